@@ -1,0 +1,1 @@
+//! Shared parts of the benchmarks: data that compresses like real disks.

@@ -1,0 +1,14 @@
+//! Capture: every write to a volume is copied once, put in order, and queued for the journal.
+//!
+//! [`Tap`] is the state machine, without I/O; the dirty map makes what it holds in memory survivable; [`Volume`]
+//! joins a device and a tap for callers who let us do the I/O; the NBD server is the front for everybody else.
+
+mod dirty;
+mod nbd;
+mod tap;
+mod volume;
+
+pub use dirty::{DirtyMap, DirtyMapParams, DirtyMapState};
+pub use nbd::{Export, ExportContext, ExportTarget, NbdAddress, NbdLimits, NbdServer, NbdStats};
+pub use tap::{Change, Drained, QueuedBody, QueuedRecord, Tap, TapStats, Ticket};
+pub use volume::Volume;

@@ -1,0 +1,98 @@
+//! Memory for captured data: page-aligned, so that one copy serves both direct I/O and the journal.
+
+#![allow(unsafe_code, reason = "aligned allocation")]
+
+use std::alloc::{Layout, alloc, dealloc, handle_alloc_error};
+use std::fmt;
+use std::ops::{Deref, DerefMut};
+use std::ptr::NonNull;
+use std::slice;
+
+/// Alignment of every [`Buffer`], enough for direct I/O on any disk.
+pub const BUFFER_ALIGNMENT_BYTES: usize = 4096;
+
+/// Owned bytes at an address that is a multiple of [`BUFFER_ALIGNMENT_BYTES`].
+pub struct Buffer {
+    start: NonNull<u8>,
+    length: usize,
+    capacity: usize,
+}
+
+// SAFETY: a Buffer owns its memory alone and gives it out by the rules of & and &mut.
+unsafe impl Send for Buffer {}
+// SAFETY: as above; a shared Buffer can only be read.
+unsafe impl Sync for Buffer {}
+
+impl Buffer {
+    /// `length` bytes of zeroes.
+    pub fn zeroed(length: usize) -> Self {
+        let mut buffer = Self::uninitialised(length);
+        // SAFETY: the allocation holds at least `length` bytes, and nothing else points to it.
+        unsafe { buffer.start.as_ptr().write_bytes(0, length) };
+        buffer.length = length;
+        buffer
+    }
+
+    /// A copy of `bytes`.
+    pub fn copy_of(bytes: &[u8]) -> Self {
+        let mut buffer = Self::uninitialised(bytes.len());
+        // SAFETY: the allocation is new, so it cannot overlap `bytes`, and it holds at least as many bytes.
+        unsafe { bytes.as_ptr().copy_to_nonoverlapping(buffer.start.as_ptr(), bytes.len()) };
+        buffer.length = bytes.len();
+        buffer
+    }
+
+    /// Bytes of memory held.
+    pub fn capacity(&self) -> usize {
+        self.capacity
+    }
+
+    /// Shortens to `length` bytes; does nothing when it is not shorter.
+    pub fn truncate(&mut self, length: usize) {
+        self.length = self.length.min(length);
+    }
+
+    /// Allocates room for `length` bytes; the length stays zero until the caller has written them.
+    fn uninitialised(length: usize) -> Self {
+        let capacity = length.max(1).next_multiple_of(BUFFER_ALIGNMENT_BYTES);
+        let layout = Self::layout(capacity);
+        // SAFETY: the layout has a size above zero.
+        let start = unsafe { alloc(layout) };
+        let Some(start) = NonNull::new(start) else { handle_alloc_error(layout) };
+        Self { start, length: 0, capacity }
+    }
+
+    fn layout(capacity: usize) -> Layout {
+        Layout::from_size_align(capacity, BUFFER_ALIGNMENT_BYTES)
+            .expect("a buffer is far smaller than isize::MAX")
+    }
+}
+
+impl Drop for Buffer {
+    fn drop(&mut self) {
+        // SAFETY: `start` came from `alloc` with this layout and is released once.
+        unsafe { dealloc(self.start.as_ptr(), Self::layout(self.capacity)) };
+    }
+}
+
+impl Deref for Buffer {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        // SAFETY: the first `length` bytes are initialised (every constructor writes them before it sets it).
+        unsafe { slice::from_raw_parts(self.start.as_ptr(), self.length) }
+    }
+}
+
+impl DerefMut for Buffer {
+    fn deref_mut(&mut self) -> &mut [u8] {
+        // SAFETY: as in `deref`, and `&mut self` makes the access exclusive.
+        unsafe { slice::from_raw_parts_mut(self.start.as_ptr(), self.length) }
+    }
+}
+
+impl fmt::Debug for Buffer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Buffer({} bytes)", self.length)
+    }
+}

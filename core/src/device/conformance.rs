@@ -1,0 +1,1 @@
+//! The contract of a device as a test that embedders can run.

@@ -1,0 +1,2 @@
+#![allow(missing_docs)] 
+pub struct FaultDevice; pub struct FaultPlan;

@@ -1,0 +1,140 @@
+//! Block devices: what the rest of the crate reads and writes disks through.
+//!
+//! A device is a flat array of bytes with a fixed size. [`BlockDevice`] is small, blocking and object-safe so
+//! that embedders can bring their own; `device::conformance` (feature `testing`) checks their implementation.
+
+mod buffer;
+#[cfg(any(test, feature = "testing"))]
+pub mod conformance;
+#[cfg(any(test, feature = "testing"))]
+mod fault;
+mod file;
+mod memory;
+
+use std::os::fd::BorrowedFd;
+
+pub use buffer::{BUFFER_ALIGNMENT_BYTES, Buffer};
+#[cfg(any(test, feature = "testing"))]
+pub use fault::{FaultDevice, FaultPlan};
+pub use file::{Access, DirectIo, FileDevice, FileDeviceOptions};
+pub use memory::MemoryDevice;
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::extent::Extent;
+
+/// What a write promises when it returns.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Durability {
+    /// The device has it; a flush makes it durable.
+    Cached,
+    /// It is on stable storage (force unit access).
+    Durable,
+}
+
+/// Whether zeroed blocks may be given back to the device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unmap {
+    /// Blocks may become holes: the cheap way.
+    Allowed,
+    /// Blocks must stay allocated.
+    Forbidden,
+}
+
+/// What a discard left behind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Discarded {
+    /// The range now reads as zeroes.
+    Zeroes,
+    /// The range reads as anything until it is written again.
+    Undefined,
+    /// Nothing happened: the range reads as before.
+    Ignored,
+}
+
+/// One run of a device's allocation map.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Allocation {
+    /// The bytes of the run.
+    pub extent: Extent,
+    /// False: a hole, which reads as zeroes without being stored.
+    pub allocated: bool,
+}
+
+/// A file descriptor that a caller's own io_uring may read and write directly, beside the methods of the device.
+#[derive(Clone, Copy, Debug)]
+pub struct RingTarget<'a> {
+    /// Open for reading, and for writing unless the device is read-only.
+    pub fd: BorrowedFd<'a>,
+    /// Opened for direct I/O: offset, length and memory address must be multiples of this; 1 when buffered.
+    pub alignment_bytes: u32,
+}
+
+/// One request of a batch.
+#[derive(Debug)]
+pub enum Operation<'a> {
+    /// Fill the slice from the offset.
+    Read(u64, &'a mut [u8]),
+    /// Write the slice at the offset.
+    Write(u64, &'a [u8]),
+}
+
+/// A disk.
+///
+/// Contract, checked by `device::conformance::check`:
+/// - the size never changes while the device is open; it is a multiple of `block_bytes`;
+/// - reads and writes of any offset and length within the size work (unaligned ones may be slower), those outside
+///   fail with `InvalidInput` and touch nothing; empty ones succeed;
+/// - a read that starts after a write returned sees it; two overlapping concurrent writes leave either's bytes per block;
+/// - when `flush` returns Ok, every write that returned before `flush` was called survives a power failure;
+/// - after a failed `flush` the device is poisoned: writes and flushes fail with `Poisoned` until it is reopened;
+/// - a failed write leaves the range with old, new or mixed content, and nothing outside it changed;
+/// - `zero` always reads back as zeroes; `discard` says what it left.
+///
+/// All methods may be called from any thread at once.
+pub trait BlockDevice: Send + Sync {
+    /// Name for errors and listings, for example a path.
+    fn name(&self) -> String;
+    /// Size in bytes.
+    fn size_bytes(&self) -> u64;
+    /// Logical block size in bytes, a power of two: the unit that is written without tearing.
+    fn block_bytes(&self) -> u32;
+    /// Refuses writes.
+    fn is_read_only(&self) -> bool {
+        false
+    }
+    /// Fills `buffer` from `offset`.
+    fn read(&self, offset: u64, buffer: &mut [u8]) -> Result<()>;
+    /// Writes `data` at `offset`.
+    fn write(&self, offset: u64, data: &[u8], durability: Durability) -> Result<()>;
+    /// Makes `extent` read as zeroes.
+    fn zero(&self, extent: Extent, unmap: Unmap, durability: Durability) -> Result<()>;
+    /// Tells the device that `extent` is not needed.
+    fn discard(&self, extent: Extent) -> Result<Discarded>;
+    /// Makes every finished write durable.
+    fn flush(&self) -> Result<()>;
+    /// The allocation runs of `extent`, in order, covering all of it. Default: all allocated.
+    fn allocation(&self, extent: Extent) -> Result<Vec<Allocation>> {
+        Ok(vec![Allocation { extent, allocated: true }])
+    }
+    /// Runs requests, in any order or at once; the result has one entry per request. Default: one by one.
+    fn batch(&self, operations: &mut [Operation<'_>]) -> Vec<Result<()>> {
+        operations
+            .iter_mut()
+            .map(|operation| match operation {
+                Operation::Read(offset, buffer) => self.read(*offset, buffer),
+                Operation::Write(offset, data) => self.write(*offset, data, Durability::Cached),
+            })
+            .collect()
+    }
+    /// A descriptor for the caller's own ring, where the device is a plain file or block device.
+    fn ring_target(&self) -> Option<RingTarget<'_>> {
+        None
+    }
+    /// Poisons the device after a flush failed on its [`RingTarget`]; does nothing where there is none.
+    fn poison(&self) {}
+}
+
+/// `ReadOnly` error of a device that takes no writes.
+pub(crate) fn read_only_error(operation: &'static str, name: impl std::fmt::Display) -> Error {
+    Error::new(ErrorKind::ReadOnly, operation, name).message("the device is read-only")
+}

@@ -1,0 +1,239 @@
+//! The one error of the crate.
+//!
+//! [`ErrorKind`] tells a caller what to do next; the message is one sentence that names the operation, the
+//! object, the place in it, what was expected and what was found. Sources are chained.
+
+use std::fmt;
+
+/// Result of every fallible operation of the crate.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// What the caller can do about an error.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum ErrorKind {
+    /// Fix the request: an argument, option or file that can never work as given.
+    InvalidInput,
+    /// Name another object: the one asked for does not exist.
+    NotFound,
+    /// The object exists already and is never overwritten.
+    AlreadyExists,
+    /// Use another copy: bytes are not what was written (checksum, chain, seal, layout).
+    Corrupt,
+    /// Supply the right key: the object is sealed and the key is missing or another one.
+    WrongKey,
+    /// Upgrade: the object needs a feature or version that this build does not know.
+    Unsupported,
+    /// Retry later: a store, socket or device does not answer now.
+    Unavailable,
+    /// Make room: a disk, quota or named limit is exhausted.
+    Full,
+    /// Reopen: a flush failed, so nothing written through this handle can be trusted.
+    Poisoned,
+    /// Stop: another agent or a newer epoch owns the volume.
+    Fenced,
+    /// Resync or choose again: the disk is not the one that was protected, or changed while nobody watched.
+    Changed,
+    /// Write elsewhere: the object is read-only.
+    ReadOnly,
+    /// Wait for the resync: the volume is in an unordered interval, where no point can exist.
+    NotOrdered,
+    /// The operating system refused; the source says why.
+    Io,
+}
+
+impl ErrorKind {
+    /// Stable lower-case name, used by bindings, logs and exit codes.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::InvalidInput => "invalid-input",
+            Self::NotFound => "not-found",
+            Self::AlreadyExists => "already-exists",
+            Self::Corrupt => "corrupt",
+            Self::WrongKey => "wrong-key",
+            Self::Unsupported => "unsupported",
+            Self::Unavailable => "unavailable",
+            Self::Full => "full",
+            Self::Poisoned => "poisoned",
+            Self::Fenced => "fenced",
+            Self::Changed => "changed",
+            Self::ReadOnly => "read-only",
+            Self::NotOrdered => "not-ordered",
+            Self::Io => "io",
+        }
+    }
+}
+
+/// An error with its kind, operation, object, place, expectation and cause. Cheap to move (one pointer).
+pub struct Error(Box<Details>);
+
+struct Details {
+    kind: ErrorKind,
+    operation: &'static str,
+    object: String,
+    place: Option<u64>,
+    message: Option<String>,
+    expected: Option<String>,
+    found: Option<String>,
+    source: Option<Box<dyn std::error::Error + Send + Sync>>,
+}
+
+impl Error {
+    /// An error of `kind` while doing `operation` (a verb phrase such as "read segment") to `object` (its name).
+    pub fn new(kind: ErrorKind, operation: &'static str, object: impl fmt::Display) -> Self {
+        Self(Box::new(Details {
+            kind,
+            operation,
+            object: object.to_string(),
+            place: None,
+            message: None,
+            expected: None,
+            found: None,
+            source: None,
+        }))
+    }
+
+    /// An operating system failure; the kind follows from the code (no space is `Full`, read-only is `ReadOnly`, …).
+    pub fn io(operation: &'static str, object: impl fmt::Display, source: std::io::Error) -> Self {
+        use std::io::ErrorKind as Os;
+        let kind = match source.kind() {
+            Os::NotFound => ErrorKind::NotFound,
+            Os::AlreadyExists => ErrorKind::AlreadyExists,
+            Os::StorageFull | Os::QuotaExceeded | Os::FileTooLarge => ErrorKind::Full,
+            Os::ReadOnlyFilesystem => ErrorKind::ReadOnly,
+            Os::TimedOut | Os::ConnectionRefused | Os::ConnectionReset | Os::ConnectionAborted => {
+                ErrorKind::Unavailable
+            }
+            _ => ErrorKind::Io,
+        };
+        Self::new(kind, operation, object).source(source)
+    }
+
+    /// Adds the byte offset in the object where it went wrong.
+    pub fn at(mut self, offset_bytes: u64) -> Self {
+        self.0.place = Some(offset_bytes);
+        self
+    }
+
+    /// Adds a sentence of explanation or advice.
+    pub fn message(mut self, message: impl fmt::Display) -> Self {
+        self.0.message = Some(message.to_string());
+        self
+    }
+
+    /// Adds what should have been there.
+    pub fn expected(mut self, expected: impl fmt::Display) -> Self {
+        self.0.expected = Some(expected.to_string());
+        self
+    }
+
+    /// Adds what was there.
+    pub fn found(mut self, found: impl fmt::Display) -> Self {
+        self.0.found = Some(found.to_string());
+        self
+    }
+
+    /// Adds the cause.
+    pub fn source(mut self, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
+        self.0.source = Some(source.into());
+        self
+    }
+
+    /// What the caller can do.
+    pub fn kind(&self) -> ErrorKind {
+        self.0.kind
+    }
+
+    /// What was being done.
+    pub fn operation(&self) -> &'static str {
+        self.0.operation
+    }
+
+    /// Name of the object it was done to.
+    pub fn object(&self) -> &str {
+        &self.0.object
+    }
+
+    /// Byte offset in the object, where one is known.
+    pub fn place(&self) -> Option<u64> {
+        self.0.place
+    }
+
+    /// The operating system's code, where the cause is one.
+    pub fn os_code(&self) -> Option<i32> {
+        self.0.source.as_ref()?.downcast_ref::<std::io::Error>()?.raw_os_error()
+    }
+
+    /// The same error once more, for a second caller waiting on the same failure; the cause becomes text.
+    pub fn duplicate(&self) -> Self {
+        let d = &self.0;
+        Self(Box::new(Details {
+            kind: d.kind,
+            operation: d.operation,
+            object: d.object.clone(),
+            place: d.place,
+            message: d.message.clone(),
+            expected: d.expected.clone(),
+            found: d.found.clone(),
+            source: d.source.as_ref().map(|source| match self.os_code() {
+                Some(code) => Box::new(std::io::Error::from_raw_os_error(code)).into(),
+                None => source.to_string().into(),
+            }),
+        }))
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let d = &self.0;
+        write!(f, "cannot {} {}", d.operation, d.object)?;
+        if let Some(place) = d.place {
+            write!(f, " at offset {place}")?;
+        }
+        if let Some(message) = &d.message {
+            write!(f, ": {message}")?;
+        }
+        match (&d.expected, &d.found) {
+            (Some(expected), Some(found)) => write!(f, ": expected {expected}, found {found}")?,
+            (Some(expected), None) => write!(f, ": expected {expected}")?,
+            (None, Some(found)) => write!(f, ": found {found}")?,
+            (None, None) => {}
+        }
+        if let Some(source) = &d.source {
+            write!(f, ": {source}")?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "[{}] {self}", self.0.kind.name())
+    }
+}
+
+impl std::error::Error for Error {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        self.0.source.as_deref().map(|source| source as _)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_names_object_place_expected_and_found() {
+        let error = Error::new(ErrorKind::Corrupt, "read segment", "a.hrl")
+            .at(4096)
+            .expected("checksum 0x00000001")
+            .found("0x00000002");
+        assert_eq!(
+            error.to_string(),
+            "cannot read segment a.hrl at offset 4096: expected checksum 0x00000001, found 0x00000002"
+        );
+        let full = Error::io("write", "spool", std::io::Error::from_raw_os_error(28));
+        assert_eq!(full.kind(), ErrorKind::Full);
+        assert_eq!(full.duplicate().os_code(), Some(28));
+    }
+}

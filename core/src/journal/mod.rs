@@ -1,0 +1,234 @@
+//! Journals: the changes of a volume in write order, as `.hrl` segments.
+//!
+//! A segment is written once by [`SegmentWriter`], sealed (compressed, encrypted, checksummed, indexed, chained),
+//! and from then on only read: by memory map on a local file, by ranges in a store. `core/docs/format.md` is the
+//! specification of the bytes; `format` is the only module that knows them. `hyperv` reads and writes Microsoft's
+//! published format; [`Journal::open`] recognises both.
+
+mod format;
+mod hyperv;
+mod merge;
+mod reader;
+mod repair;
+mod seal;
+mod writer;
+
+pub use hyperv::{ExportReport, HypervHeader, HypervLog, export_hyperv, import_hyperv};
+pub use merge::{MergeReport, merge};
+pub use reader::{BytesSource, Frame, IndexEntry, IndexKind, Journal, ObjectSource, Segment, SegmentSource, open_mapped};
+pub use repair::{RepairReport, repair};
+pub use seal::{KeyRing, VolumeKey, WrappingKey};
+pub use writer::{FileSink, SegmentSink, SegmentWriter};
+
+use crate::event::Cause;
+use crate::policy::Compression;
+use crate::units::{ChainHash, Epoch, PointId, Sequence, Timestamp, VolumeId};
+use crate::{Extent, device::Discarded};
+
+/// What a recovery point promises.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum PointKind {
+    /// Write order held, nothing more: what a power failure would leave.
+    Crash,
+    /// Applications were quiesced and flushed.
+    App,
+    /// One cut across the volumes of a group, crash-consistent.
+    GroupCrash,
+    /// One cut across a group whose applications were quiesced.
+    GroupApp,
+    /// The application declared it at a transaction boundary of its own, without a freeze.
+    Declared,
+}
+
+impl PointKind {
+    /// Every kind, in the order of its code in the journal format (code 1 is the first).
+    pub const ALL: [Self; 5] = [Self::Crash, Self::App, Self::GroupCrash, Self::GroupApp, Self::Declared];
+
+    /// Stable lower-case name.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Crash => "crash",
+            Self::App => "app",
+            Self::GroupCrash => "group-crash",
+            Self::GroupApp => "group-app",
+            Self::Declared => "declared",
+        }
+    }
+}
+
+/// A recovery point as it stands in the write order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mark {
+    /// Its identity.
+    pub point: PointId,
+    /// What it promises.
+    pub kind: PointKind,
+    /// Free text for people, at most [`LABEL_BYTES_MAX`] bytes; may be empty.
+    pub label: String,
+    /// Identity shared by the members of a group point.
+    pub group: Option<PointId>,
+}
+
+/// Longest label of a mark, in bytes of UTF-8.
+pub const LABEL_BYTES_MAX: usize = 255;
+
+/// What a record says.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Body<'a> {
+    /// These bytes were written at this offset.
+    Write {
+        /// First byte of the volume written.
+        offset: u64,
+        /// What was written; never empty.
+        data: &'a [u8],
+    },
+    /// The extent was made to read as zeroes.
+    Zero(Extent),
+    /// The extent was discarded, and this is what the device did (never `Ignored`).
+    Discard(Extent, Discarded),
+    /// The extent changed; its data was not captured (extents-only capture).
+    Touch(Extent),
+    /// The writer asked for durability.
+    Flush,
+    /// A recovery point.
+    Mark(Mark),
+    /// From here the journal is unordered, for this cause: no prefix that ends before the matching end is a point.
+    UnorderedBegin(Cause),
+    /// The journal is complete and ordered again.
+    UnorderedEnd,
+}
+
+impl Body<'_> {
+    /// The bytes of the volume that the record changes; empty for the others.
+    pub fn extent(&self) -> Extent {
+        match self {
+            Self::Write { offset, data } => Extent { offset: *offset, length: data.len() as u64 },
+            Self::Zero(extent) | Self::Discard(extent, _) | Self::Touch(extent) => *extent,
+            _ => Extent::default(),
+        }
+    }
+}
+
+/// One change, in its place in the write order.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Record<'a> {
+    /// Its place.
+    pub sequence: Sequence,
+    /// When it was captured; for people, never for order.
+    pub time: Timestamp,
+    /// What it says.
+    pub body: Body<'a>,
+}
+
+/// What a segment is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum SegmentKind {
+    /// Records in write order.
+    Log,
+    /// Several logs folded into one: last writer of each block only, in disk order. Valid as a whole only.
+    Merged,
+    /// The whole volume as of its last sequence, in disk order. Absent ranges read as zeroes.
+    Image,
+}
+
+/// What a new segment says of itself in its header.
+#[derive(Clone, Debug)]
+pub struct SegmentParams {
+    /// What it is.
+    pub kind: SegmentKind,
+    /// Whose changes it holds.
+    pub volume: VolumeId,
+    /// In which epoch they were made.
+    pub epoch: Epoch,
+    /// The first sequence that it covers (also when its first record comes later).
+    pub first_sequence: Sequence,
+    /// Size of the volume in bytes.
+    pub device_bytes: u64,
+    /// Logical block size of the volume in bytes.
+    pub block_bytes: u32,
+    /// Chain hash of the segment before it; zeroes for the first. A merged segment or image names the hash
+    /// *before the first* segment that it replaces.
+    pub previous: ChainHash,
+    /// For a merged segment or image: the chain hash of the last segment that it replaces.
+    pub replaces_through: Option<ChainHash>,
+    /// When it was begun.
+    pub created: Timestamp,
+    /// How frames are compressed.
+    pub compression: Compression,
+    /// Bytes of records per frame before compression.
+    pub frame_bytes: u64,
+}
+
+/// A mark with its place and time.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MarkEntry {
+    /// Place in the write order.
+    pub sequence: Sequence,
+    /// When it was marked.
+    pub time: Timestamp,
+    /// The mark.
+    pub mark: Mark,
+}
+
+/// Begin or end of an unordered interval.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OrderChange {
+    /// Place in the write order.
+    pub sequence: Sequence,
+    /// When it happened.
+    pub time: Timestamp,
+    /// The cause at a begin; `None` at an end.
+    pub begin: Option<Cause>,
+}
+
+/// What a sealed segment holds, as told by its index and footer; catalogs keep it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SegmentSummary {
+    /// What it is.
+    pub kind: SegmentKind,
+    /// Whose changes.
+    pub volume: VolumeId,
+    /// Epoch of the changes.
+    pub epoch: Epoch,
+    /// First sequence covered.
+    pub first_sequence: Sequence,
+    /// Last sequence covered.
+    pub last_sequence: Sequence,
+    /// Time of the first record.
+    pub first_time: Timestamp,
+    /// Time of the last record.
+    pub last_time: Timestamp,
+    /// Random identity (the salt of its header).
+    pub salt: [u8; 16],
+    /// Chain hash of the segment before.
+    pub previous: ChainHash,
+    /// Its own chain hash.
+    pub chain: ChainHash,
+    /// Number of records.
+    pub records: u64,
+    /// Bytes of data in write records.
+    pub data_bytes: u64,
+    /// Bytes of the whole segment as stored.
+    pub stored_bytes: u64,
+    /// Marks, by sequence.
+    pub marks: Vec<MarkEntry>,
+    /// Begins and ends of unordered intervals, by sequence.
+    pub order_changes: Vec<OrderChange>,
+}
+
+impl SegmentSummary {
+    /// The object name of the segment, without folder: `e00000001-00000000000000000001-00000000000000000fff-1a2b3c4d.hrl`
+    /// (epoch, first and last sequence in hexadecimal, begin of the salt); an image starts with `i`, a merged segment with `m`.
+    pub fn object_name(&self) -> String {
+        let letter = match self.kind {
+            SegmentKind::Log => 'e',
+            SegmentKind::Merged => 'm',
+            SegmentKind::Image => 'i',
+        };
+        let salt = u32::from_be_bytes([self.salt[0], self.salt[1], self.salt[2], self.salt[3]]);
+        format!(
+            "{letter}{:08x}-{:016x}-{:016x}-{salt:08x}.hrl",
+            self.epoch.0, self.first_sequence.0, self.last_sequence.0
+        )
+    }
+}

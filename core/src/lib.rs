@@ -1,0 +1,27 @@
+//! Continuous replication of disks as an embeddable library.
+//!
+//! `hrl` intercepts the writes to a block volume, keeps them in order in `.hrl` journals, ships those to a vault,
+//! and gives the volume back as of any recovery point.
+
+pub mod capture;
+mod clock;
+pub mod device;
+mod error;
+mod event;
+mod extent;
+pub mod journal;
+mod point;
+mod policy;
+mod protect;
+pub mod replica;
+mod ship;
+pub mod store;
+mod units;
+
+pub use clock::{Clock, ManualClock, SystemClock};
+pub use error::{Error, ErrorKind, Result};
+pub use event::{Cause, Event, EventKind, EventSink, Mode, no_events};
+pub use extent::{Extent, ExtentSet};
+pub use policy::{CaptureContent, Compression, Policy, WhenFull};
+pub use protect::{Protection, ProtectionOptions, ProtectionStats};
+pub use units::{ChainHash, Epoch, KeyId, PointId, Sequence, Timestamp, VolumeId};

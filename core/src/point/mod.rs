@@ -1,0 +1,1 @@
+#![allow(unused, missing_docs, clippy::all, clippy::pedantic)] // stub

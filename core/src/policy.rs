@@ -1,0 +1,222 @@
+//! Every limit and choice of a protected volume, named, with unit and default.
+//!
+//! A policy is checked once, when a volume is opened with it. Behaviour at each limit is documented at the field.
+
+use std::time::Duration;
+
+use crate::error::{Error, ErrorKind, Result};
+
+/// What happens when capture cannot keep up.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum WhenFull {
+    /// Fall back to the dirty map; the writer notices nothing.
+    #[default]
+    Degrade,
+    /// Block the writer until there is room (strict mode).
+    Block,
+}
+
+/// What is captured of each write.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum CaptureContent {
+    /// Extent and data: replication.
+    #[default]
+    Data,
+    /// Extent only: change tracking for incremental backup; no views.
+    ExtentsOnly,
+}
+
+/// How much a sealed frame is compressed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Compression {
+    /// Stored as it is.
+    None,
+    /// zstd at this level, 1 to 19; frames where it does not pay are stored as they are.
+    Zstd(i32),
+}
+
+/// Limits and choices of one protected volume. Build with [`Policy::default`], change fields, pass it on.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Policy {
+    /// Bytes of captured data waiting in memory. At the limit: [`Policy::when_full`]. Default 64 MiB.
+    pub memory_budget_bytes: u64,
+    /// What happens at the memory budget. Default: degrade to the dirty map.
+    pub when_full: WhenFull,
+    /// What is captured. Default: data.
+    pub content: CaptureContent,
+    /// Size of a dirty-map region, a power of two from 64 KiB to 64 MiB. Default 1 MiB.
+    pub region_bytes: u64,
+    /// Regions that may be marked while `Ordered`; beyond it the cleaner runs at once. Default 1,024.
+    pub marked_regions_max: u64,
+    /// A segment is sealed when it holds this many bytes. Default 64 MiB.
+    pub segment_bytes_max: u64,
+    /// A segment with records is sealed after this time. Default 1 s.
+    pub segment_interval: Duration,
+    /// Bytes of records in a frame before compression, 4 KiB to 8 MiB. Default 512 KiB.
+    pub frame_bytes: u64,
+    /// Compression of frames. Default zstd level 1.
+    pub compression: Compression,
+    /// Bytes of sealed segments waiting on the local disk. At the limit: `Dirty` mode. Default 4 GiB.
+    pub spool_bytes_max: u64,
+    /// A crash-consistent point is marked this often; zero switches it off. Default 60 s.
+    pub crash_point_interval: Duration,
+    /// An event is raised when the newest replicated write is older than this; zero is off. Default 15 min.
+    pub rpo_threshold: Duration,
+    /// Puts to the vault in flight at once, 1 to 64. Default 4.
+    pub puts_in_flight_max: u32,
+    /// Longest pause between two tries to reach the vault. Default 30 s.
+    pub retry_interval_max: Duration,
+}
+
+impl Default for Policy {
+    fn default() -> Self {
+        Self {
+            memory_budget_bytes: 64 << 20,
+            when_full: WhenFull::Degrade,
+            content: CaptureContent::Data,
+            region_bytes: 1 << 20,
+            marked_regions_max: 1_024,
+            segment_bytes_max: 64 << 20,
+            segment_interval: Duration::from_secs(1),
+            frame_bytes: 512 << 10,
+            compression: Compression::Zstd(1),
+            spool_bytes_max: 4 << 30,
+            crash_point_interval: Duration::from_secs(60),
+            rpo_threshold: Duration::from_secs(15 * 60),
+            puts_in_flight_max: 4,
+            retry_interval_max: Duration::from_secs(30),
+        }
+    }
+}
+
+impl Policy {
+    /// Names that [`Policy::set`] knows, in the order of the fields.
+    pub const NAMES: [&'static str; 14] = [
+        "memory_budget_bytes",
+        "when_full",
+        "content",
+        "region_bytes",
+        "marked_regions_max",
+        "segment_bytes_max",
+        "segment_interval_ms",
+        "frame_bytes",
+        "compression",
+        "spool_bytes_max",
+        "crash_point_interval_ms",
+        "rpo_threshold_ms",
+        "puts_in_flight_max",
+        "retry_interval_max_ms",
+    ];
+
+    /// Sets one field from text, as policy files and other languages do. Times are whole milliseconds;
+    /// `when_full` is `degrade` or `block`; `content` is `data` or `extents-only`; `compression` is `none` or
+    /// `zstd:LEVEL`. `InvalidInput` names the field and what it takes.
+    pub fn set(&mut self, name: &str, value: &str) -> Result<()> {
+        let bad = |expected: &str| {
+            Error::new(ErrorKind::InvalidInput, "set policy", name).expected(expected).found(value)
+        };
+        let number = || value.parse::<u64>().map_err(|_| bad("a whole number"));
+        let millis = || number().map(Duration::from_millis);
+        match name {
+            "memory_budget_bytes" => self.memory_budget_bytes = number()?,
+            "when_full" => {
+                self.when_full = match value {
+                    "degrade" => WhenFull::Degrade,
+                    "block" => WhenFull::Block,
+                    _ => return Err(bad("degrade or block")),
+                }
+            }
+            "content" => {
+                self.content = match value {
+                    "data" => CaptureContent::Data,
+                    "extents-only" => CaptureContent::ExtentsOnly,
+                    _ => return Err(bad("data or extents-only")),
+                }
+            }
+            "region_bytes" => self.region_bytes = number()?,
+            "marked_regions_max" => self.marked_regions_max = number()?,
+            "segment_bytes_max" => self.segment_bytes_max = number()?,
+            "segment_interval_ms" => self.segment_interval = millis()?,
+            "frame_bytes" => self.frame_bytes = number()?,
+            "compression" => {
+                self.compression = match value.split_once(':') {
+                    None if value == "none" => Compression::None,
+                    Some(("zstd", level)) => {
+                        Compression::Zstd(level.parse().map_err(|_| bad("none or zstd:LEVEL"))?)
+                    }
+                    _ => return Err(bad("none or zstd:LEVEL")),
+                }
+            }
+            "spool_bytes_max" => self.spool_bytes_max = number()?,
+            "crash_point_interval_ms" => self.crash_point_interval = millis()?,
+            "rpo_threshold_ms" => self.rpo_threshold = millis()?,
+            "puts_in_flight_max" => {
+                self.puts_in_flight_max = value.parse().map_err(|_| bad("a whole number"))?;
+            }
+            "retry_interval_max_ms" => self.retry_interval_max = millis()?,
+            _ => {
+                return Err(Error::new(ErrorKind::InvalidInput, "set policy", name)
+                    .expected(format_args!("one of {}", Self::NAMES.join(", ")))
+                    .found(name));
+            }
+        }
+        Ok(())
+    }
+
+    /// `InvalidInput` names the first field that is out of its range.
+    pub fn validate(&self) -> Result<()> {
+        let check = |name: &str, value: u64, low: u64, high: u64| {
+            if (low..=high).contains(&value) {
+                return Ok(());
+            }
+            Err(Error::new(ErrorKind::InvalidInput, "use policy", name)
+                .expected(format_args!("{low} to {high}"))
+                .found(value))
+        };
+        let millis = |d: Duration| u64::try_from(d.as_millis()).unwrap_or(u64::MAX);
+        check("memory_budget_bytes", self.memory_budget_bytes, 1 << 20, 1 << 40)?;
+        check("region_bytes", self.region_bytes, 64 << 10, 64 << 20)?;
+        if !self.region_bytes.is_power_of_two() {
+            return Err(Error::new(ErrorKind::InvalidInput, "use policy", "region_bytes")
+                .expected("a power of two")
+                .found(self.region_bytes));
+        }
+        check("marked_regions_max", self.marked_regions_max, 1, 1 << 30)?;
+        check("segment_bytes_max", self.segment_bytes_max, 64 << 10, 4 << 30)?;
+        check("segment_interval_ms", millis(self.segment_interval), 1, 86_400_000)?;
+        check("frame_bytes", self.frame_bytes, 4 << 10, 8 << 20)?;
+        if let Compression::Zstd(level) = self.compression {
+            check("compression", u64::try_from(level).unwrap_or(0), 1, 19)?;
+        }
+        check("spool_bytes_max", self.spool_bytes_max, 1 << 20, 1 << 60)?;
+        check("puts_in_flight_max", u64::from(self.puts_in_flight_max), 1, 64)?;
+        check("retry_interval_max_ms", millis(self.retry_interval_max), 1, 86_400_000)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_name_can_be_set_and_bad_values_are_named() {
+        let mut policy = Policy::default();
+        policy.validate().expect("the default is valid");
+        for name in Policy::NAMES {
+            let value = match name {
+                "when_full" => "block",
+                "content" => "extents-only",
+                "compression" => "zstd:3",
+                "puts_in_flight_max" => "8",
+                _ => "1048576",
+            };
+            policy.set(name, value).expect(name);
+            let error = policy.set(name, "-x").expect_err(name);
+            assert!(error.to_string().contains(name), "{error}");
+        }
+        policy.validate().expect("all in range");
+        policy.region_bytes = 3 << 20;
+        assert_eq!(policy.validate().expect_err("not a power").object(), "region_bytes");
+        assert!(policy.set("speed", "1").is_err());
+    }
+}

@@ -1,0 +1,95 @@
+//! Object stores: where segments, images and catalogs rest between two hops and in the vault.
+//!
+//! Five verbs are all that is asked of a store; "put if absent" is the only conditional one, and the only
+//! compare-and-swap that the crate needs. Names are `/`-separated parts of `A-Z a-z 0-9 . _ -`, none of them `.` or `..`.
+
+#[cfg(any(test, feature = "testing"))]
+pub mod conformance;
+mod dir;
+#[cfg(any(test, feature = "testing"))]
+mod fault;
+
+use std::ops::Range;
+use std::path::PathBuf;
+
+pub use dir::DirStore;
+#[cfg(any(test, feature = "testing"))]
+pub use fault::{FaultStore, StoreFault};
+
+use crate::error::{Error, ErrorKind, Result};
+
+/// Longest object name in bytes.
+pub const NAME_BYTES_MAX: usize = 512;
+
+/// What a put did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PutOutcome {
+    /// The object is new and durable.
+    Created,
+    /// An object of this name was there already and stays as it was.
+    AlreadyExists,
+}
+
+/// Name and size of an object.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ObjectInfo {
+    /// Full name in the store.
+    pub name: String,
+    /// Size in bytes.
+    pub length: u64,
+}
+
+/// A place for immutable objects.
+///
+/// Contract, checked by `store::conformance::check`:
+/// - `put` creates the object whole and durably, or not at all; when several race on one name exactly one creates it;
+/// - an object never changes after its creation; `get` within its length returns exactly the bytes asked for;
+/// - `list` gives every object whose put returned before the call, sorted by name;
+/// - `delete` of an absent object succeeds;
+/// - when the store cannot answer now the kind is `Unavailable` (or `Full`, `ReadOnly`), never `NotFound`.
+///
+/// All methods may be called from any thread at once.
+pub trait Store: Send + Sync {
+    /// Name for errors, for example a URL.
+    fn name(&self) -> String;
+    /// Creates `name` with `content` unless it exists. Durable when it returns.
+    fn put(&self, name: &str, content: &[u8]) -> Result<PutOutcome>;
+    /// The bytes `range` of an object. `InvalidInput` when the range passes its end, `NotFound` when it is absent.
+    fn get(&self, name: &str, range: Range<u64>) -> Result<Vec<u8>>;
+    /// Every object whose name starts with `prefix`, by name.
+    fn list(&self, prefix: &str) -> Result<Vec<ObjectInfo>>;
+    /// The object's size; `None` when it is absent.
+    fn head(&self, name: &str) -> Result<Option<ObjectInfo>>;
+    /// Removes an object.
+    fn delete(&self, name: &str) -> Result<()>;
+    /// Path of the object where it is a local file that can be memory-mapped.
+    fn local_path(&self, _name: &str) -> Option<PathBuf> {
+        None
+    }
+}
+
+/// Reads a whole object of at most `length_max` bytes; `Corrupt` when it is longer.
+pub fn get_all(store: &dyn Store, name: &str, length_max: u64) -> Result<Vec<u8>> {
+    let info = store.head(name)?.ok_or_else(|| Error::new(ErrorKind::NotFound, "read object", name))?;
+    if info.length > length_max {
+        return Err(Error::new(ErrorKind::Corrupt, "read object", name)
+            .expected(format_args!("at most {length_max} bytes"))
+            .found(info.length));
+    }
+    store.get(name, 0..info.length)
+}
+
+/// `InvalidInput` unless `name` follows the rules at the head of this module.
+pub fn check_name(name: &str) -> Result<()> {
+    let part_is_good = |part: &str| {
+        !part.is_empty()
+            && part != "."
+            && part != ".."
+            && part.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'))
+    };
+    if name.len() <= NAME_BYTES_MAX && name.split('/').all(part_is_good) {
+        return Ok(());
+    }
+    Err(Error::new(ErrorKind::InvalidInput, "name object", name)
+        .expected("parts of A-Z a-z 0-9 . _ - separated by single slashes, at most 512 bytes"))
+}

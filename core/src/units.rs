@@ -1,0 +1,256 @@
+//! The units that everything else is counted in.
+//!
+//! Each is a type of its own, so that a sequence number is never passed where an epoch or a time is
+//! expected. All are plain `Copy` values; `Display` prints them the way the command line accepts them.
+
+use std::fmt;
+
+use crate::error::{Error, ErrorKind, Result};
+
+/// Position of a record in the write order of one volume; `Sequence::ZERO` is "before the first record".
+///
+/// Sequence decides order everywhere; times are for people. Records start at 1 and never repeat in an epoch.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Sequence(pub u64);
+
+impl Sequence {
+    /// Before the first record: the empty prefix.
+    pub const ZERO: Self = Self(0);
+    /// After every record.
+    pub const MAX: Self = Self(u64::MAX);
+
+    /// The sequence after this one. Saturates at the end of the number space.
+    pub const fn next(self) -> Self {
+        Self(self.0.saturating_add(1))
+    }
+}
+
+impl fmt::Display for Sequence {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.0)
+    }
+}
+
+/// Generation of a volume: it grows at each committed failover, so that writes of a fenced source are told apart.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Epoch(pub u32);
+
+impl fmt::Display for Epoch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.0)
+    }
+}
+
+/// Nanoseconds since 1970-01-01T00:00:00 UTC (leap seconds not counted).
+///
+/// Shown and parsed as RFC 3339, for example `2026-11-21T09:30:00.250Z`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Timestamp(pub i64);
+
+impl Timestamp {
+    /// Whole seconds since 1970, rounded down.
+    pub const fn seconds(self) -> i64 {
+        self.0.div_euclid(1_000_000_000)
+    }
+
+    /// Nanoseconds from `earlier` to `self`, zero when the clock went back between the two.
+    pub const fn nanos_since(self, earlier: Self) -> u64 {
+        let nanos = self.0.saturating_sub(earlier.0);
+        if nanos < 0 { 0 } else { nanos.cast_unsigned() }
+    }
+
+    /// Parses RFC 3339 with `Z` or a numeric offset; a missing offset is taken as UTC.
+    pub fn parse(text: &str) -> Result<Self> {
+        parse_rfc3339(text).ok_or_else(|| {
+            Error::new(ErrorKind::InvalidInput, "parse time", text)
+                .expected("a time such as 2026-11-21T09:30:00Z")
+                .found(text)
+        })
+    }
+}
+
+/// Days from 1970-01-01 to a civil date (Howard Hinnant, "chrono-compatible low-level date algorithms").
+fn days_from_civil(year: i64, month: i64, day: i64) -> i64 {
+    let year = if month <= 2 { year - 1 } else { year };
+    let era = year.div_euclid(400);
+    let year_of_era = year.rem_euclid(400);
+    let day_of_year = (153 * (month + if month > 2 { -3 } else { 9 }) + 2) / 5 + day - 1;
+    let day_of_era = year_of_era * 365 + year_of_era / 4 - year_of_era / 100 + day_of_year;
+    era * 146_097 + day_of_era - 719_468
+}
+
+/// The inverse of [`days_from_civil`].
+fn civil_from_days(days: i64) -> (i64, i64, i64) {
+    let days = days + 719_468;
+    let era = days.div_euclid(146_097);
+    let day_of_era = days.rem_euclid(146_097);
+    let year_of_era =
+        (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let shifted = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * shifted + 2) / 5 + 1;
+    let month = if shifted < 10 { shifted + 3 } else { shifted - 9 };
+    let year = year_of_era + era * 400 + i64::from(month <= 2);
+    (year, month, day)
+}
+
+impl fmt::Display for Timestamp {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let seconds = self.seconds();
+        let nanos = self.0.rem_euclid(1_000_000_000);
+        let (year, month, day) = civil_from_days(seconds.div_euclid(86_400));
+        let second_of_day = seconds.rem_euclid(86_400);
+        let (hour, minute, second) =
+            (second_of_day / 3_600, second_of_day / 60 % 60, second_of_day % 60);
+        write!(f, "{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}")?;
+        match nanos {
+            0 => f.write_str("Z"),
+            n if n % 1_000_000 == 0 => write!(f, ".{:03}Z", n / 1_000_000),
+            n if n % 1_000 == 0 => write!(f, ".{:06}Z", n / 1_000),
+            n => write!(f, ".{n:09}Z"),
+        }
+    }
+}
+
+fn parse_rfc3339(text: &str) -> Option<Timestamp> {
+    let number = |range: std::ops::Range<usize>| -> Option<i64> {
+        let digits = text.get(range)?;
+        digits.bytes().all(|b| b.is_ascii_digit()).then(|| digits.parse().ok())?
+    };
+    let separator = |at: usize, allowed: &[u8]| -> Option<()> {
+        allowed.contains(text.as_bytes().get(at)?).then_some(())
+    };
+    separator(4, b"-")?;
+    separator(7, b"-")?;
+    separator(10, b"Tt ")?;
+    separator(13, b":")?;
+    separator(16, b":")?;
+    let (year, month, day) = (number(0..4)?, number(5..7)?, number(8..10)?);
+    let (hour, minute, second) = (number(11..13)?, number(14..16)?, number(17..19)?);
+    let in_range = (1..=12).contains(&month)
+        && (1..=31).contains(&day)
+        && hour < 24
+        && minute < 60
+        && second < 61;
+    if !in_range {
+        return None;
+    }
+    let mut rest = text.get(19..)?;
+    let mut nanos = 0;
+    if let Some(fraction) = rest.strip_prefix('.') {
+        let digits = fraction.bytes().take_while(u8::is_ascii_digit).count();
+        if digits == 0 || digits > 9 {
+            return None;
+        }
+        nanos = format!("{:0<9}", &fraction[..digits]).parse().ok()?;
+        rest = &fraction[digits..];
+    }
+    let offset_minutes = match rest {
+        "" | "Z" | "z" => 0,
+        _ => parse_offset_minutes(rest)?,
+    };
+    let seconds = days_from_civil(year, month, day) * 86_400 + hour * 3_600 + minute * 60 + second
+        - offset_minutes * 60;
+    seconds.checked_mul(1_000_000_000)?.checked_add(nanos).map(Timestamp)
+}
+
+fn parse_offset_minutes(text: &str) -> Option<i64> {
+    let sign = match text.as_bytes().first()? {
+        b'+' => 1,
+        b'-' => -1,
+        _ => return None,
+    };
+    let (hours, minutes) = text.get(1..)?.split_once(':')?;
+    let two_digits = |part: &str| -> Option<i64> {
+        (part.len() == 2 && part.bytes().all(|b| b.is_ascii_digit())).then(|| part.parse().ok())?
+    };
+    Some(sign * (two_digits(hours)? * 60 + two_digits(minutes)?))
+}
+
+/// Defines a 16-byte identity shown as 32 hexadecimal digits.
+macro_rules! identity {
+    ($(#[$doc:meta])* $name:ident) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub struct $name(pub [u8; 16]);
+
+        impl $name {
+            /// Parses 32 hexadecimal digits; `None` when the text is anything else.
+            pub fn parse(text: &str) -> Option<Self> {
+                let mut bytes = [0; 16];
+                decode_hex(text, &mut bytes).then_some(Self(bytes))
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+            }
+        }
+    };
+}
+
+identity! {
+    /// Identity of a protected volume, drawn at random when it is first protected.
+    VolumeId
+}
+identity! {
+    /// Identity of a recovery point; it never changes, whatever compaction does to the segments around it.
+    PointId
+}
+identity! {
+    /// Name of a volume key: derived from the key, and says nothing about it.
+    KeyId
+}
+
+/// Fills `out` from hexadecimal digits; false when length or digits do not fit.
+pub(crate) fn decode_hex(text: &str, out: &mut [u8]) -> bool {
+    let text = text.as_bytes();
+    if text.len() != out.len() * 2 {
+        return false;
+    }
+    let digit = |byte: u8| char::from(byte).to_digit(16).map(|d| d as u8);
+    for (byte, pair) in out.iter_mut().zip(text.chunks_exact(2)) {
+        match (digit(pair[0]), digit(pair[1])) {
+            (Some(high), Some(low)) => *byte = high << 4 | low,
+            _ => return false,
+        }
+    }
+    true
+}
+
+/// The 32-byte hash that chains segments; shown as 64 hexadecimal digits.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct ChainHash(pub [u8; 32]);
+
+impl fmt::Display for ChainHash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn timestamps_print_and_parse() {
+        for text in ["1970-01-01T00:00:00Z", "2026-11-21T09:30:00.250Z", "1969-12-31T23:59:59.999999999Z", "2024-02-29T12:00:00.000001Z"] {
+            assert_eq!(Timestamp::parse(text).expect("valid").to_string(), text);
+        }
+        assert_eq!(
+            Timestamp::parse("2026-11-21T10:30:00+01:00").expect("valid"),
+            Timestamp::parse("2026-11-21 09:30:00").expect("valid")
+        );
+        for text in ["", "yesterday", "2026-13-01T00:00:00Z", "2026-11-21T09:30:00.Z", "2026-11-21T09:30:00+1", "2026-11-21T09:3é:00Z"] {
+            assert!(Timestamp::parse(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn identities_round_trip() {
+        let id = VolumeId([0xab; 16]);
+        assert_eq!(VolumeId::parse(&id.to_string()), Some(id));
+        assert_eq!(VolumeId::parse("xy"), None);
+    }
+}
