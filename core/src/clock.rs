@@ -69,7 +69,11 @@ pub struct ManualClock {
 impl ManualClock {
     /// Starts at `now`, with entropy from `seed`.
     pub fn new(now: Timestamp, seed: u64) -> Self {
-        Self { now_ns: AtomicI64::new(now.0), elapsed_ns: AtomicU64::new(0), random: AtomicU64::new(seed) }
+        Self {
+            now_ns: AtomicI64::new(now.0),
+            elapsed_ns: AtomicU64::new(0),
+            random: AtomicU64::new(seed),
+        }
     }
 
     /// Lets time pass, on both the wall clock and the interval clock.

@@ -176,7 +176,7 @@ impl Error {
             expected: d.expected.clone(),
             found: d.found.clone(),
             source: d.source.as_ref().map(|source| match self.os_code() {
-                Some(code) => Box::new(std::io::Error::from_raw_os_error(code)).into(),
+                Some(code) => std::io::Error::from_raw_os_error(code).into(),
                 None => source.to_string().into(),
             }),
         }))

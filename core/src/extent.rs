@@ -60,7 +60,12 @@ impl Extent {
     }
 
     /// `InvalidInput` unless the extent lies within a volume of `size_bytes`.
-    pub fn check_within(self, size_bytes: u64, operation: &'static str, object: &str) -> Result<()> {
+    pub fn check_within(
+        self,
+        size_bytes: u64,
+        operation: &'static str,
+        object: &str,
+    ) -> Result<()> {
         match self.offset.checked_add(self.length) {
             Some(end) if end <= size_bytes => Ok(()),
             _ => Err(Error::new(ErrorKind::InvalidInput, operation, object)
@@ -145,13 +150,21 @@ impl ExtentSet {
     /// Shares at least one byte with `extent`.
     pub fn overlaps(&self, extent: Extent) -> bool {
         !extent.is_empty()
-            && self.ends.range(..extent.end()).next_back().is_some_and(|(_, &end)| end > extent.offset)
+            && self
+                .ends
+                .range(..extent.end())
+                .next_back()
+                .is_some_and(|(_, &end)| end > extent.offset)
     }
 
     /// Holds every byte of `extent`.
     pub fn contains(&self, extent: Extent) -> bool {
         extent.is_empty()
-            || self.ends.range(..=extent.offset).next_back().is_some_and(|(_, &end)| end >= extent.end())
+            || self
+                .ends
+                .range(..=extent.offset)
+                .next_back()
+                .is_some_and(|(_, &end)| end >= extent.end())
     }
 
     /// The extents, by offset.

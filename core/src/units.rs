@@ -235,14 +235,26 @@ mod tests {
 
     #[test]
     fn timestamps_print_and_parse() {
-        for text in ["1970-01-01T00:00:00Z", "2026-11-21T09:30:00.250Z", "1969-12-31T23:59:59.999999999Z", "2024-02-29T12:00:00.000001Z"] {
+        for text in [
+            "1970-01-01T00:00:00Z",
+            "2026-11-21T09:30:00.250Z",
+            "1969-12-31T23:59:59.999999999Z",
+            "2024-02-29T12:00:00.000001Z",
+        ] {
             assert_eq!(Timestamp::parse(text).expect("valid").to_string(), text);
         }
         assert_eq!(
             Timestamp::parse("2026-11-21T10:30:00+01:00").expect("valid"),
             Timestamp::parse("2026-11-21 09:30:00").expect("valid")
         );
-        for text in ["", "yesterday", "2026-13-01T00:00:00Z", "2026-11-21T09:30:00.Z", "2026-11-21T09:30:00+1", "2026-11-21T09:3é:00Z"] {
+        for text in [
+            "",
+            "yesterday",
+            "2026-13-01T00:00:00Z",
+            "2026-11-21T09:30:00.Z",
+            "2026-11-21T09:30:00+1",
+            "2026-11-21T09:3é:00Z",
+        ] {
             assert!(Timestamp::parse(text).is_err(), "{text}");
         }
     }

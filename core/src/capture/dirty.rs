@@ -1,2 +1,411 @@
-#![allow(unused, missing_docs, clippy::all, clippy::pedantic)] // stub
-pub struct DirtyMap; pub struct DirtyMapParams; pub struct DirtyMapState;
+//! The dirty map: one bit for each region of a volume, durable before the first write that reaches the region.
+//!
+//! The file is a 4096-byte header and the bits, region 0 in the lowest bit of the first byte. It is written in
+//! full when it is created, so that marking never needs space. Layout of the header (little-endian):
+//!
+//! | offset | size | field |
+//! |---|---|---|
+//! | 0 | 8 | magic `HRLDIRTY` |
+//! | 8 | 4 | version, 1 |
+//! | 12 | 4 | state: 1 in use, 2 stopped cleanly |
+//! | 16 | 16 | volume id |
+//! | 32 | 8 | size of the volume in bytes |
+//! | 40 | 8 | size of a region in bytes |
+//! | 48 | 8 | generation: one more at each session |
+//! | 56 | 8 | clean stop: last sequence |
+//! | 64 | 8 | clean stop: modification time of the disk in ns since 1970, 0 when it has none |
+//! | 72 | 32 | clean stop: hash of sampled content |
+//! | 508 | 4 | CRC-32 of bytes 0 to 507 |
+//!
+//! Invariants: when [`DirtyMap::mark`] returns the bits survive a power failure; a cleared bit may come back,
+//! which costs a needless read and nothing else. After a failed sync the map is poisoned for good.
+//! Only one process has the map open: the state directory is locked.
+
+#![allow(unsafe_code, reason = "the file is memory-mapped")]
+
+use std::fs::{File, OpenOptions};
+use std::io::{Read, Write};
+use std::path::{Path, PathBuf};
+
+use memmap2::MmapMut;
+
+use super::region::RegionRange;
+use crate::error::{Error, ErrorKind, Result};
+use crate::units::{Sequence, Timestamp, VolumeId};
+
+const MAGIC: &[u8; 8] = b"HRLDIRTY";
+const VERSION: u32 = 1;
+const HEADER_BYTES: usize = 4096;
+const CHECKED_BYTES: usize = 508;
+const STATE_IN_USE: u32 = 1;
+const STATE_CLEAN: u32 = 2;
+/// A volume has at most this many regions: 64 TiB of the smallest region.
+const REGIONS_MAX: u64 = 1 << 30;
+
+/// What a map is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DirtyMapParams {
+    /// The volume.
+    pub volume: VolumeId,
+    /// Its size in bytes.
+    pub device_bytes: u64,
+    /// Size of a region in bytes, a power of two.
+    pub region_bytes: u64,
+}
+
+/// What was true when the last session stopped cleanly.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CleanStop {
+    /// Last sequence of the session.
+    pub last_sequence: Sequence,
+    /// Modification time of the disk, where it has one.
+    pub modified: Option<Timestamp>,
+    /// Hash of sampled content.
+    pub sample: [u8; 32],
+}
+
+/// How the last session ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MapState {
+    /// Killed, or the power failed: every marked region must be read again.
+    InUse,
+    /// Stopped cleanly: the regions still marked were waiting for their resync.
+    Clean(CleanStop),
+}
+
+/// An open map. Not shared: its owner serialises marks and clears.
+pub struct DirtyMap {
+    path: PathBuf,
+    map: MmapMut,
+    params: DirtyMapParams,
+    generation: u64,
+    poisoned: bool,
+}
+
+impl DirtyMap {
+    /// Creates the file, every region marked or none, and syncs it and its directory.
+    pub fn create(path: &Path, params: DirtyMapParams, marked: bool) -> Result<Self> {
+        let io = |error| Error::io("create dirty map", path.display(), error);
+        let regions = check_params(&params, path)?;
+        let temporary = path.with_extension("new");
+        let mut file = OpenOptions::new()
+            .create(true)
+            .truncate(true)
+            .write(true)
+            .open(&temporary)
+            .map_err(io)?;
+        let header = encode_header(&params, 0, None);
+        file.write_all(&header).map_err(io)?;
+        let fill = [if marked { 0xff } else { 0 }; 4096];
+        let mut left = map_bytes(regions) as usize;
+        while left > 0 {
+            let piece = left.min(fill.len());
+            file.write_all(&fill[..piece]).map_err(io)?;
+            left -= piece;
+        }
+        file.sync_all().map_err(io)?;
+        std::fs::rename(&temporary, path).map_err(io)?;
+        let directory = path.parent().unwrap_or(Path::new("."));
+        File::open(directory).and_then(|d| d.sync_all()).map_err(io)?;
+        let (map, _) = Self::open(path)?;
+        Ok(map)
+    }
+
+    /// Opens the file and says how the last session ended. `Corrupt` when header or size do not hold:
+    /// the caller then knows nothing about the disk.
+    pub fn open(path: &Path) -> Result<(Self, MapState)> {
+        let io = |error| Error::io("open dirty map", path.display(), error);
+        let mut file = OpenOptions::new().read(true).write(true).open(path).map_err(io)?;
+        let length = file.metadata().map_err(io)?.len();
+        let mut header = [0; HEADER_BYTES];
+        if length < HEADER_BYTES as u64 {
+            return Err(corrupt(path, 0, "a header of 4096 bytes", format!("{length} bytes")));
+        }
+        file.read_exact(&mut header).map_err(io)?;
+        let (params, generation, state) = decode_header(&header, path)?;
+        let regions = check_params(&params, path)?;
+        let expected = HEADER_BYTES as u64 + map_bytes(regions);
+        if length != expected {
+            return Err(corrupt(
+                path,
+                40,
+                &format!("a file of {expected} bytes"),
+                format!("{length}"),
+            ));
+        }
+        // SAFETY: the file has its full length, which nobody changes while the locked state directory is ours; bytes
+        // may be read as any value, so a change from outside is a wrong bit, not undefined behaviour of ours.
+        let map = unsafe { MmapMut::map_mut(&file) }.map_err(io)?;
+        Ok((Self { path: path.to_owned(), map, params, generation, poisoned: false }, state))
+    }
+
+    /// What the map is for.
+    pub fn params(&self) -> &DirtyMapParams {
+        &self.params
+    }
+
+    /// Sessions begun so far.
+    pub fn generation(&self) -> u64 {
+        self.generation
+    }
+
+    /// Begins a session: from now on a stop without [`DirtyMap::end_session`] counts as a crash. Durable.
+    pub fn begin_session(&mut self) -> Result<()> {
+        self.generation += 1;
+        self.write_header(None)
+    }
+
+    /// Ends the session cleanly. The bits are made durable before the header says so.
+    pub fn end_session(&mut self, stop: CleanStop) -> Result<()> {
+        self.sync(HEADER_BYTES, self.map.len() - HEADER_BYTES)?;
+        self.write_header(Some(stop))
+    }
+
+    /// Marks regions; they are durable when it returns.
+    pub fn mark(&mut self, ranges: &[RegionRange]) -> Result<()> {
+        let (mut low, mut high) = (usize::MAX, 0);
+        for range in ranges {
+            let range = self.check(*range)?;
+            self.fill(range, true);
+            low = low.min(byte_of(range.first));
+            high = high.max(byte_of(range.last));
+        }
+        if low > high {
+            return Ok(());
+        }
+        self.sync(low, high - low + 1)
+    }
+
+    /// Clears regions, without hurry to make it durable.
+    pub fn clear(&mut self, ranges: &[RegionRange]) -> Result<()> {
+        for range in ranges {
+            let range = self.check(*range)?;
+            self.fill(range, false);
+        }
+        Ok(())
+    }
+
+    /// The marked regions, as ranges in order.
+    pub fn marked(&self) -> Vec<RegionRange> {
+        let regions = self.regions();
+        let mut ranges: Vec<RegionRange> = Vec::new();
+        for (at, byte) in self.map[HEADER_BYTES..].iter().enumerate() {
+            if *byte == 0 {
+                continue;
+            }
+            for bit in (0..8).filter(|bit| byte >> bit & 1 == 1) {
+                let region = at as u64 * 8 + bit;
+                match ranges.last_mut() {
+                    _ if region >= regions => {}
+                    Some(range) if range.last + 1 == region => range.last = region,
+                    _ => ranges.push(RegionRange { first: region, last: region }),
+                }
+            }
+        }
+        ranges
+    }
+
+    fn regions(&self) -> u64 {
+        self.params.device_bytes.div_ceil(self.params.region_bytes).max(1)
+    }
+
+    fn check(&self, range: RegionRange) -> Result<RegionRange> {
+        let regions = self.regions();
+        if range.first <= range.last && range.last < regions {
+            return Ok(range);
+        }
+        Err(Error::new(ErrorKind::InvalidInput, "mark regions in", self.path.display())
+            .expected(format_args!("regions below {regions}"))
+            .found(format_args!("{} to {}", range.first, range.last)))
+    }
+
+    fn fill(&mut self, range: RegionRange, value: bool) {
+        let mut region = range.first;
+        while region <= range.last {
+            let byte = &mut self.map[byte_of(region)];
+            if region % 8 == 0 && range.last - region >= 7 {
+                *byte = if value { 0xff } else { 0 };
+                region += 8;
+            } else {
+                let mask = 1 << (region % 8);
+                *byte = if value { *byte | mask } else { *byte & !mask };
+                region += 1;
+            }
+        }
+    }
+
+    fn write_header(&mut self, stop: Option<CleanStop>) -> Result<()> {
+        let header = encode_header(&self.params, self.generation, stop);
+        self.map[..512].copy_from_slice(&header[..512]);
+        self.sync(0, 512)
+    }
+
+    fn sync(&mut self, offset: usize, length: usize) -> Result<()> {
+        if self.poisoned {
+            return Err(Error::new(ErrorKind::Poisoned, "sync dirty map", self.path.display())
+                .message("an earlier sync failed; restart the agent to read the disk again"));
+        }
+        self.map.flush_range(offset, length).map_err(|error| {
+            self.poisoned = true;
+            Error::io("sync dirty map", self.path.display(), error)
+        })
+    }
+}
+
+impl std::fmt::Debug for DirtyMap {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "DirtyMap({})", self.path.display())
+    }
+}
+
+fn byte_of(region: u64) -> usize {
+    HEADER_BYTES + (region / 8) as usize
+}
+
+fn map_bytes(regions: u64) -> u64 {
+    regions.div_ceil(8).next_multiple_of(4096)
+}
+
+/// Number of regions, when the parameters make sense.
+fn check_params(params: &DirtyMapParams, path: &Path) -> Result<u64> {
+    let regions = params
+        .device_bytes
+        .checked_div(params.region_bytes)
+        .filter(|_| params.region_bytes.is_power_of_two())
+        .map(|_| params.device_bytes.div_ceil(params.region_bytes).max(1));
+    match regions {
+        Some(regions) if regions <= REGIONS_MAX => Ok(regions),
+        _ => Err(corrupt(
+            path,
+            32,
+            "a region size that is a power of two and at most 2^30 regions",
+            format!("{} bytes in regions of {}", params.device_bytes, params.region_bytes),
+        )),
+    }
+}
+
+fn corrupt(path: &Path, at: u64, expected: &str, found: String) -> Error {
+    Error::new(ErrorKind::Corrupt, "open dirty map", path.display())
+        .at(at)
+        .expected(expected)
+        .found(found)
+}
+
+fn encode_header(
+    params: &DirtyMapParams,
+    generation: u64,
+    stop: Option<CleanStop>,
+) -> [u8; HEADER_BYTES] {
+    let mut header = [0; HEADER_BYTES];
+    header[..8].copy_from_slice(MAGIC);
+    header[8..12].copy_from_slice(&VERSION.to_le_bytes());
+    let state = if stop.is_some() { STATE_CLEAN } else { STATE_IN_USE };
+    header[12..16].copy_from_slice(&state.to_le_bytes());
+    header[16..32].copy_from_slice(&params.volume.0);
+    header[32..40].copy_from_slice(&params.device_bytes.to_le_bytes());
+    header[40..48].copy_from_slice(&params.region_bytes.to_le_bytes());
+    header[48..56].copy_from_slice(&generation.to_le_bytes());
+    if let Some(stop) = stop {
+        header[56..64].copy_from_slice(&stop.last_sequence.0.to_le_bytes());
+        header[64..72].copy_from_slice(&stop.modified.map_or(0, |time| time.0).to_le_bytes());
+        header[72..104].copy_from_slice(&stop.sample);
+    }
+    let crc = crc32fast::hash(&header[..CHECKED_BYTES]);
+    header[CHECKED_BYTES..512].copy_from_slice(&crc.to_le_bytes());
+    header
+}
+
+fn decode_header(
+    header: &[u8; HEADER_BYTES],
+    path: &Path,
+) -> Result<(DirtyMapParams, u64, MapState)> {
+    let u32_at = |at: usize| u32::from_le_bytes(header[at..at + 4].try_into().expect("4 bytes"));
+    let u64_at = |at: usize| u64::from_le_bytes(header[at..at + 8].try_into().expect("8 bytes"));
+    if &header[..8] != MAGIC {
+        return Err(corrupt(path, 0, "magic HRLDIRTY", format!("{:02x?}", &header[..8])));
+    }
+    let crc = crc32fast::hash(&header[..CHECKED_BYTES]);
+    if crc != u32_at(CHECKED_BYTES) {
+        let found = format!("{:#010x}", u32_at(CHECKED_BYTES));
+        return Err(corrupt(path, CHECKED_BYTES as u64, &format!("checksum {crc:#010x}"), found));
+    }
+    if u32_at(8) != VERSION {
+        return Err(Error::new(ErrorKind::Unsupported, "open dirty map", path.display())
+            .at(8)
+            .expected(format_args!("version {VERSION}"))
+            .found(u32_at(8)));
+    }
+    let params = DirtyMapParams {
+        volume: VolumeId(header[16..32].try_into().expect("16 bytes")),
+        device_bytes: u64_at(32),
+        region_bytes: u64_at(40),
+    };
+    let state = match u32_at(12) {
+        STATE_IN_USE => MapState::InUse,
+        STATE_CLEAN => MapState::Clean(CleanStop {
+            last_sequence: Sequence(u64_at(56)),
+            modified: match u64_at(64).cast_signed() {
+                0 => None,
+                time => Some(Timestamp(time)),
+            },
+            sample: header[72..104].try_into().expect("32 bytes"),
+        }),
+        other => return Err(corrupt(path, 12, "state 1 or 2", other.to_string())),
+    };
+    Ok((params, u64_at(48), state))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PARAMS: DirtyMapParams = DirtyMapParams {
+        volume: VolumeId([7; 16]),
+        device_bytes: 100 << 20,
+        region_bytes: 1 << 20,
+    };
+
+    fn range(first: u64, last: u64) -> RegionRange {
+        RegionRange { first, last }
+    }
+
+    #[test]
+    fn promise_4_marks_survive_and_a_stop_without_end_is_a_crash() {
+        let directory = tempfile::tempdir().expect("temporary directory");
+        let path = directory.path().join("dirty");
+        let mut map = DirtyMap::create(&path, PARAMS, false).expect("create");
+        map.begin_session().expect("begin");
+        map.mark(&[range(3, 3), range(8, 31), range(99, 99)]).expect("mark");
+        map.clear(&[range(10, 12)]).expect("clear");
+        assert!(map.mark(&[range(100, 100)]).is_err());
+        drop(map);
+        let (mut map, state) = DirtyMap::open(&path).expect("open");
+        assert_eq!(state, MapState::InUse);
+        assert_eq!(map.marked(), [range(3, 3), range(8, 9), range(13, 31), range(99, 99)]);
+        assert_eq!((*map.params(), map.generation()), (PARAMS, 1));
+        let stop =
+            CleanStop { last_sequence: Sequence(9), modified: Some(Timestamp(5)), sample: [1; 32] };
+        map.end_session(stop).expect("end");
+        drop(map);
+        assert_eq!(DirtyMap::open(&path).expect("open").1, MapState::Clean(stop));
+    }
+
+    #[test]
+    fn promise_11_every_flipped_bit_of_the_header_is_noticed() {
+        let directory = tempfile::tempdir().expect("temporary directory");
+        let path = directory.path().join("dirty");
+        drop(DirtyMap::create(&path, PARAMS, true).expect("create"));
+        let good = std::fs::read(&path).expect("read");
+        for bit in 0..512 * 8 {
+            let mut bad = good.clone();
+            bad[bit / 8] ^= 1 << (bit % 8);
+            std::fs::write(&path, &bad).expect("write");
+            let error = DirtyMap::open(&path).expect_err("a flipped bit is noticed");
+            assert!(error.to_string().contains("dirty"), "{error}");
+        }
+        for length in [0, 100, 4096, good.len() - 1] {
+            std::fs::write(&path, &good[..length]).expect("write");
+            assert_eq!(DirtyMap::open(&path).expect_err("truncated").kind(), ErrorKind::Corrupt);
+        }
+    }
+}

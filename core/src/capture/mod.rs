@@ -5,10 +5,12 @@
 
 mod dirty;
 mod nbd;
+mod region;
 mod tap;
 mod volume;
 
-pub use dirty::{DirtyMap, DirtyMapParams, DirtyMapState};
+pub use dirty::{CleanStop, DirtyMap, DirtyMapParams, MapState};
 pub use nbd::{Export, ExportContext, ExportTarget, NbdAddress, NbdLimits, NbdServer, NbdStats};
-pub use tap::{Change, Drained, QueuedBody, QueuedRecord, Tap, TapStats, Ticket};
+pub use region::RegionRange;
+pub use tap::{Change, ModeChange, QueuedBody, QueuedRecord, Tap, TapStats, Ticket};
 pub use volume::Volume;

@@ -1,19 +1,181 @@
-#![allow(unused, missing_docs, clippy::all, clippy::pedantic)] // stub
-use crate::device::*; use crate::error::Result; use crate::extent::Extent; use super::Tap; use std::sync::Arc;
-/// A device whose every change goes through a tap. It is a BlockDevice itself.
-pub struct Volume {}
-impl Volume {
-    pub fn device(&self) -> &Arc<dyn BlockDevice> { todo!() }
-    /// None: protection is off, writes go straight to the device.
-    pub fn tap(&self) -> Option<&Arc<Tap>> { todo!() }
+//! A device and its tap, for callers who let us do the I/O.
+//!
+//! A write copies the caller's bytes once; that copy goes to the device and to the journal, so both hold the same
+//! bytes whatever the caller does to its own (promise 2). When the device fails a write, what it holds now is read
+//! back under the range lock and journaled; when that fails too, the range is left to a resync.
+
+use std::sync::Arc;
+use std::task::{Poll, Wake, Waker};
+use std::thread::{self, Thread};
+
+use super::tap::{Change, Tap, Ticket};
+use crate::device::{Allocation, BlockDevice, Buffer, Discarded, Durability, RingTarget, Unmap};
+use crate::error::Result;
+use crate::extent::Extent;
+use crate::units::Timestamp;
+
+/// A write to the device is at most this long; longer ones are done in pieces, as several changes.
+const WRITE_BYTES_MAX: usize = 4 << 20;
+
+/// A device whose every change goes through a tap. Clones of its `Arc` may be used from any thread.
+pub struct Volume {
+    device: Arc<dyn BlockDevice>,
+    tap: Option<Arc<Tap>>,
 }
+
+impl Volume {
+    /// Changes to `device` go through `tap`. From now on nothing else may write to the device.
+    pub fn new(device: Arc<dyn BlockDevice>, tap: Arc<Tap>) -> Self {
+        Self { device, tap: Some(tap) }
+    }
+
+    /// A volume without protection: writes go straight to the device.
+    pub fn unprotected(device: Arc<dyn BlockDevice>) -> Self {
+        Self { device, tap: None }
+    }
+
+    /// The device below.
+    pub fn device(&self) -> &Arc<dyn BlockDevice> {
+        &self.device
+    }
+
+    /// The tap; `None` when protection is off.
+    pub fn tap(&self) -> Option<&Arc<Tap>> {
+        self.tap.as_ref()
+    }
+
+    fn write_tapped(
+        &self,
+        tap: &Tap,
+        offset: u64,
+        data: &[u8],
+        durability: Durability,
+    ) -> Result<()> {
+        let mut buffer = Buffer::copy_of(data);
+        let ticket = begin_blocking(tap, Extent::new(offset, data.len() as u64)?)?;
+        match self.device.write(offset, &buffer, durability) {
+            Ok(()) => {
+                tap.complete(ticket, Change::Write(buffer));
+                Ok(())
+            }
+            Err(error) => {
+                match self.device.read(offset, &mut buffer) {
+                    Ok(()) => drop(tap.complete(ticket, Change::Write(buffer))),
+                    Err(_) => tap.fail(ticket),
+                }
+                Err(error)
+            }
+        }
+    }
+}
+
+/// Waits for a ticket on the calling thread.
+pub(crate) fn begin_blocking(tap: &Tap, extent: Extent) -> Result<Ticket> {
+    let waker = Waker::from(Arc::new(Unpark(thread::current())));
+    loop {
+        match tap.begin(extent, &waker) {
+            Poll::Ready(result) => return result,
+            Poll::Pending => thread::park(),
+        }
+    }
+}
+
+struct Unpark(Thread);
+
+impl Wake for Unpark {
+    fn wake(self: Arc<Self>) {
+        self.0.unpark();
+    }
+}
+
 impl BlockDevice for Volume {
-    fn name(&self) -> String { todo!() }
-    fn size_bytes(&self) -> u64 { todo!() }
-    fn block_bytes(&self) -> u32 { todo!() }
-    fn read(&self, offset: u64, buffer: &mut [u8]) -> Result<()> { todo!() }
-    fn write(&self, offset: u64, data: &[u8], durability: Durability) -> Result<()> { todo!() }
-    fn zero(&self, extent: Extent, unmap: Unmap, durability: Durability) -> Result<()> { todo!() }
-    fn discard(&self, extent: Extent) -> Result<Discarded> { todo!() }
-    fn flush(&self) -> Result<()> { todo!() }
+    fn name(&self) -> String {
+        self.device.name()
+    }
+
+    fn size_bytes(&self) -> u64 {
+        self.device.size_bytes()
+    }
+
+    fn block_bytes(&self) -> u32 {
+        self.device.block_bytes()
+    }
+
+    fn is_read_only(&self) -> bool {
+        self.device.is_read_only()
+    }
+
+    fn read(&self, offset: u64, buffer: &mut [u8]) -> Result<()> {
+        self.device.read(offset, buffer)
+    }
+
+    fn write(&self, offset: u64, data: &[u8], durability: Durability) -> Result<()> {
+        let Some(tap) = &self.tap else { return self.device.write(offset, data, durability) };
+        Extent { offset, length: data.len() as u64 }.check_within(
+            self.size_bytes(),
+            "write to",
+            &self.name(),
+        )?;
+        let mut at = offset;
+        for piece in data.chunks(WRITE_BYTES_MAX) {
+            self.write_tapped(tap, at, piece, durability)?;
+            at += piece.len() as u64;
+        }
+        Ok(())
+    }
+
+    fn zero(&self, extent: Extent, unmap: Unmap, durability: Durability) -> Result<()> {
+        let Some(tap) = &self.tap else { return self.device.zero(extent, unmap, durability) };
+        if extent.is_empty() {
+            return extent.check_within(self.size_bytes(), "zero", &self.name());
+        }
+        let ticket = begin_blocking(tap, extent)?;
+        let result = self.device.zero(extent, unmap, durability);
+        match &result {
+            Ok(()) => drop(tap.complete(ticket, Change::Zero)),
+            Err(_) => tap.fail(ticket),
+        }
+        result
+    }
+
+    fn discard(&self, extent: Extent) -> Result<Discarded> {
+        let Some(tap) = &self.tap else { return self.device.discard(extent) };
+        if extent.is_empty() {
+            extent.check_within(self.size_bytes(), "discard", &self.name())?;
+            return Ok(Discarded::Ignored);
+        }
+        let ticket = begin_blocking(tap, extent)?;
+        let result = self.device.discard(extent);
+        match &result {
+            Ok(Discarded::Ignored) => tap.cancel(ticket),
+            Ok(discarded) => drop(tap.complete(ticket, Change::Discard(*discarded))),
+            Err(_) => tap.fail(ticket),
+        }
+        result
+    }
+
+    fn flush(&self) -> Result<()> {
+        self.device.flush()?;
+        if let Some(tap) = &self.tap {
+            tap.flush();
+        }
+        Ok(())
+    }
+
+    fn allocation(&self, extent: Extent) -> Result<Vec<Allocation>> {
+        self.device.allocation(extent)
+    }
+
+    fn ring_target(&self) -> Option<RingTarget<'_>> {
+        // Writes on the bare descriptor would pass the tap by.
+        if self.tap.is_some() { None } else { self.device.ring_target() }
+    }
+
+    fn poison(&self) {
+        self.device.poison();
+    }
+
+    fn modified(&self) -> Option<Timestamp> {
+        self.device.modified()
+    }
 }

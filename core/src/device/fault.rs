@@ -1,2 +1,3 @@
-#![allow(missing_docs)] 
-pub struct FaultDevice; pub struct FaultPlan;
+#![allow(missing_docs)]
+pub struct FaultDevice;
+pub struct FaultPlan;

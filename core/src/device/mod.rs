@@ -21,6 +21,7 @@ pub use memory::MemoryDevice;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::extent::Extent;
+use crate::units::Timestamp;
 
 /// What a write promises when it returns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -128,6 +129,10 @@ pub trait BlockDevice: Send + Sync {
     }
     /// A descriptor for the caller's own ring, where the device is a plain file or block device.
     fn ring_target(&self) -> Option<RingTarget<'_>> {
+        None
+    }
+    /// Time of the last change as the file system tells it; reveals a disk that was changed while nobody watched.
+    fn modified(&self) -> Option<Timestamp> {
         None
     }
     /// Poisons the device after a flush failed on its [`RingTarget`]; does nothing where there is none.

@@ -15,7 +15,10 @@ mod writer;
 
 pub use hyperv::{ExportReport, HypervHeader, HypervLog, export_hyperv, import_hyperv};
 pub use merge::{MergeReport, merge};
-pub use reader::{BytesSource, Frame, IndexEntry, IndexKind, Journal, ObjectSource, Segment, SegmentSource, open_mapped};
+pub use reader::{
+    BytesSource, Frame, IndexEntry, IndexKind, Journal, ObjectSource, Segment, SegmentSource,
+    open_mapped,
+};
 pub use repair::{RepairReport, repair};
 pub use seal::{KeyRing, VolumeKey, WrappingKey};
 pub use writer::{FileSink, SegmentSink, SegmentWriter};
@@ -42,7 +45,8 @@ pub enum PointKind {
 
 impl PointKind {
     /// Every kind, in the order of its code in the journal format (code 1 is the first).
-    pub const ALL: [Self; 5] = [Self::Crash, Self::App, Self::GroupCrash, Self::GroupApp, Self::Declared];
+    pub const ALL: [Self; 5] =
+        [Self::Crash, Self::App, Self::GroupCrash, Self::GroupApp, Self::Declared];
 
     /// Stable lower-case name.
     pub const fn name(self) -> &'static str {
@@ -71,6 +75,9 @@ pub struct Mark {
 
 /// Longest label of a mark, in bytes of UTF-8.
 pub const LABEL_BYTES_MAX: usize = 255;
+
+/// Most data in one write record, in bytes; longer writes become several records.
+pub const RECORD_DATA_BYTES_MAX: usize = 1 << 20;
 
 /// What a record says.
 #[derive(Clone, Debug, PartialEq)]

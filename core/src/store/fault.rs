@@ -1,2 +1,3 @@
 #![allow(unused, missing_docs, clippy::all, clippy::pedantic)] // stub
-pub struct FaultStore; pub enum StoreFault {}
+pub struct FaultStore;
+pub enum StoreFault {}

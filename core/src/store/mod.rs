@@ -70,7 +70,8 @@ pub trait Store: Send + Sync {
 
 /// Reads a whole object of at most `length_max` bytes; `Corrupt` when it is longer.
 pub fn get_all(store: &dyn Store, name: &str, length_max: u64) -> Result<Vec<u8>> {
-    let info = store.head(name)?.ok_or_else(|| Error::new(ErrorKind::NotFound, "read object", name))?;
+    let info =
+        store.head(name)?.ok_or_else(|| Error::new(ErrorKind::NotFound, "read object", name))?;
     if info.length > length_max {
         return Err(Error::new(ErrorKind::Corrupt, "read object", name)
             .expected(format_args!("at most {length_max} bytes"))
