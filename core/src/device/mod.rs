@@ -9,6 +9,7 @@ pub mod conformance;
 #[cfg(any(test, feature = "testing"))]
 mod fault;
 mod file;
+mod mapped;
 mod memory;
 
 use std::os::fd::BorrowedFd;
@@ -17,6 +18,7 @@ pub use buffer::{BUFFER_ALIGNMENT_BYTES, Buffer};
 #[cfg(any(test, feature = "testing"))]
 pub use fault::{FaultDevice, FaultPlan};
 pub use file::{Access, DirectIo, FileDevice, FileDeviceOptions};
+pub(crate) use mapped::MappedFile;
 pub use memory::MemoryDevice;
 
 use crate::error::{Error, ErrorKind, Result};

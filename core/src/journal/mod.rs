@@ -2,25 +2,23 @@
 //!
 //! A segment is written once by [`SegmentWriter`], sealed (compressed, encrypted, checksummed, indexed, chained),
 //! and from then on only read: by memory map on a local file, by ranges in a store. `core/docs/format.md` is the
-//! specification of the bytes; `format` is the only module that knows them. `hyperv` reads and writes Microsoft's
-//! published format; [`Journal::open`] recognises both.
+//! specification of the bytes; `format` is the only module that knows them.
 
 mod format;
-mod hyperv;
-mod merge;
+mod index;
 mod reader;
 mod repair;
 mod seal;
+mod source;
+#[cfg(test)]
+mod tests;
 mod writer;
 
-pub use hyperv::{ExportReport, HypervHeader, HypervLog, export_hyperv, import_hyperv};
-pub use merge::{MergeReport, merge};
-pub use reader::{
-    BytesSource, Frame, IndexEntry, IndexKind, Journal, ObjectSource, Segment, SegmentSource,
-    open_mapped,
-};
+pub use format::{IndexEntry, IndexKind};
+pub use reader::{Frame, Segment};
 pub use repair::{RepairReport, repair};
 pub use seal::{KeyRing, VolumeKey, WrappingKey};
+pub use source::{BytesSource, ObjectSource, SegmentSource, open_mapped};
 pub use writer::{FileSink, SegmentSink, SegmentWriter};
 
 use crate::event::Cause;

@@ -1,23 +1,87 @@
-#![allow(unused, missing_docs, clippy::all, clippy::pedantic)] // stub
-use super::*;
-use crate::clock::Clock;
-use crate::error::Result;
+//! Repair: what a crash left of an open segment becomes a sealed one.
+//!
+//! The torn file is read up to its last whole frame, and nothing after; it is never changed. The records go into a
+//! *new* segment with a salt of its own, because appending to the torn one could repeat a nonce under its key.
+//! Repair can run twice: a segment that is sealed and sound is copied record by record, with nothing dropped.
+
 use std::path::Path;
+
+use super::format::FrameKind;
+use super::reader::{Opener, params_of};
+use super::source::open_mapped;
+use super::{KeyRing, SegmentSink, SegmentSummary, SegmentWriter};
+use crate::clock::Clock;
+use crate::error::{ErrorKind, Result};
+use crate::units::Sequence;
+
+/// What repair found.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RepairReport {
+    /// Whole data frames.
     pub frames_kept: u64,
+    /// Records in them.
     pub records_kept: u64,
+    /// Bytes after the last whole frame.
     pub bytes_dropped: u64,
+    /// Sequence of the last record kept.
     pub last_sequence: Option<Sequence>,
 }
-/// Reads a torn segment up to its last whole frame and writes those records to a new, sealed segment (new salt) in `sink`.
-/// Returns None for the summary when no record is whole. The torn file is not changed. A sealed, sound segment is copied
-/// as it is (report says nothing dropped), so that repair can run twice.
+
+/// Writes the whole frames of the torn segment at `torn` as a sealed segment to `sink`.
+///
+/// The summary is `None` (and the sink as it was, or holding a header only) when no record is whole. Errors are those
+/// of the new segment, and `WrongKey` when the torn one cannot be opened at all.
 pub fn repair<S: SegmentSink>(
     torn: &Path,
     sink: S,
     keys: &KeyRing,
     clock: &dyn Clock,
 ) -> Result<(S, Option<SegmentSummary>, RepairReport)> {
-    todo!()
+    let source = open_mapped(torn)?;
+    let mut report = RepairReport {
+        frames_kept: 0,
+        records_kept: 0,
+        bytes_dropped: source.length(),
+        last_sequence: None,
+    };
+    let (opener, header) = match Opener::open(&*source, keys) {
+        Ok(opened) => opened,
+        Err(error) if error.kind() == ErrorKind::Corrupt => return Ok((sink, None, report)),
+        Err(error) => return Err(error),
+    };
+    let key = opener.key_id.and_then(|id| keys.find(id));
+    let mut at = super::format::HEADER_BYTES as u64;
+    report.bytes_dropped = source.length().saturating_sub(at);
+    let mut writer: Option<SegmentWriter<S>> = None;
+    let mut sink = Some(sink);
+    let mut number = 0;
+    while let Ok((frame, next)) = opener.read_frame(&*source, at, Some(number)) {
+        if frame.header.kind != FrameKind::Data {
+            report.bytes_dropped = 0;
+            break;
+        }
+        for record in frame.records() {
+            let record = record?;
+            if writer.is_none() {
+                let sink = sink.take().expect("the sink is taken once");
+                writer = Some(SegmentWriter::create(sink, params_of(&header), key, clock)?);
+            }
+            if let Some(writer) = &mut writer {
+                writer.append(&record)?;
+            }
+            report.records_kept += 1;
+            report.last_sequence = Some(record.sequence);
+        }
+        report.frames_kept += 1;
+        at = next;
+        number += 1;
+        report.bytes_dropped = source.length().saturating_sub(at);
+    }
+    match writer {
+        Some(writer) => {
+            let (sink, summary) = writer.seal(None)?;
+            Ok((sink, Some(summary), report))
+        }
+        None => Ok((sink.expect("not taken without a record"), None, report)),
+    }
 }

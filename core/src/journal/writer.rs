@@ -1,73 +1,478 @@
-//! Writes one segment.
-#![allow(unused, missing_docs, clippy::all, clippy::pedantic)] // stub
-use super::{Record, SegmentParams, SegmentSummary, VolumeKey};
-use crate::clock::Clock;
-use crate::error::Result;
+//! Writes one segment: records into frames, frames into a sink, index and footer at the end.
+//!
+//! Invariants: sequences of a log only grow, offsets of an image or merged segment only grow; a frame is given to the
+//! sink whole; what `sync` returned for is found again by `repair` after a crash. The data of a record is copied
+//! once, into the open frame, which is compressed, encrypted and checksummed there.
+//! After an error the writer is of no further use: its segment is abandoned or repaired.
 
-/// Where a segment's bytes go: append-only, synced by `sync`.
+use std::fs::{File, OpenOptions};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use super::format::{
+    self, Aead, Codec, FOOTER_BYTES, FOOTER_NONCE, FRAME_HEADER_BYTES, Footer, FrameHeader,
+    FrameKind, HEADER_BYTES, Header, INDEX_FRAME_ENTRIES_MAX, IndexEntry, IndexKind, Notes,
+};
+use super::index::last_writers;
+use super::seal::SegmentSeal;
+use super::{
+    Body, LABEL_BYTES_MAX, MarkEntry, OrderChange, RECORD_DATA_BYTES_MAX, Record, SegmentKind,
+    SegmentParams, SegmentSummary, VolumeKey,
+};
+use crate::clock::Clock;
+use crate::error::{Error, ErrorKind, Result};
+use crate::policy::Compression;
+use crate::units::{ChainHash, KeyId, Sequence, Timestamp};
+
+/// Bytes tried from a frame to see whether compression pays, in `PROBE_PIECES` pieces.
+const PROBE_PIECE_BYTES: usize = 2048;
+const PROBE_PIECES: usize = 4;
+/// Compression must save at least one part in this many, or the frame is stored.
+const PAYS_ONE_IN: usize = 16;
+/// Frames shorter than this are compressed without a probe.
+const PROBE_FRAME_BYTES_MIN: usize = 64 << 10;
+
+/// Where the bytes of a segment go: appended in order.
 pub trait SegmentSink {
+    /// Appends bytes.
     fn append(&mut self, bytes: &[u8]) -> Result<()>;
+    /// Makes everything appended durable. After a failure every later call fails with `Poisoned`.
     fn sync(&mut self) -> Result<()>;
 }
-/// A sink on a new local file.
-pub struct FileSink {}
-impl FileSink {
-    /// Creates the file; `AlreadyExists` when there is one.
-    pub fn create(path: &std::path::Path) -> Result<Self> {
-        todo!()
-    }
-}
-impl SegmentSink for FileSink {
-    fn append(&mut self, bytes: &[u8]) -> Result<()> {
-        todo!()
-    }
-    fn sync(&mut self) -> Result<()> {
-        todo!()
-    }
-}
+
 impl SegmentSink for Vec<u8> {
     fn append(&mut self, bytes: &[u8]) -> Result<()> {
-        todo!()
+        self.extend_from_slice(bytes);
+        Ok(())
     }
+
     fn sync(&mut self) -> Result<()> {
-        todo!()
+        Ok(())
     }
 }
 
+/// A sink on a new local file. The caller makes the file's name durable.
+#[derive(Debug)]
+pub struct FileSink {
+    path: PathBuf,
+    file: File,
+    poisoned: bool,
+}
+
+impl FileSink {
+    /// Creates the file; `AlreadyExists` when there is one.
+    pub fn create(path: &Path) -> Result<Self> {
+        let file = OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .open(path)
+            .map_err(|error| Error::io("create segment", path.display(), error))?;
+        Ok(Self { path: path.to_owned(), file, poisoned: false })
+    }
+
+    /// Path of the file.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    fn check(&self, operation: &'static str) -> Result<()> {
+        if self.poisoned {
+            return Err(Error::new(ErrorKind::Poisoned, operation, self.path.display())
+                .message("an earlier sync failed, so nothing in the file can be trusted"));
+        }
+        Ok(())
+    }
+}
+
+impl SegmentSink for FileSink {
+    fn append(&mut self, bytes: &[u8]) -> Result<()> {
+        self.check("write segment")?;
+        self.file
+            .write_all(bytes)
+            .map_err(|error| Error::io("write segment", self.path.display(), error))
+    }
+
+    fn sync(&mut self) -> Result<()> {
+        self.check("sync segment")?;
+        self.file.sync_data().map_err(|error| {
+            self.poisoned = true;
+            Error::io("sync segment", self.path.display(), error)
+        })
+    }
+}
+
+/// Writes one segment to a sink.
 pub struct SegmentWriter<S: SegmentSink> {
     sink: S,
+    params: SegmentParams,
+    salt: [u8; 16],
+    seal: Option<SegmentSeal>,
+    zstd: Option<zstd::bulk::Compressor<'static>>,
+    chain: blake3::Hasher,
+    /// Content of the open frame: data first, then (at the flush) the record table.
+    frame: Vec<u8>,
+    table: Vec<u8>,
+    packed: Vec<u8>,
+    frame_records: u32,
+    frame_first: Sequence,
+    frames: u32,
+    data_frames: u32,
+    written: u64,
+    pieces: Vec<IndexEntry>,
+    notes: Notes,
+    records: u64,
+    data_bytes: u64,
+    last_sequence: Sequence,
+    last_offset: u64,
+    first_time: Option<Timestamp>,
+    last_time: Timestamp,
 }
+
 impl<S: SegmentSink> SegmentWriter<S> {
+    /// Writes the header of a new segment. With a key its frames are sealed with ChaCha20-Poly1305.
     pub fn create(
-        sink: S,
+        mut sink: S,
         params: SegmentParams,
         key: Option<&VolumeKey>,
         clock: &dyn Clock,
     ) -> Result<Self> {
-        todo!()
+        let mut salt = [0; 16];
+        clock.fill_random(&mut salt);
+        let header = header_of(&params, salt, key).encode();
+        sink.append(&header)?;
+        let zstd = match params.compression {
+            Compression::None => None,
+            Compression::Zstd(level) => Some(
+                zstd::bulk::Compressor::new(level)
+                    .map_err(|error| Error::io("compress segment", "zstd", error))?,
+            ),
+        };
+        let mut chain = blake3::Hasher::new();
+        chain.update(&header);
+        Ok(Self {
+            sink,
+            salt,
+            seal: key.map(|key| SegmentSeal::new(key, &header)),
+            zstd,
+            chain,
+            frame: Vec::new(),
+            table: Vec::new(),
+            packed: Vec::new(),
+            frame_records: 0,
+            frame_first: Sequence::ZERO,
+            frames: 0,
+            data_frames: 0,
+            written: HEADER_BYTES as u64,
+            pieces: Vec::new(),
+            notes: Notes::default(),
+            records: 0,
+            data_bytes: 0,
+            last_sequence: Sequence::ZERO,
+            last_offset: 0,
+            first_time: None,
+            last_time: Timestamp::default(),
+            params,
+        })
     }
-    /// Adds a record; its sequence must be above the last one (a Log), its offset not below (Merged, Image).
+
+    /// Adds a record. Its sequence must be above the last one's (log), or its offset not below the last one's
+    /// (merged, image); `InvalidInput` otherwise, and for records beyond the limits of the format.
     pub fn append(&mut self, record: &Record<'_>) -> Result<()> {
-        todo!()
+        self.check(record)?;
+        if self.frame_records == 0 {
+            self.frame_first = record.sequence;
+        }
+        let data_offset = self.frame.len() as u32;
+        format::encode_record(record, &mut self.table, &mut self.frame);
+        self.note(record, data_offset);
+        self.frame_records += 1;
+        self.records += 1;
+        self.last_sequence = self.last_sequence.max(record.sequence);
+        self.last_offset = record.body.extent().offset;
+        self.first_time.get_or_insert(record.time);
+        self.last_time = record.time;
+        if (self.frame.len() + self.table.len()) as u64 >= self.params.frame_bytes {
+            self.flush_frame()?;
+        }
+        Ok(())
     }
-    /// Writes the open frame to the sink, if it has records.
+
+    /// Gives the open frame to the sink, if it has records.
     pub fn flush_frame(&mut self) -> Result<()> {
-        todo!()
+        if self.frame_records == 0 {
+            return Ok(());
+        }
+        let mut raw = std::mem::take(&mut self.frame);
+        raw.append(&mut self.table);
+        self.notes.frame_offsets.push(self.written);
+        let count = std::mem::take(&mut self.frame_records);
+        self.write_frame(FrameKind::Data, &mut raw, count, self.frame_first)?;
+        raw.clear();
+        self.frame = raw;
+        self.data_frames += 1;
+        Ok(())
     }
-    /// `flush_frame`, then makes everything durable (a reader of a torn file then finds it).
+
+    /// Gives the open frame to the sink and makes everything durable.
     pub fn sync(&mut self) -> Result<()> {
-        todo!()
+        self.flush_frame()?;
+        self.sink.sync()
     }
+
     /// Bytes given to the sink and waiting in the open frame.
     pub fn bytes(&self) -> u64 {
-        todo!()
+        self.written + (self.frame.len() + self.table.len()) as u64
     }
+
+    /// Records appended.
     pub fn records(&self) -> u64 {
-        todo!()
+        self.records
     }
-    /// Writes index and footer, syncs, and returns sink and summary. `last_sequence` of a Log is its last record's;
-    /// a merged segment or image takes it from the argument.
-    pub fn seal(self, last_sequence: Option<crate::Sequence>) -> Result<(S, SegmentSummary)> {
-        todo!()
+
+    /// Sequence of the last record appended.
+    pub fn last_sequence(&self) -> Sequence {
+        self.last_sequence
+    }
+
+    /// Writes index and footer, syncs, and returns the sink and what the segment holds.
+    ///
+    /// A log ends with its last record; a merged segment or image covers up to `last_sequence`.
+    pub fn seal(mut self, last_sequence: Option<Sequence>) -> Result<(S, SegmentSummary)> {
+        self.flush_frame()?;
+        let last_sequence = last_sequence.unwrap_or(self.last_sequence).max(self.last_sequence);
+        let index_offset = self.written;
+        self.write_index()?;
+        let notes_offset = self.written;
+        let (mut raw, count) = self.notes.encode();
+        self.write_frame(FrameKind::Notes, &mut raw, count, self.params.first_sequence)?;
+        let chain = ChainHash(*self.chain.finalize().as_bytes());
+        let mut footer = Footer {
+            frames: self.frames,
+            data_frames: self.data_frames,
+            index_offset,
+            notes_offset,
+            last_sequence,
+            records: self.records,
+            data_bytes: self.data_bytes,
+            chain,
+            length: self.written + FOOTER_BYTES as u64,
+            first_time: self.first_time.unwrap_or(self.params.created),
+            last_time: if self.records == 0 { self.params.created } else { self.last_time },
+            tag: [0; 16],
+        };
+        if let Some(seal) = &self.seal {
+            footer.tag = seal.seal(FOOTER_NONCE, &footer.encode_aad(), &mut []);
+        }
+        self.sink.append(&footer.encode())?;
+        self.sink.sync()?;
+        let summary = summary_of(&self.params, self.salt, &footer, self.notes);
+        Ok((self.sink, summary))
+    }
+
+    fn check(&self, record: &Record<'_>) -> Result<()> {
+        let refuse = |expected: String, found: String| {
+            Err(Error::new(ErrorKind::InvalidInput, "append to", "segment")
+                .at(record.body.extent().offset)
+                .expected(expected)
+                .found(found))
+        };
+        match self.params.kind {
+            SegmentKind::Log => {
+                let least = self.params.first_sequence.max(self.last_sequence.next());
+                if record.sequence < least {
+                    return refuse(
+                        format!("sequence {least} or above"),
+                        record.sequence.to_string(),
+                    );
+                }
+            }
+            SegmentKind::Merged | SegmentKind::Image => {
+                let extent = record.body.extent();
+                if !extent.is_empty() && extent.offset < self.last_offset {
+                    return refuse(
+                        format!("offset {} or above", self.last_offset),
+                        extent.to_string(),
+                    );
+                }
+            }
+        }
+        match &record.body {
+            Body::Write { data, .. } if data.is_empty() || data.len() > RECORD_DATA_BYTES_MAX => {
+                refuse(format!("1 to {RECORD_DATA_BYTES_MAX} bytes"), data.len().to_string())
+            }
+            Body::Mark(mark) if mark.label.len() > LABEL_BYTES_MAX => refuse(
+                format!("a label of at most {LABEL_BYTES_MAX} bytes"),
+                mark.label.len().to_string(),
+            ),
+            Body::Zero(extent) | Body::Discard(extent, _) | Body::Touch(extent)
+                if extent.is_empty() =>
+            {
+                refuse("a range that is not empty".into(), extent.to_string())
+            }
+            body if body.extent().offset.checked_add(body.extent().length).is_none() => {
+                refuse("an end below 2^64".into(), body.extent().to_string())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Keeps what index and notes will say of the record.
+    fn note(&mut self, record: &Record<'_>, data_offset: u32) {
+        let kind = match &record.body {
+            Body::Write { data, .. } => {
+                self.data_bytes += data.len() as u64;
+                IndexKind::Data
+            }
+            Body::Zero(_) => IndexKind::Zero,
+            Body::Discard(_, crate::device::Discarded::Undefined) => IndexKind::Undefined,
+            Body::Discard(..) => IndexKind::Zero,
+            Body::Touch(_) => IndexKind::Touch,
+            Body::Flush => return,
+            Body::Mark(mark) => {
+                let (sequence, time) = (record.sequence, record.time);
+                return self.notes.marks.push(MarkEntry { sequence, time, mark: mark.clone() });
+            }
+            Body::UnorderedBegin(cause) => return self.note_order(record, Some(*cause)),
+            Body::UnorderedEnd => return self.note_order(record, None),
+        };
+        self.pieces.push(IndexEntry {
+            extent: record.body.extent(),
+            kind,
+            sequence: record.sequence,
+            frame: self.data_frames,
+            data_offset,
+        });
+    }
+
+    fn note_order(&mut self, record: &Record<'_>, begin: Option<crate::event::Cause>) {
+        let (sequence, time) = (record.sequence, record.time);
+        self.notes.order_changes.push(OrderChange { sequence, time, begin });
+    }
+
+    fn write_index(&mut self) -> Result<()> {
+        let entries = last_writers(std::mem::take(&mut self.pieces));
+        let mut raw = Vec::new();
+        for chunk in entries.chunks(INDEX_FRAME_ENTRIES_MAX) {
+            raw.clear();
+            chunk.iter().for_each(|entry| format::encode_index_entry(entry, &mut raw));
+            let count = chunk.len() as u32;
+            self.write_frame(FrameKind::Index, &mut raw, count, self.params.first_sequence)?;
+        }
+        Ok(())
+    }
+
+    /// Compresses, encrypts, checksums and appends one frame. `raw` is used up.
+    fn write_frame(
+        &mut self,
+        kind: FrameKind,
+        raw: &mut Vec<u8>,
+        count: u32,
+        first_sequence: Sequence,
+    ) -> Result<()> {
+        if self.frames >= format::FRAMES_MAX {
+            return Err(Error::new(ErrorKind::Full, "append to", "segment")
+                .expected(format_args!("at most {} frames", format::FRAMES_MAX))
+                .found(self.frames));
+        }
+        let raw_bytes = raw.len() as u32;
+        let packed = self.compress(raw);
+        let stored: &mut [u8] = if packed { &mut self.packed } else { raw };
+        let mut header = FrameHeader {
+            number: self.frames,
+            kind,
+            codec: if packed { Codec::Zstd } else { Codec::Stored },
+            stored_bytes: stored.len() as u32,
+            raw_bytes,
+            count,
+            first_sequence,
+            last_sequence: self.last_sequence,
+            tag: [0; 16],
+        };
+        if let Some(seal) = &self.seal {
+            header.tag = seal.seal(header.number, &header.encode_aad(), stored);
+        }
+        let encoded = header.encode(stored);
+        self.chain.update(&encoded);
+        self.sink.append(&encoded)?;
+        self.sink.append(stored)?;
+        self.written += (FRAME_HEADER_BYTES + stored.len()) as u64;
+        self.frames += 1;
+        Ok(())
+    }
+
+    /// Compresses `raw` into `self.packed`; false when that does not pay.
+    fn compress(&mut self, raw: &[u8]) -> bool {
+        let Some(zstd) = &mut self.zstd else { return false };
+        if raw.len() >= PROBE_FRAME_BYTES_MIN && !probe(zstd, raw, &mut self.packed) {
+            return false;
+        }
+        self.packed.clear();
+        self.packed.reserve(zstd::zstd_safe::compress_bound(raw.len()));
+        zstd.compress_to_buffer(raw, &mut self.packed).is_ok()
+            && self.packed.len() <= raw.len() - raw.len() / PAYS_ONE_IN
+    }
+}
+
+/// Compresses a few pieces of a frame, spread over it, to see whether the whole is worth it.
+fn probe(zstd: &mut zstd::bulk::Compressor<'_>, raw: &[u8], buffer: &mut Vec<u8>) -> bool {
+    let mut packed = 0;
+    for piece in 0..PROBE_PIECES {
+        // Odd places, so that the probe does not meet the same part of every block.
+        let start = (raw.len() - PROBE_PIECE_BYTES) / (PROBE_PIECES - 1) * piece;
+        buffer.clear();
+        buffer.reserve(zstd::zstd_safe::compress_bound(PROBE_PIECE_BYTES));
+        match zstd.compress_to_buffer(&raw[start..start + PROBE_PIECE_BYTES], buffer) {
+            Ok(length) => packed += length,
+            Err(_) => return false,
+        }
+    }
+    packed < PROBE_PIECES * PROBE_PIECE_BYTES * 31 / 32
+}
+
+fn header_of(params: &SegmentParams, salt: [u8; 16], key: Option<&VolumeKey>) -> Header {
+    Header {
+        kind: params.kind,
+        codec: match params.compression {
+            Compression::None => Codec::Stored,
+            Compression::Zstd(_) => Codec::Zstd,
+        },
+        aead: if key.is_some() { Aead::ChaCha20Poly1305 } else { Aead::None },
+        block_bytes: params.block_bytes,
+        volume: params.volume,
+        key_id: key.map_or(KeyId::default(), VolumeKey::id),
+        salt,
+        epoch: params.epoch,
+        first_sequence: params.first_sequence,
+        device_bytes: params.device_bytes,
+        created: params.created,
+        previous: params.previous,
+        replaces_through: params.replaces_through.unwrap_or_default(),
+    }
+}
+
+/// What a sealed segment holds.
+pub(super) fn summary_of(
+    params: &SegmentParams,
+    salt: [u8; 16],
+    footer: &Footer,
+    notes: Notes,
+) -> SegmentSummary {
+    SegmentSummary {
+        kind: params.kind,
+        volume: params.volume,
+        epoch: params.epoch,
+        first_sequence: params.first_sequence,
+        last_sequence: footer.last_sequence,
+        first_time: footer.first_time,
+        last_time: footer.last_time,
+        salt,
+        previous: params.previous,
+        // A merged segment takes the place of the last one that it replaces, so that the chain goes on after it.
+        chain: params.replaces_through.unwrap_or(footer.chain),
+        records: footer.records,
+        data_bytes: footer.data_bytes,
+        stored_bytes: footer.length,
+        marks: notes.marks,
+        order_changes: notes.order_changes,
     }
 }

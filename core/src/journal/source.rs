@@ -1,0 +1,133 @@
+//! Where a segment is read from: a mapped file, an object of a store, or memory.
+
+use std::borrow::Cow;
+use std::ops::Range;
+use std::path::Path;
+use std::sync::Arc;
+
+use crate::device::MappedFile;
+use crate::error::{Error, ErrorKind, Result};
+use crate::store::Store;
+
+/// Random access to the bytes of a segment. May be used from any thread.
+pub trait SegmentSource: Send + Sync {
+    /// Name for errors.
+    fn name(&self) -> String;
+    /// Length in bytes; it does not change.
+    fn length(&self) -> u64;
+    /// The bytes of `range`; `Corrupt` when it passes the end.
+    fn read(&self, range: Range<u64>) -> Result<Cow<'_, [u8]>>;
+}
+
+/// A segment in memory.
+#[derive(Clone, Debug)]
+pub struct BytesSource {
+    name: String,
+    bytes: Vec<u8>,
+}
+
+impl BytesSource {
+    /// A source over `bytes`.
+    pub fn new(name: impl Into<String>, bytes: Vec<u8>) -> Self {
+        Self { name: name.into(), bytes }
+    }
+}
+
+impl SegmentSource for BytesSource {
+    fn name(&self) -> String {
+        self.name.clone()
+    }
+
+    fn length(&self) -> u64 {
+        self.bytes.len() as u64
+    }
+
+    fn read(&self, range: Range<u64>) -> Result<Cow<'_, [u8]>> {
+        slice(&self.bytes, range, &self.name).map(Cow::Borrowed)
+    }
+}
+
+struct MappedSource {
+    name: String,
+    map: MappedFile,
+}
+
+impl SegmentSource for MappedSource {
+    fn name(&self) -> String {
+        self.name.clone()
+    }
+
+    fn length(&self) -> u64 {
+        self.map.len() as u64
+    }
+
+    fn read(&self, range: Range<u64>) -> Result<Cow<'_, [u8]>> {
+        slice(&self.map, range, &self.name).map(Cow::Borrowed)
+    }
+}
+
+/// A source over a local file, memory-mapped. The file must not change while the source lives.
+pub fn open_mapped(path: &Path) -> Result<Box<dyn SegmentSource>> {
+    let map = MappedFile::open(path)?;
+    Ok(Box::new(MappedSource { name: path.display().to_string(), map }))
+}
+
+/// An object of a store, read by ranges.
+pub struct ObjectSource {
+    store: Arc<dyn Store>,
+    name: String,
+    length: u64,
+}
+
+impl ObjectSource {
+    /// Opens an object: memory-mapped where the store has a local file for it. `NotFound` when it is absent.
+    pub fn open(store: &Arc<dyn Store>, name: &str) -> Result<Box<dyn SegmentSource>> {
+        if let Some(path) = store.local_path(name) {
+            let map = MappedFile::open(&path)?;
+            return Ok(Box::new(MappedSource { name: name.to_owned(), map }));
+        }
+        let info = store
+            .head(name)?
+            .ok_or_else(|| Error::new(ErrorKind::NotFound, "open segment", name))?;
+        Ok(Box::new(Self { store: store.clone(), name: name.to_owned(), length: info.length }))
+    }
+}
+
+impl SegmentSource for ObjectSource {
+    fn name(&self) -> String {
+        self.name.clone()
+    }
+
+    fn length(&self) -> u64 {
+        self.length
+    }
+
+    fn read(&self, range: Range<u64>) -> Result<Cow<'_, [u8]>> {
+        check_range(&range, self.length, &self.name)?;
+        let expected = range.end - range.start;
+        let at = range.start;
+        let bytes = self.store.get(&self.name, range)?;
+        if bytes.len() as u64 != expected {
+            return Err(Error::new(ErrorKind::Corrupt, "read segment", &self.name)
+                .at(at)
+                .expected(format_args!("{expected} bytes"))
+                .found(bytes.len()));
+        }
+        Ok(Cow::Owned(bytes))
+    }
+}
+
+fn slice<'a>(bytes: &'a [u8], range: Range<u64>, name: &str) -> Result<&'a [u8]> {
+    check_range(&range, bytes.len() as u64, name)?;
+    Ok(&bytes[range.start as usize..range.end as usize])
+}
+
+fn check_range(range: &Range<u64>, length: u64, name: &str) -> Result<()> {
+    if range.start <= range.end && range.end <= length {
+        return Ok(());
+    }
+    Err(Error::new(ErrorKind::Corrupt, "read segment", name)
+        .at(range.start)
+        .expected(format_args!("bytes up to {} within the segment", range.end))
+        .found(format_args!("a segment of {length} bytes; it may have been cut off")))
+}

@@ -1,0 +1,376 @@
+//! Attacks on the native format: round trips, cuts, flips, swaps, splices.
+
+use std::sync::Arc;
+
+use proptest::prelude::*;
+
+use super::format::{FOOTER_BYTES, FRAME_HEADER_BYTES, HEADER_BYTES};
+use super::*;
+use crate::clock::ManualClock;
+use crate::error::{Error, ErrorKind, Result};
+
+const VOLUME_BYTES: u64 = 1 << 20;
+
+fn params(first: u64, compression: Compression) -> SegmentParams {
+    SegmentParams {
+        kind: SegmentKind::Log,
+        volume: VolumeId([1; 16]),
+        epoch: Epoch(1),
+        first_sequence: Sequence(first),
+        device_bytes: VOLUME_BYTES,
+        block_bytes: 512,
+        previous: ChainHash::default(),
+        replaces_through: None,
+        created: Timestamp(1_000),
+        compression,
+        frame_bytes: 4096,
+    }
+}
+
+fn write(records: &[Owned], key: Option<&VolumeKey>, compression: Compression) -> Vec<u8> {
+    let clock = ManualClock::new(Timestamp(0), 7);
+    let mut writer =
+        SegmentWriter::create(Vec::new(), params(1, compression), key, &clock).expect("create");
+    for (at, owned) in records.iter().enumerate() {
+        writer.append(&owned.record(at)).expect("append");
+    }
+    writer.seal(None).expect("seal").0
+}
+
+fn open(bytes: &[u8], key: Option<&VolumeKey>) -> Result<Segment> {
+    let ring = key.map_or_else(KeyRing::default, |key| key.clone().into());
+    Segment::open(Box::new(BytesSource::new("test.hrl", bytes.to_vec())), &ring)
+}
+
+/// Reads everything that there is to read.
+fn read_all(bytes: &[u8], key: Option<&VolumeKey>) -> Result<(Vec<String>, SegmentSummary)> {
+    let segment = open(bytes, key)?;
+    segment.verify()?;
+    let mut records = Vec::new();
+    for number in 0..segment.frame_count() {
+        let frame = segment.frame(number)?;
+        for record in frame.records() {
+            records.push(format!("{:?}", record?));
+        }
+    }
+    Ok((records, segment.summary().clone()))
+}
+
+/// A record that owns its data.
+#[derive(Clone, Debug)]
+enum Owned {
+    Write(u64, Vec<u8>),
+    Zero(Extent),
+    Discard(Extent, Discarded),
+    Touch(Extent),
+    Flush,
+    Mark(Mark),
+    Begin(Cause),
+    End,
+}
+
+impl Owned {
+    fn record(&self, at: usize) -> Record<'_> {
+        let body = match self {
+            Self::Write(offset, data) => Body::Write { offset: *offset, data },
+            Self::Zero(extent) => Body::Zero(*extent),
+            Self::Discard(extent, what) => Body::Discard(*extent, *what),
+            Self::Touch(extent) => Body::Touch(*extent),
+            Self::Flush => Body::Flush,
+            Self::Mark(mark) => Body::Mark(mark.clone()),
+            Self::Begin(cause) => Body::UnorderedBegin(*cause),
+            Self::End => Body::UnorderedEnd,
+        };
+        Record { sequence: Sequence(at as u64 * 2 + 1), time: Timestamp(at as i64 * 10), body }
+    }
+}
+
+fn arbitrary() -> impl Strategy<Value = Owned> {
+    let extent =
+        (0..VOLUME_BYTES / 2, 1_u64..9_000).prop_map(|(offset, length)| Extent { offset, length });
+    let data = prop_oneof![
+        prop::collection::vec(any::<u8>(), 1..2_000),
+        (any::<u8>(), 1_usize..9_000).prop_map(|(byte, length)| vec![byte; length]),
+    ];
+    let mark = ("[a-zé]{0,20}", any::<[u8; 16]>(), 0_usize..5, any::<bool>()).prop_map(
+        |(label, id, kind, group)| Mark {
+            point: PointId(id),
+            kind: PointKind::ALL[kind],
+            label,
+            group: group.then_some(PointId([9; 16])),
+        },
+    );
+    prop_oneof![
+        6 => (0..VOLUME_BYTES / 2, data).prop_map(|(offset, data)| Owned::Write(offset, data)),
+        1 => extent.clone().prop_map(Owned::Zero),
+        1 => extent.clone().prop_map(|e| Owned::Discard(e, Discarded::Zeroes)),
+        1 => extent.clone().prop_map(|e| Owned::Discard(e, Discarded::Undefined)),
+        1 => extent.prop_map(Owned::Touch),
+        1 => Just(Owned::Flush),
+        1 => mark.prop_map(Owned::Mark),
+        1 => (0_usize..8).prop_map(|at| Owned::Begin(Cause::ALL[at])),
+        1 => Just(Owned::End),
+    ]
+}
+
+fn some_key() -> VolumeKey {
+    VolumeKey::from_bytes([3; 32])
+}
+
+fn sample() -> Vec<Owned> {
+    let mark = Mark {
+        point: PointId([4; 16]),
+        kind: PointKind::App,
+        label: "before upgrade".into(),
+        group: None,
+    };
+    vec![
+        Owned::Write(4096, b"the quick brown fox jumps over the lazy dog".repeat(4)),
+        Owned::Zero(Extent { offset: 8192, length: 512 }),
+        Owned::Write(4100, vec![5; 40]),
+        Owned::Mark(mark),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn what_was_written_is_read(
+        records in prop::collection::vec(arbitrary(), 0..60), sealed in any::<bool>(), packed in any::<bool>()
+    ) {
+        let key = sealed.then(some_key);
+        let compression = if packed { Compression::Zstd(1) } else { Compression::None };
+        let bytes = write(&records, key.as_ref(), compression);
+        let (found, summary) = read_all(&bytes, key.as_ref()).expect("sound");
+        let expected: Vec<_> =
+            records.iter().enumerate().map(|(at, r)| format!("{:?}", r.record(at))).collect();
+        prop_assert_eq!(found, expected);
+        prop_assert_eq!(summary.records, records.len() as u64);
+        prop_assert_eq!(summary.stored_bytes, bytes.len() as u64);
+    }
+
+    #[test]
+    fn the_index_at_any_sequence_agrees_with_a_byte_map(
+        records in prop::collection::vec(arbitrary(), 1..40), cut in 0_u64..90
+    ) {
+        let bytes = write(&records, None, Compression::Zstd(1));
+        let segment = open(&bytes, None).expect("sound");
+        let mut model = vec![0_u64; VOLUME_BYTES as usize];
+        for (at, owned) in records.iter().enumerate() {
+            let record = owned.record(at);
+            let extent = record.body.extent();
+            if record.sequence.0 <= cut {
+                model[extent.offset as usize..extent.end() as usize].fill(record.sequence.0);
+            }
+        }
+        let mut found = vec![0_u64; VOLUME_BYTES as usize];
+        for entry in segment.index_at(Sequence(cut)).expect("index") {
+            found[entry.extent.offset as usize..entry.extent.end() as usize].fill(entry.sequence.0);
+        }
+        prop_assert!(model == found);
+        prop_assert_eq!(&*segment.index().expect("index"), segment.index_at(Sequence::MAX).expect("index"));
+    }
+
+    #[test]
+    fn promise_11_random_bytes_never_panic(bytes in prop::collection::vec(any::<u8>(), 0..600)) {
+        let mut with_magic = super::format::MAGIC.to_vec();
+        with_magic.extend_from_slice(&bytes);
+        prop_assert!(read_all(&bytes, None).is_err());
+        prop_assert!(read_all(&with_magic, None).is_err());
+    }
+}
+
+/// Every alteration must be an error: content that differs from the original is the one thing that must not happen.
+fn assert_refused(bytes: &[u8], key: Option<&VolumeKey>, what: &str) -> Error {
+    match read_all(bytes, key) {
+        Err(error) => error,
+        Ok(_) => panic!("{what} was not noticed"),
+    }
+}
+
+#[test]
+fn promise_11_every_cut_and_every_flipped_bit_is_noticed() {
+    for key in [None, Some(some_key())] {
+        let good = write(&sample(), key.as_ref(), Compression::Zstd(1));
+        read_all(&good, key.as_ref()).expect("sound");
+        for length in 0..good.len() {
+            let error = assert_refused(&good[..length], key.as_ref(), "a cut");
+            assert!(error.to_string().contains("test.hrl"), "{error}");
+        }
+        for bit in 0..good.len() * 8 {
+            let mut bad = good.clone();
+            bad[bit / 8] ^= 1 << (bit % 8);
+            assert_refused(&bad, key.as_ref(), "a flipped bit");
+        }
+        let mut longer = good.clone();
+        longer.push(0);
+        assert_refused(&longer, key.as_ref(), "a longer file");
+    }
+}
+
+#[test]
+fn promise_11_swapped_words_are_noticed() {
+    for key in [None, Some(some_key())] {
+        let good = write(&sample(), key.as_ref(), Compression::None);
+        for a in (0..good.len() - 4).step_by(4) {
+            for b in (a + 4..good.len() - 4).step_by(36) {
+                let mut bad = good.clone();
+                for byte in 0..4 {
+                    bad.swap(a + byte, b + byte);
+                }
+                if bad != good {
+                    assert_refused(&bad, key.as_ref(), "a swap of words");
+                }
+            }
+        }
+    }
+}
+
+/// Places of the frames of a segment.
+fn frames(bytes: &[u8]) -> Vec<std::ops::Range<usize>> {
+    let mut at = HEADER_BYTES;
+    let mut ranges = Vec::new();
+    while at < bytes.len() - FOOTER_BYTES {
+        let stored = u32::from_le_bytes(bytes[at + 12..at + 16].try_into().expect("4")) as usize;
+        ranges.push(at..at + FRAME_HEADER_BYTES + stored);
+        at += FRAME_HEADER_BYTES + stored;
+    }
+    ranges
+}
+
+/// What an attacker who knows the format does after changing a frame: makes the checksum right again.
+fn mend_checksum(bytes: &mut [u8], frame: &std::ops::Range<usize>) {
+    let mut crc = crc32fast::Hasher::new();
+    crc.update(&bytes[frame.start..frame.start + 60]);
+    crc.update(&bytes[frame.start + FRAME_HEADER_BYTES..frame.end]);
+    let crc = crc.finalize().to_le_bytes();
+    bytes[frame.start + 60..frame.start + 64].copy_from_slice(&crc);
+}
+
+#[test]
+fn promise_10_an_attacker_without_the_key_is_noticed() {
+    let key = some_key();
+    let many: Vec<_> =
+        (0_u8..6).map(|n| Owned::Write(u64::from(n) * 8192, vec![n; 4096])).collect();
+    let good = write(&many, Some(&key), Compression::None);
+    let places = frames(&good);
+    assert!(places.len() >= 7, "six data frames, index and notes");
+
+    let mut altered = good.clone();
+    altered[places[0].start + FRAME_HEADER_BYTES] ^= 1;
+    mend_checksum(&mut altered, &places[0]);
+    assert_refused(&altered, Some(&key), "an altered frame with a right checksum");
+
+    let mut swapped = good.clone();
+    swapped[places[0].clone()].copy_from_slice(&good[places[1].clone()]);
+    swapped[places[1].clone()].copy_from_slice(&good[places[0].clone()]);
+    for (at, number) in [(0_usize, 0_u32), (1, 1)] {
+        let start = places[at].start;
+        swapped[start + 4..start + 8].copy_from_slice(&number.to_le_bytes());
+        mend_checksum(&mut swapped, &places[at]);
+    }
+    assert_refused(&swapped, Some(&key), "two frames in each other's place");
+
+    let mut repeated = good.clone();
+    repeated[places[1].clone()].copy_from_slice(&good[places[0].clone()]);
+    let start = places[1].start;
+    repeated[start + 4..start + 8].copy_from_slice(&1_u32.to_le_bytes());
+    mend_checksum(&mut repeated, &places[1]);
+    assert_refused(&repeated, Some(&key), "a frame twice");
+
+    let clock = ManualClock::new(Timestamp(0), 99);
+    let mut writer =
+        SegmentWriter::create(Vec::new(), params(1, Compression::None), Some(&key), &clock)
+            .expect("create");
+    for (at, owned) in many.iter().enumerate() {
+        writer.append(&owned.record(at)).expect("append");
+    }
+    let other = writer.seal(None).expect("seal").0;
+    let mut spliced = good.clone();
+    spliced[places[2].clone()].copy_from_slice(&other[places[2].clone()]);
+    assert_refused(&spliced, Some(&key), "a frame of another segment under the same key");
+
+    // A shorter segment: the last data frame is cut out and everything unauthenticated is made consistent.
+    let mut cut = good.clone();
+    cut.drain(places[5].clone());
+    assert_refused(&cut, Some(&key), "a frame cut out");
+}
+
+#[test]
+fn a_missing_or_other_key_is_named() {
+    let key = some_key();
+    let bytes = write(&sample(), Some(&key), Compression::Zstd(1));
+    let other = VolumeKey::from_bytes([8; 32]);
+    for (ring, found) in [(None, "no key".to_owned()), (Some(&other), other.id().to_string())] {
+        let error = open(&bytes, ring).expect_err("not this key");
+        assert_eq!(error.kind(), ErrorKind::WrongKey);
+        let text = error.to_string();
+        assert!(text.contains(&key.id().to_string()) && text.contains(&found), "{text}");
+    }
+}
+
+#[test]
+fn unknown_features_are_refused_or_skipped_by_their_class() {
+    let good = write(&sample(), None, Compression::None);
+    let with_bit = |at: usize| {
+        let mut bytes = good.clone();
+        bytes[at] = 1;
+        let crc = crc32fast::hash(&bytes[..252]);
+        bytes[252..256].copy_from_slice(&crc.to_le_bytes());
+        open(&bytes, None)
+    };
+    assert_eq!(with_bit(16).expect_err("incompatible").kind(), ErrorKind::Unsupported);
+    with_bit(24).expect("an unknown compatible feature is skipped");
+    with_bit(32).expect("an unknown auto-clear feature is skipped");
+}
+
+#[test]
+fn repair_keeps_whole_frames_and_can_run_twice() {
+    let clock = ManualClock::new(Timestamp(0), 5);
+    let directory = tempfile::tempdir().expect("temporary directory");
+    let torn = directory.path().join("torn");
+    let many: Vec<_> =
+        (0_u8..6).map(|n| Owned::Write(u64::from(n) * 8192, vec![n; 4096])).collect();
+    for key in [None, Some(some_key())] {
+        let keys: KeyRing = key.clone().map_or_else(KeyRing::default, Into::into);
+        let whole = write(&many, key.as_ref(), Compression::None);
+        let places = frames(&whole);
+        for length in (0..whole.len()).step_by(97) {
+            std::fs::write(&torn, &whole[..length]).expect("write");
+            let expected = places[..6].iter().filter(|place| place.end <= length).count();
+            let (bytes, summary, report) =
+                repair(&torn, Vec::new(), &keys, &clock).expect("repair");
+            assert_eq!(report.frames_kept, expected as u64, "cut at {length}");
+            assert_eq!(summary.is_some(), expected > 0);
+            if let Some(summary) = summary {
+                let (records, again) = read_all(&bytes, key.as_ref()).expect("sound");
+                assert_eq!((records.len(), &again), (expected, &summary));
+                std::fs::write(&torn, &bytes).expect("write");
+                let (_, _, second) = repair(&torn, Vec::new(), &keys, &clock).expect("repair");
+                assert_eq!((second.records_kept, second.bytes_dropped), (expected as u64, 0));
+            }
+        }
+    }
+}
+
+#[test]
+fn the_writer_refuses_what_would_break_the_order() {
+    let clock = ManualClock::new(Timestamp(0), 5);
+    let mut writer = SegmentWriter::create(Vec::new(), params(5, Compression::None), None, &clock)
+        .expect("create");
+    let at =
+        |sequence| Record { sequence: Sequence(sequence), time: Timestamp(0), body: Body::Flush };
+    assert!(writer.append(&at(4)).is_err(), "below the first sequence");
+    writer.append(&at(5)).expect("first");
+    assert!(writer.append(&at(5)).is_err(), "not above the last");
+    let empty = Record { body: Body::Write { offset: 0, data: &[] }, ..at(6) };
+    assert!(writer.append(&empty).is_err(), "a write of nothing");
+}
+
+#[test]
+fn segments_are_shared_between_threads() {
+    fn assert_shared<T: Send + Sync>(_: &T) {}
+    let segment = Arc::new(open(&write(&sample(), None, Compression::None), None).expect("sound"));
+    assert_shared(&segment);
+}
