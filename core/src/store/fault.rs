@@ -1,3 +1,117 @@
-#![allow(unused, missing_docs, clippy::all, clippy::pedantic)] // stub
-pub struct FaultStore;
-pub enum StoreFault {}
+//! A store that fails on demand, for tests.
+
+use std::ops::Range;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use super::{ObjectInfo, PutOutcome, Store};
+use crate::error::{Error, ErrorKind, Result};
+
+/// How a put fails.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StoreFault {
+    /// Nothing is stored, and the error says so with this kind.
+    Refused(ErrorKind),
+    /// The object is stored, but the answer is lost: `Unavailable`.
+    AnswerLost,
+}
+
+/// A store over another one, with faults switched on and off while it is used.
+pub struct FaultStore {
+    inner: Arc<dyn Store>,
+    down: AtomicBool,
+    puts: AtomicU64,
+    fault: Mutex<Option<(StoreFault, u64)>>,
+}
+
+impl FaultStore {
+    /// Passes everything on to `inner` until told otherwise.
+    pub fn new(inner: Arc<dyn Store>) -> Self {
+        Self {
+            inner,
+            down: AtomicBool::new(false),
+            puts: AtomicU64::new(0),
+            fault: Mutex::new(None),
+        }
+    }
+
+    /// While down every verb fails with `Unavailable`.
+    pub fn set_down(&self, down: bool) {
+        self.down.store(down, Ordering::SeqCst);
+    }
+
+    /// The next `count` puts fail this way.
+    pub fn fail_puts(&self, fault: StoreFault, count: u64) {
+        *self.fault.lock().unwrap_or_else(PoisonError::into_inner) = Some((fault, count));
+    }
+
+    /// Puts passed on so far.
+    pub fn puts(&self) -> u64 {
+        self.puts.load(Ordering::SeqCst)
+    }
+
+    fn check(&self, operation: &'static str, name: &str) -> Result<()> {
+        if self.down.load(Ordering::SeqCst) {
+            return Err(
+                Error::new(ErrorKind::Unavailable, operation, name).message("the store is down")
+            );
+        }
+        Ok(())
+    }
+
+    fn take_fault(&self) -> Option<StoreFault> {
+        let mut fault = self.fault.lock().unwrap_or_else(PoisonError::into_inner);
+        let (kind, left) = (*fault)?;
+        *fault = (left > 1).then_some((kind, left - 1));
+        Some(kind)
+    }
+}
+
+impl Store for FaultStore {
+    fn name(&self) -> String {
+        format!("faulty {}", self.inner.name())
+    }
+
+    fn put(&self, name: &str, content: &[u8]) -> Result<PutOutcome> {
+        self.check("put to store", name)?;
+        match self.take_fault() {
+            Some(StoreFault::Refused(kind)) => {
+                Err(Error::new(kind, "put to store", name).message("refused"))
+            }
+            Some(StoreFault::AnswerLost) => {
+                self.inner.put(name, content)?;
+                Err(Error::new(ErrorKind::Unavailable, "put to store", name)
+                    .message("the answer was lost"))
+            }
+            None => {
+                self.puts.fetch_add(1, Ordering::SeqCst);
+                self.inner.put(name, content)
+            }
+        }
+    }
+
+    fn get(&self, name: &str, range: Range<u64>) -> Result<Vec<u8>> {
+        self.check("get from store", name)?;
+        self.inner.get(name, range)
+    }
+
+    fn list(&self, prefix: &str) -> Result<Vec<ObjectInfo>> {
+        self.check("list store", prefix)?;
+        self.inner.list(prefix)
+    }
+
+    fn head(&self, name: &str) -> Result<Option<ObjectInfo>> {
+        self.check("look into store", name)?;
+        self.inner.head(name)
+    }
+
+    fn delete(&self, name: &str) -> Result<()> {
+        self.check("delete from store", name)?;
+        self.inner.delete(name)
+    }
+
+    fn local_path(&self, name: &str) -> Option<PathBuf> {
+        if self.down.load(Ordering::SeqCst) { None } else { self.inner.local_path(name) }
+    }
+}

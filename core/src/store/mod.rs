@@ -1,7 +1,7 @@
 //! Object stores: where segments, images and catalogs rest between two hops and in the vault.
 //!
 //! Five verbs are all that is asked of a store; "put if absent" is the only conditional one, and the only
-//! compare-and-swap that the crate needs. Names are `/`-separated parts of `A-Z a-z 0-9 . _ -`, none of them `.` or `..`.
+//! compare-and-swap that the crate needs. Names are `/`-separated parts of `A-Z a-z 0-9 . _ -`, none of which begins with `.`.
 
 #[cfg(any(test, feature = "testing"))]
 pub mod conformance;
@@ -84,8 +84,7 @@ pub fn get_all(store: &dyn Store, name: &str, length_max: u64) -> Result<Vec<u8>
 pub fn check_name(name: &str) -> Result<()> {
     let part_is_good = |part: &str| {
         !part.is_empty()
-            && part != "."
-            && part != ".."
+            && !part.starts_with('.')
             && part.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'))
     };
     if name.len() <= NAME_BYTES_MAX && name.split('/').all(part_is_good) {
