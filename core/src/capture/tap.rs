@@ -29,6 +29,9 @@ use crate::units::{Sequence, Timestamp};
 
 /// Memory that a queued record takes beside its data, as counted against the budget.
 const RECORD_OVERHEAD_BYTES: u64 = 128;
+/// Changes to one block of this size exclude each other, also when their bytes do not overlap: a device may have to
+/// read, change and write the whole block for each.
+const BLOCK_BYTES: u64 = 4096;
 /// The journal is woken at once when this much is queued; below it, it comes by itself.
 const WAKE_BYTES: u64 = 256 << 10;
 
@@ -223,7 +226,8 @@ impl Tap {
         }
         let range = self.regions_of(extent);
         let mut state = self.lock();
-        if let Some(busy) = state.overlapping(extent) {
+        let blocks = extent.aligned_outwards(BLOCK_BYTES);
+        if let Some(busy) = state.overlapping(blocks) {
             busy.waiters.push(waker.clone());
             return Poll::Pending;
         }
@@ -240,7 +244,7 @@ impl Tap {
             self.queued.notify_all();
             return Poll::Pending;
         }
-        state.in_flight.insert(extent.offset, InFlight { end: extent.end(), waiters: Vec::new() });
+        state.in_flight.insert(blocks.offset, InFlight { end: blocks.end(), waiters: Vec::new() });
         Poll::Ready(Ok(Ticket { extent }))
     }
 
@@ -587,7 +591,7 @@ impl Tap {
 
     fn release(&self, mut state: MutexGuard<'_, State>, ticket: Ticket) -> Sequence {
         let sequence = state.last_sequence;
-        let done = state.in_flight.remove(&ticket.extent.offset);
+        let done = state.in_flight.remove(&ticket.extent.aligned_outwards(BLOCK_BYTES).offset);
         drop(state);
         let done = done.expect("a ticket is given once and ends once");
         done.waiters.into_iter().for_each(Waker::wake);

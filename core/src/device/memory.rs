@@ -1,37 +1,151 @@
-#![allow(unused, missing_docs, clippy::all, clippy::pedantic)] // stub
-use super::*;
+//! A sparse disk in memory: for tests, benchmarks and scratch space.
+
+use std::collections::HashMap;
+use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+
+use super::{Allocation, BlockDevice, Discarded, Durability, Unmap};
 use crate::error::Result;
 use crate::extent::Extent;
-/// A sparse disk in memory.
-pub struct MemoryDevice {}
+
+const CHUNK_BYTES: u64 = 64 << 10;
+/// Locks that the chunks are spread over.
+const STRIPES: u64 = 64;
+
+type Chunks = HashMap<u64, Box<[u8]>>;
+
+/// A disk of any size whose chunks exist once they are written. Reads zeroes elsewhere.
+pub struct MemoryDevice {
+    size_bytes: u64,
+    stripes: Vec<RwLock<Chunks>>,
+}
+
 impl MemoryDevice {
+    /// An empty disk.
     pub fn new(size_bytes: u64) -> Self {
-        todo!()
+        Self { size_bytes, stripes: (0..STRIPES).map(|_| RwLock::default()).collect() }
+    }
+
+    fn check(&self, extent: Extent, operation: &'static str) -> Result<()> {
+        extent.check_within(self.size_bytes, operation, "memory device")
+    }
+
+    fn shared(&self, chunk: u64) -> RwLockReadGuard<'_, Chunks> {
+        let stripe = &self.stripes[(chunk % STRIPES) as usize];
+        stripe.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn exclusive(&self, chunk: u64) -> RwLockWriteGuard<'_, Chunks> {
+        let stripe = &self.stripes[(chunk % STRIPES) as usize];
+        stripe.write().unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+/// The parts of an extent, one for each chunk: number, place in the chunk, length.
+fn parts(extent: Extent) -> impl Iterator<Item = (u64, usize, usize)> {
+    let mut at = extent.offset;
+    std::iter::from_fn(move || {
+        if at >= extent.end() {
+            return None;
+        }
+        let within = at % CHUNK_BYTES;
+        let length = (CHUNK_BYTES - within).min(extent.end() - at);
+        let chunk = at / CHUNK_BYTES;
+        at += length;
+        Some((chunk, within as usize, length as usize))
+    })
+}
+
 impl BlockDevice for MemoryDevice {
     fn name(&self) -> String {
-        todo!()
+        "memory".to_owned()
     }
+
     fn size_bytes(&self) -> u64 {
-        todo!()
+        self.size_bytes
     }
+
     fn block_bytes(&self) -> u32 {
-        todo!()
+        512
     }
+
     fn read(&self, offset: u64, buffer: &mut [u8]) -> Result<()> {
-        todo!()
+        let extent = Extent { offset, length: buffer.len() as u64 };
+        self.check(extent, "read from")?;
+        let mut rest = buffer;
+        for (chunk, within, length) in parts(extent) {
+            let (piece, after) = rest.split_at_mut(length);
+            match self.shared(chunk).get(&chunk) {
+                Some(bytes) => piece.copy_from_slice(&bytes[within..within + length]),
+                None => piece.fill(0),
+            }
+            rest = after;
+        }
+        Ok(())
     }
-    fn write(&self, offset: u64, data: &[u8], durability: Durability) -> Result<()> {
-        todo!()
+
+    fn write(&self, offset: u64, data: &[u8], _durability: Durability) -> Result<()> {
+        let extent = Extent { offset, length: data.len() as u64 };
+        self.check(extent, "write to")?;
+        let mut rest = data;
+        for (chunk, within, length) in parts(extent) {
+            let (piece, after) = rest.split_at(length);
+            self.exclusive(chunk)
+                .entry(chunk)
+                .or_insert_with(|| vec![0; CHUNK_BYTES as usize].into())[within..within + length]
+                .copy_from_slice(piece);
+            rest = after;
+        }
+        Ok(())
     }
-    fn zero(&self, extent: Extent, unmap: Unmap, durability: Durability) -> Result<()> {
-        todo!()
+
+    fn zero(&self, extent: Extent, _unmap: Unmap, _durability: Durability) -> Result<()> {
+        self.check(extent, "zero")?;
+        for (chunk, within, length) in parts(extent) {
+            let mut chunks = self.exclusive(chunk);
+            if length as u64 == CHUNK_BYTES {
+                chunks.remove(&chunk);
+            } else if let Some(bytes) = chunks.get_mut(&chunk) {
+                bytes[within..within + length].fill(0);
+            }
+        }
+        Ok(())
     }
+
     fn discard(&self, extent: Extent) -> Result<Discarded> {
-        todo!()
+        self.zero(extent, Unmap::Allowed, Durability::Cached)?;
+        Ok(Discarded::Zeroes)
     }
+
     fn flush(&self) -> Result<()> {
-        todo!()
+        Ok(())
+    }
+
+    fn allocation(&self, extent: Extent) -> Result<Vec<Allocation>> {
+        self.check(extent, "map")?;
+        let mut runs: Vec<Allocation> = Vec::new();
+        let mut at = extent.offset;
+        for (chunk, _, length) in parts(extent) {
+            let allocated = self.shared(chunk).contains_key(&chunk);
+            match runs.last_mut() {
+                Some(run) if run.allocated == allocated => run.extent.length += length as u64,
+                _ => runs.push(Allocation {
+                    extent: Extent { offset: at, length: length as u64 },
+                    allocated,
+                }),
+            }
+            at += length as u64;
+        }
+        Ok(runs)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::Arc;
+
+    #[test]
+    fn the_contract_holds() {
+        crate::device::conformance::check(&|size| Arc::new(MemoryDevice::new(size)));
     }
 }

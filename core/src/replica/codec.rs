@@ -1,0 +1,257 @@
+//! How volume records and catalog versions are written as bytes: little-endian, length before content, bounded.
+
+use super::catalog::{CatalogEdit, SegmentEntry, SourceIdentity};
+use crate::error::{Error, ErrorKind, Result};
+use crate::event::Cause;
+use crate::journal::{Mark, MarkEntry, OrderChange, PointKind, SegmentKind, SegmentSummary};
+use crate::units::{ChainHash, Epoch, PointId, Sequence, Timestamp, VolumeId};
+
+/// Longest text in a record.
+const TEXT_BYTES_MAX: usize = 1024;
+
+/// Writes values.
+#[derive(Default)]
+pub(super) struct Encoder(pub Vec<u8>);
+
+impl Encoder {
+    pub(super) fn u8(&mut self, value: u8) -> &mut Self {
+        self.0.push(value);
+        self
+    }
+
+    pub(super) fn u32(&mut self, value: u32) -> &mut Self {
+        self.bytes(&value.to_le_bytes())
+    }
+
+    pub(super) fn u64(&mut self, value: u64) -> &mut Self {
+        self.bytes(&value.to_le_bytes())
+    }
+
+    pub(super) fn time(&mut self, value: Timestamp) -> &mut Self {
+        self.bytes(&value.0.to_le_bytes())
+    }
+
+    pub(super) fn bytes(&mut self, value: &[u8]) -> &mut Self {
+        self.0.extend_from_slice(value);
+        self
+    }
+
+    pub(super) fn text(&mut self, value: &str) -> &mut Self {
+        debug_assert!(value.len() <= TEXT_BYTES_MAX);
+        self.u32(value.len() as u32).bytes(value.as_bytes())
+    }
+
+    pub(super) fn edit(&mut self, edit: &CatalogEdit) {
+        match edit {
+            CatalogEdit::Source(source) => {
+                self.u8(1).bytes(&source.id).text(&source.host).time(source.since);
+            }
+            CatalogEdit::Segments(entries) => {
+                self.u8(2);
+                self.entries(entries);
+            }
+            CatalogEdit::Replace { with, objects } => {
+                self.u8(3);
+                self.entries(with);
+                self.u32(objects.len() as u32);
+                for object in objects {
+                    self.text(object);
+                }
+            }
+        }
+    }
+
+    fn entries(&mut self, entries: &[SegmentEntry]) {
+        self.u32(entries.len() as u32);
+        for entry in entries {
+            self.text(&entry.object);
+            self.summary(&entry.summary);
+        }
+    }
+
+    fn summary(&mut self, s: &SegmentSummary) {
+        let kind = match s.kind {
+            SegmentKind::Log => 1,
+            SegmentKind::Merged => 2,
+            SegmentKind::Image => 3,
+        };
+        self.u8(kind).bytes(&s.volume.0).u32(s.epoch.0);
+        self.u64(s.first_sequence.0).u64(s.last_sequence.0).time(s.first_time).time(s.last_time);
+        self.bytes(&s.salt).bytes(&s.previous.0).bytes(&s.chain.0);
+        self.u64(s.records).u64(s.data_bytes).u64(s.stored_bytes);
+        self.u32(s.marks.len() as u32);
+        for entry in &s.marks {
+            let mark = &entry.mark;
+            let kind = PointKind::ALL.iter().position(|kind| *kind == mark.kind).unwrap_or(0) as u8;
+            self.u64(entry.sequence.0).time(entry.time).bytes(&mark.point.0).u8(kind);
+            self.text(&mark.label).u8(u8::from(mark.group.is_some()));
+            if let Some(group) = mark.group {
+                self.bytes(&group.0);
+            }
+        }
+        self.u32(s.order_changes.len() as u32);
+        for change in &s.order_changes {
+            self.u64(change.sequence.0).time(change.time);
+            self.u8(change.begin.map_or(0, Cause::code));
+        }
+    }
+}
+
+/// Reads values; every failure names the object and the place.
+pub(super) struct Decoder<'a> {
+    bytes: &'a [u8],
+    at: usize,
+    object: &'a str,
+}
+
+impl<'a> Decoder<'a> {
+    pub(super) fn new(bytes: &'a [u8], object: &'a str) -> Self {
+        Self { bytes, at: 0, object }
+    }
+
+    pub(super) fn bad(&self, expected: &str, found: impl std::fmt::Display) -> Error {
+        Error::new(ErrorKind::Corrupt, "read", self.object)
+            .at(self.at as u64)
+            .expected(expected)
+            .found(found)
+    }
+
+    pub(super) fn take(&mut self, length: usize) -> Result<&'a [u8]> {
+        let end = self.at.checked_add(length).filter(|end| *end <= self.bytes.len());
+        let Some(end) = end else {
+            return Err(self.bad(&format!("{length} more bytes"), self.bytes.len() - self.at));
+        };
+        let taken = &self.bytes[self.at..end];
+        self.at = end;
+        Ok(taken)
+    }
+
+    pub(super) fn array<const N: usize>(&mut self) -> Result<[u8; N]> {
+        Ok(self.take(N)?.try_into().expect("as long as was asked"))
+    }
+
+    pub(super) fn u8(&mut self) -> Result<u8> {
+        Ok(self.array::<1>()?[0])
+    }
+
+    pub(super) fn u32(&mut self) -> Result<u32> {
+        Ok(u32::from_le_bytes(self.array()?))
+    }
+
+    pub(super) fn u64(&mut self) -> Result<u64> {
+        Ok(u64::from_le_bytes(self.array()?))
+    }
+
+    pub(super) fn time(&mut self) -> Result<Timestamp> {
+        Ok(Timestamp(i64::from_le_bytes(self.array()?)))
+    }
+
+    pub(super) fn text(&mut self) -> Result<String> {
+        let length = self.u32()? as usize;
+        if length > TEXT_BYTES_MAX {
+            return Err(self.bad("a text of at most 1024 bytes", length));
+        }
+        let bytes = self.take(length)?;
+        String::from_utf8(bytes.to_vec()).map_err(|_| self.bad("UTF-8", "other bytes"))
+    }
+
+    /// A count of things that take at least `least_bytes` each, so that it cannot ask for more than there is.
+    pub(super) fn count(&mut self, least_bytes: usize) -> Result<usize> {
+        let count = self.u32()? as usize;
+        let possible = (self.bytes.len() - self.at) / least_bytes;
+        if count > possible {
+            return Err(self.bad(&format!("at most {possible} entries"), count));
+        }
+        Ok(count)
+    }
+
+    /// Everything must have been read.
+    pub(super) fn end(&self) -> Result<()> {
+        if self.at == self.bytes.len() {
+            return Ok(());
+        }
+        Err(self.bad("the end", format_args!("{} more bytes", self.bytes.len() - self.at)))
+    }
+
+    pub(super) fn edit(&mut self) -> Result<CatalogEdit> {
+        match self.u8()? {
+            1 => Ok(CatalogEdit::Source(SourceIdentity {
+                id: self.array()?,
+                host: self.text()?,
+                since: self.time()?,
+            })),
+            2 => Ok(CatalogEdit::Segments(self.entries()?)),
+            3 => {
+                let with = self.entries()?;
+                let count = self.count(4)?;
+                let objects = (0..count).map(|_| self.text()).collect::<Result<_>>()?;
+                Ok(CatalogEdit::Replace { with, objects })
+            }
+            other => Err(self.bad("a known edit", other)),
+        }
+    }
+
+    fn entries(&mut self) -> Result<Vec<SegmentEntry>> {
+        let count = self.count(150)?;
+        (0..count)
+            .map(|_| Ok(SegmentEntry { object: self.text()?, summary: self.summary()? }))
+            .collect()
+    }
+
+    fn summary(&mut self) -> Result<SegmentSummary> {
+        let kind = match self.u8()? {
+            1 => SegmentKind::Log,
+            2 => SegmentKind::Merged,
+            3 => SegmentKind::Image,
+            other => return Err(self.bad("a known segment kind", other)),
+        };
+        Ok(SegmentSummary {
+            kind,
+            volume: VolumeId(self.array()?),
+            epoch: Epoch(self.u32()?),
+            first_sequence: Sequence(self.u64()?),
+            last_sequence: Sequence(self.u64()?),
+            first_time: self.time()?,
+            last_time: self.time()?,
+            salt: self.array()?,
+            previous: ChainHash(self.array()?),
+            chain: ChainHash(self.array()?),
+            records: self.u64()?,
+            data_bytes: self.u64()?,
+            stored_bytes: self.u64()?,
+            marks: {
+                let count = self.count(38)?;
+                (0..count).map(|_| self.mark()).collect::<Result<_>>()?
+            },
+            order_changes: {
+                let count = self.count(17)?;
+                (0..count).map(|_| self.order_change()).collect::<Result<_>>()?
+            },
+        })
+    }
+
+    fn mark(&mut self) -> Result<MarkEntry> {
+        let (sequence, time) = (Sequence(self.u64()?), self.time()?);
+        let point = PointId(self.array()?);
+        let code = self.u8()?;
+        let kind = *PointKind::ALL
+            .get(usize::from(code))
+            .ok_or_else(|| self.bad("a known point kind", code))?;
+        let label = self.text()?;
+        let group = match self.u8()? {
+            0 => None,
+            _ => Some(PointId(self.array()?)),
+        };
+        Ok(MarkEntry { sequence, time, mark: Mark { point, kind, label, group } })
+    }
+
+    fn order_change(&mut self) -> Result<OrderChange> {
+        let (sequence, time) = (Sequence(self.u64()?), self.time()?);
+        let code = self.u8()?;
+        let begin = match code {
+            0 => None,
+            _ => Some(Cause::from_code(code).ok_or_else(|| self.bad("a known cause", code))?),
+        };
+        Ok(OrderChange { sequence, time, begin })
+    }
+}
