@@ -21,7 +21,9 @@ pub fn check(make: &dyn Fn(u64) -> Arc<dyn BlockDevice>) {
 
 fn check_limits(device: &dyn BlockDevice) {
     assert_eq!(device.size_bytes(), SIZE);
-    assert!(device.block_bytes().is_power_of_two() && SIZE.is_multiple_of(device.block_bytes().into()));
+    assert!(
+        device.block_bytes().is_power_of_two() && SIZE.is_multiple_of(device.block_bytes().into())
+    );
     let mut buffer = [1; 1024];
     device.read(SIZE - 1024, &mut buffer).expect("read up to the end");
     assert_eq!(buffer, [0; 1024]);
@@ -43,7 +45,8 @@ fn check_model(device: &dyn BlockDevice) {
     let mut model = vec![0_u8; SIZE as usize];
     let mut state = 1_u64;
     let mut random = move |below: u64| {
-        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        state =
+            state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         (state >> 33) % below
     };
     for step in 0..STEPS {
@@ -56,7 +59,8 @@ fn check_model(device: &dyn BlockDevice) {
         match random(6) {
             0 | 1 => {
                 let data: Vec<u8> = (0..length).map(|at| (at + step) as u8).collect();
-                let durability = if random(8) == 0 { Durability::Durable } else { Durability::Cached };
+                let durability =
+                    if random(8) == 0 { Durability::Durable } else { Durability::Cached };
                 device.write(offset, &data, durability).expect("write");
                 model[range.clone()].copy_from_slice(&data);
             }
@@ -119,6 +123,9 @@ fn check_neighbours(device: &dyn BlockDevice) {
     let mut all = vec![0; (60 * THREADS * PART) as usize];
     device.read(0, &mut all).expect("read");
     for (at, part) in all.chunks(PART as usize).enumerate() {
-        assert!(part.iter().all(|byte| *byte == (at as u64 % THREADS) as u8 + 1), "part {at} is lost");
+        assert!(
+            part.iter().all(|byte| *byte == (at as u64 % THREADS) as u8 + 1),
+            "part {at} is lost"
+        );
     }
 }

@@ -78,7 +78,8 @@ impl FaultDevice {
     fn remember(&self, state: &mut State, extent: Extent) -> Result<()> {
         let blocks = extent.aligned_outwards(BLOCK_BYTES);
         for block in blocks.offset / BLOCK_BYTES..blocks.end() / BLOCK_BYTES {
-            if let std::collections::btree_map::Entry::Vacant(vacant) = state.unflushed.entry(block) {
+            if let std::collections::btree_map::Entry::Vacant(vacant) = state.unflushed.entry(block)
+            {
                 let mut before = vec![0; BLOCK_BYTES as usize];
                 self.inner.read(block * BLOCK_BYTES, &mut before)?;
                 vacant.insert(before);

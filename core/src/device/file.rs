@@ -97,7 +97,8 @@ impl FileDevice {
                 .expected("a regular file or block device")
                 .found("something else"));
         }
-        let flags = if options.exclusive && is_block_device { OFlags::EXCL } else { OFlags::empty() };
+        let flags =
+            if options.exclusive && is_block_device { OFlags::EXCL } else { OFlags::empty() };
         let (file, direct) = open_file(path, read_only, flags, options.direct)?;
         if options.exclusive {
             lock(&file, path)?;
@@ -205,7 +206,12 @@ impl FileDevice {
         Ok((around, buffer))
     }
 
-    fn write_unaligned(&self, offset: u64, data: &[u8], durability: Durability) -> std::io::Result<()> {
+    fn write_unaligned(
+        &self,
+        offset: u64,
+        data: &[u8],
+        durability: Durability,
+    ) -> std::io::Result<()> {
         let _alone = self.blocks.write().unwrap_or_else(PoisonError::into_inner);
         for (piece, at) in data.chunks(ZERO_BYTES).zip((offset..).step_by(ZERO_BYTES)) {
             let extent = Extent { offset: at, length: piece.len() as u64 };
@@ -223,7 +229,9 @@ impl FileDevice {
             match rustix::fs::fallocate(&self.file, flags, extent.offset, extent.length) {
                 Ok(()) => return Ok(true),
                 Err(Errno::INTR) => {}
-                Err(Errno::OPNOTSUPP | Errno::INVAL | Errno::NODEV | Errno::NOSYS) => return Ok(false),
+                Err(Errno::OPNOTSUPP | Errno::INVAL | Errno::NODEV | Errno::NOSYS) => {
+                    return Ok(false);
+                }
                 Err(error) => return Err(error.into()),
             }
         }
@@ -371,7 +379,12 @@ impl BlockDevice for FileDevice {
 }
 
 /// Opens with direct I/O where asked and possible; says which it became.
-fn open_file(path: &Path, read_only: bool, flags: OFlags, direct: DirectIo) -> Result<(File, bool)> {
+fn open_file(
+    path: &Path,
+    read_only: bool,
+    flags: OFlags,
+    direct: DirectIo,
+) -> Result<(File, bool)> {
     let open = |extra: OFlags| {
         OpenOptions::new()
             .read(true)

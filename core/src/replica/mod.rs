@@ -1,20 +1,30 @@
 //! Replicas: the volumes in a vault, and what can be done with them without their source.
+//!
+//! A [`Vault`] holds volumes; a [`Replica`] is one of them as of a version of its catalog. It gives points, views,
+//! restores, change sets and verification. Reading never writes to the vault.
 
+mod at;
 mod catalog;
 mod changes;
+mod codec;
 mod overlay;
 mod restore;
+#[cfg(test)]
+mod tests;
 mod vault;
 mod verify;
 mod view;
 
+pub use at::At;
 pub use catalog::{Catalog, CatalogEdit, SegmentEntry, SourceIdentity, TimelineEntry};
 pub use changes::{ChangeRun, ChangeSet};
 pub use overlay::Overlay;
+pub(crate) use restore::is_zero;
 pub use restore::{RestoreReport, RestoreTarget};
-pub use vault::{At, RecoveryPoint, Replica, Vault, VolumeInfo};
+pub use vault::{RecoveryPoint, Replica, Vault, VolumeInfo};
 pub use verify::{Finding, VerifyReport};
 pub use view::{View, ViewOptions};
 
-/// Tells how far a long operation is: bytes done, bytes in all. Called from the calling thread or workers; return false to stop.
+/// Tells how far a long operation is, as bytes done and bytes in all, and stops it when it returns false. Called from
+/// several threads.
 pub type Progress<'a> = &'a (dyn Fn(u64, u64) -> bool + Sync);

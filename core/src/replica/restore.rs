@@ -1,17 +1,238 @@
-#![allow(unused, missing_docs, clippy::all, clippy::pedantic)] // stub
-use crate::Sequence;
-use std::path::PathBuf;
-#[derive(Clone, Debug)]
+//! Restore: a view written to a file or device.
+//!
+//! Pieces are taken in the order of their frames, so that each frame is read and decoded once, by several threads. A
+//! new file gets its name only when it is whole and durable; ranges without data are never written to it. On an
+//! existing device they are zeroed.
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+use super::Progress;
+use super::view::{Piece, View};
+use crate::device::{BlockDevice, DirectIo, Durability, FileDevice, FileDeviceOptions, Unmap};
+use crate::error::{Error, ErrorKind, Result};
+use crate::extent::Extent;
+use crate::units::Sequence;
+
+/// Threads that decode and write.
+const THREADS: usize = 2;
+/// Blocks of zeroes of this size are not written to a new file.
+const HOLE_BYTES: usize = 4096;
+
+/// Where a restore goes.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum RestoreTarget {
-    /** Created sparse; `AlreadyExists` unless `overwrite`. */
-    File { path: PathBuf, overwrite: bool },
-    /** An existing block device or file of at least the size. Everything is written, zeroes too. */
+    /// A new sparse file. `AlreadyExists` when there is one, unless it may be overwritten.
+    File {
+        /// Path of the file.
+        path: PathBuf,
+        /// Replace an existing file, once the restore is complete.
+        overwrite: bool,
+    },
+    /// An existing file or block device of at least the volume's size; all of that size is overwritten.
     Device(PathBuf),
 }
+
+/// What a restore did.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RestoreReport {
+    /// The state restored.
     pub sequence: Sequence,
+    /// Bytes of data written.
     pub bytes_written: u64,
-    pub bytes_zeroed: u64,
+    /// Size of the volume in bytes.
+    pub volume_bytes: u64,
+    /// Segments read.
     pub segments: u64,
+}
+
+pub(super) fn run(
+    view: &View,
+    target: &RestoreTarget,
+    progress: Progress<'_>,
+) -> Result<RestoreReport> {
+    match target {
+        RestoreTarget::File { path, overwrite } => {
+            if !overwrite && path.symlink_metadata().is_ok() {
+                return Err(Error::new(ErrorKind::AlreadyExists, "restore to", path.display())
+                    .message("a file of this name exists"));
+            }
+            let temporary = temporary_name(path)?;
+            // Left by a restore that was killed; nothing else has this name.
+            let _ = std::fs::remove_file(&temporary);
+            let result = restore_file(view, &temporary, progress)
+                .and_then(|report| publish(&temporary, path).map(|()| report));
+            if result.is_err() {
+                let _ = std::fs::remove_file(&temporary);
+            }
+            result
+        }
+        RestoreTarget::Device(path) => {
+            let options = FileDeviceOptions { exclusive: true, ..Default::default() };
+            let device = FileDevice::open(path, &options)?;
+            if device.size_bytes() < view.size_bytes() {
+                return Err(Error::new(ErrorKind::InvalidInput, "restore to", path.display())
+                    .expected(format_args!("at least {} bytes", view.size_bytes()))
+                    .found(device.size_bytes()));
+            }
+            for run in view.allocation(Extent { offset: 0, length: view.size_bytes() })? {
+                if !run.allocated {
+                    device.zero(run.extent, Unmap::Allowed, Durability::Cached)?;
+                }
+            }
+            copy(view, &device, false, progress)
+        }
+    }
+}
+
+fn restore_file(view: &View, path: &Path, progress: Progress<'_>) -> Result<RestoreReport> {
+    let options = FileDeviceOptions {
+        direct: DirectIo::Never,
+        create_bytes: Some(view.size_bytes()),
+        ..Default::default()
+    };
+    copy(view, &FileDevice::open(path, &options)?, true, progress)
+}
+
+/// A name beside the target, so that the rename stays on one file system.
+fn temporary_name(path: &Path) -> Result<PathBuf> {
+    let name = path.file_name().ok_or_else(|| {
+        Error::new(ErrorKind::InvalidInput, "restore to", path.display())
+            .expected("the path of a file")
+    })?;
+    let mut hidden = std::ffi::OsString::from(".");
+    hidden.push(name);
+    hidden.push(".restoring");
+    Ok(path.with_file_name(hidden))
+}
+
+fn publish(temporary: &Path, path: &Path) -> Result<()> {
+    let directory = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    std::fs::rename(temporary, path)
+        .and_then(|()| std::fs::File::open(directory)?.sync_all())
+        .map_err(|error| Error::io("restore to", path.display(), error))
+}
+
+/// Pieces of one frame.
+struct Job {
+    pieces: Vec<Piece>,
+    bytes: u64,
+}
+
+fn jobs(view: &View) -> Vec<Job> {
+    let mut pieces = view.pieces().to_vec();
+    pieces.sort_by_key(|piece| (piece.segment, piece.frame, piece.extent.offset));
+    pieces
+        .chunk_by(|a, b| (a.segment, a.frame) == (b.segment, b.frame))
+        .map(|chunk| Job {
+            pieces: chunk.to_vec(),
+            bytes: chunk.iter().map(|piece| piece.extent.length).sum(),
+        })
+        .collect()
+}
+
+fn copy(
+    view: &View,
+    device: &FileDevice,
+    skip_zeroes: bool,
+    progress: Progress<'_>,
+) -> Result<RestoreReport> {
+    let jobs = jobs(view);
+    let total = jobs.iter().map(|job| job.bytes).sum();
+    let (next, done, written) = (AtomicUsize::new(0), AtomicU64::new(0), AtomicU64::new(0));
+    let stop = AtomicBool::new(false);
+    let failure: Mutex<Option<Error>> = Mutex::new(None);
+    let work = || {
+        while let Some(job) = jobs.get(next.fetch_add(1, Ordering::Relaxed)) {
+            if stop.load(Ordering::Relaxed) {
+                return;
+            }
+            let result = copy_frame(view, device, &job.pieces, skip_zeroes).and_then(|bytes| {
+                written.fetch_add(bytes, Ordering::Relaxed);
+                let done = done.fetch_add(job.bytes, Ordering::Relaxed) + job.bytes;
+                if progress(done, total) {
+                    return Ok(());
+                }
+                Err(Error::new(ErrorKind::Unavailable, "restore", device.name())
+                    .message("it was cancelled"))
+            });
+            if let Err(error) = result {
+                stop.store(true, Ordering::Relaxed);
+                failure.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
+            }
+        }
+    };
+    std::thread::scope(|scope| {
+        for _ in 1..THREADS {
+            scope.spawn(work);
+        }
+        work();
+    });
+    if let Some(error) = failure.into_inner().unwrap_or_else(PoisonError::into_inner) {
+        return Err(error);
+    }
+    device.flush()?;
+    Ok(RestoreReport {
+        sequence: view.sequence(),
+        bytes_written: written.into_inner(),
+        volume_bytes: view.size_bytes(),
+        segments: view.segment_count() as u64,
+    })
+}
+
+fn copy_frame(
+    view: &View,
+    device: &FileDevice,
+    pieces: &[Piece],
+    skip_zeroes: bool,
+) -> Result<u64> {
+    let Some(first) = pieces.first() else { return Ok(0) };
+    let frame = view.decode(first)?;
+    let mut written = 0;
+    for piece in pieces {
+        let data = view.data_of(&frame, piece)?;
+        if !skip_zeroes {
+            device.write(piece.extent.offset, data, Durability::Cached)?;
+            written += data.len() as u64;
+            continue;
+        }
+        for run in runs(data).into_iter().filter(|run| !run.zero) {
+            let offset = piece.extent.offset + run.start as u64;
+            device.write(offset, &data[run.start..run.end], Durability::Cached)?;
+            written += (run.end - run.start) as u64;
+        }
+    }
+    Ok(written)
+}
+
+struct Run {
+    start: usize,
+    end: usize,
+    zero: bool,
+}
+
+/// Data as runs of blocks that are all zero, or not.
+fn runs(data: &[u8]) -> Vec<Run> {
+    let mut runs: Vec<Run> = Vec::new();
+    let mut start = 0;
+    for block in data.chunks(HOLE_BYTES) {
+        let end = start + block.len();
+        let zero = is_zero(block);
+        match runs.last_mut() {
+            Some(run) if run.zero == zero => run.end = end,
+            _ => runs.push(Run { start, end, zero }),
+        }
+        start = end;
+    }
+    runs
+}
+
+/// All bytes are zero.
+pub(crate) fn is_zero(bytes: &[u8]) -> bool {
+    let words = bytes.chunks_exact(16);
+    words.remainder().iter().all(|byte| *byte == 0)
+        && words
+            .into_iter()
+            .all(|word| u128::from_ne_bytes(word.try_into().expect("16 bytes")) == 0)
 }

@@ -1,75 +1,159 @@
-#![allow(unused, missing_docs, clippy::all, clippy::pedantic)] // stub
-use super::*;
-use crate::clock::Clock;
-use crate::error::Result;
-use crate::journal::{KeyRing, PointKind, VolumeKey, WrappingKey};
-use crate::store::Store;
-use crate::units::*;
+//! A vault: a store with protected volumes in it, and the door to each one's replica.
+//!
+//! ```text
+//! hrl-vault                          marks the store as a vault, with its version
+//! volumes/NAME/volume                identity, size, key (immutable)
+//! volumes/NAME/keys/KEYID            the volume key, wrapped by the key-encryption key
+//! volumes/NAME/catalog/…             see `catalog`
+//! volumes/NAME/segments/…            see `journal`
+//! ```
+
 use std::sync::Arc;
-/// Which state of a volume.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum At {
-    /** The last sequence at which the replica is ordered. */
-    Newest,
-    Sequence(Sequence),
-    Time(Timestamp),
-    Point(PointId),
-    /** The newest point with this label. */
-    Label(String),
-}
-impl At {
-    /** `newest`, a number (sequence), 32 hex digits or a unique prefix of at least 8 `point:PREFIX`, RFC 3339 time, else a label. */
-    pub fn parse(text: &str) -> Result<Self> {
-        todo!()
-    }
-}
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct RecoveryPoint {
-    pub id: PointId,
-    pub kind: PointKind,
-    pub sequence: Sequence,
-    pub time: Timestamp,
-    pub label: String,
-    pub epoch: Epoch,
-    pub group: Option<PointId>,
-    pub chain: ChainHash,
-}
+
+use super::at::At;
+use super::catalog::{Catalog, TimelineEntry};
+use super::changes::ChangeSet;
+use super::codec::{Decoder, Encoder};
+use super::restore::{RestoreReport, RestoreTarget};
+use super::verify::VerifyReport;
+use super::view::{View, ViewOptions};
+use super::{Progress, changes, restore, verify};
+use crate::clock::Clock;
+use crate::error::{Error, ErrorKind, Result};
+use crate::journal::{KeyRing, ObjectSource, PointKind, Segment, VolumeKey, WrappingKey};
+use crate::store::{PutOutcome, Store, get_all};
+use crate::units::{ChainHash, Epoch, KeyId, PointId, Sequence, Timestamp, VolumeId};
+
+const MARKER: &str = "hrl-vault";
+const MARKER_CONTENT: &[u8] = b"hrl vault 1\n";
+const VOLUME_MAGIC: &[u8; 8] = b"HRLVOL\x01\x00";
+const RECORD_BYTES_MAX: u64 = 64 << 10;
+/// Longest name of a volume.
+const NAME_BYTES_MAX: usize = 128;
+
+/// What the vault says of a volume.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct VolumeInfo {
+    /// Name in the vault.
     pub name: String,
+    /// Random identity.
     pub id: VolumeId,
+    /// Size in bytes.
     pub device_bytes: u64,
+    /// Logical block size in bytes.
     pub block_bytes: u32,
+    /// When it was first protected.
     pub created: Timestamp,
+    /// Name of the key that it is sealed with; `None` when it is not encrypted.
     pub key_id: Option<KeyId>,
+    /// Changes are tracked without their data.
     pub extents_only: bool,
 }
-/// A store with volumes in it.
+
+/// A recovery point.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RecoveryPoint {
+    /// Its identity.
+    pub id: PointId,
+    /// What it promises.
+    pub kind: PointKind,
+    /// Its place in the write order.
+    pub sequence: Sequence,
+    /// When it was marked.
+    pub time: Timestamp,
+    /// Its label; may be empty.
+    pub label: String,
+    /// Epoch of its writes.
+    pub epoch: Epoch,
+    /// Identity shared by the members of a group point.
+    pub group: Option<PointId>,
+    /// Chain hash of the segment that ends with it: names everything before it.
+    pub chain: ChainHash,
+}
+
+/// A store with volumes in it. Cheap to clone; may be used from any thread.
 #[derive(Clone)]
-pub struct Vault {}
+pub struct Vault {
+    store: Arc<dyn Store>,
+    wrapping_key: Option<WrappingKey>,
+    clock: Arc<dyn Clock>,
+}
+
 impl Vault {
-    /// Marks the store as a vault when it is empty; opens it otherwise.
+    /// Opens a vault, and makes an empty store one. `InvalidInput` when other things are in the store.
     pub fn create(
         store: Arc<dyn Store>,
         wrapping_key: Option<WrappingKey>,
         clock: Arc<dyn Clock>,
     ) -> Result<Self> {
-        todo!()
+        if store.head(MARKER)?.is_none() {
+            if let Some(other) = store.list("")?.first() {
+                return Err(Error::new(ErrorKind::InvalidInput, "create vault", store.name())
+                    .expected("an empty store, or a vault")
+                    .found(&other.name));
+            }
+            store.put(MARKER, MARKER_CONTENT)?;
+        }
+        Self::open(store, wrapping_key, clock)
     }
+
+    /// Opens a vault. `NotFound` when the store is none, `Unsupported` when it is of a newer version.
     pub fn open(
         store: Arc<dyn Store>,
         wrapping_key: Option<WrappingKey>,
         clock: Arc<dyn Clock>,
     ) -> Result<Self> {
-        todo!()
+        if store.head(MARKER)?.is_none() {
+            return Err(Error::new(ErrorKind::NotFound, "open vault", store.name())
+                .expected(format_args!("an object named {MARKER}"))
+                .found("none: this is no vault"));
+        }
+        let content = get_all(&*store, MARKER, RECORD_BYTES_MAX)?;
+        if content != MARKER_CONTENT {
+            return Err(Error::new(ErrorKind::Unsupported, "open vault", store.name())
+                .expected("hrl vault 1")
+                .found(String::from_utf8_lossy(&content).trim()));
+        }
+        Ok(Self { store, wrapping_key, clock })
     }
+
+    /// The store below.
     pub fn store(&self) -> &Arc<dyn Store> {
-        todo!()
+        &self.store
     }
+
+    /// The volumes, by name.
     pub fn volumes(&self) -> Result<Vec<VolumeInfo>> {
-        todo!()
+        self.store
+            .list("volumes/")?
+            .iter()
+            .filter_map(|info| info.name.strip_prefix("volumes/")?.strip_suffix("/volume"))
+            .map(|name| self.volume(name))
+            .collect()
     }
-    /// Adds a volume (put if absent): `AlreadyExists` when the name is taken. With a wrapping key a volume key is generated and wrapped.
+
+    /// What the vault says of a volume; `NotFound` lists those that it has.
+    pub fn volume(&self, name: &str) -> Result<VolumeInfo> {
+        check_volume_name(name)?;
+        let object = format!("volumes/{name}/volume");
+        if self.store.head(&object)?.is_none() {
+            let known: Vec<_> = self
+                .store
+                .list("volumes/")?
+                .iter()
+                .filter_map(|info| {
+                    Some(info.name.strip_prefix("volumes/")?.strip_suffix("/volume")?.to_owned())
+                })
+                .collect();
+            return Err(Error::new(ErrorKind::NotFound, "find volume", name)
+                .expected(format_args!("one of [{}]", known.join(", ")))
+                .found(name));
+        }
+        decode_volume(name, &get_all(&*self.store, &object, RECORD_BYTES_MAX)?, &object)
+    }
+
+    /// Adds a volume. `AlreadyExists` when the name is taken. When the vault was opened with a wrapping key, a new
+    /// volume key is made and everything of the volume is sealed.
     pub fn create_volume(
         &self,
         name: &str,
@@ -77,51 +161,322 @@ impl Vault {
         block_bytes: u32,
         extents_only: bool,
     ) -> Result<VolumeInfo> {
-        todo!()
+        check_volume_name(name)?;
+        let mut id = [0; 16];
+        self.clock.fill_random(&mut id);
+        let mut key_id = None;
+        if let Some(wrapping) = &self.wrapping_key {
+            let key = VolumeKey::generate(&*self.clock);
+            let object = format!("volumes/{name}/keys/{}", key.id());
+            self.store.put(&object, &wrapping.wrap(&key, &*self.clock))?;
+            key_id = Some(key.id());
+        }
+        let info = VolumeInfo {
+            name: name.to_owned(),
+            id: VolumeId(id),
+            device_bytes,
+            block_bytes,
+            created: self.clock.now(),
+            key_id,
+            extents_only,
+        };
+        match self.store.put(&format!("volumes/{name}/volume"), &encode_volume(&info))? {
+            PutOutcome::Created => Ok(info),
+            PutOutcome::AlreadyExists => {
+                Err(Error::new(ErrorKind::AlreadyExists, "create volume", name)
+                    .message("the vault has a volume of this name"))
+            }
+        }
     }
-    /// Opens the replica of a volume as of its newest catalog version. `WrongKey` when it is sealed and the key is missing or another.
+
+    /// Opens the replica of a volume as of its newest catalog version. `WrongKey` when it is sealed and the wrapping
+    /// key is missing or another.
     pub fn replica(&self, name: &str) -> Result<Replica> {
-        todo!()
+        let info = self.volume(name)?;
+        let keys = self.keys(&info)?;
+        let catalog = Catalog::load(&self.store, &self.clock, name, info.id, keys.newest())?;
+        Ok(Replica { store: self.store.clone(), info, keys, catalog })
+    }
+
+    fn keys(&self, info: &VolumeInfo) -> Result<KeyRing> {
+        let Some(id) = info.key_id else { return Ok(KeyRing::default()) };
+        let object = format!("volumes/{}/keys/{id}", info.name);
+        let Some(wrapping) = &self.wrapping_key else {
+            return Err(Error::new(ErrorKind::WrongKey, "open volume", &info.name)
+                .message("the volume is sealed and no key-encryption key was given"));
+        };
+        if self.store.head(&object)?.is_none() {
+            return Err(Error::new(ErrorKind::WrongKey, "open volume", &info.name)
+                .message("its wrapped key is gone: the volume was shredded"));
+        }
+        let wrapped = get_all(&*self.store, &object, RECORD_BYTES_MAX)?;
+        Ok(wrapping.unwrap(&wrapped, &object)?.into())
     }
 }
-/// One volume in a vault, as of the catalog version read last.
+
+/// One volume in a vault, as of the catalog version read last. May be used from any thread.
 #[derive(Clone)]
-pub struct Replica {}
+pub struct Replica {
+    store: Arc<dyn Store>,
+    info: VolumeInfo,
+    keys: KeyRing,
+    catalog: Catalog,
+}
+
 impl Replica {
+    /// What the vault says of the volume.
     pub fn info(&self) -> &VolumeInfo {
-        todo!()
+        &self.info
     }
+
+    /// The keys that open its segments.
     pub fn keys(&self) -> &KeyRing {
-        todo!()
+        &self.keys
     }
+
+    /// Its catalog.
     pub fn catalog(&self) -> &Catalog {
-        todo!()
+        &self.catalog
     }
+
+    /// Its catalog, to append to.
+    pub fn into_catalog(self) -> Catalog {
+        self.catalog
+    }
+
+    /// Reads what was appended to the catalog since.
+    pub fn refresh(&mut self) -> Result<()> {
+        self.catalog.refresh()
+    }
+
+    pub(super) fn store(&self) -> &Arc<dyn Store> {
+        &self.store
+    }
+
+    /// The recovery points, oldest first. Those in unordered intervals are none.
     pub fn points(&self) -> Vec<RecoveryPoint> {
-        todo!()
+        let mut points = Vec::new();
+        for entry in self.catalog.segments() {
+            for mark in &entry.summary.marks {
+                points.push(RecoveryPoint {
+                    id: mark.mark.point,
+                    kind: mark.mark.kind,
+                    sequence: mark.sequence,
+                    time: mark.time,
+                    label: mark.mark.label.clone(),
+                    epoch: entry.summary.epoch,
+                    group: mark.mark.group,
+                    chain: entry.summary.chain,
+                });
+            }
+        }
+        points.retain(|point| self.catalog.is_ordered_at(point.sequence));
+        points
     }
+
+    /// The history in stretches, ordered or not.
     pub fn timeline(&self) -> Vec<TimelineEntry> {
-        todo!()
+        self.catalog.timeline()
     }
-    /// The sequence that `at` means. `NotFound` names the nearest points; `NotOrdered` when it lies in an unordered interval.
+
+    /// The sequence that `at` means. `NotFound` lists the newest points, `NotOrdered` the cause of the gap.
     pub fn resolve(&self, at: &At) -> Result<Sequence> {
-        todo!()
+        let points = self.points();
+        let found = match at {
+            At::Newest => self.catalog.newest_ordered(),
+            At::Sequence(sequence) => {
+                Some(*sequence).filter(|s| *s <= self.catalog.last_sequence())
+            }
+            At::Time(time) => self.sequence_at(*time)?,
+            At::Point(id) => points.iter().find(|p| p.id == *id).map(|p| p.sequence),
+            At::PointPrefix(digits) => {
+                let mut fits =
+                    points.iter().filter(|p| p.id.to_string().starts_with(digits.as_str()));
+                match (fits.next(), fits.next()) {
+                    (Some(_), Some(_)) => {
+                        return Err(Error::new(ErrorKind::InvalidInput, "find", at)
+                            .expected("digits that one point alone begins with")
+                            .found("more than one"));
+                    }
+                    (found, _) => found.map(|p| p.sequence),
+                }
+            }
+            At::Label(label) => points.iter().rev().find(|p| p.label == *label).map(|p| p.sequence),
+        };
+        let Some(sequence) = found else {
+            let newest: Vec<_> = points
+                .iter()
+                .rev()
+                .take(3)
+                .map(|p| format!("{} at sequence {} ({})", p.id, p.sequence, p.time))
+                .collect();
+            return Err(Error::new(
+                ErrorKind::NotFound,
+                "find",
+                format_args!("{at} of {}", self.info.name),
+            )
+            .expected(format_args!(
+                "a sequence up to {} or a point; the newest are [{}]",
+                self.catalog.last_sequence(),
+                newest.join(", ")
+            )));
+        };
+        self.check_ordered(sequence)?;
+        Ok(sequence)
     }
+
+    /// The volume as of `at`, readable without a restore.
     pub fn view(&self, at: &At, options: &ViewOptions) -> Result<View> {
-        todo!()
+        let sequence = match at {
+            At::Sequence(sequence) if options.unordered => *sequence,
+            _ => self.resolve(at)?,
+        };
+        let segments = self.segments_through(sequence)?;
+        View::from_segments(&self.info, segments, sequence, options)
     }
+
+    /// Writes the volume as of `at` to a file or device.
     pub fn restore(
         &self,
         at: &At,
         target: &RestoreTarget,
         progress: Progress<'_>,
     ) -> Result<RestoreReport> {
-        todo!()
+        restore::run(&self.view(at, &ViewOptions::default())?, target, progress)
     }
+
+    /// What was written after `from`, up to `to`.
     pub fn changes(&self, from: &At, to: &At) -> Result<ChangeSet> {
-        todo!()
+        let (from, to) = (self.resolve(from)?, self.resolve(to)?);
+        changes::between(self, from, to)
     }
+
+    /// Checks everything that the catalog names.
     pub fn verify(&self, progress: Progress<'_>) -> Result<VerifyReport> {
-        todo!()
+        verify::run(self, progress)
     }
+
+    /// Opens a segment of the catalog; errors name its object.
+    pub fn open_segment(&self, object: &str) -> Result<Segment> {
+        Segment::open(ObjectSource::open(&self.store, object)?, &self.keys)
+    }
+
+    /// The segments that a view at `sequence` needs: from the newest image on.
+    fn segments_through(&self, sequence: Sequence) -> Result<Vec<Arc<Segment>>> {
+        let entries = self.catalog.segments();
+        let end = entries.partition_point(|entry| entry.summary.first_sequence <= sequence);
+        let start = entries[..end]
+            .iter()
+            .rposition(|entry| {
+                entry.summary.kind == crate::journal::SegmentKind::Image
+                    && entry.summary.last_sequence <= sequence
+            })
+            .unwrap_or(0);
+        entries[start..end]
+            .iter()
+            .map(|entry| {
+                let segment = self.open_segment(&entry.object)?;
+                if segment.summary().chain != entry.summary.chain
+                    || segment.summary().salt != entry.summary.salt
+                {
+                    return Err(Error::new(ErrorKind::Corrupt, "open segment", &entry.object)
+                        .expected(format_args!("the one with chain hash {}", entry.summary.chain))
+                        .found(segment.summary().chain));
+                }
+                Ok(Arc::new(segment))
+            })
+            .collect()
+    }
+
+    fn check_ordered(&self, sequence: Sequence) -> Result<()> {
+        if self.catalog.is_ordered_at(sequence) {
+            return Ok(());
+        }
+        let gap = self.timeline().into_iter().find(|entry| {
+            entry.unordered.is_some() && entry.from <= sequence && sequence <= entry.to
+        });
+        let mut error =
+            Error::new(ErrorKind::NotOrdered, "use", format_args!("sequence {sequence}"));
+        if let Some(gap) = gap {
+            error = error.message(format_args!(
+                "sequences {} to {} are unordered ({})",
+                gap.from,
+                gap.to,
+                gap.unordered.map_or("unknown", crate::event::Cause::name)
+            ));
+        }
+        Err(error)
+    }
+
+    /// Last sequence whose record is not later than `time`, in write order: a clock that jumped back does not matter.
+    fn sequence_at(&self, time: Timestamp) -> Result<Option<Sequence>> {
+        let entries = self.catalog.segments();
+        let Some(at) = entries.iter().rposition(|entry| entry.summary.first_time <= time) else {
+            return Ok(None);
+        };
+        if entries[at].summary.last_time <= time {
+            return Ok(Some(entries[at].summary.last_sequence));
+        }
+        let segment = self.open_segment(&entries[at].object)?;
+        let mut found = None;
+        for number in 0..segment.frame_count() {
+            for record in segment.frame(number)?.records() {
+                let record = record?;
+                if record.time <= time {
+                    found = found.max(Some(record.sequence));
+                }
+            }
+        }
+        Ok(found)
+    }
+}
+
+fn check_volume_name(name: &str) -> Result<()> {
+    let good = !name.is_empty()
+        && name.len() <= NAME_BYTES_MAX
+        && !name.starts_with('.')
+        && name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'));
+    if good {
+        return Ok(());
+    }
+    Err(Error::new(ErrorKind::InvalidInput, "name volume", name)
+        .expected("1 to 128 of A-Z a-z 0-9 . _ - that do not begin with a dot"))
+}
+
+fn encode_volume(info: &VolumeInfo) -> Vec<u8> {
+    let mut out = Encoder::default();
+    out.bytes(VOLUME_MAGIC).bytes(&info.id.0).u64(info.device_bytes).u32(info.block_bytes);
+    out.time(info.created).u8(u8::from(info.extents_only)).u8(u8::from(info.key_id.is_some()));
+    out.bytes(&info.key_id.unwrap_or_default().0);
+    let crc = crc32fast::hash(&out.0);
+    out.u32(crc);
+    out.0
+}
+
+fn decode_volume(name: &str, bytes: &[u8], object: &str) -> Result<VolumeInfo> {
+    let mut decoder = Decoder::new(bytes, object);
+    if decoder.take(8)? != VOLUME_MAGIC {
+        return Err(decoder.bad("magic HRLVOL", "another"));
+    }
+    let id = VolumeId(decoder.array()?);
+    let (device_bytes, block_bytes, created) = (decoder.u64()?, decoder.u32()?, decoder.time()?);
+    let extents_only = decoder.u8()? != 0;
+    let sealed = decoder.u8()? != 0;
+    let key = KeyId(decoder.array()?);
+    let checked = bytes.len().saturating_sub(4);
+    let found = decoder.u32()?;
+    decoder.end()?;
+    if crc32fast::hash(&bytes[..checked]) != found {
+        return Err(decoder.bad("a right checksum", format_args!("{found:#010x}")));
+    }
+    let key_id = sealed.then_some(key);
+    Ok(VolumeInfo {
+        name: name.to_owned(),
+        id,
+        device_bytes,
+        block_bytes,
+        created,
+        key_id,
+        extents_only,
+    })
 }

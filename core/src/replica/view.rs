@@ -1,50 +1,330 @@
-#![allow(unused, missing_docs, clippy::all, clippy::pedantic)] // stub
-use crate::Sequence;
-use crate::device::*;
-use crate::error::Result;
+//! A volume as of one sequence, readable without a restore.
+//!
+//! The indexes of all segments up to the sequence are merged into one array sorted by offset in which each byte's last
+//! writer stands; ranges that nobody wrote are absent and read as zeroes. Frames are decoded when they are read and
+//! kept in a cache of bounded size.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use super::vault::VolumeInfo;
+use crate::device::{Allocation, BlockDevice, Discarded, Durability, Unmap, read_only_error};
+use crate::error::{Error, ErrorKind, Result};
 use crate::extent::Extent;
+use crate::journal::{Frame, IndexEntry, IndexKind, Segment};
+use crate::units::Sequence;
+
+/// How to open a [`View`].
 #[derive(Clone, Debug)]
 pub struct ViewOptions {
-    /** Decoded frames kept in memory. Default 32 MiB. */
+    /// Memory for decoded frames, in bytes. Default 32 MiB.
     pub cache_bytes: u64,
-    /** Allow a sequence inside an unordered interval (forensics; default false). */
+    /// Allow a sequence inside an unordered interval, for forensics. Default false.
     pub unordered: bool,
 }
+
 impl Default for ViewOptions {
     fn default() -> Self {
         Self { cache_bytes: 32 << 20, unordered: false }
     }
 }
-/// A volume as of one sequence: a read-only device.
-pub struct View {}
-impl View {
-    pub fn sequence(&self) -> Sequence {
-        todo!()
+
+/// Where the bytes of an extent are.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Piece {
+    pub extent: Extent,
+    pub segment: u32,
+    pub frame: u32,
+    data_offset: u32,
+    pub kind: IndexKind,
+}
+
+impl Piece {
+    fn of(entry: &IndexEntry, segment: u32) -> Self {
+        Self {
+            extent: entry.extent,
+            segment,
+            frame: entry.frame,
+            data_offset: entry.data_offset,
+            kind: entry.kind,
+        }
+    }
+
+    /// The part of the piece in `window`, which it covers.
+    fn part(mut self, window: Extent) -> Self {
+        if self.kind == IndexKind::Data {
+            self.data_offset += (window.offset - self.extent.offset) as u32;
+        }
+        self.extent = window;
+        self
     }
 }
+
+struct Cache {
+    frames: HashMap<(u32, u32), (Arc<Frame>, u64)>,
+    bytes: u64,
+    tick: u64,
+}
+
+/// A volume as of one sequence: a read-only device. May be used from any thread.
+pub struct View {
+    name: String,
+    size_bytes: u64,
+    block_bytes: u32,
+    sequence: Sequence,
+    segments: Vec<Arc<Segment>>,
+    pieces: Vec<Piece>,
+    cache: Mutex<Cache>,
+    cache_bytes: u64,
+}
+
+impl View {
+    /// A view over `segments`, which follow each other from the base of the volume or an image on.
+    pub fn from_segments(
+        info: &VolumeInfo,
+        segments: Vec<Arc<Segment>>,
+        sequence: Sequence,
+        options: &ViewOptions,
+    ) -> Result<Self> {
+        let mut pieces = merge_indexes(&segments, sequence)?;
+        let touched = pieces.iter().find(|piece| piece.kind == IndexKind::Touch);
+        if let Some(touched) = touched {
+            return Err(Error::new(ErrorKind::Unsupported, "view", &info.name)
+                .at(touched.extent.offset)
+                .message("the volume's changes were tracked without their data"));
+        }
+        pieces.retain(|piece| piece.kind == IndexKind::Data);
+        pieces.shrink_to_fit();
+        Ok(Self {
+            name: format!("{} at sequence {sequence}", info.name),
+            size_bytes: info.device_bytes,
+            block_bytes: info.block_bytes,
+            sequence,
+            segments,
+            pieces,
+            cache: Mutex::new(Cache { frames: HashMap::new(), bytes: 0, tick: 0 }),
+            cache_bytes: options.cache_bytes,
+        })
+    }
+
+    /// The sequence that it shows.
+    pub fn sequence(&self) -> Sequence {
+        self.sequence
+    }
+
+    /// The extents that hold data, by offset; all else reads as zeroes.
+    pub fn data_extents(&self) -> impl Iterator<Item = Extent> + '_ {
+        self.pieces.iter().map(|piece| piece.extent)
+    }
+
+    pub(super) fn pieces(&self) -> &[Piece] {
+        &self.pieces
+    }
+
+    pub(super) fn segment_count(&self) -> usize {
+        self.segments.len()
+    }
+
+    /// Decodes a frame without keeping it.
+    pub(super) fn decode(&self, piece: &Piece) -> Result<Frame> {
+        self.segments[piece.segment as usize].frame(piece.frame)
+    }
+
+    /// The data of `piece` in its frame.
+    pub(super) fn data_of<'a>(&self, frame: &'a Frame, piece: &Piece) -> Result<&'a [u8]> {
+        let entry = IndexEntry {
+            extent: piece.extent,
+            kind: piece.kind,
+            sequence: Sequence::ZERO,
+            frame: piece.frame,
+            data_offset: piece.data_offset,
+        };
+        frame.entry_data(&entry, 0, piece.extent.length as usize)
+    }
+
+    /// The pieces that overlap `window`, cut to it.
+    fn within(&self, window: Extent) -> impl Iterator<Item = Piece> + '_ {
+        let first = self.pieces.partition_point(|piece| piece.extent.end() <= window.offset);
+        self.pieces[first..]
+            .iter()
+            .take_while(move |piece| piece.extent.offset < window.end())
+            .map(move |piece| piece.part(piece.extent.intersection(window)))
+    }
+
+    fn frame(&self, piece: &Piece) -> Result<Arc<Frame>> {
+        let key = (piece.segment, piece.frame);
+        {
+            let mut cache = self.cache.lock().unwrap_or_else(PoisonError::into_inner);
+            cache.tick += 1;
+            let tick = cache.tick;
+            if let Some((frame, used)) = cache.frames.get_mut(&key) {
+                *used = tick;
+                return Ok(frame.clone());
+            }
+        }
+        // Decoded outside the lock: two readers may both decode it, and neither waits for the other.
+        let frame = Arc::new(self.decode(piece)?);
+        let mut cache = self.cache.lock().unwrap_or_else(PoisonError::into_inner);
+        cache.insert(key, frame.clone(), self.cache_bytes);
+        Ok(frame)
+    }
+}
+
+impl Cache {
+    fn insert(&mut self, key: (u32, u32), frame: Arc<Frame>, bytes_max: u64) {
+        self.bytes += frame.memory_bytes() as u64;
+        if let Some((replaced, _)) = self.frames.insert(key, (frame, self.tick)) {
+            self.bytes -= replaced.memory_bytes() as u64;
+        }
+        while self.bytes > bytes_max && self.frames.len() > 1 {
+            let oldest = self.frames.iter().min_by_key(|(_, (_, used))| *used).map(|(key, _)| *key);
+            let Some((frame, _)) = oldest.and_then(|key| self.frames.remove(&key)) else { return };
+            self.bytes -= frame.memory_bytes() as u64;
+        }
+    }
+}
+
 impl BlockDevice for View {
     fn name(&self) -> String {
-        todo!()
+        self.name.clone()
     }
+
     fn size_bytes(&self) -> u64 {
-        todo!()
+        self.size_bytes
     }
+
     fn block_bytes(&self) -> u32 {
-        todo!()
+        self.block_bytes
     }
+
+    fn is_read_only(&self) -> bool {
+        true
+    }
+
     fn read(&self, offset: u64, buffer: &mut [u8]) -> Result<()> {
-        todo!()
+        let window = Extent { offset, length: buffer.len() as u64 };
+        window.check_within(self.size_bytes, "read from", &self.name)?;
+        let mut at = offset;
+        for piece in self.within(window) {
+            buffer[(at - offset) as usize..(piece.extent.offset - offset) as usize].fill(0);
+            let frame = self.frame(&piece)?;
+            let range =
+                (piece.extent.offset - offset) as usize..(piece.extent.end() - offset) as usize;
+            buffer[range].copy_from_slice(self.data_of(&frame, &piece)?);
+            at = piece.extent.end();
+        }
+        buffer[(at - offset) as usize..].fill(0);
+        Ok(())
     }
-    fn write(&self, offset: u64, data: &[u8], durability: Durability) -> Result<()> {
-        todo!()
+
+    fn write(&self, _offset: u64, _data: &[u8], _durability: Durability) -> Result<()> {
+        Err(read_only_error("write to", &self.name))
     }
-    fn zero(&self, extent: Extent, unmap: Unmap, durability: Durability) -> Result<()> {
-        todo!()
+
+    fn zero(&self, _extent: Extent, _unmap: Unmap, _durability: Durability) -> Result<()> {
+        Err(read_only_error("zero", &self.name))
     }
-    fn discard(&self, extent: Extent) -> Result<Discarded> {
-        todo!()
+
+    fn discard(&self, _extent: Extent) -> Result<Discarded> {
+        Err(read_only_error("discard", &self.name))
     }
+
     fn flush(&self) -> Result<()> {
-        todo!()
+        Ok(())
     }
+
+    fn allocation(&self, extent: Extent) -> Result<Vec<Allocation>> {
+        extent.check_within(self.size_bytes, "map", &self.name)?;
+        let mut runs: Vec<Allocation> = Vec::new();
+        let mut push = |extent: Extent, allocated: bool| match runs.last_mut() {
+            _ if extent.is_empty() => {}
+            Some(last) if last.allocated == allocated => last.extent.length += extent.length,
+            _ => runs.push(Allocation { extent, allocated }),
+        };
+        let mut at = extent.offset;
+        for piece in self.within(extent) {
+            push(Extent::from_bounds(at, piece.extent.offset), false);
+            push(piece.extent, true);
+            at = piece.extent.end();
+        }
+        push(Extent::from_bounds(at, extent.end()), false);
+        Ok(runs)
+    }
+}
+
+/// Merges the indexes of segments in write order, newest wins. Like a binary counter: arrays of like size are merged
+/// with each other, so each entry is handled once per doubling.
+fn merge_indexes(segments: &[Arc<Segment>], sequence: Sequence) -> Result<Vec<Piece>> {
+    let mut stack: Vec<Vec<Piece>> = Vec::new();
+    for (number, segment) in segments.iter().enumerate() {
+        let number = number as u32;
+        let pieces: Vec<Piece> = if segment.summary().last_sequence <= sequence {
+            let index = segment.index()?;
+            segment.forget_index();
+            index.iter().map(|entry| Piece::of(entry, number)).collect()
+        } else {
+            check_cut(segment, sequence)?;
+            segment.index_at(sequence)?.iter().map(|entry| Piece::of(entry, number)).collect()
+        };
+        stack.push(pieces);
+        while stack.len() >= 2 && stack[stack.len() - 2].len() <= 2 * stack[stack.len() - 1].len() {
+            merge_top(&mut stack);
+        }
+    }
+    while stack.len() >= 2 {
+        merge_top(&mut stack);
+    }
+    Ok(stack.pop().unwrap_or_default())
+}
+
+fn merge_top(stack: &mut Vec<Vec<Piece>>) {
+    if let (Some(newer), Some(older)) = (stack.pop(), stack.pop()) {
+        stack.push(overlay(older, newer));
+    }
+}
+
+/// A merged segment or image is a state as a whole; it cannot be cut.
+fn check_cut(segment: &Segment, sequence: Sequence) -> Result<()> {
+    let summary = segment.summary();
+    if summary.kind == crate::journal::SegmentKind::Log {
+        return Ok(());
+    }
+    Err(Error::new(ErrorKind::NotFound, "view", format_args!("sequence {sequence}")).message(
+        format_args!(
+            "sequences {} to {} were merged; only the last can be restored",
+            summary.first_sequence, summary.last_sequence
+        ),
+    ))
+}
+
+/// Two sorted, disjoint arrays as one: `newer` whole, `older` where `newer` has nothing.
+fn overlay(older: Vec<Piece>, newer: Vec<Piece>) -> Vec<Piece> {
+    if older.is_empty() {
+        return newer;
+    }
+    let mut out = Vec::with_capacity(older.len() + newer.len());
+    let mut newer = newer.into_iter().peekable();
+    for old in older {
+        let mut at = old.extent.offset;
+        while let Some(new) = newer.peek() {
+            if new.extent.offset >= old.extent.end() {
+                break;
+            }
+            if new.extent.offset > at {
+                out.push(old.part(Extent::from_bounds(at, new.extent.offset)));
+            }
+            at = at.max(new.extent.end());
+            if new.extent.end() > old.extent.end() {
+                // It may cover the next old piece too, so it is emitted when it is passed.
+                break;
+            }
+            out.push(*new);
+            newer.next();
+        }
+        if at < old.extent.end() {
+            out.push(old.part(Extent::from_bounds(at, old.extent.end())));
+        }
+    }
+    out.extend(newer);
+    out
 }

@@ -1,0 +1,371 @@
+//! Replicas against models, and under attack.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::clock::{Clock, ManualClock};
+use crate::device::{BlockDevice, Discarded};
+use crate::error::{Error, ErrorKind};
+use crate::event::Cause;
+use crate::extent::Extent;
+use crate::journal::{
+    Body, Mark, PointKind, Record, SegmentKind, SegmentParams, SegmentWriter, WrappingKey,
+};
+use crate::policy::Compression;
+use crate::store::{DirStore, FaultStore, Store, StoreFault};
+use crate::units::{ChainHash, Epoch, PointId, Sequence, Timestamp};
+
+const SIZE: u64 = 256 << 10;
+
+struct Rig {
+    directory: tempfile::TempDir,
+    store: Arc<dyn Store>,
+    vault: Vault,
+    clock: Arc<dyn Clock>,
+    source: SourceIdentity,
+    info: VolumeInfo,
+    chain: ChainHash,
+}
+
+impl Rig {
+    fn new(sealed: bool) -> Self {
+        let directory = tempfile::tempdir().expect("directory");
+        let clock: Arc<dyn Clock> = Arc::new(ManualClock::new(Timestamp(1_000_000), 42));
+        let store: Arc<dyn Store> = Arc::new(DirStore::create(directory.path()).expect("store"));
+        let key = sealed.then(|| WrappingKey::from_bytes([1; 32]));
+        let vault = Vault::create(store.clone(), key, clock.clone()).expect("vault");
+        let info = vault.create_volume("disk", SIZE, 512, false).expect("volume");
+        Self {
+            directory,
+            store,
+            vault,
+            clock,
+            source: SourceIdentity { id: [1; 16], host: "alpha".into(), since: Timestamp(5) },
+            info,
+            chain: ChainHash::default(),
+        }
+    }
+
+    /// Seals a segment of records and puts it into the vault, without the catalog.
+    fn segment(&mut self, records: &[Record<'_>]) -> SegmentEntry {
+        let replica = self.vault.replica("disk").expect("replica");
+        let params = SegmentParams {
+            kind: SegmentKind::Log,
+            volume: self.info.id,
+            epoch: Epoch(1),
+            first_sequence: records[0].sequence,
+            device_bytes: SIZE,
+            block_bytes: 512,
+            previous: self.chain,
+            replaces_through: None,
+            created: Timestamp(0),
+            compression: Compression::Zstd(1),
+            frame_bytes: 8192,
+        };
+        let mut writer =
+            SegmentWriter::create(Vec::new(), params, replica.keys().newest(), &*self.clock)
+                .expect("create");
+        records.iter().for_each(|record| writer.append(record).expect("append"));
+        let (bytes, summary) = writer.seal(None).expect("seal");
+        self.chain = summary.chain;
+        let object = format!("volumes/disk/segments/{}", summary.object_name());
+        self.store.put(&object, &bytes).expect("put");
+        SegmentEntry { object, summary }
+    }
+
+    fn add(&mut self, records: &[Record<'_>]) -> SegmentEntry {
+        let entry = self.segment(records);
+        let mut catalog = self.vault.replica("disk").expect("replica").into_catalog();
+        catalog
+            .append(&self.source, vec![CatalogEdit::Segments(vec![entry.clone()])])
+            .expect("append");
+        entry
+    }
+
+    fn path(&self, object: &str) -> PathBuf {
+        self.directory.path().join(object)
+    }
+}
+
+fn record(sequence: u64, body: Body<'_>) -> Record<'_> {
+    Record { sequence: Sequence(sequence), time: Timestamp(sequence as i64 * 1000), body }
+}
+
+fn mark(sequence: u64, label: &str) -> Record<'static> {
+    let mark = Mark {
+        point: PointId([sequence as u8; 16]),
+        kind: PointKind::Crash,
+        label: label.to_owned(),
+        group: None,
+    };
+    record(sequence, Body::Mark(mark))
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    Write(u64, Vec<u8>),
+    Zero(Extent),
+    Discard(Extent),
+    Rotate,
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let extent = (0_u64..SIZE / 512 - 40, 1_u64..40)
+        .prop_map(|(offset, length)| Extent { offset: offset * 512, length: length * 512 });
+    prop_oneof![
+        5 => (extent.clone(), any::<u8>()).prop_map(|(e, byte)| Step::Write(
+            e.offset, (0..e.length).map(|at| byte.wrapping_add((at / 512) as u8)).collect())),
+        1 => extent.clone().prop_map(Step::Zero),
+        1 => extent.prop_map(Step::Discard),
+        2 => Just(Step::Rotate),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+
+    #[test]
+    fn promise_3_a_view_at_any_sequence_is_the_prefix(
+        steps in prop::collection::vec(step(), 1..50), sealed in any::<bool>()
+    ) {
+        let mut rig = Rig::new(sealed);
+        let mut model = vec![0_u8; SIZE as usize];
+        let mut states = vec![model.clone()];
+        let mut open: Vec<Record<'_>> = Vec::new();
+        let mut sequence = 0;
+        for step in &steps {
+            let body = match step {
+                Step::Write(offset, data) => Body::Write { offset: *offset, data },
+                Step::Zero(extent) => Body::Zero(*extent),
+                Step::Discard(extent) => Body::Discard(*extent, Discarded::Zeroes),
+                Step::Rotate => {
+                    if !open.is_empty() {
+                        rig.add(&std::mem::take(&mut open));
+                    }
+                    continue;
+                }
+            };
+            let range = body.extent().offset as usize..body.extent().end() as usize;
+            match step {
+                Step::Write(_, data) => model[range].copy_from_slice(data),
+                _ => model[range].fill(0),
+            }
+            sequence += 1;
+            open.push(record(sequence, body));
+            states.push(model.clone());
+        }
+        if !open.is_empty() {
+            rig.add(&open);
+        }
+        let replica = rig.vault.replica("disk").expect("replica");
+        let mut found = vec![0; SIZE as usize];
+        for (sequence, state) in states.iter().enumerate() {
+            let view = replica.view(&At::Sequence(Sequence(sequence as u64)), &ViewOptions::default()).expect("view");
+            view.read(0, &mut found).expect("read");
+            prop_assert!(found == *state, "sequence {}", sequence);
+        }
+        // Change sets hold at least what differs, and nothing that was not written.
+        if states.len() > 2 {
+            let (from, to) = (states.len() / 3, states.len() - 1);
+            let changes = replica
+                .changes(&At::Sequence(Sequence(from as u64)), &At::Sequence(Sequence(to as u64)))
+                .expect("changes");
+            for (at, (a, b)) in states[from].iter().zip(&states[to]).enumerate() {
+                let byte = Extent { offset: at as u64, length: 1 };
+                prop_assert!(a == b || changes.extents().contains(byte));
+            }
+        }
+        let target = rig.directory.path().join("restored");
+        let file = RestoreTarget::File { path: target.clone(), overwrite: false };
+        replica.restore(&At::Newest, &file, &|_, _| true).expect("restore");
+        prop_assert!(std::fs::read(&target).expect("read") == *states.last().expect("one"));
+        prop_assert!(replica.verify(&|_, _| true).expect("verify").is_sound());
+    }
+}
+
+#[test]
+fn points_are_found_by_every_name_and_none_lies_in_a_gap() {
+    let mut rig = Rig::new(false);
+    rig.add(&[
+        record(1, Body::UnorderedBegin(Cause::InitialReplication)),
+        record(2, Body::Write { offset: 0, data: &[1; 512] }),
+        record(3, Body::UnorderedEnd),
+        mark(4, "first"),
+    ]);
+    rig.add(&[record(5, Body::Write { offset: 512, data: &[2; 512] }), mark(6, "second")]);
+    rig.add(&[record(7, Body::UnorderedBegin(Cause::MemoryBudget)), mark(8, "never a point")]);
+    let replica = rig.vault.replica("disk").expect("replica");
+    let labels: Vec<_> = replica.points().into_iter().map(|point| point.label).collect();
+    assert_eq!(labels, ["first", "second"]);
+    let resolve = |text: &str| replica.resolve(&At::parse(text).expect("parse"));
+    assert_eq!(resolve("newest").expect("newest"), Sequence(6));
+    assert_eq!(resolve("first").expect("label"), Sequence(4));
+    assert_eq!(resolve("5").expect("sequence"), Sequence(5));
+    assert_eq!(resolve(&PointId([6; 16]).to_string()).expect("point"), Sequence(6));
+    assert_eq!(resolve("point:0606").expect("prefix"), Sequence(6));
+    assert_eq!(resolve(&Timestamp(5_500).to_string()).expect("time"), Sequence(5));
+    assert_eq!(resolve("2").expect_err("in the first copy").kind(), ErrorKind::NotOrdered);
+    let error = resolve("8").expect_err("in the gap");
+    assert!(
+        error.kind() == ErrorKind::NotOrdered && error.to_string().contains("memory-budget"),
+        "{error}"
+    );
+    let error = resolve("nothing").expect_err("no such label");
+    assert!(
+        error.kind() == ErrorKind::NotFound && error.to_string().contains("sequence 6"),
+        "{error}"
+    );
+    let stretches: Vec<_> =
+        replica.timeline().iter().map(|e| (e.from.0, e.to.0, e.unordered)).collect();
+    assert_eq!(
+        stretches,
+        [(1, 2, Some(Cause::InitialReplication)), (3, 6, None), (7, 8, Some(Cause::MemoryBudget)),]
+    );
+}
+
+#[test]
+fn promise_9_two_sources_race_and_the_one_that_lost_the_volume_is_fenced() {
+    let mut rig = Rig::new(true);
+    let take = |source: &SourceIdentity| vec![CatalogEdit::Source(source.clone())];
+    let mut ours = rig.vault.replica("disk").expect("replica").into_catalog();
+    ours.append(&rig.source, take(&rig.source)).expect("take");
+    let other = SourceIdentity { id: [2; 16], host: "beta".into(), since: Timestamp(9) };
+    let mut theirs = rig.vault.replica("disk").expect("replica").into_catalog();
+    let entry = rig.segment(&[record(1, Body::Flush)]);
+    let error = theirs
+        .append(&other, vec![CatalogEdit::Segments(vec![entry.clone()])])
+        .expect_err("not theirs");
+    assert!(error.kind() == ErrorKind::Fenced && error.to_string().contains("alpha"), "{error}");
+    theirs.append(&other, take(&other)).expect("take over");
+    let error =
+        ours.append(&rig.source, vec![CatalogEdit::Segments(vec![entry])]).expect_err("fenced");
+    assert!(error.kind() == ErrorKind::Fenced && error.to_string().contains("beta"), "{error}");
+}
+
+#[test]
+fn a_catalog_survives_lost_answers_and_snapshots() {
+    let mut rig = Rig::new(true);
+    let faulty = Arc::new(FaultStore::new(rig.store.clone()));
+    let key = Some(WrappingKey::from_bytes([1; 32]));
+    let vault = Vault::open(faulty.clone(), key, rig.clock.clone()).expect("open");
+    let mut catalog = vault.replica("disk").expect("replica").into_catalog();
+    for sequence in 1..200 {
+        let entry = rig.segment(&[record(sequence, Body::Flush)]);
+        let edits = vec![CatalogEdit::Segments(vec![entry])];
+        if sequence % 7 == 0 {
+            faulty.fail_puts(StoreFault::AnswerLost, 1);
+            assert!(catalog.append(&rig.source, edits.clone()).is_err());
+        }
+        catalog.append(&rig.source, edits).expect("append");
+    }
+    let loaded = vault.replica("disk").expect("replica");
+    assert_eq!(loaded.catalog().segments().len(), 199);
+    assert_eq!(loaded.catalog().version(), catalog.version());
+    assert!(
+        rig.store.list("volumes/disk/catalog/").expect("list").len() < 140,
+        "old versions are removed"
+    );
+}
+
+#[test]
+fn promise_11_damage_is_found_and_named() {
+    for sealed in [false, true] {
+        let mut rig = Rig::new(sealed);
+        let data = vec![7; 20_000];
+        let entries: Vec<_> = (0..3)
+            .map(|n| {
+                rig.add(&[
+                    record(n * 2 + 1, Body::Write { offset: n * 20_480, data: &data }),
+                    mark(n * 2 + 2, "p"),
+                ])
+            })
+            .collect();
+        let good: Vec<_> = entries
+            .iter()
+            .map(|entry| std::fs::read(rig.path(&entry.object)).expect("read"))
+            .collect();
+        let damage: [(&str, Box<dyn Fn(&std::path::Path)>); 5] = [
+            ("missing", Box::new(|path| std::fs::remove_file(path).expect("remove"))),
+            (
+                "cut off",
+                Box::new(|path| {
+                    std::fs::write(path, &good[1][..good[1].len() - 9]).expect("write")
+                }),
+            ),
+            (
+                "flipped",
+                Box::new(|path| {
+                    let mut bytes = good[1].clone();
+                    bytes[330] ^= 4;
+                    std::fs::write(path, bytes).expect("write");
+                }),
+            ),
+            ("another's", Box::new(|path| std::fs::write(path, &good[0]).expect("write"))),
+            (
+                "spliced",
+                Box::new(|path| {
+                    let mut bytes = good[1].clone();
+                    let half = 300.min(good[2].len());
+                    bytes[256..half].copy_from_slice(&good[2][256..half]);
+                    std::fs::write(path, bytes).expect("write");
+                }),
+            ),
+        ];
+        for (what, damage) in damage {
+            let path = rig.path(&entries[1].object);
+            damage(&path);
+            let replica = rig.vault.replica("disk").expect("replica");
+            let report = replica.verify(&|_, _| true).expect("verify");
+            let named: Vec<_> = report.findings.iter().map(|f| f.object.as_str()).collect();
+            assert_eq!(named, [entries[1].object.as_str()], "{what}");
+            let read = || -> crate::error::Result<()> {
+                let view = replica.view(&At::Newest, &ViewOptions::default())?;
+                view.read(0, &mut vec![0; SIZE as usize])
+            };
+            let error = read().expect_err(what);
+            assert!(error.to_string().contains(&entries[1].object), "{what}: {error}");
+            replica
+                .view(&At::Sequence(Sequence(2)), &ViewOptions::default())
+                .expect("an earlier state is unharmed");
+            let _ = std::fs::remove_file(&path);
+            std::fs::write(&path, &good[1]).expect("mend");
+        }
+        let extra = rig.path("volumes/disk/segments/stray.hrl");
+        std::fs::write(extra, b"x").expect("write");
+        let replica = rig.vault.replica("disk").expect("replica");
+        let report = replica.verify(&|_, _| true).expect("verify");
+        assert!(report.is_sound() && report.strays.len() == 1);
+    }
+}
+
+#[test]
+fn keys_and_vaults_that_do_not_fit_are_refused() {
+    let rig = Rig::new(true);
+    let open = |key: Option<[u8; 32]>| -> Error {
+        let key = key.map(WrappingKey::from_bytes);
+        Vault::open(rig.store.clone(), key, rig.clock.clone())
+            .and_then(|vault| vault.replica("disk"))
+            .map(drop)
+            .expect_err("refused")
+    };
+    assert_eq!(open(None).kind(), ErrorKind::WrongKey);
+    assert_eq!(open(Some([2; 32])).kind(), ErrorKind::WrongKey);
+    let missing = rig.vault.replica("other").map(drop).expect_err("missing");
+    assert!(
+        missing.kind() == ErrorKind::NotFound && missing.to_string().contains("disk"),
+        "{missing}"
+    );
+    let empty = tempfile::tempdir().expect("directory");
+    let store: Arc<dyn Store> = Arc::new(DirStore::open(empty.path()).expect("store"));
+    let error =
+        Vault::open(store.clone(), None, rig.clock.clone()).map(drop).expect_err("no vault");
+    assert_eq!(error.kind(), ErrorKind::NotFound);
+    store.put("other", b"x").expect("put");
+    assert!(
+        Vault::create(store, None, rig.clock.clone()).is_err(),
+        "a store with other things in it"
+    );
+}
