@@ -154,6 +154,8 @@ struct State {
     cause: Cause,
     pressure: Cause,
     mode_changes: Vec<ModeChange>,
+    /// A region that may have been captured since the resync began waits for it again.
+    dropped_in_resync: bool,
     changed_since_flush: bool,
     closed: bool,
     changes: u64,
@@ -199,6 +201,7 @@ impl Tap {
                 cause: Cause::Requested,
                 pressure: Cause::MemoryBudget,
                 mode_changes: Vec::new(),
+                dropped_in_resync: false,
                 changed_since_flush: false,
                 closed: false,
                 changes: 0,
@@ -475,9 +478,17 @@ impl Tap {
         let mut state = self.lock();
         let cause = state.cause;
         if state.mode == Mode::Dirty {
+            state.dropped_in_resync = false;
             state.set_mode(Mode::Resync, cause);
         }
         cause
+    }
+
+    /// True while no region that waits can have records newer than the begin of the unordered interval, so that its
+    /// content may be compared with the replica as of then.
+    pub fn may_compare(&self) -> bool {
+        let state = self.lock();
+        state.mode == Mode::Resync && !state.dropped_in_resync
     }
 
     /// The first region at or after `region` that waits for its resync, as an extent of the volume.
@@ -564,13 +575,18 @@ impl Tap {
             self.fall(state, pressure, time);
         }
         if state.mode == Mode::Dirty || over {
+            state.dropped_in_resync |= state.mode == Mode::Resync;
             state.regions.resync.insert_range(range);
             return;
         }
-        // A region that waits for its resync will be read in any case.
+        // A region that waits for its resync will be read in any case. Capturing a part of it would make the resync's
+        // comparison with the replica wrong, so a change that reaches one such region is left to it whole.
         if state.mode == Mode::Resync
-            && (range.first..=range.last).all(|region| state.regions.resync.contains(region))
+            && state.regions.resync.next(range.first).is_some_and(|region| region <= range.last)
         {
+            let new = (range.first..=range.last).any(|r| !state.regions.resync.contains(r));
+            state.dropped_in_resync |= new;
+            state.regions.resync.insert_range(range);
             return;
         }
         state.push(time, body);

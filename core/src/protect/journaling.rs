@@ -1,0 +1,186 @@
+//! The journal task: drains the tap into segments in the spool.
+
+use std::path::Path;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use super::Shared;
+use crate::capture::{QueuedBody, QueuedRecord};
+use crate::error::{Error, ErrorKind, Result};
+use crate::event::{Cause, EventKind};
+use crate::journal::{
+    Body, FileSink, RECORD_DATA_BYTES_MAX, Record, SegmentKind, SegmentParams, SegmentWriter,
+};
+use crate::ship::{Spooled, spool_path};
+use crate::units::{Sequence, Timestamp};
+
+/// Records are taken from the tap in batches of about this much.
+const DRAIN_BYTES: u64 = 1 << 20;
+/// Records wait this long for company.
+const DRAIN_WAIT: Duration = Duration::from_millis(5);
+/// Pause while the spool is full or its disk fails.
+const PAUSE: Duration = Duration::from_millis(50);
+
+/// The open segment.
+struct Open {
+    writer: SegmentWriter<FileSink>,
+    since: Duration,
+}
+
+/// Runs until the protection stops and the queue is empty.
+pub(super) fn run(shared: &Shared) {
+    let mut open: Option<Open> = None;
+    loop {
+        let stopping = shared.stopping.load(Ordering::Acquire);
+        if shared.fenced.load(Ordering::Acquire) || (!shared.spool.has_room() && open.is_none()) {
+            shared.tap.set_pressure(Cause::SpoolFull);
+            if stopping {
+                return;
+            }
+            std::thread::sleep(PAUSE);
+            continue;
+        }
+        shared.tap.set_pressure(Cause::MemoryBudget);
+        match step(shared, &mut open) {
+            Ok(idle) if idle && stopping => return,
+            Ok(_) => {}
+            Err(error) => {
+                open = None;
+                lose(shared, &error);
+                if stopping {
+                    return;
+                }
+                std::thread::sleep(PAUSE);
+            }
+        }
+    }
+}
+
+/// Takes one batch; true when there was none and nothing is open.
+fn step(shared: &Shared, open: &mut Option<Open>) -> Result<bool> {
+    let records = shared.tap.drain(DRAIN_BYTES, DRAIN_WAIT);
+    let idle = records.is_empty();
+    for record in records {
+        append(shared, open, &record)?;
+        if matches!(record.body, QueuedBody::Mark(_) | QueuedBody::UnorderedEnd) {
+            seal(shared, open)?;
+        }
+    }
+    let wanted = shared.seal_now.swap(false, Ordering::AcqRel);
+    if let Some(current) = open {
+        let age = shared.clock.elapsed().saturating_sub(current.since);
+        if wanted
+            || shared.stopping.load(Ordering::Acquire)
+            || age >= shared.policy.segment_interval
+            || current.writer.bytes() >= shared.policy.segment_bytes_max
+        {
+            seal(shared, open)?;
+        }
+    }
+    Ok(idle && open.is_none())
+}
+
+fn append(shared: &Shared, open: &mut Option<Open>, queued: &QueuedRecord) -> Result<()> {
+    let QueuedRecord { sequence, time, body } = queued;
+    let simple = |body| Record { sequence: *sequence, time: *time, body };
+    let record = match body {
+        QueuedBody::Write(offset, data) => {
+            let pieces = data.len().div_ceil(RECORD_DATA_BYTES_MAX) as u64;
+            for (at, piece) in data.chunks(RECORD_DATA_BYTES_MAX).enumerate() {
+                let offset = offset + (at * RECORD_DATA_BYTES_MAX) as u64;
+                let sequence = Sequence(sequence.0 - (pieces - 1) + at as u64);
+                let body = Body::Write { offset, data: piece };
+                opened(shared, open, sequence, *time)?.append(&Record { sequence, time: *time, body })?;
+            }
+            return Ok(());
+        }
+        QueuedBody::Zero(extent) => simple(Body::Zero(*extent)),
+        QueuedBody::Discard(extent, what) => simple(Body::Discard(*extent, *what)),
+        QueuedBody::Touch(extent) => simple(Body::Touch(*extent)),
+        QueuedBody::Flush => simple(Body::Flush),
+        QueuedBody::Mark(mark) => simple(Body::Mark(mark.clone())),
+        QueuedBody::UnorderedBegin(cause) => simple(Body::UnorderedBegin(*cause)),
+        QueuedBody::UnorderedEnd => simple(Body::UnorderedEnd),
+    };
+    opened(shared, open, *sequence, *time)?.append(&record)
+}
+
+/// The open segment; begun with this record when there is none.
+fn opened<'a>(
+    shared: &Shared,
+    open: &'a mut Option<Open>,
+    first_sequence: Sequence,
+    first_time: Timestamp,
+) -> Result<&'a mut SegmentWriter<FileSink>> {
+    if open.is_none() {
+        let path = shared.state.open_segment();
+        let params = SegmentParams {
+            kind: SegmentKind::Log,
+            volume: shared.info.id,
+            epoch: shared.epoch,
+            first_sequence,
+            device_bytes: shared.info.device_bytes,
+            block_bytes: shared.info.block_bytes,
+            previous: shared.journal().chain,
+            replaces_through: None,
+            created: shared.clock.now(),
+            compression: shared.policy.compression,
+            frame_bytes: shared.policy.frame_bytes,
+        };
+        remove(&path)?;
+        let sink = FileSink::create(&path)?;
+        let writer = SegmentWriter::create(sink, params, shared.keys.newest(), &*shared.clock)?;
+        *open = Some(Open { writer, since: shared.clock.elapsed() });
+        shared.journal().open_since = Some(first_time);
+    }
+    let open = open.as_mut().expect("opened above");
+    Ok(&mut open.writer)
+}
+
+/// Seals the open segment and hands it to the spool.
+fn seal(shared: &Shared, open: &mut Option<Open>) -> Result<()> {
+    let Some(Open { writer, .. }) = open.take() else { return Ok(()) };
+    let (sink, summary) = writer.seal(None)?;
+    let path = spool_path(&shared.state.spool(), &summary);
+    let io = |error| Error::io("name segment", path.display(), error);
+    std::fs::rename(sink.path(), &path).map_err(io)?;
+    std::fs::File::open(shared.state.spool()).and_then(|d| d.sync_all()).map_err(io)?;
+    {
+        let mut journal = shared.journal();
+        journal.durable = summary.last_sequence;
+        journal.chain = summary.chain;
+        journal.open_since = None;
+        journal.bytes_stored += summary.stored_bytes;
+        for mark in &summary.marks {
+            journal.note_point(mark.mark.point, summary.chain);
+        }
+    }
+    shared.journal_changed.notify_all();
+    shared.spool.push(Spooled { path, summary });
+    Ok(())
+}
+
+/// The journal could not be written: everything after the last sealed segment is read from the disk again.
+fn lose(shared: &Shared, error: &Error) {
+    let durable = {
+        let mut journal = shared.journal();
+        journal.losses += 1;
+        journal.open_since = None;
+        journal.durable
+    };
+    let cause = if error.kind() == ErrorKind::Full { Cause::SpoolFull } else { Cause::JournalError };
+    // Frees the space that the half-written segment takes.
+    let _ = remove(&shared.state.open_segment());
+    shared.tap.journal_lost(durable, cause);
+    shared.journal_changed.notify_all();
+    shared.event(EventKind::TaskFailed, format!("the journal cannot be written: {error}"));
+}
+
+fn remove(path: &Path) -> Result<()> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(Error::io("remove", path.display(), error))
+        }
+        _ => Ok(()),
+    }
+}

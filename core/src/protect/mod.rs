@@ -1,0 +1,579 @@
+//! Protection: everything that one protected volume needs, running, as one handle.
+//!
+//! Opening finds out how the last session ended, begins a session in the dirty map and starts the tasks: journal,
+//! keeper (dirty map marks), resync, shipping, and a timer for points, cleaning and events. Writes go through
+//! [`Protection::volume`].
+//!
+//! Dropping the handle without [`Protection::stop`] leaves what a crash would leave: the next session reads the
+//! marked regions again.
+
+mod journaling;
+mod recover;
+mod resync;
+mod state;
+mod timer;
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use crate::capture::{DirtyMap, RegionRange, Tap, Volume};
+use crate::clock::{Clock, SystemClock};
+use crate::device::BlockDevice;
+use crate::error::{Error, ErrorKind, Result};
+use crate::event::{Cause, Event, EventKind, EventSink, Mode, no_events};
+use crate::journal::{KeyRing, LABEL_BYTES_MAX, Mark, PointKind};
+use crate::policy::{CaptureContent, Policy};
+use crate::replica::{
+    CatalogEdit, RecoveryPoint, Replica, TimelineEntry, Vault, VolumeInfo,
+};
+use crate::ship::{Shipper, Spool};
+use crate::units::{ChainHash, Epoch, PointId, Sequence, Timestamp};
+
+/// How long a mark waits for its segment to be sealed.
+const MARK_WAIT: Duration = Duration::from_secs(30);
+/// Points whose chain hash is remembered for those who wait for it.
+const POINTS_KEPT: usize = 1024;
+const POLL: Duration = Duration::from_millis(5);
+
+/// How to open a [`Protection`]: required arguments in [`ProtectionOptions::new`], the rest chained.
+pub struct ProtectionOptions {
+    volume: String,
+    device: Arc<dyn BlockDevice>,
+    vault: Vault,
+    state: PathBuf,
+    policy: Policy,
+    events: EventSink,
+    clock: Arc<dyn Clock>,
+    take_over: bool,
+}
+
+impl ProtectionOptions {
+    /// Protects `device` as `volume` of `vault`. `state` is the local directory of this agent (dirty map, spool,
+    /// identity), created when it is absent; it must not be on the protected device.
+    pub fn new(
+        volume: &str,
+        device: Arc<dyn BlockDevice>,
+        vault: Vault,
+        state: impl Into<PathBuf>,
+    ) -> Self {
+        Self {
+            volume: volume.to_owned(),
+            device,
+            vault,
+            state: state.into(),
+            policy: Policy::default(),
+            events: no_events(),
+            clock: SystemClock::shared(),
+            take_over: false,
+        }
+    }
+
+    /// Limits and choices. Default: [`Policy::default`].
+    pub fn policy(mut self, policy: Policy) -> Self {
+        self.policy = policy;
+        self
+    }
+
+    /// Where events go. Default: nowhere.
+    pub fn events(mut self, sink: EventSink) -> Self {
+        self.events = sink;
+        self
+    }
+
+    /// Time and entropy. Default: those of the system.
+    pub fn clock(mut self, clock: Arc<dyn Clock>) -> Self {
+        self.clock = clock;
+        self
+    }
+
+    /// Take the volume over when another source has it. Default: no, that is a `Fenced` error which names it.
+    pub fn take_over(mut self, yes: bool) -> Self {
+        self.take_over = yes;
+        self
+    }
+
+    /// Opens the volume, finds what must be read again, and starts.
+    ///
+    /// `Fenced` when another agent or source has the volume, `Changed` when the disk is not the one that was
+    /// protected, `WrongKey`, `Unavailable` when the vault cannot be reached.
+    pub fn open(self) -> Result<Protection> {
+        self.policy.validate()?;
+        let state = state::StateDirectory::open(&self.state)?;
+        let (mut replica, source) = self.claim(&state)?;
+        let info = replica.info().clone();
+        let left = recover::journal(&state, &replica, &*self.clock)?;
+        let mut needed = recover::disk(&state, &*self.device, &info, &self.policy, &left)?;
+        needed.map.begin_session()?;
+        let baseline = recover::baseline(&replica, &left, &needed);
+        let tap =
+            Arc::new(Tap::new(info.device_bytes, left.last_sequence, &self.policy, self.clock.clone()));
+        let spool = Spool::new(self.policy.spool_bytes_max);
+        let keys = replica.keys().clone();
+        let epoch = replica.catalog().epoch();
+        let replicated = replica.catalog().last_sequence();
+        let mut catalog = replica.into_catalog();
+        if catalog.source() != Some(&source) {
+            catalog.append(&source, vec![CatalogEdit::Source(source.clone())])?;
+        }
+        replica = self.vault.replica(&self.volume)?;
+        let shipper = Shipper::new(
+            self.vault.store().clone(),
+            self.volume.clone(),
+            catalog,
+            source,
+            self.policy.puts_in_flight_max,
+        );
+        let shared = Arc::new(Shared {
+            volume: Arc::new(Volume::new(self.device.clone(), tap.clone())),
+            tap,
+            info,
+            epoch,
+            keys,
+            policy: self.policy,
+            clock: self.clock,
+            events: self.events,
+            state,
+            dirty: Mutex::new(needed.map),
+            spool,
+            shipper,
+            journal: Mutex::new(JournalState::new(left.last_sequence, left.chain)),
+            journal_changed: Condvar::new(),
+            replicated: AtomicU64::new(replicated.0),
+            points: AtomicU64::new(0),
+            resync_read: AtomicU64::new(0),
+            resync_journaled: AtomicU64::new(0),
+            vault_available: AtomicBool::new(true),
+            fenced: AtomicBool::new(false),
+            seal_now: AtomicBool::new(false),
+            stopping: AtomicBool::new(false),
+            ended: AtomicBool::new(false),
+        });
+        drop(replica);
+        for note in &left.notes {
+            shared.event(EventKind::JournalRepaired, note.clone());
+        }
+        left.spooled.into_iter().for_each(|spooled| shared.spool.push(spooled));
+        // An interval that was left open needs its end, also when nothing is left to read.
+        if !needed.regions.is_empty() || left.open_unordered.is_some() {
+            shared.tap.require_resync(&needed.regions, needed.cause);
+        }
+        Ok(Protection { tasks: start(&shared, baseline), shared })
+    }
+
+    /// Finds or creates the volume in the vault and makes sure that it is ours.
+    fn claim(&self, state: &state::StateDirectory) -> Result<(Replica, crate::replica::SourceIdentity)> {
+        let known = state.identity()?;
+        if self.vault.volume(&self.volume).is_err_and(|error| error.kind() == ErrorKind::NotFound) {
+            if let Some(known) = known.as_ref().filter(|known| known.volume_name == self.volume) {
+                return Err(Error::new(ErrorKind::Changed, "protect", &self.volume)
+                    .message("this agent has replicated the volume before, and the vault does not have it")
+                    .expected(format_args!("volume {}", known.volume))
+                    .found("none"));
+            }
+            let extents_only = self.policy.content == CaptureContent::ExtentsOnly;
+            let (size, block) = (self.device.size_bytes(), self.device.block_bytes());
+            match self.vault.create_volume(&self.volume, size, block, extents_only) {
+                Err(error) if error.kind() != ErrorKind::AlreadyExists => return Err(error),
+                _ => {}
+            }
+        }
+        let replica = self.vault.replica(&self.volume)?;
+        self.check_disk(replica.info())?;
+        let source = match known {
+            Some(known) => {
+                if known.volume != replica.info().id {
+                    return Err(Error::new(ErrorKind::Changed, "protect", &self.volume)
+                        .message("the state directory belongs to another volume")
+                        .expected(format_args!("volume {}", known.volume))
+                        .found(replica.info().id));
+                }
+                known.source
+            }
+            None => state::new_source(&*self.clock),
+        };
+        match replica.catalog().source() {
+            Some(owner) if owner.id != source.id && !self.take_over => {
+                return Err(Error::new(ErrorKind::Fenced, "protect", &self.volume).message(format_args!(
+                    "the source on {} has it since {}; take it over only when that one is gone",
+                    owner.host, owner.since
+                )));
+            }
+            _ => {}
+        }
+        state.set_identity(&state::Identity {
+            volume_name: self.volume.clone(),
+            volume: replica.info().id,
+            source: source.clone(),
+        })?;
+        Ok((replica, source))
+    }
+
+    fn check_disk(&self, info: &VolumeInfo) -> Result<()> {
+        let changed = || Error::new(ErrorKind::Changed, "protect", &self.volume);
+        if self.device.size_bytes() != info.device_bytes {
+            return Err(changed()
+                .message(format_args!("{} is not the disk that was protected, or was resized", self.device.name()))
+                .expected(format_args!("{} bytes", info.device_bytes))
+                .found(format_args!("{} bytes", self.device.size_bytes())));
+        }
+        if info.extents_only != (self.policy.content == CaptureContent::ExtentsOnly) {
+            let name = |only| if only { "extents only" } else { "data" };
+            return Err(changed()
+                .expected(format_args!("a policy that captures {}", name(info.extents_only)))
+                .found(format_args!("one that captures {}", name(!info.extents_only))));
+        }
+        Ok(())
+    }
+}
+
+/// A snapshot of how a protection is doing.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ProtectionStats {
+    /// Mode of capture.
+    pub mode: Mode,
+    /// Newest sequence captured.
+    pub last_sequence: Sequence,
+    /// Newest sequence that is durable in the local journal.
+    pub journaled_sequence: Sequence,
+    /// Newest sequence that is in the vault's catalog.
+    pub replicated_sequence: Sequence,
+    /// Age of the oldest captured change that is not in the vault; zero when all are.
+    pub rpo: Duration,
+    /// Changes captured: writes, zeroes, discards.
+    pub changes: u64,
+    /// Bytes of data captured.
+    pub bytes_captured: u64,
+    /// Bytes of sealed segments written.
+    pub bytes_stored: u64,
+    /// Memory of the queue, in bytes.
+    pub queue_bytes: u64,
+    /// Segments waiting for the vault, in bytes.
+    pub spool_bytes: u64,
+    /// Regions that a crash now would have to read again.
+    pub marked_regions: u64,
+    /// Bytes that a resync has still to read.
+    pub resync_bytes_left: u64,
+    /// Bytes that the resync under way, or the last, has read.
+    pub resync_bytes_read: u64,
+    /// Points marked in this session.
+    pub points: u64,
+    /// The vault took the last segment.
+    pub vault_available: bool,
+    /// Another source has the volume now; nothing is replicated any more.
+    pub fenced: bool,
+}
+
+/// One protected volume, running. May be used from any thread.
+pub struct Protection {
+    shared: Arc<Shared>,
+    tasks: Vec<JoinHandle<()>>,
+}
+
+impl Protection {
+    /// The volume to write to. Nothing else may write to its device.
+    pub fn volume(&self) -> &Arc<Volume> {
+        &self.shared.volume
+    }
+
+    /// What the vault says of the volume.
+    pub fn info(&self) -> &VolumeInfo {
+        &self.shared.info
+    }
+
+    /// Marks a recovery point now, and returns once it is durable in the local journal.
+    ///
+    /// `NotOrdered` during initial replication, resync or overflow; `InvalidInput` when the label is too long.
+    pub fn mark(&self, kind: PointKind, label: &str) -> Result<RecoveryPoint> {
+        self.shared.mark(kind, label)
+    }
+
+    /// How it is doing.
+    pub fn stats(&self) -> ProtectionStats {
+        self.shared.stats()
+    }
+
+    /// The history that the vault knows, in stretches.
+    pub fn timeline(&self) -> Vec<TimelineEntry> {
+        self.shared.shipper.catalog().timeline()
+    }
+
+    /// Waits until the volume is `Ordered` and everything captured before the call is in the vault; returns the newest
+    /// sequence there. `Unavailable` at the limit.
+    pub fn wait_replicated(&self, limit: Duration) -> Result<Sequence> {
+        self.wait_ordered(limit)?;
+        let target = self.shared.tap.stats().last_sequence.0;
+        self.wait(limit, "replicate", || {
+            self.shared.seal_now.store(true, Ordering::Release);
+            self.shared.replicated.load(Ordering::Acquire) >= target
+        })?;
+        Ok(Sequence(self.shared.replicated.load(Ordering::Acquire)))
+    }
+
+    /// Waits until initial replication or resync is complete. `Unavailable` at the limit.
+    pub fn wait_ordered(&self, limit: Duration) -> Result<()> {
+        self.wait(limit, "wait for order of", || self.shared.tap.mode() == Mode::Ordered)
+    }
+
+    /// Reads the whole disk again, beside the writes. Older points stay usable; none is marked until it is complete.
+    pub fn resync(&self) -> Result<()> {
+        let regions = self.shared.info.device_bytes.div_ceil(self.shared.policy.region_bytes).max(1);
+        let all = RegionRange { first: 0, last: regions - 1 };
+        self.shared.dirty().mark(&[all])?;
+        self.shared.tap.require_resync(&[all], Cause::Requested);
+        Ok(())
+    }
+
+    /// Ends the session cleanly: seals and ships what there is (waiting for the vault up to `limit`; the rest stays in
+    /// the spool), flushes the disk and leaves a clean dirty map, so that the next session reads nothing again.
+    ///
+    /// Every writer must be gone before: an NBD server is stopped first.
+    pub fn stop(mut self, limit: Duration) -> Result<()> {
+        let shared = self.shared.clone();
+        shared.stopping.store(true, Ordering::Release);
+        shared.volume.device().flush()?;
+        let drained = || shared.journal().durable >= shared.tap.stats().last_sequence;
+        let journaled = self.wait(limit.max(Duration::from_secs(10)), "journal", drained);
+        shared.spool.wait_empty(limit);
+        self.end();
+        journaled?;
+        let last = shared.tap.stats().last_sequence;
+        let durable = shared.journal().durable;
+        let cleaned = shared.tap.clean(durable);
+        let stop = recover::clean_stop(&**shared.volume.device(), last)?;
+        let mut dirty = shared.dirty();
+        dirty.clear(&cleaned)?;
+        dirty.end_session(stop)
+    }
+
+    fn wait(&self, limit: Duration, what: &'static str, done: impl Fn() -> bool) -> Result<()> {
+        let start = self.shared.clock.elapsed();
+        while !done() {
+            if self.shared.is_fenced() {
+                return Err(self.shared.fenced_error(what));
+            }
+            if self.shared.clock.elapsed().saturating_sub(start) > limit {
+                let stats = self.stats();
+                return Err(Error::new(ErrorKind::Unavailable, what, &self.shared.info.name)
+                    .expected(format_args!("it done within {limit:?}"))
+                    .found(format_args!(
+                        "mode {}, sequence {} of {} replicated",
+                        stats.mode.name(),
+                        stats.replicated_sequence,
+                        stats.last_sequence
+                    )));
+            }
+            std::thread::sleep(POLL);
+        }
+        Ok(())
+    }
+
+    /// Ends the tasks.
+    fn end(&mut self) {
+        self.shared.stopping.store(true, Ordering::Release);
+        self.shared.ended.store(true, Ordering::Release);
+        self.shared.tap.close();
+        self.shared.spool.wake();
+        for task in self.tasks.drain(..) {
+            // A task that panicked has told so; the state it leaves is that of a crash.
+            let _ = task.join();
+        }
+    }
+}
+
+impl Drop for Protection {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+/// What the tasks share.
+struct Shared {
+    tap: Arc<Tap>,
+    volume: Arc<Volume>,
+    info: VolumeInfo,
+    epoch: Epoch,
+    keys: KeyRing,
+    policy: Policy,
+    clock: Arc<dyn Clock>,
+    events: EventSink,
+    state: state::StateDirectory,
+    dirty: Mutex<DirtyMap>,
+    spool: Spool,
+    shipper: Shipper,
+    journal: Mutex<JournalState>,
+    journal_changed: Condvar,
+    replicated: AtomicU64,
+    points: AtomicU64,
+    resync_read: AtomicU64,
+    resync_journaled: AtomicU64,
+    vault_available: AtomicBool,
+    fenced: AtomicBool,
+    seal_now: AtomicBool,
+    /// No more points and resyncs; the journal and the shipper finish what there is.
+    stopping: AtomicBool,
+    /// The tasks return.
+    ended: AtomicBool,
+}
+
+/// The journal as far as it is sealed.
+struct JournalState {
+    durable: Sequence,
+    chain: ChainHash,
+    open_since: Option<Timestamp>,
+    bytes_stored: u64,
+    losses: u64,
+    points: Vec<(PointId, ChainHash)>,
+}
+
+impl JournalState {
+    fn new(durable: Sequence, chain: ChainHash) -> Self {
+        Self { durable, chain, open_since: None, bytes_stored: 0, losses: 0, points: Vec::new() }
+    }
+
+    fn note_point(&mut self, point: PointId, chain: ChainHash) {
+        if self.points.len() >= POINTS_KEPT {
+            self.points.drain(..POINTS_KEPT / 2);
+        }
+        self.points.push((point, chain));
+    }
+}
+
+impl Shared {
+    fn mark(&self, kind: PointKind, label: &str) -> Result<RecoveryPoint> {
+        if label.len() > LABEL_BYTES_MAX {
+            return Err(Error::new(ErrorKind::InvalidInput, "mark point", &self.info.name)
+                .expected(format_args!("a label of at most {LABEL_BYTES_MAX} bytes"))
+                .found(label.len()));
+        }
+        if self.is_fenced() {
+            return Err(self.fenced_error("mark point"));
+        }
+        let mut id = [0; 16];
+        self.clock.fill_random(&mut id);
+        let point = PointId(id);
+        let losses = self.journal().losses;
+        let mark = Mark { point, kind, label: label.to_owned(), group: None };
+        let (sequence, time) = self.tap.mark(mark)?;
+        let chain = self.wait_for_point(point, losses)?;
+        self.points.fetch_add(1, Ordering::Relaxed);
+        self.event(EventKind::PointMarked { point, sequence }, format!("point {point} at sequence {sequence}"));
+        let label = label.to_owned();
+        Ok(RecoveryPoint { id: point, kind, sequence, time, label, epoch: self.epoch, group: None, chain })
+    }
+
+    fn wait_for_point(&self, point: PointId, losses: u64) -> Result<ChainHash> {
+        let waited = self.journal_changed.wait_timeout_while(self.journal(), MARK_WAIT, |journal| {
+            journal.losses == losses && !journal.points.iter().any(|(id, _)| *id == point)
+        });
+        let journal = waited.unwrap_or_else(PoisonError::into_inner).0;
+        let found = journal.points.iter().find(|(id, _)| *id == point).map(|(_, chain)| *chain);
+        found.ok_or_else(|| {
+            Error::new(ErrorKind::NotOrdered, "mark point", &self.info.name)
+                .message("the journal could not be written, so the point was lost")
+        })
+    }
+
+    fn stats(&self) -> ProtectionStats {
+        let tap = self.tap.stats();
+        let (journaled, stored, open_since) = {
+            let journal = self.journal();
+            (journal.durable, journal.bytes_stored, journal.open_since)
+        };
+        let oldest = [self.spool.oldest(), open_since, tap.oldest_queued].into_iter().flatten().min();
+        let now = self.clock.now();
+        let replicated = self.replicated.load(Ordering::Acquire);
+        ProtectionStats {
+            mode: tap.mode,
+            last_sequence: tap.last_sequence,
+            journaled_sequence: journaled,
+            replicated_sequence: Sequence(replicated),
+            rpo: oldest.map_or(Duration::ZERO, |time| Duration::from_nanos(now.nanos_since(time))),
+            changes: tap.changes,
+            bytes_captured: tap.bytes_captured,
+            bytes_stored: stored,
+            queue_bytes: tap.queue_bytes,
+            spool_bytes: self.spool.bytes(),
+            marked_regions: tap.marked_regions,
+            resync_bytes_left: (tap.resync_regions * self.policy.region_bytes).min(self.info.device_bytes),
+            resync_bytes_read: self.resync_read.load(Ordering::Relaxed),
+            points: self.points.load(Ordering::Relaxed),
+            vault_available: self.vault_available.load(Ordering::Relaxed),
+            fenced: self.is_fenced(),
+        }
+    }
+
+    fn event(&self, kind: EventKind, message: String) {
+        let (time, volume) = (self.clock.now(), self.info.name.clone());
+        (self.events)(&Event { time, volume, kind, message });
+    }
+
+    fn fenced_error(&self, operation: &'static str) -> Error {
+        Error::new(ErrorKind::Fenced, operation, &self.info.name)
+            .message("another source has taken the volume; nothing is replicated from here any more")
+    }
+
+    fn journal(&self) -> MutexGuard<'_, JournalState> {
+        self.journal.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn dirty(&self) -> MutexGuard<'_, DirtyMap> {
+        self.dirty.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn is_stopping(&self) -> bool {
+        self.stopping.load(Ordering::Acquire)
+    }
+
+    fn has_ended(&self) -> bool {
+        self.ended.load(Ordering::Acquire)
+    }
+
+    fn is_fenced(&self) -> bool {
+        self.fenced.load(Ordering::Acquire)
+    }
+
+    fn count_resync(&self, bytes_read: u64, bytes_journaled: u64) {
+        self.resync_read.fetch_add(bytes_read, Ordering::Relaxed);
+        self.resync_journaled.fetch_add(bytes_journaled, Ordering::Relaxed);
+    }
+
+    fn resync_counters(&self) -> (u64, u64) {
+        (self.resync_read.load(Ordering::Relaxed), self.resync_journaled.load(Ordering::Relaxed))
+    }
+
+    fn reset_resync_counters(&self) {
+        self.resync_read.store(0, Ordering::Relaxed);
+        self.resync_journaled.store(0, Ordering::Relaxed);
+    }
+
+    /// Path of the dirty map, for messages.
+    fn dirty_path(&self) -> PathBuf {
+        self.state.dirty_map()
+    }
+}
+
+/// Starts the tasks.
+fn start(shared: &Arc<Shared>, baseline: resync::Baseline) -> Vec<JoinHandle<()>> {
+    let spawn = |name: &str, task: Box<dyn FnOnce(&Shared) + Send>| {
+        let shared = shared.clone();
+        std::thread::Builder::new()
+            .name(format!("hrl-{name}"))
+            .spawn(move || task(&shared))
+            .expect("the system can start a thread")
+    };
+    vec![
+        spawn("journal", Box::new(journaling::run)),
+        spawn("keeper", Box::new(timer::run_keeper)),
+        spawn("resync", Box::new(move |shared| resync::run(shared, baseline))),
+        spawn("ship", Box::new(timer::run_shipper)),
+        spawn("timer", Box::new(timer::run_timer)),
+    ]
+}
+
+/// Removes a file whose content can no longer be trusted; the next session then reads everything.
+fn forget(path: &Path) {
+    let _ = std::fs::remove_file(path);
+}

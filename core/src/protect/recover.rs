@@ -1,0 +1,236 @@
+//! What an agent finds when it starts, and what of the disk must be read again because of it.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use super::resync::Baseline;
+use super::state::StateDirectory;
+use crate::capture::{CleanStop, DirtyMap, DirtyMapParams, MapState, RegionRange};
+use crate::clock::Clock;
+use crate::device::BlockDevice;
+use crate::error::{Error, ErrorKind, Result};
+use crate::event::Cause;
+use crate::journal::{FileSink, Segment, SegmentSummary, open_mapped, repair};
+use crate::policy::{CaptureContent, Policy};
+use crate::replica::{Replica, View, ViewOptions, VolumeInfo};
+use crate::ship::{Spooled, segment_object, spool_path};
+use crate::units::{ChainHash, Sequence};
+
+/// Samples of the disk that are hashed at a clean stop, and their size.
+const SAMPLES: u64 = 64;
+const SAMPLE_BYTES: u64 = 4096;
+/// A comparison with the replica holds the index of at most this many records; beyond it everything marked is sent.
+const COMPARE_RECORDS_MAX: u64 = 200_000;
+const COMPARE_CACHE_BYTES: u64 = 8 << 20;
+
+/// The journal as it was left.
+pub(super) struct Left {
+    /// Sealed segments that the catalog does not have yet, oldest first.
+    pub spooled: Vec<Spooled>,
+    /// Newest sequence in catalog or spool.
+    pub last_sequence: Sequence,
+    /// Chain hash of the newest segment.
+    pub chain: ChainHash,
+    /// The journal ended inside an unordered interval.
+    pub open_unordered: Option<Cause>,
+    /// What was repaired or put aside, for people.
+    pub notes: Vec<String>,
+    /// Some of the journal could not be used: the disk must be compared with the replica.
+    pub broken: bool,
+}
+
+/// Brings the spool into order: repairs the torn segment, drops what the catalog has, puts aside what does not fit.
+pub(super) fn journal(state: &StateDirectory, replica: &Replica, clock: &dyn Clock) -> Result<Left> {
+    let catalog = replica.catalog();
+    let mut left = Left {
+        spooled: Vec::new(),
+        last_sequence: catalog.last_sequence(),
+        chain: catalog.last_chain(),
+        open_unordered: catalog.open_unordered(),
+        notes: Vec::new(),
+        broken: false,
+    };
+    repair_open_segment(state, replica, clock, &mut left)?;
+    let mut found: Vec<(PathBuf, SegmentSummary)> = Vec::new();
+    for path in spool_files(state)? {
+        match open_mapped(&path).and_then(|source| Segment::open(source, replica.keys())) {
+            Ok(segment) => found.push((path, segment.summary().clone())),
+            Err(error) => put_aside(state, &mut left, &path, &error.to_string())?,
+        }
+    }
+    found.sort_by_key(|(_, summary)| summary.first_sequence);
+    for (path, summary) in found {
+        let object = segment_object(&replica.info().name, &summary);
+        if catalog.segments().iter().any(|entry| entry.object == object) {
+            std::fs::remove_file(&path).map_err(|e| Error::io("remove", path.display(), e))?;
+        } else if summary.previous != left.chain || summary.first_sequence <= left.last_sequence {
+            put_aside(state, &mut left, &path, "it does not follow the vault's history")?;
+        } else {
+            left.last_sequence = summary.last_sequence;
+            left.chain = summary.chain;
+            if let Some(change) = summary.order_changes.last() {
+                left.open_unordered = change.begin;
+            }
+            left.spooled.push(Spooled { path, summary });
+        }
+    }
+    Ok(left)
+}
+
+fn put_aside(state: &StateDirectory, left: &mut Left, path: &std::path::Path, why: &str) -> Result<()> {
+    let target = state.reject(path)?;
+    left.notes.push(format!("a spooled segment was put aside as {}: {why}", target.display()));
+    left.broken = true;
+    Ok(())
+}
+
+fn spool_files(state: &StateDirectory) -> Result<Vec<PathBuf>> {
+    let directory = state.spool();
+    let io = |error| Error::io("list spool", directory.display(), error);
+    let mut paths = Vec::new();
+    for entry in std::fs::read_dir(&directory).map_err(io)? {
+        let path = entry.map_err(io)?.path();
+        if path.extension().is_some_and(|extension| extension == "hrl") {
+            paths.push(path);
+        }
+    }
+    paths.sort();
+    Ok(paths)
+}
+
+/// The segment that was being written when the agent died becomes a sealed one.
+fn repair_open_segment(
+    state: &StateDirectory,
+    replica: &Replica,
+    clock: &dyn Clock,
+    left: &mut Left,
+) -> Result<()> {
+    let torn = state.open_segment();
+    if !torn.exists() {
+        return Ok(());
+    }
+    let io = |error| Error::io("repair", torn.display(), error);
+    let target = state.spool().join("repaired.part");
+    let _ = std::fs::remove_file(&target);
+    let (_, summary, report) = repair(&torn, FileSink::create(&target)?, replica.keys(), clock)?;
+    match summary {
+        Some(summary) => {
+            std::fs::rename(&target, spool_path(&state.spool(), &summary)).map_err(io)?;
+            left.notes.push(format!(
+                "the open segment was repaired: {} records kept, {} bytes dropped",
+                report.records_kept, report.bytes_dropped
+            ));
+        }
+        None => std::fs::remove_file(&target).map_err(io)?,
+    }
+    std::fs::File::open(state.spool()).and_then(|d| d.sync_all()).map_err(io)?;
+    std::fs::remove_file(&torn).map_err(io)
+}
+
+/// What of the disk must be read again.
+pub(super) struct Needed {
+    pub map: DirtyMap,
+    pub regions: Vec<RegionRange>,
+    pub cause: Cause,
+    /// Nothing of the disk was ever replicated.
+    pub fresh: bool,
+}
+
+/// Opens the dirty map, or makes one, and decides which regions are read again and why.
+pub(super) fn disk(
+    state: &StateDirectory,
+    device: &dyn BlockDevice,
+    info: &VolumeInfo,
+    policy: &Policy,
+    left: &Left,
+) -> Result<Needed> {
+    let params = DirtyMapParams {
+        volume: info.id,
+        device_bytes: info.device_bytes,
+        region_bytes: policy.region_bytes,
+    };
+    let path = state.dirty_map();
+    let tracked_only = policy.content == CaptureContent::ExtentsOnly;
+    let fresh = left.last_sequence == Sequence::ZERO && !left.broken;
+    let everything = |cause| -> Result<Needed> {
+        // A tracker's first state is the disk as it is: nothing to copy.
+        let nothing = fresh && tracked_only;
+        let map = DirtyMap::create(&path, params, !nothing)?;
+        Ok(Needed { regions: map.marked(), map, cause, fresh })
+    };
+    if !path.exists() {
+        return everything(if fresh { Cause::InitialReplication } else { Cause::Untracked });
+    }
+    let (map, map_state) = match DirtyMap::open(&path) {
+        Ok(opened) if *opened.0.params() == params => opened,
+        Ok(_) => return everything(Cause::Requested),
+        Err(error) if error.kind() == ErrorKind::Corrupt => return everything(Cause::Crash),
+        Err(error) => return Err(error),
+    };
+    if left.broken {
+        return everything(Cause::JournalError);
+    }
+    match map_state {
+        MapState::InUse => {
+            let cause = left.open_unordered.unwrap_or(Cause::Crash);
+            Ok(Needed { regions: map.marked(), map, cause, fresh: false })
+        }
+        MapState::Clean(stop) => {
+            if stop.modified != device.modified() || stop.sample != sample(device)? {
+                return everything(Cause::Untracked);
+            }
+            let cause = left.open_unordered.unwrap_or(Cause::Requested);
+            Ok(Needed { regions: map.marked(), map, cause, fresh: false })
+        }
+    }
+}
+
+/// What to remember of the disk at a clean stop.
+pub(super) fn clean_stop(device: &dyn BlockDevice, last_sequence: Sequence) -> Result<CleanStop> {
+    Ok(CleanStop { last_sequence, modified: device.modified(), sample: sample(device)? })
+}
+
+/// Hash of pieces spread evenly over the disk, its first and last block among them.
+fn sample(device: &dyn BlockDevice) -> Result<[u8; 32]> {
+    let mut hasher = blake3::Hasher::new();
+    let size = device.size_bytes();
+    let length = SAMPLE_BYTES.min(size);
+    let mut buffer = vec![0; length as usize];
+    for number in 0..SAMPLES {
+        let at = u128::from(size - length) * u128::from(number) / u128::from(SAMPLES - 1);
+        device.read(at as u64 & !511, &mut buffer)?;
+        hasher.update(&buffer);
+    }
+    Ok(*hasher.finalize().as_bytes())
+}
+
+/// What the replica holds, to compare with, where that is affordable.
+pub(super) fn baseline(replica: &Replica, left: &Left, needed: &Needed) -> Baseline {
+    if needed.fresh {
+        return Baseline::Empty;
+    }
+    let records: u64 = replica
+        .catalog()
+        .segments()
+        .iter()
+        .map(|entry| entry.summary.records)
+        .chain(left.spooled.iter().map(|spooled| spooled.summary.records))
+        .sum();
+    if needed.regions.is_empty() || records > COMPARE_RECORDS_MAX {
+        return Baseline::Unknown;
+    }
+    let open = || -> Result<View> {
+        let mut segments = Vec::new();
+        for entry in replica.catalog().segments() {
+            segments.push(Arc::new(replica.open_segment(&entry.object)?));
+        }
+        for spooled in &left.spooled {
+            let source = open_mapped(&spooled.path)?;
+            segments.push(Arc::new(Segment::open(source, replica.keys())?));
+        }
+        let options = ViewOptions { cache_bytes: COMPARE_CACHE_BYTES, unordered: true };
+        View::from_segments(replica.info(), segments, left.last_sequence, &options)
+    };
+    // Without a comparison everything marked is sent: more bytes, the same result.
+    open().map_or(Baseline::Unknown, |view| Baseline::View(Box::new(view)))
+}

@@ -1,0 +1,139 @@
+//! The state directory of an agent: identity, lock, dirty map and spool of one volume.
+//!
+//! ```text
+//! STATE/state      identity of volume and source, as text
+//! STATE/lock       locked while the agent runs
+//! STATE/dirty      the dirty map
+//! STATE/spool/     sealed segments on their way; open.part is the one being written
+//! STATE/rejected/  segments that no longer fit the vault's history, kept for people
+//! ```
+
+use std::fs::{self, File, OpenOptions};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::FlockOperation;
+
+use crate::clock::Clock;
+use crate::error::{Error, ErrorKind, Result};
+use crate::replica::SourceIdentity;
+use crate::units::{Timestamp, VolumeId, decode_hex};
+
+const FIRST_LINE: &str = "hrl state 1";
+
+/// Who the agent is and what it protects.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Identity {
+    pub volume_name: String,
+    pub volume: VolumeId,
+    pub source: SourceIdentity,
+}
+
+/// An open, locked state directory.
+pub(super) struct StateDirectory {
+    root: PathBuf,
+    _lock: File,
+}
+
+impl StateDirectory {
+    /// Opens or creates the directory and locks it; `Fenced` when another agent runs with it.
+    pub(super) fn open(root: &Path) -> Result<Self> {
+        let io = |error| Error::io("open state directory", root.display(), error);
+        fs::create_dir_all(root.join("spool")).map_err(io)?;
+        let lock = OpenOptions::new()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .open(root.join("lock"))
+            .map_err(io)?;
+        rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive).map_err(|error| {
+            if error == rustix::io::Errno::WOULDBLOCK {
+                return Error::new(ErrorKind::Fenced, "open state directory", root.display())
+                    .message("another agent is running with it");
+            }
+            io(error.into())
+        })?;
+        Ok(Self { root: root.to_owned(), _lock: lock })
+    }
+
+    pub(super) fn dirty_map(&self) -> PathBuf {
+        self.root.join("dirty")
+    }
+
+    pub(super) fn spool(&self) -> PathBuf {
+        self.root.join("spool")
+    }
+
+    /// The segment being written.
+    pub(super) fn open_segment(&self) -> PathBuf {
+        self.root.join("spool/open.part")
+    }
+
+    /// Moves a segment that does not fit out of the spool.
+    pub(super) fn reject(&self, path: &Path) -> Result<PathBuf> {
+        let directory = self.root.join("rejected");
+        let io = |error| Error::io("put aside", path.display(), error);
+        fs::create_dir_all(&directory).map_err(io)?;
+        let target = directory.join(path.file_name().unwrap_or_default());
+        fs::rename(path, &target).map_err(io)?;
+        Ok(target)
+    }
+
+    /// The identity written last; `None` in a new directory.
+    pub(super) fn identity(&self) -> Result<Option<Identity>> {
+        let path = self.root.join("state");
+        let text = match fs::read_to_string(&path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(Error::io("read state", path.display(), error)),
+        };
+        parse(&text).map(Some).ok_or_else(|| {
+            Error::new(ErrorKind::Corrupt, "read state", path.display())
+                .expected(format_args!("{FIRST_LINE:?} and five fields"))
+                .found("another text")
+        })
+    }
+
+    /// Writes the identity durably.
+    pub(super) fn set_identity(&self, identity: &Identity) -> Result<()> {
+        let path = self.root.join("state");
+        let temporary = self.root.join("state.new");
+        let source: String = identity.source.id.iter().map(|byte| format!("{byte:02x}")).collect();
+        let text = format!(
+            "{FIRST_LINE}\nvolume={}\nvolume-id={}\nsource={source}\nhost={}\nsince={}\n",
+            identity.volume_name, identity.volume, identity.source.host, identity.source.since
+        );
+        File::create(&temporary)
+            .and_then(|mut file| file.write_all(text.as_bytes()).and_then(|()| file.sync_all()))
+            .and_then(|()| fs::rename(&temporary, &path))
+            .and_then(|()| File::open(&self.root)?.sync_all())
+            .map_err(|error| Error::io("write state", path.display(), error))
+    }
+}
+
+fn parse(text: &str) -> Option<Identity> {
+    let mut lines = text.lines();
+    if lines.next()? != FIRST_LINE {
+        return None;
+    }
+    let mut field = |name: &str| -> Option<String> {
+        lines.next()?.strip_prefix(name)?.strip_prefix('=').map(str::to_owned)
+    };
+    let volume_name = field("volume")?;
+    let volume = VolumeId::parse(&field("volume-id")?)?;
+    let mut id = [0; 16];
+    if !decode_hex(&field("source")?, &mut id) {
+        return None;
+    }
+    let host = field("host")?;
+    let since = Timestamp::parse(&field("since")?).ok()?;
+    Some(Identity { volume_name, volume, source: SourceIdentity { id, host, since } })
+}
+
+/// A new identity for this host.
+pub(super) fn new_source(clock: &dyn Clock) -> SourceIdentity {
+    let mut id = [0; 16];
+    clock.fill_random(&mut id);
+    let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    SourceIdentity { id, host, since: clock.now() }
+}
