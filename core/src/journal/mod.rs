@@ -5,21 +5,26 @@
 //! specification of the bytes; `format` is the only module that knows them.
 
 mod format;
+mod frame;
 mod index;
 mod reader;
 mod repair;
 mod seal;
+mod sink;
 mod source;
 #[cfg(test)]
 mod tests;
+mod verify;
 mod writer;
 
 pub use format::{IndexEntry, IndexKind};
-pub use reader::{Frame, Segment};
+pub use frame::Frame;
+pub use reader::Segment;
 pub use repair::{RepairReport, repair};
 pub use seal::{KeyRing, VolumeKey, WrappingKey};
+pub use sink::{FileSink, SegmentSink};
 pub use source::{BytesSource, ObjectSource, SegmentSource, open_mapped};
-pub use writer::{FileSink, SegmentSink, SegmentWriter};
+pub use writer::SegmentWriter;
 
 use crate::event::Cause;
 use crate::policy::Compression;

@@ -7,11 +7,12 @@
 use std::path::Path;
 
 use super::format::FrameKind;
-use super::reader::{Opener, params_of};
+use super::frame::Opener;
+use super::reader::params_of;
 use super::source::open_mapped;
-use super::{KeyRing, SegmentSink, SegmentSummary, SegmentWriter};
+use super::{KeyRing, SegmentKind, SegmentSink, SegmentSummary, SegmentWriter};
 use crate::clock::Clock;
-use crate::error::{ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::units::Sequence;
 
 /// What repair found.
@@ -30,7 +31,10 @@ pub struct RepairReport {
 /// Writes the whole frames of the torn segment at `torn` as a sealed segment to `sink`.
 ///
 /// The summary is `None` (and the sink as it was, or holding a header only) when no record is whole. Errors are those
-/// of the new segment, and `WrongKey` when the torn one cannot be opened at all.
+/// of the new segment, `WrongKey` when the torn one cannot be opened at all, and `InvalidInput` when it is no log.
+///
+/// A frame that is damaged ends the journal like one that is cut off: compare `last_sequence` with what was known to be
+/// durable, and resync when it is lower.
 pub fn repair<S: SegmentSink>(
     torn: &Path,
     sink: S,
@@ -49,13 +53,19 @@ pub fn repair<S: SegmentSink>(
         Err(error) if error.kind() == ErrorKind::Corrupt => return Ok((sink, None, report)),
         Err(error) => return Err(error),
     };
+    if header.kind != SegmentKind::Log {
+        return Err(Error::new(ErrorKind::InvalidInput, "repair", torn.display())
+            .message("a merged segment or an image is valid as a whole only: make it again")
+            .expected("a log")
+            .found(format_args!("{:?}", header.kind)));
+    }
     let key = opener.key_id.and_then(|id| keys.find(id));
     let mut at = super::format::HEADER_BYTES as u64;
     report.bytes_dropped = source.length().saturating_sub(at);
     let mut writer: Option<SegmentWriter<S>> = None;
     let mut sink = Some(sink);
     let mut number = 0;
-    while let Ok((frame, next)) = opener.read_frame(&*source, at, Some(number)) {
+    while let Ok((frame, next)) = opener.read_frame(&*source, at, None, number) {
         if frame.header.kind != FrameKind::Data {
             report.bytes_dropped = 0;
             break;

@@ -72,11 +72,15 @@ pub fn open_mapped(path: &Path) -> Result<Box<dyn SegmentSource>> {
     Ok(Box::new(MappedSource { name: path.display().to_string(), map }))
 }
 
+/// Bytes at the end of an object that are read when it is opened: footer and notes of most segments, in one request.
+const TAIL_BYTES: u64 = 8 << 10;
+
 /// An object of a store, read by ranges.
 pub struct ObjectSource {
     store: Arc<dyn Store>,
     name: String,
     length: u64,
+    tail: Vec<u8>,
 }
 
 impl ObjectSource {
@@ -89,7 +93,10 @@ impl ObjectSource {
         let info = store
             .head(name)?
             .ok_or_else(|| Error::new(ErrorKind::NotFound, "open segment", name))?;
-        Ok(Box::new(Self { store: store.clone(), name: name.to_owned(), length: info.length }))
+        let length = info.length;
+        let tail_at = length.saturating_sub(TAIL_BYTES);
+        let tail = get_exactly(&**store, name, tail_at..length)?;
+        Ok(Box::new(Self { store: store.clone(), name: name.to_owned(), length, tail }))
     }
 }
 
@@ -104,17 +111,26 @@ impl SegmentSource for ObjectSource {
 
     fn read(&self, range: Range<u64>) -> Result<Cow<'_, [u8]>> {
         check_range(&range, self.length, &self.name)?;
-        let expected = range.end - range.start;
-        let at = range.start;
-        let bytes = self.store.get(&self.name, range)?;
-        if bytes.len() as u64 != expected {
-            return Err(Error::new(ErrorKind::Corrupt, "read segment", &self.name)
-                .at(at)
-                .expected(format_args!("{expected} bytes"))
-                .found(bytes.len()));
+        let tail_at = self.length - self.tail.len() as u64;
+        if let Some(start) = range.start.checked_sub(tail_at) {
+            let end = range.end - tail_at;
+            return Ok(Cow::Borrowed(&self.tail[start as usize..end as usize]));
         }
-        Ok(Cow::Owned(bytes))
+        get_exactly(&*self.store, &self.name, range).map(Cow::Owned)
     }
+}
+
+/// Stores are checked here, because every place in a segment is counted on their answers.
+fn get_exactly(store: &dyn Store, name: &str, range: Range<u64>) -> Result<Vec<u8>> {
+    let (at, expected) = (range.start, range.end - range.start);
+    let bytes = store.get(name, range)?;
+    if bytes.len() as u64 != expected {
+        return Err(Error::new(ErrorKind::Corrupt, "read segment", name)
+            .at(at)
+            .expected(format_args!("{expected} bytes"))
+            .found(bytes.len()));
+    }
+    Ok(bytes)
 }
 
 fn slice<'a>(bytes: &'a [u8], range: Range<u64>, name: &str) -> Result<&'a [u8]> {

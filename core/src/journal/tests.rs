@@ -181,6 +181,68 @@ proptest! {
     }
 }
 
+/// Reads in every way that there is, so that a decoder that can panic does.
+fn read_in_every_way(bytes: &[u8]) -> Result<()> {
+    let segment = open(bytes, None)?;
+    let _ = segment.verify();
+    let _ = segment.index_at(Sequence(5));
+    let index = segment.index()?;
+    for entry in index.iter() {
+        let frame = segment.frame(entry.frame)?;
+        if entry.kind == IndexKind::Data {
+            frame.entry_data(entry, 0, usize::try_from(entry.extent.length).expect("bounded"))?;
+        }
+        frame.records().try_for_each(|record| record.map(drop))?;
+    }
+    Ok(())
+}
+
+/// Makes every checksum of an unencrypted segment right again.
+fn mend_everything(bytes: &mut [u8], places: &[std::ops::Range<usize>]) {
+    let header = crc32fast::hash(&bytes[..HEADER_BYTES - 4]);
+    bytes[HEADER_BYTES - 4..HEADER_BYTES].copy_from_slice(&header.to_le_bytes());
+    places.iter().for_each(|place| mend_checksum(bytes, place));
+    let end = bytes.len();
+    let footer = crc32fast::hash(&bytes[end - FOOTER_BYTES..end - 4]);
+    bytes[end - 4..].copy_from_slice(&footer.to_le_bytes());
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(2_000))]
+
+    /// Without a key anyone can make checksums right, so the decoders below them must stand anything too.
+    #[test]
+    fn promise_11_altered_content_with_right_checksums_never_panics(
+        changes in prop::collection::vec((any::<prop::sample::Index>(), any::<[u8; 8]>(), 1_usize..9), 1..4)
+    ) {
+        let mut bytes = write(&sample(), None, Compression::None);
+        let places = frames(&bytes);
+        for (at, values, length) in &changes {
+            let at = at.index(bytes.len() - 8);
+            bytes[at..at + length].copy_from_slice(&values[..*length]);
+        }
+        mend_everything(&mut bytes, &places);
+        let _ = read_in_every_way(&bytes);
+    }
+
+    /// As above, aimed at one field of the places that hold offsets and lengths.
+    #[test]
+    fn promise_11_extreme_fields_never_panic(
+        part in 0_usize..5, field in 0_usize..32,
+        value in prop_oneof![Just(u64::MAX), Just(u64::MAX - 63), Just(1 << 63), Just(u64::from(u32::MAX)), Just(0_u64)]
+    ) {
+        let mut bytes = write(&sample(), None, Compression::None);
+        let places = frames(&bytes);
+        let (data, index, notes) = (places[0].clone(), places[1].clone(), places[2].clone());
+        let table_at = data.end - 4 * super::format::RECORD_BYTES;
+        let start = [0, bytes.len() - FOOTER_BYTES, table_at, index.start, notes.start][part];
+        let at = (start + field * 8).min(bytes.len() - 12);
+        bytes[at..at + 8].copy_from_slice(&value.to_le_bytes());
+        mend_everything(&mut bytes, &places);
+        let _ = read_in_every_way(&bytes);
+    }
+}
+
 /// Every alteration must be an error: content that differs from the original is the one thing that must not happen.
 fn assert_refused(bytes: &[u8], key: Option<&VolumeKey>, what: &str) -> Error {
     match read_all(bytes, key) {
@@ -364,8 +426,104 @@ fn the_writer_refuses_what_would_break_the_order() {
     assert!(writer.append(&at(4)).is_err(), "below the first sequence");
     writer.append(&at(5)).expect("first");
     assert!(writer.append(&at(5)).is_err(), "not above the last");
-    let empty = Record { body: Body::Write { offset: 0, data: &[] }, ..at(6) };
-    assert!(writer.append(&empty).is_err(), "a write of nothing");
+    let end = VOLUME_BYTES;
+    for (body, what) in [
+        (Body::Write { offset: 0, data: &[] }, "a write of nothing"),
+        (Body::Write { offset: end - 1, data: &[1, 2] }, "a write past the end"),
+        (Body::Write { offset: 0, data: &vec![0; RECORD_DATA_BYTES_MAX + 1] }, "a long write"),
+        (Body::Zero(Extent { offset: u64::MAX, length: 2 }), "an end past 2^64"),
+        (Body::Touch(Extent { offset: 0, length: 0 }), "an empty extent"),
+        (Body::Discard(Extent { offset: 0, length: 1 }, Discarded::Ignored), "nothing done"),
+    ] {
+        let error = writer.append(&Record { body, ..at(6) }).expect_err(what);
+        assert_eq!(error.kind(), ErrorKind::InvalidInput, "{what}");
+    }
+    writer.append(&at(6)).expect("a refused record changes nothing");
+    assert_eq!(writer.seal(None).expect("seal").1.records, 2);
+    for frame_bytes in [0, u64::MAX] {
+        let params = SegmentParams { frame_bytes, ..params(1, Compression::None) };
+        assert!(SegmentWriter::create(Vec::new(), params, None, &clock).is_err());
+    }
+}
+
+#[test]
+fn a_file_is_new_and_read_by_its_map() {
+    let directory = tempfile::tempdir().expect("temporary directory");
+    let path = directory.path().join("new.hrl");
+    let clock = ManualClock::new(Timestamp(0), 5);
+    let sink = FileSink::create(&path).expect("create");
+    let mut writer =
+        SegmentWriter::create(sink, params(1, Compression::None), None, &clock).expect("create");
+    let record = Record { sequence: Sequence(1), time: Timestamp(1), body: Body::Flush };
+    writer.append(&record).expect("append");
+    let (_, summary) = writer.seal(None).expect("seal");
+    let segment = Segment::open(open_mapped(&path).expect("map"), &KeyRing::default());
+    assert_eq!(segment.expect("sound").summary(), &summary);
+    assert_eq!(FileSink::create(&path).expect_err("exists").kind(), ErrorKind::AlreadyExists);
+}
+
+#[test]
+fn objects_without_a_local_path_are_read_by_ranges() {
+    let directory = tempfile::tempdir().expect("temporary directory");
+    let store: Arc<dyn crate::store::Store> =
+        Arc::new(Remote(crate::store::DirStore::create(directory.path()).expect("store")));
+    let many: Vec<_> =
+        (0_u8..60).map(|n| Owned::Write(u64::from(n) * 8192, vec![n; 4096])).collect();
+    store.put("s.hrl", &write(&many, None, Compression::None)).expect("put");
+    let source = ObjectSource::open(&store, "s.hrl").expect("source");
+    let segment = Segment::open(source, &KeyRing::default()).expect("sound");
+    segment.verify().expect("sound");
+    assert_eq!(segment.index().expect("index").len(), 60);
+    let short: Arc<dyn crate::store::Store> = Arc::new(Short);
+    assert!(ObjectSource::open(&short, "s.hrl").is_err(), "a store that gives less than asked");
+}
+
+/// A store without local paths.
+struct Remote(crate::store::DirStore);
+
+impl crate::store::Store for Remote {
+    fn name(&self) -> String {
+        "remote".into()
+    }
+    fn put(&self, name: &str, content: &[u8]) -> Result<crate::store::PutOutcome> {
+        self.0.put(name, content)
+    }
+    fn get(&self, name: &str, range: std::ops::Range<u64>) -> Result<Vec<u8>> {
+        self.0.get(name, range)
+    }
+    fn list(&self, prefix: &str) -> Result<Vec<crate::store::ObjectInfo>> {
+        self.0.list(prefix)
+    }
+    fn head(&self, name: &str) -> Result<Option<crate::store::ObjectInfo>> {
+        self.0.head(name)
+    }
+    fn delete(&self, name: &str) -> Result<()> {
+        self.0.delete(name)
+    }
+}
+
+/// A store that gives less than it was asked for.
+struct Short;
+
+impl crate::store::Store for Short {
+    fn name(&self) -> String {
+        "short".into()
+    }
+    fn put(&self, _: &str, _: &[u8]) -> Result<crate::store::PutOutcome> {
+        Ok(crate::store::PutOutcome::Created)
+    }
+    fn get(&self, _: &str, _: std::ops::Range<u64>) -> Result<Vec<u8>> {
+        Ok(vec![0; 3])
+    }
+    fn list(&self, _: &str) -> Result<Vec<crate::store::ObjectInfo>> {
+        Ok(Vec::new())
+    }
+    fn head(&self, name: &str) -> Result<Option<crate::store::ObjectInfo>> {
+        Ok(Some(crate::store::ObjectInfo { name: name.into(), length: 1000 }))
+    }
+    fn delete(&self, _: &str) -> Result<()> {
+        Ok(())
+    }
 }
 
 #[test]

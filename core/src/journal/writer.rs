@@ -3,24 +3,24 @@
 //! Invariants: sequences of a log only grow, offsets of an image or merged segment only grow; a frame is given to the
 //! sink whole; what `sync` returned for is found again by `repair` after a crash. The data of a record is copied
 //! once, into the open frame, which is compressed, encrypted and checksummed there.
-//! After an error the writer is of no further use: its segment is abandoned or repaired.
-
-use std::fs::{File, OpenOptions};
-use std::io::Write;
-use std::path::{Path, PathBuf};
+//! `InvalidInput` and `Full` refuse one record and leave the writer as it was; after any other error it is of no further
+//! use: its segment is abandoned or repaired.
 
 use super::format::{
-    self, Aead, Codec, FOOTER_BYTES, FOOTER_NONCE, FRAME_HEADER_BYTES, Footer, FrameHeader,
-    FrameKind, HEADER_BYTES, Header, INDEX_FRAME_ENTRIES_MAX, IndexEntry, IndexKind, Notes,
+    self, Aead, Codec, DATA_FRAMES_MAX, EXTENT_RECORDS_MAX, FOOTER_BYTES, FOOTER_NONCE,
+    FRAME_HEADER_BYTES, FRAME_TARGET_BYTES_MAX, Footer, FrameHeader, FrameKind, HEADER_BYTES,
+    Header, INDEX_FRAME_ENTRIES_MAX, IndexEntry, IndexKind, NOTES_RECORDS_MAX, Notes,
 };
 use super::index::last_writers;
 use super::seal::SegmentSeal;
 use super::{
     Body, LABEL_BYTES_MAX, MarkEntry, OrderChange, RECORD_DATA_BYTES_MAX, Record, SegmentKind,
-    SegmentParams, SegmentSummary, VolumeKey,
+    SegmentParams, SegmentSink, SegmentSummary, VolumeKey,
 };
 use crate::clock::Clock;
+use crate::device::Discarded;
 use crate::error::{Error, ErrorKind, Result};
+use crate::extent::Extent;
 use crate::policy::Compression;
 use crate::units::{ChainHash, KeyId, Sequence, Timestamp};
 
@@ -31,75 +31,6 @@ const PROBE_PIECES: usize = 4;
 const PAYS_ONE_IN: usize = 16;
 /// Frames shorter than this are compressed without a probe.
 const PROBE_FRAME_BYTES_MIN: usize = 64 << 10;
-
-/// Where the bytes of a segment go: appended in order.
-pub trait SegmentSink {
-    /// Appends bytes.
-    fn append(&mut self, bytes: &[u8]) -> Result<()>;
-    /// Makes everything appended durable. After a failure every later call fails with `Poisoned`.
-    fn sync(&mut self) -> Result<()>;
-}
-
-impl SegmentSink for Vec<u8> {
-    fn append(&mut self, bytes: &[u8]) -> Result<()> {
-        self.extend_from_slice(bytes);
-        Ok(())
-    }
-
-    fn sync(&mut self) -> Result<()> {
-        Ok(())
-    }
-}
-
-/// A sink on a new local file. The caller makes the file's name durable.
-#[derive(Debug)]
-pub struct FileSink {
-    path: PathBuf,
-    file: File,
-    poisoned: bool,
-}
-
-impl FileSink {
-    /// Creates the file; `AlreadyExists` when there is one.
-    pub fn create(path: &Path) -> Result<Self> {
-        let file = OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .open(path)
-            .map_err(|error| Error::io("create segment", path.display(), error))?;
-        Ok(Self { path: path.to_owned(), file, poisoned: false })
-    }
-
-    /// Path of the file.
-    pub fn path(&self) -> &Path {
-        &self.path
-    }
-
-    fn check(&self, operation: &'static str) -> Result<()> {
-        if self.poisoned {
-            return Err(Error::new(ErrorKind::Poisoned, operation, self.path.display())
-                .message("an earlier sync failed, so nothing in the file can be trusted"));
-        }
-        Ok(())
-    }
-}
-
-impl SegmentSink for FileSink {
-    fn append(&mut self, bytes: &[u8]) -> Result<()> {
-        self.check("write segment")?;
-        self.file
-            .write_all(bytes)
-            .map_err(|error| Error::io("write segment", self.path.display(), error))
-    }
-
-    fn sync(&mut self) -> Result<()> {
-        self.check("sync segment")?;
-        self.file.sync_data().map_err(|error| {
-            self.poisoned = true;
-            Error::io("sync segment", self.path.display(), error)
-        })
-    }
-}
 
 /// Writes one segment to a sink.
 pub struct SegmentWriter<S: SegmentSink> {
@@ -114,7 +45,8 @@ pub struct SegmentWriter<S: SegmentSink> {
     table: Vec<u8>,
     packed: Vec<u8>,
     frame_records: u32,
-    frame_first: Sequence,
+    /// Lowest and highest sequence in the open frame.
+    frame_span: Option<(Sequence, Sequence)>,
     frames: u32,
     data_frames: u32,
     written: u64,
@@ -124,18 +56,21 @@ pub struct SegmentWriter<S: SegmentSink> {
     data_bytes: u64,
     last_sequence: Sequence,
     last_offset: u64,
-    first_time: Option<Timestamp>,
-    last_time: Timestamp,
+    /// Times of the records of lowest and highest sequence.
+    times: Option<(Timestamp, Timestamp)>,
+    first_record: Sequence,
 }
 
 impl<S: SegmentSink> SegmentWriter<S> {
     /// Writes the header of a new segment. With a key its frames are sealed with ChaCha20-Poly1305.
+    /// `InvalidInput` for a block size that is no power of two, and for frames of nothing or above 8 MiB.
     pub fn create(
         mut sink: S,
         params: SegmentParams,
         key: Option<&VolumeKey>,
         clock: &dyn Clock,
     ) -> Result<Self> {
+        check_params(&params)?;
         let mut salt = [0; 16];
         clock.fill_random(&mut salt);
         let header = header_of(&params, salt, key).encode();
@@ -159,7 +94,7 @@ impl<S: SegmentSink> SegmentWriter<S> {
             table: Vec::new(),
             packed: Vec::new(),
             frame_records: 0,
-            frame_first: Sequence::ZERO,
+            frame_span: None,
             frames: 0,
             data_frames: 0,
             written: HEADER_BYTES as u64,
@@ -169,28 +104,23 @@ impl<S: SegmentSink> SegmentWriter<S> {
             data_bytes: 0,
             last_sequence: Sequence::ZERO,
             last_offset: 0,
-            first_time: None,
-            last_time: Timestamp::default(),
+            times: None,
+            first_record: Sequence::MAX,
             params,
         })
     }
 
     /// Adds a record. Its sequence must be above the last one's (log), or its offset not below the last one's
-    /// (merged, image); `InvalidInput` otherwise, and for records beyond the limits of the format.
+    /// (merged, image); `InvalidInput` otherwise, and for records outside the volume or beyond the limits of a record.
+    /// `Full` at a limit of the segment: seal it and go on in another.
     pub fn append(&mut self, record: &Record<'_>) -> Result<()> {
         self.check(record)?;
-        if self.frame_records == 0 {
-            self.frame_first = record.sequence;
-        }
         let data_offset = self.frame.len() as u32;
         format::encode_record(record, &mut self.table, &mut self.frame);
         self.note(record, data_offset);
         self.frame_records += 1;
         self.records += 1;
-        self.last_sequence = self.last_sequence.max(record.sequence);
-        self.last_offset = record.body.extent().offset;
-        self.first_time.get_or_insert(record.time);
-        self.last_time = record.time;
+        self.note_place(record);
         if (self.frame.len() + self.table.len()) as u64 >= self.params.frame_bytes {
             self.flush_frame()?;
         }
@@ -206,7 +136,8 @@ impl<S: SegmentSink> SegmentWriter<S> {
         raw.append(&mut self.table);
         self.notes.frame_offsets.push(self.written);
         let count = std::mem::take(&mut self.frame_records);
-        self.write_frame(FrameKind::Data, &mut raw, count, self.frame_first)?;
+        self.write_frame(FrameKind::Data, &mut raw, count)?;
+        self.frame_span = None;
         raw.clear();
         self.frame = raw;
         self.data_frames += 1;
@@ -244,8 +175,10 @@ impl<S: SegmentSink> SegmentWriter<S> {
         self.write_index()?;
         let notes_offset = self.written;
         let (mut raw, count) = self.notes.encode();
-        self.write_frame(FrameKind::Notes, &mut raw, count, self.params.first_sequence)?;
+        self.write_frame(FrameKind::Notes, &mut raw, count)?;
         let chain = ChainHash(*self.chain.finalize().as_bytes());
+        let created = self.params.created;
+        let (first_time, last_time) = self.times.unwrap_or((created, created));
         let mut footer = Footer {
             frames: self.frames,
             data_frames: self.data_frames,
@@ -256,8 +189,8 @@ impl<S: SegmentSink> SegmentWriter<S> {
             data_bytes: self.data_bytes,
             chain,
             length: self.written + FOOTER_BYTES as u64,
-            first_time: self.first_time.unwrap_or(self.params.created),
-            last_time: if self.records == 0 { self.params.created } else { self.last_time },
+            first_time,
+            last_time,
             tag: [0; 16],
         };
         if let Some(seal) = &self.seal {
@@ -269,50 +202,78 @@ impl<S: SegmentSink> SegmentWriter<S> {
         Ok((self.sink, summary))
     }
 
+    /// For a merged segment or image: the time of the first and last record that it stands for, in place of those of
+    /// the records that are left.
+    pub(super) fn set_times(&mut self, first: Timestamp, last: Timestamp) {
+        debug_assert!(self.params.kind != SegmentKind::Log);
+        self.times = Some((first, last));
+    }
+
     fn check(&self, record: &Record<'_>) -> Result<()> {
-        let refuse = |expected: String, found: String| {
-            Err(Error::new(ErrorKind::InvalidInput, "append to", "segment")
-                .at(record.body.extent().offset)
-                .expected(expected)
-                .found(found))
-        };
-        match self.params.kind {
-            SegmentKind::Log => {
-                let least = self.params.first_sequence.max(self.last_sequence.next());
-                if record.sequence < least {
-                    return refuse(
-                        format!("sequence {least} or above"),
-                        record.sequence.to_string(),
-                    );
-                }
+        let extent = record.body.extent();
+        if self.params.kind == SegmentKind::Log {
+            let least = self.params.first_sequence.max(self.last_sequence.next());
+            if record.sequence < least {
+                let expected = format_args!("sequence {least} or above");
+                return Err(refused(record).expected(expected).found(record.sequence));
             }
-            SegmentKind::Merged | SegmentKind::Image => {
-                let extent = record.body.extent();
-                if !extent.is_empty() && extent.offset < self.last_offset {
-                    return refuse(
-                        format!("offset {} or above", self.last_offset),
-                        extent.to_string(),
-                    );
-                }
+        } else if !extent.is_empty() && extent.offset < self.last_offset {
+            let expected = format_args!("offset {} or above", self.last_offset);
+            return Err(refused(record).expected(expected).found(extent));
+        }
+        check_body(&record.body, record)?;
+        match extent.offset.checked_add(extent.length) {
+            Some(end) if end <= self.params.device_bytes => {}
+            _ => {
+                return Err(refused(record)
+                    .expected(format_args!("a range within {} bytes", self.params.device_bytes))
+                    .found(format_args!("{} bytes at {}", extent.length, extent.offset)));
             }
         }
-        match &record.body {
-            Body::Write { data, .. } if data.is_empty() || data.len() > RECORD_DATA_BYTES_MAX => {
-                refuse(format!("1 to {RECORD_DATA_BYTES_MAX} bytes"), data.len().to_string())
+        self.check_room(record)
+    }
+
+    fn check_room(&self, record: &Record<'_>) -> Result<()> {
+        let full = |what: &str, limit: u64| {
+            Err(Error::new(ErrorKind::Full, "append to", "segment")
+                .at(record.body.extent().offset)
+                .message("the segment is at a limit of the format: seal it and go on in another")
+                .expected(format_args!("at most {limit} {what}")))
+        };
+        if self.data_frames >= DATA_FRAMES_MAX {
+            return full("data frames", u64::from(DATA_FRAMES_MAX));
+        }
+        match record.body {
+            Body::Flush => Ok(()),
+            Body::Mark(_) | Body::UnorderedBegin(_) | Body::UnorderedEnd => {
+                if self.notes.records() >= NOTES_RECORDS_MAX {
+                    return full("marks and order changes", u64::from(NOTES_RECORDS_MAX));
+                }
+                Ok(())
             }
-            Body::Mark(mark) if mark.label.len() > LABEL_BYTES_MAX => refuse(
-                format!("a label of at most {LABEL_BYTES_MAX} bytes"),
-                mark.label.len().to_string(),
-            ),
-            Body::Zero(extent) | Body::Discard(extent, _) | Body::Touch(extent)
-                if extent.is_empty() =>
-            {
-                refuse("a range that is not empty".into(), extent.to_string())
-            }
-            body if body.extent().offset.checked_add(body.extent().length).is_none() => {
-                refuse("an end below 2^64".into(), body.extent().to_string())
+            _ if self.pieces.len() as u64 >= EXTENT_RECORDS_MAX => {
+                full("changes", EXTENT_RECORDS_MAX)
             }
             _ => Ok(()),
+        }
+    }
+
+    /// Keeps what frame header and footer will say of the record's place.
+    fn note_place(&mut self, record: &Record<'_>) {
+        let sequence = record.sequence;
+        let (low, high) = self.frame_span.unwrap_or((sequence, sequence));
+        self.frame_span = Some((low.min(sequence), high.max(sequence)));
+        let (mut first, mut last) = self.times.unwrap_or((record.time, record.time));
+        if sequence < self.first_record {
+            (self.first_record, first) = (sequence, record.time);
+        }
+        if sequence >= self.last_sequence {
+            (self.last_sequence, last) = (sequence, record.time);
+        }
+        self.times = Some((first, last));
+        let extent = record.body.extent();
+        if !extent.is_empty() {
+            self.last_offset = extent.offset;
         }
     }
 
@@ -324,7 +285,7 @@ impl<S: SegmentSink> SegmentWriter<S> {
                 IndexKind::Data
             }
             Body::Zero(_) => IndexKind::Zero,
-            Body::Discard(_, crate::device::Discarded::Undefined) => IndexKind::Undefined,
+            Body::Discard(_, Discarded::Undefined) => IndexKind::Undefined,
             Body::Discard(..) => IndexKind::Zero,
             Body::Touch(_) => IndexKind::Touch,
             Body::Flush => return,
@@ -352,28 +313,22 @@ impl<S: SegmentSink> SegmentWriter<S> {
     fn write_index(&mut self) -> Result<()> {
         let entries = last_writers(std::mem::take(&mut self.pieces));
         let mut raw = Vec::new();
-        for chunk in entries.chunks(INDEX_FRAME_ENTRIES_MAX) {
+        for chunk in entries.chunks(INDEX_FRAME_ENTRIES_MAX as usize) {
             raw.clear();
             chunk.iter().for_each(|entry| format::encode_index_entry(entry, &mut raw));
             let count = chunk.len() as u32;
-            self.write_frame(FrameKind::Index, &mut raw, count, self.params.first_sequence)?;
+            self.write_frame(FrameKind::Index, &mut raw, count)?;
         }
         Ok(())
     }
 
     /// Compresses, encrypts, checksums and appends one frame. `raw` is used up.
-    fn write_frame(
-        &mut self,
-        kind: FrameKind,
-        raw: &mut Vec<u8>,
-        count: u32,
-        first_sequence: Sequence,
-    ) -> Result<()> {
-        if self.frames >= format::FRAMES_MAX {
-            return Err(Error::new(ErrorKind::Full, "append to", "segment")
-                .expected(format_args!("at most {} frames", format::FRAMES_MAX))
-                .found(self.frames));
-        }
+    fn write_frame(&mut self, kind: FrameKind, raw: &mut Vec<u8>, count: u32) -> Result<()> {
+        assert!(
+            raw.len() <= format::FRAME_RAW_BYTES_MAX,
+            "the limits of records keep frames small"
+        );
+        let (first_sequence, last_sequence) = self.frame_span.unwrap_or_default();
         let raw_bytes = raw.len() as u32;
         let packed = self.compress(raw);
         let stored: &mut [u8] = if packed { &mut self.packed } else { raw };
@@ -385,7 +340,7 @@ impl<S: SegmentSink> SegmentWriter<S> {
             raw_bytes,
             count,
             first_sequence,
-            last_sequence: self.last_sequence,
+            last_sequence,
             tag: [0; 16],
         };
         if let Some(seal) = &self.seal {
@@ -410,6 +365,47 @@ impl<S: SegmentSink> SegmentWriter<S> {
         self.packed.reserve(zstd::zstd_safe::compress_bound(raw.len()));
         zstd.compress_to_buffer(raw, &mut self.packed).is_ok()
             && self.packed.len() <= raw.len() - raw.len() / PAYS_ONE_IN
+    }
+}
+
+fn refused(record: &Record<'_>) -> Error {
+    Error::new(ErrorKind::InvalidInput, "append to", "segment").at(record.body.extent().offset)
+}
+
+fn check_params(params: &SegmentParams) -> Result<()> {
+    let refused = || Error::new(ErrorKind::InvalidInput, "create", "segment");
+    if !params.block_bytes.is_power_of_two() {
+        return Err(refused()
+            .expected("a block size that is a power of two")
+            .found(params.block_bytes));
+    }
+    if params.frame_bytes == 0 || params.frame_bytes > FRAME_TARGET_BYTES_MAX {
+        return Err(refused()
+            .expected(format_args!("frames of 1 to {FRAME_TARGET_BYTES_MAX} bytes"))
+            .found(params.frame_bytes));
+    }
+    Ok(())
+}
+
+fn check_body(body: &Body<'_>, record: &Record<'_>) -> Result<()> {
+    match body {
+        Body::Write { data, .. } if data.is_empty() || data.len() > RECORD_DATA_BYTES_MAX => {
+            Err(refused(record)
+                .expected(format_args!("1 to {RECORD_DATA_BYTES_MAX} bytes"))
+                .found(data.len()))
+        }
+        Body::Mark(mark) if mark.label.len() > LABEL_BYTES_MAX => Err(refused(record)
+            .expected(format_args!("a label of at most {LABEL_BYTES_MAX} bytes"))
+            .found(mark.label.len())),
+        Body::Zero(Extent { length: 0, .. })
+        | Body::Discard(Extent { length: 0, .. }, _)
+        | Body::Touch(Extent { length: 0, .. }) => {
+            Err(refused(record).expected("a range that is not empty").found("0 bytes"))
+        }
+        Body::Discard(_, Discarded::Ignored) => {
+            Err(refused(record).expected("a discard that did something").found("an ignored one"))
+        }
+        _ => Ok(()),
     }
 }
 

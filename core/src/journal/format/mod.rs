@@ -1,0 +1,111 @@
+//! The bytes of a native segment. `core/docs/format.md` is the specification; no other module knows an offset.
+//!
+//! Each structure is a [`layout!`] of named byte ranges, which encoder and decoder share and a test compares with the
+//! tables of the specification. Every decoder is total: any bytes give a value or an error that names the place.
+//! Lengths are checked against the limits below before anything is allocated.
+
+mod frame;
+mod header;
+mod index;
+mod notes;
+mod record;
+
+pub(super) use frame::{FOOTER_BYTES, FRAME_HEADER_BYTES, Footer, FrameHeader, FrameKind};
+pub(super) use header::{Aead, Codec, HEADER_BYTES, Header};
+pub(super) use index::{INDEX_ENTRY_BYTES, decode_index_entry, encode_index_entry};
+pub use index::{IndexEntry, IndexKind};
+pub(super) use notes::Notes;
+pub(super) use record::{Descriptor, RECORD_BYTES, encode_record};
+
+use std::ops::Range;
+
+use crate::error::{Error, ErrorKind, Result};
+
+/// First bytes of a segment: not text, and damaged by every transfer that takes it for text.
+pub(super) const MAGIC: [u8; 8] = *b"\x89HRL\r\n\x1a\n";
+pub(super) const VERSION_MAJOR: u16 = 1;
+pub(super) const VERSION_MINOR: u16 = 0;
+/// Incompatible features that this build knows: none.
+pub(super) const FEATURES_INCOMPATIBLE: u64 = 0;
+
+/// Most bytes in a frame before compression.
+pub(super) const FRAME_RAW_BYTES_MAX: usize = 16 << 20;
+/// Most bytes that a writer may aim at for a data frame: a record of the largest size still fits on top.
+pub(super) const FRAME_TARGET_BYTES_MAX: u64 = 8 << 20;
+/// Most data frames in a segment; their offsets fit into the notes frame.
+pub(super) const DATA_FRAMES_MAX: u32 = 1 << 20;
+/// Most marks and order changes in a segment; they fit into the notes frame beside the offsets.
+pub(super) const NOTES_RECORDS_MAX: u32 = 1 << 14;
+/// Most records of a segment that change something; the index has at most twice as many entries.
+pub(super) const EXTENT_RECORDS_MAX: u64 = 1 << 23;
+/// Most entries in one index frame.
+pub(super) const INDEX_FRAME_ENTRIES_MAX: u32 = 1 << 16;
+/// The nonce of the footer; no frame has this number.
+pub(super) const FOOTER_NONCE: u32 = u32::MAX;
+
+/// Names the byte ranges of a structure.
+macro_rules! layout {
+    ($module:ident, $bytes:literal; $($name:ident $offset:literal $size:literal)*) => {
+        #[allow(dead_code, reason = "some fields are written as zeroes and never looked at")]
+        pub(in crate::journal) mod $module {
+            use std::ops::Range;
+            pub(in crate::journal) const BYTES: usize = $bytes;
+            $(pub(in crate::journal) const $name: Range<usize> = $offset..$offset + $size;)*
+            #[cfg(test)]
+            pub(in crate::journal) const FIELDS: &[(&str, usize, usize)] =
+                &[$((stringify!($name), $offset, $size)),*];
+        }
+    };
+}
+use layout;
+
+fn bad(name: &str, at: u64) -> Error {
+    Error::new(ErrorKind::Corrupt, "read segment", name).at(at)
+}
+
+fn array_at<const N: usize>(bytes: &[u8], field: Range<usize>) -> [u8; N] {
+    bytes[field].try_into().expect("a field's size is its type's")
+}
+
+fn u8_at(bytes: &[u8], field: Range<usize>) -> u8 {
+    bytes[field.start]
+}
+
+fn u16_at(bytes: &[u8], field: Range<usize>) -> u16 {
+    u16::from_le_bytes(array_at(bytes, field))
+}
+
+fn u32_at(bytes: &[u8], field: Range<usize>) -> u32 {
+    u32::from_le_bytes(array_at(bytes, field))
+}
+
+fn u64_at(bytes: &[u8], field: Range<usize>) -> u64 {
+    u64::from_le_bytes(array_at(bytes, field))
+}
+
+fn i64_at(bytes: &[u8], field: Range<usize>) -> i64 {
+    i64::from_le_bytes(array_at(bytes, field))
+}
+
+fn put(bytes: &mut [u8], field: Range<usize>, value: &[u8]) {
+    bytes[field].copy_from_slice(value);
+}
+
+/// `base` is where `bytes` begin in the segment.
+fn check_zero(bytes: &[u8], field: Range<usize>, name: &str, base: u64) -> Result<()> {
+    match bytes[field.clone()].iter().position(|byte| *byte != 0) {
+        None => Ok(()),
+        Some(at) => Err(bad(name, base + (field.start + at) as u64)
+            .expected("zero in a reserved field")
+            .found(bytes[field.start + at])),
+    }
+}
+
+fn check_crc(expected: u32, found: u32, name: &str, at: u64) -> Result<()> {
+    if expected == found {
+        return Ok(());
+    }
+    Err(bad(name, at)
+        .expected(format_args!("checksum {expected:#010x}"))
+        .found(format_args!("{found:#010x}")))
+}

@@ -1,0 +1,133 @@
+//! The notes frame of a sealed segment: where its data frames are, its marks and its order changes.
+//!
+//! What opening a segment needs, so that neither index nor data is read for it.
+
+use super::{
+    Descriptor, Footer, HEADER_BYTES, NOTES_RECORDS_MAX, RECORD_BYTES, bad, encode_record, u64_at,
+};
+use crate::error::Result;
+use crate::journal::{Body, MarkEntry, OrderChange, Record};
+
+/// The notes of a segment.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(in crate::journal) struct Notes {
+    pub frame_offsets: Vec<u64>,
+    pub marks: Vec<MarkEntry>,
+    pub order_changes: Vec<OrderChange>,
+}
+
+impl Notes {
+    /// The content of the notes frame, and how many records it repeats.
+    pub(in crate::journal) fn encode(&self) -> (Vec<u8>, u32) {
+        let mut raw = Vec::with_capacity(self.frame_offsets.len() * 8 + 64);
+        let mut table = Vec::new();
+        for mark in &self.marks {
+            let body = Body::Mark(mark.mark.clone());
+            let record = Record { sequence: mark.sequence, time: mark.time, body };
+            encode_record(&record, &mut table, &mut raw);
+        }
+        for change in &self.order_changes {
+            let body = change.begin.map_or(Body::UnorderedEnd, Body::UnorderedBegin);
+            let record = Record { sequence: change.sequence, time: change.time, body };
+            encode_record(&record, &mut table, &mut raw);
+        }
+        for offset in &self.frame_offsets {
+            raw.extend_from_slice(&offset.to_le_bytes());
+        }
+        raw.extend_from_slice(&table);
+        (raw, self.records())
+    }
+
+    /// Marks and order changes.
+    pub(in crate::journal) fn records(&self) -> u32 {
+        (self.marks.len() + self.order_changes.len()) as u32
+    }
+
+    /// Decodes the content of the notes frame with `count` records of the segment that ends with `footer`.
+    pub(in crate::journal) fn decode(
+        raw: &[u8],
+        count: u32,
+        footer: &Footer,
+        name: &str,
+    ) -> Result<Self> {
+        let at = footer.notes_offset;
+        let table_bytes = count as usize * RECORD_BYTES;
+        let offset_bytes = footer.data_frames as usize * 8;
+        let data_bytes = raw.len().checked_sub(table_bytes + offset_bytes);
+        let Some(data_bytes) = data_bytes.filter(|_| count <= NOTES_RECORDS_MAX) else {
+            return Err(bad(name, at)
+                .expected(format_args!(
+                    "notes of {} data frames and {count} records (at most {NOTES_RECORDS_MAX})",
+                    footer.data_frames
+                ))
+                .found(format_args!("{} bytes", raw.len())));
+        };
+        let (data, rest) = raw.split_at(data_bytes);
+        let (offsets, table) = rest.split_at(offset_bytes);
+        let mut notes =
+            Self { frame_offsets: decode_offsets(offsets, footer, name)?, ..Self::default() };
+        let mut data_at = 0;
+        for bytes in table.chunks_exact(RECORD_BYTES) {
+            // Marks and order changes are nowhere on the volume: any size will do.
+            let descriptor = Descriptor::decode(bytes, 0, name, at)?;
+            let end = data_at + descriptor.data_bytes as usize;
+            let data = data.get(data_at..end).ok_or_else(|| {
+                bad(name, at).expected("data within the notes").found(format_args!("end {end}"))
+            })?;
+            data_at = end;
+            notes.add(descriptor.record(data, name, at)?, name, at)?;
+        }
+        notes.check_order(footer, name)?;
+        Ok(notes)
+    }
+
+    fn add(&mut self, record: Record<'_>, name: &str, at: u64) -> Result<()> {
+        let Record { sequence, time, body } = record;
+        match body {
+            Body::Mark(mark) => self.marks.push(MarkEntry { sequence, time, mark }),
+            Body::UnorderedBegin(cause) => {
+                self.order_changes.push(OrderChange { sequence, time, begin: Some(cause) });
+            }
+            Body::UnorderedEnd => {
+                self.order_changes.push(OrderChange { sequence, time, begin: None });
+            }
+            _ => {
+                return Err(bad(name, at)
+                    .expected("marks and order changes")
+                    .found("a record of another kind"));
+            }
+        }
+        Ok(())
+    }
+
+    fn check_order(&self, footer: &Footer, name: &str) -> Result<()> {
+        let last = footer.last_sequence;
+        let marks_rise = self.marks.is_sorted_by(|a, b| a.sequence < b.sequence);
+        let changes_rise = self.order_changes.is_sorted_by(|a, b| a.sequence < b.sequence);
+        let within = self.marks.last().is_none_or(|mark| mark.sequence <= last)
+            && self.order_changes.last().is_none_or(|change| change.sequence <= last);
+        if marks_rise && changes_rise && within {
+            return Ok(());
+        }
+        Err(bad(name, footer.notes_offset)
+            .expected(format_args!("marks and order changes by sequence, none above {last}"))
+            .found("others"))
+    }
+}
+
+/// Data frames begin after the header and go on up to the index, each after the one before.
+fn decode_offsets(bytes: &[u8], footer: &Footer, name: &str) -> Result<Vec<u64>> {
+    let offsets: Vec<u64> = bytes.chunks_exact(8).map(|chunk| u64_at(chunk, 0..8)).collect();
+    let first = offsets.first().copied().unwrap_or(footer.index_offset);
+    let last = offsets.last().copied().unwrap_or_default();
+    let rising = offsets.is_sorted_by(|a, b| a < b);
+    if first == HEADER_BYTES as u64 && rising && last < footer.index_offset {
+        return Ok(offsets);
+    }
+    Err(bad(name, footer.notes_offset)
+        .expected(format_args!(
+            "data frames from {HEADER_BYTES} up to the index at {}",
+            footer.index_offset
+        ))
+        .found(format_args!("{} frames from {first} to {last}", offsets.len())))
+}

@@ -1,0 +1,240 @@
+//! Frames of a segment: read, checked, opened and decompressed.
+//!
+//! A frame is given out only when its checksum, its number and (with a key) its seal are right; the records in it are
+//! checked when they are decoded.
+
+use std::borrow::Cow;
+use std::fmt;
+
+use super::format::{
+    Aead, Codec, Descriptor, FRAME_HEADER_BYTES, FrameHeader, FrameKind, HEADER_BYTES, Header,
+    IndexEntry, RECORD_BYTES,
+};
+use super::seal::SegmentSeal;
+use super::source::SegmentSource;
+use super::{KeyRing, Record};
+use crate::error::{Error, ErrorKind, Result};
+use crate::units::{KeyId, Sequence};
+
+/// A decoded frame.
+pub struct Frame {
+    pub(super) header: FrameHeader,
+    /// The header as stored.
+    pub(super) head: [u8; FRAME_HEADER_BYTES],
+    pub(super) raw: Vec<u8>,
+    device_bytes: u64,
+    name: String,
+    at: u64,
+}
+
+impl Frame {
+    /// The records, in order.
+    pub fn records(&self) -> impl Iterator<Item = Result<Record<'_>>> + '_ {
+        self.descriptors().map(|item| {
+            let (descriptor, data_at) = item?;
+            let data = &self.data()[data_at..data_at + descriptor.data_bytes as usize];
+            descriptor.record(data, &self.name, self.at)
+        })
+    }
+
+    /// The data area, as index entries address it.
+    pub fn data(&self) -> &[u8] {
+        &self.raw[..self.raw.len() - self.table_bytes()]
+    }
+
+    /// The bytes of `entry` from byte `skip` of it; `Corrupt` when the frame does not hold them.
+    pub fn entry_data(&self, entry: &IndexEntry, skip: u64, length: usize) -> Result<&[u8]> {
+        let start = u64::from(entry.data_offset).saturating_add(skip);
+        usize::try_from(start)
+            .ok()
+            .and_then(|start| self.data().get(start..start.checked_add(length)?))
+            .ok_or_else(|| {
+                Error::new(ErrorKind::Corrupt, "read frame of", &self.name)
+                    .at(self.at)
+                    .expected(format_args!("{length} bytes at {start} of its data"))
+                    .found(format_args!("{} bytes of data", self.data().len()))
+            })
+    }
+
+    /// Memory that the frame takes, in bytes.
+    pub fn memory_bytes(&self) -> usize {
+        self.raw.capacity() + size_of::<Self>()
+    }
+
+    /// The descriptors of the records, each with the place of its data in the data area, which holds all of it.
+    pub(super) fn descriptors(&self) -> impl Iterator<Item = Result<(Descriptor, usize)>> + '_ {
+        let data_bytes = self.data().len();
+        let mut next = 0;
+        self.raw[data_bytes..].chunks_exact(RECORD_BYTES).map(move |bytes| {
+            let descriptor = Descriptor::decode(bytes, self.device_bytes, &self.name, self.at)?;
+            let start = next;
+            next += descriptor.data_bytes as usize;
+            if next > data_bytes {
+                return Err(Error::new(ErrorKind::Corrupt, "read frame of", &self.name)
+                    .at(self.at)
+                    .expected(format_args!("data up to {next}"))
+                    .found(format_args!("{data_bytes} bytes of data")));
+            }
+            Ok((descriptor, start))
+        })
+    }
+
+    /// Adds index entries of the records whose sequence is `wanted`.
+    pub(super) fn collect(
+        &self,
+        wanted: impl Fn(Sequence) -> bool,
+        pieces: &mut Vec<IndexEntry>,
+    ) -> Result<()> {
+        for item in self.descriptors() {
+            let (descriptor, data_at) = item?;
+            if let Some(kind) = descriptor.index_kind().filter(|_| wanted(descriptor.sequence)) {
+                pieces.push(IndexEntry {
+                    extent: descriptor.extent,
+                    kind,
+                    sequence: descriptor.sequence,
+                    frame: self.header.number,
+                    data_offset: data_at as u32,
+                });
+            }
+        }
+        Ok(())
+    }
+
+    fn table_bytes(&self) -> usize {
+        match self.header.kind {
+            FrameKind::Data => self.header.count as usize * RECORD_BYTES,
+            FrameKind::Index | FrameKind::Notes => 0,
+        }
+    }
+}
+
+impl fmt::Debug for Frame {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Frame({} of {})", self.header.number, self.name)
+    }
+}
+
+/// Reads and opens the frames of one segment.
+pub(super) struct Opener {
+    seal: Option<SegmentSeal>,
+    pub(super) key_id: Option<KeyId>,
+    device_bytes: u64,
+}
+
+impl Opener {
+    /// Reads the header and finds the key.
+    pub(super) fn open(source: &dyn SegmentSource, keys: &KeyRing) -> Result<(Self, Header)> {
+        let name = source.name();
+        let bytes = source.read(0..source.length().min(HEADER_BYTES as u64))?;
+        let header = Header::decode(&bytes, &name)?;
+        let device_bytes = header.device_bytes;
+        let opener = match header.aead {
+            Aead::None => Self { seal: None, key_id: None, device_bytes },
+            Aead::ChaCha20Poly1305 => {
+                let key =
+                    keys.find(header.key_id).ok_or_else(|| {
+                        let newest = keys.newest();
+                        Error::new(ErrorKind::WrongKey, "open segment", &name)
+                            .expected(format_args!("key {}", header.key_id))
+                            .found(newest.map_or_else(
+                                || "no key".to_owned(),
+                                |key| format!("key {}", key.id()),
+                            ))
+                    })?;
+                let seal = Some(SegmentSeal::new(key, &bytes));
+                Self { seal, key_id: Some(header.key_id), device_bytes }
+            }
+        };
+        Ok((opener, header))
+    }
+
+    /// Reads frame `number`, which begins at `at`, and ends at `end` where that is known (one read instead of two).
+    /// Gives the frame and the place after it.
+    pub(super) fn read_frame(
+        &self,
+        source: &dyn SegmentSource,
+        at: u64,
+        end: Option<u64>,
+        number: u32,
+    ) -> Result<(Frame, u64)> {
+        let name = source.name();
+        let content_at = at.saturating_add(FRAME_HEADER_BYTES as u64);
+        let whole = match end {
+            Some(end) => source.read(at..end)?,
+            None => {
+                let header = FrameHeader::decode(&source.read(at..content_at)?, &name, at)?;
+                source.read(at..content_at.saturating_add(u64::from(header.stored_bytes)))?
+            }
+        };
+        let header = FrameHeader::decode(&whole, &name, at)?;
+        let (head, stored) = whole.split_at(FRAME_HEADER_BYTES);
+        let bad = |at: u64| Error::new(ErrorKind::Corrupt, "read segment", &name).at(at);
+        if stored.len() != header.stored_bytes as usize {
+            return Err(bad(at + 12)
+                .expected(format_args!("a frame of {} bytes", stored.len()))
+                .found(header.stored_bytes));
+        }
+        FrameHeader::check_content(head, stored, &name, at)?;
+        if header.number != number {
+            return Err(bad(at)
+                .expected(format_args!("frame {number}"))
+                .found(format_args!("frame {}", header.number)));
+        }
+        let raw = self.decode(&header, stored, &name, at)?;
+        let table = u64::from(header.count) * RECORD_BYTES as u64;
+        if header.kind == FrameKind::Data && table > raw.len() as u64 {
+            return Err(bad(at + 20)
+                .expected(format_args!("{} records", header.count))
+                .found(format_args!("{} bytes", raw.len())));
+        }
+        let head = head.try_into().expect("split at its length");
+        let device_bytes = self.device_bytes;
+        Ok((Frame { header, head, raw, device_bytes, name, at }, at + whole.len() as u64))
+    }
+
+    /// Whether `tag` is that of `aad` alone, under the nonce `number`; without a key it must be zero.
+    pub(super) fn authenticates(&self, number: u32, aad: &[u8], tag: &[u8; 16]) -> bool {
+        match &self.seal {
+            Some(seal) => seal.open(number, aad, &mut [], tag),
+            None => *tag == [0; 16],
+        }
+    }
+
+    fn decode(&self, header: &FrameHeader, stored: &[u8], name: &str, at: u64) -> Result<Vec<u8>> {
+        let bad = || Error::new(ErrorKind::Corrupt, "read segment", name).at(at);
+        let plain = match &self.seal {
+            None if header.tag != [0; 16] => {
+                return Err(bad().expected("no tag, as nothing is encrypted").found("one"));
+            }
+            None => Cow::Borrowed(stored),
+            Some(seal) => {
+                let mut content = stored.to_vec();
+                if !seal.open(header.number, &header.encode_aad(), &mut content, &header.tag) {
+                    return Err(bad().expected("the frame that was sealed here").found(
+                        "another: the frame, its place or the segment's header was altered",
+                    ));
+                }
+                Cow::Owned(content)
+            }
+        };
+        if header.codec == Codec::Stored {
+            return Ok(plain.into_owned());
+        }
+        let raw = zstd::bulk::decompress(&plain, header.raw_bytes as usize)
+            .map_err(|error| bad().message("the frame does not decompress").source(error))?;
+        if raw.len() != header.raw_bytes as usize {
+            return Err(bad()
+                .expected(format_args!("{} bytes", header.raw_bytes))
+                .found(raw.len()));
+        }
+        Ok(raw)
+    }
+}
+
+/// The error of a frame that is sound but not of the kind that belongs there.
+pub(super) fn misplaced(name: &str, at: u64, expected: FrameKind, found: &FrameHeader) -> Error {
+    Error::new(ErrorKind::Corrupt, "read segment", name)
+        .at(at)
+        .expected(format_args!("a frame of kind {expected:?}"))
+        .found(format_args!("kind {:?}, frame {}", found.kind, found.number))
+}

@@ -1,0 +1,79 @@
+//! Where a new segment goes: a local file, or memory.
+//!
+//! A sink takes whole frames in order and nothing else. After a failed sync it is poisoned for good: the system may have
+//! dropped what it could not write, so a later sync that succeeds would prove nothing.
+
+use std::fs::{File, OpenOptions};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use crate::error::{Error, ErrorKind, Result};
+
+/// Where the bytes of a segment go: appended in order.
+pub trait SegmentSink {
+    /// Appends bytes.
+    fn append(&mut self, bytes: &[u8]) -> Result<()>;
+    /// Makes everything appended durable. After a failure every later call fails with `Poisoned`.
+    fn sync(&mut self) -> Result<()>;
+}
+
+impl SegmentSink for Vec<u8> {
+    fn append(&mut self, bytes: &[u8]) -> Result<()> {
+        self.extend_from_slice(bytes);
+        Ok(())
+    }
+
+    fn sync(&mut self) -> Result<()> {
+        Ok(())
+    }
+}
+
+/// A sink on a new local file. The caller makes the file's name durable.
+#[derive(Debug)]
+pub struct FileSink {
+    path: PathBuf,
+    file: File,
+    poisoned: bool,
+}
+
+impl FileSink {
+    /// Creates the file; `AlreadyExists` when there is one.
+    pub fn create(path: &Path) -> Result<Self> {
+        let file = OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .open(path)
+            .map_err(|error| Error::io("create segment", path.display(), error))?;
+        Ok(Self { path: path.to_owned(), file, poisoned: false })
+    }
+
+    /// Path of the file.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    fn check(&self, operation: &'static str) -> Result<()> {
+        if self.poisoned {
+            return Err(Error::new(ErrorKind::Poisoned, operation, self.path.display())
+                .message("an earlier sync failed, so nothing in the file can be trusted"));
+        }
+        Ok(())
+    }
+}
+
+impl SegmentSink for FileSink {
+    fn append(&mut self, bytes: &[u8]) -> Result<()> {
+        self.check("write segment")?;
+        self.file
+            .write_all(bytes)
+            .map_err(|error| Error::io("write segment", self.path.display(), error))
+    }
+
+    fn sync(&mut self) -> Result<()> {
+        self.check("sync segment")?;
+        self.file.sync_data().map_err(|error| {
+            self.poisoned = true;
+            Error::io("sync segment", self.path.display(), error)
+        })
+    }
+}
