@@ -28,11 +28,21 @@ fn vault(directory: &Path) -> Vault {
     vault_on(Arc::new(DirStore::create(&directory.join("vault")).expect("store")), None)
 }
 
-fn options(device: Arc<dyn BlockDevice>, vault: &Vault, state: &Path, policy: Policy) -> ProtectionOptions {
+fn options(
+    device: Arc<dyn BlockDevice>,
+    vault: &Vault,
+    state: &Path,
+    policy: Policy,
+) -> ProtectionOptions {
     ProtectionOptions::new("disk", device, vault.clone(), state).policy(policy)
 }
 
-fn protect(device: Arc<dyn BlockDevice>, vault: &Vault, state: &Path, policy: Policy) -> Protection {
+fn protect(
+    device: Arc<dyn BlockDevice>,
+    vault: &Vault,
+    state: &Path,
+    policy: Policy,
+) -> Protection {
     let protection = options(device, vault, state, policy).open().expect("protect");
     protection.wait_ordered(LIMIT).expect("ordered");
     protection
@@ -195,7 +205,10 @@ fn promise_4_after_a_crash_only_marked_regions_are_read_and_old_points_stay() {
         }
         for step in 0..300_u64 {
             let data = vec![(round * 31 + step) as u8; 4096];
-            protection.volume().write((step * 7 % 256) * 4096, &data, Durability::Cached).expect("write");
+            protection
+                .volume()
+                .write((step * 7 % 256) * 4096, &data, Durability::Cached)
+                .expect("write");
         }
         // The process is gone without a word, and the disk's cache with it.
         drop(protection);
@@ -206,7 +219,10 @@ fn promise_4_after_a_crash_only_marked_regions_are_read_and_old_points_stay() {
     protection.stop(LIMIT).expect("stop");
     assert!(content_at(&vault, &At::Newest) == content(&*device), "the newest state is the disk");
     for (id, bytes) in points {
-        assert!(content_at(&vault, &At::Point(id)) == bytes, "promise 5: an old point is as it was");
+        assert!(
+            content_at(&vault, &At::Point(id)) == bytes,
+            "promise 5: an old point is as it was"
+        );
     }
 }
 
@@ -260,7 +276,10 @@ fn promise_6_a_dead_vault_never_blocks_the_writer_and_nothing_is_lost() {
     let modes = modes.lock().expect("lock").clone();
     assert!(modes.contains(&(Mode::Dirty, Cause::SpoolFull)), "{modes:?}");
     let timeline = replica(&vault).timeline();
-    assert!(timeline.iter().any(|e| e.unordered == Some(Cause::SpoolFull)), "promise 7: {timeline:?}");
+    assert!(
+        timeline.iter().any(|e| e.unordered == Some(Cause::SpoolFull)),
+        "promise 7: {timeline:?}"
+    );
 }
 
 #[test]
@@ -308,7 +327,10 @@ fn a_clean_stop_needs_no_resync_and_a_changed_disk_is_noticed() {
     file.set_len(16 * MIB).expect("resize");
     let bigger = Arc::new(FileDevice::open(&path, &FileDeviceOptions::default()).expect("disk"));
     let error = options(bigger, &vault, &state, policy()).open().map(drop).expect_err("resized");
-    assert!(error.kind() == ErrorKind::Changed && error.to_string().contains("16777216"), "{error}");
+    assert!(
+        error.kind() == ErrorKind::Changed && error.to_string().contains("16777216"),
+        "{error}"
+    );
 }
 
 #[test]
@@ -318,7 +340,9 @@ fn two_agents_on_one_volume_are_told_apart() {
     let device: Arc<dyn BlockDevice> = Arc::new(MemoryDevice::new(4 * MIB));
     let first = protect(device.clone(), &vault, &directory.path().join("one"), policy());
     let open = |state: &str, take_over| {
-        options(device.clone(), &vault, &directory.path().join(state), policy()).take_over(take_over).open()
+        options(device.clone(), &vault, &directory.path().join(state), policy())
+            .take_over(take_over)
+            .open()
     };
     assert_eq!(open("one", false).map(drop).expect_err("same state").kind(), ErrorKind::Fenced);
     assert_eq!(open("two", false).map(drop).expect_err("other source").kind(), ErrorKind::Fenced);

@@ -90,7 +90,11 @@ fn append(shared: &Shared, open: &mut Option<Open>, queued: &QueuedRecord) -> Re
                 let offset = offset + (at * RECORD_DATA_BYTES_MAX) as u64;
                 let sequence = Sequence(sequence.0 - (pieces - 1) + at as u64);
                 let body = Body::Write { offset, data: piece };
-                opened(shared, open, sequence, *time)?.append(&Record { sequence, time: *time, body })?;
+                opened(shared, open, sequence, *time)?.append(&Record {
+                    sequence,
+                    time: *time,
+                    body,
+                })?;
             }
             return Ok(());
         }
@@ -168,7 +172,8 @@ fn lose(shared: &Shared, error: &Error) {
         journal.open_since = None;
         journal.durable
     };
-    let cause = if error.kind() == ErrorKind::Full { Cause::SpoolFull } else { Cause::JournalError };
+    let cause =
+        if error.kind() == ErrorKind::Full { Cause::SpoolFull } else { Cause::JournalError };
     // Frees the space that the half-written segment takes.
     let _ = remove(&shared.state.open_segment());
     shared.tap.journal_lost(durable, cause);

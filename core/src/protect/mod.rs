@@ -26,9 +26,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Cause, Event, EventKind, EventSink, Mode, no_events};
 use crate::journal::{KeyRing, LABEL_BYTES_MAX, Mark, PointKind};
 use crate::policy::{CaptureContent, Policy};
-use crate::replica::{
-    CatalogEdit, RecoveryPoint, Replica, TimelineEntry, Vault, VolumeInfo,
-};
+use crate::replica::{CatalogEdit, RecoveryPoint, Replica, TimelineEntry, Vault, VolumeInfo};
 use crate::ship::{Shipper, Spool};
 use crate::units::{ChainHash, Epoch, PointId, Sequence, Timestamp};
 
@@ -108,8 +106,12 @@ impl ProtectionOptions {
         let mut needed = recover::disk(&state, &*self.device, &info, &self.policy, &left)?;
         needed.map.begin_session()?;
         let baseline = recover::baseline(&replica, &left, &needed);
-        let tap =
-            Arc::new(Tap::new(info.device_bytes, left.last_sequence, &self.policy, self.clock.clone()));
+        let tap = Arc::new(Tap::new(
+            info.device_bytes,
+            left.last_sequence,
+            &self.policy,
+            self.clock.clone(),
+        ));
         let spool = Spool::new(self.policy.spool_bytes_max);
         let keys = replica.keys().clone();
         let epoch = replica.catalog().epoch();
@@ -164,7 +166,10 @@ impl ProtectionOptions {
     }
 
     /// Finds or creates the volume in the vault and makes sure that it is ours.
-    fn claim(&self, state: &state::StateDirectory) -> Result<(Replica, crate::replica::SourceIdentity)> {
+    fn claim(
+        &self,
+        state: &state::StateDirectory,
+    ) -> Result<(Replica, crate::replica::SourceIdentity)> {
         let known = state.identity()?;
         if self.vault.volume(&self.volume).is_err_and(|error| error.kind() == ErrorKind::NotFound) {
             if let Some(known) = known.as_ref().filter(|known| known.volume_name == self.volume) {
@@ -196,10 +201,12 @@ impl ProtectionOptions {
         };
         match replica.catalog().source() {
             Some(owner) if owner.id != source.id && !self.take_over => {
-                return Err(Error::new(ErrorKind::Fenced, "protect", &self.volume).message(format_args!(
-                    "the source on {} has it since {}; take it over only when that one is gone",
-                    owner.host, owner.since
-                )));
+                return Err(Error::new(ErrorKind::Fenced, "protect", &self.volume).message(
+                    format_args!(
+                        "the source on {} has it since {}; take it over only when that one is gone",
+                        owner.host, owner.since
+                    ),
+                ));
             }
             _ => {}
         }
@@ -215,7 +222,10 @@ impl ProtectionOptions {
         let changed = || Error::new(ErrorKind::Changed, "protect", &self.volume);
         if self.device.size_bytes() != info.device_bytes {
             return Err(changed()
-                .message(format_args!("{} is not the disk that was protected, or was resized", self.device.name()))
+                .message(format_args!(
+                    "{} is not the disk that was protected, or was resized",
+                    self.device.name()
+                ))
                 .expected(format_args!("{} bytes", info.device_bytes))
                 .found(format_args!("{} bytes", self.device.size_bytes())));
         }
@@ -319,7 +329,8 @@ impl Protection {
 
     /// Reads the whole disk again, beside the writes. Older points stay usable; none is marked until it is complete.
     pub fn resync(&self) -> Result<()> {
-        let regions = self.shared.info.device_bytes.div_ceil(self.shared.policy.region_bytes).max(1);
+        let regions =
+            self.shared.info.device_bytes.div_ceil(self.shared.policy.region_bytes).max(1);
         let all = RegionRange { first: 0, last: regions - 1 };
         self.shared.dirty().mark(&[all])?;
         self.shared.tap.require_resync(&[all], Cause::Requested);
@@ -459,15 +470,28 @@ impl Shared {
         let (sequence, time) = self.tap.mark(mark)?;
         let chain = self.wait_for_point(point, losses)?;
         self.points.fetch_add(1, Ordering::Relaxed);
-        self.event(EventKind::PointMarked { point, sequence }, format!("point {point} at sequence {sequence}"));
+        self.event(
+            EventKind::PointMarked { point, sequence },
+            format!("point {point} at sequence {sequence}"),
+        );
         let label = label.to_owned();
-        Ok(RecoveryPoint { id: point, kind, sequence, time, label, epoch: self.epoch, group: None, chain })
+        Ok(RecoveryPoint {
+            id: point,
+            kind,
+            sequence,
+            time,
+            label,
+            epoch: self.epoch,
+            group: None,
+            chain,
+        })
     }
 
     fn wait_for_point(&self, point: PointId, losses: u64) -> Result<ChainHash> {
-        let waited = self.journal_changed.wait_timeout_while(self.journal(), MARK_WAIT, |journal| {
-            journal.losses == losses && !journal.points.iter().any(|(id, _)| *id == point)
-        });
+        let waited =
+            self.journal_changed.wait_timeout_while(self.journal(), MARK_WAIT, |journal| {
+                journal.losses == losses && !journal.points.iter().any(|(id, _)| *id == point)
+            });
         let journal = waited.unwrap_or_else(PoisonError::into_inner).0;
         let found = journal.points.iter().find(|(id, _)| *id == point).map(|(_, chain)| *chain);
         found.ok_or_else(|| {
@@ -482,7 +506,8 @@ impl Shared {
             let journal = self.journal();
             (journal.durable, journal.bytes_stored, journal.open_since)
         };
-        let oldest = [self.spool.oldest(), open_since, tap.oldest_queued].into_iter().flatten().min();
+        let oldest =
+            [self.spool.oldest(), open_since, tap.oldest_queued].into_iter().flatten().min();
         let now = self.clock.now();
         let replicated = self.replicated.load(Ordering::Acquire);
         ProtectionStats {
@@ -497,7 +522,8 @@ impl Shared {
             queue_bytes: tap.queue_bytes,
             spool_bytes: self.spool.bytes(),
             marked_regions: tap.marked_regions,
-            resync_bytes_left: (tap.resync_regions * self.policy.region_bytes).min(self.info.device_bytes),
+            resync_bytes_left: (tap.resync_regions * self.policy.region_bytes)
+                .min(self.info.device_bytes),
             resync_bytes_read: self.resync_read.load(Ordering::Relaxed),
             points: self.points.load(Ordering::Relaxed),
             vault_available: self.vault_available.load(Ordering::Relaxed),
@@ -511,8 +537,9 @@ impl Shared {
     }
 
     fn fenced_error(&self, operation: &'static str) -> Error {
-        Error::new(ErrorKind::Fenced, operation, &self.info.name)
-            .message("another source has taken the volume; nothing is replicated from here any more")
+        Error::new(ErrorKind::Fenced, operation, &self.info.name).message(
+            "another source has taken the volume; nothing is replicated from here any more",
+        )
     }
 
     fn journal(&self) -> MutexGuard<'_, JournalState> {

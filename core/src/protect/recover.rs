@@ -40,7 +40,11 @@ pub(super) struct Left {
 }
 
 /// Brings the spool into order: repairs the torn segment, drops what the catalog has, puts aside what does not fit.
-pub(super) fn journal(state: &StateDirectory, replica: &Replica, clock: &dyn Clock) -> Result<Left> {
+pub(super) fn journal(
+    state: &StateDirectory,
+    replica: &Replica,
+    clock: &dyn Clock,
+) -> Result<Left> {
     let catalog = replica.catalog();
     let mut left = Left {
         spooled: Vec::new(),
@@ -77,7 +81,12 @@ pub(super) fn journal(state: &StateDirectory, replica: &Replica, clock: &dyn Clo
     Ok(left)
 }
 
-fn put_aside(state: &StateDirectory, left: &mut Left, path: &std::path::Path, why: &str) -> Result<()> {
+fn put_aside(
+    state: &StateDirectory,
+    left: &mut Left,
+    path: &std::path::Path,
+    why: &str,
+) -> Result<()> {
     let target = state.reject(path)?;
     left.notes.push(format!("a spooled segment was put aside as {}: {why}", target.display()));
     left.broken = true;

@@ -59,7 +59,8 @@ fn resync(shared: &Shared, baseline: &Baseline) {
         let Some((region, extent)) = next else {
             if shared.tap.finish_resync() {
                 let (bytes_read, bytes_journaled) = shared.resync_counters();
-                let message = format!("read {bytes_read} bytes, {bytes_journaled} of them had changed");
+                let message =
+                    format!("read {bytes_read} bytes, {bytes_journaled} of them had changed");
                 shared.event(EventKind::ResyncFinished { bytes_read, bytes_journaled }, message);
                 return;
             }
@@ -99,9 +100,15 @@ fn resync_region(shared: &Shared, baseline: &Baseline, region: u64, extent: Exte
 }
 
 /// What the disk holds in `extent` that the replica lacks, and how many bytes were read to find out.
-fn read_changes(shared: &Shared, known: &Baseline, extent: Extent) -> Result<(Vec<(Extent, Change)>, u64)> {
+fn read_changes(
+    shared: &Shared,
+    known: &Baseline,
+    extent: Extent,
+) -> Result<(Vec<(Extent, Change)>, u64)> {
     let device = shared.volume.device();
-    if matches!(known, Baseline::Empty) && device.allocation(extent)?.iter().all(|run| !run.allocated) {
+    if matches!(known, Baseline::Empty)
+        && device.allocation(extent)?.iter().all(|run| !run.allocated)
+    {
         return Ok((Vec::new(), 0));
     }
     let mut found = Buffer::zeroed(extent.length as usize);
@@ -136,7 +143,8 @@ fn read_changes(shared: &Shared, known: &Baseline, extent: Extent) -> Result<(Ve
         .into_iter()
         .filter(|(_, _, kind)| *kind != Block::Same)
         .map(|(start, end, kind)| {
-            let extent = Extent { offset: extent.offset + start as u64, length: (end - start) as u64 };
+            let extent =
+                Extent { offset: extent.offset + start as u64, length: (end - start) as u64 };
             let change = match kind {
                 Block::Zero => Change::Zero,
                 _ => Change::Write(Buffer::copy_of(&found[start..end])),

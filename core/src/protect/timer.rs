@@ -47,7 +47,10 @@ pub(super) fn run_shipper(shared: &Shared) {
                 if let Some(last) = last {
                     shared.replicated.store(last.0, Ordering::Release);
                     if !shared.vault_available.swap(true, Ordering::Relaxed) {
-                        shared.event(EventKind::VaultAvailable, "the vault takes segments again".into());
+                        shared.event(
+                            EventKind::VaultAvailable,
+                            "the vault takes segments again".into(),
+                        );
                     }
                 }
             }
@@ -85,7 +88,10 @@ pub(super) fn run_timer(shared: &Shared) {
             shared.event(kind, format!("the RPO is {:?}, its threshold {threshold:?}", stats.rpo));
         }
         let interval = shared.policy.crash_point_interval;
-        if !interval.is_zero() && now.saturating_sub(last_point) >= interval && !shared.is_stopping() {
+        if !interval.is_zero()
+            && now.saturating_sub(last_point) >= interval
+            && !shared.is_stopping()
+        {
             last_point = now;
             let result = shared.mark(PointKind::Crash, "");
             if let Err(error) = &result {

@@ -68,7 +68,8 @@ impl Spool {
     pub(crate) fn oldest_batch(&self, count: usize, wait: Duration) -> Vec<Spooled> {
         let mut state = self.lock();
         if state.queue.is_empty() {
-            state = self.changed.wait_timeout(state, wait).unwrap_or_else(PoisonError::into_inner).0;
+            state =
+                self.changed.wait_timeout(state, wait).unwrap_or_else(PoisonError::into_inner).0;
         }
         state.queue.iter().take(count).cloned().collect()
     }
@@ -140,8 +141,11 @@ impl Shipper {
         let mut entries = Vec::with_capacity(batch.len());
         for chunk in batch.chunks(self.puts_in_flight_max) {
             let results: Vec<_> = std::thread::scope(|scope| {
-                let puts: Vec<_> = chunk.iter().map(|spooled| scope.spawn(|| self.put(spooled))).collect();
-                puts.into_iter().map(|put| put.join().unwrap_or_else(|_| Err(put_panicked()))).collect()
+                let puts: Vec<_> =
+                    chunk.iter().map(|spooled| scope.spawn(|| self.put(spooled))).collect();
+                puts.into_iter()
+                    .map(|put| put.join().unwrap_or_else(|_| Err(put_panicked())))
+                    .collect()
             });
             for result in results {
                 entries.push(result?);

@@ -1,0 +1,285 @@
+//! The first half of a connection: options, until the client has chosen an export.
+//!
+//! Everything has a limit: the time of the whole handshake, the length of an option, the number of options. A client
+//! that passes one is disconnected.
+
+use std::io::{Read, Write};
+use std::time::Duration;
+
+use super::wire::*;
+use super::{Export, NbdLimits};
+use crate::clock::Clock;
+
+/// Longest content of an option.
+const OPTION_BYTES_MAX: u32 = 16 << 10;
+/// Options that a client may send.
+const OPTIONS_MAX: u32 = 256;
+/// First number given to a context of an export; `base:allocation` is 1.
+const FIRST_CONTEXT: u32 = 2;
+pub(super) const ALLOCATION_CONTEXT: u32 = 1;
+
+/// A socket whose reads can be given a time limit.
+pub(super) trait Socket: Read + Write {
+    fn limit(&self, wait: Option<Duration>) -> std::io::Result<()>;
+}
+
+/// What the client chose.
+#[derive(Clone, Debug)]
+pub(super) struct Session {
+    pub export: usize,
+    pub structured: bool,
+    /// Numbers of the contexts that block status reports.
+    pub contexts: Vec<u32>,
+}
+
+/// Speaks with the client until it chose an export; `None` when it left, or broke the protocol.
+pub(super) fn run<S: Socket>(
+    socket: &mut S,
+    exports: &[Export],
+    limits: &NbdLimits,
+    clock: &dyn Clock,
+) -> std::io::Result<Option<Session>> {
+    let seconds = Duration::from_secs(limits.handshake_seconds_max.into());
+    let mut peer = Peer { socket, clock, deadline: clock.elapsed() + seconds, exports, limits };
+    let session = peer.negotiate()?;
+    socket.limit(None)?;
+    Ok(session)
+}
+
+struct Peer<'a, S> {
+    socket: &'a mut S,
+    clock: &'a dyn Clock,
+    deadline: Duration,
+    exports: &'a [Export],
+    limits: &'a NbdLimits,
+}
+
+impl<S: Socket> Peer<'_, S> {
+    fn negotiate(&mut self) -> std::io::Result<Option<Session>> {
+        let mut hello = Vec::new();
+        hello.extend_from_slice(&NBD_MAGIC.to_be_bytes());
+        hello.extend_from_slice(&OPTION_MAGIC.to_be_bytes());
+        hello.extend_from_slice(&(HANDSHAKE_FIXED_NEWSTYLE | HANDSHAKE_NO_ZEROES).to_be_bytes());
+        self.socket.write_all(&hello)?;
+        let flags = u32::from_be_bytes(self.read()?);
+        if flags & !u32::from(HANDSHAKE_FIXED_NEWSTYLE | HANDSHAKE_NO_ZEROES) != 0 {
+            return Ok(None);
+        }
+        let no_zeroes = flags & u32::from(HANDSHAKE_NO_ZEROES) != 0;
+        let mut session = Session { export: 0, structured: false, contexts: Vec::new() };
+        let mut contexts_of = None;
+        for _ in 0..OPTIONS_MAX {
+            if u64::from_be_bytes(self.read()?) != OPTION_MAGIC {
+                return Ok(None);
+            }
+            let option = u32::from_be_bytes(self.read()?);
+            let length = u32::from_be_bytes(self.read()?);
+            if length > OPTION_BYTES_MAX {
+                self.reply(option, REP_ERR_TOO_BIG, &[])?;
+                return Ok(None);
+            }
+            let mut content = vec![0; length as usize];
+            self.read_exact(&mut content)?;
+            match option {
+                OPT_EXPORT_NAME => {
+                    let Some(export) = self.find(&content) else { return Ok(None) };
+                    session.export = export;
+                    if contexts_of != Some(export) {
+                        session.contexts.clear();
+                    }
+                    self.send_export(export, no_zeroes)?;
+                    return Ok(Some(session));
+                }
+                OPT_ABORT => {
+                    self.reply(option, REP_ACK, &[])?;
+                    return Ok(None);
+                }
+                OPT_LIST if content.is_empty() => self.list(option)?,
+                OPT_STRUCTURED_REPLY if content.is_empty() => {
+                    session.structured = true;
+                    self.reply(option, REP_ACK, &[])?;
+                }
+                OPT_INFO | OPT_GO => {
+                    if let Some(export) = self.info(option, &content)? {
+                        if option == OPT_GO {
+                            session.export = export;
+                            if contexts_of != Some(export) {
+                                session.contexts.clear();
+                            }
+                            return Ok(Some(session));
+                        }
+                    }
+                }
+                OPT_LIST_META_CONTEXT | OPT_SET_META_CONTEXT => {
+                    let set = option == OPT_SET_META_CONTEXT;
+                    if let Some((export, contexts)) =
+                        self.contexts(option, &content, session.structured)?
+                    {
+                        if set {
+                            session.contexts = contexts;
+                            contexts_of = Some(export);
+                        }
+                    }
+                }
+                OPT_LIST | OPT_STRUCTURED_REPLY => self.reply(option, REP_ERR_INVALID, &[])?,
+                _ => self.reply(option, REP_ERR_UNSUP, &[])?,
+            }
+        }
+        Ok(None)
+    }
+
+    fn read<const N: usize>(&mut self) -> std::io::Result<[u8; N]> {
+        let mut bytes = [0; N];
+        self.read_exact(&mut bytes)?;
+        Ok(bytes)
+    }
+
+    fn read_exact(&mut self, mut bytes: &mut [u8]) -> std::io::Result<()> {
+        while !bytes.is_empty() {
+            let left = self.deadline.saturating_sub(self.clock.elapsed());
+            if left.is_zero() {
+                return Err(std::io::ErrorKind::TimedOut.into());
+            }
+            self.socket.limit(Some(left.max(Duration::from_millis(1))))?;
+            match self.socket.read(bytes) {
+                Ok(0) => return Err(std::io::ErrorKind::UnexpectedEof.into()),
+                Ok(count) => bytes = &mut bytes[count..],
+                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    fn reply(&mut self, option: u32, kind: u32, content: &[u8]) -> std::io::Result<()> {
+        let mut bytes = Vec::with_capacity(20 + content.len());
+        bytes.extend_from_slice(&OPTION_REPLY_MAGIC.to_be_bytes());
+        bytes.extend_from_slice(&option.to_be_bytes());
+        bytes.extend_from_slice(&kind.to_be_bytes());
+        bytes.extend_from_slice(&(content.len() as u32).to_be_bytes());
+        bytes.extend_from_slice(content);
+        self.socket.write_all(&bytes)
+    }
+
+    /// The export of this name; the empty name is the first.
+    fn find(&self, name: &[u8]) -> Option<usize> {
+        if let Some(at) = self.exports.iter().position(|export| export.name.as_bytes() == name) {
+            return Some(at);
+        }
+        (name.is_empty() && !self.exports.is_empty()).then_some(0)
+    }
+
+    fn list(&mut self, option: u32) -> std::io::Result<()> {
+        for export in self.exports {
+            let mut content = (export.name.len() as u32).to_be_bytes().to_vec();
+            content.extend_from_slice(export.name.as_bytes());
+            self.reply(option, REP_SERVER, &content)?;
+        }
+        self.reply(option, REP_ACK, &[])
+    }
+
+    fn send_export(&mut self, export: usize, no_zeroes: bool) -> std::io::Result<()> {
+        let export = &self.exports[export];
+        let mut bytes = export.backing().size_bytes().to_be_bytes().to_vec();
+        bytes.extend_from_slice(&export.flags().to_be_bytes());
+        if !no_zeroes {
+            bytes.extend_from_slice(&[0; 124]);
+        }
+        self.socket.write_all(&bytes)
+    }
+
+    /// Answers INFO or GO; the export when it exists.
+    fn info(&mut self, option: u32, content: &[u8]) -> std::io::Result<Option<usize>> {
+        let parsed = text(content).and_then(|(name, rest)| {
+            let (count, rest) = rest.split_first_chunk::<2>()?;
+            (usize::from(u16::from_be_bytes(*count)) * 2 == rest.len()).then_some((name, rest))
+        });
+        let Some((name, wanted)) = parsed else {
+            self.reply(option, REP_ERR_INVALID, &[])?;
+            return Ok(None);
+        };
+        let Some(at) = self.find(name) else {
+            self.reply(option, REP_ERR_UNKNOWN, b"no export of this name")?;
+            return Ok(None);
+        };
+        let export = &self.exports[at];
+        let asked = |info: u16| wanted.chunks_exact(2).any(|pair| pair == info.to_be_bytes());
+        let mut info = INFO_EXPORT.to_be_bytes().to_vec();
+        info.extend_from_slice(&export.backing().size_bytes().to_be_bytes());
+        info.extend_from_slice(&export.flags().to_be_bytes());
+        self.reply(option, REP_INFO, &info)?;
+        for (kind, text) in [(INFO_NAME, &export.name), (INFO_DESCRIPTION, &export.description)] {
+            if asked(kind) {
+                let mut info = kind.to_be_bytes().to_vec();
+                info.extend_from_slice(text.as_bytes());
+                self.reply(option, REP_INFO, &info)?;
+            }
+        }
+        let mut info = INFO_BLOCK_SIZE.to_be_bytes().to_vec();
+        for size in [1, 4096, self.limits.request_bytes_max] {
+            info.extend_from_slice(&size.to_be_bytes());
+        }
+        self.reply(option, REP_INFO, &info)?;
+        self.reply(option, REP_ACK, &[])?;
+        Ok(Some(at))
+    }
+
+    /// Answers a query for contexts; the export and the contexts that fit.
+    fn contexts(
+        &mut self,
+        option: u32,
+        content: &[u8],
+        structured: bool,
+    ) -> std::io::Result<Option<(usize, Vec<u32>)>> {
+        let Some((name, mut rest)) = text(content).filter(|_| structured) else {
+            self.reply(option, REP_ERR_INVALID, b"structured replies come first")?;
+            return Ok(None);
+        };
+        let Some(at) = self.find(name) else {
+            self.reply(option, REP_ERR_UNKNOWN, b"no export of this name")?;
+            return Ok(None);
+        };
+        let mut queries = Vec::new();
+        let count = rest.split_first_chunk::<4>().map(|(count, after)| {
+            rest = after;
+            u32::from_be_bytes(*count)
+        });
+        while let Some((query, after)) = text(rest) {
+            queries.push(query);
+            rest = after;
+        }
+        if !rest.is_empty() || count.is_none_or(|count| count as usize != queries.len()) {
+            self.reply(option, REP_ERR_INVALID, &[])?;
+            return Ok(None);
+        }
+        let known: Vec<(u32, String)> =
+            std::iter::once((ALLOCATION_CONTEXT, "base:allocation".to_owned()))
+                .chain(
+                    (FIRST_CONTEXT..).zip(self.exports[at].contexts.iter().map(|c| c.name.clone())),
+                )
+                .collect();
+        let listing = option == OPT_LIST_META_CONTEXT;
+        let fits = |name: &str| {
+            (listing && queries.is_empty())
+                || queries.iter().any(|query| {
+                    *query == name.as_bytes()
+                        || (listing && query.ends_with(b":") && name.as_bytes().starts_with(query))
+                })
+        };
+        let mut chosen = Vec::new();
+        for (number, name) in known.iter().filter(|(_, name)| fits(name)) {
+            let mut content = if listing { 0 } else { *number }.to_be_bytes().to_vec();
+            content.extend_from_slice(name.as_bytes());
+            self.reply(option, REP_META_CONTEXT, &content)?;
+            chosen.push(*number);
+        }
+        self.reply(option, REP_ACK, &[])?;
+        Ok(Some((at, chosen)))
+    }
+}
+
+/// A text with its length before it, and what comes after.
+fn text(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
+    let (length, rest) = bytes.split_first_chunk::<4>()?;
+    rest.split_at_checked(u32::from_be_bytes(*length) as usize)
+}

@@ -1,0 +1,190 @@
+//! The io_uring of one connection, and the only unsafe code of the server.
+//!
+//! The kernel reads and writes memory whose address it was given until it has posted the completion. [`Ring`] therefore
+//! *owns* that memory: a buffer is moved in with the request and moved out with its completion, and a ring that is
+//! dropped first waits for everything that is under way.
+
+#![allow(unsafe_code, reason = "submission of requests with raw addresses")]
+
+use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
+
+use io_uring::{IoUring, opcode, types};
+
+use crate::device::Buffer;
+use crate::error::{Error, ErrorKind, Result};
+
+const ENTRIES: u32 = 256;
+/// Everything or an error, and no signal when the peer is gone.
+const SEND_FLAGS: i32 = 0x4000 | 0x100;
+/// The write is durable when it completes (`RWF_DSYNC`).
+const WRITE_DURABLE: i32 = 2;
+
+/// Memory that a request under way may touch.
+pub(super) enum Memory {
+    None,
+    Buffer(Buffer),
+    Bytes(Vec<u8>),
+}
+
+/// A completed request.
+pub(super) struct Completion {
+    pub token: u64,
+    /// Bytes done, or the operating system's error.
+    pub result: std::io::Result<usize>,
+    pub memory: Memory,
+}
+
+/// What to do.
+pub(super) enum Submit<'a> {
+    /// Receive into the memory from `from` on.
+    Receive { fd: BorrowedFd<'a>, from: usize },
+    /// Send all of the memory.
+    Send { fd: BorrowedFd<'a> },
+    /// Read into the memory from byte `from` on, at the offset that belongs to that byte.
+    Read { fd: BorrowedFd<'a>, offset: u64, from: usize },
+    /// Write the memory from byte `from` on.
+    Write { fd: BorrowedFd<'a>, offset: u64, from: usize, durable: bool },
+    /// Make written data durable.
+    Sync { fd: BorrowedFd<'a> },
+    /// Wait until the eventfd is signalled, and read it.
+    Event { fd: BorrowedFd<'a> },
+}
+
+struct Pending {
+    token: u64,
+    memory: Memory,
+}
+
+/// A ring and the memory of its requests.
+pub(super) struct Ring {
+    ring: IoUring,
+    pending: Vec<Option<Pending>>,
+    free: Vec<usize>,
+    under_way: usize,
+}
+
+/// `Unsupported` where the system has no io_uring (old kernels, some containers).
+pub(super) fn check_available() -> Result<()> {
+    Ring::new().map(drop)
+}
+
+impl Ring {
+    pub(super) fn new() -> Result<Self> {
+        let ring = IoUring::builder()
+            .setup_single_issuer()
+            .setup_defer_taskrun()
+            .build(ENTRIES)
+            .or_else(|_| IoUring::builder().build(ENTRIES))
+            .map_err(|error| {
+                Error::new(ErrorKind::Unsupported, "start", "NBD server")
+                    .message("the system gives no io_uring")
+                    .source(error)
+            })?;
+        Ok(Self { ring, pending: Vec::new(), free: Vec::new(), under_way: 0 })
+    }
+
+    /// Hands a request to the kernel with the next [`Ring::wait`]. The memory comes back with its completion.
+    pub(super) fn submit(&mut self, token: u64, what: Submit<'_>, mut memory: Memory) {
+        let slot = self.free.pop().unwrap_or_else(|| {
+            self.pending.push(None);
+            self.pending.len() - 1
+        });
+        let (address, length) = match &mut memory {
+            Memory::None => (std::ptr::null_mut(), 0),
+            Memory::Buffer(buffer) => (buffer.as_mut_ptr(), buffer.len()),
+            Memory::Bytes(bytes) => (bytes.as_mut_ptr(), bytes.len()),
+        };
+        let rest = |from: usize| {
+            assert!(from <= length, "a request starts within its memory");
+            (address.wrapping_add(from), (length - from) as u32)
+        };
+        let fd = |fd: BorrowedFd<'_>| -> types::Fd { types::Fd(raw(fd)) };
+        let entry = match what {
+            Submit::Receive { fd: socket, from } => {
+                let (address, length) = rest(from);
+                opcode::Recv::new(fd(socket), address, length).build()
+            }
+            Submit::Send { fd: socket } => {
+                let (address, length) = rest(0);
+                opcode::Send::new(fd(socket), address, length).flags(SEND_FLAGS).build()
+            }
+            Submit::Read { fd: file, offset, from } => {
+                let (address, length) = rest(from);
+                opcode::Read::new(fd(file), address, length).offset(offset + from as u64).build()
+            }
+            Submit::Write { fd: file, offset, from, durable } => {
+                let (address, length) = rest(from);
+                opcode::Write::new(fd(file), address, length)
+                    .offset(offset + from as u64)
+                    .rw_flags(if durable { WRITE_DURABLE } else { 0 })
+                    .build()
+            }
+            Submit::Sync { fd: file } => {
+                opcode::Fsync::new(fd(file)).flags(types::FsyncFlags::DATASYNC).build()
+            }
+            Submit::Event { fd: event } => {
+                let (address, length) = rest(0);
+                opcode::Read::new(fd(event), address, length).build()
+            }
+        };
+        // Moving the owner does not move the memory: a Buffer and a Vec point to the heap.
+        self.pending[slot] = Some(Pending { token, memory });
+        let entry = entry.user_data(slot as u64);
+        loop {
+            // SAFETY: the addresses in the entry point into memory that `pending[slot]` owns, which is neither freed
+            // nor reallocated before the completion with this slot is taken (`wait`, `drop`); the descriptors are
+            // those of the connection, which outlives its ring.
+            if unsafe { self.ring.submission().push(&entry) }.is_ok() {
+                break;
+            }
+            // The queue is full: give it to the kernel. A failure here would repeat in `wait`, which reports it.
+            if self.ring.submit().is_err() {
+                std::thread::yield_now();
+            }
+        }
+        self.under_way += 1;
+    }
+
+    /// Submits, waits for at least one completion, and hands out those that there are.
+    pub(super) fn wait(&mut self, completions: &mut Vec<Completion>) -> std::io::Result<()> {
+        loop {
+            match self.ring.submit_and_wait(1) {
+                Ok(_) => break,
+                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+                Err(error) if error.raw_os_error() == Some(16) => break,
+                Err(error) => return Err(error),
+            }
+        }
+        let Self { ring, pending, free, under_way } = self;
+        for entry in ring.completion() {
+            let slot = entry.user_data() as usize;
+            let Some(Pending { token, memory }) = pending[slot].take() else { continue };
+            free.push(slot);
+            *under_way -= 1;
+            let result = match usize::try_from(entry.result()) {
+                Ok(count) => Ok(count),
+                Err(_) => Err(std::io::Error::from_raw_os_error(-entry.result())),
+            };
+            completions.push(Completion { token, result, memory });
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Ring {
+    fn drop(&mut self) {
+        let mut completions = Vec::new();
+        while self.under_way > 0 {
+            if self.wait(&mut completions).is_err() {
+                // Memory that the kernel may still write to must not be freed.
+                std::mem::forget(std::mem::take(&mut self.pending));
+                return;
+            }
+            completions.clear();
+        }
+    }
+}
+
+fn raw(fd: BorrowedFd<'_>) -> RawFd {
+    fd.as_raw_fd()
+}
