@@ -159,13 +159,13 @@ impl Opener {
     ) -> Result<(Frame, u64)> {
         let name = source.name();
         let content_at = at.saturating_add(FRAME_HEADER_BYTES as u64);
-        let whole = match end {
-            Some(end) => source.read(at..end)?,
-            None => {
-                let header = FrameHeader::decode(&source.read(at..content_at)?, &name, at)?;
-                source.read(at..content_at.saturating_add(u64::from(header.stored_bytes)))?
-            }
+        let end = if let Some(end) = end {
+            end
+        } else {
+            let header = FrameHeader::decode(&source.read(at..content_at)?, &name, at)?;
+            content_at.saturating_add(u64::from(header.stored_bytes))
         };
+        let whole = source.read(at..end)?;
         let header = FrameHeader::decode(&whole, &name, at)?;
         let (head, stored) = whole.split_at(FRAME_HEADER_BYTES);
         let bad = |at: u64| Error::new(ErrorKind::Corrupt, "read segment", &name).at(at);

@@ -7,6 +7,9 @@
 mod format;
 mod frame;
 mod index;
+mod merge;
+#[cfg(test)]
+mod merge_tests;
 mod reader;
 mod repair;
 mod seal;
@@ -19,6 +22,7 @@ mod writer;
 
 pub use format::{IndexEntry, IndexKind};
 pub use frame::Frame;
+pub use merge::{MergeReport, merge};
 pub use reader::Segment;
 pub use repair::{RepairReport, repair};
 pub use seal::{KeyRing, VolumeKey, WrappingKey};

@@ -284,9 +284,8 @@ impl<S: SegmentSink> SegmentWriter<S> {
                 self.data_bytes += data.len() as u64;
                 IndexKind::Data
             }
-            Body::Zero(_) => IndexKind::Zero,
             Body::Discard(_, Discarded::Undefined) => IndexKind::Undefined,
-            Body::Discard(..) => IndexKind::Zero,
+            Body::Zero(_) | Body::Discard(..) => IndexKind::Zero,
             Body::Touch(_) => IndexKind::Touch,
             Body::Flush => return,
             Body::Mark(mark) => {
@@ -315,7 +314,9 @@ impl<S: SegmentSink> SegmentWriter<S> {
         let mut raw = Vec::new();
         for chunk in entries.chunks(INDEX_FRAME_ENTRIES_MAX as usize) {
             raw.clear();
-            chunk.iter().for_each(|entry| format::encode_index_entry(entry, &mut raw));
+            for entry in chunk {
+                format::encode_index_entry(entry, &mut raw);
+            }
             let count = chunk.len() as u32;
             self.write_frame(FrameKind::Index, &mut raw, count)?;
         }
@@ -323,7 +324,7 @@ impl<S: SegmentSink> SegmentWriter<S> {
     }
 
     /// Compresses, encrypts, checksums and appends one frame. `raw` is used up.
-    fn write_frame(&mut self, kind: FrameKind, raw: &mut Vec<u8>, count: u32) -> Result<()> {
+    fn write_frame(&mut self, kind: FrameKind, raw: &mut [u8], count: u32) -> Result<()> {
         assert!(
             raw.len() <= format::FRAME_RAW_BYTES_MAX,
             "the limits of records keep frames small"

@@ -180,7 +180,8 @@ fn check_versions(bytes: &[u8], name: &str) -> Result<()> {
             .found(format_args!("bits {incompatible:#x}")));
     }
     // A later minor version may have given these bytes a meaning that may be ignored.
-    if u16_at(bytes, header::VERSION_MINOR) <= VERSION_MINOR {
+    let is_later = u16_at(bytes, header::VERSION_MINOR).checked_sub(VERSION_MINOR + 1).is_some();
+    if !is_later {
         check_zero(bytes, header::RESERVED_1, name, 0)?;
         check_zero(bytes, header::RESERVED_2, name, 0)?;
         check_zero(bytes, header::RESERVED_3, name, 0)?;

@@ -3,6 +3,7 @@
 use super::{FRAME_RAW_BYTES_MAX, bad, check_zero, layout, put, u8_at, u32_at, u64_at};
 use crate::error::Result;
 use crate::extent::Extent;
+use crate::journal::RECORD_DATA_BYTES_MAX;
 use crate::units::Sequence;
 
 layout! { index_entry, 40;
@@ -83,7 +84,8 @@ pub(in crate::journal) fn decode_index_entry(
     let data_offset = u32_at(bytes, index_entry::DATA_OFFSET);
     let in_volume = offset.checked_add(length).is_some_and(|end| end <= device_bytes);
     let data_end = length.saturating_add(u64::from(data_offset));
-    let in_frame = kind != IndexKind::Data || data_end <= FRAME_RAW_BYTES_MAX as u64;
+    let in_frame = kind != IndexKind::Data
+        || length <= RECORD_DATA_BYTES_MAX as u64 && data_end <= FRAME_RAW_BYTES_MAX as u64;
     if length == 0 || !in_volume || !in_frame {
         return Err(bad(name, at)
             .expected("an extent within the volume and its data within a frame")

@@ -1,0 +1,313 @@
+//! Merging: consecutive segments become one, in disk order, without what was written over.
+//!
+//! The result stands for its inputs as a whole: it gives the state at their last sequence and no state before. Each
+//! block keeps the sequence and time of its last write, so that change sets that begin before the inputs stay exact.
+//! Of the marks only one at the very last sequence is kept, since no other can be restored; begins and ends of
+//! unordered intervals are kept, so that the timeline still shows them. The result names the chain hashes before its
+//! first and of its last input, and so takes their place in the chain.
+//!
+//! Memory: the indexes of the inputs, and `WINDOW_BYTES` of data with one frame. A frame is decoded once for each window
+//! of the volume that has data in it.
+
+use super::format::{IndexEntry, IndexKind};
+use super::index::last_writers;
+use super::{
+    Body, Frame, Record, Segment, SegmentKind, SegmentParams, SegmentSink, SegmentSummary,
+    SegmentWriter, VolumeKey,
+};
+use crate::clock::Clock;
+use crate::device::Discarded;
+use crate::error::{Error, ErrorKind, Result};
+use crate::policy::{Compression, Policy};
+use crate::units::{ChainHash, Sequence, Timestamp};
+
+/// Data gathered before it is written in disk order.
+const WINDOW_BYTES: usize = 64 << 20;
+/// Most index entries of all inputs together (40 bytes of memory each).
+const MERGE_ENTRIES_MAX: usize = 1 << 24;
+
+/// What a merge did.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MergeReport {
+    /// Segments read.
+    pub segments: u64,
+    /// Their bytes as stored.
+    pub bytes_in: u64,
+    /// Bytes of the new segment as stored.
+    pub bytes_out: u64,
+    /// Bytes of data left out because later writes of the inputs covered them.
+    pub data_bytes_dropped: u64,
+}
+
+/// Folds consecutive segments (oldest first) into one of `kind`, which must not be a log. An image begins with an image
+/// or with the first segment of the volume, and leaves out what reads as zeroes.
+///
+/// `InvalidInput` when the inputs do not follow each other or would lose their encryption, `NotOrdered` when they end
+/// inside an unordered interval, `Full` when they hold more than one segment can: merge fewer.
+pub fn merge<S: SegmentSink>(
+    segments: &[&Segment],
+    kind: SegmentKind,
+    sink: S,
+    compression: Compression,
+    key: Option<&VolumeKey>,
+    clock: &dyn Clock,
+) -> Result<(S, SegmentSummary, MergeReport)> {
+    let params = params_of_merged(segments, kind, compression, key, clock)?;
+    let writer = SegmentWriter::create(sink, params, key, clock)?;
+    merge_into(writer, segments, kind, WINDOW_BYTES)
+}
+
+pub(super) fn merge_into<S: SegmentSink>(
+    mut writer: SegmentWriter<S>,
+    segments: &[&Segment],
+    kind: SegmentKind,
+    window_bytes: usize,
+) -> Result<(S, SegmentSummary, MergeReport)> {
+    let inputs = Inputs::new(segments)?;
+    let entries = inputs.last_writers(kind)?;
+    let mut rest = entries.as_slice();
+    while !rest.is_empty() {
+        let (window, after) = rest.split_at(window_length(rest, window_bytes));
+        inputs.copy_window(window, &mut writer)?;
+        rest = after;
+    }
+    drop(entries);
+    let last_sequence = append_notes(segments, &mut writer)?;
+    if let (Some(first), Some(last)) = (segments.first(), segments.last()) {
+        writer.set_times(first.summary().first_time, last.summary().last_time);
+    }
+    let (sink, summary) = writer.seal(Some(last_sequence))?;
+    let data_bytes_in: u64 = segments.iter().map(|segment| segment.summary().data_bytes).sum();
+    let report = MergeReport {
+        segments: segments.len() as u64,
+        bytes_in: segments.iter().map(|segment| segment.summary().stored_bytes).sum(),
+        bytes_out: summary.stored_bytes,
+        data_bytes_dropped: data_bytes_in.saturating_sub(summary.data_bytes),
+    };
+    Ok((sink, summary, report))
+}
+
+/// Checks the inputs and gives the header of the result.
+fn params_of_merged(
+    segments: &[&Segment],
+    kind: SegmentKind,
+    compression: Compression,
+    key: Option<&VolumeKey>,
+    clock: &dyn Clock,
+) -> Result<SegmentParams> {
+    let (Some(first), Some(last)) = (segments.first(), segments.last()) else {
+        return Err(refused("nothing").expected("at least one segment"));
+    };
+    if kind == SegmentKind::Log {
+        return Err(refused(first.name()).expected("a merged segment or image to make"));
+    }
+    for pair in segments.windows(2) {
+        check_follows(pair[0], pair[1])?;
+    }
+    let from_image = first.params().kind == SegmentKind::Image;
+    let from_base = from_image || first.params().previous == ChainHash::default();
+    if from_image && kind != SegmentKind::Image || kind == SegmentKind::Image && !from_base {
+        return Err(refused(first.name())
+            .message("an image begins with an image or the first segment of the volume"));
+    }
+    if let Some(sealed) = segments.iter().find(|segment| segment.key_id().is_some()) {
+        if key.is_none() {
+            return Err(refused(sealed.name())
+                .message("its content would be stored without encryption")
+                .expected("a key for the result")
+                .found("none"));
+        }
+    }
+    let change = segments.iter().rev().find_map(|segment| segment.summary().order_changes.last());
+    if let Some(cause) = change.and_then(|change| change.begin) {
+        return Err(Error::new(ErrorKind::NotOrdered, "merge", last.name())
+            .message("the segments end inside an unordered interval")
+            .expected("its end")
+            .found(cause));
+    }
+    Ok(SegmentParams {
+        kind,
+        epoch: last.params().epoch,
+        replaces_through: Some(last.summary().chain),
+        created: clock.now(),
+        compression,
+        frame_bytes: Policy::default().frame_bytes,
+        ..first.params().clone()
+    })
+}
+
+fn refused(object: impl std::fmt::Display) -> Error {
+    Error::new(ErrorKind::InvalidInput, "merge", object)
+}
+
+/// `InvalidInput` unless `next` is the segment after `before`.
+fn check_follows(before: &Segment, next: &Segment) -> Result<()> {
+    let (a, b) = (before.params(), next.params());
+    let same_volume =
+        a.volume == b.volume && a.device_bytes == b.device_bytes && a.block_bytes == b.block_bytes;
+    if !same_volume || a.epoch > b.epoch || b.kind == SegmentKind::Image {
+        return Err(refused(next.name())
+            .expected(format_args!("a later segment of volume {}", a.volume))
+            .found(format_args!("one of volume {} in epoch {}", b.volume, b.epoch)));
+    }
+    let (chain, last) = (before.summary().chain, before.summary().last_sequence);
+    if b.previous != chain || b.first_sequence <= last {
+        return Err(refused(next.name())
+            .expected(format_args!("the segment after sequence {last} and chain hash {chain}"))
+            .found(format_args!(
+                "one from sequence {} after chain hash {}",
+                b.first_sequence, b.previous
+            )));
+    }
+    Ok(())
+}
+
+/// Number of entries at the begin of `entries` whose data fits into a window; at least one.
+fn window_length(entries: &[IndexEntry], window_bytes: usize) -> usize {
+    let mut bytes = 0;
+    let fits = |entry: &&IndexEntry| {
+        bytes += data_bytes(entry);
+        bytes <= window_bytes
+    };
+    entries.iter().take_while(fits).count().max(1)
+}
+
+/// Bytes of an entry in its frame; bounded, because the index was checked when it was read.
+fn data_bytes(entry: &IndexEntry) -> usize {
+    if entry.kind == IndexKind::Data { entry.extent.length as usize } else { 0 }
+}
+
+/// Writes what is kept of marks and order changes; gives the last sequence of the inputs.
+fn append_notes<S: SegmentSink>(
+    segments: &[&Segment],
+    writer: &mut SegmentWriter<S>,
+) -> Result<Sequence> {
+    for change in segments.iter().flat_map(|segment| &segment.summary().order_changes) {
+        let body = change.begin.map_or(Body::UnorderedEnd, Body::UnorderedBegin);
+        writer.append(&Record { sequence: change.sequence, time: change.time, body })?;
+    }
+    let Some(last) = segments.last().map(|segment| segment.summary()) else {
+        return Ok(Sequence::ZERO);
+    };
+    if let Some(mark) = last.marks.last().filter(|mark| mark.sequence == last.last_sequence) {
+        let body = Body::Mark(mark.mark.clone());
+        writer.append(&Record { sequence: mark.sequence, time: mark.time, body })?;
+    }
+    Ok(last.last_sequence)
+}
+
+/// The segments to merge; their data frames are numbered through.
+struct Inputs<'a> {
+    segments: &'a [&'a Segment],
+    /// Number of the first frame of each segment.
+    first_frames: Vec<u32>,
+}
+
+impl<'a> Inputs<'a> {
+    fn new(segments: &'a [&'a Segment]) -> Result<Self> {
+        let mut first_frames = Vec::with_capacity(segments.len());
+        let mut next = 0_u32;
+        for segment in segments {
+            first_frames.push(next);
+            next = next.checked_add(segment.frame_count()).ok_or_else(|| too_much(segment))?;
+        }
+        Ok(Self { segments, first_frames })
+    }
+
+    /// The last writers among all inputs, by offset; their frames are numbered through.
+    fn last_writers(&self, kind: SegmentKind) -> Result<Vec<IndexEntry>> {
+        let mut entries = Vec::new();
+        for (segment, first_frame) in self.segments.iter().zip(&self.first_frames) {
+            let index = segment.read_index()?;
+            if entries.len() + index.len() > MERGE_ENTRIES_MAX {
+                return Err(too_much(segment));
+            }
+            let numbered =
+                |entry: IndexEntry| IndexEntry { frame: entry.frame + first_frame, ..entry };
+            entries.extend(index.into_iter().map(numbered));
+        }
+        let mut entries = last_writers(entries);
+        if kind == SegmentKind::Image {
+            entries.retain(|entry| entry.kind != IndexKind::Zero);
+        }
+        Ok(entries)
+    }
+
+    fn frame(&self, number: u32) -> Result<Frame> {
+        let at = self.first_frames.partition_point(|first| *first <= number) - 1;
+        self.segments[at].frame(number - self.first_frames[at])
+    }
+
+    /// Gathers data and times of `entries` frame by frame, then appends them in their own order.
+    fn copy_window<S: SegmentSink>(
+        &self,
+        entries: &[IndexEntry],
+        writer: &mut SegmentWriter<S>,
+    ) -> Result<()> {
+        let mut starts = Vec::with_capacity(entries.len());
+        let mut bytes = 0;
+        for entry in entries {
+            starts.push(bytes);
+            bytes += data_bytes(entry);
+        }
+        let mut data = vec![0; bytes];
+        let mut times = vec![Timestamp::default(); entries.len()];
+        let mut by_frame: Vec<usize> = (0..entries.len()).collect();
+        by_frame.sort_unstable_by_key(|at| (entries[*at].frame, entries[*at].data_offset));
+        for group in by_frame.chunk_by(|a, b| entries[*a].frame == entries[*b].frame) {
+            let frame = self.frame(entries[group[0]].frame)?;
+            let known = times_of(&frame)?;
+            for at in group {
+                let entry = &entries[*at];
+                times[*at] = time_of(&known, entry, &frame)?;
+                let length = data_bytes(entry);
+                if length > 0 {
+                    let found = frame.entry_data(entry, 0, length)?;
+                    data[starts[*at]..starts[*at] + length].copy_from_slice(found);
+                }
+            }
+        }
+        for (at, entry) in entries.iter().enumerate() {
+            let body = match entry.kind {
+                IndexKind::Data => Body::Write {
+                    offset: entry.extent.offset,
+                    data: &data[starts[at]..starts[at] + data_bytes(entry)],
+                },
+                IndexKind::Zero => Body::Zero(entry.extent),
+                IndexKind::Undefined => Body::Discard(entry.extent, Discarded::Undefined),
+                IndexKind::Touch => Body::Touch(entry.extent),
+            };
+            writer.append(&Record { sequence: entry.sequence, time: times[at], body })?;
+        }
+        Ok(())
+    }
+}
+
+fn too_much(segment: &Segment) -> Error {
+    Error::new(ErrorKind::Full, "merge", segment.name())
+        .message("the segments hold more changes than one can: merge fewer of them")
+        .expected(format_args!("at most {MERGE_ENTRIES_MAX} extents"))
+}
+
+/// Sequence and time of each record of a frame, by sequence.
+fn times_of(frame: &Frame) -> Result<Vec<(Sequence, Timestamp)>> {
+    let mut times = frame
+        .descriptors()
+        .map(|item| item.map(|(descriptor, _)| (descriptor.sequence, descriptor.time)))
+        .collect::<Result<Vec<_>>>()?;
+    times.sort_unstable_by_key(|(sequence, _)| *sequence);
+    Ok(times)
+}
+
+fn time_of(
+    times: &[(Sequence, Timestamp)],
+    entry: &IndexEntry,
+    frame: &Frame,
+) -> Result<Timestamp> {
+    match times.binary_search_by_key(&entry.sequence, |(sequence, _)| *sequence) {
+        Ok(at) => Ok(times[at].1),
+        Err(_) => Err(Error::new(ErrorKind::Corrupt, "merge", format_args!("{frame:?}"))
+            .expected(format_args!("a record of sequence {}, as the index has it", entry.sequence))
+            .found("none")),
+    }
+}
