@@ -1,0 +1,280 @@
+//! `Protection` and the values that it gives.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use hrl::capture::Volume;
+use hrl::device::{BlockDevice, Durability, FileDevice, FileDeviceOptions};
+use hrl::journal::PointKind;
+use pyo3::prelude::*;
+use pyo3::types::{PyBytes, PyDict};
+
+use crate::errors::run;
+use crate::replica::Vault;
+
+/// A recovery point.
+#[pyclass(frozen, get_all)]
+pub(crate) struct RecoveryPoint {
+    id: String,
+    kind: String,
+    sequence: u64,
+    time: String,
+    time_ns: i64,
+    label: String,
+    epoch: u32,
+    chain: String,
+}
+
+impl From<hrl::replica::RecoveryPoint> for RecoveryPoint {
+    fn from(point: hrl::replica::RecoveryPoint) -> Self {
+        Self {
+            id: point.id.to_string(),
+            kind: point.kind.name().to_owned(),
+            sequence: point.sequence.0,
+            time: point.time.to_string(),
+            time_ns: point.time.0,
+            label: point.label,
+            epoch: point.epoch.0,
+            chain: point.chain.to_string(),
+        }
+    }
+}
+
+#[pymethods]
+impl RecoveryPoint {
+    fn __repr__(&self) -> String {
+        format!("RecoveryPoint({} {} at sequence {}, {})", self.kind, self.id, self.sequence, self.time)
+    }
+}
+
+/// A stretch of a volume's history.
+#[pyclass(frozen, get_all)]
+pub(crate) struct TimelineEntry {
+    first: u64,
+    last: u64,
+    from_time: String,
+    to_time: String,
+    unordered: Option<String>,
+}
+
+impl From<hrl::replica::TimelineEntry> for TimelineEntry {
+    fn from(entry: hrl::replica::TimelineEntry) -> Self {
+        Self {
+            first: entry.from.0,
+            last: entry.to.0,
+            from_time: entry.from_time.to_string(),
+            to_time: entry.to_time.to_string(),
+            unordered: entry.unordered.map(|cause| cause.name().to_owned()),
+        }
+    }
+}
+
+/// How a protection is doing.
+#[pyclass(frozen, get_all)]
+pub(crate) struct Stats {
+    mode: String,
+    last_sequence: u64,
+    journaled_sequence: u64,
+    replicated_sequence: u64,
+    rpo_seconds: f64,
+    changes: u64,
+    bytes_captured: u64,
+    bytes_stored: u64,
+    queue_bytes: u64,
+    spool_bytes: u64,
+    marked_regions: u64,
+    resync_bytes_left: u64,
+    resync_bytes_read: u64,
+    points: u64,
+    vault_available: bool,
+    fenced: bool,
+}
+
+impl From<hrl::ProtectionStats> for Stats {
+    fn from(stats: hrl::ProtectionStats) -> Self {
+        Self {
+            mode: stats.mode.name().to_owned(),
+            last_sequence: stats.last_sequence.0,
+            journaled_sequence: stats.journaled_sequence.0,
+            replicated_sequence: stats.replicated_sequence.0,
+            rpo_seconds: stats.rpo.as_secs_f64(),
+            changes: stats.changes,
+            bytes_captured: stats.bytes_captured,
+            bytes_stored: stats.bytes_stored,
+            queue_bytes: stats.queue_bytes,
+            spool_bytes: stats.spool_bytes,
+            marked_regions: stats.marked_regions,
+            resync_bytes_left: stats.resync_bytes_left,
+            resync_bytes_read: stats.resync_bytes_read,
+            points: stats.points,
+            vault_available: stats.vault_available,
+            fenced: stats.fenced,
+        }
+    }
+}
+
+/// One protected volume, running.
+#[pyclass(frozen)]
+pub(crate) struct Protection {
+    inner: Mutex<Option<Arc<hrl::Protection>>>,
+    volume: Arc<Volume>,
+}
+
+impl Protection {
+    /// The volume, for a server.
+    pub(crate) fn volume(&self) -> &Arc<Volume> {
+        &self.volume
+    }
+
+    fn open_handle(&self) -> PyResult<Arc<hrl::Protection>> {
+        let inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        inner.clone().ok_or_else(|| pyo3::exceptions::PyValueError::new_err("the protection is stopped"))
+    }
+}
+
+fn events(callback: Py<PyAny>) -> hrl::EventSink {
+    Arc::new(move |event: &hrl::Event| {
+        Python::attach(|py| {
+            let told = PyDict::new(py);
+            let fill = || -> PyResult<()> {
+                told.set_item("time", event.time.to_string())?;
+                told.set_item("volume", &event.volume)?;
+                told.set_item("kind", event.kind.name())?;
+                told.set_item("message", &event.message)?;
+                callback.call1(py, (&told,))?;
+                Ok(())
+            };
+            if let Err(error) = fill() {
+                // As the interpreter does for exceptions that have nobody to go to.
+                error.write_unraisable(py, None);
+            }
+        });
+    })
+}
+
+#[pymethods]
+impl Protection {
+    #[new]
+    #[pyo3(signature = (disk, *, vault, state, volume=None, policy=None, take_over=false, on_event=None))]
+    #[allow(clippy::too_many_arguments, reason = "they are keyword arguments")]
+    fn new(
+        py: Python<'_>,
+        disk: PathBuf,
+        vault: &Vault,
+        state: PathBuf,
+        volume: Option<String>,
+        policy: Option<HashMap<String, String>>,
+        take_over: bool,
+        on_event: Option<Py<PyAny>>,
+    ) -> PyResult<Self> {
+        let vault = vault.inner().clone();
+        let sink = on_event.map(events);
+        run(py, move || {
+            let mut chosen = hrl::Policy::default();
+            for (name, value) in policy.unwrap_or_default() {
+                chosen.set(&name, &value)?;
+            }
+            let options = FileDeviceOptions { exclusive: true, ..Default::default() };
+            let device: Arc<dyn BlockDevice> = Arc::new(FileDevice::open(&disk, &options)?);
+            let name = volume.unwrap_or_else(|| {
+                disk.file_name().unwrap_or_default().to_string_lossy().into_owned()
+            });
+            let mut options = hrl::ProtectionOptions::new(&name, device, vault, state)
+                .policy(chosen)
+                .take_over(take_over);
+            if let Some(sink) = sink {
+                options = options.events(sink);
+            }
+            let protection = options.open()?;
+            let volume = protection.volume().clone();
+            Ok(Self { inner: Mutex::new(Some(Arc::new(protection))), volume })
+        })
+    }
+
+    #[getter]
+    fn volume_name(&self) -> PyResult<String> {
+        Ok(self.open_handle()?.info().name.clone())
+    }
+
+    #[getter]
+    fn size_bytes(&self) -> u64 {
+        self.volume.size_bytes()
+    }
+
+    #[pyo3(signature = (label="", *, kind="crash"))]
+    fn mark(&self, py: Python<'_>, label: &str, kind: &str) -> PyResult<RecoveryPoint> {
+        let kind = PointKind::ALL
+            .into_iter()
+            .find(|known| known.name() == kind)
+            .ok_or_else(|| pyo3::exceptions::PyValueError::new_err(format!("no point kind {kind:?}")))?;
+        let handle = self.open_handle()?;
+        run(py, || handle.mark(kind, label)).map(Into::into)
+    }
+
+    fn stats(&self, py: Python<'_>) -> PyResult<Stats> {
+        let handle = self.open_handle()?;
+        Ok(py.detach(|| handle.stats()).into())
+    }
+
+    fn timeline(&self, py: Python<'_>) -> PyResult<Vec<TimelineEntry>> {
+        let handle = self.open_handle()?;
+        Ok(py.detach(|| handle.timeline()).into_iter().map(Into::into).collect())
+    }
+
+    #[pyo3(signature = (limit=60.0))]
+    fn wait_ordered(&self, py: Python<'_>, limit: f64) -> PyResult<()> {
+        let handle = self.open_handle()?;
+        run(py, || handle.wait_ordered(Duration::from_secs_f64(limit.max(0.0))))
+    }
+
+    #[pyo3(signature = (limit=60.0))]
+    fn wait_replicated(&self, py: Python<'_>, limit: f64) -> PyResult<u64> {
+        let handle = self.open_handle()?;
+        run(py, || handle.wait_replicated(Duration::from_secs_f64(limit.max(0.0)))).map(|s| s.0)
+    }
+
+    fn resync(&self, py: Python<'_>) -> PyResult<()> {
+        let handle = self.open_handle()?;
+        run(py, || handle.resync())
+    }
+
+    fn read<'py>(&self, py: Python<'py>, offset: u64, length: usize) -> PyResult<Bound<'py, PyBytes>> {
+        crate::replica::read_bytes(py, &*self.volume, offset, length)
+    }
+
+    fn write(&self, py: Python<'_>, offset: u64, data: &[u8]) -> PyResult<()> {
+        let volume = &self.volume;
+        run(py, || volume.write(offset, data, Durability::Cached))
+    }
+
+    fn flush(&self, py: Python<'_>) -> PyResult<()> {
+        let volume = &self.volume;
+        run(py, || volume.flush())
+    }
+
+    #[pyo3(signature = (limit=60.0))]
+    fn stop(&self, py: Python<'_>, limit: f64) -> PyResult<()> {
+        let taken = self.inner.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let Some(mut handle) = taken else { return Ok(()) };
+        run(py, move || {
+            // Another thread may be in a call; it ends soon, because every wait has a limit.
+            loop {
+                match Arc::try_unwrap(handle) {
+                    Ok(protection) => return protection.stop(Duration::from_secs_f64(limit.max(0.0))),
+                    Err(shared) => handle = shared,
+                }
+                std::thread::sleep(Duration::from_millis(5));
+            }
+        })
+    }
+
+    fn __enter__(slf: Py<Self>) -> Py<Self> {
+        slf
+    }
+
+    fn __exit__(&self, py: Python<'_>, _kind: &Bound<'_, PyAny>, _value: &Bound<'_, PyAny>, _trace: &Bound<'_, PyAny>) -> PyResult<()> {
+        self.stop(py, 60.0)
+    }
+}

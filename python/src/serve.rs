@@ -1,0 +1,99 @@
+//! `NbdServer`.
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use hrl::capture::{Export, ExportContext, NbdAddress, NbdLimits};
+use hrl::device::{BlockDevice, DirectIo, FileDevice, FileDeviceOptions};
+use hrl::replica::Overlay;
+use pyo3::prelude::*;
+
+use crate::errors::run;
+use crate::protection::Protection;
+use crate::replica::{ChangeSet, Replica};
+
+/// A listening NBD server.
+#[pyclass(frozen)]
+pub(crate) struct NbdServer {
+    inner: Mutex<Option<hrl::capture::NbdServer>>,
+    uri: String,
+}
+
+fn start(address: &str, export: Export) -> hrl::Result<NbdServer> {
+    let name = export.name.clone();
+    let address = NbdAddress::parse(address)?;
+    let server = hrl::capture::NbdServer::start(&address, vec![export], NbdLimits::default())?;
+    let uri = server.address().uri(&name);
+    Ok(NbdServer { inner: Mutex::new(Some(server)), uri })
+}
+
+#[pymethods]
+impl NbdServer {
+    /// Serves a protected volume.
+    #[staticmethod]
+    fn protected(py: Python<'_>, address: &str, protection: &Protection, name: &str) -> PyResult<Self> {
+        let volume = protection.volume().clone();
+        run(py, || start(address, Export::volume(name, volume)))
+    }
+
+    /// Serves a volume of a vault as of a state: read-only, or writable with changes in a scratch file.
+    #[staticmethod]
+    #[pyo3(signature = (address, replica, at, *, scratch=None, changes=None))]
+    fn replica(
+        py: Python<'_>,
+        address: &str,
+        replica: &Replica,
+        at: &str,
+        scratch: Option<PathBuf>,
+        changes: Option<&ChangeSet>,
+    ) -> PyResult<Self> {
+        let extents = changes.map(ChangeSet::extents);
+        run(py, || {
+            let view = Arc::new(replica.view_at(at)?);
+            let size = view.size_bytes();
+            let device: Arc<dyn BlockDevice> = match scratch {
+                None => view,
+                Some(path) => {
+                    let options = FileDeviceOptions {
+                        direct: DirectIo::Never,
+                        create_bytes: Some(size),
+                        ..Default::default()
+                    };
+                    Arc::new(Overlay::new(view, Arc::new(FileDevice::open(&path, &options)?))?)
+                }
+            };
+            let mut export = Export::device("replica", device);
+            if let Some(extents) = extents {
+                for name in ["qemu:dirty-bitmap:changes", "hrl:changes"] {
+                    export.contexts.push(ExportContext { name: name.to_owned(), extents: extents.clone() });
+                }
+            }
+            start(address, export)
+        })
+    }
+
+    #[getter]
+    fn uri(&self) -> &str {
+        &self.uri
+    }
+
+    /// Requests answered, those with errors, bytes read and written.
+    fn stats(&self) -> (u64, u64, u64, u64) {
+        let inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        let stats = inner.as_ref().map(hrl::capture::NbdServer::stats).unwrap_or_default();
+        (stats.requests, stats.errors, stats.bytes_read, stats.bytes_written)
+    }
+
+    fn stop(&self, py: Python<'_>) {
+        let taken = self.inner.lock().unwrap_or_else(PoisonError::into_inner).take();
+        py.detach(move || drop(taken));
+    }
+
+    fn __enter__(slf: Py<Self>) -> Py<Self> {
+        slf
+    }
+
+    fn __exit__(&self, py: Python<'_>, _kind: &Bound<'_, PyAny>, _value: &Bound<'_, PyAny>, _trace: &Bound<'_, PyAny>) {
+        self.stop(py);
+    }
+}
