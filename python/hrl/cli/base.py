@@ -1,0 +1,134 @@
+"""What every command shares: the application, errors and exit codes, output and progress."""
+
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+
+from hrl import HrlError, Vault
+
+EXIT_CODES = {
+    "invalid-input": 2,
+    "not-found": 3,
+    "already-exists": 4,
+    "corrupt": 5,
+    "wrong-key": 6,
+    "unsupported": 7,
+    "unavailable": 8,
+    "full": 9,
+    "poisoned": 10,
+    "fenced": 11,
+    "changed": 12,
+    "read-only": 13,
+    "not-ordered": 14,
+    "io": 15,
+}
+NOT_RUNNING = 16
+
+app = typer.Typer(
+    name="hrl",
+    help="Continuous replication of disks: capture, recovery points, restore.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+out = Console(soft_wrap=True)
+err = Console(stderr=True, soft_wrap=True)
+
+KeyFile = Annotated[
+    Path | None, typer.Option("--key-file", metavar="FILE", help="Key-encryption key: 32 bytes or 64 hex digits.")
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+VolumeName = Annotated[str | None, typer.Option("--volume", help="Name of the volume in the vault.")]
+
+
+class Refused(Exception):
+    """A failure of the command line itself, with its exit code."""
+
+    def __init__(self, message: str, code: int) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+def print_json(value: Any) -> None:
+    """Prints a value as JSON, without colours or wrapping."""
+    print(json.dumps(value, indent=2))
+
+
+def fields(value: object) -> dict[str, Any]:
+    """The properties of a handle's value as a dictionary."""
+    return {name: getattr(value, name) for name in dir(value) if not name.startswith("_")}
+
+
+def human(count: float) -> str:
+    """A number of bytes for people."""
+    for unit in ("B", "KiB", "MiB", "GiB", "TiB"):
+        if count < 1024 or unit == "TiB":
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1024
+    raise AssertionError("the loop returns")
+
+
+def open_vault(url: str, key_file: Path | None, *, create: bool = False) -> Vault:
+    """Opens a vault from a command's arguments."""
+    return Vault(url, key_file=key_file, create=create)
+
+
+def names_of(vault: Vault, volume: str | None) -> list[str]:
+    """The volumes that a command is about: the one named, or all."""
+    return [volume] if volume else [info["name"] for info in vault.volumes()]
+
+
+@contextmanager
+def progress_bar(title: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar on standard error, on a terminal only."""
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(True), TransferSpeedColumn())
+    with Progress(
+        *columns, TimeRemainingColumn(), console=err, transient=True, disable=not err.is_terminal
+    ) as progress:
+        task = progress.add_task(title, total=None)
+
+        def tell(done: int, total: int) -> None:
+            progress.update(task, completed=done, total=total)
+
+        yield tell
+
+
+def main() -> None:
+    """Entry point: runs a command; a failure is one line on standard error and an exit code."""
+    try:
+        app(standalone_mode=False)
+    except typer.Exit as exit_request:
+        sys.exit(exit_request.exit_code)
+    except typer.Abort:
+        sys.exit(130)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except BrokenPipeError:
+        # The reader has what it wanted; nothing more can be written, not even at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+    except HrlError as error:
+        fail(str(error), EXIT_CODES.get(error.kind, 1))
+    except Refused as refused:
+        fail(str(refused), refused.code)
+    except OSError as error:
+        fail(str(error), EXIT_CODES["io"])
+    except Exception as error:
+        show = getattr(error, "format_message", None)
+        if show is None:
+            raise
+        fail(show(), 2)
+
+
+def fail(message: str, code: int) -> None:
+    """Prints one line and ends."""
+    print(f"hrl: {message}", file=sys.stderr)
+    sys.exit(code)

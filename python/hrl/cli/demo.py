@@ -1,0 +1,373 @@
+"""The demonstration: a real ext4 file system on a protected volume, written under load, its agent killed mid-write.
+
+Every recovery point is then restored, its file system checked, and its files and database compared with what the
+writer had made durable when the point was marked.
+"""
+
+import contextlib
+import hashlib
+import os
+import random
+import shutil
+import sqlite3
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from hrl import HrlError, Vault
+from hrl.cli.base import Refused, err, human, out, print_json
+from hrl.cli.control import ask
+
+TOOLS = ("nbdfuse", "losetup", "mkfs.ext4", "e2fsck", "mount", "umount", "fusermount3")
+VOLUME = "demo.img"
+FILES = 120
+
+
+def run(*, json: bool, size_mib: int, keep: Path | None) -> int:
+    """Runs the demonstration; the exit code is 0 when every point is proved."""
+    missing = [tool for tool in TOOLS if shutil.which(tool) is None]
+    if missing:
+        raise Refused(f"the demonstration needs {', '.join(missing)} (make demo installs them)", 2)
+    if os.geteuid() != 0:
+        raise Refused("the demonstration mounts a file system, so it needs root", 2)
+    with contextlib.ExitStack() as stack:
+        directory = keep or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="hrl-demo-")))
+        directory.mkdir(parents=True, exist_ok=True)
+        rig = Rig(directory, size_mib)
+        stack.callback(rig.tear_down)
+        return Demo(rig, quiet=json).play(json)
+
+
+class Rig:
+    """The agent, the block device over its NBD export, and the mount on that."""
+
+    def __init__(self, directory: Path, size_mib: int) -> None:
+        self.disk = directory / VOLUME
+        self.vault = directory / "vault"
+        self.state = directory / "state"
+        self.fuse = directory / "fuse"
+        self.mount_point = directory / "mnt"
+        self.directory = directory
+        self.events = directory / "events.log"
+        for path in (self.fuse, self.mount_point):
+            path.mkdir(exist_ok=True)
+        with open(self.disk, "wb") as disk:
+            disk.truncate(size_mib << 20)
+        self.agent: subprocess.Popen[str] | None = None
+        self.bridge: subprocess.Popen[bytes] | None = None
+        self.loop = ""
+
+    def start_agent(self) -> None:
+        policy = self.directory / "policy.toml"
+        policy.write_text("segment_interval_ms = 250\ncrash_point_interval_ms = 0\n")
+        command = [sys.executable, "-m", "hrl", "protect", str(self.disk), "--vault", str(self.vault)]
+        command += ["--state", str(self.state), "--policy", str(policy)]
+        with open(self.events, "ab") as events:
+            self.agent = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=events, text=True)
+        assert self.agent.stdout is not None
+        if not self.agent.stdout.readline():
+            raise Refused(f"the agent did not start; see {self.events}:\n{self.events.read_text()[-2000:]}", 1)
+
+    def attach(self) -> None:
+        """Makes a block device of the NBD export."""
+        uri = f"nbd+unix:///{VOLUME}?socket={self.state / 'nbd.sock'}"
+        self.bridge = subprocess.Popen(["nbdfuse", str(self.fuse), uri], stderr=subprocess.DEVNULL)
+        wait_for(lambda: (self.fuse / "nbd").exists(), "nbdfuse")
+        command = ["losetup", "-f", "--show", "--direct-io=on", str(self.fuse / "nbd")]
+        self.loop = subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+    def mount(self) -> None:
+        subprocess.run(["mount", self.loop, str(self.mount_point)], check=True)
+
+    def detach(self) -> None:
+        """Takes everything off the export; works when the agent is dead too."""
+        quiet: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        if subprocess.run(["umount", str(self.mount_point)], **quiet).returncode:
+            subprocess.run(["umount", "-l", str(self.mount_point)], **quiet)
+        if self.loop:
+            subprocess.run(["losetup", "-d", self.loop], **quiet)
+            self.loop = ""
+        if self.bridge:
+            if subprocess.run(["fusermount3", "-u", str(self.fuse)], **quiet).returncode:
+                subprocess.run(["fusermount3", "-uz", str(self.fuse)], **quiet)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.bridge.wait(5)
+            self.bridge.kill()
+            self.bridge.wait()
+            self.bridge = None
+
+    def kill_agent(self) -> None:
+        assert self.agent is not None
+        self.agent.kill()
+        self.agent.wait()
+        self.agent = None
+
+    def stop_agent(self) -> None:
+        if self.agent:
+            self.agent.terminate()
+            code = self.agent.wait(120)
+            self.agent = None
+            if code:
+                raise Refused(f"the agent ended with exit code {code}; see {self.events}", 1)
+
+    def tear_down(self) -> None:
+        self.detach()
+        if self.agent:
+            self.agent.kill()
+            self.agent.wait()
+
+
+def wait_for(done: Callable[[], bool], what: str, limit: float = 60.0) -> None:
+    """Waits until something holds."""
+    end = time.monotonic() + limit
+    while not done():
+        if time.monotonic() > end:
+            raise Refused(f"{what} did not come within {limit:.0f} s", 1)
+        time.sleep(0.05)
+
+
+@dataclass
+class Known:
+    """What the writer had made durable at one moment."""
+
+    files: dict[str, str] = field(default_factory=dict)
+    rows: int = 0
+
+
+class Load:
+    """Writes files and a database with fsync, and beside them a file without, until it is stopped or the disk fails."""
+
+    def __init__(self, root: Path, known: Known, seed: int) -> None:
+        self.root = root
+        self.known = known
+        self.pause = threading.Lock()
+        self._stop = threading.Event()
+        self._random = random.Random(seed)
+        self._threads = [threading.Thread(target=self._guard, args=(work,)) for work in (self._durable, self._churn)]
+        for thread in self._threads:
+            thread.start()
+
+    def stop(self) -> None:
+        self._stop.set()
+        for thread in self._threads:
+            thread.join(30)
+
+    def snapshot(self) -> Known:
+        return Known(dict(self.known.files), self.known.rows)
+
+    def _guard(self, work: Callable[[], None]) -> None:
+        # A dead disk ends the load; that is a part of the play.
+        with contextlib.suppress(OSError, sqlite3.Error):
+            work()
+
+    def _durable(self) -> None:
+        base = sqlite3.connect(self.root / "rows.db")
+        base.execute("pragma journal_mode = wal")
+        base.execute("pragma synchronous = full")
+        base.execute("create table if not exists rows (number integer primary key, digest text)")
+        while not self._stop.is_set():
+            with self.pause:
+                name = f"file-{self._random.randrange(FILES):03}"
+                content = self._random.randbytes(self._random.randrange(1, 96) * 1024)
+                # The old content is unknown from here on until the new one is durable.
+                self.known.files.pop(name, None)
+                with open(self.root / name, "wb") as file:
+                    file.write(content)
+                    file.flush()
+                    os.fsync(file.fileno())
+                digest = hashlib.sha256(content).hexdigest()
+                self.known.files[name] = digest
+                base.execute("insert into rows values (?, ?)", (self.known.rows + 1, digest))
+                base.commit()
+                self.known.rows += 1
+            time.sleep(0.002)
+        base.close()
+
+    def _churn(self) -> None:
+        with open(self.root / "churn", "wb") as file:
+            while not self._stop.is_set():
+                file.seek(self._random.randrange(2000) * 8192)
+                file.write(self._random.randbytes(8192))
+                file.flush()
+                time.sleep(0.002)
+
+
+@dataclass
+class Verdict:
+    """What was found at one recovery point."""
+
+    point: str
+    label: str
+    kind: str
+    sequence: int
+    time: str
+    rpo_seconds: float
+    bytes_captured: int
+    bytes_stored: int
+    file_system: str = "not checked"
+    files: str = "not checked"
+    database: str = "not checked"
+
+    @property
+    def good(self) -> bool:
+        return all(text.startswith("ok") for text in (self.file_system, self.files, self.database))
+
+
+class Demo:
+    """The play, act by act."""
+
+    def __init__(self, rig: Rig, *, quiet: bool) -> None:
+        self.rig = rig
+        self.quiet = quiet
+        self.expected: dict[str, Known] = {}
+        self.rpo: dict[str, float] = {}
+
+    def say(self, text: str) -> None:
+        if not self.quiet:
+            err.print(text, highlight=False)
+
+    def play(self, json: bool) -> int:
+        rig = self.rig
+        self.say(f"1. A disk of {human(rig.disk.stat().st_size)}, served over NBD, captured into {rig.vault}")
+        rig.start_agent()
+        rig.attach()
+        subprocess.run(["mkfs.ext4", "-q", "-F", rig.loop], check=True)
+        rig.mount()
+        known = Known()
+        load = Load(rig.mount_point, known, seed=1)
+        self.say("2. Files, a database and churn are written while the first copy is made")
+        self.wait_ordered()
+        for number in range(4):
+            time.sleep(1.5)
+            self.mark(load, f"before the crash {number + 1}")
+        self.say("3. The agent is killed with SIGKILL, mid-write")
+        time.sleep(0.7)
+        rig.kill_agent()
+        load.stop()
+        rig.detach()
+        self.say("4. It is started again: only regions that may differ are read")
+        rig.start_agent()
+        self.wait_ordered()
+        status = ask(rig.state, "status")
+        reread, size = status["resync_bytes_read"], status["size_bytes"]
+        self.say(f"   read {human(reread)} of {human(size)} again ({100 * reread / size:.1f} %)")
+        rig.attach()
+        rig.mount()
+        # What was in flight when the disk died is unknown, so the writer starts afresh in a directory of its own.
+        second = rig.mount_point / "second"
+        second.mkdir()
+        load = Load(second, Known(), seed=2)
+        for number in range(3):
+            time.sleep(1.5)
+            self.mark(load, f"after the crash {number + 1}")
+        load.stop()
+        rig.detach()
+        rig.stop_agent()
+        self.say("5. Every point is restored, checked and compared")
+        verdicts = self.verdicts()
+        good = all(verdict.good for verdict in verdicts) and len(verdicts) == len(self.expected)
+        if json:
+            print_json({
+                "good": good,
+                "resync_bytes_read": reread,
+                "size_bytes": size,
+                "points": [asdict(verdict) | {"good": verdict.good} for verdict in verdicts],
+            })
+        else:
+            self.show(verdicts, good)
+        return 0 if good else 1
+
+    def wait_ordered(self) -> None:
+        wait_for(lambda: ask(self.rig.state, "status")["mode"] == "ordered", "the first copy or resync", 120)
+
+    def mark(self, load: Load, label: str) -> None:
+        with load.pause:
+            point = ask(self.rig.state, "point", label=label)
+            self.expected[point["id"]] = load.snapshot()
+        self.rpo[point["id"]] = ask(self.rig.state, "status")["rpo_seconds"]
+
+    def verdicts(self) -> list[Verdict]:
+        replica = Vault(str(self.rig.vault)).replica(VOLUME)
+        sizes = {point: (data, stored) for point, data, stored in replica.point_bytes()}
+        verdicts = []
+        for point in replica.points():
+            data, stored = sizes[point.id]
+            verdict = Verdict(
+                point.id, point.label, point.kind, point.sequence, point.time, self.rpo.get(point.id, 0.0), data, stored
+            )
+            image = self.rig.directory / "restored.img"
+            try:
+                replica.restore(point.id, image, overwrite=True)
+                self.check(image, verdict, self.expected[point.id])
+            except (HrlError, OSError, KeyError) as error:
+                verdict.file_system = f"failed: {error}"
+            verdicts.append(verdict)
+        return verdicts
+
+    def check(self, image: Path, verdict: Verdict, known: Known) -> None:
+        """Replays the journal as a mount after a power failure would, and looks at everything."""
+        quiet: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+        subprocess.run(["e2fsck", "-E", "journal_only", "-p", str(image)], **quiet)
+        checked = subprocess.run(["e2fsck", "-f", "-n", str(image)], **quiet)
+        verdict.file_system = "ok" if checked.returncode == 0 else f"e2fsck says {checked.returncode}"
+        with mounted(image, self.rig.directory / "look") as root:
+            home = root / "second" if verdict.label.startswith("after") else root
+            wrong = [name for name, digest in known.files.items() if sha256(home / name) != digest]
+            verdict.files = f"ok, {len(known.files)}" if not wrong else f"{len(wrong)} differ"
+            verdict.database = self.check_database(home, known)
+
+    def check_database(self, home: Path, known: Known) -> str:
+        copy = self.rig.directory / "database"
+        shutil.rmtree(copy, ignore_errors=True)
+        copy.mkdir()
+        for name in ("rows.db", "rows.db-wal"):
+            if (home / name).exists():
+                shutil.copy(home / name, copy / name)
+        base = sqlite3.connect(copy / "rows.db")
+        try:
+            if base.execute("pragma integrity_check").fetchone() != ("ok",):
+                return "integrity check failed"
+            count, newest = base.execute("select count(*), max(number) from rows").fetchone()
+        finally:
+            base.close()
+        if count != newest or count != known.rows:
+            return f"{count} rows, {known.rows} expected"
+        return f"ok, {count} rows"
+
+    def show(self, verdicts: list[Verdict], good: bool) -> None:
+        table = Table(title="Recovery points")
+        for name in ("point", "label", "kind", "RPO", "captured", "stored", "file system", "files", "database"):
+            table.add_column(name)
+        for v in verdicts:
+            colour = "green" if v.good else "red"
+            checks = [f"[{colour}]{text}[/]" for text in (v.file_system, v.files, v.database)]
+            sizes = [human(v.bytes_captured), human(v.bytes_stored)]
+            table.add_row(v.point[:8], v.label, v.kind, f"{v.rpo_seconds:.2f} s", *sizes, *checks)
+        out.print(table)
+        out.print("[green]Every point is proved.[/]" if good else "[red]Some points are not as they should be.[/]")
+
+
+def sha256(path: Path) -> str:
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError as error:
+        return str(error)
+
+
+@contextlib.contextmanager
+def mounted(image: Path, where: Path) -> Iterator[Path]:
+    """A restored file system, mounted read-only."""
+    where.mkdir(exist_ok=True)
+    subprocess.run(["mount", "-o", "loop,ro", str(image), str(where)], check=True)
+    try:
+        yield where
+    finally:
+        subprocess.run(["umount", str(where)], check=True)

@@ -1,0 +1,186 @@
+"""Commands of the vault: points, timeline, restore, serve, changes, verify, inspect, key."""
+
+import signal
+import tempfile
+import threading
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+
+from hrl import NbdServer, Segment, generate_key
+from hrl.cli.base import EXIT_CODES, Json, KeyFile, Refused, VolumeName, app, err, fields, human, names_of, open_vault, out
+from hrl.cli.base import print_json, progress_bar
+
+VaultUrl = Annotated[str, typer.Argument(metavar="VAULT", help="Directory or URL of the vault.")]
+Volume = Annotated[str, typer.Argument(metavar="VOLUME", help="Name of the volume in the vault.")]
+At = Annotated[str, typer.Option("--at", metavar="POINT|SEQ|TIME", help="newest, a point, label, sequence or time.")]
+
+
+def table_of(*columns: str) -> Table:
+    """A table in the style of every listing."""
+    table = Table(box=None, pad_edge=False)
+    for column in columns:
+        table.add_column(column, no_wrap=True)
+    return table
+
+
+@app.command()
+def points(vault: VaultUrl, volume: VolumeName = None, key_file: KeyFile = None, json: Json = False) -> None:
+    """Lists the recovery points."""
+    opened = open_vault(vault, key_file)
+    found = [(name, fields(p)) for name in names_of(opened, volume) for p in opened.replica(name).points()]
+    if json:
+        return print_json([{"volume": name, **p} for name, p in found])
+    table = table_of("volume", "point", "kind", "sequence", "time", "label")
+    for name, p in found:
+        table.add_row(name, p["id"], p["kind"], str(p["sequence"]), p["time"], p["label"])
+    out.print(table)
+
+
+@app.command()
+def timeline(vault: VaultUrl, volume: VolumeName = None, key_file: KeyFile = None, json: Json = False) -> None:
+    """Shows the history of volumes: ordered stretches, and gaps with their causes."""
+    opened = open_vault(vault, key_file)
+    found = [(name, fields(e)) for name in names_of(opened, volume) for e in opened.replica(name).timeline()]
+    if json:
+        return print_json([{"volume": name, **entry} for name, entry in found])
+    table = table_of("volume", "first", "last", "from", "to", "state")
+    for name, e in found:
+        state = f"gap: {e['unordered']}" if e["unordered"] else "ordered"
+        table.add_row(name, str(e["first"]), str(e["last"]), e["from_time"], e["to_time"], state)
+    out.print(table)
+
+
+@app.command()
+def restore(
+    vault: VaultUrl,
+    volume: Volume,
+    to: Annotated[Path, typer.Option("--to", metavar="FILE", help="New file, or a block device with --device.")],
+    at: At = "newest",
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing file.")] = False,
+    device: Annotated[bool, typer.Option("--device", help="Write onto an existing disk or file.")] = False,
+    key_file: KeyFile = None,
+    json: Json = False,
+) -> None:
+    """Writes a volume as of a point, sequence or time to a sparse file or a device."""
+    replica = open_vault(vault, key_file).replica(volume)
+    with progress_bar("Restoring") as tell:
+        report = replica.restore(at, to, overwrite=overwrite, device=device, progress=tell)
+    if json:
+        print_json(report)
+    else:
+        print(f"restored sequence {report['sequence']} to {to}: {human(report['bytes_written'])} written")
+
+
+@app.command()
+def serve(
+    vault: VaultUrl,
+    volume: Volume,
+    nbd: Annotated[str, typer.Option("--nbd", metavar="ADDR", help="unix:PATH or tcp:HOST:PORT.")],
+    at: At = "newest",
+    writable: Annotated[bool, typer.Option("--writable", help="Allow writes, kept in a scratch file.")] = False,
+    changes_from: Annotated[
+        str | None, typer.Option("--changes-from", metavar="POINT", help="Offer what changed since as a dirty bitmap.")
+    ] = None,
+    key_file: KeyFile = None,
+) -> None:
+    """Serves a volume as of a point over NBD without restoring it first. Runs until SIGTERM or SIGINT."""
+    ended = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: ended.set())
+    replica = open_vault(vault, key_file).replica(volume)
+    changes = replica.changes(changes_from, at) if changes_from else None
+    with tempfile.TemporaryDirectory(prefix="hrl-serve-") as scratch:
+        file = Path(scratch) / "scratch" if writable else None
+        with NbdServer.replica(nbd, replica, at, scratch=file, changes=changes) as server:
+            print(server.uri, flush=True)
+            ended.wait()
+
+
+@app.command()
+def changes(
+    vault: VaultUrl,
+    volume: Volume,
+    since: Annotated[str, typer.Option("--from", metavar="POINT|SEQ|TIME", help="The earlier state.")],
+    until: Annotated[str, typer.Option("--to", metavar="POINT|SEQ|TIME", help="The later state.")] = "newest",
+    to_file: Annotated[Path | None, typer.Option("--to-file", metavar="FILE", help="New sparse file.")] = None,
+    key_file: KeyFile = None,
+    json: Json = False,
+) -> None:
+    """Lists the exact extents written between two states, or writes their data to a sparse file."""
+    found = open_vault(vault, key_file).replica(volume).changes(since, until)
+    runs = found.runs()
+    written = found.write_to_file(to_file) if to_file else None
+    if json:
+        extents = [{"offset": offset, "length": length, "zero": zero} for offset, length, zero in runs]
+        value: dict[str, Any] = {"from": found.since, "to": found.until, "bytes": found.total_bytes, "extents": extents}
+        return print_json(value | ({"bytes_written": written} if to_file else {}))
+    if to_file:
+        print(f"{written} bytes written to {to_file}")
+        return
+    for offset, length, zero in runs:
+        print(f"{offset} {length}{' zero' if zero else ''}")
+
+
+@app.command()
+def verify(vault: VaultUrl, volume: VolumeName = None, key_file: KeyFile = None, json: Json = False) -> None:
+    """Reads and checks everything: checksums, seals, chain, catalog. Exit code 5 when something is wrong."""
+    opened = open_vault(vault, key_file)
+    reports = {}
+    for name in names_of(opened, volume):
+        with progress_bar(f"Verifying {name}") as tell:
+            reports[name] = opened.replica(name).verify(progress=tell)
+    sound = all(report["sound"] for report in reports.values())
+    if json:
+        print_json({"sound": sound, "volumes": reports})
+    else:
+        for name, report in reports.items():
+            verdict = "sound" if report["sound"] else f"{len(report['findings'])} findings"
+            print(f"{name}: {verdict}, {report['segments']} segments, {report['points']} points, {human(report['bytes'])}")
+            for _, finding in report["findings"]:
+                print(f"  {finding}")
+            for stray in report["strays"]:
+                print(f"  note: {stray} is not in the catalog")
+    if not sound:
+        raise typer.Exit(EXIT_CODES["corrupt"])
+
+
+@app.command()
+def inspect(
+    file: Annotated[Path, typer.Argument(metavar="FILE.hrl", help="A journal segment.")],
+    records: Annotated[bool, typer.Option("--records", help="List every record.")] = False,
+    vault: Annotated[str | None, typer.Option("--vault", help="Vault with the key of a sealed segment.")] = None,
+    volume: VolumeName = None,
+    key_file: KeyFile = None,
+    json: Json = False,
+) -> None:
+    """Shows what a journal segment holds, after checking all of it."""
+    replica = None
+    if vault:
+        opened = open_vault(vault, key_file)
+        replica = opened.replica(names_of(opened, volume)[0])
+    segment = Segment(file, replica=replica)
+    segment.verify()
+    found = segment.summary()
+    listed = segment.records() if records else []
+    if json:
+        names = ("sequence", "time", "kind", "offset", "length")
+        rows = [dict(zip(names, record, strict=True)) for record in listed]
+        return print_json(found | ({"records_list": rows} if records else {}))
+    for name, value in found.items():
+        print(f"{name:>15}  {value}")
+    for sequence, time, kind, offset, length in listed:
+        print(f"{sequence:>12} {time} {kind} {offset} {length}")
+
+
+@app.command()
+def key(file: Annotated[Path, typer.Argument(metavar="FILE", help="New file for the key.")]) -> None:
+    """Makes a key-encryption key. Keep a copy elsewhere: without it a sealed vault cannot be read."""
+    try:
+        file.touch(mode=0o600, exist_ok=False)
+    except FileExistsError:
+        raise Refused(f"{file} exists", EXIT_CODES["already-exists"]) from None
+    file.write_text(generate_key() + "\n")
+    err.print(f"wrote {file}")
