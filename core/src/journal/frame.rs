@@ -118,6 +118,7 @@ impl fmt::Debug for Frame {
 pub(super) struct Opener {
     seal: Option<SegmentSeal>,
     pub(super) key_id: Option<KeyId>,
+    codec: Codec,
     device_bytes: u64,
 }
 
@@ -127,9 +128,9 @@ impl Opener {
         let name = source.name();
         let bytes = source.read(0..source.length().min(HEADER_BYTES as u64))?;
         let header = Header::decode(&bytes, &name)?;
-        let device_bytes = header.device_bytes;
+        let (codec, device_bytes) = (header.codec, header.device_bytes);
         let opener = match header.aead {
-            Aead::None => Self { seal: None, key_id: None, device_bytes },
+            Aead::None => Self { seal: None, key_id: None, codec, device_bytes },
             Aead::ChaCha20Poly1305 => {
                 let key =
                     keys.find(header.key_id).ok_or_else(|| {
@@ -142,7 +143,7 @@ impl Opener {
                             ))
                     })?;
                 let seal = Some(SegmentSeal::new(key, &bytes));
-                Self { seal, key_id: Some(header.key_id), device_bytes }
+                Self { seal, key_id: Some(header.key_id), codec, device_bytes }
             }
         };
         Ok((opener, header))
@@ -179,6 +180,9 @@ impl Opener {
             return Err(bad(at)
                 .expected(format_args!("frame {number}"))
                 .found(format_args!("frame {}", header.number)));
+        }
+        if header.codec == Codec::Zstd && self.codec == Codec::Stored {
+            return Err(bad(at + 9).expected("no compression, as the header says").found("zstd"));
         }
         let raw = self.decode(&header, stored, &name, at)?;
         let table = u64::from(header.count) * RECORD_BYTES as u64;

@@ -110,13 +110,12 @@ fn params_of_merged(
         return Err(refused(first.name())
             .message("an image begins with an image or the first segment of the volume"));
     }
-    if let Some(sealed) = segments.iter().find(|segment| segment.key_id().is_some()) {
-        if key.is_none() {
-            return Err(refused(sealed.name())
-                .message("its content would be stored without encryption")
-                .expected("a key for the result")
-                .found("none"));
-        }
+    let sealed = segments.iter().find(|segment| segment.key_id().is_some());
+    if let Some(sealed) = sealed.filter(|_| key.is_none()) {
+        return Err(refused(sealed.name())
+            .message("its content would be stored without encryption")
+            .expected("a key for the result")
+            .found("none"));
     }
     let change = segments.iter().rev().find_map(|segment| segment.summary().order_changes.last());
     if let Some(cause) = change.and_then(|change| change.begin) {

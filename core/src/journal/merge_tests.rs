@@ -104,7 +104,7 @@ fn write_logs(steps: &[Step], key: Option<&VolumeKey>) -> (Vec<Segment>, Vec<Byt
                 kind,
                 value,
             )));
-            let time = Timestamp(sequence as i64 * 100);
+            let time = Timestamp(sequence.cast_signed() * 100);
             writer.append(&Record { sequence: Sequence(sequence), time, body }).expect("append");
         }
         if writer.records() > 0 {
@@ -123,7 +123,7 @@ fn map_of(segment: &Segment) -> Vec<Byte> {
         let frame = segment.frame(entry.frame).expect("frame");
         let record = frame.records().map(|record| record.expect("sound"));
         let record = record.into_iter().find(|record| record.sequence == entry.sequence);
-        assert_eq!(record.expect("a record").time, Timestamp(entry.sequence.0 as i64 * 100));
+        assert_eq!(record.expect("a record").time, Timestamp(entry.sequence.0.cast_signed() * 100));
         for at in 0..entry.extent.length {
             let value = match entry.kind {
                 IndexKind::Data => frame.entry_data(entry, at, 1).expect("data")[0],
@@ -228,7 +228,7 @@ fn promise_7_a_merge_ends_ordered_and_keeps_the_gaps() {
             .expect("create");
         for (at, body) in bodies.iter().enumerate() {
             let sequence = Sequence(first + at as u64);
-            let time = Timestamp(sequence.0 as i64 * 100);
+            let time = Timestamp(sequence.0.cast_signed() * 100);
             writer.append(&Record { sequence, time, body: body.clone() }).expect("append");
         }
         open(writer.seal(None).expect("seal").0, None)

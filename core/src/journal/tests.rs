@@ -81,7 +81,8 @@ impl Owned {
             Self::Begin(cause) => Body::UnorderedBegin(*cause),
             Self::End => Body::UnorderedEnd,
         };
-        Record { sequence: Sequence(at as u64 * 2 + 1), time: Timestamp(at as i64 * 10), body }
+        let at = at as u64;
+        Record { sequence: Sequence(at * 2 + 1), time: Timestamp(at.cast_signed() * 10), body }
     }
 }
 
@@ -201,7 +202,9 @@ fn read_in_every_way(bytes: &[u8]) -> Result<()> {
 fn mend_everything(bytes: &mut [u8], places: &[std::ops::Range<usize>]) {
     let header = crc32fast::hash(&bytes[..HEADER_BYTES - 4]);
     bytes[HEADER_BYTES - 4..HEADER_BYTES].copy_from_slice(&header.to_le_bytes());
-    places.iter().for_each(|place| mend_checksum(bytes, place));
+    for place in places {
+        mend_checksum(bytes, place);
+    }
     let end = bytes.len();
     let footer = crc32fast::hash(&bytes[end - FOOTER_BYTES..end - 4]);
     bytes[end - 4..].copy_from_slice(&footer.to_le_bytes());

@@ -9,6 +9,8 @@ mod header;
 mod index;
 mod notes;
 mod record;
+#[cfg(test)]
+mod spec_tests;
 
 pub(super) use frame::{FOOTER_BYTES, FRAME_HEADER_BYTES, Footer, FrameHeader, FrameKind};
 pub(super) use header::{Aead, Codec, HEADER_BYTES, Header};
