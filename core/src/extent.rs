@@ -130,13 +130,13 @@ impl ExtentSet {
             return;
         }
         let (start, end) = (extent.offset, extent.end());
-        if let Some((&before, &before_end)) = self.ends.range(..start).next_back() {
-            if before_end > start {
-                self.ends.insert(before, start);
-                if before_end > end {
-                    self.ends.insert(end, before_end);
-                    return;
-                }
+        if let Some((&before, &before_end)) = self.ends.range(..start).next_back()
+            && before_end > start
+        {
+            self.ends.insert(before, start);
+            if before_end > end {
+                self.ends.insert(end, before_end);
+                return;
             }
         }
         while let Some((&next, &next_end)) = self.ends.range(start..end).next() {

@@ -201,7 +201,7 @@ fn promise_4_after_a_crash_only_marked_regions_are_read_and_old_points_stay() {
         points.push((point.id, content(&*device)));
         if round == 0 {
             // Until the cleaner has been round, everything that was just copied may have to be read again.
-            std::thread::sleep(Duration::from_secs(12));
+            std::thread::sleep(Duration::from_secs(4));
         }
         for step in 0..300_u64 {
             let data = vec![(round * 31 + step) as u8; 4096];

@@ -211,7 +211,12 @@ class NbdServer:
     def protected(address: str, protection: Protection, name: str) -> NbdServer: ...
     @staticmethod
     def replica(
-        address: str, replica: Replica, at: str, *, scratch: _Path | None = None, changes: ChangeSet | None = None
+        address: str,
+        replica: Replica,
+        at: str,
+        *,
+        scratch: _Path | None = None,
+        changes: ChangeSet | None = None,
     ) -> NbdServer: ...
     @property
     def uri(self) -> str: ...

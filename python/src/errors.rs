@@ -4,7 +4,12 @@ use pyo3::create_exception;
 use pyo3::exceptions::PyException;
 use pyo3::prelude::*;
 
-create_exception!(hrl, HrlError, PyException, "An error of hrl; `kind` says what can be done about it.");
+create_exception!(
+    hrl,
+    HrlError,
+    PyException,
+    "An error of hrl; `kind` says what can be done about it."
+);
 
 /// The exception for an error.
 pub(crate) fn raise(error: &hrl::Error) -> PyErr {
@@ -22,6 +27,9 @@ pub(crate) fn raise(error: &hrl::Error) -> PyErr {
 }
 
 /// Runs work that may block, without the interpreter's lock.
-pub(crate) fn run<T: Send>(py: Python<'_>, work: impl FnOnce() -> hrl::Result<T> + Send) -> PyResult<T> {
+pub(crate) fn run<T: Send>(
+    py: Python<'_>,
+    work: impl FnOnce() -> hrl::Result<T> + Send,
+) -> PyResult<T> {
     py.detach(work).map_err(|error| raise(&error))
 }

@@ -3,7 +3,10 @@
 //! The interpreter's lock is released around everything that may do I/O. Errors become `hrl.HrlError` with the
 //! attributes `kind`, `operation`, `object` and `offset`.
 
-#![allow(missing_docs, reason = "pyo3 makes public items of its own; the stub file documents the module")]
+#![allow(
+    missing_docs,
+    reason = "pyo3 makes public items of its own; the stub file documents the module"
+)]
 
 mod errors;
 mod protection;
@@ -19,9 +22,7 @@ mod _hrl {
     #[pymodule_export]
     use crate::protection::{Protection, RecoveryPoint, Stats, TimelineEntry};
     #[pymodule_export]
-    use crate::replica::{
-        ChangeSet, Replica, Segment, Vault, View, generate_key,
-    };
+    use crate::replica::{ChangeSet, Replica, Segment, Vault, View, generate_key};
     #[pymodule_export]
     use crate::serve::NbdServer;
     #[allow(unused_imports, reason = "the macro wants the prelude in scope")]

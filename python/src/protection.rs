@@ -45,7 +45,10 @@ impl From<hrl::replica::RecoveryPoint> for RecoveryPoint {
 #[pymethods]
 impl RecoveryPoint {
     fn __repr__(&self) -> String {
-        format!("RecoveryPoint({} {} at sequence {}, {})", self.kind, self.id, self.sequence, self.time)
+        format!(
+            "RecoveryPoint({} {} at sequence {}, {})",
+            self.kind, self.id, self.sequence, self.time
+        )
     }
 }
 
@@ -130,7 +133,9 @@ impl Protection {
 
     fn open_handle(&self) -> PyResult<Arc<hrl::Protection>> {
         let inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
-        inner.clone().ok_or_else(|| pyo3::exceptions::PyValueError::new_err("the protection is stopped"))
+        inner
+            .clone()
+            .ok_or_else(|| pyo3::exceptions::PyValueError::new_err("the protection is stopped"))
     }
 }
 
@@ -205,10 +210,10 @@ impl Protection {
 
     #[pyo3(signature = (label="", *, kind="crash"))]
     fn mark(&self, py: Python<'_>, label: &str, kind: &str) -> PyResult<RecoveryPoint> {
-        let kind = PointKind::ALL
-            .into_iter()
-            .find(|known| known.name() == kind)
-            .ok_or_else(|| pyo3::exceptions::PyValueError::new_err(format!("no point kind {kind:?}")))?;
+        let kind =
+            PointKind::ALL.into_iter().find(|known| known.name() == kind).ok_or_else(|| {
+                pyo3::exceptions::PyValueError::new_err(format!("no point kind {kind:?}"))
+            })?;
         let handle = self.open_handle()?;
         run(py, || handle.mark(kind, label)).map(Into::into)
     }
@@ -240,7 +245,12 @@ impl Protection {
         run(py, || handle.resync())
     }
 
-    fn read<'py>(&self, py: Python<'py>, offset: u64, length: usize) -> PyResult<Bound<'py, PyBytes>> {
+    fn read<'py>(
+        &self,
+        py: Python<'py>,
+        offset: u64,
+        length: usize,
+    ) -> PyResult<Bound<'py, PyBytes>> {
         crate::replica::read_bytes(py, &*self.volume, offset, length)
     }
 
@@ -262,7 +272,9 @@ impl Protection {
             // Another thread may be in a call; it ends soon, because every wait has a limit.
             loop {
                 match Arc::try_unwrap(handle) {
-                    Ok(protection) => return protection.stop(Duration::from_secs_f64(limit.max(0.0))),
+                    Ok(protection) => {
+                        return protection.stop(Duration::from_secs_f64(limit.max(0.0)));
+                    }
                     Err(shared) => handle = shared,
                 }
                 std::thread::sleep(Duration::from_millis(5));
@@ -274,7 +286,13 @@ impl Protection {
         slf
     }
 
-    fn __exit__(&self, py: Python<'_>, _kind: &Bound<'_, PyAny>, _value: &Bound<'_, PyAny>, _trace: &Bound<'_, PyAny>) -> PyResult<()> {
+    fn __exit__(
+        &self,
+        py: Python<'_>,
+        _kind: &Bound<'_, PyAny>,
+        _value: &Bound<'_, PyAny>,
+        _trace: &Bound<'_, PyAny>,
+    ) -> PyResult<()> {
         self.stop(py, 60.0)
     }
 }

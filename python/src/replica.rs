@@ -83,7 +83,10 @@ impl Vault {
     }
 }
 
-fn info_dict<'py>(py: Python<'py>, info: &hrl::replica::VolumeInfo) -> PyResult<Bound<'py, PyDict>> {
+fn info_dict<'py>(
+    py: Python<'py>,
+    info: &hrl::replica::VolumeInfo,
+) -> PyResult<Bound<'py, PyDict>> {
     let dict = PyDict::new(py);
     dict.set_item("name", &info.name)?;
     dict.set_item("id", info.id.to_string())?;
@@ -144,7 +147,11 @@ impl Replica {
             data += entry.summary.data_bytes;
             stored += entry.summary.stored_bytes;
             for mark in &entry.summary.marks {
-                found.push((mark.mark.point.to_string(), std::mem::take(&mut data), std::mem::take(&mut stored)));
+                found.push((
+                    mark.mark.point.to_string(),
+                    std::mem::take(&mut data),
+                    std::mem::take(&mut stored),
+                ));
             }
         }
         found
@@ -178,8 +185,11 @@ impl Replica {
         device: bool,
         progress: Option<Py<PyAny>>,
     ) -> PyResult<Bound<'py, PyDict>> {
-        let target =
-            if device { RestoreTarget::Device(to) } else { RestoreTarget::File { path: to, overwrite } };
+        let target = if device {
+            RestoreTarget::Device(to)
+        } else {
+            RestoreTarget::File { path: to, overwrite }
+        };
         let tell = self::progress(progress);
         let report = run(py, || self.inner.restore(&At::parse(at)?, &target, &tell))?;
         let dict = PyDict::new(py);
@@ -196,14 +206,19 @@ impl Replica {
     }
 
     #[pyo3(signature = (*, progress=None))]
-    fn verify<'py>(&self, py: Python<'py>, progress: Option<Py<PyAny>>) -> PyResult<Bound<'py, PyDict>> {
+    fn verify<'py>(
+        &self,
+        py: Python<'py>,
+        progress: Option<Py<PyAny>>,
+    ) -> PyResult<Bound<'py, PyDict>> {
         let tell = self::progress(progress);
         let report = run(py, || self.inner.verify(&tell))?;
         let dict = PyDict::new(py);
         dict.set_item("segments", report.segments)?;
         dict.set_item("bytes", report.bytes)?;
         dict.set_item("points", report.points)?;
-        let findings: Vec<_> = report.findings.iter().map(|f| (&f.object, f.error.to_string())).collect();
+        let findings: Vec<_> =
+            report.findings.iter().map(|f| (&f.object, f.error.to_string())).collect();
         dict.set_item("findings", findings)?;
         dict.set_item("strays", &report.strays)?;
         dict.set_item("sound", report.is_sound())?;
@@ -229,7 +244,12 @@ impl View {
         self.inner.size_bytes()
     }
 
-    fn read<'py>(&self, py: Python<'py>, offset: u64, length: usize) -> PyResult<Bound<'py, PyBytes>> {
+    fn read<'py>(
+        &self,
+        py: Python<'py>,
+        offset: u64,
+        length: usize,
+    ) -> PyResult<Bound<'py, PyBytes>> {
         read_bytes(py, &*self.inner, offset, length)
     }
 }
@@ -265,7 +285,11 @@ impl ChangeSet {
 
     /// Offset, length, and whether the range reads as zeroes.
     fn runs(&self) -> Vec<(u64, u64, bool)> {
-        self.inner.runs().into_iter().map(|run| (run.extent.offset, run.extent.length, run.zero)).collect()
+        self.inner
+            .runs()
+            .into_iter()
+            .map(|run| (run.extent.offset, run.extent.length, run.zero))
+            .collect()
     }
 
     fn write_to_file(&self, py: Python<'_>, path: PathBuf) -> PyResult<u64> {
@@ -309,7 +333,14 @@ impl Segment {
         let marks: Vec<_> = summary
             .marks
             .iter()
-            .map(|mark| (mark.sequence.0, mark.mark.kind.name(), mark.mark.point.to_string(), mark.mark.label.clone()))
+            .map(|mark| {
+                (
+                    mark.sequence.0,
+                    mark.mark.kind.name(),
+                    mark.mark.point.to_string(),
+                    mark.mark.label.clone(),
+                )
+            })
             .collect();
         dict.set_item("marks", marks)?;
         Ok(dict)
@@ -333,7 +364,13 @@ impl Segment {
                         Body::UnorderedEnd => "unordered-end",
                     };
                     let extent = record.body.extent();
-                    found.push((record.sequence.0, record.time.to_string(), kind, extent.offset, extent.length));
+                    found.push((
+                        record.sequence.0,
+                        record.time.to_string(),
+                        kind,
+                        extent.offset,
+                        extent.length,
+                    ));
                 }
             }
             Ok(found)

@@ -31,7 +31,12 @@ fn start(address: &str, export: Export) -> hrl::Result<NbdServer> {
 impl NbdServer {
     /// Serves a protected volume.
     #[staticmethod]
-    fn protected(py: Python<'_>, address: &str, protection: &Protection, name: &str) -> PyResult<Self> {
+    fn protected(
+        py: Python<'_>,
+        address: &str,
+        protection: &Protection,
+        name: &str,
+    ) -> PyResult<Self> {
         let volume = protection.volume().clone();
         run(py, || start(address, Export::volume(name, volume)))
     }
@@ -65,7 +70,9 @@ impl NbdServer {
             let mut export = Export::device("replica", device);
             if let Some(extents) = extents {
                 for name in ["qemu:dirty-bitmap:changes", "hrl:changes"] {
-                    export.contexts.push(ExportContext { name: name.to_owned(), extents: extents.clone() });
+                    export
+                        .contexts
+                        .push(ExportContext { name: name.to_owned(), extents: extents.clone() });
                 }
             }
             start(address, export)
@@ -93,7 +100,13 @@ impl NbdServer {
         slf
     }
 
-    fn __exit__(&self, py: Python<'_>, _kind: &Bound<'_, PyAny>, _value: &Bound<'_, PyAny>, _trace: &Bound<'_, PyAny>) {
+    fn __exit__(
+        &self,
+        py: Python<'_>,
+        _kind: &Bound<'_, PyAny>,
+        _value: &Bound<'_, PyAny>,
+        _trace: &Bound<'_, PyAny>,
+    ) {
         self.stop(py);
     }
 }

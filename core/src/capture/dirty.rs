@@ -223,7 +223,7 @@ impl DirtyMap {
         let mut region = range.first;
         while region <= range.last {
             let byte = &mut self.map[byte_of(region)];
-            if region % 8 == 0 && range.last - region >= 7 {
+            if region.is_multiple_of(8) && range.last - region >= 7 {
                 *byte = if value { 0xff } else { 0 };
                 region += 8;
             } else {

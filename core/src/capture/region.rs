@@ -237,11 +237,11 @@ impl RegionTable {
 
     /// A captured change of the range got `sequence`.
     pub(crate) fn changed(&mut self, range: RegionRange, sequence: Sequence) {
-        if range.count() > WIDE_REGIONS_MIN {
-            if let Some(wide) = self.wide.iter_mut().find(|wide| wide.range.contains(range)) {
-                wide.sequence = sequence;
-                return;
-            }
+        if range.count() > WIDE_REGIONS_MIN
+            && let Some(wide) = self.wide.iter_mut().find(|wide| wide.range.contains(range))
+        {
+            wide.sequence = sequence;
+            return;
         }
         for region in range.first..=range.last {
             self.set_sequence(region, sequence.0);

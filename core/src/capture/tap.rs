@@ -274,7 +274,7 @@ impl Tap {
             state.changed_since_flush = true;
             self.capture(&mut state, range, time, self.body_of(ticket.extent, change));
         }
-        self.release(state, ticket)
+        Self::release(state, ticket)
     }
 
     /// The device failed: the content of the extent is unknown and will be read again. The volume is not
@@ -285,13 +285,13 @@ impl Tap {
         let mut state = self.lock();
         self.fall(&mut state, Cause::DeviceError, time);
         state.regions.resync.insert_range(range);
-        self.release(state, ticket);
+        Self::release(state, ticket);
     }
 
     /// Nothing was done to the device.
     pub fn cancel(&self, ticket: Ticket) {
         let state = self.lock();
-        self.release(state, ticket);
+        Self::release(state, ticket);
     }
 
     /// Records that the writer flushed. Call it after the device's own flush returned.
@@ -510,7 +510,7 @@ impl Tap {
         }
         let sequence = state.last_sequence;
         state.regions.resynced(region, sequence);
-        self.release(state, ticket);
+        Self::release(state, ticket);
     }
 
     /// Half of the budget is free.
@@ -605,7 +605,7 @@ impl Tap {
         }
     }
 
-    fn release(&self, mut state: MutexGuard<'_, State>, ticket: Ticket) -> Sequence {
+    fn release(mut state: MutexGuard<'_, State>, ticket: Ticket) -> Sequence {
         let sequence = state.last_sequence;
         let done = state.in_flight.remove(&ticket.extent.aligned_outwards(BLOCK_BYTES).offset);
         drop(state);

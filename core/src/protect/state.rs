@@ -17,7 +17,7 @@ use rustix::fs::FlockOperation;
 use crate::clock::Clock;
 use crate::error::{Error, ErrorKind, Result};
 use crate::replica::SourceIdentity;
-use crate::units::{Timestamp, VolumeId, decode_hex};
+use crate::units::{PointId, Timestamp, VolumeId, decode_hex};
 
 const FIRST_LINE: &str = "hrl state 1";
 
@@ -98,7 +98,7 @@ impl StateDirectory {
     pub(super) fn set_identity(&self, identity: &Identity) -> Result<()> {
         let path = self.root.join("state");
         let temporary = self.root.join("state.new");
-        let source: String = identity.source.id.iter().map(|byte| format!("{byte:02x}")).collect();
+        let source = PointId(identity.source.id);
         let text = format!(
             "{FIRST_LINE}\nvolume={}\nvolume-id={}\nsource={source}\nhost={}\nsince={}\n",
             identity.volume_name, identity.volume, identity.source.host, identity.source.since

@@ -212,10 +212,7 @@ impl Catalog {
         let last = self.segments.last()?.summary.last_sequence;
         let mut begun: Option<Sequence> = None;
         for change in self.segments.iter().flat_map(|entry| &entry.summary.order_changes) {
-            begun = match change.begin {
-                Some(_) => Some(begun.unwrap_or(change.sequence)),
-                None => None,
-            };
+            begun = change.begin.map(|_| begun.unwrap_or(change.sequence));
         }
         match begun {
             None => Some(last),

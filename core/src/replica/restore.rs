@@ -191,7 +191,7 @@ fn copy_frame(
     let frame = view.decode(first)?;
     let mut written = 0;
     for piece in pieces {
-        let data = view.data_of(&frame, piece)?;
+        let data = View::data_of(&frame, piece)?;
         if !skip_zeroes {
             device.write(piece.extent.offset, data, Durability::Cached)?;
             written += data.len() as u64;

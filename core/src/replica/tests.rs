@@ -292,7 +292,7 @@ fn promise_11_damage_is_found_and_named() {
             (
                 "cut off",
                 Box::new(|path| {
-                    std::fs::write(path, &good[1][..good[1].len() - 9]).expect("write")
+                    std::fs::write(path, &good[1][..good[1].len() - 9]).expect("write");
                 }),
             ),
             (

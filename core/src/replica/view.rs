@@ -131,7 +131,7 @@ impl View {
     }
 
     /// The data of `piece` in its frame.
-    pub(super) fn data_of<'a>(&self, frame: &'a Frame, piece: &Piece) -> Result<&'a [u8]> {
+    pub(super) fn data_of<'a>(frame: &'a Frame, piece: &Piece) -> Result<&'a [u8]> {
         let entry = IndexEntry {
             extent: piece.extent,
             kind: piece.kind,
@@ -210,7 +210,7 @@ impl BlockDevice for View {
             let frame = self.frame(&piece)?;
             let range =
                 (piece.extent.offset - offset) as usize..(piece.extent.end() - offset) as usize;
-            buffer[range].copy_from_slice(self.data_of(&frame, &piece)?);
+            buffer[range].copy_from_slice(Self::data_of(&frame, &piece)?);
             at = piece.extent.end();
         }
         buffer[(at - offset) as usize..].fill(0);

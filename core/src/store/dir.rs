@@ -37,7 +37,7 @@ impl DirStore {
                 .found("something else"));
         }
         let store = Self { root: root.to_owned(), temporary: AtomicU64::new(0) };
-        store.sweep(root);
+        sweep(root);
         Ok(store)
     }
 
@@ -132,23 +132,6 @@ impl DirStore {
         }
         Ok(())
     }
-
-    /// Removes what crashed puts left. Failures do not matter: the files are invisible.
-    fn sweep(&self, directory: &Path) {
-        let Ok(entries) = fs::read_dir(directory) else { return };
-        for entry in entries.flatten() {
-            let path = entry.path();
-            let Ok(metadata) = fs::symlink_metadata(&path) else { continue };
-            if metadata.is_dir() {
-                self.sweep(&path);
-            } else if entry.file_name().as_encoded_bytes().starts_with(b".put-") {
-                let age = metadata.modified().ok().and_then(|time| time.elapsed().ok());
-                if age.is_some_and(|age| age > LEFTOVER_AGE) {
-                    let _ = fs::remove_file(&path);
-                }
-            }
-        }
-    }
 }
 
 impl Store for DirStore {
@@ -222,6 +205,23 @@ impl Store for DirStore {
 
     fn local_path(&self, name: &str) -> Option<PathBuf> {
         self.path(name).ok()
+    }
+}
+
+/// Removes what crashed puts left. Failures do not matter: the files are invisible.
+fn sweep(directory: &Path) {
+    let Ok(entries) = fs::read_dir(directory) else { return };
+    for entry in entries.flatten() {
+        let path = entry.path();
+        let Ok(metadata) = fs::symlink_metadata(&path) else { continue };
+        if metadata.is_dir() {
+            sweep(&path);
+        } else if entry.file_name().as_encoded_bytes().starts_with(b".put-") {
+            let age = metadata.modified().ok().and_then(|time| time.elapsed().ok());
+            if age.is_some_and(|age| age > LEFTOVER_AGE) {
+                let _ = fs::remove_file(&path);
+            }
+        }
     }
 }
 

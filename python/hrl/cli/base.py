@@ -10,7 +10,14 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    Progress,
+    TextColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
 
 from hrl import HrlError, Vault
 
@@ -43,7 +50,8 @@ out = Console(soft_wrap=True)
 err = Console(stderr=True, soft_wrap=True)
 
 KeyFile = Annotated[
-    Path | None, typer.Option("--key-file", metavar="FILE", help="Key-encryption key: 32 bytes or 64 hex digits.")
+    Path | None,
+    typer.Option("--key-file", metavar="FILE", help="Key-encryption key: 32 bytes or 64 hex digits."),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 VolumeName = Annotated[str | None, typer.Option("--volume", help="Name of the volume in the vault.")]
@@ -90,9 +98,7 @@ def names_of(vault: Vault, volume: str | None) -> list[str]:
 def progress_bar(title: str) -> Iterator[Callable[[int, int], None]]:
     """A bar on standard error, on a terminal only."""
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(True), TransferSpeedColumn())
-    with Progress(
-        *columns, TimeRemainingColumn(), console=err, transient=True, disable=not err.is_terminal
-    ) as progress:
+    with Progress(*columns, TimeRemainingColumn(), console=err, transient=True, disable=not err.is_terminal) as progress:
         task = progress.add_task(title, total=None)
 
         def tell(done: int, total: int) -> None:

@@ -20,6 +20,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from rich import box
 from rich.table import Table
 
 from hrl import HrlError, Vault
@@ -247,7 +248,7 @@ class Demo:
         self.wait_ordered()
         for number in range(4):
             time.sleep(1.5)
-            self.mark(load, f"before the crash {number + 1}")
+            self.mark(load, f"before {number + 1}")
         self.say("3. The agent is killed with SIGKILL, mid-write")
         time.sleep(0.7)
         rig.kill_agent()
@@ -267,7 +268,7 @@ class Demo:
         load = Load(second, Known(), seed=2)
         for number in range(3):
             time.sleep(1.5)
-            self.mark(load, f"after the crash {number + 1}")
+            self.mark(load, f"after {number + 1}")
         load.stop()
         rig.detach()
         rig.stop_agent()
@@ -275,12 +276,14 @@ class Demo:
         verdicts = self.verdicts()
         good = all(verdict.good for verdict in verdicts) and len(verdicts) == len(self.expected)
         if json:
-            print_json({
-                "good": good,
-                "resync_bytes_read": reread,
-                "size_bytes": size,
-                "points": [asdict(verdict) | {"good": verdict.good} for verdict in verdicts],
-            })
+            print_json(
+                {
+                    "good": good,
+                    "resync_bytes_read": reread,
+                    "size_bytes": size,
+                    "points": [asdict(verdict) | {"good": verdict.good} for verdict in verdicts],
+                }
+            )
         else:
             self.show(verdicts, good)
         return 0 if good else 1
@@ -301,7 +304,14 @@ class Demo:
         for point in replica.points():
             data, stored = sizes[point.id]
             verdict = Verdict(
-                point.id, point.label, point.kind, point.sequence, point.time, self.rpo.get(point.id, 0.0), data, stored
+                point.id,
+                point.label,
+                point.kind,
+                point.sequence,
+                point.time,
+                self.rpo.get(point.id, 0.0),
+                data,
+                stored,
             )
             image = self.rig.directory / "restored.img"
             try:
@@ -343,14 +353,14 @@ class Demo:
         return f"ok, {count} rows"
 
     def show(self, verdicts: list[Verdict], good: bool) -> None:
-        table = Table(title="Recovery points")
-        for name in ("point", "label", "kind", "RPO", "captured", "stored", "file system", "files", "database"):
-            table.add_column(name)
+        table = Table(title="Recovery points", box=box.SIMPLE_HEAD, padding=(0, 1))
+        for name in ("point", "label", "RPO", "captured", "stored", "ext4", "files", "database"):
+            table.add_column(name, no_wrap=True)
         for v in verdicts:
             colour = "green" if v.good else "red"
             checks = [f"[{colour}]{text}[/]" for text in (v.file_system, v.files, v.database)]
             sizes = [human(v.bytes_captured), human(v.bytes_stored)]
-            table.add_row(v.point[:8], v.label, v.kind, f"{v.rpo_seconds:.2f} s", *sizes, *checks)
+            table.add_row(v.point[:8], v.label, f"{v.rpo_seconds:.2f} s", *sizes, *checks)
         out.print(table)
         out.print("[green]Every point is proved.[/]" if good else "[red]Some points are not as they should be.[/]")
 

@@ -13,8 +13,20 @@ from rich.live import Live
 from rich.table import Table
 
 from hrl import NbdServer, Protection
-from hrl.cli.base import NOT_RUNNING, Json, KeyFile, Refused, app, err, fields, human, open_vault, out, print_json
-from hrl.cli.base import progress_bar
+from hrl.cli.base import (
+    NOT_RUNNING,
+    Json,
+    KeyFile,
+    Refused,
+    app,
+    err,
+    fields,
+    human,
+    open_vault,
+    out,
+    print_json,
+    progress_bar,
+)
 from hrl.cli.control import ControlServer, ask
 
 StateDirectory = Annotated[Path, typer.Argument(metavar="STATE", help="State directory of the agent.")]
@@ -45,7 +57,8 @@ def protect(
     vault: Annotated[str, typer.Option("--vault", metavar="URL|DIR", help="Where recovery points go.")],
     state: Annotated[Path, typer.Option("--state", metavar="DIR", help="Local directory of this agent.")],
     nbd: Annotated[
-        str | None, typer.Option("--nbd", metavar="ADDR", help="unix:PATH or tcp:HOST:PORT. Default: unix:STATE/nbd.sock")
+        str | None,
+        typer.Option("--nbd", metavar="ADDR", help="unix:PATH or tcp:HOST:PORT. Default: unix:STATE/nbd.sock"),
     ] = None,
     volume: Annotated[str | None, typer.Option("--volume", help="Name in the vault. Default: the disk's name.")] = None,
     key_file: KeyFile = None,
@@ -72,7 +85,11 @@ def protect(
             state,
             {
                 "point": lambda request: fields(protection.mark(str(request.get("label", "")))),
-                "status": lambda _: {"volume": name, "size_bytes": protection.size_bytes, **fields(protection.stats())},
+                "status": lambda _: {
+                    "volume": name,
+                    "size_bytes": protection.size_bytes,
+                    **fields(protection.stats()),
+                },
                 "resync": lambda _: protection.resync(),
                 "stop": lambda _: ended.set(),
             },

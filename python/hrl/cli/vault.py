@@ -10,8 +10,22 @@ import typer
 from rich.table import Table
 
 from hrl import NbdServer, Segment, generate_key
-from hrl.cli.base import EXIT_CODES, Json, KeyFile, Refused, VolumeName, app, err, fields, human, names_of, open_vault, out
-from hrl.cli.base import print_json, progress_bar
+from hrl.cli.base import (
+    EXIT_CODES,
+    Json,
+    KeyFile,
+    Refused,
+    VolumeName,
+    app,
+    err,
+    fields,
+    human,
+    names_of,
+    open_vault,
+    out,
+    print_json,
+    progress_bar,
+)
 
 VaultUrl = Annotated[str, typer.Argument(metavar="VAULT", help="Directory or URL of the vault.")]
 Volume = Annotated[str, typer.Argument(metavar="VOLUME", help="Name of the volume in the vault.")]
@@ -82,7 +96,8 @@ def serve(
     at: At = "newest",
     writable: Annotated[bool, typer.Option("--writable", help="Allow writes, kept in a scratch file.")] = False,
     changes_from: Annotated[
-        str | None, typer.Option("--changes-from", metavar="POINT", help="Offer what changed since as a dirty bitmap.")
+        str | None,
+        typer.Option("--changes-from", metavar="POINT", help="Offer what changed since as a dirty bitmap."),
     ] = None,
     key_file: KeyFile = None,
 ) -> None:
@@ -115,7 +130,12 @@ def changes(
     written = found.write_to_file(to_file) if to_file else None
     if json:
         extents = [{"offset": offset, "length": length, "zero": zero} for offset, length, zero in runs]
-        value: dict[str, Any] = {"from": found.since, "to": found.until, "bytes": found.total_bytes, "extents": extents}
+        value: dict[str, Any] = {
+            "from": found.since,
+            "to": found.until,
+            "bytes": found.total_bytes,
+            "extents": extents,
+        }
         return print_json(value | ({"bytes_written": written} if to_file else {}))
     if to_file:
         print(f"{written} bytes written to {to_file}")

@@ -195,13 +195,14 @@ impl Connection<'_> {
                 let what = Submit::Receive { fd, from: filled };
                 self.ring.submit(TOKEN_RECEIVE, what, Memory::Buffer(buffer));
             }
-        } else if self.has_room() && self.unparsed.len() < RECEIVE_BYTES {
-            if let Some(mut input) = self.input.take() {
-                input.copy_within(self.unparsed.clone(), 0);
-                self.unparsed = 0..self.unparsed.len();
-                let from = self.unparsed.end;
-                self.ring.submit(TOKEN_RECEIVE, Submit::Receive { fd, from }, Memory::Bytes(input));
-            }
+        } else if self.has_room()
+            && self.unparsed.len() < RECEIVE_BYTES
+            && let Some(mut input) = self.input.take()
+        {
+            input.copy_within(self.unparsed.clone(), 0);
+            self.unparsed = 0..self.unparsed.len();
+            let from = self.unparsed.end;
+            self.ring.submit(TOKEN_RECEIVE, Submit::Receive { fd, from }, Memory::Bytes(input));
         }
     }
 
@@ -270,13 +271,13 @@ impl Connection<'_> {
         }
         self.unparsed.start = at;
         self.input = Some(input);
-        if self.closing {
-            if let Some((slot, _)) = self.filling.filter(|(slot, _)| {
+        if self.closing
+            && let Some((slot, _)) = self.filling.filter(|(slot, _)| {
                 self.slots[*slot].as_ref().is_some_and(|slot| slot.buffer.is_some())
-            }) {
-                self.filling = None;
-                self.release(slot);
-            }
+            })
+        {
+            self.filling = None;
+            self.release(slot);
         }
     }
 

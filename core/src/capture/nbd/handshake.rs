@@ -100,25 +100,24 @@ impl<S: Socket> Peer<'_, S> {
                     self.reply(option, REP_ACK, &[])?;
                 }
                 OPT_INFO | OPT_GO => {
-                    if let Some(export) = self.info(option, &content)? {
-                        if option == OPT_GO {
-                            session.export = export;
-                            if contexts_of != Some(export) {
-                                session.contexts.clear();
-                            }
-                            return Ok(Some(session));
+                    if let Some(export) = self.info(option, &content)?
+                        && option == OPT_GO
+                    {
+                        session.export = export;
+                        if contexts_of != Some(export) {
+                            session.contexts.clear();
                         }
+                        return Ok(Some(session));
                     }
                 }
                 OPT_LIST_META_CONTEXT | OPT_SET_META_CONTEXT => {
                     let set = option == OPT_SET_META_CONTEXT;
                     if let Some((export, contexts)) =
                         self.contexts(option, &content, session.structured)?
+                        && set
                     {
-                        if set {
-                            session.contexts = contexts;
-                            contexts_of = Some(export);
-                        }
+                        session.contexts = contexts;
+                        contexts_of = Some(export);
                     }
                 }
                 OPT_LIST | OPT_STRUCTURED_REPLY => self.reply(option, REP_ERR_INVALID, &[])?,
