@@ -530,6 +530,30 @@ impl crate::store::Store for Short {
 }
 
 #[test]
+fn only_random_data_is_not_compressed() {
+    let clock = ManualClock::new(Timestamp(0), 3);
+    let mut noise = vec![0; 256 << 10];
+    crate::clock::Clock::fill_random(&clock, &mut noise);
+    let digits: Vec<u8> = noise.iter().map(|byte| b'0' + byte % 64).collect();
+    let stored_bytes = |data: &[u8]| {
+        let params = SegmentParams { frame_bytes: 1 << 20, ..params(1, Compression::Zstd(1)) };
+        let mut writer = SegmentWriter::create(Vec::new(), params, None, &clock).expect("create");
+        let body = Body::Write { offset: 0, data };
+        let record = Record { sequence: Sequence(1), time: Timestamp(1), body };
+        writer.append(&record).expect("append");
+        writer.seal(None).expect("seal").1.stored_bytes as usize
+    };
+    assert!(stored_bytes(&noise) > noise.len());
+    assert!(stored_bytes(&digits) < digits.len() * 4 / 5, "six bits in eight");
+    assert!(stored_bytes(&vec![7; 256 << 10]) < 2048);
+    let mut mixed = noise.clone();
+    for block in mixed.chunks_exact_mut(4096).step_by(4) {
+        block.fill(0);
+    }
+    assert!(stored_bytes(&mixed) < mixed.len() * 4 / 5, "a quarter of the blocks is zero");
+}
+
+#[test]
 fn segments_are_shared_between_threads() {
     fn assert_shared<T: Send + Sync>(_: &T) {}
     let segment = Arc::new(open(&write(&sample(), None, Compression::None), None).expect("sound"));

@@ -24,9 +24,9 @@ use crate::extent::Extent;
 use crate::policy::Compression;
 use crate::units::{ChainHash, KeyId, Sequence, Timestamp};
 
-/// Bytes tried from a frame to see whether compression pays, in `PROBE_PIECES` pieces.
-const PROBE_PIECE_BYTES: usize = 2048;
-const PROBE_PIECES: usize = 4;
+/// Bytes looked at in a frame to see whether compression can pay, in `PROBE_PIECES` pieces.
+const PROBE_PIECE_BYTES: usize = 128;
+const PROBE_PIECES: usize = 64;
 /// Compression must save at least one part in this many, or the frame is stored.
 const PAYS_ONE_IN: usize = 16;
 /// Frames shorter than this are compressed without a probe.
@@ -359,7 +359,7 @@ impl<S: SegmentSink> SegmentWriter<S> {
     /// Compresses `raw` into `self.packed`; false when that does not pay.
     fn compress(&mut self, raw: &[u8]) -> bool {
         let Some(zstd) = &mut self.zstd else { return false };
-        if raw.len() >= PROBE_FRAME_BYTES_MIN && !probe(zstd, raw, &mut self.packed) {
+        if raw.len() >= PROBE_FRAME_BYTES_MIN && looks_random(raw) {
             return false;
         }
         self.packed.clear();
@@ -410,20 +410,26 @@ fn check_body(body: &Body<'_>, record: &Record<'_>) -> Result<()> {
     }
 }
 
-/// Compresses a few pieces of a frame, spread over it, to see whether the whole is worth it.
-fn probe(zstd: &mut zstd::bulk::Compressor<'_>, raw: &[u8], buffer: &mut Vec<u8>) -> bool {
-    let mut packed = 0;
+/// Whether a sample of `raw`, spread over it, has every byte about as often as random data has: then compression cannot
+/// pay, short of repetitions further apart than a sample is long. Costs a hundredth of trying it.
+fn looks_random(raw: &[u8]) -> bool {
+    let mut counts = [[0_u32; 256]; 2];
     for piece in 0..PROBE_PIECES {
-        // Odd places, so that the probe does not meet the same part of every block.
-        let start = (raw.len() - PROBE_PIECE_BYTES) / (PROBE_PIECES - 1) * piece;
-        buffer.clear();
-        buffer.reserve(zstd::zstd_safe::compress_bound(PROBE_PIECE_BYTES));
-        match zstd.compress_to_buffer(&raw[start..start + PROBE_PIECE_BYTES], buffer) {
-            Ok(length) => packed += length,
-            Err(_) => return false,
+        // Irregular places, so that they meet every kind of block; not the end, where the record table is.
+        let place = (piece as u32).wrapping_mul(0x9e37_79b9);
+        let room = (raw.len() - raw.len() / 16 - PROBE_PIECE_BYTES) as u64;
+        let start = ((room * u64::from(place)) >> 32) as usize;
+        for pair in raw[start..start + PROBE_PIECE_BYTES].chunks_exact(2) {
+            // Two tables, so that equal neighbours do not wait for each other.
+            counts[0][usize::from(pair[0])] += 1;
+            counts[1][usize::from(pair[1])] += 1;
         }
     }
-    packed < PROBE_PIECES * PROBE_PIECE_BYTES * 31 / 32
+    let count = |byte: usize| u64::from(counts[0][byte] + counts[1][byte]);
+    let squares: u64 = (0..256).map(|byte| count(byte) * count(byte)).sum();
+    // Of n random bytes the sum of squares is n * n / 256 + n, give or take a quarter of a hundredth.
+    let bytes = (PROBE_PIECES * PROBE_PIECE_BYTES) as u64;
+    squares < (bytes * bytes / 256 + bytes) * 104 / 100
 }
 
 fn header_of(params: &SegmentParams, salt: [u8; 16], key: Option<&VolumeKey>) -> Header {
