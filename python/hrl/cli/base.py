@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
@@ -110,17 +110,21 @@ def progress_bar(title: str) -> Iterator[Callable[[int, int], None]]:
 def main() -> None:
     """Entry point: runs a command; a failure is one line on standard error and an exit code."""
     try:
-        app(standalone_mode=False)
-    except typer.Exit as exit_request:
-        sys.exit(exit_request.exit_code)
+        # Outside of standalone mode typer gives the code of a typer.Exit back; commands themselves give None.
+        code = app(standalone_mode=False)
+        sys.stdout.flush()
+        sys.exit(code if isinstance(code, int) else 0)
+    except SystemExit as ended:
+        # typer answers a broken pipe itself, with an exit code of 1.
+        if isinstance(ended.__context__, BrokenPipeError):
+            leave_pipe()
+        raise
     except typer.Abort:
         sys.exit(130)
     except KeyboardInterrupt:
         sys.exit(130)
     except BrokenPipeError:
-        # The reader has what it wanted; nothing more can be written, not even at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)
+        leave_pipe()
     except HrlError as error:
         fail(str(error), EXIT_CODES.get(error.kind, 1))
     except Refused as refused:
@@ -132,6 +136,12 @@ def main() -> None:
         if show is None:
             raise
         fail(show(), 2)
+
+
+def leave_pipe() -> NoReturn:
+    """Ends well: the reader has what it wanted, and nothing more can be written, not even at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.__stdout__.fileno() if sys.__stdout__ else 1)
+    sys.exit(0)
 
 
 def fail(message: str, code: int) -> None:

@@ -1,0 +1,243 @@
+"""The command `hrl`: an agent in a process of its own, and everything that is done with its vault."""
+
+import json
+import os
+import random
+import socket
+import stat
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import DISK_BYTES, Agent, hrl, hrl_json, need, run
+
+from hrl.cli.base import EXIT_CODES, NOT_RUNNING, app
+
+Start = Callable[..., Agent]
+MIB = 1 << 20
+
+
+def wait_ordered(agent: Agent) -> dict[str, Any]:
+    """Waits for the end of the initial replication or resync; the status then."""
+    for _ in range(600):
+        status: dict[str, Any] = hrl_json("status", agent.state)
+        if status["mode"] == "ordered":
+            return status
+        time.sleep(0.05)
+    raise AssertionError("it never became ordered")
+
+
+def wait_clean(agent: Agent) -> None:
+    """Waits until the dirty map has few marks left: regions rest for a second or two before they are cleaned."""
+    for _ in range(600):
+        if hrl_json("status", agent.state)["marked_regions"] <= 1:
+            return
+        time.sleep(0.05)
+    raise AssertionError("the regions stayed marked")
+
+
+def noise(seed: int, length: int) -> bytes:
+    """Bytes that no compression makes small."""
+    return random.Random(seed).randbytes(length)
+
+
+def test_a_disk_is_protected_and_given_back_at_each_point(start: Start, tmp_path: Path) -> None:
+    agent = start()
+    wait_ordered(agent)
+    states: dict[str, bytes] = {}
+    for label in ("one", "two", "three"):
+        agent.write(MIB, noise(len(states), 65536))
+        point = hrl_json("point", agent.state, "--label", label)
+        assert point["label"] == label and point["kind"] == "crash"
+        states[point["id"]] = agent.disk.read_bytes()
+    agent.stop()
+    listed = hrl_json("points", agent.vault)
+    assert [point["id"] for point in listed] == list(states)
+    assert {point["volume"] for point in listed} == {"disk.img"}
+    for point, content in states.items():
+        image = tmp_path / "image"
+        report = hrl_json("restore", agent.vault, "disk.img", "--at", point, "--to", image, "--overwrite")
+        assert report["volume_bytes"] == DISK_BYTES
+        assert image.read_bytes() == content
+    by_time = tmp_path / "by-time"
+    hrl("restore", agent.vault, "disk.img", "--at", listed[1]["time"], "--to", by_time)
+    assert by_time.read_bytes() == states[listed[1]["id"]]
+    assert all(entry["first"] <= entry["last"] for entry in hrl_json("timeline", agent.vault))
+    changes = hrl_json("changes", agent.vault, "disk.img", "--from", listed[0]["id"], "--to", listed[1]["id"])
+    assert [(e["offset"], e["length"]) for e in changes["extents"]] == [(MIB, 65536)]
+    sparse = tmp_path / "sparse"
+    hrl("changes", agent.vault, "disk.img", "--from", listed[0]["id"], "--to", listed[1]["id"], "--to-file", sparse)
+    assert sparse.read_bytes()[MIB : MIB + 65536] == noise(1, 65536)
+    assert hrl_json("verify", agent.vault)["sound"]
+
+
+def test_after_a_kill_only_marked_regions_are_read(start: Start) -> None:
+    """Promises 4 and 5: the next session reads a part of the disk, and the points of before stay as they were."""
+    agent = start()
+    wait_ordered(agent)
+    wait_clean(agent)
+    agent.write(3 * MIB, noise(1, 65536))
+    kept = hrl_json("point", agent.state, "--label", "before")
+    before = agent.disk.read_bytes()
+    agent.write(3 * MIB, noise(2, 65536))
+    agent.kill()
+    hrl("status", agent.state, code=NOT_RUNNING)
+    again = start()
+    status = wait_ordered(again)
+    assert 0 < status["resync_bytes_read"] <= 4 * MIB
+    hrl_json("point", again.state, "--label", "after")
+    events = again.stop()
+    assert events
+    for label, content in (("before", before), ("after", agent.disk.read_bytes())):
+        image = agent.disk.with_suffix(f".{label}")
+        hrl("restore", agent.vault, "disk.img", "--at", f"label:{label}", "--to", image)
+        assert image.read_bytes() == content, label
+    assert kept["id"] in {point["id"] for point in hrl_json("points", agent.vault)}
+    assert any(entry["unordered"] for entry in hrl_json("timeline", agent.vault)), "the gap is shown"
+
+
+def test_a_point_is_served_without_a_restore(start: Start, tmp_path: Path) -> None:
+    need("nbdcopy", "nbdinfo")
+    agent = start()
+    wait_ordered(agent)
+    first = hrl_json("point", agent.state)
+    agent.write(5 * MIB, noise(3, 65536))
+    second = hrl_json("point", agent.state)
+    agent.stop()
+    address = f"unix:{tmp_path / 'serve.sock'}"
+    command = [sys.executable, "-P", "-m", "hrl", "serve", str(agent.vault), "disk.img", "--at", second["id"]]
+    command += ["--nbd", address, "--writable", "--changes-from", first["id"]]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
+        try:
+            assert server.stdout is not None
+            uri = server.stdout.readline().strip()
+            copy = tmp_path / "copy"
+            run("nbdcopy", uri, copy)
+            assert copy.read_bytes() == agent.disk.read_bytes()
+            for context in ("hrl:changes", "qemu:dirty-bitmap:changes"):
+                extents = json.loads(run("nbdinfo", "--json", f"--map={context}", uri))
+                dirty = [(e["offset"], e["length"]) for e in extents if e["type"] & 1]
+                assert dirty == [(5 * MIB, 65536)], context
+            run("qemu-io", "-f", "raw", "-c", "write -P 9 0 64k", "-c", "read -P 9 0 64k", uri)
+        finally:
+            server.terminate()
+    assert server.returncode == 0
+    assert hrl_json("verify", agent.vault)["sound"], "a scratch write never reaches the vault"
+    image = tmp_path / "image"
+    hrl("restore", agent.vault, "disk.img", "--at", second["id"], "--to", image)
+    assert image.read_bytes() == agent.disk.read_bytes()
+
+
+def test_a_sealed_vault_is_wrong_key_without_its_key(start: Start, tmp_path: Path) -> None:
+    key, other = tmp_path / "key", tmp_path / "other"
+    hrl("key", key)
+    hrl("key", other)
+    assert stat.S_IMODE(key.stat().st_mode) == 0o600
+    hrl("key", key, code=EXIT_CODES["already-exists"])
+    agent = start(key_file=key)
+    wait_ordered(agent)
+    agent.write(0, noise(4, 4096))
+    hrl("point", agent.state)
+    agent.stop()
+    assert len(hrl_json("points", agent.vault, "--key-file", key)) == 1
+    hrl("points", agent.vault, code=EXIT_CODES["wrong-key"])
+    hrl("points", agent.vault, "--key-file", other, code=EXIT_CODES["wrong-key"])
+
+
+def test_damage_is_found_and_named(start: Start) -> None:
+    """Promise 11."""
+    agent = start()
+    wait_ordered(agent)
+    agent.write(0, noise(5, 65536))
+    hrl("point", agent.state)
+    agent.stop()
+    segment = max((agent.vault / "volumes/disk.img/segments").rglob("*.hrl"), key=lambda path: path.stat().st_size)
+    summary = hrl_json("inspect", segment, "--records")
+    assert summary["records"] == len(summary["records_list"]) > 0
+    content = bytearray(segment.read_bytes())
+    content[len(content) // 2] ^= 1
+    segment.chmod(0o644)
+    segment.write_bytes(content)
+    told = hrl("inspect", segment, code=EXIT_CODES["corrupt"])
+    assert segment.name in told
+    hrl("verify", agent.vault, code=EXIT_CODES["corrupt"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "kind"),
+    [
+        (["points", "{absent}"], "not-found"),
+        (["points", "s3://bucket/x"], "unsupported"),
+        (["inspect", "{absent}"], "not-found"),
+        (["inspect", "{junk}"], "corrupt"),
+        (["status", "{absent}"], "not-found"),
+        (["points"], "invalid-input"),
+        (["frobnicate"], "invalid-input"),
+        (["protect", "{absent}", "--vault", "{vault}", "--state", "{state}"], "not-found"),
+        (["protect", "{junk}", "--vault", "{vault}", "--state", "{state}", "--policy", "{junk}"], "invalid-input"),
+    ],
+)
+def test_a_failure_is_one_line_with_its_exit_code(arguments: list[str], kind: str, tmp_path: Path) -> None:
+    (tmp_path / "junk").write_text("no journal = [\n" * 400)
+    paths = {name: str(tmp_path / name) for name in ("absent", "junk", "vault", "state")}
+    told = hrl(*[argument.format(**paths) for argument in arguments], code=EXIT_CODES[kind])
+    assert len(told.strip().splitlines()) == 1, told
+    assert told.startswith("hrl: ") and "Traceback" not in told
+
+
+def test_exit_codes_are_distinct() -> None:
+    codes = [*EXIT_CODES.values(), NOT_RUNNING]
+    assert len(set(codes)) == len(codes)
+    assert min(codes) > 1
+
+
+def test_the_control_socket_takes_only_what_it_knows(start: Start) -> None:
+    agent = start()
+    path = agent.state / "control.sock"
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+    def ask(line: bytes) -> dict[str, Any]:
+        with socket.socket(socket.AF_UNIX) as peer:
+            peer.settimeout(30)
+            peer.connect(str(path))
+            peer.sendall(line)
+            answer: dict[str, Any] = json.loads(peer.makefile().readline())
+            return answer
+
+    for line in (b"\n", b"{\n", b"[]\n", b'{"command": 5}\n', b'{"command": "format"}\n', b"\xff\xfe\n"):
+        assert ask(line)["kind"] == "invalid-input", line
+    assert ask(b'{"command": "status"}\n')["result"]["volume"] == "disk.img"
+    assert "result" in ask(b'{"command": "stop"}\n')
+    assert agent.process.wait(60) == 0
+    assert not path.exists()
+    hrl("point", agent.state, code=NOT_RUNNING)
+
+
+def test_a_socket_left_by_a_dead_agent_is_replaced(start: Start) -> None:
+    start().kill()
+    agent = start()
+    assert hrl_json("status", agent.state)["running"]
+
+
+def test_a_reader_that_leaves_is_no_failure(start: Start) -> None:
+    agent = start()
+    wait_ordered(agent)
+    hrl("point", agent.state)
+    agent.stop()
+    read, write = os.pipe()
+    os.close(read)
+    command = [sys.executable, "-P", "-m", "hrl", "points", str(agent.vault), "--json"]
+    done = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, text=True, timeout=60)
+    os.close(write)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_every_command_explains_itself() -> None:
+    names = {command.name or command.callback.__name__ for command in app.registered_commands if command.callback}
+    assert {"protect", "point", "points", "restore", "serve", "verify", "status"} <= names
+    for name in names:
+        assert "Usage" in hrl(name, "--help")
