@@ -45,9 +45,7 @@ class Agent:
             os.truncate(self.disk, DISK_BYTES)
         options = ["--vault", self.vault, "--state", self.state, "--policy", policy, *self.key]
         command = [sys.executable, "-P", "-m", "hrl", "protect", self.disk, *options]
-        self.process = subprocess.Popen(
-            list(map(str, command)), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-        )
+        self.process = subprocess.Popen(list(map(str, command)), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         assert self.process.stdout is not None
         self.uri = self.process.stdout.readline().strip()
 
