@@ -1,12 +1,11 @@
 """Continuous replication of disks: write-order journals, recovery points, replicas.
 
 `Protection` captures a disk into a vault; `Vault` and `Replica` give it back as of any point; `NbdServer` serves either.
-Every failure is an `HrlError` whose `kind` says what can be done about it.
+Every failure is an `HrlError` whose `kind` says what can be done about it; some are also the `OSError` that fits.
 """
 
 from hrl._hrl import (
     ChangeSet,
-    HrlError,
     NbdServer,
     Protection,
     RecoveryPoint,
@@ -18,18 +17,39 @@ from hrl._hrl import (
     View,
     generate_key,
 )
+from hrl.errors import (
+    AlreadyExistsError,
+    CorruptError,
+    FencedError,
+    HrlError,
+    NotFoundError,
+    NotOrderedError,
+    SystemFailure,
+    UnavailableError,
+    WrongKeyError,
+)
+from hrl.files import ViewFile
 
 __all__ = [
+    "AlreadyExistsError",
     "ChangeSet",
+    "CorruptError",
+    "FencedError",
     "HrlError",
     "NbdServer",
+    "NotFoundError",
+    "NotOrderedError",
     "Protection",
     "RecoveryPoint",
     "Replica",
     "Segment",
     "Stats",
+    "SystemFailure",
     "TimelineEntry",
+    "UnavailableError",
     "Vault",
     "View",
+    "ViewFile",
+    "WrongKeyError",
     "generate_key",
 ]

@@ -7,21 +7,6 @@ from typing import Any, final
 
 _Path = str | PathLike[str]
 
-class HrlError(Exception):
-    """An error of hrl."""
-
-    kind: str
-    """What can be done about it: invalid-input, not-found, already-exists, corrupt, wrong-key, unsupported, unavailable,
-    full, poisoned, fenced, changed, read-only, not-ordered or io."""
-    operation: str
-    """What was being done."""
-    object: str
-    """To what."""
-    offset: int | None
-    """Byte offset in the object, where one is known."""
-    errno: int | None
-    """The operating system's code, where the cause is one."""
-
 @final
 class RecoveryPoint:
     """A recovery point."""

@@ -1,29 +1,28 @@
-//! Errors of the crate as a Python exception.
+//! Errors of the crate as Python exceptions.
+//!
+//! The classes are those of `hrl/errors.py`, imported when the first error is raised: by then the package, which
+//! imports this module, is complete.
 
-use pyo3::create_exception;
-use pyo3::exceptions::PyException;
 use pyo3::prelude::*;
-
-create_exception!(
-    hrl,
-    HrlError,
-    PyException,
-    "An error of hrl; `kind` says what can be done about it."
-);
+use pyo3::types::PyDict;
 
 /// The exception for an error.
 pub(crate) fn raise(error: &hrl::Error) -> PyErr {
-    let exception = HrlError::new_err(error.to_string());
-    Python::attach(|py| {
-        let value = exception.value(py);
-        // Setting an attribute on a new exception of ours cannot fail for lack of a dictionary.
-        let _ = value.setattr("kind", error.kind().name());
-        let _ = value.setattr("operation", error.operation());
-        let _ = value.setattr("object", error.object());
-        let _ = value.setattr("offset", error.place());
-        let _ = value.setattr("errno", error.os_code());
-    });
-    exception
+    Python::attach(|py| exception(py, error).unwrap_or_else(|failure| failure))
+}
+
+fn exception(py: Python<'_>, error: &hrl::Error) -> PyResult<PyErr> {
+    let classes = py.import("hrl.errors")?;
+    let kind = error.kind().name();
+    let by_kind = classes.getattr("BY_KIND")?;
+    let class = by_kind.call_method1("get", (kind, classes.getattr("HrlError")?))?;
+    let details = PyDict::new(py);
+    details.set_item("kind", kind)?;
+    details.set_item("operation", error.operation())?;
+    details.set_item("object", error.object())?;
+    details.set_item("offset", error.place())?;
+    details.set_item("errno", error.os_code())?;
+    Ok(PyErr::from_value(class.call((error.to_string(),), Some(&details))?))
 }
 
 /// Runs work that may block, without the interpreter's lock.

@@ -1,7 +1,7 @@
 //! The extension module `hrl._hrl`: the crate's handles as Python classes.
 //!
-//! The interpreter's lock is released around everything that may do I/O. Errors become `hrl.HrlError` with the
-//! attributes `kind`, `operation`, `object` and `offset`.
+//! The interpreter's lock is released around everything that may do I/O. Errors become `hrl.HrlError` or
+//! a subclass, with the attributes `kind`, `operation`, `object` and `offset`.
 
 #![allow(
     missing_docs,
@@ -17,8 +17,6 @@ use pyo3::prelude::*;
 
 #[pymodule]
 mod _hrl {
-    #[pymodule_export]
-    use crate::errors::HrlError;
     #[pymodule_export]
     use crate::protection::{Protection, RecoveryPoint, Stats, TimelineEntry};
     #[pymodule_export]

@@ -1,6 +1,9 @@
 """The classes of the package, in one process."""
 
+import hashlib
+import io
 import os
+import pickle
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -11,6 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import hrl
+from hrl.cli.base import EXIT_CODES
+from hrl.errors import BY_KIND
 
 BLOCK = 4096
 QUICK = {"segment_interval_ms": "50", "crash_point_interval_ms": "0", "region_bytes": "65536"}
@@ -106,6 +111,29 @@ def test_an_error_names_what_when_and_where(tmp_path: Path) -> None:
     assert "speed" in str(caught.value)
 
 
+def test_what_the_system_did_is_also_an_oserror(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError) as caught:
+        hrl.Vault(str(tmp_path / "absent"))
+    assert isinstance(caught.value, hrl.NotFoundError)
+    vault = hrl.Vault(str(tmp_path / "vault"), create=True)
+    with pytest.raises(OSError) as failed:
+        hrl.Protection(tmp_path, vault=vault, state=tmp_path / "state")
+    assert isinstance(failed.value, hrl.HrlError)
+    assert str(tmp_path) in str(failed.value)
+
+
+def test_an_error_survives_pickling() -> None:
+    error = hrl.CorruptError("bad bytes", kind="corrupt", object="a.hrl", offset=7)
+    again = pickle.loads(pickle.dumps(error))
+    assert (type(again), again.kind, again.object, again.offset) == (hrl.CorruptError, "corrupt", "a.hrl", 7)
+
+
+def test_each_kind_has_an_exit_code_and_a_class() -> None:
+    assert set(BY_KIND) <= set(EXIT_CODES)
+    for kind, known in BY_KIND.items():
+        assert isinstance(known("text", kind=kind), hrl.HrlError)
+
+
 def test_a_disk_is_protected_once_at_a_time(tmp_path: Path) -> None:
     vault = hrl.Vault(str(tmp_path / "vault"), create=True)
     with protect(tmp_path, vault), pytest.raises(hrl.HrlError):
@@ -148,6 +176,29 @@ def test_reads_outside_are_errors(tmp_path: Path) -> None:
     view = vault.replica("v").view()
     with pytest.raises((hrl.HrlError, ValueError)):
         view.read(0, DISK_BYTES + 1)
+
+
+def test_a_view_is_a_file(tmp_path: Path) -> None:
+    vault = hrl.Vault(str(tmp_path / "vault"), create=True)
+    with protect(tmp_path, vault) as protection:
+        protection.wait_ordered()
+        protection.write(DISK_BYTES - BLOCK, b"end!" * (BLOCK // 4))
+        protection.mark()
+        protection.wait_replicated()
+    with hrl.ViewFile(vault.replica("v").view()) as raw, io.BufferedReader(raw) as file:
+        assert file.seek(-6, os.SEEK_END) == DISK_BYTES - 6
+        assert file.read() == b"d!end!"
+        assert file.read() == b""
+        file.seek(0)
+        assert hashlib.file_digest(file, "sha256").digest() == digest(tmp_path / "disk.img")
+        with pytest.raises(ValueError):
+            raw.seek(-1)
+    with pytest.raises(ValueError):
+        raw.tell()
+
+
+def digest(path: Path) -> bytes:
+    return hashlib.sha256(path.read_bytes()).digest()
 
 
 @st.composite
