@@ -58,6 +58,8 @@ def test_a_disk_is_protected_and_given_back_at_each_point(start: Start, tmp_path
     listed = hrl_json("points", agent.vault)
     assert [point["id"] for point in listed] == list(states)
     assert {point["volume"] for point in listed} == {"disk.img"}
+    lines = hrl("points", agent.vault).splitlines()
+    assert [line.split()[1] for line in lines[1:]] == list(states), "nothing is cut off for a script"
     for point, content in states.items():
         image = tmp_path / "image"
         report = hrl_json("restore", agent.vault, "disk.img", "--at", point, "--to", image, "--overwrite")

@@ -1,5 +1,6 @@
 """The classes of the package, in one process."""
 
+import errno
 import hashlib
 import io
 import os
@@ -115,10 +116,11 @@ def test_what_the_system_did_is_also_an_oserror(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError) as caught:
         hrl.Vault(str(tmp_path / "absent"))
     assert isinstance(caught.value, hrl.NotFoundError)
-    vault = hrl.Vault(str(tmp_path / "vault"), create=True)
+    hrl.Vault(str(tmp_path / "vault"), create=True)
     with pytest.raises(OSError) as failed:
-        hrl.Protection(tmp_path, vault=vault, state=tmp_path / "state")
-    assert isinstance(failed.value, hrl.HrlError)
+        hrl.Vault(str(tmp_path / "vault"), key_file=tmp_path)
+    assert isinstance(failed.value, hrl.SystemFailure)
+    assert failed.value.errno == errno.EISDIR
     assert str(tmp_path) in str(failed.value)
 
 

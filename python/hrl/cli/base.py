@@ -18,6 +18,7 @@ from rich.progress import (
     TimeRemainingColumn,
     TransferSpeedColumn,
 )
+from rich.table import Table
 
 from hrl import HrlError, Vault
 
@@ -48,6 +49,7 @@ app = typer.Typer(
 )
 out = Console(soft_wrap=True)
 err = Console(stderr=True, soft_wrap=True)
+TABLE_COLUMNS_MIN = 200
 
 KeyFile = Annotated[
     Path | None,
@@ -68,6 +70,11 @@ class Refused(Exception):
 def print_json(value: Any) -> None:
     """Prints a value as JSON, without colours or wrapping."""
     print(json.dumps(value, indent=2))
+
+
+def print_table(table: Table) -> None:
+    """Prints a table in full: a narrow terminal wraps its lines, and nothing is cut off for a script."""
+    Console(soft_wrap=True, width=max(out.width, TABLE_COLUMNS_MIN)).print(table)
 
 
 def fields(value: object) -> dict[str, Any]:

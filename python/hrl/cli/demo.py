@@ -20,11 +20,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rich import box
 from rich.table import Table
 
 from hrl import HrlError, Vault
-from hrl.cli.base import Refused, err, human, out, print_json
+from hrl.cli.base import Refused, err, human, out, print_json, print_table
 from hrl.cli.control import ask
 
 TOOLS = ("nbdfuse", "losetup", "mkfs.ext4", "e2fsck", "mount", "umount", "fusermount3")
@@ -353,7 +352,7 @@ class Demo:
         return f"ok, {count} rows"
 
     def show(self, verdicts: list[Verdict], good: bool) -> None:
-        table = Table(title="Recovery points", box=box.SIMPLE_HEAD, padding=(0, 1))
+        table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
         for name in ("point", "label", "RPO", "captured", "stored", "ext4", "files", "database"):
             table.add_column(name, no_wrap=True)
         for v in verdicts:
@@ -361,7 +360,7 @@ class Demo:
             checks = [f"[{colour}]{text}[/]" for text in (v.file_system, v.files, v.database)]
             sizes = [human(v.bytes_captured), human(v.bytes_stored)]
             table.add_row(v.point[:8], v.label, f"{v.rpo_seconds:.2f} s", *sizes, *checks)
-        out.print(table)
+        print_table(table)
         out.print("[green]Every point is proved.[/]" if good else "[red]Some points are not as they should be.[/]")
 
 

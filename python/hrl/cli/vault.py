@@ -22,8 +22,8 @@ from hrl.cli.base import (
     human,
     names_of,
     open_vault,
-    out,
     print_json,
+    print_table,
     progress_bar,
 )
 
@@ -50,7 +50,7 @@ def points(vault: VaultUrl, volume: VolumeName = None, key_file: KeyFile = None,
     table = table_of("volume", "point", "kind", "sequence", "time", "label")
     for name, p in found:
         table.add_row(name, p["id"], p["kind"], str(p["sequence"]), p["time"], p["label"])
-    out.print(table)
+    print_table(table)
 
 
 @app.command()
@@ -64,7 +64,7 @@ def timeline(vault: VaultUrl, volume: VolumeName = None, key_file: KeyFile = Non
     for name, e in found:
         state = f"gap: {e['unordered']}" if e["unordered"] else "ordered"
         table.add_row(name, str(e["first"]), str(e["last"]), e["from_time"], e["to_time"], state)
-    out.print(table)
+    print_table(table)
 
 
 @app.command()
