@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hrl::capture::{Export, ExportContext, NbdAddress, NbdLimits, NbdServer};
-use hrl::device::{BlockDevice, FileDevice, FileDeviceOptions};
+use hrl::device::{FileDevice, FileDeviceOptions};
 use hrl::journal::PointKind;
 use hrl::replica::{At, RestoreTarget, Vault};
 use hrl::store::DirStore;
@@ -207,7 +207,7 @@ impl BlockDeviceOf {
         let mut attached = Self { bridge, mount, device: String::new() };
         let device =
             run("losetup", &["-f", "--show", "--direct-io=on", &file.display().to_string()]);
-        attached.device = device.trim().to_owned();
+        device.trim().clone_into(&mut attached.device);
         attached
     }
 }

@@ -15,7 +15,9 @@ from hrl._hrl import (
     TimelineEntry,
     Vault,
     View,
+    convert,
     generate_key,
+    inspect_hyperv,
 )
 from hrl.errors import (
     AlreadyExistsError,
@@ -51,5 +53,7 @@ __all__ = [
     "View",
     "ViewFile",
     "WrongKeyError",
+    "convert",
     "generate_key",
+    "inspect_hyperv",
 ]

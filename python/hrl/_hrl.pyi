@@ -1,6 +1,6 @@
 """Handles of the crate. Calls that may do I/O release the interpreter's lock; handles may be used from any thread."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from os import PathLike
 from types import TracebackType
 from typing import Any, final
@@ -215,3 +215,9 @@ class NbdServer:
 
 def generate_key() -> str:
     """64 hexadecimal digits for a key file."""
+
+def convert(inputs: Sequence[_Path], output: _Path, *, to: str, replica: Replica | None = None) -> dict[str, Any]:
+    """Converts journals: `to` is native (a new file) or ms-hrl (a new directory with a chain of Hyper-V logs)."""
+
+def inspect_hyperv(path: _Path) -> dict[str, Any] | None:
+    """What a Hyper-V log holds, after checking all of it; None when the file is not one."""

@@ -20,7 +20,9 @@ mod _hrl {
     #[pymodule_export]
     use crate::protection::{Protection, RecoveryPoint, Stats, TimelineEntry};
     #[pymodule_export]
-    use crate::replica::{ChangeSet, Replica, Segment, Vault, View, generate_key};
+    use crate::replica::{
+        ChangeSet, Replica, Segment, Vault, View, convert, generate_key, inspect_hyperv,
+    };
     #[pymodule_export]
     use crate::serve::NbdServer;
     #[allow(unused_imports, reason = "the macro wants the prelude in scope")]

@@ -389,3 +389,65 @@ pub(crate) fn generate_key() -> String {
     SystemClock::default().fill_random(&mut key);
     key.iter().map(|byte| format!("{byte:02x}")).collect()
 }
+
+/// Converts journals: native segments to a chain of Hyper-V logs in a new directory, or such logs to one native segment.
+#[pyfunction]
+#[pyo3(signature = (inputs, output, *, to, replica=None))]
+pub(crate) fn convert<'py>(
+    py: Python<'py>,
+    inputs: Vec<PathBuf>,
+    output: PathBuf,
+    to: &str,
+    replica: Option<&Replica>,
+) -> PyResult<Bound<'py, PyDict>> {
+    let keys = replica.map_or_else(KeyRing::default, |replica| replica.inner.keys().clone());
+    let clock = SystemClock::default();
+    let dict = PyDict::new(py);
+    match to {
+        "ms-hrl" => {
+            let report =
+                run(py, || hrl::journal::convert_to_hyperv(&inputs, &output, &keys, &clock))?;
+            dict.set_item("logs", report.logs)?;
+            dict.set_item("writes", report.writes)?;
+            dict.set_item("bytes", report.bytes)?;
+            dict.set_item("notes", report.notes)?;
+        }
+        "native" => {
+            let summary = run(py, || hrl::journal::convert_to_native(&inputs, &output, &clock))?;
+            dict.set_item("records", summary.records)?;
+            dict.set_item("bytes", summary.data_bytes)?;
+            dict.set_item("stored_bytes", summary.stored_bytes)?;
+        }
+        _ => return Err(PyValueError::new_err(format!("{to:?} is neither native nor ms-hrl"))),
+    }
+    Ok(dict)
+}
+
+/// What a Hyper-V log holds, after checking all of it; `None` when the file is not one.
+#[pyfunction]
+pub(crate) fn inspect_hyperv(py: Python<'_>, path: PathBuf) -> PyResult<Option<Bound<'_, PyDict>>> {
+    let mut cookie = [0; 7];
+    let begins = std::fs::File::open(&path)
+        .and_then(|mut file| std::io::Read::read_exact(&mut file, &mut cookie))
+        .is_ok();
+    if !begins || &cookie != b"msctlog" {
+        return Ok(None);
+    }
+    let (header, closed, writes, bytes) = run(py, || {
+        let log = hrl::journal::HypervLog::open(&path)?;
+        let mut bytes = 0;
+        for write in log.writes() {
+            bytes += write?.data.len() as u64;
+        }
+        Ok((log.header().clone(), log.is_closed(), log.write_count(), bytes))
+    })?;
+    let dict = PyDict::new(py);
+    dict.set_item("kind", "ms-hrl")?;
+    dict.set_item("created", header.created.to_string())?;
+    dict.set_item("id", hrl::PointId(header.unique_id).to_string())?;
+    dict.set_item("previous", hrl::PointId(header.previous_unique_id).to_string())?;
+    dict.set_item("closed", closed)?;
+    dict.set_item("records", writes)?;
+    dict.set_item("data_bytes", bytes)?;
+    Ok(Some(dict))
+}

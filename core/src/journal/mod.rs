@@ -6,6 +6,7 @@
 
 mod format;
 mod frame;
+mod hyperv;
 mod index;
 mod merge;
 #[cfg(test)]
@@ -22,6 +23,10 @@ mod writer;
 
 pub use format::{IndexEntry, IndexKind};
 pub use frame::Frame;
+pub use hyperv::{
+    ExportReport, HypervHeader, HypervLog, HypervWrite, convert_to_hyperv, convert_to_native,
+    export_hyperv, import_hyperv,
+};
 pub use merge::{MergeReport, merge};
 pub use reader::Segment;
 pub use repair::{RepairReport, repair};

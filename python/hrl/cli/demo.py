@@ -68,7 +68,7 @@ class Rig:
     def start_agent(self) -> None:
         policy = self.directory / "policy.toml"
         policy.write_text("segment_interval_ms = 250\ncrash_point_interval_ms = 0\n")
-        command = [sys.executable, "-m", "hrl", "protect", str(self.disk), "--vault", str(self.vault)]
+        command = [sys.executable, "-P", "-m", "hrl", "protect", str(self.disk), "--vault", str(self.vault)]
         command += ["--state", str(self.state), "--policy", str(policy)]
         with open(self.events, "ab") as events:
             self.agent = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=events, text=True)

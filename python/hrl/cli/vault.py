@@ -9,7 +9,8 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from hrl import NbdServer, Segment, generate_key
+from hrl import NbdServer, Replica, Segment, generate_key, inspect_hyperv
+from hrl import convert as convert_journals
 from hrl.cli.base import (
     EXIT_CODES,
     Json,
@@ -177,14 +178,13 @@ def inspect(
     json: Json = False,
 ) -> None:
     """Shows what a journal segment holds, after checking all of it."""
-    replica = None
-    if vault:
-        opened = open_vault(vault, key_file)
-        replica = opened.replica(names_of(opened, volume)[0])
-    segment = Segment(file, replica=replica)
-    segment.verify()
-    found = segment.summary()
-    listed = segment.records() if records else []
+    found = inspect_hyperv(file)
+    listed: list[tuple[int, str, str, int, int]] = []
+    if found is None:
+        segment = Segment(file, replica=key_holder(vault, volume, key_file))
+        segment.verify()
+        found = segment.summary()
+        listed = segment.records() if records else []
     if json:
         names = ("sequence", "time", "kind", "offset", "length")
         rows = [dict(zip(names, record, strict=True)) for record in listed]
@@ -193,6 +193,39 @@ def inspect(
         print(f"{name:>15}  {value}")
     for sequence, time, kind, offset, length in listed:
         print(f"{sequence:>12} {time} {kind} {offset} {length}")
+
+
+def key_holder(vault: str | None, volume: str | None, key_file: Path | None) -> Replica | None:
+    """The replica whose keys open sealed segments, where a vault is named."""
+    if vault is None:
+        return None
+    opened = open_vault(vault, key_file)
+    names = names_of(opened, volume)
+    if len(names) != 1:
+        raise Refused(f"{vault} has {len(names)} volumes; name one with --volume", 2)
+    return opened.replica(names[0])
+
+
+@app.command()
+def convert(
+    inputs: Annotated[list[Path], typer.Argument(metavar="IN...", help="Journals, or directories of them.")],
+    output: Annotated[Path, typer.Argument(metavar="OUT", help="New file (native) or new directory (ms-hrl).")],
+    to: Annotated[str, typer.Option("--to", metavar="native|ms-hrl", help="Format to write.")],
+    vault: Annotated[str | None, typer.Option("--vault", help="Vault with the key of sealed segments.")] = None,
+    volume: VolumeName = None,
+    key_file: KeyFile = None,
+    json: Json = False,
+) -> None:
+    """Converts journals between the native format and Hyper-V Replica logs, and says what could not be carried."""
+    if to not in ("native", "ms-hrl"):
+        raise Refused(f"cannot convert to {to}: expected native or ms-hrl", 2)
+    report = convert_journals(inputs, output, to=to, replica=key_holder(vault, volume, key_file))
+    if json:
+        return print_json({name: [str(v) for v in x] if isinstance(x, list) else x for name, x in report.items()})
+    counted = f"{report['writes']} writes" if to == "ms-hrl" else f"{report['records']} records"
+    print(f"wrote {output}: {counted}, {human(report['bytes'])}")
+    for note in report.get("notes", []):
+        print(f"  note: {note}")
 
 
 @app.command()

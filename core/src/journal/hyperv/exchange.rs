@@ -1,0 +1,435 @@
+//! Native segments to Hyper-V logs and back.
+
+use std::fs::{File, OpenOptions};
+use std::io::{Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+
+use super::codec::{
+    BLOCK_HEADER_BYTES, BlockHeader, ENTRY_BYTES, Entry, HEADER_BYTES, HypervHeader,
+    METADATA_BYTES, checksum,
+};
+use super::reader::HypervLog;
+use crate::clock::Clock;
+use crate::device::Discarded;
+use crate::error::{Error, ErrorKind, Result};
+use crate::extent::Extent;
+use crate::journal::{
+    Body, FileSink, KeyRing, Mark, PointKind, RECORD_DATA_BYTES_MAX, Record, Segment, SegmentKind,
+    SegmentParams, SegmentSink, SegmentSummary, SegmentWriter, VolumeKey, open_mapped,
+};
+use crate::policy::Compression;
+use crate::units::{ChainHash, Epoch, PointId, Sequence, Timestamp, VolumeId};
+
+const ENTRIES_MAX: usize = (METADATA_BYTES - BLOCK_HEADER_BYTES) / ENTRY_BYTES;
+/// Data before a metadata block at most.
+const BLOCK_DATA_BYTES_MAX: u64 = 8 << 20;
+/// Logs of one chain.
+const LOGS_MAX: usize = 1 << 16;
+const BLOCK_BYTES: u64 = 4096;
+
+/// What an export wrote, and what the format could not carry.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ExportReport {
+    /// The logs of the chain, first to last.
+    pub logs: Vec<PathBuf>,
+    /// Writes in them.
+    pub writes: u64,
+    /// Bytes of data in them.
+    pub bytes: u64,
+    /// One sentence for each thing that was not carried, or carried as something else.
+    pub notes: Vec<String>,
+}
+
+#[derive(Default)]
+struct Lost {
+    marks: u64,
+    flushes: u64,
+    zeroes: u64,
+    discards: u64,
+    unordered: u64,
+}
+
+impl Lost {
+    fn notes(&self, records: u64) -> Vec<String> {
+        let mut notes = Vec::new();
+        let mut note = |count: u64, text: &str| {
+            if count > 0 {
+                notes.push(format!("{count} {text}"));
+            }
+        };
+        note(
+            self.marks,
+            "marks became ends of logs; their kinds, labels and identities are not carried",
+        );
+        note(self.flushes, "flushes are not carried");
+        note(self.zeroes, "zeroed ranges became writes of zeroes");
+        note(self.discards, "discarded ranges with undefined content became writes of zeroes");
+        note(self.unordered, "begins and ends of unordered intervals are not carried");
+        note(records, "records lost their sequence numbers, and their times below a second");
+        notes
+    }
+}
+
+/// Writes segments, which follow each other, as a chain of logs into a new or empty directory: one log for each
+/// stretch between marks. `Unsupported` for extents-only segments, which have no data.
+pub fn export_hyperv(
+    segments: &[&Segment],
+    directory: &Path,
+    clock: &dyn Clock,
+) -> Result<ExportReport> {
+    let io = |error| Error::io("export to", directory.display(), error);
+    std::fs::create_dir_all(directory).map_err(io)?;
+    if std::fs::read_dir(directory).map_err(io)?.next().is_some() {
+        return Err(Error::new(ErrorKind::AlreadyExists, "export to", directory.display())
+            .expected("a new or empty directory")
+            .found("one with files in it"));
+    }
+    let mut report = ExportReport::default();
+    let (mut lost, mut records) = (Lost::default(), 0);
+    let mut log: Option<LogWriter> = None;
+    let mut previous = [0; 16];
+    let zeroes = vec![0; RECORD_DATA_BYTES_MAX];
+    for segment in segments {
+        for number in 0..segment.frame_count() {
+            let frame = segment.frame(number)?;
+            for record in frame.records() {
+                let record = record?;
+                records += 1;
+                let mut write = |offset: u64, data: &[u8]| -> Result<()> {
+                    let log = match &mut log {
+                        Some(log) => log,
+                        None => log.insert(LogWriter::create(
+                            directory,
+                            report.logs.len(),
+                            previous,
+                            record.time,
+                            clock,
+                        )?),
+                    };
+                    report.writes += 1;
+                    report.bytes += data.len() as u64;
+                    log.write(offset, data, record.time)
+                };
+                match &record.body {
+                    Body::Write { offset, data } => write(*offset, data)?,
+                    Body::Zero(extent) | Body::Discard(extent, _) => {
+                        let undefined =
+                            matches!(record.body, Body::Discard(_, Discarded::Undefined));
+                        lost.discards += u64::from(undefined);
+                        lost.zeroes += u64::from(!undefined);
+                        for piece in pieces(*extent) {
+                            write(piece.offset, &zeroes[..piece.length as usize])?;
+                        }
+                    }
+                    Body::Touch(extent) => {
+                        return Err(Error::new(ErrorKind::Unsupported, "export", segment.name())
+                            .message(format_args!("the data of {extent} was not captured")));
+                    }
+                    Body::Flush => lost.flushes += 1,
+                    Body::UnorderedBegin(_) | Body::UnorderedEnd => lost.unordered += 1,
+                    Body::Mark(_) => {
+                        lost.marks += 1;
+                        if let Some(log) = log.take() {
+                            previous = log.unique_id;
+                            report.logs.push(log.close()?);
+                        }
+                    }
+                }
+            }
+        }
+    }
+    if let Some(log) = log {
+        report.logs.push(log.close()?);
+    }
+    report.notes = lost.notes(records);
+    Ok(report)
+}
+
+/// An extent in pieces that fit a record.
+fn pieces(extent: Extent) -> impl Iterator<Item = Extent> {
+    (extent.offset..extent.end())
+        .step_by(RECORD_DATA_BYTES_MAX)
+        .map(move |at| Extent::from_bounds(at, extent.end().min(at + RECORD_DATA_BYTES_MAX as u64)))
+}
+
+/// Writes one log.
+struct LogWriter {
+    path: PathBuf,
+    file: File,
+    unique_id: [u8; 16],
+    previous_unique_id: [u8; 16],
+    created: Timestamp,
+    at: u64,
+    last_block: u64,
+    entries: Vec<Entry>,
+    data_bytes: u64,
+    total_entries: u64,
+}
+
+impl LogWriter {
+    fn create(
+        directory: &Path,
+        number: usize,
+        previous: [u8; 16],
+        created: Timestamp,
+        clock: &dyn Clock,
+    ) -> Result<Self> {
+        if number >= LOGS_MAX {
+            return Err(Error::new(ErrorKind::Full, "export to", directory.display())
+                .expected(format_args!("at most {LOGS_MAX} logs"))
+                .found(number));
+        }
+        let path = directory.join(format!("{number:06}.hrl"));
+        let file = OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .open(&path)
+            .map_err(|error| Error::io("export to", path.display(), error))?;
+        let mut unique_id = [0; 16];
+        clock.fill_random(&mut unique_id);
+        let mut log = Self {
+            path,
+            file,
+            unique_id,
+            previous_unique_id: previous,
+            created,
+            at: 0,
+            last_block: 0,
+            entries: Vec::new(),
+            data_bytes: 0,
+            total_entries: 0,
+        };
+        // Not closed until the end is known: readers then see a log that was cut short.
+        let header = log.header(0);
+        log.append(&header)?;
+        // Real logs begin with an empty block.
+        log.write_block()?;
+        Ok(log)
+    }
+
+    fn header(&self, end_of_log: u64) -> [u8; HEADER_BYTES] {
+        HypervHeader {
+            created: self.created,
+            current_bytes: self.at,
+            end_of_log,
+            error_code: 0,
+            metadata_bytes: METADATA_BYTES as u32,
+            unique_id: self.unique_id,
+            previous_unique_id: self.previous_unique_id,
+            entries: self.total_entries,
+            data_write_guid: [0; 16],
+        }
+        .encode()
+    }
+
+    fn append(&mut self, bytes: &[u8]) -> Result<()> {
+        self.file
+            .write_all(bytes)
+            .map_err(|error| Error::io("write", self.path.display(), error))?;
+        self.at += bytes.len() as u64;
+        Ok(())
+    }
+
+    fn write(&mut self, offset: u64, data: &[u8], time: Timestamp) -> Result<()> {
+        self.append(data)?;
+        self.entries.push(Entry {
+            offset,
+            length: data.len() as u32,
+            time,
+            data_checksum: checksum(data),
+        });
+        self.data_bytes += data.len() as u64;
+        if self.entries.len() == ENTRIES_MAX || self.data_bytes >= BLOCK_DATA_BYTES_MAX {
+            self.write_block()?;
+        }
+        Ok(())
+    }
+
+    fn write_block(&mut self) -> Result<()> {
+        let mut block = vec![0; METADATA_BYTES];
+        let previous = if self.last_block == 0 { 0 } else { self.at - self.last_block };
+        let header = BlockHeader { previous, entries: self.entries.len() as u32 };
+        block[..BLOCK_HEADER_BYTES].copy_from_slice(&header.encode());
+        for (slot, entry) in
+            block[BLOCK_HEADER_BYTES..].chunks_exact_mut(ENTRY_BYTES).zip(&self.entries)
+        {
+            slot.copy_from_slice(&entry.encode());
+        }
+        self.last_block = self.at;
+        self.total_entries += self.entries.len() as u64;
+        self.entries.clear();
+        self.data_bytes = 0;
+        self.append(&block)
+    }
+
+    fn close(mut self) -> Result<PathBuf> {
+        if !self.entries.is_empty() {
+            self.write_block()?;
+        }
+        let header = self.header(self.at);
+        self.file
+            .seek(SeekFrom::Start(0))
+            .and_then(|_| self.file.write_all(&header))
+            .and_then(|()| self.file.sync_all())
+            .map_err(|error| Error::io("write", self.path.display(), error))?;
+        Ok(self.path)
+    }
+}
+
+/// Writes logs, in the order of their chain, as one native segment. The end of each log becomes a crash-consistent
+/// point with the log's GUID as its identity.
+pub fn import_hyperv<S: SegmentSink>(
+    logs: &[HypervLog],
+    params: SegmentParams,
+    sink: S,
+    key: Option<&VolumeKey>,
+    clock: &dyn Clock,
+) -> Result<(S, SegmentSummary)> {
+    let mut sequence = params.first_sequence;
+    let mut writer = SegmentWriter::create(sink, params, key, clock)?;
+    for log in ordered(logs)? {
+        let mut time = log.header().created;
+        for write in log.writes() {
+            let write = write?;
+            time = write.time;
+            let mut offset = write.offset;
+            for data in write.data.chunks(RECORD_DATA_BYTES_MAX) {
+                writer.append(&Record { sequence, time, body: Body::Write { offset, data } })?;
+                sequence = sequence.next();
+                offset += data.len() as u64;
+            }
+        }
+        let mark = Mark {
+            point: PointId(log.header().unique_id),
+            kind: PointKind::Crash,
+            label: "end of Hyper-V log".to_owned(),
+            group: None,
+        };
+        writer.append(&Record { sequence, time, body: Body::Mark(mark) })?;
+        sequence = sequence.next();
+    }
+    writer.seal(None)
+}
+
+/// The logs in the order of their chain. `Corrupt` names a log that is there twice, has no place, or has two successors.
+fn ordered(logs: &[HypervLog]) -> Result<Vec<&HypervLog>> {
+    let bad = |log: &HypervLog| Error::new(ErrorKind::Corrupt, "chain", log.name());
+    for (at, log) in logs.iter().enumerate() {
+        if let Some(twin) =
+            logs[..at].iter().find(|l| l.header().unique_id == log.header().unique_id)
+        {
+            return Err(bad(log).message(format_args!("{} has the same GUID", twin.name())));
+        }
+        let previous = log.header().previous_unique_id;
+        if let Some(rival) = logs[..at].iter().find(|l| l.header().previous_unique_id == previous) {
+            return Err(bad(log).message(format_args!("{} follows the same log", rival.name())));
+        }
+    }
+    let first = logs.iter().find(|log| {
+        let previous = log.header().previous_unique_id;
+        !logs.iter().any(|other| other.header().unique_id == previous)
+    });
+    let mut chain: Vec<&HypervLog> = first.into_iter().collect();
+    while let Some(next) = chain.last().and_then(|last| {
+        logs.iter().find(|log| log.header().previous_unique_id == last.header().unique_id)
+    }) {
+        if chain.len() == logs.len() {
+            return Err(bad(next).message("the logs form a circle"));
+        }
+        chain.push(next);
+    }
+    if chain.len() != logs.len() {
+        let lost = logs
+            .iter()
+            .find(|log| !chain.iter().any(|c| c.header().unique_id == log.header().unique_id));
+        return Err(lost.or(logs.first()).map_or_else(
+            || {
+                Error::new(ErrorKind::InvalidInput, "import", "Hyper-V logs")
+                    .expected("at least one log")
+                    .found("none")
+            },
+            |log| bad(log).message("the log before it is missing"),
+        ));
+    }
+    Ok(chain)
+}
+
+/// Writes native segments as a chain of Hyper-V logs into a new directory. Inputs in any order; directories are
+/// searched for `.hrl` files.
+pub fn convert_to_hyperv(
+    inputs: &[PathBuf],
+    directory: &Path,
+    keys: &KeyRing,
+    clock: &dyn Clock,
+) -> Result<ExportReport> {
+    let mut segments = files(inputs)?
+        .iter()
+        .map(|path| Segment::open(open_mapped(path)?, keys))
+        .collect::<Result<Vec<_>>>()?;
+    segments.sort_by_key(|segment| segment.params().first_sequence);
+    for pair in segments.windows(2) {
+        if pair[1].summary().previous != pair[0].summary().chain {
+            return Err(Error::new(ErrorKind::Corrupt, "chain", pair[1].name())
+                .message(format_args!("it does not follow {}", pair[0].name())));
+        }
+    }
+    export_hyperv(&segments.iter().collect::<Vec<_>>(), directory, clock)
+}
+
+/// Writes a chain of Hyper-V logs as one native segment into a new file.
+pub fn convert_to_native(
+    inputs: &[PathBuf],
+    file: &Path,
+    clock: &dyn Clock,
+) -> Result<SegmentSummary> {
+    let logs =
+        files(inputs)?.iter().map(|path| HypervLog::open(path)).collect::<Result<Vec<_>>>()?;
+    let mut device_bytes = 0;
+    for log in &logs {
+        for write in log.writes() {
+            let write = write?;
+            device_bytes = device_bytes.max(write.offset + write.data.len() as u64);
+        }
+    }
+    let mut id = [0; 16];
+    clock.fill_random(&mut id);
+    let params = SegmentParams {
+        kind: SegmentKind::Log,
+        volume: VolumeId(id),
+        epoch: Epoch(1),
+        first_sequence: Sequence(1),
+        device_bytes: device_bytes.checked_next_multiple_of(BLOCK_BYTES).unwrap_or(device_bytes),
+        block_bytes: 512,
+        previous: ChainHash::default(),
+        replaces_through: None,
+        created: clock.now(),
+        compression: Compression::Zstd(3),
+        frame_bytes: crate::policy::Policy::default().frame_bytes,
+    };
+    import_hyperv(&logs, params, FileSink::create(file)?, None, clock).map(|(_, summary)| summary)
+}
+
+/// The files named, and those in the directories named.
+fn files(inputs: &[PathBuf]) -> Result<Vec<PathBuf>> {
+    let mut found = Vec::new();
+    for input in inputs {
+        if !input.is_dir() {
+            found.push(input.clone());
+            continue;
+        }
+        let io = |error| Error::io("list", input.display(), error);
+        for entry in std::fs::read_dir(input).map_err(io)? {
+            let path = entry.map_err(io)?.path();
+            if path.extension().is_some_and(|extension| extension == "hrl") {
+                found.push(path);
+            }
+        }
+    }
+    found.sort();
+    if found.is_empty() {
+        return Err(Error::new(ErrorKind::InvalidInput, "convert", "journals")
+            .expected("at least one file")
+            .found("none"));
+    }
+    Ok(found)
+}

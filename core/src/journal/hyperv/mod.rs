@@ -1,0 +1,16 @@
+//! Hyper-V Replica logs: read, written, and exchanged with native segments.
+//!
+//! A log holds writes and nothing else. An export therefore reports what it could not carry, and never drops it
+//! silently: a mark ends a log and begins the next of the chain, zeroes and discards become data.
+
+mod codec;
+mod exchange;
+mod reader;
+#[cfg(test)]
+mod tests;
+
+pub use codec::HypervHeader;
+pub use exchange::{
+    ExportReport, convert_to_hyperv, convert_to_native, export_hyperv, import_hyperv,
+};
+pub use reader::{HypervLog, HypervWrite};
