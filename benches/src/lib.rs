@@ -79,7 +79,7 @@ pub fn compare(rounds: usize, mut bare: impl FnMut(), mut ours: impl FnMut()) ->
     let time = |work: &mut dyn FnMut()| {
         let start = clock.elapsed();
         work();
-        clock.elapsed() - start
+        clock.elapsed().saturating_sub(start)
     };
     time(&mut bare);
     time(&mut ours);
