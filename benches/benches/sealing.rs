@@ -159,7 +159,7 @@ fn index_speed(data: &[u8], clock: &SystemClock) {
         let start = clock.elapsed();
         let segment = Segment::open(source, &KeyRing::default()).expect("sound");
         entries = segment.index().expect("sound").len();
-        best = best.min((clock.elapsed() - start).as_secs_f64());
+        best = best.min(clock.elapsed().saturating_sub(start).as_secs_f64());
     }
     println!("open and index: {entries} entries, {:.1} M entries/s", entries as f64 / best / 1e6);
 }
