@@ -77,3 +77,19 @@ impl SegmentSink for FileSink {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failed_sync_is_final() {
+        let path = PathBuf::from("/dev/full");
+        let file = OpenOptions::new().write(true).open(&path).expect("a device that cannot sync");
+        let mut sink = FileSink { path, file, poisoned: false };
+        assert_eq!(sink.append(&[1]).expect_err("no room").kind(), ErrorKind::Full);
+        assert_ne!(sink.sync().expect_err("no sync").kind(), ErrorKind::Poisoned);
+        assert_eq!(sink.sync().expect_err("for good").kind(), ErrorKind::Poisoned);
+        assert_eq!(sink.append(&[]).expect_err("for good").kind(), ErrorKind::Poisoned);
+    }
+}

@@ -530,6 +530,34 @@ impl crate::store::Store for Short {
 }
 
 #[test]
+fn after_a_failed_append_the_writer_is_poisoned() {
+    /// Fails the second append, halfway as a full disk does.
+    struct Fails(u32);
+    impl SegmentSink for Fails {
+        fn append(&mut self, _: &[u8]) -> Result<()> {
+            self.0 += 1;
+            if self.0 == 2 {
+                return Err(Error::new(ErrorKind::Full, "write", "disk"));
+            }
+            Ok(())
+        }
+        fn sync(&mut self) -> Result<()> {
+            Ok(())
+        }
+    }
+    let clock = ManualClock::new(Timestamp(0), 5);
+    let mut writer = SegmentWriter::create(Fails(0), params(1, Compression::None), None, &clock)
+        .expect("create");
+    let at =
+        |sequence| Record { sequence: Sequence(sequence), time: Timestamp(0), body: Body::Flush };
+    writer.append(&at(1)).expect("in memory");
+    assert_eq!(writer.sync().expect_err("full").kind(), ErrorKind::Full);
+    assert_eq!(writer.append(&at(2)).expect_err("poisoned").kind(), ErrorKind::Poisoned);
+    assert_eq!(writer.sync().expect_err("poisoned").kind(), ErrorKind::Poisoned);
+    assert_eq!(writer.seal(None).map(drop).expect_err("poisoned").kind(), ErrorKind::Poisoned);
+}
+
+#[test]
 fn only_random_data_is_not_compressed() {
     let clock = ManualClock::new(Timestamp(0), 3);
     let mut noise = vec![0; 256 << 10];

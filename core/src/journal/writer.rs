@@ -3,8 +3,8 @@
 //! Invariants: sequences of a log only grow, offsets of an image or merged segment only grow; a frame is given to the
 //! sink whole; what `sync` returned for is found again by `repair` after a crash. The data of a record is copied
 //! once, into the open frame, which is compressed, encrypted and checksummed there.
-//! `InvalidInput` and `Full` refuse one record and leave the writer as it was; after any other error it is of no further
-//! use: its segment is abandoned or repaired.
+//! A record that is refused leaves the writer as it was. After the sink failed nobody knows where the segment ends: the
+//! writer is poisoned, and the segment is abandoned or repaired.
 
 use super::format::{
     self, Aead, Codec, DATA_FRAMES_MAX, EXTENT_RECORDS_MAX, FOOTER_BYTES, FOOTER_NONCE,
@@ -35,6 +35,8 @@ const PROBE_FRAME_BYTES_MIN: usize = 64 << 10;
 /// Writes one segment to a sink.
 pub struct SegmentWriter<S: SegmentSink> {
     sink: S,
+    /// The sink failed, or is at work.
+    poisoned: bool,
     params: SegmentParams,
     salt: [u8; 16],
     seal: Option<SegmentSeal>,
@@ -86,6 +88,7 @@ impl<S: SegmentSink> SegmentWriter<S> {
         chain.update(&header);
         Ok(Self {
             sink,
+            poisoned: false,
             salt,
             seal: key.map(|key| SegmentSeal::new(key, &header)),
             zstd,
@@ -112,8 +115,10 @@ impl<S: SegmentSink> SegmentWriter<S> {
 
     /// Adds a record. Its sequence must be above the last one's (log), or its offset not below the last one's
     /// (merged, image); `InvalidInput` otherwise, and for records outside the volume or beyond the limits of a record.
-    /// `Full` at a limit of the segment: seal it and go on in another.
+    /// `Full` at a limit of the segment: seal it and go on in another. Errors of the sink as they are, and `Poisoned` ever
+    /// after.
     pub fn append(&mut self, record: &Record<'_>) -> Result<()> {
+        self.check_sound()?;
         self.check(record)?;
         let data_offset = self.frame.len() as u32;
         format::encode_record(record, &mut self.table, &mut self.frame);
@@ -147,7 +152,11 @@ impl<S: SegmentSink> SegmentWriter<S> {
     /// Gives the open frame to the sink and makes everything durable.
     pub fn sync(&mut self) -> Result<()> {
         self.flush_frame()?;
-        self.sink.sync()
+        self.check_sound()?;
+        self.poisoned = true;
+        self.sink.sync()?;
+        self.poisoned = false;
+        Ok(())
     }
 
     /// Bytes given to the sink and waiting in the open frame.
@@ -207,6 +216,14 @@ impl<S: SegmentSink> SegmentWriter<S> {
     pub(super) fn set_times(&mut self, first: Timestamp, last: Timestamp) {
         debug_assert!(self.params.kind != SegmentKind::Log);
         self.times = Some((first, last));
+    }
+
+    fn check_sound(&self) -> Result<()> {
+        if self.poisoned {
+            return Err(Error::new(ErrorKind::Poisoned, "append to", "segment")
+                .message("an earlier append or sync failed, so its end is unknown"));
+        }
+        Ok(())
     }
 
     fn check(&self, record: &Record<'_>) -> Result<()> {
@@ -325,6 +342,7 @@ impl<S: SegmentSink> SegmentWriter<S> {
 
     /// Compresses, encrypts, checksums and appends one frame. `raw` is used up.
     fn write_frame(&mut self, kind: FrameKind, raw: &mut [u8], count: u32) -> Result<()> {
+        self.check_sound()?;
         assert!(
             raw.len() <= format::FRAME_RAW_BYTES_MAX,
             "the limits of records keep frames small"
@@ -349,8 +367,10 @@ impl<S: SegmentSink> SegmentWriter<S> {
         }
         let encoded = header.encode(stored);
         self.chain.update(&encoded);
+        self.poisoned = true;
         self.sink.append(&encoded)?;
         self.sink.append(stored)?;
+        self.poisoned = false;
         self.written += (FRAME_HEADER_BYTES + stored.len()) as u64;
         self.frames += 1;
         Ok(())
