@@ -215,7 +215,16 @@ impl BlockDeviceOf {
 impl Drop for BlockDeviceOf {
     fn drop(&mut self) {
         let _ = Command::new("losetup").args(["-d", &self.device]).output();
-        let _ = Command::new("fusermount3").arg("-u").arg(&self.mount).output();
+        // The loop device lets go of the file a little after it was told to, and the mount is busy until then.
+        for _ in 0..200 {
+            let _ = Command::new("fusermount3").arg("-u").arg(&self.mount).output();
+            std::thread::sleep(Duration::from_millis(25));
+            if !matches!(self.bridge.try_wait(), Ok(None)) {
+                return;
+            }
+        }
+        let _ = Command::new("fusermount3").arg("-uz").arg(&self.mount).output();
+        let _ = self.bridge.kill();
         let _ = self.bridge.wait();
     }
 }
