@@ -100,7 +100,7 @@ impl ProtectionOptions {
     pub fn open(self) -> Result<Protection> {
         self.policy.validate()?;
         let state = state::StateDirectory::open(&self.state)?;
-        let (mut replica, source) = self.claim(&state)?;
+        let (replica, source) = self.claim(&state)?;
         let info = replica.info().clone();
         let left = recover::journal(&state, &replica, &*self.clock)?;
         let mut needed = recover::disk(&state, &*self.device, &info, &self.policy, &left)?;
@@ -116,11 +116,7 @@ impl ProtectionOptions {
         let keys = replica.keys().clone();
         let epoch = replica.catalog().epoch();
         let replicated = replica.catalog().last_sequence();
-        let mut catalog = replica.into_catalog();
-        if catalog.source() != Some(&source) {
-            catalog.append(&source, vec![CatalogEdit::Source(source.clone())])?;
-        }
-        replica = self.vault.replica(&self.volume)?;
+        let catalog = replica.into_catalog();
         let shipper = Shipper::new(
             self.vault.store().clone(),
             self.volume.clone(),
@@ -153,7 +149,6 @@ impl ProtectionOptions {
             stopping: AtomicBool::new(false),
             ended: AtomicBool::new(false),
         });
-        drop(replica);
         for note in &left.notes {
             shared.event(EventKind::JournalRepaired, note.clone());
         }
@@ -215,7 +210,13 @@ impl ProtectionOptions {
             volume: replica.info().id,
             source: source.clone(),
         })?;
-        Ok((replica, source))
+        if replica.catalog().source() == Some(&source) {
+            return Ok((replica, source));
+        }
+        // Taken before the catalog is looked at: from here on no other source can add to it.
+        let taken = vec![CatalogEdit::Source(source.clone())];
+        replica.into_catalog().append(&source, taken)?;
+        Ok((self.vault.replica(&self.volume)?, source))
     }
 
     fn check_disk(&self, info: &VolumeInfo) -> Result<()> {

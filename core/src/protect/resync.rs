@@ -43,8 +43,13 @@ pub(super) fn run(shared: &Shared, mut baseline: Baseline) {
         let message = format!("reading {bytes} bytes again ({cause})");
         shared.event(EventKind::ResyncStarted { bytes, cause }, message);
         shared.reset_resync_counters();
+        let losses = shared.journal().losses;
         resync(shared, &baseline);
         baseline = Baseline::Unknown;
+        if shared.journal().losses != losses {
+            // The journal cannot be written now; reading the disk again at once would only lose it again.
+            std::thread::sleep(RETRY);
+        }
     }
 }
 
@@ -57,7 +62,7 @@ fn resync(shared: &Shared, baseline: &Baseline) {
         }
         let next = shared.tap.next_resync(cursor).or_else(|| shared.tap.next_resync(0));
         let Some((region, extent)) = next else {
-            if shared.tap.finish_resync() {
+            if wait_until_durable(shared) && shared.tap.finish_resync() {
                 let (bytes_read, bytes_journaled) = shared.resync_counters();
                 let message =
                     format!("read {bytes_read} bytes, {bytes_journaled} of them had changed");
@@ -160,6 +165,21 @@ enum Block {
     Same,
     Zero,
     Data,
+}
+
+/// Waits until what was read is durable in the journal: only then is the volume `Ordered` again. False when it was
+/// lost, or the protection stops.
+fn wait_until_durable(shared: &Shared) -> bool {
+    let target = shared.tap.stats().last_sequence;
+    let losses = shared.journal().losses;
+    while shared.journal().durable < target {
+        if shared.is_stopping() || shared.is_fenced() || shared.journal().losses != losses {
+            return false;
+        }
+        shared.seal_now.store(true, Ordering::Release);
+        std::thread::sleep(POLL);
+    }
+    true
 }
 
 /// Waits until the journal follows; false when the protection stops.
