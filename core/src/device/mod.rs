@@ -64,6 +64,9 @@ pub struct Allocation {
 }
 
 /// A file descriptor that a caller's own io_uring may read and write directly, beside the methods of the device.
+///
+/// Flush with [`BlockDevice::flush`] all the same: of two flushes of one file that run at once only one is told of a
+/// loss. When a durable write fails here, call [`BlockDevice::poison`].
 #[derive(Clone, Copy, Debug)]
 pub struct RingTarget<'a> {
     /// Open for reading, and for writing unless the device is read-only.
@@ -89,7 +92,8 @@ pub enum Operation<'a> {
 ///   fail with `InvalidInput` and touch nothing; empty ones succeed;
 /// - a read that starts after a write returned sees it; two overlapping concurrent writes leave either's bytes per block;
 /// - when `flush` returns Ok, every write that returned before `flush` was called survives a power failure;
-/// - after a failed `flush` the device is poisoned: writes and flushes fail with `Poisoned` until it is reopened;
+/// - after a failed `flush` the device is poisoned: writes and flushes fail with `Poisoned` until it is reopened, those
+///   that ran at the same time included; a failed durable write may poison it too;
 /// - a failed write leaves the range with old, new or mixed content, and nothing outside it changed;
 /// - `zero` always reads back as zeroes; `discard` says what it left.
 ///
@@ -129,7 +133,8 @@ pub trait BlockDevice: Send + Sync {
             })
             .collect()
     }
-    /// A descriptor for the caller's own ring, where the device is a plain file or block device.
+    /// A descriptor for the caller's own ring, where the device is a plain file or block device that is not poisoned.
+    /// Ask anew for each request.
     fn ring_target(&self) -> Option<RingTarget<'_>> {
         None
     }
@@ -137,7 +142,7 @@ pub trait BlockDevice: Send + Sync {
     fn modified(&self) -> Option<Timestamp> {
         None
     }
-    /// Poisons the device after a flush failed on its [`RingTarget`]; does nothing where there is none.
+    /// Poisons the device after a durable write failed on its [`RingTarget`]; does nothing where there is none.
     fn poison(&self) {}
 }
 

@@ -17,7 +17,7 @@ use super::wire::*;
 use super::{Export, Server, Stream};
 use crate::capture::{Change, Tap, Ticket};
 use crate::device::{BlockDevice, Buffer, Discarded, Durability, Unmap};
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::extent::Extent;
 
 const RECEIVE_BYTES: usize = 256 << 10;
@@ -230,7 +230,6 @@ impl Connection<'_> {
                     self.filling = Some((number, filled + count));
                 }
             }
-            Memory::None => {}
         }
     }
 
@@ -359,18 +358,28 @@ impl Connection<'_> {
         if self.on_ring(extent) {
             return self.continue_on_ring(number);
         }
-        self.on_pool(number, move |device, buffer| {
-            device.read(extent.offset, buffer.unwrap_or(&mut [])).map(|()| Discarded::Ignored)
-        });
+        self.transfer_on_pool(number);
     }
 
+    /// Not on the ring: of two flushes of one file that run at once, only one is told of a loss. The device keeps order.
     fn start_flush(&mut self, number: usize) {
-        let device = self.device.clone();
-        if let Some(target) = device.ring_target() {
-            self.ring.submit(number as u64, Submit::Sync { fd: target.fd }, Memory::None);
-        } else {
-            self.on_pool(number, |device, _| device.flush().map(|()| Discarded::Ignored));
-        }
+        self.on_pool(number, |device, _| device.flush().map(|()| Discarded::Ignored));
+    }
+
+    /// Reads or writes all of a request.
+    fn transfer_on_pool(&mut self, number: usize) {
+        let Some(request) = self.slots[number].as_ref().map(|slot| slot.request) else { return };
+        let durability =
+            if request.has(CMD_FLAG_FUA) { Durability::Durable } else { Durability::Cached };
+        self.on_pool(number, move |device, buffer| {
+            let buffer = buffer.unwrap_or(&mut []);
+            if request.command == CMD_WRITE {
+                device.write(request.offset, buffer, durability)?;
+            } else {
+                device.read(request.offset, buffer)?;
+            }
+            Ok(Discarded::Ignored)
+        });
     }
 
     /// Takes a ticket where the volume has a tap, and changes the device.
@@ -388,11 +397,7 @@ impl Connection<'_> {
             if request.has(CMD_FLAG_FUA) { Durability::Durable } else { Durability::Cached };
         match request.command {
             CMD_WRITE if self.on_ring(extent) => self.continue_on_ring(number),
-            CMD_WRITE => self.on_pool(number, move |device, buffer| {
-                device
-                    .write(extent.offset, buffer.unwrap_or(&mut []), durability)
-                    .map(|()| Discarded::Ignored)
-            }),
+            CMD_WRITE => self.transfer_on_pool(number),
             CMD_TRIM => self.on_pool(number, move |device, _| {
                 let discarded = device.discard(extent)?;
                 if durability == Durability::Durable {
@@ -410,15 +415,15 @@ impl Connection<'_> {
         }
     }
 
-    /// Submits what is left of a read or write.
+    /// Submits what is left of a read or write. A device poisoned meanwhile has no ring any more, and refuses itself.
     fn continue_on_ring(&mut self, number: usize) {
+        let device = self.device.clone();
+        let Some(target) = device.ring_target() else { return self.transfer_on_pool(number) };
         let Some(slot) = self.slots[number].as_mut() else { return };
         let Some(buffer) = slot.buffer.take() else { return };
         let (offset, from) = (slot.request.offset, slot.bytes_done);
         let write = slot.request.command == CMD_WRITE;
         let durable = slot.request.has(CMD_FLAG_FUA);
-        let device = self.device.clone();
-        let Some(target) = device.ring_target() else { return };
         let what = if write {
             Submit::Write { fd: target.fd, offset, from, durable }
         } else {
@@ -438,7 +443,7 @@ impl Connection<'_> {
         self.server.pool.run(move || {
             let guarded = std::panic::AssertUnwindSafe(|| work(&*device, buffer.as_deref_mut()));
             let result = std::panic::catch_unwind(guarded).unwrap_or_else(|_| {
-                Err(Error::new(crate::error::ErrorKind::Io, "serve", device.name())
+                Err(Error::new(ErrorKind::Io, "serve", device.name())
                     .message("the device panicked"))
             });
             inbox
@@ -484,7 +489,7 @@ impl Connection<'_> {
         let Some(slot) = self.slots[number].as_mut() else { return };
         let buffer = match completion.memory {
             Memory::Buffer(buffer) => Some(buffer),
-            _ => None,
+            Memory::Bytes(_) => None,
         };
         let failed = |error| Err(Error::io("serve", self.export.name.as_str(), error));
         let result = match completion.result {
@@ -493,21 +498,18 @@ impl Connection<'_> {
                 return self.continue_on_ring(number);
             }
             Err(error) => failed(error),
-            Ok(0) if slot.request.command != CMD_FLUSH => {
-                failed(std::io::ErrorKind::UnexpectedEof.into())
-            }
+            Ok(0) => failed(std::io::ErrorKind::UnexpectedEof.into()),
             Ok(count) => {
                 slot.bytes_done += count;
-                if slot.request.command != CMD_FLUSH
-                    && slot.bytes_done < slot.request.length as usize
-                {
+                if slot.bytes_done < slot.request.length as usize {
                     slot.buffer = buffer;
                     return self.continue_on_ring(number);
                 }
                 Ok(Discarded::Ignored)
             }
         };
-        if result.is_err() && slot.request.command == CMD_FLUSH {
+        let durable = slot.request.command == CMD_WRITE && slot.request.has(CMD_FLAG_FUA);
+        if durable && result.as_ref().is_err_and(|error| error.kind() != ErrorKind::Full) {
             self.device.poison();
         }
         self.finish(number, result, buffer);

@@ -21,7 +21,6 @@ const WRITE_DURABLE: i32 = 2;
 
 /// Memory that a request under way may touch.
 pub(super) enum Memory {
-    None,
     Buffer(Buffer),
     Bytes(Vec<u8>),
 }
@@ -44,8 +43,6 @@ pub(super) enum Submit<'a> {
     Read { fd: BorrowedFd<'a>, offset: u64, from: usize },
     /// Write the memory from byte `from` on.
     Write { fd: BorrowedFd<'a>, offset: u64, from: usize, durable: bool },
-    /// Make written data durable.
-    Sync { fd: BorrowedFd<'a> },
     /// Wait until the eventfd is signalled, and read it.
     Event { fd: BorrowedFd<'a> },
 }
@@ -90,9 +87,8 @@ impl Ring {
             self.pending.len() - 1
         });
         let (address, length) = match &mut memory {
-            Memory::None => (std::ptr::null_mut(), 0),
-            Memory::Buffer(buffer) => (buffer.as_mut_ptr(), buffer.len()),
             Memory::Bytes(bytes) => (bytes.as_mut_ptr(), bytes.len()),
+            Memory::Buffer(buffer) => (buffer.as_mut_ptr(), buffer.len()),
         };
         let rest = |from: usize| {
             assert!(from <= length, "a request starts within its memory");
@@ -118,9 +114,6 @@ impl Ring {
                     .offset(offset + from as u64)
                     .rw_flags(if durable { WRITE_DURABLE } else { 0 })
                     .build()
-            }
-            Submit::Sync { fd: file } => {
-                opcode::Fsync::new(fd(file)).flags(types::FsyncFlags::DATASYNC).build()
             }
             Submit::Event { fd: event } => {
                 let (address, length) = rest(0);

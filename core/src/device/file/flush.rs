@@ -1,0 +1,90 @@
+//! One flush at a time, and none after a failed one.
+//!
+//! The kernel reports a lost write to one flush of a descriptor only: of two that run at once, one would fail and
+//! the other succeed over the same loss. So they take turns. Waiting costs little, because a flush that began after
+//! a caller asked and has succeeded is that caller's flush too.
+
+use std::io;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+/// Turns of flushes of one descriptor.
+#[derive(Debug, Default)]
+pub(super) struct FlushTurns {
+    poisoned: AtomicBool,
+    /// Flushes begun so far.
+    begun: AtomicU64,
+    /// Number of the last flush that succeeded; held while one runs.
+    succeeded: Mutex<u64>,
+}
+
+impl FlushTurns {
+    /// Runs `sync`, or waits for one that covers this call. `None`: poisoned, before or meanwhile.
+    pub(super) fn run(&self, sync: impl FnOnce() -> io::Result<()>) -> Option<io::Result<()>> {
+        let begun_before = self.begun.load(Ordering::SeqCst);
+        let mut succeeded = self.succeeded.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.is_poisoned() {
+            return None;
+        }
+        if *succeeded > begun_before {
+            return Some(Ok(()));
+        }
+        let number = self.begun.fetch_add(1, Ordering::SeqCst) + 1;
+        let result = sync();
+        match &result {
+            Ok(()) => *succeeded = number,
+            Err(_) => self.poison(),
+        }
+        Some(result)
+    }
+
+    /// No flush succeeds from now on.
+    pub(super) fn poison(&self) {
+        self.poisoned.store(true, Ordering::Release);
+    }
+
+    pub(super) fn is_poisoned(&self) -> bool {
+        self.poisoned.load(Ordering::Acquire)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::mpsc;
+
+    #[test]
+    fn a_flush_that_waited_for_a_failed_one_fails_too() {
+        let turns = FlushTurns::default();
+        let (running, is_running) = mpsc::channel();
+        let (go_on, told_to_go_on) = mpsc::channel::<()>();
+        std::thread::scope(|scope| {
+            let first = scope.spawn(|| {
+                turns.run(move || {
+                    running.send(()).expect("test waits");
+                    told_to_go_on.recv().expect("test sends");
+                    Err(io::ErrorKind::Other.into())
+                })
+            });
+            is_running.recv().expect("the first flush runs");
+            let second = scope.spawn(|| turns.run(|| Ok(())));
+            go_on.send(()).expect("the first flush waits");
+            assert!(first.join().expect("no panic").expect("it ran").is_err());
+            assert!(second.join().expect("no panic").is_none(), "the loss was reported once only");
+        });
+        assert!(turns.run(|| Ok(())).is_none(), "poisoned for good");
+    }
+
+    #[test]
+    fn a_flush_begun_before_the_call_does_not_count() {
+        let turns = FlushTurns::default();
+        let mut runs = 0;
+        for _ in 0..3 {
+            turns.run(|| {
+                runs += 1;
+                Ok(())
+            });
+        }
+        assert_eq!(runs, 3);
+    }
+}

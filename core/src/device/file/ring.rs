@@ -1,0 +1,223 @@
+//! Many requests at once by io_uring.
+//!
+//! A batch borrows an idle ring, or makes one; a few are kept. Requests that the ring cannot end (short, interrupted, or
+//! no ring at all because the system forbids io_uring) are left to the caller, who does them one by one.
+//! Invariant: when [`Rings::run`] returns, the kernel holds no pointer into the requests, whatever failed.
+
+#![allow(unsafe_code, reason = "the kernel reads and writes memory of the requests")]
+
+use std::fs::File;
+use std::io;
+use std::os::fd::AsRawFd;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use io_uring::{IoUring, opcode, squeue, types};
+use rustix::io::Errno;
+
+use crate::device::Operation;
+
+/// Requests in flight in one ring.
+const IN_FLIGHT_MAX: u32 = 64;
+/// Idle rings kept for the next batches.
+const IDLE_RINGS_MAX: usize = 4;
+/// Longer requests are not for the ring: the kernel would end them short.
+pub(super) const REQUEST_BYTES_MAX: usize = 1 << 30;
+/// How often completions are looked for once the kernel refuses to be entered.
+const POLL_INTERVAL: Duration = Duration::from_millis(1);
+
+/// How a request of a batch ended.
+#[derive(Debug)]
+pub(super) enum Outcome {
+    /// All of it.
+    Done,
+    /// With an error of the device.
+    Failed(io::Error),
+    /// Not, or not all of it: to be done anew.
+    Left,
+}
+
+/// The rings of a device.
+#[derive(Default)]
+pub(super) struct Rings {
+    idle: Mutex<Vec<IoUring>>,
+    unavailable: AtomicBool,
+}
+
+impl std::fmt::Debug for Rings {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Rings")
+    }
+}
+
+impl Rings {
+    /// Runs the operations marked in `suited`, each of 1 to [`REQUEST_BYTES_MAX`] bytes. One outcome per operation.
+    pub(super) fn run(
+        &self,
+        file: &File,
+        operations: &mut [Operation<'_>],
+        suited: &[bool],
+    ) -> Vec<Outcome> {
+        let mut outcomes: Vec<Outcome> = operations.iter().map(|_| Outcome::Left).collect();
+        if let Some(mut ring) = self.take() {
+            if drive(&mut ring, file, operations, suited, &mut outcomes) {
+                self.give_back(ring);
+            }
+        }
+        outcomes
+    }
+
+    fn take(&self) -> Option<IoUring> {
+        if self.unavailable.load(Ordering::Relaxed) {
+            return None;
+        }
+        let idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        idle.or_else(|| match IoUring::new(IN_FLIGHT_MAX) {
+            Ok(ring) => Some(ring),
+            Err(error) => {
+                // Forbidden for good (containers often do), unless it is for want of memory or descriptors.
+                let forbidden = matches!(
+                    Errno::from_io_error(&error),
+                    Some(Errno::NOSYS | Errno::PERM | Errno::ACCESS)
+                );
+                self.unavailable.store(forbidden, Ordering::Relaxed);
+                None
+            }
+        })
+    }
+
+    fn give_back(&self, ring: IoUring) {
+        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        if idle.len() < IDLE_RINGS_MAX {
+            idle.push(ring);
+        }
+    }
+}
+
+/// Keeps the ring full until all is done. False: the ring must not be used again.
+fn drive(
+    ring: &mut IoUring,
+    file: &File,
+    operations: &mut [Operation<'_>],
+    suited: &[bool],
+    outcomes: &mut [Outcome],
+) -> bool {
+    let fd = types::Fd(file.as_raw_fd());
+    let lengths: Vec<usize> = operations.iter().map(length).collect();
+    let mut waiting = operations
+        .iter_mut()
+        .zip(suited)
+        .enumerate()
+        .filter(|(_, (_, suited))| **suited)
+        .map(|(index, (operation, _))| entry(fd, operation).user_data(index as u64))
+        .peekable();
+    let mut in_flight = 0_u32;
+    let mut broken = false;
+    // From the first push to the last completion nothing here panics or returns: the kernel uses the memory.
+    loop {
+        while let Some(entry) = waiting.next_if(|_| !broken && in_flight < IN_FLIGHT_MAX) {
+            // SAFETY: the memory is borrowed by `operations` until this function returns, which it does only once
+            // nothing is in flight; the descriptor stays open because `file` is borrowed as long.
+            if unsafe { ring.submission().push(&entry) }.is_ok() {
+                in_flight += 1;
+            }
+        }
+        if in_flight == 0 {
+            return !broken;
+        }
+        // While more is to come, a ring that is half empty is worth filling.
+        let wanted =
+            if waiting.peek().is_some() { in_flight.div_ceil(2) } else { in_flight } as usize;
+        if broken {
+            std::thread::sleep(POLL_INTERVAL);
+        } else if let Err(error) = ring.submit_and_wait(wanted) {
+            let again = [Errno::INTR, Errno::AGAIN, Errno::BUSY];
+            broken = !Errno::from_io_error(&error).is_some_and(|errno| again.contains(&errno));
+            if broken {
+                // Not entered again, the kernel never sees what it has not taken yet.
+                in_flight -= ring.submission().len() as u32;
+            }
+        }
+        for completion in ring.completion() {
+            in_flight -= 1;
+            let index = completion.user_data() as usize;
+            if let Some((outcome, length)) = outcomes.get_mut(index).zip(lengths.get(index)) {
+                *outcome = judge(completion.result(), *length);
+            }
+        }
+    }
+}
+
+pub(super) fn length(operation: &Operation<'_>) -> usize {
+    match operation {
+        Operation::Read(_, buffer) => buffer.len(),
+        Operation::Write(_, data) => data.len(),
+    }
+}
+
+fn entry(fd: types::Fd, operation: &mut Operation<'_>) -> squeue::Entry {
+    let length = length(operation) as u32;
+    match operation {
+        Operation::Read(offset, buffer) => {
+            opcode::Read::new(fd, buffer.as_mut_ptr(), length).offset(*offset).build()
+        }
+        Operation::Write(offset, data) => {
+            opcode::Write::new(fd, data.as_ptr(), length).offset(*offset).build()
+        }
+    }
+}
+
+fn judge(result: i32, length: usize) -> Outcome {
+    if usize::try_from(result).is_ok_and(|count| count == length) {
+        return Outcome::Done;
+    }
+    let again = [Errno::INTR, Errno::AGAIN, Errno::CANCELED].map(Errno::raw_os_error);
+    match result {
+        // Short, or the ring's own reason: done once more the plain way, which ends or says why not.
+        0.. => Outcome::Left,
+        error if again.contains(&-error) => Outcome::Left,
+        error => Outcome::Failed(io::Error::from_raw_os_error(-error)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_batch_larger_than_the_ring_is_done_and_short_reads_are_left() {
+        const LENGTH: usize = 512;
+        let file = tempfile::tempfile().expect("file");
+        file.set_len(300 * LENGTH as u64 - 1).expect("size");
+        let rings = Rings::default();
+        let data: Vec<Vec<u8>> = (0..299_u32).map(|at| vec![at as u8; LENGTH]).collect();
+        let mut writes: Vec<Operation<'_>> = data
+            .iter()
+            .enumerate()
+            .map(|(at, bytes)| Operation::Write((at * LENGTH) as u64, bytes))
+            .collect();
+        let suited = vec![true; writes.len()];
+        let outcomes = rings.run(&file, &mut writes, &suited);
+        if rings.unavailable.load(Ordering::Relaxed) {
+            return;
+        }
+        assert!(outcomes.iter().all(|outcome| matches!(outcome, Outcome::Done)));
+        let mut found = vec![vec![0; LENGTH]; 300];
+        let mut reads: Vec<Operation<'_>> = found
+            .iter_mut()
+            .enumerate()
+            .map(|(at, bytes)| Operation::Read((at * LENGTH) as u64, bytes))
+            .collect();
+        let mut suited = vec![true; reads.len()];
+        suited[7] = false;
+        let outcomes = rings.run(&file, &mut reads, &suited);
+        for (at, outcome) in outcomes.iter().enumerate() {
+            let left = at == 7 || at == 299;
+            assert_eq!(matches!(outcome, Outcome::Left), left, "request {at}: {outcome:?}");
+        }
+        for (at, bytes) in data.iter().enumerate().filter(|(at, _)| *at != 7) {
+            assert!(found[at] == *bytes, "request {at}");
+        }
+    }
+}
