@@ -56,6 +56,9 @@ pub struct Policy {
     pub frame_bytes: u64,
     /// Compression of frames. Default zstd level 1.
     pub compression: Compression,
+    /// Share of one processor that the journal may spend before it stores frames as they are, so that a burst of writes
+    /// is not slowed by its own compression; 1 to 100, 100 is no limit. Default 25.
+    pub compression_cpu_percent_max: u32,
     /// Bytes of sealed segments waiting on the local disk. At the limit: `Dirty` mode. Default 4 GiB.
     pub spool_bytes_max: u64,
     /// A crash-consistent point is marked this often; zero switches it off. Default 60 s.
@@ -80,6 +83,7 @@ impl Default for Policy {
             segment_interval: Duration::from_secs(1),
             frame_bytes: 512 << 10,
             compression: Compression::Zstd(1),
+            compression_cpu_percent_max: 25,
             spool_bytes_max: 4 << 30,
             crash_point_interval: Duration::from_secs(60),
             rpo_threshold: Duration::from_secs(15 * 60),
@@ -91,7 +95,7 @@ impl Default for Policy {
 
 impl Policy {
     /// Names that [`Policy::set`] knows, in the order of the fields.
-    pub const NAMES: [&'static str; 14] = [
+    pub const NAMES: [&'static str; 15] = [
         "memory_budget_bytes",
         "when_full",
         "content",
@@ -101,6 +105,7 @@ impl Policy {
         "segment_interval_ms",
         "frame_bytes",
         "compression",
+        "compression_cpu_percent_max",
         "spool_bytes_max",
         "crash_point_interval_ms",
         "rpo_threshold_ms",
@@ -147,6 +152,10 @@ impl Policy {
                     _ => return Err(bad("none or zstd:LEVEL")),
                 }
             }
+            "compression_cpu_percent_max" => {
+                self.compression_cpu_percent_max =
+                    value.parse().map_err(|_| bad("a whole number"))?;
+            }
             "spool_bytes_max" => self.spool_bytes_max = number()?,
             "crash_point_interval_ms" => self.crash_point_interval = millis()?,
             "rpo_threshold_ms" => self.rpo_threshold = millis()?,
@@ -188,6 +197,8 @@ impl Policy {
         if let Compression::Zstd(level) = self.compression {
             check("compression", u64::try_from(level).unwrap_or(0), 1, 19)?;
         }
+        let percent = u64::from(self.compression_cpu_percent_max);
+        check("compression_cpu_percent_max", percent, 1, 100)?;
         check("spool_bytes_max", self.spool_bytes_max, 1 << 20, 1 << 60)?;
         check("puts_in_flight_max", u64::from(self.puts_in_flight_max), 1, 64)?;
         check("retry_interval_max_ms", millis(self.retry_interval_max), 1, 86_400_000)
@@ -207,7 +218,7 @@ mod tests {
                 "when_full" => "block",
                 "content" => "extents-only",
                 "compression" => "zstd:3",
-                "puts_in_flight_max" => "8",
+                "puts_in_flight_max" | "compression_cpu_percent_max" => "8",
                 _ => "1048576",
             };
             policy.set(name, value).expect(name);

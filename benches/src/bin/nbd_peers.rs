@@ -2,8 +2,10 @@
 //! and `qemu-nbd`. The servers are measured in turns, round by round; medians, spread and ratios are printed.
 //!
 //! ```text
-//! cargo run --release -p hrl-benches --bin nbd_peers -- [DIRECTORY] [ROUNDS] [SECONDS]
+//! cargo run --release -p hrl-benches --bin nbd_peers -- [DIRECTORY] [ROUNDS] [SECONDS] [STATE]
 //! ```
+//!
+//! Spool and vault are in STATE, by default beside the disk in DIRECTORY.
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -47,13 +49,16 @@ fn main() {
     let root = PathBuf::from(arguments.next().unwrap_or_else(|| "target/nbd_peers".into()));
     let rounds: usize = arguments.next().and_then(|a| a.parse().ok()).unwrap_or(5);
     let seconds: u32 = arguments.next().and_then(|a| a.parse().ok()).unwrap_or(5);
-    std::fs::create_dir_all(&root).expect("directory");
+    let aside = arguments.next().map_or_else(|| root.clone(), PathBuf::from);
+    std::fs::create_dir_all(&root)
+        .and_then(|()| std::fs::create_dir_all(&aside))
+        .expect("directory");
     let root = root.canonicalize().expect("directory");
     fill(&root.join("disk"));
     let mut runs: Vec<Vec<Run>> = vec![Vec::new(); PEERS.len()];
     for round in 0..rounds {
         for (at, peer) in PEERS.iter().enumerate() {
-            let run = measure(*peer, &root, seconds);
+            let run = measure(*peer, &root, &aside, seconds);
             eprintln!("round {round} {peer:?}: {:.0} IOPS, p99 {:.0} us", run.iops, run.p99_us);
             runs[at].push(run);
         }
@@ -93,10 +98,10 @@ fn fill(path: &Path) {
     disk.flush().expect("flush");
 }
 
-fn measure(peer: Peer, root: &Path, seconds: u32) -> Run {
+fn measure(peer: Peer, root: &Path, aside: &Path, seconds: u32) -> Run {
     let socket = root.join("s");
     let _ = std::fs::remove_file(&socket);
-    let (serving, uri) = serve(peer, root, &socket);
+    let (serving, uri) = serve(peer, root, aside, &socket);
     let output = Command::new("fio")
         .args([
             "--name=w",
@@ -131,7 +136,9 @@ fn measure(peer: Peer, root: &Path, seconds: u32) -> Run {
         }
     }
     let text = String::from_utf8_lossy(&output.stdout);
-    let fields: Vec<&str> = text.lines().next().unwrap_or_default().split(';').collect();
+    // Before its figures fio may print a line about the connection.
+    let line = text.lines().find(|line| line.starts_with("3;")).unwrap_or_default();
+    let fields: Vec<&str> = line.split(';').collect();
     let p99 = fields.iter().skip(58).find_map(|field| field.strip_prefix("99.000000%="));
     Run {
         iops: fields.get(48).and_then(|f| f.parse().ok()).expect("fio's write IOPS"),
@@ -139,7 +146,7 @@ fn measure(peer: Peer, root: &Path, seconds: u32) -> Run {
     }
 }
 
-fn serve(peer: Peer, root: &Path, socket: &Path) -> (Serving, String) {
+fn serve(peer: Peer, root: &Path, aside: &Path, socket: &Path) -> (Serving, String) {
     let disk = root.join("disk");
     let child = |program: &str, arguments: &[&str]| {
         let child = Command::new(program)
@@ -168,13 +175,13 @@ fn serve(peer: Peer, root: &Path, socket: &Path) -> (Serving, String) {
                 Arc::new(FileDevice::open(&disk, &FileDeviceOptions::default()).expect("disk"));
             let (volume, protection) = if peer == Peer::Protected {
                 for old in ["vault", "state"] {
-                    let _ = std::fs::remove_dir_all(root.join(old));
+                    let _ = std::fs::remove_dir_all(aside.join(old));
                 }
-                let store = Arc::new(DirStore::create(&root.join("vault")).expect("store"));
+                let store = Arc::new(DirStore::create(&aside.join("vault")).expect("store"));
                 let vault = Vault::create(store, None, SystemClock::shared()).expect("vault");
                 let policy =
                     Policy { crash_point_interval: Duration::from_secs(2), ..Policy::default() };
-                let protection = ProtectionOptions::new("disk", device, vault, root.join("state"))
+                let protection = ProtectionOptions::new("disk", device, vault, aside.join("state"))
                     .policy(policy)
                     .open()
                     .expect("protect");

@@ -158,6 +158,8 @@ struct State {
     dropped_in_resync: bool,
     changed_since_flush: bool,
     closed: bool,
+    /// The journal sleeps until there is enough to drain.
+    journal_waits: bool,
     changes: u64,
     bytes_captured: u64,
 }
@@ -204,6 +206,7 @@ impl Tap {
                 dropped_in_resync: false,
                 changed_since_flush: false,
                 closed: false,
+                journal_waits: false,
                 changes: 0,
                 bytes_captured: 0,
             }),
@@ -346,7 +349,9 @@ impl Tap {
     pub fn drain(&self, bytes_max: u64, wait: Duration) -> Vec<QueuedRecord> {
         let mut state = self.lock();
         if state.queue_bytes < WAKE_BYTES && !state.urgent && !state.closed {
+            state.journal_waits = true;
             state = self.queued.wait_timeout(state, wait).unwrap_or_else(PoisonError::into_inner).0;
+            state.journal_waits = false;
         }
         let mut bytes = 0;
         let count = state
@@ -591,7 +596,9 @@ impl Tap {
         }
         state.push(time, body);
         state.regions.changed(range, state.last_sequence);
-        if state.queue_bytes >= WAKE_BYTES {
+        // Only at the step over the limit: one that is over it already has been told.
+        if state.journal_waits && state.queue_bytes >= WAKE_BYTES {
+            state.journal_waits = false;
             self.queued.notify_one();
         }
     }

@@ -41,6 +41,7 @@ pub struct SegmentWriter<S: SegmentSink> {
     salt: [u8; 16],
     seal: Option<SegmentSeal>,
     zstd: Option<zstd::bulk::Compressor<'static>>,
+    compressing: bool,
     chain: blake3::Hasher,
     /// Content of the open frame: data first, then (at the flush) the record table.
     frame: Vec<u8>,
@@ -92,6 +93,7 @@ impl<S: SegmentSink> SegmentWriter<S> {
             salt,
             seal: key.map(|key| SegmentSeal::new(key, &header)),
             zstd,
+            compressing: true,
             chain,
             frame: Vec::new(),
             table: Vec::new(),
@@ -111,6 +113,11 @@ impl<S: SegmentSink> SegmentWriter<S> {
             first_record: Sequence::MAX,
             params,
         })
+    }
+
+    /// Whether frames are compressed from now on, where the parameters ask for it and it pays. Default: yes.
+    pub fn set_compressing(&mut self, yes: bool) {
+        self.compressing = yes;
     }
 
     /// Adds a record. Its sequence must be above the last one's (log), or its offset not below the last one's
@@ -378,7 +385,7 @@ impl<S: SegmentSink> SegmentWriter<S> {
 
     /// Compresses `raw` into `self.packed`; false when that does not pay.
     fn compress(&mut self, raw: &[u8]) -> bool {
-        let Some(zstd) = &mut self.zstd else { return false };
+        let Some(zstd) = self.zstd.as_mut().filter(|_| self.compressing) else { return false };
         if raw.len() >= PROBE_FRAME_BYTES_MIN && looks_random(raw) {
             return false;
         }

@@ -21,6 +21,36 @@ const DRAIN_WAIT: Duration = Duration::from_millis(5);
 /// Pause while the spool is full or its disk fails.
 const PAUSE: Duration = Duration::from_millis(50);
 
+/// Compression may spend its share of this much time at once.
+const COMPRESSION_WINDOW: Duration = Duration::from_millis(200);
+
+/// How much processor time compression may still take: a bucket that fills with time and empties with work. Work that
+/// took more than was left is a debt.
+struct CompressionBudget {
+    percent_max: u32,
+    earned: Duration,
+    spent: Duration,
+    filled: Duration,
+}
+
+impl CompressionBudget {
+    fn new(percent_max: u32, now: Duration) -> Self {
+        Self { percent_max, earned: Duration::ZERO, spent: Duration::ZERO, filled: now }
+    }
+
+    fn allows(&mut self, now: Duration) -> bool {
+        let share = |time: Duration| time * self.percent_max / 100;
+        self.earned += share(now.saturating_sub(self.filled));
+        self.earned = self.earned.min(self.spent + share(COMPRESSION_WINDOW));
+        self.filled = now;
+        self.percent_max >= 100 || self.spent <= self.earned
+    }
+
+    fn spend(&mut self, worked: Duration) {
+        self.spent += worked;
+    }
+}
+
 /// The open segment.
 struct Open {
     writer: SegmentWriter<FileSink>,
@@ -30,6 +60,8 @@ struct Open {
 /// Runs until the protection stops and the queue is empty.
 pub(super) fn run(shared: &Shared) {
     let mut open: Option<Open> = None;
+    let mut budget =
+        CompressionBudget::new(shared.policy.compression_cpu_percent_max, shared.clock.elapsed());
     loop {
         let stopping = shared.stopping.load(Ordering::Acquire);
         if shared.fenced.load(Ordering::Acquire) || (!shared.spool.has_room() && open.is_none()) {
@@ -41,7 +73,7 @@ pub(super) fn run(shared: &Shared) {
             continue;
         }
         shared.tap.set_pressure(Cause::MemoryBudget);
-        match step(shared, &mut open) {
+        match step(shared, &mut open, &mut budget) {
             Ok(idle) if idle && stopping => return,
             Ok(_) => {}
             Err(error) => {
@@ -57,14 +89,22 @@ pub(super) fn run(shared: &Shared) {
 }
 
 /// Takes one batch; true when there was none and nothing is open.
-fn step(shared: &Shared, open: &mut Option<Open>) -> Result<bool> {
+fn step(shared: &Shared, open: &mut Option<Open>, budget: &mut CompressionBudget) -> Result<bool> {
     let records = shared.tap.drain(DRAIN_BYTES, DRAIN_WAIT);
     let idle = records.is_empty();
+    let start = shared.clock.elapsed();
+    let compressing = budget.allows(start);
     for record in records {
         append(shared, open, &record)?;
+        if let Some(open) = open {
+            open.writer.set_compressing(compressing);
+        }
         if matches!(record.body, QueuedBody::Mark(_) | QueuedBody::UnorderedEnd) {
             seal(shared, open)?;
         }
+    }
+    if compressing {
+        budget.spend(shared.clock.elapsed().saturating_sub(start));
     }
     let wanted = shared.seal_now.swap(false, Ordering::AcqRel);
     if let Some(current) = open {
@@ -187,5 +227,27 @@ fn remove(path: &Path) -> Result<()> {
             Err(Error::io("remove", path.display(), error))
         }
         _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn compression_takes_its_share_and_no_more() {
+        let (mut now, mut compressed) = (Duration::ZERO, Duration::ZERO);
+        let mut budget = CompressionBudget::new(25, now);
+        let batch = Duration::from_millis(7);
+        for _ in 0..10_000 {
+            if budget.allows(now) {
+                budget.spend(batch);
+                compressed += batch;
+            }
+            // A batch stored as it is takes a seventh of the time.
+            now += if budget.spent == compressed { batch } else { batch / 7 };
+        }
+        let share = compressed.as_secs_f64() / now.as_secs_f64();
+        assert!((0.24..0.26).contains(&share), "{share}");
     }
 }

@@ -34,6 +34,8 @@ use crate::units::{ChainHash, Epoch, PointId, Sequence, Timestamp};
 const MARK_WAIT: Duration = Duration::from_secs(30);
 /// Points whose chain hash is remembered for those who wait for it.
 const POINTS_KEPT: usize = 1024;
+/// Scheduling priority of the tasks, below that of writers.
+const TASK_NICENESS: i32 = 10;
 const POLL: Duration = Duration::from_millis(5);
 
 /// How to open a [`Protection`]: required arguments in [`ProtectionOptions::new`], the rest chained.
@@ -589,7 +591,13 @@ fn start(shared: &Arc<Shared>, baseline: resync::Baseline) -> Vec<JoinHandle<()>
         let shared = shared.clone();
         std::thread::Builder::new()
             .name(format!("hrl-{name}"))
-            .spawn(move || task(&shared))
+            .spawn(move || {
+                // The writer's threads go first: on a busy machine the journal falls behind rather than the writer. Where
+                // the system refuses, all are equal.
+                let this_thread = Some(rustix::thread::gettid());
+                let _ = rustix::process::setpriority_process(this_thread, TASK_NICENESS);
+                task(&shared);
+            })
             .expect("the system can start a thread")
     };
     vec![

@@ -10,7 +10,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::journal::{SegmentSummary, open_mapped};
+use crate::journal::SegmentSummary;
 use crate::replica::{Catalog, CatalogEdit, SegmentEntry, SourceIdentity};
 use crate::store::{PutOutcome, Store};
 use crate::units::{Sequence, Timestamp};
@@ -162,14 +162,13 @@ impl Shipper {
 
     fn put(&self, spooled: &Spooled) -> Result<SegmentEntry> {
         let object = segment_object(&self.volume, &spooled.summary);
-        let source = open_mapped(&spooled.path)?;
-        let content = source.read(0..source.length())?;
-        if self.store.put(&object, &content)? == PutOutcome::AlreadyExists {
+        if self.store.put_file(&object, &spooled.path)? == PutOutcome::AlreadyExists {
             let found = self.store.head(&object)?.map_or(0, |info| info.length);
-            if found != content.len() as u64 {
+            let length = spooled.summary.stored_bytes;
+            if found != length {
                 return Err(Error::new(ErrorKind::Corrupt, "ship segment", object)
                     .message("another object of its name is in the vault")
-                    .expected(format_args!("{} bytes", content.len()))
+                    .expected(format_args!("{length} bytes"))
                     .found(found));
             }
         }

@@ -1,6 +1,7 @@
 //! The contract of a store as a test that embedders can run on their own.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::{PutOutcome, Store};
 use crate::error::ErrorKind;
@@ -8,6 +9,8 @@ use crate::error::ErrorKind;
 /// Clients that race for one name.
 const RACERS: usize = 8;
 const RACES: usize = 20;
+/// Numbers the temporary files of this process.
+static FILES: AtomicU64 = AtomicU64::new(0);
 
 /// Checks the contract of [`Store`] on fresh, empty stores from `make`.
 ///
@@ -24,6 +27,14 @@ fn check_verbs(store: &dyn Store) {
     assert_eq!(store.put("a/one", b"first").expect("put"), PutOutcome::Created);
     assert_eq!(store.put("a/one", b"other").expect("put again"), PutOutcome::AlreadyExists);
     assert_eq!(store.put("a/two", b"").expect("put nothing"), PutOutcome::Created);
+    let number = FILES.fetch_add(1, Ordering::Relaxed);
+    let file = std::env::temp_dir().join(format!("hrl-file-{}-{number}", std::process::id()));
+    std::fs::write(&file, b"of a file").expect("temporary file");
+    assert_eq!(store.put_file("f/one", &file).expect("put a file"), PutOutcome::Created);
+    assert_eq!(store.put_file("f/one", &file).expect("again"), PutOutcome::AlreadyExists);
+    std::fs::remove_file(&file).expect("remove");
+    assert_eq!(store.get("f/one", 0..9).expect("get"), b"of a file", "an object of its own");
+    store.delete("f/one").expect("delete");
     assert_eq!(store.put("b", b"x").expect("put at the top"), PutOutcome::Created);
     assert_eq!(store.get("a/one", 0..5).expect("get"), b"first", "an object never changes");
     assert_eq!(store.get("a/one", 1..3).expect("get a range"), b"ir");

@@ -73,6 +73,17 @@ impl DirStore {
         Ok(self.root.join(name))
     }
 
+    /// The path of an object to be made, its directory being there.
+    fn new_path(&self, name: &str) -> Result<PathBuf> {
+        let path = self.path(name)?;
+        self.check_root("put to store")?;
+        if let Some(directory) = path.parent().filter(|directory| !directory.is_dir()) {
+            make_directories(directory)
+                .map_err(|error| self.failed("put to store", name, error))?;
+        }
+        Ok(path)
+    }
+
     /// Writes the content to a temporary file and links it to `path`.
     fn publish(&self, path: &Path, content: &[u8]) -> std::io::Result<PutOutcome> {
         let directory = path.parent().unwrap_or(&self.root);
@@ -140,13 +151,25 @@ impl Store for DirStore {
     }
 
     fn put(&self, name: &str, content: &[u8]) -> Result<PutOutcome> {
-        let path = self.path(name)?;
-        self.check_root("put to store")?;
-        let failed = |error| self.failed("put to store", name, error);
-        if let Some(directory) = path.parent().filter(|directory| !directory.is_dir()) {
-            make_directories(directory).map_err(failed)?;
-        }
-        self.publish(&path, content).map_err(failed)
+        let path = self.new_path(name)?;
+        self.publish(&path, content).map_err(|error| self.failed("put to store", name, error))
+    }
+
+    fn put_file(&self, name: &str, source: &Path) -> Result<PutOutcome> {
+        let path = self.new_path(name)?;
+        // On one file system the file itself becomes the object, and nothing is copied.
+        let outcome = match fs::hard_link(source, &path) {
+            Ok(()) => PutOutcome::Created,
+            Err(error) if error.kind() == Os::AlreadyExists => PutOutcome::AlreadyExists,
+            Err(_) => {
+                let content = fs::read(source)
+                    .map_err(|error| Error::io("read file", source.display(), error))?;
+                return self.put(name, &content);
+            }
+        };
+        sync_directory(path.parent().unwrap_or(&self.root))
+            .map_err(|error| self.failed("put to store", name, error))?;
+        Ok(outcome)
     }
 
     fn get(&self, name: &str, range: Range<u64>) -> Result<Vec<u8>> {

@@ -10,7 +10,7 @@ mod dir;
 mod fault;
 
 use std::ops::Range;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 pub use dir::DirStore;
 #[cfg(any(test, feature = "testing"))]
@@ -54,6 +54,13 @@ pub trait Store: Send + Sync {
     fn name(&self) -> String;
     /// Creates `name` with `content` unless it exists. Durable when it returns.
     fn put(&self, name: &str, content: &[u8]) -> Result<PutOutcome>;
+    /// Creates `name` with the content of a local file, as `put` does. The file is durable and never changes again; it
+    /// may be removed afterwards. Default: reads it and puts it.
+    fn put_file(&self, name: &str, path: &Path) -> Result<PutOutcome> {
+        let content =
+            std::fs::read(path).map_err(|error| Error::io("read file", path.display(), error))?;
+        self.put(name, &content)
+    }
     /// The bytes `range` of an object. `InvalidInput` when the range passes its end, `NotFound` when it is absent.
     fn get(&self, name: &str, range: Range<u64>) -> Result<Vec<u8>>;
     /// Every object whose name starts with `prefix`, by name.
