@@ -12,7 +12,7 @@
 //!
 //! Locks are held for a few hundred nanoseconds; wakers are called outside them.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::task::{Poll, Waker};
 use std::time::Duration;
@@ -134,13 +134,50 @@ pub struct TapStats {
 }
 
 struct InFlight {
+    start: u64,
     end: u64,
     waiters: Vec<Waker>,
 }
 
+/// Extents being changed: disjoint, sorted by offset. A plain array: there are tens of them, so moving some costs less
+/// than the allocations of a tree.
+#[derive(Default)]
+struct InFlightSet(Vec<InFlight>);
+
+impl InFlightSet {
+    /// Position of the first one that ends after `offset`.
+    fn first_ending_after(&self, offset: u64) -> usize {
+        self.0.partition_point(|busy| busy.end <= offset)
+    }
+
+    /// The first one that overlaps `extent`.
+    fn overlapping(&mut self, extent: Extent) -> Option<&mut InFlight> {
+        let at = self.first_ending_after(extent.offset);
+        self.0.get_mut(at).filter(|busy| busy.start < extent.end())
+    }
+
+    fn overlaps(&self, extent: Extent) -> bool {
+        let first = self.0.get(self.first_ending_after(extent.offset));
+        first.is_some_and(|busy| busy.start < extent.end())
+    }
+
+    /// Adds an extent that overlaps none.
+    fn insert(&mut self, extent: Extent) {
+        let at = self.first_ending_after(extent.offset);
+        let busy = InFlight { start: extent.offset, end: extent.end(), waiters: Vec::new() };
+        self.0.insert(at, busy);
+    }
+
+    /// Takes the extent that starts at `offset` out; those that wait for it.
+    fn remove(&mut self, offset: u64) -> Option<Vec<Waker>> {
+        let at = self.first_ending_after(offset);
+        let found = self.0.get(at).is_some_and(|busy| busy.start == offset);
+        found.then(|| self.0.remove(at).waiters)
+    }
+}
+
 struct State {
-    /// Extents being changed, by offset; disjoint.
-    in_flight: BTreeMap<u64, InFlight>,
+    in_flight: InFlightSet,
     regions: RegionTable,
     wanted: Vec<RegionRange>,
     mark_waiters: Vec<Waker>,
@@ -190,7 +227,7 @@ impl Tap {
         let regions = device_bytes.div_ceil(policy.region_bytes).max(1);
         Self {
             state: Mutex::new(State {
-                in_flight: BTreeMap::new(),
+                in_flight: InFlightSet::default(),
                 regions: RegionTable::new(regions),
                 wanted: Vec::new(),
                 mark_waiters: Vec::new(),
@@ -233,7 +270,7 @@ impl Tap {
         let range = self.regions_of(extent);
         let mut state = self.lock();
         let blocks = extent.aligned_outwards(BLOCK_BYTES);
-        if let Some(busy) = state.overlapping(blocks) {
+        if let Some(busy) = state.in_flight.overlapping(blocks) {
             busy.waiters.push(waker.clone());
             return Poll::Pending;
         }
@@ -250,7 +287,7 @@ impl Tap {
             self.queued.notify_all();
             return Poll::Pending;
         }
-        state.in_flight.insert(blocks.offset, InFlight { end: blocks.end(), waiters: Vec::new() });
+        state.in_flight.insert(blocks);
         Poll::Ready(Ok(Ticket { extent }))
     }
 
@@ -447,7 +484,7 @@ impl Tap {
         regions.clean(through, |range| {
             let start = range.first << shift;
             let end = (range.last + 1) << shift;
-            in_flight.range(..end).next_back().is_some_and(|(_, busy)| busy.end > start)
+            in_flight.overlaps(Extent::from_bounds(start, end))
         })
     }
 
@@ -614,10 +651,10 @@ impl Tap {
 
     fn release(mut state: MutexGuard<'_, State>, ticket: Ticket) -> Sequence {
         let sequence = state.last_sequence;
-        let done = state.in_flight.remove(&ticket.extent.aligned_outwards(BLOCK_BYTES).offset);
+        let waiters = state.in_flight.remove(ticket.extent.aligned_outwards(BLOCK_BYTES).offset);
         drop(state);
-        let done = done.expect("a ticket is given once and ends once");
-        done.waiters.into_iter().for_each(Waker::wake);
+        let waiters = waiters.expect("a ticket is given once and ends once");
+        waiters.into_iter().for_each(Waker::wake);
         sequence
     }
 
@@ -633,14 +670,6 @@ impl std::fmt::Debug for Tap {
 }
 
 impl State {
-    /// The change in flight that overlaps `extent`, if there is one.
-    fn overlapping(&mut self, extent: Extent) -> Option<&mut InFlight> {
-        self.in_flight
-            .range_mut(..extent.end())
-            .next_back()
-            .and_then(|(_, busy)| (busy.end > extent.offset).then_some(busy))
-    }
-
     /// Gives the record the next sequence number (one per piece of a long write) and queues it.
     fn push(&mut self, time: Timestamp, body: QueuedBody) {
         let pieces = match &body {

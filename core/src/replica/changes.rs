@@ -3,16 +3,13 @@
 use std::path::Path;
 
 use super::At;
+use super::restore;
 use super::vault::Replica;
 use super::view::ViewOptions;
-use crate::device::{BlockDevice, DirectIo, Durability, FileDevice, FileDeviceOptions};
 use crate::error::{Error, ErrorKind, Result};
 use crate::extent::{Extent, ExtentSet};
 use crate::journal::{IndexKind, SegmentKind};
 use crate::units::Sequence;
-
-/// Data is copied in pieces of this size.
-const COPY_BYTES: u64 = 1 << 20;
 
 /// A stretch of a change set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -79,27 +76,9 @@ impl ChangeSet {
             return Err(Error::new(ErrorKind::AlreadyExists, "write changes to", path.display())
                 .message("a file of this name exists"));
         }
-        let options = FileDeviceOptions {
-            direct: DirectIo::Never,
-            create_bytes: Some(view.size_bytes()),
-            ..Default::default()
-        };
-        let file = FileDevice::open(path, &options)?;
-        let mut buffer = vec![0; COPY_BYTES as usize];
-        let mut written = 0;
-        for run in self.runs().into_iter().filter(|run| !run.zero) {
-            let mut at = run.extent.offset;
-            while at < run.extent.end() {
-                let length = (run.extent.end() - at).min(COPY_BYTES);
-                let piece = &mut buffer[..length as usize];
-                view.read(at, piece)?;
-                file.write(at, piece, Durability::Cached)?;
-                at += length;
-                written += length;
-            }
-        }
-        file.flush()?;
-        Ok(written)
+        let mut data = self.extents.clone();
+        self.zeroes.iter().for_each(|zero| data.remove(zero));
+        restore::copy_extents(&view, &data, path)
     }
 }
 

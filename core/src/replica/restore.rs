@@ -12,7 +12,7 @@ use super::Progress;
 use super::view::{Piece, View};
 use crate::device::{BlockDevice, DirectIo, Durability, FileDevice, FileDeviceOptions, Unmap};
 use crate::error::{Error, ErrorKind, Result};
-use crate::extent::Extent;
+use crate::extent::{Extent, ExtentSet};
 use crate::units::Sequence;
 
 /// Threads that decode and write.
@@ -81,7 +81,7 @@ pub(super) fn run(
                     device.zero(run.extent, Unmap::Allowed, Durability::Cached)?;
                 }
             }
-            copy(view, &device, false, progress)
+            copy(view, view.pieces().to_vec(), &device, false, progress)
         }
     }
 }
@@ -92,7 +92,7 @@ fn restore_file(view: &View, path: &Path, progress: Progress<'_>) -> Result<Rest
         create_bytes: Some(view.size_bytes()),
         ..Default::default()
     };
-    copy(view, &FileDevice::open(path, &options)?, true, progress)
+    copy(view, view.pieces().to_vec(), &FileDevice::open(path, &options)?, true, progress)
 }
 
 /// A name beside the target, so that the rename stays on one file system.
@@ -120,8 +120,8 @@ struct Job {
     bytes: u64,
 }
 
-fn jobs(view: &View) -> Vec<Job> {
-    let mut pieces = view.pieces().to_vec();
+/// Pieces by frame, so that each frame is decoded once.
+fn jobs(mut pieces: Vec<Piece>) -> Vec<Job> {
     pieces.sort_by_key(|piece| (piece.segment, piece.frame, piece.extent.offset));
     pieces
         .chunk_by(|a, b| (a.segment, a.frame) == (b.segment, b.frame))
@@ -132,13 +132,27 @@ fn jobs(view: &View) -> Vec<Job> {
         .collect()
 }
 
+/// Writes the data of some extents of a view, each at its own offset, to a new sparse file of the volume's size, durably.
+/// Returns the bytes written.
+pub(super) fn copy_extents(view: &View, extents: &ExtentSet, path: &Path) -> Result<u64> {
+    let options = FileDeviceOptions {
+        direct: DirectIo::Never,
+        create_bytes: Some(view.size_bytes()),
+        ..Default::default()
+    };
+    let pieces = extents.iter().flat_map(|extent| view.within(extent)).collect();
+    let file = FileDevice::open(path, &options)?;
+    Ok(copy(view, pieces, &file, false, &|_, _| true)?.bytes_written)
+}
+
 fn copy(
     view: &View,
+    pieces: Vec<Piece>,
     device: &FileDevice,
     skip_zeroes: bool,
     progress: Progress<'_>,
 ) -> Result<RestoreReport> {
-    let jobs = jobs(view);
+    let jobs = jobs(pieces);
     let total = jobs.iter().map(|job| job.bytes).sum();
     let (next, done, written) = (AtomicUsize::new(0), AtomicU64::new(0), AtomicU64::new(0));
     let stop = AtomicBool::new(false);

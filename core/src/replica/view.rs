@@ -143,7 +143,7 @@ impl View {
     }
 
     /// The pieces that overlap `window`, cut to it.
-    fn within(&self, window: Extent) -> impl Iterator<Item = Piece> + '_ {
+    pub(super) fn within(&self, window: Extent) -> impl Iterator<Item = Piece> + '_ {
         let first = self.pieces.partition_point(|piece| piece.extent.end() <= window.offset);
         self.pieces[first..]
             .iter()
