@@ -1,7 +1,8 @@
 """The demonstration: a real ext4 file system on a protected volume, written under load, its agent killed mid-write.
 
 Every recovery point is then restored, its file system checked, and its files and database compared with what the
-writer had made durable when the point was marked.
+writer had made durable when the point was marked. As root the file system is mounted from a loop device over the
+export; otherwise `debugfs` writes and reads it through libnbd's `nbdfuse`.
 """
 
 import contextlib
@@ -26,28 +27,34 @@ from hrl import HrlError, Vault
 from hrl.cli.base import Refused, err, human, out, print_json, print_table
 from hrl.cli.control import ask
 
-TOOLS = ("nbdfuse", "losetup", "mkfs.ext4", "e2fsck", "mount", "umount", "fusermount3")
+TOOLS = ("nbdfuse", "mkfs.ext4", "e2fsck", "fusermount3")
+TOOLS_OF_ROOT = ("losetup", "mount", "umount")
+TOOLS_OF_OTHERS = ("debugfs",)
 VOLUME = "demo.img"
 FILES = 120
+QUIET: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
 
 
 def run(*, json: bool, size_mib: int, keep: Path | None) -> int:
     """Runs the demonstration; the exit code is 0 when every point is proved."""
-    missing = [tool for tool in TOOLS if shutil.which(tool) is None]
+    # Debian keeps the tools of file systems where users do not look for them.
+    os.environ["PATH"] = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin"])
+    tools = TOOLS + (TOOLS_OF_ROOT if os.geteuid() == 0 else TOOLS_OF_OTHERS)
+    missing = [tool for tool in tools if shutil.which(tool) is None]
     if missing:
-        raise Refused(f"the demonstration needs {', '.join(missing)} (make demo installs them)", 2)
-    if os.geteuid() != 0:
-        raise Refused("the demonstration mounts a file system, so it needs root", 2)
+        raise Refused(f"the demonstration needs {', '.join(missing)} (make demo installs them as root)", 2)
     with contextlib.ExitStack() as stack:
         directory = keep or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="hrl-demo-")))
         directory.mkdir(parents=True, exist_ok=True)
-        rig = Rig(directory, size_mib)
+        rig = Rig(directory, size_mib) if os.geteuid() == 0 else UnprivilegedRig(directory, size_mib)
         stack.callback(rig.tear_down)
         return Demo(rig, quiet=json).play(json)
 
 
 class Rig:
     """The agent, the block device over its NBD export, and the mount on that."""
+
+    about = "mounted from a loop device over nbdfuse"
 
     def __init__(self, directory: Path, size_mib: int) -> None:
         self.disk = directory / VOLUME
@@ -63,7 +70,7 @@ class Rig:
             disk.truncate(size_mib << 20)
         self.agent: subprocess.Popen[str] | None = None
         self.bridge: subprocess.Popen[bytes] | None = None
-        self.loop = ""
+        self.device = ""
 
     def start_agent(self) -> None:
         policy = self.directory / "policy.toml"
@@ -78,26 +85,53 @@ class Rig:
 
     def attach(self) -> None:
         """Makes a block device of the NBD export."""
+        self.bridge_up()
+        command = ["losetup", "-f", "--show", "--direct-io=on", str(self.fuse / "nbd")]
+        self.device = subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+    def bridge_up(self) -> None:
+        """Makes a file of the NBD export."""
         uri = f"nbd+unix:///{VOLUME}?socket={self.state / 'nbd.sock'}"
         self.bridge = subprocess.Popen(["nbdfuse", str(self.fuse), uri], stderr=subprocess.DEVNULL)
         wait_for(lambda: (self.fuse / "nbd").exists(), "nbdfuse")
-        command = ["losetup", "-f", "--show", "--direct-io=on", str(self.fuse / "nbd")]
-        self.loop = subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+    def make_file_system(self) -> None:
+        subprocess.run(["mkfs.ext4", "-q", "-F", self.device], check=True)
 
     def mount(self) -> None:
-        subprocess.run(["mount", self.loop, str(self.mount_point)], check=True)
+        """Mounts the file system; after a crash it replays its journal."""
+        subprocess.run(["mount", self.device, str(self.mount_point)], check=True)
+
+    def load(self, directory: str, seed: int) -> "Load":
+        """Starts to write into a directory of the file system."""
+        home = self.mount_point / directory
+        home.mkdir(exist_ok=True)
+        return Load(MountedHome(home), seed)
+
+    @contextlib.contextmanager
+    def looked_into(self, image: Path) -> Iterator[Path]:
+        """The files of a restored file system, to read."""
+        where = self.directory / "look"
+        where.mkdir(exist_ok=True)
+        subprocess.run(["mount", "-o", "loop,ro", str(image), str(where)], check=True)
+        try:
+            yield where
+        finally:
+            subprocess.run(["umount", str(where)], check=True)
 
     def detach(self) -> None:
         """Takes everything off the export; works when the agent is dead too."""
-        quiet: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-        if subprocess.run(["umount", str(self.mount_point)], **quiet).returncode:
-            subprocess.run(["umount", "-l", str(self.mount_point)], **quiet)
-        if self.loop:
-            subprocess.run(["losetup", "-d", self.loop], **quiet)
-            self.loop = ""
+        if subprocess.run(["umount", str(self.mount_point)], **QUIET).returncode:
+            subprocess.run(["umount", "-l", str(self.mount_point)], **QUIET)
+        if self.device:
+            subprocess.run(["losetup", "-d", self.device], **QUIET)
+            self.device = ""
+        self.bridge_down()
+
+    def bridge_down(self) -> None:
         if self.bridge:
-            if subprocess.run(["fusermount3", "-u", str(self.fuse)], **quiet).returncode:
-                subprocess.run(["fusermount3", "-uz", str(self.fuse)], **quiet)
+            if subprocess.run(["fusermount3", "-u", str(self.fuse)], **QUIET).returncode:
+                subprocess.run(["fusermount3", "-uz", str(self.fuse)], **QUIET)
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self.bridge.wait(5)
             self.bridge.kill()
@@ -125,6 +159,37 @@ class Rig:
             self.agent.wait()
 
 
+class UnprivilegedRig(Rig):
+    """The same without root: the file system is written and read by debugfs, through a file that nbdfuse makes."""
+
+    about = "written by debugfs through nbdfuse, because only root may mount it"
+
+    def attach(self) -> None:
+        self.bridge_up()
+        self.device = str(self.fuse / "nbd")
+
+    def mount(self) -> None:
+        # debugfs keeps no journal, so what a crash cut short is repaired as on a file system without one.
+        subprocess.run(["e2fsck", "-f", "-y", self.device], **QUIET)
+
+    def load(self, directory: str, seed: int) -> "Load":
+        scratch = self.directory / f"scratch{seed}"
+        scratch.mkdir(exist_ok=True)
+        return Load(DebugfsHome(self.device, directory, scratch), seed)
+
+    @contextlib.contextmanager
+    def looked_into(self, image: Path) -> Iterator[Path]:
+        where = self.directory / "look"
+        shutil.rmtree(where, ignore_errors=True)
+        where.mkdir()
+        subprocess.run(["debugfs", "-R", f"rdump / {where}", str(image)], check=True, **QUIET)
+        yield where
+
+    def detach(self) -> None:
+        self.device = ""
+        self.bridge_down()
+
+
 def wait_for(done: Callable[[], bool], what: str, limit: float = 60.0) -> None:
     """Waits until something holds."""
     end = time.monotonic() + limit
@@ -142,16 +207,76 @@ class Known:
     rows: int = 0
 
 
+class MountedHome:
+    """A directory of a mounted file system, written with fsync."""
+
+    churns = True
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def put(self, name: str, content: bytes) -> None:
+        with open(self.root / name, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+
+    @property
+    def database(self) -> Path:
+        return self.root / "rows.db"
+
+    def commit_database(self) -> None:
+        """The database is on the file system: its commit was durable."""
+
+
+class DebugfsHome:
+    """A directory of a file system that is not mounted; files are made elsewhere and copied in."""
+
+    churns = False
+
+    def __init__(self, device: str, directory: str, scratch: Path) -> None:
+        self.device = device
+        self.scratch = scratch
+        self.prefix = f"/{directory}/" if directory else "/"
+        if directory:
+            self._run([f"mkdir /{directory}"])
+
+    def put(self, name: str, content: bytes) -> None:
+        (self.scratch / name).write_bytes(content)
+        self._copy([name])
+
+    @property
+    def database(self) -> Path:
+        return self.scratch / "rows.db"
+
+    def commit_database(self) -> None:
+        self._copy([path.name for path in self.scratch.glob("rows.db*") if not path.name.endswith("-shm")])
+
+    def _copy(self, names: list[str]) -> None:
+        script = []
+        for name in names:
+            script += [f"rm {self.prefix}{name}", f"write {self.scratch / name} {self.prefix}{name}"]
+        self._run(script)
+
+    def _run(self, script: list[str]) -> None:
+        command = ["debugfs", "-w", "-f", "-", self.device]
+        done = subprocess.run(command, input="\n".join(script) + "\n", capture_output=True, text=True, check=False)
+        # It always ends with 0; a file that is not there to be removed is no failure.
+        if any("rm:" not in line for line in done.stderr.splitlines()[1:]):
+            raise OSError(done.stderr)
+
+
 class Load:
     """Writes files and a database with fsync, and beside them a file without, until it is stopped or the disk fails."""
 
-    def __init__(self, root: Path, known: Known, seed: int) -> None:
-        self.root = root
-        self.known = known
+    def __init__(self, home: MountedHome | DebugfsHome, seed: int) -> None:
+        self.home = home
+        self.known = Known()
         self.pause = threading.Lock()
         self._stop = threading.Event()
         self._random = random.Random(seed)
-        self._threads = [threading.Thread(target=self._guard, args=(work,)) for work in (self._durable, self._churn)]
+        works = [self._durable, self._churn] if home.churns else [self._durable]
+        self._threads = [threading.Thread(target=self._guard, args=(work,)) for work in works]
         for thread in self._threads:
             thread.start()
 
@@ -169,7 +294,7 @@ class Load:
             work()
 
     def _durable(self) -> None:
-        base = sqlite3.connect(self.root / "rows.db")
+        base = sqlite3.connect(self.home.database)
         base.execute("pragma journal_mode = wal")
         base.execute("pragma synchronous = full")
         base.execute("create table if not exists rows (number integer primary key, digest text)")
@@ -179,20 +304,18 @@ class Load:
                 content = self._random.randbytes(self._random.randrange(1, 96) * 1024)
                 # The old content is unknown from here on until the new one is durable.
                 self.known.files.pop(name, None)
-                with open(self.root / name, "wb") as file:
-                    file.write(content)
-                    file.flush()
-                    os.fsync(file.fileno())
+                self.home.put(name, content)
                 digest = hashlib.sha256(content).hexdigest()
                 self.known.files[name] = digest
                 base.execute("insert into rows values (?, ?)", (self.known.rows + 1, digest))
                 base.commit()
+                self.home.commit_database()
                 self.known.rows += 1
             time.sleep(0.002)
         base.close()
 
     def _churn(self) -> None:
-        with open(self.root / "churn", "wb") as file:
+        with open(self.home.database.with_name("churn"), "wb") as file:
             while not self._stop.is_set():
                 file.seek(self._random.randrange(2000) * 8192)
                 file.write(self._random.randbytes(8192))
@@ -237,12 +360,12 @@ class Demo:
     def play(self, json: bool) -> int:
         rig = self.rig
         self.say(f"1. A disk of {human(rig.disk.stat().st_size)}, served over NBD, captured into {rig.vault}")
+        self.say(f"   its ext4 is {rig.about}")
         rig.start_agent()
         rig.attach()
-        subprocess.run(["mkfs.ext4", "-q", "-F", rig.loop], check=True)
+        rig.make_file_system()
         rig.mount()
-        known = Known()
-        load = Load(rig.mount_point, known, seed=1)
+        load = rig.load("", seed=1)
         self.say("2. Files, a database and churn are written while the first copy is made")
         self.wait_ordered()
         for number in range(4):
@@ -262,9 +385,7 @@ class Demo:
         rig.attach()
         rig.mount()
         # What was in flight when the disk died is unknown, so the writer starts afresh in a directory of its own.
-        second = rig.mount_point / "second"
-        second.mkdir()
-        load = Load(second, Known(), seed=2)
+        load = rig.load("second", seed=2)
         for number in range(3):
             time.sleep(1.5)
             self.mark(load, f"after {number + 1}")
@@ -327,7 +448,7 @@ class Demo:
         subprocess.run(["e2fsck", "-E", "journal_only", "-p", str(image)], **quiet)
         checked = subprocess.run(["e2fsck", "-f", "-n", str(image)], **quiet)
         verdict.file_system = "ok" if checked.returncode == 0 else f"e2fsck says {checked.returncode}"
-        with mounted(image, self.rig.directory / "look") as root:
+        with self.rig.looked_into(image) as root:
             home = root / "second" if verdict.label.startswith("after") else root
             wrong = [name for name, digest in known.files.items() if sha256(home / name) != digest]
             verdict.files = f"ok, {len(known.files)}" if not wrong else f"{len(wrong)} differ"
@@ -370,13 +491,3 @@ def sha256(path: Path) -> str:
     except OSError as error:
         return str(error)
 
-
-@contextlib.contextmanager
-def mounted(image: Path, where: Path) -> Iterator[Path]:
-    """A restored file system, mounted read-only."""
-    where.mkdir(exist_ok=True)
-    subprocess.run(["mount", "-o", "loop,ro", str(image), str(where)], check=True)
-    try:
-        yield where
-    finally:
-        subprocess.run(["umount", str(where)], check=True)
