@@ -27,7 +27,9 @@ fn main() {
         return child(role, Path::new(root), size.parse().expect("size"));
     }
     let root = PathBuf::from(arguments.first().map_or("target/footprint", String::as_str));
-    println!("| volume | budget MiB | resident MiB, idle | resident MiB, peak of writing |\n|---|---|---|---|");
+    println!(
+        "| volume | budget MiB | resident MiB, idle | resident MiB, peak of writing |\n|---|---|---|---|"
+    );
     for size in [GIB, 64 * GIB, 1024 * GIB, 8 * 1024 * GIB] {
         clean(&root);
         let out = run("memory", &root, size, None);

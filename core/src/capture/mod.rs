@@ -14,4 +14,3 @@ pub use nbd::{Export, ExportContext, ExportTarget, NbdAddress, NbdLimits, NbdSer
 pub use region::RegionRange;
 pub use tap::{Change, ModeChange, QueuedBody, QueuedRecord, Tap, TapStats, Ticket};
 pub use volume::Volume;
-pub(crate) use volume::begin_blocking;

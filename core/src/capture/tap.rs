@@ -14,7 +14,8 @@
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::task::{Poll, Waker};
+use std::task::{Poll, Wake, Waker};
+use std::thread::{self, Thread};
 use std::time::Duration;
 
 use super::region::{RegionRange, RegionTable};
@@ -46,6 +47,12 @@ pub struct Ticket {
 impl Ticket {
     /// The bytes that may be changed.
     pub fn extent(&self) -> Extent {
+        self.extent
+    }
+
+    /// Lets go of the ticket, for a caller who cannot hold it, such as another language. The change stays in flight until
+    /// [`Tap::resume`] takes it up and ends it.
+    pub fn into_extent(self) -> Extent {
         self.extent
     }
 }
@@ -159,6 +166,12 @@ impl InFlightSet {
     fn overlaps(&self, extent: Extent) -> bool {
         let first = self.0.get(self.first_ending_after(extent.offset));
         first.is_some_and(|busy| busy.start < extent.end())
+    }
+
+    /// Exactly this extent is in it.
+    fn holds(&self, extent: Extent) -> bool {
+        let first = self.0.get(self.first_ending_after(extent.offset));
+        first.is_some_and(|busy| (busy.start, busy.end) == (extent.offset, extent.end()))
     }
 
     /// Adds an extent that overlaps none.
@@ -289,6 +302,30 @@ impl Tap {
         }
         state.in_flight.insert(blocks);
         Poll::Ready(Ok(Ticket { extent }))
+    }
+
+    /// As [`Tap::begin`], waiting on the calling thread until there is a ticket.
+    pub fn begin_blocking(&self, extent: Extent) -> Result<Ticket> {
+        let waker = Waker::from(Arc::new(Unpark(thread::current())));
+        loop {
+            match self.begin(extent, &waker) {
+                Poll::Ready(result) => return result,
+                Poll::Pending => thread::park(),
+            }
+        }
+    }
+
+    /// Takes up a ticket that was let go with [`Ticket::into_extent`]; to be done once for each. `InvalidInput` when no
+    /// such change is in flight.
+    pub fn resume(&self, extent: Extent) -> Result<Ticket> {
+        self.check(extent)?;
+        if self.lock().in_flight.holds(extent.aligned_outwards(BLOCK_BYTES)) {
+            return Ok(Ticket { extent });
+        }
+        Err(Error::new(ErrorKind::InvalidInput, "end change of", "volume")
+            .at(extent.offset)
+            .message("no such change is in flight: it ended already, or never began")
+            .found(format_args!("{} bytes", extent.length)))
     }
 
     /// The device did it: gives the change its place in the write order and queues it. Never waits.
@@ -660,6 +697,15 @@ impl Tap {
 
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Wakes a thread that waits in [`Tap::begin_blocking`].
+struct Unpark(Thread);
+
+impl Wake for Unpark {
+    fn wake(self: Arc<Self>) {
+        self.0.unpark();
     }
 }
 

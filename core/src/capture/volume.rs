@@ -5,10 +5,8 @@
 //! back under the range lock and journaled; when that fails too, the range is left to a resync.
 
 use std::sync::Arc;
-use std::task::{Poll, Wake, Waker};
-use std::thread::{self, Thread};
 
-use super::tap::{Change, Tap, Ticket};
+use super::tap::{Change, Tap};
 use crate::device::{Allocation, BlockDevice, Buffer, Discarded, Durability, RingTarget, Unmap};
 use crate::error::Result;
 use crate::extent::Extent;
@@ -52,7 +50,7 @@ impl Volume {
         durability: Durability,
     ) -> Result<()> {
         let mut buffer = Buffer::copy_of(data);
-        let ticket = begin_blocking(tap, Extent::new(offset, data.len() as u64)?)?;
+        let ticket = tap.begin_blocking(Extent::new(offset, data.len() as u64)?)?;
         match self.device.write(offset, &buffer, durability) {
             Ok(()) => {
                 tap.complete(ticket, Change::Write(buffer));
@@ -66,25 +64,6 @@ impl Volume {
                 Err(error)
             }
         }
-    }
-}
-
-/// Waits for a ticket on the calling thread.
-pub(crate) fn begin_blocking(tap: &Tap, extent: Extent) -> Result<Ticket> {
-    let waker = Waker::from(Arc::new(Unpark(thread::current())));
-    loop {
-        match tap.begin(extent, &waker) {
-            Poll::Ready(result) => return result,
-            Poll::Pending => thread::park(),
-        }
-    }
-}
-
-struct Unpark(Thread);
-
-impl Wake for Unpark {
-    fn wake(self: Arc<Self>) {
-        self.0.unpark();
     }
 }
 
@@ -129,7 +108,7 @@ impl BlockDevice for Volume {
         if extent.is_empty() {
             return extent.check_within(self.size_bytes(), "zero", &self.name());
         }
-        let ticket = begin_blocking(tap, extent)?;
+        let ticket = tap.begin_blocking(extent)?;
         let result = self.device.zero(extent, unmap, durability);
         match &result {
             Ok(()) => drop(tap.complete(ticket, Change::Zero)),
@@ -144,7 +123,7 @@ impl BlockDevice for Volume {
             extent.check_within(self.size_bytes(), "discard", &self.name())?;
             return Ok(Discarded::Ignored);
         }
-        let ticket = begin_blocking(tap, extent)?;
+        let ticket = tap.begin_blocking(extent)?;
         let result = self.device.discard(extent);
         match &result {
             Ok(Discarded::Ignored) => tap.cancel(ticket),

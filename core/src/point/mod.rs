@@ -1,1 +1,6 @@
-#![allow(unused, missing_docs, clippy::all, clippy::pedantic)] // stub
+//! Recovery points that need more than a mark in the write order.
+
+mod quiesce;
+
+pub use quiesce::Quiesce;
+pub(crate) use quiesce::quiesced;

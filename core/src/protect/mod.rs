@@ -25,6 +25,7 @@ use crate::device::BlockDevice;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Cause, Event, EventKind, EventSink, Mode, no_events};
 use crate::journal::{KeyRing, LABEL_BYTES_MAX, Mark, PointKind};
+use crate::point::{Quiesce, quiesced};
 use crate::policy::{CaptureContent, Policy};
 use crate::replica::{CatalogEdit, RecoveryPoint, Replica, TimelineEntry, Vault, VolumeInfo};
 use crate::ship::{Shipper, Spool};
@@ -303,6 +304,20 @@ impl Protection {
         self.shared.mark(kind, label)
     }
 
+    /// Marks an application-consistent point: quiesce, flush, mark, release, in this order. Returns once the point is
+    /// durable in the local journal; the application was released long before.
+    ///
+    /// No point, and the application released, when it cannot be quiesced, when quiesce to mark took more than `limit`
+    /// (`Unavailable`), and for the errors of [`Protection::mark`].
+    pub fn mark_quiesced(
+        &self,
+        provider: &dyn Quiesce,
+        label: &str,
+        limit: Duration,
+    ) -> Result<RecoveryPoint> {
+        self.shared.mark_quiesced(provider, label, limit)
+    }
+
     /// How it is doing.
     pub fn stats(&self) -> ProtectionStats {
         self.shared.stats()
@@ -432,6 +447,14 @@ struct Shared {
     ended: AtomicBool,
 }
 
+/// A mark that is in the write order, and not yet durable.
+struct PlacedMark {
+    point: PointId,
+    sequence: Sequence,
+    time: Timestamp,
+    losses: u64,
+}
+
 /// The journal as far as it is sealed.
 struct JournalState {
     durable: Sequence,
@@ -457,6 +480,25 @@ impl JournalState {
 
 impl Shared {
     fn mark(&self, kind: PointKind, label: &str) -> Result<RecoveryPoint> {
+        let placed = self.place_mark(kind, label)?;
+        self.confirm_mark(kind, label, placed)
+    }
+
+    fn mark_quiesced(
+        &self,
+        provider: &dyn Quiesce,
+        label: &str,
+        limit: Duration,
+    ) -> Result<RecoveryPoint> {
+        let flush = || self.volume.flush();
+        let mark = || self.place_mark(PointKind::App, label);
+        let placed = quiesced(provider, limit, &*self.clock, flush, mark)
+            .inspect_err(|error| self.event(EventKind::PointSkipped, error.to_string()))?;
+        self.confirm_mark(PointKind::App, label, placed)
+    }
+
+    /// Puts a mark into the write order.
+    fn place_mark(&self, kind: PointKind, label: &str) -> Result<PlacedMark> {
         if label.len() > LABEL_BYTES_MAX {
             return Err(Error::new(ErrorKind::InvalidInput, "mark point", &self.info.name)
                 .expected(format_args!("a label of at most {LABEL_BYTES_MAX} bytes"))
@@ -471,6 +513,17 @@ impl Shared {
         let losses = self.journal().losses;
         let mark = Mark { point, kind, label: label.to_owned(), group: None };
         let (sequence, time) = self.tap.mark(mark)?;
+        Ok(PlacedMark { point, sequence, time, losses })
+    }
+
+    /// Waits until the mark is durable in the journal.
+    fn confirm_mark(
+        &self,
+        kind: PointKind,
+        label: &str,
+        placed: PlacedMark,
+    ) -> Result<RecoveryPoint> {
+        let PlacedMark { point, sequence, time, losses } = placed;
         let chain = self.wait_for_point(point, losses)?;
         self.points.fetch_add(1, Ordering::Relaxed);
         self.event(

@@ -4,7 +4,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::Shared;
-use crate::capture::{Change, begin_blocking};
+use crate::capture::Change;
 use crate::device::{BlockDevice, Buffer};
 use crate::error::Result;
 use crate::event::{EventKind, Mode};
@@ -83,7 +83,7 @@ fn resync(shared: &Shared, baseline: &Baseline) {
 }
 
 fn resync_region(shared: &Shared, baseline: &Baseline, region: u64, extent: Extent) -> Result<()> {
-    let ticket = begin_blocking(&shared.tap, extent)?;
+    let ticket = shared.tap.begin_blocking(extent)?;
     if shared.policy.content == CaptureContent::ExtentsOnly {
         shared.tap.complete_resync(ticket, region, vec![(extent, Change::Zero)]);
         return Ok(());
