@@ -8,6 +8,7 @@ mod nbd;
 mod region;
 mod tap;
 mod volume;
+mod wait;
 
 pub use dirty::{CleanStop, DirtyMap, DirtyMapParams, MapState};
 pub use nbd::{Export, ExportContext, ExportTarget, NbdAddress, NbdLimits, NbdServer, NbdStats};

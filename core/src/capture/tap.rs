@@ -14,8 +14,7 @@
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::task::{Poll, Wake, Waker};
-use std::thread::{self, Thread};
+use std::task::{Poll, Waker};
 use std::time::Duration;
 
 use super::region::{RegionRange, RegionTable};
@@ -275,44 +274,37 @@ impl Tap {
     ///
     /// `Pending`: an overlapping change is in flight, the dirty map does not have the regions yet, or (strict
     /// mode) the queue is full. `waker` is then woken once, when it is worth asking again.
-    /// `InvalidInput` when the extent is empty or not within the volume.
+    /// `InvalidInput` when the extent is empty or not within the volume, or the tap is closed.
     pub fn begin(&self, extent: Extent, waker: &Waker) -> Poll<Result<Ticket>> {
         if let Err(error) = self.check(extent) {
             return Poll::Ready(Err(error));
         }
         let range = self.regions_of(extent);
         let mut state = self.lock();
+        if state.closed {
+            return Poll::Ready(Err(closed_error()));
+        }
         let blocks = extent.aligned_outwards(BLOCK_BYTES);
         if let Some(busy) = state.in_flight.overlapping(blocks) {
-            busy.waiters.push(waker.clone());
+            add_waiter(&mut busy.waiters, waker);
             return Poll::Pending;
         }
         if !state.regions.is_marked(range) {
-            state.wanted.push(range);
-            state.mark_waiters.push(waker.clone());
+            if !state.wanted.contains(&range) {
+                state.wanted.push(range);
+            }
+            add_waiter(&mut state.mark_waiters, waker);
             self.work.notify_all();
             return Poll::Pending;
         }
         let full = state.queue_bytes >= self.memory_budget_bytes;
-        if full && self.when_full == WhenFull::Block && state.mode == Mode::Ordered && !state.closed
-        {
-            state.room_waiters.push(waker.clone());
+        if full && self.when_full == WhenFull::Block && state.mode == Mode::Ordered {
+            add_waiter(&mut state.room_waiters, waker);
             self.queued.notify_all();
             return Poll::Pending;
         }
         state.in_flight.insert(blocks);
         Poll::Ready(Ok(Ticket { extent }))
-    }
-
-    /// As [`Tap::begin`], waiting on the calling thread until there is a ticket.
-    pub fn begin_blocking(&self, extent: Extent) -> Result<Ticket> {
-        let waker = Waker::from(Arc::new(Unpark(thread::current())));
-        loop {
-            match self.begin(extent, &waker) {
-                Poll::Ready(result) => return result,
-                Poll::Pending => thread::park(),
-            }
-        }
     }
 
     /// Takes up a ticket that was let go with [`Ticket::into_extent`]; to be done once for each. `InvalidInput` when no
@@ -476,11 +468,14 @@ impl Tap {
         wakers.into_iter().for_each(Waker::wake);
     }
 
-    /// No journal will drain the queue any more: nobody waits for it from now on.
+    /// Nobody drains the queue and marks regions any more: no ticket is given from now on, and nobody waits for one.
+    /// Those given before end as they would.
     pub fn close(&self) {
         let mut state = self.lock();
         state.closed = true;
-        let wakers = std::mem::take(&mut state.room_waiters);
+        let mut wakers = std::mem::take(&mut state.room_waiters);
+        wakers.append(&mut state.mark_waiters);
+        state.in_flight.0.iter_mut().for_each(|busy| wakers.append(&mut busy.waiters));
         self.queued.notify_all();
         self.work.notify_all();
         drop(state);
@@ -618,6 +613,11 @@ impl Tap {
 
     // --- helpers ---
 
+    /// The clock of the tap's limits.
+    pub(super) fn clock(&self) -> &dyn Clock {
+        &*self.clock
+    }
+
     fn check(&self, extent: Extent) -> Result<()> {
         extent.check_within(self.device_bytes, "change", "volume")?;
         if extent.is_empty() {
@@ -700,13 +700,15 @@ impl Tap {
     }
 }
 
-/// Wakes a thread that waits in [`Tap::begin_blocking`].
-struct Unpark(Thread);
-
-impl Wake for Unpark {
-    fn wake(self: Arc<Self>) {
-        self.0.unpark();
+/// Adds a waker, once however often its owner asks.
+fn add_waiter(waiters: &mut Vec<Waker>, waker: &Waker) {
+    if !waiters.iter().any(|known| known.will_wake(waker)) {
+        waiters.push(waker.clone());
     }
+}
+
+fn closed_error() -> Error {
+    Error::new(ErrorKind::InvalidInput, "change", "volume").message("its protection has ended")
 }
 
 impl std::fmt::Debug for Tap {

@@ -42,15 +42,24 @@ impl Volume {
         self.tap.as_ref()
     }
 
+    /// Writes a buffer that the caller gives up: the one copy that a write needs, made already. Otherwise as `write`.
+    pub fn write_buffer(&self, offset: u64, data: Buffer, durability: Durability) -> Result<()> {
+        match &self.tap {
+            Some(tap) if !data.is_empty() && data.len() <= WRITE_BYTES_MAX => {
+                self.write_tapped(tap, offset, data, durability)
+            }
+            _ => self.write(offset, &data, durability),
+        }
+    }
+
     fn write_tapped(
         &self,
         tap: &Tap,
         offset: u64,
-        data: &[u8],
+        mut buffer: Buffer,
         durability: Durability,
     ) -> Result<()> {
-        let mut buffer = Buffer::copy_of(data);
-        let ticket = tap.begin_blocking(Extent::new(offset, data.len() as u64)?)?;
+        let ticket = tap.begin_blocking(Extent::new(offset, buffer.len() as u64)?)?;
         match self.device.write(offset, &buffer, durability) {
             Ok(()) => {
                 tap.complete(ticket, Change::Write(buffer));
@@ -97,7 +106,7 @@ impl BlockDevice for Volume {
         )?;
         let mut at = offset;
         for piece in data.chunks(WRITE_BYTES_MAX) {
-            self.write_tapped(tap, at, piece, durability)?;
+            self.write_tapped(tap, at, Buffer::copy_of(piece), durability)?;
             at += piece.len() as u64;
         }
         Ok(())
