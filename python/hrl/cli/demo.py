@@ -93,7 +93,10 @@ class Rig:
         """Makes a file of the NBD export."""
         uri = f"nbd+unix:///{VOLUME}?socket={self.state / 'nbd.sock'}"
         self.bridge = subprocess.Popen(["nbdfuse", str(self.fuse), uri], stderr=subprocess.DEVNULL)
-        wait_for(lambda: (self.fuse / "nbd").exists(), "nbdfuse")
+        bridge = self.bridge
+        wait_for(lambda: (self.fuse / "nbd").exists() or bridge.poll() is not None, "nbdfuse")
+        if bridge.poll() is not None:
+            raise Refused("nbdfuse could not mount; is /dev/fuse there, and open to this user?", 1)
 
     def make_file_system(self) -> None:
         subprocess.run(["mkfs.ext4", "-q", "-F", self.device], check=True)

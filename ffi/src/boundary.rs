@@ -1,0 +1,236 @@
+//! The one way from C into the crate and back: results become statuses, panics are caught, and the last error of each
+//! thread is kept for those who ask.
+
+use std::cell::RefCell;
+use std::ffi::{CString, c_char};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use engine::{Error, ErrorKind, Result};
+
+use crate::handle;
+
+/// Major version that this header belongs to.
+pub const HRL_VERSION_MAJOR: u32 = 0;
+/// Minor version that this header belongs to.
+pub const HRL_VERSION_MINOR: u32 = 1;
+/// Patch version that this header belongs to.
+pub const HRL_VERSION_PATCH: u32 = 0;
+
+/// What a function returns: 0 is success, a negative value one of the `HRL_ERROR_` numbers, a positive one (of the few
+/// functions that say so) neither.
+pub type hrl_status = i32;
+
+/// Success.
+pub const HRL_OK: hrl_status = 0;
+/// Not yet: ask again when the callback was called (`hrl_tap_try_begin` alone).
+pub const HRL_PENDING: hrl_status = 1;
+/// Fix the request: an argument, option or file that can never work as given; also NULL where a pointer is needed.
+pub const HRL_ERROR_INVALID_INPUT: hrl_status = -1;
+/// Name another object: the one asked for does not exist.
+pub const HRL_ERROR_NOT_FOUND: hrl_status = -2;
+/// The object exists already and is never overwritten.
+pub const HRL_ERROR_ALREADY_EXISTS: hrl_status = -3;
+/// Use another copy: bytes are not what was written.
+pub const HRL_ERROR_CORRUPT: hrl_status = -4;
+/// Supply the right key.
+pub const HRL_ERROR_WRONG_KEY: hrl_status = -5;
+/// Upgrade: a feature or version that this build does not know.
+pub const HRL_ERROR_UNSUPPORTED: hrl_status = -6;
+/// Retry later: a store, socket or device does not answer now.
+pub const HRL_ERROR_UNAVAILABLE: hrl_status = -7;
+/// Make room: a disk, quota or named limit is exhausted.
+pub const HRL_ERROR_FULL: hrl_status = -8;
+/// Reopen: a flush failed, so nothing written through this handle can be trusted.
+pub const HRL_ERROR_POISONED: hrl_status = -9;
+/// Stop: another agent or a newer epoch owns the volume.
+pub const HRL_ERROR_FENCED: hrl_status = -10;
+/// Resync or choose again: the disk is not the one that was protected, or changed while nobody watched.
+pub const HRL_ERROR_CHANGED: hrl_status = -11;
+/// Write elsewhere: the object is read-only.
+pub const HRL_ERROR_READ_ONLY: hrl_status = -12;
+/// Wait for the resync: the volume is in an unordered interval, where no point can exist.
+pub const HRL_ERROR_NOT_ORDERED: hrl_status = -13;
+/// The operating system refused; `hrl_error_os_code` says why.
+pub const HRL_ERROR_IO: hrl_status = -14;
+/// A defect of the library was caught at its boundary. The handles in use may be unusable; please report it.
+pub const HRL_ERROR_PANIC: hrl_status = -100;
+
+const KINDS: [(ErrorKind, hrl_status); 14] = [
+    (ErrorKind::InvalidInput, HRL_ERROR_INVALID_INPUT),
+    (ErrorKind::NotFound, HRL_ERROR_NOT_FOUND),
+    (ErrorKind::AlreadyExists, HRL_ERROR_ALREADY_EXISTS),
+    (ErrorKind::Corrupt, HRL_ERROR_CORRUPT),
+    (ErrorKind::WrongKey, HRL_ERROR_WRONG_KEY),
+    (ErrorKind::Unsupported, HRL_ERROR_UNSUPPORTED),
+    (ErrorKind::Unavailable, HRL_ERROR_UNAVAILABLE),
+    (ErrorKind::Full, HRL_ERROR_FULL),
+    (ErrorKind::Poisoned, HRL_ERROR_POISONED),
+    (ErrorKind::Fenced, HRL_ERROR_FENCED),
+    (ErrorKind::Changed, HRL_ERROR_CHANGED),
+    (ErrorKind::ReadOnly, HRL_ERROR_READ_ONLY),
+    (ErrorKind::NotOrdered, HRL_ERROR_NOT_ORDERED),
+    (ErrorKind::Io, HRL_ERROR_IO),
+];
+
+struct LastError {
+    message: CString,
+    operation: CString,
+    object: CString,
+    offset: Option<u64>,
+    os_code: i32,
+}
+
+thread_local! {
+    static LAST: RefCell<Option<LastError>> = const { RefCell::new(None) };
+}
+
+/// Runs the body of an exported function.
+pub(crate) fn guard(work: impl FnOnce() -> Result<()>) -> hrl_status {
+    guard_status(|| work().map(|()| HRL_OK))
+}
+
+/// As [`guard`], for the functions that return more than success.
+pub(crate) fn guard_status(work: impl FnOnce() -> Result<hrl_status>) -> hrl_status {
+    match catch_unwind(AssertUnwindSafe(work)) {
+        Ok(Ok(status)) => status,
+        Ok(Err(error)) => {
+            let status = status_of(error.kind());
+            keep(LastError {
+                message: handle::c_text(&error.to_string()),
+                operation: handle::c_text(error.operation()),
+                object: handle::c_text(error.object()),
+                offset: error.place(),
+                os_code: error.os_code().unwrap_or(0),
+            });
+            status
+        }
+        Err(panic) => {
+            let text = panic
+                .downcast_ref::<String>()
+                .map(String::as_str)
+                .or_else(|| panic.downcast_ref::<&str>().copied())
+                .unwrap_or("unknown");
+            keep(LastError {
+                message: handle::c_text(&format!("the library panicked: {text}")),
+                operation: CString::default(),
+                object: CString::default(),
+                offset: None,
+                os_code: 0,
+            });
+            HRL_ERROR_PANIC
+        }
+    }
+}
+
+/// Runs the body of a function that cannot fail; `otherwise` when it panicked.
+pub(crate) fn guard_value<T>(otherwise: T, work: impl FnOnce() -> T) -> T {
+    catch_unwind(AssertUnwindSafe(work)).unwrap_or(otherwise)
+}
+
+pub(crate) fn status_of(kind: ErrorKind) -> hrl_status {
+    KINDS.iter().find(|(known, _)| *known == kind).map_or(HRL_ERROR_IO, |(_, status)| *status)
+}
+
+fn keep(error: LastError) {
+    LAST.with(|last| *last.borrow_mut() = Some(error));
+}
+
+fn last<T>(otherwise: T, look: impl FnOnce(&LastError) -> T) -> T {
+    LAST.with(|last| last.borrow().as_ref().map_or(otherwise, look))
+}
+
+/// An error for an argument that cannot be used.
+pub(crate) fn bad_argument(name: &str) -> Error {
+    Error::new(ErrorKind::InvalidInput, "use argument", name)
+}
+
+/// Name of a status, such as "not-found". Static; never NULL. Since 0.1.
+#[unsafe(no_mangle)]
+pub extern "C" fn hrl_status_name(status: hrl_status) -> *const c_char {
+    let name = match status {
+        HRL_OK => c"ok",
+        HRL_PENDING => c"pending",
+        HRL_ERROR_INVALID_INPUT => c"invalid-input",
+        HRL_ERROR_NOT_FOUND => c"not-found",
+        HRL_ERROR_ALREADY_EXISTS => c"already-exists",
+        HRL_ERROR_CORRUPT => c"corrupt",
+        HRL_ERROR_WRONG_KEY => c"wrong-key",
+        HRL_ERROR_UNSUPPORTED => c"unsupported",
+        HRL_ERROR_UNAVAILABLE => c"unavailable",
+        HRL_ERROR_FULL => c"full",
+        HRL_ERROR_POISONED => c"poisoned",
+        HRL_ERROR_FENCED => c"fenced",
+        HRL_ERROR_CHANGED => c"changed",
+        HRL_ERROR_READ_ONLY => c"read-only",
+        HRL_ERROR_NOT_ORDERED => c"not-ordered",
+        HRL_ERROR_IO => c"io",
+        HRL_ERROR_PANIC => c"panic",
+        _ => c"unknown",
+    };
+    name.as_ptr()
+}
+
+/// The last error of the calling thread as a sentence: operation, object, place, expected, found, cause. Never NULL; empty
+/// when there was none. Valid until the next function of the library fails on this thread. Since 0.1.
+#[unsafe(no_mangle)]
+pub extern "C" fn hrl_error_message() -> *const c_char {
+    last(c"".as_ptr(), |error| error.message.as_ptr())
+}
+
+/// What was being done, such as "read segment". As `hrl_error_message` otherwise. Since 0.1.
+#[unsafe(no_mangle)]
+pub extern "C" fn hrl_error_operation() -> *const c_char {
+    last(c"".as_ptr(), |error| error.operation.as_ptr())
+}
+
+/// Name of the object that it was done to. As `hrl_error_message` otherwise. Since 0.1.
+#[unsafe(no_mangle)]
+pub extern "C" fn hrl_error_object() -> *const c_char {
+    last(c"".as_ptr(), |error| error.object.as_ptr())
+}
+
+/// Puts the byte offset of the last error in its object into `offset` and returns true; false, and `offset` untouched, when
+/// there is none. Since 0.1.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn hrl_error_offset(offset: *mut u64) -> bool {
+    let Some(place) = last(None, |error| error.offset) else { return false };
+    guard_value(false, || handle::put(offset, place, "offset").is_ok())
+}
+
+/// The operating system's code (errno) of the last error; 0 when its cause was another. Since 0.1.
+#[unsafe(no_mangle)]
+pub extern "C" fn hrl_error_os_code() -> i32 {
+    last(0, |error| error.os_code)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::ffi::CStr;
+
+    fn message() -> String {
+        // SAFETY: never NULL, and valid until the next failure on this thread.
+        unsafe { CStr::from_ptr(hrl_error_message()) }.to_string_lossy().into_owned()
+    }
+
+    #[test]
+    fn a_panic_is_caught_and_told() {
+        let status = guard(|| panic!("number {}", 7));
+        assert_eq!(status, HRL_ERROR_PANIC);
+        assert_eq!(message(), "the library panicked: number 7");
+    }
+
+    #[test]
+    fn every_kind_has_its_status_and_its_name() {
+        let mut seen = std::collections::HashSet::new();
+        for (kind, status) in KINDS {
+            assert!(seen.insert(status) && status < 0);
+            // SAFETY: static text.
+            let name = unsafe { CStr::from_ptr(hrl_status_name(status)) };
+            assert_eq!(name.to_str(), Ok(kind.name()));
+        }
+        let error = || Error::new(ErrorKind::Corrupt, "read", "a\0b").at(9);
+        assert_eq!(guard(|| Err(error())), HRL_ERROR_CORRUPT);
+        assert_eq!(message(), "cannot read a?b at offset 9");
+    }
+}

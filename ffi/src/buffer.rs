@@ -1,0 +1,68 @@
+//! Memory that can go to a disk and to the journal without another copy.
+
+use engine::device::Buffer;
+
+use crate::boundary::{guard, guard_value, hrl_status};
+use crate::handle;
+
+/// Page-aligned memory, good for direct I/O. Used by one thread at a time.
+pub struct hrl_buffer {
+    pub(crate) inner: Buffer,
+}
+
+/// Makes a buffer of `length` zero bytes. Free it with `hrl_buffer_free`, unless `hrl_tap_complete_buffer` took it.
+/// Statuses: HRL_ERROR_INVALID_INPUT. Since 0.1.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn hrl_buffer_new(length: usize, out: *mut *mut hrl_buffer) -> hrl_status {
+    guard(|| {
+        handle::check_out(out, "out")?;
+        handle::give(out, hrl_buffer { inner: Buffer::zeroed(check(length)?) })
+    })
+}
+
+/// Makes a buffer that holds a copy of `data`. As `hrl_buffer_new` otherwise. Since 0.1.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn hrl_buffer_copy(
+    data: *const u8,
+    length: usize,
+    out: *mut *mut hrl_buffer,
+) -> hrl_status {
+    guard(|| {
+        handle::check_out(out, "out")?;
+        let data = handle::bytes(data, check(length)?, "data")?;
+        handle::give(out, hrl_buffer { inner: Buffer::copy_of(data) })
+    })
+}
+
+/// The memory of the buffer, as long as the buffer lives; NULL for NULL. Since 0.1.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn hrl_buffer_data(buffer: *mut hrl_buffer) -> *mut u8 {
+    guard_value(std::ptr::null_mut(), || {
+        handle::borrow_mut(buffer, "buffer")
+            .map_or(std::ptr::null_mut(), |buffer| buffer.inner.as_mut_ptr())
+    })
+}
+
+/// Length in bytes; 0 for NULL. Since 0.1.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn hrl_buffer_length(buffer: *const hrl_buffer) -> usize {
+    guard_value(0, || handle::borrow(buffer, "buffer").map_or(0, |buffer| buffer.inner.len()))
+}
+
+/// Frees a buffer; NULL is fine. Since 0.1.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn hrl_buffer_free(buffer: *mut hrl_buffer) {
+    guard_value((), || drop(handle::take(buffer)));
+}
+
+/// Longest buffer, in bytes.
+const BUFFER_BYTES_MAX: usize = 1 << 30;
+
+fn check(length: usize) -> engine::Result<usize> {
+    if length <= BUFFER_BYTES_MAX {
+        return Ok(length);
+    }
+    Err(crate::boundary::bad_argument("length")
+        .expected(format_args!("at most {BUFFER_BYTES_MAX} bytes"))
+        .found(length))
+}

@@ -1,0 +1,294 @@
+//! Journal files: inspecting segments, and conversion to and from Hyper-V's logs.
+
+use std::ffi::{c_char, c_void};
+use std::path::{Path, PathBuf};
+
+use engine::journal::{
+    Body, KeyRing, Segment, SegmentKind, convert_to_hyperv, convert_to_native, open_mapped,
+};
+use engine::{Result, SystemClock};
+
+use crate::boundary::{bad_argument, guard, guard_value, hrl_status};
+use crate::handle;
+use crate::points::{HRL_HASH_CHARS, HRL_ID_CHARS};
+use crate::replica::hrl_replica;
+
+/// A sealed segment of a journal. All threads may use it at once.
+pub struct hrl_segment {
+    inner: Segment,
+}
+
+/// Opens a `.hrl` segment; the file must not change while it is open. A sealed one is opened with the keys of `replica`, which
+/// may be NULL. Free it with `hrl_segment_free`.
+/// Statuses: HRL_ERROR_NOT_FOUND, HRL_ERROR_CORRUPT, HRL_ERROR_WRONG_KEY, HRL_ERROR_UNSUPPORTED. Since 0.1.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn hrl_segment_open(
+    path: *const c_char,
+    replica: *const hrl_replica,
+    out: *mut *mut hrl_segment,
+) -> hrl_status {
+    guard(|| {
+        handle::check_out(out, "out")?;
+        let path = Path::new(handle::text(path, "path")?);
+        let inner = Segment::open(open_mapped(path)?, &keys_of(replica))?;
+        handle::give(out, hrl_segment { inner })
+    })
+}
+
+fn keys_of(replica: *const hrl_replica) -> KeyRing {
+    handle::borrow_optional(replica)
+        .map_or_else(KeyRing::default, |replica| replica.read().keys().clone())
+}
+
+/// What a segment is.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub enum hrl_segment_kind {
+    /// Changes in write order.
+    HRL_SEGMENT_LOG = 0,
+    /// Several segments as one, superseded data dropped.
+    HRL_SEGMENT_MERGED = 1,
+    /// All of a volume's data as of one sequence, in order of offsets.
+    HRL_SEGMENT_IMAGE = 2,
+}
+
+/// What a segment holds.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct hrl_segment_summary {
+    /// A `hrl_segment_kind`.
+    pub kind: u32,
+    /// Epoch of the source.
+    pub epoch: u32,
+    /// Volume, in hexadecimal digits.
+    pub volume: [c_char; HRL_ID_CHARS],
+    /// First sequence covered.
+    pub first_sequence: u64,
+    /// Last sequence covered.
+    pub last_sequence: u64,
+    /// Time of the first record, in nanoseconds since 1970 in UTC.
+    pub first_time_ns: i64,
+    /// Time of the last record.
+    pub last_time_ns: i64,
+    /// Number of records.
+    pub records: u64,
+    /// Bytes of data in write records.
+    pub data_bytes: u64,
+    /// Bytes of the whole file.
+    pub stored_bytes: u64,
+    /// Recovery points in it.
+    pub points: u64,
+    /// Chain hash of the segment before, in hexadecimal digits.
+    pub previous: [c_char; HRL_HASH_CHARS],
+    /// Its own chain hash.
+    pub chain: [c_char; HRL_HASH_CHARS],
+}
+
+/// What the segment holds. Statuses: HRL_ERROR_INVALID_INPUT. Since 0.1.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn hrl_segment_get_summary(
+    segment: *const hrl_segment,
+    summary: *mut hrl_segment_summary,
+) -> hrl_status {
+    guard(|| {
+        let found = handle::borrow(segment, "segment")?.inner.summary();
+        let told = hrl_segment_summary {
+            kind: match found.kind {
+                SegmentKind::Log => hrl_segment_kind::HRL_SEGMENT_LOG as u32,
+                SegmentKind::Merged => hrl_segment_kind::HRL_SEGMENT_MERGED as u32,
+                SegmentKind::Image => hrl_segment_kind::HRL_SEGMENT_IMAGE as u32,
+            },
+            epoch: found.epoch.0,
+            volume: handle::fixed_text(&found.volume.to_string()),
+            first_sequence: found.first_sequence.0,
+            last_sequence: found.last_sequence.0,
+            first_time_ns: found.first_time.0,
+            last_time_ns: found.last_time.0,
+            records: found.records,
+            data_bytes: found.data_bytes,
+            stored_bytes: found.stored_bytes,
+            points: found.marks.len() as u64,
+            previous: handle::fixed_text(&found.previous.to_string()),
+            chain: handle::fixed_text(&found.chain.to_string()),
+        };
+        handle::put(summary, told, "summary")
+    })
+}
+
+/// What a record says.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub enum hrl_record_kind {
+    /// Data was written.
+    HRL_RECORD_WRITE = 0,
+    /// The range was made to read as zeroes.
+    HRL_RECORD_ZERO = 1,
+    /// The range was discarded.
+    HRL_RECORD_DISCARD = 2,
+    /// The range changed; its data was not captured.
+    HRL_RECORD_TOUCH = 3,
+    /// The writer flushed.
+    HRL_RECORD_FLUSH = 4,
+    /// A recovery point.
+    HRL_RECORD_MARK = 5,
+    /// Unordered from here.
+    HRL_RECORD_UNORDERED_BEGIN = 6,
+    /// Ordered again.
+    HRL_RECORD_UNORDERED_END = 7,
+}
+
+/// A record of a segment. The data lives until the callback returns.
+#[repr(C)]
+pub struct hrl_record {
+    /// Its place in the write order.
+    pub sequence: u64,
+    /// When it was captured, in nanoseconds since 1970 in UTC.
+    pub time_ns: i64,
+    /// A `hrl_record_kind`.
+    pub kind: u32,
+    /// First byte of the volume; 0 where there is no range.
+    pub offset: u64,
+    /// Bytes of the range; 0 where there is none.
+    pub length: u64,
+    /// The data of a write, `length` bytes; NULL for the others.
+    pub data: *const u8,
+}
+
+/// Is given one record; returns false to stop.
+pub type hrl_record_fn =
+    Option<unsafe extern "C" fn(user: *mut c_void, record: *const hrl_record) -> bool>;
+
+/// Gives every record, in the order of the segment, to `each` on the calling thread. Statuses: HRL_ERROR_CORRUPT,
+/// HRL_ERROR_UNSUPPORTED. Since 0.1.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn hrl_segment_records(
+    segment: *const hrl_segment,
+    each: hrl_record_fn,
+    user: *mut c_void,
+) -> hrl_status {
+    guard(|| {
+        let each = each.ok_or_else(|| bad_argument("each").expected("a function").found("NULL"))?;
+        let segment = &handle::borrow(segment, "segment")?.inner;
+        for number in 0..segment.frame_count() {
+            for record in segment.frame(number)?.records() {
+                let record = record?;
+                let extent = record.body.extent();
+                let (kind, data) = kind_and_data(&record.body);
+                let told = hrl_record {
+                    sequence: record.sequence.0,
+                    time_ns: record.time.0,
+                    kind: kind as u32,
+                    offset: extent.offset,
+                    length: extent.length,
+                    data,
+                };
+                // SAFETY: a function of this type, called as the header says; record and data live during the call.
+                if !unsafe { each(user, &raw const told) } {
+                    return Ok(());
+                }
+            }
+        }
+        Ok(())
+    })
+}
+
+fn kind_and_data(body: &Body<'_>) -> (hrl_record_kind, *const u8) {
+    use hrl_record_kind::*;
+    let kind = match body {
+        Body::Write { data, .. } => return (HRL_RECORD_WRITE, data.as_ptr()),
+        Body::Zero(_) => HRL_RECORD_ZERO,
+        Body::Discard(..) => HRL_RECORD_DISCARD,
+        Body::Touch(_) => HRL_RECORD_TOUCH,
+        Body::Flush => HRL_RECORD_FLUSH,
+        Body::Mark(_) => HRL_RECORD_MARK,
+        Body::UnorderedBegin(_) => HRL_RECORD_UNORDERED_BEGIN,
+        Body::UnorderedEnd => HRL_RECORD_UNORDERED_END,
+    };
+    (kind, std::ptr::null())
+}
+
+/// Checks every byte of the segment. Statuses: HRL_ERROR_CORRUPT, HRL_ERROR_WRONG_KEY. Since 0.1.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn hrl_segment_verify(segment: *const hrl_segment) -> hrl_status {
+    guard(|| handle::borrow(segment, "segment")?.inner.verify())
+}
+
+/// Frees the handle; NULL is fine. Since 0.1.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn hrl_segment_free(segment: *mut hrl_segment) {
+    guard_value((), || drop(handle::take(segment)));
+}
+
+/// Is given one sentence; the text lives until it returns.
+pub type hrl_note_fn = Option<unsafe extern "C" fn(user: *mut c_void, text: *const c_char)>;
+
+/// What a conversion wrote.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct hrl_convert_report {
+    /// Files written.
+    pub files: u64,
+    /// Writes in them.
+    pub writes: u64,
+    /// Bytes of data in them.
+    pub bytes: u64,
+}
+
+/// Writes native segments as a chain of Hyper-V logs ([MS-HRL] version 2) into a new directory. `inputs` are files, or
+/// directories that are searched for `.hrl` files. What that format cannot carry is told to `note` (may be NULL), one
+/// sentence for each. `replica` gives the keys, and may be NULL; `report` too.
+/// Statuses: HRL_ERROR_NOT_FOUND, HRL_ERROR_CORRUPT, HRL_ERROR_WRONG_KEY, HRL_ERROR_ALREADY_EXISTS, HRL_ERROR_FULL, HRL_ERROR_IO.
+/// Since 0.1.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn hrl_convert_to_hyperv(
+    inputs: *const *const c_char,
+    input_count: usize,
+    directory: *const c_char,
+    replica: *const hrl_replica,
+    note: hrl_note_fn,
+    user: *mut c_void,
+    report: *mut hrl_convert_report,
+) -> hrl_status {
+    guard(|| {
+        let inputs = paths(inputs, input_count)?;
+        let directory = Path::new(handle::text(directory, "directory")?);
+        let clock = SystemClock::default();
+        let done = convert_to_hyperv(&inputs, directory, &keys_of(replica), &clock)?;
+        if let Some(note) = note {
+            for text in &done.notes {
+                let text = handle::c_text(text);
+                // SAFETY: a function of this type, called as the header says; the text lives during the call.
+                unsafe { note(user, text.as_ptr()) }
+            }
+        }
+        let files = done.logs.len() as u64;
+        let told = hrl_convert_report { files, writes: done.writes, bytes: done.bytes };
+        handle::put_optional(report, told);
+        Ok(())
+    })
+}
+
+/// Writes a chain of Hyper-V logs as one native segment into a new file. As `hrl_convert_to_hyperv` otherwise. Since 0.1.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn hrl_convert_to_native(
+    inputs: *const *const c_char,
+    input_count: usize,
+    file: *const c_char,
+    report: *mut hrl_convert_report,
+) -> hrl_status {
+    guard(|| {
+        let inputs = paths(inputs, input_count)?;
+        let file = Path::new(handle::text(file, "file")?);
+        let done = convert_to_native(&inputs, file, &SystemClock::default())?;
+        let told = hrl_convert_report { files: 1, writes: done.records, bytes: done.data_bytes };
+        handle::put_optional(report, told);
+        Ok(())
+    })
+}
+
+fn paths(inputs: *const *const c_char, count: usize) -> Result<Vec<PathBuf>> {
+    handle::array(inputs, count, "inputs")?
+        .iter()
+        .map(|path| Ok(PathBuf::from(handle::text(*path, "inputs")?)))
+        .collect()
+}

@@ -1,0 +1,338 @@
+//! Replicas: points, views, restores, change sets and verification of one volume in a vault.
+
+use std::ffi::{c_char, c_void};
+use std::path::Path;
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
+
+use engine::Result;
+use engine::replica::{At, ChangeSet, Replica, RestoreTarget, ViewOptions};
+
+use crate::boundary::{guard, guard_value, hrl_status};
+use crate::callbacks::{hrl_progress_fn, progress};
+use crate::device::hrl_device;
+use crate::handle;
+use crate::points::{
+    hrl_point, hrl_point_fn, hrl_timeline_entry, hrl_timeline_fn, hrl_volume_info, visit,
+};
+use crate::vault::hrl_vault;
+
+/// One volume in a vault, as of the version of its catalog that was read last. All threads may use it at once.
+pub struct hrl_replica {
+    inner: RwLock<Replica>,
+}
+
+impl hrl_replica {
+    pub(crate) fn read(&self) -> RwLockReadGuard<'_, Replica> {
+        self.inner.read().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Opens a volume of a vault. Reading never writes to the vault. Free it with `hrl_replica_free`.
+/// Statuses: HRL_ERROR_NOT_FOUND, HRL_ERROR_WRONG_KEY, HRL_ERROR_CORRUPT, HRL_ERROR_UNAVAILABLE. Since 0.1.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn hrl_replica_open(
+    vault: *const hrl_vault,
+    name: *const c_char,
+    out: *mut *mut hrl_replica,
+) -> hrl_status {
+    guard(|| {
+        handle::check_out(out, "out")?;
+        let name = handle::text(name, "name")?;
+        let replica = handle::borrow(vault, "vault")?.inner.replica(name)?;
+        handle::give(out, hrl_replica { inner: RwLock::new(replica) })
+    })
+}
+
+/// Reads the newest version of the catalog. Statuses: HRL_ERROR_UNAVAILABLE, HRL_ERROR_CORRUPT. Since 0.1.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn hrl_replica_refresh(replica: *const hrl_replica) -> hrl_status {
+    guard(|| {
+        let replica = handle::borrow(replica, "replica")?;
+        replica.inner.write().unwrap_or_else(PoisonError::into_inner).refresh()
+    })
+}
+
+/// What the vault says of the volume. Statuses: HRL_ERROR_INVALID_INPUT. Since 0.1.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn hrl_replica_info(
+    replica: *const hrl_replica,
+    info: *mut hrl_volume_info,
+) -> hrl_status {
+    guard(|| {
+        let found = hrl_volume_info::from(handle::borrow(replica, "replica")?.read().info());
+        handle::put(info, found, "info")
+    })
+}
+
+/// Gives every recovery point to `each` on the calling thread, oldest first. Statuses: HRL_ERROR_INVALID_INPUT. Since 0.1.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn hrl_replica_points(
+    replica: *const hrl_replica,
+    each: hrl_point_fn,
+    user: *mut c_void,
+) -> hrl_status {
+    guard(|| {
+        let points = handle::borrow(replica, "replica")?.read().points();
+        visit(points.iter().map(hrl_point::from), each, user)
+    })
+}
+
+/// Gives the history in stretches, ordered and not, to `each` on the calling thread. Statuses: HRL_ERROR_INVALID_INPUT.
+/// Since 0.1.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn hrl_replica_timeline(
+    replica: *const hrl_replica,
+    each: hrl_timeline_fn,
+    user: *mut c_void,
+) -> hrl_status {
+    guard(|| {
+        let timeline = handle::borrow(replica, "replica")?.read().timeline();
+        visit(timeline.iter().map(hrl_timeline_entry::from), each, user)
+    })
+}
+
+/// Finds the sequence of a state. `at` is "newest", a sequence number, a time as RFC 3339, the identity of a point or
+/// "point:" and its first digits, "label:" and a label, or a label.
+/// Statuses: HRL_ERROR_NOT_FOUND, HRL_ERROR_NOT_ORDERED (inside a gap), HRL_ERROR_INVALID_INPUT. Since 0.1.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn hrl_replica_resolve(
+    replica: *const hrl_replica,
+    at: *const c_char,
+    sequence: *mut u64,
+) -> hrl_status {
+    guard(|| {
+        let at = state(at)?;
+        let found = handle::borrow(replica, "replica")?.read().resolve(&at)?;
+        handle::put(sequence, found.0, "sequence")
+    })
+}
+
+/// Opens the volume as of `at` (see `hrl_replica_resolve`) as a read-only device, without a restore. Free it with
+/// `hrl_device_free`; the replica may be freed before.
+/// Statuses: those of `hrl_replica_resolve`, HRL_ERROR_CORRUPT, HRL_ERROR_UNAVAILABLE, HRL_ERROR_UNSUPPORTED (tracked without
+/// data). Since 0.1.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn hrl_replica_view(
+    replica: *const hrl_replica,
+    at: *const c_char,
+    out: *mut *mut hrl_device,
+) -> hrl_status {
+    guard(|| {
+        handle::check_out(out, "out")?;
+        let at = state(at)?;
+        let replica = handle::borrow(replica, "replica")?.read().clone();
+        let view = replica.view(&at, &ViewOptions::default())?;
+        handle::give(out, hrl_device::new(Arc::new(view)))
+    })
+}
+
+/// Flag of `hrl_replica_restore`: replace an existing file, once the restore is complete.
+pub const HRL_RESTORE_OVERWRITE: u32 = 1;
+/// Flag of `hrl_replica_restore`: the path is an existing file or block device, all of which is overwritten.
+pub const HRL_RESTORE_DEVICE: u32 = 2;
+
+/// What a restore did.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct hrl_restore_report {
+    /// The state restored.
+    pub sequence: u64,
+    /// Bytes of data written.
+    pub bytes_written: u64,
+    /// Size of the volume in bytes.
+    pub volume_bytes: u64,
+    /// Segments read.
+    pub segments: u64,
+}
+
+/// Writes the volume as of `at` (see `hrl_replica_resolve`) to a new sparse file, which gets its name when it is whole and
+/// durable; or, by a flag, over an existing file or device. `tell` and `report` may be NULL.
+/// Statuses: those of `hrl_replica_view`, HRL_ERROR_ALREADY_EXISTS, HRL_ERROR_FULL, HRL_ERROR_IO, HRL_ERROR_UNAVAILABLE (stopped by
+/// `tell`). Since 0.1.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn hrl_replica_restore(
+    replica: *const hrl_replica,
+    at: *const c_char,
+    path: *const c_char,
+    flags: u32,
+    tell: hrl_progress_fn,
+    user: *mut c_void,
+    report: *mut hrl_restore_report,
+) -> hrl_status {
+    guard(|| {
+        let at = state(at)?;
+        let path = Path::new(handle::text(path, "path")?).to_owned();
+        if flags & !(HRL_RESTORE_OVERWRITE | HRL_RESTORE_DEVICE) != 0 {
+            return Err(crate::boundary::bad_argument("flags")
+                .expected("HRL_RESTORE_ flags")
+                .found(flags));
+        }
+        let target = if flags & HRL_RESTORE_DEVICE != 0 {
+            RestoreTarget::Device(path)
+        } else {
+            RestoreTarget::File { path, overwrite: flags & HRL_RESTORE_OVERWRITE != 0 }
+        };
+        let replica = handle::borrow(replica, "replica")?.read().clone();
+        let done = replica.restore(&at, &target, &progress(tell, user))?;
+        let told = hrl_restore_report {
+            sequence: done.sequence.0,
+            bytes_written: done.bytes_written,
+            volume_bytes: done.volume_bytes,
+            segments: done.segments,
+        };
+        handle::put_optional(report, told);
+        Ok(())
+    })
+}
+
+/// What a verification found.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct hrl_verify_report {
+    /// Segments checked.
+    pub segments: u64,
+    /// Bytes checked.
+    pub bytes: u64,
+    /// Recovery points offered.
+    pub points: u64,
+    /// Objects that are not as they were written; 0 when the replica is sound.
+    pub findings: u64,
+    /// Objects that the catalog does not name; they do no harm.
+    pub strays: u64,
+}
+
+/// Is given the name of an object that is not as it was written, and a sentence that says what is wrong. Both live until it
+/// returns.
+pub type hrl_finding_fn =
+    Option<unsafe extern "C" fn(user: *mut c_void, object: *const c_char, message: *const c_char)>;
+
+/// Reads and checks everything that the catalog names: checksums, seals, chain. What is wrong is given to `found` (may be
+/// NULL) and counted in `report`; the status is HRL_OK when all was checked, sound or not.
+/// Statuses: HRL_ERROR_UNAVAILABLE. Since 0.1.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn hrl_replica_verify(
+    replica: *const hrl_replica,
+    tell: hrl_progress_fn,
+    found: hrl_finding_fn,
+    user: *mut c_void,
+    report: *mut hrl_verify_report,
+) -> hrl_status {
+    guard(|| {
+        handle::check_out(report, "report")?;
+        let replica = handle::borrow(replica, "replica")?.read().clone();
+        let done = replica.verify(&progress(tell, user))?;
+        if let Some(found) = found {
+            for finding in &done.findings {
+                let object = handle::c_text(&finding.object);
+                let message = handle::c_text(&finding.error.to_string());
+                // SAFETY: a function of this type, called as the header says; the texts live during the call.
+                unsafe { found(user, object.as_ptr(), message.as_ptr()) }
+            }
+        }
+        let told = hrl_verify_report {
+            segments: done.segments,
+            bytes: done.bytes,
+            points: done.points,
+            findings: done.findings.len() as u64,
+            strays: done.strays.len() as u64,
+        };
+        handle::put(report, told, "report")
+    })
+}
+
+/// Frees the handle; NULL is fine. Since 0.1.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn hrl_replica_free(replica: *mut hrl_replica) {
+    guard_value((), || drop(handle::take(replica)));
+}
+
+/// The exact extents that changed between two states. All threads may use it at once.
+pub struct hrl_changes {
+    pub(crate) inner: ChangeSet,
+}
+
+/// Finds what was written after state `from`, up to state `to` (see `hrl_replica_resolve`). Free it with `hrl_changes_free`.
+/// Statuses: those of `hrl_replica_resolve`, HRL_ERROR_CORRUPT, HRL_ERROR_UNAVAILABLE. Since 0.1.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn hrl_replica_changes(
+    replica: *const hrl_replica,
+    from: *const c_char,
+    to: *const c_char,
+    out: *mut *mut hrl_changes,
+) -> hrl_status {
+    guard(|| {
+        handle::check_out(out, "out")?;
+        let (from, to) = (state(from)?, state(to)?);
+        let replica = handle::borrow(replica, "replica")?.read().clone();
+        handle::give(out, hrl_changes { inner: replica.changes(&from, &to)? })
+    })
+}
+
+/// Bytes that changed; 0 for NULL. Since 0.1.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn hrl_changes_total_bytes(changes: *const hrl_changes) -> u64 {
+    guard_value(0, || {
+        handle::borrow(changes, "changes").map_or(0, |c| c.inner.extents().total_bytes())
+    })
+}
+
+/// One run of a change set.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct hrl_change {
+    /// First byte.
+    pub offset: u64,
+    /// Bytes.
+    pub length: u64,
+    /// It reads as zeroes in the later state.
+    pub zero: bool,
+}
+
+/// Is given one run of a change set; returns false to stop.
+pub type hrl_change_fn =
+    Option<unsafe extern "C" fn(user: *mut c_void, change: *const hrl_change) -> bool>;
+
+/// Gives the runs, in order of their offsets, to `each` on the calling thread. Statuses: HRL_ERROR_INVALID_INPUT. Since 0.1.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn hrl_changes_runs(
+    changes: *const hrl_changes,
+    each: hrl_change_fn,
+    user: *mut c_void,
+) -> hrl_status {
+    guard(|| {
+        let runs = handle::borrow(changes, "changes")?.inner.runs();
+        let told = runs.into_iter().map(|run| hrl_change {
+            offset: run.extent.offset,
+            length: run.extent.length,
+            zero: run.zero,
+        });
+        visit(told, each, user)
+    })
+}
+
+/// Writes the changed bytes, each at its own offset, to a new sparse file of the volume's size. `bytes`, which may be NULL,
+/// receives how many. Statuses: HRL_ERROR_ALREADY_EXISTS, HRL_ERROR_UNSUPPORTED (tracked without data), HRL_ERROR_FULL,
+/// HRL_ERROR_CORRUPT, HRL_ERROR_IO. Since 0.1.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn hrl_changes_write_to_file(
+    changes: *const hrl_changes,
+    path: *const c_char,
+    bytes: *mut u64,
+) -> hrl_status {
+    guard(|| {
+        let path = Path::new(handle::text(path, "path")?);
+        let written = handle::borrow(changes, "changes")?.inner.write_to_file(path)?;
+        handle::put_optional(bytes, written);
+        Ok(())
+    })
+}
+
+/// Frees the handle; NULL is fine. Since 0.1.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn hrl_changes_free(changes: *mut hrl_changes) {
+    guard_value((), || drop(handle::take(changes)));
+}
+
+fn state(at: *const c_char) -> Result<At> {
+    At::parse(handle::text(at, "at")?)
+}

@@ -1,0 +1,245 @@
+//! Stores: a directory, or one that the embedder brings.
+
+use std::ffi::{CString, c_char, c_void};
+use std::ops::Range;
+use std::path::Path;
+use std::sync::Arc;
+
+use engine::store::{DirStore, ObjectInfo, PutOutcome, Store};
+use engine::{Error, ErrorKind, Result};
+
+use crate::boundary::{bad_argument, guard, guard_value, hrl_status};
+use crate::callbacks::{User, outcome};
+use crate::handle;
+
+/// A place for immutable objects: what a vault is kept in. All threads may use it at once.
+pub struct hrl_store {
+    pub(crate) inner: Arc<dyn Store>,
+}
+
+/// errno of an object that is there already.
+const EEXIST: i32 = 17;
+/// errno of an object that is absent.
+const ENOENT: i32 = 2;
+
+/// Opens a directory as a store; with `create` it is made when it is absent. Free it with `hrl_store_free`.
+/// Statuses: HRL_ERROR_NOT_FOUND, HRL_ERROR_INVALID_INPUT (no directory), HRL_ERROR_IO. Since 0.1.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn hrl_store_open_directory(
+    path: *const c_char,
+    create: bool,
+    out: *mut *mut hrl_store,
+) -> hrl_status {
+    guard(|| {
+        handle::check_out(out, "out")?;
+        let path = Path::new(handle::text(path, "path")?);
+        let store = if create { DirStore::create(path)? } else { DirStore::open(path)? };
+        handle::give(out, hrl_store { inner: Arc::new(store) })
+    })
+}
+
+/// Is given the name and size of one object of a listing, with the pointer `context` that came with it.
+pub type hrl_list_fn =
+    Option<unsafe extern "C" fn(context: *mut c_void, name: *const c_char, length: u64)>;
+
+/// A store of your own. The functions return 0 or an errno; they are called from any thread, several at once, and must not
+/// unwind. Objects never change once they are put. Temporary failures are ETIMEDOUT or ECONNREFUSED: they are tried again.
+#[repr(C)]
+pub struct hrl_store_callbacks {
+    /// `sizeof(hrl_store_callbacks)`, so that later versions can add to it.
+    pub struct_bytes: usize,
+    /// Name for errors; copied. NULL: "store".
+    pub name: *const c_char,
+    /// Creates an object whole and durably, or returns EEXIST when there is one of this name; of several that race exactly one
+    /// creates it.
+    pub put: Option<
+        unsafe extern "C" fn(
+            user: *mut c_void,
+            name: *const c_char,
+            data: *const u8,
+            length: usize,
+        ) -> i32,
+    >,
+    /// Fills `buffer` with the bytes of an object from `offset` on; ENOENT when there is none. Never asked beyond the end.
+    pub get: Option<
+        unsafe extern "C" fn(
+            user: *mut c_void,
+            name: *const c_char,
+            offset: u64,
+            buffer: *mut u8,
+            length: usize,
+        ) -> i32,
+    >,
+    /// Gives the size of an object; ENOENT when there is none.
+    pub head: Option<
+        unsafe extern "C" fn(user: *mut c_void, name: *const c_char, length: *mut u64) -> i32,
+    >,
+    /// Calls `found(context, name, length)` for every object whose name starts with `prefix`, in any order.
+    pub list: Option<
+        unsafe extern "C" fn(
+            user: *mut c_void,
+            prefix: *const c_char,
+            found: hrl_list_fn,
+            context: *mut c_void,
+        ) -> i32,
+    >,
+    /// Removes an object; succeeds when there is none.
+    pub remove: Option<unsafe extern "C" fn(user: *mut c_void, name: *const c_char) -> i32>,
+    /// Called once, when nothing uses the store any more. NULL: nothing.
+    pub free: Option<unsafe extern "C" fn(user: *mut c_void)>,
+}
+
+/// Makes a store of your functions, all of which are needed but `free`. `callbacks` is copied; `user` is handed to each.
+/// Statuses: HRL_ERROR_INVALID_INPUT; then `free` is not called. Since 0.1.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn hrl_store_from_callbacks(
+    callbacks: *const hrl_store_callbacks,
+    user: *mut c_void,
+    out: *mut *mut hrl_store,
+) -> hrl_status {
+    guard(|| {
+        handle::check_out(out, "out")?;
+        let store = CallbackStore::new(handle::borrow(callbacks, "callbacks")?, User(user))?;
+        handle::give(out, hrl_store { inner: Arc::new(store) })
+    })
+}
+
+/// Frees the handle; NULL is fine. Vaults in the store go on. Since 0.1.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn hrl_store_free(store: *mut hrl_store) {
+    guard_value((), || drop(handle::take(store)));
+}
+
+struct CallbackStore {
+    name: String,
+    put: unsafe extern "C" fn(*mut c_void, *const c_char, *const u8, usize) -> i32,
+    get: unsafe extern "C" fn(*mut c_void, *const c_char, u64, *mut u8, usize) -> i32,
+    head: unsafe extern "C" fn(*mut c_void, *const c_char, *mut u64) -> i32,
+    list: unsafe extern "C" fn(*mut c_void, *const c_char, hrl_list_fn, *mut c_void) -> i32,
+    remove: unsafe extern "C" fn(*mut c_void, *const c_char) -> i32,
+    free: Option<unsafe extern "C" fn(*mut c_void)>,
+    user: User,
+}
+
+impl CallbackStore {
+    fn new(callbacks: &hrl_store_callbacks, user: User) -> Result<Self> {
+        if callbacks.struct_bytes != size_of::<hrl_store_callbacks>() {
+            return Err(bad_argument("callbacks.struct_bytes")
+                .expected("sizeof(hrl_store_callbacks)")
+                .found(callbacks.struct_bytes));
+        }
+        let missing =
+            |name: &'static str| move || bad_argument(name).expected("a function").found("NULL");
+        let name = if callbacks.name.is_null() {
+            "store"
+        } else {
+            handle::text(callbacks.name, "callbacks.name")?
+        };
+        Ok(Self {
+            name: name.to_owned(),
+            put: callbacks.put.ok_or_else(missing("callbacks.put"))?,
+            get: callbacks.get.ok_or_else(missing("callbacks.get"))?,
+            head: callbacks.head.ok_or_else(missing("callbacks.head"))?,
+            list: callbacks.list.ok_or_else(missing("callbacks.list"))?,
+            remove: callbacks.remove.ok_or_else(missing("callbacks.remove"))?,
+            free: callbacks.free,
+            user,
+        })
+    }
+
+    fn object(name: &str) -> Result<CString> {
+        CString::new(name).map_err(|_| {
+            Error::new(ErrorKind::InvalidInput, "name object", name).found("a zero byte")
+        })
+    }
+}
+
+impl Drop for CallbackStore {
+    fn drop(&mut self) {
+        if let Some(free) = self.free {
+            // SAFETY: a function of this type, called as the header says: once, at the end.
+            unsafe { free(self.user.pointer()) }
+        }
+    }
+}
+
+impl Store for CallbackStore {
+    fn name(&self) -> String {
+        self.name.clone()
+    }
+
+    fn put(&self, name: &str, content: &[u8]) -> Result<PutOutcome> {
+        engine::store::check_name(name)?;
+        let object = Self::object(name)?;
+        // SAFETY: a function of this type, called as the header says; name and content outlive the call.
+        let code = unsafe {
+            (self.put)(self.user.pointer(), object.as_ptr(), content.as_ptr(), content.len())
+        };
+        if code == EEXIST {
+            return Ok(PutOutcome::AlreadyExists);
+        }
+        outcome(code, "put to store", name).map(|()| PutOutcome::Created)
+    }
+
+    fn get(&self, name: &str, range: Range<u64>) -> Result<Vec<u8>> {
+        let length = self
+            .head(name)?
+            .map(|info| info.length)
+            .ok_or_else(|| Error::new(ErrorKind::NotFound, "get from store", name))?;
+        if range.start > range.end || range.end > length {
+            return Err(Error::new(ErrorKind::InvalidInput, "get from store", name)
+                .at(range.start)
+                .expected(format_args!("a range within {length} bytes"))
+                .found(format_args!("{}..{}", range.start, range.end)));
+        }
+        let object = Self::object(name)?;
+        let mut bytes = vec![0; (range.end - range.start) as usize];
+        // SAFETY: as in `put`; the memory is ours and this long.
+        let code = unsafe {
+            let pointer = bytes.as_mut_ptr();
+            (self.get)(self.user.pointer(), object.as_ptr(), range.start, pointer, bytes.len())
+        };
+        outcome(code, "get from store", name).map(|()| bytes)
+    }
+
+    fn list(&self, prefix: &str) -> Result<Vec<ObjectInfo>> {
+        /// Takes one object of a listing; `context` is the vector of `list`.
+        unsafe extern "C" fn found(context: *mut c_void, name: *const c_char, length: u64) {
+            guard_value((), || {
+                let list = handle::borrow_mut(context.cast::<Vec<ObjectInfo>>(), "context");
+                if let (Ok(list), Ok(name)) = (list, handle::text(name, "name")) {
+                    list.push(ObjectInfo { name: name.to_owned(), length });
+                }
+            });
+        }
+        let object = Self::object(prefix)?;
+        let mut objects: Vec<ObjectInfo> = Vec::new();
+        let context = (&raw mut objects).cast();
+        // SAFETY: as in `put`; the context lives and is not touched during the call.
+        let code =
+            unsafe { (self.list)(self.user.pointer(), object.as_ptr(), Some(found), context) };
+        outcome(code, "list store", prefix)?;
+        objects.retain(|info| info.name.starts_with(prefix));
+        objects.sort_by(|a, b| a.name.cmp(&b.name));
+        Ok(objects)
+    }
+
+    fn head(&self, name: &str) -> Result<Option<ObjectInfo>> {
+        let object = Self::object(name)?;
+        let mut length = 0;
+        // SAFETY: as in `put`; the length is ours.
+        let code = unsafe { (self.head)(self.user.pointer(), object.as_ptr(), &raw mut length) };
+        if code == ENOENT {
+            return Ok(None);
+        }
+        outcome(code, "look into store", name)?;
+        Ok(Some(ObjectInfo { name: name.to_owned(), length }))
+    }
+
+    fn delete(&self, name: &str) -> Result<()> {
+        let object = Self::object(name)?;
+        // SAFETY: as in `put`.
+        let code = unsafe { (self.remove)(self.user.pointer(), object.as_ptr()) };
+        if code == ENOENT { Ok(()) } else { outcome(code, "delete from store", name) }
+    }
+}

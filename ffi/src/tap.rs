@@ -1,0 +1,242 @@
+//! The tap, for agents that do their own I/O.
+
+use std::ffi::c_void;
+use std::sync::Arc;
+use std::task::{Poll, Wake, Waker};
+
+use engine::Extent;
+use engine::capture::{Change, Tap};
+use engine::device::{Buffer, Discarded};
+
+use crate::boundary::{
+    HRL_OK, HRL_PENDING, bad_argument, guard, guard_status, guard_value, hrl_status,
+};
+use crate::buffer::hrl_buffer;
+use crate::callbacks::User;
+use crate::handle;
+
+/// Gives each change of a volume its place in the write order. For agents with their own I/O path: ask before the disk is
+/// changed (`hrl_tap_begin`), change it, and tell what was done (`hrl_tap_complete_write` and its like). All threads may
+/// use it at once.
+pub struct hrl_tap {
+    pub(crate) inner: Arc<Tap>,
+}
+
+/// Permission to change these bytes of the disk. Ends with exactly one of the `hrl_tap_complete_` functions,
+/// `hrl_tap_fail` and `hrl_tap_cancel`, on any thread.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct hrl_ticket {
+    /// First byte that may be changed.
+    pub offset: u64,
+    /// Bytes that may be changed.
+    pub length: u64,
+}
+
+/// What a discard left behind.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub enum hrl_discarded {
+    /// The range reads as zeroes now.
+    HRL_DISCARDED_ZEROES = 0,
+    /// The range reads as anything until it is written again.
+    HRL_DISCARDED_UNDEFINED = 1,
+    /// Nothing happened.
+    HRL_DISCARDED_IGNORED = 2,
+}
+
+impl From<Discarded> for hrl_discarded {
+    fn from(discarded: Discarded) -> Self {
+        match discarded {
+            Discarded::Zeroes => Self::HRL_DISCARDED_ZEROES,
+            Discarded::Undefined => Self::HRL_DISCARDED_UNDEFINED,
+            Discarded::Ignored => Self::HRL_DISCARDED_IGNORED,
+        }
+    }
+}
+
+/// Waits for permission to change `length` bytes at `offset`: while an overlapping change is in flight, until the dirty map
+/// has the region (the first write to it), and, where the policy says `when_full = block`, while the queue is full.
+/// Two tickets that overlap in blocks of 4096 bytes exclude each other: a thread that holds one and asks for the other
+/// waits for itself.
+/// Statuses: HRL_ERROR_INVALID_INPUT (empty, or outside the volume). Since 0.1.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn hrl_tap_begin(
+    tap: *const hrl_tap,
+    offset: u64,
+    length: u64,
+    ticket: *mut hrl_ticket,
+) -> hrl_status {
+    guard(|| {
+        handle::check_out(ticket, "ticket")?;
+        let granted =
+            handle::borrow(tap, "tap")?.inner.begin_blocking(Extent { offset, length })?;
+        granted.into_extent();
+        handle::put(ticket, hrl_ticket { offset, length }, "ticket")
+    })
+}
+
+/// As `hrl_tap_begin`, without waiting: HRL_PENDING means that there is no ticket yet; `wake(user)` is then called once, from
+/// any thread, when it is worth asking again. It must return soon and must not call the tap. Since 0.1.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn hrl_tap_try_begin(
+    tap: *const hrl_tap,
+    offset: u64,
+    length: u64,
+    wake: Option<unsafe extern "C" fn(user: *mut c_void)>,
+    user: *mut c_void,
+    ticket: *mut hrl_ticket,
+) -> hrl_status {
+    guard_status(|| {
+        handle::check_out(ticket, "ticket")?;
+        let wake = wake.ok_or_else(|| bad_argument("wake").expected("a function").found("NULL"))?;
+        let waker = Waker::from(Arc::new(Wakeful { wake, user: User(user) }));
+        match handle::borrow(tap, "tap")?.inner.begin(Extent { offset, length }, &waker) {
+            Poll::Pending => Ok(HRL_PENDING),
+            Poll::Ready(granted) => {
+                granted?.into_extent();
+                handle::put(ticket, hrl_ticket { offset, length }, "ticket")?;
+                Ok(HRL_OK)
+            }
+        }
+    })
+}
+
+struct Wakeful {
+    wake: unsafe extern "C" fn(user: *mut c_void),
+    user: User,
+}
+
+impl Wake for Wakeful {
+    fn wake(self: Arc<Self>) {
+        // SAFETY: a function of this type, called as the header says.
+        unsafe { (self.wake)(self.user.pointer()) }
+    }
+}
+
+/// The disk took the write. `data` are the bytes that are now on it: the same memory that was written, unchanged since, and as
+/// long as the ticket; it is copied. Memory that others may change meanwhile (a guest's) is first copied into a buffer:
+/// `hrl_tap_complete_buffer`. Never waits. `sequence`, which may be NULL, receives the newest sequence.
+/// Statuses: HRL_ERROR_INVALID_INPUT (no such change in flight, another length; the ticket stays). Since 0.1.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn hrl_tap_complete_write(
+    tap: *const hrl_tap,
+    ticket: hrl_ticket,
+    data: *const u8,
+    length: usize,
+    sequence: *mut u64,
+) -> hrl_status {
+    guard(|| {
+        let data = handle::bytes(data, length, "data")?;
+        check_length(ticket, length)?;
+        complete(tap, ticket, Change::Write(Buffer::copy_of(data)), sequence)
+    })
+}
+
+/// As `hrl_tap_complete_write`, without a copy: the bytes of `buffer` were written to the disk. The buffer belongs to the
+/// library afterwards, also when the call failed. Since 0.1.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn hrl_tap_complete_buffer(
+    tap: *const hrl_tap,
+    ticket: hrl_ticket,
+    buffer: *mut hrl_buffer,
+    sequence: *mut u64,
+) -> hrl_status {
+    guard(|| {
+        let buffer = handle::take(buffer)
+            .ok_or_else(|| bad_argument("buffer").expected("a pointer").found("NULL"))?;
+        check_length(ticket, buffer.inner.len())?;
+        complete(tap, ticket, Change::Write(buffer.inner), sequence)
+    })
+}
+
+/// The range reads as zeroes now. As `hrl_tap_complete_write` otherwise. Since 0.1.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn hrl_tap_complete_zero(
+    tap: *const hrl_tap,
+    ticket: hrl_ticket,
+    sequence: *mut u64,
+) -> hrl_status {
+    guard(|| complete(tap, ticket, Change::Zero, sequence))
+}
+
+/// The range was discarded, with this effect. As `hrl_tap_complete_write` otherwise. Since 0.1.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn hrl_tap_complete_discard(
+    tap: *const hrl_tap,
+    ticket: hrl_ticket,
+    effect: u32,
+    sequence: *mut u64,
+) -> hrl_status {
+    guard(|| {
+        let known = [Discarded::Zeroes, Discarded::Undefined, Discarded::Ignored];
+        let effect =
+            known
+                .into_iter()
+                .find(|known| hrl_discarded::from(*known) as u32 == effect)
+                .ok_or_else(|| bad_argument("effect").expected("a hrl_discarded").found(effect))?;
+        complete(tap, ticket, Change::Discard(effect), sequence)
+    })
+}
+
+/// The disk failed the change: what it holds is unknown and will be read again; no points until then.
+/// Statuses: HRL_ERROR_INVALID_INPUT (no such change in flight). Since 0.1.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn hrl_tap_fail(tap: *const hrl_tap, ticket: hrl_ticket) -> hrl_status {
+    guard(|| {
+        let tap = &handle::borrow(tap, "tap")?.inner;
+        tap.fail(tap.resume(extent(ticket))?);
+        Ok(())
+    })
+}
+
+/// The disk was not touched. Statuses: HRL_ERROR_INVALID_INPUT (no such change in flight). Since 0.1.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn hrl_tap_cancel(tap: *const hrl_tap, ticket: hrl_ticket) -> hrl_status {
+    guard(|| {
+        let tap = &handle::borrow(tap, "tap")?.inner;
+        tap.cancel(tap.resume(extent(ticket))?);
+        Ok(())
+    })
+}
+
+/// Records that the writer flushed; to be called after the disk's own flush returned. Statuses: HRL_ERROR_INVALID_INPUT.
+/// Since 0.1.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn hrl_tap_flush(tap: *const hrl_tap, sequence: *mut u64) -> hrl_status {
+    guard(|| {
+        handle::put_optional(sequence, handle::borrow(tap, "tap")?.inner.flush().0);
+        Ok(())
+    })
+}
+
+/// Frees the handle; NULL is fine. The protection goes on. Since 0.1.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn hrl_tap_free(tap: *mut hrl_tap) {
+    guard_value((), || drop(handle::take(tap)));
+}
+
+fn extent(ticket: hrl_ticket) -> Extent {
+    Extent { offset: ticket.offset, length: ticket.length }
+}
+
+fn check_length(ticket: hrl_ticket, length: usize) -> engine::Result<()> {
+    if ticket.length == length as u64 {
+        return Ok(());
+    }
+    Err(bad_argument("length")
+        .expected(format_args!("the {} bytes of the ticket", ticket.length))
+        .found(length))
+}
+
+fn complete(
+    tap: *const hrl_tap,
+    ticket: hrl_ticket,
+    change: Change,
+    sequence: *mut u64,
+) -> engine::Result<()> {
+    let tap = &handle::borrow(tap, "tap")?.inner;
+    let newest = tap.complete(tap.resume(extent(ticket))?, change);
+    handle::put_optional(sequence, newest.0);
+    Ok(())
+}

@@ -1,0 +1,1579 @@
+/**
+ * hrl: continuous replication of disks, as a library for C.
+ *
+ * Handles. A pointer to a handle comes from a function with an output `out`, and is freed once with the `_free` of its type;
+ * `_free(NULL)` does nothing. A handle keeps alive what it was made of, so handles may be freed in any order. Unless its type
+ * says otherwise a handle may be used by all threads at once, but not while it is being freed.
+ *
+ * Statuses. Functions that can fail return HRL_OK (0) or a negative number that says what to do next; outputs are then
+ * untouched. `hrl_error_message` and its like tell the rest, for the thread that saw the failure. NULL where a pointer is
+ * needed is HRL_ERROR_INVALID_INPUT, never a crash.
+ *
+ * Pointers. Text is NUL-terminated UTF-8. Sizes stand beside their buffers, in bytes. What is passed must not change or be
+ * freed before the call returns; nothing is kept unless the function says so. Callbacks must not unwind (no C++ exceptions),
+ * must not free the handle that calls them, and are called from threads of the library where the type says so.
+ */
+
+
+#ifndef HRL_H
+#define HRL_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+/** Marks functions of the library. */
+#ifndef HRL_API
+#define HRL_API
+#endif
+
+/**
+ * Major version that this header belongs to.
+ */
+#define HRL_VERSION_MAJOR 0
+
+/**
+ * Minor version that this header belongs to.
+ */
+#define HRL_VERSION_MINOR 1
+
+/**
+ * Patch version that this header belongs to.
+ */
+#define HRL_VERSION_PATCH 0
+
+/**
+ * Flag of `hrl_device_open_file`: reads only.
+ */
+#define HRL_OPEN_READ_ONLY 1
+
+/**
+ * Flag of `hrl_device_open_file`: take an advisory lock, and on a block device the claim that a mount takes too.
+ */
+#define HRL_OPEN_EXCLUSIVE 2
+
+/**
+ * Flag of `hrl_device_open_file`: through the page cache, instead of direct I/O where that is possible.
+ */
+#define HRL_OPEN_BUFFERED 4
+
+/**
+ * Flag of writes: the data is on stable storage when the call returns.
+ */
+#define HRL_DURABLE 1
+
+/**
+ * Flag of `hrl_device_zero`: the blocks stay allocated.
+ */
+#define HRL_KEEP_ALLOCATED 2
+
+/**
+ * Flag of `hrl_nbd_server_start`: refuse changes, also where the device would take them.
+ */
+#define HRL_SERVE_READ_ONLY 1
+
+/**
+ * Room for an identity: 32 hexadecimal digits and the end.
+ */
+#define HRL_ID_CHARS 33
+
+/**
+ * Room for a chain hash: 64 hexadecimal digits and the end.
+ */
+#define HRL_HASH_CHARS 65
+
+/**
+ * Room for a label.
+ */
+#define HRL_LABEL_CHARS 256
+
+/**
+ * Room for the name of a volume.
+ */
+#define HRL_NAME_CHARS 129
+
+/**
+ * Flag of `hrl_replica_restore`: replace an existing file, once the restore is complete.
+ */
+#define HRL_RESTORE_OVERWRITE 1
+
+/**
+ * Flag of `hrl_replica_restore`: the path is an existing file or block device, all of which is overwritten.
+ */
+#define HRL_RESTORE_DEVICE 2
+
+/**
+ * Length of a key, in bytes.
+ */
+#define HRL_KEY_BYTES 32
+
+/**
+ * Page-aligned memory, good for direct I/O. Used by one thread at a time.
+ */
+typedef struct hrl_buffer hrl_buffer;
+
+/**
+ * The exact extents that changed between two states. All threads may use it at once.
+ */
+typedef struct hrl_changes hrl_changes;
+
+/**
+ * A disk: a file or block device, memory, a protected volume, a view of a replica, an overlay, or one of your own. All
+ * threads may use it at once.
+ */
+typedef struct hrl_device hrl_device;
+
+/**
+ * A key-encryption key: it wraps the keys of volumes.
+ */
+typedef struct hrl_key hrl_key;
+
+/**
+ * A listening NBD server. All threads may use it at once.
+ */
+typedef struct hrl_nbd_server hrl_nbd_server;
+
+/**
+ * One protected volume, running. All threads may use it at once.
+ */
+typedef struct hrl_protection hrl_protection;
+
+/**
+ * How to open a protection. Used by one thread at a time.
+ */
+typedef struct hrl_protection_options hrl_protection_options;
+
+/**
+ * One volume in a vault, as of the version of its catalog that was read last. All threads may use it at once.
+ */
+typedef struct hrl_replica hrl_replica;
+
+/**
+ * A sealed segment of a journal. All threads may use it at once.
+ */
+typedef struct hrl_segment hrl_segment;
+
+/**
+ * A place for immutable objects: what a vault is kept in. All threads may use it at once.
+ */
+typedef struct hrl_store hrl_store;
+
+/**
+ * Gives each change of a volume its place in the write order. For agents with their own I/O path: ask before the disk is
+ * changed (`hrl_tap_begin`), change it, and tell what was done (`hrl_tap_complete_write` and its like). All threads may
+ * use it at once.
+ */
+typedef struct hrl_tap hrl_tap;
+
+/**
+ * A store with volumes in it. All threads may use it at once.
+ */
+typedef struct hrl_vault hrl_vault;
+
+/**
+ * What a function returns: 0 is success, a negative value one of the `HRL_ERROR_` numbers, a positive one (of the few
+ * functions that say so) neither.
+ */
+typedef int32_t hrl_status;
+
+/**
+ * A disk of your own. The functions return 0, or an errno such as EIO; they are called from any thread, several at once,
+ * and must not unwind. The contract is that of the crate's `BlockDevice`: a read that starts after a write returned
+ * sees it; what was written before a flush returned survives a power failure; a failed write changes nothing outside its
+ * range. Offsets and lengths are within the disk, in bytes, and may be unaligned.
+ */
+typedef struct hrl_device_callbacks {
+    /**
+     * `sizeof(hrl_device_callbacks)`, so that later versions can add to it.
+     */
+    size_t struct_bytes;
+    /**
+     * Size of the disk: a multiple of 512 above 0, which never changes.
+     */
+    uint64_t size_bytes;
+    /**
+     * The unit that is written without tearing: a power of two from 512 to 65536.
+     */
+    uint32_t block_bytes;
+    /**
+     * Refuses changes.
+     */
+    bool read_only;
+    /**
+     * Name for errors; copied. NULL: "device".
+     */
+    const char *name;
+    /**
+     * Fills `buffer`. Needed.
+     */
+    int32_t (*read)(void *user, uint64_t offset, uint8_t *buffer, size_t length);
+    /**
+     * Writes `data`; with HRL_DURABLE in `flags` it is on stable storage afterwards. Needed unless `read_only`.
+     */
+    int32_t (*write)(void *user, uint64_t offset, const uint8_t *data, size_t length, uint32_t flags);
+    /**
+     * Makes a range read as zeroes; `flags` of HRL_DURABLE and HRL_KEEP_ALLOCATED. NULL: zeroes are written.
+     */
+    int32_t (*zero)(void *user, uint64_t offset, uint64_t length, uint32_t flags);
+    /**
+     * Is told that a range is not needed, and makes it read as zeroes. NULL: discards do nothing.
+     */
+    int32_t (*discard)(void *user, uint64_t offset, uint64_t length);
+    /**
+     * Makes every finished write durable. Needed unless `read_only`.
+     */
+    int32_t (*flush)(void *user);
+    /**
+     * Called once, when nothing uses the disk any more. NULL: nothing.
+     */
+    void (*free)(void *user);
+} hrl_device_callbacks;
+
+/**
+ * Is given one run of a disk's allocation map; returns false to stop.
+ */
+typedef bool (*hrl_allocation_fn)(void *user, uint64_t offset, uint64_t length, bool allocated);
+
+/**
+ * What a segment holds.
+ */
+typedef struct hrl_segment_summary {
+    /**
+     * A `hrl_segment_kind`.
+     */
+    uint32_t kind;
+    /**
+     * Epoch of the source.
+     */
+    uint32_t epoch;
+    /**
+     * Volume, in hexadecimal digits.
+     */
+    char volume[HRL_ID_CHARS];
+    /**
+     * First sequence covered.
+     */
+    uint64_t first_sequence;
+    /**
+     * Last sequence covered.
+     */
+    uint64_t last_sequence;
+    /**
+     * Time of the first record, in nanoseconds since 1970 in UTC.
+     */
+    int64_t first_time_ns;
+    /**
+     * Time of the last record.
+     */
+    int64_t last_time_ns;
+    /**
+     * Number of records.
+     */
+    uint64_t records;
+    /**
+     * Bytes of data in write records.
+     */
+    uint64_t data_bytes;
+    /**
+     * Bytes of the whole file.
+     */
+    uint64_t stored_bytes;
+    /**
+     * Recovery points in it.
+     */
+    uint64_t points;
+    /**
+     * Chain hash of the segment before, in hexadecimal digits.
+     */
+    char previous[HRL_HASH_CHARS];
+    /**
+     * Its own chain hash.
+     */
+    char chain[HRL_HASH_CHARS];
+} hrl_segment_summary;
+
+/**
+ * A record of a segment. The data lives until the callback returns.
+ */
+typedef struct hrl_record {
+    /**
+     * Its place in the write order.
+     */
+    uint64_t sequence;
+    /**
+     * When it was captured, in nanoseconds since 1970 in UTC.
+     */
+    int64_t time_ns;
+    /**
+     * A `hrl_record_kind`.
+     */
+    uint32_t kind;
+    /**
+     * First byte of the volume; 0 where there is no range.
+     */
+    uint64_t offset;
+    /**
+     * Bytes of the range; 0 where there is none.
+     */
+    uint64_t length;
+    /**
+     * The data of a write, `length` bytes; NULL for the others.
+     */
+    const uint8_t *data;
+} hrl_record;
+
+/**
+ * Is given one record; returns false to stop.
+ */
+typedef bool (*hrl_record_fn)(void *user, const struct hrl_record *record);
+
+/**
+ * Is given one sentence; the text lives until it returns.
+ */
+typedef void (*hrl_note_fn)(void *user, const char *text);
+
+/**
+ * What a conversion wrote.
+ */
+typedef struct hrl_convert_report {
+    /**
+     * Files written.
+     */
+    uint64_t files;
+    /**
+     * Writes in them.
+     */
+    uint64_t writes;
+    /**
+     * Bytes of data in them.
+     */
+    uint64_t bytes;
+} hrl_convert_report;
+
+/**
+ * Counters of a server.
+ */
+typedef struct hrl_nbd_stats {
+    /**
+     * Connections open now.
+     */
+    uint64_t connections;
+    /**
+     * Connections refused at the limit.
+     */
+    uint64_t connections_refused;
+    /**
+     * Requests answered.
+     */
+    uint64_t requests;
+    /**
+     * Requests answered with an error.
+     */
+    uint64_t errors;
+    /**
+     * Bytes of data sent.
+     */
+    uint64_t bytes_read;
+    /**
+     * Bytes of data received.
+     */
+    uint64_t bytes_written;
+} hrl_nbd_stats;
+
+/**
+ * What happened to a protected volume. The texts live until the callback returns.
+ */
+typedef struct hrl_event {
+    /**
+     * When, in nanoseconds since 1970 in UTC.
+     */
+    int64_t time_ns;
+    /**
+     * Name of the volume.
+     */
+    const char *volume;
+    /**
+     * Stable name of what happened, such as "mode-changed", "point-marked", "vault-unavailable", "fenced".
+     */
+    const char *kind;
+    /**
+     * One sentence for people.
+     */
+    const char *message;
+} hrl_event;
+
+/**
+ * Is told of an event, from a thread of the library; must return soon.
+ */
+typedef void (*hrl_event_fn)(void *user, const struct hrl_event *event);
+
+/**
+ * A recovery point. Times are nanoseconds since 1970 in UTC.
+ */
+typedef struct hrl_point {
+    /**
+     * Identity, in hexadecimal digits.
+     */
+    char id[HRL_ID_CHARS];
+    /**
+     * A `hrl_point_kind`.
+     */
+    uint32_t kind;
+    /**
+     * Its place in the write order.
+     */
+    uint64_t sequence;
+    /**
+     * When it was marked.
+     */
+    int64_t time_ns;
+    /**
+     * Epoch of the source.
+     */
+    uint32_t epoch;
+    /**
+     * Text of who marked it.
+     */
+    char label[HRL_LABEL_CHARS];
+    /**
+     * Chain hash of the segment that ends with it, in hexadecimal digits.
+     */
+    char chain[HRL_HASH_CHARS];
+} hrl_point;
+
+/**
+ * How an application is quiesced around a mark. The functions return 0 or an errno, and must not unwind.
+ */
+typedef struct hrl_quiesce_callbacks {
+    /**
+     * `sizeof(hrl_quiesce_callbacks)`, so that later versions can add to it.
+     */
+    size_t struct_bytes;
+    /**
+     * Name for errors and events; copied. NULL: "application".
+     */
+    const char *name;
+    /**
+     * Makes the disk consistent and keeps it so until `release`; to be done within `limit_ms`.
+     */
+    int32_t (*quiesce)(void *user, uint64_t limit_ms);
+    /**
+     * Lets the application go on. Called exactly once for each `quiesce`, also when that failed.
+     */
+    int32_t (*release)(void *user);
+} hrl_quiesce_callbacks;
+
+/**
+ * How a protection is doing.
+ */
+typedef struct hrl_stats {
+    /**
+     * A `hrl_mode`.
+     */
+    uint32_t mode;
+    /**
+     * Newest sequence captured.
+     */
+    uint64_t last_sequence;
+    /**
+     * Newest sequence durable in the local journal.
+     */
+    uint64_t journaled_sequence;
+    /**
+     * Newest sequence in the vault.
+     */
+    uint64_t replicated_sequence;
+    /**
+     * Age of the oldest captured change that is not in the vault, in milliseconds.
+     */
+    uint64_t rpo_ms;
+    /**
+     * Changes captured: writes, zeroes, discards.
+     */
+    uint64_t changes;
+    /**
+     * Bytes of data captured.
+     */
+    uint64_t bytes_captured;
+    /**
+     * Bytes of sealed segments written.
+     */
+    uint64_t bytes_stored;
+    /**
+     * Memory of the queue, in bytes.
+     */
+    uint64_t queue_bytes;
+    /**
+     * Segments waiting for the vault, in bytes.
+     */
+    uint64_t spool_bytes;
+    /**
+     * Regions that a crash now would have to read again.
+     */
+    uint64_t marked_regions;
+    /**
+     * Bytes that a resync has still to read.
+     */
+    uint64_t resync_bytes_left;
+    /**
+     * Bytes that the resync under way, or the last, has read.
+     */
+    uint64_t resync_bytes_read;
+    /**
+     * Points marked in this session.
+     */
+    uint64_t points;
+    /**
+     * The vault took the last segment.
+     */
+    bool vault_available;
+    /**
+     * Another source has the volume now; nothing is replicated any more.
+     */
+    bool fenced;
+} hrl_stats;
+
+/**
+ * A stretch of a volume's history, from one sequence to another, both included.
+ */
+typedef struct hrl_timeline_entry {
+    /**
+     * First sequence.
+     */
+    uint64_t first_sequence;
+    /**
+     * Last sequence.
+     */
+    uint64_t last_sequence;
+    /**
+     * Time of the first, in nanoseconds since 1970 in UTC.
+     */
+    int64_t first_time_ns;
+    /**
+     * Time of the last.
+     */
+    int64_t last_time_ns;
+    /**
+     * NULL for an ordered stretch; otherwise why no state inside it can be restored, such as "crash". Static.
+     */
+    const char *unordered;
+} hrl_timeline_entry;
+
+/**
+ * Is given one stretch of history; returns false to stop.
+ */
+typedef bool (*hrl_timeline_fn)(void *user, const struct hrl_timeline_entry *entry);
+
+/**
+ * A volume of a vault.
+ */
+typedef struct hrl_volume_info {
+    /**
+     * Name in the vault.
+     */
+    char name[HRL_NAME_CHARS];
+    /**
+     * Identity, in hexadecimal digits.
+     */
+    char id[HRL_ID_CHARS];
+    /**
+     * Size in bytes.
+     */
+    uint64_t size_bytes;
+    /**
+     * Block size in bytes.
+     */
+    uint32_t block_bytes;
+    /**
+     * When it was created, in nanoseconds since 1970 in UTC.
+     */
+    int64_t created_ns;
+    /**
+     * Its data is sealed with a key.
+     */
+    bool sealed;
+    /**
+     * Tracked without data: change sets alone can be had.
+     */
+    bool extents_only;
+} hrl_volume_info;
+
+/**
+ * Is given one point, which lives until it returns; returns false to stop.
+ */
+typedef bool (*hrl_point_fn)(void *user, const struct hrl_point *point);
+
+/**
+ * Told how far a long operation is, in bytes; returns false to stop it. Called from several threads, not at the same
+ * time as its own operation returns.
+ */
+typedef bool (*hrl_progress_fn)(void *user, uint64_t bytes_done, uint64_t bytes_total);
+
+/**
+ * What a restore did.
+ */
+typedef struct hrl_restore_report {
+    /**
+     * The state restored.
+     */
+    uint64_t sequence;
+    /**
+     * Bytes of data written.
+     */
+    uint64_t bytes_written;
+    /**
+     * Size of the volume in bytes.
+     */
+    uint64_t volume_bytes;
+    /**
+     * Segments read.
+     */
+    uint64_t segments;
+} hrl_restore_report;
+
+/**
+ * Is given the name of an object that is not as it was written, and a sentence that says what is wrong. Both live until it
+ * returns.
+ */
+typedef void (*hrl_finding_fn)(void *user, const char *object, const char *message);
+
+/**
+ * What a verification found.
+ */
+typedef struct hrl_verify_report {
+    /**
+     * Segments checked.
+     */
+    uint64_t segments;
+    /**
+     * Bytes checked.
+     */
+    uint64_t bytes;
+    /**
+     * Recovery points offered.
+     */
+    uint64_t points;
+    /**
+     * Objects that are not as they were written; 0 when the replica is sound.
+     */
+    uint64_t findings;
+    /**
+     * Objects that the catalog does not name; they do no harm.
+     */
+    uint64_t strays;
+} hrl_verify_report;
+
+/**
+ * One run of a change set.
+ */
+typedef struct hrl_change {
+    /**
+     * First byte.
+     */
+    uint64_t offset;
+    /**
+     * Bytes.
+     */
+    uint64_t length;
+    /**
+     * It reads as zeroes in the later state.
+     */
+    bool zero;
+} hrl_change;
+
+/**
+ * Is given one run of a change set; returns false to stop.
+ */
+typedef bool (*hrl_change_fn)(void *user, const struct hrl_change *change);
+
+/**
+ * Is given the name and size of one object of a listing, with the pointer `context` that came with it.
+ */
+typedef void (*hrl_list_fn)(void *context, const char *name, uint64_t length);
+
+/**
+ * A store of your own. The functions return 0 or an errno; they are called from any thread, several at once, and must not
+ * unwind. Objects never change once they are put. Temporary failures are ETIMEDOUT or ECONNREFUSED: they are tried again.
+ */
+typedef struct hrl_store_callbacks {
+    /**
+     * `sizeof(hrl_store_callbacks)`, so that later versions can add to it.
+     */
+    size_t struct_bytes;
+    /**
+     * Name for errors; copied. NULL: "store".
+     */
+    const char *name;
+    /**
+     * Creates an object whole and durably, or returns EEXIST when there is one of this name; of several that race exactly one
+     * creates it.
+     */
+    int32_t (*put)(void *user, const char *name, const uint8_t *data, size_t length);
+    /**
+     * Fills `buffer` with the bytes of an object from `offset` on; ENOENT when there is none. Never asked beyond the end.
+     */
+    int32_t (*get)(void *user, const char *name, uint64_t offset, uint8_t *buffer, size_t length);
+    /**
+     * Gives the size of an object; ENOENT when there is none.
+     */
+    int32_t (*head)(void *user, const char *name, uint64_t *length);
+    /**
+     * Calls `found(context, name, length)` for every object whose name starts with `prefix`, in any order.
+     */
+    int32_t (*list)(void *user, const char *prefix, hrl_list_fn found, void *context);
+    /**
+     * Removes an object; succeeds when there is none.
+     */
+    int32_t (*remove)(void *user, const char *name);
+    /**
+     * Called once, when nothing uses the store any more. NULL: nothing.
+     */
+    void (*free)(void *user);
+} hrl_store_callbacks;
+
+/**
+ * Permission to change these bytes of the disk. Ends with exactly one of the `hrl_tap_complete_` functions,
+ * `hrl_tap_fail` and `hrl_tap_cancel`, on any thread.
+ */
+typedef struct hrl_ticket {
+    /**
+     * First byte that may be changed.
+     */
+    uint64_t offset;
+    /**
+     * Bytes that may be changed.
+     */
+    uint64_t length;
+} hrl_ticket;
+
+/**
+ * Is given one volume; returns false to stop.
+ */
+typedef bool (*hrl_volume_fn)(void *user, const struct hrl_volume_info *volume);
+
+/**
+ * Success.
+ */
+#define HRL_OK 0
+
+/**
+ * Not yet: ask again when the callback was called (`hrl_tap_try_begin` alone).
+ */
+#define HRL_PENDING 1
+
+/**
+ * Fix the request: an argument, option or file that can never work as given; also NULL where a pointer is needed.
+ */
+#define HRL_ERROR_INVALID_INPUT -1
+
+/**
+ * Name another object: the one asked for does not exist.
+ */
+#define HRL_ERROR_NOT_FOUND -2
+
+/**
+ * The object exists already and is never overwritten.
+ */
+#define HRL_ERROR_ALREADY_EXISTS -3
+
+/**
+ * Use another copy: bytes are not what was written.
+ */
+#define HRL_ERROR_CORRUPT -4
+
+/**
+ * Supply the right key.
+ */
+#define HRL_ERROR_WRONG_KEY -5
+
+/**
+ * Upgrade: a feature or version that this build does not know.
+ */
+#define HRL_ERROR_UNSUPPORTED -6
+
+/**
+ * Retry later: a store, socket or device does not answer now.
+ */
+#define HRL_ERROR_UNAVAILABLE -7
+
+/**
+ * Make room: a disk, quota or named limit is exhausted.
+ */
+#define HRL_ERROR_FULL -8
+
+/**
+ * Reopen: a flush failed, so nothing written through this handle can be trusted.
+ */
+#define HRL_ERROR_POISONED -9
+
+/**
+ * Stop: another agent or a newer epoch owns the volume.
+ */
+#define HRL_ERROR_FENCED -10
+
+/**
+ * Resync or choose again: the disk is not the one that was protected, or changed while nobody watched.
+ */
+#define HRL_ERROR_CHANGED -11
+
+/**
+ * Write elsewhere: the object is read-only.
+ */
+#define HRL_ERROR_READ_ONLY -12
+
+/**
+ * Wait for the resync: the volume is in an unordered interval, where no point can exist.
+ */
+#define HRL_ERROR_NOT_ORDERED -13
+
+/**
+ * The operating system refused; `hrl_error_os_code` says why.
+ */
+#define HRL_ERROR_IO -14
+
+/**
+ * A defect of the library was caught at its boundary. The handles in use may be unusable; please report it.
+ */
+#define HRL_ERROR_PANIC -100
+
+#ifdef __cplusplus
+extern "C" {
+#endif // __cplusplus
+
+/**
+ * Version of the library as text, such as "0.1.0". Static; never NULL. Since 0.1.
+ */
+HRL_API const char *hrl_version(void);
+
+/**
+ * Version of the library as a number: major * 1,000,000 + minor * 1,000 + patch. Since 0.1.
+ */
+HRL_API uint32_t hrl_version_number(void);
+
+/**
+ * Name of a status, such as "not-found". Static; never NULL. Since 0.1.
+ */
+HRL_API const char *hrl_status_name(hrl_status status);
+
+/**
+ * The last error of the calling thread as a sentence: operation, object, place, expected, found, cause. Never NULL; empty
+ * when there was none. Valid until the next function of the library fails on this thread. Since 0.1.
+ */
+HRL_API
+const char *hrl_error_message(void);
+
+/**
+ * What was being done, such as "read segment". As `hrl_error_message` otherwise. Since 0.1.
+ */
+HRL_API const char *hrl_error_operation(void);
+
+/**
+ * Name of the object that it was done to. As `hrl_error_message` otherwise. Since 0.1.
+ */
+HRL_API const char *hrl_error_object(void);
+
+/**
+ * Puts the byte offset of the last error in its object into `offset` and returns true; false, and `offset` untouched, when
+ * there is none. Since 0.1.
+ */
+HRL_API
+bool hrl_error_offset(uint64_t *offset);
+
+/**
+ * The operating system's code (errno) of the last error; 0 when its cause was another. Since 0.1.
+ */
+HRL_API int32_t hrl_error_os_code(void);
+
+/**
+ * Makes a buffer of `length` zero bytes. Free it with `hrl_buffer_free`, unless `hrl_tap_complete_buffer` took it.
+ * Statuses: HRL_ERROR_INVALID_INPUT. Since 0.1.
+ */
+HRL_API
+hrl_status hrl_buffer_new(size_t length,
+                          struct hrl_buffer **out);
+
+/**
+ * Makes a buffer that holds a copy of `data`. As `hrl_buffer_new` otherwise. Since 0.1.
+ */
+HRL_API hrl_status hrl_buffer_copy(const uint8_t *data, size_t length, struct hrl_buffer **out);
+
+/**
+ * The memory of the buffer, as long as the buffer lives; NULL for NULL. Since 0.1.
+ */
+HRL_API uint8_t *hrl_buffer_data(struct hrl_buffer *buffer);
+
+/**
+ * Length in bytes; 0 for NULL. Since 0.1.
+ */
+HRL_API size_t hrl_buffer_length(const struct hrl_buffer *buffer);
+
+/**
+ * Frees a buffer; NULL is fine. Since 0.1.
+ */
+HRL_API void hrl_buffer_free(struct hrl_buffer *buffer);
+
+/**
+ * Opens a regular file or block device. `create_bytes` above 0 creates a sparse file of this size; one that exists must have
+ * it. Free the device with `hrl_device_free`.
+ * Statuses: HRL_ERROR_NOT_FOUND, HRL_ERROR_INVALID_INPUT (size 0 or no multiple of 512 bytes), HRL_ERROR_FENCED (in use by
+ * another process), HRL_ERROR_ALREADY_EXISTS (another size), HRL_ERROR_IO. Since 0.1.
+ */
+HRL_API
+hrl_status hrl_device_open_file(const char *path,
+                                uint32_t flags,
+                                uint64_t create_bytes,
+                                struct hrl_device **out);
+
+/**
+ * Makes a sparse disk in memory; `size_bytes` is a multiple of 512 above 0. Free it with `hrl_device_free`.
+ * Statuses: HRL_ERROR_INVALID_INPUT. Since 0.1.
+ */
+HRL_API hrl_status hrl_device_new_memory(uint64_t size_bytes, struct hrl_device **out);
+
+/**
+ * Makes a writable disk of a read-only one: reads see `base`, changes go to `scratch`, which has the same size and whose
+ * content is not read before it was written. Both may be freed afterwards. Statuses: HRL_ERROR_INVALID_INPUT. Since 0.1.
+ */
+HRL_API
+hrl_status hrl_device_new_overlay(const struct hrl_device *base,
+                                  const struct hrl_device *scratch,
+                                  struct hrl_device **out);
+
+/**
+ * Makes a device of your functions. `callbacks` is copied; `user` is handed to each function. Free it with
+ * `hrl_device_free`; `free` of the callbacks comes when the last user (a protection, a server) is gone too.
+ * Statuses: HRL_ERROR_INVALID_INPUT; then `free` is not called. Since 0.1.
+ */
+HRL_API
+hrl_status hrl_device_from_callbacks(const struct hrl_device_callbacks *callbacks,
+                                     void *user,
+                                     struct hrl_device **out);
+
+/**
+ * Size in bytes; 0 for NULL. Since 0.1.
+ */
+HRL_API uint64_t hrl_device_size_bytes(const struct hrl_device *device);
+
+/**
+ * The unit that is written without tearing, in bytes; 0 for NULL. Since 0.1.
+ */
+HRL_API uint32_t hrl_device_block_bytes(const struct hrl_device *device);
+
+/**
+ * Refuses changes; true for NULL. Since 0.1.
+ */
+HRL_API bool hrl_device_is_read_only(const struct hrl_device *device);
+
+/**
+ * Name, for example a path; as long as the device lives. Empty for NULL. Since 0.1.
+ */
+HRL_API const char *hrl_device_name(const struct hrl_device *device);
+
+/**
+ * Fills `buffer` from `offset`. Statuses: HRL_ERROR_INVALID_INPUT (outside the disk), HRL_ERROR_IO, HRL_ERROR_CORRUPT and
+ * HRL_ERROR_UNAVAILABLE (views). Since 0.1.
+ */
+HRL_API
+hrl_status hrl_device_read(const struct hrl_device *device,
+                           uint64_t offset,
+                           uint8_t *buffer,
+                           size_t length);
+
+/**
+ * Writes `data` at `offset`; with HRL_DURABLE in `flags` it is on stable storage afterwards. On a protected volume the bytes
+ * are copied once, before anything else, so that journal and disk hold the same whatever happens to `data` meanwhile.
+ * Statuses: HRL_ERROR_INVALID_INPUT (outside the disk), HRL_ERROR_READ_ONLY, HRL_ERROR_POISONED, HRL_ERROR_FULL, HRL_ERROR_IO.
+ * Since 0.1.
+ */
+HRL_API
+hrl_status hrl_device_write(const struct hrl_device *device,
+                            uint64_t offset,
+                            const uint8_t *data,
+                            size_t length,
+                            uint32_t flags);
+
+/**
+ * Makes a range read as zeroes; `flags` of HRL_DURABLE and HRL_KEEP_ALLOCATED. Statuses as for `hrl_device_write`. Since 0.1.
+ */
+HRL_API
+hrl_status hrl_device_zero(const struct hrl_device *device,
+                           uint64_t offset,
+                           uint64_t length,
+                           uint32_t flags);
+
+/**
+ * Tells the disk that a range is not needed. `effect`, which may be NULL, receives what it did, a `hrl_discarded`. Statuses as
+ * for `hrl_device_write`. Since 0.1.
+ */
+HRL_API
+hrl_status hrl_device_discard(const struct hrl_device *device,
+                              uint64_t offset,
+                              uint64_t length,
+                              uint32_t *effect);
+
+/**
+ * Makes every write that returned durable. A failed flush is final: HRL_ERROR_POISONED ever after. Statuses: HRL_ERROR_IO,
+ * HRL_ERROR_POISONED. Since 0.1.
+ */
+HRL_API
+hrl_status hrl_device_flush(const struct hrl_device *device);
+
+/**
+ * Gives the allocation runs of a range, in order, to `visit` on the calling thread; what is not allocated reads as zeroes.
+ * Statuses: HRL_ERROR_INVALID_INPUT, HRL_ERROR_IO. Since 0.1.
+ */
+HRL_API
+hrl_status hrl_device_allocation(const struct hrl_device *device,
+                                 uint64_t offset,
+                                 uint64_t length,
+                                 hrl_allocation_fn visit,
+                                 void *user);
+
+/**
+ * Frees the handle; NULL is fine. What else uses the disk (a protection, a server, an overlay) goes on. Since 0.1.
+ */
+HRL_API
+void hrl_device_free(struct hrl_device *device);
+
+/**
+ * Opens a `.hrl` segment; the file must not change while it is open. A sealed one is opened with the keys of `replica`, which
+ * may be NULL. Free it with `hrl_segment_free`.
+ * Statuses: HRL_ERROR_NOT_FOUND, HRL_ERROR_CORRUPT, HRL_ERROR_WRONG_KEY, HRL_ERROR_UNSUPPORTED. Since 0.1.
+ */
+HRL_API
+hrl_status hrl_segment_open(const char *path,
+                            const struct hrl_replica *replica,
+                            struct hrl_segment **out);
+
+/**
+ * What the segment holds. Statuses: HRL_ERROR_INVALID_INPUT. Since 0.1.
+ */
+HRL_API
+hrl_status hrl_segment_get_summary(const struct hrl_segment *segment,
+                                   struct hrl_segment_summary *summary);
+
+/**
+ * Gives every record, in the order of the segment, to `each` on the calling thread. Statuses: HRL_ERROR_CORRUPT,
+ * HRL_ERROR_UNSUPPORTED. Since 0.1.
+ */
+HRL_API
+hrl_status hrl_segment_records(const struct hrl_segment *segment,
+                               hrl_record_fn each,
+                               void *user);
+
+/**
+ * Checks every byte of the segment. Statuses: HRL_ERROR_CORRUPT, HRL_ERROR_WRONG_KEY. Since 0.1.
+ */
+HRL_API hrl_status hrl_segment_verify(const struct hrl_segment *segment);
+
+/**
+ * Frees the handle; NULL is fine. Since 0.1.
+ */
+HRL_API void hrl_segment_free(struct hrl_segment *segment);
+
+/**
+ * Writes native segments as a chain of Hyper-V logs ([MS-HRL] version 2) into a new directory. `inputs` are files, or
+ * directories that are searched for `.hrl` files. What that format cannot carry is told to `note` (may be NULL), one
+ * sentence for each. `replica` gives the keys, and may be NULL; `report` too.
+ * Statuses: HRL_ERROR_NOT_FOUND, HRL_ERROR_CORRUPT, HRL_ERROR_WRONG_KEY, HRL_ERROR_ALREADY_EXISTS, HRL_ERROR_FULL, HRL_ERROR_IO.
+ * Since 0.1.
+ */
+HRL_API
+hrl_status hrl_convert_to_hyperv(const char *const *inputs,
+                                 size_t input_count,
+                                 const char *directory,
+                                 const struct hrl_replica *replica,
+                                 hrl_note_fn note,
+                                 void *user,
+                                 struct hrl_convert_report *report);
+
+/**
+ * Writes a chain of Hyper-V logs as one native segment into a new file. As `hrl_convert_to_hyperv` otherwise. Since 0.1.
+ */
+HRL_API
+hrl_status hrl_convert_to_native(const char *const *inputs,
+                                 size_t input_count,
+                                 const char *file,
+                                 struct hrl_convert_report *report);
+
+/**
+ * Serves a device over NBD at `address`, "unix:PATH" or "tcp:HOST:PORT" (port 0 takes a free one), as export `name`. A
+ * protected volume is captured. `changes`, which may be NULL, become the meta contexts "qemu:dirty-bitmap:changes" and
+ * "hrl:changes". The device may be freed afterwards. Free the server with `hrl_nbd_server_free`.
+ * Statuses: HRL_ERROR_INVALID_INPUT, HRL_ERROR_FENCED (the address is taken), HRL_ERROR_UNSUPPORTED (no io_uring), HRL_ERROR_IO.
+ * Since 0.1.
+ */
+HRL_API
+hrl_status hrl_nbd_server_start(const char *address,
+                                const char *name,
+                                const struct hrl_device *device,
+                                const struct hrl_changes *changes,
+                                uint32_t flags,
+                                struct hrl_nbd_server **out);
+
+/**
+ * The URI that clients connect to, as long as the handle lives. Empty for NULL. Since 0.1.
+ */
+HRL_API const char *hrl_nbd_server_uri(const struct hrl_nbd_server *server);
+
+/**
+ * Counters now; all 0 once the server stopped. Statuses: HRL_ERROR_INVALID_INPUT. Since 0.1.
+ */
+HRL_API hrl_status hrl_nbd_server_stats(const struct hrl_nbd_server *server, struct hrl_nbd_stats *stats);
+
+/**
+ * Stops listening, lets requests in flight end, closes the connections. A second stop does nothing. Statuses:
+ * HRL_ERROR_INVALID_INPUT. Since 0.1.
+ */
+HRL_API hrl_status hrl_nbd_server_stop(const struct hrl_nbd_server *server);
+
+/**
+ * Stops the server, if it was not, and frees the handle; NULL is fine. Since 0.1.
+ */
+HRL_API void hrl_nbd_server_free(struct hrl_nbd_server *server);
+
+/**
+ * Begins the options for protecting `device` as `volume` of `vault`. `state` is the local directory of this agent (dirty
+ * map, spool, identity), created when it is absent; it must not be on the protected device. Device and vault may be freed
+ * afterwards. Free the options with `hrl_protection_options_free`. Statuses: HRL_ERROR_INVALID_INPUT. Since 0.1.
+ */
+HRL_API
+hrl_status hrl_protection_options_new(const char *volume,
+                                      const struct hrl_device *device,
+                                      const struct hrl_vault *vault,
+                                      const char *state,
+                                      struct hrl_protection_options **out);
+
+/**
+ * Sets one field of the policy from text, by the names of policy files: "memory_budget_bytes" "67108864",
+ * "crash_point_interval_ms" "60000", "compression" "zstd:1", and so on. The values are checked together by
+ * `hrl_protection_open`. Statuses: HRL_ERROR_INVALID_INPUT (the message lists the names). Since 0.1.
+ */
+HRL_API
+hrl_status hrl_protection_options_set(struct hrl_protection_options *options,
+                                      const char *name,
+                                      const char *value);
+
+/**
+ * Take the volume over when another source has it. Default: no, that is HRL_ERROR_FENCED. Statuses: HRL_ERROR_INVALID_INPUT.
+ * Since 0.1.
+ */
+HRL_API
+hrl_status hrl_protection_options_take_over(struct hrl_protection_options *options,
+                                            bool take_over);
+
+/**
+ * Where events go; NULL: nowhere. `callback` is called until `hrl_protection_free` has returned. Statuses:
+ * HRL_ERROR_INVALID_INPUT. Since 0.1.
+ */
+HRL_API
+hrl_status hrl_protection_options_on_event(struct hrl_protection_options *options,
+                                           hrl_event_fn callback,
+                                           void *user);
+
+/**
+ * Frees the options; NULL is fine. Since 0.1.
+ */
+HRL_API void hrl_protection_options_free(struct hrl_protection_options *options);
+
+/**
+ * Opens the volume, finds what must be read again, and starts. The options may be used again and freed. Free the protection
+ * with `hrl_protection_free`, after `hrl_protection_stop`.
+ * Statuses: HRL_ERROR_FENCED (another agent or source has the volume), HRL_ERROR_CHANGED (not the disk that was protected),
+ * HRL_ERROR_WRONG_KEY, HRL_ERROR_UNAVAILABLE (the vault), HRL_ERROR_INVALID_INPUT (the policy), HRL_ERROR_FULL, HRL_ERROR_IO.
+ * Since 0.1.
+ */
+HRL_API
+hrl_status hrl_protection_open(const struct hrl_protection_options *options,
+                               struct hrl_protection **out);
+
+/**
+ * The protected volume as a device: writes to it are captured. From now on nothing else may write to the disk below. Free it
+ * with `hrl_device_free`, before `hrl_protection_stop`. Statuses: HRL_ERROR_INVALID_INPUT. Since 0.1.
+ */
+HRL_API
+hrl_status hrl_protection_device(const struct hrl_protection *protection,
+                                 struct hrl_device **out);
+
+/**
+ * The tap of the volume, for agents that do their own I/O. Free it with `hrl_tap_free`. Statuses: HRL_ERROR_INVALID_INPUT.
+ * Since 0.1.
+ */
+HRL_API
+hrl_status hrl_protection_tap(const struct hrl_protection *protection,
+                              struct hrl_tap **out);
+
+/**
+ * Marks a recovery point now, and returns once it is durable in the local journal. `kind` is a `hrl_point_kind`:
+ * HRL_POINT_CRASH, or HRL_POINT_DECLARED at a transaction boundary of the caller's. `label` may be NULL; `point` too.
+ * Statuses: HRL_ERROR_NOT_ORDERED (first copy, resync or overflow), HRL_ERROR_INVALID_INPUT (label above 255 bytes),
+ * HRL_ERROR_FENCED. Since 0.1.
+ */
+HRL_API
+hrl_status hrl_protection_mark(const struct hrl_protection *protection,
+                               uint32_t kind,
+                               const char *label,
+                               struct hrl_point *point);
+
+/**
+ * Marks an application-consistent point: quiesce, flush, mark, release, in this order, with the callbacks on the calling
+ * thread. No point, and the application released, when it cannot be quiesced or the mark would come after `limit_ms`
+ * (HRL_ERROR_UNAVAILABLE). `label` and `point` may be NULL.
+ * Statuses: those of `hrl_protection_mark`, and what the callbacks return. Since 0.1.
+ */
+HRL_API
+hrl_status hrl_protection_mark_quiesced(const struct hrl_protection *protection,
+                                        const struct hrl_quiesce_callbacks *callbacks,
+                                        void *user,
+                                        const char *label,
+                                        uint64_t limit_ms,
+                                        struct hrl_point *point);
+
+/**
+ * How the protection is doing now. Statuses: HRL_ERROR_INVALID_INPUT. Since 0.1.
+ */
+HRL_API hrl_status hrl_protection_stats(const struct hrl_protection *protection, struct hrl_stats *stats);
+
+/**
+ * Gives the history that the vault knows to `each` on the calling thread. Statuses: HRL_ERROR_INVALID_INPUT. Since 0.1.
+ */
+HRL_API
+hrl_status hrl_protection_timeline(const struct hrl_protection *protection,
+                                   hrl_timeline_fn each,
+                                   void *user);
+
+/**
+ * Waits until the first copy or resync is complete. Statuses: HRL_ERROR_UNAVAILABLE (not within `limit_ms`), HRL_ERROR_FENCED.
+ * Since 0.1.
+ */
+HRL_API
+hrl_status hrl_protection_wait_ordered(const struct hrl_protection *protection,
+                                       uint64_t limit_ms);
+
+/**
+ * Waits until everything captured before the call is in the vault. `sequence`, which may be NULL, receives the newest sequence
+ * there. Statuses as for `hrl_protection_wait_ordered`. Since 0.1.
+ */
+HRL_API
+hrl_status hrl_protection_wait_replicated(const struct hrl_protection *protection,
+                                          uint64_t limit_ms,
+                                          uint64_t *sequence);
+
+/**
+ * Reads the whole disk again, beside the writes. Older points stay usable; none is marked until it is complete. Statuses:
+ * HRL_ERROR_IO, HRL_ERROR_FULL. Since 0.1.
+ */
+HRL_API
+hrl_status hrl_protection_resync(const struct hrl_protection *protection);
+
+/**
+ * Ends the session cleanly: seals and ships what there is (waiting for the vault up to `limit_ms`; the rest stays in the
+ * spool), flushes the disk, and leaves a clean dirty map, so that the next session reads nothing again. Every writer must be
+ * gone before; calls on other threads are waited for. Afterwards every function but `hrl_protection_free` gives
+ * HRL_ERROR_INVALID_INPUT, also when this one failed; a second stop does nothing.
+ * Statuses: HRL_ERROR_UNAVAILABLE, HRL_ERROR_FENCED, HRL_ERROR_IO: the next session then reads some regions again. Since 0.1.
+ */
+HRL_API
+hrl_status hrl_protection_stop(const struct hrl_protection *protection,
+                               uint64_t limit_ms);
+
+/**
+ * Frees the protection; NULL is fine. One that was not stopped ends as in a crash: the next session reads the marked regions
+ * again. Since 0.1.
+ */
+HRL_API
+void hrl_protection_free(struct hrl_protection *protection);
+
+/**
+ * Opens a volume of a vault. Reading never writes to the vault. Free it with `hrl_replica_free`.
+ * Statuses: HRL_ERROR_NOT_FOUND, HRL_ERROR_WRONG_KEY, HRL_ERROR_CORRUPT, HRL_ERROR_UNAVAILABLE. Since 0.1.
+ */
+HRL_API
+hrl_status hrl_replica_open(const struct hrl_vault *vault,
+                            const char *name,
+                            struct hrl_replica **out);
+
+/**
+ * Reads the newest version of the catalog. Statuses: HRL_ERROR_UNAVAILABLE, HRL_ERROR_CORRUPT. Since 0.1.
+ */
+HRL_API hrl_status hrl_replica_refresh(const struct hrl_replica *replica);
+
+/**
+ * What the vault says of the volume. Statuses: HRL_ERROR_INVALID_INPUT. Since 0.1.
+ */
+HRL_API hrl_status hrl_replica_info(const struct hrl_replica *replica, struct hrl_volume_info *info);
+
+/**
+ * Gives every recovery point to `each` on the calling thread, oldest first. Statuses: HRL_ERROR_INVALID_INPUT. Since 0.1.
+ */
+HRL_API
+hrl_status hrl_replica_points(const struct hrl_replica *replica,
+                              hrl_point_fn each,
+                              void *user);
+
+/**
+ * Gives the history in stretches, ordered and not, to `each` on the calling thread. Statuses: HRL_ERROR_INVALID_INPUT.
+ * Since 0.1.
+ */
+HRL_API
+hrl_status hrl_replica_timeline(const struct hrl_replica *replica,
+                                hrl_timeline_fn each,
+                                void *user);
+
+/**
+ * Finds the sequence of a state. `at` is "newest", a sequence number, a time as RFC 3339, the identity of a point or
+ * "point:" and its first digits, "label:" and a label, or a label.
+ * Statuses: HRL_ERROR_NOT_FOUND, HRL_ERROR_NOT_ORDERED (inside a gap), HRL_ERROR_INVALID_INPUT. Since 0.1.
+ */
+HRL_API
+hrl_status hrl_replica_resolve(const struct hrl_replica *replica,
+                               const char *at,
+                               uint64_t *sequence);
+
+/**
+ * Opens the volume as of `at` (see `hrl_replica_resolve`) as a read-only device, without a restore. Free it with
+ * `hrl_device_free`; the replica may be freed before.
+ * Statuses: those of `hrl_replica_resolve`, HRL_ERROR_CORRUPT, HRL_ERROR_UNAVAILABLE, HRL_ERROR_UNSUPPORTED (tracked without
+ * data). Since 0.1.
+ */
+HRL_API
+hrl_status hrl_replica_view(const struct hrl_replica *replica,
+                            const char *at,
+                            struct hrl_device **out);
+
+/**
+ * Writes the volume as of `at` (see `hrl_replica_resolve`) to a new sparse file, which gets its name when it is whole and
+ * durable; or, by a flag, over an existing file or device. `tell` and `report` may be NULL.
+ * Statuses: those of `hrl_replica_view`, HRL_ERROR_ALREADY_EXISTS, HRL_ERROR_FULL, HRL_ERROR_IO, HRL_ERROR_UNAVAILABLE (stopped by
+ * `tell`). Since 0.1.
+ */
+HRL_API
+hrl_status hrl_replica_restore(const struct hrl_replica *replica,
+                               const char *at,
+                               const char *path,
+                               uint32_t flags,
+                               hrl_progress_fn tell,
+                               void *user,
+                               struct hrl_restore_report *report);
+
+/**
+ * Reads and checks everything that the catalog names: checksums, seals, chain. What is wrong is given to `found` (may be
+ * NULL) and counted in `report`; the status is HRL_OK when all was checked, sound or not.
+ * Statuses: HRL_ERROR_UNAVAILABLE. Since 0.1.
+ */
+HRL_API
+hrl_status hrl_replica_verify(const struct hrl_replica *replica,
+                              hrl_progress_fn tell,
+                              hrl_finding_fn found,
+                              void *user,
+                              struct hrl_verify_report *report);
+
+/**
+ * Frees the handle; NULL is fine. Since 0.1.
+ */
+HRL_API void hrl_replica_free(struct hrl_replica *replica);
+
+/**
+ * Finds what was written after state `from`, up to state `to` (see `hrl_replica_resolve`). Free it with `hrl_changes_free`.
+ * Statuses: those of `hrl_replica_resolve`, HRL_ERROR_CORRUPT, HRL_ERROR_UNAVAILABLE. Since 0.1.
+ */
+HRL_API
+hrl_status hrl_replica_changes(const struct hrl_replica *replica,
+                               const char *from,
+                               const char *to,
+                               struct hrl_changes **out);
+
+/**
+ * Bytes that changed; 0 for NULL. Since 0.1.
+ */
+HRL_API uint64_t hrl_changes_total_bytes(const struct hrl_changes *changes);
+
+/**
+ * Gives the runs, in order of their offsets, to `each` on the calling thread. Statuses: HRL_ERROR_INVALID_INPUT. Since 0.1.
+ */
+HRL_API
+hrl_status hrl_changes_runs(const struct hrl_changes *changes,
+                            hrl_change_fn each,
+                            void *user);
+
+/**
+ * Writes the changed bytes, each at its own offset, to a new sparse file of the volume's size. `bytes`, which may be NULL,
+ * receives how many. Statuses: HRL_ERROR_ALREADY_EXISTS, HRL_ERROR_UNSUPPORTED (tracked without data), HRL_ERROR_FULL,
+ * HRL_ERROR_CORRUPT, HRL_ERROR_IO. Since 0.1.
+ */
+HRL_API
+hrl_status hrl_changes_write_to_file(const struct hrl_changes *changes,
+                                     const char *path,
+                                     uint64_t *bytes);
+
+/**
+ * Frees the handle; NULL is fine. Since 0.1.
+ */
+HRL_API void hrl_changes_free(struct hrl_changes *changes);
+
+/**
+ * Opens a directory as a store; with `create` it is made when it is absent. Free it with `hrl_store_free`.
+ * Statuses: HRL_ERROR_NOT_FOUND, HRL_ERROR_INVALID_INPUT (no directory), HRL_ERROR_IO. Since 0.1.
+ */
+HRL_API hrl_status hrl_store_open_directory(const char *path, bool create, struct hrl_store **out);
+
+/**
+ * Makes a store of your functions, all of which are needed but `free`. `callbacks` is copied; `user` is handed to each.
+ * Statuses: HRL_ERROR_INVALID_INPUT; then `free` is not called. Since 0.1.
+ */
+HRL_API
+hrl_status hrl_store_from_callbacks(const struct hrl_store_callbacks *callbacks,
+                                    void *user,
+                                    struct hrl_store **out);
+
+/**
+ * Frees the handle; NULL is fine. Vaults in the store go on. Since 0.1.
+ */
+HRL_API void hrl_store_free(struct hrl_store *store);
+
+/**
+ * Waits for permission to change `length` bytes at `offset`: while an overlapping change is in flight, until the dirty map
+ * has the region (the first write to it), and, where the policy says `when_full = block`, while the queue is full.
+ * Two tickets that overlap in blocks of 4096 bytes exclude each other: a thread that holds one and asks for the other
+ * waits for itself.
+ * Statuses: HRL_ERROR_INVALID_INPUT (empty, or outside the volume). Since 0.1.
+ */
+HRL_API
+hrl_status hrl_tap_begin(const struct hrl_tap *tap,
+                         uint64_t offset,
+                         uint64_t length,
+                         struct hrl_ticket *ticket);
+
+/**
+ * As `hrl_tap_begin`, without waiting: HRL_PENDING means that there is no ticket yet; `wake(user)` is then called once, from
+ * any thread, when it is worth asking again. It must return soon and must not call the tap. Since 0.1.
+ */
+HRL_API
+hrl_status hrl_tap_try_begin(const struct hrl_tap *tap,
+                             uint64_t offset,
+                             uint64_t length,
+                             void (*wake)(void *user),
+                             void *user,
+                             struct hrl_ticket *ticket);
+
+/**
+ * The disk took the write. `data` are the bytes that are now on it: the same memory that was written, unchanged since, and as
+ * long as the ticket; it is copied. Memory that others may change meanwhile (a guest's) is first copied into a buffer:
+ * `hrl_tap_complete_buffer`. Never waits. `sequence`, which may be NULL, receives the newest sequence.
+ * Statuses: HRL_ERROR_INVALID_INPUT (no such change in flight, another length; the ticket stays). Since 0.1.
+ */
+HRL_API
+hrl_status hrl_tap_complete_write(const struct hrl_tap *tap,
+                                  struct hrl_ticket ticket,
+                                  const uint8_t *data,
+                                  size_t length,
+                                  uint64_t *sequence);
+
+/**
+ * As `hrl_tap_complete_write`, without a copy: the bytes of `buffer` were written to the disk. The buffer belongs to the
+ * library afterwards, also when the call failed. Since 0.1.
+ */
+HRL_API
+hrl_status hrl_tap_complete_buffer(const struct hrl_tap *tap,
+                                   struct hrl_ticket ticket,
+                                   struct hrl_buffer *buffer,
+                                   uint64_t *sequence);
+
+/**
+ * The range reads as zeroes now. As `hrl_tap_complete_write` otherwise. Since 0.1.
+ */
+HRL_API
+hrl_status hrl_tap_complete_zero(const struct hrl_tap *tap,
+                                 struct hrl_ticket ticket,
+                                 uint64_t *sequence);
+
+/**
+ * The range was discarded, with this effect. As `hrl_tap_complete_write` otherwise. Since 0.1.
+ */
+HRL_API
+hrl_status hrl_tap_complete_discard(const struct hrl_tap *tap,
+                                    struct hrl_ticket ticket,
+                                    uint32_t effect,
+                                    uint64_t *sequence);
+
+/**
+ * The disk failed the change: what it holds is unknown and will be read again; no points until then.
+ * Statuses: HRL_ERROR_INVALID_INPUT (no such change in flight). Since 0.1.
+ */
+HRL_API hrl_status hrl_tap_fail(const struct hrl_tap *tap, struct hrl_ticket ticket);
+
+/**
+ * The disk was not touched. Statuses: HRL_ERROR_INVALID_INPUT (no such change in flight). Since 0.1.
+ */
+HRL_API hrl_status hrl_tap_cancel(const struct hrl_tap *tap, struct hrl_ticket ticket);
+
+/**
+ * Records that the writer flushed; to be called after the disk's own flush returned. Statuses: HRL_ERROR_INVALID_INPUT.
+ * Since 0.1.
+ */
+HRL_API
+hrl_status hrl_tap_flush(const struct hrl_tap *tap,
+                         uint64_t *sequence);
+
+/**
+ * Frees the handle; NULL is fine. The protection goes on. Since 0.1.
+ */
+HRL_API void hrl_tap_free(struct hrl_tap *tap);
+
+/**
+ * Makes a key of `HRL_KEY_BYTES` random bytes; they are copied. Free it with `hrl_key_free`.
+ * Statuses: HRL_ERROR_INVALID_INPUT (another length). Since 0.1.
+ */
+HRL_API hrl_status hrl_key_from_bytes(const uint8_t *bytes, size_t length, struct hrl_key **out);
+
+/**
+ * Reads a key from a file: 64 hexadecimal digits. Statuses: HRL_ERROR_NOT_FOUND, HRL_ERROR_INVALID_INPUT, HRL_ERROR_IO.
+ * Since 0.1.
+ */
+HRL_API
+hrl_status hrl_key_from_file(const char *path,
+                             struct hrl_key **out);
+
+/**
+ * Frees a key; NULL is fine. Since 0.1.
+ */
+HRL_API void hrl_key_free(struct hrl_key *key);
+
+/**
+ * Makes a store into a vault, or opens it when it is one. With a key (NULL: none) the volumes made through this handle are
+ * sealed. Store and key may be freed afterwards. Free the vault with `hrl_vault_free`.
+ * Statuses: HRL_ERROR_UNAVAILABLE, HRL_ERROR_UNSUPPORTED (a later version), HRL_ERROR_FULL, HRL_ERROR_READ_ONLY, HRL_ERROR_IO.
+ * Since 0.1.
+ */
+HRL_API
+hrl_status hrl_vault_create(const struct hrl_store *store,
+                            const struct hrl_key *key,
+                            struct hrl_vault **out);
+
+/**
+ * Opens a vault. As `hrl_vault_create` otherwise, and HRL_ERROR_NOT_FOUND when the store is none. Since 0.1.
+ */
+HRL_API
+hrl_status hrl_vault_open(const struct hrl_store *store,
+                          const struct hrl_key *key,
+                          struct hrl_vault **out);
+
+/**
+ * Gives every volume of the vault to `each` on the calling thread. Statuses: HRL_ERROR_UNAVAILABLE, HRL_ERROR_CORRUPT,
+ * HRL_ERROR_IO. Since 0.1.
+ */
+HRL_API
+hrl_status hrl_vault_volumes(const struct hrl_vault *vault,
+                             hrl_volume_fn each,
+                             void *user);
+
+/**
+ * Frees the handle; NULL is fine. Protections and replicas of the vault go on. Since 0.1.
+ */
+HRL_API void hrl_vault_free(struct hrl_vault *vault);
+
+#ifdef __cplusplus
+}  // extern "C"
+#endif  // __cplusplus
+
+#endif  /* HRL_H */
