@@ -43,6 +43,24 @@ pub enum ErrorKind {
 }
 
 impl ErrorKind {
+    /// Every kind.
+    pub const ALL: [Self; 14] = [
+        Self::InvalidInput,
+        Self::NotFound,
+        Self::AlreadyExists,
+        Self::Corrupt,
+        Self::WrongKey,
+        Self::Unsupported,
+        Self::Unavailable,
+        Self::Full,
+        Self::Poisoned,
+        Self::Fenced,
+        Self::Changed,
+        Self::ReadOnly,
+        Self::NotOrdered,
+        Self::Io,
+    ];
+
     /// Stable lower-case name, used by bindings, logs and exit codes.
     pub const fn name(self) -> &'static str {
         match self {

@@ -1,20 +1,31 @@
 """Continuous replication of disks: write-order journals, recovery points, replicas.
 
 `Protection` captures a disk into a vault; `Vault` and `Replica` give it back as of any point; `NbdServer` serves either.
-Every failure is an `HrlError` whose `kind` says what can be done about it; some are also the `OSError` that fits.
+Whatever can be read and written is a `Device`; devices and stores of your own are objects with the methods of
+`BlockDevice` and `Store`. Every failure is an `HrlError` whose `kind` says what can be done about it; some are also the
+`OSError` that fits.
 """
 
 from hrl._hrl import (
     ChangeSet,
+    Device,
+    FileDevice,
+    MemoryDevice,
     NbdServer,
+    Overlay,
     Protection,
+    Record,
+    RecordIterator,
     RecoveryPoint,
     Replica,
     Segment,
     Stats,
+    Tap,
+    Ticket,
     TimelineEntry,
     Vault,
     View,
+    Volume,
     convert,
     generate_key,
     inspect_hyperv,
@@ -31,27 +42,39 @@ from hrl.errors import (
     WrongKeyError,
 )
 from hrl.files import ViewFile
+from hrl.protocols import BlockDevice, Store
 
 __all__ = [
     "AlreadyExistsError",
+    "BlockDevice",
     "ChangeSet",
     "CorruptError",
+    "Device",
     "FencedError",
+    "FileDevice",
     "HrlError",
+    "MemoryDevice",
     "NbdServer",
     "NotFoundError",
     "NotOrderedError",
+    "Overlay",
     "Protection",
+    "Record",
+    "RecordIterator",
     "RecoveryPoint",
     "Replica",
     "Segment",
     "Stats",
+    "Store",
     "SystemFailure",
+    "Tap",
+    "Ticket",
     "TimelineEntry",
     "UnavailableError",
     "Vault",
     "View",
     "ViewFile",
+    "Volume",
     "WrongKeyError",
     "convert",
     "generate_key",

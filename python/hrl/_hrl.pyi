@@ -1,92 +1,364 @@
-"""Handles of the crate. Calls that may do I/O release the interpreter's lock; handles may be used from any thread."""
+"""Handles of the crate.
 
-from collections.abc import Callable, Mapping, Sequence
+Calls that may do I/O release the interpreter's lock; handles may be used from any thread, and are closed by `close`,
+`stop` or the end of their `with` block. A closed handle raises `ValueError`. Offsets and lengths are in bytes, limits in
+seconds; times are text in UTC, or nanoseconds since 1970.
+
+A state of a volume (`at`) is named by a point's id or label ("label:L" when it looks like something else), a sequence
+number, a time such as "2026-11-21T09:30:00Z", or "newest".
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from os import PathLike
 from types import TracebackType
-from typing import Any, final
+from typing import Any, Literal, Self, final
+
+from typing_extensions import Buffer, disjoint_base
+
+from hrl.protocols import BlockDevice, Store
+
+__all__ = [
+    "ChangeSet",
+    "Device",
+    "FileDevice",
+    "MemoryDevice",
+    "NbdServer",
+    "Overlay",
+    "Protection",
+    "Record",
+    "RecordIterator",
+    "RecoveryPoint",
+    "Replica",
+    "Segment",
+    "Stats",
+    "Tap",
+    "Ticket",
+    "TimelineEntry",
+    "Vault",
+    "View",
+    "Volume",
+    "convert",
+    "generate_key",
+    "inspect_hyperv",
+]
 
 _Path = str | PathLike[str]
+_Discarded = Literal["zeroes", "undefined", "ignored"]
+_PointKind = Literal["crash", "app", "group-crash", "group-app", "declared"]
+
+@disjoint_base
+class Device:
+    """A disk. It has no constructor of its own: see its kinds.
+
+    Any offset and length within the size works; others raise and touch nothing.
+    """
+
+    @property
+    def name(self) -> str:
+        """Name for errors and listings, for example a path."""
+    @property
+    def size_bytes(self) -> int:
+        """Size in bytes; it never changes."""
+    @property
+    def block_bytes(self) -> int:
+        """Logical block size in bytes, a power of two: the unit that is written without tearing."""
+    @property
+    def read_only(self) -> bool:
+        """Refuses writes."""
+    @property
+    def closed(self) -> bool:
+        """It was closed, or what it belongs to was stopped."""
+    def read(self, offset: int, length: int) -> bytes:
+        """The bytes from `offset`."""
+    def readinto(self, offset: int, buffer: Buffer) -> int:
+        """Fills a writable, contiguous buffer from `offset`, without a copy; gives how much of it, less at the end only.
+
+        No other thread may use the buffer until it returns.
+
+        >>> disk = hrl.MemoryDevice(1 << 20)
+        >>> disk.write((1 << 20) - 3, b"end")
+        >>> buffer = bytearray(b"........")
+        >>> disk.readinto((1 << 20) - 3, buffer)
+        3
+        >>> buffer
+        bytearray(b'end.....')
+        """
+    def write(self, offset: int, data: Buffer, *, durable: bool = False) -> None:
+        """Writes any contiguous buffer at `offset`; `durable`: it is on stable storage when the call returns.
+
+        What cannot change (`bytes`, or a `memoryview` of them) is not copied here. Anything else is copied before the
+        interpreter's lock is released, in pieces of 4 MiB; the copy is what goes to the device and to the journal, so
+        another thread that changes the buffer meanwhile never makes the two differ.
+        """
+    def zero(self, offset: int, length: int, *, unmap: bool = True, durable: bool = False) -> None:
+        """Makes a range read as zeroes. `unmap`: blocks may become holes, the cheap way."""
+    def discard(self, offset: int, length: int) -> _Discarded:
+        """Tells the device that a range is not needed; what that left: it reads as zeroes, as anything, or as before."""
+    def flush(self) -> None:
+        """Makes every finished write durable. After a failed flush the device refuses writes until it is reopened."""
+    def close(self) -> None:
+        """Closes it; calls that are under way end as usual."""
+    def __enter__(self) -> Self: ...
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None, /
+    ) -> None: ...
+
+@final
+class MemoryDevice(Device):
+    """A sparse disk in memory: for tests, benchmarks and scratch space. Reads zeroes where it was not written.
+
+    >>> with hrl.MemoryDevice(1 << 40) as disk:
+    ...     disk.write(4096, b"hello")
+    ...     disk.read(4095, 7)
+    b'\\x00hello\\x00'
+    """
+
+    def __new__(cls, size_bytes: int) -> Self: ...
+
+@final
+class FileDevice(Device):
+    """A disk in a regular file or on a block device.
+
+    `create_bytes` creates a sparse file of that size unless it exists. `direct` bypasses the page cache: "auto" where
+    the file system can, "always" or "never". `exclusive` refuses a device that somebody else has opened so.
+
+    >>> with hrl.FileDevice("disk.img", create_bytes=1 << 20) as disk:
+    ...     disk.write(0, b"on disk", durable=True)
+    >>> open("disk.img", "rb").read(7)
+    b'on disk'
+    """
+
+    def __new__(
+        cls,
+        path: _Path,
+        *,
+        create_bytes: int | None = None,
+        read_only: bool = False,
+        direct: Literal["auto", "always", "never"] = "auto",
+        exclusive: bool = False,
+    ) -> Self: ...
+
+@final
+class Overlay(Device):
+    """A writable device over another one, which stays as it is: changes go to `scratch`.
+
+    Either may be a device or a path; a scratch file is created as large as the base, sparse. The scratch device is never
+    read where it was not written through the overlay.
+
+    >>> base = hrl.MemoryDevice(1 << 20)
+    >>> trial = hrl.Overlay(base, hrl.MemoryDevice(1 << 20))
+    >>> trial.write(8192, b"a try")
+    >>> trial.read(8192, 5), base.read(8192, 5)
+    (b'a try', b'\\x00\\x00\\x00\\x00\\x00')
+    >>> trial.changed()
+    [(8192, 4096)]
+    """
+
+    def __new__(cls, base: Device | BlockDevice | _Path, scratch: Device | BlockDevice | _Path) -> Self: ...
+    def changed(self) -> list[tuple[int, int]]:
+        """Offset and length of the blocks changed so far."""
+
+@final
+class Volume(Device):
+    """The volume of a protection: every change through it is captured. It is closed when the protection is stopped.
+
+    A write that the device fails is read back and journaled, or left to a resync; the caller gets the error.
+    """
+
+    @staticmethod
+    def unprotected(device: Device | BlockDevice | _Path) -> Volume:
+        """A volume without protection: writes go straight to the device."""
+    @property
+    def is_protected(self) -> bool:
+        """Changes through it are captured."""
+
+@final
+class Tap:
+    """The write order of a protected volume, for callers who do the I/O themselves. Closed with the protection."""
+
+    def begin(self, offset: int, length: int, *, limit: float | None = None) -> Ticket:
+        """Asks to change a range, and waits while an overlapping change is in flight or its regions are not marked yet.
+
+        `UnavailableError` after `limit` seconds; None waits forever.
+
+        >>> vault = hrl.Vault("vault", create=True)
+        >>> disk = hrl.MemoryDevice(1 << 20)
+        >>> with hrl.Protection(disk, vault=vault, state="state", volume="v") as protection:
+        ...     protection.wait_ordered()
+        ...     with protection.tap.begin(4096, 5) as ticket:
+        ...         disk.write(4096, b"hello")  # in your own way
+        ...         sequence = ticket.complete(b"hello")
+        ...     point = protection.mark()
+        ...     sequence == protection.wait_replicated() - 1
+        True
+        """
+    def flush(self) -> int:
+        """Records that the writer flushed; call it after the device's own flush. Gives the newest sequence."""
+    @property
+    def mode(self) -> Literal["ordered", "dirty", "resync"]:
+        """Mode of capture."""
+    @property
+    def last_sequence(self) -> int:
+        """Sequence given last."""
+
+@final
+class Ticket:
+    """Permission to change a range; ends with exactly one of `complete`, `zeroed`, `discarded`, `fail` and `cancel`.
+
+    A `with` block that ends without any of them counts as `fail`, and so does a ticket that is forgotten.
+    """
+
+    @property
+    def offset(self) -> int:
+        """First byte that may be changed."""
+    @property
+    def length(self) -> int:
+        """How many."""
+    def complete(self, data: Buffer) -> int:
+        """The device holds these bytes, as many as the ticket is for. Never waits.
+
+        They are copied now: they must be those that were written. Gives the sequence of the newest record.
+        """
+    def zeroed(self) -> int:
+        """The range reads as zeroes now. Gives the sequence of the newest record."""
+    def discarded(self, left: _Discarded) -> int:
+        """The range was discarded; `left` says how it reads. Gives the sequence of the newest record."""
+    def fail(self) -> None:
+        """The device failed: the range is read again, and no point is marked until then."""
+    def cancel(self) -> None:
+        """Nothing was done to the device."""
+    def __enter__(self) -> Ticket: ...
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None, /
+    ) -> None: ...
 
 @final
 class RecoveryPoint:
     """A recovery point."""
 
     @property
-    def id(self) -> str: ...
+    def id(self) -> str:
+        """Its identity."""
     @property
-    def kind(self) -> str: ...
+    def kind(self) -> _PointKind:
+        """What it promises."""
     @property
-    def sequence(self) -> int: ...
+    def sequence(self) -> int:
+        """The state holds every change up to this one."""
     @property
-    def time(self) -> str: ...
+    def time(self) -> str:
+        """When it was marked, for people."""
     @property
-    def time_ns(self) -> int: ...
+    def time_ns(self) -> int:
+        """The same in nanoseconds since 1970."""
     @property
-    def label(self) -> str: ...
+    def label(self) -> str:
+        """Free text; may be empty."""
     @property
-    def epoch(self) -> int: ...
+    def epoch(self) -> int:
+        """Epoch of the volume."""
     @property
-    def chain(self) -> str: ...
+    def chain(self) -> str:
+        """Chain hash of the journal segment that holds the mark."""
 
 @final
 class TimelineEntry:
-    """A stretch of history; `unordered` is the cause when it holds no restorable state."""
+    """A stretch of history."""
 
     @property
-    def first(self) -> int: ...
+    def first(self) -> int:
+        """First sequence."""
     @property
-    def last(self) -> int: ...
+    def last(self) -> int:
+        """Last sequence."""
     @property
-    def from_time(self) -> str: ...
+    def from_time(self) -> str:
+        """When it begins."""
     @property
-    def to_time(self) -> str: ...
+    def to_time(self) -> str:
+        """When it ends."""
     @property
-    def unordered(self) -> str | None: ...
+    def unordered(self) -> str | None:
+        """The cause when it holds no restorable state; None when every state in it can be restored."""
 
 @final
 class Stats:
-    """How a protection is doing; sizes in bytes."""
+    """How a protection is doing."""
 
     @property
-    def mode(self) -> str: ...
+    def mode(self) -> Literal["ordered", "dirty", "resync"]:
+        """Mode of capture."""
     @property
-    def last_sequence(self) -> int: ...
+    def last_sequence(self) -> int:
+        """Newest sequence captured."""
     @property
-    def journaled_sequence(self) -> int: ...
+    def journaled_sequence(self) -> int:
+        """Newest sequence that is durable in the local journal."""
     @property
-    def replicated_sequence(self) -> int: ...
+    def replicated_sequence(self) -> int:
+        """Newest sequence that is in the vault's catalog."""
     @property
-    def rpo_seconds(self) -> float: ...
+    def rpo_seconds(self) -> float:
+        """Age of the oldest captured change that is not in the vault; zero when all are."""
     @property
-    def changes(self) -> int: ...
+    def changes(self) -> int:
+        """Changes captured: writes, zeroes, discards."""
     @property
-    def bytes_captured(self) -> int: ...
+    def bytes_captured(self) -> int:
+        """Bytes of data captured."""
     @property
-    def bytes_stored(self) -> int: ...
+    def bytes_stored(self) -> int:
+        """Bytes of sealed segments written."""
     @property
-    def queue_bytes(self) -> int: ...
+    def queue_bytes(self) -> int:
+        """Memory of the queue, in bytes."""
     @property
-    def spool_bytes(self) -> int: ...
+    def spool_bytes(self) -> int:
+        """Segments waiting for the vault, in bytes."""
     @property
-    def marked_regions(self) -> int: ...
+    def marked_regions(self) -> int:
+        """Regions that a crash now would have to read again."""
     @property
-    def resync_bytes_left(self) -> int: ...
+    def resync_bytes_left(self) -> int:
+        """Bytes that a resync has still to read."""
     @property
-    def resync_bytes_read(self) -> int: ...
+    def resync_bytes_read(self) -> int:
+        """Bytes that the resync under way, or the last, has read."""
     @property
-    def points(self) -> int: ...
+    def points(self) -> int:
+        """Points marked in this session."""
     @property
-    def vault_available(self) -> bool: ...
+    def vault_available(self) -> bool:
+        """The vault took the last segment."""
     @property
-    def fenced(self) -> bool: ...
+    def fenced(self) -> bool:
+        """Another source has the volume now; nothing is replicated any more."""
 
 @final
 class Protection:
-    """One protected volume, running. Leaving the `with` block stops it cleanly."""
+    """One protected volume, running. Leaving the `with` block stops it cleanly.
+
+    `disk` is a path, a `Device` or an object with the methods of `BlockDevice`; nothing else may write to it from now on.
+    `volume` is its name in the vault, by default that of the file. `state` is the local directory of this agent (dirty
+    map, spool, identity); it must not be on the protected disk. `policy` sets limits and choices by name. `take_over`
+    takes the volume from another source, which must be gone. `on_event` is called with what happens, from any thread.
+
+    `FencedError` when another agent or source has the volume; kind "changed" when the disk is not the one that was
+    protected; `WrongKeyError`; `UnavailableError` when the vault cannot be reached.
+
+    >>> vault = hrl.Vault("vault", create=True)
+    >>> disk = hrl.MemoryDevice(1 << 20)
+    >>> with hrl.Protection(disk, vault=vault, state="state", volume="v") as protection:
+    ...     protection.wait_ordered()
+    ...     protection.volume.write(4096, bytearray(b"captured"))
+    ...     point = protection.mark("first", kind="declared")
+    >>> vault.replica("v").view("first").read(4096, 8)
+    b'captured'
+    """
 
     def __new__(
         cls,
-        disk: _Path,
+        disk: Device | BlockDevice | _Path,
         *,
         vault: Vault,
         state: _Path,
@@ -94,26 +366,49 @@ class Protection:
         policy: Mapping[str, str] | None = None,
         take_over: bool = False,
         on_event: Callable[[dict[str, str]], object] | None = None,
-    ) -> Protection: ...
+    ) -> Self: ...
     @property
-    def volume_name(self) -> str: ...
+    def volume_name(self) -> str:
+        """Name in the vault."""
     @property
-    def size_bytes(self) -> int: ...
-    def mark(self, label: str = "", *, kind: str = "crash") -> RecoveryPoint:
-        """Marks a recovery point; durable in the local journal when it returns."""
-    def stats(self) -> Stats: ...
-    def timeline(self) -> list[TimelineEntry]: ...
+    def size_bytes(self) -> int:
+        """Size of the volume in bytes."""
+    @property
+    def volume(self) -> Volume:
+        """The volume to write to."""
+    @property
+    def tap(self) -> Tap:
+        """The write order, for callers who do the I/O themselves."""
+    def mark(self, label: str = "", *, kind: _PointKind = "crash") -> RecoveryPoint:
+        """Marks a recovery point now; it is durable in the local journal when the call returns.
+
+        `NotOrderedError` during initial replication, resync or overflow.
+        """
+    def stats(self) -> Stats:
+        """How it is doing."""
+    def timeline(self) -> list[TimelineEntry]:
+        """The history that the vault knows, in stretches."""
     def wait_ordered(self, limit: float = 60.0) -> None:
-        """Waits (seconds) until initial replication or resync is complete."""
+        """Waits until initial replication or resync is complete; `UnavailableError` at the limit."""
     def wait_replicated(self, limit: float = 60.0) -> int:
-        """Waits (seconds) until everything captured is in the vault; gives the newest sequence there."""
+        """Waits until everything captured before is in the vault; gives the newest sequence there.
+
+        `UnavailableError` at the limit.
+        """
     def resync(self) -> None:
-        """Reads the whole disk again, beside the writes."""
-    def read(self, offset: int, length: int) -> bytes: ...
-    def write(self, offset: int, data: bytes) -> None: ...
-    def flush(self) -> None: ...
+        """Reads the whole disk again, beside the writes. Older points stay usable; none is marked until it is complete."""
+    def read(self, offset: int, length: int) -> bytes:
+        """As `Device.read` of the volume."""
+    def write(self, offset: int, data: Buffer, *, durable: bool = False) -> None:
+        """As `Device.write` of the volume."""
+    def flush(self) -> None:
+        """As `Device.flush` of the volume."""
     def stop(self, limit: float = 60.0) -> None:
-        """Ends the session cleanly, shipping for up to `limit` seconds. Stop servers of the volume before."""
+        """Ends the session cleanly: seals and ships what there is, waiting for the vault up to the limit.
+
+        The volume and the tap are closed; stop servers of the volume before. A protection that is forgotten without a
+        stop leaves what a crash would leave: the next session reads the marked regions again.
+        """
     def __enter__(self) -> Protection: ...
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None, /
@@ -121,27 +416,53 @@ class Protection:
 
 @final
 class Vault:
-    """A store with volumes in it: a directory, as a path or file://PATH."""
+    """A store with volumes in it: a directory, as a path or file://PATH, or a `store` of your own.
 
-    def __new__(cls, url: str, *, key_file: _Path | None = None, create: bool = False) -> Vault: ...
-    def volumes(self) -> list[dict[str, Any]]: ...
-    def replica(self, name: str) -> Replica: ...
+    `key_file` holds the key-encryption key of sealed volumes. `create` makes a new vault.
+    """
+
+    def __new__(
+        cls,
+        url: _Path | None = None,
+        *,
+        store: Store | None = None,
+        key_file: _Path | None = None,
+        create: bool = False,
+    ) -> Self: ...
+    def volumes(self) -> list[dict[str, Any]]:
+        """What is known of every volume."""
+    def replica(self, name: str) -> Replica:
+        """One volume, as of now; `NotFoundError` when there is none of that name."""
+    @property
+    def closed(self) -> bool:
+        """It was closed."""
+    def close(self) -> None:
+        """Lets the store go; what was opened from it works on."""
+    def __enter__(self) -> Vault: ...
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None, /
+    ) -> None: ...
 
 @final
 class Replica:
     """One volume in a vault, as of the moment it was opened."""
 
     @property
-    def info(self) -> dict[str, Any]: ...
+    def info(self) -> dict[str, Any]:
+        """Its name, id, size_bytes, block_bytes, created, sealed and extents_only."""
     @property
     def totals(self) -> tuple[int, int, int]:
         """Segments, bytes of data captured, bytes stored."""
     def point_bytes(self) -> list[tuple[str, int, int]]:
         """For each point: its identity, bytes captured and stored since the one before."""
-    def points(self) -> list[RecoveryPoint]: ...
-    def timeline(self) -> list[TimelineEntry]: ...
-    def resolve(self, at: str = "newest") -> int: ...
-    def view(self, at: str = "newest") -> View: ...
+    def points(self) -> list[RecoveryPoint]:
+        """Every recovery point, oldest first."""
+    def timeline(self) -> list[TimelineEntry]:
+        """The history in stretches: ordered ones, and gaps with their cause."""
+    def resolve(self, at: str = "newest") -> int:
+        """The sequence that a state names; `NotFoundError` when it cannot be restored."""
+    def view(self, at: str = "newest") -> View:
+        """The volume as of a state, without a restore."""
     def restore(
         self,
         at: str,
@@ -150,50 +471,136 @@ class Replica:
         overwrite: bool = False,
         device: bool = False,
         progress: Callable[[int, int], object] | None = None,
-    ) -> dict[str, int]: ...
-    def changes(self, since: str, until: str) -> ChangeSet: ...
-    def verify(self, *, progress: Callable[[int, int], object] | None = None) -> dict[str, Any]: ...
+    ) -> dict[str, int]:
+        """Writes a state to a new sparse file, or with `device` over an existing disk.
+
+        `progress` is told the bytes done and in all; False from it, or an exception, stops the work.
+        """
+    def changes(self, since: str, until: str) -> ChangeSet:
+        """What was written after one state, up to another."""
+    def verify(self, *, progress: Callable[[int, int], object] | None = None) -> dict[str, Any]:
+        """Reads and checks everything that is stored of the volume; "sound" tells whether all of it is right."""
+    @property
+    def closed(self) -> bool:
+        """It was closed."""
+    def close(self) -> None:
+        """Lets the store go; what was opened from it works on."""
+    def __enter__(self) -> Replica: ...
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None, /
+    ) -> None: ...
 
 @final
-class View:
-    """A volume as of one sequence, readable without a restore."""
+class View(Device):
+    """A volume as of one sequence, readable without a restore; read-only."""
 
     @property
-    def sequence(self) -> int: ...
-    @property
-    def size_bytes(self) -> int: ...
-    def read(self, offset: int, length: int) -> bytes: ...
+    def sequence(self) -> int:
+        """It shows every change up to this one."""
 
 @final
 class ChangeSet:
-    """What was written after one state, up to another; exact."""
+    """What was written after one state, up to another; exact. Iterating gives the same as `runs`."""
 
     @property
-    def since(self) -> int: ...
+    def since(self) -> int:
+        """Sequence of the earlier state."""
     @property
-    def until(self) -> int: ...
+    def until(self) -> int:
+        """Sequence of the later state."""
     @property
-    def total_bytes(self) -> int: ...
+    def total_bytes(self) -> int:
+        """Bytes that were written, zeroed or discarded."""
     def runs(self) -> list[tuple[int, int, bool]]:
-        """Offset, length, and whether the range reads as zeroes."""
-    def write_to_file(self, path: _Path) -> int: ...
+        """Offset, length, and whether the range reads as zeroes in the later state."""
+    def write_to_file(self, path: _Path) -> int:
+        """Writes the changed bytes at their own offsets into a new sparse file; gives their number."""
+    def __iter__(self) -> Iterator[tuple[int, int, bool]]: ...
+    def __len__(self) -> int: ...
 
 @final
 class Segment:
-    """A sealed journal segment in a local file."""
+    """A sealed journal segment in a local file. Iterating gives its records in order, one frame in memory at a time.
 
-    def __new__(cls, path: _Path, *, replica: Replica | None = None) -> Segment: ...
-    def summary(self) -> dict[str, Any]: ...
-    def records(self) -> list[tuple[int, str, str, int, int]]:
-        """Sequence, time, kind, offset and length of every record."""
-    def verify(self) -> None: ...
+    `replica` has the key of a sealed one.
+
+    >>> vault = hrl.Vault("vault", create=True)
+    >>> disk = hrl.MemoryDevice(1 << 20)
+    >>> with hrl.Protection(disk, vault=vault, state="state", volume="v") as protection:
+    ...     protection.wait_ordered()
+    ...     protection.write(4096, b"hello")
+    >>> for path in pathlib.Path("vault").rglob("*.hrl"):
+    ...     with hrl.Segment(path) as segment:
+    ...         for record in segment:
+    ...             if record.kind == "write":
+    ...                 print(record.offset, bytes(record.data))
+    4096 b'hello'
+    """
+
+    def __new__(cls, path: _Path, *, replica: Replica | None = None) -> Self: ...
+    def summary(self) -> dict[str, Any]:
+        """What the segment says of itself."""
+    def verify(self) -> None:
+        """Reads and checks all of it; `CorruptError` names the place."""
+    @property
+    def closed(self) -> bool:
+        """It was closed."""
+    def close(self) -> None:
+        """Closes it; the data of records that are still held stays readable."""
+    def __iter__(self) -> RecordIterator: ...
+    def __enter__(self) -> Segment: ...
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None, /
+    ) -> None: ...
+
+@final
+class Record:
+    """One change of a volume, in its place in the write order."""
+
+    @property
+    def sequence(self) -> int:
+        """Its place."""
+    @property
+    def time(self) -> str:
+        """When it was captured; for people, never for order."""
+    @property
+    def time_ns(self) -> int:
+        """The same in nanoseconds since 1970."""
+    @property
+    def kind(
+        self,
+    ) -> Literal["write", "zero", "discard", "touch", "flush", "mark", "unordered-begin", "unordered-end"]:
+        """What it says; "touch" is a change whose data was not captured."""
+    @property
+    def offset(self) -> int:
+        """First byte of the volume that it changes."""
+    @property
+    def length(self) -> int:
+        """How many; 0 when it changes none."""
+    @property
+    def data(self) -> memoryview | None:
+        """What was written: a read-only view without a copy, which keeps its frame in memory. None for other kinds."""
+    @property
+    def detail(self) -> str:
+        """Label of a mark, cause of an unordered interval; else empty."""
+
+@final
+class RecordIterator:
+    """Gives the records of a segment. One thread at a time."""
+
+    def __iter__(self) -> RecordIterator: ...
+    def __next__(self) -> Record: ...
 
 @final
 class NbdServer:
-    """A listening NBD server."""
+    """A listening NBD server. Leaving the `with` block stops it."""
 
     @staticmethod
-    def protected(address: str, protection: Protection, name: str) -> NbdServer: ...
+    def protected(address: str, protection: Protection, name: str) -> NbdServer:
+        """Serves a protected volume."""
+    @staticmethod
+    def device(address: str, device: Device | BlockDevice | _Path, name: str) -> NbdServer:
+        """Serves a device that nobody protects."""
     @staticmethod
     def replica(
         address: str,
@@ -202,12 +609,18 @@ class NbdServer:
         *,
         scratch: _Path | None = None,
         changes: ChangeSet | None = None,
-    ) -> NbdServer: ...
+    ) -> NbdServer:
+        """Serves a state of a volume: read-only, or writable with its changes in a new `scratch` file.
+
+        `changes` are shown as a dirty bitmap, which backup programs read.
+        """
     @property
-    def uri(self) -> str: ...
+    def uri(self) -> str:
+        """Where clients find it."""
     def stats(self) -> tuple[int, int, int, int]:
         """Requests answered, those with errors, bytes read, bytes written."""
-    def stop(self) -> None: ...
+    def stop(self) -> None:
+        """Ends every connection and stops listening."""
     def __enter__(self) -> NbdServer: ...
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None, /

@@ -1,4 +1,4 @@
-"""A view as a Python file, for everything that reads files: hashing, `tarfile`, file-system parsers."""
+"""A device or view as a Python file, for everything that reads files: hashing, `tarfile`, file-system parsers."""
 
 from __future__ import annotations
 
@@ -6,19 +6,22 @@ import io
 import os
 from typing import TYPE_CHECKING
 
-from hrl._hrl import View
+from hrl._hrl import Device
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
 CHUNK_BYTES_MAX = 8 << 20
-"""Most that one read takes from the view; a longer one gives fewer bytes, as raw files may."""
+"""Most that one read takes from the device; a longer one gives fewer bytes, as raw files may."""
 
 
 class ViewFile(io.RawIOBase):
-    """A read-only raw file over a view. Wrap it in `io.BufferedReader` for small reads. One thread at a time."""
+    """A read-only raw file over a view, or over any other device, which it leaves open.
 
-    def __init__(self, view: View) -> None:
+    Wrap it in `io.BufferedReader` for small reads. One thread at a time.
+    """
+
+    def __init__(self, view: Device) -> None:
         super().__init__()
         self._view = view
         self._position = 0
@@ -46,12 +49,9 @@ class ViewFile(io.RawIOBase):
 
     def readinto(self, buffer: Buffer, /) -> int:
         self._refuse_closed()
-        target = memoryview(buffer).cast("B")
-        left = max(0, self._view.size_bytes - self._position)
-        length = min(len(target), left, CHUNK_BYTES_MAX)
-        if length:
-            target[:length] = self._view.read(self._position, length)
-            self._position += length
+        with memoryview(buffer) as whole, whole.cast("B") as target, target[:CHUNK_BYTES_MAX] as part:
+            length = self._view.readinto(self._position, part)
+        self._position += length
         return length
 
     def _refuse_closed(self) -> None:

@@ -8,23 +8,33 @@
     reason = "pyo3 makes public items of its own; the stub file documents the module"
 )]
 
+mod buffer;
+mod callback;
+mod device;
 mod errors;
+mod handle;
+mod journal;
 mod protection;
 mod replica;
 mod serve;
+mod tap;
 
 use pyo3::prelude::*;
 
 #[pymodule]
 mod _hrl {
     #[pymodule_export]
+    use crate::device::{Device, FileDevice, MemoryDevice, Overlay, Volume};
+    #[pymodule_export]
+    use crate::journal::{Record, RecordIterator, Segment, convert, generate_key, inspect_hyperv};
+    #[pymodule_export]
     use crate::protection::{Protection, RecoveryPoint, Stats, TimelineEntry};
     #[pymodule_export]
-    use crate::replica::{
-        ChangeSet, Replica, Segment, Vault, View, convert, generate_key, inspect_hyperv,
-    };
+    use crate::replica::{ChangeSet, Replica, Vault, View};
     #[pymodule_export]
     use crate::serve::NbdServer;
+    #[pymodule_export]
+    use crate::tap::{Tap, Ticket};
     #[allow(unused_imports, reason = "the macro wants the prelude in scope")]
     use pyo3::prelude::*;
 }

@@ -5,17 +5,19 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use hrl::capture::Volume;
-use hrl::device::{BlockDevice, Durability, FileDevice, FileDeviceOptions};
+use hrl::device::{BlockDevice, FileDeviceOptions};
 use hrl::journal::PointKind;
+use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict};
 
+use crate::device::{Device, Source, Volume};
 use crate::errors::run;
 use crate::replica::Vault;
+use crate::tap::{Tap, seconds};
 
 /// A recovery point.
-#[pyclass(frozen, get_all)]
+#[pyclass(frozen, get_all, module = "hrl")]
 pub(crate) struct RecoveryPoint {
     id: String,
     kind: String,
@@ -53,7 +55,7 @@ impl RecoveryPoint {
 }
 
 /// A stretch of a volume's history.
-#[pyclass(frozen, get_all)]
+#[pyclass(frozen, get_all, module = "hrl")]
 pub(crate) struct TimelineEntry {
     first: u64,
     last: u64,
@@ -75,7 +77,7 @@ impl From<hrl::replica::TimelineEntry> for TimelineEntry {
 }
 
 /// How a protection is doing.
-#[pyclass(frozen, get_all)]
+#[pyclass(frozen, get_all, module = "hrl")]
 pub(crate) struct Stats {
     mode: String,
     last_sequence: u64,
@@ -119,29 +121,47 @@ impl From<hrl::ProtectionStats> for Stats {
 }
 
 /// One protected volume, running.
-#[pyclass(frozen)]
+#[pyclass(frozen, module = "hrl")]
 pub(crate) struct Protection {
     inner: Mutex<Option<Arc<hrl::Protection>>>,
-    volume: Arc<Volume>,
+    size_bytes: u64,
+    volume: Py<Volume>,
+    tap: Py<Tap>,
 }
 
 impl Protection {
     /// The volume, for a server.
-    pub(crate) fn volume(&self) -> &Arc<Volume> {
-        &self.volume
+    pub(crate) fn inner_volume(&self) -> PyResult<Arc<hrl::capture::Volume>> {
+        Ok(self.open_handle()?.volume().clone())
     }
 
     fn open_handle(&self) -> PyResult<Arc<hrl::Protection>> {
         let inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
-        inner
-            .clone()
-            .ok_or_else(|| pyo3::exceptions::PyValueError::new_err("the protection is stopped"))
+        inner.clone().ok_or_else(|| PyValueError::new_err("the protection is stopped"))
+    }
+
+    fn take(&self) -> Option<Arc<hrl::Protection>> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    fn device<'a>(&'a self, py: Python<'a>) -> &'a Device {
+        self.volume.bind(py).as_super().get()
+    }
+}
+
+impl Drop for Protection {
+    fn drop(&mut self) {
+        // Its tasks may be in a callback: they are waited for without the interpreter's lock.
+        if let Some(handle) = self.take() {
+            Python::attach(|py| py.detach(move || drop(handle)));
+        }
     }
 }
 
 fn events(callback: Py<PyAny>) -> hrl::EventSink {
     Arc::new(move |event: &hrl::Event| {
-        Python::attach(|py| {
+        // Not at the end of the process, when there is nobody to tell.
+        let _ = Python::try_attach(|py| {
             let told = PyDict::new(py);
             let fill = || -> PyResult<()> {
                 told.set_item("time", event.time.to_string())?;
@@ -166,7 +186,7 @@ impl Protection {
     #[allow(clippy::too_many_arguments, reason = "they are keyword arguments")]
     fn new(
         py: Python<'_>,
-        disk: PathBuf,
+        disk: Source,
         vault: &Vault,
         state: PathBuf,
         volume: Option<String>,
@@ -174,27 +194,36 @@ impl Protection {
         take_over: bool,
         on_event: Option<Py<PyAny>>,
     ) -> PyResult<Self> {
-        let vault = vault.inner().clone();
+        let vault = vault.inner()?;
         let sink = on_event.map(events);
-        run(py, move || {
+        let name = match (volume, &disk) {
+            (Some(name), _) => name,
+            (None, Source::Path(path)) => {
+                path.file_name().unwrap_or_default().to_string_lossy().into_owned()
+            }
+            _ => return Err(PyTypeError::new_err("volume= names what is not protected by path")),
+        };
+        let device = disk.open(py, FileDeviceOptions { exclusive: true, ..Default::default() })?;
+        let protection = run(py, move || {
             let mut chosen = hrl::Policy::default();
             for (name, value) in policy.unwrap_or_default() {
                 chosen.set(&name, &value)?;
             }
-            let options = FileDeviceOptions { exclusive: true, ..Default::default() };
-            let device: Arc<dyn BlockDevice> = Arc::new(FileDevice::open(&disk, &options)?);
-            let name = volume.unwrap_or_else(|| {
-                disk.file_name().unwrap_or_default().to_string_lossy().into_owned()
-            });
             let mut options = hrl::ProtectionOptions::new(&name, device, vault, state)
                 .policy(chosen)
                 .take_over(take_over);
             if let Some(sink) = sink {
                 options = options.events(sink);
             }
-            let protection = options.open()?;
-            let volume = protection.volume().clone();
-            Ok(Self { inner: Mutex::new(Some(Arc::new(protection))), volume })
+            options.open()
+        })?;
+        let volume = protection.volume().clone();
+        let tap = volume.tap().expect("a protection has a tap").clone();
+        Ok(Self {
+            size_bytes: volume.size_bytes(),
+            volume: Volume::of(py, volume)?,
+            tap: Py::new(py, Tap::of(tap))?,
+            inner: Mutex::new(Some(Arc::new(protection))),
         })
     }
 
@@ -205,15 +234,27 @@ impl Protection {
 
     #[getter]
     fn size_bytes(&self) -> u64 {
-        self.volume.size_bytes()
+        self.size_bytes
+    }
+
+    /// What to read and write; closed when the protection is stopped.
+    #[getter]
+    fn volume(&self, py: Python<'_>) -> Py<Volume> {
+        self.volume.clone_ref(py)
+    }
+
+    /// For callers who do the I/O themselves; closed when the protection is stopped.
+    #[getter]
+    fn tap(&self, py: Python<'_>) -> Py<Tap> {
+        self.tap.clone_ref(py)
     }
 
     #[pyo3(signature = (label="", *, kind="crash"))]
     fn mark(&self, py: Python<'_>, label: &str, kind: &str) -> PyResult<RecoveryPoint> {
-        let kind =
-            PointKind::ALL.into_iter().find(|known| known.name() == kind).ok_or_else(|| {
-                pyo3::exceptions::PyValueError::new_err(format!("no point kind {kind:?}"))
-            })?;
+        let kind = PointKind::ALL
+            .into_iter()
+            .find(|known| known.name() == kind)
+            .ok_or_else(|| PyValueError::new_err(format!("no point kind {kind:?}")))?;
         let handle = self.open_handle()?;
         run(py, || handle.mark(kind, label)).map(Into::into)
     }
@@ -231,13 +272,15 @@ impl Protection {
     #[pyo3(signature = (limit=60.0))]
     fn wait_ordered(&self, py: Python<'_>, limit: f64) -> PyResult<()> {
         let handle = self.open_handle()?;
-        run(py, || handle.wait_ordered(Duration::from_secs_f64(limit.max(0.0))))
+        let limit = seconds(limit)?;
+        run(py, || handle.wait_ordered(limit))
     }
 
     #[pyo3(signature = (limit=60.0))]
     fn wait_replicated(&self, py: Python<'_>, limit: f64) -> PyResult<u64> {
         let handle = self.open_handle()?;
-        run(py, || handle.wait_replicated(Duration::from_secs_f64(limit.max(0.0)))).map(|s| s.0)
+        let limit = seconds(limit)?;
+        run(py, || handle.wait_replicated(limit)).map(|sequence| sequence.0)
     }
 
     fn resync(&self, py: Python<'_>) -> PyResult<()> {
@@ -251,29 +294,38 @@ impl Protection {
         offset: u64,
         length: usize,
     ) -> PyResult<Bound<'py, PyBytes>> {
-        crate::replica::read_bytes(py, &*self.volume, offset, length)
+        self.device(py).read(py, offset, length)
     }
 
-    fn write(&self, py: Python<'_>, offset: u64, data: &[u8]) -> PyResult<()> {
-        let volume = &self.volume;
-        run(py, || volume.write(offset, data, Durability::Cached))
+    #[pyo3(signature = (offset, data, *, durable=false))]
+    fn write(
+        &self,
+        py: Python<'_>,
+        offset: u64,
+        data: &Bound<'_, PyAny>,
+        durable: bool,
+    ) -> PyResult<()> {
+        self.device(py).write(py, offset, data, durable)
     }
 
     fn flush(&self, py: Python<'_>) -> PyResult<()> {
-        let volume = &self.volume;
-        run(py, || volume.flush())
+        self.device(py).flush(py)
     }
 
     #[pyo3(signature = (limit=60.0))]
     fn stop(&self, py: Python<'_>, limit: f64) -> PyResult<()> {
-        let taken = self.inner.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let Some(mut handle) = taken else { return Ok(()) };
+        let limit = seconds(limit)?;
+        let Some(mut handle) = self.take() else { return Ok(()) };
+        // Who writes from now on is told so; who is writing is waited for below.
+        let volume = self.device(py).take();
+        self.tap.get().close();
         run(py, move || {
+            drop(volume);
             // Another thread may be in a call; it ends soon, because every wait has a limit.
             loop {
                 match Arc::try_unwrap(handle) {
                     Ok(protection) => {
-                        return protection.stop(Duration::from_secs_f64(limit.max(0.0)));
+                        return protection.stop(limit);
                     }
                     Err(shared) => handle = shared,
                 }

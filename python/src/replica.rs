@@ -1,64 +1,66 @@
 //! `Vault`, `Replica` and what is read from them.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use hrl::device::BlockDevice;
-use hrl::journal::{Body, KeyRing, WrappingKey, open_mapped};
+use hrl::SystemClock;
+use hrl::journal::{KeyRing, WrappingKey};
 use hrl::replica::{At, RestoreTarget, ViewOptions};
 use hrl::store::{DirStore, Store};
-use hrl::{Clock, SystemClock};
-use pyo3::exceptions::PyValueError;
+use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
-use pyo3::types::{PyBytes, PyDict, PyList};
+use pyo3::types::{PyDict, PyIterator, PyList};
 
+use crate::callback::CallbackStore;
+use crate::device::{Device, Disk};
 use crate::errors::run;
+use crate::handle::Handle;
 use crate::protection::{RecoveryPoint, TimelineEntry};
 
-/// Reads from a device into a new bytes object.
-pub(crate) fn read_bytes<'py>(
-    py: Python<'py>,
-    device: &dyn BlockDevice,
-    offset: u64,
-    length: usize,
-) -> PyResult<Bound<'py, PyBytes>> {
-    if length as u64 > device.size_bytes() {
-        return Err(PyValueError::new_err(format!("{length} bytes are more than the volume has")));
-    }
-    PyBytes::new_with(py, length, |buffer| run(py, || device.read(offset, buffer)))
-}
-
-fn store_of(url: &str, create: bool) -> hrl::Result<Arc<dyn Store>> {
-    let path = url.strip_prefix("file://").unwrap_or(url);
-    if let Some((scheme, _)) = path.split_once("://") {
-        return Err(hrl::Error::new(hrl::ErrorKind::Unsupported, "open vault", url)
-            .expected("a directory or file://PATH")
-            .found(format_args!("{scheme}://, which this build does not reach")));
-    }
-    let path = PathBuf::from(path);
-    Ok(Arc::new(if create { DirStore::create(&path)? } else { DirStore::open(&path)? }))
+fn directory(url: &Path, create: bool) -> hrl::Result<Arc<dyn Store>> {
+    let text = url.to_string_lossy();
+    let path = match text.split_once("://") {
+        Some(("file", path)) => Path::new(path),
+        Some((scheme, _)) => {
+            return Err(hrl::Error::new(hrl::ErrorKind::Unsupported, "open vault", &text)
+                .expected("a directory, file://PATH or a store of your own")
+                .found(format_args!("{scheme}://, which this build does not reach")));
+        }
+        None => url,
+    };
+    Ok(Arc::new(if create { DirStore::create(path)? } else { DirStore::open(path)? }))
 }
 
 /// A store with volumes in it.
-#[pyclass(frozen)]
+#[pyclass(frozen, module = "hrl")]
 pub(crate) struct Vault {
-    inner: hrl::replica::Vault,
+    inner: Handle<hrl::replica::Vault>,
 }
 
 impl Vault {
-    pub(crate) fn inner(&self) -> &hrl::replica::Vault {
-        &self.inner
+    pub(crate) fn inner(&self) -> PyResult<hrl::replica::Vault> {
+        self.inner.get()
     }
 }
 
 #[pymethods]
 impl Vault {
     #[new]
-    #[pyo3(signature = (url, *, key_file=None, create=false))]
-    fn new(py: Python<'_>, url: &str, key_file: Option<PathBuf>, create: bool) -> PyResult<Self> {
+    #[pyo3(signature = (url=None, *, store=None, key_file=None, create=false))]
+    fn new(
+        py: Python<'_>,
+        url: Option<PathBuf>,
+        store: Option<&Bound<'_, PyAny>>,
+        key_file: Option<PathBuf>,
+        create: bool,
+    ) -> PyResult<Self> {
+        let store: Arc<dyn Store> = match (url, store) {
+            (Some(url), None) => run(py, || directory(&url, create))?,
+            (None, Some(store)) => Arc::new(CallbackStore::new(store)?),
+            _ => return Err(PyTypeError::new_err("a vault is opened by its url or in a store")),
+        };
         let inner = run(py, || {
             let key = key_file.as_deref().map(WrappingKey::from_file).transpose()?;
-            let store = store_of(url, create)?;
             let clock = SystemClock::shared();
             if create {
                 hrl::replica::Vault::create(store, key, clock)
@@ -66,11 +68,12 @@ impl Vault {
                 hrl::replica::Vault::open(store, key, clock)
             }
         })?;
-        Ok(Self { inner })
+        Ok(Self { inner: Handle::new("the vault", inner) })
     }
 
     fn volumes<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
-        let volumes = run(py, || self.inner.volumes())?;
+        let vault = self.inner()?;
+        let volumes = run(py, || vault.volumes())?;
         let list = PyList::empty(py);
         for info in volumes {
             list.append(info_dict(py, &info)?)?;
@@ -79,7 +82,33 @@ impl Vault {
     }
 
     fn replica(&self, py: Python<'_>, name: &str) -> PyResult<Replica> {
-        Ok(Replica { inner: run(py, || self.inner.replica(name))? })
+        let vault = self.inner()?;
+        let replica = run(py, || vault.replica(name))?;
+        Ok(Replica { inner: Handle::new("the replica", Arc::new(replica)) })
+    }
+
+    #[getter]
+    fn closed(&self) -> bool {
+        self.inner.is_closed()
+    }
+
+    fn close(&self, py: Python<'_>) {
+        let taken = self.inner.close();
+        py.detach(move || drop(taken));
+    }
+
+    fn __enter__(slf: Py<Self>) -> Py<Self> {
+        slf
+    }
+
+    fn __exit__(
+        &self,
+        py: Python<'_>,
+        _kind: &Bound<'_, PyAny>,
+        _value: &Bound<'_, PyAny>,
+        _trace: &Bound<'_, PyAny>,
+    ) {
+        self.close(py);
     }
 }
 
@@ -112,14 +141,21 @@ fn progress(callback: Option<Py<PyAny>>) -> impl Fn(u64, u64) -> bool + Sync {
 }
 
 /// One volume in a vault.
-#[pyclass(frozen)]
+#[pyclass(frozen, module = "hrl")]
 pub(crate) struct Replica {
-    inner: hrl::replica::Replica,
+    inner: Handle<Arc<hrl::replica::Replica>>,
 }
 
 impl Replica {
-    pub(crate) fn view_at(&self, at: &str) -> hrl::Result<hrl::replica::View> {
-        self.inner.view(&At::parse(at)?, &ViewOptions::default())
+    /// The volume at `at`, opened without the interpreter's lock.
+    pub(crate) fn view_at(&self, py: Python<'_>, at: &str) -> PyResult<Arc<hrl::replica::View>> {
+        let replica = self.inner.get()?;
+        run(py, || Ok(Arc::new(replica.view(&At::parse(at)?, &ViewOptions::default())?)))
+    }
+
+    /// The keys that open its segments.
+    pub(crate) fn keys(&self) -> PyResult<KeyRing> {
+        Ok(self.inner.get()?.keys().clone())
     }
 }
 
@@ -127,23 +163,25 @@ impl Replica {
 impl Replica {
     #[getter]
     fn info<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
-        info_dict(py, self.inner.info())
+        info_dict(py, self.inner.get()?.info())
     }
 
     /// Bytes of data captured and bytes stored, as the catalog has them.
     #[getter]
-    fn totals(&self) -> (u64, u64, u64) {
-        let segments = self.inner.catalog().segments();
+    fn totals(&self) -> PyResult<(u64, u64, u64)> {
+        let replica = self.inner.get()?;
+        let segments = replica.catalog().segments();
         let data = segments.iter().map(|entry| entry.summary.data_bytes).sum();
         let stored = segments.iter().map(|entry| entry.summary.stored_bytes).sum();
-        (segments.len() as u64, data, stored)
+        Ok((segments.len() as u64, data, stored))
     }
 
     /// For each point: bytes captured and stored since the one before.
-    fn point_bytes(&self) -> Vec<(String, u64, u64)> {
+    fn point_bytes(&self) -> PyResult<Vec<(String, u64, u64)>> {
+        let replica = self.inner.get()?;
         let (mut data, mut stored) = (0, 0);
         let mut found = Vec::new();
-        for entry in self.inner.catalog().segments() {
+        for entry in replica.catalog().segments() {
             data += entry.summary.data_bytes;
             stored += entry.summary.stored_bytes;
             for mark in &entry.summary.marks {
@@ -154,25 +192,26 @@ impl Replica {
                 ));
             }
         }
-        found
+        Ok(found)
     }
 
-    fn points(&self) -> Vec<RecoveryPoint> {
-        self.inner.points().into_iter().map(Into::into).collect()
+    fn points(&self) -> PyResult<Vec<RecoveryPoint>> {
+        Ok(self.inner.get()?.points().into_iter().map(Into::into).collect())
     }
 
-    fn timeline(&self) -> Vec<TimelineEntry> {
-        self.inner.timeline().into_iter().map(Into::into).collect()
+    fn timeline(&self) -> PyResult<Vec<TimelineEntry>> {
+        Ok(self.inner.get()?.timeline().into_iter().map(Into::into).collect())
     }
 
     #[pyo3(signature = (at="newest"))]
     fn resolve(&self, py: Python<'_>, at: &str) -> PyResult<u64> {
-        run(py, || self.inner.resolve(&At::parse(at)?)).map(|sequence| sequence.0)
+        let replica = self.inner.get()?;
+        run(py, || replica.resolve(&At::parse(at)?)).map(|sequence| sequence.0)
     }
 
     #[pyo3(signature = (at="newest"))]
-    fn view(&self, py: Python<'_>, at: &str) -> PyResult<View> {
-        Ok(View { inner: Arc::new(run(py, || self.view_at(at))?) })
+    fn view(&self, py: Python<'_>, at: &str) -> PyResult<Py<View>> {
+        View::of(py, self.view_at(py, at)?)
     }
 
     #[pyo3(signature = (at, to, *, overwrite=false, device=false, progress=None))]
@@ -191,7 +230,8 @@ impl Replica {
             RestoreTarget::File { path: to, overwrite }
         };
         let tell = self::progress(progress);
-        let report = run(py, || self.inner.restore(&At::parse(at)?, &target, &tell))?;
+        let replica = self.inner.get()?;
+        let report = run(py, || replica.restore(&At::parse(at)?, &target, &tell))?;
         let dict = PyDict::new(py);
         dict.set_item("sequence", report.sequence.0)?;
         dict.set_item("bytes_written", report.bytes_written)?;
@@ -201,7 +241,8 @@ impl Replica {
     }
 
     fn changes(&self, py: Python<'_>, since: &str, until: &str) -> PyResult<ChangeSet> {
-        let inner = run(py, || self.inner.changes(&At::parse(since)?, &At::parse(until)?))?;
+        let replica = self.inner.get()?;
+        let inner = run(py, || replica.changes(&At::parse(since)?, &At::parse(until)?))?;
         Ok(ChangeSet { inner })
     }
 
@@ -212,7 +253,8 @@ impl Replica {
         progress: Option<Py<PyAny>>,
     ) -> PyResult<Bound<'py, PyDict>> {
         let tell = self::progress(progress);
-        let report = run(py, || self.inner.verify(&tell))?;
+        let replica = self.inner.get()?;
+        let report = run(py, || replica.verify(&tell))?;
         let dict = PyDict::new(py);
         dict.set_item("segments", report.segments)?;
         dict.set_item("bytes", report.bytes)?;
@@ -224,38 +266,49 @@ impl Replica {
         dict.set_item("sound", report.is_sound())?;
         Ok(dict)
     }
+
+    #[getter]
+    fn closed(&self) -> bool {
+        self.inner.is_closed()
+    }
+
+    fn close(&self, py: Python<'_>) {
+        let taken = self.inner.close();
+        py.detach(move || drop(taken));
+    }
+
+    fn __enter__(slf: Py<Self>) -> Py<Self> {
+        slf
+    }
+
+    fn __exit__(
+        &self,
+        py: Python<'_>,
+        _kind: &Bound<'_, PyAny>,
+        _value: &Bound<'_, PyAny>,
+        _trace: &Bound<'_, PyAny>,
+    ) {
+        self.close(py);
+    }
 }
 
 /// A volume as of one sequence.
-#[pyclass(frozen)]
+#[pyclass(frozen, extends = Device, module = "hrl")]
 pub(crate) struct View {
-    inner: Arc<hrl::replica::View>,
+    #[pyo3(get)]
+    sequence: u64,
 }
 
-#[pymethods]
 impl View {
-    #[getter]
-    fn sequence(&self) -> u64 {
-        self.inner.sequence().0
-    }
-
-    #[getter]
-    fn size_bytes(&self) -> u64 {
-        self.inner.size_bytes()
-    }
-
-    fn read<'py>(
-        &self,
-        py: Python<'py>,
-        offset: u64,
-        length: usize,
-    ) -> PyResult<Bound<'py, PyBytes>> {
-        read_bytes(py, &*self.inner, offset, length)
+    fn of(py: Python<'_>, view: Arc<hrl::replica::View>) -> PyResult<Py<Self>> {
+        let sequence = view.sequence().0;
+        let device = Device::of("the view", Disk::Device(view));
+        Py::new(py, PyClassInitializer::from(device).add_subclass(Self { sequence }))
     }
 }
 
 /// What was written between two states.
-#[pyclass(frozen)]
+#[pyclass(frozen, module = "hrl")]
 pub(crate) struct ChangeSet {
     inner: hrl::replica::ChangeSet,
 }
@@ -292,162 +345,15 @@ impl ChangeSet {
             .collect()
     }
 
+    fn __iter__(slf: &Bound<'_, Self>) -> PyResult<Py<PyIterator>> {
+        Ok(slf.get().runs().into_pyobject(slf.py())?.try_iter()?.unbind())
+    }
+
+    fn __len__(&self) -> usize {
+        self.inner.runs().len()
+    }
+
     fn write_to_file(&self, py: Python<'_>, path: PathBuf) -> PyResult<u64> {
         run(py, || self.inner.write_to_file(&path))
     }
-}
-
-/// A sealed journal segment.
-#[pyclass(frozen)]
-pub(crate) struct Segment {
-    inner: hrl::journal::Segment,
-}
-
-#[pymethods]
-impl Segment {
-    #[new]
-    #[pyo3(signature = (path, *, replica=None))]
-    fn new(py: Python<'_>, path: PathBuf, replica: Option<&Replica>) -> PyResult<Self> {
-        let keys = replica.map_or_else(KeyRing::default, |replica| replica.inner.keys().clone());
-        let inner = run(py, || hrl::journal::Segment::open(open_mapped(&path)?, &keys))?;
-        Ok(Self { inner })
-    }
-
-    fn summary<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
-        let summary = self.inner.summary();
-        let dict = PyDict::new(py);
-        dict.set_item("kind", format!("{:?}", summary.kind).to_lowercase())?;
-        dict.set_item("volume", summary.volume.to_string())?;
-        dict.set_item("epoch", summary.epoch.0)?;
-        dict.set_item("first_sequence", summary.first_sequence.0)?;
-        dict.set_item("last_sequence", summary.last_sequence.0)?;
-        dict.set_item("first_time", summary.first_time.to_string())?;
-        dict.set_item("last_time", summary.last_time.to_string())?;
-        dict.set_item("records", summary.records)?;
-        dict.set_item("data_bytes", summary.data_bytes)?;
-        dict.set_item("stored_bytes", summary.stored_bytes)?;
-        dict.set_item("frames", self.inner.frame_count())?;
-        dict.set_item("key", self.inner.key_id().map(|id| id.to_string()))?;
-        dict.set_item("previous", summary.previous.to_string())?;
-        dict.set_item("chain", summary.chain.to_string())?;
-        let marks: Vec<_> = summary
-            .marks
-            .iter()
-            .map(|mark| {
-                (
-                    mark.sequence.0,
-                    mark.mark.kind.name(),
-                    mark.mark.point.to_string(),
-                    mark.mark.label.clone(),
-                )
-            })
-            .collect();
-        dict.set_item("marks", marks)?;
-        Ok(dict)
-    }
-
-    /// Sequence, time, kind, offset, length of every record, in order.
-    fn records(&self, py: Python<'_>) -> PyResult<Vec<(u64, String, &'static str, u64, u64)>> {
-        run(py, || {
-            let mut found = Vec::new();
-            for number in 0..self.inner.frame_count() {
-                for record in self.inner.frame(number)?.records() {
-                    let record = record?;
-                    let kind = match record.body {
-                        Body::Write { .. } => "write",
-                        Body::Zero(_) => "zero",
-                        Body::Discard(..) => "discard",
-                        Body::Touch(_) => "touch",
-                        Body::Flush => "flush",
-                        Body::Mark(_) => "mark",
-                        Body::UnorderedBegin(_) => "unordered-begin",
-                        Body::UnorderedEnd => "unordered-end",
-                    };
-                    let extent = record.body.extent();
-                    found.push((
-                        record.sequence.0,
-                        record.time.to_string(),
-                        kind,
-                        extent.offset,
-                        extent.length,
-                    ));
-                }
-            }
-            Ok(found)
-        })
-    }
-
-    fn verify(&self, py: Python<'_>) -> PyResult<()> {
-        run(py, || self.inner.verify())
-    }
-}
-
-/// 64 hexadecimal digits for a key file.
-#[pyfunction]
-pub(crate) fn generate_key() -> String {
-    let mut key = [0_u8; 32];
-    SystemClock::default().fill_random(&mut key);
-    key.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
-/// Converts journals: native segments to a chain of Hyper-V logs in a new directory, or such logs to one native segment.
-#[pyfunction]
-#[pyo3(signature = (inputs, output, *, to, replica=None))]
-pub(crate) fn convert<'py>(
-    py: Python<'py>,
-    inputs: Vec<PathBuf>,
-    output: PathBuf,
-    to: &str,
-    replica: Option<&Replica>,
-) -> PyResult<Bound<'py, PyDict>> {
-    let keys = replica.map_or_else(KeyRing::default, |replica| replica.inner.keys().clone());
-    let clock = SystemClock::default();
-    let dict = PyDict::new(py);
-    match to {
-        "ms-hrl" => {
-            let report =
-                run(py, || hrl::journal::convert_to_hyperv(&inputs, &output, &keys, &clock))?;
-            dict.set_item("logs", report.logs)?;
-            dict.set_item("writes", report.writes)?;
-            dict.set_item("bytes", report.bytes)?;
-            dict.set_item("notes", report.notes)?;
-        }
-        "native" => {
-            let summary = run(py, || hrl::journal::convert_to_native(&inputs, &output, &clock))?;
-            dict.set_item("records", summary.records)?;
-            dict.set_item("bytes", summary.data_bytes)?;
-            dict.set_item("stored_bytes", summary.stored_bytes)?;
-        }
-        _ => return Err(PyValueError::new_err(format!("{to:?} is neither native nor ms-hrl"))),
-    }
-    Ok(dict)
-}
-
-/// What a Hyper-V log holds, after checking all of it; `None` when the file is not one.
-#[pyfunction]
-pub(crate) fn inspect_hyperv(py: Python<'_>, path: PathBuf) -> PyResult<Option<Bound<'_, PyDict>>> {
-    let mut cookie = [0; 7];
-    let begins = std::fs::File::open(&path)
-        .and_then(|mut file| std::io::Read::read_exact(&mut file, &mut cookie))
-        .is_ok();
-    if !begins || &cookie != b"msctlog" {
-        return Ok(None);
-    }
-    let (header, closed, writes, bytes) = run(py, || {
-        let log = hrl::journal::HypervLog::open(&path)?;
-        let mut bytes = 0;
-        for write in log.writes() {
-            bytes += write?.data.len() as u64;
-        }
-        Ok((log.header().clone(), log.is_closed(), log.write_count(), bytes))
-    })?;
-    let dict = PyDict::new(py);
-    dict.set_item("kind", "ms-hrl")?;
-    dict.set_item("created", header.created.to_string())?;
-    dict.set_item("id", hrl::PointId(header.unique_id).to_string())?;
-    dict.set_item("previous", hrl::PointId(header.previous_unique_id).to_string())?;
-    dict.set_item("closed", closed)?;
-    dict.set_item("records", writes)?;
-    dict.set_item("data_bytes", bytes)?;
-    Ok(Some(dict))
 }

@@ -4,16 +4,17 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use hrl::capture::{Export, ExportContext, NbdAddress, NbdLimits};
-use hrl::device::{BlockDevice, DirectIo, FileDevice, FileDeviceOptions};
+use hrl::device::{BlockDevice, FileDevice, FileDeviceOptions};
 use hrl::replica::Overlay;
 use pyo3::prelude::*;
 
+use crate::device::{Source, scratch_options};
 use crate::errors::run;
 use crate::protection::Protection;
 use crate::replica::{ChangeSet, Replica};
 
 /// A listening NBD server.
-#[pyclass(frozen)]
+#[pyclass(frozen, module = "hrl")]
 pub(crate) struct NbdServer {
     inner: Mutex<Option<hrl::capture::NbdServer>>,
     uri: String,
@@ -37,7 +38,7 @@ impl NbdServer {
         protection: &Protection,
         name: &str,
     ) -> PyResult<Self> {
-        let volume = protection.volume().clone();
+        let volume = protection.inner_volume()?;
         run(py, || start(address, Export::volume(name, volume)))
     }
 
@@ -53,18 +54,13 @@ impl NbdServer {
         changes: Option<&ChangeSet>,
     ) -> PyResult<Self> {
         let extents = changes.map(ChangeSet::extents);
+        let view = replica.view_at(py, at)?;
         run(py, || {
-            let view = Arc::new(replica.view_at(at)?);
-            let size = view.size_bytes();
             let device: Arc<dyn BlockDevice> = match scratch {
                 None => view,
                 Some(path) => {
-                    let options = FileDeviceOptions {
-                        direct: DirectIo::Never,
-                        create_bytes: Some(size),
-                        ..Default::default()
-                    };
-                    Arc::new(Overlay::new(view, Arc::new(FileDevice::open(&path, &options)?))?)
+                    let scratch = FileDevice::open(&path, &scratch_options(view.size_bytes()))?;
+                    Arc::new(Overlay::new(view, Arc::new(scratch))?)
                 }
             };
             let mut export = Export::device("replica", device);
@@ -77,6 +73,14 @@ impl NbdServer {
             }
             start(address, export)
         })
+    }
+
+    /// Serves a device that nobody protects.
+    #[staticmethod]
+    fn device(py: Python<'_>, address: &str, device: Source, name: &str) -> PyResult<Self> {
+        let device =
+            device.open(py, FileDeviceOptions { exclusive: true, ..Default::default() })?;
+        run(py, || start(address, Export::device(name, device)))
     }
 
     #[getter]

@@ -184,7 +184,7 @@ def inspect(
         segment = Segment(file, replica=key_holder(vault, volume, key_file))
         segment.verify()
         found = segment.summary()
-        listed = segment.records() if records else []
+        listed = [(r.sequence, r.time, r.kind, r.offset, r.length) for r in segment] if records else []
     if json:
         names = ("sequence", "time", "kind", "offset", "length")
         rows = [dict(zip(names, record, strict=True)) for record in listed]

@@ -1,0 +1,62 @@
+"""What devices and stores of your own look like.
+
+Objects with these methods are used wherever `hrl` takes a device or a store; no base class is needed. The methods are
+called from any thread, several at once, with the interpreter's lock held. An exception reaches whoever waits for the call
+as the `__cause__` of an `HrlError`: an `OSError` keeps its errno, an `HrlError` its kind.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
+
+class BlockDevice(Protocol):
+    """A disk: a flat array of bytes of a fixed size, zeroes at first.
+
+    Optional beside these: `name` (text for errors), `block_bytes` (a power of two, 512 by default), `read_only`,
+    `zero(offset, length, *, unmap, durable)`, without which zeroes are written, and `discard(offset, length)`, which
+    gives what it left: "zeroes", "undefined", or "ignored", as without it.
+    """
+
+    @property
+    def size_bytes(self) -> int:
+        """Size in bytes, asked for once."""
+
+    def read(self, offset: int, length: int, /) -> Buffer:
+        """Exactly `length` bytes from `offset`, which are within the size."""
+
+    def write(self, offset: int, data: bytes, /, *, durable: bool) -> object:
+        """Writes `data` at `offset`; a read that starts afterwards sees it. `durable`: it survives a power failure."""
+
+    def flush(self) -> object:
+        """When it returns, every write that returned before survives a power failure."""
+
+
+class Store(Protocol):
+    """A place for immutable objects. Names are parts of `A-Z a-z 0-9 . _ -` with slashes between them.
+
+    What cannot answer now raises: `OSError`, or any exception but `KeyError` and `FileNotFoundError`, which say that the
+    object is absent. Optional beside these: `name` (text for errors).
+    """
+
+    def put_if_absent(self, name: str, data: bytes, /) -> bool:
+        """Creates an object whole and durably: True, or False when one of that name exists, which stays as it is.
+
+        When several race on one name exactly one creates it.
+        """
+
+    def get(self, name: str, offset: int, length: int, /) -> Buffer:
+        """Exactly `length` bytes of an object from `offset`."""
+
+    def list(self, prefix: str, /) -> Iterable[tuple[str, int]]:
+        """Name and size of every object whose name begins with `prefix`, in any order."""
+
+    def head(self, name: str, /) -> int | None:
+        """Size of an object in bytes; None when it is absent."""
+
+    def delete(self, name: str, /) -> object:
+        """Removes an object; one that is absent is no error."""
