@@ -100,7 +100,11 @@ fn shows_fixed_memory(data: &Bound<'_, PyAny>) -> bool {
 
 impl Exported {
     fn new(data: &Bound<'_, PyAny>) -> PyResult<Self> {
-        let buffer = PyUntypedBuffer::get(data)?;
+        // Some exporters, such as ctypes, leave out what a memoryview fills in.
+        let buffer = PyUntypedBuffer::get(data).or_else(|error| {
+            let view = PyMemoryView::from(data).map_err(|_| error)?;
+            PyUntypedBuffer::get(view.as_any())
+        })?;
         if !buffer.is_c_contiguous() {
             return Err(PyBufferError::new_err("the buffer is not contiguous"));
         }

@@ -1,0 +1,179 @@
+"""Devices and stores that Python code implements, and what their exceptions become."""
+
+import errno
+import time
+from pathlib import Path
+
+import pytest
+from embedder import QUICK, DictDevice, DictStore, FullDevice
+
+import hrl
+from hrl.conformance import check_device, check_store
+
+SIZE = 1 << 20
+BLOCK = 4096
+
+
+@pytest.mark.parametrize("make", [DictDevice, FullDevice, hrl.MemoryDevice])
+def test_the_contract_of_a_device_holds(make: type[DictDevice]) -> None:
+    check_device(make)
+
+
+def test_the_contract_holds_for_files_overlays_and_protected_volumes(tmp_path: Path) -> None:
+    check_device(lambda size: hrl.FileDevice(tmp_path / "disk.img", create_bytes=size))
+    check_device(lambda size: hrl.Overlay(hrl.MemoryDevice(size), tmp_path / "scratch.img"))
+    vault = hrl.Vault(tmp_path / "vault", create=True)
+    disk = hrl.MemoryDevice(SIZE)
+    with hrl.Protection(disk, vault=vault, state=tmp_path / "state", volume="v", policy=QUICK) as protection:
+        check_device(lambda _: protection.volume)
+        protection.wait_replicated()
+    assert vault.replica("v").view().read(0, SIZE) == disk.read(0, SIZE)
+
+
+def test_the_contract_of_a_store_holds() -> None:
+    check_store(DictStore)
+
+
+def test_a_store_that_breaks_the_contract_is_caught() -> None:
+    class Replaces(DictStore):
+        def put_if_absent(self, name: str, data: bytes, /) -> bool:
+            self.objects[name] = data
+            return True
+
+    with pytest.raises(AssertionError, match="never replaced"):
+        check_store(Replaces)
+
+
+def test_a_device_that_breaks_the_contract_is_caught() -> None:
+    class Forgets(DictDevice):
+        def write(self, offset: int, data: bytes, /, *, durable: bool) -> None:
+            super().write(offset, data[:-1] + b"?", durable=durable)
+
+    with pytest.raises(AssertionError, match="read as left"):
+        check_device(Forgets)
+
+
+def test_a_device_is_told_what_was_asked() -> None:
+    disk = FullDevice(SIZE)
+    with hrl.Volume.unprotected(disk) as volume:
+        assert (volume.name, volume.block_bytes, volume.read_only) == ("the disk of a test", 4096, False)
+        volume.write(1, b"abc", durable=True)
+        volume.zero(0, BLOCK, unmap=False)
+        assert volume.discard(0, BLOCK) == "zeroes"
+        volume.flush()
+        assert volume.read(5, 2) == bytes(2)
+    assert disk.calls == [
+        ("write", 1, 3, True),
+        ("zero", 0, BLOCK, False, False),
+        ("discard", 0, BLOCK),
+        ("flush",),
+        ("read", 5, 2),
+    ]
+
+
+def test_an_exception_of_a_device_is_the_cause() -> None:
+    disk = DictDevice(SIZE)
+    volume = hrl.Volume.unprotected(disk)
+    defect = ZeroDivisionError("a defect of the embedder")
+    disk.broken = defect
+    with pytest.raises(hrl.SystemFailure, match="a defect of the embedder") as caught:
+        volume.read(BLOCK, 1)
+    assert caught.value.__cause__ is defect
+    assert (caught.value.kind, caught.value.object) == ("io", "DictDevice")
+    disk.broken = OSError(errno.ENOSPC, "no room")
+    with pytest.raises(hrl.SystemFailure) as caught:
+        volume.write(0, b"x")
+    assert (caught.value.kind, caught.value.errno) == ("full", errno.ENOSPC)
+    disk.broken = hrl.UnavailableError("the link is down", kind="unavailable")
+    with pytest.raises(hrl.UnavailableError):
+        volume.flush()
+    disk.broken = KeyboardInterrupt()
+    with pytest.raises(KeyboardInterrupt):
+        volume.read(0, 1)
+
+
+def test_wrong_answers_of_a_device_are_errors() -> None:
+    class Short(FullDevice):
+        def read(self, offset: int, length: int, /) -> bytes:
+            return b"x"
+
+        def discard(self, offset: int, length: int, /) -> str:
+            return "perhaps"
+
+    volume = hrl.Volume.unprotected(Short(SIZE))
+    with pytest.raises(hrl.HrlError, match="expected 2 bytes, found 1"):
+        volume.read(0, 2)
+    with pytest.raises(hrl.HrlError, match="perhaps"):
+        volume.discard(0, BLOCK)
+    with pytest.raises(TypeError, match="has no size_bytes"):
+        hrl.Volume.unprotected(object())  # type: ignore[arg-type]
+    with pytest.raises(hrl.HrlError, match="divides the size"):
+        hrl.Volume.unprotected(DictDevice(777))
+
+
+def test_a_failed_write_leaves_replica_and_disk_equal(tmp_path: Path) -> None:
+    """Promise 2 when a device fails after half of a write."""
+
+    class Torn(DictDevice):
+        def write(self, offset: int, data: bytes, /, *, durable: bool) -> None:
+            if data[:1] == b"!":
+                self.content[offset : offset + len(data) // 2] = data[: len(data) // 2]
+                raise OSError(errno.EIO, "torn")
+            super().write(offset, data, durable=durable)
+
+    disk = Torn(SIZE)
+    vault = hrl.Vault(store=DictStore(), create=True)
+    with hrl.Protection(disk, vault=vault, state=tmp_path / "state", volume="v", policy=QUICK) as protection:
+        protection.wait_ordered()
+        protection.write(0, b"a" * 2 * BLOCK)
+        with pytest.raises(hrl.SystemFailure, match="torn"):
+            protection.write(0, b"!" * 2 * BLOCK)
+        protection.wait_replicated()
+    assert vault.replica("v").view().read(0, SIZE) == disk.content
+
+
+def test_a_dead_store_never_blocks_the_writer(tmp_path: Path) -> None:
+    """Promise 6, and everything arrives when the store is back."""
+    store = DictStore()
+    vault = hrl.Vault(store=store, create=True)
+    disk = hrl.MemoryDevice(SIZE)
+    with hrl.Protection(disk, vault=vault, state=tmp_path / "state", volume="v", policy=QUICK) as protection:
+        protection.wait_ordered()
+        store.broken = RuntimeError("the cloud is gone")
+        for number in range(64):
+            protection.write(number * BLOCK, bytes([number + 1]) * BLOCK)
+        with pytest.raises(hrl.UnavailableError):
+            protection.wait_replicated(0.3)
+        with pytest.raises(hrl.UnavailableError, match="the cloud is gone") as caught:
+            vault.volumes()
+        assert caught.value.__cause__ is store.broken
+        deadline = time.monotonic() + 10
+        while protection.stats().vault_available and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert not protection.stats().vault_available
+        store.broken = None
+        protection.wait_replicated()
+    assert vault.replica("v").view().read(0, SIZE) == disk.read(0, SIZE)
+
+
+def test_wrong_answers_of_a_store_are_errors() -> None:
+    class Forgetful(DictStore):
+        def put_if_absent(self, name: str, data: bytes, /) -> bool:
+            super().put_if_absent(name, data)
+            return None  # type: ignore[return-value]
+
+    with pytest.raises(hrl.HrlError, match="bool"):
+        hrl.Vault(store=Forgetful(), create=True)
+
+    class Cut(DictStore):
+        def get(self, name: str, offset: int, length: int, /) -> bytes:
+            return b""
+
+    with pytest.raises(hrl.HrlError, match="expected 12 bytes, found 0"):
+        hrl.Vault(store=Cut(), create=True)
+    with pytest.raises(TypeError, match="has no put_if_absent"):
+        hrl.Vault(store=object())  # type: ignore[arg-type]
+    with pytest.raises(TypeError):
+        hrl.Vault("a", store=DictStore())
+    with pytest.raises(hrl.NotFoundError):
+        hrl.Vault(store=DictStore()).volumes()
