@@ -4,10 +4,10 @@ export PATH := $(HOME)/.cargo/bin:$(PATH)
 VENV := .venv
 PIP := $(VENV)/bin/pip -q --disable-pip-version-check
 STAMP := $(VENV)/.installed
-PACKAGES := fio nbdkit libnbd-bin qemu-utils xfsprogs btrfs-progs fuse3 e2fsprogs mount
+PACKAGES := fio nbdkit libnbd-bin qemu-utils xfsprogs btrfs-progs fuse3 e2fsprogs mount gcc g++ cmake pkg-config valgrind
 PYTHON_SOURCES := $(shell find python core/src -name '*.py' -o -name '*.rs' -o -name '*.pyi' -o -name 'pyproject.toml')
 
-.PHONY: help build install demo test test-long lint bench doc clean packages venv
+.PHONY: help build install demo test test-c test-long lint bench bench-c doc clean packages venv
 
 help:  ## List the jobs
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -24,7 +24,12 @@ $(VENV)/.tools: python/requirements-dev.txt
 build:  ## Build everything
 	cargo build --workspace --all-targets
 
-install: $(STAMP)  ## Build the package and install it into .venv
+ifdef PREFIX
+install:  ## Build the package and install it into .venv; with PREFIX=DIR the C library into DIR instead
+	ffi/install $(PREFIX)
+else
+install: $(STAMP)
+endif
 $(STAMP): $(VENV)/.tools $(PYTHON_SOURCES) Cargo.toml Cargo.lock
 	$(PIP) install --force-reinstall --no-deps ./python
 	touch $@
@@ -40,13 +45,22 @@ lint: $(STAMP)  ## Formatting, lints and types
 
 test: packages install lint  ## Everything that must hold before a change lands
 	cargo test --workspace
+	ffi/tests/run
 	cd python && ../$(VENV)/bin/pytest -q
+
+test-c: packages  ## The C and C++ tests and examples alone: plain, AddressSanitizer, Valgrind
+	ffi/tests/run
 
 test-long: packages install  ## Long sweeps
 	cargo test --release -p hrl -- --ignored --nocapture
 
 bench:  ## Benchmarks; figures go to benches/RESULTS.md by hand
 	cargo bench -p hrl-benches
+
+bench-c: packages  ## What the C binding costs
+	ffi/install target/bench-c >/dev/null
+	gcc -O2 -Wall benches/c/tap.c -o target/bench-c/tap $$(PKG_CONFIG_PATH=target/bench-c/lib/pkgconfig pkg-config --cflags --libs hrl)
+	LD_LIBRARY_PATH=target/bench-c/lib cargo run -q --release -p hrl-benches --bin tap_binding -- target/bench-c/tap
 
 doc:  ## API documentation
 	RUSTDOCFLAGS="-D warnings" cargo doc --no-deps -p hrl

@@ -108,6 +108,124 @@
 #define HRL_KEY_BYTES 32
 
 /**
+ * What a discard left behind.
+ */
+typedef enum hrl_discarded {
+    /**
+     * The range reads as zeroes now.
+     */
+    HRL_DISCARDED_ZEROES = 0,
+    /**
+     * The range reads as anything until it is written again.
+     */
+    HRL_DISCARDED_UNDEFINED = 1,
+    /**
+     * Nothing happened.
+     */
+    HRL_DISCARDED_IGNORED = 2,
+} hrl_discarded;
+
+/**
+ * How much a volume's capture can promise.
+ */
+typedef enum hrl_mode {
+    /**
+     * Every write is captured with its data, in order: points can be marked.
+     */
+    HRL_MODE_ORDERED = 0,
+    /**
+     * Data is not captured; the dirty map alone grows and the writer goes on.
+     */
+    HRL_MODE_DIRTY = 1,
+    /**
+     * Dirty ranges are being read again while new writes are captured.
+     */
+    HRL_MODE_RESYNC = 2,
+} hrl_mode;
+
+/**
+ * What a recovery point promises.
+ */
+typedef enum hrl_point_kind {
+    /**
+     * Write order held, nothing more: what a power failure would leave.
+     */
+    HRL_POINT_CRASH = 1,
+    /**
+     * Applications were quiesced and flushed.
+     */
+    HRL_POINT_APP = 2,
+    /**
+     * One cut across the volumes of a group, crash-consistent.
+     */
+    HRL_POINT_GROUP_CRASH = 3,
+    /**
+     * One cut across a group whose applications were quiesced.
+     */
+    HRL_POINT_GROUP_APP = 4,
+    /**
+     * The application declared it at a transaction boundary of its own, without a freeze.
+     */
+    HRL_POINT_DECLARED = 5,
+} hrl_point_kind;
+
+/**
+ * What a record says.
+ */
+typedef enum hrl_record_kind {
+    /**
+     * Data was written.
+     */
+    HRL_RECORD_WRITE = 0,
+    /**
+     * The range was made to read as zeroes.
+     */
+    HRL_RECORD_ZERO = 1,
+    /**
+     * The range was discarded.
+     */
+    HRL_RECORD_DISCARD = 2,
+    /**
+     * The range changed; its data was not captured.
+     */
+    HRL_RECORD_TOUCH = 3,
+    /**
+     * The writer flushed.
+     */
+    HRL_RECORD_FLUSH = 4,
+    /**
+     * A recovery point.
+     */
+    HRL_RECORD_MARK = 5,
+    /**
+     * Unordered from here.
+     */
+    HRL_RECORD_UNORDERED_BEGIN = 6,
+    /**
+     * Ordered again.
+     */
+    HRL_RECORD_UNORDERED_END = 7,
+} hrl_record_kind;
+
+/**
+ * What a segment is.
+ */
+typedef enum hrl_segment_kind {
+    /**
+     * Changes in write order.
+     */
+    HRL_SEGMENT_LOG = 0,
+    /**
+     * Several segments as one, superseded data dropped.
+     */
+    HRL_SEGMENT_MERGED = 1,
+    /**
+     * All of a volume's data as of one sequence, in order of offsets.
+     */
+    HRL_SEGMENT_IMAGE = 2,
+} hrl_segment_kind;
+
+/**
  * Page-aligned memory, good for direct I/O. Used by one thread at a time.
  */
 typedef struct hrl_buffer hrl_buffer;

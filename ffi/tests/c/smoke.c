@@ -1,0 +1,258 @@
+/* One whole life: protect, write, mark, replicate, stop; then points, views, overlays, restores, change sets, verification,
+ * segments, conversion, and the server, all of it sealed with a key. */
+#include <sys/stat.h>
+
+#include "check.h"
+
+struct seen {
+    int count;
+    hrl_point last;
+    uint64_t bytes;
+    char segment[600];
+};
+
+static bool on_point(void *user, const hrl_point *point) {
+    struct seen *seen = user;
+    seen->count++;
+    seen->last = *point;
+    return true;
+}
+
+static bool on_volume(void *user, const hrl_volume_info *info) {
+    CHECK(strcmp(info->name, "disk") == 0 && info->size_bytes == 8 << 20 && info->sealed);
+    ++*(int *)user;
+    return true;
+}
+
+static bool on_entry(void *user, const hrl_timeline_entry *entry) {
+    if (entry->unordered != NULL) CHECK(strcmp(entry->unordered, "initial-replication") == 0);
+    ++*(int *)user;
+    return true;
+}
+
+static bool on_change(void *user, const hrl_change *change) {
+    struct seen *seen = user;
+    seen->count++;
+    seen->bytes += change->length;
+    return true;
+}
+
+static bool on_record(void *user, const hrl_record *record) {
+    struct seen *seen = user;
+    if (record->kind == HRL_RECORD_WRITE) {
+        CHECK(record->data != NULL && record->length > 0);
+        seen->bytes += record->length;
+    } else {
+        CHECK(record->data == NULL);
+    }
+    seen->count++;
+    return true;
+}
+
+static bool on_run(void *user, uint64_t offset, uint64_t length, bool allocated) {
+    (void)offset;
+    if (allocated) *(uint64_t *)user += length;
+    return true;
+}
+
+static void on_event(void *user, const hrl_event *event) {
+    CHECK(strcmp(event->volume, "disk") == 0 && event->kind[0] && event->message[0] && event->time_ns > 0);
+    __atomic_add_fetch((int *)user, 1, __ATOMIC_RELAXED);
+}
+
+static bool on_progress(void *user, uint64_t done, uint64_t total) {
+    CHECK(done <= total);
+    __atomic_add_fetch((int *)user, 1, __ATOMIC_RELAXED);
+    return true;
+}
+
+static void find_segment(struct seen *seen) {
+    /* The name is random; the shell knows it. */
+    char command[600];
+    FILE *pipe;
+    snprintf(command, sizeof command, "ls %s/volumes/disk/segments/*.hrl | tail -n 1", in_directory("vault"));
+    CHECK((pipe = popen(command, "r")) != NULL);
+    CHECK(fgets(seen->segment, sizeof seen->segment, pipe) != NULL);
+    pclose(pipe);
+    seen->segment[strcspn(seen->segment, "\n")] = 0;
+}
+
+static void write_and_mark(hrl_key *key) {
+    struct rig rig;
+    hrl_device *volume;
+    hrl_point point;
+    hrl_stats stats;
+    hrl_tap *tap;
+    hrl_ticket ticket;
+    hrl_buffer *buffer;
+    uint8_t data[4096];
+    uint64_t sequence = 0, before;
+    uint32_t effect = 9;
+    int entries = 0, events = 0;
+
+    OK(hrl_device_new_memory(8 << 20, &rig.disk));
+    memset(data, 1, sizeof data);
+    OK(hrl_device_write(rig.disk, 1 << 20, data, sizeof data, HRL_DURABLE));
+    OK(hrl_store_open_directory(in_directory("vault"), true, &rig.store));
+    OK(hrl_vault_create(rig.store, key, &rig.vault));
+    OK(hrl_protection_options_new("disk", rig.disk, rig.vault, in_directory("state"), &rig.options));
+    OK(hrl_protection_options_on_event(rig.options, on_event, &events));
+    OK(hrl_protection_options_set(rig.options, "crash_point_interval_ms", "0"));
+    OK(hrl_protection_open(rig.options, &rig.protection));
+    OK(hrl_protection_wait_ordered(rig.protection, 60000));
+    OK(hrl_protection_device(rig.protection, &volume));
+    CHECK(hrl_device_size_bytes(volume) == 8 << 20 && hrl_device_block_bytes(volume) > 0);
+    CHECK(!hrl_device_is_read_only(volume) && strcmp(hrl_device_name(volume), "memory") == 0);
+
+    memset(data, 2, sizeof data);
+    OK(hrl_device_write(volume, 0, data, sizeof data, 0));
+    OK(hrl_device_flush(volume));
+    OK(hrl_protection_mark(rig.protection, HRL_POINT_CRASH, "first", &point));
+    CHECK(strlen(point.id) == 32 && strcmp(point.label, "first") == 0 && point.kind == HRL_POINT_CRASH);
+    before = point.sequence;
+
+    OK(hrl_protection_tap(rig.protection, &tap));
+    OK(hrl_tap_begin(tap, 8192, sizeof data, &ticket));
+    memset(data, 3, sizeof data);
+    OK(hrl_device_write(rig.disk, 8192, data, sizeof data, 0));
+    OK(hrl_tap_complete_write(tap, ticket, data, sizeof data, &sequence));
+    CHECK(sequence > before);
+    OK(hrl_buffer_copy(data, sizeof data, &buffer));
+    CHECK(hrl_buffer_length(buffer) == sizeof data);
+    memset(hrl_buffer_data(buffer), 4, sizeof data);
+    OK(hrl_tap_begin(tap, 16384, sizeof data, &ticket));
+    OK(hrl_device_write(rig.disk, 16384, hrl_buffer_data(buffer), sizeof data, 0));
+    OK(hrl_tap_complete_buffer(tap, ticket, buffer, NULL));
+    OK(hrl_tap_flush(tap, &sequence));
+    OK(hrl_device_zero(volume, 0, 4096, 0));
+    OK(hrl_device_discard(volume, 1 << 20, 4096, &effect));
+    CHECK(effect == HRL_DISCARDED_ZEROES);
+    OK(hrl_protection_mark(rig.protection, HRL_POINT_DECLARED, NULL, NULL));
+    OK(hrl_protection_wait_replicated(rig.protection, 60000, &sequence));
+    OK(hrl_protection_stats(rig.protection, &stats));
+    CHECK(stats.mode == HRL_MODE_ORDERED && stats.replicated_sequence >= sequence && stats.points == 2);
+    CHECK(stats.vault_available && !stats.fenced);
+    OK(hrl_protection_timeline(rig.protection, on_entry, &entries));
+    CHECK(entries >= 2);
+    hrl_tap_free(tap);
+    hrl_device_free(volume);
+    rig_close(&rig);
+    CHECK(events > 0);
+}
+
+static void look_at_replica(hrl_key *key) {
+    hrl_store *store;
+    hrl_vault *vault;
+    hrl_replica *replica;
+    hrl_volume_info info;
+    hrl_device *view, *scratch, *overlay, *image;
+    hrl_changes *changes;
+    hrl_segment *segment;
+    hrl_segment_summary summary;
+    hrl_verify_report verified;
+    hrl_restore_report restored;
+    hrl_convert_report converted;
+    hrl_nbd_server *server;
+    hrl_nbd_stats served;
+    struct seen seen;
+    const char *inputs[1];
+    char address[600];
+    uint8_t data[4096];
+    uint64_t sequence, bytes = 0, allocated = 0;
+    int volumes = 0, told = 0;
+
+    memset(&seen, 0, sizeof seen);
+    OK(hrl_store_open_directory(in_directory("vault"), false, &store));
+    OK(hrl_vault_open(store, key, &vault));
+    OK(hrl_vault_volumes(vault, on_volume, &volumes));
+    CHECK(volumes == 1);
+    OK(hrl_replica_open(vault, "disk", &replica));
+    OK(hrl_replica_refresh(replica));
+    OK(hrl_replica_info(replica, &info));
+    OK(hrl_replica_points(replica, on_point, &seen));
+    CHECK(seen.count == 2 && seen.last.kind == HRL_POINT_DECLARED && strlen(seen.last.chain) == 64);
+    OK(hrl_replica_resolve(replica, "newest", &sequence));
+
+    OK(hrl_replica_view(replica, "first", &view));
+    OK(hrl_device_read(view, 0, data, sizeof data));
+    CHECK(data[0] == 2 && data[4095] == 2);
+    OK(hrl_device_read(view, 1 << 20, data, 1));
+    CHECK(data[0] == 1);
+    FAILS(HRL_ERROR_READ_ONLY, hrl_device_write(view, 0, data, 1, 0));
+    OK(hrl_device_allocation(view, 0, 8 << 20, on_run, &allocated));
+    CHECK(allocated >= 8192 && allocated < 8 << 20);
+
+    OK(hrl_device_new_memory(8 << 20, &scratch));
+    OK(hrl_device_new_overlay(view, scratch, &overlay));
+    data[0] = 9;
+    OK(hrl_device_write(overlay, 5, data, 1, 0));
+    OK(hrl_device_read(overlay, 4, data, 3));
+    CHECK(data[0] == 2 && data[1] == 9 && data[2] == 2);
+
+    OK(hrl_replica_restore(replica, "newest", in_directory("image"), 0, on_progress, &told, &restored));
+    CHECK(told > 0 && restored.sequence == sequence && restored.volume_bytes == 8 << 20);
+    FAILS(HRL_ERROR_ALREADY_EXISTS, hrl_replica_restore(replica, "newest", in_directory("image"), 0, NULL, NULL, NULL));
+    OK(hrl_replica_restore(replica, "newest", in_directory("image"), HRL_RESTORE_OVERWRITE, NULL, NULL, NULL));
+    OK(hrl_device_open_file(in_directory("image"), HRL_OPEN_READ_ONLY, 0, &image));
+    OK(hrl_device_read(image, 16384, data, sizeof data));
+    CHECK(data[0] == 4);
+    OK(hrl_device_read(image, 0, data, sizeof data));
+    CHECK(data[0] == 0);
+
+    OK(hrl_replica_changes(replica, "first", "newest", &changes));
+    CHECK(hrl_changes_total_bytes(changes) == 4 * 4096);
+    memset(&seen, 0, sizeof seen);
+    OK(hrl_changes_runs(changes, on_change, &seen));
+    CHECK(seen.bytes == 4 * 4096);
+    OK(hrl_changes_write_to_file(changes, in_directory("changes"), &bytes));
+    CHECK(bytes == 2 * 4096);
+
+    OK(hrl_replica_verify(replica, NULL, NULL, NULL, &verified));
+    CHECK(verified.findings == 0 && verified.segments > 0 && verified.points == 2);
+
+    memset(&seen, 0, sizeof seen);
+    find_segment(&seen);
+    FAILS(HRL_ERROR_WRONG_KEY, hrl_segment_open(seen.segment, NULL, &segment));
+    OK(hrl_segment_open(seen.segment, replica, &segment));
+    OK(hrl_segment_get_summary(segment, &summary));
+    CHECK(summary.kind == HRL_SEGMENT_LOG && strcmp(summary.volume, info.id) == 0);
+    OK(hrl_segment_verify(segment));
+    OK(hrl_segment_records(segment, on_record, &seen));
+    CHECK(summary.records == (uint64_t)seen.count && summary.data_bytes == seen.bytes);
+    hrl_segment_free(segment);
+
+    inputs[0] = seen.segment;
+    OK(hrl_convert_to_hyperv(inputs, 1, in_directory("hyperv"), replica, NULL, NULL, &converted));
+    CHECK(converted.files > 0);
+    inputs[0] = in_directory("hyperv");
+    OK(hrl_convert_to_native(inputs, 1, in_directory("back.hrl"), &converted));
+
+    snprintf(address, sizeof address, "unix:%s", in_directory("nbd.sock"));
+    OK(hrl_nbd_server_start(address, "disk", overlay, changes, 0, &server));
+    CHECK(strstr(hrl_nbd_server_uri(server), "nbd+unix:///disk?socket=") != NULL);
+    OK(hrl_nbd_server_stats(server, &served));
+    CHECK(served.requests == 0);
+    OK(hrl_nbd_server_stop(server));
+    OK(hrl_nbd_server_stop(server));
+
+    hrl_nbd_server_free(server);
+    hrl_changes_free(changes);
+    hrl_device_free(image);
+    hrl_device_free(overlay);
+    hrl_device_free(scratch);
+    hrl_device_free(view);
+    hrl_replica_free(replica);
+    hrl_vault_free(vault);
+    hrl_store_free(store);
+}
+
+int main(void) {
+    static const uint8_t bytes[HRL_KEY_BYTES] = {7};
+    hrl_key *key;
+    CHECK(strcmp(hrl_version(), "0.1.0") == 0 && hrl_version_number() == 1000);
+    OK(hrl_key_from_bytes(bytes, sizeof bytes, &key));
+    write_and_mark(key);
+    look_at_replica(key);
+    hrl_key_free(key);
+    return 0;
+}
