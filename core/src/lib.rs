@@ -26,3 +26,8 @@ pub use point::Quiesce;
 pub use policy::{CaptureContent, Compression, Policy, WhenFull};
 pub use protect::{Protection, ProtectionOptions, ProtectionStats};
 pub use units::{ChainHash, Epoch, KeyId, PointId, Sequence, Timestamp, VolumeId};
+
+/// The README's Rust is compiled as a test.
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+struct Readme;
