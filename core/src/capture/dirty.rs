@@ -151,7 +151,7 @@ impl DirtyMap {
 
     /// Begins a session: from now on a stop without [`DirtyMap::end_session`] counts as a crash. Durable.
     pub fn begin_session(&mut self) -> Result<()> {
-        self.generation += 1;
+        self.generation = self.generation.wrapping_add(1);
         self.write_header(None)
     }
 
@@ -255,6 +255,15 @@ impl DirtyMap {
 impl std::fmt::Debug for DirtyMap {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "DirtyMap({})", self.path.display())
+    }
+}
+
+/// Makes the checksum of a dirty map's file right again after its header was altered. Feature `testing`.
+#[cfg(any(test, feature = "testing"))]
+pub fn mend_dirty_map(bytes: &mut [u8]) {
+    if let Some(header) = bytes.get_mut(..512) {
+        let crc = crc32fast::hash(&header[..CHECKED_BYTES]);
+        header[CHECKED_BYTES..].copy_from_slice(&crc.to_le_bytes());
     }
 }
 
@@ -388,6 +397,20 @@ mod tests {
         map.end_session(stop).expect("end");
         drop(map);
         assert_eq!(DirtyMap::open(&path).expect("open").1, MapState::Clean(stop));
+    }
+
+    #[test]
+    fn promise_11_the_last_generation_is_followed_by_the_first() {
+        let directory = tempfile::tempdir().expect("temporary directory");
+        let path = directory.path().join("dirty");
+        drop(DirtyMap::create(&path, PARAMS, true).expect("create"));
+        let mut bytes = std::fs::read(&path).expect("read");
+        bytes[48..56].fill(0xff);
+        mend_dirty_map(&mut bytes);
+        std::fs::write(&path, &bytes).expect("write");
+        let (mut map, _) = DirtyMap::open(&path).expect("open");
+        map.begin_session().expect("begin");
+        assert_eq!(map.generation(), 0);
     }
 
     #[test]

@@ -10,6 +10,8 @@ mod tap;
 mod volume;
 mod wait;
 
+#[cfg(any(test, feature = "testing"))]
+pub use dirty::mend_dirty_map;
 pub use dirty::{CleanStop, DirtyMap, DirtyMapParams, MapState};
 pub use nbd::{Export, ExportContext, ExportTarget, NbdAddress, NbdLimits, NbdServer, NbdStats};
 pub use region::RegionRange;

@@ -219,7 +219,11 @@ impl RegionTable {
         if range.count() > WIDE_REGIONS_MIN {
             return false;
         }
-        (range.first..=range.last).all(|r| self.sequence(r) != 0 || self.resync.contains(r))
+        (range.first..=range.last).all(|region| {
+            self.sequence(region) != 0
+                || self.resync.contains(region)
+                || self.wide.iter().any(|wide| wide.range.holds(region))
+        })
     }
 
     /// The range has been marked durably. `now` is the newest sequence.
@@ -460,6 +464,16 @@ mod tests {
             ]
         );
         assert!(table.is_marked(one(5_000)));
+    }
+
+    /// Found by fuzzing: such a change waited for marks that were there.
+    #[test]
+    fn a_change_across_a_wide_mark_and_a_narrow_one_is_marked() {
+        let mut table = RegionTable::new(1_000);
+        table.marked(RegionRange { first: 0, last: 99 }, Sequence(1));
+        table.marked(one(100), Sequence(1));
+        assert!(table.is_marked(RegionRange { first: 90, last: 100 }));
+        assert!(!table.is_marked(RegionRange { first: 90, last: 101 }));
     }
 
     #[test]

@@ -414,7 +414,8 @@ impl Tap {
     /// for the first; may return none. Those waiting for room are woken.
     pub fn drain(&self, bytes_max: u64, wait: Duration) -> Vec<QueuedRecord> {
         let mut state = self.lock();
-        if state.queue_bytes < WAKE_BYTES && !state.urgent && !state.closed {
+        let idle = state.queue_bytes < WAKE_BYTES && !state.urgent && !state.closed;
+        if idle && !wait.is_zero() {
             state.journal_waits = true;
             state = self.queued.wait_timeout(state, wait).unwrap_or_else(PoisonError::into_inner).0;
             state.journal_waits = false;
@@ -487,7 +488,7 @@ impl Tap {
     /// Regions that writers wait for; waits up to `wait` for the first.
     pub fn wanted(&self, wait: Duration) -> Vec<RegionRange> {
         let mut state = self.lock();
-        if state.wanted.is_empty() && !state.closed {
+        if state.wanted.is_empty() && !state.closed && !wait.is_zero() {
             state = self.work.wait_timeout(state, wait).unwrap_or_else(PoisonError::into_inner).0;
         }
         std::mem::take(&mut state.wanted)

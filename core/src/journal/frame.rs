@@ -7,8 +7,8 @@ use std::borrow::Cow;
 use std::fmt;
 
 use super::format::{
-    Aead, Codec, Descriptor, FRAME_HEADER_BYTES, FrameHeader, FrameKind, HEADER_BYTES, Header,
-    IndexEntry, RECORD_BYTES,
+    Aead, Codec, Descriptor, EXTENT_RECORDS_MAX, FRAME_HEADER_BYTES, FRAME_RAW_BYTES_MAX,
+    FrameHeader, FrameKind, HEADER_BYTES, Header, IndexEntry, RECORD_BYTES,
 };
 use super::seal::SegmentSeal;
 use super::source::SegmentSource;
@@ -79,7 +79,7 @@ impl Frame {
         })
     }
 
-    /// Adds index entries of the records whose sequence is `wanted`.
+    /// Adds index entries of the records whose sequence is `wanted`; `Corrupt` when there are more than a segment has.
     pub(super) fn collect(
         &self,
         wanted: impl Fn(Sequence) -> bool,
@@ -88,6 +88,12 @@ impl Frame {
         for item in self.descriptors() {
             let (descriptor, data_at) = item?;
             if let Some(kind) = descriptor.index_kind().filter(|_| wanted(descriptor.sequence)) {
+                if pieces.len() as u64 >= EXTENT_RECORDS_MAX {
+                    return Err(Error::new(ErrorKind::Corrupt, "read frame of", &self.name)
+                        .at(self.at)
+                        .expected(format_args!("at most {EXTENT_RECORDS_MAX} changes in a segment"))
+                        .found("more"));
+                }
                 pieces.push(IndexEntry {
                     extent: descriptor.extent,
                     kind,
@@ -166,10 +172,15 @@ impl Opener {
             let header = FrameHeader::decode(&source.read(at..content_at)?, &name, at)?;
             content_at.saturating_add(u64::from(header.stored_bytes))
         };
+        let bad = |at: u64| Error::new(ErrorKind::Corrupt, "read segment", &name).at(at);
+        if end.saturating_sub(content_at) > FRAME_RAW_BYTES_MAX as u64 {
+            return Err(bad(at)
+                .expected(format_args!("a frame of at most {FRAME_RAW_BYTES_MAX} bytes"))
+                .found(format_args!("one that ends at {end}")));
+        }
         let whole = source.read(at..end)?;
         let header = FrameHeader::decode(&whole, &name, at)?;
         let (head, stored) = whole.split_at(FRAME_HEADER_BYTES);
-        let bad = |at: u64| Error::new(ErrorKind::Corrupt, "read segment", &name).at(at);
         if stored.len() != header.stored_bytes as usize {
             return Err(bad(at + 12)
                 .expected(format_args!("a frame of {} bytes", stored.len()))

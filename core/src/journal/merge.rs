@@ -77,7 +77,10 @@ pub(super) fn merge_into<S: SegmentSink>(
         writer.set_times(first.summary().first_time, last.summary().last_time);
     }
     let (sink, summary) = writer.seal(Some(last_sequence))?;
-    let data_bytes_in: u64 = segments.iter().map(|segment| segment.summary().data_bytes).sum();
+    // What a footer says is checked by `verify` only.
+    let data_bytes_in = segments
+        .iter()
+        .fold(0_u64, |total, segment| total.saturating_add(segment.summary().data_bytes));
     let report = MergeReport {
         segments: segments.len() as u64,
         bytes_in: segments.iter().map(|segment| segment.summary().stored_bytes).sum(),

@@ -21,8 +21,12 @@ mod tests;
 mod verify;
 mod writer;
 
+#[cfg(any(test, feature = "testing"))]
+pub use format::mend_segment;
 pub use format::{IndexEntry, IndexKind};
 pub use frame::Frame;
+#[cfg(any(test, feature = "testing"))]
+pub use hyperv::mend_hyperv_log;
 pub use hyperv::{
     ExportReport, HypervHeader, HypervLog, HypervWrite, convert_to_hyperv, convert_to_native,
     export_hyperv, import_hyperv,

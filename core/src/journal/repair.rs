@@ -7,10 +7,10 @@
 use std::path::Path;
 
 use super::format::FrameKind;
-use super::frame::Opener;
+use super::frame::{Frame, Opener};
 use super::reader::params_of;
 use super::source::open_mapped;
-use super::{KeyRing, SegmentKind, SegmentSink, SegmentSummary, SegmentWriter};
+use super::{KeyRing, Record, SegmentKind, SegmentSink, SegmentSummary, SegmentWriter};
 use crate::clock::Clock;
 use crate::error::{Error, ErrorKind, Result};
 use crate::units::Sequence;
@@ -70,8 +70,9 @@ pub fn repair<S: SegmentSink>(
             report.bytes_dropped = 0;
             break;
         }
-        for record in frame.records() {
-            let record = record?;
+        let least = report.last_sequence.map_or(header.first_sequence, Sequence::next);
+        let Some(records) = whole_records(&frame, least) else { break };
+        for record in records {
             if writer.is_none() {
                 let sink = sink.take().expect("the sink is taken once");
                 writer = Some(SegmentWriter::create(sink, params_of(&header), key, clock)?);
@@ -94,4 +95,14 @@ pub fn repair<S: SegmentSink>(
         }
         None => Ok((sink.expect("not taken without a record"), None, report)),
     }
+}
+
+/// The records of a frame, if all of them are sound and their sequences grow from `least` on.
+fn whole_records(frame: &Frame, mut least: Sequence) -> Option<Vec<Record<'_>>> {
+    let records = frame.records().map(|record| {
+        let record = record.ok().filter(|record| record.sequence >= least)?;
+        least = record.sequence.next();
+        Some(record)
+    });
+    records.collect()
 }

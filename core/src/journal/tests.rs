@@ -198,18 +198,6 @@ fn read_in_every_way(bytes: &[u8]) -> Result<()> {
     Ok(())
 }
 
-/// Makes every checksum of an unencrypted segment right again.
-fn mend_everything(bytes: &mut [u8], places: &[std::ops::Range<usize>]) {
-    let header = crc32fast::hash(&bytes[..HEADER_BYTES - 4]);
-    bytes[HEADER_BYTES - 4..HEADER_BYTES].copy_from_slice(&header.to_le_bytes());
-    for place in places {
-        mend_checksum(bytes, place);
-    }
-    let end = bytes.len();
-    let footer = crc32fast::hash(&bytes[end - FOOTER_BYTES..end - 4]);
-    bytes[end - 4..].copy_from_slice(&footer.to_le_bytes());
-}
-
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(2_000))]
 
@@ -219,12 +207,11 @@ proptest! {
         changes in prop::collection::vec((any::<prop::sample::Index>(), any::<[u8; 8]>(), 1_usize..9), 1..4)
     ) {
         let mut bytes = write(&sample(), None, Compression::None);
-        let places = frames(&bytes);
         for (at, values, length) in &changes {
             let at = at.index(bytes.len() - 8);
             bytes[at..at + length].copy_from_slice(&values[..*length]);
         }
-        mend_everything(&mut bytes, &places);
+        mend_segment(&mut bytes);
         let _ = read_in_every_way(&bytes);
     }
 
@@ -241,7 +228,7 @@ proptest! {
         let start = [0, bytes.len() - FOOTER_BYTES, table_at, index.start, notes.start][part];
         let at = (start + field * 8).min(bytes.len() - 12);
         bytes[at..at + 8].copy_from_slice(&value.to_le_bytes());
-        mend_everything(&mut bytes, &places);
+        mend_segment(&mut bytes);
         let _ = read_in_every_way(&bytes);
     }
 }
@@ -417,6 +404,58 @@ fn repair_keeps_whole_frames_and_can_run_twice() {
             }
         }
     }
+}
+
+#[test]
+fn promise_11_a_frame_whose_records_are_not_sound_ends_a_torn_journal() {
+    let clock = ManualClock::new(Timestamp(0), 5);
+    let directory = tempfile::tempdir().expect("temporary directory");
+    let torn = directory.path().join("torn");
+    let many: Vec<_> =
+        (0_u8..3).map(|n| Owned::Write(u64::from(n) * 8192, vec![n; 4096])).collect();
+    let good = write(&many, None, Compression::None);
+    let second = frames(&good)[1].clone();
+    let record = second.end - super::format::RECORD_BYTES;
+    // A kind that is none, and a sequence that goes back.
+    for (at, value) in [(record, 99_u8), (record + 24, 1)] {
+        let mut bad = good.clone();
+        bad[at] = value;
+        mend_segment(&mut bad);
+        std::fs::write(&torn, &bad).expect("write");
+        let (_, _, report) =
+            repair(&torn, Vec::new(), &KeyRing::default(), &clock).expect("repair");
+        assert_eq!((report.frames_kept, report.last_sequence), (1, Some(Sequence(1))));
+        assert_eq!(report.bytes_dropped, (bad.len() - second.start) as u64);
+    }
+}
+
+/// A few bytes can unpack to hundreds of thousands of records: their number is bounded all the same.
+#[test]
+#[ignore = "takes 1 GiB of memory"]
+fn promise_12_frames_that_unpack_to_more_records_than_a_segment_has_are_refused() {
+    let most = super::format::EXTENT_RECORDS_MAX as usize;
+    let record = |n: u64| Record {
+        sequence: Sequence(n),
+        time: Timestamp(0),
+        body: Body::Zero(Extent { offset: 0, length: 512 }),
+    };
+    let mut params = params(1, Compression::Zstd(1));
+    params.frame_bytes = super::format::FRAME_TARGET_BYTES_MAX;
+    let clock = ManualClock::new(Timestamp(0), 7);
+    let mut writer = SegmentWriter::create(Vec::new(), params, None, &clock).expect("create");
+    for n in 1..=300_000 {
+        writer.append(&record(n)).expect("append");
+    }
+    let bytes = writer.seal(None).expect("seal").0;
+    let segment = open(&bytes, None).expect("sound");
+    let frame = segment.frame(0).expect("sound");
+    let mut pieces = Vec::new();
+    let error = loop {
+        if let Err(error) = frame.collect(|_| true, &mut pieces) {
+            break error;
+        }
+    };
+    assert_eq!((error.kind(), pieces.len()), (ErrorKind::Corrupt, most));
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! Verification of one segment: everything that it says twice must agree.
 
-use super::format::{FOOTER_BYTES, FrameKind, HEADER_BYTES, IndexEntry};
+use super::format::{FOOTER_BYTES, FrameKind, HEADER_BYTES, IndexEntry, NOTES_RECORDS_MAX};
 use super::frame::{Frame, misplaced};
 use super::index::last_writers;
 use super::{Body, MarkEntry, OrderChange, Segment, SegmentKind};
@@ -74,6 +74,10 @@ impl Totals {
                 self.last = Some((sequence, time));
             }
             self.records += 1;
+            let notes = self.marks.len() + self.order_changes.len();
+            if notes > NOTES_RECORDS_MAX as usize {
+                return Err(differs(segment, "no more marks and order changes than fit", at));
+            }
             match record.body {
                 Body::Write { data, .. } => self.data_bytes += data.len() as u64,
                 Body::Mark(mark) => self.marks.push(MarkEntry { sequence, time, mark }),

@@ -16,11 +16,15 @@ mod verify;
 mod view;
 
 pub use at::At;
+#[cfg(any(test, feature = "testing"))]
+pub use catalog::mend_catalog_version;
 pub use catalog::{Catalog, CatalogEdit, SegmentEntry, SourceIdentity, TimelineEntry};
 pub use changes::{ChangeRun, ChangeSet};
 pub use overlay::Overlay;
 pub(crate) use restore::is_zero;
 pub use restore::{RestoreReport, RestoreTarget};
+#[cfg(any(test, feature = "testing"))]
+pub use vault::mend_volume_record;
 pub use vault::{RecoveryPoint, Replica, Vault, VolumeInfo};
 pub use verify::{Finding, VerifyReport};
 pub use view::{View, ViewOptions};

@@ -356,9 +356,17 @@ impl Replica {
         verify::run(self, progress)
     }
 
-    /// Opens a segment of the catalog; errors name its object.
+    /// Opens a segment of the catalog; errors name its object. `Corrupt` when it is of a volume of another size, so that
+    /// nothing reaches past the volume's end.
     pub fn open_segment(&self, object: &str) -> Result<Segment> {
-        Segment::open(ObjectSource::open(&self.store, object)?, &self.keys)
+        let segment = Segment::open(ObjectSource::open(&self.store, object)?, &self.keys)?;
+        let (expected, found) = (self.info.device_bytes, segment.params().device_bytes);
+        if found != expected {
+            return Err(Error::new(ErrorKind::Corrupt, "open segment", object)
+                .expected(format_args!("a volume of {expected} bytes"))
+                .found(format_args!("one of {found}")));
+        }
+        Ok(segment)
     }
 
     /// The segments that a view at `sequence` needs: from the newest image on.
@@ -469,6 +477,9 @@ fn decode_volume(name: &str, bytes: &[u8], object: &str) -> Result<VolumeInfo> {
     if crc32fast::hash(&bytes[..checked]) != found {
         return Err(decoder.bad("a right checksum", format_args!("{found:#010x}")));
     }
+    if !block_bytes.is_power_of_two() {
+        return Err(decoder.bad("a block size that is a power of two", block_bytes));
+    }
     let key_id = sealed.then_some(key);
     Ok(VolumeInfo {
         name: name.to_owned(),
@@ -479,4 +490,13 @@ fn decode_volume(name: &str, bytes: &[u8], object: &str) -> Result<VolumeInfo> {
         key_id,
         extents_only,
     })
+}
+
+/// Makes the checksum of an altered volume record right again. Feature `testing`.
+#[cfg(any(test, feature = "testing"))]
+pub fn mend_volume_record(bytes: &mut [u8]) {
+    if let Some(checked) = bytes.len().checked_sub(4) {
+        let crc = crc32fast::hash(&bytes[..checked]);
+        bytes[checked..].copy_from_slice(&crc.to_le_bytes());
+    }
 }

@@ -39,7 +39,9 @@ impl VerifyReport {
 
 pub(super) fn run(replica: &Replica, progress: Progress<'_>) -> Result<VerifyReport> {
     let entries = replica.catalog().segments();
-    let total = entries.iter().map(|entry| entry.summary.stored_bytes).sum();
+    // The sizes are what the catalog says, and may be anything.
+    let total =
+        entries.iter().fold(0_u64, |total, entry| total.saturating_add(entry.summary.stored_bytes));
     let mut report =
         VerifyReport { points: replica.points().len() as u64, ..VerifyReport::default() };
     let mut previous = None;
@@ -73,7 +75,7 @@ pub(super) fn run(replica: &Replica, progress: Progress<'_>) -> Result<VerifyRep
         }
         previous = Some(entry.summary.chain);
         report.segments += 1;
-        report.bytes += entry.summary.stored_bytes;
+        report.bytes = report.bytes.saturating_add(entry.summary.stored_bytes);
         if !progress(report.bytes, total) {
             return Err(Error::new(ErrorKind::Unavailable, "verify", &replica.info().name)
                 .message("it was cancelled"));

@@ -101,6 +101,8 @@ struct Slot {
     ticket: Option<Ticket>,
     /// Payload of a write, or room for a read, while neither ring nor pool has it.
     buffer: Option<Buffer>,
+    /// Memory of the buffer, wherever it is, as counted for the connection.
+    held_bytes: u64,
     bytes_done: usize,
 }
 
@@ -354,6 +356,7 @@ impl Connection<'_> {
         let Some(slot) = self.slots[number].as_mut() else { return };
         let extent = slot.extent();
         slot.buffer = Some(Buffer::zeroed(extent.length as usize));
+        slot.held_bytes = extent.length;
         self.held_bytes += extent.length;
         if self.on_ring(extent) {
             return self.continue_on_ring(number);
@@ -632,8 +635,9 @@ impl Connection<'_> {
     }
 
     fn insert(&mut self, request: Request, buffer: Option<Buffer>) -> usize {
-        self.held_bytes += buffer.as_ref().map_or(0, |buffer| buffer.len() as u64);
-        let slot = Slot { request, ticket: None, buffer, bytes_done: 0 };
+        let held_bytes = buffer.as_ref().map_or(0, |buffer| buffer.len() as u64);
+        self.held_bytes += held_bytes;
+        let slot = Slot { request, ticket: None, buffer, held_bytes, bytes_done: 0 };
         self.active += 1;
         match self.free.pop() {
             Some(number) => {
@@ -650,9 +654,7 @@ impl Connection<'_> {
     fn release(&mut self, number: usize) {
         let Some(slot) = self.slots[number].take() else { return };
         debug_assert!(slot.ticket.is_none(), "a ticket ends before its request does");
-        if matches!(slot.request.command, CMD_READ | CMD_WRITE) {
-            self.held_bytes = self.held_bytes.saturating_sub(slot.request.length.into());
-        }
+        self.held_bytes -= slot.held_bytes;
         self.active -= 1;
         self.free.push(number);
     }

@@ -49,7 +49,7 @@ pub(in crate::journal) const FOOTER_BYTES: usize = footer::BYTES;
 /// Bytes of the footer that are authenticated.
 pub(in crate::journal) const FOOTER_AAD_BYTES: usize = footer::TAG.start;
 
-const FRAME_MAGIC: [u8; 4] = *b"HRLF";
+pub(super) const FRAME_MAGIC: [u8; 4] = *b"HRLF";
 const FOOTER_MAGIC: [u8; 4] = *b"HRLZ";
 
 /// What a frame holds.

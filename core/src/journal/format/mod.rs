@@ -7,6 +7,8 @@
 mod frame;
 mod header;
 mod index;
+#[cfg(any(test, feature = "testing"))]
+mod mend;
 mod notes;
 mod record;
 #[cfg(test)]
@@ -16,6 +18,8 @@ pub(super) use frame::{FOOTER_BYTES, FRAME_HEADER_BYTES, Footer, FrameHeader, Fr
 pub(super) use header::{Aead, Codec, HEADER_BYTES, Header};
 pub(super) use index::{INDEX_ENTRY_BYTES, decode_index_entry, encode_index_entry};
 pub use index::{IndexEntry, IndexKind};
+#[cfg(any(test, feature = "testing"))]
+pub use mend::mend_segment;
 pub(super) use notes::Notes;
 pub(super) use record::{Descriptor, RECORD_BYTES, encode_record};
 

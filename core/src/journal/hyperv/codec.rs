@@ -58,15 +58,15 @@ pub(super) struct Entry {
     pub data_checksum: u32,
 }
 
-fn put(bytes: &mut [u8], at: usize, value: &[u8]) {
+pub(super) fn put(bytes: &mut [u8], at: usize, value: &[u8]) {
     bytes[at..at + value.len()].copy_from_slice(value);
 }
 
-fn u32_at(bytes: &[u8], at: usize) -> u32 {
+pub(super) fn u32_at(bytes: &[u8], at: usize) -> u32 {
     u32::from_le_bytes(bytes[at..at + 4].try_into().expect("4 bytes"))
 }
 
-fn u64_at(bytes: &[u8], at: usize) -> u64 {
+pub(super) fn u64_at(bytes: &[u8], at: usize) -> u64 {
     u64::from_le_bytes(bytes[at..at + 8].try_into().expect("8 bytes"))
 }
 
@@ -76,7 +76,7 @@ pub(super) fn checksum(bytes: &[u8]) -> u32 {
 }
 
 /// The checksum of a structure that holds its own at `at`.
-fn own_checksum(bytes: &[u8], at: usize) -> u32 {
+pub(super) fn own_checksum(bytes: &[u8], at: usize) -> u32 {
     let own = bytes[at..at + 4].iter().fold(0_u32, |sum, byte| sum.wrapping_add(u32::from(*byte)));
     !(!checksum(bytes)).wrapping_sub(own)
 }

@@ -146,10 +146,11 @@ pub fn export_hyperv(
 }
 
 /// An extent in pieces that fit a record.
-fn pieces(extent: Extent) -> impl Iterator<Item = Extent> {
-    (extent.offset..extent.end())
-        .step_by(RECORD_DATA_BYTES_MAX)
-        .map(move |at| Extent::from_bounds(at, extent.end().min(at + RECORD_DATA_BYTES_MAX as u64)))
+pub(super) fn pieces(extent: Extent) -> impl Iterator<Item = Extent> {
+    (extent.offset..extent.end()).step_by(RECORD_DATA_BYTES_MAX).map(move |at| {
+        let length = (extent.end() - at).min(RECORD_DATA_BYTES_MAX as u64);
+        Extent { offset: at, length }
+    })
 }
 
 /// Writes one log.
@@ -325,14 +326,10 @@ fn ordered(logs: &[HypervLog]) -> Result<Vec<&HypervLog>> {
             return Err(bad(log).message(format_args!("{} follows the same log", rival.name())));
         }
     }
-    let first = logs.iter().find(|log| {
-        let previous = log.header().previous_unique_id;
-        !logs.iter().any(|other| other.header().unique_id == previous)
-    });
+    let first = logs.iter().find(|log| !logs.iter().any(|other| follows(log, other)));
     let mut chain: Vec<&HypervLog> = first.into_iter().collect();
-    while let Some(next) = chain.last().and_then(|last| {
-        logs.iter().find(|log| log.header().previous_unique_id == last.header().unique_id)
-    }) {
+    while let Some(next) = chain.last().and_then(|last| logs.iter().find(|log| follows(log, last)))
+    {
         if chain.len() == logs.len() {
             return Err(bad(next).message("the logs form a circle"));
         }
@@ -352,6 +349,12 @@ fn ordered(logs: &[HypervLog]) -> Result<Vec<&HypervLog>> {
         ));
     }
     Ok(chain)
+}
+
+/// `log` comes next after `before`. A log that names no predecessor is the first, whatever GUID another has.
+fn follows(log: &HypervLog, before: &HypervLog) -> bool {
+    let previous = log.header().previous_unique_id;
+    previous != [0; 16] && previous == before.header().unique_id
 }
 
 /// Writes native segments as a chain of Hyper-V logs into a new directory. Inputs in any order; directories are

@@ -5,6 +5,8 @@
 
 mod codec;
 mod exchange;
+#[cfg(any(test, feature = "testing"))]
+mod mend;
 mod reader;
 #[cfg(test)]
 mod tests;
@@ -13,4 +15,6 @@ pub use codec::HypervHeader;
 pub use exchange::{
     ExportReport, convert_to_hyperv, convert_to_native, export_hyperv, import_hyperv,
 };
+#[cfg(any(test, feature = "testing"))]
+pub use mend::mend_hyperv_log;
 pub use reader::{HypervLog, HypervWrite};

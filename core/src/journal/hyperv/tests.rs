@@ -6,6 +6,7 @@ use super::codec::{BlockHeader, Entry, HEADER_BYTES, METADATA_BYTES, checksum};
 use super::*;
 use crate::clock::ManualClock;
 use crate::error::ErrorKind;
+use crate::extent::Extent;
 use crate::journal::source::BytesSource;
 use crate::journal::{
     Body, Mark, PointKind, Record, Segment, SegmentKind, SegmentParams, SegmentWriter,
@@ -125,21 +126,45 @@ fn promise_11_damage_is_an_error_and_never_a_panic() {
     }
 }
 
-fn native(records: &[(u64, Vec<u8>)], marks_every: usize) -> Segment {
+/// Found by fuzzing: a log without a GUID of its own was taken for its own predecessor.
+#[test]
+fn a_log_that_names_no_predecessor_is_the_first() {
+    let mut bytes = published_example();
+    bytes[60..92].fill(0);
+    mend_hyperv_log(&mut bytes);
+    let log = open(bytes).expect("sound");
     let clock = ManualClock::new(Timestamp(0), 3);
-    let params = SegmentParams {
+    let (_, summary) =
+        import_hyperv(&[log], params(1 << 30), Vec::new(), None, &clock).expect("import");
+    assert_eq!(summary.records, 58 + 1);
+}
+
+#[test]
+fn promise_11_ranges_up_to_the_last_byte_are_cut_into_pieces() {
+    let extent = Extent { offset: u64::MAX - (1 << 20) - 5, length: (1 << 20) + 5 };
+    let found: Vec<_> = exchange::pieces(extent).map(|piece| piece.length).collect();
+    assert_eq!(found, [1 << 20, 5]);
+}
+
+fn params(device_bytes: u64) -> SegmentParams {
+    SegmentParams {
         kind: SegmentKind::Log,
         volume: VolumeId([1; 16]),
         epoch: Epoch(1),
         first_sequence: Sequence(1),
-        device_bytes: 1 << 20,
+        device_bytes,
         block_bytes: 512,
         previous: ChainHash::default(),
         replaces_through: None,
         created: Timestamp(0),
         compression: Compression::Zstd(1),
         frame_bytes: 65_536,
-    };
+    }
+}
+
+fn native(records: &[(u64, Vec<u8>)], marks_every: usize) -> Segment {
+    let clock = ManualClock::new(Timestamp(0), 3);
+    let params = params(1 << 20);
     let mut writer = SegmentWriter::create(Vec::new(), params, None, &clock).expect("create");
     let mut sequence = Sequence(0);
     let mut append = |body: Body<'_>| {
