@@ -185,7 +185,7 @@ struct CallbackDevice {
     user: User,
 }
 
-const ZEROES: [u8; 64 << 10] = [0; 64 << 10];
+static ZEROES: [u8; 64 << 10] = [0; 64 << 10];
 
 impl CallbackDevice {
     fn new(callbacks: &hrl_device_callbacks, user: User) -> Result<Self> {

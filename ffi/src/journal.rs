@@ -193,16 +193,16 @@ pub unsafe extern "C" fn hrl_segment_records(
 }
 
 fn kind_and_data(body: &Body<'_>) -> (hrl_record_kind, *const u8) {
-    use hrl_record_kind::*;
+    use hrl_record_kind as Kind;
     let kind = match body {
-        Body::Write { data, .. } => return (HRL_RECORD_WRITE, data.as_ptr()),
-        Body::Zero(_) => HRL_RECORD_ZERO,
-        Body::Discard(..) => HRL_RECORD_DISCARD,
-        Body::Touch(_) => HRL_RECORD_TOUCH,
-        Body::Flush => HRL_RECORD_FLUSH,
-        Body::Mark(_) => HRL_RECORD_MARK,
-        Body::UnorderedBegin(_) => HRL_RECORD_UNORDERED_BEGIN,
-        Body::UnorderedEnd => HRL_RECORD_UNORDERED_END,
+        Body::Write { data, .. } => return (Kind::HRL_RECORD_WRITE, data.as_ptr()),
+        Body::Zero(_) => Kind::HRL_RECORD_ZERO,
+        Body::Discard(..) => Kind::HRL_RECORD_DISCARD,
+        Body::Touch(_) => Kind::HRL_RECORD_TOUCH,
+        Body::Flush => Kind::HRL_RECORD_FLUSH,
+        Body::Mark(_) => Kind::HRL_RECORD_MARK,
+        Body::UnorderedBegin(_) => Kind::HRL_RECORD_UNORDERED_BEGIN,
+        Body::UnorderedEnd => Kind::HRL_RECORD_UNORDERED_END,
     };
     (kind, std::ptr::null())
 }
