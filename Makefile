@@ -44,6 +44,8 @@ demo: packages install  ## Protect a real file system, crash, recover, prove eve
 lint: $(STAMP)  ## Formatting, lints and types
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets -- -D warnings
+	cargo fmt --manifest-path fuzz/Cargo.toml --check
+	cargo clippy --manifest-path fuzz/Cargo.toml --all-targets -- -D warnings
 	cd python && ../$(VENV)/bin/ruff check . && ../$(VENV)/bin/ruff format --check . && ../$(VENV)/bin/mypy
 	$(VENV)/bin/stubtest hrl --allowlist python/stubtest-allowlist.txt
 

@@ -192,7 +192,9 @@ fn catalogs() {
         for version in if versions == 64 { 64..=64 } else { 1..=versions } {
             add(1, &read(&format!("volumes/v/catalog/{version:016x}")));
         }
-        objects.iter().for_each(|object| add(2, object));
+        for object in &objects {
+            add(2, object);
+        }
         save("catalog", name, &seed);
     }
 }
@@ -350,7 +352,7 @@ fn policies() {
             "puts_in_flight_max" | "compression_cpu_percent_max" => "8",
             _ => "1048576",
         };
-        text += &format!("{name}={value}\n");
+        text.extend([name, "=", value, "\n"]);
     }
     save("policy", "every-name", text.as_bytes());
     let others = "when_full=degrade\ncontent=data\ncompression=none\nspool_bytes_max=-1\nspeed=1\n\

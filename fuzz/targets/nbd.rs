@@ -270,11 +270,9 @@ impl Rig {
 /// A device that notices requests outside of it.
 struct Guarded(MemoryDevice);
 
-impl Guarded {
-    fn check(&self, offset: u64, length: u64) {
-        if offset.checked_add(length).is_none_or(|end| end > SIZE) {
-            OUTSIDE.store(true, Ordering::SeqCst);
-        }
+fn note_outside(offset: u64, length: u64) {
+    if offset.checked_add(length).is_none_or(|end| end > SIZE) {
+        OUTSIDE.store(true, Ordering::SeqCst);
     }
 }
 
@@ -292,22 +290,22 @@ impl BlockDevice for Guarded {
     }
 
     fn read(&self, offset: u64, buffer: &mut [u8]) -> Result<()> {
-        self.check(offset, buffer.len() as u64);
+        note_outside(offset, buffer.len() as u64);
         self.0.read(offset, buffer)
     }
 
     fn write(&self, offset: u64, data: &[u8], durability: Durability) -> Result<()> {
-        self.check(offset, data.len() as u64);
+        note_outside(offset, data.len() as u64);
         self.0.write(offset, data, durability)
     }
 
     fn zero(&self, extent: Extent, unmap: Unmap, durability: Durability) -> Result<()> {
-        self.check(extent.offset, extent.length);
+        note_outside(extent.offset, extent.length);
         self.0.zero(extent, unmap, durability)
     }
 
     fn discard(&self, extent: Extent) -> Result<Discarded> {
-        self.check(extent.offset, extent.length);
+        note_outside(extent.offset, extent.length);
         self.0.discard(extent)
     }
 
@@ -316,7 +314,7 @@ impl BlockDevice for Guarded {
     }
 
     fn allocation(&self, extent: Extent) -> Result<Vec<Allocation>> {
-        self.check(extent.offset, extent.length);
+        note_outside(extent.offset, extent.length);
         self.0.allocation(extent)
     }
 }

@@ -171,7 +171,7 @@ impl Model {
 
     fn is_busy(&self, extent: Extent) -> bool {
         let blocks = extent.aligned_outwards(BLOCK_BYTES);
-        let mut busy = self.in_flight.iter().map(|ticket| ticket.extent());
+        let mut busy = self.in_flight.iter().map(Ticket::extent);
         busy.any(|other| other.aligned_outwards(BLOCK_BYTES).overlaps(blocks))
     }
 

@@ -468,6 +468,7 @@ fn the_writer_refuses_what_would_break_the_order() {
     assert!(writer.append(&at(4)).is_err(), "below the first sequence");
     writer.append(&at(5)).expect("first");
     assert!(writer.append(&at(5)).is_err(), "not above the last");
+    assert!(writer.append(&at(u64::MAX)).is_err(), "nothing could follow");
     let end = VOLUME_BYTES;
     for (body, what) in [
         (Body::Write { offset: 0, data: &[] }, "a write of nothing"),

@@ -237,8 +237,8 @@ impl<S: SegmentSink> SegmentWriter<S> {
         let extent = record.body.extent();
         if self.params.kind == SegmentKind::Log {
             let least = self.params.first_sequence.max(self.last_sequence.next());
-            if record.sequence < least {
-                let expected = format_args!("sequence {least} or above");
+            if record.sequence < least || record.sequence == Sequence::MAX {
+                let expected = format_args!("sequence {least} or above, below 2^64 - 1");
                 return Err(refused(record).expected(expected).found(record.sequence));
             }
         } else if !extent.is_empty() && extent.offset < self.last_offset {

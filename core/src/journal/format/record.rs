@@ -162,6 +162,8 @@ impl Descriptor {
         parts_agree
             && offset.checked_add(length).is_some_and(|end| end <= device_bytes)
             && (self.kind == UNORDERED_BEGIN || self.argument == 0)
+            // There is always a sequence after it.
+            && self.sequence < Sequence::MAX
     }
 
     /// What the index says of the record's extent; `None` for records that change nothing.
