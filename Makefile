@@ -11,7 +11,7 @@ PYTHON_SOURCES := $(shell find python core/src -name '*.py' -o -name '*.rs' -o -
 TARGET := $(shell sed -n '/^\[\[bin/,/^name/s/^name = "\(.*\)"/\1/p' fuzz/Cargo.toml)
 FUZZ_SECONDS := 60
 
-.PHONY: help build install demo test test-c test-long fuzz lint bench bench-c doc clean packages venv
+.PHONY: help build install demo test test-c test-long fuzz lint bench bench-c bench-python doc man clean packages venv
 
 help:  ## List the jobs
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -47,6 +47,7 @@ lint: $(STAMP)  ## Formatting, lints and types
 	cargo fmt --manifest-path fuzz/Cargo.toml --check
 	cargo clippy --manifest-path fuzz/Cargo.toml --all-targets -- -D warnings
 	cd python && ../$(VENV)/bin/ruff check . && ../$(VENV)/bin/ruff format --check . && ../$(VENV)/bin/mypy
+	$(VENV)/bin/ruff check --config python/pyproject.toml benches && $(VENV)/bin/mypy --config-file= --strict benches/python_binding.py
 	$(VENV)/bin/stubtest hrl --allowlist python/stubtest-allowlist.txt
 
 test: packages install lint  ## Everything that must hold before a change lands
@@ -78,6 +79,12 @@ bench-c: packages  ## What the C binding costs
 	ffi/install target/bench-c >/dev/null
 	gcc -O2 -Wall benches/c/tap.c -o target/bench-c/tap $$(PKG_CONFIG_PATH=target/bench-c/lib/pkgconfig pkg-config --cflags --libs hrl)
 	LD_LIBRARY_PATH=target/bench-c/lib cargo run -q --release -p hrl-benches --bin tap_binding -- target/bench-c/tap
+
+bench-python: $(STAMP)  ## What a write costs from Python
+	$(VENV)/bin/python benches/python_binding.py
+
+man: $(STAMP)  ## Manual page of the command, hrl.1
+	$(VENV)/bin/python -m hrl.cli.manual > hrl.1
 
 doc:  ## API documentation
 	RUSTDOCFLAGS="-D warnings" cargo doc --no-deps -p hrl

@@ -124,7 +124,7 @@ def test_a_buffer_that_changes_meanwhile_is_journaled_as_it_was_written(tmp_path
             if stop.is_set():
                 return
 
-    thread = threading.Thread(target=change)
+    thread = threading.Thread(target=change, daemon=True)
     with protect(disk, tmp_path) as (protection, vault):
         thread.start()
         for offset in range(0, size, length):
@@ -274,7 +274,7 @@ def test_a_read_of_a_file_lets_other_threads_run(tmp_path: Path) -> None:
             ticks.append(time.monotonic())
             time.sleep(0.0005)
 
-    thread = threading.Thread(target=tick)
+    thread = threading.Thread(target=tick, daemon=True)
     thread.start()
     start = time.monotonic()
     while time.monotonic() - start < 0.3:
