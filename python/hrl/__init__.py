@@ -1,9 +1,9 @@
 """Continuous replication of disks: write-order journals, recovery points, replicas.
 
 `Protection` captures a disk into a vault; `Vault` and `Replica` give it back as of any point; `NbdServer` serves either.
-Whatever can be read and written is a `Device`; devices and stores of your own are objects with the methods of
-`BlockDevice` and `Store`. Every failure is an `HrlError` whose `kind` says what can be done about it; some are also the
-`OSError` that fits.
+Whatever can be read and written is a `Device`; devices, stores and applications of your own are objects with the methods
+of `BlockDevice`, `Store` and `Quiesce`, and `hrl.conformance` checks them. Every failure is an `HrlError` whose `kind`
+says what can be done about it; some are also the `OSError` that fits.
 """
 
 from hrl._hrl import (
@@ -42,7 +42,7 @@ from hrl.errors import (
     WrongKeyError,
 )
 from hrl.files import ViewFile
-from hrl.protocols import BlockDevice, Store
+from hrl.protocols import BlockDevice, Quiesce, Store
 
 __all__ = [
     "AlreadyExistsError",
@@ -59,6 +59,7 @@ __all__ = [
     "NotOrderedError",
     "Overlay",
     "Protection",
+    "Quiesce",
     "Record",
     "RecordIterator",
     "RecoveryPoint",

@@ -15,7 +15,7 @@ from typing import Any, Literal, Self, final
 
 from typing_extensions import Buffer, disjoint_base
 
-from hrl.protocols import BlockDevice, Store
+from hrl.protocols import BlockDevice, Quiesce, Store
 
 __all__ = [
     "ChangeSet",
@@ -383,6 +383,12 @@ class Protection:
         """Marks a recovery point now; it is durable in the local journal when the call returns.
 
         `NotOrderedError` during initial replication, resync or overflow.
+        """
+    def mark_quiesced(self, application: Quiesce, label: str = "", *, limit: float = 10.0) -> RecoveryPoint:
+        """Marks an application-consistent point: quiesce, flush, mark, release, in this order.
+
+        No point, and the application released, when it cannot be quiesced, when quiesce to mark took more than `limit`
+        (`UnavailableError`), and for the errors of `mark`.
         """
     def stats(self) -> Stats:
         """How it is doing."""

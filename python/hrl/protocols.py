@@ -1,6 +1,6 @@
-"""What devices and stores of your own look like.
+"""What devices, stores and applications of your own look like.
 
-Objects with these methods are used wherever `hrl` takes a device or a store; no base class is needed. The methods are
+Objects with these methods are used wherever `hrl` takes such a thing; no base class is needed. The methods are
 called from any thread, several at once, with the interpreter's lock held. An exception reaches whoever waits for the call
 as the `__cause__` of an `HrlError`: an `OSError` keeps its errno, an `HrlError` its kind.
 """
@@ -60,3 +60,13 @@ class Store(Protocol):
 
     def delete(self, name: str, /) -> object:
         """Removes an object; one that is absent is no error."""
+
+
+class Quiesce(Protocol):
+    """Brings an application to a state whose disk is consistent. Optional: `name` (text for errors and events)."""
+
+    def quiesce(self, limit: float, /) -> object:
+        """Makes the disk consistent within `limit` seconds, and keeps it so until `release`."""
+
+    def release(self) -> object:
+        """Lets the application go on; called once for each `quiesce`, also when that failed."""

@@ -1,14 +1,16 @@
-//! Devices and stores that Python code implements: objects with the methods of `hrl.BlockDevice` and `hrl.Store`.
+//! Devices, stores and quiescing that Python code implements: objects with the methods of `hrl.BlockDevice`, `hrl.Store`
+//! and `hrl.Quiesce`.
 //!
 //! The interpreter's lock is taken inside each call and only there, so such an object may be used from any thread of
 //! ours; two calls may still run at once where its methods release the lock themselves. What it gives is checked before
 //! it is believed. An exception becomes an error with the exception as its source.
 
 use std::ops::Range;
+use std::time::Duration;
 
 use hrl::device::{BlockDevice, Discarded, Durability, Unmap};
 use hrl::store::{ObjectInfo, PutOutcome, Store, check_name};
-use hrl::{Error, ErrorKind, Extent};
+use hrl::{Error, ErrorKind, Extent, Quiesce};
 use pyo3::exceptions::{PyKeyError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict};
@@ -330,5 +332,34 @@ impl Store for CallbackStore {
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
             done => done,
         }
+    }
+}
+
+/// An application that a Python object quiesces.
+pub(crate) struct CallbackQuiesce {
+    object: Object,
+}
+
+impl CallbackQuiesce {
+    /// `TypeError` names a method that the object lacks.
+    pub(crate) fn new(object: &Bound<'_, PyAny>) -> PyResult<Self> {
+        need(object, "an object", &["quiesce", "release"])?;
+        Ok(Self { object: Object::new(object, ErrorKind::Unavailable)? })
+    }
+}
+
+impl Quiesce for CallbackQuiesce {
+    fn name(&self) -> String {
+        self.object.name.clone()
+    }
+
+    fn quiesce(&self, limit: Duration) -> hrl::Result<()> {
+        self.object.call("quiesce", |object| {
+            object.call_method1("quiesce", (limit.as_secs_f64(),)).map(drop)
+        })
+    }
+
+    fn release(&self) -> hrl::Result<()> {
+        self.object.call("release", |object| object.call_method0("release").map(drop))
     }
 }

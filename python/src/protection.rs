@@ -11,6 +11,7 @@ use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict};
 
+use crate::callback::CallbackQuiesce;
 use crate::device::{Device, Source, Volume};
 use crate::errors::run;
 use crate::replica::Vault;
@@ -257,6 +258,20 @@ impl Protection {
             .ok_or_else(|| PyValueError::new_err(format!("no point kind {kind:?}")))?;
         let handle = self.open_handle()?;
         run(py, || handle.mark(kind, label)).map(Into::into)
+    }
+
+    #[pyo3(signature = (application, label="", *, limit=10.0))]
+    fn mark_quiesced(
+        &self,
+        py: Python<'_>,
+        application: &Bound<'_, PyAny>,
+        label: &str,
+        limit: f64,
+    ) -> PyResult<RecoveryPoint> {
+        let application = CallbackQuiesce::new(application)?;
+        let limit = seconds(limit)?;
+        let handle = self.open_handle()?;
+        run(py, || handle.mark_quiesced(&application, label, limit)).map(Into::into)
     }
 
     fn stats(&self, py: Python<'_>) -> PyResult<Stats> {

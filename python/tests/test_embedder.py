@@ -177,3 +177,45 @@ def test_wrong_answers_of_a_store_are_errors() -> None:
         hrl.Vault("a", store=DictStore())
     with pytest.raises(hrl.NotFoundError):
         hrl.Vault(store=DictStore()).volumes()
+
+
+class Application:
+    """An application that keeps a total on disk, wrong while it is not quiesced."""
+
+    def __init__(self, volume: hrl.Volume) -> None:
+        self.volume = volume
+        self.calls: list[str] = []
+        self.broken: BaseException | None = None
+
+    def quiesce(self, limit: float, /) -> None:
+        self.calls.append("quiesce")
+        if self.broken is not None:
+            raise self.broken
+        self.volume.write(0, b"consistent")
+
+    def release(self) -> None:
+        self.calls.append("release")
+        self.volume.write(0, b"at work   ")
+
+
+def test_an_application_is_quiesced_around_its_point(tmp_path: Path) -> None:
+    """Promise 8: it is released each time, and a failed quiesce gives no point."""
+    vault = hrl.Vault(tmp_path / "vault", create=True)
+    disk = hrl.MemoryDevice(SIZE)
+    with hrl.Protection(disk, vault=vault, state=tmp_path / "state", volume="v", policy=QUICK) as protection:
+        protection.wait_ordered()
+        application = Application(protection.volume)
+        point = protection.mark_quiesced(application, "nightly")
+        assert point.kind == "app"
+        application.broken = RuntimeError("the database says no")
+        with pytest.raises(hrl.UnavailableError, match="the database says no") as caught:
+            protection.mark_quiesced(application)
+        assert caught.value.__cause__ is application.broken
+        assert application.calls == ["quiesce", "release"] * 2
+        with pytest.raises(TypeError, match="has no quiesce"):
+            protection.mark_quiesced(object())  # type: ignore[arg-type]
+        protection.wait_replicated()
+    replica = vault.replica("v")
+    assert [known.id for known in replica.points()] == [point.id]
+    assert replica.view("nightly").read(0, 10) == b"consistent"
+    assert replica.view().read(0, 10) == b"at work   "

@@ -1,0 +1,37 @@
+"""The manual page and the completions of the command."""
+
+import os
+import shutil
+import subprocess
+import sys
+
+import typer
+
+from hrl.cli.base import app
+from hrl.cli.manual import page
+
+
+def test_the_manual_page_lists_every_command_and_option() -> None:
+    lines = page().splitlines()
+    for name, command in typer.main.get_command(app).commands.items():  # type: ignore[attr-defined]
+        assert any(line.startswith(rf".SS \fBhrl {name}\fR") for line in lines)
+        for parameter in command.params:
+            argument = parameter.param_type_name == "argument"
+            for option in [parameter.metavar or parameter.name.upper()] if argument else parameter.opts:
+                assert option.replace("-", r"\-") in page()
+
+
+def test_the_manual_page_is_good_troff() -> None:
+    if shutil.which("groff") is None:
+        return
+    done = subprocess.run(
+        ["groff", "-man", "-Tutf8", "-ww", "-z"], input=page(), capture_output=True, text=True, timeout=60, check=True
+    )
+    assert done.stderr == ""
+
+
+def test_commands_are_completed() -> None:
+    shell = {"_HRL_COMPLETE": "complete_bash", "COMP_WORDS": "hrl re", "COMP_CWORD": "1"}
+    command = [sys.executable, "-P", "-c", "import sys; sys.argv[0] = 'hrl'; import hrl.cli; hrl.cli.main()"]
+    done = subprocess.run(command, env=os.environ | shell, capture_output=True, text=True, timeout=60)
+    assert done.stdout.split() == ["resync", "restore"], done.stderr
