@@ -8,6 +8,9 @@ pub mod conformance;
 mod dir;
 #[cfg(any(test, feature = "testing"))]
 mod fault;
+#[cfg(feature = "cloud")]
+mod object;
+mod url;
 
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -15,6 +18,9 @@ use std::path::{Path, PathBuf};
 pub use dir::DirStore;
 #[cfg(any(test, feature = "testing"))]
 pub use fault::{FaultStore, StoreFault};
+#[cfg(feature = "cloud")]
+pub use object::{ObjectStore, ObjectStoreOptions};
+pub use url::{create_url, open_url};
 
 use crate::error::{Error, ErrorKind, Result};
 

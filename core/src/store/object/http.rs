@@ -1,0 +1,264 @@
+//! HTTP for the client of object stores: TLS by rustls with the system's certificates, answers as errors, and no wait
+//! without end.
+//!
+//! Every answer that is not a success becomes a [`StatusError`] with the store's own code and sentence, so that the
+//! client's retries and translations never see it: what is retried, and what it means, is decided in one place
+//! (`failure`). A request is given up after a time without progress in either direction, however long it takes as a whole:
+//! a slow link is not an error. The TLS set-up is this client's own; nothing is installed for the whole process.
+
+use std::error::Error as StdError;
+use std::fmt;
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use futures_util::stream;
+use http_body::Frame;
+use http_body_util::{BodyExt, StreamBody};
+use object_store::ClientOptions;
+use object_store::client::{
+    ClientConfigKey, HttpClient, HttpConnector, HttpError, HttpErrorKind, HttpRequest,
+    HttpRequestBody, HttpResponse, HttpResponseBody, HttpService,
+};
+use rustls::crypto::ring;
+use rustls_platform_verifier::BuilderVerifierExt;
+
+/// Longest wait for a connection.
+const CONNECT_WAIT: Duration = Duration::from_secs(5);
+/// Connections that nothing used for this long are closed, before the other side does so in the middle of a request.
+const IDLE: Duration = Duration::from_secs(15);
+/// Bytes of an error's text that are read.
+const ERROR_TEXT_MAX: usize = 16 << 10;
+/// Characters of an error's code and sentence that are kept.
+const ERROR_CHARS_MAX: usize = 300;
+
+/// An answer that is not a success.
+#[derive(Debug)]
+pub(super) struct StatusError {
+    pub status: u16,
+    /// The store's own code, such as `SlowDown`; empty where it gave none.
+    pub code: String,
+    message: String,
+}
+
+impl fmt::Display for StatusError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "the server answered {}", self.status)?;
+        if !self.code.is_empty() {
+            write!(f, " {}", self.code)?;
+        }
+        if !self.message.is_empty() {
+            write!(f, ": {}", self.message)?;
+        }
+        Ok(())
+    }
+}
+
+impl StdError for StatusError {}
+
+/// No byte moved for too long.
+#[derive(Debug)]
+struct Stalled(Duration);
+
+impl fmt::Display for Stalled {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "the server did not answer within {:?}", self.0)
+    }
+}
+
+impl StdError for Stalled {}
+
+/// Makes the connections of one store.
+#[derive(Debug)]
+pub(super) struct Connector {
+    pub stall: Duration,
+}
+
+impl HttpConnector for Connector {
+    fn connect(&self, options: &ClientOptions) -> object_store::Result<HttpClient> {
+        let allow_http = options
+            .get_config_value(&ClientConfigKey::AllowHttp)
+            .is_some_and(|text| text == "true");
+        let failed = |source: Box<dyn StdError + Send + Sync>| object_store::Error::Generic {
+            store: "HTTP",
+            source,
+        };
+        let client = reqwest::Client::builder()
+            .tls_backend_preconfigured(tls(allow_http).map_err(failed)?)
+            .https_only(!allow_http)
+            .http1_only()
+            .redirect(reqwest::redirect::Policy::none())
+            .connect_timeout(CONNECT_WAIT)
+            .tcp_user_timeout(self.stall)
+            .pool_idle_timeout(IDLE)
+            .user_agent(concat!("hrl/", env!("CARGO_PKG_VERSION")))
+            .build()
+            .map_err(|error| failed(error.into()))?;
+        Ok(HttpClient::new(Service { client, stall: self.stall }))
+    }
+}
+
+/// The certificates of the system; where plain HTTP is allowed a system without any is fine too.
+fn tls(allow_http: bool) -> Result<rustls::ClientConfig, Box<dyn StdError + Send + Sync>> {
+    let provider = Arc::new(ring::default_provider());
+    let versions = || {
+        rustls::ClientConfig::builder_with_provider(provider.clone())
+            .with_safe_default_protocol_versions()
+    };
+    match versions()?.with_platform_verifier() {
+        Ok(builder) => Ok(builder.with_no_client_auth()),
+        Err(_) if allow_http => Ok(versions()?
+            .with_root_certificates(rustls::RootCertStore::empty())
+            .with_no_client_auth()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+#[derive(Debug)]
+struct Service {
+    client: reqwest::Client,
+    stall: Duration,
+}
+
+#[async_trait::async_trait]
+impl HttpService for Service {
+    async fn call(&self, request: HttpRequest) -> Result<HttpResponse, HttpError> {
+        let (parts, body) = request.into_parts();
+        let url = parts.uri.to_string().parse::<reqwest::Url>();
+        let url = url.map_err(|error| HttpError::new(HttpErrorKind::Unknown, error))?;
+        let mut sent = reqwest::Request::new(parts.method, url);
+        *sent.headers_mut() = parts.headers;
+        let progress = Arc::new(AtomicU64::new(0));
+        *sent.body_mut() = Some(counted(body, progress.clone()));
+        let response = self.watched(sent, &progress).await?;
+        if !response.status().is_success() {
+            let error = self.read_error(response).await;
+            return Err(HttpError::new(HttpErrorKind::Unknown, error));
+        }
+        let mut answer = http::Response::new(());
+        *answer.status_mut() = response.status();
+        *answer.headers_mut() = response.headers().clone();
+        let (parts, ()) = answer.into_parts();
+        Ok(HttpResponse::from_parts(parts, self.body_of(response)))
+    }
+}
+
+impl Service {
+    /// Sends the request and waits for the head of the answer as long as something moves.
+    async fn watched(
+        &self,
+        request: reqwest::Request,
+        progress: &AtomicU64,
+    ) -> Result<reqwest::Response, HttpError> {
+        let mut answer = pin!(self.client.execute(request));
+        let mut seen = 0;
+        loop {
+            match tokio::time::timeout(self.stall, &mut answer).await {
+                Ok(result) => return result.map_err(transport),
+                Err(_) => {
+                    let now = progress.load(Ordering::Relaxed);
+                    if now == seen {
+                        return Err(HttpError::new(HttpErrorKind::Timeout, Stalled(self.stall)));
+                    }
+                    seen = now;
+                }
+            }
+        }
+    }
+
+    fn body_of(&self, response: reqwest::Response) -> HttpResponseBody {
+        let stall = self.stall;
+        let frames = stream::unfold(response, move |mut response| async move {
+            let next = match tokio::time::timeout(stall, response.chunk()).await {
+                Ok(Ok(None)) => return None,
+                Ok(Ok(Some(bytes))) => Ok(Frame::data(bytes)),
+                Ok(Err(error)) => Err(transport(error)),
+                Err(_) => Err(HttpError::new(HttpErrorKind::Timeout, Stalled(stall))),
+            };
+            Some((next, response))
+        });
+        HttpResponseBody::new(StreamBody::new(Box::pin(frames)))
+    }
+
+    async fn read_error(&self, mut response: reqwest::Response) -> StatusError {
+        let status = response.status().as_u16();
+        let header = response.headers().get("x-ms-error-code");
+        let code = header.and_then(|value| value.to_str().ok()).unwrap_or_default().to_owned();
+        let mut text = Vec::new();
+        while text.len() < ERROR_TEXT_MAX {
+            match tokio::time::timeout(self.stall, response.chunk()).await {
+                Ok(Ok(Some(bytes))) => text.extend_from_slice(&bytes),
+                // What the error says is for people; without it there is still the status.
+                _ => break,
+            }
+        }
+        text.truncate(ERROR_TEXT_MAX);
+        let text = String::from_utf8_lossy(&text);
+        let code = if code.is_empty() { element(&text, "Code") } else { tidy(&code) };
+        StatusError { status, code, message: element(&text, "Message") }
+    }
+}
+
+/// The body of a request; the counter moves with each piece that goes out.
+fn counted(body: HttpRequestBody, progress: Arc<AtomicU64>) -> reqwest::Body {
+    if let Some(bytes) = body.as_bytes() {
+        return bytes.clone().into();
+    }
+    // The client states the length in a header.
+    reqwest::Body::wrap_stream(stream::unfold((body, progress), |(mut body, progress)| async {
+        let piece = match body.frame().await? {
+            Ok(frame) => Ok(frame.into_data().unwrap_or_default()),
+            Err(error) => Err(error),
+        };
+        progress.fetch_add(1, Ordering::Relaxed);
+        Some((piece, (body, progress)))
+    }))
+}
+
+/// An error below HTTP. The cause at its root says it best, and never holds the URL.
+fn transport(error: reqwest::Error) -> HttpError {
+    let kind = if error.is_timeout() {
+        HttpErrorKind::Timeout
+    } else if error.is_connect() {
+        HttpErrorKind::Connect
+    } else {
+        HttpErrorKind::Interrupted
+    };
+    HttpError::new(kind, error.without_url())
+}
+
+/// Text of the first XML element of this name; empty when there is none.
+fn element(text: &str, name: &str) -> String {
+    let inside = || {
+        let start = text.find(&format!("<{name}>"))? + name.len() + 2;
+        text[start..].split("</").next()
+    };
+    tidy(inside().unwrap_or_default())
+}
+
+/// Text of a server, made fit for one line.
+fn tidy(text: &str) -> String {
+    let line = text.lines().next().unwrap_or_default();
+    line.chars().filter(|c| !c.is_control()).take(ERROR_CHARS_MAX).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_code_and_the_sentence_of_an_error_are_found_and_bounded() {
+        let text = "<?xml?><Error><Code>SlowDown</Code><Message>Please wait.\nx</Message></Error>";
+        assert_eq!(
+            (element(text, "Code"), element(text, "Message")),
+            ("SlowDown".into(), "Please wait.".into())
+        );
+        assert_eq!(element("<Code>", "Code"), "");
+        assert_eq!(element("no XML", "Code"), "");
+        let long = format!("<Code>{}</Code>", "x".repeat(5000));
+        assert_eq!(element(&long, "Code").len(), ERROR_CHARS_MAX);
+        let error = StatusError { status: 503, code: "SlowDown".into(), message: String::new() };
+        assert_eq!(error.to_string(), "the server answered 503 SlowDown");
+    }
+}
