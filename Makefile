@@ -11,13 +11,16 @@ PYTHON_SOURCES := $(shell find python core/src -name '*.py' -o -name '*.rs' -o -
 TARGET := $(shell sed -n '/^\[\[bin/,/^name/s/^name = "\(.*\)"/\1/p' fuzz/Cargo.toml)
 FUZZ_SECONDS := 60
 
-.PHONY: help build install demo test test-c test-long fuzz lint bench bench-c bench-python doc man clean packages venv
+.PHONY: help build install demo servers test test-c test-long fuzz lint bench bench-c bench-python doc man clean packages venv
 
 help:  ## List the jobs
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
 packages:  ## Install the programs that tests and demo run (Debian, as root)
 	@.ci/packages $(PACKAGES)
+
+servers:  ## Install the object stores that tests run against
+	@.ci/servers
 
 venv: $(VENV)/.tools  ## Make the local virtual environment
 $(VENV)/.tools: python/requirements-dev.txt
@@ -46,11 +49,12 @@ lint: $(STAMP)  ## Formatting, lints and types
 	cargo clippy --workspace --all-targets -- -D warnings
 	cargo fmt --manifest-path fuzz/Cargo.toml --check
 	cargo clippy --manifest-path fuzz/Cargo.toml --all-targets -- -D warnings
+	cargo clippy -p hrl --all-targets -- -D warnings
 	cd python && ../$(VENV)/bin/ruff check . && ../$(VENV)/bin/ruff format --check . && ../$(VENV)/bin/mypy
 	$(VENV)/bin/ruff check --config python/pyproject.toml benches && $(VENV)/bin/mypy --config-file= --strict benches/python_binding.py
 	$(VENV)/bin/stubtest hrl --allowlist python/stubtest-allowlist.txt
 
-test: packages install lint  ## Everything that must hold before a change lands
+test: packages servers install lint  ## Everything that must hold before a change lands
 	cargo test --workspace
 	ffi/tests/run
 	cd python && ../$(VENV)/bin/pytest -q
@@ -87,7 +91,7 @@ man: $(STAMP)  ## Manual page of the command, hrl.1
 	$(VENV)/bin/python -m hrl.cli.manual > hrl.1
 
 doc:  ## API documentation
-	RUSTDOCFLAGS="-D warnings" cargo doc --no-deps -p hrl
+	RUSTDOCFLAGS="-D warnings" cargo doc --no-deps -p hrl --features cloud
 
 clean:  ## Remove what was built
 	cargo clean

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use hrl::SystemClock;
 use hrl::journal::{KeyRing, WrappingKey};
 use hrl::replica::{At, RestoreTarget, ViewOptions};
-use hrl::store::{DirStore, Store};
+use hrl::store::{DirStore, Store, create_url, open_url};
 use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyIterator, PyList};
@@ -17,18 +17,14 @@ use crate::errors::run;
 use crate::handle::Handle;
 use crate::protection::{RecoveryPoint, TimelineEntry};
 
-fn directory(url: &Path, create: bool) -> hrl::Result<Arc<dyn Store>> {
-    let text = url.to_string_lossy();
-    let path = match text.split_once("://") {
-        Some(("file", path)) => Path::new(path),
-        Some((scheme, _)) => {
-            return Err(hrl::Error::new(hrl::ErrorKind::Unsupported, "open vault", &text)
-                .expected("a directory, file://PATH or a store of your own")
-                .found(format_args!("{scheme}://, which this build does not reach")));
-        }
-        None => url,
-    };
-    Ok(Arc::new(if create { DirStore::create(path)? } else { DirStore::open(path)? }))
+fn store_at(url: &Path, create: bool) -> hrl::Result<Arc<dyn Store>> {
+    match url.to_str() {
+        Some(url) if create => create_url(url),
+        Some(url) => open_url(url),
+        // No URL then, but the name of a directory.
+        None if create => Ok(Arc::new(DirStore::create(url)?)),
+        None => Ok(Arc::new(DirStore::open(url)?)),
+    }
 }
 
 /// A store with volumes in it.
@@ -55,7 +51,7 @@ impl Vault {
         create: bool,
     ) -> PyResult<Self> {
         let store: Arc<dyn Store> = match (url, store) {
-            (Some(url), None) => run(py, || directory(&url, create))?,
+            (Some(url), None) => run(py, || store_at(&url, create))?,
             (None, Some(store)) => Arc::new(CallbackStore::new(store)?),
             _ => return Err(PyTypeError::new_err("a vault is opened by its url or in a store")),
         };

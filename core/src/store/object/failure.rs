@@ -114,11 +114,11 @@ fn of_answer(status: u16, code: &str) -> Meaning {
         (_, "RequestTimeout") => Meaning::Transient,
         (_, "ExpiredToken" | "InvalidToken" | "InvalidAccessKeyId") => Meaning::Refused,
         (404 | 410, _) => Meaning::Absent,
-        (412, _) | (409, "BlobAlreadyExists") | (304, _) => Meaning::Exists,
+        (412 | 304, _) | (409, "BlobAlreadyExists") => Meaning::Exists,
         (416, _) => Meaning::PastEnd,
         (401 | 403 | 407, _) => Meaning::Refused,
         (301 | 302 | 307 | 308, _) | (400, "AuthorizationHeaderMalformed") => Meaning::Elsewhere,
-        (501 | 505, _) | (405, _) => Meaning::Missing,
+        (405 | 501 | 505, _) => Meaning::Missing,
         (408 | 409 | 425 | 429 | 500..=599, _) => Meaning::Transient,
         _ => Meaning::Invalid,
     }
