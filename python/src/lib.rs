@@ -16,6 +16,7 @@ mod handle;
 mod journal;
 mod protection;
 mod replica;
+mod running;
 mod serve;
 mod tap;
 
@@ -35,6 +36,12 @@ mod _hrl {
     use crate::serve::NbdServer;
     #[pymodule_export]
     use crate::tap::{Tap, Ticket};
-    #[allow(unused_imports, reason = "the macro wants the prelude in scope")]
     use pyo3::prelude::*;
+
+    #[pymodule_init]
+    fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
+        let end_all = wrap_pyfunction!(crate::running::end_all, module)?;
+        module.py().import("atexit")?.call_method1("register", (end_all,))?;
+        Ok(())
+    }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use hrl::device::{BlockDevice, FileDeviceOptions};
@@ -15,6 +15,7 @@ use crate::callback::CallbackQuiesce;
 use crate::device::{Device, Source, Volume};
 use crate::errors::run;
 use crate::replica::Vault;
+use crate::running::Running;
 use crate::tap::{Tap, seconds};
 
 /// A recovery point.
@@ -124,7 +125,7 @@ impl From<hrl::ProtectionStats> for Stats {
 /// One protected volume, running.
 #[pyclass(frozen, module = "hrl")]
 pub(crate) struct Protection {
-    inner: Mutex<Option<Arc<hrl::Protection>>>,
+    inner: Arc<Running<Arc<hrl::Protection>>>,
     size_bytes: u64,
     volume: Py<Volume>,
     tap: Py<Tap>,
@@ -137,25 +138,13 @@ impl Protection {
     }
 
     fn open_handle(&self) -> PyResult<Arc<hrl::Protection>> {
-        let inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
-        inner.clone().ok_or_else(|| PyValueError::new_err("the protection is stopped"))
-    }
-
-    fn take(&self) -> Option<Arc<hrl::Protection>> {
-        self.inner.lock().unwrap_or_else(PoisonError::into_inner).take()
+        self.inner
+            .with(Arc::clone)
+            .ok_or_else(|| PyValueError::new_err("the protection is stopped"))
     }
 
     fn device<'a>(&'a self, py: Python<'a>) -> &'a Device {
         self.volume.bind(py).as_super().get()
-    }
-}
-
-impl Drop for Protection {
-    fn drop(&mut self) {
-        // Its tasks may be in a callback: they are waited for without the interpreter's lock.
-        if let Some(handle) = self.take() {
-            Python::attach(|py| py.detach(move || drop(handle)));
-        }
     }
 }
 
@@ -224,7 +213,7 @@ impl Protection {
             size_bytes: volume.size_bytes(),
             volume: Volume::of(py, volume)?,
             tap: Py::new(py, Tap::of(tap))?,
-            inner: Mutex::new(Some(Arc::new(protection))),
+            inner: Running::new(Arc::new(protection)),
         })
     }
 
@@ -330,7 +319,7 @@ impl Protection {
     #[pyo3(signature = (limit=60.0))]
     fn stop(&self, py: Python<'_>, limit: f64) -> PyResult<()> {
         let limit = seconds(limit)?;
-        let Some(mut handle) = self.take() else { return Ok(()) };
+        let Some(mut handle) = self.inner.take() else { return Ok(()) };
         // Who writes from now on is told so; who is writing is waited for below.
         let volume = self.device(py).take();
         self.tap.get().close();

@@ -1,7 +1,7 @@
 //! `NbdServer`.
 
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use hrl::capture::{Export, ExportContext, NbdAddress, NbdLimits};
 use hrl::device::{BlockDevice, FileDevice, FileDeviceOptions};
@@ -12,11 +12,12 @@ use crate::device::{Source, scratch_options};
 use crate::errors::run;
 use crate::protection::Protection;
 use crate::replica::{ChangeSet, Replica};
+use crate::running::Running;
 
 /// A listening NBD server.
 #[pyclass(frozen, module = "hrl")]
 pub(crate) struct NbdServer {
-    inner: Mutex<Option<hrl::capture::NbdServer>>,
+    inner: Arc<Running<hrl::capture::NbdServer>>,
     uri: String,
 }
 
@@ -25,7 +26,7 @@ fn start(address: &str, export: Export) -> hrl::Result<NbdServer> {
     let address = NbdAddress::parse(address)?;
     let server = hrl::capture::NbdServer::start(&address, vec![export], NbdLimits::default())?;
     let uri = server.address().uri(&name);
-    Ok(NbdServer { inner: Mutex::new(Some(server)), uri })
+    Ok(NbdServer { inner: Running::new(server), uri })
 }
 
 #[pymethods]
@@ -90,13 +91,12 @@ impl NbdServer {
 
     /// Requests answered, those with errors, bytes read and written.
     fn stats(&self) -> (u64, u64, u64, u64) {
-        let inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
-        let stats = inner.as_ref().map(hrl::capture::NbdServer::stats).unwrap_or_default();
+        let stats = self.inner.with(hrl::capture::NbdServer::stats).unwrap_or_default();
         (stats.requests, stats.errors, stats.bytes_read, stats.bytes_written)
     }
 
     fn stop(&self, py: Python<'_>) {
-        let taken = self.inner.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let taken = self.inner.take();
         py.detach(move || drop(taken));
     }
 

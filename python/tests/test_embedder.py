@@ -1,6 +1,10 @@
 """Devices and stores that Python code implements, and what their exceptions become."""
 
 import errno
+import os
+import shutil
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -177,6 +181,38 @@ def test_wrong_answers_of_a_store_are_errors() -> None:
         hrl.Vault("a", store=DictStore())
     with pytest.raises(hrl.NotFoundError):
         hrl.Vault(store=DictStore()).volumes()
+
+
+EXIT = """
+import sys, time, hrl
+from embedder import QUICK, DictDevice, DictStore
+
+class Slow(DictStore):
+    def put_if_absent(self, name, data, /):
+        time.sleep(0.01)
+        return super().put_if_absent(name, data)
+
+vault = hrl.Vault(store=Slow(), create=True)
+options = dict(state=sys.argv[1], volume="v", policy=QUICK, on_event=lambda event: None)
+protection = hrl.Protection(DictDevice(1 << 22), vault=vault, **options)
+protection.wait_ordered()
+server = hrl.NbdServer.device(f"unix:{sys.argv[1]}/socket", DictDevice(1 << 20), "disk")
+ticket = protection.tap.begin(1 << 21, 1)
+for number in range(200):
+    protection.write(number * 4096, b"x" * 4096)
+"""
+
+
+@pytest.mark.parametrize("last", ["", "raise SystemExit", "cycle = [protection]; cycle.append(cycle); del protection"])
+def test_a_program_that_forgets_to_stop_ends_well(tmp_path: Path, last: str) -> None:
+    """Its threads are in callbacks when the interpreter shuts down."""
+    command = [sys.executable, "-c", EXIT + last, str(tmp_path / "state")]
+    here = str(Path(__file__).parent)
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([here, *sys.path])}
+    for _ in range(3):
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
+        assert done.returncode == 0, done.stderr
+        shutil.rmtree(tmp_path / "state")
 
 
 class Application:
