@@ -28,6 +28,8 @@ struct Rig {
     source: SourceIdentity,
     info: VolumeInfo,
     chain: ChainHash,
+    /// Size of the volume that segments say they are of.
+    segment_device_bytes: u64,
 }
 
 impl Rig {
@@ -46,6 +48,7 @@ impl Rig {
             source: SourceIdentity { id: [1; 16], host: "alpha".into(), since: Timestamp(5) },
             info,
             chain: ChainHash::default(),
+            segment_device_bytes: SIZE,
         }
     }
 
@@ -57,7 +60,7 @@ impl Rig {
             volume: self.info.id,
             epoch: Epoch(1),
             first_sequence: records[0].sequence,
-            device_bytes: SIZE,
+            device_bytes: self.segment_device_bytes,
             block_bytes: 512,
             previous: self.chain,
             replaces_through: None,
@@ -368,4 +371,31 @@ fn keys_and_vaults_that_do_not_fit_are_refused() {
         Vault::create(store, None, rig.clock.clone()).is_err(),
         "a store with other things in it"
     );
+}
+
+#[test]
+fn promise_11_a_segment_of_a_larger_volume_is_refused() {
+    let mut rig = Rig::new(false);
+    rig.segment_device_bytes = SIZE * 2;
+    rig.add(&[record(1, Body::Write { offset: SIZE, data: &[1; 512] })]);
+    let replica = rig.vault.replica("disk").expect("replica");
+    let error = replica.view(&At::Newest, &ViewOptions::default()).map(drop).expect_err("refused");
+    assert_eq!(error.kind(), ErrorKind::Corrupt);
+    assert!(!replica.verify(&|_, _| true).expect("verify").is_sound());
+}
+
+#[test]
+fn promise_11_names_and_sizes_in_a_catalog_may_be_anything() {
+    let mut rig = Rig::new(false);
+    let mut entries = [1, 2].map(|n| rig.segment(&[record(n, Body::Flush)]));
+    entries.iter_mut().for_each(|entry| entry.summary.stored_bytes = u64::MAX);
+    let mut catalog = rig.vault.replica("disk").expect("replica").into_catalog();
+    catalog.append(&rig.source, vec![CatalogEdit::Segments(entries.to_vec())]).expect("append");
+    rig.store.put("volumes/disk/catalog/2", b"not the name of a version").expect("put");
+    let replica = rig.vault.replica("disk").expect("replica");
+    assert_eq!(replica.catalog().version(), 1);
+    assert_eq!(replica.verify(&|_, _| true).expect("verify").findings.len(), 2);
+    rig.store.put("volumes/disk/catalog/ffffffffffffffff", b"the last there can be").expect("put");
+    let error = rig.vault.replica("disk").map(drop).expect_err("refused");
+    assert_eq!(error.kind(), ErrorKind::Corrupt);
 }
