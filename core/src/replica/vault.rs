@@ -21,7 +21,7 @@ use super::{Progress, changes, restore, verify};
 use crate::clock::Clock;
 use crate::error::{Error, ErrorKind, Result};
 use crate::journal::{KeyRing, ObjectSource, PointKind, Segment, VolumeKey, WrappingKey};
-use crate::store::{PutOutcome, Store, get_all};
+use crate::store::{PROBE_PREFIX, PutOutcome, Store, check_put_if_absent, get_all};
 use crate::units::{ChainHash, Epoch, KeyId, PointId, Sequence, Timestamp, VolumeId};
 
 const MARKER: &str = "hrl-vault";
@@ -80,17 +80,22 @@ pub struct Vault {
 }
 
 impl Vault {
-    /// Opens a vault, and makes an empty store one. `InvalidInput` when other things are in the store.
+    /// Opens a vault, and makes an empty store one. `InvalidInput` when other things are in the store, `Unsupported` when
+    /// it does not keep put-if-absent; stores whose objects are local files are not asked.
     pub fn create(
         store: Arc<dyn Store>,
         wrapping_key: Option<WrappingKey>,
         clock: Arc<dyn Clock>,
     ) -> Result<Self> {
         if store.head(MARKER)?.is_none() {
-            if let Some(other) = store.list("")?.first() {
+            let objects = store.list("")?;
+            if let Some(other) = objects.iter().find(|info| !info.name.starts_with(PROBE_PREFIX)) {
                 return Err(Error::new(ErrorKind::InvalidInput, "create vault", store.name())
                     .expected("an empty store, or a vault")
                     .found(&other.name));
+            }
+            if store.local_path(MARKER).is_none() {
+                check_put_if_absent(&*store, &*clock)?;
             }
             store.put(MARKER, MARKER_CONTENT)?;
         }

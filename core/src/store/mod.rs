@@ -10,6 +10,7 @@ mod dir;
 mod fault;
 #[cfg(feature = "cloud")]
 mod object;
+mod probe;
 mod url;
 
 use std::ops::Range;
@@ -20,6 +21,7 @@ pub use dir::DirStore;
 pub use fault::{FaultStore, StoreFault};
 #[cfg(feature = "cloud")]
 pub use object::{ObjectStore, ObjectStoreOptions};
+pub(crate) use probe::{PREFIX as PROBE_PREFIX, check_put_if_absent};
 pub use url::{create_url, open_url};
 
 use crate::error::{Error, ErrorKind, Result};
