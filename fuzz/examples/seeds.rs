@@ -250,12 +250,15 @@ fn conversations() {
     ] {
         requests.extend(request(flags, command, offset, half_length));
     }
+    // Ranges that reach one byte past the end.
+    let ends = [1, 0, 4, 6, 5].map(|command| request(0, command, (128 << 10) - 1, 1)).concat();
     let set_contexts = |export: u8| vec![2, 3, 1, export, 2];
     let all = |flags: u8, parts: &[&[u8]]| [&[flags], parts.concat().as_slice()].concat();
     save("nbd", "by-name", &all(3, &[&[0, 0], &requests]));
     save("nbd", "go-structured", &all(3, &[&set_contexts(2), &go(2), &requests]));
     save("nbd", "two-clients", &all(0x83, &[&go(0), &requests]));
     save("nbd", "memory", &all(1, &[&set_contexts(1), &go(1), &requests]));
+    save("nbd", "ends", &all(3, &[&go(1), &ends]));
     save("nbd", "list-and-leave", &all(3, &[&[4, 3, 0, 4, 99, 1, b'x', 3, 0, 0, 0, 4, 2, 0]]));
 }
 

@@ -262,6 +262,8 @@ impl Rig {
         let mut disk = vec![0; SIZE as usize];
         self.disk.read(0, &mut disk).expect("the disk can be read");
         assert!(disk == *replica, "the journal makes the disk");
+        let length = std::fs::metadata(self.disk.name()).expect("the file is there").len();
+        assert_eq!(length, SIZE, "nothing is written past the end");
         // So that the next client's changes wait to be marked again.
         self.tap.clean(self.tap.stats().last_sequence);
     }
