@@ -86,8 +86,14 @@ impl Segment {
         Ok(index)
     }
 
+    /// Each frame is a request to a store, so that many at once are faster than one after the other.
+    pub fn is_remote(&self) -> bool {
+        self.source.is_remote()
+    }
+
     /// Frees the memory of the index; the next call of [`Segment::index`] reads it again.
     pub fn forget_index(&self) {
+        self.source.forget();
         *self.index.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::ops::Range;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::device::MappedFile;
 use crate::error::{Error, ErrorKind, Result};
@@ -17,6 +17,12 @@ pub trait SegmentSource: Send + Sync {
     fn length(&self) -> u64;
     /// The bytes of `range`; `Corrupt` when it passes the end.
     fn read(&self, range: Range<u64>) -> Result<Cow<'_, [u8]>>;
+    /// Each read is a request to somewhere else, so that many at once are faster than one after the other. Default: no.
+    fn is_remote(&self) -> bool {
+        false
+    }
+    /// Frees what was read ahead. Default: there is none.
+    fn forget(&self) {}
 }
 
 /// A segment in memory.
@@ -72,30 +78,56 @@ pub fn open_mapped(path: &Path) -> Result<Box<dyn SegmentSource>> {
     Ok(Box::new(MappedSource { name: path.display().to_string(), map }))
 }
 
-/// Bytes at the end of an object that are read when it is opened: footer and notes of most segments, in one request.
-const TAIL_BYTES: u64 = 8 << 10;
+/// Bytes at the end of an object that are read when it is opened: all of a small segment, and footer, notes and index of
+/// most others, in one request.
+const TAIL_BYTES: u64 = 64 << 10;
 
 /// An object of a store, read by ranges.
 pub struct ObjectSource {
     store: Arc<dyn Store>,
     name: String,
     length: u64,
-    tail: Vec<u8>,
+    /// The end of the object; empty once it was forgotten.
+    tail: Mutex<Vec<u8>>,
 }
 
 impl ObjectSource {
     /// Opens an object: memory-mapped where the store has a local file for it. `NotFound` when it is absent.
     pub fn open(store: &Arc<dyn Store>, name: &str) -> Result<Box<dyn SegmentSource>> {
-        if let Some(path) = store.local_path(name) {
-            let map = MappedFile::open(&path)?;
-            return Ok(Box::new(MappedSource { name: name.to_owned(), map }));
+        if let Some(source) = Self::mapped(store, name)? {
+            return Ok(source);
         }
         let info = store
             .head(name)?
             .ok_or_else(|| Error::new(ErrorKind::NotFound, "open segment", name))?;
-        let length = info.length;
+        Self::open_tail(store, name, info.length)
+    }
+
+    /// Opens an object whose length is known, which saves a request. `Corrupt` when the object is shorter.
+    pub fn open_sized(
+        store: &Arc<dyn Store>,
+        name: &str,
+        length: u64,
+    ) -> Result<Box<dyn SegmentSource>> {
+        match Self::mapped(store, name)? {
+            Some(source) => Ok(source),
+            None => Self::open_tail(store, name, length),
+        }
+    }
+
+    fn mapped(store: &Arc<dyn Store>, name: &str) -> Result<Option<Box<dyn SegmentSource>>> {
+        let Some(path) = store.local_path(name) else { return Ok(None) };
+        let map = MappedFile::open(&path)?;
+        Ok(Some(Box::new(MappedSource { name: name.to_owned(), map })))
+    }
+
+    fn open_tail(
+        store: &Arc<dyn Store>,
+        name: &str,
+        length: u64,
+    ) -> Result<Box<dyn SegmentSource>> {
         let tail_at = length.saturating_sub(TAIL_BYTES);
-        let tail = get_exactly(&**store, name, tail_at..length)?;
+        let tail = Mutex::new(get_exactly(&**store, name, tail_at..length)?);
         Ok(Box::new(Self { store: store.clone(), name: name.to_owned(), length, tail }))
     }
 }
@@ -111,19 +143,37 @@ impl SegmentSource for ObjectSource {
 
     fn read(&self, range: Range<u64>) -> Result<Cow<'_, [u8]>> {
         check_range(&range, self.length, &self.name)?;
-        let tail_at = self.length - self.tail.len() as u64;
-        if let Some(start) = range.start.checked_sub(tail_at) {
-            let end = range.end - tail_at;
-            return Ok(Cow::Borrowed(&self.tail[start as usize..end as usize]));
+        {
+            let tail = self.tail.lock().unwrap_or_else(PoisonError::into_inner);
+            let tail_at = self.length - tail.len() as u64;
+            if let Some(start) = range.start.checked_sub(tail_at) {
+                let end = range.end - tail_at;
+                return Ok(Cow::Owned(tail[start as usize..end as usize].to_vec()));
+            }
         }
         get_exactly(&*self.store, &self.name, range).map(Cow::Owned)
+    }
+
+    fn is_remote(&self) -> bool {
+        true
+    }
+
+    fn forget(&self) {
+        *self.tail.lock().unwrap_or_else(PoisonError::into_inner) = Vec::new();
     }
 }
 
 /// Stores are checked here, because every place in a segment is counted on their answers.
 fn get_exactly(store: &dyn Store, name: &str, range: Range<u64>) -> Result<Vec<u8>> {
     let (at, expected) = (range.start, range.end - range.start);
-    let bytes = store.get(name, range)?;
+    let bytes = store.get(name, range).map_err(|error| match error.kind() {
+        // The store says where the object ends, which is not where the caller was told.
+        ErrorKind::InvalidInput => Error::new(ErrorKind::Corrupt, "read segment", name)
+            .at(at)
+            .expected(format_args!("{expected} bytes"))
+            .source(error),
+        _ => error,
+    })?;
     if bytes.len() as u64 != expected {
         return Err(Error::new(ErrorKind::Corrupt, "read segment", name)
             .at(at)

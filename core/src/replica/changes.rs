@@ -101,7 +101,7 @@ pub(super) fn between(replica: &Replica, from: Sequence, to: Sequence) -> Result
         if summary.last_sequence <= from || summary.first_sequence > to {
             continue;
         }
-        let segment = replica.open_segment(&entry.object)?;
+        let segment = replica.open_entry(entry)?;
         let whole = summary.first_sequence > from && summary.last_sequence <= to;
         if !whole && summary.kind != SegmentKind::Log {
             return Err(Error::new(ErrorKind::NotFound, "list changes of", &replica.info().name)

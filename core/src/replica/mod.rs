@@ -8,6 +8,7 @@ mod catalog;
 mod changes;
 mod codec;
 mod overlay;
+mod parallel;
 mod restore;
 #[cfg(test)]
 mod tests;

@@ -8,14 +8,14 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-use super::Progress;
 use super::view::{Piece, View};
+use super::{Progress, parallel};
 use crate::device::{BlockDevice, DirectIo, Durability, FileDevice, FileDeviceOptions, Unmap};
 use crate::error::{Error, ErrorKind, Result};
 use crate::extent::{Extent, ExtentSet};
 use crate::units::Sequence;
 
-/// Threads that decode and write.
+/// Threads that decode and write; more where each frame is a request to a store.
 const THREADS: usize = 2;
 /// Blocks of zeroes of this size are not written to a new file.
 const HOLE_BYTES: usize = 4096;
@@ -178,7 +178,8 @@ fn copy(
         }
     };
     std::thread::scope(|scope| {
-        for _ in 1..THREADS {
+        let threads = if view.is_remote() { parallel::REQUESTS } else { THREADS };
+        for _ in 1..threads {
             scope.spawn(work);
         }
         work();

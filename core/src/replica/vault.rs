@@ -11,16 +11,18 @@
 use std::sync::Arc;
 
 use super::at::At;
-use super::catalog::{Catalog, TimelineEntry};
+use super::catalog::{Catalog, SegmentEntry, TimelineEntry};
 use super::changes::ChangeSet;
 use super::codec::{Decoder, Encoder};
 use super::restore::{RestoreReport, RestoreTarget};
 use super::verify::VerifyReport;
 use super::view::{View, ViewOptions};
-use super::{Progress, changes, restore, verify};
+use super::{Progress, changes, parallel, restore, verify};
 use crate::clock::Clock;
 use crate::error::{Error, ErrorKind, Result};
-use crate::journal::{KeyRing, ObjectSource, PointKind, Segment, VolumeKey, WrappingKey};
+use crate::journal::{
+    KeyRing, ObjectSource, PointKind, Segment, SegmentSource, VolumeKey, WrappingKey,
+};
 use crate::store::{PROBE_PREFIX, PutOutcome, Store, check_put_if_absent, get_all};
 use crate::units::{ChainHash, Epoch, KeyId, PointId, Sequence, Timestamp, VolumeId};
 
@@ -28,6 +30,9 @@ const MARKER: &str = "hrl-vault";
 const MARKER_CONTENT: &[u8] = b"hrl vault 1\n";
 const VOLUME_MAGIC: &[u8; 8] = b"HRLVOL\x01\x00";
 const RECORD_BYTES_MAX: u64 = 64 << 10;
+/// Segments of a view whose ends, read with their footers, are kept for their indexes: 16 MiB. With more segments each index
+/// is a request of its own.
+const TAILS_MAX: usize = 256;
 /// Longest name of a volume.
 const NAME_BYTES_MAX: usize = 128;
 
@@ -364,10 +369,14 @@ impl Replica {
     /// Opens a segment of the catalog; errors name its object. `Corrupt` when it is of a volume of another size, so that
     /// nothing reaches past the volume's end.
     pub fn open_segment(&self, object: &str) -> Result<Segment> {
-        let segment = Segment::open(ObjectSource::open(&self.store, object)?, &self.keys)?;
+        self.opened(ObjectSource::open(&self.store, object)?)
+    }
+
+    fn opened(&self, source: Box<dyn SegmentSource>) -> Result<Segment> {
+        let segment = Segment::open(source, &self.keys)?;
         let (expected, found) = (self.info.device_bytes, segment.params().device_bytes);
         if found != expected {
-            return Err(Error::new(ErrorKind::Corrupt, "open segment", object)
+            return Err(Error::new(ErrorKind::Corrupt, "open segment", segment.name())
                 .expected(format_args!("a volume of {expected} bytes"))
                 .found(format_args!("one of {found}")));
         }
@@ -385,20 +394,29 @@ impl Replica {
                     && entry.summary.last_sequence <= sequence
             })
             .unwrap_or(0);
-        entries[start..end]
-            .iter()
-            .map(|entry| {
-                let segment = self.open_segment(&entry.object)?;
-                if segment.summary().chain != entry.summary.chain
-                    || segment.summary().salt != entry.summary.salt
-                {
-                    return Err(Error::new(ErrorKind::Corrupt, "open segment", &entry.object)
-                        .expected(format_args!("the one with chain hash {}", entry.summary.chain))
-                        .found(segment.summary().chain));
-                }
-                Ok(Arc::new(segment))
-            })
-            .collect()
+        let remote = self.store.local_path(MARKER).is_none();
+        let many = end - start > TAILS_MAX;
+        parallel::each(&entries[start..end], remote, |entry| {
+            let segment = self.open_entry(entry)?;
+            if many {
+                segment.forget_index();
+            }
+            Ok(Arc::new(segment))
+        })
+    }
+
+    /// Opens the segment that an entry of the catalog names, and no other.
+    pub(super) fn open_entry(&self, entry: &SegmentEntry) -> Result<Segment> {
+        let (object, length) = (&entry.object, entry.summary.stored_bytes);
+        let segment = self.opened(ObjectSource::open_sized(&self.store, object, length)?)?;
+        if segment.summary().chain != entry.summary.chain
+            || segment.summary().salt != entry.summary.salt
+        {
+            return Err(Error::new(ErrorKind::Corrupt, "open segment", object)
+                .expected(format_args!("the one with chain hash {}", entry.summary.chain))
+                .found(segment.summary().chain));
+        }
+        Ok(segment)
     }
 
     fn check_ordered(&self, sequence: Sequence) -> Result<()> {

@@ -7,6 +7,7 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use super::parallel;
 use super::vault::VolumeInfo;
 use crate::device::{Allocation, BlockDevice, Discarded, Durability, Unmap, read_only_error};
 use crate::error::{Error, ErrorKind, Result};
@@ -119,6 +120,11 @@ impl View {
 
     pub(super) fn pieces(&self) -> &[Piece] {
         &self.pieces
+    }
+
+    /// Each frame is a request to a store.
+    pub(super) fn is_remote(&self) -> bool {
+        self.segments.iter().any(|segment| segment.is_remote())
     }
 
     pub(super) fn segment_count(&self) -> usize {
@@ -257,6 +263,10 @@ impl BlockDevice for View {
 fn merge_indexes(segments: &[Arc<Segment>], sequence: Sequence) -> Result<Vec<Piece>> {
     let mut stack: Vec<Vec<Piece>> = Vec::new();
     for (number, segment) in segments.iter().enumerate() {
+        if number.is_multiple_of(parallel::REQUESTS) {
+            let window = &segments[number..segments.len().min(number + parallel::REQUESTS)];
+            read_ahead(window, sequence)?;
+        }
         let number = number as u32;
         let pieces: Vec<Piece> = if segment.summary().last_sequence <= sequence {
             let index = segment.index()?;
@@ -275,6 +285,15 @@ fn merge_indexes(segments: &[Arc<Segment>], sequence: Sequence) -> Result<Vec<Pi
         merge_top(&mut stack);
     }
     Ok(stack.pop().unwrap_or_default())
+}
+
+/// Indexes of remote segments are fetched a few at a time, all at once; each is dropped again when it was merged.
+fn read_ahead(segments: &[Arc<Segment>], sequence: Sequence) -> Result<()> {
+    let whole = |segment: &&Arc<Segment>| {
+        segment.is_remote() && segment.summary().last_sequence <= sequence
+    };
+    let wanted: Vec<_> = segments.iter().filter(whole).collect();
+    parallel::each(&wanted, true, |segment| segment.index().map(drop)).map(drop)
 }
 
 fn merge_top(stack: &mut Vec<Vec<Piece>>) {
