@@ -2,7 +2,11 @@
 //!
 //! A policy is checked once, when a volume is opened with it. Behaviour at each limit is documented at the field.
 
+mod retention;
+
 use std::time::Duration;
+
+pub use retention::{RetentionPolicy, Thinning};
 
 use crate::error::{Error, ErrorKind, Result};
 
@@ -69,6 +73,11 @@ pub struct Policy {
     pub puts_in_flight_max: u32,
     /// Longest pause between two tries to reach the vault. Default 30 s.
     pub retry_interval_max: Duration,
+    /// How long states are kept in the vault. `None`: for ever, or as another job folds them. Default: that of
+    /// [`RetentionPolicy`].
+    pub retention: Option<RetentionPolicy>,
+    /// How often retention is carried out while the volume is protected. Default 10 min.
+    pub retention_interval: Duration,
 }
 
 impl Default for Policy {
@@ -89,13 +98,15 @@ impl Default for Policy {
             rpo_threshold: Duration::from_secs(15 * 60),
             puts_in_flight_max: 4,
             retry_interval_max: Duration::from_secs(30),
+            retention: Some(RetentionPolicy::default()),
+            retention_interval: Duration::from_secs(10 * 60),
         }
     }
 }
 
 impl Policy {
     /// Names that [`Policy::set`] knows, in the order of the fields.
-    pub const NAMES: [&'static str; 15] = [
+    pub const NAMES: [&'static str; 17] = [
         "memory_budget_bytes",
         "when_full",
         "content",
@@ -111,10 +122,12 @@ impl Policy {
         "rpo_threshold_ms",
         "puts_in_flight_max",
         "retry_interval_max_ms",
+        "retention",
+        "retention_interval_ms",
     ];
 
     /// Sets one field from text, as policy files and other languages do. Times are whole milliseconds;
-    /// `when_full` is `degrade` or `block`; `content` is `data` or `extents-only`; `compression` is `none` or
+    /// `retention` is `none` or the text of a [`RetentionPolicy`]; `when_full` is `degrade` or `block`; `content` is `data` or `extents-only`; `compression` is `none` or
     /// `zstd:LEVEL`. `InvalidInput` names the field and what it takes.
     pub fn set(&mut self, name: &str, value: &str) -> Result<()> {
         let bad = |expected: &str| {
@@ -163,6 +176,14 @@ impl Policy {
                 self.puts_in_flight_max = value.parse().map_err(|_| bad("a whole number"))?;
             }
             "retry_interval_max_ms" => self.retry_interval_max = millis()?,
+            "retention" if value == "none" => self.retention = None,
+            "retention" => {
+                let parsed = value.parse().map_err(|error: Error| {
+                    bad("none or steps such as 2h all; 24h hourly; 30d daily").source(error)
+                })?;
+                self.retention = Some(parsed);
+            }
+            "retention_interval_ms" => self.retention_interval = millis()?,
             _ => {
                 return Err(Error::new(ErrorKind::InvalidInput, "set policy", name)
                     .expected(format_args!("one of {}", Self::NAMES.join(", ")))
@@ -201,7 +222,9 @@ impl Policy {
         check("compression_cpu_percent_max", percent, 1, 100)?;
         check("spool_bytes_max", self.spool_bytes_max, 1 << 20, 1 << 60)?;
         check("puts_in_flight_max", u64::from(self.puts_in_flight_max), 1, 64)?;
-        check("retry_interval_max_ms", millis(self.retry_interval_max), 1, 86_400_000)
+        check("retry_interval_max_ms", millis(self.retry_interval_max), 1, 86_400_000)?;
+        check("retention_interval_ms", millis(self.retention_interval), 1, 7 * 86_400_000)?;
+        self.retention.as_ref().map_or(Ok(()), RetentionPolicy::validate)
     }
 }
 
@@ -218,6 +241,7 @@ mod tests {
                 "when_full" => "block",
                 "content" => "extents-only",
                 "compression" => "zstd:3",
+                "retention" => "1h all; 7d daily",
                 "puts_in_flight_max" | "compression_cpu_percent_max" => "8",
                 _ => "1048576",
             };

@@ -57,6 +57,12 @@ pub fn merge<S: SegmentSink>(
     merge_into(writer, segments, kind, WINDOW_BYTES)
 }
 
+/// Bytes of data that a merge of `segments` would keep, from their indexes alone. `Full` as for [`merge`].
+pub(crate) fn merged_data_bytes(segments: &[&Segment], kind: SegmentKind) -> Result<u64> {
+    let entries = Inputs::new(segments)?.last_writers(kind)?;
+    Ok(entries.iter().map(|entry| data_bytes(entry) as u64).sum())
+}
+
 pub(super) fn merge_into<S: SegmentSink>(
     mut writer: SegmentWriter<S>,
     segments: &[&Segment],

@@ -31,6 +31,7 @@ pub use hyperv::{
     ExportReport, HypervHeader, HypervLog, HypervWrite, convert_to_hyperv, convert_to_native,
     export_hyperv, import_hyperv,
 };
+pub(crate) use merge::merged_data_bytes;
 pub use merge::{MergeReport, merge};
 pub use reader::Segment;
 pub use repair::{RepairReport, repair};

@@ -540,6 +540,8 @@ impl Shared {
             epoch: self.epoch,
             group: None,
             chain,
+            pins: Vec::new(),
+            verdicts: Vec::new(),
         })
     }
 

@@ -65,7 +65,9 @@ pub(super) fn journal(
     found.sort_by_key(|(_, summary)| summary.first_sequence);
     for (path, summary) in found {
         let object = segment_object(&replica.info().name, &summary);
-        if catalog.segments().iter().any(|entry| entry.object == object) {
+        let shipped = catalog.segments().iter().any(|entry| entry.object == object)
+            || catalog.retired().contains_key(&object);
+        if shipped {
             std::fs::remove_file(&path).map_err(|e| Error::io("remove", path.display(), e))?;
         } else if summary.previous != left.chain || summary.first_sequence <= left.last_sequence {
             put_aside(state, &mut left, &path, "it does not follow the vault's history")?;

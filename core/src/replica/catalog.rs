@@ -5,20 +5,23 @@
 //! with a volume key, is sealed with a key derived from it.
 //!
 //! Invariants: a version never changes; a gap or a wrong hash is `Corrupt`; only the source that took the volume last
-//! adds segments, and a source that finds another's version is `Fenced`.
+//! adds segments, and a source that finds the volume taken by another is `Fenced`. Everything else (folding, pins,
+//! verdicts, deletions) may come from anybody who has the key: such an amendment never touches the end of the chain, so
+//! it fences no source, and a source's append never invalidates it.
 
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
 use chacha20poly1305::XChaCha20Poly1305;
 use chacha20poly1305::aead::{AeadInOut, KeyInit};
 
+use super::annotations::{ANNOTATION_BYTES_MAX, Annotations, PINS_MAX, Pin, Verdict};
 use super::codec::{Decoder, Encoder};
 use crate::clock::Clock;
 use crate::error::{Error, ErrorKind, Result};
-use crate::event::Cause;
-use crate::journal::{SegmentSummary, VolumeKey};
+use crate::journal::{Segment, SegmentSummary, VolumeKey};
 use crate::store::{PutOutcome, Store, get_all};
-use crate::units::{ChainHash, Epoch, Sequence, Timestamp, VolumeId};
+use crate::units::{ChainHash, Epoch, PointId, Sequence, Timestamp, VolumeId};
 
 const MAGIC: &[u8; 8] = b"HRLCAT\x01\x00";
 const KEY_CONTEXT: &str = "hrl 2026-11-21 catalog key v1";
@@ -52,6 +55,19 @@ pub struct SegmentEntry {
     pub summary: SegmentSummary,
 }
 
+impl SegmentEntry {
+    /// `Corrupt` when `segment` is not the one that the entry describes.
+    pub(super) fn check(&self, segment: &Segment) -> Result<()> {
+        let found = segment.summary();
+        if found.chain == self.summary.chain && found.salt == self.summary.salt {
+            return Ok(());
+        }
+        Err(Error::new(ErrorKind::Corrupt, "open segment", &self.object)
+            .expected(format_args!("the one with chain hash {}", self.summary.chain))
+            .found(found.chain))
+    }
+}
+
 /// One change of the catalog.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum CatalogEdit {
@@ -66,21 +82,26 @@ pub enum CatalogEdit {
         /// The objects replaced.
         objects: Vec<String>,
     },
-}
-
-/// One stretch of a volume's history.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct TimelineEntry {
-    /// First sequence of the stretch.
-    pub from: Sequence,
-    /// Last sequence of the stretch.
-    pub to: Sequence,
-    /// When it began.
-    pub from_time: Timestamp,
-    /// When it ended.
-    pub to_time: Timestamp,
-    /// `None` for an ordered stretch, where every sequence can be restored; else why it is not.
-    pub unordered: Option<Cause>,
+    /// A recovery point is kept through retention.
+    Pin(Pin),
+    /// The pin of a point, or its legal hold, is taken off.
+    Unpin {
+        /// The point.
+        point: PointId,
+        /// The legal hold is meant, not the pin.
+        hold: bool,
+    },
+    /// What a check of a recovery point found.
+    Verdict(Verdict),
+    /// These objects will be deleted; no later version may name them.
+    Retired {
+        /// Full names in the store.
+        objects: Vec<String>,
+        /// When they were retired.
+        at: Timestamp,
+    },
+    /// These retired objects are deleted.
+    Deleted(Vec<String>),
 }
 
 /// The catalog as of one version, and the way to append the next. One owner at a time.
@@ -95,6 +116,7 @@ pub struct Catalog {
     hash: [u8; 32],
     source: Option<SourceIdentity>,
     segments: Vec<SegmentEntry>,
+    annotations: Annotations,
 }
 
 impl Catalog {
@@ -116,6 +138,7 @@ impl Catalog {
             hash: [0; 32],
             source: None,
             segments: Vec::new(),
+            annotations: Annotations::default(),
         };
         let numbers = catalog.numbers()?;
         let Some(&newest) = numbers.last() else { return Ok(catalog) };
@@ -157,69 +180,27 @@ impl Catalog {
         self.segments.last().map_or(Epoch(1), |entry| entry.summary.epoch)
     }
 
-    /// The cause of an unordered interval that has not ended.
-    pub fn open_unordered(&self) -> Option<Cause> {
-        self.segments
-            .iter()
-            .rev()
-            .find_map(|entry| entry.summary.order_changes.last())
-            .and_then(|change| change.begin)
+    /// Pins and legal holds, expired ones included until retention takes them off.
+    pub fn pins(&self) -> &[Pin] {
+        &self.annotations.pins
     }
 
-    /// The history in stretches, oldest first.
-    pub fn timeline(&self) -> Vec<TimelineEntry> {
-        let mut entries: Vec<TimelineEntry> = Vec::new();
-        for SegmentEntry { summary, .. } in &self.segments {
-            if entries.is_empty() {
-                entries.push(stretch(summary.first_sequence, summary.first_time, None));
-            }
-            for change in &summary.order_changes {
-                let Some(last) = entries.last_mut() else { continue };
-                if last.unordered.is_some() && change.begin.is_some() {
-                    continue;
-                }
-                last.to = Sequence(change.sequence.0.saturating_sub(1));
-                last.to_time = change.time;
-                entries.push(stretch(change.sequence, change.time, change.begin));
-            }
-            if let Some(last) = entries.last_mut() {
-                last.to = summary.last_sequence;
-                last.to_time = summary.last_time;
-            }
-        }
-        entries.retain(|entry| entry.from <= entry.to);
-        entries
+    /// Verdicts of checks.
+    pub fn verdicts(&self) -> &[Verdict] {
+        &self.annotations.verdicts
     }
 
-    /// True when the volume as of `sequence` is a state that it really had, as far as order goes.
-    pub fn is_ordered_at(&self, sequence: Sequence) -> bool {
-        let mut begun: Option<Sequence> = None;
-        for change in self.segments.iter().flat_map(|entry| &entry.summary.order_changes) {
-            match (change.begin, begun) {
-                (Some(_), None) => begun = Some(change.sequence),
-                (None, Some(begin)) => {
-                    if sequence >= begin && sequence < change.sequence {
-                        return false;
-                    }
-                    begun = None;
-                }
-                _ => {}
-            }
-        }
-        begun.is_none_or(|begin| sequence < begin)
+    /// Objects that no version names any more and that are not deleted yet, and when they were retired.
+    pub fn retired(&self) -> &BTreeMap<String, Timestamp> {
+        &self.annotations.retired
     }
 
-    /// The newest sequence that can be restored; `None` before the first copy is complete.
-    pub fn newest_ordered(&self) -> Option<Sequence> {
-        let last = self.segments.last()?.summary.last_sequence;
-        let mut begun: Option<Sequence> = None;
-        for change in self.segments.iter().flat_map(|entry| &entry.summary.order_changes) {
-            begun = change.begin.map(|_| begun.unwrap_or(change.sequence));
-        }
-        match begun {
-            None => Some(last),
-            Some(begin) => Some(Sequence(begin.0.saturating_sub(1))).filter(|s| s.0 > 0),
-        }
+    pub(super) fn is_verified(&self, point: PointId) -> bool {
+        self.annotations.is_verified(point)
+    }
+
+    pub(super) fn clock(&self) -> &Arc<dyn Clock> {
+        &self.clock
     }
 
     /// Writes the next version and applies it here. Durable when it returns.
@@ -229,36 +210,74 @@ impl Catalog {
     pub fn append(&mut self, source: &SourceIdentity, edits: Vec<CatalogEdit>) -> Result<()> {
         for _ in 0..RACES_MAX {
             self.check_source(source, &edits)?;
-            let mut next = self.clone();
-            edits.iter().try_for_each(|edit| next.apply(edit.clone()))?;
-            let number = self.version + 1;
-            let bytes = if number.is_multiple_of(SNAPSHOT_EVERY) {
-                self.encode(number, source, &next.state())
-            } else {
-                self.encode(number, source, &edits)
-            };
-            match self.store.put(&self.object(number), &bytes)? {
-                PutOutcome::Created => {
-                    next.version = number;
-                    next.hash = *blake3::hash(&bytes).as_bytes();
-                    *self = next;
-                    self.forget_old_versions();
-                    return Ok(());
-                }
-                PutOutcome::AlreadyExists => {
-                    let version = self.read(number)?;
-                    let ours = version.author == source.id
-                        && (version.edits == edits || version.edits == next.state());
-                    self.apply_read(version, number, number.is_multiple_of(SNAPSHOT_EVERY))?;
-                    if ours {
-                        return Ok(());
-                    }
-                }
+            if self.put_next(source.id, &edits)? {
+                return Ok(());
             }
         }
-        Err(Error::new(ErrorKind::Unavailable, "append to catalog", &self.prefix)
+        Err(self.lost_races())
+    }
+
+    /// Writes the next version for somebody who is not the source: folding, pins, verdicts, deletions. Durable when it
+    /// returns. `valid` is asked after the newest version was read and before each try.
+    ///
+    /// `InvalidInput` for edits that only a source makes, `NotFound` for points that do not exist, `Changed` when the
+    /// catalog changed so that the edits no longer fit (nothing was written: plan again), `Full` at a limit. After any
+    /// other failure the edits may have been written.
+    pub(super) fn amend(
+        &mut self,
+        edits: &[CatalogEdit],
+        valid: &dyn Fn() -> Result<()>,
+    ) -> Result<()> {
+        let mut author = [0; 16];
+        self.clock.fill_random(&mut author);
+        self.refresh()?;
+        for _ in 0..RACES_MAX {
+            let mut next = self.clone();
+            for edit in edits {
+                next.check_amendment(edit)?;
+                next.apply(edit.clone())?;
+            }
+            valid()?;
+            if self.put_next(author, edits)? {
+                return Ok(());
+            }
+        }
+        Err(self.lost_races())
+    }
+
+    fn lost_races(&self) -> Error {
+        Error::new(ErrorKind::Unavailable, "append to catalog", &self.prefix)
             .message("other writers were faster each time")
-            .found(format_args!("{RACES_MAX} lost races")))
+            .found(format_args!("{RACES_MAX} lost races"))
+    }
+
+    /// Tries to write the next version; false when another one was there first, which is applied then.
+    fn put_next(&mut self, author: [u8; 16], edits: &[CatalogEdit]) -> Result<bool> {
+        let mut next = self.clone();
+        edits.iter().try_for_each(|edit| next.apply(edit.clone()))?;
+        let number = self.version + 1;
+        let whole = number.is_multiple_of(SNAPSHOT_EVERY);
+        let bytes = if whole {
+            self.encode(number, author, &next.state())
+        } else {
+            self.encode(number, author, edits)
+        };
+        match self.store.put(&self.object(number), &bytes)? {
+            PutOutcome::Created => {
+                next.version = number;
+                next.hash = *blake3::hash(&bytes).as_bytes();
+                *self = next;
+                self.forget_old_versions();
+                Ok(true)
+            }
+            PutOutcome::AlreadyExists => {
+                let version = self.read(number)?;
+                let ours = version.author == author
+                    && (version.edits == edits || version.edits == next.state());
+                self.apply_read(version, number, whole)?;
+                Ok(ours)
+            }
+        }
     }
 
     /// Reads versions that others appended since.
@@ -307,8 +326,119 @@ impl Catalog {
                 }
             }
             CatalogEdit::Replace { with, objects } => self.replace(with, &objects)?,
+            CatalogEdit::Pin(pin) => self.annotations.pin(pin),
+            CatalogEdit::Unpin { point, hold } => self.annotations.unpin(point, hold),
+            CatalogEdit::Verdict(verdict) => self.annotations.judge(verdict),
+            CatalogEdit::Retired { objects, at } => self.annotations.retire(objects, at),
+            CatalogEdit::Deleted(objects) => {
+                for object in &objects {
+                    self.annotations.retired.remove(object);
+                }
+            }
         }
         Ok(())
+    }
+
+    /// What must hold for an edit of [`Catalog::amend`].
+    fn check_amendment(&self, edit: &CatalogEdit) -> Result<()> {
+        let refused = |kind, object: &dyn std::fmt::Display| {
+            Error::new(kind, "amend catalog", format_args!("{}{object}", self.prefix))
+        };
+        let check_point = |point: &PointId| match self.has_point(*point) {
+            true => Ok(()),
+            false => Err(Error::new(ErrorKind::NotFound, "annotate point", point)
+                .message("the catalog has no such recovery point")),
+        };
+        let check_text = |text: &str| match text.len() <= ANNOTATION_BYTES_MAX {
+            true => Ok(()),
+            false => Err(Error::new(ErrorKind::InvalidInput, "annotate point", &self.prefix)
+                .expected(format_args!("a text of at most {ANNOTATION_BYTES_MAX} bytes"))
+                .found(text.len())),
+        };
+        match edit {
+            CatalogEdit::Source(_) | CatalogEdit::Segments(_) => {
+                Err(refused(ErrorKind::InvalidInput, &"")
+                    .message("only a source takes a volume or adds segments"))
+            }
+            CatalogEdit::Replace { with, objects } => self.check_replace(with, objects),
+            CatalogEdit::Pin(pin) => {
+                check_point(&pin.point)?;
+                check_text(&pin.reason)?;
+                if self.annotations.pins.len() >= PINS_MAX {
+                    return Err(refused(ErrorKind::Full, &"")
+                        .expected(format_args!("at most {PINS_MAX} pins")));
+                }
+                Ok(())
+            }
+            CatalogEdit::Unpin { point, hold } => {
+                let has = self.pins().iter().any(|p| p.point == *point && p.is_hold() == *hold);
+                if has {
+                    return Ok(());
+                }
+                Err(Error::new(ErrorKind::NotFound, "unpin point", point)
+                    .expected(if *hold { "a legal hold" } else { "a pin that is no legal hold" })
+                    .found("none"))
+            }
+            CatalogEdit::Verdict(verdict) => {
+                check_point(&verdict.point)?;
+                check_text(&verdict.text)
+            }
+            CatalogEdit::Retired { objects, .. } => {
+                match self.segments.iter().find(|entry| objects.contains(&entry.object)) {
+                    None => Ok(()),
+                    Some(entry) => Err(refused(ErrorKind::Changed, &"")
+                        .message(format_args!("{} belongs to the volume", entry.object))),
+                }
+            }
+            CatalogEdit::Deleted(_) => Ok(()),
+        }
+    }
+
+    /// What replaces segments must stand for exactly those: same place in the chain, same sequences, and every point
+    /// that is protected now.
+    fn check_replace(&self, with: &[SegmentEntry], objects: &[String]) -> Result<()> {
+        let changed = |message: &str| {
+            Error::new(ErrorKind::Changed, "fold segments of", &self.prefix).message(message)
+        };
+        let Some(first) = self.position_of(objects) else {
+            return Err(changed("the segments were folded by another already"));
+        };
+        if let Some(gone) = with.iter().find(|e| self.retired().contains_key(&e.object)) {
+            return Err(changed("the new segment took too long and was given up for a stray")
+                .found(&gone.object));
+        }
+        let old = &self.segments[first..first + objects.len()];
+        let (Some(old_first), Some(old_last)) = (old.first(), old.last()) else {
+            return Err(changed("nothing is to be replaced"));
+        };
+        let (Some(new_first), Some(new_last)) = (with.first(), with.last()) else {
+            return Err(changed("nothing takes the place of the segments"));
+        };
+        let same = new_first.summary.previous == old_first.summary.previous
+            && new_first.summary.first_sequence == old_first.summary.first_sequence
+            && new_last.summary.chain == old_last.summary.chain
+            && new_last.summary.last_sequence == old_last.summary.last_sequence;
+        if !same {
+            return Err(changed("the new segment does not stand for those that it replaces"));
+        }
+        let marks = |entries: &[SegmentEntry]| -> HashSet<PointId> {
+            entries.iter().flat_map(|e| &e.summary.marks).map(|m| m.mark.point).collect()
+        };
+        let (before, after) = (marks(old), marks(with));
+        match self
+            .protected_points(|_| true)
+            .keys()
+            .find(|p| before.contains(p) && !after.contains(p))
+        {
+            None => Ok(()),
+            Some(point) => Err(changed("a protected point would be lost").found(point)),
+        }
+    }
+
+    fn position_of(&self, objects: &[String]) -> Option<usize> {
+        let first = self.segments.iter().position(|e| Some(&e.object) == objects.first())?;
+        let run = self.segments[first..].iter().take(objects.len()).map(|e| &e.object);
+        run.eq(objects).then_some(first)
     }
 
     fn check_chain(&self, entry: &SegmentEntry) -> Result<()> {
@@ -336,15 +466,15 @@ impl Catalog {
     }
 
     fn replace(&mut self, with: Vec<SegmentEntry>, objects: &[String]) -> Result<()> {
-        let first = self.segments.iter().position(|entry| objects.contains(&entry.object));
-        let Some(first) = first.filter(|first| {
-            self.segments[*first..].iter().take(objects.len()).map(|e| &e.object).eq(objects)
-        }) else {
+        let Some(first) = self.position_of(objects) else {
             return Err(Error::new(ErrorKind::InvalidInput, "replace in catalog", &self.prefix)
                 .expected("objects that follow each other in the catalog")
                 .found(objects.join(", ")));
         };
         self.segments.splice(first..first + objects.len(), with);
+        let marks = self.segments.iter().flat_map(|entry| &entry.summary.marks);
+        let points = marks.map(|mark| mark.mark.point).collect();
+        self.annotations.keep_points(&points);
         Ok(())
     }
 
@@ -352,6 +482,13 @@ impl Catalog {
     fn state(&self) -> Vec<CatalogEdit> {
         let mut edits: Vec<_> = self.source.clone().map(CatalogEdit::Source).into_iter().collect();
         edits.push(CatalogEdit::Segments(self.segments.clone()));
+        edits.extend(self.annotations.pins.iter().cloned().map(CatalogEdit::Pin));
+        edits.extend(self.annotations.verdicts.iter().cloned().map(CatalogEdit::Verdict));
+        let mut times: BTreeMap<Timestamp, Vec<String>> = BTreeMap::new();
+        for (object, at) in &self.annotations.retired {
+            times.entry(*at).or_default().push(object.clone());
+        }
+        edits.extend(times.into_iter().map(|(at, objects)| CatalogEdit::Retired { objects, at }));
         edits
     }
 
@@ -399,6 +536,7 @@ impl Catalog {
         if whole {
             self.segments.clear();
             self.source = None;
+            self.annotations = Annotations::default();
         }
         version.edits.into_iter().try_for_each(|edit| self.apply_trusted(edit))?;
         self.version = number;
@@ -431,14 +569,14 @@ impl Catalog {
         }
     }
 
-    fn encode(&self, number: u64, author: &SourceIdentity, edits: &[CatalogEdit]) -> Vec<u8> {
+    fn encode(&self, number: u64, author: [u8; 16], edits: &[CatalogEdit]) -> Vec<u8> {
         let mut body = Encoder::default();
         body.u32(edits.len() as u32);
         edits.iter().for_each(|edit| body.edit(edit));
         let mut body = body.0;
         let mut out = Encoder::default();
         out.bytes(MAGIC).u32(u32::from(self.key.is_some())).bytes(&self.volume.0).u64(number);
-        out.bytes(&self.hash).bytes(&author.id);
+        out.bytes(&self.hash).bytes(&author);
         let mut nonce = [0; 24];
         let mut tag = [0; 16];
         if let Some(key) = &self.key {
@@ -543,8 +681,4 @@ pub fn mend_catalog_version(
 
 fn cipher(key: &VolumeKey) -> XChaCha20Poly1305 {
     XChaCha20Poly1305::new(&key.derive(KEY_CONTEXT, &[]).into())
-}
-
-fn stretch(from: Sequence, time: Timestamp, unordered: Option<Cause>) -> TimelineEntry {
-    TimelineEntry { from, to: from, from_time: time, to_time: time, unordered }
 }

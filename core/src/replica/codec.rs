@@ -1,5 +1,6 @@
 //! How volume records and catalog versions are written as bytes: little-endian, length before content, bounded.
 
+use super::annotations::{Pin, PinUntil, Verdict, VerdictKind};
 use super::catalog::{CatalogEdit, SegmentEntry, SourceIdentity};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::Cause;
@@ -53,11 +54,40 @@ impl Encoder {
             CatalogEdit::Replace { with, objects } => {
                 self.u8(3);
                 self.entries(with);
-                self.u32(objects.len() as u32);
-                for object in objects {
-                    self.text(object);
-                }
+                self.texts(objects);
             }
+            CatalogEdit::Pin(pin) => {
+                let (kind, until) = match pin.until {
+                    PinUntil::Time(until) => (1, until),
+                    PinUntil::Forever => (2, Timestamp(0)),
+                    PinUntil::LegalHold => (3, Timestamp(0)),
+                };
+                self.u8(4).bytes(&pin.point.0).u8(kind).time(until).time(pin.since);
+                self.text(&pin.reason);
+            }
+            CatalogEdit::Unpin { point, hold } => {
+                self.u8(5).bytes(&point.0).u8(u8::from(*hold));
+            }
+            CatalogEdit::Verdict(verdict) => {
+                let kind = VerdictKind::ALL.iter().position(|kind| *kind == verdict.kind);
+                self.u8(6).bytes(&verdict.point.0).u8(kind.map_or(0, |at| at as u8 + 1));
+                self.u8(u8::from(verdict.ok)).time(verdict.time).text(&verdict.text);
+            }
+            CatalogEdit::Retired { objects, at } => {
+                self.u8(7).time(*at);
+                self.texts(objects);
+            }
+            CatalogEdit::Deleted(objects) => {
+                self.u8(8);
+                self.texts(objects);
+            }
+        }
+    }
+
+    fn texts(&mut self, texts: &[String]) {
+        self.u32(texts.len() as u32);
+        for text in texts {
+            self.text(text);
         }
     }
 
@@ -181,14 +211,48 @@ impl<'a> Decoder<'a> {
                 since: self.time()?,
             })),
             2 => Ok(CatalogEdit::Segments(self.entries()?)),
-            3 => {
-                let with = self.entries()?;
-                let count = self.count(4)?;
-                let objects = (0..count).map(|_| self.text()).collect::<Result<_>>()?;
-                Ok(CatalogEdit::Replace { with, objects })
+            3 => Ok(CatalogEdit::Replace { with: self.entries()?, objects: self.texts()? }),
+            4 => Ok(CatalogEdit::Pin(self.pin()?)),
+            5 => Ok(CatalogEdit::Unpin { point: PointId(self.array()?), hold: self.flag()? }),
+            6 => Ok(CatalogEdit::Verdict(self.verdict()?)),
+            7 => {
+                let at = self.time()?;
+                Ok(CatalogEdit::Retired { objects: self.texts()?, at })
             }
+            8 => Ok(CatalogEdit::Deleted(self.texts()?)),
             other => Err(self.bad("a known edit", other)),
         }
+    }
+
+    fn texts(&mut self) -> Result<Vec<String>> {
+        let count = self.count(4)?;
+        (0..count).map(|_| self.text()).collect()
+    }
+
+    fn flag(&mut self) -> Result<bool> {
+        match self.u8()? {
+            0 => Ok(false),
+            1 => Ok(true),
+            other => Err(self.bad("0 or 1", other)),
+        }
+    }
+
+    fn pin(&mut self) -> Result<Pin> {
+        let (point, kind, until) = (PointId(self.array()?), self.u8()?, self.time()?);
+        let until = match kind {
+            1 => PinUntil::Time(until),
+            2 => PinUntil::Forever,
+            3 => PinUntil::LegalHold,
+            other => return Err(self.bad("a known kind of pin", other)),
+        };
+        Ok(Pin { point, until, since: self.time()?, reason: self.text()? })
+    }
+
+    fn verdict(&mut self) -> Result<Verdict> {
+        let (point, code) = (PointId(self.array()?), self.u8()?);
+        let kind = VerdictKind::ALL.get(usize::from(code).wrapping_sub(1));
+        let kind = *kind.ok_or_else(|| self.bad("a known kind of verdict", code))?;
+        Ok(Verdict { point, kind, ok: self.flag()?, time: self.time()?, text: self.text()? })
     }
 
     fn entries(&mut self) -> Result<Vec<SegmentEntry>> {

@@ -3,27 +3,37 @@
 //! A [`Vault`] holds volumes; a [`Replica`] is one of them as of a version of its catalog. It gives points, views,
 //! restores, change sets and verification. Reading never writes to the vault.
 
+mod annotations;
 mod at;
 mod catalog;
 mod changes;
 mod codec;
+mod compact;
+mod history;
 mod overlay;
 mod parallel;
 mod restore;
+mod retention;
+#[cfg(test)]
+mod retention_tests;
 #[cfg(test)]
 mod tests;
 mod vault;
 mod verify;
 mod view;
 
+pub use annotations::{ANNOTATION_BYTES_MAX, PINS_MAX, Pin, PinUntil, Verdict, VerdictKind};
 pub use at::At;
 #[cfg(any(test, feature = "testing"))]
 pub use catalog::mend_catalog_version;
-pub use catalog::{Catalog, CatalogEdit, SegmentEntry, SourceIdentity, TimelineEntry};
+pub use catalog::{Catalog, CatalogEdit, SegmentEntry, SourceIdentity};
 pub use changes::{ChangeRun, ChangeSet};
+pub use compact::{CompactOptions, CompactReport, Compactor};
+pub use history::TimelineEntry;
 pub use overlay::Overlay;
 pub(crate) use restore::is_zero;
 pub use restore::{RestoreReport, RestoreTarget};
+pub use retention::{Fold, FoldReason, KeepReason, KeptState, RetentionPlan, plan};
 #[cfg(any(test, feature = "testing"))]
 pub use vault::mend_volume_record;
 pub use vault::{RecoveryPoint, Replica, Vault, VolumeInfo};

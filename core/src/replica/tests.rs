@@ -181,6 +181,8 @@ proptest! {
                 prop_assert!(a == b || changes.extents().contains(byte));
             }
         }
+        // Without a single record there is no state to restore.
+        prop_assume!(sequence > 0);
         let target = rig.directory.path().join("restored");
         let file = RestoreTarget::File { path: target.clone(), overwrite: false };
         replica.restore(&At::Newest, &file, &|_, _| true).expect("restore");

@@ -8,21 +8,28 @@
 //! volumes/NAME/segments/…            see `journal`
 //! ```
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
+use super::annotations::{Pin, PinUntil, Verdict, VerdictKind};
 use super::at::At;
-use super::catalog::{Catalog, SegmentEntry, TimelineEntry};
+use super::catalog::{Catalog, CatalogEdit, SegmentEntry};
 use super::changes::ChangeSet;
 use super::codec::{Decoder, Encoder};
+use super::compact::{CompactOptions, CompactReport, Compactor};
+use super::history::TimelineEntry;
 use super::restore::{RestoreReport, RestoreTarget};
+use super::retention::RetentionPlan;
 use super::verify::VerifyReport;
 use super::view::{View, ViewOptions};
-use super::{Progress, changes, parallel, restore, verify};
+use super::{Progress, changes, parallel, restore, retention, verify};
 use crate::clock::Clock;
 use crate::error::{Error, ErrorKind, Result};
 use crate::journal::{
-    KeyRing, ObjectSource, PointKind, Segment, SegmentSource, VolumeKey, WrappingKey,
+    KeyRing, MarkEntry, ObjectSource, PointKind, Segment, SegmentKind, SegmentSource, VolumeKey,
+    WrappingKey,
 };
+use crate::policy::RetentionPolicy;
 use crate::store::{PROBE_PREFIX, PutOutcome, Store, check_put_if_absent, get_all};
 use crate::units::{ChainHash, Epoch, KeyId, PointId, Sequence, Timestamp, VolumeId};
 
@@ -74,6 +81,10 @@ pub struct RecoveryPoint {
     pub group: Option<PointId>,
     /// Chain hash of the segment that ends with it: names everything before it.
     pub chain: ChainHash,
+    /// What keeps it through retention; expired pins included until retention takes them off.
+    pub pins: Vec<Pin>,
+    /// What checks of it found.
+    pub verdicts: Vec<Verdict>,
 }
 
 /// A store with volumes in it. Cheap to clone; may be used from any thread.
@@ -263,25 +274,100 @@ impl Replica {
         &self.store
     }
 
+    pub(super) fn clock(&self) -> &Arc<dyn Clock> {
+        self.catalog.clock()
+    }
+
+    pub(super) fn catalog_mut(&mut self) -> &mut Catalog {
+        &mut self.catalog
+    }
+
+    /// Keeps a point through retention, in place of an earlier pin (or legal hold) of it. Durable when it returns.
+    /// `NotFound` when there is no such point, `Full` beyond [`PINS_MAX`](super::PINS_MAX) pins.
+    pub fn pin(&mut self, at: &At, until: PinUntil, reason: &str) -> Result<Pin> {
+        let point = self.find_point(at)?;
+        let since = self.clock().now();
+        let pin = Pin { point, until, reason: reason.to_owned(), since };
+        self.catalog.amend(&[CatalogEdit::Pin(pin.clone())], &|| Ok(()))?;
+        Ok(pin)
+    }
+
+    /// Takes the pin of a point off, or with `hold` its legal hold: neither takes off the other. `NotFound` when there
+    /// is none.
+    pub fn unpin(&mut self, at: &At, hold: bool) -> Result<()> {
+        let point = self.find_point(at)?;
+        self.catalog.amend(&[CatalogEdit::Unpin { point, hold }], &|| Ok(()))
+    }
+
+    /// Stores what a check of a point found. The last point whose checks were all good is never dropped.
+    pub fn record_verdict(
+        &mut self,
+        at: &At,
+        kind: VerdictKind,
+        ok: bool,
+        text: &str,
+    ) -> Result<Verdict> {
+        let point = self.find_point(at)?;
+        let time = self.clock().now();
+        let verdict = Verdict { point, kind, ok, time, text: text.to_owned() };
+        self.catalog.amend(&[CatalogEdit::Verdict(verdict.clone())], &|| Ok(()))?;
+        Ok(verdict)
+    }
+
+    /// What retention would do now; nothing is read but the catalog.
+    pub fn retention_plan(&self, policy: &RetentionPolicy) -> RetentionPlan {
+        retention::plan(&self.catalog, policy, self.clock().now())
+    }
+
+    /// Carries retention out once, see [`Compactor::run`].
+    pub fn compact(
+        &mut self,
+        policy: &RetentionPolicy,
+        options: &CompactOptions,
+        progress: Progress<'_>,
+    ) -> Result<CompactReport> {
+        Compactor::default().run(self, policy, options, progress)
+    }
+
+    /// The recovery point that `at` means; `NotFound` when it is a state, but no point.
+    fn find_point(&mut self, at: &At) -> Result<PointId> {
+        self.refresh()?;
+        let sequence = self.resolve(at)?;
+        let points = self.points();
+        let found = points.iter().rev().find(|point| match at {
+            At::Point(id) => point.id == *id,
+            _ => point.sequence == sequence,
+        });
+        found.map(|point| point.id).ok_or_else(|| {
+            Error::new(ErrorKind::NotFound, "find point", at)
+                .expected("a recovery point")
+                .found(format_args!("sequence {sequence}, which is none"))
+        })
+    }
+
     /// The recovery points, oldest first. Those in unordered intervals are none.
     pub fn points(&self) -> Vec<RecoveryPoint> {
-        let mut points = Vec::new();
-        for entry in self.catalog.segments() {
-            for mark in &entry.summary.marks {
-                points.push(RecoveryPoint {
-                    id: mark.mark.point,
-                    kind: mark.mark.kind,
-                    sequence: mark.sequence,
-                    time: mark.time,
-                    label: mark.mark.label.clone(),
-                    epoch: entry.summary.epoch,
-                    group: mark.mark.group,
-                    chain: entry.summary.chain,
-                });
-            }
+        let mut pins: HashMap<PointId, Vec<Pin>> = HashMap::new();
+        for pin in self.catalog.pins() {
+            pins.entry(pin.point).or_default().push(pin.clone());
         }
-        points.retain(|point| self.catalog.is_ordered_at(point.sequence));
-        points
+        let mut verdicts: HashMap<PointId, Vec<Verdict>> = HashMap::new();
+        for verdict in self.catalog.verdicts() {
+            verdicts.entry(verdict.point).or_default().push(verdict.clone());
+        }
+        let point = |(entry, mark): (&SegmentEntry, &MarkEntry)| RecoveryPoint {
+            id: mark.mark.point,
+            kind: mark.mark.kind,
+            sequence: mark.sequence,
+            time: mark.time,
+            label: mark.mark.label.clone(),
+            epoch: entry.summary.epoch,
+            group: mark.mark.group,
+            chain: entry.summary.chain,
+            pins: pins.remove(&mark.mark.point).unwrap_or_default(),
+            verdicts: verdicts.remove(&mark.mark.point).unwrap_or_default(),
+        };
+        self.catalog.point_marks().map(point).collect()
     }
 
     /// The history in stretches, ordered or not.
@@ -289,7 +375,8 @@ impl Replica {
         self.catalog.timeline()
     }
 
-    /// The sequence that `at` means. `NotFound` lists the newest points, `NotOrdered` the cause of the gap.
+    /// The sequence that `at` means. `NotFound` lists the newest points or names the fold that the state is gone in,
+    /// `NotOrdered` the cause of the gap.
     pub fn resolve(&self, at: &At) -> Result<Sequence> {
         let points = self.points();
         let found = match at {
@@ -332,6 +419,7 @@ impl Replica {
             )));
         };
         self.check_ordered(sequence)?;
+        self.check_kept(sequence)?;
         Ok(sequence)
     }
 
@@ -390,8 +478,7 @@ impl Replica {
         let start = entries[..end]
             .iter()
             .rposition(|entry| {
-                entry.summary.kind == crate::journal::SegmentKind::Image
-                    && entry.summary.last_sequence <= sequence
+                entry.summary.kind == SegmentKind::Image && entry.summary.last_sequence <= sequence
             })
             .unwrap_or(0);
         let remote = self.store.local_path(MARKER).is_none();
@@ -409,13 +496,7 @@ impl Replica {
     pub(super) fn open_entry(&self, entry: &SegmentEntry) -> Result<Segment> {
         let (object, length) = (&entry.object, entry.summary.stored_bytes);
         let segment = self.opened(ObjectSource::open_sized(&self.store, object, length)?)?;
-        if segment.summary().chain != entry.summary.chain
-            || segment.summary().salt != entry.summary.salt
-        {
-            return Err(Error::new(ErrorKind::Corrupt, "open segment", object)
-                .expected(format_args!("the one with chain hash {}", entry.summary.chain))
-                .found(segment.summary().chain));
-        }
+        entry.check(&segment)?;
         Ok(segment)
     }
 
@@ -439,7 +520,17 @@ impl Replica {
         Err(error)
     }
 
-    /// Last sequence whose record is not later than `time`, in write order: a clock that jumped back does not matter.
+    /// A folded segment is a state as a whole: nothing before its end is left.
+    fn check_kept(&self, sequence: Sequence) -> Result<()> {
+        let Some((first, last)) = self.catalog.folded_around(sequence) else { return Ok(()) };
+        Err(Error::new(ErrorKind::NotFound, "use", format_args!("sequence {sequence}"))
+            .message(format_args!("retention folded sequences {first} to {last} into one state"))
+            .expected(format_args!("sequence {last}, or one outside of the fold"))
+            .found(sequence))
+    }
+
+    /// Last sequence that is left and whose record is not later than `time`, in write order: a clock that jumped back
+    /// does not matter.
     fn sequence_at(&self, time: Timestamp) -> Result<Option<Sequence>> {
         let entries = self.catalog.segments();
         let Some(at) = entries.iter().rposition(|entry| entry.summary.first_time <= time) else {
@@ -447,6 +538,10 @@ impl Replica {
         };
         if entries[at].summary.last_time <= time {
             return Ok(Some(entries[at].summary.last_sequence));
+        }
+        if entries[at].summary.kind != SegmentKind::Log {
+            // Only the end of the fold is left, and it is later: the state before the fold is the answer.
+            return Ok(at.checked_sub(1).map(|before| entries[before].summary.last_sequence));
         }
         let segment = self.open_segment(&entries[at].object)?;
         let mut found = None;

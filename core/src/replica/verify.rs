@@ -1,6 +1,8 @@
 //! Verification: everything that a catalog names is read and checked. Findings are collected, so that one bad object
 //! does not hide another.
 
+use std::collections::HashSet;
+
 use super::Progress;
 use super::vault::Replica;
 use crate::error::{Error, ErrorKind, Result};
@@ -26,7 +28,8 @@ pub struct VerifyReport {
     pub points: u64,
     /// What is wrong; empty when the replica is sound.
     pub findings: Vec<Finding>,
-    /// Objects that the catalog does not name: left by a put whose catalog entry never came. They do no harm.
+    /// Objects that the catalog does not name, not even as waiting for their deletion: left by a put whose catalog entry
+    /// never came. They do no harm, and retention removes them in time.
     pub strays: Vec<String>,
 }
 
@@ -81,8 +84,10 @@ pub(super) fn run(replica: &Replica, progress: Progress<'_>) -> Result<VerifyRep
                 .message("it was cancelled"));
         }
     }
+    let named: HashSet<_> = entries.iter().map(|entry| &entry.object).collect();
+    let retired = replica.catalog().retired();
     for info in replica.store().list(&format!("volumes/{}/segments/", replica.info().name))? {
-        if !entries.iter().any(|entry| entry.object == info.name) {
+        if !named.contains(&info.name) && !retired.contains_key(&info.name) {
             report.strays.push(info.name);
         }
     }

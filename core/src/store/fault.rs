@@ -23,6 +23,8 @@ pub struct FaultStore {
     down: AtomicBool,
     puts: AtomicU64,
     fault: Mutex<Option<(StoreFault, u64)>>,
+    calls: AtomicU64,
+    calls_max: AtomicU64,
 }
 
 impl FaultStore {
@@ -33,6 +35,8 @@ impl FaultStore {
             down: AtomicBool::new(false),
             puts: AtomicU64::new(0),
             fault: Mutex::new(None),
+            calls: AtomicU64::new(0),
+            calls_max: AtomicU64::new(u64::MAX),
         }
     }
 
@@ -46,13 +50,26 @@ impl FaultStore {
         *self.fault.lock().unwrap_or_else(PoisonError::into_inner) = Some((fault, count));
     }
 
+    /// From now on `count` calls of any verb are passed on, and every later one fails with `Unavailable`: what a crash
+    /// between two calls leaves. `u64::MAX` takes the limit off.
+    pub fn fail_after(&self, count: u64) {
+        self.calls.store(0, Ordering::SeqCst);
+        self.calls_max.store(count, Ordering::SeqCst);
+    }
+
+    /// Calls since the last [`FaultStore::fail_after`], those that it failed included.
+    pub fn calls(&self) -> u64 {
+        self.calls.load(Ordering::SeqCst)
+    }
+
     /// Puts passed on so far.
     pub fn puts(&self) -> u64 {
         self.puts.load(Ordering::SeqCst)
     }
 
     fn check(&self, operation: &'static str, name: &str) -> Result<()> {
-        if self.down.load(Ordering::SeqCst) {
+        let number = self.calls.fetch_add(1, Ordering::SeqCst);
+        if self.down.load(Ordering::SeqCst) || number >= self.calls_max.load(Ordering::SeqCst) {
             return Err(
                 Error::new(ErrorKind::Unavailable, operation, name).message("the store is down")
             );

@@ -1,0 +1,268 @@
+//! How long states of a volume are kept, as a value and as the text of policy files.
+//!
+//! ```text
+//! 2h all; 24h hourly; 30d daily; bytes 100G; grace 1h
+//! ```
+//! Steps are an age and an interval: up to the age, one state of each interval is kept (`all`: every sequence). Ages
+//! grow from step to step; the last one is the whole window. `bytes` bounds what the vault holds of the volume, `grace`
+//! is how long replaced objects stay for readers that hold an older catalog. Units: `s m h d w` and `K M G T` (powers of
+//! 1024).
+
+use std::fmt;
+use std::str::FromStr;
+use std::time::Duration;
+
+use crate::error::{Error, ErrorKind, Result};
+
+/// Most thinning steps of a policy.
+const STEPS_MAX: usize = 16;
+/// Longest age, interval or grace: ten years.
+const DURATION_MAX: Duration = Duration::from_secs(10 * 366 * 86_400);
+/// Shortest grace: less would take objects from under readers that have just opened the catalog.
+const GRACE_MIN: Duration = Duration::from_secs(1);
+const HOUR: Duration = Duration::from_secs(3600);
+const DAY: Duration = Duration::from_secs(86_400);
+const WEEK: Duration = Duration::from_secs(7 * 86_400);
+const INTERVALS: [(&str, Duration); 3] = [("hourly", HOUR), ("daily", DAY), ("weekly", WEEK)];
+const TIME_UNITS: [(char, u64); 5] =
+    [('w', 7 * 86_400), ('d', 86_400), ('h', 3600), ('m', 60), ('s', 1)];
+const SIZE_UNITS: [(char, u64); 4] =
+    [('T', 1 << 40), ('G', 1 << 30), ('M', 1 << 20), ('K', 1 << 10)];
+
+/// Up to an age, one state of each interval is kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Thinning {
+    /// Age up to which the step holds.
+    pub age: Duration,
+    /// One state is kept of each interval of this length, counted from 1970: its first point, or where it has none, its
+    /// first state that can be restored.
+    pub interval: Duration,
+}
+
+/// How long states of a volume are kept. Never dropped, whatever the policy: pinned points and those under legal hold,
+/// the last verified and the last application-consistent point, and the newest state.
+///
+/// Text of the default: `2h all; 24h hourly; 30d daily; grace 1h`. Parsed with [`FromStr`], written with `Display`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RetentionPolicy {
+    /// Every point and every sequence is kept up to this age. Default 2 h.
+    pub full: Duration,
+    /// Coarser steps for older states, by age. Beyond the last one a state is kept only as the base of the others.
+    /// Default: hourly up to 24 h, daily up to 30 days.
+    pub thinning: Vec<Thinning>,
+    /// Bytes that the vault may hold of the volume; at the limit the oldest states are given up before their time, those
+    /// that are never dropped excepted. Default: no limit.
+    pub bytes_max: Option<u64>,
+    /// How long an object stays after it was replaced, so that restores and views which hold an older catalog finish: set
+    /// it above the longest restore. Default 1 h.
+    pub grace: Duration,
+}
+
+impl Default for RetentionPolicy {
+    fn default() -> Self {
+        Self {
+            full: 2 * HOUR,
+            thinning: vec![
+                Thinning { age: DAY, interval: HOUR },
+                Thinning { age: 30 * DAY, interval: DAY },
+            ],
+            bytes_max: None,
+            grace: HOUR,
+        }
+    }
+}
+
+impl RetentionPolicy {
+    /// Age beyond which states are kept only as the base of younger ones.
+    pub fn window(&self) -> Duration {
+        self.thinning.last().map_or(self.full, |step| step.age)
+    }
+
+    /// `InvalidInput` names what is out of order or range.
+    pub fn validate(&self) -> Result<()> {
+        let bad = |expected: String, found: String| {
+            Err(Error::new(ErrorKind::InvalidInput, "use policy", "retention")
+                .expected(expected)
+                .found(found))
+        };
+        if self.thinning.len() > STEPS_MAX {
+            return bad(format!("at most {STEPS_MAX} steps"), self.thinning.len().to_string());
+        }
+        let mut age = self.full;
+        let mut interval = Duration::ZERO;
+        for step in &self.thinning {
+            if step.age <= age || step.interval <= interval {
+                return bad(
+                    format!("steps whose ages and intervals grow, after {}", time_text(age)),
+                    format!("{} every {}", time_text(step.age), time_text(step.interval)),
+                );
+            }
+            (age, interval) = (step.age, step.interval);
+        }
+        if self.window() > DURATION_MAX || interval > DURATION_MAX || self.grace > DURATION_MAX {
+            return bad("times of at most ten years".into(), time_text(self.window()));
+        }
+        if self.grace < GRACE_MIN {
+            return bad(
+                format!("a grace of at least {}", time_text(GRACE_MIN)),
+                time_text(self.grace),
+            );
+        }
+        if self.bytes_max == Some(0) {
+            return bad("at least 1 byte".into(), "0".into());
+        }
+        Ok(())
+    }
+}
+
+impl FromStr for RetentionPolicy {
+    type Err = Error;
+
+    /// `InvalidInput` names the item that is not understood.
+    fn from_str(text: &str) -> Result<Self> {
+        let mut policy =
+            Self { full: Duration::ZERO, thinning: Vec::new(), bytes_max: None, grace: HOUR };
+        let mut steps = 0;
+        for item in text.split(';').map(str::trim).filter(|item| !item.is_empty()) {
+            let bad = |expected: &str| {
+                Error::new(ErrorKind::InvalidInput, "parse retention", item)
+                    .expected(expected)
+                    .found(item)
+            };
+            let words: Vec<_> = item.split_whitespace().collect();
+            let time = |text| parse_time(text).ok_or_else(|| bad("a time such as 2h or 30d"));
+            match words.as_slice() {
+                ["bytes", size] => {
+                    let size = parse_size(size).ok_or_else(|| bad("a size such as 100G"))?;
+                    policy.bytes_max = Some(size);
+                }
+                ["grace", grace] => policy.grace = time(grace)?,
+                [age, "all"] if steps == 0 => {
+                    policy.full = time(age)?;
+                    steps += 1;
+                }
+                [age, "every", interval] => {
+                    policy.thinning.push(Thinning { age: time(age)?, interval: time(interval)? });
+                    steps += 1;
+                }
+                [age, name] if INTERVALS.iter().any(|(known, _)| known == name) => {
+                    let named = INTERVALS.iter().find(|(known, _)| known == name);
+                    let interval = named.map_or(HOUR, |(_, interval)| *interval);
+                    policy.thinning.push(Thinning { age: time(age)?, interval });
+                    steps += 1;
+                }
+                _ => {
+                    return Err(bad(
+                        "AGE all (first), AGE hourly, daily or weekly, AGE every TIME, bytes SIZE or grace TIME",
+                    ));
+                }
+            }
+        }
+        if steps == 0 {
+            return Err(Error::new(ErrorKind::InvalidInput, "parse retention", text)
+                .expected("at least one step, such as 2h all")
+                .found(text));
+        }
+        policy.validate()?;
+        Ok(policy)
+    }
+}
+
+impl fmt::Display for RetentionPolicy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} all", time_text(self.full))?;
+        for step in &self.thinning {
+            let age = time_text(step.age);
+            match INTERVALS.iter().find(|(_, interval)| *interval == step.interval) {
+                Some((name, _)) => write!(f, "; {age} {name}")?,
+                None => write!(f, "; {age} every {}", time_text(step.interval))?,
+            }
+        }
+        if let Some(bytes) = self.bytes_max {
+            let unit = SIZE_UNITS.iter().find(|(_, size)| bytes.is_multiple_of(*size));
+            match unit {
+                Some((name, size)) => write!(f, "; bytes {}{name}", bytes / size)?,
+                None => write!(f, "; bytes {bytes}")?,
+            }
+        }
+        write!(f, "; grace {}", time_text(self.grace))
+    }
+}
+
+/// Whole units; a policy is told in seconds at the finest.
+fn time_text(time: Duration) -> String {
+    let seconds = time.as_secs();
+    let unit = TIME_UNITS.iter().skip(1).find(|(_, unit)| seconds.is_multiple_of(*unit));
+    let (name, unit) = unit.filter(|_| seconds > 0).unwrap_or(&('s', 1));
+    format!("{}{name}", seconds / unit)
+}
+
+fn parse_time(text: &str) -> Option<Duration> {
+    let unit = text.chars().last()?;
+    let (_, seconds) = TIME_UNITS.iter().find(|(name, _)| *name == unit)?;
+    let count: u64 = parse_digits(&text[..text.len() - 1])?;
+    let time = Duration::from_secs(count.checked_mul(*seconds)?);
+    (time <= DURATION_MAX).then_some(time)
+}
+
+fn parse_size(text: &str) -> Option<u64> {
+    let unit = text.chars().last()?;
+    match SIZE_UNITS.iter().find(|(name, _)| *name == unit) {
+        Some((_, size)) => parse_digits(&text[..text.len() - 1])?.checked_mul(*size),
+        None => parse_digits(text),
+    }
+}
+
+fn parse_digits(text: &str) -> Option<u64> {
+    text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok())?
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn text_and_value_say_the_same() {
+        let default = RetentionPolicy::default();
+        assert_eq!(
+            default.to_string(),
+            "2h all; 24h hourly; 30d daily; grace 1h".replace("24h", "1d")
+        );
+        for text in [
+            "2h all; 24h hourly; 30d daily",
+            "10m all",
+            "0s all; 1h every 15m; 8w weekly; bytes 100G; grace 90s",
+            "90m all;bytes 12345 ; 7d daily;",
+        ] {
+            let policy: RetentionPolicy = text.parse().expect(text);
+            assert_eq!(policy.to_string().parse::<RetentionPolicy>().expect("again"), policy);
+        }
+        let parsed: RetentionPolicy = "2h all; 24h hourly; 30d daily".parse().expect("parse");
+        assert_eq!(parsed, default);
+        let parsed: RetentionPolicy = "1h all; bytes 100G; grace 2h".parse().expect("parse");
+        assert_eq!(parsed.bytes_max, Some(100 << 30));
+        assert_eq!(parsed.grace, 2 * HOUR);
+    }
+
+    #[test]
+    fn what_is_not_understood_is_named() {
+        for (text, named) in [
+            ("", "at least one step"),
+            ("bytes 5G", "at least one step"),
+            ("2h all; 24h minutely", "24h minutely"),
+            ("2h all; 3x hourly", "3x hourly"),
+            ("2h all; 1h hourly", "ages and intervals grow"),
+            ("2h all; 24h daily; 30d hourly", "ages and intervals grow"),
+            ("24h hourly; 2h all", "2h all"),
+            ("2h all; bytes many", "bytes many"),
+            ("2h all; bytes 99999999999999999999G", "a size such as"),
+            ("999999999999w all", "a time such as"),
+            ("2h all; grace 0s", "grace of at least"),
+            ("2h all; 5ä hourly", "5ä hourly"),
+        ] {
+            let error = text.parse::<RetentionPolicy>().expect_err(text);
+            assert_eq!(error.kind(), ErrorKind::InvalidInput);
+            assert!(error.to_string().contains(named), "{text}: {error}");
+        }
+    }
+}

@@ -1,0 +1,148 @@
+//! What a catalog knows beside the chain of segments: pins, verdicts, and objects that wait for their deletion.
+//!
+//! None of it changes what a point is. A pin keeps its point through retention until its time; a legal hold keeps it
+//! until it is lifted by name, whatever else says. A verdict is what a check of the point found. A retired object is one
+//! that no version of the catalog from now on may name: its deletion is due some time after it was retired, so that
+//! readers which hold an older version finish in peace.
+
+use std::collections::{BTreeMap, HashSet};
+
+use crate::units::{PointId, Timestamp};
+
+/// Longest reason of a pin or text of a verdict, in bytes of UTF-8.
+pub const ANNOTATION_BYTES_MAX: usize = 512;
+/// Most pins of a volume; further ones are refused with `Full`.
+pub const PINS_MAX: usize = 4096;
+/// Most verdicts kept for one point: the newest of each kind.
+const VERDICTS_OF_POINT_MAX: usize = VerdictKind::ALL.len();
+
+/// How long a pin holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PinUntil {
+    /// Until this time; then retention decides again.
+    Time(Timestamp),
+    /// Until it is taken off.
+    Forever,
+    /// Legal hold: until it is lifted as such. Beside it the point may have an ordinary pin.
+    LegalHold,
+}
+
+/// Keeps a recovery point through retention. A point has at most one pin and one legal hold.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pin {
+    /// The point.
+    pub point: PointId,
+    /// How long.
+    pub until: PinUntil,
+    /// Why, for people; at most [`ANNOTATION_BYTES_MAX`] bytes.
+    pub reason: String,
+    /// When it was put.
+    pub since: Timestamp,
+}
+
+impl Pin {
+    /// It is a legal hold.
+    pub fn is_hold(&self) -> bool {
+        self.until == PinUntil::LegalHold
+    }
+
+    /// Its time is over.
+    pub fn has_expired(&self, now: Timestamp) -> bool {
+        matches!(self.until, PinUntil::Time(until) if until <= now)
+    }
+}
+
+/// What was checked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum VerdictKind {
+    /// Checksums, seals and chain of what the point is made of.
+    Integrity,
+    /// Comparison with the source.
+    Comparison,
+    /// A file system was checked or mounted.
+    FileSystem,
+    /// A database or other application was opened on it.
+    Application,
+    /// A command of the user's.
+    Command,
+}
+
+impl VerdictKind {
+    /// Every kind, in the order of its code in the catalog (code 1 is the first).
+    pub const ALL: [Self; 5] =
+        [Self::Integrity, Self::Comparison, Self::FileSystem, Self::Application, Self::Command];
+
+    /// Stable lower-case name.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Integrity => "integrity",
+            Self::Comparison => "comparison",
+            Self::FileSystem => "file-system",
+            Self::Application => "application",
+            Self::Command => "command",
+        }
+    }
+}
+
+/// What a check of a recovery point found. Of each kind a point keeps the newest.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Verdict {
+    /// The point.
+    pub point: PointId,
+    /// What was checked.
+    pub kind: VerdictKind,
+    /// Nothing was wrong.
+    pub ok: bool,
+    /// When.
+    pub time: Timestamp,
+    /// For people; at most [`ANNOTATION_BYTES_MAX`] bytes.
+    pub text: String,
+}
+
+/// The annotations of one catalog version.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Annotations {
+    pub(super) pins: Vec<Pin>,
+    pub(super) verdicts: Vec<Verdict>,
+    /// Objects to be deleted, and when they were retired.
+    pub(super) retired: BTreeMap<String, Timestamp>,
+}
+
+impl Annotations {
+    pub(super) fn pin(&mut self, pin: Pin) {
+        self.unpin(pin.point, pin.is_hold());
+        self.pins.push(pin);
+    }
+
+    pub(super) fn unpin(&mut self, point: PointId, hold: bool) {
+        self.pins.retain(|pin| pin.point != point || pin.is_hold() != hold);
+    }
+
+    pub(super) fn judge(&mut self, verdict: Verdict) {
+        self.verdicts.retain(|old| old.point != verdict.point || old.kind != verdict.kind);
+        debug_assert!(self.of(verdict.point).count() < VERDICTS_OF_POINT_MAX);
+        self.verdicts.push(verdict);
+    }
+
+    fn of(&self, point: PointId) -> impl Iterator<Item = &Verdict> {
+        self.verdicts.iter().filter(move |verdict| verdict.point == point)
+    }
+
+    /// Some check of the point found it good, and none found it bad.
+    pub(super) fn is_verified(&self, point: PointId) -> bool {
+        self.of(point).next().is_some() && self.of(point).all(|verdict| verdict.ok)
+    }
+
+    pub(super) fn retire(&mut self, objects: Vec<String>, at: Timestamp) {
+        for object in objects {
+            // The first time counts: retiring twice does not put the deletion off.
+            self.retired.entry(object).or_insert(at);
+        }
+    }
+
+    /// Forgets what was said of points that are gone.
+    pub(super) fn keep_points(&mut self, points: &HashSet<PointId>) {
+        self.pins.retain(|pin| points.contains(&pin.point));
+        self.verdicts.retain(|verdict| points.contains(&verdict.point));
+    }
+}

@@ -1,0 +1,492 @@
+//! Compaction: carries a retention plan out while sources append and readers read.
+//!
+//! A fold merges segments in a scratch directory, checks the result, puts it, and appends one version to the catalog that
+//! names it in place of its inputs and retires those. Retired objects are deleted when their grace is over, so that
+//! readers which hold an older version finish; then the catalog forgets them. Killed anywhere, the next run goes on: an
+//! object that no catalog names is a stray and is retired in its turn.
+//!
+//! Any number may run at once: the catalog's compare-and-swap decides, and the loser removes the object that it put. A
+//! stray is retired when it is older than the grace and a log can never belong to the volume any more, the catalog having
+//! passed its sequences. Retiring and naming exclude each other through the catalog, and the maker of a fold sees that it
+//! is still there after it has read the newest version: so nothing that the catalog names is ever deleted.
+
+use std::collections::{HashMap, HashSet};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::Progress;
+use super::catalog::{CatalogEdit, SegmentEntry};
+use super::retention::{Fold, FoldReason, RetentionPlan, plan, stored_bytes};
+use super::vault::Replica;
+use super::verify::Finding;
+use crate::clock::Clock;
+use crate::error::{Error, ErrorKind, Result};
+use crate::journal::{
+    FileSink, Segment, SegmentKind, SegmentSummary, merge, merged_data_bytes, open_mapped,
+};
+use crate::policy::{Compression, RetentionPolicy};
+use crate::store::{PutOutcome, Store};
+use crate::units::{Sequence, Timestamp};
+
+/// A fold for its bytes is made when it drops at least this share of them, so that what folding writes stays below what
+/// was shipped.
+const SAVES_PERCENT_MIN: u64 = 60;
+/// Logs are first merged in pieces of this much data, so that each of their frames is decoded a few times at most.
+const SORT_BYTES: u64 = 256 << 20;
+/// Bytes of one read when an object is fetched.
+const FETCH_BYTES: u64 = 32 << 20;
+/// Folds remembered as not worth their bytes.
+const JUDGED_MAX: usize = 1 << 16;
+
+/// How to compact.
+#[derive(Clone, Debug, Default)]
+pub struct CompactOptions {
+    /// Change nothing; say what would be done. Default false.
+    pub dry_run: bool,
+    /// Fold whatever the policy does not keep, also where that saves few bytes, so that only what it keeps is left. Default
+    /// false: a state that is not kept goes when folding it pays.
+    pub fold_all: bool,
+    /// Directory for files that are removed at the end, with room for the largest fold twice. Default: the system's
+    /// directory for temporary files.
+    pub scratch: Option<PathBuf>,
+    /// Compression of folded segments. Default zstd level 3.
+    pub compression: Option<Compression>,
+}
+
+/// What compaction did, or would do.
+#[derive(Debug, Default)]
+pub struct CompactReport {
+    /// States beyond the full window that stay.
+    pub states_kept: u64,
+    /// Segments in the catalog before.
+    pub segments_before: u64,
+    /// Segments in the catalog after.
+    pub segments_after: u64,
+    /// Folds made; in a dry run those that would be.
+    pub folds: u64,
+    /// Points that the folds dropped.
+    pub points_dropped: u64,
+    /// Bytes of the segments folded.
+    pub bytes_read: u64,
+    /// Bytes of the segments that took their place; an estimate in a dry run.
+    pub bytes_written: u64,
+    /// Objects deleted, their grace being over; in a dry run those that would be.
+    pub objects_deleted: u64,
+    /// Objects that no catalog names and that were retired.
+    pub strays_retired: u64,
+    /// Objects that wait for the end of their grace.
+    pub objects_waiting: u64,
+    /// Bytes above the limit of the policy, before.
+    pub over_budget_bytes: u64,
+    /// Another compaction or pin came first; what is left is planned anew by the next run.
+    pub lost_race: bool,
+    /// Segments that could not be folded.
+    pub findings: Vec<Finding>,
+}
+
+/// Compacts a volume again and again, and remembers what was not worth it.
+#[derive(Debug, Default)]
+pub struct Compactor {
+    /// First and last object of folds that would not save enough.
+    judged: HashMap<String, String>,
+}
+
+impl Compactor {
+    /// Plans and carries out retention once. `progress` counts bytes of segments to fold; false from it ends the run
+    /// between two folds, and what was done stays done.
+    ///
+    /// `Unavailable` and `Full` when a store or the scratch directory fails: run it again later. Segments that are not as
+    /// they were written are left as they are and named in the report.
+    pub fn run(
+        &mut self,
+        replica: &mut Replica,
+        policy: &RetentionPolicy,
+        options: &CompactOptions,
+        progress: Progress<'_>,
+    ) -> Result<CompactReport> {
+        policy.validate()?;
+        if self.judged.len() > JUDGED_MAX {
+            self.judged.clear();
+        }
+        replica.refresh()?;
+        let plan = plan(replica.catalog(), policy, replica.clock().now());
+        let mut run = Run {
+            replica,
+            policy,
+            options,
+            report: CompactReport {
+                states_kept: plan.kept.len() as u64,
+                over_budget_bytes: plan.over_budget_bytes,
+                ..CompactReport::default()
+            },
+            judged: &mut self.judged,
+        };
+        run.report.segments_before = run.replica.catalog().segments().len() as u64;
+        run.all(&plan, progress)?;
+        run.report.segments_after = run.replica.catalog().segments().len() as u64;
+        run.report.objects_waiting = run.replica.catalog().retired().len() as u64;
+        Ok(run.report)
+    }
+}
+
+struct Run<'a> {
+    replica: &'a mut Replica,
+    policy: &'a RetentionPolicy,
+    options: &'a CompactOptions,
+    report: CompactReport,
+    judged: &'a mut HashMap<String, String>,
+}
+
+impl Run<'_> {
+    fn all(&mut self, plan: &RetentionPlan, progress: Progress<'_>) -> Result<()> {
+        self.unpin(plan)?;
+        self.folds(plan, progress)?;
+        self.delete_due(plan)?;
+        self.retire_strays()
+    }
+
+    /// Takes off pins whose time is over, so that folds may drop their points.
+    fn unpin(&mut self, plan: &RetentionPlan) -> Result<()> {
+        if plan.pins_expired.is_empty() || self.options.dry_run {
+            return Ok(());
+        }
+        let unpin = |point: &_| CatalogEdit::Unpin { point: *point, hold: false };
+        let edits: Vec<_> = plan.pins_expired.iter().map(unpin).collect();
+        match self.replica.catalog_mut().amend(&edits, &|| Ok(())) {
+            // Somebody took one off already: the next run sees what is left.
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+            other => other,
+        }
+    }
+
+    fn folds(&mut self, plan: &RetentionPlan, progress: Progress<'_>) -> Result<()> {
+        let entries = self.replica.catalog().segments().to_vec();
+        let size = |fold: &Fold| stored_bytes(&entries[fold.segments.clone()]);
+        let total = plan.folds.iter().fold(0_u64, |sum, fold| sum.saturating_add(size(fold)));
+        let mut done = 0_u64;
+        for fold in &plan.folds {
+            if !progress(done, total) {
+                break;
+            }
+            let inputs = &entries[fold.segments.clone()];
+            match self.fold(fold, inputs) {
+                Ok(()) => {}
+                Err(error) if error.kind() == ErrorKind::Changed => {
+                    self.report.lost_race = true;
+                    break;
+                }
+                Err(error) if matches!(error.kind(), ErrorKind::Unavailable | ErrorKind::Full) => {
+                    return Err(error);
+                }
+                Err(error) => {
+                    let object = inputs.first().map(|e| e.object.clone()).unwrap_or_default();
+                    self.report.findings.push(Finding { object, error });
+                }
+            }
+            done = done.saturating_add(size(fold));
+        }
+        progress(done, total);
+        Ok(())
+    }
+
+    fn fold(&mut self, fold: &Fold, entries: &[SegmentEntry]) -> Result<()> {
+        let bytes_in = stored_bytes(entries);
+        let estimate = match fold.reason {
+            FoldReason::Saves if !self.options.fold_all => {
+                match self.saving_estimate(fold, entries, bytes_in)? {
+                    Some(estimate) => estimate,
+                    None => return Ok(()),
+                }
+            }
+            _ => bytes_in,
+        };
+        if self.options.dry_run {
+            self.count(fold, bytes_in, estimate);
+            return Ok(());
+        }
+        let scratch = Scratch::create(self.options, &**self.replica.clock())?;
+        let (path, summary) = self.merge(fold, entries, &scratch)?;
+        let bytes_out = summary.stored_bytes;
+        self.publish(entries, &path, summary)?;
+        self.count(fold, bytes_in, bytes_out);
+        Ok(())
+    }
+
+    fn count(&mut self, fold: &Fold, bytes_in: u64, bytes_out: u64) {
+        self.report.folds += 1;
+        self.report.points_dropped += fold.points_dropped.len() as u64;
+        self.report.bytes_read = self.report.bytes_read.saturating_add(bytes_in);
+        self.report.bytes_written = self.report.bytes_written.saturating_add(bytes_out);
+    }
+
+    /// About the bytes that the fold would write, where it saves enough.
+    fn saving_estimate(
+        &mut self,
+        fold: &Fold,
+        entries: &[SegmentEntry],
+        bytes_in: u64,
+    ) -> Result<Option<u64>> {
+        let (Some(first), Some(last)) = (entries.first(), entries.last()) else { return Ok(None) };
+        if self.judged.get(&first.object) == Some(&last.object) {
+            return Ok(None);
+        }
+        let segments = entries
+            .iter()
+            .map(|entry| self.replica.open_entry(entry))
+            .collect::<Result<Vec<_>>>()?;
+        let kept = merged_data_bytes(&segments.iter().collect::<Vec<_>>(), fold.kind)?;
+        let data: u64 = segments.iter().map(|segment| segment.summary().data_bytes).sum();
+        let share = u128::from(kept) * u128::from(bytes_in) / u128::from(data.max(1));
+        let estimate = u64::try_from(share).unwrap_or(u64::MAX);
+        if u128::from(estimate) * 100 <= u128::from(bytes_in) * u128::from(100 - SAVES_PERCENT_MIN)
+        {
+            return Ok(Some(estimate));
+        }
+        self.judged.insert(first.object.clone(), last.object.clone());
+        Ok(None)
+    }
+
+    /// Makes the new segment as a local file and checks it.
+    fn merge(
+        &self,
+        fold: &Fold,
+        entries: &[SegmentEntry],
+        scratch: &Scratch,
+    ) -> Result<(PathBuf, SegmentSummary)> {
+        let kind = match fold.kind {
+            // Of a volume that is tracked without data no state reads as anything.
+            SegmentKind::Image if self.replica.info().extents_only => SegmentKind::Merged,
+            kind => kind,
+        };
+        let segments =
+            entries.iter().map(|entry| self.fetch(entry, scratch)).collect::<Result<Vec<_>>>()?;
+        let segments = self.sorted(segments, scratch)?;
+        let compression = self.options.compression.unwrap_or(Compression::Zstd(3));
+        let (path, summary) = self.merge_into(&segments, kind, compression, scratch)?;
+        // The originals will be deleted on the strength of this file.
+        Segment::open(open_mapped(&path)?, self.replica.keys())?.verify()?;
+        Ok((path, summary))
+    }
+
+    fn merge_into(
+        &self,
+        segments: &[Segment],
+        kind: SegmentKind,
+        compression: Compression,
+        scratch: &Scratch,
+    ) -> Result<(PathBuf, SegmentSummary)> {
+        let path = scratch.file();
+        let sink = FileSink::create(&path)?;
+        let segments: Vec<_> = segments.iter().collect();
+        let (key, clock) = (self.replica.keys().newest(), &**self.replica.clock());
+        let (_, summary, _) = merge(&segments, kind, sink, compression, key, clock)?;
+        Ok((path, summary))
+    }
+
+    /// Merges logs in pieces, where they hold much. A merge reads a log's frame again for each window of the volume that
+    /// it has data in, but that of a merged segment once.
+    fn sorted(&self, segments: Vec<Segment>, scratch: &Scratch) -> Result<Vec<Segment>> {
+        let data: u64 = segments.iter().map(|segment| segment.summary().data_bytes).sum();
+        if data <= SORT_BYTES {
+            return Ok(segments);
+        }
+        let mut sorted = Vec::new();
+        let mut piece: Vec<Segment> = Vec::new();
+        let (mut bytes, mut in_order) = (0, true);
+        for segment in segments {
+            let is_log = segment.summary().kind == SegmentKind::Log;
+            if in_order && (!is_log || bytes >= SORT_BYTES) {
+                self.sort_piece(&mut piece, &mut sorted, scratch)?;
+                bytes = 0;
+            }
+            bytes += segment.summary().data_bytes;
+            if let Some(change) = segment.summary().order_changes.last() {
+                in_order = change.begin.is_none();
+            }
+            if is_log || !piece.is_empty() {
+                piece.push(segment);
+            } else {
+                sorted.push(segment);
+                bytes = 0;
+            }
+        }
+        self.sort_piece(&mut piece, &mut sorted, scratch)?;
+        Ok(sorted)
+    }
+
+    fn sort_piece(
+        &self,
+        piece: &mut Vec<Segment>,
+        sorted: &mut Vec<Segment>,
+        scratch: &Scratch,
+    ) -> Result<()> {
+        if piece.is_empty() {
+            return Ok(());
+        }
+        let piece = std::mem::take(piece);
+        let (path, _) =
+            self.merge_into(&piece, SegmentKind::Merged, Compression::Zstd(1), scratch)?;
+        sorted.push(Segment::open(open_mapped(&path)?, self.replica.keys())?);
+        Ok(())
+    }
+
+    /// Opens a segment where its bytes are local, or fetches it: a merge reads all of it, some of it more than once.
+    fn fetch(&self, entry: &SegmentEntry, scratch: &Scratch) -> Result<Segment> {
+        let store = self.replica.store();
+        if store.local_path(&entry.object).is_some() {
+            return self.replica.open_entry(entry);
+        }
+        let path = scratch.file();
+        let mut sink = FileSink::create(&path)?;
+        let mut at = 0;
+        while at < entry.summary.stored_bytes {
+            let end = at.saturating_add(FETCH_BYTES).min(entry.summary.stored_bytes);
+            let bytes = store.get(&entry.object, at..end)?;
+            crate::journal::SegmentSink::append(&mut sink, &bytes)?;
+            at = end;
+        }
+        drop(sink);
+        let segment = Segment::open(open_mapped(&path)?, self.replica.keys())?;
+        entry.check(&segment)?;
+        Ok(segment)
+    }
+
+    /// Puts the new segment and names it in the catalog in place of `entries`.
+    fn publish(
+        &mut self,
+        entries: &[SegmentEntry],
+        path: &Path,
+        summary: SegmentSummary,
+    ) -> Result<()> {
+        let store = self.replica.store().clone();
+        let clock = self.replica.clock().clone();
+        let object =
+            format!("volumes/{}/segments/{}", self.replica.info().name, summary.object_name());
+        if store.put_file(&object, path)? == PutOutcome::AlreadyExists {
+            return Err(Error::new(ErrorKind::Unavailable, "put folded segment", object)
+                .message("another object has its name; the next run takes another"));
+        }
+        let objects: Vec<_> = entries.iter().map(|entry| entry.object.clone()).collect();
+        let edits = [
+            CatalogEdit::Replace {
+                with: vec![SegmentEntry { object: object.clone(), summary }],
+                objects: objects.clone(),
+            },
+            CatalogEdit::Retired { objects, at: clock.now() },
+        ];
+        let valid = || check_there(&*store, &object);
+        let appended = self.replica.catalog_mut().amend(&edits, &valid);
+        if let Err(error) = &appended
+            && error.kind() == ErrorKind::Changed
+        {
+            // Certainly not in the catalog. If it stays, it is retired as a stray.
+            let _ = store.delete(&object);
+        }
+        appended
+    }
+
+    /// Deletes retired objects whose grace is over, then lets the catalog forget them.
+    fn delete_due(&mut self, plan: &RetentionPlan) -> Result<()> {
+        self.report.objects_deleted = plan.objects_due.len() as u64;
+        if plan.objects_due.is_empty() || self.options.dry_run {
+            return Ok(());
+        }
+        let named: HashSet<_> =
+            self.replica.catalog().segments().iter().map(|entry| &entry.object).collect();
+        // No catalog that was made by these rules names a retired object.
+        for object in plan.objects_due.iter().filter(|object| !named.contains(object)) {
+            self.replica.store().delete(object)?;
+        }
+        let edits = [CatalogEdit::Deleted(plan.objects_due.clone())];
+        self.replica.catalog_mut().amend(&edits, &|| Ok(()))
+    }
+
+    fn retire_strays(&mut self) -> Result<()> {
+        let now = self.replica.clock().now();
+        let strays = self.strays(now)?;
+        self.report.strays_retired = strays.len() as u64;
+        if strays.is_empty() || self.options.dry_run {
+            return Ok(());
+        }
+        let edits = [CatalogEdit::Retired { objects: strays, at: now }];
+        match self.replica.catalog_mut().amend(&edits, &|| Ok(())) {
+            // One of them belongs to the volume by now.
+            Err(error) if error.kind() == ErrorKind::Changed => {
+                self.report.strays_retired = 0;
+                Ok(())
+            }
+            other => other,
+        }
+    }
+
+    /// Objects older than the grace that can never belong to the volume.
+    fn strays(&self, now: Timestamp) -> Result<Vec<String>> {
+        let catalog = self.replica.catalog();
+        let named: HashSet<_> = catalog.segments().iter().map(|entry| &entry.object).collect();
+        let prefix = format!("volumes/{}/segments/", self.replica.info().name);
+        let mut strays = Vec::new();
+        for info in self.replica.store().list(&prefix)? {
+            if named.contains(&info.name) || catalog.retired().contains_key(&info.name) {
+                continue;
+            }
+            let first = info.name.strip_prefix(&prefix).and_then(first_sequence);
+            let passed = first.is_some_and(|first| first <= catalog.last_sequence());
+            if !passed {
+                continue;
+            }
+            // What is no segment of this volume is left to people.
+            let Ok(segment) = self.replica.open_segment(&info.name) else { continue };
+            let age = Duration::from_nanos(now.nanos_since(segment.params().created));
+            if age >= self.policy.grace {
+                strays.push(info.name);
+            }
+        }
+        Ok(strays)
+    }
+}
+
+/// `Changed` when a new segment was retired as a stray and deleted before its maker came to name it.
+fn check_there(store: &dyn Store, object: &str) -> Result<()> {
+    if store.head(object)?.is_some() {
+        return Ok(());
+    }
+    Err(Error::new(ErrorKind::Changed, "fold segments into", object)
+        .message("it was given up for a stray: making it took longer than the grace of the policy"))
+}
+
+/// The first sequence in the name of a segment's object, see [`SegmentSummary::object_name`].
+fn first_sequence(name: &str) -> Option<Sequence> {
+    let digits = name.split('-').nth(1).filter(|digits| digits.len() == 16)?;
+    u64::from_str_radix(digits, 16).ok().map(Sequence)
+}
+
+/// A directory that is removed with what is in it.
+struct Scratch {
+    path: PathBuf,
+    files: std::cell::Cell<u64>,
+}
+
+impl Scratch {
+    fn create(options: &CompactOptions, clock: &dyn Clock) -> Result<Self> {
+        let mut random = [0; 8];
+        clock.fill_random(&mut random);
+        let parent = options.scratch.clone().unwrap_or_else(std::env::temp_dir);
+        let path = parent.join(format!("hrl-compact-{:016x}", u64::from_le_bytes(random)));
+        std::fs::create_dir_all(&path)
+            .map_err(|error| Error::io("create scratch directory", path.display(), error))?;
+        Ok(Self { path, files: std::cell::Cell::new(0) })
+    }
+
+    /// Path of a new file.
+    fn file(&self) -> PathBuf {
+        let number = self.files.replace(self.files.get() + 1);
+        self.path.join(format!("{number}.hrl"))
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        // What stays is in a directory for temporary files.
+        let _ = std::fs::remove_dir_all(&self.path);
+    }
+}

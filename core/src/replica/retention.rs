@@ -1,0 +1,445 @@
+//! Planning of retention: which states of a volume stay, and which segments can fold because of that.
+//!
+//! Pure: a catalog, a policy and a time give a [`RetentionPlan`], which `compact` carries out. Equal inputs give equal
+//! plans, and a plan that was carried out in part leaves the same rest.
+//!
+//! Invariants: a segment younger than `full`, the newest segment, and everything from an open unordered interval on are
+//! never folded; no fold crosses the end of a kept state or an epoch; a fold ends where the volume was in order. So every
+//! kept state remains, and nothing inside an unordered interval can become one.
+//!
+//! A state is thinned out by its place on the calendar, not by its distance from others: of each interval the first
+//! point stays, so that growing older never changes the choice. A point that is not kept stays usable until its segments
+//! are folded, which waits until folding pays.
+
+use std::collections::{HashMap, HashSet};
+use std::ops::Range;
+use std::time::Duration;
+
+use super::annotations::{Pin, PinUntil};
+use super::catalog::{Catalog, SegmentEntry};
+use super::history::Intervals;
+use crate::journal::{PointKind, SegmentKind};
+use crate::policy::RetentionPolicy;
+use crate::units::{PointId, Sequence, Timestamp};
+
+/// So many small segments in a row are folded whether that saves bytes or not: each costs time to open.
+const SMALL_SEGMENTS_MIN: usize = 16;
+/// A segment below this size, in stored bytes, is small.
+const SMALL_BYTES: u64 = 16 << 20;
+/// Most stored bytes of the small segments of one fold.
+const SMALL_FOLD_BYTES_MAX: u64 = 1 << 30;
+/// Most stored bytes of the segments of any fold.
+const FOLD_BYTES_MAX: u64 = 64 << 30;
+/// Most segments of a fold.
+const FOLD_SEGMENTS_MAX: usize = 8192;
+/// Most records of a fold's segments together (40 bytes of memory each).
+const FOLD_RECORDS_MAX: u64 = 4 << 20;
+/// Most begins and ends of unordered intervals in a fold.
+const FOLD_ORDER_CHANGES_MAX: usize = 4096;
+
+/// Why a state stays.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum KeepReason {
+    /// Legal hold.
+    LegalHold,
+    /// Pinned.
+    Pinned,
+    /// The newest point that a check found good.
+    LastVerified,
+    /// The newest application-consistent point.
+    LastAppConsistent,
+    /// The first of its interval.
+    Thinned,
+    /// The newest that is older than the window: the base of the others.
+    Base,
+}
+
+impl KeepReason {
+    /// Stable lower-case name.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::LegalHold => "legal-hold",
+            Self::Pinned => "pinned",
+            Self::LastVerified => "last-verified",
+            Self::LastAppConsistent => "last-app-consistent",
+            Self::Thinned => "thinned",
+            Self::Base => "base",
+        }
+    }
+}
+
+/// A state that stays.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KeptState {
+    /// Its place in the write order.
+    pub sequence: Sequence,
+    /// Its time.
+    pub time: Timestamp,
+    /// The point that it is; `None` for the end of a segment without one.
+    pub point: Option<PointId>,
+    /// Why it stays.
+    pub reason: KeepReason,
+}
+
+/// Why segments are folded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FoldReason {
+    /// They are many and small.
+    Many,
+    /// Folding saves enough of their bytes; looked at when the plan is carried out.
+    Saves,
+    /// The volume holds more bytes than it may.
+    Budget,
+}
+
+/// Segments that can become one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fold {
+    /// Their places in the catalog.
+    pub segments: Range<usize>,
+    /// What they become: merged, or an image.
+    pub kind: SegmentKind,
+    /// Why.
+    pub reason: FoldReason,
+    /// Points that this drops.
+    pub points_dropped: Vec<PointId>,
+}
+
+/// What retention wants of a volume.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RetentionPlan {
+    /// States older than `full` that stay, oldest first. Everything younger stays as it is.
+    pub kept: Vec<KeptState>,
+    /// What can be folded, newest segments first, so that carrying one out leaves the places of the others as they are.
+    pub folds: Vec<Fold>,
+    /// Points whose pins are over.
+    pub pins_expired: Vec<PointId>,
+    /// Retired objects whose grace is over.
+    pub objects_due: Vec<String>,
+    /// Bytes above the limit of the policy.
+    pub over_budget_bytes: u64,
+}
+
+/// Plans retention of the volume as of `now`.
+pub fn plan(catalog: &Catalog, policy: &RetentionPolicy, now: Timestamp) -> RetentionPlan {
+    let grace = nanos(policy.grace);
+    let mut plan = RetentionPlan {
+        pins_expired: catalog
+            .pins()
+            .iter()
+            .filter(|p| p.has_expired(now))
+            .map(|p| p.point)
+            .collect(),
+        objects_due: catalog
+            .retired()
+            .iter()
+            .filter(|(_, at)| now.nanos_since(**at) >= grace)
+            .map(|(object, _)| object.clone())
+            .collect(),
+        ..RetentionPlan::default()
+    };
+    let planner = Planner::new(catalog, policy, now);
+    let mut kept = planner.kept();
+    plan.over_budget_bytes = planner.over_budget();
+    let forced = planner.give_up(&mut kept, plan.over_budget_bytes);
+    plan.folds = planner.folds(&kept, forced);
+    plan.kept = kept.into_iter().map(|kept| kept.state).collect();
+    plan
+}
+
+impl Catalog {
+    /// Points that are never dropped, and why, as far as pins are concerned those that `holds` says still hold.
+    pub(super) fn protected_points(
+        &self,
+        holds: impl Fn(&Pin) -> bool,
+    ) -> HashMap<PointId, KeepReason> {
+        let mut points = HashMap::new();
+        let is_app = |kind| matches!(kind, PointKind::App | PointKind::GroupApp);
+        for (_, mark) in self.point_marks() {
+            let point = mark.mark.point;
+            if is_app(mark.mark.kind) {
+                points.retain(|_, reason| *reason != KeepReason::LastAppConsistent);
+                points.insert(point, KeepReason::LastAppConsistent);
+            }
+        }
+        let verified: HashSet<PointId> = self
+            .verdicts()
+            .iter()
+            .map(|verdict| verdict.point)
+            .filter(|point| self.is_verified(*point))
+            .collect();
+        let marks = self.point_marks().map(|(_, mark)| mark.mark.point);
+        if let Some(point) = marks.filter(|point| verified.contains(point)).last() {
+            points.insert(point, KeepReason::LastVerified);
+        }
+        for pin in self.pins().iter().filter(|pin| holds(pin)) {
+            let reason = match pin.until {
+                PinUntil::LegalHold => KeepReason::LegalHold,
+                _ => KeepReason::Pinned,
+            };
+            let known = points.entry(pin.point).or_insert(reason);
+            *known = reason.min(*known);
+        }
+        points
+    }
+}
+
+/// A state that may be kept: a point, or the end of a segment.
+#[derive(Clone, Copy)]
+struct Candidate {
+    state: KeptState,
+    /// Place of its segment.
+    segment: usize,
+    /// It is the end of its segment, so that the segments up to it can fold.
+    at_end: bool,
+}
+
+struct Planner<'a> {
+    entries: &'a [SegmentEntry],
+    policy: &'a RetentionPolicy,
+    now: Timestamp,
+    intervals: Intervals,
+    /// Segments from here on are not touched.
+    full_from: usize,
+    protected: HashMap<PointId, KeepReason>,
+}
+
+impl<'a> Planner<'a> {
+    fn new(catalog: &'a Catalog, policy: &'a RetentionPolicy, now: Timestamp) -> Self {
+        let entries = catalog.segments();
+        let intervals = catalog.unordered_intervals();
+        let full = nanos(policy.full);
+        let open_from = intervals.open_from().unwrap_or(Sequence(u64::MAX));
+        let is_young = |entry: &SegmentEntry| {
+            now.nanos_since(entry.summary.last_time) <= full
+                || entry.summary.last_sequence >= open_from
+        };
+        let newest = entries.len().saturating_sub(1);
+        let full_from = entries.iter().position(is_young).unwrap_or(newest).min(newest);
+        let protected = catalog.protected_points(|pin| !pin.has_expired(now));
+        Self { entries, policy, now, intervals, full_from, protected }
+    }
+
+    /// Points and ends of segments before `full_from` at which the volume was in order, in write order.
+    fn candidates(&self) -> Vec<Candidate> {
+        let mut candidates = Vec::new();
+        for (segment, entry) in self.entries[..self.full_from].iter().enumerate() {
+            let summary = &entry.summary;
+            let mut end_is_point = false;
+            let mut push = |sequence, time, point| {
+                let state = KeptState { sequence, time, point, reason: KeepReason::Thinned };
+                let at_end = sequence == summary.last_sequence;
+                if self.intervals.is_ordered_at(sequence) {
+                    candidates.push(Candidate { state, segment, at_end });
+                }
+            };
+            for mark in &summary.marks {
+                end_is_point |= mark.sequence == summary.last_sequence;
+                push(mark.sequence, mark.time, Some(mark.mark.point));
+            }
+            if !end_is_point {
+                push(summary.last_sequence, summary.last_time, None);
+            }
+        }
+        candidates
+    }
+
+    /// The states that stay.
+    fn kept(&self) -> Vec<Candidate> {
+        let candidates = self.candidates();
+        let mut chosen: HashMap<(usize, i64), usize> = HashMap::new();
+        let mut reasons: HashMap<usize, KeepReason> = HashMap::new();
+        let mut base = None;
+        for (at, candidate) in candidates.iter().enumerate() {
+            let state = &candidate.state;
+            if let Some(reason) = state.point.and_then(|point| self.protected.get(&point)) {
+                reasons.insert(at, *reason);
+            }
+            let age = self.now.nanos_since(state.time);
+            let Some(step) = self.policy.thinning.iter().position(|s| age <= nanos(s.age)) else {
+                base = Some(at);
+                continue;
+            };
+            let interval = nanos(self.policy.thinning[step].interval).max(1).cast_signed();
+            let chosen = chosen.entry((step, state.time.0.div_euclid(interval))).or_insert(at);
+            // A point goes before a mere end of a segment.
+            if candidates[*chosen].state.point.is_none() && state.point.is_some() {
+                *chosen = at;
+            }
+        }
+        for at in chosen.into_values() {
+            reasons.entry(at).or_insert(KeepReason::Thinned);
+        }
+        if let Some(base) = base {
+            reasons.entry(base).or_insert(KeepReason::Base);
+        }
+        let mut kept: Vec<Candidate> = reasons
+            .into_iter()
+            .map(|(at, reason)| {
+                let mut candidate = candidates[at];
+                candidate.state.reason = reason;
+                candidate
+            })
+            .collect();
+        kept.sort_by_key(|candidate| candidate.state.sequence);
+        kept
+    }
+
+    fn over_budget(&self) -> u64 {
+        let total = stored_bytes(self.entries);
+        self.policy.bytes_max.map_or(0, |limit| total.saturating_sub(limit))
+    }
+
+    /// Gives up the oldest states until what folding up to the next one may save is `excess`; returns the number of
+    /// segments that must fold. What it really saves is seen by the next plan.
+    fn give_up(&self, kept: &mut Vec<Candidate>, excess: u64) -> usize {
+        if excess == 0 {
+            return 0;
+        }
+        let is_free = |candidate: &Candidate| candidate.state.reason >= KeepReason::Thinned;
+        let (mut bytes, mut largest, mut forced) = (0_u64, 0_u64, 0);
+        for (segment, entry) in self.entries[..self.full_from].iter().enumerate() {
+            let size = entry.summary.stored_bytes;
+            (bytes, largest) = (bytes.saturating_add(size), largest.max(size));
+            let ends_in_order = self.intervals.is_ordered_at(entry.summary.last_sequence);
+            if bytes - largest >= excess && ends_in_order {
+                forced = segment + 1;
+                break;
+            }
+            if ends_in_order {
+                forced = segment + 1;
+            }
+        }
+        if forced == 0 {
+            return 0;
+        }
+        kept.retain(|candidate| !is_free(candidate) || candidate.segment >= forced);
+        let summary = &self.entries[forced - 1].summary;
+        let is_there = |candidate: &Candidate| candidate.segment == forced - 1 && candidate.at_end;
+        if !kept.iter().any(is_there) {
+            let end = summary.marks.last().filter(|m| m.sequence == summary.last_sequence);
+            let (sequence, time) = (summary.last_sequence, summary.last_time);
+            let point = end.map(|mark| mark.mark.point);
+            let state = KeptState { sequence, time, point, reason: KeepReason::Base };
+            kept.push(Candidate { state, segment: forced - 1, at_end: true });
+            kept.sort_by_key(|candidate| candidate.state.sequence);
+        }
+        forced
+    }
+
+    /// What can fold between the kept states, newest first.
+    fn folds(&self, kept: &[Candidate], forced: usize) -> Vec<Fold> {
+        let mut ends: Vec<usize> =
+            kept.iter().filter(|k| k.at_end).map(|k| k.segment + 1).collect();
+        ends.dedup();
+        // A kept state inside a segment keeps the segment as it is.
+        let whole: HashSet<usize> = kept.iter().filter(|k| !k.at_end).map(|k| k.segment).collect();
+        let mut folds = Vec::new();
+        let mut start = 0;
+        for end in ends {
+            let mut from = start;
+            for at in start..=end {
+                let epoch_ends = at > from
+                    && at < end
+                    && self.entries[at].summary.epoch != self.entries[at - 1].summary.epoch;
+                if at == end || epoch_ends || whole.contains(&at) {
+                    self.fold_group(from..at, end <= forced, &mut folds);
+                    from = if whole.contains(&at) { at + 1 } else { at };
+                }
+            }
+            start = end;
+        }
+        folds.reverse();
+        folds
+    }
+
+    /// Folds of consecutive segments of which none but the last must remain a state.
+    fn fold_group(&self, group: Range<usize>, forced: bool, folds: &mut Vec<Fold>) {
+        let pieces = self.pieces(group.clone(), FOLD_BYTES_MAX, u64::MAX);
+        if forced {
+            return folds.extend(pieces.into_iter().map(|p| self.fold(p, FoldReason::Budget)));
+        }
+        let small = self.pieces(group, SMALL_FOLD_BYTES_MAX, SMALL_BYTES);
+        let many = small.into_iter().filter(|piece| piece.len() >= SMALL_SEGMENTS_MIN);
+        let mut many: Vec<Fold> = many.map(|piece| self.fold(piece, FoldReason::Many)).collect();
+        // A piece that may save bytes is looked at when it has no fold that is made anyway: that one goes first.
+        for piece in pieces {
+            if !many.iter().any(|fold| overlap(&fold.segments, &piece)) {
+                many.push(self.fold(piece, FoldReason::Saves));
+            }
+        }
+        many.sort_by_key(|fold| fold.segments.start);
+        folds.extend(many);
+    }
+
+    /// Cuts a group into runs of at least two segments, each below `segment_bytes`, that fit into one fold and end where
+    /// the volume was in order.
+    fn pieces(
+        &self,
+        group: Range<usize>,
+        fold_bytes: u64,
+        segment_bytes: u64,
+    ) -> Vec<Range<usize>> {
+        let mut pieces = Vec::new();
+        let mut start = group.start;
+        let mut good_end = start;
+        let mut at = start;
+        let (mut bytes, mut records, mut changes) = (0, 0, 0);
+        while at <= group.end {
+            let entry = self.entries[..group.end].get(at);
+            let room = entry.is_some_and(|entry| {
+                entry.summary.stored_bytes < segment_bytes
+                    && at - start < FOLD_SEGMENTS_MAX
+                    && entry.summary.stored_bytes.saturating_add(bytes) <= fold_bytes
+                    && entry.summary.records.saturating_add(records) <= FOLD_RECORDS_MAX
+                    && changes + entry.summary.order_changes.len() <= FOLD_ORDER_CHANGES_MAX
+            });
+            if let (Some(entry), true) = (entry, room) {
+                bytes += entry.summary.stored_bytes;
+                records += entry.summary.records;
+                changes += entry.summary.order_changes.len();
+                at += 1;
+                if self.intervals.is_ordered_at(entry.summary.last_sequence) {
+                    good_end = at;
+                }
+                continue;
+            }
+            if good_end >= start + 2 {
+                pieces.push(start..good_end);
+            }
+            // What is too large or does not fit stands alone.
+            start = if at > start { good_end.max(start + 1) } else { at + 1 };
+            (at, good_end, bytes, records, changes) = (start, start, 0, 0, 0);
+        }
+        pieces
+    }
+
+    fn fold(&self, segments: Range<usize>, reason: FoldReason) -> Fold {
+        let run = &self.entries[segments.clone()];
+        let first = &run[0].summary;
+        let from_image = first.kind == SegmentKind::Image;
+        let is_base = segments.start == 0 && reason != FoldReason::Many;
+        let kind = if from_image || is_base { SegmentKind::Image } else { SegmentKind::Merged };
+        let last = run.last().map_or(Sequence::ZERO, |entry| entry.summary.last_sequence);
+        let points_dropped = run
+            .iter()
+            .flat_map(|entry| &entry.summary.marks)
+            .filter(|mark| mark.sequence != last && self.intervals.is_ordered_at(mark.sequence))
+            .map(|mark| mark.mark.point)
+            .collect();
+        Fold { segments, kind, reason, points_dropped }
+    }
+}
+
+/// Bytes of the segments as stored; what a catalog claims may be anything.
+pub(super) fn stored_bytes(entries: &[SegmentEntry]) -> u64 {
+    entries.iter().fold(0, |sum, entry| entry.summary.stored_bytes.saturating_add(sum))
+}
+
+fn overlap(a: &Range<usize>, b: &Range<usize>) -> bool {
+    a.start < b.end && b.start < a.end
+}
+
+fn nanos(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
+}
