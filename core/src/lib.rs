@@ -23,7 +23,9 @@ pub use error::{Error, ErrorKind, Result};
 pub use event::{Cause, Event, EventKind, EventSink, Mode, no_events};
 pub use extent::{Extent, ExtentSet};
 pub use point::Quiesce;
-pub use policy::{CaptureContent, Compression, Policy, RetentionPolicy, Thinning, WhenFull};
+pub use policy::{
+    Bandwidth, CaptureContent, Compression, Policy, RetentionPolicy, Thinning, WhenFull,
+};
 pub use protect::{Protection, ProtectionOptions, ProtectionStats};
 pub use units::{ChainHash, Epoch, KeyId, PointId, Sequence, Timestamp, VolumeId};
 

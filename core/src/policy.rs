@@ -2,10 +2,12 @@
 //!
 //! A policy is checked once, when a volume is opened with it. Behaviour at each limit is documented at the field.
 
+mod bandwidth;
 mod retention;
 
 use std::time::Duration;
 
+pub use bandwidth::Bandwidth;
 pub use retention::{RetentionPolicy, Thinning};
 
 use crate::error::{Error, ErrorKind, Result};
@@ -73,6 +75,9 @@ pub struct Policy {
     pub puts_in_flight_max: u32,
     /// Longest pause between two tries to reach the vault. Default 30 s.
     pub retry_interval_max: Duration,
+    /// Bandwidth that shipping may take, by hour and weekday. Segments go at the speed of the link with pauses between them,
+    /// so smaller segments make it smoother. Default: no limit.
+    pub bandwidth: Bandwidth,
     /// How long states are kept in the vault. `None`: for ever, or as another job folds them. Default: that of
     /// [`RetentionPolicy`].
     pub retention: Option<RetentionPolicy>,
@@ -98,6 +103,7 @@ impl Default for Policy {
             rpo_threshold: Duration::from_secs(15 * 60),
             puts_in_flight_max: 4,
             retry_interval_max: Duration::from_secs(30),
+            bandwidth: Bandwidth::default(),
             retention: Some(RetentionPolicy::default()),
             retention_interval: Duration::from_secs(10 * 60),
         }
@@ -106,7 +112,7 @@ impl Default for Policy {
 
 impl Policy {
     /// Names that [`Policy::set`] knows, in the order of the fields.
-    pub const NAMES: [&'static str; 17] = [
+    pub const NAMES: [&'static str; 18] = [
         "memory_budget_bytes",
         "when_full",
         "content",
@@ -122,13 +128,15 @@ impl Policy {
         "rpo_threshold_ms",
         "puts_in_flight_max",
         "retry_interval_max_ms",
+        "bandwidth",
         "retention",
         "retention_interval_ms",
     ];
 
     /// Sets one field from text, as policy files and other languages do. Times are whole milliseconds;
-    /// `retention` is `none` or the text of a [`RetentionPolicy`]; `when_full` is `degrade` or `block`; `content` is `data` or `extents-only`; `compression` is `none` or
-    /// `zstd:LEVEL`. `InvalidInput` names the field and what it takes.
+    /// `when_full` is `degrade` or `block`; `content` is `data` or `extents-only`; `compression` is `none` or `zstd:LEVEL`;
+    /// `bandwidth` is the text of a [`Bandwidth`]; `retention` is `none` or the text of a [`RetentionPolicy`].
+    /// `InvalidInput` names the field and what it takes.
     pub fn set(&mut self, name: &str, value: &str) -> Result<()> {
         let bad = |expected: &str| {
             Error::new(ErrorKind::InvalidInput, "set policy", name).expected(expected).found(value)
@@ -176,6 +184,11 @@ impl Policy {
                 self.puts_in_flight_max = value.parse().map_err(|_| bad("a whole number"))?;
             }
             "retry_interval_max_ms" => self.retry_interval_max = millis()?,
+            "bandwidth" => {
+                self.bandwidth = value.parse().map_err(|error: Error| {
+                    bad("a schedule such as 8M; mon-fri 08:00-18:00 2M").source(error)
+                })?;
+            }
             "retention" if value == "none" => self.retention = None,
             "retention" => {
                 let parsed = value.parse().map_err(|error: Error| {

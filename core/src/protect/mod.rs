@@ -125,7 +125,8 @@ impl ProtectionOptions {
             self.volume.clone(),
             catalog,
             source,
-            self.policy.puts_in_flight_max,
+            &self.policy,
+            self.clock.clone(),
         );
         let shared = Arc::new(Shared {
             volume: Arc::new(Volume::new(self.device.clone(), tap.clone())),
@@ -266,6 +267,13 @@ pub struct ProtectionStats {
     pub queue_bytes: u64,
     /// Segments waiting for the vault, in bytes.
     pub spool_bytes: u64,
+    /// What is captured and not in the vault, in bytes: queue and spool.
+    pub backlog_bytes: u64,
+    /// Speed of shipping of late, or the bandwidth allowed now where that is less; zero when nothing has gone yet.
+    pub ship_bytes_per_second: u64,
+    /// Time until the backlog is in the vault at that speed, if nothing more were written; `None` when the vault does not
+    /// answer or the speed is not known.
+    pub eta: Option<Duration>,
     /// Regions that a crash now would have to read again.
     pub marked_regions: u64,
     /// Bytes that a resync has still to read.
@@ -568,6 +576,10 @@ impl Shared {
             [self.spool.oldest(), open_since, tap.oldest_queued].into_iter().flatten().min();
         let now = self.clock.now();
         let replicated = self.replicated.load(Ordering::Acquire);
+        let vault_available = self.vault_available.load(Ordering::Relaxed);
+        let spool_bytes = self.spool.bytes();
+        let backlog_bytes = spool_bytes + tap.queue_bytes;
+        let speed = self.shipper.bytes_per_second();
         ProtectionStats {
             mode: tap.mode,
             last_sequence: tap.last_sequence,
@@ -578,13 +590,16 @@ impl Shared {
             bytes_captured: tap.bytes_captured,
             bytes_stored: stored,
             queue_bytes: tap.queue_bytes,
-            spool_bytes: self.spool.bytes(),
+            spool_bytes,
+            backlog_bytes,
+            ship_bytes_per_second: speed,
+            eta: eta(backlog_bytes, speed).filter(|_| backlog_bytes == 0 || vault_available),
             marked_regions: tap.marked_regions,
             resync_bytes_left: (tap.resync_regions * self.policy.region_bytes)
                 .min(self.info.device_bytes),
             resync_bytes_read: self.resync_read.load(Ordering::Relaxed),
             points: self.points.load(Ordering::Relaxed),
-            vault_available: self.vault_available.load(Ordering::Relaxed),
+            vault_available,
             fenced: self.is_fenced(),
         }
     }
@@ -662,6 +677,15 @@ fn start(shared: &Arc<Shared>, baseline: resync::Baseline) -> Vec<JoinHandle<()>
         spawn("ship", Box::new(timer::run_shipper)),
         spawn("timer", Box::new(timer::run_timer)),
     ]
+}
+
+/// Time that `backlog` bytes take; `None` when that is not known.
+fn eta(backlog: u64, bytes_per_second: u64) -> Option<Duration> {
+    match (backlog, bytes_per_second) {
+        (0, _) => Some(Duration::ZERO),
+        (_, 0) => None,
+        (bytes, speed) => Some(Duration::from_secs_f64(bytes as f64 / speed as f64)),
+    }
 }
 
 /// Removes a file whose content can no longer be trusted; the next session then reads everything.

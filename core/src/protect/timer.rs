@@ -41,7 +41,7 @@ pub(super) fn run_keeper(shared: &Shared) {
 pub(super) fn run_shipper(shared: &Shared) {
     let mut pause = RETRY_MIN;
     while !shared.has_ended() && !shared.is_fenced() {
-        match shared.shipper.ship(&shared.spool, WAIT) {
+        match shared.shipper.ship(&shared.spool, WAIT, &|| shared.has_ended()) {
             Ok(last) => {
                 pause = RETRY_MIN;
                 if let Some(last) = last {
@@ -62,7 +62,7 @@ pub(super) fn run_shipper(shared: &Shared) {
                 if shared.vault_available.swap(false, Ordering::Relaxed) {
                     shared.event(EventKind::VaultUnavailable, error.to_string());
                 }
-                sleep(shared, pause);
+                sleep(shared, jittered(shared, pause));
                 pause = (pause * 2).min(shared.policy.retry_interval_max);
             }
         }
@@ -138,6 +138,13 @@ fn tell_mode_changes(shared: &Shared) {
         let kind = EventKind::ModeChanged { from: change.from, to: change.to, cause: change.cause };
         shared.event(kind, message);
     }
+}
+
+/// Half of `pause` to all of it: the volumes that lost a vault together do not all come back at once.
+fn jittered(shared: &Shared, pause: Duration) -> Duration {
+    let mut random = [0];
+    shared.clock.fill_random(&mut random);
+    pause.mul_f64(0.5 + f64::from(random[0]) / 510.0)
 }
 
 /// Sleeps in short pieces, so that an end is noticed.

@@ -1,22 +1,36 @@
 //! Shipping: sealed segments wait in a spool on the local disk until they are in the vault and its catalog.
 //!
 //! Invariants: segments leave in write order; one leaves the spool only after the catalog names it; a crash anywhere
-//! repeats a put at most, which put-if-absent makes harmless. When the vault does not answer, shipping tries again with
+//! repeats a put at most, which put-if-absent makes harmless: what is found there is compared byte by byte. When the vault does not answer, shipping tries again with
 //! growing pauses for as long as it takes; the spool's limit is what capture falls back on.
 
+mod throttle;
+
 use std::collections::VecDeque;
+use std::fs::File;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use self::throttle::Throttle;
+use crate::clock::Clock;
 use crate::error::{Error, ErrorKind, Result};
 use crate::journal::SegmentSummary;
+use crate::policy::Policy;
 use crate::replica::{Catalog, CatalogEdit, SegmentEntry, SourceIdentity};
 use crate::store::{PutOutcome, Store};
 use crate::units::{Sequence, Timestamp};
 
 /// Catalog entries made by one append at most.
 const BATCH_MAX: usize = 64;
+/// A batch ends early, and is appended to the catalog, when its puts have taken this long: on a slow link points are of
+/// use soon.
+const BATCH_TIME: Duration = Duration::from_secs(5);
+/// Bytes compared at once, of an object that is there already.
+const COMPARED_BYTES: usize = 1 << 20;
+/// Weight of the newest batch in the measured speed.
+const SPEED_WEIGHT: f64 = 0.3;
 
 /// A sealed segment in the spool.
 #[derive(Clone, Debug)]
@@ -113,6 +127,10 @@ pub(crate) struct Shipper {
     catalog: Mutex<Catalog>,
     source: SourceIdentity,
     puts_in_flight_max: usize,
+    throttle: Throttle,
+    clock: Arc<dyn Clock>,
+    /// Bytes a second of late; zero before the first batch.
+    speed: Mutex<f64>,
 }
 
 impl Shipper {
@@ -121,10 +139,19 @@ impl Shipper {
         volume: String,
         catalog: Catalog,
         source: SourceIdentity,
-        puts_in_flight_max: u32,
+        policy: &Policy,
+        clock: Arc<dyn Clock>,
     ) -> Self {
-        let puts_in_flight_max = puts_in_flight_max as usize;
-        Self { store, volume, catalog: Mutex::new(catalog), source, puts_in_flight_max }
+        Self {
+            store,
+            volume,
+            catalog: Mutex::new(catalog),
+            source,
+            puts_in_flight_max: policy.puts_in_flight_max as usize,
+            throttle: Throttle::new(policy.bandwidth.clone(), clock.clone()),
+            clock,
+            speed: Mutex::new(0.0),
+        }
     }
 
     /// The catalog as this source knows it.
@@ -132,47 +159,111 @@ impl Shipper {
         self.catalog.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Ships what waits, oldest first; returns the last sequence now in the catalog, `None` when nothing waited.
-    pub(crate) fn ship(&self, spool: &Spool, wait: Duration) -> Result<Option<Sequence>> {
+    /// Bytes a second that went of late, or that the bandwidth allows where that is less; zero when nothing is known.
+    pub(crate) fn bytes_per_second(&self) -> u64 {
+        let speed = *self.speed.lock().unwrap_or_else(PoisonError::into_inner) as u64;
+        self.throttle
+            .limit()
+            .map_or(speed, |limit| if speed == 0 { limit } else { speed.min(limit) })
+    }
+
+    /// Ships what waits, oldest first; returns the last sequence now in the catalog, `None` when nothing went. Begins no
+    /// put any more once `stopped`.
+    pub(crate) fn ship(
+        &self,
+        spool: &Spool,
+        wait: Duration,
+        stopped: &(dyn Fn() -> bool + Sync),
+    ) -> Result<Option<Sequence>> {
         let batch = spool.oldest_batch(BATCH_MAX, wait);
-        if batch.is_empty() {
-            return Ok(None);
-        }
+        let start = self.clock.elapsed();
         let mut entries = Vec::with_capacity(batch.len());
         for chunk in batch.chunks(self.puts_in_flight_max) {
             let results: Vec<_> = std::thread::scope(|scope| {
-                let puts: Vec<_> =
-                    chunk.iter().map(|spooled| scope.spawn(|| self.put(spooled))).collect();
+                let puts: Vec<_> = chunk
+                    .iter()
+                    .map(|spooled| scope.spawn(|| self.put_in_turn(spooled, stopped)))
+                    .collect();
                 puts.into_iter()
                     .map(|put| put.join().unwrap_or_else(|_| Err(put_panicked())))
                     .collect()
             });
             for result in results {
-                entries.push(result?);
+                match result? {
+                    Some(entry) => entries.push(entry),
+                    None => return Ok(None),
+                }
+            }
+            if self.clock.elapsed().saturating_sub(start) > BATCH_TIME {
+                break;
             }
         }
-        let count = entries.len();
+        if entries.is_empty() {
+            return Ok(None);
+        }
+        let (count, bytes) = (entries.len(), entries.iter().map(|e| e.summary.stored_bytes).sum());
         let mut catalog = self.catalog.lock().unwrap_or_else(PoisonError::into_inner);
         catalog.append(&self.source, vec![CatalogEdit::Segments(entries)])?;
         let last = catalog.last_sequence();
         drop(catalog);
         spool.shipped(count);
+        self.note_speed(bytes, self.clock.elapsed().saturating_sub(start));
         Ok(Some(last))
+    }
+
+    fn note_speed(&self, bytes: u64, took: Duration) {
+        let newest = bytes as f64 / took.as_secs_f64().max(0.001);
+        let mut speed = self.speed.lock().unwrap_or_else(PoisonError::into_inner);
+        let weight = if *speed == 0.0 { 1.0 } else { SPEED_WEIGHT };
+        *speed += weight * (newest - *speed);
+    }
+
+    /// Waits for bandwidth, then puts; `None` when stopped before.
+    fn put_in_turn(
+        &self,
+        spooled: &Spooled,
+        stopped: &(dyn Fn() -> bool + Sync),
+    ) -> Result<Option<SegmentEntry>> {
+        while let Err(wait) = self.throttle.take(spooled.summary.stored_bytes) {
+            if stopped() {
+                return Ok(None);
+            }
+            std::thread::sleep(wait);
+        }
+        self.put(spooled).map(Some)
     }
 
     fn put(&self, spooled: &Spooled) -> Result<SegmentEntry> {
         let object = segment_object(&self.volume, &spooled.summary);
         if self.store.put_file(&object, &spooled.path)? == PutOutcome::AlreadyExists {
-            let found = self.store.head(&object)?.map_or(0, |info| info.length);
-            let length = spooled.summary.stored_bytes;
-            if found != length {
-                return Err(Error::new(ErrorKind::Corrupt, "ship segment", object)
-                    .message("another object of its name is in the vault")
-                    .expected(format_args!("{length} bytes"))
-                    .found(found));
-            }
+            self.check_same(&object, spooled)?;
         }
         Ok(SegmentEntry { object, summary: spooled.summary.clone() })
+    }
+
+    /// The object was put before: by us, when its answer or what followed was lost, and by nobody else.
+    fn check_same(&self, object: &str, spooled: &Spooled) -> Result<()> {
+        let other = |at: u64| {
+            Error::new(ErrorKind::Corrupt, "ship segment", object)
+                .at(at)
+                .message("another object of its name is in the vault")
+        };
+        let found = self.store.head(object)?.map_or(0, |info| info.length);
+        let length = spooled.summary.stored_bytes;
+        if found != length {
+            return Err(other(0).expected(format_args!("{length} bytes")).found(found));
+        }
+        let io = |error| Error::io("read segment", spooled.path.display(), error);
+        let file = File::open(&spooled.path).map_err(io)?;
+        let mut ours = vec![0; COMPARED_BYTES];
+        for at in (0..length).step_by(COMPARED_BYTES) {
+            let ours = &mut ours[..(length - at).min(COMPARED_BYTES as u64) as usize];
+            file.read_exact_at(ours, at).map_err(io)?;
+            if self.store.get(object, at..at + ours.len() as u64)? != ours {
+                return Err(other(at).expected("the same bytes").found("others"));
+            }
+        }
+        Ok(())
     }
 }
 

@@ -1,0 +1,116 @@
+//! Holds shipping to the bandwidth of the policy.
+//!
+//! A bucket of debt: what is sent is owed, and the debt shrinks with time at the rate that the schedule has at that time.
+//! The next segment may go when nothing is owed. So segments go at the speed of the link, with pauses between them that
+//! make the average right; a change of the schedule acts at once. What was not used in an idle second may be used in the next.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use crate::clock::Clock;
+use crate::policy::Bandwidth;
+
+/// Unused bandwidth is kept for this long.
+const CREDIT_SECONDS: f64 = 1.0;
+/// Longest time until the schedule is looked at again.
+const LOOK_AGAIN: Duration = Duration::from_millis(200);
+
+/// The bucket of one volume. May be used from several threads.
+pub(crate) struct Throttle {
+    bandwidth: Bandwidth,
+    clock: Arc<dyn Clock>,
+    state: Mutex<Debt>,
+}
+
+struct Debt {
+    /// Below zero it is credit.
+    bytes: f64,
+    as_of: Duration,
+}
+
+impl Throttle {
+    pub(crate) fn new(bandwidth: Bandwidth, clock: Arc<dyn Clock>) -> Self {
+        let state = Mutex::new(Debt { bytes: 0.0, as_of: clock.elapsed() });
+        Self { bandwidth, clock, state }
+    }
+
+    /// Bytes a second that the schedule allows now; `None` is no limit.
+    pub(crate) fn limit(&self) -> Option<u64> {
+        self.bandwidth.at(self.clock.now())
+    }
+
+    /// Takes the right to send `bytes` now, or tells how long to wait before asking again.
+    pub(crate) fn take(&self, bytes: u64) -> Result<(), Duration> {
+        let mut debt = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = self.clock.elapsed();
+        let passed = now.saturating_sub(std::mem::replace(&mut debt.as_of, now)).as_secs_f64();
+        let Some(rate) = self.limit() else {
+            debt.bytes = 0.0;
+            return Ok(());
+        };
+        let rate = rate as f64;
+        debt.bytes = (debt.bytes - passed * rate).max(-CREDIT_SECONDS * rate);
+        if debt.bytes > 0.0 {
+            let wait = Duration::from_secs_f64(debt.bytes / rate);
+            return Err(wait.clamp(Duration::from_millis(1), LOOK_AGAIN));
+        }
+        debt.bytes += bytes as f64;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::ManualClock;
+    use crate::units::Timestamp;
+
+    const MIB: u64 = 1 << 20;
+
+    /// Bytes sent in `seconds` by one who always has a segment of `segment` bytes.
+    fn sent(throttle: &Throttle, clock: &ManualClock, seconds: u64, segment: u64) -> u64 {
+        let (end, mut sent) = (clock.elapsed() + Duration::from_secs(seconds), 0);
+        while clock.elapsed() < end {
+            match throttle.take(segment) {
+                Ok(()) => sent += segment,
+                Err(wait) => clock.advance(wait),
+            }
+        }
+        sent
+    }
+
+    #[test]
+    fn the_average_is_the_limit_whatever_the_size_of_segments() {
+        for segment in [1000, MIB, 64 * MIB] {
+            let clock = Arc::new(ManualClock::new(Timestamp(0), 1));
+            let throttle = Throttle::new("8M".parse().expect("schedule"), clock.clone());
+            let bytes = sent(&throttle, &clock, 1000, segment);
+            let most = 8 * MIB * 1000 + segment + 8 * MIB;
+            assert!((8 * MIB * 990..=most).contains(&bytes), "{bytes} of {segment}");
+        }
+    }
+
+    #[test]
+    fn the_schedule_acts_while_a_debt_is_paid() {
+        // Thursday, 07:59:00.
+        let clock = Arc::new(ManualClock::new(Timestamp((8 * 60 - 1) * 60_000_000_000), 1));
+        let throttle =
+            Throttle::new("64K; 08:00-18:00 none".parse().expect("schedule"), clock.clone());
+        throttle.take(64 * MIB).expect("the first goes");
+        assert!(throttle.take(1).is_err(), "a thousand seconds are owed");
+        clock.advance(Duration::from_secs(60));
+        throttle.take(64 * MIB).expect("no limit any more");
+    }
+
+    #[test]
+    fn idle_time_gives_a_second_of_credit_and_no_more() {
+        let clock = Arc::new(ManualClock::new(Timestamp(0), 1));
+        let throttle = Throttle::new("1M".parse().expect("schedule"), clock.clone());
+        clock.advance(Duration::from_secs(3600));
+        throttle.take(MIB).expect("first");
+        throttle.take(MIB / 2).expect("out of the credit");
+        let wait = throttle.take(1).expect_err("half a second is owed");
+        assert!(wait <= LOOK_AGAIN && !wait.is_zero());
+        assert_eq!(Throttle::new(Bandwidth::default(), clock).take(u64::MAX), Ok(()));
+    }
+}
