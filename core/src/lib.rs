@@ -27,6 +27,8 @@ pub use policy::{
     Bandwidth, CaptureContent, Compression, Policy, RetentionPolicy, Thinning, WhenFull,
 };
 pub use protect::{Protection, ProtectionOptions, ProtectionStats};
+#[cfg(feature = "gateway")]
+pub use ship::gateway::{Acknowledge, Gateway, GatewayOptions, GatewayStats};
 pub use units::{ChainHash, Epoch, KeyId, PointId, Sequence, Timestamp, VolumeId};
 
 /// The README's Rust is compiled as a test.

@@ -4,6 +4,8 @@
 //! repeats a put at most, which put-if-absent makes harmless: what is found there is compared byte by byte. When the vault does not answer, shipping tries again with
 //! growing pauses for as long as it takes; the spool's limit is what capture falls back on.
 
+#[cfg(feature = "gateway")]
+pub(crate) mod gateway;
 mod throttle;
 
 use std::collections::VecDeque;

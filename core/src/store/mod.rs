@@ -11,6 +11,8 @@ mod fault;
 #[cfg(feature = "cloud")]
 mod object;
 mod probe;
+#[cfg(feature = "gateway")]
+pub(crate) mod remote;
 mod url;
 
 use std::ops::Range;
@@ -22,6 +24,11 @@ pub use fault::{FaultStore, StoreFault};
 #[cfg(feature = "cloud")]
 pub use object::{ObjectStore, ObjectStoreOptions};
 pub(crate) use probe::{PREFIX as PROBE_PREFIX, check_put_if_absent};
+#[cfg(feature = "gateway")]
+pub use remote::{
+    CONNECTIONS_KEPT_MAX, EnrolledClient, GATEWAY_PORT, RemoteStore, create_authority,
+    enroll_client,
+};
 pub use url::{create_url, open_url};
 
 use crate::error::{Error, ErrorKind, Result};

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use super::{DirStore, Store};
 use crate::error::Result;
-#[cfg(not(feature = "cloud"))]
+#[cfg(any(feature = "gateway", not(feature = "cloud")))]
 use crate::error::{Error, ErrorKind};
 
 /// Opens the store that `url` names. `NotFound` when the directory or bucket is absent, `InvalidInput` for a URL that cannot
@@ -16,7 +16,7 @@ use crate::error::{Error, ErrorKind};
 pub fn open_url(url: &str) -> Result<Arc<dyn Store>> {
     match local(url) {
         Some(path) => Ok(Arc::new(DirStore::open(path)?)),
-        None => open_object_store(url),
+        None => open_remote(url),
     }
 }
 
@@ -24,7 +24,7 @@ pub fn open_url(url: &str) -> Result<Arc<dyn Store>> {
 pub fn create_url(url: &str) -> Result<Arc<dyn Store>> {
     match local(url) {
         Some(path) => Ok(Arc::new(DirStore::create(path)?)),
-        None => open_object_store(url),
+        None => open_remote(url),
     }
 }
 
@@ -34,6 +34,37 @@ fn local(url: &str) -> Option<&Path> {
         Some(path) => Some(Path::new(path)),
         None => (!url.contains("://")).then(|| Path::new(url)),
     }
+}
+
+fn open_remote(url: &str) -> Result<Arc<dyn Store>> {
+    match url.strip_prefix("gateway://") {
+        Some(rest) => open_gateway(url, rest),
+        None => open_object_store(url),
+    }
+}
+
+/// `HOST[:PORT],…[?identity=DIR]`; without a directory that of the environment's `HRL_IDENTITY`.
+#[cfg(feature = "gateway")]
+fn open_gateway(url: &str, rest: &str) -> Result<Arc<dyn Store>> {
+    let (addresses, identity) = match rest.split_once("?identity=") {
+        Some((addresses, directory)) => (addresses, Some(directory.into())),
+        None => (rest, std::env::var_os("HRL_IDENTITY")),
+    };
+    let Some(identity) = identity else {
+        return Err(Error::new(ErrorKind::InvalidInput, "open store", url)
+            .expected("?identity=DIRECTORY, or the environment's HRL_IDENTITY")
+            .found("neither"));
+    };
+    let addresses: Vec<String> =
+        addresses.trim_end_matches('/').split(',').map(str::to_owned).collect();
+    Ok(Arc::new(super::RemoteStore::open(&addresses, Path::new(&identity))?))
+}
+
+#[cfg(not(feature = "gateway"))]
+fn open_gateway(url: &str, _rest: &str) -> Result<Arc<dyn Store>> {
+    Err(Error::new(ErrorKind::Unsupported, "open store", url).message(
+        "this build reaches no gateways; build the crate `hrl` with its feature `gateway`",
+    ))
 }
 
 #[cfg(feature = "cloud")]
@@ -54,5 +85,5 @@ fn open_object_store(url: &str) -> Result<Arc<dyn Store>> {
     };
     Err(Error::new(kind, "open store", url)
         .message(message)
-        .expected("a directory, file://PATH, s3://, az:// or gs://"))
+        .expected("a directory, file://PATH, s3://, az://, gs:// or gateway://"))
 }

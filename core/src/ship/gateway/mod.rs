@@ -1,0 +1,386 @@
+//! The gateway: a store served over HTTPS with client certificates, in front of another store.
+//!
+//! Any number of gateways may stand side by side before one vault: they share nothing but the vault. A client touches its
+//! own volumes alone. With [`Acknowledge::Gateway`] a segment is acknowledged when it is durable in the cache here; a
+//! catalog version always goes through to the vault, after the segments that came before it here, so that the catalog
+//! never names what the vault does not have.
+//!
+//! Limits: connections, bytes of a request, bytes of the cache, time of a request. At each the client is told, and its
+//! own spool holds what it has.
+
+mod cache;
+mod serve;
+
+use std::net::{SocketAddr, TcpListener, TcpStream, ToSocketAddrs};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use rustls::ServerConfig;
+
+use self::cache::Cache;
+use crate::error::{Error, ErrorKind, Result};
+use crate::store::Store;
+use crate::store::remote::server_config;
+
+/// Objects forwarded at once.
+const FORWARDS_IN_FLIGHT: usize = 4;
+const POLL: Duration = Duration::from_millis(200);
+/// Longest pause between two tries to reach the vault.
+const RETRY_MAX: Duration = Duration::from_secs(15);
+
+/// When a client is told that its segment is safe.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Acknowledge {
+    /// When it is durable in the vault.
+    #[default]
+    Vault,
+    /// When it is durable in the gateway's cache.
+    Gateway,
+}
+
+/// How to start a [`Gateway`].
+#[derive(Clone, Debug)]
+pub struct GatewayOptions {
+    listen: String,
+    pki: PathBuf,
+    acknowledge: Acknowledge,
+    cache: Option<PathBuf>,
+    cache_bytes_max: u64,
+    connections_max: u64,
+    request_bytes_max: u64,
+    metrics: Option<String>,
+}
+
+impl GatewayOptions {
+    /// Listens at `listen` (`HOST:PORT`, port 0 takes a free one) with the certificates in `pki`
+    /// (see [`crate::store::create_authority`]).
+    pub fn new(listen: &str, pki: impl Into<PathBuf>) -> Self {
+        Self {
+            listen: listen.to_owned(),
+            pki: pki.into(),
+            acknowledge: Acknowledge::Vault,
+            cache: None,
+            cache_bytes_max: 16 << 30,
+            connections_max: 1024,
+            request_bytes_max: 256 << 20,
+            metrics: None,
+        }
+    }
+
+    /// Acknowledge segments from a cache in this directory, which is created when it is absent. Default: when the vault has
+    /// them.
+    pub fn cache(mut self, directory: impl Into<PathBuf>) -> Self {
+        self.cache = Some(directory.into());
+        self.acknowledge = Acknowledge::Gateway;
+        self
+    }
+
+    /// Bytes of the cache; at the limit segments are refused with `Full`. Default 16 GiB.
+    pub fn cache_bytes_max(mut self, bytes: u64) -> Self {
+        self.cache_bytes_max = bytes;
+        self
+    }
+
+    /// Connections at once; one more is closed. Default 1,024.
+    pub fn connections_max(mut self, connections: u64) -> Self {
+        self.connections_max = connections;
+        self
+    }
+
+    /// Bytes of an object; a larger one is refused. Default 256 MiB.
+    pub fn request_bytes_max(mut self, bytes: u64) -> Self {
+        self.request_bytes_max = bytes;
+        self
+    }
+
+    /// Also serves `/metrics` and `/healthz` without TLS at this address. Default: nowhere but behind client certificates.
+    pub fn metrics(mut self, listen: &str) -> Self {
+        self.metrics = Some(listen.to_owned());
+        self
+    }
+
+    /// Starts to serve `vault`. `Io` when the address cannot be taken, `InvalidInput` for certificates that cannot be used.
+    pub fn start(self, vault: Arc<dyn Store>) -> Result<Gateway> {
+        let tls = server_config(&self.pki)?;
+        let cache = self
+            .cache
+            .as_ref()
+            .map(|directory| Cache::open(directory, self.cache_bytes_max))
+            .transpose()?;
+        let listener = listen(&self.listen)?;
+        let address = local(&listener)?;
+        let metrics = self.metrics.as_deref().map(listen).transpose()?;
+        let metrics_address = metrics.as_ref().map(local).transpose()?;
+        let shared = Arc::new(Shared {
+            options: self,
+            tls,
+            vault,
+            cache,
+            counters: Counters::default(),
+            stopping: AtomicBool::new(false),
+            sockets: Mutex::default(),
+        });
+        let mut tasks = vec![spawn(&shared, "accept", move |shared| accept(shared, &listener))?];
+        if shared.cache.is_some() {
+            tasks.push(spawn(&shared, "forward", forward)?);
+        }
+        if let Some(listener) = metrics {
+            tasks.push(spawn(&shared, "metrics", move |shared| accept_plain(shared, &listener))?);
+        }
+        Ok(Gateway { shared, address, metrics_address, tasks })
+    }
+}
+
+/// Counters of a gateway.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct GatewayStats {
+    /// Connections open now.
+    pub connections: u64,
+    /// Connections refused: at the limit, or without an enrolled certificate.
+    pub connections_refused: u64,
+    /// Requests answered.
+    pub requests: u64,
+    /// Requests refused or failed.
+    pub errors: u64,
+    /// Bytes of objects received.
+    pub bytes_received: u64,
+    /// Bytes of objects sent.
+    pub bytes_sent: u64,
+    /// Objects in the cache that the vault does not have yet.
+    pub cached_objects: u64,
+    /// Their bytes.
+    pub cached_bytes: u64,
+    /// Objects moved from the cache to the vault.
+    pub forwarded_objects: u64,
+    /// The vault took the last object that was forwarded.
+    pub vault_available: bool,
+}
+
+/// A running gateway. Dropping it stops it; what its cache holds is forwarded by the next one with the same cache.
+pub struct Gateway {
+    shared: Arc<Shared>,
+    address: SocketAddr,
+    metrics_address: Option<SocketAddr>,
+    tasks: Vec<JoinHandle<()>>,
+}
+
+impl Gateway {
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Where it serves metrics without TLS.
+    pub fn metrics_address(&self) -> Option<SocketAddr> {
+        self.metrics_address
+    }
+
+    /// Counters now.
+    pub fn stats(&self) -> GatewayStats {
+        self.shared.stats()
+    }
+
+    /// Stops listening, lets requests under way end, and, with a cache, tries to empty it for up to `limit`; true when
+    /// nothing is left in it.
+    pub fn stop(self, limit: Duration) -> bool {
+        let Some(cache) = &self.shared.cache else { return true };
+        cache.wait_drained("", limit)
+    }
+}
+
+impl Drop for Gateway {
+    fn drop(&mut self) {
+        self.shared.stopping.store(true, Ordering::SeqCst);
+        for socket in lock(&self.shared.sockets).iter().flatten() {
+            let _ = socket.shutdown(std::net::Shutdown::Both);
+        }
+        // Wakes the threads that wait for a connection.
+        for address in [Some(self.address), self.metrics_address].into_iter().flatten() {
+            let _ = TcpStream::connect_timeout(&reachable(address), POLL);
+        }
+        for task in self.tasks.drain(..) {
+            let _ = task.join();
+        }
+    }
+}
+
+#[derive(Debug, Default)]
+struct Counters {
+    connections: AtomicU64,
+    connections_refused: AtomicU64,
+    requests: AtomicU64,
+    errors: AtomicU64,
+    bytes_received: AtomicU64,
+    bytes_sent: AtomicU64,
+    forwarded_objects: AtomicU64,
+    vault_unavailable: AtomicBool,
+}
+
+struct Shared {
+    options: GatewayOptions,
+    tls: Arc<ServerConfig>,
+    vault: Arc<dyn Store>,
+    cache: Option<Cache>,
+    counters: Counters,
+    stopping: AtomicBool,
+    /// Open connections, so that a stop can end them; by slot.
+    sockets: Mutex<Vec<Option<TcpStream>>>,
+}
+
+impl Shared {
+    fn stats(&self) -> GatewayStats {
+        let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let counters = &self.counters;
+        let (cached_objects, cached_bytes) = self.cache.as_ref().map_or((0, 0), Cache::size);
+        GatewayStats {
+            connections: get(&counters.connections),
+            connections_refused: get(&counters.connections_refused),
+            requests: get(&counters.requests),
+            errors: get(&counters.errors),
+            bytes_received: get(&counters.bytes_received),
+            bytes_sent: get(&counters.bytes_sent),
+            cached_objects,
+            cached_bytes,
+            forwarded_objects: get(&counters.forwarded_objects),
+            vault_available: !counters.vault_unavailable.load(Ordering::Relaxed),
+        }
+    }
+
+    fn is_stopping(&self) -> bool {
+        self.stopping.load(Ordering::SeqCst)
+    }
+
+    fn pki(&self) -> &Path {
+        &self.options.pki
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn listen(address: &str) -> Result<TcpListener> {
+    let io = |error| Error::io("listen on", address, error);
+    let resolved: Vec<SocketAddr> = address.to_socket_addrs().map_err(io)?.collect();
+    TcpListener::bind(&resolved[..]).map_err(|error| {
+        if error.kind() == std::io::ErrorKind::AddrInUse {
+            return Error::new(ErrorKind::Fenced, "listen on", address)
+                .message("another program listens there");
+        }
+        io(error)
+    })
+}
+
+fn local(listener: &TcpListener) -> Result<SocketAddr> {
+    listener.local_addr().map_err(|error| Error::io("listen on", "gateway", error))
+}
+
+/// An address to connect to for one that is listened on.
+fn reachable(mut address: SocketAddr) -> SocketAddr {
+    if address.ip().is_unspecified() {
+        address.set_ip(match address {
+            SocketAddr::V4(_) => std::net::Ipv4Addr::LOCALHOST.into(),
+            SocketAddr::V6(_) => std::net::Ipv6Addr::LOCALHOST.into(),
+        });
+    }
+    address
+}
+
+fn spawn(
+    shared: &Arc<Shared>,
+    name: &str,
+    task: impl FnOnce(&Arc<Shared>) + Send + 'static,
+) -> Result<JoinHandle<()>> {
+    let shared = shared.clone();
+    std::thread::Builder::new()
+        .name(format!("hrl-gw-{name}"))
+        .spawn(move || task(&shared))
+        .map_err(|error| Error::io("start", "gateway", error))
+}
+
+/// Gives each connection a thread, up to the limit.
+fn accept(shared: &Arc<Shared>, listener: &TcpListener) {
+    std::thread::scope(|scope| {
+        loop {
+            let accepted = listener.accept();
+            if shared.is_stopping() {
+                return;
+            }
+            let Ok((socket, _)) = accepted else {
+                std::thread::sleep(POLL);
+                continue;
+            };
+            let counters = &shared.counters;
+            if counters.connections.load(Ordering::Relaxed) >= shared.options.connections_max {
+                counters.connections_refused.fetch_add(1, Ordering::Relaxed);
+                continue;
+            }
+            let Ok(copy) = socket.try_clone() else { continue };
+            counters.connections.fetch_add(1, Ordering::Relaxed);
+            let slot = {
+                let mut sockets = lock(&shared.sockets);
+                let free = sockets.iter().position(Option::is_none);
+                let slot = free.unwrap_or_else(|| {
+                    sockets.push(None);
+                    sockets.len() - 1
+                });
+                sockets[slot] = Some(copy);
+                slot
+            };
+            let thread = std::thread::Builder::new().name("hrl-gw-conn".into());
+            let started = thread.spawn_scoped(scope, move || {
+                // What goes wrong with one connection is its client's business alone.
+                let _ = serve::run(shared, socket);
+                lock(&shared.sockets)[slot] = None;
+                shared.counters.connections.fetch_sub(1, Ordering::Relaxed);
+            });
+            if started.is_err() {
+                lock(&shared.sockets)[slot] = None;
+                counters.connections.fetch_sub(1, Ordering::Relaxed);
+            }
+        }
+    });
+}
+
+/// Answers `/metrics` and `/healthz`, one connection after the other.
+fn accept_plain(shared: &Arc<Shared>, listener: &TcpListener) {
+    loop {
+        let accepted = listener.accept();
+        if shared.is_stopping() {
+            return;
+        }
+        if let Ok((socket, _)) = accepted {
+            let _ = serve::run_plain(shared, socket);
+        }
+    }
+}
+
+/// Moves what the cache holds to the vault, with growing pauses while the vault does not take it.
+fn forward(shared: &Arc<Shared>) {
+    let Some(cache) = &shared.cache else { return };
+    let mut pause = POLL;
+    while !shared.is_stopping() {
+        match cache.forward(&*shared.vault, FORWARDS_IN_FLIGHT, POLL) {
+            Ok(moved) => {
+                shared.counters.forwarded_objects.fetch_add(moved as u64, Ordering::Relaxed);
+                if moved > 0 {
+                    shared.counters.vault_unavailable.store(false, Ordering::Relaxed);
+                }
+                pause = POLL;
+            }
+            Err(_) => {
+                shared.counters.vault_unavailable.store(true, Ordering::Relaxed);
+                let mut left = pause;
+                while !left.is_zero() && !shared.is_stopping() {
+                    let step = left.min(POLL);
+                    std::thread::sleep(step);
+                    left -= step;
+                }
+                pause = (pause * 2).min(RETRY_MAX);
+            }
+        }
+    }
+}

@@ -1,0 +1,316 @@
+//! One connection of a gateway: TLS, who is there, and requests one after the other.
+
+use std::fmt::Write as _;
+use std::io::{self, BufReader, Read, Write};
+use std::net::TcpStream;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use rustls::{ServerConnection, StreamOwned};
+
+use super::Shared;
+use crate::error::{Error, ErrorKind, Result};
+use crate::store::remote::http::{
+    KIND_HEADER, RequestHead, read_body, read_request, status_of, write_response,
+};
+use crate::store::remote::{EnrolledClient, find_client, fingerprint};
+use crate::store::{ObjectInfo, PutOutcome, check_name};
+
+/// A connection on which nothing comes for this long is closed.
+const IDLE_LIMIT: Duration = Duration::from_secs(300);
+/// A handshake, or a part of a request, takes no longer than this.
+const PART_LIMIT: Duration = Duration::from_secs(30);
+/// A catalog version waits this long for the segments before it.
+const DRAIN_LIMIT: Duration = Duration::from_secs(20);
+/// A refused body up to this length is read, so that the answer reaches the client.
+const SKIPPED_BYTES_MAX: u64 = 1 << 20;
+
+/// What a request is answered with.
+struct Reply {
+    status: u16,
+    headers: Vec<(&'static str, String)>,
+    body: Vec<u8>,
+    /// Length to tell where there is no body (a HEAD).
+    length: Option<u64>,
+}
+
+impl Reply {
+    fn new(status: u16, body: impl Into<Vec<u8>>) -> Self {
+        Self { status, headers: Vec::new(), body: body.into(), length: None }
+    }
+
+    fn of_error(error: &Error) -> Self {
+        let mut reply = Self::new(status_of(error.kind()), error.to_string());
+        reply.headers.push((KIND_HEADER, error.kind().name().to_owned()));
+        reply
+    }
+}
+
+/// Serves a client until it leaves, breaks the protocol, or the gateway stops.
+pub(super) fn run(shared: &Arc<Shared>, socket: TcpStream) -> io::Result<()> {
+    socket.set_nodelay(true)?;
+    socket.set_read_timeout(Some(PART_LIMIT))?;
+    socket.set_write_timeout(Some(PART_LIMIT))?;
+    let waiting = socket.try_clone()?;
+    let mut tls = ServerConnection::new(shared.tls.clone()).map_err(io::Error::other)?;
+    let mut socket = socket;
+    while tls.is_handshaking() {
+        tls.complete_io(&mut socket).inspect_err(|_| refused(shared))?;
+    }
+    let certificate = tls.peer_certificates().and_then(|chain| chain.first());
+    let known = certificate.map(|certificate| fingerprint(certificate));
+    let client = match known.map(|known| find_client(shared.pki(), &known)) {
+        Some(Ok(client)) => client,
+        _ => None,
+    };
+    let mut stream = BufReader::new(StreamOwned::new(tls, socket));
+    loop {
+        waiting.set_read_timeout(Some(IDLE_LIMIT))?;
+        // The first byte may take long; the rest may not.
+        if io::BufRead::fill_buf(&mut stream)?.is_empty() {
+            return Ok(());
+        }
+        waiting.set_read_timeout(Some(PART_LIMIT))?;
+        let Some(head) = read_request(&mut stream)? else { return Ok(()) };
+        let Some(client) = &client else {
+            // An answer, and not just a closed connection, so that the agent can tell its operator.
+            refused(shared);
+            let error = Error::new(ErrorKind::Fenced, "serve", "client")
+                .message("its certificate is not enrolled at this gateway");
+            return send(&mut stream, &head, &Reply::of_error(&error));
+        };
+        let (reply, body_read) = answer(shared, client, &head, &mut stream);
+        shared.counters.requests.fetch_add(1, Ordering::Relaxed);
+        if reply.status >= 400 && !matches!(reply.status, 404 | 412) {
+            shared.counters.errors.fetch_add(1, Ordering::Relaxed);
+        }
+        send(&mut stream, &head, &reply)?;
+        if !body_read || head.closes() || shared.is_stopping() {
+            return Ok(());
+        }
+    }
+}
+
+fn refused(shared: &Shared) {
+    shared.counters.connections_refused.fetch_add(1, Ordering::Relaxed);
+}
+
+fn send<S: Read + Write>(
+    stream: &mut BufReader<S>,
+    head: &RequestHead,
+    reply: &Reply,
+) -> io::Result<()> {
+    let body: &[u8] = if head.method == "HEAD" { &[] } else { &reply.body };
+    let length = reply.length.or((head.method == "HEAD").then_some(reply.body.len() as u64));
+    write_response(stream.get_mut(), reply.status, &reply.headers, body, length)
+}
+
+/// Reads the body and does what is asked; false when the body was not read, so that the connection is of no more use.
+fn answer<S: Read + Write>(
+    shared: &Shared,
+    client: &EnrolledClient,
+    head: &RequestHead,
+    stream: &mut BufReader<S>,
+) -> (Reply, bool) {
+    let length = head.content_length();
+    let limit = shared.options.request_bytes_max;
+    let Some(length) = length.filter(|length| *length <= limit) else {
+        // A little is read and dropped: a client that is still sending would not see the answer.
+        let _ = io::copy(&mut stream.by_ref().take(SKIPPED_BYTES_MAX), &mut io::sink());
+        let error = Error::new(ErrorKind::InvalidInput, "serve", &head.target)
+            .expected(format_args!("a body of at most {limit} bytes, with its length"))
+            .found(length.map_or("no length".to_owned(), |length| format!("{length} bytes")));
+        return (Reply { status: 413, ..Reply::of_error(&error) }, false);
+    };
+    let Ok(body) = read_body(stream, length) else { return (Reply::new(503, ""), false) };
+    shared.counters.bytes_received.fetch_add(length, Ordering::Relaxed);
+    let reply = route(shared, client, head, &body).unwrap_or_else(|error| Reply::of_error(&error));
+    shared.counters.bytes_sent.fetch_add(reply.body.len() as u64, Ordering::Relaxed);
+    (reply, true)
+}
+
+fn route(
+    shared: &Shared,
+    client: &EnrolledClient,
+    head: &RequestHead,
+    body: &[u8],
+) -> Result<Reply> {
+    if head.method == "GET" && matches!(head.target.as_str(), "/metrics" | "/healthz") {
+        return Ok(report(shared, &head.target));
+    }
+    if let Some(prefix) = head.target.strip_prefix("/v1/list?prefix=") {
+        return match head.method.as_str() {
+            "GET" => list(shared, client, prefix),
+            _ => Ok(Reply::new(405, "a list can be read alone")),
+        };
+    }
+    let Some(name) = head.target.strip_prefix("/v1/objects/") else {
+        return Ok(Reply::new(404, "no such resource"));
+    };
+    check_name(name)?;
+    let writes = matches!(head.method.as_str(), "PUT" | "DELETE");
+    if !may_touch(client, name, writes) {
+        return Err(Error::new(ErrorKind::Fenced, "serve", name)
+            .message(format_args!("client {} has no right to it", client.name)));
+    }
+    match head.method.as_str() {
+        "PUT" => put(shared, head, name, body),
+        "GET" => get(shared, head, name),
+        "HEAD" => Ok(match find(shared, name)? {
+            Some(info) => Reply { length: Some(info.length), ..Reply::new(200, "") },
+            None => Reply::new(404, ""),
+        }),
+        "DELETE" => shared.vault.delete(name).map(|()| Reply::new(204, "")),
+        _ => Ok(Reply::new(405, "GET, HEAD, PUT and DELETE are understood")),
+    }
+}
+
+/// A client has its own volumes, and may read what marks the vault.
+fn may_touch(client: &EnrolledClient, name: &str, writes: bool) -> bool {
+    let own = name
+        .strip_prefix("volumes/")
+        .and_then(|rest| rest.split_once('/'))
+        .is_some_and(|(volume, _)| client.volumes.iter().any(|allowed| allowed == volume));
+    own || (!writes && name == "hrl-vault")
+}
+
+fn put(shared: &Shared, head: &RequestHead, name: &str, body: &[u8]) -> Result<Reply> {
+    if head.header("if-none-match") != Some("*") {
+        return Err(Error::new(ErrorKind::InvalidInput, "put", name)
+            .expected("the header If-None-Match: *, because objects never change")
+            .found("none"));
+    }
+    let created = |outcome| match outcome {
+        PutOutcome::Created => Reply::new(201, ""),
+        PutOutcome::AlreadyExists => Reply::new(412, ""),
+    };
+    let Some(cache) = &shared.cache else { return shared.vault.put(name, body).map(created) };
+    let mut parts = name.splitn(4, '/').skip(1);
+    let (volume, kind) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
+    if kind == "segments" {
+        return cache.put(name, body).map(created);
+    }
+    // What names segments goes to the vault after them.
+    if !cache.wait_drained(&format!("volumes/{volume}/"), DRAIN_LIMIT) {
+        return Err(Error::new(ErrorKind::Unavailable, "put", name)
+            .message("segments before it are not in the vault yet"));
+    }
+    shared.vault.put(name, body).map(created)
+}
+
+fn find(shared: &Shared, name: &str) -> Result<Option<ObjectInfo>> {
+    match shared.cache.as_ref().and_then(|cache| cache.head(name)) {
+        Some(info) => Ok(Some(info)),
+        None => shared.vault.head(name),
+    }
+}
+
+fn get(shared: &Shared, head: &RequestHead, name: &str) -> Result<Reply> {
+    let Some((first, last)) = head.range() else {
+        return Err(Error::new(ErrorKind::InvalidInput, "get", name)
+            .expected("a header Range: bytes=A-B")
+            .found("none"));
+    };
+    let end = last
+        .checked_add(1)
+        .filter(|end| first < *end)
+        .ok_or_else(|| Error::new(ErrorKind::InvalidInput, "get", name).at(first).found(last))?;
+    if end - first > shared.options.request_bytes_max {
+        return Err(Error::new(ErrorKind::InvalidInput, "get", name)
+            .expected(format_args!("at most {} bytes at once", shared.options.request_bytes_max))
+            .found(end - first));
+    }
+    if let Some(cache) = &shared.cache {
+        if cache.head(name).is_some() {
+            // It may move to the vault at this moment; then it is there.
+            if let Ok(bytes) = cache.get(name, first..end) {
+                return Ok(Reply::new(206, bytes));
+            }
+        }
+    }
+    shared.vault.get(name, first..end).map(|bytes| Reply::new(206, bytes))
+}
+
+fn list(shared: &Shared, client: &EnrolledClient, prefix: &str) -> Result<Reply> {
+    // Only what the client may see is asked for.
+    let mut found = Vec::new();
+    for volume in &client.volumes {
+        let own = format!("volumes/{volume}/");
+        if own.starts_with(prefix) {
+            found.extend(shared.vault.list(&own)?);
+            found.extend(shared.cache.iter().flat_map(|cache| cache.list(&own)));
+        } else if prefix.starts_with(&own) {
+            found.extend(shared.vault.list(prefix)?);
+            found.extend(shared.cache.iter().flat_map(|cache| cache.list(prefix)));
+        }
+    }
+    if "hrl-vault".starts_with(prefix) {
+        found.extend(shared.vault.head("hrl-vault")?);
+    }
+    found.sort_by(|a, b| a.name.cmp(&b.name));
+    found.dedup_by(|a, b| a.name == b.name);
+    let mut text = String::new();
+    for object in found {
+        let _ = writeln!(text, "{} {}", object.length, object.name);
+    }
+    Ok(Reply::new(200, text))
+}
+
+/// Serves the plain listener: metrics and health, one request a connection.
+pub(super) fn run_plain(shared: &Shared, socket: TcpStream) -> io::Result<()> {
+    socket.set_read_timeout(Some(Duration::from_secs(2)))?;
+    socket.set_write_timeout(Some(Duration::from_secs(2)))?;
+    let mut stream = BufReader::new(socket);
+    let Some(head) = read_request(&mut stream)? else { return Ok(()) };
+    let reply = match (head.method.as_str(), head.target.as_str()) {
+        ("GET", "/metrics" | "/healthz") => report(shared, &head.target),
+        _ => Reply::new(404, "/metrics and /healthz are here"),
+    };
+    send(&mut stream, &head, &reply)
+}
+
+/// Metrics in the Prometheus text format, or health: 200 when the vault takes what comes.
+fn report(shared: &Shared, target: &str) -> Reply {
+    let stats = shared.stats();
+    if target == "/healthz" {
+        return match stats.vault_available {
+            true => Reply::new(200, "ok\n"),
+            false => Reply::new(503, "the vault does not take segments\n"),
+        };
+    }
+    let mut text = String::new();
+    let mut metric = |name: &str, kind: &str, help: &str, value: u64| {
+        let _ =
+            writeln!(text, "# HELP hrl_gateway_{name} {help}\n# TYPE hrl_gateway_{name} {kind}");
+        let _ = writeln!(text, "hrl_gateway_{name} {value}");
+    };
+    metric("connections", "gauge", "Connections open now.", stats.connections);
+    metric(
+        "connections_refused_total",
+        "counter",
+        "Connections refused at the limit or without an enrolled certificate.",
+        stats.connections_refused,
+    );
+    metric("requests_total", "counter", "Requests answered.", stats.requests);
+    metric("errors_total", "counter", "Requests refused or failed.", stats.errors);
+    metric("received_bytes_total", "counter", "Bytes of objects received.", stats.bytes_received);
+    metric("sent_bytes_total", "counter", "Bytes of objects sent.", stats.bytes_sent);
+    metric("cached_objects", "gauge", "Objects not in the vault yet.", stats.cached_objects);
+    metric("cached_bytes", "gauge", "Bytes not in the vault yet.", stats.cached_bytes);
+    metric(
+        "forwarded_objects_total",
+        "counter",
+        "Objects moved from the cache to the vault.",
+        stats.forwarded_objects,
+    );
+    metric(
+        "vault_available",
+        "gauge",
+        "1 when the vault took the last object.",
+        u64::from(stats.vault_available),
+    );
+    let mut reply = Reply::new(200, text);
+    reply.headers.push(("content-type", "text/plain; version=0.0.4".to_owned()));
+    reply
+}

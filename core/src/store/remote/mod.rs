@@ -1,0 +1,284 @@
+//! A store behind gateways: HTTPS with client certificates, several gateways side by side.
+//!
+//! A request goes to the gateway that answered last; when that one does not answer it goes to the next, and fails with
+//! `Unavailable` once all were tried. A put whose answer was lost may have been done: the next try then finds the object
+//! there (`AlreadyExists`), as the contract of a store allows for.
+//!
+//! Limits: [`CONNECTIONS_KEPT_MAX`] idle connections per gateway, one request on each at a time, time limits on connecting
+//! and on every wait.
+
+pub(crate) mod http;
+mod identity;
+
+use std::io::BufReader;
+use std::net::{TcpStream, ToSocketAddrs};
+use std::ops::Range;
+use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use rustls::pki_types::ServerName;
+use rustls::{ClientConfig, ClientConnection, StreamOwned};
+
+pub use identity::{EnrolledClient, create_authority, enroll_client};
+pub(crate) use identity::{find_client, fingerprint, server_config};
+
+use self::http::{check_length, error_of, read_body, read_response, write_request};
+use super::{ObjectInfo, PutOutcome, Store, check_name};
+use crate::error::{Error, ErrorKind, Result};
+
+/// Idle connections kept for each gateway.
+pub const CONNECTIONS_KEPT_MAX: usize = 8;
+/// Where a gateway listens unless it is told otherwise.
+pub const GATEWAY_PORT: u16 = 9443;
+/// Largest object that is read or written whole.
+pub(crate) const OBJECT_BYTES_MAX: u64 = 4 << 30;
+const LIST_BYTES_MAX: u64 = 256 << 20;
+const CONNECT_LIMIT: Duration = Duration::from_secs(5);
+/// Longest wait for a part of an answer: a put through to a slow vault takes its time.
+const ANSWER_LIMIT: Duration = Duration::from_secs(60);
+
+type Connection = BufReader<StreamOwned<ClientConnection, TcpStream>>;
+
+struct Endpoint {
+    /// `host:port`.
+    address: String,
+    server_name: ServerName<'static>,
+    idle: Mutex<Vec<Connection>>,
+}
+
+/// A store that gateways give access to.
+pub struct RemoteStore {
+    endpoints: Vec<Endpoint>,
+    /// The one that answered last.
+    current: AtomicUsize,
+    tls: Arc<ClientConfig>,
+}
+
+/// An answer: status and body.
+struct Answer {
+    head: http::ResponseHead,
+    body: Vec<u8>,
+}
+
+impl RemoteStore {
+    /// A store behind the gateways at `addresses` (`host` or `host:port`), for the client whose bundle is in a directory
+    /// (see [`enroll_client`]). Connects with the first request.
+    ///
+    /// `InvalidInput` when there is no address, or one that is none, or a bundle that cannot be used.
+    pub fn open(addresses: &[String], bundle: &Path) -> Result<Self> {
+        let endpoints = addresses.iter().map(|text| endpoint(text)).collect::<Result<Vec<_>>>()?;
+        if endpoints.is_empty() {
+            return Err(Error::new(ErrorKind::InvalidInput, "open store", "gateway")
+                .expected("at least one address")
+                .found("none"));
+        }
+        let tls = identity::client_config(bundle)?;
+        Ok(Self { endpoints, current: AtomicUsize::new(0), tls })
+    }
+
+    /// Sends a request to the gateways in turn until one answers.
+    fn request(
+        &self,
+        method: &'static str,
+        target: &str,
+        headers: &[(&str, String)],
+        body: &[u8],
+        answer_bytes_max: u64,
+    ) -> Result<Answer> {
+        let first = self.current.load(Ordering::Relaxed);
+        let mut failure = None;
+        for step in 0..self.endpoints.len() {
+            let number = (first + step) % self.endpoints.len();
+            let endpoint = &self.endpoints[number];
+            match self.request_at(endpoint, method, target, headers, body, answer_bytes_max) {
+                // A gateway that cannot do it now says so; perhaps another can.
+                Ok(answer) if answer.head.status == 503 && step + 1 < self.endpoints.len() => {}
+                Ok(answer) => {
+                    self.current.store(number, Ordering::Relaxed);
+                    return Ok(answer);
+                }
+                Err(error) => failure = Some((endpoint, error)),
+            }
+        }
+        let (endpoint, error) = failure.expect("an answer of the last gateway is returned");
+        Err(Error::new(ErrorKind::Unavailable, "reach gateway", &endpoint.address).source(error))
+    }
+
+    fn request_at(
+        &self,
+        endpoint: &Endpoint,
+        method: &'static str,
+        target: &str,
+        headers: &[(&str, String)],
+        body: &[u8],
+        answer_bytes_max: u64,
+    ) -> std::io::Result<Answer> {
+        let kept = endpoint.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        if let Some(connection) = kept {
+            // The gateway may have closed it meanwhile, which says nothing of the gateway.
+            if let Ok(answer) =
+                exchange(connection, endpoint, method, target, headers, body, answer_bytes_max)
+            {
+                return Ok(answer);
+            }
+        }
+        let connection = self.connect(endpoint)?;
+        exchange(connection, endpoint, method, target, headers, body, answer_bytes_max)
+    }
+
+    fn connect(&self, endpoint: &Endpoint) -> std::io::Result<Connection> {
+        let mut failure = std::io::Error::from(std::io::ErrorKind::NotFound);
+        for address in endpoint.address.to_socket_addrs()? {
+            match TcpStream::connect_timeout(&address, CONNECT_LIMIT) {
+                Ok(socket) => {
+                    socket.set_nodelay(true)?;
+                    socket.set_read_timeout(Some(ANSWER_LIMIT))?;
+                    socket.set_write_timeout(Some(ANSWER_LIMIT))?;
+                    let name = endpoint.server_name.clone();
+                    let tls = ClientConnection::new(self.tls.clone(), name)
+                        .map_err(std::io::Error::other)?;
+                    return Ok(BufReader::new(StreamOwned::new(tls, socket)));
+                }
+                Err(error) => failure = error,
+            }
+        }
+        Err(failure)
+    }
+
+    fn object(
+        &self,
+        method: &'static str,
+        name: &str,
+        headers: &[(&str, String)],
+        body: &[u8],
+    ) -> Result<Answer> {
+        check_name(name)?;
+        let target = format!("/v1/objects/{name}");
+        self.request(method, &target, headers, body, OBJECT_BYTES_MAX)
+    }
+}
+
+fn exchange(
+    mut connection: Connection,
+    endpoint: &Endpoint,
+    method: &'static str,
+    target: &str,
+    headers: &[(&str, String)],
+    body: &[u8],
+    answer_bytes_max: u64,
+) -> std::io::Result<Answer> {
+    write_request(connection.get_mut(), method, target, headers, body)?;
+    let head = read_response(&mut connection)?;
+    let length = check_length(head.content_length(), answer_bytes_max, "read answer", target)
+        .map_err(std::io::Error::other)?;
+    let body = if method == "HEAD" { Vec::new() } else { read_body(&mut connection, length)? };
+    let mut idle = endpoint.idle.lock().unwrap_or_else(PoisonError::into_inner);
+    if idle.len() < CONNECTIONS_KEPT_MAX && head.header("connection") != Some("close") {
+        idle.push(connection);
+    }
+    Ok(Answer { head, body })
+}
+
+fn endpoint(text: &str) -> Result<Endpoint> {
+    let bad = || {
+        Error::new(ErrorKind::InvalidInput, "open store", text)
+            .expected("HOST or HOST:PORT of a gateway")
+            .found(text)
+    };
+    let (host, port) = match text.rsplit_once(':') {
+        Some((host, port)) if !host.ends_with(':') => (host, port.parse().map_err(|_| bad())?),
+        _ => (text, GATEWAY_PORT),
+    };
+    let host = host.trim_matches(['[', ']']);
+    let server_name = ServerName::try_from(host.to_owned()).map_err(|_| bad())?;
+    let address =
+        if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") };
+    Ok(Endpoint { address, server_name, idle: Mutex::default() })
+}
+
+impl Store for RemoteStore {
+    fn name(&self) -> String {
+        let addresses: Vec<&str> = self.endpoints.iter().map(|e| e.address.as_str()).collect();
+        format!("gateway://{}", addresses.join(","))
+    }
+
+    fn put(&self, name: &str, content: &[u8]) -> Result<PutOutcome> {
+        let answer = self.object("PUT", name, &[("if-none-match", "*".to_owned())], content)?;
+        match answer.head.status {
+            201 => Ok(PutOutcome::Created),
+            412 => Ok(PutOutcome::AlreadyExists),
+            _ => Err(error_of(&answer.head, &answer.body, "put to store", name)),
+        }
+    }
+
+    fn get(&self, name: &str, range: Range<u64>) -> Result<Vec<u8>> {
+        if range.is_empty() {
+            // No header can ask for nothing.
+            let length = self
+                .head(name)?
+                .map(|info| info.length)
+                .ok_or_else(|| Error::new(ErrorKind::NotFound, "get from store", name))?;
+            if range.start <= range.end && range.end <= length {
+                return Ok(Vec::new());
+            }
+            return Err(Error::new(ErrorKind::InvalidInput, "get from store", name)
+                .at(range.start)
+                .expected(format_args!("a range within {length} bytes"))
+                .found(format_args!("{}..{}", range.start, range.end)));
+        }
+        let bytes = format!("bytes={}-{}", range.start, range.end - 1);
+        let answer = self.object("GET", name, &[("range", bytes)], &[])?;
+        if answer.head.status != 206 {
+            return Err(error_of(&answer.head, &answer.body, "get from store", name));
+        }
+        if answer.body.len() as u64 != range.end - range.start {
+            return Err(Error::new(ErrorKind::Corrupt, "get from store", name)
+                .expected(format_args!("{} bytes", range.end - range.start))
+                .found(answer.body.len()));
+        }
+        Ok(answer.body)
+    }
+
+    fn list(&self, prefix: &str) -> Result<Vec<ObjectInfo>> {
+        // Prefixes are parts of names, which need no escapes.
+        let target = format!("/v1/list?prefix={prefix}");
+        let answer = self.request("GET", &target, &[], &[], LIST_BYTES_MAX)?;
+        if answer.head.status != 200 {
+            return Err(error_of(&answer.head, &answer.body, "list store", prefix));
+        }
+        let bad = || {
+            Error::new(ErrorKind::Corrupt, "list store", prefix)
+                .message("the gateway's list is not understood")
+        };
+        let text = String::from_utf8(answer.body).map_err(|_| bad())?;
+        text.lines()
+            .map(|line| {
+                let (length, name) = line.split_once(' ').ok_or_else(bad)?;
+                let length = length.parse().map_err(|_| bad())?;
+                Ok(ObjectInfo { name: name.to_owned(), length })
+            })
+            .collect()
+    }
+
+    fn head(&self, name: &str) -> Result<Option<ObjectInfo>> {
+        let answer = self.object("HEAD", name, &[], &[])?;
+        match answer.head.status {
+            200 => {
+                let length = answer.head.content_length().unwrap_or_default();
+                Ok(Some(ObjectInfo { name: name.to_owned(), length }))
+            }
+            404 => Ok(None),
+            _ => Err(error_of(&answer.head, &answer.body, "look into store", name)),
+        }
+    }
+
+    fn delete(&self, name: &str) -> Result<()> {
+        let answer = self.object("DELETE", name, &[], &[])?;
+        match answer.head.status {
+            204 => Ok(()),
+            _ => Err(error_of(&answer.head, &answer.body, "delete from store", name)),
+        }
+    }
+}
