@@ -363,7 +363,7 @@ class Protection:
         vault: Vault,
         state: _Path,
         volume: str | None = None,
-        policy: Mapping[str, str] | None = None,
+        policy: Mapping[str, str | int] | None = None,
         take_over: bool = False,
         on_event: Callable[[dict[str, str]], object] | None = None,
     ) -> Self: ...

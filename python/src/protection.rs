@@ -1,22 +1,22 @@
 //! `Protection` and the values that it gives.
 
-use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use hrl::ErrorKind;
 use hrl::device::{BlockDevice, FileDeviceOptions};
 use hrl::journal::PointKind;
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
-use pyo3::types::{PyBytes, PyDict};
+use pyo3::types::{PyBytes, PyDict, PyMapping};
 
 use crate::callback::CallbackQuiesce;
 use crate::device::{Device, Source, Volume};
-use crate::errors::run;
+use crate::errors::{raise, run};
 use crate::replica::Vault;
 use crate::running::Running;
-use crate::tap::{Tap, seconds};
+use crate::tap::{SIGNAL_CHECK, Tap, seconds};
 
 /// A recovery point.
 #[pyclass(frozen, get_all, module = "hrl")]
@@ -169,6 +169,43 @@ fn events(callback: Py<PyAny>) -> hrl::EventSink {
     })
 }
 
+/// Waits as the crate does, and looks at signals meanwhile: a first copy may take hours.
+fn wait_ordered(py: Python<'_>, handle: &hrl::Protection, limit: Duration) -> PyResult<()> {
+    let mut left = limit;
+    loop {
+        let slice = left.min(SIGNAL_CHECK);
+        match py.detach(|| handle.wait_ordered(slice)) {
+            Err(error) if error.kind() == ErrorKind::Unavailable => {}
+            done => return done.map_err(|error| raise(&error)),
+        }
+        py.check_signals()?;
+        left = left.saturating_sub(slice);
+        if left.is_zero() {
+            let stats = handle.stats();
+            let name = &handle.info().name;
+            return Err(raise(
+                &hrl::Error::new(ErrorKind::Unavailable, "wait for order of", name)
+                    .expected(format_args!("it within {limit:?}"))
+                    .found(format_args!(
+                        "mode {}, {} bytes left to read",
+                        stats.mode.name(),
+                        stats.resync_bytes_left
+                    )),
+            ));
+        }
+    }
+}
+
+/// A policy of names and values, the latter as text or as whatever says the same as text.
+fn chosen_policy(given: &Bound<'_, PyMapping>) -> PyResult<hrl::Policy> {
+    let mut policy = hrl::Policy::default();
+    for item in given.items()? {
+        let (name, value): (String, Bound<'_, PyAny>) = item.extract()?;
+        policy.set(&name, &value.str()?.to_string()).map_err(|error| raise(&error))?;
+    }
+    Ok(policy)
+}
+
 #[pymethods]
 impl Protection {
     #[new]
@@ -180,7 +217,7 @@ impl Protection {
         vault: &Vault,
         state: PathBuf,
         volume: Option<String>,
-        policy: Option<HashMap<String, String>>,
+        policy: Option<&Bound<'_, PyMapping>>,
         take_over: bool,
         on_event: Option<Py<PyAny>>,
     ) -> PyResult<Self> {
@@ -194,11 +231,8 @@ impl Protection {
             _ => return Err(PyTypeError::new_err("volume= names what is not protected by path")),
         };
         let device = disk.open(py, FileDeviceOptions { exclusive: true, ..Default::default() })?;
+        let chosen = policy.map_or_else(|| Ok(hrl::Policy::default()), chosen_policy)?;
         let protection = run(py, move || {
-            let mut chosen = hrl::Policy::default();
-            for (name, value) in policy.unwrap_or_default() {
-                chosen.set(&name, &value)?;
-            }
             let mut options = hrl::ProtectionOptions::new(&name, device, vault, state)
                 .policy(chosen)
                 .take_over(take_over);
@@ -276,14 +310,14 @@ impl Protection {
     #[pyo3(signature = (limit=60.0))]
     fn wait_ordered(&self, py: Python<'_>, limit: f64) -> PyResult<()> {
         let handle = self.open_handle()?;
-        let limit = seconds(limit)?;
-        run(py, || handle.wait_ordered(limit))
+        wait_ordered(py, &handle, seconds(limit)?)
     }
 
     #[pyo3(signature = (limit=60.0))]
     fn wait_replicated(&self, py: Python<'_>, limit: f64) -> PyResult<u64> {
         let handle = self.open_handle()?;
         let limit = seconds(limit)?;
+        wait_ordered(py, &handle, limit)?;
         run(py, || handle.wait_replicated(limit)).map(|sequence| sequence.0)
     }
 

@@ -14,7 +14,7 @@ use crate::errors::{raise, run};
 use crate::handle::Handle;
 
 /// Signals of the process, such as Ctrl-C, are looked at this often during a wait.
-const SIGNAL_CHECK: Duration = Duration::from_millis(100);
+pub(crate) const SIGNAL_CHECK: Duration = Duration::from_millis(100);
 
 /// The write order of a volume.
 #[pyclass(frozen, module = "hrl")]

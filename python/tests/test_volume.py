@@ -6,18 +6,22 @@ import faulthandler
 import io
 import itertools
 import os
+import signal
 import tempfile
 import threading
 import time
+import types
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import need, run
 from embedder import QUICK, DictDevice, DictStore
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from typing_extensions import Buffer
 
 import hrl
 
@@ -358,6 +362,68 @@ def test_what_failed_or_was_forgotten_is_read_again(tmp_path: Path, end: Callabl
     replica = vault.replica("v")
     assert replica.view().read(0, 4) == b"half"
     assert any(entry.unordered == "device-error" for entry in replica.timeline())
+
+
+# --- waits and choices ---
+
+
+def test_a_wait_for_order_ends_at_its_limit_and_by_signals(tmp_path: Path) -> None:
+    hurry = threading.Event()
+
+    class Slow(DictDevice):
+        def read(self, offset: int, length: int, /) -> Buffer:
+            if not hurry.is_set():
+                time.sleep(0.2)
+            return super().read(offset, length)
+
+    vault = hrl.Vault(tmp_path / "vault", create=True)
+    options: dict[str, Any] = {"state": tmp_path / "state", "volume": "v", "policy": QUICK}
+    with hrl.Protection(Slow(SIZE), vault=vault, **options) as protection:
+        with pytest.raises(hrl.UnavailableError, match="bytes left to read"):
+            protection.wait_ordered(0.1)
+        with pytest.raises(hrl.NotOrderedError):
+            protection.mark()
+        handler = signal.signal(signal.SIGALRM, lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        signal.setitimer(signal.ITIMER_REAL, 0.05)
+        try:
+            with pytest.raises(KeyboardInterrupt):
+                protection.wait_ordered(1e9)
+            hurry.set()
+            ticket = protection.tap.begin(SIZE - BLOCK, BLOCK)
+            signal.setitimer(signal.ITIMER_REAL, 0.05)
+            with pytest.raises(KeyboardInterrupt):
+                protection.tap.begin(SIZE - 1, 1)
+            ticket.cancel()
+        finally:
+            signal.signal(signal.SIGALRM, handler)
+
+
+def test_a_policy_is_a_mapping_of_names(tmp_path: Path) -> None:
+    vault = hrl.Vault(tmp_path / "vault", create=True)
+    options: dict[str, Any] = {"vault": vault, "state": tmp_path / "state", "volume": "v"}
+    chosen: dict[str, str | int] = {"crash_point_interval_ms": 50, "compression": "zstd:3"}
+    numbers = types.MappingProxyType(chosen)
+    with hrl.Protection(hrl.MemoryDevice(SIZE), policy=numbers, **options) as protection:
+        protection.wait_ordered()
+        protection.write(0, b"x")
+        deadline = time.monotonic() + 20
+        while not protection.stats().points and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert protection.stats().points, "points are marked by policy"
+    with pytest.raises(hrl.HrlError) as caught:
+        hrl.Protection(hrl.MemoryDevice(SIZE), policy={"crash_point_interval_ms": "soon"}, **options)
+    assert caught.value.kind == "invalid-input"
+
+
+def test_any_device_is_served(tmp_path: Path) -> None:
+    need("qemu-io")
+    base = hrl.MemoryDevice(SIZE)
+    with hrl.Overlay(base, DictDevice(SIZE)) as trial:
+        with hrl.NbdServer.device(f"unix:{tmp_path}/socket", trial, "disk") as server:
+            run("qemu-io", "-f", "raw", "-c", "write -P 7 4096 4096", server.uri)
+            assert server.stats()[3] == BLOCK
+        assert trial.read(BLOCK, BLOCK) == b"\7" * BLOCK
+    assert base.read(BLOCK, BLOCK) == bytes(BLOCK)
 
 
 # --- the end of handles ---
