@@ -173,7 +173,7 @@ def test_damage_is_found_and_named(start: Start) -> None:
     ("arguments", "kind"),
     [
         (["points", "{absent}"], "not-found"),
-        (["points", "s3://bucket/x"], "unsupported"),
+        (["points", "ftp://host/x"], "invalid-input"),
         (["inspect", "{absent}"], "not-found"),
         (["inspect", "{junk}"], "corrupt"),
         (["status", "{absent}"], "not-found"),

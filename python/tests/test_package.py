@@ -102,8 +102,8 @@ def test_an_error_names_what_when_and_where(tmp_path: Path) -> None:
     assert caught.value.operation
     assert "absent" in str(caught.value)
     with pytest.raises(hrl.HrlError) as caught:
-        hrl.Vault("s3://bucket/vault")
-    assert caught.value.kind == "unsupported"
+        hrl.Vault("ftp://host/vault")
+    assert caught.value.kind == "invalid-input"
     vault = hrl.Vault(str(tmp_path / "vault"), create=True)
     (tmp_path / "disk.img").write_bytes(bytes(BLOCK))
     with pytest.raises(hrl.HrlError) as caught:

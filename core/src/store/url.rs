@@ -7,9 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::{DirStore, Store};
-use crate::error::Result;
-#[cfg(any(feature = "gateway", not(feature = "cloud")))]
-use crate::error::{Error, ErrorKind};
+use crate::error::{Error, ErrorKind, Result};
 
 /// Opens the store that `url` names. `NotFound` when the directory or bucket is absent, `InvalidInput` for a URL that cannot
 /// be understood, `Unsupported` for one that this build does not reach, `Unavailable` when the server does not answer.
