@@ -422,7 +422,8 @@ class Protection:
 
 @final
 class Vault:
-    """A store with volumes in it: a directory, as a path or file://PATH, or a `store` of your own.
+    """A store with volumes in it: a directory (a path or file://PATH), an object store (s3://, az://, gs://; credentials
+    come from the environment), or a `store` of your own.
 
     `key_file` holds the key-encryption key of sealed volumes. `create` makes a new vault.
     """
