@@ -10,6 +10,7 @@ from hrl._hrl import (
     ChangeSet,
     Device,
     FileDevice,
+    Gateway,
     MemoryDevice,
     NbdServer,
     Overlay,
@@ -27,6 +28,8 @@ from hrl._hrl import (
     View,
     Volume,
     convert,
+    create_authority,
+    enroll_client,
     generate_key,
     inspect_hyperv,
 )
@@ -52,6 +55,7 @@ __all__ = [
     "Device",
     "FencedError",
     "FileDevice",
+    "Gateway",
     "HrlError",
     "MemoryDevice",
     "NbdServer",
@@ -78,6 +82,8 @@ __all__ = [
     "Volume",
     "WrongKeyError",
     "convert",
+    "create_authority",
+    "enroll_client",
     "generate_key",
     "inspect_hyperv",
 ]

@@ -633,6 +633,44 @@ class NbdServer:
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None, /
     ) -> None: ...
 
+class Gateway:
+    """A store served over HTTPS with client certificates, in front of a vault. Leaving the `with` block stops it.
+
+    With `cache`, a directory, segments are acknowledged when they are durable there; otherwise when the vault has them.
+    `metrics` is an address for `/metrics` and `/healthz` without TLS.
+    """
+
+    def __init__(
+        self,
+        vault: str,
+        *,
+        pki: _Path,
+        listen: str = "0.0.0.0:9443",
+        cache: _Path | None = None,
+        cache_bytes_max: int | None = None,
+        metrics: str | None = None,
+    ) -> None: ...
+    @property
+    def address(self) -> str:
+        """Where it listens."""
+    @property
+    def metrics_address(self) -> str | None:
+        """Where it serves metrics without TLS."""
+    def stats(self) -> dict[str, int | bool]:
+        """Counters now: connections, requests, errors, bytes, what the cache holds, whether the vault takes it."""
+    def stop(self, limit: float = 60.0) -> bool:
+        """Stops; tries to empty the cache for up to `limit` seconds. True when nothing is left in it."""
+    def __enter__(self) -> Gateway: ...
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None, /
+    ) -> None: ...
+
+def create_authority(pki: _Path, hosts: Sequence[str]) -> None:
+    """Makes a certificate authority in a new directory, and a gateway's certificate that is good for `hosts`."""
+
+def enroll_client(pki: _Path, client: str, *, volumes: Sequence[str], bundle: _Path) -> None:
+    """Makes and pins a certificate for a client that may touch `volumes` alone; its bundle goes into a new directory."""
+
 def generate_key() -> str:
     """64 hexadecimal digits for a key file."""
 

@@ -12,6 +12,7 @@ mod buffer;
 mod callback;
 mod device;
 mod errors;
+mod gateway;
 mod handle;
 mod journal;
 mod protection;
@@ -26,6 +27,8 @@ use pyo3::prelude::*;
 mod _hrl {
     #[pymodule_export]
     use crate::device::{Device, FileDevice, MemoryDevice, Overlay, Volume};
+    #[pymodule_export]
+    use crate::gateway::{Gateway, create_authority, enroll_client};
     #[pymodule_export]
     use crate::journal::{Record, RecordIterator, Segment, convert, generate_key, inspect_hyperv};
     #[pymodule_export]
