@@ -76,6 +76,11 @@ pub(crate) fn text<'a>(pointer: *const c_char, name: &str) -> Result<&'a str> {
         .map_err(|error| bad_argument(name).expected("UTF-8").source(error))
 }
 
+/// Text that may be NULL.
+pub(crate) fn optional_text<'a>(pointer: *const c_char, name: &str) -> Result<Option<&'a str>> {
+    if pointer.is_null() { Ok(None) } else { text(pointer, name).map(Some) }
+}
+
 /// Bytes from C.
 pub(crate) fn bytes<'a>(pointer: *const u8, length: usize, name: &str) -> Result<&'a [u8]> {
     check_length(pointer, length, name)?;

@@ -20,6 +20,7 @@ mod nbd;
 mod points;
 mod protection;
 mod replica;
+mod retention;
 mod store;
 mod tap;
 mod vault;

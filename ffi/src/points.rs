@@ -3,7 +3,7 @@
 use std::ffi::{c_char, c_void};
 
 use engine::journal::PointKind;
-use engine::replica::{RecoveryPoint, TimelineEntry, VolumeInfo};
+use engine::replica::{PinUntil, RecoveryPoint, TimelineEntry, VolumeInfo};
 use engine::{Cause, Mode};
 
 use crate::handle;
@@ -51,11 +51,31 @@ pub struct hrl_point {
     pub label: [c_char; HRL_LABEL_CHARS],
     /// Chain hash of the segment that ends with it, in hexadecimal digits.
     pub chain: [c_char; HRL_HASH_CHARS],
+    /// It has a pin, which keeps it through retention.
+    pub pinned: bool,
+    /// It is under legal hold.
+    pub held: bool,
+    /// When its pin ends, in nanoseconds since 1970 in UTC; 0 for a pin without an end, and without one.
+    pub pinned_until_ns: i64,
+    /// Checks that found it good, of those kept: the newest of each kind.
+    pub checks_good: u32,
+    /// Checks that found it bad.
+    pub checks_bad: u32,
 }
 
 impl From<&RecoveryPoint> for hrl_point {
     fn from(point: &RecoveryPoint) -> Self {
+        let until = point.pins.iter().find_map(|pin| match pin.until {
+            PinUntil::Time(until) => Some(until.0),
+            _ => None,
+        });
+        let checks = |ok| point.verdicts.iter().filter(|v| v.ok == ok).count() as u32;
         Self {
+            pinned: point.pins.iter().any(|pin| !pin.is_hold()),
+            held: point.pins.iter().any(engine::replica::Pin::is_hold),
+            pinned_until_ns: until.unwrap_or(0),
+            checks_good: checks(true),
+            checks_bad: checks(false),
             id: handle::fixed_text(&point.id.to_string()),
             kind: kind_code(point.kind),
             sequence: point.sequence.0,
@@ -121,6 +141,8 @@ pub struct hrl_timeline_entry {
     pub last_time_ns: i64,
     /// NULL for an ordered stretch; otherwise why no state inside it can be restored, such as "crash". Static.
     pub unordered: *const c_char,
+    /// Retention folded the stretch into one state: only the last sequence of the fold can be restored.
+    pub folded: bool,
 }
 
 impl From<&TimelineEntry> for hrl_timeline_entry {
@@ -131,6 +153,7 @@ impl From<&TimelineEntry> for hrl_timeline_entry {
             first_time_ns: entry.from_time.0,
             last_time_ns: entry.to_time.0,
             unordered: entry.unordered.map_or(std::ptr::null(), cause_text),
+            folded: entry.folded,
         }
     }
 }

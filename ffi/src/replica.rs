@@ -18,7 +18,7 @@ use crate::vault::hrl_vault;
 
 /// One volume in a vault, as of the version of its catalog that was read last. All threads may use it at once.
 pub struct hrl_replica {
-    inner: RwLock<Replica>,
+    pub(crate) inner: RwLock<Replica>,
 }
 
 impl hrl_replica {

@@ -45,6 +45,7 @@ __all__ = [
 _Path = str | PathLike[str]
 _Discarded = Literal["zeroes", "undefined", "ignored"]
 _PointKind = Literal["crash", "app", "group-crash", "group-app", "declared"]
+_VerdictKind = Literal["integrity", "comparison", "file-system", "application", "command"]
 
 @disjoint_base
 class Device:
@@ -260,6 +261,52 @@ class RecoveryPoint:
     @property
     def chain(self) -> str:
         """Chain hash of the journal segment that holds the mark."""
+    @property
+    def pins(self) -> list[Pin]:
+        """What keeps it through retention."""
+    @property
+    def verdicts(self) -> list[Verdict]:
+        """What checks of it found: the newest of each kind."""
+
+@final
+class Pin:
+    """What keeps a recovery point through retention: a pin, or a legal hold."""
+
+    @property
+    def point(self) -> str:
+        """Identity of the point."""
+    @property
+    def until(self) -> str | None:
+        """Until when; None until it is taken off."""
+    @property
+    def hold(self) -> bool:
+        """It is a legal hold, which is lifted as such only."""
+    @property
+    def reason(self) -> str:
+        """Why, for people."""
+    @property
+    def since(self) -> str:
+        """When it was put."""
+
+@final
+class Verdict:
+    """What a check of a recovery point found."""
+
+    @property
+    def point(self) -> str:
+        """Identity of the point."""
+    @property
+    def kind(self) -> _VerdictKind:
+        """What was checked."""
+    @property
+    def ok(self) -> bool:
+        """Nothing was wrong."""
+    @property
+    def time(self) -> str:
+        """When."""
+    @property
+    def text(self) -> str:
+        """For people."""
 
 @final
 class TimelineEntry:
@@ -279,7 +326,10 @@ class TimelineEntry:
         """When it ends."""
     @property
     def unordered(self) -> str | None:
-        """The cause when it holds no restorable state; None when every state in it can be restored."""
+        """The cause when it holds no restorable state; None when it is in order."""
+    @property
+    def folded(self) -> bool:
+        """Retention folded it into one state: only the last sequence of the fold can be restored."""
 
 @final
 class Stats:
@@ -487,6 +537,26 @@ class Replica:
         """What was written after one state, up to another."""
     def verify(self, *, progress: Callable[[int, int], object] | None = None) -> dict[str, Any]:
         """Reads and checks everything that is stored of the volume; "sound" tells whether all of it is right."""
+    def pin(self, point: str, *, until: str | None = None, hold: bool = False, reason: str = "") -> Pin:
+        """Keeps a point through retention: until a time (RFC 3339), for ever, or with `hold` as a legal hold."""
+    def unpin(self, point: str, *, hold: bool = False) -> None:
+        """Takes the pin of a point off, or with `hold` its legal hold; neither takes off the other."""
+    def record_verdict(self, point: str, kind: _VerdictKind, ok: bool, text: str = "") -> Verdict:
+        """Stores what a check of a point found; retention never drops the last point whose checks were all good."""
+    def compact(
+        self,
+        retention: str | None = None,
+        *,
+        dry_run: bool = False,
+        fold_all: bool = False,
+        scratch: _Path | None = None,
+        progress: Callable[[int, int], object] | None = None,
+    ) -> dict[str, Any]:
+        """Carries retention out once, and says what it did (or with `dry_run` would do).
+
+        `retention` is text such as "2h all; 24h hourly; 30d daily; bytes 100G" (None: the default). With `fold_all`
+        whatever it does not keep goes at once, also where that saves few bytes. Restores and views that run go on.
+        """
     @property
     def closed(self) -> bool:
         """It was closed."""

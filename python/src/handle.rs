@@ -25,6 +25,14 @@ impl<T: Clone> Handle<T> {
         inner.clone().ok_or_else(|| PyValueError::new_err(format!("{} is closed", self.what)))
     }
 
+    /// Takes the place of what is open; nothing after the close.
+    pub(crate) fn replace(&self, inner: T) {
+        let mut held = self.inner.write().unwrap_or_else(PoisonError::into_inner);
+        if held.is_some() {
+            *held = Some(inner);
+        }
+    }
+
     /// Gives out what was open, the first time.
     pub(crate) fn close(&self) -> Option<T> {
         self.inner.write().unwrap_or_else(PoisonError::into_inner).take()

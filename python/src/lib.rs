@@ -17,6 +17,7 @@ mod handle;
 mod journal;
 mod protection;
 mod replica;
+mod retention;
 mod running;
 mod serve;
 mod tap;
@@ -35,6 +36,8 @@ mod _hrl {
     use crate::protection::{Protection, RecoveryPoint, Stats, TimelineEntry};
     #[pymodule_export]
     use crate::replica::{ChangeSet, Replica, Vault, View};
+    #[pymodule_export]
+    use crate::retention::{Pin, Verdict};
     #[pymodule_export]
     use crate::serve::NbdServer;
     #[pymodule_export]

@@ -15,6 +15,7 @@ use crate::callback::CallbackQuiesce;
 use crate::device::{Device, Source, Volume};
 use crate::errors::{raise, run};
 use crate::replica::Vault;
+use crate::retention::{Pin, Verdict};
 use crate::running::Running;
 use crate::tap::{SIGNAL_CHECK, Tap, seconds};
 
@@ -29,6 +30,8 @@ pub(crate) struct RecoveryPoint {
     label: String,
     epoch: u32,
     chain: String,
+    pins: Vec<Pin>,
+    verdicts: Vec<Verdict>,
 }
 
 impl From<hrl::replica::RecoveryPoint> for RecoveryPoint {
@@ -42,6 +45,8 @@ impl From<hrl::replica::RecoveryPoint> for RecoveryPoint {
             label: point.label,
             epoch: point.epoch.0,
             chain: point.chain.to_string(),
+            pins: point.pins.into_iter().map(Into::into).collect(),
+            verdicts: point.verdicts.into_iter().map(Into::into).collect(),
         }
     }
 }
@@ -64,6 +69,7 @@ pub(crate) struct TimelineEntry {
     from_time: String,
     to_time: String,
     unordered: Option<String>,
+    folded: bool,
 }
 
 impl From<hrl::replica::TimelineEntry> for TimelineEntry {
@@ -74,6 +80,7 @@ impl From<hrl::replica::TimelineEntry> for TimelineEntry {
             from_time: entry.from_time.to_string(),
             to_time: entry.to_time.to_string(),
             unordered: entry.unordered.map(|cause| cause.name().to_owned()),
+            folded: entry.folded,
         }
     }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use hrl::SystemClock;
 use hrl::journal::{KeyRing, WrappingKey};
-use hrl::replica::{At, RestoreTarget, ViewOptions};
+use hrl::replica::{At, CompactOptions, RestoreTarget, ViewOptions};
 use hrl::store::{DirStore, Store, create_url, open_url};
 use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
@@ -16,6 +16,7 @@ use crate::device::{Device, Disk};
 use crate::errors::run;
 use crate::handle::Handle;
 use crate::protection::{RecoveryPoint, TimelineEntry};
+use crate::retention::{Pin, Verdict, pin_until, report_dict, verdict_kind};
 
 fn store_at(url: &Path, create: bool) -> hrl::Result<Arc<dyn Store>> {
     match url.to_str() {
@@ -149,6 +150,19 @@ impl Replica {
         run(py, || Ok(Arc::new(replica.view(&At::parse(at)?, &ViewOptions::default())?)))
     }
 
+    /// Changes what the vault says of the volume, and sees it from then on.
+    fn amend<R: Send>(
+        &self,
+        py: Python<'_>,
+        work: impl FnOnce(&mut hrl::replica::Replica) -> hrl::Result<R> + Send,
+    ) -> PyResult<R> {
+        let mut replica = hrl::replica::Replica::clone(&*self.inner.get()?);
+        let result = run(py, || work(&mut replica));
+        // Also after a failure: some of it may have been done.
+        self.inner.replace(Arc::new(replica));
+        result
+    }
+
     /// The keys that open its segments.
     pub(crate) fn keys(&self) -> PyResult<KeyRing> {
         Ok(self.inner.get()?.keys().clone())
@@ -261,6 +275,62 @@ impl Replica {
         dict.set_item("strays", &report.strays)?;
         dict.set_item("sound", report.is_sound())?;
         Ok(dict)
+    }
+
+    #[pyo3(signature = (point, *, until=None, hold=false, reason=""))]
+    fn pin(
+        &self,
+        py: Python<'_>,
+        point: &str,
+        until: Option<&str>,
+        hold: bool,
+        reason: &str,
+    ) -> PyResult<Pin> {
+        let pinned = self
+            .amend(py, |replica| replica.pin(&At::parse(point)?, pin_until(until, hold)?, reason));
+        pinned.map(Into::into)
+    }
+
+    #[pyo3(signature = (point, *, hold=false))]
+    fn unpin(&self, py: Python<'_>, point: &str, hold: bool) -> PyResult<()> {
+        self.amend(py, |replica| replica.unpin(&At::parse(point)?, hold))
+    }
+
+    #[pyo3(signature = (point, kind, ok, text=""))]
+    fn record_verdict(
+        &self,
+        py: Python<'_>,
+        point: &str,
+        kind: &str,
+        ok: bool,
+        text: &str,
+    ) -> PyResult<Verdict> {
+        let recorded = self.amend(py, |replica| {
+            replica.record_verdict(&At::parse(point)?, verdict_kind(kind)?, ok, text)
+        });
+        recorded.map(Into::into)
+    }
+
+    #[pyo3(signature = (retention=None, *, dry_run=false, fold_all=false, scratch=None, progress=None))]
+    fn compact<'py>(
+        &self,
+        py: Python<'py>,
+        retention: Option<&str>,
+        dry_run: bool,
+        fold_all: bool,
+        scratch: Option<PathBuf>,
+        progress: Option<Py<PyAny>>,
+    ) -> PyResult<Bound<'py, PyDict>> {
+        let tell = self::progress(progress);
+        let options = CompactOptions { dry_run, fold_all, scratch, ..CompactOptions::default() };
+        let report = self.amend(py, |replica| {
+            let policy = match retention {
+                Some(text) => text.parse()?,
+                None => hrl::RetentionPolicy::default(),
+            };
+            replica.compact(&policy, &options, &tell)
+        })?;
+        report_dict(py, &report)
     }
 
     #[getter]

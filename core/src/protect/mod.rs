@@ -1,7 +1,7 @@
 //! Protection: everything that one protected volume needs, running, as one handle.
 //!
 //! Opening finds out how the last session ended, begins a session in the dirty map and starts the tasks: journal,
-//! keeper (dirty map marks), resync, shipping, and a timer for points, cleaning and events. Writes go through
+//! keeper (dirty map marks), resync, shipping, retention, and a timer for points, cleaning and events. Writes go through
 //! [`Protection::volume`].
 //!
 //! Dropping the handle without [`Protection::stop`] leaves what a crash would leave: the next session reads the
@@ -10,6 +10,7 @@
 mod journaling;
 mod recover;
 mod resync;
+mod retention;
 mod state;
 mod timer;
 
@@ -129,6 +130,7 @@ impl ProtectionOptions {
             self.clock.clone(),
         );
         let shared = Arc::new(Shared {
+            vault: self.vault,
             volume: Arc::new(Volume::new(self.device.clone(), tap.clone())),
             tap,
             info,
@@ -428,6 +430,7 @@ impl Drop for Protection {
 
 /// What the tasks share.
 struct Shared {
+    vault: Vault,
     tap: Arc<Tap>,
     volume: Arc<Volume>,
     info: VolumeInfo,
@@ -675,6 +678,7 @@ fn start(shared: &Arc<Shared>, baseline: resync::Baseline) -> Vec<JoinHandle<()>
         spawn("keeper", Box::new(timer::run_keeper)),
         spawn("resync", Box::new(move |shared| resync::run(shared, baseline))),
         spawn("ship", Box::new(timer::run_shipper)),
+        spawn("retention", Box::new(retention::run)),
         spawn("timer", Box::new(timer::run_timer)),
     ]
 }

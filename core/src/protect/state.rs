@@ -60,6 +60,11 @@ impl StateDirectory {
         self.root.join("dirty")
     }
 
+    /// Files of the retention task; worth nothing once it ended.
+    pub(super) fn scratch(&self) -> PathBuf {
+        self.root.join("scratch")
+    }
+
     pub(super) fn spool(&self) -> PathBuf {
         self.root.join("spool")
     }

@@ -12,17 +12,20 @@
 
 use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use super::Progress;
 use super::catalog::{CatalogEdit, SegmentEntry};
+use super::parallel;
 use super::retention::{Fold, FoldReason, RetentionPlan, plan, stored_bytes};
 use super::vault::Replica;
 use super::verify::Finding;
 use crate::clock::Clock;
 use crate::error::{Error, ErrorKind, Result};
 use crate::journal::{
-    FileSink, Segment, SegmentKind, SegmentSummary, merge, merged_data_bytes, open_mapped,
+    FileSink, Segment, SegmentKind, SegmentSink, SegmentSummary, merge, merged_data_bytes,
+    open_mapped,
 };
 use crate::policy::{Compression, RetentionPolicy};
 use crate::store::{PutOutcome, Store};
@@ -93,7 +96,7 @@ pub struct Compactor {
 
 impl Compactor {
     /// Plans and carries out retention once. `progress` counts bytes of segments to fold; false from it ends the run
-    /// between two folds, and what was done stays done.
+    /// soon with `Unavailable`, and what was done stays done.
     ///
     /// `Unavailable` and `Full` when a store or the scratch directory fails: run it again later. Segments that are not as
     /// they were written are left as they are and named in the report.
@@ -120,9 +123,12 @@ impl Compactor {
                 ..CompactReport::default()
             },
             judged: &mut self.judged,
+            progress,
+            done: 0,
+            total: 0,
         };
         run.report.segments_before = run.replica.catalog().segments().len() as u64;
-        run.all(&plan, progress)?;
+        run.all(&plan)?;
         run.report.segments_after = run.replica.catalog().segments().len() as u64;
         run.report.objects_waiting = run.replica.catalog().retired().len() as u64;
         Ok(run.report)
@@ -135,12 +141,16 @@ struct Run<'a> {
     options: &'a CompactOptions,
     report: CompactReport,
     judged: &'a mut HashMap<String, String>,
+    progress: Progress<'a>,
+    /// Bytes of segments that were folded or left, and of all that are looked at.
+    done: u64,
+    total: u64,
 }
 
 impl Run<'_> {
-    fn all(&mut self, plan: &RetentionPlan, progress: Progress<'_>) -> Result<()> {
+    fn all(&mut self, plan: &RetentionPlan) -> Result<()> {
         self.unpin(plan)?;
-        self.folds(plan, progress)?;
+        self.folds(plan)?;
         self.delete_due(plan)?;
         self.retire_strays()
     }
@@ -159,15 +169,12 @@ impl Run<'_> {
         }
     }
 
-    fn folds(&mut self, plan: &RetentionPlan, progress: Progress<'_>) -> Result<()> {
+    fn folds(&mut self, plan: &RetentionPlan) -> Result<()> {
         let entries = self.replica.catalog().segments().to_vec();
         let size = |fold: &Fold| stored_bytes(&entries[fold.segments.clone()]);
-        let total = plan.folds.iter().fold(0_u64, |sum, fold| sum.saturating_add(size(fold)));
-        let mut done = 0_u64;
+        self.total = plan.folds.iter().fold(0, |sum, fold| size(fold).saturating_add(sum));
         for fold in &plan.folds {
-            if !progress(done, total) {
-                break;
-            }
+            self.go_on()?;
             let inputs = &entries[fold.segments.clone()];
             match self.fold(fold, inputs) {
                 Ok(()) => {}
@@ -183,10 +190,18 @@ impl Run<'_> {
                     self.report.findings.push(Finding { object, error });
                 }
             }
-            done = done.saturating_add(size(fold));
+            self.done = self.done.saturating_add(size(fold));
         }
-        progress(done, total);
         Ok(())
+    }
+
+    /// `Unavailable` when whoever asked for the compaction wants it to end.
+    fn go_on(&self) -> Result<()> {
+        if (self.progress)(self.done, self.total) {
+            return Ok(());
+        }
+        Err(Error::new(ErrorKind::Unavailable, "compact", &self.replica.info().name)
+            .message("it was cancelled; what was done stays done"))
     }
 
     fn fold(&mut self, fold: &Fold, entries: &[SegmentEntry]) -> Result<()> {
@@ -230,10 +245,7 @@ impl Run<'_> {
         if self.judged.get(&first.object) == Some(&last.object) {
             return Ok(None);
         }
-        let segments = entries
-            .iter()
-            .map(|entry| self.replica.open_entry(entry))
-            .collect::<Result<Vec<_>>>()?;
+        let segments = parallel::each(entries, true, |entry| self.replica.open_entry(entry))?;
         let kept = merged_data_bytes(&segments.iter().collect::<Vec<_>>(), fold.kind)?;
         let data: u64 = segments.iter().map(|segment| segment.summary().data_bytes).sum();
         let share = u128::from(kept) * u128::from(bytes_in) / u128::from(data.max(1));
@@ -276,7 +288,7 @@ impl Run<'_> {
         scratch: &Scratch,
     ) -> Result<(PathBuf, SegmentSummary)> {
         let path = scratch.file();
-        let sink = FileSink::create(&path)?;
+        let sink = Watched { sink: FileSink::create(&path)?, go_on: &|| self.go_on() };
         let segments: Vec<_> = segments.iter().collect();
         let (key, clock) = (self.replica.keys().newest(), &**self.replica.clock());
         let (_, summary, _) = merge(&segments, kind, sink, compression, key, clock)?;
@@ -340,13 +352,14 @@ impl Run<'_> {
         let mut sink = FileSink::create(&path)?;
         let mut at = 0;
         while at < entry.summary.stored_bytes {
+            self.go_on()?;
             let end = at.saturating_add(FETCH_BYTES).min(entry.summary.stored_bytes);
             let bytes = store.get(&entry.object, at..end)?;
-            crate::journal::SegmentSink::append(&mut sink, &bytes)?;
+            sink.append(&bytes)?;
             at = end;
         }
         drop(sink);
-        let segment = Segment::open(open_mapped(&path)?, self.replica.keys())?;
+        let segment = self.replica.opened(open_mapped(&path)?)?;
         entry.check(&segment)?;
         Ok(segment)
     }
@@ -460,10 +473,27 @@ fn first_sequence(name: &str) -> Option<Sequence> {
     u64::from_str_radix(digits, 16).ok().map(Sequence)
 }
 
+/// A sink that ends the work when nobody wants it any more.
+struct Watched<'a> {
+    sink: FileSink,
+    go_on: &'a dyn Fn() -> Result<()>,
+}
+
+impl SegmentSink for Watched<'_> {
+    fn append(&mut self, bytes: &[u8]) -> Result<()> {
+        (self.go_on)()?;
+        self.sink.append(bytes)
+    }
+
+    fn sync(&mut self) -> Result<()> {
+        self.sink.sync()
+    }
+}
+
 /// A directory that is removed with what is in it.
 struct Scratch {
     path: PathBuf,
-    files: std::cell::Cell<u64>,
+    files: AtomicU64,
 }
 
 impl Scratch {
@@ -474,12 +504,12 @@ impl Scratch {
         let path = parent.join(format!("hrl-compact-{:016x}", u64::from_le_bytes(random)));
         std::fs::create_dir_all(&path)
             .map_err(|error| Error::io("create scratch directory", path.display(), error))?;
-        Ok(Self { path, files: std::cell::Cell::new(0) })
+        Ok(Self { path, files: AtomicU64::new(0) })
     }
 
     /// Path of a new file.
     fn file(&self) -> PathBuf {
-        let number = self.files.replace(self.files.get() + 1);
+        let number = self.files.fetch_add(1, Ordering::Relaxed);
         self.path.join(format!("{number}.hrl"))
     }
 }

@@ -22,8 +22,11 @@ use crate::journal::{PointKind, SegmentKind};
 use crate::policy::RetentionPolicy;
 use crate::units::{PointId, Sequence, Timestamp};
 
-/// So many small segments in a row are folded whether that saves bytes or not: each costs time to open.
-const SMALL_SEGMENTS_MIN: usize = 16;
+/// Small segments outside of the full window beyond which runs of them are folded whether that saves bytes or not: each
+/// costs a view time to open. Below it folding waits, because what is written over meanwhile is not written again.
+const SMALL_SEGMENTS_MAX: usize = 4096;
+/// Runs of fewer small segments than this are not worth a fold for their number.
+const SMALL_RUN_MIN: usize = 16;
 /// A segment below this size, in stored bytes, is small.
 const SMALL_BYTES: u64 = 16 << 20;
 /// Most stored bytes of the small segments of one fold.
@@ -84,7 +87,7 @@ pub struct KeptState {
 /// Why segments are folded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FoldReason {
-    /// They are many and small.
+    /// They are small, and there are too many of them.
     Many,
     /// Folding saves enough of their bytes; looked at when the plan is carried out.
     Saves,
@@ -202,6 +205,8 @@ struct Planner<'a> {
     /// Segments from here on are not touched.
     full_from: usize,
     protected: HashMap<PointId, KeepReason>,
+    /// There are more small segments than there should be.
+    is_crowded: bool,
 }
 
 impl<'a> Planner<'a> {
@@ -217,7 +222,10 @@ impl<'a> Planner<'a> {
         let newest = entries.len().saturating_sub(1);
         let full_from = entries.iter().position(is_young).unwrap_or(newest).min(newest);
         let protected = catalog.protected_points(|pin| !pin.has_expired(now));
-        Self { entries, policy, now, intervals, full_from, protected }
+        let is_small = |entry: &&SegmentEntry| entry.summary.stored_bytes < SMALL_BYTES;
+        let small = entries[..full_from].iter().filter(is_small).count();
+        let is_crowded = small > SMALL_SEGMENTS_MAX;
+        Self { entries, policy, now, intervals, full_from, protected, is_crowded }
     }
 
     /// Points and ends of segments before `full_from` at which the volume was in order, in write order.
@@ -360,7 +368,8 @@ impl<'a> Planner<'a> {
             return folds.extend(pieces.into_iter().map(|p| self.fold(p, FoldReason::Budget)));
         }
         let small = self.pieces(group, SMALL_FOLD_BYTES_MAX, SMALL_BYTES);
-        let many = small.into_iter().filter(|piece| piece.len() >= SMALL_SEGMENTS_MIN);
+        let many =
+            small.into_iter().filter(|piece| self.is_crowded && piece.len() >= SMALL_RUN_MIN);
         let mut many: Vec<Fold> = many.map(|piece| self.fold(piece, FoldReason::Many)).collect();
         // A piece that may save bytes is looked at when it has no fold that is made anyway: that one goes first.
         for piece in pieces {

@@ -460,7 +460,7 @@ impl Replica {
         self.opened(ObjectSource::open(&self.store, object)?)
     }
 
-    fn opened(&self, source: Box<dyn SegmentSource>) -> Result<Segment> {
+    pub(super) fn opened(&self, source: Box<dyn SegmentSource>) -> Result<Segment> {
         let segment = Segment::open(source, &self.keys)?;
         let (expected, found) = (self.info.device_bytes, segment.params().device_bytes);
         if found != expected {

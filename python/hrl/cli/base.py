@@ -78,8 +78,15 @@ def print_table(table: Table) -> None:
 
 
 def fields(value: object) -> dict[str, Any]:
-    """The properties of a handle's value as a dictionary."""
-    return {name: getattr(value, name) for name in dir(value) if not name.startswith("_")}
+    """The properties of a handle's value as a dictionary, those of the values in it too."""
+    return {name: plain(getattr(value, name)) for name in dir(value) if not name.startswith("_")}
+
+
+def plain(value: Any) -> Any:
+    """A value for JSON."""
+    if isinstance(value, list):
+        return [plain(item) for item in value]
+    return fields(value) if type(value).__module__ == "hrl" else value
 
 
 def human(count: float) -> str:

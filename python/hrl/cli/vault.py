@@ -48,9 +48,11 @@ def points(vault: VaultUrl, volume: VolumeName = None, key_file: KeyFile = None,
     found = [(name, fields(p)) for name in names_of(opened, volume) for p in opened.replica(name).points()]
     if json:
         return print_json([{"volume": name, **p} for name, p in found])
-    table = table_of("volume", "point", "kind", "sequence", "time", "label")
+    table = table_of("volume", "point", "kind", "sequence", "time", "label", "kept", "checks")
     for name, p in found:
-        table.add_row(name, p["id"], p["kind"], str(p["sequence"]), p["time"], p["label"])
+        kept = ", ".join("legal hold" if pin["hold"] else f"until {pin['until'] or 'unpinned'}" for pin in p["pins"])
+        checks = ", ".join(f"{v['kind']} {'ok' if v['ok'] else 'failed'}" for v in p["verdicts"])
+        table.add_row(name, p["id"], p["kind"], str(p["sequence"]), p["time"], p["label"], kept, checks)
     print_table(table)
 
 
@@ -63,7 +65,7 @@ def timeline(vault: VaultUrl, volume: VolumeName = None, key_file: KeyFile = Non
         return print_json([{"volume": name, **entry} for name, entry in found])
     table = table_of("volume", "first", "last", "from", "to", "state")
     for name, e in found:
-        state = f"gap: {e['unordered']}" if e["unordered"] else "ordered"
+        state = f"gap: {e['unordered']}" if e["unordered"] else "folded: its end is left" if e["folded"] else "ordered"
         table.add_row(name, str(e["first"]), str(e["last"]), e["from_time"], e["to_time"], state)
     print_table(table)
 

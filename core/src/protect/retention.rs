@@ -1,0 +1,69 @@
+//! The retention task: folds and deletes by policy, beside everything else.
+//!
+//! It works on a catalog of its own, so that neither it nor the shipper waits for the other. Nothing depends on it: when it
+//! fails, the vault holds more than the policy asks for, and the next run goes on where this one ended.
+
+use std::time::Duration;
+
+use super::Shared;
+use crate::error::Result;
+use crate::event::EventKind;
+use crate::policy::RetentionPolicy;
+use crate::replica::{CompactOptions, CompactReport, Compactor};
+
+const TICK: Duration = Duration::from_millis(100);
+
+/// Runs until the protection stops.
+pub(super) fn run(shared: &Shared) {
+    let Some(policy) = &shared.policy.retention else { return };
+    let mut compactor = Compactor::default();
+    let mut last = shared.clock.elapsed();
+    let mut failing = false;
+    while !is_over(shared) {
+        std::thread::sleep(TICK);
+        if shared.clock.elapsed().saturating_sub(last) < shared.policy.retention_interval {
+            continue;
+        }
+        let result = compact(shared, policy, &mut compactor);
+        last = shared.clock.elapsed();
+        let message = match result {
+            Ok(report) => complaint(&report),
+            Err(_) if is_over(shared) => return,
+            Err(error) => Some(error.to_string()),
+        };
+        // Told once, until it works again.
+        if let Some(message) = message.as_ref().filter(|_| !failing) {
+            shared.event(EventKind::TaskFailed, format!("retention: {message}"));
+        }
+        failing = message.is_some();
+    }
+}
+
+fn is_over(shared: &Shared) -> bool {
+    shared.has_ended() || shared.is_stopping() || shared.is_fenced()
+}
+
+fn compact(
+    shared: &Shared,
+    policy: &RetentionPolicy,
+    compactor: &mut Compactor,
+) -> Result<CompactReport> {
+    let scratch = shared.state.scratch();
+    // What a run that was killed left there.
+    let _ = std::fs::remove_dir_all(&scratch);
+    let options = CompactOptions { scratch: Some(scratch), ..CompactOptions::default() };
+    let mut replica = shared.vault.replica(&shared.info.name)?;
+    compactor.run(&mut replica, policy, &options, &|_, _| !is_over(shared))
+}
+
+fn complaint(report: &CompactReport) -> Option<String> {
+    if let Some(finding) = report.findings.first() {
+        return Some(finding.error.to_string());
+    }
+    (report.over_budget_bytes > 0 && report.folds == 0).then(|| {
+        format!(
+            "the volume holds {} bytes more than it may, and nothing can be given up",
+            report.over_budget_bytes
+        )
+    })
+}

@@ -1,0 +1,162 @@
+//! Retention of a replica: compaction and pins.
+
+use std::ffi::{c_char, c_void};
+use std::path::Path;
+use std::sync::PoisonError;
+
+use engine::Result;
+use engine::Timestamp;
+use engine::replica::{At, CompactOptions, PinUntil, Replica};
+
+use crate::boundary::{bad_argument, guard, hrl_status};
+use crate::callbacks::{hrl_progress_fn, progress};
+use crate::handle;
+use crate::replica::hrl_replica;
+
+/// Flag of `hrl_replica_compact`: change nothing, and report what would be done.
+pub const HRL_COMPACT_DRY_RUN: u32 = 1;
+/// Flag of `hrl_replica_compact`: fold whatever the policy does not keep, also where that saves few bytes.
+pub const HRL_COMPACT_ALL: u32 = 2;
+
+/// What a compaction did, or would do.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct hrl_compact_report {
+    /// States beyond the full window that stay.
+    pub states_kept: u64,
+    /// Segments before.
+    pub segments_before: u64,
+    /// Segments after.
+    pub segments_after: u64,
+    /// Folds made.
+    pub folds: u64,
+    /// Points that the folds dropped.
+    pub points_dropped: u64,
+    /// Bytes of the segments folded.
+    pub bytes_read: u64,
+    /// Bytes of the segments that took their place.
+    pub bytes_written: u64,
+    /// Objects deleted, their grace being over.
+    pub objects_deleted: u64,
+    /// Objects that wait for the end of their grace.
+    pub objects_waiting: u64,
+    /// Objects that no catalog names and that were retired.
+    pub strays_retired: u64,
+    /// Bytes above the limit of the policy, before.
+    pub over_budget_bytes: u64,
+    /// Segments that could not be folded because they are not as they were written.
+    pub findings: u64,
+    /// Another compaction or pin came first: compact again.
+    pub lost_race: bool,
+}
+
+/// Carries retention out once: folds segments between the states that the policy keeps, and deletes what was replaced longer
+/// ago than its grace. Safe beside sources, restores, views and other compactions. `retention` is text such as
+/// "2h all; 24h hourly; 30d daily; bytes 100G" (NULL: the default); `flags` are of HRL_COMPACT_; `scratch` is a directory
+/// for temporary files (NULL: that of the system). `tell` and `report` may be NULL. The replica then shows what is left.
+/// Statuses: HRL_ERROR_INVALID_INPUT (names what is not understood), HRL_ERROR_UNAVAILABLE (also when `tell` stopped it),
+/// HRL_ERROR_FULL, HRL_ERROR_CORRUPT. Since 0.1.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn hrl_replica_compact(
+    replica: *const hrl_replica,
+    retention: *const c_char,
+    flags: u32,
+    scratch: *const c_char,
+    tell: hrl_progress_fn,
+    user: *mut c_void,
+    report: *mut hrl_compact_report,
+) -> hrl_status {
+    guard(|| {
+        let policy = match handle::optional_text(retention, "retention")? {
+            Some(text) => text.parse()?,
+            None => engine::RetentionPolicy::default(),
+        };
+        if flags & !(HRL_COMPACT_DRY_RUN | HRL_COMPACT_ALL) != 0 {
+            return Err(bad_argument("flags").expected("HRL_COMPACT_ flags").found(flags));
+        }
+        let scratch = handle::optional_text(scratch, "scratch")?;
+        let options = CompactOptions {
+            dry_run: flags & HRL_COMPACT_DRY_RUN != 0,
+            fold_all: flags & HRL_COMPACT_ALL != 0,
+            scratch: scratch.map(|path| Path::new(path).to_owned()),
+            ..CompactOptions::default()
+        };
+        let tell = progress(tell, user);
+        let done = amend(replica, |replica| replica.compact(&policy, &options, &tell))?;
+        let told = hrl_compact_report {
+            states_kept: done.states_kept,
+            segments_before: done.segments_before,
+            segments_after: done.segments_after,
+            folds: done.folds,
+            points_dropped: done.points_dropped,
+            bytes_read: done.bytes_read,
+            bytes_written: done.bytes_written,
+            objects_deleted: done.objects_deleted,
+            objects_waiting: done.objects_waiting,
+            strays_retired: done.strays_retired,
+            over_budget_bytes: done.over_budget_bytes,
+            findings: done.findings.len() as u64,
+            lost_race: done.lost_race,
+        };
+        handle::put_optional(report, told);
+        Ok(())
+    })
+}
+
+/// `until_ns` of `hrl_replica_pin`: until it is unpinned.
+pub const HRL_PIN_FOREVER: i64 = 0;
+/// `until_ns` of `hrl_replica_pin`: legal hold, which only `hrl_replica_unpin` with `hold` lifts.
+pub const HRL_PIN_LEGAL_HOLD: i64 = -1;
+
+/// Keeps a recovery point (see `hrl_replica_resolve`) through retention until `until_ns`, in nanoseconds since 1970 in UTC, or
+/// one of HRL_PIN_. `reason` is for people and may be NULL. Durable when it returns.
+/// Statuses: HRL_ERROR_NOT_FOUND, HRL_ERROR_INVALID_INPUT, HRL_ERROR_FULL (too many pins), HRL_ERROR_UNAVAILABLE. Since 0.1.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn hrl_replica_pin(
+    replica: *const hrl_replica,
+    point: *const c_char,
+    until_ns: i64,
+    reason: *const c_char,
+) -> hrl_status {
+    guard(|| {
+        let at = At::parse(handle::text(point, "point")?)?;
+        let reason = handle::optional_text(reason, "reason")?.unwrap_or_default();
+        let until = match until_ns {
+            HRL_PIN_FOREVER => PinUntil::Forever,
+            HRL_PIN_LEGAL_HOLD => PinUntil::LegalHold,
+            until if until > 0 => PinUntil::Time(Timestamp(until)),
+            other => {
+                return Err(bad_argument("until_ns")
+                    .expected("a time after 1970 or a HRL_PIN_ value")
+                    .found(other));
+            }
+        };
+        amend(replica, |replica| replica.pin(&at, until, reason)).map(drop)
+    })
+}
+
+/// Takes the pin of a point off, or with `hold` its legal hold; neither takes off the other.
+/// Statuses: HRL_ERROR_NOT_FOUND (no such point, or it has none), HRL_ERROR_UNAVAILABLE. Since 0.1.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn hrl_replica_unpin(
+    replica: *const hrl_replica,
+    point: *const c_char,
+    hold: bool,
+) -> hrl_status {
+    guard(|| {
+        let at = At::parse(handle::text(point, "point")?)?;
+        amend(replica, |replica| replica.unpin(&at, hold))
+    })
+}
+
+/// Works on a copy, so that other threads read meanwhile, and then shows what it left.
+fn amend<R>(
+    replica: *const hrl_replica,
+    work: impl FnOnce(&mut Replica) -> Result<R>,
+) -> Result<R> {
+    let handle = handle::borrow(replica, "replica")?;
+    let mut copy = handle.read().clone();
+    let result = work(&mut copy);
+    *handle.inner.write().unwrap_or_else(PoisonError::into_inner) = copy;
+    result
+}
