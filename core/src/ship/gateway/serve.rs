@@ -274,9 +274,10 @@ pub(super) fn run_plain(shared: &Shared, socket: TcpStream) -> io::Result<()> {
 fn report(shared: &Shared, target: &str) -> Reply {
     let stats = shared.stats();
     if target == "/healthz" {
-        return match stats.vault_available {
-            true => Reply::new(200, "ok\n"),
-            false => Reply::new(503, "the vault does not take segments\n"),
+        return if stats.vault_available {
+            Reply::new(200, "ok\n")
+        } else {
+            Reply::new(503, "the vault does not take segments\n")
         };
     }
     let mut text = String::new();

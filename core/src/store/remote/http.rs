@@ -204,11 +204,12 @@ pub(crate) fn write_response(
 }
 
 fn push_headers(head: &mut String, headers: &[(&str, String)], length: u64) {
+    use std::fmt::Write as _;
     for (name, value) in headers {
         let value = value.replace(['\r', '\n'], " ");
-        head.push_str(&format!("{name}: {value}\r\n"));
+        let _ = write!(head, "{name}: {value}\r\n");
     }
-    head.push_str(&format!("content-length: {length}\r\n\r\n"));
+    let _ = write!(head, "content-length: {length}\r\n\r\n");
 }
 
 /// Kinds that cross the wire by name; any other is `Unavailable` at the other end.

@@ -81,7 +81,9 @@ pub fn enroll_client(pki: &Path, client: &str, volumes: &[String], bundle: &Path
     write_new(&bundle.join("authority.pem"), &authority)?;
     let mut text = format!("fingerprint {fingerprint}\n");
     for volume in volumes {
-        text.push_str(&format!("volume {volume}\n"));
+        text.push_str("volume ");
+        text.push_str(volume);
+        text.push('\n');
     }
     write_new(&pin, text.as_bytes())
 }
