@@ -160,6 +160,8 @@ fn minute(text: &str) -> Option<u16> {
     (minute < 60 && total <= DAY_MINUTES).then_some(total)
 }
 
+/// `None` for what is no rate; `Some(None)` for no limit.
+#[allow(clippy::option_option, reason = "\"none\" is a rate that is understood")]
 fn rate(text: &str) -> Option<Option<u64>> {
     if text == "none" {
         return Some(None);

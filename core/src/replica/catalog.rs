@@ -344,16 +344,20 @@ impl Catalog {
         let refused = |kind, object: &dyn std::fmt::Display| {
             Error::new(kind, "amend catalog", format_args!("{}{object}", self.prefix))
         };
-        let check_point = |point: &PointId| match self.has_point(*point) {
-            true => Ok(()),
-            false => Err(Error::new(ErrorKind::NotFound, "annotate point", point)
-                .message("the catalog has no such recovery point")),
+        let check_point = |point: &PointId| {
+            if self.has_point(*point) {
+                return Ok(());
+            }
+            Err(Error::new(ErrorKind::NotFound, "annotate point", point)
+                .message("the catalog has no such recovery point"))
         };
-        let check_text = |text: &str| match text.len() <= ANNOTATION_BYTES_MAX {
-            true => Ok(()),
-            false => Err(Error::new(ErrorKind::InvalidInput, "annotate point", &self.prefix)
+        let check_text = |text: &str| {
+            if text.len() <= ANNOTATION_BYTES_MAX {
+                return Ok(());
+            }
+            Err(Error::new(ErrorKind::InvalidInput, "annotate point", &self.prefix)
                 .expected(format_args!("a text of at most {ANNOTATION_BYTES_MAX} bytes"))
-                .found(text.len())),
+                .found(text.len()))
         };
         match edit {
             CatalogEdit::Source(_) | CatalogEdit::Segments(_) => {

@@ -163,6 +163,8 @@ impl Shipper {
 
     /// Bytes a second that went of late, or that the bandwidth allows where that is less; zero when nothing is known.
     pub(crate) fn bytes_per_second(&self) -> u64 {
+        // Never negative; a fraction of a byte does not matter.
+        #[allow(clippy::cast_sign_loss, reason = "an average of positive speeds")]
         let speed = *self.speed.lock().unwrap_or_else(PoisonError::into_inner) as u64;
         self.throttle
             .limit()
