@@ -626,6 +626,19 @@ typedef struct hrl_stats {
      */
     uint64_t spool_bytes;
     /**
+     * What is captured and not in the vault, in bytes: queue and spool.
+     */
+    uint64_t backlog_bytes;
+    /**
+     * Speed of shipping of late, or the bandwidth allowed now where that is less; 0 when nothing has gone yet.
+     */
+    uint64_t ship_bytes_per_second;
+    /**
+     * Milliseconds until the backlog is in the vault at that speed, if nothing more were written; UINT64_MAX when the vault
+     * does not answer or the speed is not known.
+     */
+    uint64_t eta_ms;
+    /**
      * Regions that a crash now would have to read again.
      */
     uint64_t marked_regions;
@@ -1534,6 +1547,18 @@ HRL_API void hrl_changes_free(struct hrl_changes *changes);
  * Statuses: HRL_ERROR_NOT_FOUND, HRL_ERROR_INVALID_INPUT (no directory), HRL_ERROR_IO. Since 0.1.
  */
 HRL_API hrl_status hrl_store_open_directory(const char *path, bool create, struct hrl_store **out);
+
+/**
+ * Opens the store that `url` names: a path or file://PATH, and in builds with the feature `cloud` s3://BUCKET/PREFIX,
+ * az://CONTAINER/PREFIX and gs://BUCKET/PREFIX, with options after `?` as in `s3://vaults?endpoint=https://s3.example.net`.
+ * Credentials come from the environment. With `create` a directory is made when it is absent; buckets never are.
+ * Free it with `hrl_store_free`. Statuses: HRL_ERROR_NOT_FOUND, HRL_ERROR_INVALID_INPUT (also refused credentials),
+ * HRL_ERROR_UNSUPPORTED (a build without `cloud`), HRL_ERROR_UNAVAILABLE. Since 0.1.
+ */
+HRL_API
+hrl_status hrl_store_open_url(const char *url,
+                              bool create,
+                              struct hrl_store **out);
 
 /**
  * Makes a store of your functions, all of which are needed but `free`. `callbacks` is copied; `user` is handed to each.

@@ -297,6 +297,11 @@ public:
         return Store(detail::make<hrl_store>(
             [&](hrl_store **out) { return hrl_store_open_directory(path.c_str(), create, out); }));
     }
+    /** Opens a directory or, in builds with the feature `cloud`, an object store: s3://, az://, gs://. */
+    static Store url(const std::string &url, bool create = true) {
+        return Store(detail::make<hrl_store>(
+            [&](hrl_store **out) { return hrl_store_open_url(url.c_str(), create, out); }));
+    }
 };
 
 /** A key-encryption key. */

@@ -333,6 +333,13 @@ pub struct hrl_stats {
     pub queue_bytes: u64,
     /// Segments waiting for the vault, in bytes.
     pub spool_bytes: u64,
+    /// What is captured and not in the vault, in bytes: queue and spool.
+    pub backlog_bytes: u64,
+    /// Speed of shipping of late, or the bandwidth allowed now where that is less; 0 when nothing has gone yet.
+    pub ship_bytes_per_second: u64,
+    /// Milliseconds until the backlog is in the vault at that speed, if nothing more were written; UINT64_MAX when the vault
+    /// does not answer or the speed is not known.
+    pub eta_ms: u64,
     /// Regions that a crash now would have to read again.
     pub marked_regions: u64,
     /// Bytes that a resync has still to read.
@@ -366,6 +373,9 @@ pub unsafe extern "C" fn hrl_protection_stats(
             bytes_stored: now.bytes_stored,
             queue_bytes: now.queue_bytes,
             spool_bytes: now.spool_bytes,
+            backlog_bytes: now.backlog_bytes,
+            ship_bytes_per_second: now.ship_bytes_per_second,
+            eta_ms: now.eta.and_then(|eta| u64::try_from(eta.as_millis()).ok()).unwrap_or(u64::MAX),
             marked_regions: now.marked_regions,
             resync_bytes_left: now.resync_bytes_left,
             resync_bytes_read: now.resync_bytes_read,

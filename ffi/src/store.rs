@@ -5,7 +5,7 @@ use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
-use engine::store::{DirStore, ObjectInfo, PutOutcome, Store};
+use engine::store::{DirStore, ObjectInfo, PutOutcome, Store, create_url, open_url};
 use engine::{Error, ErrorKind, Result};
 
 use crate::boundary::{bad_argument, guard, guard_value, hrl_status};
@@ -35,6 +35,25 @@ pub unsafe extern "C" fn hrl_store_open_directory(
         let path = Path::new(handle::text(path, "path")?);
         let store = if create { DirStore::create(path)? } else { DirStore::open(path)? };
         handle::give(out, hrl_store { inner: Arc::new(store) })
+    })
+}
+
+/// Opens the store that `url` names: a path or file://PATH, and in builds with the feature `cloud` s3://BUCKET/PREFIX,
+/// az://CONTAINER/PREFIX and gs://BUCKET/PREFIX, with options after `?` as in `s3://vaults?endpoint=https://s3.example.net`.
+/// Credentials come from the environment. With `create` a directory is made when it is absent; buckets never are.
+/// Free it with `hrl_store_free`. Statuses: HRL_ERROR_NOT_FOUND, HRL_ERROR_INVALID_INPUT (also refused credentials),
+/// HRL_ERROR_UNSUPPORTED (a build without `cloud`), HRL_ERROR_UNAVAILABLE. Since 0.1.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn hrl_store_open_url(
+    url: *const c_char,
+    create: bool,
+    out: *mut *mut hrl_store,
+) -> hrl_status {
+    guard(|| {
+        handle::check_out(out, "out")?;
+        let url = handle::text(url, "url")?;
+        let inner = if create { create_url(url)? } else { open_url(url)? };
+        handle::give(out, hrl_store { inner })
     })
 }
 

@@ -366,6 +366,16 @@ class Stats:
     def spool_bytes(self) -> int:
         """Segments waiting for the vault, in bytes."""
     @property
+    def backlog_bytes(self) -> int:
+        """What is captured and not in the vault, in bytes: queue and spool."""
+    @property
+    def ship_bytes_per_second(self) -> int:
+        """Speed of shipping of late, or the bandwidth allowed now where that is less; 0 when nothing has gone yet."""
+    @property
+    def eta_seconds(self) -> float | None:
+        """Time until the backlog is in the vault at that speed, if nothing more were written; None when the vault does not
+        answer or the speed is not known."""
+    @property
     def marked_regions(self) -> int:
         """Regions that a crash now would have to read again."""
     @property

@@ -160,6 +160,13 @@ def status(
         out.print(status_table(found))
 
 
+def time_left(seconds: float | None) -> str:
+    """When the backlog is in the vault, for people."""
+    if seconds is None:
+        return "unknown time"
+    return f"{int(seconds // 3600)}:{int(seconds // 60 % 60):02}:{int(seconds % 60):02}"
+
+
 def status_table(found: dict[str, Any]) -> Table:
     """The status for people."""
     table = Table(show_header=False, box=None)
@@ -172,6 +179,7 @@ def status_table(found: dict[str, Any]) -> Table:
         "captured": f"{found['changes']} changes, {human(found['bytes_captured'])}",
         "stored": human(found["bytes_stored"]),
         "waiting": f"{human(found['queue_bytes'])} in memory, {human(found['spool_bytes'])} in the spool",
+        "shipping": f"{human(found['ship_bytes_per_second'])}/s, {time_left(found['eta_seconds'])} left",
         "resync": f"{human(found['resync_bytes_left'])} left",
         "marked regions": str(found["marked_regions"]),
         "points": f"{found['points']} in this session",
