@@ -1,0 +1,220 @@
+//! Segments on their way into the vault: lost answers, a foreign object in their place, a limit of bandwidth, the RPO.
+
+use std::ops::Range;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use hrl::device::{BlockDevice, Durability, MemoryDevice};
+use hrl::journal::PointKind;
+use hrl::replica::{At, Vault, ViewOptions};
+use hrl::store::{DirStore, FaultStore, ObjectInfo, PutOutcome, Store, StoreFault};
+use hrl::{
+    Compression, Error, ErrorKind, Event, EventKind, Policy, Protection, ProtectionOptions, Result,
+    SystemClock,
+};
+
+const LIMIT: Duration = Duration::from_secs(60);
+const MIB: u64 = 1 << 20;
+
+fn policy() -> Policy {
+    Policy {
+        segment_interval: Duration::from_millis(20),
+        segment_bytes_max: 64 << 10,
+        frame_bytes: 32 << 10,
+        compression: Compression::None,
+        crash_point_interval: Duration::ZERO,
+        retry_interval_max: Duration::from_millis(50),
+        ..Policy::default()
+    }
+}
+
+type Events = Arc<Mutex<Vec<Event>>>;
+
+fn protect(
+    device: &Arc<MemoryDevice>,
+    vault: &Vault,
+    state: &Path,
+    policy: Policy,
+) -> (Protection, Events) {
+    let events = Events::default();
+    let sink = events.clone();
+    let protection = ProtectionOptions::new("disk", device.clone(), vault.clone(), state)
+        .policy(policy)
+        .events(Arc::new(move |event: &Event| sink.lock().expect("lock").push(event.clone())))
+        .open()
+        .expect("protect");
+    protection.wait_ordered(LIMIT).expect("ordered");
+    (protection, events)
+}
+
+fn vault(store: Arc<dyn Store>) -> Vault {
+    Vault::create(store, None, SystemClock::shared()).expect("vault")
+}
+
+fn content(device: &dyn BlockDevice) -> Vec<u8> {
+    let mut bytes = vec![0; device.size_bytes() as usize];
+    device.read(0, &mut bytes).expect("read");
+    bytes
+}
+
+fn write(protection: &Protection, from: u64, count: u64) {
+    for step in from..from + count {
+        let data = vec![step as u8 | 1; 4096];
+        protection.volume().write(step % 1024 * 4096, &data, Durability::Cached).expect("write");
+    }
+}
+
+fn check_replica(vault: &Vault, device: &MemoryDevice) {
+    let replica = vault.replica("disk").expect("replica");
+    let view = replica.view(&At::Newest, &ViewOptions::default()).expect("view");
+    assert!(content(&view) == content(device), "the replica is the source");
+    let report = replica.verify(&|_, _| true).expect("verify");
+    assert!(report.is_sound() && report.strays.is_empty(), "{report:?}");
+}
+
+fn saw(events: &Events, wanted: impl Fn(&Event) -> bool) -> bool {
+    events.lock().expect("lock").iter().any(wanted)
+}
+
+fn wait_for(what: &str, done: impl Fn() -> bool) {
+    let start = Instant::now();
+    while !done() {
+        assert!(start.elapsed() < LIMIT, "{what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+#[test]
+fn puts_whose_answers_are_lost_are_repeated_and_found() {
+    let directory = tempfile::tempdir().expect("directory");
+    let inner = DirStore::create(&directory.path().join("vault")).expect("store");
+    let store = Arc::new(FaultStore::new(Arc::new(inner)));
+    let vault = vault(store.clone());
+    let device = Arc::new(MemoryDevice::new(4 * MIB));
+    let (protection, events) = protect(&device, &vault, &directory.path().join("state"), policy());
+    for round in 0..10 {
+        store.fail_puts(StoreFault::AnswerLost, 3);
+        write(&protection, round * 64, 64);
+        protection.wait_replicated(LIMIT).expect("replicated");
+    }
+    protection.stop(LIMIT).expect("stop");
+    assert!(saw(&events, |event| event.kind == EventKind::VaultUnavailable));
+    assert!(saw(&events, |event| event.kind == EventKind::VaultAvailable));
+    check_replica(&vault, &device);
+}
+
+/// A store that stores something else of the same length, once, and says nothing.
+struct Swapping {
+    inner: DirStore,
+    armed: AtomicBool,
+}
+
+impl Store for Swapping {
+    fn name(&self) -> String {
+        self.inner.name()
+    }
+
+    fn put(&self, name: &str, content: &[u8]) -> Result<PutOutcome> {
+        if name.ends_with(".hrl") && self.armed.swap(false, Ordering::SeqCst) {
+            let mut other = content.to_vec();
+            *other.last_mut().expect("a segment") ^= 1;
+            self.inner.put(name, &other)?;
+            return Err(Error::new(ErrorKind::Unavailable, "put to store", name));
+        }
+        self.inner.put(name, content)
+    }
+
+    fn get(&self, name: &str, range: Range<u64>) -> Result<Vec<u8>> {
+        self.inner.get(name, range)
+    }
+
+    fn list(&self, prefix: &str) -> Result<Vec<ObjectInfo>> {
+        self.inner.list(prefix)
+    }
+
+    fn head(&self, name: &str) -> Result<Option<ObjectInfo>> {
+        self.inner.head(name)
+    }
+
+    fn delete(&self, name: &str) -> Result<()> {
+        self.inner.delete(name)
+    }
+}
+
+#[test]
+fn another_object_under_a_segments_name_never_gets_into_the_catalog() {
+    let directory = tempfile::tempdir().expect("directory");
+    let inner = DirStore::create(&directory.path().join("vault")).expect("store");
+    let store = Arc::new(Swapping { inner, armed: AtomicBool::new(false) });
+    let vault = vault(store.clone());
+    let device = Arc::new(MemoryDevice::new(4 * MIB));
+    let (protection, events) = protect(&device, &vault, &directory.path().join("state"), policy());
+    protection.wait_replicated(LIMIT).expect("replicated");
+    store.armed.store(true, Ordering::SeqCst);
+    write(&protection, 0, 1);
+    wait_for("the swap", || !store.armed.load(Ordering::SeqCst));
+    let segment = |info: &ObjectInfo| info.name.ends_with(".hrl");
+    let newest = store.list("").expect("list").into_iter().filter(segment).next_back();
+    let newest = newest.expect("the other object").name;
+    wait_for("the shipper tells", || saw(&events, |e| e.kind == EventKind::VaultUnavailable));
+    std::thread::sleep(Duration::from_millis(300));
+    let named = vault.replica("disk").expect("replica");
+    assert!(named.catalog().segments().iter().all(|entry| entry.object != newest));
+    // Taken away, the right one takes its place.
+    store.delete(&newest).expect("delete");
+    protection.wait_replicated(LIMIT).expect("replicated");
+    protection.stop(LIMIT).expect("stop");
+    check_replica(&vault, &device);
+}
+
+#[test]
+fn bandwidth_is_kept_and_never_holds_up_the_writer_or_the_stop() {
+    let directory = tempfile::tempdir().expect("directory");
+    let vault = vault(Arc::new(DirStore::create(&directory.path().join("vault")).expect("store")));
+    let state = directory.path().join("state");
+    let device = Arc::new(MemoryDevice::new(4 * MIB));
+    let limited = Policy { bandwidth: "256K".parse().expect("bandwidth"), ..policy() };
+    let (protection, _) = protect(&device, &vault, &state, limited);
+    let start = Instant::now();
+    write(&protection, 0, 256);
+    assert!(start.elapsed() < Duration::from_secs(1), "promise 6");
+    wait_for("a backlog", || protection.stats().eta.is_some_and(|eta| !eta.is_zero()));
+    let stats = protection.stats();
+    assert!(stats.ship_bytes_per_second <= 256 << 10, "{stats:?}");
+    assert!(stats.backlog_bytes >= 512 << 10, "{stats:?}");
+    protection.wait_replicated(LIMIT).expect("replicated");
+    // 1 MiB, less a second's credit and the segment that may go into debt.
+    assert!(start.elapsed() > Duration::from_secs(2), "{:?}", start.elapsed());
+    write(&protection, 0, 1024);
+    let start = Instant::now();
+    protection.stop(Duration::from_secs(1)).expect("the rest stays in the spool");
+    assert!(start.elapsed() < Duration::from_secs(10), "{:?}", start.elapsed());
+    let (protection, _) = protect(&device, &vault, &state, policy());
+    protection.wait_replicated(LIMIT).expect("replicated");
+    protection.stop(LIMIT).expect("stop");
+    check_replica(&vault, &device);
+}
+
+#[test]
+fn an_rpo_that_is_missed_and_met_again_is_told() {
+    let directory = tempfile::tempdir().expect("directory");
+    let inner = DirStore::create(&directory.path().join("vault")).expect("store");
+    let store = Arc::new(FaultStore::new(Arc::new(inner)));
+    let vault = vault(store.clone());
+    let device = Arc::new(MemoryDevice::new(4 * MIB));
+    let policy = Policy { rpo_threshold: Duration::from_millis(300), ..policy() };
+    let (protection, events) = protect(&device, &vault, &directory.path().join("state"), policy);
+    protection.wait_replicated(LIMIT).expect("replicated");
+    store.set_down(true);
+    write(&protection, 0, 8);
+    wait_for("missed", || saw(&events, |event| event.kind == EventKind::RpoExceeded));
+    assert!(protection.stats().rpo > Duration::from_millis(300));
+    assert_eq!(protection.stats().eta, None);
+    store.set_down(false);
+    wait_for("met", || saw(&events, |event| event.kind == EventKind::RpoMet));
+    protection.mark(PointKind::Crash, "after").expect("mark");
+    protection.stop(LIMIT).expect("stop");
+    check_replica(&vault, &device);
+}
