@@ -103,6 +103,26 @@
 #define HRL_RESTORE_DEVICE 2
 
 /**
+ * Flag of `hrl_replica_compact`: change nothing, and report what would be done.
+ */
+#define HRL_COMPACT_DRY_RUN 1
+
+/**
+ * Flag of `hrl_replica_compact`: fold whatever the policy does not keep, also where that saves few bytes.
+ */
+#define HRL_COMPACT_ALL 2
+
+/**
+ * `until_ns` of `hrl_replica_pin`: until it is unpinned.
+ */
+#define HRL_PIN_FOREVER 0
+
+/**
+ * `until_ns` of `hrl_replica_pin`: legal hold, which only `hrl_replica_unpin` with `hold` lifts.
+ */
+#define HRL_PIN_LEGAL_HOLD -1
+
+/**
  * Length of a key, in bytes.
  */
 #define HRL_KEY_BYTES 32
@@ -557,6 +577,26 @@ typedef struct hrl_point {
      * Chain hash of the segment that ends with it, in hexadecimal digits.
      */
     char chain[HRL_HASH_CHARS];
+    /**
+     * It has a pin, which keeps it through retention.
+     */
+    bool pinned;
+    /**
+     * It is under legal hold.
+     */
+    bool held;
+    /**
+     * When its pin ends, in nanoseconds since 1970 in UTC; 0 for a pin without an end, and without one.
+     */
+    int64_t pinned_until_ns;
+    /**
+     * Checks that found it good, of those kept: the newest of each kind.
+     */
+    uint32_t checks_good;
+    /**
+     * Checks that found it bad.
+     */
+    uint32_t checks_bad;
 } hrl_point;
 
 /**
@@ -688,6 +728,10 @@ typedef struct hrl_timeline_entry {
      * NULL for an ordered stretch; otherwise why no state inside it can be restored, such as "crash". Static.
      */
     const char *unordered;
+    /**
+     * Retention folded the stretch into one state: only the last sequence of the fold can be restored.
+     */
+    bool folded;
 } hrl_timeline_entry;
 
 /**
@@ -816,6 +860,64 @@ typedef struct hrl_change {
  * Is given one run of a change set; returns false to stop.
  */
 typedef bool (*hrl_change_fn)(void *user, const struct hrl_change *change);
+
+/**
+ * What a compaction did, or would do.
+ */
+typedef struct hrl_compact_report {
+    /**
+     * States beyond the full window that stay.
+     */
+    uint64_t states_kept;
+    /**
+     * Segments before.
+     */
+    uint64_t segments_before;
+    /**
+     * Segments after.
+     */
+    uint64_t segments_after;
+    /**
+     * Folds made.
+     */
+    uint64_t folds;
+    /**
+     * Points that the folds dropped.
+     */
+    uint64_t points_dropped;
+    /**
+     * Bytes of the segments folded.
+     */
+    uint64_t bytes_read;
+    /**
+     * Bytes of the segments that took their place.
+     */
+    uint64_t bytes_written;
+    /**
+     * Objects deleted, their grace being over.
+     */
+    uint64_t objects_deleted;
+    /**
+     * Objects that wait for the end of their grace.
+     */
+    uint64_t objects_waiting;
+    /**
+     * Objects that no catalog names and that were retired.
+     */
+    uint64_t strays_retired;
+    /**
+     * Bytes above the limit of the policy, before.
+     */
+    uint64_t over_budget_bytes;
+    /**
+     * Segments that could not be folded because they are not as they were written.
+     */
+    uint64_t findings;
+    /**
+     * Another compaction or pin came first: compact again.
+     */
+    bool lost_race;
+} hrl_compact_report;
 
 /**
  * Is given the name and size of one object of a listing, with the pointer `context` that came with it.
@@ -1541,6 +1643,40 @@ hrl_status hrl_changes_write_to_file(const struct hrl_changes *changes,
  * Frees the handle; NULL is fine. Since 0.1.
  */
 HRL_API void hrl_changes_free(struct hrl_changes *changes);
+
+/**
+ * Carries retention out once: folds segments between the states that the policy keeps, and deletes what was replaced longer
+ * ago than its grace. Safe beside sources, restores, views and other compactions. `retention` is text such as
+ * "2h all; 24h hourly; 30d daily; bytes 100G" (NULL: the default); `flags` are of HRL_COMPACT_; `scratch` is a directory
+ * for temporary files (NULL: that of the system). `tell` and `report` may be NULL. The replica then shows what is left.
+ * Statuses: HRL_ERROR_INVALID_INPUT (names what is not understood), HRL_ERROR_UNAVAILABLE (also when `tell` stopped it),
+ * HRL_ERROR_FULL, HRL_ERROR_CORRUPT. Since 0.1.
+ */
+HRL_API
+hrl_status hrl_replica_compact(const struct hrl_replica *replica,
+                               const char *retention,
+                               uint32_t flags,
+                               const char *scratch,
+                               hrl_progress_fn tell,
+                               void *user,
+                               struct hrl_compact_report *report);
+
+/**
+ * Keeps a recovery point (see `hrl_replica_resolve`) through retention until `until_ns`, in nanoseconds since 1970 in UTC, or
+ * one of HRL_PIN_. `reason` is for people and may be NULL. Durable when it returns.
+ * Statuses: HRL_ERROR_NOT_FOUND, HRL_ERROR_INVALID_INPUT, HRL_ERROR_FULL (too many pins), HRL_ERROR_UNAVAILABLE. Since 0.1.
+ */
+HRL_API
+hrl_status hrl_replica_pin(const struct hrl_replica *replica,
+                           const char *point,
+                           int64_t until_ns,
+                           const char *reason);
+
+/**
+ * Takes the pin of a point off, or with `hold` its legal hold; neither takes off the other.
+ * Statuses: HRL_ERROR_NOT_FOUND (no such point, or it has none), HRL_ERROR_UNAVAILABLE. Since 0.1.
+ */
+HRL_API hrl_status hrl_replica_unpin(const struct hrl_replica *replica, const char *point, bool hold);
 
 /**
  * Opens a directory as a store; with `create` it is made when it is absent. Free it with `hrl_store_free`.
