@@ -64,9 +64,7 @@ def test_a_disk_is_replicated_through_a_gateway_that_is_killed(site: Path) -> No
 
 
 def test_metrics_and_refusals(site: Path) -> None:
-    with hrl.Gateway(
-        str(site / "vault"), pki=site / "pki", listen="127.0.0.1:0", metrics="127.0.0.1:0"
-    ) as gateway:
+    with hrl.Gateway(str(site / "vault"), pki=site / "pki", listen="127.0.0.1:0", metrics="127.0.0.1:0") as gateway:
         with urllib.request.urlopen(f"http://{gateway.metrics_address}/metrics") as answer:
             assert b"hrl_gateway_requests_total 0" in answer.read()
         url = f"gateway://{gateway.address}?identity={site / 'agent'}"
