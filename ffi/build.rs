@@ -6,4 +6,6 @@ fn main() {
     let version = if major == "0" { format!("0.{}", part("MINOR")) } else { major };
     println!("cargo:rustc-cdylib-link-arg=-Wl,-soname,libhrl.so.{version}");
     println!("cargo:rerun-if-changed=build.rs");
+    // With `cloud` a dependency brings C functions of its own, which are nobody's business outside.
+    println!("cargo:rustc-cdylib-link-arg=-Wl,--exclude-libs=ALL");
 }
