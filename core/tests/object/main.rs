@@ -55,6 +55,7 @@ fn azure_by_azurite() {
     let Some(server) = Server::start(Kind::Azurite) else { return };
     check_contract(&server);
     check_refusals(&server, "account-key");
+    faults::check(&server);
     life::protect_and_restore(&server);
 }
 
