@@ -34,6 +34,9 @@ use crate::units::{Sequence, Timestamp};
 /// A fold for its bytes is made when it drops at least this share of them, so that what folding writes stays below what
 /// was shipped.
 const SAVES_PERCENT_MIN: u64 = 60;
+/// Fewer segments of fewer bytes are not looked at: what a fold could save is not worth the requests.
+const FEW_SEGMENTS: usize = 16;
+const FEW_BYTES: u64 = 64 << 20;
 /// Logs are first merged in pieces of this much data, so that each of their frames is decoded a few times at most.
 const SORT_BYTES: u64 = 256 << 20;
 /// Bytes of one read when an object is fetched.
@@ -90,8 +93,8 @@ pub struct CompactReport {
 /// Compacts a volume again and again, and remembers what was not worth it.
 #[derive(Debug, Default)]
 pub struct Compactor {
-    /// First and last object of folds that would not save enough.
-    judged: HashMap<String, String>,
+    /// For the first object of a fold that did not save enough: the bytes below which it cannot.
+    judged: HashMap<String, u64>,
 }
 
 impl Compactor {
@@ -140,7 +143,7 @@ struct Run<'a> {
     policy: &'a RetentionPolicy,
     options: &'a CompactOptions,
     report: CompactReport,
-    judged: &'a mut HashMap<String, String>,
+    judged: &'a mut HashMap<String, u64>,
     progress: Progress<'a>,
     /// Bytes of segments that were folded or left, and of all that are looked at.
     done: u64,
@@ -241,8 +244,9 @@ impl Run<'_> {
         entries: &[SegmentEntry],
         bytes_in: u64,
     ) -> Result<Option<u64>> {
-        let (Some(first), Some(last)) = (entries.first(), entries.last()) else { return Ok(None) };
-        if self.judged.get(&first.object) == Some(&last.object) {
+        let Some(first) = entries.first() else { return Ok(None) };
+        let few = entries.len() < FEW_SEGMENTS && bytes_in < FEW_BYTES;
+        if few || self.judged.get(&first.object).is_some_and(|least| bytes_in < *least) {
             return Ok(None);
         }
         let segments = parallel::each(entries, true, |entry| self.replica.open_entry(entry))?;
@@ -250,11 +254,12 @@ impl Run<'_> {
         let data: u64 = segments.iter().map(|segment| segment.summary().data_bytes).sum();
         let share = u128::from(kept) * u128::from(bytes_in) / u128::from(data.max(1));
         let estimate = u64::try_from(share).unwrap_or(u64::MAX);
-        if u128::from(estimate) * 100 <= u128::from(bytes_in) * u128::from(100 - SAVES_PERCENT_MIN)
-        {
+        // More segments keep at least these bytes too, so a fold of fewer bytes in all cannot save enough.
+        let least = u128::from(estimate) * 100 / u128::from(100 - SAVES_PERCENT_MIN);
+        if least <= u128::from(bytes_in) {
             return Ok(Some(estimate));
         }
-        self.judged.insert(first.object.clone(), last.object.clone());
+        self.judged.insert(first.object.clone(), u64::try_from(least).unwrap_or(u64::MAX));
         Ok(None)
     }
 

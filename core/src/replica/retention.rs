@@ -53,7 +53,7 @@ pub enum KeepReason {
     LastAppConsistent,
     /// The first of its interval.
     Thinned,
-    /// The newest that is older than the window: the base of the others.
+    /// The first of the newest interval beyond the window: the base of the others.
     Base,
 }
 
@@ -257,25 +257,30 @@ impl<'a> Planner<'a> {
         let candidates = self.candidates();
         let mut chosen: HashMap<(usize, i64), usize> = HashMap::new();
         let mut reasons: HashMap<usize, KeepReason> = HashMap::new();
-        let mut base = None;
         for (at, candidate) in candidates.iter().enumerate() {
             let state = &candidate.state;
             if let Some(reason) = state.point.and_then(|point| self.protected.get(&point)) {
                 reasons.insert(at, *reason);
             }
             let age = self.now.nanos_since(state.time);
-            let Some(step) = self.policy.thinning.iter().position(|s| age <= nanos(s.age)) else {
-                base = Some(at);
-                continue;
+            let steps = &self.policy.thinning;
+            let step = steps.iter().position(|step| age <= nanos(step.age)).unwrap_or(steps.len());
+            // Beyond the window the last step goes on, so that the base moves by whole intervals.
+            let interval = steps.get(step).or(steps.last()).map(|step| nanos(step.interval));
+            let place = match interval {
+                Some(interval) => state.time.0.div_euclid(interval.max(1).cast_signed()),
+                // Without steps each state is one of its own, and the newest is the base.
+                None => at as i64,
             };
-            let interval = nanos(self.policy.thinning[step].interval).max(1).cast_signed();
-            let chosen = chosen.entry((step, state.time.0.div_euclid(interval))).or_insert(at);
+            let chosen = chosen.entry((step, place)).or_insert(at);
             // A point goes before a mere end of a segment.
             if candidates[*chosen].state.point.is_none() && state.point.is_some() {
                 *chosen = at;
             }
         }
-        for at in chosen.into_values() {
+        let beyond = self.policy.thinning.len();
+        let base = chosen.iter().filter(|((step, _), _)| *step == beyond).map(|(_, at)| *at).max();
+        for ((_, _), at) in chosen.into_iter().filter(|((step, _), _)| *step != beyond) {
             reasons.entry(at).or_insert(KeepReason::Thinned);
         }
         if let Some(base) = base {

@@ -250,17 +250,17 @@ fn thinning_keeps_the_first_of_each_interval() {
             vec![(300, Thinned), (3600, Thinned), (7500, Thinned)],
         ),
         (
-            "daily after a day, and the newest beyond the window is the base of the others",
+            "daily after a day; the first of the last day beyond the window is the base of the others",
             vec![HOUR, 2 * HOUR, 25 * HOUR, 26 * HOUR, 49 * HOUR, 31 * 24 * HOUR],
             32 * 24 * HOUR,
-            vec![(26 * 3600, Base), (49 * 3600, Thinned)],
+            vec![(25 * 3600, Base), (49 * 3600, Thinned)],
         ),
         ("a single old point stays as it is", vec![HOUR], 99 * 24 * HOUR, vec![]),
         (
-            "all older than the window: the newest before the end of the journal",
+            "all older than the window: the first of the last day",
             vec![HOUR, 2 * HOUR, 3 * HOUR],
             99 * 24 * HOUR,
-            vec![(2 * 3600, Base)],
+            vec![(3600, Base)],
         ),
         (
             "the choice of a day does not change as it grows older",
