@@ -8,7 +8,7 @@ use std::error::Error as StdError;
 use object_store::Error as ClientError;
 use object_store::client::HttpError;
 
-use super::http::StatusError;
+use super::http::{NoAnswer, StatusError};
 use crate::error::ErrorKind;
 
 /// What a failed request means.
@@ -26,6 +26,8 @@ pub(super) enum Meaning {
     Transient,
     /// The credentials were refused or do not allow it.
     Refused,
+    /// No credentials were given, and the machine has none of its own.
+    NoCredentials,
     /// A quota or disk of the server is exhausted.
     Full,
     /// The bucket is somewhere else.
@@ -42,9 +44,11 @@ impl Meaning {
             Self::Absent => ErrorKind::NotFound,
             Self::Exists => ErrorKind::AlreadyExists,
             Self::NoBucket | Self::Transient => ErrorKind::Unavailable,
-            Self::PastEnd | Self::Refused | Self::Elsewhere | Self::Invalid => {
-                ErrorKind::InvalidInput
-            }
+            Self::PastEnd
+            | Self::Refused
+            | Self::NoCredentials
+            | Self::Elsewhere
+            | Self::Invalid => ErrorKind::InvalidInput,
             Self::Full => ErrorKind::Full,
             Self::Missing => ErrorKind::Unsupported,
         }
@@ -55,6 +59,9 @@ impl Meaning {
         match self {
             Self::NoBucket => Some("the bucket does not exist; is its name right?"),
             Self::Refused => Some("the store refused the credentials, or they do not allow this"),
+            Self::NoCredentials => Some(
+                "no credentials were given in the environment, and the machine has none of its own",
+            ),
             Self::Elsewhere => Some("the bucket is in another region or at another endpoint"),
             Self::Missing => Some("the server does not have this operation"),
             _ => None,
@@ -72,10 +79,22 @@ pub(super) struct Failure {
 impl Failure {
     pub(super) fn of(error: &ClientError) -> Self {
         if let Some(answer) = find::<StatusError>(error) {
-            return Self {
-                meaning: of_answer(answer.status, &answer.code),
-                cause: answer.to_string(),
+            let meaning = match of_answer(answer.status, &answer.code) {
+                meaning if meaning == Meaning::Transient => meaning,
+                _ if is_metadata_service(&answer.host) => Meaning::NoCredentials,
+                meaning => meaning,
             };
+            return Self { meaning, cause: answer.to_string() };
+        }
+        if let Some(none) = find::<NoAnswer>(error) {
+            let meaning = if is_metadata_service(&none.host) {
+                Meaning::NoCredentials
+            } else if none.forbidden {
+                Meaning::Invalid
+            } else {
+                Meaning::Transient
+            };
+            return Self { meaning, cause: none.to_string() };
         }
         let meaning = match error {
             _ if find::<HttpError>(error).is_some() => Meaning::Transient,
@@ -122,6 +141,12 @@ fn of_answer(status: u16, code: &str) -> Meaning {
         (408 | 409 | 425 | 429 | 500..=599, _) => Meaning::Transient,
         _ => Meaning::Invalid,
     }
+}
+
+/// The address where the machines of all three services ask for an identity.
+fn is_metadata_service(host: &str) -> bool {
+    let name = host.split(':').next().unwrap_or_default();
+    matches!(name, "169.254.169.254" | "metadata" | "metadata.google.internal")
 }
 
 /// The first error of type `T` among the causes.

@@ -36,6 +36,7 @@ const ERROR_CHARS_MAX: usize = 300;
 /// An answer that is not a success.
 #[derive(Debug)]
 pub(super) struct StatusError {
+    pub host: String,
     pub status: u16,
     /// The store's own code, such as `SlowDown`; empty where it gave none.
     pub code: String,
@@ -44,7 +45,7 @@ pub(super) struct StatusError {
 
 impl fmt::Display for StatusError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "the server answered {}", self.status)?;
+        write!(f, "{} answered {}", self.host, self.status)?;
         if !self.code.is_empty() {
             write!(f, " {}", self.code)?;
         }
@@ -57,17 +58,22 @@ impl fmt::Display for StatusError {
 
 impl StdError for StatusError {}
 
-/// No byte moved for too long.
+/// No answer, or none that ended.
 #[derive(Debug)]
-struct Stalled(Duration);
+pub(super) struct NoAnswer {
+    pub host: String,
+    /// The request was never sent and never can be: plain HTTP, where it is not allowed.
+    pub forbidden: bool,
+    cause: String,
+}
 
-impl fmt::Display for Stalled {
+impl fmt::Display for NoAnswer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "the server did not answer within {:?}", self.0)
+        write!(f, "{}: {}", self.host, self.cause)
     }
 }
 
-impl StdError for Stalled {}
+impl StdError for NoAnswer {}
 
 /// Makes the connections of one store.
 #[derive(Debug)]
@@ -127,20 +133,21 @@ impl HttpService for Service {
         let (parts, body) = request.into_parts();
         let url = parts.uri.to_string().parse::<reqwest::Url>();
         let url = url.map_err(|error| HttpError::new(HttpErrorKind::Unknown, error))?;
+        let host = host_of(&url);
         let mut sent = reqwest::Request::new(parts.method, url);
         *sent.headers_mut() = parts.headers;
         let progress = Arc::new(AtomicU64::new(0));
         *sent.body_mut() = Some(counted(body, progress.clone()));
-        let response = self.watched(sent, &progress).await?;
+        let response = self.watched(sent, &progress, &host).await?;
         if !response.status().is_success() {
-            let error = self.read_error(response).await;
+            let error = self.read_error(response, host).await;
             return Err(HttpError::new(HttpErrorKind::Unknown, error));
         }
         let mut answer = http::Response::new(());
         *answer.status_mut() = response.status();
         *answer.headers_mut() = response.headers().clone();
         let (parts, ()) = answer.into_parts();
-        Ok(HttpResponse::from_parts(parts, self.body_of(response)))
+        Ok(HttpResponse::from_parts(parts, self.body_of(response, host)))
     }
 }
 
@@ -150,16 +157,17 @@ impl Service {
         &self,
         request: reqwest::Request,
         progress: &AtomicU64,
+        host: &str,
     ) -> Result<reqwest::Response, HttpError> {
         let mut answer = pin!(self.client.execute(request));
         let mut seen = 0;
         loop {
             match tokio::time::timeout(self.stall, &mut answer).await {
-                Ok(result) => return result.map_err(transport),
+                Ok(result) => return result.map_err(|error| transport(error, host)),
                 Err(_) => {
                     let now = progress.load(Ordering::Relaxed);
                     if now == seen {
-                        return Err(HttpError::new(HttpErrorKind::Timeout, Stalled(self.stall)));
+                        return Err(stalled(host, self.stall));
                     }
                     seen = now;
                 }
@@ -167,21 +175,21 @@ impl Service {
         }
     }
 
-    fn body_of(&self, response: reqwest::Response) -> HttpResponseBody {
+    fn body_of(&self, response: reqwest::Response, host: String) -> HttpResponseBody {
         let stall = self.stall;
-        let frames = stream::unfold(response, move |mut response| async move {
+        let frames = stream::unfold((response, host), move |(mut response, host)| async move {
             let next = match tokio::time::timeout(stall, response.chunk()).await {
                 Ok(Ok(None)) => return None,
                 Ok(Ok(Some(bytes))) => Ok(Frame::data(bytes)),
-                Ok(Err(error)) => Err(transport(error)),
-                Err(_) => Err(HttpError::new(HttpErrorKind::Timeout, Stalled(stall))),
+                Ok(Err(error)) => Err(transport(error, &host)),
+                Err(_) => Err(stalled(&host, stall)),
             };
-            Some((next, response))
+            Some((next, (response, host)))
         });
         HttpResponseBody::new(StreamBody::new(Box::pin(frames)))
     }
 
-    async fn read_error(&self, mut response: reqwest::Response) -> StatusError {
+    async fn read_error(&self, mut response: reqwest::Response, host: String) -> StatusError {
         let status = response.status().as_u16();
         let header = response.headers().get("x-ms-error-code");
         let code = header.and_then(|value| value.to_str().ok()).unwrap_or_default().to_owned();
@@ -196,7 +204,7 @@ impl Service {
         text.truncate(ERROR_TEXT_MAX);
         let text = String::from_utf8_lossy(&text);
         let code = if code.is_empty() { element(&text, "Code") } else { tidy(&code) };
-        StatusError { status, code, message: element(&text, "Message") }
+        StatusError { host, status, code, message: element(&text, "Message") }
     }
 }
 
@@ -216,8 +224,13 @@ fn counted(body: HttpRequestBody, progress: Arc<AtomicU64>) -> reqwest::Body {
     }))
 }
 
-/// An error below HTTP. The cause at its root says it best, and never holds the URL.
-fn transport(error: reqwest::Error) -> HttpError {
+fn host_of(url: &reqwest::Url) -> String {
+    let host = url.host_str().unwrap_or_default();
+    url.port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"))
+}
+
+/// An error below HTTP. The cause at its root says it best.
+fn transport(error: reqwest::Error, host: &str) -> HttpError {
     let kind = if error.is_timeout() {
         HttpErrorKind::Timeout
     } else if error.is_connect() {
@@ -225,7 +238,22 @@ fn transport(error: reqwest::Error) -> HttpError {
     } else {
         HttpErrorKind::Interrupted
     };
-    HttpError::new(kind, error.without_url())
+    let forbidden = error.is_builder();
+    let error = error.without_url();
+    let mut root: &dyn StdError = &error;
+    while let Some(source) = root.source() {
+        root = source;
+    }
+    let cause = root.to_string();
+    HttpError::new(kind, NoAnswer { host: host.to_owned(), forbidden, cause })
+}
+
+fn stalled(host: &str, limit: Duration) -> HttpError {
+    let cause = format!("no progress within {limit:?}");
+    HttpError::new(
+        HttpErrorKind::Timeout,
+        NoAnswer { host: host.to_owned(), forbidden: false, cause },
+    )
 }
 
 /// Text of the first XML element of this name; empty when there is none.
@@ -258,7 +286,8 @@ mod tests {
         assert_eq!(element("no XML", "Code"), "");
         let long = format!("<Code>{}</Code>", "x".repeat(5000));
         assert_eq!(element(&long, "Code").len(), ERROR_CHARS_MAX);
-        let error = StatusError { status: 503, code: "SlowDown".into(), message: String::new() };
-        assert_eq!(error.to_string(), "the server answered 503 SlowDown");
+        let (host, code, message) = ("h".into(), "SlowDown".into(), String::new());
+        let error = StatusError { host, status: 503, code, message };
+        assert_eq!(error.to_string(), "h answered 503 SlowDown");
     }
 }

@@ -166,6 +166,11 @@ impl Location {
         if options.stall != STALL {
             merged.stall = options.stall;
         }
+        let plain =
+            |(name, value): &(&str, String)| *name == "endpoint" && value.starts_with("http://");
+        if merged.values.iter().any(plain) && !merged.is_true("allow-http") {
+            return Err(bad("an endpoint that begins with https://, or allow-http=true"));
+        }
         Ok((Self { service, bucket: bucket.to_owned(), prefix }, merged))
     }
 
@@ -320,6 +325,7 @@ mod tests {
             "s3://b?allow-http=yes",
             "s3://b?endpoint=h",
             "s3://b?timeout-ms=0",
+            "s3://b?endpoint=http://h",
             "s3://b?region=%f",
             "s3://b?region=%ff",
             "s3://user@b",
