@@ -109,10 +109,36 @@ fn is_segment(name: &str) -> bool {
     name.contains("/segments/")
 }
 
+/// The answer of an append is lost, and more segments wait when it is tried again.
+#[test]
+fn an_append_whose_answer_was_lost_is_found_although_the_batch_has_grown() {
+    let directory = tempfile::tempdir().expect("directory");
+    let inner = DirStore::create(&directory.path().join("vault")).expect("store");
+    let store = Arc::new(FaultStore::new(Arc::new(inner)));
+    let vault = vault(store.clone());
+    let device = Arc::new(MemoryDevice::new(4 * MIB));
+    let slow = Policy { retry_interval_max: Duration::from_millis(400), ..policy() };
+    let (protection, events) = protect(&device, &vault, &directory.path().join("state"), slow);
+    for round in 0..8 {
+        protection.wait_replicated(LIMIT).expect("replicated");
+        // One segment: its put, then the catalog's.
+        write(&protection, round * 64, 1);
+        let puts = store.puts();
+        wait_for("the segment's put", || store.puts() > puts);
+        store.fail_puts(StoreFault::AnswerLost, 1);
+        write(&protection, round * 64 + 1, 40);
+    }
+    protection.wait_replicated(LIMIT).expect("replicated");
+    protection.stop(LIMIT).expect("stop");
+    assert!(saw(&events, |event| event.kind == EventKind::VaultUnavailable));
+    check_replica(&vault, &device);
+}
+
 /// A store that stores something else of the same length, once, and says nothing.
 struct Swapping {
     inner: DirStore,
     armed: AtomicBool,
+    swapped: Mutex<Option<String>>,
 }
 
 impl Store for Swapping {
@@ -125,6 +151,7 @@ impl Store for Swapping {
             let mut other = content.to_vec();
             *other.last_mut().expect("a segment") ^= 1;
             self.inner.put(name, &other)?;
+            *self.swapped.lock().expect("lock") = Some(name.to_owned());
             return Err(Error::new(ErrorKind::Unavailable, "put to store", name));
         }
         self.inner.put(name, content)
@@ -151,17 +178,16 @@ impl Store for Swapping {
 fn another_object_under_a_segments_name_never_gets_into_the_catalog() {
     let directory = tempfile::tempdir().expect("directory");
     let inner = DirStore::create(&directory.path().join("vault")).expect("store");
-    let store = Arc::new(Swapping { inner, armed: AtomicBool::new(false) });
+    let store =
+        Arc::new(Swapping { inner, armed: AtomicBool::new(false), swapped: Mutex::default() });
     let vault = vault(store.clone());
     let device = Arc::new(MemoryDevice::new(4 * MIB));
     let (protection, events) = protect(&device, &vault, &directory.path().join("state"), policy());
     protection.wait_replicated(LIMIT).expect("replicated");
     store.armed.store(true, Ordering::SeqCst);
     write(&protection, 0, 1);
-    wait_for("the swap", || !store.armed.load(Ordering::SeqCst));
-    let objects = store.list("").expect("list");
-    let newest = objects.into_iter().rfind(|info| is_segment(&info.name));
-    let newest = newest.expect("the other object").name;
+    wait_for("the swap", || store.swapped.lock().expect("lock").is_some());
+    let newest = store.swapped.lock().expect("lock").take().expect("the other object");
     wait_for("the shipper tells", || saw(&events, |e| e.kind == EventKind::VaultUnavailable));
     std::thread::sleep(Duration::from_millis(300));
     let named = vault.replica("disk").expect("replica");

@@ -12,6 +12,7 @@ use std::collections::VecDeque;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -133,6 +134,8 @@ pub(crate) struct Shipper {
     clock: Arc<dyn Clock>,
     /// Bytes a second of late; zero before the first batch.
     speed: Mutex<f64>,
+    /// The answer of the last append was lost: the catalog may name segments that are still in the spool.
+    unsure: AtomicBool,
 }
 
 impl Shipper {
@@ -153,6 +156,7 @@ impl Shipper {
             throttle: Throttle::new(policy.bandwidth.clone(), clock.clone()),
             clock,
             speed: Mutex::new(0.0),
+            unsure: AtomicBool::new(false),
         }
     }
 
@@ -180,6 +184,9 @@ impl Shipper {
         stopped: &(dyn Fn() -> bool + Sync),
     ) -> Result<Option<Sequence>> {
         let batch = spool.oldest_batch(BATCH_MAX, wait);
+        if let Some(last) = self.settle(spool, &batch)? {
+            return Ok(Some(last));
+        }
         let start = self.clock.elapsed();
         let mut entries = Vec::with_capacity(batch.len());
         for chunk in batch.chunks(self.puts_in_flight_max) {
@@ -207,12 +214,34 @@ impl Shipper {
         }
         let (count, bytes) = (entries.len(), entries.iter().map(|e| e.summary.stored_bytes).sum());
         let mut catalog = self.catalog.lock().unwrap_or_else(PoisonError::into_inner);
-        catalog.append(&self.source, vec![CatalogEdit::Segments(entries)])?;
+        let appended = catalog.append(&self.source, vec![CatalogEdit::Segments(entries)]);
+        self.unsure.store(appended.is_err(), Ordering::Relaxed);
+        appended?;
         let last = catalog.last_sequence();
         drop(catalog);
         spool.shipped(count);
         self.note_speed(bytes, self.clock.elapsed().saturating_sub(start));
         Ok(Some(last))
+    }
+
+    /// After an append that failed: takes from the spool what the catalog names all the same. The batch may have grown since,
+    /// and an append of segments that are there already would not continue the chain.
+    fn settle(&self, spool: &Spool, batch: &[Spooled]) -> Result<Option<Sequence>> {
+        if !self.unsure.load(Ordering::Relaxed) {
+            return Ok(None);
+        }
+        let mut catalog = self.catalog.lock().unwrap_or_else(PoisonError::into_inner);
+        catalog.refresh()?;
+        let named = |spooled: &&Spooled| {
+            let object = segment_object(&self.volume, &spooled.summary);
+            catalog.segments().iter().rev().any(|entry| entry.object == object)
+        };
+        let count = batch.iter().take_while(named).count();
+        let last = catalog.last_sequence();
+        drop(catalog);
+        self.unsure.store(false, Ordering::Relaxed);
+        spool.shipped(count);
+        Ok((count > 0).then_some(last))
     }
 
     fn note_speed(&self, bytes: u64, took: Duration) {

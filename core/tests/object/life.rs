@@ -34,7 +34,9 @@ fn policy() -> Policy {
 
 fn protect(device: &Arc<MemoryDevice>, vault: &Vault, state: &Path, policy: Policy) -> Protection {
     let options = ProtectionOptions::new("disk", device.clone(), vault.clone(), state);
-    let protection = options.policy(policy).open().expect("protect");
+    // Shown when the test fails.
+    let events = Arc::new(|event: &hrl::Event| println!("{:?}: {}", event.kind, event.message));
+    let protection = options.policy(policy).events(events).open().expect("protect");
     protection.wait_ordered(LIMIT).expect("ordered");
     protection
 }
