@@ -9,10 +9,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-
-import hrl
 from conftest import DISK_BYTES, Agent, hrl_json
 from conftest import hrl as command
+
+import hrl
 
 SERVERS = Path(os.environ.get("HRL_SERVERS", Path.home() / ".cache/hrl-servers"))
 
