@@ -45,7 +45,7 @@ $(STAMP): $(VENV)/.tools $(PYTHON_SOURCES) Cargo.toml Cargo.lock
 	rm -f $(TEST_STAMP)
 	touch $@
 $(TEST_STAMP): $(VENV)/.tools $(PYTHON_SOURCES) Cargo.toml Cargo.lock
-	MATURIN_PEP517_ARGS="--profile test" $(PIP) install --force-reinstall --no-deps ./python
+	MATURIN_PEP517_ARGS="--profile dev" $(PIP) install --force-reinstall --no-deps ./python
 	touch $@
 
 demo: packages install  ## Protect a real file system, crash, recover, prove every point

@@ -157,7 +157,7 @@ def test_damage_is_found_and_named(start: Start) -> None:
     agent.write(0, noise(5, 65536))
     hrl("point", agent.state)
     agent.stop()
-    segment = max((agent.vault / "volumes/disk.img/segments").rglob("*.hrl"), key=lambda path: path.stat().st_size)
+    segment = max((Path(agent.vault) / "volumes/disk.img/segments").rglob("*.hrl"), key=lambda path: path.stat().st_size)
     summary = hrl_json("inspect", segment, "--records")
     assert summary["records"] == len(summary["records_list"]) > 0
     content = bytearray(segment.read_bytes())

@@ -14,7 +14,7 @@ def test_journals_are_inspected_and_converted(start: Callable[..., Agent], tmp_p
     agent.write(4096, b"\x03" * 8192)
     hrl("point", agent.state, "--label", "full")
     agent.stop()
-    segments = sorted((agent.vault / "volumes/disk.img/segments").glob("*.hrl"))
+    segments = sorted((Path(agent.vault) / "volumes/disk.img/segments").glob("*.hrl"))
     listed = [hrl_json("inspect", segment, "--records") for segment in segments]
     assert listed[-1]["marks"][-1][3] == "full"
     assert {record["kind"] for found in listed for record in found["records_list"]} >= {"write", "mark"}

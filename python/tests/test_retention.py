@@ -25,8 +25,7 @@ def marked(tmp_path: Path) -> list[str]:
     disk.touch()
     os.truncate(disk, DISK_BYTES)
     vault = package.Vault(str(tmp_path / "vault"), create=True)
-    options = {"vault": vault, "state": tmp_path / "state", "volume": "v", "policy": POLICY}
-    with package.Protection(disk, **options) as protection:
+    with package.Protection(disk, vault=vault, state=tmp_path / "state", volume="v", policy=POLICY) as protection:
         protection.wait_ordered()
         points = []
         for number in range(8):
