@@ -21,6 +21,7 @@ __all__ = [
     "ChangeSet",
     "Device",
     "FileDevice",
+    "Gateway",
     "MemoryDevice",
     "NbdServer",
     "Overlay",
@@ -38,6 +39,8 @@ __all__ = [
     "View",
     "Volume",
     "convert",
+    "create_authority",
+    "enroll_client",
     "generate_key",
     "inspect_hyperv",
 ]
@@ -713,6 +716,7 @@ class NbdServer:
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None, /
     ) -> None: ...
 
+@final
 class Gateway:
     """A store served over HTTPS with client certificates, in front of a vault. Leaving the `with` block stops it.
 
@@ -720,8 +724,8 @@ class Gateway:
     `metrics` is an address for `/metrics` and `/healthz` without TLS.
     """
 
-    def __init__(
-        self,
+    def __new__(
+        cls,
         vault: str,
         *,
         pki: _Path,
@@ -729,7 +733,7 @@ class Gateway:
         cache: _Path | None = None,
         cache_bytes_max: int | None = None,
         metrics: str | None = None,
-    ) -> None: ...
+    ) -> Self: ...
     @property
     def address(self) -> str:
         """Where it listens."""
