@@ -106,13 +106,19 @@ fn read_head(stream: &mut impl io::BufRead) -> io::Result<Option<Vec<u8>>> {
             let end = start + at + 4;
             stream.consume(end - taken_before);
             head.truncate(end);
+            check_head(&head)?;
             return Ok(Some(head));
         }
         stream.consume(taken);
-        if head.len() > HEAD_BYTES_MAX {
-            return Err(io::Error::new(io::ErrorKind::InvalidData, "the head is too long"));
-        }
+        check_head(&head)?;
     }
+}
+
+fn check_head(head: &[u8]) -> io::Result<()> {
+    if head.len() <= HEAD_BYTES_MAX {
+        return Ok(());
+    }
+    Err(malformed("the head is too long"))
 }
 
 fn malformed(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> io::Error {
