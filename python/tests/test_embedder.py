@@ -206,9 +206,9 @@ for number in range(200):
 @pytest.mark.parametrize("last", ["", "raise SystemExit", "cycle = [protection]; cycle.append(cycle); del protection"])
 def test_a_program_that_forgets_to_stop_ends_well(tmp_path: Path, last: str) -> None:
     """Its threads are in callbacks when the interpreter shuts down."""
-    command = [sys.executable, "-c", EXIT + last, str(tmp_path / "state")]
+    command = [sys.executable, "-P", "-c", EXIT + last, str(tmp_path / "state")]
     here = str(Path(__file__).parent)
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join([here, *sys.path])}
+    environment = os.environ | {"PYTHONPATH": here}
     for _ in range(3):
         done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
         assert done.returncode == 0, done.stderr
