@@ -10,7 +10,7 @@ import pytest
 
 import hrl
 
-COMMAND = [sys.executable, "-m", "hrl"]
+COMMAND = [sys.executable, "-P", "-m", "hrl"]
 
 
 def start(site: Path, *more: str) -> tuple[subprocess.Popen[str], str]:
