@@ -12,7 +12,7 @@ use rustls::{ServerConnection, StreamOwned};
 use super::Shared;
 use crate::error::{Error, ErrorKind, Result};
 use crate::store::remote::http::{
-    KIND_HEADER, RequestHead, read_body, read_request, status_of, write_response,
+    KIND_HEADER, MESSAGE_HEADER, RequestHead, read_body, read_request, status_of, write_response,
 };
 use crate::store::remote::{EnrolledClient, find_client, fingerprint};
 use crate::store::{ObjectInfo, PutOutcome, check_name};
@@ -43,6 +43,7 @@ impl Reply {
     fn of_error(error: &Error) -> Self {
         let mut reply = Self::new(status_of(error.kind()), error.to_string());
         reply.headers.push((KIND_HEADER, error.kind().name().to_owned()));
+        reply.headers.push((MESSAGE_HEADER, error.to_string().chars().take(1000).collect()));
         reply
     }
 }

@@ -11,6 +11,8 @@ pub(crate) const HEAD_BYTES_MAX: usize = 16 << 10;
 const HEADERS_MAX: usize = 32;
 /// Header in which a gateway tells the kind of a failure.
 pub(crate) const KIND_HEADER: &str = "hrl-error";
+/// Header with the failure's sentence, for answers that have no body (a HEAD).
+pub(crate) const MESSAGE_HEADER: &str = "hrl-message";
 
 /// The head of a request.
 #[derive(Debug)]
@@ -251,11 +253,11 @@ pub(crate) fn error_of(
     let told = head.header(KIND_HEADER).unwrap_or_default();
     let kind = KINDS.into_iter().find(|kind| kind.name() == told);
     let kind = kind.unwrap_or(ErrorKind::Unavailable);
-    Error::new(kind, operation, name).message(format_args!(
-        "the gateway answered {}: {}",
-        head.status,
-        String::from_utf8_lossy(&body[..body.len().min(1000)])
-    ))
+    let text = String::from_utf8_lossy(&body[..body.len().min(1000)]);
+    let text =
+        if text.is_empty() { head.header(MESSAGE_HEADER).unwrap_or_default() } else { &*text };
+    Error::new(kind, operation, name)
+        .message(format_args!("the gateway answered {}: {text}", head.status))
 }
 
 /// `InvalidInput` unless a body of this length may be read.
