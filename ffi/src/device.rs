@@ -13,7 +13,7 @@ use engine::replica::Overlay;
 use engine::{Error, ErrorKind, Extent, Result};
 
 use crate::boundary::{bad_argument, guard, guard_value, hrl_status};
-use crate::callbacks::{User, outcome};
+use crate::callbacks::{User, check_size, needed, outcome};
 use crate::handle;
 use crate::tap::hrl_discarded;
 
@@ -190,10 +190,7 @@ static ZEROES: [u8; 64 << 10] = [0; 64 << 10];
 impl CallbackDevice {
     fn new(callbacks: &hrl_device_callbacks, user: User) -> Result<Self> {
         let bad = |name: &str, expected: &str| bad_argument(name).expected(expected);
-        if callbacks.struct_bytes != size_of::<hrl_device_callbacks>() {
-            return Err(bad("callbacks.struct_bytes", "sizeof(hrl_device_callbacks)")
-                .found(callbacks.struct_bytes));
-        }
+        check_size::<hrl_device_callbacks>(callbacks.struct_bytes, "hrl_device_callbacks")?;
         let (size, block) = (callbacks.size_bytes, callbacks.block_bytes);
         if size == 0 || !size.is_multiple_of(512) || size > i64::MAX as u64 {
             return Err(bad("callbacks.size_bytes", "a multiple of 512 above 0").found(size));
@@ -204,8 +201,7 @@ impl CallbackDevice {
             );
         }
         let read_only = callbacks.read_only;
-        let read =
-            callbacks.read.ok_or_else(|| bad("callbacks.read", "a function").found("NULL"))?;
+        let read = needed(callbacks.read, "callbacks.read")?;
         if !read_only && callbacks.write.is_none() {
             return Err(bad("callbacks.write", "a function").found("NULL"));
         }

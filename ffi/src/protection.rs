@@ -10,7 +10,7 @@ use engine::{
 };
 
 use crate::boundary::{bad_argument, guard, guard_value, hrl_status};
-use crate::callbacks::{User, outcome};
+use crate::callbacks::{User, check_size, needed, outcome};
 use crate::device::hrl_device;
 use crate::handle;
 use crate::points::{hrl_point, hrl_timeline_entry, hrl_timeline_fn, kind_of, mode_code, visit};
@@ -287,18 +287,12 @@ pub unsafe extern "C" fn hrl_protection_mark_quiesced(
 ) -> hrl_status {
     guard(|| {
         let callbacks = handle::borrow(callbacks, "callbacks")?;
-        if callbacks.struct_bytes != size_of::<hrl_quiesce_callbacks>() {
-            return Err(bad_argument("callbacks.struct_bytes")
-                .expected("sizeof(hrl_quiesce_callbacks)")
-                .found(callbacks.struct_bytes));
-        }
-        let missing =
-            |name: &'static str| move || bad_argument(name).expected("a function").found("NULL");
+        check_size::<hrl_quiesce_callbacks>(callbacks.struct_bytes, "hrl_quiesce_callbacks")?;
         let name = optional_text(callbacks.name)?;
         let provider = CallbackQuiesce {
             name: if name.is_empty() { "application" } else { name }.to_owned(),
-            quiesce: callbacks.quiesce.ok_or_else(missing("callbacks.quiesce"))?,
-            release: callbacks.release.ok_or_else(missing("callbacks.release"))?,
+            quiesce: needed(callbacks.quiesce, "callbacks.quiesce")?,
+            release: needed(callbacks.release, "callbacks.release")?,
             user: User(user),
         };
         let label = optional_text(label)?;

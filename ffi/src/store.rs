@@ -8,8 +8,8 @@ use std::sync::Arc;
 use engine::store::{DirStore, ObjectInfo, PutOutcome, Store, create_url, open_url};
 use engine::{Error, ErrorKind, Result};
 
-use crate::boundary::{bad_argument, guard, guard_value, hrl_status};
-use crate::callbacks::{User, outcome};
+use crate::boundary::{guard, guard_value, hrl_status};
+use crate::callbacks::{User, check_size, needed, outcome};
 use crate::handle;
 
 /// A place for immutable objects: what a vault is kept in. All threads may use it at once.
@@ -142,13 +142,7 @@ struct CallbackStore {
 
 impl CallbackStore {
     fn new(callbacks: &hrl_store_callbacks, user: User) -> Result<Self> {
-        if callbacks.struct_bytes != size_of::<hrl_store_callbacks>() {
-            return Err(bad_argument("callbacks.struct_bytes")
-                .expected("sizeof(hrl_store_callbacks)")
-                .found(callbacks.struct_bytes));
-        }
-        let missing =
-            |name: &'static str| move || bad_argument(name).expected("a function").found("NULL");
+        check_size::<hrl_store_callbacks>(callbacks.struct_bytes, "hrl_store_callbacks")?;
         let name = if callbacks.name.is_null() {
             "store"
         } else {
@@ -156,11 +150,11 @@ impl CallbackStore {
         };
         Ok(Self {
             name: name.to_owned(),
-            put: callbacks.put.ok_or_else(missing("callbacks.put"))?,
-            get: callbacks.get.ok_or_else(missing("callbacks.get"))?,
-            head: callbacks.head.ok_or_else(missing("callbacks.head"))?,
-            list: callbacks.list.ok_or_else(missing("callbacks.list"))?,
-            remove: callbacks.remove.ok_or_else(missing("callbacks.remove"))?,
+            put: needed(callbacks.put, "callbacks.put")?,
+            get: needed(callbacks.get, "callbacks.get")?,
+            head: needed(callbacks.head, "callbacks.head")?,
+            list: needed(callbacks.list, "callbacks.list")?,
+            remove: needed(callbacks.remove, "callbacks.remove")?,
             free: callbacks.free,
             user,
         })

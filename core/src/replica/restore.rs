@@ -87,12 +87,17 @@ pub(super) fn run(
 }
 
 fn restore_file(view: &View, path: &Path, progress: Progress<'_>) -> Result<RestoreReport> {
+    copy(view, view.pieces().to_vec(), &new_file(view, path)?, true, progress)
+}
+
+/// A new sparse file of the volume's size.
+fn new_file(view: &View, path: &Path) -> Result<FileDevice> {
     let options = FileDeviceOptions {
         direct: DirectIo::Never,
         create_bytes: Some(view.size_bytes()),
         ..Default::default()
     };
-    copy(view, view.pieces().to_vec(), &FileDevice::open(path, &options)?, true, progress)
+    FileDevice::open(path, &options)
 }
 
 /// A name beside the target, so that the rename stays on one file system.
@@ -135,14 +140,8 @@ fn jobs(mut pieces: Vec<Piece>) -> Vec<Job> {
 /// Writes the data of some extents of a view, each at its own offset, to a new sparse file of the volume's size, durably.
 /// Returns the bytes written.
 pub(super) fn copy_extents(view: &View, extents: &ExtentSet, path: &Path) -> Result<u64> {
-    let options = FileDeviceOptions {
-        direct: DirectIo::Never,
-        create_bytes: Some(view.size_bytes()),
-        ..Default::default()
-    };
     let pieces = extents.iter().flat_map(|extent| view.within(extent)).collect();
-    let file = FileDevice::open(path, &options)?;
-    Ok(copy(view, pieces, &file, false, &|_, _| true)?.bytes_written)
+    Ok(copy(view, pieces, &new_file(view, path)?, false, &|_, _| true)?.bytes_written)
 }
 
 fn copy(
