@@ -32,20 +32,29 @@ const POOL_BLOCKS: usize = 16 << 10;
 #[derive(Default)]
 struct Counted {
     objects: Mutex<BTreeMap<String, Vec<u8>>>,
-    operations: AtomicU64,
+    /// By verb and kind of object.
+    operations: Mutex<BTreeMap<String, u64>>,
     bytes_written: AtomicU64,
     bytes_read: AtomicU64,
 }
 
 impl Counted {
-    fn objects(&self) -> MutexGuard<'_, BTreeMap<String, Vec<u8>>> {
-        self.operations.fetch_add(1, Ordering::Relaxed);
+    fn objects(&self, verb: &str, name: &str) -> MutexGuard<'_, BTreeMap<String, Vec<u8>>> {
+        let kind = name.split('/').nth(2).unwrap_or(name);
+        let mut operations = self.operations.lock().unwrap_or_else(PoisonError::into_inner);
+        *operations.entry(format!("{verb} {kind}")).or_default() += 1;
         self.objects.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn counts(&self) -> [u64; 3] {
-        [&self.operations, &self.bytes_written, &self.bytes_read]
-            .map(|count| count.load(Ordering::Relaxed))
+        let operations = self.operations().values().sum();
+        let [written, read] =
+            [&self.bytes_written, &self.bytes_read].map(|count| count.load(Ordering::Relaxed));
+        [operations, written, read]
+    }
+
+    fn operations(&self) -> BTreeMap<String, u64> {
+        self.operations.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
 
@@ -55,7 +64,7 @@ impl Store for Counted {
     }
 
     fn put(&self, name: &str, content: &[u8]) -> Result<PutOutcome> {
-        match self.objects().entry(name.to_owned()) {
+        match self.objects("put", name).entry(name.to_owned()) {
             Entry::Occupied(_) => Ok(PutOutcome::AlreadyExists),
             Entry::Vacant(free) => {
                 self.bytes_written.fetch_add(content.len() as u64, Ordering::Relaxed);
@@ -67,14 +76,14 @@ impl Store for Counted {
 
     fn get(&self, name: &str, range: Range<u64>) -> Result<Vec<u8>> {
         self.bytes_read.fetch_add(range.end - range.start, Ordering::Relaxed);
-        let objects = self.objects();
+        let objects = self.objects("get", name);
         let content =
             objects.get(name).ok_or_else(|| Error::new(ErrorKind::NotFound, "get", name))?;
         Ok(content[range.start as usize..range.end as usize].to_vec())
     }
 
     fn list(&self, prefix: &str) -> Result<Vec<ObjectInfo>> {
-        let objects = self.objects();
+        let objects = self.objects("list", prefix);
         let found =
             objects.range(prefix.to_owned()..).take_while(|(name, _)| name.starts_with(prefix));
         Ok(found
@@ -83,14 +92,14 @@ impl Store for Counted {
     }
 
     fn head(&self, name: &str) -> Result<Option<ObjectInfo>> {
-        let objects = self.objects();
+        let objects = self.objects("head", name);
         let info =
             |content: &Vec<u8>| ObjectInfo { name: name.into(), length: content.len() as u64 };
         Ok(objects.get(name).map(info))
     }
 
     fn delete(&self, name: &str) -> Result<()> {
-        self.objects().remove(name);
+        self.objects("delete", name).remove(name);
         Ok(())
     }
 }
@@ -135,10 +144,12 @@ fn measure(device_bytes: u64, name: &str, pool: &[u8]) {
     };
     let segments_a_day = 86_400 / SEGMENT_SECONDS;
     let mut before = [0; 3];
+    let mut by_verb = BTreeMap::new();
     let mut sequence = 0;
     for number in 0..2 * WINDOW_DAYS * segments_a_day {
         if number == WINDOW_DAYS * segments_a_day {
             before = store.counts();
+            by_verb = store.operations();
         }
         clock.advance(Duration::from_secs(SEGMENT_SECONDS));
         params.first_sequence = Sequence(sequence + 1);
@@ -184,6 +195,15 @@ fn measure(device_bytes: u64, name: &str, pool: &[u8]) {
         replica.catalog().segments().len(),
         stored >> 20,
     );
+    let segments = (WINDOW_DAYS * segments_a_day) as f64;
+    let each: Vec<_> = store
+        .operations()
+        .into_iter()
+        .map(|(verb, count)| (count - by_verb.get(&verb).unwrap_or(&0), verb))
+        .filter(|(count, _)| *count > 0)
+        .map(|(count, verb)| format!("{verb} {:.2}", count as f64 / segments))
+        .collect();
+    println!("  operations for each segment: {}", each.join(", "));
 }
 
 fn below(clock: &ManualClock, limit: u64) -> u64 {

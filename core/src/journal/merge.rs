@@ -57,10 +57,14 @@ pub fn merge<S: SegmentSink>(
     merge_into(writer, segments, kind, WINDOW_BYTES)
 }
 
-/// Bytes of data that a merge of `segments` would keep, from their indexes alone. `Full` as for [`merge`].
-pub(crate) fn merged_data_bytes(segments: &[&Segment], kind: SegmentKind) -> Result<u64> {
-    let entries = Inputs::new(segments)?.last_writers(kind)?;
-    Ok(entries.iter().map(|entry| data_bytes(entry) as u64).sum())
+/// Bytes of data that a merge of segments would keep, from their indexes alone; `None` when [`merge`] would not take that
+/// many entries.
+pub(crate) fn merged_data_bytes(indexes: Vec<Vec<IndexEntry>>, kind: SegmentKind) -> Option<u64> {
+    if indexes.iter().map(Vec::len).sum::<usize>() > MERGE_ENTRIES_MAX {
+        return None;
+    }
+    let kept = last_writers_for(kind, indexes.concat());
+    Some(kept.iter().map(|entry| data_bytes(entry) as u64).sum())
 }
 
 pub(super) fn merge_into<S: SegmentSink>(
@@ -94,6 +98,15 @@ pub(super) fn merge_into<S: SegmentSink>(
         data_bytes_dropped: data_bytes_in.saturating_sub(summary.data_bytes),
     };
     Ok((sink, summary, report))
+}
+
+/// The last writers that a segment of this kind holds: an image begins with zeroes.
+fn last_writers_for(kind: SegmentKind, entries: Vec<IndexEntry>) -> Vec<IndexEntry> {
+    let mut entries = last_writers(entries);
+    if kind == SegmentKind::Image {
+        entries.retain(|entry| entry.kind != IndexKind::Zero);
+    }
+    entries
 }
 
 /// Checks the inputs and gives the header of the result.
@@ -234,11 +247,7 @@ impl<'a> Inputs<'a> {
                 |entry: IndexEntry| IndexEntry { frame: entry.frame + first_frame, ..entry };
             entries.extend(index.into_iter().map(numbered));
         }
-        let mut entries = last_writers(entries);
-        if kind == SegmentKind::Image {
-            entries.retain(|entry| entry.kind != IndexKind::Zero);
-        }
-        Ok(entries)
+        Ok(last_writers_for(kind, entries))
     }
 
     fn frame(&self, number: u32) -> Result<Frame> {

@@ -155,7 +155,7 @@ impl Segment {
     }
 
     /// Reads the index without keeping it.
-    pub(super) fn read_index(&self) -> Result<Vec<IndexEntry>> {
+    pub(crate) fn read_index(&self) -> Result<Vec<IndexEntry>> {
         let frames = self.footer.frames - self.footer.data_frames - 1;
         let mut entries: Vec<IndexEntry> = Vec::new();
         let mut at = self.footer.index_offset;

@@ -141,10 +141,10 @@ impl Catalog {
             annotations: Annotations::default(),
         };
         let numbers = catalog.numbers()?;
-        let Some(&newest) = numbers.last() else { return Ok(catalog) };
+        let Some(&newest) = numbers.keys().last() else { return Ok(catalog) };
         let first = newest / SNAPSHOT_EVERY * SNAPSHOT_EVERY;
         for number in first.max(1)..=newest {
-            let version = catalog.read(number)?;
+            let version = catalog.read(number, numbers.get(&number).copied())?;
             catalog.apply_read(version, number, number == first)?;
         }
         Ok(catalog)
@@ -271,7 +271,7 @@ impl Catalog {
                 Ok(true)
             }
             PutOutcome::AlreadyExists => {
-                let version = self.read(number)?;
+                let version = self.read(number, None)?;
                 let ours = version.author == author
                     && (version.edits == edits || version.edits == next.state());
                 self.apply_read(version, number, whole)?;
@@ -283,7 +283,7 @@ impl Catalog {
     /// Reads versions that others appended since.
     pub fn refresh(&mut self) -> Result<()> {
         let numbers = self.numbers()?;
-        let newest = numbers.last().copied().unwrap_or(0);
+        let newest = numbers.keys().last().copied().unwrap_or(0);
         if newest >= self.version + SNAPSHOT_EVERY {
             *self = Self::load(
                 &self.store,
@@ -294,7 +294,7 @@ impl Catalog {
             )?;
         }
         for number in self.version + 1..=newest {
-            let version = self.read(number)?;
+            let version = self.read(number, numbers.get(&number).copied())?;
             self.apply_read(version, number, number.is_multiple_of(SNAPSHOT_EVERY))?;
         }
         Ok(())
@@ -500,20 +500,20 @@ impl Catalog {
         format!("{}{number:016x}", self.prefix)
     }
 
-    /// Numbers of the versions in the store, which must follow each other from the newest snapshot on. Objects whose
-    /// names are not those of versions are none.
-    fn numbers(&self) -> Result<Vec<u64>> {
+    /// Numbers of the versions in the store, and their sizes. They must follow each other from the newest snapshot on.
+    /// Objects whose names are not those of versions are none.
+    fn numbers(&self) -> Result<BTreeMap<u64, u64>> {
         let number_of = |name: &str| {
             let number = u64::from_str_radix(name.strip_prefix(&self.prefix)?, 16).ok()?;
             (self.object(number) == name).then_some(number)
         };
-        let numbers: Vec<u64> = self
+        let numbers: BTreeMap<u64, u64> = self
             .store
             .list(&self.prefix)?
             .iter()
-            .filter_map(|info| number_of(&info.name))
+            .filter_map(|info| Some((number_of(&info.name)?, info.length)))
             .collect();
-        if let Some(newest) = numbers.last() {
+        if let Some(newest) = numbers.keys().last() {
             if *newest > VERSIONS_MAX {
                 return Err(Error::new(ErrorKind::Corrupt, "read catalog", &self.prefix)
                     .expected(format_args!("versions up to {VERSIONS_MAX}"))
@@ -521,7 +521,7 @@ impl Catalog {
             }
             let first = (newest / SNAPSHOT_EVERY * SNAPSHOT_EVERY).max(1);
             for number in first..=*newest {
-                if numbers.binary_search(&number).is_err() {
+                if !numbers.contains_key(&number) {
                     return Err(Error::new(ErrorKind::Corrupt, "read catalog", &self.prefix)
                         .expected(format_args!("version {number}"))
                         .found("a gap"));
@@ -566,7 +566,7 @@ impl Catalog {
             return;
         }
         let keep = self.version - SNAPSHOT_EVERY;
-        for number in self.numbers().unwrap_or_default() {
+        for (number, _) in self.numbers().unwrap_or_default() {
             if number < keep {
                 let _ = self.store.delete(&self.object(number));
             }
@@ -596,9 +596,13 @@ impl Catalog {
         out.0
     }
 
-    fn read(&self, number: u64) -> Result<Version> {
+    /// Reads a version; its `length` is asked for where nobody knows it.
+    fn read(&self, number: u64, length: Option<u64>) -> Result<Version> {
         let object = self.object(number);
-        let bytes = get_all(&*self.store, &object, VERSION_BYTES_MAX)?;
+        let bytes = match length {
+            Some(length) if length <= VERSION_BYTES_MAX => self.store.get(&object, 0..length)?,
+            _ => get_all(&*self.store, &object, VERSION_BYTES_MAX)?,
+        };
         let bad = |at: usize| Error::new(ErrorKind::Corrupt, "read catalog", &object).at(at as u64);
         if bytes.len() < ENVELOPE_BYTES + 4 || &bytes[..8] != MAGIC {
             return Err(bad(0)

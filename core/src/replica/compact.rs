@@ -34,6 +34,8 @@ use crate::units::{Sequence, Timestamp};
 /// A fold for its bytes is made when it drops at least this share of them, so that what folding writes stays below what
 /// was shipped.
 const SAVES_PERCENT_MIN: u64 = 60;
+/// A run that did not save enough is looked at again when it has grown by this share: each look is two requests a segment.
+const GROWTH_PERCENT_MIN: u64 = 25;
 /// Fewer segments of fewer bytes are not looked at: what a fold could save is not worth the requests.
 const FEW_SEGMENTS: usize = 16;
 const FEW_BYTES: u64 = 64 << 20;
@@ -249,9 +251,10 @@ impl Run<'_> {
         if few || self.judged.get(&first.object).is_some_and(|least| bytes_in < *least) {
             return Ok(None);
         }
-        let segments = parallel::each(entries, true, |entry| self.replica.open_entry(entry))?;
-        let kept = merged_data_bytes(&segments.iter().collect::<Vec<_>>(), fold.kind)?;
-        let data: u64 = segments.iter().map(|segment| segment.summary().data_bytes).sum();
+        let index = |entry: &SegmentEntry| self.replica.open_entry(entry)?.read_index();
+        let indexes = parallel::each(entries, true, index)?;
+        let Some(kept) = merged_data_bytes(indexes, fold.kind) else { return Ok(None) };
+        let data: u64 = entries.iter().map(|entry| entry.summary.data_bytes).sum();
         let share = u128::from(kept) * u128::from(bytes_in) / u128::from(data.max(1));
         let estimate = u64::try_from(share).unwrap_or(u64::MAX);
         // More segments keep at least these bytes too, so a fold of fewer bytes in all cannot save enough.
@@ -259,7 +262,9 @@ impl Run<'_> {
         if least <= u128::from(bytes_in) {
             return Ok(Some(estimate));
         }
-        self.judged.insert(first.object.clone(), u64::try_from(least).unwrap_or(u64::MAX));
+        let grown = bytes_in.saturating_add(bytes_in / 100 * GROWTH_PERCENT_MIN);
+        let least = u64::try_from(least).unwrap_or(u64::MAX).max(grown);
+        self.judged.insert(first.object.clone(), least);
         Ok(None)
     }
 

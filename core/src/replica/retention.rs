@@ -262,17 +262,9 @@ impl<'a> Planner<'a> {
             if let Some(reason) = state.point.and_then(|point| self.protected.get(&point)) {
                 reasons.insert(at, *reason);
             }
-            let age = self.now.nanos_since(state.time);
-            let steps = &self.policy.thinning;
-            let step = steps.iter().position(|step| age <= nanos(step.age)).unwrap_or(steps.len());
-            // Beyond the window the last step goes on, so that the base moves by whole intervals.
-            let interval = steps.get(step).or(steps.last()).map(|step| nanos(step.interval));
-            let place = match interval {
-                Some(interval) => state.time.0.div_euclid(interval.max(1).cast_signed()),
-                // Without steps each state is one of its own, and the newest is the base.
-                None => at as i64,
-            };
-            let chosen = chosen.entry((step, place)).or_insert(at);
+            // Without steps each state is one of its own, and the newest is the base.
+            let place = self.interval_of(state.time).unwrap_or((0, at as i64));
+            let chosen = chosen.entry(place).or_insert(at);
             // A point goes before a mere end of a segment.
             if candidates[*chosen].state.point.is_none() && state.point.is_some() {
                 *chosen = at;
@@ -296,6 +288,24 @@ impl<'a> Planner<'a> {
             .collect();
         kept.sort_by_key(|candidate| candidate.state.sequence);
         kept
+    }
+
+    /// The step that keeps a state of `time`, one more than there are beyond the window, and the number of its interval
+    /// there; `None` without steps. An interval belongs to a step until all of it is too old for that, so that the choice
+    /// in it never changes; beyond the window the last step goes on, so that the base moves by whole intervals.
+    fn interval_of(&self, time: Timestamp) -> Option<(usize, i64)> {
+        let steps = &self.policy.thinning;
+        let mut last = None;
+        for (number, step) in steps.iter().enumerate() {
+            let interval = nanos(step.interval).max(1).cast_signed();
+            let place = time.0.div_euclid(interval);
+            let end = Timestamp(place.saturating_add(1).saturating_mul(interval));
+            if self.now.nanos_since(end) <= nanos(step.age) {
+                return Some((number, place));
+            }
+            last = Some((steps.len(), place));
+        }
+        last
     }
 
     fn over_budget(&self) -> u64 {

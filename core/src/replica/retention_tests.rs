@@ -241,7 +241,7 @@ fn kept_seconds(plan: &RetentionPlan) -> Vec<(i64, KeepReason)> {
 fn thinning_keeps_the_first_of_each_interval() {
     use KeepReason::{Base, Thinned};
     let minutes = |list: &[u64]| list.iter().map(|m| m * 60).collect::<Vec<_>>();
-    let cases: [(&str, Vec<u64>, u64, Vec<(i64, KeepReason)>); 6] = [
+    let cases: [(&str, Vec<u64>, u64, Vec<(i64, KeepReason)>); 7] = [
         ("all young: nothing to decide", minutes(&[0, 1, 2]), 2 * HOUR, vec![]),
         (
             "hourly after two hours",
@@ -252,8 +252,14 @@ fn thinning_keeps_the_first_of_each_interval() {
         (
             "daily after a day; the first of the last day beyond the window is the base of the others",
             vec![HOUR, 2 * HOUR, 25 * HOUR, 26 * HOUR, 49 * HOUR, 31 * 24 * HOUR],
-            32 * 24 * HOUR,
+            32 * 24 * HOUR + 1,
             vec![(25 * 3600, Base), (49 * 3600, Thinned)],
+        ),
+        (
+            "the choice of a day does not change while it leaves the window",
+            vec![HOUR, 25 * HOUR, 30 * HOUR, 47 * HOUR, 49 * HOUR, 31 * 24 * HOUR],
+            31 * 24 * HOUR + 12 * HOUR,
+            vec![(3600, Base), (25 * 3600, Thinned), (49 * 3600, Thinned)],
         ),
         ("a single old point stays as it is", vec![HOUR], 99 * 24 * HOUR, vec![]),
         (
