@@ -10,6 +10,7 @@ mod error;
 mod event;
 mod extent;
 pub mod journal;
+pub mod planner;
 mod point;
 mod policy;
 mod protect;

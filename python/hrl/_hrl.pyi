@@ -40,6 +40,7 @@ __all__ = [
     "Verdict",
     "View",
     "Volume",
+    "churn",
     "convert",
     "create_authority",
     "enroll_client",
@@ -550,6 +551,15 @@ class Replica:
         """
     def changes(self, since: str, until: str) -> ChangeSet:
         """What was written after one state, up to another."""
+    def churn(
+        self,
+        *,
+        bucket: float = 60.0,
+        since: str | None = None,
+        until: str | None = None,
+        progress: Callable[[int, int], object] | None = None,
+    ) -> dict[str, Any]:
+        """How much was written over time, from the volume's journals; see `hrl.churn`. `progress` is told segments."""
     def verify(self, *, progress: Callable[[int, int], object] | None = None) -> dict[str, Any]:
         """Reads and checks everything that is stored of the volume; "sound" tells whether all of it is right."""
     def pin(self, point: str, *, until: str | None = None, hold: bool = False, reason: str = "") -> Pin:
@@ -759,6 +769,19 @@ def enroll_client(pki: _Path, client: str, *, volumes: Sequence[str], bundle: _P
 
 def generate_key() -> str:
     """64 hexadecimal digits for a key file."""
+
+def churn(
+    segments: Sequence[Segment], *, bucket: float = 60.0, since: str | None = None, until: str | None = None
+) -> dict[str, Any]:
+    """How much was written over time, from segments that follow each other in write order.
+
+    "buckets" of `bucket` seconds, those with writes only, each with its "start", "records", "written_bytes" (data written;
+    bytes touched where data is not captured), "unique_bytes" (each byte of the volume once), "stored_bytes" (compressed and
+    sealed) and "resync_stored_bytes" (what a first copy or resync journaled, in none of the others). "total", "top" (the
+    bucket with the most bytes), "duration_seconds", "percentiles" of the bytes of all buckets, quiet ones too.
+    "segments_folded" hold what retention left of older churn, and are not counted. "is_sampled" tells that unique bytes of
+    some bucket are an estimate. Index and record tables are read, not data.
+    """
 
 def convert(inputs: Sequence[_Path], output: _Path, *, to: str, replica: Replica | None = None) -> dict[str, Any]:
     """Converts journals: `to` is native (a new file) or ms-hrl (a new directory with a chain of Hyper-V logs)."""

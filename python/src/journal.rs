@@ -20,6 +20,12 @@ pub(crate) struct Segment {
     inner: Handle<Arc<hrl::journal::Segment>>,
 }
 
+impl Segment {
+    pub(crate) fn inner(&self) -> PyResult<Arc<hrl::journal::Segment>> {
+        self.inner.get()
+    }
+}
+
 fn keys_of(replica: Option<&Replica>) -> PyResult<KeyRing> {
     replica.map_or_else(|| Ok(KeyRing::default()), Replica::keys)
 }

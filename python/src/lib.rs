@@ -15,6 +15,7 @@ mod errors;
 mod gateway;
 mod handle;
 mod journal;
+mod planner;
 mod protection;
 mod replica;
 mod retention;
@@ -32,6 +33,8 @@ mod _hrl {
     use crate::gateway::{Gateway, create_authority, enroll_client};
     #[pymodule_export]
     use crate::journal::{Record, RecordIterator, Segment, convert, generate_key, inspect_hyperv};
+    #[pymodule_export]
+    use crate::planner::churn;
     #[pymodule_export]
     use crate::protection::{Protection, RecoveryPoint, Stats, TimelineEntry};
     #[pymodule_export]

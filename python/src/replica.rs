@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use hrl::SystemClock;
 use hrl::journal::{KeyRing, WrappingKey};
+use hrl::planner::Churn;
 use hrl::replica::{At, CompactOptions, RestoreTarget, ViewOptions};
 use hrl::store::{DirStore, Store, create_url, open_url};
 use pyo3::exceptions::PyTypeError;
@@ -15,6 +16,7 @@ use crate::callback::CallbackStore;
 use crate::device::{Device, Disk};
 use crate::errors::run;
 use crate::handle::Handle;
+use crate::planner::{churn_dict, churn_options};
 use crate::protection::{RecoveryPoint, TimelineEntry};
 use crate::retention::{Pin, Verdict, pin_until, report_dict, verdict_kind};
 
@@ -125,7 +127,7 @@ fn info_dict<'py>(
 }
 
 /// Passes progress on to a Python callable; false from it, or an exception, stops the work.
-fn progress(callback: Option<Py<PyAny>>) -> impl Fn(u64, u64) -> bool + Sync {
+pub(crate) fn progress(callback: Option<Py<PyAny>>) -> impl Fn(u64, u64) -> bool + Sync {
     move |done, total| {
         let Some(callback) = &callback else { return true };
         Python::attach(|py| {
@@ -254,6 +256,22 @@ impl Replica {
         let replica = self.inner.get()?;
         let inner = run(py, || replica.changes(&At::parse(since)?, &At::parse(until)?))?;
         Ok(ChangeSet { inner })
+    }
+
+    #[pyo3(signature = (*, bucket=60.0, since=None, until=None, progress=None))]
+    fn churn<'py>(
+        &self,
+        py: Python<'py>,
+        bucket: f64,
+        since: Option<&str>,
+        until: Option<&str>,
+        progress: Option<Py<PyAny>>,
+    ) -> PyResult<Bound<'py, PyDict>> {
+        let tell = self::progress(progress);
+        let replica = self.inner.get()?;
+        let churn =
+            run(py, || Churn::of_replica(&replica, &churn_options(bucket, since, until)?, &tell))?;
+        churn_dict(py, &churn)
     }
 
     #[pyo3(signature = (*, progress=None))]

@@ -26,8 +26,8 @@ use super::{Progress, changes, parallel, restore, retention, verify};
 use crate::clock::Clock;
 use crate::error::{Error, ErrorKind, Result};
 use crate::journal::{
-    KeyRing, MarkEntry, ObjectSource, PointKind, Segment, SegmentKind, SegmentSource, VolumeKey,
-    WrappingKey,
+    KeyRing, MarkEntry, ObjectSource, PointKind, Segment, SegmentKind, SegmentSource,
+    SegmentSummary, VolumeKey, WrappingKey,
 };
 use crate::policy::RetentionPolicy;
 use crate::store::{PROBE_PREFIX, PutOutcome, Store, check_put_if_absent, get_all};
@@ -40,6 +40,8 @@ const RECORD_BYTES_MAX: u64 = 64 << 10;
 /// Segments of a view whose ends, read with their footers, are kept for their indexes: 16 MiB. With more segments each index
 /// is a request of its own.
 const TAILS_MAX: usize = 256;
+/// Segments open at once where all are gone through.
+const OPENED_MAX: usize = 64;
 /// Longest name of a volume.
 const NAME_BYTES_MAX: usize = 128;
 
@@ -490,6 +492,25 @@ impl Replica {
             }
             Ok(Arc::new(segment))
         })
+    }
+
+    /// Goes through the catalog in write order, and opens the segments that are `wanted`, those of a store many at once.
+    pub(crate) fn each_segment(
+        &self,
+        wanted: &mut dyn FnMut(&SegmentSummary) -> bool,
+        work: &mut dyn FnMut(&SegmentSummary, Option<Segment>) -> Result<()>,
+    ) -> Result<()> {
+        let remote = self.store.local_path(MARKER).is_none();
+        for entries in self.catalog.segments().chunks(OPENED_MAX) {
+            let entries: Vec<_> = entries.iter().map(|e| (e, wanted(&e.summary))).collect();
+            let opened = parallel::each(&entries, remote, |(entry, wanted)| {
+                wanted.then(|| self.open_entry(entry)).transpose()
+            })?;
+            for ((entry, _), segment) in entries.iter().zip(opened) {
+                work(&entry.summary, segment)?;
+            }
+        }
+        Ok(())
     }
 
     /// Opens the segment that an entry of the catalog names, and no other.
