@@ -187,6 +187,7 @@ fn view() {
         block_bytes: 512,
         created: Timestamp(0),
         key_id: None,
+        shredded: false,
         extents_only: false,
     };
     let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("directory");

@@ -19,6 +19,7 @@ mod source;
 #[cfg(test)]
 mod tests;
 mod verify;
+mod wrapping;
 mod writer;
 
 #[cfg(any(test, feature = "testing"))]
@@ -35,9 +36,13 @@ pub(crate) use merge::merged_data_bytes;
 pub use merge::{MergeReport, merge};
 pub use reader::Segment;
 pub use repair::{RepairReport, repair};
-pub use seal::{KeyRing, VolumeKey, WrappingKey};
+pub use seal::{KeyRing, VolumeKey};
 pub use sink::{FileSink, SegmentSink};
 pub use source::{BytesSource, ObjectSource, SegmentSource, open_mapped};
+pub use wrapping::WrappingKey;
+#[cfg(any(test, feature = "testing"))]
+pub use wrapping::wrap_version_1;
+pub(crate) use wrapping::wrong_key;
 pub use writer::SegmentWriter;
 
 use crate::event::Cause;

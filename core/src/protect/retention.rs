@@ -52,7 +52,7 @@ fn compact(
     // What a run that was killed left there.
     let _ = std::fs::remove_dir_all(&scratch);
     let options = CompactOptions { scratch: Some(scratch), ..CompactOptions::default() };
-    let mut replica = shared.vault.replica(&shared.info.name)?;
+    let mut replica = shared.vault.replica_with_keys(&shared.info.name, &shared.keys)?;
     compactor.run(&mut replica, policy, &options, &|_, _| !is_over(shared))
 }
 

@@ -10,6 +10,9 @@ mod changes;
 mod codec;
 mod compact;
 mod history;
+mod keys;
+#[cfg(test)]
+mod keys_tests;
 mod overlay;
 mod parallel;
 mod restore;
@@ -30,6 +33,7 @@ pub use catalog::{Catalog, CatalogEdit, SegmentEntry, SourceIdentity};
 pub use changes::{ChangeRun, ChangeSet};
 pub use compact::{CompactOptions, CompactReport, Compactor};
 pub use history::TimelineEntry;
+pub use keys::{RotationReport, ShredOptions, ShredReport};
 pub use overlay::Overlay;
 pub(crate) use restore::is_zero;
 pub use restore::{RestoreReport, RestoreTarget};

@@ -18,24 +18,29 @@ use crate::policy::Compression;
 use crate::store::{DirStore, FaultStore, Store, StoreFault};
 use crate::units::{ChainHash, Epoch, PointId, Sequence, Timestamp};
 
-const SIZE: u64 = 256 << 10;
+pub(super) const SIZE: u64 = 256 << 10;
 
-struct Rig {
+pub(super) struct Rig {
     directory: tempfile::TempDir,
-    store: Arc<dyn Store>,
-    vault: Vault,
-    clock: Arc<dyn Clock>,
-    source: SourceIdentity,
-    info: VolumeInfo,
+    pub(super) store: Arc<dyn Store>,
+    pub(super) vault: Vault,
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) source: SourceIdentity,
+    pub(super) info: VolumeInfo,
     chain: ChainHash,
     /// Size of the volume that segments say they are of.
     segment_device_bytes: u64,
 }
 
 impl Rig {
-    fn new(sealed: bool) -> Self {
+    pub(super) fn new(sealed: bool) -> Self {
+        Self::seeded(sealed, 42)
+    }
+
+    /// A rig whose identities and keys are drawn from a seed.
+    pub(super) fn seeded(sealed: bool, seed: u64) -> Self {
         let directory = tempfile::tempdir().expect("directory");
-        let clock: Arc<dyn Clock> = Arc::new(ManualClock::new(Timestamp(1_000_000), 42));
+        let clock: Arc<dyn Clock> = Arc::new(ManualClock::new(Timestamp(1_000_000), seed));
         let store: Arc<dyn Store> = Arc::new(DirStore::create(directory.path()).expect("store"));
         let key = sealed.then(|| WrappingKey::from_bytes([1; 32]));
         let vault = Vault::create(store.clone(), key, clock.clone()).expect("vault");
@@ -79,7 +84,7 @@ impl Rig {
         SegmentEntry { object, summary }
     }
 
-    fn add(&mut self, records: &[Record<'_>]) -> SegmentEntry {
+    pub(super) fn add(&mut self, records: &[Record<'_>]) -> SegmentEntry {
         let entry = self.segment(records);
         let mut catalog = self.vault.replica("disk").expect("replica").into_catalog();
         catalog
@@ -88,16 +93,16 @@ impl Rig {
         entry
     }
 
-    fn path(&self, object: &str) -> PathBuf {
+    pub(super) fn path(&self, object: &str) -> PathBuf {
         self.directory.path().join(object)
     }
 }
 
-fn record(sequence: u64, body: Body<'_>) -> Record<'_> {
+pub(super) fn record(sequence: u64, body: Body<'_>) -> Record<'_> {
     Record { sequence: Sequence(sequence), time: Timestamp(sequence as i64 * 1000), body }
 }
 
-fn mark(sequence: u64, label: &str) -> Record<'static> {
+pub(super) fn mark(sequence: u64, label: &str) -> Record<'static> {
     let mark = Mark {
         point: PointId([sequence as u8; 16]),
         kind: PointKind::Crash,

@@ -3,7 +3,7 @@
 //! ```text
 //! hrl-vault                          marks the store as a vault, with its version
 //! volumes/NAME/volume                identity, size, key (immutable)
-//! volumes/NAME/keys/KEYID            the volume key, wrapped by the key-encryption key
+//! volumes/NAME/keys/…                see `keys`
 //! volumes/NAME/catalog/…             see `catalog`
 //! volumes/NAME/segments/…            see `journal`
 //! ```
@@ -18,6 +18,7 @@ use super::changes::ChangeSet;
 use super::codec::{Decoder, Encoder};
 use super::compact::{CompactOptions, CompactReport, Compactor};
 use super::history::TimelineEntry;
+use super::keys::mark_name;
 use super::restore::{RestoreReport, RestoreTarget};
 use super::retention::RetentionPlan;
 use super::verify::VerifyReport;
@@ -27,7 +28,7 @@ use crate::clock::Clock;
 use crate::error::{Error, ErrorKind, Result};
 use crate::journal::{
     KeyRing, MarkEntry, ObjectSource, PointKind, Segment, SegmentKind, SegmentSource,
-    SegmentSummary, VolumeKey, WrappingKey,
+    SegmentSummary, WrappingKey,
 };
 use crate::policy::RetentionPolicy;
 use crate::store::{PROBE_PREFIX, PutOutcome, Store, check_put_if_absent, get_all};
@@ -36,7 +37,7 @@ use crate::units::{ChainHash, Epoch, KeyId, PointId, Sequence, Timestamp, Volume
 const MARKER: &str = "hrl-vault";
 const MARKER_CONTENT: &[u8] = b"hrl vault 1\n";
 const VOLUME_MAGIC: &[u8; 8] = b"HRLVOL\x01\x00";
-const RECORD_BYTES_MAX: u64 = 64 << 10;
+pub(super) const RECORD_BYTES_MAX: u64 = 64 << 10;
 /// Segments of a view whose ends, read with their footers, are kept for their indexes: 16 MiB. With more segments each index
 /// is a request of its own.
 const TAILS_MAX: usize = 256;
@@ -62,6 +63,8 @@ pub struct VolumeInfo {
     pub key_id: Option<KeyId>,
     /// Changes are tracked without their data.
     pub extents_only: bool,
+    /// Its keys were deleted: nothing of it can be read any more.
+    pub shredded: bool,
 }
 
 /// A recovery point.
@@ -92,9 +95,9 @@ pub struct RecoveryPoint {
 /// A store with volumes in it. Cheap to clone; may be used from any thread.
 #[derive(Clone)]
 pub struct Vault {
-    store: Arc<dyn Store>,
-    wrapping_key: Option<WrappingKey>,
-    clock: Arc<dyn Clock>,
+    pub(super) store: Arc<dyn Store>,
+    pub(super) wrapping_key: Option<WrappingKey>,
+    pub(super) clock: Arc<dyn Clock>,
 }
 
 impl Vault {
@@ -147,19 +150,22 @@ impl Vault {
 
     /// The volumes, by name.
     pub fn volumes(&self) -> Result<Vec<VolumeInfo>> {
-        self.store
-            .list("volumes/")?
+        let objects = self.store.list("volumes/")?;
+        objects
             .iter()
             .filter_map(|info| info.name.strip_prefix("volumes/")?.strip_suffix("/volume"))
-            .map(|name| self.volume(name))
+            .map(|name| {
+                let mark = mark_name(name);
+                let shredded = objects.iter().any(|info| info.name == mark);
+                self.read_volume(name, shredded)
+            })
             .collect()
     }
 
     /// What the vault says of a volume; `NotFound` lists those that it has.
     pub fn volume(&self, name: &str) -> Result<VolumeInfo> {
         check_volume_name(name)?;
-        let object = format!("volumes/{name}/volume");
-        if self.store.head(&object)?.is_none() {
+        if self.store.head(&record_name(name))?.is_none() {
             let known: Vec<_> = self
                 .store
                 .list("volumes/")?
@@ -172,11 +178,17 @@ impl Vault {
                 .expected(format_args!("one of [{}]", known.join(", ")))
                 .found(name));
         }
-        decode_volume(name, &get_all(&*self.store, &object, RECORD_BYTES_MAX)?, &object)
+        self.read_volume(name, self.is_shredded(name)?)
     }
 
-    /// Adds a volume. `AlreadyExists` when the name is taken. When the vault was opened with a wrapping key, a new
-    /// volume key is made and everything of the volume is sealed.
+    fn read_volume(&self, name: &str, shredded: bool) -> Result<VolumeInfo> {
+        let object = record_name(name);
+        let record = get_all(&*self.store, &object, RECORD_BYTES_MAX)?;
+        Ok(VolumeInfo { shredded, ..decode_volume(name, &record, &object)? })
+    }
+
+    /// Adds a volume. `AlreadyExists` when the name is taken, also by what shredding left. When the vault was opened with
+    /// a wrapping key, a new volume key is made and everything of the volume is sealed.
     pub fn create_volume(
         &self,
         name: &str,
@@ -185,55 +197,54 @@ impl Vault {
         extents_only: bool,
     ) -> Result<VolumeInfo> {
         check_volume_name(name)?;
+        let taken = |why: &str| {
+            Err(Error::new(ErrorKind::AlreadyExists, "create volume", name).message(why))
+        };
+        let left = self.store.list(&format!("volumes/{name}/catalog/"))?;
+        if self.is_shredded(name)? || !left.is_empty() {
+            return taken("objects of a volume of this name are left; shred it with its data");
+        }
         let mut id = [0; 16];
         self.clock.fill_random(&mut id);
-        let mut key_id = None;
-        if let Some(wrapping) = &self.wrapping_key {
-            let key = VolumeKey::generate(&*self.clock);
-            let object = format!("volumes/{name}/keys/{}", key.id());
-            self.store.put(&object, &wrapping.wrap(&key, &*self.clock))?;
-            key_id = Some(key.id());
-        }
+        let id = VolumeId(id);
+        let key = self.add_key(name, id)?;
         let info = VolumeInfo {
             name: name.to_owned(),
-            id: VolumeId(id),
+            id,
             device_bytes,
             block_bytes,
             created: self.clock.now(),
-            key_id,
+            key_id: key.as_ref().map(|(key_id, _)| *key_id),
             extents_only,
+            shredded: false,
         };
-        match self.store.put(&format!("volumes/{name}/volume"), &encode_volume(&info))? {
+        match self.store.put(&record_name(name), &encode_volume(&info))? {
             PutOutcome::Created => Ok(info),
             PutOutcome::AlreadyExists => {
-                Err(Error::new(ErrorKind::AlreadyExists, "create volume", name)
-                    .message("the vault has a volume of this name"))
+                if let Some((_, object)) = key {
+                    self.store.delete(&object)?;
+                }
+                taken("the vault has a volume of this name")
             }
         }
     }
 
     /// Opens the replica of a volume as of its newest catalog version. `WrongKey` when it is sealed and the wrapping
-    /// key is missing or another.
+    /// key is missing or another, when it was shredded, and when it is not sealed and a wrapping key was given.
     pub fn replica(&self, name: &str) -> Result<Replica> {
         let info = self.volume(name)?;
         let keys = self.keys(&info)?;
-        let catalog = Catalog::load(&self.store, &self.clock, name, info.id, keys.newest())?;
-        Ok(Replica { store: self.store.clone(), info, keys, catalog })
+        self.open_replica(info, keys)
     }
 
-    fn keys(&self, info: &VolumeInfo) -> Result<KeyRing> {
-        let Some(id) = info.key_id else { return Ok(KeyRing::default()) };
-        let object = format!("volumes/{}/keys/{id}", info.name);
-        let Some(wrapping) = &self.wrapping_key else {
-            return Err(Error::new(ErrorKind::WrongKey, "open volume", &info.name)
-                .message("the volume is sealed and no key-encryption key was given"));
-        };
-        if self.store.head(&object)?.is_none() {
-            return Err(Error::new(ErrorKind::WrongKey, "open volume", &info.name)
-                .message("its wrapped key is gone: the volume was shredded"));
-        }
-        let wrapped = get_all(&*self.store, &object, RECORD_BYTES_MAX)?;
-        Ok(wrapping.unwrap(&wrapped, &object)?.into())
+    /// As [`Vault::replica`] for who has its keys already, so that a rotated key-encryption key does not matter.
+    pub(crate) fn replica_with_keys(&self, name: &str, keys: &KeyRing) -> Result<Replica> {
+        self.open_replica(self.volume(name)?, keys.clone())
+    }
+
+    fn open_replica(&self, info: VolumeInfo, keys: KeyRing) -> Result<Replica> {
+        let catalog = Catalog::load(&self.store, &self.clock, &info.name, info.id, keys.newest())?;
+        Ok(Replica { store: self.store.clone(), info, keys, catalog })
     }
 }
 
@@ -578,7 +589,12 @@ impl Replica {
     }
 }
 
-fn check_volume_name(name: &str) -> Result<()> {
+/// Name of the object that says what a volume is.
+fn record_name(volume: &str) -> String {
+    format!("volumes/{volume}/volume")
+}
+
+pub(super) fn check_volume_name(name: &str) -> Result<()> {
     let good = !name.is_empty()
         && name.len() <= NAME_BYTES_MAX
         && !name.starts_with('.')
@@ -628,6 +644,7 @@ fn decode_volume(name: &str, bytes: &[u8], object: &str) -> Result<VolumeInfo> {
         created,
         key_id,
         extents_only,
+        shredded: false,
     })
 }
 

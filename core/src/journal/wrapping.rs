@@ -1,0 +1,264 @@
+//! The key-encryption key, which wraps volume keys: it can change without rewriting data, and without it nothing opens.
+//!
+//! A wrapped key names the key-encryption key that wrapped it, by an id that tells nothing about that key, and is bound to the
+//! volume and the key that it stands for: in the place of another it does not open. Wrapping is XChaCha20-Poly1305 with a
+//! random nonce. `core/docs/format.md` specifies the bytes. Version 1, which bound and named nothing, is still read.
+//!
+//! No error and no `Debug` output holds key material.
+
+use std::fmt;
+use std::io::Read;
+use std::path::Path;
+
+use chacha20poly1305::XChaCha20Poly1305;
+use chacha20poly1305::aead::{AeadInOut, KeyInit};
+
+use super::VolumeKey;
+use crate::clock::Clock;
+use crate::error::{Error, ErrorKind, Result};
+use crate::units::{KeyId, VolumeId, decode_hex};
+
+const KEY_ID_CONTEXT: &str = "hrl 2026-11-21 key-encryption key id v1";
+const MAGIC: &[u8; 8] = b"HRLWRAP\x02";
+const MAGIC_V1: &[u8; 8] = b"HRLWRAP\x01";
+/// Magic and key id of the key-encryption key; then nonce, key and tag.
+const HEAD_BYTES: usize = 8 + 16;
+const WRAPPED_BYTES: usize = HEAD_BYTES + SEALED_BYTES;
+const WRAPPED_V1_BYTES: usize = 8 + SEALED_BYTES;
+/// Nonce, key and tag.
+const SEALED_BYTES: usize = 24 + 32 + 16;
+/// Longest text of a key that is read.
+const KEY_TEXT_BYTES_MAX: u64 = 4096;
+
+/// Key-encryption key: wraps volume keys.
+#[derive(Clone, PartialEq, Eq)]
+pub struct WrappingKey([u8; 32]);
+
+impl WrappingKey {
+    /// A key from its bytes.
+    pub fn from_bytes(bytes: [u8; 32]) -> Self {
+        Self(bytes)
+    }
+
+    /// A key from what a file, a command or a variable gave: 32 raw bytes, or 64 hexadecimal digits and white space around
+    /// them. `InvalidInput` when it is neither; the error names `origin` and no byte of `content`.
+    pub fn from_text(content: &[u8], origin: &str) -> Result<Self> {
+        let mut key = [0; 32];
+        if let Ok(raw) = content.try_into() {
+            return Ok(Self(raw));
+        }
+        match std::str::from_utf8(content) {
+            Ok(text) if decode_hex(text.trim(), &mut key) => Ok(Self(key)),
+            _ => Err(Error::new(ErrorKind::InvalidInput, "read key", origin)
+                .expected("32 bytes or 64 hexadecimal digits")
+                .found(format_args!("{} bytes that are not", content.len()))),
+        }
+    }
+
+    /// Reads a key file, as [`WrappingKey::from_text`] understands it.
+    pub fn from_file(path: &Path) -> Result<Self> {
+        let io = |error| Error::io("read key file", path.display(), error);
+        let mut content = Vec::new();
+        let file = std::fs::File::open(path).map_err(io)?;
+        // One byte more than a key can have tells that it is none, also of a device without end.
+        file.take(KEY_TEXT_BYTES_MAX + 1).read_to_end(&mut content).map_err(io)?;
+        Self::from_text(&content, &path.display().to_string())
+    }
+
+    /// The name of the key, which tells nothing about it.
+    pub fn id(&self) -> KeyId {
+        let hash = blake3::derive_key(KEY_ID_CONTEXT, &self.0);
+        KeyId(hash[..16].try_into().expect("16 bytes"))
+    }
+
+    /// Wraps the key of a volume for storage beside it.
+    pub fn wrap(&self, key: &VolumeKey, volume: VolumeId, clock: &dyn Clock) -> Vec<u8> {
+        let mut nonce = [0; 24];
+        clock.fill_random(&mut nonce);
+        let mut wrapped = MAGIC.to_vec();
+        wrapped.extend_from_slice(&self.id().0);
+        let aad = bound_to(&wrapped, volume, key.id());
+        let mut secret = *key.as_bytes();
+        let tag = XChaCha20Poly1305::new(&self.0.into())
+            .encrypt_inout_detached(&nonce.into(), &aad, (&mut secret[..]).into())
+            .expect("32 bytes are far below the limit of the cipher");
+        wrapped.extend_from_slice(&nonce);
+        wrapped.extend_from_slice(&secret);
+        wrapped.extend_from_slice(&tag);
+        wrapped
+    }
+
+    /// The key `id` of `volume` in `wrapped`, read from `object`.
+    ///
+    /// `WrongKey` when another key wrapped it, naming both where the bytes do; `Corrupt` when it is no wrapped key, was
+    /// altered, or is that of another volume.
+    pub fn unwrap(
+        &self,
+        wrapped: &[u8],
+        volume: VolumeId,
+        id: KeyId,
+        object: &str,
+    ) -> Result<VolumeKey> {
+        let key = match wrapped.first_chunk::<8>() {
+            Some(MAGIC) if wrapped.len() == WRAPPED_BYTES => {
+                self.open_bound(wrapped, volume, id, object)?
+            }
+            Some(MAGIC_V1) if wrapped.len() == WRAPPED_V1_BYTES => {
+                self.open(&wrapped[8..], MAGIC_V1).ok_or_else(|| {
+                    Error::new(ErrorKind::WrongKey, "unwrap key", object)
+                        .message("the key-encryption key given is not the one that wrapped it")
+                        .found(format_args!("key-encryption key {}", self.id()))
+                })?
+            }
+            _ => {
+                return Err(Error::new(ErrorKind::Corrupt, "unwrap key", object)
+                    .expected(format_args!("{WRAPPED_BYTES} bytes that begin with HRLWRAP"))
+                    .found(format_args!("{} bytes", wrapped.len())));
+            }
+        };
+        if key.id() == id {
+            return Ok(key);
+        }
+        Err(Error::new(ErrorKind::Corrupt, "unwrap key", object)
+            .expected(format_args!("volume key {id}"))
+            .found(format_args!("volume key {}", key.id())))
+    }
+
+    fn open_bound(
+        &self,
+        wrapped: &[u8],
+        volume: VolumeId,
+        id: KeyId,
+        object: &str,
+    ) -> Result<VolumeKey> {
+        let (head, sealed) = wrapped.split_at(HEAD_BYTES);
+        let wrapped_by = KeyId(head[8..].try_into().expect("16 bytes"));
+        if wrapped_by != self.id() {
+            return Err(wrong_key(object, &[wrapped_by], self.id()));
+        }
+        self.open(sealed, &bound_to(head, volume, id)).ok_or_else(|| {
+            Error::new(ErrorKind::Corrupt, "unwrap key", object)
+                .expected(format_args!("key {id} of volume {volume}, as it was wrapped"))
+                .found("another key, or altered bytes")
+        })
+    }
+
+    /// Opens nonce, key and tag.
+    fn open(&self, sealed: &[u8], aad: &[u8]) -> Option<VolumeKey> {
+        let nonce: [u8; 24] = sealed[..24].try_into().expect("24 bytes");
+        let mut key: [u8; 32] = sealed[24..56].try_into().expect("32 bytes");
+        let tag: [u8; 16] = sealed[56..].try_into().expect("16 bytes");
+        XChaCha20Poly1305::new(&self.0.into())
+            .decrypt_inout_detached(&nonce.into(), aad, (&mut key[..]).into(), &tag.into())
+            .ok()?;
+        Some(VolumeKey::from_bytes(key))
+    }
+}
+
+impl fmt::Debug for WrappingKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "WrappingKey({})", self.id())
+    }
+}
+
+/// The error of a key-encryption key that is not one of those that `object` needs.
+pub(crate) fn wrong_key(object: &str, needed: &[KeyId], given: KeyId) -> Error {
+    let needed: Vec<_> = needed.iter().map(ToString::to_string).collect();
+    Error::new(ErrorKind::WrongKey, "unwrap key", object)
+        .expected(format_args!("key-encryption key {}", needed.join(" or ")))
+        .found(format_args!("key-encryption key {given}"))
+}
+
+fn bound_to(head: &[u8], volume: VolumeId, id: KeyId) -> Vec<u8> {
+    [head, &volume.0, &id.0].concat()
+}
+
+/// A key as version 1 wrapped it. Feature `testing`.
+#[cfg(any(test, feature = "testing"))]
+pub fn wrap_version_1(wrapping: &WrappingKey, key: &VolumeKey, clock: &dyn Clock) -> Vec<u8> {
+    let mut nonce = [0; 24];
+    clock.fill_random(&mut nonce);
+    let mut secret = *key.as_bytes();
+    let tag = XChaCha20Poly1305::new(&wrapping.0.into())
+        .encrypt_inout_detached(&nonce.into(), MAGIC_V1, (&mut secret[..]).into())
+        .expect("32 bytes are far below the limit of the cipher");
+    [&MAGIC_V1[..], &nonce, &secret, &tag].concat()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::ManualClock;
+    use crate::units::Timestamp;
+
+    const VOLUME: VolumeId = VolumeId([4; 16]);
+
+    fn kind_of(result: Result<VolumeKey>) -> ErrorKind {
+        result.expect_err("refused").kind()
+    }
+
+    #[test]
+    fn promise_10_a_wrapped_key_opens_with_its_own_key_in_its_own_place_only() {
+        let clock = ManualClock::new(Timestamp(0), 1);
+        let (key, other_key) = (VolumeKey::generate(&clock), VolumeKey::generate(&clock));
+        let (wrapping, other) = (WrappingKey([1; 32]), WrappingKey([2; 32]));
+        let wrapped = wrapping.wrap(&key, VOLUME, &clock);
+        assert_eq!(wrapping.unwrap(&wrapped, VOLUME, key.id(), "k").expect("opens"), key);
+        let error = other.unwrap(&wrapped, VOLUME, key.id(), "k").expect_err("other");
+        assert_eq!(error.kind(), ErrorKind::WrongKey);
+        for id in [wrapping.id(), other.id()] {
+            assert!(error.to_string().contains(&id.to_string()), "{error}");
+        }
+        assert_eq!(
+            kind_of(wrapping.unwrap(&wrapped, VolumeId([5; 16]), key.id(), "k")),
+            ErrorKind::Corrupt
+        );
+        assert_eq!(
+            kind_of(wrapping.unwrap(&wrapped, VOLUME, other_key.id(), "k")),
+            ErrorKind::Corrupt
+        );
+        for at in 0..wrapped.len() {
+            let mut altered = wrapped.clone();
+            altered[at] ^= 1;
+            wrapping.unwrap(&altered, VOLUME, key.id(), "k").expect_err("a flipped bit");
+            wrapping.unwrap(&wrapped[..at], VOLUME, key.id(), "k").expect_err("cut off");
+        }
+        assert!(!format!("{key:?} {wrapping:?}").contains("[1"));
+    }
+
+    #[test]
+    fn keys_wrapped_by_version_1_open_and_are_told_apart() {
+        let clock = ManualClock::new(Timestamp(0), 1);
+        let (key, other_key) = (VolumeKey::generate(&clock), VolumeKey::generate(&clock));
+        let wrapping = WrappingKey([1; 32]);
+        let wrapped = wrap_version_1(&wrapping, &key, &clock);
+        assert_eq!(wrapping.unwrap(&wrapped, VOLUME, key.id(), "k").expect("opens"), key);
+        assert_eq!(
+            kind_of(WrappingKey([2; 32]).unwrap(&wrapped, VOLUME, key.id(), "k")),
+            ErrorKind::WrongKey
+        );
+        assert_eq!(
+            kind_of(wrapping.unwrap(&wrapped, VOLUME, other_key.id(), "k")),
+            ErrorKind::Corrupt
+        );
+    }
+
+    #[test]
+    fn keys_are_raw_or_hexadecimal_and_errors_do_not_show_them() {
+        let directory = tempfile::tempdir().expect("temporary directory");
+        let path = directory.path().join("key");
+        std::fs::write(&path, [9; 32]).expect("write");
+        let raw = WrappingKey::from_file(&path).expect("raw");
+        std::fs::write(&path, format!("{}\n", "09".repeat(32))).expect("write");
+        assert!(WrappingKey::from_file(&path).expect("hexadecimal") == raw);
+        let text = "09".repeat(32);
+        assert!(WrappingKey::from_text(text.as_bytes(), "variable").expect("text") == raw);
+        for text in ["", "abc", &"zz".repeat(32), &"0a".repeat(33), &"0".repeat(100_000)] {
+            std::fs::write(&path, text).expect("write");
+            let error = WrappingKey::from_file(&path).expect_err("bad");
+            assert_eq!(error.kind(), ErrorKind::InvalidInput);
+            let shown = text.len() > 2 && format!("{error} {error:?}").contains(text);
+            assert!(!shown, "{error}");
+        }
+    }
+}

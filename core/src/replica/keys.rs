@@ -1,0 +1,331 @@
+//! The wrapped keys of a volume in its vault: opening them, rotating the key-encryption key, shredding the volume.
+//!
+//! ```text
+//! volumes/NAME/keys/KEYID.WRAPPINGID     volume key KEYID, wrapped by the key-encryption key with this id
+//! volumes/NAME/keys/KEYID                the same as vaults had it before keys could be rotated
+//! volumes/NAME/keys/shredded             the volume was shredded, whatever else is still there
+//! ```
+//! Invariants: a wrapping is deleted only after another one was read back and opened, or by shredding; a key-encryption key
+//! that opened a volume before an interrupted rotation, or the new one, opens it after. Everything here can be run again
+//! and then finishes. A shredded volume stays one: whoever finds the mark opens nothing, and takes back what it wrapped.
+
+use super::catalog::{Catalog, CatalogEdit, SourceIdentity};
+use super::vault::{RECORD_BYTES_MAX, Vault, VolumeInfo, check_volume_name};
+use crate::error::{Error, ErrorKind, Result};
+use crate::journal::{KeyRing, VolumeKey, WrappingKey, wrong_key};
+use crate::store::{PutOutcome, get_all};
+use crate::units::{KeyId, decode_hex};
+
+const SHREDDED: &str = "shredded";
+const SHREDDED_CONTENT: &[u8] = b"hrl shredded 1\n";
+/// Wrappings of a volume that are looked at; a rotation leaves one.
+const WRAPPINGS_MAX: usize = 256;
+
+/// What a rotation of the key-encryption key did to a volume.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RotationReport {
+    /// The new key-encryption key wraps the volume's key since now; false when it did before.
+    pub wrapped: bool,
+    /// The old one opens the volume no more since now; false when it did not before.
+    pub unwrapped: bool,
+    /// Wrapped keys of the volume that neither the old nor the new key opens, by object name: other key-encryption keys
+    /// still open the volume, as interrupted rotations leave it. Rotating from each of those takes it away.
+    pub others: Vec<String>,
+}
+
+/// What to shred beside the keys, and what may be passed over.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ShredOptions {
+    /// Also delete everything else of the volume, which frees its name.
+    pub data: bool,
+    /// Shred also what is under legal hold, or where the catalog cannot be read to know.
+    pub override_legal_hold: bool,
+}
+
+/// What shredding did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ShredReport {
+    /// The volume was marked as shredded before.
+    pub was_shredded: bool,
+    /// Wrapped keys deleted.
+    pub keys_deleted: u64,
+    /// Other objects deleted.
+    pub objects_deleted: u64,
+    /// Their bytes.
+    pub bytes_deleted: u64,
+}
+
+impl Vault {
+    /// Wraps the key of a volume anew with the key-encryption key `new`, and takes the wrapping of the one that the vault
+    /// was opened with away. No data is rewritten, and who has the volume open goes on.
+    ///
+    /// Interrupted at any instant it leaves the volume openable with the old or the new key, and is run again to finish.
+    /// Not to be run at the same time in the opposite direction. `WrongKey` when neither key opens the volume,
+    /// `InvalidInput` when it is not sealed or both keys are the same.
+    pub fn rotate_key(&self, name: &str, new: &WrappingKey) -> Result<RotationReport> {
+        let info = self.volume(name)?;
+        let refused = |kind| Error::new(kind, "rotate key of", name);
+        let Some(id) = info.key_id else {
+            return Err(refused(ErrorKind::InvalidInput).message("the volume is not sealed"));
+        };
+        let Some(old) = &self.wrapping_key else {
+            return Err(refused(ErrorKind::WrongKey)
+                .message("the vault was opened without a key-encryption key"));
+        };
+        if old == new {
+            return Err(refused(ErrorKind::InvalidInput)
+                .message("the new key-encryption key is the old one"));
+        }
+        let before = Wrappings::list(self, &info)?;
+        let key = match before.open(self, &info, id, old) {
+            Err(error) if error.kind() == ErrorKind::WrongKey => before
+                .open(self, &info, id, new)
+                // The operator thinks of the old key, so that is the error to tell.
+                .map_err(|_| error)?,
+            opened => opened?,
+        };
+        let wrapped = self.put_wrapping(&info, &key, new)?;
+        let after = Wrappings::list(self, &info);
+        if wrapped && is_shredded_error(&after) {
+            // Shredded meanwhile: what came after the keys were deleted must not stay.
+            self.store.delete(&object_name(name, id, new.id()))?;
+        }
+        let mut report = RotationReport { wrapped, ..RotationReport::default() };
+        for wrapping in after?.of(id).filter(|w| w.wrapped_by != Some(new.id())) {
+            let is_old = match wrapping.wrapped_by {
+                Some(by) => by == old.id(),
+                None => wrapping.open(self, &info, old).is_ok(),
+            };
+            if is_old {
+                self.store.delete(&wrapping.object)?;
+                report.unwrapped = true;
+            } else {
+                report.others.push(wrapping.object.clone());
+            }
+        }
+        Ok(report)
+    }
+
+    /// Puts the key of a volume wrapped by `new`, and opens what is there then; false when it was there before.
+    fn put_wrapping(&self, info: &VolumeInfo, key: &VolumeKey, new: &WrappingKey) -> Result<bool> {
+        let object = object_name(&info.name, key.id(), new.id());
+        let wrapped = new.wrap(key, info.id, &*self.clock);
+        let outcome = self.store.put(&object, &wrapped)?;
+        let read_back = get_all(&*self.store, &object, RECORD_BYTES_MAX)?;
+        // Opening checks the key, too: its id is part of the name and of what was bound.
+        new.unwrap(&read_back, info.id, key.id(), &object)?;
+        Ok(outcome == PutOutcome::Created)
+    }
+
+    /// Makes a sealed volume unreadable for ever by deleting every wrapped key of it, and with [`ShredOptions::data`] deletes
+    /// everything else. A source that is still running is fenced where the vault was opened with the right key; stop it
+    /// first before data is deleted. What a store keeps of deleted objects (versions, snapshots, copies) is beyond this:
+    /// there the key-encryption key must go, too.
+    ///
+    /// Can be run again, and finishes what was interrupted. `InvalidInput` for a volume that is not sealed, unless data
+    /// is deleted; `Fenced` while a point is under legal hold; `WrongKey` when that cannot be known without the key;
+    /// `NotFound` when there is nothing of the name.
+    pub fn shred(&self, name: &str, options: ShredOptions) -> Result<ShredReport> {
+        check_volume_name(name)?;
+        let prefix = format!("volumes/{name}/");
+        let mark = mark_name(name);
+        let objects = self.store.list(&prefix)?;
+        let is_there = |object: &str| objects.iter().any(|info| info.name == object);
+        if objects.is_empty() {
+            return self.volume(name).map(|_| ShredReport::default());
+        }
+        let mut report = ShredReport { was_shredded: is_there(&mark), ..ShredReport::default() };
+        if !report.was_shredded && is_there(&format!("{prefix}volume")) {
+            let info = self.volume(name)?;
+            if info.key_id.is_none() && !options.data {
+                return Err(Error::new(ErrorKind::InvalidInput, "shred", name).message(
+                    "the volume is not sealed: only deleting its data makes it unreadable",
+                ));
+            }
+            match self.check_holds_and_fence(name, options.override_legal_hold) {
+                Err(_) if options.override_legal_hold => {}
+                checked => checked?,
+            }
+        }
+        self.store.put(&mark, SHREDDED_CONTENT)?;
+        let keys = format!("{prefix}keys/");
+        for object in self.store.list(&keys)?.iter().filter(|object| object.name != mark) {
+            self.store.delete(&object.name)?;
+            report.keys_deleted += 1;
+        }
+        if options.data {
+            self.delete_volume(&prefix, &mark, &mut report)?;
+        }
+        Ok(report)
+    }
+
+    /// `Fenced` when a point is under legal hold. Takes the volume from its source, so that a pin or a hold that came
+    /// meanwhile is seen, and nothing is added after the keys are gone.
+    fn check_holds_and_fence(&self, name: &str, override_hold: bool) -> Result<()> {
+        let replica = self.replica(name).map_err(|error| {
+            Error::new(error.kind(), "shred", name)
+                .message("whether a legal hold is on it cannot be read")
+                .source(error)
+        })?;
+        let mut catalog = replica.into_catalog();
+        let check = |catalog: &Catalog| match catalog.pins().iter().find(|pin| pin.is_hold()) {
+            Some(pin) if !override_hold => Err(Error::new(ErrorKind::Fenced, "shred", name)
+                .message(format_args!("point {} is under legal hold", pin.point))),
+            _ => Ok(()),
+        };
+        check(&catalog)?;
+        let mut id = [0; 16];
+        self.clock.fill_random(&mut id);
+        let shredder =
+            SourceIdentity { id, host: "(shredded)".to_owned(), since: self.clock.now() };
+        catalog.append(&shredder, vec![CatalogEdit::Source(shredder.clone())])?;
+        check(&catalog)
+    }
+
+    /// Deletes everything of a volume: the mark last, and before it the record, so that the name is free only then.
+    fn delete_volume(&self, prefix: &str, mark: &str, report: &mut ShredReport) -> Result<()> {
+        let record = format!("{prefix}volume");
+        let mut objects = self.store.list(prefix)?;
+        objects.sort_by_key(|object| (object.name == *mark, object.name == record));
+        for object in &objects {
+            self.store.delete(&object.name)?;
+            if object.name != mark {
+                report.objects_deleted += 1;
+                report.bytes_deleted += object.length;
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes the key of a new volume and stores it, wrapped; `None` where the vault was opened without a key. The object
+    /// is named, too, so that it can be taken back.
+    pub(super) fn add_key(
+        &self,
+        name: &str,
+        volume: crate::VolumeId,
+    ) -> Result<Option<(KeyId, String)>> {
+        let Some(wrapping) = &self.wrapping_key else { return Ok(None) };
+        let key = VolumeKey::generate(&*self.clock);
+        let object = object_name(name, key.id(), wrapping.id());
+        self.store.put(&object, &wrapping.wrap(&key, volume, &*self.clock))?;
+        Ok(Some((key.id(), object)))
+    }
+
+    /// The keys that open a volume; `WrongKey` when those cannot be had, or when the vault was opened with a key and the
+    /// volume is not sealed: whoever gave a key must not be given what anybody could have written.
+    pub(super) fn keys(&self, info: &VolumeInfo) -> Result<KeyRing> {
+        let wrappings = Wrappings::list(self, info)?;
+        let refused = || Error::new(ErrorKind::WrongKey, "open volume", &info.name);
+        match (info.key_id, &self.wrapping_key) {
+            (None, None) => Ok(KeyRing::default()),
+            (None, Some(_)) => {
+                Err(refused().message("the volume is not sealed; open it without a key"))
+            }
+            (Some(id), None) => Err(refused()
+                .message("the volume is sealed and no key-encryption key was given")
+                .expected(wrappings.wanted(id))),
+            (Some(id), Some(wrapping)) => wrappings.open(self, info, id, wrapping).map(Into::into),
+        }
+    }
+
+    /// Whether a volume was shredded.
+    pub(super) fn is_shredded(&self, name: &str) -> Result<bool> {
+        Ok(self.store.head(&mark_name(name))?.is_some())
+    }
+}
+
+/// Name of the mark of a shredded volume.
+pub(super) fn mark_name(volume: &str) -> String {
+    format!("volumes/{volume}/keys/{SHREDDED}")
+}
+
+fn object_name(volume: &str, key: KeyId, wrapped_by: KeyId) -> String {
+    format!("volumes/{volume}/keys/{key}.{wrapped_by}")
+}
+
+/// A wrapped key, by its name.
+struct Wrapping {
+    object: String,
+    key: KeyId,
+    /// `None` where the name does not say it.
+    wrapped_by: Option<KeyId>,
+}
+
+impl Wrapping {
+    /// `None` for a name that is not that of a wrapped key.
+    fn parse(object: &str, prefix: &str) -> Option<Self> {
+        let id = |text: &str| {
+            let mut id = KeyId::default();
+            decode_hex(text, &mut id.0).then_some(id)
+        };
+        let name = object.strip_prefix(prefix)?;
+        let (key, wrapped_by) = match name.split_once('.') {
+            Some((key, wrapped_by)) => (id(key)?, Some(id(wrapped_by)?)),
+            None => (id(name)?, None),
+        };
+        Some(Self { object: object.to_owned(), key, wrapped_by })
+    }
+
+    fn open(&self, vault: &Vault, info: &VolumeInfo, wrapping: &WrappingKey) -> Result<VolumeKey> {
+        let wrapped = get_all(&*vault.store, &self.object, RECORD_BYTES_MAX)?;
+        wrapping.unwrap(&wrapped, info.id, self.key, &self.object)
+    }
+}
+
+/// The wrapped keys that a vault has of a volume.
+struct Wrappings(Vec<Wrapping>);
+
+impl Wrappings {
+    /// `WrongKey` when the volume was shredded.
+    fn list(vault: &Vault, info: &VolumeInfo) -> Result<Self> {
+        let prefix = format!("volumes/{}/keys/", info.name);
+        let objects = vault.store.list(&prefix)?;
+        let mark = mark_name(&info.name);
+        if objects.iter().any(|object| object.name == mark) {
+            return Err(Error::new(ErrorKind::WrongKey, "open volume", &info.name)
+                .message("the volume was shredded: its keys are gone for ever"));
+        }
+        let found = objects.iter().filter_map(|object| Wrapping::parse(&object.name, &prefix));
+        Ok(Self(found.take(WRAPPINGS_MAX).collect()))
+    }
+
+    fn of(&self, id: KeyId) -> impl Iterator<Item = &Wrapping> {
+        self.0.iter().filter(move |wrapping| wrapping.key == id)
+    }
+
+    /// Opens the key `id` of a volume. The wrapping that names the key-encryption key is the one that counts.
+    fn open(
+        &self,
+        vault: &Vault,
+        info: &VolumeInfo,
+        id: KeyId,
+        wrapping: &WrappingKey,
+    ) -> Result<VolumeKey> {
+        if let Some(named) = self.of(id).find(|w| w.wrapped_by == Some(wrapping.id())) {
+            return named.open(vault, info, wrapping);
+        }
+        if let Some(unnamed) = self.of(id).find(|w| w.wrapped_by.is_none()) {
+            return unnamed.open(vault, info, wrapping);
+        }
+        let needed: Vec<KeyId> = self.of(id).filter_map(|w| w.wrapped_by).collect();
+        if needed.is_empty() {
+            return Err(Error::new(ErrorKind::WrongKey, "open volume", &info.name)
+                .message("its wrapped key is gone: the volume was shredded"));
+        }
+        Err(wrong_key(&info.name, &needed, wrapping.id()))
+    }
+
+    /// What opens the key `id`, for people.
+    fn wanted(&self, id: KeyId) -> String {
+        let named: Vec<_> =
+            self.of(id).filter_map(|w| w.wrapped_by).map(|id| id.to_string()).collect();
+        if named.is_empty() {
+            return "the key-encryption key that it was sealed with".to_owned();
+        }
+        format!("key-encryption key {}", named.join(" or "))
+    }
+}
+
+fn is_shredded_error<T>(result: &Result<T>) -> bool {
+    result.as_ref().is_err_and(|error| error.kind() == ErrorKind::WrongKey)
+}

@@ -1,0 +1,391 @@
+//! Promise 10 at the keys of a vault: rotation, shredding, and what a hop without the key can see or change.
+
+use std::sync::Arc;
+
+use super::tests::{Rig, SIZE, mark, record};
+use super::*;
+use crate::device::BlockDevice;
+use crate::error::{ErrorKind, Result};
+use crate::journal::{Body, VolumeKey, WrappingKey, wrap_version_1};
+use crate::store::{FaultStore, Store, get_all};
+use crate::units::PointId;
+
+const SECRET: &[u8] = b"the merger is announced on friday, not on monday";
+
+fn key(byte: u8) -> WrappingKey {
+    WrappingKey::from_bytes([byte; 32])
+}
+
+/// A sealed volume with one write of the secret and one point, labelled "quarter-end".
+fn rig() -> Rig {
+    rig_of(42)
+}
+
+fn rig_of(seed: u64) -> Rig {
+    let mut rig = Rig::seeded(true, seed);
+    let data = SECRET.repeat(100);
+    rig.add(&[record(1, Body::Write { offset: 512, data: &data }), mark(2, "quarter-end")]);
+    rig
+}
+
+fn vault(rig: &Rig, store: &Arc<dyn Store>, key: Option<WrappingKey>) -> Vault {
+    Vault::open(store.clone(), key, rig.clock.clone()).expect("open")
+}
+
+/// Opens the volume with a key and reads the secret.
+fn read(rig: &Rig, key: Option<WrappingKey>) -> Result<()> {
+    let replica = vault(rig, &rig.store, key).replica("disk")?;
+    let mut found = [0; SECRET.len()];
+    replica.view(&At::Newest, &ViewOptions::default())?.read(512, &mut found)?;
+    assert_eq!(found, SECRET);
+    Ok(())
+}
+
+fn key_objects(rig: &Rig) -> Vec<String> {
+    let objects = rig.store.list("volumes/disk/keys/").expect("list");
+    objects.into_iter().map(|info| info.name).collect()
+}
+
+#[test]
+fn a_rotated_volume_opens_with_the_new_key_alone() {
+    let rig = rig();
+    let report = rig.vault.rotate_key("disk", &key(2)).expect("rotate");
+    assert_eq!(report, RotationReport { wrapped: true, unwrapped: true, others: Vec::new() });
+    read(&rig, Some(key(2))).expect("the new key");
+    for wrong in [Some(key(1)), Some(key(3)), None] {
+        let error = read(&rig, wrong.clone()).expect_err("refused");
+        assert_eq!(error.kind(), ErrorKind::WrongKey);
+        assert!(error.to_string().contains(&key(2).id().to_string()), "which is needed: {error}");
+        if let Some(wrong) = wrong {
+            assert!(error.to_string().contains(&wrong.id().to_string()), "which is given: {error}");
+        }
+    }
+    assert_eq!(rig.vault.rotate_key("disk", &key(2)).expect("again"), RotationReport::default());
+    let refused = |new| rig.vault.rotate_key("disk", &new).expect_err("refused").kind();
+    assert_eq!(refused(key(1)), ErrorKind::InvalidInput, "the same key");
+    assert_eq!(refused(key(3)), ErrorKind::WrongKey);
+}
+
+#[test]
+fn promise_4_a_rotation_killed_at_any_call_leaves_the_volume_openable_and_is_finished_by_another() {
+    for old_layout in [false, true] {
+        for calls in 0.. {
+            let rig = rig();
+            if old_layout {
+                to_version_1(&rig);
+            }
+            let mortal = Arc::new(FaultStore::new(rig.store.clone()));
+            let store: Arc<dyn Store> = mortal.clone();
+            let vault = vault(&rig, &store, Some(key(1)));
+            mortal.fail_after(calls);
+            let killed = vault.rotate_key("disk", &key(2)).is_err();
+            read(&rig, Some(key(1)))
+                .or_else(|_| read(&rig, Some(key(2))))
+                .unwrap_or_else(|error| panic!("lost after {calls} calls: {error}"));
+            mortal.fail_after(u64::MAX);
+            vault.rotate_key("disk", &key(2)).expect("the second run finishes");
+            read(&rig, Some(key(2))).expect("the new key");
+            assert_eq!(read(&rig, Some(key(1))).expect_err("old").kind(), ErrorKind::WrongKey);
+            assert_eq!(key_objects(&rig).len(), 1);
+            if !killed {
+                assert!(calls > 5);
+                break;
+            }
+        }
+    }
+}
+
+#[test]
+fn the_old_wrapping_stays_when_the_new_one_does_not_open() {
+    let rig = rig();
+    let id = rig.info.key_id.expect("sealed");
+    let damaged = format!("volumes/disk/keys/{id}.{}", key(2).id());
+    let other = key(2).wrap(&VolumeKey::from_bytes([9; 32]), rig.info.id, &*rig.clock);
+    rig.store.put(&damaged, &other).expect("put");
+    let error = rig.vault.rotate_key("disk", &key(2)).expect_err("damaged");
+    assert!(error.kind() == ErrorKind::Corrupt && error.object() == damaged, "{error}");
+    read(&rig, Some(key(1))).expect("nothing was deleted");
+}
+
+#[test]
+fn wrappings_by_other_keys_stay_and_are_named() {
+    let rig = rig();
+    let other_way = vault(&rig, &rig.store, Some(key(1)));
+    rig.vault.rotate_key("disk", &key(2)).expect("rotate");
+    // As an interrupted rotation to a third key leaves it.
+    let mortal = Arc::new(FaultStore::new(rig.store.clone()));
+    let store: Arc<dyn Store> = mortal.clone();
+    let from_2 = vault(&rig, &store, Some(key(2)));
+    for calls in 0.. {
+        mortal.fail_after(calls);
+        let _ = from_2.rotate_key("disk", &key(3));
+        if key_objects(&rig).len() == 2 {
+            break;
+        }
+    }
+    let report =
+        vault(&rig, &rig.store, Some(key(3))).rotate_key("disk", &key(4)).expect("rotate on");
+    let id = rig.info.key_id.expect("sealed");
+    assert_eq!(report.others, [format!("volumes/disk/keys/{id}.{}", key(2).id())]);
+    vault(&rig, &rig.store, Some(key(2))).rotate_key("disk", &key(4)).expect("the rest");
+    assert_eq!(key_objects(&rig).len(), 1);
+    read(&rig, Some(key(4))).expect("opens");
+    assert!(other_way.rotate_key("disk", &key(5)).is_err());
+}
+
+/// Makes the volume's key object what vaults had before keys could be rotated.
+fn to_version_1(rig: &Rig) {
+    let id = rig.info.key_id.expect("sealed");
+    let objects = key_objects(rig);
+    let wrapped = get_all(&*rig.store, &objects[0], 1000).expect("read");
+    let volume_key = key(1).unwrap(&wrapped, rig.info.id, id, "k").expect("open");
+    let old = wrap_version_1(&key(1), &volume_key, &*rig.clock);
+    rig.store.put(&format!("volumes/disk/keys/{id}"), &old).expect("put");
+    objects.iter().for_each(|object| rig.store.delete(object).expect("delete"));
+}
+
+#[test]
+fn vaults_of_the_old_layout_open() {
+    let rig = rig();
+    to_version_1(&rig);
+    read(&rig, Some(key(1))).expect("opens");
+    assert_eq!(read(&rig, Some(key(2))).expect_err("other").kind(), ErrorKind::WrongKey);
+}
+
+#[test]
+fn a_shredded_volume_opens_with_nothing_and_the_others_do() {
+    let rig = rig();
+    rig.vault.create_volume("other", SIZE, 512, false).expect("another");
+    let mut source = rig.vault.replica("disk").expect("open").into_catalog();
+    let report = rig.vault.shred("disk", ShredOptions::default()).expect("shred");
+    assert_eq!(report, ShredReport { keys_deleted: 1, ..ShredReport::default() });
+    for tried in [Some(key(1)), Some(key(2)), None] {
+        let error = read(&rig, tried).expect_err("shredded");
+        assert_eq!(error.kind(), ErrorKind::WrongKey);
+        assert!(error.to_string().contains("shredded"), "{error}");
+    }
+    let error = rig.vault.rotate_key("disk", &key(2)).expect_err("shredded");
+    assert_eq!(error.kind(), ErrorKind::WrongKey);
+    let take = vec![CatalogEdit::Source(rig.source.clone())];
+    let fenced = source.append(&rig.source, vec![CatalogEdit::Segments(Vec::new())]);
+    assert_eq!(fenced.expect_err("fenced").kind(), ErrorKind::Fenced, "{take:?}");
+    let error = rig.vault.create_volume("disk", SIZE, 512, false).expect_err("taken");
+    assert_eq!(error.kind(), ErrorKind::AlreadyExists);
+    rig.vault.replica("other").expect("the other volume opens");
+    let listed = rig.vault.volumes().expect("volumes");
+    let states: Vec<_> = listed.iter().map(|v| (v.name.as_str(), v.shredded)).collect();
+    assert_eq!(states, [("disk", true), ("other", false)]);
+    // Once more, and with its data: then the name is free.
+    let again = rig.vault.shred("disk", ShredOptions::default()).expect("again");
+    assert_eq!(again, ShredReport { was_shredded: true, ..ShredReport::default() });
+    let data = ShredOptions { data: true, ..ShredOptions::default() };
+    let report = rig.vault.shred("disk", data).expect("data");
+    assert!(report.objects_deleted >= 4 && report.bytes_deleted > 0, "{report:?}");
+    assert!(rig.store.list("volumes/disk/").expect("list").is_empty());
+    rig.vault.create_volume("disk", SIZE, 512, false).expect("the name is free");
+    let error = rig.vault.shred("no-such-volume", data).expect_err("none");
+    assert_eq!(error.kind(), ErrorKind::NotFound);
+}
+
+#[test]
+fn shredding_killed_at_any_call_never_gives_the_name_or_a_key_back_and_is_finished_by_another() {
+    for calls in 0.. {
+        let rig = rig();
+        let mortal = Arc::new(FaultStore::new(rig.store.clone()));
+        let store: Arc<dyn Store> = mortal.clone();
+        let vault = vault(&rig, &store, Some(key(1)));
+        let data = ShredOptions { data: true, ..ShredOptions::default() };
+        mortal.fail_after(calls);
+        let killed = vault.shred("disk", data).is_err();
+        mortal.fail_after(u64::MAX);
+        let left = rig.store.list("volumes/disk/").expect("list");
+        if !left.is_empty() {
+            let error = vault.create_volume("disk", SIZE, 512, false).expect_err("taken");
+            assert_eq!(error.kind(), ErrorKind::AlreadyExists);
+            vault.shred("disk", data).expect("the second run finishes");
+        }
+        assert!(rig.store.list("volumes/disk/").expect("list").is_empty());
+        if !killed {
+            assert!(calls > 10);
+            break;
+        }
+    }
+}
+
+#[test]
+fn a_legal_hold_stops_the_shredder() {
+    let rig = rig();
+    let point = At::Point(PointId([2; 16]));
+    let mut replica = rig.vault.replica("disk").expect("open");
+    replica.pin(&point, PinUntil::LegalHold, "case 7").expect("hold");
+    let shred = |key, options| vault(&rig, &rig.store, key).shred("disk", options);
+    let error = shred(Some(key(1)), ShredOptions::default()).expect_err("held");
+    assert_eq!(error.kind(), ErrorKind::Fenced);
+    assert!(error.to_string().contains("legal hold"), "{error}");
+    // Without the key nobody can know.
+    for wrong in [None, Some(key(2))] {
+        let error = shred(wrong, ShredOptions::default()).expect_err("unknown");
+        assert_eq!(error.kind(), ErrorKind::WrongKey);
+    }
+    read(&rig, Some(key(1))).expect("nothing was deleted");
+    let overridden = ShredOptions { override_legal_hold: true, ..ShredOptions::default() };
+    assert_eq!(shred(None, overridden).expect("shred").keys_deleted, 1);
+    assert_eq!(read(&rig, Some(key(1))).expect_err("gone").kind(), ErrorKind::WrongKey);
+}
+
+#[test]
+fn a_rotation_that_races_a_shredder_brings_no_key_back() {
+    let rig = rig();
+    let id = rig.info.key_id.expect("sealed");
+    // The rotation has opened the key when the shredder runs: its put comes after.
+    let racing: Arc<dyn Store> = Arc::new(ShredAtPut { rig_vault: rig.vault.clone() });
+    let error =
+        vault(&rig, &racing, Some(key(1))).rotate_key("disk", &key(2)).expect_err("shredded");
+    assert_eq!(error.kind(), ErrorKind::WrongKey);
+    assert_eq!(key_objects(&rig), ["volumes/disk/keys/shredded"], "no wrapping of {id}");
+}
+
+/// Shreds the volume just before a put.
+struct ShredAtPut {
+    rig_vault: Vault,
+}
+
+impl Store for ShredAtPut {
+    fn name(&self) -> String {
+        self.rig_vault.store().name()
+    }
+    fn put(&self, name: &str, content: &[u8]) -> Result<crate::store::PutOutcome> {
+        self.rig_vault.shred("disk", ShredOptions::default())?;
+        self.rig_vault.store().put(name, content)
+    }
+    fn get(&self, name: &str, range: std::ops::Range<u64>) -> Result<Vec<u8>> {
+        self.rig_vault.store().get(name, range)
+    }
+    fn list(&self, prefix: &str) -> Result<Vec<crate::store::ObjectInfo>> {
+        self.rig_vault.store().list(prefix)
+    }
+    fn head(&self, name: &str) -> Result<Option<crate::store::ObjectInfo>> {
+        self.rig_vault.store().head(name)
+    }
+    fn delete(&self, name: &str) -> Result<()> {
+        self.rig_vault.store().delete(name)
+    }
+}
+
+#[test]
+fn only_deleting_its_data_shreds_a_volume_that_is_not_sealed() {
+    let rig = Rig::new(false);
+    let error = rig.vault.shred("disk", ShredOptions::default()).expect_err("not sealed");
+    assert_eq!(error.kind(), ErrorKind::InvalidInput);
+    let data = ShredOptions { data: true, ..ShredOptions::default() };
+    rig.vault.shred("disk", data).expect("deleted");
+    assert_eq!(rig.vault.volume("disk").expect_err("gone").kind(), ErrorKind::NotFound);
+}
+
+#[test]
+fn promise_10_nothing_of_a_sealed_volume_can_be_read_in_the_vault() {
+    let rig = rig();
+    let mut replica = rig.vault.replica("disk").expect("open");
+    let point = At::Point(PointId([2; 16]));
+    replica.pin(&point, PinUntil::Forever, "the audit of may").expect("pin");
+    replica.record_verdict(&point, VerdictKind::Integrity, true, "all is well").expect("verdict");
+    let volume_key = replica.keys().newest().expect("sealed").clone();
+    let secrets: [&[u8]; 7] = [
+        &SECRET[..16],
+        b"quarter-end",
+        b"the audit of may",
+        b"all is well",
+        b"alpha",
+        &[1; 32],
+        &volume_key.derive("hrl 2026-11-21 catalog key v1", &[]),
+    ];
+    let mut bytes_seen = 0;
+    for info in rig.store.list("").expect("list") {
+        let content = get_all(&*rig.store, &info.name, 1 << 20).expect("read");
+        bytes_seen += content.len();
+        for secret in secrets {
+            let shown = content.windows(secret.len()).any(|window| window == secret);
+            assert!(!shown, "{} shows {:?}", info.name, String::from_utf8_lossy(secret));
+        }
+    }
+    assert!(bytes_seen > 1000, "the vault was read");
+}
+
+#[test]
+fn promise_10_each_alteration_of_the_vault_is_noticed() {
+    let mut rig = rig();
+    rig.add(&[record(3, Body::Write { offset: 0, data: &[5; 512] }), mark(4, "second")]);
+    let twin = rig_of(43);
+    let good: Vec<(String, Vec<u8>)> = rig
+        .store
+        .list("volumes/disk/")
+        .expect("list")
+        .into_iter()
+        .map(|info| (info.name.clone(), get_all(&*rig.store, &info.name, 1 << 20).expect("read")))
+        .collect();
+    let twins = |object: &str| {
+        // The same object of another volume; names of segments and keys differ by what is random in them.
+        let directory = &object[..=object.rfind('/').expect("a directory")];
+        let other = twin.store.list(directory).expect("list").into_iter().next().expect("one");
+        get_all(&*twin.store, &other.name, 1 << 20).expect("read")
+    };
+    let check = |what: &str, object: &str, bytes: &[u8]| {
+        let path = rig.path(object);
+        std::fs::remove_file(&path).expect("remove");
+        std::fs::write(&path, bytes).expect("write");
+        let found = rig.vault.replica("disk").and_then(|replica| {
+            let report = replica.verify(&|_, _| true)?;
+            Ok(report.is_sound() && report.points == 2)
+        });
+        assert!(!matches!(found, Ok(true)), "{what} of {object} is not noticed");
+    };
+    for (object, bytes) in &good {
+        for at in (0..bytes.len()).step_by((bytes.len() / 40).max(1)) {
+            let mut flipped = bytes.clone();
+            flipped[at] ^= 0x10;
+            check("a flipped bit", object, &flipped);
+        }
+        check("a cut", object, &bytes[..bytes.len() - 1]);
+        check("a tail", object, &[bytes.as_slice(), b"x"].concat());
+        check("another volume's object in the place", object, &twins(object));
+        let path = rig.path(object);
+        std::fs::remove_file(&path).expect("remove");
+        std::fs::write(&path, bytes).expect("mend");
+    }
+    let report = rig.vault.replica("disk").expect("mended").verify(&|_, _| true).expect("verify");
+    assert!(report.is_sound() && report.points == 2);
+}
+
+#[test]
+fn promise_10_a_catalog_that_was_rolled_back_is_noticed_when_its_source_goes_on() {
+    let mut rig = rig();
+    rig.add(&[mark(3, "second")]);
+    let mut source = rig.vault.replica("disk").expect("open").into_catalog();
+    let newest = format!("volumes/disk/catalog/{:016x}", source.version());
+    let before = format!("volumes/disk/catalog/{:016x}", source.version() - 1);
+    let version = |object: &str| get_all(&*rig.store, object, 1 << 20).expect("read");
+    let (good, older) = (version(&newest), version(&before));
+    rig.store.delete(&newest).expect("delete");
+    rig.store.put(&newest, &older).expect("put");
+    let replayed = rig.vault.replica("disk").map(drop).expect_err("an older version replayed");
+    assert_eq!(replayed.kind(), ErrorKind::Corrupt);
+    rig.store.delete(&newest).expect("delete");
+    source.append(&rig.source, vec![CatalogEdit::Source(rig.source.clone())]).expect("append");
+    let gap = rig.vault.replica("disk").map(drop).expect_err("a version is missing");
+    assert_eq!(gap.kind(), ErrorKind::Corrupt);
+    rig.store.put(&newest, &good).expect("put");
+    rig.vault.replica("disk").expect("whole again");
+}
+
+#[test]
+fn promise_10_who_gives_a_key_is_not_given_an_unsealed_volume() {
+    let rig = rig();
+    let forger = Rig::new(false);
+    let record = get_all(&*forger.store, "volumes/disk/volume", 1000).expect("read");
+    for object in rig.store.list("volumes/disk/").expect("list") {
+        rig.store.delete(&object.name).expect("delete");
+    }
+    rig.store.put("volumes/disk/volume", &record).expect("put");
+    let error = rig.vault.replica("disk").map(drop).expect_err("forged");
+    assert_eq!(error.kind(), ErrorKind::WrongKey);
+}
