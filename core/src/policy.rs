@@ -73,6 +73,9 @@ pub struct Policy {
     pub rpo_threshold: Duration,
     /// Puts to the vault in flight at once, 1 to 64. Default 4.
     pub puts_in_flight_max: u32,
+    /// Segments are put at once, and named in the catalog at most this often; up to 1 h. Above zero there are fewer catalog
+    /// versions, a gateway packs more segments into one object, and the RPO grows by this time. Default 0: at once.
+    pub catalog_interval: Duration,
     /// Longest pause between two tries to reach the vault. Default 30 s.
     pub retry_interval_max: Duration,
     /// Bandwidth that shipping may take, by hour and weekday. Segments go at the speed of the link with pauses between them,
@@ -102,6 +105,7 @@ impl Default for Policy {
             crash_point_interval: Duration::from_secs(60),
             rpo_threshold: Duration::from_secs(15 * 60),
             puts_in_flight_max: 4,
+            catalog_interval: Duration::ZERO,
             retry_interval_max: Duration::from_secs(30),
             bandwidth: Bandwidth::default(),
             retention: Some(RetentionPolicy::default()),
@@ -112,7 +116,7 @@ impl Default for Policy {
 
 impl Policy {
     /// Names that [`Policy::set`] knows, in the order of the fields.
-    pub const NAMES: [&'static str; 18] = [
+    pub const NAMES: [&'static str; 19] = [
         "memory_budget_bytes",
         "when_full",
         "content",
@@ -127,6 +131,7 @@ impl Policy {
         "crash_point_interval_ms",
         "rpo_threshold_ms",
         "puts_in_flight_max",
+        "catalog_interval_ms",
         "retry_interval_max_ms",
         "bandwidth",
         "retention",
@@ -183,6 +188,7 @@ impl Policy {
             "puts_in_flight_max" => {
                 self.puts_in_flight_max = value.parse().map_err(|_| bad("a whole number"))?;
             }
+            "catalog_interval_ms" => self.catalog_interval = millis()?,
             "retry_interval_max_ms" => self.retry_interval_max = millis()?,
             "bandwidth" => {
                 self.bandwidth = value.parse().map_err(|error: Error| {
@@ -235,6 +241,7 @@ impl Policy {
         check("compression_cpu_percent_max", percent, 1, 100)?;
         check("spool_bytes_max", self.spool_bytes_max, 1 << 20, 1 << 60)?;
         check("puts_in_flight_max", u64::from(self.puts_in_flight_max), 1, 64)?;
+        check("catalog_interval_ms", millis(self.catalog_interval), 0, 3_600_000)?;
         check("retry_interval_max_ms", millis(self.retry_interval_max), 1, 86_400_000)?;
         check("retention_interval_ms", millis(self.retention_interval), 1, 7 * 86_400_000)?;
         self.retention.as_ref().map_or(Ok(()), RetentionPolicy::validate)

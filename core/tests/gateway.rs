@@ -14,7 +14,9 @@ use hrl::store::{
     DirStore, FaultStore, ObjectInfo, PutOutcome, RemoteStore, Store, create_authority,
     enroll_client, open_url,
 };
-use hrl::{ErrorKind, Gateway, GatewayOptions, Policy, ProtectionOptions, Result, SystemClock};
+use hrl::{
+    Acknowledge, ErrorKind, Gateway, GatewayOptions, Policy, ProtectionOptions, Result, SystemClock,
+};
 
 const LIMIT: Duration = Duration::from_secs(60);
 
@@ -282,4 +284,57 @@ fn a_url_reaches_a_gateway_and_its_metrics_can_be_read() {
     let error = open_url("gateway://localhost:1").err().expect("no identity");
     assert_eq!(error.kind(), ErrorKind::InvalidInput);
     assert!(RemoteStore::open(&[], Path::new("x")).is_err());
+}
+
+#[test]
+fn when_a_segment_is_acknowledged_is_a_policy() {
+    let site = Site::new();
+    let options = GatewayOptions::new("127.0.0.1:0", site.path("pki"));
+    let error = options.acknowledge(Acknowledge::Gateway).start(site.vault_store()).map(drop);
+    let error = error.expect_err("from what cache?");
+    assert_eq!(error.kind(), ErrorKind::InvalidInput);
+    let vault = Arc::new(FaultStore::new(site.vault_store()));
+    vault.set_down(true);
+    let cached = |options: GatewayOptions| options.cache(site.path("cache"));
+    let gateway = site.gateway(vault.clone(), cached);
+    let agent = site.client("agent", &[&gateway]);
+    agent.put("volumes/disk/segments/one.hrl", b"1").expect("durable in the cache");
+    drop(gateway);
+    // The cache takes nothing new, and gives what it has.
+    let through = |options: GatewayOptions| cached(options).acknowledge(Acknowledge::Vault);
+    let gateway = site.gateway(vault.clone(), through);
+    let agent = site.client("agent", &[&gateway]);
+    let error = agent.put("volumes/disk/segments/two.hrl", b"2").expect_err("not in the vault");
+    assert_eq!(error.kind(), ErrorKind::Unavailable);
+    assert_eq!(gateway.stats().cached_objects, 1);
+    vault.set_down(false);
+    agent.put("volumes/disk/segments/two.hrl", b"2").expect("through");
+    assert!(site.path("vault/volumes/disk/segments/two.hrl").exists());
+    assert!(gateway.stop(LIMIT), "the cache is drained");
+    assert!(site.path("vault/volumes/disk/segments/one.hrl").exists());
+    for name in ["gateway", "vault"] {
+        Acknowledge::parse(name).expect(name);
+    }
+    assert!(Acknowledge::parse("never").is_err());
+}
+
+#[test]
+fn objects_are_deleted_together_and_only_ones_own() {
+    let site = Site::new();
+    site.enroll("stranger", &["theirs"]);
+    let gateway = site.gateway(site.vault_store(), |options| options);
+    let (agent, stranger) =
+        (site.client("agent", &[&gateway]), site.client("stranger", &[&gateway]));
+    let names: Vec<String> = (0..1500).map(|n| format!("volumes/disk/segments/{n}")).collect();
+    for name in &names {
+        std::fs::create_dir_all(site.path("vault/volumes/disk/segments")).expect("directory");
+        std::fs::write(site.path("vault").join(name), b"x").expect("object");
+    }
+    let mixed = ["volumes/theirs/one".to_owned(), names[0].clone()];
+    assert_eq!(stranger.delete_many(&mixed).expect_err("not its own").kind(), ErrorKind::Fenced);
+    assert_eq!(agent.list("volumes/disk/").expect("list").len(), names.len());
+    let before = gateway.stats().requests;
+    agent.delete_many(&names).expect("delete");
+    assert_eq!(gateway.stats().requests, before + 2, "a thousand with each request");
+    assert!(agent.list("volumes/disk/").expect("list").is_empty());
 }

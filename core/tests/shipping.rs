@@ -250,3 +250,33 @@ fn an_rpo_that_is_missed_and_met_again_is_told() {
     protection.stop(LIMIT).expect("stop");
     check_replica(&vault, &device);
 }
+
+/// Segments are put at once and named together: few versions, and nothing is lost when the agent dies in between.
+#[test]
+fn promise_4_segments_are_named_together_by_the_interval_of_the_catalog() {
+    let directory = tempfile::tempdir().expect("directory");
+    let state = directory.path().join("state");
+    let store = Arc::new(DirStore::create(&directory.path().join("vault")).expect("store"));
+    let vault = vault(store.clone());
+    let device = Arc::new(MemoryDevice::new(4 * MIB));
+    let policy = Policy { catalog_interval: Duration::from_secs(60), ..policy() };
+    let (protection, _) = protect(&device, &vault, &state, policy.clone());
+    protection.wait_replicated(LIMIT).expect("the caller does not wait for the interval");
+    let catalog = || vault.replica("disk").expect("replica").catalog().clone();
+    let put = || store.list("volumes/disk/segments/").expect("list").len();
+    let (version, before) = (catalog().version(), put());
+    for round in 0..8 {
+        write(&protection, round * 4, 4);
+        wait_for("put", || put() > before + round as usize);
+    }
+    let stats = protection.stats();
+    assert_eq!(catalog().version(), version, "nothing is named yet");
+    assert!(stats.replicated_sequence < stats.last_sequence && !stats.rpo.is_zero(), "{stats:?}");
+    // What a crash leaves: the next session names what was put.
+    drop(protection);
+    let (protection, _) = protect(&device, &vault, &state, policy);
+    write(&protection, 100, 4);
+    protection.stop(LIMIT).expect("a stop does not wait either");
+    assert!(catalog().version() <= version + 3, "{} versions", catalog().version() - version);
+    check_replica(&vault, &device);
+}

@@ -733,6 +733,7 @@ class Gateway:
     """A store served over HTTPS with client certificates, in front of a vault. Leaving the `with` block stops it.
 
     With `cache`, a directory, segments are acknowledged when they are durable there; otherwise when the vault has them.
+    `acknowledge` says it: "gateway", or "vault" to take nothing new into the cache and empty it.
     `metrics` is an address for `/metrics` and `/healthz` without TLS.
     """
 
@@ -744,6 +745,7 @@ class Gateway:
         listen: str = "0.0.0.0:9443",
         cache: _Path | None = None,
         cache_bytes_max: int | None = None,
+        acknowledge: str | None = None,
         metrics: str | None = None,
     ) -> Self: ...
     @property

@@ -24,7 +24,7 @@ pub(crate) struct Gateway {
 #[pymethods]
 impl Gateway {
     #[new]
-    #[pyo3(signature = (vault, *, pki, listen="0.0.0.0:9443", cache=None, cache_bytes_max=None, metrics=None))]
+    #[pyo3(signature = (vault, *, pki, listen="0.0.0.0:9443", cache=None, cache_bytes_max=None, acknowledge=None, metrics=None))]
     fn new(
         py: Python<'_>,
         vault: String,
@@ -32,6 +32,7 @@ impl Gateway {
         listen: &str,
         cache: Option<PathBuf>,
         cache_bytes_max: Option<u64>,
+        acknowledge: Option<&str>,
         metrics: Option<&str>,
     ) -> PyResult<Self> {
         let mut options = GatewayOptions::new(listen, pki);
@@ -40,6 +41,9 @@ impl Gateway {
         }
         if let Some(bytes) = cache_bytes_max {
             options = options.cache_bytes_max(bytes);
+        }
+        if let Some(name) = acknowledge {
+            options = options.acknowledge(run(py, || hrl::Acknowledge::parse(name))?);
         }
         if let Some(address) = metrics {
             options = options.metrics(address);

@@ -152,6 +152,7 @@ impl ProtectionOptions {
             vault_available: AtomicBool::new(true),
             fenced: AtomicBool::new(false),
             seal_now: AtomicBool::new(false),
+            name_now: AtomicBool::new(false),
             stopping: AtomicBool::new(false),
             ended: AtomicBool::new(false),
         });
@@ -344,8 +345,10 @@ impl Protection {
         self.wait_ordered(limit)?;
         let target = self.shared.tap.stats().last_sequence.0;
         self.wait(limit, "replicate", || {
-            self.shared.seal_now.store(true, Ordering::Release);
-            self.shared.replicated.load(Ordering::Acquire) >= target
+            let done = self.shared.replicated.load(Ordering::Acquire) >= target;
+            self.shared.seal_now.store(!done, Ordering::Release);
+            self.shared.name_now.store(!done, Ordering::Release);
+            done
         })?;
         Ok(Sequence(self.shared.replicated.load(Ordering::Acquire)))
     }
@@ -452,6 +455,8 @@ struct Shared {
     vault_available: AtomicBool,
     fenced: AtomicBool,
     seal_now: AtomicBool,
+    /// What is in the vault is named in its catalog without waiting for the policy's interval.
+    name_now: AtomicBool,
     /// No more points and resyncs; the journal and the shipper finish what there is.
     stopping: AtomicBool,
     /// The tasks return.

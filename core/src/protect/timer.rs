@@ -41,7 +41,8 @@ pub(super) fn run_keeper(shared: &Shared) {
 pub(super) fn run_shipper(shared: &Shared) {
     let mut pause = RETRY_MIN;
     while !shared.has_ended() && !shared.is_fenced() {
-        match shared.shipper.ship(&shared.spool, WAIT, &|| shared.has_ended()) {
+        let urgent = shared.name_now.swap(false, Ordering::AcqRel) || shared.is_stopping();
+        match shared.shipper.ship(&shared.spool, WAIT, urgent, &|| shared.has_ended()) {
             Ok(last) => {
                 pause = RETRY_MIN;
                 if let Some(last) = last {

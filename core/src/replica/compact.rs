@@ -417,9 +417,8 @@ impl Run<'_> {
         let named: HashSet<_> =
             self.replica.catalog().segments().iter().map(|entry| &entry.object).collect();
         // No catalog that was made by these rules names a retired object.
-        for object in plan.objects_due.iter().filter(|object| !named.contains(object)) {
-            self.replica.store().delete(object)?;
-        }
+        let due = plan.objects_due.iter().filter(|object| !named.contains(object));
+        self.replica.store().delete_many(&due.cloned().collect::<Vec<_>>())?;
         let edits = [CatalogEdit::Deleted(plan.objects_due.clone())];
         self.replica.catalog_mut().amend(&edits, &|| Ok(()))
     }

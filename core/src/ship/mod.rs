@@ -25,9 +25,11 @@ use crate::replica::{Catalog, CatalogEdit, SegmentEntry, SourceIdentity};
 use crate::store::{PutOutcome, Store};
 use crate::units::{Sequence, Timestamp};
 
-/// Catalog entries made by one append at most.
+/// Segments put by one call at most.
 const BATCH_MAX: usize = 64;
-/// A batch ends early, and is appended to the catalog, when its puts have taken this long: on a slow link points are of
+/// Catalog entries made by one append at most: with so many the interval of the policy is not waited for.
+const UNNAMED_MAX: usize = 1024;
+/// A batch ends early, and may be named in the catalog, when its puts have taken this long: on a slow link points are of
 /// use soon.
 const BATCH_TIME: Duration = Duration::from_secs(5);
 /// Bytes compared at once, of an object that is there already.
@@ -67,6 +69,11 @@ impl Spool {
         self.changed.notify_all();
     }
 
+    /// Above half of its limit.
+    fn is_crowded(&self) -> bool {
+        self.lock().bytes > self.bytes_max / 2
+    }
+
     /// Below its limit.
     pub(crate) fn has_room(&self) -> bool {
         self.lock().bytes < self.bytes_max
@@ -81,14 +88,14 @@ impl Spool {
         self.lock().queue.front().map(|spooled| spooled.summary.first_time)
     }
 
-    /// The oldest segments, at most `count`; waits up to `wait` for the first.
-    pub(crate) fn oldest_batch(&self, count: usize, wait: Duration) -> Vec<Spooled> {
+    /// The oldest segments but the first `skipped`, at most `count`; waits up to `wait` for one.
+    fn oldest_batch(&self, skipped: usize, count: usize, wait: Duration) -> Vec<Spooled> {
         let mut state = self.lock();
-        if state.queue.is_empty() {
+        if state.queue.len() <= skipped {
             state =
                 self.changed.wait_timeout(state, wait).unwrap_or_else(PoisonError::into_inner).0;
         }
-        state.queue.iter().take(count).cloned().collect()
+        state.queue.iter().skip(skipped).take(count).cloned().collect()
     }
 
     /// Waits up to `wait` for the spool to be empty.
@@ -123,6 +130,14 @@ impl Spool {
     }
 }
 
+/// What is in the vault, and that its catalog does not name yet: the oldest segments of the spool, which keeps them.
+#[derive(Default)]
+struct Unnamed {
+    entries: Vec<SegmentEntry>,
+    /// When the catalog was appended to last.
+    named_at: Option<Duration>,
+}
+
 /// Moves segments from the spool to the vault.
 pub(crate) struct Shipper {
     store: Arc<dyn Store>,
@@ -130,8 +145,10 @@ pub(crate) struct Shipper {
     catalog: Mutex<Catalog>,
     source: SourceIdentity,
     puts_in_flight_max: usize,
+    catalog_interval: Duration,
     throttle: Throttle,
     clock: Arc<dyn Clock>,
+    unnamed: Mutex<Unnamed>,
     /// Bytes a second of late; zero before the first batch.
     speed: Mutex<f64>,
     /// The answer of the last append was lost: the catalog may name segments that are still in the spool.
@@ -153,8 +170,10 @@ impl Shipper {
             catalog: Mutex::new(catalog),
             source,
             puts_in_flight_max: policy.puts_in_flight_max as usize,
+            catalog_interval: policy.catalog_interval,
             throttle: Throttle::new(policy.bandwidth.clone(), clock.clone()),
             clock,
+            unnamed: Mutex::default(),
             speed: Mutex::new(0.0),
             unsure: AtomicBool::new(false),
         }
@@ -175,72 +194,94 @@ impl Shipper {
             .map_or(speed, |limit| if speed == 0 { limit } else { speed.min(limit) })
     }
 
-    /// Ships what waits, oldest first; returns the last sequence now in the catalog, `None` when nothing went. Begins no
-    /// put any more once `stopped`.
+    /// Puts what waits, oldest first, and names it in the catalog when that is due, or at once when `urgent`. Returns the
+    /// last sequence in the catalog when it named something. Begins no put any more once `stopped`.
     pub(crate) fn ship(
         &self,
         spool: &Spool,
         wait: Duration,
+        urgent: bool,
         stopped: &(dyn Fn() -> bool + Sync),
     ) -> Result<Option<Sequence>> {
-        let batch = spool.oldest_batch(BATCH_MAX, wait);
-        if let Some(last) = self.settle(spool, &batch)? {
+        let mut unnamed = self.unnamed.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(last) = self.settle(spool, &mut unnamed)? {
             return Ok(Some(last));
         }
+        let batch = spool.oldest_batch(unnamed.entries.len(), BATCH_MAX, wait);
         let start = self.clock.elapsed();
-        let mut entries = Vec::with_capacity(batch.len());
+        let mut bytes = 0;
         for chunk in batch.chunks(self.puts_in_flight_max) {
-            let results: Vec<_> = std::thread::scope(|scope| {
-                let puts: Vec<_> = chunk
-                    .iter()
-                    .map(|spooled| scope.spawn(|| self.put_in_turn(spooled, stopped)))
-                    .collect();
-                puts.into_iter()
-                    .map(|put| put.join().unwrap_or_else(|_| Err(put_panicked())))
-                    .collect()
-            });
-            for result in results {
-                match result? {
-                    Some(entry) => entries.push(entry),
-                    None => return Ok(None),
-                }
+            for result in self.put_at_once(chunk, stopped) {
+                let Some(entry) = result? else { return Ok(None) };
+                bytes += entry.summary.stored_bytes;
+                unnamed.entries.push(entry);
             }
             if self.clock.elapsed().saturating_sub(start) > BATCH_TIME {
                 break;
             }
         }
-        if entries.is_empty() {
+        let named = self.name(spool, &mut unnamed, urgent)?;
+        if bytes > 0 {
+            self.note_speed(bytes, self.clock.elapsed().saturating_sub(start));
+        }
+        Ok(named)
+    }
+
+    /// Puts segments at the same time; `None` for those that were not begun because it is to stop.
+    fn put_at_once(
+        &self,
+        segments: &[Spooled],
+        stopped: &(dyn Fn() -> bool + Sync),
+    ) -> Vec<Result<Option<SegmentEntry>>> {
+        std::thread::scope(|scope| {
+            let put = |spooled| scope.spawn(move || self.put_in_turn(spooled, stopped));
+            let puts: Vec<_> = segments.iter().map(put).collect();
+            let ended = |put: std::thread::ScopedJoinHandle<'_, _>| {
+                put.join().unwrap_or_else(|_| Err(put_panicked()))
+            };
+            puts.into_iter().map(ended).collect()
+        })
+    }
+
+    /// Names what was put, when it is time.
+    fn name(&self, spool: &Spool, unnamed: &mut Unnamed, urgent: bool) -> Result<Option<Sequence>> {
+        let now = self.clock.elapsed();
+        let early =
+            unnamed.named_at.is_some_and(|named| now.saturating_sub(named) < self.catalog_interval);
+        let waits = early && !urgent && unnamed.entries.len() < UNNAMED_MAX && !spool.is_crowded();
+        if unnamed.entries.is_empty() || waits {
             return Ok(None);
         }
-        let (count, bytes) = (entries.len(), entries.iter().map(|e| e.summary.stored_bytes).sum());
         let mut catalog = self.catalog.lock().unwrap_or_else(PoisonError::into_inner);
-        let appended = catalog.append(&self.source, vec![CatalogEdit::Segments(entries)]);
+        let edit = CatalogEdit::Segments(unnamed.entries.clone());
+        let appended = catalog.append(&self.source, vec![edit]);
         self.unsure.store(appended.is_err(), Ordering::Relaxed);
         appended?;
         let last = catalog.last_sequence();
         drop(catalog);
-        spool.shipped(count);
-        self.note_speed(bytes, self.clock.elapsed().saturating_sub(start));
+        unnamed.named_at = Some(now);
+        spool.shipped(unnamed.entries.len());
+        unnamed.entries.clear();
         Ok(Some(last))
     }
 
-    /// After an append that failed: takes from the spool what the catalog names all the same. The batch may have grown since,
-    /// and an append of segments that are there already would not continue the chain.
-    fn settle(&self, spool: &Spool, batch: &[Spooled]) -> Result<Option<Sequence>> {
+    /// After an append that failed: takes from the spool what the catalog names all the same. More may have been put
+    /// since, and an append of segments that are there already would not continue the chain.
+    fn settle(&self, spool: &Spool, unnamed: &mut Unnamed) -> Result<Option<Sequence>> {
         if !self.unsure.load(Ordering::Relaxed) {
             return Ok(None);
         }
         let mut catalog = self.catalog.lock().unwrap_or_else(PoisonError::into_inner);
         catalog.refresh()?;
-        let named = |spooled: &&Spooled| {
-            let object = segment_object(&self.volume, &spooled.summary);
-            catalog.segments().iter().rev().any(|entry| entry.object == object)
+        let named = |put: &&SegmentEntry| {
+            catalog.segments().iter().rev().any(|entry| entry.object == put.object)
         };
-        let count = batch.iter().take_while(named).count();
+        let count = unnamed.entries.iter().take_while(named).count();
         let last = catalog.last_sequence();
         drop(catalog);
         self.unsure.store(false, Ordering::Relaxed);
         spool.shipped(count);
+        unnamed.entries.drain(..count);
         Ok((count > 0).then_some(last))
     }
 

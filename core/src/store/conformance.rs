@@ -57,6 +57,25 @@ fn check_verbs(store: &dyn Store) {
     store.delete("a/one").expect("delete once more");
     assert_eq!(store.head("a/one").expect("head of a deleted object"), None);
     assert_eq!(store.put("a/one", b"new").expect("put after delete"), PutOutcome::Created);
+    check_delete_many(store);
+}
+
+fn check_delete_many(store: &dyn Store) {
+    let names: Vec<String> = (0..5).map(|number| format!("many/{number}")).collect();
+    for name in &names {
+        store.put(name, b"x").expect("put");
+    }
+    let (kept, gone) = names.split_first().expect("names");
+    let absent = "many/absent".to_owned();
+    let asked: Vec<String> = gone.iter().cloned().chain([absent]).collect();
+    store.delete_many(&asked).expect("delete many, one of which is absent");
+    let left = store.list("many/").expect("list");
+    assert_eq!(left.iter().map(|info| &info.name).collect::<Vec<_>>(), [kept]);
+    store.delete_many(&[]).expect("delete none");
+    let bad = ["many/0".to_owned(), "many//0".to_owned()];
+    let error = store.delete_many(&bad).expect_err("a name against the rules");
+    assert_eq!(error.kind(), ErrorKind::InvalidInput);
+    store.delete_many(&names).expect("delete all");
 }
 
 fn check_names(store: &dyn Store) {

@@ -128,6 +128,11 @@ impl Store for FaultStore {
         self.inner.delete(name)
     }
 
+    fn delete_many(&self, names: &[String]) -> Result<()> {
+        self.check("delete from store", names.first().map_or("", |name| name))?;
+        self.inner.delete_many(names)
+    }
+
     fn local_path(&self, name: &str) -> Option<PathBuf> {
         if self.down.load(Ordering::SeqCst) { None } else { self.inner.local_path(name) }
     }

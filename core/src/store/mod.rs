@@ -84,6 +84,11 @@ pub trait Store: Send + Sync {
     fn head(&self, name: &str) -> Result<Option<ObjectInfo>>;
     /// Removes an object.
     fn delete(&self, name: &str) -> Result<()>;
+    /// Removes many objects. Each is gone when it returns; after an error any of them may be, and the call is repeated.
+    /// Default: one after the other. Stores that remove many with one request do so.
+    fn delete_many(&self, names: &[String]) -> Result<()> {
+        names.iter().try_for_each(|name| self.delete(name))
+    }
     /// Path of the object where it is a local file that can be memory-mapped.
     fn local_path(&self, _name: &str) -> Option<PathBuf> {
         None

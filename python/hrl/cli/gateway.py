@@ -22,6 +22,14 @@ def gateway(
         Path | None, typer.Option("--cache", metavar="DIR", help="Acknowledge segments once they are durable here.")
     ] = None,
     cache_bytes: Annotated[int | None, typer.Option("--cache-bytes", metavar="N", help="Limit of the cache.")] = None,
+    acknowledge: Annotated[
+        str | None,
+        typer.Option(
+            "--acknowledge",
+            metavar="gateway|vault",
+            help="When a segment is safe: durable in the cache (default with --cache), or in the vault.",
+        ),
+    ] = None,
     metrics: Annotated[
         str | None, typer.Option("--metrics", metavar="HOST:PORT", help="/metrics and /healthz without TLS.")
     ] = None,
@@ -30,7 +38,15 @@ def gateway(
     ended = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: ended.set())
-    server = Gateway(vault, pki=pki, listen=listen, cache=cache, cache_bytes_max=cache_bytes, metrics=metrics)
+    server = Gateway(
+        vault,
+        pki=pki,
+        listen=listen,
+        cache=cache,
+        cache_bytes_max=cache_bytes,
+        acknowledge=acknowledge,
+        metrics=metrics,
+    )
     print(server.address, flush=True)
     ended.wait()
     if not server.stop(30.0):

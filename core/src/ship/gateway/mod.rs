@@ -32,13 +32,25 @@ const POLL: Duration = Duration::from_millis(200);
 const RETRY_MAX: Duration = Duration::from_secs(15);
 
 /// When a client is told that its segment is safe.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Acknowledge {
-    /// When it is durable in the vault.
-    #[default]
+    /// When it is durable in the vault. A cache takes nothing new then: what an earlier gateway left in it is forwarded.
     Vault,
     /// When it is durable in the gateway's cache.
     Gateway,
+}
+
+impl Acknowledge {
+    /// The policy of this name: `gateway` or `vault`. `InvalidInput` for another.
+    pub fn parse(name: &str) -> Result<Self> {
+        match name {
+            "gateway" => Ok(Self::Gateway),
+            "vault" => Ok(Self::Vault),
+            _ => Err(Error::new(ErrorKind::InvalidInput, "start gateway", "acknowledge")
+                .expected("gateway or vault")
+                .found(name)),
+        }
+    }
 }
 
 /// How to start a [`Gateway`].
@@ -46,7 +58,7 @@ pub enum Acknowledge {
 pub struct GatewayOptions {
     listen: String,
     pki: PathBuf,
-    acknowledge: Acknowledge,
+    acknowledge: Option<Acknowledge>,
     cache: Option<PathBuf>,
     cache_bytes_max: u64,
     connections_max: u64,
@@ -61,7 +73,7 @@ impl GatewayOptions {
         Self {
             listen: listen.to_owned(),
             pki: pki.into(),
-            acknowledge: Acknowledge::Vault,
+            acknowledge: None,
             cache: None,
             cache_bytes_max: 16 << 30,
             connections_max: 1024,
@@ -70,11 +82,15 @@ impl GatewayOptions {
         }
     }
 
-    /// Acknowledge segments from a cache in this directory, which is created when it is absent. Default: when the vault has
-    /// them.
+    /// When segments are acknowledged. Default: [`Acknowledge::Gateway`] with a cache, [`Acknowledge::Vault`] without.
+    pub fn acknowledge(mut self, when: Acknowledge) -> Self {
+        self.acknowledge = Some(when);
+        self
+    }
+
+    /// Keeps segments in this directory, which is created when it is absent, until the vault has them. Default: no cache.
     pub fn cache(mut self, directory: impl Into<PathBuf>) -> Self {
         self.cache = Some(directory.into());
-        self.acknowledge = Acknowledge::Gateway;
         self
     }
 
@@ -102,8 +118,14 @@ impl GatewayOptions {
         self
     }
 
-    /// Starts to serve `vault`. `Io` when the address cannot be taken, `InvalidInput` for certificates that cannot be used.
+    /// Starts to serve `vault`. `Fenced` when another program listens at the address, `Io` when it cannot be taken,
+    /// `InvalidInput` for certificates that cannot be used and for [`Acknowledge::Gateway`] without a cache.
     pub fn start(self, vault: Arc<dyn Store>) -> Result<Gateway> {
+        if self.acknowledge == Some(Acknowledge::Gateway) && self.cache.is_none() {
+            return Err(Error::new(ErrorKind::InvalidInput, "start gateway", &self.listen)
+                .expected("a cache, to acknowledge segments from")
+                .found("none"));
+        }
         let tls = server_config(&self.pki)?;
         let cache = self
             .cache
@@ -247,6 +269,12 @@ impl Shared {
             forwarded_objects: get(&counters.forwarded_objects),
             vault_available: !counters.vault_unavailable.load(Ordering::Relaxed),
         }
+    }
+
+    /// The cache that new segments go to.
+    fn acknowledging_cache(&self) -> Option<&Cache> {
+        let from_cache = self.options.acknowledge != Some(Acknowledge::Vault);
+        self.cache.as_ref().filter(|_| from_cache)
     }
 
     fn is_stopping(&self) -> bool {

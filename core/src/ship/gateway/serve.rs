@@ -10,11 +10,12 @@ use std::time::Duration;
 use rustls::{ServerConnection, StreamOwned};
 
 use super::Shared;
+use super::cache::Cache;
 use crate::error::{Error, ErrorKind, Result};
 use crate::store::remote::http::{
     KIND_HEADER, MESSAGE_HEADER, RequestHead, read_body, read_request, status_of, write_response,
 };
-use crate::store::remote::{EnrolledClient, find_client, fingerprint};
+use crate::store::remote::{DELETED_AT_ONCE_MAX, EnrolledClient, find_client, fingerprint};
 use crate::store::{ObjectInfo, PutOutcome, check_name};
 
 /// A connection on which nothing comes for this long is closed.
@@ -146,15 +147,17 @@ fn route(
             _ => Ok(Reply::new(405, "a list can be read alone")),
         };
     }
+    if head.target == "/v1/delete" {
+        return match head.method.as_str() {
+            "POST" => delete_many(shared, client, body),
+            _ => Ok(Reply::new(405, "a list of names can be posted alone")),
+        };
+    }
     let Some(name) = head.target.strip_prefix("/v1/objects/") else {
         return Ok(Reply::new(404, "no such resource"));
     };
-    check_name(name)?;
     let writes = matches!(head.method.as_str(), "PUT" | "DELETE");
-    if !may_touch(client, name, writes) {
-        return Err(Error::new(ErrorKind::Fenced, "serve", name)
-            .message(format_args!("client {} has no right to it", client.name)));
-    }
+    check_right(client, name, writes)?;
     match head.method.as_str() {
         "PUT" => put(shared, head, name, body),
         "GET" => get(shared, head, name),
@@ -165,6 +168,32 @@ fn route(
         "DELETE" => shared.vault.delete(name).map(|()| Reply::new(204, "")),
         _ => Ok(Reply::new(405, "GET, HEAD, PUT and DELETE are understood")),
     }
+}
+
+/// Deletes the objects whose names are the lines of the body; none when one of them may not be touched.
+fn delete_many(shared: &Shared, client: &EnrolledClient, body: &[u8]) -> Result<Reply> {
+    let bad = |found: String| {
+        Error::new(ErrorKind::InvalidInput, "serve", "/v1/delete")
+            .expected(format_args!("at most {DELETED_AT_ONCE_MAX} names, a line each"))
+            .found(found)
+    };
+    let text = std::str::from_utf8(body).map_err(|error| bad(error.to_string()))?;
+    let names: Vec<String> =
+        text.lines().take(DELETED_AT_ONCE_MAX + 1).map(str::to_owned).collect();
+    if names.len() > DELETED_AT_ONCE_MAX {
+        return Err(bad("more".into()));
+    }
+    names.iter().try_for_each(|name| check_right(client, name, true))?;
+    shared.vault.delete_many(&names).map(|()| Reply::new(204, ""))
+}
+
+fn check_right(client: &EnrolledClient, name: &str, writes: bool) -> Result<()> {
+    check_name(name)?;
+    if may_touch(client, name, writes) {
+        return Ok(());
+    }
+    Err(Error::new(ErrorKind::Fenced, "serve", name)
+        .message(format_args!("client {} has no right to it", client.name)))
 }
 
 /// A client has its own volumes, and may read what marks the vault.
@@ -186,14 +215,17 @@ fn put(shared: &Shared, head: &RequestHead, name: &str, body: &[u8]) -> Result<R
         PutOutcome::Created => Reply::new(201, ""),
         PutOutcome::AlreadyExists => Reply::new(412, ""),
     };
-    let Some(cache) = &shared.cache else { return shared.vault.put(name, body).map(created) };
     let mut parts = name.splitn(4, '/').skip(1);
     let (volume, kind) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
     if kind == "segments" {
-        return cache.put(name, body).map(created);
+        return match shared.acknowledging_cache() {
+            Some(cache) => cache.put(name, body).map(created),
+            None => shared.vault.put(name, body).map(created),
+        };
     }
     // What names segments goes to the vault after them.
-    if !cache.wait_drained(&format!("volumes/{volume}/"), DRAIN_LIMIT) {
+    let drained = |cache: &Cache| cache.wait_drained(&format!("volumes/{volume}/"), DRAIN_LIMIT);
+    if !shared.cache.as_ref().is_none_or(drained) {
         return Err(Error::new(ErrorKind::Unavailable, "put", name)
             .message("segments before it are not in the vault yet"));
     }

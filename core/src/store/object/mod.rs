@@ -20,7 +20,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::TryStreamExt;
+use futures_util::{StreamExt, TryStreamExt, stream};
 use object_store::path::Path as Key;
 use object_store::{
     Attribute, Attributes, GetOptions, GetResult, ObjectStore as Client, ObjectStoreExt, PutMode,
@@ -383,6 +383,34 @@ impl Store for ObjectStore {
             Ok(()) => Ok(()),
             Err(failure) if failure.meaning == Meaning::Absent => Ok(()),
             Err(failure) => Err(self.failed("delete from store", name, &failure)),
+        }
+    }
+
+    fn delete_many(&self, names: &[String]) -> Result<()> {
+        let keys = names.iter().map(|name| self.key(name)).collect::<Result<Vec<_>>>()?;
+        let [first, _, ..] = names else { return names.iter().try_for_each(|n| self.delete(n)) };
+        // By the hundreds in one request where the service has that.
+        let result = self.attempt(|client| {
+            let keys = keys.clone();
+            async move {
+                let keys = stream::iter(keys.into_iter().map(Ok)).boxed();
+                let mut answers = client.delete_stream(keys);
+                while let Some(answer) = answers.next().await {
+                    match answer.map_err(|error| Failure::of(&error)) {
+                        Err(failure) if failure.meaning != Meaning::Absent => return Err(failure),
+                        _ => {}
+                    }
+                }
+                Ok(())
+            }
+        });
+        match result {
+            Ok(()) => Ok(()),
+            // Some servers have no such request, or do not do it as the service does.
+            Err(failure) if matches!(failure.meaning, Meaning::Missing | Meaning::Invalid) => {
+                names.iter().try_for_each(|name| self.delete(name))
+            }
+            Err(failure) => Err(self.failed("delete from store", first, &failure)),
         }
     }
 }

@@ -32,6 +32,8 @@ use crate::error::{Error, ErrorKind, Result};
 pub const CONNECTIONS_KEPT_MAX: usize = 8;
 /// Where a gateway listens unless it is told otherwise.
 pub const GATEWAY_PORT: u16 = 9443;
+/// Objects that one request deletes at most.
+pub(crate) const DELETED_AT_ONCE_MAX: usize = 1000;
 /// Largest object that is read or written whole.
 pub(crate) const OBJECT_BYTES_MAX: u64 = 4 << 30;
 const LIST_BYTES_MAX: u64 = 256 << 20;
@@ -280,5 +282,17 @@ impl Store for RemoteStore {
             204 => Ok(()),
             _ => Err(error_of(&answer.head, &answer.body, "delete from store", name)),
         }
+    }
+
+    fn delete_many(&self, names: &[String]) -> Result<()> {
+        names.iter().try_for_each(|name| check_name(name))?;
+        for some in names.chunks(DELETED_AT_ONCE_MAX) {
+            let body = some.join("\n");
+            let answer = self.request("POST", "/v1/delete", &[], body.as_bytes(), 1 << 20)?;
+            if answer.head.status != 204 {
+                return Err(error_of(&answer.head, &answer.body, "delete from store", &some[0]));
+            }
+        }
+        Ok(())
     }
 }
