@@ -262,6 +262,8 @@ fn promise_4_segments_are_named_together_by_the_interval_of_the_catalog() {
     let policy = Policy { catalog_interval: Duration::from_secs(60), ..policy() };
     let (protection, _) = protect(&device, &vault, &state, policy.clone());
     protection.wait_replicated(LIMIT).expect("the caller does not wait for the interval");
+    // What waits for a segment at that moment names it without waiting for the interval.
+    std::thread::sleep(Duration::from_millis(300));
     let catalog = || vault.replica("disk").expect("replica").catalog().clone();
     let put = || store.list("volumes/disk/segments/").expect("list").len();
     let (version, before) = (catalog().version(), put());
