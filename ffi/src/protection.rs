@@ -6,7 +6,8 @@ use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 use std::time::Duration;
 
 use engine::{
-    Error, ErrorKind, Event, EventSink, Policy, Protection, ProtectionOptions, Quiesce, Result,
+    Error, ErrorKind, Event, EventSink, Policy, Protection, ProtectionOptions, Quiesce,
+    QuiesceRequest, Result,
 };
 
 use crate::boundary::{bad_argument, guard, guard_value, hrl_status};
@@ -260,8 +261,8 @@ impl Quiesce for CallbackQuiesce {
         self.name.clone()
     }
 
-    fn quiesce(&self, limit: Duration) -> Result<()> {
-        let limit_ms = u64::try_from(limit.as_millis()).unwrap_or(u64::MAX);
+    fn quiesce(&self, request: &QuiesceRequest) -> Result<()> {
+        let limit_ms = u64::try_from(request.limit.as_millis()).unwrap_or(u64::MAX);
         // SAFETY: a function of this type, called as the header says.
         outcome(unsafe { (self.quiesce)(self.user.pointer(), limit_ms) }, "quiesce", &self.name)
     }

@@ -6,11 +6,10 @@
 //! it is believed. An exception becomes an error with the exception as its source.
 
 use std::ops::Range;
-use std::time::Duration;
 
 use hrl::device::{BlockDevice, Discarded, Durability, Unmap};
 use hrl::store::{ObjectInfo, PutOutcome, Store, check_name};
-use hrl::{Error, ErrorKind, Extent, Quiesce};
+use hrl::{Error, ErrorKind, Extent, Quiesce, QuiesceRequest};
 use pyo3::exceptions::{PyKeyError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict};
@@ -353,9 +352,9 @@ impl Quiesce for CallbackQuiesce {
         self.object.name.clone()
     }
 
-    fn quiesce(&self, limit: Duration) -> hrl::Result<()> {
+    fn quiesce(&self, request: &QuiesceRequest) -> hrl::Result<()> {
         self.object.call("quiesce", |object| {
-            object.call_method1("quiesce", (limit.as_secs_f64(),)).map(drop)
+            object.call_method1("quiesce", (request.limit.as_secs_f64(),)).map(drop)
         })
     }
 

@@ -23,7 +23,7 @@ use crate::device::{Buffer, Discarded};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Cause, Mode};
 use crate::extent::Extent;
-use crate::journal::{Mark, RECORD_DATA_BYTES_MAX};
+use crate::journal::{Mark, PointKind, RECORD_DATA_BYTES_MAX};
 use crate::policy::{CaptureContent, Policy, WhenFull};
 use crate::units::{Sequence, Timestamp};
 
@@ -196,6 +196,8 @@ struct State {
     room_waiters: Vec<Waker>,
     queue: VecDeque<QueuedRecord>,
     queue_bytes: u64,
+    /// A mark in the queue that has not proved itself yet: the journal gets nothing from it on.
+    unsettled: Option<Sequence>,
     /// The queue holds something that the journal should not be late for.
     urgent: bool,
     last_sequence: Sequence,
@@ -256,6 +258,7 @@ impl Tap {
                 changed_since_flush: false,
                 closed: false,
                 journal_waits: false,
+                unsettled: None,
                 changes: 0,
                 bytes_captured: 0,
             }),
@@ -376,8 +379,51 @@ impl Tap {
 
     /// Marks a recovery point. `NotOrdered` outside `Ordered` mode.
     pub fn mark(&self, mark: Mark) -> Result<(Sequence, Timestamp)> {
-        let time = self.clock.now();
         let mut state = self.lock();
+        self.push_mark(&mut state, mark)
+    }
+
+    /// Marks a recovery point that still has to prove itself, if `holds` says so at that instant. The journal gets it, and
+    /// what comes after it, once [`Tap::settle`] was called, which the caller must do soon: the queue grows meanwhile.
+    ///
+    /// `holds` is asked under the lock that orders the writes. Whoever lets applications go on makes it say no *before* it
+    /// does so; then none of what they write afterwards comes before the mark. `Unavailable` while another mark waits.
+    pub(crate) fn mark_unsettled(
+        &self,
+        mark: Mark,
+        holds: impl FnOnce() -> Result<()>,
+    ) -> Result<(Sequence, Timestamp)> {
+        let mut state = self.lock();
+        if state.unsettled.is_some() {
+            return Err(Error::new(ErrorKind::Unavailable, "mark point", "volume")
+                .message("another application-consistent point is being made"));
+        }
+        holds()?;
+        let (sequence, time) = self.push_mark(&mut state, mark)?;
+        state.unsettled = Some(sequence);
+        Ok((sequence, time))
+    }
+
+    /// Ends the wait of [`Tap::mark_unsettled`]: the mark is what it says, or else a crash-consistent one without a label,
+    /// which any place in the write order may be.
+    pub(crate) fn settle(&self, sequence: Sequence, good: bool) {
+        let mut state = self.lock();
+        if state.unsettled == Some(sequence) {
+            state.unsettled = None;
+        }
+        // Where the journal lost its queue, the mark went with it.
+        let found = state.queue.iter_mut().find(|record| record.sequence == sequence);
+        if let Some(QueuedRecord { body: QueuedBody::Mark(mark), .. }) = found
+            && !good
+        {
+            mark.kind = PointKind::Crash;
+            mark.label.clear();
+        }
+        self.queued.notify_all();
+    }
+
+    fn push_mark(&self, state: &mut State, mark: Mark) -> Result<(Sequence, Timestamp)> {
+        let time = self.clock.now();
         if state.mode != Mode::Ordered {
             return Err(Error::new(ErrorKind::NotOrdered, "mark point", "volume")
                 .expected("ordered mode")
@@ -415,15 +461,17 @@ impl Tap {
     pub fn drain(&self, bytes_max: u64, wait: Duration) -> Vec<QueuedRecord> {
         let mut state = self.lock();
         let idle = state.queue_bytes < WAKE_BYTES && !state.urgent && !state.closed;
-        if idle && !wait.is_zero() {
+        if (idle || state.is_held_up()) && !wait.is_zero() {
             state.journal_waits = true;
             state = self.queued.wait_timeout(state, wait).unwrap_or_else(PoisonError::into_inner).0;
             state.journal_waits = false;
         }
         let mut bytes = 0;
+        let end = state.unsettled.unwrap_or(Sequence(u64::MAX));
         let count = state
             .queue
             .iter()
+            .take_while(|record| record.sequence < end)
             .take_while(|record| {
                 let take = bytes == 0 || bytes + record.cost_bytes() <= bytes_max;
                 bytes += record.cost_bytes();
@@ -733,6 +781,12 @@ impl State {
         let record = QueuedRecord { sequence: self.last_sequence, time, body };
         self.queue_bytes += record.cost_bytes();
         self.queue.push_back(record);
+    }
+
+    /// The next record for the journal waits to be settled.
+    fn is_held_up(&self) -> bool {
+        let next = self.queue.front();
+        next.is_some_and(|record| self.unsettled.is_some_and(|mark| mark <= record.sequence))
     }
 
     fn set_mode(&mut self, to: Mode, cause: Cause) {

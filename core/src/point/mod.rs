@@ -2,5 +2,5 @@
 
 mod quiesce;
 
-pub use quiesce::Quiesce;
-pub(crate) use quiesce::quiesced;
+pub use quiesce::{InOrder, Quiesce, QuiesceRequest};
+pub(crate) use quiesce::{Steps, quiesced};

@@ -26,7 +26,7 @@ use crate::device::BlockDevice;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Cause, Event, EventKind, EventSink, Mode, no_events};
 use crate::journal::{KeyRing, LABEL_BYTES_MAX, Mark, PointKind};
-use crate::point::{Quiesce, quiesced};
+use crate::point::{Quiesce, QuiesceRequest, Steps, quiesced};
 use crate::policy::{CaptureContent, Policy};
 use crate::replica::{CatalogEdit, RecoveryPoint, Replica, TimelineEntry, Vault, VolumeInfo};
 use crate::ship::{Shipper, Spool};
@@ -145,6 +145,7 @@ impl ProtectionOptions {
             shipper,
             journal: Mutex::new(JournalState::new(left.last_sequence, left.chain)),
             journal_changed: Condvar::new(),
+            quiescing: Mutex::new(()),
             replicated: AtomicU64::new(replicated.0),
             points: AtomicU64::new(0),
             resync_read: AtomicU64::new(0),
@@ -375,6 +376,8 @@ impl Protection {
     pub fn stop(mut self, limit: Duration) -> Result<()> {
         let shared = self.shared.clone();
         shared.stopping.store(true, Ordering::Release);
+        // A point that is being made is finished first.
+        drop(shared.quiescing.lock());
         shared.volume.device().flush()?;
         let drained = || shared.journal().durable >= shared.tap.stats().last_sequence;
         let journaled = self.wait(limit.max(Duration::from_secs(10)), "journal", drained);
@@ -448,6 +451,8 @@ struct Shared {
     shipper: Shipper,
     journal: Mutex<JournalState>,
     journal_changed: Condvar,
+    /// Held while applications are quiesced: one point at a time.
+    quiescing: Mutex<()>,
     replicated: AtomicU64,
     points: AtomicU64,
     resync_read: AtomicU64,
@@ -496,8 +501,8 @@ impl JournalState {
 
 impl Shared {
     fn mark(&self, kind: PointKind, label: &str) -> Result<RecoveryPoint> {
-        let placed = self.place_mark(kind, label)?;
-        self.confirm_mark(kind, label, placed)
+        let placed = self.place_mark(kind, label, |mark| self.tap.mark(mark))?;
+        self.confirm_mark(kind, label, placed, None)
     }
 
     fn mark_quiesced(
@@ -506,15 +511,32 @@ impl Shared {
         label: &str,
         limit: Duration,
     ) -> Result<RecoveryPoint> {
-        let flush = || self.volume.flush();
-        let mark = || self.place_mark(PointKind::App, label);
-        let placed = quiesced(provider, limit, &*self.clock, flush, mark)
+        let _one = self.quiescing.lock().unwrap_or_else(PoisonError::into_inner);
+        let request = QuiesceRequest {
+            volume: self.info.name.clone(),
+            label: label.to_owned(),
+            limit,
+            written: vec![self.state.path().to_owned(), self.volume.device().name().into()],
+        };
+        let steps = Steps {
+            flush: || self.volume.flush(),
+            mark: |holds: &dyn Fn() -> Result<()>| {
+                self.place_mark(PointKind::App, label, |mark| self.tap.mark_unsettled(mark, holds))
+            },
+            settle: |placed: &PlacedMark, good| self.tap.settle(placed.sequence, good),
+        };
+        let (placed, held) = quiesced(provider, &request, &*self.clock, steps)
             .inspect_err(|error| self.event(EventKind::PointSkipped, error.to_string()))?;
-        self.confirm_mark(PointKind::App, label, placed)
+        self.confirm_mark(PointKind::App, label, placed, Some(held))
     }
 
     /// Puts a mark into the write order.
-    fn place_mark(&self, kind: PointKind, label: &str) -> Result<PlacedMark> {
+    fn place_mark(
+        &self,
+        kind: PointKind,
+        label: &str,
+        place: impl FnOnce(Mark) -> Result<(Sequence, Timestamp)>,
+    ) -> Result<PlacedMark> {
         if label.len() > LABEL_BYTES_MAX {
             return Err(Error::new(ErrorKind::InvalidInput, "mark point", &self.info.name)
                 .expected(format_args!("a label of at most {LABEL_BYTES_MAX} bytes"))
@@ -528,7 +550,7 @@ impl Shared {
         let point = PointId(id);
         let losses = self.journal().losses;
         let mark = Mark { point, kind, label: label.to_owned(), group: None };
-        let (sequence, time) = self.tap.mark(mark)?;
+        let (sequence, time) = place(mark)?;
         Ok(PlacedMark { point, sequence, time, losses })
     }
 
@@ -538,13 +560,20 @@ impl Shared {
         kind: PointKind,
         label: &str,
         placed: PlacedMark,
+        held: Option<Duration>,
     ) -> Result<RecoveryPoint> {
         let PlacedMark { point, sequence, time, losses } = placed;
         let chain = self.wait_for_point(point, losses)?;
         self.points.fetch_add(1, Ordering::Relaxed);
         self.event(
             EventKind::PointMarked { point, sequence },
-            format!("point {point} at sequence {sequence}"),
+            match held {
+                Some(held) => format!(
+                    "point {point} at sequence {sequence}, applications quiesced and released in {} ms",
+                    held.as_millis()
+                ),
+                None => format!("point {point} at sequence {sequence}"),
+            },
         );
         let label = label.to_owned();
         Ok(RecoveryPoint {

@@ -56,6 +56,10 @@ impl StateDirectory {
         Ok(Self { root: root.to_owned(), _lock: lock })
     }
 
+    pub(super) fn path(&self) -> &Path {
+        &self.root
+    }
+
     pub(super) fn dirty_map(&self) -> PathBuf {
         self.root.join("dirty")
     }

@@ -1,0 +1,127 @@
+//! Application-consistent points: what is offered when quiescing, holding or releasing goes wrong.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use hrl::device::{BlockDevice, Durability, MemoryDevice};
+use hrl::journal::PointKind;
+use hrl::replica::{At, Vault, ViewOptions};
+use hrl::store::DirStore;
+use hrl::{
+    Error, ErrorKind, Event, Policy, Protection, ProtectionOptions, Quiesce, QuiesceRequest,
+    Result, SystemClock,
+};
+
+const LIMIT: Duration = Duration::from_secs(60);
+
+struct Rig {
+    _directory: tempfile::TempDir,
+    vault: Vault,
+    protection: Protection,
+    events: Arc<Mutex<Vec<String>>>,
+}
+
+impl Rig {
+    fn new() -> Self {
+        let directory = tempfile::tempdir().expect("directory");
+        let store = Arc::new(DirStore::create(&directory.path().join("vault")).expect("store"));
+        let vault = Vault::create(store, None, SystemClock::shared()).expect("vault");
+        let events = Arc::new(Mutex::new(Vec::new()));
+        let told = Arc::clone(&events);
+        let protection = ProtectionOptions::new(
+            "disk",
+            Arc::new(MemoryDevice::new(4 << 20)),
+            vault.clone(),
+            directory.path().join("state"),
+        )
+        .policy(Policy { crash_point_interval: Duration::ZERO, ..Policy::default() })
+        .events(Arc::new(move |event: &Event| {
+            let text = format!("{}: {}", event.kind.name(), event.message);
+            told.lock().expect("no panic").push(text);
+        }))
+        .open()
+        .expect("protect");
+        protection.wait_ordered(LIMIT).expect("ordered");
+        Self { _directory: directory, vault, protection, events }
+    }
+
+    fn points(&self) -> Vec<(PointKind, String)> {
+        self.protection.wait_replicated(LIMIT).expect("replicated");
+        let replica = self.vault.replica("disk").expect("replica");
+        replica.points().into_iter().map(|point| (point.kind, point.label)).collect()
+    }
+
+    fn told(&self, what: &str) -> bool {
+        self.events.lock().expect("no panic").iter().any(|event| event.contains(what))
+    }
+}
+
+/// An application whose writer goes on as soon as it is let go.
+#[derive(Default)]
+struct Application {
+    quiesced: AtomicBool,
+    lost: AtomicBool,
+    release_fails: bool,
+}
+
+impl Quiesce for Application {
+    fn name(&self) -> String {
+        "application".to_owned()
+    }
+
+    fn quiesce(&self, _request: &QuiesceRequest) -> Result<()> {
+        self.quiesced.store(true, Ordering::SeqCst);
+        Ok(())
+    }
+
+    fn holds(&self) -> Result<()> {
+        if self.lost.load(Ordering::SeqCst) {
+            return Err(Error::new(ErrorKind::Unavailable, "hold", "application"));
+        }
+        Ok(())
+    }
+
+    fn release(&self) -> Result<()> {
+        self.quiesced.store(false, Ordering::SeqCst);
+        if self.release_fails {
+            return Err(Error::new(ErrorKind::Unavailable, "release", "application"));
+        }
+        Ok(())
+    }
+}
+
+#[test]
+fn promise_7_a_point_that_was_not_held_is_not_application_consistent() {
+    let rig = Rig::new();
+    let volume = rig.protection.volume();
+    volume.write(0, &[1; 512], Durability::Cached).expect("write");
+    rig.protection.mark_quiesced(&Application::default(), "good", LIMIT).expect("mark");
+
+    let lost = Application { lost: true.into(), ..Application::default() };
+    rig.protection.mark_quiesced(&lost, "lost", LIMIT).expect_err("not held");
+    let fails = Application { release_fails: true, ..Application::default() };
+    let error = rig.protection.mark_quiesced(&fails, "failed", LIMIT).expect_err("not held");
+    assert_eq!(error.operation(), "release");
+    assert!(!fails.quiesced.load(Ordering::SeqCst));
+
+    volume.write(0, &[2; 512], Durability::Cached).expect("write");
+    rig.protection.mark_quiesced(&Application::default(), "good again", LIMIT).expect("mark");
+    // What had been marked before its release failed is a place in the write order like any other.
+    assert_eq!(
+        rig.points(),
+        [
+            (PointKind::App, "good".to_owned()),
+            (PointKind::Crash, String::new()),
+            (PointKind::App, "good again".to_owned())
+        ]
+    );
+    assert!(rig.told("point-skipped: cannot hold application"));
+    assert!(rig.told("point-skipped: cannot release application"));
+    let replica = rig.vault.replica("disk").expect("replica");
+    let mut bytes = [0; 512];
+    let at = At::parse("good").expect("at");
+    replica.view(&at, &ViewOptions::default()).expect("view").read(0, &mut bytes).expect("read");
+    assert_eq!(bytes, [1; 512]);
+    rig.protection.stop(LIMIT).expect("stop");
+}
