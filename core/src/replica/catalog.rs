@@ -568,7 +568,8 @@ impl Catalog {
         let keep = self.version - SNAPSHOT_EVERY;
         let numbers = self.numbers().unwrap_or_default();
         let old = numbers.into_iter().filter(|(number, _)| *number < keep);
-        let _ = self.store.delete_many(&old.map(|(number, _)| self.object(number)).collect::<Vec<_>>());
+        let _ =
+            self.store.delete_many(&old.map(|(number, _)| self.object(number)).collect::<Vec<_>>());
     }
 
     fn encode(&self, number: u64, author: [u8; 16], edits: &[CatalogEdit]) -> Vec<u8> {

@@ -129,7 +129,7 @@ impl Vault {
         check_volume_name(name)?;
         let prefix = format!("volumes/{name}/");
         let mark = mark_name(name);
-        let objects = self.store.list(&prefix)?;
+        let objects = self.objects.list(&prefix)?;
         let is_there = |object: &str| objects.iter().any(|info| info.name == object);
         if objects.is_empty() {
             return self.volume(name).map(|_| ShredReport::default());
@@ -185,14 +185,16 @@ impl Vault {
     /// Deletes everything of a volume: the mark last, and before it the record, so that the name is free only then.
     fn delete_volume(&self, prefix: &str, mark: &str, report: &mut ShredReport) -> Result<()> {
         let record = format!("{prefix}volume");
-        let mut objects = self.store.list(prefix)?;
-        objects.sort_by_key(|object| (object.name == *mark, object.name == record));
-        for object in &objects {
-            self.store.delete(&object.name)?;
-            if object.name != mark {
-                report.objects_deleted += 1;
-                report.bytes_deleted += object.length;
-            }
+        // Packs are objects like others here.
+        let objects = self.objects.list(prefix)?;
+        let last = |name: &str| name == mark || name == record;
+        let first = objects.iter().map(|object| &object.name).filter(|name| !last(name));
+        self.objects.delete_many(&first.cloned().collect::<Vec<_>>())?;
+        self.objects.delete(&record)?;
+        self.objects.delete(mark)?;
+        for object in objects.iter().filter(|object| object.name != mark) {
+            report.objects_deleted += 1;
+            report.bytes_deleted += object.length;
         }
         Ok(())
     }

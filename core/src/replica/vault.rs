@@ -31,7 +31,7 @@ use crate::journal::{
     SegmentSummary, WrappingKey,
 };
 use crate::policy::RetentionPolicy;
-use crate::store::{PROBE_PREFIX, PutOutcome, Store, check_put_if_absent, get_all};
+use crate::store::{PROBE_PREFIX, PackedStore, PutOutcome, Store, check_put_if_absent, get_all};
 use crate::units::{ChainHash, Epoch, KeyId, PointId, Sequence, Timestamp, VolumeId};
 
 const MARKER: &str = "hrl-vault";
@@ -95,7 +95,10 @@ pub struct RecoveryPoint {
 /// A store with volumes in it. Cheap to clone; may be used from any thread.
 #[derive(Clone)]
 pub struct Vault {
+    /// Shows segments under their names also where they lie in packs.
     pub(super) store: Arc<dyn Store>,
+    /// The store below, with all its objects.
+    pub(super) objects: Arc<dyn Store>,
     pub(super) wrapping_key: Option<WrappingKey>,
     pub(super) clock: Arc<dyn Clock>,
 }
@@ -140,17 +143,17 @@ impl Vault {
                 .expected("hrl vault 1")
                 .found(String::from_utf8_lossy(&content).trim()));
         }
-        Ok(Self { store, wrapping_key, clock })
+        Ok(Self { store: PackedStore::over(store.clone()), objects: store, wrapping_key, clock })
     }
 
-    /// The store below.
+    /// The store of the vault. Segments have their names in it also where they lie in packs.
     pub fn store(&self) -> &Arc<dyn Store> {
         &self.store
     }
 
     /// The volumes, by name.
     pub fn volumes(&self) -> Result<Vec<VolumeInfo>> {
-        let objects = self.store.list("volumes/")?;
+        let objects = self.objects.list("volumes/")?;
         objects
             .iter()
             .filter_map(|info| info.name.strip_prefix("volumes/")?.strip_suffix("/volume"))
@@ -167,7 +170,7 @@ impl Vault {
         check_volume_name(name)?;
         if self.store.head(&record_name(name))?.is_none() {
             let known: Vec<_> = self
-                .store
+                .objects
                 .list("volumes/")?
                 .iter()
                 .filter_map(|info| {

@@ -10,6 +10,7 @@ mod dir;
 mod fault;
 #[cfg(feature = "cloud")]
 mod object;
+mod pack;
 mod probe;
 #[cfg(feature = "gateway")]
 pub(crate) mod remote;
@@ -23,11 +24,11 @@ pub use dir::DirStore;
 pub use fault::{FaultStore, StoreFault};
 #[cfg(feature = "cloud")]
 pub use object::{ObjectStore, ObjectStoreOptions};
+pub(crate) use pack::{PACK_DATA_BYTES_MAX, PACK_MEMBERS_MAX, PackedStore};
 pub(crate) use probe::{PREFIX as PROBE_PREFIX, check_put_if_absent};
 #[cfg(feature = "gateway")]
 pub use remote::{
-    CONNECTIONS_KEPT_MAX, EnrolledClient, GATEWAY_PORT, RemoteStore, create_authority,
-    enroll_client,
+    CONNECTIONS_MAX, EnrolledClient, GATEWAY_PORT, RemoteStore, create_authority, enroll_client,
 };
 pub use url::{create_url, open_url};
 

@@ -5,10 +5,12 @@
 //! catalog version always goes through to the vault, after the segments that came before it here, so that the catalog
 //! never names what the vault does not have.
 //!
-//! Limits: connections, bytes of a request, bytes of the cache, time of a request. At each the client is told, and its
+//! Limits: connections in all and of each client, bytes of a request, bytes of a client's requests under way, bytes of the
+//! cache, time of a request. At each the client is told, and its
 //! own spool holds what it has.
 
 mod cache;
+mod limits;
 mod serve;
 
 use std::net::{SocketAddr, TcpListener, TcpStream, ToSocketAddrs};
@@ -20,16 +22,16 @@ use std::time::Duration;
 
 use rustls::ServerConfig;
 
-use self::cache::Cache;
+use self::cache::{Cache, Packing};
+use self::limits::Limits;
+use crate::clock::{Clock, SystemClock};
 use crate::error::{Error, ErrorKind, Result};
-use crate::store::Store;
 use crate::store::remote::server_config;
+use crate::store::{PACK_DATA_BYTES_MAX, PackedStore, Store};
 
-/// Objects forwarded at once.
-const FORWARDS_IN_FLIGHT: usize = 4;
 const POLL: Duration = Duration::from_millis(200);
-/// Longest pause between two tries to reach the vault.
-const RETRY_MAX: Duration = Duration::from_secs(15);
+/// Bytes of a pack where nothing else was asked for, before stores whose requests cost money.
+const PACK_BYTES: u64 = 8 << 20;
 
 /// When a client is told that its segment is safe.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,14 +56,19 @@ impl Acknowledge {
 }
 
 /// How to start a [`Gateway`].
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct GatewayOptions {
     listen: String,
     pki: PathBuf,
     acknowledge: Option<Acknowledge>,
     cache: Option<PathBuf>,
     cache_bytes_max: u64,
+    pack_bytes: Option<u64>,
+    pack_wait_max: Duration,
+    clock: Arc<dyn Clock>,
     connections_max: u64,
+    client_connections_max: u64,
+    client_bytes_max: u64,
     request_bytes_max: u64,
     metrics: Option<String>,
 }
@@ -76,7 +83,12 @@ impl GatewayOptions {
             acknowledge: None,
             cache: None,
             cache_bytes_max: 16 << 30,
+            pack_bytes: None,
+            pack_wait_max: Duration::from_secs(10),
+            clock: SystemClock::shared(),
             connections_max: 1024,
+            client_connections_max: 64,
+            client_bytes_max: 512 << 20,
             request_bytes_max: 256 << 20,
             metrics: None,
         }
@@ -100,9 +112,41 @@ impl GatewayOptions {
         self
     }
 
+    /// Bytes of a pack: small segments that wait in the cache go to the vault together, as one object, which costs fewer
+    /// requests. At most 64 MiB; 0 packs nothing. Default 8 MiB, and 0 before a store whose objects are local files.
+    pub fn pack_bytes(mut self, bytes: u64) -> Self {
+        self.pack_bytes = Some(bytes);
+        self
+    }
+
+    /// Longest time that a segment waits in the cache for company. A catalog version that names it does not wait: the
+    /// agent's `catalog_interval` says how many come together. Default 10 s.
+    pub fn pack_wait_max(mut self, time: Duration) -> Self {
+        self.pack_wait_max = time;
+        self
+    }
+
+    /// Time for the pauses between tries and for packing. Default: that of the system.
+    pub fn clock(mut self, clock: Arc<dyn Clock>) -> Self {
+        self.clock = clock;
+        self
+    }
+
     /// Connections at once; one more is closed. Default 1,024.
     pub fn connections_max(mut self, connections: u64) -> Self {
         self.connections_max = connections;
+        self
+    }
+
+    /// Connections of one client at once; on one more it is told `Unavailable`. Default 64, twice what a client opens.
+    pub fn client_connections_max(mut self, connections: u64) -> Self {
+        self.client_connections_max = connections;
+        self
+    }
+
+    /// Bytes of one client's requests and answers in memory at once; more wait in the network. Default 512 MiB.
+    pub fn client_bytes_max(mut self, bytes: u64) -> Self {
+        self.client_bytes_max = bytes;
         self
     }
 
@@ -127,19 +171,16 @@ impl GatewayOptions {
                 .found("none"));
         }
         let tls = server_config(&self.pki)?;
-        let cache = self
-            .cache
-            .as_ref()
-            .map(|directory| Cache::open(directory, self.cache_bytes_max))
-            .transpose()?;
+        let cache = self.open_cache(&*vault)?;
         let listener = listen(&self.listen)?;
         let address = local(&listener)?;
         let metrics = self.metrics.as_deref().map(listen).transpose()?;
         let metrics_address = metrics.as_ref().map(local).transpose()?;
         let shared = Arc::new(Shared {
+            limits: Limits::new(self.client_connections_max, self.client_bytes_max),
             options: self,
             tls,
-            vault,
+            vault: PackedStore::over(vault),
             cache,
             counters: Counters::default(),
             stopping: AtomicBool::new(false),
@@ -153,6 +194,19 @@ impl GatewayOptions {
             tasks.push(spawn(&shared, "metrics", move |shared| accept_plain(shared, &listener))?);
         }
         Ok(Gateway { shared, address, metrics_address, tasks })
+    }
+
+    fn open_cache(&self, vault: &dyn Store) -> Result<Option<Cache>> {
+        let Some(directory) = &self.cache else { return Ok(None) };
+        let free = vault.local_path("hrl-vault").is_some();
+        let bytes_max = self.pack_bytes.unwrap_or(if free { 0 } else { PACK_BYTES });
+        if bytes_max > PACK_DATA_BYTES_MAX {
+            return Err(Error::new(ErrorKind::InvalidInput, "start gateway", "pack_bytes")
+                .expected(format_args!("at most {PACK_DATA_BYTES_MAX} bytes"))
+                .found(bytes_max));
+        }
+        let packing = Packing { bytes_max, wait_max: self.pack_wait_max };
+        Cache::open(directory, self.cache_bytes_max, packing, self.clock.clone()).map(Some)
     }
 }
 
@@ -177,6 +231,8 @@ pub struct GatewayStats {
     pub cached_bytes: u64,
     /// Objects moved from the cache to the vault.
     pub forwarded_objects: u64,
+    /// Puts that moved them: fewer where small ones were packed.
+    pub forwarded_puts: u64,
     /// The vault took the last object that was forwarded.
     pub vault_available: bool,
 }
@@ -238,13 +294,15 @@ struct Counters {
     bytes_received: AtomicU64,
     bytes_sent: AtomicU64,
     forwarded_objects: AtomicU64,
+    forwarded_puts: AtomicU64,
     vault_unavailable: AtomicBool,
 }
 
 struct Shared {
     options: GatewayOptions,
+    limits: Limits,
     tls: Arc<ServerConfig>,
-    vault: Arc<dyn Store>,
+    vault: Arc<PackedStore>,
     cache: Option<Cache>,
     counters: Counters,
     stopping: AtomicBool,
@@ -267,6 +325,7 @@ impl Shared {
             cached_objects,
             cached_bytes,
             forwarded_objects: get(&counters.forwarded_objects),
+            forwarded_puts: get(&counters.forwarded_puts),
             vault_available: !counters.vault_unavailable.load(Ordering::Relaxed),
         }
     }
@@ -386,29 +445,16 @@ fn accept_plain(shared: &Arc<Shared>, listener: &TcpListener) {
     }
 }
 
-/// Moves what the cache holds to the vault, with growing pauses while the vault does not take it.
+/// Moves what the cache holds to the vault.
 fn forward(shared: &Arc<Shared>) {
     let Some(cache) = &shared.cache else { return };
-    let mut pause = POLL;
+    let counters = &shared.counters;
     while !shared.is_stopping() {
-        match cache.forward(&*shared.vault, FORWARDS_IN_FLIGHT, POLL) {
-            Ok(moved) => {
-                shared.counters.forwarded_objects.fetch_add(moved as u64, Ordering::Relaxed);
-                if moved > 0 {
-                    shared.counters.vault_unavailable.store(false, Ordering::Relaxed);
-                }
-                pause = POLL;
-            }
-            Err(_) => {
-                shared.counters.vault_unavailable.store(true, Ordering::Relaxed);
-                let mut left = pause;
-                while !left.is_zero() && !shared.is_stopping() {
-                    let step = left.min(POLL);
-                    std::thread::sleep(step);
-                    left -= step;
-                }
-                pause = (pause * 2).min(RETRY_MAX);
-            }
+        let forwarded = cache.forward(&shared.vault, POLL);
+        counters.forwarded_objects.fetch_add(forwarded.objects, Ordering::Relaxed);
+        counters.forwarded_puts.fetch_add(forwarded.puts, Ordering::Relaxed);
+        if forwarded.failure.is_some() || forwarded.puts > 0 {
+            counters.vault_unavailable.store(forwarded.failure.is_some(), Ordering::Relaxed);
         }
     }
 }

@@ -16,7 +16,7 @@ use crate::store::remote::http::{
     KIND_HEADER, MESSAGE_HEADER, RequestHead, read_body, read_request, status_of, write_response,
 };
 use crate::store::remote::{DELETED_AT_ONCE_MAX, EnrolledClient, find_client, fingerprint};
-use crate::store::{ObjectInfo, PutOutcome, check_name};
+use crate::store::{ObjectInfo, PutOutcome, Store, check_name};
 
 /// A connection on which nothing comes for this long is closed.
 const IDLE_LIMIT: Duration = Duration::from_secs(300);
@@ -67,6 +67,7 @@ pub(super) fn run(shared: &Arc<Shared>, socket: TcpStream) -> io::Result<()> {
         _ => None,
     };
     let mut stream = BufReader::new(StreamOwned::new(tls, socket));
+    let place = client.as_ref().map(|client| shared.limits.connection(&client.name));
     loop {
         waiting.set_read_timeout(Some(IDLE_LIMIT))?;
         // The first byte may take long; the rest may not.
@@ -82,7 +83,19 @@ pub(super) fn run(shared: &Arc<Shared>, socket: TcpStream) -> io::Result<()> {
                 .message("its certificate is not enrolled at this gateway");
             return send(&mut stream, &head, &Reply::of_error(&error));
         };
-        let (reply, body_read) = answer(shared, client, &head, &mut stream);
+        if place.as_ref().is_some_and(Option::is_none) {
+            refused(shared);
+            let error = Error::new(ErrorKind::Unavailable, "serve", &client.name).expected(
+                format_args!("at most {} connections", shared.options.client_connections_max),
+            );
+            return send(&mut stream, &head, &Reply::of_error(&error));
+        }
+        // Held until the answer is sent.
+        let room = shared.limits.room(&client.name, bytes_of(shared, &head));
+        let (reply, body_read) = match room {
+            Some(_) => answer(shared, client, &head, &mut stream),
+            None => (Reply::of_error(&no_room(shared, client)), false),
+        };
         shared.counters.requests.fetch_add(1, Ordering::Relaxed);
         if reply.status >= 400 && !matches!(reply.status, 404 | 412) {
             shared.counters.errors.fetch_add(1, Ordering::Relaxed);
@@ -106,6 +119,19 @@ fn send<S: Read + Write>(
     let body: &[u8] = if head.method == "HEAD" { &[] } else { &reply.body };
     let length = reply.length.or((head.method == "HEAD").then_some(reply.body.len() as u64));
     write_response(stream.get_mut(), reply.status, &reply.headers, body, length)
+}
+
+/// Bytes that a request and its answer hold in memory, about.
+fn bytes_of(shared: &Shared, head: &RequestHead) -> u64 {
+    let limit = shared.options.request_bytes_max;
+    let answer = head.range().map_or(0, |(first, last)| last.saturating_sub(first));
+    head.content_length().unwrap_or(0).min(limit) + answer.min(limit)
+}
+
+fn no_room(shared: &Shared, client: &EnrolledClient) -> Error {
+    let limit = shared.options.client_bytes_max;
+    Error::new(ErrorKind::Unavailable, "serve", &client.name)
+        .expected(format_args!("at most {limit} bytes of its requests at once"))
 }
 
 /// Reads the body and does what is asked; false when the body was not read, so that the connection is of no more use.
@@ -224,7 +250,7 @@ fn put(shared: &Shared, head: &RequestHead, name: &str, body: &[u8]) -> Result<R
         };
     }
     // What names segments goes to the vault after them.
-    let drained = |cache: &Cache| cache.wait_drained(&format!("volumes/{volume}/"), DRAIN_LIMIT);
+    let drained = |cache: &Cache| cache.wait_drained(volume, DRAIN_LIMIT);
     if !shared.cache.as_ref().is_none_or(drained) {
         return Err(Error::new(ErrorKind::Unavailable, "put", name)
             .message("segments before it are not in the vault yet"));
@@ -337,6 +363,12 @@ fn report(shared: &Shared, target: &str) -> Reply {
         "counter",
         "Objects moved from the cache to the vault.",
         stats.forwarded_objects,
+    );
+    metric(
+        "forwarded_puts_total",
+        "counter",
+        "Puts that moved them; fewer where small ones were packed.",
+        stats.forwarded_puts,
     );
     metric(
         "vault_available",

@@ -4,8 +4,8 @@
 //! `Unavailable` once all were tried. A put whose answer was lost may have been done: the next try then finds the object
 //! there (`AlreadyExists`), as the contract of a store allows for.
 //!
-//! Limits: [`CONNECTIONS_KEPT_MAX`] idle connections per gateway, one request on each at a time, time limits on connecting
-//! and on every wait.
+//! Limits: [`CONNECTIONS_MAX`] connections to each gateway, one request on each at a time (further requests wait), time
+//! limits on connecting and on every wait.
 
 pub(crate) mod http;
 mod identity;
@@ -15,7 +15,7 @@ use std::net::{TcpStream, ToSocketAddrs};
 use std::ops::Range;
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
 use rustls::pki_types::ServerName;
@@ -28,8 +28,8 @@ use self::http::{check_length, error_of, read_body, read_response, write_request
 use super::{ObjectInfo, PutOutcome, Store, check_name};
 use crate::error::{Error, ErrorKind, Result};
 
-/// Idle connections kept for each gateway.
-pub const CONNECTIONS_KEPT_MAX: usize = 8;
+/// Connections to each gateway at once; as many are kept when they are idle.
+pub const CONNECTIONS_MAX: usize = 32;
 /// Where a gateway listens unless it is told otherwise.
 pub const GATEWAY_PORT: u16 = 9443;
 /// Objects that one request deletes at most.
@@ -48,6 +48,29 @@ struct Endpoint {
     address: String,
     server_name: ServerName<'static>,
     idle: Mutex<Vec<Connection>>,
+    /// Requests under way.
+    busy: Mutex<usize>,
+    free: Condvar,
+}
+
+/// A request under way.
+struct Turn<'a>(&'a Endpoint);
+
+impl Endpoint {
+    /// Waits until fewer than the limit are under way.
+    fn turn(&self) -> Turn<'_> {
+        let busy = self.busy.lock().unwrap_or_else(PoisonError::into_inner);
+        let waited = self.free.wait_while(busy, |busy| *busy >= CONNECTIONS_MAX);
+        *waited.unwrap_or_else(PoisonError::into_inner) += 1;
+        Turn(self)
+    }
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        *self.0.busy.lock().unwrap_or_else(PoisonError::into_inner) -= 1;
+        self.0.free.notify_one();
+    }
 }
 
 /// A store that gateways give access to.
@@ -117,6 +140,7 @@ impl RemoteStore {
         body: &[u8],
         answer_bytes_max: u64,
     ) -> std::io::Result<Answer> {
+        let _turn = endpoint.turn();
         let kept = endpoint.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
         if let Some(connection) = kept {
             // The gateway may have closed it meanwhile, which says nothing of the gateway.
@@ -177,7 +201,7 @@ fn exchange(
         .map_err(std::io::Error::other)?;
     let body = if method == "HEAD" { Vec::new() } else { read_body(&mut connection, length)? };
     let mut idle = endpoint.idle.lock().unwrap_or_else(PoisonError::into_inner);
-    if idle.len() < CONNECTIONS_KEPT_MAX && head.header("connection") != Some("close") {
+    if idle.len() < CONNECTIONS_MAX && head.header("connection") != Some("close") {
         idle.push(connection);
     }
     Ok(Answer { head, body })
@@ -197,7 +221,8 @@ fn endpoint(text: &str) -> Result<Endpoint> {
     let server_name = ServerName::try_from(host.to_owned()).map_err(|_| bad())?;
     let address =
         if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") };
-    Ok(Endpoint { address, server_name, idle: Mutex::default() })
+    let (idle, busy, free) = (Mutex::default(), Mutex::default(), Condvar::new());
+    Ok(Endpoint { address, server_name, idle, busy, free })
 }
 
 impl Store for RemoteStore {

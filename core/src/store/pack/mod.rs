@@ -1,0 +1,421 @@
+//! A store in which small segments may lie together in packs, which costs fewer requests.
+//!
+//! It is laid over another store, and shows the segments of packs under their own names: `get`, `head`, `list` and `delete`
+//! find them wherever they are. The packs themselves are not listed. `put_packed` makes one; every other put goes through.
+//!
+//! ```text
+//! volumes/NAME/packs/FIRST-LAST-HASH.pack              segments between two sequences, and a table of them
+//! volumes/NAME/packs/FIRST-LAST-HASH.pack.gone-MEMBERS empty; the members that were deleted
+//! ```
+//! Invariants: a pack never changes; a member is deleted durably by a marker that names all that are gone so far, and a pack
+//! goes when nothing is left of it, before its markers do. A segment may lie in several packs, or beside them, when a put was
+//! repeated: the bytes are the same, because names of segments carry random salts, and a delete means all of them.
+//!
+//! What is known of the packs of a volume is kept, and read again when a segment is not found, and before anything is said
+//! about existence (`head`, `list`, `delete`). A `get` may still answer for a member that another client just deleted, as
+//! any reader may that began before.
+
+mod format;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, HashMap};
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use self::format::{Gone, Member, TAIL_BYTES_MAX, Table, parse_name, span_of};
+pub(crate) use self::format::{PACK_DATA_BYTES_MAX, PACK_MEMBERS_MAX};
+use super::{ObjectInfo, PutOutcome, Store};
+use crate::error::{Error, ErrorKind, Result};
+
+/// Volumes whose packs are remembered.
+const VOLUMES_MAX: usize = 256;
+/// Tables read at once.
+const TABLES_AT_ONCE: usize = 16;
+
+/// A store with packs in it.
+pub(crate) struct PackedStore {
+    inner: Arc<dyn Store>,
+    volumes: Mutex<HashMap<String, Arc<Listing>>>,
+}
+
+/// The packs of a volume as they were listed.
+#[derive(Default)]
+struct Listing {
+    packs: Vec<Listed>,
+    /// Markers of packs that are gone themselves.
+    orphans: Vec<String>,
+}
+
+struct Listed {
+    pack: Arc<Pack>,
+    gone: Gone,
+    /// Objects that say so.
+    markers: Vec<String>,
+}
+
+struct Pack {
+    /// Full name of its object.
+    object: String,
+    length: u64,
+    span: (u64, u64),
+    table: Mutex<Option<Arc<Table>>>,
+}
+
+/// A name that may be in a pack.
+struct Segment<'a> {
+    volume: &'a str,
+    member: &'a str,
+    span: (u64, u64),
+}
+
+impl PackedStore {
+    pub(crate) fn over(inner: Arc<dyn Store>) -> Arc<Self> {
+        Arc::new(Self { inner, volumes: Mutex::default() })
+    }
+
+    /// Whether an object of this name can be put into a pack: the volume that it belongs to.
+    pub(crate) fn packable(name: &str) -> Option<&str> {
+        segment(name).map(|segment| segment.volume)
+    }
+
+    /// Puts segments of one volume together, durably when it returns. May be repeated.
+    ///
+    /// `InvalidInput` when a name is not that of a segment of the volume or a limit of packs is passed.
+    pub(crate) fn put_packed(&self, volume: &str, objects: &[(String, Vec<u8>)]) -> Result<()> {
+        let mut members = Vec::with_capacity(objects.len());
+        let mut data_bytes = 0_u64;
+        for (name, content) in objects {
+            let Some(segment) = segment(name).filter(|segment| segment.volume == volume) else {
+                return Err(Error::new(ErrorKind::InvalidInput, "pack", name)
+                    .expected(format_args!("a segment of volume {volume}")));
+            };
+            data_bytes += content.len() as u64;
+            members.push((segment.member, content.as_slice()));
+        }
+        if members.len() > PACK_MEMBERS_MAX || data_bytes > PACK_DATA_BYTES_MAX {
+            return Err(Error::new(ErrorKind::InvalidInput, "pack segments of", volume)
+                .expected(format_args!(
+                    "at most {PACK_MEMBERS_MAX} of {PACK_DATA_BYTES_MAX} bytes in all"
+                ))
+                .found(format_args!("{} of {data_bytes}", members.len())));
+        }
+        let (name, bytes) = format::encode(&members);
+        // Where it exists already it is this one: its name is its content's.
+        self.inner.put(&format!("{}{name}", packs_of(volume)), &bytes)?;
+        self.volumes().remove(volume);
+        Ok(())
+    }
+
+    fn volumes(&self) -> MutexGuard<'_, HashMap<String, Arc<Listing>>> {
+        self.volumes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn known(&self, volume: &str) -> Option<Arc<Listing>> {
+        self.volumes().get(volume).cloned()
+    }
+
+    fn refresh(&self, volume: &str) -> Result<Arc<Listing>> {
+        let objects = self.inner.list(&packs_of(volume))?;
+        Ok(self.keep(volume, &objects))
+    }
+
+    /// Remembers what was listed; tables that were read before are kept.
+    fn keep(&self, volume: &str, objects: &[ObjectInfo]) -> Arc<Listing> {
+        let mut volumes = self.volumes();
+        let old = volumes.get(volume).cloned().unwrap_or_default();
+        let old: HashMap<&str, &Arc<Pack>> =
+            old.packs.iter().map(|l| (l.pack.object.as_str(), &l.pack)).collect();
+        let listing = Arc::new(Listing::of(objects, &packs_of(volume), &old));
+        if volumes.len() >= VOLUMES_MAX {
+            volumes.clear();
+        }
+        volumes.insert(volume.to_owned(), listing.clone());
+        listing
+    }
+
+    /// Pack and place of a segment that is in one.
+    fn find(&self, listing: &Listing, wanted: &Segment<'_>) -> Result<Option<(Arc<Pack>, Member)>> {
+        let mut failure = None;
+        for listed in listing.packs.iter().filter(|listed| listed.pack.covers(wanted.span)) {
+            let table = match listed.pack.table(&*self.inner) {
+                Ok(table) => table,
+                Err(error) => {
+                    // Deleted meanwhile, with all that was in it; or broken, and the segment may be in another.
+                    failure = Some(error).filter(|e| e.kind() != ErrorKind::NotFound).or(failure);
+                    continue;
+                }
+            };
+            let found = table.iter().enumerate().find(|(_, m)| m.name == wanted.member);
+            if let Some((_, member)) = found.filter(|(number, _)| !listed.gone.has(*number)) {
+                return Ok(Some((listed.pack.clone(), member.clone())));
+            }
+        }
+        failure.map_or(Ok(None), Err)
+    }
+
+    fn get_member(
+        &self,
+        listing: &Listing,
+        wanted: &Segment<'_>,
+        name: &str,
+        range: &Range<u64>,
+    ) -> Result<Option<Vec<u8>>> {
+        let Some((pack, member)) = self.find(listing, wanted)? else { return Ok(None) };
+        let length = member.bytes.end - member.bytes.start;
+        if range.start > range.end || range.end > length {
+            return Err(Error::new(ErrorKind::InvalidInput, "get from store", name)
+                .at(range.start)
+                .expected(format_args!("a range within {length} bytes"))
+                .found(format_args!("{}..{}", range.start, range.end)));
+        }
+        let start = member.bytes.start;
+        self.inner.get(&pack.object, start + range.start..start + range.end).map(Some)
+    }
+
+    /// The members that are there, as objects of the volume.
+    fn members(&self, volume: &str, listing: &Listing) -> Result<Vec<ObjectInfo>> {
+        let mut found = Vec::new();
+        for some in listing.packs.chunks(TABLES_AT_ONCE) {
+            let tables: Vec<Result<Arc<Table>>> = std::thread::scope(|scope| {
+                let read = |listed: &'_ Listed| {
+                    let pack = listed.pack.clone();
+                    scope.spawn(move || pack.table(&*self.inner))
+                };
+                let reads: Vec<_> = some.iter().map(read).collect();
+                reads
+                    .into_iter()
+                    .map(|read| read.join().unwrap_or_else(|_| Err(panicked())))
+                    .collect()
+            });
+            for (listed, table) in some.iter().zip(tables) {
+                let Some(table) = readable(table)? else { continue };
+                let there =
+                    table.iter().enumerate().filter(|(number, _)| !listed.gone.has(*number));
+                found.extend(there.map(|(_, member)| ObjectInfo {
+                    name: format!("{}{}", segments_of(volume), member.name),
+                    length: member.bytes.end - member.bytes.start,
+                }));
+            }
+        }
+        Ok(found)
+    }
+
+    /// Marks members as gone, and deletes packs of which nothing is left.
+    fn delete_members(&self, volume: &str, segments: &[Segment<'_>]) -> Result<()> {
+        let listing = self.refresh(volume)?;
+        let (mut packs, mut markers) = (Vec::new(), listing.orphans.clone());
+        for listed in &listing.packs {
+            let wanted: Vec<_> = segments.iter().filter(|s| listed.pack.covers(s.span)).collect();
+            if wanted.is_empty() {
+                continue;
+            }
+            let Some(table) = readable(listed.pack.table(&*self.inner))? else { continue };
+            let mut gone = listed.gone;
+            let numbers = table.iter().enumerate();
+            numbers
+                .filter(|(_, member)| wanted.iter().any(|s| s.member == member.name))
+                .for_each(|(number, _)| gone.add(number));
+            if gone.is_all_of(table.len()) {
+                packs.push(listed.pack.object.clone());
+                markers.extend_from_slice(&listed.markers);
+            } else if gone != listed.gone {
+                self.inner.put(&format::marker_name(&listed.pack.object, &gone), &[])?;
+                // The new one says all that they say.
+                markers.extend_from_slice(&listed.markers);
+            }
+        }
+        self.volumes().remove(volume);
+        self.inner.delete_many(&packs)?;
+        self.inner.delete_many(&markers)
+    }
+}
+
+impl Listing {
+    fn of(objects: &[ObjectInfo], directory: &str, known: &HashMap<&str, &Arc<Pack>>) -> Self {
+        let mut listing = Self::default();
+        let mut markers: BTreeMap<&str, Vec<(&str, Gone)>> = BTreeMap::new();
+        for info in objects {
+            let name = info.name.strip_prefix(directory).and_then(parse_name);
+            match name {
+                Some((pack, _, Some(gone))) => {
+                    markers.entry(pack).or_default().push((&info.name, gone));
+                }
+                Some((_, span, None)) => {
+                    let new = || {
+                        let table = Mutex::default();
+                        Arc::new(Pack {
+                            object: info.name.clone(),
+                            length: info.length,
+                            span,
+                            table,
+                        })
+                    };
+                    let pack =
+                        known.get(info.name.as_str()).map_or_else(new, |pack| (*pack).clone());
+                    let (gone, markers) = (Gone::default(), Vec::new());
+                    listing.packs.push(Listed { pack, gone, markers });
+                }
+                None => {}
+            }
+        }
+        for listed in &mut listing.packs {
+            let name = &listed.pack.object[directory.len()..];
+            for (marker, gone) in markers.remove(name).unwrap_or_default() {
+                listed.gone.join(&gone);
+                listed.markers.push(marker.to_owned());
+            }
+        }
+        let orphans = markers.into_values().flatten().map(|(marker, _)| marker.to_owned());
+        listing.orphans = orphans.collect();
+        listing
+    }
+}
+
+impl Pack {
+    fn covers(&self, span: (u64, u64)) -> bool {
+        self.span.0 <= span.0 && span.1 <= self.span.1
+    }
+
+    fn table(&self, store: &dyn Store) -> Result<Arc<Table>> {
+        let mut known = self.table.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(table) = &*known {
+            return Ok(table.clone());
+        }
+        let tail =
+            store.get(&self.object, self.length.saturating_sub(TAIL_BYTES_MAX)..self.length)?;
+        let table = Arc::new(format::decode(&tail, self.length, &self.object)?);
+        *known = Some(table.clone());
+        Ok(table)
+    }
+}
+
+impl Store for PackedStore {
+    fn name(&self) -> String {
+        self.inner.name()
+    }
+
+    fn put(&self, name: &str, content: &[u8]) -> Result<PutOutcome> {
+        self.inner.put(name, content)
+    }
+
+    fn put_file(&self, name: &str, path: &Path) -> Result<PutOutcome> {
+        self.inner.put_file(name, path)
+    }
+
+    fn get(&self, name: &str, range: Range<u64>) -> Result<Vec<u8>> {
+        let Some(wanted) = segment(name) else { return self.inner.get(name, range) };
+        let listing = match self.known(wanted.volume) {
+            Some(listing) => listing,
+            None => self.refresh(wanted.volume)?,
+        };
+        match self.get_member(&listing, &wanted, name, &range) {
+            Ok(Some(bytes)) => return Ok(bytes),
+            Err(error) if error.kind() == ErrorKind::InvalidInput => return Err(error),
+            // Not in a pack that is known, or the pack is gone or broken; perhaps it is elsewhere.
+            Ok(None) | Err(_) => {}
+        }
+        match self.inner.get(name, range.clone()) {
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                let listing = self.refresh(wanted.volume)?;
+                self.get_member(&listing, &wanted, name, &range)?.ok_or(error)
+            }
+            found => found,
+        }
+    }
+
+    fn list(&self, prefix: &str) -> Result<Vec<ObjectInfo>> {
+        let mut found = self.inner.list(prefix)?;
+        let below = prefix.strip_prefix("volumes/").and_then(|rest| rest.split_once('/'));
+        let mut members = Vec::new();
+        if let Some((volume, _)) = below {
+            let segments = segments_of(volume);
+            if segments.starts_with(prefix) || prefix.starts_with(&segments) {
+                members = self.members(volume, &*self.refresh(volume)?)?;
+            }
+        } else {
+            // Packs of every volume were listed too.
+            let mut packs: BTreeMap<&str, Vec<ObjectInfo>> = BTreeMap::new();
+            for info in &found {
+                if let Some(volume) = volume_of_pack(&info.name) {
+                    packs.entry(volume).or_default().push(info.clone());
+                }
+            }
+            for (volume, objects) in packs {
+                members.extend(self.members(volume, &*self.keep(volume, &objects))?);
+            }
+        }
+        found.retain(|info| volume_of_pack(&info.name).is_none());
+        found.extend(members.into_iter().filter(|info| info.name.starts_with(prefix)));
+        found.sort_by(|a, b| a.name.cmp(&b.name));
+        found.dedup_by(|a, b| a.name == b.name);
+        Ok(found)
+    }
+
+    fn head(&self, name: &str) -> Result<Option<ObjectInfo>> {
+        let found = self.inner.head(name)?;
+        let Some(wanted) = segment(name).filter(|_| found.is_none()) else { return Ok(found) };
+        let listing = self.refresh(wanted.volume)?;
+        let place = self.find(&listing, &wanted)?;
+        Ok(place.map(|(_, member)| ObjectInfo {
+            name: name.to_owned(),
+            length: member.bytes.end - member.bytes.start,
+        }))
+    }
+
+    fn delete(&self, name: &str) -> Result<()> {
+        self.inner.delete(name)?;
+        match segment(name) {
+            Some(wanted) => self.delete_members(wanted.volume, &[wanted]),
+            None => Ok(()),
+        }
+    }
+
+    fn delete_many(&self, names: &[String]) -> Result<()> {
+        self.inner.delete_many(names)?;
+        let mut volumes: BTreeMap<&str, Vec<Segment<'_>>> = BTreeMap::new();
+        for wanted in names.iter().filter_map(|name| segment(name)) {
+            volumes.entry(wanted.volume).or_default().push(wanted);
+        }
+        volumes.iter().try_for_each(|(volume, segments)| self.delete_members(volume, segments))
+    }
+
+    fn local_path(&self, name: &str) -> Option<PathBuf> {
+        let path = self.inner.local_path(name)?;
+        // A member of a pack is no file of its own.
+        (segment(name).is_none() || path.exists()).then_some(path)
+    }
+}
+
+/// `None` for the table of a pack that was deleted meanwhile, and of one that is broken: nobody can tell what is in it,
+/// and who reads a segment of it gets the error.
+fn readable(table: Result<Arc<Table>>) -> Result<Option<Arc<Table>>> {
+    match table {
+        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::Corrupt) => Ok(None),
+        table => table.map(Some),
+    }
+}
+
+fn segments_of(volume: &str) -> String {
+    format!("volumes/{volume}/segments/")
+}
+
+fn packs_of(volume: &str) -> String {
+    format!("volumes/{volume}/packs/")
+}
+
+fn segment(name: &str) -> Option<Segment<'_>> {
+    let (volume, rest) = name.strip_prefix("volumes/")?.split_once('/')?;
+    let member = rest.strip_prefix("segments/")?;
+    Some(Segment { volume, member, span: span_of(member)? })
+}
+
+fn volume_of_pack(name: &str) -> Option<&str> {
+    let (volume, rest) = name.strip_prefix("volumes/")?.split_once('/')?;
+    rest.starts_with("packs/").then_some(volume)
+}
+
+fn panicked() -> Error {
+    Error::new(ErrorKind::Unavailable, "read pack", "store").message("the store panicked")
+}
