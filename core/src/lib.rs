@@ -23,7 +23,7 @@ pub use clock::{Clock, ManualClock, SystemClock};
 pub use error::{Error, ErrorKind, Result};
 pub use event::{Cause, Event, EventKind, EventSink, Mode, no_events};
 pub use extent::{Extent, ExtentSet};
-pub use point::{InOrder, Quiesce, QuiesceRequest};
+pub use point::{Applications, InOrder, Quiesce, QuiesceRequest, run_watchdog, set_watchdog};
 pub use policy::{
     Bandwidth, CaptureContent, Compression, Policy, RetentionPolicy, Thinning, WhenFull,
 };

@@ -9,6 +9,7 @@ pub mod conformance;
 #[cfg(any(test, feature = "testing"))]
 mod fault;
 mod file;
+mod freeze;
 mod mapped;
 mod memory;
 
@@ -18,6 +19,7 @@ pub use buffer::{BUFFER_ALIGNMENT_BYTES, Buffer};
 #[cfg(any(test, feature = "testing"))]
 pub use fault::{FaultDevice, FaultPlan};
 pub use file::{Access, DirectIo, FileDevice, FileDeviceOptions};
+pub(crate) use freeze::{freeze, thaw};
 pub(crate) use mapped::MappedFile;
 pub use memory::MemoryDevice;
 

@@ -2,5 +2,5 @@
 
 mod quiesce;
 
-pub use quiesce::{InOrder, Quiesce, QuiesceRequest};
+pub use quiesce::{Applications, InOrder, Quiesce, QuiesceRequest, run_watchdog, set_watchdog};
 pub(crate) use quiesce::{Steps, quiesced};

@@ -1,0 +1,116 @@
+//! A program that the watchdog runs: in a process group of its own, which is killed when its time is over, with bounded
+//! memory for what it prints.
+
+use std::io::Read;
+use std::os::unix::process::CommandExt;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use rustix::process::{Pid, Signal, kill_process_group};
+
+use super::provider::Deadline;
+use crate::error::{Error, Result};
+
+/// How much of what a program says is kept for errors: the end.
+const SAID_BYTES_MAX: usize = 2 << 10;
+const POLL: Duration = Duration::from_millis(2);
+
+/// The end of what a program printed.
+#[derive(Clone, Default)]
+pub(super) struct Said(Arc<Mutex<Vec<u8>>>);
+
+impl Said {
+    /// Reads `from` to its end, on a thread of its own: a grandchild may keep it open for longer than anybody waits.
+    pub(super) fn listen(&self, from: impl Read + Send + 'static) {
+        let said = self.clone();
+        std::thread::spawn(move || said.read(from));
+    }
+
+    fn read(&self, mut from: impl Read) {
+        let mut bytes = [0; 1024];
+        while let Ok(count @ 1..) = from.read(&mut bytes) {
+            let mut said = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            said.extend_from_slice(&bytes[..count]);
+            let excess = said.len().saturating_sub(SAID_BYTES_MAX);
+            said.drain(..excess);
+        }
+    }
+
+    /// On one line, for people.
+    pub(super) fn text(&self) -> String {
+        let said = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let text = String::from_utf8_lossy(&said);
+        let lines: Vec<_> = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+        lines.join("; ")
+    }
+}
+
+/// A running program. Dropped, its process group is killed.
+pub(super) struct Running {
+    pub child: Child,
+    ended: Option<ExitStatus>,
+}
+
+impl Running {
+    /// Starts it with its own process group. What of its streams is not set goes to /dev/null.
+    pub(super) fn start(command: &mut Command, name: &str) -> Result<Self> {
+        let child = command.process_group(0).spawn().map_err(|error| {
+            let program = command.get_program().display();
+            Error::io("run", format_args!("{program} for {name}"), error)
+        })?;
+        Ok(Self { child, ended: None })
+    }
+
+    /// How it ended; `None` while it runs.
+    pub(super) fn ended(&mut self) -> Option<ExitStatus> {
+        if self.ended.is_none() {
+            self.ended = self.child.try_wait().ok().flatten();
+        }
+        self.ended
+    }
+
+    /// Waits for its end; `None` when the deadline comes first.
+    pub(super) fn wait(&mut self, deadline: &Deadline) -> Option<ExitStatus> {
+        loop {
+            if let Some(status) = self.ended() {
+                return Some(status);
+            }
+            if deadline.is_over() {
+                return None;
+            }
+            std::thread::sleep(POLL.min(deadline.left()));
+        }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if self.ended().is_some() {
+            return;
+        }
+        // Not waited for: in the middle of a write to a frozen file system it dies only when that is thawed.
+        if let Some(group) = Pid::from_raw(self.child.id().cast_signed()) {
+            let _ = kill_process_group(group, Signal::KILL);
+        }
+    }
+}
+
+/// A command with all streams at /dev/null.
+pub(super) fn quiet(program: &str) -> Command {
+    let mut command = Command::new(program);
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    command
+}
+
+/// As [`quiet`], as another user of the system where one is named.
+pub(super) fn quiet_as(user: Option<&str>, program: &str) -> Command {
+    match user {
+        None => quiet(program),
+        Some(user) => {
+            let mut command = quiet("runuser");
+            command.args(["-u", user, "--", program]);
+            command
+        }
+    }
+}

@@ -1,0 +1,119 @@
+//! `mariadb:` and `mysql:`: commits stopped by the server's own lock for backups.
+//!
+//! MariaDB holds `BACKUP STAGE BLOCK_COMMIT`, which also writes out tables without transactions; MySQL, which does not know
+//! that, `FLUSH TABLES WITH READ LOCK`. The lock belongs to the connection of a client that is held open; it waits for
+//! running statements no longer than the limit.
+//!
+//! Options: `defaults-file` (where user and password stand), `socket`, `host`, `port`, `login` (the user in the database),
+//! `user` (the user of the system to run the client as), `client` (another program).
+
+use std::process::Command;
+
+use super::child::quiet_as;
+use super::provider::{Deadline, Hold, Occasion, Prepared, Provider, Rank};
+use super::session::Session;
+use super::spec::Spec;
+use crate::error::Result;
+
+pub(super) struct MariaDb {
+    name: String,
+    client: String,
+    user: Option<String>,
+    arguments: Vec<String>,
+}
+
+impl MariaDb {
+    pub(super) fn new(spec: Spec) -> Result<Self> {
+        spec.finish(&["defaults-file", "socket", "host", "port", "login", "user", "client"])?;
+        if !spec.target.is_empty() {
+            return Err(spec.bad().expected("options such as ?socket=PATH").found(&spec.target));
+        }
+        // The client takes this option only as its first.
+        let mut arguments = Vec::new();
+        let given = [
+            ("defaults-file", "defaults-extra-file"),
+            ("socket", "socket"),
+            ("host", "host"),
+            ("port", "port"),
+            ("login", "user"),
+        ];
+        for (option, argument) in given {
+            arguments.extend(spec.option(option).map(|value| format!("--{argument}={value}")));
+        }
+        Ok(Self {
+            client: spec.option("client").unwrap_or(&spec.kind).to_owned(),
+            user: spec.option("user").map(str::to_owned),
+            name: spec.text,
+            arguments,
+        })
+    }
+
+    fn command(&self, deadline: &Deadline) -> Command {
+        let mut command = quiet_as(self.user.as_deref(), &self.client);
+        command
+            .args(&self.arguments)
+            .args(["--batch", "--skip-column-names", "--unbuffered", "--skip-reconnect"])
+            .arg(format!("--connect-timeout={}", deadline.left().as_secs() + 1));
+        command
+    }
+}
+
+impl Provider for MariaDb {
+    fn name(&self) -> String {
+        self.name.clone()
+    }
+
+    fn rank(&self) -> Rank {
+        Rank::Database
+    }
+
+    fn prepare(&self, occasion: &Occasion) -> Result<Box<dyn Prepared>> {
+        let deadline = &occasion.deadline;
+        let echo = |mark: &str| format!("SELECT '{mark}';");
+        let mut session = Session::start(&mut self.command(deadline), &self.name, echo)?;
+        let version = session.ask("SELECT VERSION();", deadline)?.join(" ");
+        let seconds = deadline.left().as_secs().max(1);
+        let statement = format!(
+            "SET SESSION lock_wait_timeout={seconds}; FLUSH NO_WRITE_TO_BINLOG ENGINE LOGS;"
+        );
+        session.ask(&statement, deadline)?;
+        Ok(Box::new(Connected {
+            session,
+            deadline: deadline.clone(),
+            stages: version.contains("MariaDB"),
+        }))
+    }
+}
+
+struct Connected {
+    session: Session,
+    deadline: Deadline,
+    /// The server knows `BACKUP STAGE`.
+    stages: bool,
+}
+
+impl Prepared for Connected {
+    fn take(mut self: Box<Self>, occasion: &Occasion) -> Result<Box<dyn Hold>> {
+        let lock = if self.stages {
+            "BACKUP STAGE START; BACKUP STAGE BLOCK_COMMIT;"
+        } else {
+            "FLUSH TABLES WITH READ LOCK;"
+        };
+        self.session.ask(lock, &occasion.deadline)?;
+        Ok(self)
+    }
+}
+
+impl Hold for Connected {
+    fn intact(&mut self) -> Result<()> {
+        self.session.intact()
+    }
+
+    fn release(mut self: Box<Self>) -> Result<()> {
+        // On another connection than the one that locked this fails, and the client does not connect again by itself.
+        let unlock = if self.stages { "BACKUP STAGE END;" } else { "UNLOCK TABLES;" };
+        self.session.ask(unlock, &self.deadline.anew(super::RELEASE_LIMIT))?;
+        self.session.close();
+        Ok(())
+    }
+}

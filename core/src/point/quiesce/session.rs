@@ -1,0 +1,115 @@
+//! A database's own command-line client, held open through pipes.
+//!
+//! The client keeps the connection that a lock belongs to. Each question ends with an echo that the client prints when it
+//! has come that far; a client that ends instead (they are started so that an error ends them) is an error with what it
+//! said. When the watchdog dies the pipes close, the client ends, and the database lets go of what the connection held.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::process::{ChildStdin, Command, Stdio};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
+use std::time::Duration;
+
+use super::child::{Running, Said};
+use super::provider::{Deadline, too_late};
+use crate::error::{Error, ErrorKind, Result};
+
+/// Longest line of an answer; longer ones are cut.
+const LINE_BYTES_MAX: u64 = 4 << 10;
+/// Lines that wait to be read; the client waits when there are more.
+const LINES_MAX: usize = 256;
+/// A client whose input was closed has this long to end.
+const END_LIMIT: Duration = Duration::from_secs(2);
+
+/// A running client.
+pub(super) struct Session {
+    name: String,
+    running: Running,
+    input: Option<ChildStdin>,
+    lines: Receiver<String>,
+    said: Said,
+    /// Makes the client print its argument on a line of its own.
+    echo: fn(&str) -> String,
+    asked: u32,
+}
+
+impl Session {
+    /// Starts a client. `name` is that of the application, for errors.
+    pub(super) fn start(
+        command: &mut Command,
+        name: &str,
+        echo: fn(&str) -> String,
+    ) -> Result<Self> {
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut running = Running::start(command, name)?;
+        let said = Said::default();
+        if let Some(err) = running.child.stderr.take() {
+            said.listen(err);
+        }
+        let (sender, lines) = sync_channel(LINES_MAX);
+        let out = running.child.stdout.take();
+        std::thread::spawn(move || {
+            let mut out = BufReader::new(out?);
+            loop {
+                let mut line = Vec::new();
+                let count = out.by_ref().take(LINE_BYTES_MAX).read_until(b'\n', &mut line).ok()?;
+                let text = String::from_utf8_lossy(&line).trim_end().to_owned();
+                if count == 0 || sender.send(text).is_err() {
+                    return None::<()>;
+                }
+            }
+        });
+        let input = running.child.stdin.take();
+        Ok(Self { name: name.to_owned(), running, input, lines, said, echo, asked: 0 })
+    }
+
+    /// Sends statements and waits until they are done; gives the lines of the answer.
+    pub(super) fn ask(&mut self, statements: &str, deadline: &Deadline) -> Result<Vec<String>> {
+        self.asked += 1;
+        let mark = format!("hrl-done-{}", self.asked);
+        let text = format!("{statements}\n{}\n", (self.echo)(&mark));
+        let sent = self.input.as_mut().map(|input| input.write_all(text.as_bytes()));
+        if !matches!(sent, Some(Ok(()))) {
+            return Err(self.ended_early(deadline));
+        }
+        let mut answer = Vec::new();
+        loop {
+            match self.lines.recv_timeout(deadline.left()) {
+                Ok(line) if line == mark => return Ok(answer),
+                Ok(line) if answer.len() < LINES_MAX => answer.push(line),
+                Ok(_) => {}
+                Err(RecvTimeoutError::Timeout) => return Err(too_late(&self.name)),
+                Err(RecvTimeoutError::Disconnected) => return Err(self.ended_early(deadline)),
+            }
+        }
+    }
+
+    /// An error when the client has ended, and with it whatever its connection held.
+    pub(super) fn intact(&mut self) -> Result<()> {
+        match self.running.ended() {
+            None => Ok(()),
+            Some(_) => Err(self.lost("its client ended, and with it the lock")),
+        }
+    }
+
+    /// Ends the client in order.
+    pub(super) fn close(mut self) {
+        self.input = None;
+        let deadline = Deadline::after(crate::clock::SystemClock::shared(), END_LIMIT);
+        self.running.wait(&deadline);
+    }
+
+    fn ended_early(&mut self, deadline: &Deadline) -> Error {
+        // Its last words may come a little after its streams closed.
+        self.running.wait(&deadline.within(Duration::from_millis(200)));
+        std::thread::sleep(Duration::from_millis(5));
+        self.lost("its client ended")
+    }
+
+    fn lost(&mut self, message: &str) -> Error {
+        let how = self.running.ended().map_or("no status".to_owned(), |status| status.to_string());
+        let said = self.said.text();
+        let said = if said.is_empty() { String::new() } else { format!(": {said}") };
+        Error::new(ErrorKind::Unavailable, "quiesce", &self.name)
+            .message(format_args!("{message} ({how}){said}"))
+    }
+}

@@ -1,0 +1,335 @@
+//! The watchdog: the process that quiesces applications for an agent, and lets them go whatever becomes of it.
+//!
+//! It is started for one point, before anything is quiesced, with its standard input as the socket to the agent. It holds what
+//! is needed to let go (the open mount, the database's session, the guest's socket), so it needs nothing of the agent's.
+//!
+//! Invariants kept:
+//! - what was taken is released when the agent says so, when its socket closes (it died), when a hold is lost, and at
+//!   the deadline, whichever comes first, once each, in reverse order;
+//! - at the deadline the agent is told `expired` *before* the first release, so that it marks no point after that;
+//! - a step that ends after that (a freeze that hung in a slow disk) is released as soon as it ends;
+//! - a release that hangs does not keep the next from being tried;
+//! - signals that end a service do not end it; it ends by itself when nothing is held.
+
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream;
+use std::process::ExitCode;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use super::provider::{Deadline, Hold, Occasion, Provider, Rank, too_late};
+use super::signals::block_endings;
+use super::spec::provider;
+use super::wire::{Channel, GREETING, Message};
+use crate::clock::SystemClock;
+use crate::error::{Error, ErrorKind, Result};
+
+/// What is held is looked at this often.
+const LOOK: Duration = Duration::from_millis(20);
+/// A release that takes longer does not keep the next waiting.
+const RELEASE_PATIENCE: Duration = Duration::from_secs(1);
+/// Longest deadline.
+pub(super) const LIMIT_MAX: Duration = Duration::from_secs(600);
+/// Providers in one watchdog.
+pub(super) const PROVIDERS_MAX: usize = 64;
+
+/// Runs the watchdog in this process, which an agent has started for it, and gives the exit code.
+///
+/// This is all that the program `hrl-watchdog` does. An embedder may give it another home: an executable that calls this first
+/// thing in `main`, before it has threads, and whose command is told by [`set_watchdog`](super::set_watchdog).
+pub fn run_watchdog() -> ExitCode {
+    match serve() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("hrl-watchdog: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn serve() -> Result<()> {
+    block_endings();
+    // Out of the agent's session, so that neither its terminal nor a signal to its group reaches this process. A leader of
+    // a group cannot leave; then it has a group of its own already.
+    let _ = rustix::process::setsid();
+    let io = |error| Error::io("open", "the socket to the agent", error);
+    let socket = std::io::stdin().as_fd().try_clone_to_owned().map_err(io)?;
+    // A working directory in a file system that is frozen or unmounted would be in the way.
+    let _ = std::env::set_current_dir("/");
+    let mut channel = Channel::new(UnixStream::from(socket))?;
+    let plan = match Plan::read(&mut channel) {
+        Ok(plan) => plan,
+        Err(error) => {
+            let _ = channel.send("failed", &failure(&error));
+            return Err(error);
+        }
+    };
+    channel.send("ready", "")?;
+    plan.run(channel)
+}
+
+/// What is to be done.
+struct Plan {
+    volume: String,
+    label: String,
+    limit: Duration,
+    providers: Vec<Box<dyn Provider>>,
+}
+
+impl Plan {
+    fn read(channel: &mut Channel) -> Result<Self> {
+        let refused = |text: &str| {
+            Error::new(ErrorKind::InvalidInput, "follow", "what the agent sent").found(text)
+        };
+        let mut next = || {
+            let message = channel.receive(None)?;
+            message.ok_or_else(|| refused("nothing"))
+        };
+        let greeting = next()?;
+        if (greeting.word.as_str(), greeting.text.as_str()) != GREETING {
+            return Err(refused(&format!("{} {}", greeting.word, greeting.text))
+                .message("agent and watchdog are of different versions")
+                .expected(format_args!("{} {}", GREETING.0, GREETING.1)));
+        }
+        let mut plan = Self {
+            volume: String::new(),
+            label: String::new(),
+            limit: Duration::ZERO,
+            providers: Vec::new(),
+        };
+        loop {
+            let Message { word, text } = next()?;
+            match word.as_str() {
+                "volume" => plan.volume = text,
+                "label" => plan.label = text,
+                "limit" => {
+                    let millis = text.parse().map_err(|_| refused(&text))?;
+                    plan.limit = Duration::from_millis(millis).min(LIMIT_MAX);
+                }
+                "provider" if plan.providers.len() < PROVIDERS_MAX => {
+                    plan.providers.push(provider(&text)?);
+                }
+                "start" => return Ok(plan),
+                _ => return Err(refused(&word)),
+            }
+        }
+    }
+
+    /// Waits for `quiesce`, then watches until everything is released.
+    fn run(self, mut channel: Channel) -> Result<()> {
+        let sender = channel.sender()?;
+        match channel.receive(Some(LIMIT_MAX)) {
+            Ok(Some(Message { word, .. })) if word == "quiesce" => {}
+            // The agent changed its mind, or died: nothing is held.
+            _ => return Ok(()),
+        }
+        let (happened, happenings) = std::sync::mpsc::channel();
+        let taker = Taker {
+            occasion: Occasion {
+                volume: self.volume,
+                label: self.label,
+                deadline: Deadline::after(SystemClock::shared(), self.limit),
+                freezes: self.providers.iter().any(|p| p.rank() == Rank::FileSystem),
+            },
+            held: Arc::default(),
+            agent: Arc::new(Mutex::new(sender)),
+        };
+        let watch = Watch { taker: taker.clone(), happenings };
+        let told = happened.clone();
+        let work = std::thread::spawn(move || {
+            let result = taker.take_all(&self.providers);
+            let _ = told.send(Happening::Taken(result));
+        });
+        std::thread::spawn(move || listen(channel, &happened));
+        let released = watch.run();
+        watch.taker.tell(released);
+        // A step that hangs in the kernel is waited for, because its fruit must be released.
+        let _ = work.join();
+        Ok(())
+    }
+}
+
+enum Happening {
+    /// All steps are done, or one failed.
+    Taken(Result<()>),
+    /// The agent wants everything released.
+    Release,
+    /// The agent is gone.
+    Gone,
+}
+
+fn listen(mut channel: Channel, happened: &Sender<Happening>) {
+    loop {
+        let happening = match channel.receive(None) {
+            Ok(Some(Message { word, .. })) if word == "release" => Happening::Release,
+            Ok(_) => continue,
+            Err(_) => Happening::Gone,
+        };
+        let last = matches!(happening, Happening::Gone);
+        if happened.send(happening).is_err() || last {
+            return;
+        }
+    }
+}
+
+/// An error as it is told: its kind and its sentence.
+fn failure(error: &Error) -> String {
+    format!("{} {error}", error.kind().name())
+}
+
+/// What is held, and whether more may be.
+#[derive(Default)]
+struct Held {
+    holds: Vec<Box<dyn Hold>>,
+    over: bool,
+    /// The application at work, for messages.
+    current: String,
+}
+
+/// Quiesces one application after the other.
+#[derive(Clone)]
+struct Taker {
+    occasion: Occasion,
+    held: Arc<Mutex<Held>>,
+    agent: Arc<Mutex<Channel>>,
+}
+
+impl Taker {
+    fn take_all(&self, providers: &[Box<dyn Provider>]) -> Result<()> {
+        let mut prepared = Vec::new();
+        for provider in providers {
+            self.may_go_on(&**provider)?;
+            prepared.push(provider.prepare(&self.occasion)?);
+        }
+        for (number, (provider, prepared)) in providers.iter().zip(prepared).enumerate() {
+            self.may_go_on(&**provider)?;
+            // Said before, so that the agent can let it go where this process is killed in the middle.
+            self.say("taking", &number.to_string());
+            let hold = prepared.take(&self.occasion)?;
+            let mut held = self.held();
+            if held.over {
+                drop(held);
+                hold.release()?;
+                return Err(too_late(&provider.name()));
+            }
+            held.holds.push(hold);
+        }
+        Ok(())
+    }
+
+    fn may_go_on(&self, provider: &dyn Provider) -> Result<()> {
+        let mut held = self.held();
+        held.current = provider.name();
+        if held.over {
+            return Err(too_late(&held.current));
+        }
+        self.occasion.deadline.check(&held.current)
+    }
+
+    fn held(&self) -> MutexGuard<'_, Held> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Tells the agent, who may be gone.
+    fn say(&self, word: &str, text: &str) {
+        let mut agent = self.agent.lock().unwrap_or_else(PoisonError::into_inner);
+        let _ = agent.send(word, text);
+    }
+
+    fn fail(&self, error: &Error) {
+        self.say("failed", &failure(error));
+    }
+
+    fn tell(&self, released: Result<()>) {
+        match released {
+            Ok(()) => self.say("released", ""),
+            Err(error) => {
+                self.fail(&error);
+                self.say("released", "");
+            }
+        }
+    }
+}
+
+/// Watches over what is held.
+struct Watch {
+    taker: Taker,
+    happenings: Receiver<Happening>,
+}
+
+impl Watch {
+    /// Until everything is released, or was given up to a thread that hangs.
+    fn run(&self) -> Result<()> {
+        loop {
+            let deadline = &self.taker.occasion.deadline;
+            match self.happenings.recv_timeout(LOOK.min(deadline.left())) {
+                Ok(Happening::Taken(Ok(()))) => self.taker.say("quiesced", ""),
+                Ok(Happening::Taken(Err(error))) => {
+                    self.taker.fail(&error);
+                    return self.release();
+                }
+                Ok(Happening::Release) => {
+                    // What was lost before the release was lost at the mark, perhaps.
+                    let intact = self.intact();
+                    return intact.and(self.release());
+                }
+                Ok(Happening::Gone) => return self.release(),
+                Err(RecvTimeoutError::Disconnected) => return self.release(),
+                Err(RecvTimeoutError::Timeout) => {
+                    if deadline.is_over() {
+                        let current = self.taker.held().current.clone();
+                        self.taker.say("expired", &current);
+                        return self.release();
+                    }
+                    if let Err(error) = self.intact() {
+                        self.taker.fail(&error);
+                        return self.release();
+                    }
+                }
+            }
+        }
+    }
+
+    fn intact(&self) -> Result<()> {
+        self.taker.held().holds.iter_mut().try_for_each(|hold| hold.intact())
+    }
+
+    /// Releases last to first, and tells the first failure.
+    fn release(&self) -> Result<()> {
+        let holds = {
+            let mut held = self.taker.held();
+            held.over = true;
+            std::mem::take(&mut held.holds)
+        };
+        let mut outcomes = Vec::new();
+        for hold in holds.into_iter().rev() {
+            let (done, outcome) = channel();
+            std::thread::spawn(move || {
+                let _ = done.send(hold.release());
+            });
+            outcomes.push(match outcome.recv_timeout(RELEASE_PATIENCE) {
+                Ok(result) => Outcome::Known(result),
+                Err(_) => Outcome::Late(outcome),
+            });
+        }
+        outcomes.into_iter().map(Outcome::wait).fold(Ok(()), Result::and)
+    }
+}
+
+enum Outcome {
+    Known(Result<()>),
+    Late(Receiver<Result<()>>),
+}
+
+impl Outcome {
+    fn wait(self) -> Result<()> {
+        match self {
+            Self::Known(result) => result,
+            // Its thread ends with an answer, however late, or panicked.
+            Self::Late(outcome) => outcome.recv().unwrap_or_else(|_| {
+                Err(Error::new(ErrorKind::Unavailable, "release", "an application"))
+            }),
+        }
+    }
+}

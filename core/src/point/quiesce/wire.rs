@@ -1,0 +1,164 @@
+//! What agent and watchdog say to each other: lines of a word and a text, over a socket pair.
+//!
+//! The agent sends `hrl-watchdog 1`, `volume`, `label`, `limit` (milliseconds), one `provider` for each, `start`; after
+//! `ready` it sends `quiesce`, and in the end `release`. The watchdog answers `ready`, `taking N` before it quiesces the
+//! provider with that number, `quiesced`, `failed` with a kind of error and a sentence, `expired` with what it was at, *before*
+//! it releases at the limit, and `released` when it has. The end of either side closes the socket, which the other sees.
+
+use std::io::{ErrorKind as Os, Read, Write};
+use std::os::unix::net::UnixStream;
+use std::time::Duration;
+
+use crate::error::{Error, ErrorKind, Result};
+
+/// The first line, with the version.
+pub(super) const GREETING: (&str, &str) = ("hrl-watchdog", "1");
+/// Longest line.
+const LINE_BYTES_MAX: usize = 64 << 10;
+/// The other side takes a line at once, or it is stopped.
+const SEND_LIMIT: Duration = Duration::from_millis(500);
+
+/// One line.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Message {
+    pub word: String,
+    pub text: String,
+}
+
+/// One end.
+pub(super) struct Channel {
+    stream: UnixStream,
+    received: Vec<u8>,
+}
+
+impl Channel {
+    pub(super) fn new(stream: UnixStream) -> Result<Self> {
+        stream.set_write_timeout(Some(SEND_LIMIT)).map_err(|error| failed("open", error))?;
+        Ok(Self { stream, received: Vec::new() })
+    }
+
+    /// A second handle for sending.
+    pub(super) fn sender(&self) -> Result<Self> {
+        Self::new(self.stream.try_clone().map_err(|error| failed("open", error))?)
+    }
+
+    pub(super) fn send(&mut self, word: &str, text: &str) -> Result<()> {
+        let escaped = text.replace('\\', "\\\\").replace('\n', "\\n");
+        let line = format!("{word} {escaped}\n");
+        if line.len() > LINE_BYTES_MAX {
+            return Err(Error::new(ErrorKind::InvalidInput, "tell the watchdog", word)
+                .expected(format_args!("at most {LINE_BYTES_MAX} bytes"))
+                .found(line.len()));
+        }
+        self.stream.write_all(line.as_bytes()).map_err(|error| failed("write to", error))
+    }
+
+    /// The next line; `None` when none came within `limit` (without one: ever). An error when the other side is gone.
+    pub(super) fn receive(&mut self, limit: Option<Duration>) -> Result<Option<Message>> {
+        let limit = limit.map(|limit| limit.max(Duration::from_millis(1)));
+        self.stream.set_read_timeout(limit).map_err(|error| failed("read from", error))?;
+        loop {
+            if let Some(end) = self.received.iter().position(|byte| *byte == b'\n') {
+                let line: Vec<u8> = self.received.drain(..=end).collect();
+                return decode(&line[..end]).map(Some);
+            }
+            if self.received.len() >= LINE_BYTES_MAX {
+                return Err(gone().expected("a line").found("more bytes than a line has"));
+            }
+            let mut bytes = [0; 4096];
+            match self.stream.read(&mut bytes) {
+                Ok(0) => return Err(gone()),
+                Ok(count) => self.received.extend_from_slice(&bytes[..count]),
+                Err(error) if error.kind() == Os::Interrupted => {}
+                Err(error) if matches!(error.kind(), Os::WouldBlock | Os::TimedOut) => {
+                    return Ok(None);
+                }
+                Err(error) => return Err(failed("read from", error)),
+            }
+        }
+    }
+
+    /// Nothing was said and the other side is there. Never waits.
+    pub(super) fn is_silent(&self) -> bool {
+        use rustix::net::{RecvFlags, recv};
+        let mut byte = [0];
+        let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
+        let found = recv(&self.stream, &mut byte, flags);
+        self.received.is_empty() && matches!(found, Err(rustix::io::Errno::AGAIN))
+    }
+}
+
+fn decode(line: &[u8]) -> Result<Message> {
+    let line = std::str::from_utf8(line).map_err(|error| gone().expected("UTF-8").source(error))?;
+    let (word, escaped) = line.split_once(' ').unwrap_or((line, ""));
+    let mut text = String::with_capacity(escaped.len());
+    let mut characters = escaped.chars();
+    while let Some(character) = characters.next() {
+        match character {
+            '\\' => text.push(if characters.next() == Some('n') { '\n' } else { '\\' }),
+            other => text.push(other),
+        }
+    }
+    Ok(Message { word: word.to_owned(), text })
+}
+
+fn gone() -> Error {
+    Error::new(ErrorKind::Unavailable, "hear from", "the other side of the watchdog's socket")
+}
+
+fn failed(operation: &'static str, error: std::io::Error) -> Error {
+    Error::io(operation, "the watchdog's socket", error)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn pair() -> (Channel, Channel) {
+        let (a, b) = UnixStream::pair().expect("pair");
+        (Channel::new(a).expect("channel"), Channel::new(b).expect("channel"))
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_arrives_as_it_was(texts in proptest::collection::vec(".{0,200}", 1..8)) {
+            let (mut a, mut b) = pair();
+            for text in &texts {
+                a.send("word", text).expect("send");
+            }
+            for text in &texts {
+                let message = b.receive(None).expect("receive").expect("message");
+                prop_assert_eq!((message.word.as_str(), &message.text), ("word", text));
+            }
+        }
+
+        #[test]
+        fn promise_11_any_bytes_are_messages_or_an_error(bytes in proptest::collection::vec(any::<u8>(), 0..600)) {
+            let (mut a, mut b) = pair();
+            a.stream.write_all(&bytes).expect("write");
+            drop(a);
+            while b.receive(None).is_ok() {}
+        }
+    }
+
+    #[test]
+    fn silence_ends_with_a_word_and_with_the_end() {
+        let (mut a, b) = pair();
+        assert!(b.is_silent());
+        a.send("expired", "").expect("send");
+        assert!(!b.is_silent());
+        let (a, b) = pair();
+        drop(a);
+        assert!(!b.is_silent());
+    }
+
+    #[test]
+    fn promise_12_an_endless_line_is_refused() {
+        let (mut a, mut b) = pair();
+        let feeder = std::thread::spawn(move || while a.stream.write_all(&[b'x'; 4096]).is_ok() {});
+        assert!(b.receive(None).is_err());
+        drop(b);
+        feeder.join().expect("feeder");
+    }
+}
