@@ -30,6 +30,7 @@ pub use policy::{
 pub use protect::{Protection, ProtectionOptions, ProtectionStats};
 #[cfg(feature = "gateway")]
 pub use ship::gateway::{Acknowledge, Gateway, GatewayOptions, GatewayStats};
+pub use ship::mirror::{Mirror, MirrorOptions, MirroredVolume};
 pub use units::{ChainHash, Epoch, KeyId, PointId, Sequence, Timestamp, VolumeId};
 
 /// The README's Rust is compiled as a test.

@@ -729,6 +729,25 @@ class NbdServer:
     ) -> None: ...
 
 @final
+class Mirror:
+    """Makes the vault `target` follow the vault `source`, without the keys of its volumes.
+
+    Where `target` was opened with the key, what its catalog names is never deleted. `volumes` are all by default; `scratch` is a
+    directory for copies of objects above 32 MiB. One at a time for each target.
+    """
+
+    def __new__(
+        cls, source: Vault, target: Vault, *, volumes: Sequence[str] | None = None, scratch: _Path | None = None
+    ) -> Self: ...
+    def run(self) -> list[dict[str, Any]]:
+        """Catches up once; call it again to follow. What fails of one volume is in its entry and holds up no other.
+
+        An entry has `volume`, `source_version`, `version` (never above it), `lag` in seconds, `objects_copied`,
+        `bytes_copied`, `objects_deleted`, `source_lacks`, and `failure` and `failure_kind`, or None.
+        """
+    def stop(self) -> None:
+        """Ends a run that another thread is in, and those that follow."""
+
 class Gateway:
     """A store served over HTTPS with client certificates, in front of a vault. Leaving the `with` block stops it.
 

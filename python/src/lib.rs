@@ -15,6 +15,7 @@ mod errors;
 mod gateway;
 mod handle;
 mod journal;
+mod mirror;
 mod planner;
 mod protection;
 mod replica;
@@ -33,6 +34,8 @@ mod _hrl {
     use crate::gateway::{Gateway, create_authority, enroll_client};
     #[pymodule_export]
     use crate::journal::{Record, RecordIterator, Segment, convert, generate_key, inspect_hyperv};
+    #[pymodule_export]
+    use crate::mirror::Mirror;
     #[pymodule_export]
     use crate::planner::churn;
     #[pymodule_export]

@@ -1,5 +1,6 @@
 """The gateway by its command: enrolment, a protected disk through it, a kill, and what a client may not do."""
 
+import json
 import os
 import subprocess
 import sys
@@ -85,3 +86,32 @@ def test_enrolment_says_what_it_needs(tmp_path: Path) -> None:
     with pytest.raises(hrl.AlreadyExistsError):
         hrl.enroll_client(tmp_path / "pki", "a", volumes=["v"], bundle=tmp_path / "b")
     assert (tmp_path / "a" / "client.key").stat().st_mode & 0o77 == 0
+
+
+def test_a_second_vault_follows_and_stands_alone(tmp_path: Path) -> None:
+    with open(tmp_path / "disk", "wb") as disk:
+        disk.truncate(1 << 20)
+    vault = hrl.Vault(tmp_path / "first", create=True)
+    with hrl.Protection(tmp_path / "disk", vault=vault, state=tmp_path / "state") as protection:
+        protection.wait_ordered()
+        protection.write(0, b"mirrored")
+        point = protection.mark("mirrored")
+        protection.wait_replicated()
+    mirror = [*COMMAND, "mirror", str(tmp_path / "first"), str(tmp_path / "second")]
+    first = subprocess.run([*mirror, "--json"], check=True, capture_output=True, text=True)
+    (entry,) = json.loads(first.stdout)
+    assert entry["version"] == entry["source_version"] > 0 and entry["objects_copied"] >= 2
+    assert entry["failure"] is None
+    follower = subprocess.Popen([*mirror, "--follow", "--interval", "0.1", "--json"], stdout=subprocess.PIPE, text=True)
+    assert follower.stdout is not None
+    assert json.loads(follower.stdout.readline())[0]["objects_copied"] == 0
+    follower.terminate()
+    assert follower.wait(60) == 0
+    os.rename(tmp_path / "first", tmp_path / "gone")
+    failed = subprocess.run(mirror, capture_output=True, text=True)
+    assert failed.returncode == 3 and "first" in failed.stderr
+    with hrl.Vault(tmp_path / "second").replica("disk").view(point.id) as view:
+        assert view.read(0, 8) == b"mirrored"
+    copier = hrl.Mirror(hrl.Vault(tmp_path / "gone"), hrl.Vault(tmp_path / "second"), volumes=["disk"])
+    assert copier.run()[0]["objects_copied"] == 0
+    copier.stop()

@@ -17,6 +17,7 @@ use chacha20poly1305::aead::{AeadInOut, KeyInit};
 
 use super::annotations::{ANNOTATION_BYTES_MAX, Annotations, PINS_MAX, Pin, Verdict};
 use super::codec::{Decoder, Encoder};
+use super::versions::VersionNames;
 use crate::clock::Clock;
 use crate::error::{Error, ErrorKind, Result};
 use crate::journal::{Segment, SegmentSummary, VolumeKey};
@@ -26,7 +27,7 @@ use crate::units::{ChainHash, Epoch, PointId, Sequence, Timestamp, VolumeId};
 const MAGIC: &[u8; 8] = b"HRLCAT\x01\x00";
 const KEY_CONTEXT: &str = "hrl 2026-11-21 catalog key v1";
 /// A version whose number is a multiple of this holds the whole state.
-const SNAPSHOT_EVERY: u64 = 64;
+pub(crate) const SNAPSHOT_EVERY: u64 = 64;
 /// Largest version that is read.
 const VERSION_BYTES_MAX: u64 = 256 << 20;
 /// Highest number of a version. A volume that gets a thousand versions a second takes longer than the sun will.
@@ -293,7 +294,9 @@ impl Catalog {
                 self.key.as_ref(),
             )?;
         }
-        for number in self.version + 1..=newest {
+        // A mirror may go on with a snapshot.
+        let first = (self.version + 1).max(newest / SNAPSHOT_EVERY * SNAPSHOT_EVERY);
+        for number in first..=newest {
             let version = self.read(number, numbers.get(&number).copied())?;
             self.apply_read(version, number, number.is_multiple_of(SNAPSHOT_EVERY))?;
         }
@@ -503,16 +506,8 @@ impl Catalog {
     /// Numbers of the versions in the store, and their sizes. They must follow each other from the newest snapshot on.
     /// Objects whose names are not those of versions are none.
     fn numbers(&self) -> Result<BTreeMap<u64, u64>> {
-        let number_of = |name: &str| {
-            let number = u64::from_str_radix(name.strip_prefix(&self.prefix)?, 16).ok()?;
-            (self.object(number) == name).then_some(number)
-        };
-        let numbers: BTreeMap<u64, u64> = self
-            .store
-            .list(&self.prefix)?
-            .iter()
-            .filter_map(|info| Some((number_of(&info.name)?, info.length)))
-            .collect();
+        let objects = self.store.list(&self.prefix)?;
+        let numbers = VersionNames::of(&self.prefix, &objects).into_readable();
         if let Some(newest) = numbers.keys().last() {
             if *newest > VERSIONS_MAX {
                 return Err(Error::new(ErrorKind::Corrupt, "read catalog", &self.prefix)

@@ -23,10 +23,12 @@ mod retention_tests;
 mod tests;
 mod vault;
 mod verify;
+mod versions;
 mod view;
 
 pub use annotations::{ANNOTATION_BYTES_MAX, PINS_MAX, Pin, PinUntil, Verdict, VerdictKind};
 pub use at::At;
+pub(crate) use catalog::SNAPSHOT_EVERY;
 #[cfg(any(test, feature = "testing"))]
 pub use catalog::mend_catalog_version;
 pub use catalog::{Catalog, CatalogEdit, SegmentEntry, SourceIdentity};
@@ -42,6 +44,7 @@ pub use retention::{Fold, FoldReason, KeepReason, KeptState, RetentionPlan, plan
 pub use vault::mend_volume_record;
 pub use vault::{RecoveryPoint, Replica, Vault, VolumeInfo};
 pub use verify::{Finding, VerifyReport};
+pub(crate) use versions::VersionNames;
 pub use view::{View, ViewOptions};
 
 /// Tells how far a long operation is, as bytes done and bytes in all, and stops it when it returns false. Called from

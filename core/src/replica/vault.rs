@@ -151,6 +151,11 @@ impl Vault {
         &self.store
     }
 
+    /// The store below, with all its objects.
+    pub(crate) fn objects(&self) -> &Arc<dyn Store> {
+        &self.objects
+    }
+
     /// The volumes, by name.
     pub fn volumes(&self) -> Result<Vec<VolumeInfo>> {
         let objects = self.objects.list("volumes/")?;

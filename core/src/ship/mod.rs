@@ -6,6 +6,7 @@
 
 #[cfg(feature = "gateway")]
 pub(crate) mod gateway;
+pub(crate) mod mirror;
 mod throttle;
 
 use std::collections::VecDeque;

@@ -5,6 +5,7 @@ mod faults;
 mod life;
 mod proxy;
 mod servers;
+mod tiers;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -67,6 +68,13 @@ fn s3_by_seaweedfs() {
     life::promises_4_and_6_a_server_is_killed_while_the_volume_is_written(&mut server);
     life::a_first_read_takes_few_requests(&server);
     check_contract(&server);
+}
+
+#[test]
+fn a_vault_in_azure_is_followed_by_one_in_s3() {
+    let Some(mut first) = Server::start(Kind::Azurite) else { return };
+    let Some(second) = Server::start(Kind::SeaweedFs) else { return };
+    tiers::promise_5_the_second_region_stands_alone(&mut first, &second);
 }
 
 #[test]

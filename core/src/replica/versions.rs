@@ -1,0 +1,103 @@
+//! The names of catalog versions, and of the holds that a mirror lays over those it is adding.
+//!
+//! A version is named by its number in 16 hexadecimal digits. A hold `A-B` (two such numbers) says: until version B is there,
+//! the catalog ends with version A, whatever lies between. So versions of which only the last must be seen appear at once.
+
+use std::collections::BTreeMap;
+
+use crate::store::ObjectInfo;
+
+/// The objects of a catalog by their names.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct VersionNames {
+    prefix: String,
+    /// Length of each version's object.
+    lengths: BTreeMap<u64, u64>,
+    holds: Vec<(u64, u64)>,
+}
+
+impl VersionNames {
+    /// What a listing of `prefix` names; other objects are no part of a catalog.
+    pub(crate) fn of(prefix: &str, objects: &[ObjectInfo]) -> Self {
+        let mut names = Self { prefix: prefix.to_owned(), ..Self::default() };
+        for info in objects {
+            let Some(name) = info.name.strip_prefix(prefix) else { continue };
+            match name.split_once('-') {
+                None => names.lengths.extend(number_of(name).map(|number| (number, info.length))),
+                Some((from, until)) => names.holds.extend(number_of(from).zip(number_of(until))),
+            }
+        }
+        names
+    }
+
+    /// Name of the hold that ends the catalog with `from` until `until` is there.
+    pub(crate) fn hold(prefix: &str, from: u64, until: u64) -> String {
+        format!("{prefix}{from:016x}-{until:016x}")
+    }
+
+    /// The newest version that is there; zero when there is none.
+    pub(crate) fn newest(&self) -> u64 {
+        self.lengths.keys().last().copied().unwrap_or(0)
+    }
+
+    /// The newest version that holds allow to be read.
+    pub(crate) fn readable(&self) -> u64 {
+        let newest = self.newest();
+        let open = self.holds.iter().filter(|(_, until)| *until > newest);
+        open.map(|(from, _)| *from).min().map_or(newest, |from| from.min(newest))
+    }
+
+    pub(crate) fn has(&self, number: u64) -> bool {
+        self.lengths.contains_key(&number)
+    }
+
+    /// The versions that are there, in order.
+    pub(crate) fn numbers(&self) -> impl Iterator<Item = u64> {
+        self.lengths.keys().copied()
+    }
+
+    /// Names of the holds that are of no more use once version `newest` is there.
+    pub(crate) fn holds_until(&self, newest: u64) -> Vec<String> {
+        let over = self.holds.iter().filter(|(_, until)| *until <= newest);
+        over.map(|(from, until)| Self::hold(&self.prefix, *from, *until)).collect()
+    }
+
+    /// The versions that may be read, and the lengths of their objects.
+    pub(super) fn into_readable(mut self) -> BTreeMap<u64, u64> {
+        let end = self.readable();
+        self.lengths.retain(|number, _| *number <= end);
+        self.lengths
+    }
+}
+
+fn number_of(digits: &str) -> Option<u64> {
+    u64::from_str_radix(digits, 16).ok().filter(|number| format!("{number:016x}") == digits)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_hold_ends_the_catalog_until_its_last_version_is_there() {
+        let names = |numbers: &[u64], holds: &[(u64, u64)]| {
+            let versions = numbers.iter().map(|number| format!("c/{number:016x}"));
+            let holds = holds.iter().map(|(from, until)| VersionNames::hold("c/", *from, *until));
+            let other = ["c/x".to_owned(), "c/1".to_owned(), "c/+000000000000001".to_owned()];
+            let objects: Vec<_> = versions
+                .chain(holds)
+                .chain(other)
+                .map(|name| ObjectInfo { name, length: 1 })
+                .collect();
+            VersionNames::of("c/", &objects)
+        };
+        assert_eq!(names(&[], &[]).readable(), 0);
+        assert_eq!(names(&[1, 2, 3], &[]).readable(), 3);
+        assert_eq!(names(&[1, 2, 3], &[(1, 4)]).readable(), 1);
+        assert_eq!(names(&[1, 2, 3, 4], &[(1, 4)]).readable(), 4);
+        assert_eq!(names(&[1, 2, 3, 4], &[(1, 4), (1, 9)]).readable(), 1, "a later run holds on");
+        assert_eq!(names(&[1, 64, 65], &[(1, 4)]).readable(), 65, "passed by a snapshot");
+        assert_eq!(names(&[1, 2], &[(1, 4)]).into_readable().len(), 1);
+        assert_eq!(names(&[1, 2, 3, 4], &[(1, 4), (1, 9)]).holds_until(4).len(), 1);
+    }
+}
