@@ -68,6 +68,21 @@
 #define HRL_KEEP_ALLOCATED 2
 
 /**
+ * Length of a key, in bytes.
+ */
+#define HRL_KEY_BYTES 32
+
+/**
+ * Flag of `hrl_vault_shred`: also delete everything else of the volume, which frees its name.
+ */
+#define HRL_SHRED_DATA 1
+
+/**
+ * Flag of `hrl_vault_shred`: also what is under legal hold, or where that cannot be known without the key.
+ */
+#define HRL_SHRED_OVERRIDE_LEGAL_HOLD 2
+
+/**
  * Flag of `hrl_nbd_server_start`: refuse changes, also where the device would take them.
  */
 #define HRL_SERVE_READ_ONLY 1
@@ -121,11 +136,6 @@
  * `until_ns` of `hrl_replica_pin`: legal hold, which only `hrl_replica_unpin` with `hold` lifts.
  */
 #define HRL_PIN_LEGAL_HOLD -1
-
-/**
- * Length of a key, in bytes.
- */
-#define HRL_KEY_BYTES 32
 
 /**
  * What a discard left behind.
@@ -489,6 +499,81 @@ typedef struct hrl_convert_report {
 } hrl_convert_report;
 
 /**
+ * What a rotation did.
+ */
+typedef struct hrl_rotation_report {
+    /**
+     * The new key opens the volume since now; false when it did before.
+     */
+    bool wrapped;
+    /**
+     * The old key opens it no more since now; false when it did not before.
+     */
+    bool unwrapped;
+    /**
+     * Other keys that still open it, as interrupted rotations leave them. Rotating from each takes it away.
+     */
+    uint64_t others;
+} hrl_rotation_report;
+
+/**
+ * What shredding did.
+ */
+typedef struct hrl_shred_report {
+    /**
+     * The volume was shredded before.
+     */
+    bool was_shredded;
+    /**
+     * Wrapped keys deleted.
+     */
+    uint64_t keys_deleted;
+    /**
+     * Other objects deleted.
+     */
+    uint64_t objects_deleted;
+    /**
+     * Their bytes.
+     */
+    uint64_t bytes_deleted;
+} hrl_shred_report;
+
+/**
+ * Is told of a client that was refused, as one line for people that lives until it returns, from a thread of the library.
+ */
+typedef void (*hrl_refused_fn)(void *user, const char *line);
+
+/**
+ * TLS of an NBD server. Fill it with zeroes, then set what is needed.
+ */
+typedef struct hrl_nbd_tls {
+    /**
+     * `sizeof(hrl_nbd_tls)`.
+     */
+    size_t struct_bytes;
+    /**
+     * Directory with the certificates, as `hrl enroll` makes it.
+     */
+    const char *pki;
+    /**
+     * The volume that clients must be enrolled for. NULL: the name of the export.
+     */
+    const char *volume;
+    /**
+     * Serve clients without a certificate, too: encrypted, but whoever reaches the port.
+     */
+    bool no_verify;
+    /**
+     * Is told of refused clients; NULL: nobody.
+     */
+    hrl_refused_fn refused;
+    /**
+     * Given to `refused`.
+     */
+    void *user;
+} hrl_nbd_tls;
+
+/**
  * Counters of a server.
  */
 typedef struct hrl_nbd_stats {
@@ -497,7 +582,7 @@ typedef struct hrl_nbd_stats {
      */
     uint64_t connections;
     /**
-     * Connections refused at the limit.
+     * Connections refused at the limit, or because TLS did not let them in.
      */
     uint64_t connections_refused;
     /**
@@ -771,6 +856,10 @@ typedef struct hrl_volume_info {
      * Tracked without data: change sets alone can be had.
      */
     bool extents_only;
+    /**
+     * Its keys were deleted: nothing of it can be read any more.
+     */
+    bool shredded;
 } hrl_volume_info;
 
 /**
@@ -1330,6 +1419,56 @@ hrl_status hrl_convert_to_native(const char *const *inputs,
                                  struct hrl_convert_report *report);
 
 /**
+ * Makes a key of `HRL_KEY_BYTES` random bytes; they are copied. Free it with `hrl_key_free`.
+ * Statuses: HRL_ERROR_INVALID_INPUT (another length). Since 0.1.
+ */
+HRL_API hrl_status hrl_key_from_bytes(const uint8_t *bytes, size_t length, struct hrl_key **out);
+
+/**
+ * Reads a key from a file: 32 bytes, or 64 hexadecimal digits and white space around them.
+ * Statuses: HRL_ERROR_NOT_FOUND, HRL_ERROR_INVALID_INPUT, HRL_ERROR_IO. Since 0.1.
+ */
+HRL_API hrl_status hrl_key_from_file(const char *path, struct hrl_key **out);
+
+/**
+ * Name of the key in hexadecimal digits, which tells nothing about it: errors name by it the key that is needed. Valid as
+ * long as the handle lives; empty for NULL. Since 0.1.
+ */
+HRL_API
+const char *hrl_key_id(const struct hrl_key *key);
+
+/**
+ * Frees a key; NULL is fine. Since 0.1.
+ */
+HRL_API void hrl_key_free(struct hrl_key *key);
+
+/**
+ * Wraps the key of a volume anew with `new_key` and takes the wrapping of the key that the vault was opened with away. No
+ * data is rewritten, and who has the volume open goes on. When it was interrupted the volume opens with the old or the
+ * new key; run it again to finish. `report` may be NULL.
+ * Statuses: HRL_ERROR_NOT_FOUND, HRL_ERROR_WRONG_KEY, HRL_ERROR_INVALID_INPUT (not sealed, or the same key),
+ * HRL_ERROR_CORRUPT, HRL_ERROR_UNAVAILABLE. Since 0.1.
+ */
+HRL_API
+hrl_status hrl_vault_rotate_key(const struct hrl_vault *vault,
+                                const char *volume,
+                                const struct hrl_key *new_key,
+                                struct hrl_rotation_report *report);
+
+/**
+ * Makes a sealed volume unreadable for ever by deleting every wrapped key of it. `flags` are of HRL_SHRED_. Stop its source
+ * first. Versions, snapshots and copies that a store keeps of deleted objects are beyond it. It can be run again, and
+ * finishes what was interrupted. `report` may be NULL.
+ * Statuses: HRL_ERROR_NOT_FOUND, HRL_ERROR_FENCED (legal hold), HRL_ERROR_WRONG_KEY (holds cannot be read),
+ * HRL_ERROR_INVALID_INPUT (not sealed, and HRL_SHRED_DATA not given), HRL_ERROR_UNAVAILABLE. Since 0.1.
+ */
+HRL_API
+hrl_status hrl_vault_shred(const struct hrl_vault *vault,
+                           const char *volume,
+                           uint32_t flags,
+                           struct hrl_shred_report *report);
+
+/**
  * Serves a device over NBD at `address`, "unix:PATH" or "tcp:HOST:PORT" (port 0 takes a free one), as export `name`. A
  * protected volume is captured. `changes`, which may be NULL, become the meta contexts "qemu:dirty-bitmap:changes" and
  * "hrl:changes". The device may be freed afterwards. Free the server with `hrl_nbd_server_free`.
@@ -1343,6 +1482,21 @@ hrl_status hrl_nbd_server_start(const char *address,
                                 const struct hrl_changes *changes,
                                 uint32_t flags,
                                 struct hrl_nbd_server **out);
+
+/**
+ * As `hrl_nbd_server_start` with TLS, and nothing without it. `tls` and its texts are copied; `refused` is called until
+ * `hrl_nbd_server_free` or `hrl_nbd_server_stop` has returned.
+ * Statuses: also HRL_ERROR_NOT_FOUND and HRL_ERROR_INVALID_INPUT for certificates that cannot be used, HRL_ERROR_UNSUPPORTED in
+ * builds without the feature `tls`. Since 0.1.
+ */
+HRL_API
+hrl_status hrl_nbd_server_start_tls(const char *address,
+                                    const char *name,
+                                    const struct hrl_device *device,
+                                    const struct hrl_changes *changes,
+                                    uint32_t flags,
+                                    const struct hrl_nbd_tls *tls,
+                                    struct hrl_nbd_server **out);
 
 /**
  * The URI that clients connect to, as long as the handle lives. Empty for NULL. Since 0.1.
@@ -1798,25 +1952,6 @@ hrl_status hrl_tap_flush(const struct hrl_tap *tap,
  * Frees the handle; NULL is fine. The protection goes on. Since 0.1.
  */
 HRL_API void hrl_tap_free(struct hrl_tap *tap);
-
-/**
- * Makes a key of `HRL_KEY_BYTES` random bytes; they are copied. Free it with `hrl_key_free`.
- * Statuses: HRL_ERROR_INVALID_INPUT (another length). Since 0.1.
- */
-HRL_API hrl_status hrl_key_from_bytes(const uint8_t *bytes, size_t length, struct hrl_key **out);
-
-/**
- * Reads a key from a file: 64 hexadecimal digits. Statuses: HRL_ERROR_NOT_FOUND, HRL_ERROR_INVALID_INPUT, HRL_ERROR_IO.
- * Since 0.1.
- */
-HRL_API
-hrl_status hrl_key_from_file(const char *path,
-                             struct hrl_key **out);
-
-/**
- * Frees a key; NULL is fine. Since 0.1.
- */
-HRL_API void hrl_key_free(struct hrl_key *key);
 
 /**
  * Makes a store into a vault, or opens it when it is one. With a key (NULL: none) the volumes made through this handle are

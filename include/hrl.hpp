@@ -341,6 +341,18 @@ public:
     }
     /** One of its volumes. */
     Replica replica(const std::string &name) const;
+    /** Wraps the key of a volume anew with another key-encryption key. */
+    hrl_rotation_report rotate_key(const std::string &volume, const Key &new_key) const {
+        hrl_rotation_report report{};
+        check(hrl_vault_rotate_key(get(), volume.c_str(), new_key.get(), &report));
+        return report;
+    }
+    /** Makes a sealed volume unreadable for ever; `flags` are of HRL_SHRED_. */
+    hrl_shred_report shred(const std::string &volume, std::uint32_t flags = 0) const {
+        hrl_shred_report report{};
+        check(hrl_vault_shred(get(), volume.c_str(), flags, &report));
+        return report;
+    }
 };
 
 /** What changed between two states. */

@@ -17,6 +17,8 @@ mod protect;
 pub mod replica;
 mod ship;
 pub mod store;
+#[cfg(feature = "tls")]
+mod tls;
 mod units;
 
 pub use clock::{Clock, ManualClock, SystemClock};

@@ -16,6 +16,7 @@ mod callbacks;
 mod device;
 mod handle;
 mod journal;
+mod keys;
 mod nbd;
 mod points;
 mod protection;

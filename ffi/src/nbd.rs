@@ -1,11 +1,14 @@
 //! The NBD server.
 
-use std::ffi::{CString, c_char};
+use std::ffi::{CString, c_char, c_void};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use engine::capture::{Export, ExportContext, NbdAddress, NbdLimits, NbdServer};
 
 use crate::boundary::{bad_argument, guard, guard_value, hrl_status};
+#[cfg(feature = "tls")]
+use crate::callbacks::User;
+use crate::callbacks::check_size;
 use crate::device::hrl_device;
 use crate::handle;
 use crate::replica::hrl_changes;
@@ -35,29 +38,117 @@ pub unsafe extern "C" fn hrl_nbd_server_start(
 ) -> hrl_status {
     guard(|| {
         handle::check_out(out, "out")?;
-        let address = NbdAddress::parse(handle::text(address, "address")?)?;
-        let name = handle::text(name, "name")?;
-        if flags & !HRL_SERVE_READ_ONLY != 0 {
-            return Err(bad_argument("flags").expected("HRL_SERVE_ flags").found(flags));
-        }
-        let device = handle::borrow(device, "device")?;
-        let mut export = match &device.volume {
-            Some(volume) => Export::volume(name, volume.clone()),
-            None => Export::device(name, device.inner.clone()),
-        };
-        export.read_only |= flags & HRL_SERVE_READ_ONLY != 0;
-        if let Some(changes) = handle::borrow_optional(changes) {
-            let extents = Arc::new(changes.inner.extents().clone());
-            for name in ["qemu:dirty-bitmap:changes", "hrl:changes"] {
-                export
-                    .contexts
-                    .push(ExportContext { name: name.to_owned(), extents: extents.clone() });
-            }
-        }
+        let (address, export) = what(address, name, device, changes, flags)?;
+        let name = export.name.clone();
         let server = NbdServer::start(&address, vec![export], NbdLimits::default())?;
-        let uri = handle::c_text(&server.address().uri(name));
-        handle::give(out, hrl_nbd_server { inner: Mutex::new(Some(server)), uri })
+        give(out, server, &name)
     })
+}
+
+/// Is told of a client that was refused, as one line for people that lives until it returns, from a thread of the library.
+pub type hrl_refused_fn = Option<unsafe extern "C" fn(user: *mut c_void, line: *const c_char)>;
+
+/// TLS of an NBD server. Fill it with zeroes, then set what is needed.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct hrl_nbd_tls {
+    /// `sizeof(hrl_nbd_tls)`.
+    pub struct_bytes: usize,
+    /// Directory with the certificates, as `hrl enroll` makes it.
+    pub pki: *const c_char,
+    /// The volume that clients must be enrolled for. NULL: the name of the export.
+    pub volume: *const c_char,
+    /// Serve clients without a certificate, too: encrypted, but whoever reaches the port.
+    pub no_verify: bool,
+    /// Is told of refused clients; NULL: nobody.
+    pub refused: hrl_refused_fn,
+    /// Given to `refused`.
+    pub user: *mut c_void,
+}
+
+/// As `hrl_nbd_server_start` with TLS, and nothing without it. `tls` and its texts are copied; `refused` is called until
+/// `hrl_nbd_server_free` or `hrl_nbd_server_stop` has returned.
+/// Statuses: also HRL_ERROR_NOT_FOUND and HRL_ERROR_INVALID_INPUT for certificates that cannot be used, HRL_ERROR_UNSUPPORTED in
+/// builds without the feature `tls`. Since 0.1.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn hrl_nbd_server_start_tls(
+    address: *const c_char,
+    name: *const c_char,
+    device: *const hrl_device,
+    changes: *const hrl_changes,
+    flags: u32,
+    tls: *const hrl_nbd_tls,
+    out: *mut *mut hrl_nbd_server,
+) -> hrl_status {
+    guard(|| {
+        handle::check_out(out, "out")?;
+        let (address, export) = what(address, name, device, changes, flags)?;
+        let tls = handle::borrow(tls, "tls")?;
+        check_size::<hrl_nbd_tls>(tls.struct_bytes, "hrl_nbd_tls")?;
+        let name = export.name.clone();
+        give(out, start_tls(&address, export, tls)?, &name)
+    })
+}
+
+#[cfg(feature = "tls")]
+fn start_tls(address: &NbdAddress, export: Export, tls: &hrl_nbd_tls) -> engine::Result<NbdServer> {
+    use std::path::Path;
+
+    use engine::capture::NbdTls;
+
+    let mut options = NbdTls::new(Path::new(handle::text(tls.pki, "tls.pki")?));
+    options = options.verify(!tls.no_verify);
+    if let Some(volume) = handle::optional_text(tls.volume, "tls.volume")? {
+        options = options.volume(volume);
+    }
+    if let Some(refused) = tls.refused {
+        let user = User(tls.user);
+        options = options.on_refused(Arc::new(move |line| {
+            let line = handle::c_text(line);
+            // SAFETY: a function of this type, called as the header says; the line lives during the call.
+            unsafe { refused(user.pointer(), line.as_ptr()) }
+        }));
+    }
+    NbdServer::start_tls(address, vec![export], NbdLimits::default(), options)
+}
+
+#[cfg(not(feature = "tls"))]
+fn start_tls(address: &NbdAddress, _: Export, _: &hrl_nbd_tls) -> engine::Result<NbdServer> {
+    Err(engine::Error::new(engine::ErrorKind::Unsupported, "serve", format_args!("{address:?}"))
+        .message("this build has no TLS (feature tls)"))
+}
+
+/// What is to be served, and where.
+fn what(
+    address: *const c_char,
+    name: *const c_char,
+    device: *const hrl_device,
+    changes: *const hrl_changes,
+    flags: u32,
+) -> engine::Result<(NbdAddress, Export)> {
+    let address = NbdAddress::parse(handle::text(address, "address")?)?;
+    let name = handle::text(name, "name")?;
+    if flags & !HRL_SERVE_READ_ONLY != 0 {
+        return Err(bad_argument("flags").expected("HRL_SERVE_ flags").found(flags));
+    }
+    let device = handle::borrow(device, "device")?;
+    let mut export = match &device.volume {
+        Some(volume) => Export::volume(name, volume.clone()),
+        None => Export::device(name, device.inner.clone()),
+    };
+    export.read_only |= flags & HRL_SERVE_READ_ONLY != 0;
+    if let Some(changes) = handle::borrow_optional(changes) {
+        let extents = Arc::new(changes.inner.extents().clone());
+        for name in ["qemu:dirty-bitmap:changes", "hrl:changes"] {
+            export.contexts.push(ExportContext { name: name.to_owned(), extents: extents.clone() });
+        }
+    }
+    Ok((address, export))
+}
+
+fn give(out: *mut *mut hrl_nbd_server, server: NbdServer, name: &str) -> engine::Result<()> {
+    let uri = handle::c_text(&server.uri(name));
+    handle::give(out, hrl_nbd_server { inner: Mutex::new(Some(server)), uri })
 }
 
 /// The URI that clients connect to, as long as the handle lives. Empty for NULL. Since 0.1.
@@ -74,7 +165,7 @@ pub unsafe extern "C" fn hrl_nbd_server_uri(server: *const hrl_nbd_server) -> *c
 pub struct hrl_nbd_stats {
     /// Connections open now.
     pub connections: u64,
-    /// Connections refused at the limit.
+    /// Connections refused at the limit, or because TLS did not let them in.
     pub connections_refused: u64,
     /// Requests answered.
     pub requests: u64,

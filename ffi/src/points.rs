@@ -191,6 +191,8 @@ pub struct hrl_volume_info {
     pub sealed: bool,
     /// Tracked without data: change sets alone can be had.
     pub extents_only: bool,
+    /// Its keys were deleted: nothing of it can be read any more.
+    pub shredded: bool,
 }
 
 impl From<&VolumeInfo> for hrl_volume_info {
@@ -203,6 +205,7 @@ impl From<&VolumeInfo> for hrl_volume_info {
             created_ns: info.created.0,
             sealed: info.key_id.is_some(),
             extents_only: info.extents_only,
+            shredded: info.shredded,
         }
     }
 }

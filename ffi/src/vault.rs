@@ -1,66 +1,20 @@
-//! Vaults and the keys that open them.
+//! Vaults.
 
-use std::ffi::{c_char, c_void};
-use std::path::Path;
+use std::ffi::c_void;
 
 use engine::SystemClock;
 use engine::journal::WrappingKey;
 use engine::replica::Vault;
 
-use crate::boundary::{bad_argument, guard, guard_value, hrl_status};
+use crate::boundary::{guard, guard_value, hrl_status};
 use crate::handle;
+use crate::keys::hrl_key;
 use crate::points::{hrl_volume_fn, hrl_volume_info, visit};
 use crate::store::hrl_store;
-
-/// Length of a key, in bytes.
-pub const HRL_KEY_BYTES: usize = 32;
-
-/// A key-encryption key: it wraps the keys of volumes.
-pub struct hrl_key {
-    inner: WrappingKey,
-}
 
 /// A store with volumes in it. All threads may use it at once.
 pub struct hrl_vault {
     pub(crate) inner: Vault,
-}
-
-/// Makes a key of `HRL_KEY_BYTES` random bytes; they are copied. Free it with `hrl_key_free`.
-/// Statuses: HRL_ERROR_INVALID_INPUT (another length). Since 0.1.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn hrl_key_from_bytes(
-    bytes: *const u8,
-    length: usize,
-    out: *mut *mut hrl_key,
-) -> hrl_status {
-    guard(|| {
-        handle::check_out(out, "out")?;
-        let bytes = handle::bytes(bytes, length, "bytes")?;
-        let key = bytes.try_into().map_err(|_| {
-            bad_argument("length").expected(format_args!("{HRL_KEY_BYTES} bytes")).found(length)
-        })?;
-        handle::give(out, hrl_key { inner: WrappingKey::from_bytes(key) })
-    })
-}
-
-/// Reads a key from a file: 64 hexadecimal digits. Statuses: HRL_ERROR_NOT_FOUND, HRL_ERROR_INVALID_INPUT, HRL_ERROR_IO.
-/// Since 0.1.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn hrl_key_from_file(
-    path: *const c_char,
-    out: *mut *mut hrl_key,
-) -> hrl_status {
-    guard(|| {
-        handle::check_out(out, "out")?;
-        let inner = WrappingKey::from_file(Path::new(handle::text(path, "path")?))?;
-        handle::give(out, hrl_key { inner })
-    })
-}
-
-/// Frees a key; NULL is fine. Since 0.1.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn hrl_key_free(key: *mut hrl_key) {
-    guard_value((), || drop(handle::take(key)));
 }
 
 /// Makes a store into a vault, or opens it when it is one. With a key (NULL: none) the volumes made through this handle are

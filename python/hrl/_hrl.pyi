@@ -487,11 +487,31 @@ class Protection:
     ) -> None: ...
 
 @final
+class Key:
+    """A key-encryption key: it wraps the keys of volumes. Its text and `repr` show its `id`, never the key.
+
+    `content` is 32 bytes, or 64 hexadecimal digits with white space around them; errors name `origin` instead of it.
+
+    >>> hrl.Key(bytes(32))
+    Key(ea32c149309af722583f4ee84182d50e)
+    """
+
+    def __new__(cls, content: bytes | str, *, origin: str = "the key given") -> Self: ...
+    @staticmethod
+    def from_file(path: _Path) -> Key:
+        """Reads a key file."""
+    @property
+    def id(self) -> str:
+        """Name of the key, which tells nothing about it: errors name by it the key that is needed."""
+    def __eq__(self, other: object, /) -> bool: ...
+    def __ne__(self, other: object, /) -> bool: ...
+
+@final
 class Vault:
     """A store with volumes in it: a directory (a path or file://PATH), an object store (s3://, az://, gs://; credentials
     come from the environment), or a `store` of your own.
 
-    `key_file` holds the key-encryption key of sealed volumes. `create` makes a new vault.
+    `key`, or the content of `key_file`, is the key-encryption key of sealed volumes. `create` makes a new vault.
     """
 
     def __new__(
@@ -499,6 +519,7 @@ class Vault:
         url: _Path | None = None,
         *,
         store: Store | None = None,
+        key: Key | None = None,
         key_file: _Path | None = None,
         create: bool = False,
     ) -> Self: ...
@@ -506,6 +527,20 @@ class Vault:
         """What is known of every volume."""
     def replica(self, name: str) -> Replica:
         """One volume, as of now; `NotFoundError` when there is none of that name."""
+    def rotate_key(self, volume: str, new_key: Key) -> dict[str, Any]:
+        """Wraps the key of a volume anew with `new_key`, and takes the wrapping of the vault's key away.
+
+        No data is rewritten, and who has the volume open goes on. Interrupted, it leaves the volume openable with one of
+        the two; run it again to finish. Gives `wrapped` and `unwrapped` (false: done before), and `others`: the objects of
+        wrapped keys that other keys open.
+        """
+    def shred(self, volume: str, *, data: bool = False, override_legal_hold: bool = False) -> dict[str, Any]:
+        """Makes a sealed volume unreadable for ever by deleting every wrapped key of it; stop its source first.
+
+        `data`: also deletes everything else, which frees its name. `FencedError` while a point is under legal hold,
+        `WrongKeyError` when that cannot be known. Gives `was_shredded`, `keys_deleted`, `objects_deleted` and
+        `bytes_deleted`.
+        """
     @property
     def closed(self) -> bool:
         """It was closed."""
@@ -522,7 +557,7 @@ class Replica:
 
     @property
     def info(self) -> dict[str, Any]:
-        """Its name, id, size_bytes, block_bytes, created, sealed and extents_only."""
+        """Its name, id, size_bytes, block_bytes, created, sealed, extents_only and shredded."""
     @property
     def totals(self) -> tuple[int, int, int]:
         """Segments, bytes of data captured, bytes stored."""
@@ -695,13 +730,34 @@ class RecordIterator:
 
 @final
 class NbdServer:
-    """A listening NBD server. Leaving the `with` block stops it."""
+    """A listening NBD server. Leaving the `with` block stops it.
+
+    With `tls`, a directory of certificates as `create_authority` makes it, nothing is served without TLS, and with
+    `tls_verify` only to clients that are enrolled for the volume (of a device: for the export's name). `on_refused` is
+    told of each other one by a line, on a thread of the server.
+    """
 
     @staticmethod
-    def protected(address: str, protection: Protection, name: str) -> NbdServer:
+    def protected(
+        address: str,
+        protection: Protection,
+        name: str,
+        *,
+        tls: _Path | None = None,
+        tls_verify: bool = True,
+        on_refused: Callable[[str], object] | None = None,
+    ) -> NbdServer:
         """Serves a protected volume."""
     @staticmethod
-    def device(address: str, device: Device | BlockDevice | _Path, name: str) -> NbdServer:
+    def device(
+        address: str,
+        device: Device | BlockDevice | _Path,
+        name: str,
+        *,
+        tls: _Path | None = None,
+        tls_verify: bool = True,
+        on_refused: Callable[[str], object] | None = None,
+    ) -> NbdServer:
         """Serves a device that nobody protects."""
     @staticmethod
     def replica(
@@ -711,6 +767,9 @@ class NbdServer:
         *,
         scratch: _Path | None = None,
         changes: ChangeSet | None = None,
+        tls: _Path | None = None,
+        tls_verify: bool = True,
+        on_refused: Callable[[str], object] | None = None,
     ) -> NbdServer:
         """Serves a state of a volume: read-only, or writable with its changes in a new `scratch` file.
 

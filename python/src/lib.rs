@@ -15,6 +15,7 @@ mod errors;
 mod gateway;
 mod handle;
 mod journal;
+mod key;
 mod mirror;
 mod planner;
 mod protection;
@@ -34,6 +35,8 @@ mod _hrl {
     use crate::gateway::{Gateway, create_authority, enroll_client};
     #[pymodule_export]
     use crate::journal::{Record, RecordIterator, Segment, convert, generate_key, inspect_hyperv};
+    #[pymodule_export]
+    use crate::key::Key;
     #[pymodule_export]
     use crate::mirror::Mirror;
     #[pymodule_export]

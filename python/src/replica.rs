@@ -6,7 +6,7 @@ use std::sync::Arc;
 use hrl::SystemClock;
 use hrl::journal::{KeyRing, WrappingKey};
 use hrl::planner::Churn;
-use hrl::replica::{At, CompactOptions, RestoreTarget, ViewOptions};
+use hrl::replica::{At, CompactOptions, RestoreTarget, ShredOptions, ViewOptions};
 use hrl::store::{DirStore, Store, create_url, open_url};
 use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
@@ -16,6 +16,7 @@ use crate::callback::CallbackStore;
 use crate::device::{Device, Disk};
 use crate::errors::run;
 use crate::handle::Handle;
+use crate::key::Key;
 use crate::planner::{churn_dict, churn_options};
 use crate::protection::{RecoveryPoint, TimelineEntry};
 use crate::retention::{Pin, Verdict, pin_until, report_dict, verdict_kind};
@@ -45,21 +46,28 @@ impl Vault {
 #[pymethods]
 impl Vault {
     #[new]
-    #[pyo3(signature = (url=None, *, store=None, key_file=None, create=false))]
+    #[pyo3(signature = (url=None, *, store=None, key=None, key_file=None, create=false))]
     fn new(
         py: Python<'_>,
         url: Option<PathBuf>,
         store: Option<&Bound<'_, PyAny>>,
+        key: Option<&Key>,
         key_file: Option<PathBuf>,
         create: bool,
     ) -> PyResult<Self> {
+        if key.is_some() && key_file.is_some() {
+            return Err(PyTypeError::new_err("a vault is opened by a key or a key_file"));
+        }
         let store: Arc<dyn Store> = match (url, store) {
             (Some(url), None) => run(py, || store_at(&url, create))?,
             (None, Some(store)) => Arc::new(CallbackStore::new(store)?),
             _ => return Err(PyTypeError::new_err("a vault is opened by its url or in a store")),
         };
         let inner = run(py, || {
-            let key = key_file.as_deref().map(WrappingKey::from_file).transpose()?;
+            let key = match key_file {
+                Some(path) => Some(WrappingKey::from_file(&path)?),
+                None => key.map(|key| key.0.clone()),
+            };
             let clock = SystemClock::shared();
             if create {
                 hrl::replica::Vault::create(store, key, clock)
@@ -84,6 +92,40 @@ impl Vault {
         let vault = self.inner()?;
         let replica = run(py, || vault.replica(name))?;
         Ok(Replica { inner: Handle::new("the replica", Arc::new(replica)) })
+    }
+
+    fn rotate_key<'py>(
+        &self,
+        py: Python<'py>,
+        volume: &str,
+        new_key: &Key,
+    ) -> PyResult<Bound<'py, PyDict>> {
+        let vault = self.inner()?;
+        let report = run(py, || vault.rotate_key(volume, &new_key.0))?;
+        let dict = PyDict::new(py);
+        dict.set_item("wrapped", report.wrapped)?;
+        dict.set_item("unwrapped", report.unwrapped)?;
+        dict.set_item("others", report.others)?;
+        Ok(dict)
+    }
+
+    #[pyo3(signature = (volume, *, data=false, override_legal_hold=false))]
+    fn shred<'py>(
+        &self,
+        py: Python<'py>,
+        volume: &str,
+        data: bool,
+        override_legal_hold: bool,
+    ) -> PyResult<Bound<'py, PyDict>> {
+        let vault = self.inner()?;
+        let options = ShredOptions { data, override_legal_hold };
+        let report = run(py, || vault.shred(volume, options))?;
+        let dict = PyDict::new(py);
+        dict.set_item("was_shredded", report.was_shredded)?;
+        dict.set_item("keys_deleted", report.keys_deleted)?;
+        dict.set_item("objects_deleted", report.objects_deleted)?;
+        dict.set_item("bytes_deleted", report.bytes_deleted)?;
+        Ok(dict)
     }
 
     #[getter]
@@ -123,6 +165,7 @@ fn info_dict<'py>(
     dict.set_item("created", info.created.to_string())?;
     dict.set_item("sealed", info.key_id.is_some())?;
     dict.set_item("extents_only", info.extents_only)?;
+    dict.set_item("shredded", info.shredded)?;
     Ok(dict)
 }
 
@@ -163,6 +206,10 @@ impl Replica {
         // Also after a failure: some of it may have been done.
         self.inner.replace(Arc::new(replica));
         result
+    }
+
+    pub(crate) fn name(&self) -> PyResult<String> {
+        Ok(self.inner.get()?.info().name.clone())
     }
 
     /// The keys that open its segments.

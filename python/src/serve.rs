@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use hrl::capture::{Export, ExportContext, NbdAddress, NbdLimits};
+use hrl::capture::{Export, ExportContext, NbdAddress, NbdLimits, NbdTls};
 use hrl::device::{BlockDevice, FileDevice, FileDeviceOptions};
 use hrl::replica::Overlay;
 use pyo3::prelude::*;
@@ -21,31 +21,66 @@ pub(crate) struct NbdServer {
     uri: String,
 }
 
-fn start(address: &str, export: Export) -> hrl::Result<NbdServer> {
-    let name = export.name.clone();
-    let address = NbdAddress::parse(address)?;
-    let server = hrl::capture::NbdServer::start(&address, vec![export], NbdLimits::default())?;
-    let uri = server.address().uri(&name);
-    Ok(NbdServer { inner: Running::new(server), uri })
+/// TLS of a server, where it is asked for.
+struct Tls(Option<NbdTls>);
+
+impl Tls {
+    fn new(
+        pki: Option<PathBuf>,
+        verify: bool,
+        on_refused: Option<Py<PyAny>>,
+        volume: &str,
+    ) -> Self {
+        Self(pki.map(|pki| {
+            let tls = NbdTls::new(&pki).verify(verify).volume(volume);
+            let Some(callback) = on_refused else { return tls };
+            tls.on_refused(Arc::new(move |line| {
+                Python::attach(|py| {
+                    if let Err(error) = callback.call1(py, (line,)) {
+                        error.write_unraisable(py, Some(callback.bind(py)));
+                    }
+                });
+            }))
+        }))
+    }
+
+    fn start(self, address: &str, export: Export) -> hrl::Result<NbdServer> {
+        use hrl::capture::NbdServer as Server;
+        let name = export.name.clone();
+        let address = NbdAddress::parse(address)?;
+        let (exports, limits) = (vec![export], NbdLimits::default());
+        let server = match self.0 {
+            Some(tls) => Server::start_tls(&address, exports, limits, tls)?,
+            None => Server::start(&address, exports, limits)?,
+        };
+        let uri = server.uri(&name);
+        Ok(NbdServer { inner: Running::new(server), uri })
+    }
 }
 
 #[pymethods]
 impl NbdServer {
     /// Serves a protected volume.
     #[staticmethod]
+    #[pyo3(signature = (address, protection, name, *, tls=None, tls_verify=true, on_refused=None))]
     fn protected(
         py: Python<'_>,
         address: &str,
         protection: &Protection,
         name: &str,
+        tls: Option<PathBuf>,
+        tls_verify: bool,
+        on_refused: Option<Py<PyAny>>,
     ) -> PyResult<Self> {
         let volume = protection.inner_volume()?;
-        run(py, || start(address, Export::volume(name, volume)))
+        let tls = Tls::new(tls, tls_verify, on_refused, name);
+        run(py, || tls.start(address, Export::volume(name, volume)))
     }
 
     /// Serves a volume of a vault as of a state: read-only, or writable with changes in a scratch file.
     #[staticmethod]
-    #[pyo3(signature = (address, replica, at, *, scratch=None, changes=None))]
+    #[pyo3(signature = (address, replica, at, *, scratch=None, changes=None, tls=None, tls_verify=true, on_refused=None))]
+    #[allow(clippy::too_many_arguments, reason = "they are keyword arguments")]
     fn replica(
         py: Python<'_>,
         address: &str,
@@ -53,9 +88,13 @@ impl NbdServer {
         at: &str,
         scratch: Option<PathBuf>,
         changes: Option<&ChangeSet>,
+        tls: Option<PathBuf>,
+        tls_verify: bool,
+        on_refused: Option<Py<PyAny>>,
     ) -> PyResult<Self> {
         let extents = changes.map(ChangeSet::extents);
         let view = replica.view_at(py, at)?;
+        let tls = Tls::new(tls, tls_verify, on_refused, &replica.name()?);
         run(py, || {
             let device: Arc<dyn BlockDevice> = match scratch {
                 None => view,
@@ -72,16 +111,26 @@ impl NbdServer {
                         .push(ExportContext { name: name.to_owned(), extents: extents.clone() });
                 }
             }
-            start(address, export)
+            tls.start(address, export)
         })
     }
 
     /// Serves a device that nobody protects.
     #[staticmethod]
-    fn device(py: Python<'_>, address: &str, device: Source, name: &str) -> PyResult<Self> {
+    #[pyo3(signature = (address, device, name, *, tls=None, tls_verify=true, on_refused=None))]
+    fn device(
+        py: Python<'_>,
+        address: &str,
+        device: Source,
+        name: &str,
+        tls: Option<PathBuf>,
+        tls_verify: bool,
+        on_refused: Option<Py<PyAny>>,
+    ) -> PyResult<Self> {
         let device =
             device.open(py, FileDeviceOptions { exclusive: true, ..Default::default() })?;
-        run(py, || start(address, Export::device(name, device)))
+        let tls = Tls::new(tls, tls_verify, on_refused, name);
+        run(py, || tls.start(address, Export::device(name, device)))
     }
 
     #[getter]

@@ -14,6 +14,8 @@ mod wait;
 pub use dirty::mend_dirty_map;
 pub use dirty::{CleanStop, DirtyMap, DirtyMapParams, MapState};
 pub use nbd::{Export, ExportContext, ExportTarget, NbdAddress, NbdLimits, NbdServer, NbdStats};
+#[cfg(feature = "tls")]
+pub use nbd::{NbdTls, RefusalSink};
 pub use region::RegionRange;
 pub use tap::{Change, ModeChange, QueuedBody, QueuedRecord, Tap, TapStats, Ticket};
 pub use volume::Volume;

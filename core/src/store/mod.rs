@@ -27,9 +27,7 @@ pub use object::{ObjectStore, ObjectStoreOptions};
 pub(crate) use pack::{PACK_DATA_BYTES_MAX, PACK_MEMBERS_MAX, PackedStore};
 pub(crate) use probe::{PREFIX as PROBE_PREFIX, check_put_if_absent};
 #[cfg(feature = "gateway")]
-pub use remote::{
-    CONNECTIONS_MAX, EnrolledClient, GATEWAY_PORT, RemoteStore, create_authority, enroll_client,
-};
+pub use remote::{CONNECTIONS_MAX, GATEWAY_PORT, RemoteStore, create_authority, enroll_client};
 pub use url::{create_url, open_url};
 
 use crate::error::{Error, ErrorKind, Result};

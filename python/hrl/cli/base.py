@@ -20,7 +20,10 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from hrl import HrlError, Vault
+from hrl import HrlError, Key, Vault
+from hrl.cli.key_options import KeyFile, KeyRefused, with_key_options
+
+__all__ = ["KeyFile"]
 
 EXIT_CODES = {
     "invalid-input": 2,
@@ -40,7 +43,22 @@ EXIT_CODES = {
 }
 NOT_RUNNING = 16
 
-app = typer.Typer(
+
+class Commands(typer.Typer):
+    """The application: every command that takes a key has the options for it."""
+
+    def command(self, *arguments: Any, **settings: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+        """Registers a command."""
+        register = super().command(*arguments, **settings)
+
+        def take(command: Callable[..., Any]) -> Callable[..., Any]:
+            register(with_key_options(command))
+            return command
+
+        return take
+
+
+app = Commands(
     name="hrl",
     help="Continuous replication of disks: capture, recovery points, restore.",
     no_args_is_help=True,
@@ -51,12 +69,15 @@ out = Console(soft_wrap=True)
 err = Console(stderr=True, soft_wrap=True)
 TABLE_COLUMNS_MIN = 200
 
-KeyFile = Annotated[
-    Path | None,
-    typer.Option("--key-file", metavar="FILE", help="Key-encryption key: 32 bytes or 64 hex digits."),
-]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 VolumeName = Annotated[str | None, typer.Option("--volume", help="Name of the volume in the vault.")]
+
+
+NbdTls = Annotated[
+    Path | None,
+    typer.Option("--nbd-tls", metavar="PKI", help="Serve in TLS only, with the certificates of this directory (hrl enroll)."),
+]
+NbdTlsAnyone = Annotated[bool, typer.Option("--nbd-tls-anyone", help="Let clients in without a certificate, too.")]
 
 
 class Refused(Exception):
@@ -98,14 +119,29 @@ def human(count: float) -> str:
     raise AssertionError("the loop returns")
 
 
-def open_vault(url: str, key_file: Path | None, *, create: bool = False) -> Vault:
+def open_vault(url: str, key: Key | None, *, create: bool = False) -> Vault:
     """Opens a vault from a command's arguments."""
-    return Vault(url, key_file=key_file, create=create)
+    return Vault(url, key=key, create=create)
 
 
 def names_of(vault: Vault, volume: str | None) -> list[str]:
-    """The volumes that a command is about: the one named, or all."""
-    return [volume] if volume else [info["name"] for info in vault.volumes()]
+    """The volumes that a command is about: the one named, or all that were not shredded."""
+    if volume:
+        return [volume]
+    volumes = vault.volumes()
+    for info in volumes:
+        if info["shredded"]:
+            err.print(f"hrl: note: {info['name']} was shredded")
+    return [info["name"] for info in volumes if not info["shredded"]]
+
+
+def tls_options(pki: Path | None, anyone: bool) -> dict[str, Any]:
+    """What an NBD server is told of TLS; clients that it refuses are a line on standard error."""
+
+    def tell(line: str) -> None:
+        print(f"hrl: {line}", file=sys.stderr, flush=True)
+
+    return {"tls": pki, "tls_verify": not anyone, "on_refused": tell}
 
 
 @contextmanager
@@ -141,6 +177,8 @@ def main() -> None:
         leave_pipe()
     except HrlError as error:
         fail(str(error), EXIT_CODES.get(error.kind, 1))
+    except KeyRefused as refused:
+        fail(str(refused), EXIT_CODES[refused.kind])
     except Refused as refused:
         fail(str(refused), refused.code)
     except OSError as error:

@@ -17,6 +17,8 @@ from hrl.cli.base import (
     NOT_RUNNING,
     Json,
     KeyFile,
+    NbdTls,
+    NbdTlsAnyone,
     Refused,
     app,
     err,
@@ -26,6 +28,7 @@ from hrl.cli.base import (
     out,
     print_json,
     progress_bar,
+    tls_options,
 )
 from hrl.cli.control import ControlServer, ask
 
@@ -60,6 +63,8 @@ def protect(
         str | None,
         typer.Option("--nbd", metavar="ADDR", help="unix:PATH or tcp:HOST:PORT. Default: unix:STATE/nbd.sock"),
     ] = None,
+    nbd_tls: NbdTls = None,
+    nbd_tls_anyone: NbdTlsAnyone = False,
     volume: Annotated[str | None, typer.Option("--volume", help="Name in the vault. Default: the disk's name.")] = None,
     key_file: KeyFile = None,
     policy: Annotated[Path | None, typer.Option("--policy", metavar="FILE", help="TOML with policy values.")] = None,
@@ -95,7 +100,9 @@ def protect(
             },
         )
         try:
-            with NbdServer.protected(nbd or f"unix:{state / 'nbd.sock'}", protection, name) as server:
+            address = nbd or f"unix:{state / 'nbd.sock'}"
+            tls = tls_options(nbd_tls, nbd_tls_anyone)
+            with NbdServer.protected(address, protection, name, **tls) as server:
                 print(server.uri, flush=True)
                 with progress_bar("Initial replication") as tell:
                     watch(protection, tell, ended)

@@ -1,4 +1,4 @@
-"""Commands of the vault: points, timeline, restore, serve, changes, verify, inspect, key."""
+"""Commands of the vault: points, timeline, restore, serve, changes, verify, inspect, convert."""
 
 import signal
 import tempfile
@@ -9,12 +9,14 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from hrl import NbdServer, Replica, Segment, generate_key, inspect_hyperv
+from hrl import Key, NbdServer, Replica, Segment, inspect_hyperv
 from hrl import convert as convert_journals
 from hrl.cli.base import (
     EXIT_CODES,
     Json,
     KeyFile,
+    NbdTls,
+    NbdTlsAnyone,
     Refused,
     VolumeName,
     app,
@@ -26,6 +28,7 @@ from hrl.cli.base import (
     print_json,
     print_table,
     progress_bar,
+    tls_options,
 )
 
 VaultUrl = Annotated[str, typer.Argument(metavar="VAULT", help="Directory or URL of the vault.")]
@@ -102,6 +105,8 @@ def serve(
         str | None,
         typer.Option("--changes-from", metavar="POINT", help="Offer what changed since as a dirty bitmap."),
     ] = None,
+    nbd_tls: NbdTls = None,
+    nbd_tls_anyone: NbdTlsAnyone = False,
     key_file: KeyFile = None,
 ) -> None:
     """Serves a volume as of a point over NBD without restoring it first. Runs until SIGTERM or SIGINT."""
@@ -112,7 +117,8 @@ def serve(
     changes = replica.changes(changes_from, at) if changes_from else None
     with tempfile.TemporaryDirectory(prefix="hrl-serve-") as scratch:
         file = Path(scratch) / "scratch" if writable else None
-        with NbdServer.replica(nbd, replica, at, scratch=file, changes=changes) as server:
+        tls = tls_options(nbd_tls, nbd_tls_anyone)
+        with NbdServer.replica(nbd, replica, at, scratch=file, changes=changes, **tls) as server:
             print(server.uri, flush=True)
             ended.wait()
 
@@ -197,7 +203,7 @@ def inspect(
         print(f"{sequence:>12} {time} {kind} {offset} {length}")
 
 
-def key_holder(vault: str | None, volume: str | None, key_file: Path | None) -> Replica | None:
+def key_holder(vault: str | None, volume: str | None, key_file: Key | None) -> Replica | None:
     """The replica whose keys open sealed segments, where a vault is named."""
     if vault is None:
         return None
@@ -228,14 +234,3 @@ def convert(
     print(f"wrote {output}: {counted}, {human(report['bytes'])}")
     for note in report.get("notes", []):
         print(f"  note: {note}")
-
-
-@app.command()
-def key(file: Annotated[Path, typer.Argument(metavar="FILE", help="New file for the key.")]) -> None:
-    """Makes a key-encryption key. Keep a copy elsewhere: without it a sealed vault cannot be read."""
-    try:
-        file.touch(mode=0o600, exist_ok=False)
-    except FileExistsError:
-        raise Refused(f"{file} exists", EXIT_CODES["already-exists"]) from None
-    file.write_text(generate_key() + "\n")
-    err.print(f"wrote {file}")

@@ -32,18 +32,70 @@ pub(super) struct Session {
     pub contexts: Vec<u32>,
 }
 
-/// Speaks with the client until it chose an export; `None` when it left, or broke the protocol.
+/// What stands between a client and the exports.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(not(feature = "tls"), allow(dead_code, reason = "what TLS alone brings about"))]
+pub(super) enum Security {
+    /// Nothing; TLS is not offered.
+    Plain,
+    /// Nothing is given before TLS.
+    TlsRequired,
+    /// TLS is spoken.
+    Secured,
+}
+
+/// What was agreed on before the options.
+#[derive(Clone, Copy, Debug)]
+#[cfg_attr(not(feature = "tls"), allow(dead_code, reason = "what TLS alone brings about"))]
+pub(super) struct Greeting {
+    /// When the whole handshake must be over.
+    pub deadline: Duration,
+    no_zeroes: bool,
+}
+
+/// How options end.
+#[derive(Debug)]
+#[cfg_attr(not(feature = "tls"), allow(dead_code, reason = "what TLS alone brings about"))]
+pub(super) enum Outcome {
+    /// The client chose an export.
+    Chosen(Session),
+    /// The client waits for TLS; options begin anew in it.
+    StartTls(Greeting),
+    /// The client left, or broke the protocol.
+    Left,
+}
+
+/// Speaks with a new client until it chose an export, or wants TLS. `Secured` cannot be where a client begins.
 pub(super) fn run<S: Socket>(
     socket: &mut S,
     exports: &[Export],
     limits: &NbdLimits,
     clock: &dyn Clock,
-) -> std::io::Result<Option<Session>> {
+    security: Security,
+) -> std::io::Result<Outcome> {
     let seconds = Duration::from_secs(limits.handshake_seconds_max.into());
-    let mut peer = Peer { socket, clock, deadline: clock.elapsed() + seconds, exports, limits };
-    let session = peer.negotiate()?;
+    let deadline = clock.elapsed() + seconds;
+    let mut peer = Peer { socket, clock, deadline, exports, limits, security };
+    let Some(greeting) = peer.greet()? else { return Ok(Outcome::Left) };
+    let outcome = peer.negotiate(greeting)?;
     socket.limit(None)?;
-    Ok(session)
+    Ok(outcome)
+}
+
+/// Goes on in TLS. What was agreed on before it does not count, as the protocol demands.
+#[cfg(feature = "tls")]
+pub(super) fn resume<S: Socket>(
+    socket: &mut S,
+    exports: &[Export],
+    limits: &NbdLimits,
+    clock: &dyn Clock,
+    greeting: Greeting,
+) -> std::io::Result<Outcome> {
+    let (deadline, security) = (greeting.deadline, Security::Secured);
+    let outcome =
+        Peer { socket, clock, deadline, exports, limits, security }.negotiate(greeting)?;
+    socket.limit(None)?;
+    Ok(outcome)
 }
 
 struct Peer<'a, S> {
@@ -52,10 +104,11 @@ struct Peer<'a, S> {
     deadline: Duration,
     exports: &'a [Export],
     limits: &'a NbdLimits,
+    security: Security,
 }
 
 impl<S: Socket> Peer<'_, S> {
-    fn negotiate(&mut self) -> std::io::Result<Option<Session>> {
+    fn greet(&mut self) -> std::io::Result<Option<Greeting>> {
         let mut hello = Vec::new();
         hello.extend_from_slice(&NBD_MAGIC.to_be_bytes());
         hello.extend_from_slice(&OPTION_MAGIC.to_be_bytes());
@@ -66,33 +119,41 @@ impl<S: Socket> Peer<'_, S> {
             return Ok(None);
         }
         let no_zeroes = flags & u32::from(HANDSHAKE_NO_ZEROES) != 0;
+        Ok(Some(Greeting { deadline: self.deadline, no_zeroes }))
+    }
+
+    fn negotiate(&mut self, greeting: Greeting) -> std::io::Result<Outcome> {
         let mut session = Session { export: 0, structured: false, contexts: Vec::new() };
         let mut contexts_of = None;
         for _ in 0..OPTIONS_MAX {
-            if u64::from_be_bytes(self.read()?) != OPTION_MAGIC {
-                return Ok(None);
-            }
-            let option = u32::from_be_bytes(self.read()?);
-            let length = u32::from_be_bytes(self.read()?);
-            if length > OPTION_BYTES_MAX {
-                self.reply(option, REP_ERR_TOO_BIG, &[])?;
-                return Ok(None);
-            }
-            let mut content = vec![0; length as usize];
-            self.read_exact(&mut content)?;
+            let Some((option, content)) = self.option()? else { return Ok(Outcome::Left) };
             match option {
+                OPT_ABORT => {
+                    self.reply(option, REP_ACK, &[])?;
+                    return Ok(Outcome::Left);
+                }
+                OPT_STARTTLS if self.security == Security::TlsRequired && content.is_empty() => {
+                    self.reply(option, REP_ACK, &[])?;
+                    return Ok(Outcome::StartTls(greeting));
+                }
+                OPT_STARTTLS if self.security != Security::Plain => {
+                    self.reply(option, REP_ERR_INVALID, &[])?;
+                }
+                // It has no way to be refused but by the end of the connection.
+                OPT_EXPORT_NAME if self.security == Security::TlsRequired => {
+                    return Ok(Outcome::Left);
+                }
+                _ if self.security == Security::TlsRequired => {
+                    self.reply(option, REP_ERR_TLS_REQD, b"this server speaks TLS only")?;
+                }
                 OPT_EXPORT_NAME => {
-                    let Some(export) = self.find(&content) else { return Ok(None) };
+                    let Some(export) = self.find(&content) else { return Ok(Outcome::Left) };
                     session.export = export;
                     if contexts_of != Some(export) {
                         session.contexts.clear();
                     }
-                    self.send_export(export, no_zeroes)?;
-                    return Ok(Some(session));
-                }
-                OPT_ABORT => {
-                    self.reply(option, REP_ACK, &[])?;
-                    return Ok(None);
+                    self.send_export(export, greeting.no_zeroes)?;
+                    return Ok(Outcome::Chosen(session));
                 }
                 OPT_LIST if content.is_empty() => self.list(option)?,
                 OPT_STRUCTURED_REPLY if content.is_empty() => {
@@ -107,7 +168,7 @@ impl<S: Socket> Peer<'_, S> {
                         if contexts_of != Some(export) {
                             session.contexts.clear();
                         }
-                        return Ok(Some(session));
+                        return Ok(Outcome::Chosen(session));
                     }
                 }
                 OPT_LIST_META_CONTEXT | OPT_SET_META_CONTEXT => {
@@ -124,7 +185,23 @@ impl<S: Socket> Peer<'_, S> {
                 _ => self.reply(option, REP_ERR_UNSUP, &[])?,
             }
         }
-        Ok(None)
+        Ok(Outcome::Left)
+    }
+
+    /// The next option and its content; `None` when it is none, or too long.
+    fn option(&mut self) -> std::io::Result<Option<(u32, Vec<u8>)>> {
+        if u64::from_be_bytes(self.read()?) != OPTION_MAGIC {
+            return Ok(None);
+        }
+        let option = u32::from_be_bytes(self.read()?);
+        let length = u32::from_be_bytes(self.read()?);
+        if length > OPTION_BYTES_MAX {
+            self.reply(option, REP_ERR_TOO_BIG, &[])?;
+            return Ok(None);
+        }
+        let mut content = vec![0; length as usize];
+        self.read_exact(&mut content)?;
+        Ok(Some((option, content)))
     }
 
     fn read<const N: usize>(&mut self) -> std::io::Result<[u8; N]> {

@@ -10,6 +10,10 @@ mod connection;
 mod handshake;
 mod pool;
 mod ring;
+#[cfg(feature = "tls")]
+mod tls;
+#[cfg(all(test, feature = "gateway"))]
+mod tls_tests;
 mod wire;
 
 use std::collections::HashMap;
@@ -23,7 +27,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use self::handshake::{Outcome, Security};
 use self::pool::Pool;
+#[cfg(feature = "tls")]
+pub use self::tls::{NbdTls, RefusalSink};
 use super::{Tap, Volume};
 use crate::clock::{Clock, SystemClock};
 use crate::device::BlockDevice;
@@ -192,7 +199,7 @@ impl Default for NbdLimits {
 pub struct NbdStats {
     /// Connections open now.
     pub connections: u64,
-    /// Connections refused at the limit.
+    /// Connections refused at the limit, or because TLS did not let them in.
     pub connections_refused: u64,
     /// Requests answered.
     pub requests: u64,
@@ -225,6 +232,33 @@ struct Server {
     stopping: AtomicBool,
     sockets: Mutex<HashMap<u64, OwnedFd>>,
     threads: Mutex<Vec<JoinHandle<()>>>,
+    #[cfg(feature = "tls")]
+    gate: Option<tls::Gate>,
+}
+
+impl Server {
+    fn new(exports: Vec<Export>, limits: NbdLimits) -> Self {
+        Self {
+            exports,
+            limits,
+            counters: Counters::default(),
+            clock: SystemClock::shared(),
+            pool: Pool::start(),
+            stopping: AtomicBool::new(false),
+            sockets: Mutex::default(),
+            threads: Mutex::default(),
+            #[cfg(feature = "tls")]
+            gate: None,
+        }
+    }
+
+    fn security(&self) -> Security {
+        #[cfg(feature = "tls")]
+        if self.gate.is_some() {
+            return Security::TlsRequired;
+        }
+        Security::Plain
+    }
 }
 
 /// A listening server. Dropping it stops it.
@@ -241,24 +275,29 @@ impl NbdServer {
     /// The socket of a dead server at a UNIX path is replaced. Access is by the permissions of that path's directory;
     /// a TCP port is open to whoever reaches it.
     pub fn start(address: &NbdAddress, exports: Vec<Export>, limits: NbdLimits) -> Result<Self> {
-        if exports.is_empty() {
-            return Err(Error::new(ErrorKind::InvalidInput, "serve", "NBD")
-                .expected("at least one export")
-                .found("none"));
-        }
+        check_exports(&exports)?;
+        Self::run(address, Server::new(exports, limits))
+    }
+
+    /// As [`NbdServer::start`] with TLS, and nothing without it. `InvalidInput` or `NotFound` for certificates that cannot be
+    /// used. Feature `tls`.
+    #[cfg(feature = "tls")]
+    pub fn start_tls(
+        address: &NbdAddress,
+        exports: Vec<Export>,
+        limits: NbdLimits,
+        tls: NbdTls,
+    ) -> Result<Self> {
+        check_exports(&exports)?;
+        let gate = Some(tls.open(&exports[0].name)?);
+        Self::run(address, Server { gate, ..Server::new(exports, limits) })
+    }
+
+    fn run(address: &NbdAddress, server: Server) -> Result<Self> {
         ring::check_available()?;
         let (listener, address) = Listener::bind(address)?;
         let listener = Arc::new(listener);
-        let server = Arc::new(Server {
-            exports,
-            limits,
-            counters: Counters::default(),
-            clock: SystemClock::shared(),
-            pool: Pool::start(),
-            stopping: AtomicBool::new(false),
-            sockets: Mutex::default(),
-            threads: Mutex::default(),
-        });
+        let server = Arc::new(server);
         let accepting = {
             let (server, listener) = (server.clone(), listener.clone());
             std::thread::Builder::new()
@@ -272,6 +311,15 @@ impl NbdServer {
     /// Where it listens, with the real port when 0 was asked for.
     pub fn address(&self) -> &NbdAddress {
         &self.address
+    }
+
+    /// The URI by which clients reach an export of it.
+    pub fn uri(&self, export: &str) -> String {
+        let uri = self.address.uri(export);
+        match self.server.security() {
+            Security::Plain => uri,
+            _ => uri.replacen("nbd", "nbds", 1),
+        }
     }
 
     /// Counters now.
@@ -312,6 +360,15 @@ impl Drop for NbdServer {
             let _ = std::fs::remove_file(path);
         }
     }
+}
+
+fn check_exports(exports: &[Export]) -> Result<()> {
+    if exports.is_empty() {
+        return Err(Error::new(ErrorKind::InvalidInput, "serve", "NBD")
+            .expected("at least one export")
+            .found("none"));
+    }
+    Ok(())
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -468,8 +525,29 @@ impl Drop for OpenConnection<'_> {
 
 /// One connection from hello to end. Its errors are the client's business alone.
 fn serve(server: &Arc<Server>, mut stream: Stream) {
-    let chosen = handshake::run(&mut stream, &server.exports, &server.limits, &*server.clock);
-    if let Ok(Some(session)) = chosen {
-        connection::run(server, &stream, &session);
+    let Server { exports, limits, clock, .. } = &**server;
+    match handshake::run(&mut stream, exports, limits, &**clock, server.security()) {
+        Ok(Outcome::Chosen(session)) => connection::run(server, &stream, &session),
+        #[cfg(feature = "tls")]
+        Ok(Outcome::StartTls(greeting)) => serve_in_tls(server, stream, greeting),
+        _ => {}
     }
+}
+
+#[cfg(feature = "tls")]
+fn serve_in_tls(server: &Arc<Server>, stream: Stream, greeting: handshake::Greeting) {
+    let Server { exports, limits, clock, .. } = &**server;
+    let admitted =
+        server.gate.as_ref().and_then(|gate| gate.admit(stream, greeting.deadline, &**clock));
+    let Some((mut plain, pump)) = admitted else {
+        server.counters.connections_refused.fetch_add(1, Ordering::Relaxed);
+        return;
+    };
+    let outcome = handshake::resume(&mut plain, exports, limits, &**clock, greeting);
+    if let Ok(Outcome::Chosen(session)) = outcome {
+        connection::run(server, &plain, &session);
+    }
+    drop(plain);
+    // It does not panic; if it did, the connection is over all the same.
+    let _ = pump.join();
 }

@@ -15,6 +15,7 @@ pub(super) const HANDSHAKE_NO_ZEROES: u16 = 2;
 pub(super) const OPT_EXPORT_NAME: u32 = 1;
 pub(super) const OPT_ABORT: u32 = 2;
 pub(super) const OPT_LIST: u32 = 3;
+pub(super) const OPT_STARTTLS: u32 = 5;
 pub(super) const OPT_INFO: u32 = 6;
 pub(super) const OPT_GO: u32 = 7;
 pub(super) const OPT_STRUCTURED_REPLY: u32 = 8;
@@ -27,6 +28,7 @@ pub(super) const REP_INFO: u32 = 3;
 pub(super) const REP_META_CONTEXT: u32 = 4;
 pub(super) const REP_ERR_UNSUP: u32 = 0x8000_0001;
 pub(super) const REP_ERR_INVALID: u32 = 0x8000_0003;
+pub(super) const REP_ERR_TLS_REQD: u32 = 0x8000_0005;
 pub(super) const REP_ERR_UNKNOWN: u32 = 0x8000_0006;
 pub(super) const REP_ERR_TOO_BIG: u32 = 0x8000_0009;
 

@@ -26,8 +26,8 @@ use self::cache::{Cache, Packing};
 use self::limits::Limits;
 use crate::clock::{Clock, SystemClock};
 use crate::error::{Error, ErrorKind, Result};
-use crate::store::remote::server_config;
 use crate::store::{PACK_DATA_BYTES_MAX, PackedStore, Store};
+use crate::tls::server_config;
 
 const POLL: Duration = Duration::from_millis(200);
 /// Bytes of a pack where nothing else was asked for, before stores whose requests cost money.
@@ -170,7 +170,7 @@ impl GatewayOptions {
                 .expected("a cache, to acknowledge segments from")
                 .found("none"));
         }
-        let tls = server_config(&self.pki)?;
+        let tls = server_config(&self.pki, true)?;
         let cache = self.open_cache(&*vault)?;
         let listener = listen(&self.listen)?;
         let address = local(&listener)?;

@@ -12,11 +12,12 @@ use rustls::{ServerConnection, StreamOwned};
 use super::Shared;
 use super::cache::Cache;
 use crate::error::{Error, ErrorKind, Result};
+use crate::store::remote::DELETED_AT_ONCE_MAX;
 use crate::store::remote::http::{
     KIND_HEADER, MESSAGE_HEADER, RequestHead, read_body, read_request, status_of, write_response,
 };
-use crate::store::remote::{DELETED_AT_ONCE_MAX, EnrolledClient, find_client, fingerprint};
 use crate::store::{ObjectInfo, PutOutcome, Store, check_name};
+use crate::tls::{EnrolledClient, find_client, fingerprint};
 
 /// A connection on which nothing comes for this long is closed.
 const IDLE_LIMIT: Duration = Duration::from_secs(300);

@@ -21,8 +21,9 @@ use std::time::Duration;
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, ClientConnection, StreamOwned};
 
-pub use identity::{EnrolledClient, create_authority, enroll_client};
-pub(crate) use identity::{find_client, fingerprint, server_config};
+#[cfg(test)]
+pub(crate) use identity::let_expire;
+pub use identity::{create_authority, enroll_client};
 
 use self::http::{check_length, error_of, read_body, read_response, write_request};
 use super::{ObjectInfo, PutOutcome, Store, check_name};
@@ -99,7 +100,7 @@ impl RemoteStore {
                 .expected("at least one address")
                 .found("none"));
         }
-        let tls = identity::client_config(bundle)?;
+        let tls = crate::tls::client_config(bundle)?;
         Ok(Self { endpoints, current: AtomicUsize::new(0), tls })
     }
 

@@ -1,0 +1,386 @@
+//! TLS below the NBD protocol (`NBD_OPT_STARTTLS`): who is let in, and the pump between a TLS socket and a connection.
+//!
+//! A server with [`NbdTls`] gives a client nothing before TLS: each other option is answered with `NBD_REP_ERR_TLS_REQD`. After
+//! the handshake a thread, the [`Pump`], decrypts into one end of a socket pair and encrypts what comes back, so that the
+//! connection above is the same with TLS and without.
+//!
+//! A client that the rules refuse is disconnected, counted and told of by one line. What it sends is bounded: the TLS
+//! handshake has to end within the time of the whole handshake, and while one direction does not drain, nothing more is read
+//! for it. Everything that the pump holds is [`CHUNK_BYTES`] in each direction and what TLS makes of it.
+
+use std::io::{ErrorKind as IoKind, IoSlice, Read, Write};
+use std::net::Shutdown;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::net::{SendAncillaryBuffer, SendFlags, sendmsg};
+use rustls::{ServerConfig, ServerConnection};
+
+use super::Stream;
+use super::handshake::Socket;
+use crate::clock::Clock;
+use crate::error::{Error, Result};
+use crate::tls::{find_client, fingerprint, server_config};
+
+/// Bytes that the pump moves at once.
+const CHUNK_BYTES: usize = 256 << 10;
+/// How long what is left to send may make no progress once the connection has ended.
+const CLOSE_LIMIT: Timespec = Timespec { tv_sec: 5, tv_nsec: 0 };
+
+/// Where a server tells of a client that it refused: one line for people.
+pub type RefusalSink = Arc<dyn Fn(&str) + Send + Sync>;
+
+/// TLS of an NBD server. The certificates are read when it starts, who is enrolled at each connection.
+#[derive(Clone)]
+pub struct NbdTls {
+    pki: PathBuf,
+    verify: bool,
+    volume: Option<String>,
+    refused: RefusalSink,
+}
+
+impl NbdTls {
+    /// With the certificates of a directory: `server.pem`, `server.key`, and for the clients `authority.pem` and `clients/`
+    /// (feature `gateway`: `store::create_authority` and `store::enroll_client` make them).
+    pub fn new(pki: &Path) -> Self {
+        Self { pki: pki.to_owned(), verify: true, volume: None, refused: Arc::new(|_| {}) }
+    }
+
+    /// Whether clients must show a certificate that is enrolled for the volume. Default true; with false whoever reaches the
+    /// port is served, encrypted.
+    pub fn verify(mut self, yes: bool) -> Self {
+        self.verify = yes;
+        self
+    }
+
+    /// The volume that clients must be enrolled for. Default: the name of the first export.
+    pub fn volume(mut self, name: &str) -> Self {
+        self.volume = Some(name.to_owned());
+        self
+    }
+
+    /// Is told of each client that is refused, on the thread of its connection. Default: nobody.
+    pub fn on_refused(mut self, sink: RefusalSink) -> Self {
+        self.refused = sink;
+        self
+    }
+
+    /// Reads the certificates. `InvalidInput` or `NotFound` for those that cannot be used.
+    pub(super) fn open(self, first_export: &str) -> Result<Gate> {
+        let config = server_config(&self.pki, self.verify)?;
+        let volume = self.volume.unwrap_or_else(|| first_export.to_owned());
+        Ok(Gate { config, pki: self.pki, verify: self.verify, volume, refused: self.refused })
+    }
+}
+
+/// Lets clients in.
+pub(super) struct Gate {
+    config: Arc<ServerConfig>,
+    pki: PathBuf,
+    verify: bool,
+    volume: String,
+    refused: RefusalSink,
+}
+
+impl Gate {
+    /// The plain end of a connection whose client asked for TLS, and the pump behind it. `None` when it was refused, which
+    /// was told.
+    pub(super) fn admit(
+        &self,
+        mut stream: Stream,
+        deadline: Duration,
+        clock: &dyn Clock,
+    ) -> Option<(Stream, JoinHandle<()>)> {
+        let peer = match &stream {
+            Stream::Tcp(tcp) => tcp.peer_addr().map_or("client".into(), |a| format!("client {a}")),
+            Stream::Unix(_) => "local client".to_owned(),
+        };
+        let started = self
+            .handshake(&mut stream, deadline, clock)
+            .and_then(|tls| Pump::start(tls, stream).map_err(|error| error.to_string()));
+        match started {
+            Ok(started) => Some(started),
+            Err(reason) => {
+                (self.refused)(&format!("NBD {peer} refused: {reason}"));
+                None
+            }
+        }
+    }
+
+    fn handshake(
+        &self,
+        stream: &mut Stream,
+        deadline: Duration,
+        clock: &dyn Clock,
+    ) -> std::result::Result<ServerConnection, String> {
+        let io = |error: std::io::Error| match error.kind() {
+            IoKind::WouldBlock | IoKind::TimedOut => "the TLS handshake took too long".to_owned(),
+            _ => format!("the TLS handshake failed: {error}"),
+        };
+        let mut tls =
+            ServerConnection::new(self.config.clone()).map_err(|error| error.to_string())?;
+        while tls.is_handshaking() || tls.wants_write() {
+            let left = deadline.saturating_sub(clock.elapsed());
+            if left.is_zero() {
+                return Err("the TLS handshake took too long".to_owned());
+            }
+            stream.limit(Some(left.max(Duration::from_millis(1)))).map_err(io)?;
+            if tls.wants_write() {
+                tls.write_tls(&mut NoSignal(stream.as_fd())).map_err(io)?;
+                continue;
+            }
+            if tls.read_tls(stream).map_err(io)? == 0 {
+                return Err("it left during the TLS handshake".to_owned());
+            }
+            if let Err(error) = tls.process_new_packets() {
+                // The alert that says why; it matters to nobody but the client.
+                let _ = tls.write_tls(&mut NoSignal(stream.as_fd()));
+                return Err(error.to_string());
+            }
+        }
+        if self.verify {
+            self.check_enrolled(&tls)?;
+        }
+        Ok(tls)
+    }
+
+    /// The authority's signature was checked in the handshake; here, that the client is enrolled for the volume.
+    fn check_enrolled(&self, tls: &ServerConnection) -> std::result::Result<(), String> {
+        let certificate = tls.peer_certificates().and_then(|chain| chain.first());
+        let Some(certificate) = certificate else {
+            return Err("it showed no certificate".to_owned());
+        };
+        let client = find_client(&self.pki, &fingerprint(certificate))
+            .map_err(|error: Error| error.to_string())?
+            .ok_or_else(|| format!("its certificate is not enrolled in {}", self.pki.display()))?;
+        if client.volumes.contains(&self.volume) {
+            return Ok(());
+        }
+        Err(format!("{} is not enrolled for volume {}", client.name, self.volume))
+    }
+}
+
+/// Moves bytes between TLS and a socket pair until both have ended.
+struct Pump {
+    tls: ServerConnection,
+    wire: Stream,
+    plain: UnixStream,
+    /// Received and not decrypted yet.
+    sealed: Chunk,
+    /// Decrypted and not taken by the connection yet.
+    opened: Chunk,
+    /// Space for what the connection sends.
+    outgoing: Vec<u8>,
+    wire_ended: bool,
+    plain_ended: bool,
+}
+
+impl Pump {
+    /// The end that the connection speaks with, and the thread.
+    fn start(tls: ServerConnection, wire: Stream) -> std::io::Result<(Stream, JoinHandle<()>)> {
+        let (near, far) = UnixStream::pair()?;
+        match &wire {
+            Stream::Tcp(tcp) => tcp.set_nonblocking(true)?,
+            Stream::Unix(unix) => unix.set_nonblocking(true)?,
+        }
+        far.set_nonblocking(true)?;
+        let mut pump = Self {
+            tls,
+            wire,
+            plain: far,
+            sealed: Chunk::new(),
+            opened: Chunk::new(),
+            outgoing: vec![0; CHUNK_BYTES],
+            wire_ended: false,
+            plain_ended: false,
+        };
+        // One chunk is written when all before it is sent: that is the limit.
+        pump.tls.set_buffer_limit(None);
+        let thread = std::thread::Builder::new()
+            .name("hrl-nbd-tls".into())
+            // An error ends both sides, by dropping them.
+            .spawn(move || drop(pump.run()))?;
+        Ok((Stream::Unix(near), thread))
+    }
+
+    fn run(&mut self) -> std::io::Result<()> {
+        loop {
+            let mut moved = self.open()?;
+            moved |= self.deliver()?;
+            moved |= self.send()?;
+            moved |= self.seal()?;
+            if self.plain_ended && !self.tls.wants_write() {
+                return Ok(());
+            }
+            if !moved && !self.wait()? {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Receives and decrypts, when the connection has taken what came before.
+    fn open(&mut self) -> std::io::Result<bool> {
+        if !self.opened.is_empty() || self.wire_ended {
+            return Ok(false);
+        }
+        if self.sealed.is_empty() && !self.sealed.fill(&mut self.wire)? {
+            return Ok(false);
+        }
+        if self.sealed.is_empty() {
+            return self.end_input();
+        }
+        let mut rest = self.sealed.rest();
+        let before = rest.len();
+        self.tls.read_tls(&mut rest)?;
+        let taken = before - rest.len();
+        self.sealed.take(taken);
+        let state = self.tls.process_new_packets().map_err(std::io::Error::other)?;
+        if state.plaintext_bytes_to_read() > 0 {
+            self.opened.fill(&mut self.tls.reader())?;
+        } else if state.peer_has_closed() {
+            return self.end_input();
+        }
+        Ok(true)
+    }
+
+    /// The client sends no more: the connection ends when it has answered what came.
+    fn end_input(&mut self) -> std::io::Result<bool> {
+        self.wire_ended = true;
+        self.plain.shutdown(Shutdown::Write)?;
+        Ok(true)
+    }
+
+    /// Gives the connection what was decrypted.
+    fn deliver(&mut self) -> std::io::Result<bool> {
+        if self.opened.is_empty() || self.plain_ended {
+            return Ok(false);
+        }
+        match would_block(NoSignal(self.plain.as_fd()).write(self.opened.rest())) {
+            // The connection hears no more; what it said last is still to be sent.
+            Err(error) if error.kind() == IoKind::BrokenPipe => {
+                self.opened = Chunk::new();
+                self.wire_ended = true;
+                Ok(true)
+            }
+            sent => {
+                let sent = sent?;
+                self.opened.take(sent.unwrap_or(0));
+                Ok(sent.is_some())
+            }
+        }
+    }
+
+    /// Sends what was encrypted.
+    fn send(&mut self) -> std::io::Result<bool> {
+        if !self.tls.wants_write() {
+            return Ok(false);
+        }
+        let sent = would_block(self.tls.write_tls(&mut NoSignal(self.wire.as_fd())))?;
+        Ok(sent.is_some())
+    }
+
+    /// Encrypts what the connection sends, when all before it is sent.
+    fn seal(&mut self) -> std::io::Result<bool> {
+        if self.tls.wants_write() || self.plain_ended {
+            return Ok(false);
+        }
+        match would_block(self.plain.read(&mut self.outgoing))? {
+            None => Ok(false),
+            Some(0) => {
+                self.plain_ended = true;
+                self.tls.send_close_notify();
+                Ok(true)
+            }
+            Some(count) => {
+                self.tls.writer().write_all(&self.outgoing[..count])?;
+                Ok(true)
+            }
+        }
+    }
+
+    /// Waits until one of the sockets can go on; false when the end takes too long.
+    fn wait(&self) -> std::io::Result<bool> {
+        let mut wire = PollFlags::empty();
+        wire.set(PollFlags::IN, self.opened.is_empty() && !self.wire_ended);
+        wire.set(PollFlags::OUT, self.tls.wants_write());
+        let mut plain = PollFlags::empty();
+        plain.set(PollFlags::OUT, !self.opened.is_empty() && !self.plain_ended);
+        plain.set(PollFlags::IN, !self.tls.wants_write() && !self.plain_ended);
+        // A socket of which nothing is wanted would wake by its end alone, again and again.
+        let mut sockets: Vec<PollFd<'_>> = [(self.wire.as_fd(), wire), (self.plain.as_fd(), plain)]
+            .into_iter()
+            .filter(|(_, wanted)| !wanted.is_empty())
+            .map(|(fd, wanted)| PollFd::from_borrowed_fd(fd, wanted))
+            .collect();
+        let limit = self.plain_ended.then_some(&CLOSE_LIMIT);
+        match poll(&mut sockets, limit) {
+            Ok(ready) => Ok(ready > 0),
+            Err(rustix::io::Errno::INTR) => Ok(true),
+            Err(error) => Err(error.into()),
+        }
+    }
+}
+
+/// Bytes on their way.
+struct Chunk {
+    bytes: Vec<u8>,
+    from: usize,
+    to: usize,
+}
+
+impl Chunk {
+    fn new() -> Self {
+        Self { bytes: vec![0; CHUNK_BYTES], from: 0, to: 0 }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.from == self.to
+    }
+
+    fn rest(&self) -> &[u8] {
+        &self.bytes[self.from..self.to]
+    }
+
+    fn take(&mut self, count: usize) {
+        self.from += count;
+    }
+
+    /// Reads into an empty chunk, which stays empty at the end of the source; false when nothing is there now.
+    fn fill(&mut self, source: &mut impl Read) -> std::io::Result<bool> {
+        let count = would_block(source.read(&mut self.bytes))?;
+        (self.from, self.to) = (0, count.unwrap_or(0));
+        Ok(count.is_some())
+    }
+}
+
+/// A socket that is written to without a signal when the peer is gone: the process may be anybody's.
+struct NoSignal<'a>(BorrowedFd<'a>);
+
+impl Write for NoSignal<'_> {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.write_vectored(&[IoSlice::new(bytes)])
+    }
+
+    fn write_vectored(&mut self, parts: &[IoSlice<'_>]) -> std::io::Result<usize> {
+        let mut none = SendAncillaryBuffer::default();
+        Ok(sendmsg(self.0, parts, &mut none, SendFlags::NOSIGNAL)?)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+/// `None` when the socket cannot go on now.
+fn would_block(result: std::io::Result<usize>) -> std::io::Result<Option<usize>> {
+    match result {
+        Ok(count) => Ok(Some(count)),
+        Err(error) if matches!(error.kind(), IoKind::WouldBlock | IoKind::Interrupted) => Ok(None),
+        Err(error) => Err(error),
+    }
+}

@@ -1,0 +1,146 @@
+"""Where a command's key comes from: `--key-file`, `--key-command` or `--key-env`.
+
+A command takes a parameter with the type `KeyFile`, and gets the key. `with_key_options` makes three options of it; the
+application applies it to every command, so no command names them all.
+"""
+
+import functools
+import inspect
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, get_args
+
+import typer
+
+from hrl import Key
+
+KEY_COMMAND_SECONDS_MAX = 60
+KEY_BYTES_MAX = 4096
+# Rights of others to a key file that are worth a warning.
+OTHERS = 0o077
+
+
+class KeyRefused(Exception):
+    """No key came of the options, with the kind of failure."""
+
+    def __init__(self, message: str, kind: str) -> None:
+        super().__init__(message)
+        self.kind = kind
+
+
+class KeyParameter:
+    """Marks a parameter that becomes three options, whose names begin with `prefix`."""
+
+    def __init__(self, prefix: str, what: str) -> None:
+        self.prefix = prefix
+        self.what = what
+
+    def options(self) -> list[tuple[str, str, Any]]:
+        """Suffix, type and option of each."""
+        prefix, what = f"--{self.prefix}key", self.what
+        file = typer.Option(f"{prefix}-file", metavar="FILE", help=f"{what}: 32 bytes or 64 hex digits.")
+        command = typer.Option(f"{prefix}-command", metavar="CMD", help=f"{what}: what this shell command prints.")
+        variable = typer.Option(f"{prefix}-env", metavar="NAME", help=f"{what}: the value of this environment variable.")
+        return [
+            ("file", Annotated[Path | None, file], Path),
+            ("command", Annotated[str | None, command], str),
+            ("env", Annotated[str | None, variable], str),
+        ]
+
+
+KeyFile = Annotated[Key | None, KeyParameter("", "Key-encryption key")]
+NewKeyFile = Annotated[Key | None, KeyParameter("new-", "New key-encryption key")]
+
+
+def with_key_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The command with three options for each of its keys."""
+    signature = inspect.signature(command)
+    marked: dict[str, KeyParameter] = {}
+    parameters: list[inspect.Parameter] = []
+    for name, parameter in signature.parameters.items():
+        marks = [mark for mark in get_args(parameter.annotation) if isinstance(mark, KeyParameter)]
+        if not marks:
+            parameters.append(parameter)
+            continue
+        marked[name] = marks[0]
+        for suffix, annotation, _ in marks[0].options():
+            parameters.append(parameter.replace(name=f"{name}_{suffix}", annotation=annotation, default=None))
+    if not marked:
+        return command
+
+    @functools.wraps(command)
+    def run(**arguments: Any) -> Any:
+        for name, mark in marked.items():
+            given = {suffix: arguments.pop(f"{name}_{suffix}") for suffix, _, _ in mark.options()}
+            arguments[name] = read_key(mark.prefix, **given)
+        return command(**arguments)
+
+    run.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+    run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    return run
+
+
+def read_key(prefix: str, file: Path | None, command: str | None, env: str | None) -> Key | None:
+    """The key that one of the options gives; none where none is given."""
+    given = [source for source in (file, command, env) if source is not None]
+    if len(given) > 1:
+        names = ", ".join(f"--{prefix}key-{suffix}" for suffix in ("file", "command", "env"))
+        raise KeyRefused(f"cannot take two keys: give one of {names}", "invalid-input")
+    if file is not None:
+        key = Key.from_file(file)
+        warn_of_rights(file)
+        return key
+    if command is not None:
+        return Key(output_of(command), origin=f"the output of the {prefix}key command")
+    if env is not None:
+        value = os.environb.get(os.fsencode(env))
+        if value is None:
+            raise KeyRefused(f"cannot read key: the environment variable {env} is not set", "not-found")
+        return Key(value, origin=f"the environment variable {env}")
+    return None
+
+
+def warn_of_rights(file: Path) -> None:
+    """One line on standard error when others may read or change a key file."""
+    mode = file.stat().st_mode & 0o777
+    if mode & OTHERS:
+        print(f"hrl: warning: others than its owner have rights to {file} (mode {mode:03o}); chmod 600 it", file=sys.stderr)
+
+
+def output_of(command: str) -> bytes:
+    """What a shell command prints, which may take a minute. What it says on standard error is for people."""
+    limit = KEY_COMMAND_SECONDS_MAX
+    late = threading.Event()
+    # In a session of its own, so that everything that it started can be ended with it.
+    with subprocess.Popen(command, shell=True, stdout=subprocess.PIPE, start_new_session=True) as process:
+
+        def end() -> None:
+            try:
+                os.killpg(process.pid, signal.SIGKILL)
+            except ProcessLookupError:
+                pass
+
+        def give_up() -> None:
+            late.set()
+            end()
+
+        timer = threading.Timer(limit, give_up)
+        timer.start()
+        try:
+            assert process.stdout is not None
+            printed = process.stdout.read(KEY_BYTES_MAX + 1)
+            if len(printed) > KEY_BYTES_MAX:
+                end()
+            code = process.wait()
+        finally:
+            timer.cancel()
+    if late.is_set():
+        raise KeyRefused(f"the key command took longer than {limit} s", "unavailable")
+    if len(printed) <= KEY_BYTES_MAX and code != 0:
+        raise KeyRefused(f"the key command ended with code {code}", "unavailable")
+    return printed

@@ -1,0 +1,135 @@
+"""Keys by file, command and variable; rotation under a running agent; shredding."""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from conftest import LIMIT, Agent, hrl, hrl_json
+
+import hrl as package
+from hrl.cli import key_options
+from hrl.cli.base import EXIT_CODES
+
+Start = Callable[..., Agent]
+SECRET = b"nobody but the board may know" * 200
+
+
+def make_key(path: Path) -> Path:
+    hrl("key", path)
+    return path
+
+
+def sealed(tmp_path: Path, name: str = "v") -> tuple[Path, Path]:
+    """A vault with a sealed volume and a point in it, and its key file."""
+    key, vault, disk = tmp_path / "key", tmp_path / "vault", tmp_path / f"{name}.img"
+    if not key.exists():
+        make_key(key)
+    disk.touch()
+    os.truncate(disk, 1 << 20)
+    opened = package.Vault(vault, key_file=key, create=True)
+    with package.Protection(disk, vault=opened, state=tmp_path / f"state-{name}", volume=name) as protection:
+        protection.wait_ordered()
+        protection.write(0, SECRET)
+        protection.mark("secret plan")
+        protection.wait_replicated()
+    return vault, key
+
+
+def test_a_key_comes_from_a_file_a_command_or_a_variable(tmp_path: Path) -> None:
+    vault, key = sealed(tmp_path)
+    for source in (["--key-file", key], ["--key-command", f"cat {key}"]):
+        assert len(hrl_json("points", vault, *source)) == 1
+    command = [sys.executable, "-P", "-m", "hrl", "points", str(vault), "--key-env", "VAULT_KEY"]
+    done = subprocess.run(command, env=os.environ | {"VAULT_KEY": key.read_text()}, capture_output=True, timeout=LIMIT)
+    assert done.returncode == 0 and b"secret plan" in done.stdout
+    told = hrl("points", vault, "--key-env", "NO_SUCH_KEY", code=EXIT_CODES["not-found"])
+    assert "NO_SUCH_KEY" in told
+    told = hrl("points", vault, "--key-env", "X", "--key-file", key, code=EXIT_CODES["invalid-input"])
+    assert "--key-command" in told
+
+
+@pytest.mark.parametrize(("command", "kind"), [("exit 3", "unavailable"), ("echo abc", "invalid-input"), ("yes", "invalid-input")])
+def test_a_key_command_that_gives_none_is_told_and_not_shown(tmp_path: Path, command: str, kind: str) -> None:
+    told = hrl("points", tmp_path, "--key-command", command, code=EXIT_CODES[kind])
+    assert "key command" in told and "abc" not in told and len(told.splitlines()) == 1
+
+
+def test_a_key_command_ends_with_everything_that_it_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(key_options, "KEY_COMMAND_SECONDS_MAX", 0.3)
+    began = time.monotonic()
+    with pytest.raises(key_options.KeyRefused, match="longer than"):
+        key_options.output_of("sleep 50 & sleep 50")
+    assert time.monotonic() - began < 20
+
+
+def test_a_key_file_that_others_may_read_is_a_warning(tmp_path: Path) -> None:
+    vault, key = sealed(tmp_path)
+    command = [sys.executable, "-P", "-m", "hrl", "points", str(vault), "--key-file", str(key)]
+    for mode, warned in ((0o600, False), (0o644, True), (0o620, True)):
+        key.chmod(mode)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT)
+        assert done.returncode == 0
+        assert ("warning" in done.stderr and "chmod 600" in done.stderr) == warned, done.stderr
+
+
+def test_keys_do_not_show_themselves() -> None:
+    key = package.Key(bytes(range(32)))
+    assert repr(key) == f"Key({key.id})" and len(key.id) == 32
+    assert key == package.Key(bytes(range(32)).hex() + "\n") and key != package.Key(bytes(32))
+    with pytest.raises(package.HrlError, match="the safe") as raised:
+        package.Key("f00f" * 15, origin="the safe")
+    assert "f00f" not in str(raised.value)
+    with pytest.raises(TypeError):
+        package.Key(7)  # type: ignore[arg-type]
+
+
+def test_a_running_agent_goes_on_through_a_rotation_and_starts_with_the_new_key(start: Start, tmp_path: Path) -> None:
+    old, new = make_key(tmp_path / "old"), make_key(tmp_path / "new")
+    agent = start(key_file=old)
+    agent.write(0, b"before" * 100)
+    hrl("point", agent.state, "--label", "before")
+    told = hrl("rotate-key", agent.vault, "--key-file", old, "--new-key-command", f"cat {new}")
+    assert "disk.img: opens" in told
+    agent.write(8192, b"after" * 100)
+    hrl("point", agent.state, "--label", "after")
+    agent.stop()
+    told = hrl("points", agent.vault, "--key-file", old, code=EXIT_CODES["wrong-key"])
+    assert package.Key.from_file(new).id in told and package.Key.from_file(old).id in told
+    again = start(key_file=new)
+    again.write(16384, b"again" * 100)
+    hrl("point", again.state, "--label", "again")
+    again.stop()
+    labels = [point["label"] for point in hrl_json("points", agent.vault, "--key-file", new)]
+    assert labels == ["before", "after", "again"]
+    report = hrl_json("rotate-key", agent.vault, "disk.img", "--key-file", old, "--new-key-file", new)
+    assert report["volumes"]["disk.img"] == {"wrapped": False, "unwrapped": False, "others": []}
+    image = tmp_path / "image"
+    hrl("restore", agent.vault, "disk.img", "--to", image, "--key-file", new)
+    assert image.read_bytes() == agent.disk.read_bytes()
+
+
+def test_a_shredded_volume_is_gone_and_the_others_are_not(tmp_path: Path) -> None:
+    vault, key = sealed(tmp_path, "a")
+    sealed(tmp_path, "b")
+    everything = b"".join(path.read_bytes() for path in vault.rglob("*") if path.is_file())
+    for plain in (SECRET[:16], b"secret plan"):
+        assert plain not in everything
+    hrl("shred", vault, "a", "--key-file", key, code=2)
+    hrl("pin", vault, "a", "label:secret plan", "--legal-hold", "--key-file", key)
+    told = hrl("shred", vault, "a", "--yes", "--key-file", key, code=EXIT_CODES["fenced"])
+    assert "legal hold" in told
+    hrl("unpin", vault, "a", "label:secret plan", "--legal-hold", "--key-file", key)
+    told = hrl("shred", vault, "a", "--yes", code=EXIT_CODES["wrong-key"])
+    assert "1 keys deleted" in hrl("shred", vault, "a", "--yes", "--key-file", key)
+    for command in (["points", vault, "--volume", "a"], ["restore", vault, "a", "--to", tmp_path / "x"], ["verify", vault, "--volume", "a"]):
+        told = hrl(*command, "--key-file", key, code=EXIT_CODES["wrong-key"])
+        assert "shredded" in told
+    assert [p["volume"] for p in hrl_json("points", vault, "--key-file", key)] == ["b"]
+    report = hrl_json("shred", vault, "a", "--yes", "--data", "--key-file", key)
+    assert report["was_shredded"] and report["objects_deleted"] > 0
+    hrl("points", vault, "--volume", "a", "--key-file", key, code=EXIT_CODES["not-found"])
+    assert [info["name"] for info in package.Vault(vault).volumes()] == ["b"]
