@@ -37,6 +37,7 @@ from hrl._hrl import (
     enroll_client,
     generate_key,
     inspect_hyperv,
+    plan_capacity,
 )
 from hrl.errors import (
     AlreadyExistsError,
@@ -96,4 +97,5 @@ __all__ = [
     "enroll_client",
     "generate_key",
     "inspect_hyperv",
+    "plan_capacity",
 ]

@@ -46,6 +46,7 @@ __all__ = [
     "enroll_client",
     "generate_key",
     "inspect_hyperv",
+    "plan_capacity",
 ]
 
 _Path = str | PathLike[str]
@@ -567,6 +568,9 @@ class Replica:
         """Every recovery point, oldest first."""
     def timeline(self) -> list[TimelineEntry]:
         """The history in stretches: ordered ones, and gaps with their cause."""
+    def segments(self) -> list[dict[str, Any]]:
+        """The segments in write order: object, kind, sequences, times, sizes, and "arrived_ns", the time of its file where
+        the vault is a local directory (else None)."""
     def resolve(self, at: str = "newest") -> int:
         """The sequence that a state names; `NotFoundError` when it cannot be restored."""
     def view(self, at: str = "newest") -> View:
@@ -868,3 +872,28 @@ def convert(inputs: Sequence[_Path], output: _Path, *, to: str, replica: Replica
 
 def inspect_hyperv(path: _Path) -> dict[str, Any] | None:
     """What a Hyper-V log holds, after checking all of it; None when the file is not one."""
+
+def plan_capacity(
+    replicas: Sequence[Replica],
+    *,
+    policy: Mapping[str, str] | None = None,
+    link: int | None = None,
+    latency: float = 0.02,
+    since: str | None = None,
+    until: str | None = None,
+    days: int | None = None,
+    rpo_target: float | None = None,
+    progress: Callable[[int, int], object] | None = None,
+) -> dict[str, Any]:
+    """Plays the journals of volumes through a model of shipping and retention, and predicts what they need.
+
+    `policy` as for `Protection`; `link` is what the link to the vault carries in bytes a second, all volumes together, None
+    for as much as the policy allows; `latency` is the time that the store takes for a request; `days` of the vault are
+    played, by default two more than the window of the retention; `rpo_target` asks for the slowest link with which the RPO
+    keeps below it for 99 % of the time ("least_bytes_per_second", None when no link does).
+
+    "volumes" have the RPO (max, p99, median), the spool's greatest size and when the policy's is full ("spool_full_at"),
+    bytes and "days"; "days" are those of all volumes: bytes in the vault at their end and requests by verb; "steady_bytes"
+    is where the vault no longer grows; "samples" are the curves over time. "is_sustainable" tells that the backlog of one
+    repetition of the journals is gone in the next, "link_use" the share of the link that is used.
+    """

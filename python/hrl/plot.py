@@ -38,6 +38,39 @@ def churn(found: Mapping[str, Any], to: str | Path, *, title: str = "Churn") -> 
     _finish(figure, [f"{title}: bytes per {span(width)}"], to)
 
 
+def plan(found: Mapping[str, Any], to: str | Path, *, link: float | None = None, title: str = "Capacity") -> None:
+    """Draws what `hrl.plan_capacity` gave: RPO, spool, shipping against the link, and the vault over the days.
+
+    `link` is the capacity that was planned with, in bytes a second.
+    """
+    figure = _figure(4, to)
+    samples = found["samples"]
+    starts = [_seconds(sample["start"]) for sample in samples]
+    width = (starts[-1] - starts[0]) / max(len(starts) - 1, 1)
+    times = [_time(start) for start in [*starts, starts[-1] + width]]
+
+    def steps(name: str, scale: float = 1) -> list[float]:
+        values = [sample[name] * scale for sample in samples]
+        return [*values, values[-1]]
+
+    rpo, spool, shipping, vault = figure.axes
+    rpo.set_label(SECONDS)
+    rpo.fill_between(times, steps("rpo_max_seconds"), step="post", color=SKY, lw=0, label="RPO")
+    p99 = max(volume["rpo_p99_seconds"] for volume in found["volumes"])
+    rpo.axhline(p99, color=INK, lw=0.9, ls=(0, (4, 3)), label=f"99 % of the time: {span(p99)}")
+    spool.fill_between(times, steps("spool_bytes_max"), step="post", color=TEAL, lw=0, label="waiting in the spool")
+    full = [volume["spool_full_at"] for volume in found["volumes"] if volume["spool_full_at"]]
+    if full:
+        spool.axvline(_time(_seconds(min(full))), color=RED, lw=1.4, label="spool full: dirty mode")
+    shipping.fill_between(times, steps("sealed_bytes", 1 / width), step="post", color=SKY, lw=0, label="written, as stored")
+    shipping.step(times, steps("sent_bytes", 1 / width), where="post", color=BLUE, lw=1.2, label="on the link")
+    if link:
+        shipping.axhline(link, color=RED, lw=1.2, ls=(0, (4, 3)), label=f"link: {human(link)}/s")
+    days = [day["vault_bytes"] for day in found["days"]]
+    vault.bar(range(1, len(days) + 1), days, width=0.8, color=AMBER, label="vault at the end of the day")
+    _finish(figure, [f"{title}: RPO", "Spool", "Bytes a second", "Vault, days from the begin"], to, numbered=vault)
+
+
 def human(count: float, _position: object = None) -> str:
     """A number of bytes for people."""
     unit = 0
@@ -65,7 +98,7 @@ def _figure(rows: int, to: str | Path) -> "Figure":
         raise PlotError("cannot draw without matplotlib: pip install 'hrl[plot]'") from None
     figure = Figure(figsize=(10, 0.6 + 2.9 * rows), layout="constrained", facecolor="white")
     FigureCanvasAgg(figure)
-    figure.subplots(rows, 1, sharex=True, squeeze=False)
+    figure.subplots(rows, 1, squeeze=False)
     return figure
 
 
@@ -101,8 +134,8 @@ def _bars(
         axes.fill_between(times, [c[name] for c in columns], step="post", color=color, lw=0, label=label)
 
 
-def _finish(figure: "Figure", titles: Sequence[str], to: str | Path) -> None:
-    """Axes, legends and the file."""
+def _finish(figure: "Figure", titles: Sequence[str], to: str | Path, numbered: "Axes | None" = None) -> None:
+    """Axes, legends and the file. The chart that is `numbered` has no times."""
     from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
     from matplotlib.ticker import FuncFormatter, MaxNLocator, MultipleLocator
 
@@ -127,11 +160,14 @@ def _finish(figure: "Figure", titles: Sequence[str], to: str | Path) -> None:
             # Above the chart and not on it, so that no curve is hidden.
             look: dict[str, Any] = {"frameon": False, "fontsize": 9, "labelcolor": INK, "handlelength": 1.4}
             axes.legend(loc="lower right", bbox_to_anchor=(1, 1.0), borderaxespad=0.2, ncols=4, columnspacing=1.2, **look)
-    locator = AutoDateLocator(minticks=3, maxticks=9, tz=UTC)  # type: ignore[no-untyped-call]
-    last = figure.axes[-1]
-    last.xaxis.set_major_locator(locator)
-    last.xaxis.set_major_formatter(ConciseDateFormatter(locator, tz=UTC))  # type: ignore[no-untyped-call]
-    last.set_xlabel("UTC", loc="left", color=QUIET, fontsize=9)
+        if axes is numbered:
+            axes.xaxis.set_major_locator(MaxNLocator(12, integer=True))
+            continue
+        locator = AutoDateLocator(minticks=3, maxticks=9, tz=UTC)  # type: ignore[no-untyped-call]
+        axes.xaxis.set_major_locator(locator)
+        axes.xaxis.set_major_formatter(ConciseDateFormatter(locator, tz=UTC))  # type: ignore[no-untyped-call]
+        axes.xaxis.get_offset_text().set_color(QUIET)
+        axes.set_xlabel("UTC", loc="left", color=QUIET, fontsize=9)
     # No date inside, so that the same figures give the same file.
     kind = Path(to).suffix.lower()
     figure.savefig(to, dpi=150, metadata={"Date": None} if kind == ".svg" else {"Software": None})

@@ -40,7 +40,7 @@ mod _hrl {
     #[pymodule_export]
     use crate::mirror::Mirror;
     #[pymodule_export]
-    use crate::planner::churn;
+    use crate::planner::{churn, plan_capacity};
     #[pymodule_export]
     use crate::protection::{Protection, RecoveryPoint, Stats, TimelineEntry};
     #[pymodule_export]

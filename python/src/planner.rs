@@ -1,14 +1,18 @@
 //! Churn and capacity planning, as dictionaries.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
-use hrl::Timestamp;
-use hrl::planner::{Churn, ChurnBucket, ChurnOptions};
+use hrl::planner::{
+    Churn, ChurnBucket, ChurnOptions, DayPlan, Plan, PlanOptions, PlanSample, Requests, VolumePlan,
+};
+use hrl::{Policy, Timestamp};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList};
 
 use crate::errors::run;
 use crate::journal::Segment;
+use crate::replica::{Replica, progress};
 
 const PERCENTS: [f64; 6] = [50.0, 75.0, 90.0, 95.0, 99.0, 100.0];
 
@@ -92,5 +96,109 @@ fn bucket_dict<'py>(py: Python<'py>, bucket: &ChurnBucket) -> PyResult<Bound<'py
     dict.set_item("unique_bytes", bucket.unique_bytes)?;
     dict.set_item("stored_bytes", bucket.stored_bytes)?;
     dict.set_item("resync_stored_bytes", bucket.resync_stored_bytes)?;
+    Ok(dict)
+}
+
+#[pyfunction]
+#[pyo3(signature = (
+    replicas, *, policy=None, link=None, latency=0.02, since=None, until=None, days=None, rpo_target=None, progress=None
+))]
+#[allow(clippy::too_many_arguments, reason = "they are named in Python")]
+pub(crate) fn plan_capacity<'py>(
+    py: Python<'py>,
+    replicas: Vec<PyRef<'py, Replica>>,
+    policy: Option<HashMap<String, String>>,
+    link: Option<u64>,
+    latency: f64,
+    since: Option<&str>,
+    until: Option<&str>,
+    days: Option<u32>,
+    rpo_target: Option<f64>,
+    progress: Option<Py<PyAny>>,
+) -> PyResult<Bound<'py, PyDict>> {
+    let replicas: Vec<hrl::replica::Replica> = replicas
+        .iter()
+        .map(|replica| replica.inner().map(|replica| (*replica).clone()))
+        .collect::<PyResult<_>>()?;
+    let tell = self::progress(progress);
+    let plan = run(py, || {
+        let mut options = PlanOptions {
+            link_bytes_per_second: link,
+            request_latency: seconds(latency, "latency")?,
+            from: since.map(Timestamp::parse).transpose()?,
+            to: until.map(Timestamp::parse).transpose()?,
+            days,
+            rpo_target: rpo_target.map(|target| seconds(target, "rpo_target")).transpose()?,
+            policy: Policy::default(),
+        };
+        for (name, value) in policy.iter().flatten() {
+            options.policy.set(name, value)?;
+        }
+        hrl::planner::plan_capacity(&replicas, &options, &tell)
+    })?;
+    plan_dict(py, &plan)
+}
+
+fn plan_dict<'py>(py: Python<'py>, plan: &Plan) -> PyResult<Bound<'py, PyDict>> {
+    let dict = PyDict::new(py);
+    dict.set_item("from", plan.from.to_string())?;
+    dict.set_item("to", plan.to.to_string())?;
+    dict.set_item("link_use", plan.link_use)?;
+    dict.set_item("is_sustainable", plan.is_sustainable)?;
+    dict.set_item("least_bytes_per_second", plan.least_bytes_per_second)?;
+    dict.set_item("steady_bytes", plan.steady_bytes)?;
+    dict.set_item("volumes", list(py, &plan.volumes, volume_dict)?)?;
+    dict.set_item("days", list(py, &plan.days, day_dict)?)?;
+    dict.set_item("samples", list(py, &plan.samples, sample_dict)?)?;
+    Ok(dict)
+}
+
+fn list<'py, T>(
+    py: Python<'py>,
+    items: &[T],
+    dict: impl Fn(Python<'py>, &T) -> PyResult<Bound<'py, PyDict>>,
+) -> PyResult<Bound<'py, PyList>> {
+    let list = PyList::empty(py);
+    items.iter().try_for_each(|item| list.append(dict(py, item)?))?;
+    Ok(list)
+}
+
+fn volume_dict<'py>(py: Python<'py>, volume: &VolumePlan) -> PyResult<Bound<'py, PyDict>> {
+    let dict = PyDict::new(py);
+    dict.set_item("name", &volume.name)?;
+    dict.set_item("rpo_max_seconds", volume.rpo_max.as_secs_f64())?;
+    dict.set_item("rpo_p99_seconds", volume.rpo_p99.as_secs_f64())?;
+    dict.set_item("rpo_median_seconds", volume.rpo_median.as_secs_f64())?;
+    dict.set_item("spool_bytes_max", volume.spool_bytes_max)?;
+    dict.set_item("spool_full_at", volume.spool_full_at.map(|time| time.to_string()))?;
+    dict.set_item("segments", volume.segments)?;
+    dict.set_item("written_bytes", volume.written_bytes)?;
+    dict.set_item("unique_bytes", volume.unique_bytes)?;
+    dict.set_item("shipped_bytes", volume.shipped_bytes)?;
+    dict.set_item("shipped_at", volume.shipped_at.to_string())?;
+    dict.set_item("is_sampled", volume.is_sampled)?;
+    dict.set_item("days", list(py, &volume.days, day_dict)?)?;
+    Ok(dict)
+}
+
+fn day_dict<'py>(py: Python<'py>, day: &DayPlan) -> PyResult<Bound<'py, PyDict>> {
+    let dict = PyDict::new(py);
+    let Requests { put, get, list, head, delete } = day.requests;
+    dict.set_item("vault_bytes", day.vault_bytes)?;
+    for (verb, count) in
+        [("put", put), ("get", get), ("list", list), ("head", head), ("delete", delete)]
+    {
+        dict.set_item(verb, count)?;
+    }
+    Ok(dict)
+}
+
+fn sample_dict<'py>(py: Python<'py>, sample: &PlanSample) -> PyResult<Bound<'py, PyDict>> {
+    let dict = PyDict::new(py);
+    dict.set_item("start", sample.start.to_string())?;
+    dict.set_item("rpo_max_seconds", sample.rpo_max.as_secs_f64())?;
+    dict.set_item("spool_bytes_max", sample.spool_bytes_max)?;
+    dict.set_item("sealed_bytes", sample.sealed_bytes)?;
+    dict.set_item("sent_bytes", sample.sent_bytes)?;
     Ok(dict)
 }

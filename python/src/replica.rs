@@ -212,6 +212,10 @@ impl Replica {
         Ok(self.inner.get()?.info().name.clone())
     }
 
+    pub(crate) fn inner(&self) -> PyResult<Arc<hrl::replica::Replica>> {
+        self.inner.get()
+    }
+
     /// The keys that open its segments.
     pub(crate) fn keys(&self) -> PyResult<KeyRing> {
         Ok(self.inner.get()?.keys().clone())
@@ -260,6 +264,28 @@ impl Replica {
 
     fn timeline(&self) -> PyResult<Vec<TimelineEntry>> {
         Ok(self.inner.get()?.timeline().into_iter().map(Into::into).collect())
+    }
+
+    /// The segments of the catalog, in write order.
+    fn segments<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
+        let replica = self.inner.get()?;
+        let list = PyList::empty(py);
+        for entry in replica.catalog().segments() {
+            let summary = &entry.summary;
+            let dict = PyDict::new(py);
+            dict.set_item("object", &entry.object)?;
+            dict.set_item("kind", format!("{:?}", summary.kind).to_lowercase())?;
+            dict.set_item("first_sequence", summary.first_sequence.0)?;
+            dict.set_item("last_sequence", summary.last_sequence.0)?;
+            dict.set_item("first_time_ns", summary.first_time.0)?;
+            dict.set_item("last_time_ns", summary.last_time.0)?;
+            dict.set_item("records", summary.records)?;
+            dict.set_item("data_bytes", summary.data_bytes)?;
+            dict.set_item("stored_bytes", summary.stored_bytes)?;
+            dict.set_item("arrived_ns", replica.arrived(&entry.object).map(|time| time.0))?;
+            list.append(dict)?;
+        }
+        Ok(list)
     }
 
     #[pyo3(signature = (at="newest"))]

@@ -1,4 +1,4 @@
-"""Churn through the package and the command; pictures."""
+"""Churn and capacity plans through the package and the command; pictures. How near plans come: core/tests/planner.rs."""
 
 import builtins
 import random
@@ -47,6 +47,30 @@ def test_churn_counts_what_was_written(vault: Path) -> None:
     assert none["buckets"] == [] and none["top"] is None
     assert "cannot read 5y" in hrl("churn", vault, "--bucket", "5y", code=2)
     assert "churn" in hrl("churn", vault, "--bucket", "0s", code=2)
+
+
+def test_a_plan_answers_what_a_link_must_carry(vault: Path, tmp_path: Path) -> None:
+    common = ("plan-capacity", vault, "--days", "1", "--rpo-target", "5s")
+    found = hrl_json(*common, "--price-put", "0.005", "--price-gb", "0.02")
+    volume = found["volumes"][0]
+    assert (volume["name"], volume["written_bytes"], volume["unique_bytes"]) == ("v", 60 * BLOCK, 40 * BLOCK)
+    assert 0 <= volume["rpo_median_seconds"] <= volume["rpo_p99_seconds"] <= volume["rpo_max_seconds"] < 5
+    assert found["link_use"] is None and found["is_sustainable"] and len(found["days"]) == 1
+    assert found["month"]["requests"] > 0 and found["month"]["bytes"] > 0
+    assert sum(sample["sealed_bytes"] for sample in found["samples"]) == volume["shipped_bytes"]
+    # Only just fast enough, as it says itself.
+    least = found["least_bytes_per_second"]
+    tight = hrl_json(*common, "--bandwidth", least, "--plot", tmp_path / "plan.svg")
+    assert 2 < tight["volumes"][0]["rpo_p99_seconds"] <= 5
+    assert ElementTree.parse(tmp_path / "plan.svg").getroot().tag.endswith("svg")
+    text = hrl(*common, "--bandwidth", "1K")
+    assert "too slow: the backlog grows" in text and "a link of" in text and "requests a day" in text
+    small = tmp_path / "policy.toml"
+    small.write_text('spool_bytes_max = 1048576\nbandwidth = "1G"\nretention = "none"\n')
+    assert package.plan_capacity([package.Vault(str(vault)).replica("v")], days=1)["steady_bytes"] is None
+    assert "still growing" in hrl("plan-capacity", vault, "--days", "1", "--policy", small)
+    assert "cannot read 10X" in hrl("plan-capacity", vault, "--bandwidth", "10X", code=2)
+    assert "expected journals of ordered writes" in hrl("plan-capacity", vault, "--to", "2001-01-01T00:00:00Z", code=3)
 
 
 def test_pictures_are_whole_and_equal_each_time(vault: Path, tmp_path: Path) -> None:

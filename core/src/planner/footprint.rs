@@ -55,7 +55,6 @@ impl<T: Copy + PartialEq> Footprint<T> {
     }
 
     /// The values and their bytes, scaled up from the sample.
-    #[cfg(test)]
     pub(super) fn iter(&self) -> impl Iterator<Item = (u64, T)> {
         let shift = self.shift;
         self.pieces.iter().map(move |(start, (end, value))| (scaled(end - start, shift), *value))

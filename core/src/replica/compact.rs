@@ -42,7 +42,7 @@ const FEW_BYTES: u64 = 64 << 20;
 /// Logs are first merged in pieces of this much data, so that each of their frames is decoded a few times at most.
 const SORT_BYTES: u64 = 256 << 20;
 /// Bytes of one read when an object is fetched.
-const FETCH_BYTES: u64 = 32 << 20;
+pub(crate) const FETCH_BYTES: u64 = 32 << 20;
 /// Folds remembered as not worth their bytes.
 const JUDGED_MAX: usize = 1 << 16;
 
@@ -247,8 +247,9 @@ impl Run<'_> {
         bytes_in: u64,
     ) -> Result<Option<u64>> {
         let Some(first) = entries.first() else { return Ok(None) };
-        let few = entries.len() < FEW_SEGMENTS && bytes_in < FEW_BYTES;
-        if few || self.judged.get(&first.object).is_some_and(|least| bytes_in < *least) {
+        if is_few(entries.len(), bytes_in)
+            || self.judged.get(&first.object).is_some_and(|least| bytes_in < *least)
+        {
             return Ok(None);
         }
         let index = |entry: &SegmentEntry| self.replica.open_entry(entry)?.read_index();
@@ -258,13 +259,11 @@ impl Run<'_> {
         let share = u128::from(kept) * u128::from(bytes_in) / u128::from(data.max(1));
         let estimate = u64::try_from(share).unwrap_or(u64::MAX);
         // More segments keep at least these bytes too, so a fold of fewer bytes in all cannot save enough.
-        let least = u128::from(estimate) * 100 / u128::from(100 - SAVES_PERCENT_MIN);
-        if least <= u128::from(bytes_in) {
+        let least = least_bytes_in(estimate);
+        if least <= bytes_in {
             return Ok(Some(estimate));
         }
-        let grown = bytes_in.saturating_add(bytes_in / 100 * GROWTH_PERCENT_MIN);
-        let least = u64::try_from(least).unwrap_or(u64::MAX).max(grown);
-        self.judged.insert(first.object.clone(), least);
+        self.judged.insert(first.object.clone(), look_again_at(least, bytes_in));
         Ok(None)
     }
 
@@ -465,6 +464,22 @@ impl Run<'_> {
         }
         Ok(strays)
     }
+}
+
+/// A run is too small to be looked at for its bytes.
+pub(crate) fn is_few(segments: usize, bytes_in: u64) -> bool {
+    segments < FEW_SEGMENTS && bytes_in < FEW_BYTES
+}
+
+/// Bytes that a run must hold so that a fold which writes `bytes_out` of them saves enough.
+pub(crate) fn least_bytes_in(bytes_out: u64) -> u64 {
+    let least = u128::from(bytes_out) * 100 / u128::from(100 - SAVES_PERCENT_MIN);
+    u64::try_from(least).unwrap_or(u64::MAX)
+}
+
+/// Bytes at which a run is looked at again that holds `bytes_in` and needs `least` of them.
+pub(crate) fn look_again_at(least: u64, bytes_in: u64) -> u64 {
+    least.max(bytes_in.saturating_add(bytes_in / 100 * GROWTH_PERCENT_MIN))
 }
 
 /// `Changed` when a new segment was retired as a stray and deleted before its maker came to name it.

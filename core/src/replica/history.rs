@@ -26,6 +26,7 @@ pub struct TimelineEntry {
 }
 
 /// The unordered intervals of a catalog: each from its begin up to, not including, its end.
+#[derive(Default)]
 pub(super) struct Intervals(Vec<(Sequence, Sequence)>);
 
 impl Intervals {

@@ -34,11 +34,13 @@ pub use catalog::mend_catalog_version;
 pub use catalog::{Catalog, CatalogEdit, SegmentEntry, SourceIdentity};
 pub use changes::{ChangeRun, ChangeSet};
 pub use compact::{CompactOptions, CompactReport, Compactor};
+pub(crate) use compact::{FETCH_BYTES, is_few, least_bytes_in, look_again_at};
 pub use history::TimelineEntry;
 pub use keys::{RotationReport, ShredOptions, ShredReport};
 pub use overlay::Overlay;
 pub(crate) use restore::is_zero;
 pub use restore::{RestoreReport, RestoreTarget};
+pub(crate) use retention::folds_of;
 pub use retention::{Fold, FoldReason, KeepReason, KeptState, RetentionPlan, plan};
 #[cfg(any(test, feature = "testing"))]
 pub use vault::mend_volume_record;

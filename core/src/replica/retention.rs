@@ -150,6 +150,19 @@ pub fn plan(catalog: &Catalog, policy: &RetentionPolicy, now: Timestamp) -> Rete
     plan
 }
 
+/// The folds of a volume that is in order throughout and has no pins and verdicts, whose newest point is of no
+/// application: what capacity planning goes by.
+pub(crate) fn folds_of(
+    entries: &[SegmentEntry],
+    policy: &RetentionPolicy,
+    now: Timestamp,
+) -> Vec<Fold> {
+    let planner = Planner::of(entries, Intervals::default(), HashMap::new(), policy, now);
+    let mut kept = planner.kept();
+    let forced = planner.give_up(&mut kept, planner.over_budget());
+    planner.folds(&kept, forced)
+}
+
 impl Catalog {
     /// Points that are never dropped, and why, as far as pins are concerned those that `holds` says still hold.
     pub(super) fn protected_points(
@@ -211,8 +224,17 @@ struct Planner<'a> {
 
 impl<'a> Planner<'a> {
     fn new(catalog: &'a Catalog, policy: &'a RetentionPolicy, now: Timestamp) -> Self {
-        let entries = catalog.segments();
-        let intervals = catalog.unordered_intervals();
+        let protected = catalog.protected_points(|pin| !pin.has_expired(now));
+        Self::of(catalog.segments(), catalog.unordered_intervals(), protected, policy, now)
+    }
+
+    fn of(
+        entries: &'a [SegmentEntry],
+        intervals: Intervals,
+        protected: HashMap<PointId, KeepReason>,
+        policy: &'a RetentionPolicy,
+        now: Timestamp,
+    ) -> Self {
         let full = nanos(policy.full);
         let open_from = intervals.open_from().unwrap_or(Sequence(u64::MAX));
         let is_young = |entry: &SegmentEntry| {
@@ -221,7 +243,6 @@ impl<'a> Planner<'a> {
         };
         let newest = entries.len().saturating_sub(1);
         let full_from = entries.iter().position(is_young).unwrap_or(newest).min(newest);
-        let protected = catalog.protected_points(|pin| !pin.has_expired(now));
         let is_small = |entry: &&SegmentEntry| entry.summary.stored_bytes < SMALL_BYTES;
         let small = entries[..full_from].iter().filter(is_small).count();
         let is_crowded = small > SMALL_SEGMENTS_MAX;

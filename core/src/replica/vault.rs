@@ -513,6 +513,14 @@ impl Replica {
         })
     }
 
+    /// When an object of the volume arrived in the vault, as its store tells: the time of the file where objects are local
+    /// files, `None` otherwise. The catalog does not record it.
+    pub fn arrived(&self, object: &str) -> Option<Timestamp> {
+        let modified = self.store.local_path(object)?.metadata().ok()?.modified().ok()?;
+        let since = modified.duration_since(std::time::UNIX_EPOCH).ok()?;
+        i64::try_from(since.as_nanos()).ok().map(Timestamp)
+    }
+
     /// Goes through the catalog in write order, and opens the segments that are `wanted`, those of a store many at once.
     pub(crate) fn each_segment(
         &self,

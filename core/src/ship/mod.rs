@@ -7,7 +7,7 @@
 #[cfg(feature = "gateway")]
 pub(crate) mod gateway;
 pub(crate) mod mirror;
-mod throttle;
+pub(crate) mod throttle;
 
 use std::collections::VecDeque;
 use std::fs::File;
@@ -27,12 +27,12 @@ use crate::store::{PutOutcome, Store};
 use crate::units::{Sequence, Timestamp};
 
 /// Segments put by one call at most.
-const BATCH_MAX: usize = 64;
+pub(crate) const BATCH_MAX: usize = 64;
 /// Catalog entries made by one append at most: with so many the interval of the policy is not waited for.
-const UNNAMED_MAX: usize = 1024;
+pub(crate) const UNNAMED_MAX: usize = 1024;
 /// A batch ends early, and may be named in the catalog, when its puts have taken this long: on a slow link points are of
 /// use soon.
-const BATCH_TIME: Duration = Duration::from_secs(5);
+pub(crate) const BATCH_TIME: Duration = Duration::from_secs(5);
 /// Bytes compared at once, of an object that is there already.
 const COMPARED_BYTES: usize = 1 << 20;
 /// Weight of the newest batch in the measured speed.

@@ -1,4 +1,4 @@
-"""Commands that size links and stores from what journals say: churn."""
+"""Commands that size links and stores from what journals say: churn, plan-capacity."""
 
 from collections.abc import Callable
 from functools import partial
@@ -10,9 +10,10 @@ import typer
 import hrl
 from hrl import plot
 from hrl.cli.base import EXIT_CODES, Json, KeyFile, Refused, app, human, open_vault, print_json, print_table, progress_bar
-from hrl.cli.vault import table_of
+from hrl.cli.protect import read_policy
+from hrl.cli.vault import VaultUrl, table_of
 
-UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
+UNITS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86_400}
 Volumes = Annotated[list[str] | None, typer.Argument(metavar="[VOLUME]...", help="Names of volumes. Default: all.")]
 From = Annotated[str | None, typer.Option("--from", metavar="TIME", help="Leave out what was written before.")]
 To = Annotated[str | None, typer.Option("--to", metavar="TIME", help="Leave out what was written from then on.")]
@@ -21,7 +22,8 @@ Plot = Annotated[Path | None, typer.Option("--plot", metavar="FILE", help="Draw 
 
 def seconds(text: str) -> float:
     """A time such as 60s, 5m, 1h or 2d in seconds."""
-    number, unit = (text[:-1], UNITS[text[-1]]) if text[-1:] in UNITS else (text, 1)
+    name = next((name for name in UNITS if text.endswith(name)), "")
+    number, unit = text.removesuffix(name), UNITS.get(name, 1)
     try:
         value = float(number) * unit
     except ValueError:
@@ -121,3 +123,109 @@ def rate(one: dict[str, Any], name: str, per_seconds: float) -> float:
 def ratio(a: float, b: float) -> str:
     """How many times `b` fits into `a`."""
     return f"{a / b:.2f}" if b else "-"
+
+
+@app.command("plan-capacity")
+def plan_capacity(
+    vault: VaultUrl,
+    volumes: Volumes = None,
+    bandwidth: Annotated[
+        str | None,
+        typer.Option(
+            "--bandwidth", metavar="RATE", help="What the link carries: bytes a second, with K, M or G. Default: no limit."
+        ),
+    ] = None,
+    policy: Annotated[Path | None, typer.Option("--policy", metavar="FILE", help="TOML with policy values.")] = None,
+    rpo_target: Annotated[
+        str | None,
+        typer.Option("--rpo-target", metavar="TIME", help="Find the slowest link that keeps it 99 % of the time."),
+    ] = None,
+    latency: Annotated[str, typer.Option("--latency", metavar="TIME", help="What the store takes for a request.")] = "20ms",
+    days: Annotated[
+        int | None,
+        typer.Option("--days", help="Days of the vault. Default: until it no longer grows, 30 if it always does."),
+    ] = None,
+    price_put: Annotated[float, typer.Option("--price-put", help="Price of 1,000 puts or lists.")] = 0.0,
+    price_get: Annotated[float, typer.Option("--price-get", help="Price of 1,000 gets or heads.")] = 0.0,
+    price_gb: Annotated[float, typer.Option("--price-gb", help="Price of a GiB for a month.")] = 0.0,
+    since: From = None,
+    until: To = None,
+    to: Plot = None,
+    key_file: KeyFile = None,
+    json: Json = False,
+) -> None:
+    """Plays the journals of volumes that share a link, and predicts RPO, spool, vault and requests.
+
+    The journals may have been made with another policy and link. What is assumed is said in the README.
+    """
+    opened = open_vault(vault, key_file)
+    names = volumes or [info["name"] for info in opened.volumes()]
+    link = bytes_per_second(bandwidth) if bandwidth else None
+    with progress_bar("Reading journals") as tell:
+        found = hrl.plan_capacity(
+            [opened.replica(name) for name in names],
+            policy=read_policy(policy),
+            link=link,
+            latency=seconds(latency),
+            since=since,
+            until=until,
+            days=days,
+            rpo_target=seconds(rpo_target) if rpo_target else None,
+            progress=tell,
+        )
+    found["month"] = month(found, price_put, price_get, price_gb)
+    if to:
+        draw(partial(plot.plan, found, link=link, title=", ".join(names)), to)
+    if json:
+        return print_json(found)
+    show_plan(found, rpo_target)
+
+
+def bytes_per_second(text: str) -> int:
+    """A rate such as 8M in bytes a second."""
+    power = "KMG".find(text[-1:].upper()) + 1 if text else 0
+    digits = text[:-1] if power else text
+    if not digits.isdigit() or not 64 <= int(digits) << 10 * power <= 1 << 40:
+        raise Refused(f"cannot read {text}: expected bytes a second such as 500K, 8M or 1G", 2)
+    return int(digits) << 10 * power
+
+
+def month(found: dict[str, Any], put: float, get: float, gib: float) -> dict[str, float]:
+    """What 30 days as the last one cost: requests and bytes."""
+    day = found["days"][-1]
+    requests = ((day["put"] + day["list"]) * put + (day["get"] + day["head"]) * get) / 1000 * 30
+    return {"requests": requests, "bytes": day["vault_bytes"] / 2**30 * gib}
+
+
+def show_plan(found: dict[str, Any], rpo_target: str | None) -> None:
+    """The plan for people: volumes, then what they need together."""
+    table = table_of("volume", "RPO max", "p99", "median", "spool max", "spool full", "written", "shipped", "vault")
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for v in found["volumes"]:
+        rpo = (plot.span(v[f"rpo_{name}_seconds"]) for name in ("max", "p99", "median"))
+        sizes = (human(v["written_bytes"]), human(v["shipped_bytes"]), human(v["days"][-1]["vault_bytes"]))
+        table.add_row(v["name"], *rpo, human(v["spool_bytes_max"]), v["spool_full_at"] or "never", *sizes)
+    print_table(table)
+    last = found["days"][-1]
+    rows = {"journals": f"{found['from']} to {found['to']}"}
+    if found["link_use"] is not None:
+        rows["link"] = f"{found['link_use']:.0%} used" + ("" if found["is_sustainable"] else "; too slow: the backlog grows")
+    elif not found["is_sustainable"]:
+        rows["bandwidth"] = "the policy allows too little: the backlog grows"
+    if rpo_target:
+        least = found["least_bytes_per_second"]
+        rows[f"RPO below {rpo_target}"] = (
+            f"a link of {human(least)}/s" if least else "no link keeps it: see policy and latency"
+        )
+    steady = f"{human(found['steady_bytes'])}, and no longer grows" if found["steady_bytes"] else "still growing"
+    rows["vault"] = f"{human(last['vault_bytes'])} after {len(found['days'])} days" + f" ({steady})"
+    verbs = ("put", "get", "list", "head", "delete")
+    rows["requests a day"] = ", ".join(f"{last[verb]:,.0f} {verb}" for verb in verbs)
+    if any(found["month"].values()):
+        rows["cost of a month"] = f"{found['month']['requests']:,.2f} requests, {found['month']['bytes']:,.2f} bytes"
+    for name, row in rows.items():
+        print(f"{name + ':':<18} {row}")
+    for v in found["volumes"]:
+        if v["spool_full_at"]:
+            print(f"note: {v['name']}: the policy's spool is full at {v['spool_full_at']}: no points then until a resync")
