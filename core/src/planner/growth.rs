@@ -277,9 +277,9 @@ impl Requests {
     /// Runs of retention that find nothing to do: the catalog is opened, its newest versions read, strays looked for.
     fn count_looks(&mut self, runs: u64) {
         let versions = SNAPSHOT_EVERY as f64 / 2.0;
-        self.list += 3.0 * runs as f64;
+        self.list += 5.0 * runs as f64;
         self.get += (versions + 1.0) * runs as f64;
-        self.head += 2.0 * runs as f64;
+        self.head += 3.0 * runs as f64;
     }
 }
 

@@ -100,3 +100,14 @@ fn a_batch_is_shipped_in_chunks_and_named_by_one_append() {
     let shipped = ship(vec![rotate(&atoms, &options.policy)], &options, None);
     assert!(shipped[0].segments.iter().all(|p| p.shipped == p.sealed));
 }
+
+#[test]
+fn with_an_interval_of_the_catalog_segments_are_named_together_and_none_waits_for_longer() {
+    let atoms: Vec<_> = (0..100).map(|at| atom(at * 1000, at * 1000, 10, true)).collect();
+    let policy = Policy { catalog_interval: Duration::from_secs(10), ..policy(1000, 1 << 20) };
+    let options = PlanOptions { policy, request_latency: Duration::ZERO, ..PlanOptions::default() };
+    let shipped = ship(vec![rotate(&atoms, &options.policy)], &options, None);
+    assert_eq!(shipped[0].appends, 11);
+    let waited = shipped[0].segments.iter().map(|p| p.shipped - p.sealed);
+    assert!(waited.max().is_some_and(|most| (9 * SECOND..=10 * SECOND).contains(&most)));
+}
