@@ -315,6 +315,8 @@ public:
     static Key from_file(const std::string &path) {
         return Key(detail::make<hrl_key>([&](hrl_key **out) { return hrl_key_from_file(path.c_str(), out); }));
     }
+    /** Its name, which tells nothing about it. */
+    std::string id() const { return hrl_key_id(get()); }
 };
 
 class Replica;
@@ -674,6 +676,15 @@ public:
         : Handle(detail::make<hrl_nbd_server>([&](hrl_nbd_server **out) {
               return hrl_nbd_server_start(address.c_str(), name.c_str(), device.get(), changes.get(), flags, out);
           })) {}
+    /** With TLS, and nothing without it; `options.struct_bytes` is set here. */
+    static NbdServer tls(const std::string &address, const std::string &name, const Device &device, hrl_nbd_tls options,
+                         std::uint32_t flags = 0, const Changes &changes = Changes()) {
+        options.struct_bytes = sizeof options;
+        return NbdServer(detail::make<hrl_nbd_server>([&](hrl_nbd_server **out) {
+            return hrl_nbd_server_start_tls(address.c_str(), name.c_str(), device.get(), changes.get(), flags, &options,
+                                            out);
+        }));
+    }
     std::string uri() const { return hrl_nbd_server_uri(get()); }
     hrl_nbd_stats stats() const {
         hrl_nbd_stats stats;

@@ -13,12 +13,14 @@
 use std::path::Path;
 use std::sync::Arc;
 
+#[cfg(feature = "gateway")]
+use rustls::ClientConfig;
+use rustls::RootCertStore;
 use rustls::ServerConfig;
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::WebPkiClientVerifier;
-use rustls::{ClientConfig, RootCertStore};
 
 use crate::error::{Error, ErrorKind, Result};
 
@@ -57,6 +59,7 @@ pub(crate) fn server_config(pki: &Path, verify: bool) -> Result<Arc<ServerConfig
 }
 
 /// TLS of a client, from its bundle.
+#[cfg(feature = "gateway")]
 pub(crate) fn client_config(bundle: &Path) -> Result<Arc<ClientConfig>> {
     let config = ClientConfig::builder_with_provider(provider())
         .with_safe_default_protocol_versions()

@@ -41,6 +41,25 @@ static void messages(void) {
     hrl_device_free(memory);
 }
 
+/* Without certificates, or in a build without TLS, nothing is served; never in plain. */
+static void tls(void) {
+    hrl_nbd_tls options = {0};
+    hrl_nbd_server *server = NULL;
+    hrl_device *memory;
+    char address[600];
+    hrl_status status;
+
+    OK(hrl_device_new_memory(1 << 20, &memory));
+    snprintf(address, sizeof address, "unix:%s", in_directory("tls.sock"));
+    FAILS(HRL_ERROR_INVALID_INPUT, hrl_nbd_server_start_tls(address, "disk", memory, NULL, 0, &options, &server));
+    options.struct_bytes = sizeof options;
+    options.pki = in_directory("no-such-pki");
+    status = hrl_nbd_server_start_tls(address, "disk", memory, NULL, 0, &options, &server);
+    CHECK(status == HRL_ERROR_UNSUPPORTED || status == HRL_ERROR_NOT_FOUND);
+    CHECK(server == NULL);
+    hrl_device_free(memory);
+}
+
 static void vaults(void) {
     static const uint8_t bytes[HRL_KEY_BYTES] = {1};
     hrl_key *key, *none = NULL;
@@ -112,6 +131,7 @@ static void tickets(void) {
 
 int main(void) {
     messages();
+    tls();
     vaults();
     tickets();
     return 0;

@@ -246,6 +246,44 @@ static void look_at_replica(hrl_key *key) {
     hrl_store_free(store);
 }
 
+static void rotate_and_shred(hrl_key *old_key) {
+    static const uint8_t bytes[HRL_KEY_BYTES] = {8};
+    hrl_key *new_key;
+    hrl_store *store;
+    hrl_vault *with_old, *with_new;
+    hrl_replica *replica = NULL;
+    hrl_rotation_report rotated;
+    hrl_shred_report shredded;
+
+    OK(hrl_key_from_bytes(bytes, sizeof bytes, &new_key));
+    CHECK(strlen(hrl_key_id(new_key)) == 32 && strcmp(hrl_key_id(new_key), hrl_key_id(old_key)) != 0);
+    OK(hrl_store_open_directory(in_directory("vault"), false, &store));
+    OK(hrl_vault_open(store, old_key, &with_old));
+    OK(hrl_vault_open(store, new_key, &with_new));
+    FAILS(HRL_ERROR_INVALID_INPUT, hrl_vault_rotate_key(with_old, "disk", old_key, NULL));
+    OK(hrl_vault_rotate_key(with_old, "disk", new_key, &rotated));
+    CHECK(rotated.wrapped && rotated.unwrapped && rotated.others == 0);
+    FAILS(HRL_ERROR_WRONG_KEY, hrl_replica_open(with_old, "disk", &replica));
+    CHECK(strstr(hrl_error_message(), hrl_key_id(new_key)) != NULL);
+    OK(hrl_replica_open(with_new, "disk", &replica));
+    hrl_replica_free(replica);
+    replica = NULL;
+
+    FAILS(HRL_ERROR_INVALID_INPUT, hrl_vault_shred(with_new, "disk", 4, NULL));
+    FAILS(HRL_ERROR_WRONG_KEY, hrl_vault_shred(with_old, "disk", 0, NULL));
+    OK(hrl_vault_shred(with_new, "disk", 0, &shredded));
+    CHECK(!shredded.was_shredded && shredded.keys_deleted == 1 && shredded.objects_deleted == 0);
+    FAILS(HRL_ERROR_WRONG_KEY, hrl_replica_open(with_new, "disk", &replica));
+    CHECK(strstr(hrl_error_message(), "shredded") != NULL);
+    OK(hrl_vault_shred(with_new, "disk", HRL_SHRED_DATA | HRL_SHRED_OVERRIDE_LEGAL_HOLD, &shredded));
+    CHECK(shredded.was_shredded && shredded.objects_deleted > 0 && shredded.bytes_deleted > 0);
+    FAILS(HRL_ERROR_NOT_FOUND, hrl_vault_shred(with_new, "disk", HRL_SHRED_DATA, NULL));
+    hrl_vault_free(with_new);
+    hrl_vault_free(with_old);
+    hrl_store_free(store);
+    hrl_key_free(new_key);
+}
+
 int main(void) {
     static const uint8_t bytes[HRL_KEY_BYTES] = {7};
     hrl_key *key;
@@ -253,6 +291,7 @@ int main(void) {
     OK(hrl_key_from_bytes(bytes, sizeof bytes, &key));
     write_and_mark(key);
     look_at_replica(key);
+    rotate_and_shred(key);
     hrl_key_free(key);
     return 0;
 }
