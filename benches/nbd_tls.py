@@ -1,4 +1,4 @@
-"""What TLS costs an NBD client: nbdcopy of 512 MiB from and to a disk in memory, one connection, with TLS and without in turns.
+"""What TLS costs an NBD client: nbdcopy of 512 MiB from and to a disk in memory, with TLS and without in turns.
 
 Needs the installed package and nbdcopy (Debian's libnbd-bin): `.venv/bin/python benches/nbd_tls.py`.
 """

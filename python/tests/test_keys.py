@@ -52,7 +52,9 @@ def test_a_key_comes_from_a_file_a_command_or_a_variable(tmp_path: Path) -> None
     assert "--key-command" in told
 
 
-@pytest.mark.parametrize(("command", "kind"), [("exit 3", "unavailable"), ("echo abc", "invalid-input"), ("yes", "invalid-input")])
+@pytest.mark.parametrize(
+    ("command", "kind"), [("exit 3", "unavailable"), ("echo abc", "invalid-input"), ("yes", "invalid-input")]
+)
 def test_a_key_command_that_gives_none_is_told_and_not_shown(tmp_path: Path, command: str, kind: str) -> None:
     told = hrl("points", tmp_path, "--key-command", command, code=EXIT_CODES[kind])
     assert "key command" in told and "abc" not in told and len(told.splitlines()) == 1
@@ -125,7 +127,11 @@ def test_a_shredded_volume_is_gone_and_the_others_are_not(tmp_path: Path) -> Non
     hrl("unpin", vault, "a", "label:secret plan", "--legal-hold", "--key-file", key)
     told = hrl("shred", vault, "a", "--yes", code=EXIT_CODES["wrong-key"])
     assert "1 keys deleted" in hrl("shred", vault, "a", "--yes", "--key-file", key)
-    for command in (["points", vault, "--volume", "a"], ["restore", vault, "a", "--to", tmp_path / "x"], ["verify", vault, "--volume", "a"]):
+    for command in (
+        ["points", vault, "--volume", "a"],
+        ["restore", vault, "a", "--to", tmp_path / "x"],
+        ["verify", vault, "--volume", "a"],
+    ):
         told = hrl(*command, "--key-file", key, code=EXIT_CODES["wrong-key"])
         assert "shredded" in told
     assert [p["volume"] for p in hrl_json("points", vault, "--key-file", key)] == ["b"]

@@ -21,9 +21,8 @@ from rich.progress import (
 from rich.table import Table
 
 from hrl import HrlError, Key, Vault
-from hrl.cli.key_options import KeyFile, KeyRefused, with_key_options
-
-__all__ = ["KeyFile"]
+from hrl.cli.key_options import KeyFile as KeyFile
+from hrl.cli.key_options import KeyRefused
 
 EXIT_CODES = {
     "invalid-input": 2,
@@ -43,22 +42,7 @@ EXIT_CODES = {
 }
 NOT_RUNNING = 16
 
-
-class Commands(typer.Typer):
-    """The application: every command that takes a key has the options for it."""
-
-    def command(self, *arguments: Any, **settings: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-        """Registers a command."""
-        register = super().command(*arguments, **settings)
-
-        def take(command: Callable[..., Any]) -> Callable[..., Any]:
-            register(with_key_options(command))
-            return command
-
-        return take
-
-
-app = Commands(
+app = typer.Typer(
     name="hrl",
     help="Continuous replication of disks: capture, recovery points, restore.",
     no_args_is_help=True,
@@ -75,7 +59,9 @@ VolumeName = Annotated[str | None, typer.Option("--volume", help="Name of the vo
 
 NbdTls = Annotated[
     Path | None,
-    typer.Option("--nbd-tls", metavar="PKI", help="Serve in TLS only, with the certificates of this directory (hrl enroll)."),
+    typer.Option(
+        "--nbd-tls", metavar="PKI", help="Serve in TLS only, with the certificates of this directory (hrl enroll)."
+    ),
 ]
 NbdTlsAnyone = Annotated[bool, typer.Option("--nbd-tls-anyone", help="Let clients in without a certificate, too.")]
 

@@ -1,9 +1,10 @@
 """Where a command's key comes from: `--key-file`, `--key-command` or `--key-env`.
 
-A command takes a parameter with the type `KeyFile`, and gets the key. `with_key_options` makes three options of it; the
-application applies it to every command, so no command names them all.
+A command takes a parameter with the type `KeyFile`, and gets the key. `add_key_options` makes three options of it in every
+command of the application, so no command names them all.
 """
 
+import contextlib
 import functools
 import inspect
 import os
@@ -40,21 +41,28 @@ class KeyParameter:
         self.prefix = prefix
         self.what = what
 
-    def options(self) -> list[tuple[str, str, Any]]:
-        """Suffix, type and option of each."""
+    def options(self) -> list[tuple[str, Any]]:
+        """Suffix and type of each."""
         prefix, what = f"--{self.prefix}key", self.what
         file = typer.Option(f"{prefix}-file", metavar="FILE", help=f"{what}: 32 bytes or 64 hex digits.")
         command = typer.Option(f"{prefix}-command", metavar="CMD", help=f"{what}: what this shell command prints.")
         variable = typer.Option(f"{prefix}-env", metavar="NAME", help=f"{what}: the value of this environment variable.")
         return [
-            ("file", Annotated[Path | None, file], Path),
-            ("command", Annotated[str | None, command], str),
-            ("env", Annotated[str | None, variable], str),
+            ("file", Annotated[Path | None, file]),
+            ("command", Annotated[str | None, command]),
+            ("env", Annotated[str | None, variable]),
         ]
 
 
 KeyFile = Annotated[Key | None, KeyParameter("", "Key-encryption key")]
 NewKeyFile = Annotated[Key | None, KeyParameter("new-", "New key-encryption key")]
+
+
+def add_key_options(app: typer.Typer) -> None:
+    """Gives every command that takes a key the options for it."""
+    for registered in app.registered_commands:
+        if registered.callback is not None:
+            registered.callback = with_key_options(registered.callback)
 
 
 def with_key_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -68,7 +76,7 @@ def with_key_options(command: Callable[..., Any]) -> Callable[..., Any]:
             parameters.append(parameter)
             continue
         marked[name] = marks[0]
-        for suffix, annotation, _ in marks[0].options():
+        for suffix, annotation in marks[0].options():
             parameters.append(parameter.replace(name=f"{name}_{suffix}", annotation=annotation, default=None))
     if not marked:
         return command
@@ -76,7 +84,7 @@ def with_key_options(command: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(command)
     def run(**arguments: Any) -> Any:
         for name, mark in marked.items():
-            given = {suffix: arguments.pop(f"{name}_{suffix}") for suffix, _, _ in mark.options()}
+            given = {suffix: arguments.pop(f"{name}_{suffix}") for suffix, _ in mark.options()}
             arguments[name] = read_key(mark.prefix, **given)
         return command(**arguments)
 
@@ -120,10 +128,8 @@ def output_of(command: str) -> bytes:
     with subprocess.Popen(command, shell=True, stdout=subprocess.PIPE, start_new_session=True) as process:
 
         def end() -> None:
-            try:
+            with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
-            except ProcessLookupError:
-                pass
 
         def give_up() -> None:
             late.set()

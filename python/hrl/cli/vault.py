@@ -20,7 +20,6 @@ from hrl.cli.base import (
     Refused,
     VolumeName,
     app,
-    err,
     fields,
     human,
     names_of,

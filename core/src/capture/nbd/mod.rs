@@ -232,6 +232,7 @@ struct Server {
     stopping: AtomicBool,
     sockets: Mutex<HashMap<u64, OwnedFd>>,
     threads: Mutex<Vec<JoinHandle<()>>>,
+    security: Security,
     #[cfg(feature = "tls")]
     gate: Option<tls::Gate>,
 }
@@ -247,17 +248,10 @@ impl Server {
             stopping: AtomicBool::new(false),
             sockets: Mutex::default(),
             threads: Mutex::default(),
+            security: Security::Plain,
             #[cfg(feature = "tls")]
             gate: None,
         }
-    }
-
-    fn security(&self) -> Security {
-        #[cfg(feature = "tls")]
-        if self.gate.is_some() {
-            return Security::TlsRequired;
-        }
-        Security::Plain
     }
 }
 
@@ -290,7 +284,8 @@ impl NbdServer {
     ) -> Result<Self> {
         check_exports(&exports)?;
         let gate = Some(tls.open(&exports[0].name)?);
-        Self::run(address, Server { gate, ..Server::new(exports, limits) })
+        let security = Security::TlsRequired;
+        Self::run(address, Server { gate, security, ..Server::new(exports, limits) })
     }
 
     fn run(address: &NbdAddress, server: Server) -> Result<Self> {
@@ -316,7 +311,7 @@ impl NbdServer {
     /// The URI by which clients reach an export of it.
     pub fn uri(&self, export: &str) -> String {
         let uri = self.address.uri(export);
-        match self.server.security() {
+        match self.server.security {
             Security::Plain => uri,
             _ => uri.replacen("nbd", "nbds", 1),
         }
@@ -526,7 +521,7 @@ impl Drop for OpenConnection<'_> {
 /// One connection from hello to end. Its errors are the client's business alone.
 fn serve(server: &Arc<Server>, mut stream: Stream) {
     let Server { exports, limits, clock, .. } = &**server;
-    match handshake::run(&mut stream, exports, limits, &**clock, server.security()) {
+    match handshake::run(&mut stream, exports, limits, &**clock, server.security) {
         Ok(Outcome::Chosen(session)) => connection::run(server, &stream, &session),
         #[cfg(feature = "tls")]
         Ok(Outcome::StartTls(greeting)) => serve_in_tls(server, stream, greeting),
