@@ -25,10 +25,20 @@ pub use clock::{Clock, ManualClock, SystemClock};
 pub use error::{Error, ErrorKind, Result};
 pub use event::{Cause, Event, EventKind, EventSink, Mode, no_events};
 pub use extent::{Extent, ExtentSet};
-pub use point::{Applications, InOrder, Quiesce, QuiesceRequest, run_watchdog, set_watchdog};
+pub use point::{
+    Applications, GROUP_PORT, GroupMark, GroupPoint, InOrder, Quiesce, QuiesceRequest,
+    run_watchdog, set_watchdog,
+};
+#[cfg(feature = "tls")]
+pub use point::{
+    GroupCoordinator, GroupMember, GroupMemberStats, GroupMemberStatus, GroupOptions, GroupStatus,
+    MEMBERS_MAX,
+};
 pub use policy::{
     Bandwidth, CaptureContent, Compression, Policy, RetentionPolicy, Thinning, WhenFull,
 };
+#[cfg(feature = "tls")]
+pub use protect::GroupJoin;
 pub use protect::{Protection, ProtectionOptions, ProtectionStats};
 #[cfg(feature = "gateway")]
 pub use ship::gateway::{Acknowledge, Gateway, GatewayOptions, GatewayStats};

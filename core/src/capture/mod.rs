@@ -17,5 +17,5 @@ pub use nbd::{Export, ExportContext, ExportTarget, NbdAddress, NbdLimits, NbdSer
 #[cfg(feature = "tls")]
 pub use nbd::{NbdTls, RefusalSink};
 pub use region::RegionRange;
-pub use tap::{Change, ModeChange, QueuedBody, QueuedRecord, Tap, TapStats, Ticket};
+pub use tap::{Change, Hold, ModeChange, QueuedBody, QueuedRecord, Tap, TapStats, Ticket};
 pub use volume::Volume;

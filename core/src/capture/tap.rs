@@ -8,7 +8,8 @@
 //! - a ticket is given only for regions whose mark is durable (promise 4);
 //! - a queued record is in sequence order, and what is not queued is in the resync set (promise 4);
 //! - `complete` never waits: over the budget the mode falls to `Dirty` and the region is resynced later (promise 6);
-//! - a mark is taken in `Ordered` mode only (promise 7).
+//! - a mark is taken in `Ordered` mode only (promise 7);
+//! - while a hold is in force no ticket is given, so nothing that began after it can complete (promise 7, groups).
 //!
 //! Locks are held for a few hundred nanoseconds; wakers are called outside them.
 
@@ -188,12 +189,27 @@ impl InFlightSet {
     }
 }
 
+/// A hold of a tap, see [`Tap::hold`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Hold {
+    number: u64,
+}
+
+struct HoldState {
+    number: u64,
+    since: Duration,
+    until: Duration,
+}
+
 struct State {
     in_flight: InFlightSet,
     regions: RegionTable,
     wanted: Vec<RegionRange>,
     mark_waiters: Vec<Waker>,
     room_waiters: Vec<Waker>,
+    hold: Option<HoldState>,
+    hold_waiters: Vec<Waker>,
+    holds: u64,
     queue: VecDeque<QueuedRecord>,
     queue_bytes: u64,
     /// A mark in the queue that has not proved itself yet: the journal gets nothing from it on.
@@ -246,6 +262,9 @@ impl Tap {
                 wanted: Vec::new(),
                 mark_waiters: Vec::new(),
                 room_waiters: Vec::new(),
+                hold: None,
+                hold_waiters: Vec::new(),
+                holds: 0,
                 queue: VecDeque::new(),
                 queue_bytes: 0,
                 urgent: false,
@@ -275,8 +294,8 @@ impl Tap {
 
     /// Asks to change `extent`, which is not empty.
     ///
-    /// `Pending`: an overlapping change is in flight, the dirty map does not have the regions yet, or (strict
-    /// mode) the queue is full. `waker` is then woken once, when it is worth asking again.
+    /// `Pending`: an overlapping change is in flight, the dirty map does not have the regions yet, a hold is in force, or
+    /// (strict mode) the queue is full. `waker` is then woken once, when it is worth asking again.
     /// `InvalidInput` when the extent is empty or not within the volume, or the tap is closed.
     pub fn begin(&self, extent: Extent, waker: &Waker) -> Poll<Result<Ticket>> {
         if let Err(error) = self.check(extent) {
@@ -286,6 +305,10 @@ impl Tap {
         let mut state = self.lock();
         if state.closed {
             return Poll::Ready(Err(closed_error()));
+        }
+        if self.is_held(&state) {
+            add_waiter(&mut state.hold_waiters, waker);
+            return Poll::Pending;
         }
         let blocks = extent.aligned_outwards(BLOCK_BYTES);
         if let Some(busy) = state.in_flight.overlapping(blocks) {
@@ -346,7 +369,7 @@ impl Tap {
             state.changed_since_flush = true;
             self.capture(&mut state, range, time, self.body_of(ticket.extent, change));
         }
-        Self::release(state, ticket)
+        Self::end(state, ticket)
     }
 
     /// The device failed: the content of the extent is unknown and will be read again. The volume is not
@@ -357,13 +380,13 @@ impl Tap {
         let mut state = self.lock();
         self.fall(&mut state, Cause::DeviceError, time);
         state.regions.resync.insert_range(range);
-        Self::release(state, ticket);
+        Self::end(state, ticket);
     }
 
     /// Nothing was done to the device.
     pub fn cancel(&self, ticket: Ticket) {
         let state = self.lock();
-        Self::release(state, ticket);
+        Self::end(state, ticket);
     }
 
     /// Records that the writer flushed. Call it after the device's own flush returned.
@@ -422,16 +445,54 @@ impl Tap {
         self.queued.notify_all();
     }
 
-    fn push_mark(&self, state: &mut State, mark: Mark) -> Result<(Sequence, Timestamp)> {
-        let time = self.clock.now();
-        if state.mode != Mode::Ordered {
-            return Err(Error::new(ErrorKind::NotOrdered, "mark point", "volume")
-                .expected("ordered mode")
-                .found(format_args!("{} mode ({})", state.mode.name(), state.cause)));
+    /// Gives no more tickets until [`Tap::release`], or until `limit` is over, whichever is first. Changes under way go on
+    /// to their end. For a cut across several volumes: with every volume held, what is marked in each was there before
+    /// anything that a writer did in the knowledge of it.
+    ///
+    /// Whoever holds must call [`Tap::release`] at the limit at the latest: that wakes those who wait. `NotOrdered` outside
+    /// `Ordered` mode, `AlreadyExists` while another hold is in force, `InvalidInput` when the tap is closed.
+    pub fn hold(&self, limit: Duration) -> Result<Hold> {
+        let mut state = self.lock();
+        if state.closed {
+            return Err(closed_error());
         }
-        state.push(time, QueuedBody::Mark(mark));
-        self.queued.notify_all();
-        Ok((state.last_sequence, time))
+        Self::check_ordered(&state, "hold")?;
+        if self.is_held(&state) {
+            return Err(Error::new(ErrorKind::AlreadyExists, "hold", "volume")
+                .message("another hold is in force"));
+        }
+        let since = self.clock.elapsed();
+        state.holds += 1;
+        let number = state.holds;
+        state.hold = Some(HoldState { number, since, until: since.saturating_add(limit) });
+        Ok(Hold { number })
+    }
+
+    /// Marks a recovery point under a hold, if `holds`, which is asked under the lock that orders the writes, is fine with
+    /// it. `NotOrdered` outside `Ordered` mode; `Unavailable` when the hold is over.
+    pub fn mark_held(
+        &self,
+        hold: Hold,
+        mark: Mark,
+        holds: impl FnOnce() -> Result<()>,
+    ) -> Result<(Sequence, Timestamp)> {
+        let mut state = self.lock();
+        if !self.is_held(&state) || state.hold.as_ref().is_none_or(|h| h.number != hold.number) {
+            return Err(Error::new(ErrorKind::Unavailable, "mark point", "volume")
+                .message("the hold was over before the mark"));
+        }
+        holds()?;
+        self.push_mark(&mut state, mark)
+    }
+
+    /// Ends a hold; how long it was in force, `None` when it had ended before.
+    pub fn release(&self, hold: Hold) -> Option<Duration> {
+        let mut state = self.lock();
+        let held = state.hold.take_if(|held| held.number == hold.number)?;
+        let wakers = std::mem::take(&mut state.hold_waiters);
+        drop(state);
+        wakers.into_iter().for_each(Waker::wake);
+        Some(self.clock.elapsed().min(held.until).saturating_sub(held.since))
     }
 
     /// Mode now.
@@ -524,6 +585,7 @@ impl Tap {
         state.closed = true;
         let mut wakers = std::mem::take(&mut state.room_waiters);
         wakers.append(&mut state.mark_waiters);
+        wakers.append(&mut state.hold_waiters);
         state.in_flight.0.iter_mut().for_each(|busy| wakers.append(&mut busy.waiters));
         self.queued.notify_all();
         self.work.notify_all();
@@ -633,7 +695,7 @@ impl Tap {
         }
         let sequence = state.last_sequence;
         state.regions.resynced(region, sequence);
-        Self::release(state, ticket);
+        Self::end(state, ticket);
     }
 
     /// Half of the budget is free.
@@ -694,6 +756,28 @@ impl Tap {
         }
     }
 
+    /// A hold whose limit is over is none, whether it was released or not.
+    fn is_held(&self, state: &State) -> bool {
+        state.hold.as_ref().is_some_and(|hold| self.clock.elapsed() < hold.until)
+    }
+
+    fn check_ordered(state: &State, operation: &'static str) -> Result<()> {
+        if state.mode == Mode::Ordered {
+            return Ok(());
+        }
+        Err(Error::new(ErrorKind::NotOrdered, operation, "volume")
+            .expected("ordered mode")
+            .found(format_args!("{} mode ({})", state.mode.name(), state.cause)))
+    }
+
+    fn push_mark(&self, state: &mut State, mark: Mark) -> Result<(Sequence, Timestamp)> {
+        Self::check_ordered(state, "mark point")?;
+        let time = self.clock.now();
+        state.push(time, QueuedBody::Mark(mark));
+        self.queued.notify_all();
+        Ok((state.last_sequence, time))
+    }
+
     /// Queues a change, or leaves it to the resync when it cannot be or need not be queued.
     fn capture(&self, state: &mut State, range: RegionRange, time: Timestamp, body: QueuedBody) {
         let over =
@@ -735,7 +819,7 @@ impl Tap {
         }
     }
 
-    fn release(mut state: MutexGuard<'_, State>, ticket: Ticket) -> Sequence {
+    fn end(mut state: MutexGuard<'_, State>, ticket: Ticket) -> Sequence {
         let sequence = state.last_sequence;
         let waiters = state.in_flight.remove(ticket.extent.aligned_outwards(BLOCK_BYTES).offset);
         drop(state);

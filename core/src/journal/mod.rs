@@ -95,6 +95,14 @@ pub struct Mark {
     pub group: Option<PointId>,
 }
 
+impl Mark {
+    /// It is no point, but says that the group point whose identity it has is one: every member's mark is durable. Its label is
+    /// the number of members and the name of the group.
+    pub fn is_commitment(&self) -> bool {
+        self.group == Some(self.point)
+    }
+}
+
 /// Longest label of a mark, in bytes of UTF-8.
 pub const LABEL_BYTES_MAX: usize = 255;
 

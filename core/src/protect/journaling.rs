@@ -99,7 +99,12 @@ fn step(shared: &Shared, open: &mut Option<Open>, budget: &mut CompressionBudget
         if let Some(open) = open {
             open.writer.set_compressing(compressing);
         }
-        if matches!(record.body, QueuedBody::Mark(_) | QueuedBody::UnorderedEnd) {
+        let ends_segment = match &record.body {
+            QueuedBody::Mark(mark) => !mark.is_commitment(),
+            QueuedBody::UnorderedEnd => true,
+            _ => false,
+        };
+        if ends_segment {
             seal(shared, open)?;
         }
     }

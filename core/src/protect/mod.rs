@@ -7,6 +7,8 @@
 //! Dropping the handle without [`Protection::stop`] leaves what a crash would leave: the next session reads the
 //! marked regions again.
 
+#[cfg(feature = "tls")]
+mod group;
 mod journaling;
 mod recover;
 mod resync;
@@ -14,6 +16,8 @@ mod retention;
 mod state;
 mod timer;
 
+#[cfg(feature = "tls")]
+pub use group::GroupJoin;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -512,12 +516,7 @@ impl Shared {
         limit: Duration,
     ) -> Result<RecoveryPoint> {
         let _one = self.quiescing.lock().unwrap_or_else(PoisonError::into_inner);
-        let request = QuiesceRequest {
-            volume: self.info.name.clone(),
-            label: label.to_owned(),
-            limit,
-            written: vec![self.state.path().to_owned(), self.volume.device().name().into()],
-        };
+        let request = self.quiesce_request(label, limit);
         let steps = Steps {
             flush: || self.volume.flush(),
             mark: |holds: &dyn Fn() -> Result<()>| {
@@ -528,6 +527,15 @@ impl Shared {
         let (placed, held) = quiesced(provider, &request, &*self.clock, steps)
             .inspect_err(|error| self.event(EventKind::PointSkipped, error.to_string()))?;
         self.confirm_mark(PointKind::App, label, placed, Some(held))
+    }
+
+    fn quiesce_request(&self, label: &str, limit: Duration) -> QuiesceRequest {
+        QuiesceRequest {
+            volume: self.info.name.clone(),
+            label: label.to_owned(),
+            limit,
+            written: vec![self.state.path().to_owned(), self.volume.device().name().into()],
+        }
     }
 
     /// Puts a mark into the write order.

@@ -7,6 +7,8 @@
 
 use std::collections::{BTreeMap, HashSet};
 
+use crate::journal::Mark;
+use crate::point::read_commitment;
 use crate::units::{PointId, Timestamp};
 
 /// Longest reason of a pin or text of a verdict, in bytes of UTF-8.
@@ -106,6 +108,19 @@ pub(super) struct Annotations {
     pub(super) verdicts: Vec<Verdict>,
     /// Objects to be deleted, and when they were retired.
     pub(super) retired: BTreeMap<String, Timestamp>,
+    /// Group points that were committed, and have a mark here.
+    pub(super) committed: BTreeMap<PointId, Commitment>,
+}
+
+/// What is known of a group point that was committed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Commitment {
+    /// Its identity.
+    pub group: PointId,
+    /// Members that it was made of.
+    pub members: u16,
+    /// Name of the group.
+    pub name: String,
 }
 
 impl Annotations {
@@ -140,8 +155,17 @@ impl Annotations {
         }
     }
 
-    /// Forgets what was said of points that are gone.
+    /// A mark that commits a group point is remembered, because folding drops it.
+    pub(super) fn note_commitment(&mut self, mark: &Mark) {
+        if let Some((members, name)) = read_commitment(mark) {
+            let (group, name) = (mark.point, name.to_owned());
+            self.committed.entry(group).or_insert(Commitment { group, members, name });
+        }
+    }
+
+    /// Forgets what was said of points that are gone; `points` has their identities and those of their groups.
     pub(super) fn keep_points(&mut self, points: &HashSet<PointId>) {
+        self.committed.retain(|group, _| points.contains(group));
         self.pins.retain(|pin| points.contains(&pin.point));
         self.verdicts.retain(|verdict| points.contains(&verdict.point));
     }

@@ -15,7 +15,7 @@ use std::sync::Arc;
 use chacha20poly1305::XChaCha20Poly1305;
 use chacha20poly1305::aead::{AeadInOut, KeyInit};
 
-use super::annotations::{ANNOTATION_BYTES_MAX, Annotations, PINS_MAX, Pin, Verdict};
+use super::annotations::{ANNOTATION_BYTES_MAX, Annotations, Commitment, PINS_MAX, Pin, Verdict};
 use super::codec::{Decoder, Encoder};
 use super::versions::VersionNames;
 use crate::clock::Clock;
@@ -103,6 +103,8 @@ pub enum CatalogEdit {
     },
     /// These retired objects are deleted.
     Deleted(Vec<String>),
+    /// A group point is one; only whole states say so, the history itself has it in a mark.
+    Committed(Commitment),
 }
 
 /// The catalog as of one version, and the way to append the next. One owner at a time.
@@ -198,6 +200,11 @@ impl Catalog {
 
     pub(super) fn is_verified(&self, point: PointId) -> bool {
         self.annotations.is_verified(point)
+    }
+
+    /// What is known of a group point, when it was committed as far as this volume knows.
+    pub fn commitment(&self, group: PointId) -> Option<&Commitment> {
+        self.annotations.committed.get(&group)
     }
 
     pub(super) fn clock(&self) -> &Arc<dyn Clock> {
@@ -325,6 +332,9 @@ impl Catalog {
             CatalogEdit::Segments(entries) => {
                 for entry in entries {
                     self.check_chain(&entry)?;
+                    for mark in &entry.summary.marks {
+                        self.annotations.note_commitment(&mark.mark);
+                    }
                     self.segments.push(entry);
                 }
             }
@@ -337,6 +347,9 @@ impl Catalog {
                 for object in &objects {
                     self.annotations.retired.remove(object);
                 }
+            }
+            CatalogEdit::Committed(commitment) => {
+                self.annotations.committed.insert(commitment.group, commitment);
             }
         }
         Ok(())
@@ -363,7 +376,7 @@ impl Catalog {
                 .found(text.len()))
         };
         match edit {
-            CatalogEdit::Source(_) | CatalogEdit::Segments(_) => {
+            CatalogEdit::Source(_) | CatalogEdit::Segments(_) | CatalogEdit::Committed(_) => {
                 Err(refused(ErrorKind::InvalidInput, &"")
                     .message("only a source takes a volume or adds segments"))
             }
@@ -480,7 +493,10 @@ impl Catalog {
         };
         self.segments.splice(first..first + objects.len(), with);
         let marks = self.segments.iter().flat_map(|entry| &entry.summary.marks);
-        let points = marks.map(|mark| mark.mark.point).collect();
+        let points = marks
+            .filter(|mark| !mark.mark.is_commitment())
+            .flat_map(|mark| std::iter::once(mark.mark.point).chain(mark.mark.group))
+            .collect();
         self.annotations.keep_points(&points);
         Ok(())
     }
@@ -491,6 +507,8 @@ impl Catalog {
         edits.push(CatalogEdit::Segments(self.segments.clone()));
         edits.extend(self.annotations.pins.iter().cloned().map(CatalogEdit::Pin));
         edits.extend(self.annotations.verdicts.iter().cloned().map(CatalogEdit::Verdict));
+        let committed = self.annotations.committed.values().cloned();
+        edits.extend(committed.map(CatalogEdit::Committed));
         let mut times: BTreeMap<Timestamp, Vec<String>> = BTreeMap::new();
         for (object, at) in &self.annotations.retired {
             times.entry(*at).or_default().push(object.clone());

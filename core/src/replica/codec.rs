@@ -1,6 +1,6 @@
 //! How volume records and catalog versions are written as bytes: little-endian, length before content, bounded.
 
-use super::annotations::{Pin, PinUntil, Verdict, VerdictKind};
+use super::annotations::{Commitment, Pin, PinUntil, Verdict, VerdictKind};
 use super::catalog::{CatalogEdit, SegmentEntry, SourceIdentity};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::Cause;
@@ -80,6 +80,10 @@ impl Encoder {
             CatalogEdit::Deleted(objects) => {
                 self.u8(8);
                 self.texts(objects);
+            }
+            CatalogEdit::Committed(commitment) => {
+                self.u8(9).bytes(&commitment.group.0).u32(u32::from(commitment.members));
+                self.text(&commitment.name);
             }
         }
     }
@@ -220,6 +224,12 @@ impl<'a> Decoder<'a> {
                 Ok(CatalogEdit::Retired { objects: self.texts()?, at })
             }
             8 => Ok(CatalogEdit::Deleted(self.texts()?)),
+            9 => {
+                let (group, members) = (PointId(self.array()?), self.u32()?);
+                let members = u16::try_from(members)
+                    .map_err(|_| self.bad("at most 65,535 members", members))?;
+                Ok(CatalogEdit::Committed(Commitment { group, members, name: self.text()? }))
+            }
             other => Err(self.bad("a known edit", other)),
         }
     }

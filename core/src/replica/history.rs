@@ -127,7 +127,9 @@ impl Catalog {
         self.segments()
             .iter()
             .flat_map(|entry| entry.summary.marks.iter().map(move |mark| (entry, mark)))
-            .filter(move |(_, mark)| intervals.is_ordered_at(mark.sequence))
+            .filter(move |(_, mark)| {
+                !mark.mark.is_commitment() && intervals.is_ordered_at(mark.sequence)
+            })
     }
 
     /// True when the catalog has a recovery point of this identity.

@@ -9,6 +9,7 @@ mod catalog;
 mod changes;
 mod codec;
 mod compact;
+mod groups;
 mod history;
 mod keys;
 #[cfg(test)]
@@ -26,7 +27,9 @@ mod verify;
 mod versions;
 mod view;
 
-pub use annotations::{ANNOTATION_BYTES_MAX, PINS_MAX, Pin, PinUntil, Verdict, VerdictKind};
+pub use annotations::{
+    ANNOTATION_BYTES_MAX, Commitment, PINS_MAX, Pin, PinUntil, Verdict, VerdictKind,
+};
 pub use at::At;
 pub(crate) use catalog::SNAPSHOT_EVERY;
 #[cfg(any(test, feature = "testing"))]

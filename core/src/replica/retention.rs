@@ -208,9 +208,29 @@ struct Candidate {
     segment: usize,
     /// It is the end of its segment, so that the segments up to it can fold.
     at_end: bool,
+    /// The group point that it is of.
+    group: Option<PointId>,
+}
+
+impl Candidate {
+    /// Of one interval the first of the highest rank stays: a cut across a group before a point of this volume alone, so that
+    /// all members keep the same, and that before a mere end of a segment.
+    fn rank(&self) -> u8 {
+        match (self.group, self.state.point) {
+            (Some(_), _) => 2,
+            (None, Some(_)) => 1,
+            (None, None) => 0,
+        }
+    }
+
+    /// The time that places it on the calendar: members of a group agree on it.
+    fn time(&self) -> Timestamp {
+        self.group.map_or(self.state.time, PointId::group_time)
+    }
 }
 
 struct Planner<'a> {
+    catalog: &'a Catalog,
     entries: &'a [SegmentEntry],
     policy: &'a RetentionPolicy,
     now: Timestamp,
@@ -246,7 +266,7 @@ impl<'a> Planner<'a> {
         let is_small = |entry: &&SegmentEntry| entry.summary.stored_bytes < SMALL_BYTES;
         let small = entries[..full_from].iter().filter(is_small).count();
         let is_crowded = small > SMALL_SEGMENTS_MAX;
-        Self { entries, policy, now, intervals, full_from, protected, is_crowded }
+        Self { catalog, entries, policy, now, intervals, full_from, protected, is_crowded }
     }
 
     /// Points and ends of segments before `full_from` at which the volume was in order, in write order.
@@ -255,19 +275,20 @@ impl<'a> Planner<'a> {
         for (segment, entry) in self.entries[..self.full_from].iter().enumerate() {
             let summary = &entry.summary;
             let mut end_is_point = false;
-            let mut push = |sequence, time, point| {
+            let mut push = |sequence, time, point, group| {
                 let state = KeptState { sequence, time, point, reason: KeepReason::Thinned };
                 let at_end = sequence == summary.last_sequence;
                 if self.intervals.is_ordered_at(sequence) {
-                    candidates.push(Candidate { state, segment, at_end });
+                    candidates.push(Candidate { state, segment, at_end, group });
                 }
             };
-            for mark in &summary.marks {
+            for mark in summary.marks.iter().filter(|mark| !mark.mark.is_commitment()) {
                 end_is_point |= mark.sequence == summary.last_sequence;
-                push(mark.sequence, mark.time, Some(mark.mark.point));
+                let group = mark.mark.group.filter(|g| self.catalog.commitment(*g).is_some());
+                push(mark.sequence, mark.time, Some(mark.mark.point), group);
             }
             if !end_is_point {
-                push(summary.last_sequence, summary.last_time, None);
+                push(summary.last_sequence, summary.last_time, None, None);
             }
         }
         candidates
@@ -284,10 +305,9 @@ impl<'a> Planner<'a> {
                 reasons.insert(at, *reason);
             }
             // Without steps each state is one of its own, and the newest is the base.
-            let place = self.interval_of(state.time).unwrap_or((0, at as i64));
+            let place = self.interval_of(candidate.time()).unwrap_or((0, at as i64));
             let chosen = chosen.entry(place).or_insert(at);
-            // A point goes before a mere end of a segment.
-            if candidates[*chosen].state.point.is_none() && state.point.is_some() {
+            if candidates[*chosen].rank() < candidate.rank() {
                 *chosen = at;
             }
         }
@@ -362,10 +382,11 @@ impl<'a> Planner<'a> {
         let is_there = |candidate: &Candidate| candidate.segment == forced - 1 && candidate.at_end;
         if !kept.iter().any(is_there) {
             let end = summary.marks.last().filter(|m| m.sequence == summary.last_sequence);
+            let end = end.filter(|mark| !mark.mark.is_commitment());
             let (sequence, time) = (summary.last_sequence, summary.last_time);
             let point = end.map(|mark| mark.mark.point);
             let state = KeptState { sequence, time, point, reason: KeepReason::Base };
-            kept.push(Candidate { state, segment: forced - 1, at_end: true });
+            kept.push(Candidate { state, segment: forced - 1, at_end: true, group: None });
             kept.sort_by_key(|candidate| candidate.state.sequence);
         }
         forced
@@ -470,6 +491,7 @@ impl<'a> Planner<'a> {
             .iter()
             .flat_map(|entry| &entry.summary.marks)
             .filter(|mark| mark.sequence != last && self.intervals.is_ordered_at(mark.sequence))
+            .filter(|mark| !mark.mark.is_commitment())
             .map(|mark| mark.mark.point)
             .collect();
         Fold { segments, kind, reason, points_dropped }

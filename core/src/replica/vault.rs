@@ -82,7 +82,8 @@ pub struct RecoveryPoint {
     pub label: String,
     /// Epoch of its writes.
     pub epoch: Epoch,
-    /// Identity shared by the members of a group point.
+    /// Identity shared by the members of a group point. With a kind that is none of a group's, its round made no point of the
+    /// group as far as this volume knows; see [`Vault::group_points`].
     pub group: Option<PointId>,
     /// Chain hash of the segment that ends with it: names everything before it.
     pub chain: ChainHash,
@@ -356,7 +357,7 @@ impl Replica {
         let sequence = self.resolve(at)?;
         let points = self.points();
         let found = points.iter().rev().find(|point| match at {
-            At::Point(id) => point.id == *id,
+            At::Point(id) => point.id == *id || point.group == Some(*id),
             _ => point.sequence == sequence,
         });
         found.map(|point| point.id).ok_or_else(|| {
@@ -378,7 +379,10 @@ impl Replica {
         }
         let point = |(entry, mark): (&SegmentEntry, &MarkEntry)| RecoveryPoint {
             id: mark.mark.point,
-            kind: mark.mark.kind,
+            kind: match mark.mark.group {
+                Some(group) if self.catalog.commitment(group).is_none() => PointKind::Crash,
+                _ => mark.mark.kind,
+            },
             sequence: mark.sequence,
             time: mark.time,
             label: mark.mark.label.clone(),
@@ -406,10 +410,13 @@ impl Replica {
                 Some(*sequence).filter(|s| *s <= self.catalog.last_sequence())
             }
             At::Time(time) => self.sequence_at(*time)?,
-            At::Point(id) => points.iter().find(|p| p.id == *id).map(|p| p.sequence),
+            At::Point(id) => {
+                points.iter().find(|p| p.id == *id || p.group == Some(*id)).map(|p| p.sequence)
+            }
             At::PointPrefix(digits) => {
+                let begins = |id: PointId| id.to_string().starts_with(digits.as_str());
                 let mut fits =
-                    points.iter().filter(|p| p.id.to_string().starts_with(digits.as_str()));
+                    points.iter().filter(|p| begins(p.id) || p.group.is_some_and(begins));
                 match (fits.next(), fits.next()) {
                     (Some(_), Some(_)) => {
                         return Err(Error::new(ErrorKind::InvalidInput, "find", at)
