@@ -22,6 +22,10 @@ __all__ = [
     "Device",
     "FileDevice",
     "Gateway",
+    "GroupCoordinator",
+    "GroupMark",
+    "GroupMember",
+    "GroupPoint",
     "MemoryDevice",
     "NbdServer",
     "Overlay",
@@ -266,6 +270,9 @@ class RecoveryPoint:
     def epoch(self) -> int:
         """Epoch of the volume."""
     @property
+    def group(self) -> str | None:
+        """Identity of the group point that it is of; see `Vault.group_points`."""
+    @property
     def chain(self) -> str:
         """Chain hash of the journal segment that holds the mark."""
     @property
@@ -457,6 +464,14 @@ class Protection:
         No point, and the application released, when it cannot be quiesced, when quiesce to mark took more than `limit`
         (`UnavailableError`), and for the errors of `mark`.
         """
+    def join_group(
+        self, group: str, coordinators: Sequence[str], *, identity: _Path, application: Quiesce | None = None
+    ) -> GroupMember:
+        """Makes the volume a member of a consistency group: `HOST` or `HOST:PORT` (20004) of its coordinators, tried in this
+        order, with the certificate in the bundle `identity` (see `enroll_client`). Connects in the background.
+
+        `application` is quiesced for the group's application-consistent points.
+        """
     def stats(self) -> Stats:
         """How it is doing."""
     def timeline(self) -> list[TimelineEntry]:
@@ -526,6 +541,8 @@ class Vault:
     ) -> Self: ...
     def volumes(self) -> list[dict[str, Any]]:
         """What is known of every volume."""
+    def group_points(self) -> list[GroupPoint]:
+        """The points of consistency groups, oldest first, each once with its members in this vault."""
     def replica(self, name: str) -> Replica:
         """One volume, as of now; `NotFoundError` when there is none of that name."""
     def rotate_key(self, volume: str, new_key: Key) -> dict[str, Any]:
@@ -841,6 +858,111 @@ class Gateway:
     def stop(self, limit: float = 60.0) -> bool:
         """Stops; tries to empty the cache for up to `limit` seconds. True when nothing is left in it."""
     def __enter__(self) -> Gateway: ...
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None, /
+    ) -> None: ...
+
+@final
+class GroupMark:
+    """The place of a group point in one member."""
+
+    @property
+    def volume(self) -> str:
+        """Name of the volume."""
+    @property
+    def point(self) -> str:
+        """Identity of the recovery point in it."""
+    @property
+    def sequence(self) -> int:
+        """Its place in the write order of the volume."""
+    @property
+    def time(self) -> str:
+        """When it was marked, by the clock of its machine."""
+
+@final
+class GroupPoint:
+    """One cut across the volumes of a group."""
+
+    @property
+    def id(self) -> str:
+        """Its identity; every member can be restored or served at it."""
+    @property
+    def kind(self) -> str:
+        """`group-crash` or `group-app`."""
+    @property
+    def time(self) -> str:
+        """When the coordinator began it."""
+    @property
+    def group(self) -> str:
+        """Name of the group."""
+    @property
+    def label(self) -> str:
+        """Its label; may be empty."""
+    @property
+    def members(self) -> int:
+        """Members that it was made of."""
+    @property
+    def complete(self) -> bool:
+        """Every member's mark is known, so that all can be restored to this cut."""
+    @property
+    def marks(self) -> list[GroupMark]:
+        """Where it is in each member."""
+    @property
+    def held_seconds(self) -> float | None:
+        """Longest hold of a member's writers; `None` for a point found in a vault."""
+
+@final
+class GroupCoordinator:
+    """The coordinator of a consistency group. Leaving the `with` block stops it.
+
+    It remembers its members in the directory `state` and lets clients in that are enrolled in `pki`, each with the volumes
+    of its certificate. Writers are never held longer than `budget` seconds. With `interval` and `app_interval` (seconds; 0
+    is never) crash- and application-consistent points are made by themselves; applications are quiesced within `quiesce_limit`.
+    """
+
+    def __new__(
+        cls,
+        name: str,
+        *,
+        state: _Path,
+        pki: _Path,
+        listen: str = "0.0.0.0:20004",
+        budget: float = 0.3,
+        interval: float = 0.0,
+        app_interval: float = 0.0,
+        quiesce_limit: float = 10.0,
+        on_event: Callable[[dict[str, str]], object] | None = None,
+    ) -> Self: ...
+    @property
+    def address(self) -> str:
+        """Where it listens."""
+    def point(self, label: str = "", *, app: bool = False) -> GroupPoint:
+        """Makes a point of the group now; `UnavailableError` says which member is in the way."""
+    def remove(self, volume: str) -> None:
+        """Takes a member out that is not coming back; `NotFoundError` when it is none."""
+    def status(self) -> dict[str, Any]:
+        """Members, counters, the newest point, and how long writers were held."""
+    def stop(self) -> None:
+        """Stops."""
+    def __enter__(self) -> GroupCoordinator: ...
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None, /
+    ) -> None: ...
+
+@final
+class GroupMember:
+    """A volume's membership in a group, see `Protection.join_group`. Leaving the `with` block closes it: the volume stays a
+    member, and points of the group wait for it."""
+
+    def stats(self) -> dict[str, Any]:
+        """Whether it is connected, rounds, points, the longest hold, and what is wrong."""
+    def wait_connected(self, limit: float = 30.0) -> None:
+        """Waits until a coordinator has taken it in; `UnavailableError` at the limit."""
+    def leave(self, limit: float = 30.0) -> None:
+        """Leaves the group; `UnavailableError` when no coordinator confirms it within `limit` seconds."""
+    def close(self) -> None:
+        """Ends the connection."""
+    def __enter__(self) -> GroupMember: ...
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None, /
     ) -> None: ...

@@ -13,6 +13,7 @@ mod callback;
 mod device;
 mod errors;
 mod gateway;
+mod group;
 mod handle;
 mod journal;
 mod key;
@@ -33,6 +34,8 @@ mod _hrl {
     use crate::device::{Device, FileDevice, MemoryDevice, Overlay, Volume};
     #[pymodule_export]
     use crate::gateway::{Gateway, create_authority, enroll_client};
+    #[pymodule_export]
+    use crate::group::{GroupCoordinator, GroupMark, GroupMember, GroupPoint};
     #[pymodule_export]
     use crate::journal::{Record, RecordIterator, Segment, convert, generate_key, inspect_hyperv};
     #[pymodule_export]

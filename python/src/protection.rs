@@ -14,6 +14,7 @@ use pyo3::types::{PyBytes, PyDict, PyMapping};
 use crate::callback::CallbackQuiesce;
 use crate::device::{Device, Source, Volume};
 use crate::errors::{raise, run};
+use crate::group::GroupMember;
 use crate::replica::Vault;
 use crate::retention::{Pin, Verdict};
 use crate::running::Running;
@@ -29,6 +30,7 @@ pub(crate) struct RecoveryPoint {
     time_ns: i64,
     label: String,
     epoch: u32,
+    group: Option<String>,
     chain: String,
     pins: Vec<Pin>,
     verdicts: Vec<Verdict>,
@@ -44,6 +46,7 @@ impl From<hrl::replica::RecoveryPoint> for RecoveryPoint {
             time_ns: point.time.0,
             label: point.label,
             epoch: point.epoch.0,
+            group: point.group.map(|group| group.to_string()),
             chain: point.chain.to_string(),
             pins: point.pins.into_iter().map(Into::into).collect(),
             verdicts: point.verdicts.into_iter().map(Into::into).collect(),
@@ -161,7 +164,7 @@ impl Protection {
     }
 }
 
-fn events(callback: Py<PyAny>) -> hrl::EventSink {
+pub(crate) fn events(callback: Py<PyAny>) -> hrl::EventSink {
     Arc::new(move |event: &hrl::Event| {
         // Not at the end of the process, when there is nobody to tell.
         let _ = Python::try_attach(|py| {
@@ -308,6 +311,21 @@ impl Protection {
         let limit = seconds(limit)?;
         let handle = self.open_handle()?;
         run(py, || handle.mark_quiesced(&application, label, limit)).map(Into::into)
+    }
+
+    #[pyo3(signature = (group, coordinators, *, identity, application=None))]
+    fn join_group(
+        &self,
+        py: Python<'_>,
+        group: &str,
+        coordinators: Vec<String>,
+        identity: PathBuf,
+        application: Option<&Bound<'_, PyAny>>,
+    ) -> PyResult<GroupMember> {
+        let application = application.map(CallbackQuiesce::new).transpose()?;
+        let application = application.map(|a| Arc::new(a) as Arc<dyn hrl::Quiesce>);
+        let handle = self.open_handle()?;
+        run(py, || GroupMember::join(&handle, group, &coordinators, identity, application))
     }
 
     fn stats(&self, py: Python<'_>) -> PyResult<Stats> {

@@ -15,6 +15,7 @@ use pyo3::types::{PyDict, PyIterator, PyList};
 use crate::callback::CallbackStore;
 use crate::device::{Device, Disk};
 use crate::errors::run;
+use crate::group::GroupPoint;
 use crate::handle::Handle;
 use crate::key::Key;
 use crate::planner::{churn_dict, churn_options};
@@ -86,6 +87,11 @@ impl Vault {
             list.append(info_dict(py, &info)?)?;
         }
         Ok(list)
+    }
+
+    fn group_points(&self, py: Python<'_>) -> PyResult<Vec<GroupPoint>> {
+        let vault = self.inner()?;
+        Ok(run(py, || vault.group_points())?.into_iter().map(Into::into).collect())
     }
 
     fn replica(&self, py: Python<'_>, name: &str) -> PyResult<Replica> {

@@ -8,7 +8,7 @@ use super::{Protection, Shared};
 use crate::capture::Hold;
 use crate::clock::Clock;
 use crate::device::BlockDevice;
-use crate::error::Result;
+use crate::error::{Error, ErrorKind, Result};
 use crate::event::EventKind;
 use crate::journal::{LABEL_BYTES_MAX, Mark, PointKind};
 use crate::point::group::wire::Marked;
@@ -71,6 +71,10 @@ struct VolumeTarget {
 }
 
 impl VolumeTarget {
+    fn refused(&self, kind: ErrorKind, message: &str) -> Error {
+        Error::new(kind, "mark point", &self.shared.info.name).message(message)
+    }
+
     fn hold_state(&self) -> std::sync::MutexGuard<'_, (Option<Hold>, u64)> {
         self.hold.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -108,18 +112,16 @@ impl Target for VolumeTarget {
     fn mark(&self, group: PointId, app: bool, label: &str) -> Result<Marked> {
         let mut state = self.hold_state();
         let Some(hold) = state.0 else {
-            return Err(crate::Error::new(
-                crate::ErrorKind::Unavailable,
-                "mark point",
-                &self.shared.info.name,
-            )
-            .message("its writers are not held"));
+            return Err(self.refused(ErrorKind::Unavailable, "its writers are not held"));
         };
         state.1 = self.shared.journal().losses;
         let mut id = [0; 16];
         self.shared.clock.fill_random(&mut id);
         let kind = if app { PointKind::GroupApp } else { PointKind::GroupCrash };
-        let label = label[..label.floor_char_boundary(LABEL_BYTES_MAX)].to_owned();
+        if label.len() > LABEL_BYTES_MAX {
+            return Err(self.refused(ErrorKind::InvalidInput, "the label is too long"));
+        }
+        let label = label.to_owned();
         let mark = Mark { point: PointId(id), kind, label, group: Some(group) };
         let holds = || match &self.quiesce {
             Some(provider) if app => provider.holds(),

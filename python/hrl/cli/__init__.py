@@ -1,6 +1,16 @@
 """The command `hrl`."""
 
-from hrl.cli import demo_command, gateway, keys, mirror, protect, retention, sizing, vault  # noqa: F401  (they register their commands)
+from hrl.cli import (  # noqa: F401  (they register their commands)
+    demo_command,
+    gateway,
+    group,
+    keys,
+    mirror,
+    protect,
+    retention,
+    sizing,
+    vault,
+)
 from hrl.cli.base import app, main
 from hrl.cli.key_options import add_key_options
 

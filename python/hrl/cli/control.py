@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from hrl import HrlError
-from hrl.cli.base import NOT_RUNNING, Refused
+from hrl.cli.base import EXIT_CODES, NOT_RUNNING, Refused
 
 SOCKET = "control.sock"
 REQUEST_BYTES_MAX = 64 * 1024
@@ -65,6 +65,9 @@ class ControlServer:
             return {"result": handler(request)}
         except HrlError as error:
             return {"error": str(error), "kind": error.kind}
+        except Refused as refused:
+            kinds = {code: kind for kind, code in EXIT_CODES.items()}
+            return {"error": str(refused), "kind": kinds.get(refused.code, "invalid-input")}
         except Exception as error:
             return {"error": str(error), "kind": "invalid-input"}
 
@@ -76,8 +79,6 @@ def _short(path: Path) -> str:
 
 def ask(state: Path, command: str, **arguments: Any) -> Any:
     """Sends a request to the agent of a state directory and gives its answer."""
-    from hrl.cli.base import EXIT_CODES
-
     if not state.is_dir():
         raise Refused(f"{state} is no state directory", EXIT_CODES["not-found"])
     with socket.socket(socket.AF_UNIX) as peer:

@@ -31,6 +31,7 @@ from hrl.cli.base import (
     tls_options,
 )
 from hrl.cli.control import ControlServer, ask
+from hrl.cli.membership import Membership
 
 StateDirectory = Annotated[Path, typer.Argument(metavar="STATE", help="State directory of the agent.")]
 
@@ -85,10 +86,11 @@ def protect(
         take_over=take_over,
         on_event=tell_event,
     )
-    with protection:
+    with protection, Membership(protection, state) as membership:
         control = ControlServer(
             state,
             {
+                **membership.handlers(),
                 "point": lambda request: fields(protection.mark(str(request.get("label", "")))),
                 "status": lambda _: {
                     "volume": name,

@@ -135,18 +135,18 @@ impl GroupMember {
         Err(Error::new(ErrorKind::Unavailable, "join", "group").message(&state.stats.problem))
     }
 
-    /// Leaves the group: its points are made without this volume from now on. `Unavailable` when no coordinator confirms it
-    /// within `limit`; then the group still waits for it.
-    pub fn leave(mut self, limit: Duration) -> Result<()> {
+    /// Leaves the group: its points are made without this volume from now on, and the handle is of no more use.
+    /// `Unavailable` when no coordinator confirms it within `limit`; then the group still waits for the volume.
+    pub fn leave(&self, limit: Duration) -> Result<()> {
         self.shared.lock().leave = true;
         self.shared.wake();
         let waited =
             self.shared.changed.wait_timeout_while(self.shared.lock(), limit, |state| !state.left);
-        let left = waited.unwrap_or_else(PoisonError::into_inner).0.left;
-        self.end();
-        if left {
+        if waited.unwrap_or_else(PoisonError::into_inner).0.left {
             return Ok(());
         }
+        self.shared.stopping.store(true, Ordering::Release);
+        self.shared.wake();
         Err(Error::new(ErrorKind::Unavailable, "leave", "group")
             .message("no coordinator confirmed it; the group still waits for this volume"))
     }

@@ -220,7 +220,9 @@ impl Encoder {
     }
 
     fn text(&mut self, text: &str) -> &mut Self {
-        let text = &text[..text.floor_char_boundary(TEXT_BYTES_MAX)];
+        let fits = |end: &usize| text.is_char_boundary(*end);
+        let end = (0..=text.len().min(TEXT_BYTES_MAX)).rev().find(fits).unwrap_or(0);
+        let text = &text[..end];
         self.u16(text.len() as u16).bytes(text.as_bytes())
     }
 

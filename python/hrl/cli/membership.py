@@ -1,0 +1,78 @@
+"""The membership of a running agent in a consistency group, remembered in its state directory."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any, Self
+
+from hrl import GroupMember, HrlError, Protection
+from hrl.cli.base import EXIT_CODES, Refused, err
+
+FILE = "group.json"
+
+
+class Membership:
+    """Joins the group that the state directory names, and those that the control socket asks for; one at a time."""
+
+    def __init__(self, protection: Protection, state: Path) -> None:
+        self._protection = protection
+        self._path = state / FILE
+        self._member: GroupMember | None = None
+        self._group = ""
+
+    def __enter__(self) -> Self:
+        if self._path.exists():
+            known = json.loads(self._path.read_text())
+            try:
+                self._join(known)
+            except HrlError as error:
+                # The disk is protected all the same; the group says which member is missing.
+                err.print(f"hrl: cannot join group {known['group']} again: {error}")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._member:
+            self._member.close()
+
+    def handlers(self) -> dict[str, Any]:
+        """What the control socket answers."""
+        return {"group-join": self.join, "group-leave": self.leave, "group-status": self.status}
+
+    def join(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Joins a group and remembers it, once a coordinator has taken the volume in."""
+        if self._member:
+            raise Refused(f"the volume is a member of group {self._group}; leave that first", EXIT_CODES["already-exists"])
+        wanted = {name: request[name] for name in ("group", "coordinators", "identity")}
+        member = self._join(wanted)
+        try:
+            member.wait_connected(float(request["limit"]))
+        except HrlError:
+            self._member = None
+            member.close()
+            raise
+        new = self._path.with_suffix(".new")
+        with open(new, "w") as file:
+            json.dump(wanted, file)
+            file.flush()
+            os.fsync(file.fileno())
+        new.rename(self._path)
+        return self.status({})
+
+    def leave(self, request: dict[str, Any]) -> None:
+        """Leaves the group."""
+        if not self._member:
+            raise Refused("the volume is in no group", EXIT_CODES["not-found"])
+        self._member.leave(float(request["limit"]))
+        self._path.unlink(missing_ok=True)
+        self._member = None
+
+    def status(self, _: dict[str, Any]) -> dict[str, Any]:
+        """How the membership is doing."""
+        if not self._member:
+            raise Refused("the volume is in no group", EXIT_CODES["not-found"])
+        return {"group": self._group, **self._member.stats()}
+
+    def _join(self, wanted: dict[str, Any]) -> GroupMember:
+        self._member = self._protection.join_group(wanted["group"], wanted["coordinators"], identity=wanted["identity"])
+        self._group = wanted["group"]
+        return self._member
