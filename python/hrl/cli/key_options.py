@@ -63,6 +63,9 @@ def add_key_options(app: typer.Typer) -> None:
     for registered in app.registered_commands:
         if registered.callback is not None:
             registered.callback = with_key_options(registered.callback)
+    for group in app.registered_groups:
+        if group.typer_instance is not None:
+            add_key_options(group.typer_instance)
 
 
 def with_key_options(command: Callable[..., Any]) -> Callable[..., Any]:

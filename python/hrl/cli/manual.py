@@ -14,13 +14,21 @@ def page() -> str:
     group: Any = typer.main.get_command(app)
     lines = ['.TH HRL 1 "" hrl "User Commands"', ".SH NAME", text(f"hrl - {summary(group.help)}"), ".SH SYNOPSIS"]
     lines += [".B hrl", r"\fICOMMAND\fR [\fIARGUMENT\fR...] [\fIOPTION\fR...]", ".SH COMMANDS"]
-    for name, command in group.commands.items():
-        lines += section(name, command)
+    lines += sections("", group)
     lines += [".SH EXIT STATUS", ".TP", "0", "done"]
     for kind, code in EXIT_CODES.items():
         lines += [".TP", str(code), text(kind.replace("-", " "))]
     lines += [".TP", str(NOT_RUNNING), "the agent is not running"]
     return "\n".join(lines) + "\n"
+
+
+def sections(before: str, group: Any) -> Iterator[str]:
+    """The commands of a group, and those of the groups in it."""
+    for name, command in group.commands.items():
+        if hasattr(command, "commands"):
+            yield from sections(f"{before}{name} ", command)
+        else:
+            yield from section(before + name, command)
 
 
 def section(name: str, command: Any) -> Iterator[str]:
