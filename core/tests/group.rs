@@ -81,6 +81,16 @@ impl Site {
     }
 }
 
+fn wait(what: &str, done: impl Fn() -> bool) {
+    for _ in 0..LIMIT.as_millis() / 5 {
+        if done() {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    panic!("never: {what}");
+}
+
 /// Writes rising numbers, each to the next member once the one before was acknowledged.
 fn chain(members: &[Protection], writer: u64, stop: &AtomicBool) {
     let mut number = 0;
@@ -197,11 +207,9 @@ fn no_point_without_a_member_and_none_for_strangers() {
     for member in &joined {
         member.wait_connected(LIMIT).expect("back by itself");
     }
-    let start = std::time::Instant::now();
-    while coordinator.status().members.iter().filter(|m| m.address.is_some()).count() < 2 {
-        assert!(start.elapsed() < LIMIT, "{:?}", coordinator.status());
-        std::thread::sleep(Duration::from_millis(20));
-    }
+    wait("both are back", || {
+        coordinator.status().members.iter().filter(|m| m.address.is_some()).count() == 2
+    });
     let error = coordinator.point(false, "").expect_err("still one away");
     assert!(error.to_string().contains("disk2"), "{error}");
 
@@ -281,11 +289,7 @@ fn app_points_quiesce_every_member_first_and_release_all_whatever_happens() {
         "{error}"
     );
     // What failed is released as well; give the members the time to hear of it.
-    let start = std::time::Instant::now();
-    while apps.iter().any(|app| app.log.lock().expect("lock").len() < 4) {
-        assert!(start.elapsed() < LIMIT, "released");
-        std::thread::sleep(Duration::from_millis(5));
-    }
+    wait("released", || apps.iter().all(|app| app.log.lock().expect("lock").len() == 4));
     for member in &members {
         member.wait_replicated(LIMIT).expect("replicated");
     }

@@ -187,7 +187,7 @@ impl Simulation {
         let now = self.now();
         let last = self.last_arrival.entry((to_member, member)).or_default();
         *last = (now + Duration::from_micros(micros)).max(*last);
-        *last - now
+        last.saturating_sub(now)
     }
 
     fn act(&mut self, outputs: Vec<Output>) {
@@ -331,7 +331,7 @@ impl Simulation {
                 let present =
                     chain.iter().map(|(member, s)| *s < cut[self.volumes[*member].name.as_str()]);
                 let present: Vec<bool> = present.collect();
-                violations += present.is_sorted_by(|a, b| a >= b).then_some(0).unwrap_or(1);
+                violations += usize::from(!present.is_sorted_by(|a, b| a >= b));
             }
         }
         violations
