@@ -917,7 +917,8 @@ class GroupCoordinator:
 
     It remembers its members in the directory `state` and lets clients in that are enrolled in `pki`, each with the volumes
     of its certificate. Writers are never held longer than `budget` seconds. With `interval` and `app_interval` (seconds; 0
-    is never) crash- and application-consistent points are made by themselves; applications are quiesced within `quiesce_limit`.
+    is never) crash- and application-consistent points are made by themselves; applications are quiesced within
+    `quiesce_limit`.
     """
 
     def __new__(

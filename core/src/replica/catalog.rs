@@ -202,6 +202,11 @@ impl Catalog {
         self.annotations.is_verified(point)
     }
 
+    /// The group points that were committed and have a mark here.
+    pub(super) fn commitments(&self) -> impl Iterator<Item = &Commitment> {
+        self.annotations.committed.values()
+    }
+
     /// What is known of a group point, when it was committed as far as this volume knows.
     pub fn commitment(&self, group: PointId) -> Option<&Commitment> {
         self.annotations.committed.get(&group)

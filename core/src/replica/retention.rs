@@ -230,7 +230,6 @@ impl Candidate {
 }
 
 struct Planner<'a> {
-    catalog: &'a Catalog,
     entries: &'a [SegmentEntry],
     policy: &'a RetentionPolicy,
     now: Timestamp,
@@ -238,6 +237,8 @@ struct Planner<'a> {
     /// Segments from here on are not touched.
     full_from: usize,
     protected: HashMap<PointId, KeepReason>,
+    /// Group points that were committed.
+    committed: HashSet<PointId>,
     /// There are more small segments than there should be.
     is_crowded: bool,
 }
@@ -245,7 +246,10 @@ struct Planner<'a> {
 impl<'a> Planner<'a> {
     fn new(catalog: &'a Catalog, policy: &'a RetentionPolicy, now: Timestamp) -> Self {
         let protected = catalog.protected_points(|pin| !pin.has_expired(now));
-        Self::of(catalog.segments(), catalog.unordered_intervals(), protected, policy, now)
+        let mut planner =
+            Self::of(catalog.segments(), catalog.unordered_intervals(), protected, policy, now);
+        planner.committed = catalog.commitments().map(|commitment| commitment.group).collect();
+        planner
     }
 
     fn of(
@@ -266,7 +270,8 @@ impl<'a> Planner<'a> {
         let is_small = |entry: &&SegmentEntry| entry.summary.stored_bytes < SMALL_BYTES;
         let small = entries[..full_from].iter().filter(is_small).count();
         let is_crowded = small > SMALL_SEGMENTS_MAX;
-        Self { catalog, entries, policy, now, intervals, full_from, protected, is_crowded }
+        let committed = HashSet::new();
+        Self { entries, policy, now, intervals, full_from, protected, committed, is_crowded }
     }
 
     /// Points and ends of segments before `full_from` at which the volume was in order, in write order.
@@ -284,7 +289,7 @@ impl<'a> Planner<'a> {
             };
             for mark in summary.marks.iter().filter(|mark| !mark.mark.is_commitment()) {
                 end_is_point |= mark.sequence == summary.last_sequence;
-                let group = mark.mark.group.filter(|g| self.catalog.commitment(*g).is_some());
+                let group = mark.mark.group.filter(|group| self.committed.contains(group));
                 push(mark.sequence, mark.time, Some(mark.mark.point), group);
             }
             if !end_is_point {
