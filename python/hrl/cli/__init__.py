@@ -7,6 +7,7 @@ from hrl.cli import (  # noqa: F401  (they register their commands)
     keys,
     mirror,
     protect,
+    report,
     retention,
     sizing,
     vault,

@@ -1,0 +1,333 @@
+"""A report of a vault: one HTML page that needs nothing else, for people who look after it.
+
+`write` reads catalogs and nothing else. Names, labels, reasons and messages of errors come from anywhere and are escaped
+by the template engine; a Content-Security-Policy in the page refuses every request, and every script but the page's own.
+A volume that cannot be read is shown with its error.
+"""
+
+import base64
+import hashlib
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from hrl import HrlError, RecoveryPoint, Replica, Vault
+from hrl.report import charts
+from hrl.report.charts import COLUMNS, COLUMNS_MIN, Span
+from hrl.report.words import clean, human, moment, nanoseconds, short, span, when
+
+POINTS_MAX = 500
+"""Points listed one by one for a volume: those that stand out, then the newest. The others are counted by day."""
+GAPS_MAX = 50
+"""Gaps listed for a volume, newest first."""
+SPANS_MAX = 400
+"""Stretches drawn in a timeline; neighbours are joined beyond it."""
+APP_KINDS = ("app", "group-app")
+POINT_KINDS = ("app", "group-app", "declared", "group-crash", "crash")
+SEGMENT_KINDS = (("log", "journal, in full"), ("merged", "folded"), ("image", "image"))
+
+
+@dataclass(frozen=True)
+class Notice:
+    """Something that a person should know; the worst first."""
+
+    level: str  # "bad", "warn" or "note"
+    text: str
+
+
+@dataclass
+class Volume:
+    """A volume as the page shows it."""
+
+    name: str
+    info: dict[str, Any] = field(default_factory=dict)
+    error: str = ""
+    notices: list[Notice] = field(default_factory=list)
+    facts: list[tuple[str, str, str]] = field(default_factory=list)
+    newest: list[tuple[str, RecoveryPoint]] = field(default_factory=list)
+    points: list[dict[str, Any]] = field(default_factory=list)
+    points_total: int = 0
+    points_by_day: list[tuple[str, int]] = field(default_factory=list)
+    gaps: list[dict[str, str]] = field(default_factory=list)
+    gaps_total: int = 0
+    timeline: Markup | None = None
+    axis: list[str] = field(default_factory=list)
+    rpo: dict[str, Any] | None = None
+    churn: dict[str, Any] | None = None
+    sizes: list[dict[str, Any]] = field(default_factory=list)
+    stored_bytes: int = 0
+
+    @property
+    def level(self) -> str:
+        """How much it needs somebody."""
+        return worst(self.notices)
+
+
+def write(
+    vault: Vault,
+    to: str | Path,
+    *,
+    title: str,
+    volumes: Sequence[str] | None = None,
+    rpo_threshold: float = 900,
+    app_within: float = 86_400,
+    now: datetime | None = None,
+) -> None:
+    """Writes the page for a vault (or some of its volumes) to a file.
+
+    `rpo_threshold` is the age in seconds of the newest replicated write, and `app_within` that of the newest
+    application-consistent point, beyond which the page asks for attention.
+    """
+    at = now or datetime.now(UTC)
+    limits = Limits(nanoseconds(at), rpo_threshold, app_within)
+    shown = [collect(vault, name, limits) for name in volumes or [info["name"] for info in vault.volumes()]]
+    Path(to).write_text(page(title, shown, at), encoding="utf-8", newline="\n")
+
+
+def page(title: str, volumes: Sequence[Volume], at: datetime) -> str:
+    """The page as text."""
+    environment = Environment(
+        loader=PackageLoader("hrl.report", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(human=human, when=when, clean=clean, short=short)
+    files = {name: environment.get_template(name).render() for name in ("style.css", "filter.js")}
+    order = {"bad": 0, "warn": 1, "note": 2, "good": 3}
+    notices = [(volume, notice) for volume in volumes for notice in volume.notices]
+    return environment.get_template("page.html").render(
+        title=title,
+        made=moment(nanoseconds(at)),
+        volumes=volumes,
+        notices=sorted(notices, key=lambda pair: order[pair[1].level]),
+        level=worst([notice for _, notice in notices]),
+        stored_bytes=sum(volume.stored_bytes for volume in volumes),
+        size_bytes=sum(volume.info.get("size_bytes", 0) for volume in volumes),
+        points=sum(volume.points_total for volume in volumes),
+        style=Markup(files["style.css"]),
+        script=Markup(files["filter.js"]),
+        script_hash=base64.b64encode(hashlib.sha256(files["filter.js"].encode()).digest()).decode(),
+    )
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Now in nanoseconds since 1970, and the ages in seconds beyond which something is wrong."""
+
+    now: int
+    rpo_threshold: float
+    app_within: float
+
+
+def worst(notices: Sequence[Notice]) -> str:
+    """The level of the most urgent."""
+    levels = {notice.level for notice in notices}
+    return next((level for level in ("bad", "warn") if level in levels), "good")
+
+
+def collect(vault: Vault, name: str, limits: Limits) -> Volume:
+    """What the page says of a volume."""
+    volume = Volume(name)
+    try:
+        with vault.replica(name) as replica:
+            fill(volume, replica, limits)
+    except HrlError as error:
+        volume.error = str(error)
+        volume.notices.insert(0, Notice("bad", f"cannot be read: {error}"))
+    return volume
+
+
+def fill(volume: Volume, replica: Replica, limits: Limits) -> None:
+    """Reads the catalog of a volume."""
+    volume.info = replica.info
+    segments, points, stretches = replica.segments(), replica.points(), replica.timeline()
+    gaps = [entry for entry in stretches if entry.unordered]
+    volume.stored_bytes = sum(segment["stored_bytes"] for segment in segments)
+    volume.points_total = len(points)
+    is_open = bool(stretches) and stretches[-1].unordered is not None
+    last = segments[-1]["last_time_ns"] if segments else None
+    volume.notices = notices(points, gaps[-1].unordered if is_open else None, last, limits)
+    volume.facts = facts(volume, segments, last, limits)
+    volume.newest = [(kind, next(p for p in reversed(points) if p.kind == kind)) for kind in kinds_of(points)]
+    list_points(volume, points)
+    list_gaps(volume, gaps, is_open)
+    volume.sizes = sizes(segments)
+    if segments:
+        begin, end = segments[0]["first_time_ns"], max(segment["last_time_ns"] for segment in segments)
+        middle = (begin + end) // 2
+        volume.axis = [moment(begin), moment(middle), moment(end)]
+        ticks = ((p.time_ns, "app" if p.kind in APP_KINDS else "crash") for p in points)
+        volume.timeline = charts.strip(f"timeline of {volume.name}", spans(stretches), ticks, begin, end)
+        volume.rpo = rpo(segments, begin, end)
+        volume.churn = churn(segments, gaps, begin, end)
+
+
+def kinds_of(points: Sequence[RecoveryPoint]) -> list[str]:
+    """The kinds of points there are, the best first."""
+    found = {point.kind for point in points}
+    return [kind for kind in POINT_KINDS if kind in found]
+
+
+def notices(points: Sequence[RecoveryPoint], open_gap: str | None, last: int | None, limits: Limits) -> list[Notice]:
+    """What needs attention, and what is worth knowing."""
+    found: list[Notice] = []
+    if open_gap:
+        found.append(Notice("bad", f"a gap is open ({open_gap}): there are no new recovery points until it ends"))
+    for point in points:
+        for verdict in point.verdicts:
+            if not verdict.ok:
+                text = f": {verdict.text}" if verdict.text else ""
+                found.append(Notice("bad", f"the {verdict.kind} check of {title_of(point)} failed{text}"))
+    if last is None:
+        found.append(Notice("warn", "nothing has been replicated yet"))
+    elif (age := (limits.now - last) / 1e9) > limits.rpo_threshold:
+        found.append(
+            Notice("warn", f"the newest replicated write is {span(age)} old, more than {span(limits.rpo_threshold)}")
+        )
+    if not points:
+        found.append(Notice("warn", "there is no recovery point"))
+    app = next((point for point in reversed(points) if point.kind in APP_KINDS), None)
+    if app is None:
+        found.append(Notice("warn", "there is no application-consistent point"))
+    elif (age := (limits.now - app.time_ns) / 1e9) > limits.app_within:
+        found.append(Notice("warn", f"the newest application-consistent point is {span(age)} old"))
+    if points and not any(point.verdicts for point in points):
+        found.append(Notice("note", "no point was ever checked"))
+    if held := sum(any(pin.hold for pin in point.pins) for point in points):
+        found.append(Notice("note", f"{held} point{'s are' if held > 1 else ' is'} under legal hold"))
+    return found
+
+
+def title_of(point: RecoveryPoint) -> str:
+    """A point in a sentence."""
+    return f"“{point.label}” ({when(point.time)})" if point.label else f"the point of {when(point.time)}"
+
+
+def facts(
+    volume: Volume, segments: Sequence[dict[str, Any]], last: int | None, limits: Limits
+) -> list[tuple[str, str, str]]:
+    """The figures at the top of a volume: name, value, and a remark."""
+    arrived = [s for s in segments if s["kind"] == "log" and s["arrived_ns"] is not None]
+    rpo = [max(s["arrived_ns"] - s["first_time_ns"], 0) / 1e9 for s in arrived]
+    data = sum(segment["data_bytes"] for segment in segments)
+    ratio = f"for {human(data)} of writes" if data else ""
+    age = span((limits.now - last) / 1e9) + " ago" if last is not None else ""
+    return [
+        ("Newest replicated write", moment(last) if last is not None else "none", age),
+        ("RPO of the newest segment", span(rpo[-1]) if rpo else "not known", f"highest {span(max(rpo))}" if rpo else ""),
+        ("Recovery points", f"{volume.points_total:,}", ""),
+        ("Volume", human(volume.info["size_bytes"]), "encrypted" if volume.info["sealed"] else "not encrypted"),
+        ("Stored", human(volume.stored_bytes), ratio),
+    ]
+
+
+def list_points(volume: Volume, points: Sequence[RecoveryPoint]) -> None:
+    """Points one by one, newest first, as far as they are few; then counts by day."""
+    stands_out = [p for p in points if p.pins or p.verdicts or p.label or p.kind in APP_KINDS]
+    chosen = {p.id for p in stands_out[-POINTS_MAX:]}
+    room = POINTS_MAX - len(chosen)
+    others = [p.id for p in points if p.id not in chosen]
+    chosen.update(others[len(others) - room :] if room > 0 else [])
+    days: Counter[str] = Counter()
+    for point in reversed(points):
+        if point.id not in chosen:
+            days[point.time[:10]] += 1
+            continue
+        kept = ["legal hold" if pin.hold else f"until {when(pin.until) if pin.until else 'unpinned'}" for pin in point.pins]
+        reasons = [pin.reason for pin in point.pins if pin.reason]
+        volume.points.append({"point": point, "kept": kept, "reasons": reasons, "checks": point.verdicts})
+    volume.points_by_day = list(days.items())
+
+
+def list_gaps(volume: Volume, gaps: Sequence[Any], is_open: bool) -> None:
+    """Gaps with their causes, newest first."""
+    volume.gaps_total = len(gaps)
+    for number, gap in enumerate(reversed(gaps[-GAPS_MAX:])):
+        ends = is_open and number == 0
+        lasted = (nanoseconds(gap.to_time) - nanoseconds(gap.from_time)) / 1e9
+        until = "still open" if ends else when(gap.to_time)
+        volume.gaps.append({"cause": str(gap.unordered), "from": when(gap.from_time), "to": until, "lasted": span(lasted)})
+
+
+def spans(stretches: Sequence[Any]) -> list[Span]:
+    """Stretches of the timeline to draw. Ordered ones and folds of many are joined with their like; gaps never."""
+    found: list[Span] = []
+    join = len(stretches) > SPANS_MAX
+    for entry in stretches:
+        style = "gap" if entry.unordered else "folded" if entry.folded else "ordered"
+        begin, end = nanoseconds(entry.from_time), nanoseconds(entry.to_time)
+        word = f"gap: {entry.unordered}" if entry.unordered else "folded: its end is left" if entry.folded else "every state"
+        if join and found and found[-1].style == style:
+            found[-1] = Span(found[-1].begin, end, style, word)
+        else:
+            found.append(Span(begin, end, style, f"{word}, {when(entry.from_time)} to {when(entry.to_time)}"))
+    # The newest gaps where there are too many to draw: each is a rectangle.
+    return [s for s in found if s.style != "gap"][-SPANS_MAX:] + [s for s in found if s.style == "gap"][-SPANS_MAX:]
+
+
+def rpo(segments: Sequence[dict[str, Any]], begin: int, end: int) -> dict[str, Any] | None:
+    """RPO over time where the vault tells when segments arrived; else the time that each segment spans, which it exceeds."""
+    logs = [segment for segment in segments if segment["kind"] == "log"]
+    known = any(segment["arrived_ns"] is not None for segment in logs)
+    stop = "arrived_ns" if known else "last_time_ns"
+    ages = [
+        (segment["last_time_ns"], max(segment[stop] - segment["first_time_ns"], 0) / 1e9)
+        for segment in logs
+        if segment[stop] is not None
+    ]
+    if not ages:
+        return None
+    found = charts.columns(ages, begin, end, add=False, count=columns_for(len(ages)))
+    top = max(age for _, age in ages)
+    drawn = charts.bars("RPO over time", top, ("rpo", found))
+    return {"svg": drawn, "top": span(top), "half": span(top / 2), "known": known}
+
+
+def columns_for(values: int) -> int:
+    """Columns of a chart of so many values."""
+    return min(max(values, COLUMNS_MIN), COLUMNS)
+
+
+def churn(segments: Sequence[dict[str, Any]], gaps: Sequence[Any], begin: int, end: int) -> dict[str, Any] | None:
+    """Bytes written over time; what a first copy or a resync read is told apart."""
+    written: list[tuple[int, float]] = []
+    copied: list[tuple[int, float]] = []
+    intervals = [(gap.first, gap.last) for gap in gaps]
+    at = 0
+    for segment in segments:
+        if segment["kind"] != "log" or not segment["data_bytes"]:
+            continue
+        while at < len(intervals) and intervals[at][1] < segment["first_sequence"]:
+            at += 1
+        in_gap = at < len(intervals) and intervals[at][0] <= segment["last_sequence"]
+        (copied if in_gap else written).append((segment["last_time_ns"], float(segment["data_bytes"])))
+    if not written and not copied:
+        return None
+    count = columns_for(len(written) + len(copied))
+    series = [charts.columns(values, begin, end, add=True, count=count) for values in (written, copied)]
+    top = max((a or 0) + (b or 0) for a, b in zip(*series, strict=True))
+    drawn = charts.bars("bytes written over time", top, ("write", series[0]), ("copy", series[1]))
+    width = span((end - begin) / 1e9 / count)
+    folded = any(segment["kind"] != "log" for segment in segments)
+    scale = {"top": human(top), "half": human(top / 2)}
+    return {"svg": drawn, "width": width, "copied": bool(copied), "folded": folded} | scale
+
+
+def sizes(segments: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Stored bytes by kind of segment, with their share."""
+    total = sum(segment["stored_bytes"] for segment in segments)
+    found = []
+    for kind, words in SEGMENT_KINDS:
+        own = [segment["stored_bytes"] for segment in segments if segment["kind"] == kind]
+        if own:
+            share = sum(own) / total * 100 if total else 0
+            found.append({"kind": kind, "words": words, "bytes": sum(own), "count": len(own), "share": share})
+    return found
