@@ -69,6 +69,14 @@ pub struct Policy {
     pub spool_bytes_max: u64,
     /// A crash-consistent point is marked this often; zero switches it off. Default 60 s.
     pub crash_point_interval: Duration,
+    /// An application-consistent point is marked this often, the first when the volume is in order; zero switches it off.
+    /// One that fails is tried again when the next is due. Default zero.
+    pub app_point_interval: Duration,
+    /// Applications that are quiesced for those points, as specifications (`core/docs/quiesce.md`). Default: none.
+    pub quiesce: Vec<String>,
+    /// Time from the beginning of quiescing to the mark; everything is released then, whatever happens. At most 10 min.
+    /// Default 10 s.
+    pub quiesce_limit: Duration,
     /// An event is raised when the newest replicated write is older than this; zero is off. Default 15 min.
     pub rpo_threshold: Duration,
     /// Puts to the vault in flight at once, 1 to 64. Default 4.
@@ -103,6 +111,9 @@ impl Default for Policy {
             compression_cpu_percent_max: 25,
             spool_bytes_max: 4 << 30,
             crash_point_interval: Duration::from_secs(60),
+            app_point_interval: Duration::ZERO,
+            quiesce: Vec::new(),
+            quiesce_limit: Duration::from_secs(10),
             rpo_threshold: Duration::from_secs(15 * 60),
             puts_in_flight_max: 4,
             catalog_interval: Duration::ZERO,
@@ -116,7 +127,7 @@ impl Default for Policy {
 
 impl Policy {
     /// Names that [`Policy::set`] knows, in the order of the fields.
-    pub const NAMES: [&'static str; 19] = [
+    pub const NAMES: [&'static str; 22] = [
         "memory_budget_bytes",
         "when_full",
         "content",
@@ -129,6 +140,9 @@ impl Policy {
         "compression_cpu_percent_max",
         "spool_bytes_max",
         "crash_point_interval_ms",
+        "app_point_interval_ms",
+        "quiesce",
+        "quiesce_limit_ms",
         "rpo_threshold_ms",
         "puts_in_flight_max",
         "catalog_interval_ms",
@@ -140,6 +154,7 @@ impl Policy {
 
     /// Sets one field from text, as policy files and other languages do. Times are whole milliseconds;
     /// `when_full` is `degrade` or `block`; `content` is `data` or `extents-only`; `compression` is `none` or `zstd:LEVEL`;
+    /// `quiesce` is a specification on each line;
     /// `bandwidth` is the text of a [`Bandwidth`]; `retention` is `none` or the text of a [`RetentionPolicy`].
     /// `InvalidInput` names the field and what it takes.
     pub fn set(&mut self, name: &str, value: &str) -> Result<()> {
@@ -184,6 +199,15 @@ impl Policy {
             }
             "spool_bytes_max" => self.spool_bytes_max = number()?,
             "crash_point_interval_ms" => self.crash_point_interval = millis()?,
+            "app_point_interval_ms" => self.app_point_interval = millis()?,
+            "quiesce" => {
+                let lines = value.lines().map(str::trim).filter(|line| !line.is_empty());
+                self.quiesce = lines.map(str::to_owned).collect();
+                if self.quiesce.iter().any(|line| !line.contains(':')) {
+                    return Err(bad("lines such as fs:/mnt or postgresql:dbname=app"));
+                }
+            }
+            "quiesce_limit_ms" => self.quiesce_limit = millis()?,
             "rpo_threshold_ms" => self.rpo_threshold = millis()?,
             "puts_in_flight_max" => {
                 self.puts_in_flight_max = value.parse().map_err(|_| bad("a whole number"))?;
@@ -240,6 +264,7 @@ impl Policy {
         let percent = u64::from(self.compression_cpu_percent_max);
         check("compression_cpu_percent_max", percent, 1, 100)?;
         check("spool_bytes_max", self.spool_bytes_max, 1 << 20, 1 << 60)?;
+        check("quiesce_limit_ms", millis(self.quiesce_limit), 1, 600_000)?;
         check("puts_in_flight_max", u64::from(self.puts_in_flight_max), 1, 64)?;
         check("catalog_interval_ms", millis(self.catalog_interval), 0, 3_600_000)?;
         check("retry_interval_max_ms", millis(self.retry_interval_max), 1, 86_400_000)?;
@@ -259,6 +284,8 @@ mod tests {
         for name in Policy::NAMES {
             let value = match name {
                 "when_full" => "block",
+                "quiesce" => "postgresql:\nfs:/mnt",
+                "quiesce_limit_ms" => "5000",
                 "content" => "extents-only",
                 "compression" => "zstd:3",
                 "retention" => "1h all; 7d daily",

@@ -4,13 +4,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use hrl::device::{BlockDevice, Durability, MemoryDevice};
+use hrl::device::{BlockDevice, Discarded, Durability, MemoryDevice, Unmap};
 use hrl::journal::PointKind;
 use hrl::replica::{At, Vault, ViewOptions};
 use hrl::store::DirStore;
 use hrl::{
-    Error, ErrorKind, Event, Policy, Protection, ProtectionOptions, Quiesce, QuiesceRequest,
-    Result, SystemClock,
+    Error, ErrorKind, Event, Extent, Policy, Protection, ProtectionOptions, Quiesce,
+    QuiesceRequest, Result, SystemClock, set_watchdog,
 };
 
 const LIMIT: Duration = Duration::from_secs(60);
@@ -24,24 +24,24 @@ struct Rig {
 
 impl Rig {
     fn new() -> Self {
+        Self::with(Arc::new(MemoryDevice::new(4 << 20)), Policy::default())
+    }
+
+    fn with(device: Arc<dyn BlockDevice>, policy: Policy) -> Self {
         let directory = tempfile::tempdir().expect("directory");
         let store = Arc::new(DirStore::create(&directory.path().join("vault")).expect("store"));
         let vault = Vault::create(store, None, SystemClock::shared()).expect("vault");
         let events = Arc::new(Mutex::new(Vec::new()));
         let told = Arc::clone(&events);
-        let protection = ProtectionOptions::new(
-            "disk",
-            Arc::new(MemoryDevice::new(4 << 20)),
-            vault.clone(),
-            directory.path().join("state"),
-        )
-        .policy(Policy { crash_point_interval: Duration::ZERO, ..Policy::default() })
-        .events(Arc::new(move |event: &Event| {
-            let text = format!("{}: {}", event.kind.name(), event.message);
-            told.lock().expect("no panic").push(text);
-        }))
-        .open()
-        .expect("protect");
+        let protection =
+            ProtectionOptions::new("disk", device, vault.clone(), directory.path().join("state"))
+                .policy(Policy { crash_point_interval: Duration::ZERO, ..policy })
+                .events(Arc::new(move |event: &Event| {
+                    let text = format!("{}: {}", event.kind.name(), event.message);
+                    told.lock().expect("no panic").push(text);
+                }))
+                .open()
+                .expect("protect");
         protection.wait_ordered(LIMIT).expect("ordered");
         Self { _directory: directory, vault, protection, events }
     }
@@ -124,4 +124,80 @@ fn promise_7_a_point_that_was_not_held_is_not_application_consistent() {
     replica.view(&at, &ViewOptions::default()).expect("view").read(0, &mut bytes).expect("read");
     assert_eq!(bytes, [1; 512]);
     rig.protection.stop(LIMIT).expect("stop");
+}
+
+/// A disk whose flush hangs for a while when it is told to.
+struct Hanging {
+    disk: MemoryDevice,
+    hang: Mutex<Duration>,
+}
+
+impl BlockDevice for Hanging {
+    fn name(&self) -> String {
+        "hanging disk".to_owned()
+    }
+    fn size_bytes(&self) -> u64 {
+        self.disk.size_bytes()
+    }
+    fn block_bytes(&self) -> u32 {
+        self.disk.block_bytes()
+    }
+    fn read(&self, offset: u64, buffer: &mut [u8]) -> Result<()> {
+        self.disk.read(offset, buffer)
+    }
+    fn write(&self, offset: u64, data: &[u8], durability: Durability) -> Result<()> {
+        self.disk.write(offset, data, durability)
+    }
+    fn zero(&self, extent: Extent, unmap: Unmap, durability: Durability) -> Result<()> {
+        self.disk.zero(extent, unmap, durability)
+    }
+    fn discard(&self, extent: Extent) -> Result<Discarded> {
+        self.disk.discard(extent)
+    }
+    fn flush(&self) -> Result<()> {
+        std::thread::sleep(*self.hang.lock().expect("no panic"));
+        self.disk.flush()
+    }
+}
+
+#[test]
+fn promise_8_applications_go_on_while_the_disk_hangs() {
+    set_watchdog([env!("CARGO_BIN_EXE_hrl-watchdog")]);
+    let directory = tempfile::tempdir().expect("directory");
+    let log = directory.path().join("log");
+    let device =
+        Arc::new(Hanging { disk: MemoryDevice::new(4 << 20), hang: Mutex::new(Duration::ZERO) });
+    let spec = format!("script:?pre=date +%25s%25N >{0}&post=date +%25s%25N >>{0}", log.display());
+    let policy =
+        Policy { quiesce: vec![spec], quiesce_limit: Duration::from_secs(1), ..Policy::default() };
+    let rig = Rig::with(device.clone(), policy);
+    *device.hang.lock().expect("no panic") = Duration::from_secs(3);
+    rig.protection.mark_app("never").expect_err("the flush came too late");
+    *device.hang.lock().expect("no panic") = Duration::ZERO;
+    let text = std::fs::read_to_string(&log).expect("log");
+    let times: Vec<u64> = text.lines().map(|line| line.parse().expect("nanoseconds")).collect();
+    let held = Duration::from_nanos(times[1] - times[0]);
+    assert!(held < Duration::from_secs(2), "{held:?}");
+    assert!(rig.told("point-skipped"));
+    assert_eq!(rig.points(), []);
+    rig.protection.mark_app("now").expect("it flushes again");
+    assert_eq!(rig.points(), [(PointKind::App, "now".to_owned())]);
+    rig.protection.stop(LIMIT).expect("stop");
+}
+
+#[test]
+fn points_by_the_clock_need_applications() {
+    let interval = Policy { app_point_interval: Duration::from_secs(1), ..Policy::default() };
+    let directory = tempfile::tempdir().expect("directory");
+    let open = |policy| {
+        let store = Arc::new(DirStore::create(&directory.path().join("vault")).expect("store"));
+        let vault = Vault::create(store, None, SystemClock::shared()).expect("vault");
+        let disk = Arc::new(MemoryDevice::new(1 << 20));
+        let state = directory.path().join("state");
+        ProtectionOptions::new("disk", disk, vault, state).policy(policy).open().map(drop)
+    };
+    let error = open(interval).expect_err("nobody to quiesce");
+    assert_eq!(error.object(), "app_point_interval_ms");
+    let unknown = Policy { quiesce: vec!["vss:C".to_owned()], ..Policy::default() };
+    assert_eq!(open(unknown).expect_err("no such kind").kind(), ErrorKind::InvalidInput);
 }

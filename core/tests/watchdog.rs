@@ -389,6 +389,73 @@ fn a_guest_is_frozen_and_thawed_by_its_agent() {
         .expect("thawed");
 }
 
+#[test]
+fn writes_to_redis_wait_and_are_on_the_disk() {
+    if missing(&["redis-server", "redis-cli"]) {
+        return;
+    }
+    for (appends, how) in [("no", "rdb_saves"), ("yes", "")] {
+        let redis = Redis::start(appends);
+        let socket = redis.socket();
+        if appends == "yes" {
+            // Before WAITAOF only a freeze that follows, or this, makes its file durable.
+            redis.ask(&["CONFIG", "SET", "appendfsync", "always"]);
+        }
+        redis.ask(&["SET", "key", "before"]);
+        let held = applications(&[format!("redis:{socket}")]);
+        held.quiesce(&request(5 * SECOND)).expect("pause");
+        if how == "rdb_saves" {
+            let saved = std::fs::read(redis.directory.path().join("dump.rdb")).expect("saved");
+            assert!(saved.windows(6).any(|bytes| bytes == b"before"));
+        }
+        let mut writer = Command::new("redis-cli");
+        let mut writer = writer.args(["-s", &socket, "SET", "key", "after"]).spawn().expect("cli");
+        std::thread::sleep(SECOND / 2);
+        assert_eq!(redis.ask(&["GET", "key"]), "before");
+        held.release().expect("go on");
+        assert!(writer.wait().expect("writer").success());
+        assert_eq!(redis.ask(&["GET", "key"]), "after");
+    }
+}
+
+/// A server in a directory of its own.
+struct Redis {
+    directory: tempfile::TempDir,
+    server: Child,
+}
+
+impl Redis {
+    fn start(appends: &str) -> Self {
+        let directory = tempfile::tempdir().expect("directory");
+        let path = directory.path().display().to_string();
+        let server = Command::new("redis-server")
+            .args(["--port", "0", "--unixsocket", &format!("{path}/s"), "--dir", &path])
+            .args(["--save", "", "--appendonly", appends])
+            .stdout(Stdio::null())
+            .spawn()
+            .expect("server");
+        let redis = Self { directory, server };
+        wait_until(AT_ONCE, || Path::new(&redis.socket()).exists()).expect("it listens");
+        redis
+    }
+
+    fn socket(&self) -> String {
+        self.directory.path().join("s").display().to_string()
+    }
+
+    fn ask(&self, words: &[&str]) -> String {
+        let output = Command::new("redis-cli").args(["-s", &self.socket()]).args(words).output();
+        parts::text(&output.expect("redis-cli")).trim().to_owned()
+    }
+}
+
+impl Drop for Redis {
+    fn drop(&mut self) {
+        let _ = self.server.kill();
+        let _ = self.server.wait();
+    }
+}
+
 fn run(program: &str, arguments: &[&str]) {
     let output = Command::new(program).args(arguments).output().expect(program);
     assert!(output.status.success(), "{program} {arguments:?}: {output:?}");

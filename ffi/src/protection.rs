@@ -304,6 +304,36 @@ pub unsafe extern "C" fn hrl_protection_mark_quiesced(
     })
 }
 
+/// Marks an application-consistent point with the applications and the limit of the policy: its names "quiesce" (one
+/// specification a line, such as "postgresql:dbname=app\nfs:/srv"; core/docs/quiesce.md lists them), "quiesce_limit_ms" and,
+/// for points by the clock, "app_point_interval_ms". The program hrl-watchdog quiesces and releases them, also when this process
+/// is killed meanwhile. `label` and `point` may be NULL.
+/// Statuses: those of `hrl_protection_mark`; HRL_ERROR_UNAVAILABLE and others when they cannot be quiesced or did not stay so:
+/// then there is no point and they are released. HRL_ERROR_INVALID_INPUT (the policy names none). Since 0.1.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn hrl_protection_mark_app(
+    protection: *const hrl_protection,
+    label: *const c_char,
+    point: *mut hrl_point,
+) -> hrl_status {
+    guard(|| {
+        let label = optional_text(label)?;
+        let marked = with(protection, |p| p.mark_app(label))?;
+        handle::put_optional(point, hrl_point::from(&marked));
+        Ok(())
+    })
+}
+
+/// Says where the program hrl-watchdog is, for this process. Not needed where it is in `libexec` of the prefix that the library
+/// was installed into, beside the running program, or named by HRL_WATCHDOG. Statuses: HRL_ERROR_INVALID_INPUT. Since 0.1.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn hrl_set_watchdog(path: *const c_char) -> hrl_status {
+    guard(|| {
+        engine::set_watchdog([handle::text(path, "path")?]);
+        Ok(())
+    })
+}
+
 /// How a protection is doing.
 #[repr(C)]
 #[derive(Clone, Copy)]

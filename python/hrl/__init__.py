@@ -43,6 +43,15 @@ from hrl._hrl import (
     inspect_hyperv,
     plan_capacity,
 )
+from hrl.applications import (
+    FileSystemFreeze,
+    MariaDb,
+    PostgreSql,
+    QemuGuestAgent,
+    Redis,
+    Scripts,
+    Sqlite,
+)
 from hrl.errors import (
     AlreadyExistsError,
     CorruptError,
@@ -55,7 +64,7 @@ from hrl.errors import (
     WrongKeyError,
 )
 from hrl.files import ViewFile
-from hrl.protocols import BlockDevice, Quiesce, Store
+from hrl.protocols import BlockDevice, Quiesce, Specified, Store
 
 __all__ = [
     "AlreadyExistsError",
@@ -65,6 +74,7 @@ __all__ = [
     "Device",
     "FencedError",
     "FileDevice",
+    "FileSystemFreeze",
     "Gateway",
     "GroupCoordinator",
     "GroupMark",
@@ -72,6 +82,7 @@ __all__ = [
     "GroupPoint",
     "HrlError",
     "Key",
+    "MariaDb",
     "MemoryDevice",
     "Mirror",
     "NbdServer",
@@ -79,13 +90,19 @@ __all__ = [
     "NotOrderedError",
     "Overlay",
     "Pin",
+    "PostgreSql",
     "Protection",
+    "QemuGuestAgent",
     "Quiesce",
     "Record",
     "RecordIterator",
     "RecoveryPoint",
+    "Redis",
     "Replica",
+    "Scripts",
     "Segment",
+    "Specified",
+    "Sqlite",
     "Stats",
     "Store",
     "SystemFailure",

@@ -11,11 +11,11 @@ number, a time such as "2026-11-21T09:30:00Z", or "newest".
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from os import PathLike
 from types import TracebackType
-from typing import Any, Literal, Self, final
+from typing import Any, Literal, Self, TypeAlias, final
 
 from typing_extensions import Buffer, disjoint_base
 
-from hrl.protocols import BlockDevice, Quiesce, Store
+from hrl.protocols import BlockDevice, Quiesce, Specified, Store
 
 __all__ = [
     "ChangeSet",
@@ -55,6 +55,8 @@ __all__ = [
 
 _Path = str | PathLike[str]
 _Discarded = Literal["zeroes", "undefined", "ignored"]
+_Application: TypeAlias = Quiesce | Specified | str
+_Applications: TypeAlias = _Application | list[_Application] | tuple[_Application, ...]
 _PointKind = Literal["crash", "app", "group-crash", "group-app", "declared"]
 _VerdictKind = Literal["integrity", "comparison", "file-system", "application", "command"]
 
@@ -440,6 +442,7 @@ class Protection:
         policy: Mapping[str, str | int] | None = None,
         take_over: bool = False,
         on_event: Callable[[dict[str, str]], object] | None = None,
+        applications: _Applications | None = None,
     ) -> Self: ...
     @property
     def volume_name(self) -> str:
@@ -458,20 +461,32 @@ class Protection:
 
         `NotOrderedError` during initial replication, resync or overflow.
         """
-    def mark_quiesced(self, application: Quiesce, label: str = "", *, limit: float = 10.0) -> RecoveryPoint:
+    def mark_quiesced(
+        self,
+        application: _Applications,
+        label: str = "",
+        *,
+        limit: float = 10.0,
+    ) -> RecoveryPoint:
         """Marks an application-consistent point: quiesce, flush, mark, release, in this order.
+
+        `application` is one of `FileSystemFreeze`, `PostgreSql` and their like, a specification as text, an object with the
+        methods of `Quiesce`, or a list of these, quiesced in order and released in reverse. Those that the library knows
+        are held by a process of their own, which releases them at the limit whatever happens to this one.
 
         No point, and the application released, when it cannot be quiesced, when quiesce to mark took more than `limit`
         (`UnavailableError`), and for the errors of `mark`.
         """
     def join_group(
-        self, group: str, coordinators: Sequence[str], *, identity: _Path, application: Quiesce | None = None
+        self, group: str, coordinators: Sequence[str], *, identity: _Path, application: _Applications | None = None
     ) -> GroupMember:
         """Makes the volume a member of a consistency group: `HOST` or `HOST:PORT` (20004) of its coordinators, tried in this
         order, with the certificate in the bundle `identity` (see `enroll_client`). Connects in the background.
 
         `application` is quiesced for the group's application-consistent points.
         """
+    def mark_app(self, label: str = "") -> RecoveryPoint:
+        """As `mark_quiesced`, with `applications` or what the policy names as `quiesce`, and its `quiesce_limit_ms`."""
     def stats(self) -> Stats:
         """How it is doing."""
     def timeline(self) -> list[TimelineEntry]:
@@ -973,6 +988,9 @@ def create_authority(pki: _Path, hosts: Sequence[str]) -> None:
 
 def enroll_client(pki: _Path, client: str, *, volumes: Sequence[str], bundle: _Path) -> None:
     """Makes and pins a certificate for a client that may touch `volumes` alone; its bundle goes into a new directory."""
+
+def run_watchdog() -> int:
+    """Runs the watchdog in this process, which a protection started for it; gives the exit code."""
 
 def generate_key() -> str:
     """64 hexadecimal digits for a key file."""

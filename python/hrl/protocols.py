@@ -70,3 +70,11 @@ class Quiesce(Protocol):
 
     def release(self) -> object:
         """Lets the application go on; called once for each `quiesce`, also when that failed."""
+
+
+class Specified(Protocol):
+    """An application that the library quiesces itself, such as `FileSystemFreeze`."""
+
+    @property
+    def spec(self) -> str:
+        """The specification, such as `fs:/srv`."""

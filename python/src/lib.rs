@@ -20,6 +20,7 @@ mod key;
 mod mirror;
 mod planner;
 mod protection;
+mod quiesce;
 mod replica;
 mod retention;
 mod running;
@@ -47,6 +48,8 @@ mod _hrl {
     #[pymodule_export]
     use crate::protection::{Protection, RecoveryPoint, Stats, TimelineEntry};
     #[pymodule_export]
+    use crate::quiesce::run_watchdog;
+    #[pymodule_export]
     use crate::replica::{ChangeSet, Replica, Vault, View};
     #[pymodule_export]
     use crate::retention::{Pin, Verdict};
@@ -60,6 +63,6 @@ mod _hrl {
     fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
         let end_all = wrap_pyfunction!(crate::running::end_all, module)?;
         module.py().import("atexit")?.call_method1("register", (end_all,))?;
-        Ok(())
+        crate::quiesce::use_interpreter(module)
     }
 }

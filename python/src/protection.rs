@@ -11,10 +11,10 @@ use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyMapping};
 
-use crate::callback::CallbackQuiesce;
 use crate::device::{Device, Source, Volume};
 use crate::errors::{raise, run};
 use crate::group::GroupMember;
+use crate::quiesce::applications;
 use crate::replica::Vault;
 use crate::retention::{Pin, Verdict};
 use crate::running::Running;
@@ -225,7 +225,7 @@ fn chosen_policy(given: &Bound<'_, PyMapping>) -> PyResult<hrl::Policy> {
 #[pymethods]
 impl Protection {
     #[new]
-    #[pyo3(signature = (disk, *, vault, state, volume=None, policy=None, take_over=false, on_event=None))]
+    #[pyo3(signature = (disk, *, vault, state, volume=None, policy=None, take_over=false, on_event=None, applications=None))]
     #[allow(clippy::too_many_arguments, reason = "they are keyword arguments")]
     fn new(
         py: Python<'_>,
@@ -236,9 +236,11 @@ impl Protection {
         policy: Option<&Bound<'_, PyMapping>>,
         take_over: bool,
         on_event: Option<Py<PyAny>>,
+        applications: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<Self> {
         let vault = vault.inner()?;
         let sink = on_event.map(events);
+        let quiesced = applications.map(crate::quiesce::applications).transpose()?;
         let name = match (volume, &disk) {
             (Some(name), _) => name,
             (None, Source::Path(path)) => {
@@ -254,6 +256,9 @@ impl Protection {
                 .take_over(take_over);
             if let Some(sink) = sink {
                 options = options.events(sink);
+            }
+            if let Some(quiesced) = quiesced {
+                options = options.applications(quiesced);
             }
             options.open()
         })?;
@@ -307,10 +312,16 @@ impl Protection {
         label: &str,
         limit: f64,
     ) -> PyResult<RecoveryPoint> {
-        let application = CallbackQuiesce::new(application)?;
+        let application = applications(application)?;
         let limit = seconds(limit)?;
         let handle = self.open_handle()?;
-        run(py, || handle.mark_quiesced(&application, label, limit)).map(Into::into)
+        run(py, || handle.mark_quiesced(&*application, label, limit)).map(Into::into)
+    }
+
+    #[pyo3(signature = (label=""))]
+    fn mark_app(&self, py: Python<'_>, label: &str) -> PyResult<RecoveryPoint> {
+        let handle = self.open_handle()?;
+        run(py, || handle.mark_app(label)).map(Into::into)
     }
 
     #[pyo3(signature = (group, coordinators, *, identity, application=None))]
@@ -322,8 +333,7 @@ impl Protection {
         identity: PathBuf,
         application: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<GroupMember> {
-        let application = application.map(CallbackQuiesce::new).transpose()?;
-        let application = application.map(|a| Arc::new(a) as Arc<dyn hrl::Quiesce>);
+        let application = application.map(applications).transpose()?;
         let handle = self.open_handle()?;
         run(py, || GroupMember::join(&handle, group, &coordinators, identity, application))
     }

@@ -33,7 +33,7 @@ def hrl_json(*arguments: object) -> Any:
 class Agent:
     """`hrl protect` as a process."""
 
-    def __init__(self, directory: Path, *, vault: Path | str | None = None, key_file: Path | None = None) -> None:
+    def __init__(self, directory: Path, *arguments: str, vault: Path | str | None = None, key_file: Path | None = None) -> None:
         self.disk = directory / "disk.img"
         self.vault = vault or directory / "vault"
         self.state = directory / "state"
@@ -43,7 +43,7 @@ class Agent:
         if not self.disk.exists():
             self.disk.touch()
             os.truncate(self.disk, DISK_BYTES)
-        options = ["--vault", self.vault, "--state", self.state, "--policy", policy, *self.key]
+        options = ["--vault", self.vault, "--state", self.state, "--policy", policy, *self.key, *arguments]
         command = [sys.executable, "-P", "-m", "hrl", "protect", self.disk, *options]
         self.process = subprocess.Popen(list(map(str, command)), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         assert self.process.stdout is not None
@@ -89,8 +89,8 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Agent]]:
     need("qemu-io")
     agents = []
 
-    def make(directory: Path = tmp_path, **options: Any) -> Agent:
-        agents.append(Agent(directory, **options))
+    def make(*arguments: str, directory: Path = tmp_path, **options: Any) -> Agent:
+        agents.append(Agent(directory, *arguments, **options))
         return agents[-1]
 
     yield make

@@ -7,6 +7,7 @@
 //! Dropping the handle without [`Protection::stop`] leaves what a crash would leave: the next session reads the
 //! marked regions again.
 
+mod applications;
 #[cfg(feature = "tls")]
 mod group;
 mod journaling;
@@ -53,6 +54,7 @@ pub struct ProtectionOptions {
     policy: Policy,
     events: EventSink,
     clock: Arc<dyn Clock>,
+    applications: Option<Arc<dyn Quiesce>>,
     take_over: bool,
 }
 
@@ -73,6 +75,7 @@ impl ProtectionOptions {
             policy: Policy::default(),
             events: no_events(),
             clock: SystemClock::shared(),
+            applications: None,
             take_over: false,
         }
     }
@@ -86,6 +89,13 @@ impl ProtectionOptions {
     /// Where events go. Default: nowhere.
     pub fn events(mut self, sink: EventSink) -> Self {
         self.events = sink;
+        self
+    }
+
+    /// What is quiesced for application-consistent points ([`Protection::mark_app`], and by the policy's interval). Default:
+    /// the applications that [`Policy::quiesce`] names.
+    pub fn applications(mut self, applications: Arc<dyn Quiesce>) -> Self {
+        self.applications = Some(applications);
         self
     }
 
@@ -107,6 +117,7 @@ impl ProtectionOptions {
     /// protected, `WrongKey`, `Unavailable` when the vault cannot be reached.
     pub fn open(self) -> Result<Protection> {
         self.policy.validate()?;
+        let applications = applications::chosen(self.applications.clone(), &self.policy)?;
         let state = state::StateDirectory::open(&self.state)?;
         let (replica, source) = self.claim(&state)?;
         let info = replica.info().clone();
@@ -150,6 +161,7 @@ impl ProtectionOptions {
             journal: Mutex::new(JournalState::new(left.last_sequence, left.chain)),
             journal_changed: Condvar::new(),
             quiescing: Mutex::new(()),
+            applications,
             replicated: AtomicU64::new(replicated.0),
             points: AtomicU64::new(0),
             resync_read: AtomicU64::new(0),
@@ -334,6 +346,13 @@ impl Protection {
         self.shared.mark_quiesced(provider, label, limit)
     }
 
+    /// As [`Protection::mark_quiesced`], with the applications and the limit of the policy or the options.
+    ///
+    /// `InvalidInput` when they name none.
+    pub fn mark_app(&self, label: &str) -> Result<RecoveryPoint> {
+        self.shared.mark_app(label)
+    }
+
     /// How it is doing.
     pub fn stats(&self) -> ProtectionStats {
         self.shared.stats()
@@ -457,6 +476,8 @@ struct Shared {
     journal_changed: Condvar,
     /// Held while applications are quiesced: one point at a time.
     quiescing: Mutex<()>,
+    /// What is quiesced by policy and on demand.
+    applications: Option<Arc<dyn Quiesce>>,
     replicated: AtomicU64,
     points: AtomicU64,
     resync_read: AtomicU64,
@@ -516,6 +537,7 @@ impl Shared {
         limit: Duration,
     ) -> Result<RecoveryPoint> {
         let _one = self.quiescing.lock().unwrap_or_else(PoisonError::into_inner);
+        self.check_markable(label)?;
         let request = self.quiesce_request(label, limit);
         let steps = Steps {
             flush: || self.volume.flush(),
@@ -538,13 +560,8 @@ impl Shared {
         }
     }
 
-    /// Puts a mark into the write order.
-    fn place_mark(
-        &self,
-        kind: PointKind,
-        label: &str,
-        place: impl FnOnce(Mark) -> Result<(Sequence, Timestamp)>,
-    ) -> Result<PlacedMark> {
+    /// Refuses what can be no point, before anybody is quiesced for it.
+    fn check_markable(&self, label: &str) -> Result<()> {
         if label.len() > LABEL_BYTES_MAX {
             return Err(Error::new(ErrorKind::InvalidInput, "mark point", &self.info.name)
                 .expected(format_args!("a label of at most {LABEL_BYTES_MAX} bytes"))
@@ -553,6 +570,17 @@ impl Shared {
         if self.is_fenced() {
             return Err(self.fenced_error("mark point"));
         }
+        Ok(())
+    }
+
+    /// Puts a mark into the write order.
+    fn place_mark(
+        &self,
+        kind: PointKind,
+        label: &str,
+        place: impl FnOnce(Mark) -> Result<(Sequence, Timestamp)>,
+    ) -> Result<PlacedMark> {
+        self.check_markable(label)?;
         let mut id = [0; 16];
         self.clock.fill_random(&mut id);
         let point = PointId(id);
@@ -722,6 +750,7 @@ fn start(shared: &Arc<Shared>, baseline: resync::Baseline) -> Vec<JoinHandle<()>
         spawn("ship", Box::new(timer::run_shipper)),
         spawn("retention", Box::new(retention::run)),
         spawn("timer", Box::new(timer::run_timer)),
+        spawn("applications", Box::new(applications::run)),
     ]
 }
 

@@ -2,6 +2,8 @@
 
 #![allow(dead_code, reason = "each test program uses some")]
 
+pub mod databases;
+
 use std::io::{Read, Write};
 use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};

@@ -6,13 +6,13 @@ import threading
 import time
 import tomllib
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeGuard
 
 import typer
 from rich.live import Live
 from rich.table import Table
 
-from hrl import NbdServer, Protection
+from hrl import NbdServer, Protection, RecoveryPoint
 from hrl.cli.base import (
     NOT_RUNNING,
     Json,
@@ -44,10 +44,25 @@ def read_policy(path: Path | None) -> dict[str, str]:
         content = tomllib.loads(path.read_text())
     except tomllib.TOMLDecodeError as error:
         raise Refused(f"cannot read policy {path}: {error}", 2) from None
+    content = {name: "\n".join(value) if is_lines(value) else value for name, value in content.items()}
     nested = [name for name, value in content.items() if isinstance(value, dict | list)]
     if nested:
         raise Refused(f"cannot read policy {path}: {nested[0]} is not a single value", 2)
     return {name: str(value) for name, value in content.items()}
+
+
+def is_lines(value: object) -> TypeGuard[list[str]]:
+    """A list of texts, which a policy takes as lines."""
+    return isinstance(value, list) and all(isinstance(item, str) for item in value)
+
+
+def milliseconds(text: str) -> int:
+    """A time such as 90, 90s, 15m, 1h or 2d; seconds without a unit."""
+    units = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+    number, unit = (text[:-1], text[-1]) if text[-1:] in units else (text, "s")
+    if not number.isdigit():
+        raise Refused(f"{text!r} is not a time: expected a number with s, m, h or d", 2)
+    return int(number) * units[unit] * 1000
 
 
 def tell_event(event: dict[str, str]) -> None:
@@ -69,6 +84,18 @@ def protect(
     volume: Annotated[str | None, typer.Option("--volume", help="Name in the vault. Default: the disk's name.")] = None,
     key_file: KeyFile = None,
     policy: Annotated[Path | None, typer.Option("--policy", metavar="FILE", help="TOML with policy values.")] = None,
+    quiesce: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--quiesce",
+            metavar="SPEC",
+            help="Application for application-consistent points: fs:/mnt, postgresql:dbname=app, … May be repeated.",
+        ),
+    ] = None,
+    app_point_interval: Annotated[
+        str | None,
+        typer.Option("--app-point-interval", metavar="TIME", help="Mark such a point this often: 15m, 1h."),
+    ] = None,
     take_over: Annotated[bool, typer.Option("--take-over", help="Take the volume from another source.")] = False,
 ) -> None:
     """Captures every write to DISK, served over NBD, into the vault. Runs until SIGTERM or SIGINT, then stops cleanly."""
@@ -76,13 +103,18 @@ def protect(
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: ended.set())
     name = volume or disk.name
+    chosen = read_policy(policy)
+    if quiesce:
+        chosen["quiesce"] = "\n".join(quiesce)
+    if app_point_interval is not None:
+        chosen["app_point_interval_ms"] = str(milliseconds(app_point_interval))
     state.mkdir(parents=True, exist_ok=True)
     protection = Protection(
         disk,
         vault=open_vault(vault, key_file, create=True),
         state=state,
         volume=name,
-        policy=read_policy(policy),
+        policy=chosen,
         take_over=take_over,
         on_event=tell_event,
     )
@@ -91,7 +123,7 @@ def protect(
             state,
             {
                 **membership.handlers(),
-                "point": lambda request: fields(protection.mark(str(request.get("label", "")))),
+                "point": lambda request: fields(mark(protection, request)),
                 "status": lambda _: {
                     "volume": name,
                     "size_bytes": protection.size_bytes,
@@ -113,6 +145,12 @@ def protect(
             control.close()
 
 
+def mark(protection: Protection, request: dict[str, Any]) -> RecoveryPoint:
+    """The point that a request of `hrl point` asks for."""
+    label = str(request.get("label", ""))
+    return protection.mark_app(label) if request.get("app") else protection.mark(label)
+
+
 def watch(protection: Protection, tell: Any, ended: threading.Event) -> None:
     """Shows the progress of initial replication or resync until it is complete."""
     total = protection.stats().resync_bytes_left
@@ -129,10 +167,13 @@ def watch(protection: Protection, tell: Any, ended: threading.Event) -> None:
 def point(
     state: StateDirectory,
     label: Annotated[str, typer.Option("--label", help="Text to find the point by.")] = "",
+    consistent: Annotated[
+        bool, typer.Option("--app", help="Quiesce the applications that the agent was started with.")
+    ] = False,
     json: Json = False,
 ) -> None:
     """Marks a recovery point now."""
-    marked = ask(state, "point", label=label)
+    marked = ask(state, "point", label=label, app=consistent)
     if json:
         print_json(marked)
     else:

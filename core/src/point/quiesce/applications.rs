@@ -33,6 +33,7 @@ pub struct Applications {
     providers: Vec<Box<dyn Provider>>,
     clock: Arc<dyn Clock>,
     running: Mutex<Option<Running>>,
+    last_held: Mutex<Option<Duration>>,
 }
 
 impl std::fmt::Debug for Applications {
@@ -58,7 +59,8 @@ impl Applications {
         parsed.sort_by_key(|(provider, _)| provider.rank());
         let (providers, specs) = parsed.into_iter().unzip();
         let running = Mutex::new(None);
-        Ok(Self { specs, providers, clock: SystemClock::shared(), running })
+        let clock = SystemClock::shared();
+        Ok(Self { specs, providers, clock, running, last_held: Mutex::new(None) })
     }
 
     /// The specifications in the order in which they are quiesced.
@@ -66,31 +68,35 @@ impl Applications {
         &self.specs
     }
 
+    /// How long they were held the last time, from taking the first to the release of all: what their users noticed at most.
+    pub fn last_held(&self) -> Option<Duration> {
+        *self.last_held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn running(&self) -> MutexGuard<'_, Option<Running>> {
         self.running.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn start(&self, request: &QuiesceRequest) -> Result<Running> {
-        let (child, mut channel) = spawn(&watchdog_command()?)?;
-        let setup = || -> Result<()> {
-            channel.send(GREETING.0, GREETING.1)?;
-            channel.send("volume", &request.volume)?;
-            channel.send("label", &request.label)?;
-            channel.send("limit", &request.limit.as_millis().to_string())?;
-            for spec in &self.specs {
-                channel.send("provider", spec)?;
-            }
-            channel.send("start", "")
-        };
-        let result = { setup }();
-        let running = Running {
+        let (child, channel) = spawn(&watchdog_command()?)?;
+        let mut running = Running {
             channel,
             taking: 0,
+            held: Duration::ZERO,
             volume: request.volume.clone(),
             failure: None,
             _reaper: Reaper(Some(child)),
         };
-        result.map(|()| running)
+        let channel = &mut running.channel;
+        channel.send(GREETING.0, GREETING.1)?;
+        channel.send("volume", &request.volume)?;
+        channel.send("label", &request.label)?;
+        channel.send("limit", &request.limit.as_millis().to_string())?;
+        for spec in &self.specs {
+            channel.send("provider", spec)?;
+        }
+        channel.send("start", "")?;
+        Ok(running)
     }
 
     /// Lets go what a watchdog that was killed had taken.
@@ -141,7 +147,10 @@ impl Quiesce for Applications {
         let _ = running.channel.send("release", "");
         let deadline = Deadline::after(self.clock.clone(), RELEASE_WAIT);
         match running.wait_for("released", &deadline) {
-            Ok(()) => running.failure.take().map_or(Ok(()), Err),
+            Ok(()) => {
+                *self.last_held.lock().unwrap_or_else(PoisonError::into_inner) = Some(running.held);
+                running.failure.take().map_or(Ok(()), Err)
+            }
             Err(error) => {
                 if running.is_gone() {
                     self.rescue(&running);
@@ -158,6 +167,8 @@ struct Running {
     /// Providers that were taken or are being taken: the first so many.
     taking: usize,
     volume: String,
+    /// How long they were held, once they are released.
+    held: Duration,
     /// The first failure that it told and nobody was told of yet.
     failure: Option<Error>,
     _reaper: Reaper,
@@ -174,6 +185,7 @@ impl Running {
                 continue;
             };
             if message.word == word {
+                self.held = Duration::from_micros(message.text.parse().unwrap_or(0));
                 return Ok(());
             }
             self.note(message);

@@ -22,7 +22,7 @@ use super::provider::{Deadline, Hold, Occasion, Provider, Rank, too_late};
 use super::signals::block_endings;
 use super::spec::provider;
 use super::wire::{Channel, GREETING, Message};
-use crate::clock::SystemClock;
+use crate::clock::{Clock, SystemClock};
 use crate::error::{Error, ErrorKind, Result};
 
 /// What is held is looked at this often.
@@ -125,14 +125,16 @@ impl Plan {
             _ => return Ok(()),
         }
         let (happened, happenings) = std::sync::mpsc::channel();
+        let clock = SystemClock::shared();
         let taker = Taker {
             occasion: Occasion {
                 volume: self.volume,
                 label: self.label,
-                deadline: Deadline::after(SystemClock::shared(), self.limit),
+                deadline: Deadline::after(clock.clone(), self.limit),
                 freezes: self.providers.iter().any(|p| p.rank() == Rank::FileSystem),
             },
             held: Arc::default(),
+            clock,
             agent: Arc::new(Mutex::new(sender)),
         };
         let watch = Watch { taker: taker.clone(), happenings };
@@ -183,6 +185,8 @@ fn failure(error: &Error) -> String {
 struct Held {
     holds: Vec<Box<dyn Hold>>,
     over: bool,
+    /// When the first of them began to be taken.
+    since: Option<Duration>,
     /// The application at work, for messages.
     current: String,
 }
@@ -192,6 +196,7 @@ struct Held {
 struct Taker {
     occasion: Occasion,
     held: Arc<Mutex<Held>>,
+    clock: Arc<dyn Clock>,
     agent: Arc<Mutex<Channel>>,
 }
 
@@ -206,6 +211,7 @@ impl Taker {
             self.may_go_on(&**provider)?;
             // Said before, so that the agent can let it go where this process is killed in the middle.
             self.say("taking", &number.to_string());
+            self.held().since.get_or_insert_with(|| self.clock.elapsed());
             let hold = prepared.take(&self.occasion)?;
             let mut held = self.held();
             if held.over {
@@ -242,13 +248,12 @@ impl Taker {
     }
 
     fn tell(&self, released: Result<()>) {
-        match released {
-            Ok(()) => self.say("released", ""),
-            Err(error) => {
-                self.fail(&error);
-                self.say("released", "");
-            }
+        if let Err(error) = released {
+            self.fail(&error);
         }
+        let since = self.held().since;
+        let held = since.map_or(Duration::ZERO, |since| self.clock.elapsed().saturating_sub(since));
+        self.say("released", &held.as_micros().to_string());
     }
 }
 

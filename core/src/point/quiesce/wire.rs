@@ -3,7 +3,8 @@
 //! The agent sends `hrl-watchdog 1`, `volume`, `label`, `limit` (milliseconds), one `provider` for each, `start`; after
 //! `ready` it sends `quiesce`, and in the end `release`. The watchdog answers `ready`, `taking N` before it quiesces the
 //! provider with that number, `quiesced`, `failed` with a kind of error and a sentence, `expired` with what it was at, *before*
-//! it releases at the limit, and `released` when it has. The end of either side closes the socket, which the other sees.
+//! it releases at the limit, and `released` when it has, with the
+//! microseconds since it took the first. The end of either side closes the socket, which the other sees.
 
 use std::io::{ErrorKind as Os, Read, Write};
 use std::os::unix::net::UnixStream;
