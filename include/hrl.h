@@ -1617,6 +1617,26 @@ hrl_status hrl_protection_mark_quiesced(const struct hrl_protection *protection,
                                         struct hrl_point *point);
 
 /**
+ * Marks an application-consistent point with the applications and the limit of the policy: its names "quiesce" (one
+ * specification a line, such as "postgresql:dbname=app\nfs:/srv"; core/docs/quiesce.md lists them), "quiesce_limit_ms" and,
+ * for points by the clock, "app_point_interval_ms". The program hrl-watchdog quiesces and releases them, also when this process
+ * is killed meanwhile. `label` and `point` may be NULL.
+ * Statuses: those of `hrl_protection_mark`; HRL_ERROR_UNAVAILABLE and others when they cannot be quiesced or did not stay so:
+ * then there is no point and they are released. HRL_ERROR_INVALID_INPUT (the policy names none). Since 0.1.
+ */
+HRL_API
+hrl_status hrl_protection_mark_app(const struct hrl_protection *protection,
+                                   const char *label,
+                                   struct hrl_point *point);
+
+/**
+ * Says where the program hrl-watchdog is, for this process. Not needed where it is in `libexec` of the prefix that the library
+ * was installed into, beside the running program, or named by HRL_WATCHDOG. Statuses: HRL_ERROR_INVALID_INPUT. Since 0.1.
+ */
+HRL_API
+hrl_status hrl_set_watchdog(const char *path);
+
+/**
  * How the protection is doing now. Statuses: HRL_ERROR_INVALID_INPUT. Since 0.1.
  */
 HRL_API hrl_status hrl_protection_stats(const struct hrl_protection *protection, struct hrl_stats *stats);

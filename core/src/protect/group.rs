@@ -41,7 +41,8 @@ impl GroupJoin {
         }
     }
 
-    /// What is quiesced for the group's application-consistent points. Default: nothing, so that the volume makes no
+    /// What is quiesced for the group's application-consistent points. Default: what
+    /// the options or the policy name; without any the volume makes no
     /// difference between them and crash-consistent ones.
     pub fn quiesce(mut self, provider: Arc<dyn Quiesce>) -> Self {
         self.quiesce = Some(provider);
@@ -57,6 +58,7 @@ impl Protection {
     pub fn join_group(&self, join: GroupJoin) -> Result<GroupMember> {
         let config = client_config(&join.identity)?;
         let GroupJoin { group, coordinators, quiesce, .. } = join;
+        let quiesce = quiesce.or_else(|| self.shared.applications.clone());
         let target = VolumeTarget { shared: self.shared.clone(), quiesce, hold: Mutex::default() };
         GroupMember::start(Arc::new(target), JoinOptions { group, coordinators, config })
     }
