@@ -27,6 +27,7 @@ __all__ = [
     "GroupMember",
     "GroupPoint",
     "MemoryDevice",
+    "Mirror",
     "NbdServer",
     "Overlay",
     "Pin",
@@ -827,8 +828,8 @@ class NbdServer:
 class Mirror:
     """Makes the vault `target` follow the vault `source`, without the keys of its volumes.
 
-    Where `target` was opened with the key, what its catalog names is never deleted. `volumes` are all by default; `scratch` is a
-    directory for copies of objects above 32 MiB. One at a time for each target.
+    Where `target` was opened with the key, what its catalog names is never deleted. `volumes` are all by default;
+    `scratch` is a directory for copies of objects above 32 MiB. One at a time for each target.
     """
 
     def __new__(
@@ -843,6 +844,8 @@ class Mirror:
     def stop(self) -> None:
         """Ends a run that another thread is in, and those that follow."""
 
+@final
+@disjoint_base
 class Gateway:
     """A store served over HTTPS with client certificates, in front of a vault. Leaving the `with` block stops it.
 

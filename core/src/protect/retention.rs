@@ -6,11 +6,15 @@
 use std::time::Duration;
 
 use super::Shared;
-use crate::error::Result;
+use crate::error::{Error, ErrorKind, Result};
 use crate::event::EventKind;
 use crate::policy::RetentionPolicy;
 use crate::replica::{CompactOptions, CompactReport, Compactor};
+use crate::units::Timestamp;
 
+/// A wall clock that has moved against the interval clock by more than this since the start is not trusted: points would
+/// seem old that are not, and be given up.
+const CLOCK_SLACK: Duration = Duration::from_secs(1800);
 const TICK: Duration = Duration::from_millis(100);
 
 /// Runs until the protection stops.
@@ -18,13 +22,16 @@ pub(super) fn run(shared: &Shared) {
     let Some(policy) = &shared.policy.retention else { return };
     let mut compactor = Compactor::default();
     let mut last = shared.clock.elapsed();
+    let (began, began_elapsed) = (shared.clock.now(), last);
     let mut failing = false;
     while !is_over(shared) {
         std::thread::sleep(TICK);
         if shared.clock.elapsed().saturating_sub(last) < shared.policy.retention_interval {
             continue;
         }
-        let result = compact(shared, policy, &mut compactor);
+        let passed = shared.clock.elapsed().saturating_sub(began_elapsed);
+        let result = check_clock(shared, began, passed)
+            .and_then(|()| compact(shared, policy, &mut compactor));
         last = shared.clock.elapsed();
         let message = match result {
             Ok(report) => complaint(&report),
@@ -41,6 +48,18 @@ pub(super) fn run(shared: &Shared) {
 
 fn is_over(shared: &Shared) -> bool {
     shared.has_ended() || shared.is_stopping() || shared.is_fenced()
+}
+
+/// `Unavailable` when the wall clock jumped.
+fn check_clock(shared: &Shared, began: Timestamp, passed: Duration) -> Result<()> {
+    let expected = began.0.saturating_add(i64::try_from(passed.as_nanos()).unwrap_or(i64::MAX));
+    let jump = Duration::from_nanos(shared.clock.now().0.abs_diff(expected));
+    if jump <= CLOCK_SLACK {
+        return Ok(());
+    }
+    Err(Error::new(ErrorKind::Unavailable, "compact", &shared.info.name).message(format_args!(
+        "the clock jumped by {jump:.0?}, so no age is certain; if it is right now, start the agent again"
+    )))
 }
 
 fn compact(

@@ -26,6 +26,8 @@ pub use fault::{FaultStore, StoreFault};
 pub use object::{ObjectStore, ObjectStoreOptions};
 pub(crate) use pack::{PACK_DATA_BYTES_MAX, PACK_MEMBERS_MAX, PackedStore};
 pub(crate) use probe::{PREFIX as PROBE_PREFIX, check_put_if_absent};
+#[cfg(all(feature = "gateway", any(test, feature = "testing")))]
+pub use remote::reissue_gateway;
 #[cfg(feature = "gateway")]
 pub use remote::{CONNECTIONS_MAX, GATEWAY_PORT, RemoteStore, create_authority, enroll_client};
 pub use url::{create_url, open_url};

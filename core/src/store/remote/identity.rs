@@ -45,10 +45,25 @@ pub fn create_authority(pki: &Path, hosts: &[String]) -> Result<()> {
     let certificate = params.self_signed(&key).map_err(failed)?;
     write_new(&pki.join("authority.key"), key.serialize_pem().as_bytes())?;
     write_new(&pki.join("authority.pem"), certificate.pem().as_bytes())?;
-    let (pem, key, _) =
-        issue(pki, "hrl gateway", hosts.to_vec(), ExtendedKeyUsagePurpose::ServerAuth, LAST_YEAR)?;
+    issue_gateway(pki, hosts, LAST_YEAR)
+}
+
+fn issue_gateway(pki: &Path, hosts: &[String], last_year: i32) -> Result<()> {
+    let usage = ExtendedKeyUsagePurpose::ServerAuth;
+    let (pem, key, _) = issue(pki, "hrl gateway", hosts.to_vec(), usage, last_year)?;
     write_new(&pki.join("server.key"), key.as_bytes())?;
     write_new(&pki.join("server.pem"), pem.as_bytes())
+}
+
+/// Makes the gateway's certificate anew, good until this year begins: one in the past for a certificate that has expired.
+/// Feature `testing`.
+#[cfg(any(test, feature = "testing"))]
+pub fn reissue_gateway(pki: &Path, hosts: &[String], last_year: i32) -> Result<()> {
+    for name in ["server.key", "server.pem"] {
+        let path = pki.join(name);
+        std::fs::remove_file(&path).map_err(|error| Error::io("remove", path.display(), error))?;
+    }
+    issue_gateway(pki, hosts, last_year)
 }
 
 /// Makes a certificate for a client that may touch `volumes` alone, pins it, and writes its bundle into a new directory.
