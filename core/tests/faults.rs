@@ -220,8 +220,6 @@ impl Rig {
             spool_bytes_max: 1 << 20,
             crash_point_interval: Duration::ZERO,
             retry_interval_max: Duration::from_millis(200),
-            // Whatever seems older than an hour would go at once.
-            retention: Some("1h all; bytes 1K".parse().expect("retention")),
             retention_interval: Duration::from_millis(200),
             ..Policy::default()
         };

@@ -30,7 +30,8 @@ pub(super) fn run(shared: &Shared) {
             continue;
         }
         let passed = shared.clock.elapsed().saturating_sub(began_elapsed);
-        let result = check_clock(shared, began, passed)
+        let jump = clock_jump(began, passed, shared.clock.now());
+        let result = check_clock(&shared.info.name, jump)
             .and_then(|()| compact(shared, policy, &mut compactor));
         last = shared.clock.elapsed();
         let message = match result {
@@ -50,14 +51,17 @@ fn is_over(shared: &Shared) -> bool {
     shared.has_ended() || shared.is_stopping() || shared.is_fenced()
 }
 
-/// `Unavailable` when the wall clock jumped.
-fn check_clock(shared: &Shared, began: Timestamp, passed: Duration) -> Result<()> {
+/// How far the wall clock is from where it would be, had it gone like the interval clock.
+fn clock_jump(began: Timestamp, passed: Duration, now: Timestamp) -> Duration {
     let expected = began.0.saturating_add(i64::try_from(passed.as_nanos()).unwrap_or(i64::MAX));
-    let jump = Duration::from_nanos(shared.clock.now().0.abs_diff(expected));
+    Duration::from_nanos(now.0.abs_diff(expected))
+}
+
+fn check_clock(volume: &str, jump: Duration) -> Result<()> {
     if jump <= CLOCK_SLACK {
         return Ok(());
     }
-    Err(Error::new(ErrorKind::Unavailable, "compact", &shared.info.name).message(format_args!(
+    Err(Error::new(ErrorKind::Unavailable, "compact", volume).message(format_args!(
         "the clock jumped by {jump:.0?}, so no age is certain; if it is right now, start the agent again"
     )))
 }
@@ -85,4 +89,22 @@ fn complaint(report: &CompactReport) -> Option<String> {
             report.over_budget_bytes
         )
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn promise_5_nothing_is_given_up_by_a_clock_that_jumped() {
+        let (began, hour) = (Timestamp(1_000_000_000_000_000), 3_600_000_000_000_i64);
+        let passed = Duration::from_secs(600);
+        let at = |jump: i64| clock_jump(began, passed, Timestamp(began.0 + 600_000_000_000 + jump));
+        assert_eq!(at(0), Duration::ZERO);
+        assert!(check_clock("disk", at(hour / 4)).is_ok(), "a correction");
+        for jump in [hour, -hour, 24 * hour] {
+            let error = check_clock("disk", at(jump)).expect_err("a jump");
+            assert_eq!(error.kind(), ErrorKind::Unavailable);
+        }
+    }
 }
