@@ -338,3 +338,30 @@ fn objects_are_deleted_together_and_only_ones_own() {
     assert_eq!(gateway.stats().requests, before + 2, "a thousand with each request");
     assert!(agent.list("volumes/disk/").expect("list").is_empty());
 }
+
+/// Found by a hundred volumes: segments in the cache of a gateway that died were named through the other one.
+#[test]
+fn promise_4_a_version_goes_only_where_its_segments_went() {
+    let site = Site::new();
+    let vault = Arc::new(FaultStore::new(site.vault_store()));
+    let start = |name: &str| site.gateway(vault.clone(), |options| options.cache(site.path(name)));
+    let (first, second) = (start("cache1"), start("cache2"));
+    let agent = site.client("agent", &[&first, &second]);
+    let (segment, version) = ("volumes/disk/segments/one.hrl", "volumes/disk/catalog/1");
+    vault.set_down(true);
+    agent.put(segment, b"sealed").expect("in the cache of the first");
+    drop(first);
+    vault.set_down(false);
+    // Perhaps it was done when it died; then certainly not.
+    for kind in [ErrorKind::Unavailable, ErrorKind::Changed] {
+        let error = agent.put(version, b"names it").expect_err("the second does not have it");
+        assert_eq!(error.kind(), kind, "{error}");
+    }
+    assert_eq!(vault.head(version).expect("head"), None);
+    agent.put(segment, b"sealed").expect("again, to the second");
+    agent.put(version, b"names it").expect("after it");
+    assert!(vault.head(segment).expect("head").is_some());
+    // What comes next needs no segment, and any gateway does.
+    agent.put("volumes/disk/catalog/2", b"a pin").expect("put");
+    assert!(second.stop(LIMIT));
+}

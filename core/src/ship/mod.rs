@@ -257,6 +257,10 @@ impl Shipper {
         let edit = CatalogEdit::Segments(unnamed.entries.clone());
         let appended = catalog.append(&self.source, vec![edit]);
         self.unsure.store(appended.is_err(), Ordering::Relaxed);
+        if appended.as_ref().is_err_and(|error| error.kind() == ErrorKind::Changed) {
+            // Not everything that was put is where this version would be put.
+            unnamed.entries.clear();
+        }
         appended?;
         let last = catalog.last_sequence();
         drop(catalog);

@@ -4,17 +4,22 @@
 //! `Unavailable` once all were tried. A put whose answer was lost may have been done: the next try then finds the object
 //! there (`AlreadyExists`), as the contract of a store allows for.
 //!
+//! A gateway may hold a segment in its cache, and puts a catalog version after the segments *it* holds. So a catalog version
+//! goes to the gateway that took the segments since the version before, and to no other: when that one is not in use any
+//! more the put is `Changed` and was not sent, and who puts must put the segments again, to the next gateway.
+//!
 //! Limits: [`CONNECTIONS_MAX`] connections to each gateway, one request on each at a time (further requests wait), time
 //! limits on connecting and on every wait.
 
 pub(crate) mod http;
 mod identity;
 
+use std::collections::HashMap;
 use std::io::BufReader;
 use std::net::{TcpStream, ToSocketAddrs};
 use std::ops::Range;
 use std::path::Path;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -43,6 +48,8 @@ const LIST_BYTES_MAX: u64 = 256 << 20;
 const CONNECT_LIMIT: Duration = Duration::from_secs(5);
 /// Longest wait for a part of an answer: a put through to a slow vault takes its time.
 const ANSWER_LIMIT: Duration = Duration::from_secs(60);
+
+const IF_ABSENT: &str = "if-none-match";
 
 type Connection = BufReader<StreamOwned<ClientConnection, TcpStream>>;
 
@@ -82,12 +89,31 @@ pub struct RemoteStore {
     /// The one that answered last.
     current: AtomicUsize,
     tls: Arc<ClientConfig>,
+    /// For each volume: the gateways that may hold its segments in their caches, and the number of the put.
+    holders: Mutex<HashMap<String, HashMap<usize, u64>>>,
+    puts: AtomicU64,
 }
 
 /// An answer: status and body.
 struct Answer {
     head: http::ResponseHead,
     body: Vec<u8>,
+}
+
+/// What a put means for the order of things.
+enum Part<'a> {
+    Segment(&'a str),
+    Version(&'a str),
+    Other,
+}
+
+fn part_of(name: &str) -> Part<'_> {
+    let mut parts = name.split('/').skip(1);
+    match (parts.next(), parts.next()) {
+        (Some(volume), Some("segments")) => Part::Segment(volume),
+        (Some(volume), Some("catalog")) => Part::Version(volume),
+        _ => Part::Other,
+    }
 }
 
 impl RemoteStore {
@@ -103,7 +129,55 @@ impl RemoteStore {
                 .found("none"));
         }
         let tls = crate::tls::client_config(bundle)?;
-        Ok(Self { endpoints, current: AtomicUsize::new(0), tls })
+        let (current, puts) = (AtomicUsize::new(0), AtomicU64::new(0));
+        Ok(Self { endpoints, current, tls, holders: Mutex::default(), puts })
+    }
+
+    /// Puts a catalog version at the gateway that has the volume's segments.
+    fn put_version(&self, volume: &str, name: &str, content: &[u8]) -> Result<Answer> {
+        let current = self.current.load(Ordering::Relaxed);
+        let number = self.puts.fetch_add(1, Ordering::SeqCst);
+        {
+            let mut holders = self.holders.lock().unwrap_or_else(PoisonError::into_inner);
+            let known = holders.get(volume);
+            if known.is_none_or(HashMap::is_empty) {
+                drop(holders);
+                return self.object("PUT", name, &[(IF_ABSENT, "*".to_owned())], content);
+            }
+            if known.is_some_and(|known| known.keys().any(|holder| *holder != current)) {
+                holders.remove(volume);
+                return Err(Error::new(ErrorKind::Changed, "put to store", name).message(
+                    "another gateway answers than the one that took the segments before it; put them again",
+                ));
+            }
+        }
+        check_name(name)?;
+        let (endpoint, target) = (&self.endpoints[current], format!("/v1/objects/{name}"));
+        let headers = [(IF_ABSENT, "*".to_owned())];
+        match self.request_at(endpoint, "PUT", &target, &headers, content, OBJECT_BYTES_MAX) {
+            Ok(answer) => {
+                if matches!(answer.head.status, 201 | 412) {
+                    // What came before it went to the vault before it.
+                    let mut holders = self.holders.lock().unwrap_or_else(PoisonError::into_inner);
+                    if let Some(known) = holders.get_mut(volume) {
+                        known.retain(|_, put| *put > number);
+                    }
+                }
+                Ok(answer)
+            }
+            Err(error) => {
+                self.current.store((current + 1) % self.endpoints.len(), Ordering::Relaxed);
+                Err(Error::new(ErrorKind::Unavailable, "reach gateway", &endpoint.address)
+                    .source(error))
+            }
+        }
+    }
+
+    /// Remembers that the gateway in use took a segment.
+    fn held(&self, volume: &str, endpoint: usize) {
+        let number = self.puts.fetch_add(1, Ordering::SeqCst);
+        let mut holders = self.holders.lock().unwrap_or_else(PoisonError::into_inner);
+        holders.entry(volume.to_owned()).or_default().insert(endpoint, number);
     }
 
     /// Sends a request to the gateways in turn until one answers.
@@ -125,6 +199,11 @@ impl RemoteStore {
                 Ok(answer) if answer.head.status == 503 && step + 1 < self.endpoints.len() => {}
                 Ok(answer) => {
                     self.current.store(number, Ordering::Relaxed);
+                    if let ("PUT", Some(name)) = (method, target.strip_prefix("/v1/objects/"))
+                        && let Part::Segment(volume) = part_of(name)
+                    {
+                        self.held(volume, number);
+                    }
                     return Ok(answer);
                 }
                 Err(error) => failure = Some((endpoint, error)),
@@ -235,7 +314,12 @@ impl Store for RemoteStore {
     }
 
     fn put(&self, name: &str, content: &[u8]) -> Result<PutOutcome> {
-        let answer = self.object("PUT", name, &[("if-none-match", "*".to_owned())], content)?;
+        let answer = match part_of(name) {
+            Part::Version(volume) => self.put_version(volume, name, content)?,
+            Part::Segment(_) | Part::Other => {
+                self.object("PUT", name, &[(IF_ABSENT, "*".to_owned())], content)?
+            }
+        };
         match answer.head.status {
             201 => Ok(PutOutcome::Created),
             412 => Ok(PutOutcome::AlreadyExists),
