@@ -1,9 +1,9 @@
 //! Many volumes of one agent through two gateways into one vault, one gateway killed midway: nothing is lost, and memory and
 //! threads of agent and gateways stay within bounds that do not depend on what is written (promises 4, 6 and 12).
 
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Lines, Write};
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, ChildStdout, Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -53,7 +53,8 @@ impl Target {
     }
 }
 
-struct Gateway(Child, u16);
+/// A process, where it listens, and its output: closed, it would end the process.
+struct Gateway(Child, u16, Lines<BufReader<ChildStdout>>);
 
 impl Gateway {
     fn start(directory: &Path, cache: &str, vault: &Target) -> Self {
@@ -66,11 +67,12 @@ impl Gateway {
             .stderr(Stdio::null())
             .spawn()
             .expect("child");
-        let lines = BufReader::new(child.stdout.take().expect("piped")).lines();
+        let mut lines = BufReader::new(child.stdout.take().expect("piped")).lines();
         let port = lines
+            .by_ref()
             .map_while(Result::ok)
             .find_map(|line| line.split_once("port ").and_then(|(_, port)| port.parse().ok()));
-        Self(child, port.expect("a port"))
+        Self(child, port.expect("a port"), lines)
     }
 
     fn kill(mut self) {
