@@ -53,8 +53,13 @@ impl Target {
     }
 }
 
-/// A process, where it listens, and its output: closed, it would end the process.
-struct Gateway(Child, u16, Lines<BufReader<ChildStdout>>);
+/// A gateway that is a process of its own.
+struct Gateway {
+    child: Child,
+    port: u16,
+    /// Closed, it would end the process.
+    _output: Lines<BufReader<ChildStdout>>,
+}
 
 impl Gateway {
     fn start(directory: &Path, cache: &str, vault: &Target) -> Self {
@@ -72,19 +77,19 @@ impl Gateway {
             .by_ref()
             .map_while(Result::ok)
             .find_map(|line| line.split_once("port ").and_then(|(_, port)| port.parse().ok()));
-        Self(child, port.expect("a port"), lines)
+        Self { child, port: port.expect("a port"), _output: lines }
     }
 
     fn kill(mut self) {
-        self.0.kill().expect("kill");
-        self.0.wait().expect("wait");
+        self.child.kill().expect("kill");
+        self.child.wait().expect("wait");
     }
 }
 
 impl Drop for Gateway {
     fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
+        let _ = self.child.kill();
+        let _ = self.child.wait();
     }
 }
 
@@ -114,7 +119,7 @@ fn check(volumes: u64, directory: &Path, target: &Target, rounds: u64) {
     Vault::create(direct.clone(), None, SystemClock::shared()).expect("vault");
     let first = Gateway::start(directory, "cache1", target);
     let second = Gateway::start(directory, "cache2", target);
-    let addresses = [&first, &second].map(|gateway| format!("127.0.0.1:{}", gateway.1));
+    let addresses = [&first, &second].map(|gateway| format!("127.0.0.1:{}", gateway.port));
     let remote = Arc::new(RemoteStore::open(&addresses, &directory.join("agent")).expect("client"));
     let vault = Vault::open(remote, None, SystemClock::shared()).expect("vault");
     let policy = Policy {
@@ -148,7 +153,7 @@ fn check(volumes: u64, directory: &Path, target: &Target, rounds: u64) {
         }
         std::thread::sleep(Duration::from_millis(50));
         most(&mut agent_most, usage(std::process::id()));
-        most(&mut gateway_most, usage(second.0.id()));
+        most(&mut gateway_most, usage(second.child.id()));
         if round == rounds / 2 {
             first.take().expect("running").kill();
         }
@@ -156,7 +161,7 @@ fn check(volumes: u64, directory: &Path, target: &Target, rounds: u64) {
     for (_, protection) in &protected {
         protection.wait_replicated(LIMIT).expect("replicated");
         most(&mut agent_most, usage(std::process::id()));
-        most(&mut gateway_most, usage(second.0.id()));
+        most(&mut gateway_most, usage(second.child.id()));
     }
     for (device, protection) in protected {
         let name = protection.info().name.clone();

@@ -28,9 +28,9 @@ use rustls::{ClientConfig, ClientConnection, StreamOwned};
 
 #[cfg(test)]
 pub(crate) use identity::let_expire;
-pub use identity::{create_authority, enroll_client};
 #[cfg(any(test, feature = "testing"))]
 pub use identity::reissue_gateway;
+pub use identity::{create_authority, enroll_client};
 
 use self::http::{check_length, error_of, read_body, read_response, write_request};
 use super::{ObjectInfo, PutOutcome, Store, check_name};
