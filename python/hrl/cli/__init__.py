@@ -4,11 +4,11 @@ from hrl.cli import (  # noqa: F401  (they register their commands)
     demo_command,
     gateway,
     group,
-    keys,
     mirror,
     protect,
     report,
     retention,
+    sealing,
     sizing,
     vault,
 )

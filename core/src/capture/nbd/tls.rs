@@ -228,6 +228,10 @@ impl Pump {
         if !self.opened.is_empty() || self.wire_ended {
             return Ok(false);
         }
+        // What TLS holds comes first: the client's first words may have come with the end of its handshake.
+        if self.opened.fill(&mut self.tls.reader())? {
+            return if self.opened.is_empty() { self.end_input() } else { Ok(true) };
+        }
         if self.sealed.is_empty() && !self.sealed.fill(&mut self.wire)? {
             return Ok(false);
         }
@@ -239,12 +243,7 @@ impl Pump {
         self.tls.read_tls(&mut rest)?;
         let taken = before - rest.len();
         self.sealed.take(taken);
-        let state = self.tls.process_new_packets().map_err(std::io::Error::other)?;
-        if state.plaintext_bytes_to_read() > 0 {
-            self.opened.fill(&mut self.tls.reader())?;
-        } else if state.peer_has_closed() {
-            return self.end_input();
-        }
+        self.tls.process_new_packets().map_err(std::io::Error::other)?;
         Ok(true)
     }
 

@@ -172,6 +172,31 @@ fn an_enrolled_client_is_served_in_tls() {
     assert_eq!(rig.told(), [""; 0]);
 }
 
+/// A client may send its first option together with the end of its handshake, and then waits.
+#[test]
+fn words_that_come_with_the_end_of_the_handshake_are_heard() {
+    let rig = rig(true);
+    let name = ServerName::try_from("localhost").expect("name");
+    let mut tls = ClientConnection::new(rig.bundle("agent"), name).expect("client");
+    let mut stream = starttls(&rig.server);
+    while tls.is_handshaking() {
+        while tls.wants_write() {
+            tls.write_tls(&mut stream).expect("write");
+        }
+        tls.read_tls(&mut stream).expect("read");
+        tls.process_new_packets().expect("handshake");
+    }
+    option(&mut tls.writer(), OPT_LIST, b"");
+    let mut together = Vec::new();
+    while tls.wants_write() {
+        tls.write_tls(&mut together).expect("write");
+    }
+    stream.write_all(&together).expect("write");
+    let mut tls = StreamOwned::new(tls, stream);
+    reply(&mut tls).expect("the export");
+    assert_eq!(reply(&mut tls).expect("the end of the list"), REP_ACK);
+}
+
 #[test]
 fn nothing_is_given_before_tls() {
     let rig = rig(true);

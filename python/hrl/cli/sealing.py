@@ -1,4 +1,4 @@
-"""Commands of the keys: key, rotate-key, shred."""
+"""Commands of the keys that seal volumes: key, rotate-key, shred."""
 
 from pathlib import Path
 from typing import Annotated
