@@ -24,7 +24,7 @@ use crate::units::{ChainHash, Epoch, PointId, Sequence, Timestamp, VolumeId};
 pub(super) const DAY_NS: i64 = 86_400_000_000_000;
 /// Most runs of retention that are played.
 const RUNS_MAX: i64 = 1000;
-/// Most segments that the trace may become when it repeats.
+/// Most segments of all repetitions of a trace.
 const SEGMENTS_MAX: u64 = 1 << 24;
 /// A segment in a catalog version: about that, see `replica::codec`.
 const CATALOG_ENTRY_BYTES: u64 = 300;
@@ -71,7 +71,7 @@ pub(super) fn play(
     growth
 }
 
-/// How many times the trace must not repeat: so long that a model of it would be too large.
+/// Most days that can be played, so that the segments of all of them stay within [`SEGMENTS_MAX`].
 pub(super) fn days_max(trace: &Trace, segments: &[Planned]) -> u64 {
     let per_day = segments.len() as u128 * u128::from(DAY_NS.cast_unsigned())
         / u128::from(trace.period.cast_unsigned());

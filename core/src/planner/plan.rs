@@ -68,7 +68,7 @@ pub struct Requests {
     pub list: f64,
     /// Heads.
     pub head: f64,
-    /// Deletes.
+    /// Objects deleted; a store that deletes many at once takes fewer requests.
     pub delete: f64,
 }
 
