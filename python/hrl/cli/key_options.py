@@ -59,10 +59,13 @@ NewKeyFile = Annotated[Key | None, KeyParameter("new-", "New key-encryption key"
 
 
 def add_key_options(app: typer.Typer) -> None:
-    """Gives every command that takes a key the options for it."""
+    """Gives every command that takes a key the options for it, those of groups too."""
     for registered in app.registered_commands:
         if registered.callback is not None:
             registered.callback = with_key_options(registered.callback)
+    for group in app.registered_groups:
+        if group.typer_instance is not None:
+            add_key_options(group.typer_instance)
     for group in app.registered_groups:
         if group.typer_instance is not None:
             add_key_options(group.typer_instance)
