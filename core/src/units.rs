@@ -202,7 +202,7 @@ identity! {
 impl PointId {
     /// Identity of a group point: the milliseconds of its time, then random bytes (the layout of a UUID of version 7), so
     /// that all members know one time for it.
-    #[cfg(any(test, feature = "tls"))]
+    #[cfg(feature = "tls")]
     pub(crate) fn of_group(time: Timestamp, random: [u8; 10]) -> Self {
         let millis = u64::try_from(time.0.div_euclid(1_000_000)).unwrap_or(0);
         let mut id = [0; 16];
