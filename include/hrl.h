@@ -272,6 +272,16 @@ typedef struct hrl_changes hrl_changes;
 typedef struct hrl_device hrl_device;
 
 /**
+ * The coordinator of a consistency group. All threads may use it at once.
+ */
+typedef struct hrl_group_coordinator hrl_group_coordinator;
+
+/**
+ * A volume's membership in a group. All threads may use it at once.
+ */
+typedef struct hrl_group_member hrl_group_member;
+
+/**
  * A key-encryption key: it wraps the keys of volumes.
  */
 typedef struct hrl_key hrl_key;
@@ -381,6 +391,161 @@ typedef struct hrl_device_callbacks {
  * Is given one run of a disk's allocation map; returns false to stop.
  */
 typedef bool (*hrl_allocation_fn)(void *user, uint64_t offset, uint64_t length, bool allocated);
+
+/**
+ * The place of a group point in one member.
+ */
+typedef struct hrl_group_mark {
+    /**
+     * Name of the volume.
+     */
+    char volume[HRL_NAME_CHARS];
+    /**
+     * Identity of the recovery point in it, in hexadecimal digits.
+     */
+    char point[HRL_ID_CHARS];
+    /**
+     * Its place in the write order of the volume.
+     */
+    uint64_t sequence;
+    /**
+     * When it was marked, by the clock of its machine, in nanoseconds since 1970 in UTC.
+     */
+    int64_t time_ns;
+} hrl_group_mark;
+
+/**
+ * One cut across the volumes of a group.
+ */
+typedef struct hrl_group_point {
+    /**
+     * Identity, in hexadecimal digits: every member can be restored or viewed at it.
+     */
+    char id[HRL_ID_CHARS];
+    /**
+     * A `hrl_point_kind`.
+     */
+    uint32_t kind;
+    /**
+     * When the coordinator began it, in nanoseconds since 1970 in UTC.
+     */
+    int64_t time_ns;
+    /**
+     * Name of the group.
+     */
+    char group[HRL_NAME_CHARS];
+    /**
+     * Text of who marked it.
+     */
+    char label[HRL_LABEL_CHARS];
+    /**
+     * Members that it was made of; all can be restored to this cut when `mark_count` is as many.
+     */
+    uint32_t members;
+    /**
+     * Where it is in each member.
+     */
+    const struct hrl_group_mark *marks;
+    /**
+     * Number of `marks`.
+     */
+    size_t mark_count;
+    /**
+     * Longest hold of a member's writers, in microseconds; 0 for a point found in a vault.
+     */
+    uint64_t held_us;
+} hrl_group_point;
+
+/**
+ * Is given one group point, which lives until it returns with its marks; returns false to stop.
+ */
+typedef bool (*hrl_group_point_fn)(void *user, const struct hrl_group_point *point);
+
+/**
+ * How to run a coordinator. Fill it with zeroes, then set what is needed; everything is copied.
+ */
+typedef struct hrl_group_options {
+    /**
+     * `sizeof(hrl_group_options)`.
+     */
+    size_t struct_bytes;
+    /**
+     * Name of the group.
+     */
+    const char *name;
+    /**
+     * Directory in which it remembers its members; created when it is absent.
+     */
+    const char *state;
+    /**
+     * Directory with the certificates and enrolled clients, as `hrl enroll` makes it.
+     */
+    const char *pki;
+    /**
+     * "ADDRESS:PORT"; port 0 takes a free one. NULL: "0.0.0.0:20004".
+     */
+    const char *listen;
+    /**
+     * Writers are never held longer than this. 0: 300.
+     */
+    uint64_t budget_ms;
+    /**
+     * Crash-consistent points are made this often. 0: on demand only.
+     */
+    uint64_t interval_ms;
+    /**
+     * Application-consistent points are made this often. 0: on demand only.
+     */
+    uint64_t app_interval_ms;
+    /**
+     * Applications are quiesced within this. 0: 10,000.
+     */
+    uint64_t quiesce_limit_ms;
+} hrl_group_options;
+
+/**
+ * How an application is quiesced around a mark. The functions return 0 or an errno, and must not unwind.
+ */
+typedef struct hrl_quiesce_callbacks {
+    /**
+     * `sizeof(hrl_quiesce_callbacks)`, so that later versions can add to it.
+     */
+    size_t struct_bytes;
+    /**
+     * Name for errors and events; copied. NULL: "application".
+     */
+    const char *name;
+    /**
+     * Makes the disk consistent and keeps it so until `release`; to be done within `limit_ms`.
+     */
+    int32_t (*quiesce)(void *user, uint64_t limit_ms);
+    /**
+     * Lets the application go on. Called exactly once for each `quiesce`, also when that failed.
+     */
+    int32_t (*release)(void *user);
+} hrl_quiesce_callbacks;
+
+/**
+ * How a member is doing.
+ */
+typedef struct hrl_group_member_stats {
+    /**
+     * A coordinator has it as a member now.
+     */
+    bool connected;
+    /**
+     * Rounds that held its writers.
+     */
+    uint64_t rounds;
+    /**
+     * Group points that were committed.
+     */
+    uint64_t points;
+    /**
+     * Longest hold of its writers, in microseconds.
+     */
+    uint64_t held_max_us;
+} hrl_group_member_stats;
 
 /**
  * What a segment holds.
@@ -683,28 +848,6 @@ typedef struct hrl_point {
      */
     uint32_t checks_bad;
 } hrl_point;
-
-/**
- * How an application is quiesced around a mark. The functions return 0 or an errno, and must not unwind.
- */
-typedef struct hrl_quiesce_callbacks {
-    /**
-     * `sizeof(hrl_quiesce_callbacks)`, so that later versions can add to it.
-     */
-    size_t struct_bytes;
-    /**
-     * Name for errors and events; copied. NULL: "application".
-     */
-    const char *name;
-    /**
-     * Makes the disk consistent and keeps it so until `release`; to be done within `limit_ms`.
-     */
-    int32_t (*quiesce)(void *user, uint64_t limit_ms);
-    /**
-     * Lets the application go on. Called exactly once for each `quiesce`, also when that failed.
-     */
-    int32_t (*release)(void *user);
-} hrl_quiesce_callbacks;
 
 /**
  * How a protection is doing.
@@ -1356,6 +1499,99 @@ hrl_status hrl_device_allocation(const struct hrl_device *device,
  */
 HRL_API
 void hrl_device_free(struct hrl_device *device);
+
+/**
+ * Gives every group point of a vault that was committed, oldest first, each once, to `visit` on the calling thread.
+ * Statuses: HRL_ERROR_WRONG_KEY, HRL_ERROR_CORRUPT, HRL_ERROR_UNAVAILABLE, HRL_ERROR_IO. Since 0.1.
+ */
+HRL_API
+hrl_status hrl_vault_group_points(const struct hrl_vault *vault,
+                                  hrl_group_point_fn visit,
+                                  void *user);
+
+/**
+ * Starts a coordinator. Free it with `hrl_group_coordinator_free`.
+ * Statuses: HRL_ERROR_INVALID_INPUT (options, certificates), HRL_ERROR_NOT_FOUND, HRL_ERROR_IO, HRL_ERROR_UNSUPPORTED in builds
+ * without the feature `tls`. Since 0.1.
+ */
+HRL_API
+hrl_status hrl_group_coordinator_start(const struct hrl_group_options *options,
+                                       struct hrl_group_coordinator **out);
+
+/**
+ * Where it listens, "ADDRESS:PORT"; lives as long as the coordinator. NULL for NULL. Since 0.1.
+ */
+HRL_API const char *hrl_group_coordinator_address(const struct hrl_group_coordinator *coordinator);
+
+/**
+ * Makes a point of the group now, application-consistent with `app`, and gives it to `visit` on the calling thread. `label` may
+ * be NULL.
+ * Statuses: HRL_ERROR_UNAVAILABLE (the message says which member is in the way), HRL_ERROR_INVALID_INPUT (the label is too long).
+ * Since 0.1.
+ */
+HRL_API
+hrl_status hrl_group_coordinator_point(const struct hrl_group_coordinator *coordinator,
+                                       bool app,
+                                       const char *label,
+                                       hrl_group_point_fn visit,
+                                       void *user);
+
+/**
+ * Takes a member out that is not coming back. HRL_ERROR_NOT_FOUND when it is none. Since 0.1.
+ */
+HRL_API
+hrl_status hrl_group_coordinator_remove(const struct hrl_group_coordinator *coordinator,
+                                        const char *volume);
+
+/**
+ * Stops a coordinator and frees it; NULL is fine. Since 0.1.
+ */
+HRL_API void hrl_group_coordinator_free(struct hrl_group_coordinator *coordinator);
+
+/**
+ * Makes a protected volume a member of `group`, at the first of `count` coordinators ("HOST" or "HOST:PORT", 20004 unless said
+ * otherwise) that answers, with the certificate in the directory `identity`. Connects in the background. `application`, which
+ * may be NULL, is quiesced for application-consistent points, on a thread of the library, with `user`. Free the member with
+ * `hrl_group_member_free`, before the protection.
+ * Statuses: HRL_ERROR_INVALID_INPUT, HRL_ERROR_NOT_FOUND (the identity), HRL_ERROR_UNSUPPORTED in builds without the feature `tls`.
+ * Since 0.1.
+ */
+HRL_API
+hrl_status hrl_protection_join_group(const struct hrl_protection *protection,
+                                     const char *group,
+                                     const char *const *coordinators,
+                                     size_t count,
+                                     const char *identity,
+                                     const struct hrl_quiesce_callbacks *application,
+                                     void *user,
+                                     struct hrl_group_member **out);
+
+/**
+ * How a member is doing. Since 0.1.
+ */
+HRL_API
+hrl_status hrl_group_member_stats_get(const struct hrl_group_member *member,
+                                      struct hrl_group_member_stats *stats);
+
+/**
+ * Waits until a coordinator has taken the member in. HRL_ERROR_UNAVAILABLE at the limit says what is in the way. Since 0.1.
+ */
+HRL_API
+hrl_status hrl_group_member_wait_connected(const struct hrl_group_member *member,
+                                           uint64_t limit_ms);
+
+/**
+ * Leaves the group: its points are made without this volume. HRL_ERROR_UNAVAILABLE when no coordinator confirms it within the
+ * limit; then the group still waits for the volume. The member is to be freed all the same. Since 0.1.
+ */
+HRL_API
+hrl_status hrl_group_member_leave(const struct hrl_group_member *member,
+                                  uint64_t limit_ms);
+
+/**
+ * Ends the connection and frees the member; NULL is fine. The volume stays a member of the group. Since 0.1.
+ */
+HRL_API void hrl_group_member_free(struct hrl_group_member *member);
 
 /**
  * Opens a `.hrl` segment; the file must not change while it is open. A sealed one is opened with the keys of `replica`, which

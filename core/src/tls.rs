@@ -13,7 +13,6 @@
 use std::path::Path;
 use std::sync::Arc;
 
-#[cfg(feature = "gateway")]
 use rustls::ClientConfig;
 use rustls::RootCertStore;
 use rustls::ServerConfig;
@@ -59,7 +58,6 @@ pub(crate) fn server_config(pki: &Path, verify: bool) -> Result<Arc<ServerConfig
 }
 
 /// TLS of a client, from its bundle.
-#[cfg(feature = "gateway")]
 pub(crate) fn client_config(bundle: &Path) -> Result<Arc<ClientConfig>> {
     let config = ClientConfig::builder_with_provider(provider())
         .with_safe_default_protocol_versions()

@@ -83,9 +83,8 @@ fn serve(protection: &hrl::Protection, mut client: TcpStream) {
     client.set_nodelay(true).expect("no delay");
     let mut request = [0; 16];
     while client.read_exact(&mut request).is_ok() {
-        let [writer, number] = [0, 8].map(|at| {
-            u64::from_le_bytes(request[at..at + 8].try_into().expect("8 bytes"))
-        });
+        let [writer, number] =
+            [0, 8].map(|at| u64::from_le_bytes(request[at..at + 8].try_into().expect("8 bytes")));
         if writer == MARK {
             protection.mark(PointKind::Crash, &format!("alone {number}")).expect("mark");
         } else {
@@ -129,7 +128,8 @@ impl Network {
     fn remove() {
         for machine in 0..MACHINES {
             let space = format!("hrl{machine}");
-            let _ = Command::new("ip").args(["netns", "del", &space]).stderr(Stdio::null()).status();
+            let _ =
+                Command::new("ip").args(["netns", "del", &space]).stderr(Stdio::null()).status();
         }
         let _ = Command::new("ip").args(["link", "del", BRIDGE]).stderr(Stdio::null()).status();
     }

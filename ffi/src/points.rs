@@ -95,7 +95,7 @@ const KINDS: [(PointKind, hrl_point_kind); 5] = [
     (PointKind::Declared, hrl_point_kind::HRL_POINT_DECLARED),
 ];
 
-fn kind_code(kind: PointKind) -> u32 {
+pub(crate) fn kind_code(kind: PointKind) -> u32 {
     KINDS.iter().find(|(known, _)| *known == kind).map_or(0, |(_, code)| *code as u32)
 }
 

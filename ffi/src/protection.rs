@@ -150,7 +150,7 @@ impl hrl_protection {
 }
 
 /// Runs work with the protection behind a handle; it cannot be stopped meanwhile.
-fn with<T>(
+pub(crate) fn with<T>(
     protection: *const hrl_protection,
     work: impl FnOnce(&Protection) -> Result<T>,
 ) -> Result<T> {
@@ -249,11 +249,24 @@ pub struct hrl_quiesce_callbacks {
     pub release: Option<unsafe extern "C" fn(user: *mut c_void) -> i32>,
 }
 
-struct CallbackQuiesce {
+pub(crate) struct CallbackQuiesce {
     name: String,
     quiesce: unsafe extern "C" fn(*mut c_void, u64) -> i32,
     release: unsafe extern "C" fn(*mut c_void) -> i32,
     user: User,
+}
+
+impl CallbackQuiesce {
+    pub(crate) fn new(callbacks: &hrl_quiesce_callbacks, user: *mut c_void) -> Result<Self> {
+        check_size::<hrl_quiesce_callbacks>(callbacks.struct_bytes, "hrl_quiesce_callbacks")?;
+        let name = optional_text(callbacks.name)?;
+        Ok(Self {
+            name: if name.is_empty() { "application" } else { name }.to_owned(),
+            quiesce: needed(callbacks.quiesce, "callbacks.quiesce")?,
+            release: needed(callbacks.release, "callbacks.release")?,
+            user: User(user),
+        })
+    }
 }
 
 impl Quiesce for CallbackQuiesce {
@@ -287,15 +300,7 @@ pub unsafe extern "C" fn hrl_protection_mark_quiesced(
     point: *mut hrl_point,
 ) -> hrl_status {
     guard(|| {
-        let callbacks = handle::borrow(callbacks, "callbacks")?;
-        check_size::<hrl_quiesce_callbacks>(callbacks.struct_bytes, "hrl_quiesce_callbacks")?;
-        let name = optional_text(callbacks.name)?;
-        let provider = CallbackQuiesce {
-            name: if name.is_empty() { "application" } else { name }.to_owned(),
-            quiesce: needed(callbacks.quiesce, "callbacks.quiesce")?,
-            release: needed(callbacks.release, "callbacks.release")?,
-            user: User(user),
-        };
+        let provider = CallbackQuiesce::new(handle::borrow(callbacks, "callbacks")?, user)?;
         let label = optional_text(label)?;
         let limit = Duration::from_millis(limit_ms);
         let marked = with(protection, |p| p.mark_quiesced(&provider, label, limit))?;
