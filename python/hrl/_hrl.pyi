@@ -845,7 +845,6 @@ class Mirror:
         """Ends a run that another thread is in, and those that follow."""
 
 @final
-@disjoint_base
 class Gateway:
     """A store served over HTTPS with client certificates, in front of a vault. Leaving the `with` block stops it.
 
