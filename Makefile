@@ -70,8 +70,9 @@ test: packages servers lint  ## Everything that must hold before a change lands
 test-c: packages  ## The C and C++ tests and examples alone: plain, AddressSanitizer, Valgrind
 	ffi/tests/run
 
-test-long: packages install  ## Long sweeps
-	cargo test --release -p hrl -- --ignored --nocapture
+test-long: packages servers install  ## Long sweeps
+	cargo test --release -p hrl --features cloud,gateway -- --ignored --nocapture --test-threads=1
+	cargo test --release -p hrl-ffi --features tls
 	$(MAKE) fuzz
 
 fuzz: $(VENV)/.fuzz  ## Fuzz each target (or TARGET) for FUZZ_SECONDS (60)
