@@ -33,7 +33,9 @@ def hrl_json(*arguments: object) -> Any:
 class Agent:
     """`hrl protect` as a process."""
 
-    def __init__(self, directory: Path, *arguments: str, vault: Path | str | None = None, key_file: Path | None = None) -> None:
+    def __init__(
+        self, directory: Path, *arguments: str, vault: Path | str | None = None, key_file: Path | None = None
+    ) -> None:
         self.disk = directory / "disk.img"
         self.vault = vault or directory / "vault"
         self.state = directory / "state"

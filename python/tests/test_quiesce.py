@@ -21,7 +21,12 @@ def protect(directory: Path, **options: object) -> package.Protection:
     disk = package.MemoryDevice(4 * MIB)
     policy = {"crash_point_interval_ms": 0}
     protection = package.Protection(
-        disk, vault=vault, state=directory / "state", volume="v", policy=policy, **options  # type: ignore[arg-type]
+        disk,
+        vault=vault,
+        state=directory / "state",
+        volume="v",
+        policy=policy,
+        **options,  # type: ignore[arg-type]
     )
     protection.wait_ordered()
     return protection

@@ -137,6 +137,22 @@ static int32_t release(void *user) {
     return 0;
 }
 
+/* What the library quiesces itself, by the policy that `main` sets; its watchdog is found beside the library. */
+static void applications(hrl_protection *protection) {
+    hrl_point point;
+    FILE *log;
+    char text[64] = {0};
+    OK(hrl_protection_mark_app(protection, "by policy", &point));
+    CHECK(point.kind == HRL_POINT_APP && strcmp(point.label, "by policy") == 0);
+    log = fopen(in_directory("hooks"), "r");
+    CHECK(log != NULL && fread(text, 1, sizeof text - 1, log) > 0);
+    CHECK(strcmp(text, "pre\npost\n") == 0);
+    fclose(log);
+    OK(hrl_set_watchdog("/nonexistent/watchdog"));
+    FAILS(HRL_ERROR_NOT_FOUND, hrl_protection_mark_app(protection, NULL, NULL));
+    CHECK(strstr(hrl_error_message(), "/nonexistent/watchdog") != NULL);
+}
+
 static void quiescing(hrl_protection *protection) {
     struct application application = {0, 0, 0};
     hrl_quiesce_callbacks callbacks = {0};
@@ -166,6 +182,7 @@ int main(void) {
     hrl_store *store;
     hrl_vault *vault;
     hrl_protection_options *options;
+    char hooks[2048];
     hrl_protection *protection;
     hrl_replica *replica;
     hrl_point point;
@@ -201,6 +218,9 @@ int main(void) {
     OK(hrl_vault_create(store, NULL, &vault));
     OK(hrl_protection_options_new("disk", device, vault, in_directory("state"), &options));
     OK(hrl_protection_options_set(options, "retry_interval_max_ms", "50"));
+    snprintf(hooks, sizeof hooks, "script:?pre=echo pre >>%s&post=echo post >>%s", in_directory("hooks"),
+             in_directory("hooks"));
+    OK(hrl_protection_options_set(options, "quiesce", hooks));
     OK(hrl_protection_open(options, &protection));
     OK(hrl_protection_wait_ordered(protection, 60000));
     OK(hrl_protection_device(protection, &volume));
@@ -217,6 +237,7 @@ int main(void) {
     FAILS(HRL_ERROR_IO, hrl_device_read(volume, 0, back, sizeof back));
     disk.fail_read = 0;
     quiescing(protection);
+    applications(protection);
 
     /* A store that does not answer holds up nobody. */
     list.down = ETIMEDOUT;
