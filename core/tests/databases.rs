@@ -45,7 +45,7 @@ impl Rig {
         let protection = ProtectionOptions::new("disk", device, vault.clone(), path("state"))
             .policy(policy)
             .events(Arc::new(|event: &hrl::Event| {
-                eprintln!("{}: {}", event.kind.name(), event.message)
+                eprintln!("{}: {}", event.kind.name(), event.message);
             }))
             .open()
             .expect("protect");

@@ -26,6 +26,7 @@ __all__ = [
     "GroupMark",
     "GroupMember",
     "GroupPoint",
+    "Key",
     "MemoryDevice",
     "Mirror",
     "NbdServer",
@@ -52,6 +53,7 @@ __all__ = [
     "generate_key",
     "inspect_hyperv",
     "plan_capacity",
+    "run_watchdog",
 ]
 
 _Path = str | PathLike[str]

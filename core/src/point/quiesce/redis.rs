@@ -243,10 +243,8 @@ struct Client {
 
 impl Client {
     fn ask(&mut self, words: &[&str], deadline: &Deadline) -> Result<Answer> {
-        let mut request = format!("*{}\r\n", words.len());
-        for word in words {
-            request.push_str(&format!("${}\r\n{word}\r\n", word.len()));
-        }
+        let words_sent = words.iter().map(|word| format!("${}\r\n{word}\r\n", word.len()));
+        let request = format!("*{}\r\n{}", words.len(), words_sent.collect::<String>());
         deadline.check(&self.name)?;
         let io = |error| Error::io("speak with", &self.name, error);
         self.stream.get_ref().limit(deadline.left()).map_err(io)?;

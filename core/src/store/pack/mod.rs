@@ -343,7 +343,7 @@ impl Store for PackedStore {
                 }
             }
             for (volume, objects) in packs {
-                members.extend(self.members(volume, &*self.keep(volume, &objects))?);
+                members.extend(self.members(volume, &self.keep(volume, &objects))?);
             }
         }
         found.retain(|info| volume_of_pack(&info.name).is_none());
