@@ -332,7 +332,8 @@ impl Store for PackedStore {
         if let Some((volume, _)) = below {
             let segments = segments_of(volume);
             if segments.starts_with(prefix) || prefix.starts_with(&segments) {
-                members = self.members(volume, &*self.refresh(volume)?)?;
+                let listing = self.refresh(volume)?;
+                members = self.members(volume, &listing)?;
             }
         } else {
             // Packs of every volume were listed too.
