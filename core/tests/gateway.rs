@@ -365,3 +365,32 @@ fn promise_4_a_version_goes_only_where_its_segments_went() {
     agent.put("volumes/disk/catalog/2", b"a pin").expect("put");
     assert!(second.stop(LIMIT));
 }
+
+/// A gateway that comes back at its address with an empty disk does not have what it acknowledged.
+#[test]
+fn promise_4_a_version_is_refused_where_the_cache_was_lost() {
+    let site = Site::new();
+    let vault = Arc::new(FaultStore::new(site.vault_store()));
+    let port =
+        std::net::TcpListener::bind("127.0.0.1:0").expect("bind").local_addr().expect("port");
+    let start = || {
+        let options = GatewayOptions::new(&port.to_string(), site.path("pki"));
+        options.cache(site.path("cache")).start(vault.clone()).expect("gateway")
+    };
+    let first = start();
+    let agent = site.client("agent", &[&first]);
+    let (segment, version) = ("volumes/disk/segments/one.hrl", "volumes/disk/catalog/1");
+    vault.set_down(true);
+    agent.put(segment, b"sealed").expect("in its cache");
+    drop(first);
+    std::fs::remove_dir_all(site.path("cache")).expect("the disk is lost");
+    vault.set_down(false);
+    let second = start();
+    let error = agent.put(version, b"names it").expect_err("it does not have the segment");
+    assert_eq!(error.kind(), ErrorKind::Changed, "{error}");
+    assert_eq!(vault.head(version).expect("head"), None);
+    agent.put(segment, b"sealed").expect("again");
+    agent.put(version, b"names it").expect("after it");
+    assert!(vault.head(segment).expect("head").is_some());
+    assert!(second.stop(LIMIT));
+}

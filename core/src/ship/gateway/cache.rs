@@ -78,9 +78,13 @@ pub(super) struct Forwarded {
     pub failure: Option<Error>,
 }
 
+/// File with the identity of a cache; no object's name begins with a dot.
+const IDENTITY: &str = ".identity";
+
 /// Objects between their acknowledgement and the vault.
 pub(super) struct Cache {
     store: DirStore,
+    identity: String,
     bytes_max: u64,
     packing: Packing,
     clock: Arc<dyn Clock>,
@@ -97,13 +101,19 @@ impl Cache {
         clock: Arc<dyn Clock>,
     ) -> Result<Self> {
         let store = DirStore::create(directory)?;
+        let identity = identity(directory, &*clock)?;
         let mut state = State::default();
         // Names of segments sort by sequence within a volume, which is the order in which they came.
         for info in store.list("")? {
             state.add(info, clock.elapsed());
         }
         let (state, changed) = (Mutex::new(state), Condvar::new());
-        Ok(Self { store, bytes_max, packing, clock, state, changed })
+        Ok(Self { store, identity, bytes_max, packing, clock, state, changed })
+    }
+
+    /// Which cache this is: another one after its directory was lost.
+    pub(super) fn identity(&self) -> &str {
+        &self.identity
     }
 
     /// Takes an object; durable when it returns. `Full` at the limit.
@@ -300,6 +310,29 @@ impl State {
             None => {}
         }
     }
+}
+
+/// The identity of the cache in a directory, drawn when it is first opened.
+fn identity(directory: &Path, clock: &dyn Clock) -> Result<String> {
+    let path = directory.join(IDENTITY);
+    match std::fs::read_to_string(&path) {
+        Ok(known) if known.len() == 32 && known.bytes().all(|b| b.is_ascii_hexdigit()) => {
+            return Ok(known);
+        }
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            return Err(Error::io("open cache", path.display(), error));
+        }
+        // None, or one that a crash left half written: nothing was acknowledged under it.
+        _ => {}
+    }
+    let mut random = [0; 16];
+    clock.fill_random(&mut random);
+    let text: String = random.iter().map(|byte| format!("{byte:02x}")).collect();
+    std::fs::write(&path, &text)
+        .and_then(|()| std::fs::File::open(&path)?.sync_all())
+        .and_then(|()| std::fs::File::open(directory)?.sync_all())
+        .map_err(|error| Error::io("make cache", path.display(), error))?;
+    Ok(text)
 }
 
 /// The volume that a segment belongs to.

@@ -14,7 +14,8 @@ use super::cache::Cache;
 use crate::error::{Error, ErrorKind, Result};
 use crate::store::remote::DELETED_AT_ONCE_MAX;
 use crate::store::remote::http::{
-    KIND_HEADER, MESSAGE_HEADER, RequestHead, read_body, read_request, status_of, write_response,
+    CACHE_HEADER, KIND_HEADER, MESSAGE_HEADER, RequestHead, read_body, read_request, status_of,
+    write_response,
 };
 use crate::store::{ObjectInfo, PutOutcome, Store, check_name};
 use crate::tls::{EnrolledClient, find_client, fingerprint};
@@ -242,13 +243,25 @@ fn put(shared: &Shared, head: &RequestHead, name: &str, body: &[u8]) -> Result<R
         PutOutcome::Created => Reply::new(201, ""),
         PutOutcome::AlreadyExists => Reply::new(412, ""),
     };
+    let cached = |cache: &Cache, outcome| {
+        let mut reply = created(outcome);
+        reply.headers.push((CACHE_HEADER, cache.identity().to_owned()));
+        reply
+    };
     let mut parts = name.splitn(4, '/').skip(1);
     let (volume, kind) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
     if kind == "segments" {
         return match shared.acknowledging_cache() {
-            Some(cache) => cache.put(name, body).map(created),
+            Some(cache) => cache.put(name, body).map(|outcome| cached(cache, outcome)),
             None => shared.vault.put(name, body).map(created),
         };
+    }
+    let ours = shared.cache.as_ref().map_or("", Cache::identity);
+    if let Some(theirs) = head.header(CACHE_HEADER).filter(|theirs| *theirs != ours) {
+        return Err(Error::new(ErrorKind::Changed, "put", name)
+            .message("the segments before it went into a cache that is not there any more; put them again")
+            .expected(format_args!("cache {theirs}"))
+            .found(ours));
     }
     // What names segments goes to the vault after them.
     let drained = |cache: &Cache| cache.wait_drained(volume, DRAIN_LIMIT);

@@ -14,6 +14,9 @@ pub(crate) const KIND_HEADER: &str = "hrl-error";
 /// Header with the failure's sentence, for answers that have no body (a HEAD).
 pub(crate) const MESSAGE_HEADER: &str = "hrl-message";
 
+/// Header in which a gateway tells in what cache a segment is, and a client in what cache those before a catalog version are.
+pub(crate) const CACHE_HEADER: &str = "hrl-cache";
+
 /// The head of a request.
 #[derive(Debug)]
 pub(crate) struct RequestHead {
@@ -221,7 +224,8 @@ fn push_headers(head: &mut String, headers: &[(&str, String)], length: u64) {
 }
 
 /// Kinds that cross the wire by name; any other is `Unavailable` at the other end.
-const KINDS: [ErrorKind; 8] = [
+const KINDS: [ErrorKind; 9] = [
+    ErrorKind::Changed,
     ErrorKind::InvalidInput,
     ErrorKind::NotFound,
     ErrorKind::Corrupt,

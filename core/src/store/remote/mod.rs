@@ -89,8 +89,8 @@ pub struct RemoteStore {
     /// The one that answered last.
     current: AtomicUsize,
     tls: Arc<ClientConfig>,
-    /// For each volume: the gateways that may hold its segments in their caches, and the number of the put.
-    holders: Mutex<HashMap<String, HashMap<usize, u64>>>,
+    /// For each volume: the gateways that may hold its segments in their caches.
+    holders: Mutex<HashMap<String, HashMap<usize, Holder>>>,
     puts: AtomicU64,
 }
 
@@ -98,6 +98,14 @@ pub struct RemoteStore {
 struct Answer {
     head: http::ResponseHead,
     body: Vec<u8>,
+}
+
+/// A gateway with segments in its cache.
+struct Holder {
+    /// The cache that they are in.
+    cache: String,
+    /// Number of the put of the last of them.
+    put: u64,
 }
 
 /// What a put means for the order of things.
@@ -137,31 +145,35 @@ impl RemoteStore {
     fn put_version(&self, volume: &str, name: &str, content: &[u8]) -> Result<Answer> {
         let current = self.current.load(Ordering::Relaxed);
         let number = self.puts.fetch_add(1, Ordering::SeqCst);
-        {
+        let cache = {
             let mut holders = self.holders.lock().unwrap_or_else(PoisonError::into_inner);
             let known = holders.get(volume);
-            if known.is_none_or(HashMap::is_empty) {
+            let Some(known) = known.filter(|known| !known.is_empty()) else {
                 drop(holders);
                 return self.object("PUT", name, &[(IF_ABSENT, "*".to_owned())], content);
-            }
-            if known.is_some_and(|known| known.keys().any(|holder| *holder != current)) {
+            };
+            let Some(holder) = known.get(&current).filter(|_| known.len() == 1) else {
                 holders.remove(volume);
                 return Err(Error::new(ErrorKind::Changed, "put to store", name).message(
                     "another gateway answers than the one that took the segments before it; put them again",
                 ));
-            }
-        }
+            };
+            holder.cache.clone()
+        };
         check_name(name)?;
         let (endpoint, target) = (&self.endpoints[current], format!("/v1/objects/{name}"));
-        let headers = [(IF_ABSENT, "*".to_owned())];
+        let headers = [(IF_ABSENT, "*".to_owned()), (http::CACHE_HEADER, cache)];
         match self.request_at(endpoint, "PUT", &target, &headers, content, OBJECT_BYTES_MAX) {
             Ok(answer) => {
                 if matches!(answer.head.status, 201 | 412) {
                     // What came before it went to the vault before it.
                     let mut holders = self.holders.lock().unwrap_or_else(PoisonError::into_inner);
                     if let Some(known) = holders.get_mut(volume) {
-                        known.retain(|_, put| *put > number);
+                        known.retain(|_, holder| holder.put > number);
                     }
+                } else if answer.head.header(http::KIND_HEADER) == Some(ErrorKind::Changed.name()) {
+                    // The cache was lost.
+                    self.holders.lock().unwrap_or_else(PoisonError::into_inner).remove(volume);
                 }
                 Ok(answer)
             }
@@ -173,11 +185,18 @@ impl RemoteStore {
         }
     }
 
-    /// Remembers that the gateway in use took a segment.
-    fn held(&self, volume: &str, endpoint: usize) {
-        let number = self.puts.fetch_add(1, Ordering::SeqCst);
+    /// Remembers that a gateway took a segment into its cache; without one the segment is in the vault.
+    fn held(&self, volume: &str, endpoint: usize, cache: Option<&str>) {
+        let Some(cache) = cache else { return };
+        let put = self.puts.fetch_add(1, Ordering::SeqCst);
         let mut holders = self.holders.lock().unwrap_or_else(PoisonError::into_inner);
-        holders.entry(volume.to_owned()).or_default().insert(endpoint, number);
+        let known = holders.entry(volume.to_owned()).or_default();
+        let holder = known.entry(endpoint).or_insert(Holder { cache: cache.to_owned(), put });
+        holder.put = put;
+        // Two caches at one address: the gateway has one of them at most, and refuses the version that names both.
+        if holder.cache != cache {
+            holder.cache = "another".to_owned();
+        }
     }
 
     /// Sends a request to the gateways in turn until one answers.
@@ -202,7 +221,7 @@ impl RemoteStore {
                     if let ("PUT", Some(name)) = (method, target.strip_prefix("/v1/objects/"))
                         && let Part::Segment(volume) = part_of(name)
                     {
-                        self.held(volume, number);
+                        self.held(volume, number, answer.head.header(http::CACHE_HEADER));
                     }
                     return Ok(answer);
                 }
