@@ -233,7 +233,8 @@ fn promise_7_sixteen_machines_links_that_fail_and_a_kill() {
     for machine in 0..MACHINES {
         let volume = format!("disk{machine}");
         let bundle = directory.join(format!("id-{volume}"));
-        enroll_client(&directory.join("pki"), &volume, &[volume.clone()], &bundle).expect("enroll");
+        let volumes = std::slice::from_ref(&volume);
+        enroll_client(&directory.join("pki"), &volume, volumes, &bundle).expect("enroll");
     }
     let _network = Network::new();
     let coordinator = GroupOptions::new("machines", directory.join("group"), directory.join("pki"))

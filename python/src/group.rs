@@ -12,7 +12,7 @@ use crate::running::Running;
 use crate::tap::seconds;
 
 /// The place of a group point in one member.
-#[pyclass(frozen, get_all, module = "hrl", skip_from_py_object)]
+#[pyclass(frozen, get_all, module = "hrl")]
 #[derive(Clone)]
 pub(crate) struct GroupMark {
     volume: String,

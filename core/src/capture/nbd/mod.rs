@@ -285,7 +285,7 @@ impl NbdServer {
         check_exports(&exports)?;
         let gate = Some(tls.open(&exports[0].name)?);
         let security = Security::TlsRequired;
-        Self::run(address, Server { gate, security, ..Server::new(exports, limits) })
+        Self::run(address, Server { security, gate, ..Server::new(exports, limits) })
     }
 
     fn run(address: &NbdAddress, server: Server) -> Result<Self> {
