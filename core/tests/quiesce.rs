@@ -85,6 +85,8 @@ impl Quiesce for Application {
     fn release(&self) -> Result<()> {
         self.quiesced.store(false, Ordering::SeqCst);
         if self.release_fails {
+            // Long enough for the journal to take the mark, if it could.
+            std::thread::sleep(Duration::from_millis(200));
             return Err(Error::new(ErrorKind::Unavailable, "release", "application"));
         }
         Ok(())
