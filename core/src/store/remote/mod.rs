@@ -195,7 +195,7 @@ impl RemoteStore {
         holder.put = put;
         // Two caches at one address: the gateway has one of them at most, and refuses the version that names both.
         if holder.cache != cache {
-            holder.cache = "another".to_owned();
+            "another".clone_into(&mut holder.cache);
         }
     }
 
