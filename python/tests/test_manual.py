@@ -4,6 +4,8 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
+from typing import Any
 
 import typer
 
@@ -11,9 +13,20 @@ from hrl.cli.base import app
 from hrl.cli.manual import page
 
 
+def commands_of(before: str, group: Any) -> Iterator[tuple[str, Any]]:
+    """Every command with its name, those of groups too."""
+    for name, command in group.commands.items():
+        if hasattr(command, "commands"):
+            yield from commands_of(f"{before}{name} ", command)
+        else:
+            yield before + name, command
+
+
 def test_the_manual_page_lists_every_command_and_option() -> None:
     lines = page().splitlines()
-    for name, command in typer.main.get_command(app).commands.items():  # type: ignore[attr-defined]
+    every = dict(commands_of("", typer.main.get_command(app)))
+    assert "group join" in every
+    for name, command in every.items():
         assert any(line.startswith(rf".SS \fBhrl {name}\fR") for line in lines)
         for parameter in command.params:
             argument = parameter.param_type_name == "argument"
