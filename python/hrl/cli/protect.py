@@ -89,7 +89,7 @@ def protect(
         typer.Option(
             "--quiesce",
             metavar="SPEC",
-            help="Application for application-consistent points: fs:/mnt, postgresql:dbname=app, … May be repeated.",
+            help="Application for application-consistent points: such as fs:/mnt or postgresql:dbname=app. May be repeated.",
         ),
     ] = None,
     app_point_interval: Annotated[
