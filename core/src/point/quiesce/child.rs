@@ -14,6 +14,8 @@ use crate::error::{Error, Result};
 
 /// How much of what a program says is kept for errors: the end.
 const SAID_BYTES_MAX: usize = 2 << 10;
+/// How often a stream that a grandchild may keep open is asked whether it has ended.
+const LISTEN_POLLS: u32 = 50;
 const POLL: Duration = Duration::from_millis(2);
 
 /// The end of what a program printed.
@@ -37,8 +39,15 @@ impl Said {
         }
     }
 
-    /// On one line, for people.
+    /// On one line, for people. Of a program that has ended: its last words are waited for a little.
     pub(super) fn text(&self) -> String {
+        for _ in 0..LISTEN_POLLS {
+            // Each listener has a clone until its stream ends.
+            if Arc::strong_count(&self.0) == 1 {
+                break;
+            }
+            std::thread::sleep(POLL);
+        }
         let said = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let text = String::from_utf8_lossy(&said);
         let lines: Vec<_> = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect();

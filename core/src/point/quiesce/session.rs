@@ -101,7 +101,6 @@ impl Session {
     fn ended_early(&mut self, deadline: &Deadline) -> Error {
         // Its last words may come a little after its streams closed.
         self.running.wait(&deadline.within(Duration::from_millis(200)));
-        std::thread::sleep(Duration::from_millis(5));
         self.lost("its client ended")
     }
 
