@@ -29,7 +29,7 @@ def test_the_exit_codes_are_those_of_the_command() -> None:
 
 def test_every_command_is_listed() -> None:
     names = {command.name or command.callback.__name__ for command in app.registered_commands if command.callback}
-    names |= {group.typer_instance.info.name for group in app.registered_groups if group.typer_instance}
+    names |= {str(group.typer_instance.info.name) for group in app.registered_groups if group.typer_instance}
     section = README.split("## Commands")[1].split("\n## ")[0]
     assert set(re.findall(r"`hrl ([a-z-]+)", section)) == names
 
