@@ -1,5 +1,6 @@
 //! Application-consistent points: what is offered when quiescing, holding or releasing goes wrong.
 
+use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -7,7 +8,7 @@ use std::time::Duration;
 use hrl::device::{BlockDevice, Discarded, Durability, MemoryDevice, Unmap};
 use hrl::journal::PointKind;
 use hrl::replica::{At, Vault, ViewOptions};
-use hrl::store::DirStore;
+use hrl::store::{DirStore, ObjectInfo, PutOutcome, Store};
 use hrl::{
     Error, ErrorKind, Event, Extent, Policy, Protection, ProtectionOptions, Quiesce,
     QuiesceRequest, Result, SystemClock, set_watchdog,
@@ -28,8 +29,17 @@ impl Rig {
     }
 
     fn with(device: Arc<dyn BlockDevice>, policy: Policy) -> Self {
+        Self::over(device, policy, |store| store)
+    }
+
+    fn over(
+        device: Arc<dyn BlockDevice>,
+        policy: Policy,
+        wrap: impl FnOnce(Arc<dyn Store>) -> Arc<dyn Store>,
+    ) -> Self {
         let directory = tempfile::tempdir().expect("directory");
-        let store = Arc::new(DirStore::create(&directory.path().join("vault")).expect("store"));
+        let store =
+            wrap(Arc::new(DirStore::create(&directory.path().join("vault")).expect("store")));
         let vault = Vault::create(store, None, SystemClock::shared()).expect("vault");
         let events = Arc::new(Mutex::new(Vec::new()));
         let told = Arc::clone(&events);
@@ -185,6 +195,63 @@ fn promise_8_applications_go_on_while_the_disk_hangs() {
     rig.protection.mark_app("now").expect("it flushes again");
     assert_eq!(rig.points(), [(PointKind::App, "now".to_owned())]);
     rig.protection.stop(LIMIT).expect("stop");
+}
+
+/// A store whose puts do not return while it hangs.
+struct HangingStore {
+    inner: Arc<dyn Store>,
+    hangs: Arc<AtomicBool>,
+}
+
+impl Store for HangingStore {
+    fn name(&self) -> String {
+        self.inner.name()
+    }
+    fn put(&self, name: &str, content: &[u8]) -> Result<PutOutcome> {
+        while self.hangs.load(Ordering::SeqCst) {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        self.inner.put(name, content)
+    }
+    fn get(&self, name: &str, range: Range<u64>) -> Result<Vec<u8>> {
+        self.inner.get(name, range)
+    }
+    fn list(&self, prefix: &str) -> Result<Vec<ObjectInfo>> {
+        self.inner.list(prefix)
+    }
+    fn head(&self, name: &str) -> Result<Option<ObjectInfo>> {
+        self.inner.head(name)
+    }
+    fn delete(&self, name: &str) -> Result<()> {
+        self.inner.delete(name)
+    }
+}
+
+#[test]
+fn promise_8_a_store_that_hangs_holds_no_application() {
+    let hangs = Arc::new(AtomicBool::new(false));
+    let switch = hangs.clone();
+    let policy = Policy { segment_interval: Duration::from_millis(20), ..Policy::default() };
+    let rig = Rig::over(Arc::new(MemoryDevice::new(4 << 20)), policy, |inner| {
+        Arc::new(HangingStore { inner, hangs: switch })
+    });
+    rig.protection.wait_replicated(LIMIT).expect("replicated");
+    hangs.store(true, Ordering::SeqCst);
+    rig.protection.volume().write(0, &[1; 512], Durability::Cached).expect("write");
+    // Until a put hangs.
+    while rig.protection.stats().spool_bytes == 0 {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    let application = Application::default();
+    let limit = Duration::from_secs(5);
+    for number in 0..3 {
+        rig.protection.mark_quiesced(&application, &format!("{number}"), limit).expect("mark");
+        assert!(!application.quiesced.load(Ordering::SeqCst), "it was let go");
+    }
+    assert_eq!(rig.vault.replica("disk").expect("replica").points().len(), 0, "none went");
+    hangs.store(false, Ordering::SeqCst);
+    let kinds: Vec<_> = rig.points().into_iter().map(|(kind, _)| kind).collect();
+    assert_eq!(kinds, [PointKind::App; 3]);
 }
 
 #[test]

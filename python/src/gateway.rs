@@ -25,6 +25,7 @@ pub(crate) struct Gateway {
 impl Gateway {
     #[new]
     #[pyo3(signature = (vault, *, pki, listen="0.0.0.0:9443", cache=None, cache_bytes_max=None, acknowledge=None, metrics=None))]
+    #[allow(clippy::too_many_arguments, reason = "they are keyword arguments")]
     fn new(
         py: Python<'_>,
         vault: String,
