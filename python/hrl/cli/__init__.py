@@ -11,6 +11,7 @@ from hrl.cli import (  # noqa: F401  (they register their commands)
     sealing,
     sizing,
     vault,
+    verify,
 )
 from hrl.cli.base import app, main
 from hrl.cli.key_options import add_key_options

@@ -41,6 +41,7 @@ EXIT_CODES = {
     "io": 15,
 }
 NOT_RUNNING = 16
+CHECK_FAILED = 17
 
 app = typer.Typer(
     name="hrl",

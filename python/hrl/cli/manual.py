@@ -6,7 +6,7 @@ from typing import Any
 import typer
 
 import hrl.cli  # noqa: F401  (it registers the commands)
-from hrl.cli.base import EXIT_CODES, NOT_RUNNING, app
+from hrl.cli.base import CHECK_FAILED, EXIT_CODES, NOT_RUNNING, app
 
 
 def page() -> str:
@@ -19,6 +19,7 @@ def page() -> str:
     for kind, code in EXIT_CODES.items():
         lines += [".TP", str(code), text(kind.replace("-", " "))]
     lines += [".TP", str(NOT_RUNNING), "the agent is not running"]
+    lines += [".TP", str(CHECK_FAILED), "a check failed"]
     return "\n".join(lines) + "\n"
 
 

@@ -1,4 +1,4 @@
-"""Commands of the vault: points, timeline, restore, serve, changes, verify, inspect, convert."""
+"""Commands of the vault: points, timeline, restore, serve, changes, inspect, convert."""
 
 import signal
 import tempfile
@@ -12,7 +12,6 @@ from rich.table import Table
 from hrl import Key, NbdServer, Replica, Segment, inspect_hyperv
 from hrl import convert as convert_journals
 from hrl.cli.base import (
-    EXIT_CODES,
     Json,
     KeyFile,
     NbdTls,
@@ -29,10 +28,13 @@ from hrl.cli.base import (
     progress_bar,
     tls_options,
 )
+from hrl.cli.state import state_of
 
 VaultUrl = Annotated[str, typer.Argument(metavar="VAULT", help="Directory or URL of the vault.")]
 Volume = Annotated[str, typer.Argument(metavar="VOLUME", help="Name of the volume in the vault.")]
-At = Annotated[str, typer.Option("--at", metavar="POINT|SEQ|TIME", help="newest, a point, label, sequence or time.")]
+At = Annotated[
+    str, typer.Option("--at", metavar="POINT|SEQ|TIME", help="newest, newest-good, point, label, sequence, time.")
+]
 
 
 def table_of(*columns: str) -> Table:
@@ -85,6 +87,7 @@ def restore(
 ) -> None:
     """Writes a volume as of a point, sequence or time to a sparse file or a device."""
     replica = open_vault(vault, key_file).replica(volume)
+    at = state_of(replica, at)
     with progress_bar("Restoring") as tell:
         report = replica.restore(at, to, overwrite=overwrite, device=device, progress=tell)
     if json:
@@ -113,6 +116,7 @@ def serve(
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: ended.set())
     replica = open_vault(vault, key_file).replica(volume)
+    at = state_of(replica, at)
     changes = replica.changes(changes_from, at) if changes_from else None
     with tempfile.TemporaryDirectory(prefix="hrl-serve-") as scratch:
         file = Path(scratch) / "scratch" if writable else None
@@ -150,29 +154,6 @@ def changes(
         return
     for offset, length, zero in runs:
         print(f"{offset} {length}{' zero' if zero else ''}")
-
-
-@app.command()
-def verify(vault: VaultUrl, volume: VolumeName = None, key_file: KeyFile = None, json: Json = False) -> None:
-    """Reads and checks everything: checksums, seals, chain, catalog. Exit code 5 when something is wrong."""
-    opened = open_vault(vault, key_file)
-    reports = {}
-    for name in names_of(opened, volume):
-        with progress_bar(f"Verifying {name}") as tell:
-            reports[name] = opened.replica(name).verify(progress=tell)
-    sound = all(report["sound"] for report in reports.values())
-    if json:
-        print_json({"sound": sound, "volumes": reports})
-    else:
-        for name, report in reports.items():
-            verdict = "sound" if report["sound"] else f"{len(report['findings'])} findings"
-            print(f"{name}: {verdict}, {report['segments']} segments, {report['points']} points, {human(report['bytes'])}")
-            for _, finding in report["findings"]:
-                print(f"  {finding}")
-            for stray in report["strays"]:
-                print(f"  note: {stray} is not in the catalog")
-    if not sound:
-        raise typer.Exit(EXIT_CODES["corrupt"])
 
 
 @app.command()

@@ -1,0 +1,139 @@
+"""The boot check: QEMU boots a recovery point, and something on its serial console or the guest agent says that it is up.
+
+The guest writes to the point's scratch file and has no network. It is good when the pattern appears on the console or the
+guest agent answers within the limit; it is bad when the limit is over, the kernel panics, the guest switches off or prints
+without end. A QEMU that ends with an error was not able to boot anything: that is `Refused`, and says nothing of the point.
+"""
+
+import contextlib
+import json
+import os
+import re
+import shlex
+import socket
+import subprocess
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from hrl.cli.base import EXIT_CODES, Refused
+from hrl.cli.checks import Outcome
+from hrl.cli.programs import environment, kill_session, need
+from hrl.cli.served_point import Served
+
+QEMU = "qemu-system-x86_64"
+PATTERN = r"login: *$"
+PANIC = re.compile("Kernel panic - not syncing|You are in emergency mode|No bootable device")
+MEMORY_MIB = 1024
+CONSOLE_BYTES_MAX = 64 << 20
+# As much of the console is searched for the pattern, and the end of it becomes a part of the verdict's text.
+WINDOW_BYTES = 64 << 10
+POLL_SECONDS = 0.2
+AGENT_SECONDS_MAX = 1.0
+
+
+@dataclass(frozen=True)
+class Machine:
+    """How the guest is run: the program, arguments behind ours, the pattern that says it is up, the limit in seconds."""
+
+    program: str
+    arguments: str
+    pattern: re.Pattern[str]
+    limit: float
+
+
+def pattern_of(text: str) -> re.Pattern[str]:
+    """A pattern from the command line."""
+    try:
+        return re.compile(text, re.MULTILINE)
+    except re.error as error:
+        raise Refused(f"cannot search the console for {text}: {error}", 2) from None
+
+
+def check_boot(point: Served, machine: Machine) -> Outcome:
+    """Boots the point and waits until it is up, or is known not to come up."""
+    program = shlex.split(machine.program)
+    need("booting a point", program[0])
+    console = point.directory / "console"
+    agent = point.directory / "agent"
+    command = [*program, *arguments(point, console, agent), *shlex.split(machine.arguments)]
+    said = point.directory / "qemu"
+    with open(said, "wb") as output:
+        guest = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True, env=environment()
+        )
+    try:
+        with point.signals.interruptible():
+            ok, text = wait_up(guest, machine, console, agent, said)
+    finally:
+        kill_session(guest)
+    if not ok:
+        last = [line.strip() for line in window(console).splitlines() if line.strip()][-1:]
+        text = f"{text}; the console ends with: {last[0]}" if last else f"{text}; the console is empty"
+    return Outcome("application", ok, text).with_reads_of(point)
+
+
+def arguments(point: Served, console: Path, agent: Path) -> list[str]:
+    """A machine with one disk, a serial console, the port of the guest agent, and no network."""
+    disk = f"file={point.server.uri},format=raw,if=virtio,cache=unsafe"
+    return [
+        *("-nodefaults", "-no-user-config", "-no-reboot", "-display", "none", "-vga", "std", "-nic", "none"),
+        *("-accel", "kvm", "-accel", "tcg", "-cpu", "max", "-m", str(MEMORY_MIB)),
+        *("-serial", f"file:{console}", "-drive", disk, "-device", "virtio-serial"),
+        *("-chardev", f"socket,path={agent},server=on,wait=off,id=agent"),
+        *("-device", "virtserialport,chardev=agent,name=org.qemu.guest_agent.0"),
+    ]
+
+
+def wait_up(guest: subprocess.Popen[bytes], machine: Machine, console: Path, agent: Path, said: Path) -> tuple[bool, str]:
+    """Whether the guest came up, and how that is known."""
+    began = time.monotonic()
+    while True:
+        # Asked before the console is read, so that the last words of a guest that ended are read too.
+        ended = guest.poll()
+        text = window(console)
+        passed = time.monotonic() - began
+        if machine.pattern.search(text):
+            return True, f"up after {passed:.0f} s: the console shows {machine.pattern.pattern}"
+        if found := PANIC.search(text):
+            return False, f"after {passed:.0f} s the console shows: {found.group()}"
+        if ended:
+            problem = said.read_text(errors="replace").strip().splitlines()[-1:]
+            raise Refused(
+                f"the guest could not be run: {' '.join(problem) or f'exit status {ended}'}", EXIT_CODES["unsupported"]
+            )
+        if ended is not None:
+            return False, f"the guest switched off after {passed:.0f} s"
+        if agent_answers(agent):
+            return True, f"up after {passed:.0f} s: the guest agent answers"
+        if passed > machine.limit:
+            return False, f"not up within {machine.limit:g} s"
+        if console.exists() and console.stat().st_size > CONSOLE_BYTES_MAX:
+            return False, f"the console is longer than {CONSOLE_BYTES_MAX >> 20} MiB"
+        time.sleep(POLL_SECONDS)
+
+
+def window(console: Path) -> str:
+    """The end of the console."""
+    with contextlib.suppress(FileNotFoundError), open(console, "rb") as file:
+        file.seek(max(0, os.fstat(file.fileno()).st_size - WINDOW_BYTES))
+        return file.read(WINDOW_BYTES).decode(errors="replace").replace("\r", "")
+    return ""
+
+
+def agent_answers(path: Path) -> bool:
+    """Whether a guest agent gives a number back that it was told."""
+    number = os.getpid()
+    request = json.dumps({"execute": "guest-sync", "arguments": {"id": number}}).encode()
+    with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as agent:
+        agent.settimeout(AGENT_SECONDS_MAX)
+        agent.connect(str(path))
+        agent.sendall(request + b"\n")
+        answer = b""
+        while b"\n" not in answer and len(answer) < WINDOW_BYTES:
+            chunk = agent.recv(4096)
+            if not chunk:
+                return False
+            answer += chunk
+        return f'"return": {number}'.encode() in answer
+    return False

@@ -1,0 +1,192 @@
+"""Checks of a recovery point: its file systems, a command of the user's. What boots is in `boot`.
+
+A check that was made gives an `Outcome`, good or bad. A check that could not be made (no root, a tool or a driver of the
+kernel missing) is `Refused` and says nothing of the point. A read that the point could not answer makes any outcome bad.
+
+A file system is mounted first, as after a power failure, so that its log is replayed into the scratch file; only then its
+own checker can tell damage from a crash.
+"""
+
+import contextlib
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+from hrl import Replica
+from hrl.cli.base import EXIT_CODES, Refused
+from hrl.cli.programs import environment, need, run
+from hrl.cli.served_point import Disk, Served, block_device
+
+Kind = Literal["integrity", "file-system", "application", "command"]
+# A catalog takes no longer text of a verdict.
+TEXT_BYTES_MAX = 512
+TAIL_LINES = 3
+CHECKERS = {
+    "ext2": ["e2fsck", "-f", "-n"],
+    "ext3": ["e2fsck", "-f", "-n"],
+    "ext4": ["e2fsck", "-f", "-n"],
+    "xfs": ["xfs_repair", "-n"],
+    "btrfs": ["btrfs", "check", "--readonly"],
+}
+# A copy may be checked where the original is mounted; an ext file system that asks for a panic on errors does not get it.
+MOUNT_OPTIONS = {name: ",errors=remount-ro" for name in ("ext2", "ext3", "ext4")} | {"xfs": ",nouuid"}
+# Partitions of these types are meant for file systems (Linux of an MBR; data, root of x86-64 and home of a GPT).
+PARTITIONS_WITH_FILES = {
+    "0x83",
+    "0fc63daf-8483-4772-8e79-3d69d8477de4",
+    "4f68bce3-e8cd-4db1-96e7-fbcaf984b709",
+    "933ac7e1-2eb4-4f13-b844-0e14e2aef915",
+}
+EXTENDED_PARTITIONS = {"0x5", "0xf", "0x85"}
+SECTOR_BYTES = 512
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a check found."""
+
+    kind: Kind
+    ok: bool
+    text: str
+
+    def bounded(self) -> "Outcome":
+        """The same with a text that a verdict can hold: one line, and not too long."""
+        line = " ".join("".join(c if c.isprintable() else " " for c in self.text).split())
+        return replace(self, text=line.encode(errors="replace")[:TEXT_BYTES_MAX].decode(errors="ignore"))
+
+    def with_reads_of(self, point: Served) -> "Outcome":
+        """The same, or bad when the point could not be read."""
+        failed = point.failed_reads()
+        return replace(self, ok=False, text=f"{failed} reads of the point failed; {self.text}") if failed else self
+
+
+@dataclass(frozen=True)
+class Place:
+    """A block device that may hold a file system: the whole disk, or a partition."""
+
+    device: str
+    partition: int | None
+    type: str
+    usage: str
+    uuid: str
+    expected: bool
+
+    @property
+    def name(self) -> str:
+        return f"partition {self.partition}: " if self.partition else ""
+
+
+def check_integrity(replica: Replica) -> Outcome:
+    """Everything that is stored of the volume: checksums, seals, chain."""
+    report = replica.verify()
+    if report["sound"]:
+        return Outcome("integrity", True, f"{report['segments']} segments are sound")
+    return Outcome("integrity", False, f"{len(report['findings'])} findings: {report['findings'][0][1]}")
+
+
+def check_command(point: Served, command: str, limit: float, variables: dict[str, str] | None = None) -> Outcome:
+    """A command of the user's: exit status 0 within the limit in seconds is good."""
+    ended = run(["/bin/sh", "-c", command], point.signals, limit=limit, env=point.variables | (variables or {}))
+    how = f"not done within {limit:g} s" if ended.code is None else f"exit status {ended.code}"
+    said = ended.tail(TAIL_LINES)
+    return Outcome("command", ended.ok, f"{how}: {said}" if said else how).with_reads_of(point)
+
+
+def check_file_systems(point: Served, *, fsck: bool, command: str | None, limit: float) -> list[Outcome]:
+    """Mounts and checks every file system of the disk; then runs a command with them mounted, where one is given."""
+    with block_device(point) as disk:
+        whole = disk.loop()
+        places = list(places_of(disk, whole))
+        found = [place for place in places if place.usage == "filesystem"]
+        held = [place for place in places if place.usage in ("raid", "crypto")]
+        if not found and held:
+            what = ", ".join(f"{place.name}{place.type}" for place in held)
+            raise Refused(f"cannot mount what {what} holds; check it with --command", EXIT_CODES["unsupported"])
+        texts, good = [], True
+        for place in places:
+            ok, text = examine(point, disk, place, fsck=fsck)
+            good = good and ok
+            texts.append(f"{place.name}{text}")
+        if not found:
+            good, texts = False, texts or ["no file system was found"]
+        files = Outcome("file-system", good, "; ".join(texts)).with_reads_of(point)
+        if not command or not files.ok:
+            return [files]
+        with mounted_all(point, disk, found) as root:
+            variables = {"HRL_MOUNT": str(root), "HRL_DEVICE": whole}
+            return [files, check_command(point, command, limit, variables)]
+
+
+def places_of(disk: Disk, whole: str) -> Iterator[Place]:
+    """The whole disk where it is no disk of partitions, else those."""
+    known = probe(whole)
+    table = partitions(whole) if known.get("PTTYPE") and not known.get("TYPE") else []
+    if not table:
+        yield place(whole, None, known, expected=True)
+    for number, start, sectors, kind in table:
+        if kind not in EXTENDED_PARTITIONS:
+            device = disk.loop(start * SECTOR_BYTES, length_bytes=sectors * SECTOR_BYTES)
+            yield place(device, number, probe(device), expected=kind in PARTITIONS_WITH_FILES)
+
+
+def place(device: str, partition: int | None, known: dict[str, str], *, expected: bool) -> Place:
+    """What blkid said, with names."""
+    return Place(device, partition, known.get("TYPE", ""), known.get("USAGE", ""), known.get("UUID", ""), expected)
+
+
+def probe(device: str) -> dict[str, str]:
+    """What blkid finds on a device; empty where it knows nothing."""
+    command = ["blkid", "-p", "-o", "export", device]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment(), start_new_session=True)
+    return dict(line.split("=", 1) for line in done.stdout.splitlines() if "=" in line)
+
+
+def partitions(device: str) -> list[tuple[int, int, int, str]]:
+    """Number, first sector, sectors and type of each partition."""
+    command = ["partx", "-g", "-r", "-o", "NR,START,SECTORS,TYPE", device]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment(), start_new_session=True)
+    rows = [line.split() for line in done.stdout.splitlines()]
+    return [(int(row[0]), int(row[1]), int(row[2]), row[3].lower()) for row in rows if len(row) == 4]
+
+
+def examine(point: Served, disk: Disk, place: Place, *, fsck: bool) -> tuple[bool, str]:
+    """Whether a place is as it should be, and what it is."""
+    if place.usage != "filesystem":
+        return not place.expected or bool(place.type), place.type or "no file system was found"
+    # Two btrfs with one identity would be taken for two disks of one file system.
+    if place.type == "btrfs" and Path("/sys/fs/btrfs", place.uuid).exists():
+        problem = f"a btrfs with the identity {place.uuid} is mounted here; check the point on another machine"
+        raise Refused(f"cannot mount a point: {problem}", EXIT_CODES["unsupported"])
+    checker = CHECKERS.get(place.type) if fsck else None
+    if checker:
+        need(f"checking {place.type}", checker[0])
+    with disk.mounted(place.device, point.directory / "look", options_of(place)) as failure:
+        if failure and "unknown filesystem type" in failure:
+            raise Refused(f"the kernel cannot mount {place.type} here", EXIT_CODES["unsupported"])
+    if not checker:
+        return not failure, failure or f"{place.type} mounted"
+    checked = run([*checker, place.device], point.signals)
+    said = f"{checker[0]} ended with {checked.code}: {checked.tail(TAIL_LINES)}"
+    if failure:
+        return False, failure if checked.ok else f"{failure}; {said}"
+    return checked.ok, f"{place.type} mounted and checked" if checked.ok else f"{place.type}: {said}"
+
+
+@contextlib.contextmanager
+def mounted_all(point: Served, disk: Disk, places: list[Place]) -> Iterator[Path]:
+    """Mounts the one file system, or those of partitions each at `pNUMBER` below."""
+    root = point.directory / "mount"
+    with contextlib.ExitStack() as stack:
+        for place in places:
+            where = root / f"p{place.partition}" if place.partition else root
+            failure = stack.enter_context(disk.mounted(place.device, where, options_of(place)))
+            if failure:
+                raise Refused(f"cannot mount a second time: {failure}", EXIT_CODES["io"])
+        yield root
+
+
+def options_of(place: Place) -> str:
+    """Nothing on a copy gets rights here."""
+    return "nosuid,nodev" + MOUNT_OPTIONS.get(place.type, "")

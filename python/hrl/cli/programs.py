@@ -1,0 +1,128 @@
+"""Programs that checks of points run: never longer than told, never left behind, with the end of their output.
+
+Each program gets a session of its own, so that Ctrl-C at the terminal reaches this process alone, which then takes
+everything down in order. Signals are held back while something is set up or taken down, and end the command only
+where it waits (`interruptible`).
+"""
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from types import FrameType
+from typing import IO, Any, Self
+
+from hrl.cli.base import EXIT_CODES, Refused
+
+OUTPUT_BYTES_MAX = 8 << 10
+ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+# How long the output of a program that ended is waited for: something that it started may hold the pipe.
+DRAIN_SECONDS = 2.0
+
+
+class HeldSignals:
+    """While entered, signals that end the command wait until it is `interruptible`, or has left."""
+
+    def __init__(self) -> None:
+        self._arrived = False
+        self._waiting = False
+        self._before: dict[signal.Signals, Any] = {}
+
+    def __enter__(self) -> Self:
+        self._before = {number: signal.signal(number, self._arrive) for number in ENDING}
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        if self._arrived and kind is None:
+            raise KeyboardInterrupt
+
+    @contextlib.contextmanager
+    def interruptible(self) -> Iterator[None]:
+        """A stretch that a signal ends with KeyboardInterrupt."""
+        self._waiting = True
+        try:
+            if self._arrived:
+                raise KeyboardInterrupt
+            yield
+        finally:
+            self._waiting = False
+
+    def _arrive(self, _number: int, _frame: FrameType | None) -> None:
+        self._arrived = True
+        if self._waiting:
+            self._waiting = False
+            raise KeyboardInterrupt
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a program ended: its exit code (None: the time was over) and the end of what it printed."""
+
+    code: int | None
+    output: str
+
+    @property
+    def ok(self) -> bool:
+        return self.code == 0
+
+    def tail(self, lines: int) -> str:
+        """The last lines as one."""
+        return " / ".join([line.strip() for line in self.output.splitlines() if line.strip()][-lines:])
+
+
+def run(command: list[str], signals: HeldSignals, *, limit: float | None = None, env: dict[str, str] | None = None) -> Ended:
+    """Runs a program to its end, or until the limit in seconds; then its whole session is killed."""
+    process = subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+        env=environment() | (env or {}),
+    )
+    assert process.stdout is not None
+    tail = bytearray()
+    reader = threading.Thread(target=keep_tail, args=(process.stdout, tail), daemon=True)
+    reader.start()
+    try:
+        with signals.interruptible():
+            code = process.wait(limit)
+    except subprocess.TimeoutExpired:
+        return Ended(None, tail.decode(errors="replace"))
+    finally:
+        kill_session(process)
+        reader.join(DRAIN_SECONDS)
+    return Ended(code, tail.decode(errors="replace"))
+
+
+def keep_tail(pipe: IO[bytes], tail: bytearray) -> None:
+    """Reads a pipe to its end and keeps the last bytes."""
+    while chunk := os.read(pipe.fileno(), 1 << 16):
+        tail += chunk
+        del tail[:-OUTPUT_BYTES_MAX]
+
+
+def kill_session(process: subprocess.Popen[Any]) -> None:
+    """Kills a program and all that it started in its session, and waits for it."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def environment() -> dict[str, str]:
+    """Programs speak English, and those of file systems are found where Debian keeps them from users."""
+    path = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin"])
+    return dict(os.environ) | {"LC_ALL": "C.UTF-8", "PATH": path}
+
+
+def need(what: str, *programs: str) -> None:
+    """Refuses when a program is missing."""
+    missing = [program for program in programs if shutil.which(program, path=environment()["PATH"]) is None]
+    if missing:
+        raise Refused(f"{what} needs {', '.join(missing)}, which is not installed", EXIT_CODES["unsupported"])
