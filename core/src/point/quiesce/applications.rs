@@ -249,6 +249,10 @@ fn spawn(command: &[OsString]) -> Result<(Child, Channel)> {
     let (ours, theirs) = UnixStream::pair().map_err(failed)?;
     let (program, arguments) =
         command.split_first().ok_or_else(|| failed(std::io::ErrorKind::NotFound.into()))?;
+    // Where processes are made in emulation (valgrind), a spawn does not tell that there is no program.
+    if Path::new(program).is_absolute() {
+        std::fs::metadata(program).map_err(failed)?;
+    }
     let child = Command::new(program)
         .args(arguments)
         .stdin(OwnedFd::from(theirs))
