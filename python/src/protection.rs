@@ -174,6 +174,10 @@ pub(crate) fn events(callback: Py<PyAny>) -> hrl::EventSink {
                 told.set_item("volume", &event.volume)?;
                 told.set_item("kind", event.kind.name())?;
                 told.set_item("message", &event.message)?;
+                if let hrl::EventKind::ModeChanged { to, cause, .. } = &event.kind {
+                    told.set_item("mode", to.name())?;
+                    told.set_item("cause", cause.name())?;
+                }
                 callback.call1(py, (&told,))?;
                 Ok(())
             };

@@ -34,18 +34,23 @@ class Agent:
     """`hrl protect` as a process."""
 
     def __init__(
-        self, directory: Path, *arguments: str, vault: Path | str | None = None, key_file: Path | None = None
+        self,
+        directory: Path,
+        *arguments: str,
+        vault: Path | str | None = None,
+        key_file: Path | None = None,
+        policy: str = "",
     ) -> None:
         self.disk = directory / "disk.img"
         self.vault = vault or directory / "vault"
         self.state = directory / "state"
         self.key = ["--key-file", key_file] if key_file else []
-        policy = directory / "policy.toml"
-        policy.write_text(QUICK)
+        chosen = directory / "policy.toml"
+        chosen.write_text(QUICK + policy)
         if not self.disk.exists():
             self.disk.touch()
             os.truncate(self.disk, DISK_BYTES)
-        options = ["--vault", self.vault, "--state", self.state, "--policy", policy, *self.key, *arguments]
+        options = ["--vault", self.vault, "--state", self.state, "--policy", chosen, *self.key, *arguments]
         command = [sys.executable, "-P", "-m", "hrl", "protect", self.disk, *options]
         self.process = subprocess.Popen(list(map(str, command)), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         assert self.process.stdout is not None

@@ -14,7 +14,8 @@ from conftest import hrl
 
 import hrl as package
 from hrl import report
-from hrl.report.words import clean, span
+from hrl.health import Limits
+from hrl.words import clean, span
 
 HOSTILE = "<script>alert(1)</script>\"'><img src=x onerror=alert(2)>"
 TURNED = "invoice\u202efdp.exe\x07"
@@ -150,7 +151,7 @@ def test_ten_thousand_points_and_a_thousand_gaps_stay_a_small_page(browser: Brow
     info = {"name": "big", "size_bytes": 1 << 40, "sealed": True}
     replica = SimpleNamespace(info=info, segments=lambda: segments, points=lambda: points, timeline=lambda: stretches)
     volume = report.Volume("big")
-    report.fill(volume, cast(Any, replica), report.Limits(nanos(10_000), 900, 86_400))
+    report.fill(volume, cast(Any, replica), Limits(nanos(10_000), 900, 86_400))
     text = report.page("big", [volume], begin)
     assert len(text) < 1 << 20
     assert len(volume.points) == report.POINTS_MAX

@@ -3,6 +3,7 @@
 import signal
 import threading
 import tomllib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,6 +13,7 @@ from rich.table import Table
 from hrl import GroupCoordinator
 from hrl.cli.base import Json, KeyFile, Refused, app, fields, open_vault, out, print_json, print_table
 from hrl.cli.control import ControlServer, ask
+from hrl.cli.event_options import EventOptions, open_sinks
 from hrl.cli.protect import StateDirectory, tell_event
 
 CONFIGURATION = "group.toml"
@@ -55,11 +57,22 @@ def quoted(text: str) -> str:
     return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 
-def coordinator_of(directory: Path) -> GroupCoordinator:
-    """Starts the coordinator that a directory describes."""
+def read_configuration(directory: Path) -> dict[str, Any]:
+    """The group file of a directory."""
     path = directory / CONFIGURATION
     try:
-        chosen = tomllib.loads(path.read_text())
+        return tomllib.loads(path.read_text())
+    except FileNotFoundError:
+        raise Refused(f"{path} is not there; make the group with hrl group create", 3) from None
+    except tomllib.TOMLDecodeError as error:
+        raise Refused(f"cannot read {path}: {error}", 2) from None
+
+
+def coordinator_of(
+    directory: Path, chosen: dict[str, Any], on_event: Callable[[dict[str, str]], object]
+) -> GroupCoordinator:
+    """Starts the coordinator that a directory describes."""
+    try:
         return GroupCoordinator(
             chosen["name"],
             state=directory,
@@ -69,21 +82,26 @@ def coordinator_of(directory: Path) -> GroupCoordinator:
             interval=chosen.get("interval_seconds", 60),
             app_interval=chosen.get("app_interval_seconds", 0),
             quiesce_limit=chosen.get("quiesce_limit_seconds", 10),
-            on_event=tell_event,
+            on_event=on_event,
         )
-    except FileNotFoundError:
-        raise Refused(f"{path} is not there; make the group with hrl group create", 3) from None
-    except (tomllib.TOMLDecodeError, KeyError, TypeError) as error:
-        raise Refused(f"cannot read {path}: {error}", 2) from None
+    except (KeyError, TypeError) as error:
+        raise Refused(f"cannot read {directory / CONFIGURATION}: {error}", 2) from None
 
 
 @group.command()
-def run(directory: Directory) -> None:
+def run(
+    directory: Directory,
+    events: EventOptions = {},  # noqa: B006  (its options take its place)
+) -> None:
     """Coordinates the group of DIR until SIGTERM or SIGINT."""
     ended = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: ended.set())
-    with coordinator_of(directory) as coordinator:
+    chosen = read_configuration(directory)
+    settings = chosen.get("events", {})
+    if not isinstance(settings, dict):
+        raise Refused(f"cannot read {directory / CONFIGURATION}: events is not a table", 2)
+    with open_sinks(settings, events, tell_event) as sinks, coordinator_of(directory, chosen, sinks) as coordinator:
         control = ControlServer(
             directory,
             {

@@ -5,6 +5,8 @@ import sys
 import threading
 import time
 import tomllib
+from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated, Any, TypeGuard
 
@@ -31,24 +33,41 @@ from hrl.cli.base import (
     tls_options,
 )
 from hrl.cli.control import ControlServer, ask
+from hrl.cli.event_options import EventOptions, open_sinks
 from hrl.cli.membership import Membership
+from hrl.cli.metrics import MetricsServer
+from hrl.health import RPO_SECONDS
 
 StateDirectory = Annotated[Path, typer.Argument(metavar="STATE", help="State directory of the agent.")]
 
 
 def read_policy(path: Path | None) -> dict[str, str]:
-    """A policy file: TOML with the names of the policy as keys."""
-    if path is None:
-        return {}
-    try:
-        content = tomllib.loads(path.read_text())
-    except tomllib.TOMLDecodeError as error:
-        raise Refused(f"cannot read policy {path}: {error}", 2) from None
+    """A policy file: TOML with the names of the policy as keys. Its table of events is no part of the policy."""
+    content = read_toml(path)
+    content.pop("events", None)
     content = {name: "\n".join(value) if is_lines(value) else value for name, value in content.items()}
     nested = [name for name, value in content.items() if isinstance(value, dict | list)]
     if nested:
         raise Refused(f"cannot read policy {path}: {nested[0]} is not a single value", 2)
     return {name: str(value) for name, value in content.items()}
+
+
+def read_events(path: Path | None) -> dict[str, Any]:
+    """The table `[events]` of a policy file."""
+    found = read_toml(path).get("events", {})
+    if not isinstance(found, dict):
+        raise Refused(f"cannot read policy {path}: events is not a table", 2)
+    return found
+
+
+def read_toml(path: Path | None) -> dict[str, Any]:
+    """The content of a policy file."""
+    if path is None:
+        return {}
+    try:
+        return tomllib.loads(path.read_text())
+    except tomllib.TOMLDecodeError as error:
+        raise Refused(f"cannot read policy {path}: {error}", 2) from None
 
 
 def is_lines(value: object) -> TypeGuard[list[str]]:
@@ -97,6 +116,10 @@ def protect(
         typer.Option("--app-point-interval", metavar="TIME", help="Mark such a point this often: 15m, 1h."),
     ] = None,
     take_over: Annotated[bool, typer.Option("--take-over", help="Take the volume from another source.")] = False,
+    metrics: Annotated[
+        str | None, typer.Option("--metrics", metavar="HOST:PORT", help="Serve /metrics and /healthz there, without TLS.")
+    ] = None,
+    events: EventOptions = {},  # noqa: B006  (its options take its place)
 ) -> None:
     """Captures every write to DISK, served over NBD, into the vault. Runs until SIGTERM or SIGINT, then stops cleanly."""
     ended = threading.Event()
@@ -109,40 +132,56 @@ def protect(
     if app_point_interval is not None:
         chosen["app_point_interval_ms"] = str(milliseconds(app_point_interval))
     state.mkdir(parents=True, exist_ok=True)
-    protection = Protection(
-        disk,
-        vault=open_vault(vault, key_file, create=True),
-        state=state,
-        volume=name,
-        policy=chosen,
-        take_over=take_over,
-        on_event=tell_event,
-    )
-    with protection, Membership(protection, state) as membership:
+    with ExitStack() as stack:
+        sinks = stack.enter_context(open_sinks(read_events(policy), events, tell_event))
+        protection = Protection(
+            disk,
+            vault=open_vault(vault, key_file, create=True),
+            state=state,
+            volume=name,
+            policy=chosen,
+            take_over=take_over,
+            on_event=sinks,
+        )
+        stack.enter_context(protection)
+        membership = stack.enter_context(Membership(protection, state))
+        status = status_of(protection, name, float(chosen.get("rpo_threshold_ms", RPO_SECONDS * 1000)) / 1000)
         control = ControlServer(
             state,
             {
                 **membership.handlers(),
                 "point": lambda request: fields(mark(protection, request)),
-                "status": lambda _: {
-                    "volume": name,
-                    "size_bytes": protection.size_bytes,
-                    **fields(protection.stats()),
-                },
+                "status": lambda _: status(),
                 "resync": lambda _: protection.resync(),
                 "stop": lambda _: ended.set(),
             },
         )
-        try:
-            address = nbd or f"unix:{state / 'nbd.sock'}"
-            tls = tls_options(nbd_tls, nbd_tls_anyone)
-            with NbdServer.protected(address, protection, name, **tls) as server:
-                print(server.uri, flush=True)
-                with progress_bar("Initial replication") as tell:
-                    watch(protection, tell, ended)
-                ended.wait()
-        finally:
-            control.close()
+        stack.callback(control.close)
+        if metrics:
+            served = MetricsServer(metrics, status=status, events=sinks.counts, dropped=lambda: sinks.dropped)
+            stack.enter_context(served)
+        address = nbd or f"unix:{state / 'nbd.sock'}"
+        tls = tls_options(nbd_tls, nbd_tls_anyone)
+        with NbdServer.protected(address, protection, name, **tls) as server:
+            print(server.uri, flush=True)
+            with progress_bar("Initial replication") as tell:
+                watch(protection, tell, ended)
+            ended.wait()
+
+
+def status_of(protection: Protection, name: str, rpo_threshold: float) -> Callable[[], dict[str, Any]]:
+    """What `hrl status`, the metrics and `hrl health` say of an agent."""
+
+    def status() -> dict[str, Any]:
+        size_bytes = protection.size_bytes
+        return {
+            "volume": name,
+            "size_bytes": size_bytes,
+            "rpo_threshold_seconds": rpo_threshold,
+            **fields(protection.stats()),
+        }
+
+    return status
 
 
 def mark(protection: Protection, request: dict[str, Any]) -> RecoveryPoint:

@@ -24,6 +24,14 @@ def report(
             "--app-within", metavar="TIME", help="Attention when the newest application-consistent point is older."
         ),
     ] = "1d",
+    verified_within: Annotated[
+        str,
+        typer.Option(
+            "--verified-within",
+            metavar="TIME",
+            help="Attention when the newest point that passed a check is older; 0 is off.",
+        ),
+    ] = "0",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing file.")] = False,
     key_file: KeyFile = None,
 ) -> None:
@@ -39,4 +47,5 @@ def report(
         volumes=volumes,
         rpo_threshold=seconds(rpo_threshold),
         app_within=seconds(app_within),
+        verified_within=seconds(verified_within),
     )

@@ -18,9 +18,10 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from hrl import HrlError, RecoveryPoint, Replica, Vault
+from hrl.health import APP_KINDS, APP_SECONDS, RPO_SECONDS, Limits, Notice, of_catalog, worst
 from hrl.report import charts
 from hrl.report.charts import COLUMNS, COLUMNS_MIN, Span
-from hrl.report.words import clean, human, moment, nanoseconds, short, span, when
+from hrl.words import clean, human, moment, nanoseconds, short, span, when
 
 POINTS_MAX = 500
 """Points listed one by one for a volume: those that stand out, then the newest. The others are counted by day."""
@@ -28,17 +29,8 @@ GAPS_MAX = 50
 """Gaps listed for a volume, newest first."""
 SPANS_MAX = 400
 """Stretches drawn in a timeline; neighbours are joined beyond it."""
-APP_KINDS = ("app", "group-app")
 POINT_KINDS = ("app", "group-app", "declared", "group-crash", "crash")
 SEGMENT_KINDS = (("log", "journal, in full"), ("merged", "folded"), ("image", "image"))
-
-
-@dataclass(frozen=True)
-class Notice:
-    """Something that a person should know; the worst first."""
-
-    level: str  # "bad", "warn" or "note"
-    text: str
 
 
 @dataclass
@@ -75,17 +67,19 @@ def write(
     *,
     title: str,
     volumes: Sequence[str] | None = None,
-    rpo_threshold: float = 900,
-    app_within: float = 86_400,
+    rpo_threshold: float = RPO_SECONDS,
+    app_within: float = APP_SECONDS,
+    verified_within: float = 0,
     now: datetime | None = None,
 ) -> None:
     """Writes the page for a vault (or some of its volumes) to a file.
 
-    `rpo_threshold` is the age in seconds of the newest replicated write, and `app_within` that of the newest
-    application-consistent point, beyond which the page asks for attention.
+    `rpo_threshold` is the age in seconds of the newest replicated write, `app_within` that of the newest
+    application-consistent point and `verified_within` that of the newest point that passed a check, beyond which the page
+    asks for attention; zero switches a rule off.
     """
     at = now or datetime.now(UTC)
-    limits = Limits(nanoseconds(at), rpo_threshold, app_within)
+    limits = Limits(nanoseconds(at), rpo_threshold, app_within, verified_within)
     shown = [collect(vault, name, limits) for name in volumes or [info["name"] for info in vault.volumes()]]
     Path(to).write_text(page(title, shown, at), encoding="utf-8", newline="\n")
 
@@ -118,21 +112,6 @@ def page(title: str, volumes: Sequence[Volume], at: datetime) -> str:
     )
 
 
-@dataclass(frozen=True)
-class Limits:
-    """Now in nanoseconds since 1970, and the ages in seconds beyond which something is wrong."""
-
-    now: int
-    rpo_threshold: float
-    app_within: float
-
-
-def worst(notices: Sequence[Notice]) -> str:
-    """The level of the most urgent."""
-    levels = {notice.level for notice in notices}
-    return next((level for level in ("bad", "warn") if level in levels), "good")
-
-
 def collect(vault: Vault, name: str, limits: Limits) -> Volume:
     """What the page says of a volume."""
     volume = Volume(name)
@@ -154,7 +133,7 @@ def fill(volume: Volume, replica: Replica, limits: Limits) -> None:
     volume.points_total = len(points)
     is_open = bool(stretches) and stretches[-1].unordered is not None
     last = segments[-1]["last_time_ns"] if segments else None
-    volume.notices = notices(points, gaps[-1].unordered if is_open else None, last, limits)
+    volume.notices = of_catalog(points, gaps[-1].unordered if is_open else None, last, limits)
     volume.facts = facts(volume, segments, last, limits)
     volume.newest = [(kind, next(p for p in reversed(points) if p.kind == kind)) for kind in kinds_of(points)]
     list_points(volume, points)
@@ -174,41 +153,6 @@ def kinds_of(points: Sequence[RecoveryPoint]) -> list[str]:
     """The kinds of points there are, the best first."""
     found = {point.kind for point in points}
     return [kind for kind in POINT_KINDS if kind in found]
-
-
-def notices(points: Sequence[RecoveryPoint], open_gap: str | None, last: int | None, limits: Limits) -> list[Notice]:
-    """What needs attention, and what is worth knowing."""
-    found: list[Notice] = []
-    if open_gap:
-        found.append(Notice("bad", f"a gap is open ({open_gap}): there are no new recovery points until it ends"))
-    for point in points:
-        for verdict in point.verdicts:
-            if not verdict.ok:
-                text = f": {verdict.text}" if verdict.text else ""
-                found.append(Notice("bad", f"the {verdict.kind} check of {title_of(point)} failed{text}"))
-    if last is None:
-        found.append(Notice("warn", "nothing has been replicated yet"))
-    elif (age := (limits.now - last) / 1e9) > limits.rpo_threshold:
-        found.append(
-            Notice("warn", f"the newest replicated write is {span(age)} old, more than {span(limits.rpo_threshold)}")
-        )
-    if not points:
-        found.append(Notice("warn", "there is no recovery point"))
-    app = next((point for point in reversed(points) if point.kind in APP_KINDS), None)
-    if app is None:
-        found.append(Notice("warn", "there is no application-consistent point"))
-    elif (age := (limits.now - app.time_ns) / 1e9) > limits.app_within:
-        found.append(Notice("warn", f"the newest application-consistent point is {span(age)} old"))
-    if points and not any(point.verdicts for point in points):
-        found.append(Notice("note", "no point was ever checked"))
-    if held := sum(any(pin.hold for pin in point.pins) for point in points):
-        found.append(Notice("note", f"{held} point{'s are' if held > 1 else ' is'} under legal hold"))
-    return found
-
-
-def title_of(point: RecoveryPoint) -> str:
-    """A point in a sentence."""
-    return f"“{point.label}” ({when(point.time)})" if point.label else f"the point of {when(point.time)}"
 
 
 def facts(

@@ -1,4 +1,4 @@
-"""Numbers, times and foreign text as words of the report."""
+"""Numbers, times and foreign text as words for people."""
 
 import unicodedata
 from datetime import UTC, datetime
@@ -46,6 +46,11 @@ def nanoseconds(time: str | datetime) -> int:
     """A time as nanoseconds since 1970."""
     parsed = datetime.fromisoformat(time) if isinstance(time, str) else time
     return int(parsed.timestamp()) * 1_000_000_000 + parsed.microsecond * 1000
+
+
+def now_nanoseconds() -> int:
+    """Now, as nanoseconds since 1970."""
+    return nanoseconds(datetime.now(UTC))
 
 
 def clean(text: str) -> str:

@@ -1,0 +1,198 @@
+"""Where a command's events go besides standard error: `--events-file`, `--events-command`, `--events-mail`.
+
+A command takes a parameter with the type `EventOptions` and gets the options that were given. `add_event_options` makes the
+options of it. `open_sinks` joins them with an `[events]` table of the same names (`file`, `command`, `mail`, …) from the
+policy or the group file; an option goes before its setting.
+"""
+
+import contextlib
+import functools
+import inspect
+import os
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, get_args
+
+import typer
+
+from hrl.cli.base import EXIT_CODES, Refused
+from hrl.events import MAIL_KINDS, EventCommand, EventFile, EventMail, EventSink
+
+
+class EventParameter:
+    """Marks the parameter that becomes the options."""
+
+
+EventOptions = Annotated[dict[str, Any], EventParameter()]
+
+OPTIONS: dict[str, Any] = {
+    "file": Annotated[
+        Path | None,
+        typer.Option("--events-file", metavar="FILE", help="Append events as lines of JSON; 5 files of 10 MiB at most."),
+    ],
+    "command": Annotated[
+        str | None,
+        typer.Option(
+            "--events-command",
+            metavar="CMD",
+            help="Run this shell command for each event: JSON on standard input, HRL_EVENT_KIND and others as environment.",
+        ),
+    ],
+    "mail": Annotated[
+        list[str] | None,
+        typer.Option("--events-mail", metavar="TO", help="Mail events that need a person to this address. May be repeated."),
+    ],
+    "smtp": Annotated[
+        str | None,
+        typer.Option("--smtp", metavar="HOST[:PORT]", help="Mail server, port 25. STARTTLS when offered; TLS on port 465."),
+    ],
+    "mail_from": Annotated[str | None, typer.Option("--mail-from", metavar="A", help="Sender of the mail.")],
+    "mail_kinds": Annotated[
+        str | None,
+        typer.Option(
+            "--events-mail-kinds", metavar="KINDS", help=f"Kinds to mail, or all. Default: {', '.join(MAIL_KINDS)}"
+        ),
+    ],
+    "smtp_user": Annotated[str | None, typer.Option("--smtp-user", metavar="NAME", help="Log in as. Default: the sender.")],
+    "smtp_password_env": Annotated[
+        str | None,
+        typer.Option("--smtp-password-env", metavar="NAME", help="Environment variable with the mail server's password."),
+    ],
+    "smtp_password_file": Annotated[
+        Path | None,
+        typer.Option("--smtp-password-file", metavar="FILE", help="File with the mail server's password in its first line."),
+    ],
+}
+
+
+def add_event_options(app: typer.Typer) -> None:
+    """Gives every command that takes them the options of events, those of groups too."""
+    for registered in app.registered_commands:
+        if registered.callback is not None:
+            registered.callback = with_event_options(registered.callback)
+    for group in app.registered_groups:
+        if group.typer_instance is not None:
+            add_event_options(group.typer_instance)
+
+
+def with_event_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The command with the options in place of its marked parameter."""
+    signature = inspect.signature(command)
+    parameters: list[inspect.Parameter] = []
+    marked = ""
+    for name, parameter in signature.parameters.items():
+        if not any(isinstance(mark, EventParameter) for mark in get_args(parameter.annotation)):
+            parameters.append(parameter)
+            continue
+        marked = name
+        kind = inspect.Parameter.KEYWORD_ONLY
+        for option, annotation in OPTIONS.items():
+            parameters.append(inspect.Parameter(f"events_{option}", kind, annotation=annotation, default=None))
+    if not marked:
+        return command
+
+    @functools.wraps(command)
+    def run(**arguments: Any) -> Any:
+        given = {option: arguments.pop(f"events_{option}") for option in OPTIONS}
+        arguments[marked] = {option: value for option, value in given.items() if value not in (None, [])}
+        return command(**arguments)
+
+    parameters.sort(key=lambda parameter: parameter.kind)
+    run.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+    run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    return run
+
+
+@dataclass
+class Sinks:
+    """Every destination of an agent's events, called as one; and the events by kind, for its metrics."""
+
+    sinks: Sequence[Callable[[dict[str, str]], object]]
+    counts: dict[str, int] = field(default_factory=dict)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def __call__(self, event: dict[str, str]) -> None:
+        with self._lock:
+            self.counts[event["kind"]] = self.counts.get(event["kind"], 0) + 1
+        for sink in self.sinks:
+            sink(event)
+
+    @property
+    def dropped(self) -> dict[str, int]:
+        """Events that were not delivered, by sink."""
+        return {sink.name: sink.dropped for sink in self.sinks if isinstance(sink, EventSink)}
+
+
+@contextmanager
+def open_sinks(
+    settings: Mapping[str, Any], options: Mapping[str, Any], first: Callable[[dict[str, str]], object]
+) -> Iterator[Sinks]:
+    """The sinks that settings and options name, after `first`; closed at the end, with what is left in them delivered."""
+    chosen = {**settings, **options}
+    with contextlib.ExitStack() as stack:
+        sinks: list[Callable[[dict[str, str]], object]] = [first]
+        try:
+            check_names(chosen)
+            if path := chosen.get("file"):
+                sinks.append(stack.enter_context(EventFile(path)))
+            if command := chosen.get("command"):
+                sinks.append(stack.enter_context(EventCommand(str(command))))
+            if mail := mail_of(chosen):
+                sinks.append(stack.enter_context(mail))
+        except (OSError, ValueError) as error:
+            code = EXIT_CODES["invalid-input" if isinstance(error, ValueError) else "io"]
+            raise Refused(f"cannot send events: {error}", code) from None
+        yield Sinks(sinks)
+
+
+def check_names(chosen: Mapping[str, Any]) -> None:
+    """Refuses settings that are not known or are of another type."""
+    for name, value in chosen.items():
+        if name not in OPTIONS:
+            raise ValueError(f"the setting events.{name} is not known; there are {', '.join(OPTIONS)}")
+        lists = name in ("mail", "mail_kinds") and isinstance(value, list) and all(isinstance(v, str) for v in value)
+        if not lists and not isinstance(value, str | Path):
+            raise ValueError(f"the setting events.{name} is {value!r}: expected a text")
+
+
+def mail_of(chosen: Mapping[str, Any]) -> EventMail | None:
+    """The mail sink, where there is somebody to mail to."""
+    names = [name for name in ("smtp", "mail_from") if not chosen.get(name)]
+    if not chosen.get("mail"):
+        if stray := [name for name in OPTIONS if name.startswith(("smtp", "mail_")) and name in chosen]:
+            raise ValueError(f"{stray[0]} is given without somebody to mail to (--events-mail)")
+        return None
+    if names:
+        raise ValueError("mail needs --smtp HOST[:PORT] and --mail-from ADDRESS")
+    kinds = items(chosen.get("mail_kinds") or list(MAIL_KINDS))
+    return EventMail(
+        items(chosen["mail"]),
+        smtp=chosen["smtp"],
+        sender=chosen["mail_from"],
+        user=chosen.get("smtp_user"),
+        password=password_of(chosen),
+        kinds=kinds,
+    )
+
+
+def items(value: str | list[str]) -> list[str]:
+    """A list, or a text with commas."""
+    parts = value.split(",") if isinstance(value, str) else value
+    return [part.strip() for part in parts if part.strip()]
+
+
+def password_of(chosen: Mapping[str, Any]) -> str | None:
+    """The mail server's password, from where it is kept."""
+    variable, file = chosen.get("smtp_password_env"), chosen.get("smtp_password_file")
+    if variable and file:
+        raise ValueError("cannot take two passwords: give --smtp-password-env or --smtp-password-file")
+    if variable:
+        if variable not in os.environ:
+            raise ValueError(f"the environment variable {variable} is not set")
+        return os.environ[variable]
+    if file:
+        return Path(file).read_text().split("\n")[0].rstrip("\r")
+    return None

@@ -1,0 +1,158 @@
+"""The statistics of a running agent over HTTP: /metrics in the Prometheus text format, and /healthz.
+
+/healthz is 200 while the volume is ok or deserves a warning, and 503 when something is critical by the rules of
+`hrl.health`; its body is the line of `hrl health`. Nothing here changes anything, and there is no TLS and no password:
+listen where only the monitoring reaches. At most `CONNECTIONS_MAX` connections are answered at once; others are closed.
+"""
+
+import threading
+from collections.abc import Callable, Mapping
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any, Self
+
+from hrl.cli.base import Refused
+from hrl.health import STATES, Notice, of_agent, worst
+from hrl.words import clean
+
+CONNECTIONS_MAX = 16
+REQUEST_SECONDS_MAX = 10
+MODES = ("ordered", "dirty", "resync")
+
+METRICS = {
+    "last_sequence": ("hrl_last_sequence", "gauge", "Newest sequence captured."),
+    "journaled_sequence": ("hrl_journaled_sequence", "gauge", "Newest sequence durable in the local journal."),
+    "replicated_sequence": ("hrl_replicated_sequence", "gauge", "Newest sequence in the vault's catalog."),
+    "rpo_seconds": ("hrl_rpo_seconds", "gauge", "Age of the oldest captured change that is not in the vault."),
+    "changes": ("hrl_changes_total", "counter", "Changes captured."),
+    "bytes_captured": ("hrl_captured_bytes_total", "counter", "Bytes of data captured."),
+    "bytes_stored": ("hrl_stored_bytes_total", "counter", "Bytes of sealed segments written."),
+    "queue_bytes": ("hrl_queue_bytes", "gauge", "Memory of the queue."),
+    "spool_bytes": ("hrl_spool_bytes", "gauge", "Segments waiting for the vault."),
+    "backlog_bytes": ("hrl_backlog_bytes", "gauge", "Captured and not in the vault."),
+    "ship_bytes_per_second": ("hrl_ship_bytes_per_second", "gauge", "Speed of shipping of late."),
+    "eta_seconds": ("hrl_eta_seconds", "gauge", "Time until the backlog is in the vault; absent when not known."),
+    "marked_regions": ("hrl_marked_regions", "gauge", "Regions that a crash now would have to read again."),
+    "resync_bytes_left": ("hrl_resync_left_bytes", "gauge", "Bytes that a resync has still to read."),
+    "resync_bytes_read": ("hrl_resync_read_bytes", "gauge", "Bytes that the resync under way, or the last, has read."),
+    "points": ("hrl_points_total", "counter", "Points marked since the agent started."),
+    "vault_available": ("hrl_vault_available", "gauge", "1 when the vault took the last segment."),
+    "fenced": ("hrl_fenced", "gauge", "1 when another source has the volume."),
+    "rpo_threshold_seconds": ("hrl_rpo_threshold_seconds", "gauge", "RPO beyond which the agent raises an event; 0 is off."),
+    "size_bytes": ("hrl_volume_size_bytes", "gauge", "Size of the volume."),
+}
+"""Of each statistic: name, type, help."""
+
+
+class MetricsServer:
+    """Answers until closed. `status` gives the fields of `Stats`, `volume`, `size_bytes` and `rpo_threshold_seconds`."""
+
+    def __init__(
+        self,
+        address: str,
+        *,
+        status: Callable[[], dict[str, Any]],
+        events: Mapping[str, int],
+        dropped: Callable[[], Mapping[str, int]],
+    ) -> None:
+        class Handler(BaseHTTPRequestHandler):
+            timeout = REQUEST_SECONDS_MAX
+
+            def do_GET(self) -> None:
+                if self.path == "/metrics":
+                    self.answer(200, page(status(), events, dropped()), "text/plain; version=0.0.4; charset=utf-8")
+                elif self.path == "/healthz":
+                    now = status()
+                    found = of_agent(now, now["rpo_threshold_seconds"])
+                    code = 503 if worst(found) == "bad" else 200
+                    self.answer(code, line(now["volume"], found) + "\n", "text/plain; charset=utf-8")
+                else:
+                    self.answer(404, "/metrics and /healthz are here\n", "text/plain; charset=utf-8")
+
+            def answer(self, code: int, body: str, kind: str) -> None:
+                data = body.encode()
+                self.send_response(code)
+                self.send_header("Content-Type", kind)
+                self.send_header("Content-Length", str(len(data)))
+                self.end_headers()
+                self.wfile.write(data)
+
+            def log_message(self, format: str, *args: Any) -> None:
+                """Nothing: requests are no events."""
+
+        try:
+            host, _, port = address.rpartition(":")
+            self._server = Server((host, int(port)), Handler)
+        except (OSError, OverflowError, ValueError) as error:
+            raise Refused(f"cannot serve metrics at {address}: {error}", 2) from None
+        self.address = f"{host}:{self._server.server_address[1]}"
+        threading.Thread(target=self._server.serve_forever, name="hrl-metrics", daemon=True).start()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+
+class Server(ThreadingHTTPServer):
+    """One thread a connection, up to the limit."""
+
+    daemon_threads = True
+    block_on_close = False
+
+    def __init__(self, *arguments: Any) -> None:
+        self._room = threading.Semaphore(CONNECTIONS_MAX)
+        super().__init__(*arguments)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        if self._room.acquire(blocking=False):
+            super().process_request(request, client_address)
+        else:
+            self.shutdown_request(request)
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            self._room.release()
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Nothing: a client that goes away is none of ours."""
+
+
+def line(volume: str, notices: list[Notice]) -> str:
+    """A volume in one line: its state and why."""
+    why = "; ".join(notice.text for notice in notices if notice.level != "note")
+    return clean(f"{volume}: {STATES[worst(notices)]}" + (f": {why}" if why else ""))
+
+
+def page(status: Mapping[str, Any], events: Mapping[str, int], dropped: Mapping[str, int]) -> str:
+    """All metrics of an agent."""
+    volume = f'volume="{escaped(str(status["volume"]))}"'
+    lines: list[str] = []
+    for name, (metric, kind, words) in METRICS.items():
+        if (value := status[name]) is not None:
+            lines += [*head(metric, kind, words), f"{metric}{{{volume}}} {number(value)}"]
+    lines += head("hrl_mode", "gauge", "1 for the mode of capture, 0 for the others.")
+    lines += [f'hrl_mode{{{volume},mode="{mode}"}} {int(status["mode"] == mode)}' for mode in MODES]
+    lines += head("hrl_events_total", "counter", "Events by kind since the agent started.")
+    lines += [f'hrl_events_total{{{volume},kind="{escaped(kind)}"}} {count}' for kind, count in sorted(dict(events).items())]
+    lines += head("hrl_events_undelivered_total", "counter", "Events that a sink did not deliver.")
+    lines += [f'hrl_events_undelivered_total{{{volume},sink="{escaped(s)}"}} {n}' for s, n in dropped.items()]
+    return "\n".join(lines) + "\n"
+
+
+def head(metric: str, kind: str, words: str) -> list[str]:
+    """The lines before a metric."""
+    return [f"# HELP {metric} {words}", f"# TYPE {metric} {kind}"]
+
+
+def number(value: float) -> str:
+    """A value as Prometheus reads it."""
+    return str(int(value)) if isinstance(value, bool | int) else repr(value)
+
+
+def escaped(text: str) -> str:
+    """A text as the value of a label."""
+    return text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")

@@ -1,0 +1,129 @@
+"""What needs somebody: the rules that `hrl health`, `hrl report` and the /healthz of an agent share.
+
+A rule gives a `Notice`: "bad" where data is not protected as promised, "warn" where somebody should look, "note" for what is
+worth knowing. The rules for a volume in a vault read its catalog; those for a running agent its statistics. A limit of zero
+switches its rule off.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from hrl import RecoveryPoint, Replica
+from hrl.words import human, span, when
+
+RPO_SECONDS = 900.0
+APP_SECONDS = 86_400.0
+BAD_RPO_FACTOR = 4
+"""The newest replicated write may be so many times as old as the RPO before that is bad instead of a warning."""
+APP_KINDS = ("app", "group-app")
+STATES = {"good": "ok", "warn": "warning", "bad": "critical"}
+"""Levels in the words of monitoring."""
+
+
+@dataclass(frozen=True)
+class Notice:
+    """Something that a person should know; the worst first."""
+
+    level: str  # "bad", "warn" or "note"
+    text: str
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Now in nanoseconds since 1970, and the ages in seconds beyond which something is wrong."""
+
+    now: int
+    rpo_threshold: float = RPO_SECONDS
+    app_within: float = APP_SECONDS
+    verified_within: float = 0
+
+
+def worst(notices: Sequence[Notice]) -> str:
+    """The level of the most urgent; "good" where there is nothing to do."""
+    levels = {notice.level for notice in notices}
+    return next((level for level in ("bad", "warn") if level in levels), "good")
+
+
+def of_replica(replica: Replica, limits: Limits) -> list[Notice]:
+    """What its catalog says of a volume."""
+    segments, stretches = replica.segments(), replica.timeline()
+    last = segments[-1]["last_time_ns"] if segments else None
+    return of_catalog(replica.points(), stretches[-1].unordered if stretches else None, last, limits)
+
+
+def of_catalog(points: Sequence[RecoveryPoint], open_gap: str | None, last: int | None, limits: Limits) -> list[Notice]:
+    """The rules for points, the cause of the gap that is still open, and the time of the newest replicated write."""
+    found: list[Notice] = []
+    if open_gap:
+        found.append(Notice("bad", f"a gap is open ({open_gap}): there are no new recovery points until it ends"))
+    for point in points:
+        for verdict in point.verdicts:
+            if not verdict.ok:
+                text = f": {verdict.text}" if verdict.text else ""
+                found.append(Notice("bad", f"the {verdict.kind} check of {title_of(point)} failed{text}"))
+    if last is None:
+        found.append(Notice("warn", "nothing has been replicated yet"))
+    else:
+        found += of_rpo((limits.now - last) / 1e9, limits.rpo_threshold)
+    if not points:
+        found.append(Notice("warn", "there is no recovery point"))
+    found += of_app_points(points, limits)
+    found += of_checks(points, limits)
+    if held := sum(any(pin.hold for pin in point.pins) for point in points):
+        found.append(Notice("note", f"{held} point{'s are' if held > 1 else ' is'} under legal hold"))
+    return sorted(found, key=lambda notice: ("bad", "warn", "note").index(notice.level))
+
+
+def of_rpo(age: float, limit: float) -> list[Notice]:
+    """The rule for the age of what is in the vault."""
+    if not limit or age <= limit:
+        return []
+    level = "bad" if age > BAD_RPO_FACTOR * limit else "warn"
+    return [Notice(level, f"the newest replicated write is {span(age)} old, more than {span(limit)}")]
+
+
+def of_app_points(points: Sequence[RecoveryPoint], limits: Limits) -> list[Notice]:
+    """The rule for application-consistent points."""
+    app = next((point for point in reversed(points) if point.kind in APP_KINDS), None)
+    if not limits.app_within:
+        return []
+    if app is None:
+        return [Notice("warn", "there is no application-consistent point")]
+    age = (limits.now - app.time_ns) / 1e9
+    if age <= limits.app_within:
+        return []
+    return [Notice("warn", f"the newest application-consistent point is {span(age)} old")]
+
+
+def of_checks(points: Sequence[RecoveryPoint], limits: Limits) -> list[Notice]:
+    """The rule for the newest point that passed a check."""
+    sound = [point for point in points if any(verdict.ok for verdict in point.verdicts)]
+    if limits.verified_within and sound:
+        age = (limits.now - sound[-1].time_ns) / 1e9
+        if age > limits.verified_within:
+            return [Notice("warn", f"the newest point that passed a check is {span(age)} old")]
+    if points and not any(point.verdicts for point in points):
+        return [Notice("warn" if limits.verified_within else "note", "no point was ever checked")]
+    return []
+
+
+def of_agent(stats: dict[str, Any], rpo_threshold: float) -> list[Notice]:
+    """What its statistics (the fields of `Stats`) say of the volume of a running agent."""
+    found: list[Notice] = []
+    if stats["fenced"]:
+        found.append(Notice("bad", "fenced: another source has the volume, and nothing is replicated any more"))
+    if stats["mode"] == "dirty":
+        found.append(Notice("bad", "writes are not captured (mode dirty): there are no new recovery points until a resync"))
+    found += [notice for notice in of_rpo(stats["rpo_seconds"], rpo_threshold) if notice.level == "bad"]
+    if stats["mode"] == "resync":
+        left = human(stats["resync_bytes_left"])
+        found.append(Notice("warn", f"a resync is under way, {left} left: there are no new recovery points until it ends"))
+    if not stats["vault_available"]:
+        found.append(Notice("warn", f"the vault does not answer, {human(stats['backlog_bytes'])} wait"))
+    return found + [notice for notice in of_rpo(stats["rpo_seconds"], rpo_threshold) if notice.level == "warn"]
+
+
+def title_of(point: RecoveryPoint) -> str:
+    """A point in a sentence."""
+    return f"“{point.label}” ({when(point.time)})" if point.label else f"the point of {when(point.time)}"
