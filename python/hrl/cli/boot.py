@@ -56,7 +56,10 @@ def check_boot(point: Served, machine: Machine) -> Outcome:
     need("booting a point", program[0])
     console = point.directory / "console"
     agent = point.directory / "agent"
-    command = [*program, *arguments(point, console, agent), *shlex.split(machine.arguments)]
+    extra = shlex.split(machine.arguments)
+    # QEMU takes the first accelerator that it is told, so one of the user's stands in place of ours.
+    accelerators = [] if "-accel" in extra else ["-accel", "kvm", "-accel", "tcg"]
+    command = [*program, *arguments(point, console, agent), *accelerators, *extra]
     said = point.directory / "qemu"
     with open(said, "wb") as output:
         guest = subprocess.Popen(
@@ -78,7 +81,7 @@ def arguments(point: Served, console: Path, agent: Path) -> list[str]:
     disk = f"file={point.server.uri},format=raw,if=virtio,cache=unsafe"
     return [
         *("-nodefaults", "-no-user-config", "-no-reboot", "-display", "none", "-vga", "std", "-nic", "none"),
-        *("-accel", "kvm", "-accel", "tcg", "-cpu", "max", "-m", str(MEMORY_MIB)),
+        *("-cpu", "max", "-m", str(MEMORY_MIB)),
         *("-serial", f"file:{console}", "-drive", disk, "-device", "virtio-serial"),
         *("-chardev", f"socket,path={agent},server=on,wait=off,id=agent"),
         *("-device", "virtserialport,chardev=agent,name=org.qemu.guest_agent.0"),

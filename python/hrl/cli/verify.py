@@ -183,10 +183,19 @@ class Run:
         if not kinds:
             return
         point = point_of(replica, self._at)
-        for outcome in self._checks.of(replica, point, kinds):
+        for outcome in self._outcomes(replica, point, kinds):
             self._tell(name, point, outcome)
             if self._record:
                 replica.record_verdict(f"point:{point.id}", outcome.kind, outcome.ok, outcome.text)
+
+    def _outcomes(self, replica: Replica, point: RecoveryPoint, kinds: list[Kind]) -> list[Outcome]:
+        """What the checks found; a point that is stored with errors is bad, however it was looked at."""
+        try:
+            return self._checks.of(replica, point, kinds)
+        except HrlError as error:
+            if error.kind != "corrupt":
+                raise
+            return [Outcome(kind, False, str(error)).bounded() for kind in kinds]
 
     def _tell(self, name: str, point: RecoveryPoint, outcome: Outcome) -> None:
         row = {"volume": name, "point": point.id, "sequence": point.sequence, "label": point.label}
