@@ -420,9 +420,9 @@ class Protection:
     `disk` is a path, a `Device` or an object with the methods of `BlockDevice`; nothing else may write to it from now on.
     `volume` is its name in the vault, by default that of the file. `state` is the local directory of this agent (dirty
     map, spool, identity); it must not be on the protected disk. `policy` sets limits and choices by name. `take_over`
-    takes the volume from another source, which must be gone. `on_event` is called with what happens, from any thread, and must
-    return soon: a dictionary with `time`, `volume`, `kind`, `message`, and `mode` and `cause` for the kind "mode-changed". The
-    sinks of `hrl.events` are made for it.
+    takes the volume from another source, which must be gone. `on_event` is called with what happens, from any thread, and
+    must return soon: with a dictionary of `time`, `volume`, `kind`, `message`, and `mode` and `cause` for the kind
+    "mode-changed". The sinks of `hrl.events` are made for it.
 
     `FencedError` when another agent or source has the volume; kind "changed" when the disk is not the one that was
     protected; `WrongKeyError`; `UnavailableError` when the vault cannot be reached.

@@ -1,9 +1,12 @@
 """Where events go: rotation, limits of commands and queues, mail by a real server, and that nothing blocks the agent."""
 
+import doctest
 import json
 import smtplib
 import socket
 import ssl
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from email import message_from_string
@@ -17,6 +20,7 @@ from aiosmtpd.smtp import SMTP, AuthResult
 from conftest import Agent, hrl
 
 import hrl as package
+from hrl import events
 from hrl.cli.base import Refused
 from hrl.cli.event_options import open_sinks
 from hrl.events import DROPPED, Event, EventCommand, EventFile, EventMail
@@ -77,6 +81,25 @@ def free_port() -> int:
 def mail_by(controller: Controller, **options: Any) -> EventMail:
     chosen = {**FAST, **options}
     return EventMail(["ops@example.net"], smtp=f"127.0.0.1:{controller.port}", sender="hrl@example.net", **chosen)
+
+
+def test_the_example_of_the_module_holds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert doctest.testmod(events) == (0, 3)
+
+
+def test_closing_does_not_wait_for_a_sink_that_hangs(tmp_path: Path) -> None:
+    problems: list[str] = []
+    sink = EventCommand("sleep 5", at_once=1, on_problem=problems.append)
+    for _ in range(3):
+        sink(event())
+    until(lambda: len(sink._queue) == 2)
+    begin = time.monotonic()
+    sink.close(0.2)
+    assert time.monotonic() - begin < 2
+    assert problems == ["events command: 2 events were not delivered when it was closed; 1 deliveries were still under way"]
+    sink(event())
+    assert sink.dropped == 3, "what was left, and what comes after"
 
 
 def test_a_file_of_events_is_rotated_and_loses_the_oldest_alone(tmp_path: Path) -> None:
@@ -278,3 +301,24 @@ def test_an_agent_mails_that_its_rpo_is_exceeded_and_met_again(
     told = [json.loads(line)["kind"] for line in (tmp_path / "events.jsonl").read_text().splitlines()]
     assert told.count("rpo-exceeded") == told.count("rpo-met") == 1
     assert {"mode-changed", "vault-unavailable", "vault-available"} <= set(told)
+
+
+def test_a_coordinator_tells_its_events_too(tmp_path: Path) -> None:
+    hrl("enroll", tmp_path / "pki", "--host", "localhost")
+    group, file = tmp_path / "group", tmp_path / "told.jsonl"
+    create = ["group", "create", group, "--name", "orders", "--pki", tmp_path / "pki", "--listen", "127.0.0.1:0"]
+    hrl(*create, "--interval", 0)
+    with open(group / "group.toml", "a") as settings:
+        settings.write(f'[events]\nfile = "{tmp_path / "other.jsonl"}"\n')
+    command = [sys.executable, "-P", "-m", "hrl", "group", "run", str(group), "--events-file", str(file)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        try:
+            hrl("group", "point", group, code=8)
+        finally:
+            process.terminate()
+    assert process.returncode == 0
+    assert not (tmp_path / "other.jsonl").exists(), "an option goes before the setting"
+    (told,) = map(json.loads, file.read_text().splitlines())
+    assert (told["volume"], told["kind"]) == ("orders", "point-skipped") and "no members" in told["message"]

@@ -8,6 +8,7 @@ listen where only the monitoring reaches. At most `CONNECTIONS_MAX` connections 
 import threading
 from collections.abc import Callable, Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from socketserver import TCPServer
 from typing import Any, Self
 
 from hrl.cli.base import Refused
@@ -104,6 +105,10 @@ class Server(ThreadingHTTPServer):
     def __init__(self, *arguments: Any) -> None:
         self._room = threading.Semaphore(CONNECTIONS_MAX)
         super().__init__(*arguments)
+
+    def server_bind(self) -> None:
+        # Not that of HTTPServer, which asks the name service for our name.
+        TCPServer.server_bind(self)
 
     def process_request(self, request: Any, client_address: Any) -> None:
         if self._room.acquire(blocking=False):

@@ -92,9 +92,12 @@ class EventSink(ABC):
             thread.join(max(end - time.monotonic(), 0))
         with self._changed:
             left, self._missed = len(self._queue) + self._missed, 0
+            self._dropped += len(self._queue)
             self._queue.clear()
-        if left:
-            self._problem(f"{self.name}: {left} events were not delivered")
+        hanging = sum(thread.is_alive() for thread in self._threads)
+        if left or hanging:
+            under_way = f"; {hanging} deliveries were still under way" if hanging else ""
+            self._problem(f"{self.name}: {left} events were not delivered when it was closed{under_way}")
 
     def _work(self) -> None:
         failing = False
