@@ -207,7 +207,7 @@ def test_a_point_that_cannot_be_read_is_bad(tmp_path: Path, stride: int) -> None
     stdout_failing("verify", vault, "v", "--command", reads, code=CHECK_FAILED)
     (verdict,) = package.Vault(str(vault)).replica("v").points()[-1].verdicts
     assert not verdict.ok and verdict.kind == "command"
-    assert ("expected" if stride == 97 else "1 reads of the point failed") in verdict.text
+    assert ("expected" if stride == 97 else "1 requests to the point failed") in verdict.text
 
 
 def fake_qemu(directory: Path, body: str) -> Path:

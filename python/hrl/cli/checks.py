@@ -1,13 +1,14 @@
 """Checks of a recovery point: its file systems, a command of the user's. What boots is in `boot`.
 
 A check that was made gives an `Outcome`, good or bad. A check that could not be made (no root, a tool or a driver of the
-kernel missing) is `Refused` and says nothing of the point. A read that the point could not answer makes any outcome bad.
+kernel missing) is `Refused` and says nothing of the point. A request that the point could not answer makes any outcome bad.
 
 A file system is mounted first, as after a power failure, so that its log is replayed into the scratch file; only then its
 own checker can tell damage from a crash.
 """
 
 import contextlib
+import shutil
 import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -23,6 +24,8 @@ Kind = Literal["integrity", "file-system", "application", "command"]
 # A catalog takes no longer text of a verdict.
 TEXT_BYTES_MAX = 512
 TAIL_LINES = 3
+# With less room than this where the scratch file is, a failed request may be a failed write to it.
+SCRATCH_BYTES_MIN = 16 << 20
 CHECKERS = {
     "ext2": ["e2fsck", "-f", "-n"],
     "ext3": ["e2fsck", "-f", "-n"],
@@ -57,9 +60,14 @@ class Outcome:
         return replace(self, text=line.encode(errors="replace")[:TEXT_BYTES_MAX].decode(errors="ignore"))
 
     def with_reads_of(self, point: Served) -> "Outcome":
-        """The same, or bad when the point could not be read."""
-        failed = point.failed_reads()
-        return replace(self, ok=False, text=f"{failed} reads of the point failed; {self.text}") if failed else self
+        """The same, or bad when the point could not be read; no outcome when it was the scratch file that was full."""
+        failed = point.failed_requests()
+        if not failed:
+            return self
+        if shutil.disk_usage(point.directory).free < SCRATCH_BYTES_MIN:
+            problem = f"{point.directory.parent} has no room left for what is written (set TMPDIR)"
+            raise Refused(f"cannot check a point: {problem}", EXIT_CODES["full"])
+        return replace(self, ok=False, text=f"{failed} requests to the point failed; {self.text}")
 
 
 @dataclass(frozen=True)

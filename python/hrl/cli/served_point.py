@@ -40,7 +40,7 @@ class Served:
         """What a command of the user's finds in its environment."""
         return {"HRL_VOLUME": self.volume, "HRL_POINT": self.point.id, "HRL_NBD_URI": self.server.uri}
 
-    def failed_reads(self) -> int:
+    def failed_requests(self) -> int:
         """Requests that the point could not answer."""
         return self.server.stats()[1]
 
@@ -83,7 +83,8 @@ class Disk:
         command = ["mount", "-o", options, device, str(where)]
         done = subprocess.run(command, capture_output=True, text=True, env=environment(), start_new_session=True)
         if done.returncode:
-            yield done.stderr.strip().splitlines()[0] if done.stderr.strip() else f"mount: exit code {done.returncode}"
+            said = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
+            yield "mount: " + said[0].removeprefix(f"mount: {where}: ")
             return
         try:
             yield None

@@ -174,6 +174,8 @@ class Run:
                 self._failed(name, str(error), EXIT_CODES.get(error.kind, 1))
             except Refused as error:
                 self._failed(name, str(error), error.code)
+            except OSError as error:
+                self._failed(name, str(error), EXIT_CODES["io"])
 
     def _check_volume(self, name: str) -> None:
         replica = self._vault.replica(name)
