@@ -38,6 +38,8 @@ const TABLES_AT_ONCE: usize = 16;
 pub(crate) struct PackedStore {
     inner: Arc<dyn Store>,
     volumes: Mutex<HashMap<String, Arc<Listing>>>,
+    /// Held by the one who lists what nobody knows yet.
+    listing: Mutex<()>,
 }
 
 /// The packs of a volume as they were listed.
@@ -72,7 +74,7 @@ struct Segment<'a> {
 
 impl PackedStore {
     pub(crate) fn over(inner: Arc<dyn Store>) -> Arc<Self> {
-        Arc::new(Self { inner, volumes: Mutex::default() })
+        Arc::new(Self { inner, volumes: Mutex::default(), listing: Mutex::default() })
     }
 
     /// Whether an object of this name can be put into a pack: the volume that it belongs to.
@@ -112,8 +114,14 @@ impl PackedStore {
         self.volumes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn known(&self, volume: &str) -> Option<Arc<Listing>> {
-        self.volumes().get(volume).cloned()
+    /// What is known of a volume's packs; listed once when nothing is, however many ask.
+    fn listed(&self, volume: &str) -> Result<Arc<Listing>> {
+        let known = || self.volumes().get(volume).cloned();
+        if let Some(listing) = known() {
+            return Ok(listing);
+        }
+        let _one = self.listing.lock().unwrap_or_else(PoisonError::into_inner);
+        known().map_or_else(|| self.refresh(volume), Ok)
     }
 
     fn refresh(&self, volume: &str) -> Result<Arc<Listing>> {
@@ -306,10 +314,7 @@ impl Store for PackedStore {
 
     fn get(&self, name: &str, range: Range<u64>) -> Result<Vec<u8>> {
         let Some(wanted) = segment(name) else { return self.inner.get(name, range) };
-        let listing = match self.known(wanted.volume) {
-            Some(listing) => listing,
-            None => self.refresh(wanted.volume)?,
-        };
+        let listing = self.listed(wanted.volume)?;
         match self.get_member(&listing, &wanted, name, &range) {
             Ok(Some(bytes)) => return Ok(bytes),
             Err(error) if error.kind() == ErrorKind::InvalidInput => return Err(error),
