@@ -75,7 +75,10 @@ def test_events_reach_the_callback(tmp_path: Path) -> None:
         protection.mark("one")
         protection.wait_replicated()
     assert told
-    assert all(set(event) == {"time", "volume", "kind", "message"} for event in told)
+    for event in told:
+        more = {"mode", "cause"} if event["kind"] == "mode-changed" else set()
+        assert set(event) == {"time", "volume", "kind", "message"} | more
+    assert [event["mode"] for event in told if event["kind"] == "mode-changed"][-1] == "ordered"
 
 
 def test_an_exception_in_the_callback_harms_nothing(tmp_path: Path) -> None:
