@@ -1,6 +1,6 @@
 """Where a command's events go besides standard error: `--events-file`, `--events-command`, `--events-mail`.
 
-A command takes a parameter with the type `EventOptions` and gets the options that were given. `add_event_options` makes the
+A command takes a parameter with the type `EventOptions` and gets the options that were given. `with_event_options` makes the
 options of it. `open_sinks` joins them with an `[events]` table of the same names (`file`, `command`, `mail`, …) from the
 policy or the group file; an option goes before its setting.
 """
@@ -66,16 +66,6 @@ OPTIONS: dict[str, Any] = {
         typer.Option("--smtp-password-file", metavar="FILE", help="File with the mail server's password in its first line."),
     ],
 }
-
-
-def add_event_options(app: typer.Typer) -> None:
-    """Gives every command that takes them the options of events, those of groups too."""
-    for registered in app.registered_commands:
-        if registered.callback is not None:
-            registered.callback = with_event_options(registered.callback)
-    for group in app.registered_groups:
-        if group.typer_instance is not None:
-            add_event_options(group.typer_instance)
 
 
 def with_event_options(command: Callable[..., Any]) -> Callable[..., Any]:

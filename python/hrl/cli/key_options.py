@@ -1,6 +1,6 @@
 """Where a command's key comes from: `--key-file`, `--key-command` or `--key-env`.
 
-A command takes a parameter with the type `KeyFile`, and gets the key. `add_key_options` makes three options of it in every
+A command takes a parameter with the type `KeyFile`, and gets the key. `with_key_options` makes three options of it in every
 command of the application, so no command names them all.
 """
 
@@ -56,19 +56,6 @@ class KeyParameter:
 
 KeyFile = Annotated[Key | None, KeyParameter("", "Key-encryption key")]
 NewKeyFile = Annotated[Key | None, KeyParameter("new-", "New key-encryption key")]
-
-
-def add_key_options(app: typer.Typer) -> None:
-    """Gives every command that takes a key the options for it, those of groups too."""
-    for registered in app.registered_commands:
-        if registered.callback is not None:
-            registered.callback = with_key_options(registered.callback)
-    for group in app.registered_groups:
-        if group.typer_instance is not None:
-            add_key_options(group.typer_instance)
-    for group in app.registered_groups:
-        if group.typer_instance is not None:
-            add_key_options(group.typer_instance)
 
 
 def with_key_options(command: Callable[..., Any]) -> Callable[..., Any]:

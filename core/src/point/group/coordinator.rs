@@ -10,16 +10,14 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::net::{SocketAddr, TcpListener};
-use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use rustls::ServerConfig;
 
-use super::link::Link;
+use super::link::{Link, Wake};
 use super::round::{Output, Plan, Round};
 use super::wire::{PROTOCOL, ToCoordinator, ToMember};
 use super::{GROUP_PORT, GroupPoint};
@@ -193,7 +191,7 @@ enum Command {
 struct Shared {
     commands: Mutex<VecDeque<Command>>,
     status: Mutex<GroupStatus>,
-    wake: OwnedFd,
+    wake: Wake,
 }
 
 impl GroupCoordinator {
@@ -207,8 +205,7 @@ impl GroupCoordinator {
         let listener = TcpListener::bind(&options.listen).map_err(io)?;
         listener.set_nonblocking(true).map_err(io)?;
         let address = listener.local_addr().map_err(io)?;
-        let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
-            .map_err(|error| io(error.into()))?;
+        let wake = Wake::new().map_err(io)?;
         let members = read_members(directory)?;
         let shared =
             Arc::new(Shared { commands: Mutex::default(), status: Mutex::default(), wake });
@@ -286,8 +283,7 @@ impl Shared {
 
     fn send(&self, command: Command) {
         self.commands.lock().unwrap_or_else(PoisonError::into_inner).push_back(command);
-        // A counter that is full wakes as well.
-        let _ = rustix::io::write(&self.wake, &1_u64.to_ne_bytes());
+        self.wake.wake();
     }
 
     fn take(&self) -> Option<Command> {
@@ -385,17 +381,8 @@ impl Coordinator {
                 until = until.min(last + interval);
             }
         }
-        let mut fds = vec![
-            PollFd::new(&self.shared.wake, PollFlags::IN),
-            PollFd::new(&self.listener, PollFlags::IN),
-        ];
-        for client in &self.clients {
-            let write = if client.link.wants_write() { PollFlags::OUT } else { PollFlags::empty() };
-            fds.push(PollFd::from_borrowed_fd(client.link.as_fd(), PollFlags::IN | write));
-        }
-        let limit = until.saturating_sub(now) + Duration::from_micros(1);
-        let _ = poll(&mut fds, Timespec::try_from(limit).ok().as_ref());
-        let _ = rustix::io::read(&self.shared.wake, &mut [0_u8; 8]);
+        let links = self.clients.iter().map(|client| &client.link);
+        self.shared.wake.wait(Some(&self.listener), links, until.saturating_sub(now));
     }
 
     fn accept(&mut self) {

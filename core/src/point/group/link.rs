@@ -1,14 +1,15 @@
-//! A TLS connection that carries messages and never blocks, for loops that poll many things at once.
+//! A TLS connection that carries messages and never blocks, and how a loop waits for several of them.
 //!
 //! Behaviour on failure: an error ends the connection; whoever owns it drops it. A peer that sends faster than its messages
 //! are taken is not read from until they are.
 
 use std::io::{ErrorKind as IoKind, Read, Write};
-use std::net::{TcpStream, ToSocketAddrs};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::net::{TcpListener, TcpStream, ToSocketAddrs};
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
+use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, ClientConnection, Connection, ServerConfig, ServerConnection};
 
@@ -83,6 +84,12 @@ impl Link {
         self.tls.peer_certificates().and_then(|chain| chain.first()).map(AsRef::as_ref)
     }
 
+    /// What a loop waits for.
+    fn poll_fd(&self) -> PollFd<'_> {
+        let write = if self.wants_write() { PollFlags::OUT } else { PollFlags::empty() };
+        PollFd::from_borrowed_fd(self.socket.as_fd(), PollFlags::IN | write)
+    }
+
     /// There is something that the socket did not take yet.
     pub(super) fn wants_write(&self) -> bool {
         self.tls.wants_write()
@@ -152,9 +159,34 @@ impl Link {
     }
 }
 
-impl AsFd for Link {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.socket.as_fd()
+/// Where a loop waits, and how other threads wake it.
+pub(super) struct Wake(OwnedFd);
+
+impl Wake {
+    pub(super) fn new() -> std::io::Result<Self> {
+        Ok(Self(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?))
+    }
+
+    /// The wait that is under way, or the next, ends at once.
+    pub(super) fn wake(&self) {
+        // A counter that is full wakes as well.
+        let _ = rustix::io::write(&self.0, &1_u64.to_ne_bytes());
+    }
+
+    /// Waits for a link, somebody at the listener, a wake-up, or the time.
+    pub(super) fn wait<'a>(
+        &'a self,
+        listener: Option<&'a TcpListener>,
+        links: impl IntoIterator<Item = &'a Link>,
+        limit: Duration,
+    ) {
+        let mut fds = vec![PollFd::new(&self.0, PollFlags::IN)];
+        fds.extend(listener.map(|listener| PollFd::new(listener, PollFlags::IN)));
+        fds.extend(links.into_iter().map(Link::poll_fd));
+        // Rounded up, so that the time is over when it says so.
+        let limit = Timespec::try_from(limit + Duration::from_micros(1)).ok();
+        let _ = poll(&mut fds, limit.as_ref());
+        let _ = rustix::io::read(&self.0, &mut [0_u8; 8]);
     }
 }
 

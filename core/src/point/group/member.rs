@@ -7,16 +7,14 @@
 //! Behaviour on failure: a lost coordinator ends the round at once, and the next of the coordinators is tried with growing
 //! pauses, for as long as the member lives.
 
-use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use rustls::ClientConfig;
 
-use super::link::Link;
+use super::link::{Link, Wake};
 use super::wire::{Marked, PROTOCOL, RoundNumber, Step, ToCoordinator, ToMember};
 use crate::clock::Clock;
 use crate::error::{Error, ErrorKind, Result};
@@ -90,7 +88,7 @@ pub struct GroupMember {
 pub(super) struct Shared {
     state: Mutex<State>,
     changed: Condvar,
-    wake: OwnedFd,
+    wake: Wake,
     stopping: AtomicBool,
 }
 
@@ -139,21 +137,21 @@ impl GroupMember {
     /// `Unavailable` when no coordinator confirms it within `limit`; then the group still waits for the volume.
     pub fn leave(&self, limit: Duration) -> Result<()> {
         self.shared.lock().leave = true;
-        self.shared.wake();
+        self.shared.wake.wake();
         let waited =
             self.shared.changed.wait_timeout_while(self.shared.lock(), limit, |state| !state.left);
         if waited.unwrap_or_else(PoisonError::into_inner).0.left {
             return Ok(());
         }
         self.shared.stopping.store(true, Ordering::Release);
-        self.shared.wake();
+        self.shared.wake.wake();
         Err(Error::new(ErrorKind::Unavailable, "leave", "group")
             .message("no coordinator confirmed it; the group still waits for this volume"))
     }
 
     fn end(&mut self) {
         self.shared.stopping.store(true, Ordering::Release);
-        self.shared.wake();
+        self.shared.wake.wake();
         if let Some(thread) = self.thread.take() {
             // A thread that panicked has let go on its way out.
             let _ = thread.join();
@@ -169,22 +167,16 @@ impl Drop for GroupMember {
 
 impl Shared {
     pub(super) fn new(group: &str) -> Result<Arc<Self>> {
-        let io = |error: rustix::io::Errno| Error::io("join group", group, error.into());
         Ok(Arc::new(Self {
             state: Mutex::default(),
             changed: Condvar::new(),
-            wake: eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).map_err(io)?,
+            wake: Wake::new().map_err(|error| Error::io("join group", group, error))?,
             stopping: AtomicBool::new(false),
         }))
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn wake(&self) {
-        // A counter that is full wakes as well.
-        let _ = rustix::io::write(&self.wake, &1_u64.to_ne_bytes());
     }
 
     fn is_stopping(&self) -> bool {
@@ -239,7 +231,7 @@ impl Session {
                 pause = RETRY_MIN;
             }
             if number % self.options.coordinators.len() == 0 {
-                self.wait(None, pause);
+                self.shared.wake.wait(None, [], pause);
                 pause = (pause * 2).min(RETRY_MAX);
             }
         }
@@ -276,7 +268,7 @@ impl Session {
             }
             let silence = heard + SILENCE_LIMIT;
             let until = self.hold_ends.map_or(silence, |end| end.min(silence));
-            self.wait(Some(&link), until.saturating_sub(now));
+            self.shared.wake.wait(None, [&link], until.saturating_sub(now));
             link.pump()?;
             while let Some(frame) = link.take()? {
                 heard = self.target.clock().elapsed();
@@ -290,19 +282,6 @@ impl Session {
                 return Ok(());
             }
         }
-    }
-
-    /// Waits for the link, a wake-up or the time.
-    fn wait(&self, link: Option<&Link>, limit: Duration) {
-        let mut fds = vec![PollFd::new(&self.shared.wake, PollFlags::IN)];
-        if let Some(link) = link {
-            let write = if link.wants_write() { PollFlags::OUT } else { PollFlags::empty() };
-            fds.push(PollFd::from_borrowed_fd(link.as_fd(), PollFlags::IN | write));
-        }
-        // Rounded up, so that the time is over when it says so.
-        let limit = Timespec::try_from(limit + Duration::from_micros(1)).ok();
-        let _ = poll(&mut fds, limit.as_ref());
-        let _ = rustix::io::read(&self.shared.wake, &mut [0_u8; 8]);
     }
 
     /// The dead-man's switch: the budget is over, whatever the coordinator is doing.
