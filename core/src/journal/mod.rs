@@ -18,6 +18,7 @@ mod sink;
 mod source;
 #[cfg(test)]
 mod tests;
+mod trim;
 mod verify;
 mod wrapping;
 mod writer;
@@ -39,6 +40,7 @@ pub use repair::{RepairReport, repair};
 pub use seal::{KeyRing, VolumeKey};
 pub use sink::{FileSink, SegmentSink};
 pub use source::{BytesSource, ObjectSource, SegmentSource, open_mapped};
+pub(crate) use trim::trim;
 pub use wrapping::WrappingKey;
 #[cfg(any(test, feature = "testing"))]
 pub use wrapping::wrap_version_1;

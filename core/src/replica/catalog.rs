@@ -16,7 +16,9 @@ use chacha20poly1305::XChaCha20Poly1305;
 use chacha20poly1305::aead::{AeadInOut, KeyInit};
 
 use super::annotations::{ANNOTATION_BYTES_MAX, Annotations, Commitment, PINS_MAX, Pin, Verdict};
+use super::branch::{Branch, Division};
 use super::codec::{Decoder, Encoder};
+use super::lifecycle::{Lifecycle, Step};
 use super::versions::VersionNames;
 use crate::clock::Clock;
 use crate::error::{Error, ErrorKind, Result};
@@ -105,6 +107,25 @@ pub enum CatalogEdit {
     Deleted(Vec<String>),
     /// A group point is one; only whole states say so, the history itself has it in a mark.
     Committed(Commitment),
+    /// The epoch ends at a state, and another source has the volume from there on.
+    Divide(Division),
+    /// Segments of an ended epoch, at the end of its branch.
+    Late {
+        /// The ended epoch.
+        epoch: Epoch,
+        /// Its segments.
+        segments: Vec<SegmentEntry>,
+    },
+    /// The branch of this epoch is no longer part of the volume.
+    DropBranch(Epoch),
+    /// A step in the life cycle of the volume.
+    Step(Step),
+    /// The epoch; only whole states say so.
+    Epoch(Epoch),
+    /// A branch; only whole states say so.
+    Branch(Branch),
+    /// The life cycle; only whole states say so.
+    Lifecycle(Lifecycle),
 }
 
 /// The catalog as of one version, and the way to append the next. One owner at a time.
@@ -117,8 +138,11 @@ pub struct Catalog {
     key: Option<VolumeKey>,
     version: u64,
     hash: [u8; 32],
-    source: Option<SourceIdentity>,
-    segments: Vec<SegmentEntry>,
+    pub(super) epoch: Epoch,
+    pub(super) source: Option<SourceIdentity>,
+    pub(super) segments: Vec<SegmentEntry>,
+    pub(super) branches: Vec<Branch>,
+    lifecycle: Lifecycle,
     annotations: Annotations,
 }
 
@@ -139,8 +163,11 @@ impl Catalog {
             key: key.cloned(),
             version: 0,
             hash: [0; 32],
+            epoch: Epoch(1),
             source: None,
             segments: Vec::new(),
+            branches: Vec::new(),
+            lifecycle: Lifecycle::default(),
             annotations: Annotations::default(),
         };
         let numbers = catalog.numbers()?;
@@ -178,9 +205,18 @@ impl Catalog {
         self.segments.last().map_or(ChainHash::default(), |entry| entry.summary.chain)
     }
 
-    /// Epoch of the newest segment.
+    /// The epoch: 1, and one more with each failover that was committed.
     pub fn epoch(&self) -> Epoch {
-        self.segments.last().map_or(Epoch(1), |entry| entry.summary.epoch)
+        self.epoch
+    }
+
+    /// Where the volume is in its life cycle.
+    pub fn lifecycle(&self) -> &Lifecycle {
+        &self.lifecycle
+    }
+
+    pub(super) fn prefix(&self) -> &str {
+        &self.prefix
     }
 
     /// Pins and legal holds, expired ones included until retention takes them off.
@@ -236,7 +272,7 @@ impl Catalog {
     /// `InvalidInput` for edits that only a source makes, `NotFound` for points that do not exist, `Changed` when the
     /// catalog changed so that the edits no longer fit (nothing was written: plan again), `Full` at a limit. After any
     /// other failure the edits may have been written.
-    pub(super) fn amend(
+    pub(crate) fn amend(
         &mut self,
         edits: &[CatalogEdit],
         valid: &dyn Fn() -> Result<()>,
@@ -256,6 +292,18 @@ impl Catalog {
             }
         }
         Err(self.lost_races())
+    }
+
+    /// Records a step of the life cycle; nothing when it is recorded already. Durable when it returns.
+    ///
+    /// `Fenced` when another failover is under way, `InvalidInput` when the step does not follow from the stage, `Full` and
+    /// `AlreadyExists` for test failovers.
+    pub(crate) fn record_step(&mut self, step: &Step) -> Result<()> {
+        self.refresh()?;
+        if self.lifecycle.has(step) {
+            return Ok(());
+        }
+        self.amend(&[CatalogEdit::Step(step.clone())], &|| Ok(()))
     }
 
     fn lost_races(&self) -> Error {
@@ -316,8 +364,11 @@ impl Catalog {
     }
 
     fn check_source(&self, source: &SourceIdentity, edits: &[CatalogEdit]) -> Result<()> {
-        let takes =
-            matches!(edits.first(), Some(CatalogEdit::Source(taker)) if taker.id == source.id);
+        let takes = match edits.first() {
+            Some(CatalogEdit::Source(taker)) => taker.id == source.id,
+            Some(CatalogEdit::Divide(division)) => division.source.id == source.id,
+            _ => false,
+        };
         match &self.source {
             Some(owner) if owner.id != source.id && !takes => {
                 Err(Error::new(ErrorKind::Fenced, "append to catalog", &self.prefix).message(
@@ -337,9 +388,7 @@ impl Catalog {
             CatalogEdit::Segments(entries) => {
                 for entry in entries {
                     self.check_chain(&entry)?;
-                    for mark in &entry.summary.marks {
-                        self.annotations.note_commitment(&mark.mark);
-                    }
+                    self.note(&entry);
                     self.segments.push(entry);
                 }
             }
@@ -356,8 +405,28 @@ impl Catalog {
             CatalogEdit::Committed(commitment) => {
                 self.annotations.committed.insert(commitment.group, commitment);
             }
+            CatalogEdit::Divide(division) => self.divide(division)?,
+            CatalogEdit::Late { epoch, segments } => {
+                segments.iter().for_each(|entry| self.note(entry));
+                self.add_late(epoch, segments)?;
+            }
+            CatalogEdit::DropBranch(epoch) => {
+                self.branches.retain(|branch| branch.epoch != epoch);
+            }
+            CatalogEdit::Step(step) => self.lifecycle.apply(step),
+            CatalogEdit::Epoch(epoch) => self.epoch = epoch,
+            CatalogEdit::Branch(branch) => self.branches.push(branch),
+            CatalogEdit::Lifecycle(lifecycle) => self.lifecycle = lifecycle,
         }
         Ok(())
+    }
+
+    /// Remembers what a new segment says beside its data.
+    fn note(&mut self, entry: &SegmentEntry) {
+        self.epoch = self.epoch.max(entry.summary.epoch);
+        for mark in &entry.summary.marks {
+            self.annotations.note_commitment(&mark.mark);
+        }
     }
 
     /// What must hold for an edit of [`Catalog::amend`].
@@ -381,10 +450,17 @@ impl Catalog {
                 .found(text.len()))
         };
         match edit {
-            CatalogEdit::Source(_) | CatalogEdit::Segments(_) | CatalogEdit::Committed(_) => {
-                Err(refused(ErrorKind::InvalidInput, &"")
-                    .message("only a source takes a volume or adds segments"))
-            }
+            CatalogEdit::Source(_)
+            | CatalogEdit::Segments(_)
+            | CatalogEdit::Committed(_)
+            | CatalogEdit::Divide(_)
+            | CatalogEdit::Epoch(_)
+            | CatalogEdit::Branch(_)
+            | CatalogEdit::Lifecycle(_) => Err(refused(ErrorKind::InvalidInput, &"")
+                .message("only a source takes a volume or adds segments")),
+            CatalogEdit::Late { epoch, segments } => self.check_late(*epoch, segments),
+            CatalogEdit::DropBranch(epoch) => self.branch(*epoch).map(|_| ()),
+            CatalogEdit::Step(step) => self.lifecycle.check(step, &self.prefix),
             CatalogEdit::Replace { with, objects } => self.check_replace(with, objects),
             CatalogEdit::Pin(pin) => {
                 check_point(&pin.point)?;
@@ -409,7 +485,7 @@ impl Catalog {
                 check_text(&verdict.text)
             }
             CatalogEdit::Retired { objects, .. } => {
-                match self.segments.iter().find(|entry| objects.contains(&entry.object)) {
+                match self.named().find(|entry| objects.contains(&entry.object)) {
                     None => Ok(()),
                     Some(entry) => Err(refused(ErrorKind::Changed, &"")
                         .message(format_args!("{} belongs to the volume", entry.object))),
@@ -446,6 +522,13 @@ impl Catalog {
         if !same {
             return Err(changed("the new segment does not stand for those that it replaces"));
         }
+        let inside = |branch: &&Branch| {
+            (old_first.summary.first_sequence..old_last.summary.last_sequence)
+                .contains(&branch.base)
+        };
+        if let Some(branch) = self.branches.iter().find(inside) {
+            return Err(changed("a branch stands on a state inside").found(branch.epoch));
+        }
         let marks = |entries: &[SegmentEntry]| -> HashSet<PointId> {
             entries.iter().flat_map(|e| &e.summary.marks).map(|m| m.mark.point).collect()
         };
@@ -481,7 +564,7 @@ impl Catalog {
         }
         let ordered = summary.first_sequence > self.last_sequence()
             && summary.last_sequence >= summary.first_sequence
-            && (self.segments.is_empty() || summary.epoch >= self.epoch());
+            && summary.epoch >= self.epoch;
         if !ordered {
             return Err(bad()
                 .expected(format_args!("sequences above {}", self.last_sequence()))
@@ -497,7 +580,7 @@ impl Catalog {
                 .found(objects.join(", ")));
         };
         self.segments.splice(first..first + objects.len(), with);
-        let marks = self.segments.iter().flat_map(|entry| &entry.summary.marks);
+        let marks = self.named().flat_map(|entry| &entry.summary.marks);
         let points = marks
             .filter(|mark| !mark.mark.is_commitment())
             .flat_map(|mark| std::iter::once(mark.mark.point).chain(mark.mark.group))
@@ -510,6 +593,11 @@ impl Catalog {
     fn state(&self) -> Vec<CatalogEdit> {
         let mut edits: Vec<_> = self.source.clone().map(CatalogEdit::Source).into_iter().collect();
         edits.push(CatalogEdit::Segments(self.segments.clone()));
+        edits.push(CatalogEdit::Epoch(self.epoch));
+        edits.extend(self.branches.iter().cloned().map(CatalogEdit::Branch));
+        if !self.lifecycle.is_new() {
+            edits.push(CatalogEdit::Lifecycle(self.lifecycle.clone()));
+        }
         edits.extend(self.annotations.pins.iter().cloned().map(CatalogEdit::Pin));
         edits.extend(self.annotations.verdicts.iter().cloned().map(CatalogEdit::Verdict));
         let committed = self.annotations.committed.values().cloned();
@@ -556,7 +644,10 @@ impl Catalog {
                 .found("one that follows another"));
         }
         if whole {
+            self.epoch = Epoch(1);
             self.segments.clear();
+            self.branches.clear();
+            self.lifecycle = Lifecycle::default();
             self.source = None;
             self.annotations = Annotations::default();
         }
@@ -571,6 +662,7 @@ impl Catalog {
     fn apply_trusted(&mut self, edit: CatalogEdit) -> Result<()> {
         match edit {
             CatalogEdit::Segments(entries) if self.segments.is_empty() => {
+                self.epoch = entries.iter().map(|e| e.summary.epoch).fold(self.epoch, Epoch::max);
                 self.segments = entries;
                 Ok(())
             }

@@ -1,7 +1,9 @@
 //! How volume records and catalog versions are written as bytes: little-endian, length before content, bounded.
 
 use super::annotations::{Commitment, Pin, PinUntil, Verdict, VerdictKind};
+use super::branch::{Branch, Division};
 use super::catalog::{CatalogEdit, SegmentEntry, SourceIdentity};
+use super::lifecycle::{Lifecycle, Stage, Step, StepKind};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::Cause;
 use crate::journal::{Mark, MarkEntry, OrderChange, PointKind, SegmentKind, SegmentSummary};
@@ -9,6 +11,21 @@ use crate::units::{ChainHash, Epoch, PointId, Sequence, Timestamp, VolumeId};
 
 /// Longest text in a record.
 const TEXT_BYTES_MAX: usize = 1024;
+/// A step of the life cycle takes at least this much.
+const STEP_BYTES_MIN: usize = 1 + 16 + 8 + 4 + 8 + 1 + 8 + 4 + 4;
+/// The stages of a life cycle, in the order of their codes (code 1 is the first).
+const STAGES: [Stage; 6] = [
+    Stage::Protected,
+    Stage::Requested,
+    Stage::HandedOver,
+    Stage::FailedOver,
+    Stage::Committed,
+    Stage::Reprotected,
+];
+
+fn stage_code(stage: Stage) -> u8 {
+    STAGES.iter().position(|known| *known == stage).map_or(0, |at| at as u8 + 1)
+}
 
 /// Writes values.
 #[derive(Default)]
@@ -45,7 +62,7 @@ impl Encoder {
     pub(super) fn edit(&mut self, edit: &CatalogEdit) {
         match edit {
             CatalogEdit::Source(source) => {
-                self.u8(1).bytes(&source.id).text(&source.host).time(source.since);
+                self.u8(1).source(source);
             }
             CatalogEdit::Segments(entries) => {
                 self.u8(2);
@@ -85,7 +102,60 @@ impl Encoder {
                 self.u8(9).bytes(&commitment.group.0).u32(u32::from(commitment.members));
                 self.text(&commitment.name);
             }
+            CatalogEdit::Divide(division) => {
+                self.u8(10).u32(division.epoch.0).u64(division.at.0).time(division.time);
+                self.source(&division.source);
+                self.entries(division.cut.as_slice());
+            }
+            CatalogEdit::Late { epoch, segments } => {
+                self.u8(11).u32(epoch.0);
+                self.entries(segments);
+            }
+            CatalogEdit::DropBranch(epoch) => {
+                self.u8(12).u32(epoch.0);
+            }
+            CatalogEdit::Step(step) => {
+                self.u8(13).step(step);
+            }
+            CatalogEdit::Epoch(epoch) => {
+                self.u8(14).u32(epoch.0);
+            }
+            CatalogEdit::Branch(branch) => {
+                self.u8(15).u32(branch.epoch.0).u64(branch.at.0).u64(branch.base.0);
+                self.bytes(&branch.chain.0).time(branch.time);
+                self.u8(u8::from(branch.source.is_some()));
+                if let Some(source) = &branch.source {
+                    self.source(source);
+                }
+                self.entries(&branch.segments);
+            }
+            CatalogEdit::Lifecycle(lifecycle) => {
+                let (stage, settled, current, tests, steps) = lifecycle.parts();
+                self.u8(16).u8(stage_code(stage)).u8(stage_code(settled));
+                let current: Vec<_> = current.into_iter().collect();
+                let steps: Vec<_> = steps.iter().collect();
+                for list in [current, tests, steps] {
+                    self.u32(list.len() as u32);
+                    for step in list {
+                        self.step(step);
+                    }
+                }
+            }
         }
+    }
+
+    fn source(&mut self, source: &SourceIdentity) -> &mut Self {
+        self.bytes(&source.id).text(&source.host).time(source.since)
+    }
+
+    fn step(&mut self, step: &Step) -> &mut Self {
+        let kind = StepKind::ALL.iter().position(|kind| *kind == step.kind);
+        self.u8(kind.map_or(0, |at| at as u8 + 1)).bytes(&step.failover.0).time(step.time);
+        self.text(&step.host).u64(step.at.0).u8(u8::from(step.point.is_some()));
+        if let Some(point) = step.point {
+            self.bytes(&point.0);
+        }
+        self.time(step.at_time).u32(step.epoch.0).text(&step.note)
     }
 
     fn texts(&mut self, texts: &[String]) {
@@ -209,11 +279,7 @@ impl<'a> Decoder<'a> {
 
     pub(super) fn edit(&mut self) -> Result<CatalogEdit> {
         match self.u8()? {
-            1 => Ok(CatalogEdit::Source(SourceIdentity {
-                id: self.array()?,
-                host: self.text()?,
-                since: self.time()?,
-            })),
+            1 => Ok(CatalogEdit::Source(self.source()?)),
             2 => Ok(CatalogEdit::Segments(self.entries()?)),
             3 => Ok(CatalogEdit::Replace { with: self.entries()?, objects: self.texts()? }),
             4 => Ok(CatalogEdit::Pin(self.pin()?)),
@@ -230,8 +296,72 @@ impl<'a> Decoder<'a> {
                     .map_err(|_| self.bad("at most 65,535 members", members))?;
                 Ok(CatalogEdit::Committed(Commitment { group, members, name: self.text()? }))
             }
+            10 => {
+                let (epoch, at, time) = (self.epoch()?, Sequence(self.u64()?), self.time()?);
+                let source = self.source()?;
+                let mut cut = self.entries()?;
+                if cut.len() > 1 {
+                    return Err(self.bad("one cut at most", cut.len()));
+                }
+                Ok(CatalogEdit::Divide(Division { epoch, at, cut: cut.pop(), source, time }))
+            }
+            11 => Ok(CatalogEdit::Late { epoch: self.epoch()?, segments: self.entries()? }),
+            12 => Ok(CatalogEdit::DropBranch(self.epoch()?)),
+            13 => Ok(CatalogEdit::Step(self.step()?)),
+            14 => Ok(CatalogEdit::Epoch(self.epoch()?)),
+            15 => {
+                let (epoch, at) = (self.epoch()?, Sequence(self.u64()?));
+                let base = Sequence(self.u64()?);
+                let (chain, time) = (ChainHash(self.array()?), self.time()?);
+                let source = if self.flag()? { Some(self.source()?) } else { None };
+                let segments = self.entries()?;
+                let branch = Branch { epoch, at, base, chain, source, time, segments };
+                Ok(CatalogEdit::Branch(branch))
+            }
+            16 => {
+                let stages = (self.stage()?, self.stage()?);
+                let mut current = self.steps()?;
+                if current.len() > 1 {
+                    return Err(self.bad("one failover at most", current.len()));
+                }
+                let (tests, steps) = (self.steps()?, self.steps()?);
+                let lifecycle = Lifecycle::restored(stages, current.pop(), tests, steps);
+                Ok(CatalogEdit::Lifecycle(lifecycle))
+            }
             other => Err(self.bad("a known edit", other)),
         }
+    }
+
+    fn source(&mut self) -> Result<SourceIdentity> {
+        Ok(SourceIdentity { id: self.array()?, host: self.text()?, since: self.time()? })
+    }
+
+    fn epoch(&mut self) -> Result<Epoch> {
+        self.u32().map(Epoch)
+    }
+
+    fn stage(&mut self) -> Result<Stage> {
+        let code = self.u8()?;
+        STAGES
+            .get(usize::from(code).wrapping_sub(1))
+            .copied()
+            .ok_or_else(|| self.bad("a known stage", code))
+    }
+
+    fn steps(&mut self) -> Result<Vec<Step>> {
+        let count = self.count(STEP_BYTES_MIN)?;
+        (0..count).map(|_| self.step()).collect()
+    }
+
+    fn step(&mut self) -> Result<Step> {
+        let code = self.u8()?;
+        let kind = StepKind::ALL.get(usize::from(code).wrapping_sub(1)).copied();
+        let kind = kind.ok_or_else(|| self.bad("a known step", code))?;
+        let (failover, time) = (PointId(self.array()?), self.time()?);
+        let (host, at) = (self.text()?, Sequence(self.u64()?));
+        let point = if self.flag()? { Some(PointId(self.array()?)) } else { None };
+        let (at_time, epoch, note) = (self.time()?, self.epoch()?, self.text()?);
+        Ok(Step { kind, failover, time, host, at, point, at_time, epoch, note })
     }
 
     fn texts(&mut self) -> Result<Vec<String>> {

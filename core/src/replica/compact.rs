@@ -413,8 +413,7 @@ impl Run<'_> {
         if plan.objects_due.is_empty() || self.options.dry_run {
             return Ok(());
         }
-        let named: HashSet<_> =
-            self.replica.catalog().segments().iter().map(|entry| &entry.object).collect();
+        let named: HashSet<_> = self.replica.catalog().named().map(|entry| &entry.object).collect();
         // No catalog that was made by these rules names a retired object.
         let due = plan.objects_due.iter().filter(|object| !named.contains(object));
         self.replica.store().delete_many(&due.cloned().collect::<Vec<_>>())?;
@@ -443,7 +442,7 @@ impl Run<'_> {
     /// Objects older than the grace that can never belong to the volume.
     fn strays(&self, now: Timestamp) -> Result<Vec<String>> {
         let catalog = self.replica.catalog();
-        let named: HashSet<_> = catalog.segments().iter().map(|entry| &entry.object).collect();
+        let named: HashSet<_> = catalog.named().map(|entry| &entry.object).collect();
         let prefix = format!("volumes/{}/segments/", self.replica.info().name);
         let mut strays = Vec::new();
         for info in self.replica.store().list(&prefix)? {

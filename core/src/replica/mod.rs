@@ -5,6 +5,7 @@
 
 mod annotations;
 mod at;
+mod branch;
 mod catalog;
 mod changes;
 mod codec;
@@ -14,6 +15,7 @@ mod history;
 mod keys;
 #[cfg(test)]
 mod keys_tests;
+mod lifecycle;
 mod overlay;
 mod parallel;
 mod restore;
@@ -31,6 +33,7 @@ pub use annotations::{
     ANNOTATION_BYTES_MAX, Commitment, PINS_MAX, Pin, PinUntil, Verdict, VerdictKind,
 };
 pub use at::At;
+pub use branch::{BRANCHES_MAX, Branch, Division};
 pub(crate) use catalog::SNAPSHOT_EVERY;
 #[cfg(any(test, feature = "testing"))]
 pub use catalog::mend_catalog_version;
@@ -40,6 +43,9 @@ pub use compact::{CompactOptions, CompactReport, Compactor};
 pub(crate) use compact::{FETCH_BYTES, is_few, least_bytes_in, look_again_at};
 pub use history::TimelineEntry;
 pub use keys::{RotationReport, ShredOptions, ShredReport};
+pub use lifecycle::{
+    Lifecycle, NOTE_BYTES_MAX, STEPS_MAX, Stage, Step, StepKind, TESTS_MAX, TestFailover,
+};
 pub use overlay::Overlay;
 pub(crate) use restore::is_zero;
 pub use restore::{RestoreReport, RestoreTarget};

@@ -47,6 +47,8 @@ pub enum KeepReason {
     LegalHold,
     /// Pinned.
     Pinned,
+    /// What an old source wrote before it was fenced stands on it.
+    Branch,
     /// The newest point that a check found good.
     LastVerified,
     /// The newest application-consistent point.
@@ -63,6 +65,7 @@ impl KeepReason {
         match self {
             Self::LegalHold => "legal-hold",
             Self::Pinned => "pinned",
+            Self::Branch => "branch",
             Self::LastVerified => "last-verified",
             Self::LastAppConsistent => "last-app-consistent",
             Self::Thinned => "thinned",
@@ -239,6 +242,8 @@ struct Planner<'a> {
     protected: HashMap<PointId, KeepReason>,
     /// Group points that were committed.
     committed: HashSet<PointId>,
+    /// States that branches stand on.
+    bases: HashSet<Sequence>,
     /// There are more small segments than there should be.
     is_crowded: bool,
 }
@@ -248,6 +253,7 @@ impl<'a> Planner<'a> {
         let protected = catalog.protected_points(|pin| !pin.has_expired(now));
         let mut planner =
             Self::of(catalog.segments(), catalog.unordered_intervals(), protected, policy, now);
+        planner.bases = catalog.branches().iter().map(|branch| branch.base).collect();
         planner.committed = catalog.commitments().map(|commitment| commitment.group).collect();
         planner
     }
@@ -270,8 +276,8 @@ impl<'a> Planner<'a> {
         let is_small = |entry: &&SegmentEntry| entry.summary.stored_bytes < SMALL_BYTES;
         let small = entries[..full_from].iter().filter(is_small).count();
         let is_crowded = small > SMALL_SEGMENTS_MAX;
-        let committed = HashSet::new();
-        Self { entries, policy, now, intervals, full_from, protected, committed, is_crowded }
+        let (committed, bases) = (HashSet::new(), HashSet::new());
+        Self { entries, policy, now, intervals, full_from, protected, committed, bases, is_crowded }
     }
 
     /// Points and ends of segments before `full_from` at which the volume was in order, in write order.
@@ -308,6 +314,8 @@ impl<'a> Planner<'a> {
             let state = &candidate.state;
             if let Some(reason) = state.point.and_then(|point| self.protected.get(&point)) {
                 reasons.insert(at, *reason);
+            } else if self.bases.contains(&state.sequence) {
+                reasons.insert(at, KeepReason::Branch);
             }
             // Without steps each state is one of its own, and the newest is the base.
             let place = self.interval_of(candidate.time()).unwrap_or((0, at as i64));

@@ -287,6 +287,22 @@ impl Replica {
         self.catalog
     }
 
+    /// The branch of an ended epoch, to be read like a volume: the history up to the failover, then what the old source wrote
+    /// after it. Nothing can be pinned or folded in it. `NotFound` lists the branches.
+    pub fn branch(&self, epoch: Epoch) -> Result<Self> {
+        Ok(Self { catalog: self.catalog.of_branch(epoch)?, ..self.clone() })
+    }
+
+    /// Gives a branch up: its objects are retired, and deleted by retention when their grace is over. Durable when it returns.
+    /// `NotFound` lists the branches.
+    pub fn drop_branch(&mut self, epoch: Epoch) -> Result<()> {
+        self.refresh()?;
+        let segments = &self.catalog.branch(epoch)?.segments;
+        let objects = segments.iter().map(|entry| entry.object.clone()).collect();
+        let retired = CatalogEdit::Retired { objects, at: self.clock().now() };
+        self.catalog.amend(&[CatalogEdit::DropBranch(epoch), retired], &|| Ok(()))
+    }
+
     /// Reads what was appended to the catalog since.
     pub fn refresh(&mut self) -> Result<()> {
         self.catalog.refresh()

@@ -4,6 +4,7 @@
 use std::collections::HashSet;
 
 use super::Progress;
+use super::catalog::Catalog;
 use super::vault::Replica;
 use crate::error::{Error, ErrorKind, Result};
 use crate::journal::SegmentKind;
@@ -41,14 +42,18 @@ impl VerifyReport {
 }
 
 pub(super) fn run(replica: &Replica, progress: Progress<'_>) -> Result<VerifyReport> {
-    let entries = replica.catalog().segments();
+    let catalog = replica.catalog();
+    let entries: Vec<_> = catalog.named().collect();
     // The sizes are what the catalog says, and may be anything.
     let total =
         entries.iter().fold(0_u64, |total, entry| total.saturating_add(entry.summary.stored_bytes));
     let mut report =
         VerifyReport { points: replica.points().len() as u64, ..VerifyReport::default() };
     let mut previous = None;
-    for entry in entries {
+    for (at, entry) in entries.iter().enumerate() {
+        if begins_branch(catalog, at) {
+            previous = None;
+        }
         let object = &entry.object;
         let check = || -> Result<()> {
             if let Some(chain) = previous.filter(|chain| *chain != entry.summary.previous) {
@@ -85,11 +90,21 @@ pub(super) fn run(replica: &Replica, progress: Progress<'_>) -> Result<VerifyRep
         }
     }
     let named: HashSet<_> = entries.iter().map(|entry| &entry.object).collect();
-    let retired = replica.catalog().retired();
+    let retired = catalog.retired();
     for info in replica.store().list(&format!("volumes/{}/segments/", replica.info().name))? {
         if !named.contains(&info.name) && !retired.contains_key(&info.name) {
             report.strays.push(info.name);
         }
     }
     Ok(report)
+}
+
+/// The entry at this place among all that is named is the first of a branch.
+fn begins_branch(catalog: &Catalog, at: usize) -> bool {
+    let mut begin = catalog.segments().len();
+    catalog.branches().iter().any(|branch| {
+        let first = begin == at;
+        begin += branch.segments.len();
+        first
+    })
 }

@@ -1,0 +1,402 @@
+//! The life cycle of a protected volume, as its catalog keeps it: every step of a failover is recorded before it acts.
+//!
+//! ```text
+//! protected -> requested -> handed over -> failed over -> committed -> (reprotected) -> requested ... -> protected
+//!      \-------------------------------------^  (unplanned)
+//! ```
+//! After a commit the volume is protected where it runs now: it can fail over again, and failing back home is a planned
+//! failover in the other direction. Test failovers stand beside all of this, any number up to a limit.
+//!
+//! A step that does not follow from the stage is refused with the stage named, so two operators cannot work against each
+//! other; recording the same step of the same failover again is no error, which is what makes steps repeatable after a crash.
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::units::{Epoch, PointId, Sequence, Timestamp};
+
+/// Steps remembered; older ones are forgotten first.
+pub const STEPS_MAX: usize = 64;
+/// Test failovers of one volume at a time; further ones are refused with `Full`.
+pub const TESTS_MAX: usize = 64;
+/// Longest text of a step, in bytes.
+pub const NOTE_BYTES_MAX: usize = 512;
+
+/// What a step of a failover is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum StepKind {
+    /// A planned failover asks the source to hand the volume over.
+    Request,
+    /// The source writes no more; all that it wrote is in the vault.
+    HandOver,
+    /// The volume is about to be served elsewhere as of a state; nothing is final.
+    Start,
+    /// The failover is final: the epoch is ended and the old source fenced.
+    Commit,
+    /// The failover was given up; the source has the volume as before.
+    Cancel,
+    /// The disk at the old site follows the volume.
+    Reprotect,
+    /// The volume runs at home again, protected as before.
+    FailBack,
+    /// A test failover is about to begin.
+    TestBegin,
+    /// A test failover was cleaned up.
+    TestEnd,
+}
+
+impl StepKind {
+    /// Every kind, in the order of its code in the catalog (code 1 is the first).
+    pub const ALL: [Self; 9] = [
+        Self::Request,
+        Self::HandOver,
+        Self::Start,
+        Self::Commit,
+        Self::Cancel,
+        Self::Reprotect,
+        Self::FailBack,
+        Self::TestBegin,
+        Self::TestEnd,
+    ];
+
+    /// Stable lower-case name.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Request => "request",
+            Self::HandOver => "hand-over",
+            Self::Start => "start",
+            Self::Commit => "commit",
+            Self::Cancel => "cancel",
+            Self::Reprotect => "reprotect",
+            Self::FailBack => "fail-back",
+            Self::TestBegin => "test-begin",
+            Self::TestEnd => "test-end",
+        }
+    }
+}
+
+/// One step, as it was recorded.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Step {
+    /// What it is.
+    pub kind: StepKind,
+    /// The failover (or test) that it belongs to; drawn at random.
+    pub failover: PointId,
+    /// When.
+    pub time: Timestamp,
+    /// The host that recorded it, for people.
+    pub host: String,
+    /// The state of the volume that it is about.
+    pub at: Sequence,
+    /// The recovery point that this state is; `None` where it is none.
+    pub point: Option<PointId>,
+    /// Time of that state.
+    pub at_time: Timestamp,
+    /// Epoch that the volume has after the failover.
+    pub epoch: Epoch,
+    /// For people: the name of a test, the reason of a cancellation. At most [`NOTE_BYTES_MAX`] bytes.
+    pub note: String,
+}
+
+/// Where a volume is in its life cycle.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Stage {
+    /// Its source protects it.
+    Protected,
+    /// A planned failover waits for the source.
+    Requested,
+    /// The source handed it over and waits.
+    HandedOver,
+    /// It is served elsewhere; the point may still be changed, and the failover be cancelled.
+    FailedOver,
+    /// The failover is final.
+    Committed,
+    /// As committed, and the disk at the old site follows.
+    Reprotected,
+}
+
+impl Stage {
+    /// Stable lower-case name.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Protected => "protected",
+            Self::Requested => "requested",
+            Self::HandedOver => "handed-over",
+            Self::FailedOver => "failed-over",
+            Self::Committed => "committed",
+            Self::Reprotected => "reprotected",
+        }
+    }
+
+    /// A failover is under way: begun, and neither committed nor cancelled.
+    pub const fn is_open(self) -> bool {
+        matches!(self, Self::Requested | Self::HandedOver | Self::FailedOver)
+    }
+}
+
+/// A test failover that was not cleaned up yet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TestFailover {
+    /// Its name, unique among those of the volume.
+    pub name: String,
+    /// How it began.
+    pub begin: Step,
+}
+
+/// Where a volume is, how it came there, and its test failovers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Lifecycle {
+    stage: Stage,
+    /// The stage to which a cancellation goes back.
+    settled: Stage,
+    /// The failover under way.
+    current: Option<Step>,
+    tests: Vec<TestFailover>,
+    steps: Vec<Step>,
+}
+
+impl Default for Lifecycle {
+    fn default() -> Self {
+        Self {
+            stage: Stage::Protected,
+            settled: Stage::Protected,
+            current: None,
+            tests: Vec::new(),
+            steps: Vec::new(),
+        }
+    }
+}
+
+impl Lifecycle {
+    /// Where the volume is.
+    pub fn stage(&self) -> Stage {
+        self.stage
+    }
+
+    /// The newest step of the failover that is under way, or that was committed last.
+    pub fn current(&self) -> Option<&Step> {
+        self.current.as_ref()
+    }
+
+    /// Test failovers that were not cleaned up.
+    pub fn tests(&self) -> &[TestFailover] {
+        &self.tests
+    }
+
+    /// The newest steps, oldest first.
+    pub fn steps(&self) -> &[Step] {
+        &self.steps
+    }
+
+    /// The step was recorded already and is the newest of its failover: nothing is left to record.
+    pub(super) fn has(&self, step: &Step) -> bool {
+        let same = |old: &Step| old.kind == step.kind && old.failover == step.failover;
+        match step.kind {
+            StepKind::Start | StepKind::Reprotect => {
+                self.current.as_ref().is_some_and(|old| same(old) && old.at == step.at)
+            }
+            _ => self.steps.iter().rev().any(same),
+        }
+    }
+
+    /// Refuses a step that does not follow. `Fenced` when another failover is under way.
+    pub(super) fn check(&self, step: &Step, volume: &str) -> Result<()> {
+        use Stage::{Committed, FailedOver, HandedOver, Protected, Reprotected, Requested};
+        let refused = |expected: &str| {
+            Err(Error::new(ErrorKind::InvalidInput, step.kind.name(), volume)
+                .expected(expected)
+                .found(format_args!("a volume that is {}", self.stage.name())))
+        };
+        if step.note.len() > NOTE_BYTES_MAX {
+            return Err(Error::new(ErrorKind::InvalidInput, step.kind.name(), volume)
+                .expected(format_args!("a note of at most {NOTE_BYTES_MAX} bytes"))
+                .found(step.note.len()));
+        }
+        match step.kind {
+            StepKind::TestBegin => {
+                if self.tests.len() >= TESTS_MAX {
+                    return Err(Error::new(ErrorKind::Full, "begin test failover of", volume)
+                        .expected(format_args!("fewer than {TESTS_MAX} test failovers")));
+                }
+                if let Some(test) = self.tests.iter().find(|test| test.name == step.note) {
+                    return Err(Error::new(
+                        ErrorKind::AlreadyExists,
+                        "begin test failover",
+                        &step.note,
+                    )
+                    .message(format_args!(
+                        "it was begun on {} at {}",
+                        test.begin.host, test.begin.time
+                    )));
+                }
+                return Ok(());
+            }
+            StepKind::TestEnd => {
+                let known = self.tests.iter().any(|test| test.name == step.note);
+                return if known {
+                    Ok(())
+                } else {
+                    let names: Vec<_> = self.tests.iter().map(|t| t.name.as_str()).collect();
+                    Err(Error::new(ErrorKind::NotFound, "end test failover", &step.note)
+                        .expected(format_args!("one of [{}]", names.join(", "))))
+                };
+            }
+            _ => {}
+        }
+        if let Some(other) = &self.current
+            && self.stage.is_open()
+            && other.failover != step.failover
+        {
+            return Err(Error::new(ErrorKind::Fenced, step.kind.name(), volume).message(
+                format_args!(
+                    "a failover was begun on {} at {}; commit or cancel it first",
+                    other.host, other.time
+                ),
+            ));
+        }
+        match step.kind {
+            StepKind::Request | StepKind::Reprotect => match self.stage {
+                Protected if step.kind == StepKind::Reprotect => refused("a committed failover"),
+                Protected | Committed | Reprotected | Requested => Ok(()),
+                _ => refused("no failover under way"),
+            },
+            StepKind::HandOver => match self.stage {
+                Requested | HandedOver => Ok(()),
+                _ => refused("a planned failover that was requested"),
+            },
+            StepKind::Start => Ok(()),
+            StepKind::Commit | StepKind::FailBack => match self.stage {
+                FailedOver => Ok(()),
+                _ => refused("a failover that was started"),
+            },
+            StepKind::Cancel => match self.stage {
+                Requested | HandedOver | FailedOver => Ok(()),
+                _ => refused("a failover that is under way"),
+            },
+            StepKind::TestBegin | StepKind::TestEnd => Ok(()),
+        }
+    }
+
+    pub(super) fn apply(&mut self, step: Step) {
+        self.stage = match step.kind {
+            StepKind::Request => Stage::Requested,
+            StepKind::HandOver => Stage::HandedOver,
+            StepKind::Start => Stage::FailedOver,
+            StepKind::Commit => Stage::Committed,
+            StepKind::Cancel => self.settled,
+            StepKind::Reprotect => Stage::Reprotected,
+            StepKind::FailBack => Stage::Protected,
+            StepKind::TestBegin => {
+                self.tests.push(TestFailover { name: step.note.clone(), begin: step.clone() });
+                self.stage
+            }
+            StepKind::TestEnd => {
+                self.tests.retain(|test| test.name != step.note);
+                self.stage
+            }
+        };
+        if !self.stage.is_open() {
+            self.settled = self.stage;
+        }
+        if !matches!(step.kind, StepKind::TestBegin | StepKind::TestEnd) {
+            self.current = Some(step.clone());
+        }
+        if self.steps.len() >= STEPS_MAX {
+            self.steps.remove(0);
+        }
+        self.steps.push(step);
+    }
+
+    /// For whole states: the parts that [`Lifecycle::restored`] puts together again.
+    pub(super) fn parts(&self) -> (Stage, Stage, Option<&Step>, Vec<&Step>, &[Step]) {
+        let tests = self.tests.iter().map(|test| &test.begin).collect();
+        (self.stage, self.settled, self.current.as_ref(), tests, &self.steps)
+    }
+
+    pub(super) fn restored(
+        (stage, settled): (Stage, Stage),
+        current: Option<Step>,
+        tests: Vec<Step>,
+        steps: Vec<Step>,
+    ) -> Self {
+        let test = |begin: Step| TestFailover { name: begin.note.clone(), begin };
+        Self { stage, settled, current, tests: tests.into_iter().map(test).collect(), steps }
+    }
+
+    /// It is as that of a volume which never failed over.
+    pub(super) fn is_new(&self) -> bool {
+        self.steps.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn step(kind: StepKind, failover: u8) -> Step {
+        Step {
+            kind,
+            failover: PointId([failover; 16]),
+            time: Timestamp(1),
+            host: "here".into(),
+            at: Sequence(5),
+            point: None,
+            at_time: Timestamp(0),
+            epoch: Epoch(2),
+            note: format!("t{failover}"),
+        }
+    }
+
+    fn run(steps: &[(StepKind, u8)]) -> Result<Lifecycle> {
+        let mut lifecycle = Lifecycle::default();
+        for (kind, failover) in steps {
+            let step = step(*kind, *failover);
+            lifecycle.check(&step, "disk")?;
+            lifecycle.apply(step);
+        }
+        Ok(lifecycle)
+    }
+
+    #[test]
+    fn a_volume_goes_there_and_comes_home() {
+        use StepKind::{Commit, FailBack, HandOver, Reprotect, Request, Start};
+        let there = [(Start, 1), (Start, 1), (Commit, 1)];
+        assert_eq!(run(&there).expect("there").stage(), Stage::Committed);
+        let back = [(Reprotect, 1), (Reprotect, 1), (Request, 2), (HandOver, 2), (Start, 2)];
+        let home: Vec<_> = there.iter().chain(&back).copied().chain([(FailBack, 2)]).collect();
+        assert_eq!(run(&home).expect("home").stage(), Stage::Protected);
+    }
+
+    #[test]
+    fn a_cancelled_failover_leaves_the_stage_before_it() {
+        use StepKind::{Cancel, Commit, Request, Start};
+        let steps = [(Start, 1), (Commit, 1), (Request, 2), (Cancel, 2)];
+        assert_eq!(run(&steps).expect("steps").stage(), Stage::Committed);
+        assert_eq!(run(&[(Start, 1), (Cancel, 1)]).expect("steps").stage(), Stage::Protected);
+    }
+
+    #[test]
+    fn promise_9_two_failovers_are_not_under_way_at_once() {
+        use StepKind::{Commit, HandOver, Request, Start};
+        for second in [Request, Start, Commit] {
+            let error = run(&[(Start, 1), (second, 2)]).expect_err("refused");
+            assert_eq!(error.kind(), ErrorKind::Fenced, "{error}");
+        }
+        for wrong in [&[(Commit, 1)][..], &[(HandOver, 1)], &[(Start, 1), (HandOver, 1)]] {
+            assert_eq!(run(wrong).expect_err("refused").kind(), ErrorKind::InvalidInput);
+        }
+    }
+
+    #[test]
+    fn tests_stand_beside_and_are_bounded() {
+        use StepKind::{Commit, Start, TestBegin, TestEnd};
+        let both = run(&[(TestBegin, 9), (Start, 1), (Commit, 1)]).expect("both");
+        assert_eq!((both.tests().len(), both.stage()), (1, Stage::Committed));
+        assert_eq!(run(&[(TestBegin, 9), (TestEnd, 9)]).expect("ended").tests().len(), 0);
+        let twice = run(&[(TestBegin, 9), (TestBegin, 9)]).expect_err("twice");
+        assert_eq!(twice.kind(), ErrorKind::AlreadyExists);
+        assert_eq!(run(&[(TestEnd, 9)]).expect_err("none").kind(), ErrorKind::NotFound);
+        let many: Vec<_> = (0..65).map(|number| (TestBegin, number)).collect();
+        assert_eq!(run(&many).expect_err("too many").kind(), ErrorKind::Full);
+        let steps: Vec<_> = (0..99).flat_map(|n| [(TestBegin, n), (TestEnd, n)]).collect();
+        assert_eq!(run(&steps).expect("bounded").steps().len(), STEPS_MAX);
+    }
+}
