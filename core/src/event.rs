@@ -144,6 +144,19 @@ pub enum EventKind {
     JournalRepaired,
     /// Another agent or a newer epoch owns the volume; this one stopped.
     Fenced,
+    /// The source handed the volume over to a planned failover; it is not written to any more.
+    HandedOver,
+    /// A planned failover was cancelled; the volume is written to as before.
+    TakenBack,
+    /// What was captured here after the failover is on a branch in the vault.
+    LateWrites {
+        /// Segments handed in.
+        segments: u64,
+        /// Records in them.
+        records: u64,
+    },
+    /// A failover was committed: the volume is protected from here.
+    FailoverCommitted,
     /// A background task failed and will be tried again.
     TaskFailed,
 }
@@ -163,6 +176,10 @@ impl EventKind {
             Self::RpoMet => "rpo-met",
             Self::JournalRepaired => "journal-repaired",
             Self::Fenced => "fenced",
+            Self::HandedOver => "handed-over",
+            Self::TakenBack => "taken-back",
+            Self::LateWrites { .. } => "late-writes",
+            Self::FailoverCommitted => "failover-committed",
             Self::TaskFailed => "task-failed",
         }
     }

@@ -84,6 +84,9 @@ pub struct Policy {
     /// Segments are put at once, and named in the catalog at most this often; up to 1 h. Above zero there are fewer catalog
     /// versions, a gateway packs more segments into one object, and the RPO grows by this time. Default 0: at once.
     pub catalog_interval: Duration,
+    /// How often the agent looks whether a planned failover asks for the volume, or it went on elsewhere: one small request
+    /// to the vault. Up to 1 h; zero is never, and then it is noticed when the agent ships. Default 5 s.
+    pub failover_poll_interval: Duration,
     /// Longest pause between two tries to reach the vault. Default 30 s.
     pub retry_interval_max: Duration,
     /// Bandwidth that shipping may take, by hour and weekday. Segments go at the speed of the link with pauses between them,
@@ -117,6 +120,7 @@ impl Default for Policy {
             rpo_threshold: Duration::from_secs(15 * 60),
             puts_in_flight_max: 4,
             catalog_interval: Duration::ZERO,
+            failover_poll_interval: Duration::from_secs(5),
             retry_interval_max: Duration::from_secs(30),
             bandwidth: Bandwidth::default(),
             retention: Some(RetentionPolicy::default()),
@@ -127,7 +131,7 @@ impl Default for Policy {
 
 impl Policy {
     /// Names that [`Policy::set`] knows, in the order of the fields.
-    pub const NAMES: [&'static str; 22] = [
+    pub const NAMES: [&'static str; 23] = [
         "memory_budget_bytes",
         "when_full",
         "content",
@@ -146,6 +150,7 @@ impl Policy {
         "rpo_threshold_ms",
         "puts_in_flight_max",
         "catalog_interval_ms",
+        "failover_poll_interval_ms",
         "retry_interval_max_ms",
         "bandwidth",
         "retention",
@@ -213,6 +218,7 @@ impl Policy {
                 self.puts_in_flight_max = value.parse().map_err(|_| bad("a whole number"))?;
             }
             "catalog_interval_ms" => self.catalog_interval = millis()?,
+            "failover_poll_interval_ms" => self.failover_poll_interval = millis()?,
             "retry_interval_max_ms" => self.retry_interval_max = millis()?,
             "bandwidth" => {
                 self.bandwidth = value.parse().map_err(|error: Error| {
@@ -267,6 +273,7 @@ impl Policy {
         check("quiesce_limit_ms", millis(self.quiesce_limit), 1, 600_000)?;
         check("puts_in_flight_max", u64::from(self.puts_in_flight_max), 1, 64)?;
         check("catalog_interval_ms", millis(self.catalog_interval), 0, 3_600_000)?;
+        check("failover_poll_interval_ms", millis(self.failover_poll_interval), 0, 3_600_000)?;
         check("retry_interval_max_ms", millis(self.retry_interval_max), 1, 86_400_000)?;
         check("retention_interval_ms", millis(self.retention_interval), 1, 7 * 86_400_000)?;
         self.retention.as_ref().map_or(Ok(()), RetentionPolicy::validate)

@@ -225,6 +225,8 @@ struct State {
     dropped_in_resync: bool,
     changed_since_flush: bool,
     closed: bool,
+    /// The volume was handed over: no more changes.
+    refuses: bool,
     /// The journal sleeps until there is enough to drain.
     journal_waits: bool,
     changes: u64,
@@ -276,6 +278,7 @@ impl Tap {
                 dropped_in_resync: false,
                 changed_since_flush: false,
                 closed: false,
+                refuses: false,
                 journal_waits: false,
                 unsettled: None,
                 changes: 0,
@@ -306,6 +309,9 @@ impl Tap {
         if state.closed {
             return Poll::Ready(Err(closed_error()));
         }
+        if state.refuses {
+            return Poll::Ready(Err(handed_over_error()));
+        }
         if self.is_held(&state) {
             add_waiter(&mut state.hold_waiters, waker);
             return Poll::Pending;
@@ -331,6 +337,27 @@ impl Tap {
         }
         state.in_flight.insert(blocks);
         Poll::Ready(Ok(Ticket { extent }))
+    }
+
+    /// Refuses changes from now on (`Fenced`), or no longer: the volume was handed over to a failover. Changes in flight end
+    /// as usual.
+    pub fn refuse(&self, yes: bool) {
+        let wakers = {
+            let mut state = self.lock();
+            state.refuses = yes;
+            [
+                std::mem::take(&mut state.hold_waiters),
+                std::mem::take(&mut state.mark_waiters),
+                std::mem::take(&mut state.room_waiters),
+            ]
+        };
+        // Those that wait ask again, and are told.
+        wakers.into_iter().flatten().for_each(Waker::wake);
+    }
+
+    /// No change is in flight.
+    pub fn is_idle(&self) -> bool {
+        self.lock().in_flight.0.is_empty()
     }
 
     /// Takes up a ticket that was let go with [`Ticket::into_extent`]; to be done once for each. `InvalidInput` when no
@@ -838,6 +865,11 @@ fn add_waiter(waiters: &mut Vec<Waker>, waker: &Waker) {
     if !waiters.iter().any(|known| known.will_wake(waker)) {
         waiters.push(waker.clone());
     }
+}
+
+fn handed_over_error() -> Error {
+    Error::new(ErrorKind::Fenced, "change", "volume")
+        .message("it was handed over to a failover, and is not written to here any more")
 }
 
 fn closed_error() -> Error {

@@ -64,7 +64,18 @@ pub(super) fn run(shared: &Shared) {
         CompressionBudget::new(shared.policy.compression_cpu_percent_max, shared.clock.elapsed());
     loop {
         let stopping = shared.stopping.load(Ordering::Acquire);
-        if shared.fenced.load(Ordering::Acquire) || (!shared.spool.has_room() && open.is_none()) {
+        if shared.is_fenced() {
+            if !shared.drained.load(Ordering::Acquire) {
+                drain(shared, &mut open, &mut budget);
+                shared.drained.store(true, Ordering::Release);
+            }
+            if stopping {
+                return;
+            }
+            std::thread::sleep(PAUSE);
+            continue;
+        }
+        if !shared.spool.has_room() && open.is_none() {
             shared.tap.set_pressure(Cause::SpoolFull);
             if stopping {
                 return;
@@ -83,6 +94,24 @@ pub(super) fn run(shared: &Shared) {
                     return;
                 }
                 std::thread::sleep(PAUSE);
+            }
+        }
+    }
+}
+
+/// Once fenced: what was captured until now is sealed. From here on the dirty map alone follows the disk.
+fn drain(shared: &Shared, open: &mut Option<Open>, budget: &mut CompressionBudget) {
+    let target = shared.tap.stats().last_sequence;
+    shared.seal_now.store(true, Ordering::Release);
+    while open.is_some() || shared.journal().durable < target {
+        shared.seal_now.store(true, Ordering::Release);
+        match step(shared, open, budget) {
+            Ok(true) => break,
+            Ok(false) => {}
+            Err(error) => {
+                *open = None;
+                lose(shared, &error);
+                break;
             }
         }
     }

@@ -10,11 +10,14 @@
 mod applications;
 #[cfg(feature = "tls")]
 mod group;
+mod hand_over;
 mod journaling;
+pub(crate) mod provisional;
 mod recover;
 mod resync;
 mod retention;
-mod state;
+pub(crate) mod state;
+mod surrender;
 mod timer;
 
 #[cfg(feature = "tls")]
@@ -25,6 +28,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use self::provisional::Provisional;
 use crate::capture::{DirtyMap, RegionRange, Tap, Volume};
 use crate::clock::{Clock, SystemClock};
 use crate::device::BlockDevice;
@@ -33,7 +37,9 @@ use crate::event::{Cause, Event, EventKind, EventSink, Mode, no_events};
 use crate::journal::{KeyRing, LABEL_BYTES_MAX, Mark, PointKind};
 use crate::point::{Quiesce, QuiesceRequest, Steps, quiesced};
 use crate::policy::{CaptureContent, Policy};
-use crate::replica::{CatalogEdit, RecoveryPoint, Replica, TimelineEntry, Vault, VolumeInfo};
+use crate::replica::{
+    CatalogEdit, RecoveryPoint, Replica, SourceIdentity, TimelineEntry, Vault, VolumeInfo,
+};
 use crate::ship::{Shipper, Spool};
 use crate::units::{ChainHash, Epoch, PointId, Sequence, Timestamp};
 
@@ -116,10 +122,15 @@ impl ProtectionOptions {
     /// `Fenced` when another agent or source has the volume, `Changed` when the disk is not the one that was
     /// protected, `WrongKey`, `Unavailable` when the vault cannot be reached.
     pub fn open(self) -> Result<Protection> {
+        let state = state::StateDirectory::open(&self.state)?;
+        self.open_with(state)
+    }
+
+    /// As [`ProtectionOptions::open`], with a state directory that is open already.
+    pub(crate) fn open_with(self, state: state::StateDirectory) -> Result<Protection> {
         self.policy.validate()?;
         let applications = applications::chosen(self.applications.clone(), &self.policy)?;
-        let state = state::StateDirectory::open(&self.state)?;
-        let (replica, source) = self.claim(&state)?;
+        let Claim { replica, source, provisional } = self.claim(&state)?;
         let info = replica.info().clone();
         let left = recover::journal(&state, &replica, &*self.clock)?;
         let mut needed = recover::disk(&state, &*self.device, &info, &self.policy, &left)?;
@@ -168,6 +179,9 @@ impl ProtectionOptions {
             resync_journaled: AtomicU64::new(0),
             vault_available: AtomicBool::new(true),
             fenced: AtomicBool::new(false),
+            drained: AtomicBool::new(false),
+            provisional: Mutex::new(provisional),
+            handed_over: AtomicBool::new(false),
             seal_now: AtomicBool::new(false),
             name_now: AtomicBool::new(false),
             stopping: AtomicBool::new(false),
@@ -185,10 +199,7 @@ impl ProtectionOptions {
     }
 
     /// Finds or creates the volume in the vault and makes sure that it is ours.
-    fn claim(
-        &self,
-        state: &state::StateDirectory,
-    ) -> Result<(Replica, crate::replica::SourceIdentity)> {
+    fn claim(&self, state: &state::StateDirectory) -> Result<Claim> {
         let known = state.identity()?;
         if self.vault.volume(&self.volume).is_err_and(|error| error.kind() == ErrorKind::NotFound) {
             if let Some(known) = known.as_ref().filter(|known| known.volume_name == self.volume) {
@@ -218,14 +229,19 @@ impl ProtectionOptions {
             }
             None => state::new_source(&*self.clock),
         };
+        if let Some(provisional) = Provisional::read(state)? {
+            if !provisional::is_committed(replica.catalog(), provisional.epoch, &source) {
+                provisional.check_current(replica.catalog())?;
+                let time = self.clock.now();
+                let division = provisional.division(state, &replica, &source, time)?;
+                let replica = replica.divided(&division)?;
+                return Ok(Claim { replica, source, provisional: Some(provisional) });
+            }
+            Provisional::forget(state)?;
+        }
         match replica.catalog().source() {
             Some(owner) if owner.id != source.id && !self.take_over => {
-                return Err(Error::new(ErrorKind::Fenced, "protect", &self.volume).message(
-                    format_args!(
-                        "the source on {} has it since {}; take it over only when that one is gone",
-                        owner.host, owner.since
-                    ),
-                ));
+                return Err(self.refused(state, &replica, &source, owner));
             }
             _ => {}
         }
@@ -235,12 +251,41 @@ impl ProtectionOptions {
             source: source.clone(),
         })?;
         if replica.catalog().source() == Some(&source) {
-            return Ok((replica, source));
+            return Ok(Claim { replica, source, provisional: None });
         }
         // Taken before the catalog is looked at: from here on no other source can add to it.
         let taken = vec![CatalogEdit::Source(source.clone())];
         replica.into_catalog().append(&source, taken)?;
-        Ok((self.vault.replica(&self.volume)?, source))
+        Ok(Claim { replica: self.vault.replica(&self.volume)?, source, provisional: None })
+    }
+
+    /// Another source has the volume. What this one still had after a failover is handed in first.
+    fn refused(
+        &self,
+        state: &state::StateDirectory,
+        replica: &Replica,
+        source: &SourceIdentity,
+        owner: &SourceIdentity,
+    ) -> Error {
+        let fenced = Error::new(ErrorKind::Fenced, "protect", &self.volume);
+        let Some(branch) = replica.catalog().branch_of(source) else {
+            return fenced.message(format_args!(
+                "the source on {} has it since {}; take it over only when that one is gone",
+                owner.host, owner.since
+            ));
+        };
+        let late = match surrender::hand_in(state, replica, source, &*self.clock) {
+            Ok(done) => format!(
+                "{} segments with {} records were handed in now",
+                done.segments, done.records
+            ),
+            Err(error) => format!("what the spool still has could not be handed in: {error}"),
+        };
+        fenced.message(format_args!(
+            "it failed over to {} at sequence {} (epoch {} ended {}); what was written here later is kept as the branch of \
+             epoch {}: {late}",
+            owner.host, branch.at, branch.epoch, branch.time, branch.epoch
+        ))
     }
 
     fn check_disk(&self, info: &VolumeInfo) -> Result<()> {
@@ -262,6 +307,14 @@ impl ProtectionOptions {
         }
         Ok(())
     }
+}
+
+/// The volume in the vault as this agent has it.
+struct Claim {
+    replica: Replica,
+    source: SourceIdentity,
+    /// A failover to here that is not committed; the replica is as if it were.
+    provisional: Option<Provisional>,
 }
 
 /// A snapshot of how a protection is doing.
@@ -306,6 +359,10 @@ pub struct ProtectionStats {
     pub vault_available: bool,
     /// Another source has the volume now; nothing is replicated any more.
     pub fenced: bool,
+    /// A failover to here is not committed: what is written stays in the spool.
+    pub provisional: bool,
+    /// A planned failover has the volume: writes are refused.
+    pub handed_over: bool,
 }
 
 /// One protected volume, running. May be used from any thread.
@@ -390,6 +447,15 @@ impl Protection {
         self.shared.dirty().mark(&[all])?;
         self.shared.tap.require_resync(&[all], Cause::Requested);
         Ok(())
+    }
+
+    /// Makes a failover to here final: the old source is fenced, and what was captured since the failover began is shipped.
+    /// Durable when it returns; nothing when no failover is under way. May be repeated after any failure.
+    ///
+    /// `Fenced` when the failover was cancelled or another one was committed meanwhile, `Unavailable` when the vault cannot be
+    /// reached.
+    pub fn commit_failover(&self) -> Result<()> {
+        self.shared.commit_failover()
     }
 
     /// Ends the session cleanly: seals and ships what there is (waiting for the vault up to `limit`; the rest stays in
@@ -484,6 +550,12 @@ struct Shared {
     resync_journaled: AtomicU64,
     vault_available: AtomicBool,
     fenced: AtomicBool,
+    /// What was captured before the fence was noticed is sealed in the spool.
+    drained: AtomicBool,
+    /// The failover that is not committed yet: nothing is shipped until it is.
+    provisional: Mutex<Option<Provisional>>,
+    /// A planned failover has the volume; it is not written to.
+    handed_over: AtomicBool,
     seal_now: AtomicBool,
     /// What is in the vault is named in its catalog without waiting for the policy's interval.
     name_now: AtomicBool,
@@ -674,7 +746,30 @@ impl Shared {
             points: self.points.load(Ordering::Relaxed),
             vault_available,
             fenced: self.is_fenced(),
+            provisional: self.is_provisional(),
+            handed_over: self.handed_over.load(Ordering::Acquire),
         }
+    }
+
+    fn is_provisional(&self) -> bool {
+        self.provisional.lock().unwrap_or_else(PoisonError::into_inner).is_some()
+    }
+
+    /// Commits the failover that is under way; nothing when there is none.
+    fn commit_failover(&self) -> Result<()> {
+        let mut provisional = self.provisional.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(under_way) = &*provisional else { return Ok(()) };
+        let replica = self.vault.replica_with_keys(&self.info.name, &self.keys)?;
+        let source = self.shipper.source();
+        let catalog = under_way.commit(&self.state, &self.vault, replica, source, &*self.clock)?;
+        let (at, epoch) = (under_way.at, under_way.epoch);
+        self.shipper.set_catalog(catalog);
+        Provisional::forget(&self.state)?;
+        *provisional = None;
+        drop(provisional);
+        let message = format!("epoch {epoch} begins after sequence {at}");
+        self.event(EventKind::FailoverCommitted, message);
+        Ok(())
     }
 
     fn event(&self, kind: EventKind, message: String) {

@@ -46,31 +46,24 @@ pub(super) fn journal(
     clock: &dyn Clock,
 ) -> Result<Left> {
     let catalog = replica.catalog();
+    let spool = sealed_in_spool(state, replica, clock)?;
     let mut left = Left {
         spooled: Vec::new(),
         last_sequence: catalog.last_sequence(),
         chain: catalog.last_chain(),
         open_unordered: catalog.open_unordered(),
-        notes: Vec::new(),
-        broken: false,
+        notes: spool.notes,
+        broken: spool.broken,
     };
-    repair_open_segment(state, replica, clock, &mut left)?;
-    let mut found: Vec<(PathBuf, SegmentSummary)> = Vec::new();
-    for path in spool_files(state)? {
-        match open_mapped(&path).and_then(|source| Segment::open(source, replica.keys())) {
-            Ok(segment) => found.push((path, segment.summary().clone())),
-            Err(error) => put_aside(state, &mut left, &path, &error.to_string())?,
-        }
-    }
-    found.sort_by_key(|(_, summary)| summary.first_sequence);
-    for (path, summary) in found {
+    for (path, summary) in spool.segments {
         let object = segment_object(&replica.info().name, &summary);
         let shipped = catalog.segments().iter().any(|entry| entry.object == object)
             || catalog.retired().contains_key(&object);
         if shipped {
             std::fs::remove_file(&path).map_err(|e| Error::io("remove", path.display(), e))?;
         } else if summary.previous != left.chain || summary.first_sequence <= left.last_sequence {
-            put_aside(state, &mut left, &path, "it does not follow the vault's history")?;
+            left.notes.push(put_aside(state, &path, "it does not follow the vault's history")?);
+            left.broken = true;
         } else {
             left.last_sequence = summary.last_sequence;
             left.chain = summary.chain;
@@ -83,16 +76,45 @@ pub(super) fn journal(
     Ok(left)
 }
 
-fn put_aside(
+/// The sealed segments of a spool.
+pub(super) struct SealedSpool {
+    /// The segments, oldest first.
+    pub segments: Vec<(PathBuf, SegmentSummary)>,
+    /// What was repaired or put aside, for people.
+    pub notes: Vec<String>,
+    /// A segment cannot be read, and was put aside.
+    pub broken: bool,
+}
+
+/// Repairs the torn segment, and opens what is there.
+pub(super) fn sealed_in_spool(
     state: &StateDirectory,
-    left: &mut Left,
+    replica: &Replica,
+    clock: &dyn Clock,
+) -> Result<SealedSpool> {
+    let mut spool = SealedSpool { segments: Vec::new(), notes: Vec::new(), broken: false };
+    spool.notes.extend(repair_open_segment(state, replica, clock)?);
+    for path in spool_files(state)? {
+        match open_mapped(&path).and_then(|source| Segment::open(source, replica.keys())) {
+            Ok(segment) => spool.segments.push((path, segment.summary().clone())),
+            Err(error) => {
+                spool.notes.push(put_aside(state, &path, &error.to_string())?);
+                spool.broken = true;
+            }
+        }
+    }
+    spool.segments.sort_by_key(|(_, summary)| (summary.epoch, summary.first_sequence));
+    Ok(spool)
+}
+
+/// Puts a segment that does not fit aside; says so.
+pub(super) fn put_aside(
+    state: &StateDirectory,
     path: &std::path::Path,
     why: &str,
-) -> Result<()> {
+) -> Result<String> {
     let target = state.reject(path)?;
-    left.notes.push(format!("a spooled segment was put aside as {}: {why}", target.display()));
-    left.broken = true;
-    Ok(())
+    Ok(format!("a spooled segment was put aside as {}: {why}", target.display()))
 }
 
 fn spool_files(state: &StateDirectory) -> Result<Vec<PathBuf>> {
@@ -114,28 +136,31 @@ fn repair_open_segment(
     state: &StateDirectory,
     replica: &Replica,
     clock: &dyn Clock,
-    left: &mut Left,
-) -> Result<()> {
+) -> Result<Option<String>> {
     let torn = state.open_segment();
     if !torn.exists() {
-        return Ok(());
+        return Ok(None);
     }
     let io = |error| Error::io("repair", torn.display(), error);
     let target = state.spool().join("repaired.part");
     let _ = std::fs::remove_file(&target);
     let (_, summary, report) = repair(&torn, FileSink::create(&target)?, replica.keys(), clock)?;
-    match summary {
+    let note = match summary {
         Some(summary) => {
             std::fs::rename(&target, spool_path(&state.spool(), &summary)).map_err(io)?;
-            left.notes.push(format!(
+            Some(format!(
                 "the open segment was repaired: {} records kept, {} bytes dropped",
                 report.records_kept, report.bytes_dropped
-            ));
+            ))
         }
-        None => std::fs::remove_file(&target).map_err(io)?,
-    }
+        None => {
+            std::fs::remove_file(&target).map_err(io)?;
+            None
+        }
+    };
     std::fs::File::open(state.spool()).and_then(|d| d.sync_all()).map_err(io)?;
-    std::fs::remove_file(&torn).map_err(io)
+    std::fs::remove_file(&torn).map_err(io)?;
+    Ok(note)
 }
 
 /// What of the disk must be read again.

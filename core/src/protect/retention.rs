@@ -29,6 +29,9 @@ pub(super) fn run(shared: &Shared) {
         if shared.clock.elapsed().saturating_sub(last) < shared.policy.retention_interval {
             continue;
         }
+        if shared.is_provisional() {
+            continue;
+        }
         let passed = shared.clock.elapsed().saturating_sub(began_elapsed);
         let jump = clock_jump(began, passed, shared.clock.now());
         let result = check_clock(&shared.info.name, jump)

@@ -23,21 +23,21 @@ const FIRST_LINE: &str = "hrl state 1";
 
 /// Who the agent is and what it protects.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Identity {
+pub(crate) struct Identity {
     pub volume_name: String,
     pub volume: VolumeId,
     pub source: SourceIdentity,
 }
 
 /// An open, locked state directory.
-pub(super) struct StateDirectory {
+pub(crate) struct StateDirectory {
     root: PathBuf,
     _lock: File,
 }
 
 impl StateDirectory {
     /// Opens or creates the directory and locks it; `Fenced` when another agent runs with it.
-    pub(super) fn open(root: &Path) -> Result<Self> {
+    pub(crate) fn open(root: &Path) -> Result<Self> {
         let io = |error| Error::io("open state directory", root.display(), error);
         fs::create_dir_all(root.join("spool")).map_err(io)?;
         let lock = OpenOptions::new()
@@ -56,30 +56,30 @@ impl StateDirectory {
         Ok(Self { root: root.to_owned(), _lock: lock })
     }
 
-    pub(super) fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         &self.root
     }
 
-    pub(super) fn dirty_map(&self) -> PathBuf {
+    pub(crate) fn dirty_map(&self) -> PathBuf {
         self.root.join("dirty")
     }
 
     /// Files of the retention task; worth nothing once it ended.
-    pub(super) fn scratch(&self) -> PathBuf {
+    pub(crate) fn scratch(&self) -> PathBuf {
         self.root.join("scratch")
     }
 
-    pub(super) fn spool(&self) -> PathBuf {
+    pub(crate) fn spool(&self) -> PathBuf {
         self.root.join("spool")
     }
 
     /// The segment being written.
-    pub(super) fn open_segment(&self) -> PathBuf {
+    pub(crate) fn open_segment(&self) -> PathBuf {
         self.root.join("spool/open.part")
     }
 
     /// Moves a segment that does not fit out of the spool.
-    pub(super) fn reject(&self, path: &Path) -> Result<PathBuf> {
+    pub(crate) fn reject(&self, path: &Path) -> Result<PathBuf> {
         let directory = self.root.join("rejected");
         let io = |error| Error::io("put aside", path.display(), error);
         fs::create_dir_all(&directory).map_err(io)?;
@@ -89,7 +89,7 @@ impl StateDirectory {
     }
 
     /// The identity written last; `None` in a new directory.
-    pub(super) fn identity(&self) -> Result<Option<Identity>> {
+    pub(crate) fn identity(&self) -> Result<Option<Identity>> {
         let path = self.root.join("state");
         let text = match fs::read_to_string(&path) {
             Ok(text) => text,
@@ -104,7 +104,7 @@ impl StateDirectory {
     }
 
     /// Writes the identity durably.
-    pub(super) fn set_identity(&self, identity: &Identity) -> Result<()> {
+    pub(crate) fn set_identity(&self, identity: &Identity) -> Result<()> {
         let path = self.root.join("state");
         let temporary = self.root.join("state.new");
         let source = PointId(identity.source.id);
@@ -140,7 +140,7 @@ fn parse(text: &str) -> Option<Identity> {
 }
 
 /// A new identity for this host.
-pub(super) fn new_source(clock: &dyn Clock) -> SourceIdentity {
+pub(crate) fn new_source(clock: &dyn Clock) -> SourceIdentity {
     let mut id = [0; 16];
     clock.fill_random(&mut id);
     let host = rustix::system::uname().nodename().to_string_lossy().into_owned();

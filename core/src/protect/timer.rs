@@ -4,8 +4,8 @@
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use super::{Shared, forget};
-use crate::error::ErrorKind;
+use super::{Shared, forget, hand_over, surrender};
+use crate::error::{Error, ErrorKind};
 use crate::event::EventKind;
 use crate::journal::PointKind;
 use crate::units::Sequence;
@@ -40,7 +40,24 @@ pub(super) fn run_keeper(shared: &Shared) {
 /// Ships segments, with growing pauses while the vault does not answer.
 pub(super) fn run_shipper(shared: &Shared) {
     let mut pause = RETRY_MIN;
+    let mut looked = shared.clock.elapsed();
     while !shared.has_ended() && !shared.is_fenced() {
+        if shared.is_provisional() {
+            std::thread::sleep(WAIT);
+            continue;
+        }
+        let now = shared.clock.elapsed();
+        let interval = shared.policy.failover_poll_interval;
+        if !interval.is_zero() && now.saturating_sub(looked) >= interval {
+            looked = now;
+            // Anything else that is wrong, shipping finds out too.
+            if let Err(error) = shared.shipper.look()
+                && error.kind() == ErrorKind::Fenced
+            {
+                fence(shared, &error);
+                break;
+            }
+        }
         let urgent = shared.name_now.swap(false, Ordering::AcqRel) || shared.is_stopping();
         match shared.shipper.ship(&shared.spool, WAIT, urgent, &|| shared.has_ended()) {
             Ok(last) => {
@@ -55,14 +72,52 @@ pub(super) fn run_shipper(shared: &Shared) {
                     }
                 }
             }
-            Err(error) if error.kind() == ErrorKind::Fenced => {
-                shared.fenced.store(true, Ordering::Release);
-                shared.event(EventKind::Fenced, error.to_string());
-            }
+            Err(error) if error.kind() == ErrorKind::Fenced => fence(shared, &error),
             Err(error) => {
                 if shared.vault_available.swap(false, Ordering::Relaxed) {
                     shared.event(EventKind::VaultUnavailable, error.to_string());
                 }
+                sleep(shared, jittered(shared, pause));
+                pause = (pause * 2).min(shared.policy.retry_interval_max);
+            }
+        }
+    }
+    hand_in(shared);
+}
+
+fn fence(shared: &Shared, error: &Error) {
+    shared.fenced.store(true, Ordering::Release);
+    shared.event(EventKind::Fenced, error.to_string());
+}
+
+/// Once fenced: hands in what the journal has sealed, with growing pauses while the vault does not answer.
+fn hand_in(shared: &Shared) {
+    let mut pause = RETRY_MIN;
+    while shared.is_fenced() && !shared.has_ended() {
+        if !shared.drained.load(Ordering::Acquire) {
+            std::thread::sleep(TICK);
+            continue;
+        }
+        let result =
+            shared.vault.replica_with_keys(&shared.info.name, &shared.keys).and_then(|replica| {
+                let (source, clock) = (shared.shipper.source(), &*shared.clock);
+                surrender::hand_in(&shared.state, &replica, source, clock)
+            });
+        match result {
+            Ok(done) => {
+                let (segments, records) = (done.segments, done.records);
+                let message = if segments == 0 {
+                    "nothing was captured here after the failover".to_owned()
+                } else {
+                    format!("{segments} segments with {records} records are kept as a branch")
+                };
+                shared.event(EventKind::LateWrites { segments, records }, message);
+                for note in done.notes {
+                    shared.event(EventKind::JournalRepaired, note);
+                }
+                return;
+            }
+            Err(_) => {
                 sleep(shared, jittered(shared, pause));
                 pause = (pause * 2).min(shared.policy.retry_interval_max);
             }
@@ -80,6 +135,7 @@ pub(super) fn run_timer(shared: &Shared) {
     while !shared.has_ended() {
         std::thread::sleep(TICK);
         tell_mode_changes(shared);
+        hand_over::follow(shared);
         let now = shared.clock.elapsed();
         let stats = shared.stats();
         let threshold = shared.policy.rpo_threshold;
@@ -92,6 +148,7 @@ pub(super) fn run_timer(shared: &Shared) {
         if !interval.is_zero()
             && now.saturating_sub(last_point) >= interval
             && !shared.is_stopping()
+            && !shared.handed_over.load(Ordering::Acquire)
         {
             last_point = now;
             let result = shared.mark(PointKind::Crash, "");

@@ -259,6 +259,7 @@ impl Catalog {
     pub fn append(&mut self, source: &SourceIdentity, edits: Vec<CatalogEdit>) -> Result<()> {
         for _ in 0..RACES_MAX {
             self.check_source(source, &edits)?;
+            self.check_steps(&edits)?;
             if self.put_next(source.id, &edits)? {
                 return Ok(());
             }
@@ -363,6 +364,11 @@ impl Catalog {
         Ok(())
     }
 
+    /// Others appended versions that were not read yet. One request.
+    pub(crate) fn is_behind(&self) -> Result<bool> {
+        Ok(self.store.head(&self.object(self.version + 1))?.is_some())
+    }
+
     fn check_source(&self, source: &SourceIdentity, edits: &[CatalogEdit]) -> Result<()> {
         let takes = match edits.first() {
             Some(CatalogEdit::Source(taker)) => taker.id == source.id,
@@ -380,6 +386,13 @@ impl Catalog {
             }
             _ => Ok(()),
         }
+    }
+
+    fn check_steps(&self, edits: &[CatalogEdit]) -> Result<()> {
+        edits.iter().try_for_each(|edit| match edit {
+            CatalogEdit::Step(step) => self.lifecycle.check(step, &self.prefix),
+            _ => Ok(()),
+        })
     }
 
     fn apply(&mut self, edit: CatalogEdit) -> Result<()> {

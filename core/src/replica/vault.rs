@@ -13,6 +13,7 @@ use std::sync::Arc;
 
 use super::annotations::{Pin, PinUntil, Verdict, VerdictKind};
 use super::at::At;
+use super::branch::Division;
 use super::catalog::{Catalog, CatalogEdit, SegmentEntry};
 use super::changes::ChangeSet;
 use super::codec::{Decoder, Encoder};
@@ -293,6 +294,11 @@ impl Replica {
         Ok(Self { catalog: self.catalog.of_branch(epoch)?, ..self.clone() })
     }
 
+    /// The volume as it will be after a division; nothing is written.
+    pub(crate) fn divided(&self, division: &Division) -> Result<Self> {
+        Ok(Self { catalog: self.catalog.divided(division)?, ..self.clone() })
+    }
+
     /// Gives a branch up: its objects are retired, and deleted by retention when their grace is over. Durable when it returns.
     /// `NotFound` lists the branches.
     pub fn drop_branch(&mut self, epoch: Epoch) -> Result<()> {
@@ -308,7 +314,7 @@ impl Replica {
         self.catalog.refresh()
     }
 
-    pub(super) fn store(&self) -> &Arc<dyn Store> {
+    pub(crate) fn store(&self) -> &Arc<dyn Store> {
         &self.store
     }
 

@@ -22,7 +22,7 @@ use crate::clock::Clock;
 use crate::error::{Error, ErrorKind, Result};
 use crate::journal::SegmentSummary;
 use crate::policy::Policy;
-use crate::replica::{Catalog, CatalogEdit, SegmentEntry, SourceIdentity};
+use crate::replica::{Catalog, CatalogEdit, SegmentEntry, SourceIdentity, Stage};
 use crate::store::{PutOutcome, Store};
 use crate::units::{Sequence, Timestamp};
 
@@ -314,36 +314,69 @@ impl Shipper {
 
     fn put(&self, spooled: &Spooled) -> Result<SegmentEntry> {
         let object = segment_object(&self.volume, &spooled.summary);
-        if self.store.put_file(&object, &spooled.path)? == PutOutcome::AlreadyExists {
-            self.check_same(&object, spooled)?;
-        }
+        put_checked(&*self.store, &object, &spooled.path, spooled.summary.stored_bytes)?;
         Ok(SegmentEntry { object, summary: spooled.summary.clone() })
     }
 
-    /// The object was put before: by us, when its answer or what followed was lost, and by nobody else.
-    fn check_same(&self, object: &str, spooled: &Spooled) -> Result<()> {
-        let other = |at: u64| {
-            Error::new(ErrorKind::Corrupt, "ship segment", object)
-                .at(at)
-                .message("another object of its name is in the vault")
-        };
-        let found = self.store.head(object)?.map_or(0, |info| info.length);
-        let length = spooled.summary.stored_bytes;
-        if found != length {
-            return Err(other(0).expected(format_args!("{length} bytes")).found(found));
+    /// Looks whether others appended to the catalog, and reads what they did. One request when nobody did.
+    pub(crate) fn look(&self) -> Result<()> {
+        let mut catalog = self.catalog.lock().unwrap_or_else(PoisonError::into_inner);
+        if catalog.is_behind()? {
+            catalog.refresh()?;
         }
-        let io = |error| Error::io("read segment", spooled.path.display(), error);
-        let file = File::open(&spooled.path).map_err(io)?;
-        let mut ours = vec![0; COMPARED_BYTES];
-        for at in (0..length).step_by(COMPARED_BYTES) {
-            let ours = &mut ours[..(length - at).min(COMPARED_BYTES as u64) as usize];
-            file.read_exact_at(ours, at).map_err(io)?;
-            if self.store.get(object, at..at + ours.len() as u64)? != ours {
-                return Err(other(at).expected("the same bytes").found("others"));
-            }
-        }
-        Ok(())
+        let owner = catalog.source().filter(|owner| owner.id != self.source.id);
+        owner.map_or(Ok(()), |owner| Err(fenced(&self.volume, owner)))
     }
+
+    /// Where the volume is in its life cycle, as read last; `None` while the catalog is being appended to.
+    pub(crate) fn stage(&self) -> Option<Stage> {
+        self.catalog.try_lock().ok().map(|catalog| catalog.lifecycle().stage())
+    }
+
+    /// From now on this is the catalog.
+    pub(crate) fn set_catalog(&self, catalog: Catalog) {
+        *self.catalog.lock().unwrap_or_else(PoisonError::into_inner) = catalog;
+    }
+
+    /// Who ships.
+    pub(crate) fn source(&self) -> &SourceIdentity {
+        &self.source
+    }
+}
+
+fn fenced(volume: &str, owner: &SourceIdentity) -> Error {
+    Error::new(ErrorKind::Fenced, "ship segments of", volume).message(format_args!(
+        "the volume belongs to the source on {} since {}",
+        owner.host, owner.since
+    ))
+}
+
+/// Puts the file at `path` as `object`. One that is there must be the same: put before by us, when its answer or what
+/// followed was lost, and by nobody else; else `Corrupt`.
+pub(crate) fn put_checked(store: &dyn Store, object: &str, path: &Path, length: u64) -> Result<()> {
+    if store.put_file(object, path)? == PutOutcome::Created {
+        return Ok(());
+    }
+    let other = |at: u64| {
+        Error::new(ErrorKind::Corrupt, "put segment", object)
+            .at(at)
+            .message("another object of its name is in the vault")
+    };
+    let found = store.head(object)?.map_or(0, |info| info.length);
+    if found != length {
+        return Err(other(0).expected(format_args!("{length} bytes")).found(found));
+    }
+    let io = |error| Error::io("read segment", path.display(), error);
+    let file = File::open(path).map_err(io)?;
+    let mut ours = vec![0; COMPARED_BYTES];
+    for at in (0..length).step_by(COMPARED_BYTES) {
+        let ours = &mut ours[..(length - at).min(COMPARED_BYTES as u64) as usize];
+        file.read_exact_at(ours, at).map_err(io)?;
+        if store.get(object, at..at + ours.len() as u64)? != ours {
+            return Err(other(at).expected("the same bytes").found("others"));
+        }
+    }
+    Ok(())
 }
 
 /// Name of a segment's object in the vault.

@@ -1,0 +1,224 @@
+//! A protection in the middle of a failover: its epoch is not in the catalog yet.
+//!
+//! The disk is served as of a state of the volume, and what is written to it is captured and journaled as the next epoch, on
+//! top of that state. Nothing of it leaves the spool before the failover is committed: the old source may still go on, the
+//! point may be changed, and a cancellation leaves no trace in the vault. Committing is one version of the catalog, which
+//! ends the old epoch, makes this source the only one, and fences the other; then shipping begins.
+//!
+//! `STATE/failover` says what is being done. It is written before anything else and removed when the catalog has the
+//! commit, so an agent that was killed anywhere goes on where it was. `STATE/cut.hrl` is the copy of the segment that the state lies
+//! inside of, up to the state.
+
+use std::fs::{self, File};
+use std::io::Write;
+use std::path::PathBuf;
+
+use super::state::StateDirectory;
+use crate::clock::Clock;
+use crate::error::{Error, ErrorKind, Result};
+use crate::journal::{FileSink, Segment, open_mapped, trim};
+use crate::replica::{
+    Catalog, CatalogEdit, Division, Replica, SegmentEntry, SourceIdentity, Step, StepKind, Vault,
+};
+use crate::ship::{put_checked, segment_object};
+use crate::units::{Epoch, PointId, Sequence, Timestamp};
+
+const FIRST_LINE: &str = "hrl failover 1";
+
+/// What a failover under way is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Provisional {
+    /// Its identity in the life cycle.
+    pub failover: PointId,
+    /// The epoch that it begins.
+    pub epoch: Epoch,
+    /// The state.
+    pub at: Sequence,
+    /// Time of the state.
+    pub at_time: Timestamp,
+    /// The recovery point that the state is.
+    pub point: Option<PointId>,
+    /// It brings the volume home: committing ends the life cycle.
+    pub home: bool,
+    /// The state lies inside a segment, and this directory has the cut.
+    pub cut: bool,
+}
+
+impl Provisional {
+    /// What the state directory says; `None` when no failover is under way.
+    pub(crate) fn read(state: &StateDirectory) -> Result<Option<Self>> {
+        let path = path_of(state);
+        let text = match fs::read_to_string(&path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(Error::io("read failover", path.display(), error)),
+        };
+        parse(&text).map(Some).ok_or_else(|| {
+            Error::new(ErrorKind::Corrupt, "read failover", path.display())
+                .expected(format_args!("{FIRST_LINE:?} and seven fields"))
+                .found("another text")
+        })
+    }
+
+    /// Writes it durably.
+    pub(crate) fn write(&self, state: &StateDirectory) -> Result<()> {
+        let (path, temporary) = (path_of(state), state.path().join("failover.new"));
+        let point = self.point.map_or_else(|| "none".to_owned(), |point| point.to_string());
+        let text = format!(
+            "{FIRST_LINE}\nfailover={}\nepoch={}\nat={}\nat-time={}\npoint={point}\nhome={}\ncut={}\n",
+            self.failover, self.epoch, self.at.0, self.at_time.0, self.home, self.cut
+        );
+        File::create(&temporary)
+            .and_then(|mut file| file.write_all(text.as_bytes()).and_then(|()| file.sync_all()))
+            .and_then(|()| fs::rename(&temporary, &path))
+            .and_then(|()| File::open(state.path())?.sync_all())
+            .map_err(|error| Error::io("write failover", path.display(), error))
+    }
+
+    /// Removes what `write` and `cut` left.
+    pub(crate) fn forget(state: &StateDirectory) -> Result<()> {
+        for path in [path_of(state), cut_path(state)] {
+            match fs::remove_file(&path) {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                    return Err(Error::io("remove", path.display(), error));
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// The division that committing makes.
+    pub(crate) fn division(
+        &self,
+        state: &StateDirectory,
+        replica: &Replica,
+        source: &SourceIdentity,
+        time: Timestamp,
+    ) -> Result<Division> {
+        let cut = if self.cut {
+            let segment = Segment::open(open_mapped(&cut_path(state))?, replica.keys())?;
+            let summary = segment.summary().clone();
+            Some(SegmentEntry { object: segment_object(&replica.info().name, &summary), summary })
+        } else {
+            None
+        };
+        Ok(Division { epoch: self.epoch, at: self.at, cut, source: source.clone(), time })
+    }
+
+    /// The step of the life cycle that says so.
+    pub(crate) fn step(&self, kind: StepKind, clock: &dyn Clock) -> Step {
+        Step {
+            kind,
+            failover: self.failover,
+            time: clock.now(),
+            host: host(),
+            at: self.at,
+            point: self.point,
+            at_time: self.at_time,
+            epoch: self.epoch,
+            note: String::new(),
+        }
+    }
+
+    /// Makes the failover final: the cut is put, then one version of the catalog divides the history. Returns the catalog with
+    /// it. May be repeated after any failure; when the catalog has it already, nothing is written.
+    ///
+    /// `Fenced` when another failover was committed or this one cancelled meanwhile.
+    pub(crate) fn commit(
+        &self,
+        state: &StateDirectory,
+        vault: &Vault,
+        replica: Replica,
+        source: &SourceIdentity,
+        clock: &dyn Clock,
+    ) -> Result<Catalog> {
+        if is_committed(replica.catalog(), self.epoch, source) {
+            return Ok(replica.into_catalog());
+        }
+        self.check_current(replica.catalog())?;
+        let division = self.division(state, &replica, source, clock.now())?;
+        if let Some(cut) = &division.cut {
+            put_checked(&**vault.store(), &cut.object, &cut_path(state), cut.summary.stored_bytes)?;
+        }
+        let kind = if self.home { StepKind::FailBack } else { StepKind::Commit };
+        let edits = vec![CatalogEdit::Divide(division), CatalogEdit::Step(self.step(kind, clock))];
+        let mut catalog = replica.into_catalog();
+        catalog.append(source, edits)?;
+        Ok(catalog)
+    }
+
+    /// `Fenced` when the catalog's failover under way is not this one.
+    pub(crate) fn check_current(&self, catalog: &Catalog) -> Result<()> {
+        let lifecycle = catalog.lifecycle();
+        let current = lifecycle.current();
+        let ours = current.is_some_and(|step| step.failover == self.failover);
+        if ours && lifecycle.stage().is_open() {
+            return Ok(());
+        }
+        let found = current.map_or_else(
+            || "no failover".to_owned(),
+            |step| format!("{} by {} at {}", step.kind.name(), step.host, step.time),
+        );
+        Err(Error::new(ErrorKind::Fenced, "go on with failover", self.failover)
+            .message("it was cancelled, or another one came first")
+            .expected("this failover under way")
+            .found(found))
+    }
+}
+
+/// Copies the segment that `at` lies inside of, up to `at`, into the state directory; false when it is the end of one.
+pub(crate) fn cut(
+    state: &StateDirectory,
+    replica: &Replica,
+    at: Sequence,
+    clock: &dyn Clock,
+) -> Result<bool> {
+    let Some(entry) = replica.catalog().cut_by(at) else { return Ok(false) };
+    let segment = replica.open_segment(&entry.object)?;
+    let temporary = state.path().join("cut.part");
+    let _ = fs::remove_file(&temporary);
+    trim(&segment, at, FileSink::create(&temporary)?, replica.keys(), clock)?;
+    let path = cut_path(state);
+    fs::rename(&temporary, &path)
+        .and_then(|()| File::open(state.path())?.sync_all())
+        .map_err(|error| Error::io("write cut", path.display(), error))?;
+    Ok(true)
+}
+
+/// The catalog has this epoch, and it is this source's.
+pub(super) fn is_committed(catalog: &Catalog, epoch: Epoch, source: &SourceIdentity) -> bool {
+    catalog.epoch() >= epoch && catalog.source().is_some_and(|owner| owner.id == source.id)
+}
+
+/// Name of this host.
+pub(crate) fn host() -> String {
+    rustix::system::uname().nodename().to_string_lossy().into_owned()
+}
+
+fn path_of(state: &StateDirectory) -> PathBuf {
+    state.path().join("failover")
+}
+
+fn cut_path(state: &StateDirectory) -> PathBuf {
+    state.path().join("cut.hrl")
+}
+
+fn parse(text: &str) -> Option<Provisional> {
+    let mut lines = text.lines();
+    if lines.next()? != FIRST_LINE {
+        return None;
+    }
+    let mut field = |name: &str| lines.next()?.strip_prefix(name)?.strip_prefix('=');
+    let failover = PointId::parse(field("failover")?)?;
+    let epoch = Epoch(field("epoch")?.parse().ok()?);
+    let at = Sequence(field("at")?.parse().ok()?);
+    let at_time = Timestamp(field("at-time")?.parse().ok()?);
+    let point = match field("point")? {
+        "none" => None,
+        digits => Some(PointId::parse(digits)?),
+    };
+    let home = field("home")?.parse().ok()?;
+    let cut = field("cut")?.parse().ok()?;
+    Some(Provisional { failover, epoch, at, at_time, point, home, cut })
+}
