@@ -8,14 +8,14 @@ STAMP := $(VENV)/.installed
 TEST_STAMP := $(VENV)/.installed-for-tests
 ANY_STAMP := $(if $(wildcard $(STAMP)),$(STAMP),$(TEST_STAMP))
 PACKAGES := chromium fio iproute2 nbdkit libnbd-bin qemu-utils xfsprogs btrfs-progs fuse3 e2fsprogs mount gcc g++ cmake pkg-config valgrind \
-    procps sqlite3 postgresql mariadb-server redis-server
+    procps sqlite3 postgresql mariadb-server redis-server qemu-system-x86 mmdebstrap extlinux syslinux-common fdisk
 PYTHON_SOURCES := $(shell find python core/src -name '*.py' -o -name '*.rs' -o -name '*.pyi' -o -name '*.html' -o -name '*.css' -o -name '*.js' -o -name 'pyproject.toml')
 
 # Targets of fuzz/Cargo.toml, and how long each runs: `make fuzz TARGET=tap FUZZ_SECONDS=600`.
 TARGET := $(shell sed -n '/^\[\[bin/,/^name/s/^name = "\(.*\)"/\1/p' fuzz/Cargo.toml)
 FUZZ_SECONDS := 60
 
-.PHONY: help build install demo servers test test-c test-long fuzz lint bench bench-c bench-python doc man clean packages venv
+.PHONY: help build install demo servers guest test test-c test-long fuzz lint bench bench-c bench-python doc man clean packages venv
 
 help:  ## List the jobs
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -25,6 +25,9 @@ packages:  ## Install the programs that tests and demo run (Debian, as root)
 
 servers:  ## Install the object stores that tests run against
 	@.ci/servers
+
+guest: packages  ## Build the virtual machine that tests boot
+	@.ci/guest
 
 venv: $(VENV)/.tools  ## Make the local virtual environment
 $(VENV)/.tools: python/requirements-dev.txt
@@ -62,7 +65,7 @@ lint: $(ANY_STAMP)  ## Formatting, lints and types
 	$(VENV)/bin/ruff check --config python/pyproject.toml benches && $(VENV)/bin/mypy --config-file= --strict benches/python_binding.py
 	$(VENV)/bin/stubtest hrl --allowlist python/stubtest-allowlist.txt
 
-test: packages servers lint  ## Everything that must hold before a change lands
+test: packages servers guest lint  ## Everything that must hold before a change lands
 	cargo test --workspace
 	ffi/tests/run
 	cd python && ../$(VENV)/bin/pytest -q
