@@ -9,6 +9,7 @@ pub mod device;
 mod error;
 mod event;
 mod extent;
+pub mod failover;
 pub mod journal;
 pub mod planner;
 mod point;

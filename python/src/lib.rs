@@ -12,6 +12,7 @@ mod buffer;
 mod callback;
 mod device;
 mod errors;
+mod failover;
 mod gateway;
 mod group;
 mod handle;
@@ -33,6 +34,8 @@ use pyo3::prelude::*;
 mod _hrl {
     #[pymodule_export]
     use crate::device::{Device, FileDevice, MemoryDevice, Overlay, Volume};
+    #[pymodule_export]
+    use crate::failover::{FailedOver, Follower, cancel_failover};
     #[pymodule_export]
     use crate::gateway::{Gateway, create_authority, enroll_client};
     #[pymodule_export]

@@ -110,6 +110,8 @@ pub(crate) struct Stats {
     points: u64,
     vault_available: bool,
     fenced: bool,
+    provisional: bool,
+    handed_over: bool,
 }
 
 impl From<hrl::ProtectionStats> for Stats {
@@ -134,6 +136,8 @@ impl From<hrl::ProtectionStats> for Stats {
             points: stats.points,
             vault_available: stats.vault_available,
             fenced: stats.fenced,
+            provisional: stats.provisional,
+            handed_over: stats.handed_over,
         }
     }
 }
@@ -148,6 +152,17 @@ pub(crate) struct Protection {
 }
 
 impl Protection {
+    pub(crate) fn of(py: Python<'_>, protection: hrl::Protection) -> PyResult<Self> {
+        let volume = protection.volume().clone();
+        let tap = volume.tap().expect("a protection has a tap").clone();
+        Ok(Self {
+            size_bytes: volume.size_bytes(),
+            volume: Volume::of(py, volume)?,
+            tap: Py::new(py, Tap::of(tap))?,
+            inner: Running::new(Arc::new(protection)),
+        })
+    }
+
     /// The volume, for a server.
     pub(crate) fn inner_volume(&self) -> PyResult<Arc<hrl::capture::Volume>> {
         Ok(self.open_handle()?.volume().clone())
@@ -217,7 +232,7 @@ fn wait_ordered(py: Python<'_>, handle: &hrl::Protection, limit: Duration) -> Py
 }
 
 /// A policy of names and values, the latter as text or as whatever says the same as text.
-fn chosen_policy(given: &Bound<'_, PyMapping>) -> PyResult<hrl::Policy> {
+pub(crate) fn chosen_policy(given: &Bound<'_, PyMapping>) -> PyResult<hrl::Policy> {
     let mut policy = hrl::Policy::default();
     for item in given.items()? {
         let (name, value): (String, Bound<'_, PyAny>) = item.extract()?;
@@ -266,14 +281,7 @@ impl Protection {
             }
             options.open()
         })?;
-        let volume = protection.volume().clone();
-        let tap = volume.tap().expect("a protection has a tap").clone();
-        Ok(Self {
-            size_bytes: volume.size_bytes(),
-            volume: Volume::of(py, volume)?,
-            tap: Py::new(py, Tap::of(tap))?,
-            inner: Running::new(Arc::new(protection)),
-        })
+        Self::of(py, protection)
     }
 
     #[getter]

@@ -202,7 +202,7 @@ impl Replica {
     }
 
     /// Changes what the vault says of the volume, and sees it from then on.
-    fn amend<R: Send>(
+    pub(crate) fn amend<R: Send>(
         &self,
         py: Python<'_>,
         work: impl FnOnce(&mut hrl::replica::Replica) -> hrl::Result<R> + Send,
@@ -262,6 +262,42 @@ impl Replica {
             }
         }
         Ok(found)
+    }
+
+    /// Where the volume is in its life cycle.
+    fn lifecycle<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        crate::failover::lifecycle_dict(py, &*self.inner.get()?)
+    }
+
+    fn branch(&self, epoch: u32) -> PyResult<Self> {
+        let branch = self.inner.get()?.branch(hrl::Epoch(epoch));
+        let branch = branch.map_err(|error| crate::errors::raise(&error))?;
+        Ok(Self { inner: Handle::new("the branch", Arc::new(branch)) })
+    }
+
+    fn drop_branch(&self, py: Python<'_>, epoch: u32) -> PyResult<()> {
+        self.amend(py, |replica| replica.drop_branch(hrl::Epoch(epoch)))
+    }
+
+    #[pyo3(signature = (name, at="newest-good"))]
+    fn begin_test<'py>(
+        &self,
+        py: Python<'py>,
+        name: &str,
+        at: &str,
+    ) -> PyResult<Bound<'py, PyDict>> {
+        crate::failover::begin(py, self, name, at)
+    }
+
+    fn end_test(&self, py: Python<'_>, name: &str) -> PyResult<()> {
+        crate::failover::end(py, self, name)
+    }
+
+    /// The newest good point, and why it is.
+    fn newest_good(&self) -> PyResult<(RecoveryPoint, String)> {
+        let found = self.inner.get()?.newest_good();
+        let (point, why) = found.map_err(|error| crate::errors::raise(&error))?;
+        Ok((point.into(), why.name().to_owned()))
     }
 
     fn points(&self) -> PyResult<Vec<RecoveryPoint>> {

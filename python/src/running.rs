@@ -33,6 +33,11 @@ impl<T: Send + 'static> Running<T> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
+    /// Puts back what was taken for a while.
+    pub(crate) fn put_back(&self, value: T) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(value);
+    }
+
     /// Looks at it; `None` once it was taken.
     pub(crate) fn with<R>(&self, look: impl FnOnce(&T) -> R) -> Option<R> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).as_ref().map(look)

@@ -10,6 +10,7 @@ use pyo3::prelude::*;
 
 use crate::device::{Source, scratch_options};
 use crate::errors::run;
+use crate::failover::FailedOver;
 use crate::protection::Protection;
 use crate::replica::{ChangeSet, Replica};
 use crate::running::Running;
@@ -73,6 +74,23 @@ impl NbdServer {
         on_refused: Option<Py<PyAny>>,
     ) -> PyResult<Self> {
         let volume = protection.inner_volume()?;
+        let tls = Tls::new(tls, tls_verify, on_refused, name);
+        run(py, || tls.start(address, Export::volume(name, volume)))
+    }
+
+    /// Serves a volume that failed over to here.
+    #[staticmethod]
+    #[pyo3(signature = (address, failed_over, name, *, tls=None, tls_verify=true, on_refused=None))]
+    fn failed_over(
+        py: Python<'_>,
+        address: &str,
+        failed_over: &FailedOver,
+        name: &str,
+        tls: Option<PathBuf>,
+        tls_verify: bool,
+        on_refused: Option<Py<PyAny>>,
+    ) -> PyResult<Self> {
+        let volume = failed_over.inner_volume()?;
         let tls = Tls::new(tls, tls_verify, on_refused, name);
         run(py, || tls.start(address, Export::volume(name, volume)))
     }

@@ -5,6 +5,7 @@
 //! When the failover is cancelled, writes are taken again; when it is committed, the agent is fenced like any old source.
 
 use std::sync::atomic::Ordering;
+use std::sync::{MutexGuard, PoisonError};
 use std::time::Duration;
 
 use super::Shared;
@@ -13,6 +14,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::event::{EventKind, Mode};
 use crate::journal::PointKind;
 use crate::replica::{Stage, Step, StepKind};
+use crate::units::PointId;
 
 /// Label of the point that a planned failover begins with.
 const LABEL: &str = "planned failover";
@@ -25,21 +27,21 @@ pub(super) fn follow(shared: &Shared) {
     if shared.is_provisional() || shared.is_fenced() || shared.is_stopping() {
         return;
     }
-    let Some(stage) = shared.shipper.stage() else { return };
-    let has = shared.handed_over.load(Ordering::Acquire);
+    let Some((stage, failover)) = shared.shipper.stage() else { return };
+    let handed_over = *handed_over(shared);
     match stage {
-        Stage::Requested => {
+        Stage::Requested if handed_over != failover => {
             if let Err(error) = hand_over(shared) {
                 take_back(shared);
                 shared.event(EventKind::TaskFailed, format!("handing the volume over: {error}"));
             }
         }
         // An agent that was restarted after it handed over.
-        Stage::HandedOver | Stage::FailedOver if !has && is_ours(shared) => {
+        Stage::HandedOver | Stage::FailedOver if handed_over.is_none() && is_ours(shared) => {
             shared.tap.refuse(true);
-            shared.handed_over.store(true, Ordering::Release);
+            *self::handed_over(shared) = failover;
         }
-        Stage::Protected | Stage::Committed | Stage::Reprotected if has => {
+        Stage::Protected | Stage::Committed | Stage::Reprotected if handed_over.is_some() => {
             take_back(shared);
             let message = "the planned failover was cancelled; writes are taken again";
             shared.event(EventKind::TakenBack, message.to_owned());
@@ -64,7 +66,7 @@ fn hand_over(shared: &Shared) -> Result<()> {
     let Some(request) = catalog.lifecycle().current().cloned() else { return Ok(()) };
     wait(shared, "in order", || shared.tap.mode() == Mode::Ordered)?;
     shared.tap.refuse(true);
-    shared.handed_over.store(true, Ordering::Release);
+    *handed_over(shared) = Some(request.failover);
     wait(shared, "without writes in flight", || shared.tap.is_idle())?;
     shared.volume.device().flush()?;
     let point = shared.mark(PointKind::Crash, LABEL)?;
@@ -96,7 +98,11 @@ fn hand_over(shared: &Shared) -> Result<()> {
 
 fn take_back(shared: &Shared) {
     shared.tap.refuse(false);
-    shared.handed_over.store(false, Ordering::Release);
+    *handed_over(shared) = None;
+}
+
+fn handed_over(shared: &Shared) -> MutexGuard<'_, Option<PointId>> {
+    shared.handed_over.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn wait(shared: &Shared, what: &str, done: impl Fn() -> bool) -> Result<()> {

@@ -13,11 +13,11 @@ mod group;
 mod hand_over;
 mod journaling;
 pub(crate) mod provisional;
-mod recover;
+pub(crate) mod recover;
 mod resync;
 mod retention;
 pub(crate) mod state;
-mod surrender;
+pub(crate) mod surrender;
 mod timer;
 
 #[cfg(feature = "tls")]
@@ -181,7 +181,7 @@ impl ProtectionOptions {
             fenced: AtomicBool::new(false),
             drained: AtomicBool::new(false),
             provisional: Mutex::new(provisional),
-            handed_over: AtomicBool::new(false),
+            handed_over: Mutex::new(None),
             seal_now: AtomicBool::new(false),
             name_now: AtomicBool::new(false),
             stopping: AtomicBool::new(false),
@@ -230,10 +230,10 @@ impl ProtectionOptions {
             None => state::new_source(&*self.clock),
         };
         if let Some(provisional) = Provisional::read(state)? {
-            if !provisional::is_committed(replica.catalog(), provisional.epoch, &source) {
+            let source = provisional.source.clone();
+            if !provisional.is_committed(replica.catalog()) {
                 provisional.check_current(replica.catalog())?;
-                let time = self.clock.now();
-                let division = provisional.division(state, &replica, &source, time)?;
+                let division = provisional.division(state, &replica, self.clock.now())?;
                 let replica = replica.divided(&division)?;
                 return Ok(Claim { replica, source, provisional: Some(provisional) });
             }
@@ -554,8 +554,8 @@ struct Shared {
     drained: AtomicBool,
     /// The failover that is not committed yet: nothing is shipped until it is.
     provisional: Mutex<Option<Provisional>>,
-    /// A planned failover has the volume; it is not written to.
-    handed_over: AtomicBool,
+    /// The planned failover that has the volume; it is not written to.
+    handed_over: Mutex<Option<PointId>>,
     seal_now: AtomicBool,
     /// What is in the vault is named in its catalog without waiting for the policy's interval.
     name_now: AtomicBool,
@@ -747,8 +747,12 @@ impl Shared {
             vault_available,
             fenced: self.is_fenced(),
             provisional: self.is_provisional(),
-            handed_over: self.handed_over.load(Ordering::Acquire),
+            handed_over: self.is_handed_over(),
         }
+    }
+
+    fn is_handed_over(&self) -> bool {
+        self.handed_over.lock().unwrap_or_else(PoisonError::into_inner).is_some()
     }
 
     fn is_provisional(&self) -> bool {
@@ -760,8 +764,7 @@ impl Shared {
         let mut provisional = self.provisional.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(under_way) = &*provisional else { return Ok(()) };
         let replica = self.vault.replica_with_keys(&self.info.name, &self.keys)?;
-        let source = self.shipper.source();
-        let catalog = under_way.commit(&self.state, &self.vault, replica, source, &*self.clock)?;
+        let catalog = under_way.commit(&self.state, &self.vault, replica, &*self.clock)?;
         let (at, epoch) = (under_way.at, under_way.epoch);
         self.shipper.set_catalog(catalog);
         Provisional::forget(&self.state)?;

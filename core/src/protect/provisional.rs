@@ -42,6 +42,8 @@ pub(crate) struct Provisional {
     pub home: bool,
     /// The state lies inside a segment, and this directory has the cut.
     pub cut: bool,
+    /// The source from the commit on.
+    pub source: SourceIdentity,
 }
 
 impl Provisional {
@@ -55,7 +57,7 @@ impl Provisional {
         };
         parse(&text).map(Some).ok_or_else(|| {
             Error::new(ErrorKind::Corrupt, "read failover", path.display())
-                .expected(format_args!("{FIRST_LINE:?} and seven fields"))
+                .expected(format_args!("{FIRST_LINE:?} and ten fields"))
                 .found("another text")
         })
     }
@@ -65,8 +67,17 @@ impl Provisional {
         let (path, temporary) = (path_of(state), state.path().join("failover.new"));
         let point = self.point.map_or_else(|| "none".to_owned(), |point| point.to_string());
         let text = format!(
-            "{FIRST_LINE}\nfailover={}\nepoch={}\nat={}\nat-time={}\npoint={point}\nhome={}\ncut={}\n",
-            self.failover, self.epoch, self.at.0, self.at_time.0, self.home, self.cut
+            "{FIRST_LINE}\nfailover={}\nepoch={}\nat={}\nat-time={}\npoint={point}\nhome={}\ncut={}\n\
+             source={}\nhost={}\nsince={}\n",
+            self.failover,
+            self.epoch,
+            self.at.0,
+            self.at_time.0,
+            self.home,
+            self.cut,
+            PointId(self.source.id),
+            self.source.host,
+            self.source.since.0,
         );
         File::create(&temporary)
             .and_then(|mut file| file.write_all(text.as_bytes()).and_then(|()| file.sync_all()))
@@ -93,7 +104,6 @@ impl Provisional {
         &self,
         state: &StateDirectory,
         replica: &Replica,
-        source: &SourceIdentity,
         time: Timestamp,
     ) -> Result<Division> {
         let cut = if self.cut {
@@ -103,7 +113,8 @@ impl Provisional {
         } else {
             None
         };
-        Ok(Division { epoch: self.epoch, at: self.at, cut, source: source.clone(), time })
+        let source = self.source.clone();
+        Ok(Division { epoch: self.epoch, at: self.at, cut, source, time })
     }
 
     /// The step of the life cycle that says so.
@@ -130,22 +141,27 @@ impl Provisional {
         state: &StateDirectory,
         vault: &Vault,
         replica: Replica,
-        source: &SourceIdentity,
         clock: &dyn Clock,
     ) -> Result<Catalog> {
-        if is_committed(replica.catalog(), self.epoch, source) {
+        if self.is_committed(replica.catalog()) {
             return Ok(replica.into_catalog());
         }
         self.check_current(replica.catalog())?;
-        let division = self.division(state, &replica, source, clock.now())?;
+        let division = self.division(state, &replica, clock.now())?;
         if let Some(cut) = &division.cut {
             put_checked(&**vault.store(), &cut.object, &cut_path(state), cut.summary.stored_bytes)?;
         }
         let kind = if self.home { StepKind::FailBack } else { StepKind::Commit };
         let edits = vec![CatalogEdit::Divide(division), CatalogEdit::Step(self.step(kind, clock))];
         let mut catalog = replica.into_catalog();
-        catalog.append(source, edits)?;
+        catalog.append(&self.source, edits)?;
         Ok(catalog)
+    }
+
+    /// The catalog has its epoch, and it is this source's.
+    pub(crate) fn is_committed(&self, catalog: &Catalog) -> bool {
+        catalog.epoch() >= self.epoch
+            && catalog.source().is_some_and(|owner| owner.id == self.source.id)
     }
 
     /// `Fenced` when the catalog's failover under way is not this one.
@@ -186,11 +202,6 @@ pub(crate) fn cut(
     Ok(true)
 }
 
-/// The catalog has this epoch, and it is this source's.
-pub(super) fn is_committed(catalog: &Catalog, epoch: Epoch, source: &SourceIdentity) -> bool {
-    catalog.epoch() >= epoch && catalog.source().is_some_and(|owner| owner.id == source.id)
-}
-
 /// Name of this host.
 pub(crate) fn host() -> String {
     rustix::system::uname().nodename().to_string_lossy().into_owned()
@@ -220,5 +231,9 @@ fn parse(text: &str) -> Option<Provisional> {
     };
     let home = field("home")?.parse().ok()?;
     let cut = field("cut")?.parse().ok()?;
-    Some(Provisional { failover, epoch, at, at_time, point, home, cut })
+    let PointId(id) = PointId::parse(field("source")?)?;
+    let host = field("host")?.to_owned();
+    let since = Timestamp(field("since")?.parse().ok()?);
+    let source = SourceIdentity { id, host, since };
+    Some(Provisional { failover, epoch, at, at_time, point, home, cut, source })
 }

@@ -212,7 +212,7 @@ pub(super) fn disk(
             Ok(Needed { regions: map.marked(), map, cause, fresh: false })
         }
         MapState::Clean(stop) => {
-            if stop.modified != device.modified() || stop.sample != sample(device)? {
+            if !is_as_left(device, &stop)? {
                 return everything(Cause::Untracked);
             }
             let cause = left.open_unordered.unwrap_or(Cause::Requested);
@@ -224,6 +224,11 @@ pub(super) fn disk(
 /// What to remember of the disk at a clean stop.
 pub(super) fn clean_stop(device: &dyn BlockDevice, last_sequence: Sequence) -> Result<CleanStop> {
     Ok(CleanStop { last_sequence, modified: device.modified(), sample: sample(device)? })
+}
+
+/// The disk is, as far as can be told, as it was at the clean stop.
+pub(crate) fn is_as_left(device: &dyn BlockDevice, stop: &CleanStop) -> Result<bool> {
+    Ok(stop.modified == device.modified() && stop.sample == sample(device)?)
 }
 
 /// Hash of pieces spread evenly over the disk, its first and last block among them.

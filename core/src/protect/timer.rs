@@ -148,7 +148,7 @@ pub(super) fn run_timer(shared: &Shared) {
         if !interval.is_zero()
             && now.saturating_sub(last_point) >= interval
             && !shared.is_stopping()
-            && !shared.handed_over.load(Ordering::Acquire)
+            && !shared.is_handed_over()
         {
             last_point = now;
             let result = shared.mark(PointKind::Crash, "");

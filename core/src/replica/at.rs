@@ -11,6 +11,8 @@ use crate::units::{PointId, Sequence, Timestamp};
 pub enum At {
     /// The newest state that can be restored.
     Newest,
+    /// The newest point that is good as far as is known, see [`Replica::newest_good`](super::Replica::newest_good).
+    NewestGood,
     /// After exactly the records up to this one.
     Sequence(Sequence),
     /// After the last record at or before this time.
@@ -24,7 +26,7 @@ pub enum At {
 }
 
 impl At {
-    /// Understands `newest`, a sequence number, a time as RFC 3339, the identity of a point (32 hexadecimal digits),
+    /// Understands `newest`, `newest-good`, a sequence number, a time as RFC 3339, the identity of a point (32 hexadecimal digits),
     /// `point:DIGITS` (its beginning), `label:TEXT`, and takes anything else as a label.
     pub fn parse(text: &str) -> Result<Self> {
         let bad = |expected: &str| {
@@ -34,6 +36,9 @@ impl At {
         };
         if text == "newest" {
             return Ok(Self::Newest);
+        }
+        if text == "newest-good" {
+            return Ok(Self::NewestGood);
         }
         if let Some(digits) = text.strip_prefix("point:") {
             if digits.is_empty()
@@ -67,6 +72,7 @@ impl fmt::Display for At {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Newest => f.write_str("newest"),
+            Self::NewestGood => f.write_str("newest-good"),
             Self::Sequence(sequence) => write!(f, "sequence {sequence}"),
             Self::Time(time) => write!(f, "{time}"),
             Self::Point(point) => write!(f, "point {point}"),

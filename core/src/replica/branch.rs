@@ -9,6 +9,7 @@
 //! segment is the first of the branch.
 
 use super::catalog::{Catalog, CatalogEdit, SegmentEntry, SourceIdentity};
+use super::lifecycle::Stage;
 use crate::error::{Error, ErrorKind, Result};
 use crate::units::{ChainHash, Epoch, Sequence, Timestamp};
 
@@ -92,6 +93,15 @@ impl Catalog {
     /// The segments of the volume and of its branches: all that is named.
     pub fn named(&self) -> impl Iterator<Item = &SegmentEntry> {
         self.segments.iter().chain(self.branches.iter().flat_map(|branch| &branch.segments))
+    }
+
+    /// States that stay though no point says so: those that branches stand on, and those of failovers that are under way
+    /// and of tests.
+    pub(super) fn needed_states(&self) -> impl Iterator<Item = Sequence> {
+        let lifecycle = self.lifecycle();
+        let open = lifecycle.current().filter(|_| lifecycle.stage() == Stage::FailedOver);
+        let tests = lifecycle.tests().iter().map(|test| test.begin.at);
+        self.branches.iter().map(|branch| branch.base).chain(open.map(|step| step.at)).chain(tests)
     }
 
     /// The catalog as a branch sees it: the history up to its base, then its segments. It cannot be appended to.

@@ -535,12 +535,9 @@ impl Catalog {
         if !same {
             return Err(changed("the new segment does not stand for those that it replaces"));
         }
-        let inside = |branch: &&Branch| {
-            (old_first.summary.first_sequence..old_last.summary.last_sequence)
-                .contains(&branch.base)
-        };
-        if let Some(branch) = self.branches.iter().find(inside) {
-            return Err(changed("a branch stands on a state inside").found(branch.epoch));
+        let inside = old_first.summary.first_sequence..old_last.summary.last_sequence;
+        if let Some(needed) = self.needed_states().find(|state| inside.contains(state)) {
+            return Err(changed("a branch or a failover stands on a state inside").found(needed));
         }
         let marks = |entries: &[SegmentEntry]| -> HashSet<PointId> {
             entries.iter().flat_map(|e| &e.summary.marks).map(|m| m.mark.point).collect()

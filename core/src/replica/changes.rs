@@ -82,6 +82,26 @@ impl ChangeSet {
     }
 }
 
+/// Every byte that may have changed after `from`, up to `to`: as a change set, or more where segments were folded.
+pub(super) fn touched(replica: &Replica, from: Sequence, to: Sequence) -> Result<ExtentSet> {
+    let mut extents = ExtentSet::new();
+    for entry in replica.catalog().segments() {
+        let summary = &entry.summary;
+        if summary.last_sequence <= from || summary.first_sequence > to {
+            continue;
+        }
+        let segment = replica.open_entry(entry)?;
+        let whole = summary.first_sequence > from && summary.last_sequence <= to;
+        if whole || summary.kind != SegmentKind::Log {
+            segment.read_index()?.iter().for_each(|entry| extents.insert(entry.extent));
+        } else {
+            let cut = segment.index_between(from, to)?;
+            cut.iter().for_each(|entry| extents.insert(entry.extent));
+        }
+    }
+    Ok(extents)
+}
+
 /// The change set between two sequences of a replica.
 pub(super) fn between(replica: &Replica, from: Sequence, to: Sequence) -> Result<ChangeSet> {
     if from > to {

@@ -53,7 +53,7 @@ pub(crate) use retention::folds_of;
 pub use retention::{Fold, FoldReason, KeepReason, KeptState, RetentionPlan, plan};
 #[cfg(any(test, feature = "testing"))]
 pub use vault::mend_volume_record;
-pub use vault::{RecoveryPoint, Replica, Vault, VolumeInfo};
+pub use vault::{GoodBecause, RecoveryPoint, Replica, Vault, VolumeInfo};
 pub use verify::{Finding, VerifyReport};
 pub(crate) use versions::VersionNames;
 pub use view::{View, ViewOptions};

@@ -47,7 +47,7 @@ pub enum KeepReason {
     LegalHold,
     /// Pinned.
     Pinned,
-    /// What an old source wrote before it was fenced stands on it.
+    /// A branch, a failover under way or a test failover stands on it.
     Branch,
     /// The newest point that a check found good.
     LastVerified,
@@ -242,7 +242,7 @@ struct Planner<'a> {
     protected: HashMap<PointId, KeepReason>,
     /// Group points that were committed.
     committed: HashSet<PointId>,
-    /// States that branches stand on.
+    /// States that branches and failovers stand on.
     bases: HashSet<Sequence>,
     /// There are more small segments than there should be.
     is_crowded: bool,
@@ -253,7 +253,7 @@ impl<'a> Planner<'a> {
         let protected = catalog.protected_points(|pin| !pin.has_expired(now));
         let mut planner =
             Self::of(catalog.segments(), catalog.unordered_intervals(), protected, policy, now);
-        planner.bases = catalog.branches().iter().map(|branch| branch.base).collect();
+        planner.bases = catalog.needed_states().collect();
         planner.committed = catalog.commitments().map(|commitment| commitment.group).collect();
         planner
     }

@@ -20,6 +20,7 @@ use super::codec::{Decoder, Encoder};
 use super::compact::{CompactOptions, CompactReport, Compactor};
 use super::history::TimelineEntry;
 use super::keys::mark_name;
+use super::lifecycle::Step;
 use super::restore::{RestoreReport, RestoreTarget};
 use super::retention::RetentionPlan;
 use super::verify::VerifyReport;
@@ -27,6 +28,7 @@ use super::view::{View, ViewOptions};
 use super::{Progress, changes, parallel, restore, retention, verify};
 use crate::clock::Clock;
 use crate::error::{Error, ErrorKind, Result};
+use crate::extent::ExtentSet;
 use crate::journal::{
     KeyRing, MarkEntry, ObjectSource, PointKind, Segment, SegmentKind, SegmentSource,
     SegmentSummary, WrappingKey,
@@ -92,6 +94,28 @@ pub struct RecoveryPoint {
     pub pins: Vec<Pin>,
     /// What checks of it found.
     pub verdicts: Vec<Verdict>,
+}
+
+/// Why a point is the newest good one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GoodBecause {
+    /// Checks of it found it good.
+    Checked,
+    /// Nothing was checked; it is application-consistent.
+    ApplicationConsistent,
+    /// Nothing was checked; it is the newest point.
+    Newest,
+}
+
+impl GoodBecause {
+    /// Stable lower-case name.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Checked => "checked",
+            Self::ApplicationConsistent => "application-consistent",
+            Self::Newest => "newest",
+        }
+    }
 }
 
 /// A store with volumes in it. Cheap to clone; may be used from any thread.
@@ -309,6 +333,11 @@ impl Replica {
         self.catalog.amend(&[CatalogEdit::DropBranch(epoch), retired], &|| Ok(()))
     }
 
+    /// Records a step of the volume's life cycle, see [`Lifecycle`](super::Lifecycle).
+    pub(crate) fn record_step(&mut self, step: &Step) -> Result<()> {
+        self.catalog.record_step(step)
+    }
+
     /// Reads what was appended to the catalog since.
     pub fn refresh(&mut self) -> Result<()> {
         self.catalog.refresh()
@@ -428,6 +457,7 @@ impl Replica {
         let points = self.points();
         let found = match at {
             At::Newest => self.catalog.newest_ordered(),
+            At::NewestGood => Some(self.newest_good()?.0.sequence),
             At::Sequence(sequence) => {
                 Some(*sequence).filter(|s| *s <= self.catalog.last_sequence())
             }
@@ -497,6 +527,36 @@ impl Replica {
     pub fn changes(&self, from: &At, to: &At) -> Result<ChangeSet> {
         let (from, to) = (self.resolve(from)?, self.resolve(to)?);
         changes::between(self, from, to)
+    }
+
+    /// Every byte that may have changed after `from`, up to `to`; more than a change set where segments were folded.
+    pub(crate) fn touched(&self, from: Sequence, to: Sequence) -> Result<ExtentSet> {
+        changes::touched(self, from, to)
+    }
+
+    /// The newest point that checks found good, and none bad; where there is none the newest application-consistent point,
+    /// and where there is none of these the newest point: never one that a check found bad. With it, why it is.
+    ///
+    /// `NotFound` when there is no such point.
+    pub fn newest_good(&self) -> Result<(RecoveryPoint, GoodBecause)> {
+        let mut left = self.points();
+        left.retain(|point| point.verdicts.iter().all(|verdict| verdict.ok));
+        let is_app = |kind| matches!(kind, PointKind::App | PointKind::GroupApp);
+        let verified = left.iter().rposition(|point| !point.verdicts.is_empty());
+        let app = || left.iter().rposition(|point| is_app(point.kind));
+        let (at, why) = match verified {
+            Some(at) => (at, GoodBecause::Checked),
+            None => match app() {
+                Some(at) => (at, GoodBecause::ApplicationConsistent),
+                None => (left.len().wrapping_sub(1), GoodBecause::Newest),
+            },
+        };
+        if at < left.len() {
+            return Ok((left.swap_remove(at), why));
+        }
+        Err(Error::new(ErrorKind::NotFound, "find newest-good of", &self.info.name)
+            .expected("a point that no check found bad")
+            .found("none"))
     }
 
     /// Checks everything that the catalog names.

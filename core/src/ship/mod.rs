@@ -24,7 +24,7 @@ use crate::journal::SegmentSummary;
 use crate::policy::Policy;
 use crate::replica::{Catalog, CatalogEdit, SegmentEntry, SourceIdentity, Stage};
 use crate::store::{PutOutcome, Store};
-use crate::units::{Sequence, Timestamp};
+use crate::units::{PointId, Sequence, Timestamp};
 
 /// Segments put by one call at most.
 pub(crate) const BATCH_MAX: usize = 64;
@@ -328,9 +328,12 @@ impl Shipper {
         owner.map_or(Ok(()), |owner| Err(fenced(&self.volume, owner)))
     }
 
-    /// Where the volume is in its life cycle, as read last; `None` while the catalog is being appended to.
-    pub(crate) fn stage(&self) -> Option<Stage> {
-        self.catalog.try_lock().ok().map(|catalog| catalog.lifecycle().stage())
+    /// Where the volume is in its life cycle, as read last, and in which failover; `None` while the catalog is being
+    /// appended to.
+    pub(crate) fn stage(&self) -> Option<(Stage, Option<PointId>)> {
+        let catalog = self.catalog.try_lock().ok()?;
+        let lifecycle = catalog.lifecycle();
+        Some((lifecycle.stage(), lifecycle.current().map(|step| step.failover)))
     }
 
     /// From now on this is the catalog.

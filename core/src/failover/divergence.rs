@@ -1,0 +1,135 @@
+//! How the disk of an old source differs from the volume, found from journals and dirty map without reading the disk.
+//!
+//! The source wrote the volume's history up to the state at which its epoch was ended. Since then the disk may differ in what
+//! the branch of that epoch changed, in what the spool still had, and in the regions that the dirty map marks: those written
+//! and not known to be both durable on the disk and in the journal. Where one of these cannot be told, the disk is taken to
+//! differ everywhere.
+
+use super::start::clear_spool;
+use crate::capture::{DirtyMap, MapState};
+use crate::clock::Clock;
+use crate::device::BlockDevice;
+use crate::error::{Error, ErrorKind, Result};
+use crate::extent::{Extent, ExtentSet};
+use crate::protect::provisional::Provisional;
+use crate::protect::recover::is_as_left;
+use crate::protect::state::{Identity, StateDirectory};
+use crate::protect::surrender::hand_in;
+use crate::replica::{Branch, Replica, Vault};
+use crate::units::{Epoch, Sequence};
+
+/// A disk that holds a state of the volume but for some extents.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Divergence {
+    /// Epoch of the state.
+    pub epoch: Epoch,
+    /// The state.
+    pub at: Sequence,
+    /// Where the disk holds something else.
+    pub differs: ExtentSet,
+    /// Why it is taken to differ everywhere; `None` where it is not.
+    pub everywhere: Option<String>,
+}
+
+/// How the disk of the agent whose state directory this is differs. What its spool has is handed in to the branch.
+///
+/// `InvalidInput` when the directory is no agent's, or its agent still has the volume.
+pub(super) fn of_old_source(
+    vault: &Vault,
+    volume: &str,
+    disk: &dyn BlockDevice,
+    state: &StateDirectory,
+    clock: &dyn Clock,
+) -> Result<Divergence> {
+    let Some(Identity { volume: id, source, .. }) = state.identity()? else {
+        return Err(Error::new(ErrorKind::InvalidInput, "follow with", state.path().display())
+            .expected("the state directory of the agent that protected the disk")
+            .found("none; restore the volume to a new disk instead"));
+    };
+    let mut replica = vault.replica(volume)?;
+    if replica.info().id != id {
+        return Err(Error::new(ErrorKind::Changed, "follow", volume)
+            .message("the state directory belongs to another volume")
+            .expected(format_args!("volume {}", replica.info().id))
+            .found(format_args!("volume {id}")));
+    }
+    if replica.catalog().source().is_some_and(|owner| owner.id == source.id) {
+        return Err(Error::new(ErrorKind::InvalidInput, "follow", volume)
+            .message("the agent of this directory has the volume: nothing else writes it"));
+    }
+    if Provisional::read(state)?.is_some() {
+        return Err(Error::new(ErrorKind::InvalidInput, "follow", volume)
+            .message("a failover to this directory is under way: commit or cancel it first"));
+    }
+    let whole = Extent { offset: 0, length: replica.info().device_bytes };
+    let Some(branch) = replica.catalog().branch_of(&source).cloned() else {
+        let (epoch, at) = (replica.catalog().epoch(), Sequence::ZERO);
+        let why = "another agent took the volume over without a failover".to_owned();
+        return Ok(everywhere(epoch, at, whole, why));
+    };
+    let handed_in = hand_in(state, &replica, &source, clock)?;
+    replica.refresh()?;
+    let branch = replica.catalog().branch(branch.epoch)?.clone();
+    if !handed_in.notes.is_empty() {
+        let why = handed_in.notes.join("; ");
+        return Ok(everywhere(branch.epoch, branch.at, whole, why));
+    }
+    clear_spool(state)?;
+    let mut differs = on_branch(&replica, &branch, branch.at)?;
+    match marked(disk, state)? {
+        Some(marked) => marked.iter().for_each(|extent| differs.insert(extent)),
+        None => {
+            let why =
+                "its dirty map is missing, damaged, or not of the disk as it is now".to_owned();
+            return Ok(everywhere(branch.epoch, branch.at, whole, why));
+        }
+    }
+    Ok(Divergence { epoch: branch.epoch, at: branch.at, differs, everywhere: None })
+}
+
+/// The same disk against the history as it is now: epochs may have been ended since, before the state that the disk has.
+pub(super) fn rebased(replica: &Replica, mut known: Divergence) -> Result<Divergence> {
+    while let Ok(branch) = replica.catalog().branch(known.epoch).cloned() {
+        if branch.at < known.at {
+            let gone = replica.branch(branch.epoch)?.touched(branch.at, known.at)?;
+            gone.iter().for_each(|extent| known.differs.insert(extent));
+            known.at = branch.at;
+        }
+        known.epoch = Epoch(branch.epoch.0 + 1);
+    }
+    Ok(known)
+}
+
+fn everywhere(epoch: Epoch, at: Sequence, whole: Extent, why: String) -> Divergence {
+    let differs = std::iter::once(whole).collect();
+    Divergence { epoch, at, differs, everywhere: Some(why) }
+}
+
+/// What the records of a branch after `at` changed.
+fn on_branch(replica: &Replica, branch: &Branch, at: Sequence) -> Result<ExtentSet> {
+    replica.branch(branch.epoch)?.touched(at, branch.last_sequence())
+}
+
+/// The extents that the dirty map marks; `None` when it does not tell.
+fn marked(disk: &dyn BlockDevice, state: &StateDirectory) -> Result<Option<ExtentSet>> {
+    let path = state.dirty_map();
+    if !path.exists() {
+        return Ok(None);
+    }
+    let (map, found) = match DirtyMap::open(&path) {
+        Ok(opened) => opened,
+        Err(error) if error.kind() == ErrorKind::Corrupt => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    if let MapState::Clean(stop) = found
+        && !is_as_left(disk, &stop)?
+    {
+        return Ok(None);
+    }
+    let (region, size) = (map.params().region_bytes, map.params().device_bytes);
+    let extent = |first: u64, last: u64| {
+        let end = (last + 1).saturating_mul(region).min(size);
+        Extent::from_bounds(first * region, end)
+    };
+    Ok(Some(map.marked().iter().map(|range| extent(range.first, range.last)).collect()))
+}

@@ -1,0 +1,341 @@
+//! Reprotection: the disk at the old site follows the volume, so that failing back moves little and takes little time.
+//!
+//! A [`Follower`] knows a state that the disk holds and where it differs from it ([`divergence`](super::divergence)). Catching
+//! up writes the newest state where the disk differs or the volume changed, and nothing else; it can run again and again while
+//! the volume is in use elsewhere. `STATE/follow` says how far the disk is: before anything is written, it names every extent
+//! that will be; so a crash in the middle only makes the next run write those again.
+
+use std::fs::{self, File};
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::divergence::{self, Divergence};
+use super::options::chosen;
+use super::start::{cancel_in, prepare, remove, request, requested_id, take_identity};
+use crate::clock::Clock;
+use crate::device::{BlockDevice, Durability, Unmap};
+use crate::error::{Error, ErrorKind, Result};
+use crate::event::EventSink;
+use crate::extent::{Extent, ExtentSet};
+use crate::policy::Policy;
+use crate::protect::provisional::{Provisional, host};
+use crate::protect::state::StateDirectory;
+use crate::protect::{Protection, ProtectionOptions};
+use crate::replica::{At, Progress, Replica, Step, StepKind, Vault, ViewOptions, is_zero};
+use crate::units::{Epoch, PointId, Sequence};
+
+const FIRST_LINE: &str = "hrl follow 1";
+/// Bytes read and written at once.
+const PIECE_BYTES: u64 = 1 << 20;
+/// Runs of zeroes of at least this size are not written as data.
+const HOLE_BYTES: usize = 64 << 10;
+
+/// What catching up did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CatchUp {
+    /// The state that the disk held before, but for where it differed.
+    pub from: Sequence,
+    /// The state that it holds now.
+    pub to: Sequence,
+    /// Bytes in which the disk may have differed from the state before.
+    pub bytes_diverged: u64,
+    /// Bytes written or zeroed: those, and what changed between the states.
+    pub bytes_written: u64,
+}
+
+/// A disk at the old site that follows the volume. One thread uses it.
+pub struct Follower {
+    vault: Vault,
+    replica: Replica,
+    disk: Arc<dyn BlockDevice>,
+    state: StateDirectory,
+    known: Divergence,
+    clock: Arc<dyn Clock>,
+}
+
+impl Follower {
+    /// Makes the disk of an old source follow. `state` is the state directory of the agent that protected it, which must have
+    /// ended; nothing else may write to the disk. What its spool still has is handed in to the branch of its epoch first.
+    ///
+    /// `InvalidInput` when the directory is no agent's or the agent still has the volume, `Fenced` when it is running,
+    /// `Changed` for another volume or a disk of another size, `Unavailable` when the vault does not answer.
+    pub fn open(
+        volume: &str,
+        vault: Vault,
+        state: impl AsRef<Path>,
+        disk: Arc<dyn BlockDevice>,
+        clock: Arc<dyn Clock>,
+    ) -> Result<Self> {
+        let state = StateDirectory::open(state.as_ref())?;
+        if Provisional::read(&state)?.is_some_and(|under_way| under_way.home) {
+            // A failback that was killed before it was committed: the disk may hold writes of its own.
+            abandon(&vault, volume, &state, &*clock)?;
+        }
+        let replica = vault.replica(volume)?;
+        if disk.size_bytes() != replica.info().device_bytes {
+            return Err(Error::new(ErrorKind::Changed, "follow with", disk.name())
+                .expected(format_args!("{} bytes", replica.info().device_bytes))
+                .found(disk.size_bytes()));
+        }
+        let known = match read(&state)? {
+            Some(known) => known,
+            None => {
+                let found = divergence::of_old_source(&vault, volume, &*disk, &state, &*clock)?;
+                write(&state, &found)?;
+                found
+            }
+        };
+        Ok(Self { vault, replica, disk, state, known, clock })
+    }
+
+    /// The state that the disk holds, but for where it differs.
+    pub fn sequence(&self) -> Sequence {
+        self.known.at
+    }
+
+    /// Where the disk may hold something else than that state.
+    pub fn differs(&self) -> &ExtentSet {
+        &self.known.differs
+    }
+
+    /// Why the disk is taken to differ everywhere; `None` where journals and dirty map told.
+    pub fn why_everywhere(&self) -> Option<&str> {
+        self.known.everywhere.as_deref()
+    }
+
+    /// Bytes that catching up to `at` would write now.
+    pub fn bytes_behind(&mut self, at: &At) -> Result<u64> {
+        Ok(self.outstanding(at)?.1.total_bytes())
+    }
+
+    /// Brings the disk to the state `at`, durably. Called again after any failure it goes on.
+    ///
+    /// `InvalidInput` when the disk is beyond the state already; false from `progress` ends it with `Unavailable`.
+    pub fn catch_up(&mut self, at: &At, progress: Progress<'_>) -> Result<CatchUp> {
+        let (to, all) = self.outstanding(at)?;
+        let from = self.known.at;
+        let bytes_diverged = self.known.differs.total_bytes();
+        if all.is_empty() {
+            self.settle(to)?;
+            return Ok(CatchUp { from, to, bytes_diverged, bytes_written: 0 });
+        }
+        let planned = Divergence { differs: all.clone(), ..self.known.clone() };
+        write(&self.state, &planned)?;
+        self.known = planned;
+        let view = self.replica.view(&At::Sequence(to), &ViewOptions::default())?;
+        let total = all.total_bytes();
+        let mut done = 0;
+        let mut buffer = vec![0; PIECE_BYTES as usize];
+        for extent in all.iter() {
+            let mut offset = extent.offset;
+            while offset < extent.end() {
+                let length = PIECE_BYTES.min(extent.end() - offset);
+                let piece = &mut buffer[..length as usize];
+                view.read(offset, piece)?;
+                put(&*self.disk, offset, piece)?;
+                offset += length;
+                done += length;
+                if !progress(done, total) {
+                    return Err(Error::new(
+                        ErrorKind::Unavailable,
+                        "follow",
+                        &self.replica.info().name,
+                    )
+                    .message("it was stopped; the next run goes on"));
+                }
+            }
+        }
+        self.disk.flush()?;
+        self.settle(to)?;
+        Ok(CatchUp { from, to, bytes_diverged, bytes_written: total })
+    }
+
+    /// Records in the life cycle that the disk follows, at the state that it holds.
+    pub fn record(&mut self) -> Result<()> {
+        let lifecycle = self.replica.catalog().lifecycle();
+        let Some(current) = lifecycle.current().cloned() else { return Ok(()) };
+        let shown = chosen(&self.replica, self.known.at);
+        let step = Step {
+            kind: StepKind::Reprotect,
+            time: self.clock.now(),
+            host: host(),
+            at: shown.sequence,
+            point: shown.point,
+            at_time: shown.time,
+            ..current
+        };
+        self.replica.record_step(&step)
+    }
+
+    /// Takes the volume home: catches up while it is in use, has its source hand it over, catches up with what was left,
+    /// and commits. The protection that is returned runs on this disk; the other site is fenced.
+    ///
+    /// With no `planned` limit the source is not asked: the disk takes over as of the newest state, and what the source has
+    /// not shipped is on its branch later.
+    pub fn fail_back(
+        mut self,
+        planned: Option<Duration>,
+        policy: Policy,
+        events: EventSink,
+        progress: Progress<'_>,
+    ) -> Result<(Protection, CatchUp)> {
+        policy.validate()?;
+        let mut done = self.catch_up(&At::Newest, progress)?;
+        let failover = requested_id(&self.state, &self.replica, &*self.clock)?;
+        let at = match planned {
+            Some(limit) => {
+                let clock = self.clock.clone();
+                At::Sequence(request(&self.vault, &mut self.replica, failover, limit, &*clock)?)
+            }
+            None => At::Newest,
+        };
+        let last = self.catch_up(&at, progress)?;
+        done.to = last.to;
+        done.bytes_written += last.bytes_written;
+        self.begin(failover, &policy)?;
+        let Self { vault, replica, disk, state, clock, .. } = self;
+        let volume = replica.info().name.clone();
+        let protection = ProtectionOptions::new(&volume, disk, vault, state.path().to_owned())
+            .policy(policy)
+            .events(events)
+            .clock(clock)
+            .open_with(state)?;
+        protection.commit_failover()?;
+        Ok((protection, done))
+    }
+
+    /// Everything up to the protection: from here on the directory is that of a failover.
+    fn begin(&mut self, failover: PointId, policy: &Policy) -> Result<()> {
+        let chosen = chosen(&self.replica, self.known.at);
+        let under_way = prepare(
+            &self.state,
+            &self.replica,
+            failover,
+            chosen,
+            true,
+            policy.region_bytes,
+            &*self.clock,
+        )?;
+        take_identity(&self.state, &self.replica, &under_way)?;
+        self.replica.record_step(&under_way.step(StepKind::Start, &*self.clock))?;
+        remove(&path_of(&self.state))
+    }
+
+    /// The state that is meant, and what must be written for it.
+    fn outstanding(&mut self, at: &At) -> Result<(Sequence, ExtentSet)> {
+        self.replica.refresh()?;
+        self.known = divergence::rebased(&self.replica, self.known.clone())?;
+        let to = self.replica.resolve(at)?;
+        if to < self.known.at {
+            return Err(Error::new(ErrorKind::InvalidInput, "follow to", at)
+                .message("the disk is beyond it")
+                .expected(format_args!("a state from sequence {} on", self.known.at))
+                .found(format_args!("sequence {to}")));
+        }
+        let mut all = self.replica.touched(self.known.at, to)?;
+        self.known.differs.iter().for_each(|extent| all.insert(extent));
+        Ok((to, all))
+    }
+
+    fn settle(&mut self, at: Sequence) -> Result<()> {
+        let epoch = self.replica.catalog().epoch();
+        let now = Divergence { epoch, at, differs: ExtentSet::new(), everywhere: None };
+        write(&self.state, &now)?;
+        self.known = now;
+        Ok(())
+    }
+}
+
+/// Gives up a failback that was not committed. What was written to the disk meanwhile is nowhere else, and not told apart.
+fn abandon(vault: &Vault, volume: &str, state: &StateDirectory, clock: &dyn Clock) -> Result<()> {
+    let Some(under_way) = Provisional::read(state)? else { return Ok(()) };
+    let replica = vault.replica(volume)?;
+    let whole = Extent { offset: 0, length: replica.info().device_bytes };
+    let known = Divergence {
+        epoch: replica.catalog().epoch(),
+        at: under_way.at,
+        differs: std::iter::once(whole).collect(),
+        everywhere: Some("a failback was given up".to_owned()),
+    };
+    write(state, &known)?;
+    cancel_in(vault, volume, state, clock)
+}
+
+/// Writes a piece, its long runs of zeroes as such.
+fn put(disk: &dyn BlockDevice, offset: u64, piece: &[u8]) -> Result<()> {
+    let mut data: Option<usize> = None;
+    for (number, block) in piece.chunks(HOLE_BYTES).enumerate() {
+        let at = number * HOLE_BYTES;
+        if !is_zero(block) {
+            data.get_or_insert(at);
+            continue;
+        }
+        if let Some(begin) = data.take() {
+            disk.write(offset + begin as u64, &piece[begin..at], Durability::Cached)?;
+        }
+        let hole = Extent { offset: offset + at as u64, length: block.len() as u64 };
+        disk.zero(hole, Unmap::Allowed, Durability::Cached)?;
+    }
+    match data {
+        Some(begin) => disk.write(offset + begin as u64, &piece[begin..], Durability::Cached),
+        None => Ok(()),
+    }
+}
+
+fn path_of(state: &StateDirectory) -> PathBuf {
+    state.path().join("follow")
+}
+
+fn write(state: &StateDirectory, known: &Divergence) -> Result<()> {
+    let (path, temporary) = (path_of(state), state.path().join("follow.new"));
+    let mut text = format!("{FIRST_LINE}\nepoch={}\nat={}\n", known.epoch, known.at.0);
+    text +=
+        &format!("everywhere={}\n", known.everywhere.as_deref().unwrap_or("").replace('\n', " "));
+    for extent in known.differs.iter() {
+        text += &format!("{} {}\n", extent.offset, extent.length);
+    }
+    text += "end\n";
+    File::create(&temporary)
+        .and_then(|mut file| file.write_all(text.as_bytes()).and_then(|()| file.sync_all()))
+        .and_then(|()| fs::rename(&temporary, &path))
+        .and_then(|()| File::open(state.path())?.sync_all())
+        .map_err(|error| Error::io("write", path.display(), error))
+}
+
+fn read(state: &StateDirectory) -> Result<Option<Divergence>> {
+    let path = path_of(state);
+    let text = match fs::read_to_string(&path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(Error::io("read", path.display(), error)),
+    };
+    parse(&text).map(Some).ok_or_else(|| {
+        Error::new(ErrorKind::Corrupt, "read", path.display())
+            .expected(format_args!("{FIRST_LINE:?}, three fields, extents and \"end\""))
+            .found("another text")
+    })
+}
+
+fn parse(text: &str) -> Option<Divergence> {
+    let mut lines = text.lines();
+    if lines.next()? != FIRST_LINE {
+        return None;
+    }
+    let mut field = |name: &str| lines.next()?.strip_prefix(name)?.strip_prefix('=');
+    let epoch = Epoch(field("epoch")?.parse().ok()?);
+    let at = Sequence(field("at")?.parse().ok()?);
+    let why = field("everywhere")?.to_owned();
+    let everywhere = Some(why).filter(|why| !why.is_empty());
+    let mut differs = ExtentSet::new();
+    loop {
+        let line = lines.next()?;
+        if line == "end" {
+            break;
+        }
+        let (offset, length) = line.split_once(' ')?;
+        differs.insert(Extent::new(offset.parse().ok()?, length.parse().ok()?).ok()?);
+    }
+    lines.next().is_none().then_some(Divergence { epoch, at, differs, everywhere })
+}

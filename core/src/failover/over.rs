@@ -1,0 +1,241 @@
+//! A volume that failed over to here, running: its disk, its protection, and the copy behind the reads.
+
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use super::options::FailoverOptions;
+use super::start::cancel;
+use crate::capture::Volume;
+use crate::clock::Clock;
+use crate::device::BlockDevice;
+use crate::error::{Error, ErrorKind, Result};
+use crate::event::{Event, EventKind, EventSink};
+use crate::protect::state::StateDirectory;
+use crate::protect::{Protection, ProtectionOptions};
+use crate::replica::{InstantDisk, Vault};
+use crate::units::{PointId, Sequence, Timestamp};
+
+const POLL: Duration = Duration::from_millis(20);
+/// Pause before copying is tried again after the vault or the disk failed.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// How a failover began.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Started {
+    /// The state that the volume was served as of.
+    pub sequence: Sequence,
+    /// The recovery point that it is; `None` where it is none.
+    pub point: Option<PointId>,
+    /// Its time.
+    pub time: Timestamp,
+    /// From the call until the volume could be read and written: what the library has in the recovery time.
+    pub took: Duration,
+}
+
+/// How far the disk is a whole copy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Hydration {
+    /// Bytes that are in the disk.
+    pub bytes_done: u64,
+    /// Bytes that must be.
+    pub bytes_total: u64,
+    /// The disk holds everything; the replica is not read any more.
+    pub whole: bool,
+}
+
+/// A volume that failed over to here. May be used from any thread; one thread ends it.
+///
+/// Dropping it leaves what a crash would leave: [`FailoverOptions::start`] goes on from there.
+pub struct FailedOver {
+    copy: Copying,
+    protection: Protection,
+    disk: Arc<InstantDisk>,
+    started: Started,
+    volume: String,
+    vault: Vault,
+    state: PathBuf,
+    clock: Arc<dyn Clock>,
+    trouble: Arc<Mutex<Option<Error>>>,
+}
+
+impl FailedOver {
+    pub(super) fn run(
+        options: FailoverOptions,
+        state: StateDirectory,
+        disk: InstantDisk,
+        mut started: Started,
+        begun: Duration,
+    ) -> Result<Self> {
+        let disk = Arc::new(disk);
+        let FailoverOptions { volume, vault, state: path, policy, events, clock, .. } = options;
+        let protection = ProtectionOptions::new(&volume, disk.clone(), vault.clone(), path.clone())
+            .policy(policy)
+            .events(events.clone())
+            .clock(clock.clone())
+            .open_with(state)?;
+        started.took = clock.elapsed().saturating_sub(begun);
+        let stopping = Arc::new(AtomicBool::new(false));
+        let trouble = Arc::new(Mutex::new(None));
+        let hydrator = Hydrator {
+            volume: volume.clone(),
+            disk: disk.clone(),
+            events,
+            clock: clock.clone(),
+            stopping: stopping.clone(),
+            trouble: trouble.clone(),
+        };
+        let copy = Copying::begin(hydrator, stopping)?;
+        Ok(Self { copy, protection, disk, started, volume, vault, state: path, clock, trouble })
+    }
+
+    /// How it began.
+    pub fn started(&self) -> &Started {
+        &self.started
+    }
+
+    /// The protection of the volume from here on. Nothing is shipped before the commit.
+    pub fn protection(&self) -> &Protection {
+        &self.protection
+    }
+
+    /// The volume to read and write.
+    pub fn volume(&self) -> &Arc<Volume> {
+        self.protection.volume()
+    }
+
+    /// How far the disk is a whole copy.
+    pub fn hydration(&self) -> Hydration {
+        let (bytes_done, bytes_total) = self.disk.progress();
+        Hydration { bytes_done, bytes_total, whole: self.disk.is_whole() }
+    }
+
+    /// Waits until the disk is whole. `Unavailable` at the limit, with what the copy last failed with.
+    pub fn wait_hydrated(&self, limit: Duration) -> Result<()> {
+        let begun = self.clock.elapsed();
+        while !self.disk.is_whole() {
+            if self.clock.elapsed().saturating_sub(begun) > limit {
+                let (done, total) = self.disk.progress();
+                let error = Error::new(ErrorKind::Unavailable, "copy", &self.volume)
+                    .expected(format_args!("a whole disk within {limit:?}"))
+                    .found(format_args!("{done} of {total} bytes"));
+                let trouble = self.trouble.lock().unwrap_or_else(PoisonError::into_inner).take();
+                return Err(match trouble {
+                    Some(cause) => error.source(cause),
+                    None => error,
+                });
+            }
+            std::thread::sleep(POLL);
+        }
+        Ok(())
+    }
+
+    /// Makes the failover final, see [`Protection::commit_failover`].
+    pub fn commit(&self) -> Result<()> {
+        self.protection.commit_failover()
+    }
+
+    /// Gives the failover up: what was written since is dropped, and the source goes on as before. The disk's content is of
+    /// no more use. `InvalidInput` when it was committed.
+    pub fn cancel(self) -> Result<()> {
+        let Self { copy, protection, disk, volume, vault, state, clock, .. } = self;
+        if !protection.stats().provisional {
+            return Err(Error::new(ErrorKind::InvalidInput, "cancel failover of", &volume)
+                .message("it was committed; fail over again to go back"));
+        }
+        drop((copy, protection, disk));
+        cancel(&vault, &volume, &state, &*clock)
+    }
+
+    /// Ends the session cleanly, as [`Protection::stop`] does; the failover and the copy go on with the next
+    /// [`FailoverOptions::start`].
+    pub fn stop(self, limit: Duration) -> Result<()> {
+        let Self { copy, protection, .. } = self;
+        drop(copy);
+        protection.stop(limit)
+    }
+
+    /// Ends the session and leaves the disk as a plain one that holds the volume, for
+    /// [`ProtectionOptions`](crate::ProtectionOptions) with the same state directory. Every writer must be gone.
+    ///
+    /// `Unavailable` when the disk is not whole yet ([`FailedOver::wait_hydrated`]); then everything stays as it is, ended
+    /// cleanly.
+    pub fn detach(self, limit: Duration) -> Result<()> {
+        let Self { copy, protection, disk, .. } = self;
+        drop(copy);
+        protection.stop(limit)?;
+        disk.detach()
+    }
+}
+
+/// The thread that copies; ends with this.
+struct Copying {
+    thread: Option<JoinHandle<()>>,
+    stopping: Arc<AtomicBool>,
+}
+
+impl Copying {
+    fn begin(hydrator: Hydrator, stopping: Arc<AtomicBool>) -> Result<Self> {
+        let volume = hydrator.volume.clone();
+        let thread = std::thread::Builder::new()
+            .name("hrl-hydrate".to_owned())
+            .spawn(move || hydrator.run())
+            .map_err(|error| Error::io("start the copy of", &volume, error))?;
+        Ok(Self { thread: Some(thread), stopping })
+    }
+}
+
+impl Drop for Copying {
+    fn drop(&mut self) {
+        self.stopping.store(true, Ordering::Release);
+        if let Some(thread) = self.thread.take() {
+            // One that panicked left the disk as a crash would.
+            let _ = thread.join();
+        }
+    }
+}
+
+/// Copies what the disk lacks, until it is whole.
+struct Hydrator {
+    volume: String,
+    disk: Arc<InstantDisk>,
+    events: EventSink,
+    clock: Arc<dyn Clock>,
+    stopping: Arc<AtomicBool>,
+    trouble: Arc<Mutex<Option<Error>>>,
+}
+
+impl Hydrator {
+    fn run(self) {
+        let mut told = false;
+        while !self.stopping.load(Ordering::Acquire) {
+            let go_on = |_done: u64, _total: u64| !self.stopping.load(Ordering::Acquire);
+            match self.disk.hydrate(&go_on) {
+                Ok(()) => return,
+                Err(_) if self.stopping.load(Ordering::Acquire) => return,
+                Err(error) => {
+                    if !told {
+                        self.tell(format!("copying the volume to {}: {error}", self.disk.name()));
+                    }
+                    told = true;
+                    *self.trouble.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
+                    self.pause();
+                }
+            }
+        }
+    }
+
+    fn pause(&self) {
+        let until = self.clock.elapsed() + RETRY;
+        while self.clock.elapsed() < until && !self.stopping.load(Ordering::Acquire) {
+            std::thread::sleep(POLL);
+        }
+    }
+
+    fn tell(&self, message: String) {
+        let (time, volume) = (self.clock.now(), self.volume.clone());
+        (self.events)(&Event { time, volume, kind: EventKind::TaskFailed, message });
+    }
+}

@@ -1,0 +1,322 @@
+//! Beginning a failover, going on with it after a crash, and giving it up.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::options::{ChosenState, FailoverOptions, chosen};
+use super::over::{FailedOver, Started};
+use crate::capture::{DirtyMap, DirtyMapParams};
+use crate::clock::Clock;
+use crate::error::{Error, ErrorKind, Result};
+use crate::protect::provisional::{Provisional, cut, host};
+use crate::protect::state::{Identity, StateDirectory, new_source};
+use crate::replica::{
+    At, InstantDisk, InstantOptions, Replica, Step, StepKind, Vault, ViewOptions,
+};
+use crate::units::{Epoch, PointId, Sequence, Timestamp};
+
+const POLL: Duration = Duration::from_millis(200);
+/// Name of the presence log in the state directory: while it is there, the disk is not whole.
+pub(crate) const PRESENCE: &str = "presence";
+
+impl FailoverOptions {
+    /// Fails over: returns when the volume can be read and written as of the state. Hydration goes on behind.
+    ///
+    /// A failover under way in the state directory goes on as it was. `Fenced` when another one is under way or was
+    /// committed, `NotFound` and `NotOrdered` for the state, `InvalidInput` when the disk is too small, `Unavailable` when the
+    /// source did not hand over in time (the request is taken back) or the vault does not answer.
+    pub fn start(self) -> Result<FailedOver> {
+        let begun = self.clock.elapsed();
+        self.policy.validate()?;
+        let state = StateDirectory::open(&self.state)?;
+        let mut replica = self.vault.replica(&self.volume)?;
+        self.check_size(&replica)?;
+        self.check_state(&state, &replica)?;
+        let under_way = match Provisional::read(&state)? {
+            Some(under_way) if self.change_point => {
+                let chosen = self.state_of(&replica)?;
+                self.forget_disk(&state)?;
+                Some(self.prepare(&state, &replica, under_way.failover, chosen, under_way.home)?)
+            }
+            Some(under_way) => Some(under_way),
+            // Committed; the disk is not whole yet.
+            None if state.path().join(PRESENCE).exists() => None,
+            None => Some(self.begin(&state, &mut replica)?),
+        };
+        let mut state_shown = None;
+        if let Some(under_way) = &under_way {
+            take_identity(&state, &replica, under_way)?;
+            self.record_start(&mut replica, under_way)?;
+            state_shown = Some(ChosenState {
+                sequence: under_way.at,
+                time: under_way.at_time,
+                point: under_way.point,
+            });
+        }
+        let disk = self.open_disk(&state, &replica, state_shown.map(|shown| shown.sequence))?;
+        let shown = state_shown.unwrap_or_else(|| chosen(&replica, disk.sequence()));
+        let started = Started {
+            sequence: shown.sequence,
+            point: shown.point,
+            time: shown.time,
+            took: self.clock.elapsed().saturating_sub(begun),
+        };
+        FailedOver::run(self, state, disk, started, begun)
+    }
+
+    /// The directory belongs to this volume, or to none yet.
+    fn check_state(&self, state: &StateDirectory, replica: &Replica) -> Result<()> {
+        let known = state.identity()?;
+        match known.filter(|known| known.volume != replica.info().id) {
+            None => Ok(()),
+            Some(known) => Err(Error::new(ErrorKind::Changed, "fail over", &self.volume)
+                .message("the state directory belongs to another volume")
+                .expected(format_args!("volume {}", replica.info().id))
+                .found(format_args!("volume {} ({})", known.volume, known.volume_name))),
+        }
+    }
+
+    /// A new failover, up to its record in the state directory.
+    fn begin(&self, state: &StateDirectory, replica: &mut Replica) -> Result<Provisional> {
+        if let Some(known) = state.identity()? {
+            return Err(Error::new(ErrorKind::InvalidInput, "fail over with", state.path().display())
+                .message(
+                    "the directory is that of an agent, which knows how its disk differs: make the disk follow \
+                     (reprotect) and fail back to it, or give an empty directory",
+                )
+                .found(format_args!("the state of {}", known.volume_name)));
+        }
+        let failover = requested_id(state, replica, &*self.clock)?;
+        let chosen = match self.planned {
+            Some(limit) => {
+                let at = request(&self.vault, replica, failover, limit, &*self.clock)?;
+                chosen(replica, at)
+            }
+            None => self.state_of(replica)?,
+        };
+        self.prepare(state, replica, failover, chosen, false)
+    }
+
+    fn prepare(
+        &self,
+        state: &StateDirectory,
+        replica: &Replica,
+        failover: PointId,
+        chosen: ChosenState,
+        home: bool,
+    ) -> Result<Provisional> {
+        prepare(state, replica, failover, chosen, home, self.policy.region_bytes, &*self.clock)
+    }
+
+    /// Drops what an earlier failover left of the disk and its journal.
+    fn forget_disk(&self, state: &StateDirectory) -> Result<()> {
+        remove(&state.path().join(PRESENCE))?;
+        clear_spool(state)
+    }
+
+    fn record_start(&self, replica: &mut Replica, under_way: &Provisional) -> Result<()> {
+        let cancelled =
+            |step: &&Step| step.failover == under_way.failover && step.kind == StepKind::Cancel;
+        if let Some(step) = replica.catalog().lifecycle().steps().iter().find(cancelled) {
+            return Err(Error::new(ErrorKind::Fenced, "go on with failover of", &self.volume)
+                .message(format_args!("it was cancelled by {} at {}", step.host, step.time)));
+        }
+        if replica.catalog().epoch() >= under_way.epoch {
+            // Committed already, or by another: opening the protection tells.
+            return Ok(());
+        }
+        replica.record_step(&under_way.step(StepKind::Start, &*self.clock))
+    }
+
+    fn open_disk(
+        &self,
+        state: &StateDirectory,
+        replica: &Replica,
+        at: Option<Sequence>,
+    ) -> Result<InstantDisk> {
+        let presence = state.path().join(PRESENCE);
+        let options =
+            InstantOptions { target_is_zero: self.disk_reads_zero, ..InstantOptions::default() };
+        let at = match at {
+            Some(at) => at,
+            None => InstantDisk::sequence_in(&presence)?,
+        };
+        let view = Arc::new(replica.view(&At::Sequence(at), &ViewOptions::default())?);
+        InstantDisk::open(view, self.disk.clone(), &presence, &options)
+    }
+}
+
+/// Makes the state directory that of a failover: a dirty map in which nothing is marked, and the record of what is being
+/// done, which comes last.
+pub(super) fn prepare(
+    state: &StateDirectory,
+    replica: &Replica,
+    failover: PointId,
+    chosen: ChosenState,
+    home: bool,
+    region_bytes: u64,
+    clock: &dyn Clock,
+) -> Result<Provisional> {
+    let info = replica.info();
+    let params = DirtyMapParams { volume: info.id, device_bytes: info.device_bytes, region_bytes };
+    remove(&state.dirty_map())?;
+    DirtyMap::create(&state.dirty_map(), params, false)?;
+    let cut = cut(state, replica, chosen.sequence, clock)?;
+    let under_way = Provisional {
+        failover,
+        epoch: Epoch(replica.catalog().epoch().0.saturating_add(1)),
+        at: chosen.sequence,
+        at_time: chosen.time,
+        point: chosen.point,
+        home,
+        cut,
+        source: new_source(clock),
+    };
+    under_way.write(state)?;
+    remove(&request_path(state))?;
+    Ok(under_way)
+}
+
+/// From here on the directory is that of the new source.
+pub(super) fn take_identity(
+    state: &StateDirectory,
+    replica: &Replica,
+    under_way: &Provisional,
+) -> Result<()> {
+    state.set_identity(&Identity {
+        volume_name: replica.info().name.clone(),
+        volume: replica.info().id,
+        source: under_way.source.clone(),
+    })
+}
+
+/// Identity of the failover that this directory asked for, or a new one that is remembered before it is used.
+pub(super) fn requested_id(
+    state: &StateDirectory,
+    replica: &Replica,
+    clock: &dyn Clock,
+) -> Result<PointId> {
+    let path = request_path(state);
+    match std::fs::read_to_string(&path) {
+        Ok(text) => {
+            let steps = replica.catalog().lifecycle().steps();
+            let is_over = |id: PointId| {
+                steps.iter().any(|step| step.failover == id && step.kind == StepKind::Cancel)
+            };
+            if let Some(id) = PointId::parse(text.trim()).filter(|id| !is_over(*id)) {
+                return Ok(id);
+            }
+        }
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+        Err(error) => return Err(Error::io("read", path.display(), error)),
+    }
+    let mut id = [0; 16];
+    clock.fill_random(&mut id);
+    let id = PointId(id);
+    std::fs::write(&path, format!("{id}\n"))
+        .and_then(|()| std::fs::File::open(&path)?.sync_all())
+        .and_then(|()| std::fs::File::open(state.path())?.sync_all())
+        .map_err(|error| Error::io("write", path.display(), error))?;
+    Ok(id)
+}
+
+/// Asks the source to hand the volume over and waits for it; returns the state that it handed over.
+pub(super) fn request(
+    vault: &Vault,
+    replica: &mut Replica,
+    failover: PointId,
+    limit: Duration,
+    clock: &dyn Clock,
+) -> Result<Sequence> {
+    let name = replica.info().name.clone();
+    let step = |kind, note: String| Step {
+        kind,
+        failover,
+        time: clock.now(),
+        host: host(),
+        at: Sequence::ZERO,
+        point: None,
+        at_time: Timestamp(0),
+        epoch: Epoch(0),
+        note,
+    };
+    replica.record_step(&step(StepKind::Request, String::new()))?;
+    let begun = clock.elapsed();
+    loop {
+        replica.refresh()?;
+        let lifecycle = replica.catalog().lifecycle();
+        let handed = lifecycle
+            .steps()
+            .iter()
+            .rev()
+            .find(|step| step.failover == failover && step.kind == StepKind::HandOver);
+        if let Some(handed) = handed {
+            let at = handed.at;
+            *replica = vault.replica(&name)?;
+            return Ok(at);
+        }
+        if clock.elapsed().saturating_sub(begun) >= limit {
+            let reason = format!("the source did not hand over within {limit:?}");
+            replica.record_step(&step(StepKind::Cancel, reason.clone()))?;
+            return Err(Error::new(ErrorKind::Unavailable, "fail over as planned", &name)
+                .message(format_args!(
+                    "{reason}; fail over unplanned when it is gone, the newest point is in the vault"
+                )));
+        }
+        std::thread::sleep(POLL.min(limit));
+    }
+}
+
+/// Gives up a failover that is not committed: the catalog says so first, then what the state directory has is dropped. The
+/// source goes on as before. May be repeated; without anything under way nothing is done.
+pub fn cancel(vault: &Vault, volume: &str, state: &Path, clock: &dyn Clock) -> Result<()> {
+    let state = StateDirectory::open(state)?;
+    cancel_in(vault, volume, &state, clock)
+}
+
+pub(super) fn cancel_in(
+    vault: &Vault,
+    volume: &str,
+    state: &StateDirectory,
+    clock: &dyn Clock,
+) -> Result<()> {
+    let Some(under_way) = Provisional::read(state)? else { return Ok(()) };
+    let mut replica = vault.replica(volume)?;
+    if under_way.is_committed(replica.catalog()) {
+        return Err(Error::new(ErrorKind::InvalidInput, "cancel failover of", volume)
+            .message("it was committed; fail over again to go back")
+            .found(format_args!("epoch {}", under_way.epoch)));
+    }
+    if under_way.check_current(replica.catalog()).is_ok() {
+        replica.record_step(&under_way.step(StepKind::Cancel, clock))?;
+    }
+    clear_spool(state)?;
+    remove(&state.path().join(PRESENCE))?;
+    remove(&state.dirty_map())?;
+    remove(&state.path().join("state"))?;
+    Provisional::forget(state)
+}
+
+/// Segments of a failover that is given up or begun anew belong to nothing.
+pub(super) fn clear_spool(state: &StateDirectory) -> Result<()> {
+    let directory = state.spool();
+    let io = |error| Error::io("clear spool", directory.display(), error);
+    for entry in std::fs::read_dir(&directory).map_err(io)? {
+        remove(&entry.map_err(io)?.path())?;
+    }
+    Ok(())
+}
+
+pub(super) fn remove(path: &Path) -> Result<()> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(Error::io("remove", path.display(), error))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn request_path(state: &StateDirectory) -> PathBuf {
+    state.path().join("request")
+}
