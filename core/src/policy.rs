@@ -4,11 +4,13 @@
 
 mod bandwidth;
 mod retention;
+mod throttle;
 
 use std::time::Duration;
 
 pub use bandwidth::Bandwidth;
 pub use retention::{RetentionPolicy, Thinning};
+pub(crate) use throttle::Throttle;
 
 use crate::error::{Error, ErrorKind, Result};
 

@@ -74,11 +74,14 @@ impl FaultDevice {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Keeps what the platter holds under `extent`.
-    fn remember(&self, state: &mut State, extent: Extent) -> Result<()> {
+    /// Keeps what the platter holds under `extent`, unless what is written there now reaches it at once.
+    fn remember(&self, state: &mut State, extent: Extent, durability: Durability) -> Result<()> {
         let blocks = extent.aligned_outwards(BLOCK_BYTES);
         for block in blocks.offset / BLOCK_BYTES..blocks.end() / BLOCK_BYTES {
-            if let std::collections::btree_map::Entry::Vacant(vacant) = state.unflushed.entry(block)
+            if durability == Durability::Durable {
+                state.unflushed.remove(&block);
+            } else if let std::collections::btree_map::Entry::Vacant(vacant) =
+                state.unflushed.entry(block)
             {
                 let mut before = vec![0; BLOCK_BYTES as usize];
                 self.inner.read(block * BLOCK_BYTES, &mut before)?;
@@ -126,9 +129,7 @@ impl BlockDevice for FaultDevice {
         let extent = Extent { offset, length: data.len() as u64 };
         extent.check_within(self.size_bytes(), "write to", &self.name())?;
         let mut state = self.lock();
-        if durability == Durability::Cached {
-            self.remember(&mut state, extent)?;
-        }
+        self.remember(&mut state, extent, durability)?;
         if take(&mut state.plan.writes) {
             self.inner.write(offset, &data[..data.len() / 2], durability)?;
             return Err(Self::injected("write to", offset));
@@ -139,7 +140,7 @@ impl BlockDevice for FaultDevice {
     fn zero(&self, extent: Extent, unmap: Unmap, durability: Durability) -> Result<()> {
         extent.check_within(self.size_bytes(), "zero", &self.name())?;
         let mut state = self.lock();
-        self.remember(&mut state, extent)?;
+        self.remember(&mut state, extent, durability)?;
         if take(&mut state.plan.writes) {
             return Err(Self::injected("zero", extent.offset));
         }

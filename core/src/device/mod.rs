@@ -18,6 +18,7 @@ use std::os::fd::BorrowedFd;
 pub use buffer::{BUFFER_ALIGNMENT_BYTES, Buffer};
 #[cfg(any(test, feature = "testing"))]
 pub use fault::{FaultDevice, FaultPlan};
+pub(crate) use file::FlushTurns;
 pub use file::{Access, DirectIo, FileDevice, FileDeviceOptions};
 pub(crate) use freeze::{freeze, thaw};
 pub(crate) use mapped::MappedFile;

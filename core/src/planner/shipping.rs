@@ -16,8 +16,7 @@ use std::time::Duration;
 use super::PlanOptions;
 use super::trace::Atom;
 use crate::clock::{Clock, ManualClock};
-use crate::policy::Policy;
-use crate::ship::throttle::Throttle;
+use crate::policy::{Policy, Throttle};
 use crate::ship::{BATCH_MAX, BATCH_TIME, UNNAMED_MAX};
 use crate::units::Timestamp;
 

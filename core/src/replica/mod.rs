@@ -12,9 +12,11 @@ mod codec;
 mod compact;
 mod groups;
 mod history;
+mod instant;
 mod keys;
 #[cfg(test)]
 mod keys_tests;
+mod layers;
 mod lifecycle;
 mod overlay;
 mod parallel;
@@ -42,6 +44,7 @@ pub use changes::{ChangeRun, ChangeSet};
 pub use compact::{CompactOptions, CompactReport, Compactor};
 pub(crate) use compact::{FETCH_BYTES, is_few, least_bytes_in, look_again_at};
 pub use history::TimelineEntry;
+pub use instant::{Hydration, InstantBase, InstantDisk, InstantOptions, TargetContent};
 pub use keys::{RotationReport, ShredOptions, ShredReport};
 pub use lifecycle::{
     Lifecycle, NOTE_BYTES_MAX, STEPS_MAX, Stage, Step, StepKind, TESTS_MAX, TestFailover,

@@ -1,55 +1,31 @@
 //! A writable device over a read-only one: changes go to a scratch device, reads find them there.
 //!
-//! Presence is kept by block of [`BLOCK_BYTES`]; the first write to a part of a block copies the rest from the base.
-//! The scratch device is as large as the base and is never read where it was not written.
+//! The scratch device is as large as the base and is never read where it was not written. What was changed is known as
+//! long as the overlay is open: an [`InstantDisk`](super::InstantDisk) that is never hydrated is an overlay that survives.
 
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
 
+use super::layers::Layers;
 use crate::device::{Allocation, BlockDevice, Discarded, Durability, Unmap};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::Result;
 use crate::extent::{Extent, ExtentSet};
 
-const BLOCK_BYTES: u64 = 4096;
-
-/// A device whose changes stay apart from its base. May be used from any thread.
+/// A device whose changes stay apart from its base. May be used from any thread. Memory: a bit for each 4 KiB of the parts
+/// that were changed, at most 64 MiB (larger blocks beyond 2 TiB).
 pub struct Overlay {
-    base: Arc<dyn BlockDevice>,
-    scratch: Arc<dyn BlockDevice>,
-    /// Whole blocks that the scratch device holds.
-    present: RwLock<ExtentSet>,
+    layers: Layers,
 }
 
 impl Overlay {
     /// An overlay without changes. `InvalidInput` when `scratch` is smaller than `base`.
     pub fn new(base: Arc<dyn BlockDevice>, scratch: Arc<dyn BlockDevice>) -> Result<Self> {
-        if scratch.size_bytes() < base.size_bytes() {
-            return Err(Error::new(ErrorKind::InvalidInput, "overlay", base.name())
-                .expected(format_args!("a scratch device of {} bytes", base.size_bytes()))
-                .found(scratch.size_bytes()));
-        }
-        Ok(Self { base, scratch, present: RwLock::new(ExtentSet::new()) })
+        Ok(Self { layers: Layers::new(base, scratch)? })
     }
 
     /// The blocks changed so far.
     pub fn changed(&self) -> ExtentSet {
-        self.present.read().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    fn blocks(&self, extent: Extent) -> Extent {
-        extent
-            .aligned_outwards(BLOCK_BYTES)
-            .intersection(Extent { offset: 0, length: self.base.size_bytes() })
-    }
-
-    /// Copies the block around a boundary of a change from the base, when it is cut and not there yet.
-    fn fill_edge(&self, present: &ExtentSet, boundary: u64) -> Result<()> {
-        let block = self.blocks(Extent { offset: boundary, length: 1 });
-        if boundary == block.offset || block.is_empty() || present.contains(block) {
-            return Ok(());
-        }
-        let mut bytes = vec![0; block.length as usize];
-        self.base.read(block.offset, &mut bytes)?;
-        self.scratch.write(block.offset, &bytes, Durability::Cached)
+        let runs = self.layers.presence.runs(self.layers.whole());
+        runs.filter(|(_, present)| *present).map(|(run, _)| run).collect()
     }
 
     fn change(&self, extent: Extent, apply: impl FnOnce() -> Result<()>) -> Result<()> {
@@ -57,61 +33,36 @@ impl Overlay {
         if extent.is_empty() {
             return Ok(());
         }
-        let blocks = self.blocks(extent);
-        {
-            let present = self.present.read().unwrap_or_else(PoisonError::into_inner);
-            if present.contains(blocks) {
-                return apply();
-            }
-        }
-        let mut present = self.present.write().unwrap_or_else(PoisonError::into_inner);
-        self.fill_edge(&present, extent.offset)?;
-        if extent.end() < self.size_bytes() {
-            self.fill_edge(&present, extent.end())?;
-        }
-        apply()?;
-        present.insert(blocks);
-        Ok(())
+        self.layers.change(extent, drop, apply)
     }
 }
 
 impl BlockDevice for Overlay {
     fn name(&self) -> String {
-        format!("overlay of {}", self.base.name())
+        format!("overlay of {}", self.layers.base.name())
     }
 
     fn size_bytes(&self) -> u64 {
-        self.base.size_bytes()
+        self.layers.base.size_bytes()
     }
 
     fn block_bytes(&self) -> u32 {
-        self.base.block_bytes()
+        self.layers.base.block_bytes()
     }
 
     fn read(&self, offset: u64, buffer: &mut [u8]) -> Result<()> {
         let window = Extent { offset, length: buffer.len() as u64 };
         window.check_within(self.size_bytes(), "read from", &self.name())?;
-        // Held while reading, so that a block does not move to the scratch device half-way.
-        let present = self.present.read().unwrap_or_else(PoisonError::into_inner);
-        let place =
-            |extent: Extent| (extent.offset - offset) as usize..(extent.end() - offset) as usize;
-        let mut at = offset;
-        for changed in present.within(window) {
-            let before = Extent::from_bounds(at, changed.offset);
-            self.base.read(before.offset, &mut buffer[place(before)])?;
-            self.scratch.read(changed.offset, &mut buffer[place(changed)])?;
-            at = changed.end();
-        }
-        self.base.read(at, &mut buffer[(at - offset) as usize..])
+        self.layers.read(offset, buffer)
     }
 
     fn write(&self, offset: u64, data: &[u8], durability: Durability) -> Result<()> {
         let extent = Extent { offset, length: data.len() as u64 };
-        self.change(extent, || self.scratch.write(offset, data, durability))
+        self.change(extent, || self.layers.upper.write(offset, data, durability))
     }
 
     fn zero(&self, extent: Extent, unmap: Unmap, durability: Durability) -> Result<()> {
-        self.change(extent, || self.scratch.zero(extent, unmap, durability))
+        self.change(extent, || self.layers.upper.zero(extent, unmap, durability))
     }
 
     fn discard(&self, extent: Extent) -> Result<Discarded> {
@@ -120,26 +71,12 @@ impl BlockDevice for Overlay {
     }
 
     fn flush(&self) -> Result<()> {
-        self.scratch.flush()
+        self.layers.upper.flush()
     }
 
     fn allocation(&self, extent: Extent) -> Result<Vec<Allocation>> {
-        let present = self.present.read().unwrap_or_else(PoisonError::into_inner);
-        let mut runs = Vec::new();
-        let mut at = extent.offset;
-        for changed in present.within(extent) {
-            let before = Extent::from_bounds(at, changed.offset);
-            if !before.is_empty() {
-                runs.extend(self.base.allocation(before)?);
-            }
-            runs.push(Allocation { extent: changed, allocated: true });
-            at = changed.end();
-        }
-        let rest = Extent::from_bounds(at, extent.end());
-        if !rest.is_empty() {
-            runs.extend(self.base.allocation(rest)?);
-        }
-        Ok(runs)
+        extent.check_within(self.size_bytes(), "map", &self.name())?;
+        self.layers.allocation(extent)
     }
 }
 

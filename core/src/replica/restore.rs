@@ -120,13 +120,14 @@ fn publish(temporary: &Path, path: &Path) -> Result<()> {
 }
 
 /// Pieces of one frame.
-struct Job {
-    pieces: Vec<Piece>,
-    bytes: u64,
+pub(super) struct Job {
+    pub pieces: Vec<Piece>,
+    /// Of data.
+    pub bytes: u64,
 }
 
 /// Pieces by frame, so that each frame is decoded once.
-fn jobs(mut pieces: Vec<Piece>) -> Vec<Job> {
+pub(super) fn jobs(mut pieces: Vec<Piece>) -> Vec<Job> {
     pieces.sort_by_key(|piece| (piece.segment, piece.frame, piece.extent.offset));
     pieces
         .chunk_by(|a, b| (a.segment, a.frame) == (b.segment, b.frame))
@@ -135,6 +136,43 @@ fn jobs(mut pieces: Vec<Piece>) -> Vec<Job> {
             bytes: chunk.iter().map(|piece| piece.extent.length).sum(),
         })
         .collect()
+}
+
+/// Does the work on several threads, more where each frame is a request to a store. `work` returns false to stop all; then so
+/// does this.
+pub(super) fn each_job(
+    view: &View,
+    jobs: &[Job],
+    work: impl Fn(&Job) -> Result<bool> + Sync,
+) -> Result<bool> {
+    let next = AtomicUsize::new(0);
+    let stop = AtomicBool::new(false);
+    let failure: Mutex<Option<Error>> = Mutex::new(None);
+    let take = || {
+        while let Some(job) = jobs.get(next.fetch_add(1, Ordering::Relaxed)) {
+            if stop.load(Ordering::Relaxed) {
+                return;
+            }
+            let result = work(job);
+            if !matches!(result, Ok(true)) {
+                stop.store(true, Ordering::Relaxed);
+            }
+            if let Err(error) = result {
+                failure.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
+            }
+        }
+    };
+    std::thread::scope(|scope| {
+        let threads = if view.is_remote() { parallel::REQUESTS } else { THREADS };
+        for _ in 1..threads {
+            scope.spawn(take);
+        }
+        take();
+    });
+    match failure.into_inner().unwrap_or_else(PoisonError::into_inner) {
+        Some(error) => Err(error),
+        None => Ok(!stop.into_inner()),
+    }
 }
 
 /// Writes the data of some extents of a view, each at its own offset, to a new sparse file of the volume's size, durably.
@@ -153,38 +191,16 @@ fn copy(
 ) -> Result<RestoreReport> {
     let jobs = jobs(pieces);
     let total = jobs.iter().map(|job| job.bytes).sum();
-    let (next, done, written) = (AtomicUsize::new(0), AtomicU64::new(0), AtomicU64::new(0));
-    let stop = AtomicBool::new(false);
-    let failure: Mutex<Option<Error>> = Mutex::new(None);
-    let work = || {
-        while let Some(job) = jobs.get(next.fetch_add(1, Ordering::Relaxed)) {
-            if stop.load(Ordering::Relaxed) {
-                return;
-            }
-            let result = copy_frame(view, device, &job.pieces, skip_zeroes).and_then(|bytes| {
-                written.fetch_add(bytes, Ordering::Relaxed);
-                let done = done.fetch_add(job.bytes, Ordering::Relaxed) + job.bytes;
-                if progress(done, total) {
-                    return Ok(());
-                }
-                Err(Error::new(ErrorKind::Unavailable, "restore", device.name())
-                    .message("it was cancelled"))
-            });
-            if let Err(error) = result {
-                stop.store(true, Ordering::Relaxed);
-                failure.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
-            }
-        }
-    };
-    std::thread::scope(|scope| {
-        let threads = if view.is_remote() { parallel::REQUESTS } else { THREADS };
-        for _ in 1..threads {
-            scope.spawn(work);
-        }
-        work();
-    });
-    if let Some(error) = failure.into_inner().unwrap_or_else(PoisonError::into_inner) {
-        return Err(error);
+    let (done, written) = (AtomicU64::new(0), AtomicU64::new(0));
+    let whole = each_job(view, &jobs, |job| {
+        let bytes = copy_frame(view, device, &job.pieces, skip_zeroes)?;
+        written.fetch_add(bytes, Ordering::Relaxed);
+        let done = done.fetch_add(job.bytes, Ordering::Relaxed) + job.bytes;
+        Ok(progress(done, total))
+    })?;
+    if !whole {
+        return Err(Error::new(ErrorKind::Unavailable, "restore", device.name())
+            .message("it was cancelled"));
     }
     device.flush()?;
     Ok(RestoreReport {

@@ -13,7 +13,7 @@ use crate::device::{Allocation, BlockDevice, Discarded, Durability, Unmap, read_
 use crate::error::{Error, ErrorKind, Result};
 use crate::extent::Extent;
 use crate::journal::{Frame, IndexEntry, IndexKind, Segment};
-use crate::units::Sequence;
+use crate::units::{Epoch, Sequence, VolumeId};
 
 /// How to open a [`View`].
 #[derive(Clone, Debug)]
@@ -70,6 +70,8 @@ struct Cache {
 /// A volume as of one sequence: a read-only device. May be used from any thread.
 pub struct View {
     name: String,
+    volume: VolumeId,
+    epoch: Epoch,
     size_bytes: u64,
     block_bytes: u32,
     sequence: Sequence,
@@ -97,6 +99,8 @@ impl View {
         pieces.retain(|piece| piece.kind == IndexKind::Data);
         pieces.shrink_to_fit();
         Ok(Self {
+            volume: info.id,
+            epoch: segments.last().map_or(Epoch(0), |segment| segment.summary().epoch),
             name: format!("{} at sequence {sequence}", info.name),
             size_bytes: info.device_bytes,
             block_bytes: info.block_bytes,
@@ -106,6 +110,16 @@ impl View {
             cache: Mutex::new(Cache { frames: HashMap::new(), bytes: 0, tick: 0 }),
             cache_bytes: options.cache_bytes,
         })
+    }
+
+    /// The volume that it shows.
+    pub fn volume(&self) -> VolumeId {
+        self.volume
+    }
+
+    /// The epoch that its last change was made in; zero for a volume without changes.
+    pub fn epoch(&self) -> Epoch {
+        self.epoch
     }
 
     /// The sequence that it shows.

@@ -7,7 +7,6 @@
 #[cfg(feature = "gateway")]
 pub(crate) mod gateway;
 pub(crate) mod mirror;
-pub(crate) mod throttle;
 
 use std::collections::VecDeque;
 use std::fs::File;
@@ -17,11 +16,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use self::throttle::Throttle;
 use crate::clock::Clock;
 use crate::error::{Error, ErrorKind, Result};
 use crate::journal::SegmentSummary;
-use crate::policy::Policy;
+use crate::policy::{Policy, Throttle};
 use crate::replica::{Catalog, CatalogEdit, SegmentEntry, SourceIdentity, Stage};
 use crate::store::{PutOutcome, Store};
 use crate::units::{PointId, Sequence, Timestamp};

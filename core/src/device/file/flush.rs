@@ -4,13 +4,12 @@
 //! the other succeed over the same loss. So they take turns. Waiting costs little, because a flush that began after
 //! a caller asked and has succeeded is that caller's flush too.
 
-use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-/// Turns of flushes of one descriptor.
+/// Turns of flushes of one descriptor, or of what is made of several.
 #[derive(Debug, Default)]
-pub(super) struct FlushTurns {
+pub(crate) struct FlushTurns {
     poisoned: AtomicBool,
     /// Flushes begun so far.
     begun: AtomicU64,
@@ -20,7 +19,7 @@ pub(super) struct FlushTurns {
 
 impl FlushTurns {
     /// Runs `sync`, or waits for one that covers this call. `None`: poisoned, before or meanwhile.
-    pub(super) fn run(&self, sync: impl FnOnce() -> io::Result<()>) -> Option<io::Result<()>> {
+    pub(crate) fn run<E>(&self, sync: impl FnOnce() -> Result<(), E>) -> Option<Result<(), E>> {
         let begun_before = self.begun.load(Ordering::SeqCst);
         let mut succeeded = self.succeeded.lock().unwrap_or_else(PoisonError::into_inner);
         if self.is_poisoned() {
@@ -39,11 +38,11 @@ impl FlushTurns {
     }
 
     /// No flush succeeds from now on.
-    pub(super) fn poison(&self) {
+    pub(crate) fn poison(&self) {
         self.poisoned.store(true, Ordering::Release);
     }
 
-    pub(super) fn is_poisoned(&self) -> bool {
+    pub(crate) fn is_poisoned(&self) -> bool {
         self.poisoned.load(Ordering::Acquire)
     }
 }
@@ -51,6 +50,7 @@ impl FlushTurns {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::io;
     use std::sync::mpsc;
 
     #[test]
@@ -63,16 +63,16 @@ mod tests {
                 turns.run(move || {
                     running.send(()).expect("test waits");
                     told_to_go_on.recv().expect("test sends");
-                    Err(io::ErrorKind::Other.into())
+                    Err(io::Error::from(io::ErrorKind::Other))
                 })
             });
             is_running.recv().expect("the first flush runs");
-            let second = scope.spawn(|| turns.run(|| Ok(())));
+            let second = scope.spawn(|| turns.run(|| io::Result::Ok(())));
             go_on.send(()).expect("the first flush waits");
             assert!(first.join().expect("no panic").expect("it ran").is_err());
             assert!(second.join().expect("no panic").is_none(), "the loss was reported once only");
         });
-        assert!(turns.run(|| Ok(())).is_none(), "poisoned for good");
+        assert!(turns.run(|| io::Result::Ok(())).is_none(), "poisoned for good");
     }
 
     #[test]
@@ -82,7 +82,7 @@ mod tests {
         for _ in 0..3 {
             turns.run(|| {
                 runs += 1;
-                Ok(())
+                io::Result::Ok(())
             });
         }
         assert_eq!(runs, 3);

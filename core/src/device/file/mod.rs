@@ -24,7 +24,7 @@ use std::sync::{PoisonError, RwLock};
 use rustix::fs::{FallocateFlags, SeekFrom};
 use rustix::io::{Errno, ReadWriteFlags};
 
-use self::flush::FlushTurns;
+pub(crate) use self::flush::FlushTurns;
 use self::open::Opened;
 pub use self::open::{Access, DirectIo, FileDeviceOptions};
 use self::ring::{Outcome, Rings};

@@ -1,14 +1,14 @@
-//! Holds shipping to the bandwidth of the policy.
+//! Holds shipping, and copying to a disk that is served, to a bandwidth.
 //!
 //! A bucket of debt: what is sent is owed, and the debt shrinks with time at the rate that the schedule has at that time.
-//! The next segment may go when nothing is owed. So segments go at the speed of the link, with pauses between them that
+//! The next piece may go when nothing is owed. So pieces go at the speed of the link, with pauses between them that
 //! make the average right; a change of the schedule acts at once. What was not used in an idle second may be used in the next.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use super::Bandwidth;
 use crate::clock::Clock;
-use crate::policy::Bandwidth;
 
 /// Unused bandwidth is kept for this long.
 const CREDIT_SECONDS: f64 = 1.0;

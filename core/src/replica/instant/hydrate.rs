@@ -1,0 +1,231 @@
+//! Hydration: what the target of an instant disk does not hold yet is copied from the base.
+//!
+//! A view is gone through by its frames, as in a restore, so that each is read and decoded once; a block with data of
+//! several frames comes with the frame of its first. Other bases are gone through by offset. The base is read before blocks
+//! are claimed, and only those still absent are written, so what guests wrote meanwhile stays and they wait for a write at
+//! most. Each piece waits for the bandwidth, and a while for guests that wait for the base.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use super::{Hydration, InstantDisk, UNLOGGED_MAX};
+use crate::device::{Buffer, Durability, Operation, Unmap};
+use crate::error::Result;
+use crate::extent::Extent;
+use crate::replica::Progress;
+use crate::replica::restore::{Job, each_job, jobs};
+use crate::replica::view::{Piece, View};
+
+/// Read and written at once where the base is gone through by offset.
+const PIECE_BYTES: u64 = 1 << 20;
+/// Zeroed at once.
+const ZERO_BYTES: u64 = 64 << 20;
+/// Made durable after so many bytes; a crash costs at most these to be copied again.
+const SETTLE_BYTES: u64 = 256 << 20;
+/// How long a piece steps back for guests that wait for the base: so often, and so long each time.
+const STEPS_BACK: u32 = 20;
+const STEP_BACK: Duration = Duration::from_millis(1);
+
+pub(super) fn run(disk: &InstantDisk, progress: Progress<'_>) -> Result<Hydration> {
+    if !disk.is_settled() {
+        let copied = match &disk.base.view {
+            Some(view) => copy_view(disk, view, progress)?,
+            None => copy_device(disk, progress)?,
+        };
+        if copied && zero_the_rest(disk, progress)? {
+            disk.finish()?;
+        } else {
+            disk.settle()?;
+        }
+    }
+    Ok(disk.hydration())
+}
+
+/// False: stopped.
+fn copy_view(disk: &InstantDisk, view: &View, progress: Progress<'_>) -> Result<bool> {
+    let presence = &disk.layers.presence;
+    let missing = view.pieces().iter().filter(|piece| !presence.holds(piece.extent));
+    let jobs = jobs(missing.copied().collect());
+    let done = Done::new(jobs.iter().map(|job| job.bytes).sum(), progress);
+    each_job(view, &jobs, |job| {
+        if !may_go_on(disk, job.bytes, &done) {
+            return Ok(false);
+        }
+        copy_frame(disk, view, job)?;
+        settle_when_due(disk, job.bytes)?;
+        Ok(done.add(job.bytes))
+    })
+}
+
+fn copy_device(disk: &InstantDisk, progress: Progress<'_>) -> Result<bool> {
+    let presence = &disk.layers.presence;
+    let missing: Vec<Extent> =
+        disk.data_blocks().flat_map(|extent| presence.absent(extent)).collect();
+    let done = Done::new(missing.iter().map(|extent| extent.length).sum(), progress);
+    for piece in missing.into_iter().flat_map(|extent| pieces(extent, PIECE_BYTES)) {
+        if !may_go_on(disk, piece.length, &done) {
+            return Ok(false);
+        }
+        let mut bytes = Buffer::zeroed(piece.length as usize);
+        disk.base.device.read(piece.offset, &mut bytes)?;
+        put(disk, vec![(piece, bytes)])?;
+        settle_when_due(disk, piece.length)?;
+        if !done.add(piece.length) {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+/// Zeroes what has no data in the base, where the target may hold some.
+fn zero_the_rest(disk: &InstantDisk, progress: Progress<'_>) -> Result<bool> {
+    if disk.is_zero_where_absent() {
+        return Ok(true);
+    }
+    let done = disk.data_blocks().map(|extent| extent.length).sum();
+    let mut at = 0;
+    for data in disk.data_blocks().chain([Extent { offset: disk.layers.whole().length, length: 0 }])
+    {
+        let gap = Extent::from_bounds(at, data.offset);
+        at = data.end();
+        for piece in pieces(gap, ZERO_BYTES) {
+            if disk.layers.presence.holds(piece) {
+                continue;
+            }
+            disk.layers.bring(
+                vec![piece],
+                |extent| disk.landed(extent),
+                |absent| absent.iter().try_for_each(|extent| zero(disk, *extent)),
+            )?;
+            settle_when_due(disk, 0)?;
+            if !progress(done, done) {
+                return Ok(false);
+            }
+        }
+    }
+    Ok(true)
+}
+
+fn zero(disk: &InstantDisk, extent: Extent) -> Result<()> {
+    let target = &disk.layers.upper;
+    for run in target.allocation(extent)?.into_iter().filter(|run| run.allocated) {
+        target.zero(run.extent, Unmap::Allowed, Durability::Cached)?;
+    }
+    Ok(())
+}
+
+/// Bytes done of a whole, and whom to tell.
+struct Done<'a> {
+    bytes: AtomicU64,
+    total: u64,
+    progress: Progress<'a>,
+}
+
+impl<'a> Done<'a> {
+    fn new(total: u64, progress: Progress<'a>) -> Self {
+        Self { bytes: AtomicU64::new(0), total, progress }
+    }
+
+    /// False: stop.
+    fn add(&self, bytes: u64) -> bool {
+        let done = self.bytes.fetch_add(bytes, Ordering::Relaxed) + bytes;
+        (self.progress)(done, self.total)
+    }
+}
+
+/// Waits for bandwidth and for guests. False: stopped.
+fn may_go_on(disk: &InstantDisk, bytes: u64, done: &Done<'_>) -> bool {
+    while let Err(wait) = disk.throttle.take(bytes) {
+        if !done.add(0) {
+            return false;
+        }
+        std::thread::sleep(wait);
+    }
+    for _ in 0..STEPS_BACK {
+        if disk.guests.load(Ordering::Relaxed) == 0 {
+            break;
+        }
+        std::thread::sleep(STEP_BACK);
+    }
+    true
+}
+
+fn settle_when_due(disk: &InstantDisk, bytes: u64) -> Result<()> {
+    let before = disk.unsettled_bytes.fetch_add(bytes, Ordering::Relaxed);
+    if before + bytes >= SETTLE_BYTES || disk.unlogged().waiting.count() > UNLOGGED_MAX {
+        disk.unsettled_bytes.store(0, Ordering::Relaxed);
+        return disk.settle();
+    }
+    Ok(())
+}
+
+/// Decodes a frame and brings the blocks that it has data of.
+fn copy_frame(disk: &InstantDisk, view: &View, job: &Job) -> Result<()> {
+    let Some(first) = job.pieces.first() else { return Ok(()) };
+    let presence = &disk.layers.presence;
+    let mut runs: Vec<Extent> = Vec::new();
+    for piece in &job.pieces {
+        let blocks = presence.blocks(piece.extent);
+        match runs.last_mut() {
+            Some(run) if blocks.offset <= run.end() => {
+                *run = Extent::from_bounds(run.offset, run.end().max(blocks.end()));
+            }
+            _ => runs.push(blocks),
+        }
+    }
+    runs.retain(|run| !presence.holds(*run));
+    if runs.is_empty() {
+        return Ok(());
+    }
+    let frame = view.decode(first)?;
+    let same = |piece: &Piece| (piece.segment, piece.frame) == (first.segment, first.frame);
+    let mut found = Vec::with_capacity(runs.len());
+    for run in runs {
+        let alone = view.within(run).all(|piece| same(&piece));
+        for part in pieces(run, if alone { u64::MAX } else { presence.block_bytes() }) {
+            let mut bytes = Buffer::zeroed(part.length as usize);
+            if view.within(part).all(|piece| same(&piece)) {
+                for piece in view.within(part) {
+                    let start = (piece.extent.offset - part.offset) as usize;
+                    let range = start..start + piece.extent.length as usize;
+                    bytes[range].copy_from_slice(View::data_of(&frame, &piece)?);
+                }
+            } else if view.within(part).next().is_some_and(|piece| same(&piece)) {
+                crate::device::BlockDevice::read(view, part.offset, &mut bytes)?;
+            } else {
+                continue;
+            }
+            found.push((part, bytes));
+        }
+    }
+    put(disk, found)
+}
+
+/// Writes those blocks that are still absent.
+fn put(disk: &InstantDisk, found: Vec<(Extent, Buffer)>) -> Result<()> {
+    let wanted = found.iter().map(|(extent, _)| *extent).collect();
+    let write = |absent: &[Extent]| {
+        let mut operations: Vec<_> = absent
+            .iter()
+            .map(|extent| {
+                let at = found.partition_point(|(found, _)| found.end() <= extent.offset);
+                let (around, bytes) = &found[at];
+                let start = (extent.offset - around.offset) as usize;
+                Operation::Write(extent.offset, &bytes[start..start + extent.length as usize])
+            })
+            .collect();
+        disk.layers.upper.batch(&mut operations).into_iter().collect()
+    };
+    disk.layers.bring(wanted, |extent| disk.landed(extent), write).map(drop)
+}
+
+/// An extent in pieces of at most so many bytes.
+fn pieces(extent: Extent, bytes_max: u64) -> impl Iterator<Item = Extent> {
+    let mut at = extent.offset;
+    std::iter::from_fn(move || {
+        let length = (extent.end() - at).min(bytes_max);
+        let piece = Extent { offset: at, length };
+        at += length;
+        (length > 0).then_some(piece)
+    })
+}

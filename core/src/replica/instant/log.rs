@@ -1,0 +1,348 @@
+//! The presence log of an instant disk: which blocks its target holds durably.
+//!
+//! A file of 64 bytes of header, then frames; little-endian. A frame is written and synced before the next one begins, so
+//! after a crash only the last can be torn: it is ignored. A bad frame with a whole one after it is damage, and an error,
+//! because what the frames between said would be lost. The log is rewritten compactly, under another name that is then
+//! renamed, when it is opened and when it has grown to twice of what it was and 1 Mi entries.
+//!
+//! | header | | frame | |
+//! |---|---|---|---|
+//! | 0 | `HRLPRES` and the version, 1 | 0 | `hrlP` |
+//! | 8 | volume | 4 | number of entries, u32 |
+//! | 24 | sequence, u64 | 8 | number of the frame, from 0, u64 |
+//! | 32 | size in bytes, u64 | 16 | zero, u64 |
+//! | 40 | block size in bytes, u64 | 24 | CRC-32 of the entries |
+//! | 48 | epoch, u32 | 28 | CRC-32 of bytes 0 to 27 |
+//! | 52 | zero, u64 | 32 | entries: offset u64, length u64 |
+//! | 60 | CRC-32 of bytes 0 to 59 | | |
+
+use std::fs::{File, OpenOptions};
+use std::io::{BufReader, BufWriter, Read, Write};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::extent::{Extent, ExtentSet};
+use crate::replica::layers::Presence;
+use crate::units::{Epoch, Sequence, VolumeId};
+
+const MAGIC: &[u8; 8] = b"HRLPRES\x01";
+const FRAME_MAGIC: &[u8; 4] = b"hrlP";
+const HEADER_BYTES: usize = 64;
+const HEAD_BYTES: usize = 32;
+const ENTRY_BYTES: usize = 16;
+/// Entries of a frame at most: 1 MiB.
+const FRAME_ENTRIES_MAX: usize = 1 << 16;
+/// Rewritten from this many entries on, when it has twice of what it had when it was last written.
+const REWRITE_ENTRIES: u64 = 1 << 20;
+
+/// What the log is of. Opening it for anything else is an error.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Identity {
+    pub volume: VolumeId,
+    pub epoch: Epoch,
+    pub sequence: Sequence,
+    pub size_bytes: u64,
+    pub block_bytes: u64,
+}
+
+#[derive(Debug)]
+pub(super) struct PresenceLog {
+    path: PathBuf,
+    file: File,
+    identity: Identity,
+    /// Bytes of whole frames.
+    bytes: u64,
+    frames: u64,
+    entries: u64,
+    entries_when_rewritten: u64,
+}
+
+impl PresenceLog {
+    /// Opens a log, or makes one, and marks what it holds in `presence`. True: there was one. `Changed` when it is of
+    /// something else, `Corrupt` when it is damaged.
+    pub(super) fn open(
+        path: &Path,
+        identity: Identity,
+        presence: &Presence,
+    ) -> Result<(Self, bool)> {
+        let existed = match File::open(path) {
+            Ok(file) => {
+                let length = file.metadata().map_err(|error| failed("open", path, error))?.len();
+                let file = BufReader::with_capacity(1 << 20, file);
+                read(path, file, length, identity, |extent| presence.mark(extent))?;
+                true
+            }
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => false,
+            Err(error) => return Err(failed("open", path, error)),
+        };
+        Ok((Self::write_new(path, identity, presence, &ExtentSet::new())?, existed))
+    }
+
+    /// Adds extents, durably. After an error the log must be opened again.
+    pub(super) fn append(&mut self, extents: impl Iterator<Item = Extent>) -> Result<()> {
+        let mut bytes = Vec::new();
+        let entries = write_frames(&mut bytes, &mut self.frames, extents)
+            .map_err(|error| failed("write to", &self.path, error))?;
+        self.file
+            .write_all_at(&bytes, self.bytes)
+            .and_then(|()| self.file.sync_data())
+            .map_err(|error| failed("write to", &self.path, error))?;
+        self.bytes += bytes.len() as u64;
+        self.entries += entries;
+        Ok(())
+    }
+
+    pub(super) fn should_be_rewritten(&self) -> bool {
+        self.entries >= REWRITE_ENTRIES.max(2 * self.entries_when_rewritten)
+    }
+
+    /// Replaces the log by one of what is present, but for what waits to be logged.
+    pub(super) fn rewrite(&mut self, presence: &Presence, waiting: &ExtentSet) -> Result<()> {
+        *self = Self::write_new(&self.path, self.identity, presence, waiting)?;
+        Ok(())
+    }
+
+    /// Deletes the file, durably. May be repeated.
+    pub(super) fn remove(&self) -> Result<()> {
+        match std::fs::remove_file(&self.path) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                Err(failed("remove", &self.path, error))
+            }
+            _ => sync_directory(&self.path),
+        }
+    }
+
+    fn write_new(
+        path: &Path,
+        identity: Identity,
+        presence: &Presence,
+        waiting: &ExtentSet,
+    ) -> Result<Self> {
+        let extents = logged_runs(presence, identity.size_bytes, waiting);
+        let mut name = path.as_os_str().to_owned();
+        name.push(".new");
+        let temporary = PathBuf::from(name);
+        let write = || {
+            let mut options = OpenOptions::new();
+            let file = options.write(true).create(true).truncate(true).open(&temporary)?;
+            let mut writer = BufWriter::with_capacity(1 << 20, file);
+            writer.write_all(&header(&identity))?;
+            let mut frames = 0;
+            let entries = write_frames(&mut writer, &mut frames, extents)?;
+            let file = writer.into_inner().map_err(std::io::IntoInnerError::into_error)?;
+            file.sync_all()?;
+            let bytes = file.metadata()?.len();
+            std::fs::rename(&temporary, path)?;
+            Ok((file, bytes, frames, entries))
+        };
+        let (file, bytes, frames, entries) =
+            write().map_err(|error| failed("write", path, error))?;
+        sync_directory(path)?;
+        Ok(Self {
+            path: path.to_owned(),
+            file,
+            identity,
+            bytes,
+            frames,
+            entries,
+            entries_when_rewritten: entries,
+        })
+    }
+}
+
+fn failed(operation: &'static str, path: &Path, error: std::io::Error) -> Error {
+    Error::io(operation, format_args!("presence log {}", path.display()), error)
+}
+
+/// What is present and does not wait to be logged.
+fn logged_runs<'a>(
+    presence: &'a Presence,
+    size_bytes: u64,
+    waiting: &'a ExtentSet,
+) -> impl Iterator<Item = Extent> + 'a {
+    let present = presence.runs(Extent { offset: 0, length: size_bytes });
+    present.filter(|(_, present)| *present).flat_map(|(run, _)| {
+        let mut rest: ExtentSet = std::iter::once(run).collect();
+        waiting.within(run).for_each(|extent| rest.remove(extent));
+        rest.iter().collect::<Vec<_>>()
+    })
+}
+
+/// Makes a name durable.
+pub(super) fn sync_directory(path: &Path) -> Result<()> {
+    let directory = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    File::open(directory)
+        .and_then(|directory| directory.sync_all())
+        .map_err(|error| Error::io("sync", directory.display(), error))
+}
+
+fn header(identity: &Identity) -> [u8; HEADER_BYTES] {
+    let mut bytes = [0; HEADER_BYTES];
+    bytes[..8].copy_from_slice(MAGIC);
+    bytes[8..24].copy_from_slice(&identity.volume.0);
+    bytes[24..32].copy_from_slice(&identity.sequence.0.to_le_bytes());
+    bytes[32..40].copy_from_slice(&identity.size_bytes.to_le_bytes());
+    bytes[40..48].copy_from_slice(&identity.block_bytes.to_le_bytes());
+    bytes[48..52].copy_from_slice(&identity.epoch.0.to_le_bytes());
+    let checksum = crc32fast::hash(&bytes[..60]);
+    bytes[60..].copy_from_slice(&checksum.to_le_bytes());
+    bytes
+}
+
+/// Returns the entries written.
+fn write_frames(
+    out: &mut impl Write,
+    frames: &mut u64,
+    extents: impl Iterator<Item = Extent>,
+) -> std::io::Result<u64> {
+    let mut extents = extents.peekable();
+    let (mut entries, mut body) = (0, Vec::new());
+    while extents.peek().is_some() {
+        body.clear();
+        for extent in extents.by_ref().take(FRAME_ENTRIES_MAX) {
+            body.extend_from_slice(&extent.offset.to_le_bytes());
+            body.extend_from_slice(&extent.length.to_le_bytes());
+        }
+        let count = (body.len() / ENTRY_BYTES) as u32;
+        let mut head = [0; HEAD_BYTES];
+        head[..4].copy_from_slice(FRAME_MAGIC);
+        head[4..8].copy_from_slice(&count.to_le_bytes());
+        head[8..16].copy_from_slice(&frames.to_le_bytes());
+        head[24..28].copy_from_slice(&crc32fast::hash(&body).to_le_bytes());
+        let checksum = crc32fast::hash(&head[..28]);
+        head[28..].copy_from_slice(&checksum.to_le_bytes());
+        out.write_all(&head)?;
+        out.write_all(&body)?;
+        *frames += 1;
+        entries += u64::from(count);
+    }
+    Ok(entries)
+}
+
+fn u64_at(bytes: &[u8], at: usize) -> u64 {
+    u64::from_le_bytes(bytes[at..at + 8].try_into().expect("8 bytes"))
+}
+
+fn u32_at(bytes: &[u8], at: usize) -> u32 {
+    u32::from_le_bytes(bytes[at..at + 4].try_into().expect("4 bytes"))
+}
+
+/// Entries and number of the frame that begins with `head`, and the checksum of its entries.
+fn parse_head(head: &[u8]) -> Option<(usize, u64, u32)> {
+    let count = u32_at(head, 4) as usize;
+    let whole = &head[..4] == FRAME_MAGIC
+        && u32_at(head, 28) == crc32fast::hash(&head[..28])
+        && u64_at(head, 16) == 0
+        && (1..=FRAME_ENTRIES_MAX).contains(&count);
+    whole.then(|| (count, u64_at(head, 8), u32_at(head, 24)))
+}
+
+fn read(
+    path: &Path,
+    mut file: impl Read,
+    length: u64,
+    identity: Identity,
+    mut found: impl FnMut(Extent),
+) -> Result<()> {
+    let mut bytes = [0; HEADER_BYTES];
+    file.read_exact(&mut bytes).map_err(|error| match error.kind() {
+        std::io::ErrorKind::UnexpectedEof => {
+            corrupt(path, 0).expected("a header of 64 bytes").found(format_args!("{length} bytes"))
+        }
+        _ => failed("read", path, error),
+    })?;
+    check_header(path, &bytes, &identity)?;
+    let (mut at, mut number) = (HEADER_BYTES as u64, 0);
+    let mut body = Vec::new();
+    loop {
+        let mut head = [0; HEAD_BYTES];
+        let rest = length - at;
+        if rest < HEAD_BYTES as u64 {
+            return Ok(());
+        }
+        file.read_exact(&mut head).map_err(|error| failed("read", path, error))?;
+        let parsed = parse_head(&head).filter(|(_, found, _)| *found == number);
+        let Some((count, _, checksum)) = parsed else {
+            return check_nothing_follows(path, file, at, number, &head);
+        };
+        let wanted = count * ENTRY_BYTES;
+        if rest - (HEAD_BYTES as u64) < wanted as u64 {
+            return Ok(());
+        }
+        body.resize(wanted, 0);
+        file.read_exact(&mut body).map_err(|error| failed("read", path, error))?;
+        if crc32fast::hash(&body) != checksum {
+            return check_nothing_follows(path, file, at, number, &[]);
+        }
+        for entry in body.chunks_exact(ENTRY_BYTES) {
+            let (offset, length) = (u64_at(entry, 0), u64_at(entry, 8));
+            let end = offset.checked_add(length).filter(|end| *end <= identity.size_bytes);
+            let is_edge =
+                |at: u64| at == identity.size_bytes || at.is_multiple_of(identity.block_bytes);
+            let Some(end) = end.filter(|end| is_edge(offset) && is_edge(*end)) else {
+                return Err(corrupt(path, at)
+                    .expected("blocks within the disk")
+                    .found(format_args!("{length} bytes from {offset}")));
+            };
+            found(Extent::from_bounds(offset, end));
+        }
+        at += (HEAD_BYTES + wanted) as u64;
+        number += 1;
+    }
+}
+
+fn check_header(path: &Path, bytes: &[u8; HEADER_BYTES], identity: &Identity) -> Result<()> {
+    if &bytes[..8] != MAGIC || u32_at(bytes, 60) != crc32fast::hash(&bytes[..60]) {
+        return Err(corrupt(path, 0).message("it does not begin as a presence log does"));
+    }
+    if *bytes == header(identity) {
+        return Ok(());
+    }
+    let found = Identity {
+        volume: VolumeId(bytes[8..24].try_into().expect("16 bytes")),
+        epoch: Epoch(u32_at(bytes, 48)),
+        sequence: Sequence(u64_at(bytes, 24)),
+        size_bytes: u64_at(bytes, 32),
+        block_bytes: u64_at(bytes, 40),
+    };
+    Err(Error::new(ErrorKind::Changed, "open", format_args!("presence log {}", path.display()))
+        .message("it belongs to another state")
+        .expected(describe(identity))
+        .found(describe(&found)))
+}
+
+fn describe(identity: &Identity) -> String {
+    let Identity { volume, epoch, sequence, size_bytes, .. } = identity;
+    format!("volume {volume} at sequence {sequence} of epoch {epoch}, {size_bytes} bytes")
+}
+
+/// After a bad frame nothing whole may come: each frame is synced before the next is written.
+fn check_nothing_follows(
+    path: &Path,
+    mut file: impl Read,
+    bad_at: u64,
+    number: u64,
+    head: &[u8],
+) -> Result<()> {
+    let mut window = head.get(ENTRY_BYTES..).unwrap_or_default().to_vec();
+    let mut piece = [0; ENTRY_BYTES];
+    while file.read_exact(&mut piece).is_ok() {
+        window.extend_from_slice(&piece);
+        if window.len() > HEAD_BYTES {
+            window.drain(..ENTRY_BYTES);
+        }
+        let later = window.len() == HEAD_BYTES
+            && parse_head(&window).is_some_and(|(_, found, _)| found > number);
+        if later {
+            return Err(corrupt(path, bad_at)
+                .expected(format_args!("frame {number}"))
+                .found("damage before a later frame"));
+        }
+    }
+    Ok(())
+}
+
+fn corrupt(path: &Path, at: u64) -> Error {
+    Error::new(ErrorKind::Corrupt, "read", format_args!("presence log {}", path.display())).at(at)
+}
