@@ -151,6 +151,7 @@ fn promise_9_a_volume_fails_over_and_its_old_source_is_fenced_with_its_late_writ
 
     over.commit().expect("commit");
     over.commit().expect("committing again is no error");
+    over.wait_hydrated(LIMIT).expect("hydrated");
     assert_eq!(world.stage(), Stage::Committed);
     // Split brain: the old source still writes.
     write(&**source.volume(), 49, 4);
@@ -167,6 +168,15 @@ fn promise_9_a_volume_fails_over_and_its_old_source_is_fenced_with_its_late_writ
         ErrorKind::Fenced
     );
     drop(source);
+
+    // The disk becomes a plain one, and its agent goes on with it without reading it.
+    let not_whole = world.protect(&world.away, "away").err().expect("is not whole");
+    assert!(matches!(not_whole.kind(), ErrorKind::Fenced | ErrorKind::InvalidInput), "{not_whole}");
+    let shown = content(&**over.volume());
+    over.detach(LIMIT).expect("detach");
+    assert!(content(&*world.away) == shown);
+    let over = world.protect(&world.away, "away").expect("protect the plain disk");
+    assert_eq!((over.stats().resync_bytes_left, over.stats().provisional), (0, false));
 
     let replica = world.replica();
     assert_eq!(replica.catalog().epoch(), Epoch(2));

@@ -165,9 +165,11 @@ impl FailedOver {
     }
 
     /// Bytes in the disk, bytes that must be, and whether it is whole.
-    fn hydration(&self) -> PyResult<(u64, u64, bool)> {
-        let hydration = self.open_handle()?.hydration();
-        Ok((hydration.bytes_done, hydration.bytes_total, hydration.whole))
+    fn hydration(&self, py: Python<'_>) -> PyResult<(u64, u64, bool)> {
+        let handle = self.open_handle()?;
+        let hydration = py.detach(|| handle.hydration());
+        let done = hydration.data_bytes - hydration.missing_bytes;
+        Ok((done, hydration.data_bytes, hydration.is_whole()))
     }
 
     #[pyo3(signature = (limit=60.0))]

@@ -18,6 +18,6 @@ mod test;
 
 pub use follow::{CatchUp, Follower};
 pub use options::{FailoverOptions, Preview};
-pub use over::{FailedOver, Hydration, Started};
+pub use over::{FailedOver, Started};
 pub use start::cancel;
 pub use test::{begin_test, end_test};

@@ -15,7 +15,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Event, EventKind, EventSink};
 use crate::protect::state::StateDirectory;
 use crate::protect::{Protection, ProtectionOptions};
-use crate::replica::{InstantDisk, Vault};
+use crate::replica::{Hydration, InstantDisk, Vault};
 use crate::units::{PointId, Sequence, Timestamp};
 
 const POLL: Duration = Duration::from_millis(20);
@@ -33,17 +33,6 @@ pub struct Started {
     pub time: Timestamp,
     /// From the call until the volume could be read and written: what the library has in the recovery time.
     pub took: Duration,
-}
-
-/// How far the disk is a whole copy.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Hydration {
-    /// Bytes that are in the disk.
-    pub bytes_done: u64,
-    /// Bytes that must be.
-    pub bytes_total: u64,
-    /// The disk holds everything; the replica is not read any more.
-    pub whole: bool,
 }
 
 /// A volume that failed over to here. May be used from any thread; one thread ends it.
@@ -108,19 +97,21 @@ impl FailedOver {
 
     /// How far the disk is a whole copy.
     pub fn hydration(&self) -> Hydration {
-        let (bytes_done, bytes_total) = self.disk.progress();
-        Hydration { bytes_done, bytes_total, whole: self.disk.is_whole() }
+        self.disk.hydration()
     }
 
     /// Waits until the disk is whole. `Unavailable` at the limit, with what the copy last failed with.
     pub fn wait_hydrated(&self, limit: Duration) -> Result<()> {
         let begun = self.clock.elapsed();
-        while !self.disk.is_whole() {
+        loop {
+            let hydration = self.disk.hydration();
+            if hydration.is_whole() {
+                return Ok(());
+            }
             if self.clock.elapsed().saturating_sub(begun) > limit {
-                let (done, total) = self.disk.progress();
                 let error = Error::new(ErrorKind::Unavailable, "copy", &self.volume)
                     .expected(format_args!("a whole disk within {limit:?}"))
-                    .found(format_args!("{done} of {total} bytes"));
+                    .found(format_args!("{} bytes missing", hydration.missing_bytes));
                 let trouble = self.trouble.lock().unwrap_or_else(PoisonError::into_inner).take();
                 return Err(match trouble {
                     Some(cause) => error.source(cause),
@@ -129,7 +120,6 @@ impl FailedOver {
             }
             std::thread::sleep(POLL);
         }
-        Ok(())
     }
 
     /// Makes the failover final, see [`Protection::commit_failover`].
@@ -213,7 +203,7 @@ impl Hydrator {
         while !self.stopping.load(Ordering::Acquire) {
             let go_on = |_done: u64, _total: u64| !self.stopping.load(Ordering::Acquire);
             match self.disk.hydrate(&go_on) {
-                Ok(()) => return,
+                Ok(_) => return,
                 Err(_) if self.stopping.load(Ordering::Acquire) => return,
                 Err(error) => {
                     if !told {

@@ -12,13 +12,12 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::protect::provisional::{Provisional, cut, host};
 use crate::protect::state::{Identity, StateDirectory, new_source};
 use crate::replica::{
-    At, InstantDisk, InstantOptions, Replica, Step, StepKind, Vault, ViewOptions,
+    At, InstantBase, InstantDisk, InstantOptions, Replica, Step, StepKind, TargetContent, Vault,
+    ViewOptions,
 };
 use crate::units::{Epoch, PointId, Sequence, Timestamp};
 
 const POLL: Duration = Duration::from_millis(200);
-/// Name of the presence log in the state directory: while it is there, the disk is not whole.
-pub(crate) const PRESENCE: &str = "presence";
 
 impl FailoverOptions {
     /// Fails over: returns when the volume can be read and written as of the state. Hydration goes on behind.
@@ -41,21 +40,20 @@ impl FailoverOptions {
             }
             Some(under_way) => Some(under_way),
             // Committed; the disk is not whole yet.
-            None if state.path().join(PRESENCE).exists() => None,
+            None if state.presence_log().exists() => None,
             None => Some(self.begin(&state, &mut replica)?),
         };
-        let mut state_shown = None;
-        if let Some(under_way) = &under_way {
-            take_identity(&state, &replica, under_way)?;
-            self.record_start(&mut replica, under_way)?;
-            state_shown = Some(ChosenState {
-                sequence: under_way.at,
-                time: under_way.at_time,
-                point: under_way.point,
-            });
-        }
-        let disk = self.open_disk(&state, &replica, state_shown.map(|shown| shown.sequence))?;
-        let shown = state_shown.unwrap_or_else(|| chosen(&replica, disk.sequence()));
+        let shown = match &under_way {
+            Some(under_way) => {
+                take_identity(&state, &replica, under_way)?;
+                self.record_start(&mut replica, under_way)?;
+                let (sequence, time) = (under_way.at, under_way.at_time);
+                write_base(&state, sequence)?;
+                ChosenState { sequence, time, point: under_way.point }
+            }
+            None => chosen(&replica, read_base(&state)?),
+        };
+        let disk = self.open_disk(&state, &replica, shown.sequence)?;
         let started = Started {
             sequence: shown.sequence,
             point: shown.point,
@@ -111,7 +109,7 @@ impl FailoverOptions {
 
     /// Drops what an earlier failover left of the disk and its journal.
     fn forget_disk(&self, state: &StateDirectory) -> Result<()> {
-        remove(&state.path().join(PRESENCE))?;
+        remove(&state.presence_log())?;
         clear_spool(state)
     }
 
@@ -133,17 +131,16 @@ impl FailoverOptions {
         &self,
         state: &StateDirectory,
         replica: &Replica,
-        at: Option<Sequence>,
+        at: Sequence,
     ) -> Result<InstantDisk> {
-        let presence = state.path().join(PRESENCE);
-        let options =
-            InstantOptions { target_is_zero: self.disk_reads_zero, ..InstantOptions::default() };
-        let at = match at {
-            Some(at) => at,
-            None => InstantDisk::sequence_in(&presence)?,
+        let log = state.presence_log();
+        let content = match self.disk_reads_zero && !log.exists() {
+            true => TargetContent::Zeroes,
+            false => TargetContent::Unknown,
         };
         let view = Arc::new(replica.view(&At::Sequence(at), &ViewOptions::default())?);
-        InstantDisk::open(view, self.disk.clone(), &presence, &options)
+        let options = InstantOptions { clock: self.clock.clone(), ..InstantOptions::default() };
+        InstantDisk::over(InstantBase::view(view), self.disk.clone(), content, &log, options)
     }
 }
 
@@ -292,7 +289,7 @@ pub(super) fn cancel_in(
         replica.record_step(&under_way.step(StepKind::Cancel, clock))?;
     }
     clear_spool(state)?;
-    remove(&state.path().join(PRESENCE))?;
+    remove(&state.presence_log())?;
     remove(&state.dirty_map())?;
     remove(&state.path().join("state"))?;
     Provisional::forget(state)
@@ -315,6 +312,30 @@ pub(super) fn remove(path: &Path) -> Result<()> {
         }
         _ => Ok(()),
     }
+}
+
+/// Remembers which state the disk hydrates from, for as long as it is not whole.
+fn write_base(state: &StateDirectory, at: Sequence) -> Result<()> {
+    let path = base_path(state);
+    std::fs::write(&path, format!("{at}\n"))
+        .and_then(|()| std::fs::File::open(&path)?.sync_all())
+        .and_then(|()| std::fs::File::open(state.path())?.sync_all())
+        .map_err(|error| Error::io("write", path.display(), error))
+}
+
+fn read_base(state: &StateDirectory) -> Result<Sequence> {
+    let path = base_path(state);
+    let text =
+        std::fs::read_to_string(&path).map_err(|error| Error::io("read", path.display(), error))?;
+    text.trim().parse().map(Sequence).map_err(|_| {
+        Error::new(ErrorKind::Corrupt, "read", path.display())
+            .expected("a sequence")
+            .found(text.trim())
+    })
+}
+
+fn base_path(state: &StateDirectory) -> PathBuf {
+    state.path().join("base")
 }
 
 fn request_path(state: &StateDirectory) -> PathBuf {

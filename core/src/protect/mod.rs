@@ -123,6 +123,12 @@ impl ProtectionOptions {
     /// protected, `WrongKey`, `Unavailable` when the vault cannot be reached.
     pub fn open(self) -> Result<Protection> {
         let state = state::StateDirectory::open(&self.state)?;
+        let not_whole = state.presence_log();
+        if not_whole.exists() {
+            return Err(Error::new(ErrorKind::InvalidInput, "protect", self.device.name())
+                .message("the disk failed over to here and is not whole: go on with the failover, or detach it")
+                .found(not_whole.display()));
+        }
         self.open_with(state)
     }
 

@@ -5,6 +5,9 @@
 //! STATE/lock       locked while the agent runs
 //! STATE/dirty      the dirty map
 //! STATE/spool/     sealed segments on their way; open.part is the one being written
+//! STATE/failover   a failover to here that is not committed, and STATE/cut.hrl
+//! STATE/presence   what a disk that is not whole yet holds, and STATE/base, the state that it hydrates from
+//! STATE/follow     how far the disk of an old source follows
 //! STATE/rejected/  segments that no longer fit the vault's history, kept for people
 //! ```
 
@@ -71,6 +74,11 @@ impl StateDirectory {
 
     pub(crate) fn spool(&self) -> PathBuf {
         self.root.join("spool")
+    }
+
+    /// Says what of a disk that failed over to here is there; while it exists the disk is not whole.
+    pub(crate) fn presence_log(&self) -> PathBuf {
+        self.root.join("presence")
     }
 
     /// The segment being written.
