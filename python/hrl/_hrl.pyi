@@ -5,7 +5,9 @@ Calls that may do I/O release the interpreter's lock; handles may be used from a
 seconds; times are text in UTC, or nanoseconds since 1970.
 
 A state of a volume (`at`) is named by a point's id or label ("label:L" when it looks like something else), a sequence
-number, a time such as "2026-11-21T09:30:00Z", or "newest".
+number, a time such as "2026-11-21T09:30:00Z", "newest", or "newest-good": the newest point that checks found good, and
+where nothing was checked the newest application-consistent point, or the newest. "VOLUME@EPOCH" names the branch of an
+ended epoch where a replica is opened.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -20,7 +22,9 @@ from hrl.protocols import BlockDevice, Quiesce, Specified, Store
 __all__ = [
     "ChangeSet",
     "Device",
+    "FailedOver",
     "FileDevice",
+    "Follower",
     "Gateway",
     "GroupCoordinator",
     "GroupMark",
@@ -46,6 +50,7 @@ __all__ = [
     "Verdict",
     "View",
     "Volume",
+    "cancel_failover",
     "churn",
     "convert",
     "create_authority",
@@ -412,6 +417,12 @@ class Stats:
     @property
     def fenced(self) -> bool:
         """Another source has the volume now; nothing is replicated any more."""
+    @property
+    def provisional(self) -> bool:
+        """A failover to here is not committed: what is written stays in the spool."""
+    @property
+    def handed_over(self) -> bool:
+        """A planned failover has the volume: writes are refused."""
 
 @final
 class Protection:
@@ -603,6 +614,21 @@ class Replica:
         """For each point: its identity, bytes captured and stored since the one before."""
     def points(self) -> list[RecoveryPoint]:
         """Every recovery point, oldest first."""
+    def newest_good(self) -> tuple[RecoveryPoint, str]:
+        """The point that "newest-good" means, and why: "checked", "application-consistent" or "newest"."""
+    def lifecycle(self) -> dict[str, Any]:
+        """Where the volume is: its stage, epoch, source, current step, steps, tests and branches."""
+    def branch(self, epoch: int) -> Replica:
+        """What the source of an ended epoch wrote after the failover, as a volume to read. `NotFoundError` lists them."""
+    def drop_branch(self, epoch: int) -> None:
+        """Gives a branch up; retention deletes its data."""
+    def begin_test(self, name: str, at: str = "newest-good") -> dict[str, Any]:
+        """Records that a test failover begins, and keeps its state through retention; gives its `sequence` to serve.
+
+        `AlreadyExistsError` when another host has a test of this name; the same one again is no error.
+        """
+    def end_test(self, name: str) -> None:
+        """Records that a test failover is cleaned up. `NotFoundError` lists those that there are."""
     def timeline(self) -> list[TimelineEntry]:
         """The history in stretches: ordered ones, and gaps with their cause."""
     def segments(self) -> list[dict[str, Any]]:
@@ -770,6 +796,121 @@ class RecordIterator:
     def __next__(self) -> Record: ...
 
 @final
+class FailedOver:
+    """A volume that failed over to here, running: writable as of a state at once, copied to its disk behind the reads.
+
+    Nothing is final before `commit`. Leaving the `with` block stops it cleanly; `start` with the same directory goes on.
+
+    >>> with hrl.FailedOver.start("v", vault=vault, state="away", disk=hrl.MemoryDevice(1 << 20)) as over:
+    ...     over.volume.write(0, b"written here")
+    ...     over.commit()
+    """
+
+    @staticmethod
+    def start(
+        volume: str,
+        *,
+        vault: Vault,
+        state: _Path,
+        disk: Device | BlockDevice | _Path,
+        at: str = "newest-good",
+        planned: float | None = None,
+        change_point: bool = False,
+        disk_reads_zero: bool = False,
+        policy: Mapping[str, str | int] | None = None,
+        on_event: Callable[[dict[str, str]], object] | None = None,
+    ) -> FailedOver:
+        """Fails over: returns when the volume can be read and written. A failover under way in `state` goes on.
+
+        `planned` asks the source to hand over what is left, and waits so many seconds for it. `change_point` begins anew as
+        of `at`, before the commit. `disk_reads_zero`: the disk is a new sparse file. `FencedError` when another failover is
+        under way or was committed; `UnavailableError` when the source does not hand over in time.
+        """
+    @staticmethod
+    def preview(
+        volume: str,
+        *,
+        vault: Vault,
+        state: _Path,
+        disk: Device | BlockDevice | _Path,
+        at: str = "newest-good",
+        planned: float | None = None,
+    ) -> dict[str, Any]:
+        """What `start` would do, its `steps` in sentences; nothing is changed."""
+    @property
+    def volume(self) -> Volume:
+        """The volume to read and write."""
+    @property
+    def volume_name(self) -> str:
+        """Name in the vault."""
+    @property
+    def started(self) -> dict[str, Any]:
+        """The state that it was served as of: `sequence`, `point`, `time`, `time_ns`; and the `seconds` that it took."""
+    def hydration(self) -> tuple[int, int, bool]:
+        """Bytes of data in the disk, bytes in all, and whether the disk is whole."""
+    def wait_hydrated(self, limit: float = 60.0) -> None:
+        """Waits until the disk is whole; `UnavailableError` at the limit."""
+    def commit(self) -> None:
+        """Makes it final: the old source is fenced, its later writes are a branch, and what is written here is shipped."""
+    def stats(self) -> Stats:
+        """How its protection is doing."""
+    def mark(self, label: str = "") -> RecoveryPoint:
+        """Marks a crash-consistent point."""
+    def mark_app(self, label: str = "") -> RecoveryPoint:
+        """Marks an application-consistent point with the applications of the policy."""
+    def wait_replicated(self, limit: float = 60.0) -> int:
+        """Waits until everything is in the vault; not before the commit."""
+    def cancel(self) -> None:
+        """Gives it up before the commit: what was written is dropped, and the source goes on as before."""
+    def stop(self, limit: float = 60.0) -> None:
+        """Ends the session cleanly; `start` goes on from there."""
+    def detach(self, limit: float = 60.0) -> None:
+        """Ends the session and leaves a plain disk, for a `Protection` with the same directory; it must be whole."""
+    def __enter__(self) -> Self: ...
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None, /
+    ) -> None: ...
+
+@final
+class Follower:
+    """A disk at the old site that follows the volume, written only where it differs. One thread at a time uses it.
+
+    `state` is the directory of the agent that protected the disk, which has ended. What its spool still has is handed in to
+    the branch of its epoch first.
+    """
+
+    def __new__(cls, volume: str, *, vault: Vault, state: _Path, disk: Device | BlockDevice | _Path) -> Self: ...
+    def status(self) -> dict[str, Any]:
+        """The `sequence` that the disk holds, the `bytes_differing` from it, and `why_everywhere` where that is all."""
+    def bytes_behind(self, at: str = "newest") -> int:
+        """Bytes that `catch_up` would write."""
+    def catch_up(
+        self, at: str = "newest", *, progress: Callable[[int, int], object] | None = None
+    ) -> dict[str, Any]:
+        """Brings the disk to a state: sequences `from` and `to`, `bytes_diverged` and `bytes_written`."""
+    def fail_back(
+        self,
+        *,
+        planned: float | None = None,
+        policy: Mapping[str, str | int] | None = None,
+        on_event: Callable[[dict[str, str]], object] | None = None,
+        progress: Callable[[int, int], object] | None = None,
+    ) -> tuple[Protection, dict[str, Any]]:
+        """Takes the volume home: the protection on this disk, and what was written. The other site hands over and is fenced.
+
+        Without `planned` (seconds) the other site is not asked.
+        """
+    def close(self) -> None:
+        """Lets go of disk and directory."""
+    def __enter__(self) -> Self: ...
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None, /
+    ) -> None: ...
+
+def cancel_failover(vault: Vault, volume: str, state: _Path) -> None:
+    """Gives up a failover that is not committed and whose process has ended."""
+
+@final
 class NbdServer:
     """A listening NBD server. Leaving the `with` block stops it.
 
@@ -789,6 +930,17 @@ class NbdServer:
         on_refused: Callable[[str], object] | None = None,
     ) -> NbdServer:
         """Serves a protected volume."""
+    @staticmethod
+    def failed_over(
+        address: str,
+        failed_over: FailedOver,
+        name: str,
+        *,
+        tls: _Path | None = None,
+        tls_verify: bool = True,
+        on_refused: Callable[[str], object] | None = None,
+    ) -> NbdServer:
+        """Serves a volume that failed over to here."""
     @staticmethod
     def device(
         address: str,

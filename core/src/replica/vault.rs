@@ -265,7 +265,17 @@ impl Vault {
 
     /// Opens the replica of a volume as of its newest catalog version. `WrongKey` when it is sealed and the wrapping
     /// key is missing or another, when it was shredded, and when it is not sealed and a wrapping key was given.
+    ///
+    /// `NAME@EPOCH` is the branch of an ended epoch, see [`Replica::branch`].
     pub fn replica(&self, name: &str) -> Result<Replica> {
+        if let Some((name, epoch)) = name.split_once('@') {
+            let epoch = epoch.parse().map(Epoch).map_err(|_| {
+                Error::new(ErrorKind::InvalidInput, "open branch of", name)
+                    .expected("the number of an epoch after the @")
+                    .found(epoch)
+            })?;
+            return self.replica(name)?.branch(epoch);
+        }
         let info = self.volume(name)?;
         let keys = self.keys(&info)?;
         self.open_replica(info, keys)

@@ -4,6 +4,8 @@ import typer
 
 from hrl.cli import (  # noqa: F401  (they register their commands)
     demo_command,
+    failback,
+    failover,
     gateway,
     group,
     health,

@@ -5,8 +5,8 @@ import sys
 import threading
 import time
 import tomllib
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Annotated, Any, TypeGuard
 
@@ -144,19 +144,7 @@ def protect(
             on_event=sinks,
         )
         stack.enter_context(protection)
-        membership = stack.enter_context(Membership(protection, state))
-        status = status_of(protection, name, float(chosen.get("rpo_threshold_ms", RPO_SECONDS * 1000)) / 1000)
-        control = ControlServer(
-            state,
-            {
-                **membership.handlers(),
-                "point": lambda request: fields(mark(protection, request)),
-                "status": lambda _: status(),
-                "resync": lambda _: protection.resync(),
-                "stop": lambda _: ended.set(),
-            },
-        )
-        stack.callback(control.close)
+        status = stack.enter_context(agent_control(protection, state, name, chosen, ended))
         if metrics:
             served = MetricsServer(metrics, status=status, events=sinks.counts, dropped=lambda: sinks.dropped)
             stack.enter_context(served)
@@ -167,6 +155,29 @@ def protect(
             with progress_bar("Initial replication") as tell:
                 watch(protection, tell, ended)
             ended.wait()
+
+
+@contextmanager
+def agent_control(
+    protection: Protection, state: Path, name: str, policy: dict[str, str], ended: threading.Event
+) -> Iterator[Callable[[], dict[str, Any]]]:
+    """Answers the commands about an agent while the block runs; gives what they say of it."""
+    status = status_of(protection, name, float(policy.get("rpo_threshold_ms", RPO_SECONDS * 1000)) / 1000)
+    with Membership(protection, state) as membership:
+        control = ControlServer(
+            state,
+            {
+                **membership.handlers(),
+                "point": lambda request: fields(mark(protection, request)),
+                "status": lambda _: status(),
+                "resync": lambda _: protection.resync(),
+                "stop": lambda _: ended.set(),
+            },
+        )
+        try:
+            yield status
+        finally:
+            control.close()
 
 
 def status_of(protection: Protection, name: str, rpo_threshold: float) -> Callable[[], dict[str, Any]]:
@@ -249,6 +260,12 @@ def status(
         out.print(status_table(found))
 
 
+def standing(found: dict[str, Any]) -> str:
+    """How the agent stands to the volume, where that is not simply having it."""
+    words = {"fenced": " (fenced)", "handed_over": " (handed over)", "provisional": " (failed over, not committed)"}
+    return "".join(text for name, text in words.items() if found[name])
+
+
 def time_left(seconds: float | None) -> str:
     """When the backlog is in the vault, for people."""
     if seconds is None:
@@ -261,7 +278,7 @@ def status_table(found: dict[str, Any]) -> Table:
     table = Table(show_header=False, box=None)
     rows = {
         "volume": f"{found['volume']}, {human(found['size_bytes'])}",
-        "mode": found["mode"] + (" (fenced)" if found["fenced"] else ""),
+        "mode": found["mode"] + standing(found),
         "RPO": f"{found['rpo_seconds']:.1f} s",
         "sequence": f"{found['last_sequence']} captured, {found['journaled_sequence']} journaled, "
         f"{found['replicated_sequence']} replicated",

@@ -9,30 +9,20 @@ from hrl.cli.base import EXIT_CODES, Refused, err
 
 NEWEST = "newest"
 NEWEST_GOOD = "newest-good"
-APP_KINDS = ("app", "group-app")
+WHY = {
+    "checked": "its checks were good",
+    "application-consistent": "the newest application-consistent point; no point was found good",
+    "newest": "the newest point that no check found bad; no point was found good",
+}
 
 
 def state_of(replica: Replica, at: str) -> str:
     """The state as the library knows it; says on standard error which point `newest-good` is."""
     if at != NEWEST_GOOD:
         return at
-    point, why = newest_good(replica.points())
-    err.print(f"hrl: note: newest-good is {point.id}, sequence {point.sequence}, {point.time}: {why}", highlight=False)
+    point, why = replica.newest_good()
+    err.print(f"hrl: note: newest-good is {point.id}, sequence {point.sequence}, {point.time}: {WHY[why]}", highlight=False)
     return f"point:{point.id}"
-
-
-def newest_good(points: list[RecoveryPoint]) -> tuple[RecoveryPoint, str]:
-    """The newest good one of points in their order, and why it is."""
-    left = [point for point in reversed(points) if all(verdict.ok for verdict in point.verdicts)]
-    for point in left:
-        if point.verdicts:
-            return point, "its checks were good: " + ", ".join(verdict.kind for verdict in point.verdicts)
-    for point in left:
-        if point.kind in APP_KINDS:
-            return point, "the newest application-consistent point; no point was found good"
-    if left:
-        return left[0], "the newest point that no check found bad; no point was found good"
-    raise Refused("cannot find newest-good: the volume has no point that no check found bad", EXIT_CODES["not-found"])
 
 
 def point_of(replica: Replica, at: str) -> RecoveryPoint:

@@ -1,0 +1,526 @@
+"""Commands of failover: hrl failover start, test, status, change-point, commit, cancel, cleanup, detach; hrl migrate."""
+
+import contextlib
+import shutil
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from hrl import FailedOver, NbdServer, Vault, cancel_failover
+from hrl.cli.background import Detach, run_detached, say_ready
+from hrl.cli.base import (
+    NOT_RUNNING,
+    Json,
+    KeyFile,
+    NbdTls,
+    NbdTlsAnyone,
+    Refused,
+    app,
+    fields,
+    human,
+    names_of,
+    open_vault,
+    print_json,
+    print_table,
+    tls_options,
+)
+from hrl.cli.control import ControlServer, ask
+from hrl.cli.event_options import EventOptions, open_sinks
+from hrl.cli.programs import need
+from hrl.cli.protect import read_events, read_policy, tell_event
+from hrl.cli.state import state_of
+from hrl.cli.vault import VaultUrl, Volume, table_of
+from hrl.health import RPO_SECONDS
+
+failover = typer.Typer(
+    name="failover",
+    help="Failover: a volume goes on elsewhere, as of a point; in earnest or as a test.",
+    no_args_is_help=True,
+)
+app.add_typer(failover)
+
+State = Annotated[Path, typer.Option("--state", metavar="DIR", help="Local directory of this failover.")]
+Disk = Annotated[
+    Path,
+    typer.Option("--disk", metavar="FILE", help="New sparse file, or a block device whose content is lost (--overwrite)."),
+]
+Nbd = Annotated[
+    str | None,
+    typer.Option("--nbd", metavar="ADDR", help="unix:PATH or tcp:HOST:PORT. Default: unix:DIR/nbd.sock"),
+]
+At = Annotated[
+    str, typer.Option("--at", metavar="STATE", help="newest-good, newest, point, group point, label, sequence, time.")
+]
+Limit = Annotated[float, typer.Option("--limit", metavar="SECONDS", help="Give up after this.")]
+Policy = Annotated[Path | None, typer.Option("--policy", metavar="FILE", help="TOML with policy values.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="The disk exists, and its content may be lost.")]
+POLL_SECONDS = 0.2
+
+
+class Disks:
+    """The file or device that a volume fails over to."""
+
+    def __init__(self, path: Path, state: Path, size_bytes: int) -> None:
+        self.path = path
+        self._size_bytes = size_bytes
+        self.is_begun = any((state / name).exists() for name in ("failover", "presence"))
+
+    def prepare(self, *, overwrite: bool) -> bool:
+        """Makes the disk; true when it reads as zeroes."""
+        if self.is_begun:
+            return False
+        if self.path.is_block_device():
+            if not overwrite:
+                raise Refused(f"{self.path} is a block device: its content would be lost; give --overwrite", 4)
+            return False
+        if self.path.exists() and self.path.stat().st_blocks and not overwrite:
+            raise Refused(f"{self.path} exists; give another file, or --overwrite", 4)
+        self.blank()
+        return True
+
+    def blank(self) -> bool:
+        """Makes the file anew, all zeroes; false where it is a device."""
+        if self.path.is_block_device():
+            return False
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self.path.unlink(missing_ok=True)
+        with self.path.open("wb") as file:
+            file.truncate(self._size_bytes)
+        return True
+
+
+@failover.command()
+def start(
+    vault: VaultUrl,
+    volume: Volume,
+    state: State,
+    disk: Disk,
+    nbd: Nbd = None,
+    nbd_tls: NbdTls = None,
+    nbd_tls_anyone: NbdTlsAnyone = False,
+    at: At = "newest-good",
+    planned: Annotated[
+        bool, typer.Option("--planned", help="Ask the source to hand over what is left first: nothing is lost.")
+    ] = False,
+    limit: Annotated[float, typer.Option("--limit", metavar="SECONDS", help="Wait so long for the source.")] = 120,
+    commit: Annotated[bool, typer.Option("--commit", help="Make it final at once.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")] = False,
+    overwrite: Overwrite = False,
+    policy: Policy = None,
+    key_file: KeyFile = None,
+    detach: Detach = False,
+    json: Json = False,
+    events: EventOptions = {},  # noqa: B006  (its options take its place)
+) -> None:
+    """Serves a volume writable as of a state, over NBD, at once; the disk becomes whole behind.
+
+    Nothing is final before `hrl failover commit`. Started again with the same directory it goes on where it was.
+    """
+    opened = open_vault(vault, key_file)
+    replica = opened.replica(volume)
+    size_bytes = replica.info["size_bytes"]
+    if dry_run:
+        return say_plan(opened, volume, at, limit if planned else None, disk, size_bytes, json=json)
+    if detach:
+        return run_detached(state)
+    began = time.monotonic()
+    chosen = at if planned else state_of(replica, at)
+    state.mkdir(parents=True, exist_ok=True)
+    disks = Disks(disk, state, size_bytes)
+    is_zero = disks.prepare(overwrite=overwrite)
+    values = read_policy(policy)
+    session = Session(state, disk)
+    with ExitStack() as stack:
+        sinks = stack.enter_context(open_sinks(read_events(policy), events, tell_event))
+        address = nbd or f"unix:{state / 'nbd.sock'}"
+        change: str | None = None
+        while True:
+            over = FailedOver.start(
+                volume,
+                vault=opened,
+                state=state,
+                disk=disk,
+                at=change or chosen,
+                planned=limit if planned and change is None else None,
+                change_point=change is not None,
+                disk_reads_zero=is_zero,
+                policy=values,
+                on_event=sinks,
+            )
+            if commit:
+                over.commit()
+            threshold = float(values.get("rpo_threshold_ms", RPO_SECONDS * 1000)) / 1000
+            with NbdServer.failed_over(address, over, volume, **tls_options(nbd_tls, nbd_tls_anyone)) as server:
+                ready = ready_of(volume, server.uri, over.started, time.monotonic() - began)
+                with session.control(over, ready, threshold):
+                    if change is None:
+                        say_ready(ready)
+                    session.answer(ready)
+                    session.wait()
+            change = session.end(over)
+            if change is None:
+                return
+            is_zero = disks.blank()
+            began = time.monotonic()
+
+
+def ready_of(volume: str, uri: str, started: dict[str, Any], seconds: float) -> dict[str, Any]:
+    """What is said when a volume is usable."""
+    return {
+        "volume": volume,
+        "uri": uri,
+        "point": started["point"],
+        "sequence": started["sequence"],
+        "time": started["time"],
+        "rto_ms": round(seconds * 1000, 1),
+    }
+
+
+class Session:
+    """A served failover and how it ends: by a signal, cancelled, detached, or to go on as of another point."""
+
+    def __init__(self, state: Path, disk: Path) -> None:
+        self._state = state
+        self._disk = disk
+        self._ended = threading.Event()
+        self._how = "stop"
+        self._at: str | None = None
+        self._ready: dict[str, Any] | None = None
+        self._answered = threading.Condition()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: self._finish("stop"))
+
+    @contextlib.contextmanager
+    def control(self, over: FailedOver, ready: dict[str, Any], rpo_threshold: float) -> Iterator[None]:
+        """Answers the commands about it while the block runs."""
+
+        def status(_: dict[str, Any]) -> dict[str, Any]:
+            done, total, whole = over.hydration()
+            return {
+                **ready,
+                "disk": str(self._disk),
+                "size_bytes": over.volume.size_bytes,
+                "rpo_threshold_seconds": rpo_threshold,
+                "hydrated_bytes": done,
+                "hydrate_bytes": total,
+                "whole": whole,
+                **fields(over.stats()),
+            }
+
+        handlers: dict[str, Callable[[dict[str, Any]], Any]] = {
+            "status": status,
+            "commit": lambda _: over.commit(),
+            "point": lambda request: fields(
+                over.mark_app(request.get("label", "")) if request.get("app") else over.mark(request.get("label", ""))
+            ),
+            "cancel": lambda _: self._cancel(over),
+            "detach": lambda _: self._detach(over),
+            "change-point": lambda request: self._change(over, str(request["at"])),
+            "stop": lambda _: self._finish("stop"),
+        }
+        control = ControlServer(self._state, handlers)
+        try:
+            yield
+        finally:
+            control.close()
+
+    def wait(self) -> None:
+        """Waits for the end."""
+        self._ended.wait()
+
+    def answer(self, ready: dict[str, Any]) -> None:
+        """Tells who asked for another point that it is served."""
+        with self._answered:
+            self._ready = ready
+            self._answered.notify_all()
+
+    def end(self, over: FailedOver) -> str | None:
+        """Ends it the way that was asked for; the state to go on with, where one was."""
+        self._ended.clear()
+        how, self._how = self._how, "stop"
+        if how == "change-point":
+            over.stop()
+            at, self._at = self._at, None
+            return at
+        {"cancel": over.cancel, "detach": over.detach, "stop": over.stop}[how]()
+        return None
+
+    def _finish(self, how: str) -> None:
+        self._how = how
+        self._ended.set()
+
+    def _cancel(self, over: FailedOver) -> None:
+        if not over.stats().provisional:
+            raise Refused("cannot cancel: the failover was committed; fail over again to go back", 2)
+        self._finish("cancel")
+
+    def _detach(self, over: FailedOver) -> None:
+        if not over.hydration()[2]:
+            raise Refused("cannot detach: the disk is not whole yet", NOT_RUNNING)
+        self._finish("detach")
+
+    def _change(self, over: FailedOver, at: str) -> dict[str, Any]:
+        if not over.stats().provisional:
+            raise Refused("cannot change the point: the failover was committed", 2)
+        with self._answered:
+            self._ready, self._at = None, at
+            self._finish("change-point")
+            self._answered.wait_for(lambda: self._ready is not None, timeout=25)
+            if self._ready is None:
+                raise Refused("the other point is not served yet; see hrl status", 10)
+            return self._ready
+
+
+def say_plan(
+    vault: Vault, volume: str, at: str, planned: float | None, disk: Path, size_bytes: int, *, json: bool
+) -> None:
+    """What `start` would do."""
+
+    class Target:
+        """A disk that is only asked its size."""
+
+        size_bytes: int
+        block_bytes = 512
+
+        def read(self, offset: int, length: int) -> bytes:
+            return bytes(length)
+
+        def write(self, offset: int, data: bytes) -> None:
+            raise OSError("nothing is written in a preview")
+
+        def flush(self) -> None:
+            return
+
+    target = Target()
+    target.size_bytes = size_bytes
+    plan = FailedOver.preview(volume, vault=vault, state="unused", disk=target, at=at, planned=planned)
+    steps = [step.replace("the device of the caller", str(disk)) for step in plan["steps"]]
+    if json:
+        return print_json({**plan, "steps": steps})
+    for number, step in enumerate(steps, 1):
+        print(f"{number}. {step}")
+
+
+@failover.command()
+def test(
+    vault: VaultUrl,
+    volume: Volume,
+    name: Annotated[str, typer.Option("--name", help="Name of the test, unique for the volume.")],
+    state: State,
+    nbd: Nbd = None,
+    nbd_tls: NbdTls = None,
+    nbd_tls_anyone: NbdTlsAnyone = False,
+    at: At = "newest-good",
+    key_file: KeyFile = None,
+    detach: Detach = False,
+) -> None:
+    """Serves a state for a test: what it writes goes to a scratch file, and protection goes on.
+
+    Retention keeps the state until `hrl failover cleanup`.
+    """
+    if detach:
+        return run_detached(state)
+    began = time.monotonic()
+    replica = open_vault(vault, key_file).replica(volume)
+    begun = replica.begin_test(name, state_of(replica, at))
+    state.mkdir(parents=True, exist_ok=True)
+    ended = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: ended.set())
+    address = nbd or f"unix:{state / 'nbd.sock'}"
+    scratch = state / "scratch"
+    scratch.unlink(missing_ok=True)
+    shown = str(begun["sequence"])
+    with NbdServer.replica(
+        address, replica, shown, scratch=scratch, **tls_options(nbd_tls, nbd_tls_anyone)
+    ) as server:
+        started = {"point": begun["point"], "sequence": begun["sequence"], "time": begun["point_time"]}
+        ready = {**ready_of(volume, server.uri, started, time.monotonic() - began), "test": name}
+        control = ControlServer(state, {"status": lambda _: ready, "stop": lambda _: ended.set()})
+        try:
+            say_ready(ready)
+            ended.wait()
+        finally:
+            control.close()
+    scratch.unlink(missing_ok=True)
+
+
+@failover.command()
+def cleanup(
+    vault: VaultUrl,
+    volume: Volume,
+    name: Annotated[str, typer.Option("--name", help="Name of the test.")],
+    state: State,
+    key_file: KeyFile = None,
+) -> None:
+    """Ends a test failover: what it wrote is dropped, and retention no longer keeps its state."""
+    stop_and_wait(state, "stop")
+    (state / "scratch").unlink(missing_ok=True)
+    open_vault(vault, key_file).replica(volume).end_test(name)
+
+
+def stop_and_wait(state: Path, command: str, limit: float = 60) -> bool:
+    """Asks a serving process to end and waits until it has; false when none is running."""
+    try:
+        ask(state, command)
+    except Refused as refused:
+        if refused.code == NOT_RUNNING and "not whole" not in str(refused) or not state.is_dir():
+            return False
+        raise
+    end = time.monotonic() + limit
+    while time.monotonic() < end:
+        if not (state / "control.sock").exists():
+            # The socket goes first; the directory is free when its lock is.
+            if lock_is_free(state):
+                return True
+        time.sleep(POLL_SECONDS)
+    raise Refused(f"the process of {state} did not end within {limit:.0f} s", 10)
+
+
+def lock_is_free(state: Path) -> bool:
+    """No process has the state directory."""
+    import fcntl
+
+    path = state / "lock"
+    if not path.exists():
+        return True
+    with path.open("rb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            return False
+    return True
+
+
+@failover.command()
+def status(
+    vault: VaultUrl,
+    volume: Annotated[str | None, typer.Argument(metavar="[VOLUME]", help="Default: every volume.")] = None,
+    key_file: KeyFile = None,
+    json: Json = False,
+) -> None:
+    """Shows where volumes are in their life cycle, their branches and their test failovers."""
+    opened = open_vault(vault, key_file)
+    found = {name: opened.replica(name).lifecycle() for name in names_of(opened, volume)}
+    if json:
+        return print_json(found)
+    table = table_of("volume", "stage", "epoch", "source", "state", "since", "branches", "tests")
+    for name, life in found.items():
+        current = life["current"]
+        branches = ", ".join(
+            f"{name}@{b['epoch']} (to {b['last_sequence']}, {human(b['stored_bytes'])})" for b in life["branches"]
+        )
+        table.add_row(
+            name,
+            life["stage"],
+            str(life["epoch"]),
+            life["source"] or "",
+            f"{current['point'] or current['sequence']} of {current['point_time']}" if current else "",
+            current["time"] if current else "",
+            branches,
+            ", ".join(t["name"] for t in life["tests"]),
+        )
+    print_table(table)
+
+
+@failover.command("change-point")
+def change_point(vault: VaultUrl, volume: Volume, state: State, at: At, key_file: KeyFile = None, json: Json = False) -> None:
+    """Serves another state instead, before the commit: what was written since the failover began is dropped."""
+    chosen = state_of(open_vault(vault, key_file).replica(volume), at)
+    ready = ask(state, "change-point", at=chosen)
+    if json:
+        return print_json(ready)
+    print(f"{volume} as of sequence {ready['sequence']}, {ready['time']}: {ready['uri']}")
+
+
+@failover.command()
+def commit(vault: VaultUrl, volume: Volume, state: State) -> None:
+    """Makes a failover final: the old source is fenced, and its later writes are kept as a branch."""
+    ask(state, "commit")
+
+
+@failover.command()
+def cancel(vault: VaultUrl, volume: Volume, state: State, key_file: KeyFile = None) -> None:
+    """Gives a failover up before the commit: what was written since is dropped, and the source goes on as before."""
+    if not stop_and_wait(state, "cancel"):
+        cancel_failover(open_vault(vault, key_file), volume, state)
+
+
+@failover.command("detach")
+def detach_disk(
+    state: State,
+    limit: Limit = 86400,
+    form: Annotated[str, typer.Option("--format", metavar="raw|qcow2", help="Of the disk that is left.")] = "raw",
+    to: Annotated[Path | None, typer.Option("--to", metavar="FILE", help="Of the format: a new file.")] = None,
+) -> None:
+    """Waits until the disk is whole, ends serving, and leaves a plain disk; `hrl protect` goes on with the directory."""
+    if form not in ("raw", "qcow2"):
+        raise Refused(f"{form!r} is no format: expected raw or qcow2", 2)
+    if (form == "qcow2") != (to is not None):
+        raise Refused("give --to FILE with --format qcow2, and without it neither", 2)
+    if form == "qcow2":
+        need("writing qcow2", "qemu-img")
+    disk = detach_when_whole(state, limit)
+    if to is not None:
+        made = subprocess.run(
+            ["qemu-img", "convert", "-f", "raw", "-O", "qcow2", disk, str(to)], capture_output=True, text=True
+        )
+        if made.returncode:
+            raise Refused(f"qemu-img: {made.stderr.strip()}", 15)
+    print(to or disk)
+
+
+def detach_when_whole(state: Path, limit: float) -> str:
+    """Detaches the disk that a running process serves; its path."""
+    end = time.monotonic() + limit
+    while True:
+        found = ask(state, "status")
+        if found["whole"]:
+            break
+        if time.monotonic() > end:
+            left = human(found["hydrate_bytes"] - found["hydrated_bytes"])
+            raise Refused(f"the disk is not whole within {limit:.0f} s: {left} left", 10)
+        time.sleep(POLL_SECONDS)
+    if not stop_and_wait(state, "detach"):
+        raise Refused(f"no failover is running with {state}", NOT_RUNNING)
+    return str(found["disk"])
+
+
+@app.command()
+def migrate(
+    vault: VaultUrl,
+    volume: Volume,
+    state: State,
+    disk: Disk,
+    limit: Limit = 86400,
+    yes: Annotated[bool, typer.Option("--yes", help="Needed: the volume leaves the vault.")] = False,
+    overwrite: Overwrite = False,
+    key_file: KeyFile = None,
+) -> None:
+    """Moves a volume here for good: a planned failover, the whole disk, and then protection is taken off.
+
+    The source hands over first, so nothing is lost; afterwards the vault has nothing of the volume. When interrupted, run it
+    again.
+    """
+    if not yes:
+        raise Refused(f"{volume} would leave the vault with all its points: give --yes", 2)
+    opened = open_vault(vault, key_file)
+    size_bytes = opened.replica(volume).info["size_bytes"]
+    state.mkdir(parents=True, exist_ok=True)
+    is_zero = Disks(disk, state, size_bytes).prepare(overwrite=overwrite)
+    over = FailedOver.start(
+        volume, vault=opened, state=state, disk=disk, planned=min(limit, 3600), disk_reads_zero=is_zero, on_event=tell_event
+    )
+    over.commit()
+    over.wait_hydrated(limit)
+    over.detach()
+    opened.shred(volume, data=True)
+    shutil.rmtree(state)
+    print(disk)
