@@ -1646,7 +1646,21 @@ hrl_status hrl_convert_to_hyperv(const char *const *inputs,
                                  struct hrl_convert_report *report);
 
 /**
- * Writes a chain of Hyper-V logs as one native segment into a new file. As `hrl_convert_to_hyperv` otherwise. Since 0.1.
+ * Writes native segments as a log of the kernel's dm-log-writes (version 1) into a new file. HRL_ERROR_UNSUPPORTED where a
+ * change is not of whole sectors of 512 bytes. As `hrl_convert_to_hyperv` otherwise. Since 0.1.
+ */
+HRL_API
+hrl_status hrl_convert_to_log_writes(const char *const *inputs,
+                                     size_t input_count,
+                                     const char *file,
+                                     const struct hrl_replica *replica,
+                                     hrl_note_fn note,
+                                     void *user,
+                                     struct hrl_convert_report *report);
+
+/**
+ * Writes a chain of Hyper-V logs, or one log of dm-log-writes, as one native segment into a new file. As
+ * `hrl_convert_to_hyperv` otherwise. Since 0.1.
  */
 HRL_API
 hrl_status hrl_convert_to_native(const char *const *inputs,

@@ -4,7 +4,8 @@ use std::ffi::{c_char, c_void};
 use std::path::{Path, PathBuf};
 
 use engine::journal::{
-    Body, KeyRing, Segment, SegmentKind, convert_to_hyperv, convert_to_native, open_mapped,
+    Body, ExportReport, KeyRing, Segment, SegmentKind, convert_to_hyperv, convert_to_log_writes,
+    convert_to_native, open_mapped,
 };
 use engine::{Result, SystemClock};
 
@@ -254,21 +255,34 @@ pub unsafe extern "C" fn hrl_convert_to_hyperv(
         let directory = Path::new(handle::text(directory, "directory")?);
         let clock = SystemClock::default();
         let done = convert_to_hyperv(&inputs, directory, &keys_of(replica), &clock)?;
-        if let Some(note) = note {
-            for text in &done.notes {
-                let text = handle::c_text(text);
-                // SAFETY: a function of this type, called as the header says; the text lives during the call.
-                unsafe { note(user, text.as_ptr()) }
-            }
-        }
-        let files = done.logs.len() as u64;
-        let told = hrl_convert_report { files, writes: done.writes, bytes: done.bytes };
-        handle::put_optional(report, told);
+        tell_export(&done, note, user, report);
         Ok(())
     })
 }
 
-/// Writes a chain of Hyper-V logs as one native segment into a new file. As `hrl_convert_to_hyperv` otherwise. Since 0.1.
+/// Writes native segments as a log of the kernel's dm-log-writes (version 1) into a new file. HRL_ERROR_UNSUPPORTED where a
+/// change is not of whole sectors of 512 bytes. As `hrl_convert_to_hyperv` otherwise. Since 0.1.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn hrl_convert_to_log_writes(
+    inputs: *const *const c_char,
+    input_count: usize,
+    file: *const c_char,
+    replica: *const hrl_replica,
+    note: hrl_note_fn,
+    user: *mut c_void,
+    report: *mut hrl_convert_report,
+) -> hrl_status {
+    guard(|| {
+        let inputs = paths(inputs, input_count)?;
+        let file = Path::new(handle::text(file, "file")?);
+        let done = convert_to_log_writes(&inputs, file, &keys_of(replica))?;
+        tell_export(&done, note, user, report);
+        Ok(())
+    })
+}
+
+/// Writes a chain of Hyper-V logs, or one log of dm-log-writes, as one native segment into a new file. As
+/// `hrl_convert_to_hyperv` otherwise. Since 0.1.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hrl_convert_to_native(
     inputs: *const *const c_char,
@@ -284,6 +298,24 @@ pub unsafe extern "C" fn hrl_convert_to_native(
         handle::put_optional(report, told);
         Ok(())
     })
+}
+
+fn tell_export(
+    done: &ExportReport,
+    note: hrl_note_fn,
+    user: *mut c_void,
+    report: *mut hrl_convert_report,
+) {
+    if let Some(note) = note {
+        for text in &done.notes {
+            let text = handle::c_text(text);
+            // SAFETY: a function of this type, called as the header says; the text lives during the call.
+            unsafe { note(user, text.as_ptr()) }
+        }
+    }
+    let files = done.logs.len() as u64;
+    let told = hrl_convert_report { files, writes: done.writes, bytes: done.bytes };
+    handle::put_optional(report, told);
 }
 
 fn paths(inputs: *const *const c_char, count: usize) -> Result<Vec<PathBuf>> {

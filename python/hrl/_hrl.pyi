@@ -1167,7 +1167,8 @@ def churn(
     """
 
 def convert(inputs: Sequence[_Path], output: _Path, *, to: str, replica: Replica | None = None) -> dict[str, Any]:
-    """Converts journals: `to` is native (a new file) or ms-hrl (a new directory with a chain of Hyper-V logs)."""
+    """Converts journals: `to` is native (a new file), ms-hrl (a new directory with a chain of Hyper-V logs) or log-writes (a
+    new file as dm-log-writes of the kernel writes it)."""
 
 def inspect_hyperv(path: _Path) -> dict[str, Any] | None:
     """What a Hyper-V log holds, after checking all of it; None when the file is not one."""

@@ -228,7 +228,8 @@ pub(crate) fn generate_key() -> String {
     key.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// Converts journals: native segments to a chain of Hyper-V logs in a new directory, or such logs to one native segment.
+/// Converts journals: native segments to a chain of Hyper-V logs in a new directory or to a log of dm-log-writes, or such logs
+/// to one native segment.
 #[pyfunction]
 #[pyo3(signature = (inputs, output, *, to, replica=None))]
 pub(crate) fn convert<'py>(
@@ -242,9 +243,11 @@ pub(crate) fn convert<'py>(
     let clock = SystemClock::default();
     let dict = PyDict::new(py);
     match to {
-        "ms-hrl" => {
-            let report =
-                run(py, || hrl::journal::convert_to_hyperv(&inputs, &output, &keys, &clock))?;
+        "ms-hrl" | "log-writes" => {
+            let report = run(py, || match to {
+                "ms-hrl" => hrl::journal::convert_to_hyperv(&inputs, &output, &keys, &clock),
+                _ => hrl::journal::convert_to_log_writes(&inputs, &output, &keys),
+            })?;
             dict.set_item("logs", report.logs)?;
             dict.set_item("writes", report.writes)?;
             dict.set_item("bytes", report.bytes)?;
@@ -256,7 +259,11 @@ pub(crate) fn convert<'py>(
             dict.set_item("bytes", summary.data_bytes)?;
             dict.set_item("stored_bytes", summary.stored_bytes)?;
         }
-        _ => return Err(PyValueError::new_err(format!("{to:?} is neither native nor ms-hrl"))),
+        _ => {
+            return Err(PyValueError::new_err(format!(
+                "{to:?} is not native, ms-hrl or log-writes"
+            )));
+        }
     }
     Ok(dict)
 }

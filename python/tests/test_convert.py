@@ -25,6 +25,10 @@ def test_journals_are_inspected_and_converted(start: Callable[..., Agent], tmp_p
     hrl("convert", tmp_path / "chain", tmp_path / "back.hrl", "--to", "native")
     assert "write 4096 8192" in hrl("inspect", tmp_path / "back.hrl", "--records")
     assert "exists" in hrl("convert", tmp_path / "chain", tmp_path / "back.hrl", "--to", "native", code=4)
+    hrl("convert", *segments, tmp_path / "kernel.log", "--to", "log-writes")
+    hrl("convert", tmp_path / "kernel.log", tmp_path / "again.hrl", "--to", "native")
+    again = hrl("inspect", tmp_path / "again.hrl", "--records")
+    assert "write 4096 8192" in again and again.count(" mark ") == 2
     hrl("convert", tmp_path / "chain", tmp_path / "out", "--to", "vhdx", code=2)
     (tmp_path / "damaged.hrl").write_bytes(segments[-1].read_bytes()[:-5])
     hrl("inspect", tmp_path / "damaged.hrl", code=5)

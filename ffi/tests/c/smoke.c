@@ -224,6 +224,10 @@ static void look_at_replica(hrl_key *key) {
     inputs[0] = seen.segment;
     OK(hrl_convert_to_hyperv(inputs, 1, in_directory("hyperv"), replica, NULL, NULL, &converted));
     CHECK(converted.files > 0);
+    OK(hrl_convert_to_log_writes(inputs, 1, in_directory("log"), replica, NULL, NULL, &converted));
+    CHECK(converted.files == 1);
+    inputs[0] = in_directory("log");
+    OK(hrl_convert_to_native(inputs, 1, in_directory("back-from-log.hrl"), &converted));
     inputs[0] = in_directory("hyperv");
     OK(hrl_convert_to_native(inputs, 1, in_directory("back.hrl"), &converted));
 

@@ -197,20 +197,20 @@ def key_holder(vault: str | None, volume: str | None, key_file: Key | None) -> R
 @app.command()
 def convert(
     inputs: Annotated[list[Path], typer.Argument(metavar="IN...", help="Journals, or directories of them.")],
-    output: Annotated[Path, typer.Argument(metavar="OUT", help="New file (native) or new directory (ms-hrl).")],
-    to: Annotated[str, typer.Option("--to", metavar="native|ms-hrl", help="Format to write.")],
+    output: Annotated[Path, typer.Argument(metavar="OUT", help="New file (native, log-writes) or directory (ms-hrl).")],
+    to: Annotated[str, typer.Option("--to", metavar="native|ms-hrl|log-writes", help="Format to write.")],
     vault: Annotated[str | None, typer.Option("--vault", help="Vault with the key of sealed segments.")] = None,
     volume: VolumeName = None,
     key_file: KeyFile = None,
     json: Json = False,
 ) -> None:
-    """Converts journals between the native format and Hyper-V Replica logs, and says what could not be carried."""
-    if to not in ("native", "ms-hrl"):
-        raise Refused(f"cannot convert to {to}: expected native or ms-hrl", 2)
+    """Converts between native journals and logs of Hyper-V Replica or dm-log-writes, and says what could not be carried."""
+    if to not in ("native", "ms-hrl", "log-writes"):
+        raise Refused(f"cannot convert to {to}: expected native, ms-hrl or log-writes", 2)
     report = convert_journals(inputs, output, to=to, replica=key_holder(vault, volume, key_file))
     if json:
         return print_json({name: [str(v) for v in x] if isinstance(x, list) else x for name, x in report.items()})
-    counted = f"{report['writes']} writes" if to == "ms-hrl" else f"{report['records']} records"
+    counted = f"{report['records']} records" if to == "native" else f"{report['writes']} writes"
     print(f"wrote {output}: {counted}, {human(report['bytes'])}")
     for note in report.get("notes", []):
         print(f"  note: {note}")

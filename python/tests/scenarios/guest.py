@@ -43,19 +43,20 @@ class GuestFailed(AssertionError):
 class Guest:
     """A running machine; killed at the end of a `with` block if it still runs."""
 
-    def __init__(self, directory: Path, disk: str | Path, name: str = "guest") -> None:
+    def __init__(self, directory: Path, disk: str | Path, *more: str | Path, name: str = "guest") -> None:
         self.agent = directory / f"{name}.agent"
         self.console = directory / f"{name}.console"
         self.began = time.monotonic()
         self._said = directory / f"{name}.qemu"
         program = shutil.which("qemu-system-x86_64")
         assert program, "qemu-system-x86_64 is not installed"
+        # Flushes are passed on, and nothing is cached that a kill would lose.
+        drives = [f"file={each},format=raw,if=virtio,cache=none,discard=unmap" for each in (disk, *more)]
         command = [
             *(program, "-nodefaults", "-no-user-config", "-display", "none", "-vga", "none", "-nic", "none", "-no-reboot"),
             *("-accel", "tcg", "-cpu", "max", "-m", "256"),
             *("-serial", f"file:{self.console}", "-device", "virtio-serial"),
-            # Its flushes are passed on, and nothing is cached that a kill would lose.
-            *("-drive", f"file={disk},format=raw,if=virtio,cache=none,discard=unmap"),
+            *(word for drive in drives for word in ("-drive", drive)),
             *("-chardev", f"socket,path={self.agent},server=on,wait=off,id=agent"),
             *("-device", "virtserialport,chardev=agent,name=org.qemu.guest_agent.0"),
         ]

@@ -14,18 +14,16 @@ use crate::device::Discarded;
 use crate::error::{Error, ErrorKind, Result};
 use crate::extent::Extent;
 use crate::journal::{
-    Body, FileSink, KeyRing, Mark, PointKind, RECORD_DATA_BYTES_MAX, Record, Segment, SegmentKind,
-    SegmentParams, SegmentSink, SegmentSummary, SegmentWriter, VolumeKey, open_mapped,
+    Body, Mark, PointKind, RECORD_DATA_BYTES_MAX, Record, Segment, SegmentParams, SegmentSink,
+    SegmentSummary, SegmentWriter, VolumeKey,
 };
-use crate::policy::Compression;
-use crate::units::{ChainHash, Epoch, PointId, Sequence, Timestamp, VolumeId};
+use crate::units::{PointId, Timestamp};
 
 const ENTRIES_MAX: usize = (METADATA_BYTES - BLOCK_HEADER_BYTES) / ENTRY_BYTES;
 /// Data before a metadata block at most.
 const BLOCK_DATA_BYTES_MAX: u64 = 8 << 20;
 /// Logs of one chain.
 const LOGS_MAX: usize = 1 << 16;
-const BLOCK_BYTES: u64 = 4096;
 
 /// What an export wrote, and what the format could not carry.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -355,84 +353,4 @@ fn ordered(logs: &[HypervLog]) -> Result<Vec<&HypervLog>> {
 fn follows(log: &HypervLog, before: &HypervLog) -> bool {
     let previous = log.header().previous_unique_id;
     previous != [0; 16] && previous == before.header().unique_id
-}
-
-/// Writes native segments as a chain of Hyper-V logs into a new directory. Inputs in any order; directories are
-/// searched for `.hrl` files.
-pub fn convert_to_hyperv(
-    inputs: &[PathBuf],
-    directory: &Path,
-    keys: &KeyRing,
-    clock: &dyn Clock,
-) -> Result<ExportReport> {
-    let mut segments = files(inputs)?
-        .iter()
-        .map(|path| Segment::open(open_mapped(path)?, keys))
-        .collect::<Result<Vec<_>>>()?;
-    segments.sort_by_key(|segment| segment.params().first_sequence);
-    for pair in segments.windows(2) {
-        if pair[1].summary().previous != pair[0].summary().chain {
-            return Err(Error::new(ErrorKind::Corrupt, "chain", pair[1].name())
-                .message(format_args!("it does not follow {}", pair[0].name())));
-        }
-    }
-    export_hyperv(&segments.iter().collect::<Vec<_>>(), directory, clock)
-}
-
-/// Writes a chain of Hyper-V logs as one native segment into a new file.
-pub fn convert_to_native(
-    inputs: &[PathBuf],
-    file: &Path,
-    clock: &dyn Clock,
-) -> Result<SegmentSummary> {
-    let logs =
-        files(inputs)?.iter().map(|path| HypervLog::open(path)).collect::<Result<Vec<_>>>()?;
-    let mut device_bytes = 0;
-    for log in &logs {
-        for write in log.writes() {
-            let write = write?;
-            device_bytes = device_bytes.max(write.offset + write.data.len() as u64);
-        }
-    }
-    let mut id = [0; 16];
-    clock.fill_random(&mut id);
-    let params = SegmentParams {
-        kind: SegmentKind::Log,
-        volume: VolumeId(id),
-        epoch: Epoch(1),
-        first_sequence: Sequence(1),
-        device_bytes: device_bytes.checked_next_multiple_of(BLOCK_BYTES).unwrap_or(device_bytes),
-        block_bytes: 512,
-        previous: ChainHash::default(),
-        replaces_through: None,
-        created: clock.now(),
-        compression: Compression::Zstd(3),
-        frame_bytes: crate::policy::Policy::default().frame_bytes,
-    };
-    import_hyperv(&logs, params, FileSink::create(file)?, None, clock).map(|(_, summary)| summary)
-}
-
-/// The files named, and those in the directories named.
-fn files(inputs: &[PathBuf]) -> Result<Vec<PathBuf>> {
-    let mut found = Vec::new();
-    for input in inputs {
-        if !input.is_dir() {
-            found.push(input.clone());
-            continue;
-        }
-        let io = |error| Error::io("list", input.display(), error);
-        for entry in std::fs::read_dir(input).map_err(io)? {
-            let path = entry.map_err(io)?.path();
-            if path.extension().is_some_and(|extension| extension == "hrl") {
-                found.push(path);
-            }
-        }
-    }
-    found.sort();
-    if found.is_empty() {
-        return Err(Error::new(ErrorKind::InvalidInput, "convert", "journals")
-            .expected("at least one file")
-            .found("none"));
-    }
-    Ok(found)
 }

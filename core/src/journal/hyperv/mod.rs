@@ -12,9 +12,7 @@ mod reader;
 mod tests;
 
 pub use codec::HypervHeader;
-pub use exchange::{
-    ExportReport, convert_to_hyperv, convert_to_native, export_hyperv, import_hyperv,
-};
+pub use exchange::{ExportReport, export_hyperv, import_hyperv};
 #[cfg(any(test, feature = "testing"))]
 pub use mend::mend_hyperv_log;
 pub use reader::{HypervLog, HypervWrite};

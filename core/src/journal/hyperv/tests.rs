@@ -10,6 +10,7 @@ use crate::extent::Extent;
 use crate::journal::source::BytesSource;
 use crate::journal::{
     Body, Mark, PointKind, Record, Segment, SegmentKind, SegmentParams, SegmentWriter,
+    convert_to_native,
 };
 use crate::policy::Compression;
 use crate::units::{ChainHash, Epoch, PointId, Sequence, Timestamp, VolumeId};

@@ -1,0 +1,125 @@
+//! Files of journals from one format into another. What each format cannot carry is in the report of its export.
+
+use std::path::{Path, PathBuf};
+
+use super::hyperv::{ExportReport, HypervLog, export_hyperv, import_hyperv};
+use super::logwrites::{
+    LogWritesLog, end_of_changes, export_log_writes, import_log_writes, is_log_writes,
+};
+use super::{FileSink, KeyRing, Segment, SegmentKind, SegmentParams, SegmentSummary, open_mapped};
+use crate::clock::Clock;
+use crate::error::{Error, ErrorKind, Result};
+use crate::policy::{Compression, Policy};
+use crate::units::{ChainHash, Epoch, Sequence, VolumeId};
+
+const BLOCK_BYTES: u64 = 4096;
+
+/// Writes native segments as a chain of Hyper-V logs into a new directory. Inputs in any order; directories are
+/// searched for `.hrl` files.
+pub fn convert_to_hyperv(
+    inputs: &[PathBuf],
+    directory: &Path,
+    keys: &KeyRing,
+    clock: &dyn Clock,
+) -> Result<ExportReport> {
+    let segments = chain(inputs, keys)?;
+    export_hyperv(&segments.iter().collect::<Vec<_>>(), directory, clock)
+}
+
+/// Writes native segments as a log of the kernel's dm-log-writes into a new file, which its tools replay. Inputs as for
+/// [`convert_to_hyperv`].
+pub fn convert_to_log_writes(
+    inputs: &[PathBuf],
+    file: &Path,
+    keys: &KeyRing,
+) -> Result<ExportReport> {
+    let segments = chain(inputs, keys)?;
+    export_log_writes(&segments.iter().collect::<Vec<_>>(), file)
+}
+
+/// Writes a chain of Hyper-V logs, or one log of dm-log-writes, as one native segment into a new file.
+pub fn convert_to_native(
+    inputs: &[PathBuf],
+    file: &Path,
+    clock: &dyn Clock,
+) -> Result<SegmentSummary> {
+    let inputs = files(inputs)?;
+    if let [input] = &inputs[..]
+        && is_log_writes(input)?
+    {
+        let log = LogWritesLog::open(input)?;
+        let params = native_params(end_of_changes(&log)?, clock);
+        let sink = FileSink::create(file)?;
+        return import_log_writes(&log, params, sink, None, clock).map(|(_, summary)| summary);
+    }
+    let logs = inputs.iter().map(|path| HypervLog::open(path)).collect::<Result<Vec<_>>>()?;
+    let mut device_bytes = 0;
+    for log in &logs {
+        for write in log.writes() {
+            let write = write?;
+            device_bytes = device_bytes.max(write.offset + write.data.len() as u64);
+        }
+    }
+    let params = native_params(device_bytes, clock);
+    import_hyperv(&logs, params, FileSink::create(file)?, None, clock).map(|(_, summary)| summary)
+}
+
+/// A segment of a volume of its own, just large enough for its changes.
+fn native_params(device_bytes: u64, clock: &dyn Clock) -> SegmentParams {
+    let mut id = [0; 16];
+    clock.fill_random(&mut id);
+    SegmentParams {
+        kind: SegmentKind::Log,
+        volume: VolumeId(id),
+        epoch: Epoch(1),
+        first_sequence: Sequence(1),
+        device_bytes: device_bytes.checked_next_multiple_of(BLOCK_BYTES).unwrap_or(device_bytes),
+        block_bytes: 512,
+        previous: ChainHash::default(),
+        replaces_through: None,
+        created: clock.now(),
+        compression: Compression::Zstd(3),
+        frame_bytes: Policy::default().frame_bytes,
+    }
+}
+
+/// The segments in the order of their chain, which has to be without a gap.
+fn chain(inputs: &[PathBuf], keys: &KeyRing) -> Result<Vec<Segment>> {
+    let mut segments = files(inputs)?
+        .iter()
+        .map(|path| Segment::open(open_mapped(path)?, keys))
+        .collect::<Result<Vec<_>>>()?;
+    segments.sort_by_key(|segment| segment.params().first_sequence);
+    for pair in segments.windows(2) {
+        if pair[1].summary().previous != pair[0].summary().chain {
+            return Err(Error::new(ErrorKind::Corrupt, "chain", pair[1].name())
+                .message(format_args!("it does not follow {}", pair[0].name())));
+        }
+    }
+    Ok(segments)
+}
+
+/// The files named, and those in the directories named.
+fn files(inputs: &[PathBuf]) -> Result<Vec<PathBuf>> {
+    let mut found = Vec::new();
+    for input in inputs {
+        if !input.is_dir() {
+            found.push(input.clone());
+            continue;
+        }
+        let io = |error| Error::io("list", input.display(), error);
+        for entry in std::fs::read_dir(input).map_err(io)? {
+            let path = entry.map_err(io)?.path();
+            if path.extension().is_some_and(|extension| extension == "hrl") {
+                found.push(path);
+            }
+        }
+    }
+    found.sort();
+    if found.is_empty() {
+        return Err(Error::new(ErrorKind::InvalidInput, "convert", "journals")
+            .expected("at least one file")
+            .found("none"));
+    }
+    Ok(found)
+}
