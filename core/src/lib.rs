@@ -11,6 +11,7 @@ mod event;
 mod extent;
 pub mod failover;
 pub mod journal;
+mod parallel;
 pub mod planner;
 mod point;
 mod policy;

@@ -21,15 +21,10 @@
 //! which costs a needless read and nothing else. After a failed sync the map is poisoned for good.
 //! Only one process has the map open: the state directory is locked.
 
-#![allow(unsafe_code, reason = "the file is memory-mapped")]
-
-use std::fs::{File, OpenOptions};
-use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 
-use memmap2::MmapMut;
-
 use super::region::RegionRange;
+use crate::device::{Files, MappedBytes, SystemFiles, replace_file};
 use crate::error::{Error, ErrorKind, Result};
 use crate::units::{Sequence, Timestamp, VolumeId};
 
@@ -37,6 +32,8 @@ const MAGIC: &[u8; 8] = b"HRLDIRTY";
 const VERSION: u32 = 1;
 const HEADER_BYTES: usize = 4096;
 const CHECKED_BYTES: usize = 508;
+/// A new map is written in pieces of this size, which its length is a multiple of.
+const FILL_BYTES: usize = 4096;
 const STATE_IN_USE: u32 = 1;
 const STATE_CLEAN: u32 = 2;
 /// A volume has at most this many regions: 64 TiB of the smallest region.
@@ -76,7 +73,7 @@ pub enum MapState {
 /// An open map. Not shared: its owner serialises marks and clears.
 pub struct DirtyMap {
     path: PathBuf,
-    map: MmapMut,
+    map: Box<dyn MappedBytes>,
     params: DirtyMapParams,
     generation: u64,
     poisoned: bool,
@@ -85,47 +82,47 @@ pub struct DirtyMap {
 impl DirtyMap {
     /// Creates the file, every region marked or none, and syncs it and its directory.
     pub fn create(path: &Path, params: DirtyMapParams, marked: bool) -> Result<Self> {
-        let io = |error| Error::io("create dirty map", path.display(), error);
-        let regions = check_params(&params, path)?;
-        let temporary = path.with_extension("new");
-        let mut file = OpenOptions::new()
-            .create(true)
-            .truncate(true)
-            .write(true)
-            .open(&temporary)
-            .map_err(io)?;
-        let header = encode_header(&params, 0, None);
-        file.write_all(&header).map_err(io)?;
-        let fill = [if marked { 0xff } else { 0 }; 4096];
-        let mut left = map_bytes(regions) as usize;
-        while left > 0 {
-            let piece = left.min(fill.len());
-            file.write_all(&fill[..piece]).map_err(io)?;
-            left -= piece;
-        }
-        file.sync_all().map_err(io)?;
-        std::fs::rename(&temporary, path).map_err(io)?;
-        let directory = path.parent().unwrap_or(Path::new("."));
-        File::open(directory).and_then(|d| d.sync_all()).map_err(io)?;
-        let (map, _) = Self::open(path)?;
-        Ok(map)
+        Self::create_in(&SystemFiles, path, params, marked)
     }
 
     /// Opens the file and says how the last session ended. `Corrupt` when header or size do not hold:
     /// the caller then knows nothing about the disk.
     pub fn open(path: &Path) -> Result<(Self, MapState)> {
-        let io = |error| Error::io("open dirty map", path.display(), error);
-        let mut file = OpenOptions::new().read(true).write(true).open(path).map_err(io)?;
-        let length = file.metadata().map_err(io)?.len();
-        let mut header = [0; HEADER_BYTES];
-        if length < HEADER_BYTES as u64 {
+        Self::open_in(&SystemFiles, path)
+    }
+
+    /// As [`DirtyMap::create`], among these files.
+    pub(crate) fn create_in(
+        files: &dyn Files,
+        path: &Path,
+        params: DirtyMapParams,
+        marked: bool,
+    ) -> Result<Self> {
+        let regions = check_params(&params, path)?;
+        let header = encode_header(&params, 0, None);
+        let fill = [if marked { 0xff } else { 0 }; FILL_BYTES];
+        // The map is a whole number of pieces.
+        let pieces = (0..map_bytes(regions) / FILL_BYTES as u64).map(|_| fill.as_slice());
+        let content = std::iter::once(header.as_slice()).chain(pieces);
+        replace_file(files, path, &path.with_extension("new"), content)
+            .map_err(|error| Error::io("create dirty map", path.display(), error))?;
+        let (map, _) = Self::open_in(files, path)?;
+        Ok(map)
+    }
+
+    /// As [`DirtyMap::open`], among these files.
+    pub(crate) fn open_in(files: &dyn Files, path: &Path) -> Result<(Self, MapState)> {
+        let map = files
+            .map_mut(path)
+            .map_err(|error| Error::io("open dirty map", path.display(), error))?;
+        let length = map.bytes().len();
+        let Some(header) = map.bytes().first_chunk::<HEADER_BYTES>() else {
             return Err(corrupt(path, 0, "a header of 4096 bytes", format!("{length} bytes")));
-        }
-        file.read_exact(&mut header).map_err(io)?;
-        let (params, generation, state) = decode_header(&header, path)?;
+        };
+        let (params, generation, state) = decode_header(header, path)?;
         let regions = check_params(&params, path)?;
         let expected = HEADER_BYTES as u64 + map_bytes(regions);
-        if length != expected {
+        if length as u64 != expected {
             return Err(corrupt(
                 path,
                 40,
@@ -133,9 +130,6 @@ impl DirtyMap {
                 format!("{length}"),
             ));
         }
-        // SAFETY: the file has its full length, which nobody changes while the locked state directory is ours; bytes
-        // may be read as any value, so a change from outside is a wrong bit, not undefined behaviour of ours.
-        let map = unsafe { MmapMut::map_mut(&file) }.map_err(io)?;
         Ok((Self { path: path.to_owned(), map, params, generation, poisoned: false }, state))
     }
 
@@ -157,7 +151,7 @@ impl DirtyMap {
 
     /// Ends the session cleanly. The bits are made durable before the header says so.
     pub fn end_session(&mut self, stop: CleanStop) -> Result<()> {
-        self.sync(HEADER_BYTES, self.map.len() - HEADER_BYTES)?;
+        self.sync(HEADER_BYTES, self.map.bytes().len() - HEADER_BYTES)?;
         self.write_header(Some(stop))
     }
 
@@ -189,7 +183,7 @@ impl DirtyMap {
     pub fn marked(&self) -> Vec<RegionRange> {
         let regions = self.regions();
         let mut ranges: Vec<RegionRange> = Vec::new();
-        for (at, byte) in self.map[HEADER_BYTES..].iter().enumerate() {
+        for (at, byte) in self.map.bytes()[HEADER_BYTES..].iter().enumerate() {
             if *byte == 0 {
                 continue;
             }
@@ -220,9 +214,10 @@ impl DirtyMap {
     }
 
     fn fill(&mut self, range: RegionRange, value: bool) {
+        let bytes = self.map.bytes_mut();
         let mut region = range.first;
         while region <= range.last {
-            let byte = &mut self.map[byte_of(region)];
+            let byte = &mut bytes[byte_of(region)];
             if region.is_multiple_of(8) && range.last - region >= 7 {
                 *byte = if value { 0xff } else { 0 };
                 region += 8;
@@ -236,7 +231,7 @@ impl DirtyMap {
 
     fn write_header(&mut self, stop: Option<CleanStop>) -> Result<()> {
         let header = encode_header(&self.params, self.generation, stop);
-        self.map[..512].copy_from_slice(&header[..512]);
+        self.map.bytes_mut()[..512].copy_from_slice(&header[..512]);
         self.sync(0, 512)
     }
 
@@ -245,7 +240,7 @@ impl DirtyMap {
             return Err(Error::new(ErrorKind::Poisoned, "sync dirty map", self.path.display())
                 .message("an earlier sync failed; restart the agent to read the disk again"));
         }
-        self.map.flush_range(offset, length).map_err(|error| {
+        self.map.sync(offset, length).map_err(|error| {
             self.poisoned = true;
             Error::io("sync dirty map", self.path.display(), error)
         })
@@ -272,7 +267,7 @@ fn byte_of(region: u64) -> usize {
 }
 
 fn map_bytes(regions: u64) -> u64 {
-    regions.div_ceil(8).next_multiple_of(4096)
+    regions.div_ceil(8).next_multiple_of(FILL_BYTES as u64)
 }
 
 /// Number of regions, when the parameters make sense.

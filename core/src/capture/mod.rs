@@ -19,3 +19,4 @@ pub use nbd::{NbdTls, RefusalSink};
 pub use region::RegionRange;
 pub use tap::{Change, Hold, ModeChange, QueuedBody, QueuedRecord, Tap, TapStats, Ticket};
 pub use volume::Volume;
+pub(crate) use wait::thread_waker;

@@ -547,13 +547,7 @@ impl Tap {
     /// Takes records off the queue, oldest first, at least one and up to about `bytes_max`. Waits up to `wait`
     /// for the first; may return none. Those waiting for room are woken.
     pub fn drain(&self, bytes_max: u64, wait: Duration) -> Vec<QueuedRecord> {
-        let mut state = self.lock();
-        let idle = state.queue_bytes < WAKE_BYTES && !state.urgent && !state.closed;
-        if (idle || state.is_held_up()) && !wait.is_zero() {
-            state.journal_waits = true;
-            state = self.queued.wait_timeout(state, wait).unwrap_or_else(PoisonError::into_inner).0;
-            state.journal_waits = false;
-        }
+        let mut state = self.wait_queued(wait);
         let mut bytes = 0;
         let end = state.unsettled.unwrap_or(Sequence(u64::MAX));
         let count = state
@@ -577,6 +571,22 @@ impl Tap {
         drop(state);
         wakers.into_iter().for_each(Waker::wake);
         records
+    }
+
+    /// Waits up to `wait` until there is enough in the queue to be worth draining.
+    pub(crate) fn wait_to_drain(&self, wait: Duration) {
+        drop(self.wait_queued(wait));
+    }
+
+    fn wait_queued(&self, wait: Duration) -> MutexGuard<'_, State> {
+        let mut state = self.lock();
+        let idle = state.queue_bytes < WAKE_BYTES && !state.urgent && !state.closed;
+        if (idle || state.is_held_up()) && !wait.is_zero() {
+            state.journal_waits = true;
+            state = self.queued.wait_timeout(state, wait).unwrap_or_else(PoisonError::into_inner).0;
+            state.journal_waits = false;
+        }
+        state
     }
 
     /// The cause to give when the queue overflows from now on: what keeps the journal from draining.
@@ -624,11 +634,20 @@ impl Tap {
 
     /// Regions that writers wait for; waits up to `wait` for the first.
     pub fn wanted(&self, wait: Duration) -> Vec<RegionRange> {
+        std::mem::take(&mut self.wait_wanted(wait).wanted)
+    }
+
+    /// Waits up to `wait` until writers want regions.
+    pub(crate) fn wait_to_mark(&self, wait: Duration) {
+        drop(self.wait_wanted(wait));
+    }
+
+    fn wait_wanted(&self, wait: Duration) -> MutexGuard<'_, State> {
         let mut state = self.lock();
         if state.wanted.is_empty() && !state.closed && !wait.is_zero() {
             state = self.work.wait_timeout(state, wait).unwrap_or_else(PoisonError::into_inner).0;
         }
-        std::mem::take(&mut state.wanted)
+        state
     }
 
     /// These regions are durable in the dirty map now: their writers go on.

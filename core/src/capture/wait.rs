@@ -42,6 +42,11 @@ impl Tap {
     }
 }
 
+/// A waker that unparks the calling thread.
+pub(crate) fn thread_waker() -> Waker {
+    WAKER.with(Waker::clone)
+}
+
 thread_local! {
     static WAKER: Waker = Waker::from(Arc::new(Unpark(thread::current())));
 }

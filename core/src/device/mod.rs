@@ -9,6 +9,7 @@ pub mod conformance;
 #[cfg(any(test, feature = "testing"))]
 mod fault;
 mod file;
+mod files;
 mod freeze;
 mod mapped;
 mod memory;
@@ -20,6 +21,8 @@ pub use buffer::{BUFFER_ALIGNMENT_BYTES, Buffer};
 pub use fault::{FaultDevice, FaultPlan};
 pub(crate) use file::FlushTurns;
 pub use file::{Access, DirectIo, FileDevice, FileDeviceOptions};
+pub use files::{Files, MappedBytes, NewFile, SystemFiles};
+pub(crate) use files::{remove_if_there, replace_file};
 pub(crate) use freeze::{freeze, thaw};
 pub(crate) use mapped::MappedFile;
 pub use memory::MemoryDevice;

@@ -43,9 +43,11 @@ pub use logwrites::{
 pub(crate) use merge::merged_data_bytes;
 pub use merge::{MergeReport, merge};
 pub use reader::Segment;
+pub(crate) use repair::repair_source;
 pub use repair::{RepairReport, repair};
 pub use seal::{KeyRing, VolumeKey};
 pub use sink::{FileSink, SegmentSink};
+pub(crate) use source::open_mapped_in;
 pub use source::{BytesSource, ObjectSource, SegmentSource, open_mapped};
 pub(crate) use trim::trim;
 pub use wrapping::WrappingKey;

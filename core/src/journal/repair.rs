@@ -9,7 +9,7 @@ use std::path::Path;
 use super::format::FrameKind;
 use super::frame::{Frame, Opener};
 use super::reader::params_of;
-use super::source::open_mapped;
+use super::source::{SegmentSource, open_mapped};
 use super::{KeyRing, Record, SegmentKind, SegmentSink, SegmentSummary, SegmentWriter};
 use crate::clock::Clock;
 use crate::error::{Error, ErrorKind, Result};
@@ -41,20 +41,29 @@ pub fn repair<S: SegmentSink>(
     keys: &KeyRing,
     clock: &dyn Clock,
 ) -> Result<(S, Option<SegmentSummary>, RepairReport)> {
-    let source = open_mapped(torn)?;
+    repair_source(&*open_mapped(torn)?, sink, keys, clock)
+}
+
+/// As [`repair`], for a torn segment that was opened.
+pub(crate) fn repair_source<S: SegmentSink>(
+    source: &dyn SegmentSource,
+    sink: S,
+    keys: &KeyRing,
+    clock: &dyn Clock,
+) -> Result<(S, Option<SegmentSummary>, RepairReport)> {
     let mut report = RepairReport {
         frames_kept: 0,
         records_kept: 0,
         bytes_dropped: source.length(),
         last_sequence: None,
     };
-    let (opener, header) = match Opener::open(&*source, keys) {
+    let (opener, header) = match Opener::open(source, keys) {
         Ok(opened) => opened,
         Err(error) if error.kind() == ErrorKind::Corrupt => return Ok((sink, None, report)),
         Err(error) => return Err(error),
     };
     if header.kind != SegmentKind::Log {
-        return Err(Error::new(ErrorKind::InvalidInput, "repair", torn.display())
+        return Err(Error::new(ErrorKind::InvalidInput, "repair", source.name())
             .message("a merged segment or an image is valid as a whole only: make it again")
             .expected("a log")
             .found(format_args!("{:?}", header.kind)));
@@ -65,7 +74,7 @@ pub fn repair<S: SegmentSink>(
     let mut writer: Option<SegmentWriter<S>> = None;
     let mut sink = Some(sink);
     let mut number = 0;
-    while let Ok((frame, next)) = opener.read_frame(&*source, at, None, number) {
+    while let Ok((frame, next)) = opener.read_frame(source, at, None, number) {
         if frame.header.kind != FrameKind::Data {
             report.bytes_dropped = 0;
             break;

@@ -3,10 +3,9 @@
 //! A sink takes whole frames in order and nothing else. After a failed sync it is poisoned for good: the system may have
 //! dropped what it could not write, so a later sync that succeeds would prove nothing.
 
-use std::fs::{File, OpenOptions};
-use std::io::Write;
 use std::path::{Path, PathBuf};
 
+use crate::device::{Files, NewFile, SystemFiles};
 use crate::error::{Error, ErrorKind, Result};
 
 /// Where the bytes of a segment go: appended in order.
@@ -29,20 +28,22 @@ impl SegmentSink for Vec<u8> {
 }
 
 /// A sink on a new local file. The caller makes the file's name durable.
-#[derive(Debug)]
 pub struct FileSink {
     path: PathBuf,
-    file: File,
+    file: Box<dyn NewFile>,
     poisoned: bool,
 }
 
 impl FileSink {
     /// Creates the file; `AlreadyExists` when there is one.
     pub fn create(path: &Path) -> Result<Self> {
-        let file = OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .open(path)
+        Self::create_in(&SystemFiles, path)
+    }
+
+    /// As [`FileSink::create`], among these files.
+    pub(crate) fn create_in(files: &dyn Files, path: &Path) -> Result<Self> {
+        let file = files
+            .create(path)
             .map_err(|error| Error::io("create segment", path.display(), error))?;
         Ok(Self { path: path.to_owned(), file, poisoned: false })
     }
@@ -65,28 +66,35 @@ impl SegmentSink for FileSink {
     fn append(&mut self, bytes: &[u8]) -> Result<()> {
         self.check("write segment")?;
         self.file
-            .write_all(bytes)
+            .append(bytes)
             .map_err(|error| Error::io("write segment", self.path.display(), error))
     }
 
     fn sync(&mut self) -> Result<()> {
         self.check("sync segment")?;
-        self.file.sync_data().map_err(|error| {
+        self.file.sync().map_err(|error| {
             self.poisoned = true;
             Error::io("sync segment", self.path.display(), error)
         })
     }
 }
 
+impl std::fmt::Debug for FileSink {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "FileSink({})", self.path.display())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::fs::OpenOptions;
 
     #[test]
     fn a_failed_sync_is_final() {
         let path = PathBuf::from("/dev/full");
         let file = OpenOptions::new().write(true).open(&path).expect("a device that cannot sync");
-        let mut sink = FileSink { path, file, poisoned: false };
+        let mut sink = FileSink { path, file: Box::new(file), poisoned: false };
         assert_eq!(sink.append(&[1]).expect_err("no room").kind(), ErrorKind::Full);
         assert_ne!(sink.sync().expect_err("no sync").kind(), ErrorKind::Poisoned);
         assert_eq!(sink.sync().expect_err("for good").kind(), ErrorKind::Poisoned);

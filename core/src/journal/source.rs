@@ -5,7 +5,7 @@ use std::ops::Range;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::device::MappedFile;
+use crate::device::{Files, SystemFiles};
 use crate::error::{Error, ErrorKind, Result};
 use crate::store::Store;
 
@@ -55,7 +55,7 @@ impl SegmentSource for BytesSource {
 
 struct MappedSource {
     name: String,
-    map: MappedFile,
+    map: Box<dyn AsRef<[u8]> + Send + Sync>,
 }
 
 impl SegmentSource for MappedSource {
@@ -64,18 +64,22 @@ impl SegmentSource for MappedSource {
     }
 
     fn length(&self) -> u64 {
-        self.map.len() as u64
+        (*self.map).as_ref().len() as u64
     }
 
     fn read(&self, range: Range<u64>) -> Result<Cow<'_, [u8]>> {
-        slice(&self.map, range, &self.name).map(Cow::Borrowed)
+        slice((*self.map).as_ref(), range, &self.name).map(Cow::Borrowed)
     }
 }
 
 /// A source over a local file, memory-mapped. The file must not change while the source lives.
 pub fn open_mapped(path: &Path) -> Result<Box<dyn SegmentSource>> {
-    let map = MappedFile::open(path)?;
-    Ok(Box::new(MappedSource { name: path.display().to_string(), map }))
+    open_mapped_in(&SystemFiles, path)
+}
+
+/// As [`open_mapped`], among these files.
+pub(crate) fn open_mapped_in(files: &dyn Files, path: &Path) -> Result<Box<dyn SegmentSource>> {
+    Ok(Box::new(MappedSource { name: path.display().to_string(), map: files.map(path)? }))
 }
 
 /// Bytes at the end of an object that are read when it is opened: all of a small segment, and footer, notes and index of
@@ -117,7 +121,7 @@ impl ObjectSource {
 
     fn mapped(store: &Arc<dyn Store>, name: &str) -> Result<Option<Box<dyn SegmentSource>>> {
         let Some(path) = store.local_path(name) else { return Ok(None) };
-        let map = MappedFile::open(&path)?;
+        let map = SystemFiles.map(&path)?;
         Ok(Some(Box::new(MappedSource { name: name.to_owned(), map })))
     }
 

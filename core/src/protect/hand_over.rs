@@ -8,45 +8,130 @@ use std::sync::atomic::Ordering;
 use std::sync::{MutexGuard, PoisonError};
 use std::time::Duration;
 
-use super::Shared;
 use super::provisional::host;
+use super::{PlacedMark, Shared};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{EventKind, Mode};
 use crate::journal::PointKind;
-use crate::replica::{Stage, Step, StepKind};
+use crate::replica::{RecoveryPoint, Stage, Step, StepKind};
 use crate::units::PointId;
 
 /// Label of the point that a planned failover begins with.
 const LABEL: &str = "planned failover";
 /// What is in flight and in the spool must be through in this time; else writes are taken again until the next try.
 const LIMIT: Duration = Duration::from_secs(60);
-const POLL: Duration = Duration::from_millis(5);
 
-/// Does what the catalog, as it was read last, asks for.
-pub(super) fn follow(shared: &Shared) {
-    if shared.is_provisional() || shared.is_fenced() || shared.is_stopping() {
-        return;
-    }
-    let Some((stage, failover)) = shared.shipper.stage() else { return };
-    let handed_over = *handed_over(shared);
-    match stage {
-        Stage::Requested if handed_over != failover => {
-            if let Err(error) = hand_over(shared) {
+/// Handing over, as far as it is.
+#[derive(Default)]
+pub(super) struct HandOver {
+    under_way: Option<UnderWay>,
+}
+
+struct UnderWay {
+    request: Step,
+    stage: Doing,
+    /// When the stage began.
+    since: Duration,
+}
+
+/// What is waited for.
+enum Doing {
+    Order,
+    WritesInFlight,
+    Mark(PlacedMark),
+    Vault(RecoveryPoint),
+}
+
+impl HandOver {
+    /// Does what the catalog, as it was read last, asks for.
+    pub(super) fn follow(&mut self, shared: &Shared) {
+        if let Some(under_way) = &mut self.under_way {
+            let result = under_way.go_on(shared);
+            if let Err(error) = &result {
                 take_back(shared);
                 shared.event(EventKind::TaskFailed, format!("handing the volume over: {error}"));
             }
+            if !matches!(result, Ok(false)) {
+                self.under_way = None;
+            }
+            return;
         }
-        // An agent that was restarted after it handed over.
-        Stage::HandedOver | Stage::FailedOver if handed_over.is_none() && is_ours(shared) => {
-            shared.tap.refuse(true);
-            *self::handed_over(shared) = failover;
+        if shared.is_provisional() || shared.is_fenced() || shared.is_stopping() {
+            return;
         }
-        Stage::Protected | Stage::Committed | Stage::Reprotected if handed_over.is_some() => {
-            take_back(shared);
-            let message = "the planned failover was cancelled; writes are taken again";
-            shared.event(EventKind::TakenBack, message.to_owned());
+        let Some((stage, failover)) = shared.shipper.stage() else { return };
+        let handed_over = *handed_over(shared);
+        match stage {
+            Stage::Requested if handed_over != failover => {
+                let since = shared.clock.elapsed();
+                let request = shared.shipper.catalog().lifecycle().current().cloned();
+                self.under_way =
+                    request.map(|request| UnderWay { request, stage: Doing::Order, since });
+            }
+            // An agent that was restarted after it handed over.
+            Stage::HandedOver | Stage::FailedOver if handed_over.is_none() && is_ours(shared) => {
+                refuse(shared, failover);
+            }
+            Stage::Protected | Stage::Committed | Stage::Reprotected if handed_over.is_some() => {
+                take_back(shared);
+                let message = "the planned failover was cancelled; writes are taken again";
+                shared.event(EventKind::TakenBack, message.to_owned());
+            }
+            _ => {}
         }
-        _ => {}
+    }
+}
+
+impl UnderWay {
+    /// Goes as far as it can; true when the volume is handed over.
+    fn go_on(&mut self, shared: &Shared) -> Result<bool> {
+        if shared.is_fenced() || shared.is_stopping() {
+            return Err(shared.fenced_error("hand over"));
+        }
+        loop {
+            let next = match &self.stage {
+                Doing::Order if shared.tap.mode() == Mode::Ordered => {
+                    refuse(shared, Some(self.request.failover));
+                    Doing::WritesInFlight
+                }
+                Doing::WritesInFlight if shared.tap.is_idle() => {
+                    shared.volume.device().flush()?;
+                    let place = |mark| shared.tap.mark(mark);
+                    Doing::Mark(shared.place_mark(PointKind::Crash, LABEL, place)?)
+                }
+                Doing::Mark(placed) => match shared.confirmed(placed) {
+                    Some(point) => Doing::Vault(point?),
+                    None => return self.check_time(shared),
+                },
+                Doing::Vault(point) => {
+                    let done = shared.replicated.load(Ordering::Acquire) >= point.sequence.0;
+                    shared.seal_now.store(!done, Ordering::Release);
+                    shared.name_now.store(!done, Ordering::Release);
+                    if done {
+                        return record(shared, &self.request, point).map(|()| true);
+                    }
+                    return self.check_time(shared);
+                }
+                Doing::Order | Doing::WritesInFlight => return self.check_time(shared),
+            };
+            self.stage = next;
+            self.since = shared.clock.elapsed();
+        }
+    }
+
+    /// False while there is time, else `Unavailable`.
+    fn check_time(&self, shared: &Shared) -> Result<bool> {
+        if shared.clock.elapsed().saturating_sub(self.since) <= LIMIT {
+            return Ok(false);
+        }
+        let what = match self.stage {
+            Doing::Order => "in order",
+            Doing::WritesInFlight => "without writes in flight",
+            Doing::Mark(_) => "marked",
+            Doing::Vault(_) => "in the vault",
+        };
+        Err(Error::new(ErrorKind::Unavailable, "hand over", &shared.info.name)
+            .expected(format_args!("the volume {what} within {LIMIT:?}")))
     }
 }
 
@@ -61,21 +146,8 @@ fn is_ours(shared: &Shared) -> bool {
     })
 }
 
-fn hand_over(shared: &Shared) -> Result<()> {
-    let catalog = shared.shipper.catalog();
-    let Some(request) = catalog.lifecycle().current().cloned() else { return Ok(()) };
-    wait(shared, "in order", || shared.tap.mode() == Mode::Ordered)?;
-    shared.tap.refuse(true);
-    *handed_over(shared) = Some(request.failover);
-    wait(shared, "without writes in flight", || shared.tap.is_idle())?;
-    shared.volume.device().flush()?;
-    let point = shared.mark(PointKind::Crash, LABEL)?;
-    wait(shared, "in the vault", || {
-        let done = shared.replicated.load(Ordering::Acquire) >= point.sequence.0;
-        shared.seal_now.store(!done, Ordering::Release);
-        shared.name_now.store(!done, Ordering::Release);
-        done
-    })?;
+/// Says in the catalog that the volume was handed over at `point`.
+fn record(shared: &Shared, request: &Step, point: &RecoveryPoint) -> Result<()> {
     let step = Step {
         kind: StepKind::HandOver,
         failover: request.failover,
@@ -89,11 +161,14 @@ fn hand_over(shared: &Shared) -> Result<()> {
     };
     let mut catalog = shared.shipper.catalog();
     catalog.record_step(&step)?;
-    shared.event(
-        EventKind::HandedOver,
-        format!("handed over to {} at sequence {}", request.host, point.sequence),
-    );
+    let message = format!("handed over to {} at sequence {}", request.host, point.sequence);
+    shared.event(EventKind::HandedOver, message);
     Ok(())
+}
+
+fn refuse(shared: &Shared, failover: Option<PointId>) {
+    shared.tap.refuse(true);
+    *handed_over(shared) = failover;
 }
 
 fn take_back(shared: &Shared) {
@@ -103,19 +178,4 @@ fn take_back(shared: &Shared) {
 
 fn handed_over(shared: &Shared) -> MutexGuard<'_, Option<PointId>> {
     shared.handed_over.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-fn wait(shared: &Shared, what: &str, done: impl Fn() -> bool) -> Result<()> {
-    let start = shared.clock.elapsed();
-    while !done() {
-        if shared.is_fenced() || shared.is_stopping() {
-            return Err(shared.fenced_error("hand over"));
-        }
-        if shared.clock.elapsed().saturating_sub(start) > LIMIT {
-            return Err(Error::new(ErrorKind::Unavailable, "hand over", &shared.info.name)
-                .expected(format_args!("the volume {what} within {LIMIT:?}")));
-        }
-        std::thread::sleep(POLL);
-    }
-    Ok(())
 }

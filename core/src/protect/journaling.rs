@@ -1,11 +1,13 @@
 //! The journal task: drains the tap into segments in the spool.
 
-use std::path::Path;
 use std::sync::atomic::Ordering;
+use std::task::Waker;
 use std::time::Duration;
 
 use super::Shared;
+use super::task::{Next, Task};
 use crate::capture::{QueuedBody, QueuedRecord};
+use crate::device::remove_if_there;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Cause, EventKind};
 use crate::journal::{
@@ -58,44 +60,52 @@ struct Open {
 }
 
 /// Runs until the protection stops and the queue is empty.
-pub(super) fn run(shared: &Shared) {
-    let mut open: Option<Open> = None;
-    let mut budget =
-        CompressionBudget::new(shared.policy.compression_cpu_percent_max, shared.clock.elapsed());
-    loop {
+pub(super) struct Journaling {
+    open: Option<Open>,
+    budget: CompressionBudget,
+}
+
+impl Journaling {
+    pub(super) fn new(shared: &Shared) -> Self {
+        let percent_max = shared.policy.compression_cpu_percent_max;
+        Self { open: None, budget: CompressionBudget::new(percent_max, shared.clock.elapsed()) }
+    }
+}
+
+impl Task for Journaling {
+    fn name(&self) -> &'static str {
+        "journal"
+    }
+
+    fn step(&mut self, shared: &Shared, _waker: &Waker) -> Next {
         let stopping = shared.stopping.load(Ordering::Acquire);
+        let pause = if stopping { Next::Ended } else { Next::Later(PAUSE) };
+        let Self { open, budget } = self;
         if shared.is_fenced() {
             if !shared.drained.load(Ordering::Acquire) {
-                drain(shared, &mut open, &mut budget);
+                drain(shared, open, budget);
                 shared.drained.store(true, Ordering::Release);
             }
-            if stopping {
-                return;
-            }
-            std::thread::sleep(PAUSE);
-            continue;
+            return pause;
         }
         if !shared.spool.has_room() && open.is_none() {
             shared.tap.set_pressure(Cause::SpoolFull);
-            if stopping {
-                return;
-            }
-            std::thread::sleep(PAUSE);
-            continue;
+            return pause;
         }
         shared.tap.set_pressure(Cause::MemoryBudget);
-        match step(shared, &mut open, &mut budget) {
-            Ok(idle) if idle && stopping => return,
-            Ok(_) => {}
+        match step(shared, open, budget) {
+            Ok(idle) if idle && stopping => Next::Ended,
+            Ok(_) => Next::Work(DRAIN_WAIT),
             Err(error) => {
-                open = None;
+                *open = None;
                 lose(shared, &error);
-                if stopping {
-                    return;
-                }
-                std::thread::sleep(PAUSE);
+                pause
             }
         }
+    }
+
+    fn wait_for_work(&self, shared: &Shared, limit: Duration) {
+        shared.tap.wait_to_drain(limit);
     }
 }
 
@@ -119,7 +129,7 @@ fn drain(shared: &Shared, open: &mut Option<Open>, budget: &mut CompressionBudge
 
 /// Takes one batch; true when there was none and nothing is open.
 fn step(shared: &Shared, open: &mut Option<Open>, budget: &mut CompressionBudget) -> Result<bool> {
-    let records = shared.tap.drain(DRAIN_BYTES, DRAIN_WAIT);
+    let records = shared.tap.drain(DRAIN_BYTES, Duration::ZERO);
     let idle = records.is_empty();
     let start = shared.clock.elapsed();
     let compressing = budget.allows(start);
@@ -205,8 +215,9 @@ fn opened<'a>(
             compression: shared.policy.compression,
             frame_bytes: shared.policy.frame_bytes,
         };
-        remove(&path)?;
-        let sink = FileSink::create(&path)?;
+        let files = &**shared.state.files();
+        remove_if_there(files, &path)?;
+        let sink = FileSink::create_in(files, &path)?;
         let writer = SegmentWriter::create(sink, params, shared.keys.newest(), &*shared.clock)?;
         *open = Some(Open { writer, since: shared.clock.elapsed() });
         shared.journal().open_since = Some(first_time);
@@ -221,8 +232,9 @@ fn seal(shared: &Shared, open: &mut Option<Open>) -> Result<()> {
     let (sink, summary) = writer.seal(None)?;
     let path = spool_path(&shared.state.spool(), &summary);
     let io = |error| Error::io("name segment", path.display(), error);
-    std::fs::rename(sink.path(), &path).map_err(io)?;
-    std::fs::File::open(shared.state.spool()).and_then(|d| d.sync_all()).map_err(io)?;
+    let files = shared.state.files();
+    files.rename(sink.path(), &path).map_err(io)?;
+    files.sync_directory(&shared.state.spool()).map_err(io)?;
     {
         let mut journal = shared.journal();
         journal.durable = summary.last_sequence;
@@ -249,19 +261,10 @@ fn lose(shared: &Shared, error: &Error) {
     let cause =
         if error.kind() == ErrorKind::Full { Cause::SpoolFull } else { Cause::JournalError };
     // Frees the space that the half-written segment takes.
-    let _ = remove(&shared.state.open_segment());
+    let _ = remove_if_there(&**shared.state.files(), &shared.state.open_segment());
     shared.tap.journal_lost(durable, cause);
     shared.journal_changed.notify_all();
     shared.event(EventKind::TaskFailed, format!("the journal cannot be written: {error}"));
-}
-
-fn remove(path: &Path) -> Result<()> {
-    match std::fs::remove_file(path) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            Err(Error::io("remove", path.display(), error))
-        }
-        _ => Ok(()),
-    }
 }
 
 #[cfg(test)]

@@ -16,22 +16,25 @@ pub(crate) mod provisional;
 pub(crate) mod recover;
 mod resync;
 mod retention;
+mod shipping;
 pub(crate) mod state;
 pub(crate) mod surrender;
+mod task;
 mod timer;
 
 #[cfg(feature = "tls")]
 pub use group::GroupJoin;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use self::provisional::Provisional;
+use self::task::Task;
 use crate::capture::{DirtyMap, RegionRange, Tap, Volume};
 use crate::clock::{Clock, SystemClock};
-use crate::device::BlockDevice;
+use crate::device::{BlockDevice, Files, SystemFiles};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Cause, Event, EventKind, EventSink, Mode, no_events};
 use crate::journal::{KeyRing, LABEL_BYTES_MAX, Mark, PointKind};
@@ -47,8 +50,6 @@ use crate::units::{ChainHash, Epoch, PointId, Sequence, Timestamp};
 const MARK_WAIT: Duration = Duration::from_secs(30);
 /// Points whose chain hash is remembered for those who wait for it.
 const POINTS_KEPT: usize = 1024;
-/// Scheduling priority of the tasks, below that of writers.
-const TASK_NICENESS: i32 = 10;
 const POLL: Duration = Duration::from_millis(5);
 
 /// How to open a [`Protection`]: required arguments in [`ProtectionOptions::new`], the rest chained.
@@ -62,6 +63,7 @@ pub struct ProtectionOptions {
     clock: Arc<dyn Clock>,
     applications: Option<Arc<dyn Quiesce>>,
     take_over: bool,
+    files: Arc<dyn Files>,
 }
 
 impl ProtectionOptions {
@@ -83,6 +85,7 @@ impl ProtectionOptions {
             clock: SystemClock::shared(),
             applications: None,
             take_over: false,
+            files: Arc::new(SystemFiles),
         }
     }
 
@@ -117,12 +120,19 @@ impl ProtectionOptions {
         self
     }
 
+    /// Where the state directory is. Default: the files of the system. Feature `testing`.
+    #[cfg(any(test, feature = "testing"))]
+    pub fn files(mut self, files: Arc<dyn Files>) -> Self {
+        self.files = files;
+        self
+    }
+
     /// Opens the volume, finds what must be read again, and starts.
     ///
     /// `Fenced` when another agent or source has the volume, `Changed` when the disk is not the one that was
     /// protected, `WrongKey`, `Unavailable` when the vault cannot be reached.
     pub fn open(self) -> Result<Protection> {
-        let state = state::StateDirectory::open(&self.state)?;
+        let state = state::StateDirectory::open(self.files.clone(), &self.state)?;
         let not_whole = state.presence_log();
         if not_whole.exists() {
             return Err(Error::new(ErrorKind::InvalidInput, "protect", self.device.name())
@@ -134,6 +144,16 @@ impl ProtectionOptions {
 
     /// As [`ProtectionOptions::open`], with a state directory that is open already.
     pub(crate) fn open_with(self, state: state::StateDirectory) -> Result<Protection> {
+        let (shared, baseline) = self.recover(state)?;
+        let tasks = tasks(&shared, baseline);
+        Ok(Protection {
+            tasks: tasks.into_iter().map(|task| task::spawn(&shared, task)).collect(),
+            shared,
+        })
+    }
+
+    /// Opens the volume and finds what must be read again, for tasks that are to be started.
+    fn recover(self, state: state::StateDirectory) -> Result<(Arc<Shared>, resync::Baseline)> {
         self.policy.validate()?;
         let applications = applications::chosen(self.applications.clone(), &self.policy)?;
         let Claim { replica, source, provisional } = self.claim(&state)?;
@@ -141,20 +161,21 @@ impl ProtectionOptions {
         let left = recover::journal(&state, &replica, &*self.clock)?;
         let mut needed = recover::disk(&state, &*self.device, &info, &self.policy, &left)?;
         needed.map.begin_session()?;
-        let baseline = recover::baseline(&replica, &left, &needed);
+        let baseline = recover::baseline(&state, &replica, &left, &needed);
         let tap = Arc::new(Tap::new(
             info.device_bytes,
             left.last_sequence,
             &self.policy,
             self.clock.clone(),
         ));
-        let spool = Spool::new(self.policy.spool_bytes_max);
+        let spool = Spool::new(self.files.clone(), self.policy.spool_bytes_max);
         let keys = replica.keys().clone();
         let epoch = replica.catalog().epoch();
         let replicated = replica.catalog().last_sequence();
         let catalog = replica.into_catalog();
         let shipper = Shipper::new(
             self.vault.store().clone(),
+            self.files.clone(),
             self.volume.clone(),
             catalog,
             source,
@@ -201,7 +222,7 @@ impl ProtectionOptions {
         if !needed.regions.is_empty() || left.open_unordered.is_some() {
             shared.tap.require_resync(&needed.regions, needed.cause);
         }
-        Ok(Protection { tasks: start(&shared, baseline), shared })
+        Ok((shared, baseline))
     }
 
     /// Finds or creates the volume in the vault and makes sure that it is ours.
@@ -517,6 +538,7 @@ impl Protection {
         self.shared.tap.close();
         self.shared.spool.wake();
         for task in self.tasks.drain(..) {
+            task.thread().unpark();
             // A task that panicked has told so; the state it leaves is that of a crash.
             let _ = task.join();
         }
@@ -574,9 +596,15 @@ struct Shared {
 /// A mark that is in the write order, and not yet durable.
 struct PlacedMark {
     point: PointId,
+    kind: PointKind,
+    label: String,
     sequence: Sequence,
     time: Timestamp,
     losses: u64,
+    /// When it was placed, by the interval clock.
+    since: Duration,
+    /// How long applications were held for it.
+    held: Option<Duration>,
 }
 
 /// The journal as far as it is sealed.
@@ -589,9 +617,28 @@ struct JournalState {
     points: Vec<(PointId, ChainHash)>,
 }
 
+/// What became of a mark.
+enum Fate {
+    /// Its segment is sealed, and has this chain hash.
+    Durable(ChainHash),
+    /// It is in the queue or the open segment.
+    Open,
+    /// The journal lost it.
+    Lost,
+}
+
 impl JournalState {
     fn new(durable: Sequence, chain: ChainHash) -> Self {
         Self { durable, chain, open_since: None, bytes_stored: 0, losses: 0, points: Vec::new() }
+    }
+
+    /// What became of a mark that was placed when there had been so many losses.
+    fn fate_of(&self, point: PointId, losses: u64) -> Fate {
+        match self.points.iter().rev().find(|(id, _)| *id == point) {
+            Some((_, chain)) => Fate::Durable(*chain),
+            None if self.losses == losses => Fate::Open,
+            None => Fate::Lost,
+        }
     }
 
     fn note_point(&mut self, point: PointId, chain: ChainHash) {
@@ -604,8 +651,7 @@ impl JournalState {
 
 impl Shared {
     fn mark(&self, kind: PointKind, label: &str) -> Result<RecoveryPoint> {
-        let placed = self.place_mark(kind, label, |mark| self.tap.mark(mark))?;
-        self.confirm_mark(kind, label, placed, None)
+        self.wait_confirmed(&self.place_mark(kind, label, |mark| self.tap.mark(mark))?)
     }
 
     fn mark_quiesced(
@@ -614,6 +660,16 @@ impl Shared {
         label: &str,
         limit: Duration,
     ) -> Result<RecoveryPoint> {
+        self.wait_confirmed(&self.place_quiesced(provider, label, limit)?)
+    }
+
+    /// Quiesces, marks and releases.
+    fn place_quiesced(
+        &self,
+        provider: &dyn Quiesce,
+        label: &str,
+        limit: Duration,
+    ) -> Result<PlacedMark> {
         let _one = self.quiescing.lock().unwrap_or_else(PoisonError::into_inner);
         self.check_markable(label)?;
         let request = self.quiesce_request(label, limit);
@@ -626,7 +682,7 @@ impl Shared {
         };
         let (placed, held) = quiesced(provider, &request, &*self.clock, steps)
             .inspect_err(|error| self.event(EventKind::PointSkipped, error.to_string()))?;
-        self.confirm_mark(PointKind::App, label, placed, Some(held))
+        Ok(PlacedMark { held: Some(held), ..placed })
     }
 
     fn quiesce_request(&self, label: &str, limit: Duration) -> QuiesceRequest {
@@ -664,23 +720,35 @@ impl Shared {
         let point = PointId(id);
         let losses = self.journal().losses;
         let mark = Mark { point, kind, label: label.to_owned(), group: None };
+        let since = self.clock.elapsed();
         let (sequence, time) = place(mark)?;
-        Ok(PlacedMark { point, sequence, time, losses })
+        let label = label.to_owned();
+        Ok(PlacedMark { point, kind, label, sequence, time, losses, since, held: None })
     }
 
     /// Waits until the mark is durable in the journal.
-    fn confirm_mark(
-        &self,
-        kind: PointKind,
-        label: &str,
-        placed: PlacedMark,
-        held: Option<Duration>,
-    ) -> Result<RecoveryPoint> {
-        let PlacedMark { point, sequence, time, losses } = placed;
-        let chain = self.wait_for_point(point, losses)?;
+    fn wait_confirmed(&self, placed: &PlacedMark) -> Result<RecoveryPoint> {
+        self.confirm(placed, self.wait_for_point(placed.point, placed.losses))
+    }
+
+    /// What became of the mark; `None` while it may still become durable.
+    fn confirmed(&self, placed: &PlacedMark) -> Option<Result<RecoveryPoint>> {
+        let found = self.journal().fate_of(placed.point, placed.losses);
+        let waited = self.clock.elapsed().saturating_sub(placed.since);
+        let found = match found {
+            Fate::Durable(chain) => Ok(chain),
+            Fate::Open if waited < MARK_WAIT => return None,
+            Fate::Open | Fate::Lost => Err(self.lost_point()),
+        };
+        Some(self.confirm(placed, found))
+    }
+
+    fn confirm(&self, placed: &PlacedMark, chain: Result<ChainHash>) -> Result<RecoveryPoint> {
+        let PlacedMark { point, kind, label, sequence, time, held, .. } = placed;
+        let chain = chain?;
         self.points.fetch_add(1, Ordering::Relaxed);
         self.event(
-            EventKind::PointMarked { point, sequence },
+            EventKind::PointMarked { point: *point, sequence: *sequence },
             match held {
                 Some(held) => format!(
                     "point {point} at sequence {sequence}, applications quiesced and released in {} ms",
@@ -689,13 +757,12 @@ impl Shared {
                 None => format!("point {point} at sequence {sequence}"),
             },
         );
-        let label = label.to_owned();
         Ok(RecoveryPoint {
-            id: point,
-            kind,
-            sequence,
-            time,
-            label,
+            id: *point,
+            kind: *kind,
+            sequence: *sequence,
+            time: *time,
+            label: label.clone(),
             epoch: self.epoch,
             group: None,
             chain,
@@ -707,14 +774,18 @@ impl Shared {
     fn wait_for_point(&self, point: PointId, losses: u64) -> Result<ChainHash> {
         let waited =
             self.journal_changed.wait_timeout_while(self.journal(), MARK_WAIT, |journal| {
-                journal.losses == losses && !journal.points.iter().any(|(id, _)| *id == point)
+                matches!(journal.fate_of(point, losses), Fate::Open)
             });
         let journal = waited.unwrap_or_else(PoisonError::into_inner).0;
-        let found = journal.points.iter().find(|(id, _)| *id == point).map(|(_, chain)| *chain);
-        found.ok_or_else(|| {
-            Error::new(ErrorKind::NotOrdered, "mark point", &self.info.name)
-                .message("the journal could not be written, so the point was lost")
-        })
+        match journal.fate_of(point, losses) {
+            Fate::Durable(chain) => Ok(chain),
+            Fate::Open | Fate::Lost => Err(self.lost_point()),
+        }
+    }
+
+    fn lost_point(&self) -> Error {
+        Error::new(ErrorKind::NotOrdered, "mark point", &self.info.name)
+            .message("the journal could not be written, so the point was lost")
     }
 
     fn stats(&self) -> ProtectionStats {
@@ -825,36 +896,18 @@ impl Shared {
         self.resync_read.store(0, Ordering::Relaxed);
         self.resync_journaled.store(0, Ordering::Relaxed);
     }
-
-    /// Path of the dirty map, for messages.
-    fn dirty_path(&self) -> PathBuf {
-        self.state.dirty_map()
-    }
 }
 
-/// Starts the tasks.
-fn start(shared: &Arc<Shared>, baseline: resync::Baseline) -> Vec<JoinHandle<()>> {
-    let spawn = |name: &str, task: Box<dyn FnOnce(&Shared) + Send>| {
-        let shared = shared.clone();
-        std::thread::Builder::new()
-            .name(format!("hrl-{name}"))
-            .spawn(move || {
-                // The writer's threads go first: on a busy machine the journal falls behind rather than the writer. Where
-                // the system refuses, all are equal.
-                let this_thread = Some(rustix::thread::gettid());
-                let _ = rustix::process::setpriority_process(this_thread, TASK_NICENESS);
-                task(&shared);
-            })
-            .expect("the system can start a thread")
-    };
+/// The tasks of a protection.
+fn tasks(shared: &Shared, baseline: resync::Baseline) -> Vec<Box<dyn Task>> {
     vec![
-        spawn("journal", Box::new(journaling::run)),
-        spawn("keeper", Box::new(timer::run_keeper)),
-        spawn("resync", Box::new(move |shared| resync::run(shared, baseline))),
-        spawn("ship", Box::new(timer::run_shipper)),
-        spawn("retention", Box::new(retention::run)),
-        spawn("timer", Box::new(timer::run_timer)),
-        spawn("applications", Box::new(applications::run)),
+        Box::new(journaling::Journaling::new(shared)),
+        Box::new(timer::Keeper),
+        Box::new(resync::Resync::new(baseline)),
+        Box::new(shipping::Shipping::new(shared)),
+        Box::new(retention::Retention::new(shared)),
+        Box::new(timer::Timer::new(shared)),
+        Box::new(applications::AppPoints::new()),
     ]
 }
 
@@ -865,9 +918,4 @@ fn eta(backlog: u64, bytes_per_second: u64) -> Option<Duration> {
         (_, 0) => None,
         (bytes, speed) => Some(Duration::from_secs_f64(bytes as f64 / speed as f64)),
     }
-}
-
-/// Removes a file whose content can no longer be trusted; the next session then reads everything.
-fn forget(path: &Path) {
-    let _ = std::fs::remove_file(path);
 }

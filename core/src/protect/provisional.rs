@@ -9,14 +9,13 @@
 //! commit, so an agent that was killed anywhere goes on where it was. `STATE/cut.hrl` is the copy of the segment that the state lies
 //! inside of, up to the state.
 
-use std::fs::{self, File};
-use std::io::Write;
 use std::path::PathBuf;
 
 use super::state::StateDirectory;
 use crate::clock::Clock;
+use crate::device::{remove_if_there, replace_file};
 use crate::error::{Error, ErrorKind, Result};
-use crate::journal::{FileSink, Segment, open_mapped, trim};
+use crate::journal::{FileSink, Segment, open_mapped_in, trim};
 use crate::replica::{
     Catalog, CatalogEdit, Division, Replica, SegmentEntry, SourceIdentity, Step, StepKind, Vault,
 };
@@ -50,8 +49,8 @@ impl Provisional {
     /// What the state directory says; `None` when no failover is under way.
     pub(crate) fn read(state: &StateDirectory) -> Result<Option<Self>> {
         let path = path_of(state);
-        let text = match fs::read_to_string(&path) {
-            Ok(text) => text,
+        let text = match state.files().read(&path) {
+            Ok(text) => String::from_utf8_lossy(&text).into_owned(),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(Error::io("read failover", path.display(), error)),
         };
@@ -79,22 +78,14 @@ impl Provisional {
             self.source.host,
             self.source.since.0,
         );
-        File::create(&temporary)
-            .and_then(|mut file| file.write_all(text.as_bytes()).and_then(|()| file.sync_all()))
-            .and_then(|()| fs::rename(&temporary, &path))
-            .and_then(|()| File::open(state.path())?.sync_all())
+        replace_file(&**state.files(), &path, &temporary, [text])
             .map_err(|error| Error::io("write failover", path.display(), error))
     }
 
     /// Removes what `write` and `cut` left.
     pub(crate) fn forget(state: &StateDirectory) -> Result<()> {
         for path in [path_of(state), cut_path(state)] {
-            match fs::remove_file(&path) {
-                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                    return Err(Error::io("remove", path.display(), error));
-                }
-                _ => {}
-            }
+            remove_if_there(&**state.files(), &path)?;
         }
         Ok(())
     }
@@ -107,7 +98,8 @@ impl Provisional {
         time: Timestamp,
     ) -> Result<Division> {
         let cut = if self.cut {
-            let segment = Segment::open(open_mapped(&cut_path(state))?, replica.keys())?;
+            let segment =
+                Segment::open(open_mapped_in(&**state.files(), &cut_path(state))?, replica.keys())?;
             let summary = segment.summary().clone();
             Some(SegmentEntry { object: segment_object(&replica.info().name, &summary), summary })
         } else {
@@ -149,7 +141,8 @@ impl Provisional {
         self.check_current(replica.catalog())?;
         let division = self.division(state, &replica, clock.now())?;
         if let Some(cut) = &division.cut {
-            put_checked(&**vault.store(), &cut.object, &cut_path(state), cut.summary.stored_bytes)?;
+            let (files, length) = (&**state.files(), cut.summary.stored_bytes);
+            put_checked(&**vault.store(), &cut.object, files, &cut_path(state), length)?;
         }
         let kind = if self.home { StepKind::FailBack } else { StepKind::Commit };
         let edits = vec![CatalogEdit::Divide(division), CatalogEdit::Step(self.step(kind, clock))];
@@ -193,11 +186,13 @@ pub(crate) fn cut(
     let Some(entry) = replica.catalog().cut_by(at) else { return Ok(false) };
     let segment = replica.open_segment(&entry.object)?;
     let temporary = state.path().join("cut.part");
-    let _ = fs::remove_file(&temporary);
-    trim(&segment, at, FileSink::create(&temporary)?, replica.keys(), clock)?;
+    let files = &**state.files();
+    remove_if_there(files, &temporary)?;
+    trim(&segment, at, FileSink::create_in(files, &temporary)?, replica.keys(), clock)?;
     let path = cut_path(state);
-    fs::rename(&temporary, &path)
-        .and_then(|()| File::open(state.path())?.sync_all())
+    files
+        .rename(&temporary, &path)
+        .and_then(|()| files.sync_directory(state.path()))
         .map_err(|error| Error::io("write cut", path.display(), error))?;
     Ok(true)
 }

@@ -7,10 +7,10 @@ use super::resync::Baseline;
 use super::state::StateDirectory;
 use crate::capture::{CleanStop, DirtyMap, DirtyMapParams, MapState, RegionRange};
 use crate::clock::Clock;
-use crate::device::BlockDevice;
+use crate::device::{BlockDevice, remove_if_there};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::Cause;
-use crate::journal::{FileSink, Segment, SegmentSummary, open_mapped, repair};
+use crate::journal::{FileSink, Segment, SegmentSummary, open_mapped_in, repair_source};
 use crate::policy::{CaptureContent, Policy};
 use crate::replica::{Replica, View, ViewOptions, VolumeInfo};
 use crate::ship::{Spooled, segment_object, spool_path};
@@ -55,12 +55,13 @@ pub(super) fn journal(
         notes: spool.notes,
         broken: spool.broken,
     };
+    let files = &**state.files();
     for (path, summary) in spool.segments {
         let object = segment_object(&replica.info().name, &summary);
         let shipped = catalog.segments().iter().any(|entry| entry.object == object)
             || catalog.retired().contains_key(&object);
         if shipped {
-            std::fs::remove_file(&path).map_err(|e| Error::io("remove", path.display(), e))?;
+            remove_if_there(files, &path)?;
         } else if summary.previous != left.chain || summary.first_sequence <= left.last_sequence {
             left.notes.push(put_aside(state, &path, "it does not follow the vault's history")?);
             left.broken = true;
@@ -95,7 +96,9 @@ pub(super) fn sealed_in_spool(
     let mut spool = SealedSpool { segments: Vec::new(), notes: Vec::new(), broken: false };
     spool.notes.extend(repair_open_segment(state, replica, clock)?);
     for path in spool_files(state)? {
-        match open_mapped(&path).and_then(|source| Segment::open(source, replica.keys())) {
+        match open_mapped_in(&**state.files(), &path)
+            .and_then(|source| Segment::open(source, replica.keys()))
+        {
             Ok(segment) => spool.segments.push((path, segment.summary().clone())),
             Err(error) => {
                 spool.notes.push(put_aside(state, &path, &error.to_string())?);
@@ -119,15 +122,11 @@ pub(super) fn put_aside(
 
 fn spool_files(state: &StateDirectory) -> Result<Vec<PathBuf>> {
     let directory = state.spool();
-    let io = |error| Error::io("list spool", directory.display(), error);
-    let mut paths = Vec::new();
-    for entry in std::fs::read_dir(&directory).map_err(io)? {
-        let path = entry.map_err(io)?.path();
-        if path.extension().is_some_and(|extension| extension == "hrl") {
-            paths.push(path);
-        }
-    }
-    paths.sort();
+    let mut paths = state
+        .files()
+        .list(&directory)
+        .map_err(|error| Error::io("list spool", directory.display(), error))?;
+    paths.retain(|path| path.extension().is_some_and(|extension| extension == "hrl"));
     Ok(paths)
 }
 
@@ -137,29 +136,31 @@ fn repair_open_segment(
     replica: &Replica,
     clock: &dyn Clock,
 ) -> Result<Option<String>> {
-    let torn = state.open_segment();
-    if !torn.exists() {
+    let (torn, files) = (state.open_segment(), &**state.files());
+    if !files.exists(&torn) {
         return Ok(None);
     }
     let io = |error| Error::io("repair", torn.display(), error);
     let target = state.spool().join("repaired.part");
-    let _ = std::fs::remove_file(&target);
-    let (_, summary, report) = repair(&torn, FileSink::create(&target)?, replica.keys(), clock)?;
+    remove_if_there(files, &target)?;
+    let source = open_mapped_in(files, &torn)?;
+    let sink = FileSink::create_in(files, &target)?;
+    let (_, summary, report) = repair_source(&*source, sink, replica.keys(), clock)?;
     let note = match summary {
         Some(summary) => {
-            std::fs::rename(&target, spool_path(&state.spool(), &summary)).map_err(io)?;
+            files.rename(&target, &spool_path(&state.spool(), &summary)).map_err(io)?;
             Some(format!(
                 "the open segment was repaired: {} records kept, {} bytes dropped",
                 report.records_kept, report.bytes_dropped
             ))
         }
         None => {
-            std::fs::remove_file(&target).map_err(io)?;
+            remove_if_there(files, &target)?;
             None
         }
     };
-    std::fs::File::open(state.spool()).and_then(|d| d.sync_all()).map_err(io)?;
-    std::fs::remove_file(&torn).map_err(io)?;
+    files.sync_directory(&state.spool()).map_err(io)?;
+    remove_if_there(files, &torn)?;
     Ok(note)
 }
 
@@ -185,19 +186,19 @@ pub(super) fn disk(
         device_bytes: info.device_bytes,
         region_bytes: policy.region_bytes,
     };
-    let path = state.dirty_map();
+    let (path, files) = (state.dirty_map(), &**state.files());
     let tracked_only = policy.content == CaptureContent::ExtentsOnly;
     let fresh = left.last_sequence == Sequence::ZERO && !left.broken;
     let everything = |cause| -> Result<Needed> {
         // A tracker's first state is the disk as it is: nothing to copy.
         let nothing = fresh && tracked_only;
-        let map = DirtyMap::create(&path, params, !nothing)?;
+        let map = DirtyMap::create_in(files, &path, params, !nothing)?;
         Ok(Needed { regions: map.marked(), map, cause, fresh })
     };
-    if !path.exists() {
+    if !files.exists(&path) {
         return everything(if fresh { Cause::InitialReplication } else { Cause::Untracked });
     }
-    let (map, map_state) = match DirtyMap::open(&path) {
+    let (map, map_state) = match DirtyMap::open_in(files, &path) {
         Ok(opened) if *opened.0.params() == params => opened,
         Ok(_) => return everything(Cause::Requested),
         Err(error) if error.kind() == ErrorKind::Corrupt => return everything(Cause::Crash),
@@ -246,7 +247,12 @@ fn sample(device: &dyn BlockDevice) -> Result<[u8; 32]> {
 }
 
 /// What the replica holds, to compare with, where that is affordable.
-pub(super) fn baseline(replica: &Replica, left: &Left, needed: &Needed) -> Baseline {
+pub(super) fn baseline(
+    state: &StateDirectory,
+    replica: &Replica,
+    left: &Left,
+    needed: &Needed,
+) -> Baseline {
     if needed.fresh {
         return Baseline::Empty;
     }
@@ -266,7 +272,7 @@ pub(super) fn baseline(replica: &Replica, left: &Left, needed: &Needed) -> Basel
             segments.push(Arc::new(replica.open_segment(&entry.object)?));
         }
         for spooled in &left.spooled {
-            let source = open_mapped(&spooled.path)?;
+            let source = open_mapped_in(&**state.files(), &spooled.path)?;
             segments.push(Arc::new(Segment::open(source, replica.keys())?));
         }
         let options = ViewOptions { cache_bytes: COMPARE_CACHE_BYTES, unordered: true };

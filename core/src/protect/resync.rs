@@ -1,20 +1,25 @@
 //! The resync task: reads the regions that capture could not follow, and brings the volume back to `Ordered`.
 
 use std::sync::atomic::Ordering;
+use std::task::{Poll, Waker};
 use std::time::Duration;
 
 use super::Shared;
-use crate::capture::Change;
+use super::task::{Next, Task};
+use crate::capture::{Change, Ticket};
 use crate::device::{BlockDevice, Buffer};
 use crate::error::Result;
 use crate::event::{EventKind, Mode};
 use crate::extent::Extent;
 use crate::policy::CaptureContent;
 use crate::replica::{View, is_zero};
+use crate::units::Sequence;
 
 /// Blocks of this size are compared and journaled.
 const BLOCK_BYTES: usize = 4096;
 const POLL: Duration = Duration::from_millis(10);
+/// Longest wait until everything is looked at again.
+const WAIT: Duration = Duration::from_millis(200);
 /// Pause after the device failed a read.
 const RETRY: Duration = Duration::from_millis(500);
 
@@ -28,14 +33,39 @@ pub(super) enum Baseline {
     Unknown,
 }
 
-/// Runs until the protection stops. The baseline serves the first resync only.
-pub(super) fn run(shared: &Shared, mut baseline: Baseline) {
-    while !shared.is_stopping() {
-        if !shared.tap.wait_unordered(Duration::from_millis(200)) || shared.is_fenced() {
-            continue;
+/// Runs until the protection stops.
+pub(super) struct Resync {
+    /// Serves the first resync only.
+    baseline: Baseline,
+    stage: Stage,
+    /// Losses of the journal when the resync began.
+    losses: u64,
+}
+
+enum Stage {
+    /// The volume is in order, as far as is known.
+    Idle,
+    /// Regions are read, the next one at or after this one.
+    Reading(u64),
+    /// Everything was read; it is to be durable in the journal up to here, without a loss more than so many. Only then is
+    /// the volume `Ordered` again.
+    Settling(Sequence, u64),
+}
+
+impl Resync {
+    pub(super) fn new(baseline: Baseline) -> Self {
+        Self { baseline, stage: Stage::Idle, losses: 0 }
+    }
+
+    fn begin(&mut self, shared: &Shared) -> Next {
+        if shared.is_fenced() {
+            return Next::Later(WAIT);
         }
-        if !wait_for_room(shared) {
-            return;
+        if shared.tap.mode() == Mode::Ordered {
+            return Next::Work(WAIT);
+        }
+        if !has_room(shared) {
+            return Next::Later(POLL);
         }
         let cause = shared.tap.start_resync();
         let bytes = shared.tap.stats().resync_regions * shared.policy.region_bytes;
@@ -43,47 +73,90 @@ pub(super) fn run(shared: &Shared, mut baseline: Baseline) {
         let message = format!("reading {bytes} bytes again ({cause})");
         shared.event(EventKind::ResyncStarted { bytes, cause }, message);
         shared.reset_resync_counters();
-        let losses = shared.journal().losses;
-        resync(shared, &baseline);
-        baseline = Baseline::Unknown;
-        if shared.journal().losses != losses {
-            // The journal cannot be written now; reading the disk again at once would only lose it again.
-            std::thread::sleep(RETRY);
-        }
+        self.losses = shared.journal().losses;
+        self.stage = Stage::Reading(0);
+        Next::Now
     }
-}
 
-/// Reads regions until none waits; returns early when the protection stops or capture fell to `Dirty` once more.
-fn resync(shared: &Shared, baseline: &Baseline) {
-    let mut cursor = 0;
-    loop {
-        if shared.is_stopping() || shared.is_fenced() || shared.tap.mode() != Mode::Resync {
-            return;
+    /// Reads one region.
+    fn read(&mut self, shared: &Shared, cursor: u64, waker: &Waker) -> Next {
+        if shared.tap.mode() != Mode::Resync {
+            return self.end(shared);
         }
         let next = shared.tap.next_resync(cursor).or_else(|| shared.tap.next_resync(0));
         let Some((region, extent)) = next else {
-            if wait_until_durable(shared) && shared.tap.finish_resync() {
-                let (bytes_read, bytes_journaled) = shared.resync_counters();
-                let message =
-                    format!("read {bytes_read} bytes, {bytes_journaled} of them had changed");
-                shared.event(EventKind::ResyncFinished { bytes_read, bytes_journaled }, message);
-                return;
-            }
-            continue;
+            let target = shared.tap.stats().last_sequence;
+            self.stage = Stage::Settling(target, shared.journal().losses);
+            return Next::Now;
         };
-        if !wait_for_room(shared) {
-            return;
+        if !has_room(shared) {
+            return Next::Later(POLL);
         }
-        cursor = region + 1;
-        if let Err(error) = resync_region(shared, baseline, region, extent) {
-            shared.event(EventKind::TaskFailed, format!("resync: {error}"));
-            std::thread::sleep(RETRY);
+        let ticket = match shared.tap.begin(extent, waker) {
+            Poll::Pending => return Next::Later(WAIT),
+            Poll::Ready(ticket) => ticket,
+        };
+        self.stage = Stage::Reading(region + 1);
+        match ticket.and_then(|ticket| resync_region(shared, &self.baseline, region, ticket)) {
+            Ok(()) => Next::Now,
+            Err(error) => {
+                shared.event(EventKind::TaskFailed, format!("resync: {error}"));
+                Next::Later(RETRY)
+            }
         }
+    }
+
+    fn settle(&mut self, shared: &Shared, target: Sequence, losses: u64) -> Next {
+        let (durable, lost) = {
+            let journal = shared.journal();
+            (journal.durable, journal.losses != losses)
+        };
+        if durable < target && !lost {
+            shared.seal_now.store(true, Ordering::Release);
+            return Next::Later(POLL);
+        }
+        if lost || !shared.tap.finish_resync() {
+            self.stage = Stage::Reading(0);
+            return Next::Now;
+        }
+        let (bytes_read, bytes_journaled) = shared.resync_counters();
+        let message = format!("read {bytes_read} bytes, {bytes_journaled} of them had changed");
+        shared.event(EventKind::ResyncFinished { bytes_read, bytes_journaled }, message);
+        self.end(shared)
+    }
+
+    fn end(&mut self, shared: &Shared) -> Next {
+        self.baseline = Baseline::Unknown;
+        self.stage = Stage::Idle;
+        // Where the journal cannot be written, reading the disk again at once would only lose it again.
+        if shared.journal().losses == self.losses { Next::Now } else { Next::Later(RETRY) }
     }
 }
 
-fn resync_region(shared: &Shared, baseline: &Baseline, region: u64, extent: Extent) -> Result<()> {
-    let ticket = shared.tap.begin_blocking(extent)?;
+impl Task for Resync {
+    fn name(&self) -> &'static str {
+        "resync"
+    }
+
+    fn step(&mut self, shared: &Shared, waker: &Waker) -> Next {
+        if shared.is_stopping() {
+            return Next::Ended;
+        }
+        match self.stage {
+            Stage::Idle => self.begin(shared),
+            _ if shared.is_fenced() => self.end(shared),
+            Stage::Reading(cursor) => self.read(shared, cursor, waker),
+            Stage::Settling(target, losses) => self.settle(shared, target, losses),
+        }
+    }
+
+    fn wait_for_work(&self, shared: &Shared, limit: Duration) {
+        shared.tap.wait_unordered(limit);
+    }
+}
+
+fn resync_region(shared: &Shared, baseline: &Baseline, region: u64, ticket: Ticket) -> Result<()> {
+    let extent = ticket.extent();
     if shared.policy.content == CaptureContent::ExtentsOnly {
         shared.tap.complete_resync(ticket, region, vec![(extent, Change::Zero)]);
         return Ok(());
@@ -102,6 +175,11 @@ fn resync_region(shared: &Shared, baseline: &Baseline, region: u64, extent: Exte
             Err(error)
         }
     }
+}
+
+/// The journal follows.
+fn has_room(shared: &Shared) -> bool {
+    shared.tap.has_room() && shared.spool.has_room()
 }
 
 /// What the disk holds in `extent` that the replica lacks, and how many bytes were read to find out.
@@ -165,30 +243,4 @@ enum Block {
     Same,
     Zero,
     Data,
-}
-
-/// Waits until what was read is durable in the journal: only then is the volume `Ordered` again. False when it was
-/// lost, or the protection stops.
-fn wait_until_durable(shared: &Shared) -> bool {
-    let target = shared.tap.stats().last_sequence;
-    let losses = shared.journal().losses;
-    while shared.journal().durable < target {
-        if shared.is_stopping() || shared.is_fenced() || shared.journal().losses != losses {
-            return false;
-        }
-        shared.seal_now.store(true, Ordering::Release);
-        std::thread::sleep(POLL);
-    }
-    true
-}
-
-/// Waits until the journal follows; false when the protection stops.
-fn wait_for_room(shared: &Shared) -> bool {
-    while !shared.is_stopping() && !shared.fenced.load(Ordering::Acquire) {
-        if shared.tap.has_room() && shared.spool.has_room() {
-            return true;
-        }
-        std::thread::sleep(POLL);
-    }
-    false
 }

@@ -3,9 +3,11 @@
 //! It works on a catalog of its own, so that neither it nor the shipper waits for the other. Nothing depends on it: when it
 //! fails, the vault holds more than the policy asks for, and the next run goes on where this one ended.
 
+use std::task::Waker;
 use std::time::Duration;
 
 use super::Shared;
+use super::task::{Next, Task};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::EventKind;
 use crate::policy::RetentionPolicy;
@@ -18,35 +20,55 @@ const CLOCK_SLACK: Duration = Duration::from_secs(1800);
 const TICK: Duration = Duration::from_millis(100);
 
 /// Runs until the protection stops.
-pub(super) fn run(shared: &Shared) {
-    let Some(policy) = &shared.policy.retention else { return };
-    let mut compactor = Compactor::default();
-    let mut last = shared.clock.elapsed();
-    let (began, began_elapsed) = (shared.clock.now(), last);
-    let mut failing = false;
-    while !is_over(shared) {
-        std::thread::sleep(TICK);
-        if shared.clock.elapsed().saturating_sub(last) < shared.policy.retention_interval {
-            continue;
-        }
-        if shared.is_provisional() {
-            continue;
-        }
-        let passed = shared.clock.elapsed().saturating_sub(began_elapsed);
-        let jump = clock_jump(began, passed, shared.clock.now());
+pub(super) struct Retention {
+    compactor: Compactor,
+    last: Duration,
+    began: (Timestamp, Duration),
+    failing: bool,
+}
+
+impl Retention {
+    pub(super) fn new(shared: &Shared) -> Self {
+        let last = shared.clock.elapsed();
+        let began = (shared.clock.now(), last);
+        Self { compactor: Compactor::default(), last, began, failing: false }
+    }
+
+    fn run(&mut self, shared: &Shared, policy: &RetentionPolicy) {
+        let passed = shared.clock.elapsed().saturating_sub(self.began.1);
+        let jump = clock_jump(self.began.0, passed, shared.clock.now());
         let result = check_clock(&shared.info.name, jump)
-            .and_then(|()| compact(shared, policy, &mut compactor));
-        last = shared.clock.elapsed();
+            .and_then(|()| compact(shared, policy, &mut self.compactor));
+        self.last = shared.clock.elapsed();
         let message = match result {
             Ok(report) => complaint(&report),
             Err(_) if is_over(shared) => return,
             Err(error) => Some(error.to_string()),
         };
         // Told once, until it works again.
-        if let Some(message) = message.as_ref().filter(|_| !failing) {
+        if let Some(message) = message.as_ref().filter(|_| !self.failing) {
             shared.event(EventKind::TaskFailed, format!("retention: {message}"));
         }
-        failing = message.is_some();
+        self.failing = message.is_some();
+    }
+}
+
+impl Task for Retention {
+    fn name(&self) -> &'static str {
+        "retention"
+    }
+
+    fn step(&mut self, shared: &Shared, _waker: &Waker) -> Next {
+        let Some(policy) = &shared.policy.retention else { return Next::Ended };
+        if is_over(shared) {
+            return Next::Ended;
+        }
+        let interval = shared.policy.retention_interval;
+        if shared.clock.elapsed().saturating_sub(self.last) >= interval && !shared.is_provisional()
+        {
+            self.run(shared, policy);
+        }
+        Next::Later(TICK)
     }
 }
 

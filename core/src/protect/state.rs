@@ -11,13 +11,11 @@
 //! STATE/rejected/  segments that no longer fit the vault's history, kept for people
 //! ```
 
-use std::fs::{self, File, OpenOptions};
-use std::io::Write;
 use std::path::{Path, PathBuf};
-
-use rustix::fs::FlockOperation;
+use std::sync::Arc;
 
 use crate::clock::Clock;
+use crate::device::{Files, replace_file};
 use crate::error::{Error, ErrorKind, Result};
 use crate::replica::SourceIdentity;
 use crate::units::{PointId, Timestamp, VolumeId, decode_hex};
@@ -35,28 +33,28 @@ pub(crate) struct Identity {
 /// An open, locked state directory.
 pub(crate) struct StateDirectory {
     root: PathBuf,
-    _lock: File,
+    files: Arc<dyn Files>,
+    _lock: Box<dyn Send + Sync>,
 }
 
 impl StateDirectory {
     /// Opens or creates the directory and locks it; `Fenced` when another agent runs with it.
-    pub(crate) fn open(root: &Path) -> Result<Self> {
+    pub(crate) fn open(files: Arc<dyn Files>, root: &Path) -> Result<Self> {
         let io = |error| Error::io("open state directory", root.display(), error);
-        fs::create_dir_all(root.join("spool")).map_err(io)?;
-        let lock = OpenOptions::new()
-            .create(true)
-            .truncate(false)
-            .write(true)
-            .open(root.join("lock"))
-            .map_err(io)?;
-        rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive).map_err(|error| {
-            if error == rustix::io::Errno::WOULDBLOCK {
+        files.create_directory(&root.join("spool")).map_err(io)?;
+        let lock = files.lock(&root.join("lock")).map_err(|error| {
+            if error.kind() == std::io::ErrorKind::WouldBlock {
                 return Error::new(ErrorKind::Fenced, "open state directory", root.display())
                     .message("another agent is running with it");
             }
-            io(error.into())
+            io(error)
         })?;
-        Ok(Self { root: root.to_owned(), _lock: lock })
+        Ok(Self { root: root.to_owned(), files, _lock: lock })
+    }
+
+    /// Where all of it is.
+    pub(crate) fn files(&self) -> &Arc<dyn Files> {
+        &self.files
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -90,17 +88,17 @@ impl StateDirectory {
     pub(crate) fn reject(&self, path: &Path) -> Result<PathBuf> {
         let directory = self.root.join("rejected");
         let io = |error| Error::io("put aside", path.display(), error);
-        fs::create_dir_all(&directory).map_err(io)?;
+        self.files.create_directory(&directory).map_err(io)?;
         let target = directory.join(path.file_name().unwrap_or_default());
-        fs::rename(path, &target).map_err(io)?;
+        self.files.rename(path, &target).map_err(io)?;
         Ok(target)
     }
 
     /// The identity written last; `None` in a new directory.
     pub(crate) fn identity(&self) -> Result<Option<Identity>> {
         let path = self.root.join("state");
-        let text = match fs::read_to_string(&path) {
-            Ok(text) => text,
+        let text = match self.files.read(&path) {
+            Ok(text) => String::from_utf8_lossy(&text).into_owned(),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(Error::io("read state", path.display(), error)),
         };
@@ -120,10 +118,7 @@ impl StateDirectory {
             "{FIRST_LINE}\nvolume={}\nvolume-id={}\nsource={source}\nhost={}\nsince={}\n",
             identity.volume_name, identity.volume, identity.source.host, identity.source.since
         );
-        File::create(&temporary)
-            .and_then(|mut file| file.write_all(text.as_bytes()).and_then(|()| file.sync_all()))
-            .and_then(|()| fs::rename(&temporary, &path))
-            .and_then(|()| File::open(&self.root)?.sync_all())
+        replace_file(&*self.files, &path, &temporary, [text])
             .map_err(|error| Error::io("write state", path.display(), error))
     }
 }

@@ -33,13 +33,14 @@ pub(crate) fn hand_in(
 ) -> Result<Surrendered> {
     let mut done = Surrendered::default();
     let Some(branch) = replica.catalog().branch_of(source).cloned() else { return Ok(done) };
+    let files = &**state.files();
     let spool = sealed_in_spool(state, replica, clock)?;
     done.notes = spool.notes;
     let mut catalog = replica.clone().into_catalog();
     for (path, summary) in spool.segments {
         let object = segment_object(&replica.info().name, &summary);
         if is_known(&catalog, &object) {
-            let _ = std::fs::remove_file(&path);
+            let _ = files.remove(&path);
             continue;
         }
         let fits = catalog.branch(branch.epoch).is_ok_and(|now| now.chain == summary.previous);
@@ -48,7 +49,7 @@ pub(crate) fn hand_in(
             done.notes.push(put_aside(state, &path, why)?);
             continue;
         }
-        put_checked(&**replica.store(), &object, &path, summary.stored_bytes)?;
+        put_checked(&**replica.store(), &object, files, &path, summary.stored_bytes)?;
         let records = summary.records;
         let entry = SegmentEntry { object: object.clone(), summary };
         match catalog.hand_in(branch.epoch, vec![entry]) {
@@ -59,7 +60,7 @@ pub(crate) fn hand_in(
         }
         done.segments += 1;
         done.records += records;
-        let _ = std::fs::remove_file(&path);
+        let _ = files.remove(&path);
     }
     Ok(done)
 }

@@ -1,11 +1,14 @@
-//! The tasks that come round: marking regions for writers, shipping, and what happens by the clock (points, cleaning
-//! the dirty map, events).
+//! The tasks that come round: marking regions for writers, and what happens by the clock (points, cleaning the dirty map,
+//! events, handing over).
 
 use std::sync::atomic::Ordering;
+use std::task::Waker;
 use std::time::Duration;
 
-use super::{Shared, forget, hand_over, surrender};
-use crate::error::{Error, ErrorKind};
+use super::hand_over::HandOver;
+use super::task::{Next, Task};
+use super::{PlacedMark, Shared};
+use crate::error::Result;
 use crate::event::EventKind;
 use crate::journal::PointKind;
 use crate::units::Sequence;
@@ -14,160 +17,136 @@ const TICK: Duration = Duration::from_millis(50);
 /// Regions that nobody wrote to for this long, or up to twice as long, are cleaned: one flush of the disk each time.
 const IDLE: Duration = Duration::from_secs(1);
 const WAIT: Duration = Duration::from_millis(100);
-const RETRY_MIN: Duration = Duration::from_millis(100);
 
 /// Marks the regions that writers wait for.
-pub(super) fn run_keeper(shared: &Shared) {
-    while !shared.has_ended() {
-        let wanted = shared.tap.wanted(WAIT);
+pub(super) struct Keeper;
+
+impl Task for Keeper {
+    fn name(&self) -> &'static str {
+        "keeper"
+    }
+
+    fn step(&mut self, shared: &Shared, _waker: &Waker) -> Next {
+        if shared.has_ended() {
+            return Next::Ended;
+        }
+        let wanted = shared.tap.wanted(Duration::ZERO);
         if wanted.is_empty() {
-            continue;
+            return Next::Work(WAIT);
         }
         let mut dirty = shared.dirty();
         if let Err(error) = dirty.mark(&wanted) {
             // The writer is not stopped for it. Without its map the next session reads the whole disk, so nothing is lost.
-            forget(&shared.dirty_path());
+            let _ = shared.state.files().remove(&shared.state.dirty_map());
             drop(dirty);
             shared.event(EventKind::TaskFailed, format!("the dirty map is lost: {error}"));
             shared.tap.marked(&wanted);
-            continue;
+            return Next::Now;
         }
         // Under the map's lock, so that no cleaning comes between.
         shared.tap.marked(&wanted);
+        Next::Now
     }
-}
 
-/// Ships segments, with growing pauses while the vault does not answer.
-pub(super) fn run_shipper(shared: &Shared) {
-    let mut pause = RETRY_MIN;
-    let mut looked = shared.clock.elapsed();
-    while !shared.has_ended() && !shared.is_fenced() {
-        if shared.is_provisional() {
-            std::thread::sleep(WAIT);
-            continue;
-        }
-        let now = shared.clock.elapsed();
-        let interval = shared.policy.failover_poll_interval;
-        if !interval.is_zero() && now.saturating_sub(looked) >= interval {
-            looked = now;
-            // Anything else that is wrong, shipping finds out too.
-            if let Err(error) = shared.shipper.look()
-                && error.kind() == ErrorKind::Fenced
-            {
-                fence(shared, &error);
-                break;
-            }
-        }
-        let urgent = shared.name_now.swap(false, Ordering::AcqRel) || shared.is_stopping();
-        match shared.shipper.ship(&shared.spool, WAIT, urgent, &|| shared.has_ended()) {
-            Ok(last) => {
-                pause = RETRY_MIN;
-                if let Some(last) = last {
-                    shared.replicated.store(last.0, Ordering::Release);
-                    if !shared.vault_available.swap(true, Ordering::Relaxed) {
-                        shared.event(
-                            EventKind::VaultAvailable,
-                            "the vault takes segments again".into(),
-                        );
-                    }
-                }
-            }
-            Err(error) if error.kind() == ErrorKind::Fenced => fence(shared, &error),
-            Err(error) => {
-                if shared.vault_available.swap(false, Ordering::Relaxed) {
-                    shared.event(EventKind::VaultUnavailable, error.to_string());
-                }
-                sleep(shared, jittered(shared, pause));
-                pause = (pause * 2).min(shared.policy.retry_interval_max);
-            }
-        }
-    }
-    hand_in(shared);
-}
-
-fn fence(shared: &Shared, error: &Error) {
-    shared.fenced.store(true, Ordering::Release);
-    shared.event(EventKind::Fenced, error.to_string());
-}
-
-/// Once fenced: hands in what the journal has sealed, with growing pauses while the vault does not answer.
-fn hand_in(shared: &Shared) {
-    let mut pause = RETRY_MIN;
-    while shared.is_fenced() && !shared.has_ended() {
-        if !shared.drained.load(Ordering::Acquire) {
-            std::thread::sleep(TICK);
-            continue;
-        }
-        let result =
-            shared.vault.replica_with_keys(&shared.info.name, &shared.keys).and_then(|replica| {
-                let (source, clock) = (shared.shipper.source(), &*shared.clock);
-                surrender::hand_in(&shared.state, &replica, source, clock)
-            });
-        match result {
-            Ok(done) => {
-                let (segments, records) = (done.segments, done.records);
-                let message = if segments == 0 {
-                    "nothing was captured here after the failover".to_owned()
-                } else {
-                    format!("{segments} segments with {records} records are kept as a branch")
-                };
-                shared.event(EventKind::LateWrites { segments, records }, message);
-                for note in done.notes {
-                    shared.event(EventKind::JournalRepaired, note);
-                }
-                return;
-            }
-            Err(_) => {
-                sleep(shared, jittered(shared, pause));
-                pause = (pause * 2).min(shared.policy.retry_interval_max);
-            }
-        }
+    fn wait_for_work(&self, shared: &Shared, limit: Duration) {
+        shared.tap.wait_to_mark(limit);
     }
 }
 
 /// Points by policy, cleaning, and events of mode and RPO.
-pub(super) fn run_timer(shared: &Shared) {
-    let mut last_point = shared.clock.elapsed();
-    let mut last_clean = shared.clock.elapsed();
-    let mut idle_since = shared.tap.stats().last_sequence;
-    let mut rpo_exceeded = false;
-    let mut skipped = false;
-    while !shared.has_ended() {
-        std::thread::sleep(TICK);
-        tell_mode_changes(shared);
-        hand_over::follow(shared);
+pub(super) struct Timer {
+    last_point: Duration,
+    last_clean: Duration,
+    idle_since: Sequence,
+    rpo_exceeded: bool,
+    /// The last point that was due was skipped, which has been told.
+    skipped: bool,
+    /// A point that is not durable yet.
+    point: Option<PlacedMark>,
+    hand_over: HandOver,
+}
+
+impl Timer {
+    pub(super) fn new(shared: &Shared) -> Self {
         let now = shared.clock.elapsed();
-        let stats = shared.stats();
-        let threshold = shared.policy.rpo_threshold;
-        if !threshold.is_zero() && (stats.rpo > threshold) != rpo_exceeded {
-            rpo_exceeded = !rpo_exceeded;
-            let kind = if rpo_exceeded { EventKind::RpoExceeded } else { EventKind::RpoMet };
-            shared.event(kind, format!("the RPO is {:?}, its threshold {threshold:?}", stats.rpo));
+        Self {
+            last_point: now,
+            last_clean: now,
+            idle_since: shared.tap.stats().last_sequence,
+            rpo_exceeded: false,
+            skipped: false,
+            point: None,
+            hand_over: HandOver::default(),
+        }
+    }
+
+    fn tell_rpo(&mut self, shared: &Shared) {
+        let (rpo, threshold) = (shared.stats().rpo, shared.policy.rpo_threshold);
+        if !threshold.is_zero() && (rpo > threshold) != self.rpo_exceeded {
+            self.rpo_exceeded = !self.rpo_exceeded;
+            let kind = if self.rpo_exceeded { EventKind::RpoExceeded } else { EventKind::RpoMet };
+            shared.event(kind, format!("the RPO is {rpo:?}, its threshold {threshold:?}"));
+        }
+    }
+
+    fn mark(&mut self, shared: &Shared, now: Duration) {
+        if let Some(placed) = &self.point {
+            let Some(result) = shared.confirmed(placed) else { return };
+            self.point = None;
+            self.note_point(shared, result.map(drop));
         }
         let interval = shared.policy.crash_point_interval;
-        if !interval.is_zero()
-            && now.saturating_sub(last_point) >= interval
-            && !shared.is_stopping()
-            && !shared.is_handed_over()
+        if interval.is_zero()
+            || now.saturating_sub(self.last_point) < interval
+            || shared.is_stopping()
+            || shared.is_handed_over()
         {
-            last_point = now;
-            let result = shared.mark(PointKind::Crash, "");
-            if let Err(error) = &result
-                && !skipped
-            {
-                shared.event(EventKind::PointSkipped, error.to_string());
-            }
-            skipped = result.is_err();
+            return;
         }
+        self.last_point = now;
+        match shared.place_mark(PointKind::Crash, "", |mark| shared.tap.mark(mark)) {
+            Ok(placed) => self.point = Some(placed),
+            Err(error) => self.note_point(shared, Err(error)),
+        }
+    }
+
+    fn note_point(&mut self, shared: &Shared, result: Result<()>) {
+        if let Err(error) = &result
+            && !self.skipped
+        {
+            shared.event(EventKind::PointSkipped, error.to_string());
+        }
+        self.skipped = result.is_err();
+    }
+
+    fn clean(&mut self, shared: &Shared, now: Duration) {
         let tap = shared.tap.stats();
         let captured = tap.marked_regions.saturating_sub(tap.resync_regions);
-        let crowded = captured > shared.policy.marked_regions_max;
-        if crowded {
+        if captured > shared.policy.marked_regions_max {
             clean(shared, shared.tap.half_way());
-        } else if now.saturating_sub(last_clean) >= IDLE {
-            last_clean = now;
-            clean(shared, std::mem::replace(&mut idle_since, stats.last_sequence));
+        } else if now.saturating_sub(self.last_clean) >= IDLE {
+            self.last_clean = now;
+            clean(shared, std::mem::replace(&mut self.idle_since, tap.last_sequence));
         }
+    }
+}
+
+impl Task for Timer {
+    fn name(&self) -> &'static str {
+        "timer"
+    }
+
+    fn step(&mut self, shared: &Shared, _waker: &Waker) -> Next {
+        if shared.has_ended() {
+            return Next::Ended;
+        }
+        tell_mode_changes(shared);
+        self.hand_over.follow(shared);
+        let now = shared.clock.elapsed();
+        self.tell_rpo(shared);
+        self.mark(shared, now);
+        self.clean(shared, now);
+        Next::Later(TICK)
     }
 }
 
@@ -195,20 +174,5 @@ fn tell_mode_changes(shared: &Shared) {
         let message = format!("{} to {} ({})", change.from.name(), change.to.name(), change.cause);
         let kind = EventKind::ModeChanged { from: change.from, to: change.to, cause: change.cause };
         shared.event(kind, message);
-    }
-}
-
-/// Half of `pause` to all of it: the volumes that lost a vault together do not all come back at once.
-fn jittered(shared: &Shared, pause: Duration) -> Duration {
-    let mut random = [0];
-    shared.clock.fill_random(&mut random);
-    pause.mul_f64(0.5 + f64::from(random[0]) / 510.0)
-}
-
-/// Sleeps in short pieces, so that an end is noticed.
-fn sleep(shared: &Shared, pause: Duration) {
-    let start = shared.clock.elapsed();
-    while !shared.has_ended() && shared.clock.elapsed().saturating_sub(start) < pause {
-        std::thread::sleep(TICK.min(pause));
     }
 }

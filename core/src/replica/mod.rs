@@ -19,7 +19,6 @@ mod keys_tests;
 mod layers;
 mod lifecycle;
 mod overlay;
-mod parallel;
 mod restore;
 mod retention;
 #[cfg(test)]

@@ -9,16 +9,16 @@ pub(crate) mod gateway;
 pub(crate) mod mirror;
 
 use std::collections::VecDeque;
-use std::fs::File;
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use crate::clock::Clock;
+use crate::device::Files;
 use crate::error::{Error, ErrorKind, Result};
 use crate::journal::SegmentSummary;
+use crate::parallel;
 use crate::policy::{Policy, Throttle};
 use crate::replica::{Catalog, CatalogEdit, SegmentEntry, SourceIdentity, Stage};
 use crate::store::{PutOutcome, Store};
@@ -53,12 +53,13 @@ struct SpoolState {
 pub(crate) struct Spool {
     state: Mutex<SpoolState>,
     changed: Condvar,
+    files: Arc<dyn Files>,
     bytes_max: u64,
 }
 
 impl Spool {
-    pub(crate) fn new(bytes_max: u64) -> Self {
-        Self { state: Mutex::default(), changed: Condvar::new(), bytes_max }
+    pub(crate) fn new(files: Arc<dyn Files>, bytes_max: u64) -> Self {
+        Self { state: Mutex::default(), changed: Condvar::new(), files, bytes_max }
     }
 
     pub(crate) fn push(&self, spooled: Spooled) {
@@ -87,14 +88,17 @@ impl Spool {
         self.lock().queue.front().map(|spooled| spooled.summary.first_time)
     }
 
-    /// The oldest segments but the first `skipped`, at most `count`; waits up to `wait` for one.
-    fn oldest_batch(&self, skipped: usize, count: usize, wait: Duration) -> Vec<Spooled> {
-        let mut state = self.lock();
+    /// The oldest segments but the first `skipped`, at most `count`.
+    fn oldest_batch(&self, skipped: usize, count: usize) -> Vec<Spooled> {
+        self.lock().queue.iter().skip(skipped).take(count).cloned().collect()
+    }
+
+    /// Waits up to `wait` for a segment after the first `skipped`.
+    fn wait_for_more(&self, skipped: usize, wait: Duration) {
+        let state = self.lock();
         if state.queue.len() <= skipped {
-            state =
-                self.changed.wait_timeout(state, wait).unwrap_or_else(PoisonError::into_inner).0;
+            drop(self.changed.wait_timeout(state, wait));
         }
-        state.queue.iter().skip(skipped).take(count).cloned().collect()
     }
 
     /// Waits up to `wait` for the spool to be empty.
@@ -119,7 +123,7 @@ impl Spool {
         };
         for spooled in gone {
             // A file that stays is found at the next start to be in the catalog already, and removed then.
-            let _ = std::fs::remove_file(&spooled.path);
+            let _ = self.files.remove(&spooled.path);
         }
         self.changed.notify_all();
     }
@@ -133,13 +137,42 @@ impl Spool {
 #[derive(Default)]
 struct Unnamed {
     entries: Vec<SegmentEntry>,
+    /// When the first of them was put.
+    put_since: Option<Duration>,
     /// When the catalog was appended to last.
     named_at: Option<Duration>,
+}
+
+impl Unnamed {
+    fn clear(&mut self) {
+        self.entries.clear();
+        self.put_since = None;
+    }
+}
+
+/// What a call of [`Shipper::ship`] did.
+pub(crate) struct Shipped {
+    /// The last sequence in the catalog, when it named something.
+    pub named: Option<Sequence>,
+    /// When to call again.
+    pub next: ShipNext,
+}
+
+/// What shipping waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum ShipNext {
+    /// Nothing: there may be more in the spool.
+    Now,
+    /// Segments in the spool.
+    Segments,
+    /// Bandwidth, which is asked again after this time.
+    Bandwidth(Duration),
 }
 
 /// Moves segments from the spool to the vault.
 pub(crate) struct Shipper {
     store: Arc<dyn Store>,
+    files: Arc<dyn Files>,
     volume: String,
     catalog: Mutex<Catalog>,
     source: SourceIdentity,
@@ -157,6 +190,7 @@ pub(crate) struct Shipper {
 impl Shipper {
     pub(crate) fn new(
         store: Arc<dyn Store>,
+        files: Arc<dyn Files>,
         volume: String,
         catalog: Catalog,
         source: SourceIdentity,
@@ -165,6 +199,7 @@ impl Shipper {
     ) -> Self {
         Self {
             store,
+            files,
             volume,
             catalog: Mutex::new(catalog),
             source,
@@ -193,61 +228,86 @@ impl Shipper {
             .map_or(speed, |limit| if speed == 0 { limit } else { speed.min(limit) })
     }
 
-    /// Puts what waits, oldest first, and names it in the catalog when that is due, or at once when `urgent`. Returns the
-    /// last sequence in the catalog when it named something. Begins no put any more once `stopped`.
+    /// Puts what waits, oldest first, and names it in the catalog when that is due, or at once when `urgent`. Begins no
+    /// put any more once `stopped`.
     pub(crate) fn ship(
         &self,
         spool: &Spool,
-        wait: Duration,
         urgent: bool,
-        stopped: &(dyn Fn() -> bool + Sync),
-    ) -> Result<Option<Sequence>> {
+        stopped: &dyn Fn() -> bool,
+    ) -> Result<Shipped> {
         let mut unnamed = self.unnamed.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(last) = self.settle(spool, &mut unnamed)? {
-            return Ok(Some(last));
+            return Ok(Shipped { named: Some(last), next: ShipNext::Now });
         }
-        let batch = spool.oldest_batch(unnamed.entries.len(), BATCH_MAX, wait);
+        let batch = spool.oldest_batch(unnamed.entries.len(), BATCH_MAX);
         let start = self.clock.elapsed();
-        let mut bytes = 0;
-        for chunk in batch.chunks(self.puts_in_flight_max) {
-            for result in self.put_at_once(chunk, stopped) {
-                let Some(entry) = result? else { return Ok(None) };
+        let mut next = if batch.is_empty() { ShipNext::Segments } else { ShipNext::Now };
+        let (mut rest, mut bytes) = (batch.as_slice(), 0);
+        while !rest.is_empty() {
+            let (allowed, wait) = self.allowed(rest);
+            if let (0, Some(wait)) = (allowed, wait) {
+                next = ShipNext::Bandwidth(wait);
+                break;
+            }
+            if stopped() {
+                return Ok(Shipped { named: None, next });
+            }
+            let (chunk, after) = rest.split_at(allowed);
+            for result in parallel::all(chunk, |spooled| self.put(spooled)) {
+                let entry = result?;
                 bytes += entry.summary.stored_bytes;
+                unnamed.put_since.get_or_insert(start);
                 unnamed.entries.push(entry);
             }
+            rest = after;
             if self.clock.elapsed().saturating_sub(start) > BATCH_TIME {
                 break;
             }
         }
-        let named = self.name(spool, &mut unnamed, urgent)?;
+        let more = matches!(next, ShipNext::Bandwidth(_));
+        let named = self.name(spool, &mut unnamed, urgent, more)?;
         if bytes > 0 {
             self.note_speed(bytes, self.clock.elapsed().saturating_sub(start));
         }
-        Ok(named)
+        Ok(Shipped { named, next })
     }
 
-    /// Puts segments at the same time; `None` for those that were not begun because it is to stop.
-    fn put_at_once(
-        &self,
-        segments: &[Spooled],
-        stopped: &(dyn Fn() -> bool + Sync),
-    ) -> Vec<Result<Option<SegmentEntry>>> {
-        std::thread::scope(|scope| {
-            let put = |spooled| scope.spawn(move || self.put_in_turn(spooled, stopped));
-            let puts: Vec<_> = segments.iter().map(put).collect();
-            let ended = |put: std::thread::ScopedJoinHandle<'_, _>| {
-                put.join().unwrap_or_else(|_| Err(put_panicked()))
-            };
-            puts.into_iter().map(ended).collect()
-        })
+    /// How many of the oldest segments may be put at once now; when none, the time until the bandwidth is asked again.
+    fn allowed(&self, segments: &[Spooled]) -> (usize, Option<Duration>) {
+        for (number, spooled) in segments.iter().take(self.puts_in_flight_max).enumerate() {
+            if let Err(wait) = self.throttle.take(spooled.summary.stored_bytes) {
+                return (number, Some(wait));
+            }
+        }
+        (segments.len().min(self.puts_in_flight_max), None)
+    }
+
+    /// Waits up to `wait` for a segment that was not put.
+    pub(crate) fn wait_for_segments(&self, spool: &Spool, wait: Duration) {
+        let put = self.unnamed.lock().unwrap_or_else(PoisonError::into_inner).entries.len();
+        spool.wait_for_more(put, wait);
     }
 
     /// Names what was put, when it is time.
-    fn name(&self, spool: &Spool, unnamed: &mut Unnamed, urgent: bool) -> Result<Option<Sequence>> {
+    ///
+    /// Where there is `more`, which waits for bandwidth, it is put first, for a time.
+    fn name(
+        &self,
+        spool: &Spool,
+        unnamed: &mut Unnamed,
+        urgent: bool,
+        more: bool,
+    ) -> Result<Option<Sequence>> {
         let now = self.clock.elapsed();
+        let slow = unnamed.put_since.is_some_and(|put| now.saturating_sub(put) > BATCH_TIME);
+        let filling = more && !slow && unnamed.entries.len() < BATCH_MAX;
         let early =
             unnamed.named_at.is_some_and(|named| now.saturating_sub(named) < self.catalog_interval);
-        let waits = early && !urgent && unnamed.entries.len() < UNNAMED_MAX && !spool.is_crowded();
+        let waits = (early || filling)
+            && !urgent
+            && unnamed.entries.len() < UNNAMED_MAX
+            && !spool.is_crowded();
         if unnamed.entries.is_empty() || waits {
             return Ok(None);
         }
@@ -257,14 +317,14 @@ impl Shipper {
         self.unsure.store(appended.is_err(), Ordering::Relaxed);
         if appended.as_ref().is_err_and(|error| error.kind() == ErrorKind::Changed) {
             // Not everything that was put is where this version would be put.
-            unnamed.entries.clear();
+            unnamed.clear();
         }
         appended?;
         let last = catalog.last_sequence();
         drop(catalog);
         unnamed.named_at = Some(now);
         spool.shipped(unnamed.entries.len());
-        unnamed.entries.clear();
+        unnamed.clear();
         Ok(Some(last))
     }
 
@@ -295,24 +355,10 @@ impl Shipper {
         *speed += weight * (newest - *speed);
     }
 
-    /// Waits for bandwidth, then puts; `None` when stopped before.
-    fn put_in_turn(
-        &self,
-        spooled: &Spooled,
-        stopped: &(dyn Fn() -> bool + Sync),
-    ) -> Result<Option<SegmentEntry>> {
-        while let Err(wait) = self.throttle.take(spooled.summary.stored_bytes) {
-            if stopped() {
-                return Ok(None);
-            }
-            std::thread::sleep(wait);
-        }
-        self.put(spooled).map(Some)
-    }
-
     fn put(&self, spooled: &Spooled) -> Result<SegmentEntry> {
         let object = segment_object(&self.volume, &spooled.summary);
-        put_checked(&*self.store, &object, &spooled.path, spooled.summary.stored_bytes)?;
+        let length = spooled.summary.stored_bytes;
+        put_checked(&*self.store, &object, &*self.files, &spooled.path, length)?;
         Ok(SegmentEntry { object, summary: spooled.summary.clone() })
     }
 
@@ -354,7 +400,13 @@ fn fenced(volume: &str, owner: &SourceIdentity) -> Error {
 
 /// Puts the file at `path` as `object`. One that is there must be the same: put before by us, when its answer or what
 /// followed was lost, and by nobody else; else `Corrupt`.
-pub(crate) fn put_checked(store: &dyn Store, object: &str, path: &Path, length: u64) -> Result<()> {
+pub(crate) fn put_checked(
+    store: &dyn Store,
+    object: &str,
+    files: &dyn Files,
+    path: &Path,
+    length: u64,
+) -> Result<()> {
     if store.put_file(object, path)? == PutOutcome::Created {
         return Ok(());
     }
@@ -367,13 +419,17 @@ pub(crate) fn put_checked(store: &dyn Store, object: &str, path: &Path, length: 
     if found != length {
         return Err(other(0).expected(format_args!("{length} bytes")).found(found));
     }
-    let io = |error| Error::io("read segment", path.display(), error);
-    let file = File::open(path).map_err(io)?;
-    let mut ours = vec![0; COMPARED_BYTES];
+    let ours = files.map(path)?;
+    let ours = (*ours).as_ref();
+    if ours.len() as u64 != length {
+        return Err(Error::new(ErrorKind::Corrupt, "read segment", path.display())
+            .expected(format_args!("{length} bytes"))
+            .found(ours.len()));
+    }
     for at in (0..length).step_by(COMPARED_BYTES) {
-        let ours = &mut ours[..(length - at).min(COMPARED_BYTES as u64) as usize];
-        file.read_exact_at(ours, at).map_err(io)?;
-        if store.get(object, at..at + ours.len() as u64)? != ours {
+        let end = length.min(at + COMPARED_BYTES as u64);
+        let ours = &ours[at as usize..end as usize];
+        if store.get(object, at..end)? != ours {
             return Err(other(at).expected("the same bytes").found("others"));
         }
     }
@@ -388,8 +444,4 @@ pub(crate) fn segment_object(volume: &str, summary: &SegmentSummary) -> String {
 /// Path of a sealed segment in a spool directory.
 pub(crate) fn spool_path(directory: &Path, summary: &SegmentSummary) -> PathBuf {
     directory.join(summary.object_name())
-}
-
-fn put_panicked() -> Error {
-    Error::new(ErrorKind::Unavailable, "ship segment", "vault").message("the store panicked")
 }

@@ -28,6 +28,7 @@ use self::format::{Gone, Member, TAIL_BYTES_MAX, Table, parse_name, span_of};
 pub(crate) use self::format::{PACK_DATA_BYTES_MAX, PACK_MEMBERS_MAX};
 use super::{ObjectInfo, PutOutcome, Store};
 use crate::error::{Error, ErrorKind, Result};
+use crate::parallel;
 
 /// Volumes whose packs are remembered.
 const VOLUMES_MAX: usize = 256;
@@ -186,17 +187,7 @@ impl PackedStore {
     fn members(&self, volume: &str, listing: &Listing) -> Result<Vec<ObjectInfo>> {
         let mut found = Vec::new();
         for some in listing.packs.chunks(TABLES_AT_ONCE) {
-            let tables: Vec<Result<Arc<Table>>> = std::thread::scope(|scope| {
-                let read = |listed: &'_ Listed| {
-                    let pack = listed.pack.clone();
-                    scope.spawn(move || pack.table(&*self.inner))
-                };
-                let reads: Vec<_> = some.iter().map(read).collect();
-                reads
-                    .into_iter()
-                    .map(|read| read.join().unwrap_or_else(|_| Err(panicked())))
-                    .collect()
-            });
+            let tables = parallel::all(some, |listed| listed.pack.table(&*self.inner));
             for (listed, table) in some.iter().zip(tables) {
                 let Some(table) = readable(table)? else { continue };
                 let there =
@@ -420,8 +411,4 @@ fn segment(name: &str) -> Option<Segment<'_>> {
 fn volume_of_pack(name: &str) -> Option<&str> {
     let (volume, rest) = name.strip_prefix("volumes/")?.split_once('/')?;
     rest.starts_with("packs/").then_some(volume)
-}
-
-fn panicked() -> Error {
-    Error::new(ErrorKind::Unavailable, "read pack", "store").message("the store panicked")
 }

@@ -1,20 +1,22 @@
-//! Many requests at once, for segments in a store where each read is a round trip.
+//! Many requests at once, for stores where each is a round trip.
 
+#[cfg(any(test, feature = "testing"))]
+use std::cell::Cell;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::error::{Error, ErrorKind, Result};
 
 /// Requests in flight at once. Memory: each holds the end of a segment, or a frame.
-pub(super) const REQUESTS: usize = 16;
+pub(crate) const REQUESTS: usize = 16;
 
 /// The results of `work` on each item, in order; on one thread each, at most [`REQUESTS`] at once, when they are `remote`.
 /// After a failure no more items are begun, and the first of them in order is returned.
-pub(super) fn each<T: Sync, R: Send>(
+pub(crate) fn each<T: Sync, R: Send>(
     items: &[T],
     remote: bool,
     work: impl Fn(&T) -> Result<R> + Sync,
 ) -> Result<Vec<R>> {
-    if !remote || items.len() < 2 {
+    if !remote || items.len() < 2 || is_alone() {
         return items.iter().map(work).collect();
     }
     let next = AtomicUsize::new(0);
@@ -42,8 +44,47 @@ pub(super) fn each<T: Sync, R: Send>(
     results.into_iter().map(|(_, result)| result).collect()
 }
 
+/// The results of `work` on all items, in order; on one thread each.
+pub(crate) fn all<T: Sync, R: Send>(
+    items: &[T],
+    work: impl Fn(&T) -> Result<R> + Sync,
+) -> Vec<Result<R>> {
+    if items.len() < 2 || is_alone() {
+        return items.iter().map(work).collect();
+    }
+    let work = &work;
+    std::thread::scope(|scope| {
+        let threads: Vec<_> = items.iter().map(|item| scope.spawn(move || work(item))).collect();
+        let ended = |thread: std::thread::ScopedJoinHandle<'_, _>| {
+            thread.join().unwrap_or_else(|_| Err(panicked()))
+        };
+        threads.into_iter().map(ended).collect()
+    })
+}
+
 fn panicked() -> Error {
-    Error::new(ErrorKind::Unavailable, "read from", "the store").message("the store panicked")
+    Error::new(ErrorKind::Unavailable, "ask", "the store").message("the store panicked")
+}
+
+#[cfg(any(test, feature = "testing"))]
+thread_local! {
+    static ALONE: Cell<bool> = const { Cell::new(false) };
+}
+
+/// From now on this thread does everything itself, one after the other: a simulation replays exactly. Feature `testing`.
+#[cfg(any(test, feature = "testing"))]
+pub fn stay_on_this_thread() {
+    ALONE.set(true);
+}
+
+#[cfg(any(test, feature = "testing"))]
+fn is_alone() -> bool {
+    ALONE.get()
+}
+
+#[cfg(not(any(test, feature = "testing")))]
+const fn is_alone() -> bool {
+    false
 }
 
 #[cfg(test)]

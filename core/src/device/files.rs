@@ -1,0 +1,175 @@
+//! The local files of an agent: identity, dirty map and spool.
+//!
+//! They go through [`Files`] and not to the system directly, so that a simulation can put a disk under them that tears
+//! and loses what was not synced, fails and fills up.
+
+#![allow(unsafe_code, reason = "the dirty map is memory-mapped")]
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use memmap2::MmapMut;
+use rustix::fs::FlockOperation;
+
+use super::MappedFile;
+use crate::error::{Error, Result};
+
+/// A file that is being written, from its beginning on.
+pub trait NewFile: Send {
+    /// Appends all of `bytes`.
+    fn append(&mut self, bytes: &[u8]) -> io::Result<()>;
+    /// Makes the content durable, not the name. After a failure nothing in the file can be trusted.
+    fn sync(&mut self) -> io::Result<()>;
+}
+
+/// A file of fixed length as memory that may be changed.
+pub trait MappedBytes: Send {
+    /// All of it.
+    fn bytes(&self) -> &[u8];
+    /// All of it, to change. What is changed may become durable at any time before it is synced.
+    fn bytes_mut(&mut self) -> &mut [u8];
+    /// Makes a range durable.
+    fn sync(&self, offset: usize, length: usize) -> io::Result<()>;
+}
+
+/// Files by path, with the rules of POSIX: what was synced survives a power failure, a name once its directory was
+/// synced. May be used from any thread.
+pub trait Files: Send + Sync {
+    /// Makes a directory and those above it; fine when it is there.
+    fn create_directory(&self, path: &Path) -> io::Result<()>;
+    /// Locks a file, created when it is absent, until the result is dropped. `WouldBlock` while another has it.
+    fn lock(&self, path: &Path) -> io::Result<Box<dyn Send + Sync>>;
+    /// A new file; `AlreadyExists` when there is one.
+    fn create(&self, path: &Path) -> io::Result<Box<dyn NewFile>>;
+    /// The whole content of a file.
+    fn read(&self, path: &Path) -> io::Result<Vec<u8>>;
+    /// The content of a file that does not change any more, without reading it at once.
+    fn map(&self, path: &Path) -> Result<Box<dyn AsRef<[u8]> + Send + Sync>>;
+    /// The content of a file to change in place, whose length stays.
+    fn map_mut(&self, path: &Path) -> io::Result<Box<dyn MappedBytes>>;
+    /// Whether there is something at `path`.
+    fn exists(&self, path: &Path) -> bool;
+    /// Gives a file another name, in place of what had it.
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
+    /// Removes a file.
+    fn remove(&self, path: &Path) -> io::Result<()>;
+    /// The paths in a directory, sorted.
+    fn list(&self, directory: &Path) -> io::Result<Vec<PathBuf>>;
+    /// Makes the names in a directory durable.
+    fn sync_directory(&self, directory: &Path) -> io::Result<()>;
+}
+
+/// The files of the operating system.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct SystemFiles;
+
+impl Files for SystemFiles {
+    fn create_directory(&self, path: &Path) -> io::Result<()> {
+        fs::create_dir_all(path)
+    }
+
+    fn lock(&self, path: &Path) -> io::Result<Box<dyn Send + Sync>> {
+        let file = OpenOptions::new().create(true).truncate(false).write(true).open(path)?;
+        rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive)?;
+        Ok(Box::new(file))
+    }
+
+    fn create(&self, path: &Path) -> io::Result<Box<dyn NewFile>> {
+        Ok(Box::new(OpenOptions::new().write(true).create_new(true).open(path)?))
+    }
+
+    fn read(&self, path: &Path) -> io::Result<Vec<u8>> {
+        fs::read(path)
+    }
+
+    fn map(&self, path: &Path) -> Result<Box<dyn AsRef<[u8]> + Send + Sync>> {
+        Ok(Box::new(MappedFile::open(path)?))
+    }
+
+    fn map_mut(&self, path: &Path) -> io::Result<Box<dyn MappedBytes>> {
+        let file = OpenOptions::new().read(true).write(true).open(path)?;
+        // SAFETY: the file has its full length, which nobody changes while the locked state directory is ours; bytes
+        // may be read as any value, so a change from outside is a wrong bit, not undefined behaviour of ours.
+        let map = unsafe { MmapMut::map_mut(&file) }?;
+        Ok(Box::new(map))
+    }
+
+    fn exists(&self, path: &Path) -> bool {
+        path.exists()
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        fs::rename(from, to)
+    }
+
+    fn remove(&self, path: &Path) -> io::Result<()> {
+        fs::remove_file(path)
+    }
+
+    fn list(&self, directory: &Path) -> io::Result<Vec<PathBuf>> {
+        let entries = fs::read_dir(directory)?;
+        let mut paths = entries.map(|entry| Ok(entry?.path())).collect::<io::Result<Vec<_>>>()?;
+        paths.sort();
+        Ok(paths)
+    }
+
+    fn sync_directory(&self, directory: &Path) -> io::Result<()> {
+        File::open(directory)?.sync_all()
+    }
+}
+
+impl NewFile for File {
+    fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.write_all(bytes)
+    }
+
+    fn sync(&mut self) -> io::Result<()> {
+        self.sync_data()
+    }
+}
+
+impl MappedBytes for MmapMut {
+    fn bytes(&self) -> &[u8] {
+        self
+    }
+
+    fn bytes_mut(&mut self) -> &mut [u8] {
+        self
+    }
+
+    fn sync(&self, offset: usize, length: usize) -> io::Result<()> {
+        self.flush_range(offset, length)
+    }
+}
+
+/// Removes a file; fine when there is none.
+pub(crate) fn remove_if_there(files: &dyn Files, path: &Path) -> Result<()> {
+    match files.remove(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(Error::io("remove", path.display(), error))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Writes a whole file durably in place of the one before: under another name first, so that no crash leaves a part of it.
+pub(crate) fn replace_file(
+    files: &dyn Files,
+    path: &Path,
+    temporary: &Path,
+    pieces: impl IntoIterator<Item = impl AsRef<[u8]>>,
+) -> io::Result<()> {
+    match files.remove(temporary) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let mut file = files.create(temporary)?;
+    for piece in pieces {
+        file.append(piece.as_ref())?;
+    }
+    file.sync()?;
+    drop(file);
+    files.rename(temporary, path)?;
+    files.sync_directory(path.parent().unwrap_or(Path::new(".")))
+}
