@@ -41,6 +41,8 @@ pub use policy::{
 };
 #[cfg(feature = "tls")]
 pub use protect::GroupJoin;
+#[cfg(any(test, feature = "testing"))]
+pub use protect::{PlacedPoint, SteppedProtection, SteppedTask};
 pub use protect::{Protection, ProtectionOptions, ProtectionStats};
 #[cfg(feature = "gateway")]
 pub use ship::gateway::{Acknowledge, Gateway, GatewayOptions, GatewayStats};

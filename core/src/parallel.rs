@@ -73,7 +73,7 @@ thread_local! {
 
 /// From now on this thread does everything itself, one after the other: a simulation replays exactly. Feature `testing`.
 #[cfg(any(test, feature = "testing"))]
-pub fn stay_on_this_thread() {
+pub(crate) fn stay_on_this_thread() {
     ALONE.set(true);
 }
 

@@ -15,7 +15,7 @@ use super::divergence::{self, Divergence};
 use super::options::chosen;
 use super::start::{cancel_in, prepare, remove, request, requested_id, take_identity};
 use crate::clock::Clock;
-use crate::device::{BlockDevice, Durability, Unmap};
+use crate::device::{BlockDevice, Durability, SystemFiles, Unmap};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::EventSink;
 use crate::extent::{Extent, ExtentSet};
@@ -68,7 +68,7 @@ impl Follower {
         disk: Arc<dyn BlockDevice>,
         clock: Arc<dyn Clock>,
     ) -> Result<Self> {
-        let state = StateDirectory::open(state.as_ref())?;
+        let state = StateDirectory::open(Arc::new(SystemFiles), state.as_ref())?;
         if Provisional::read(&state)?.is_some_and(|under_way| under_way.home) {
             // A failback that was killed before it was committed: the disk may hold writes of its own.
             abandon(&vault, volume, &state, &*clock)?;

@@ -8,6 +8,7 @@ use super::options::{ChosenState, FailoverOptions, chosen};
 use super::over::{FailedOver, Started};
 use crate::capture::{DirtyMap, DirtyMapParams};
 use crate::clock::Clock;
+use crate::device::SystemFiles;
 use crate::error::{Error, ErrorKind, Result};
 use crate::protect::provisional::{Provisional, cut, host};
 use crate::protect::state::{Identity, StateDirectory, new_source};
@@ -28,7 +29,7 @@ impl FailoverOptions {
     pub fn start(self) -> Result<FailedOver> {
         let begun = self.clock.elapsed();
         self.policy.validate()?;
-        let state = StateDirectory::open(&self.state)?;
+        let state = StateDirectory::open(Arc::new(SystemFiles), &self.state)?;
         let mut replica = self.vault.replica(&self.volume)?;
         self.check_size(&replica)?;
         self.check_state(&state, &replica)?;
@@ -268,7 +269,7 @@ pub(super) fn request(
 /// Gives up a failover that is not committed: the catalog says so first, then what the state directory has is dropped. The
 /// source goes on as before. May be repeated; without anything under way nothing is done.
 pub fn cancel(vault: &Vault, volume: &str, state: &Path, clock: &dyn Clock) -> Result<()> {
-    let state = StateDirectory::open(state)?;
+    let state = StateDirectory::open(Arc::new(SystemFiles), state)?;
     cancel_in(vault, volume, &state, clock)
 }
 

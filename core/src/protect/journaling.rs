@@ -234,7 +234,11 @@ fn seal(shared: &Shared, open: &mut Option<Open>) -> Result<()> {
     let io = |error| Error::io("name segment", path.display(), error);
     let files = shared.state.files();
     files.rename(sink.path(), &path).map_err(io)?;
-    files.sync_directory(&shared.state.spool()).map_err(io)?;
+    if let Err(error) = files.sync_directory(&shared.state.spool()) {
+        // It counts as lost, and must not be found in the spool beside what the journal goes on with.
+        let _ = files.remove(&path);
+        return Err(io(error));
+    }
     {
         let mut journal = shared.journal();
         journal.durable = summary.last_sequence;

@@ -18,6 +18,8 @@ mod resync;
 mod retention;
 mod shipping;
 pub(crate) mod state;
+#[cfg(any(test, feature = "testing"))]
+mod stepped;
 pub(crate) mod surrender;
 mod task;
 mod timer;
@@ -29,6 +31,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
+#[cfg(any(test, feature = "testing"))]
+pub use stepped::{PlacedPoint, SteppedProtection, SteppedTask};
 
 use self::provisional::Provisional;
 use self::task::Task;
@@ -144,6 +148,7 @@ impl ProtectionOptions {
 
     /// As [`ProtectionOptions::open`], with a state directory that is open already.
     pub(crate) fn open_with(self, state: state::StateDirectory) -> Result<Protection> {
+        self.policy.validate()?;
         let (shared, baseline) = self.recover(state)?;
         let tasks = tasks(&shared, baseline);
         Ok(Protection {
@@ -154,7 +159,6 @@ impl ProtectionOptions {
 
     /// Opens the volume and finds what must be read again, for tasks that are to be started.
     fn recover(self, state: state::StateDirectory) -> Result<(Arc<Shared>, resync::Baseline)> {
-        self.policy.validate()?;
         let applications = applications::chosen(self.applications.clone(), &self.policy)?;
         let Claim { replica, source, provisional } = self.claim(&state)?;
         let info = replica.info().clone();
@@ -468,12 +472,7 @@ impl Protection {
 
     /// Reads the whole disk again, beside the writes. Older points stay usable; none is marked until it is complete.
     pub fn resync(&self) -> Result<()> {
-        let regions =
-            self.shared.info.device_bytes.div_ceil(self.shared.policy.region_bytes).max(1);
-        let all = RegionRange { first: 0, last: regions - 1 };
-        self.shared.dirty().mark(&[all])?;
-        self.shared.tap.require_resync(&[all], Cause::Requested);
-        Ok(())
+        self.shared.resync()
     }
 
     /// Makes a failover to here final: the old source is fenced, and what was captured since the failover began is shipped.
@@ -491,22 +490,13 @@ impl Protection {
     /// Every writer must be gone before: an NBD server is stopped first.
     pub fn stop(mut self, limit: Duration) -> Result<()> {
         let shared = self.shared.clone();
-        shared.stopping.store(true, Ordering::Release);
-        // A point that is being made is finished first.
-        drop(shared.quiescing.lock());
-        shared.volume.device().flush()?;
-        let drained = || shared.journal().durable >= shared.tap.stats().last_sequence;
-        let journaled = self.wait(limit.max(Duration::from_secs(10)), "journal", drained);
+        shared.begin_stop()?;
+        let limit_journal = limit.max(Duration::from_secs(10));
+        let journaled = self.wait(limit_journal, "journal", || shared.is_journaled());
         shared.spool.wait_empty(limit);
         self.end();
         journaled?;
-        let last = shared.tap.stats().last_sequence;
-        let durable = shared.journal().durable;
-        let cleaned = shared.tap.clean(durable);
-        let stop = recover::clean_stop(&**shared.volume.device(), last)?;
-        let mut dirty = shared.dirty();
-        dirty.clear(&cleaned)?;
-        dirty.end_session(stop)
+        shared.leave_clean()
     }
 
     fn wait(&self, limit: Duration, what: &'static str, done: impl Fn() -> bool) -> Result<()> {
@@ -533,10 +523,7 @@ impl Protection {
 
     /// Ends the tasks.
     fn end(&mut self) {
-        self.shared.stopping.store(true, Ordering::Release);
-        self.shared.ended.store(true, Ordering::Release);
-        self.shared.tap.close();
-        self.shared.spool.wake();
+        self.shared.end();
         for task in self.tasks.drain(..) {
             task.thread().unpark();
             // A task that panicked has told so; the state it leaves is that of a crash.
@@ -850,6 +837,44 @@ impl Shared {
         let message = format!("epoch {epoch} begins after sequence {at}");
         self.event(EventKind::FailoverCommitted, message);
         Ok(())
+    }
+
+    fn resync(&self) -> Result<()> {
+        let regions = self.info.device_bytes.div_ceil(self.policy.region_bytes).max(1);
+        let all = RegionRange { first: 0, last: regions - 1 };
+        self.dirty().mark(&[all])?;
+        self.tap.require_resync(&[all], Cause::Requested);
+        Ok(())
+    }
+
+    fn begin_stop(&self) -> Result<()> {
+        self.stopping.store(true, Ordering::Release);
+        // A point that is being made is finished first.
+        drop(self.quiescing.lock());
+        self.volume.device().flush()
+    }
+
+    fn is_journaled(&self) -> bool {
+        self.journal().durable >= self.tap.stats().last_sequence
+    }
+
+    /// Makes the tasks return.
+    fn end(&self) {
+        self.stopping.store(true, Ordering::Release);
+        self.ended.store(true, Ordering::Release);
+        self.tap.close();
+        self.spool.wake();
+    }
+
+    /// Leaves a dirty map that says that the session ended cleanly.
+    fn leave_clean(&self) -> Result<()> {
+        let last = self.tap.stats().last_sequence;
+        let durable = self.journal().durable;
+        let cleaned = self.tap.clean(durable);
+        let stop = recover::clean_stop(&**self.volume.device(), last)?;
+        let mut dirty = self.dirty();
+        dirty.clear(&cleaned)?;
+        dirty.end_session(stop)
     }
 
     fn event(&self, kind: EventKind, message: String) {

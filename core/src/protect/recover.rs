@@ -107,7 +107,22 @@ pub(super) fn sealed_in_spool(
         }
     }
     spool.segments.sort_by_key(|(_, summary)| (summary.epoch, summary.first_sequence));
+    put_superseded_aside(state, &mut spool)?;
     Ok(spool)
+}
+
+/// Of segments that follow the same one, the newest counts: the journal gave the others up for lost and went on without
+/// them, in an interval without order that covers what they hold.
+fn put_superseded_aside(state: &StateDirectory, spool: &mut SealedSpool) -> Result<()> {
+    let mut kept: Vec<(PathBuf, SegmentSummary)> = Vec::new();
+    for (path, summary) in std::mem::take(&mut spool.segments) {
+        while let Some((old, _)) = kept.pop_if(|(_, before)| before.previous == summary.previous) {
+            spool.notes.push(put_aside(state, &old, "the journal went on without it")?);
+        }
+        kept.push((path, summary));
+    }
+    spool.segments = kept;
+    Ok(())
 }
 
 /// Puts a segment that does not fit aside; says so.

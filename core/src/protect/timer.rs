@@ -1,7 +1,6 @@
 //! The tasks that come round: marking regions for writers, and what happens by the clock (points, cleaning the dirty map,
 //! events, handing over).
 
-use std::sync::atomic::Ordering;
 use std::task::Waker;
 use std::time::Duration;
 

@@ -17,6 +17,7 @@ use std::time::Duration;
 
 use super::Progress;
 use super::catalog::{CatalogEdit, SegmentEntry};
+use super::parallel;
 use super::retention::{Fold, FoldReason, RetentionPlan, plan, stored_bytes};
 use super::vault::Replica;
 use super::verify::Finding;
@@ -26,7 +27,6 @@ use crate::journal::{
     FileSink, Segment, SegmentKind, SegmentSink, SegmentSummary, merge, merged_data_bytes,
     open_mapped,
 };
-use crate::parallel;
 use crate::policy::{Compression, RetentionPolicy};
 use crate::store::{PutOutcome, Store};
 use crate::units::{Sequence, Timestamp};

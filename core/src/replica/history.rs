@@ -25,7 +25,8 @@ pub struct TimelineEntry {
     pub folded: bool,
 }
 
-/// The unordered intervals of a catalog: each from its begin up to, not including, its end.
+/// The unordered intervals of a catalog: each from its begin up to, not including, its end. What was before the first record
+/// is one.
 #[derive(Default)]
 pub(super) struct Intervals(Vec<(Sequence, Sequence)>);
 
@@ -92,13 +93,20 @@ impl Catalog {
         let last = self.segments().last()?.summary.last_sequence;
         match self.unordered_intervals().open_from() {
             None => Some(last),
-            Some(begin) => Some(Sequence(begin.0.saturating_sub(1))).filter(|s| s.0 > 0),
+            Some(begin) => {
+                let before = Sequence(begin.0.saturating_sub(1));
+                Some(before).filter(|s| s.0 > 0 && self.is_ordered_at(*s))
+            }
         }
     }
 
     pub(super) fn unordered_intervals(&self) -> Intervals {
         let mut intervals = Vec::new();
         let mut begun: Option<Sequence> = None;
+        // Records before the first one were lost before they arrived: the volume was never empty then.
+        if let Some(first) = self.segments().first().map(|entry| entry.summary.first_sequence) {
+            intervals.push((Sequence(1), first));
+        }
         for change in self.segments().iter().flat_map(|entry| &entry.summary.order_changes) {
             match (change.begin, begun) {
                 (Some(_), None) => begun = Some(change.sequence),

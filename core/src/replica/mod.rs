@@ -30,6 +30,7 @@ mod verify;
 mod versions;
 mod view;
 
+use crate::parallel;
 pub use annotations::{
     ANNOTATION_BYTES_MAX, Commitment, PINS_MAX, Pin, PinUntil, Verdict, VerdictKind,
 };

@@ -8,12 +8,11 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-use super::Progress;
 use super::view::{Piece, View};
+use super::{Progress, parallel};
 use crate::device::{BlockDevice, DirectIo, Durability, FileDevice, FileDeviceOptions, Unmap};
 use crate::error::{Error, ErrorKind, Result};
 use crate::extent::{Extent, ExtentSet};
-use crate::parallel;
 use crate::units::Sequence;
 
 /// Threads that decode and write; more where each frame is a request to a store.

@@ -25,7 +25,7 @@ use super::restore::{RestoreReport, RestoreTarget};
 use super::retention::RetentionPlan;
 use super::verify::VerifyReport;
 use super::view::{View, ViewOptions};
-use super::{Progress, changes, restore, retention, verify};
+use super::{Progress, changes, parallel, restore, retention, verify};
 use crate::clock::Clock;
 use crate::error::{Error, ErrorKind, Result};
 use crate::extent::ExtentSet;
@@ -33,7 +33,6 @@ use crate::journal::{
     KeyRing, MarkEntry, ObjectSource, PointKind, Segment, SegmentKind, SegmentSource,
     SegmentSummary, WrappingKey,
 };
-use crate::parallel;
 use crate::policy::RetentionPolicy;
 use crate::store::{PROBE_PREFIX, PackedStore, PutOutcome, Store, check_put_if_absent, get_all};
 use crate::units::{ChainHash, Epoch, KeyId, PointId, Sequence, Timestamp, VolumeId};

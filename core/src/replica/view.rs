@@ -7,6 +7,7 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use super::parallel;
 use super::vault::VolumeInfo;
 use crate::device::{Allocation, BlockDevice, Discarded, Durability, Unmap, read_only_error};
 use crate::error::{Error, ErrorKind, Result};
