@@ -74,7 +74,7 @@ test-c: packages  ## The C and C++ tests and examples alone: plain, AddressSanit
 	ffi/tests/run
 
 test-long: packages servers install  ## Long sweeps
-	cargo test --release -p hrl --features cloud,gateway -- --ignored --nocapture --test-threads=1
+	cargo test --release -p hrl --features cloud,gateway,plan -- --ignored --nocapture --test-threads=1
 	cargo test --release -p hrl-ffi --features tls
 	$(MAKE) fuzz
 
@@ -103,7 +103,7 @@ man: $(STAMP)  ## Manual page of the command, hrl.1
 	$(VENV)/bin/python -m hrl.cli.manual > hrl.1
 
 doc:  ## API documentation
-	RUSTDOCFLAGS="-D warnings" cargo doc --no-deps -p hrl --features cloud
+	RUSTDOCFLAGS="-D warnings" cargo doc --no-deps -p hrl --features cloud,plan
 
 clean:  ## Remove what was built
 	cargo clean

@@ -11,6 +11,7 @@ mod event;
 mod extent;
 pub mod failover;
 pub mod journal;
+mod json;
 mod parallel;
 pub mod planner;
 mod point;

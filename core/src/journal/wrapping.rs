@@ -71,6 +71,12 @@ impl WrappingKey {
         KeyId(hash[..16].try_into().expect("16 bytes"))
     }
 
+    /// Derives a key for `context`, a constant unique to the use.
+    #[cfg(feature = "plan")]
+    pub(crate) fn derive(&self, context: &'static str) -> [u8; 32] {
+        blake3::derive_key(context, &self.0)
+    }
+
     /// Wraps the key of a volume for storage beside it.
     pub fn wrap(&self, key: &VolumeKey, volume: VolumeId, clock: &dyn Clock) -> Vec<u8> {
         let mut nonce = [0; 24];

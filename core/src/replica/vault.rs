@@ -182,6 +182,16 @@ impl Vault {
         &self.objects
     }
 
+    #[cfg(feature = "plan")]
+    pub(crate) fn clock(&self) -> &Arc<dyn Clock> {
+        &self.clock
+    }
+
+    #[cfg(feature = "plan")]
+    pub(crate) fn wrapping_key(&self) -> Option<&WrappingKey> {
+        self.wrapping_key.as_ref()
+    }
+
     /// The volumes, by name.
     pub fn volumes(&self) -> Result<Vec<VolumeInfo>> {
         let objects = self.objects.list("volumes/")?;
@@ -645,6 +655,28 @@ impl Replica {
         let segment = self.opened(ObjectSource::open_sized(&self.store, object, length)?)?;
         entry.check(&segment)?;
         Ok(segment)
+    }
+
+    /// When a state was: the time of the last record up to `sequence`. `None` before the first.
+    #[cfg(feature = "plan")]
+    pub(crate) fn time_of(&self, sequence: Sequence) -> Result<Option<Timestamp>> {
+        let entries = self.catalog.segments();
+        let end = entries.partition_point(|entry| entry.summary.first_sequence <= sequence);
+        let Some(entry) = entries[..end].last() else { return Ok(None) };
+        if entry.summary.last_sequence <= sequence {
+            return Ok(Some(entry.summary.last_time));
+        }
+        let segment = self.open_segment(&entry.object)?;
+        let mut found = None;
+        for number in 0..segment.frame_count() {
+            for record in segment.frame(number)?.records() {
+                let record = record?;
+                if record.sequence <= sequence {
+                    found = Some(record.time);
+                }
+            }
+        }
+        Ok(found)
     }
 
     fn check_ordered(&self, sequence: Sequence) -> Result<()> {

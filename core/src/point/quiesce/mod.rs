@@ -11,7 +11,6 @@
 mod applications;
 mod child;
 mod filesystem;
-mod json;
 mod locate;
 mod mariadb;
 mod order;

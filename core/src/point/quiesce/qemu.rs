@@ -11,11 +11,11 @@ use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::json::Json;
 use super::provider::{Deadline, Hold, Occasion, Prepared, Provider, Rank, too_late};
 use super::spec::Spec;
 use crate::clock::{Clock, SystemClock};
 use crate::error::{Error, ErrorKind, Result};
+use crate::json::Json;
 
 const DELIMITER: u8 = 0xff;
 /// Longest answer.

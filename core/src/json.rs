@@ -1,8 +1,10 @@
-//! As much JSON as the QEMU guest agent's answers need: total, bounded, without numbers beyond whole ones.
+//! As much JSON as guest agents and the records of plans need: reading is total and bounded, numbers are whole ones.
+
+use std::fmt;
 
 /// A value; numbers keep their text.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Json {
+pub(crate) enum Json {
     Null,
     Bool(bool),
     Number(String),
@@ -15,25 +17,122 @@ const DEPTH_MAX: u32 = 16;
 
 impl Json {
     /// The value that `text` is, and nothing else; `None` where it is none.
-    pub(super) fn parse(text: &str) -> Option<Self> {
+    pub(crate) fn parse(text: &str) -> Option<Self> {
         let mut parser = Parser { rest: text.trim() };
         let value = parser.value(DEPTH_MAX)?;
         parser.rest.trim().is_empty().then_some(value)
     }
 
     /// A member of an object.
-    pub(super) fn get(&self, name: &str) -> Option<&Self> {
+    pub(crate) fn get(&self, name: &str) -> Option<&Self> {
         let Self::Object(members) = self else { return None };
         members.iter().find(|(known, _)| known == name).map(|(_, value)| value)
     }
 
-    pub(super) fn text(&self) -> Option<&str> {
+    pub(crate) fn text(&self) -> Option<&str> {
         if let Self::Text(text) = self { Some(text) } else { None }
     }
 
-    pub(super) fn number(&self) -> Option<u64> {
+    #[cfg(feature = "plan")]
+    pub(crate) fn array(&self) -> &[Self] {
+        if let Self::Array(items) = self { items } else { &[] }
+    }
+
+    pub(crate) fn number(&self) -> Option<u64> {
         if let Self::Number(digits) = self { digits.parse().ok() } else { None }
     }
+}
+
+/// One line of JSON.
+impl fmt::Display for Json {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Null => f.write_str("null"),
+            Self::Bool(value) => write!(f, "{value}"),
+            Self::Number(digits) => f.write_str(digits),
+            Self::Text(text) => write_text(f, text),
+            Self::Array(items) => {
+                f.write_str("[")?;
+                for (at, item) in items.iter().enumerate() {
+                    write!(f, "{}{item}", if at == 0 { "" } else { "," })?;
+                }
+                f.write_str("]")
+            }
+            Self::Object(members) => {
+                f.write_str("{")?;
+                for (at, (name, value)) in members.iter().enumerate() {
+                    f.write_str(if at == 0 { "" } else { "," })?;
+                    write_text(f, name)?;
+                    write!(f, ":{value}")?;
+                }
+                f.write_str("}")
+            }
+        }
+    }
+}
+
+fn write_text(f: &mut fmt::Formatter<'_>, text: &str) -> fmt::Result {
+    f.write_str("\"")?;
+    for character in text.chars() {
+        match character {
+            '"' => f.write_str("\\\"")?,
+            '\\' => f.write_str("\\\\")?,
+            '\n' => f.write_str("\\n")?,
+            control if control < ' ' || control == '\u{7f}' => {
+                write!(f, "\\u{:04x}", u32::from(control))?;
+            }
+            other => write!(f, "{other}")?,
+        }
+    }
+    f.write_str("\"")
+}
+
+#[cfg(feature = "plan")]
+impl From<&str> for Json {
+    fn from(text: &str) -> Self {
+        Self::Text(text.to_owned())
+    }
+}
+
+#[cfg(feature = "plan")]
+impl From<String> for Json {
+    fn from(text: String) -> Self {
+        Self::Text(text)
+    }
+}
+
+#[cfg(feature = "plan")]
+impl From<bool> for Json {
+    fn from(value: bool) -> Self {
+        Self::Bool(value)
+    }
+}
+
+#[cfg(feature = "plan")]
+impl From<u64> for Json {
+    fn from(value: u64) -> Self {
+        Self::Number(value.to_string())
+    }
+}
+
+#[cfg(feature = "plan")]
+impl<T: Into<Self>> From<Option<T>> for Json {
+    fn from(value: Option<T>) -> Self {
+        value.map_or(Self::Null, Into::into)
+    }
+}
+
+#[cfg(feature = "plan")]
+impl<T: Into<Self>> From<Vec<T>> for Json {
+    fn from(items: Vec<T>) -> Self {
+        Self::Array(items.into_iter().map(Into::into).collect())
+    }
+}
+
+/// An object of these members, in their order.
+#[cfg(feature = "plan")]
+pub(crate) fn object<const N: usize>(members: [(&str, Json); N]) -> Json {
+    Json::Object(members.into_iter().map(|(name, value)| (name.to_owned(), value)).collect())
 }
 
 struct Parser<'a> {
@@ -100,7 +199,10 @@ impl Parser<'_> {
                     return Some(text);
                 }
                 '\\' => match characters.next()?.1 {
+                    'b' => text.push('\u{8}'),
+                    'f' => text.push('\u{c}'),
                     'n' => text.push('\n'),
+                    'r' => text.push('\r'),
                     't' => text.push('\t'),
                     'u' => {
                         let mut code = 0;
@@ -146,6 +248,15 @@ mod tests {
         #[test]
         fn promise_11_any_text_is_a_value_or_none(text in "[\\[\\]{}\",:a-z0-9\\\\ é]{0,64}") {
             let _ = Json::parse(&text);
+        }
+
+        #[test]
+        fn what_is_written_is_read_again(text in "\\PC{0,32}|[\\x00-\\x20\"\\\\]{0,16}", number: u64) {
+            let value = Json::Object(vec![
+                (text.clone(), Json::Array(vec![Json::Text(text), Json::Number(number.to_string())])),
+                (String::new(), Json::Array(vec![Json::Null, Json::Bool(true), Json::Object(Vec::new())])),
+            ]);
+            prop_assert_eq!(Json::parse(&value.to_string()), Some(value));
         }
     }
 }
