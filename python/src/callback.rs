@@ -1,5 +1,5 @@
-//! Devices, stores and quiescing that Python code implements: objects with the methods of `hrl.BlockDevice`, `hrl.Store`
-//! and `hrl.Quiesce`.
+//! Devices, stores, quiescing and hosts of plans that Python code implements: objects with the methods of `hrl.BlockDevice`,
+//! `hrl.Store`, `hrl.Quiesce` and `hrl.PlanHost`.
 //!
 //! The interpreter's lock is taken inside each call and only there, so such an object may be used from any thread of
 //! ours; two calls may still run at once where its methods release the lock themselves. What it gives is checked before
@@ -8,14 +8,16 @@
 use std::ops::Range;
 
 use hrl::device::{BlockDevice, Discarded, Durability, Unmap};
+use hrl::failover::plan::{Member, PlanHost, StartRequest, Started};
 use hrl::store::{ObjectInfo, PutOutcome, Store, check_name};
-use hrl::{Error, ErrorKind, Extent, Quiesce, QuiesceRequest};
+use hrl::{Error, ErrorKind, Extent, PointId, Quiesce, QuiesceRequest, Sequence, Timestamp};
 use pyo3::exceptions::{PyKeyError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict};
 
 use crate::buffer::Incoming;
 use crate::errors::{from_callback, shutting_down};
+use crate::plan::{PlanMember, PlanRequest};
 
 /// Zeroes are written in pieces of this size where the device has no `zero`.
 const ZEROES_BYTES: u64 = 1 << 20;
@@ -332,6 +334,63 @@ impl Store for CallbackStore {
             done => done,
         }
     }
+}
+
+/// A host of plans whose methods are those of a Python object.
+pub(crate) struct CallbackHost {
+    object: Object,
+}
+
+impl CallbackHost {
+    /// `TypeError` names a method that the object lacks.
+    pub(crate) fn new(object: &Bound<'_, PyAny>) -> PyResult<Self> {
+        need(object, "a host of plans", &["start", "commit", "clean_up"])?;
+        Ok(Self { object: Object::new(object, ErrorKind::Unavailable)? })
+    }
+
+    fn ask<T>(
+        &self,
+        method: &'static str,
+        member: &Member,
+        request: &StartRequest<'_>,
+        read: impl FnOnce(&Bound<'_, PyAny>) -> PyResult<T>,
+    ) -> hrl::Result<T> {
+        self.object.call(method, |object| {
+            let arguments = (PlanMember::from(member), PlanRequest::from(request));
+            read(&object.call_method1(method, arguments)?)
+        })
+    }
+}
+
+impl PlanHost for CallbackHost {
+    fn start(&self, member: &Member, request: &StartRequest<'_>) -> hrl::Result<Started> {
+        self.ask("start", member, request, started)
+    }
+
+    fn commit(&self, member: &Member, request: &StartRequest<'_>) -> hrl::Result<()> {
+        self.ask("commit", member, request, |_| Ok(()))
+    }
+
+    fn clean_up(&self, member: &Member, request: &StartRequest<'_>) -> hrl::Result<()> {
+        self.ask("clean_up", member, request, |_| Ok(()))
+    }
+}
+
+/// What a host says of a volume that is up: a mapping.
+fn started(given: &Bound<'_, PyAny>) -> PyResult<Started> {
+    let wrong = |name: &str, found: &str| {
+        PyValueError::new_err(format!("start gave no good {name}: {found:?}"))
+    };
+    let point: Option<String> = given.get_item("point")?.extract()?;
+    let time: String = given.get_item("point_time")?.extract()?;
+    Ok(Started {
+        uri: given.get_item("uri")?.extract()?,
+        point: point
+            .map(|text| PointId::parse(&text).ok_or_else(|| wrong("point", &text)))
+            .transpose()?,
+        sequence: Sequence(given.get_item("sequence")?.extract()?),
+        point_time: Timestamp::parse(&time).map_err(|_| wrong("point_time", &time))?,
+    })
 }
 
 /// An application that a Python object quiesces.

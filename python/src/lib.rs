@@ -19,6 +19,7 @@ mod handle;
 mod journal;
 mod key;
 mod mirror;
+mod plan;
 mod planner;
 mod protection;
 mod quiesce;
@@ -46,6 +47,10 @@ mod _hrl {
     use crate::key::Key;
     #[pymodule_export]
     use crate::mirror::Mirror;
+    #[pymodule_export]
+    use crate::plan::{
+        Plan, PlanMember, PlanRequest, approve_plan_step, plan_report, plan_runs, resume_plan,
+    };
     #[pymodule_export]
     use crate::planner::{churn, plan_capacity};
     #[pymodule_export]

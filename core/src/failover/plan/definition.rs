@@ -251,7 +251,8 @@ impl RunMode {
         }
     }
 
-    pub(super) fn from_name(name: &str) -> Option<Self> {
+    /// The mode of this name.
+    pub fn from_name(name: &str) -> Option<Self> {
         [Self::Test, Self::Real].into_iter().find(|mode| mode.name() == name)
     }
 }

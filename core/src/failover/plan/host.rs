@@ -1,6 +1,8 @@
 //! How a plan brings one volume up, commits it and takes it down: the door for embedders.
 
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use super::definition::{Member, RunMode};
@@ -24,8 +26,35 @@ pub struct StartRequest<'a> {
     pub nbd: Option<&'a str>,
     /// How long it may take; the run does not stop a host that takes longer, so the host keeps to it.
     pub limit: Duration,
-    /// Asked now and then: when true the host gives up with an error.
-    pub stopped: &'a (dyn Fn() -> bool + Sync),
+    /// Looked at now and then: when it is set the host gives up with an error.
+    pub stop: StopFlag,
+}
+
+impl StartRequest<'_> {
+    /// The state as [`At::parse`] and `--at` of the command `hrl` understand it.
+    pub fn at_text(&self) -> String {
+        text_of(self.at)
+    }
+}
+
+/// A state that a run chose, as text that is understood again.
+pub(super) fn text_of(at: &At) -> String {
+    match at {
+        At::Point(point) => point.to_string(),
+        At::Sequence(sequence) => sequence.to_string(),
+        _ => "newest".to_owned(),
+    }
+}
+
+/// Whether what is under way has to end: the run was asked to stop, or was lost to another runner.
+#[derive(Clone, Debug, Default)]
+pub struct StopFlag(pub(super) Arc<AtomicBool>);
+
+impl StopFlag {
+    /// It has to.
+    pub fn is_set(&self) -> bool {
+        self.0.load(Ordering::SeqCst)
+    }
 }
 
 /// A volume that is up.

@@ -38,7 +38,7 @@ pub use definition::{
     ACTIONS_MAX, Action, Boot, Commit, GROUPS_MAX, Group, MEMBERS_MAX, Member, OnFailure, Only,
     Plan, PlanState, Program, RunMode, TRIES_MAX, Task,
 };
-pub use host::{PlanHost, StartRequest, Started};
+pub use host::{PlanHost, StartRequest, Started, StopFlag};
 pub use log::runs;
 pub use order::{Step, StepKind};
 pub use report::{GroupReport, MemberReport, RunReport, StepReport, report};

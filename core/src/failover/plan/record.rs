@@ -12,7 +12,7 @@
 use super::approval::Approval;
 use super::command::Process;
 use super::definition::RunMode;
-use super::host::Started;
+use super::host::{Started, text_of};
 use super::log::Log;
 use super::state::{RunOutcome, StepOutcome};
 use crate::error::Result;
@@ -183,14 +183,9 @@ impl Record {
 
 impl Chosen {
     fn to_json(&self) -> Json {
-        let at = match &self.at {
-            At::Point(point) => point.to_string(),
-            At::Sequence(sequence) => sequence.to_string(),
-            _ => "newest".to_owned(),
-        };
         object([
             ("volume", self.volume.as_str().into()),
-            ("at", at.into()),
+            ("at", text_of(&self.at).into()),
             ("group", self.group.as_deref().into()),
         ])
     }

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use super::command::Process;
 use super::definition::{Action, Commit, Member, OnFailure, Plan, RunMode};
-use super::host::PlanHost;
+use super::host::{PlanHost, StopFlag};
 use super::log::Log;
 use super::order::{Part, Step, StepKind};
 use super::record::{End, Header, Record};
@@ -147,7 +147,7 @@ pub(super) struct Runner<'a> {
     /// Nothing new begins.
     halted: AtomicBool,
     /// What is under way is ended.
-    cut_off: AtomicBool,
+    pub cut_off: StopFlag,
 }
 
 #[derive(Default)]
@@ -188,7 +188,7 @@ impl<'a> Runner<'a> {
             state: Mutex::new(state),
             changed: Condvar::new(),
             halted: AtomicBool::new(false),
-            cut_off: AtomicBool::new(false),
+            cut_off: StopFlag::default(),
         };
         runner.record(
             &Record::Runner {
@@ -523,7 +523,7 @@ impl<'a> Runner<'a> {
     }
 
     pub(super) fn is_cut_off(&self) -> bool {
-        self.cut_off.load(Ordering::SeqCst)
+        self.cut_off.is_set()
     }
 
     fn is_halted(&self) -> bool {
@@ -551,7 +551,7 @@ impl<'a> Runner<'a> {
 
     fn cut_off(&self) {
         let guard = self.progress();
-        self.cut_off.store(true, Ordering::SeqCst);
+        self.cut_off.0.store(true, Ordering::SeqCst);
         drop(guard);
         self.changed.notify_all();
     }

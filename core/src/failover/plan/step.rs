@@ -214,7 +214,7 @@ impl Act<'_> {
                 RunMode::Real => member.nbd.as_deref(),
             },
             limit: member.limit,
-            stopped: &|| runner.is_cut_off(),
+            stop: runner.cut_off.clone(),
         })
     }
 
