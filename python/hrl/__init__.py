@@ -23,6 +23,9 @@ from hrl._hrl import (
     NbdServer,
     Overlay,
     Pin,
+    Plan,
+    PlanMember,
+    PlanRequest,
     Protection,
     Record,
     RecordIterator,
@@ -37,6 +40,7 @@ from hrl._hrl import (
     Verdict,
     View,
     Volume,
+    approve_plan_step,
     cancel_failover,
     churn,
     convert,
@@ -45,6 +49,9 @@ from hrl._hrl import (
     generate_key,
     inspect_hyperv,
     plan_capacity,
+    plan_report,
+    plan_runs,
+    resume_plan,
 )
 from hrl.applications import (
     FileSystemFreeze,
@@ -67,7 +74,7 @@ from hrl.errors import (
     WrongKeyError,
 )
 from hrl.files import ViewFile
-from hrl.protocols import BlockDevice, Quiesce, Specified, Store
+from hrl.protocols import BlockDevice, PlanHost, Quiesce, Specified, Store, VolumeStarted
 
 __all__ = [
     "AlreadyExistsError",
@@ -95,6 +102,10 @@ __all__ = [
     "NotOrderedError",
     "Overlay",
     "Pin",
+    "Plan",
+    "PlanHost",
+    "PlanMember",
+    "PlanRequest",
     "PostgreSql",
     "Protection",
     "QemuGuestAgent",
@@ -120,7 +131,9 @@ __all__ = [
     "View",
     "ViewFile",
     "Volume",
+    "VolumeStarted",
     "WrongKeyError",
+    "approve_plan_step",
     "cancel_failover",
     "churn",
     "convert",
@@ -129,4 +142,7 @@ __all__ = [
     "generate_key",
     "inspect_hyperv",
     "plan_capacity",
+    "plan_report",
+    "plan_runs",
+    "resume_plan",
 ]

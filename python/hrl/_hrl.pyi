@@ -12,12 +12,13 @@ ended epoch where a replica is opened.
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from os import PathLike
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self, TypeAlias, final
 
 from typing_extensions import Buffer, disjoint_base
 
-from hrl.protocols import BlockDevice, Quiesce, Specified, Store
+from hrl.protocols import BlockDevice, PlanHost, Quiesce, Specified, Store
 
 __all__ = [
     "ChangeSet",
@@ -36,6 +37,9 @@ __all__ = [
     "NbdServer",
     "Overlay",
     "Pin",
+    "Plan",
+    "PlanMember",
+    "PlanRequest",
     "Protection",
     "Record",
     "RecordIterator",
@@ -50,6 +54,7 @@ __all__ = [
     "Verdict",
     "View",
     "Volume",
+    "approve_plan_step",
     "cancel_failover",
     "churn",
     "convert",
@@ -58,6 +63,9 @@ __all__ = [
     "generate_key",
     "inspect_hyperv",
     "plan_capacity",
+    "plan_report",
+    "plan_runs",
+    "resume_plan",
     "run_watchdog",
 ]
 
@@ -1085,6 +1093,99 @@ class GroupPoint:
         """Longest hold of a member's writers; `None` for a point found in a vault."""
 
 @final
+class PlanMember:
+    """A volume of a plan."""
+
+    @property
+    def volume(self) -> str:
+        """Its name in the vault."""
+    @property
+    def disk(self) -> Path | None:
+        """The disk that a failover fills."""
+    @property
+    def state(self) -> Path | None:
+        """Directory of the failover's state."""
+    @property
+    def nbd(self) -> str | None:
+        """Address at which it is served."""
+    @property
+    def test_nbd(self) -> str | None:
+        """Address at which it is served in a test."""
+
+@final
+class PlanRequest:
+    """What a `PlanHost` is asked for."""
+
+    @property
+    def run(self) -> str:
+        """Identity of the run."""
+    @property
+    def mode(self) -> Literal["test", "real"]:
+        """Test or real."""
+    @property
+    def planned(self) -> bool:
+        """The source is there still: its last bytes come first."""
+    @property
+    def at(self) -> str:
+        """The state to come up at: "newest", a sequence, or the id of a point or group point."""
+    @property
+    def state(self) -> Path | None:
+        """Directory for the failover's state: the member's, in a test one of the run's in it."""
+    @property
+    def nbd(self) -> str | None:
+        """Address of this mode."""
+    @property
+    def limit(self) -> float:
+        """How long it may take, in seconds; the host keeps to it."""
+    @property
+    def stopped(self) -> bool:
+        """Looked at now and then: when true the host gives up with an error."""
+
+@final
+class Plan:
+    """A recovery plan, from TOML. An error names the key, its line, what was expected and what is there."""
+
+    def __new__(cls, text: str, *, name: str = "the plan") -> Self: ...
+    @staticmethod
+    def from_file(path: _Path) -> Plan:
+        """Reads a plan from a file."""
+    @property
+    def name(self) -> str:
+        """Its name."""
+    @property
+    def text(self) -> str:
+        """The TOML that it was read from."""
+    @property
+    def groups(self) -> list[str]:
+        """Names of its groups, as the file lists them."""
+    @property
+    def members(self) -> list[PlanMember]:
+        """Its volumes."""
+    def steps(self, mode: Literal["test", "real"]) -> list[dict[str, Any]]:
+        """The steps of a run in the order of the plan."""
+    def check(self, vault: Vault) -> dict[str, Any]:
+        """The state that each volume would come up at, what that loses (`rpo_ms`), and `problems` in the way."""
+    def run(
+        self,
+        vault: Vault,
+        host: PlanHost,
+        *,
+        run: str | None = None,
+        mode: Literal["test", "real"] = "test",
+        planned: bool = False,
+        failed_at: str | None = None,
+        commit: bool = False,
+        poll: float = 1.0,
+        stopped: Callable[[], bool] | None = None,
+        on_step: Callable[[str, dict[str, Any]], object] | None = None,
+    ) -> dict[str, Any]:
+        """Runs the plan to its end; its report. That a step failed is no error, but the report's `outcome`.
+
+        `stopped` is asked every `poll` seconds, on a thread of the library: true ends what is under way, and the run can be
+        resumed. `on_step` is told the run and the step when one begins and when it has ended.
+        """
+
+@final
 class GroupCoordinator:
     """The coordinator of a consistency group. Leaving the `with` block stops it.
 
@@ -1197,3 +1298,29 @@ def plan_capacity(
     is where the vault no longer grows; "samples" are the curves over time. "is_sustainable" tells that the backlog of one
     repetition of the journals is gone in the next, "link_use" the share of the link that is used.
     """
+
+def resume_plan(
+    vault: Vault,
+    run: str,
+    host: PlanHost,
+    *,
+    commit: bool = False,
+    take_over: bool = False,
+    poll: float = 1.0,
+    stopped: Callable[[], bool] | None = None,
+    on_step: Callable[[str, dict[str, Any]], object] | None = None,
+) -> dict[str, Any]:
+    """Goes on with a run of a plan where it was; its report. Of one that is over, only the report.
+
+    `FencedError` when its runner lives on this machine, unless `take_over`, or when another one takes it meanwhile. `commit`
+    commits a real run that went well.
+    """
+
+def approve_plan_step(vault: Vault, run: str, step: str, *, approved: bool = True, by: str = "", note: str = "") -> None:
+    """Decides about a manual step that waits, by its name or number. `NotFoundError` names those that wait."""
+
+def plan_report(vault: Vault, run: str) -> dict[str, Any]:
+    """How a run of a plan went, or goes."""
+
+def plan_runs(vault: Vault) -> list[str]:
+    """The runs of plans in a vault."""

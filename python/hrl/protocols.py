@@ -1,4 +1,4 @@
-"""What devices, stores and applications of your own look like.
+"""What devices, stores, applications and hosts of plans of your own look like.
 
 Objects with these methods are used wherever `hrl` takes such a thing; no base class is needed. The methods are
 called from any thread, several at once, with the interpreter's lock held. An exception reaches whoever waits for the call
@@ -8,10 +8,12 @@ as the `__cause__` of an `HrlError`: an `OSError` keeps its errno, an `HrlError`
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, TypedDict
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
+
+    from hrl._hrl import PlanMember, PlanRequest
 
 
 class BlockDevice(Protocol):
@@ -70,6 +72,37 @@ class Quiesce(Protocol):
 
     def release(self) -> object:
         """Lets the application go on; called once for each `quiesce`, also when that failed."""
+
+
+class VolumeStarted(TypedDict):
+    """A volume that a `PlanHost` brought up."""
+
+    uri: str
+    """Where it is served."""
+    point: str | None
+    """The recovery point that it came up at; None when the state is none."""
+    sequence: int
+    """The sequence of that state."""
+    point_time: str
+    """The time of that state, in UTC."""
+
+
+class PlanHost(Protocol):
+    """Brings the volumes of recovery plans up. Optional: `name` (text for errors).
+
+    Different members come at the same time from different threads. Each call may come again for the same run and member,
+    because the runner was killed before it recorded the answer: `start` then finds what is up already and starts nothing
+    twice; `commit` and `clean_up` of what is done already succeed. What serves a volume outlives the runner.
+    """
+
+    def start(self, member: PlanMember, request: PlanRequest, /) -> VolumeStarted:
+        """Brings a volume up; returns once it is served."""
+
+    def commit(self, member: PlanMember, request: PlanRequest, /) -> object:
+        """Commits the failover of a volume, of a real run only."""
+
+    def clean_up(self, member: PlanMember, request: PlanRequest, /) -> object:
+        """Takes a test failover down with all that it left, also one whose start failed."""
 
 
 class Specified(Protocol):

@@ -10,6 +10,7 @@ from hrl.cli import (  # noqa: F401  (they register their commands)
     group,
     health,
     mirror,
+    plan,
     protect,
     report,
     retention,

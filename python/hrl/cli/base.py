@@ -42,6 +42,8 @@ EXIT_CODES = {
 }
 NOT_RUNNING = 16
 CHECK_FAILED = 17
+PLAN_FAILED = 18
+STOPPED = 130
 
 app = typer.Typer(
     name="hrl",
@@ -157,9 +159,9 @@ def main() -> None:
             leave_pipe()
         raise
     except typer.Abort:
-        sys.exit(130)
+        sys.exit(STOPPED)
     except KeyboardInterrupt:
-        sys.exit(130)
+        sys.exit(STOPPED)
     except BrokenPipeError:
         leave_pipe()
     except HrlError as error:
