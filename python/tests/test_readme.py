@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import hrl
-from hrl.cli.base import CHECK_FAILED, EXIT_CODES, NOT_RUNNING, app
+from hrl.cli.base import CHECK_FAILED, EXIT_CODES, NOT_RUNNING, PLAN_FAILED, app
 
 README = (Path(__file__).parents[2] / "README.md").read_text()
 STUB = Path(__file__).parents[1] / "hrl" / "_hrl.pyi"
@@ -24,6 +24,7 @@ def test_the_exit_codes_are_those_of_the_command() -> None:
     assert told.pop("done") == 0
     assert told.pop("the-agent-is-not-running") == NOT_RUNNING
     assert told.pop("a-check-failed") == CHECK_FAILED
+    assert told.pop("a-plan-failed") == PLAN_FAILED
     told["io"] = told.pop("i-o-error")
     assert told == EXIT_CODES
 
