@@ -9,7 +9,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import click
 import typer
 from rich.table import Table
 
@@ -66,6 +65,7 @@ def check(
 
 @plan.command()
 def run(
+    context: typer.Context,
     vault: VaultUrl,
     file: PlanFile,
     test: Test = False,
@@ -94,7 +94,7 @@ def run(
             print_steps(found["steps"])
         refuse(file, found)
         return
-    host = FailoverCommands(vault, key_options())
+    host = FailoverCommands(vault, key_options(context))
     finish(
         lambda stopped: read.run(
             opened,
@@ -115,6 +115,7 @@ def run(
 
 @plan.command()
 def resume(
+    context: typer.Context,
     vault: VaultUrl,
     run: Run,
     commit: Commit = False,
@@ -126,7 +127,7 @@ def resume(
     json: Json = False,
 ) -> None:
     """Goes on with a run where it was: its runner died, a step failed, or it waits for its commit."""
-    opened, host = open_vault(vault, key_file), FailoverCommands(vault, key_options())
+    opened, host = open_vault(vault, key_file), FailoverCommands(vault, key_options(context))
     finish(
         lambda stopped: resume_plan(
             opened, run, host, commit=commit, take_over=take_over, poll=poll, stopped=stopped, on_step=tell(vault)
@@ -212,9 +213,9 @@ def refuse(file: Path, found: dict[str, Any]) -> None:
         raise Refused(f"{file} cannot run: {'; '.join(found['problems'])}", EXIT_CODES["invalid-input"])
 
 
-def key_options() -> list[str]:
+def key_options(context: typer.Context) -> list[str]:
     """The options of the key as this command was given them, for the commands that it starts."""
-    given = click.get_current_context().params
+    given = context.params
     options = []
     for suffix in ("file", "command", "env"):
         value = given.get(f"key_file_{suffix}")

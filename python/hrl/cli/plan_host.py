@@ -1,8 +1,8 @@
 """The host of plans that `hrl plan` uses: each volume is brought up by `hrl failover` as a process of its own.
 
-What serves a volume outlives the runner. The command that starts it holds a lock, a file in the state directory, and its
-answer goes to a file beside it; so a runner that resumes a run waits for a start that is under way, and finds the volume of
-one that went well, and starts nothing twice.
+What serves a volume outlives the runner. The command that starts it inherits a lock, a file in the state directory, so a
+runner that resumes a run waits for a start that is under way; then it asks the process of the state directory what it serves,
+and starts nothing twice. A process that serves from the directory of another run, or of none, is left alone and told.
 """
 
 import contextlib
@@ -19,16 +19,19 @@ from pathlib import Path
 from typing import Any
 
 from hrl import HrlError, PlanMember, PlanRequest, VolumeStarted
-from hrl.cli.base import EXIT_CODES
+from hrl.cli.base import EXIT_CODES, Refused
+from hrl.cli.control import ask
+from hrl.errors import BY_KIND
 
 POLL_SECONDS = 0.05
 COMMIT_SECONDS_MAX = 600.0
-ERROR_BYTES_MAX = 4 << 10
+OUTPUT_BYTES_MAX = 64 << 10
+SERVED = {"uri", "point", "sequence", "time"}
 
 
 @dataclass
 class FailoverCommands:
-    """Brings volumes up, commits and takes them down with `hrl failover`. `options` are those of the vault and its key."""
+    """Brings volumes up, commits and takes them down with `hrl failover`. `options` are those of the vault's key."""
 
     vault: str
     options: list[str] = field(default_factory=list)
@@ -37,20 +40,23 @@ class FailoverCommands:
         """Starts the process of a volume, or finds the one that this run started."""
         state = state_of(member, request)
         state.mkdir(parents=True, exist_ok=True)
-        answer = state / f"plan-{request.run}.json"
+        mark = mark_of(state, request)
+        is_ours = mark.exists()
         until = time.monotonic() + request.limit
-        with lock(state / f"plan-{request.run}.lock", request, until) as held:
-            found = answer_of(answer)
-            if found is None or not is_alive(int(found["pid"])):
-                answer.unlink(missing_ok=True)
-                self._run(self.start_command(member, request, state), member, request, until, answer, held)
+        with lock(mark, member, request, until) as held:
+            found = served(state)
+            if found is not None and not is_ours:
+                mark.unlink()
+                problem = f"a process serves from {state}, and this run did not start it"
+                raise refused("start", member, problem, "already-exists")
+            if found is None:
+                answer = self._run(self.start_command(member, request, state), member, request, until, held)
                 found = answer_of(answer)
         if found is None:
             raise refused("start", member, "hrl failover told nothing of the volume", "corrupt")
-        point = found.get("point")
         return {
             "uri": str(found["uri"]),
-            "point": str(point) if point else None,
+            "point": str(found["point"]) if found["point"] else None,
             "sequence": int(found["sequence"]),
             "point_time": str(found["time"]),
         }
@@ -61,14 +67,16 @@ class FailoverCommands:
         self._run(command, member, request, time.monotonic() + COMMIT_SECONDS_MAX)
 
     def clean_up(self, member: PlanMember, request: PlanRequest) -> None:
-        """Ends a test failover."""
+        """Ends a test failover, and removes what this run made in its directory."""
         state = state_of(member, request)
-        if not state.exists():
+        mark = mark_of(state, request)
+        if not mark.exists():
             return
-        with lock(state / f"plan-{request.run}.lock", request, time.monotonic() + request.limit):
+        until = time.monotonic() + COMMIT_SECONDS_MAX
+        with lock(mark, member, request, until):
             command = ["cleanup", self.vault, member.volume, "--name", request.run, "--state", str(state)]
-            self._run(command, member, request, time.monotonic() + COMMIT_SECONDS_MAX)
-            for own in (f"plan-{request.run}.json", f"plan-{request.run}.lock", "boot.log"):
+            self._run(command, member, request, until)
+            for own in ("log", "boot.log", mark.name):
                 (state / own).unlink(missing_ok=True)
         with contextlib.suppress(OSError):
             state.rmdir()
@@ -84,43 +92,39 @@ class FailoverCommands:
         return ["start", self.vault, member.volume, "--disk", str(disk), *common, *planned]
 
     def _run(
-        self,
-        arguments: list[str],
-        member: PlanMember,
-        request: PlanRequest,
-        until: float,
-        answer: Path | None = None,
-        held: int | None = None,
-    ) -> None:
-        """Runs a command of `hrl failover` in a session of its own, and ends it when it has to end."""
-        command = [sys.executable, "-P", "-m", "hrl", "failover", *arguments, *self.options]
-        with (
-            open(answer or os.devnull, "wb") as out,
-            subprocess.Popen(
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=out,
-                stderr=subprocess.PIPE,
-                start_new_session=True,
-                pass_fds=() if held is None else (held,),
-            ) as process,
-        ):
-            assert process.stderr is not None
-            os.set_blocking(process.stderr.fileno(), False)
-            said = b""
-            while process.poll() is None:
-                said = (said + (process.stderr.read() or b""))[-ERROR_BYTES_MAX:]
-                if request.stopped or time.monotonic() >= until:
+        self, arguments: list[str], member: PlanMember, request: PlanRequest, until: float, held: int | None = None
+    ) -> bytes:
+        """Runs a command of `hrl failover` in a session of its own, ends it when it has to, and gives what it printed."""
+        with subprocess.Popen(
+            [sys.executable, "-P", "-m", "hrl", "failover", *arguments, *self.options],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            start_new_session=True,
+            pass_fds=() if held is None else (held,),
+        ) as process:
+            assert process.stdout is not None and process.stderr is not None
+            streams = (process.stdout, process.stderr)
+            for stream in streams:
+                os.set_blocking(stream.fileno(), False)
+            printed = [b"", b""]
+            ended = False
+            while not ended:
+                ended = process.poll() is not None
+                printed = [
+                    (text + (stream.read() or b""))[-OUTPUT_BYTES_MAX:]
+                    for text, stream in zip(printed, streams, strict=True)
+                ]
+                if not ended and (request.stopped or time.monotonic() >= until):
                     with contextlib.suppress(ProcessLookupError):
                         os.killpg(process.pid, signal.SIGKILL)
                     raise refused(arguments[0], member, "it was stopped" if request.stopped else "it took too long")
-                time.sleep(POLL_SECONDS)
-            said = (said + (process.stderr.read() or b""))[-ERROR_BYTES_MAX:]
+                time.sleep(0 if ended else POLL_SECONDS)
         if process.returncode != 0:
             kinds = {code: kind for kind, code in EXIT_CODES.items()}
-            text = said.decode(errors="replace").strip()
-            problem = text.splitlines()[-1].removeprefix("hrl: ") if text else f"exit code {process.returncode}"
-            raise refused(arguments[0], member, problem, kinds.get(process.returncode, "io"))
+            said = printed[1].decode(errors="replace").strip().splitlines() or [f"exit code {process.returncode}"]
+            raise refused(arguments[0], member, said[-1].removeprefix("hrl: "), kinds.get(process.returncode, "io"))
+        return printed[0]
 
 
 def state_of(member: PlanMember, request: PlanRequest) -> Path:
@@ -130,15 +134,20 @@ def state_of(member: PlanMember, request: PlanRequest) -> Path:
     return request.state
 
 
+def mark_of(state: Path, request: PlanRequest) -> Path:
+    """The file that says that a run uses the directory, and is its lock."""
+    return state / f"plan-{request.run}"
+
+
 def refused(operation: str, member: PlanMember, problem: str, kind: str = "unavailable") -> HrlError:
     """An error about a volume."""
     message = f"cannot {operation} {member.volume}: {problem}"
-    return HrlError(message, kind=kind, operation=operation, object=member.volume)
+    return BY_KIND.get(kind, HrlError)(message, kind=kind, operation=operation, object=member.volume)
 
 
 @contextlib.contextmanager
-def lock(path: Path, request: PlanRequest, until: float) -> Iterator[int]:
-    """Holds a lock that the command which is started inherits, so that it lasts as long as that runs."""
+def lock(path: Path, member: PlanMember, request: PlanRequest, until: float) -> Iterator[int]:
+    """Holds a lock that a command which is started inherits, so that it lasts as long as that runs."""
     held = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
     try:
         while True:
@@ -147,24 +156,26 @@ def lock(path: Path, request: PlanRequest, until: float) -> Iterator[int]:
                 break
             except BlockingIOError:
                 if request.stopped or time.monotonic() >= until:
-                    raise
+                    raise refused("start", member, f"a start that is under way holds {path}") from None
                 time.sleep(POLL_SECONDS)
         yield held
     finally:
         os.close(held)
 
 
-def answer_of(path: Path) -> dict[str, Any] | None:
-    """What a start told of its volume; None when it told nothing, or not all."""
+def served(state: Path) -> dict[str, Any] | None:
+    """What the process of a state directory says that it serves; None when there is none."""
     try:
-        found = json.loads(path.read_text())
-    except (FileNotFoundError, ValueError):
+        found = ask(state, "status")
+    except Refused:
         return None
-    return found if isinstance(found, dict) and {"uri", "sequence", "time", "pid"} <= found.keys() else None
+    return found if isinstance(found, dict) and found.keys() >= SERVED else None
 
 
-def is_alive(pid: int) -> bool:
-    """Whether a process runs."""
-    with contextlib.suppress(OSError, IndexError):
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in ("Z", "X")
-    return False
+def answer_of(printed: bytes) -> dict[str, Any] | None:
+    """The line of JSON that a start printed; None when it is none."""
+    try:
+        found = json.loads(printed)
+    except ValueError:
+        return None
+    return found if isinstance(found, dict) and found.keys() >= SERVED else None

@@ -7,7 +7,6 @@ use super::definition::{Plan, PlanState};
 use super::record::{Chosen, time_json};
 use super::report::millis;
 use crate::error::{Error, ErrorKind, Result};
-use crate::journal::PointKind;
 use crate::json::object;
 use crate::replica::{At, RecoveryPoint, Replica, Vault};
 use crate::units::{PointId, Sequence, Timestamp};
@@ -138,7 +137,7 @@ fn predict(
     let mut consistency_group = None;
     let at = match asked {
         PlanState::Newest => At::Newest,
-        PlanState::NewestGood => At::Point(newest_good(replica)?.id),
+        PlanState::NewestGood => At::Point(replica.newest_good()?.0.id),
         PlanState::NewestGroup(name) => match cuts.get(name) {
             Some(Ok(cut)) => {
                 consistency_group = Some(cut.group.clone());
@@ -203,21 +202,5 @@ fn newest_cut(replicas: &[&Replica], name: Option<&str>) -> Result<Cut> {
         )
         .expected(format_args!("one cut that all of [{}] have", names.join(", ")))
         .found("none")
-    })
-}
-
-/// The newest point whose checks were all good, else the newest application-consistent one, else the newest; never one that a
-/// check found bad.
-fn newest_good(replica: &Replica) -> Result<RecoveryPoint> {
-    let mut points = replica.points();
-    points.retain(|point| point.verdicts.iter().all(|verdict| verdict.ok));
-    let checked = points.iter().rposition(|point| !point.verdicts.is_empty());
-    let is_app = |point: &RecoveryPoint| matches!(point.kind, PointKind::App | PointKind::GroupApp);
-    let app = points.iter().rposition(is_app);
-    let best = checked.or(app).or(points.len().checked_sub(1));
-    best.map(|at| points.swap_remove(at)).ok_or_else(|| {
-        Error::new(ErrorKind::NotFound, "find newest-good of", &replica.info().name)
-            .expected("a point that no check found bad")
-            .found("none")
     })
 }
