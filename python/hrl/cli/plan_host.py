@@ -1,8 +1,9 @@
 """The host of plans that `hrl plan` uses: each volume is brought up by `hrl failover` as a process of its own.
 
 What serves a volume outlives the runner. The command that starts it inherits a lock, a file in the state directory, so a
-runner that resumes a run waits for a start that is under way; then it asks the process of the state directory what it serves,
-and starts nothing twice. A process that serves from the directory of another run, or of none, is left alone and told.
+runner that resumes a run waits for a start that is under way; then it asks the process of the state directory what it
+serves, and starts nothing twice. A process that serves from the directory of another run, or of none, is left alone and
+told.
 """
 
 import contextlib
