@@ -115,12 +115,11 @@ impl FailoverOptions {
             ));
         }
         steps.push(format!(
-            "serve {} writable as of {} (sequence {}, {}), and copy it to {} behind the reads",
+            "serve {} writable as of {} (sequence {}, {}), and copy it to the disk behind the reads",
             self.volume,
             at.point.map_or_else(|| "a state".to_owned(), |point| format!("point {point}")),
             at.sequence,
             at.time,
-            self.disk.name()
         ));
         let epoch = Epoch(replica.catalog().epoch().0 + 1);
         let kept = newest.0.saturating_sub(at.sequence.0);

@@ -7,7 +7,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use super::options::FailoverOptions;
-use super::start::cancel;
+use super::start::{base_path, cancel, remove};
 use crate::capture::Volume;
 use crate::clock::Clock;
 use crate::device::BlockDevice;
@@ -153,10 +153,11 @@ impl FailedOver {
     /// `Unavailable` when the disk is not whole yet ([`FailedOver::wait_hydrated`]); then everything stays as it is, ended
     /// cleanly.
     pub fn detach(self, limit: Duration) -> Result<()> {
-        let Self { copy, protection, disk, .. } = self;
+        let Self { copy, protection, disk, state, .. } = self;
         drop(copy);
         protection.stop(limit)?;
-        disk.detach()
+        disk.detach()?;
+        remove(&base_path(&state))
     }
 }
 

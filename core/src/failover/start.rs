@@ -291,6 +291,7 @@ pub(super) fn cancel_in(
     }
     clear_spool(state)?;
     remove(&state.presence_log())?;
+    remove(&base_path(state.path()))?;
     remove(&state.dirty_map())?;
     remove(&state.path().join("state"))?;
     Provisional::forget(state)
@@ -317,7 +318,7 @@ pub(super) fn remove(path: &Path) -> Result<()> {
 
 /// Remembers which state the disk hydrates from, for as long as it is not whole.
 fn write_base(state: &StateDirectory, at: Sequence) -> Result<()> {
-    let path = base_path(state);
+    let path = base_path(state.path());
     std::fs::write(&path, format!("{at}\n"))
         .and_then(|()| std::fs::File::open(&path)?.sync_all())
         .and_then(|()| std::fs::File::open(state.path())?.sync_all())
@@ -325,7 +326,7 @@ fn write_base(state: &StateDirectory, at: Sequence) -> Result<()> {
 }
 
 fn read_base(state: &StateDirectory) -> Result<Sequence> {
-    let path = base_path(state);
+    let path = base_path(state.path());
     let text =
         std::fs::read_to_string(&path).map_err(|error| Error::io("read", path.display(), error))?;
     text.trim().parse().map(Sequence).map_err(|_| {
@@ -335,8 +336,8 @@ fn read_base(state: &StateDirectory) -> Result<Sequence> {
     })
 }
 
-fn base_path(state: &StateDirectory) -> PathBuf {
-    state.path().join("base")
+pub(super) fn base_path(state: &Path) -> PathBuf {
+    state.join("base")
 }
 
 fn request_path(state: &StateDirectory) -> PathBuf {

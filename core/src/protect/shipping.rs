@@ -77,6 +77,7 @@ impl Shipping {
                 surrender::hand_in(&shared.state, &replica, source, clock)
             });
         let Ok(done) = result else { return self.back_off(shared) };
+        shared.spool.forget();
         let (segments, records) = (done.segments, done.records);
         let message = if segments == 0 {
             "nothing was captured here after the failover".to_owned()

@@ -108,6 +108,12 @@ impl Spool {
         waited.unwrap_or_else(PoisonError::into_inner).0.queue.is_empty()
     }
 
+    /// Forgets what is left; its files belong to somebody else now.
+    pub(crate) fn forget(&self) {
+        *self.lock() = SpoolState::default();
+        self.changed.notify_all();
+    }
+
     /// Wakes those who wait, so that they see a stop.
     pub(crate) fn wake(&self) {
         self.changed.notify_all();

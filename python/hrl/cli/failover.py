@@ -301,7 +301,7 @@ def say_plan(
     target = Target()
     target.size_bytes = size_bytes
     plan = FailedOver.preview(volume, vault=vault, state="unused", disk=target, at=at, planned=planned)
-    steps = [step.replace("the device of the caller", str(disk)) for step in plan["steps"]]
+    steps = [step.replace("the disk", str(disk)) for step in plan["steps"]]
     if json:
         return print_json({**plan, "steps": steps})
     for number, step in enumerate(steps, 1):

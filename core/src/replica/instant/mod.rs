@@ -33,7 +33,7 @@ use crate::device::{
 use crate::error::{Error, ErrorKind, Result};
 use crate::extent::{Extent, ExtentSet};
 use crate::policy::{Bandwidth, Throttle};
-use crate::units::{Epoch, Sequence, VolumeId};
+use crate::units::{Epoch, Sequence, Timestamp, VolumeId};
 
 /// Extents that wait in memory for the presence log. The change that goes beyond it flushes.
 const UNLOGGED_MAX: usize = 1 << 15;
@@ -494,6 +494,10 @@ impl BlockDevice for InstantDisk {
     fn ring_target(&self) -> Option<RingTarget<'_>> {
         let straight = self.is_settled() && !self.turns.is_poisoned();
         straight.then(|| self.layers.upper.ring_target()).flatten()
+    }
+
+    fn modified(&self) -> Option<Timestamp> {
+        self.layers.upper.modified()
     }
 
     fn poison(&self) {
