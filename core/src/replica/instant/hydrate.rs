@@ -27,16 +27,17 @@ const STEPS_BACK: u32 = 20;
 const STEP_BACK: Duration = Duration::from_millis(1);
 
 pub(super) fn run(disk: &InstantDisk, progress: Progress<'_>) -> Result<Hydration> {
-    if !disk.is_settled() {
+    // Once more after a guest's change failed at the end, so that its blocks are to be zeroed too.
+    while !disk.is_settled() {
         let copied = match &disk.base.view {
             Some(view) => copy_view(disk, view, progress)?,
             None => copy_device(disk, progress)?,
         };
-        if copied && zero_the_rest(disk, progress)? {
-            disk.finish()?;
-        } else {
+        if !copied || !zero_the_rest(disk, progress)? {
             disk.settle()?;
+            break;
         }
+        disk.finish()?;
     }
     Ok(disk.hydration())
 }

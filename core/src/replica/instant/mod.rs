@@ -247,6 +247,9 @@ impl InstantDisk {
     /// disk, and this handle passes on to it. May be repeated. `Unavailable` before the disk is whole, saying what is missing.
     pub fn detach(&self) -> Result<()> {
         if !self.is_settled() {
+            self.finish()?;
+        }
+        if !self.is_settled() {
             let Hydration { data_bytes, missing_bytes, unzeroed_bytes } = self.hydration();
             return Err(Error::new(ErrorKind::Unavailable, "detach", &self.name).message(
                 format_args!(

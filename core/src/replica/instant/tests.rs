@@ -1,6 +1,6 @@
 //! Instant disks against models, concurrency, crashes and damage.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use proptest::prelude::*;
 
@@ -181,14 +181,12 @@ proptest! {
         };
         let disk = rig.open(content).expect("open");
         let mut model = rig.base_bytes();
-        let changing = AtomicBool::new(true);
         std::thread::scope(|scope| {
             scope.spawn(|| while !disk.hydrate(&no_progress).expect("hydrate").is_whole() {});
             for (number, step) in steps.iter().enumerate() {
                 let change = apply(&disk, step, number as u8 | 0x80).expect("no fault");
                 fill_model(&mut model, change);
             }
-            changing.store(false, Ordering::Relaxed);
         });
         prop_assert!(all_of(&disk) == model);
         disk.detach().expect("whole");
@@ -474,4 +472,98 @@ fn a_view_with_blocks_of_many_frames_hydrates_exactly() {
     assert!(report.is_whole() && report.data_bytes < VOLUME);
     disk.detach().expect("detach");
     assert!(all_of(&*target) == model);
+}
+
+#[test]
+fn a_sparse_tebibyte_costs_its_data_only() {
+    const DISK: u64 = 1 << 40;
+    const MIB: u64 = 1 << 20;
+    let directory = tempfile::tempdir().expect("directory");
+    let extents: Vec<_> =
+        (0..50_u64).map(|n| Extent { offset: n * 20_000 * MIB + 4096, length: 8192 }).collect();
+    let base = Arc::new(MemoryDevice::new(DISK));
+    extents
+        .iter()
+        .for_each(|e| base.write(e.offset, &[5; 8192], Durability::Cached).expect("base"));
+    let base = Arc::new(Holes { device: FaultDevice::new(base, 1), extents: extents.clone() });
+    let target = Arc::new(FaultDevice::new(Arc::new(MemoryDevice::new(DISK)), 1));
+    let disk = InstantDisk::over(
+        InstantBase::device(base.clone(), VolumeId([3; 16]), Sequence(1)),
+        target,
+        TargetContent::Zeroes,
+        &directory.path().join("presence"),
+        InstantOptions::default(),
+    )
+    .expect("open");
+    disk.write(77 * MIB + 5, &[1; 10], Durability::Cached).expect("write");
+    assert_eq!(disk.hydration().missing_bytes, 50 * 8192);
+    assert!(disk.hydrate(&no_progress).expect("hydrate").is_whole());
+    assert_eq!(base.device.bytes_read(), 50 * 8192 + 4096, "data, and the block around a write");
+    disk.detach().expect("detach");
+    let mut found = [0; 8192];
+    extents.iter().for_each(|e| {
+        disk.target().read(e.offset, &mut found).expect("read");
+        assert_eq!(found, [5; 8192]);
+    });
+}
+
+/// A device whose allocation is told exactly.
+struct Holes {
+    device: FaultDevice,
+    extents: Vec<Extent>,
+}
+
+impl BlockDevice for Holes {
+    fn name(&self) -> String {
+        self.device.name()
+    }
+    fn size_bytes(&self) -> u64 {
+        self.device.size_bytes()
+    }
+    fn block_bytes(&self) -> u32 {
+        self.device.block_bytes()
+    }
+    fn read(&self, offset: u64, buffer: &mut [u8]) -> Result<()> {
+        self.device.read(offset, buffer)
+    }
+    fn write(&self, offset: u64, data: &[u8], durability: Durability) -> Result<()> {
+        self.device.write(offset, data, durability)
+    }
+    fn zero(&self, extent: Extent, unmap: Unmap, durability: Durability) -> Result<()> {
+        self.device.zero(extent, unmap, durability)
+    }
+    fn discard(&self, extent: Extent) -> Result<Discarded> {
+        self.device.discard(extent)
+    }
+    fn flush(&self) -> Result<()> {
+        self.device.flush()
+    }
+    fn allocation(&self, _extent: Extent) -> Result<Vec<Allocation>> {
+        let allocated = |extent: &Extent| Allocation { extent: *extent, allocated: true };
+        Ok(self.extents.iter().map(allocated).collect())
+    }
+}
+
+/// The log is rewritten while changes wait for it; none is lost, and none is told too early.
+#[test]
+fn a_rewritten_log_holds_what_was_logged_and_not_what_waits() {
+    let rig = Rig::new(SIZE);
+    let disk = rig.open(TargetContent::Zeroes).expect("open");
+    disk.write(0, &[1; 8192], Durability::Durable).expect("write");
+    disk.write(4096 * 2, &[2; 4096], Durability::Cached).expect("write");
+    {
+        let unlogged = disk.unlogged();
+        disk.lock_log().rewrite(&disk.layers.presence, &unlogged.waiting).expect("rewrite");
+    }
+    let copy = std::fs::read(rig.log()).expect("log");
+    disk.flush().expect("flush");
+    drop(disk);
+    let disk = rig.open(TargetContent::Unknown).expect("reopen");
+    assert_eq!(disk.layers.presence.absent(Extent { offset: 0, length: 16_384 }).count(), 1);
+    drop(disk);
+    std::fs::write(rig.log(), copy).expect("as of before the flush");
+    let disk = rig.open(TargetContent::Unknown).expect("reopen");
+    let absent: Vec<_> =
+        disk.layers.presence.absent(Extent { offset: 0, length: 16_384 }).collect();
+    assert_eq!(absent, [Extent { offset: 8192, length: 8192 }]);
 }
