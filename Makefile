@@ -14,8 +14,10 @@ PYTHON_SOURCES := $(shell find python core/src -name '*.py' -o -name '*.rs' -o -
 # Targets of fuzz/Cargo.toml, and how long each runs: `make fuzz TARGET=tap FUZZ_SECONDS=600`.
 TARGET := $(shell sed -n '/^\[\[bin/,/^name/s/^name = "\(.*\)"/\1/p' fuzz/Cargo.toml)
 FUZZ_SECONDS := 60
+SEEDS := 1000
+FROM := 0
 
-.PHONY: help build install demo servers guest test test-c test-long fuzz lint bench bench-c bench-python doc man clean packages venv
+.PHONY: help build install demo servers guest test test-c test-long sim fuzz lint bench bench-c bench-python doc man clean packages venv
 
 help:  ## List the jobs
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -77,6 +79,9 @@ test-long: packages servers install  ## Long sweeps
 	cargo test --release -p hrl --features cloud,gateway,plan -- --ignored --nocapture --test-threads=1
 	cargo test --release -p hrl-ffi --features tls
 	$(MAKE) fuzz
+
+sim:  ## Simulate SEEDS lives (1000) from seed FROM (0), every promise against a model
+	SIM_SEEDS=$(SEEDS) SIM_FROM=$(FROM) cargo test --release -p hrl --test sim promises_hold_in_many_simulated_lives -- --nocapture
 
 fuzz: $(VENV)/.fuzz  ## Fuzz each target (or TARGET) for FUZZ_SECONDS (60)
 	@.ci/fuzz $(VENV)/bin $(FUZZ_SECONDS) $(TARGET)

@@ -406,7 +406,7 @@ impl Tap {
         let time = self.clock.now();
         let mut state = self.lock();
         self.fall(&mut state, Cause::DeviceError, time);
-        state.regions.resync.insert_range(range);
+        state.read_again(range);
         Self::end(state, ticket);
     }
 
@@ -690,7 +690,7 @@ impl Tap {
         let mut state = self.lock();
         for range in ranges {
             let last = range.last.min(state.regions.regions() - 1);
-            state.regions.resync.insert_range(RegionRange { first: range.first, last });
+            state.read_again(RegionRange { first: range.first, last });
         }
         self.fall(&mut state, cause, time);
     }
@@ -833,8 +833,7 @@ impl Tap {
             self.fall(state, pressure, time);
         }
         if state.mode == Mode::Dirty || over {
-            state.dropped_in_resync |= state.mode == Mode::Resync;
-            state.regions.resync.insert_range(range);
+            state.read_again(range);
             return;
         }
         // A region that waits for its resync will be read in any case. Capturing a part of it would make the resync's
@@ -842,9 +841,7 @@ impl Tap {
         if state.mode == Mode::Resync
             && state.regions.resync.next(range.first).is_some_and(|region| region <= range.last)
         {
-            let new = (range.first..=range.last).any(|r| !state.regions.resync.contains(r));
-            state.dropped_in_resync |= new;
-            state.regions.resync.insert_range(range);
+            state.read_again(range);
             return;
         }
         state.push(time, body);
@@ -916,6 +913,16 @@ impl State {
         let record = QueuedRecord { sequence: self.last_sequence, time, body };
         self.queue_bytes += record.cost_bytes();
         self.queue.push_back(record);
+    }
+
+    /// The regions wait for a resync from now on.
+    fn read_again(&mut self, range: RegionRange) {
+        // One that does not wait already may have been captured since the resync began.
+        if self.mode == Mode::Resync {
+            let waits = |region| self.regions.resync.contains(region);
+            self.dropped_in_resync |= !(range.first..=range.last).all(waits);
+        }
+        self.regions.resync.insert_range(range);
     }
 
     /// The next record for the journal waits to be settled.

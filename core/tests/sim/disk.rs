@@ -1,0 +1,227 @@
+//! The simulated source disk: a volatile cache in front of a platter, in sectors that are written whole or not at all.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use hrl::device::{BlockDevice, Discarded, Durability, Unmap};
+use hrl::{Error, ErrorKind, Extent, Result};
+
+use crate::world::{Incarnation, Random, World};
+
+pub const SECTOR: u64 = 512;
+
+struct State {
+    content: Vec<u8>,
+    /// What the platter has under each sector that was written since the last flush.
+    unflushed: BTreeMap<u64, Vec<u8>>,
+    /// What was read while it was watched.
+    reads: Option<Vec<Extent>>,
+}
+
+/// A disk. Survives the machine.
+pub struct Platter {
+    state: Mutex<State>,
+    /// Whether a discard leaves zeroes.
+    discard: Discarded,
+}
+
+/// The disk as a running machine sees it.
+pub struct SimDisk {
+    platter: Arc<Platter>,
+    machine: Arc<Incarnation>,
+    poisoned: Mutex<bool>,
+}
+
+impl Platter {
+    pub fn new(bytes: u64, discard: Discarded) -> Arc<Self> {
+        let content = vec![0; bytes as usize];
+        let state = State { content, unflushed: BTreeMap::new(), reads: None };
+        Arc::new(Self { state: Mutex::new(state), discard })
+    }
+
+    pub fn attach(self: &Arc<Self>, machine: &Arc<Incarnation>) -> Arc<SimDisk> {
+        let (platter, machine) = (self.clone(), machine.clone());
+        Arc::new(SimDisk { platter, machine, poisoned: Mutex::new(false) })
+    }
+
+    /// The power failed: each sector written since the last flush is kept or lost.
+    pub fn power_failed(&self, random: &Random) {
+        let mut state = self.lock();
+        let style = random.below(4);
+        for (sector, before) in std::mem::take(&mut state.unflushed) {
+            let lost = match style {
+                0 => true,
+                1 => false,
+                _ => random.one_in(2),
+            };
+            if lost {
+                let at = (sector * SECTOR) as usize;
+                state.content[at..at + before.len()].copy_from_slice(&before);
+            }
+        }
+    }
+
+    /// The content now, without a request.
+    pub fn peek(&self) -> Vec<u8> {
+        self.lock().content.clone()
+    }
+
+    /// Remembers reads from now on; gives what was remembered.
+    pub fn watch(&self, yes: bool) -> Vec<Extent> {
+        std::mem::replace(&mut self.lock().reads, yes.then(Vec::new)).unwrap_or_default()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().expect("one thread")
+    }
+
+    fn put(&self, offset: u64, data: &[u8]) {
+        let mut state = self.lock();
+        let State { content, unflushed, .. } = &mut *state;
+        for sector in offset / SECTOR..(offset + data.len() as u64).div_ceil(SECTOR) {
+            let at = (sector * SECTOR) as usize;
+            unflushed.entry(sector).or_insert_with(|| content[at..at + SECTOR as usize].to_vec());
+        }
+        content[offset as usize..offset as usize + data.len()].copy_from_slice(data);
+    }
+}
+
+impl SimDisk {
+    fn request(&self, what: &'static str, at: u64, length: u64) -> Result<()> {
+        let world = World::current();
+        if !world.request(&self.machine) {
+            return Err(Self::failed(what, "the machine is dead"));
+        }
+        world.note(what, at, length);
+        Ok(())
+    }
+
+    fn done(&self, what: &'static str) -> Result<()> {
+        if World::current().request(&self.machine) {
+            return Ok(());
+        }
+        Err(Self::failed(what, "the machine is dead"))
+    }
+
+    fn failed(what: &'static str, why: &str) -> Error {
+        Error::new(ErrorKind::Io, what, "simulated disk").message(why)
+    }
+
+    fn check_poison(&self, what: &'static str) -> Result<()> {
+        if *self.poisoned.lock().expect("one thread") {
+            return Err(Error::new(ErrorKind::Poisoned, what, "simulated disk"));
+        }
+        Ok(())
+    }
+
+    /// Some of `data`, when a write of it failed.
+    fn put_some(&self, offset: u64, data: &[u8]) {
+        let world = World::current();
+        for (number, sector) in data.chunks(SECTOR as usize).enumerate() {
+            if world.random.one_in(2) {
+                self.platter.put(offset + number as u64 * SECTOR, sector);
+            }
+        }
+    }
+
+    fn change(&self, what: &'static str, offset: u64, data: &[u8]) -> Result<()> {
+        self.check_poison(what)?;
+        let world = World::current();
+        if let Err(error) = self.request(what, offset, data.len() as u64) {
+            return Err(error);
+        }
+        if world.strikes(world.faults.get().disk_error, "disk write error") {
+            self.put_some(offset, data);
+            return Err(Self::failed(what, "injected"));
+        }
+        if world.random.one_in(2) {
+            self.platter.put(offset, data);
+            world.takes_time();
+        } else {
+            world.takes_time();
+            if !self.machine.is_alive() {
+                return Err(Self::failed(what, "the machine is dead"));
+            }
+            self.platter.put(offset, data);
+        }
+        self.done(what)
+    }
+}
+
+impl BlockDevice for SimDisk {
+    fn name(&self) -> String {
+        "simulated disk".to_owned()
+    }
+
+    fn size_bytes(&self) -> u64 {
+        self.platter.lock().content.len() as u64
+    }
+
+    fn block_bytes(&self) -> u32 {
+        SECTOR as u32
+    }
+
+    fn read(&self, offset: u64, buffer: &mut [u8]) -> Result<()> {
+        let length = buffer.len() as u64;
+        self.request("read disk", offset, length)?;
+        let world = World::current();
+        if world.strikes(world.faults.get().disk_error, "disk read error") {
+            return Err(Self::failed("read disk", "injected"));
+        }
+        let who = world.doing.get();
+        world.takes_time();
+        let mut state = self.platter.lock();
+        if let Some(reads) = state.reads.as_mut().filter(|_| who == "resync") {
+            reads.push(Extent { offset, length });
+        }
+        buffer.copy_from_slice(&state.content[offset as usize..][..buffer.len()]);
+        drop(state);
+        self.done("read disk")
+    }
+
+    fn write(&self, offset: u64, data: &[u8], durability: Durability) -> Result<()> {
+        self.change("write disk", offset, data)?;
+        if durability == Durability::Durable { self.flush() } else { Ok(()) }
+    }
+
+    fn zero(&self, extent: Extent, _unmap: Unmap, durability: Durability) -> Result<()> {
+        self.change("zero disk", extent.offset, &vec![0; extent.length as usize])?;
+        if durability == Durability::Durable { self.flush() } else { Ok(()) }
+    }
+
+    fn discard(&self, extent: Extent) -> Result<Discarded> {
+        match self.platter.discard {
+            Discarded::Ignored => {}
+            _ => self.change("discard", extent.offset, &vec![0; extent.length as usize])?,
+        }
+        Ok(self.platter.discard)
+    }
+
+    fn flush(&self) -> Result<()> {
+        self.check_poison("flush disk")?;
+        self.request("flush disk", 0, 0)?;
+        let world = World::current();
+        if world.strikes(world.faults.get().disk_flush_error, "disk flush error") {
+            *self.poisoned.lock().expect("one thread") = true;
+            return Err(Self::failed("flush disk", "injected"));
+        }
+        // What is written while the flush runs is not promised by it.
+        let before: Vec<u64> = self.platter.lock().unflushed.keys().copied().collect();
+        let marked = self.platter.lock().content.clone();
+        world.takes_time();
+        if !self.machine.is_alive() {
+            return Err(Self::failed("flush disk", "the machine is dead"));
+        }
+        let mut state = self.platter.lock();
+        for sector in before {
+            let at = (sector * SECTOR) as usize..((sector + 1) * SECTOR) as usize;
+            if state.content[at.clone()] == marked[at.clone()] {
+                state.unflushed.remove(&sector);
+            } else if let Some(platter) = state.unflushed.get_mut(&sector) {
+                platter.copy_from_slice(&marked[at]);
+            }
+        }
+        drop(state);
+        self.done("flush disk")
+    }
+}

@@ -1,0 +1,82 @@
+//! Deterministic simulation: a seed decides workload, faults and schedule, one thread does everything, and the promises
+//! of the design are checked against a model of the disk. See `core/docs/testing.md`.
+
+mod disk;
+mod files;
+mod model;
+mod oracle;
+mod run;
+mod site;
+mod store;
+mod world;
+
+use crate::run::{Outcome, simulate};
+
+/// Seeds of `cargo test`.
+const SEEDS: u64 = 200;
+
+fn variable(name: &str) -> Option<u64> {
+    std::env::var(name).ok()?.parse().ok()
+}
+
+/// Runs seeds on all processors; the outcome of all, or what was found first.
+fn run_seeds(first: u64, count: u64) {
+    let threads = std::thread::available_parallelism().map_or(1, usize::from) as u64;
+    run::quiet_panics();
+    let (clock, began) = (hrl::SystemClock::default(), std::sync::atomic::AtomicU64::new(first));
+    let start = hrl::Clock::elapsed(&clock);
+    let failures: Vec<u64> = std::thread::scope(|scope| {
+        let work = || {
+            let (mut outcome, mut failed) = (Outcome::default(), Vec::new());
+            loop {
+                let seed = began.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                if seed >= first + count || failed.len() >= 5 {
+                    return (outcome, failed);
+                }
+                match simulate(seed, None, false) {
+                    Ok(found) => outcome.add(found),
+                    Err(_) => failed.push(seed),
+                }
+            }
+        };
+        let threads: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
+        let mut all = Outcome::default();
+        let mut failures = Vec::new();
+        for thread in threads {
+            let (outcome, failed) = thread.join().expect("the harness does not panic");
+            all.add(outcome);
+            failures.extend(failed);
+        }
+        let took = hrl::Clock::elapsed(&clock).saturating_sub(start);
+        println!("{count} seeds from {first} in {took:.1?}: {all}");
+        failures
+    });
+    if let Some(seed) = failures.iter().min() {
+        run::explain(*seed);
+        panic!("seeds {failures:?} failed");
+    }
+}
+
+#[test]
+fn promises_hold_in_many_simulated_lives() {
+    let (first, count) = match variable("SIM_SEED") {
+        Some(seed) => (seed, 1),
+        None => (variable("SIM_FROM").unwrap_or(0), variable("SIM_SEEDS").unwrap_or(SEEDS)),
+    };
+    run_seeds(first, count);
+}
+
+#[test]
+#[ignore = "long: the same with many seeds"]
+fn promises_hold_in_many_more_simulated_lives() {
+    run_seeds(1_000_000, 5_000);
+}
+
+#[test]
+fn a_seed_replays_exactly() {
+    for seed in [3, 17, 40] {
+        let one = simulate(seed, None, false).expect("it holds").hash;
+        let other = simulate(seed, None, true).expect("it holds").hash;
+        assert_eq!(one, other, "seed {seed}");
+    }
+}

@@ -1,0 +1,238 @@
+//! The oracle's own model of one volume: every change in the order in which it was acknowledged, where the volume was in
+//! order, and which points were promised.
+//!
+//! A sector is known by its tag, a number from which all of its bytes follow.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
+
+use hrl::capture::TapStats;
+use hrl::{Mode, PointId};
+
+use crate::disk::SECTOR;
+
+/// Changes between two snapshots.
+const SNAPSHOT_EVERY: usize = 48;
+
+/// What a whole disk holds.
+pub type Tags = Rc<Vec<u64>>;
+
+/// The bytes of sectors with these tags.
+pub fn bytes_of(tags: &[u64]) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(tags.len() * SECTOR as usize);
+    for tag in tags {
+        for word in 0..SECTOR / 8 {
+            let value = if *tag == 0 { 0 } else { tag ^ word.wrapping_mul(0x0101_0101_0000_0000) };
+            bytes.extend_from_slice(&value.to_le_bytes());
+        }
+    }
+    bytes
+}
+
+/// The tags of sectors with these bytes. A sector that was never written so has a tag of its own.
+pub fn tags_of(bytes: &[u8]) -> Vec<u64> {
+    bytes
+        .chunks(SECTOR as usize)
+        .map(|sector| {
+            let tag = u64::from_le_bytes(sector[..8].try_into().expect("8 bytes"));
+            if bytes_of(&[tag]) == sector {
+                tag
+            } else {
+                crate::store::hash_bytes(sector) | 1 << 63
+            }
+        })
+        .collect()
+}
+
+struct Entry {
+    /// Twice the sequence, and one more when the change was not captured: then it is in the states after it only.
+    key: u64,
+    first: usize,
+    tags: Rc<[u64]>,
+}
+
+/// An interval without order: after the first sequence, before the second.
+#[derive(Clone, Copy, Debug)]
+struct Gap {
+    begin: u64,
+    end: Option<u64>,
+}
+
+pub struct Model {
+    now: Vec<u64>,
+    log: Vec<Entry>,
+    /// The state before the entry with this number.
+    snapshots: BTreeMap<usize, Tags>,
+    gaps: Vec<Gap>,
+    ordered: bool,
+    /// Points whose marking returned: they are never lost.
+    pub confirmed: BTreeMap<PointId, u64>,
+    /// Points that were placed and are lost with the journal: they are never offered.
+    pub lost: BTreeSet<PointId>,
+    placed: BTreeMap<PointId, u64>,
+    losses: Vec<Loss>,
+}
+
+/// What was known before the journal lost something. A crash soon after may bring it back: the segment may be there after all.
+struct Loss {
+    /// Where the journal went on.
+    begin: u64,
+    keys: Vec<u64>,
+    gaps: Vec<Gap>,
+    placed: BTreeMap<PointId, u64>,
+    lost: BTreeSet<PointId>,
+}
+
+impl Model {
+    pub fn new(sectors: usize) -> Self {
+        Self {
+            now: vec![0; sectors],
+            log: Vec::new(),
+            snapshots: BTreeMap::from([(0, Rc::new(vec![0; sectors]))]),
+            gaps: Vec::new(),
+            ordered: true,
+            confirmed: BTreeMap::new(),
+            lost: BTreeSet::new(),
+            placed: BTreeMap::new(),
+            losses: Vec::new(),
+        }
+    }
+
+    /// What the disk holds as far as its writers were told.
+    pub fn now(&self) -> &[u64] {
+        &self.now
+    }
+
+    /// A change was acknowledged, `before` and `after` being what the tap said around it.
+    pub fn changed(&mut self, first: usize, tags: &[u64], before: &TapStats, after: &TapStats) {
+        let captured = after.last_sequence > before.last_sequence
+            && !(before.mode == Mode::Ordered && after.mode != Mode::Ordered);
+        let key = 2 * after.last_sequence.0 + u64::from(!captured);
+        self.observe(after);
+        self.push(key, first, tags);
+    }
+
+    /// Looks whether the volume came into order or fell out of it.
+    pub fn observe(&mut self, stats: &TapStats) {
+        let ordered = stats.mode == Mode::Ordered;
+        if ordered == self.ordered {
+            return;
+        }
+        self.ordered = ordered;
+        let sequence = stats.last_sequence.0;
+        match self.gaps.last_mut().filter(|gap| gap.end.is_none()) {
+            Some(gap) if ordered => gap.end = Some(sequence),
+            None if !ordered => self.gaps.push(Gap { begin: sequence, end: None }),
+            _ => {}
+        }
+    }
+
+    /// The journal lost everything after `durable` and began a gap, its last sequence now.
+    pub fn journal_lost(&mut self, durable: u64, stats: &TapStats) {
+        let begin = stats.last_sequence.0;
+        self.losses.push(Loss {
+            begin,
+            keys: self.log.iter().map(|entry| entry.key).collect(),
+            gaps: self.gaps.clone(),
+            placed: self.placed.clone(),
+            lost: self.lost.clone(),
+        });
+        self.forget_after(durable);
+        for entry in self.log.iter_mut().filter(|entry| entry.key > 2 * durable + 1) {
+            entry.key = 2 * begin + 1;
+        }
+        self.ordered = false;
+        if self.gaps.last().is_none_or(|gap| gap.end.is_some()) {
+            self.gaps.push(Gap { begin, end: None });
+        }
+    }
+
+    /// A session began after `last`; the disk holds `tags`.
+    pub fn restarted(&mut self, last: u64, tags: &[u64], stats: &TapStats) {
+        if let Some(at) = self.losses.iter().position(|loss| loss.begin > last) {
+            let loss = self.losses.swap_remove(at);
+            self.losses.truncate(at);
+            self.log.truncate(loss.keys.len());
+            self.snapshots.split_off(&(self.log.len() + 1));
+            self.log.iter_mut().zip(loss.keys).for_each(|(entry, key)| entry.key = key);
+            (self.gaps, self.placed, self.lost) = (loss.gaps, loss.placed, loss.lost);
+        }
+        self.forget_after(last);
+        let kept = self.log.partition_point(|entry| entry.key <= 2 * last + 1);
+        self.log.truncate(kept);
+        self.snapshots.split_off(&(kept + 1));
+        self.now = (*self.state_at(u64::MAX / 2)).clone();
+        if self.now != tags {
+            self.push(2 * last + 1, 0, tags);
+        }
+        self.ordered = self.gaps.last().is_none_or(|gap| gap.end.is_some());
+        self.observe(stats);
+        assert!(
+            self.ordered == (stats.mode == Mode::Ordered),
+            "promise 7: a gap was open before the restart, and the volume says that it is in order"
+        );
+    }
+
+    /// Sequences after `last` are given anew.
+    fn forget_after(&mut self, last: u64) {
+        self.gaps.retain(|gap| gap.begin <= last);
+        if let Some(gap) = self.gaps.last_mut() {
+            gap.end = gap.end.filter(|end| *end <= last);
+        }
+        let lost = self.placed.iter().filter(|(_, sequence)| **sequence > last);
+        self.lost.extend(lost.map(|(point, _)| *point));
+        self.placed.retain(|_, sequence| *sequence <= last);
+        for (point, sequence) in &self.confirmed {
+            assert!(
+                *sequence <= last,
+                "promise 4: point {point} at {sequence} was durable, and only {last} is left"
+            );
+        }
+    }
+
+    /// A point is in the write order.
+    pub fn placed(&mut self, point: PointId, sequence: u64) {
+        assert!(self.ordered, "promise 7: a point was marked while the volume was not in order");
+        self.placed.insert(point, sequence);
+    }
+
+    /// The volume was in order at `sequence`: `Some(false)` strictly inside a gap, `None` at its very edges.
+    pub fn is_ordered_at(&self, sequence: u64) -> Option<bool> {
+        for gap in &self.gaps {
+            let end = gap.end.unwrap_or(u64::MAX);
+            if gap.begin < sequence && sequence < end {
+                return Some(false);
+            }
+            if gap.begin == sequence {
+                return None;
+            }
+        }
+        Some(true)
+    }
+
+    /// What the volume held at `sequence`.
+    pub fn state_at(&self, sequence: u64) -> Tags {
+        let end = self.log.partition_point(|entry| entry.key <= 2 * sequence);
+        let (from, base) =
+            self.snapshots.range(..=end).next_back().expect("there is one of the beginning");
+        let mut tags = (**base).clone();
+        for entry in &self.log[*from..end] {
+            tags[entry.first..entry.first + entry.tags.len()].copy_from_slice(&entry.tags);
+        }
+        Rc::new(tags)
+    }
+
+    /// The content of a range became known although nobody was told of a change.
+    pub fn set(&mut self, first: usize, tags: &[u64], sequence: u64) {
+        self.push(2 * sequence + 1, first, tags);
+    }
+
+    fn push(&mut self, key: u64, first: usize, tags: &[u64]) {
+        if self.log.len().is_multiple_of(SNAPSHOT_EVERY) {
+            self.snapshots.insert(self.log.len(), Rc::new(self.now.clone()));
+        }
+        let key = key.max(self.log.last().map_or(0, |entry| entry.key));
+        self.log.push(Entry { key, first, tags: tags.into() });
+        self.now[first..first + tags.len()].copy_from_slice(tags);
+    }
+}

@@ -1,0 +1,135 @@
+//! What is asked of the vault, by somebody who only reads: does everything that it offers hold?
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use hrl::device::BlockDevice;
+use hrl::replica::{At, Replica, Vault, ViewOptions};
+use hrl::{Clock, ErrorKind, PointId, Sequence};
+
+use crate::model::tags_of;
+use crate::site::Site;
+use crate::world::World;
+
+/// What the vault offered when it was last looked at.
+#[derive(Default)]
+pub struct Oracle {
+    offered: BTreeMap<PointId, u64>,
+}
+
+impl Oracle {
+    /// Looks at some of what the vault offers, or with `all` at everything.
+    pub fn look(&mut self, site: &Site, all: bool) {
+        let Some(replica) = replica(site) else { return };
+        let world = &site.world;
+        let last = replica.catalog().last_sequence().0;
+        world.note("oracle looks", last, u64::from(all));
+        let points: BTreeMap<PointId, u64> =
+            replica.points().iter().map(|point| (point.id, point.sequence.0)).collect();
+        for (point, sequence) in &self.offered {
+            assert_eq!(
+                points.get(point),
+                Some(sequence),
+                "promise 5: point {point} at {sequence} was offered and is not any more"
+            );
+        }
+        for (point, sequence) in &points {
+            let lost = site.model.borrow().lost.contains(point);
+            assert!(!lost, "promise 7: point {point} at {sequence} was lost and is offered");
+        }
+        let some: Vec<u64> = if all {
+            points.values().copied().collect()
+        } else {
+            let values: Vec<u64> = points.values().copied().collect();
+            let count = values.len().min(2);
+            (0..count).map(|_| world.random.pick(&values)).collect()
+        };
+        for sequence in some {
+            self.compare(site, &replica, sequence);
+        }
+        for _ in 0..if all { 6 } else { 2 } {
+            if last > 0 {
+                self.ask(site, &replica, world.random.within(1, last));
+            }
+        }
+        self.offered = points;
+    }
+
+    /// Any sequence may be asked for.
+    fn ask(&self, site: &Site, replica: &Replica, sequence: u64) {
+        let ordered = site.model.borrow().is_ordered_at(sequence);
+        match replica.resolve(&At::Sequence(Sequence(sequence))) {
+            Ok(_) => {
+                assert_ne!(ordered, Some(false), "promise 7: {sequence} lies in a gap");
+                self.compare(site, replica, sequence);
+            }
+            Err(error) => {
+                let first = replica.catalog().segments().first();
+                let before = first.is_some_and(|entry| sequence < entry.summary.first_sequence.0);
+                let gap =
+                    error.kind() == ErrorKind::NotOrdered && (before || ordered != Some(true));
+                assert!(gap, "promise 3: sequence {sequence} cannot be had: {error}");
+            }
+        }
+    }
+
+    /// The view at `sequence` is the model's prefix.
+    fn compare(&self, site: &Site, replica: &Replica, sequence: u64) {
+        let found = content(replica, &At::Sequence(Sequence(sequence)));
+        let expected = site.model.borrow().state_at(sequence);
+        site.world.count(|counts| counts.states_compared += 1);
+        differ(&format!("promise 3: the view at {sequence} is no prefix"), &expected, &found);
+    }
+
+    /// After everything settled: all of it is there, and the newest state is the disk.
+    pub fn look_at_the_end(&mut self, site: &Site) {
+        self.look(site, true);
+        let replica = replica(site).expect("it has replicated");
+        let found = content(&replica, &At::Newest);
+        let disk = tags_of(&site.platter.peek());
+        differ("promise 4: the newest state is not the disk", &disk, &found);
+        differ("the model is not the disk", &disk, site.model.borrow().now());
+        let points: Vec<PointId> = replica.points().iter().map(|point| point.id).collect();
+        for (point, sequence) in &site.model.borrow().confirmed {
+            assert!(
+                points.contains(point),
+                "promise 5: point {point} at {sequence} did not arrive"
+            );
+        }
+        let report = replica.verify(&|_, _| true).expect("the store answers");
+        assert!(report.findings.is_empty(), "promise 10: {:?}", report.findings);
+    }
+}
+
+fn replica(site: &Site) -> Option<Replica> {
+    let store = site.server.clear_sight();
+    let clock: Arc<dyn Clock> = World::current().clock.clone();
+    let vault = match Vault::open(store, site.plan.key.clone(), clock) {
+        Ok(vault) => vault,
+        Err(error) if error.kind() == ErrorKind::NotFound => return None,
+        Err(error) => panic!("the vault cannot be opened: {error}"),
+    };
+    match vault.replica("disk") {
+        Ok(replica) => Some(replica),
+        Err(error) if error.kind() == ErrorKind::NotFound => None,
+        Err(error) => panic!("the replica cannot be opened: {error}"),
+    }
+}
+
+fn content(replica: &Replica, at: &At) -> Vec<u64> {
+    let view = replica
+        .view(at, &ViewOptions::default())
+        .unwrap_or_else(|error| panic!("promise 3: no view of {at}: {error}"));
+    let mut bytes = vec![0; view.size_bytes() as usize];
+    view.read(0, &mut bytes).unwrap_or_else(|error| panic!("promise 3: view of {at}: {error}"));
+    tags_of(&bytes)
+}
+
+fn differ(what: &str, expected: &[u64], found: &[u64]) {
+    let Some(at) = (0..expected.len()).find(|at| expected[*at] != found[*at]) else { return };
+    let count = (0..expected.len()).filter(|at| expected[*at] != found[*at]).count();
+    panic!(
+        "{what}: {count} sectors differ, the first is {at}: expected {:#x}, found {:#x}",
+        expected[at], found[at]
+    );
+}

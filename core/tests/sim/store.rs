@@ -1,0 +1,217 @@
+//! The simulated store: objects that survive everything, behind a way that loses requests and answers and brings
+//! some of them late.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use hrl::device::Files;
+use hrl::store::{ObjectInfo, PutOutcome, Store};
+use hrl::{Clock, Error, ErrorKind, Result};
+
+use crate::files::SimFiles;
+use crate::world::{Incarnation, World};
+
+#[derive(Default)]
+struct State {
+    objects: BTreeMap<String, Arc<[u8]>>,
+    /// Puts that were given up by who sent them, and still arrive.
+    late: Vec<(Duration, String, Arc<[u8]>)>,
+    down: bool,
+}
+
+/// The store itself.
+#[derive(Default)]
+pub struct Server(Mutex<State>);
+
+/// The store as a running machine reaches it.
+pub struct SimStore {
+    server: Arc<Server>,
+    machine: Arc<Incarnation>,
+    files: Option<Arc<SimFiles>>,
+    /// No faults: the eye of the oracle.
+    clear: bool,
+}
+
+impl Server {
+    pub fn connect(
+        self: &Arc<Self>,
+        machine: &Arc<Incarnation>,
+        files: Option<Arc<SimFiles>>,
+    ) -> Arc<SimStore> {
+        let (server, machine) = (self.clone(), machine.clone());
+        Arc::new(SimStore { server, machine, files, clear: false })
+    }
+
+    /// The store as it is, without faults.
+    pub fn clear_sight(self: &Arc<Self>) -> Arc<SimStore> {
+        let machine = Incarnation::start();
+        Arc::new(SimStore { server: self.clone(), machine, files: None, clear: true })
+    }
+
+    pub fn set_down(&self, down: bool) {
+        self.lock().down = down;
+    }
+
+    pub fn is_down(&self) -> bool {
+        self.lock().down
+    }
+
+    /// Late requests whose time has come arrive; with `all`, all do.
+    pub fn deliver(&self, now: Duration, all: bool) {
+        let mut state = self.lock();
+        let (due, rest): (Vec<_>, Vec<_>) =
+            std::mem::take(&mut state.late).into_iter().partition(|(at, ..)| all || *at <= now);
+        state.late = rest;
+        for (_, name, content) in due {
+            state.objects.entry(name).or_insert(content);
+        }
+    }
+
+    pub fn set_content(&self, name: &str, content: Arc<[u8]>) {
+        self.lock().objects.insert(name.to_owned(), content);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.0.lock().expect("one thread")
+    }
+}
+
+impl SimStore {
+    fn unavailable(what: &'static str, name: &str, why: &str) -> Error {
+        Error::new(ErrorKind::Unavailable, what, name).message(why)
+    }
+
+    /// The request goes out; an error when it does not arrive.
+    fn send(&self, what: &'static str, name: &str) -> Result<()> {
+        if self.clear {
+            return Ok(());
+        }
+        let world = World::current();
+        if !world.request(&self.machine) {
+            return Err(Self::unavailable(what, name, "the machine is dead"));
+        }
+        world.trace(what, hash(name), 0);
+        world.say(format!("{what} {name}"));
+        // Readers of packs hold locks while they ask.
+        if matches!(what, "put" | "delete") {
+            world.takes_time();
+        }
+        if !self.machine.is_alive() {
+            return Err(Self::unavailable(what, name, "the machine is dead"));
+        }
+        self.server.deliver(world.clock.elapsed(), false);
+        if self.server.is_down() {
+            return Err(Self::unavailable(what, name, "the store is down"));
+        }
+        if world.strikes(world.faults.get().store_refuses, "store does not answer") {
+            return Err(Self::unavailable(what, name, "injected"));
+        }
+        Ok(())
+    }
+
+    /// The answer comes back; an error when it does not.
+    fn answer(&self, what: &'static str, name: &str) -> Result<()> {
+        if self.clear {
+            return Ok(());
+        }
+        let world = World::current();
+        if !world.request(&self.machine) {
+            return Err(Self::unavailable(what, name, "the machine is dead"));
+        }
+        if world.strikes(world.faults.get().store_loses_answer, "store loses an answer") {
+            return Err(Self::unavailable(what, name, "the answer was lost"));
+        }
+        Ok(())
+    }
+}
+
+pub fn hash(name: &str) -> u64 {
+    hash_bytes(name.as_bytes())
+}
+
+impl Store for SimStore {
+    fn name(&self) -> String {
+        "simulated store".to_owned()
+    }
+
+    fn put(&self, name: &str, content: &[u8]) -> Result<PutOutcome> {
+        self.send("put", name)?;
+        let world = World::current();
+        let content: Arc<[u8]> = content.into();
+        if !self.clear && world.strikes(world.faults.get().store_is_late, "a put arrives late") {
+            let at = world.clock.elapsed() + Duration::from_millis(world.random.within(1, 3000));
+            self.server.lock().late.push((at, name.to_owned(), content));
+            return Err(Self::unavailable("put", name, "no answer in time"));
+        }
+        let mut state = self.server.lock();
+        let outcome = if state.objects.contains_key(name) {
+            PutOutcome::AlreadyExists
+        } else {
+            state.objects.insert(name.to_owned(), content);
+            PutOutcome::Created
+        };
+        drop(state);
+        self.answer("put", name)?;
+        Ok(outcome)
+    }
+
+    fn put_file(&self, name: &str, path: &Path) -> Result<PutOutcome> {
+        let content = match &self.files {
+            Some(files) if files.exists(path) => files.read(path),
+            _ => std::fs::read(path),
+        };
+        self.put(name, &content.map_err(|error| Error::io("read file", path.display(), error))?)
+    }
+
+    fn get(&self, name: &str, range: Range<u64>) -> Result<Vec<u8>> {
+        self.send("get", name)?;
+        let state = self.server.lock();
+        let object = state.objects.get(name).cloned();
+        drop(state);
+        self.answer("get", name)?;
+        let object = object.ok_or_else(|| Error::new(ErrorKind::NotFound, "get", name))?;
+        let bytes = object.get(range.start as usize..range.end as usize);
+        bytes.map(<[u8]>::to_vec).ok_or_else(|| {
+            Error::new(ErrorKind::InvalidInput, "get", name)
+                .expected(format_args!("a range within {} bytes", object.len()))
+                .found(format_args!("{range:?}"))
+        })
+    }
+
+    fn list(&self, prefix: &str) -> Result<Vec<ObjectInfo>> {
+        self.send("list", prefix)?;
+        let state = self.server.lock();
+        let inside = state.objects.range(prefix.to_owned()..);
+        let found = inside
+            .take_while(|(name, _)| name.starts_with(prefix))
+            .map(|(name, content)| ObjectInfo { name: name.clone(), length: content.len() as u64 })
+            .collect();
+        drop(state);
+        self.answer("list", prefix)?;
+        Ok(found)
+    }
+
+    fn head(&self, name: &str) -> Result<Option<ObjectInfo>> {
+        self.send("head", name)?;
+        let state = self.server.lock();
+        let length = state.objects.get(name).map(|content| content.len() as u64);
+        drop(state);
+        self.answer("head", name)?;
+        Ok(length.map(|length| ObjectInfo { name: name.to_owned(), length }))
+    }
+
+    fn delete(&self, name: &str) -> Result<()> {
+        self.send("delete", name)?;
+        self.server.lock().objects.remove(name);
+        self.answer("delete", name)
+    }
+}
+
+pub fn hash_bytes(bytes: &[u8]) -> u64 {
+    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+        (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
+    })
+}
