@@ -68,6 +68,11 @@
 #define HRL_KEEP_ALLOCATED 2
 
 /**
+ * Room for the name of a step.
+ */
+#define HRL_STEP_CHARS 16
+
+/**
  * Length of a key, in bytes.
  */
 #define HRL_KEY_BYTES 32
@@ -272,6 +277,16 @@ typedef struct hrl_changes hrl_changes;
 typedef struct hrl_device hrl_device;
 
 /**
+ * A volume that failed over to here, running. All threads may use it at once.
+ */
+typedef struct hrl_failover hrl_failover;
+
+/**
+ * A disk at the old site that follows the volume. One thread at a time uses it.
+ */
+typedef struct hrl_follower hrl_follower;
+
+/**
  * The coordinator of a consistency group. All threads may use it at once.
  */
 typedef struct hrl_group_coordinator hrl_group_coordinator;
@@ -391,6 +406,329 @@ typedef struct hrl_device_callbacks {
  * Is given one run of a disk's allocation map; returns false to stop.
  */
 typedef bool (*hrl_allocation_fn)(void *user, uint64_t offset, uint64_t length, bool allocated);
+
+/**
+ * A step in the life cycle of a volume, as it was recorded.
+ */
+typedef struct hrl_step {
+    /**
+     * "request", "hand-over", "start", "commit", "cancel", "reprotect", "fail-back", "test-begin" or "test-end".
+     */
+    char kind[HRL_STEP_CHARS];
+    /**
+     * Identity of the failover (or test) that it belongs to, in hexadecimal digits.
+     */
+    char failover[HRL_ID_CHARS];
+    /**
+     * When, in nanoseconds since 1970 in UTC.
+     */
+    int64_t time_ns;
+    /**
+     * The host that recorded it.
+     */
+    char host[HRL_LABEL_CHARS];
+    /**
+     * The state of the volume that it is about.
+     */
+    uint64_t sequence;
+    /**
+     * Time of that state.
+     */
+    int64_t state_time_ns;
+    /**
+     * The recovery point that the state is, in hexadecimal digits; empty where it is none.
+     */
+    char point[HRL_ID_CHARS];
+    /**
+     * Epoch that the volume has after the failover.
+     */
+    uint32_t epoch;
+    /**
+     * The name of a test, or a reason.
+     */
+    char note[HRL_LABEL_CHARS];
+} hrl_step;
+
+/**
+ * Is given one step, which lives until it returns; returns false to stop.
+ */
+typedef bool (*hrl_step_fn)(void *user, const struct hrl_step *step);
+
+/**
+ * What the source of an ended epoch wrote after the failover. `hrl_replica_open` with the name "VOLUME@EPOCH" reads it.
+ */
+typedef struct hrl_branch {
+    /**
+     * The ended epoch.
+     */
+    uint32_t epoch;
+    /**
+     * The state at which it ended.
+     */
+    uint64_t from_sequence;
+    /**
+     * Last sequence of the branch.
+     */
+    uint64_t last_sequence;
+    /**
+     * Its segments.
+     */
+    uint64_t segments;
+    /**
+     * Stored bytes.
+     */
+    uint64_t stored_bytes;
+    /**
+     * When the epoch was ended, in nanoseconds since 1970 in UTC.
+     */
+    int64_t ended_ns;
+    /**
+     * Host of the source that wrote it.
+     */
+    char source[HRL_LABEL_CHARS];
+} hrl_branch;
+
+/**
+ * Is given one branch, which lives until it returns; returns false to stop.
+ */
+typedef bool (*hrl_branch_fn)(void *user, const struct hrl_branch *branch);
+
+/**
+ * How to fail over. Fill it with zeroes, then set what is needed; everything is copied.
+ */
+typedef struct hrl_failover_options {
+    /**
+     * `sizeof(hrl_failover_options)`.
+     */
+    size_t struct_bytes;
+    /**
+     * The state, see `hrl_replica_resolve`. NULL: "newest-good".
+     */
+    const char *at;
+    /**
+     * Ask the source to hand over what is left, and wait for it so long. 0: unplanned.
+     */
+    uint64_t planned_ms;
+    /**
+     * Change the point of the failover that is under way in the state directory: what was written since is dropped.
+     */
+    bool change_point;
+    /**
+     * The disk reads as zeroes, as a new sparse file does.
+     */
+    bool disk_reads_zero;
+} hrl_failover_options;
+
+/**
+ * How a failover began, and how far it is.
+ */
+typedef struct hrl_failover_status {
+    /**
+     * The state that the volume was served as of.
+     */
+    uint64_t sequence;
+    /**
+     * Time of that state, in nanoseconds since 1970 in UTC.
+     */
+    int64_t state_time_ns;
+    /**
+     * The recovery point that it is, in hexadecimal digits; empty where it is none.
+     */
+    char point[HRL_ID_CHARS];
+    /**
+     * From the call of `hrl_failover_start` until the volume could be read and written, in microseconds.
+     */
+    uint64_t took_us;
+    /**
+     * Bytes of data in the disk.
+     */
+    uint64_t hydrated_bytes;
+    /**
+     * Bytes of data that must be.
+     */
+    uint64_t hydrate_bytes;
+    /**
+     * The disk is whole; the replica is not read any more.
+     */
+    bool whole;
+    /**
+     * It is committed.
+     */
+    bool committed;
+} hrl_failover_status;
+
+/**
+ * How a protection is doing.
+ */
+typedef struct hrl_stats {
+    /**
+     * A `hrl_mode`.
+     */
+    uint32_t mode;
+    /**
+     * Newest sequence captured.
+     */
+    uint64_t last_sequence;
+    /**
+     * Newest sequence durable in the local journal.
+     */
+    uint64_t journaled_sequence;
+    /**
+     * Newest sequence in the vault.
+     */
+    uint64_t replicated_sequence;
+    /**
+     * Age of the oldest captured change that is not in the vault, in milliseconds.
+     */
+    uint64_t rpo_ms;
+    /**
+     * Changes captured: writes, zeroes, discards.
+     */
+    uint64_t changes;
+    /**
+     * Bytes of data captured.
+     */
+    uint64_t bytes_captured;
+    /**
+     * Bytes of sealed segments written.
+     */
+    uint64_t bytes_stored;
+    /**
+     * Memory of the queue, in bytes.
+     */
+    uint64_t queue_bytes;
+    /**
+     * Segments waiting for the vault, in bytes.
+     */
+    uint64_t spool_bytes;
+    /**
+     * What is captured and not in the vault, in bytes: queue and spool.
+     */
+    uint64_t backlog_bytes;
+    /**
+     * Speed of shipping of late, or the bandwidth allowed now where that is less; 0 when nothing has gone yet.
+     */
+    uint64_t ship_bytes_per_second;
+    /**
+     * Milliseconds until the backlog is in the vault at that speed, if nothing more were written; UINT64_MAX when the vault
+     * does not answer or the speed is not known.
+     */
+    uint64_t eta_ms;
+    /**
+     * Regions that a crash now would have to read again.
+     */
+    uint64_t marked_regions;
+    /**
+     * Bytes that a resync has still to read.
+     */
+    uint64_t resync_bytes_left;
+    /**
+     * Bytes that the resync under way, or the last, has read.
+     */
+    uint64_t resync_bytes_read;
+    /**
+     * Points marked in this session.
+     */
+    uint64_t points;
+    /**
+     * The vault took the last segment.
+     */
+    bool vault_available;
+    /**
+     * Another source has the volume now; nothing is replicated any more.
+     */
+    bool fenced;
+    /**
+     * A failover to here is not committed: what is written stays in the spool.
+     */
+    bool provisional;
+    /**
+     * A planned failover has the volume: writes are refused.
+     */
+    bool handed_over;
+} hrl_stats;
+
+/**
+ * A recovery point. Times are nanoseconds since 1970 in UTC.
+ */
+typedef struct hrl_point {
+    /**
+     * Identity, in hexadecimal digits.
+     */
+    char id[HRL_ID_CHARS];
+    /**
+     * A `hrl_point_kind`.
+     */
+    uint32_t kind;
+    /**
+     * Its place in the write order.
+     */
+    uint64_t sequence;
+    /**
+     * When it was marked.
+     */
+    int64_t time_ns;
+    /**
+     * Epoch of the source.
+     */
+    uint32_t epoch;
+    /**
+     * Text of who marked it.
+     */
+    char label[HRL_LABEL_CHARS];
+    /**
+     * Chain hash of the segment that ends with it, in hexadecimal digits.
+     */
+    char chain[HRL_HASH_CHARS];
+    /**
+     * It has a pin, which keeps it through retention.
+     */
+    bool pinned;
+    /**
+     * It is under legal hold.
+     */
+    bool held;
+    /**
+     * When its pin ends, in nanoseconds since 1970 in UTC; 0 for a pin without an end, and without one.
+     */
+    int64_t pinned_until_ns;
+    /**
+     * Checks that found it good, of those kept: the newest of each kind.
+     */
+    uint32_t checks_good;
+    /**
+     * Checks that found it bad.
+     */
+    uint32_t checks_bad;
+} hrl_point;
+
+/**
+ * Told how far a long operation is, in bytes; returns false to stop it. Called from several threads, not at the same
+ * time as its own operation returns.
+ */
+typedef bool (*hrl_progress_fn)(void *user, uint64_t bytes_done, uint64_t bytes_total);
+
+/**
+ * What catching up did.
+ */
+typedef struct hrl_catch_up {
+    /**
+     * The state that the disk held before, but for where it differed.
+     */
+    uint64_t from_sequence;
+    /**
+     * The state that it holds now.
+     */
+    uint64_t to_sequence;
+    /**
+     * Bytes in which the disk may have differed.
+     */
+    uint64_t bytes_diverged;
+    /**
+     * Bytes written: those, and what changed between the states.
+     */
+    uint64_t bytes_written;
+} hrl_catch_up;
 
 /**
  * The place of a group point in one member.
@@ -796,143 +1134,6 @@ typedef struct hrl_event {
 typedef void (*hrl_event_fn)(void *user, const struct hrl_event *event);
 
 /**
- * A recovery point. Times are nanoseconds since 1970 in UTC.
- */
-typedef struct hrl_point {
-    /**
-     * Identity, in hexadecimal digits.
-     */
-    char id[HRL_ID_CHARS];
-    /**
-     * A `hrl_point_kind`.
-     */
-    uint32_t kind;
-    /**
-     * Its place in the write order.
-     */
-    uint64_t sequence;
-    /**
-     * When it was marked.
-     */
-    int64_t time_ns;
-    /**
-     * Epoch of the source.
-     */
-    uint32_t epoch;
-    /**
-     * Text of who marked it.
-     */
-    char label[HRL_LABEL_CHARS];
-    /**
-     * Chain hash of the segment that ends with it, in hexadecimal digits.
-     */
-    char chain[HRL_HASH_CHARS];
-    /**
-     * It has a pin, which keeps it through retention.
-     */
-    bool pinned;
-    /**
-     * It is under legal hold.
-     */
-    bool held;
-    /**
-     * When its pin ends, in nanoseconds since 1970 in UTC; 0 for a pin without an end, and without one.
-     */
-    int64_t pinned_until_ns;
-    /**
-     * Checks that found it good, of those kept: the newest of each kind.
-     */
-    uint32_t checks_good;
-    /**
-     * Checks that found it bad.
-     */
-    uint32_t checks_bad;
-} hrl_point;
-
-/**
- * How a protection is doing.
- */
-typedef struct hrl_stats {
-    /**
-     * A `hrl_mode`.
-     */
-    uint32_t mode;
-    /**
-     * Newest sequence captured.
-     */
-    uint64_t last_sequence;
-    /**
-     * Newest sequence durable in the local journal.
-     */
-    uint64_t journaled_sequence;
-    /**
-     * Newest sequence in the vault.
-     */
-    uint64_t replicated_sequence;
-    /**
-     * Age of the oldest captured change that is not in the vault, in milliseconds.
-     */
-    uint64_t rpo_ms;
-    /**
-     * Changes captured: writes, zeroes, discards.
-     */
-    uint64_t changes;
-    /**
-     * Bytes of data captured.
-     */
-    uint64_t bytes_captured;
-    /**
-     * Bytes of sealed segments written.
-     */
-    uint64_t bytes_stored;
-    /**
-     * Memory of the queue, in bytes.
-     */
-    uint64_t queue_bytes;
-    /**
-     * Segments waiting for the vault, in bytes.
-     */
-    uint64_t spool_bytes;
-    /**
-     * What is captured and not in the vault, in bytes: queue and spool.
-     */
-    uint64_t backlog_bytes;
-    /**
-     * Speed of shipping of late, or the bandwidth allowed now where that is less; 0 when nothing has gone yet.
-     */
-    uint64_t ship_bytes_per_second;
-    /**
-     * Milliseconds until the backlog is in the vault at that speed, if nothing more were written; UINT64_MAX when the vault
-     * does not answer or the speed is not known.
-     */
-    uint64_t eta_ms;
-    /**
-     * Regions that a crash now would have to read again.
-     */
-    uint64_t marked_regions;
-    /**
-     * Bytes that a resync has still to read.
-     */
-    uint64_t resync_bytes_left;
-    /**
-     * Bytes that the resync under way, or the last, has read.
-     */
-    uint64_t resync_bytes_read;
-    /**
-     * Points marked in this session.
-     */
-    uint64_t points;
-    /**
-     * The vault took the last segment.
-     */
-    bool vault_available;
-    /**
-     * Another source has the volume now; nothing is replicated any more.
-     */
-    bool fenced;
-} hrl_stats;
-
-/**
  * A stretch of a volume's history, from one sequence to another, both included.
  */
 typedef struct hrl_timeline_entry {
@@ -1009,12 +1210,6 @@ typedef struct hrl_volume_info {
  * Is given one point, which lives until it returns; returns false to stop.
  */
 typedef bool (*hrl_point_fn)(void *user, const struct hrl_point *point);
-
-/**
- * Told how far a long operation is, in bytes; returns false to stop it. Called from several threads, not at the same
- * time as its own operation returns.
- */
-typedef bool (*hrl_progress_fn)(void *user, uint64_t bytes_done, uint64_t bytes_total);
 
 /**
  * What a restore did.
@@ -1501,6 +1696,192 @@ HRL_API
 void hrl_device_free(struct hrl_device *device);
 
 /**
+ * Where the volume is: `stage` receives a `hrl_stage`, `epoch` (may be NULL) its epoch; the newest steps, oldest first, are
+ * given to `each` (may be NULL) on the calling thread. As of the version that the replica read last.
+ * Statuses: HRL_ERROR_INVALID_INPUT. Since 0.1.
+ */
+HRL_API
+hrl_status hrl_replica_lifecycle(const struct hrl_replica *replica,
+                                 uint32_t *stage,
+                                 uint32_t *epoch,
+                                 hrl_step_fn each,
+                                 void *user);
+
+/**
+ * Gives the branches of the volume, oldest first, to `each` on the calling thread. Statuses: HRL_ERROR_INVALID_INPUT. Since 0.1.
+ */
+HRL_API
+hrl_status hrl_replica_branches(const struct hrl_replica *replica,
+                                hrl_branch_fn each,
+                                void *user);
+
+/**
+ * Gives a branch up: retention deletes its data. Durable when it returns. Statuses: HRL_ERROR_NOT_FOUND,
+ * HRL_ERROR_UNAVAILABLE. Since 0.1.
+ */
+HRL_API hrl_status hrl_replica_drop_branch(const struct hrl_replica *replica, uint32_t epoch);
+
+/**
+ * Records that a test failover named `name` begins as of `at` (see `hrl_replica_resolve`; NULL: "newest-good"), and keeps that
+ * state through retention. `sequence` receives it: open it with `hrl_replica_view` and lay an overlay over it.
+ * Statuses: those of `hrl_replica_resolve`, HRL_ERROR_ALREADY_EXISTS (of another host), HRL_ERROR_FULL, HRL_ERROR_UNAVAILABLE.
+ * Since 0.1.
+ */
+HRL_API
+hrl_status hrl_replica_begin_test(const struct hrl_replica *replica,
+                                  const char *name,
+                                  const char *at,
+                                  uint64_t *sequence);
+
+/**
+ * Records that a test failover is cleaned up. Statuses: HRL_ERROR_NOT_FOUND, HRL_ERROR_UNAVAILABLE. Since 0.1.
+ */
+HRL_API
+hrl_status hrl_replica_end_test(const struct hrl_replica *replica,
+                                const char *name);
+
+/**
+ * Fails over: serves the volume writable as of a state at once, copies it to the disk behind the reads, and captures what is
+ * written. `where` names volume, disk (its content is lost), vault, state directory, policy and events, as for a protection;
+ * `options` may be NULL. A failover under way in the state directory goes on as it was. Nothing is final before
+ * `hrl_failover_commit`. Free it with `hrl_failover_free`.
+ * Statuses: HRL_ERROR_FENCED (another failover), HRL_ERROR_NOT_FOUND and HRL_ERROR_NOT_ORDERED (the state),
+ * HRL_ERROR_UNAVAILABLE (the vault, or the source did not hand over), HRL_ERROR_INVALID_INPUT, HRL_ERROR_WRONG_KEY, HRL_ERROR_IO.
+ * Since 0.1.
+ */
+HRL_API
+hrl_status hrl_failover_start(const struct hrl_protection_options *where,
+                              const struct hrl_failover_options *options,
+                              struct hrl_failover **out);
+
+/**
+ * How it began and how far it is. `stats` may be NULL. Statuses: HRL_ERROR_INVALID_INPUT. Since 0.1.
+ */
+HRL_API
+hrl_status hrl_failover_get_status(const struct hrl_failover *failover,
+                                   struct hrl_failover_status *status,
+                                   struct hrl_stats *stats);
+
+/**
+ * The volume as a device: writes to it are captured. Free it with `hrl_device_free`, before the failover is ended. Statuses:
+ * HRL_ERROR_INVALID_INPUT. Since 0.1.
+ */
+HRL_API
+hrl_status hrl_failover_device(const struct hrl_failover *failover,
+                               struct hrl_device **out);
+
+/**
+ * Marks a crash-consistent point; `label` and `point` may be NULL. Statuses as for `hrl_protection_mark`. Since 0.1.
+ */
+HRL_API
+hrl_status hrl_failover_mark(const struct hrl_failover *failover,
+                             const char *label,
+                             struct hrl_point *point);
+
+/**
+ * Makes the failover final: the old source is fenced, its later writes are a branch, and what is written here is shipped.
+ * Durable when it returns; may be repeated. Statuses: HRL_ERROR_FENCED (cancelled, or another came first),
+ * HRL_ERROR_UNAVAILABLE. Since 0.1.
+ */
+HRL_API
+hrl_status hrl_failover_commit(const struct hrl_failover *failover);
+
+/**
+ * Waits until everything captured before the call is in the vault; not before the commit. `sequence` may be NULL. Statuses:
+ * HRL_ERROR_UNAVAILABLE (not within `limit_ms`), HRL_ERROR_FENCED. Since 0.1.
+ */
+HRL_API
+hrl_status hrl_failover_wait_replicated(const struct hrl_failover *failover,
+                                        uint64_t limit_ms,
+                                        uint64_t *sequence);
+
+/**
+ * Waits until the disk is whole. Statuses: HRL_ERROR_UNAVAILABLE (not within `limit_ms`). Since 0.1.
+ */
+HRL_API hrl_status hrl_failover_wait_hydrated(const struct hrl_failover *failover, uint64_t limit_ms);
+
+/**
+ * Gives the failover up before the commit: what was written is dropped, and the source goes on as before. Afterwards only
+ * `hrl_failover_free` is of use. Statuses: HRL_ERROR_INVALID_INPUT (it was committed), HRL_ERROR_UNAVAILABLE. Since 0.1.
+ */
+HRL_API
+hrl_status hrl_failover_cancel(const struct hrl_failover *failover);
+
+/**
+ * Ends the session cleanly; `hrl_failover_start` with the same state directory goes on. Every writer must be gone. Statuses as
+ * for `hrl_protection_stop`. Since 0.1.
+ */
+HRL_API
+hrl_status hrl_failover_stop(const struct hrl_failover *failover,
+                             uint64_t limit_ms);
+
+/**
+ * Ends the session and leaves the disk as a plain one, for a protection with the same state directory. Statuses:
+ * HRL_ERROR_UNAVAILABLE (it is not whole; the session is ended), and those of `hrl_protection_stop`. Since 0.1.
+ */
+HRL_API
+hrl_status hrl_failover_detach(const struct hrl_failover *failover,
+                               uint64_t limit_ms);
+
+/**
+ * Frees the handle; NULL is fine. A failover that was not ended is left as by a crash: it can go on. Since 0.1.
+ */
+HRL_API
+void hrl_failover_free(struct hrl_failover *failover);
+
+/**
+ * Gives up a failover that is not committed and whose process has ended. Statuses: HRL_ERROR_FENCED (it runs),
+ * HRL_ERROR_INVALID_INPUT (it was committed), HRL_ERROR_UNAVAILABLE. Since 0.1.
+ */
+HRL_API
+hrl_status hrl_vault_cancel_failover(const struct hrl_vault *vault,
+                                     const char *volume,
+                                     const char *state);
+
+/**
+ * Makes the disk of an old source follow the volume. `where` names volume, disk, vault and the state directory of the agent that
+ * protected the disk, which has ended; policy and events are those of `hrl_follower_fail_back`. What the spool of the agent
+ * has is handed in to the branch of its epoch first. Free it with `hrl_follower_free`.
+ * Statuses: HRL_ERROR_INVALID_INPUT (no agent's directory, or it still has the volume), HRL_ERROR_FENCED (it runs),
+ * HRL_ERROR_CHANGED, HRL_ERROR_UNAVAILABLE. Since 0.1.
+ */
+HRL_API
+hrl_status hrl_follower_open(const struct hrl_protection_options *where,
+                             struct hrl_follower **out);
+
+/**
+ * Brings the disk to the state `at` (NULL: "newest"), writing only where it differs, and records that it follows. May be
+ * called again and again. `tell` and `done` may be NULL. Statuses: those of `hrl_replica_resolve`, HRL_ERROR_IO,
+ * HRL_ERROR_UNAVAILABLE (also when `tell` stopped it): call it again. Since 0.1.
+ */
+HRL_API
+hrl_status hrl_follower_catch_up(struct hrl_follower *follower,
+                                 const char *at,
+                                 hrl_progress_fn tell,
+                                 void *user,
+                                 struct hrl_catch_up *done);
+
+/**
+ * Takes the volume home: catches up, has the other site hand over (waiting `planned_ms`; 0: it is gone and is not asked),
+ * catches up with what was left, commits, and protects the disk. Afterwards only `hrl_follower_free` is of use here. `where`
+ * is that of `hrl_follower_open`. `tell` and `done` may be NULL. Free the protection as one of `hrl_protection_open`.
+ * Statuses: those of `hrl_follower_catch_up` and `hrl_protection_open`. Since 0.1.
+ */
+HRL_API
+hrl_status hrl_follower_fail_back(struct hrl_follower *follower,
+                                  const struct hrl_protection_options *where,
+                                  uint64_t planned_ms,
+                                  hrl_progress_fn tell,
+                                  void *user,
+                                  struct hrl_catch_up *done,
+                                  struct hrl_protection **out);
+
+/**
+ * Frees the handle; NULL is fine. Since 0.1.
+ */
+HRL_API void hrl_follower_free(struct hrl_follower *follower);
+
+/**
  * Gives every group point of a vault that was committed, oldest first, each once, to `visit` on the calling thread.
  * Statuses: HRL_ERROR_WRONG_KEY, HRL_ERROR_CORRUPT, HRL_ERROR_UNAVAILABLE, HRL_ERROR_IO. Since 0.1.
  */
@@ -1942,7 +2323,7 @@ HRL_API
 void hrl_protection_free(struct hrl_protection *protection);
 
 /**
- * Opens a volume of a vault. Reading never writes to the vault. Free it with `hrl_replica_free`.
+ * Opens a volume of a vault; "VOLUME@EPOCH" is the branch of an ended epoch. Reading never writes to the vault. Free it with `hrl_replica_free`.
  * Statuses: HRL_ERROR_NOT_FOUND, HRL_ERROR_WRONG_KEY, HRL_ERROR_CORRUPT, HRL_ERROR_UNAVAILABLE. Since 0.1.
  */
 HRL_API
@@ -1978,7 +2359,8 @@ hrl_status hrl_replica_timeline(const struct hrl_replica *replica,
                                 void *user);
 
 /**
- * Finds the sequence of a state. `at` is "newest", a sequence number, a time as RFC 3339, the identity of a point or
+ * Finds the sequence of a state. `at` is "newest", "newest-good" (the newest point that checks found good, else the newest
+ * application-consistent point, else the newest), a sequence number, a time as RFC 3339, the identity of a point or
  * "point:" and its first digits, "label:" and a label, or a label.
  * Statuses: HRL_ERROR_NOT_FOUND, HRL_ERROR_NOT_ORDERED (inside a gap), HRL_ERROR_INVALID_INPUT. Since 0.1.
  */

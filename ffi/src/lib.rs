@@ -14,6 +14,7 @@ mod boundary;
 mod buffer;
 mod callbacks;
 mod device;
+mod failover;
 mod group;
 mod handle;
 mod journal;

@@ -20,13 +20,13 @@ use crate::vault::hrl_vault;
 
 /// How to open a protection. Used by one thread at a time.
 pub struct hrl_protection_options {
-    volume: String,
-    state: std::path::PathBuf,
-    device: Arc<dyn engine::device::BlockDevice>,
-    vault: engine::replica::Vault,
-    policy: Policy,
+    pub(crate) volume: String,
+    pub(crate) state: std::path::PathBuf,
+    pub(crate) device: Arc<dyn engine::device::BlockDevice>,
+    pub(crate) vault: engine::replica::Vault,
+    pub(crate) policy: Policy,
     take_over: bool,
-    events: Option<EventSink>,
+    pub(crate) events: Option<EventSink>,
 }
 
 /// Begins the options for protecting `device` as `volume` of `vault`. `state` is the local directory of this agent (dirty
@@ -144,6 +144,10 @@ pub struct hrl_protection {
 }
 
 impl hrl_protection {
+    pub(crate) fn of(protection: Protection) -> Self {
+        Self { inner: RwLock::new(Some(protection)) }
+    }
+
     fn read(&self) -> RwLockReadGuard<'_, Option<Protection>> {
         self.inner.read().unwrap_or_else(PoisonError::into_inner)
     }
@@ -182,7 +186,7 @@ pub unsafe extern "C" fn hrl_protection_open(
         if let Some(events) = &given.events {
             options = options.events(events.clone());
         }
-        handle::give(out, hrl_protection { inner: RwLock::new(Some(options.open()?)) })
+        handle::give(out, hrl_protection::of(options.open()?))
     })
 }
 
@@ -382,17 +386,15 @@ pub struct hrl_stats {
     pub vault_available: bool,
     /// Another source has the volume now; nothing is replicated any more.
     pub fenced: bool,
+    /// A failover to here is not committed: what is written stays in the spool.
+    pub provisional: bool,
+    /// A planned failover has the volume: writes are refused.
+    pub handed_over: bool,
 }
 
-/// How the protection is doing now. Statuses: HRL_ERROR_INVALID_INPUT. Since 0.1.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn hrl_protection_stats(
-    protection: *const hrl_protection,
-    stats: *mut hrl_stats,
-) -> hrl_status {
-    guard(|| {
-        let now = with(protection, |p| Ok(p.stats()))?;
-        let told = hrl_stats {
+impl From<&engine::ProtectionStats> for hrl_stats {
+    fn from(now: &engine::ProtectionStats) -> Self {
+        Self {
             mode: mode_code(now.mode),
             last_sequence: now.last_sequence.0,
             journaled_sequence: now.journaled_sequence.0,
@@ -412,8 +414,21 @@ pub unsafe extern "C" fn hrl_protection_stats(
             points: now.points,
             vault_available: now.vault_available,
             fenced: now.fenced,
-        };
-        handle::put(stats, told, "stats")
+            provisional: now.provisional,
+            handed_over: now.handed_over,
+        }
+    }
+}
+
+/// How the protection is doing now. Statuses: HRL_ERROR_INVALID_INPUT. Since 0.1.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn hrl_protection_stats(
+    protection: *const hrl_protection,
+    stats: *mut hrl_stats,
+) -> hrl_status {
+    guard(|| {
+        let now = with(protection, |p| Ok(p.stats()))?;
+        handle::put(stats, hrl_stats::from(&now), "stats")
     })
 }
 

@@ -27,7 +27,7 @@ impl hrl_replica {
     }
 }
 
-/// Opens a volume of a vault. Reading never writes to the vault. Free it with `hrl_replica_free`.
+/// Opens a volume of a vault; "VOLUME@EPOCH" is the branch of an ended epoch. Reading never writes to the vault. Free it with `hrl_replica_free`.
 /// Statuses: HRL_ERROR_NOT_FOUND, HRL_ERROR_WRONG_KEY, HRL_ERROR_CORRUPT, HRL_ERROR_UNAVAILABLE. Since 0.1.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hrl_replica_open(
@@ -91,7 +91,8 @@ pub unsafe extern "C" fn hrl_replica_timeline(
     })
 }
 
-/// Finds the sequence of a state. `at` is "newest", a sequence number, a time as RFC 3339, the identity of a point or
+/// Finds the sequence of a state. `at` is "newest", "newest-good" (the newest point that checks found good, else the newest
+/// application-consistent point, else the newest), a sequence number, a time as RFC 3339, the identity of a point or
 /// "point:" and its first digits, "label:" and a label, or a label.
 /// Statuses: HRL_ERROR_NOT_FOUND, HRL_ERROR_NOT_ORDERED (inside a gap), HRL_ERROR_INVALID_INPUT. Since 0.1.
 #[unsafe(no_mangle)]

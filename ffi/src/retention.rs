@@ -150,7 +150,7 @@ pub unsafe extern "C" fn hrl_replica_unpin(
 }
 
 /// Works on a copy, so that other threads read meanwhile, and then shows what it left.
-fn amend<R>(
+pub(crate) fn amend<R>(
     replica: *const hrl_replica,
     work: impl FnOnce(&mut Replica) -> Result<R>,
 ) -> Result<R> {

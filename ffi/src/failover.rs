@@ -1,0 +1,579 @@
+//! Failover: a volume goes on elsewhere and comes home; its life cycle and its branches.
+
+use std::ffi::{c_char, c_void};
+use std::path::Path;
+use std::sync::{PoisonError, RwLock};
+use std::time::Duration;
+
+use engine::failover::{
+    CatchUp, FailedOver, FailoverOptions, Follower, begin_test, cancel, end_test,
+};
+use engine::replica::{At, Branch, Stage, Step, StepKind};
+use engine::{Epoch, Result, SystemClock};
+
+use crate::boundary::{bad_argument, guard, guard_value, hrl_status};
+use crate::callbacks::{check_size, hrl_progress_fn, progress};
+use crate::device::hrl_device;
+use crate::handle;
+use crate::points::{HRL_ID_CHARS, HRL_LABEL_CHARS, hrl_point, visit};
+use crate::protection::{hrl_protection, hrl_protection_options, hrl_stats};
+use crate::replica::hrl_replica;
+use crate::retention::amend;
+use crate::vault::hrl_vault;
+
+/// Where a volume is in its life cycle.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub enum hrl_stage {
+    /// Its source protects it.
+    HRL_STAGE_PROTECTED = 1,
+    /// A planned failover waits for the source.
+    HRL_STAGE_REQUESTED = 2,
+    /// The source handed it over and waits.
+    HRL_STAGE_HANDED_OVER = 3,
+    /// It is served elsewhere; nothing is final.
+    HRL_STAGE_FAILED_OVER = 4,
+    /// The failover is final.
+    HRL_STAGE_COMMITTED = 5,
+    /// As committed, and the disk at the old site follows.
+    HRL_STAGE_REPROTECTED = 6,
+}
+
+fn stage_code(stage: Stage) -> u32 {
+    let stage = match stage {
+        Stage::Protected => hrl_stage::HRL_STAGE_PROTECTED,
+        Stage::Requested => hrl_stage::HRL_STAGE_REQUESTED,
+        Stage::HandedOver => hrl_stage::HRL_STAGE_HANDED_OVER,
+        Stage::FailedOver => hrl_stage::HRL_STAGE_FAILED_OVER,
+        Stage::Committed => hrl_stage::HRL_STAGE_COMMITTED,
+        Stage::Reprotected => hrl_stage::HRL_STAGE_REPROTECTED,
+    };
+    stage as u32
+}
+
+/// Room for the name of a step.
+pub const HRL_STEP_CHARS: usize = 16;
+
+/// A step in the life cycle of a volume, as it was recorded.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct hrl_step {
+    /// "request", "hand-over", "start", "commit", "cancel", "reprotect", "fail-back", "test-begin" or "test-end".
+    pub kind: [c_char; HRL_STEP_CHARS],
+    /// Identity of the failover (or test) that it belongs to, in hexadecimal digits.
+    pub failover: [c_char; HRL_ID_CHARS],
+    /// When, in nanoseconds since 1970 in UTC.
+    pub time_ns: i64,
+    /// The host that recorded it.
+    pub host: [c_char; HRL_LABEL_CHARS],
+    /// The state of the volume that it is about.
+    pub sequence: u64,
+    /// Time of that state.
+    pub state_time_ns: i64,
+    /// The recovery point that the state is, in hexadecimal digits; empty where it is none.
+    pub point: [c_char; HRL_ID_CHARS],
+    /// Epoch that the volume has after the failover.
+    pub epoch: u32,
+    /// The name of a test, or a reason.
+    pub note: [c_char; HRL_LABEL_CHARS],
+}
+
+impl From<&Step> for hrl_step {
+    fn from(step: &Step) -> Self {
+        let point = step.point.map(|point| point.to_string()).unwrap_or_default();
+        Self {
+            kind: handle::fixed_text(step.kind.name()),
+            failover: handle::fixed_text(&step.failover.to_string()),
+            time_ns: step.time.0,
+            host: handle::fixed_text(&step.host),
+            sequence: step.at.0,
+            state_time_ns: step.at_time.0,
+            point: handle::fixed_text(&point),
+            epoch: step.epoch.0,
+            note: handle::fixed_text(&step.note),
+        }
+    }
+}
+
+/// Is given one step, which lives until it returns; returns false to stop.
+pub type hrl_step_fn =
+    Option<unsafe extern "C" fn(user: *mut c_void, step: *const hrl_step) -> bool>;
+
+/// Where the volume is: `stage` receives a `hrl_stage`, `epoch` (may be NULL) its epoch; the newest steps, oldest first, are
+/// given to `each` (may be NULL) on the calling thread. As of the version that the replica read last.
+/// Statuses: HRL_ERROR_INVALID_INPUT. Since 0.1.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn hrl_replica_lifecycle(
+    replica: *const hrl_replica,
+    stage: *mut u32,
+    epoch: *mut u32,
+    each: hrl_step_fn,
+    user: *mut c_void,
+) -> hrl_status {
+    guard(|| {
+        let replica = handle::borrow(replica, "replica")?.read().clone();
+        let lifecycle = replica.catalog().lifecycle();
+        handle::put(stage, stage_code(lifecycle.stage()), "stage")?;
+        handle::put_optional(epoch, replica.catalog().epoch().0);
+        if each.is_none() {
+            return Ok(());
+        }
+        visit(lifecycle.steps().iter().map(hrl_step::from), each, user)
+    })
+}
+
+/// What the source of an ended epoch wrote after the failover. `hrl_replica_open` with the name "VOLUME@EPOCH" reads it.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct hrl_branch {
+    /// The ended epoch.
+    pub epoch: u32,
+    /// The state at which it ended.
+    pub from_sequence: u64,
+    /// Last sequence of the branch.
+    pub last_sequence: u64,
+    /// Its segments.
+    pub segments: u64,
+    /// Stored bytes.
+    pub stored_bytes: u64,
+    /// When the epoch was ended, in nanoseconds since 1970 in UTC.
+    pub ended_ns: i64,
+    /// Host of the source that wrote it.
+    pub source: [c_char; HRL_LABEL_CHARS],
+}
+
+impl From<&Branch> for hrl_branch {
+    fn from(branch: &Branch) -> Self {
+        let source = branch.source.as_ref().map_or("", |source| source.host.as_str());
+        Self {
+            epoch: branch.epoch.0,
+            from_sequence: branch.at.0,
+            last_sequence: branch.last_sequence().0,
+            segments: branch.segments.len() as u64,
+            stored_bytes: branch.stored_bytes(),
+            ended_ns: branch.time.0,
+            source: handle::fixed_text(source),
+        }
+    }
+}
+
+/// Is given one branch, which lives until it returns; returns false to stop.
+pub type hrl_branch_fn =
+    Option<unsafe extern "C" fn(user: *mut c_void, branch: *const hrl_branch) -> bool>;
+
+/// Gives the branches of the volume, oldest first, to `each` on the calling thread. Statuses: HRL_ERROR_INVALID_INPUT. Since 0.1.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn hrl_replica_branches(
+    replica: *const hrl_replica,
+    each: hrl_branch_fn,
+    user: *mut c_void,
+) -> hrl_status {
+    guard(|| {
+        let replica = handle::borrow(replica, "replica")?.read().clone();
+        visit(replica.catalog().branches().iter().map(hrl_branch::from), each, user)
+    })
+}
+
+/// Gives a branch up: retention deletes its data. Durable when it returns. Statuses: HRL_ERROR_NOT_FOUND,
+/// HRL_ERROR_UNAVAILABLE. Since 0.1.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn hrl_replica_drop_branch(
+    replica: *const hrl_replica,
+    epoch: u32,
+) -> hrl_status {
+    guard(|| amend(replica, |replica| replica.drop_branch(Epoch(epoch))))
+}
+
+/// Records that a test failover named `name` begins as of `at` (see `hrl_replica_resolve`; NULL: "newest-good"), and keeps that
+/// state through retention. `sequence` receives it: open it with `hrl_replica_view` and lay an overlay over it.
+/// Statuses: those of `hrl_replica_resolve`, HRL_ERROR_ALREADY_EXISTS (of another host), HRL_ERROR_FULL, HRL_ERROR_UNAVAILABLE.
+/// Since 0.1.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn hrl_replica_begin_test(
+    replica: *const hrl_replica,
+    name: *const c_char,
+    at: *const c_char,
+    sequence: *mut u64,
+) -> hrl_status {
+    guard(|| {
+        let (name, at) = (handle::text(name, "name")?, optional_state(at)?);
+        let clock = SystemClock::shared();
+        let test = amend(replica, |replica| begin_test(replica, name, &at, &*clock))?;
+        handle::put(sequence, test.begin.at.0, "sequence")
+    })
+}
+
+/// Records that a test failover is cleaned up. Statuses: HRL_ERROR_NOT_FOUND, HRL_ERROR_UNAVAILABLE. Since 0.1.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn hrl_replica_end_test(
+    replica: *const hrl_replica,
+    name: *const c_char,
+) -> hrl_status {
+    guard(|| {
+        let name = handle::text(name, "name")?;
+        amend(replica, |replica| end_test(replica, name, &*SystemClock::shared()))
+    })
+}
+
+/// How to fail over. Fill it with zeroes, then set what is needed; everything is copied.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct hrl_failover_options {
+    /// `sizeof(hrl_failover_options)`.
+    pub struct_bytes: usize,
+    /// The state, see `hrl_replica_resolve`. NULL: "newest-good".
+    pub at: *const c_char,
+    /// Ask the source to hand over what is left, and wait for it so long. 0: unplanned.
+    pub planned_ms: u64,
+    /// Change the point of the failover that is under way in the state directory: what was written since is dropped.
+    pub change_point: bool,
+    /// The disk reads as zeroes, as a new sparse file does.
+    pub disk_reads_zero: bool,
+}
+
+/// A volume that failed over to here, running. All threads may use it at once.
+pub struct hrl_failover {
+    inner: RwLock<Option<FailedOver>>,
+}
+
+fn with<T>(
+    failover: *const hrl_failover,
+    work: impl FnOnce(&FailedOver) -> Result<T>,
+) -> Result<T> {
+    let handle = handle::borrow(failover, "failover")?;
+    let guard = handle.inner.read().unwrap_or_else(PoisonError::into_inner);
+    work(guard.as_ref().ok_or_else(|| bad_argument("failover").message("it was ended"))?)
+}
+
+fn end(failover: *const hrl_failover, work: impl FnOnce(FailedOver) -> Result<()>) -> Result<()> {
+    let handle = handle::borrow(failover, "failover")?;
+    let taken = handle.inner.write().unwrap_or_else(PoisonError::into_inner).take();
+    taken.map_or(Ok(()), work)
+}
+
+/// Fails over: serves the volume writable as of a state at once, copies it to the disk behind the reads, and captures what is
+/// written. `where` names volume, disk (its content is lost), vault, state directory, policy and events, as for a protection;
+/// `options` may be NULL. A failover under way in the state directory goes on as it was. Nothing is final before
+/// `hrl_failover_commit`. Free it with `hrl_failover_free`.
+/// Statuses: HRL_ERROR_FENCED (another failover), HRL_ERROR_NOT_FOUND and HRL_ERROR_NOT_ORDERED (the state),
+/// HRL_ERROR_UNAVAILABLE (the vault, or the source did not hand over), HRL_ERROR_INVALID_INPUT, HRL_ERROR_WRONG_KEY, HRL_ERROR_IO.
+/// Since 0.1.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn hrl_failover_start(
+    r#where: *const hrl_protection_options,
+    options: *const hrl_failover_options,
+    out: *mut *mut hrl_failover,
+) -> hrl_status {
+    guard(|| {
+        handle::check_out(out, "out")?;
+        let given = handle::borrow(r#where, "where")?;
+        let mut failover = FailoverOptions::new(
+            &given.volume,
+            given.vault.clone(),
+            given.state.clone(),
+            given.device.clone(),
+        )
+        .policy(given.policy.clone());
+        if let Some(events) = &given.events {
+            failover = failover.events(events.clone());
+        }
+        if let Some(options) = handle::borrow_optional(options) {
+            check_size::<hrl_failover_options>(options.struct_bytes, "options")?;
+            failover = failover
+                .at(optional_state(options.at)?)
+                .change_point(options.change_point)
+                .disk_reads_zero(options.disk_reads_zero);
+            if options.planned_ms > 0 {
+                failover = failover.planned(Duration::from_millis(options.planned_ms));
+            }
+        }
+        handle::give(out, hrl_failover { inner: RwLock::new(Some(failover.start()?)) })
+    })
+}
+
+/// How a failover began, and how far it is.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct hrl_failover_status {
+    /// The state that the volume was served as of.
+    pub sequence: u64,
+    /// Time of that state, in nanoseconds since 1970 in UTC.
+    pub state_time_ns: i64,
+    /// The recovery point that it is, in hexadecimal digits; empty where it is none.
+    pub point: [c_char; HRL_ID_CHARS],
+    /// From the call of `hrl_failover_start` until the volume could be read and written, in microseconds.
+    pub took_us: u64,
+    /// Bytes of data in the disk.
+    pub hydrated_bytes: u64,
+    /// Bytes of data that must be.
+    pub hydrate_bytes: u64,
+    /// The disk is whole; the replica is not read any more.
+    pub whole: bool,
+    /// It is committed.
+    pub committed: bool,
+}
+
+/// How it began and how far it is. `stats` may be NULL. Statuses: HRL_ERROR_INVALID_INPUT. Since 0.1.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn hrl_failover_get_status(
+    failover: *const hrl_failover,
+    status: *mut hrl_failover_status,
+    stats: *mut hrl_stats,
+) -> hrl_status {
+    guard(|| {
+        let (started, hydration, now) = with(failover, |over| {
+            Ok((over.started().clone(), over.hydration(), over.protection().stats()))
+        })?;
+        let point = started.point.map(|point| point.to_string()).unwrap_or_default();
+        let told = hrl_failover_status {
+            sequence: started.sequence.0,
+            state_time_ns: started.time.0,
+            point: handle::fixed_text(&point),
+            took_us: u64::try_from(started.took.as_micros()).unwrap_or(u64::MAX),
+            hydrated_bytes: hydration.data_bytes - hydration.missing_bytes,
+            hydrate_bytes: hydration.data_bytes,
+            whole: hydration.is_whole(),
+            committed: !now.provisional,
+        };
+        handle::put_optional(stats, hrl_stats::from(&now));
+        handle::put(status, told, "status")
+    })
+}
+
+/// The volume as a device: writes to it are captured. Free it with `hrl_device_free`, before the failover is ended. Statuses:
+/// HRL_ERROR_INVALID_INPUT. Since 0.1.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn hrl_failover_device(
+    failover: *const hrl_failover,
+    out: *mut *mut hrl_device,
+) -> hrl_status {
+    guard(|| {
+        handle::check_out(out, "out")?;
+        let volume = with(failover, |over| Ok(over.volume().clone()))?;
+        handle::give(out, hrl_device::of_volume(volume))
+    })
+}
+
+/// Marks a crash-consistent point; `label` and `point` may be NULL. Statuses as for `hrl_protection_mark`. Since 0.1.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn hrl_failover_mark(
+    failover: *const hrl_failover,
+    label: *const c_char,
+    point: *mut hrl_point,
+) -> hrl_status {
+    guard(|| {
+        let label = handle::optional_text(label, "label")?.unwrap_or_default();
+        let kind = engine::journal::PointKind::Crash;
+        let marked = with(failover, |over| over.protection().mark(kind, label))?;
+        handle::put_optional(point, hrl_point::from(&marked));
+        Ok(())
+    })
+}
+
+/// Makes the failover final: the old source is fenced, its later writes are a branch, and what is written here is shipped.
+/// Durable when it returns; may be repeated. Statuses: HRL_ERROR_FENCED (cancelled, or another came first),
+/// HRL_ERROR_UNAVAILABLE. Since 0.1.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn hrl_failover_commit(failover: *const hrl_failover) -> hrl_status {
+    guard(|| with(failover, FailedOver::commit))
+}
+
+/// Waits until everything captured before the call is in the vault; not before the commit. `sequence` may be NULL. Statuses:
+/// HRL_ERROR_UNAVAILABLE (not within `limit_ms`), HRL_ERROR_FENCED. Since 0.1.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn hrl_failover_wait_replicated(
+    failover: *const hrl_failover,
+    limit_ms: u64,
+    sequence: *mut u64,
+) -> hrl_status {
+    guard(|| {
+        let limit = Duration::from_millis(limit_ms);
+        let newest = with(failover, |over| over.protection().wait_replicated(limit))?;
+        handle::put_optional(sequence, newest.0);
+        Ok(())
+    })
+}
+
+/// Waits until the disk is whole. Statuses: HRL_ERROR_UNAVAILABLE (not within `limit_ms`). Since 0.1.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn hrl_failover_wait_hydrated(
+    failover: *const hrl_failover,
+    limit_ms: u64,
+) -> hrl_status {
+    guard(|| with(failover, |over| over.wait_hydrated(Duration::from_millis(limit_ms))))
+}
+
+/// Gives the failover up before the commit: what was written is dropped, and the source goes on as before. Afterwards only
+/// `hrl_failover_free` is of use. Statuses: HRL_ERROR_INVALID_INPUT (it was committed), HRL_ERROR_UNAVAILABLE. Since 0.1.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn hrl_failover_cancel(failover: *const hrl_failover) -> hrl_status {
+    guard(|| end(failover, FailedOver::cancel))
+}
+
+/// Ends the session cleanly; `hrl_failover_start` with the same state directory goes on. Every writer must be gone. Statuses as
+/// for `hrl_protection_stop`. Since 0.1.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn hrl_failover_stop(
+    failover: *const hrl_failover,
+    limit_ms: u64,
+) -> hrl_status {
+    guard(|| end(failover, |over| over.stop(Duration::from_millis(limit_ms))))
+}
+
+/// Ends the session and leaves the disk as a plain one, for a protection with the same state directory. Statuses:
+/// HRL_ERROR_UNAVAILABLE (it is not whole; the session is ended), and those of `hrl_protection_stop`. Since 0.1.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn hrl_failover_detach(
+    failover: *const hrl_failover,
+    limit_ms: u64,
+) -> hrl_status {
+    guard(|| end(failover, |over| over.detach(Duration::from_millis(limit_ms))))
+}
+
+/// Frees the handle; NULL is fine. A failover that was not ended is left as by a crash: it can go on. Since 0.1.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn hrl_failover_free(failover: *mut hrl_failover) {
+    guard_value((), || drop(handle::take(failover)));
+}
+
+/// Gives up a failover that is not committed and whose process has ended. Statuses: HRL_ERROR_FENCED (it runs),
+/// HRL_ERROR_INVALID_INPUT (it was committed), HRL_ERROR_UNAVAILABLE. Since 0.1.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn hrl_vault_cancel_failover(
+    vault: *const hrl_vault,
+    volume: *const c_char,
+    state: *const c_char,
+) -> hrl_status {
+    guard(|| {
+        let vault = &handle::borrow(vault, "vault")?.inner;
+        let (volume, state) = (handle::text(volume, "volume")?, handle::text(state, "state")?);
+        cancel(vault, volume, Path::new(state), &*SystemClock::shared())
+    })
+}
+
+/// A disk at the old site that follows the volume. One thread at a time uses it.
+pub struct hrl_follower {
+    inner: Option<Follower>,
+}
+
+/// What catching up did.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct hrl_catch_up {
+    /// The state that the disk held before, but for where it differed.
+    pub from_sequence: u64,
+    /// The state that it holds now.
+    pub to_sequence: u64,
+    /// Bytes in which the disk may have differed.
+    pub bytes_diverged: u64,
+    /// Bytes written: those, and what changed between the states.
+    pub bytes_written: u64,
+}
+
+impl From<&CatchUp> for hrl_catch_up {
+    fn from(done: &CatchUp) -> Self {
+        Self {
+            from_sequence: done.from.0,
+            to_sequence: done.to.0,
+            bytes_diverged: done.bytes_diverged,
+            bytes_written: done.bytes_written,
+        }
+    }
+}
+
+/// Makes the disk of an old source follow the volume. `where` names volume, disk, vault and the state directory of the agent that
+/// protected the disk, which has ended; policy and events are those of `hrl_follower_fail_back`. What the spool of the agent
+/// has is handed in to the branch of its epoch first. Free it with `hrl_follower_free`.
+/// Statuses: HRL_ERROR_INVALID_INPUT (no agent's directory, or it still has the volume), HRL_ERROR_FENCED (it runs),
+/// HRL_ERROR_CHANGED, HRL_ERROR_UNAVAILABLE. Since 0.1.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn hrl_follower_open(
+    r#where: *const hrl_protection_options,
+    out: *mut *mut hrl_follower,
+) -> hrl_status {
+    guard(|| {
+        handle::check_out(out, "out")?;
+        let given = handle::borrow(r#where, "where")?;
+        let (vault, disk, clock) =
+            (given.vault.clone(), given.device.clone(), SystemClock::shared());
+        let follower = Follower::open(&given.volume, vault, &given.state, disk, clock)?;
+        handle::give(out, hrl_follower { inner: Some(follower) })
+    })
+}
+
+/// Brings the disk to the state `at` (NULL: "newest"), writing only where it differs, and records that it follows. May be
+/// called again and again. `tell` and `done` may be NULL. Statuses: those of `hrl_replica_resolve`, HRL_ERROR_IO,
+/// HRL_ERROR_UNAVAILABLE (also when `tell` stopped it): call it again. Since 0.1.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn hrl_follower_catch_up(
+    follower: *mut hrl_follower,
+    at: *const c_char,
+    tell: hrl_progress_fn,
+    user: *mut c_void,
+    done: *mut hrl_catch_up,
+) -> hrl_status {
+    guard(|| {
+        let at = handle::optional_text(at, "at")?.map_or(Ok(At::Newest), At::parse)?;
+        let follower = follower_of(follower)?;
+        let report = follower.catch_up(&at, &progress(tell, user))?;
+        follower.record()?;
+        handle::put_optional(done, hrl_catch_up::from(&report));
+        Ok(())
+    })
+}
+
+/// Takes the volume home: catches up, has the other site hand over (waiting `planned_ms`; 0: it is gone and is not asked),
+/// catches up with what was left, commits, and protects the disk. Afterwards only `hrl_follower_free` is of use here. `where`
+/// is that of `hrl_follower_open`. `tell` and `done` may be NULL. Free the protection as one of `hrl_protection_open`.
+/// Statuses: those of `hrl_follower_catch_up` and `hrl_protection_open`. Since 0.1.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn hrl_follower_fail_back(
+    follower: *mut hrl_follower,
+    r#where: *const hrl_protection_options,
+    planned_ms: u64,
+    tell: hrl_progress_fn,
+    user: *mut c_void,
+    done: *mut hrl_catch_up,
+    out: *mut *mut hrl_protection,
+) -> hrl_status {
+    guard(|| {
+        handle::check_out(out, "out")?;
+        let given = handle::borrow(r#where, "where")?;
+        let taken = handle::borrow_mut(follower, "follower")?.inner.take();
+        let follower = taken.ok_or_else(ended)?;
+        let planned = (planned_ms > 0).then(|| Duration::from_millis(planned_ms));
+        let events = given.events.clone().unwrap_or_else(engine::no_events);
+        let tell = progress(tell, user);
+        let (protection, report) =
+            follower.fail_back(planned, given.policy.clone(), events, &tell)?;
+        handle::put_optional(done, hrl_catch_up::from(&report));
+        handle::give(out, hrl_protection::of(protection))
+    })
+}
+
+/// Frees the handle; NULL is fine. Since 0.1.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn hrl_follower_free(follower: *mut hrl_follower) {
+    guard_value((), || drop(handle::take(follower)));
+}
+
+fn follower_of<'a>(follower: *mut hrl_follower) -> Result<&'a mut Follower> {
+    handle::borrow_mut(follower, "follower")?.inner.as_mut().ok_or_else(ended)
+}
+
+fn ended() -> engine::Error {
+    bad_argument("follower").message("it failed back, and is of no more use")
+}
+
+fn optional_state(at: *const c_char) -> Result<At> {
+    handle::optional_text(at, "at")?.map_or(Ok(At::NewestGood), At::parse)
+}
+
+/// The names of steps fit.
+const _: () = {
+    let mut at = 0;
+    while at < StepKind::ALL.len() {
+        assert!(StepKind::ALL[at].name().len() < HRL_STEP_CHARS);
+        at += 1;
+    }
+};
