@@ -410,6 +410,31 @@ public:
         check(hrl_replica_resolve(get(), at.c_str(), &sequence));
         return sequence;
     }
+    /** Its stage and, where asked for, its epoch and steps. */
+    hrl_stage stage(std::uint32_t *epoch = nullptr, std::vector<hrl_step> *steps = nullptr) const {
+        std::uint32_t stage = 0;
+        check(hrl_replica_lifecycle(get(), &stage, epoch, nullptr, nullptr));
+        if (steps) {
+            detail::each<hrl_step>(
+                [&](auto call, void *user) { return hrl_replica_lifecycle(get(), &stage, nullptr, call, user); },
+                [&](const hrl_step &step) { steps->push_back(step); });
+        }
+        return static_cast<hrl_stage>(stage);
+    }
+    std::vector<hrl_branch> branches() const {
+        std::vector<hrl_branch> found;
+        detail::each<hrl_branch>([&](auto call, void *user) { return hrl_replica_branches(get(), call, user); },
+                                 [&](const hrl_branch &branch) { found.push_back(branch); });
+        return found;
+    }
+    void drop_branch(std::uint32_t epoch) const { check(hrl_replica_drop_branch(get(), epoch)); }
+    /** Records a test failover; gives the sequence to view. */
+    std::uint64_t begin_test(const std::string &name, const std::string &at = "newest-good") const {
+        std::uint64_t sequence = 0;
+        check(hrl_replica_begin_test(get(), name.c_str(), at.c_str(), &sequence));
+        return sequence;
+    }
+    void end_test(const std::string &name) const { check(hrl_replica_end_test(get(), name.c_str())); }
     Device view(const std::string &at = "newest") const {
         return Device(detail::make<hrl_device>(
             [&](hrl_device **out) { return hrl_replica_view(get(), at.c_str(), out); }));
@@ -570,6 +595,8 @@ public:
 
 private:
     friend class Protection;
+    friend class FailedOver;
+    friend class Follower;
     static void told(void *user, const hrl_event *event) noexcept {
         try {
             (*static_cast<std::function<void(const Event &)> *>(user))(
@@ -668,9 +695,88 @@ private:
         }
     };
 
+    friend class Follower;
+    Protection(std::shared_ptr<std::function<void(const Event &)>> events, hrl_protection *raw)
+        : events_(std::move(events)), handle_(raw) {}
+
     // Freed after the handle: its threads may call it until then.
     std::shared_ptr<std::function<void(const Event &)>> events_;
     detail::Handle<hrl_protection, hrl_protection_free> handle_;
+};
+
+/** A volume that failed over to here, running. Nothing is final before `commit`. */
+class FailedOver {
+public:
+    /** `where` as for a protection: the disk's content is lost. `options.struct_bytes` is set here. */
+    explicit FailedOver(const ProtectionOptions &where, hrl_failover_options options = hrl_failover_options{})
+        : events_(where.events_), handle_(detail::make<hrl_failover>([&](hrl_failover **out) {
+              options.struct_bytes = sizeof options;
+              return hrl_failover_start(where.get(), &options, out);
+          })) {}
+
+    hrl_failover *get() const noexcept { return handle_.get(); }
+    /** The volume to write to; free it before the end. */
+    Device device() const {
+        return Device(
+            detail::make<hrl_device>([&](hrl_device **out) { return hrl_failover_device(get(), out); }));
+    }
+    hrl_failover_status status() const {
+        hrl_failover_status status;
+        check(hrl_failover_get_status(get(), &status, nullptr));
+        return status;
+    }
+    hrl_stats stats() const {
+        hrl_failover_status status;
+        hrl_stats stats;
+        check(hrl_failover_get_status(get(), &status, &stats));
+        return stats;
+    }
+    hrl_point mark(const std::string &label = "") const {
+        hrl_point point;
+        check(hrl_failover_mark(get(), label.c_str(), &point));
+        return point;
+    }
+    void commit() const { check(hrl_failover_commit(get())); }
+    std::uint64_t wait_replicated(Limit limit) const {
+        std::uint64_t sequence = 0;
+        check(hrl_failover_wait_replicated(get(), static_cast<std::uint64_t>(limit.count()), &sequence));
+        return sequence;
+    }
+    void wait_hydrated(Limit limit) const {
+        check(hrl_failover_wait_hydrated(get(), static_cast<std::uint64_t>(limit.count())));
+    }
+    void cancel() const { check(hrl_failover_cancel(get())); }
+    void stop(Limit limit) const { check(hrl_failover_stop(get(), static_cast<std::uint64_t>(limit.count()))); }
+    void detach(Limit limit) const { check(hrl_failover_detach(get(), static_cast<std::uint64_t>(limit.count()))); }
+
+private:
+    // Freed after the handle: its threads may call it until then.
+    std::shared_ptr<std::function<void(const Event &)>> events_;
+    detail::Handle<hrl_failover, hrl_failover_free> handle_;
+};
+
+/** A disk at the old site that follows the volume. */
+class Follower : public detail::Handle<hrl_follower, hrl_follower_free> {
+public:
+    explicit Follower(const ProtectionOptions &where)
+        : Handle(detail::make<hrl_follower>(
+              [&](hrl_follower **out) { return hrl_follower_open(where.get(), out); })) {}
+    hrl_catch_up catch_up(const std::string &at = "newest", const Progress &progress = nullptr) {
+        hrl_catch_up done;
+        detail::Guarded<const Progress> guarded{progress};
+        const hrl_status status =
+            hrl_follower_catch_up(get(), at.c_str(), progress ? &detail::tell : nullptr, &guarded, &done);
+        guarded.rethrow();
+        check(status);
+        return done;
+    }
+    /** Takes the volume home; a limit of zero does not ask the other site. */
+    Protection fail_back(const ProtectionOptions &where, Limit planned) {
+        return Protection(where.events_, detail::make<hrl_protection>([&](hrl_protection **out) {
+            return hrl_follower_fail_back(get(), where.get(), static_cast<std::uint64_t>(planned.count()), nullptr,
+                                          nullptr, nullptr, out);
+        }));
+    }
 };
 
 /** A listening NBD server. */

@@ -290,13 +290,16 @@ fn path_of(state: &StateDirectory) -> PathBuf {
 
 fn write(state: &StateDirectory, known: &Divergence) -> Result<()> {
     let (path, temporary) = (path_of(state), state.path().join("follow.new"));
-    let mut text = format!("{FIRST_LINE}\nepoch={}\nat={}\n", known.epoch, known.at.0);
-    text +=
-        &format!("everywhere={}\n", known.everywhere.as_deref().unwrap_or("").replace('\n', " "));
-    for extent in known.differs.iter() {
-        text += &format!("{} {}\n", extent.offset, extent.length);
-    }
-    text += "end\n";
+    let why = known.everywhere.as_deref().unwrap_or("").replace('\n', " ");
+    let mut lines = vec![
+        FIRST_LINE.to_owned(),
+        format!("epoch={}", known.epoch),
+        format!("at={}", known.at.0),
+        format!("everywhere={why}"),
+    ];
+    lines.extend(known.differs.iter().map(|e| format!("{} {}", e.offset, e.length)));
+    lines.push("end\n".to_owned());
+    let text = lines.join("\n");
     File::create(&temporary)
         .and_then(|mut file| file.write_all(text.as_bytes()).and_then(|()| file.sync_all()))
         .and_then(|()| fs::rename(&temporary, &path))

@@ -66,6 +66,9 @@ impl FailedOver {
             .clock(clock.clone())
             .open_with(state)?;
         started.took = clock.elapsed().saturating_sub(begun);
+        // What the copy is read from must stay until it is made.
+        let retention_waits = protection.retention_waits();
+        retention_waits.store(true, Ordering::Release);
         let stopping = Arc::new(AtomicBool::new(false));
         let trouble = Arc::new(Mutex::new(None));
         let hydrator = Hydrator {
@@ -75,6 +78,7 @@ impl FailedOver {
             clock: clock.clone(),
             stopping: stopping.clone(),
             trouble: trouble.clone(),
+            retention_waits,
         };
         let copy = Copying::begin(hydrator, stopping)?;
         Ok(Self { copy, protection, disk, started, volume, vault, state: path, clock, trouble })
@@ -196,6 +200,7 @@ struct Hydrator {
     clock: Arc<dyn Clock>,
     stopping: Arc<AtomicBool>,
     trouble: Arc<Mutex<Option<Error>>>,
+    retention_waits: Arc<AtomicBool>,
 }
 
 impl Hydrator {
@@ -204,7 +209,10 @@ impl Hydrator {
         while !self.stopping.load(Ordering::Acquire) {
             let go_on = |_done: u64, _total: u64| !self.stopping.load(Ordering::Acquire);
             match self.disk.hydrate(&go_on) {
-                Ok(_) => return,
+                Ok(hydration) => {
+                    self.retention_waits.store(!hydration.is_whole(), Ordering::Release);
+                    return;
+                }
                 Err(_) if self.stopping.load(Ordering::Acquire) => return,
                 Err(error) => {
                     if !told {

@@ -36,7 +36,8 @@ impl FailoverOptions {
         let under_way = match Provisional::read(&state)? {
             Some(under_way) if self.change_point => {
                 let chosen = self.state_of(&replica)?;
-                self.forget_disk(&state)?;
+                remove(&state.presence_log())?;
+                clear_spool(&state)?;
                 Some(self.prepare(&state, &replica, under_way.failover, chosen, under_way.home)?)
             }
             Some(under_way) => Some(under_way),
@@ -108,12 +109,6 @@ impl FailoverOptions {
         prepare(state, replica, failover, chosen, home, self.policy.region_bytes, &*self.clock)
     }
 
-    /// Drops what an earlier failover left of the disk and its journal.
-    fn forget_disk(&self, state: &StateDirectory) -> Result<()> {
-        remove(&state.presence_log())?;
-        clear_spool(state)
-    }
-
     fn record_start(&self, replica: &mut Replica, under_way: &Provisional) -> Result<()> {
         let cancelled =
             |step: &&Step| step.failover == under_way.failover && step.kind == StepKind::Cancel;
@@ -135,9 +130,10 @@ impl FailoverOptions {
         at: Sequence,
     ) -> Result<InstantDisk> {
         let log = state.presence_log();
-        let content = match self.disk_reads_zero && !log.exists() {
-            true => TargetContent::Zeroes,
-            false => TargetContent::Unknown,
+        let content = if self.disk_reads_zero && !log.exists() {
+            TargetContent::Zeroes
+        } else {
+            TargetContent::Unknown
         };
         let view = Arc::new(replica.view(&At::Sequence(at), &ViewOptions::default())?);
         let options = InstantOptions { clock: self.clock.clone(), ..InstantOptions::default() };

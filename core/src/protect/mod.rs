@@ -212,6 +212,7 @@ impl ProtectionOptions {
             fenced: AtomicBool::new(false),
             drained: AtomicBool::new(false),
             provisional: Mutex::new(provisional),
+            retention_waits: Arc::default(),
             handed_over: Mutex::new(None),
             seal_now: AtomicBool::new(false),
             name_now: AtomicBool::new(false),
@@ -484,6 +485,11 @@ impl Protection {
         self.shared.commit_failover()
     }
 
+    /// While true, retention waits: something still reads what it might delete.
+    pub(crate) fn retention_waits(&self) -> Arc<AtomicBool> {
+        self.shared.retention_waits.clone()
+    }
+
     /// Ends the session cleanly: seals and ships what there is (waiting for the vault up to `limit`; the rest stays in
     /// the spool), flushes the disk and leaves a clean dirty map, so that the next session reads nothing again.
     ///
@@ -569,6 +575,8 @@ struct Shared {
     drained: AtomicBool,
     /// The failover that is not committed yet: nothing is shipped until it is.
     provisional: Mutex<Option<Provisional>>,
+    /// Retention waits: something still reads what it might delete.
+    retention_waits: Arc<AtomicBool>,
     /// The planned failover that has the volume; it is not written to.
     handed_over: Mutex<Option<PointId>>,
     seal_now: AtomicBool,

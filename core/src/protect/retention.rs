@@ -3,6 +3,7 @@
 //! It works on a catalog of its own, so that neither it nor the shipper waits for the other. Nothing depends on it: when it
 //! fails, the vault holds more than the policy asks for, and the next run goes on where this one ended.
 
+use std::sync::atomic::Ordering;
 use std::task::Waker;
 use std::time::Duration;
 
@@ -64,8 +65,8 @@ impl Task for Retention {
             return Next::Ended;
         }
         let interval = shared.policy.retention_interval;
-        if shared.clock.elapsed().saturating_sub(self.last) >= interval && !shared.is_provisional()
-        {
+        let waits = shared.is_provisional() || shared.retention_waits.load(Ordering::Acquire);
+        if shared.clock.elapsed().saturating_sub(self.last) >= interval && !waits {
             self.run(shared, policy);
         }
         Next::Later(TICK)
