@@ -93,6 +93,11 @@
 #define HRL_SERVE_READ_ONLY 1
 
 /**
+ * Room for an address that a volume is served at.
+ */
+#define HRL_URI_CHARS 1024
+
+/**
  * Room for an identity: 32 hexadecimal digits and the end.
  */
 #define HRL_ID_CHARS 33
@@ -177,6 +182,20 @@ typedef enum hrl_mode {
      */
     HRL_MODE_RESYNC = 2,
 } hrl_mode;
+
+/**
+ * What a run is.
+ */
+typedef enum hrl_plan_mode {
+    /**
+     * Isolated test failovers, which are cleaned up.
+     */
+    HRL_PLAN_TEST = 0,
+    /**
+     * Failovers.
+     */
+    HRL_PLAN_REAL = 1,
+} hrl_plan_mode;
 
 /**
  * What a recovery point promises.
@@ -305,6 +324,16 @@ typedef struct hrl_key hrl_key;
  * A listening NBD server. All threads may use it at once.
  */
 typedef struct hrl_nbd_server hrl_nbd_server;
+
+/**
+ * A recovery plan. All threads may use it at once.
+ */
+typedef struct hrl_plan hrl_plan;
+
+/**
+ * Whether what is under way has to end; see `hrl_plan_stop_is_set`.
+ */
+typedef struct hrl_plan_stop hrl_plan_stop;
 
 /**
  * One protected volume, running. All threads may use it at once.
@@ -1105,6 +1134,149 @@ typedef struct hrl_nbd_stats {
      */
     uint64_t bytes_written;
 } hrl_nbd_stats;
+
+/**
+ * Is given a text, which lives until it returns.
+ */
+typedef void (*hrl_text_fn)(void *user, const char *text);
+
+/**
+ * What the host of a plan is asked for. Lives until the callback returns.
+ */
+typedef struct hrl_plan_request {
+    /**
+     * Identity of the run.
+     */
+    const char *run;
+    /**
+     * A `hrl_plan_mode`.
+     */
+    uint32_t mode;
+    /**
+     * The source is there still: its last bytes come first.
+     */
+    bool planned;
+    /**
+     * Name of the volume in the vault.
+     */
+    const char *volume;
+    /**
+     * The state to come up at, as `hrl_replica_view` takes it.
+     */
+    const char *at;
+    /**
+     * The disk that a failover fills; NULL when the plan names none.
+     */
+    const char *disk;
+    /**
+     * Directory for the failover's state, in a test one of the run's; NULL when the plan names none.
+     */
+    const char *state;
+    /**
+     * Address at which to serve, that of this mode; NULL when the plan names none.
+     */
+    const char *nbd;
+    /**
+     * How long it may take, in milliseconds; the host keeps to it.
+     */
+    uint64_t limit_ms;
+    /**
+     * To be looked at now and then with `hrl_plan_stop_is_set`.
+     */
+    const struct hrl_plan_stop *stop;
+} hrl_plan_request;
+
+/**
+ * A volume that is up; all zeroes before the callback fills it.
+ */
+typedef struct hrl_plan_started {
+    /**
+     * Where it is served: `HRL_URI` of commands.
+     */
+    char uri[HRL_URI_CHARS];
+    /**
+     * The recovery point that it came up at, in hexadecimal digits; empty when the state is none.
+     */
+    char point[HRL_ID_CHARS];
+    /**
+     * The sequence of that state.
+     */
+    uint64_t sequence;
+    /**
+     * The time of that state, in nanoseconds since 1970 in UTC.
+     */
+    int64_t time_ns;
+} hrl_plan_started;
+
+/**
+ * Brings the volumes of plans up. The functions return 0 or an errno, must not unwind, and are called from any thread, for
+ * different volumes at once. Each may come again for the same run and volume, because the runner was killed before it recorded the
+ * answer: `start` then finds what is up and starts nothing twice, the others succeed for what is done.
+ */
+typedef struct hrl_plan_callbacks {
+    /**
+     * `sizeof(hrl_plan_callbacks)`, so that later versions can add to it.
+     */
+    size_t struct_bytes;
+    /**
+     * Brings a volume up; returns once it is served.
+     */
+    int32_t (*start)(void *user, const struct hrl_plan_request *request, struct hrl_plan_started *started);
+    /**
+     * Commits the failover of a volume, of a real run only.
+     */
+    int32_t (*commit)(void *user, const struct hrl_plan_request *request);
+    /**
+     * Takes a test failover down, also one whose start failed.
+     */
+    int32_t (*clean_up)(void *user, const struct hrl_plan_request *request);
+    /**
+     * Asked every `poll_ms`: true stops the run, which can be resumed. NULL: never.
+     */
+    bool (*stopped)(void *user);
+    /**
+     * Told a run and a step, as JSON, when one begins and when it has ended. NULL: nobody.
+     */
+    void (*on_step)(void *user, const char *run, const char *step);
+} hrl_plan_callbacks;
+
+/**
+ * How to run a plan. Fill it with zeroes, then set what is needed; everything is copied.
+ */
+typedef struct hrl_plan_options {
+    /**
+     * `sizeof(hrl_plan_options)`.
+     */
+    size_t struct_bytes;
+    /**
+     * Identity of a new run; NULL: plan, time and a random number.
+     */
+    const char *run;
+    /**
+     * A `hrl_plan_mode`.
+     */
+    uint32_t mode;
+    /**
+     * The source is there still, and nothing is lost.
+     */
+    bool planned;
+    /**
+     * Commit a real run at its end, whatever the plan says; on resuming, one that waits for it.
+     */
+    bool commit;
+    /**
+     * Take a run over although its runner seems to live.
+     */
+    bool take_over;
+    /**
+     * When the source failed, in nanoseconds since 1970 in UTC. 0: when the run begins.
+     */
+    int64_t failed_at_ns;
+    /**
+     * How often approvals, the stop and other runners are looked for. 0: 1,000.
+     */
+    uint64_t poll_ms;
+} hrl_plan_options;
 
 /**
  * What happened to a protected volume. The texts live until the callback returns.
@@ -2149,6 +2321,82 @@ HRL_API hrl_status hrl_nbd_server_stop(const struct hrl_nbd_server *server);
  * Stops the server, if it was not, and frees the handle; NULL is fine. Since 0.1.
  */
 HRL_API void hrl_nbd_server_free(struct hrl_nbd_server *server);
+
+/**
+ * Reads a plan, which is TOML; `name` is what errors call it. Free it with `hrl_plan_free`.
+ * Statuses: HRL_ERROR_INVALID_INPUT names the key, its line, what was expected and what is there. Since 0.1.
+ */
+HRL_API hrl_status hrl_plan_parse(const char *text, const char *name, struct hrl_plan **out);
+
+/**
+ * Frees the plan; NULL is fine. Since 0.1.
+ */
+HRL_API void hrl_plan_free(struct hrl_plan *plan);
+
+/**
+ * Finds the state that each volume would come up at and what that loses, and gives it as JSON to `tell`, with the problems that
+ * would keep the plan from running.
+ * Statuses: HRL_ERROR_UNAVAILABLE. Since 0.1.
+ */
+HRL_API
+hrl_status hrl_plan_check(const struct hrl_plan *plan,
+                          const struct hrl_vault *vault,
+                          hrl_text_fn tell,
+                          void *user);
+
+/**
+ * Runs a plan to its end and gives its report, JSON, to `tell`. That a step failed is no error, but the `outcome` of the report.
+ * `options` may be NULL: a test.
+ * Statuses: what keeps the plan from running, before anything is done; HRL_ERROR_ALREADY_EXISTS when there is a run of this
+ * identity; HRL_ERROR_FENCED when another runner took it; those of the store, after which it can be resumed. Since 0.1.
+ */
+HRL_API
+hrl_status hrl_plan_run(const struct hrl_plan *plan,
+                        const struct hrl_vault *vault,
+                        const struct hrl_plan_callbacks *callbacks,
+                        const struct hrl_plan_options *options,
+                        hrl_text_fn tell,
+                        void *user);
+
+/**
+ * Goes on with a run where it was and gives its report to `tell`; of one that is over, only the report. Of the options those of
+ * a new run are not looked at.
+ * Statuses: HRL_ERROR_NOT_FOUND; HRL_ERROR_FENCED when its runner lives on this machine or another one takes it. Since 0.1.
+ */
+HRL_API
+hrl_status hrl_plan_resume(const struct hrl_vault *vault,
+                           const char *run,
+                           const struct hrl_plan_callbacks *callbacks,
+                           const struct hrl_plan_options *options,
+                           hrl_text_fn tell,
+                           void *user);
+
+/**
+ * Approves a manual step that waits, or rejects it. `note` may be NULL.
+ * Statuses: HRL_ERROR_NOT_FOUND names the steps that wait; HRL_ERROR_ALREADY_EXISTS when somebody decided before. Since 0.1.
+ */
+HRL_API
+hrl_status hrl_plan_approve(const struct hrl_vault *vault,
+                            const char *run,
+                            const char *step,
+                            bool approved,
+                            const char *by,
+                            const char *note);
+
+/**
+ * Gives the report of a run, JSON, to `tell`.
+ * Statuses: HRL_ERROR_NOT_FOUND, HRL_ERROR_WRONG_KEY, HRL_ERROR_CORRUPT, HRL_ERROR_UNAVAILABLE. Since 0.1.
+ */
+HRL_API
+hrl_status hrl_plan_report(const struct hrl_vault *vault,
+                           const char *run,
+                           hrl_text_fn tell,
+                           void *user);
+
+/**
+ * Whether what is under way has to end; false for NULL. Since 0.1.
+ */
+HRL_API bool hrl_plan_stop_is_set(const struct hrl_plan_stop *stop);
 
 /**
  * Begins the options for protecting `device` as `volume` of `vault`. `state` is the local directory of this agent (dirty

@@ -15,7 +15,7 @@ use hrl::failover::plan::{
     Started, StepOutcome, StepReport,
 };
 use hrl::journal::{PointKind, WrappingKey};
-use hrl::replica::{At, Vault, VerdictKind};
+use hrl::replica::{At, PinUntil, Vault, VerdictKind};
 use hrl::store::{DirStore, ObjectInfo, PutOutcome, Store};
 use hrl::{
     Clock, Error, ErrorKind, Policy, ProtectionOptions, Result, Sequence, SystemClock, Timestamp,
@@ -566,6 +566,34 @@ fn a_check_finds_states_and_all_problems() {
     let refused = plan::run(&site.plan(&text), &site.vault, &site.host(), &options(RunMode::Test));
     assert_eq!(refused.expect_err("problems").kind(), ErrorKind::NotFound);
     assert!(plan::runs(&site.vault).expect("runs").is_empty() && site.log().is_empty());
+}
+
+/// Promise 5: retention takes no point away that a run still needs, and a pin of somebody else stays as it is.
+#[test]
+fn promise_5_the_points_of_a_run_are_kept_until_it_ends() {
+    let site = Site::new(&["db", "web"]);
+    let pins = |volume: &str| -> Vec<String> {
+        let points = site.vault.replica(volume).expect("replica").points();
+        points[0].pins.iter().map(|pin| pin.reason.clone()).collect()
+    };
+    let mut web = site.vault.replica("web").expect("replica");
+    web.pin(&At::Label("first".into()), PinUntil::LegalHold, "a lawyer").expect("pin");
+    let vault = site.vault.clone();
+    let (seen, volume) = (Mutex::new(Vec::new()), "\n[[group.member]]\nvolume = \"web\"\n");
+    let text = format!("at = \"first\"\n{MANUAL}{volume}");
+    let on_step = |_: &str, step: &StepReport| {
+        if step.kind == plan::StepKind::Manual && step.outcome == StepOutcome::Running {
+            while pins("db").is_empty() {
+                std::thread::sleep(POLL);
+            }
+            seen.lock().expect("lock").extend([pins("db"), pins("web")]);
+            plan::approve(&vault, "r", &step.id, true, "", "").expect("approve");
+        }
+    };
+    let report = site.run(&text, &RunOptions { on_step: &on_step, ..options(RunMode::Real) });
+    assert_eq!(report.outcome, RunOutcome::Done);
+    assert_eq!(seen.into_inner().expect("seen"), [["recovery plan run r"], ["a lawyer"]]);
+    assert_eq!((pins("db").len(), pins("web")), (0, vec!["a lawyer".to_owned()]));
 }
 
 #[test]

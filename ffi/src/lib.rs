@@ -20,6 +20,7 @@ mod handle;
 mod journal;
 mod keys;
 mod nbd;
+mod plan;
 mod points;
 mod protection;
 mod replica;

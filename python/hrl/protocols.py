@@ -88,7 +88,7 @@ class VolumeStarted(TypedDict):
 
 
 class PlanHost(Protocol):
-    """Brings the volumes of recovery plans up. Optional: `name` (text for errors).
+    """Brings the volumes of recovery plans up.
 
     Different members come at the same time from different threads. Each call may come again for the same run and member,
     because the runner was killed before it recorded the answer: `start` then finds what is up already and starts nothing

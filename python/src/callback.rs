@@ -355,10 +355,14 @@ impl CallbackHost {
         request: &StartRequest<'_>,
         read: impl FnOnce(&Bound<'_, PyAny>) -> PyResult<T>,
     ) -> hrl::Result<T> {
-        self.object.call(method, |object| {
+        let done = Python::try_attach(|py| {
             let arguments = (PlanMember::from(member), PlanRequest::from(request));
-            read(&object.call_method1(method, arguments)?)
-        })
+            let given = self.object.object.bind(py).call_method1(method, arguments);
+            given.and_then(|given| read(&given)).map_err(|raised| {
+                from_callback(py, raised, method, &member.volume, self.object.otherwise)
+            })
+        });
+        done.unwrap_or_else(|| Err(shutting_down(method, &member.volume)))
     }
 }
 

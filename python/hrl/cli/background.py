@@ -32,7 +32,7 @@ def run_detached(state: Path) -> None:
     arguments = [argument for argument in sys.argv[1:] if argument != "--detach"]
     with (state / LOG).open("ab") as log:
         child = subprocess.Popen(
-            [sys.executable, "-m", "hrl", *arguments],
+            [sys.executable, "-P", "-m", "hrl", *arguments],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=log,

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from hrl import HrlError, PlanMember, PlanRequest, VolumeStarted
+from hrl import HrlError, NotFoundError, PlanMember, PlanRequest, VolumeStarted
 from hrl.cli.base import EXIT_CODES, Refused
 from hrl.cli.control import ask
 from hrl.errors import BY_KIND
@@ -75,8 +75,10 @@ class FailoverCommands:
             return
         until = time.monotonic() + COMMIT_SECONDS_MAX
         with lock(mark, member, request, until):
-            command = ["cleanup", self.vault, member.volume, "--name", request.run, "--state", str(state)]
-            self._run(command, member, request, until)
+            command = ["cleanup", self.vault, member.volume, "--name", request.run, "--state", str(state), *self.options]
+            # Without the test nothing was begun, or it was ended before its runner could record that.
+            with contextlib.suppress(NotFoundError):
+                self._run(command, member, request, until)
             for own in ("log", "boot.log", mark.name):
                 (state / own).unlink(missing_ok=True)
         with contextlib.suppress(OSError):
@@ -85,7 +87,7 @@ class FailoverCommands:
     def start_command(self, member: PlanMember, request: PlanRequest, state: Path) -> list[str]:
         """The arguments of `hrl failover` that bring a volume up."""
         nbd = request.nbd or f"unix:{state / 'nbd.sock'}"
-        common = ["--state", str(state), "--nbd", nbd, "--at", request.at, "--detach"]
+        common = ["--state", str(state), "--nbd", nbd, "--at", request.at, "--detach", *self.options]
         if request.mode == "test":
             return ["test", self.vault, member.volume, "--name", request.run, *common]
         disk = member.disk or state / "disk.img"
@@ -97,7 +99,7 @@ class FailoverCommands:
     ) -> bytes:
         """Runs a command of `hrl failover` in a session of its own, ends it when it has to, and gives what it printed."""
         with subprocess.Popen(
-            [sys.executable, "-P", "-m", "hrl", "failover", *arguments, *self.options],
+            [sys.executable, "-P", "-m", "hrl", "failover", *arguments],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -142,8 +144,7 @@ def mark_of(state: Path, request: PlanRequest) -> Path:
 
 def refused(operation: str, member: PlanMember, problem: str, kind: str = "unavailable") -> HrlError:
     """An error about a volume."""
-    message = f"cannot {operation} {member.volume}: {problem}"
-    return BY_KIND.get(kind, HrlError)(message, kind=kind, operation=operation, object=member.volume)
+    return BY_KIND.get(kind, HrlError)(problem, kind=kind, operation=operation, object=member.volume)
 
 
 @contextlib.contextmanager

@@ -10,7 +10,8 @@
 //!   runs again, so *actions have to be repeatable* (`HRL_TRY` counts);
 //! - of two runners of one run the one that writes the next record first goes on; the other kills what it runs and ends with
 //!   `Fenced`. That is seen within [`RunOptions::poll`], and no later than at its next record;
-//! - a group point that members share is chosen once, when the run begins, and stays the same over every resume.
+//! - a group point that members share is chosen once, when the run begins, stays the same over every resume, and is pinned until
+//!   the run ends (for 7 days at most).
 //!
 //! On failure of a step the run follows its `on_failure`. A test is cleaned up also then; a real run is left as it is, to be
 //! resumed.

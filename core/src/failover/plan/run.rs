@@ -19,7 +19,7 @@ use super::step;
 use crate::clock::Clock;
 use crate::error::{Error, ErrorKind, Result};
 use crate::json::Json;
-use crate::replica::Vault;
+use crate::replica::{At, PinUntil, RecoveryPoint, Replica, Vault};
 use crate::units::Timestamp;
 
 /// How to run a plan.
@@ -88,7 +88,7 @@ pub fn run(
         points: check.members.iter().map(|member| member.chosen(options.planned)).collect(),
     };
     log.append(1, &Record::Run(header.clone()).to_json())?;
-    Runner::take(RunState::new(header, plan.clone()), log, clock, host, options)?.run()
+    Runner::take(RunState::new(header, plan.clone()), log, vault, host, options)?.run()
 }
 
 /// Goes on with a run where it was; with one that is over, tells how it went.
@@ -112,7 +112,7 @@ pub fn resume(
                 .message(format_args!("its runner is process {} of this machine", runner.pid)));
         }
     }
-    Runner::take(state, log, &**vault.clock(), host, options)?.run()
+    Runner::take(state, log, vault, host, options)?.run()
 }
 
 fn new_run(plan: &Plan, clock: &dyn Clock) -> String {
@@ -122,6 +122,9 @@ fn new_run(plan: &Plan, clock: &dyn Clock) -> String {
         clock.now().to_string().chars().take(19).filter(|c| *c != '-' && *c != ':').collect();
     format!("{}-{time}-{:02x}{:02x}", plan.name(), random[0], random[1])
 }
+
+/// How long a run that does not end keeps the points that it chose.
+const HOLD: Duration = Duration::from_secs(7 * 86_400);
 
 /// Whether a thread goes on to its next step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -135,6 +138,7 @@ pub(super) enum Flow {
 pub(super) struct Runner<'a> {
     pub log: Log,
     pub clock: &'a dyn Clock,
+    vault: &'a Vault,
     pub host: &'a dyn PlanHost,
     pub options: &'a RunOptions<'a>,
     pub plan: Plan,
@@ -166,15 +170,17 @@ impl<'a> Runner<'a> {
     fn take(
         state: RunState,
         log: Log,
-        clock: &'a dyn Clock,
+        vault: &'a Vault,
         host: &'a dyn PlanHost,
         options: &'a RunOptions<'a>,
     ) -> Result<Self> {
+        let clock = &**vault.clock();
         let mut id = [0; 8];
         clock.fill_random(&mut id);
         let runner = Self {
             log,
             clock,
+            vault,
             host,
             options,
             plan: state.plan.clone(),
@@ -207,6 +213,7 @@ impl<'a> Runner<'a> {
     fn run(self) -> Result<RunReport> {
         std::thread::scope(|scope| {
             scope.spawn(|| self.watch());
+            scope.spawn(|| self.hold_points());
             if !self.only_ends() {
                 self.groups();
             }
@@ -218,6 +225,11 @@ impl<'a> Runner<'a> {
             return Err(lost);
         }
         let (outcome, message) = self.outcome();
+        if outcome != RunOutcome::Stopped
+            && (outcome != RunOutcome::Failed || self.header.mode == RunMode::Test)
+        {
+            self.release_points();
+        }
         let time = self.clock.now();
         let ended = Record::Ended { outcome, message: message.clone(), time };
         self.record(&ended, |state| state.ended = Some((outcome, message, time)))?;
@@ -275,6 +287,47 @@ impl<'a> Runner<'a> {
         if matches!(self.log.has(next), Ok(true)) && self.state().next == next {
             self.lose(self.taken());
         }
+    }
+
+    /// Keeps the points that were chosen through retention, for what comes up after hours of waiting. That it cannot is no reason
+    /// to hold a failover up. A point that somebody pinned keeps that pin.
+    fn hold_points(&self) {
+        let until = Timestamp(self.clock.now().0.saturating_add(HOLD.as_nanos() as i64));
+        self.each_point(|replica, point| {
+            if point.pins.is_empty() {
+                let (at, until) = (At::Point(point.id), PinUntil::Time(until));
+                let _ = replica.pin(&at, until, &self.pin_reason());
+            }
+        });
+    }
+
+    fn release_points(&self) {
+        self.each_point(|replica, point| {
+            if point.pins.iter().any(|pin| pin.reason == self.pin_reason()) {
+                let _ = replica.unpin(&At::Point(point.id), false);
+            }
+        });
+    }
+
+    fn pin_reason(&self) -> String {
+        format!("recovery plan run {}", self.log.run())
+    }
+
+    /// The points that members were given, of all volumes at once.
+    fn each_point(&self, work: impl Fn(&mut Replica, &RecoveryPoint) + Sync) {
+        let work = &work;
+        std::thread::scope(|scope| {
+            for chosen in &self.header.points {
+                let At::Point(id) = chosen.at else { continue };
+                scope.spawn(move || {
+                    let Ok(mut replica) = self.vault.replica(&chosen.volume) else { return };
+                    let is_it = |p: &RecoveryPoint| p.id == id || p.group == Some(id);
+                    if let Some(point) = replica.points().into_iter().find(is_it) {
+                        work(&mut replica, &point);
+                    }
+                });
+            }
+        });
     }
 
     fn taken(&self) -> Error {

@@ -1,0 +1,558 @@
+//! Recovery plans: parsed, checked, run through the embedder's callbacks, approved, reported as JSON.
+
+use std::ffi::{CStr, CString, c_char, c_void};
+use std::os::unix::ffi::OsStrExt;
+use std::time::Duration;
+
+use engine::failover::plan::{
+    self, Member, Plan, PlanHost, RunMode, RunOptions, RunReport, StartRequest, Started,
+    StepReport, StopFlag,
+};
+use engine::{Error, ErrorKind, PointId, Result, Sequence, Timestamp};
+
+use crate::boundary::{bad_argument, guard, guard_value, hrl_status};
+use crate::callbacks::{User, check_size, needed, outcome};
+use crate::handle;
+use crate::points::HRL_ID_CHARS;
+use crate::vault::hrl_vault;
+
+/// Room for an address that a volume is served at.
+pub const HRL_URI_CHARS: usize = 1024;
+
+/// A recovery plan. All threads may use it at once.
+pub struct hrl_plan {
+    inner: Plan,
+}
+
+/// Whether what is under way has to end; see `hrl_plan_stop_is_set`.
+pub struct hrl_plan_stop {
+    inner: StopFlag,
+}
+
+/// What a run is.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub enum hrl_plan_mode {
+    /// Isolated test failovers, which are cleaned up.
+    HRL_PLAN_TEST = 0,
+    /// Failovers.
+    HRL_PLAN_REAL = 1,
+}
+
+/// What the host of a plan is asked for. Lives until the callback returns.
+#[repr(C)]
+pub struct hrl_plan_request {
+    /// Identity of the run.
+    pub run: *const c_char,
+    /// A `hrl_plan_mode`.
+    pub mode: u32,
+    /// The source is there still: its last bytes come first.
+    pub planned: bool,
+    /// Name of the volume in the vault.
+    pub volume: *const c_char,
+    /// The state to come up at, as `hrl_replica_view` takes it.
+    pub at: *const c_char,
+    /// The disk that a failover fills; NULL when the plan names none.
+    pub disk: *const c_char,
+    /// Directory for the failover's state, in a test one of the run's; NULL when the plan names none.
+    pub state: *const c_char,
+    /// Address at which to serve, that of this mode; NULL when the plan names none.
+    pub nbd: *const c_char,
+    /// How long it may take, in milliseconds; the host keeps to it.
+    pub limit_ms: u64,
+    /// To be looked at now and then with `hrl_plan_stop_is_set`.
+    pub stop: *const hrl_plan_stop,
+}
+
+/// A volume that is up; all zeroes before the callback fills it.
+#[repr(C)]
+pub struct hrl_plan_started {
+    /// Where it is served: `HRL_URI` of commands.
+    pub uri: [c_char; HRL_URI_CHARS],
+    /// The recovery point that it came up at, in hexadecimal digits; empty when the state is none.
+    pub point: [c_char; HRL_ID_CHARS],
+    /// The sequence of that state.
+    pub sequence: u64,
+    /// The time of that state, in nanoseconds since 1970 in UTC.
+    pub time_ns: i64,
+}
+
+/// Brings the volumes of plans up. The functions return 0 or an errno, must not unwind, and are called from any thread, for
+/// different volumes at once. Each may come again for the same run and volume, because the runner was killed before it recorded the
+/// answer: `start` then finds what is up and starts nothing twice, the others succeed for what is done.
+#[repr(C)]
+pub struct hrl_plan_callbacks {
+    /// `sizeof(hrl_plan_callbacks)`, so that later versions can add to it.
+    pub struct_bytes: usize,
+    /// Brings a volume up; returns once it is served.
+    pub start: Option<
+        unsafe extern "C" fn(
+            user: *mut c_void,
+            request: *const hrl_plan_request,
+            started: *mut hrl_plan_started,
+        ) -> i32,
+    >,
+    /// Commits the failover of a volume, of a real run only.
+    pub commit:
+        Option<unsafe extern "C" fn(user: *mut c_void, request: *const hrl_plan_request) -> i32>,
+    /// Takes a test failover down, also one whose start failed.
+    pub clean_up:
+        Option<unsafe extern "C" fn(user: *mut c_void, request: *const hrl_plan_request) -> i32>,
+    /// Asked every `poll_ms`: true stops the run, which can be resumed. NULL: never.
+    pub stopped: Option<unsafe extern "C" fn(user: *mut c_void) -> bool>,
+    /// Told a run and a step, as JSON, when one begins and when it has ended. NULL: nobody.
+    pub on_step:
+        Option<unsafe extern "C" fn(user: *mut c_void, run: *const c_char, step: *const c_char)>,
+}
+
+/// How to run a plan. Fill it with zeroes, then set what is needed; everything is copied.
+#[repr(C)]
+pub struct hrl_plan_options {
+    /// `sizeof(hrl_plan_options)`.
+    pub struct_bytes: usize,
+    /// Identity of a new run; NULL: plan, time and a random number.
+    pub run: *const c_char,
+    /// A `hrl_plan_mode`.
+    pub mode: u32,
+    /// The source is there still, and nothing is lost.
+    pub planned: bool,
+    /// Commit a real run at its end, whatever the plan says; on resuming, one that waits for it.
+    pub commit: bool,
+    /// Take a run over although its runner seems to live.
+    pub take_over: bool,
+    /// When the source failed, in nanoseconds since 1970 in UTC. 0: when the run begins.
+    pub failed_at_ns: i64,
+    /// How often approvals, the stop and other runners are looked for. 0: 1,000.
+    pub poll_ms: u64,
+}
+
+/// Is given a text, which lives until it returns.
+pub type hrl_text_fn = Option<unsafe extern "C" fn(user: *mut c_void, text: *const c_char)>;
+
+/// Reads a plan, which is TOML; `name` is what errors call it. Free it with `hrl_plan_free`.
+/// Statuses: HRL_ERROR_INVALID_INPUT names the key, its line, what was expected and what is there. Since 0.1.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn hrl_plan_parse(
+    text: *const c_char,
+    name: *const c_char,
+    out: *mut *mut hrl_plan,
+) -> hrl_status {
+    guard(|| {
+        handle::check_out(out, "out")?;
+        let inner = Plan::parse(handle::text(text, "text")?, handle::text(name, "name")?)?;
+        handle::give(out, hrl_plan { inner })
+    })
+}
+
+/// Frees the plan; NULL is fine. Since 0.1.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn hrl_plan_free(plan: *mut hrl_plan) {
+    guard_value((), || drop(handle::take(plan)));
+}
+
+/// Finds the state that each volume would come up at and what that loses, and gives it as JSON to `tell`, with the problems that
+/// would keep the plan from running.
+/// Statuses: HRL_ERROR_UNAVAILABLE. Since 0.1.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn hrl_plan_check(
+    plan: *const hrl_plan,
+    vault: *const hrl_vault,
+    tell: hrl_text_fn,
+    user: *mut c_void,
+) -> hrl_status {
+    guard(|| {
+        let (plan, vault) = (handle::borrow(plan, "plan")?, handle::borrow(vault, "vault")?);
+        let tell = needed(tell, "tell")?;
+        say(tell, user, &plan.inner.check(&vault.inner)?.to_json());
+        Ok(())
+    })
+}
+
+/// Runs a plan to its end and gives its report, JSON, to `tell`. That a step failed is no error, but the `outcome` of the report.
+/// `options` may be NULL: a test.
+/// Statuses: what keeps the plan from running, before anything is done; HRL_ERROR_ALREADY_EXISTS when there is a run of this
+/// identity; HRL_ERROR_FENCED when another runner took it; those of the store, after which it can be resumed. Since 0.1.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn hrl_plan_run(
+    plan: *const hrl_plan,
+    vault: *const hrl_vault,
+    callbacks: *const hrl_plan_callbacks,
+    options: *const hrl_plan_options,
+    tell: hrl_text_fn,
+    user: *mut c_void,
+) -> hrl_status {
+    guard(|| {
+        let (plan, vault) = (handle::borrow(plan, "plan")?, handle::borrow(vault, "vault")?);
+        with_host(callbacks, options, tell, user, |host, options| {
+            plan::run(&plan.inner, &vault.inner, host, options)
+        })
+    })
+}
+
+/// Goes on with a run where it was and gives its report to `tell`; of one that is over, only the report. Of the options those of
+/// a new run are not looked at.
+/// Statuses: HRL_ERROR_NOT_FOUND; HRL_ERROR_FENCED when its runner lives on this machine or another one takes it. Since 0.1.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn hrl_plan_resume(
+    vault: *const hrl_vault,
+    run: *const c_char,
+    callbacks: *const hrl_plan_callbacks,
+    options: *const hrl_plan_options,
+    tell: hrl_text_fn,
+    user: *mut c_void,
+) -> hrl_status {
+    guard(|| {
+        let (vault, run) = (handle::borrow(vault, "vault")?, handle::text(run, "run")?);
+        with_host(callbacks, options, tell, user, |host, options| {
+            plan::resume(&vault.inner, run, host, options)
+        })
+    })
+}
+
+/// Approves a manual step that waits, or rejects it. `note` may be NULL.
+/// Statuses: HRL_ERROR_NOT_FOUND names the steps that wait; HRL_ERROR_ALREADY_EXISTS when somebody decided before. Since 0.1.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn hrl_plan_approve(
+    vault: *const hrl_vault,
+    run: *const c_char,
+    step: *const c_char,
+    approved: bool,
+    by: *const c_char,
+    note: *const c_char,
+) -> hrl_status {
+    guard(|| {
+        let vault = handle::borrow(vault, "vault")?;
+        let (run, step) = (handle::text(run, "run")?, handle::text(step, "step")?);
+        let by = handle::text(by, "by")?;
+        let note = handle::optional_text(note, "note")?.unwrap_or_default();
+        plan::approve(&vault.inner, run, step, approved, by, note).map(drop)
+    })
+}
+
+/// Gives the report of a run, JSON, to `tell`.
+/// Statuses: HRL_ERROR_NOT_FOUND, HRL_ERROR_WRONG_KEY, HRL_ERROR_CORRUPT, HRL_ERROR_UNAVAILABLE. Since 0.1.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn hrl_plan_report(
+    vault: *const hrl_vault,
+    run: *const c_char,
+    tell: hrl_text_fn,
+    user: *mut c_void,
+) -> hrl_status {
+    guard(|| {
+        let (vault, run) = (handle::borrow(vault, "vault")?, handle::text(run, "run")?);
+        let tell = needed(tell, "tell")?;
+        say(tell, user, &plan::report(&vault.inner, run)?.to_json());
+        Ok(())
+    })
+}
+
+/// Whether what is under way has to end; false for NULL. Since 0.1.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn hrl_plan_stop_is_set(stop: *const hrl_plan_stop) -> bool {
+    guard_value(false, || handle::borrow_optional(stop).is_some_and(|stop| stop.inner.is_set()))
+}
+
+type Teller = unsafe extern "C" fn(*mut c_void, *const c_char);
+type Asked = unsafe extern "C" fn(*mut c_void, *const hrl_plan_request) -> i32;
+
+fn say(tell: Teller, user: *mut c_void, text: &str) {
+    let text = handle::c_text(text);
+    // SAFETY: a function of this type, called as the header says; the text outlives the call.
+    unsafe { tell(user, text.as_ptr()) }
+}
+
+fn with_host(
+    callbacks: *const hrl_plan_callbacks,
+    options: *const hrl_plan_options,
+    tell: hrl_text_fn,
+    user: *mut c_void,
+    work: impl FnOnce(&dyn PlanHost, &RunOptions<'_>) -> Result<RunReport>,
+) -> Result<()> {
+    let callbacks = handle::borrow(callbacks, "callbacks")?;
+    check_size::<hrl_plan_callbacks>(callbacks.struct_bytes, "hrl_plan_callbacks")?;
+    let tell = needed(tell, "tell")?;
+    let callback_user = User(user);
+    let host = CallbackHost {
+        start: needed(callbacks.start, "callbacks.start")?,
+        commit: needed(callbacks.commit, "callbacks.commit")?,
+        clean_up: needed(callbacks.clean_up, "callbacks.clean_up")?,
+        user: callback_user,
+    };
+    let (stopped, on_step) = (callbacks.stopped, callbacks.on_step);
+    let stop = move || match stopped {
+        // SAFETY: a function of this type, called as the header says.
+        Some(stopped) => unsafe { stopped(callback_user.pointer()) },
+        None => false,
+    };
+    let told = move |run: &str, step: &StepReport| {
+        if let Some(on_step) = on_step {
+            let (run, step) = (handle::c_text(run), handle::c_text(&step.to_json()));
+            // SAFETY: a function of this type, called as the header says; the texts outlive the call.
+            unsafe { on_step(callback_user.pointer(), run.as_ptr(), step.as_ptr()) }
+        }
+    };
+    let mut chosen = match handle::borrow_optional(options) {
+        Some(options) => options_from(options)?,
+        None => RunOptions::default(),
+    };
+    chosen.stopped = &stop;
+    chosen.on_step = &told;
+    say(tell, user, &work(&host, &chosen)?.to_json());
+    Ok(())
+}
+
+fn options_from(options: &hrl_plan_options) -> Result<RunOptions<'static>> {
+    check_size::<hrl_plan_options>(options.struct_bytes, "hrl_plan_options")?;
+    let mode = match options.mode {
+        mode if mode == hrl_plan_mode::HRL_PLAN_TEST as u32 => RunMode::Test,
+        mode if mode == hrl_plan_mode::HRL_PLAN_REAL as u32 => RunMode::Real,
+        other => {
+            return Err(bad_argument("options.mode").expected("a hrl_plan_mode").found(other));
+        }
+    };
+    let poll_ms = if options.poll_ms == 0 { 1_000 } else { options.poll_ms };
+    Ok(RunOptions {
+        run: handle::optional_text(options.run, "options.run")?.map(str::to_owned),
+        mode,
+        planned: options.planned,
+        failed_at: (options.failed_at_ns != 0).then_some(Timestamp(options.failed_at_ns)),
+        commit: options.commit,
+        take_over: options.take_over,
+        poll: Duration::from_millis(poll_ms),
+        ..RunOptions::default()
+    })
+}
+
+struct CallbackHost {
+    start: unsafe extern "C" fn(*mut c_void, *const hrl_plan_request, *mut hrl_plan_started) -> i32,
+    commit: Asked,
+    clean_up: Asked,
+    user: User,
+}
+
+impl CallbackHost {
+    /// Calls back with the request as C sees it.
+    fn ask(
+        member: &Member,
+        request: &StartRequest<'_>,
+        call: impl FnOnce(*const hrl_plan_request) -> i32,
+    ) -> i32 {
+        let path = |path: &Option<std::path::PathBuf>| {
+            path.as_ref().and_then(|path| CString::new(path.as_os_str().as_bytes()).ok())
+        };
+        let (run, volume) = (handle::c_text(request.run), handle::c_text(&member.volume));
+        let at = handle::c_text(&request.at_text());
+        let (disk, state) = (path(&member.disk), path(&request.state));
+        let nbd = request.nbd.map(handle::c_text);
+        let pointer =
+            |text: &Option<CString>| text.as_ref().map_or(std::ptr::null(), |text| text.as_ptr());
+        let stop = hrl_plan_stop { inner: request.stop.clone() };
+        call(&raw const *&hrl_plan_request {
+            run: run.as_ptr(),
+            mode: match request.mode {
+                RunMode::Test => hrl_plan_mode::HRL_PLAN_TEST as u32,
+                RunMode::Real => hrl_plan_mode::HRL_PLAN_REAL as u32,
+            },
+            planned: request.planned,
+            volume: volume.as_ptr(),
+            at: at.as_ptr(),
+            disk: pointer(&disk),
+            state: pointer(&state),
+            nbd: pointer(&nbd),
+            limit_ms: u64::try_from(request.limit.as_millis()).unwrap_or(u64::MAX),
+            stop: &raw const stop,
+        })
+    }
+}
+
+impl PlanHost for CallbackHost {
+    fn start(&self, member: &Member, request: &StartRequest<'_>) -> Result<Started> {
+        let mut started = hrl_plan_started {
+            uri: [0; HRL_URI_CHARS],
+            point: [0; HRL_ID_CHARS],
+            sequence: 0,
+            time_ns: 0,
+        };
+        // SAFETY: a function of this type, called as the header says; both structures outlive the call.
+        let code = Self::ask(member, request, |request| unsafe {
+            (self.start)(self.user.pointer(), request, &raw mut started)
+        });
+        outcome(code, "start", &member.volume)?;
+        let wrong = |expected: &str| {
+            Error::new(ErrorKind::InvalidInput, "start", &member.volume).expected(expected)
+        };
+        let point =
+            text_in(&started.point).ok_or_else(|| wrong("a point that ends with a zero"))?;
+        let uri = text_in(&started.uri).ok_or_else(|| wrong("an address that ends with a zero"))?;
+        Ok(Started {
+            uri: uri.to_owned(),
+            point: match point {
+                "" => None,
+                digits => {
+                    let point = PointId::parse(digits);
+                    Some(point.ok_or_else(|| wrong("32 hexadecimal digits").found(digits))?)
+                }
+            },
+            sequence: Sequence(started.sequence),
+            point_time: Timestamp(started.time_ns),
+        })
+    }
+
+    fn commit(&self, member: &Member, request: &StartRequest<'_>) -> Result<()> {
+        // SAFETY: a function of this type, called as the header says; the request outlives the call.
+        let code = Self::ask(member, request, |request| unsafe {
+            (self.commit)(self.user.pointer(), request)
+        });
+        outcome(code, "commit", &member.volume)
+    }
+
+    fn clean_up(&self, member: &Member, request: &StartRequest<'_>) -> Result<()> {
+        // SAFETY: a function of this type, called as the header says; the request outlives the call.
+        let code = Self::ask(member, request, |request| unsafe {
+            (self.clean_up)(self.user.pointer(), request)
+        });
+        outcome(code, "clean up", &member.volume)
+    }
+}
+
+/// The text in an array that C filled; `None` when it does not end or is no UTF-8.
+fn text_in(array: &[c_char]) -> Option<&str> {
+    let bytes = array.iter().position(|c| *c == 0)?;
+    // SAFETY: the array has a zero at `bytes`, and lives as long as the text.
+    unsafe { CStr::from_ptr(array[..=bytes].as_ptr()) }.to_str().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::ptr::{null, null_mut};
+
+    use super::*;
+    use crate::boundary::{
+        HRL_ERROR_ALREADY_EXISTS, HRL_ERROR_INVALID_INPUT, HRL_ERROR_NOT_FOUND, HRL_OK,
+        hrl_error_message,
+    };
+    use crate::device::{hrl_device_free, hrl_device_new_memory};
+    use crate::protection::{
+        hrl_protection_free, hrl_protection_open, hrl_protection_options_free,
+        hrl_protection_options_new, hrl_protection_stop, hrl_protection_wait_ordered,
+    };
+    use crate::store::{hrl_store_free, hrl_store_open_directory};
+    use crate::vault::{hrl_vault_create, hrl_vault_free};
+
+    fn check(status: hrl_status) {
+        assert!(status == HRL_OK, "status {status}");
+    }
+
+    fn shown(text: *const c_char) -> String {
+        // SAFETY: texts of the library end with a zero.
+        unsafe { CStr::from_ptr(text) }.to_str().expect("UTF-8").to_owned()
+    }
+
+    /// Keeps what it is told.
+    unsafe extern "C" fn tell(user: *mut c_void, text: *const c_char) {
+        // SAFETY: the test gives its notes.
+        unsafe { &*user.cast::<std::sync::Mutex<Vec<String>>>() }
+            .lock()
+            .expect("lock")
+            .push(shown(text));
+    }
+
+    unsafe extern "C" fn start(
+        user: *mut c_void,
+        request: *const hrl_plan_request,
+        started: *mut hrl_plan_started,
+    ) -> i32 {
+        // SAFETY: the library gives both structures.
+        let (request, started) = unsafe { (&*request, &mut *started) };
+        assert!(request.state.is_null() && request.nbd.is_null() && request.limit_ms == 600_000);
+        // SAFETY: as the header asks.
+        assert!(!unsafe { hrl_plan_stop_is_set(request.stop) });
+        let line = format!("start {} at {}", shown(request.volume), shown(request.at));
+        // SAFETY: as in `tell`.
+        unsafe { tell(user, handle::c_text(&line).as_ptr()) };
+        started.uri = handle::fixed_text("nbd://there");
+        started.sequence = 7;
+        0
+    }
+
+    unsafe extern "C" fn refuse(_: *mut c_void, _: *const hrl_plan_request) -> i32 {
+        16
+    }
+
+    #[test]
+    fn a_plan_by_the_c_api() {
+        let directory = tempfile::tempdir().expect("temporary directory");
+        let text = |text: &str| handle::c_text(text);
+        let [vault_path, state] =
+            ["vault", "state"].map(|name| text(&directory.path().join(name).display().to_string()));
+        let (mut store, mut vault, mut device) = (null_mut(), null_mut(), null_mut());
+        let (mut options, mut protection, mut plan) = (null_mut(), null_mut(), null_mut());
+        let (name, run) = (text("db"), text("one"));
+        let toml =
+            text("name = \"p\"\n[[group]]\nname = \"g\"\n[[group.member]]\nvolume = \"db\"\n");
+        let notes = std::sync::Mutex::new(Vec::new());
+        let user = (&raw const notes).cast_mut().cast();
+        let callbacks = hrl_plan_callbacks {
+            struct_bytes: size_of::<hrl_plan_callbacks>(),
+            start: Some(start),
+            commit: Some(refuse),
+            clean_up: Some(refuse),
+            stopped: None,
+            on_step: None,
+        };
+        let chosen = hrl_plan_options {
+            struct_bytes: size_of::<hrl_plan_options>(),
+            run: run.as_ptr(),
+            mode: hrl_plan_mode::HRL_PLAN_TEST as u32,
+            planned: false,
+            commit: false,
+            take_over: false,
+            failed_at_ns: 0,
+            poll_ms: 10,
+        };
+        // SAFETY: every pointer is what the header asks for.
+        unsafe {
+            check(hrl_store_open_directory(vault_path.as_ptr(), true, &raw mut store));
+            check(hrl_vault_create(store, null(), &raw mut vault));
+            check(hrl_device_new_memory(1 << 20, &raw mut device));
+            check(hrl_protection_options_new(
+                name.as_ptr(),
+                device,
+                vault,
+                state.as_ptr(),
+                &raw mut options,
+            ));
+            check(hrl_protection_open(options, &raw mut protection));
+            check(hrl_protection_wait_ordered(protection, 60_000));
+            check(hrl_protection_stop(protection, 60_000));
+            hrl_protection_options_free(options);
+            hrl_protection_free(protection);
+            hrl_device_free(device);
+
+            let bad = hrl_plan_parse(text("name = 7").as_ptr(), name.as_ptr(), &raw mut plan);
+            assert_eq!(bad, HRL_ERROR_INVALID_INPUT);
+            assert!(shown(hrl_error_message()).contains("line 1"));
+            check(hrl_plan_parse(toml.as_ptr(), name.as_ptr(), &raw mut plan));
+            check(hrl_plan_check(plan, vault, Some(tell), user));
+            let (calls, wanted) = (&raw const callbacks, &raw const chosen);
+            check(hrl_plan_run(plan, vault, calls, wanted, Some(tell), user));
+            check(hrl_plan_report(vault, run.as_ptr(), Some(tell), user));
+            let again = hrl_plan_run(plan, vault, calls, wanted, Some(tell), user);
+            assert_eq!(again, HRL_ERROR_ALREADY_EXISTS);
+            check(hrl_plan_resume(vault, run.as_ptr(), calls, wanted, Some(tell), user));
+            let step = text("g/before/1");
+            let (run, by) = (run.as_ptr(), name.as_ptr());
+            let none = hrl_plan_approve(vault, run, step.as_ptr(), true, by, null());
+            assert_eq!(none, HRL_ERROR_NOT_FOUND);
+            hrl_plan_free(plan);
+            hrl_vault_free(vault);
+            hrl_store_free(store);
+        }
+        let notes = notes.into_inner().expect("notes");
+        assert!(notes[0].contains("\"problems\":[]"), "{notes:?}");
+        assert_eq!(notes[1], "start db at newest");
+        assert!(notes[2].contains("\"uri\":\"nbd://there\""), "{notes:?}");
+        assert!(notes[2].contains("\"outcome\":\"failed\"") && notes[2].contains("clean up db"));
+        assert_eq!(notes[2], notes[3]);
+    }
+}
