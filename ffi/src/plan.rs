@@ -490,7 +490,7 @@ mod tests {
         let (name, run) = (text("db"), text("one"));
         let toml =
             text("name = \"p\"\n[[group]]\nname = \"g\"\n[[group.member]]\nvolume = \"db\"\n");
-        let notes = std::sync::Mutex::new(Vec::new());
+        let notes = std::sync::Mutex::new(Vec::<String>::new());
         let user = (&raw const notes).cast_mut().cast();
         let callbacks = hrl_plan_callbacks {
             struct_bytes: size_of::<hrl_plan_callbacks>(),
