@@ -285,6 +285,8 @@ impl ProtectionOptions {
         if replica.catalog().source() == Some(&source) {
             return Ok(Claim { replica, source, provisional: None });
         }
+        // Disk and volume went different ways while another source had it: no mark says where they differ.
+        state.forget_dirty_map()?;
         // Taken before the catalog is looked at: from here on no other source can add to it.
         let taken = vec![CatalogEdit::Source(source.clone())];
         replica.into_catalog().append(&source, taken)?;

@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::clock::Clock;
-use crate::device::{Files, replace_file};
+use crate::device::{Files, remove_if_there, replace_file};
 use crate::error::{Error, ErrorKind, Result};
 use crate::replica::SourceIdentity;
 use crate::units::{PointId, Timestamp, VolumeId, decode_hex};
@@ -63,6 +63,15 @@ impl StateDirectory {
 
     pub(crate) fn dirty_map(&self) -> PathBuf {
         self.root.join("dirty")
+    }
+
+    /// Removes the dirty map durably: the next session reads the whole disk.
+    pub(crate) fn forget_dirty_map(&self) -> Result<()> {
+        let path = self.dirty_map();
+        remove_if_there(&*self.files, &path)?;
+        self.files
+            .sync_directory(&self.root)
+            .map_err(|error| Error::io("forget dirty map", path.display(), error))
     }
 
     /// Files of the retention task; worth nothing once it ended.

@@ -25,8 +25,8 @@ pub struct TimelineEntry {
     pub folded: bool,
 }
 
-/// The unordered intervals of a catalog: each from its begin up to, not including, its end. What was before the first record
-/// is one.
+/// The unordered intervals of a catalog: each from its begin up to, not including, its end. What the journal lost
+/// is in one too.
 #[derive(Default)]
 pub(super) struct Intervals(Vec<(Sequence, Sequence)>);
 
@@ -35,6 +35,17 @@ impl Intervals {
     pub(super) fn is_ordered_at(&self, sequence: Sequence) -> bool {
         let next = self.0.partition_point(|(begin, _)| *begin <= sequence);
         next == 0 || self.0[next - 1].1 <= sequence
+    }
+
+    /// The newest state before the intervals that are last and touch each other.
+    fn before_the_end(&self) -> Sequence {
+        let mut before = Sequence(u64::MAX);
+        for (begin, end) in self.0.iter().rev() {
+            if end.0 == u64::MAX || end.0 > before.0 {
+                before = Sequence(begin.0.saturating_sub(1));
+            }
+        }
+        before
     }
 
     /// Where an interval that has not ended begins.
@@ -57,6 +68,7 @@ impl Catalog {
     pub fn timeline(&self) -> Vec<TimelineEntry> {
         let mut entries: Vec<TimelineEntry> = Vec::new();
         let mut unordered = None;
+        let mut before = Sequence::ZERO;
         for SegmentEntry { summary, .. } in self.segments() {
             let folded = summary.kind != SegmentKind::Log;
             if folded || entries.last().is_none_or(|last| last.folded) {
@@ -72,8 +84,12 @@ impl Catalog {
                     last.to = Sequence(change.sequence.0.saturating_sub(1));
                     last.to_time = change.time;
                 }
-                entries.push(stretch(change.sequence, change.time, unordered, folded));
+                // A gap that the journal began because of a loss begins where the loss does.
+                let lost = change.sequence == summary.first_sequence;
+                let from = if lost { before.next() } else { change.sequence };
+                entries.push(stretch(from, change.time, unordered, folded));
             }
+            before = summary.last_sequence;
             if let Some(last) = entries.last_mut() {
                 last.to = summary.last_sequence;
                 last.to_time = summary.last_time;
@@ -91,30 +107,32 @@ impl Catalog {
     /// The newest sequence that can be restored; `None` before the first copy is complete.
     pub fn newest_ordered(&self) -> Option<Sequence> {
         let last = self.segments().last()?.summary.last_sequence;
-        match self.unordered_intervals().open_from() {
+        let intervals = self.unordered_intervals();
+        match intervals.open_from() {
             None => Some(last),
-            Some(begin) => {
-                let before = Sequence(begin.0.saturating_sub(1));
-                Some(before).filter(|s| s.0 > 0 && self.is_ordered_at(*s))
-            }
+            Some(_) => Some(intervals.before_the_end()).filter(|s| s.0 > 0),
         }
     }
 
     pub(super) fn unordered_intervals(&self) -> Intervals {
         let mut intervals = Vec::new();
         let mut begun: Option<Sequence> = None;
-        // Records before the first one were lost before they arrived: the volume was never empty then.
-        if let Some(first) = self.segments().first().map(|entry| entry.summary.first_sequence) {
-            intervals.push((Sequence(1), first));
-        }
-        for change in self.segments().iter().flat_map(|entry| &entry.summary.order_changes) {
-            match (change.begin, begun) {
-                (Some(_), None) => begun = Some(change.sequence),
-                (None, Some(begin)) => {
-                    intervals.push((begin, change.sequence));
-                    begun = None;
+        let mut last = Sequence::ZERO;
+        for SegmentEntry { summary, .. } in self.segments() {
+            // What has these sequences never arrived: the journal lost it.
+            if begun.is_none() && summary.first_sequence > last.next() {
+                intervals.push((last.next(), summary.first_sequence));
+            }
+            last = summary.last_sequence;
+            for change in &summary.order_changes {
+                match (change.begin, begun) {
+                    (Some(_), None) => begun = Some(change.sequence),
+                    (None, Some(begin)) => {
+                        intervals.push((begin, change.sequence));
+                        begun = None;
+                    }
+                    _ => {}
                 }
-                _ => {}
             }
         }
         intervals.extend(begun.map(|begin| (begin, Sequence(u64::MAX))));

@@ -271,7 +271,7 @@ impl Files for SimFiles {
     fn sync_directory(&self, directory: &Path) -> Result<()> {
         self.request("sync directory")?;
         let world = World::current();
-        if world.strikes(world.faults.get().file_sync_error, "directory sync error") {
+        if world.strikes(world.faults.get().directory_sync_error, "directory sync error") {
             return Err(Error::other("injected"));
         }
         let mut state = self.system.lock();

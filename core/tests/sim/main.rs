@@ -3,6 +3,8 @@
 
 mod disk;
 mod files;
+mod found;
+mod gateway;
 mod model;
 mod oracle;
 mod run;

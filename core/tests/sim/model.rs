@@ -44,6 +44,7 @@ pub fn tags_of(bytes: &[u8]) -> Vec<u64> {
         .collect()
 }
 
+#[derive(Clone)]
 struct Entry {
     /// Twice the sequence, and one more when the change was not captured: then it is in the states after it only.
     key: u64,
@@ -58,6 +59,7 @@ struct Gap {
     end: Option<u64>,
 }
 
+#[derive(Clone)]
 pub struct Model {
     now: Vec<u64>,
     log: Vec<Entry>,
@@ -74,6 +76,7 @@ pub struct Model {
 }
 
 /// What was known before the journal lost something. A crash soon after may bring it back: the segment may be there after all.
+#[derive(Clone)]
 struct Loss {
     /// Where the journal went on.
     begin: u64,
@@ -188,6 +191,13 @@ impl Model {
                 "promise 4: point {point} at {sequence} was durable, and only {last} is left"
             );
         }
+    }
+
+    /// Another source has the volume from now on, with what there is up to `last`.
+    pub fn taken_over(&mut self, last: u64) {
+        let late = self.confirmed.iter().filter(|(_, sequence)| **sequence > last);
+        self.lost.extend(late.map(|(point, _)| *point));
+        self.confirmed.retain(|_, sequence| *sequence <= last);
     }
 
     /// A point is in the write order.

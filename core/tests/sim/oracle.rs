@@ -58,16 +58,19 @@ impl Oracle {
     /// Any sequence may be asked for.
     fn ask(&self, site: &Site, replica: &Replica, sequence: u64) {
         let ordered = site.model.borrow().is_ordered_at(sequence);
+        let arrived = replica.catalog().segments().iter().any(|entry| {
+            let summary = &entry.summary;
+            (summary.first_sequence.0..=summary.last_sequence.0).contains(&sequence)
+        });
         match replica.resolve(&At::Sequence(Sequence(sequence))) {
             Ok(_) => {
                 assert_ne!(ordered, Some(false), "promise 7: {sequence} lies in a gap");
+                assert!(arrived, "promise 7: {sequence} was lost, and is offered");
                 self.compare(site, replica, sequence);
             }
             Err(error) => {
-                let first = replica.catalog().segments().first();
-                let before = first.is_some_and(|entry| sequence < entry.summary.first_sequence.0);
                 let gap =
-                    error.kind() == ErrorKind::NotOrdered && (before || ordered != Some(true));
+                    error.kind() == ErrorKind::NotOrdered && (!arrived || ordered != Some(true));
                 assert!(gap, "promise 3: sequence {sequence} cannot be had: {error}");
             }
         }
@@ -99,6 +102,51 @@ impl Oracle {
         let report = replica.verify(&|_, _| true).expect("the store answers");
         assert!(report.findings.is_empty(), "promise 10: {:?}", report.findings);
     }
+}
+
+impl Oracle {
+    /// Somebody alters an object of the vault: whoever reads gets what was there, or an error.
+    pub fn look_at_altered(&self, site: &Site) {
+        let world = &site.world;
+        let names = site.server.names("volumes/disk/");
+        let name = names[world.random.below(names.len() as u64) as usize].clone();
+        let mut bytes = site.server.content(&name).expect("it is there").to_vec();
+        if bytes.is_empty() {
+            return;
+        }
+        world.inject("an object is altered");
+        let at = world.random.below(bytes.len() as u64) as usize;
+        match world.random.below(3) {
+            0 => bytes.truncate(at),
+            1 => bytes[at] ^= 1 << world.random.below(8),
+            _ => {
+                let other = &names[world.random.below(names.len() as u64) as usize];
+                bytes = site.server.content(other).expect("it is there").to_vec();
+                if other == &name {
+                    return;
+                }
+            }
+        }
+        site.server.set_content(&name, bytes.into());
+        let clock: Arc<dyn Clock> = world.clock.clone();
+        let vault = Vault::open(site.server.clear_sight(), site.plan.key.clone(), clock);
+        let Ok(replica) = vault.and_then(|vault| vault.replica("disk")) else { return };
+        for point in replica.points() {
+            let at = At::Sequence(point.sequence);
+            let Ok(view) = replica.view(&at, &ViewOptions::default()) else { continue };
+            let mut found = vec![0; view.size_bytes() as usize];
+            if view.read(0, &mut found).is_ok() {
+                let expected = site.model.borrow().state_at(point.sequence.0);
+                let what = format!("promise 10: {name} was altered, which nobody noticed");
+                differ(&what, &expected, &tags_of(&found));
+            }
+        }
+    }
+}
+
+/// The last sequence that the catalog has.
+pub fn last_in_vault(site: &Site) -> u64 {
+    replica(site).map_or(0, |replica| replica.catalog().last_sequence().0)
 }
 
 fn replica(site: &Site) -> Option<Replica> {

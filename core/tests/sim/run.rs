@@ -12,8 +12,9 @@ use hrl::device::Discarded;
 use hrl::journal::WrappingKey;
 use hrl::{Clock, Compression, Mode, Policy, Timestamp};
 
+use crate::gateway::Gateway;
 use crate::oracle::Oracle;
-use crate::site::{EVENT_HOOK, Plan, Site};
+use crate::site::{Plan, SITES, Site};
 use crate::store::Server;
 use crate::world::{Counts, Faults, Random, World};
 
@@ -72,7 +73,7 @@ pub fn simulate(seed: u64, steps: Option<u64>, verbose: bool) -> Result<Outcome,
     let result =
         catch_unwind(AssertUnwindSafe(|| live(&world, steps.unwrap_or_else(|| steps_of(seed)))));
     world.set_others(None);
-    EVENT_HOOK.set(None);
+    SITES.set(Vec::new());
     let counts = world.counts.get();
     match result {
         Ok(()) => Ok(Outcome { hash: world.hash(), counts, injected: world.injected.take() }),
@@ -141,6 +142,7 @@ fn faults(random: &Random) -> Faults {
     Faults {
         file_error: often(&[0, 0, 400, 60]),
         file_sync_error: often(&[0, 0, 200, 30]),
+        directory_sync_error: often(&[0, 0, 100, 20]),
         disk_error: often(&[0, 0, 300, 60]),
         disk_flush_error: often(&[0, 0, 0, 100]),
         store_refuses: often(&[0, 50, 10]),
@@ -149,61 +151,133 @@ fn faults(random: &Random) -> Faults {
     }
 }
 
-fn live(world: &Rc<World>, steps: u64) {
-    let random = &world.random;
-    let server = Arc::new(Server::default());
-    // An empty vault: making one probes the store with threads.
-    server.set_content("hrl-vault", b"hrl vault 1\n".as_slice().into());
-    let site = Site::new(world, plan(random), &server, "disk");
-    EVENT_HOOK.set(Some(Rc::downgrade(&site)));
-    let others = Rc::downgrade(&site);
-    world.set_others(Some(Rc::new(move || {
-        if let Some(site) = others.upgrade() {
-            site.act();
-        }
-    })));
-    let faulty = faults(random);
-    let crashes = random.pick(&[0, 60, 200, 500]);
-    let mut oracle = Oracle::default();
-    let mut down_until = Duration::ZERO;
-    for _ in 0..steps {
-        world.count(|counts| counts.steps += 1);
-        if !site.is_alive() {
-            site.crash(random.one_in(2));
-            world.faults.set(if random.one_in(3) { faulty } else { Faults::default() });
-            world.dies_at.set(None);
-            if !site.start(false) {
-                world.clock.advance(Duration::from_millis(random.within(1, 500)));
-                continue;
+/// All that a run has.
+struct Life {
+    world: Rc<World>,
+    server: Arc<Server>,
+    gateway: Option<Arc<Gateway>>,
+    sites: Vec<Rc<Site>>,
+    /// The site whose volume it is.
+    owner: usize,
+    /// The site that takes it over, until it has.
+    taker: Option<usize>,
+    oracle: Oracle,
+    faulty: Faults,
+    /// A crash once in so many steps; zero is none.
+    crashes: u64,
+    /// Somebody takes the volume over once in so many steps; zero is never.
+    takeovers: u64,
+    down_until: Duration,
+}
+
+impl Life {
+    fn begin(world: &Rc<World>) -> Self {
+        let random = &world.random;
+        let server = Arc::new(Server::default());
+        // An empty vault: making one probes the store with threads.
+        server.set_content("hrl-vault", b"hrl vault 1\n".as_slice().into());
+        let plan = plan(random);
+        let gateway = random.one_in(3).then(|| Gateway::new(&server));
+        let takeovers = random.pick(&[0, 0, 0, 300]);
+        let count = if takeovers > 0 { 2 } else { 1 };
+        let sites: Vec<_> = (0..count)
+            .map(|number| Site::new(world, plan.clone(), &server, gateway.clone(), number))
+            .collect();
+        let weak: Vec<_> = sites.iter().map(Rc::downgrade).collect();
+        SITES.set(weak.clone());
+        let others = World::current();
+        world.set_others(Some(Rc::new(move || {
+            let site = &weak[others.random.below(weak.len() as u64) as usize];
+            if let Some(site) = site.upgrade() {
+                site.act();
             }
-            world.faults.set(faulty);
+        })));
+        Self {
+            world: world.clone(),
+            server,
+            gateway,
+            sites,
+            owner: 0,
+            taker: None,
+            oracle: Oracle::default(),
+            faulty: faults(random),
+            crashes: random.pick(&[0, 60, 200, 500]),
+            takeovers,
+            down_until: Duration::ZERO,
         }
+    }
+
+    fn owner(&self) -> &Rc<Site> {
+        &self.sites[self.owner]
+    }
+
+    /// Starts a machine that is down. One that lost the volume stays down.
+    fn revive(&mut self, number: usize) {
+        let (world, random) = (&self.world, &self.world.random);
+        let site = &self.sites[number];
+        let takes = self.taker == Some(number);
+        if site.is_alive() || (number != self.owner && !takes) {
+            return;
+        }
+        site.crash(random.one_in(2));
+        world.faults.set(if random.one_in(3) { self.faulty } else { Faults::default() });
+        world.dies_at.set(None);
+        let from = takes.then(|| self.owner());
+        if site.start(false, from.map(|site| &**site)) {
+            if takes {
+                self.owner = number;
+                self.taker = None;
+            }
+        } else {
+            world.clock.advance(Duration::from_millis(random.within(1, 500)));
+        }
+        world.faults.set(self.faulty);
+    }
+
+    /// What happens to the world.
+    fn happen(&mut self) {
+        let (world, random) = (self.world.clone(), &self.world.random);
         match random.below(1000) {
             0..=2 => {
-                server.set_down(true);
+                self.server.set_down(true);
                 world.inject("store is down");
-                down_until = world.clock.elapsed()
+                self.down_until = world.clock.elapsed()
                     + Duration::from_millis(random.pick(&[10, 300, 5_000, 60_000]));
             }
             3..=4 => {
-                let room = site.files.bytes() + random.within(0, 40_000) as usize;
-                site.files.set_room(room);
+                let site = self.owner();
+                site.files.set_room(site.files.bytes() + random.within(0, 40_000) as usize);
             }
-            5..=8 => site.files.set_room(usize::MAX),
+            5..=8 => self.sites.iter().for_each(|site| site.files.set_room(usize::MAX)),
             9..=10 => {
                 world.inject("clock jumps");
                 let by = random.within(0, 7_200_000_000_000) as i64 - 3_600_000_000_000;
-                let now = world.clock.now();
-                world.clock.jump(Timestamp(now.0 + by));
+                world.clock.jump(Timestamp(world.clock.now().0 + by));
             }
-            11..=25 => oracle.look(&site, false),
+            11..=25 => {
+                let owner = self.owner().clone();
+                self.oracle.look(&owner, false);
+            }
             26..=30 => world.clock.advance(Duration::from_millis(random.within(100, 3000))),
-            _ => site.act(),
+            31..=32 => {
+                if let Some(gateway) = &self.gateway {
+                    world.inject("gateway dies with its cache");
+                    gateway.dies();
+                }
+            }
+            _ => self.sites[random.below(self.sites.len() as u64) as usize].act(),
         }
-        if server.is_down() && world.clock.elapsed() >= down_until {
-            server.set_down(false);
+        if self.server.is_down() && world.clock.elapsed() >= self.down_until {
+            self.server.set_down(false);
         }
-        if crashes > 0 && random.one_in(crashes) && site.is_alive() {
+        if self.takeovers > 0 && random.one_in(self.takeovers) && self.taker.is_none() {
+            let to = 1 - self.owner;
+            world.inject("another source takes the volume over");
+            self.sites[to].crash(random.one_in(2));
+            self.taker = Some(to);
+        }
+        let site = self.owner();
+        if self.crashes > 0 && random.one_in(self.crashes) && site.is_alive() {
             if random.one_in(2) {
                 site.crash(random.one_in(2));
             } else {
@@ -211,30 +285,50 @@ fn live(world: &Rc<World>, steps: u64) {
             }
         }
     }
-    finish(world, &site, &mut oracle);
+
+    /// No faults any more: everything comes together.
+    fn end(mut self) {
+        let world = self.world.clone();
+        world.faults.set(Faults::default());
+        world.dies_at.set(None);
+        self.server.set_down(false);
+        self.server.deliver(Duration::ZERO, true);
+        self.sites.iter().for_each(|site| site.files.set_room(usize::MAX));
+        if let Some(taker) = self.taker {
+            self.faulty = Faults::default();
+            self.revive(taker);
+            assert!(self.taker.is_none(), "nobody can take the volume over");
+        }
+        let site = self.owner().clone();
+        self.sites.iter().filter(|other| other.number != site.number).for_each(|s| s.crash(false));
+        if world.random.one_in(2) || !site.is_alive() {
+            site.crash(world.random.one_in(2));
+            assert!(site.start(false, None), "an agent does not start although nothing is wrong");
+        }
+        site.settle();
+        self.oracle.look_at_the_end(&site);
+        if site.stop() {
+            site.files.killed();
+            // A segment that could not be removed is found, and then nothing is trusted.
+            let clean = !world.injected.borrow().contains_key("file error");
+            assert!(site.start(clean, None), "an agent does not start after a clean stop");
+            assert!(!clean || site.mode() == Some(Mode::Ordered));
+            site.settle();
+            self.oracle.look_at_the_end(&site);
+        }
+        site.crash(false);
+        if world.random.one_in(2) {
+            self.oracle.look_at_altered(&site);
+        }
+    }
 }
 
-/// No faults any more: everything comes together.
-fn finish(world: &Rc<World>, site: &Rc<Site>, oracle: &mut Oracle) {
-    world.faults.set(Faults::default());
-    world.dies_at.set(None);
-    site.server.set_down(false);
-    site.server.deliver(Duration::ZERO, true);
-    site.files.set_room(usize::MAX);
-    if world.random.one_in(2) || !site.is_alive() {
-        site.crash(world.random.one_in(2));
-        assert!(site.start(false), "an agent does not start although nothing is wrong");
+fn live(world: &Rc<World>, steps: u64) {
+    let mut life = Life::begin(world);
+    for _ in 0..steps {
+        world.count(|counts| counts.steps += 1);
+        (0..life.sites.len()).for_each(|number| life.revive(number));
+        life.happen();
     }
-    site.settle();
-    oracle.look_at_the_end(site);
-    if site.stop() {
-        site.files.killed();
-        // A segment that could not be removed is found, and then nothing is trusted.
-        let clean = !world.injected.borrow().contains_key("file error");
-        assert!(site.start(clean), "an agent does not start after a clean stop");
-        assert!(!clean || site.mode() == Some(Mode::Ordered));
-        site.settle();
-        oracle.look_at_the_end(site);
-    }
-    site.crash(false);
+    life.end();
 }

@@ -5,7 +5,7 @@
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
 use std::path::PathBuf;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::sync::{Arc, Mutex};
 use std::task::{Poll, Waker};
 use std::time::Duration;
@@ -14,6 +14,7 @@ use hrl::capture::{Change, Tap, TapStats, Ticket};
 use hrl::device::{BlockDevice, Buffer, Discarded, Durability, Unmap};
 use hrl::journal::{PointKind, WrappingKey};
 use hrl::replica::Vault;
+use hrl::store::Store;
 use hrl::{
     Cause, Clock, ErrorKind, Event, EventKind, Extent, Mode, PlacedPoint, PointId, Policy,
     ProtectionOptions, Sequence, SteppedProtection, SteppedTask,
@@ -21,6 +22,7 @@ use hrl::{
 
 use crate::disk::{Platter, SECTOR, SimDisk};
 use crate::files::FileSystem;
+use crate::gateway::Gateway;
 use crate::model::{Model, bytes_of, tags_of};
 use crate::store::Server;
 use crate::world::{Incarnation, World};
@@ -93,12 +95,14 @@ pub struct Site {
     pub model: RefCell<Model>,
     pub files: Arc<FileSystem>,
     pub platter: Arc<Platter>,
-    volume: &'static str,
     running: RefCell<Option<Rc<Running>>>,
     events: Seen,
     next_tag: Cell<u64>,
     /// The agent says that another source has the volume.
     pub fenced: Cell<bool>,
+    /// Which site of the run it is.
+    pub number: usize,
+    gateway: Option<Arc<Gateway>>,
 }
 
 fn state_directory() -> PathBuf {
@@ -110,7 +114,8 @@ impl Site {
         world: &Rc<World>,
         plan: Plan,
         server: &Arc<Server>,
-        volume: &'static str,
+        gateway: Option<Arc<Gateway>>,
+        number: usize,
     ) -> Rc<Self> {
         let sectors = (plan.disk_bytes / SECTOR) as usize;
         Rc::new(Self {
@@ -119,7 +124,8 @@ impl Site {
             model: RefCell::new(Model::new(sectors)),
             files: FileSystem::new(),
             platter: Platter::new(plan.disk_bytes, plan.discard),
-            volume,
+            number,
+            gateway,
             running: RefCell::new(None),
             events: Seen::default(),
             next_tag: Cell::new(world.random.next() >> 20 << 4 | 1),
@@ -136,37 +142,38 @@ impl Site {
         self.running().is_some_and(|running| running.machine.is_alive())
     }
 
-    /// Starts the machine and its agent. False when the agent could not start, which is for faults to explain.
-    pub fn start(&self, expect_clean: bool) -> bool {
+    /// Starts the machine and its agent, which takes the volume over from another one where that is given. False when the
+    /// agent could not start, which is for faults to explain.
+    pub fn start(&self, expect_clean: bool, from: Option<&Self>) -> bool {
         let world = &self.world;
         let machine = Incarnation::start();
         let files = self.files.mount(&machine);
         let disk = self.platter.attach(&machine);
         let marked = self.marked_regions();
-        let store = self.server.connect(&machine, Some(files.clone()));
+        let store: Arc<dyn Store> = match &self.gateway {
+            Some(gateway) => gateway.connect(&machine, files.clone()),
+            None => self.server.connect(&machine, Some(files.clone())),
+        };
         let clock: Arc<dyn Clock> = world.clock.clone();
         self.events.lock().expect("one thread").clear();
-        let events = self.events.clone();
+        let (events, number) = (self.events.clone(), self.number);
         let open = || {
             let vault = Vault::open(store, self.plan.key.clone(), clock.clone())?;
-            let options =
-                ProtectionOptions::new(self.volume, disk.clone(), vault, state_directory())
-                    .policy(self.plan.policy.clone())
-                    .clock(clock)
-                    .files(files)
-                    .events(Arc::new(move |event: &Event| {
-                        // What the tap says now belongs to what is told.
-                        let mut events = events.lock().expect("one thread");
-                        events.push(event.clone());
-                        drop(events);
-                        EVENT_HOOK.with(|hook| {
-                            if let Some(site) =
-                                hook.borrow().as_ref().and_then(std::rc::Weak::upgrade)
-                            {
-                                site.look_at_events();
-                            }
-                        });
-                    }));
+            let options = ProtectionOptions::new("disk", disk.clone(), vault, state_directory())
+                .policy(self.plan.policy.clone())
+                .clock(clock)
+                .files(files)
+                .take_over(from.is_some())
+                .events(Arc::new(move |event: &Event| {
+                    // What the tap says now belongs to what is told.
+                    let mut events = events.lock().expect("one thread");
+                    events.push(event.clone());
+                    drop(events);
+                    let site = SITES.with(|sites| sites.borrow().get(number).cloned());
+                    if let Some(site) = site.as_ref().and_then(Weak::upgrade) {
+                        site.look_at_events();
+                    }
+                }));
             SteppedProtection::open(options)
         };
         let mut protection = match open() {
@@ -193,8 +200,18 @@ impl Site {
         let unordered = stats.mode != Mode::Ordered;
         let last = stats.last_sequence.0 - u64::from(unordered);
         world.note("started", last, u64::from(unordered));
-        world.say(format!("started after {last}, {}, marked {marked:?}", stats.mode.name()));
+        world.say(format!(
+            "site {} started after {last}, {}, marked {marked:?}",
+            self.number,
+            stats.mode.name()
+        ));
         assert!(!(expect_clean && unordered), "promise 4: a clean stop needs no resync: {stats:?}");
+        // What is still in the spool goes on where the vault ends, when nobody else added to it.
+        if let Some(from) = from.filter(|_| last <= crate::oracle::last_in_vault(self)) {
+            *self.model.borrow_mut() = from.model.borrow().clone();
+            self.model.borrow_mut().taken_over(last);
+        }
+        self.fenced.set(false);
         self.model.borrow_mut().restarted(last, &tags_of(&self.platter.peek()), &stats);
         let now = world.clock.elapsed();
         let slots = protection.take_tasks().into_iter();
@@ -378,7 +395,12 @@ impl Site {
         let stats = tap_of(&running.protection).stats();
         for event in events {
             self.world.note(event.kind.name(), 0, 0);
-            self.world.say(format!("event {}: {}", event.kind.name(), event.message));
+            self.world.say(format!(
+                "site {} event {}: {}",
+                self.number,
+                event.kind.name(),
+                event.message
+            ));
             match event.kind {
                 EventKind::TaskFailed if event.message.starts_with("the journal cannot") => {
                     let durable = running.protection.stats().journaled_sequence.0;
@@ -650,8 +672,8 @@ impl Site {
 }
 
 thread_local! {
-    /// Whose events come.
-    pub static EVENT_HOOK: RefCell<Option<std::rc::Weak<Site>>> = const { RefCell::new(None) };
+    /// The sites of the run, for events that come from them.
+    pub static SITES: RefCell<Vec<Weak<Site>>> = const { RefCell::new(Vec::new()) };
 }
 
 fn tap_of(protection: &SteppedProtection) -> Arc<Tap> {

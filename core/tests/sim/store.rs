@@ -70,6 +70,15 @@ impl Server {
         }
     }
 
+    pub fn names(&self, prefix: &str) -> Vec<String> {
+        let state = self.lock();
+        state.objects.keys().filter(|name| name.starts_with(prefix)).cloned().collect()
+    }
+
+    pub fn content(&self, name: &str) -> Option<Arc<[u8]>> {
+        self.lock().objects.get(name).cloned()
+    }
+
     pub fn set_content(&self, name: &str, content: Arc<[u8]>) {
         self.lock().objects.insert(name.to_owned(), content);
     }

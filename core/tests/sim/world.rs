@@ -82,6 +82,7 @@ impl Incarnation {
 pub struct Faults {
     pub file_error: u64,
     pub file_sync_error: u64,
+    pub directory_sync_error: u64,
     pub disk_error: u64,
     pub disk_flush_error: u64,
     pub store_refuses: u64,

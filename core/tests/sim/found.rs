@@ -1,0 +1,230 @@
+//! What the simulation found once, each as a test of its own.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hrl::device::{BlockDevice, Discarded, Durability, Files, Unmap};
+use hrl::journal::PointKind;
+use hrl::replica::{At, Replica, Vault, ViewOptions};
+use hrl::{
+    Clock, ErrorKind, Extent, Mode, PlacedPoint, Policy, ProtectionOptions, Sequence,
+    SteppedProtection, SteppedTask,
+};
+
+use crate::disk::Platter;
+use crate::files::{FileSystem, SimFiles};
+use crate::store::Server;
+use crate::world::{Faults, Incarnation, World};
+
+const REGION: u64 = 16 << 10;
+const BLOCK: Extent = Extent { offset: 4096, length: 4096 };
+
+/// What stays when an agent dies.
+struct Machine {
+    world: std::rc::Rc<World>,
+    files: Arc<FileSystem>,
+    platter: Arc<Platter>,
+    server: Arc<Server>,
+}
+
+/// An agent whose tasks step in turns, without any fault but those that a test makes.
+struct Agent {
+    protection: SteppedProtection,
+    tasks: Vec<SteppedTask>,
+    files: Arc<SimFiles>,
+    world: std::rc::Rc<World>,
+}
+
+impl Machine {
+    fn new() -> Self {
+        let server = Arc::new(Server::default());
+        server.set_content("hrl-vault", b"hrl vault 1\n".as_slice().into());
+        let platter = Platter::new(4 * REGION, Discarded::Zeroes);
+        Self { world: World::enter(1, false), files: FileSystem::new(), platter, server }
+    }
+
+    fn start(&self) -> Agent {
+        let machine = Incarnation::start();
+        let files = self.files.mount(&machine);
+        let store = self.server.connect(&machine, Some(files.clone()));
+        let clock: Arc<dyn Clock> = self.world.clock.clone();
+        let vault = Vault::open(store, None, clock.clone()).expect("vault");
+        let policy = Policy {
+            region_bytes: REGION,
+            segment_interval: Duration::from_millis(20),
+            retention: None,
+            ..Policy::default()
+        };
+        let options =
+            ProtectionOptions::new("disk", self.platter.attach(&machine), vault, "/state")
+                .policy(policy)
+                .clock(clock)
+                .files(files.clone());
+        let mut protection = SteppedProtection::open(options).expect("open");
+        Agent { tasks: protection.take_tasks(), protection, files, world: self.world.clone() }
+    }
+
+    /// The agent dies; what it wrote is there.
+    fn kill(&self, agent: Agent) {
+        drop(agent);
+        self.files.killed();
+    }
+
+    fn replica(&self) -> Replica {
+        let clock: Arc<dyn Clock> = self.world.clock.clone();
+        let vault = Vault::open(self.server.clear_sight(), None, clock).expect("vault");
+        vault.replica("disk").expect("replica")
+    }
+
+    fn content(&self, at: &At) -> Vec<u8> {
+        let view = self.replica().view(at, &ViewOptions::default()).expect("view");
+        let mut bytes = vec![0; view.size_bytes() as usize];
+        view.read(0, &mut bytes).expect("read");
+        bytes
+    }
+}
+
+impl Agent {
+    fn step(&mut self, name: &str) {
+        let task = self.tasks.iter_mut().find(|task| task.name() == name).expect("a task");
+        task.step();
+    }
+
+    fn run(&mut self, until: impl Fn(&SteppedProtection) -> bool) {
+        for _ in 0..2000 {
+            if until(&self.protection) {
+                return;
+            }
+            self.tasks.iter_mut().for_each(|task| {
+                task.step();
+            });
+            self.world.clock.advance(Duration::from_millis(5));
+        }
+        panic!("it does not come to its end: {:?}", self.protection.stats());
+    }
+
+    fn settle(&mut self) {
+        self.run(|protection| {
+            let stats = protection.stats();
+            stats.mode == Mode::Ordered && stats.replicated_sequence == stats.last_sequence
+        });
+    }
+
+    /// Writes once the region is marked.
+    fn write(&mut self, extent: Extent, byte: u8) {
+        let volume = self.protection.volume().clone();
+        let tap = volume.tap().expect("it is protected");
+        while let std::task::Poll::Pending = tap.begin(extent, std::task::Waker::noop()).map(|t| {
+            tap.cancel(t.expect("within the volume"));
+        }) {
+            self.step("keeper");
+        }
+        match byte {
+            0 => volume.zero(extent, Unmap::Allowed, Durability::Cached).expect("zero"),
+            _ => volume
+                .write(extent.offset, &vec![byte; extent.length as usize], Durability::Cached)
+                .expect("write"),
+        }
+    }
+
+    fn spooled(&self) -> usize {
+        let files = self.files.list(Path::new("/state/spool")).expect("list");
+        files.iter().filter(|path| path.extension().is_some_and(|e| e == "hrl")).count()
+    }
+
+    fn confirmed(&mut self, placed: &PlacedPoint) -> Sequence {
+        self.run(|protection| protection.outcome(placed).is_some());
+        self.protection.outcome(placed).expect("just asked").expect("durable").sequence
+    }
+}
+
+/// Leaves an agent in the middle of a resync after a crash, with a block journaled that the replica had as zeroes before.
+fn in_the_middle_of_a_resync(machine: &Machine) -> Agent {
+    let mut agent = machine.start();
+    agent.settle();
+    agent.write(BLOCK, 7);
+    machine.kill(agent);
+    let mut agent = machine.start();
+    agent.write(Extent { offset: 3 * REGION, length: 512 }, 1);
+    for _ in 0..3 {
+        agent.step("resync");
+    }
+    assert_eq!(agent.protection.stats().mode, Mode::Resync);
+    agent
+}
+
+#[test]
+fn promise_3_a_resync_asked_for_within_a_resync_compares_with_nothing_stale() {
+    let machine = Machine::new();
+    let mut agent = in_the_middle_of_a_resync(&machine);
+    agent.protection.resync().expect("resync");
+    // As the replica had it when the agent started, and not as it has it now.
+    agent.write(BLOCK, 0);
+    agent.settle();
+    assert_eq!(machine.content(&At::Newest), machine.platter.peek());
+}
+
+#[test]
+fn promise_3_a_device_error_within_a_resync_compares_with_nothing_stale() {
+    let machine = Machine::new();
+    let mut agent = in_the_middle_of_a_resync(&machine);
+    agent.protection.volume().device().zero(BLOCK, Unmap::Allowed, Durability::Cached).expect("z");
+    let volume = agent.protection.volume().clone();
+    let tap = volume.tap().expect("it is protected");
+    let std::task::Poll::Ready(Ok(ticket)) = tap.begin(BLOCK, std::task::Waker::noop()) else {
+        panic!("the region is marked and nothing is in flight");
+    };
+    tap.fail(ticket);
+    agent.settle();
+    assert_eq!(machine.content(&At::Newest), machine.platter.peek());
+}
+
+#[test]
+fn promise_4_a_segment_whose_name_was_not_synced_never_takes_the_place_of_its_successor() {
+    let machine = Machine::new();
+    let mut agent = machine.start();
+    agent.settle();
+    agent.write(BLOCK, 7);
+    agent.world.clock.advance(Duration::from_secs(1));
+    agent.world.faults.set(Faults { directory_sync_error: 1, ..Faults::default() });
+    agent.step("journal");
+    agent.world.faults.set(Faults::default());
+    assert_eq!(agent.spooled(), 0, "it counts as lost");
+    agent.run(|protection| protection.stats().mode == Mode::Ordered);
+    let placed = agent.protection.place(PointKind::Crash, "").expect("in order");
+    let sequence = agent.confirmed(&placed);
+    machine.kill(agent);
+    let mut agent = machine.start();
+    agent.settle();
+    let points = machine.replica().points();
+    assert!(points.iter().any(|p| p.id == placed.id() && p.sequence == sequence));
+}
+
+#[test]
+fn promise_7_there_is_no_state_before_the_first_record_that_arrived() {
+    let machine = Machine::new();
+    machine
+        .platter
+        .attach(&Incarnation::start())
+        .write(0, &[9; 512], Durability::Cached)
+        .expect("w");
+    let mut agent = machine.start();
+    machine.files.set_room(machine.files.bytes());
+    for _ in 0..3 {
+        agent.step("journal");
+    }
+    machine.files.set_room(usize::MAX);
+    agent.step("journal");
+    agent.world.clock.advance(Duration::from_secs(1));
+    agent.step("journal");
+    agent.step("ship");
+    let replica = machine.replica();
+    assert!(replica.catalog().segments()[0].summary.first_sequence > Sequence(1));
+    for at in [At::Newest, At::Sequence(Sequence(1))] {
+        let error = replica.resolve(&at).expect_err("the disk was never empty");
+        assert!(matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotOrdered), "{error}");
+    }
+    agent.settle();
+    assert_eq!(machine.content(&At::Newest), machine.platter.peek());
+}
