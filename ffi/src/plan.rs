@@ -347,7 +347,7 @@ impl CallbackHost {
         let pointer =
             |text: &Option<CString>| text.as_ref().map_or(std::ptr::null(), |text| text.as_ptr());
         let stop = hrl_plan_stop { inner: request.stop.clone() };
-        call(&raw const *&hrl_plan_request {
+        let asked = hrl_plan_request {
             run: run.as_ptr(),
             mode: match request.mode {
                 RunMode::Test => hrl_plan_mode::HRL_PLAN_TEST as u32,
@@ -361,7 +361,8 @@ impl CallbackHost {
             nbd: pointer(&nbd),
             limit_ms: u64::try_from(request.limit.as_millis()).unwrap_or(u64::MAX),
             stop: &raw const stop,
-        })
+        };
+        call(&raw const asked)
     }
 }
 
