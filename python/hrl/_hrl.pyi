@@ -892,9 +892,7 @@ class Follower:
         """The `sequence` that the disk holds, the `bytes_differing` from it, and `why_everywhere` where that is all."""
     def bytes_behind(self, at: str = "newest") -> int:
         """Bytes that `catch_up` would write."""
-    def catch_up(
-        self, at: str = "newest", *, progress: Callable[[int, int], object] | None = None
-    ) -> dict[str, Any]:
+    def catch_up(self, at: str = "newest", *, progress: Callable[[int, int], object] | None = None) -> dict[str, Any]:
         """Brings the disk to a state: sequences `from` and `to`, `bytes_diverged` and `bytes_written`."""
     def fail_back(
         self,

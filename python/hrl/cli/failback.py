@@ -3,6 +3,7 @@
 import signal
 import threading
 import time
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated, Any
@@ -33,7 +34,7 @@ from hrl.cli.vault import VaultUrl, Volume, table_of
 State = Annotated[
     Path, typer.Option("--state", metavar="DIR", help="State directory of the agent that protected the disk; it has ended.")
 ]
-Disk = Annotated[Path, typer.Option("--disk", metavar="DISK", help="The disk at the old site. Nothing else may write to it.")]
+Disk = Annotated[Path, typer.Option("--disk", metavar="DISK", help="The disk at the old site, which nothing else writes.")]
 
 
 @app.command()
@@ -62,13 +63,23 @@ def reprotect(
             return print_json(found) if json else print(f"would write {human(found['bytes_to_write'])}")
         while True:
             with progress_bar("Catching up") as tell:
-                done = follower.catch_up(progress=lambda at, total, tell=tell: tell(at, total) or not ended.is_set())
+                done = follower.catch_up(progress=until(ended, tell))
             if json:
                 print_json(done)
             elif every is None or done["bytes_written"]:
                 print(f"{disk}: sequence {done['to']}, {human(done['bytes_written'])} written", flush=True)
             if every is None or ended.wait(every):
                 return
+
+
+def until(ended: threading.Event, tell: Callable[[int, int], None]) -> Callable[[int, int], bool]:
+    """Shows progress, and stops the work at the end of the process."""
+
+    def progress(done: int, total: int) -> bool:
+        tell(done, total)
+        return not ended.is_set()
+
+    return progress
 
 
 @app.command()
@@ -108,7 +119,7 @@ def failback(
                 planned=None if unplanned else limit,
                 policy=values,
                 on_event=sinks,
-                progress=lambda at, total: tell(at, total) or not ended.is_set(),
+                progress=until(ended, tell),
             )
         stack.enter_context(protection)
         stack.enter_context(agent_control(protection, state, volume, values, ended))

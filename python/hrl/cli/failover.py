@@ -278,28 +278,10 @@ class Session:
             return self._ready
 
 
-def say_plan(
-    vault: Vault, volume: str, at: str, planned: float | None, disk: Path, size_bytes: int, *, json: bool
-) -> None:
+def say_plan(vault: Vault, volume: str, at: str, planned: float | None, disk: Path, size_bytes: int, *, json: bool) -> None:
     """What `start` would do."""
 
-    class Target:
-        """A disk that is only asked its size."""
-
-        size_bytes: int
-        block_bytes = 512
-
-        def read(self, offset: int, length: int) -> bytes:
-            return bytes(length)
-
-        def write(self, offset: int, data: bytes) -> None:
-            raise OSError("nothing is written in a preview")
-
-        def flush(self) -> None:
-            return
-
-    target = Target()
-    target.size_bytes = size_bytes
+    target = Sized(size_bytes)
     plan = FailedOver.preview(volume, vault=vault, state="unused", disk=target, at=at, planned=planned)
     steps = [step.replace("the disk", str(disk)) for step in plan["steps"]]
     if json:
@@ -338,9 +320,7 @@ def test(
     scratch = state / "scratch"
     scratch.unlink(missing_ok=True)
     shown = str(begun["sequence"])
-    with NbdServer.replica(
-        address, replica, shown, scratch=scratch, **tls_options(nbd_tls, nbd_tls_anyone)
-    ) as server:
+    with NbdServer.replica(address, replica, shown, scratch=scratch, **tls_options(nbd_tls, nbd_tls_anyone)) as server:
         started = {"point": begun["point"], "sequence": begun["sequence"], "time": begun["point_time"]}
         ready = {**ready_of(volume, server.uri, started, time.monotonic() - began), "test": name}
         control = ControlServer(state, {"status": lambda _: ready, "stop": lambda _: ended.set()})
@@ -371,15 +351,14 @@ def stop_and_wait(state: Path, command: str, limit: float = 60) -> bool:
     try:
         ask(state, command)
     except Refused as refused:
-        if refused.code == NOT_RUNNING and "not whole" not in str(refused) or not state.is_dir():
+        if (refused.code == NOT_RUNNING and "not whole" not in str(refused)) or not state.is_dir():
             return False
         raise
     end = time.monotonic() + limit
     while time.monotonic() < end:
-        if not (state / "control.sock").exists():
-            # The socket goes first; the directory is free when its lock is.
-            if lock_is_free(state):
-                return True
+        # The socket goes first; the directory is free when its lock is.
+        if not (state / "control.sock").exists() and lock_is_free(state):
+            return True
         time.sleep(POLL_SECONDS)
     raise Refused(f"the process of {state} did not end within {limit:.0f} s", 10)
 
@@ -431,7 +410,9 @@ def status(
 
 
 @failover.command("change-point")
-def change_point(vault: VaultUrl, volume: Volume, state: State, at: At, key_file: KeyFile = None, json: Json = False) -> None:
+def change_point(
+    vault: VaultUrl, volume: Volume, state: State, at: At, key_file: KeyFile = None, json: Json = False
+) -> None:
     """Serves another state instead, before the commit: what was written since the failover began is dropped."""
     chosen = state_of(open_vault(vault, key_file).replica(volume), at)
     ready = ask(state, "change-point", at=chosen)

@@ -36,15 +36,17 @@ from hrl.cli.control import ControlServer, ask
 from hrl.cli.event_options import EventOptions, open_sinks
 from hrl.cli.membership import Membership
 from hrl.cli.metrics import MetricsServer
+from hrl.cli.scheduled_checks import checks_by_policy
 from hrl.health import RPO_SECONDS
 
 StateDirectory = Annotated[Path, typer.Argument(metavar="STATE", help="State directory of the agent.")]
 
 
 def read_policy(path: Path | None) -> dict[str, str]:
-    """A policy file: TOML with the names of the policy as keys. Its table of events is no part of the policy."""
+    """A policy file: TOML with the names of the policy as keys. Its tables are no part of the policy."""
     content = read_toml(path)
-    content.pop("events", None)
+    for table in ("events", "verify"):
+        content.pop(table, None)
     content = {name: "\n".join(value) if is_lines(value) else value for name, value in content.items()}
     nested = [name for name, value in content.items() if isinstance(value, dict | list)]
     if nested:
@@ -54,9 +56,14 @@ def read_policy(path: Path | None) -> dict[str, str]:
 
 def read_events(path: Path | None) -> dict[str, Any]:
     """The table `[events]` of a policy file."""
-    found = read_toml(path).get("events", {})
-    if not isinstance(found, dict):
-        raise Refused(f"cannot read policy {path}: events is not a table", 2)
+    return read_table(path, "events") or {}
+
+
+def read_table(path: Path | None, name: str) -> dict[str, Any] | None:
+    """A table of a policy file; nothing where it has none."""
+    found = read_toml(path).get(name)
+    if found is not None and not isinstance(found, dict):
+        raise Refused(f"cannot read policy {path}: {name} is not a table", 2)
     return found
 
 
@@ -145,6 +152,7 @@ def protect(
         )
         stack.enter_context(protection)
         status = stack.enter_context(agent_control(protection, state, name, chosen, ended))
+        stack.enter_context(checks_by_policy(read_table(policy, "verify"), vault, name, sinks))
         if metrics:
             served = MetricsServer(metrics, status=status, events=sinks.counts, dropped=lambda: sinks.dropped)
             stack.enter_context(served)

@@ -1,0 +1,136 @@
+"""Checks of recovery points by policy: the agent runs `hrl verify --due` as its table `[verify]` says.
+
+The table has the names of the options of `hrl verify`: `every` (needed), `mount`, `fsck`, `command`, `boot`, `qemu`,
+`boot_args`, `boot_pattern`, `limit`. The checks run in a process of their own, at low priority, one at a time; they read the
+vault and keep their verdicts there, so neither the writer nor the agent waits for them.
+"""
+
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import Any
+
+from hrl.cli.base import CHECK_FAILED, EXIT_CODES, Refused
+from hrl.cli.programs import environment, kill_session
+
+TEXTS = ("every", "command", "qemu", "boot_args", "boot_pattern", "limit")
+FLAGS = ("mount", "fsck", "boot")
+KEY_OPTIONS = ("--key-file", "--key-command", "--key-env")
+"""Verdicts are looked at this often; `--due` tells whether one is old enough."""
+LOOK_SECONDS = 60.0
+FIRST_SECONDS = 2.0
+NICENESS = "10"
+TEARDOWN_SECONDS_MAX = 30.0
+
+
+def arguments_of(table: dict[str, Any]) -> list[str]:
+    """The options of `hrl verify` that a table says."""
+    unknown = [name for name in table if name not in TEXTS + FLAGS]
+    if unknown:
+        known = ", ".join(TEXTS + FLAGS)
+        raise Refused(f"the policy's table verify has no {unknown[0]}: expected {known}", 2)
+    for name, value in table.items():
+        if not isinstance(value, bool if name in FLAGS else str):
+            raise Refused(f"the policy's verify.{name} is {value!r}: expected {'a flag' if name in FLAGS else 'a text'}", 2)
+    if "every" not in table:
+        raise Refused('the policy\'s table verify needs every, such as "1d"', 2)
+    arguments = ["--due"]
+    for name, value in table.items():
+        option = "--" + name.replace("_", "-")
+        if name in TEXTS:
+            arguments += [option, value]
+        elif value or name == "fsck":
+            arguments.append(option if value else "--no-fsck")
+    return arguments
+
+
+def key_arguments(given: list[str]) -> list[str]:
+    """The key options of a command line."""
+    found = []
+    for at, argument in enumerate(given):
+        name, equals, _ = argument.partition("=")
+        if name in KEY_OPTIONS:
+            found += [argument] if equals else given[at : at + 2]
+    return found
+
+
+@contextmanager
+def checks_by_policy(
+    table: dict[str, Any] | None, vault: str, volume: str, tell: Callable[[dict[str, str]], object]
+) -> Iterator[None]:
+    """Checks the points of a volume while the block runs; nothing without a table."""
+    if table is None:
+        yield
+        return
+    command = [sys.executable, "-P", "-m", "hrl", "verify", vault, volume, *arguments_of(table), *key_arguments(sys.argv)]
+    schedule = Schedule(["nice", "-n", NICENESS, *command], volume, tell)
+    try:
+        yield
+    finally:
+        schedule.close()
+
+
+class Schedule:
+    """The thread that runs the checks."""
+
+    def __init__(self, command: list[str], volume: str, tell: Callable[[dict[str, str]], object]) -> None:
+        self._command = command
+        self._volume = volume
+        self._tell = tell
+        self._ended = threading.Event()
+        self._running: subprocess.Popen[str] | None = None
+        self._last: tuple[int, str] | None = None
+        self._thread = threading.Thread(target=self._run, name="hrl-verify", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Ends the check under way; its verdict is not kept."""
+        self._ended.set()
+        running = self._running
+        if running is not None:
+            # It takes its mounts down.
+            running.terminate()
+            try:
+                running.wait(TEARDOWN_SECONDS_MAX)
+            except subprocess.TimeoutExpired:
+                kill_session(running)
+        self._thread.join()
+
+    def _run(self) -> None:
+        while not self._ended.is_set():
+            code = self._check()
+            # A volume without a point has one soon.
+            self._ended.wait(FIRST_SECONDS if code == EXIT_CODES["not-found"] else LOOK_SECONDS)
+
+    def _check(self) -> int:
+        try:
+            self._running = subprocess.Popen(
+                self._command,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                env=environment(),
+                start_new_session=True,
+            )
+        except OSError as error:
+            self._say(EXIT_CODES["io"], str(error))
+            return EXIT_CODES["io"]
+        said = self._running.communicate()[0].strip().splitlines()
+        code, self._running = self._running.returncode, None
+        if not self._ended.is_set():
+            self._say(code, said[-1] if said else f"exit code {code}")
+        return code
+
+    def _say(self, code: int, message: str) -> None:
+        """Tells of a failure once, until it is another."""
+        found = None if code in (0, EXIT_CODES["not-found"]) else (code, message)
+        if found is not None and found != self._last:
+            kind = "check-failed" if code == CHECK_FAILED else "task-failed"
+            text = message if code == CHECK_FAILED else f"checking recovery points: {message}"
+            time = datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+            self._tell({"time": time, "volume": self._volume, "kind": kind, "message": text})
+        self._last = found
