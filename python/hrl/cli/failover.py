@@ -278,6 +278,24 @@ class Session:
             return self._ready
 
 
+class Sized:
+    """A disk that is only asked its size."""
+
+    block_bytes = 512
+
+    def __init__(self, size_bytes: int) -> None:
+        self.size_bytes = size_bytes
+
+    def read(self, offset: int, length: int, /) -> bytes:
+        raise OSError("nothing is read in a preview")
+
+    def write(self, offset: int, data: bytes, /, *, durable: bool) -> None:
+        raise OSError("nothing is written in a preview")
+
+    def flush(self) -> None:
+        raise OSError("nothing is written in a preview")
+
+
 def say_plan(vault: Vault, volume: str, at: str, planned: float | None, disk: Path, size_bytes: int, *, json: bool) -> None:
     """What `start` would do."""
 
