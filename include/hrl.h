@@ -280,6 +280,36 @@ typedef enum hrl_segment_kind {
 } hrl_segment_kind;
 
 /**
+ * Where a volume is in its life cycle.
+ */
+typedef enum hrl_stage {
+    /**
+     * Its source protects it.
+     */
+    HRL_STAGE_PROTECTED = 1,
+    /**
+     * A planned failover waits for the source.
+     */
+    HRL_STAGE_REQUESTED = 2,
+    /**
+     * The source handed it over and waits.
+     */
+    HRL_STAGE_HANDED_OVER = 3,
+    /**
+     * It is served elsewhere; nothing is final.
+     */
+    HRL_STAGE_FAILED_OVER = 4,
+    /**
+     * The failover is final.
+     */
+    HRL_STAGE_COMMITTED = 5,
+    /**
+     * As committed, and the disk at the old site follows.
+     */
+    HRL_STAGE_REPROTECTED = 6,
+} hrl_stage;
+
+/**
  * Page-aligned memory, good for direct I/O. Used by one thread at a time.
  */
 typedef struct hrl_buffer hrl_buffer;
