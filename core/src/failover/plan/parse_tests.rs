@@ -137,6 +137,31 @@ fn a_cycle_is_told_by_its_groups() {
     assert!(error.contains("line 4"), "{error}");
 }
 
+/// `core/docs/plans.md` lists the keys that there are.
+#[test]
+fn the_document_lists_every_key() {
+    let (text, _) =
+        include_str!("../../../docs/plans.md").split_once("## The report").expect("a section");
+    let rows = text.lines().filter_map(|line| line.strip_prefix("| `")?.split(" | ").next());
+    let mut told: Vec<_> = rows.flat_map(|keys| keys.split('`').step_by(2)).collect();
+    told.retain(|key| !key.is_empty());
+    told.extend(["ready", "stop"]);
+    let source = include_str!("parse.rs");
+    for key in &told {
+        assert!(source.contains(&format!("\"{key}\"")), "{key} is no key");
+    }
+    let places = ["\nname = \"shop\"", "[[group]]", "[[group.before]]", "[[group.member]]"];
+    for (at, place) in places.iter().enumerate() {
+        let line =
+            if at == 0 { "\nx = 1\nname = \"shop\"".to_owned() } else { format!("{place}\nx = 1") };
+        let error = parse(&SHOP.replacen(place, &line, 1)).expect_err("unknown").to_string();
+        let keys = error.split("the keys ").nth(1).and_then(|rest| rest.split(", found").next());
+        for key in keys.expect("the keys").split(", ") {
+            assert!(told.contains(&key), "{key} is not in the document");
+        }
+    }
+}
+
 #[test]
 fn limits_are_named() {
     let groups: String =

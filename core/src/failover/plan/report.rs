@@ -327,7 +327,7 @@ impl StepReport {
 }
 
 impl RunReport {
-    /// The report as one line of JSON. Times are RFC 3339 in UTC, lengths milliseconds (`…_ms`), names those of the enums; what
+    /// The report as one line of JSON; `core/docs/plans.md` lists its fields. Times are RFC 3339 in UTC, lengths milliseconds (`…_ms`), names those of the enums; what
     /// is not known is null. Fields may be added, and stay.
     pub fn to_json(&self) -> String {
         let met = |found: Option<Duration>, target: Option<Duration>| -> Json {
