@@ -78,6 +78,21 @@ impl Task for Journaling {
     }
 
     fn step(&mut self, shared: &Shared, _waker: &Waker) -> Next {
+        let next = self.go_on(shared);
+        if matches!(next, Next::Ended) {
+            // Nothing is sealed after it.
+            shared.drained.store(true, Ordering::Release);
+        }
+        next
+    }
+
+    fn wait_for_work(&self, shared: &Shared, limit: Duration) {
+        shared.tap.wait_to_drain(limit);
+    }
+}
+
+impl Journaling {
+    fn go_on(&mut self, shared: &Shared) -> Next {
         let stopping = shared.stopping.load(Ordering::Acquire);
         let pause = if stopping { Next::Ended } else { Next::Later(PAUSE) };
         let Self { open, budget } = self;
@@ -102,10 +117,6 @@ impl Task for Journaling {
                 pause
             }
         }
-    }
-
-    fn wait_for_work(&self, shared: &Shared, limit: Duration) {
-        shared.tap.wait_to_drain(limit);
     }
 }
 

@@ -12,6 +12,7 @@ mod applications;
 mod group;
 mod hand_over;
 mod journaling;
+mod open;
 pub(crate) mod provisional;
 pub(crate) mod recover;
 mod resync;
@@ -26,7 +27,7 @@ mod timer;
 
 #[cfg(feature = "tls")]
 pub use group::GroupJoin;
-use std::path::PathBuf;
+pub use open::ProtectionOptions;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
@@ -37,16 +38,14 @@ pub use stepped::{PlacedPoint, SteppedProtection, SteppedTask};
 use self::provisional::Provisional;
 use self::task::Task;
 use crate::capture::{DirtyMap, RegionRange, Tap, Volume};
-use crate::clock::{Clock, SystemClock};
-use crate::device::{BlockDevice, Files, SystemFiles};
+use crate::clock::Clock;
+use crate::device::BlockDevice;
 use crate::error::{Error, ErrorKind, Result};
-use crate::event::{Cause, Event, EventKind, EventSink, Mode, no_events};
+use crate::event::{Cause, Event, EventKind, EventSink, Mode};
 use crate::journal::{KeyRing, LABEL_BYTES_MAX, Mark, PointKind};
 use crate::point::{Quiesce, QuiesceRequest, Steps, quiesced};
-use crate::policy::{CaptureContent, Policy};
-use crate::replica::{
-    CatalogEdit, RecoveryPoint, Replica, SourceIdentity, TimelineEntry, Vault, VolumeInfo,
-};
+use crate::policy::Policy;
+use crate::replica::{RecoveryPoint, TimelineEntry, Vault, VolumeInfo};
 use crate::ship::{Shipper, Spool};
 use crate::units::{ChainHash, Epoch, PointId, Sequence, Timestamp};
 
@@ -55,301 +54,6 @@ const MARK_WAIT: Duration = Duration::from_secs(30);
 /// Points whose chain hash is remembered for those who wait for it.
 const POINTS_KEPT: usize = 1024;
 const POLL: Duration = Duration::from_millis(5);
-
-/// How to open a [`Protection`]: required arguments in [`ProtectionOptions::new`], the rest chained.
-pub struct ProtectionOptions {
-    volume: String,
-    device: Arc<dyn BlockDevice>,
-    vault: Vault,
-    state: PathBuf,
-    policy: Policy,
-    events: EventSink,
-    clock: Arc<dyn Clock>,
-    applications: Option<Arc<dyn Quiesce>>,
-    take_over: bool,
-    files: Arc<dyn Files>,
-}
-
-impl ProtectionOptions {
-    /// Protects `device` as `volume` of `vault`. `state` is the local directory of this agent (dirty map, spool,
-    /// identity), created when it is absent; it must not be on the protected device.
-    pub fn new(
-        volume: &str,
-        device: Arc<dyn BlockDevice>,
-        vault: Vault,
-        state: impl Into<PathBuf>,
-    ) -> Self {
-        Self {
-            volume: volume.to_owned(),
-            device,
-            vault,
-            state: state.into(),
-            policy: Policy::default(),
-            events: no_events(),
-            clock: SystemClock::shared(),
-            applications: None,
-            take_over: false,
-            files: Arc::new(SystemFiles),
-        }
-    }
-
-    /// Limits and choices. Default: [`Policy::default`].
-    pub fn policy(mut self, policy: Policy) -> Self {
-        self.policy = policy;
-        self
-    }
-
-    /// Where events go. Default: nowhere.
-    pub fn events(mut self, sink: EventSink) -> Self {
-        self.events = sink;
-        self
-    }
-
-    /// What is quiesced for application-consistent points ([`Protection::mark_app`], and by the policy's interval). Default:
-    /// the applications that [`Policy::quiesce`] names.
-    pub fn applications(mut self, applications: Arc<dyn Quiesce>) -> Self {
-        self.applications = Some(applications);
-        self
-    }
-
-    /// Time and entropy. Default: those of the system.
-    pub fn clock(mut self, clock: Arc<dyn Clock>) -> Self {
-        self.clock = clock;
-        self
-    }
-
-    /// Take the volume over when another source has it. Default: no, that is a `Fenced` error which names it.
-    pub fn take_over(mut self, yes: bool) -> Self {
-        self.take_over = yes;
-        self
-    }
-
-    /// Where the state directory is. Default: the files of the system. Feature `testing`.
-    #[cfg(any(test, feature = "testing"))]
-    pub fn files(mut self, files: Arc<dyn Files>) -> Self {
-        self.files = files;
-        self
-    }
-
-    /// Opens the volume, finds what must be read again, and starts.
-    ///
-    /// `Fenced` when another agent or source has the volume, `Changed` when the disk is not the one that was
-    /// protected, `WrongKey`, `Unavailable` when the vault cannot be reached.
-    pub fn open(self) -> Result<Protection> {
-        let state = state::StateDirectory::open(self.files.clone(), &self.state)?;
-        let not_whole = state.presence_log();
-        if not_whole.exists() {
-            return Err(Error::new(ErrorKind::InvalidInput, "protect", self.device.name())
-                .message("the disk failed over to here and is not whole: go on with the failover, or detach it")
-                .found(not_whole.display()));
-        }
-        self.open_with(state)
-    }
-
-    /// As [`ProtectionOptions::open`], with a state directory that is open already.
-    pub(crate) fn open_with(self, state: state::StateDirectory) -> Result<Protection> {
-        self.policy.validate()?;
-        let (shared, baseline) = self.recover(state)?;
-        let tasks = tasks(&shared, baseline);
-        Ok(Protection {
-            tasks: tasks.into_iter().map(|task| task::spawn(&shared, task)).collect(),
-            shared,
-        })
-    }
-
-    /// Opens the volume and finds what must be read again, for tasks that are to be started.
-    fn recover(self, state: state::StateDirectory) -> Result<(Arc<Shared>, resync::Baseline)> {
-        let applications = applications::chosen(self.applications.clone(), &self.policy)?;
-        let Claim { replica, source, provisional } = self.claim(&state)?;
-        let info = replica.info().clone();
-        let left = recover::journal(&state, &replica, &*self.clock)?;
-        let mut needed = recover::disk(&state, &*self.device, &info, &self.policy, &left)?;
-        needed.map.begin_session()?;
-        let baseline = recover::baseline(&state, &replica, &left, &needed);
-        let tap = Arc::new(Tap::new(
-            info.device_bytes,
-            left.last_sequence,
-            &self.policy,
-            self.clock.clone(),
-        ));
-        let spool = Spool::new(self.files.clone(), self.policy.spool_bytes_max);
-        let keys = replica.keys().clone();
-        let epoch = replica.catalog().epoch();
-        let replicated = replica.catalog().last_sequence();
-        let catalog = replica.into_catalog();
-        let shipper = Shipper::new(
-            self.vault.store().clone(),
-            self.files.clone(),
-            self.volume.clone(),
-            catalog,
-            source,
-            &self.policy,
-            self.clock.clone(),
-        );
-        let shared = Arc::new(Shared {
-            vault: self.vault,
-            volume: Arc::new(Volume::new(self.device.clone(), tap.clone())),
-            tap,
-            info,
-            epoch,
-            keys,
-            policy: self.policy,
-            clock: self.clock,
-            events: self.events,
-            state,
-            dirty: Mutex::new(needed.map),
-            spool,
-            shipper,
-            journal: Mutex::new(JournalState::new(left.last_sequence, left.chain)),
-            journal_changed: Condvar::new(),
-            quiescing: Mutex::new(()),
-            applications,
-            replicated: AtomicU64::new(replicated.0),
-            points: AtomicU64::new(0),
-            resync_read: AtomicU64::new(0),
-            resync_journaled: AtomicU64::new(0),
-            vault_available: AtomicBool::new(true),
-            fenced: AtomicBool::new(false),
-            drained: AtomicBool::new(false),
-            provisional: Mutex::new(provisional),
-            retention_waits: Arc::default(),
-            handed_over: Mutex::new(None),
-            seal_now: AtomicBool::new(false),
-            name_now: AtomicBool::new(false),
-            stopping: AtomicBool::new(false),
-            ended: AtomicBool::new(false),
-        });
-        for note in &left.notes {
-            shared.event(EventKind::JournalRepaired, note.clone());
-        }
-        left.spooled.into_iter().for_each(|spooled| shared.spool.push(spooled));
-        // An interval that was left open needs its end, also when nothing is left to read.
-        if !needed.regions.is_empty() || left.open_unordered.is_some() {
-            shared.tap.require_resync(&needed.regions, needed.cause);
-        }
-        Ok((shared, baseline))
-    }
-
-    /// Finds or creates the volume in the vault and makes sure that it is ours.
-    fn claim(&self, state: &state::StateDirectory) -> Result<Claim> {
-        let known = state.identity()?;
-        if self.vault.volume(&self.volume).is_err_and(|error| error.kind() == ErrorKind::NotFound) {
-            if let Some(known) = known.as_ref().filter(|known| known.volume_name == self.volume) {
-                return Err(Error::new(ErrorKind::Changed, "protect", &self.volume)
-                    .message("this agent has replicated the volume before, and the vault does not have it")
-                    .expected(format_args!("volume {}", known.volume))
-                    .found("none"));
-            }
-            let extents_only = self.policy.content == CaptureContent::ExtentsOnly;
-            let (size, block) = (self.device.size_bytes(), self.device.block_bytes());
-            match self.vault.create_volume(&self.volume, size, block, extents_only) {
-                Err(error) if error.kind() != ErrorKind::AlreadyExists => return Err(error),
-                _ => {}
-            }
-        }
-        let replica = self.vault.replica(&self.volume)?;
-        self.check_disk(replica.info())?;
-        let source = match known {
-            Some(known) => {
-                if known.volume != replica.info().id {
-                    return Err(Error::new(ErrorKind::Changed, "protect", &self.volume)
-                        .message("the state directory belongs to another volume")
-                        .expected(format_args!("volume {}", known.volume))
-                        .found(replica.info().id));
-                }
-                known.source
-            }
-            None => state::new_source(&*self.clock),
-        };
-        if let Some(provisional) = Provisional::read(state)? {
-            let source = provisional.source.clone();
-            if !provisional.is_committed(replica.catalog()) {
-                provisional.check_current(replica.catalog())?;
-                let division = provisional.division(state, &replica, self.clock.now())?;
-                let replica = replica.divided(&division)?;
-                return Ok(Claim { replica, source, provisional: Some(provisional) });
-            }
-            Provisional::forget(state)?;
-        }
-        match replica.catalog().source() {
-            Some(owner) if owner.id != source.id && !self.take_over => {
-                return Err(self.refused(state, &replica, &source, owner));
-            }
-            _ => {}
-        }
-        state.set_identity(&state::Identity {
-            volume_name: self.volume.clone(),
-            volume: replica.info().id,
-            source: source.clone(),
-        })?;
-        if replica.catalog().source() == Some(&source) {
-            return Ok(Claim { replica, source, provisional: None });
-        }
-        // Disk and volume went different ways while another source had it: no mark says where they differ.
-        state.forget_dirty_map()?;
-        // Taken before the catalog is looked at: from here on no other source can add to it.
-        let taken = vec![CatalogEdit::Source(source.clone())];
-        replica.into_catalog().append(&source, taken)?;
-        Ok(Claim { replica: self.vault.replica(&self.volume)?, source, provisional: None })
-    }
-
-    /// Another source has the volume. What this one still had after a failover is handed in first.
-    fn refused(
-        &self,
-        state: &state::StateDirectory,
-        replica: &Replica,
-        source: &SourceIdentity,
-        owner: &SourceIdentity,
-    ) -> Error {
-        let fenced = Error::new(ErrorKind::Fenced, "protect", &self.volume);
-        let Some(branch) = replica.catalog().branch_of(source) else {
-            return fenced.message(format_args!(
-                "the source on {} has it since {}; take it over only when that one is gone",
-                owner.host, owner.since
-            ));
-        };
-        let late = match surrender::hand_in(state, replica, source, &*self.clock) {
-            Ok(done) => format!(
-                "{} segments with {} records were handed in now",
-                done.segments, done.records
-            ),
-            Err(error) => format!("what the spool still has could not be handed in: {error}"),
-        };
-        fenced.message(format_args!(
-            "it failed over to {} at sequence {} (epoch {} ended {}); what was written here later is kept as the branch of \
-             epoch {}: {late}",
-            owner.host, branch.at, branch.epoch, branch.time, branch.epoch
-        ))
-    }
-
-    fn check_disk(&self, info: &VolumeInfo) -> Result<()> {
-        let changed = || Error::new(ErrorKind::Changed, "protect", &self.volume);
-        if self.device.size_bytes() != info.device_bytes {
-            return Err(changed()
-                .message(format_args!(
-                    "{} is not the disk that was protected, or was resized",
-                    self.device.name()
-                ))
-                .expected(format_args!("{} bytes", info.device_bytes))
-                .found(format_args!("{} bytes", self.device.size_bytes())));
-        }
-        if info.extents_only != (self.policy.content == CaptureContent::ExtentsOnly) {
-            let name = |only| if only { "extents only" } else { "data" };
-            return Err(changed()
-                .expected(format_args!("a policy that captures {}", name(info.extents_only)))
-                .found(format_args!("one that captures {}", name(!info.extents_only))));
-        }
-        Ok(())
-    }
-}
-
-/// The volume in the vault as this agent has it.
-struct Claim {
-    replica: Replica,
-    source: SourceIdentity,
-    /// A failover to here that is not committed; the replica is as if it were.
-    provisional: Option<Provisional>,
-}
 
 /// A snapshot of how a protection is doing.
 #[derive(Clone, Debug, PartialEq)]
@@ -495,7 +199,8 @@ impl Protection {
     /// Ends the session cleanly: seals and ships what there is (waiting for the vault up to `limit`; the rest stays in
     /// the spool), flushes the disk and leaves a clean dirty map, so that the next session reads nothing again.
     ///
-    /// Every writer must be gone before: an NBD server is stopped first.
+    /// Every writer must be gone before: an NBD server is stopped first. `Fenced` when another source has the volume; what was
+    /// captured here was handed in then, as far as the vault answered.
     pub fn stop(mut self, limit: Duration) -> Result<()> {
         let shared = self.shared.clone();
         shared.begin_stop()?;
@@ -504,7 +209,8 @@ impl Protection {
         shared.spool.wait_empty(limit);
         self.end();
         journaled?;
-        shared.leave_clean()
+        shared.leave_clean()?;
+        if shared.is_fenced() { Err(shared.fenced_error("stop")) } else { Ok(()) }
     }
 
     fn wait(&self, limit: Duration, what: &'static str, done: impl Fn() -> bool) -> Result<()> {

@@ -73,6 +73,8 @@ int main(void) {
     OK(hrl_failover_wait_hydrated(over, 60000));
     OK(hrl_failover_mark(over, "away", NULL));
     OK(hrl_failover_wait_replicated(over, 60000, NULL));
+    /* The old source finds out when it has something to ship. */
+    fill(volume, 4096, 3);
     FAILS(HRL_ERROR_FENCED, hrl_protection_stop(rig.protection, 60000));
     hrl_device_free(volume);
     hrl_protection_free(rig.protection);
