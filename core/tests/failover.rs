@@ -339,6 +339,29 @@ fn promise_3_a_state_inside_a_segment_is_cut_and_a_cancelled_failover_leaves_no_
     assert!(branch.verify(&all).expect("verify").is_sound());
 }
 
+/// What is not shipped before the commit is not waited for: stopping once took its whole limit.
+#[test]
+fn a_failover_that_is_not_committed_stops_at_once_and_goes_on_where_it_was() {
+    let world = World::new();
+    let source = world.source();
+    write(&**source.volume(), 1, 1);
+    source.wait_replicated(LIMIT).expect("replicated");
+    let clock = SystemClock::shared();
+    let over = world.failover(At::Newest).start().expect("fail over");
+    write(&**over.volume(), 2, 2);
+    let begun = clock.elapsed();
+    over.stop(LIMIT).expect("stop");
+    assert!(clock.elapsed() - begun < LIMIT / 4, "it waited for what cannot come");
+    let over = world.failover(At::Newest).start().expect("go on");
+    let (mut first, mut second) = ([0; 1], [0; 1]);
+    over.volume().read(BLOCK, &mut first).expect("read");
+    over.volume().read(2 * BLOCK, &mut second).expect("read");
+    assert_eq!((first, second), ([1], [2]));
+    over.commit().expect("commit");
+    over.protection().wait_replicated(LIMIT).expect("replicated");
+    assert!(seen(&world.replica(), &At::Newest) == content(&**over.volume()));
+}
+
 /// Each request to the vault fails in its turn, and the process "dies" there; what is begun again then ends as it should.
 #[test]
 fn promise_9_every_step_of_a_failover_can_be_repeated_after_a_crash_at_any_request() {

@@ -36,6 +36,8 @@ impl FailoverOptions {
         let under_way = match Provisional::read(&state)? {
             Some(under_way) if self.change_point => {
                 let chosen = self.state_of(&replica)?;
+                // Without a dirty map nothing of the disk is believed, wherever this is interrupted.
+                remove(&state.dirty_map())?;
                 remove(&state.presence_log())?;
                 clear_spool(&state)?;
                 Some(self.prepare(&state, &replica, under_way.failover, chosen, under_way.home)?)

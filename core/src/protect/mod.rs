@@ -197,7 +197,8 @@ impl Protection {
     }
 
     /// Ends the session cleanly: seals and ships what there is (waiting for the vault up to `limit`; the rest stays in
-    /// the spool), flushes the disk and leaves a clean dirty map, so that the next session reads nothing again.
+    /// the spool, as does all of it before a failover is committed), flushes the disk and leaves a clean dirty map, so that
+    /// the next session reads nothing again.
     ///
     /// Every writer must be gone before: an NBD server is stopped first. `Fenced` when another source has the volume; what was
     /// captured here was handed in then, as far as the vault answered.
@@ -206,7 +207,10 @@ impl Protection {
         shared.begin_stop()?;
         let limit_journal = limit.max(Duration::from_secs(10));
         let journaled = self.wait(limit_journal, "journal", || shared.is_journaled());
-        shared.spool.wait_empty(limit);
+        // Before a failover is committed nothing leaves the spool.
+        if !shared.is_provisional() {
+            shared.spool.wait_empty(limit);
+        }
         self.end();
         journaled?;
         shared.leave_clean()?;
