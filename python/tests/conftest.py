@@ -6,7 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,7 @@ class Agent:
         vault: Path | str | None = None,
         key_file: Path | None = None,
         policy: str = "",
+        within: Sequence[str] = (),
     ) -> None:
         self.disk = directory / "disk.img"
         self.vault = vault or directory / "vault"
@@ -51,7 +52,8 @@ class Agent:
             self.disk.touch()
             os.truncate(self.disk, DISK_BYTES)
         options = ["--vault", self.vault, "--state", self.state, "--policy", chosen, *self.key, *arguments]
-        command = [sys.executable, "-P", "-m", "hrl", "protect", self.disk, *options]
+        # `within` is a command that runs another one, such as nsenter.
+        command = [*within, sys.executable, "-P", "-m", "hrl", "protect", self.disk, *options]
         self.process = subprocess.Popen(list(map(str, command)), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         assert self.process.stdout is not None
         self.uri = self.process.stdout.readline().strip()

@@ -1,6 +1,7 @@
 """Commands of failover: hrl failover start, test, status, change-point, commit, cancel, cleanup, detach; hrl migrate."""
 
 import contextlib
+import fcntl
 import shutil
 import signal
 import subprocess
@@ -13,9 +14,10 @@ from typing import Annotated, Any
 
 import typer
 
-from hrl import FailedOver, NbdServer, Vault, cancel_failover
+from hrl import FailedOver, HrlError, NbdServer, Vault, cancel_failover
 from hrl.cli.background import Detach, run_detached, say_ready
 from hrl.cli.base import (
+    EXIT_CODES,
     NOT_RUNNING,
     Json,
     KeyFile,
@@ -69,8 +71,14 @@ class Disks:
 
     def __init__(self, path: Path, state: Path, size_bytes: int) -> None:
         self.path = path
+        self._state = state
         self._size_bytes = size_bytes
-        self.is_begun = any((state / name).exists() for name in ("failover", "presence"))
+        self._is_made = False
+
+    @property
+    def is_begun(self) -> bool:
+        """A failover to it is under way, or was committed and is not whole yet."""
+        return any((self._state / name).exists() for name in ("failover", "presence"))
 
     def prepare(self, *, overwrite: bool) -> bool:
         """Makes the disk; true when it reads as zeroes."""
@@ -82,18 +90,26 @@ class Disks:
             return False
         if self.path.exists() and self.path.stat().st_blocks and not overwrite:
             raise Refused(f"{self.path} exists; give another file, or --overwrite", 4)
-        self.blank()
-        return True
-
-    def blank(self) -> bool:
-        """Makes the file anew, all zeroes; false where it is a device."""
-        if self.path.is_block_device():
-            return False
+        self._is_made = not self.path.exists()
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        self.path.unlink(missing_ok=True)
-        with self.path.open("wb") as file:
+        with self.path.open("ab") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                raise Refused(f"{self.path} is in use by another process", EXIT_CODES["fenced"]) from None
+            file.truncate(0)
             file.truncate(self._size_bytes)
         return True
+
+    @contextlib.contextmanager
+    def left_alone(self) -> Iterator[None]:
+        """Removes the file that was made, when the failover of the block was refused."""
+        try:
+            yield
+        except HrlError:
+            if self._is_made and not self.is_begun:
+                self.path.unlink(missing_ok=True)
+            raise
 
 
 @failover.command()
@@ -142,18 +158,19 @@ def start(
         address = nbd or f"unix:{state / 'nbd.sock'}"
         change: str | None = None
         while True:
-            over = FailedOver.start(
-                volume,
-                vault=opened,
-                state=state,
-                disk=disk,
-                at=change or chosen,
-                planned=limit if planned and change is None else None,
-                change_point=change is not None,
-                disk_reads_zero=is_zero,
-                policy=values,
-                on_event=sinks,
-            )
+            with disks.left_alone():
+                over = FailedOver.start(
+                    volume,
+                    vault=opened,
+                    state=state,
+                    disk=disk,
+                    at=change or chosen,
+                    planned=limit if planned and change is None else None,
+                    change_point=change is not None,
+                    disk_reads_zero=is_zero,
+                    policy=values,
+                    on_event=sinks,
+                )
             if commit:
                 over.commit()
             threshold = float(values.get("rpo_threshold_ms", RPO_SECONDS * 1000)) / 1000
@@ -167,7 +184,8 @@ def start(
             change = session.end(over)
             if change is None:
                 return
-            is_zero = disks.blank()
+            # It has data of the other state, and is not made anew: killed in between, its presence log would be believed.
+            is_zero = False
             began = time.monotonic()
 
 
@@ -383,8 +401,6 @@ def stop_and_wait(state: Path, command: str, limit: float = 60) -> bool:
 
 def lock_is_free(state: Path) -> bool:
     """No process has the state directory."""
-    import fcntl
-
     path = state / "lock"
     if not path.exists():
         return True
@@ -432,7 +448,10 @@ def change_point(
     vault: VaultUrl, volume: Volume, state: State, at: At, key_file: KeyFile = None, json: Json = False
 ) -> None:
     """Serves another state instead, before the commit: what was written since the failover began is dropped."""
-    chosen = state_of(open_vault(vault, key_file).replica(volume), at)
+    replica = open_vault(vault, key_file).replica(volume)
+    chosen = state_of(replica, at)
+    # What is served now ends for the change: a state that is none must be told before.
+    replica.resolve(chosen)
     ready = ask(state, "change-point", at=chosen)
     if json:
         return print_json(ready)
@@ -513,10 +532,18 @@ def migrate(
     opened = open_vault(vault, key_file)
     size_bytes = opened.replica(volume).info["size_bytes"]
     state.mkdir(parents=True, exist_ok=True)
-    is_zero = Disks(disk, state, size_bytes).prepare(overwrite=overwrite)
-    over = FailedOver.start(
-        volume, vault=opened, state=state, disk=disk, planned=min(limit, 3600), disk_reads_zero=is_zero, on_event=tell_event
-    )
+    disks = Disks(disk, state, size_bytes)
+    is_zero = disks.prepare(overwrite=overwrite)
+    with disks.left_alone():
+        over = FailedOver.start(
+            volume,
+            vault=opened,
+            state=state,
+            disk=disk,
+            planned=min(limit, 3600),
+            disk_reads_zero=is_zero,
+            on_event=tell_event,
+        )
     over.commit()
     over.wait_hydrated(limit)
     over.detach()
