@@ -22,14 +22,22 @@ VERSION = "2021-08-06"
 START_SECONDS_MAX = 30.0
 
 
+def free_ports(count: int) -> list[int]:
+    """Ports that nothing listens on."""
+    held = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    found = [int(one.getsockname()[1]) for one in held]
+    for one in held:
+        one.close()
+    return found
+
+
 class Azurite:
     """A running emulator with one container; killed at the end of a `with` block."""
 
     def __init__(self, directory: Path) -> None:
         if not PROGRAM.exists():
             pytest.skip(f"{PROGRAM} not installed (make servers)")
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            self.port = free.getsockname()[1]
+        (self.port,) = free_ports(1)
         command: list[str | Path] = [
             PROGRAM,
             "--blobHost",
@@ -55,6 +63,10 @@ class Azurite:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.kill()
+
+    def kill(self) -> None:
+        """Ends it as a lost site does."""
         self._process.kill()
         self._process.wait()
 
