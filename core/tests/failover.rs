@@ -357,6 +357,13 @@ fn a_failover_that_is_not_committed_stops_at_once_and_goes_on_where_it_was() {
     over.volume().read(BLOCK, &mut first).expect("read");
     over.volume().read(2 * BLOCK, &mut second).expect("read");
     assert_eq!((first, second), ([1], [2]));
+    // Detached now, its writes would be lost when it goes on.
+    over.wait_hydrated(LIMIT).expect("whole");
+    let error = over.detach(LIMIT).expect_err("not committed");
+    assert_eq!(error.kind(), ErrorKind::InvalidInput, "{error}");
+    let over = world.failover(At::Newest).start().expect("go on again");
+    over.volume().read(2 * BLOCK, &mut second).expect("read");
+    assert_eq!(second, [2]);
     over.commit().expect("commit");
     over.protection().wait_replicated(LIMIT).expect("replicated");
     assert!(seen(&world.replica(), &At::Newest) == content(&**over.volume()));

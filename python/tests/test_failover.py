@@ -192,6 +192,28 @@ def test_promise_4_a_failover_goes_on_after_it_was_killed_at_any_moment(site: Si
     assert (site.directory / "away.img").read_bytes() == expected
 
 
+def test_promise_3_a_change_of_the_point_that_is_killed_leaves_one_state_or_the_other(site: Site) -> None:
+    for seconds in (0.02, 0.06, 0.12, 0.2):
+        over = site.over("--at", "one", "--overwrite")
+        site.write(over, 2 * MIB, b"dropped by the change")
+        over.wait_whole()
+        before = site.content(over)
+        change = ["failover", "change-point", site.vault, VOLUME, "--state", over.state, "--at", "two"]
+        command = [sys.executable, "-P", "-m", "hrl", *map(str, change)]
+        with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as asking:
+            until("the change", lambda over=over: is_stopping(over) or asking.poll() is not None)
+            time.sleep(seconds)
+            over.kill()
+        over = site.over("--at", "one")
+        assert site.content(over) in (before, site.seen["one"], site.seen["two"]), seconds
+        call("failover", "cancel", site.vault, VOLUME, "--state", over.state)
+
+
+def is_stopping(over: Served) -> bool:
+    """The session that was asked to change ends: its control socket goes first."""
+    return not (over.state / "control.sock").exists()
+
+
 def test_a_cancelled_failover_whose_process_was_killed(site: Site) -> None:
     over = site.over("--at", "one")
     over.kill()
@@ -322,6 +344,12 @@ def test_wrong_uses_are_told_apart(site: Site, start: Callable[..., Agent]) -> N
     assert "--yes" in call("migrate", site.vault, VOLUME, "--state", "s", "--disk", "d", code=2)
     over = site.over("--at", "one")
     assert "in use" in site_refuses(site, state="away", disk="away.img", code=11)
+    assert "commit or cancel it first" in call("failover", "detach", "--state", over.state, code=2)
     assert "in use" in site_refuses(site, "--overwrite", disk="away.img", code=11)
     assert site.content(over) == site.seen["one"], "a disk in use is not taken away"
+    over.kill()
+    agent = ["protect", site.directory / "away.img", "--volume", VOLUME, "--vault", site.vault, "--state", over.state]
+    command = [sys.executable, "-P", "-m", "hrl", *map(str, agent)]
+    refused = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert (refused.returncode, "failover" in refused.stderr) == (2, True), refused.stderr
     assert [path.name for path in site.directory.glob("elsewhere*")] == ["elsewhere"], "a refused start leaves no disk"

@@ -154,12 +154,17 @@ impl FailedOver {
     /// Ends the session and leaves the disk as a plain one that holds the volume, for
     /// [`ProtectionOptions`](crate::ProtectionOptions) with the same state directory. Every writer must be gone.
     ///
-    /// `Unavailable` when the disk is not whole yet ([`FailedOver::wait_hydrated`]); then everything stays as it is, ended
-    /// cleanly.
+    /// `Unavailable` when the disk is not whole yet ([`FailedOver::wait_hydrated`]), `InvalidInput` before the commit; then
+    /// everything stays as it is, ended cleanly.
     pub fn detach(self, limit: Duration) -> Result<()> {
-        let Self { copy, protection, disk, state, .. } = self;
+        let Self { copy, protection, disk, state, volume, .. } = self;
         drop(copy);
+        let is_committed = !protection.stats().provisional;
         protection.stop(limit)?;
+        if !is_committed {
+            return Err(Error::new(ErrorKind::InvalidInput, "detach the disk of", &volume)
+                .message("the failover is not committed: commit or cancel it first"));
+        }
         disk.detach()?;
         remove(&base_path(&state))
     }

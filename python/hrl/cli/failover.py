@@ -280,6 +280,8 @@ class Session:
         self._finish("cancel")
 
     def _detach(self, over: FailedOver) -> None:
+        if over.stats().provisional:
+            raise Refused("cannot detach: the failover is not committed; commit or cancel it first", 2)
         if not over.hydration()[2]:
             raise Refused("cannot detach: the disk is not whole yet", NOT_RUNNING)
         self._finish("detach")

@@ -38,10 +38,9 @@ class Source:
     def mark(self, number: int) -> None:
         """Writes, and marks a point of what is there then."""
         write(self.agent.uri, number % 7 * MIB + number * 4096, os.urandom(200_000 + number * 4096), self.directory)
-        digest = digest_of(content(self.agent.uri, self.directory))
+        self.held[f"point {number}"] = digest_of(content(self.agent.uri, self.directory))
         # In a process of its own: threads share the standard output that `call` takes.
         hrl("point", self.agent.state, "--label", f"point {number}")
-        self.held[f"point {number}"] = digest
 
     def begin(self, first: int) -> None:
         """Goes on until its agent dies."""
@@ -118,22 +117,21 @@ def test_a_region_is_lost_and_another_goes_on_at_any_of_its_points(
 
         offered = points(vault, keyed)
         labels = [point["label"] for point in offered]
-        assert POINTS_FIRST + 2 <= len(labels) <= len(source.held) + 1
+        assert len(labels) >= POINTS_FIRST + 2
         assert labels == [f"point {number}" for number in range(len(labels))], "none is missing in between"
         for label in labels:
-            if label in source.held:
-                call("restore", vault, VOLUME, "--at", label, "--to", tmp_path / "restored", "--overwrite", *keyed)
-                assert digest_of((tmp_path / "restored").read_bytes()) == source.held[label], label
+            call("restore", vault, VOLUME, "--at", label, "--to", tmp_path / "restored", "--overwrite", *keyed)
+            assert digest_of((tmp_path / "restored").read_bytes()) == source.held[label], label
         assert call("verify", vault, VOLUME, *keyed)
 
         options = ["failover", "start", vault, VOLUME, "--disk", b / "disk.img", *keyed]
-        for label in (labels[0], labels[len(labels) // 2], labels[-2]):
+        for label in (labels[0], labels[len(labels) // 2], labels[-1]):
             over = Served(*options, "--at", label, "--overwrite", state=b / "state")
             stack.callback(over.kill)
             assert digest_of(content(over.uri, tmp_path)) == source.held[label], label
             write(over.uri, 0, b"given up", tmp_path)
             call("failover", "cancel", vault, VOLUME, "--state", over.state, *keyed)
-        over = Served(*options, "--at", labels[-2], "--commit", "--overwrite", state=b / "state")
+        over = Served(*options, "--at", labels[-1], "--commit", "--overwrite", state=b / "state")
         stack.callback(over.kill)
         write(over.uri, 9 * MIB, b"goes on in region B" * 216, tmp_path)
         expected = content(over.uri, tmp_path)
@@ -141,7 +139,7 @@ def test_a_region_is_lost_and_another_goes_on_at_any_of_its_points(
         over.wait_replicated()
         life = stage(vault, keyed)
         assert (life["stage"], life["epoch"]) == ("committed", 2)
-        assert [point["label"] for point in points(vault, keyed)] == [*labels[:-1], "in region B"]
+        assert [point["label"] for point in points(vault, keyed)] == [*labels, "in region B"]
         call("restore", vault, VOLUME, "--at", "in region B", "--to", tmp_path / "restored", "--overwrite", *keyed)
         assert (tmp_path / "restored").read_bytes() == expected
 
