@@ -16,7 +16,7 @@ use crate::journal::PointKind;
 use crate::parallel::stay_on_this_thread;
 use crate::point::Quiesce;
 use crate::replica::RecoveryPoint;
-use crate::units::PointId;
+use crate::units::{PointId, Sequence};
 
 /// One protected volume that stands still between steps.
 pub struct SteppedProtection {
@@ -37,6 +37,11 @@ impl PlacedPoint {
     /// Its identity.
     pub fn id(&self) -> PointId {
         self.0.point
+    }
+
+    /// Its place in the write order.
+    pub fn sequence(&self) -> Sequence {
+        self.0.sequence
     }
 }
 

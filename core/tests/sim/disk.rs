@@ -124,6 +124,15 @@ impl SimDisk {
         }
     }
 
+    /// A durable write makes what it wrote durable, and nothing else.
+    fn settle(&self, offset: u64, length: u64, durability: Durability) {
+        if durability == Durability::Durable {
+            let mut state = self.platter.lock();
+            let sectors = offset / SECTOR..(offset + length).div_ceil(SECTOR);
+            sectors.for_each(|sector| drop(state.unflushed.remove(&sector)));
+        }
+    }
+
     fn change(&self, what: &'static str, offset: u64, data: &[u8]) -> Result<()> {
         self.check_poison(what)?;
         let world = World::current();
@@ -181,12 +190,14 @@ impl BlockDevice for SimDisk {
 
     fn write(&self, offset: u64, data: &[u8], durability: Durability) -> Result<()> {
         self.change("write disk", offset, data)?;
-        if durability == Durability::Durable { self.flush() } else { Ok(()) }
+        self.settle(offset, data.len() as u64, durability);
+        Ok(())
     }
 
     fn zero(&self, extent: Extent, _unmap: Unmap, durability: Durability) -> Result<()> {
         self.change("zero disk", extent.offset, &vec![0; extent.length as usize])?;
-        if durability == Durability::Durable { self.flush() } else { Ok(()) }
+        self.settle(extent.offset, extent.length, durability);
+        Ok(())
     }
 
     fn discard(&self, extent: Extent) -> Result<Discarded> {

@@ -44,7 +44,17 @@ impl Machine {
         Self { world: World::enter(1, false), files: FileSystem::new(), platter, server }
     }
 
+    /// Another machine at the same vault.
+    fn beside(&self) -> Self {
+        let (files, platter) = (FileSystem::new(), Platter::new(4 * REGION, Discarded::Zeroes));
+        Self { world: self.world.clone(), files, platter, server: self.server.clone() }
+    }
+
     fn start(&self) -> Agent {
+        self.open(false)
+    }
+
+    fn open(&self, take_over: bool) -> Agent {
         let machine = Incarnation::start();
         let files = self.files.mount(&machine);
         let store = self.server.connect(&machine, Some(files.clone()));
@@ -60,6 +70,7 @@ impl Machine {
             ProtectionOptions::new("disk", self.platter.attach(&machine), vault, "/state")
                 .policy(policy)
                 .clock(clock)
+                .take_over(take_over)
                 .files(files.clone());
         let mut protection = SteppedProtection::open(options).expect("open");
         Agent { tasks: protection.take_tasks(), protection, files, world: self.world.clone() }
@@ -226,5 +237,47 @@ fn promise_7_there_is_no_state_before_the_first_record_that_arrived() {
         assert!(matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotOrdered), "{error}");
     }
     agent.settle();
+    assert_eq!(machine.content(&At::Newest), machine.platter.peek());
+}
+
+#[test]
+fn promise_4_who_takes_a_volume_back_trusts_no_mark_of_before() {
+    let home = Machine::new();
+    let away = home.beside();
+    let mut agent = home.start();
+    agent.write(BLOCK, 7);
+    agent.settle();
+    // Long enough that nothing is marked any more.
+    agent.run(|protection| protection.stats().marked_regions == 0);
+    home.kill(agent);
+    let mut agent = away.open(true);
+    agent.write(Extent { offset: 2 * REGION, length: 512 }, 5);
+    agent.settle();
+    assert_eq!(home.content(&At::Newest), away.platter.peek());
+    away.kill(agent);
+    let mut agent = home.open(true);
+    agent.settle();
+    assert_eq!(home.content(&At::Newest), home.platter.peek());
+}
+
+#[test]
+fn promise_7_what_the_journal_lost_is_no_state() {
+    let machine = Machine::new();
+    let mut agent = machine.start();
+    agent.settle();
+    let durable = agent.protection.stats().last_sequence;
+    agent.write(BLOCK, 7);
+    let lost = agent.protection.stats().last_sequence;
+    assert!(lost > durable);
+    machine.files.set_room(machine.files.bytes());
+    agent.step("journal");
+    machine.files.set_room(usize::MAX);
+    agent.settle();
+    let replica = machine.replica();
+    assert_eq!(replica.resolve(&At::Sequence(durable)).expect("it arrived"), durable);
+    let error = replica.resolve(&At::Sequence(lost)).expect_err("it did not arrive");
+    assert_eq!(error.kind(), ErrorKind::NotOrdered);
+    let gap = replica.timeline().into_iter().find(|entry| entry.from == lost).expect("the gap");
+    assert!(gap.unordered.is_some());
     assert_eq!(machine.content(&At::Newest), machine.platter.peek());
 }

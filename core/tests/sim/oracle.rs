@@ -2,19 +2,25 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use hrl::device::BlockDevice;
-use hrl::replica::{At, Replica, Vault, ViewOptions};
+use hrl::journal::SegmentKind;
+use hrl::replica::{At, Replica, SegmentEntry, Vault, ViewOptions};
 use hrl::{Clock, ErrorKind, PointId, Sequence};
 
 use crate::model::tags_of;
 use crate::site::Site;
 use crate::world::World;
 
+/// A point that arrived late may be old when it is seen first.
+const SHIPPING: Duration = Duration::from_secs(120);
+
 /// What the vault offered when it was last looked at.
 #[derive(Default)]
 pub struct Oracle {
-    offered: BTreeMap<PointId, u64>,
+    /// Their sequences, and when they were seen first.
+    offered: BTreeMap<PointId, (u64, Duration)>,
 }
 
 impl Oracle {
@@ -26,13 +32,7 @@ impl Oracle {
         world.note("oracle looks", last, u64::from(all));
         let points: BTreeMap<PointId, u64> =
             replica.points().iter().map(|point| (point.id, point.sequence.0)).collect();
-        for (point, sequence) in &self.offered {
-            assert_eq!(
-                points.get(point),
-                Some(sequence),
-                "promise 5: point {point} at {sequence} was offered and is not any more"
-            );
-        }
+        self.check_kept(site, &points);
         for (point, sequence) in &points {
             let lost = site.model.borrow().lost.contains(point);
             assert!(!lost, "promise 7: point {point} at {sequence} was lost and is offered");
@@ -52,7 +52,36 @@ impl Oracle {
                 self.ask(site, &replica, world.random.within(1, last));
             }
         }
-        self.offered = points;
+        let now = world.clock.elapsed();
+        for (point, sequence) in points {
+            self.offered.entry(point).or_insert((sequence, now));
+        }
+    }
+
+    /// Promise 5: what was offered is offered, unless it is as old as retention may take.
+    fn check_kept(&mut self, site: &Site, points: &BTreeMap<PointId, u64>) {
+        let world = &site.world;
+        let retention = site.plan.policy.retention.as_ref();
+        let full = retention.map(|r| if r.bytes_max.is_some() { Duration::ZERO } else { r.full });
+        let jumped = world.injected.borrow().contains_key("clock jumps");
+        self.offered.retain(|point, (sequence, since)| {
+            let now = points.get(point);
+            let age = world.clock.elapsed().saturating_sub(*since);
+            // It was marked before it was seen, so it is older than that by what shipping took.
+            let may_go = full.is_some_and(|full| jumped || age + SHIPPING >= full);
+            assert!(
+                now == Some(sequence) || (may_go && now.is_none()),
+                "promise 5: point {point} at {sequence} was offered and is not any more"
+            );
+            if now.is_none() {
+                *world
+                    .injected
+                    .borrow_mut()
+                    .entry("(points given up by retention)")
+                    .or_default() += 1;
+            }
+            now.is_some()
+        });
     }
 
     /// Any sequence may be asked for.
@@ -71,7 +100,9 @@ impl Oracle {
             Err(error) => {
                 let gap =
                     error.kind() == ErrorKind::NotOrdered && (!arrived || ordered != Some(true));
-                assert!(gap, "promise 3: sequence {sequence} cannot be had: {error}");
+                let folded =
+                    site.plan.policy.retention.is_some() && error.kind() == ErrorKind::NotFound;
+                assert!(gap || folded, "promise 3: sequence {sequence} cannot be had: {error}");
             }
         }
     }
@@ -94,11 +125,15 @@ impl Oracle {
         differ("the model is not the disk", &disk, site.model.borrow().now());
         let points: Vec<PointId> = replica.points().iter().map(|point| point.id).collect();
         for (point, sequence) in &site.model.borrow().confirmed {
+            let may_go = site.plan.policy.retention.is_some();
             assert!(
-                points.contains(point),
+                may_go || points.contains(point),
                 "promise 5: point {point} at {sequence} did not arrive"
             );
         }
+        let folded = |entry: &&SegmentEntry| entry.summary.kind != SegmentKind::Log;
+        let folds = replica.catalog().segments().iter().filter(folded).count() as u64;
+        *site.world.injected.borrow_mut().entry("(folded segments)").or_default() += folds;
         let report = replica.verify(&|_, _| true).expect("the store answers");
         assert!(report.findings.is_empty(), "promise 10: {:?}", report.findings);
     }

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use hrl::device::Discarded;
 use hrl::journal::WrappingKey;
-use hrl::{Clock, Compression, Mode, Policy, Timestamp};
+use hrl::{Clock, Compression, Mode, Policy, RetentionPolicy, Thinning, Timestamp};
 
 use crate::gateway::Gateway;
 use crate::oracle::Oracle;
@@ -122,7 +122,16 @@ fn plan(random: &Random) -> Plan {
         puts_in_flight_max: random.within(1, 4) as u32,
         catalog_interval: random.pick(&[Duration::ZERO, Duration::from_millis(300)]),
         retry_interval_max: milliseconds(100, 4000),
-        retention: None,
+        retention: random.one_in(4).then(|| RetentionPolicy {
+            full: milliseconds(200, 3000),
+            thinning: vec![Thinning {
+                age: milliseconds(4000, 9000),
+                interval: milliseconds(200, 1000),
+            }],
+            bytes_max: random.one_in(2).then(|| random.within(20_000, 200_000)),
+            grace: milliseconds(1000, 3000),
+        }),
+        retention_interval: milliseconds(100, 1000),
         ..Policy::default()
     };
     let key = random.one_in(3).then(|| WrappingKey::from_bytes([7; 32]));
@@ -134,6 +143,7 @@ fn plan(random: &Random) -> Plan {
         discard,
         hot: random.pick(&[1, 2, 4]),
         write_sectors_max: random.pick(&[16, 64, 100]),
+        flushes: random.one_in(2),
     }
 }
 

@@ -6,6 +6,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::rc::{Rc, Weak};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::task::{Poll, Waker};
 use std::time::Duration;
@@ -17,7 +18,7 @@ use hrl::replica::Vault;
 use hrl::store::Store;
 use hrl::{
     Cause, Clock, ErrorKind, Event, EventKind, Extent, Mode, PlacedPoint, PointId, Policy,
-    ProtectionOptions, Sequence, SteppedProtection, SteppedTask,
+    ProtectionOptions, Quiesce, QuiesceRequest, Sequence, SteppedProtection, SteppedTask,
 };
 
 use crate::disk::{Platter, SECTOR, SimDisk};
@@ -40,6 +41,8 @@ pub struct Plan {
     /// Share of the disk that most writes go to, as a divisor.
     pub hot: u64,
     pub write_sectors_max: u64,
+    /// Writers flush now and then.
+    pub flushes: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,6 +73,36 @@ struct Slot {
     due: Duration,
 }
 
+/// An application that is quiesced for points.
+struct Application {
+    refuses: bool,
+    lets_go_early: bool,
+    held: AtomicBool,
+}
+
+impl Application {
+    fn failed(what: &str) -> hrl::Error {
+        hrl::Error::new(ErrorKind::Unavailable, "quiesce", "application").message(what)
+    }
+}
+
+impl Quiesce for Application {
+    fn name(&self) -> String {
+        "application".to_owned()
+    }
+
+    fn quiesce(&self, _request: &QuiesceRequest) -> hrl::Result<()> {
+        self.held.store(true, Ordering::Relaxed);
+        World::current().takes_time();
+        if self.refuses { Err(Self::failed("it refuses")) } else { Ok(()) }
+    }
+
+    fn release(&self) -> hrl::Result<()> {
+        self.held.store(false, Ordering::Relaxed);
+        if self.lets_go_early { Err(Self::failed("it went on before")) } else { Ok(()) }
+    }
+}
+
 /// Everything of a machine that ends with it.
 struct Running {
     machine: Arc<Incarnation>,
@@ -81,6 +114,8 @@ struct Running {
     in_flight: RefCell<Vec<Extent>>,
     points: RefCell<Vec<(PlacedPoint, u64)>>,
     keeper_steps: Cell<u64>,
+    /// An application is quiesced: one at a time.
+    quiescing: Cell<bool>,
     /// Regions that were marked when the agent started, as far as that binds the resync, and those written since.
     marked: RefCell<Option<BTreeSet<u64>>>,
 }
@@ -105,8 +140,11 @@ pub struct Site {
     gateway: Option<Arc<Gateway>>,
 }
 
+/// Nothing of it is on a real disk but what retention folds.
 fn state_directory() -> PathBuf {
-    PathBuf::from("/state")
+    let thread = format!("{:?}", std::thread::current().id());
+    let number: String = thread.chars().filter(char::is_ascii_digit).collect();
+    std::env::temp_dir().join(format!("hrl-sim-{}-{number}", std::process::id()))
 }
 
 impl Site {
@@ -224,6 +262,7 @@ impl Site {
             in_flight: RefCell::default(),
             points: RefCell::default(),
             keeper_steps: Cell::new(0),
+            quiescing: Cell::new(false),
             marked: RefCell::new(marked.filter(|_| unordered)),
             protection,
         };
@@ -311,8 +350,10 @@ impl Site {
         let random = &self.world.random;
         match random.below(3) {
             0 => {
-                self.world.note("writer flushes", 0, 0);
-                let _ = running.protection.volume().flush();
+                if self.plan.flushes {
+                    self.world.note("writer flushes", 0, 0);
+                    let _ = running.protection.volume().flush();
+                }
             }
             1 => self.world.clock.advance(Duration::from_millis(random.within(1, 50))),
             _ => self.world.clock.advance(Duration::from_micros(random.within(1, 900))),
@@ -321,19 +362,28 @@ impl Site {
 
     fn mark_something(&self, running: &Running) {
         let random = &self.world.random;
-        let before = tap_of(&running.protection).stats();
-        let placed = running.protection.place(PointKind::Crash, "");
-        let after = tap_of(&running.protection).stats();
+        let placed = if random.one_in(4) && !running.quiescing.replace(true) {
+            let placed = self.mark_an_application(running);
+            running.quiescing.set(false);
+            placed
+        } else {
+            running.protection.place(PointKind::Crash, "")
+        };
         match placed {
             Ok(placed) => {
-                let sequence = after.last_sequence.0;
+                let sequence = placed.sequence().0;
                 self.world.note("point placed", sequence, 0);
                 self.model.borrow_mut().placed(placed.id(), sequence);
                 running.points.borrow_mut().push((placed, sequence));
             }
             Err(error) => {
-                let refused = matches!(error.kind(), ErrorKind::NotOrdered | ErrorKind::Fenced);
-                assert!(refused && before.last_sequence == after.last_sequence, "{error}");
+                self.world.say(format!("no point: {error}"));
+                let kind = error.kind();
+                let refused = matches!(kind, ErrorKind::NotOrdered | ErrorKind::Fenced);
+                // An application that cannot be held, or a disk that cannot be flushed.
+                let failed =
+                    matches!(kind, ErrorKind::Unavailable | ErrorKind::Io | ErrorKind::Poisoned);
+                assert!(refused || failed, "no point: {error}");
             }
         }
         if random.one_in(30) {
@@ -341,6 +391,20 @@ impl Site {
             *running.marked.borrow_mut() = None;
             let _ = running.protection.resync();
         }
+    }
+
+    /// Promise 8: whatever happens meanwhile, the application goes on afterwards.
+    fn mark_an_application(&self, running: &Running) -> hrl::Result<PlacedPoint> {
+        let random = &self.world.random;
+        let application = Application {
+            refuses: random.one_in(6),
+            lets_go_early: random.one_in(6),
+            held: AtomicBool::new(false),
+        };
+        let limit = Duration::from_millis(random.within(1, 200));
+        let placed = running.protection.place_quiesced(&application, "", limit);
+        assert!(!application.held.load(Ordering::Relaxed), "promise 8: the application is held");
+        placed
     }
 
     /// What can be seen from outside after anything was done.
