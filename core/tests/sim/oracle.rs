@@ -37,13 +37,9 @@ impl Oracle {
             let lost = site.model.borrow().lost.contains(point);
             assert!(!lost, "promise 7: point {point} at {sequence} was lost and is offered");
         }
-        let some: Vec<u64> = if all {
-            points.values().copied().collect()
-        } else {
-            let values: Vec<u64> = points.values().copied().collect();
-            let count = values.len().min(2);
-            (0..count).map(|_| world.random.pick(&values)).collect()
-        };
+        let values: Vec<u64> = points.values().copied().collect();
+        let count = values.len().min(if all { 12 } else { 2 });
+        let some: Vec<u64> = (0..count).map(|_| world.random.pick(&values)).collect();
         for sequence in some {
             self.compare(site, &replica, sequence);
         }

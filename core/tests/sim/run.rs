@@ -103,21 +103,21 @@ pub fn explain(seed: u64) {
 }
 
 fn steps_of(seed: u64) -> u64 {
-    Random::new(!seed).within(150, 1500)
+    Random::new(!seed).within(150, 2000)
 }
 
 fn plan(random: &Random) -> Plan {
     let milliseconds = |low, high| Duration::from_millis(random.within(low, high));
     let region_bytes = random.pick(&[4096, 8192, 16 << 10, 32 << 10]);
     let policy = Policy {
-        memory_budget_bytes: random.pick(&[16 << 10, 64 << 10, 256 << 10]),
+        memory_budget_bytes: random.pick(&[24 << 10, 256 << 10, 1 << 20, 1 << 20]),
         region_bytes,
         marked_regions_max: random.within(1, 12),
         segment_bytes_max: random.pick(&[4 << 10, 16 << 10, 128 << 10]),
         segment_interval: milliseconds(1, 200),
         frame_bytes: random.pick(&[1 << 10, 4 << 10, 32 << 10]),
         compression: random.pick(&[Compression::None, Compression::None, Compression::Zstd(1)]),
-        spool_bytes_max: random.pick(&[32 << 10, 128 << 10, 1 << 20]),
+        spool_bytes_max: random.pick(&[64 << 10, 512 << 10, 4 << 20, 4 << 20]),
         crash_point_interval: random.pick(&[Duration::ZERO, Duration::from_millis(100)]),
         puts_in_flight_max: random.within(1, 4) as u32,
         catalog_interval: random.pick(&[Duration::ZERO, Duration::from_millis(300)]),
@@ -128,7 +128,7 @@ fn plan(random: &Random) -> Plan {
                 age: milliseconds(4000, 9000),
                 interval: milliseconds(200, 1000),
             }],
-            bytes_max: random.one_in(2).then(|| random.within(20_000, 200_000)),
+            bytes_max: (!random.one_in(3)).then(|| random.within(5_000, 120_000)),
             grace: milliseconds(1000, 3000),
         }),
         retention_interval: milliseconds(100, 1000),
@@ -142,7 +142,7 @@ fn plan(random: &Random) -> Plan {
         key,
         discard,
         hot: random.pick(&[1, 2, 4]),
-        write_sectors_max: random.pick(&[16, 64, 100]),
+        write_sectors_max: random.pick(&[16, 32, 100]),
         flushes: random.one_in(2),
     }
 }
@@ -178,6 +178,8 @@ struct Life {
     /// Somebody takes the volume over once in so many steps; zero is never.
     takeovers: u64,
     down_until: Duration,
+    /// Faults strike; else only crashes do, so that the volume comes into order now and then.
+    stormy: bool,
 }
 
 impl Life {
@@ -211,7 +213,8 @@ impl Life {
             taker: None,
             oracle: Oracle::default(),
             faulty: faults(random),
-            crashes: random.pick(&[0, 60, 200, 500]),
+            crashes: random.pick(&[0, 150, 300, 600]),
+            stormy: false,
             takeovers,
             down_until: Duration::ZERO,
         }
@@ -230,7 +233,7 @@ impl Life {
             return;
         }
         site.crash(random.one_in(2));
-        world.faults.set(if random.one_in(3) { self.faulty } else { Faults::default() });
+        world.faults.set(if random.one_in(4) { self.faulty } else { Faults::default() });
         world.dies_at.set(None);
         let from = takes.then(|| self.owner());
         if site.start(false, from.map(|site| &**site)) {
@@ -241,25 +244,31 @@ impl Life {
         } else {
             world.clock.advance(Duration::from_millis(random.within(1, 500)));
         }
-        world.faults.set(self.faulty);
+        world.faults.set(if self.stormy { self.faulty } else { Faults::default() });
     }
 
     /// What happens to the world.
     fn happen(&mut self) {
         let (world, random) = (self.world.clone(), &self.world.random);
-        match random.below(1000) {
-            0..=2 => {
+        if random.one_in(100) {
+            self.stormy = !self.stormy;
+            world.note(if self.stormy { "storm" } else { "calm" }, 0, 0);
+            world.faults.set(if self.stormy { self.faulty } else { Faults::default() });
+        }
+        match random.below(if self.stormy { 1000 } else { 990 }) {
+            990..=994 => {
                 self.server.set_down(true);
                 world.inject("store is down");
                 self.down_until = world.clock.elapsed()
                     + Duration::from_millis(random.pick(&[10, 300, 5_000, 60_000]));
             }
-            3..=4 => {
+            995..=997 => {
                 let site = self.owner();
                 site.files.set_room(site.files.bytes() + random.within(0, 40_000) as usize);
             }
             5..=8 => self.sites.iter().for_each(|site| site.files.set_room(usize::MAX)),
-            9..=10 => {
+            // Nothing is given up by a clock that jumped.
+            9..=10 if self.owner().plan.policy.retention.is_none() => {
                 world.inject("clock jumps");
                 let by = random.within(0, 7_200_000_000_000) as i64 - 3_600_000_000_000;
                 world.clock.jump(Timestamp(world.clock.now().0 + by));
@@ -269,7 +278,8 @@ impl Life {
                 self.oracle.look(&owner, false);
             }
             26..=30 => world.clock.advance(Duration::from_millis(random.within(100, 3000))),
-            31..=32 => {
+            31..=42 => self.owner().idle(),
+            998..=999 => {
                 if let Some(gateway) = &self.gateway {
                     world.inject("gateway dies with its cache");
                     gateway.dies();
@@ -317,6 +327,17 @@ impl Life {
         }
         site.settle();
         self.oracle.look_at_the_end(&site);
+        if site.plan.policy.retention.is_some() {
+            for _ in 0..200 {
+                world.clock.advance(Duration::from_millis(world.random.within(1, 100)));
+                site.act();
+                if world.random.one_in(25) {
+                    self.oracle.look(&site, false);
+                }
+            }
+            site.settle();
+            self.oracle.look_at_the_end(&site);
+        }
         if site.stop() {
             site.files.killed();
             // A segment that could not be removed is found, and then nothing is trusted.
@@ -335,6 +356,13 @@ impl Life {
 
 fn live(world: &Rc<World>, steps: u64) {
     let mut life = Life::begin(world);
+    if world.random.one_in(4) {
+        life.stormy = true;
+    } else {
+        // The first copy is complete.
+        assert!(life.owner().start(false, None), "an agent does not start");
+        life.owner().settle();
+    }
     for _ in 0..steps {
         world.count(|counts| counts.steps += 1);
         (0..life.sites.len()).for_each(|number| life.revive(number));
