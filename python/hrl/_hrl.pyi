@@ -809,9 +809,15 @@ class FailedOver:
 
     Nothing is final before `commit`. Leaving the `with` block stops it cleanly; `start` with the same directory goes on.
 
+    >>> vault = hrl.Vault("vault", create=True)
+    >>> with hrl.Protection(hrl.MemoryDevice(1 << 20), vault=vault, state="home", volume="v") as protection:
+    ...     protection.wait_ordered()
+    ...     point = protection.mark("good")
     >>> with hrl.FailedOver.start("v", vault=vault, state="away", disk=hrl.MemoryDevice(1 << 20)) as over:
     ...     over.volume.write(0, b"written here")
     ...     over.commit()
+    >>> vault.replica("v").lifecycle()["stage"]
+    'committed'
     """
 
     @staticmethod

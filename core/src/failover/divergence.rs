@@ -3,8 +3,9 @@
 //! The source wrote the volume's history up to the state at which its epoch was ended. Since then the disk may differ in what
 //! the branch of that epoch changed, in what the spool still had, and in the regions that the dirty map marks: those written
 //! and not known to be both durable on the disk and in the journal. Where one of these cannot be told, the disk is taken to
-//! differ everywhere.
+//! differ everywhere. What the disk alone has is kept on the branch first ([`keep`]).
 
+use super::keep;
 use super::start::clear_spool;
 use crate::capture::{DirtyMap, MapState};
 use crate::clock::Clock;
@@ -15,7 +16,7 @@ use crate::protect::provisional::Provisional;
 use crate::protect::recover::is_as_left;
 use crate::protect::state::{Identity, StateDirectory};
 use crate::protect::surrender::hand_in;
-use crate::replica::{Branch, Replica, Vault};
+use crate::replica::{Branch, Replica, SourceIdentity, Vault};
 use crate::units::{Epoch, Sequence};
 
 /// A disk that holds a state of the volume but for some extents.
@@ -31,36 +32,20 @@ pub(super) struct Divergence {
     pub everywhere: Option<String>,
 }
 
-/// How the disk of the agent whose state directory this is differs. What its spool has is handed in to the branch.
+/// The disk of an old source, and the state directory of the agent that protected it.
+pub(super) struct Old<'a> {
+    pub disk: &'a dyn BlockDevice,
+    pub state: &'a StateDirectory,
+    pub clock: &'a dyn Clock,
+}
+
+/// How the disk of an old source differs. What its spool has, and what the disk alone has, is handed in to the branch first.
 ///
 /// `InvalidInput` when the directory is no agent's, or its agent still has the volume.
-pub(super) fn of_old_source(
-    vault: &Vault,
-    volume: &str,
-    disk: &dyn BlockDevice,
-    state: &StateDirectory,
-    clock: &dyn Clock,
-) -> Result<Divergence> {
-    let Some(Identity { volume: id, source, .. }) = state.identity()? else {
-        return Err(Error::new(ErrorKind::InvalidInput, "follow with", state.path().display())
-            .expected("the state directory of the agent that protected the disk")
-            .found("none; restore the volume to a new disk instead"));
-    };
+pub(super) fn of_old_source(vault: &Vault, volume: &str, old: &Old<'_>) -> Result<Divergence> {
+    let Old { disk, state, clock } = *old;
     let mut replica = vault.replica(volume)?;
-    if replica.info().id != id {
-        return Err(Error::new(ErrorKind::Changed, "follow", volume)
-            .message("the state directory belongs to another volume")
-            .expected(format_args!("volume {}", replica.info().id))
-            .found(format_args!("volume {id}")));
-    }
-    if replica.catalog().source().is_some_and(|owner| owner.id == source.id) {
-        return Err(Error::new(ErrorKind::InvalidInput, "follow", volume)
-            .message("the agent of this directory has the volume: nothing else writes it"));
-    }
-    if Provisional::read(state)?.is_some() {
-        return Err(Error::new(ErrorKind::InvalidInput, "follow", volume)
-            .message("a failover to this directory is under way: commit or cancel it first"));
-    }
+    let source = check_old_source(state, &replica)?;
     let whole = Extent { offset: 0, length: replica.info().device_bytes };
     let Some(branch) = replica.catalog().branch_of(&source).cloned() else {
         let (epoch, at) = (replica.catalog().epoch(), Sequence::ZERO);
@@ -68,23 +53,58 @@ pub(super) fn of_old_source(
         return Ok(everywhere(epoch, at, whole, why));
     };
     let handed_in = hand_in(state, &replica, &source, clock)?;
+    let (epoch, at) = (branch.epoch, branch.at);
+    let marked = marked(disk, state)?;
+    let why = if handed_in.broken {
+        Some(handed_in.notes.join("; "))
+    } else if marked.is_none() {
+        Some("its dirty map is missing, damaged, or not of the disk as it is now".to_owned())
+    } else {
+        None
+    };
+    let unsure = match (marked, &why) {
+        (Some(marked), None) => marked,
+        _ => std::iter::once(whole).collect(),
+    };
     replica.refresh()?;
-    let branch = replica.catalog().branch(branch.epoch)?.clone();
-    if !handed_in.notes.is_empty() {
-        let why = handed_in.notes.join("; ");
-        return Ok(everywhere(branch.epoch, branch.at, whole, why));
+    let branch = replica.catalog().branch(epoch)?.clone();
+    if keep::seal_difference(old, &replica, &branch, &unsure)? {
+        hand_in(state, &replica, &source, clock)?;
+        replica.refresh()?;
     }
     clear_spool(state)?;
-    let mut differs = on_branch(&replica, &branch, branch.at)?;
-    match marked(disk, state)? {
-        Some(marked) => marked.iter().for_each(|extent| differs.insert(extent)),
-        None => {
-            let why =
-                "its dirty map is missing, damaged, or not of the disk as it is now".to_owned();
-            return Ok(everywhere(branch.epoch, branch.at, whole, why));
-        }
+    if let Some(why) = why {
+        return Ok(everywhere(epoch, at, whole, why));
     }
-    Ok(Divergence { epoch: branch.epoch, at: branch.at, differs, everywhere: None })
+    let mut differs = on_branch(&replica, replica.catalog().branch(epoch)?, at)?;
+    unsure.iter().for_each(|extent| differs.insert(extent));
+    Ok(Divergence { epoch, at, differs, everywhere: None })
+}
+
+/// The source whose directory this is; it lost the volume.
+fn check_old_source(state: &StateDirectory, replica: &Replica) -> Result<SourceIdentity> {
+    let volume = &replica.info().name;
+    let Some(Identity { volume: id, source, .. }) = state.identity()? else {
+        return Err(Error::new(ErrorKind::InvalidInput, "follow with", state.path().display())
+            .expected("the state directory of the agent that protected the disk")
+            .found("none; restore the volume to a new disk instead"));
+    };
+    if replica.info().id != id {
+        return Err(Error::new(ErrorKind::Changed, "follow", volume)
+            .message("the state directory belongs to another volume")
+            .expected(format_args!("volume {}", replica.info().id))
+            .found(format_args!("volume {id}")));
+    }
+    let refused = |why: &str| Error::new(ErrorKind::InvalidInput, "follow", volume).message(why);
+    if replica.catalog().source().is_some_and(|owner| owner.id == source.id) {
+        return Err(refused("the agent of this directory has the volume: nothing else writes it"));
+    }
+    if Provisional::read(state)?.is_some() {
+        return Err(refused(
+            "a failover to this directory is under way: commit or cancel it first",
+        ));
+    }
+    Ok(source)
 }
 
 /// The same disk against the history as it is now: epochs may have been ended since, before the state that the disk has.

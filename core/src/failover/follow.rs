@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::divergence::{self, Divergence};
+use super::divergence::{self, Divergence, Old};
 use super::options::chosen;
 use super::start::{cancel_in, prepare, remove, request, requested_id, take_identity};
 use crate::clock::Clock;
@@ -82,7 +82,8 @@ impl Follower {
         let known = match read(&state)? {
             Some(known) => known,
             None => {
-                let found = divergence::of_old_source(&vault, volume, &*disk, &state, &*clock)?;
+                let old = Old { disk: &*disk, state: &state, clock: &*clock };
+                let found = divergence::of_old_source(&vault, volume, &old)?;
                 write(&state, &found)?;
                 found
             }

@@ -13,6 +13,7 @@
 
 mod divergence;
 mod follow;
+mod keep;
 mod options;
 mod over;
 #[cfg(feature = "plan")]

@@ -18,8 +18,10 @@ pub(crate) struct Surrendered {
     pub segments: u64,
     /// Records in them.
     pub records: u64,
-    /// What did not fit and lies in `STATE/rejected`.
+    /// What was repaired, and what did not fit and lies in `STATE/rejected`, for people.
     pub notes: Vec<String>,
+    /// Something could not be read or did not fit.
+    pub broken: bool,
 }
 
 /// Hands in what the spool of `source` has, which is not written to any more. May be repeated after any failure.
@@ -35,7 +37,7 @@ pub(crate) fn hand_in(
     let Some(branch) = replica.catalog().branch_of(source).cloned() else { return Ok(done) };
     let files = &**state.files();
     let spool = sealed_in_spool(state, replica, clock)?;
-    done.notes = spool.notes;
+    (done.notes, done.broken) = (spool.notes, spool.broken);
     let mut catalog = replica.clone().into_catalog();
     for (path, summary) in spool.segments {
         let object = segment_object(&replica.info().name, &summary);
@@ -47,6 +49,7 @@ pub(crate) fn hand_in(
         if !fits {
             let why = "it does not follow the branch of its epoch";
             done.notes.push(put_aside(state, &path, why)?);
+            done.broken = true;
             continue;
         }
         put_checked(&**replica.store(), &object, files, &path, summary.stored_bytes)?;

@@ -1,0 +1,166 @@
+//! Keeps what the disk of an old source alone has: writes that were acknowledged there and never reached its journal.
+//!
+//! A killed agent leaves them in the regions that its dirty map marks. Before the disk follows the volume, which overwrites
+//! them, they are compared with the end of the branch, and what differs becomes its last segments: an unordered interval, as
+//! the resync after a crash makes one, whose end is the state of the disk.
+
+use super::divergence::Old;
+use crate::device::{BlockDevice, remove_if_there};
+use crate::error::{Error, Result};
+use crate::event::Cause;
+use crate::extent::{Extent, ExtentSet};
+use crate::journal::{
+    Body, FileSink, RECORD_DATA_BYTES_MAX, Record, SegmentKind, SegmentParams, SegmentWriter,
+};
+use crate::policy::Policy;
+use crate::replica::{At, Branch, Replica, ViewOptions, is_zero};
+use crate::ship::spool_path;
+use crate::units::{ChainHash, Sequence};
+
+/// Blocks of this size are compared and kept.
+const BLOCK_BYTES: usize = 4096;
+
+/// Seals what the disk holds in `extents` and the end of the branch does not into the spool, to be handed in; false when
+/// there is nothing. May be repeated when those segments are handed in before.
+pub(super) fn seal_difference(
+    old: &Old<'_>,
+    replica: &Replica,
+    branch: &Branch,
+    extents: &ExtentSet,
+) -> Result<bool> {
+    if replica.info().extents_only {
+        return Ok(false);
+    }
+    let end = branch.last_sequence();
+    let seen = replica.branch(branch.epoch)?;
+    let open = seen.catalog().open_unordered();
+    let options = ViewOptions { unordered: true, ..ViewOptions::default() };
+    let view = seen.view(&At::Sequence(end), &options)?;
+    let mut sealing = Sealing {
+        old,
+        replica,
+        branch,
+        policy: Policy::default(),
+        writer: None,
+        last: end,
+        chain: branch.chain,
+        is_open: open.is_some(),
+        any: false,
+    };
+    let (mut ours, mut theirs) = (Vec::new(), Vec::new());
+    for extent in extents.iter() {
+        let mut offset = extent.offset;
+        while offset < extent.end() {
+            let length = (extent.end() - offset).min(RECORD_DATA_BYTES_MAX as u64);
+            ours.resize(length as usize, 0);
+            theirs.resize(length as usize, 0);
+            old.disk.read(offset, &mut ours)?;
+            view.read(offset, &mut theirs)?;
+            for (begin, end) in differing(&ours, &theirs) {
+                sealing.add(offset + begin as u64, &ours[begin..end])?;
+            }
+            offset += length;
+        }
+    }
+    sealing.end()
+}
+
+/// The runs of blocks in which two pieces differ.
+fn differing(ours: &[u8], theirs: &[u8]) -> Vec<(usize, usize)> {
+    let mut runs: Vec<(usize, usize)> = Vec::new();
+    let blocks = ours.chunks(BLOCK_BYTES).zip(theirs.chunks(BLOCK_BYTES)).enumerate();
+    for (number, (block, _)) in blocks.filter(|(_, (a, b))| a != b) {
+        let begin = number * BLOCK_BYTES;
+        match runs.last_mut() {
+            Some((_, end)) if *end == begin => *end += block.len(),
+            _ => runs.push((begin, begin + block.len())),
+        }
+    }
+    runs
+}
+
+struct Sealing<'a> {
+    old: &'a Old<'a>,
+    replica: &'a Replica,
+    branch: &'a Branch,
+    policy: Policy,
+    writer: Option<SegmentWriter<FileSink>>,
+    last: Sequence,
+    chain: ChainHash,
+    /// An unordered interval is open.
+    is_open: bool,
+    any: bool,
+}
+
+impl Sealing<'_> {
+    fn add(&mut self, offset: u64, data: &[u8]) -> Result<()> {
+        if !self.is_open {
+            self.append(Body::UnorderedBegin(Cause::Crash))?;
+            self.is_open = true;
+        }
+        if is_zero(data) {
+            self.append(Body::Zero(Extent { offset, length: data.len() as u64 }))
+        } else {
+            self.append(Body::Write { offset, data })
+        }
+    }
+
+    fn append(&mut self, body: Body<'_>) -> Result<()> {
+        self.any = true;
+        let (sequence, time) = (self.last.next(), self.old.clock.now());
+        if self.writer.is_none() {
+            self.writer = Some(self.begin(sequence)?);
+        }
+        if let Some(writer) = &mut self.writer {
+            writer.append(&Record { sequence, time, body })?;
+            self.last = sequence;
+            if writer.bytes() >= self.policy.segment_bytes_max {
+                self.seal()?;
+            }
+        }
+        Ok(())
+    }
+
+    fn begin(&self, first_sequence: Sequence) -> Result<SegmentWriter<FileSink>> {
+        let info = self.replica.info();
+        let params = SegmentParams {
+            kind: SegmentKind::Log,
+            volume: info.id,
+            epoch: self.branch.epoch,
+            first_sequence,
+            device_bytes: info.device_bytes,
+            block_bytes: info.block_bytes,
+            previous: self.chain,
+            replaces_through: None,
+            created: self.old.clock.now(),
+            compression: self.policy.compression,
+            frame_bytes: self.policy.frame_bytes,
+        };
+        let (files, path) = (&**self.old.state.files(), self.old.state.open_segment());
+        remove_if_there(files, &path)?;
+        let sink = FileSink::create_in(files, &path)?;
+        SegmentWriter::create(sink, params, self.replica.keys().newest(), self.old.clock)
+    }
+
+    fn seal(&mut self) -> Result<()> {
+        let Some(writer) = self.writer.take() else { return Ok(()) };
+        let (sink, summary) = writer.seal(None)?;
+        let spool = self.old.state.spool();
+        let path = spool_path(&spool, &summary);
+        let files = self.old.state.files();
+        files
+            .rename(sink.path(), &path)
+            .and_then(|()| files.sync_directory(&spool))
+            .map_err(|error| Error::io("name segment", path.display(), error))?;
+        self.chain = summary.chain;
+        Ok(())
+    }
+
+    fn end(mut self) -> Result<bool> {
+        if self.is_open {
+            self.append(Body::UnorderedEnd)?;
+        }
+        self.seal()?;
+        Ok(self.any)
+    }
+}
