@@ -260,7 +260,7 @@ fn promise_4_what_the_disk_at_home_alone_has_is_kept_on_the_branch_before_it_is_
     let ticket = tap.begin_blocking(torn).expect("ticket");
     world.home.write(torn.offset, &[5; 3 * BLOCK as usize], Durability::Durable).expect("write");
     drop(source);
-    drop(ticket.into_extent());
+    let _ = ticket.into_extent();
     let at_home = content(&*world.home);
 
     let over = world.failover(At::Point(point.id)).start().expect("fail over");
