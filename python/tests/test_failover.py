@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -201,7 +202,7 @@ def test_promise_3_a_change_of_the_point_that_is_killed_leaves_one_state_or_the_
         change = ["failover", "change-point", site.vault, VOLUME, "--state", over.state, "--at", "two"]
         command = [sys.executable, "-P", "-m", "hrl", *map(str, change)]
         with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as asking:
-            until("the change", lambda over=over: is_stopping(over) or asking.poll() is not None)
+            until("the change", partial(is_changing, over, asking))
             time.sleep(seconds)
             over.kill()
         over = site.over("--at", "one")
@@ -209,9 +210,9 @@ def test_promise_3_a_change_of_the_point_that_is_killed_leaves_one_state_or_the_
         call("failover", "cancel", site.vault, VOLUME, "--state", over.state)
 
 
-def is_stopping(over: Served) -> bool:
-    """The session that was asked to change ends: its control socket goes first."""
-    return not (over.state / "control.sock").exists()
+def is_changing(over: Served, asking: subprocess.Popen[bytes]) -> bool:
+    """The session that was asked to change ends, its control socket first, or the change is done."""
+    return not (over.state / "control.sock").exists() or asking.poll() is not None
 
 
 def test_a_cancelled_failover_whose_process_was_killed(site: Site) -> None:
