@@ -106,6 +106,7 @@ impl Target for VolumeTarget {
         if self.shared.is_fenced() {
             return Err(self.shared.fenced_error("hold"));
         }
+        self.shared.check_has_volume("hold")?;
         let hold = self.shared.tap.hold(limit)?;
         self.hold_state().0 = Some(hold);
         Ok(())

@@ -358,6 +358,7 @@ impl JournalState {
 
 impl Shared {
     fn mark(&self, kind: PointKind, label: &str) -> Result<RecoveryPoint> {
+        self.check_has_volume("mark point")?;
         self.wait_confirmed(&self.place_mark(kind, label, |mark| self.tap.mark(mark))?)
     }
 
@@ -378,6 +379,7 @@ impl Shared {
         limit: Duration,
     ) -> Result<PlacedMark> {
         let _one = self.quiescing.lock().unwrap_or_else(PoisonError::into_inner);
+        self.check_has_volume("mark point")?;
         self.check_markable(label)?;
         let request = self.quiesce_request(label, limit);
         let steps = Steps {
@@ -412,6 +414,15 @@ impl Shared {
             return Err(self.fenced_error("mark point"));
         }
         Ok(())
+    }
+
+    /// The last point of a source is that of its hand-over: a later one would be on a branch, or nowhere.
+    fn check_has_volume(&self, operation: &'static str) -> Result<()> {
+        if !self.is_handed_over() || self.is_fenced() {
+            return Ok(());
+        }
+        Err(Error::new(ErrorKind::Fenced, operation, &self.info.name)
+            .message("it was handed over for a planned failover, which is neither committed nor cancelled here yet"))
     }
 
     /// Puts a mark into the write order.

@@ -307,6 +307,7 @@ def migrate(site: Site, orders: Order) -> None:
         assert not site.objects(volume), "the vault has nothing of it"
         status = site.status(volume)
         assert status["handed_over"] or status["fenced"], status
+        # Also when the volume had left the vault before its agent looked: it marked a point then, which went nowhere.
         assert "cannot mark point" in call("point", site.agents[volume].state, code=11)
     with pytest.raises(package.HrlError):
         package.Vault(str(site.vault), key=package.Key(str(site.key))).replica("web").view("newest")
