@@ -122,7 +122,8 @@ impl Protection {
 
     /// Marks a recovery point now, and returns once it is durable in the local journal.
     ///
-    /// `NotOrdered` during initial replication, resync or overflow; `InvalidInput` when the label is too long.
+    /// `NotOrdered` during initial replication, resync or overflow; `InvalidInput` when the label is too long; `Fenced` when
+    /// another source has the volume or it was handed over to one.
     pub fn mark(&self, kind: PointKind, label: &str) -> Result<RecoveryPoint> {
         self.shared.mark(kind, label)
     }
