@@ -5,10 +5,9 @@
 //! and not known to be both durable on the disk and in the journal. Where one of these cannot be told, the disk is taken to
 //! differ everywhere. What the disk alone has is kept on the branch first ([`keep`]).
 
-use super::keep;
-use super::start::clear_spool;
+use super::cancel::clear_spool;
+use super::keep::{self, Old};
 use crate::capture::{DirtyMap, MapState};
-use crate::clock::Clock;
 use crate::device::BlockDevice;
 use crate::error::{Error, ErrorKind, Result};
 use crate::extent::{Extent, ExtentSet};
@@ -30,13 +29,6 @@ pub(super) struct Divergence {
     pub differs: ExtentSet,
     /// Why it is taken to differ everywhere; `None` where it is not.
     pub everywhere: Option<String>,
-}
-
-/// The disk of an old source, and the state directory of the agent that protected it.
-pub(super) struct Old<'a> {
-    pub disk: &'a dyn BlockDevice,
-    pub state: &'a StateDirectory,
-    pub clock: &'a dyn Clock,
 }
 
 /// How the disk of an old source differs. What its spool has, and what the disk alone has, is handed in to the branch first.

@@ -11,9 +11,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::divergence::{self, Divergence, Old};
+use super::cancel::{cancel_in, remove};
+use super::divergence::{self, Divergence};
+use super::keep::Old;
 use super::options::chosen;
-use super::start::{cancel_in, prepare, remove, request, requested_id, take_identity};
+use super::start::{prepare, request, requested_id, take_identity};
 use crate::clock::Clock;
 use crate::device::{BlockDevice, Durability, SystemFiles, Unmap};
 use crate::error::{Error, ErrorKind, Result};

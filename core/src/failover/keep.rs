@@ -4,7 +4,7 @@
 //! them, they are compared with the end of the branch, and what differs becomes its last segments: an unordered interval, as
 //! the resync after a crash makes one, whose end is the state of the disk.
 
-use super::divergence::Old;
+use crate::clock::Clock;
 use crate::device::{BlockDevice, remove_if_there};
 use crate::error::{Error, Result};
 use crate::event::Cause;
@@ -13,12 +13,20 @@ use crate::journal::{
     Body, FileSink, RECORD_DATA_BYTES_MAX, Record, SegmentKind, SegmentParams, SegmentWriter,
 };
 use crate::policy::Policy;
+use crate::protect::state::StateDirectory;
 use crate::replica::{At, Branch, Replica, ViewOptions, is_zero};
 use crate::ship::spool_path;
 use crate::units::{ChainHash, Sequence};
 
 /// Blocks of this size are compared and kept.
 const BLOCK_BYTES: usize = 4096;
+
+/// The disk of an old source, and the state directory of the agent that protected it.
+pub(super) struct Old<'a> {
+    pub disk: &'a dyn BlockDevice,
+    pub state: &'a StateDirectory,
+    pub clock: &'a dyn Clock,
+}
 
 /// Seals what the disk holds in `extents` and the end of the branch does not into the spool, to be handed in; false when
 /// there is nothing. May be repeated when those segments are handed in before.

@@ -11,6 +11,7 @@
 //! Every step is recorded in the catalog before it acts, or is the record itself, and can be repeated after a crash. The
 //! state directory of the new site says what is under way there, so `start` after a crash goes on where it was.
 
+mod cancel;
 mod divergence;
 mod follow;
 mod keep;
@@ -21,8 +22,8 @@ pub mod plan;
 mod start;
 mod test;
 
+pub use cancel::cancel;
 pub use follow::{CatchUp, Follower};
 pub use options::{FailoverOptions, Preview};
 pub use over::{FailedOver, Started};
-pub use start::cancel;
 pub use test::{begin_test, end_test};

@@ -6,8 +6,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use super::cancel::{base_path, cancel, remove};
 use super::options::FailoverOptions;
-use super::start::{base_path, cancel, remove};
 use crate::capture::Volume;
 use crate::clock::Clock;
 use crate::device::BlockDevice;

@@ -1,9 +1,10 @@
 //! Beginning a failover, going on with it after a crash, and giving it up.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::cancel::{base_path, clear_spool, remove};
 use super::options::{ChosenState, FailoverOptions, chosen};
 use super::over::{FailedOver, Started};
 use crate::capture::{DirtyMap, DirtyMapParams};
@@ -264,56 +265,6 @@ pub(super) fn request(
     }
 }
 
-/// Gives up a failover that is not committed: the catalog says so first, then what the state directory has is dropped. The
-/// source goes on as before. May be repeated; without anything under way nothing is done.
-pub fn cancel(vault: &Vault, volume: &str, state: &Path, clock: &dyn Clock) -> Result<()> {
-    let state = StateDirectory::open(Arc::new(SystemFiles), state)?;
-    cancel_in(vault, volume, &state, clock)
-}
-
-pub(super) fn cancel_in(
-    vault: &Vault,
-    volume: &str,
-    state: &StateDirectory,
-    clock: &dyn Clock,
-) -> Result<()> {
-    let Some(under_way) = Provisional::read(state)? else { return Ok(()) };
-    let mut replica = vault.replica(volume)?;
-    if under_way.is_committed(replica.catalog()) {
-        return Err(Error::new(ErrorKind::InvalidInput, "cancel failover of", volume)
-            .message("it was committed; fail over again to go back")
-            .found(format_args!("epoch {}", under_way.epoch)));
-    }
-    if under_way.check_current(replica.catalog()).is_ok() {
-        replica.record_step(&under_way.step(StepKind::Cancel, clock))?;
-    }
-    clear_spool(state)?;
-    remove(&state.presence_log())?;
-    remove(&base_path(state.path()))?;
-    remove(&state.dirty_map())?;
-    remove(&state.path().join("state"))?;
-    Provisional::forget(state)
-}
-
-/// Segments of a failover that is given up or begun anew belong to nothing.
-pub(super) fn clear_spool(state: &StateDirectory) -> Result<()> {
-    let directory = state.spool();
-    let io = |error| Error::io("clear spool", directory.display(), error);
-    for entry in std::fs::read_dir(&directory).map_err(io)? {
-        remove(&entry.map_err(io)?.path())?;
-    }
-    Ok(())
-}
-
-pub(super) fn remove(path: &Path) -> Result<()> {
-    match std::fs::remove_file(path) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            Err(Error::io("remove", path.display(), error))
-        }
-        _ => Ok(()),
-    }
-}
-
 /// Remembers which state the disk hydrates from, for as long as it is not whole.
 fn write_base(state: &StateDirectory, at: Sequence) -> Result<()> {
     let path = base_path(state.path());
@@ -332,10 +283,6 @@ fn read_base(state: &StateDirectory) -> Result<Sequence> {
             .expected("a sequence")
             .found(text.trim())
     })
-}
-
-pub(super) fn base_path(state: &Path) -> PathBuf {
-    state.join("base")
 }
 
 fn request_path(state: &StateDirectory) -> PathBuf {
