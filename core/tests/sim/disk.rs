@@ -136,9 +136,7 @@ impl SimDisk {
     fn change(&self, what: &'static str, offset: u64, data: &[u8]) -> Result<()> {
         self.check_poison(what)?;
         let world = World::current();
-        if let Err(error) = self.request(what, offset, data.len() as u64) {
-            return Err(error);
-        }
+        self.request(what, offset, data.len() as u64)?;
         if world.strikes(world.faults.get().disk_error, "disk write error") {
             self.put_some(offset, data);
             return Err(Self::failed(what, "injected"));

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::task::{Poll, Waker};
 use std::time::Duration;
 
 use hrl::device::{BlockDevice, Discarded, Durability, Files, Unmap};
@@ -126,10 +127,11 @@ impl Agent {
     fn write(&mut self, extent: Extent, byte: u8) {
         let volume = self.protection.volume().clone();
         let tap = volume.tap().expect("it is protected");
-        while let std::task::Poll::Pending = tap.begin(extent, std::task::Waker::noop()).map(|t| {
-            tap.cancel(t.expect("within the volume"));
-        }) {
-            self.step("keeper");
+        loop {
+            match tap.begin(extent, Waker::noop()) {
+                Poll::Ready(ticket) => break tap.cancel(ticket.expect("within the volume")),
+                Poll::Pending => self.step("keeper"),
+            }
         }
         match byte {
             0 => volume.zero(extent, Unmap::Allowed, Durability::Cached).expect("zero"),
@@ -183,7 +185,7 @@ fn promise_3_a_device_error_within_a_resync_compares_with_nothing_stale() {
     agent.protection.volume().device().zero(BLOCK, Unmap::Allowed, Durability::Cached).expect("z");
     let volume = agent.protection.volume().clone();
     let tap = volume.tap().expect("it is protected");
-    let std::task::Poll::Ready(Ok(ticket)) = tap.begin(BLOCK, std::task::Waker::noop()) else {
+    let Poll::Ready(Ok(ticket)) = tap.begin(BLOCK, Waker::noop()) else {
         panic!("the region is marked and nothing is in flight");
     };
     tap.fail(ticket);

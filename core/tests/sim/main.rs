@@ -54,6 +54,7 @@ fn run_seeds(first: u64, count: u64) {
         failures
     });
     if let Some(seed) = failures.iter().min() {
+        println!("failed: {failures:?}");
         if variable("SIM_LINES") != Some(0) {
             run::explain(*seed);
         }

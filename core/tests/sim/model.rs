@@ -164,7 +164,8 @@ impl Model {
         let kept = self.log.partition_point(|entry| entry.key <= 2 * last + 1);
         self.log.truncate(kept);
         self.snapshots.split_off(&(kept + 1));
-        self.now = (*self.state_at(u64::MAX / 2)).clone();
+        let now = self.state_at(u64::MAX / 2);
+        self.now.clone_from(&now);
         if self.now != tags {
             self.push(2 * last + 1, 0, tags);
         }

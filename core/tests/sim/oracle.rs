@@ -41,11 +41,11 @@ impl Oracle {
         let count = values.len().min(if all { 12 } else { 2 });
         let some: Vec<u64> = (0..count).map(|_| world.random.pick(&values)).collect();
         for sequence in some {
-            self.compare(site, &replica, sequence);
+            Self::compare(site, &replica, sequence);
         }
         for _ in 0..if all { 6 } else { 2 } {
             if last > 0 {
-                self.ask(site, &replica, world.random.within(1, last));
+                Self::ask(site, &replica, world.random.within(1, last));
             }
         }
         let now = world.clock.elapsed();
@@ -81,7 +81,7 @@ impl Oracle {
     }
 
     /// Any sequence may be asked for.
-    fn ask(&self, site: &Site, replica: &Replica, sequence: u64) {
+    fn ask(site: &Site, replica: &Replica, sequence: u64) {
         let ordered = site.model.borrow().is_ordered_at(sequence);
         let arrived = replica.catalog().segments().iter().any(|entry| {
             let summary = &entry.summary;
@@ -91,7 +91,7 @@ impl Oracle {
             Ok(_) => {
                 assert_ne!(ordered, Some(false), "promise 7: {sequence} lies in a gap");
                 assert!(arrived, "promise 7: {sequence} was lost, and is offered");
-                self.compare(site, replica, sequence);
+                Self::compare(site, replica, sequence);
             }
             Err(error) => {
                 let gap =
@@ -104,7 +104,7 @@ impl Oracle {
     }
 
     /// The view at `sequence` is the model's prefix.
-    fn compare(&self, site: &Site, replica: &Replica, sequence: u64) {
+    fn compare(site: &Site, replica: &Replica, sequence: u64) {
         let found = content(replica, &At::Sequence(Sequence(sequence)));
         let expected = site.model.borrow().state_at(sequence);
         site.world.count(|counts| counts.states_compared += 1);
@@ -137,7 +137,7 @@ impl Oracle {
 
 impl Oracle {
     /// Somebody alters an object of the vault: whoever reads gets what was there, or an error.
-    pub fn look_at_altered(&self, site: &Site) {
+    pub fn look_at_altered(site: &Site) {
         let world = &site.world;
         let names = site.server.names("volumes/disk/");
         let name = names[world.random.below(names.len() as u64) as usize].clone();

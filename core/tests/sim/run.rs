@@ -62,7 +62,10 @@ thread_local! {
 pub fn quiet_panics() {
     std::panic::set_hook(Box::new(|info| {
         let place = info.location().map(|at| format!(" ({}:{})", at.file(), at.line()));
-        let text = info.payload_as_str().unwrap_or("a panic").to_owned();
+        let payload = info.payload();
+        let text = payload.downcast_ref::<String>().cloned();
+        let text = text.or_else(|| payload.downcast_ref::<&str>().map(|text| (*text).to_owned()));
+        let text = text.unwrap_or_else(|| "a panic".to_owned());
         PANIC.set(text + &place.unwrap_or_default());
     }));
 }
@@ -349,7 +352,7 @@ impl Life {
         }
         site.crash(false);
         if world.random.one_in(2) {
-            self.oracle.look_at_altered(&site);
+            Oracle::look_at_altered(&site);
         }
     }
 }

@@ -580,7 +580,7 @@ impl Site {
                 }
                 Poll::Ready(Err(_)) => None,
                 Poll::Pending => {
-                    self.check_wait(running, &mut op);
+                    Self::check_wait(running, &mut op);
                     Some(op)
                 }
             },
@@ -658,7 +658,7 @@ impl Site {
         tap.complete(ticket, change);
         let after = tap.stats();
         self.world.note("completed", after.last_sequence.0, extent.offset);
-        self.check_order(&before, &after, ignored);
+        Self::check_order(&before, &after, ignored);
         if ignored {
             self.model.borrow_mut().observe(&after);
         } else {
@@ -667,7 +667,7 @@ impl Site {
     }
 
     /// Promise 1: what is completed later has a higher sequence.
-    fn check_order(&self, before: &TapStats, after: &TapStats, ignored: bool) {
+    fn check_order(before: &TapStats, after: &TapStats, ignored: bool) {
         assert!(after.last_sequence >= before.last_sequence, "promise 1: sequences went back");
         let captured = before.mode == Mode::Ordered && after.mode == Mode::Ordered && !ignored;
         assert!(
@@ -677,7 +677,7 @@ impl Site {
     }
 
     /// Promise 6: a writer waits for a change under way, or once for a mark.
-    fn check_wait(&self, running: &Running, op: &mut Op) {
+    fn check_wait(running: &Running, op: &mut Op) {
         let block = |extent: &Extent| extent.aligned_outwards(4096);
         let overlaps = |busy: &Extent| {
             let (a, b) = (block(busy), block(&op.extent));
