@@ -250,6 +250,8 @@ fn seal(shared: &Shared, open: &mut Option<Open>) -> Result<()> {
         let _ = files.remove(&path);
         return Err(io(error));
     }
+    // Before it counts as durable: who waits for that, and then for an empty spool, has to find it there.
+    shared.spool.push(Spooled { path, summary: summary.clone() });
     {
         let mut journal = shared.journal();
         journal.durable = summary.last_sequence;
@@ -261,7 +263,6 @@ fn seal(shared: &Shared, open: &mut Option<Open>) -> Result<()> {
         }
     }
     shared.journal_changed.notify_all();
-    shared.spool.push(Spooled { path, summary });
     Ok(())
 }
 
