@@ -100,6 +100,8 @@ pub(super) fn sealed_in_spool(
             .and_then(|source| Segment::open(source, replica.keys()))
         {
             Ok(segment) => spool.segments.push((path, segment.summary().clone())),
+            // What cannot be read now may be read at the next start, and is all that there is of it.
+            Err(error) if error.kind() == ErrorKind::Io => return Err(error),
             Err(error) => {
                 spool.notes.push(put_aside(state, &path, &error.to_string())?);
                 spool.broken = true;
