@@ -8,7 +8,7 @@ use super::Shared;
 use super::task::{Next, Task};
 use crate::capture::{Change, Ticket};
 use crate::device::{BlockDevice, Buffer};
-use crate::error::Result;
+use crate::error::{ErrorKind, Result};
 use crate::event::{EventKind, Mode};
 use crate::extent::Extent;
 use crate::policy::CaptureContent;
@@ -100,6 +100,10 @@ impl Resync {
         match ticket.and_then(|ticket| resync_region(shared, &self.baseline, region, ticket)) {
             Ok(()) => Next::Now,
             Err(error) => {
+                if error.kind() == ErrorKind::NotFound {
+                    // Retention took away what the view is made of; without it everything is sent.
+                    self.baseline = Baseline::Unknown;
+                }
                 shared.event(EventKind::TaskFailed, format!("resync: {error}"));
                 Next::Later(RETRY)
             }

@@ -36,7 +36,7 @@ impl Task for Keeper {
         let mut dirty = shared.dirty();
         if let Err(error) = dirty.mark(&wanted) {
             // The writer is not stopped for it. Without its map the next session reads the whole disk, so nothing is lost.
-            let _ = shared.state.files().remove(&shared.state.dirty_map());
+            let _ = shared.state.forget_dirty_map();
             drop(dirty);
             shared.event(EventKind::TaskFailed, format!("the dirty map is lost: {error}"));
             shared.tap.marked(&wanted);
