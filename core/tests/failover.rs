@@ -10,8 +10,8 @@ use hrl::journal::{PointKind, WrappingKey};
 use hrl::replica::{At, CompactOptions, Replica, Stage, StepKind, Vault, ViewOptions};
 use hrl::store::{DirStore, FaultStore, Store};
 use hrl::{
-    Epoch, ErrorKind, Extent, ManualClock, Policy, Protection, ProtectionOptions, RetentionPolicy,
-    Sequence, SystemClock,
+    Epoch, ErrorKind, Extent, ManualClock, Mode, Policy, Protection, ProtectionOptions,
+    RetentionPolicy, Sequence, SystemClock,
 };
 
 const LIMIT: Duration = Duration::from_secs(60);
@@ -308,6 +308,36 @@ fn a_planned_failover_loses_nothing_and_can_be_cancelled() {
     let replica = world.replica();
     assert!(replica.catalog().branch(Epoch(1)).expect("branch").is_empty());
     assert!(seen(&replica, &At::Newest) == content(&*world.home));
+}
+
+#[test]
+fn a_planned_failover_ends_an_overflow_that_the_writer_keeps_up() {
+    let world = World::new();
+    let policy = Policy { memory_budget_bytes: MIB, ..policy() };
+    let source = ProtectionOptions::new(
+        "disk",
+        world.home.clone(),
+        world.vault.clone(),
+        world.state("home"),
+    )
+    .policy(policy)
+    .open()
+    .expect("protect");
+    source.wait_ordered(LIMIT).expect("ordered");
+    source.wait_replicated(LIMIT).expect("replicated");
+    let volume = source.volume().clone();
+    let writer = std::thread::spawn(move || {
+        let written = |count: &u64| {
+            let offset = count % 15 * MIB;
+            let data = vec![*count as u8; MIB as usize];
+            volume.write(offset, &data, Durability::Cached).is_ok()
+        };
+        (0..u64::MAX).take_while(written).count()
+    });
+    until("an overflow", || source.stats().mode != Mode::Ordered);
+    let over = world.failover(At::Newest).planned(LIMIT).start().expect("fail over");
+    writer.join().expect("writer");
+    assert!(content(&**over.volume()) == content(&*world.home), "every write that succeeded");
 }
 
 #[test]

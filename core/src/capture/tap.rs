@@ -301,6 +301,15 @@ impl Tap {
     /// (strict mode) the queue is full. `waker` is then woken once, when it is worth asking again.
     /// `InvalidInput` when the extent is empty or not within the volume, or the tap is closed.
     pub fn begin(&self, extent: Extent, waker: &Waker) -> Poll<Result<Ticket>> {
+        self.begin_for(extent, waker, false)
+    }
+
+    /// As [`Tap::begin`] for a resync, which reads only: it goes on when changes are refused.
+    pub(crate) fn begin_resync(&self, extent: Extent, waker: &Waker) -> Poll<Result<Ticket>> {
+        self.begin_for(extent, waker, true)
+    }
+
+    fn begin_for(&self, extent: Extent, waker: &Waker, resync: bool) -> Poll<Result<Ticket>> {
         if let Err(error) = self.check(extent) {
             return Poll::Ready(Err(error));
         }
@@ -309,7 +318,7 @@ impl Tap {
         if state.closed {
             return Poll::Ready(Err(closed_error()));
         }
-        if state.refuses {
+        if state.refuses && !resync {
             return Poll::Ready(Err(handed_over_error()));
         }
         if self.is_held(&state) {

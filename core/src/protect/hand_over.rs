@@ -63,6 +63,11 @@ impl HandOver {
         let handed_over = *handed_over(shared);
         match stage {
             Stage::Requested if handed_over != failover => {
+                // A writer that is faster than the journal would never let it come into order. Where there is no whole copy yet,
+                // it goes on until there is one.
+                if shared.shipper.catalog().newest_ordered().is_some() {
+                    refuse(shared, failover);
+                }
                 let since = shared.clock.elapsed();
                 let request = shared.shipper.catalog().lifecycle().current().cloned();
                 self.under_way =

@@ -92,7 +92,7 @@ impl Resync {
         if !has_room(shared) {
             return Next::Later(POLL);
         }
-        let ticket = match shared.tap.begin(extent, waker) {
+        let ticket = match shared.tap.begin_resync(extent, waker) {
             Poll::Pending => return Next::Later(WAIT),
             Poll::Ready(ticket) => ticket,
         };
