@@ -47,4 +47,4 @@ def test_commands_are_completed() -> None:
     shell = {"_HRL_COMPLETE": "complete_bash", "COMP_WORDS": "hrl re", "COMP_CWORD": "1"}
     command = [sys.executable, "-P", "-c", "import sys; sys.argv[0] = 'hrl'; import hrl.cli; hrl.cli.main()"]
     done = subprocess.run(command, env=os.environ | shell, capture_output=True, text=True, timeout=60)
-    assert sorted(done.stdout.split()) == ["report", "restore", "resync"], done.stderr
+    assert sorted(done.stdout.split()) == ["report", "reprotect", "restore", "resync"], done.stderr

@@ -137,7 +137,8 @@ impl Task for Timer {
 
     fn step(&mut self, shared: &Shared, _waker: &Waker) -> Next {
         if shared.has_ended() {
-            // A point that became durable at the end is told, too.
+            // What happened at the end is told, too.
+            tell_mode_changes(shared);
             let _ = self.point.take().and_then(|placed| shared.confirmed(&placed));
             return Next::Ended;
         }
