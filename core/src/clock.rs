@@ -19,6 +19,19 @@ pub trait Clock: Send + Sync {
     fn fill_random(&self, out: &mut [u8]);
 }
 
+/// Unpredictable bytes: with 16 or more of them, an identity that nothing else has.
+pub(crate) fn random_bytes<const N: usize>(clock: &dyn Clock) -> [u8; N] {
+    let mut bytes = [0; N];
+    clock.fill_random(&mut bytes);
+    bytes
+}
+
+/// Half of `pause` to all of it, so that those who failed together do not come back together.
+pub(crate) fn jittered(pause: Duration, clock: &dyn Clock) -> Duration {
+    let [random] = random_bytes(clock);
+    pause.mul_f64(0.5 + f64::from(random) / 510.0)
+}
+
 /// The clock and entropy of the operating system.
 #[derive(Debug)]
 pub struct SystemClock {

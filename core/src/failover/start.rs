@@ -8,7 +8,7 @@ use super::cancel::{base_path, clear_spool, remove};
 use super::options::{ChosenState, FailoverOptions, chosen};
 use super::over::{FailedOver, Started};
 use crate::capture::{DirtyMap, DirtyMapParams};
-use crate::clock::Clock;
+use crate::clock::{Clock, random_bytes};
 use crate::device::SystemFiles;
 use crate::error::{Error, ErrorKind, Result};
 use crate::protect::provisional::{Provisional, cut, host};
@@ -208,9 +208,7 @@ pub(super) fn requested_id(
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
         Err(error) => return Err(Error::io("read", path.display(), error)),
     }
-    let mut id = [0; 16];
-    clock.fill_random(&mut id);
-    let id = PointId(id);
+    let id = PointId(random_bytes(clock));
     std::fs::write(&path, format!("{id}\n"))
         .and_then(|()| std::fs::File::open(&path)?.sync_all())
         .and_then(|()| std::fs::File::open(state.path())?.sync_all())

@@ -3,7 +3,7 @@
 //! The volume's protection goes on; what the test writes is in an [`Overlay`](crate::replica::Overlay)'s scratch device.
 //! Until it is ended, retention keeps the state that it stands on.
 
-use crate::clock::Clock;
+use crate::clock::{Clock, random_bytes};
 use crate::error::{Error, ErrorKind, Result};
 use crate::protect::provisional::host;
 use crate::replica::{At, Replica, Step, StepKind, TestFailover};
@@ -38,11 +38,9 @@ pub fn begin_test(
         return Ok(test.clone());
     }
     let chosen = chosen(replica, replica.resolve(at)?);
-    let mut id = [0; 16];
-    clock.fill_random(&mut id);
     let begin = Step {
         kind: StepKind::TestBegin,
-        failover: PointId(id),
+        failover: PointId(random_bytes(clock)),
         time: clock.now(),
         host: host(),
         at: chosen.sequence,

@@ -7,7 +7,7 @@ use super::logwrites::{
     LogWritesLog, end_of_changes, export_log_writes, import_log_writes, is_log_writes,
 };
 use super::{FileSink, KeyRing, Segment, SegmentKind, SegmentParams, SegmentSummary, open_mapped};
-use crate::clock::Clock;
+use crate::clock::{Clock, random_bytes};
 use crate::error::{Error, ErrorKind, Result};
 use crate::policy::{Compression, Policy};
 use crate::units::{ChainHash, Epoch, Sequence, VolumeId};
@@ -66,11 +66,9 @@ pub fn convert_to_native(
 
 /// A segment of a volume of its own, just large enough for its changes.
 fn native_params(device_bytes: u64, clock: &dyn Clock) -> SegmentParams {
-    let mut id = [0; 16];
-    clock.fill_random(&mut id);
     SegmentParams {
         kind: SegmentKind::Log,
-        volume: VolumeId(id),
+        volume: VolumeId(random_bytes(clock)),
         epoch: Epoch(1),
         first_sequence: Sequence(1),
         device_bytes: device_bytes.checked_next_multiple_of(BLOCK_BYTES).unwrap_or(device_bytes),

@@ -19,7 +19,7 @@ use super::{
     SegmentParams, SegmentSink, SegmentSource, SegmentSummary, SegmentWriter, VolumeKey,
     open_mapped,
 };
-use crate::clock::Clock;
+use crate::clock::{Clock, random_bytes};
 use crate::device::Discarded;
 use crate::error::{Error, ErrorKind, Result};
 use crate::extent::Extent;
@@ -394,10 +394,9 @@ pub fn import_log_writes<S: SegmentSink>(
                 append(Body::Discard(extent, Discarded::Undefined))?;
             }
             LogWritesBody::Mark(text) if text != END => {
-                let mut id = [0; 16];
-                clock.fill_random(&mut id);
+                let point = PointId(random_bytes(clock));
                 let (kind, label) = (PointKind::Crash, label_of(&text));
-                append(Body::Mark(Mark { point: PointId(id), kind, label, group: None }))?;
+                append(Body::Mark(Mark { point, kind, label, group: None }))?;
             }
             LogWritesBody::Mark(_) | LogWritesBody::Nothing => {}
         }

@@ -9,7 +9,7 @@ use std::fmt;
 use chacha20poly1305::ChaCha20Poly1305;
 use chacha20poly1305::aead::{AeadInOut, KeyInit};
 
-use crate::clock::Clock;
+use crate::clock::{Clock, random_bytes};
 use crate::units::KeyId;
 
 const SEGMENT_CONTEXT: &str = "hrl 2026-11-21 segment key v1";
@@ -22,9 +22,7 @@ pub struct VolumeKey([u8; 32]);
 impl VolumeKey {
     /// A new random key.
     pub fn generate(clock: &dyn Clock) -> Self {
-        let mut bytes = [0; 32];
-        clock.fill_random(&mut bytes);
-        Self(bytes)
+        Self(random_bytes(clock))
     }
 
     /// A key from its bytes.

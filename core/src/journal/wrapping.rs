@@ -14,7 +14,7 @@ use chacha20poly1305::XChaCha20Poly1305;
 use chacha20poly1305::aead::{AeadInOut, KeyInit};
 
 use super::VolumeKey;
-use crate::clock::Clock;
+use crate::clock::{Clock, random_bytes};
 use crate::error::{Error, ErrorKind, Result};
 use crate::units::{KeyId, VolumeId, decode_hex};
 
@@ -79,8 +79,7 @@ impl WrappingKey {
 
     /// Wraps the key of a volume for storage beside it.
     pub fn wrap(&self, key: &VolumeKey, volume: VolumeId, clock: &dyn Clock) -> Vec<u8> {
-        let mut nonce = [0; 24];
-        clock.fill_random(&mut nonce);
+        let nonce: [u8; 24] = random_bytes(clock);
         let mut wrapped = MAGIC.to_vec();
         wrapped.extend_from_slice(&self.id().0);
         let aad = bound_to(&wrapped, volume, key.id());
@@ -182,8 +181,7 @@ fn bound_to(head: &[u8], volume: VolumeId, id: KeyId) -> Vec<u8> {
 /// A key as version 1 wrapped it. Feature `testing`.
 #[cfg(any(test, feature = "testing"))]
 pub fn wrap_version_1(wrapping: &WrappingKey, key: &VolumeKey, clock: &dyn Clock) -> Vec<u8> {
-    let mut nonce = [0; 24];
-    clock.fill_random(&mut nonce);
+    let nonce: [u8; 24] = random_bytes(clock);
     let mut secret = *key.as_bytes();
     let tag = XChaCha20Poly1305::new(&wrapping.0.into())
         .encrypt_inout_detached(&nonce.into(), MAGIC_V1, (&mut secret[..]).into())

@@ -17,7 +17,7 @@ use super::{
     Body, LABEL_BYTES_MAX, MarkEntry, OrderChange, RECORD_DATA_BYTES_MAX, Record, SegmentKind,
     SegmentParams, SegmentSink, SegmentSummary, VolumeKey,
 };
-use crate::clock::Clock;
+use crate::clock::{Clock, random_bytes};
 use crate::device::Discarded;
 use crate::error::{Error, ErrorKind, Result};
 use crate::extent::Extent;
@@ -74,8 +74,7 @@ impl<S: SegmentSink> SegmentWriter<S> {
         clock: &dyn Clock,
     ) -> Result<Self> {
         check_params(&params)?;
-        let mut salt = [0; 16];
-        clock.fill_random(&mut salt);
+        let salt = random_bytes(clock);
         let header = header_of(&params, salt, key).encode();
         sink.append(&header)?;
         let zstd = match params.compression {

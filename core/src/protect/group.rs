@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::{Protection, Shared};
 use crate::capture::Hold;
-use crate::clock::Clock;
+use crate::clock::{Clock, random_bytes};
 use crate::device::BlockDevice;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::EventKind;
@@ -118,20 +118,19 @@ impl Target for VolumeTarget {
             return Err(self.refused(ErrorKind::Unavailable, "its writers are not held"));
         };
         state.1 = self.shared.journal().losses;
-        let mut id = [0; 16];
-        self.shared.clock.fill_random(&mut id);
+        let point = PointId(random_bytes(&*self.shared.clock));
         let kind = if app { PointKind::GroupApp } else { PointKind::GroupCrash };
         if label.len() > LABEL_BYTES_MAX {
             return Err(self.refused(ErrorKind::InvalidInput, "the label is too long"));
         }
         let label = label.to_owned();
-        let mark = Mark { point: PointId(id), kind, label, group: Some(group) };
+        let mark = Mark { point, kind, label, group: Some(group) };
         let holds = || match &self.quiesce {
             Some(provider) if app => provider.holds(),
             _ => Ok(()),
         };
         let (sequence, time) = self.shared.tap.mark_held(hold, mark, holds)?;
-        Ok(Marked { point: PointId(id), sequence, time })
+        Ok(Marked { point, sequence, time })
     }
 
     fn release(&self) -> Option<Duration> {

@@ -38,7 +38,7 @@ pub use stepped::{PlacedPoint, SteppedProtection, SteppedTask};
 use self::provisional::Provisional;
 use self::task::Task;
 use crate::capture::{DirtyMap, RegionRange, Tap, Volume};
-use crate::clock::Clock;
+use crate::clock::{Clock, random_bytes};
 use crate::device::BlockDevice;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Cause, Event, EventKind, EventSink, Mode};
@@ -434,9 +434,7 @@ impl Shared {
         place: impl FnOnce(Mark) -> Result<(Sequence, Timestamp)>,
     ) -> Result<PlacedMark> {
         self.check_markable(label)?;
-        let mut id = [0; 16];
-        self.clock.fill_random(&mut id);
-        let point = PointId(id);
+        let point = PointId(random_bytes(&*self.clock));
         let losses = self.journal().losses;
         let mark = Mark { point, kind, label: label.to_owned(), group: None };
         let since = self.clock.elapsed();

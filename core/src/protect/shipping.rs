@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use super::task::{Next, Task};
 use super::{Shared, surrender};
+use crate::clock::jittered;
 use crate::error::{Error, ErrorKind};
 use crate::event::EventKind;
 use crate::ship::{ShipNext, Shipped};
@@ -93,9 +94,7 @@ impl Shipping {
 
     /// Half of the pause to all of it: the volumes that lost a vault together do not all come back at once.
     fn back_off(&mut self, shared: &Shared) -> Next {
-        let mut random = [0];
-        shared.clock.fill_random(&mut random);
-        let pause = self.pause.mul_f64(0.5 + f64::from(random[0]) / 510.0);
+        let pause = jittered(self.pause, &*shared.clock);
         self.pause = (self.pause * 2).min(shared.policy.retry_interval_max);
         Next::Later(pause)
     }

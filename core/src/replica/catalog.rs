@@ -20,7 +20,7 @@ use super::branch::{Branch, Division};
 use super::codec::{Decoder, Encoder};
 use super::lifecycle::{Lifecycle, Step};
 use super::versions::VersionNames;
-use crate::clock::Clock;
+use crate::clock::{Clock, random_bytes};
 use crate::error::{Error, ErrorKind, Result};
 use crate::journal::{Segment, SegmentSummary, VolumeKey};
 use crate::store::{PutOutcome, Store, get_all};
@@ -278,8 +278,7 @@ impl Catalog {
         edits: &[CatalogEdit],
         valid: &dyn Fn() -> Result<()>,
     ) -> Result<()> {
-        let mut author = [0; 16];
-        self.clock.fill_random(&mut author);
+        let author = random_bytes(&*self.clock);
         self.refresh()?;
         for _ in 0..RACES_MAX {
             let mut next = self.clone();

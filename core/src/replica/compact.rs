@@ -21,7 +21,7 @@ use super::parallel;
 use super::retention::{Fold, FoldReason, RetentionPlan, plan, stored_bytes};
 use super::vault::Replica;
 use super::verify::Finding;
-use crate::clock::Clock;
+use crate::clock::{Clock, random_bytes};
 use crate::error::{Error, ErrorKind, Result};
 use crate::journal::{
     FileSink, Segment, SegmentKind, SegmentSink, SegmentSummary, merge, merged_data_bytes,
@@ -521,10 +521,9 @@ struct Scratch {
 
 impl Scratch {
     fn create(options: &CompactOptions, clock: &dyn Clock) -> Result<Self> {
-        let mut random = [0; 8];
-        clock.fill_random(&mut random);
+        let random = u64::from_le_bytes(random_bytes(clock));
         let parent = options.scratch.clone().unwrap_or_else(std::env::temp_dir);
-        let path = parent.join(format!("hrl-compact-{:016x}", u64::from_le_bytes(random)));
+        let path = parent.join(format!("hrl-compact-{random:016x}"));
         std::fs::create_dir_all(&path)
             .map_err(|error| Error::io("create scratch directory", path.display(), error))?;
         Ok(Self { path, files: AtomicU64::new(0) })

@@ -11,6 +11,7 @@
 
 use super::catalog::{Catalog, CatalogEdit, SourceIdentity};
 use super::vault::{RECORD_BYTES_MAX, Vault, VolumeInfo, check_volume_name};
+use crate::clock::random_bytes;
 use crate::error::{Error, ErrorKind, Result};
 use crate::journal::{KeyRing, VolumeKey, WrappingKey, wrong_key};
 use crate::store::{PutOutcome, get_all};
@@ -174,8 +175,7 @@ impl Vault {
             _ => Ok(()),
         };
         check(&catalog)?;
-        let mut id = [0; 16];
-        self.clock.fill_random(&mut id);
+        let id = random_bytes(&*self.clock);
         let shredder =
             SourceIdentity { id, host: "(shredded)".to_owned(), since: self.clock.now() };
         catalog.append(&shredder, vec![CatalogEdit::Source(shredder.clone())])?;

@@ -10,7 +10,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use super::*;
-use crate::clock::{Clock, ManualClock};
+use crate::clock::{Clock, ManualClock, random_bytes};
 use crate::device::BlockDevice;
 use crate::error::ErrorKind;
 use crate::event::Cause;
@@ -175,8 +175,7 @@ impl Rig {
 
     /// A segment with a write and a point.
     fn point(&mut self, kind: PointKind) -> PointId {
-        let mut id = [0; 16];
-        self.clock.fill_random(&mut id);
+        let id = random_bytes(&*self.clock);
         let data = [self.sequence as u8 + 1; 512];
         let offset = self.sequence * 512 % SIZE;
         let mark = Mark { point: PointId(id), kind, label: String::new(), group: None };

@@ -26,7 +26,7 @@ use super::retention::RetentionPlan;
 use super::verify::VerifyReport;
 use super::view::{View, ViewOptions};
 use super::{Progress, changes, parallel, restore, retention, verify};
-use crate::clock::Clock;
+use crate::clock::{Clock, random_bytes};
 use crate::error::{Error, ErrorKind, Result};
 use crate::extent::ExtentSet;
 use crate::journal::{
@@ -248,9 +248,7 @@ impl Vault {
         if self.is_shredded(name)? || !left.is_empty() {
             return taken("objects of a volume of this name are left; shred it with its data");
         }
-        let mut id = [0; 16];
-        self.clock.fill_random(&mut id);
-        let id = VolumeId(id);
+        let id = VolumeId(random_bytes(&*self.clock));
         let key = self.add_key(name, id)?;
         let info = VolumeInfo {
             name: name.to_owned(),

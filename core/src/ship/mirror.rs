@@ -17,7 +17,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use crate::clock::Clock;
+use crate::clock::{Clock, random_bytes};
 use crate::error::{Error, ErrorKind, Result};
 use crate::journal::{FileSink, SegmentSink};
 use crate::replica::{SNAPSHOT_EVERY, Vault, VersionNames};
@@ -279,12 +279,10 @@ impl Mirror {
     }
 
     fn copy_by_file(&self, object: &ObjectInfo) -> Result<PutOutcome> {
-        let mut random = [0; 8];
-        self.clock.fill_random(&mut random);
+        let random = u64::from_le_bytes(random_bytes(&*self.clock));
         let number = self.scratch_files.fetch_add(1, Ordering::Relaxed);
         let directory = self.options.scratch.clone().unwrap_or_else(std::env::temp_dir);
-        let path =
-            directory.join(format!("hrl-mirror-{:016x}-{number}", u64::from_le_bytes(random)));
+        let path = directory.join(format!("hrl-mirror-{random:016x}-{number}"));
         let copied = || {
             let mut sink = FileSink::create(&path)?;
             let mut at = 0;

@@ -7,7 +7,7 @@
 use std::sync::Barrier;
 
 use super::{PutOutcome, Store, get_all};
-use crate::clock::Clock;
+use crate::clock::{Clock, random_bytes};
 use crate::error::{Error, ErrorKind, Result};
 
 /// Clients that race for one name.
@@ -21,9 +21,8 @@ const OBJECT_BYTES: usize = 4096;
 
 /// `Unsupported` when the store breaks put-if-absent, with what it did. The objects of the probe are removed again.
 pub(crate) fn check_put_if_absent(store: &dyn Store, clock: &dyn Clock) -> Result<()> {
-    let mut random = [0; 8];
-    clock.fill_random(&mut random);
-    let name = |number: usize| format!("{PREFIX}{:016x}-{number}", u64::from_le_bytes(random));
+    let random = u64::from_le_bytes(random_bytes(clock));
+    let name = |number: usize| format!("{PREFIX}{random:016x}-{number}");
     let result = check_second_put(store, &name(0))
         .and_then(|()| (1..=RACES).try_for_each(|number| check_race(store, &name(number))));
     for number in 0..=RACES {

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use chacha20poly1305::XChaCha20Poly1305;
 use chacha20poly1305::aead::{AeadInOut, KeyInit};
 
-use crate::clock::Clock;
+use crate::clock::{Clock, random_bytes};
 use crate::error::{Error, ErrorKind, Result};
 use crate::journal::{WrappingKey, wrong_key};
 use crate::json::Json;
@@ -149,8 +149,7 @@ impl Log {
 }
 
 fn seal(key: &WrappingKey, object: &str, mut text: Vec<u8>, clock: &dyn Clock) -> Vec<u8> {
-    let mut nonce = [0; 24];
-    clock.fill_random(&mut nonce);
+    let nonce: [u8; 24] = random_bytes(clock);
     let head = [&MAGIC[..], &key.id().0].concat();
     let tag = XChaCha20Poly1305::new(&key.derive(KEY_CONTEXT).into())
         .encrypt_inout_detached(

@@ -16,7 +16,7 @@ use super::record::{End, Header, Record};
 use super::report::{RunReport, StepReport, report_of};
 use super::state::{RunOutcome, RunState, StepOutcome};
 use super::step;
-use crate::clock::Clock;
+use crate::clock::{Clock, random_bytes};
 use crate::error::{Error, ErrorKind, Result};
 use crate::json::Json;
 use crate::replica::{At, PinUntil, RecoveryPoint, Replica, Vault};
@@ -116,11 +116,10 @@ pub fn resume(
 }
 
 fn new_run(plan: &Plan, clock: &dyn Clock) -> String {
-    let mut random = [0; 2];
-    clock.fill_random(&mut random);
+    let [high, low] = random_bytes(clock);
     let time: String =
         clock.now().to_string().chars().take(19).filter(|c| *c != '-' && *c != ':').collect();
-    format!("{}-{time}-{:02x}{:02x}", plan.name(), random[0], random[1])
+    format!("{}-{time}-{high:02x}{low:02x}", plan.name())
 }
 
 /// How long a run that does not end keeps the points that it chose.
@@ -175,8 +174,7 @@ impl<'a> Runner<'a> {
         options: &'a RunOptions<'a>,
     ) -> Result<Self> {
         let clock = &**vault.clock();
-        let mut id = [0; 8];
-        clock.fill_random(&mut id);
+        let id: [u8; 8] = random_bytes(clock);
         let runner = Self {
             log,
             clock,

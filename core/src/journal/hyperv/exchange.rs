@@ -9,7 +9,7 @@ use super::codec::{
     METADATA_BYTES, checksum,
 };
 use super::reader::HypervLog;
-use crate::clock::Clock;
+use crate::clock::{Clock, random_bytes};
 use crate::device::Discarded;
 use crate::error::{Error, ErrorKind, Result};
 use crate::extent::Extent;
@@ -184,12 +184,10 @@ impl LogWriter {
             .create_new(true)
             .open(&path)
             .map_err(|error| Error::io("export to", path.display(), error))?;
-        let mut unique_id = [0; 16];
-        clock.fill_random(&mut unique_id);
         let mut log = Self {
             path,
             file,
-            unique_id,
+            unique_id: random_bytes(clock),
             previous_unique_id: previous,
             created,
             at: 0,

@@ -21,7 +21,7 @@ use super::link::{Link, Wake};
 use super::round::{Output, Plan, Round};
 use super::wire::{PROTOCOL, ToCoordinator, ToMember};
 use super::{GROUP_PORT, GroupPoint};
-use crate::clock::{Clock, SystemClock};
+use crate::clock::{Clock, SystemClock, random_bytes};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Event, EventKind, EventSink, no_events};
 use crate::journal::LABEL_BYTES_MAX;
@@ -625,11 +625,10 @@ impl Coordinator {
                 continue;
             }
             self.rounds += 1;
-            let mut random = [0; 10];
-            self.options.clock.fill_random(&mut random);
+            let clock = &*self.options.clock;
             let plan = Plan {
                 number: self.rounds,
-                id: PointId::of_group(self.options.clock.now(), random),
+                id: PointId::of_group(clock.now(), random_bytes(clock)),
                 name: self.options.name.clone(),
                 app: wanted.app,
                 label: wanted.label.clone(),

@@ -12,7 +12,7 @@ use super::member::{JoinOptions, Session, Shared, Target};
 use super::round::{Output, Plan, Round};
 use super::wire::{Marked, ToCoordinator, ToMember};
 use crate::capture::{Change, Hold, Tap};
-use crate::clock::{Clock, ManualClock};
+use crate::clock::{Clock, ManualClock, random_bytes};
 use crate::device::Buffer;
 use crate::error::{Error, ErrorKind, Result};
 use crate::extent::Extent;
@@ -55,15 +55,14 @@ impl Target for Volume {
     }
     fn mark(&self, group: PointId, _: bool, label: &str) -> Result<Marked> {
         let (kind, label) = (PointKind::GroupCrash, label.to_owned());
-        let mut id = [0; 16];
-        self.clock.fill_random(&mut id);
-        let mark = Mark { point: PointId(id), kind, label, group: Some(group) };
+        let point = PointId(random_bytes(&*self.clock));
+        let mark = Mark { point, kind, label, group: Some(group) };
         let (sequence, time) = match *self.hold.lock().expect("lock") {
             Some(hold) => self.tap.mark_held(hold, mark, || Ok(()))?,
             None if self.never_holds => self.tap.mark(mark)?,
             None => return Err(Error::new(ErrorKind::Unavailable, "mark", "volume")),
         };
-        Ok(Marked { point: PointId(id), sequence, time })
+        Ok(Marked { point, sequence, time })
     }
     fn release(&self) -> Option<Duration> {
         let hold = self.hold.lock().expect("lock").take()?;

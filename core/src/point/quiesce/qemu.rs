@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use super::provider::{Deadline, Hold, Occasion, Prepared, Provider, Rank, too_late};
 use super::spec::Spec;
-use crate::clock::{Clock, SystemClock};
+use crate::clock::{SystemClock, random_bytes};
 use crate::error::{Error, ErrorKind, Result};
 use crate::json::Json;
 
@@ -112,9 +112,7 @@ struct Client {
 impl Client {
     /// Makes both sides forget what was before.
     fn sync(&mut self, deadline: &Deadline) -> Result<()> {
-        let mut random = [0; 4];
-        SystemClock::default().fill_random(&mut random);
-        let id = u64::from(u32::from_le_bytes(random));
+        let id = u32::from_le_bytes(random_bytes(&SystemClock::default()));
         self.received.clear();
         let request =
             format!("{{\"execute\":\"guest-sync-delimited\",\"arguments\":{{\"id\":{id}}}}}\n");
@@ -123,7 +121,7 @@ impl Client {
             self.receive_until(DELIMITER, deadline)?;
             let line = self.receive_until(b'\n', deadline)?;
             let answer = Json::parse(&String::from_utf8_lossy(&line));
-            if answer.and_then(|answer| answer.get("return")?.number()) == Some(id) {
+            if answer.and_then(|answer| answer.get("return")?.number()) == Some(id.into()) {
                 self.since_sync = true;
                 return Ok(());
             }

@@ -15,7 +15,7 @@ use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use crate::clock::Clock;
+use crate::clock::{Clock, random_bytes};
 use crate::error::{Error, ErrorKind, Result};
 use crate::store::remote::OBJECT_BYTES_MAX;
 use crate::store::{
@@ -325,8 +325,7 @@ fn identity(directory: &Path, clock: &dyn Clock) -> Result<String> {
         // None, or one that a crash left half written: nothing was acknowledged under it.
         _ => {}
     }
-    let mut random = [0; 16];
-    clock.fill_random(&mut random);
+    let random: [u8; 16] = random_bytes(clock);
     let text: String = random.iter().map(|byte| format!("{byte:02x}")).collect();
     std::fs::write(&path, &text)
         .and_then(|()| std::fs::File::open(&path)?.sync_all())

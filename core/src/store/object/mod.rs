@@ -32,7 +32,7 @@ use self::options::Location;
 pub use self::options::ObjectStoreOptions;
 use self::runtime::Runtime;
 use super::{ObjectInfo, PutOutcome, Store, check_name};
-use crate::clock::Clock;
+use crate::clock::{Clock, jittered, random_bytes};
 use crate::device::MappedFile;
 use crate::error::{Error, ErrorKind, Result};
 
@@ -104,17 +104,10 @@ impl ObjectStore {
             if failure.meaning != Meaning::Transient || tries_left == 0 || late {
                 return Err(failure);
             }
-            std::thread::sleep(self.jittered(pause));
+            std::thread::sleep(jittered(pause, &*self.clock));
             pause *= 2;
         }
         unreachable!("the last try returns")
-    }
-
-    /// Half of `pause` to all of it, so that those who failed together do not come back together.
-    fn jittered(&self, pause: Duration) -> Duration {
-        let mut random = [0];
-        self.clock.fill_random(&mut random);
-        pause.mul_f64(0.5 + f64::from(random[0]) / 510.0)
     }
 
     fn key(&self, name: &str) -> Result<Key> {
@@ -166,8 +159,7 @@ impl ObjectStore {
                 .expected(format_args!("at most {OBJECT_BYTES_MAX} bytes"))
                 .found(length));
         }
-        let mut random = [0; 16];
-        self.clock.fill_random(&mut random);
+        let random: [u8; 16] = random_bytes(&*self.clock);
         let mark: String = random.iter().map(|byte| format!("{byte:02x}")).collect();
         let mut attributes = Attributes::new();
         attributes.insert(Attribute::Metadata(MARK.into()), mark.clone().into());
