@@ -1,6 +1,6 @@
 //! Giving a failover up: the catalog says so first, then what the state directory has of it goes.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use crate::clock::Clock;
@@ -33,33 +33,10 @@ pub(super) fn cancel_in(
     if under_way.check_current(replica.catalog()).is_ok() {
         replica.record_step(&under_way.step(StepKind::Cancel, clock))?;
     }
-    clear_spool(state)?;
-    remove(&state.presence_log())?;
-    remove(&base_path(state.path()))?;
-    remove(&state.dirty_map())?;
-    remove(&state.path().join("state"))?;
+    state.clear_spool()?;
+    state.remove(&state.presence_log())?;
+    state.remove(&state.base())?;
+    state.remove(&state.dirty_map())?;
+    state.forget_identity()?;
     Provisional::forget(state)
-}
-
-/// Segments of a failover that is given up or begun anew belong to nothing.
-pub(super) fn clear_spool(state: &StateDirectory) -> Result<()> {
-    let directory = state.spool();
-    let io = |error| Error::io("clear spool", directory.display(), error);
-    for entry in std::fs::read_dir(&directory).map_err(io)? {
-        remove(&entry.map_err(io)?.path())?;
-    }
-    Ok(())
-}
-
-pub(super) fn remove(path: &Path) -> Result<()> {
-    match std::fs::remove_file(path) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            Err(Error::io("remove", path.display(), error))
-        }
-        _ => Ok(()),
-    }
-}
-
-pub(super) fn base_path(state: &Path) -> PathBuf {
-    state.join("base")
 }

@@ -5,7 +5,6 @@
 //! and not known to be both durable on the disk and in the journal. Where one of these cannot be told, the disk is taken to
 //! differ everywhere. What the disk alone has is kept on the branch first ([`keep`]).
 
-use super::cancel::clear_spool;
 use super::keep::{self, Old};
 use crate::capture::{DirtyMap, MapState};
 use crate::device::BlockDevice;
@@ -13,7 +12,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::extent::{Extent, ExtentSet};
 use crate::protect::provisional::Provisional;
 use crate::protect::recover::is_as_left;
-use crate::protect::state::{Identity, StateDirectory};
+use crate::protect::state::StateDirectory;
 use crate::protect::surrender::hand_in;
 use crate::replica::{Branch, Replica, SourceIdentity, Vault};
 use crate::units::{Epoch, Sequence};
@@ -64,7 +63,7 @@ pub(super) fn of_old_source(vault: &Vault, volume: &str, old: &Old<'_>) -> Resul
         hand_in(state, &replica, &source, clock)?;
         replica.refresh()?;
     }
-    clear_spool(state)?;
+    state.clear_spool()?;
     if let Some(why) = why {
         return Ok(everywhere(epoch, at, whole, why));
     }
@@ -76,19 +75,14 @@ pub(super) fn of_old_source(vault: &Vault, volume: &str, old: &Old<'_>) -> Resul
 /// The source whose directory this is; it lost the volume.
 fn check_old_source(state: &StateDirectory, replica: &Replica) -> Result<SourceIdentity> {
     let volume = &replica.info().name;
-    let Some(Identity { volume: id, source, .. }) = state.identity()? else {
+    let Some(known) = state.identity()? else {
         return Err(Error::new(ErrorKind::InvalidInput, "follow with", state.path().display())
             .expected("the state directory of the agent that protected the disk")
             .found("none; restore the volume to a new disk instead"));
     };
-    if replica.info().id != id {
-        return Err(Error::new(ErrorKind::Changed, "follow", volume)
-            .message("the state directory belongs to another volume")
-            .expected(format_args!("volume {}", replica.info().id))
-            .found(format_args!("volume {id}")));
-    }
+    known.check_volume(replica.info(), "follow")?;
     let refused = |why: &str| Error::new(ErrorKind::InvalidInput, "follow", volume).message(why);
-    if replica.catalog().source().is_some_and(|owner| owner.id == source.id) {
+    if replica.catalog().source().is_some_and(|owner| owner.id == known.source.id) {
         return Err(refused("the agent of this directory has the volume: nothing else writes it"));
     }
     if Provisional::read(state)?.is_some() {
@@ -96,7 +90,7 @@ fn check_old_source(state: &StateDirectory, replica: &Replica) -> Result<SourceI
             "a failover to this directory is under way: commit or cancel it first",
         ));
     }
-    Ok(source)
+    Ok(known.source)
 }
 
 /// The same disk against the history as it is now: epochs may have been ended since, before the state that the disk has.

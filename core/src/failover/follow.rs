@@ -5,13 +5,11 @@
 //! the volume is in use elsewhere. `STATE/follow` says how far the disk is: before anything is written, it names every extent
 //! that will be; so a crash in the middle only makes the next run write those again.
 
-use std::fs::{self, File};
-use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::cancel::{cancel_in, remove};
+use super::cancel::cancel_in;
 use super::divergence::{self, Divergence};
 use super::keep::Old;
 use super::options::chosen;
@@ -22,8 +20,8 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::event::EventSink;
 use crate::extent::{Extent, ExtentSet};
 use crate::policy::Policy;
-use crate::protect::provisional::{Provisional, host};
-use crate::protect::state::StateDirectory;
+use crate::protect::provisional::Provisional;
+use crate::protect::state::{StateDirectory, host};
 use crate::protect::{Protection, ProtectionOptions};
 use crate::replica::{At, Progress, Replica, Step, StepKind, Vault, ViewOptions, is_zero};
 use crate::units::{Epoch, PointId, Sequence};
@@ -223,7 +221,7 @@ impl Follower {
         )?;
         take_identity(&self.state, &self.replica, &under_way)?;
         self.replica.record_step(&under_way.step(StepKind::Start, &*self.clock))?;
-        remove(&path_of(&self.state))
+        self.state.remove(&path_of(&self.state))
     }
 
     /// The state that is meant, and what must be written for it.
@@ -292,7 +290,6 @@ fn path_of(state: &StateDirectory) -> PathBuf {
 }
 
 fn write(state: &StateDirectory, known: &Divergence) -> Result<()> {
-    let (path, temporary) = (path_of(state), state.path().join("follow.new"));
     let why = known.everywhere.as_deref().unwrap_or("").replace('\n', " ");
     let mut lines = vec![
         FIRST_LINE.to_owned(),
@@ -302,26 +299,11 @@ fn write(state: &StateDirectory, known: &Divergence) -> Result<()> {
     ];
     lines.extend(known.differs.iter().map(|e| format!("{} {}", e.offset, e.length)));
     lines.push("end\n".to_owned());
-    let text = lines.join("\n");
-    File::create(&temporary)
-        .and_then(|mut file| file.write_all(text.as_bytes()).and_then(|()| file.sync_all()))
-        .and_then(|()| fs::rename(&temporary, &path))
-        .and_then(|()| File::open(state.path())?.sync_all())
-        .map_err(|error| Error::io("write", path.display(), error))
+    state.write_text(&path_of(state), lines.join("\n"))
 }
 
 fn read(state: &StateDirectory) -> Result<Option<Divergence>> {
-    let path = path_of(state);
-    let text = match fs::read_to_string(&path) {
-        Ok(text) => text,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(Error::io("read", path.display(), error)),
-    };
-    parse(&text).map(Some).ok_or_else(|| {
-        Error::new(ErrorKind::Corrupt, "read", path.display())
-            .expected(format_args!("{FIRST_LINE:?}, three fields, extents and \"end\""))
-            .found("another text")
-    })
+    state.read_text(&path_of(state), "a state and where the disk differs from it", parse)
 }
 
 fn parse(text: &str) -> Option<Divergence> {

@@ -6,11 +6,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use super::cancel::{base_path, cancel, remove};
+use super::cancel::cancel;
 use super::options::FailoverOptions;
 use crate::capture::Volume;
 use crate::clock::Clock;
-use crate::device::BlockDevice;
+use crate::device::{BlockDevice, SystemFiles};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Event, EventKind, EventSink};
 use crate::protect::state::StateDirectory;
@@ -166,7 +166,8 @@ impl FailedOver {
                 .message("the failover is not committed: commit or cancel it first"));
         }
         disk.detach()?;
-        remove(&base_path(&state))
+        let state = StateDirectory::open(Arc::new(SystemFiles), &state)?;
+        state.remove(&state.base())
     }
 }
 

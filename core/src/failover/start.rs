@@ -4,15 +4,14 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::cancel::{base_path, clear_spool, remove};
 use super::options::{ChosenState, FailoverOptions, chosen};
 use super::over::{FailedOver, Started};
 use crate::capture::{DirtyMap, DirtyMapParams};
 use crate::clock::{Clock, random_bytes};
 use crate::device::SystemFiles;
 use crate::error::{Error, ErrorKind, Result};
-use crate::protect::provisional::{Provisional, cut, host};
-use crate::protect::state::{Identity, StateDirectory, new_source};
+use crate::protect::provisional::{Provisional, cut};
+use crate::protect::state::{Identity, StateDirectory, host, new_source};
 use crate::replica::{
     At, InstantBase, InstantDisk, InstantOptions, Replica, Step, StepKind, TargetContent, Vault,
     ViewOptions,
@@ -33,14 +32,16 @@ impl FailoverOptions {
         let state = StateDirectory::open(Arc::new(SystemFiles), &self.state)?;
         let mut replica = self.vault.replica(&self.volume)?;
         self.check_size(&replica)?;
-        self.check_state(&state, &replica)?;
+        if let Some(known) = state.identity()? {
+            known.check_volume(replica.info(), "fail over")?;
+        }
         let under_way = match Provisional::read(&state)? {
             Some(under_way) if self.change_point => {
                 let chosen = self.state_of(&replica)?;
                 // Without a dirty map nothing of the disk is believed, wherever this is interrupted.
-                remove(&state.dirty_map())?;
-                remove(&state.presence_log())?;
-                clear_spool(&state)?;
+                state.remove(&state.dirty_map())?;
+                state.remove(&state.presence_log())?;
+                state.clear_spool()?;
                 Some(self.prepare(&state, &replica, under_way.failover, chosen, under_way.home)?)
             }
             Some(under_way) => Some(under_way),
@@ -66,18 +67,6 @@ impl FailoverOptions {
             took: self.clock.elapsed().saturating_sub(begun),
         };
         FailedOver::run(self, state, disk, started, begun)
-    }
-
-    /// The directory belongs to this volume, or to none yet.
-    fn check_state(&self, state: &StateDirectory, replica: &Replica) -> Result<()> {
-        let known = state.identity()?;
-        match known.filter(|known| known.volume != replica.info().id) {
-            None => Ok(()),
-            Some(known) => Err(Error::new(ErrorKind::Changed, "fail over", &self.volume)
-                .message("the state directory belongs to another volume")
-                .expected(format_args!("volume {}", replica.info().id))
-                .found(format_args!("volume {} ({})", known.volume, known.volume_name))),
-        }
     }
 
     /// A new failover, up to its record in the state directory.
@@ -157,7 +146,7 @@ pub(super) fn prepare(
 ) -> Result<Provisional> {
     let info = replica.info();
     let params = DirtyMapParams { volume: info.id, device_bytes: info.device_bytes, region_bytes };
-    remove(&state.dirty_map())?;
+    state.remove(&state.dirty_map())?;
     DirtyMap::create(&state.dirty_map(), params, false)?;
     let cut = cut(state, replica, chosen.sequence, clock)?;
     let under_way = Provisional {
@@ -171,7 +160,7 @@ pub(super) fn prepare(
         source: new_source(clock),
     };
     under_way.write(state)?;
-    remove(&request_path(state))?;
+    state.remove(&request_path(state))?;
     Ok(under_way)
 }
 
@@ -195,24 +184,15 @@ pub(super) fn requested_id(
     clock: &dyn Clock,
 ) -> Result<PointId> {
     let path = request_path(state);
-    match std::fs::read_to_string(&path) {
-        Ok(text) => {
-            let steps = replica.catalog().lifecycle().steps();
-            let is_over = |id: PointId| {
-                steps.iter().any(|step| step.failover == id && step.kind == StepKind::Cancel)
-            };
-            if let Some(id) = PointId::parse(text.trim()).filter(|id| !is_over(*id)) {
-                return Ok(id);
-            }
-        }
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-        Err(error) => return Err(Error::io("read", path.display(), error)),
+    let asked = state.read_text(&path, "a failover", |text| Some(PointId::parse(text.trim())))?;
+    let steps = replica.catalog().lifecycle().steps();
+    let is_over =
+        |id: PointId| steps.iter().any(|step| step.failover == id && step.kind == StepKind::Cancel);
+    if let Some(id) = asked.flatten().filter(|id| !is_over(*id)) {
+        return Ok(id);
     }
     let id = PointId(random_bytes(clock));
-    std::fs::write(&path, format!("{id}\n"))
-        .and_then(|()| std::fs::File::open(&path)?.sync_all())
-        .and_then(|()| std::fs::File::open(state.path())?.sync_all())
-        .map_err(|error| Error::io("write", path.display(), error))?;
+    state.write_text(&path, format!("{id}\n"))?;
     Ok(id)
 }
 
@@ -265,22 +245,14 @@ pub(super) fn request(
 
 /// Remembers which state the disk hydrates from, for as long as it is not whole.
 fn write_base(state: &StateDirectory, at: Sequence) -> Result<()> {
-    let path = base_path(state.path());
-    std::fs::write(&path, format!("{at}\n"))
-        .and_then(|()| std::fs::File::open(&path)?.sync_all())
-        .and_then(|()| std::fs::File::open(state.path())?.sync_all())
-        .map_err(|error| Error::io("write", path.display(), error))
+    state.write_text(&state.base(), format!("{at}\n"))
 }
 
 fn read_base(state: &StateDirectory) -> Result<Sequence> {
-    let path = base_path(state.path());
-    let text =
-        std::fs::read_to_string(&path).map_err(|error| Error::io("read", path.display(), error))?;
-    text.trim().parse().map(Sequence).map_err(|_| {
-        Error::new(ErrorKind::Corrupt, "read", path.display())
-            .expected("a sequence")
-            .found(text.trim())
-    })
+    let path = state.base();
+    let base = state.read_text(&path, "a sequence", |text| text.trim().parse().ok())?;
+    let missing = || Error::new(ErrorKind::NotFound, "read", path.display()).expected("a sequence");
+    base.map(Sequence).ok_or_else(missing)
 }
 
 fn request_path(state: &StateDirectory) -> PathBuf {

@@ -5,7 +5,7 @@
 
 use crate::clock::{Clock, random_bytes};
 use crate::error::{Error, ErrorKind, Result};
-use crate::protect::provisional::host;
+use crate::protect::state::host;
 use crate::replica::{At, Replica, Step, StepKind, TestFailover};
 use crate::units::{Epoch, PointId};
 

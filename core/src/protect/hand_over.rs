@@ -8,7 +8,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{MutexGuard, PoisonError};
 use std::time::Duration;
 
-use super::provisional::host;
+use super::state::host;
 use super::{PlacedMark, Shared};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{EventKind, Mode};

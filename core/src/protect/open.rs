@@ -216,12 +216,7 @@ impl ProtectionOptions {
         self.check_disk(replica.info())?;
         let source = match known {
             Some(known) => {
-                if known.volume != replica.info().id {
-                    return Err(Error::new(ErrorKind::Changed, "protect", &self.volume)
-                        .message("the state directory belongs to another volume")
-                        .expected(format_args!("volume {}", known.volume))
-                        .found(replica.info().id));
-                }
+                known.check_volume(replica.info(), "protect")?;
                 known.source
             }
             None => state::new_source(&*self.clock),

@@ -11,9 +11,8 @@
 
 use std::path::PathBuf;
 
-use super::state::StateDirectory;
+use super::state::{StateDirectory, host};
 use crate::clock::Clock;
-use crate::device::{remove_if_there, replace_file};
 use crate::error::{Error, ErrorKind, Result};
 use crate::journal::{FileSink, Segment, open_mapped_in, trim};
 use crate::replica::{
@@ -48,22 +47,11 @@ pub(crate) struct Provisional {
 impl Provisional {
     /// What the state directory says; `None` when no failover is under way.
     pub(crate) fn read(state: &StateDirectory) -> Result<Option<Self>> {
-        let path = path_of(state);
-        let text = match state.files().read(&path) {
-            Ok(text) => String::from_utf8_lossy(&text).into_owned(),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(Error::io("read failover", path.display(), error)),
-        };
-        parse(&text).map(Some).ok_or_else(|| {
-            Error::new(ErrorKind::Corrupt, "read failover", path.display())
-                .expected(format_args!("{FIRST_LINE:?} and ten fields"))
-                .found("another text")
-        })
+        state.read_text(&path_of(state), "a failover under way", parse)
     }
 
     /// Writes it durably.
     pub(crate) fn write(&self, state: &StateDirectory) -> Result<()> {
-        let (path, temporary) = (path_of(state), state.path().join("failover.new"));
         let point = self.point.map_or_else(|| "none".to_owned(), |point| point.to_string());
         let text = format!(
             "{FIRST_LINE}\nfailover={}\nepoch={}\nat={}\nat-time={}\npoint={point}\nhome={}\ncut={}\n\
@@ -78,16 +66,13 @@ impl Provisional {
             self.source.host,
             self.source.since.0,
         );
-        replace_file(&**state.files(), &path, &temporary, [text])
-            .map_err(|error| Error::io("write failover", path.display(), error))
+        state.write_text(&path_of(state), text)
     }
 
     /// Removes what `write` and `cut` left.
     pub(crate) fn forget(state: &StateDirectory) -> Result<()> {
-        for path in [path_of(state), cut_path(state)] {
-            remove_if_there(&**state.files(), &path)?;
-        }
-        Ok(())
+        state.remove(&path_of(state))?;
+        state.remove(&cut_path(state))
     }
 
     /// The division that committing makes.
@@ -187,7 +172,7 @@ pub(crate) fn cut(
     let segment = replica.open_segment(&entry.object)?;
     let temporary = state.path().join("cut.part");
     let files = &**state.files();
-    remove_if_there(files, &temporary)?;
+    state.remove(&temporary)?;
     trim(&segment, at, FileSink::create_in(files, &temporary)?, replica.keys(), clock)?;
     let path = cut_path(state);
     files
@@ -195,11 +180,6 @@ pub(crate) fn cut(
         .and_then(|()| files.sync_directory(state.path()))
         .map_err(|error| Error::io("write cut", path.display(), error))?;
     Ok(true)
-}
-
-/// Name of this host.
-pub(crate) fn host() -> String {
-    rustix::system::uname().nodename().to_string_lossy().into_owned()
 }
 
 fn path_of(state: &StateDirectory) -> PathBuf {

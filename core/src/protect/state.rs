@@ -5,6 +5,7 @@
 //! STATE/lock       locked while the agent runs
 //! STATE/dirty      the dirty map
 //! STATE/spool/     sealed segments on their way; open.part is the one being written
+//! STATE/request    the failover that was asked for and not begun
 //! STATE/failover   a failover to here that is not committed, and STATE/cut.hrl
 //! STATE/presence   what a disk that is not whole yet holds, and STATE/base, the state that it hydrates from
 //! STATE/follow     how far the disk of an old source follows
@@ -14,10 +15,10 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::clock::Clock;
+use crate::clock::{Clock, random_bytes};
 use crate::device::{Files, remove_if_there, replace_file};
 use crate::error::{Error, ErrorKind, Result};
-use crate::replica::SourceIdentity;
+use crate::replica::{SourceIdentity, VolumeInfo};
 use crate::units::{PointId, Timestamp, VolumeId, decode_hex};
 
 const FIRST_LINE: &str = "hrl state 1";
@@ -28,6 +29,19 @@ pub(crate) struct Identity {
     pub volume_name: String,
     pub volume: VolumeId,
     pub source: SourceIdentity,
+}
+
+impl Identity {
+    /// `Changed` when it is that of another volume than `info` tells of.
+    pub(crate) fn check_volume(&self, info: &VolumeInfo, operation: &'static str) -> Result<()> {
+        if self.volume == info.id {
+            return Ok(());
+        }
+        Err(Error::new(ErrorKind::Changed, operation, &info.name)
+            .message("the state directory belongs to another volume")
+            .expected(format_args!("volume {}", info.id))
+            .found(format_args!("volume {} ({})", self.volume, self.volume_name)))
+    }
 }
 
 /// An open, locked state directory.
@@ -88,6 +102,11 @@ impl StateDirectory {
         self.root.join("presence")
     }
 
+    /// The state that a disk which is not whole hydrates from.
+    pub(crate) fn base(&self) -> PathBuf {
+        self.root.join("base")
+    }
+
     /// The segment being written.
     pub(crate) fn open_segment(&self) -> PathBuf {
         self.root.join("spool/open.part")
@@ -103,32 +122,68 @@ impl StateDirectory {
         Ok(target)
     }
 
-    /// The identity written last; `None` in a new directory.
-    pub(crate) fn identity(&self) -> Result<Option<Identity>> {
-        let path = self.root.join("state");
-        let text = match self.files.read(&path) {
-            Ok(text) => String::from_utf8_lossy(&text).into_owned(),
+    /// What a small text file of the directory says; `None` where there is none, `Corrupt` when `parse` gives nothing.
+    pub(crate) fn read_text<T>(
+        &self,
+        path: &Path,
+        expected: &str,
+        parse: impl FnOnce(&str) -> Option<T>,
+    ) -> Result<Option<T>> {
+        let bytes = match self.files.read(path) {
+            Ok(bytes) => bytes,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(Error::io("read state", path.display(), error)),
+            Err(error) => return Err(Error::io("read", path.display(), error)),
         };
-        parse(&text).map(Some).ok_or_else(|| {
-            Error::new(ErrorKind::Corrupt, "read state", path.display())
-                .expected(format_args!("{FIRST_LINE:?} and five fields"))
+        std::str::from_utf8(&bytes).ok().and_then(parse).map(Some).ok_or_else(|| {
+            Error::new(ErrorKind::Corrupt, "read", path.display())
+                .expected(expected)
                 .found("another text")
         })
     }
 
+    /// Writes a small text file of the directory durably; no crash leaves a part of it.
+    pub(crate) fn write_text(&self, path: &Path, text: impl AsRef<[u8]>) -> Result<()> {
+        replace_file(&*self.files, path, &path.with_extension("new"), [text])
+            .map_err(|error| Error::io("write", path.display(), error))
+    }
+
+    /// Removes a file of the directory; fine when there is none.
+    pub(crate) fn remove(&self, path: &Path) -> Result<()> {
+        remove_if_there(&*self.files, path)
+    }
+
+    /// Removes all that is in the spool: segments that belong to nothing any more.
+    pub(crate) fn clear_spool(&self) -> Result<()> {
+        let directory = self.spool();
+        let paths = self
+            .files
+            .list(&directory)
+            .map_err(|error| Error::io("clear spool", directory.display(), error))?;
+        paths.iter().try_for_each(|path| self.remove(path))
+    }
+
+    /// The identity written last; `None` in a new directory.
+    pub(crate) fn identity(&self) -> Result<Option<Identity>> {
+        self.read_text(&self.identity_path(), "the identity of an agent", parse)
+    }
+
+    /// Forgets whose the directory is.
+    pub(crate) fn forget_identity(&self) -> Result<()> {
+        self.remove(&self.identity_path())
+    }
+
     /// Writes the identity durably.
     pub(crate) fn set_identity(&self, identity: &Identity) -> Result<()> {
-        let path = self.root.join("state");
-        let temporary = self.root.join("state.new");
         let source = PointId(identity.source.id);
         let text = format!(
             "{FIRST_LINE}\nvolume={}\nvolume-id={}\nsource={source}\nhost={}\nsince={}\n",
             identity.volume_name, identity.volume, identity.source.host, identity.source.since
         );
-        replace_file(&*self.files, &path, &temporary, [text])
-            .map_err(|error| Error::io("write state", path.display(), error))
+        self.write_text(&self.identity_path(), text)
+    }
+
+    fn identity_path(&self) -> PathBuf {
+        self.root.join("state")
     }
 }
 
@@ -153,8 +208,10 @@ fn parse(text: &str) -> Option<Identity> {
 
 /// A new identity for this host.
 pub(crate) fn new_source(clock: &dyn Clock) -> SourceIdentity {
-    let mut id = [0; 16];
-    clock.fill_random(&mut id);
-    let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
-    SourceIdentity { id, host, since: clock.now() }
+    SourceIdentity { id: random_bytes(clock), host: host(), since: clock.now() }
+}
+
+/// Name of this host.
+pub(crate) fn host() -> String {
+    rustix::system::uname().nodename().to_string_lossy().into_owned()
 }
