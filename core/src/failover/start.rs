@@ -102,9 +102,8 @@ impl FailoverOptions {
     }
 
     fn record_start(&self, replica: &mut Replica, under_way: &Provisional) -> Result<()> {
-        let cancelled =
-            |step: &&Step| step.failover == under_way.failover && step.kind == StepKind::Cancel;
-        if let Some(step) = replica.catalog().lifecycle().steps().iter().find(cancelled) {
+        let lifecycle = replica.catalog().lifecycle();
+        if let Some(step) = lifecycle.step_of(under_way.failover, StepKind::Cancel) {
             return Err(Error::new(ErrorKind::Fenced, "go on with failover of", &self.volume)
                 .message(format_args!("it was cancelled by {} at {}", step.host, step.time)));
         }
@@ -185,9 +184,8 @@ pub(super) fn requested_id(
 ) -> Result<PointId> {
     let path = request_path(state);
     let asked = state.read_text(&path, "a failover", |text| Some(PointId::parse(text.trim())))?;
-    let steps = replica.catalog().lifecycle().steps();
-    let is_over =
-        |id: PointId| steps.iter().any(|step| step.failover == id && step.kind == StepKind::Cancel);
+    let lifecycle = replica.catalog().lifecycle();
+    let is_over = |id: PointId| lifecycle.step_of(id, StepKind::Cancel).is_some();
     if let Some(id) = asked.flatten().filter(|id| !is_over(*id)) {
         return Ok(id);
     }
@@ -221,12 +219,7 @@ pub(super) fn request(
     loop {
         replica.refresh()?;
         let lifecycle = replica.catalog().lifecycle();
-        let handed = lifecycle
-            .steps()
-            .iter()
-            .rev()
-            .find(|step| step.failover == failover && step.kind == StepKind::HandOver);
-        if let Some(handed) = handed {
+        if let Some(handed) = lifecycle.step_of(failover, StepKind::HandOver) {
             let at = handed.at;
             *replica = vault.replica(&name)?;
             return Ok(at);

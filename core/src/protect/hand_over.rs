@@ -13,7 +13,7 @@ use super::{PlacedMark, Shared};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{EventKind, Mode};
 use crate::journal::PointKind;
-use crate::replica::{RecoveryPoint, Stage, Step, StepKind};
+use crate::replica::{Catalog, RecoveryPoint, Stage, Step, StepKind};
 use crate::units::PointId;
 
 /// Label of the point that a planned failover begins with.
@@ -59,30 +59,24 @@ impl HandOver {
         if shared.is_provisional() || shared.is_fenced() || shared.is_stopping() {
             return;
         }
-        let Some((stage, failover)) = shared.shipper.stage() else { return };
         let handed_over = *handed_over(shared);
-        match stage {
-            Stage::Requested if handed_over != failover => {
+        match shared.shipper.peek(|catalog| asked(catalog, handed_over)) {
+            Some(Asked::HandOver { request, has_copy }) => {
                 // A writer that is faster than the journal would never let it come into order. Where there is no whole copy yet,
                 // it goes on until there is one.
-                if shared.shipper.catalog().newest_ordered().is_some() {
-                    refuse(shared, failover);
+                if has_copy {
+                    refuse(shared, request.failover);
                 }
                 let since = shared.clock.elapsed();
-                let request = shared.shipper.catalog().lifecycle().current().cloned();
-                self.under_way =
-                    request.map(|request| UnderWay { request, stage: Doing::Order, since });
+                self.under_way = Some(UnderWay { request, stage: Doing::Order, since });
             }
-            // An agent that was restarted after it handed over.
-            Stage::HandedOver | Stage::FailedOver if handed_over.is_none() && is_ours(shared) => {
-                refuse(shared, failover);
-            }
-            Stage::Protected | Stage::Committed | Stage::Reprotected if handed_over.is_some() => {
+            Some(Asked::Refuse(failover)) => refuse(shared, failover),
+            Some(Asked::TakeBack) => {
                 take_back(shared);
                 let message = "the planned failover was cancelled; writes are taken again";
                 shared.event(EventKind::TakenBack, message.to_owned());
             }
-            _ => {}
+            Some(Asked::Nothing) | None => {}
         }
     }
 }
@@ -96,7 +90,7 @@ impl UnderWay {
         loop {
             let next = match &self.stage {
                 Doing::Order if shared.tap.mode() == Mode::Ordered => {
-                    refuse(shared, Some(self.request.failover));
+                    refuse(shared, self.request.failover);
                     Doing::WritesInFlight
                 }
                 Doing::WritesInFlight if shared.tap.is_idle() => {
@@ -140,15 +134,39 @@ impl UnderWay {
     }
 }
 
-/// The failover under way was handed over by its source: an unplanned one does not stop who still runs.
-fn is_ours(shared: &Shared) -> bool {
-    let catalog = shared.shipper.catalog();
+/// What the catalog asks of the source.
+enum Asked {
+    Nothing,
+    /// To hand over; whether there is a whole copy already.
+    HandOver {
+        request: Step,
+        has_copy: bool,
+    },
+    /// To take no writes: an agent that was restarted after it handed over.
+    Refuse(PointId),
+    /// To take writes again.
+    TakeBack,
+}
+
+/// What the catalog asks of a source that handed over in the failover `handed_over`, or in none.
+fn asked(catalog: &Catalog, handed_over: Option<PointId>) -> Asked {
     let lifecycle = catalog.lifecycle();
-    lifecycle.current().is_some_and(|current| {
-        let handed =
-            |step: &&Step| step.kind == StepKind::HandOver && step.failover == current.failover;
-        lifecycle.steps().iter().rev().any(|step| handed(&step))
-    })
+    let Some(current) = lifecycle.current() else { return Asked::Nothing };
+    // An unplanned failover does not stop who still runs.
+    let is_planned = || lifecycle.step_of(current.failover, StepKind::HandOver).is_some();
+    match lifecycle.stage() {
+        Stage::Requested if handed_over != Some(current.failover) => Asked::HandOver {
+            request: current.clone(),
+            has_copy: catalog.newest_ordered().is_some(),
+        },
+        Stage::HandedOver | Stage::FailedOver if handed_over.is_none() && is_planned() => {
+            Asked::Refuse(current.failover)
+        }
+        Stage::Protected | Stage::Committed | Stage::Reprotected if handed_over.is_some() => {
+            Asked::TakeBack
+        }
+        _ => Asked::Nothing,
+    }
 }
 
 /// Says in the catalog that the volume was handed over at `point`.
@@ -171,9 +189,9 @@ fn record(shared: &Shared, request: &Step, point: &RecoveryPoint) -> Result<()> 
     Ok(())
 }
 
-fn refuse(shared: &Shared, failover: Option<PointId>) {
+fn refuse(shared: &Shared, failover: PointId) {
     shared.tap.refuse(true);
-    *handed_over(shared) = failover;
+    *handed_over(shared) = Some(failover);
 }
 
 fn take_back(shared: &Shared) {

@@ -186,14 +186,18 @@ impl Lifecycle {
         &self.steps
     }
 
+    /// The newest step of a kind in a failover, if it is remembered.
+    pub(crate) fn step_of(&self, failover: PointId, kind: StepKind) -> Option<&Step> {
+        self.steps.iter().rev().find(|step| step.failover == failover && step.kind == kind)
+    }
+
     /// The step was recorded already and is the newest of its failover: nothing is left to record.
     pub(super) fn has(&self, step: &Step) -> bool {
-        let same = |old: &Step| old.kind == step.kind && old.failover == step.failover;
         match step.kind {
-            StepKind::Start | StepKind::Reprotect => {
-                self.current.as_ref().is_some_and(|old| same(old) && old.at == step.at)
-            }
-            _ => self.steps.iter().rev().any(same),
+            StepKind::Start | StepKind::Reprotect => self.current.as_ref().is_some_and(|old| {
+                (old.failover, old.kind, old.at) == (step.failover, step.kind, step.at)
+            }),
+            kind => self.step_of(step.failover, kind).is_some(),
         }
     }
 

@@ -378,12 +378,9 @@ impl Shipper {
         owner.map_or(Ok(()), |owner| Err(fenced(&self.volume, owner)))
     }
 
-    /// Where the volume is in its life cycle, as read last, and in which failover; `None` while the catalog is being
-    /// appended to.
-    pub(crate) fn stage(&self) -> Option<(Stage, Option<PointId>)> {
-        let catalog = self.catalog.try_lock().ok()?;
-        let lifecycle = catalog.lifecycle();
-        Some((lifecycle.stage(), lifecycle.current().map(|step| step.failover)))
+    /// A short look at the catalog as it was read last; `None` while it is being appended to.
+    pub(crate) fn peek<T>(&self, look: impl FnOnce(&Catalog) -> T) -> Option<T> {
+        self.catalog.try_lock().ok().map(|catalog| look(&catalog))
     }
 
     /// From now on this is the catalog.
