@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::ops::Range;
 
 use crate::error::{Error, ErrorKind, Result};
 
@@ -210,9 +211,43 @@ impl FromIterator<Extent> for ExtentSet {
     }
 }
 
+/// The runs of blocks of one kind in `bytes`, in order: where each is, and its kind. `kind` is told where its block begins.
+pub(crate) fn block_runs<K: Copy + PartialEq>(
+    bytes: &[u8],
+    block_bytes: usize,
+    kind: impl Fn(usize, &[u8]) -> K,
+) -> impl Iterator<Item = (Range<usize>, K)> {
+    let mut blocks = bytes
+        .chunks(block_bytes)
+        .enumerate()
+        .map(move |(number, block)| {
+            let start = number * block_bytes;
+            (start..start + block.len(), kind(start, block))
+        })
+        .peekable();
+    std::iter::from_fn(move || {
+        let (mut run, kind) = blocks.next()?;
+        while let Some((more, _)) = blocks.next_if(|(_, next)| *next == kind) {
+            run.end = more.end;
+        }
+        Some((run, kind))
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn runs_of_blocks_join_neighbours_and_end_with_a_short_block() {
+        let bytes = [0, 0, 0, 0, 7, 7, 7, 7, 9, 0];
+        let runs =
+            |size| -> Vec<_> { block_runs(&bytes, size, |_, block| block == [0, 0]).collect() };
+        assert_eq!(runs(2), [(0..4, true), (4..10, false)]);
+        let at = |size| block_runs(&bytes, size, |at, _| at / 8).map(|(run, _)| run);
+        assert_eq!(at(4).collect::<Vec<_>>(), [0..8, 8..10]);
+        assert_eq!(block_runs(&[], 4, |at, _| at).count(), 0);
+    }
     use proptest::prelude::*;
 
     proptest! {

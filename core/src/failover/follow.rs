@@ -18,7 +18,7 @@ use crate::clock::Clock;
 use crate::device::{BlockDevice, Durability, SystemFiles, Unmap};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::EventSink;
-use crate::extent::{Extent, ExtentSet};
+use crate::extent::{Extent, ExtentSet, block_runs};
 use crate::policy::Policy;
 use crate::protect::provisional::Provisional;
 use crate::protect::state::{StateDirectory, host};
@@ -266,23 +266,16 @@ fn abandon(vault: &Vault, volume: &str, state: &StateDirectory, clock: &dyn Cloc
 
 /// Writes a piece, its long runs of zeroes as such.
 fn put(disk: &dyn BlockDevice, offset: u64, piece: &[u8]) -> Result<()> {
-    let mut data: Option<usize> = None;
-    for (number, block) in piece.chunks(HOLE_BYTES).enumerate() {
-        let at = number * HOLE_BYTES;
-        if !is_zero(block) {
-            data.get_or_insert(at);
-            continue;
+    for (run, is_hole) in block_runs(piece, HOLE_BYTES, |_, block| is_zero(block)) {
+        let (offset, data) = (offset + run.start as u64, &piece[run]);
+        if is_hole {
+            let hole = Extent { offset, length: data.len() as u64 };
+            disk.zero(hole, Unmap::Allowed, Durability::Cached)?;
+        } else {
+            disk.write(offset, data, Durability::Cached)?;
         }
-        if let Some(begin) = data.take() {
-            disk.write(offset + begin as u64, &piece[begin..at], Durability::Cached)?;
-        }
-        let hole = Extent { offset: offset + at as u64, length: block.len() as u64 };
-        disk.zero(hole, Unmap::Allowed, Durability::Cached)?;
     }
-    match data {
-        Some(begin) => disk.write(offset + begin as u64, &piece[begin..], Durability::Cached),
-        None => Ok(()),
-    }
+    Ok(())
 }
 
 fn path_of(state: &StateDirectory) -> PathBuf {

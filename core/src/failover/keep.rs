@@ -5,17 +5,16 @@
 //! the resync after a crash makes one, whose end is the state of the disk.
 
 use crate::clock::Clock;
-use crate::device::{BlockDevice, remove_if_there};
-use crate::error::{Error, Result};
+use crate::device::BlockDevice;
+use crate::error::Result;
 use crate::event::Cause;
-use crate::extent::{Extent, ExtentSet};
+use crate::extent::{Extent, ExtentSet, block_runs};
 use crate::journal::{
     Body, FileSink, RECORD_DATA_BYTES_MAX, Record, SegmentKind, SegmentParams, SegmentWriter,
 };
 use crate::policy::Policy;
 use crate::protect::state::StateDirectory;
 use crate::replica::{At, Branch, Replica, ViewOptions, is_zero};
-use crate::ship::spool_path;
 use crate::units::{ChainHash, Sequence};
 
 /// Blocks of this size are compared and kept.
@@ -64,27 +63,15 @@ pub(super) fn seal_difference(
             theirs.resize(length as usize, 0);
             old.disk.read(offset, &mut ours)?;
             view.read(offset, &mut theirs)?;
-            for (begin, end) in differing(&ours, &theirs) {
-                sealing.add(offset + begin as u64, &ours[begin..end])?;
+            let differs = |at: usize, block: &[u8]| *block != theirs[at..at + block.len()];
+            for (run, _) in block_runs(&ours, BLOCK_BYTES, differs).filter(|(_, differs)| *differs)
+            {
+                sealing.add(offset + run.start as u64, &ours[run])?;
             }
             offset += length;
         }
     }
     sealing.end()
-}
-
-/// The runs of blocks in which two pieces differ.
-fn differing(ours: &[u8], theirs: &[u8]) -> Vec<(usize, usize)> {
-    let mut runs: Vec<(usize, usize)> = Vec::new();
-    let blocks = ours.chunks(BLOCK_BYTES).zip(theirs.chunks(BLOCK_BYTES)).enumerate();
-    for (number, (block, _)) in blocks.filter(|(_, (a, b))| a != b) {
-        let begin = number * BLOCK_BYTES;
-        match runs.last_mut() {
-            Some((_, end)) if *end == begin => *end += block.len(),
-            _ => runs.push((begin, begin + block.len())),
-        }
-    }
-    runs
 }
 
 struct Sealing<'a> {
@@ -144,22 +131,16 @@ impl Sealing<'_> {
             compression: self.policy.compression,
             frame_bytes: self.policy.frame_bytes,
         };
-        let (files, path) = (&**self.old.state.files(), self.old.state.open_segment());
-        remove_if_there(files, &path)?;
-        let sink = FileSink::create_in(files, &path)?;
+        let path = self.old.state.open_segment();
+        self.old.state.remove(&path)?;
+        let sink = FileSink::create_in(&**self.old.state.files(), &path)?;
         SegmentWriter::create(sink, params, self.replica.keys().newest(), self.old.clock)
     }
 
     fn seal(&mut self) -> Result<()> {
         let Some(writer) = self.writer.take() else { return Ok(()) };
         let (sink, summary) = writer.seal(None)?;
-        let spool = self.old.state.spool();
-        let path = spool_path(&spool, &summary);
-        let files = self.old.state.files();
-        files
-            .rename(sink.path(), &path)
-            .and_then(|()| files.sync_directory(&spool))
-            .map_err(|error| Error::io("name segment", path.display(), error))?;
+        self.old.state.spool_sealed(sink.path(), &summary)?;
         self.chain = summary.chain;
         Ok(())
     }

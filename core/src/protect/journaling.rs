@@ -7,13 +7,12 @@ use std::time::Duration;
 use super::Shared;
 use super::task::{Next, Task};
 use crate::capture::{QueuedBody, QueuedRecord};
-use crate::device::remove_if_there;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Cause, EventKind};
 use crate::journal::{
     Body, FileSink, RECORD_DATA_BYTES_MAX, Record, SegmentKind, SegmentParams, SegmentWriter,
 };
-use crate::ship::{Spooled, spool_path};
+use crate::ship::Spooled;
 use crate::units::{Sequence, Timestamp};
 
 /// Records are taken from the tap in batches of about this much.
@@ -226,9 +225,8 @@ fn opened<'a>(
             compression: shared.policy.compression,
             frame_bytes: shared.policy.frame_bytes,
         };
-        let files = &**shared.state.files();
-        remove_if_there(files, &path)?;
-        let sink = FileSink::create_in(files, &path)?;
+        shared.state.remove(&path)?;
+        let sink = FileSink::create_in(&**shared.state.files(), &path)?;
         let writer = SegmentWriter::create(sink, params, shared.keys.newest(), &*shared.clock)?;
         *open = Some(Open { writer, since: shared.clock.elapsed() });
         shared.journal().open_since = Some(first_time);
@@ -241,15 +239,7 @@ fn opened<'a>(
 fn seal(shared: &Shared, open: &mut Option<Open>) -> Result<()> {
     let Some(Open { writer, .. }) = open.take() else { return Ok(()) };
     let (sink, summary) = writer.seal(None)?;
-    let path = spool_path(&shared.state.spool(), &summary);
-    let io = |error| Error::io("name segment", path.display(), error);
-    let files = shared.state.files();
-    files.rename(sink.path(), &path).map_err(io)?;
-    if let Err(error) = files.sync_directory(&shared.state.spool()) {
-        // It counts as lost, and must not be found in the spool beside what the journal goes on with.
-        let _ = files.remove(&path);
-        return Err(io(error));
-    }
+    let path = shared.state.spool_sealed(sink.path(), &summary)?;
     // Before it counts as durable: who waits for that, and then for an empty spool, has to find it there.
     shared.spool.push(Spooled { path, summary: summary.clone() });
     {
@@ -277,7 +267,7 @@ fn lose(shared: &Shared, error: &Error) {
     let cause =
         if error.kind() == ErrorKind::Full { Cause::SpoolFull } else { Cause::JournalError };
     // Frees the space that the half-written segment takes.
-    let _ = remove_if_there(&**shared.state.files(), &shared.state.open_segment());
+    let _ = shared.state.remove(&shared.state.open_segment());
     shared.tap.journal_lost(durable, cause);
     shared.journal_changed.notify_all();
     shared.event(EventKind::TaskFailed, format!("the journal cannot be written: {error}"));

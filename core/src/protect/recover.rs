@@ -7,13 +7,13 @@ use super::resync::Baseline;
 use super::state::StateDirectory;
 use crate::capture::{CleanStop, DirtyMap, DirtyMapParams, MapState, RegionRange};
 use crate::clock::Clock;
-use crate::device::{BlockDevice, remove_if_there};
+use crate::device::BlockDevice;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::Cause;
 use crate::journal::{FileSink, Segment, SegmentSummary, open_mapped_in, repair_source};
 use crate::policy::{CaptureContent, Policy};
 use crate::replica::{Replica, View, ViewOptions, VolumeInfo};
-use crate::ship::{Spooled, segment_object, spool_path};
+use crate::ship::{Spooled, segment_object};
 use crate::units::{ChainHash, Sequence};
 
 /// Samples of the disk that are hashed at a clean stop, and their size.
@@ -55,13 +55,12 @@ pub(super) fn journal(
         notes: spool.notes,
         broken: spool.broken,
     };
-    let files = &**state.files();
     for (path, summary) in spool.segments {
         let object = segment_object(&replica.info().name, &summary);
         let shipped = catalog.segments().iter().any(|entry| entry.object == object)
             || catalog.retired().contains_key(&object);
         if shipped {
-            remove_if_there(files, &path)?;
+            state.remove(&path)?;
         } else if summary.previous != left.chain || summary.first_sequence <= left.last_sequence {
             left.notes.push(put_aside(state, &path, "it does not follow the vault's history")?);
             left.broken = true;
@@ -157,27 +156,25 @@ fn repair_open_segment(
     if !files.exists(&torn) {
         return Ok(None);
     }
-    let io = |error| Error::io("repair", torn.display(), error);
     let target = state.spool().join("repaired.part");
-    remove_if_there(files, &target)?;
+    state.remove(&target)?;
     let source = open_mapped_in(files, &torn)?;
     let sink = FileSink::create_in(files, &target)?;
     let (_, summary, report) = repair_source(&*source, sink, replica.keys(), clock)?;
     let note = match summary {
         Some(summary) => {
-            files.rename(&target, &spool_path(&state.spool(), &summary)).map_err(io)?;
+            state.spool_sealed(&target, &summary)?;
             Some(format!(
                 "the open segment was repaired: {} records kept, {} bytes dropped",
                 report.records_kept, report.bytes_dropped
             ))
         }
         None => {
-            remove_if_there(files, &target)?;
+            state.remove(&target)?;
             None
         }
     };
-    files.sync_directory(&state.spool()).map_err(io)?;
-    remove_if_there(files, &torn)?;
+    state.remove(&torn)?;
     Ok(note)
 }
 

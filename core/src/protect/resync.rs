@@ -10,7 +10,7 @@ use crate::capture::{Change, Ticket};
 use crate::device::{BlockDevice, Buffer};
 use crate::error::{ErrorKind, Result};
 use crate::event::{EventKind, Mode};
-use crate::extent::Extent;
+use crate::extent::{Extent, block_runs};
 use crate::policy::CaptureContent;
 use crate::replica::{View, is_zero};
 use crate::units::Sequence;
@@ -217,24 +217,14 @@ fn read_changes(
             (false, false) => Block::Data,
         }
     };
-    let mut runs: Vec<(usize, usize, Block)> = Vec::new();
-    for (number, block) in found.chunks(BLOCK_BYTES).enumerate() {
-        let start = number * BLOCK_BYTES;
-        let kind = sort(start, block);
-        match runs.last_mut() {
-            Some((_, end, last)) if *last == kind => *end = start + block.len(),
-            _ => runs.push((start, start + block.len(), kind)),
-        }
-    }
-    let changes = runs
-        .into_iter()
-        .filter(|(_, _, kind)| *kind != Block::Same)
-        .map(|(start, end, kind)| {
+    let changes = block_runs(&found, BLOCK_BYTES, sort)
+        .filter(|(_, kind)| *kind != Block::Same)
+        .map(|(run, kind)| {
             let extent =
-                Extent { offset: extent.offset + start as u64, length: (end - start) as u64 };
+                Extent { offset: extent.offset + run.start as u64, length: run.len() as u64 };
             let change = match kind {
                 Block::Zero => Change::Zero,
-                _ => Change::Write(Buffer::copy_of(&found[start..end])),
+                _ => Change::Write(Buffer::copy_of(&found[run])),
             };
             (extent, change)
         })

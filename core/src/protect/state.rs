@@ -18,7 +18,9 @@ use std::sync::Arc;
 use crate::clock::{Clock, random_bytes};
 use crate::device::{Files, remove_if_there, replace_file};
 use crate::error::{Error, ErrorKind, Result};
+use crate::journal::SegmentSummary;
 use crate::replica::{SourceIdentity, VolumeInfo};
+use crate::ship::spool_path;
 use crate::units::{PointId, Timestamp, VolumeId, decode_hex};
 
 const FIRST_LINE: &str = "hrl state 1";
@@ -110,6 +112,19 @@ impl StateDirectory {
     /// The segment being written.
     pub(crate) fn open_segment(&self) -> PathBuf {
         self.root.join("spool/open.part")
+    }
+
+    /// Gives a sealed segment its name in the spool, durably.
+    pub(crate) fn spool_sealed(&self, sealed: &Path, summary: &SegmentSummary) -> Result<PathBuf> {
+        let path = spool_path(&self.spool(), summary);
+        let io = |error| Error::io("name segment", path.display(), error);
+        self.files.rename(sealed, &path).map_err(io)?;
+        if let Err(error) = self.files.sync_directory(&self.spool()) {
+            // It counts as lost, and must not be found in the spool beside what the journal goes on with.
+            let _ = self.files.remove(&path);
+            return Err(io(error));
+        }
+        Ok(path)
     }
 
     /// Moves a segment that does not fit out of the spool.
