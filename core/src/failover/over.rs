@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -47,7 +47,7 @@ pub struct FailedOver {
     vault: Vault,
     state: PathBuf,
     clock: Arc<dyn Clock>,
-    trouble: Arc<Mutex<Option<Error>>>,
+    copied: Arc<Copied>,
 }
 
 impl FailedOver {
@@ -70,18 +70,18 @@ impl FailedOver {
         let retention_waits = protection.retention_waits();
         retention_waits.store(true, Ordering::Release);
         let stopping = Arc::new(AtomicBool::new(false));
-        let trouble = Arc::new(Mutex::new(None));
+        let copied = Arc::new(Copied::default());
         let hydrator = Hydrator {
             volume: volume.clone(),
             disk: disk.clone(),
             events,
             clock: clock.clone(),
             stopping: stopping.clone(),
-            trouble: trouble.clone(),
+            copied: copied.clone(),
             retention_waits,
         };
         let copy = Copying::begin(hydrator, stopping)?;
-        Ok(Self { copy, protection, disk, started, volume, vault, state: path, clock, trouble })
+        Ok(Self { copy, protection, disk, started, volume, vault, state: path, clock, copied })
     }
 
     /// How it began.
@@ -107,23 +107,20 @@ impl FailedOver {
     /// Waits until the disk is whole. `Unavailable` at the limit, with what the copy last failed with.
     pub fn wait_hydrated(&self, limit: Duration) -> Result<()> {
         let begun = self.clock.elapsed();
-        loop {
-            let hydration = self.disk.hydration();
-            if hydration.is_whole() {
-                return Ok(());
-            }
+        let mut outcome = self.copied.outcome();
+        while !outcome.whole {
             if self.clock.elapsed().saturating_sub(begun) > limit {
                 let error = Error::new(ErrorKind::Unavailable, "copy", &self.volume)
                     .expected(format_args!("a whole disk within {limit:?}"))
-                    .found(format_args!("{} bytes missing", hydration.missing_bytes));
-                let trouble = self.trouble.lock().unwrap_or_else(PoisonError::into_inner).take();
-                return Err(match trouble {
+                    .found(format_args!("{} bytes missing", self.disk.hydration().missing_bytes));
+                return Err(match outcome.trouble.take() {
                     Some(cause) => error.source(cause),
                     None => error,
                 });
             }
-            std::thread::sleep(POLL);
+            outcome = self.copied.wait(outcome);
         }
+        Ok(())
     }
 
     /// Makes the failover final, see [`Protection::commit_failover`].
@@ -198,6 +195,35 @@ impl Drop for Copying {
     }
 }
 
+/// What came of the copy so far, and who waits for it.
+#[derive(Default)]
+struct Copied {
+    outcome: Mutex<Outcome>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct Outcome {
+    whole: bool,
+    /// What the last try failed with.
+    trouble: Option<Error>,
+}
+
+impl Copied {
+    fn outcome(&self) -> MutexGuard<'_, Outcome> {
+        self.outcome.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn wait<'a>(&self, outcome: MutexGuard<'a, Outcome>) -> MutexGuard<'a, Outcome> {
+        self.changed.wait_timeout(outcome, POLL).unwrap_or_else(PoisonError::into_inner).0
+    }
+
+    fn end(&self, whole: bool) {
+        self.outcome().whole = whole;
+        self.changed.notify_all();
+    }
+}
+
 /// Copies what the disk lacks, until it is whole.
 struct Hydrator {
     volume: String,
@@ -205,7 +231,7 @@ struct Hydrator {
     events: EventSink,
     clock: Arc<dyn Clock>,
     stopping: Arc<AtomicBool>,
-    trouble: Arc<Mutex<Option<Error>>>,
+    copied: Arc<Copied>,
     retention_waits: Arc<AtomicBool>,
 }
 
@@ -216,7 +242,9 @@ impl Hydrator {
             let go_on = |_done: u64, _total: u64| !self.stopping.load(Ordering::Acquire);
             match self.disk.hydrate(&go_on) {
                 Ok(hydration) => {
-                    self.retention_waits.store(!hydration.is_whole(), Ordering::Release);
+                    let whole = hydration.is_whole();
+                    self.retention_waits.store(!whole, Ordering::Release);
+                    self.copied.end(whole);
                     return;
                 }
                 Err(_) if self.stopping.load(Ordering::Acquire) => return,
@@ -225,7 +253,7 @@ impl Hydrator {
                         self.tell(format!("copying the volume to {}: {error}", self.disk.name()));
                     }
                     told = true;
-                    *self.trouble.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
+                    self.copied.outcome().trouble = Some(error);
                     self.pause();
                 }
             }
