@@ -7,7 +7,7 @@ use crate::clock::{Clock, random_bytes};
 use crate::error::{Error, ErrorKind, Result};
 use crate::protect::state::host;
 use crate::replica::{At, Replica, Step, StepKind, TestFailover};
-use crate::units::{Epoch, PointId};
+use crate::units::PointId;
 
 use super::options::chosen;
 
@@ -56,18 +56,6 @@ pub fn begin_test(
 /// Records that a test failover is over and cleaned up. `NotFound` lists those that there are.
 pub fn end_test(replica: &mut Replica, name: &str, clock: &dyn Clock) -> Result<()> {
     replica.refresh()?;
-    let tests = replica.catalog().lifecycle().tests();
-    let known = tests.iter().find(|test| test.name == name).map(|test| test.begin.clone());
-    let begin = known.unwrap_or_else(|| Step {
-        kind: StepKind::TestEnd,
-        failover: PointId([0; 16]),
-        time: clock.now(),
-        host: host(),
-        at: crate::units::Sequence::ZERO,
-        point: None,
-        at_time: clock.now(),
-        epoch: Epoch(0),
-        note: name.to_owned(),
-    });
+    let begin = replica.catalog().lifecycle().test(name)?.begin.clone();
     replica.record_step(&Step { kind: StepKind::TestEnd, time: clock.now(), host: host(), ..begin })
 }

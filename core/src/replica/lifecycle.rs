@@ -181,6 +181,15 @@ impl Lifecycle {
         &self.tests
     }
 
+    /// The test failover of a name. `NotFound` lists those that there are.
+    pub(crate) fn test(&self, name: &str) -> Result<&TestFailover> {
+        self.tests.iter().find(|test| test.name == name).ok_or_else(|| {
+            let names: Vec<_> = self.tests.iter().map(|test| test.name.as_str()).collect();
+            Error::new(ErrorKind::NotFound, "find test failover", name)
+                .expected(format_args!("one of [{}]", names.join(", ")))
+        })
+    }
+
     /// The newest steps, oldest first.
     pub fn steps(&self) -> &[Step] {
         &self.steps
@@ -234,14 +243,7 @@ impl Lifecycle {
                 return Ok(());
             }
             StepKind::TestEnd => {
-                let known = self.tests.iter().any(|test| test.name == step.note);
-                return if known {
-                    Ok(())
-                } else {
-                    let names: Vec<_> = self.tests.iter().map(|t| t.name.as_str()).collect();
-                    Err(Error::new(ErrorKind::NotFound, "end test failover", &step.note)
-                        .expected(format_args!("one of [{}]", names.join(", "))))
-                };
+                return self.test(&step.note).map(drop);
             }
             _ => {}
         }
