@@ -214,24 +214,25 @@ impl DirtyMap {
     }
 
     fn fill(&mut self, range: RegionRange, value: bool) {
-        let bytes = self.map.bytes_mut();
-        let mut region = range.first;
-        while region <= range.last {
-            let byte = &mut bytes[byte_of(region)];
-            if region.is_multiple_of(8) && range.last - region >= 7 {
-                *byte = if value { 0xff } else { 0 };
-                region += 8;
-            } else {
-                let mask = 1 << (region % 8);
-                *byte = if value { *byte | mask } else { *byte & !mask };
-                region += 1;
+        self.map.change(&mut |bytes| {
+            let mut region = range.first;
+            while region <= range.last {
+                let byte = &mut bytes[byte_of(region)];
+                if region.is_multiple_of(8) && range.last - region >= 7 {
+                    *byte = if value { 0xff } else { 0 };
+                    region += 8;
+                } else {
+                    let mask = 1 << (region % 8);
+                    *byte = if value { *byte | mask } else { *byte & !mask };
+                    region += 1;
+                }
             }
-        }
+        });
     }
 
     fn write_header(&mut self, stop: Option<CleanStop>) -> Result<()> {
         let header = encode_header(&self.params, self.generation, stop);
-        self.map.bytes_mut()[..512].copy_from_slice(&header[..512]);
+        self.map.change(&mut |bytes| bytes[..512].copy_from_slice(&header[..512]));
         self.sync(0, 512)
     }
 

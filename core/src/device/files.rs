@@ -1,13 +1,16 @@
-//! The local files of an agent: identity, dirty map and spool.
+//! The local files of an agent (identity, dirty map, spool) and of a vault in a directory.
 //!
-//! They go through [`Files`] and not to the system directly, so that a simulation can put a disk under them that tears
+//! They go through [`Files`] and not to the system directly, so that a test can put a disk under them that tears
 //! and loses what was not synced, fails and fills up.
 
 #![allow(unsafe_code, reason = "the dirty map is memory-mapped")]
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
+use std::ops::Range;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use memmap2::MmapMut;
 use rustix::fs::FlockOperation;
@@ -27,29 +30,75 @@ pub trait NewFile: Send {
 pub trait MappedBytes: Send {
     /// All of it.
     fn bytes(&self) -> &[u8];
-    /// All of it, to change. What is changed may become durable at any time before it is synced.
-    fn bytes_mut(&mut self) -> &mut [u8];
+    /// Changes it. What is changed may become durable at any time before it is synced.
+    fn change(&mut self, change: &mut dyn FnMut(&mut [u8]));
     /// Makes a range durable.
     fn sync(&self, offset: usize, length: usize) -> io::Result<()>;
+}
+
+/// What a path names; a symbolic link is not followed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FileInfo {
+    /// What it is.
+    pub kind: FileKind,
+    /// Length in bytes, of a regular file.
+    pub length: u64,
+    /// Time since its last change, where that is known.
+    pub age: Option<Duration>,
+}
+
+/// Kinds of what a path can name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FileKind {
+    /// A regular file.
+    Regular,
+    /// A directory.
+    Directory,
+    /// Anything else.
+    Other,
 }
 
 /// Files by path, with the rules of POSIX: what was synced survives a power failure, a name once its directory was
 /// synced. May be used from any thread.
 pub trait Files: Send + Sync {
-    /// Makes a directory and those above it; fine when it is there.
-    fn create_directory(&self, path: &Path) -> io::Result<()>;
+    /// Makes one directory, without making its name durable; `AlreadyExists` when there is something.
+    fn make_directory(&self, path: &Path) -> io::Result<()>;
+    /// Whether there is a directory at `path`, or a link to one.
+    fn is_directory(&self, path: &Path) -> bool;
+    /// Makes a directory and those above it, each durably; fine when it is there.
+    fn create_directory(&self, path: &Path) -> io::Result<()> {
+        if path.as_os_str().is_empty() || self.is_directory(path) {
+            return Ok(());
+        }
+        self.create_directory(directory_of(path))?;
+        match self.make_directory(path) {
+            Err(error)
+                if error.kind() != io::ErrorKind::AlreadyExists || !self.is_directory(path) =>
+            {
+                return Err(error);
+            }
+            _ => {}
+        }
+        self.sync_directory(directory_of(path))
+    }
     /// Locks a file, created when it is absent, until the result is dropped. `WouldBlock` while another has it.
     fn lock(&self, path: &Path) -> io::Result<Box<dyn Send + Sync>>;
     /// A new file; `AlreadyExists` when there is one.
     fn create(&self, path: &Path) -> io::Result<Box<dyn NewFile>>;
     /// The whole content of a file.
     fn read(&self, path: &Path) -> io::Result<Vec<u8>>;
+    /// The bytes `range` of a file, and the length of all of it. Of a range that passes the end nothing is read.
+    fn read_range(&self, path: &Path, range: Range<u64>) -> io::Result<(Vec<u8>, u64)>;
     /// The content of a file that does not change any more, without reading it at once.
     fn map(&self, path: &Path) -> Result<Box<dyn AsRef<[u8]> + Send + Sync>>;
     /// The content of a file to change in place, whose length stays.
     fn map_mut(&self, path: &Path) -> io::Result<Box<dyn MappedBytes>>;
     /// Whether there is something at `path`.
     fn exists(&self, path: &Path) -> bool;
+    /// What is at `path`.
+    fn info(&self, path: &Path) -> io::Result<FileInfo>;
+    /// Gives a file a further name; `AlreadyExists` when that names something.
+    fn link(&self, from: &Path, to: &Path) -> io::Result<()>;
     /// Gives a file another name, in place of what had it.
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
     /// Removes a file.
@@ -65,8 +114,12 @@ pub trait Files: Send + Sync {
 pub struct SystemFiles;
 
 impl Files for SystemFiles {
-    fn create_directory(&self, path: &Path) -> io::Result<()> {
-        fs::create_dir_all(path)
+    fn make_directory(&self, path: &Path) -> io::Result<()> {
+        fs::create_dir(path)
+    }
+
+    fn is_directory(&self, path: &Path) -> bool {
+        path.is_dir()
     }
 
     fn lock(&self, path: &Path) -> io::Result<Box<dyn Send + Sync>> {
@@ -83,6 +136,15 @@ impl Files for SystemFiles {
         fs::read(path)
     }
 
+    fn read_range(&self, path: &Path, range: Range<u64>) -> io::Result<(Vec<u8>, u64)> {
+        let file = File::open(path)?;
+        let length = file.metadata()?.len();
+        let wanted = if range.end <= length { range.end.saturating_sub(range.start) } else { 0 };
+        let mut bytes = vec![0; wanted as usize];
+        file.read_exact_at(&mut bytes, range.start)?;
+        Ok((bytes, length))
+    }
+
     fn map(&self, path: &Path) -> Result<Box<dyn AsRef<[u8]> + Send + Sync>> {
         Ok(Box::new(MappedFile::open(path)?))
     }
@@ -97,6 +159,21 @@ impl Files for SystemFiles {
 
     fn exists(&self, path: &Path) -> bool {
         path.exists()
+    }
+
+    fn info(&self, path: &Path) -> io::Result<FileInfo> {
+        let metadata = fs::symlink_metadata(path)?;
+        let kind = match metadata.file_type() {
+            sort if sort.is_file() => FileKind::Regular,
+            sort if sort.is_dir() => FileKind::Directory,
+            _ => FileKind::Other,
+        };
+        let age = metadata.modified().ok().and_then(|time| time.elapsed().ok());
+        Ok(FileInfo { kind, length: metadata.len(), age })
+    }
+
+    fn link(&self, from: &Path, to: &Path) -> io::Result<()> {
+        fs::hard_link(from, to)
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
@@ -134,13 +211,18 @@ impl MappedBytes for MmapMut {
         self
     }
 
-    fn bytes_mut(&mut self) -> &mut [u8] {
-        self
+    fn change(&mut self, change: &mut dyn FnMut(&mut [u8])) {
+        change(self);
     }
 
     fn sync(&self, offset: usize, length: usize) -> io::Result<()> {
         self.flush_range(offset, length)
     }
+}
+
+/// The directory that a path is in, as it can be opened.
+pub(crate) fn directory_of(path: &Path) -> &Path {
+    path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
 /// Removes a file; fine when there is none.
@@ -171,5 +253,5 @@ pub(crate) fn replace_file(
     file.sync()?;
     drop(file);
     files.rename(temporary, path)?;
-    files.sync_directory(path.parent().unwrap_or(Path::new(".")))
+    files.sync_directory(directory_of(path))
 }

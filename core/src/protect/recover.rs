@@ -174,7 +174,8 @@ fn repair_open_segment(
             None
         }
     };
-    state.remove(&torn)?;
+    // Were it to come back once the repaired one has left the spool, it would not follow the vault's history.
+    state.remove_durably(&torn)?;
     Ok(note)
 }
 

@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::clock::{Clock, random_bytes};
-use crate::device::{Files, remove_if_there, replace_file};
+use crate::device::{Files, directory_of, remove_if_there, replace_file};
 use crate::error::{Error, ErrorKind, Result};
 use crate::journal::SegmentSummary;
 use crate::replica::{SourceIdentity, VolumeInfo};
@@ -58,6 +58,14 @@ impl StateDirectory {
     pub(crate) fn open(files: Arc<dyn Files>, root: &Path) -> Result<Self> {
         let io = |error| Error::io("open state directory", root.display(), error);
         files.create_directory(&root.join("spool")).map_err(io)?;
+        // Also when it was there: who made it may have been killed before its names were durable.
+        files.sync_directory(root).map_err(io)?;
+        match files.sync_directory(directory_of(root)) {
+            Err(error) if error.kind() != std::io::ErrorKind::PermissionDenied => {
+                return Err(io(error));
+            }
+            _ => {}
+        }
         let lock = files.lock(&root.join("lock")).map_err(|error| {
             if error.kind() == std::io::ErrorKind::WouldBlock {
                 return Error::new(ErrorKind::Fenced, "open state directory", root.display())
@@ -83,11 +91,7 @@ impl StateDirectory {
 
     /// Removes the dirty map durably: the next session reads the whole disk.
     pub(crate) fn forget_dirty_map(&self) -> Result<()> {
-        let path = self.dirty_map();
-        remove_if_there(&*self.files, &path)?;
-        self.files
-            .sync_directory(&self.root)
-            .map_err(|error| Error::io("forget dirty map", path.display(), error))
+        self.remove_durably(&self.dirty_map())
     }
 
     /// Files of the retention task; worth nothing once it ended.
@@ -134,6 +138,9 @@ impl StateDirectory {
         self.files.create_directory(&directory).map_err(io)?;
         let target = directory.join(path.file_name().unwrap_or_default());
         self.files.rename(path, &target).map_err(io)?;
+        // Neither in both places nor back in the spool after a power failure, where it would be found not to fit again.
+        self.files.sync_directory(&directory).map_err(io)?;
+        self.files.sync_directory(&self.spool()).map_err(io)?;
         Ok(target)
     }
 
@@ -165,6 +172,14 @@ impl StateDirectory {
     /// Removes a file of the directory; fine when there is none.
     pub(crate) fn remove(&self, path: &Path) -> Result<()> {
         remove_if_there(&*self.files, path)
+    }
+
+    /// As [`StateDirectory::remove`], and no power failure brings it back.
+    pub(crate) fn remove_durably(&self, path: &Path) -> Result<()> {
+        self.remove(path)?;
+        self.files
+            .sync_directory(directory_of(path))
+            .map_err(|error| Error::io("remove", path.display(), error))
     }
 
     /// Removes all that is in the spool: segments that belong to nothing any more.

@@ -46,8 +46,12 @@ impl PlacedPoint {
 }
 
 impl SteppedProtection {
-    /// Opens as [`ProtectionOptions::open`] does, and starts nothing. From now on the calling thread does all of its
-    /// requests itself, one after the other.
+    /// From now on the calling thread does all of its requests itself, one after the other.
+    pub fn stay_on_this_thread() {
+        stay_on_this_thread();
+    }
+
+    /// Opens as [`ProtectionOptions::open`] does, and starts nothing. As [`SteppedProtection::stay_on_this_thread`].
     pub fn open(options: ProtectionOptions) -> Result<Self> {
         stay_on_this_thread();
         let state = state::StateDirectory::open(options.files.clone(), &options.state)?;

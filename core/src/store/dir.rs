@@ -5,46 +5,64 @@
 //! which no object name does; those that a crash left are removed when the store is opened by their age.
 //! A root that has vanished (an unmounted disk) is an error of every verb, never an empty store.
 
-use std::fs::{self, File, OpenOptions};
-use std::io::{ErrorKind as Os, Write};
+use std::collections::HashSet;
+use std::io::ErrorKind as Os;
 use std::ops::Range;
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use super::{ObjectInfo, PutOutcome, Store, check_name};
+use crate::device::{FileKind, Files, NewFile, SystemFiles, directory_of};
 use crate::error::{Error, ErrorKind, Result};
 
 /// A temporary file older than this was left by a crash.
 const LEFTOVER_AGE: Duration = Duration::from_secs(24 * 3600);
+/// Directories that are remembered to be durable.
+const DURABLE_MAX: usize = 4096;
 
 /// A directory as a store. Several processes may use one at once.
-#[derive(Debug)]
 pub struct DirStore {
     root: PathBuf,
     temporary: AtomicU64,
+    files: Arc<dyn Files>,
+    /// The files are those of the system, and can be memory-mapped by their paths.
+    is_local: bool,
+    /// Directories whose names are durable.
+    durable: Mutex<HashSet<PathBuf>>,
 }
 
 impl DirStore {
     /// Opens an existing directory. `NotFound` when it is absent, `InvalidInput` when it is something else.
     pub fn open(root: &Path) -> Result<Self> {
-        let metadata =
-            fs::metadata(root).map_err(|error| Error::io("open store", root.display(), error))?;
-        if !metadata.is_dir() {
-            return Err(Error::new(ErrorKind::InvalidInput, "open store", root.display())
-                .expected("a directory")
-                .found("something else"));
-        }
-        let store = Self { root: root.to_owned(), temporary: AtomicU64::new(0) };
-        sweep(root);
-        Ok(store)
+        Self::open_among(Arc::new(SystemFiles), root, true)
     }
 
     /// Opens the directory, and creates it durably when it is absent.
     pub fn create(root: &Path) -> Result<Self> {
-        make_directories(root).map_err(|error| Error::io("create store", root.display(), error))?;
+        SystemFiles
+            .create_directory(root)
+            .map_err(|error| Error::io("create store", root.display(), error))?;
         Self::open(root)
+    }
+
+    /// As [`DirStore::open`], among these files. Feature `testing`.
+    #[cfg(any(test, feature = "testing"))]
+    pub fn open_in(files: Arc<dyn Files>, root: &Path) -> Result<Self> {
+        Self::open_among(files, root, false)
+    }
+
+    fn open_among(files: Arc<dyn Files>, root: &Path, is_local: bool) -> Result<Self> {
+        files.info(root).map_err(|error| Error::io("open store", root.display(), error))?;
+        if !files.is_directory(root) {
+            return Err(Error::new(ErrorKind::InvalidInput, "open store", root.display())
+                .expected("a directory")
+                .found("something else"));
+        }
+        sweep(&*files, root);
+        let (root, temporary, durable) = (root.to_owned(), AtomicU64::new(0), Mutex::default());
+        Ok(Self { root, temporary, files, is_local, durable })
     }
 
     /// Path of the root.
@@ -61,7 +79,7 @@ impl DirStore {
     }
 
     fn check_root(&self, operation: &'static str) -> Result<()> {
-        if self.root.is_dir() {
+        if self.files.is_directory(&self.root) {
             return Ok(());
         }
         Err(Error::new(ErrorKind::Unavailable, operation, self.root.display())
@@ -77,33 +95,62 @@ impl DirStore {
     fn new_path(&self, name: &str) -> Result<PathBuf> {
         let path = self.path(name)?;
         self.check_root("put to store")?;
-        if let Some(directory) = path.parent().filter(|directory| !directory.is_dir()) {
-            make_directories(directory)
-                .map_err(|error| self.failed("put to store", name, error))?;
-        }
+        self.make_directory(directory_of(&path))
+            .map_err(|error| self.failed("put to store", name, error))?;
         Ok(path)
+    }
+
+    /// Makes a directory and those above it, up to the root, and their names durable. One that is there may have been
+    /// made by somebody who has not synced its name yet, or never will.
+    fn make_directory(&self, directory: &Path) -> std::io::Result<()> {
+        let is_durable = || self.lock_durable().contains(directory);
+        if self.files.is_directory(directory) && is_durable() {
+            return Ok(());
+        }
+        self.files.create_directory(directory)?;
+        let above = directory.ancestors().take_while(|above| *above != self.root);
+        for above in above.filter_map(Path::parent) {
+            self.files.sync_directory(above)?;
+        }
+        let mut durable = self.lock_durable();
+        if durable.len() >= DURABLE_MAX {
+            durable.clear();
+        }
+        durable.insert(directory.to_owned());
+        Ok(())
+    }
+
+    fn lock_durable(&self) -> std::sync::MutexGuard<'_, HashSet<PathBuf>> {
+        self.durable.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Writes the content to a temporary file and links it to `path`.
     fn publish(&self, path: &Path, content: &[u8]) -> std::io::Result<PutOutcome> {
-        let directory = path.parent().unwrap_or(&self.root);
-        let temporary = directory.join(format!(
-            ".put-{}-{}",
-            std::process::id(),
-            self.temporary.fetch_add(1, Ordering::Relaxed)
-        ));
-        let result = write_durably(&temporary, content).and_then(|()| {
-            match fs::hard_link(&temporary, path) {
+        let directory = directory_of(path);
+        let (temporary, file) = self.create_temporary(directory)?;
+        let result =
+            write_durably(file, content).and_then(|()| match self.files.link(&temporary, path) {
                 Ok(()) => Ok(PutOutcome::Created),
                 Err(error) if error.kind() == Os::AlreadyExists => Ok(PutOutcome::AlreadyExists),
                 Err(error) => Err(error),
-            }
-        });
+            });
         // A leftover is swept later; the outcome does not depend on it.
-        let _ = fs::remove_file(&temporary);
+        let _ = self.files.remove(&temporary);
         // The loser of a race syncs too: it may act on an object whose name is not durable yet.
-        sync_directory(directory)?;
+        self.files.sync_directory(directory)?;
         result
+    }
+
+    /// A name that a crashed process of the same number has left, which in a container is every one, is passed over.
+    fn create_temporary(&self, directory: &Path) -> std::io::Result<(PathBuf, Box<dyn NewFile>)> {
+        loop {
+            let number = self.temporary.fetch_add(1, Ordering::Relaxed);
+            let path = directory.join(format!(".put-{}-{number}", std::process::id()));
+            match self.files.create(&path) {
+                Err(error) if error.kind() == Os::AlreadyExists => {}
+                created => return created.map(|file| (path, file)),
+            }
+        }
     }
 
     fn walk(
@@ -112,13 +159,12 @@ impl DirStore {
         prefix: &str,
         found: &mut Vec<ObjectInfo>,
     ) -> std::io::Result<()> {
-        let entries = match fs::read_dir(directory) {
-            Ok(entries) => entries,
+        let paths = match self.files.list(directory) {
+            Ok(paths) => paths,
             Err(error) if error.kind() == Os::NotFound => return Ok(()),
             Err(error) => return Err(error),
         };
-        for entry in entries {
-            let path = entry?.path();
+        for path in paths {
             let Some(name) = path.strip_prefix(&self.root).ok().and_then(Path::to_str) else {
                 continue;
             };
@@ -127,18 +173,22 @@ impl DirStore {
             {
                 continue;
             }
-            let metadata = match fs::symlink_metadata(&path) {
-                Ok(metadata) => metadata,
+            let info = match self.files.info(&path) {
+                Ok(info) => info,
                 Err(error) if error.kind() == Os::NotFound => continue,
                 Err(error) => return Err(error),
             };
-            if metadata.is_dir() {
-                let inside = format!("{name}/");
-                if inside.starts_with(prefix) || prefix.starts_with(&inside) {
-                    self.walk(&path, prefix, found)?;
+            match info.kind {
+                FileKind::Directory => {
+                    let inside = format!("{name}/");
+                    if inside.starts_with(prefix) || prefix.starts_with(&inside) {
+                        self.walk(&path, prefix, found)?;
+                    }
                 }
-            } else if metadata.is_file() && name.starts_with(prefix) {
-                found.push(ObjectInfo { name: name.to_owned(), length: metadata.len() });
+                FileKind::Regular if name.starts_with(prefix) => {
+                    found.push(ObjectInfo { name: name.to_owned(), length: info.length });
+                }
+                _ => {}
             }
         }
         Ok(())
@@ -158,33 +208,35 @@ impl Store for DirStore {
     fn put_file(&self, name: &str, source: &Path) -> Result<PutOutcome> {
         let path = self.new_path(name)?;
         // On one file system the file itself becomes the object, and nothing is copied.
-        let outcome = match fs::hard_link(source, &path) {
+        let outcome = match self.files.link(source, &path) {
             Ok(()) => PutOutcome::Created,
             Err(error) if error.kind() == Os::AlreadyExists => PutOutcome::AlreadyExists,
             Err(_) => {
-                let content = fs::read(source)
+                let content = self
+                    .files
+                    .read(source)
                     .map_err(|error| Error::io("read file", source.display(), error))?;
                 return self.put(name, &content);
             }
         };
-        sync_directory(path.parent().unwrap_or(&self.root))
+        self.files
+            .sync_directory(directory_of(&path))
             .map_err(|error| self.failed("put to store", name, error))?;
         Ok(outcome)
     }
 
     fn get(&self, name: &str, range: Range<u64>) -> Result<Vec<u8>> {
         let path = self.path(name)?;
-        let failed = |error| self.failed("get from store", name, error);
-        let file = File::open(&path).map_err(failed)?;
-        let length = file.metadata().map_err(failed)?.len();
+        let (bytes, length) = self
+            .files
+            .read_range(&path, range.clone())
+            .map_err(|error| self.failed("get from store", name, error))?;
         if range.start > range.end || range.end > length {
             return Err(Error::new(ErrorKind::InvalidInput, "get from store", name)
                 .at(range.start)
                 .expected(format_args!("a range within {length} bytes"))
                 .found(format_args!("{}..{}", range.start, range.end)));
         }
-        let mut bytes = vec![0; (range.end - range.start) as usize];
-        file.read_exact_at(&mut bytes, range.start).map_err(failed)?;
         Ok(bytes)
     }
 
@@ -204,9 +256,9 @@ impl Store for DirStore {
 
     fn head(&self, name: &str) -> Result<Option<ObjectInfo>> {
         let path = self.path(name)?;
-        match fs::symlink_metadata(&path) {
-            Ok(metadata) if metadata.is_file() => {
-                Ok(Some(ObjectInfo { name: name.to_owned(), length: metadata.len() }))
+        match self.files.info(&path) {
+            Ok(info) if info.kind == FileKind::Regular => {
+                Ok(Some(ObjectInfo { name: name.to_owned(), length: info.length }))
             }
             Ok(_) => Ok(None),
             Err(error) if matches!(error.kind(), Os::NotFound | Os::NotADirectory) => {
@@ -219,64 +271,48 @@ impl Store for DirStore {
     fn delete(&self, name: &str) -> Result<()> {
         let path = self.path(name)?;
         let failed = |error| self.failed("delete from store", name, error);
-        match fs::remove_file(&path) {
-            Ok(()) => sync_directory(path.parent().unwrap_or(&self.root)).map_err(failed),
+        match self.files.remove(&path) {
+            Ok(()) => self.files.sync_directory(directory_of(&path)).map_err(failed),
             Err(error) if error.kind() == Os::NotFound => self.check_root("delete from store"),
             Err(error) => Err(failed(error)),
         }
     }
 
     fn local_path(&self, name: &str) -> Option<PathBuf> {
-        self.path(name).ok()
+        self.path(name).ok().filter(|_| self.is_local)
+    }
+}
+
+impl std::fmt::Debug for DirStore {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "DirStore({})", self.root.display())
     }
 }
 
 /// Removes what crashed puts left. Failures do not matter: the files are invisible.
-fn sweep(directory: &Path) {
-    let Ok(entries) = fs::read_dir(directory) else { return };
-    for entry in entries.flatten() {
-        let path = entry.path();
-        let Ok(metadata) = fs::symlink_metadata(&path) else { continue };
-        if metadata.is_dir() {
-            sweep(&path);
-        } else if entry.file_name().as_encoded_bytes().starts_with(b".put-") {
-            let age = metadata.modified().ok().and_then(|time| time.elapsed().ok());
-            if age.is_some_and(|age| age > LEFTOVER_AGE) {
-                let _ = fs::remove_file(&path);
-            }
+fn sweep(files: &dyn Files, directory: &Path) {
+    for path in files.list(directory).unwrap_or_default() {
+        let Ok(info) = files.info(&path) else { continue };
+        let name = path.file_name().unwrap_or_default();
+        if info.kind == FileKind::Directory {
+            sweep(files, &path);
+        } else if name.as_encoded_bytes().starts_with(b".put-")
+            && info.age.is_some_and(|age| age > LEFTOVER_AGE)
+        {
+            let _ = files.remove(&path);
         }
     }
 }
 
-fn write_durably(path: &Path, content: &[u8]) -> std::io::Result<()> {
-    let mut file = OpenOptions::new().write(true).create_new(true).open(path)?;
-    file.write_all(content)?;
-    file.sync_all()
-}
-
-fn sync_directory(path: &Path) -> std::io::Result<()> {
-    File::open(path)?.sync_all()
-}
-
-/// Creates a directory and its parents; each new name is synced in its parent.
-fn make_directories(path: &Path) -> std::io::Result<()> {
-    if path.as_os_str().is_empty() || path.is_dir() {
-        return Ok(());
-    }
-    let parent = path.parent().unwrap_or(Path::new(""));
-    make_directories(parent)?;
-    match fs::create_dir(path) {
-        Ok(()) => {}
-        Err(error) if error.kind() == Os::AlreadyExists && path.is_dir() => {}
-        Err(error) => return Err(error),
-    }
-    sync_directory(if parent.as_os_str().is_empty() { Path::new(".") } else { parent })
+fn write_durably(mut file: Box<dyn NewFile>, content: &[u8]) -> std::io::Result<()> {
+    file.append(content)?;
+    file.sync()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::sync::Arc;
+    use std::fs;
 
     #[test]
     fn the_contract_holds() {
@@ -317,5 +353,17 @@ mod tests {
         fs::write(directory.path().join("v/.put-1-1"), b"half").expect("write");
         assert_eq!(store.list("").expect("list").len(), 1);
         assert!(store.list("v/.put").expect("list").is_empty());
+    }
+
+    #[test]
+    fn what_a_crashed_put_of_the_same_process_number_left_is_in_nobodys_way() {
+        let directory = tempfile::tempdir().expect("temporary directory");
+        let left = format!("v/.put-{}-0", std::process::id());
+        fs::create_dir(directory.path().join("v")).expect("directory");
+        fs::write(directory.path().join(&left), b"half").expect("write");
+        let store = DirStore::open(directory.path()).expect("open");
+        assert_eq!(store.put("v/a", b"x").expect("put"), PutOutcome::Created);
+        assert_eq!(store.get("v/a", 0..1).expect("get"), b"x");
+        assert!(directory.path().join(left).exists(), "it may be somebody else's");
     }
 }

@@ -3,10 +3,11 @@
 
 use std::collections::BTreeMap;
 use std::io::{Error, ErrorKind, Result};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use hrl::device::{Files, MappedBytes, NewFile};
+use hrl::device::{FileInfo, FileKind, Files, MappedBytes, NewFile};
 
 use crate::world::{Incarnation, Random, World};
 
@@ -18,6 +19,7 @@ struct Inode {
     durable: Vec<u8>,
     /// A sync failed: what was written until then is never made durable by another.
     broken: bool,
+    is_directory: bool,
 }
 
 /// A change of names that is not durable: each path and what it names now.
@@ -89,6 +91,13 @@ impl FileSystem {
             }
         }
         state.names = state.durable_names.clone();
+        // Nothing is in a directory whose own name was lost.
+        let lost: Vec<_> =
+            state.names.keys().filter(|path| !state.is_inside(path)).cloned().collect();
+        for path in lost {
+            state.names.remove(&path);
+            state.durable_names.remove(&path);
+        }
         for inode in &mut state.inodes {
             inode.content = torn(inode, random);
             inode.durable.clone_from(&inode.content);
@@ -156,6 +165,29 @@ impl State {
         self.names.get(path).copied().ok_or_else(|| Error::from(ErrorKind::NotFound))
     }
 
+    fn is_directory(&self, path: &Path) -> bool {
+        path.parent().is_none()
+            || self.find(path).is_ok_and(|inode| self.inodes[inode].is_directory)
+    }
+
+    /// All directories above `path` are there.
+    fn is_inside(&self, path: &Path) -> bool {
+        path.ancestors().skip(1).all(|above| self.is_directory(above))
+    }
+
+    fn add(&mut self, path: &Path, is_directory: bool) -> Result<usize> {
+        if self.names.contains_key(path) {
+            return Err(ErrorKind::AlreadyExists.into());
+        }
+        if !self.is_inside(path) {
+            return Err(ErrorKind::NotFound.into());
+        }
+        let inode = self.inodes.len();
+        self.inodes.push(Inode { is_directory, ..Inode::default() });
+        self.change(vec![(path.to_owned(), Some(inode))]);
+        Ok(inode)
+    }
+
     fn room(&self) -> usize {
         let used: usize = self.names.values().map(|inode| self.inodes[*inode].content.len()).sum();
         self.bytes_max.saturating_sub(used)
@@ -187,9 +219,14 @@ fn dead() -> Error {
 }
 
 impl Files for SimFiles {
-    fn create_directory(&self, _path: &Path) -> Result<()> {
-        // Directories are there once something is in them.
-        Ok(())
+    fn make_directory(&self, path: &Path) -> Result<()> {
+        self.request("make directory")?;
+        self.system.lock().add(path, true)?;
+        self.done()
+    }
+
+    fn is_directory(&self, path: &Path) -> bool {
+        self.system.lock().is_directory(path)
     }
 
     fn lock(&self, path: &Path) -> Result<Box<dyn Send + Sync>> {
@@ -204,14 +241,7 @@ impl Files for SimFiles {
 
     fn create(&self, path: &Path) -> Result<Box<dyn NewFile>> {
         self.request("create file")?;
-        let mut state = self.system.lock();
-        if state.names.contains_key(path) {
-            return Err(ErrorKind::AlreadyExists.into());
-        }
-        let inode = state.inodes.len();
-        state.inodes.push(Inode::default());
-        state.change(vec![(path.to_owned(), Some(inode))]);
-        drop(state);
+        let inode = self.system.lock().add(path, false)?;
         self.done()?;
         let files = Self { system: self.system.clone(), machine: self.machine.clone() };
         Ok(Box::new(SimFile { files, inode }))
@@ -222,6 +252,12 @@ impl Files for SimFiles {
         let state = self.system.lock();
         let inode = state.find(path)?;
         Ok(state.inodes[inode].content.clone())
+    }
+
+    fn read_range(&self, path: &Path, range: Range<u64>) -> Result<(Vec<u8>, u64)> {
+        let content = self.read(path)?;
+        let bytes = content.get(range.start as usize..range.end as usize).unwrap_or_default();
+        Ok((bytes.to_vec(), content.len() as u64))
     }
 
     fn map(&self, path: &Path) -> hrl::Result<Box<dyn AsRef<[u8]> + Send + Sync>> {
@@ -236,11 +272,30 @@ impl Files for SimFiles {
         let bytes = state.inodes[inode].content.clone();
         drop(state);
         let files = Self { system: self.system.clone(), machine: self.machine.clone() };
-        Ok(Box::new(SimMap { files, inode, bytes, cut_off: false }))
+        Ok(Box::new(SimMap { files, inode, bytes }))
     }
 
     fn exists(&self, path: &Path) -> bool {
         self.system.lock().names.contains_key(path)
+    }
+
+    fn info(&self, path: &Path) -> Result<FileInfo> {
+        let state = self.system.lock();
+        let inode = &state.inodes[state.find(path)?];
+        let kind = if inode.is_directory { FileKind::Directory } else { FileKind::Regular };
+        Ok(FileInfo { kind, length: inode.content.len() as u64, age: None })
+    }
+
+    fn link(&self, from: &Path, to: &Path) -> Result<()> {
+        self.request("link file")?;
+        let mut state = self.system.lock();
+        let inode = state.find(from)?;
+        if state.names.contains_key(to) {
+            return Err(ErrorKind::AlreadyExists.into());
+        }
+        state.change(vec![(to.to_owned(), Some(inode))]);
+        drop(state);
+        self.done()
     }
 
     fn rename(&self, from: &Path, to: &Path) -> Result<()> {
@@ -310,7 +365,7 @@ impl SimFile {
         files.request("sync file")?;
         let world = World::current();
         let mut state = files.system.lock();
-        let Inode { content, durable, broken } = &mut state.inodes[inode];
+        let Inode { content, durable, broken, .. } = &mut state.inodes[inode];
         if world.strikes(world.faults.get().file_sync_error, "file sync error") {
             *broken = true;
             return Err(Error::other("injected"));
@@ -360,16 +415,6 @@ struct SimMap {
     files: SimFiles,
     inode: usize,
     bytes: Vec<u8>,
-    /// The machine died; what is stored from now on goes nowhere.
-    cut_off: bool,
-}
-
-impl SimMap {
-    fn store(&self) {
-        if !self.cut_off {
-            self.files.system.lock().inodes[self.inode].content.clone_from(&self.bytes);
-        }
-    }
 }
 
 impl MappedBytes for SimMap {
@@ -377,20 +422,15 @@ impl MappedBytes for SimMap {
         &self.bytes
     }
 
-    fn bytes_mut(&mut self) -> &mut [u8] {
-        self.store();
-        self.cut_off |= !self.files.machine.is_alive();
-        &mut self.bytes
+    fn change(&mut self, change: &mut dyn FnMut(&mut [u8])) {
+        change(&mut self.bytes);
+        // The machine died: what is stored from now on goes nowhere.
+        if self.files.machine.is_alive() {
+            self.files.system.lock().inodes[self.inode].content.clone_from(&self.bytes);
+        }
     }
 
     fn sync(&self, offset: usize, length: usize) -> Result<()> {
-        self.store();
         SimFile::sync_inode(&self.files, self.inode, offset, length)
-    }
-}
-
-impl Drop for SimMap {
-    fn drop(&mut self) {
-        self.store();
     }
 }

@@ -1,0 +1,414 @@
+//! The life of a protection: first copy, writes, marks, sealing, shipping, overflow, resync, clean stop, start.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hrl::journal::WrappingKey;
+use hrl::replica::At;
+use hrl::{Compression, ErrorKind, Extent, Mode, PlacedPoint, PointId, Policy, Sequence};
+
+use crate::image::Image;
+use crate::machine::{Agent, Machine, Setup, content};
+use crate::sweep::Recording;
+use crate::tape::Tape;
+use crate::world::Random;
+
+pub const REGION: u64 = 16 << 10;
+pub const DISK: u64 = 6 * REGION;
+
+/// What is promised at a moment.
+#[derive(Clone, Default)]
+pub struct Known {
+    /// Points that were durable.
+    pub points: Vec<(PointId, u64)>,
+    /// The vault's catalog had everything up to here.
+    pub named: u64,
+    /// The agent stopped cleanly and was not started again.
+    pub clean: bool,
+    /// The first start is complete, so the dirty map is there.
+    pub started: bool,
+}
+
+/// What the volume held, as its writers were told.
+#[derive(Clone, Default)]
+pub struct History {
+    states: BTreeMap<u64, Arc<Vec<u8>>>,
+    /// Intervals without order.
+    gaps: Vec<(u64, u64)>,
+}
+
+impl History {
+    fn observe(&mut self, sequence: u64, mode: Mode, disk: Vec<u8>) {
+        let open = self.gaps.last_mut().filter(|(_, end)| *end == u64::MAX);
+        match (mode, open) {
+            (Mode::Ordered, Some((_, end))) => *end = sequence,
+            (Mode::Ordered, None) => {}
+            (_, Some(_)) => return,
+            (_, None) => return self.gaps.push((sequence, u64::MAX)),
+        }
+        self.states.insert(sequence, Arc::new(disk));
+    }
+
+    /// A session began after `last`: later sequences are given anew.
+    fn restarted(&mut self, last: u64) {
+        self.states.retain(|sequence, _| *sequence <= last);
+        self.gaps.retain(|(begin, _)| *begin <= last);
+        if let Some((_, end)) = self.gaps.last_mut().filter(|(_, end)| *end > last) {
+            *end = u64::MAX;
+        }
+    }
+
+    /// What a view of `sequence` shows.
+    pub fn state_at(&self, sequence: u64) -> Vec<u8> {
+        let state = self.states.range(..=sequence).next_back();
+        state.map_or_else(|| vec![0; DISK as usize], |(_, state)| state.to_vec())
+    }
+
+    /// It lies strictly within an interval without order.
+    pub fn is_in_gap(&self, sequence: u64) -> bool {
+        self.gaps.iter().any(|(begin, end)| *begin < sequence && sequence < *end)
+    }
+}
+
+/// A life as it is written.
+pub struct Author {
+    pub machine: Machine,
+    tape: Arc<Tape>,
+    pub history: History,
+    known: Vec<(usize, Known)>,
+    now: Known,
+    placed: Vec<PlacedPoint>,
+    random: Random,
+}
+
+impl Author {
+    pub fn new(setup: Setup) -> Self {
+        let random = Random::new(7);
+        let mut disk = vec![0; DISK as usize];
+        // Two regions hold something before the first copy, two of the others nothing.
+        disk[..2 * REGION as usize].fill_with(|| random.next() as u8);
+        let (machine, tape) = Machine::taped(disk, setup);
+        Self::begin(machine, tape, History::default(), Known::default(), random)
+    }
+
+    /// Goes on where a power failure left an image.
+    pub fn after(image: &Image, setup: Setup, history: History, known: Known) -> Self {
+        let (machine, tape) = Machine::taped_from(image, setup);
+        Self::begin(machine, tape, history, known, Random::new(image.hash()))
+    }
+
+    fn begin(
+        machine: Machine,
+        tape: Arc<Tape>,
+        history: History,
+        now: Known,
+        random: Random,
+    ) -> Self {
+        let known = vec![(tape.length(), now.clone())];
+        Self { machine, tape, history, known, now, placed: Vec::new(), random }
+    }
+
+    pub fn start(&mut self) -> Agent {
+        self.now.clean = false;
+        // A stop holds until something is done.
+        self.known.push((self.tape.length() + 1, self.now.clone()));
+        self.placed.clear();
+        let agent = self.machine.protect().expect("start");
+        self.history.restarted(agent.found_sequence());
+        self.now.started = true;
+        self.look(&agent);
+        agent
+    }
+
+    /// Takes down what is true now.
+    fn look(&mut self, agent: &Agent) {
+        let stats = agent.stats();
+        self.history.observe(stats.last_sequence.0, stats.mode, self.machine.disk.content());
+        self.now.named = stats.replicated_sequence.0;
+        let waiting = std::mem::take(&mut self.placed);
+        for placed in waiting {
+            match agent.confirmed(&placed) {
+                None => self.placed.push(placed),
+                Some((point, Sequence(sequence))) => self.now.points.push((point, sequence)),
+            }
+        }
+        self.known.push((self.tape.length(), self.now.clone()));
+    }
+
+    pub fn turns(&mut self, agent: &mut Agent, count: usize, held: &[&str]) {
+        for _ in 0..count {
+            agent.turn(held);
+            self.look(agent);
+        }
+    }
+
+    pub fn settle(&mut self, agent: &mut Agent) {
+        for _ in 0..2000 {
+            let stats = agent.stats();
+            let done =
+                stats.mode == Mode::Ordered && stats.replicated_sequence == stats.last_sequence;
+            if done && self.placed.is_empty() {
+                return;
+            }
+            self.turns(agent, 1, &[]);
+        }
+        panic!("it does not settle: {:?}", agent.stats());
+    }
+
+    /// Writes sectors of a region.
+    pub fn write(&mut self, agent: &mut Agent, region: u64, sector: u64, sectors: u64) {
+        let extent = Extent { offset: region * REGION + sector * 512, length: sectors * 512 };
+        let data: Vec<u8> = (0..extent.length).map(|_| self.random.next() as u8).collect();
+        agent.change(extent, Some(&data));
+        self.look(agent);
+    }
+
+    pub fn zero(&mut self, agent: &mut Agent, region: u64, sector: u64, sectors: u64) {
+        let extent = Extent { offset: region * REGION + sector * 512, length: sectors * 512 };
+        agent.change(extent, None);
+        self.look(agent);
+    }
+
+    pub fn mark(&mut self, agent: &Agent) {
+        self.placed.push(agent.place());
+        self.look(agent);
+    }
+
+    pub fn stop(&mut self, agent: Agent) {
+        agent.stop();
+        self.now.clean = true;
+        self.known.push((self.tape.length(), self.now.clone()));
+    }
+
+    pub fn recorded(self, name: &str, disk: Vec<u8>) -> (Recording<Known>, History) {
+        let first = self.known[0].0;
+        let (ops, directories) = self.tape.take();
+        let disks = vec![disk];
+        let recording =
+            Recording { name: name.to_owned(), ops, directories, disks, first, known: self.known };
+        (recording, self.history)
+    }
+}
+
+pub fn setup(key: bool) -> Setup {
+    let policy = Policy {
+        region_bytes: REGION,
+        memory_budget_bytes: 40 << 10,
+        marked_regions_max: 3,
+        segment_bytes_max: 12 << 10,
+        segment_interval: Duration::from_millis(20),
+        frame_bytes: 2 << 10,
+        compression: Compression::None,
+        spool_bytes_max: 1 << 20,
+        crash_point_interval: Duration::ZERO,
+        catalog_interval: Duration::ZERO,
+        retry_interval_max: Duration::from_millis(200),
+        retention: None,
+        ..Policy::default()
+    };
+    Setup { policy, key: key.then(|| WrappingKey::from_bytes([7; 32])) }
+}
+
+/// A life of everything that a protection does.
+pub fn write_life(name: &str, key: bool) -> (Recording<Known>, History) {
+    let mut author = Author::new(setup(key));
+    let disk = author.machine.disk.content();
+    let mut agent = author.start();
+    // The first copy, in the middle of writes.
+    author.turns(&mut agent, 2, &["ship"]);
+    author.write(&mut agent, 1, 3, 5);
+    author.write(&mut agent, 4, 0, 2);
+    author.settle(&mut agent);
+    // Writes and points, shipped as they come.
+    author.write(&mut agent, 0, 1, 8);
+    author.mark(&agent);
+    author.write(&mut agent, 2, 30, 4);
+    author.settle(&mut agent);
+    // A backlog of segments in the spool, named together.
+    for round in 0..3 {
+        author.write(&mut agent, round, 8 * round, 6);
+        author.zero(&mut agent, 1, 2, 3);
+        author.mark(&agent);
+        author.turns(&mut agent, 6, &["ship"]);
+    }
+    author.write(&mut agent, 5, 10, 1);
+    author.settle(&mut agent);
+    // Nobody writes: regions are cleaned.
+    author.turns(&mut agent, 2, &[]);
+    author.machine.world.clock.advance(Duration::from_secs(3));
+    author.turns(&mut agent, 3, &[]);
+    author.machine.world.clock.advance(Duration::from_secs(3));
+    author.turns(&mut agent, 3, &[]);
+    // More than the queue holds while the journal stands still.
+    for number in 0..8 {
+        author.write(&mut agent, number % 4, number, 14);
+    }
+    assert_eq!(agent.stats().mode, Mode::Dirty, "it overflows");
+    author.turns(&mut agent, 2, &["resync"]);
+    author.write(&mut agent, 3, 20, 4);
+    author.turns(&mut agent, 3, &[]);
+    author.write(&mut agent, 0, 20, 4);
+    author.settle(&mut agent);
+    author.write(&mut agent, 2, 2, 2);
+    author.mark(&agent);
+    author.settle(&mut agent);
+    author.write(&mut agent, 4, 4, 4);
+    author.stop(agent);
+    let mut agent = author.start();
+    author.write(&mut agent, 4, 6, 4);
+    author.mark(&agent);
+    author.settle(&mut agent);
+    // Killed with an open segment, and with what was not in it yet.
+    author.write(&mut agent, 1, 6, 9);
+    author.turns(&mut agent, 1, &[]);
+    author.write(&mut agent, 2, 6, 9);
+    drop(agent);
+    let mut agent = author.start();
+    author.turns(&mut agent, 3, &["ship"]);
+    author.write(&mut agent, 0, 11, 3);
+    author.settle(&mut agent);
+    author.write(&mut agent, 5, 11, 9);
+    author.mark(&agent);
+    author.settle(&mut agent);
+    // Killed while it cannot follow.
+    for number in 0..8 {
+        author.write(&mut agent, number % 5, number, 14);
+    }
+    author.turns(&mut agent, 1, &["resync"]);
+    drop(agent);
+    let mut agent = author.start();
+    author.settle(&mut agent);
+    author.write(&mut agent, 3, 1, 1);
+    author.mark(&agent);
+    author.settle(&mut agent);
+    author.write(&mut agent, 1, 6, 1);
+    author.recorded(name, disk)
+}
+
+/// What an agent does after a power failure.
+pub fn write_recovery(
+    name: &str,
+    image: &Image,
+    setup: Setup,
+    history: History,
+    known: Known,
+) -> (Recording<Known>, History) {
+    let mut author = Author::after(image, setup, history, known);
+    let disk = author.machine.disk.content();
+    let mut agent = author.start();
+    author.turns(&mut agent, 1, &["ship"]);
+    author.write(&mut agent, 2, 3, 9);
+    author.settle(&mut agent);
+    author.write(&mut agent, 0, 3, 9);
+    author.mark(&agent);
+    author.settle(&mut agent);
+    author.recorded(name, disk)
+}
+
+/// Whatever the power left: what was promised holds, and source and replica come together again.
+pub fn check(image: &Image, known: &Known, history: &History, setup: &Setup) {
+    let machine = Machine::found(image, setup.clone());
+    look_into_vault(&machine, known, history);
+    let marked = machine.marked();
+    let mut agent = machine
+        .protect()
+        .unwrap_or_else(|error| panic!("promise 4: the agent does not start: {error}"));
+    if known.clean {
+        assert_eq!(agent.stats().mode, Mode::Ordered, "promise 4: a clean stop needs no resync");
+    }
+    let last = agent.found_sequence();
+    machine.disk.take_reads();
+    agent.settle();
+    if known.started {
+        let marked = marked.expect("promise 4: the dirty map is there");
+        for read in machine.disk.take_reads() {
+            let mut regions = read.offset / REGION..=(read.end() - 1) / REGION;
+            let fine = regions.all(|region| marked[region as usize]);
+            assert!(fine, "promise 4: {read:?} was read again, and only {marked:?} are marked");
+        }
+    }
+    look_at_the_end(&machine, known, history, last);
+    if image.hash().is_multiple_of(4) {
+        // It goes on.
+        agent.change(Extent { offset: 1024, length: 512 }, Some(&[9; 512]));
+        let placed = agent.place();
+        agent.settle();
+        let (point, _) = agent.confirmed(&placed).expect("promise 5: the point is durable");
+        let replica = machine.replica().expect("replica");
+        assert!(replica.points().iter().any(|found| found.id == point), "promise 5: no {point}");
+        same("the newest state", &machine.disk.content(), &newest(&machine));
+    }
+}
+
+/// Before the agent is started again: what the vault offers holds, and what it offered is there.
+fn look_into_vault(machine: &Machine, known: &Known, history: &History) {
+    let replica = match machine.replica() {
+        Ok(replica) => replica,
+        Err(error) if error.kind() == ErrorKind::NotFound && known.named == 0 => return,
+        Err(error) => panic!("promise 5: the replica cannot be opened: {error}"),
+    };
+    let last = replica.catalog().last_sequence().0;
+    assert!(last >= known.named, "promise 5: the vault had {}, and has {last}", known.named);
+    check_states(&replica, history, last);
+    let points: BTreeMap<PointId, u64> =
+        replica.points().iter().map(|point| (point.id, point.sequence.0)).collect();
+    for (point, sequence) in known.points.iter().filter(|(_, sequence)| *sequence <= known.named) {
+        assert_eq!(points.get(point), Some(sequence), "promise 5: a point of the vault is gone");
+    }
+    let report = replica.verify(&|_, _| true).expect("the store answers");
+    assert!(report.findings.is_empty(), "promise 5: {:?}", report.findings);
+}
+
+fn look_at_the_end(machine: &Machine, known: &Known, history: &History, last: u64) {
+    let replica = machine.replica().expect("it has replicated");
+    check_states(&replica, history, last);
+    let points: BTreeMap<PointId, u64> =
+        replica.points().iter().map(|point| (point.id, point.sequence.0)).collect();
+    for (point, sequence) in &known.points {
+        assert_eq!(points.get(point), Some(sequence), "promise 5: a durable point is gone");
+    }
+    same("promise 4: the newest state", &machine.disk.content(), &newest(machine));
+    let report = replica.verify(&|_, _| true).expect("the store answers");
+    assert!(report.findings.is_empty(), "promise 5: {:?}", report.findings);
+    assert_eq!(replica.catalog().epoch().0, 1, "promise 9: the epoch is the same");
+}
+
+fn newest(machine: &Machine) -> Vec<u8> {
+    let replica = machine.replica().expect("replica");
+    content(&replica, &At::Newest).unwrap_or_else(|error| panic!("promise 3: no view: {error}"))
+}
+
+/// Every point up to `last`, and some of the sequences, are prefixes of what was written.
+fn check_states(replica: &hrl::replica::Replica, history: &History, last: u64) {
+    let points: Vec<u64> = replica.points().iter().map(|point| point.sequence.0).collect();
+    for sequence in
+        (1..=last).filter(|sequence| points.contains(sequence) || sequence % 7 == last % 7)
+    {
+        let at = At::Sequence(Sequence(sequence));
+        match replica.resolve(&at) {
+            Ok(_) => {
+                assert!(!history.is_in_gap(sequence), "promise 7: {sequence} is within a gap");
+                let found = content(replica, &at)
+                    .unwrap_or_else(|error| panic!("promise 3: no view of {sequence}: {error}"));
+                same(
+                    &format!("promise 3: the view at {sequence}"),
+                    &history.state_at(sequence),
+                    &found,
+                );
+            }
+            Err(error) => {
+                assert!(!points.contains(&sequence), "promise 5: no point at {sequence}: {error}");
+                // A sequence may be one that the crash took, or within the gap that follows it.
+                assert_eq!(error.kind(), ErrorKind::NotOrdered, "promise 3: {sequence}: {error}");
+            }
+        }
+    }
+}
+
+pub fn same(what: &str, expected: &[u8], found: &[u8]) {
+    let differs = expected.chunks(512).zip(found.chunks(512)).position(|(a, b)| a != b);
+    if let Some(sector) = differs.or((expected.len() != found.len()).then_some(usize::MAX)) {
+        panic!("{what} is wrong, first in sector {sector}");
+    }
+}

@@ -1,0 +1,221 @@
+//! A machine with a disk, an agent, and a vault in a directory; as it runs, and as a power failure left it.
+
+use std::path::Path;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Poll, Waker};
+use std::time::Duration;
+
+use hrl::device::{BlockDevice, Durability, Files, Unmap};
+use hrl::journal::{PointKind, WrappingKey};
+use hrl::replica::{At, Replica, Vault, ViewOptions};
+use hrl::store::{DirStore, Store};
+use hrl::{
+    Clock, Extent, Mode, PlacedPoint, PointId, Policy, ProtectionOptions, ProtectionStats,
+    Sequence, SteppedProtection, SteppedTask,
+};
+
+use crate::files::FileSystem;
+use crate::image::Image;
+use crate::tape::{Tape, TapedDisk, TapedFiles};
+use crate::world::{Incarnation, World};
+
+pub const VAULT: &str = "/vault";
+pub const STATE: &str = "/agent/state";
+
+/// Turns after which what does not come to its end never will.
+const TURNS_MAX: usize = 3000;
+const TURN: Duration = Duration::from_millis(5);
+
+/// How a volume is protected.
+#[derive(Clone)]
+pub struct Setup {
+    pub policy: Policy,
+    pub key: Option<WrappingKey>,
+}
+
+pub struct Machine {
+    pub world: Rc<World>,
+    pub files: Arc<dyn Files>,
+    pub disk: Arc<TapedDisk>,
+    pub setup: Setup,
+}
+
+impl Machine {
+    /// A new machine whose changes go onto a tape, at an empty vault. Its disk is the first inode of the tape.
+    pub fn taped(disk: Vec<u8>, setup: Setup) -> (Self, Arc<Tape>) {
+        let world = World::enter(1, false);
+        let tape = Arc::new(Tape::default());
+        let inner = FileSystem::new().mount(&Incarnation::start());
+        let disk = TapedDisk::new(disk, Some((tape.clone(), tape.new_inode(false))));
+        let files = Arc::new(TapedFiles { inner, tape: tape.clone() });
+        files.create_directory(Path::new(VAULT)).expect("directory");
+        let machine = Self { world, files, disk, setup };
+        // Making a vault asks the store with threads.
+        machine.store().put("hrl-vault", b"hrl vault 1\n").expect("vault");
+        (machine, tape)
+    }
+
+    /// As [`Machine::found`], with a tape for what is done from now on.
+    pub fn taped_from(image: &Image, setup: Setup) -> (Self, Arc<Tape>) {
+        let found = Self::found(image, setup.clone());
+        let tape = Arc::new(Tape::default());
+        let disk =
+            TapedDisk::new(image.disks[0].clone(), Some((tape.clone(), tape.new_inode(false))));
+        let inner = FileSystem::new().mount(&Incarnation::start());
+        let files = Arc::new(TapedFiles { inner, tape: tape.clone() });
+        fill(&*files, image);
+        (Self { files, disk, ..found }, tape)
+    }
+
+    /// What a power failure left, some time later.
+    pub fn found(image: &Image, setup: Setup) -> Self {
+        SteppedProtection::stay_on_this_thread();
+        let world = World::enter(image.hash(), false);
+        world.clock.advance(Duration::from_secs(600));
+        let files = FileSystem::new().mount(&Incarnation::start());
+        fill(&*files, image);
+        Self { world, files, disk: TapedDisk::new(image.disks[0].clone(), None), setup }
+    }
+
+    pub fn clock(&self) -> Arc<dyn Clock> {
+        self.world.clock.clone()
+    }
+
+    pub fn store(&self) -> Arc<dyn Store> {
+        let store = DirStore::open_in(self.files.clone(), Path::new(VAULT));
+        Arc::new(store.expect("promise 5: the vault's directory is there"))
+    }
+
+    pub fn vault(&self) -> hrl::Result<Vault> {
+        Vault::open(self.store(), self.setup.key.clone(), self.clock())
+    }
+
+    pub fn replica(&self) -> hrl::Result<Replica> {
+        self.vault()?.replica("disk")
+    }
+
+    pub fn protect(&self) -> hrl::Result<Agent> {
+        let options = ProtectionOptions::new("disk", self.disk.clone(), self.vault()?, STATE)
+            .policy(self.setup.policy.clone())
+            .clock(self.clock())
+            .files(self.files.clone());
+        let mut protection = SteppedProtection::open(options)?;
+        let world = self.world.clone();
+        Ok(Agent { tasks: protection.take_tasks(), protection, world })
+    }
+
+    /// Regions marked in the dirty map; `None` where there is none.
+    pub fn marked(&self) -> Option<Vec<bool>> {
+        let bytes = self.files.read(&Path::new(STATE).join("dirty")).ok()?;
+        let regions = self.disk.size_bytes() / self.setup.policy.region_bytes;
+        let bits = bytes.get(4096..)?;
+        Some((0..regions as usize).map(|at| bits[at / 8] >> (at % 8) & 1 == 1).collect())
+    }
+}
+
+/// Makes the files of an image, durably.
+fn fill(files: &dyn Files, image: &Image) {
+    for (path, content) in &image.files {
+        match content {
+            None => files.make_directory(path).expect("directory"),
+            Some(content) => {
+                let mut file = files.create(path).expect("file");
+                file.append(content).and_then(|()| file.sync()).expect("file");
+            }
+        }
+        files.sync_directory(path.parent().expect("a path of the image")).expect("sync");
+    }
+}
+
+/// What a view shows of a whole volume.
+pub fn content(replica: &Replica, at: &At) -> hrl::Result<Vec<u8>> {
+    let view = replica.view(at, &ViewOptions::default())?;
+    let mut bytes = vec![0; view.size_bytes() as usize];
+    view.read(0, &mut bytes)?;
+    Ok(bytes)
+}
+
+/// An agent whose tasks step in turns.
+pub struct Agent {
+    pub protection: SteppedProtection,
+    tasks: Vec<SteppedTask>,
+    world: Rc<World>,
+}
+
+impl Agent {
+    pub fn stats(&self) -> ProtectionStats {
+        self.protection.stats()
+    }
+
+    /// The last sequence that it found when it started.
+    pub fn found_sequence(&self) -> u64 {
+        let stats = self.stats();
+        stats.last_sequence.0 - u64::from(stats.mode != Mode::Ordered)
+    }
+
+    /// Each task that is not `held` back steps once, and some time passes.
+    pub fn turn(&mut self, held: &[&str]) {
+        for task in self.tasks.iter_mut().filter(|task| !held.contains(&task.name())) {
+            task.step();
+        }
+        self.world.clock.advance(TURN);
+    }
+
+    pub fn run(&mut self, until: impl Fn(&SteppedProtection) -> bool) {
+        for _ in 0..TURNS_MAX {
+            if until(&self.protection) {
+                return;
+            }
+            self.turn(&[]);
+        }
+        panic!("promise 4: it does not come to its end: {:?}", self.stats());
+    }
+
+    /// Until source and replica are the same.
+    pub fn settle(&mut self) {
+        self.run(|protection| {
+            let stats = protection.stats();
+            stats.mode == Mode::Ordered && stats.replicated_sequence == stats.last_sequence
+        });
+    }
+
+    /// A change of the disk, once its region is marked. `None` is zeroes.
+    pub fn change(&mut self, extent: Extent, data: Option<&[u8]>) {
+        let volume = self.protection.volume().clone();
+        let tap = volume.tap().expect("it is protected");
+        loop {
+            match tap.begin(extent, Waker::noop()) {
+                Poll::Ready(ticket) => break tap.cancel(ticket.expect("within the volume")),
+                Poll::Pending => {
+                    let keeper = self.tasks.iter_mut().find(|task| task.name() == "keeper");
+                    keeper.expect("a keeper").step();
+                }
+            }
+        }
+        match data {
+            Some(data) => volume.write(extent.offset, data, Durability::Cached).expect("write"),
+            None => volume.zero(extent, Unmap::Allowed, Durability::Cached).expect("zero"),
+        }
+    }
+
+    pub fn place(&self) -> PlacedPoint {
+        self.protection.place(PointKind::Crash, "").expect("a point")
+    }
+
+    /// The point when it is durable.
+    pub fn confirmed(&self, placed: &PlacedPoint) -> Option<(PointId, Sequence)> {
+        let outcome = self.protection.outcome(placed)?;
+        let point = outcome.expect("promise 5: a point becomes durable");
+        Some((point.id, point.sequence))
+    }
+
+    pub fn stop(mut self) {
+        self.protection.begin_stop().expect("stop");
+        while !self.protection.is_journaled() {
+            self.turn(&[]);
+        }
+        self.tasks.clear();
+        self.protection.end_stop().expect("stop");
+    }
+}

@@ -1,0 +1,216 @@
+//! Goes through all boundaries of a recording and all images of each, and tells which do not hold.
+
+use std::cell::RefCell;
+use std::collections::HashSet;
+use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use hrl::{Clock, SystemClock};
+
+use crate::image::{Boundary, Image};
+use crate::tape::Op;
+
+/// Failures after which a sweep ends.
+const FAILURES_MAX: usize = 8;
+
+/// What a machine did, and what was promised when.
+pub struct Recording<K> {
+    pub name: String,
+    pub ops: Vec<Op>,
+    /// For each inode whether it is a directory.
+    pub directories: Vec<bool>,
+    /// The disks before the first operation.
+    pub disks: Vec<Vec<u8>>,
+    /// The first boundary of interest.
+    pub first: usize,
+    /// What is known once so many operations are done, until the next.
+    pub known: Vec<(usize, K)>,
+}
+
+impl<K> Recording<K> {
+    /// One image of a boundary.
+    pub fn image(&self, at: usize, number: usize) -> Image {
+        let mut boundary = at_first(self);
+        while boundary.at < at {
+            boundary.advance();
+        }
+        let recipes = boundary.recipes();
+        boundary.image(&recipes[number % recipes.len()])
+    }
+
+    pub fn known_at(&self, at: usize) -> &K {
+        let after = self.known.partition_point(|(position, _)| *position <= at);
+        &self.known[after.max(1) - 1].1
+    }
+}
+
+thread_local! {
+    static PANIC: RefCell<String> = const { RefCell::new(String::new()) };
+}
+
+/// Panics are kept for the report instead of being printed as they happen.
+pub fn quiet_panics() {
+    std::panic::set_hook(Box::new(|info| {
+        let place = info.location().map(|at| format!(" ({}:{})", at.file(), at.line()));
+        let payload = info.payload();
+        let text = payload.downcast_ref::<String>().cloned();
+        let text = text.or_else(|| payload.downcast_ref::<&str>().map(|text| (*text).to_owned()));
+        PANIC.set(text.unwrap_or_else(|| "a panic".to_owned()) + &place.unwrap_or_default());
+    }));
+}
+
+/// Runs a check; what it found, when it does not hold.
+pub fn attempt(check: impl FnOnce()) -> Option<String> {
+    let result = catch_unwind(AssertUnwindSafe(check));
+    result.err().map(|payload| {
+        // Whatever the check still holds may be locked.
+        std::mem::forget(payload);
+        PANIC.take()
+    })
+}
+
+/// What a sweep did.
+#[derive(Default)]
+pub struct Figures {
+    boundaries: AtomicUsize,
+    images: AtomicUsize,
+    same: AtomicUsize,
+}
+
+impl fmt::Display for Figures {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let count = |counter: &AtomicUsize| counter.load(Ordering::Relaxed);
+        write!(
+            f,
+            "{} boundaries, {} images checked, {} more that were the same",
+            count(&self.boundaries),
+            count(&self.images),
+            count(&self.same)
+        )
+    }
+}
+
+struct Failure {
+    at: usize,
+    number: usize,
+    text: String,
+}
+
+/// Checks images of all boundaries: those with everything and with nothing that was not durable, and of the others each
+/// `stride`th, beginning at another one at each boundary. Panics with what does not hold.
+pub fn sweep<K: Sync>(
+    recording: &Recording<K>,
+    stride: usize,
+    check: &(dyn Fn(&Image, &K) + Sync),
+) {
+    quiet_panics();
+    if let Some((name, at, number)) = wanted() {
+        if name == recording.name {
+            one(recording, at, number, check);
+        }
+        return;
+    }
+    let clock = SystemClock::default();
+    let start = clock.elapsed();
+    let (figures, seen) = (Figures::default(), Mutex::new(HashSet::new()));
+    let failures = Mutex::new(Vec::new());
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    std::thread::scope(|scope| {
+        for thread in 0..threads {
+            let (figures, seen, failures) = (&figures, &seen, &failures);
+            scope.spawn(move || {
+                let mut boundary = at_first(recording);
+                loop {
+                    if boundary.at % threads == thread {
+                        let found = look(recording, &boundary, stride, figures, seen, check);
+                        failures.lock().expect("not poisoned").extend(found);
+                    }
+                    let enough = failures.lock().expect("not poisoned").len() >= FAILURES_MAX;
+                    if boundary.at == recording.ops.len() || enough {
+                        return;
+                    }
+                    boundary.advance();
+                }
+            });
+        }
+    });
+    let took = clock.elapsed().saturating_sub(start);
+    println!("{}: {figures}, in {took:.1?}", recording.name);
+    let mut failures = failures.into_inner().expect("not poisoned");
+    failures.sort_by_key(|failure| (failure.at, failure.number));
+    for Failure { at, number, text } in failures.iter().take(FAILURES_MAX) {
+        println!("{text}");
+        println!(
+            "replay: SWEEP={}:{at}:{number} cargo test -p hrl --test sweep -- --include-ignored --nocapture\n",
+            recording.name
+        );
+    }
+    assert!(failures.is_empty(), "{}: {} images do not hold", recording.name, failures.len());
+}
+
+fn at_first<K>(recording: &Recording<K>) -> Boundary<'_> {
+    let mut boundary = Boundary::new(&recording.ops, &recording.directories, &recording.disks);
+    while boundary.at < recording.first {
+        boundary.advance();
+    }
+    boundary
+}
+
+fn look<K>(
+    recording: &Recording<K>,
+    boundary: &Boundary<'_>,
+    stride: usize,
+    figures: &Figures,
+    seen: &Mutex<HashSet<(u64, usize)>>,
+    check: &(dyn Fn(&Image, &K) + Sync),
+) -> Vec<Failure> {
+    figures.boundaries.fetch_add(1, Ordering::Relaxed);
+    let known = recording.known_at(boundary.at);
+    let age = recording.known.partition_point(|(position, _)| *position <= boundary.at);
+    let mut failures = Vec::new();
+    for (number, recipe) in boundary.recipes().iter().enumerate() {
+        if number >= 2 && !(number + boundary.at).is_multiple_of(stride) {
+            continue;
+        }
+        let image = boundary.image(recipe);
+        if !seen.lock().expect("not poisoned").insert((image.hash(), age)) {
+            figures.same.fetch_add(1, Ordering::Relaxed);
+            continue;
+        }
+        figures.images.fetch_add(1, Ordering::Relaxed);
+        if let Some(found) = attempt(|| check(&image, known)) {
+            let (at, next) = (boundary.at, boundary.next_op());
+            let text = format!(
+                "{}, before operation {at} ({next}), image {number} ({}): {found}",
+                recording.name, recipe.name
+            );
+            failures.push(Failure { at, number, text });
+        }
+    }
+    failures
+}
+
+/// One image, asked for by `SWEEP=NAME:BOUNDARY:IMAGE`.
+fn wanted() -> Option<(String, usize, usize)> {
+    let text = std::env::var("SWEEP").ok()?;
+    let mut parts = text.split(':');
+    Some((parts.next()?.to_owned(), parts.next()?.parse().ok()?, parts.next()?.parse().ok()?))
+}
+
+fn one<K>(recording: &Recording<K>, at: usize, number: usize, check: &(dyn Fn(&Image, &K) + Sync)) {
+    let _ = std::panic::take_hook();
+    let mut boundary = at_first(recording);
+    while boundary.at < at {
+        println!("{:>5} {}", boundary.at, boundary.next_op());
+        boundary.advance();
+    }
+    let recipe = &boundary.recipes()[number];
+    println!("before {at} ({}): {}", boundary.next_op(), recipe.name);
+    let image = boundary.image(recipe);
+    for (path, content) in &image.files {
+        println!("  {} {:?}", path.display(), content.as_ref().map(Vec::len));
+    }
+    check(&image, recording.known_at(at));
+}
