@@ -45,8 +45,9 @@ def noise(seed: int, length: int) -> bytes:
     return random.Random(seed).randbytes(length)
 
 
-def test_a_disk_is_protected_and_given_back_at_each_point(start: Start, tmp_path: Path) -> None:
-    agent = start()
+@pytest.mark.parametrize("cache", ["none", "writeback"])
+def test_a_disk_is_protected_and_given_back_at_each_point(start: Start, tmp_path: Path, cache: str) -> None:
+    agent = start("--cache", cache)
     wait_ordered(agent)
     states: dict[str, bytes] = {}
     for label in ("one", "two", "three"):

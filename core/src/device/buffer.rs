@@ -1,4 +1,7 @@
 //! Memory for captured data: page-aligned, so that one copy serves both direct I/O and the journal.
+//!
+//! Most captured writes are one page. Such pages are kept when they are given back, up to [`IDLE_PAGES_MAX`]: the allocator
+//! would return them to the system and fault them in again, because the thread that frees is never the one that takes.
 
 #![allow(unsafe_code, reason = "aligned allocation")]
 
@@ -7,6 +10,12 @@ use std::fmt;
 use std::ops::{Deref, DerefMut};
 use std::ptr::NonNull;
 use std::slice;
+use std::sync::OnceLock;
+
+use crossbeam_queue::ArrayQueue;
+
+/// Pages of one process that are kept for the next buffers: 4 MiB.
+const IDLE_PAGES_MAX: usize = 1024;
 
 /// Alignment of every [`Buffer`], enough for direct I/O on any disk.
 pub const BUFFER_ALIGNMENT_BYTES: usize = 4096;
@@ -55,6 +64,11 @@ impl Buffer {
     /// Allocates room for `length` bytes; the length stays zero until the caller has written them.
     fn uninitialised(length: usize) -> Self {
         let capacity = length.max(1).next_multiple_of(BUFFER_ALIGNMENT_BYTES);
+        if capacity == BUFFER_ALIGNMENT_BYTES
+            && let Some(Page(start)) = idle_pages().pop()
+        {
+            return Self { start, length: 0, capacity };
+        }
         let layout = Self::layout(capacity);
         // SAFETY: the layout has a size above zero.
         let start = unsafe { alloc(layout) };
@@ -68,8 +82,22 @@ impl Buffer {
     }
 }
 
+/// Memory of a buffer of one page that nobody owns.
+struct Page(NonNull<u8>);
+
+// SAFETY: whoever has the Page owns its memory alone; no pointer into it is left elsewhere.
+unsafe impl Send for Page {}
+
+fn idle_pages() -> &'static ArrayQueue<Page> {
+    static IDLE: OnceLock<ArrayQueue<Page>> = OnceLock::new();
+    IDLE.get_or_init(|| ArrayQueue::new(IDLE_PAGES_MAX))
+}
+
 impl Drop for Buffer {
     fn drop(&mut self) {
+        if self.capacity == BUFFER_ALIGNMENT_BYTES && idle_pages().push(Page(self.start)).is_ok() {
+            return;
+        }
         // SAFETY: `start` came from `alloc` with this layout and is released once.
         unsafe { dealloc(self.start.as_ptr(), Self::layout(self.capacity)) };
     }
@@ -94,5 +122,24 @@ impl DerefMut for Buffer {
 impl fmt::Debug for Buffer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Buffer({} bytes)", self.length)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_page_that_is_used_again_has_its_new_bytes_alone() {
+        let old: Vec<Buffer> =
+            (0..IDLE_PAGES_MAX + 10).map(|_| Buffer::copy_of(&[7; 4096])).collect();
+        drop(old);
+        assert!(idle_pages().len() <= IDLE_PAGES_MAX);
+        let fresh = Buffer::zeroed(100);
+        assert_eq!(&fresh[..], &[0; 100]);
+        let (one, other) = (Buffer::copy_of(&[1; 4096]), Buffer::copy_of(&[2; 4095]));
+        assert!(one.iter().all(|byte| *byte == 1) && other.iter().all(|byte| *byte == 2));
+        assert_eq!(other.len(), 4095);
+        assert!(one.as_ptr().addr().is_multiple_of(BUFFER_ALIGNMENT_BYTES));
     }
 }

@@ -1,5 +1,6 @@
 """Commands of the source: protect, point, status."""
 
+import enum
 import signal
 import sys
 import threading
@@ -8,13 +9,13 @@ import tomllib
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Annotated, Any, TypeGuard
+from typing import Annotated, Any, Literal, TypeGuard
 
 import typer
 from rich.live import Live
 from rich.table import Table
 
-from hrl import NbdServer, Protection, RecoveryPoint
+from hrl import FileDevice, NbdServer, Protection, RecoveryPoint
 from hrl.cli.base import (
     NOT_RUNNING,
     Json,
@@ -40,6 +41,18 @@ from hrl.cli.scheduled_checks import checks_by_policy
 from hrl.health import RPO_SECONDS
 
 StateDirectory = Annotated[Path, typer.Argument(metavar="STATE", help="State directory of the agent.")]
+
+
+class Cache(enum.StrEnum):
+    """Whether the host's page cache is used for a disk; the words are QEMU's."""
+
+    NONE = "none"
+    WRITEBACK = "writeback"
+
+    @property
+    def direct(self) -> Literal["auto", "never"]:
+        """As `FileDevice` calls it."""
+        return "auto" if self is Cache.NONE else "never"
 
 
 def read_policy(path: Path | None) -> dict[str, str]:
@@ -122,6 +135,9 @@ def protect(
         str | None,
         typer.Option("--app-point-interval", metavar="TIME", help="Mark such a point this often: 15m, 1h."),
     ] = None,
+    cache: Annotated[
+        Cache, typer.Option("--cache", help="How the disk is written: past the page cache, or through it until a flush.")
+    ] = Cache.NONE,
     take_over: Annotated[bool, typer.Option("--take-over", help="Take the volume from another source.")] = False,
     metrics: Annotated[
         str | None, typer.Option("--metrics", metavar="HOST:PORT", help="Serve /metrics and /healthz there, without TLS.")
@@ -141,8 +157,9 @@ def protect(
     state.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
         sinks = stack.enter_context(open_sinks(read_events(policy), events, tell_event))
+        device = stack.enter_context(FileDevice(disk, direct=cache.direct, exclusive=True))
         protection = Protection(
-            disk,
+            device,
             vault=open_vault(vault, key_file, create=True),
             state=state,
             volume=name,

@@ -352,6 +352,21 @@ impl Connection<'_> {
         })
     }
 
+    /// The write is a copy into the page cache: cheaper at once than on a ring, which most file systems' buffered writes
+    /// leave for a thread of the kernel.
+    fn is_copy(&self, request: &Request) -> bool {
+        request.length as usize <= COPY_BYTES_MAX
+            && !request.has(CMD_FLAG_FUA)
+            && self.device.ring_target().is_some_and(|target| target.alignment_bytes == 1)
+    }
+
+    fn write_at_once(&mut self, number: usize) {
+        let Some(slot) = self.slots[number].as_mut() else { return };
+        let Some(buffer) = slot.buffer.take() else { return };
+        let result = self.device.write(slot.request.offset, &buffer, Durability::Cached);
+        self.finish(number, result.map(|()| Discarded::Ignored), Some(buffer));
+    }
+
     fn start_read(&mut self, number: usize) {
         let Some(slot) = self.slots[number].as_mut() else { return };
         let extent = slot.extent();
@@ -399,6 +414,7 @@ impl Connection<'_> {
         let durability =
             if request.has(CMD_FLAG_FUA) { Durability::Durable } else { Durability::Cached };
         match request.command {
+            CMD_WRITE if self.is_copy(&request) => self.write_at_once(number),
             CMD_WRITE if self.on_ring(extent) => self.continue_on_ring(number),
             CMD_WRITE => self.transfer_on_pool(number),
             CMD_TRIM => self.on_pool(number, move |device, _| {
