@@ -16,8 +16,9 @@ TARGET := $(shell sed -n '/^\[\[bin/,/^name/s/^name = "\(.*\)"/\1/p' fuzz/Cargo.
 FUZZ_SECONDS := 60
 SEEDS := 1000
 FROM := 0
+SCHEDULES := 1000
 
-.PHONY: help build install demo servers guest test test-c test-long sim fuzz lint bench bench-c bench-python bench-peers doc man clean packages venv
+.PHONY: help build install demo servers guest test test-c test-long concurrency sim fuzz lint bench bench-c bench-python bench-peers doc man clean packages venv
 
 help:  ## List the jobs
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -78,7 +79,13 @@ test-c: packages  ## The C and C++ tests and examples alone: plain, AddressSanit
 test-long: packages servers install  ## Long sweeps
 	cargo test --release -p hrl --features cloud,gateway,plan -- --ignored --nocapture --test-threads=1
 	cargo test --release -p hrl-ffi --features tls
+	$(MAKE) concurrency SCHEDULES=20000
 	$(MAKE) fuzz
+
+# Each in a target directory of its own, because the flag is for all crates.
+concurrency:  ## Run models of concurrency: SCHEDULES (1000) of each by shuttle, and every order by loom
+	SCHEDULES=$(SCHEDULES) RUSTFLAGS="--cfg shuttle" cargo test -p hrl --lib --target-dir target/shuttle concurrency
+	RUSTFLAGS="--cfg loom" cargo test -p hrl --lib --target-dir target/loom concurrency
 
 sim:  ## Simulate SEEDS lives (1000) from seed FROM (0), every promise against a model
 	SIM_SEEDS=$(SEEDS) SIM_FROM=$(FROM) cargo test --release -p hrl --test sim promises_hold_in_many_simulated_lives -- --nocapture

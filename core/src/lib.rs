@@ -20,6 +20,7 @@ mod protect;
 pub mod replica;
 mod ship;
 pub mod store;
+mod sync;
 #[cfg(feature = "tls")]
 mod tls;
 mod units;

@@ -3,7 +3,10 @@
 //! [`Tap`] is the state machine, without I/O; the dirty map makes what it holds in memory survivable; [`Volume`]
 //! joins a device and a tap for callers who let us do the I/O; the NBD server is the front for everybody else.
 
+#[cfg(all(test, shuttle))]
+mod concurrency;
 mod dirty;
+mod keep;
 mod nbd;
 mod region;
 mod tap;
@@ -13,6 +16,7 @@ mod wait;
 #[cfg(any(test, feature = "testing"))]
 pub use dirty::mend_dirty_map;
 pub use dirty::{CleanStop, DirtyMap, DirtyMapParams, MapState};
+pub(crate) use keep::{clean, mark_wanted, require_resync};
 pub use nbd::{Export, ExportContext, ExportTarget, NbdAddress, NbdLimits, NbdServer, NbdStats};
 #[cfg(feature = "tls")]
 pub use nbd::{NbdTls, RefusalSink};

@@ -14,7 +14,7 @@
 //! Locks are held for a few hundred nanoseconds; wakers are called outside them.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, PoisonError};
 use std::task::{Poll, Waker};
 use std::time::Duration;
 
@@ -26,6 +26,7 @@ use crate::event::{Cause, Mode};
 use crate::extent::Extent;
 use crate::journal::{Mark, PointKind, RECORD_DATA_BYTES_MAX};
 use crate::policy::{CaptureContent, Policy, WhenFull};
+use crate::sync::{Condvar, Mutex, MutexGuard};
 use crate::units::{Sequence, Timestamp};
 
 /// Memory that a queued record takes beside its data, as counted against the budget.

@@ -5,12 +5,13 @@
 
 use std::sync::Arc;
 use std::task::{Poll, Wake, Waker};
-use std::thread::{self, Thread};
 use std::time::Duration;
 
 use super::tap::{Tap, Ticket};
 use crate::error::{Error, ErrorKind, Result};
 use crate::extent::Extent;
+use crate::sync::thread::{self, Thread};
+use crate::sync::thread_local;
 
 impl Tap {
     /// As [`Tap::begin`], waiting on the calling thread until there is a ticket. A thread that holds a ticket and asks for

@@ -37,7 +37,7 @@ pub use stepped::{PlacedPoint, SteppedProtection, SteppedTask};
 
 use self::provisional::Provisional;
 use self::task::Task;
-use crate::capture::{DirtyMap, RegionRange, Tap, Volume};
+use crate::capture::{DirtyMap, RegionRange, Tap, Volume, require_resync};
 use crate::clock::{Clock, random_bytes};
 use crate::device::BlockDevice;
 use crate::error::{Error, ErrorKind, Result};
@@ -47,6 +47,7 @@ use crate::point::{Quiesce, QuiesceRequest, Steps, quiesced};
 use crate::policy::Policy;
 use crate::replica::{RecoveryPoint, TimelineEntry, Vault, VolumeInfo};
 use crate::ship::{Shipper, Spool};
+use crate::sync;
 use crate::units::{ChainHash, Epoch, PointId, Sequence, Timestamp};
 
 /// How long a mark waits for its segment to be sealed.
@@ -269,7 +270,7 @@ struct Shared {
     clock: Arc<dyn Clock>,
     events: EventSink,
     state: state::StateDirectory,
-    dirty: Mutex<DirtyMap>,
+    dirty: sync::Mutex<DirtyMap>,
     spool: Spool,
     shipper: Shipper,
     journal: Mutex<JournalState>,
@@ -572,9 +573,7 @@ impl Shared {
     fn resync(&self) -> Result<()> {
         let regions = self.info.device_bytes.div_ceil(self.policy.region_bytes).max(1);
         let all = RegionRange { first: 0, last: regions - 1 };
-        self.dirty().mark(&[all])?;
-        self.tap.require_resync(&[all], Cause::Requested);
-        Ok(())
+        require_resync(&self.tap, &self.dirty, all, Cause::Requested)
     }
 
     fn begin_stop(&self) -> Result<()> {
@@ -622,7 +621,7 @@ impl Shared {
         self.journal.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn dirty(&self) -> MutexGuard<'_, DirtyMap> {
+    fn dirty(&self) -> sync::MutexGuard<'_, DirtyMap> {
         self.dirty.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

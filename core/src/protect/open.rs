@@ -17,6 +17,7 @@ use crate::point::Quiesce;
 use crate::policy::{CaptureContent, Policy};
 use crate::replica::{CatalogEdit, Replica, SourceIdentity, Vault, VolumeInfo};
 use crate::ship::{Shipper, Spool};
+use crate::sync;
 
 /// How to open a [`Protection`]: required arguments in [`ProtectionOptions::new`], the rest chained.
 pub struct ProtectionOptions {
@@ -162,7 +163,7 @@ impl ProtectionOptions {
             clock: self.clock,
             events: self.events,
             state,
-            dirty: Mutex::new(needed.map),
+            dirty: sync::Mutex::new(needed.map),
             spool,
             shipper,
             journal: Mutex::new(JournalState::new(left.last_sequence, left.chain)),

@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::hand_over::HandOver;
 use super::task::{Next, Task};
 use super::{PlacedMark, Shared};
+use crate::capture::mark_wanted;
 use crate::error::Result;
 use crate::event::EventKind;
 use crate::journal::PointKind;
@@ -29,22 +30,16 @@ impl Task for Keeper {
         if shared.has_ended() {
             return Next::Ended;
         }
-        let wanted = shared.tap.wanted(Duration::ZERO);
-        if wanted.is_empty() {
-            return Next::Work(WAIT);
+        // Without its map the next session reads the whole disk, so nothing is lost.
+        let give_up = || drop(shared.state.forget_dirty_map());
+        match mark_wanted(&shared.tap, &shared.dirty, give_up) {
+            Ok(true) => Next::Now,
+            Ok(false) => Next::Work(WAIT),
+            Err(error) => {
+                shared.event(EventKind::TaskFailed, format!("the dirty map is lost: {error}"));
+                Next::Now
+            }
         }
-        let mut dirty = shared.dirty();
-        if let Err(error) = dirty.mark(&wanted) {
-            // The writer is not stopped for it. Without its map the next session reads the whole disk, so nothing is lost.
-            let _ = shared.state.forget_dirty_map();
-            drop(dirty);
-            shared.event(EventKind::TaskFailed, format!("the dirty map is lost: {error}"));
-            shared.tap.marked(&wanted);
-            return Next::Now;
-        }
-        // Under the map's lock, so that no cleaning comes between.
-        shared.tap.marked(&wanted);
-        Next::Now
     }
 
     fn wait_for_work(&self, shared: &Shared, limit: Duration) {
@@ -159,15 +154,10 @@ fn clean(shared: &Shared, through: Sequence) {
     if through == Sequence::ZERO || shared.tap.stats().marked_regions == 0 {
         return;
     }
-    // The flush comes after every write up to `through` completed, so it covers them.
-    if let Err(error) = shared.volume.device().flush() {
+    if let Err(error) =
+        crate::capture::clean(&shared.tap, &shared.dirty, &**shared.volume.device(), through)
+    {
         shared.event(EventKind::TaskFailed, format!("the dirty map is not cleaned: {error}"));
-        return;
-    }
-    let mut dirty = shared.dirty();
-    let cleaned = shared.tap.clean(through);
-    if let Err(error) = dirty.clear(&cleaned) {
-        shared.event(EventKind::TaskFailed, error.to_string());
     }
 }
 

@@ -1,8 +1,10 @@
 //! Threads for what a ring cannot do.
 
-use std::sync::mpsc::{Receiver, Sender, channel};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::JoinHandle;
+use std::sync::{Arc, PoisonError};
+
+use crate::sync::Mutex;
+use crate::sync::mpsc::{Receiver, Sender, channel};
+use crate::sync::thread::{self, JoinHandle};
 
 /// Threads of a server.
 const THREADS: usize = 8;
@@ -22,10 +24,7 @@ impl Pool {
         let threads = (0..THREADS)
             .filter_map(|_| {
                 let queue = queue.clone();
-                std::thread::Builder::new()
-                    .name("hrl-nbd-pool".into())
-                    .spawn(move || work(&queue))
-                    .ok()
+                thread::Builder::new().name("hrl-nbd-pool".into()).spawn(move || work(&queue)).ok()
             })
             .collect();
         Self { jobs: Some(jobs), threads }
@@ -54,5 +53,39 @@ fn work(queue: &Mutex<Receiver<Job>>) {
         let job = queue.lock().unwrap_or_else(PoisonError::into_inner).recv();
         let Ok(job) = job else { return };
         job();
+    }
+}
+
+#[cfg(all(test, shuttle))]
+mod concurrency {
+    use super::*;
+    use crate::sync::atomic::{AtomicU64, Ordering};
+    use crate::sync::explore;
+
+    #[test]
+    fn every_job_runs_once_before_the_end_and_none_waits_for_one_that_waits() {
+        explore(|| {
+            let pool = Pool::start();
+            let (sender, receiver) = crate::sync::mpsc::channel();
+            let runs = Arc::new(AtomicU64::new(0));
+            let count = || {
+                let runs = runs.clone();
+                move || runs.fetch_add(1, Ordering::Relaxed)
+            };
+            let (first, second, third) = (count(), count(), count());
+            pool.run(move || {
+                receiver.recv().expect("the second job sends");
+                first();
+            });
+            pool.run(move || {
+                second();
+                sender.send(()).expect("the first job waits");
+            });
+            pool.run(move || {
+                third();
+            });
+            drop(pool);
+            assert_eq!(runs.load(Ordering::Relaxed), 3);
+        });
     }
 }

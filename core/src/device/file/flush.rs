@@ -4,8 +4,10 @@
 //! the other succeed over the same loss. So they take turns. Waiting costs little, because a flush that began after
 //! a caller asked and has succeeded is that caller's flush too.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::PoisonError;
+
+use crate::sync::Mutex;
+use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 /// Turns of flushes of one descriptor, or of what is made of several.
 #[derive(Debug, Default)]
@@ -86,5 +88,61 @@ mod tests {
             });
         }
         assert_eq!(runs, 3);
+    }
+}
+
+#[cfg(all(test, loom))]
+mod concurrency {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::sync::explore;
+
+    /// A disk as the kernel has it: of what a failed flush lost, no later one tells.
+    #[derive(Default)]
+    struct Disk {
+        cached: u32,
+        durable: u32,
+        flushes: u32,
+    }
+
+    /// Writes bit `mine`, flushes, and looks whether a flush that succeeded made it durable.
+    fn write_and_flush(turns: &FlushTurns, disk: &Mutex<Disk>, mine: u32, failing: u32) {
+        let lock = || disk.lock().unwrap_or_else(PoisonError::into_inner);
+        lock().cached |= 1 << mine;
+        let flushed = turns.run(|| {
+            let (taken, number) = {
+                let mut disk = lock();
+                disk.flushes += 1;
+                (std::mem::take(&mut disk.cached), disk.flushes)
+            };
+            if number == failing {
+                return Err(());
+            }
+            lock().durable |= taken;
+            Ok(())
+        });
+        if flushed == Some(Ok(())) {
+            assert_eq!(
+                lock().durable >> mine & 1,
+                1,
+                "a flush that returned covers what was before"
+            );
+        }
+    }
+
+    #[test]
+    fn promise_4_a_flush_that_succeeds_covers_its_caller_also_when_another_ran_for_it() {
+        for failing in 0..3 {
+            explore(move || {
+                let (turns, disk) = (Arc::<FlushTurns>::default(), Arc::<Mutex<Disk>>::default());
+                let others = [1, 2].map(|mine| {
+                    let (turns, disk) = (turns.clone(), disk.clone());
+                    loom::thread::spawn(move || write_and_flush(&turns, &disk, mine, failing))
+                });
+                write_and_flush(&turns, &disk, 0, failing);
+                others.into_iter().for_each(|other| other.join().expect("no panic"));
+            });
+        }
     }
 }

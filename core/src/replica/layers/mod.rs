@@ -8,15 +8,18 @@
 //! After a failed change its blocks are as absent as before, but what the upper device holds there is not known: see
 //! [`Layers::is_disturbed`].
 
+#[cfg(all(test, shuttle))]
+mod concurrency;
 mod presence;
 
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, PoisonError};
 
 pub(super) use self::presence::Presence;
 use crate::device::{Allocation, BlockDevice, Durability};
 use crate::error::{Error, ErrorKind, Result};
 use crate::extent::{Extent, ExtentSet};
+use crate::sync::atomic::{AtomicBool, Ordering};
+use crate::sync::{Condvar, Mutex, MutexGuard};
 
 pub(super) struct Layers {
     pub base: Arc<dyn BlockDevice>,

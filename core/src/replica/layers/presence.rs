@@ -3,15 +3,15 @@
 //! Readers take no lock: a block that is seen as present stays so. Memory is allocated for the parts of the disk that are
 //! touched, and is [`BLOCKS_MAX`] bits (64 MiB) at most: a disk of more than 2 TiB has larger blocks than 4 KiB.
 
-use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU64, Ordering};
-
 use crate::extent::Extent;
+use crate::sync::OnceLock;
+use crate::sync::atomic::{AtomicU64, Ordering};
 
 /// Bits at most.
 const BLOCKS_MAX: u64 = 1 << 29;
 const BLOCK_BYTES_MIN: u64 = 4096;
-const WORDS: usize = 512;
+/// Two where every order is tried, which each word makes slower.
+const WORDS: usize = if cfg!(all(test, loom)) { 2 } else { 512 };
 const CHUNK_BLOCKS: u64 = WORDS as u64 * 64;
 
 type Chunk = Box<[AtomicU64]>;
@@ -162,5 +162,55 @@ mod tests {
             assert!(presence.holds(last));
             assert_eq!(presence.chunks.iter().filter(|chunk| chunk.get().is_some()).count(), 1);
         }
+    }
+}
+
+#[cfg(all(test, loom))]
+mod concurrency {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::sync::explore;
+
+    fn blocks(first: u64, count: u64) -> Extent {
+        Extent { offset: first * BLOCK_BYTES_MIN, length: count * BLOCK_BYTES_MIN }
+    }
+
+    #[test]
+    fn whoever_sees_a_block_present_sees_what_was_done_before() {
+        explore(|| {
+            let presence = Arc::new(Presence::new(200 * BLOCK_BYTES_MIN));
+            let content = Arc::new(AtomicU64::new(0));
+            let writer = loom::thread::spawn({
+                let (presence, content) = (presence.clone(), content.clone());
+                move || {
+                    content.store(1, Ordering::Relaxed);
+                    presence.mark(blocks(63, 2));
+                }
+            });
+            for block in [63, 64] {
+                if presence.holds(blocks(block, 1)) {
+                    assert_eq!(content.load(Ordering::Relaxed), 1, "block {block}");
+                }
+            }
+            writer.join().expect("no panic");
+            assert!(presence.holds(blocks(63, 2)));
+        });
+    }
+
+    #[test]
+    fn marks_of_neighbours_are_never_lost_and_never_taken_back() {
+        explore(|| {
+            let presence = Arc::new(Presence::new(200 * BLOCK_BYTES_MIN));
+            let markers = [0, 1].map(|at| {
+                let presence = presence.clone();
+                loom::thread::spawn(move || presence.mark(blocks(62 + at, 2)))
+            });
+            let seen = presence.holds(blocks(63, 1));
+            assert!(!seen || presence.holds(blocks(63, 1)), "it was there before");
+            markers.into_iter().for_each(|marker| marker.join().expect("no panic"));
+            assert!(presence.holds(blocks(62, 3)));
+            assert_eq!(presence.absent(blocks(61, 5)).count(), 2);
+        });
     }
 }

@@ -1,0 +1,277 @@
+//! Models of capture under every schedule: writers, keeper, cleaner, journal, resync, marks, holds and the end.
+//!
+//! Built with `--cfg shuttle` alone, by `make concurrency`. [`facts`] holds what must be true at every instant, also of a crash
+//! in it; a wake-up that is lost stands out as a deadlock.
+
+mod disk;
+mod facts;
+mod world;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use self::world::{Setup, World, a_mark, all_regions, join, spawn};
+use crate::capture::require_resync;
+use crate::event::{Cause, Mode};
+use crate::policy::WhenFull;
+use crate::sync::thread::{self, JoinHandle};
+use crate::sync::{choose, explore};
+use crate::units::Sequence;
+
+/// The first block of a region.
+const fn block(region: u64) -> u64 {
+    region * 16
+}
+
+/// Cost of a record of one block in the queue.
+const RECORD_BYTES: u64 = 4096 + 128;
+
+/// All that runs beside the writers of a volume that cannot leave its order.
+fn keeper_and_journal(world: &Arc<World>) -> Vec<JoinHandle<()>> {
+    vec![spawn(world, World::keep), spawn(world, |world| world.journal(0))]
+}
+
+#[test]
+fn promises_1_and_3_overlapping_writes_and_points_among_them_are_in_one_order() {
+    explore(|| {
+        let world = World::new(Setup::default());
+        let beside = keeper_and_journal(&world);
+        let writers = [(0, 2), (1, 2), (block(1), 1)].map(|(first, count)| {
+            spawn(&world, move |world| {
+                world.write(first, count).expect("written");
+                world.write(first + 1, 1).expect("written");
+            })
+        });
+        let marker = spawn(&world, |world| {
+            world.mark();
+            thread::yield_now();
+            world.mark();
+        });
+        join(writers);
+        join([marker]);
+        world.settle();
+        world.stop(beside);
+        world.known.facts().check_sequences();
+    });
+}
+
+#[test]
+fn promise_4_cleaning_never_takes_a_mark_that_a_write_needs() {
+    explore(|| {
+        let world = World::new(Setup::default());
+        let mut beside = keeper_and_journal(&world);
+        beside.push(spawn(&world, |world| (0..3).for_each(|_| world.clean())));
+        let writers = [0, 1].map(|at| {
+            spawn(&world, move |world| {
+                for region in [0, at, 0] {
+                    world.write(block(region) + at, 1).expect("written");
+                }
+            })
+        });
+        join(writers);
+        world.settle();
+        world.stop(beside);
+    });
+}
+
+#[test]
+fn promises_4_6_7_and_12_hold_through_overflows_losses_and_failed_writes() {
+    explore(|| {
+        let world =
+            World::new(Setup { budget_bytes: 2 * RECORD_BYTES, failing: 6, ..Setup::default() });
+        let beside = vec![
+            spawn(&world, World::keep),
+            spawn(&world, |world| world.journal(1)),
+            spawn(&world, World::resync),
+            spawn(&world, |world| (0..2).for_each(|_| world.clean())),
+        ];
+        let writers = [0, 1].map(|at| {
+            spawn(&world, move |world| {
+                for region in [0, 1 + at, 0] {
+                    // One that fails is in doubt, and read again.
+                    let _ = world.write(block(region) + at, 2);
+                }
+            })
+        });
+        let marker = spawn(&world, |world| {
+            world.mark();
+        });
+        join(writers);
+        join([marker]);
+        world.settle();
+        world.stop(beside);
+    });
+}
+
+#[test]
+fn promise_4_a_resync_that_is_asked_for_keeps_the_marks_it_counts_on() {
+    explore(|| {
+        let world = World::new(Setup::default());
+        let mut beside = keeper_and_journal(&world);
+        beside.push(spawn(&world, World::resync));
+        world.write(block(0), 1).expect("written");
+        let cleaner = spawn(&world, |world| (0..2).for_each(|_| world.clean()));
+        let asker = spawn(&world, |world| {
+            let (tap, map) = (&world.tap, &world.map);
+            require_resync(tap, map, all_regions(), Cause::Requested).expect("marked");
+        });
+        let writer = spawn(&world, |world| drop(world.write(block(0), 1)));
+        join([cleaner, asker, writer]);
+        world.settle();
+        world.stop(beside);
+    });
+}
+
+#[test]
+fn promise_6_without_a_journal_writers_come_to_their_end_within_the_budget() {
+    explore(|| {
+        let world = World::new(Setup { budget_bytes: 2 * RECORD_BYTES, ..Setup::default() });
+        let keeper = spawn(&world, World::keep);
+        let writers = [0, 1, 2].map(|at| {
+            spawn(&world, move |world| {
+                for region in [0, at] {
+                    world.write(block(region) + at, 1).expect("written");
+                }
+            })
+        });
+        join(writers);
+        assert_eq!(world.tap.mode(), Mode::Dirty);
+        // The journal comes back.
+        let beside =
+            vec![keeper, spawn(&world, |world| world.journal(0)), spawn(&world, World::resync)];
+        world.settle();
+        world.stop(beside);
+    });
+}
+
+/// Those beside the writers sleep until they are woken.
+const SLEEPERS: Setup = Setup {
+    budget_bytes: 256 << 10,
+    when_full: WhenFull::Block,
+    failing: 0,
+    patience: Duration::MAX,
+};
+
+#[test]
+fn promise_6_no_wake_up_is_lost_among_writers_keeper_and_journal() {
+    explore(|| {
+        let world = World::new(SLEEPERS);
+        let beside = keeper_and_journal(&world);
+        // Regions as a whole, so that a few fill the queue.
+        let writers = [0, 1].map(|at| {
+            spawn(&world, move |world| {
+                for region in [at, 2, at + 2, at] {
+                    world.write(block(region), 16).expect("written");
+                }
+            })
+        });
+        join(writers);
+        let point = world.mark().expect("in order");
+        world.wait_durable(point);
+        world.stop(beside);
+    });
+}
+
+#[test]
+fn promise_6_no_wake_up_is_lost_when_the_volume_leaves_its_order() {
+    explore(|| {
+        let world = World::new(Setup { patience: Duration::MAX, ..Setup::default() });
+        let keeper = spawn(&world, World::keep);
+        let sleeper = spawn(&world, |world| while !world.tap.wait_unordered(Duration::MAX) {});
+        let writer = spawn(&world, |world| drop(world.write(0, 1)));
+        let loser = spawn(&world, |world| {
+            world.tap.journal_lost(Sequence(0), Cause::JournalError);
+        });
+        join([sleeper, writer, loser]);
+        world.end(vec![keeper]);
+    });
+}
+
+#[test]
+fn promise_6_the_end_wakes_everybody() {
+    explore(|| {
+        let world = World::new(SLEEPERS);
+        let beside = keeper_and_journal(&world);
+        let writers = [0, 0, 1].map(|region| {
+            spawn(&world, move |world| {
+                // What is refused was not begun.
+                let _ = world.write(block(region), 1);
+            })
+        });
+        let held = spawn(&world, |world| {
+            let _ = world.tap.hold(Duration::MAX);
+        });
+        world.end(beside);
+        join(writers);
+        join([held]);
+    });
+}
+
+#[test]
+fn promise_7_a_hold_cuts_two_volumes_between_a_cause_and_its_effect() {
+    explore(|| {
+        let worlds = [World::new(Setup::default()), World::new(Setup::default())];
+        let beside = worlds.each_ref().map(keeper_and_journal);
+        let chains = [0, 1].map(|first| {
+            let worlds = worlds.clone();
+            thread::spawn(move || {
+                let effect = |at: usize| worlds[at].write(block(first), 1).expect("written");
+                (effect(first as usize), effect(1 - first as usize))
+            })
+        });
+        let marks = hold_and_mark(&worlds);
+        let chains = chains.map(|chain| chain.join().expect("no panic"));
+        for (world, beside) in worlds.iter().zip(beside) {
+            world.settle();
+            world.stop(beside);
+        }
+        let Some(marks) = marks else { return };
+        for (first, (cause, effect)) in chains.into_iter().enumerate() {
+            let holds = |at: usize, stamp| worlds[at].known.facts().holds_at(marks[at], stamp);
+            let (cause, effect) = (holds(first, cause), holds(1 - first, effect));
+            assert!(
+                cause == Some(true) || effect == Some(false),
+                "promise 7: an effect without its cause"
+            );
+        }
+    });
+}
+
+/// What a group's coordinator makes its members do; the points when it worked.
+fn hold_and_mark(worlds: &[Arc<World>; 2]) -> Option<[Sequence; 2]> {
+    // Some holds are over before they are released.
+    let limit = Duration::from_millis(10);
+    let holds = worlds.each_ref().map(|world| world.tap.hold(limit).expect("nobody else holds"));
+    if choose(3) == 0 {
+        worlds[choose(2) as usize].clock.advance(limit);
+    }
+    let marks = [0, 1].map(|at| worlds[at].tap.mark_held(holds[at], a_mark(), || Ok(())));
+    for (world, hold) in worlds.iter().zip(holds) {
+        world.tap.release(hold);
+    }
+    match marks {
+        [Ok((first, _)), Ok((second, _))] => Some([first, second]),
+        _ => None,
+    }
+}
+
+#[test]
+fn promise_7_nothing_from_an_unsettled_mark_on_reaches_the_journal() {
+    explore(|| {
+        let world = World::new(Setup { patience: Duration::MAX, ..Setup::default() });
+        let beside = keeper_and_journal(&world);
+        let writer = spawn(&world, |world| {
+            world.write(0, 1).expect("written");
+            world.write(0, 1).expect("written");
+        });
+        let marker = spawn(&world, |world| {
+            let (mark, _) = world.tap.mark_unsettled(a_mark(), || Ok(())).expect("in order");
+            thread::yield_now();
+            assert!(world.known.facts().durable < mark, "promise 7: it is not settled yet");
+            world.tap.settle(mark, choose(2) == 0);
+            world.wait_durable(mark);
+        });
+        join([writer, marker]);
+        world.stop(beside);
+    });
+}

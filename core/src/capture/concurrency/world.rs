@@ -1,0 +1,301 @@
+//! A volume with its tap, dirty map, disk and journal, and what runs beside the writers.
+//!
+//! Tap, volume, dirty map and its keeping are the product's; disk, journal and the files are models that know what must hold.
+
+use std::path::Path;
+use std::sync::{Arc, PoisonError};
+use std::task::Poll;
+use std::time::Duration;
+
+use super::disk::{Disk, Known, MapFile};
+use super::facts::{BLOCK_BYTES, REGION_BYTES, Stamp, stamp_of};
+use crate::capture::{
+    Change, DirtyMap, DirtyMapParams, QueuedBody, QueuedRecord, RegionRange, Tap, Ticket, Volume,
+    clean, mark_wanted, thread_waker,
+};
+use crate::clock::ManualClock;
+use crate::device::{BlockDevice, Buffer, Durability};
+use crate::error::Result;
+use crate::event::{Cause, Mode};
+use crate::extent::Extent;
+use crate::journal::{Mark, PointKind};
+use crate::policy::{Policy, WhenFull};
+use crate::sync::atomic::{AtomicBool, Ordering};
+use crate::sync::thread::{self, JoinHandle, switch};
+use crate::sync::{Condvar, Mutex, choose};
+use crate::units::{PointId, Sequence, Timestamp, VolumeId};
+
+pub(super) const REGIONS: u64 = 4;
+/// What may be queued above the budget, beside one change: what a resync found in a region, of which three blocks at most are
+/// in use, and the marks, begins and ends of gaps of these short lives.
+const ABOVE_BUDGET_BYTES: u64 = 3 * (BLOCK_BYTES + 128) + 1024;
+
+/// What a model begins with.
+#[derive(Clone, Copy)]
+pub(super) struct Setup {
+    pub budget_bytes: u64,
+    pub when_full: WhenFull,
+    /// See [`Disk`].
+    pub failing: u32,
+    /// Limit of the waits of those beside the writers: short, and they look again by themselves at any moment; long, and
+    /// they must be woken.
+    pub patience: Duration,
+}
+
+impl Default for Setup {
+    fn default() -> Self {
+        Self {
+            budget_bytes: 1 << 20,
+            when_full: WhenFull::Degrade,
+            failing: 0,
+            patience: Duration::from_millis(1),
+        }
+    }
+}
+
+pub(super) struct World {
+    pub setup: Setup,
+    pub known: Known,
+    pub tap: Arc<Tap>,
+    pub clock: Arc<ManualClock>,
+    pub map: Mutex<DirtyMap>,
+    disk: Arc<Disk>,
+    volume: Volume,
+    /// What the journal told to be durable.
+    durable: Mutex<Sequence>,
+    journaled: Condvar,
+    stopping: AtomicBool,
+}
+
+impl World {
+    pub(super) fn new(setup: Setup) -> Arc<Self> {
+        let size_bytes = REGIONS * REGION_BYTES;
+        let known = Known::new(REGIONS as usize);
+        let policy = Policy {
+            memory_budget_bytes: setup.budget_bytes,
+            when_full: setup.when_full,
+            region_bytes: REGION_BYTES,
+            ..Policy::default()
+        };
+        let clock = Arc::new(ManualClock::new(Timestamp(0), 0));
+        let tap = Arc::new(Tap::new(size_bytes, Sequence(0), &policy, clock.clone()));
+        let disk = Arc::new(Disk { known: known.clone(), size_bytes, failing: setup.failing });
+        let files = MapFile { known: known.clone(), content: Arc::default() };
+        let params = DirtyMapParams {
+            volume: VolumeId([0; 16]),
+            device_bytes: size_bytes,
+            region_bytes: REGION_BYTES,
+        };
+        let map = DirtyMap::create_in(&files, Path::new("dirty"), params, false).expect("a map");
+        Arc::new(Self {
+            setup,
+            known,
+            volume: Volume::new(disk.clone(), tap.clone()),
+            tap,
+            clock,
+            map: Mutex::new(map),
+            disk,
+            durable: Mutex::new(Sequence(0)),
+            journaled: Condvar::new(),
+            stopping: AtomicBool::new(false),
+        })
+    }
+
+    // --- writers ---
+
+    /// Writes whole blocks; what was written.
+    pub(super) fn write(&self, first_block: u64, blocks: u64) -> Result<Stamp> {
+        let extent = Extent { offset: first_block * BLOCK_BYTES, length: blocks * BLOCK_BYTES };
+        let stamp = self.known.facts().submit(extent);
+        let mut data = Buffer::zeroed(extent.length as usize);
+        for block in data.chunks_mut(BLOCK_BYTES as usize) {
+            block[..8].copy_from_slice(&stamp.to_le_bytes());
+        }
+        self.volume.write(extent.offset, &data, Durability::Cached)?;
+        self.known.facts().returned(stamp);
+        let limit = self.setup.budget_bytes + extent.length + ABOVE_BUDGET_BYTES;
+        let queued = self.tap.stats().queue_bytes;
+        assert!(queued <= limit, "promise 12: {queued} bytes are queued, {limit} may be");
+        Ok(stamp)
+    }
+
+    /// Marks a point; `None` where the volume is not in order.
+    pub(super) fn mark(&self) -> Option<Sequence> {
+        let called = self.known.facts().moment();
+        let (sequence, _) = self.tap.mark(a_mark()).ok()?;
+        self.known.facts().point(sequence, called);
+        Some(sequence)
+    }
+
+    // --- beside the writers ---
+
+    /// Marks regions until the end.
+    pub(super) fn keep(&self) {
+        while !self.is_stopping() {
+            let marked = mark_wanted(&self.tap, &self.map, || unreachable!("syncs succeed"));
+            if !marked.expect("syncs succeed") {
+                self.tap.wait_to_mark(self.setup.patience);
+            }
+        }
+    }
+
+    /// Cleans regions as far as may be.
+    pub(super) fn clean(&self) {
+        let through = self.durable();
+        clean(&self.tap, &self.map, &*self.disk, through).expect("flushes succeed");
+        let map = self.map.lock().unwrap_or_else(PoisonError::into_inner);
+        let marked = map.marked();
+        let holds = |region: u64| marked.iter().any(|r| (r.first..=r.last).contains(&region));
+        self.known.facts().map_cleared(holds);
+    }
+
+    /// Journals until the end, and loses what is not durable yet up to `losses` times.
+    pub(super) fn journal(&self, mut losses: u32) {
+        let mut open = Vec::new();
+        loop {
+            let stopping = self.is_stopping();
+            let records = self.tap.drain(1, self.setup.patience);
+            let idle = records.is_empty();
+            open.extend(records);
+            if losses > 0 && choose(8) == 0 {
+                losses -= 1;
+                open.clear();
+                self.tap.journal_lost(self.durable(), Cause::JournalError);
+                continue;
+            }
+            // A mark ends a segment, so it is durable soon.
+            let ends = |record: &QueuedRecord| matches!(record.body, QueuedBody::Mark(_));
+            if stopping || idle || open.iter().any(ends) || choose(2) == 0 {
+                self.known.facts().journal(std::mem::take(&mut open));
+                switch();
+                let durable = self.known.facts().durable;
+                *self.durable.lock().unwrap_or_else(PoisonError::into_inner) = durable;
+                self.journaled.notify_all();
+            }
+            if stopping && idle {
+                return;
+            }
+        }
+    }
+
+    /// Reads regions again whenever the volume is out of order, until the end.
+    pub(super) fn resync(&self) {
+        while !self.is_stopping() {
+            if self.tap.mode() == Mode::Ordered {
+                self.tap.wait_unordered(self.setup.patience);
+            } else if self.tap.has_room() {
+                self.tap.start_resync();
+                self.resync_regions();
+            } else {
+                thread::yield_now();
+            }
+        }
+    }
+
+    fn resync_regions(&self) {
+        while self.tap.mode() == Mode::Resync && !self.is_stopping() {
+            let Some((region, extent)) = self.tap.next_resync(0) else {
+                let target = self.tap.stats().last_sequence;
+                while self.durable() < target && self.tap.mode() == Mode::Resync {
+                    thread::yield_now();
+                }
+                self.tap.finish_resync();
+                continue;
+            };
+            if !self.tap.has_room() {
+                thread::yield_now();
+                continue;
+            }
+            let ticket = self.begin_resync(extent);
+            let mut found = Buffer::zeroed(extent.length as usize);
+            if self.disk.read(extent.offset, &mut found).is_err() {
+                self.tap.cancel(ticket);
+                continue;
+            }
+            let blocks = found.chunks(BLOCK_BYTES as usize).enumerate();
+            let written = blocks.filter(|(_, block)| stamp_of(block) != 0);
+            let changes = written.map(|(at, block)| {
+                let offset = extent.offset + at as u64 * BLOCK_BYTES;
+                (Extent { offset, length: BLOCK_BYTES }, Change::Write(Buffer::copy_of(block)))
+            });
+            self.tap.complete_resync(ticket, region, changes.collect());
+        }
+    }
+
+    fn begin_resync(&self, extent: Extent) -> Ticket {
+        loop {
+            match self.tap.begin_resync(extent, &thread_waker()) {
+                Poll::Ready(ticket) => return ticket.expect("the tap is open"),
+                Poll::Pending => thread::park(),
+            }
+        }
+    }
+
+    // --- the end ---
+
+    /// Waits until the journal told that `sequence` is durable.
+    pub(super) fn wait_durable(&self, sequence: Sequence) {
+        let mut durable = self.durable.lock().unwrap_or_else(PoisonError::into_inner);
+        while *durable < sequence {
+            durable = self.journaled.wait(durable).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    /// Waits for order, with everything durable.
+    pub(super) fn settle(&self) {
+        loop {
+            let stats = self.tap.stats();
+            if stats.mode == Mode::Ordered && self.durable() >= stats.last_sequence {
+                return;
+            }
+            thread::yield_now();
+        }
+    }
+
+    /// Ends what runs beside the writers.
+    pub(super) fn end(&self, beside: Vec<JoinHandle<()>>) {
+        self.stopping.store(true, Ordering::Release);
+        self.tap.close();
+        join(beside);
+    }
+
+    /// As [`World::end`] when the writers are gone, and looks whether all that was promised held.
+    pub(super) fn stop(&self, beside: Vec<JoinHandle<()>>) {
+        self.end(beside);
+        let facts = self.known.facts();
+        facts.check_same();
+        facts.check_points();
+        drop(facts);
+        self.clean();
+        let map = self.map.lock().unwrap_or_else(PoisonError::into_inner);
+        assert!(map.marked().is_empty(), "what is durable everywhere is cleaned");
+    }
+
+    fn durable(&self) -> Sequence {
+        *self.durable.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn is_stopping(&self) -> bool {
+        self.stopping.load(Ordering::Acquire)
+    }
+}
+
+pub(super) fn a_mark() -> Mark {
+    Mark { point: PointId([0; 16]), kind: PointKind::App, label: "app".into(), group: None }
+}
+
+pub(super) fn all_regions() -> RegionRange {
+    RegionRange { first: 0, last: REGIONS - 1 }
+}
+
+pub(super) fn spawn(
+    world: &Arc<World>,
+    what: impl FnOnce(&World) + Send + 'static,
+) -> JoinHandle<()> {
+    let world = world.clone();
+    thread::spawn(move || what(&world))
+}
+
+pub(super) fn join(threads: impl IntoIterator<Item = JoinHandle<()>>) {
+    threads.into_iter().for_each(|thread| thread.join().expect("no panic"));
+}

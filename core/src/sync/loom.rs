@@ -1,0 +1,40 @@
+//! The primitives of a model that loom explores: atomics, locks and what is initialised once. Threads and channels are std's:
+//! no model of loom's reaches a module that uses them.
+
+pub(crate) use std::{sync::mpsc, thread, thread_local};
+
+pub(crate) use ::loom::sync::{Condvar, Mutex, MutexGuard, atomic};
+
+/// As std's, which loom lacks.
+#[derive(Debug, Default)]
+pub(crate) struct OnceLock<T> {
+    value: std::sync::OnceLock<T>,
+    /// Tells the model that whoever finds the value sees what was done before.
+    is_set: atomic::AtomicBool,
+}
+
+impl<T> OnceLock<T> {
+    pub(crate) fn new() -> Self {
+        Self { value: std::sync::OnceLock::new(), is_set: atomic::AtomicBool::new(false) }
+    }
+
+    pub(crate) fn get(&self) -> Option<&T> {
+        if self.is_set.load(atomic::Ordering::Acquire) { self.value.get() } else { None }
+    }
+
+    pub(crate) fn get_or_init(&self, init: impl FnOnce() -> T) -> &T {
+        let value = self.value.get_or_init(init);
+        self.is_set.swap(true, atomic::Ordering::AcqRel);
+        value
+    }
+}
+
+/// Preemptions in one schedule at most; what is between is tried in full (Musuvathi and Qadeer 2007).
+const PREEMPTIONS: usize = 3;
+
+/// Runs a model with every order of its steps and every value that a load may see.
+pub(crate) fn explore(model: impl Fn() + Send + Sync + 'static) {
+    let mut builder = ::loom::model::Builder::new();
+    builder.preemption_bound = builder.preemption_bound.or(Some(PREEMPTIONS));
+    builder.check(model);
+}

@@ -1,0 +1,148 @@
+//! The primitives of a model that shuttle schedules, and the search through its schedules.
+//!
+//! There is no time in a model. A wait with a limit of [`PATIENCE`] or more never ends by it, so a wake-up that is lost stands
+//! out as a deadlock; one with a shorter limit may end at any moment, for those who look again by themselves anyway.
+
+use std::ops::{Deref, DerefMut};
+pub(crate) use std::sync::OnceLock;
+use std::sync::{Arc, LockResult};
+use std::time::Duration;
+
+use ::shuttle::scheduler::{PctScheduler, RandomScheduler, ReplayScheduler, Scheduler};
+use ::shuttle::{Config, Runner};
+pub(crate) use ::shuttle::{
+    sync::{atomic, mpsc},
+    thread_local,
+};
+
+/// Limits from here on are never reached in a model.
+const PATIENCE: Duration = Duration::from_secs(1);
+/// Schedules that each model is run with by each scheduler, unless `SCHEDULES` says otherwise.
+const SCHEDULES: usize = 1_000;
+/// Changes of priority in a schedule of PCT: it finds what needs that many in an order of their own (Burckhardt et al. 2010).
+const DEPTH: usize = 4;
+const STACK_BYTES: usize = 512 << 10;
+
+/// As std's, and never poisoned: a model ends with its first panic.
+#[derive(Debug, Default)]
+pub(crate) struct Mutex<T>(::shuttle::sync::Mutex<T>);
+
+/// As std's; knows its mutex, which a wait with a limit locks again.
+pub(crate) struct MutexGuard<'a, T> {
+    inner: ::shuttle::sync::MutexGuard<'a, T>,
+    mutex: &'a Mutex<T>,
+}
+
+impl<T> Mutex<T> {
+    pub(crate) fn new(value: T) -> Self {
+        Self(::shuttle::sync::Mutex::new(value))
+    }
+
+    #[allow(clippy::unnecessary_wraps, reason = "std's signature")]
+    pub(crate) fn lock(&self) -> LockResult<MutexGuard<'_, T>> {
+        let inner = self.0.lock().expect("a model ends with its first panic");
+        Ok(MutexGuard { inner, mutex: self })
+    }
+}
+
+impl<T> Deref for MutexGuard<'_, T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        &self.inner
+    }
+}
+
+impl<T> DerefMut for MutexGuard<'_, T> {
+    fn deref_mut(&mut self) -> &mut T {
+        &mut self.inner
+    }
+}
+
+/// As std's.
+#[derive(Debug, Default)]
+pub(crate) struct Condvar(::shuttle::sync::Condvar);
+
+/// Whether a wait ended by its limit.
+pub(crate) struct TimedOut;
+
+impl Condvar {
+    pub(crate) fn new() -> Self {
+        Self::default()
+    }
+
+    pub(crate) fn notify_one(&self) {
+        self.0.notify_one();
+    }
+
+    pub(crate) fn notify_all(&self) {
+        self.0.notify_all();
+    }
+
+    #[allow(clippy::unnecessary_wraps, reason = "std's signature")]
+    pub(crate) fn wait<'a, T>(&self, guard: MutexGuard<'a, T>) -> LockResult<MutexGuard<'a, T>> {
+        let MutexGuard { inner, mutex } = guard;
+        let inner = self.0.wait(inner).expect("a model ends with its first panic");
+        Ok(MutexGuard { inner, mutex })
+    }
+
+    pub(crate) fn wait_timeout<'a, T>(
+        &self,
+        guard: MutexGuard<'a, T>,
+        limit: Duration,
+    ) -> LockResult<(MutexGuard<'a, T>, TimedOut)> {
+        if limit >= PATIENCE {
+            return Ok((self.wait(guard).expect("never poisoned"), TimedOut));
+        }
+        let mutex = guard.mutex;
+        drop(guard);
+        thread::yield_now();
+        Ok((mutex.lock().expect("never poisoned"), TimedOut))
+    }
+}
+
+/// As std's.
+pub(crate) mod thread {
+    #[allow(unused_imports, reason = "std's names, as far as they are needed")]
+    pub(crate) use ::shuttle::thread::{
+        Builder, JoinHandle, Thread, current, park, scope, sleep, spawn, yield_now,
+    };
+
+    use super::PATIENCE;
+    use std::time::Duration;
+
+    pub(crate) fn park_timeout(limit: Duration) {
+        if limit >= PATIENCE { park() } else { yield_now() }
+    }
+
+    /// Lets the others go on, or not: a place where a request to a device takes its time.
+    pub(crate) fn switch() {
+        ::shuttle::thread::sleep(Duration::ZERO);
+    }
+}
+
+/// One of `count` ways, which the schedule chooses.
+pub(crate) fn choose(count: u32) -> u32 {
+    use ::shuttle::rand::Rng;
+    ::shuttle::rand::thread_rng().gen_range(0..count)
+}
+
+/// Runs a model under many schedules: some by chance, and some by priorities that change [`DEPTH`] times. Each run tries the same
+/// ones. `SCHEDULES=N` sets how many; a failure prints its schedule, which `SCHEDULE=…` plays again.
+pub(crate) fn explore(model: impl Fn() + Send + Sync + 'static) {
+    let model = Arc::new(model);
+    if let Ok(schedule) = std::env::var("SCHEDULE") {
+        return run(ReplayScheduler::new_from_encoded(&schedule), &model);
+    }
+    let number = std::env::var("SCHEDULES").ok().and_then(|number| number.parse().ok());
+    let number = number.unwrap_or(SCHEDULES);
+    run(RandomScheduler::new_from_seed(0, number), &model);
+    run(PctScheduler::new_from_seed(0, DEPTH, number), &model);
+}
+
+fn run(scheduler: impl Scheduler + 'static, model: &Arc<impl Fn() + Send + Sync + 'static>) {
+    let mut config = Config::new();
+    config.stack_size = STACK_BYTES;
+    let model = model.clone();
+    Runner::new(scheduler, config).run(move || model());
+}
