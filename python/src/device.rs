@@ -16,6 +16,7 @@ use crate::buffer::{Incoming, Target};
 use crate::callback::{CallbackDevice, discarded_name};
 use crate::errors::run;
 use crate::handle::Handle;
+use crate::running::ends_with_block;
 
 /// Changing memory is copied and written in pieces of this size.
 const PIECE_BYTES: usize = 4 << 20;
@@ -197,20 +198,6 @@ impl Device {
         py.detach(move || drop(taken));
     }
 
-    fn __enter__(slf: Py<Self>) -> Py<Self> {
-        slf
-    }
-
-    fn __exit__(
-        &self,
-        py: Python<'_>,
-        _kind: &Bound<'_, PyAny>,
-        _value: &Bound<'_, PyAny>,
-        _trace: &Bound<'_, PyAny>,
-    ) {
-        self.close(py);
-    }
-
     fn __repr__(slf: &Bound<'_, Self>) -> PyResult<String> {
         let class = slf.get_type().qualname()?;
         Ok(match slf.get().disk() {
@@ -222,6 +209,8 @@ impl Device {
         })
     }
 }
+
+ends_with_block!(Device, |it, py| it.close(py));
 
 /// A sparse disk in memory.
 #[pyclass(frozen, extends = Device, module = "hrl")]

@@ -2,7 +2,6 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
 
 use hrl::SystemClock;
 use hrl::device::FileDeviceOptions;
@@ -17,7 +16,7 @@ use crate::device::{Source, Volume};
 use crate::errors::run;
 use crate::protection::{Protection, RecoveryPoint, Stats, chosen_policy, events};
 use crate::replica::{Replica, Vault, progress};
-use crate::running::Running;
+use crate::running::{Running, alone, ends_with_block};
 use crate::tap::seconds;
 
 /// A volume that failed over to here, running.
@@ -45,18 +44,11 @@ impl FailedOver {
         py: Python<'_>,
         work: impl FnOnce(hrl::failover::FailedOver) -> hrl::Result<()> + Send,
     ) -> PyResult<()> {
-        let Some(mut handle) = self.inner.take() else { return Ok(()) };
+        let Some(handle) = self.inner.take() else { return Ok(()) };
         let volume = self.volume.bind(py).as_super().get().take();
         run(py, move || {
             drop(volume);
-            // Another thread may be in a call; it ends soon, because every wait has a limit.
-            loop {
-                match Arc::try_unwrap(handle) {
-                    Ok(over) => return work(over),
-                    Err(shared) => handle = shared,
-                }
-                std::thread::sleep(Duration::from_millis(5));
-            }
+            work(alone(handle))
         })
     }
 }
@@ -223,21 +215,9 @@ impl FailedOver {
         let limit = seconds(limit)?;
         self.end(py, move |over| over.detach(limit))
     }
-
-    fn __enter__(slf: Py<Self>) -> Py<Self> {
-        slf
-    }
-
-    fn __exit__(
-        &self,
-        py: Python<'_>,
-        _kind: &Bound<'_, PyAny>,
-        _value: &Bound<'_, PyAny>,
-        _trace: &Bound<'_, PyAny>,
-    ) -> PyResult<()> {
-        self.stop(py, 60.0)
-    }
 }
+
+ends_with_block!(FailedOver, |it, py| it.stop(py, 60.0)?);
 
 /// A disk at the old site that follows the volume.
 #[pyclass(frozen, module = "hrl")]
@@ -337,21 +317,9 @@ impl Follower {
         let taken = self.inner.take();
         py.detach(move || drop(taken));
     }
-
-    fn __enter__(slf: Py<Self>) -> Py<Self> {
-        slf
-    }
-
-    fn __exit__(
-        &self,
-        py: Python<'_>,
-        _kind: &Bound<'_, PyAny>,
-        _value: &Bound<'_, PyAny>,
-        _trace: &Bound<'_, PyAny>,
-    ) {
-        self.close(py);
-    }
 }
+
+ends_with_block!(Follower, |it, py| it.close(py));
 
 fn catch_up_dict(py: Python<'_>, done: hrl::failover::CatchUp) -> PyResult<Bound<'_, PyDict>> {
     let dict = PyDict::new(py);

@@ -12,6 +12,7 @@ use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
 use crate::errors::run;
+use crate::running::ends_with_block;
 
 /// A running gateway.
 #[pyclass(frozen)]
@@ -94,21 +95,9 @@ impl Gateway {
         let limit = Duration::from_secs_f64(limit.max(0.0));
         py.detach(move || taken.is_none_or(|gateway| gateway.stop(limit)))
     }
-
-    fn __enter__(slf: Py<Self>) -> Py<Self> {
-        slf
-    }
-
-    fn __exit__(
-        &self,
-        py: Python<'_>,
-        _kind: &Bound<'_, PyAny>,
-        _value: &Bound<'_, PyAny>,
-        _trace: &Bound<'_, PyAny>,
-    ) {
-        self.stop(py, 60.0);
-    }
 }
+
+ends_with_block!(Gateway, |it, py| it.stop(py, 60.0));
 
 /// Makes a certificate authority and a gateway's certificate in a new directory.
 #[pyfunction]

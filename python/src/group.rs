@@ -8,7 +8,7 @@ use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
 use crate::errors::run;
-use crate::running::Running;
+use crate::running::{Running, ends_with_block};
 use crate::tap::seconds;
 
 /// The place of a group point in one member.
@@ -156,21 +156,9 @@ impl GroupCoordinator {
         let taken = self.inner.take();
         py.detach(move || drop(taken));
     }
-
-    fn __enter__(slf: Py<Self>) -> Py<Self> {
-        slf
-    }
-
-    fn __exit__(
-        &self,
-        py: Python<'_>,
-        _kind: &Bound<'_, PyAny>,
-        _value: &Bound<'_, PyAny>,
-        _trace: &Bound<'_, PyAny>,
-    ) {
-        self.stop(py);
-    }
 }
+
+ends_with_block!(GroupCoordinator, |it, py| it.stop(py));
 
 /// A volume's membership in a group.
 #[pyclass(frozen, module = "hrl")]
@@ -230,18 +218,6 @@ impl GroupMember {
         let taken = self.inner.take();
         py.detach(move || drop(taken));
     }
-
-    fn __enter__(slf: Py<Self>) -> Py<Self> {
-        slf
-    }
-
-    fn __exit__(
-        &self,
-        py: Python<'_>,
-        _kind: &Bound<'_, PyAny>,
-        _value: &Bound<'_, PyAny>,
-        _trace: &Bound<'_, PyAny>,
-    ) {
-        self.close(py);
-    }
 }
+
+ends_with_block!(GroupMember, |it, py| it.close(py));

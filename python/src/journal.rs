@@ -13,6 +13,7 @@ use crate::buffer::RecordData;
 use crate::errors::run;
 use crate::handle::Handle;
 use crate::replica::Replica;
+use crate::running::ends_with_block;
 
 /// A sealed journal segment.
 #[pyclass(frozen, module = "hrl")]
@@ -93,21 +94,9 @@ impl Segment {
         let taken = self.inner.close();
         py.detach(move || drop(taken));
     }
-
-    fn __enter__(slf: Py<Self>) -> Py<Self> {
-        slf
-    }
-
-    fn __exit__(
-        &self,
-        py: Python<'_>,
-        _kind: &Bound<'_, PyAny>,
-        _value: &Bound<'_, PyAny>,
-        _trace: &Bound<'_, PyAny>,
-    ) {
-        self.close(py);
-    }
 }
+
+ends_with_block!(Segment, |it, py| it.close(py));
 
 /// One change of a volume, in its place in the write order.
 #[pyclass(frozen, get_all, module = "hrl")]

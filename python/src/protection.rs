@@ -17,7 +17,7 @@ use crate::group::GroupMember;
 use crate::quiesce::applications;
 use crate::replica::Vault;
 use crate::retention::{Pin, Verdict};
-use crate::running::Running;
+use crate::running::{Running, alone, ends_with_block};
 use crate::tap::{SIGNAL_CHECK, Tap, seconds};
 
 /// A recovery point.
@@ -406,36 +406,15 @@ impl Protection {
     #[pyo3(signature = (limit=60.0))]
     fn stop(&self, py: Python<'_>, limit: f64) -> PyResult<()> {
         let limit = seconds(limit)?;
-        let Some(mut handle) = self.inner.take() else { return Ok(()) };
+        let Some(handle) = self.inner.take() else { return Ok(()) };
         // Who writes from now on is told so; who is writing is waited for below.
         let volume = self.device(py).take();
         self.tap.get().close();
         run(py, move || {
             drop(volume);
-            // Another thread may be in a call; it ends soon, because every wait has a limit.
-            loop {
-                match Arc::try_unwrap(handle) {
-                    Ok(protection) => {
-                        return protection.stop(limit);
-                    }
-                    Err(shared) => handle = shared,
-                }
-                std::thread::sleep(Duration::from_millis(5));
-            }
+            alone(handle).stop(limit)
         })
     }
-
-    fn __enter__(slf: Py<Self>) -> Py<Self> {
-        slf
-    }
-
-    fn __exit__(
-        &self,
-        py: Python<'_>,
-        _kind: &Bound<'_, PyAny>,
-        _value: &Bound<'_, PyAny>,
-        _trace: &Bound<'_, PyAny>,
-    ) -> PyResult<()> {
-        self.stop(py, 60.0)
-    }
 }
+
+ends_with_block!(Protection, |it, py| it.stop(py, 60.0)?);

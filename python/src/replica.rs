@@ -21,6 +21,7 @@ use crate::key::Key;
 use crate::planner::{churn_dict, churn_options};
 use crate::protection::{RecoveryPoint, TimelineEntry};
 use crate::retention::{Pin, Verdict, pin_until, report_dict, verdict_kind};
+use crate::running::ends_with_block;
 
 fn store_at(url: &Path, create: bool) -> hrl::Result<Arc<dyn Store>> {
     match url.to_str() {
@@ -143,21 +144,9 @@ impl Vault {
         let taken = self.inner.close();
         py.detach(move || drop(taken));
     }
-
-    fn __enter__(slf: Py<Self>) -> Py<Self> {
-        slf
-    }
-
-    fn __exit__(
-        &self,
-        py: Python<'_>,
-        _kind: &Bound<'_, PyAny>,
-        _value: &Bound<'_, PyAny>,
-        _trace: &Bound<'_, PyAny>,
-    ) {
-        self.close(py);
-    }
 }
+
+ends_with_block!(Vault, |it, py| it.close(py));
 
 fn info_dict<'py>(
     py: Python<'py>,
@@ -475,21 +464,9 @@ impl Replica {
         let taken = self.inner.close();
         py.detach(move || drop(taken));
     }
-
-    fn __enter__(slf: Py<Self>) -> Py<Self> {
-        slf
-    }
-
-    fn __exit__(
-        &self,
-        py: Python<'_>,
-        _kind: &Bound<'_, PyAny>,
-        _value: &Bound<'_, PyAny>,
-        _trace: &Bound<'_, PyAny>,
-    ) {
-        self.close(py);
-    }
 }
+
+ends_with_block!(Replica, |it, py| it.close(py));
 
 /// A volume as of one sequence.
 #[pyclass(frozen, extends = Device, module = "hrl")]

@@ -5,6 +5,7 @@
 //! what a crash would leave.
 
 use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::Duration;
 
 use pyo3::prelude::*;
 
@@ -58,6 +59,42 @@ impl<T: Send + 'static> End for Running<T> {
         drop(self.take());
     }
 }
+
+/// Has it alone: another thread may be in a call, which ends soon, because every wait has a limit.
+pub(crate) fn alone<T>(mut handle: Arc<T>) -> T {
+    loop {
+        match Arc::try_unwrap(handle) {
+            Ok(value) => return value,
+            Err(shared) => handle = shared,
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// Makes a class a context manager: `with` gives the handle itself, and the end of its block does this.
+macro_rules! ends_with_block {
+    ($class:ty, |$handle:ident, $py:ident| $end:expr) => {
+        #[pymethods]
+        impl $class {
+            fn __enter__(slf: Py<Self>) -> Py<Self> {
+                slf
+            }
+
+            fn __exit__(
+                &self,
+                $py: Python<'_>,
+                _kind: &Bound<'_, PyAny>,
+                _value: &Bound<'_, PyAny>,
+                _trace: &Bound<'_, PyAny>,
+            ) -> PyResult<()> {
+                let $handle = self;
+                $end;
+                Ok(())
+            }
+        }
+    };
+}
+pub(crate) use ends_with_block;
 
 /// Ends everything that runs.
 #[pyfunction]

@@ -13,7 +13,7 @@ use crate::errors::run;
 use crate::failover::FailedOver;
 use crate::protection::Protection;
 use crate::replica::{ChangeSet, Replica};
-use crate::running::Running;
+use crate::running::{Running, ends_with_block};
 
 /// A listening NBD server.
 #[pyclass(frozen, module = "hrl")]
@@ -166,18 +166,6 @@ impl NbdServer {
         let taken = self.inner.take();
         py.detach(move || drop(taken));
     }
-
-    fn __enter__(slf: Py<Self>) -> Py<Self> {
-        slf
-    }
-
-    fn __exit__(
-        &self,
-        py: Python<'_>,
-        _kind: &Bound<'_, PyAny>,
-        _value: &Bound<'_, PyAny>,
-        _trace: &Bound<'_, PyAny>,
-    ) {
-        self.stop(py);
-    }
 }
+
+ends_with_block!(NbdServer, |it, py| it.stop(py));

@@ -12,6 +12,7 @@ use crate::buffer::Incoming;
 use crate::callback::discarded;
 use crate::errors::{raise, run};
 use crate::handle::Handle;
+use crate::running::ends_with_block;
 
 /// Signals of the process, such as Ctrl-C, are looked at this often during a wait.
 pub(crate) const SIGNAL_CHECK: Duration = Duration::from_millis(100);
@@ -154,22 +155,13 @@ impl Ticket {
     fn cancel(&self, py: Python<'_>) -> PyResult<()> {
         self.end(py, hrl::capture::Tap::cancel)
     }
-
-    fn __enter__(slf: Py<Self>) -> Py<Self> {
-        slf
-    }
-
-    fn __exit__(
-        &self,
-        _kind: &Bound<'_, PyAny>,
-        _value: &Bound<'_, PyAny>,
-        _trace: &Bound<'_, PyAny>,
-    ) {
-        if let Some(ticket) = self.take() {
-            self.tap.fail(ticket);
-        }
-    }
 }
+
+ends_with_block!(Ticket, |it, _py| {
+    if let Some(ticket) = it.take() {
+        it.tap.fail(ticket);
+    }
+});
 
 impl Drop for Ticket {
     fn drop(&mut self) {

@@ -1,6 +1,5 @@
 """Commands of the way home: hrl reprotect, hrl failback, hrl branch."""
 
-import signal
 import threading
 import time
 from collections.abc import Callable
@@ -29,6 +28,7 @@ from hrl.cli.base import (
 from hrl.cli.event_options import EventOptions, open_sinks
 from hrl.cli.failover import Nbd, Policy, ready_of
 from hrl.cli.protect import agent_control, read_events, read_policy, tell_event
+from hrl.cli.signals import ended_by_signals
 from hrl.cli.vault import VaultUrl, Volume, table_of
 
 State = Annotated[
@@ -54,9 +54,7 @@ def reprotect(
 
     What the old source wrote after the failover is handed in to the branch first, and then overwritten here.
     """
-    ended = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: ended.set())
+    ended = ended_by_signals()
     with Follower(volume, vault=open_vault(vault, key_file), state=state, disk=disk) as follower:
         if dry_run:
             found = {**follower.status(), "bytes_to_write": follower.bytes_behind()}
@@ -107,9 +105,7 @@ def failback(
     if detach:
         return run_detached(state)
     began = time.monotonic()
-    ended = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: ended.set())
+    ended = ended_by_signals()
     values = read_policy(policy)
     with ExitStack() as stack:
         sinks = stack.enter_context(open_sinks(read_events(policy), events, tell_event))

@@ -3,7 +3,6 @@
 import contextlib
 import fcntl
 import shutil
-import signal
 import subprocess
 import threading
 import time
@@ -37,6 +36,7 @@ from hrl.cli.control import ControlServer, ask
 from hrl.cli.event_options import EventOptions, open_sinks
 from hrl.cli.programs import need
 from hrl.cli.protect import read_events, read_policy, tell_event
+from hrl.cli.signals import ended_by_signals, on_signals
 from hrl.cli.state import state_of
 from hrl.cli.vault import VaultUrl, Volume, table_of
 from hrl.health import RPO_SECONDS
@@ -212,8 +212,7 @@ class Session:
         self._at: str | None = None
         self._ready: dict[str, Any] | None = None
         self._answered = threading.Condition()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: self._finish("stop"))
+        on_signals(lambda: self._finish("stop"))
 
     @contextlib.contextmanager
     def control(self, over: FailedOver, ready: dict[str, Any], rpo_threshold: float) -> Iterator[None]:
@@ -351,9 +350,7 @@ def test(
     replica = open_vault(vault, key_file).replica(volume)
     begun = replica.begin_test(name, state_of(replica, at))
     state.mkdir(parents=True, exist_ok=True)
-    ended = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: ended.set())
+    ended = ended_by_signals()
     address = nbd or f"unix:{state / 'nbd.sock'}"
     scratch = state / "scratch"
     scratch.unlink(missing_ok=True)

@@ -1,7 +1,5 @@
 """Commands of the process server: gateway, enroll."""
 
-import signal
-import threading
 from pathlib import Path
 from typing import Annotated
 
@@ -9,6 +7,7 @@ import typer
 
 from hrl import Gateway, create_authority, enroll_client
 from hrl.cli.base import Refused, app, err
+from hrl.cli.signals import ended_by_signals
 
 Pki = Annotated[Path, typer.Option("--pki", metavar="DIR", help="Certificates and enrolled clients; see hrl enroll.")]
 
@@ -35,9 +34,7 @@ def gateway(
     ] = None,
 ) -> None:
     """Receives segments over HTTPS with client certificates and hands them on to a vault. Runs until SIGTERM or SIGINT."""
-    ended = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: ended.set())
+    ended = ended_by_signals()
     server = Gateway(
         vault,
         pki=pki,

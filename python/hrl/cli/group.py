@@ -1,7 +1,5 @@
 """Commands of consistency groups: hrl group create, run, join, leave, remove, status, point, points."""
 
-import signal
-import threading
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +13,7 @@ from hrl.cli.base import Json, KeyFile, Refused, app, fields, open_vault, out, p
 from hrl.cli.control import ControlServer, ask
 from hrl.cli.event_options import EventOptions, open_sinks
 from hrl.cli.protect import StateDirectory, tell_event
+from hrl.cli.signals import ended_by_signals
 
 CONFIGURATION = "group.toml"
 group = typer.Typer(name="group", help="Consistency groups: one cut across many machines.", no_args_is_help=True)
@@ -94,9 +93,7 @@ def run(
     events: EventOptions = {},  # noqa: B006  (its options take its place)
 ) -> None:
     """Coordinates the group of DIR until SIGTERM or SIGINT."""
-    ended = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: ended.set())
+    ended = ended_by_signals()
     chosen = read_configuration(directory)
     settings = chosen.get("events", {})
     if not isinstance(settings, dict):

@@ -1,7 +1,6 @@
 """The command mirror."""
 
 import json as json_text
-import signal
 import threading
 from typing import Annotated, Any
 
@@ -9,6 +8,7 @@ import typer
 
 from hrl import HrlError, Mirror
 from hrl.cli.base import EXIT_CODES, Json, KeyFile, Refused, app, err, human, open_vault
+from hrl.cli.signals import on_signals
 
 
 @app.command()
@@ -33,12 +33,11 @@ def mirror(
     copier = Mirror(followed, open_vault(target, key_file, create=True), volumes=volume)
     ended = threading.Event()
 
-    def end(*_: object) -> None:
+    def end() -> None:
         copier.stop()
         ended.set()
 
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, end)
+    on_signals(end)
     failures: list[dict[str, Any]] = []
     while not ended.is_set():
         try:

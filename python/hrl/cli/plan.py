@@ -27,6 +27,7 @@ from hrl.cli.base import (
     print_table,
 )
 from hrl.cli.plan_host import FailoverCommands
+from hrl.cli.signals import ENDING, ended_by_signals
 from hrl.cli.vault import VaultUrl
 from hrl.words import clean, span
 
@@ -226,9 +227,7 @@ def key_options(context: typer.Context) -> list[str]:
 
 def finish(work: Callable[[Callable[[], bool]], dict[str, Any]], vault: str, json: bool) -> None:
     """Does work that signals stop, on a thread, because signals arrive at this one; shows its report and ends as it went."""
-    stop = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, lambda *_: stop.set())
+    stop = ended_by_signals((*ENDING, signal.SIGHUP))
     came: list[dict[str, Any] | BaseException] = []
 
     def do() -> None:

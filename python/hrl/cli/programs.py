@@ -17,9 +17,9 @@ from types import FrameType
 from typing import IO, Any, Self
 
 from hrl.cli.base import EXIT_CODES, Refused
+from hrl.cli.signals import ENDING
 
 OUTPUT_BYTES_MAX = 8 << 10
-ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 # How long the output of a program that ended is waited for: something that it started may hold the pipe.
 DRAIN_SECONDS = 2.0
 
@@ -33,7 +33,7 @@ class HeldSignals:
         self._before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> Self:
-        self._before = {number: signal.signal(number, self._arrive) for number in ENDING}
+        self._before = {number: signal.signal(number, self._arrive) for number in (*ENDING, signal.SIGHUP)}
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:

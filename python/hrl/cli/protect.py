@@ -1,7 +1,6 @@
 """Commands of the source: protect, point, status."""
 
 import enum
-import signal
 import sys
 import threading
 import time
@@ -38,6 +37,7 @@ from hrl.cli.event_options import EventOptions, open_sinks
 from hrl.cli.membership import Membership
 from hrl.cli.metrics import MetricsServer
 from hrl.cli.scheduled_checks import checks_by_policy
+from hrl.cli.signals import ended_by_signals
 from hrl.health import RPO_SECONDS
 
 StateDirectory = Annotated[Path, typer.Argument(metavar="STATE", help="State directory of the agent.")]
@@ -145,9 +145,7 @@ def protect(
     events: EventOptions = {},  # noqa: B006  (its options take its place)
 ) -> None:
     """Captures every write to DISK, served over NBD, into the vault. Runs until SIGTERM or SIGINT, then stops cleanly."""
-    ended = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: ended.set())
+    ended = ended_by_signals()
     name = volume or disk.name
     chosen = read_policy(policy)
     if quiesce:

@@ -1,8 +1,6 @@
 """Commands of the vault: points, timeline, restore, serve, changes, inspect, convert."""
 
-import signal
 import tempfile
-import threading
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -28,6 +26,7 @@ from hrl.cli.base import (
     progress_bar,
     tls_options,
 )
+from hrl.cli.signals import ended_by_signals
 from hrl.cli.state import state_of
 
 VaultUrl = Annotated[str, typer.Argument(metavar="VAULT", help="Directory or URL of the vault.")]
@@ -112,9 +111,7 @@ def serve(
     key_file: KeyFile = None,
 ) -> None:
     """Serves a volume as of a point over NBD without restoring it first. Runs until SIGTERM or SIGINT."""
-    ended = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: ended.set())
+    ended = ended_by_signals()
     replica = open_vault(vault, key_file).replica(volume)
     at = state_of(replica, at)
     changes = replica.changes(changes_from, at) if changes_from else None
