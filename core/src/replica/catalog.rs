@@ -170,13 +170,7 @@ impl Catalog {
             lifecycle: Lifecycle::default(),
             annotations: Annotations::default(),
         };
-        let numbers = catalog.numbers()?;
-        let Some(&newest) = numbers.keys().last() else { return Ok(catalog) };
-        let first = newest / SNAPSHOT_EVERY * SNAPSHOT_EVERY;
-        for number in first.max(1)..=newest {
-            let version = catalog.read(number, numbers.get(&number).copied())?;
-            catalog.apply_read(version, number, number == first)?;
-        }
+        catalog.refresh()?;
         Ok(catalog)
     }
 
@@ -343,18 +337,21 @@ impl Catalog {
 
     /// Reads versions that others appended since.
     pub fn refresh(&mut self) -> Result<()> {
+        for _ in 1..RACES_MAX {
+            match self.read_listed() {
+                // It was listed, and forgotten before it was read: others are two snapshots on.
+                Err(error) if error.kind() == ErrorKind::NotFound => {}
+                result => return result,
+            }
+        }
+        self.read_listed()
+    }
+
+    /// Reads what a listing names. What was read before a failure is kept.
+    fn read_listed(&mut self) -> Result<()> {
         let numbers = self.numbers()?;
         let newest = numbers.keys().last().copied().unwrap_or(0);
-        if newest >= self.version + SNAPSHOT_EVERY {
-            *self = Self::load(
-                &self.store,
-                &self.clock,
-                self.prefix.trim_start_matches("volumes/").trim_end_matches("/catalog/"),
-                self.volume,
-                self.key.as_ref(),
-            )?;
-        }
-        // A mirror may go on with a snapshot.
+        // A snapshot says all that the versions before it said; a mirror may have none of those.
         let first = (self.version + 1).max(newest / SNAPSHOT_EVERY * SNAPSHOT_EVERY);
         for number in first..=newest {
             let version = self.read(number, numbers.get(&number).copied())?;

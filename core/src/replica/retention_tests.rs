@@ -532,6 +532,68 @@ fn promise_5_a_crash_at_any_store_call_of_a_compaction_harms_nothing() {
     }
 }
 
+/// Lets something happen just before a version of a catalog is read.
+struct BeforeGet {
+    inner: Arc<dyn Store>,
+    then: Mutex<Option<Box<dyn FnOnce() + Send>>>,
+}
+
+impl Store for BeforeGet {
+    fn name(&self) -> String {
+        self.inner.name()
+    }
+    fn put(&self, name: &str, content: &[u8]) -> crate::Result<PutOutcome> {
+        self.inner.put(name, content)
+    }
+    fn get(&self, name: &str, range: Range<u64>) -> crate::Result<Vec<u8>> {
+        if name.contains("/catalog/")
+            && let Some(then) = self.then.lock().expect("lock").take()
+        {
+            then();
+        }
+        self.inner.get(name, range)
+    }
+    fn list(&self, prefix: &str) -> crate::Result<Vec<ObjectInfo>> {
+        self.inner.list(prefix)
+    }
+    fn head(&self, name: &str) -> crate::Result<Option<ObjectInfo>> {
+        self.inner.head(name)
+    }
+    fn delete(&self, name: &str) -> crate::Result<()> {
+        self.inner.delete(name)
+    }
+}
+
+/// A failure of the test below this one, on a busy machine: what was listed was forgotten before it was read.
+#[test]
+fn a_reader_that_is_two_snapshots_behind_its_listing_reads_again() {
+    let mut rig = Rig::new(true);
+    let append = |catalog: &mut Catalog, source: &SourceIdentity, count: u64| {
+        for _ in 0..count {
+            let edits = vec![CatalogEdit::Source(source.clone())];
+            catalog.append(source, edits).expect("append");
+        }
+    };
+    append(&mut rig.catalog, &rig.source, 70);
+    let racing = Arc::new(BeforeGet { inner: rig.vault.store().clone(), then: Mutex::default() });
+    let key = Some(WrappingKey::from_bytes([1; 32]));
+    let vault = Vault::open(racing.clone(), key, rig.clock.clone()).expect("open");
+    let mut known = vault.replica("disk").expect("replica");
+    for reads_anew in [true, false] {
+        append(&mut rig.catalog, &rig.source, 3);
+        let (mut catalog, source) = (rig.catalog.clone(), rig.source.clone());
+        let race = move || append(&mut catalog, &source, 130);
+        *racing.then.lock().expect("lock") = Some(Box::new(race));
+        if reads_anew {
+            known = vault.replica("disk").expect("reads again");
+        } else {
+            known.refresh().expect("reads again");
+        }
+        rig.catalog.refresh().expect("refresh");
+        assert_eq!(known.catalog().version(), rig.catalog.version());
+    }
+}
+
 #[test]
 fn two_compactors_a_source_and_a_reader_at_once() {
     let mut rig = Rig::new(true);
