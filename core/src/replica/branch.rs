@@ -8,65 +8,14 @@
 //! A state inside a segment ends the epoch with a *cut*: a copy of the segment up to the state takes its place, and the whole
 //! segment is the first of the branch.
 
-use super::catalog::{Catalog, CatalogEdit, SegmentEntry, SourceIdentity};
+use super::catalog::Catalog;
+use super::edit::{Branch, CatalogEdit, Division, SegmentEntry, SourceIdentity};
 use super::lifecycle::Stage;
 use crate::error::{Error, ErrorKind, Result};
-use crate::units::{ChainHash, Epoch, Sequence, Timestamp};
+use crate::units::{ChainHash, Epoch, Sequence};
 
 /// Branches kept by one volume; a division beyond is refused with `Full`, so that one is dropped first.
 pub const BRANCHES_MAX: usize = 64;
-
-/// Ends the epoch of a volume at a state; who does it is its source in the next.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Division {
-    /// The epoch that begins.
-    pub epoch: Epoch,
-    /// The state that it begins with.
-    pub at: Sequence,
-    /// What stands for the segment that the state is in, up to the state; `None` where it is the end of one.
-    pub cut: Option<SegmentEntry>,
-    /// The source from now on.
-    pub source: SourceIdentity,
-    /// When.
-    pub time: Timestamp,
-}
-
-/// What the source of an ended epoch wrote after the state at which it ended.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Branch {
-    /// The ended epoch.
-    pub epoch: Epoch,
-    /// The state at which it ended.
-    pub at: Sequence,
-    /// The end of the volume's segment on which the first segment of the branch stands: `at`, or before it.
-    pub base: Sequence,
-    /// Chain hash that its next segment must name.
-    pub chain: ChainHash,
-    /// Who wrote it; `None` when nobody had the volume.
-    pub source: Option<SourceIdentity>,
-    /// When the epoch was ended.
-    pub time: Timestamp,
-    /// Its segments, in write order.
-    pub segments: Vec<SegmentEntry>,
-}
-
-impl Branch {
-    /// Last sequence of its segments; the state at which the epoch ended where it has none.
-    pub fn last_sequence(&self) -> Sequence {
-        self.segments.last().map_or(self.at, |entry| entry.summary.last_sequence)
-    }
-
-    /// Nothing was written after the state, as far as is known.
-    pub fn is_empty(&self) -> bool {
-        self.last_sequence() <= self.at
-    }
-
-    /// Stored bytes of its segments.
-    pub fn stored_bytes(&self) -> u64 {
-        let bytes = self.segments.iter().map(|entry| entry.summary.stored_bytes);
-        bytes.fold(0, u64::saturating_add)
-    }
-}
 
 impl Catalog {
     /// The branches, oldest first.

@@ -16,13 +16,13 @@ use chacha20poly1305::XChaCha20Poly1305;
 use chacha20poly1305::aead::{AeadInOut, KeyInit};
 
 use super::annotations::{ANNOTATION_BYTES_MAX, Annotations, Commitment, PINS_MAX, Pin, Verdict};
-use super::branch::{Branch, Division};
 use super::codec::{Decoder, Encoder};
+use super::edit::{Branch, CatalogEdit, SegmentEntry, SourceIdentity};
 use super::lifecycle::{Lifecycle, Step};
 use super::versions::VersionNames;
 use crate::clock::{Clock, random_bytes};
 use crate::error::{Error, ErrorKind, Result};
-use crate::journal::{Segment, SegmentSummary, VolumeKey};
+use crate::journal::VolumeKey;
 use crate::store::{PutOutcome, Store, get_all};
 use crate::units::{ChainHash, Epoch, PointId, Sequence, Timestamp, VolumeId};
 
@@ -37,96 +37,6 @@ const VERSIONS_MAX: u64 = 1 << 62;
 /// Races lost in a row before an append gives up.
 const RACES_MAX: u32 = 16;
 const ENVELOPE_BYTES: usize = 8 + 4 + 16 + 8 + 32 + 16 + 24 + 16;
-
-/// Who writes a volume: drawn at random for each state directory.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct SourceIdentity {
-    /// Random identity.
-    pub id: [u8; 16],
-    /// Name of the host, for people.
-    pub host: String,
-    /// When it took the volume.
-    pub since: Timestamp,
-}
-
-/// A segment that belongs to the volume.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct SegmentEntry {
-    /// Full name of its object in the store.
-    pub object: String,
-    /// What it holds.
-    pub summary: SegmentSummary,
-}
-
-impl SegmentEntry {
-    /// `Corrupt` when `segment` is not the one that the entry describes.
-    pub(super) fn check(&self, segment: &Segment) -> Result<()> {
-        let found = segment.summary();
-        if found.chain == self.summary.chain && found.salt == self.summary.salt {
-            return Ok(());
-        }
-        Err(Error::new(ErrorKind::Corrupt, "open segment", &self.object)
-            .expected(format_args!("the one with chain hash {}", self.summary.chain))
-            .found(found.chain))
-    }
-}
-
-/// One change of the catalog.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum CatalogEdit {
-    /// A source takes the volume; edits of any other are refused from now on.
-    Source(SourceIdentity),
-    /// Segments at the end of the chain.
-    Segments(Vec<SegmentEntry>),
-    /// These entries take the place of these objects.
-    Replace {
-        /// What replaces them.
-        with: Vec<SegmentEntry>,
-        /// The objects replaced.
-        objects: Vec<String>,
-    },
-    /// A recovery point is kept through retention.
-    Pin(Pin),
-    /// The pin of a point, or its legal hold, is taken off.
-    Unpin {
-        /// The point.
-        point: PointId,
-        /// The legal hold is meant, not the pin.
-        hold: bool,
-    },
-    /// What a check of a recovery point found.
-    Verdict(Verdict),
-    /// These objects will be deleted; no later version may name them.
-    Retired {
-        /// Full names in the store.
-        objects: Vec<String>,
-        /// When they were retired.
-        at: Timestamp,
-    },
-    /// These retired objects are deleted.
-    Deleted(Vec<String>),
-    /// A group point is one; only whole states say so, the history itself has it in a mark.
-    Committed(Commitment),
-    /// The epoch ends at a state, and another source has the volume from there on.
-    Divide(Division),
-    /// Segments of an ended epoch, at the end of its branch.
-    Late {
-        /// The ended epoch.
-        epoch: Epoch,
-        /// Its segments.
-        segments: Vec<SegmentEntry>,
-    },
-    /// The branch of this epoch is no longer part of the volume.
-    DropBranch(Epoch),
-    /// A step in the life cycle of the volume.
-    Step(Step),
-    /// The epoch; only whole states say so.
-    Epoch(Epoch),
-    /// A branch; only whole states say so.
-    Branch(Branch),
-    /// The life cycle; only whole states say so.
-    Lifecycle(Lifecycle),
-}
 
 /// The catalog as of one version, and the way to append the next. One owner at a time.
 #[derive(Clone)]

@@ -1,8 +1,7 @@
 //! How volume records and catalog versions are written as bytes: little-endian, length before content, bounded.
 
 use super::annotations::{Commitment, Pin, PinUntil, Verdict, VerdictKind};
-use super::branch::{Branch, Division};
-use super::catalog::{CatalogEdit, SegmentEntry, SourceIdentity};
+use super::edit::{Branch, CatalogEdit, Division, SegmentEntry, SourceIdentity};
 use super::lifecycle::{Lifecycle, Stage, Step, StepKind};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::Cause;

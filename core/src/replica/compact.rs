@@ -16,7 +16,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use super::Progress;
-use super::catalog::{CatalogEdit, SegmentEntry};
+use super::edit::{CatalogEdit, SegmentEntry};
 use super::parallel;
 use super::retention::{Fold, FoldReason, RetentionPlan, plan, stored_bytes};
 use super::vault::Replica;

@@ -3,7 +3,8 @@
 //! A state is honest when no unordered interval is open at it. A folded segment stands for one state alone, that at its
 //! last sequence; the states before it are gone, and the timeline says so.
 
-use super::catalog::{Catalog, SegmentEntry};
+use super::catalog::Catalog;
+use super::edit::SegmentEntry;
 use crate::event::Cause;
 use crate::journal::{MarkEntry, SegmentKind};
 use crate::units::{PointId, Sequence, Timestamp};

@@ -9,7 +9,8 @@
 //! that opened a volume before an interrupted rotation, or the new one, opens it after. Everything here can be run again
 //! and then finishes. A shredded volume stays one: whoever finds the mark opens nothing, and takes back what it wrapped.
 
-use super::catalog::{Catalog, CatalogEdit, SourceIdentity};
+use super::catalog::Catalog;
+use super::edit::{CatalogEdit, SourceIdentity};
 use super::vault::{RECORD_BYTES_MAX, Vault, VolumeInfo, check_volume_name};
 use crate::clock::random_bytes;
 use crate::error::{Error, ErrorKind, Result};

@@ -10,6 +10,7 @@ mod catalog;
 mod changes;
 mod codec;
 mod compact;
+mod edit;
 mod groups;
 mod history;
 mod instant;
@@ -35,14 +36,15 @@ pub use annotations::{
     ANNOTATION_BYTES_MAX, Commitment, PINS_MAX, Pin, PinUntil, Verdict, VerdictKind,
 };
 pub use at::At;
-pub use branch::{BRANCHES_MAX, Branch, Division};
+pub use branch::BRANCHES_MAX;
+pub use catalog::Catalog;
 pub(crate) use catalog::SNAPSHOT_EVERY;
 #[cfg(any(test, feature = "testing"))]
 pub use catalog::mend_catalog_version;
-pub use catalog::{Catalog, CatalogEdit, SegmentEntry, SourceIdentity};
 pub use changes::{ChangeRun, ChangeSet};
 pub use compact::{CompactOptions, CompactReport, Compactor};
 pub(crate) use compact::{FETCH_BYTES, is_few, least_bytes_in, look_again_at};
+pub use edit::{Branch, CatalogEdit, Division, SegmentEntry, SourceIdentity};
 pub use history::TimelineEntry;
 pub use instant::{Hydration, InstantBase, InstantDisk, InstantOptions, TargetContent};
 pub use keys::{RotationReport, ShredOptions, ShredReport};

@@ -16,7 +16,8 @@ use std::ops::Range;
 use std::time::Duration;
 
 use super::annotations::{Pin, PinUntil};
-use super::catalog::{Catalog, SegmentEntry};
+use super::catalog::Catalog;
+use super::edit::SegmentEntry;
 use super::history::Intervals;
 use crate::journal::{PointKind, SegmentKind};
 use crate::policy::RetentionPolicy;

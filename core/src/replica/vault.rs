@@ -13,11 +13,11 @@ use std::sync::Arc;
 
 use super::annotations::{Pin, PinUntil, Verdict, VerdictKind};
 use super::at::At;
-use super::branch::Division;
-use super::catalog::{Catalog, CatalogEdit, SegmentEntry};
+use super::catalog::Catalog;
 use super::changes::ChangeSet;
 use super::codec::{Decoder, Encoder};
 use super::compact::{CompactOptions, CompactReport, Compactor};
+use super::edit::{CatalogEdit, Division, SegmentEntry};
 use super::history::TimelineEntry;
 use super::keys::mark_name;
 use super::lifecycle::Step;
