@@ -1,7 +1,8 @@
 //! The tap: gives every change of a volume its place in the write order, without doing any I/O itself.
 //!
 //! A caller asks to change an extent ([`Tap::begin`]), changes its device, and tells what it did
-//! ([`Tap::complete`]). The journal drains the queue; a keeper marks regions in the dirty map.
+//! ([`Tap::complete`]), all of which is here. The journal drains the queue (`queue`), points are marked in it (`marks`), a
+//! keeper marks regions in the dirty map and a resync reads them again (`regions`).
 //!
 //! Invariants kept:
 //! - two overlapping changes are never in flight together, so completion order is write order (promise 1);
@@ -13,24 +14,30 @@
 //!
 //! Locks are held for a few hundred nanoseconds; wakers are called outside them.
 
+mod in_flight;
+mod marks;
+mod queue;
+mod regions;
+
 use std::collections::VecDeque;
 use std::sync::{Arc, PoisonError};
 use std::task::{Poll, Waker};
-use std::time::Duration;
 
+use self::in_flight::InFlightSet;
+pub use self::marks::Hold;
+use self::marks::HoldState;
+pub use self::queue::{QueuedBody, QueuedRecord};
 use super::region::{RegionRange, RegionTable};
 use crate::clock::Clock;
 use crate::device::{Buffer, Discarded};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Cause, Mode};
 use crate::extent::Extent;
-use crate::journal::{Mark, PointKind, RECORD_DATA_BYTES_MAX};
+use crate::journal::RECORD_DATA_BYTES_MAX;
 use crate::policy::{CaptureContent, Policy, WhenFull};
 use crate::sync::{Condvar, Mutex, MutexGuard};
 use crate::units::{Sequence, Timestamp};
 
-/// Memory that a queued record takes beside its data, as counted against the budget.
-const RECORD_OVERHEAD_BYTES: u64 = 128;
 /// Changes to one block of this size exclude each other, also when their bytes do not overlap: a device may have to
 /// read, change and write the whole block for each.
 const BLOCK_BYTES: u64 = 4096;
@@ -69,46 +76,6 @@ pub enum Change {
     Discard(Discarded),
 }
 
-/// What a queued record says.
-#[derive(Debug)]
-pub enum QueuedBody {
-    /// Data at an offset. Data above [`RECORD_DATA_BYTES_MAX`] has taken one sequence number per piece of that
-    /// size; the record carries the last of them.
-    Write(u64, Buffer),
-    /// Reads as zeroes.
-    Zero(Extent),
-    /// Discarded.
-    Discard(Extent, Discarded),
-    /// Changed, data not captured.
-    Touch(Extent),
-    /// The writer flushed.
-    Flush,
-    /// A recovery point.
-    Mark(Mark),
-    /// Unordered from here.
-    UnorderedBegin(Cause),
-    /// Ordered again.
-    UnorderedEnd,
-}
-
-/// A record on its way to the journal.
-#[derive(Debug)]
-pub struct QueuedRecord {
-    /// Its place in the write order.
-    pub sequence: Sequence,
-    /// When it was captured.
-    pub time: Timestamp,
-    /// What it says.
-    pub body: QueuedBody,
-}
-
-impl QueuedRecord {
-    fn cost_bytes(&self) -> u64 {
-        RECORD_OVERHEAD_BYTES
-            + if let QueuedBody::Write(_, data) = &self.body { data.capacity() as u64 } else { 0 }
-    }
-}
-
 /// A change of the capture mode.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ModeChange {
@@ -139,67 +106,6 @@ pub struct TapStats {
     pub resync_regions: u64,
     /// Time of the oldest record in the queue.
     pub oldest_queued: Option<Timestamp>,
-}
-
-struct InFlight {
-    start: u64,
-    end: u64,
-    waiters: Vec<Waker>,
-}
-
-/// Extents being changed: disjoint, sorted by offset. A plain array: there are tens of them, so moving some costs less
-/// than the allocations of a tree.
-#[derive(Default)]
-struct InFlightSet(Vec<InFlight>);
-
-impl InFlightSet {
-    /// Position of the first one that ends after `offset`.
-    fn first_ending_after(&self, offset: u64) -> usize {
-        self.0.partition_point(|busy| busy.end <= offset)
-    }
-
-    /// The first one that overlaps `extent`.
-    fn overlapping(&mut self, extent: Extent) -> Option<&mut InFlight> {
-        let at = self.first_ending_after(extent.offset);
-        self.0.get_mut(at).filter(|busy| busy.start < extent.end())
-    }
-
-    fn overlaps(&self, extent: Extent) -> bool {
-        let first = self.0.get(self.first_ending_after(extent.offset));
-        first.is_some_and(|busy| busy.start < extent.end())
-    }
-
-    /// Exactly this extent is in it.
-    fn holds(&self, extent: Extent) -> bool {
-        let first = self.0.get(self.first_ending_after(extent.offset));
-        first.is_some_and(|busy| (busy.start, busy.end) == (extent.offset, extent.end()))
-    }
-
-    /// Adds an extent that overlaps none.
-    fn insert(&mut self, extent: Extent) {
-        let at = self.first_ending_after(extent.offset);
-        let busy = InFlight { start: extent.offset, end: extent.end(), waiters: Vec::new() };
-        self.0.insert(at, busy);
-    }
-
-    /// Takes the extent that starts at `offset` out; those that wait for it.
-    fn remove(&mut self, offset: u64) -> Option<Vec<Waker>> {
-        let at = self.first_ending_after(offset);
-        let found = self.0.get(at).is_some_and(|busy| busy.start == offset);
-        found.then(|| self.0.remove(at).waiters)
-    }
-}
-
-/// A hold of a tap, see [`Tap::hold`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Hold {
-    number: u64,
-}
-
-struct HoldState {
-    number: u64,
-    since: Duration,
-    until: Duration,
 }
 
 struct State {
@@ -367,7 +273,7 @@ impl Tap {
 
     /// No change is in flight.
     pub fn is_idle(&self) -> bool {
-        self.lock().in_flight.0.is_empty()
+        self.lock().in_flight.is_empty()
     }
 
     /// Takes up a ticket that was let go with [`Ticket::into_extent`]; to be done once for each. `InvalidInput` when no
@@ -437,101 +343,6 @@ impl Tap {
         state.last_sequence
     }
 
-    /// Marks a recovery point. `NotOrdered` outside `Ordered` mode.
-    pub fn mark(&self, mark: Mark) -> Result<(Sequence, Timestamp)> {
-        let mut state = self.lock();
-        self.push_mark(&mut state, mark)
-    }
-
-    /// Marks a recovery point that still has to prove itself, if `holds` says so at that instant. The journal gets it, and
-    /// what comes after it, once [`Tap::settle`] was called, which the caller must do soon: the queue grows meanwhile.
-    ///
-    /// `holds` is asked under the lock that orders the writes. Whoever lets applications go on makes it say no *before* it
-    /// does so; then none of what they write afterwards comes before the mark. `Unavailable` while another mark waits.
-    pub(crate) fn mark_unsettled(
-        &self,
-        mark: Mark,
-        holds: impl FnOnce() -> Result<()>,
-    ) -> Result<(Sequence, Timestamp)> {
-        let mut state = self.lock();
-        if state.unsettled.is_some() {
-            return Err(Error::new(ErrorKind::Unavailable, "mark point", "volume")
-                .message("another application-consistent point is being made"));
-        }
-        holds()?;
-        let (sequence, time) = self.push_mark(&mut state, mark)?;
-        state.unsettled = Some(sequence);
-        Ok((sequence, time))
-    }
-
-    /// Ends the wait of [`Tap::mark_unsettled`]: the mark is what it says, or else a crash-consistent one without a label,
-    /// which any place in the write order may be.
-    pub(crate) fn settle(&self, sequence: Sequence, good: bool) {
-        let mut state = self.lock();
-        if state.unsettled == Some(sequence) {
-            state.unsettled = None;
-        }
-        // Where the journal lost its queue, the mark went with it.
-        let found = state.queue.iter_mut().find(|record| record.sequence == sequence);
-        if let Some(QueuedRecord { body: QueuedBody::Mark(mark), .. }) = found
-            && !good
-        {
-            mark.kind = PointKind::Crash;
-            mark.label.clear();
-        }
-        self.queued.notify_all();
-    }
-
-    /// Gives no more tickets until [`Tap::release`], or until `limit` is over, whichever is first. Changes under way go on
-    /// to their end. For a cut across several volumes: with every volume held, what is marked in each was there before
-    /// anything that a writer did in the knowledge of it.
-    ///
-    /// Whoever holds must call [`Tap::release`] at the limit at the latest: that wakes those who wait. `NotOrdered` outside
-    /// `Ordered` mode, `AlreadyExists` while another hold is in force, `InvalidInput` when the tap is closed.
-    pub fn hold(&self, limit: Duration) -> Result<Hold> {
-        let mut state = self.lock();
-        if state.closed {
-            return Err(closed_error());
-        }
-        Self::check_ordered(&state, "hold")?;
-        if self.is_held(&state) {
-            return Err(Error::new(ErrorKind::AlreadyExists, "hold", "volume")
-                .message("another hold is in force"));
-        }
-        let since = self.clock.elapsed();
-        state.holds += 1;
-        let number = state.holds;
-        state.hold = Some(HoldState { number, since, until: since.saturating_add(limit) });
-        Ok(Hold { number })
-    }
-
-    /// Marks a recovery point under a hold, if `holds`, which is asked under the lock that orders the writes, is fine with
-    /// it. `NotOrdered` outside `Ordered` mode; `Unavailable` when the hold is over.
-    pub fn mark_held(
-        &self,
-        hold: Hold,
-        mark: Mark,
-        holds: impl FnOnce() -> Result<()>,
-    ) -> Result<(Sequence, Timestamp)> {
-        let mut state = self.lock();
-        if !self.is_held(&state) || state.hold.as_ref().is_none_or(|h| h.number != hold.number) {
-            return Err(Error::new(ErrorKind::Unavailable, "mark point", "volume")
-                .message("the hold was over before the mark"));
-        }
-        holds()?;
-        self.push_mark(&mut state, mark)
-    }
-
-    /// Ends a hold; how long it was in force, `None` when it had ended before.
-    pub fn release(&self, hold: Hold) -> Option<Duration> {
-        let mut state = self.lock();
-        let held = state.hold.take_if(|held| held.number == hold.number)?;
-        let wakers = std::mem::take(&mut state.hold_waiters);
-        drop(state);
-        wakers.into_iter().for_each(Waker::wake);
-        Some(self.clock.elapsed().min(held.until).saturating_sub(held.since))
-    }
-
     /// Mode now.
     pub fn mode(&self) -> Mode {
         self.lock().mode
@@ -552,79 +363,6 @@ impl Tap {
         }
     }
 
-    // --- the journal's side ---
-
-    /// Takes records off the queue, oldest first, at least one and up to about `bytes_max`. Waits up to `wait`
-    /// for the first; may return none. Those waiting for room are woken.
-    pub fn drain(&self, bytes_max: u64, wait: Duration) -> Vec<QueuedRecord> {
-        let mut state = self.wait_queued(wait);
-        let mut bytes = 0;
-        let end = state.unsettled.unwrap_or(Sequence(u64::MAX));
-        let count = state
-            .queue
-            .iter()
-            .take_while(|record| record.sequence < end)
-            .take_while(|record| {
-                let take = bytes == 0 || bytes + record.cost_bytes() <= bytes_max;
-                bytes += record.cost_bytes();
-                take
-            })
-            .count();
-        let records: Vec<_> = state.queue.drain(..count).collect();
-        state.urgent &= !state.queue.is_empty();
-        state.queue_bytes -= records.iter().map(QueuedRecord::cost_bytes).sum::<u64>();
-        let wakers = if state.queue_bytes < self.memory_budget_bytes {
-            std::mem::take(&mut state.room_waiters)
-        } else {
-            Vec::new()
-        };
-        drop(state);
-        wakers.into_iter().for_each(Waker::wake);
-        records
-    }
-
-    /// Waits up to `wait` until there is enough in the queue to be worth draining.
-    pub(crate) fn wait_to_drain(&self, wait: Duration) {
-        drop(self.wait_queued(wait));
-    }
-
-    fn wait_queued(&self, wait: Duration) -> MutexGuard<'_, State> {
-        let mut state = self.lock();
-        let idle = state.queue_bytes < WAKE_BYTES && !state.urgent && !state.closed;
-        if (idle || state.is_held_up()) && !wait.is_zero() {
-            state.journal_waits = true;
-            state = self.queued.wait_timeout(state, wait).unwrap_or_else(PoisonError::into_inner).0;
-            state.journal_waits = false;
-        }
-        state
-    }
-
-    /// The cause to give when the queue overflows from now on: what keeps the journal from draining.
-    pub fn set_pressure(&self, cause: Cause) {
-        self.lock().pressure = cause;
-    }
-
-    /// The journal lost everything after `durable`, the queue included: those regions are read again.
-    /// Returns the newest sequence; the journal goes on after it.
-    pub fn journal_lost(&self, durable: Sequence, cause: Cause) {
-        let time = self.clock.now();
-        let mut state = self.lock();
-        state.queue.clear();
-        state.queue_bytes = 0;
-        state.regions.lose_after(durable);
-        if state.mode == Mode::Ordered {
-            self.fall(&mut state, cause, time);
-        } else {
-            // The begin of this interval may be among what was lost.
-            state.push(time, QueuedBody::UnorderedBegin(cause));
-            state.set_mode(Mode::Dirty, cause);
-            self.work.notify_all();
-        }
-        let wakers = std::mem::take(&mut state.room_waiters);
-        drop(state);
-        wakers.into_iter().for_each(Waker::wake);
-    }
-
     /// Nobody drains the queue and marks regions any more: no ticket is given from now on, and nobody waits for one.
     /// Those given before end as they would.
     pub fn close(&self) {
@@ -633,152 +371,17 @@ impl Tap {
         let mut wakers = std::mem::take(&mut state.room_waiters);
         wakers.append(&mut state.mark_waiters);
         wakers.append(&mut state.hold_waiters);
-        state.in_flight.0.iter_mut().for_each(|busy| wakers.append(&mut busy.waiters));
+        wakers.append(&mut state.in_flight.take_waiters());
         self.queued.notify_all();
         self.work.notify_all();
         drop(state);
         wakers.into_iter().for_each(Waker::wake);
     }
 
-    // --- the dirty map's side ---
-
-    /// Regions that writers wait for; waits up to `wait` for the first.
-    pub fn wanted(&self, wait: Duration) -> Vec<RegionRange> {
-        std::mem::take(&mut self.wait_wanted(wait).wanted)
-    }
-
-    /// Waits up to `wait` until writers want regions.
-    pub(crate) fn wait_to_mark(&self, wait: Duration) {
-        drop(self.wait_wanted(wait));
-    }
-
-    fn wait_wanted(&self, wait: Duration) -> MutexGuard<'_, State> {
-        let mut state = self.lock();
-        if state.wanted.is_empty() && !state.closed && !wait.is_zero() {
-            state = self.work.wait_timeout(state, wait).unwrap_or_else(PoisonError::into_inner).0;
-        }
-        state
-    }
-
-    /// These regions are durable in the dirty map now: their writers go on.
-    pub fn marked(&self, ranges: &[RegionRange]) {
-        let mut state = self.lock();
-        let now = state.last_sequence;
-        for range in ranges {
-            state.regions.marked(*range, now);
-        }
-        let wakers = std::mem::take(&mut state.mark_waiters);
-        drop(state);
-        wakers.into_iter().for_each(Waker::wake);
-    }
-
-    /// Forgets the regions last changed at or before `through` that no change in flight touches, and returns
-    /// them: the caller clears them in the dirty map *before* it next marks any.
-    ///
-    /// The caller vouches that everything up to `through` is durable on the disk and in the journal.
-    pub fn clean(&self, through: Sequence) -> Vec<RegionRange> {
-        let mut state = self.lock();
-        let State { regions, in_flight, .. } = &mut *state;
-        let shift = self.region_shift;
-        regions.clean(through, |range| {
-            let start = range.first << shift;
-            let end = (range.last + 1) << shift;
-            in_flight.overlaps(Extent::from_bounds(start, end))
-        })
-    }
-
-    /// A sequence up to which cleaning would free about half of the marked regions.
-    pub fn half_way(&self) -> Sequence {
-        self.lock().regions.half_way()
-    }
-
-    // --- the resync's side ---
-
-    /// Begins an unordered interval in which `ranges`, marked in the dirty map already, are to be read again.
-    pub fn require_resync(&self, ranges: &[RegionRange], cause: Cause) {
-        let time = self.clock.now();
-        let mut state = self.lock();
-        for range in ranges {
-            let last = range.last.min(state.regions.regions() - 1);
-            state.read_again(RegionRange { first: range.first, last });
-        }
-        self.fall(&mut state, cause, time);
-    }
-
-    /// Waits up to `wait` for a mode other than `Ordered`; true when it is.
-    pub fn wait_unordered(&self, wait: Duration) -> bool {
-        let mut state = self.lock();
-        if state.mode == Mode::Ordered && !state.closed {
-            state = self.work.wait_timeout(state, wait).unwrap_or_else(PoisonError::into_inner).0;
-        }
-        state.mode != Mode::Ordered
-    }
-
-    /// Goes from `Dirty` to `Resync`: writes outside the resync regions are captured again.
-    pub fn start_resync(&self) -> Cause {
-        let mut state = self.lock();
-        let cause = state.cause;
-        if state.mode == Mode::Dirty {
-            state.dropped_in_resync = false;
-            state.set_mode(Mode::Resync, cause);
-        }
-        cause
-    }
-
-    /// True while no region that waits can have records newer than the begin of the unordered interval, so that its
-    /// content may be compared with the replica as of then.
-    pub fn may_compare(&self) -> bool {
-        let state = self.lock();
-        state.mode == Mode::Resync && !state.dropped_in_resync
-    }
-
-    /// The first region at or after `region` that waits for its resync, as an extent of the volume.
-    pub fn next_resync(&self, region: u64) -> Option<(u64, Extent)> {
-        let region = self.lock().regions.resync.next(region)?;
-        let start = region << self.region_shift;
-        let end = ((region + 1) << self.region_shift).min(self.device_bytes);
-        Some((region, Extent::from_bounds(start, end)))
-    }
-
-    /// The region under the ticket was read; `changes` are the parts of it that the replica lacks, each with its
-    /// extent. They are queued even over the budget: wait for [`Tap::has_room`] first.
-    pub fn complete_resync(&self, ticket: Ticket, region: u64, changes: Vec<(Extent, Change)>) {
-        let time = self.clock.now();
-        let mut state = self.lock();
-        for (extent, change) in changes {
-            debug_assert!(ticket.extent.contains(extent));
-            state.push(time, self.body_of(extent, change));
-        }
-        let sequence = state.last_sequence;
-        state.regions.resynced(region, sequence);
-        Self::end(state, ticket);
-    }
-
-    /// Half of the budget is free.
-    pub fn has_room(&self) -> bool {
-        self.lock().queue_bytes <= self.memory_budget_bytes / 2
-    }
-
-    /// Ends the unordered interval when no region waits any more; false when there are some, or none was open.
-    pub fn finish_resync(&self) -> bool {
-        let time = self.clock.now();
-        let mut state = self.lock();
-        if state.mode != Mode::Resync || state.regions.resync.count() > 0 {
-            return false;
-        }
-        state.push(time, QueuedBody::UnorderedEnd);
-        let cause = state.cause;
-        state.set_mode(Mode::Ordered, cause);
-        self.queued.notify_all();
-        true
-    }
-
     /// The mode changes since the last call, oldest first.
     pub fn take_mode_changes(&self) -> Vec<ModeChange> {
         std::mem::take(&mut self.lock().mode_changes)
     }
-
-    // --- helpers ---
 
     /// The clock of the tap's limits.
     pub(super) fn clock(&self) -> &dyn Clock {
@@ -810,28 +413,6 @@ impl Tap {
             (CaptureContent::Data, Change::Zero) => QueuedBody::Zero(extent),
             (CaptureContent::Data, Change::Discard(what)) => QueuedBody::Discard(extent, what),
         }
-    }
-
-    /// A hold whose limit is over is none, whether it was released or not.
-    fn is_held(&self, state: &State) -> bool {
-        state.hold.as_ref().is_some_and(|hold| self.clock.elapsed() < hold.until)
-    }
-
-    fn check_ordered(state: &State, operation: &'static str) -> Result<()> {
-        if state.mode == Mode::Ordered {
-            return Ok(());
-        }
-        Err(Error::new(ErrorKind::NotOrdered, operation, "volume")
-            .expected("ordered mode")
-            .found(format_args!("{} mode ({})", state.mode.name(), state.cause)))
-    }
-
-    fn push_mark(&self, state: &mut State, mark: Mark) -> Result<(Sequence, Timestamp)> {
-        Self::check_ordered(state, "mark point")?;
-        let time = self.clock.now();
-        state.push(time, QueuedBody::Mark(mark));
-        self.queued.notify_all();
-        Ok((state.last_sequence, time))
     }
 
     /// Queues a change, or leaves it to the resync when it cannot be or need not be queued.
@@ -933,12 +514,6 @@ impl State {
             self.dropped_in_resync |= !(range.first..=range.last).all(waits);
         }
         self.regions.resync.insert_range(range);
-    }
-
-    /// The next record for the journal waits to be settled.
-    fn is_held_up(&self) -> bool {
-        let next = self.queue.front();
-        next.is_some_and(|record| self.unsettled.is_some_and(|mark| mark <= record.sequence))
     }
 
     fn set_mode(&mut self, to: Mode, cause: Cause) {

@@ -1,0 +1,140 @@
+//! The sides of the tap that go by regions: the dirty map's, which marks and cleans them, and the resync's, which reads
+//! them again.
+
+use std::sync::{MutexGuard, PoisonError};
+use std::task::Waker;
+use std::time::Duration;
+
+use super::{Change, QueuedBody, State, Tap, Ticket};
+use crate::capture::region::RegionRange;
+use crate::event::{Cause, Mode};
+use crate::extent::Extent;
+use crate::units::Sequence;
+
+impl Tap {
+    /// Regions that writers wait for; waits up to `wait` for the first.
+    pub fn wanted(&self, wait: Duration) -> Vec<RegionRange> {
+        std::mem::take(&mut self.wait_wanted(wait).wanted)
+    }
+
+    /// Waits up to `wait` until writers want regions.
+    pub(crate) fn wait_to_mark(&self, wait: Duration) {
+        drop(self.wait_wanted(wait));
+    }
+
+    fn wait_wanted(&self, wait: Duration) -> MutexGuard<'_, State> {
+        let mut state = self.lock();
+        if state.wanted.is_empty() && !state.closed && !wait.is_zero() {
+            state = self.work.wait_timeout(state, wait).unwrap_or_else(PoisonError::into_inner).0;
+        }
+        state
+    }
+
+    /// These regions are durable in the dirty map now: their writers go on.
+    pub fn marked(&self, ranges: &[RegionRange]) {
+        let mut state = self.lock();
+        let now = state.last_sequence;
+        for range in ranges {
+            state.regions.marked(*range, now);
+        }
+        let wakers = std::mem::take(&mut state.mark_waiters);
+        drop(state);
+        wakers.into_iter().for_each(Waker::wake);
+    }
+
+    /// Forgets the regions last changed at or before `through` that no change in flight touches, and returns
+    /// them: the caller clears them in the dirty map *before* it next marks any.
+    ///
+    /// The caller vouches that everything up to `through` is durable on the disk and in the journal.
+    pub fn clean(&self, through: Sequence) -> Vec<RegionRange> {
+        let mut state = self.lock();
+        let State { regions, in_flight, .. } = &mut *state;
+        let shift = self.region_shift;
+        regions.clean(through, |range| {
+            let start = range.first << shift;
+            let end = (range.last + 1) << shift;
+            in_flight.overlaps(Extent::from_bounds(start, end))
+        })
+    }
+
+    /// A sequence up to which cleaning would free about half of the marked regions.
+    pub fn half_way(&self) -> Sequence {
+        self.lock().regions.half_way()
+    }
+}
+
+impl Tap {
+    /// Begins an unordered interval in which `ranges`, marked in the dirty map already, are to be read again.
+    pub fn require_resync(&self, ranges: &[RegionRange], cause: Cause) {
+        let time = self.clock.now();
+        let mut state = self.lock();
+        for range in ranges {
+            let last = range.last.min(state.regions.regions() - 1);
+            state.read_again(RegionRange { first: range.first, last });
+        }
+        self.fall(&mut state, cause, time);
+    }
+
+    /// Waits up to `wait` for a mode other than `Ordered`; true when it is.
+    pub fn wait_unordered(&self, wait: Duration) -> bool {
+        let mut state = self.lock();
+        if state.mode == Mode::Ordered && !state.closed {
+            state = self.work.wait_timeout(state, wait).unwrap_or_else(PoisonError::into_inner).0;
+        }
+        state.mode != Mode::Ordered
+    }
+
+    /// Goes from `Dirty` to `Resync`: writes outside the resync regions are captured again.
+    pub fn start_resync(&self) -> Cause {
+        let mut state = self.lock();
+        let cause = state.cause;
+        if state.mode == Mode::Dirty {
+            state.dropped_in_resync = false;
+            state.set_mode(Mode::Resync, cause);
+        }
+        cause
+    }
+
+    /// True while no region that waits can have records newer than the begin of the unordered interval, so that its
+    /// content may be compared with the replica as of then.
+    pub fn may_compare(&self) -> bool {
+        let state = self.lock();
+        state.mode == Mode::Resync && !state.dropped_in_resync
+    }
+
+    /// The first region at or after `region` that waits for its resync, as an extent of the volume.
+    pub fn next_resync(&self, region: u64) -> Option<(u64, Extent)> {
+        let region = self.lock().regions.resync.next(region)?;
+        let start = region << self.region_shift;
+        let end = ((region + 1) << self.region_shift).min(self.device_bytes);
+        Some((region, Extent::from_bounds(start, end)))
+    }
+
+    /// The region under the ticket was read; `changes` are the parts of it that the replica lacks, each with its
+    /// extent. They are queued even over the budget: wait for [`Tap::has_room`] first.
+    pub fn complete_resync(&self, ticket: Ticket, region: u64, changes: Vec<(Extent, Change)>) {
+        let time = self.clock.now();
+        let mut state = self.lock();
+        for (extent, change) in changes {
+            debug_assert!(ticket.extent.contains(extent));
+            state.push(time, self.body_of(extent, change));
+        }
+        let sequence = state.last_sequence;
+        state.regions.resynced(region, sequence);
+        Self::end(state, ticket);
+    }
+
+    /// Ends the unordered interval when no region waits any more; false when there are some, or none was open.
+    pub fn finish_resync(&self) -> bool {
+        let time = self.clock.now();
+        let mut state = self.lock();
+        if state.mode != Mode::Resync || state.regions.resync.count() > 0 {
+            return false;
+        }
+        state.push(time, QueuedBody::UnorderedEnd);
+        let cause = state.cause;
+        state.set_mode(Mode::Ordered, cause);
+        self.queued.notify_all();
+        true
+    }
+}
