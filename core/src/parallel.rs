@@ -78,12 +78,13 @@ pub(crate) fn stay_on_this_thread() {
 }
 
 #[cfg(any(test, feature = "testing"))]
-fn is_alone() -> bool {
+/// Nothing may be done on another thread.
+pub(crate) fn is_alone() -> bool {
     ALONE.get()
 }
 
 #[cfg(not(any(test, feature = "testing")))]
-const fn is_alone() -> bool {
+pub(crate) const fn is_alone() -> bool {
     false
 }
 

@@ -38,5 +38,8 @@ pub(super) fn cancel_in(
     state.remove(&state.base())?;
     state.remove(&state.dirty_map())?;
     state.forget_identity()?;
-    Provisional::forget(state)
+    // While the failover's own record is there, all of this is done again.
+    state.sync_names()?;
+    Provisional::forget(state)?;
+    state.sync_names()
 }

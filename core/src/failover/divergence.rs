@@ -119,10 +119,10 @@ fn on_branch(replica: &Replica, branch: &Branch, at: Sequence) -> Result<ExtentS
 /// The extents that the dirty map marks; `None` when it does not tell.
 fn marked(disk: &dyn BlockDevice, state: &StateDirectory) -> Result<Option<ExtentSet>> {
     let path = state.dirty_map();
-    if !path.exists() {
+    if !state.files().exists(&path) {
         return Ok(None);
     }
-    let (map, found) = match DirtyMap::open(&path) {
+    let (map, found) = match DirtyMap::open_in(&**state.files(), &path) {
         Ok(opened) => opened,
         Err(error) if error.kind() == ErrorKind::Corrupt => return Ok(None),
         Err(error) => return Err(error),

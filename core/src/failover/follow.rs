@@ -13,9 +13,9 @@ use super::cancel::cancel_in;
 use super::divergence::{self, Divergence};
 use super::keep::Old;
 use super::options::chosen;
-use super::start::{prepare, request, requested_id, take_identity};
+use super::start::{Wait, by_sleeping, prepare, request, requested_id, take_identity};
 use crate::clock::Clock;
-use crate::device::{BlockDevice, Durability, SystemFiles, Unmap};
+use crate::device::{BlockDevice, Durability, Files, SystemFiles, Unmap};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::EventSink;
 use crate::extent::{Extent, ExtentSet, block_runs};
@@ -53,6 +53,7 @@ pub struct Follower {
     state: StateDirectory,
     known: Divergence,
     clock: Arc<dyn Clock>,
+    wait: Wait,
 }
 
 impl Follower {
@@ -68,7 +69,19 @@ impl Follower {
         disk: Arc<dyn BlockDevice>,
         clock: Arc<dyn Clock>,
     ) -> Result<Self> {
-        let state = StateDirectory::open(Arc::new(SystemFiles), state.as_ref())?;
+        Self::open_in(Arc::new(SystemFiles), volume, vault, state, disk, clock)
+    }
+
+    /// As [`Follower::open`], with the state directory among these files.
+    pub(super) fn open_in(
+        files: Arc<dyn Files>,
+        volume: &str,
+        vault: Vault,
+        state: impl AsRef<Path>,
+        disk: Arc<dyn BlockDevice>,
+        clock: Arc<dyn Clock>,
+    ) -> Result<Self> {
+        let state = StateDirectory::open(files, state.as_ref())?;
         if Provisional::read(&state)?.is_some_and(|under_way| under_way.home) {
             // A failback that was killed before it was committed: the disk may hold writes of its own.
             abandon(&vault, volume, &state, &*clock)?;
@@ -88,7 +101,7 @@ impl Follower {
                 found
             }
         };
-        Ok(Self { vault, replica, disk, state, known, clock })
+        Ok(Self { vault, replica, disk, state, known, clock, wait: by_sleeping() })
     }
 
     /// The state that the disk holds, but for where it differs.
@@ -176,19 +189,34 @@ impl Follower {
     /// With no `planned` limit the source is not asked: the disk takes over as of the newest state, and what the source has
     /// not shipped is on its branch later.
     pub fn fail_back(
-        mut self,
+        self,
         planned: Option<Duration>,
         policy: Policy,
         events: EventSink,
         progress: Progress<'_>,
     ) -> Result<(Protection, CatchUp)> {
         policy.validate()?;
+        let (options, state, done) = self.come_home(planned, policy, events, progress)?;
+        let protection = options.open_with(state)?;
+        protection.commit_failover()?;
+        Ok((protection, done))
+    }
+
+    /// Everything of failing back up to the protection that commits it.
+    pub(super) fn come_home(
+        mut self,
+        planned: Option<Duration>,
+        policy: Policy,
+        events: EventSink,
+        progress: Progress<'_>,
+    ) -> Result<(ProtectionOptions, StateDirectory, CatchUp)> {
         let mut done = self.catch_up(&At::Newest, progress)?;
         let failover = requested_id(&self.state, &self.replica, &*self.clock)?;
         let at = match planned {
             Some(limit) => {
-                let clock = self.clock.clone();
-                At::Sequence(request(&self.vault, &mut self.replica, failover, limit, &*clock)?)
+                let (clock, wait) = (&*self.clock, &self.wait);
+                let replica = &mut self.replica;
+                At::Sequence(request(&self.vault, replica, failover, limit, clock, wait)?)
             }
             None => At::Newest,
         };
@@ -198,13 +226,18 @@ impl Follower {
         self.begin(failover, &policy)?;
         let Self { vault, replica, disk, state, clock, .. } = self;
         let volume = replica.info().name.clone();
-        let protection = ProtectionOptions::new(&volume, disk, vault, state.path().to_owned())
+        let options = ProtectionOptions::new(&volume, disk, vault, state.path().to_owned())
             .policy(policy)
             .events(events)
             .clock(clock)
-            .open_with(state)?;
-        protection.commit_failover()?;
-        Ok((protection, done))
+            .among(state.files().clone());
+        Ok((options, state, done))
+    }
+
+    /// What is done between two looks whether the source handed over.
+    #[cfg(any(test, feature = "testing"))]
+    pub(super) fn waits(&mut self, wait: Wait) {
+        self.wait = wait;
     }
 
     /// Everything up to the protection: from here on the directory is that of a failover.
@@ -221,7 +254,8 @@ impl Follower {
         )?;
         take_identity(&self.state, &self.replica, &under_way)?;
         self.replica.record_step(&under_way.step(StepKind::Start, &*self.clock))?;
-        self.state.remove(&path_of(&self.state))
+        self.state.remove(&path_of(&self.state))?;
+        self.state.sync_names()
     }
 
     /// The state that is meant, and what must be written for it.

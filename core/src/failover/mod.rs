@@ -20,10 +20,14 @@ mod over;
 #[cfg(feature = "plan")]
 pub mod plan;
 mod start;
+#[cfg(any(test, feature = "testing"))]
+mod stepped;
 mod test;
 
 pub use cancel::cancel;
 pub use follow::{CatchUp, Follower};
 pub use options::{FailoverOptions, Preview};
 pub use over::{FailedOver, Started};
+#[cfg(any(test, feature = "testing"))]
+pub use stepped::{SteppedCopy, SteppedFailover};
 pub use test::{begin_test, end_test};

@@ -4,8 +4,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::start::{Wait, by_sleeping};
 use crate::clock::{Clock, SystemClock};
-use crate::device::BlockDevice;
+use crate::device::{BlockDevice, Files, SystemFiles};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{EventSink, no_events};
 use crate::policy::Policy;
@@ -25,6 +26,8 @@ pub struct FailoverOptions {
     pub(super) policy: Policy,
     pub(super) events: EventSink,
     pub(super) clock: Arc<dyn Clock>,
+    pub(super) files: Arc<dyn Files>,
+    pub(super) wait: Wait,
 }
 
 impl FailoverOptions {
@@ -48,6 +51,8 @@ impl FailoverOptions {
             policy: Policy::default(),
             events: no_events(),
             clock: SystemClock::shared(),
+            files: Arc::new(SystemFiles),
+            wait: by_sleeping(),
         }
     }
 
@@ -92,6 +97,20 @@ impl FailoverOptions {
     /// Time and entropy. Default: those of the system.
     pub fn clock(mut self, clock: Arc<dyn Clock>) -> Self {
         self.clock = clock;
+        self
+    }
+
+    /// Where the state directory is. Default: the files of the system. Feature `testing`.
+    #[cfg(any(test, feature = "testing"))]
+    pub fn files(mut self, files: Arc<dyn Files>) -> Self {
+        self.files = files;
+        self
+    }
+
+    /// What is done between two looks whether the source handed over, for so long. Default: sleeping. Feature `testing`.
+    #[cfg(any(test, feature = "testing"))]
+    pub fn waiting(mut self, wait: Arc<dyn Fn(Duration) + Send + Sync>) -> Self {
+        self.wait = wait;
         self
     }
 

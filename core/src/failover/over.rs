@@ -1,16 +1,17 @@
 //! A volume that failed over to here, running: its disk, its protection, and the copy behind the reads.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use super::cancel::cancel;
+use super::cancel::cancel_in;
 use super::options::FailoverOptions;
+use super::start::Served;
 use crate::capture::Volume;
 use crate::clock::Clock;
-use crate::device::{BlockDevice, SystemFiles};
+use crate::device::{BlockDevice, Files};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Event, EventKind, EventSink};
 use crate::protect::state::StateDirectory;
@@ -45,43 +46,24 @@ pub struct FailedOver {
     started: Started,
     volume: String,
     vault: Vault,
+    files: Arc<dyn Files>,
     state: PathBuf,
     clock: Arc<dyn Clock>,
     copied: Arc<Copied>,
 }
 
 impl FailedOver {
-    pub(super) fn run(
-        options: FailoverOptions,
-        state: StateDirectory,
-        disk: InstantDisk,
-        mut started: Started,
-        begun: Duration,
-    ) -> Result<Self> {
-        let disk = Arc::new(disk);
-        let FailoverOptions { volume, vault, state: path, policy, events, clock, .. } = options;
-        let protection = ProtectionOptions::new(&volume, disk.clone(), vault.clone(), path.clone())
-            .policy(policy)
-            .events(events.clone())
-            .clock(clock.clone())
-            .open_with(state)?;
+    pub(super) fn run(served: Served) -> Result<Self> {
+        let (options, state, hydrator, mut started, begun) = Hydrator::of(served);
+        let Hydrator { volume, disk, clock, copied, .. } = &hydrator;
+        let (volume, disk) = (volume.clone(), disk.clone());
+        let (clock, copied) = (clock.clone(), copied.clone());
+        let (vault, files) = (options.vault().clone(), state.files().clone());
+        let path = state.path().to_owned();
+        let protection = options.open_with(state)?;
         started.took = clock.elapsed().saturating_sub(begun);
-        // What the copy is read from must stay until it is made.
-        let retention_waits = protection.retention_waits();
-        retention_waits.store(true, Ordering::Release);
-        let stopping = Arc::new(AtomicBool::new(false));
-        let copied = Arc::new(Copied::default());
-        let hydrator = Hydrator {
-            volume: volume.clone(),
-            disk: disk.clone(),
-            events,
-            clock: clock.clone(),
-            stopping: stopping.clone(),
-            copied: copied.clone(),
-            retention_waits,
-        };
-        let copy = Copying::begin(hydrator, stopping)?;
-        Ok(Self { copy, protection, disk, started, volume, vault, state: path, clock, copied })
+        let copy = Copying::begin(hydrator.of_protection(&protection.retention_waits()))?;
+        Ok(Self { copy, protection, disk, started, volume, vault, files, state: path, clock, copied })
     }
 
     /// How it began.
@@ -131,13 +113,13 @@ impl FailedOver {
     /// Gives the failover up: what was written since is dropped, and the source goes on as before. The disk's content is of
     /// no more use. `InvalidInput` when it was committed.
     pub fn cancel(self) -> Result<()> {
-        let Self { copy, protection, disk, volume, vault, state, clock, .. } = self;
+        let Self { copy, protection, disk, volume, vault, files, state, clock, .. } = self;
         if !protection.stats().provisional {
             return Err(Error::new(ErrorKind::InvalidInput, "cancel failover of", &volume)
                 .message("it was committed; fail over again to go back"));
         }
         drop((copy, protection, disk));
-        cancel(&vault, &volume, &state, &*clock)
+        cancel_in(&vault, &volume, &StateDirectory::open(files, &state)?, &*clock)
     }
 
     /// Ends the session cleanly, as [`Protection::stop`] does; the failover and the copy go on with the next
@@ -154,7 +136,7 @@ impl FailedOver {
     /// `Unavailable` when the disk is not whole yet ([`FailedOver::wait_hydrated`]), `InvalidInput` before the commit; then
     /// everything stays as it is, ended cleanly.
     pub fn detach(self, limit: Duration) -> Result<()> {
-        let Self { copy, protection, disk, state, volume, .. } = self;
+        let Self { copy, protection, disk, files, state, volume, .. } = self;
         drop(copy);
         let is_committed = !protection.stats().provisional;
         protection.stop(limit)?;
@@ -162,10 +144,15 @@ impl FailedOver {
             return Err(Error::new(ErrorKind::InvalidInput, "detach the disk of", &volume)
                 .message("the failover is not committed: commit or cancel it first"));
         }
-        disk.detach()?;
-        let state = StateDirectory::open(Arc::new(SystemFiles), &state)?;
-        state.remove(&state.base())
+        leave_plain(&disk, files, &state)
     }
+}
+
+/// Leaves the disk of a volume that failed over as a plain one. `Unavailable` when it is not whole.
+pub(super) fn leave_plain(disk: &InstantDisk, files: Arc<dyn Files>, state: &Path) -> Result<()> {
+    disk.detach()?;
+    let state = StateDirectory::open(files, state)?;
+    state.remove(&state.base())
 }
 
 /// The thread that copies; ends with this.
@@ -175,11 +162,22 @@ struct Copying {
 }
 
 impl Copying {
-    fn begin(hydrator: Hydrator, stopping: Arc<AtomicBool>) -> Result<Self> {
+    fn begin(mut hydrator: Hydrator) -> Result<Self> {
         let volume = hydrator.volume.clone();
+        let stopping = Arc::new(AtomicBool::new(false));
+        let ends = stopping.clone();
         let thread = std::thread::Builder::new()
             .name("hrl-hydrate".to_owned())
-            .spawn(move || hydrator.run())
+            .spawn(move || {
+                let goes_on = || !ends.load(Ordering::Acquire);
+                while goes_on() {
+                    let Some(pause) = hydrator.step(&goes_on) else { return };
+                    let until = hydrator.clock.elapsed() + pause;
+                    while hydrator.clock.elapsed() < until && goes_on() {
+                        std::thread::sleep(POLL);
+                    }
+                }
+            })
             .map_err(|error| Error::io("start the copy of", &volume, error))?;
         Ok(Self { thread: Some(thread), stopping })
     }
@@ -225,45 +223,60 @@ impl Copied {
 }
 
 /// Copies what the disk lacks, until it is whole.
-struct Hydrator {
+pub(super) struct Hydrator {
     volume: String,
-    disk: Arc<InstantDisk>,
+    pub(super) disk: Arc<InstantDisk>,
     events: EventSink,
     clock: Arc<dyn Clock>,
-    stopping: Arc<AtomicBool>,
     copied: Arc<Copied>,
     retention_waits: Arc<AtomicBool>,
+    /// That it cannot go on was told.
+    told: bool,
 }
 
 impl Hydrator {
-    fn run(self) {
-        let mut told = false;
-        while !self.stopping.load(Ordering::Acquire) {
-            let go_on = |_done: u64, _total: u64| !self.stopping.load(Ordering::Acquire);
-            match self.disk.hydrate(&go_on) {
-                Ok(hydration) => {
-                    let whole = hydration.is_whole();
-                    self.retention_waits.store(!whole, Ordering::Release);
-                    self.copied.end(whole);
-                    return;
-                }
-                Err(_) if self.stopping.load(Ordering::Acquire) => return,
-                Err(error) => {
-                    if !told {
-                        self.tell(format!("copying the volume to {}: {error}", self.disk.name()));
-                    }
-                    told = true;
-                    self.copied.outcome().trouble = Some(error);
-                    self.pause();
-                }
-            }
-        }
+    /// What protects the disk that is served and what makes it whole, with how and when it began.
+    pub(super) fn of(
+        served: Served,
+    ) -> (ProtectionOptions, StateDirectory, Self, Started, Duration) {
+        let Served { options, state, disk, started, begun } = served;
+        let disk = Arc::new(disk);
+        let FailoverOptions { volume, vault, policy, events, clock, .. } = options;
+        let path = state.path().to_owned();
+        let protection = ProtectionOptions::new(&volume, disk.clone(), vault, path)
+            .policy(policy)
+            .events(events.clone())
+            .clock(clock.clone())
+            .among(state.files().clone());
+        let (copied, retention_waits) = (Arc::default(), Arc::default());
+        let hydrator = Self { volume, disk, events, clock, copied, retention_waits, told: false };
+        (protection, state, hydrator, started, begun)
     }
 
-    fn pause(&self) {
-        let until = self.clock.elapsed() + RETRY;
-        while self.clock.elapsed() < until && !self.stopping.load(Ordering::Acquire) {
-            std::thread::sleep(POLL);
+    /// What the copy is read from must stay until it is made.
+    pub(super) fn of_protection(self, retention_waits: &Arc<AtomicBool>) -> Self {
+        retention_waits.store(true, Ordering::Release);
+        Self { retention_waits: retention_waits.clone(), ..self }
+    }
+
+    /// Copies until `goes_on` says no; then, and after a failure, how long to wait before the next step. `None`: the disk is
+    /// whole.
+    pub(super) fn step(&mut self, goes_on: &(dyn Fn() -> bool + Sync)) -> Option<Duration> {
+        match self.disk.hydrate(&|_done, _total| goes_on()) {
+            Ok(hydration) => {
+                let whole = hydration.is_whole();
+                self.retention_waits.store(!whole, Ordering::Release);
+                self.copied.end(whole);
+                (!whole).then_some(Duration::ZERO)
+            }
+            Err(error) => {
+                if !self.told {
+                    self.tell(format!("copying the volume to {}: {error}", self.disk.name()));
+                }
+                self.told = true;
+                self.copied.outcome().trouble = Some(error);
+                Some(RETRY)
+            }
         }
     }
 

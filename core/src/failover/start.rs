@@ -8,7 +8,6 @@ use super::options::{ChosenState, FailoverOptions, chosen};
 use super::over::{FailedOver, Started};
 use crate::capture::{DirtyMap, DirtyMapParams};
 use crate::clock::{Clock, random_bytes};
-use crate::device::SystemFiles;
 use crate::error::{Error, ErrorKind, Result};
 use crate::protect::provisional::{Provisional, cut};
 use crate::protect::state::{Identity, StateDirectory, host, new_source};
@@ -20,6 +19,13 @@ use crate::units::{Epoch, PointId, Sequence, Timestamp};
 
 const POLL: Duration = Duration::from_millis(200);
 
+/// Lets so much time pass.
+pub(super) type Wait = Arc<dyn Fn(Duration) + Send + Sync>;
+
+pub(super) fn by_sleeping() -> Wait {
+    Arc::new(std::thread::sleep)
+}
+
 impl FailoverOptions {
     /// Fails over: returns when the volume can be read and written as of the state. Hydration goes on behind.
     ///
@@ -27,9 +33,14 @@ impl FailoverOptions {
     /// committed, `NotFound` and `NotOrdered` for the state, `InvalidInput` when the disk is too small, `Unavailable` when the
     /// source did not hand over in time (the request is taken back) or the vault does not answer.
     pub fn start(self) -> Result<FailedOver> {
-        let begun = self.clock.elapsed();
         self.policy.validate()?;
-        let state = StateDirectory::open(Arc::new(SystemFiles), &self.state)?;
+        FailedOver::run(self.serve()?)
+    }
+
+    /// Everything up to the protection: the disk can be read as of the state.
+    pub(super) fn serve(self) -> Result<Served> {
+        let begun = self.clock.elapsed();
+        let state = StateDirectory::open(self.files.clone(), &self.state)?;
         let mut replica = self.vault.replica(&self.volume)?;
         self.check_size(&replica)?;
         if let Some(known) = state.identity()? {
@@ -39,14 +50,14 @@ impl FailoverOptions {
             Some(under_way) if self.change_point => {
                 let chosen = self.state_of(&replica)?;
                 // Without a dirty map nothing of the disk is believed, wherever this is interrupted.
-                state.remove(&state.dirty_map())?;
+                state.forget_dirty_map()?;
                 state.remove(&state.presence_log())?;
                 state.clear_spool()?;
                 Some(self.prepare(&state, &replica, under_way.failover, chosen, under_way.home)?)
             }
             Some(under_way) => Some(under_way),
             // Committed; the disk is not whole yet.
-            None if state.presence_log().exists() => None,
+            None if self.files.exists(&state.presence_log()) => None,
             None => Some(self.begin(&state, &mut replica)?),
         };
         let shown = match &under_way {
@@ -66,7 +77,7 @@ impl FailoverOptions {
             time: shown.time,
             took: self.clock.elapsed().saturating_sub(begun),
         };
-        FailedOver::run(self, state, disk, started, begun)
+        Ok(Served { options: self, state, disk, started, begun })
     }
 
     /// A new failover, up to its record in the state directory.
@@ -82,7 +93,8 @@ impl FailoverOptions {
         let failover = requested_id(state, replica, &*self.clock)?;
         let chosen = match self.planned {
             Some(limit) => {
-                let at = request(&self.vault, replica, failover, limit, &*self.clock)?;
+                let (clock, wait) = (&*self.clock, &self.wait);
+                let at = request(&self.vault, replica, failover, limit, clock, wait)?;
                 chosen(replica, at)
             }
             None => self.state_of(replica)?,
@@ -121,15 +133,26 @@ impl FailoverOptions {
         at: Sequence,
     ) -> Result<InstantDisk> {
         let log = state.presence_log();
-        let content = if self.disk_reads_zero && !log.exists() {
+        let content = if self.disk_reads_zero && !self.files.exists(&log) {
             TargetContent::Zeroes
         } else {
             TargetContent::Unknown
         };
         let view = Arc::new(replica.view(&At::Sequence(at), &ViewOptions::default())?);
         let options = InstantOptions { clock: self.clock.clone(), ..InstantOptions::default() };
-        InstantDisk::over(InstantBase::view(view), self.disk.clone(), content, &log, options)
+        let (files, base) = (self.files.clone(), InstantBase::view(view));
+        InstantDisk::over_in(files, base, self.disk.clone(), content, &log, options)
     }
+}
+
+/// A volume that failed over to here and is not protected yet.
+pub(super) struct Served {
+    pub options: FailoverOptions,
+    pub state: StateDirectory,
+    pub disk: InstantDisk,
+    pub started: Started,
+    /// When the call began.
+    pub begun: Duration,
 }
 
 /// Makes the state directory that of a failover: a dirty map in which nothing is marked, and the record of what is being
@@ -146,7 +169,7 @@ pub(super) fn prepare(
     let info = replica.info();
     let params = DirtyMapParams { volume: info.id, device_bytes: info.device_bytes, region_bytes };
     state.remove(&state.dirty_map())?;
-    DirtyMap::create(&state.dirty_map(), params, false)?;
+    DirtyMap::create_in(&**state.files(), &state.dirty_map(), params, false)?;
     let cut = cut(state, replica, chosen.sequence, clock)?;
     let under_way = Provisional {
         failover,
@@ -201,6 +224,7 @@ pub(super) fn request(
     failover: PointId,
     limit: Duration,
     clock: &dyn Clock,
+    wait: &Wait,
 ) -> Result<Sequence> {
     let name = replica.info().name.clone();
     let step = |kind, note: String| Step {
@@ -232,7 +256,7 @@ pub(super) fn request(
                     "{reason}; fail over unplanned when it is gone, the newest point is in the vault"
                 )));
         }
-        std::thread::sleep(POLL.min(limit));
+        wait(POLL.min(limit));
     }
 }
 

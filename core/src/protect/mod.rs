@@ -289,6 +289,8 @@ struct Shared {
     drained: AtomicBool,
     /// The failover that is not committed yet: nothing is shipped until it is.
     provisional: Mutex<Option<Provisional>>,
+    /// Held while a failover is committed.
+    committing: Mutex<()>,
     /// Retention waits: something still reads what it might delete.
     retention_waits: Arc<AtomicBool>,
     /// The planned failover that has the volume; it is not written to.
@@ -551,20 +553,25 @@ impl Shared {
     }
 
     fn is_provisional(&self) -> bool {
-        self.provisional.lock().unwrap_or_else(PoisonError::into_inner).is_some()
+        self.provisional().is_some()
+    }
+
+    fn provisional(&self) -> MutexGuard<'_, Option<Provisional>> {
+        self.provisional.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Commits the failover that is under way; nothing when there is none.
     fn commit_failover(&self) -> Result<()> {
-        let mut provisional = self.provisional.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(under_way) = &*provisional else { return Ok(()) };
+        let _one = self.committing.lock().unwrap_or_else(PoisonError::into_inner);
+        // Nobody who asks how the protection is doing waits for the vault.
+        let under_way = self.provisional().clone();
+        let Some(under_way) = under_way else { return Ok(()) };
         let replica = self.vault.replica_with_keys(&self.info.name, &self.keys)?;
         let catalog = under_way.commit(&self.state, &self.vault, replica, &*self.clock)?;
         let (at, epoch) = (under_way.at, under_way.epoch);
         self.shipper.set_catalog(catalog);
         Provisional::forget(&self.state)?;
-        *provisional = None;
-        drop(provisional);
+        *self.provisional() = None;
         let message = format!("epoch {epoch} begins after sequence {at}");
         self.event(EventKind::FailoverCommitted, message);
         Ok(())

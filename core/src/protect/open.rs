@@ -89,9 +89,17 @@ impl ProtectionOptions {
 
     /// Where the state directory is. Default: the files of the system. Feature `testing`.
     #[cfg(any(test, feature = "testing"))]
-    pub fn files(mut self, files: Arc<dyn Files>) -> Self {
+    pub fn files(self, files: Arc<dyn Files>) -> Self {
+        self.among(files)
+    }
+
+    pub(crate) fn among(mut self, files: Arc<dyn Files>) -> Self {
         self.files = files;
         self
+    }
+
+    pub(crate) fn vault(&self) -> &Vault {
+        &self.vault
     }
 
     /// Opens the volume, finds what must be read again, and starts.
@@ -100,13 +108,19 @@ impl ProtectionOptions {
     /// protected, `WrongKey`, `Unavailable` when the vault cannot be reached.
     pub fn open(self) -> Result<Protection> {
         let state = state::StateDirectory::open(self.files.clone(), &self.state)?;
-        let not_whole = state.presence_log();
-        if not_whole.exists() {
-            return Err(Error::new(ErrorKind::InvalidInput, "protect", self.device.name())
-                .message("the disk failed over to here and is not whole: go on with the failover, or detach it")
-                .found(not_whole.display()));
-        }
+        self.check_whole(&state)?;
         self.open_with(state)
+    }
+
+    /// Refuses a disk that failed over to here and lacks some of the volume.
+    pub(super) fn check_whole(&self, state: &state::StateDirectory) -> Result<()> {
+        let not_whole = state.presence_log();
+        if !self.files.exists(&not_whole) {
+            return Ok(());
+        }
+        Err(Error::new(ErrorKind::InvalidInput, "protect", self.device.name())
+            .message("the disk failed over to here and is not whole: go on with the failover, or detach it")
+            .found(not_whole.display()))
     }
 
     /// As [`ProtectionOptions::open`], with a state directory that is open already.
@@ -178,6 +192,7 @@ impl ProtectionOptions {
             fenced: AtomicBool::new(false),
             drained: AtomicBool::new(false),
             provisional: Mutex::new(provisional),
+            committing: Mutex::new(()),
             retention_waits: Arc::default(),
             handed_over: Mutex::new(None),
             seal_now: AtomicBool::new(false),

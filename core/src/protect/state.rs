@@ -189,7 +189,18 @@ impl StateDirectory {
             .files
             .list(&directory)
             .map_err(|error| Error::io("clear spool", directory.display(), error))?;
-        paths.iter().try_for_each(|path| self.remove(path))
+        paths.iter().try_for_each(|path| self.remove(path))?;
+        self.sync(&directory)
+    }
+
+    /// Makes the names in the directory durable.
+    pub(crate) fn sync_names(&self) -> Result<()> {
+        self.sync(&self.root)
+    }
+
+    fn sync(&self, directory: &Path) -> Result<()> {
+        let synced = self.files.sync_directory(directory);
+        synced.map_err(|error| Error::io("sync", directory.display(), error))
     }
 
     /// The identity written last; `None` in a new directory.

@@ -4,7 +4,7 @@
 //! with one seed is always the same. The policy's lower limits are not checked: small limits are reached sooner.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::Waker;
 use std::time::Duration;
 
@@ -55,6 +55,15 @@ impl SteppedProtection {
     pub fn open(options: ProtectionOptions) -> Result<Self> {
         stay_on_this_thread();
         let state = state::StateDirectory::open(options.files.clone(), &options.state)?;
+        options.check_whole(&state)?;
+        Self::open_with(options, state)
+    }
+
+    /// As [`SteppedProtection::open`], with a state directory that is open already.
+    pub(crate) fn open_with(
+        options: ProtectionOptions,
+        state: state::StateDirectory,
+    ) -> Result<Self> {
         let (shared, baseline) = options.recover(state)?;
         let tasks = tasks(&shared, baseline);
         Ok(Self { shared, tasks })
@@ -99,6 +108,15 @@ impl SteppedProtection {
     /// As [`Protection::resync`](super::Protection::resync).
     pub fn resync(&self) -> Result<()> {
         self.shared.resync()
+    }
+
+    /// As [`Protection::commit_failover`](super::Protection::commit_failover).
+    pub fn commit_failover(&self) -> Result<()> {
+        self.shared.commit_failover()
+    }
+
+    pub(crate) fn retention_waits(&self) -> Arc<AtomicBool> {
+        self.shared.retention_waits.clone()
     }
 
     /// Asks for everything to be sealed, shipped and named without waiting for the policy's intervals.

@@ -163,7 +163,13 @@ pub(super) fn each_job(
         }
     };
     std::thread::scope(|scope| {
-        let threads = if view.is_remote() { parallel::REQUESTS } else { THREADS };
+        let threads = if parallel::is_alone() {
+            1
+        } else if view.is_remote() {
+            parallel::REQUESTS
+        } else {
+            THREADS
+        };
         for _ in 1..threads {
             scope.spawn(take);
         }

@@ -16,11 +16,11 @@
 //! | 52 | zero, u64 | 32 | entries: offset u64, length u64 |
 //! | 60 | CRC-32 of bytes 0 to 59 | | |
 
-use std::fs::{File, OpenOptions};
-use std::io::{BufReader, BufWriter, Read, Write};
-use std::os::unix::fs::FileExt;
+use std::io::{BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
+use crate::device::{Files, NewFile, remove_if_there};
 use crate::error::{Error, ErrorKind, Result};
 use crate::extent::{Extent, ExtentSet};
 use crate::replica::layers::Presence;
@@ -46,13 +46,11 @@ pub(super) struct Identity {
     pub block_bytes: u64,
 }
 
-#[derive(Debug)]
 pub(super) struct PresenceLog {
     path: PathBuf,
-    file: File,
+    files: Arc<dyn Files>,
+    file: Box<dyn NewFile>,
     identity: Identity,
-    /// Bytes of whole frames.
-    bytes: u64,
     frames: u64,
     entries: u64,
     entries_when_rewritten: u64,
@@ -62,21 +60,18 @@ impl PresenceLog {
     /// Opens a log, or makes one, and marks what it holds in `presence`. True: there was one. `Changed` when it is of
     /// something else, `Corrupt` when it is damaged.
     pub(super) fn open(
+        files: Arc<dyn Files>,
         path: &Path,
         identity: Identity,
         presence: &Presence,
     ) -> Result<(Self, bool)> {
-        let existed = match File::open(path) {
-            Ok(file) => {
-                let length = file.metadata().map_err(|error| failed("open", path, error))?.len();
-                let file = BufReader::with_capacity(1 << 20, file);
-                read(path, file, length, identity, |extent| presence.mark(extent))?;
-                true
-            }
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => false,
-            Err(error) => return Err(failed("open", path, error)),
-        };
-        Ok((Self::write_new(path, identity, presence, &ExtentSet::new())?, existed))
+        let existed = files.exists(path);
+        if existed {
+            let content = files.map(path)?;
+            let bytes = (*content).as_ref();
+            read(path, bytes, bytes.len() as u64, identity, |extent| presence.mark(extent))?;
+        }
+        Ok((Self::write_new(files, path, identity, presence, &ExtentSet::new())?, existed))
     }
 
     /// Adds extents, durably. After an error the log must be opened again.
@@ -85,10 +80,9 @@ impl PresenceLog {
         let entries = write_frames(&mut bytes, &mut self.frames, extents)
             .map_err(|error| failed("write to", &self.path, error))?;
         self.file
-            .write_all_at(&bytes, self.bytes)
-            .and_then(|()| self.file.sync_data())
+            .append(&bytes)
+            .and_then(|()| self.file.sync())
             .map_err(|error| failed("write to", &self.path, error))?;
-        self.bytes += bytes.len() as u64;
         self.entries += entries;
         Ok(())
     }
@@ -99,21 +93,18 @@ impl PresenceLog {
 
     /// Replaces the log by one of what is present, but for what waits to be logged.
     pub(super) fn rewrite(&mut self, presence: &Presence, waiting: &ExtentSet) -> Result<()> {
-        *self = Self::write_new(&self.path, self.identity, presence, waiting)?;
+        *self = Self::write_new(self.files.clone(), &self.path, self.identity, presence, waiting)?;
         Ok(())
     }
 
     /// Deletes the file, durably. May be repeated.
     pub(super) fn remove(&self) -> Result<()> {
-        match std::fs::remove_file(&self.path) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                Err(failed("remove", &self.path, error))
-            }
-            _ => sync_directory(&self.path),
-        }
+        remove_if_there(&*self.files, &self.path)?;
+        sync_directory(&*self.files, &self.path)
     }
 
     fn write_new(
+        files: Arc<dyn Files>,
         path: &Path,
         identity: Identity,
         presence: &Presence,
@@ -123,31 +114,43 @@ impl PresenceLog {
         let mut name = path.as_os_str().to_owned();
         name.push(".new");
         let temporary = PathBuf::from(name);
+        remove_if_there(&*files, &temporary)?;
         let write = || {
-            let mut options = OpenOptions::new();
-            let file = options.write(true).create(true).truncate(true).open(&temporary)?;
-            let mut writer = BufWriter::with_capacity(1 << 20, file);
+            let mut file = files.create(&temporary)?;
+            let mut writer = BufWriter::with_capacity(1 << 20, Appending(&mut *file));
             writer.write_all(&header(&identity))?;
             let mut frames = 0;
             let entries = write_frames(&mut writer, &mut frames, extents)?;
-            let file = writer.into_inner().map_err(std::io::IntoInnerError::into_error)?;
-            file.sync_all()?;
-            let bytes = file.metadata()?.len();
-            std::fs::rename(&temporary, path)?;
-            Ok((file, bytes, frames, entries))
+            writer.flush()?;
+            drop(writer);
+            file.sync()?;
+            files.rename(&temporary, path)?;
+            Ok((file, frames, entries))
         };
-        let (file, bytes, frames, entries) =
-            write().map_err(|error| failed("write", path, error))?;
-        sync_directory(path)?;
+        let (file, frames, entries) = write().map_err(|error| failed("write", path, error))?;
+        sync_directory(&*files, path)?;
         Ok(Self {
             path: path.to_owned(),
+            files,
             file,
             identity,
-            bytes,
             frames,
             entries,
             entries_when_rewritten: entries,
         })
+    }
+}
+
+/// A new file as a writer.
+struct Appending<'a>(&'a mut dyn NewFile);
+
+impl Write for Appending<'_> {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.append(bytes).map(|()| bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
     }
 }
 
@@ -170,11 +173,9 @@ fn logged_runs<'a>(
 }
 
 /// Makes a name durable.
-pub(super) fn sync_directory(path: &Path) -> Result<()> {
+pub(super) fn sync_directory(files: &dyn Files, path: &Path) -> Result<()> {
     let directory = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    File::open(directory)
-        .and_then(|directory| directory.sync_all())
-        .map_err(|error| Error::io("sync", directory.display(), error))
+    files.sync_directory(directory).map_err(|error| Error::io("sync", directory.display(), error))
 }
 
 fn header(identity: &Identity) -> [u8; HEADER_BYTES] {

@@ -27,8 +27,8 @@ use super::restore::RestoreTarget;
 use super::view::View;
 use crate::clock::{Clock, SystemClock};
 use crate::device::{
-    Allocation, BlockDevice, Discarded, Durability, FileDevice, FileDeviceOptions, FlushTurns,
-    Operation, RingTarget, Unmap,
+    Allocation, BlockDevice, Discarded, Durability, FileDevice, FileDeviceOptions, Files,
+    FlushTurns, Operation, RingTarget, SystemFiles, Unmap,
 };
 use crate::error::{Error, ErrorKind, Result};
 use crate::extent::{Extent, ExtentSet};
@@ -168,13 +168,25 @@ impl InstantDisk {
         let file_options = FileDeviceOptions { exclusive: true, ..Default::default() };
         let device = FileDevice::open(path, &file_options)?;
         if content == TargetContent::Zeroes {
-            sync_directory(path)?;
+            sync_directory(&SystemFiles, path)?;
         }
         Self::over(base, Arc::new(device), content, log, options)
     }
 
     /// A disk on any device, which nothing else may change meanwhile. Errors as of [`InstantDisk::open`].
     pub fn over(
+        base: InstantBase,
+        target: Arc<dyn BlockDevice>,
+        content: TargetContent,
+        log: &Path,
+        options: InstantOptions,
+    ) -> Result<Self> {
+        Self::over_in(Arc::new(SystemFiles), base, target, content, log, options)
+    }
+
+    /// As [`InstantDisk::over`], with the log among these files.
+    pub(crate) fn over_in(
+        files: Arc<dyn Files>,
         base: InstantBase,
         target: Arc<dyn BlockDevice>,
         content: TargetContent,
@@ -189,7 +201,7 @@ impl InstantDisk {
             size_bytes: base.device.size_bytes(),
             block_bytes: layers.presence.block_bytes(),
         };
-        let (presence_log, existed) = PresenceLog::open(log, identity, &layers.presence)?;
+        let (presence_log, existed) = PresenceLog::open(files, log, identity, &layers.presence)?;
         let present = layers.presence.runs(layers.whole()).filter(|(_, present)| *present);
         let present_bytes: u64 = present.map(|(run, _)| run.length).sum();
         if content == TargetContent::Zeroes && present_bytes > 0 {
