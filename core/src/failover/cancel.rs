@@ -40,6 +40,5 @@ pub(super) fn cancel_in(
     state.forget_identity()?;
     // While the failover's own record is there, all of this is done again.
     state.sync_names()?;
-    Provisional::forget(state)?;
-    state.sync_names()
+    Provisional::forget(state)
 }

@@ -14,7 +14,7 @@ use crate::protect::provisional::Provisional;
 use crate::protect::recover::is_as_left;
 use crate::protect::state::StateDirectory;
 use crate::protect::surrender::hand_in;
-use crate::replica::{Branch, Replica, SourceIdentity, Vault};
+use crate::replica::{Branch, Replica, SourceIdentity, Vault, present_in};
 use crate::units::{Epoch, Sequence};
 
 /// A disk that holds a state of the volume but for some extents.
@@ -46,8 +46,11 @@ pub(super) fn of_old_source(vault: &Vault, volume: &str, old: &Old<'_>) -> Resul
     let handed_in = hand_in(state, &replica, &source, clock)?;
     let (epoch, at) = (branch.epoch, branch.at);
     let marked = marked(disk, state)?;
+    let present = present(state)?;
     let why = if handed_in.broken {
         Some(handed_in.notes.join("; "))
+    } else if present.is_some() {
+        Some("the volume had failed over to it, and it was not whole yet".to_owned())
     } else if marked.is_none() {
         Some("its dirty map is missing, damaged, or not of the disk as it is now".to_owned())
     } else {
@@ -59,6 +62,10 @@ pub(super) fn of_old_source(vault: &Vault, volume: &str, old: &Old<'_>) -> Resul
     };
     replica.refresh()?;
     let branch = replica.catalog().branch(epoch)?.clone();
+    // What it never held is nobody's write.
+    let unsure = present.map_or(unsure.clone(), |present| {
+        present.iter().flat_map(|held| unsure.within(held).collect::<Vec<_>>()).collect()
+    });
     if keep::seal_difference(old, &replica, &branch, &unsure)? {
         hand_in(state, &replica, &source, clock)?;
         replica.refresh()?;
@@ -114,6 +121,12 @@ fn everywhere(epoch: Epoch, at: Sequence, whole: Extent, why: String) -> Diverge
 /// What the records of a branch after `at` changed.
 fn on_branch(replica: &Replica, branch: &Branch, at: Sequence) -> Result<ExtentSet> {
     replica.branch(branch.epoch)?.touched(at, branch.last_sequence())
+}
+
+/// What a disk that is not whole holds; `None` for a whole one.
+fn present(state: &StateDirectory) -> Result<Option<ExtentSet>> {
+    let (files, log) = (&**state.files(), state.presence_log());
+    files.exists(&log).then(|| present_in(files, &log)).transpose()
 }
 
 /// The extents that the dirty map marks; `None` when it does not tell.

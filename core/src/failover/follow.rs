@@ -82,9 +82,8 @@ impl Follower {
         clock: Arc<dyn Clock>,
     ) -> Result<Self> {
         let state = StateDirectory::open(files, state.as_ref())?;
-        if Provisional::read(&state)?.is_some_and(|under_way| under_way.home) {
-            // A failback that was killed before it was committed: the disk may hold writes of its own.
-            abandon(&vault, volume, &state, &*clock)?;
+        if let Some(under_way) = Provisional::read(&state)? {
+            leave(&under_way, &vault, volume, &state, &*clock)?;
         }
         let replica = vault.replica(volume)?;
         if disk.size_bytes() != replica.info().device_bytes {
@@ -101,6 +100,10 @@ impl Follower {
                 found
             }
         };
+        // What the volume had failed over to here is told; from here on the disk is a plain one.
+        state.remove(&state.presence_log())?;
+        state.remove(&state.base())?;
+        state.sync_names()?;
         Ok(Self { vault, replica, disk, state, known, clock, wait: by_sleeping() })
     }
 
@@ -216,7 +219,9 @@ impl Follower {
             Some(limit) => {
                 let (clock, wait) = (&*self.clock, &self.wait);
                 let replica = &mut self.replica;
-                At::Sequence(request(&self.vault, replica, failover, limit, clock, wait)?)
+                let at = request(&self.vault, replica, failover, limit, clock, wait)?;
+                // A source that was killed after it handed over may have read its disk again: later, and the same.
+                At::Sequence(at.max(self.known.at))
             }
             None => At::Newest,
         };
@@ -283,10 +288,28 @@ impl Follower {
     }
 }
 
-/// Gives up a failback that was not committed. What was written to the disk meanwhile is nowhere else, and not told apart.
-fn abandon(vault: &Vault, volume: &str, state: &StateDirectory, clock: &dyn Clock) -> Result<()> {
-    let Some(under_way) = Provisional::read(state)? else { return Ok(()) };
+/// Ends what the state directory says of a failover to here: one that was committed before the volume was lost is over, and a
+/// failback that was not committed is given up. What was written to the disk meanwhile is nowhere else, and not told apart.
+fn leave(
+    under_way: &Provisional,
+    vault: &Vault,
+    volume: &str,
+    state: &StateDirectory,
+    clock: &dyn Clock,
+) -> Result<()> {
     let replica = vault.replica(volume)?;
+    if under_way.is_owner(replica.catalog()) {
+        return Err(Error::new(ErrorKind::InvalidInput, "follow", volume)
+            .message("the failover to this directory was committed: the volume is here")
+            .found(format_args!("epoch {}", under_way.epoch)));
+    }
+    if under_way.is_committed(replica.catalog()) {
+        return Provisional::forget(state);
+    }
+    if !under_way.home {
+        // Refused where the old source is looked at.
+        return Ok(());
+    }
     let whole = Extent { offset: 0, length: replica.info().device_bytes };
     let known = Divergence {
         epoch: replica.catalog().epoch(),

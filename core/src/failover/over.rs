@@ -63,7 +63,18 @@ impl FailedOver {
         let protection = options.open_with(state)?;
         started.took = clock.elapsed().saturating_sub(begun);
         let copy = Copying::begin(hydrator.of_protection(&protection.retention_waits()))?;
-        Ok(Self { copy, protection, disk, started, volume, vault, files, state: path, clock, copied })
+        Ok(Self {
+            copy,
+            protection,
+            disk,
+            started,
+            volume,
+            vault,
+            files,
+            state: path,
+            clock,
+            copied,
+        })
     }
 
     /// How it began.

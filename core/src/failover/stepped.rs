@@ -5,6 +5,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use super::cancel::cancel_in;
@@ -33,8 +34,11 @@ pub struct SteppedFailover {
     pub disk: Arc<InstantDisk>,
 }
 
-/// Copies what the disk lacks, a frame a step.
-pub struct SteppedCopy(Hydrator);
+/// Copies what the disk lacks, a frame a step, and one more in each step: what a frame lacks may come with a later one.
+pub struct SteppedCopy {
+    hydrator: Hydrator,
+    steps: u64,
+}
 
 impl SteppedFailover {
     /// Begins as [`FailoverOptions::start`] does, and starts no thread. The policy's lower limits are not checked.
@@ -43,8 +47,8 @@ impl SteppedFailover {
         let (options, state, hydrator, started, _) = Hydrator::of(options.serve()?);
         let disk = hydrator.disk.clone();
         let protection = SteppedProtection::open_with(options, state)?;
-        let copy = SteppedCopy(hydrator.of_protection(&protection.retention_waits()));
-        Ok(Self { started, protection, copy, disk })
+        let copy = hydrator.of_protection(&protection.retention_waits());
+        Ok(Self { started, protection, copy: SteppedCopy { hydrator: copy, steps: 0 }, disk })
     }
 
     /// As [`cancel`](super::cancel()), with the state directory among `files`.
@@ -68,7 +72,9 @@ impl SteppedFailover {
 impl SteppedCopy {
     /// One step; when to step again at the latest. `None`: the disk is whole.
     pub fn step(&mut self) -> Option<Duration> {
-        self.0.step(&|| false)
+        self.steps += 1;
+        let calls = AtomicU64::new(0);
+        self.hydrator.step(&|| calls.fetch_add(1, Ordering::Relaxed) + 1 < self.steps)
     }
 }
 

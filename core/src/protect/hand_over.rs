@@ -81,6 +81,16 @@ impl HandOver {
     }
 }
 
+/// An agent that starts after it handed over takes no write: it would be later than the state that was handed over.
+pub(super) fn resume(shared: &Shared) {
+    if shared.is_provisional() {
+        return;
+    }
+    if let Some(Asked::Refuse(failover)) = shared.shipper.peek(|catalog| asked(catalog, None)) {
+        refuse(shared, failover);
+    }
+}
+
 impl UnderWay {
     /// Goes as far as it can; true when the volume is handed over.
     fn go_on(&mut self, shared: &Shared) -> Result<bool> {

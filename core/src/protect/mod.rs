@@ -570,8 +570,9 @@ impl Shared {
         let catalog = under_way.commit(&self.state, &self.vault, replica, &*self.clock)?;
         let (at, epoch) = (under_way.at, under_way.epoch);
         self.shipper.set_catalog(catalog);
-        Provisional::forget(&self.state)?;
         *self.provisional() = None;
+        // What is not removed now is at the next start: the catalog says that it is over.
+        let _ = Provisional::forget(&self.state);
         let message = format!("epoch {epoch} begins after sequence {at}");
         self.event(EventKind::FailoverCommitted, message);
         Ok(())

@@ -6,7 +6,8 @@ use std::sync::{Arc, Condvar, Mutex};
 
 use super::provisional::Provisional;
 use super::{
-    JournalState, Protection, Shared, applications, recover, resync, state, surrender, task, tasks,
+    JournalState, Protection, Shared, applications, hand_over, recover, resync, state, surrender,
+    task, tasks,
 };
 use crate::capture::{Tap, Volume};
 use crate::clock::{Clock, SystemClock};
@@ -208,6 +209,7 @@ impl ProtectionOptions {
         if !needed.regions.is_empty() || left.open_unordered.is_some() {
             shared.tap.require_resync(&needed.regions, needed.cause);
         }
+        hand_over::resume(&shared);
         Ok((shared, baseline))
     }
 

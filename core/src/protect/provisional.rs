@@ -69,10 +69,11 @@ impl Provisional {
         state.write_text(&path_of(state), text)
     }
 
-    /// Removes what `write` and `cut` left.
+    /// Removes what `write` and `cut` left, durably.
     pub(crate) fn forget(state: &StateDirectory) -> Result<()> {
         state.remove(&path_of(state))?;
-        state.remove(&cut_path(state))
+        state.remove(&cut_path(state))?;
+        state.sync_names()
     }
 
     /// The division that committing makes.
@@ -136,10 +137,16 @@ impl Provisional {
         Ok(catalog)
     }
 
-    /// The catalog has its epoch, and it is this source's.
+    /// The catalog has its epoch, and it is or was this source's.
     pub(crate) fn is_committed(&self, catalog: &Catalog) -> bool {
-        catalog.epoch() >= self.epoch
-            && catalog.source().is_some_and(|owner| owner.id == self.source.id)
+        let ended = catalog.branches().iter().find(|branch| branch.epoch == self.epoch);
+        let lost = ended.and_then(|branch| branch.source.as_ref());
+        self.is_owner(catalog) || lost.is_some_and(|source| source.id == self.source.id)
+    }
+
+    /// The volume is this source's.
+    pub(crate) fn is_owner(&self, catalog: &Catalog) -> bool {
+        catalog.source().is_some_and(|owner| owner.id == self.source.id)
     }
 
     /// `Fenced` when the catalog's failover under way is not this one.

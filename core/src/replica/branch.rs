@@ -57,12 +57,26 @@ impl Catalog {
     pub(super) fn of_branch(&self, epoch: Epoch) -> Result<Self> {
         let branch = self.branch(epoch)?.clone();
         let mut catalog = self.clone();
-        catalog.segments.retain(|entry| entry.summary.last_sequence <= branch.base);
-        catalog.segments.extend(branch.segments);
+        // A later failover to an older state has put on its own branch what this one stands on.
+        for later in self.branches.iter().rev().take_while(|later| later.epoch >= epoch) {
+            catalog.segments.retain(|entry| entry.summary.last_sequence <= later.base);
+            catalog.segments.extend(later.segments.iter().cloned());
+        }
         catalog.epoch = branch.epoch;
         catalog.source = branch.source;
         catalog.branches.clear();
         Ok(catalog)
+    }
+
+    /// The branch of an older epoch that stands on segments of the branch of `epoch`; `None` where there is none.
+    pub(super) fn stands_on(&self, epoch: Epoch) -> Option<&Branch> {
+        let at = self.branches.iter().position(|branch| branch.epoch == epoch)?;
+        let first = self.branches[at].segments.first()?.summary.last_sequence;
+        let mut reach = Sequence(u64::MAX);
+        self.branches[..at].iter().rev().find(|older| {
+            reach = reach.min(older.base);
+            first <= reach
+        })
     }
 
     /// The catalog as it will be after a division; nothing is written.

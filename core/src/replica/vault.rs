@@ -342,9 +342,17 @@ impl Replica {
     }
 
     /// Gives a branch up: its objects are retired, and deleted by retention when their grace is over. Durable when it returns.
-    /// `NotFound` lists the branches.
+    /// `NotFound` lists the branches, `InvalidInput` names an older branch that stands on this one.
     pub fn drop_branch(&mut self, epoch: Epoch) -> Result<()> {
         self.refresh()?;
+        if let Some(older) = self.catalog.stands_on(epoch) {
+            return Err(Error::new(ErrorKind::InvalidInput, "drop branch of epoch", epoch)
+                .message("a branch stands on it, drop that first")
+                .found(format_args!(
+                    "the branch of epoch {} from sequence {}",
+                    older.epoch, older.at
+                )));
+        }
         let segments = &self.catalog.branch(epoch)?.segments;
         let objects = segments.iter().map(|entry| entry.object.clone()).collect();
         let retired = CatalogEdit::Retired { objects, at: self.clock().now() };

@@ -30,6 +30,7 @@ pub struct SimDisk {
     platter: Arc<Platter>,
     machine: Arc<Incarnation>,
     poisoned: Mutex<bool>,
+    locks: bool,
 }
 
 impl Platter {
@@ -39,9 +40,10 @@ impl Platter {
         Arc::new(Self { state: Mutex::new(state), discard })
     }
 
-    pub fn attach(self: &Arc<Self>, machine: &Arc<Incarnation>) -> Arc<SimDisk> {
+    /// With `locks` it is asked by who holds some: nobody else runs while a request is under way.
+    pub fn attach(self: &Arc<Self>, machine: &Arc<Incarnation>, locks: bool) -> Arc<SimDisk> {
         let (platter, machine) = (self.clone(), machine.clone());
-        Arc::new(SimDisk { platter, machine, poisoned: Mutex::new(false) })
+        Arc::new(SimDisk { platter, machine, poisoned: Mutex::new(false), locks })
     }
 
     /// The power failed: each sector written since the last flush is kept or lost.
@@ -58,6 +60,16 @@ impl Platter {
                 let at = (sector * SECTOR) as usize;
                 state.content[at..at + before.len()].copy_from_slice(&before);
             }
+        }
+    }
+
+    /// Makes it hold anything.
+    pub fn fill(&self, random: &Random) {
+        let mut state = self.lock();
+        let sectors = (state.content.len() as u64 / SECTOR).min(40);
+        for _ in 0..random.below(sectors) {
+            let at = random.below(state.content.len() as u64 / SECTOR) * SECTOR;
+            state.content[at as usize..][..SECTOR as usize].fill(random.next() as u8);
         }
     }
 
@@ -114,6 +126,12 @@ impl SimDisk {
         Ok(())
     }
 
+    fn takes_time(&self) {
+        if !self.locks {
+            World::current().takes_time();
+        }
+    }
+
     /// Some of `data`, when a write of it failed.
     fn put_some(&self, offset: u64, data: &[u8]) {
         let world = World::current();
@@ -143,9 +161,9 @@ impl SimDisk {
         }
         if world.random.one_in(2) {
             self.platter.put(offset, data);
-            world.takes_time();
+            self.takes_time();
         } else {
-            world.takes_time();
+            self.takes_time();
             if !self.machine.is_alive() {
                 return Err(Self::failed(what, "the machine is dead"));
             }
@@ -176,7 +194,7 @@ impl BlockDevice for SimDisk {
             return Err(Self::failed("read disk", "injected"));
         }
         let who = world.doing.get();
-        world.takes_time();
+        self.takes_time();
         let mut state = self.platter.lock();
         if let Some(reads) = state.reads.as_mut().filter(|_| who == "resync") {
             reads.push(Extent { offset, length });
@@ -217,7 +235,7 @@ impl BlockDevice for SimDisk {
         // What is written while the flush runs is not promised by it.
         let before: Vec<u64> = self.platter.lock().unflushed.keys().copied().collect();
         let marked = self.platter.lock().content.clone();
-        world.takes_time();
+        self.takes_time();
         if !self.machine.is_alive() {
             return Err(Self::failed("flush disk", "the machine is dead"));
         }

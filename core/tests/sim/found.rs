@@ -18,27 +18,27 @@ use crate::files::{FileSystem, SimFiles};
 use crate::store::Server;
 use crate::world::{Faults, Incarnation, World};
 
-const REGION: u64 = 16 << 10;
-const BLOCK: Extent = Extent { offset: 4096, length: 4096 };
+pub const REGION: u64 = 16 << 10;
+pub const BLOCK: Extent = Extent { offset: 4096, length: 4096 };
 
 /// What stays when an agent dies.
-struct Machine {
-    world: std::rc::Rc<World>,
-    files: Arc<FileSystem>,
-    platter: Arc<Platter>,
-    server: Arc<Server>,
+pub struct Machine {
+    pub world: std::rc::Rc<World>,
+    pub files: Arc<FileSystem>,
+    pub platter: Arc<Platter>,
+    pub server: Arc<Server>,
 }
 
 /// An agent whose tasks step in turns, without any fault but those that a test makes.
-struct Agent {
-    protection: SteppedProtection,
-    tasks: Vec<SteppedTask>,
-    files: Arc<SimFiles>,
-    world: std::rc::Rc<World>,
+pub struct Agent {
+    pub protection: SteppedProtection,
+    pub tasks: Vec<SteppedTask>,
+    pub files: Arc<SimFiles>,
+    pub world: std::rc::Rc<World>,
 }
 
 impl Machine {
-    fn new() -> Self {
+    pub fn new() -> Self {
         let server = Arc::new(Server::default());
         server.set_content("hrl-vault", b"hrl vault 1\n".as_slice().into());
         let platter = Platter::new(4 * REGION, Discarded::Zeroes);
@@ -46,12 +46,12 @@ impl Machine {
     }
 
     /// Another machine at the same vault.
-    fn beside(&self) -> Self {
+    pub fn beside(&self) -> Self {
         let (files, platter) = (FileSystem::new(), Platter::new(4 * REGION, Discarded::Zeroes));
         Self { world: self.world.clone(), files, platter, server: self.server.clone() }
     }
 
-    fn start(&self) -> Agent {
+    pub fn start(&self) -> Agent {
         self.open(false)
     }
 
@@ -61,15 +61,9 @@ impl Machine {
         let store = self.server.connect(&machine, Some(files.clone()));
         let clock: Arc<dyn Clock> = self.world.clock.clone();
         let vault = Vault::open(store, None, clock.clone()).expect("vault");
-        let policy = Policy {
-            region_bytes: REGION,
-            segment_interval: Duration::from_millis(20),
-            retention: None,
-            ..Policy::default()
-        };
         let options =
-            ProtectionOptions::new("disk", self.platter.attach(&machine), vault, "/state")
-                .policy(policy)
+            ProtectionOptions::new("disk", self.platter.attach(&machine, false), vault, "/state")
+                .policy(policy())
                 .clock(clock)
                 .take_over(take_over)
                 .files(files.clone());
@@ -78,18 +72,18 @@ impl Machine {
     }
 
     /// The agent dies; what it wrote is there.
-    fn kill(&self, agent: Agent) {
+    pub fn kill(&self, agent: Agent) {
         drop(agent);
         self.files.killed();
     }
 
-    fn replica(&self) -> Replica {
+    pub fn replica(&self) -> Replica {
         let clock: Arc<dyn Clock> = self.world.clock.clone();
         let vault = Vault::open(self.server.clear_sight(), None, clock).expect("vault");
         vault.replica("disk").expect("replica")
     }
 
-    fn content(&self, at: &At) -> Vec<u8> {
+    pub fn content(&self, at: &At) -> Vec<u8> {
         let view = self.replica().view(at, &ViewOptions::default()).expect("view");
         let mut bytes = vec![0; view.size_bytes() as usize];
         view.read(0, &mut bytes).expect("read");
@@ -103,7 +97,7 @@ impl Agent {
         task.step();
     }
 
-    fn run(&mut self, until: impl Fn(&SteppedProtection) -> bool) {
+    pub fn run(&mut self, until: impl Fn(&SteppedProtection) -> bool) {
         for _ in 0..2000 {
             if until(&self.protection) {
                 return;
@@ -116,7 +110,7 @@ impl Agent {
         panic!("it does not come to its end: {:?}", self.protection.stats());
     }
 
-    fn settle(&mut self) {
+    pub fn settle(&mut self) {
         self.run(|protection| {
             let stats = protection.stats();
             stats.mode == Mode::Ordered && stats.replicated_sequence == stats.last_sequence
@@ -124,7 +118,7 @@ impl Agent {
     }
 
     /// Writes once the region is marked.
-    fn write(&mut self, extent: Extent, byte: u8) {
+    pub fn write(&mut self, extent: Extent, byte: u8) {
         let volume = self.protection.volume().clone();
         let tap = volume.tap().expect("it is protected");
         loop {
@@ -149,6 +143,15 @@ impl Agent {
     fn confirmed(&mut self, placed: &PlacedPoint) -> Sequence {
         self.run(|protection| protection.outcome(placed).is_some());
         self.protection.outcome(placed).expect("just asked").expect("durable").sequence
+    }
+}
+
+pub fn policy() -> Policy {
+    Policy {
+        region_bytes: REGION,
+        segment_interval: Duration::from_millis(20),
+        retention: None,
+        ..Policy::default()
     }
 }
 
@@ -219,7 +222,7 @@ fn promise_7_there_is_no_state_before_the_first_record_that_arrived() {
     let machine = Machine::new();
     machine
         .platter
-        .attach(&Incarnation::start())
+        .attach(&Incarnation::start(), false)
         .write(0, &[9; 512], Durability::Cached)
         .expect("w");
     let mut agent = machine.start();

@@ -1,9 +1,13 @@
 //! Deterministic simulation: a seed decides workload, faults and schedule, one thread does everything, and the promises
 //! of the design are checked against a model of the disk. See `core/docs/testing.md`.
 
+mod application;
+mod away;
 mod disk;
+mod failing;
 mod files;
 mod found;
+mod found_over;
 mod gateway;
 mod model;
 mod oracle;
@@ -11,6 +15,7 @@ mod run;
 mod site;
 mod store;
 mod world;
+mod writing;
 
 use crate::run::{Outcome, simulate};
 
@@ -21,23 +26,26 @@ fn variable(name: &str) -> Option<u64> {
     std::env::var(name).ok()?.parse().ok()
 }
 
+/// Failures of a thread after which it looks no further.
+const FAILURES: usize = 8;
+
 /// Runs seeds on all processors; the outcome of all, or what was found first.
 fn run_seeds(first: u64, count: u64) {
     let threads = std::thread::available_parallelism().map_or(1, usize::from) as u64;
     run::quiet_panics();
     let (clock, began) = (hrl::SystemClock::default(), std::sync::atomic::AtomicU64::new(first));
     let start = hrl::Clock::elapsed(&clock);
-    let failures: Vec<u64> = std::thread::scope(|scope| {
+    let failures: Vec<(u64, String)> = std::thread::scope(|scope| {
         let work = || {
             let (mut outcome, mut failed) = (Outcome::default(), Vec::new());
             loop {
                 let seed = began.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-                if seed >= first + count || failed.len() >= 5 {
+                if seed >= first + count || failed.len() >= FAILURES {
                     return (outcome, failed);
                 }
                 match simulate(seed, None, false) {
                     Ok(found) => outcome.add(found),
-                    Err(_) => failed.push(seed),
+                    Err(found) => failed.push((seed, found.message)),
                 }
             }
         };
@@ -53,12 +61,12 @@ fn run_seeds(first: u64, count: u64) {
         println!("{count} seeds from {first} in {took:.1?}: {all}");
         failures
     });
-    if let Some(seed) = failures.iter().min() {
-        println!("failed: {failures:?}");
+    if let Some((seed, _)) = failures.iter().min() {
+        failures.iter().for_each(|(seed, message)| println!("seed {seed}: {message}"));
         if variable("SIM_LINES") != Some(0) {
             run::explain(*seed);
         }
-        panic!("seeds {failures:?} failed");
+        panic!("{} seeds failed", failures.len());
     }
 }
 

@@ -201,6 +201,19 @@ impl Model {
         self.confirmed.retain(|_, sequence| *sequence <= last);
     }
 
+    /// The history as it is on another site that goes on after `at`.
+    pub fn divided(&self, at: u64) -> Self {
+        let mut model = self.clone();
+        model.taken_over(at);
+        model.losses.retain(|loss| loss.begin <= at);
+        model
+    }
+
+    /// What the session that ended last may have captured after `at` is as it was captured: the journal lost nothing.
+    pub fn is_certain_after(&self, at: u64) -> bool {
+        self.losses.iter().all(|loss| loss.begin <= at)
+    }
+
     /// A point is in the write order.
     pub fn placed(&mut self, point: PointId, sequence: u64) {
         assert!(self.ordered, "promise 7: a point was marked while the volume was not in order");

@@ -54,6 +54,12 @@ impl Oracle {
         }
     }
 
+    /// The epoch was ended at `at`: what was offered after it is on the branch.
+    pub fn divide(&mut self, at: u64) -> Vec<(PointId, u64)> {
+        let later = self.offered.extract_if(.., |_, (sequence, _)| *sequence > at);
+        later.map(|(point, (sequence, _))| (point, sequence)).collect()
+    }
+
     /// Promise 5: what was offered is offered, unless it is as old as retention may take.
     fn check_kept(&mut self, site: &Site, points: &BTreeMap<PointId, u64>) {
         let world = &site.world;
@@ -116,7 +122,7 @@ impl Oracle {
         self.look(site, true);
         let replica = replica(site).expect("it has replicated");
         let found = content(&replica, &At::Newest);
-        let disk = tags_of(&site.platter.peek());
+        let disk = site.disk_now();
         differ("promise 4: the newest state is not the disk", &disk, &found);
         differ("the model is not the disk", &disk, site.model.borrow().now());
         let points: Vec<PointId> = replica.points().iter().map(|point| point.id).collect();
@@ -180,7 +186,7 @@ pub fn last_in_vault(site: &Site) -> u64 {
     replica(site).map_or(0, |replica| replica.catalog().last_sequence().0)
 }
 
-fn replica(site: &Site) -> Option<Replica> {
+pub fn replica(site: &Site) -> Option<Replica> {
     let store = site.server.clear_sight();
     let clock: Arc<dyn Clock> = World::current().clock.clone();
     let vault = match Vault::open(store, site.plan.key.clone(), clock) {
@@ -195,7 +201,7 @@ fn replica(site: &Site) -> Option<Replica> {
     }
 }
 
-fn content(replica: &Replica, at: &At) -> Vec<u64> {
+pub fn content(replica: &Replica, at: &At) -> Vec<u64> {
     let view = replica
         .view(at, &ViewOptions::default())
         .unwrap_or_else(|error| panic!("promise 3: no view of {at}: {error}"));
@@ -204,7 +210,7 @@ fn content(replica: &Replica, at: &At) -> Vec<u64> {
     tags_of(&bytes)
 }
 
-fn differ(what: &str, expected: &[u64], found: &[u64]) {
+pub fn differ(what: &str, expected: &[u64], found: &[u64]) {
     let Some(at) = (0..expected.len()).find(|at| expected[*at] != found[*at]) else { return };
     let count = (0..expected.len()).filter(|at| expected[*at] != found[*at]).count();
     panic!(

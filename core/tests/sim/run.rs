@@ -10,8 +10,11 @@ use std::time::Duration;
 
 use hrl::device::Discarded;
 use hrl::journal::WrappingKey;
+use hrl::replica::At;
 use hrl::{Clock, Compression, Mode, Policy, RetentionPolicy, Thinning, Timestamp};
 
+use crate::away::Wish;
+use crate::failing::Failovers;
 use crate::gateway::Gateway;
 use crate::oracle::Oracle;
 use crate::site::{Plan, SITES, Site};
@@ -135,6 +138,7 @@ fn plan(random: &Random) -> Plan {
             grace: milliseconds(1000, 3000),
         }),
         retention_interval: milliseconds(100, 1000),
+        failover_poll_interval: milliseconds(10, 800),
         ..Policy::default()
     };
     let key = random.one_in(3).then(|| WrappingKey::from_bytes([7; 32]));
@@ -165,24 +169,25 @@ fn faults(random: &Random) -> Faults {
 }
 
 /// All that a run has.
-struct Life {
-    world: Rc<World>,
-    server: Arc<Server>,
+pub struct Life {
+    pub world: Rc<World>,
+    pub server: Arc<Server>,
     gateway: Option<Arc<Gateway>>,
-    sites: Vec<Rc<Site>>,
+    pub sites: Vec<Rc<Site>>,
     /// The site whose volume it is.
-    owner: usize,
+    pub owner: usize,
     /// The site that takes it over, until it has.
     taker: Option<usize>,
-    oracle: Oracle,
-    faulty: Faults,
+    pub oracle: Oracle,
+    pub failovers: Failovers,
+    pub faulty: Faults,
     /// A crash once in so many steps; zero is none.
-    crashes: u64,
+    pub crashes: u64,
     /// Somebody takes the volume over once in so many steps; zero is never.
     takeovers: u64,
     down_until: Duration,
     /// Faults strike; else only crashes do, so that the volume comes into order now and then.
-    stormy: bool,
+    pub stormy: bool,
 }
 
 impl Life {
@@ -194,10 +199,12 @@ impl Life {
         let plan = plan(random);
         let gateway = random.one_in(3).then(|| Gateway::new(&server));
         let takeovers = random.pick(&[0, 0, 0, 300]);
-        let count = if takeovers > 0 { 2 } else { 1 };
+        let every = if takeovers > 0 { 0 } else { random.pick(&[0, 60, 200]) };
+        let count = if takeovers + every > 0 { 2 } else { 1 };
         let sites: Vec<_> = (0..count)
             .map(|number| Site::new(world, plan.clone(), &server, gateway.clone(), number))
             .collect();
+        sites[1..].iter().for_each(|site| site.replace());
         let weak: Vec<_> = sites.iter().map(Rc::downgrade).collect();
         SITES.set(weak.clone());
         let others = World::current();
@@ -215,6 +222,7 @@ impl Life {
             owner: 0,
             taker: None,
             oracle: Oracle::default(),
+            failovers: Failovers::new(every),
             faulty: faults(random),
             crashes: random.pick(&[0, 150, 300, 600]),
             stormy: false,
@@ -223,12 +231,12 @@ impl Life {
         }
     }
 
-    fn owner(&self) -> &Rc<Site> {
+    pub fn owner(&self) -> &Rc<Site> {
         &self.sites[self.owner]
     }
 
     /// Starts a machine that is down. One that lost the volume stays down.
-    fn revive(&mut self, number: usize) {
+    pub fn revive(&mut self, number: usize) {
         let (world, random) = (&self.world, &self.world.random);
         let site = &self.sites[number];
         let takes = self.taker == Some(number);
@@ -239,7 +247,19 @@ impl Life {
         world.faults.set(if random.one_in(4) { self.faulty } else { Faults::default() });
         world.dies_at.set(None);
         let from = takes.then(|| self.owner());
-        if site.start(false, from.map(|site| &**site)) {
+        if site.comes_home() && random.one_in(2) {
+            // Whoever takes it home once more is told that it is.
+            let (machine, follower) = site.follow();
+            assert!(follower.is_err(), "promise 9: who has the volume follows");
+            site.switch_off(&machine, false);
+        }
+        let started = if site.has_failover() {
+            let wish = Wish { at: At::Newest, planned: None, changes: false };
+            site.fail_over(&wish, site).is_ok()
+        } else {
+            site.start(false, from.map(|site| &**site))
+        };
+        if started {
             if takes {
                 self.owner = number;
                 self.taker = None;
@@ -252,7 +272,8 @@ impl Life {
 
     /// What happens to the world.
     fn happen(&mut self) {
-        let (world, random) = (self.world.clone(), &self.world.random);
+        let world = self.world.clone();
+        let random = &world.random;
         if random.one_in(100) {
             self.stormy = !self.stormy;
             world.note(if self.stormy { "storm" } else { "calm" }, 0, 0);
@@ -267,9 +288,9 @@ impl Life {
             }
             995..=997 => {
                 let site = self.owner();
-                site.files.set_room(site.files.bytes() + random.within(0, 40_000) as usize);
+                site.files().set_room(site.files().bytes() + random.within(0, 40_000) as usize);
             }
-            5..=8 => self.sites.iter().for_each(|site| site.files.set_room(usize::MAX)),
+            5..=8 => self.sites.iter().for_each(|site| site.files().set_room(usize::MAX)),
             // Nothing is given up by a clock that jumped.
             9..=10 if self.owner().plan.policy.retention.is_none() => {
                 world.inject("clock jumps");
@@ -277,8 +298,10 @@ impl Life {
                 world.clock.jump(Timestamp(world.clock.now().0 + by));
             }
             11..=25 => {
+                self.see_commits(false);
                 let owner = self.owner().clone();
                 self.oracle.look(&owner, false);
+                self.look_at_some_branch();
             }
             26..=30 => world.clock.advance(Duration::from_millis(random.within(100, 3000))),
             31..=42 => self.owner().idle(),
@@ -299,7 +322,12 @@ impl Life {
             self.sites[to].crash(random.one_in(2));
             self.taker = Some(to);
         }
-        let site = self.owner();
+        self.fail_over_or_back();
+        let site = if self.failovers.is_quiet() || random.one_in(2) {
+            self.owner()
+        } else {
+            &self.sites[1 - self.owner]
+        };
         if self.crashes > 0 && random.one_in(self.crashes) && site.is_alive() {
             if random.one_in(2) {
                 site.crash(random.one_in(2));
@@ -316,19 +344,22 @@ impl Life {
         world.dies_at.set(None);
         self.server.set_down(false);
         self.server.deliver(Duration::ZERO, true);
-        self.sites.iter().for_each(|site| site.files.set_room(usize::MAX));
+        self.sites.iter().for_each(|site| site.files().set_room(usize::MAX));
         if let Some(taker) = self.taker {
             self.faulty = Faults::default();
             self.revive(taker);
             assert!(self.taker.is_none(), "nobody can take the volume over");
         }
+        self.end_failovers();
         let site = self.owner().clone();
         self.sites.iter().filter(|other| other.number != site.number).for_each(|s| s.crash(false));
         if world.random.one_in(2) || !site.is_alive() {
             site.crash(world.random.one_in(2));
-            assert!(site.start(false, None), "an agent does not start although nothing is wrong");
+            self.revive(self.owner);
+            assert!(site.is_alive(), "an agent does not start although nothing is wrong");
         }
         site.settle();
+        self.check_usable();
         self.oracle.look_at_the_end(&site);
         if site.plan.policy.retention.is_some() {
             for _ in 0..200 {
@@ -341,8 +372,17 @@ impl Life {
             site.settle();
             self.oracle.look_at_the_end(&site);
         }
-        if site.stop() {
-            site.files.killed();
+        let whole = site.has_failover();
+        let stopped = if whole {
+            site.finish_copy();
+            site.detach(false);
+            !site.has_failover()
+        } else {
+            site.stop()
+        };
+        assert!(stopped || !whole, "a disk is not left as a plain one");
+        if stopped {
+            site.files().killed();
             // A segment that could not be removed is found, and then nothing is trusted.
             let clean = !world.injected.borrow().contains_key("file error");
             assert!(site.start(clean, None), "an agent does not start after a clean stop");

@@ -8,31 +8,27 @@ use std::path::PathBuf;
 use std::rc::{Rc, Weak};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
-use std::task::{Poll, Waker};
 use std::time::Duration;
 
-use hrl::capture::{Change, Tap, TapStats, Ticket};
-use hrl::device::{BlockDevice, Buffer, Discarded, Durability, Unmap};
+use hrl::capture::Tap;
+use hrl::device::{BlockDevice, Discarded};
+use hrl::failover::SteppedCopy;
 use hrl::journal::{PointKind, WrappingKey};
-use hrl::replica::Vault;
+use hrl::replica::{InstantDisk, Vault};
 use hrl::store::Store;
 use hrl::{
-    Cause, Clock, ErrorKind, Event, EventKind, Extent, Mode, PlacedPoint, PointId, Policy,
-    ProtectionOptions, Quiesce, QuiesceRequest, Sequence, SteppedProtection, SteppedTask,
+    Cause, Clock, ErrorKind, Event, EventKind, EventSink, Extent, Mode, PlacedPoint, PointId,
+    Policy, ProtectionOptions, SteppedProtection, SteppedTask,
 };
 
+use crate::application::Application;
 use crate::disk::{Platter, SECTOR, SimDisk};
-use crate::files::FileSystem;
+use crate::files::{FileSystem, SimFiles};
 use crate::gateway::Gateway;
-use crate::model::{Model, bytes_of, tags_of};
+use crate::model::{Model, tags_of};
 use crate::store::Server;
 use crate::world::{Incarnation, World};
-
-/// Writes that may be under way at once.
-const WRITERS: usize = 5;
-
-/// Marks that a writer may miss one after the other.
-const MARKS_MAX: u32 = 12;
+use crate::writing::Op;
 
 /// What a seed decides once.
 #[derive(Clone)]
@@ -48,79 +44,69 @@ pub struct Plan {
     pub flushes: bool,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Kind {
-    Write,
-    Zero,
-    Discard,
+/// What steps on a machine.
+pub enum Work {
+    Task(SteppedTask),
+    /// The copy behind the reads of a volume that failed over to here.
+    Copy(SteppedCopy),
 }
 
-enum Stage {
-    Waiting,
-    Begun(Ticket),
-    Done(Ticket, Option<Change>),
+impl Work {
+    fn name(&self) -> &'static str {
+        match self {
+            Self::Task(task) => task.name(),
+            Self::Copy(_) => "hydrate",
+        }
+    }
+
+    fn step(&mut self) -> Option<Duration> {
+        match self {
+            Self::Task(task) => task.step(),
+            Self::Copy(copy) => copy.step(),
+        }
+    }
 }
 
-struct Op {
-    kind: Kind,
-    extent: Extent,
-    tags: Vec<u64>,
-    stage: Stage,
-    /// Steps of the keeper when it was last told to wait for a mark, and how often it was.
-    waits: Option<(u64, u32)>,
-}
-
-struct Slot {
-    name: &'static str,
-    task: Option<SteppedTask>,
+pub struct Slot {
+    pub name: &'static str,
+    pub task: Option<Work>,
+    is_stepping: Cell<bool>,
     due: Duration,
 }
 
-/// An application that is quiesced for points.
-struct Application {
-    refuses: bool,
-    lets_go_early: bool,
-    held: AtomicBool,
-}
-
-impl Application {
-    fn failed(what: &str) -> hrl::Error {
-        hrl::Error::new(ErrorKind::Unavailable, "quiesce", "application").message(what)
+impl Slot {
+    pub fn new(work: Work, due: Duration) -> Self {
+        Self { name: work.name(), task: Some(work), is_stepping: Cell::new(false), due }
     }
 }
 
-impl Quiesce for Application {
-    fn name(&self) -> String {
-        "application".to_owned()
-    }
-
-    fn quiesce(&self, _request: &QuiesceRequest) -> hrl::Result<()> {
-        self.held.store(true, Ordering::Relaxed);
-        World::current().takes_time();
-        if self.refuses { Err(Self::failed("it refuses")) } else { Ok(()) }
-    }
-
-    fn release(&self) -> hrl::Result<()> {
-        self.held.store(false, Ordering::Relaxed);
-        if self.lets_go_early { Err(Self::failed("it went on before")) } else { Ok(()) }
-    }
+/// A machine that is on.
+pub struct Machine {
+    pub incarnation: Arc<Incarnation>,
+    pub files: Arc<SimFiles>,
+    pub disk: Arc<SimDisk>,
+    pub store: Arc<dyn Store>,
 }
 
 /// Everything of a machine that ends with it.
-struct Running {
-    machine: Arc<Incarnation>,
-    disk: Arc<SimDisk>,
-    protection: SteppedProtection,
-    slots: RefCell<Vec<Slot>>,
-    ops: RefCell<Vec<Op>>,
+pub struct Running {
+    pub machine: Arc<Incarnation>,
+    pub files: Arc<SimFiles>,
+    /// What writers write to.
+    pub disk: Arc<dyn BlockDevice>,
+    /// The same, while it is not a plain disk.
+    pub instant: RefCell<Option<Arc<InstantDisk>>>,
+    pub protection: SteppedProtection,
+    pub slots: RefCell<Vec<Slot>>,
+    pub ops: RefCell<Vec<Op>>,
     /// What is between begin and end at the tap.
-    in_flight: RefCell<Vec<Extent>>,
-    points: RefCell<Vec<(PlacedPoint, u64)>>,
-    keeper_steps: Cell<u64>,
+    pub in_flight: RefCell<Vec<Extent>>,
+    pub points: RefCell<Vec<(PlacedPoint, u64)>>,
+    pub keeper_steps: Cell<u64>,
     /// An application is quiesced: one at a time.
-    quiescing: Cell<bool>,
+    pub quiescing: Cell<bool>,
     /// Regions that were marked when the agent started, as far as that binds the resync, and those written since.
-    marked: RefCell<Option<BTreeSet<u64>>>,
+    pub marked: RefCell<Option<BTreeSet<u64>>>,
 }
 
 /// Events as they come, with what the tap said then.
@@ -131,20 +117,24 @@ pub struct Site {
     pub plan: Plan,
     pub server: Arc<Server>,
     pub model: RefCell<Model>,
-    pub files: Arc<FileSystem>,
-    pub platter: Arc<Platter>,
-    running: RefCell<Option<Rc<Running>>>,
+    files: RefCell<Arc<FileSystem>>,
+    platter: RefCell<Arc<Platter>>,
+    pub running: RefCell<Option<Rc<Running>>>,
     events: Seen,
-    next_tag: Cell<u64>,
+    pub next_tag: Cell<u64>,
     /// The agent says that another source has the volume.
     pub fenced: Cell<bool>,
     /// Which site of the run it is.
     pub number: usize,
+    /// The state on which its model stands, after a failover to here began.
+    pub basis: Cell<Option<u64>>,
+    /// That state may be another one by now.
+    pub changes: Cell<bool>,
     gateway: Option<Arc<Gateway>>,
 }
 
 /// Nothing of it is on a real disk but what retention folds.
-fn state_directory() -> PathBuf {
+pub fn state_directory() -> PathBuf {
     let thread = format!("{:?}", std::thread::current().id());
     let number: String = thread.chars().filter(char::is_ascii_digit).collect();
     std::env::temp_dir().join(format!("hrl-sim-{}-{number}", std::process::id()))
@@ -163,8 +153,10 @@ impl Site {
             world: world.clone(),
             server: server.clone(),
             model: RefCell::new(Model::new(sectors)),
-            files: FileSystem::new(),
-            platter: Platter::new(plan.disk_bytes, plan.discard),
+            files: RefCell::new(FileSystem::new()),
+            platter: RefCell::new(Platter::new(plan.disk_bytes, plan.discard)),
+            basis: Cell::new(None),
+            changes: Cell::new(false),
             number,
             gateway,
             running: RefCell::new(None),
@@ -175,7 +167,7 @@ impl Site {
         })
     }
 
-    fn running(&self) -> Option<Rc<Running>> {
+    pub fn running(&self) -> Option<Rc<Running>> {
         self.running.borrow().clone()
     }
 
@@ -183,83 +175,122 @@ impl Site {
         self.running().is_some_and(|running| running.machine.is_alive())
     }
 
+    /// Switches the machine on. Its disk lets nobody else run while it is asked when it is used with `locks` held.
+    pub fn switch_on(&self, locks: bool) -> Machine {
+        let incarnation = Incarnation::start();
+        let files = self.files().mount(&incarnation);
+        let disk = self.platter().attach(&incarnation, locks);
+        let store: Arc<dyn Store> = match &self.gateway {
+            Some(gateway) => gateway.connect(&incarnation, files.clone()),
+            None => self.server.connect(&incarnation, Some(files.clone())),
+        };
+        self.events.lock().expect("one thread").clear();
+        Machine { incarnation, files, disk, store }
+    }
+
+    pub fn vault(&self, store: Arc<dyn Store>) -> hrl::Result<Vault> {
+        Vault::open(store, self.plan.key.clone(), self.world.clock.clone())
+    }
+
+    /// Where events of its agent go.
+    pub fn sink(&self) -> EventSink {
+        let (events, number) = (self.events.clone(), self.number);
+        Arc::new(move |event: &Event| {
+            // What the tap says now belongs to what is told.
+            let mut events = events.lock().expect("one thread");
+            events.push(event.clone());
+            drop(events);
+            let site = SITES.with(|sites| sites.borrow().get(number).cloned());
+            if let Some(site) = site.as_ref().and_then(Weak::upgrade) {
+                site.look_at_events();
+            }
+        })
+    }
+
     /// Starts the machine and its agent, which takes the volume over from another one where that is given. False when the
     /// agent could not start, which is for faults to explain.
     pub fn start(&self, expect_clean: bool, from: Option<&Self>) -> bool {
         let world = &self.world;
-        let machine = Incarnation::start();
-        let files = self.files.mount(&machine);
-        let disk = self.platter.attach(&machine);
         let marked = self.marked_regions();
-        let store: Arc<dyn Store> = match &self.gateway {
-            Some(gateway) => gateway.connect(&machine, files.clone()),
-            None => self.server.connect(&machine, Some(files.clone())),
-        };
-        let clock: Arc<dyn Clock> = world.clock.clone();
-        self.events.lock().expect("one thread").clear();
-        let (events, number) = (self.events.clone(), self.number);
+        let machine = self.switch_on(false);
         let open = || {
-            let vault = Vault::open(store, self.plan.key.clone(), clock.clone())?;
-            let options = ProtectionOptions::new("disk", disk.clone(), vault, state_directory())
-                .policy(self.plan.policy.clone())
-                .clock(clock)
-                .files(files)
-                .take_over(from.is_some())
-                .events(Arc::new(move |event: &Event| {
-                    // What the tap says now belongs to what is told.
-                    let mut events = events.lock().expect("one thread");
-                    events.push(event.clone());
-                    drop(events);
-                    let site = SITES.with(|sites| sites.borrow().get(number).cloned());
-                    if let Some(site) = site.as_ref().and_then(Weak::upgrade) {
-                        site.look_at_events();
-                    }
-                }));
+            let vault = self.vault(machine.store.clone())?;
+            let options =
+                ProtectionOptions::new("disk", machine.disk.clone(), vault, state_directory())
+                    .policy(self.plan.policy.clone())
+                    .clock(world.clock.clone())
+                    .files(machine.files.clone())
+                    .take_over(from.is_some())
+                    .events(self.sink());
             SteppedProtection::open(options)
         };
-        let mut protection = match open() {
+        let protection = match open() {
             Ok(protection) => protection,
             Err(error) => {
-                world.note("start failed", 0, 0);
-                world.say(format!("start: {error}"));
-                assert!(
-                    !matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::Changed)
-                        || !machine.is_alive(),
-                    "an agent cannot start any more: {error}"
-                );
                 self.fenced.set(error.kind() == ErrorKind::Fenced);
-                machine.kill();
-                self.files.killed();
+                self.did_not_start(&machine, &error);
                 return false;
             }
         };
-        if !machine.is_alive() {
-            self.files.killed();
+        if !machine.incarnation.is_alive() {
+            self.files().killed();
             return false;
         }
+        let last = last_of(&protection);
+        let unordered = tap_of(&protection).mode() != Mode::Ordered;
+        assert!(!(expect_clean && unordered), "promise 4: a clean stop needs no resync");
+        // What is still in the spool goes on where the vault ends, when nobody else added to it.
+        if let Some(from) = from.filter(|_| last <= crate::oracle::last_in_vault(self)) {
+            *self.model.borrow_mut() = from.model.borrow().clone();
+            self.model.borrow_mut().taken_over(last);
+        }
+        let disk: Arc<dyn BlockDevice> = machine.disk.clone();
+        self.run(machine, disk, protection, marked);
+        true
+    }
+
+    /// An agent could not start.
+    pub fn did_not_start(&self, machine: &Machine, error: &hrl::Error) {
+        self.world.note("start failed", 0, 0);
+        self.world.say(format!("site {} start: {error}", self.number));
+        assert!(
+            !matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::Changed)
+                || !machine.incarnation.is_alive(),
+            "an agent cannot start any more: {error}"
+        );
+        machine.incarnation.kill();
+        self.files().killed();
+    }
+
+    /// An agent started on `disk`; from here on its tasks step and writers write.
+    pub fn run(
+        &self,
+        machine: Machine,
+        disk: Arc<dyn BlockDevice>,
+        mut protection: SteppedProtection,
+        marked: Option<BTreeSet<u64>>,
+    ) -> Rc<Running> {
+        let world = &self.world;
         let stats = tap_of(&protection).stats();
         let unordered = stats.mode != Mode::Ordered;
-        let last = stats.last_sequence.0 - u64::from(unordered);
+        let last = last_of(&protection);
         world.note("started", last, u64::from(unordered));
         world.say(format!(
             "site {} started after {last}, {}, marked {marked:?}",
             self.number,
             stats.mode.name()
         ));
-        assert!(!(expect_clean && unordered), "promise 4: a clean stop needs no resync: {stats:?}");
-        // What is still in the spool goes on where the vault ends, when nobody else added to it.
-        if let Some(from) = from.filter(|_| last <= crate::oracle::last_in_vault(self)) {
-            *self.model.borrow_mut() = from.model.borrow().clone();
-            self.model.borrow_mut().taken_over(last);
-        }
         self.fenced.set(false);
-        self.model.borrow_mut().restarted(last, &tags_of(&self.platter.peek()), &stats);
+        let tags = self.seen_through(&*disk);
+        self.model.borrow_mut().restarted(last, &tags, &stats);
         let now = world.clock.elapsed();
         let slots = protection.take_tasks().into_iter();
-        let slots = slots.map(|task| Slot { name: task.name(), task: Some(task), due: now });
-        let running = Running {
-            machine,
+        let slots = slots.map(|task| Slot::new(Work::Task(task), now));
+        let running = Rc::new(Running {
+            machine: machine.incarnation,
+            files: machine.files,
             disk,
+            instant: RefCell::new(None),
             slots: RefCell::new(slots.collect()),
             ops: RefCell::default(),
             in_flight: RefCell::default(),
@@ -268,16 +299,50 @@ impl Site {
             quiescing: Cell::new(false),
             marked: RefCell::new(marked.filter(|_| unordered)),
             protection,
-        };
-        self.platter.watch(true);
-        *self.running.borrow_mut() = Some(Rc::new(running));
+        });
+        self.platter().watch(true);
+        *self.running.borrow_mut() = Some(running.clone());
         self.look_at_events();
-        true
+        running
+    }
+
+    /// What a disk holds, read without faults.
+    pub fn seen_through(&self, disk: &dyn BlockDevice) -> Vec<u64> {
+        let mut bytes = vec![0; self.plan.disk_bytes as usize];
+        self.world.in_peace(|| disk.read(0, &mut bytes)).expect("nothing fails in peace");
+        tags_of(&bytes)
+    }
+
+    /// What the volume holds here, as its users see it.
+    pub fn disk_now(&self) -> Vec<u64> {
+        match self.running().filter(|running| running.machine.is_alive()) {
+            Some(running) => self.seen_through(&*running.disk),
+            None => tags_of(&self.platter().peek()),
+        }
+    }
+
+    pub fn files(&self) -> Arc<FileSystem> {
+        self.files.borrow().clone()
+    }
+
+    pub fn platter(&self) -> Arc<Platter> {
+        self.platter.borrow().clone()
+    }
+
+    /// Another machine in its place: nothing of the old one is left, and its disk holds anything.
+    pub fn replace(&self) {
+        assert!(self.running().is_none(), "it is off");
+        self.files.replace(FileSystem::new());
+        let platter = Platter::new(self.plan.disk_bytes, self.plan.discard);
+        platter.fill(&self.world.random);
+        self.platter.replace(platter);
+        self.basis.set(None);
+        self.changes.set(false);
     }
 
     /// Regions that the dirty map has, when there is one that can be read.
-    fn marked_regions(&self) -> Option<BTreeSet<u64>> {
-        let bytes = self.files.peek(&state_directory().join("dirty"))?;
+    pub fn marked_regions(&self) -> Option<BTreeSet<u64>> {
+        let bytes = self.files().peek(&state_directory().join("dirty"))?;
         let regions = self.plan.disk_bytes / self.plan.policy.region_bytes;
         let bits = bytes.get(4096..)?;
         Some((0..regions).filter(|r| bits[*r as usize / 8] >> (r % 8) & 1 == 1).collect())
@@ -293,12 +358,12 @@ impl Site {
         if power {
             self.world.note("power fails", 0, 0);
             self.world.count(|counts| counts.power_failures += 1);
-            self.files.power_failed(&self.world.random);
-            self.platter.power_failed(&self.world.random);
+            self.files().power_failed(&self.world.random);
+            self.platter().power_failed(&self.world.random);
         } else {
             self.world.note("killed", 0, 0);
             self.world.count(|counts| counts.kills += 1);
-            self.files.killed();
+            self.files().killed();
         }
     }
 
@@ -332,18 +397,23 @@ impl Site {
     }
 
     /// A task whose time has come steps, or any.
-    fn step_some_task(&self, running: &Running) {
+    pub fn step_some_task(&self, running: &Running) {
         let (now, random) = (self.world.clock.elapsed(), &self.world.random);
         let any = random.one_in(12);
         let picked = {
             let mut slots = running.slots.borrow_mut();
+            // These two wait for each other's lock of the catalog, which one thread cannot.
+            let locks = |slot: &Slot| matches!(slot.name, "ship" | "timer");
+            let locked = slots.iter().any(|slot| locks(slot) && slot.is_stepping.get());
             let ready: Vec<usize> = (0..slots.len())
                 .filter(|at| slots[*at].task.is_some() && (any || slots[*at].due <= now))
+                .filter(|at| !(locked && locks(&slots[*at])))
                 .collect();
             if ready.is_empty() {
                 None
             } else {
                 let at = random.pick(&ready);
+                slots[at].is_stepping.set(true);
                 slots[at].task.take().map(|task| (at, task))
             }
         };
@@ -357,6 +427,7 @@ impl Site {
             running.keeper_steps.set(running.keeper_steps.get() + 1);
         }
         let mut slots = running.slots.borrow_mut();
+        slots[at].is_stepping.set(false);
         slots[at].due = self.world.clock.elapsed() + again.unwrap_or(Duration::MAX / 4);
         if again.is_some() {
             slots[at].task = Some(task);
@@ -425,7 +496,7 @@ impl Site {
     }
 
     /// What can be seen from outside after anything was done.
-    fn look(&self, running: &Running) {
+    pub fn look(&self, running: &Running) {
         if !running.machine.is_alive() {
             return;
         }
@@ -504,7 +575,7 @@ impl Site {
 
     /// Promise 4: after a crash only marked regions are read again.
     fn check_reads(&self, running: &Running) {
-        let reads = self.platter.watch(false);
+        let reads = self.platter().watch(false);
         let Some(marked) = running.marked.borrow_mut().take() else { return };
         let region_bytes = self.plan.policy.region_bytes;
         for read in reads {
@@ -516,186 +587,6 @@ impl Site {
                 );
             }
         }
-    }
-
-    /// Lets a writer go on, or a new one begin.
-    fn write_something(&self, running: &Running) {
-        let random = &self.world.random;
-        let op = {
-            let ops = running.ops.borrow();
-            let begins = ops.is_empty() || (ops.len() < WRITERS && random.one_in(3));
-            if begins { None } else { Some(ops.len()) }
-        };
-        let op = match op {
-            None => self.new_op(),
-            Some(count) => {
-                running.ops.borrow_mut().swap_remove(random.below(count as u64) as usize)
-            }
-        };
-        let left = self.world.doing("writer", || self.advance(running, op));
-        running.ops.borrow_mut().extend(left);
-    }
-
-    fn new_op(&self) -> Op {
-        let random = &self.world.random;
-        let sectors = self.plan.disk_bytes / SECTOR;
-        let length = match random.below(12) {
-            0 => random.within(1, self.plan.write_sectors_max),
-            1..=3 => 8,
-            _ => random.within(1, 16),
-        };
-        let reach = if random.one_in(6) { sectors } else { (sectors / self.plan.hot).max(length) };
-        let first = random.below(reach - length + 1);
-        let kind = match random.below(14) {
-            0 => Kind::Zero,
-            1 => Kind::Discard,
-            _ => Kind::Write,
-        };
-        let tags = (0..length).map(|_| if kind == Kind::Write { self.tag() } else { 0 }).collect();
-        let extent = Extent { offset: first * SECTOR, length: length * SECTOR };
-        Op { kind, extent, tags, stage: Stage::Waiting, waits: None }
-    }
-
-    fn tag(&self) -> u64 {
-        self.next_tag.set(self.next_tag.get() + 1);
-        // Content that comes back now and then is found to be the same.
-        if self.world.random.one_in(10) { 7 } else { self.next_tag.get() & !(1 << 63) }
-    }
-
-    /// Brings a write one stage further; `None` when it ended.
-    fn advance(&self, running: &Running, mut op: Op) -> Option<Op> {
-        let tap = tap_of(&running.protection);
-        match op.stage {
-            Stage::Waiting => match tap.begin(op.extent, Waker::noop()) {
-                Poll::Ready(Ok(ticket)) => {
-                    running.in_flight.borrow_mut().push(op.extent);
-                    if let Some(marked) = &mut *running.marked.borrow_mut() {
-                        let region_bytes = self.plan.policy.region_bytes;
-                        let last = (op.extent.end() - 1) / region_bytes;
-                        marked.extend(op.extent.offset / region_bytes..=last);
-                    }
-                    op.stage = Stage::Begun(ticket);
-                    op.waits = None;
-                    Some(op)
-                }
-                Poll::Ready(Err(_)) => None,
-                Poll::Pending => {
-                    Self::check_wait(running, &mut op);
-                    Some(op)
-                }
-            },
-            Stage::Begun(ticket) => {
-                self.world.note("writes", op.extent.offset, op.extent.length);
-                let change = self.change_disk(running, op.kind, op.extent, &op.tags);
-                op.stage = Stage::Done(ticket, change);
-                Some(op)
-            }
-            Stage::Done(ticket, change) => {
-                if running.machine.is_alive() {
-                    self.complete(&tap, ticket, change);
-                } else {
-                    let _ = ticket.into_extent();
-                }
-                running.in_flight.borrow_mut().retain(|extent| *extent != op.extent);
-                None
-            }
-        }
-    }
-
-    /// Does the change as [`hrl::capture::Volume`] does, in stages. `None`: nobody knows what the disk holds.
-    fn change_disk(
-        &self,
-        running: &Running,
-        kind: Kind,
-        extent: Extent,
-        tags: &[u64],
-    ) -> Option<Change> {
-        let disk = &running.disk;
-        match kind {
-            Kind::Write => {
-                let durability = if self.world.random.one_in(8) {
-                    Durability::Durable
-                } else {
-                    Durability::Cached
-                };
-                let mut data = Buffer::copy_of(&bytes_of(tags));
-                match disk.write(extent.offset, &data, durability) {
-                    Ok(()) => Some(Change::Write(data)),
-                    Err(_) => {
-                        disk.read(extent.offset, &mut data).ok().map(|()| Change::Write(data))
-                    }
-                }
-            }
-            Kind::Zero => {
-                disk.zero(extent, Unmap::Allowed, Durability::Cached).ok().map(|()| Change::Zero)
-            }
-            Kind::Discard => disk.discard(extent).ok().map(Change::Discard),
-        }
-    }
-
-    fn complete(&self, tap: &Tap, ticket: Ticket, change: Option<Change>) {
-        let extent = ticket.extent();
-        let first = (extent.offset / SECTOR) as usize;
-        let sectors = (extent.length / SECTOR) as usize;
-        let before = tap.stats();
-        let ignored = matches!(change, Some(Change::Discard(Discarded::Ignored)));
-        let tags = match &change {
-            Some(Change::Write(data)) => tags_of(data),
-            Some(Change::Zero | Change::Discard(_)) => vec![0; sectors],
-            None => {
-                let content = self.platter.peek();
-                tags_of(&content[extent.offset as usize..extent.end() as usize])
-            }
-        };
-        let Some(change) = change else {
-            tap.fail(ticket);
-            let after = tap.stats();
-            let mut model = self.model.borrow_mut();
-            model.observe(&after);
-            model.set(first, &tags, after.last_sequence.0);
-            return;
-        };
-        tap.complete(ticket, change);
-        let after = tap.stats();
-        self.world.note("completed", after.last_sequence.0, extent.offset);
-        Self::check_order(&before, &after, ignored);
-        if ignored {
-            self.model.borrow_mut().observe(&after);
-        } else {
-            self.model.borrow_mut().changed(first, &tags, &before, &after);
-        }
-    }
-
-    /// Promise 1: what is completed later has a higher sequence.
-    fn check_order(before: &TapStats, after: &TapStats, ignored: bool) {
-        assert!(after.last_sequence >= before.last_sequence, "promise 1: sequences went back");
-        let captured = before.mode == Mode::Ordered && after.mode == Mode::Ordered && !ignored;
-        assert!(
-            !captured || after.last_sequence == Sequence(before.last_sequence.0 + 1),
-            "promise 1: a change has no place of its own"
-        );
-    }
-
-    /// Promise 6: a writer waits for a change under way, or once for a mark.
-    fn check_wait(running: &Running, op: &mut Op) {
-        let block = |extent: &Extent| extent.aligned_outwards(4096);
-        let overlaps = |busy: &Extent| {
-            let (a, b) = (block(busy), block(&op.extent));
-            a.offset < b.end() && b.offset < a.end()
-        };
-        let busy = running.in_flight.borrow().iter().any(overlaps);
-        let reading = running.slots.borrow().iter().any(|s| s.name == "resync" && s.task.is_none());
-        let keeping = running.slots.borrow().iter().any(|s| s.name == "keeper" && s.task.is_none());
-        if busy || reading || keeping {
-            op.waits = None;
-            return;
-        }
-        let steps = running.keeper_steps.get();
-        let (since, times) = op.waits.unwrap_or((steps, 0));
-        let again = times + u32::from(steps > since);
-        // A region may be cleaned again before its writer came; not every time.
-        assert!(again <= MARKS_MAX, "promise 6: a writer waits for nothing");
-        op.waits = Some((steps, again));
     }
 
     /// Lets everything come to its end, without faults. Fails when it does not.
@@ -760,6 +651,12 @@ thread_local! {
     pub static SITES: RefCell<Vec<Weak<Site>>> = const { RefCell::new(Vec::new()) };
 }
 
-fn tap_of(protection: &SteppedProtection) -> Arc<Tap> {
+/// Where the journal of the session goes on.
+fn last_of(protection: &SteppedProtection) -> u64 {
+    let stats = tap_of(protection).stats();
+    stats.last_sequence.0 - u64::from(stats.mode != Mode::Ordered)
+}
+
+pub fn tap_of(protection: &SteppedProtection) -> Arc<Tap> {
     protection.volume().tap().expect("a protected volume has one").clone()
 }

@@ -20,6 +20,19 @@ struct State {
     /// Puts that were given up by who sent them, and still arrive.
     late: Vec<(Duration, String, Arc<[u8]>)>,
     down: bool,
+    /// Versions of catalogs that were put.
+    versions: u64,
+}
+
+impl State {
+    fn add(&mut self, name: String, content: Arc<[u8]>) -> PutOutcome {
+        if self.objects.contains_key(&name) {
+            return PutOutcome::AlreadyExists;
+        }
+        self.versions += u64::from(name.contains("/catalog/"));
+        self.objects.insert(name, content);
+        PutOutcome::Created
+    }
 }
 
 /// The store itself.
@@ -55,6 +68,11 @@ impl Server {
         self.lock().down = down;
     }
 
+    /// How many versions of catalogs there have been.
+    pub fn versions(&self) -> u64 {
+        self.lock().versions
+    }
+
     pub fn is_down(&self) -> bool {
         self.lock().down
     }
@@ -66,7 +84,7 @@ impl Server {
             std::mem::take(&mut state.late).into_iter().partition(|(at, ..)| all || *at <= now);
         state.late = rest;
         for (_, name, content) in due {
-            state.objects.entry(name).or_insert(content);
+            state.add(name, content);
         }
     }
 
@@ -112,7 +130,7 @@ impl SimStore {
             return Err(Self::unavailable(what, name, "the machine is dead"));
         }
         self.server.deliver(world.clock.elapsed(), false);
-        if self.server.is_down() {
+        if self.server.is_down() && !world.peace.get() {
             return Err(Self::unavailable(what, name, "the store is down"));
         }
         if world.strikes(world.faults.get().store_refuses, "store does not answer") {
@@ -156,12 +174,7 @@ impl Store for SimStore {
             return Err(Self::unavailable("put", name, "no answer in time"));
         }
         let mut state = self.server.lock();
-        let outcome = if state.objects.contains_key(name) {
-            PutOutcome::AlreadyExists
-        } else {
-            state.objects.insert(name.to_owned(), content);
-            PutOutcome::Created
-        };
+        let outcome = state.add(name.to_owned(), content);
         drop(state);
         self.answer("put", name)?;
         Ok(outcome)

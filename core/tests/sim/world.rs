@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use hrl::{Clock, ManualClock, Timestamp};
 
@@ -127,6 +128,8 @@ pub struct World {
     /// Runs others while a request is under way.
     others: RefCell<Option<Rc<dyn Fn()>>>,
     nesting: Cell<u32>,
+    /// The store answers, whatever is wrong with it otherwise.
+    pub peace: Cell<bool>,
     /// Who runs: a task or a writer.
     pub doing: Cell<&'static str>,
     hash: Cell<u64>,
@@ -148,6 +151,7 @@ impl World {
             injected: RefCell::default(),
             others: RefCell::new(None),
             nesting: Cell::new(0),
+            peace: Cell::new(false),
             doing: Cell::new(""),
             hash: Cell::new(0xcbf2_9ce4_8422_2325),
             lines: RefCell::default(),
@@ -245,6 +249,31 @@ impl World {
             machine.kill();
         }
         machine.is_alive()
+    }
+
+    /// Does something without faults, without anybody else and without an end of the machine.
+    pub fn in_peace<T>(&self, work: impl FnOnce() -> T) -> T {
+        let (faults, dies_at) = (self.faults.take(), self.dies_at.take());
+        let (nesting, peace) = (self.nesting.replace(NESTING_MAX), self.peace.replace(true));
+        let result = work();
+        self.peace.set(peace);
+        self.nesting.set(nesting);
+        self.faults.set(faults);
+        self.dies_at.set(dies_at);
+        result
+    }
+
+    /// So much time passes, in which others run.
+    pub fn waits(&self, by: Duration) {
+        let depth = self.nesting.replace(1);
+        let others = self.others.borrow().clone();
+        if let Some(others) = others.filter(|_| depth == 0) {
+            for _ in 0..self.random.within(2, 12) {
+                others();
+            }
+        }
+        self.nesting.set(depth);
+        self.clock.advance(by);
     }
 
     /// A request takes its time, and others run meanwhile. Nothing that they need may be locked.

@@ -172,6 +172,17 @@ fn logged_runs<'a>(
     })
 }
 
+/// What the disk of a log holds durably. `Corrupt` when the log is damaged.
+pub(crate) fn present_in(files: &dyn Files, path: &Path) -> Result<ExtentSet> {
+    let content = files.map(path)?;
+    let bytes = (*content).as_ref();
+    let header = bytes.first_chunk().ok_or_else(|| too_short(path, bytes.len() as u64))?;
+    let identity = parse_header(path, header)?;
+    let mut present = ExtentSet::new();
+    read(path, bytes, bytes.len() as u64, identity, |extent| present.insert(extent))?;
+    Ok(present)
+}
+
 /// Makes a name durable.
 pub(super) fn sync_directory(files: &dyn Files, path: &Path) -> Result<()> {
     let directory = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
@@ -248,9 +259,7 @@ fn read(
 ) -> Result<()> {
     let mut bytes = [0; HEADER_BYTES];
     file.read_exact(&mut bytes).map_err(|error| match error.kind() {
-        std::io::ErrorKind::UnexpectedEof => {
-            corrupt(path, 0).expected("a header of 64 bytes").found(format_args!("{length} bytes"))
-        }
+        std::io::ErrorKind::UnexpectedEof => too_short(path, length),
         _ => failed("read", path, error),
     })?;
     check_header(path, &bytes, &identity)?;
@@ -293,13 +302,7 @@ fn read(
     }
 }
 
-fn check_header(path: &Path, bytes: &[u8; HEADER_BYTES], identity: &Identity) -> Result<()> {
-    if &bytes[..8] != MAGIC || u32_at(bytes, 60) != crc32fast::hash(&bytes[..60]) {
-        return Err(corrupt(path, 0).message("it does not begin as a presence log does"));
-    }
-    if *bytes == header(identity) {
-        return Ok(());
-    }
+fn parse_header(path: &Path, bytes: &[u8; HEADER_BYTES]) -> Result<Identity> {
     let found = Identity {
         volume: VolumeId(bytes[8..24].try_into().expect("16 bytes")),
         epoch: Epoch(u32_at(bytes, 48)),
@@ -307,6 +310,18 @@ fn check_header(path: &Path, bytes: &[u8; HEADER_BYTES], identity: &Identity) ->
         size_bytes: u64_at(bytes, 32),
         block_bytes: u64_at(bytes, 40),
     };
+    // The checksum too, and the bytes that are zero.
+    if *bytes != header(&found) || found.block_bytes == 0 {
+        return Err(corrupt(path, 0).message("it does not begin as a presence log does"));
+    }
+    Ok(found)
+}
+
+fn check_header(path: &Path, bytes: &[u8; HEADER_BYTES], identity: &Identity) -> Result<()> {
+    let found = parse_header(path, bytes)?;
+    if found == *identity {
+        return Ok(());
+    }
     Err(Error::new(ErrorKind::Changed, "open", format_args!("presence log {}", path.display()))
         .message("it belongs to another state")
         .expected(describe(identity))
@@ -342,6 +357,10 @@ fn check_nothing_follows(
         }
     }
     Ok(())
+}
+
+fn too_short(path: &Path, length: u64) -> Error {
+    corrupt(path, 0).expected("a header of 64 bytes").found(format_args!("{length} bytes"))
 }
 
 fn corrupt(path: &Path, at: u64) -> Error {

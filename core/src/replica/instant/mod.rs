@@ -20,6 +20,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+pub(crate) use self::log::present_in;
 use self::log::{Identity, PresenceLog, sync_directory};
 use super::Progress;
 use super::layers::Layers;

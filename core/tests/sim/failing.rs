@@ -1,0 +1,555 @@
+//! Failovers in a life: to the other site, committed, cancelled or changed, and home again.
+//!
+//! The site that does not have the volume is blank, or a failover to it is under way, or it lost the volume and its disk is to
+//! follow. What was begun is gone on with after every crash, as an operator does who repeats the command.
+
+use std::time::Duration;
+
+use hrl::replica::At;
+use hrl::{Epoch, ErrorKind, PointId, Sequence};
+
+use crate::away::Wish;
+use crate::model::{Model, tags_of};
+use crate::oracle::{content, differ, replica};
+use crate::run::Life;
+use crate::world::Faults;
+
+/// Tries of what must succeed when nothing is wrong any more.
+const TRIES: u32 = 40;
+
+/// A failover under way.
+pub struct Over {
+    /// It takes the volume home; else to a blank site.
+    home: bool,
+    wish: Wish,
+    /// It may be in the catalog.
+    attempted: bool,
+    cancelling: bool,
+}
+
+/// What is known of the branch of an ended epoch.
+struct Division {
+    epoch: u32,
+    at: u64,
+    /// The old source's history, once it ended.
+    model: Option<Model>,
+    /// What its disk held then.
+    end: Option<Vec<u64>>,
+    /// Points after the state that the volume offered before.
+    offered: Vec<(PointId, u64)>,
+}
+
+/// The failovers of a life.
+#[derive(Default)]
+pub struct Failovers {
+    /// One begins once in so many steps; zero is never.
+    pub every: u64,
+    epoch: u32,
+    over: Option<Over>,
+    /// The other site lost the volume and was not given up yet.
+    lost: bool,
+    divisions: Vec<Division>,
+    versions_seen: u64,
+}
+
+impl Failovers {
+    pub fn new(every: u64) -> Self {
+        Self { every, ..Self::default() }
+    }
+
+    /// Nothing of the other site matters.
+    pub fn is_quiet(&self) -> bool {
+        self.over.is_none() && !self.lost
+    }
+}
+
+impl Life {
+    fn other(&self) -> usize {
+        1 - self.owner
+    }
+
+    /// Something about a failover happens, or not.
+    pub fn fail_over_or_back(&mut self) {
+        if self.failovers.every == 0 {
+            return;
+        }
+        self.see_commits(false);
+        let world = self.world.clone();
+        if self.failovers.over.as_ref().is_some_and(|over| !over.home) {
+            self.go_on_over();
+        } else if self.failovers.lost {
+            self.go_on_at_home();
+        } else if world.random.one_in(self.failovers.every) {
+            self.begin_failover();
+        }
+        let owner = self.owner();
+        if !self.stormy && owner.is_alive() && owner.is_whole() && world.random.one_in(40) {
+            let owner = owner.clone();
+            self.see_commits(false);
+            if self.failovers.over.is_none() && !self.server.is_down() {
+                world.dies_at.set(None);
+                owner.detach(self.crashes > 0);
+            }
+        }
+    }
+
+    fn begin_failover(&mut self) {
+        let Some(replica) = self.world.in_peace(|| replica(self.owner())) else { return };
+        self.failovers.epoch = replica.catalog().epoch().0;
+        if replica.resolve(&At::Newest).is_err() {
+            return;
+        }
+        let random = &self.world.random;
+        let planned = random.one_in(3);
+        let limit = Duration::from_millis(random.within(500, 20_000));
+        let wish =
+            Wish { at: self.some_state(), planned: planned.then_some(limit), changes: false };
+        self.world.inject("a failover begins");
+        self.failovers.over = Some(Over { home: false, wish, attempted: false, cancelling: false });
+        self.try_over();
+    }
+
+    fn some_state(&self) -> At {
+        let random = &self.world.random;
+        let Some(replica) = self.world.in_peace(|| replica(self.owner())) else {
+            return At::Newest;
+        };
+        let points = replica.points();
+        let last = replica.catalog().last_sequence().0;
+        match random.below(5) {
+            0 => At::Newest,
+            1 => At::NewestGood,
+            2 if !points.is_empty() => {
+                At::Point(points[random.below(points.len() as u64) as usize].id)
+            }
+            _ => At::Sequence(Sequence(random.within(1, last.max(1)))),
+        }
+    }
+
+    /// The machine may die within what comes now.
+    fn may_die(&self) {
+        let (world, random) = (&self.world, &self.world.random);
+        if self.crashes > 0 && random.one_in(3) {
+            world.dies_at.set(Some(world.counts.get().requests + random.within(1, 150)));
+        }
+    }
+
+    /// Serves the volume at the blank site, or does so again.
+    fn try_over(&mut self) {
+        let (owner, site) = (self.owner().clone(), self.sites[self.other()].clone());
+        let Some(wish) = self.failovers.over.as_ref().map(|over| over.wish.clone()) else { return };
+        site.crash(self.world.random.one_in(2));
+        self.may_die();
+        let result = site.fail_over(&wish, &owner);
+        self.world.dies_at.set(None);
+        let Some(over) = &mut self.failovers.over else { return };
+        match result {
+            Ok(_) => over.wish.changes = false,
+            Err(error) => {
+                let kind = error.kind();
+                let no_state = matches!(kind, ErrorKind::NotFound | ErrorKind::NotOrdered);
+                let late =
+                    matches!(kind, ErrorKind::Unavailable | ErrorKind::Io | ErrorKind::Poisoned);
+                assert!(no_state || late, "a failover cannot begin: {error}");
+                assert!(
+                    !no_state || !site.has_failover() || wish.changes,
+                    "promise 5: the state of a failover under way is gone: {error}"
+                );
+                if no_state {
+                    over.wish.changes = false;
+                    over.wish.at = At::Newest;
+                }
+                if self.world.random.one_in(3) {
+                    over.wish.planned = None;
+                }
+            }
+        }
+        self.see_commits(true);
+    }
+
+    fn go_on_over(&mut self) {
+        let (world, site) = (self.world.clone(), self.sites[self.other()].clone());
+        let random = &world.random;
+        let cancelling = self.failovers.over.as_ref().is_some_and(|over| over.cancelling);
+        if cancelling {
+            if random.one_in(5) {
+                self.try_cancel();
+            }
+            return;
+        }
+        let Some(running) = site.running().filter(|_| site.is_alive()) else {
+            if random.one_in(10) {
+                self.try_over();
+            }
+            return;
+        };
+        if !random.one_in(60) {
+            return;
+        }
+        match random.below(6) {
+            0 => {
+                drop(running);
+                site.crash(random.one_in(2));
+                self.try_cancel();
+            }
+            1 => {
+                drop(running);
+                world.inject("the state of a failover is changed");
+                let at = self.some_state();
+                if let Some(over) = &mut self.failovers.over {
+                    (over.wish.at, over.wish.planned, over.wish.changes) = (at, None, true);
+                }
+                self.try_over();
+            }
+            2 if self.crashes > 0 => {
+                drop(running);
+                site.crash(random.one_in(2));
+            }
+            _ => {
+                if let Some(over) = &mut self.failovers.over {
+                    over.attempted = true;
+                }
+                self.may_die();
+                let result = site.commit(&running);
+                drop(running);
+                self.see_commits(true);
+                if let Err(error) = result {
+                    let kind = error.kind();
+                    let late = matches!(kind, ErrorKind::Unavailable | ErrorKind::Io);
+                    let is_retained = site.plan.policy.retention.is_some();
+                    assert!(
+                        late || !site.is_alive() || (is_retained && kind == ErrorKind::Changed),
+                        "a failover cannot be committed: {error}"
+                    );
+                }
+            }
+        }
+    }
+
+    fn try_cancel(&mut self) {
+        let site = self.sites[self.other()].clone();
+        self.world.inject("a failover is cancelled");
+        if let Some(over) = &mut self.failovers.over {
+            over.cancelling = true;
+        }
+        self.may_die();
+        let result = site.cancel();
+        self.world.dies_at.set(None);
+        self.see_commits(true);
+        if self.failovers.over.is_none() {
+            return;
+        }
+        match result {
+            Ok(()) => {
+                assert!(!site.has_failover(), "a failover was cancelled, and is under way");
+                site.basis.set(None);
+                self.failovers.over = None;
+                // A request that was never answered stays open: who asked takes it up again.
+                self.failovers.lost = false;
+            }
+            Err(error) => {
+                let late = matches!(error.kind(), ErrorKind::Unavailable | ErrorKind::Io);
+                assert!(late, "a failover cannot be cancelled: {error}");
+                if self.world.random.one_in(3)
+                    && let Some(over) = &mut self.failovers.over
+                {
+                    over.cancelling = false;
+                }
+            }
+        }
+    }
+
+    /// Looks whether a failover was committed: whose the volume is now.
+    pub fn see_commits(&mut self, surely: bool) {
+        if self.failovers.over.is_none() {
+            return;
+        }
+        let versions = self.server.versions();
+        if versions == self.failovers.versions_seen && !surely {
+            return;
+        }
+        self.failovers.versions_seen = versions;
+        let world = self.world.clone();
+        let Some(replica) = world.in_peace(|| replica(self.owner())) else { return };
+        if replica.catalog().epoch().0 == self.failovers.epoch {
+            return;
+        }
+        let attempted = self.failovers.over.as_ref().is_some_and(|over| over.attempted);
+        assert!(attempted, "promise 9: an epoch ended without a commit");
+        let branch = replica.catalog().branches().last().expect("an epoch was ended by a failover");
+        assert_eq!(branch.epoch.0, self.failovers.epoch, "promise 9: epochs follow each other");
+        let at = branch.at.0;
+        world.inject(if self.failovers.over.as_ref().is_some_and(|over| over.home) {
+            "a failback is committed"
+        } else {
+            "a failover is committed"
+        });
+        let mut offered = self.oracle.divide(at);
+        if self.owner().plan.policy.retention.is_some() {
+            // It may have given up more since that was looked at.
+            let branch = replica.branch(Epoch(self.failovers.epoch)).expect("it was just made");
+            let points = branch.points();
+            offered.retain(|(point, _)| points.iter().any(|p| p.id == *point));
+        }
+        let epoch = self.failovers.epoch;
+        self.failovers.divisions.push(Division { epoch, at, model: None, end: None, offered });
+        let (old, new) = (self.owner().clone(), self.sites[self.other()].clone());
+        if new.basis.get() != Some(at) {
+            let model = old.model.borrow().divided(at);
+            *new.model.borrow_mut() = model;
+            new.basis.set(Some(at));
+        }
+        self.owner = self.other();
+        self.failovers.epoch += 1;
+        self.failovers.over = None;
+        self.failovers.lost = true;
+    }
+
+    /// What becomes of a site that lost the volume.
+    fn go_on_at_home(&mut self) {
+        let (world, site) = (self.world.clone(), self.sites[self.other()].clone());
+        let random = &world.random;
+        if site.is_alive() {
+            if random.one_in(80) {
+                site.crash(random.one_in(2));
+            }
+            return;
+        }
+        if !random.one_in(25) {
+            return;
+        }
+        let comes_home = self.failovers.over.is_some();
+        site.crash(random.one_in(2));
+        match random.below(8) {
+            0 if !comes_home => {
+                site.replace();
+                self.failovers.lost = false;
+            }
+            1 if !comes_home => self.start_the_old_source(),
+            _ => {
+                self.follow(random.one_in(3));
+            }
+        }
+    }
+
+    /// Promise 9: the agent of a source that lost the volume says so.
+    fn start_the_old_source(&mut self) {
+        let site = self.sites[self.other()].clone();
+        // A disk that is not whole, or a failback that was not committed, is no plain agent's.
+        if site.has_failover() || site.comes_home() {
+            return;
+        }
+        self.may_die();
+        let started = site.start(false, None);
+        self.world.dies_at.set(None);
+        assert!(!started, "promise 9: an agent started that had lost the volume");
+    }
+
+    /// The disk of the site that lost the volume follows, and with `back` or when that was begun it takes the volume home. True:
+    /// it follows.
+    fn follow(&mut self, back: bool) -> bool {
+        let (world, site) = (self.world.clone(), self.sites[self.other()].clone());
+        // Where it is not whole, the disk is what its log says, and nobody was told of the rest.
+        let end = (!site.has_failover()).then(|| tags_of(&site.platter().peek()));
+        let owner = self.owner().clone();
+        self.may_die();
+        let (machine, follower) = site.follow();
+        let mut follower = match follower {
+            Ok(follower) if machine.incarnation.is_alive() => follower,
+            result => {
+                world.dies_at.set(None);
+                let error = result.err();
+                let alive = machine.incarnation.is_alive();
+                site.switch_off(&machine, world.random.one_in(2));
+                self.see_commits(true);
+                if let Some(error) = error.filter(|_| alive && self.failovers.lost) {
+                    world.say(format!("follow: {error}"));
+                    let late = matches!(error.kind(), ErrorKind::Unavailable | ErrorKind::Io);
+                    assert!(
+                        late || self.owner().number == site.number,
+                        "a disk cannot follow: {error}"
+                    );
+                }
+                return false;
+            }
+        };
+        self.see_handed_in(end);
+        let mut follows = false;
+        for _ in 0..world.random.within(1, 3) {
+            match follower.catch_up(&At::Newest, &|_, _| true) {
+                Ok(done) if machine.incarnation.is_alive() => {
+                    site.check_follows(&owner, done.to.0);
+                    follows = true;
+                }
+                result => {
+                    if let Err(error) = result {
+                        world.say(format!("catch up: {error}"));
+                    }
+                    follows = false;
+                    break;
+                }
+            }
+        }
+        let begun = self.failovers.over.is_some();
+        if follows && (back || begun) {
+            self.fail_back(machine, follower);
+            return true;
+        }
+        if follows {
+            let _ = follower.record();
+        }
+        world.dies_at.set(None);
+        drop(follower);
+        site.switch_off(&machine, world.random.one_in(2));
+        follows
+    }
+
+    fn fail_back(&mut self, machine: crate::site::Machine, follower: hrl::failover::Follower) {
+        let (world, site) = (self.world.clone(), self.sites[self.other()].clone());
+        let owner = self.owner().clone();
+        let random = &world.random;
+        let limit = Duration::from_millis(random.within(500, 20_000));
+        let planned = (owner.is_alive() && !random.one_in(3)).then_some(limit);
+        let wish = Wish { at: At::Newest, planned, changes: false };
+        self.failovers.over = Some(Over { home: true, wish, attempted: true, cancelling: false });
+        let result = site.fail_back(machine, follower, planned, || self.see_commits(true));
+        world.dies_at.set(None);
+        self.see_commits(true);
+        if let Err(error) = result {
+            let kind = error.kind();
+            let late = matches!(kind, ErrorKind::Unavailable | ErrorKind::Io | ErrorKind::Poisoned);
+            assert!(late || self.failovers.over.is_none(), "a volume cannot come home: {error}");
+            if random.one_in(2) {
+                site.files().power_failed(random);
+                site.platter().power_failed(random);
+            }
+        }
+    }
+
+    /// What the old source had was handed in: it is on the branch, all of it.
+    fn see_handed_in(&mut self, end: Option<Vec<u64>>) {
+        let site = self.sites[self.other()].clone();
+        let Some(division) = self.failovers.divisions.last_mut().filter(|d| d.model.is_none())
+        else {
+            return;
+        };
+        let model = site.model.borrow().clone();
+        for (point, sequence) in &model.confirmed {
+            // What retention gave up before is not told apart.
+            if *sequence > division.at && site.plan.policy.retention.is_none() {
+                division.offered.push((*point, *sequence));
+            }
+        }
+        division.model = Some(model);
+        division.end = end;
+        let at = self.failovers.divisions.len() - 1;
+        self.check_branch(at, 4);
+    }
+
+    /// Looks at a branch as the oracle looks at the volume.
+    pub fn look_at_some_branch(&self) {
+        let count = self.failovers.divisions.len() as u64;
+        if count > 0 {
+            self.check_branch(self.world.random.below(count) as usize, 1);
+        }
+    }
+
+    fn check_branch(&self, number: usize, times: u64) {
+        let division = &self.failovers.divisions[number];
+        let Division { epoch, at, model, end, offered } = division;
+        let Some(replica) = self.world.in_peace(|| replica(self.owner())) else { return };
+        let branch = replica
+            .branch(Epoch(*epoch))
+            .unwrap_or_else(|error| panic!("promise 5: the branch of epoch {epoch}: {error}"));
+        let points = branch.points();
+        for (point, sequence) in offered {
+            let there = points.iter().any(|p| p.id == *point && p.sequence.0 == *sequence);
+            assert!(
+                there,
+                "promise 5: point {point} at {sequence} is not on the branch of epoch {epoch}"
+            );
+        }
+        let Some(model) = model else { return };
+        if let Some(end) = end {
+            let found = content(&branch, &At::Newest);
+            let what =
+                format!("promise 4: the end of the branch of epoch {epoch} is not the old disk");
+            differ(&what, end, &found);
+        }
+        let last = branch.catalog().last_sequence().0;
+        if last <= *at || !model.is_certain_after(*at) {
+            return;
+        }
+        for _ in 0..times {
+            let sequence = self.world.random.within(*at + 1, last);
+            let state = At::Sequence(Sequence(sequence));
+            if sequence == last || branch.resolve(&state).is_err() {
+                continue;
+            }
+            let what = format!("promise 3: the branch of epoch {epoch} at {sequence} is no prefix");
+            differ(&what, &model.state_at(sequence), &content(&branch, &state));
+            self.world.count(|counts| counts.states_compared += 1);
+        }
+    }
+
+    /// Without faults all that is under way comes to its end.
+    pub fn end_failovers(&mut self) {
+        self.faulty = Faults::default();
+        if self.failovers.every == 0 {
+            return;
+        }
+        self.crashes = 0;
+        self.stormy = false;
+        let world = self.world.clone();
+        for _ in 0..TRIES {
+            self.see_commits(true);
+            self.revive(self.owner);
+            let other = self.sites[self.other()].clone();
+            if self.failovers.over.as_ref().is_some_and(|over| !over.home) {
+                let cancels = self.failovers.over.as_ref().is_some_and(|over| over.cancelling);
+                if cancels || (other.is_alive() && world.random.one_in(3)) {
+                    other.crash(false);
+                    self.try_cancel();
+                } else if let Some(running) = other.running().filter(|_| other.is_alive()) {
+                    if let Some(over) = &mut self.failovers.over {
+                        over.attempted = true;
+                    }
+                    other.commit(&running).expect("nothing is wrong");
+                } else {
+                    self.try_over();
+                }
+            } else if self.failovers.lost {
+                if other.is_alive() {
+                    other.settle();
+                }
+                other.crash(world.random.one_in(2));
+                self.start_the_old_source();
+                if self.follow(world.random.one_in(2)) && self.failovers.over.is_none() {
+                    break;
+                }
+            } else {
+                break;
+            }
+        }
+        self.see_commits(true);
+        assert!(self.failovers.over.is_none(), "a failover does not come to its end");
+        for number in 0..self.failovers.divisions.len() {
+            self.check_branch(number, 2);
+        }
+    }
+
+    /// The volume is usable where it is: what was handed over was taken on or back.
+    pub fn check_usable(&self) {
+        let owner = self.owner();
+        let running = owner.running().expect("it runs");
+        for _ in 0..2000 {
+            if !running.protection.stats().handed_over {
+                return;
+            }
+            owner.step_some_task(&running);
+            self.world.clock.advance(Duration::from_millis(5));
+        }
+        let stats = running.protection.stats();
+        assert!(!stats.handed_over, "promise 6: nobody can write the volume: {stats:?}");
+    }
+}

@@ -1,0 +1,149 @@
+//! What the simulation found of failovers once, each as a test of its own.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use hrl::device::{BlockDevice, Durability};
+use hrl::failover::{FailoverOptions, Follower, SteppedFailover};
+use hrl::replica::{At, Vault, ViewOptions};
+use hrl::{Clock, Epoch, ErrorKind, Extent, Result, Sequence};
+
+use crate::found::{Agent, BLOCK, Machine, REGION, policy};
+use crate::world::{Faults, Incarnation};
+
+const OTHER: Extent = Extent { offset: 2 * REGION, length: 4096 };
+
+impl Machine {
+    /// A failover to here that is not committed; nothing of the disk is copied.
+    fn fail_over(&self, at: At) -> Agent {
+        let machine = Incarnation::start();
+        let files = self.files.mount(&machine);
+        let store = self.server.connect(&machine, Some(files.clone()));
+        let clock: Arc<dyn Clock> = self.world.clock.clone();
+        let vault = Vault::open(store, None, clock.clone()).expect("vault");
+        let disk = self.platter.attach(&machine, true);
+        let options = FailoverOptions::new("disk", vault, "/state", disk)
+            .at(at)
+            .policy(policy())
+            .clock(clock)
+            .files(files.clone());
+        let mut protection = SteppedFailover::start(options).expect("fail over").protection;
+        Agent { tasks: protection.take_tasks(), protection, files, world: self.world.clone() }
+    }
+
+    fn follow(&self) -> Result<Follower> {
+        let machine = Incarnation::start();
+        let files = self.files.mount(&machine);
+        let store = self.server.connect(&machine, Some(files.clone()));
+        let clock: Arc<dyn Clock> = self.world.clock.clone();
+        let vault = Vault::open(store, None, clock.clone()).expect("vault");
+        let disk = self.platter.attach(&machine, false);
+        let nobody = Arc::new(|_| ());
+        Follower::open_stepped("disk", vault, Path::new("/state"), disk, clock, files, nobody)
+    }
+}
+
+/// A volume at home with some content, all of it in the vault.
+fn at_home() -> (Machine, Agent) {
+    let home = Machine::new();
+    let mut agent = home.start();
+    agent.write(BLOCK, 7);
+    agent.write(OTHER, 3);
+    agent.settle();
+    (home, agent)
+}
+
+fn newest(agent: &Agent) -> At {
+    At::Sequence(agent.protection.stats().last_sequence)
+}
+
+/// It was taken for a copy of the state that it had only begun to hold, and would have come home so.
+#[test]
+fn promise_3_a_disk_that_was_never_whole_follows_everywhere() {
+    let (home, agent) = at_home();
+    home.kill(agent);
+    let (away, third) = (home.beside(), home.beside());
+    away.platter
+        .attach(&Incarnation::start(), true)
+        .write(0, &[0xee; 3 * REGION as usize], Durability::Durable)
+        .expect("anything");
+    let mut agent = away.fail_over(At::Newest);
+    agent.protection.commit_failover().expect("commit");
+    agent.write(BLOCK, 9);
+    agent.settle();
+    away.kill(agent);
+    let mut agent = third.fail_over(At::Newest);
+    agent.protection.commit_failover().expect("commit");
+    agent.settle();
+    let mut follower = away.follow().expect("follow");
+    assert!(follower.why_everywhere().is_some_and(|why| why.contains("whole")));
+    follower.catch_up(&At::Newest, &|_, _| true).expect("catch up");
+    assert_eq!(away.platter.peek(), away.content(&At::Newest));
+}
+
+/// What the branch of an epoch stood on was looked for in the volume, which by then had another history there.
+#[test]
+fn promise_5_a_branch_keeps_its_history_when_a_later_failover_goes_to_an_older_state() {
+    let (home, mut agent) = at_home();
+    let first = newest(&agent);
+    agent.write(BLOCK, 8);
+    agent.settle();
+    let second = newest(&agent);
+    agent.write(OTHER, 4);
+    agent.settle();
+    let (last, expected) = (newest(&agent), home.platter.peek());
+    let (away, third) = (home.beside(), home.beside());
+    let mut over = away.fail_over(second);
+    over.protection.commit_failover().expect("commit");
+    over.settle();
+    let mut again = third.fail_over(first);
+    again.protection.commit_failover().expect("commit");
+    for byte in 20..30 {
+        again.write(BLOCK, byte);
+    }
+    again.settle();
+
+    let mut replica = home.replica();
+    let branch = replica.branch(Epoch(1)).expect("branch");
+    for at in [last, At::Newest] {
+        let view = branch.view(&at, &ViewOptions::default()).expect("view");
+        let mut found = vec![0; expected.len()];
+        view.read(0, &mut found).expect("read");
+        assert!(found == expected, "{at} on the branch of epoch 1");
+    }
+    assert!(branch.verify(&|_, _| true).expect("verify").is_sound());
+    let error = replica.drop_branch(Epoch(2)).expect_err("epoch 1 stands on it");
+    assert_eq!(error.kind(), ErrorKind::InvalidInput, "{error}");
+    replica.drop_branch(Epoch(1)).expect("drop the older one");
+    replica.drop_branch(Epoch(2)).expect("then the other");
+    assert!(replica.catalog().last_sequence() > Sequence::ZERO);
+}
+
+/// It was refused as a failover under way, and cancelling that would have dropped what its spool had.
+#[test]
+fn promise_4_a_source_killed_right_after_its_commit_hands_in_and_follows_later() {
+    let (home, agent) = at_home();
+    home.kill(agent);
+    let (away, third) = (home.beside(), home.beside());
+    let mut agent = away.fail_over(At::Newest);
+    agent.write(BLOCK, 9);
+    agent.run(|protection| {
+        let stats = protection.stats();
+        stats.journaled_sequence == stats.last_sequence
+    });
+    agent.world.faults.set(Faults { file_error: 1, ..Faults::default() });
+    agent.protection.commit_failover().expect("the directory cannot say so, the catalog does");
+    agent.world.faults.set(Faults::default());
+    assert_eq!(home.replica().catalog().epoch(), Epoch(2), "it is committed");
+    away.kill(agent);
+    let agent = third.fail_over(At::Newest);
+    agent.protection.commit_failover().expect("commit");
+    let mut follower = away.follow().expect("follow");
+    let branch = home.replica().branch(Epoch(2)).expect("branch");
+    let mut found = [0; 1];
+    let view = branch.view(&At::Newest, &ViewOptions::default()).expect("view");
+    view.read(BLOCK.offset, &mut found).expect("read");
+    assert_eq!(found, [9], "what was never shipped is on the branch");
+    follower.catch_up(&At::Newest, &|_, _| true).expect("catch up");
+    assert_eq!(away.platter.peek(), away.content(&At::Newest));
+}
