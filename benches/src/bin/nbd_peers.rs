@@ -1,11 +1,12 @@
 //! What a writer pays: fio over NBD, 4 KiB random writes, against our server with protection on and off, `nbdkit file`
-//! and `qemu-nbd`. The servers are measured in turns, round by round; medians, spread and ratios are printed.
+//! and `qemu-nbd`, past the page cache and through it. The servers are measured in turns, round by round; medians, spread
+//! and ratios are printed.
 //!
 //! ```text
-//! cargo run --release -p hrl-benches --bin nbd_peers -- [DIRECTORY] [ROUNDS] [SECONDS] [STATE]
+//! cargo run --release -p hrl-benches --bin nbd_peers -- [DIRECTORY] [ROUNDS] [SECONDS] [STATE] [SERVER,...]
 //! ```
 //!
-//! Spool and vault are in STATE, by default beside the disk in DIRECTORY.
+//! Spool and vault are in STATE, by default beside the disk in DIRECTORY. SERVER is a name of `Peer`; default: all.
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -13,7 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hrl::capture::{Export, NbdAddress, NbdLimits, NbdServer, Volume};
-use hrl::device::{BlockDevice, FileDevice, FileDeviceOptions};
+use hrl::device::{BlockDevice, DirectIo, FileDevice, FileDeviceOptions};
 use hrl::replica::Vault;
 use hrl::store::DirStore;
 use hrl::{Policy, Protection, ProtectionOptions, SystemClock};
@@ -26,11 +27,29 @@ const DEPTH: u32 = 32;
 enum Peer {
     Unprotected,
     Protected,
+    CachedUnprotected,
+    CachedProtected,
     Nbdkit,
     QemuNbd,
+    QemuNbdCached,
 }
 
-const PEERS: [Peer; 4] = [Peer::Unprotected, Peer::Protected, Peer::Nbdkit, Peer::QemuNbd];
+const PEERS: [Peer; 7] = [
+    Peer::Unprotected,
+    Peer::Protected,
+    Peer::CachedUnprotected,
+    Peer::CachedProtected,
+    Peer::Nbdkit,
+    Peer::QemuNbd,
+    Peer::QemuNbdCached,
+];
+
+impl Peer {
+    /// It writes into the page cache.
+    fn is_cached(self) -> bool {
+        !matches!(self, Self::Unprotected | Self::Protected | Self::QemuNbd)
+    }
+}
 
 /// Throughput and tail of one run.
 #[derive(Clone, Copy, Debug)]
@@ -55,9 +74,14 @@ fn main() {
         .expect("directory");
     let root = root.canonicalize().expect("directory");
     fill(&root.join("disk"));
+    let only: Option<Vec<String>> =
+        arguments.next().map(|names| names.split(',').map(str::to_owned).collect());
     let mut runs: Vec<Vec<Run>> = vec![Vec::new(); PEERS.len()];
     for round in 0..rounds {
         for (at, peer) in PEERS.iter().enumerate() {
+            if only.as_ref().is_some_and(|only| !only.contains(&format!("{peer:?}"))) {
+                continue;
+            }
             let run = measure(*peer, &root, &aside, seconds);
             eprintln!("round {round} {peer:?}: {:.0} IOPS, p99 {:.0} us", run.iops, run.p99_us);
             runs[at].push(run);
@@ -65,20 +89,34 @@ fn main() {
     }
     println!("| server | IOPS median (min to max) | p99 us median |\n|---|---|---|");
     for (peer, runs) in PEERS.iter().zip(&runs) {
+        if runs.is_empty() {
+            continue;
+        }
         let (low, middle, high) = spread(runs, |run| run.iops);
         let (_, tail, _) = spread(runs, |run| run.p99_us);
         println!("| {peer:?} | {middle:.0} ({low:.0} to {high:.0}) | {tail:.0} |");
     }
-    let ratio = |a: usize, b: usize, of: fn(&Run) -> f64| {
-        let pairs: Vec<f64> = runs[a].iter().zip(&runs[b]).map(|(x, y)| of(x) / of(y)).collect();
-        let mut sorted = pairs;
+    let of = |peer: Peer| &runs[PEERS.iter().position(|known| *known == peer).expect("listed")];
+    let ratio = |name: &str, peers: [Peer; 2], figure: fn(&Run) -> f64| {
+        let pairs = of(peers[0]).iter().zip(of(peers[1]));
+        let mut sorted: Vec<f64> = pairs.map(|(x, y)| figure(x) / figure(y)).collect();
         sorted.sort_by(f64::total_cmp);
-        sorted[sorted.len() / 2]
+        if let Some(median) = sorted.get(sorted.len() / 2) {
+            println!("{name}: {median:.2} ({:.2} to {:.2})", sorted[0], sorted[sorted.len() - 1]);
+        }
     };
-    println!("\nprotection on / off, throughput: {:.2}", ratio(1, 0, |r| r.iops));
-    println!("protection on / off, p99: {:.2}", ratio(1, 0, |r| r.p99_us));
-    println!("protection on / nbdkit file, throughput: {:.2}", ratio(1, 2, |r| r.iops));
-    println!("protection on / qemu-nbd, throughput: {:.2}", ratio(1, 3, |r| r.iops));
+    let (direct, cached) =
+        ([Peer::Protected, Peer::Unprotected], [Peer::CachedProtected, Peer::CachedUnprotected]);
+    println!();
+    ratio("direct: on / off, throughput", direct, |run| run.iops);
+    ratio("direct: on / off, p99", direct, |run| run.p99_us);
+    ratio("cached: on / off, throughput", cached, |run| run.iops);
+    ratio("cached: on / off, p99", cached, |run| run.p99_us);
+    ratio("direct: off / qemu-nbd", [Peer::Unprotected, Peer::QemuNbd], |run| run.iops);
+    ratio("direct: on / qemu-nbd", [Peer::Protected, Peer::QemuNbd], |run| run.iops);
+    ratio("cached: off / nbdkit file", [Peer::CachedUnprotected, Peer::Nbdkit], |run| run.iops);
+    ratio("cached: on / nbdkit file", [Peer::CachedProtected, Peer::Nbdkit], |run| run.iops);
+    ratio("cached: on / qemu-nbd", [Peer::CachedProtected, Peer::QemuNbdCached], |run| run.iops);
 }
 
 fn spread(runs: &[Run], of: fn(&Run) -> f64) -> (f64, f64, f64) {
@@ -98,9 +136,24 @@ fn fill(path: &Path) {
     disk.flush().expect("flush");
 }
 
+/// Brings the disk into the page cache, from which direct I/O has thrown it. By writing: what is read ahead comes in large
+/// folios, and ext4 looks at every block of one for each write to it, whoever writes.
+fn warm(path: &Path) {
+    let options = FileDeviceOptions { direct: DirectIo::Never, ..Default::default() };
+    let disk = FileDevice::open(path, &options).expect("disk");
+    let block = hrl_benches::disk_like(1, 1);
+    for offset in (0..DISK_BYTES).step_by(block.len()) {
+        disk.write(offset, &block, hrl::device::Durability::Cached).expect("fill");
+    }
+    disk.flush().expect("flush");
+}
+
 fn measure(peer: Peer, root: &Path, aside: &Path, seconds: u32) -> Run {
     let socket = root.join("s");
     let _ = std::fs::remove_file(&socket);
+    if peer.is_cached() {
+        warm(&root.join("disk"));
+    }
     let (serving, uri) = serve(peer, root, aside, &socket);
     let output = Command::new("fio")
         .args([
@@ -170,10 +223,16 @@ fn serve(peer: Peer, root: &Path, aside: &Path, socket: &Path) -> (Serving, Stri
             "qemu-nbd",
             &["-t", "-f", "raw", "--cache=none", "--aio=io_uring", "-k", &socket_text, &disk_text],
         ),
-        Peer::Unprotected | Peer::Protected => {
+        Peer::QemuNbdCached => child(
+            "qemu-nbd",
+            &["-t", "-f", "raw", "--cache=writeback", "-k", &socket_text, &disk_text],
+        ),
+        _ => {
+            let direct = if peer.is_cached() { DirectIo::Never } else { DirectIo::Always };
+            let options = FileDeviceOptions { direct, ..Default::default() };
             let device: Arc<dyn BlockDevice> =
-                Arc::new(FileDevice::open(&disk, &FileDeviceOptions::default()).expect("disk"));
-            let (volume, protection) = if peer == Peer::Protected {
+                Arc::new(FileDevice::open(&disk, &options).expect("disk"));
+            let (volume, protection) = if matches!(peer, Peer::Protected | Peer::CachedProtected) {
                 for old in ["vault", "state"] {
                     let _ = std::fs::remove_dir_all(aside.join(old));
                 }

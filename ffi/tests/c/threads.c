@@ -92,6 +92,54 @@ static void many_threads(void) {
     rig_close(&shared.rig);
 }
 
+struct scribbler {
+    uint8_t data[BLOCK];
+    int stop;
+};
+
+static void *scribble(void *user) {
+    struct scribbler *scribbler = user;
+    uint8_t value = 0;
+    int i;
+    while (!__atomic_load_n(&scribbler->stop, __ATOMIC_ACQUIRE)) {
+        value++;
+        for (i = 0; i < BLOCK; i++) __atomic_store_n(&scribbler->data[i], value, __ATOMIC_RELAXED);
+    }
+    return NULL;
+}
+
+/* Promise 2: as a guest does with its memory, a thread changes the data of each write while it is written. */
+static void promise_2_what_was_written_is_journaled(void) {
+    static uint8_t disk[BLOCKS * BLOCK], replica_bytes[BLOCKS * BLOCK];
+    static struct scribbler scribbler;
+    struct rig rig;
+    hrl_device *volume, *view;
+    hrl_replica *replica;
+    pthread_t thread;
+    int i, mixed = 0;
+
+    rig_open(&rig, "vault3", "state3", NULL);
+    OK(hrl_protection_device(rig.protection, &volume));
+    CHECK(pthread_create(&thread, NULL, scribble, &scribbler) == 0);
+    for (i = 0; i < 20 * BLOCKS; i++) {
+        OK(hrl_device_write(volume, (uint64_t)(i % BLOCKS) * BLOCK, scribbler.data, BLOCK, 0));
+    }
+    __atomic_store_n(&scribbler.stop, 1, __ATOMIC_RELEASE);
+    CHECK(pthread_join(thread, NULL) == 0);
+    OK(hrl_protection_wait_replicated(rig.protection, 60000, NULL));
+    OK(hrl_replica_open(rig.vault, "disk", &replica));
+    OK(hrl_replica_view(replica, "newest", &view));
+    OK(hrl_device_read(view, 0, replica_bytes, sizeof replica_bytes));
+    OK(hrl_device_read(rig.disk, 0, disk, sizeof disk));
+    for (i = 0; i < BLOCKS; i++) mixed += disk[i * BLOCK] != disk[(i + 1) * BLOCK - 1];
+    printf("%d of %d blocks changed while they were written\n", mixed, BLOCKS);
+    CHECK(memcmp(disk, replica_bytes, sizeof disk) == 0);
+    hrl_device_free(view);
+    hrl_replica_free(replica);
+    hrl_device_free(volume);
+    rig_close(&rig);
+}
+
 static void woken(void *user) { __atomic_store_n((int *)user, 1, __ATOMIC_RELEASE); }
 
 /* What a handle was made of may go first; a protection that is only freed ends as in a crash. */
@@ -133,6 +181,7 @@ static void worst_order(void) {
 
 int main(void) {
     many_threads();
+    promise_2_what_was_written_is_journaled();
     worst_order();
     return 0;
 }
