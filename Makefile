@@ -18,7 +18,7 @@ SEEDS := 1000
 FROM := 0
 SCHEDULES := 1000
 
-.PHONY: help build install demo servers guest test test-c test-long concurrency sim fuzz lint bench bench-c bench-python bench-peers doc man clean packages venv
+.PHONY: help build install demo servers guest test test-c test-long concurrency sim fuzz lint bench bench-nbd bench-instant bench-footprint bench-retention bench-rpo bench-c bench-python bench-peers doc man clean packages venv
 
 help:  ## List the jobs
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -102,6 +102,23 @@ $(VENV)/.fuzz:
 
 bench:  ## Benchmarks; figures go to benches/RESULTS.md by hand
 	cargo bench -p hrl-benches
+
+# Programs of benches/src/bin. Where the disk is and how long: `make bench-nbd BENCH="/mnt/disk 5 4"`.
+BENCH :=
+bench-nbd: packages  ## What a writer pays over NBD, against nbdkit and qemu-nbd; BENCH: arguments
+	cargo run --release -p hrl-benches --bin nbd_peers -- $(BENCH)
+
+bench-instant: packages  ## Instant recovery of 1 TiB, and hydration against cp
+	cargo run --release -p hrl-benches --bin instant -- $(BENCH)
+
+bench-footprint:  ## Memory of a volume, and what is read again after a crash
+	cargo run --release -p hrl-benches --bin footprint -- $(BENCH)
+
+bench-retention:  ## What retention costs at the target
+	cargo run --release -p hrl-benches --bin retention -- $(BENCH)
+
+bench-rpo: packages servers  ## RPO under load through a gateway; BENCH: DIRECTORY VAULT_URL SECONDS RATE
+	cargo run --release -p hrl-benches --features gateway --bin rpo -- $(BENCH)
 
 bench-c: packages  ## What the C binding costs
 	ffi/install target/bench-c >/dev/null
