@@ -21,7 +21,7 @@ SCHEDULES := 1000
 .PHONY: help build install demo servers guest test test-c test-long concurrency sim fuzz lint bench bench-nbd bench-instant bench-footprint bench-retention bench-rpo bench-c bench-python bench-peers doc man clean packages venv
 
 help:  ## List the jobs
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 17
 
 packages:  ## Install the programs that tests and demo run (Debian, as root)
 	@.ci/packages $(PACKAGES)
