@@ -9,13 +9,18 @@ pub(crate) use ::loom::sync::{Condvar, Mutex, MutexGuard, atomic};
 #[derive(Debug, Default)]
 pub(crate) struct OnceLock<T> {
     value: std::sync::OnceLock<T>,
-    /// Tells the model that whoever finds the value sees what was done before.
+    /// These tell the model that whoever finds the value sees what was done before.
     is_set: atomic::AtomicBool,
+    setting: Mutex<()>,
 }
 
 impl<T> OnceLock<T> {
     pub(crate) fn new() -> Self {
-        Self { value: std::sync::OnceLock::new(), is_set: atomic::AtomicBool::new(false) }
+        Self {
+            value: std::sync::OnceLock::new(),
+            is_set: atomic::AtomicBool::new(false),
+            setting: Mutex::new(()),
+        }
     }
 
     pub(crate) fn get(&self) -> Option<&T> {
@@ -23,8 +28,9 @@ impl<T> OnceLock<T> {
     }
 
     pub(crate) fn get_or_init(&self, init: impl FnOnce() -> T) -> &T {
+        let _one = self.setting.lock().expect("a model ends with its first panic");
         let value = self.value.get_or_init(init);
-        self.is_set.swap(true, atomic::Ordering::AcqRel);
+        self.is_set.store(true, atomic::Ordering::Release);
         value
     }
 }

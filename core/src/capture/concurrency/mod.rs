@@ -66,6 +66,8 @@ fn promise_4_cleaning_never_takes_a_mark_that_a_write_needs() {
                 for region in [0, at, 0] {
                     world.write(block(region) + at, 1).expect("written");
                 }
+                // Across a region that is marked perhaps, and one that is not.
+                world.write(block(2 + at) - 1, 2).expect("written");
             })
         });
         join(writers);
@@ -173,6 +175,44 @@ fn promise_6_no_wake_up_is_lost_among_writers_keeper_and_journal() {
 }
 
 #[test]
+fn promise_6_no_wake_up_is_lost_among_overlapping_writes() {
+    explore(|| {
+        let world = World::new(Setup { patience: Duration::MAX, ..Setup::default() });
+        let keeper = spawn(&world, World::keep);
+        let writers = [0, 0, 1].map(|first| {
+            spawn(&world, move |world| {
+                for _ in 0..3 {
+                    world.write(first, 2).expect("written");
+                }
+            })
+        });
+        join(writers);
+        world.end(vec![keeper]);
+    });
+}
+
+#[test]
+fn promise_6_the_journal_is_woken_once_there_is_enough_for_it() {
+    explore(|| {
+        let world = World::new(Setup { budget_bytes: 1 << 20, ..SLEEPERS });
+        let keeper = spawn(&world, World::keep);
+        let journal = spawn(&world, |world| {
+            assert!(!world.tap.drain(1, Duration::MAX).is_empty(), "it was woken for something");
+        });
+        let writers = [0, 2].map(|first| {
+            spawn(&world, move |world| {
+                for region in [first, first + 1] {
+                    world.write(block(region), 16).expect("written");
+                }
+            })
+        });
+        join(writers);
+        join([journal]);
+        world.end(vec![keeper]);
+    });
+}
+
+#[test]
 fn promise_6_no_wake_up_is_lost_when_the_volume_leaves_its_order() {
     explore(|| {
         let world = World::new(Setup { patience: Duration::MAX, ..Setup::default() });
@@ -210,7 +250,8 @@ fn promise_6_the_end_wakes_everybody() {
 #[test]
 fn promise_7_a_hold_cuts_two_volumes_between_a_cause_and_its_effect() {
     explore(|| {
-        let worlds = [World::new(Setup::default()), World::new(Setup::default())];
+        let setup = Setup { patience: Duration::MAX, ..Setup::default() };
+        let worlds = [World::new(setup), World::new(setup)];
         let beside = worlds.each_ref().map(keeper_and_journal);
         let chains = [0, 1].map(|first| {
             let worlds = worlds.clone();
@@ -222,7 +263,8 @@ fn promise_7_a_hold_cuts_two_volumes_between_a_cause_and_its_effect() {
         let marks = hold_and_mark(&worlds);
         let chains = chains.map(|chain| chain.join().expect("no panic"));
         for (world, beside) in worlds.iter().zip(beside) {
-            world.settle();
+            let last = world.mark().expect("in order");
+            world.wait_durable(last);
             world.stop(beside);
         }
         let Some(marks) = marks else { return };
@@ -245,7 +287,11 @@ fn hold_and_mark(worlds: &[Arc<World>; 2]) -> Option<[Sequence; 2]> {
     if choose(3) == 0 {
         worlds[choose(2) as usize].clock.advance(limit);
     }
-    let marks = [0, 1].map(|at| worlds[at].tap.mark_held(holds[at], a_mark(), || Ok(())));
+    let marks = [0, 1].map(|at| {
+        // Long enough for a cause and its effect, were there no hold.
+        (0..choose(64)).for_each(|_| thread::yield_now());
+        worlds[at].tap.mark_held(holds[at], a_mark(), || Ok(()))
+    });
     for (world, hold) in worlds.iter().zip(holds) {
         world.tap.release(hold);
     }

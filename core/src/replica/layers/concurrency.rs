@@ -9,6 +9,7 @@ const BLOCK_BYTES: u64 = 4096;
 const BLOCKS: u64 = 3;
 const SIZE_BYTES: u64 = BLOCKS * BLOCK_BYTES;
 const BASE: u8 = 1;
+const DATA: Extent = Extent { offset: 0, length: 2 * BLOCK_BYTES };
 /// A change of less than a block.
 const PART_BYTES: u64 = 512;
 
@@ -51,16 +52,18 @@ impl BlockDevice for Slow {
     }
 }
 
+/// A base with data in its first two blocks.
 fn layers() -> Arc<Layers> {
     let [base, upper] = [(); 2].map(|()| Slow(MemoryDevice::new(SIZE_BYTES)));
-    let bytes = [BASE; SIZE_BYTES as usize];
-    base.0.write(0, &bytes, Durability::Cached).expect("written");
+    let bytes = [BASE; DATA.length as usize];
+    base.0.write(DATA.offset, &bytes, Durability::Cached).expect("written");
     Arc::new(Layers::new(Arc::new(base), Arc::new(upper)).expect("of one size"))
 }
 
-fn change(layers: &Layers, offset: u64, value: u8) {
-    let extent = Extent { offset, length: PART_BYTES };
-    let write = || layers.upper.write(offset, &[value; PART_BYTES as usize], Durability::Cached);
+fn change(layers: &Layers, offset: u64, parts: u64, value: u8) {
+    let extent = Extent { offset, length: parts * PART_BYTES };
+    let bytes = vec![value; extent.length as usize];
+    let write = || layers.upper.write(offset, &bytes, Durability::Cached);
     layers.change(extent, |_| {}, write).expect("changed");
 }
 
@@ -73,7 +76,7 @@ fn copy(layers: &Layers) {
         }
         Ok(())
     };
-    layers.bring(vec![layers.whole()], |_| {}, bring).expect("copied");
+    layers.bring(vec![DATA], |_| {}, bring).expect("copied");
 }
 
 fn value(layers: &Layers, offset: u64) -> u8 {
@@ -82,53 +85,51 @@ fn value(layers: &Layers, offset: u64) -> u8 {
     byte[0]
 }
 
+fn spawn(layers: &Arc<Layers>, what: fn(&Layers)) -> thread::JoinHandle<()> {
+    let layers = layers.clone();
+    thread::spawn(move || what(&layers))
+}
+
 #[test]
 fn changes_of_parts_of_a_block_and_a_copy_of_it_all_stay() {
     explore(|| {
         let layers = layers();
-        let threads: Vec<_> = [(0, 2), (PART_BYTES, 3), (BLOCK_BYTES, 4)]
-            .into_iter()
-            .map(|(offset, value)| {
-                let layers = layers.clone();
-                thread::spawn(move || change(&layers, offset, value))
-            })
-            .chain([thread::spawn({
-                let layers = layers.clone();
-                move || copy(&layers)
-            })])
-            .collect();
+        let threads = [
+            spawn(&layers, |layers| change(layers, 0, 1, 2)),
+            spawn(&layers, |layers| change(layers, PART_BYTES, 1, 3)),
+            spawn(&layers, |layers| change(layers, BLOCK_BYTES - PART_BYTES, 2, 4)),
+            spawn(&layers, copy),
+        ];
         // What was seen changed is never seen as it was before.
         let seen = [value(&layers, 0), value(&layers, 0)];
         assert!(matches!(seen, [BASE, BASE | 2] | [2, 2]), "{seen:?}");
         threads.into_iter().for_each(|thread| thread.join().expect("no panic"));
-        let parts = [(0, 2), (PART_BYTES, 3), (2 * PART_BYTES, BASE), (BLOCK_BYTES, 4)];
-        for (offset, expected) in parts.into_iter().chain([(2 * BLOCK_BYTES, BASE)]) {
-            assert_eq!(value(&layers, offset), expected, "at {offset}");
+        let changed = [(0, 2), (1, 3), (2, BASE), (7, 4), (8, 4), (9, BASE)];
+        for (part, expected) in changed {
+            assert_eq!(value(&layers, part * PART_BYTES), expected, "part {part}");
         }
-        assert!(layers.presence.holds(layers.whole()));
+        assert!(layers.presence.holds(DATA));
     });
 }
 
 #[test]
-fn all_is_declared_present_only_when_it_is_and_nobody_waits_for_ever() {
+fn all_is_declared_present_under_no_change_and_nobody_waits_for_ever() {
     explore(|| {
         let layers = layers();
-        let spawn = |what: fn(&Layers)| {
-            let layers = layers.clone();
-            thread::spawn(move || what(&layers))
-        };
+        // What has no data in the base need not be copied.
         let threads = [
-            spawn(copy),
-            spawn(|layers| change(layers, 0, 2)),
-            spawn(|layers| {
-                let is_whole = || layers.presence.holds(layers.whole());
-                if layers.finish(is_whole, |_| {}) {
-                    assert_eq!(value(layers, 2 * BLOCK_BYTES), BASE);
+            spawn(&layers, copy),
+            spawn(&layers, |layers| change(layers, DATA.end(), 1, 2)),
+            spawn(&layers, |layers| change(layers, DATA.end() + PART_BYTES, 1, 3)),
+            spawn(&layers, |layers| {
+                if layers.finish(|| layers.presence.holds(DATA), |_| {}) {
+                    assert_eq!(value(layers, 0), BASE);
                 }
             }),
-            spawn(|layers| change(layers, BLOCK_BYTES, 3)),
         ];
         threads.into_iter().for_each(|thread| thread.join().expect("no panic"));
-        assert_eq!([0, BLOCK_BYTES].map(|offset| value(&layers, offset)), [2, 3]);
+        for (part, expected) in [(0, 2), (1, 3), (2, 0)] {
+            assert_eq!(value(&layers, DATA.end() + part * PART_BYTES), expected, "part {part}");
+        }
     });
 }
