@@ -1,11 +1,14 @@
 //! A disk and a dirty map's file that tell [`Facts`] what happens to them, and let others go on while it does.
 
 use std::io;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use super::facts::{BLOCK_BYTES, Facts, blocks_of, stamp_of};
-use crate::device::{BlockDevice, Discarded, Durability, Files, MappedBytes, NewFile, Unmap};
+use crate::device::{
+    BlockDevice, Discarded, Durability, FileInfo, Files, MappedBytes, NewFile, Unmap,
+};
 use crate::error::{Error, ErrorKind, Result};
 use crate::extent::Extent;
 use crate::sync::choose;
@@ -131,8 +134,9 @@ impl MappedBytes for Mapped {
         &self.bytes
     }
 
-    fn bytes_mut(&mut self) -> &mut [u8] {
-        &mut self.bytes
+    fn change(&mut self, change: &mut dyn FnMut(&mut [u8])) {
+        change(&mut self.bytes);
+        self.known.facts().map_changed(&self.bytes[HEADER_BYTES..]);
     }
 
     fn sync(&self, offset: usize, length: usize) -> io::Result<()> {
@@ -147,7 +151,11 @@ impl MappedBytes for Mapped {
 }
 
 impl Files for MapFile {
-    fn create_directory(&self, _path: &Path) -> io::Result<()> {
+    fn make_directory(&self, _path: &Path) -> io::Result<()> {
+        unreachable!("a dirty map makes none")
+    }
+
+    fn is_directory(&self, _path: &Path) -> bool {
         unreachable!("a dirty map makes none")
     }
 
@@ -163,6 +171,10 @@ impl Files for MapFile {
         unreachable!("a dirty map is mapped")
     }
 
+    fn read_range(&self, _path: &Path, _range: Range<u64>) -> io::Result<(Vec<u8>, u64)> {
+        unreachable!("a dirty map is mapped")
+    }
+
     fn map(&self, _path: &Path) -> Result<Box<dyn AsRef<[u8]> + Send + Sync>> {
         unreachable!("a dirty map is changed")
     }
@@ -174,6 +186,14 @@ impl Files for MapFile {
 
     fn exists(&self, _path: &Path) -> bool {
         false
+    }
+
+    fn info(&self, _path: &Path) -> io::Result<FileInfo> {
+        unreachable!("a dirty map asks for none")
+    }
+
+    fn link(&self, _from: &Path, _to: &Path) -> io::Result<()> {
+        unreachable!("a dirty map has one name")
     }
 
     fn rename(&self, _from: &Path, _to: &Path) -> io::Result<()> {

@@ -158,15 +158,15 @@ impl Facts {
     /// Marks of these regions are durable as they are in `bits` now.
     pub(super) fn map_synced(&mut self, regions: std::ops::Range<usize>, bits: &[u8]) {
         for region in regions.start..regions.end.min(self.marks.len()) {
-            self.marks[region] = bits[region / 8] >> (region % 8) & 1 == 1;
+            self.marks[region] = is_marked(bits, region);
         }
         self.check_covered();
     }
 
-    /// What is not marked any more may be durable like that.
-    pub(super) fn map_cleared(&mut self, marked: impl Fn(u64) -> bool) {
+    /// The map may become durable as it is in `bits` now, or not.
+    pub(super) fn map_changed(&mut self, bits: &[u8]) {
         for (region, mark) in self.marks.iter_mut().enumerate() {
-            *mark &= marked(region as u64);
+            *mark &= is_marked(bits, region);
         }
         self.check_covered();
     }
@@ -298,6 +298,10 @@ impl Facts {
 /// The caller of `after` could know of `before`.
 fn precedes(before: &Write, after: &Write) -> bool {
     before.returned.is_some_and(|returned| returned < after.submitted)
+}
+
+fn is_marked(bits: &[u8], region: usize) -> bool {
+    bits[region / 8] >> (region % 8) & 1 == 1
 }
 
 pub(super) fn blocks_of(extent: Extent) -> std::ops::Range<u64> {

@@ -143,10 +143,6 @@ impl World {
     pub(super) fn clean(&self) {
         let through = self.durable();
         clean(&self.tap, &self.map, &*self.disk, through).expect("flushes succeed");
-        let map = self.map.lock().unwrap_or_else(PoisonError::into_inner);
-        let marked = map.marked();
-        let holds = |region: u64| marked.iter().any(|r| (r.first..=r.last).contains(&region));
-        self.known.facts().map_cleared(holds);
     }
 
     /// Journals until the end, and loses what is not durable yet up to `losses` times.

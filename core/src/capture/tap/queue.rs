@@ -2,7 +2,7 @@
 //!
 //! The queue is in sequence order. Whoever drains it takes nothing from a mark on that still has to prove itself.
 
-use std::sync::{MutexGuard, PoisonError};
+use std::sync::PoisonError;
 use std::task::Waker;
 use std::time::Duration;
 
@@ -11,6 +11,7 @@ use crate::device::{Buffer, Discarded};
 use crate::event::{Cause, Mode};
 use crate::extent::Extent;
 use crate::journal::Mark;
+use crate::sync::MutexGuard;
 use crate::units::{Sequence, Timestamp};
 
 /// Memory that a queued record takes beside its data, as counted against the budget.

@@ -1,7 +1,7 @@
 //! The sides of the tap that go by regions: the dirty map's, which marks and cleans them, and the resync's, which reads
 //! them again.
 
-use std::sync::{MutexGuard, PoisonError};
+use std::sync::PoisonError;
 use std::task::Waker;
 use std::time::Duration;
 
@@ -9,6 +9,7 @@ use super::{Change, QueuedBody, State, Tap, Ticket};
 use crate::capture::region::RegionRange;
 use crate::event::{Cause, Mode};
 use crate::extent::Extent;
+use crate::sync::MutexGuard;
 use crate::units::Sequence;
 
 impl Tap {
