@@ -28,6 +28,9 @@ impl<T> OnceLock<T> {
     }
 
     pub(crate) fn get_or_init(&self, init: impl FnOnce() -> T) -> &T {
+        if let Some(value) = self.get() {
+            return value;
+        }
         let _one = self.setting.lock().expect("a model ends with its first panic");
         let value = self.value.get_or_init(init);
         self.is_set.store(true, atomic::Ordering::Release);

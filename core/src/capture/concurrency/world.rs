@@ -145,6 +145,14 @@ impl World {
         clean(&self.tap, &self.map, &*self.disk, through).expect("flushes succeed");
     }
 
+    /// Cleans again and again until the end.
+    pub(super) fn clean_always(&self) {
+        while !self.is_stopping() {
+            self.clean();
+            thread::yield_now();
+        }
+    }
+
     /// Journals until the end, and loses what is not durable yet up to `losses` times.
     pub(super) fn journal(&self, mut losses: u32) {
         let mut open = Vec::new();

@@ -180,6 +180,8 @@ mod concurrency {
     fn whoever_sees_a_block_present_sees_what_was_done_before() {
         explore(|| {
             let presence = Arc::new(Presence::new(200 * BLOCK_BYTES_MIN));
+            // The order must come from the bits, not from the memory that they are in.
+            presence.mark(blocks(0, 1));
             let content = Arc::new(AtomicU64::new(0));
             let writer = loom::thread::spawn({
                 let (presence, content) = (presence.clone(), content.clone());
