@@ -86,6 +86,7 @@ impl Condvar {
         Ok(MutexGuard { inner, mutex })
     }
 
+    #[allow(clippy::unnecessary_wraps, reason = "std's signature")]
     pub(crate) fn wait_timeout<'a, T>(
         &self,
         guard: MutexGuard<'a, T>,
