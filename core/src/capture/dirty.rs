@@ -1,12 +1,13 @@
 //! The dirty map: one bit for each region of a volume, durable before the first write that reaches the region.
 //!
-//! The file is a 4096-byte header and the bits, region 0 in the lowest bit of the first byte. It is written in
-//! full when it is created, so that marking never needs space. Layout of the header (little-endian):
+//! The file is a 4096-byte header and sectors of 512 bytes: 4064 bits, the first region in the lowest bit of the first
+//! byte, and the CRC-32 of volume id, number of the sector (u64) and bits. It is written in full when it is created, so
+//! that marking never needs space. Layout of the header (little-endian):
 //!
 //! | offset | size | field |
 //! |---|---|---|
 //! | 0 | 8 | magic `HRLDIRTY` |
-//! | 8 | 4 | version, 1 |
+//! | 8 | 4 | version, 2 |
 //! | 12 | 4 | state: 1 in use, 2 stopped cleanly |
 //! | 16 | 16 | volume id |
 //! | 32 | 8 | size of the volume in bytes |
@@ -18,7 +19,8 @@
 //! | 508 | 4 | CRC-32 of bytes 0 to 507 |
 //!
 //! Invariants: when [`DirtyMap::mark`] returns the bits survive a power failure; a cleared bit may come back,
-//! which costs a needless read and nothing else. After a failed sync the map is poisoned for good.
+//! which costs a needless read and nothing else. Of a sector whose checksum does not hold, which a disk has altered or
+//! the power has caught between bits and checksum, all regions count as marked. After a failed sync the map is poisoned for good.
 //! Only one process has the map open: the state directory is locked.
 
 use std::path::{Path, PathBuf};
@@ -29,9 +31,13 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::units::{Sequence, Timestamp, VolumeId};
 
 const MAGIC: &[u8; 8] = b"HRLDIRTY";
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 const HEADER_BYTES: usize = 4096;
 const CHECKED_BYTES: usize = 508;
+/// The unit of the marks, which disks write whole.
+const SECTOR_BYTES: usize = 512;
+/// Regions of a sector; the rest is its checksum.
+const SECTOR_REGIONS: u64 = 8 * (SECTOR_BYTES as u64 - 4);
 /// A new map is written in pieces of this size, which its length is a multiple of.
 const FILL_BYTES: usize = 4096;
 const STATE_IN_USE: u32 = 1;
@@ -100,10 +106,16 @@ impl DirtyMap {
     ) -> Result<Self> {
         let regions = check_params(&params, path)?;
         let header = encode_header(&params, 0, None);
-        let fill = [if marked { 0xff } else { 0 }; FILL_BYTES];
         // The map is a whole number of pieces.
-        let pieces = (0..map_bytes(regions) / FILL_BYTES as u64).map(|_| fill.as_slice());
-        let content = std::iter::once(header.as_slice()).chain(pieces);
+        let pieces = (0..map_bytes(regions) / FILL_BYTES as u64).map(|piece| {
+            let mut bytes = vec![if marked { 0xff } else { 0 }; FILL_BYTES];
+            let first = piece * (FILL_BYTES / SECTOR_BYTES) as u64;
+            for (number, sector) in (first..).zip(bytes.chunks_exact_mut(SECTOR_BYTES)) {
+                seal(sector, params.volume, number);
+            }
+            bytes
+        });
+        let content = std::iter::once(header.to_vec()).chain(pieces);
         replace_file(files, path, &path.with_extension("new"), content)
             .map_err(|error| Error::io("create dirty map", path.display(), error))?;
         let (map, _) = Self::open_in(files, path)?;
@@ -130,7 +142,29 @@ impl DirtyMap {
                 format!("{length}"),
             ));
         }
-        Ok((Self { path: path.to_owned(), map, params, generation, poisoned: false }, state))
+        let mut map = Self { path: path.to_owned(), map, params, generation, poisoned: false };
+        map.mark_unsound();
+        Ok((map, state))
+    }
+
+    /// Marks all regions of the sectors whose checksums do not hold.
+    fn mark_unsound(&mut self) {
+        let volume = self.params.volume;
+        let marks = &self.map.bytes()[HEADER_BYTES..];
+        let unsound: Vec<_> = (0..)
+            .zip(marks.chunks_exact(SECTOR_BYTES))
+            .filter(|(number, sector)| {
+                sector[SECTOR_BYTES - 4..] != checksum(sector, volume, *number)
+            })
+            .map(|(number, _)| number)
+            .collect();
+        for number in unsound {
+            self.map.change(&mut |bytes| {
+                let sector = sector_of(bytes, number);
+                sector.fill(0xff);
+                seal(sector, volume, number);
+            });
+        }
     }
 
     /// What the map is for.
@@ -161,13 +195,13 @@ impl DirtyMap {
         for range in ranges {
             let range = self.check(*range)?;
             self.fill(range, true);
-            low = low.min(byte_of(range.first));
-            high = high.max(byte_of(range.last));
+            low = low.min(sector_at(range.first / SECTOR_REGIONS));
+            high = high.max(sector_at(range.last / SECTOR_REGIONS));
         }
         if low > high {
             return Ok(());
         }
-        self.sync(low, high - low + 1)
+        self.sync(low, high - low + SECTOR_BYTES)
     }
 
     /// Clears regions, without hurry to make it durable.
@@ -183,16 +217,18 @@ impl DirtyMap {
     pub fn marked(&self) -> Vec<RegionRange> {
         let regions = self.regions();
         let mut ranges: Vec<RegionRange> = Vec::new();
-        for (at, byte) in self.map.bytes()[HEADER_BYTES..].iter().enumerate() {
-            if *byte == 0 {
-                continue;
-            }
-            for bit in (0..8).filter(|bit| byte >> bit & 1 == 1) {
-                let region = at as u64 * 8 + bit;
-                match ranges.last_mut() {
-                    _ if region >= regions => {}
-                    Some(range) if range.last + 1 == region => range.last = region,
-                    _ => ranges.push(RegionRange { first: region, last: region }),
+        let sectors = (0..).zip(self.map.bytes()[HEADER_BYTES..].chunks_exact(SECTOR_BYTES));
+        for (number, sector) in sectors {
+            for (at, byte) in
+                sector[..SECTOR_BYTES - 4].iter().enumerate().filter(|(_, b)| **b != 0)
+            {
+                for bit in (0..8).filter(|bit| byte >> bit & 1 == 1) {
+                    let region = number * SECTOR_REGIONS + at as u64 * 8 + bit;
+                    match ranges.last_mut() {
+                        _ if region >= regions => {}
+                        Some(range) if range.last + 1 == region => range.last = region,
+                        _ => ranges.push(RegionRange { first: region, last: region }),
+                    }
                 }
             }
         }
@@ -214,18 +250,14 @@ impl DirtyMap {
     }
 
     fn fill(&mut self, range: RegionRange, value: bool) {
+        let volume = self.params.volume;
         self.map.change(&mut |bytes| {
-            let mut region = range.first;
-            while region <= range.last {
-                let byte = &mut bytes[byte_of(region)];
-                if region.is_multiple_of(8) && range.last - region >= 7 {
-                    *byte = if value { 0xff } else { 0 };
-                    region += 8;
-                } else {
-                    let mask = 1 << (region % 8);
-                    *byte = if value { *byte | mask } else { *byte & !mask };
-                    region += 1;
-                }
+            for number in range.first / SECTOR_REGIONS..=range.last / SECTOR_REGIONS {
+                let sector = sector_of(bytes, number);
+                let begin = number * SECTOR_REGIONS;
+                let last = (range.last - begin).min(SECTOR_REGIONS - 1);
+                set_bits(sector, range.first.saturating_sub(begin), last, value);
+                seal(sector, volume, number);
             }
         });
     }
@@ -254,21 +286,56 @@ impl std::fmt::Debug for DirtyMap {
     }
 }
 
-/// Makes the checksum of a dirty map's file right again after its header was altered. Feature `testing`.
+/// Makes the checksums of a dirty map's file right again after it was altered. Feature `testing`.
 #[cfg(any(test, feature = "testing"))]
 pub fn mend_dirty_map(bytes: &mut [u8]) {
-    if let Some(header) = bytes.get_mut(..512) {
-        let crc = crc32fast::hash(&header[..CHECKED_BYTES]);
-        header[CHECKED_BYTES..].copy_from_slice(&crc.to_le_bytes());
+    let Some(header) = bytes.get_mut(..512) else { return };
+    let crc = crc32fast::hash(&header[..CHECKED_BYTES]);
+    header[CHECKED_BYTES..].copy_from_slice(&crc.to_le_bytes());
+    let volume = VolumeId(header[16..32].try_into().expect("16 bytes"));
+    let marks = bytes.get_mut(HEADER_BYTES..).unwrap_or_default();
+    (0..).zip(marks.chunks_exact_mut(SECTOR_BYTES)).for_each(|(at, marks)| seal(marks, volume, at));
+}
+
+fn sector_at(number: u64) -> usize {
+    HEADER_BYTES + number as usize * SECTOR_BYTES
+}
+
+fn sector_of(bytes: &mut [u8], number: u64) -> &mut [u8] {
+    &mut bytes[sector_at(number)..][..SECTOR_BYTES]
+}
+
+/// Sets bits of a sector, the last included.
+fn set_bits(sector: &mut [u8], first: u64, last: u64, value: bool) {
+    let mut bit = first;
+    while bit <= last {
+        let byte = &mut sector[(bit / 8) as usize];
+        if bit.is_multiple_of(8) && last - bit >= 7 {
+            *byte = if value { 0xff } else { 0 };
+            bit += 8;
+        } else {
+            let mask = 1 << (bit % 8);
+            *byte = if value { *byte | mask } else { *byte & !mask };
+            bit += 1;
+        }
     }
 }
 
-fn byte_of(region: u64) -> usize {
-    HEADER_BYTES + (region / 8) as usize
+fn checksum(sector: &[u8], volume: VolumeId, number: u64) -> [u8; 4] {
+    let mut hasher = crc32fast::Hasher::new();
+    hasher.update(&volume.0);
+    hasher.update(&number.to_le_bytes());
+    hasher.update(&sector[..SECTOR_BYTES - 4]);
+    hasher.finalize().to_le_bytes()
+}
+
+fn seal(sector: &mut [u8], volume: VolumeId, number: u64) {
+    let checksum = checksum(sector, volume, number);
+    sector[SECTOR_BYTES - 4..].copy_from_slice(&checksum);
 }
 
 fn map_bytes(regions: u64) -> u64 {
-    regions.div_ceil(8).next_multiple_of(FILL_BYTES as u64)
+    (regions.div_ceil(SECTOR_REGIONS) * SECTOR_BYTES as u64).next_multiple_of(FILL_BYTES as u64)
 }
 
 /// Number of regions, when the parameters make sense.
@@ -333,6 +400,10 @@ fn decode_header(
     if crc != u32_at(CHECKED_BYTES) {
         let found = format!("{:#010x}", u32_at(CHECKED_BYTES));
         return Err(corrupt(path, CHECKED_BYTES as u64, &format!("checksum {crc:#010x}"), found));
+    }
+    // Nobody relies on the marks of an older layout: everything is read again.
+    if u32_at(8) < VERSION {
+        return Err(corrupt(path, 8, &format!("version {VERSION}"), u32_at(8).to_string()));
     }
     if u32_at(8) != VERSION {
         return Err(Error::new(ErrorKind::Unsupported, "open dirty map", path.display())
@@ -426,5 +497,32 @@ mod tests {
             std::fs::write(&path, &good[..length]).expect("write");
             assert_eq!(DirtyMap::open(&path).expect_err("truncated").kind(), ErrorKind::Corrupt);
         }
+    }
+
+    #[test]
+    fn promise_4_marks_that_a_disk_altered_or_misplaced_are_all_set() {
+        let directory = tempfile::tempdir().expect("temporary directory");
+        let path = directory.path().join("dirty");
+        let params = DirtyMapParams { device_bytes: 10_000 << 20, ..PARAMS };
+        let mut map = DirtyMap::create(&path, params, false).expect("create");
+        map.mark(&[range(3, 3), range(4060, 4070), range(9000, 9000)]).expect("mark");
+        drop(map);
+        let good = std::fs::read(&path).expect("read");
+        let marked = |bytes: &[u8]| {
+            std::fs::write(&path, bytes).expect("write");
+            DirtyMap::open(&path).expect("open").0.marked()
+        };
+        let all = [range(3, 3), range(4060, 4070), range(9000, 9000)];
+        assert_eq!(marked(&good), all);
+        for byte in HEADER_BYTES..HEADER_BYTES + SECTOR_BYTES {
+            let mut bad = good.clone();
+            bad[byte] ^= 1 << (byte % 8);
+            assert_eq!(marked(&bad), [range(0, 4070), range(9000, 9000)]);
+        }
+        let mut bad = good.clone();
+        bad.copy_within(sector_at(1)..sector_at(2), sector_at(2));
+        assert_eq!(marked(&bad), [range(3, 3), range(4060, 4070), range(8128, 9999)]);
+        bad.copy_within(0..512, sector_at(1));
+        assert_eq!(marked(&bad), [range(3, 3), range(4060, 9999)]);
     }
 }

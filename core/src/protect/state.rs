@@ -144,7 +144,8 @@ impl StateDirectory {
         Ok(target)
     }
 
-    /// What a small text file of the directory says; `None` where there is none, `Corrupt` when `parse` gives nothing.
+    /// What a small text file of the directory says; `None` where there is none, `Corrupt` when its checksum does not hold or
+    /// `parse` gives nothing.
     pub(crate) fn read_text<T>(
         &self,
         path: &Path,
@@ -156,16 +157,19 @@ impl StateDirectory {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(Error::io("read", path.display(), error)),
         };
-        std::str::from_utf8(&bytes).ok().and_then(parse).map(Some).ok_or_else(|| {
+        let text = std::str::from_utf8(&bytes).ok().and_then(checked);
+        text.and_then(parse).map(Some).ok_or_else(|| {
             Error::new(ErrorKind::Corrupt, "read", path.display())
                 .expected(expected)
                 .found("another text")
         })
     }
 
-    /// Writes a small text file of the directory durably; no crash leaves a part of it.
+    /// Writes a small text file of the directory durably, with a checksum in its last line; no crash leaves a part of it.
     pub(crate) fn write_text(&self, path: &Path, text: impl AsRef<[u8]>) -> Result<()> {
-        replace_file(&*self.files, path, &path.with_extension("new"), [text])
+        let checksum = format!("crc={:08x}\n", crc32fast::hash(text.as_ref()));
+        let pieces = [text.as_ref(), checksum.as_bytes()];
+        replace_file(&*self.files, path, &path.with_extension("new"), pieces)
             .map_err(|error| Error::io("write", path.display(), error))
     }
 
@@ -228,6 +232,12 @@ impl StateDirectory {
     }
 }
 
+/// The text before the checksum in its last line, when that holds.
+fn checked(text: &str) -> Option<&str> {
+    let (text, digits) = text.strip_suffix('\n')?.rsplit_once("crc=")?;
+    (digits == format!("{:08x}", crc32fast::hash(text.as_bytes()))).then_some(text)
+}
+
 fn parse(text: &str) -> Option<Identity> {
     let mut lines = text.lines();
     if lines.next()? != FIRST_LINE {
@@ -255,4 +265,30 @@ pub(crate) fn new_source(clock: &dyn Clock) -> SourceIdentity {
 /// Name of this host.
 pub(crate) fn host() -> String {
     rustix::system::uname().nodename().to_string_lossy().into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::device::SystemFiles;
+
+    #[test]
+    fn promise_11_every_flipped_bit_of_a_small_file_is_noticed() {
+        let directory = tempfile::tempdir().expect("temporary directory");
+        let state = StateDirectory::open(Arc::new(SystemFiles), directory.path()).expect("open");
+        let path = state.base();
+        let read = || state.read_text(&path, "a number", |text| text.trim().parse::<u64>().ok());
+        assert_eq!(read().expect("nothing"), None);
+        state.write_text(&path, "120\n").expect("write");
+        assert_eq!(read().expect("read"), Some(120));
+        let good = std::fs::read(&path).expect("read");
+        for bit in 0..8 * good.len() {
+            let mut bad = good.clone();
+            bad[bit / 8] ^= 1 << (bit % 8);
+            std::fs::write(&path, &bad).expect("write");
+            let error = read().expect_err("a flipped bit is noticed");
+            assert_eq!(error.kind(), ErrorKind::Corrupt);
+            assert!(error.to_string().contains("base"), "{error}");
+        }
+    }
 }

@@ -166,7 +166,7 @@ impl Vault {
         let content = get_all(&*store, MARKER, RECORD_BYTES_MAX)?;
         if content != MARKER_CONTENT {
             return Err(Error::new(ErrorKind::Unsupported, "open vault", store.name())
-                .expected("hrl vault 1")
+                .expected(format_args!("an object {MARKER} that says hrl vault 1"))
                 .found(String::from_utf8_lossy(&content).trim()));
         }
         Ok(Self { store: PackedStore::over(store.clone()), objects: store, wrapping_key, clock })

@@ -103,6 +103,7 @@ impl<'a> Boundary<'a> {
         let op = self.ops[self.at].clone();
         self.at += 1;
         match op {
+            Op::Names(ref change) if change.is_empty() => {}
             Op::Write { .. } | Op::Names(_) => self.pending.push(op),
             Op::Sync { inode, range } => {
                 let covers = |op: &Op| {

@@ -38,44 +38,46 @@ pub struct Machine {
     pub world: Rc<World>,
     pub files: Arc<dyn Files>,
     pub disk: Arc<TapedDisk>,
+    /// The disk of another site, where there is one.
+    away: Option<Arc<TapedDisk>>,
     pub setup: Setup,
 }
 
 impl Machine {
-    /// A new machine whose changes go onto a tape, at an empty vault. Its disk is the first inode of the tape.
-    pub fn taped(disk: Vec<u8>, setup: Setup) -> (Self, Arc<Tape>) {
+    /// A new machine whose changes go onto a tape, at an empty vault. Its disks are the first inodes of the tape.
+    pub fn taped(disks: &[Vec<u8>], setup: Setup) -> (Self, Arc<Tape>) {
         let world = World::enter(1, false);
         let tape = Arc::new(Tape::default());
         let inner = FileSystem::new().mount(&Incarnation::start());
-        let disk = TapedDisk::new(disk, Some((tape.clone(), tape.new_inode(false))));
+        let (disk, away) = attached(disks, Some(&tape));
         let files = Arc::new(TapedFiles { inner, tape: tape.clone() });
         files.create_directory(Path::new(VAULT)).expect("directory");
-        let machine = Self { world, files, disk, setup };
+        let machine = Self { world, files, disk, away, setup };
         // Making a vault asks the store with threads.
         machine.store().put("hrl-vault", b"hrl vault 1\n").expect("vault");
         (machine, tape)
     }
 
     /// As [`Machine::found`], with a tape for what is done from now on.
-    pub fn taped_from(image: &Image, setup: Setup) -> (Self, Arc<Tape>) {
-        let found = Self::found(image, setup.clone());
+    pub fn taped_from(image: &Image, setup: Setup, time: Duration) -> (Self, Arc<Tape>) {
+        let found = Self::found(image, setup, time);
         let tape = Arc::new(Tape::default());
-        let disk =
-            TapedDisk::new(image.disks[0].clone(), Some((tape.clone(), tape.new_inode(false))));
+        let (disk, away) = attached(&image.disks, Some(&tape));
         let inner = FileSystem::new().mount(&Incarnation::start());
         let files = Arc::new(TapedFiles { inner, tape: tape.clone() });
         fill(&*files, image);
-        (Self { files, disk, ..found }, tape)
+        (Self { files, disk, away, ..found }, tape)
     }
 
-    /// What a power failure left, some time later.
-    pub fn found(image: &Image, setup: Setup) -> Self {
+    /// What a power failure at this time left, a second later.
+    pub fn found(image: &Image, setup: Setup, time: Duration) -> Self {
         SteppedProtection::stay_on_this_thread();
         let world = World::enter(image.hash(), false);
-        world.clock.advance(Duration::from_secs(600));
+        world.clock.advance(time + Duration::from_secs(1));
         let files = FileSystem::new().mount(&Incarnation::start());
         fill(&*files, image);
-        Self { world, files, disk: TapedDisk::new(image.disks[0].clone(), None), setup }
+        let (disk, away) = attached(&image.disks, None);
+        Self { world, files, disk, away, setup }
     }
 
     pub fn clock(&self) -> Arc<dyn Clock> {
@@ -96,13 +98,21 @@ impl Machine {
     }
 
     pub fn protect(&self) -> hrl::Result<Agent> {
-        let options = ProtectionOptions::new("disk", self.disk.clone(), self.vault()?, STATE)
+        self.protect_with(self.disk.clone(), STATE)
+    }
+
+    /// An agent with this disk and state directory.
+    pub fn protect_with(&self, disk: Arc<TapedDisk>, state: &str) -> hrl::Result<Agent> {
+        let options = ProtectionOptions::new("disk", disk, self.vault()?, state)
             .policy(self.setup.policy.clone())
             .clock(self.clock())
             .files(self.files.clone());
-        let mut protection = SteppedProtection::open(options)?;
-        let world = self.world.clone();
-        Ok(Agent { tasks: protection.take_tasks(), protection, world })
+        Ok(Agent::of(SteppedProtection::open(options)?, self.world.clone()))
+    }
+
+    /// The disk of the other site.
+    pub fn away(&self) -> Arc<TapedDisk> {
+        self.away.clone().expect("there is another site")
     }
 
     /// Regions marked in the dirty map; `None` where there is none.
@@ -112,6 +122,18 @@ impl Machine {
         let bits = bytes.get(4096..)?;
         Some((0..regions as usize).map(|at| bits[at / 8] >> (at % 8) & 1 == 1).collect())
     }
+}
+
+/// The disk of a machine, and that of another site.
+fn attached(
+    disks: &[Vec<u8>],
+    tape: Option<&Arc<Tape>>,
+) -> (Arc<TapedDisk>, Option<Arc<TapedDisk>>) {
+    let attach = |content: &Vec<u8>| {
+        let tape = tape.map(|tape| (tape.clone(), tape.new_inode(false)));
+        TapedDisk::new(content.clone(), tape)
+    };
+    (attach(&disks[0]), disks.get(1).map(attach))
 }
 
 /// Makes the files of an image, durably.
@@ -144,6 +166,10 @@ pub struct Agent {
 }
 
 impl Agent {
+    pub fn of(mut protection: SteppedProtection, world: Rc<World>) -> Self {
+        Self { tasks: protection.take_tasks(), protection, world }
+    }
+
     pub fn stats(&self) -> ProtectionStats {
         self.protection.stats()
     }

@@ -1,12 +1,15 @@
 //! Crash sweep: every write, sync and change of names of a life is a boundary at which the power fails, and each image
 //! that the failure may leave is recovered by the product and compared with what was promised. See `core/docs/testing.md`.
 
+mod away;
 #[path = "../sim/files.rs"]
 #[allow(dead_code, reason = "of the simulation's files only what holds them is used")]
 mod files;
+mod fold;
 mod image;
 mod life;
 mod machine;
+mod rot;
 mod sweep;
 mod tape;
 #[path = "../sim/world.rs"]
@@ -55,10 +58,105 @@ fn promises_3_4_5_and_7_hold_after_a_power_failure_in_a_recovery() {
     recoveries("recovery", true, 6, STRIDE);
 }
 
+fn folds(name: &str, stride: usize) {
+    let (recording, history) = fold::write_folds(name);
+    sweep(&recording, stride, &|image, known| fold::check(image, known, &history));
+}
+
+fn away(name: &str, stride: usize) {
+    let (recording, history) = away::write_away(name);
+    sweep(&recording, stride, &|image, known| away::check(image, known, &history));
+}
+
+/// A bit of each so many bytes, each sector, and the end before each sector, of each file of the vault or of the agent.
+fn rot(name: &str, key: bool, vault: bool, bytes: usize) {
+    let (recording, history) = life::write_life(name, key);
+    let setup = life::setup(key);
+    // Before the last start is over there is a backlog, and the dirty map is in use.
+    let image = recording.image(recording.ops.len(), 0);
+    let known = recording.known_at(recording.ops.len());
+    let what = |path: &std::path::Path| path.starts_with(machine::VAULT) == vault;
+    let (tried, failures) = rot::sweep(&image, bytes, what, &|image, path| {
+        rot::check(image, path, known, &history, &setup);
+    });
+    println!("{name}: {tried} damages");
+    failures.iter().take(12).for_each(|failure| println!("{failure}"));
+    assert!(failures.is_empty(), "{name}: {} damages do not hold", failures.len());
+}
+
+/// Its removal was not durable once: it came back, did not fit what was there by then, and the whole disk was read.
+#[test]
+fn promise_4_a_torn_segment_that_was_repaired_does_not_come_back() {
+    let (recording, history) = life::write_repair("repair");
+    let setup = life::setup(false);
+    sweep(&recording, 2, &|image, known| life::check(image, known, &history, &setup));
+}
+
+#[test]
+fn promises_3_and_5_hold_after_a_power_failure_at_each_boundary_of_retention() {
+    folds("folds", STRIDE);
+}
+
+#[test]
+fn promises_3_4_and_9_hold_after_a_power_failure_at_each_boundary_of_a_failover_and_the_way_home() {
+    away("away", STRIDE);
+}
+
+#[test]
+fn promise_11_what_a_disk_alters_or_misplaces_is_found() {
+    rot("rot_of_the_vault", false, true, 97);
+    rot("rot_of_the_agent", false, false, 29);
+}
+
+/// A sync that the product did not make would be found: without those of a kind, some image does not hold.
+fn each_sync_is_needed(stride: usize, every: usize) {
+    if std::env::var("SWEEP").is_ok() {
+        return;
+    }
+    let (recording, _) = life::write_life("life", false);
+    let setup = life::setup(false);
+    let mut needless = Vec::new();
+    for kind in recording.syncs().into_iter().step_by(every) {
+        let (recording, history) = life::write_life("life", false);
+        let recording = recording.without(&kind);
+        let check = |image: &image::Image, known: &life::Known| {
+            life::check(image, known, &history, &setup);
+        };
+        let (_, found) = sweep::failures(&recording, stride, 1, &check);
+        println!("{kind}: {}", found.first().map_or("NOT FOUND", |failure| &failure.text));
+        if found.is_empty() {
+            needless.push(kind);
+        }
+    }
+    assert!(needless.is_empty(), "nobody would miss: {needless:?}");
+}
+
+#[test]
+#[ignore = "long: a sweep for each kind of sync"]
+fn each_kind_of_sync_is_needed() {
+    each_sync_is_needed(3, 1);
+}
+
 #[test]
 #[ignore = "long: all images, with and without a key"]
 fn promises_3_4_5_and_7_hold_in_every_image_of_a_life() {
     life("whole_life", false, 1);
     life("sealed_life", true, 1);
     recoveries("whole_recovery", false, 40, 1);
+}
+
+#[test]
+#[ignore = "long: all images of retention and failover"]
+fn promises_3_5_and_9_hold_in_every_image_of_retention_and_failover() {
+    folds("whole_folds", 1);
+    away("whole_away", 1);
+}
+
+#[test]
+#[ignore = "long: each byte of an agent, and more of a vault, with and without a key"]
+fn promise_11_everything_that_a_disk_alters_or_misplaces_is_found() {
+    for key in [false, true] {
+        rot("all_rot_of_the_vault", key, true, 16);
+        rot("all_rot_of_the_agent", key, false, 1);
+    }
 }

@@ -1,16 +1,17 @@
 //! Goes through all boundaries of a recording and all images of each, and tells which do not hold.
 
 use std::cell::RefCell;
-use std::collections::HashSet;
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use hrl::{Clock, SystemClock};
 
 use crate::image::{Boundary, Image};
-use crate::tape::Op;
+use crate::tape::{Inode, Op};
 
 /// Failures after which a sweep ends.
 const FAILURES_MAX: usize = 8;
@@ -40,9 +41,62 @@ impl<K> Recording<K> {
         boundary.image(&recipes[number % recipes.len()])
     }
 
+    /// The kinds of syncs that were made, see [`kind_of`].
+    pub fn syncs(&self) -> BTreeSet<String> {
+        let mut names = BTreeMap::new();
+        self.ops[..]
+            .iter()
+            .enumerate()
+            .filter_map(|(at, op)| {
+                let kind = kind_of(op, &mut names, self.disks.len());
+                kind.filter(|_| at >= self.first)
+            })
+            .collect()
+    }
+
+    /// The same life of a product that does not make syncs of this kind.
+    pub fn without(mut self, kind: &str) -> Self {
+        let mut names = BTreeMap::new();
+        let mut gone = Vec::new();
+        for (at, op) in self.ops.iter().enumerate() {
+            if kind_of(op, &mut names, self.disks.len()).as_deref() == Some(kind)
+                && at >= self.first
+            {
+                gone.push(at);
+            }
+        }
+        for at in gone {
+            // It takes its time, and does nothing.
+            self.ops[at] = Op::Names(Vec::new());
+        }
+        self.name = format!("{} without {kind}", self.name);
+        self
+    }
+
     pub fn known_at(&self, at: usize) -> &K {
         let after = self.known.partition_point(|(position, _)| *position <= at);
         &self.known[after.max(1) - 1].1
+    }
+}
+
+/// Of a sync: what is synced, by the directory that it is in and, of a file, the end of its name.
+fn kind_of(op: &Op, names: &mut BTreeMap<Inode, PathBuf>, disks: usize) -> Option<String> {
+    let last = |path: &Path| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    match op {
+        Op::Names(change) => {
+            let named = change.iter().filter_map(|(path, inode)| Some(((*inode)?, path.clone())));
+            names.extend(named);
+            None
+        }
+        Op::Write { .. } => None,
+        Op::Sync { inode, .. } if *inode < disks => Some(format!("sync of disk {inode}")),
+        Op::Sync { inode, .. } => {
+            let path = names.get(inode)?;
+            let name = last(path);
+            let name = if name.starts_with(".put-") { "puts" } else { name.as_str() };
+            Some(format!("sync of {} in {}", name, last(path.parent()?)))
+        }
+        Op::SyncDirectory(path) => Some(format!("sync of the names in {}", last(path))),
     }
 }
 
@@ -92,10 +146,12 @@ impl fmt::Display for Figures {
     }
 }
 
-struct Failure {
+/// An image that does not hold.
+pub struct Failure {
     at: usize,
     number: usize,
-    text: String,
+    /// Where it is, and what was found.
+    pub text: String,
 }
 
 /// Checks images of all boundaries: those with everything and with nothing that was not durable, and of the others each
@@ -114,6 +170,28 @@ pub fn sweep<K: Sync>(
     }
     let clock = SystemClock::default();
     let start = clock.elapsed();
+    let (figures, mut failures) = failures(recording, stride, FAILURES_MAX, check);
+    let took = clock.elapsed().saturating_sub(start);
+    println!("{}: {figures}, in {took:.1?}", recording.name);
+    failures.sort_by_key(|failure| (failure.at, failure.number));
+    for Failure { at, number, text } in failures.iter().take(FAILURES_MAX) {
+        println!("{text}");
+        println!(
+            "replay: SWEEP={}:{at}:{number} cargo test -p hrl --test sweep -- --include-ignored --nocapture\n",
+            recording.name
+        );
+    }
+    assert!(failures.is_empty(), "{}: {} images do not hold", recording.name, failures.len());
+}
+
+/// As [`sweep`], up to so many images that do not hold.
+pub fn failures<K: Sync>(
+    recording: &Recording<K>,
+    stride: usize,
+    failures_max: usize,
+    check: &(dyn Fn(&Image, &K) + Sync),
+) -> (Figures, Vec<Failure>) {
+    quiet_panics();
     let (figures, seen) = (Figures::default(), Mutex::new(HashSet::new()));
     let failures = Mutex::new(Vec::new());
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
@@ -127,7 +205,7 @@ pub fn sweep<K: Sync>(
                         let found = look(recording, &boundary, stride, figures, seen, check);
                         failures.lock().expect("not poisoned").extend(found);
                     }
-                    let enough = failures.lock().expect("not poisoned").len() >= FAILURES_MAX;
+                    let enough = failures.lock().expect("not poisoned").len() >= failures_max;
                     if boundary.at == recording.ops.len() || enough {
                         return;
                     }
@@ -136,18 +214,7 @@ pub fn sweep<K: Sync>(
             });
         }
     });
-    let took = clock.elapsed().saturating_sub(start);
-    println!("{}: {figures}, in {took:.1?}", recording.name);
-    let mut failures = failures.into_inner().expect("not poisoned");
-    failures.sort_by_key(|failure| (failure.at, failure.number));
-    for Failure { at, number, text } in failures.iter().take(FAILURES_MAX) {
-        println!("{text}");
-        println!(
-            "replay: SWEEP={}:{at}:{number} cargo test -p hrl --test sweep -- --include-ignored --nocapture\n",
-            recording.name
-        );
-    }
-    assert!(failures.is_empty(), "{}: {} images do not hold", recording.name, failures.len());
+    (figures, failures.into_inner().expect("not poisoned"))
 }
 
 fn at_first<K>(recording: &Recording<K>) -> Boundary<'_> {
