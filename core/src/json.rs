@@ -43,6 +43,12 @@ impl Json {
     }
 }
 
+/// Reads JSON and writes it again as one line; `None` when it is none. Feature `testing`.
+#[cfg(any(test, feature = "testing"))]
+pub fn reprint_json(text: &str) -> Option<String> {
+    Json::parse(text).map(|value| value.to_string())
+}
+
 /// One line of JSON.
 impl fmt::Display for Json {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -21,6 +21,8 @@ pub mod replica;
 mod ship;
 pub mod store;
 mod sync;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 #[cfg(feature = "tls")]
 mod tls;
 mod units;

@@ -5,6 +5,7 @@ use std::net::TcpStream;
 use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use hrl::device::{BlockDevice, Durability, MemoryDevice};
@@ -103,6 +104,70 @@ fn the_contract_of_a_store_holds_through_a_gateway() {
         kept.borrow_mut().push((site, gateway));
         store
     });
+}
+
+/// A vault in which a segment arrives just after the vault was listed.
+struct ArrivesAfter {
+    inner: Arc<DirStore>,
+    was_listed: AtomicBool,
+}
+
+const ARRIVES: &str = "volumes/disk/segments/e00000001-0000000000000001-0000000000000002-aa.hrl";
+
+impl ArrivesAfter {
+    fn wait(condition: impl Fn() -> bool) {
+        for _ in 0..500 {
+            if condition() {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+}
+
+impl Store for ArrivesAfter {
+    fn name(&self) -> String {
+        self.inner.name()
+    }
+    fn put(&self, name: &str, content: &[u8]) -> Result<PutOutcome> {
+        Self::wait(|| self.was_listed.load(Ordering::SeqCst));
+        self.inner.put(name, content)
+    }
+    fn get(&self, name: &str, range: Range<u64>) -> Result<Vec<u8>> {
+        self.inner.get(name, range)
+    }
+    fn list(&self, prefix: &str) -> Result<Vec<ObjectInfo>> {
+        let found = self.inner.list(prefix)?;
+        self.was_listed.store(true, Ordering::SeqCst);
+        Self::wait(|| matches!(self.inner.head(ARRIVES), Ok(Some(_))));
+        // The gateway notes that it is there.
+        std::thread::sleep(Duration::from_millis(200));
+        Ok(found)
+    }
+    fn head(&self, name: &str) -> Result<Option<ObjectInfo>> {
+        self.inner.head(name)
+    }
+    fn delete(&self, name: &str) -> Result<()> {
+        self.inner.delete(name)
+    }
+}
+
+/// Once a segment was neither in what the vault had before it came nor in the cache after it went.
+#[test]
+fn a_segment_on_its_way_to_the_vault_is_listed() {
+    let site = Site::new();
+    let vault = Arc::new(ArrivesAfter { inner: site.vault_store(), was_listed: false.into() });
+    let cache = site.path("cache");
+    let gateway = site.gateway(vault.clone(), |options| options.cache(&cache).pack_bytes(0));
+    let agent = site.client("agent", &[&gateway]);
+    agent.put(ARRIVES, b"segment").expect("into the cache");
+    let past = agent.get(ARRIVES, 0..100).expect_err("past its end");
+    assert_eq!(past.kind(), ErrorKind::InvalidInput, "{past}");
+    let found = agent.list("volumes/disk/segments/").expect("list");
+    assert!(
+        vault.was_listed.load(Ordering::SeqCst) && vault.head(ARRIVES).expect("head").is_some()
+    );
+    assert_eq!(found.iter().map(|info| info.name.as_str()).collect::<Vec<_>>(), [ARRIVES]);
 }
 
 #[test]

@@ -6,17 +6,15 @@
 //! number: `volumes/v/segments/0.hrl` is the first.
 #![no_main]
 
-use std::collections::BTreeMap;
-use std::ops::Range;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use hrl::device::BlockDevice;
 use hrl::replica::{
     At, CatalogEdit, Replica, SourceIdentity, Vault, ViewOptions, mend_catalog_version,
     mend_volume_record,
 };
-use hrl::store::{ObjectInfo, PutOutcome, Store};
-use hrl::{Clock, Error, ErrorKind, ManualClock, Result, Sequence, Timestamp, VolumeId};
+use hrl::{Clock, ManualClock, Sequence, Timestamp, VolumeId};
+use hrl_fuzz::Memory;
 use libfuzzer_sys::arbitrary::Unstructured;
 use libfuzzer_sys::fuzz_target;
 
@@ -133,54 +131,4 @@ fn append(vault: &Vault, replica: Replica) {
     assert_eq!(again.catalog().version(), catalog.version());
     assert_eq!(again.catalog().source(), Some(&source));
     assert!(again.catalog().segments() == catalog.segments());
-}
-
-/// A store in memory.
-#[derive(Default)]
-struct Memory(Mutex<BTreeMap<String, Vec<u8>>>);
-
-impl Memory {
-    fn add(&self, name: String, content: &[u8]) {
-        self.0.lock().expect("no panic under it").insert(name, content.to_vec());
-    }
-}
-
-impl Store for Memory {
-    fn name(&self) -> String {
-        "memory".to_owned()
-    }
-
-    fn put(&self, name: &str, content: &[u8]) -> Result<PutOutcome> {
-        let mut objects = self.0.lock().expect("no panic under it");
-        if objects.contains_key(name) {
-            return Ok(PutOutcome::AlreadyExists);
-        }
-        objects.insert(name.to_owned(), content.to_vec());
-        Ok(PutOutcome::Created)
-    }
-
-    fn get(&self, name: &str, range: Range<u64>) -> Result<Vec<u8>> {
-        let objects = self.0.lock().expect("no panic under it");
-        let object =
-            objects.get(name).ok_or_else(|| Error::new(ErrorKind::NotFound, "get", name))?;
-        let bytes = object.get(range.start as usize..range.end as usize);
-        bytes.map(<[u8]>::to_vec).ok_or_else(|| Error::new(ErrorKind::InvalidInput, "get", name))
-    }
-
-    fn list(&self, prefix: &str) -> Result<Vec<ObjectInfo>> {
-        let objects = self.0.lock().expect("no panic under it");
-        let named = objects.iter().filter(|(name, _)| name.starts_with(prefix));
-        Ok(named.map(|(n, c)| ObjectInfo { name: n.clone(), length: c.len() as u64 }).collect())
-    }
-
-    fn head(&self, name: &str) -> Result<Option<ObjectInfo>> {
-        let objects = self.0.lock().expect("no panic under it");
-        let length = objects.get(name).map(|content| content.len() as u64);
-        Ok(length.map(|length| ObjectInfo { name: name.to_owned(), length }))
-    }
-
-    fn delete(&self, name: &str) -> Result<()> {
-        self.0.lock().expect("no panic under it").remove(name);
-        Ok(())
-    }
 }

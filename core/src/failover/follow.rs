@@ -340,6 +340,10 @@ fn path_of(state: &StateDirectory) -> PathBuf {
 }
 
 fn write(state: &StateDirectory, known: &Divergence) -> Result<()> {
+    state.write_text(&path_of(state), print(known))
+}
+
+fn print(known: &Divergence) -> String {
     let why = known.everywhere.as_deref().unwrap_or("").replace('\n', " ");
     let mut lines = vec![
         FIRST_LINE.to_owned(),
@@ -349,7 +353,13 @@ fn write(state: &StateDirectory, known: &Divergence) -> Result<()> {
     ];
     lines.extend(known.differs.iter().map(|e| format!("{} {}", e.offset, e.length)));
     lines.push("end\n".to_owned());
-    state.write_text(&path_of(state), lines.join("\n"))
+    lines.join("\n")
+}
+
+/// Reads the text of `STATE/follow` and writes it again; `None` when it is none. Feature `testing`.
+#[cfg(any(test, feature = "testing"))]
+pub fn reprint_follow(text: &str) -> Option<String> {
+    parse(text).map(|known| print(&known))
 }
 
 fn read(state: &StateDirectory) -> Result<Option<Divergence>> {

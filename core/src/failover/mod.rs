@@ -25,6 +25,8 @@ mod stepped;
 mod test;
 
 pub use cancel::cancel;
+#[cfg(any(test, feature = "testing"))]
+pub use follow::reprint_follow;
 pub use follow::{CatchUp, Follower};
 pub use options::{FailoverOptions, Preview};
 pub use over::{FailedOver, Started};

@@ -28,6 +28,10 @@ mod timer;
 #[cfg(feature = "tls")]
 pub use group::GroupJoin;
 pub use open::ProtectionOptions;
+#[cfg(any(test, feature = "testing"))]
+pub use provisional::reprint_failover;
+#[cfg(any(test, feature = "testing"))]
+pub use state::reprint_state;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;

@@ -52,8 +52,12 @@ impl Provisional {
 
     /// Writes it durably.
     pub(crate) fn write(&self, state: &StateDirectory) -> Result<()> {
+        state.write_text(&path_of(state), self.print())
+    }
+
+    fn print(&self) -> String {
         let point = self.point.map_or_else(|| "none".to_owned(), |point| point.to_string());
-        let text = format!(
+        format!(
             "{FIRST_LINE}\nfailover={}\nepoch={}\nat={}\nat-time={}\npoint={point}\nhome={}\ncut={}\n\
              source={}\nhost={}\nsince={}\n",
             self.failover,
@@ -65,8 +69,7 @@ impl Provisional {
             PointId(self.source.id),
             self.source.host,
             self.source.since.0,
-        );
-        state.write_text(&path_of(state), text)
+        )
     }
 
     /// Removes what `write` and `cut` left, durably.
@@ -187,6 +190,12 @@ pub(crate) fn cut(
         .and_then(|()| files.sync_directory(state.path()))
         .map_err(|error| Error::io("write cut", path.display(), error))?;
     Ok(true)
+}
+
+/// Reads the text of `STATE/failover` and writes it again; `None` when it is none. Feature `testing`.
+#[cfg(any(test, feature = "testing"))]
+pub fn reprint_failover(text: &str) -> Option<String> {
+    parse(text).map(|under_way| under_way.print())
 }
 
 fn path_of(state: &StateDirectory) -> PathBuf {

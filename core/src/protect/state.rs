@@ -219,12 +219,7 @@ impl StateDirectory {
 
     /// Writes the identity durably.
     pub(crate) fn set_identity(&self, identity: &Identity) -> Result<()> {
-        let source = PointId(identity.source.id);
-        let text = format!(
-            "{FIRST_LINE}\nvolume={}\nvolume-id={}\nsource={source}\nhost={}\nsince={}\n",
-            identity.volume_name, identity.volume, identity.source.host, identity.source.since
-        );
-        self.write_text(&self.identity_path(), text)
+        self.write_text(&self.identity_path(), print(identity))
     }
 
     fn identity_path(&self) -> PathBuf {
@@ -236,6 +231,20 @@ impl StateDirectory {
 fn checked(text: &str) -> Option<&str> {
     let (text, digits) = text.strip_suffix('\n')?.rsplit_once("crc=")?;
     (digits == format!("{:08x}", crc32fast::hash(text.as_bytes()))).then_some(text)
+}
+
+fn print(identity: &Identity) -> String {
+    let source = PointId(identity.source.id);
+    format!(
+        "{FIRST_LINE}\nvolume={}\nvolume-id={}\nsource={source}\nhost={}\nsince={}\n",
+        identity.volume_name, identity.volume, identity.source.host, identity.source.since
+    )
+}
+
+/// Reads the text of `STATE/state` and writes it again; `None` when it is none. Feature `testing`.
+#[cfg(any(test, feature = "testing"))]
+pub fn reprint_state(text: &str) -> Option<String> {
+    parse(text).map(|identity| print(&identity))
 }
 
 fn parse(text: &str) -> Option<Identity> {

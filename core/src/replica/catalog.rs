@@ -198,6 +198,12 @@ impl Catalog {
         Err(self.lost_races())
     }
 
+    /// As `amend`, for fuzz targets. Feature `testing`.
+    #[cfg(any(test, feature = "testing"))]
+    pub fn amend_with(&mut self, edits: &[CatalogEdit]) -> Result<()> {
+        self.amend(edits, &|| Ok(()))
+    }
+
     /// Records a step of the life cycle; nothing when it is recorded already. Durable when it returns.
     ///
     /// `Fenced` when another failover is under way, `InvalidInput` when the step does not follow from the stage, `Full` and
@@ -567,23 +573,23 @@ impl Catalog {
             self.source = None;
             self.annotations = Annotations::default();
         }
-        version.edits.into_iter().try_for_each(|edit| self.apply_trusted(edit))?;
+        version.edits.into_iter().try_for_each(|edit| match edit {
+            CatalogEdit::Segments(entries) if whole && self.segments.is_empty() => {
+                self.restore_segments(entries);
+                Ok(())
+            }
+            other => self.apply(other),
+        })?;
         self.version = number;
         self.hash = version.hash;
         Ok(())
     }
 
-    /// Applies what a version says. A compacted history has no chain from the first segment on, so a snapshot's
-    /// entries are taken as they are; the checks were made when they were appended.
-    fn apply_trusted(&mut self, edit: CatalogEdit) -> Result<()> {
-        match edit {
-            CatalogEdit::Segments(entries) if self.segments.is_empty() => {
-                self.epoch = entries.iter().map(|e| e.summary.epoch).fold(self.epoch, Epoch::max);
-                self.segments = entries;
-                Ok(())
-            }
-            other => self.apply(other),
-        }
+    /// A compacted history has no chain from the first segment on, so a snapshot's entries are taken as they are; the checks
+    /// were made when they were appended.
+    fn restore_segments(&mut self, entries: Vec<SegmentEntry>) {
+        self.epoch = entries.iter().map(|e| e.summary.epoch).fold(self.epoch, Epoch::max);
+        self.segments = entries;
     }
 
     /// Removes versions that no reader needs. A failure costs nothing but space.

@@ -46,6 +46,8 @@ pub use compact::{CompactOptions, CompactReport, Compactor};
 pub(crate) use compact::{FETCH_BYTES, is_few, least_bytes_in, look_again_at};
 pub use edit::{Branch, CatalogEdit, Division, SegmentEntry, SourceIdentity};
 pub use history::TimelineEntry;
+#[cfg(any(test, feature = "testing"))]
+pub use instant::mend_presence_log;
 pub(crate) use instant::present_in;
 pub use instant::{Hydration, InstantBase, InstantDisk, InstantOptions, TargetContent};
 pub use keys::{RotationReport, ShredOptions, ShredReport};

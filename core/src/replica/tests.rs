@@ -132,6 +132,30 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
+/// What a segment says beside its data counts wherever it is in the history.
+#[test]
+fn a_group_point_in_the_first_version_of_a_catalog_is_known_to_readers() {
+    let mut rig = Rig::new(false);
+    let group = PointId([9; 16]);
+    let mark = |point, label: &str| {
+        let (kind, label) = (PointKind::GroupCrash, label.to_owned());
+        Body::Mark(Mark { point, kind, label, group: Some(group) })
+    };
+    let bodies = [mark(PointId([2; 16]), ""), mark(group, "3 shop")];
+    let records: Vec<_> = (1..)
+        .zip(bodies)
+        .map(|(n, body)| Record { sequence: Sequence(n), time: Timestamp(1), body })
+        .collect();
+    let entry = rig.segment(&records);
+    let mut catalog = rig.vault.replica("disk").expect("replica").into_catalog();
+    let edits = vec![CatalogEdit::Source(rig.source.clone()), CatalogEdit::Segments(vec![entry])];
+    catalog.append(&rig.source, edits).expect("append");
+    let replica = rig.vault.replica("disk").expect("replica");
+    let known = replica.catalog().commitment(group).map(|found| found.members);
+    assert_eq!(known, Some(3));
+    assert_eq!(catalog.commitment(group), replica.catalog().commitment(group));
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(24))]
 

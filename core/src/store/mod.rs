@@ -10,7 +10,7 @@ mod dir;
 mod fault;
 #[cfg(feature = "cloud")]
 mod object;
-mod pack;
+pub(crate) mod pack;
 mod probe;
 #[cfg(feature = "gateway")]
 pub(crate) mod remote;
@@ -26,10 +26,10 @@ pub use fault::{FaultStore, StoreFault};
 pub use object::{ObjectStore, ObjectStoreOptions};
 pub(crate) use pack::{PACK_DATA_BYTES_MAX, PACK_MEMBERS_MAX, PackedStore};
 pub(crate) use probe::{PREFIX as PROBE_PREFIX, check_put_if_absent};
-#[cfg(all(feature = "gateway", any(test, feature = "testing")))]
-pub use remote::reissue_gateway;
 #[cfg(feature = "gateway")]
 pub use remote::{CONNECTIONS_MAX, GATEWAY_PORT, RemoteStore, create_authority, enroll_client};
+#[cfg(all(feature = "gateway", any(test, feature = "testing")))]
+pub use remote::{GatewayStream, reissue_gateway};
 pub use url::{create_url, open_url};
 
 use crate::error::{Error, ErrorKind, Result};

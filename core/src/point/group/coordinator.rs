@@ -20,7 +20,7 @@ use rustls::ServerConfig;
 use super::link::{Link, Wake};
 use super::round::{Output, Plan, Round};
 use super::wire::{PROTOCOL, ToCoordinator, ToMember};
-use super::{GROUP_PORT, GroupPoint};
+use super::{BUDGET_MAX, GROUP_PORT, GroupPoint};
 use crate::clock::{Clock, SystemClock, random_bytes};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Event, EventKind, EventSink, no_events};
@@ -133,7 +133,7 @@ impl GroupOptions {
                 .found(format_args!("{found:?}")))
         };
         check_name(&self.name)?;
-        if !(Duration::from_millis(1)..=Duration::from_secs(10)).contains(&self.budget) {
+        if !(Duration::from_millis(1)..=BUDGET_MAX).contains(&self.budget) {
             return bad("budget", "1 ms to 10 s", self.budget);
         }
         if !(Duration::from_millis(1)..=Duration::from_secs(3600)).contains(&self.quiesce_limit) {

@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use rustls::ClientConfig;
 
+use super::BUDGET_MAX;
 use super::link::{Link, Wake};
 use super::wire::{Marked, PROTOCOL, RoundNumber, Step, ToCoordinator, ToMember};
 use crate::clock::Clock;
@@ -315,7 +316,8 @@ impl Session {
     ) -> Result<Option<ToCoordinator>> {
         Ok(match message {
             ToMember::Welcome { budget_us } => {
-                *budget = Duration::from_micros(u64::from(budget_us));
+                // Promise 6 is the member's own, and needs no coordinator that keeps to it.
+                *budget = Duration::from_micros(u64::from(budget_us)).min(BUDGET_MAX);
                 self.shared.note(|stats| {
                     stats.connected = true;
                     stats.problem.clear();
@@ -338,7 +340,10 @@ impl Session {
                     self.round = Some((round, None));
                 }
                 let done = step(self.target.hold(*budget));
-                self.hold_ends = Some(self.target.clock().elapsed() + *budget);
+                // Said again while a hold is in force it is refused, and that one ends as it was to.
+                if done.is_ok() {
+                    self.hold_ends = Some(self.target.clock().elapsed() + *budget);
+                }
                 self.shared.note(|stats| stats.rounds += 1);
                 Some(ToCoordinator::Held { round, done })
             }

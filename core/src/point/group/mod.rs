@@ -19,6 +19,8 @@ mod link;
 mod member;
 #[cfg(feature = "tls")]
 pub(crate) mod round;
+#[cfg(all(feature = "tls", any(test, feature = "testing")))]
+mod stage;
 #[cfg(feature = "tls")]
 pub(crate) mod wire;
 
@@ -33,11 +35,17 @@ pub use member::{GroupMember, GroupMemberStats};
 #[cfg(feature = "tls")]
 pub(crate) use member::{JoinOptions, Target};
 
+#[cfg(all(feature = "tls", any(test, feature = "testing")))]
+pub use stage::{GroupStage, SaidInRound, reprint_group_message, take_group_frame};
+
 use crate::journal::{Mark, PointKind};
 use crate::units::{PointId, Sequence, Timestamp};
 
 /// Port of coordinators.
 pub const GROUP_PORT: u16 = 20004;
+/// No writer is held longer, whatever a coordinator says.
+#[cfg(feature = "tls")]
+const BUDGET_MAX: Duration = Duration::from_secs(10);
 
 /// A point of a group: one cut across its members.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -4,78 +4,25 @@
 //! committed no write is present without the one before it, whatever the network and the members do (promises 6 and 7).
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::task::{Poll, Waker};
 use std::time::Duration;
 
-use super::member::{JoinOptions, Session, Shared, Target};
+use super::member::Session;
 use super::round::{Output, Plan, Round};
-use super::wire::{Marked, ToCoordinator, ToMember};
-use crate::capture::{Change, Hold, Tap};
-use crate::clock::{Clock, ManualClock, random_bytes};
+use super::stage::{GroupStage, Volume};
+use super::wire::{ToCoordinator, ToMember, take_frame};
+use crate::capture::Change;
+use crate::clock::{Clock, ManualClock};
 use crate::device::Buffer;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::ErrorKind;
 use crate::extent::Extent;
-use crate::journal::{Mark, PointKind};
-use crate::policy::Policy;
 use crate::units::{PointId, Sequence, Timestamp};
 
 const MEMBERS: usize = 4;
 const WRITERS: usize = 3;
 const BUDGET: Duration = Duration::from_millis(50);
 const TICK: Duration = Duration::from_micros(250);
-
-struct Volume {
-    name: String,
-    tap: Tap,
-    clock: Arc<ManualClock>,
-    hold: Mutex<Option<Hold>>,
-    /// What the test breaks: no writer is held.
-    never_holds: bool,
-}
-
-impl Target for Volume {
-    fn volume(&self) -> &str {
-        &self.name
-    }
-    fn clock(&self) -> &dyn Clock {
-        &*self.clock
-    }
-    fn quiesce(&self, _: Duration) -> Result<()> {
-        Ok(())
-    }
-    fn unquiesce(&self) -> Result<()> {
-        Ok(())
-    }
-    fn hold(&self, limit: Duration) -> Result<()> {
-        if !self.never_holds {
-            *self.hold.lock().expect("lock") = Some(self.tap.hold(limit)?);
-        }
-        Ok(())
-    }
-    fn mark(&self, group: PointId, _: bool, label: &str) -> Result<Marked> {
-        let (kind, label) = (PointKind::GroupCrash, label.to_owned());
-        let point = PointId(random_bytes(&*self.clock));
-        let mark = Mark { point, kind, label, group: Some(group) };
-        let (sequence, time) = match *self.hold.lock().expect("lock") {
-            Some(hold) => self.tap.mark_held(hold, mark, || Ok(()))?,
-            None if self.never_holds => self.tap.mark(mark)?,
-            None => return Err(Error::new(ErrorKind::Unavailable, "mark", "volume")),
-        };
-        Ok(Marked { point, sequence, time })
-    }
-    fn release(&self) -> Option<Duration> {
-        let hold = self.hold.lock().expect("lock").take()?;
-        self.tap.release(hold)
-    }
-    fn wait_sealed(&self, _: PointId) -> Result<()> {
-        Ok(())
-    }
-    fn commit(&self, commitment: Mark) -> Result<()> {
-        self.tap.mark(commitment).map(drop)
-    }
-    fn failed(&self, _: String) {}
-}
 
 /// A small generator of its own, so that a seed gives one run everywhere.
 struct Random(u64);
@@ -125,31 +72,11 @@ struct Simulation {
 impl Simulation {
     fn new(seed: u64, never_holds: bool) -> Self {
         let clock = Arc::new(ManualClock::new(Timestamp(1_700_000_000_000_000_000), seed));
-        let volume = |n: usize| {
-            let policy = Policy::default();
-            let tap = Tap::new(1 << 30, Sequence(0), &policy, clock.clone());
-            // Every region is marked, so that nobody waits for the dirty map.
-            let last = (1 << 30) / policy.region_bytes - 1;
-            tap.marked(&[crate::capture::RegionRange { first: 0, last }]);
-            let (name, hold) = (format!("v{n}"), Mutex::default());
-            Arc::new(Volume { name, tap, clock: clock.clone(), hold, never_holds })
-        };
+        let volume = |n: usize| Volume::new(format!("v{n}"), &clock, never_holds);
         let volumes: Vec<_> = (0..MEMBERS).map(volume).collect();
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let config = rustls::ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .expect("versions")
-            .with_root_certificates(rustls::RootCertStore::empty())
-            .with_no_client_auth();
-        let config = Arc::new(config);
-        let session = |volume: &Arc<Volume>| {
-            let options =
-                JoinOptions { group: "g".into(), coordinators: Vec::new(), config: config.clone() };
-            Session::new(Shared::new("g").expect("shared"), volume.clone(), options)
-        };
         Self {
             random: Random(seed * 2 + 1),
-            sessions: volumes.iter().map(session).collect(),
+            sessions: volumes.iter().map(Volume::session).collect(),
             clock,
             volumes,
             events: BTreeMap::new(),
@@ -363,6 +290,24 @@ fn without_the_hold_the_same_test_finds_effects_without_their_causes() {
         })
         .sum();
     assert!(violations > 10, "{violations} violations");
+}
+
+/// Promise 6: what the coordinator says is no reason to hold writers for ever.
+#[test]
+fn promise_6_no_coordinator_holds_writers_longer_than_the_limit() {
+    let unframed =
+        |message: ToMember| take_frame(&mut message.encode()).expect("whole").expect("one");
+    let mut stage = GroupStage::new(1, BUDGET);
+    let welcome = unframed(ToMember::Welcome { budget_us: u32::MAX });
+    stage.tell_member(0, &welcome).expect("taken in");
+    stage.tell_member(0, &unframed(ToMember::Hold { round: 1 })).expect("held");
+    for _ in 0..100 {
+        assert!(stage.write(0).is_none(), "its writers are held");
+        // Said again it does not begin anew.
+        stage.tell_member(0, &unframed(ToMember::Hold { round: 1 })).expect("told");
+        stage.advance(GroupStage::HOLD_MAX / 100);
+    }
+    assert!(stage.write(0).is_some(), "longer than the limit");
 }
 
 #[test]

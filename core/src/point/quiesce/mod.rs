@@ -32,7 +32,11 @@ use std::time::Duration;
 pub use applications::Applications;
 pub use locate::set_watchdog;
 pub use order::InOrder;
+#[cfg(any(test, feature = "testing"))]
+pub use redis::read_redis_answer;
 pub use watchdog::run_watchdog;
+#[cfg(any(test, feature = "testing"))]
+pub use wire::reprint_watchdog_line;
 
 use crate::clock::Clock;
 use crate::error::{Error, ErrorKind, Result};

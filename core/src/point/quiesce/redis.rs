@@ -253,6 +253,13 @@ impl Client {
     }
 }
 
+/// Reads an answer, and tells the texts in it. Feature `testing`.
+#[cfg(any(test, feature = "testing"))]
+pub fn read_redis_answer(mut from: &[u8]) -> Result<Vec<String>> {
+    let answer = read_answer(&mut from, DEPTH_MAX, "redis")?;
+    Ok(answer.texts().into_iter().map(str::to_owned).collect())
+}
+
 fn read_answer(from: &mut impl BufRead, depth: u32, name: &str) -> Result<Answer> {
     let bad = || Error::new(ErrorKind::Corrupt, "understand", name);
     let io = |error| Error::io("speak with", name, error);

@@ -44,8 +44,7 @@ impl Channel {
     }
 
     pub(super) fn send(&mut self, word: &str, text: &str) -> Result<()> {
-        let escaped = text.replace('\\', "\\\\").replace('\n', "\\n");
-        let line = format!("{word} {escaped}\n");
+        let line = encode(word, text);
         if line.len() > LINE_BYTES_MAX {
             return Err(Error::new(ErrorKind::InvalidInput, "tell the watchdog", word)
                 .expected(format_args!("at most {LINE_BYTES_MAX} bytes"))
@@ -87,6 +86,20 @@ impl Channel {
         let found = recv(&self.stream, &mut byte, flags);
         self.received.is_empty() && matches!(found, Err(rustix::io::Errno::AGAIN))
     }
+}
+
+fn encode(word: &str, text: &str) -> String {
+    let escaped = text.replace('\\', "\\\\").replace('\n', "\\n");
+    format!("{word} {escaped}\n")
+}
+
+/// Reads a line of agent or watchdog and writes it again, without its end. Feature `testing`.
+#[cfg(any(test, feature = "testing"))]
+pub fn reprint_watchdog_line(line: &[u8]) -> Result<String> {
+    let message = decode(line)?;
+    let mut line = encode(&message.word, &message.text);
+    line.pop();
+    Ok(line)
 }
 
 fn decode(line: &[u8]) -> Result<Message> {

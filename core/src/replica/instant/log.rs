@@ -202,6 +202,27 @@ fn header(identity: &Identity) -> [u8; HEADER_BYTES] {
     bytes
 }
 
+/// Makes the checksums and numbers of the frames of an altered log right, and the checksum of its header, as far as the
+/// frames can be followed. What they are about stays as it is. Feature `testing`.
+#[cfg(any(test, feature = "testing"))]
+pub fn mend_presence_log(bytes: &mut [u8]) {
+    let Some((header, mut rest)) = bytes.split_at_mut_checked(HEADER_BYTES) else { return };
+    let checksum = crc32fast::hash(&header[..60]);
+    header[60..].copy_from_slice(&checksum.to_le_bytes());
+    let mut number = 0_u64;
+    while let Some((head, body)) = rest.split_at_mut_checked(HEAD_BYTES) {
+        let wanted = (u32_at(head, 4) as usize).saturating_mul(ENTRY_BYTES);
+        let Some((body, after)) = body.split_at_mut_checked(wanted) else { return };
+        head[..4].copy_from_slice(FRAME_MAGIC);
+        head[8..16].copy_from_slice(&number.to_le_bytes());
+        head[16..24].fill(0);
+        head[24..28].copy_from_slice(&crc32fast::hash(body).to_le_bytes());
+        let checksum = crc32fast::hash(&head[..28]);
+        head[28..].copy_from_slice(&checksum.to_le_bytes());
+        (rest, number) = (after, number + 1);
+    }
+}
+
 /// Returns the entries written.
 fn write_frames(
     out: &mut impl Write,
@@ -290,7 +311,8 @@ fn read(
             let end = offset.checked_add(length).filter(|end| *end <= identity.size_bytes);
             let is_edge =
                 |at: u64| at == identity.size_bytes || at.is_multiple_of(identity.block_bytes);
-            let Some(end) = end.filter(|end| is_edge(offset) && is_edge(*end)) else {
+            let is_good = |end: &u64| offset < *end && is_edge(offset) && is_edge(*end);
+            let Some(end) = end.filter(is_good) else {
                 return Err(corrupt(path, at)
                     .expected("blocks within the disk")
                     .found(format_args!("{length} bytes from {offset}")));

@@ -398,6 +398,26 @@ fn any_damage_to_a_log_is_found_or_costs_the_last_frame_only() {
     }
 }
 
+/// Promise 11: nothing writes entries without a block, so nothing is made of them. At the end of a disk whose last block is
+/// short one would name that block.
+#[test]
+fn an_entry_without_blocks_is_damage() {
+    let size = SIZE - BLOCK + 512;
+    let rig = Rig::new(size);
+    drop(rig.open(TargetContent::Unknown).expect("open"));
+    let mut bytes = std::fs::read(rig.log()).expect("log");
+    bytes.truncate(64);
+    bytes.extend_from_slice(&[0; 32 + 16]);
+    bytes[68] = 1;
+    for offset in [0, BLOCK, size - 512, size] {
+        bytes[96..104].copy_from_slice(&offset.to_le_bytes());
+        mend_presence_log(&mut bytes);
+        std::fs::write(rig.log(), &bytes).expect("log");
+        let error = rig.open(TargetContent::Unknown).err().expect("refused");
+        assert_eq!(error.kind(), ErrorKind::Corrupt, "{offset}: {error}");
+    }
+}
+
 #[test]
 fn a_file_is_made_resumed_and_never_overwritten_unasked() {
     let rig = Rig::new(SIZE);

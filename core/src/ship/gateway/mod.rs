@@ -261,6 +261,20 @@ impl Gateway {
         self.shared.stats()
     }
 
+    /// Answers requests as those of the client `name` that may touch `volumes`, without TLS, until it leaves or breaks the
+    /// protocol. Feature `testing`.
+    #[cfg(any(test, feature = "testing"))]
+    pub fn converse(
+        &self,
+        name: &str,
+        volumes: &[String],
+        stream: impl std::io::Read + std::io::Write,
+    ) -> std::io::Result<()> {
+        let client =
+            crate::tls::EnrolledClient { name: name.to_owned(), volumes: volumes.to_vec() };
+        serve::converse(&self.shared, &client, stream)
+    }
+
     /// Stops listening, lets requests under way end, and, with a cache, tries to empty it for up to `limit`; true when
     /// nothing is left in it.
     pub fn stop(self, limit: Duration) -> bool {

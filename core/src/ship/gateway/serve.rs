@@ -92,21 +92,47 @@ pub(super) fn run(shared: &Arc<Shared>, socket: TcpStream) -> io::Result<()> {
             );
             return send(&mut stream, &head, &Reply::of_error(&error));
         }
-        // Held until the answer is sent.
-        let room = shared.limits.room(&client.name, bytes_of(shared, &head));
-        let (reply, body_read) = match room {
-            Some(_) => answer(shared, client, &head, &mut stream),
-            None => (Reply::of_error(&no_room(shared, client)), false),
-        };
-        shared.counters.requests.fetch_add(1, Ordering::Relaxed);
-        if reply.status >= 400 && !matches!(reply.status, 404 | 412) {
-            shared.counters.errors.fetch_add(1, Ordering::Relaxed);
-        }
-        send(&mut stream, &head, &reply)?;
-        if !body_read || head.closes() || shared.is_stopping() {
+        if !serve(shared, client, &head, &mut stream)? {
             return Ok(());
         }
     }
+}
+
+/// Answers the requests of an enrolled client until it leaves or breaks the protocol, without TLS. Feature `testing`.
+#[cfg(any(test, feature = "testing"))]
+pub(super) fn converse<S: Read + Write>(
+    shared: &Shared,
+    client: &EnrolledClient,
+    stream: S,
+) -> io::Result<()> {
+    let mut stream = BufReader::new(stream);
+    while let Some(head) = read_request(&mut stream)? {
+        if !serve(shared, client, &head, &mut stream)? {
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// Answers one request, whose body is still to be read; false when the connection ends with it.
+fn serve<S: Read + Write>(
+    shared: &Shared,
+    client: &EnrolledClient,
+    head: &RequestHead,
+    stream: &mut BufReader<S>,
+) -> io::Result<bool> {
+    // Held until the answer is sent.
+    let room = shared.limits.room(&client.name, bytes_of(shared, head));
+    let (reply, body_read) = match room {
+        Some(_) => answer(shared, client, head, stream),
+        None => (Reply::of_error(&no_room(shared, client)), false),
+    };
+    shared.counters.requests.fetch_add(1, Ordering::Relaxed);
+    if reply.status >= 400 && !matches!(reply.status, 404 | 412) {
+        shared.counters.errors.fetch_add(1, Ordering::Relaxed);
+    }
+    send(stream, head, &reply)?;
+    Ok(body_read && !head.closes() && !shared.is_stopping())
 }
 
 fn refused(shared: &Shared) {
@@ -296,9 +322,11 @@ fn get(shared: &Shared, head: &RequestHead, name: &str) -> Result<Reply> {
     }
     if let Some(cache) = &shared.cache {
         if cache.head(name).is_some() {
-            // It may move to the vault at this moment; then it is there.
-            if let Ok(bytes) = cache.get(name, first..end) {
-                return Ok(Reply::new(206, bytes));
+            match cache.get(name, first..end) {
+                Ok(bytes) => return Ok(Reply::new(206, bytes)),
+                Err(error) if error.kind() == ErrorKind::InvalidInput => return Err(error),
+                // It may move to the vault at this moment; then it is there.
+                Err(_) => {}
             }
         }
     }
@@ -310,12 +338,11 @@ fn list(shared: &Shared, client: &EnrolledClient, prefix: &str) -> Result<Reply>
     let mut found = Vec::new();
     for volume in &client.volumes {
         let own = format!("volumes/{volume}/");
-        if own.starts_with(prefix) {
-            found.extend(shared.vault.list(&own)?);
-            found.extend(shared.cache.iter().flat_map(|cache| cache.list(&own)));
-        } else if prefix.starts_with(&own) {
-            found.extend(shared.vault.list(prefix)?);
-            found.extend(shared.cache.iter().flat_map(|cache| cache.list(prefix)));
+        let wanted = if own.starts_with(prefix) { own.as_str() } else { prefix };
+        if wanted.starts_with(&own) {
+            // The cache first: what moves to the vault meanwhile is found there.
+            found.extend(shared.cache.iter().flat_map(|cache| cache.list(wanted)));
+            found.extend(shared.vault.list(wanted)?);
         }
     }
     if "hrl-vault".starts_with(prefix) {

@@ -134,6 +134,29 @@ pub(super) fn marker_name(pack: &str, gone: &Gone) -> String {
     format!("{pack}{GONE}{digits}")
 }
 
+/// Makes the magic, the sums and the checksum of an altered pack right, as far as its table can be told from its end. What
+/// they are about stays as it is. Feature `testing`.
+#[cfg(any(test, feature = "testing"))]
+pub fn mend_pack(bytes: &mut [u8]) {
+    let Some(data_end) = bytes.len().checked_sub(FOOTER_BYTES) else { return };
+    let table_bytes = u32::from_le_bytes(bytes[data_end + 8..][..4].try_into().expect("4 bytes"));
+    let Some(data_bytes) = data_end.checked_sub(table_bytes as usize) else { return };
+    bytes[data_end..data_end + 8].copy_from_slice(&(data_bytes as u64).to_le_bytes());
+    bytes[data_end + 16..data_end + 24].copy_from_slice(MAGIC);
+    let checked = bytes.len() - 4;
+    let crc = crc32fast::hash(&bytes[data_bytes..checked]);
+    bytes[checked..].copy_from_slice(&crc.to_le_bytes());
+}
+
+/// Reads a whole pack and makes it again of its members. Feature `testing`.
+#[cfg(any(test, feature = "testing"))]
+pub fn reprint_pack(bytes: &[u8]) -> Result<Vec<u8>> {
+    let table = decode(bytes, bytes.len() as u64, "pack")?;
+    let content = |member: &Member| &bytes[member.bytes.start as usize..member.bytes.end as usize];
+    let members: Vec<_> = table.iter().map(|m| (m.name.as_str(), content(m))).collect();
+    Ok(encode(&members).1)
+}
+
 /// The table of a pack of `length` bytes, from its last bytes: at least [`TAIL_BYTES_MAX`] of them, or all.
 pub(super) fn decode(tail: &[u8], length: u64, object: &str) -> Result<Table> {
     let at = |back: usize| length.saturating_sub(back as u64);

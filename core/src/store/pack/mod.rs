@@ -26,6 +26,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use self::format::{Gone, Member, TAIL_BYTES_MAX, Table, parse_name, span_of};
 pub(crate) use self::format::{PACK_DATA_BYTES_MAX, PACK_MEMBERS_MAX};
+#[cfg(any(test, feature = "testing"))]
+pub use self::format::{mend_pack, reprint_pack};
 use super::{ObjectInfo, PutOutcome, Store};
 use crate::error::{Error, ErrorKind, Result};
 use crate::parallel;
@@ -36,7 +38,7 @@ const VOLUMES_MAX: usize = 256;
 const TABLES_AT_ONCE: usize = 16;
 
 /// A store with packs in it.
-pub(crate) struct PackedStore {
+pub struct PackedStore {
     inner: Arc<dyn Store>,
     volumes: Mutex<HashMap<String, Arc<Listing>>>,
     /// Held by the one who lists what nobody knows yet.
@@ -74,19 +76,20 @@ struct Segment<'a> {
 }
 
 impl PackedStore {
-    pub(crate) fn over(inner: Arc<dyn Store>) -> Arc<Self> {
+    /// Shows the segments in packs of `inner` under their own names.
+    pub fn over(inner: Arc<dyn Store>) -> Arc<Self> {
         Arc::new(Self { inner, volumes: Mutex::default(), listing: Mutex::default() })
     }
 
     /// Whether an object of this name can be put into a pack: the volume that it belongs to.
-    pub(crate) fn packable(name: &str) -> Option<&str> {
+    pub fn packable(name: &str) -> Option<&str> {
         segment(name).map(|segment| segment.volume)
     }
 
     /// Puts segments of one volume together, durably when it returns. May be repeated.
     ///
     /// `InvalidInput` when a name is not that of a segment of the volume or a limit of packs is passed.
-    pub(crate) fn put_packed(&self, volume: &str, objects: &[(String, Vec<u8>)]) -> Result<()> {
+    pub fn put_packed(&self, volume: &str, objects: &[(String, Vec<u8>)]) -> Result<()> {
         let mut members = Vec::with_capacity(objects.len());
         let mut data_bytes = 0_u64;
         for (name, content) in objects {
@@ -105,9 +108,25 @@ impl PackedStore {
                 .found(format_args!("{} of {data_bytes}", members.len())));
         }
         let (name, bytes) = format::encode(&members);
-        // Where it exists already it is this one: its name is its content's.
-        self.inner.put(&format!("{}{name}", packs_of(volume)), &bytes)?;
+        let object = format!("{}{name}", packs_of(volume));
+        let outcome = self.inner.put(&object, &bytes)?;
         self.volumes().remove(volume);
+        match outcome {
+            PutOutcome::Created => Ok(()),
+            // It is this one, because its name is its content's; but members of it may have been deleted since.
+            PutOutcome::AlreadyExists => self.put_gone(volume, &object, objects),
+        }
+    }
+
+    /// Puts those members of a pack that are gone from it as objects of their own: in that pack they stay gone.
+    fn put_gone(&self, volume: &str, pack: &str, members: &[(String, Vec<u8>)]) -> Result<()> {
+        let listing = self.refresh(volume)?;
+        let listed = listing.packs.iter().find(|listed| listed.pack.object == pack);
+        for (number, (name, content)) in members.iter().enumerate() {
+            if listed.is_none_or(|listed| listed.gone.has(number)) {
+                self.inner.put(name, content)?;
+            }
+        }
         Ok(())
     }
 

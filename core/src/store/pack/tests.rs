@@ -48,6 +48,20 @@ fn the_contract_of_a_store_holds_over_packs() {
     });
 }
 
+/// A pack is named by its content, and so it is there already when what was deleted is put again.
+#[test]
+fn what_was_deleted_from_a_pack_can_be_put_again_with_the_rest() {
+    let (_directory, inner) = directory();
+    let store = PackedStore::over(inner.clone());
+    store.put_packed("disk", &objects(0..3)).expect("pack");
+    store.delete(&name(1)).expect("delete");
+    store.put_packed("disk", &objects(0..3)).expect("the same pack again");
+    let there: Vec<_> = (0..3).map(|number| read(&*store, number)).collect();
+    assert_eq!(there, (0..3).map(|number| Some(content(number))).collect::<Vec<_>>());
+    store.delete_many(&(0..3).map(name).collect::<Vec<_>>()).expect("delete");
+    assert!(inner.list("").expect("list").is_empty(), "nothing of them stays");
+}
+
 #[test]
 fn segments_of_a_pack_are_found_listed_read_and_deleted_under_their_names() {
     let (_directory, inner) = directory();

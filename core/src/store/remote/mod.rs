@@ -15,7 +15,7 @@ pub(crate) mod http;
 mod identity;
 
 use std::collections::HashMap;
-use std::io::BufReader;
+use std::io::{BufReader, Read, Write};
 use std::net::{TcpStream, ToSocketAddrs};
 use std::ops::Range;
 use std::path::Path;
@@ -51,7 +51,15 @@ const ANSWER_LIMIT: Duration = Duration::from_secs(60);
 
 const IF_ABSENT: &str = "if-none-match";
 
-type Connection = BufReader<StreamOwned<ClientConnection, TcpStream>>;
+/// What a connection goes over: TLS, and anything in tests.
+pub trait GatewayStream: Read + Write + Send {}
+
+impl<T: Read + Write + Send> GatewayStream for T {}
+
+type Connection = BufReader<Box<dyn GatewayStream>>;
+/// Makes a connection.
+#[cfg(any(test, feature = "testing"))]
+type Dial = Box<dyn Fn() -> std::io::Result<Box<dyn GatewayStream>> + Send + Sync>;
 
 struct Endpoint {
     /// `host:port`.
@@ -92,6 +100,8 @@ pub struct RemoteStore {
     /// For each volume: the gateways that may hold its segments in their caches.
     holders: Mutex<HashMap<String, HashMap<usize, Holder>>>,
     puts: AtomicU64,
+    #[cfg(any(test, feature = "testing"))]
+    dial: Option<Dial>,
 }
 
 /// An answer: status and body.
@@ -138,7 +148,25 @@ impl RemoteStore {
         }
         let tls = crate::tls::client_config(bundle)?;
         let (current, puts) = (AtomicUsize::new(0), AtomicU64::new(0));
-        Ok(Self { endpoints, current, tls, holders: Mutex::default(), puts })
+        Ok(Self {
+            endpoints,
+            current,
+            tls,
+            holders: Mutex::default(),
+            puts,
+            #[cfg(any(test, feature = "testing"))]
+            dial: None,
+        })
+    }
+
+    /// Speaks over connections that `dial` makes, without TLS. Feature `testing`.
+    #[cfg(any(test, feature = "testing"))]
+    pub fn dial_with(
+        mut self,
+        dial: impl Fn() -> std::io::Result<Box<dyn GatewayStream>> + Send + Sync + 'static,
+    ) -> Self {
+        self.dial = Some(Box::new(dial));
+        self
     }
 
     /// Puts a catalog version at the gateway that has the volume's segments.
@@ -256,6 +284,10 @@ impl RemoteStore {
     }
 
     fn connect(&self, endpoint: &Endpoint) -> std::io::Result<Connection> {
+        #[cfg(any(test, feature = "testing"))]
+        if let Some(dial) = &self.dial {
+            return dial().map(BufReader::new);
+        }
         let mut failure = std::io::Error::from(std::io::ErrorKind::NotFound);
         for address in endpoint.address.to_socket_addrs()? {
             match TcpStream::connect_timeout(&address, CONNECT_LIMIT) {
@@ -266,7 +298,7 @@ impl RemoteStore {
                     let name = endpoint.server_name.clone();
                     let tls = ClientConnection::new(self.tls.clone(), name)
                         .map_err(std::io::Error::other)?;
-                    return Ok(BufReader::new(StreamOwned::new(tls, socket)));
+                    return Ok(BufReader::new(Box::new(StreamOwned::new(tls, socket))));
                 }
                 Err(error) => failure = error,
             }
@@ -390,6 +422,10 @@ impl Store for RemoteStore {
             .map(|line| {
                 let (length, name) = line.split_once(' ').ok_or_else(bad)?;
                 let length = length.parse().map_err(|_| bad())?;
+                // Names become names of local files.
+                if !name.starts_with(prefix) || check_name(name).is_err() {
+                    return Err(bad().expected(format_args!("names that begin with {prefix:?}")));
+                }
                 Ok(ObjectInfo { name: name.to_owned(), length })
             })
             .collect()

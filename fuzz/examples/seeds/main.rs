@@ -1,6 +1,8 @@
 //! Writes the seeds of every target with the crate's own writers, where a seed is made of what those write:
 //! `cargo run --manifest-path fuzz/Cargo.toml --example seeds`. Seeds of other names are left alone.
 
+mod machines;
+
 use std::path::Path;
 use std::sync::Arc;
 
@@ -28,6 +30,7 @@ fn main() {
     conversations();
     taps();
     policies();
+    machines::all();
     let _ = std::fs::remove_dir_all(scratch("seeds"));
 }
 
@@ -197,6 +200,20 @@ fn catalogs() {
         }
         save("catalog", name, &seed);
     }
+}
+
+/// The volume `v`, with one segment that ends with a mark.
+pub fn volume_with_a_mark(vault: &Vault, store: &hrl_fuzz::Memory) {
+    let id = vault.create_volume("v", VOLUME_BYTES, 512, false).expect("volume").id;
+    let chain = ChainHash::default();
+    let bodies = vec![Body::Flush, mark(4, None)];
+    let (bytes, summary) = log(bodies, 1, chain, id, Compression::None, None);
+    let object = "volumes/v/segments/0.hrl".to_owned();
+    store.add(object.clone(), &bytes);
+    let source = SourceIdentity { id: [7; 16], host: "alpha".into(), since: Timestamp(3) };
+    let mut catalog = vault.replica("v").expect("replica").into_catalog();
+    let added = CatalogEdit::Segments(vec![SegmentEntry { object, summary }]);
+    catalog.append(&source, vec![CatalogEdit::Source(source.clone()), added]).expect("append");
 }
 
 // --- capture ---

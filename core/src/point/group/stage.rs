@@ -1,0 +1,299 @@
+//! A group without a network: members with real taps, and a round, moved by whoever holds the stage. For tests and fuzz
+//! targets, which carry the frames, lose them, or make up others. Feature `testing`.
+
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
+use std::task::{Poll, Waker};
+use std::time::Duration;
+
+use super::member::{JoinOptions, Session, Shared, Target};
+use super::round::{Output, Plan, Round};
+use super::wire::{Marked, ToCoordinator, ToMember, take_frame};
+use super::{BUDGET_MAX, GroupPoint};
+use crate::capture::{Change, Hold, RegionRange, Tap};
+use crate::clock::{Clock, ManualClock, random_bytes};
+use crate::device::Buffer;
+use crate::error::{Error, ErrorKind, Result};
+use crate::extent::Extent;
+use crate::journal::{Mark, PointKind};
+use crate::policy::Policy;
+use crate::units::{PointId, Sequence, Timestamp};
+
+const DISK_BYTES: u64 = 1 << 30;
+
+/// Members want one; nobody connects.
+static CONFIG: LazyLock<Arc<rustls::ClientConfig>> = LazyLock::new(|| {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .expect("the provider has them")
+        .with_root_certificates(rustls::RootCertStore::empty())
+        .with_no_client_auth();
+    Arc::new(config)
+});
+
+/// A volume with a tap and no disk.
+pub(super) struct Volume {
+    pub name: String,
+    pub tap: Tap,
+    pub clock: Arc<ManualClock>,
+    hold: Mutex<Option<Hold>>,
+    /// What a test breaks: no writer is held.
+    never_holds: bool,
+}
+
+impl Volume {
+    pub(super) fn new(name: String, clock: &Arc<ManualClock>, never_holds: bool) -> Arc<Self> {
+        let policy = Policy::default();
+        let tap = Tap::new(DISK_BYTES, Sequence(0), &policy, clock.clone());
+        // Every region is marked, so that nobody waits for the dirty map.
+        tap.marked(&[RegionRange { first: 0, last: DISK_BYTES / policy.region_bytes - 1 }]);
+        Arc::new(Self { name, tap, clock: clock.clone(), hold: Mutex::default(), never_holds })
+    }
+
+    /// A member that has this volume and hears what it is told.
+    pub(super) fn session(self: &Arc<Self>) -> Session {
+        let config = CONFIG.clone();
+        let options = JoinOptions { group: "g".into(), coordinators: Vec::new(), config };
+        Session::new(Shared::new("g").expect("a descriptor is free"), self.clone(), options)
+    }
+
+    fn current_hold(&self) -> std::sync::MutexGuard<'_, Option<Hold>> {
+        self.hold.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Target for Volume {
+    fn volume(&self) -> &str {
+        &self.name
+    }
+
+    fn clock(&self) -> &dyn Clock {
+        &*self.clock
+    }
+
+    fn quiesce(&self, _: Duration) -> Result<()> {
+        Ok(())
+    }
+
+    fn unquiesce(&self) -> Result<()> {
+        Ok(())
+    }
+
+    fn hold(&self, limit: Duration) -> Result<()> {
+        if !self.never_holds {
+            *self.current_hold() = Some(self.tap.hold(limit)?);
+        }
+        Ok(())
+    }
+
+    fn mark(&self, group: PointId, _: bool, label: &str) -> Result<Marked> {
+        let (kind, label) = (PointKind::GroupCrash, label.to_owned());
+        let point = PointId(random_bytes(&*self.clock));
+        let mark = Mark { point, kind, label, group: Some(group) };
+        let (sequence, time) = match *self.current_hold() {
+            Some(hold) => self.tap.mark_held(hold, mark, || Ok(()))?,
+            None if self.never_holds => self.tap.mark(mark)?,
+            None => return Err(Error::new(ErrorKind::Unavailable, "mark", "volume")),
+        };
+        Ok(Marked { point, sequence, time })
+    }
+
+    fn release(&self) -> Option<Duration> {
+        let hold = self.current_hold().take()?;
+        self.tap.release(hold)
+    }
+
+    fn wait_sealed(&self, _: PointId) -> Result<()> {
+        Ok(())
+    }
+
+    fn commit(&self, commitment: Mark) -> Result<()> {
+        self.tap.mark(commitment).map(drop)
+    }
+
+    fn failed(&self, _: String) {}
+}
+
+/// What a frame to the coordinator says, as far as a round has a use for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SaidInRound {
+    /// The member holds its writers.
+    Held,
+    /// It made this mark.
+    Marked(PointId, Sequence),
+    /// Its mark is durable.
+    Sealed,
+}
+
+/// Members, numbered from 0, and their round. Frames are without their lengths. Feature `testing`.
+pub struct GroupStage {
+    clock: Arc<ManualClock>,
+    volumes: Vec<Arc<Volume>>,
+    members: Vec<(Session, Duration)>,
+    budget: Duration,
+    round: Option<Round>,
+    rounds: u64,
+    sent: Vec<(usize, Vec<u8>)>,
+    ended: Option<Result<GroupPoint>>,
+}
+
+impl GroupStage {
+    /// Longest hold of a member's writers, whatever it is told.
+    pub const HOLD_MAX: Duration = BUDGET_MAX;
+
+    /// Members that a coordinator with this budget took in.
+    pub fn new(members: usize, budget: Duration) -> Self {
+        let clock = Arc::new(ManualClock::new(Timestamp(1_700_000_000_000_000_000), 1));
+        let volumes: Vec<_> =
+            (0..members).map(|n| Volume::new(format!("v{n}"), &clock, false)).collect();
+        let members = volumes.iter().map(|volume| (volume.session(), budget)).collect();
+        let (round, sent, ended) = (None, Vec::new(), None);
+        Self { clock, volumes, members, budget, round, rounds: 0, sent, ended }
+    }
+
+    /// Begins a round, unless one is under way. Its number.
+    pub fn begin(&mut self, app: bool) -> u64 {
+        if self.round.is_none() {
+            self.rounds += 1;
+            let random = random_bytes(&*self.clock);
+            let plan = Plan {
+                number: self.rounds,
+                id: PointId::of_group(self.clock.now(), random),
+                name: "g".into(),
+                app,
+                label: "stage".into(),
+                members: self.volumes.iter().map(|volume| volume.name.clone()).collect(),
+                budget: self.budget,
+                quiesce_limit: self.budget,
+            };
+            let (round, outputs) = Round::start(plan, self.clock.elapsed());
+            self.round = Some(round);
+            self.act(outputs);
+        }
+        self.rounds
+    }
+
+    /// Lets time pass: members let go in time, and a round that is late ends.
+    pub fn advance(&mut self, by: Duration) {
+        self.clock.advance(by);
+        let now = self.clock.elapsed();
+        self.members.iter_mut().for_each(|(member, _)| member.end_hold_in_time(now));
+        self.with_round(|round| round.tick(now));
+    }
+
+    /// A frame from a coordinator reaches a member: its answer. An error ends the connection, as [`GroupStage::lose`] does.
+    pub fn tell_member(&mut self, member: usize, frame: &[u8]) -> Result<Option<Vec<u8>>> {
+        let now = self.clock.elapsed();
+        let (session, budget) = &mut self.members[member];
+        session.end_hold_in_time(now);
+        let answer = ToMember::decode(frame).and_then(|message| session.obey(message, budget));
+        if answer.is_err() {
+            self.lose(member);
+        }
+        answer.map(|answer| answer.map(|answer| unframed(answer.encode())))
+    }
+
+    /// A frame from a member reaches the coordinator. An error ends the connection.
+    pub fn tell_round(&mut self, member: usize, frame: &[u8]) -> Result<()> {
+        let message = ToCoordinator::decode(frame).inspect_err(|_| self.lose(member))?;
+        let (now, name) = (self.clock.elapsed(), self.volumes[member].name.clone());
+        self.with_round(|round| round.heard(&name, &message, now));
+        Ok(())
+    }
+
+    /// The connection of a member ends.
+    pub fn lose(&mut self, member: usize) {
+        self.members[member].0.let_go();
+        let (now, name) = (self.clock.elapsed(), self.volumes[member].name.clone());
+        self.with_round(|round| round.lost(&name, now));
+    }
+
+    /// A writer writes to a member's volume, at once; `None` while writers are held.
+    pub fn write(&mut self, member: usize) -> Option<Sequence> {
+        let tap = &self.volumes[member].tap;
+        let extent = Extent { offset: 0, length: 4096 };
+        let Poll::Ready(Ok(ticket)) = tap.begin(extent, Waker::noop()) else { return None };
+        let sequence = tap.complete(ticket, Change::Write(Buffer::zeroed(4096)));
+        tap.drain(u64::MAX, Duration::ZERO);
+        Some(sequence)
+    }
+
+    /// What the round told members since the last call, in its order.
+    pub fn take_sent(&mut self) -> Vec<(usize, Vec<u8>)> {
+        std::mem::take(&mut self.sent)
+    }
+
+    /// How the last round ended, once.
+    pub fn take_ended(&mut self) -> Option<Result<GroupPoint>> {
+        self.ended.take()
+    }
+
+    /// What a good answer in round `round` says.
+    pub fn said(frame: &[u8], round: u64) -> Option<SaidInRound> {
+        match ToCoordinator::decode(frame).ok()? {
+            ToCoordinator::Held { round: its, done: Ok(()) } if its == round => {
+                Some(SaidInRound::Held)
+            }
+            ToCoordinator::Marked { round: its, done: Ok(marked) } if its == round => {
+                Some(SaidInRound::Marked(marked.point, marked.sequence))
+            }
+            ToCoordinator::Sealed { round: its, done: Ok(()), .. } if its == round => {
+                Some(SaidInRound::Sealed)
+            }
+            _ => None,
+        }
+    }
+
+    /// Which message of a round a frame to a member is: `hold`, `mark`, `release`, `commit` or another.
+    pub fn told(frame: &[u8]) -> &'static str {
+        match ToMember::decode(frame) {
+            Ok(ToMember::Hold { .. }) => "hold",
+            Ok(ToMember::Mark { .. }) => "mark",
+            Ok(ToMember::Release { .. }) => "release",
+            Ok(ToMember::Commit { .. }) => "commit",
+            _ => "another",
+        }
+    }
+
+    fn with_round(&mut self, change: impl FnOnce(&mut Round) -> Vec<Output>) {
+        if let Some(round) = &mut self.round {
+            let outputs = change(round);
+            self.act(outputs);
+        }
+    }
+
+    fn act(&mut self, outputs: Vec<Output>) {
+        for output in outputs {
+            match output {
+                Output::Send(name, message) => {
+                    let member = self.volumes.iter().position(|volume| volume.name == name);
+                    let member = member.expect("a round speaks to its members");
+                    self.sent.push((member, unframed(message.encode())));
+                }
+                Output::Ended(result) => self.ended = Some(result),
+            }
+        }
+        if self.round.as_ref().is_some_and(Round::is_over) {
+            self.round = None;
+        }
+    }
+}
+
+/// Decodes a frame to a member, or to a coordinator, and encodes it again. Feature `testing`.
+pub fn reprint_group_message(frame: &[u8], to_member: bool) -> Result<Vec<u8>> {
+    let encoded = if to_member {
+        ToMember::decode(frame)?.encode()
+    } else {
+        ToCoordinator::decode(frame)?.encode()
+    };
+    Ok(unframed(encoded))
+}
+
+/// Takes the first whole frame off a stream of bytes, if there is one. Feature `testing`.
+pub fn take_group_frame(received: &mut Vec<u8>) -> Result<Option<Vec<u8>>> {
+    take_frame(received)
+}
+
+fn unframed(mut encoded: Vec<u8>) -> Vec<u8> {
+    take_frame(&mut encoded).ok().flatten().expect("what was framed is one frame")
+}

@@ -1,0 +1,12 @@
+//! Doors into decoders and state machines that are no part of the API, for fuzz targets. Feature `testing`.
+//!
+//! What is printed again here is what the crate itself would write: a target reads any bytes, and what was understood has to
+//! be understood again, as the same.
+
+pub use crate::failover::reprint_follow;
+pub use crate::json::reprint_json;
+#[cfg(feature = "tls")]
+pub use crate::point::{GroupStage, SaidInRound, reprint_group_message, take_group_frame};
+pub use crate::point::{read_redis_answer, reprint_watchdog_line};
+pub use crate::protect::{reprint_failover, reprint_state};
+pub use crate::store::pack::{PackedStore, mend_pack, reprint_pack};
