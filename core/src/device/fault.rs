@@ -175,6 +175,16 @@ mod tests {
         });
     }
 
+    /// It takes the map that a device has which says nothing of its own.
+    #[test]
+    fn nothing_is_told_of_what_is_outside() {
+        let device = FaultDevice::new(Arc::new(MemoryDevice::new(4096)), 1);
+        for (offset, length) in [(4096, 1), (8192, 0), (u64::MAX, 1)] {
+            let error = device.allocation(Extent { offset, length }).expect_err("outside");
+            assert_eq!(error.kind(), ErrorKind::InvalidInput);
+        }
+    }
+
     #[test]
     fn a_crash_loses_some_of_what_was_not_flushed_and_nothing_else() {
         let device = FaultDevice::new(Arc::new(MemoryDevice::new(1 << 20)), 3);

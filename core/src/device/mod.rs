@@ -127,6 +127,7 @@ pub trait BlockDevice: Send + Sync {
     fn flush(&self) -> Result<()>;
     /// The allocation runs of `extent`, in order, covering all of it. Default: all allocated.
     fn allocation(&self, extent: Extent) -> Result<Vec<Allocation>> {
+        extent.check_within(self.size_bytes(), "map", &self.name())?;
         Ok(vec![Allocation { extent, allocated: true }])
     }
     /// Runs requests, in any order or at once; the result has one entry per request. Default: one by one.
