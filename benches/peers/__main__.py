@@ -6,6 +6,8 @@ makes what the questions start from. `python -m peers render` makes tables and p
 """
 
 import argparse
+import signal
+import sys
 from pathlib import Path
 
 from peers import changes, crash, database, render, restore, storage, transport, writer
@@ -38,6 +40,8 @@ def arguments() -> argparse.Namespace:
 
 def main() -> None:
     """Measures, or renders."""
+    # So that mounts and servers are taken away when the run is ended from outside.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     chosen = arguments()
     names = [name for name in chosen.questions if name != "render"] or ([] if chosen.questions else list(QUESTIONS))
     setting = Setting(chosen.scratch.resolve(), chosen.disk_mib * MIB, chosen.changes, chosen.seconds)

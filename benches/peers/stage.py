@@ -115,11 +115,3 @@ class Stage:
             durable(home)
             (home / "ready").touch()
         return home
-
-    def unique_bytes(self) -> int:
-        """Bytes that differ between before and after, in blocks of 4 KiB: what no change set can be below
-        uncompressed.
-        """
-        home = self.ours()
-        with self.base.open("rb") as before, (home / "disk.img").open("rb") as after:
-            return sum(4096 for _ in range(self.setting.disk_bytes // 4096) if before.read(4096) != after.read(4096))

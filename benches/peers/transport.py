@@ -37,7 +37,7 @@ from peers.stage import Setting, Stage
 
 OURS, SEND, BITMAP, CONVERT, RSYNC = (
     "hrl mirror",
-    "btrfs send | receive",
+    "btrfs send to btrfs receive",
     "QEMU bitmap over NBD",
     "qemu-img convert over NBD",
     "rsync",
