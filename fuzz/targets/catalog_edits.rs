@@ -18,8 +18,7 @@ use hrl::replica::{
     VerdictKind,
 };
 use hrl::{
-    Cause, ChainHash, Clock, Epoch, ErrorKind, ManualClock, PointId, Result, Sequence, Timestamp,
-    VolumeId,
+    Cause, ChainHash, Clock, Epoch, ErrorKind, ManualClock, PointId, Sequence, Timestamp, VolumeId,
 };
 use hrl_fuzz::Memory;
 use libfuzzer_sys::arbitrary::{Result as Parsed, Unstructured};
