@@ -46,7 +46,7 @@ impl FailoverOptions {
         if let Some(known) = state.identity()? {
             known.check_volume(replica.info(), "fail over")?;
         }
-        let under_way = match Provisional::read(&state)? {
+        let under_way = match self.not_committed(&state, &replica)? {
             Some(under_way) if self.change_point => {
                 let chosen = self.state_of(&replica)?;
                 // Without a dirty map nothing of the disk is believed, wherever this is interrupted.
@@ -78,6 +78,25 @@ impl FailoverOptions {
             took: self.clock.elapsed().saturating_sub(begun),
         };
         Ok(Served { options: self, state, disk, started, begun })
+    }
+
+    /// The failover to here that is under way. The record of one that was committed is removed, where a crash left it.
+    fn not_committed(
+        &self,
+        state: &StateDirectory,
+        replica: &Replica,
+    ) -> Result<Option<Provisional>> {
+        let Some(under_way) = Provisional::read(state)? else { return Ok(None) };
+        if !under_way.is_committed(replica.catalog()) {
+            return Ok(Some(under_way));
+        }
+        if self.change_point {
+            return Err(Error::new(ErrorKind::InvalidInput, "change point of", &self.volume)
+                .message("the failover was committed; fail over again to go back")
+                .found(format_args!("epoch {}", under_way.epoch)));
+        }
+        Provisional::forget(state)?;
+        Ok(None)
     }
 
     /// A new failover, up to its record in the state directory.

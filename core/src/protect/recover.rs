@@ -97,6 +97,7 @@ pub(super) fn sealed_in_spool(
     for path in spool_files(state)? {
         match open_mapped_in(&**state.files(), &path)
             .and_then(|source| Segment::open(source, replica.keys()))
+            .and_then(|segment| segment.verify().map(|()| segment))
         {
             Ok(segment) => spool.segments.push((path, segment.summary().clone())),
             // What cannot be read now may be read at the next start, and is all that there is of it.

@@ -48,7 +48,17 @@ pub struct SimFiles {
 impl FileSystem {
     pub fn new() -> Arc<Self> {
         let system = Self::default();
-        system.lock().bytes_max = usize::MAX;
+        let mut state = system.lock();
+        state.bytes_max = usize::MAX;
+        // What is above a state directory was made with the machine.
+        for above in std::env::temp_dir().ancestors().collect::<Vec<_>>().into_iter().rev() {
+            if above.parent().is_some() {
+                state.add(above, true).expect("nothing is there");
+            }
+        }
+        state.durable_names = state.names.clone();
+        state.pending.clear();
+        drop(state);
         Arc::new(system)
     }
 
@@ -70,6 +80,39 @@ impl FileSystem {
     pub fn peek(&self, path: &Path) -> Option<Vec<u8>> {
         let state = self.lock();
         state.names.get(path).map(|inode| state.inodes[*inode].content.clone())
+    }
+
+    /// Alters a sealed segment in `directory`: a bit, a sector that was meant for another place, or a lost end. False where
+    /// there is none.
+    pub fn rot(&self, random: &Random, directory: &Path) -> bool {
+        let mut state = self.lock();
+        let is_segment = |path: &&PathBuf| {
+            path.parent() == Some(directory) && path.extension().is_some_and(|e| e == "hrl")
+        };
+        let inodes: Vec<usize> =
+            state.names.keys().filter(is_segment).map(|p| state.names[p]).collect();
+        if inodes.is_empty() {
+            return false;
+        }
+        let donor = state.inodes[random.pick(&inodes)].content.clone();
+        let inode = &mut state.inodes[random.pick(&inodes)];
+        if inode.content.is_empty() || donor.is_empty() {
+            return false;
+        }
+        let before = inode.content.clone();
+        let at = random.below(inode.content.len() as u64) as usize;
+        match random.below(3) {
+            0 => inode.content[at] ^= 1 << random.below(8),
+            1 => inode.content.truncate(at),
+            _ => {
+                let at = at / SECTOR * SECTOR;
+                let length = SECTOR.min(inode.content.len() - at).min(donor.len());
+                let from = random.below((donor.len() - length) as u64 + 1) as usize;
+                inode.content[at..at + length].copy_from_slice(&donor[from..from + length]);
+            }
+        }
+        inode.durable.clone_from(&inode.content);
+        inode.content != before
     }
 
     /// The machine was killed: the page cache stays.

@@ -16,8 +16,8 @@ use hrl::{Clock, Compression, Mode, Policy, RetentionPolicy, Thinning, Timestamp
 use crate::away::Wish;
 use crate::failing::Failovers;
 use crate::gateway::Gateway;
-use crate::oracle::Oracle;
-use crate::site::{Plan, SITES, Site};
+use crate::oracle::{Oracle, last_in_vault};
+use crate::site::{Plan, SITES, Site, state_directory};
 use crate::store::Server;
 use crate::world::{Counts, Faults, Random, World};
 
@@ -165,6 +165,7 @@ fn faults(random: &Random) -> Faults {
         store_refuses: often(&[0, 50, 10]),
         store_loses_answer: often(&[0, 50, 10]),
         store_is_late: often(&[0, 0, 50, 10]),
+        store_repeats: often(&[0, 50, 10]),
     }
 }
 
@@ -253,6 +254,7 @@ impl Life {
             assert!(follower.is_err(), "promise 9: who has the volume follows");
             site.switch_off(&machine, false);
         }
+        self.rot(number);
         let started = if site.has_failover() {
             let wish = Wish { at: At::Newest, planned: None, changes: false };
             site.fail_over(&wish, site).is_ok()
@@ -268,6 +270,20 @@ impl Life {
             world.clock.advance(Duration::from_millis(random.within(1, 500)));
         }
         world.faults.set(if self.stormy { self.faulty } else { Faults::default() });
+    }
+
+    /// The disk under a spool gives back something else than what was synced to it.
+    fn rot(&self, number: usize) {
+        let (world, site) = (&self.world, &self.sites[number]);
+        if !self.stormy || !world.random.one_in(6) {
+            return;
+        }
+        if site.files().rot(&world.random, &state_directory().join("spool")) {
+            world.inject("a synced segment in the spool is altered");
+            // What only the journal had is read again from the disk; the points in it are gone.
+            let last = world.in_peace(|| last_in_vault(self.owner()));
+            site.model.borrow_mut().confirmed.retain(|_, sequence| *sequence <= last);
+        }
     }
 
     /// What happens to the world.

@@ -17,8 +17,8 @@ use crate::world::{Incarnation, World};
 #[derive(Default)]
 struct State {
     objects: BTreeMap<String, Arc<[u8]>>,
-    /// Puts that were given up by who sent them, and still arrive.
-    late: Vec<(Duration, String, Arc<[u8]>)>,
+    /// Requests that were given up by who sent them and still arrive, or arrive a second time. A delete has no content.
+    late: Vec<(Duration, String, Option<Arc<[u8]>>)>,
     down: bool,
     /// Versions of catalogs that were put.
     versions: u64,
@@ -84,7 +84,10 @@ impl Server {
             std::mem::take(&mut state.late).into_iter().partition(|(at, ..)| all || *at <= now);
         state.late = rest;
         for (_, name, content) in due {
-            state.add(name, content);
+            match content {
+                Some(content) => drop(state.add(name, content)),
+                None => drop(state.objects.remove(&name)),
+            }
         }
     }
 
@@ -139,6 +142,16 @@ impl SimStore {
         Ok(())
     }
 
+    /// The network delivers a request once more, now and then.
+    fn repeat(&self, name: &str, content: Option<Arc<[u8]>>) {
+        let world = World::current();
+        if !self.clear && world.strikes(world.faults.get().store_repeats, "a request arrives twice")
+        {
+            let at = world.clock.elapsed() + Duration::from_millis(world.random.within(1, 3000));
+            self.server.lock().late.push((at, name.to_owned(), content));
+        }
+    }
+
     /// The answer comes back; an error when it does not.
     fn answer(&self, what: &'static str, name: &str) -> Result<()> {
         if self.clear {
@@ -170,12 +183,11 @@ impl Store for SimStore {
         let content: Arc<[u8]> = content.into();
         if !self.clear && world.strikes(world.faults.get().store_is_late, "a put arrives late") {
             let at = world.clock.elapsed() + Duration::from_millis(world.random.within(1, 3000));
-            self.server.lock().late.push((at, name.to_owned(), content));
+            self.server.lock().late.push((at, name.to_owned(), Some(content)));
             return Err(Self::unavailable("put", name, "no answer in time"));
         }
-        let mut state = self.server.lock();
-        let outcome = state.add(name.to_owned(), content);
-        drop(state);
+        let outcome = self.server.lock().add(name.to_owned(), content.clone());
+        self.repeat(name, Some(content));
         self.answer("put", name)?;
         Ok(outcome)
     }
@@ -227,7 +239,14 @@ impl Store for SimStore {
 
     fn delete(&self, name: &str) -> Result<()> {
         self.send("delete", name)?;
+        let world = World::current();
+        if !self.clear && world.strikes(world.faults.get().store_is_late, "a delete arrives late") {
+            let at = world.clock.elapsed() + Duration::from_millis(world.random.within(1, 3000));
+            self.server.lock().late.push((at, name.to_owned(), None));
+            return Err(Self::unavailable("delete", name, "no answer in time"));
+        }
         self.server.lock().objects.remove(name);
+        self.repeat(name, None);
         self.answer("delete", name)
     }
 }

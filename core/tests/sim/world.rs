@@ -89,6 +89,8 @@ pub struct Faults {
     pub store_refuses: u64,
     pub store_loses_answer: u64,
     pub store_is_late: u64,
+    /// A put or delete that was answered arrives once more, later.
+    pub store_repeats: u64,
 }
 
 /// What was done in a run, for the figures.
