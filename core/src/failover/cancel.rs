@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use super::start::{asked_for, of_request, request_path};
 use crate::clock::Clock;
 use crate::device::SystemFiles;
 use crate::error::{Error, ErrorKind, Result};
@@ -10,8 +11,8 @@ use crate::protect::provisional::Provisional;
 use crate::protect::state::StateDirectory;
 use crate::replica::{StepKind, Vault};
 
-/// Gives up a failover that is not committed: the catalog says so first, then what the state directory has is dropped. The
-/// source goes on as before. May be repeated; without anything under way nothing is done.
+/// Gives up a failover that is not committed, or one that was asked of the source and not begun: the catalog says so first,
+/// then what the state directory has is dropped. The source goes on as before. May be repeated; without anything under way nothing is done.
 pub fn cancel(vault: &Vault, volume: &str, state: &Path, clock: &dyn Clock) -> Result<()> {
     let state = StateDirectory::open(Arc::new(SystemFiles), state)?;
     cancel_in(vault, volume, &state, clock)
@@ -23,7 +24,9 @@ pub(super) fn cancel_in(
     state: &StateDirectory,
     clock: &dyn Clock,
 ) -> Result<()> {
-    let Some(under_way) = Provisional::read(state)? else { return Ok(()) };
+    let Some(under_way) = Provisional::read(state)? else {
+        return take_back_request(vault, volume, state, clock);
+    };
     let mut replica = vault.replica(volume)?;
     if under_way.is_committed(replica.catalog()) {
         return Err(Error::new(ErrorKind::InvalidInput, "cancel failover of", volume)
@@ -41,4 +44,21 @@ pub(super) fn cancel_in(
     // While the failover's own record is there, all of this is done again.
     state.sync_names()?;
     Provisional::forget(state)
+}
+
+/// The source takes writes again when it was asked for the volume by a planned failover that never began here.
+fn take_back_request(
+    vault: &Vault,
+    volume: &str,
+    state: &StateDirectory,
+    clock: &dyn Clock,
+) -> Result<()> {
+    let Some(failover) = asked_for(state)? else { return Ok(()) };
+    let mut replica = vault.replica(volume)?;
+    let lifecycle = replica.catalog().lifecycle();
+    let is_current = lifecycle.current().is_some_and(|step| step.failover == failover);
+    if is_current && lifecycle.stage().is_open() {
+        replica.record_step(&of_request(StepKind::Cancel, failover, String::new(), clock))?;
+    }
+    state.remove_durably(&request_path(state))
 }

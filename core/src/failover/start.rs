@@ -224,16 +224,40 @@ pub(super) fn requested_id(
     replica: &Replica,
     clock: &dyn Clock,
 ) -> Result<PointId> {
-    let path = request_path(state);
-    let asked = state.read_text(&path, "a failover", |text| Some(PointId::parse(text.trim())))?;
     let lifecycle = replica.catalog().lifecycle();
     let is_over = |id: PointId| lifecycle.step_of(id, StepKind::Cancel).is_some();
-    if let Some(id) = asked.flatten().filter(|id| !is_over(*id)) {
+    if let Some(id) = asked_for(state)?.filter(|id| !is_over(*id)) {
         return Ok(id);
     }
     let id = PointId(random_bytes(clock));
-    state.write_text(&path, format!("{id}\n"))?;
+    state.write_text(&request_path(state), format!("{id}\n"))?;
     Ok(id)
+}
+
+/// The failover that this directory asked for and that has not begun.
+pub(super) fn asked_for(state: &StateDirectory) -> Result<Option<PointId>> {
+    let parse = |text: &str| Some(PointId::parse(text.trim()));
+    Ok(state.read_text(&request_path(state), "a failover", parse)?.flatten())
+}
+
+/// A step of a planned failover that has no state yet.
+pub(super) fn of_request(
+    kind: StepKind,
+    failover: PointId,
+    note: String,
+    clock: &dyn Clock,
+) -> Step {
+    Step {
+        kind,
+        failover,
+        time: clock.now(),
+        host: host(),
+        at: Sequence::ZERO,
+        point: None,
+        at_time: Timestamp(0),
+        epoch: Epoch(0),
+        note,
+    }
 }
 
 /// Asks the source to hand the volume over and waits for it; returns the state that it handed over.
@@ -246,17 +270,7 @@ pub(super) fn request(
     wait: &Wait,
 ) -> Result<Sequence> {
     let name = replica.info().name.clone();
-    let step = |kind, note: String| Step {
-        kind,
-        failover,
-        time: clock.now(),
-        host: host(),
-        at: Sequence::ZERO,
-        point: None,
-        at_time: Timestamp(0),
-        epoch: Epoch(0),
-        note,
-    };
+    let step = |kind, note| of_request(kind, failover, note, clock);
     replica.record_step(&step(StepKind::Request, String::new()))?;
     let begun = clock.elapsed();
     loop {
@@ -291,6 +305,6 @@ fn read_base(state: &StateDirectory) -> Result<Sequence> {
     base.map(Sequence).ok_or_else(missing)
 }
 
-fn request_path(state: &StateDirectory) -> PathBuf {
+pub(super) fn request_path(state: &StateDirectory) -> PathBuf {
     state.path().join("request")
 }

@@ -28,6 +28,11 @@ impl Site {
         self.file("presence").is_some() || self.file("failover").is_some() && !self.comes_home()
     }
 
+    /// It says that the volume was asked for.
+    pub fn has_request(&self) -> bool {
+        self.file("request").is_some()
+    }
+
     /// It says that a failback is under way.
     pub fn comes_home(&self) -> bool {
         let text = self.file("failover");
@@ -122,7 +127,7 @@ impl Site {
         let alive = machine.incarnation.is_alive();
         machine.incarnation.kill();
         self.files().killed();
-        if !alive { Err(self.died()) } else { result }
+        if alive { result } else { Err(self.died()) }
     }
 
     /// The copy behind the reads is complete.

@@ -17,6 +17,11 @@ use crate::world::Faults;
 /// Tries of what must succeed when nothing is wrong any more.
 const TRIES: u32 = 40;
 
+/// It is to be tried again when what is wrong is over.
+fn is_late(kind: ErrorKind) -> bool {
+    matches!(kind, ErrorKind::Unavailable | ErrorKind::Io | ErrorKind::Poisoned | ErrorKind::Full)
+}
+
 /// A failover under way.
 pub struct Over {
     /// It takes the volume home; else to a blank site.
@@ -25,6 +30,8 @@ pub struct Over {
     /// It may be in the catalog.
     attempted: bool,
     cancelling: bool,
+    /// The catalog may say that it was cancelled.
+    cancelled: bool,
 }
 
 /// What is known of the branch of an ended epoch.
@@ -88,6 +95,7 @@ impl Life {
             self.see_commits(false);
             if self.failovers.over.is_none() && !self.server.is_down() {
                 world.dies_at.set(None);
+                owner.files().set_room(usize::MAX);
                 owner.detach(self.crashes > 0);
             }
         }
@@ -105,7 +113,8 @@ impl Life {
         let wish =
             Wish { at: self.some_state(), planned: planned.then_some(limit), changes: false };
         self.world.inject("a failover begins");
-        self.failovers.over = Some(Over { home: false, wish, attempted: false, cancelling: false });
+        self.failovers.over =
+            Some(Over { home: false, wish, attempted: false, cancelling: false, cancelled: false });
         self.try_over();
     }
 
@@ -148,9 +157,11 @@ impl Life {
             Err(error) => {
                 let kind = error.kind();
                 let no_state = matches!(kind, ErrorKind::NotFound | ErrorKind::NotOrdered);
-                let late =
-                    matches!(kind, ErrorKind::Unavailable | ErrorKind::Io | ErrorKind::Poisoned);
-                assert!(no_state || late, "a failover cannot begin: {error}");
+                let late = is_late(kind);
+                // Cancelled in the catalog, and not here: that is to be done again.
+                let cancelled = over.cancelled && kind == ErrorKind::Fenced;
+                over.cancelling |= cancelled;
+                assert!(no_state || late || cancelled, "a failover cannot begin: {error}");
                 assert!(
                     !no_state || !site.has_failover() || wish.changes,
                     "promise 5: the state of a failover under way is gone: {error}"
@@ -178,8 +189,11 @@ impl Life {
             return;
         }
         let Some(running) = site.running().filter(|_| site.is_alive()) else {
-            if random.one_in(10) {
-                self.try_over();
+            // Also one that only asked for the volume is given up.
+            match random.below(80) {
+                0 => self.try_cancel(),
+                1..=8 => self.try_over(),
+                _ => {}
             }
             return;
         };
@@ -215,7 +229,7 @@ impl Life {
                 self.see_commits(true);
                 if let Err(error) = result {
                     let kind = error.kind();
-                    let late = matches!(kind, ErrorKind::Unavailable | ErrorKind::Io);
+                    let late = is_late(kind);
                     assert!(late || !site.is_alive(), "a failover cannot be committed: {error}");
                 }
             }
@@ -224,9 +238,10 @@ impl Life {
 
     fn try_cancel(&mut self) {
         let site = self.sites[self.other()].clone();
+        site.crash(self.world.random.one_in(2));
         self.world.inject("a failover is cancelled");
         if let Some(over) = &mut self.failovers.over {
-            over.cancelling = true;
+            (over.cancelling, over.cancelled) = (true, true);
         }
         self.may_die();
         let result = site.cancel();
@@ -235,16 +250,21 @@ impl Life {
         if self.failovers.over.is_none() {
             return;
         }
+        assert!(
+            result.is_err() || !site.has_failover(),
+            "a failover was cancelled, and is under way"
+        );
         match result {
-            Ok(()) => {
-                assert!(!site.has_failover(), "a failover was cancelled, and is under way");
+            // Who died at the very end has nothing left to do.
+            _ if !site.has_failover() && !site.has_request() => {
                 site.basis.set(None);
                 self.failovers.over = None;
                 // A request that was never answered stays open: who asked takes it up again.
                 self.failovers.lost = false;
             }
+            Ok(()) => {}
             Err(error) => {
-                let late = matches!(error.kind(), ErrorKind::Unavailable | ErrorKind::Io);
+                let late = is_late(error.kind());
                 assert!(late, "a failover cannot be cancelled: {error}");
                 if self.world.random.one_in(3)
                     && let Some(over) = &mut self.failovers.over
@@ -360,7 +380,7 @@ impl Life {
                 self.see_commits(true);
                 if let Some(error) = error.filter(|_| alive && self.failovers.lost) {
                     world.say(format!("follow: {error}"));
-                    let late = matches!(error.kind(), ErrorKind::Unavailable | ErrorKind::Io);
+                    let late = is_late(error.kind());
                     // A segment that was put and never named is a stray; it is handed in when that is gone.
                     let is_retained = site.plan.policy.retention.is_some();
                     let late = late || (is_retained && error.kind() == ErrorKind::Changed);
@@ -410,13 +430,14 @@ impl Life {
         let limit = Duration::from_millis(random.within(500, 20_000));
         let planned = (owner.is_alive() && !random.one_in(3)).then_some(limit);
         let wish = Wish { at: At::Newest, planned, changes: false };
-        self.failovers.over = Some(Over { home: true, wish, attempted: true, cancelling: false });
+        self.failovers.over =
+            Some(Over { home: true, wish, attempted: true, cancelling: false, cancelled: false });
         let result = site.fail_back(machine, follower, planned, || self.see_commits(true));
         world.dies_at.set(None);
         self.see_commits(true);
         if let Err(error) = result {
             let kind = error.kind();
-            let late = matches!(kind, ErrorKind::Unavailable | ErrorKind::Io | ErrorKind::Poisoned);
+            let late = is_late(kind);
             assert!(late || self.failovers.over.is_none(), "a volume cannot come home: {error}");
             if random.one_in(2) {
                 site.files().power_failed(random);

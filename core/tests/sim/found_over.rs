@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use hrl::device::{BlockDevice, Durability};
 use hrl::failover::{FailoverOptions, Follower, SteppedFailover};
@@ -29,6 +30,34 @@ impl Machine {
             .files(files.clone());
         let mut protection = SteppedFailover::start(options).expect("fail over").protection;
         Agent { tasks: protection.take_tasks(), protection, files, world: self.world.clone() }
+    }
+
+    /// A planned failover whose operator gives up waiting: the vault does not take the end of it.
+    fn ask(&self) -> Result<()> {
+        let machine = Incarnation::start();
+        let files = self.files.mount(&machine);
+        let store = self.server.connect(&machine, Some(files.clone()));
+        let clock: Arc<dyn Clock> = self.world.clock.clone();
+        let vault = Vault::open(store, None, clock.clone())?;
+        let ends = machine.clone();
+        let options =
+            FailoverOptions::new("disk", vault, "/state", self.platter.attach(&machine, true))
+                .planned(Duration::from_secs(1))
+                .clock(clock)
+                .waiting(Arc::new(move |_| ends.kill()))
+                .files(files);
+        let result = SteppedFailover::start(options).map(drop);
+        self.files.killed();
+        result
+    }
+
+    fn cancel(&self) -> Result<()> {
+        let machine = Incarnation::start();
+        let files = self.files.mount(&machine);
+        let store = self.server.connect(&machine, Some(files.clone()));
+        let clock: Arc<dyn Clock> = self.world.clock.clone();
+        let vault = Vault::open(store, None, clock.clone())?;
+        SteppedFailover::cancel(files, &vault, "disk", Path::new("/state"), &*clock)
     }
 
     fn follow(&self) -> Result<Follower> {
@@ -117,6 +146,20 @@ fn promise_5_a_branch_keeps_its_history_when_a_later_failover_goes_to_an_older_s
     replica.drop_branch(Epoch(1)).expect("drop the older one");
     replica.drop_branch(Epoch(2)).expect("then the other");
     assert!(replica.catalog().last_sequence() > Sequence::ZERO);
+}
+
+/// Nobody could write the volume any more: its source had refused writes, and there was nothing to cancel.
+#[test]
+fn promise_6_a_planned_failover_that_never_began_is_cancelled() {
+    let (home, mut agent) = at_home();
+    let away = home.beside();
+    away.ask().expect_err("nobody hands over while nobody steps");
+    agent.run(|protection| protection.stats().handed_over);
+    away.cancel().expect("cancel");
+    agent.run(|protection| !protection.stats().handed_over);
+    agent.write(BLOCK, 8);
+    agent.settle();
+    assert_eq!(home.content(&At::Newest), home.platter.peek());
 }
 
 /// It was refused as a failover under way, and cancelling that would have dropped what its spool had.

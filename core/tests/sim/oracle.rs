@@ -56,8 +56,10 @@ impl Oracle {
 
     /// The epoch was ended at `at`: what was offered after it is on the branch.
     pub fn divide(&mut self, at: u64) -> Vec<(PointId, u64)> {
-        let later = self.offered.extract_if(.., |_, (sequence, _)| *sequence > at);
-        later.map(|(point, (sequence, _))| (point, sequence)).collect()
+        let later = self.offered.iter().filter(|(_, (sequence, _))| *sequence > at);
+        let later = later.map(|(point, (sequence, _))| (*point, *sequence)).collect();
+        self.offered.retain(|_, (sequence, _)| *sequence <= at);
+        later
     }
 
     /// Promise 5: what was offered is offered, unless it is as old as retention may take.

@@ -388,8 +388,13 @@ impl Life {
             site.settle();
             self.oracle.look_at_the_end(&site);
         }
-        let whole = site.has_failover();
+        // A record of a failover that could not be removed does not matter.
+        let whole = site.running().is_some_and(|running| running.instant.borrow().is_some());
         let stopped = if whole {
+            // A flush that failed once is final for a disk until it is opened again.
+            site.crash(false);
+            self.revive(self.owner);
+            site.settle();
             site.finish_copy();
             site.detach(false);
             !site.has_failover()

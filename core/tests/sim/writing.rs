@@ -14,7 +14,7 @@ use crate::site::{Running, Site, tap_of};
 const WRITERS: usize = 5;
 
 /// Marks that a writer may miss one after the other.
-const MARKS_MAX: u32 = 12;
+const MARKS_MAX: u32 = 40;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
