@@ -48,7 +48,9 @@ impl Catalog {
     /// and of tests.
     pub(super) fn needed_states(&self) -> impl Iterator<Item = Sequence> {
         let lifecycle = self.lifecycle();
-        let open = lifecycle.current().filter(|_| lifecycle.stage() == Stage::FailedOver);
+        // Handed over, it is the state that the failover is about to begin with.
+        let is_open = matches!(lifecycle.stage(), Stage::HandedOver | Stage::FailedOver);
+        let open = lifecycle.current().filter(|_| is_open);
         let tests = lifecycle.tests().iter().map(|test| test.begin.at);
         self.branches.iter().map(|branch| branch.base).chain(open.map(|step| step.at)).chain(tests)
     }

@@ -254,6 +254,9 @@ impl Life {
             result.is_err() || !site.has_failover(),
             "a failover was cancelled, and is under way"
         );
+        if !site.has_failover() {
+            site.basis.set(None);
+        }
         match result {
             // Who died at the very end has nothing left to do.
             _ if !site.has_failover() && !site.has_request() => {
