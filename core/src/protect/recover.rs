@@ -1,6 +1,6 @@
 //! What an agent finds when it starts, and what of the disk must be read again because of it.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::resync::Baseline;
@@ -62,7 +62,7 @@ pub(super) fn journal(
         if shipped {
             state.remove(&path)?;
         } else if summary.previous != left.chain || summary.first_sequence <= left.last_sequence {
-            left.notes.push(put_aside(state, &path, "it does not follow the vault's history")?);
+            left.notes.push(give_up(state, &path, "it does not follow the vault's history")?);
             left.broken = true;
         } else {
             left.last_sequence = summary.last_sequence;
@@ -103,7 +103,7 @@ pub(super) fn sealed_in_spool(
             // What cannot be read now may be read at the next start, and is all that there is of it.
             Err(error) if error.kind() == ErrorKind::Io => return Err(error),
             Err(error) => {
-                spool.notes.push(put_aside(state, &path, &error.to_string())?);
+                spool.notes.push(give_up(state, &path, &error.to_string())?);
                 spool.broken = true;
             }
         }
@@ -127,12 +127,14 @@ fn put_superseded_aside(state: &StateDirectory, spool: &mut SealedSpool) -> Resu
     Ok(())
 }
 
-/// Puts a segment that does not fit aside; says so.
-pub(super) fn put_aside(
-    state: &StateDirectory,
-    path: &std::path::Path,
-    why: &str,
-) -> Result<String> {
+/// Puts a segment aside whose changes are in no other place than on the disk; says so. The dirty map, which does not mark
+/// them any more, goes first: should this start end before all is marked, the next one finds no map and marks all.
+pub(super) fn give_up(state: &StateDirectory, path: &Path, why: &str) -> Result<String> {
+    state.forget_dirty_map()?;
+    put_aside(state, path, why)
+}
+
+fn put_aside(state: &StateDirectory, path: &Path, why: &str) -> Result<String> {
     let target = state.reject(path)?;
     Ok(format!("a spooled segment was put aside as {}: {why}", target.display()))
 }

@@ -4,7 +4,7 @@
 //! segments go to the vault as the end of the epoch's branch, where they can be read and restored; the volume is not changed.
 //! What the disk got later still is marked in the dirty map, and found there when the disk follows the volume again.
 
-use super::recover::{put_aside, sealed_in_spool};
+use super::recover::{give_up, sealed_in_spool};
 use super::state::StateDirectory;
 use crate::clock::Clock;
 use crate::error::{ErrorKind, Result};
@@ -48,7 +48,7 @@ pub(crate) fn hand_in(
         let fits = catalog.branch(branch.epoch).is_ok_and(|now| now.chain == summary.previous);
         if !fits {
             let why = "it does not follow the branch of its epoch";
-            done.notes.push(put_aside(state, &path, why)?);
+            done.notes.push(give_up(state, &path, why)?);
             done.broken = true;
             continue;
         }
