@@ -164,8 +164,8 @@ impl Site {
             Some(Change::Write(data)) => tags_of(data),
             Some(Change::Zero | Change::Discard(_)) => vec![0; sectors],
             None => {
-                let content = self.platter().peek();
-                tags_of(&content[extent.offset as usize..extent.end() as usize])
+                // What the volume's users see: of an instant disk, also what its own disk does not have yet.
+                self.disk_now()[first..first + sectors].to_vec()
             }
         };
         let Some(change) = change else {
