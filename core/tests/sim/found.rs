@@ -52,10 +52,10 @@ impl Machine {
     }
 
     pub fn start(&self) -> Agent {
-        self.open(false)
+        self.open(false).expect("open")
     }
 
-    fn open(&self, take_over: bool) -> Agent {
+    fn open(&self, take_over: bool) -> hrl::Result<Agent> {
         let machine = Incarnation::start();
         let files = self.files.mount(&machine);
         let store = self.server.connect(&machine, Some(files.clone()));
@@ -67,8 +67,9 @@ impl Machine {
                 .clock(clock)
                 .take_over(take_over)
                 .files(files.clone());
-        let mut protection = SteppedProtection::open(options).expect("open");
-        Agent { tasks: protection.take_tasks(), protection, files, world: self.world.clone() }
+        let mut protection = SteppedProtection::open(options)?;
+        let (tasks, world) = (protection.take_tasks(), self.world.clone());
+        Ok(Agent { tasks, protection, files, world })
     }
 
     /// The agent dies; what it wrote is there.
@@ -197,6 +198,33 @@ fn promise_3_a_device_error_within_a_resync_compares_with_nothing_stale() {
 }
 
 #[test]
+fn promise_4_a_start_that_fails_after_it_put_a_segment_aside_hides_nothing() {
+    let machine = Machine::new();
+    let mut agent = machine.start();
+    agent.settle();
+    machine.server.set_down(true);
+    agent.write(BLOCK, 7);
+    // It is in a sealed segment alone, and no mark tells of it.
+    agent.run(|protection| {
+        let stats = protection.stats();
+        stats.marked_regions == 0 && stats.journaled_sequence == stats.last_sequence
+    });
+    assert_eq!(agent.spooled(), 1);
+    machine.kill(agent);
+    machine.server.set_down(false);
+    while !machine.files.rot(&machine.world.random, Path::new("/state/spool")) {}
+    machine.files.set_room(machine.files.bytes() + 1024);
+    let first = machine.open(false);
+    machine.files.set_room(usize::MAX);
+    let mut agent = first.unwrap_or_else(|_| {
+        machine.files.killed();
+        machine.start()
+    });
+    agent.settle();
+    assert!(machine.content(&At::Newest) == machine.platter.peek(), "something is missing");
+}
+
+#[test]
 fn promise_4_a_segment_whose_name_was_not_synced_never_takes_the_place_of_its_successor() {
     let machine = Machine::new();
     let mut agent = machine.start();
@@ -255,12 +283,12 @@ fn promise_4_who_takes_a_volume_back_trusts_no_mark_of_before() {
     // Long enough that nothing is marked any more.
     agent.run(|protection| protection.stats().marked_regions == 0);
     home.kill(agent);
-    let mut agent = away.open(true);
+    let mut agent = away.open(true).expect("open");
     agent.write(Extent { offset: 2 * REGION, length: 512 }, 5);
     agent.settle();
     assert_eq!(home.content(&At::Newest), away.platter.peek());
     away.kill(agent);
-    let mut agent = home.open(true);
+    let mut agent = home.open(true).expect("open");
     agent.settle();
     assert_eq!(home.content(&At::Newest), home.platter.peek());
 }
