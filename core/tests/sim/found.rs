@@ -69,7 +69,7 @@ impl Machine {
                 .files(files.clone());
         let mut protection = SteppedProtection::open(options)?;
         let (tasks, world) = (protection.take_tasks(), self.world.clone());
-        Ok(Agent { tasks, protection, files, world })
+        Ok(Agent { protection, tasks, files, world })
     }
 
     /// The agent dies; what it wrote is there.
