@@ -235,8 +235,9 @@ impl Catalog {
         };
         match self.store.put(&self.object(number), &bytes)? {
             PutOutcome::Created => {
-                next.version = number;
-                next.hash = *blake3::hash(&bytes).as_bytes();
+                let hash = *blake3::hash(&bytes).as_bytes();
+                self.check_place(number, hash)?;
+                (next.version, next.hash) = (number, hash);
                 *self = next;
                 self.forget_old_versions();
                 Ok(true)
@@ -245,10 +246,34 @@ impl Catalog {
                 let version = self.read(number, None)?;
                 let ours = version.author == author
                     && (version.edits == edits || version.edits == next.state());
+                if ours {
+                    self.check_place(number, version.hash)?;
+                }
                 self.apply_read(version, number, whole)?;
                 Ok(ours)
             }
         }
+    }
+
+    /// The version `number` with this hash, which was put from here, is one of the catalog: it is the newest, or the next one
+    /// follows it. Where others were two snapshots on and had forgotten the version of that number, it is in no reader's way
+    /// and says nothing: `Unavailable`, and what they appended is read.
+    fn check_place(&mut self, number: u64, hash: [u8; 32]) -> Result<()> {
+        let names = VersionNames::of(&self.prefix, &self.store.list(&self.prefix)?);
+        if names.newest() <= number {
+            return Ok(());
+        }
+        if names.has(number + 1) {
+            match self.read(number + 1, None) {
+                Ok(after) if after.previous == hash => return Ok(()),
+                Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
+        }
+        self.refresh()?;
+        Err(Error::new(ErrorKind::Unavailable, "append to catalog", self.object(number))
+            .message("others went on far beyond this version meanwhile")
+            .found(format_args!("version {}", self.version)))
     }
 
     /// Reads versions that others appended since.
@@ -532,7 +557,7 @@ impl Catalog {
         edits
     }
 
-    fn object(&self, number: u64) -> String {
+    pub(super) fn object(&self, number: u64) -> String {
         format!("{}{number:016x}", self.prefix)
     }
 

@@ -594,6 +594,36 @@ fn a_reader_that_is_two_snapshots_behind_its_listing_reads_again() {
     }
 }
 
+/// The number of its next version is free again: the version that others put there is forgotten.
+#[test]
+fn a_writer_that_others_are_two_snapshots_ahead_of_does_not_append_beside_the_catalog() {
+    for taken in [false, true] {
+        let mut rig = Rig::new(true);
+        let source = rig.source.clone();
+        let other = SourceIdentity { id: [9; 16], ..source.clone() };
+        let writer = if taken { other } else { source.clone() };
+        let mut late = rig.catalog.clone();
+        let next = late.object(late.version() + 1);
+        for _ in 0..200 {
+            let edits = vec![CatalogEdit::Source(writer.clone())];
+            rig.catalog.append(&writer, edits).expect("append");
+        }
+        assert!(rig.store.head(&next).expect("head").is_none(), "it was forgotten");
+        let edits = vec![CatalogEdit::Segments(Vec::new())];
+        let error = late.append(&source, edits.clone()).expect_err("it is no version");
+        assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
+        let again = late.append(&source, edits);
+        if taken {
+            assert_eq!(again.expect_err("another has it").kind(), ErrorKind::Fenced);
+        } else {
+            again.expect("append");
+        }
+        rig.catalog.refresh().expect("refresh");
+        assert_eq!(late.version(), rig.catalog.version());
+        assert_eq!(rig.replica().catalog().version(), rig.catalog.version());
+    }
+}
+
 #[test]
 fn two_compactors_a_source_and_a_reader_at_once() {
     let mut rig = Rig::new(true);
