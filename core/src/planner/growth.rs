@@ -152,6 +152,8 @@ impl<'a> Vault<'a> {
     fn append(&mut self, versions: f64) {
         self.versions += versions;
         self.requests.put += versions;
+        // After each put the writer lists, to see that it was not overtaken.
+        self.requests.list += versions;
         // An old version goes for each new one, found by a list at each snapshot.
         if self.versions > 2.0 * SNAPSHOT_EVERY as f64 {
             self.requests.delete += versions;
