@@ -20,7 +20,9 @@
 //!
 //! Invariants: when [`DirtyMap::mark`] returns the bits survive a power failure; a cleared bit may come back,
 //! which costs a needless read and nothing else. Of a sector whose checksum does not hold, which a disk has altered or
-//! the power has caught between bits and checksum, all regions count as marked. After a failed sync the map is poisoned for good.
+//! the power has caught between bits and checksum, all regions count as marked. After a failed sync the map is poisoned for good:
+//! what later syncs of that file achieve is not known either, and marks of a killed agent may be there to read and not be
+//! durable. So each session begins with a file of its own, which has the marks of the one before.
 //! Only one process has the map open: the state directory is locked.
 
 use std::path::{Path, PathBuf};
@@ -177,10 +179,21 @@ impl DirtyMap {
         self.generation
     }
 
-    /// Begins a session: from now on a stop without [`DirtyMap::end_session`] counts as a crash. Durable.
+    /// Begins a session: from now on a stop without [`DirtyMap::end_session`] counts as a crash. Durable, as are all marks
+    /// from here on, whatever became of syncs of the file before.
     pub fn begin_session(&mut self) -> Result<()> {
+        self.begin_session_in(&SystemFiles)
+    }
+
+    /// As [`DirtyMap::begin_session`], among these files.
+    pub(crate) fn begin_session_in(&mut self, files: &dyn Files) -> Result<()> {
         self.generation = self.generation.wrapping_add(1);
-        self.write_header(None)
+        let header = encode_header(&self.params, self.generation, None);
+        let pieces = [&header, &self.map.bytes()[HEADER_BYTES..]];
+        let io = |error| Error::io("begin session of dirty map", self.path.display(), error);
+        replace_file(files, &self.path, &self.path.with_extension("new"), pieces).map_err(io)?;
+        self.map = files.map_mut(&self.path).map_err(io)?;
+        Ok(())
     }
 
     /// Ends the session cleanly. The bits are made durable before the header says so.
@@ -464,6 +477,23 @@ mod tests {
         map.end_session(stop).expect("end");
         drop(map);
         assert_eq!(DirtyMap::open(&path).expect("open").1, MapState::Clean(stop));
+    }
+
+    #[test]
+    fn promise_4_a_session_begins_with_a_file_of_its_own_and_all_marks() {
+        let directory = tempfile::tempdir().expect("temporary directory");
+        let path = directory.path().join("dirty");
+        let mut before = DirtyMap::create(&path, PARAMS, false).expect("create");
+        before.begin_session().expect("begin");
+        before.mark(&[range(3, 4)]).expect("mark");
+        let (mut map, _) = DirtyMap::open(&path).expect("open");
+        map.begin_session().expect("begin");
+        before.mark(&[range(50, 50)]).expect("mark");
+        map.mark(&[range(70, 70)]).expect("mark");
+        drop((before, map));
+        let (map, state) = DirtyMap::open(&path).expect("open");
+        assert_eq!(map.marked(), [range(3, 4), range(70, 70)]);
+        assert_eq!((state, map.generation()), (MapState::InUse, 2));
     }
 
     #[test]

@@ -145,7 +145,7 @@ impl ProtectionOptions {
         let info = replica.info().clone();
         let left = recover::journal(&state, &replica, &*self.clock)?;
         let mut needed = recover::disk(&state, &*self.device, &info, &self.policy, &left)?;
-        needed.map.begin_session()?;
+        needed.map.begin_session_in(&**state.files())?;
         let baseline = recover::baseline(&state, &replica, &left, &needed);
         let tap = Arc::new(Tap::new(
             info.device_bytes,
