@@ -45,7 +45,7 @@ impl Buffer {
     /// A copy of `bytes`.
     pub fn copy_of(bytes: &[u8]) -> Self {
         let mut buffer = Self::uninitialised(bytes.len());
-        // SAFETY: the allocation is new, so it cannot overlap `bytes`, and it holds at least as many bytes.
+        // SAFETY: nobody else has this memory, new or used again, so it cannot overlap `bytes`; it holds at least as many bytes.
         unsafe { bytes.as_ptr().copy_to_nonoverlapping(buffer.start.as_ptr(), bytes.len()) };
         buffer.length = bytes.len();
         buffer
@@ -98,7 +98,7 @@ impl Drop for Buffer {
         if self.capacity == BUFFER_ALIGNMENT_BYTES && idle_pages().push(Page(self.start)).is_ok() {
             return;
         }
-        // SAFETY: `start` came from `alloc` with this layout and is released once.
+        // SAFETY: `start` came from `alloc` with this layout, and was not kept for another buffer: it is released once.
         unsafe { dealloc(self.start.as_ptr(), Self::layout(self.capacity)) };
     }
 }
