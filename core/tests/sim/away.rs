@@ -130,6 +130,11 @@ impl Site {
         if alive { result } else { Err(self.died()) }
     }
 
+    /// The agent that runs does not know that its failover was committed, or it was not.
+    pub fn is_provisional(&self) -> bool {
+        self.running().is_some_and(|running| running.protection.stats().provisional)
+    }
+
     /// The copy behind the reads is complete.
     pub fn is_whole(&self) -> bool {
         self.running().is_some_and(|running| {

@@ -89,8 +89,14 @@ impl Life {
         } else if world.random.one_in(self.failovers.every) {
             self.begin_failover();
         }
+        if self.failovers.over.is_none() && world.random.one_in(20) {
+            self.may_die();
+            let _ = self.commit_again();
+            world.dies_at.set(None);
+        }
         let owner = self.owner();
-        if !self.stormy && owner.is_alive() && owner.is_whole() && world.random.one_in(40) {
+        let may_end = owner.is_alive() && owner.is_whole() && !owner.is_provisional();
+        if !self.stormy && may_end && world.random.one_in(40) {
             let owner = owner.clone();
             self.see_commits(false);
             if self.failovers.over.is_none() && !self.server.is_down() {
@@ -324,6 +330,13 @@ impl Life {
         self.failovers.lost = true;
     }
 
+    /// Repeats a commit that nobody answered although it is in the catalog, as an operator does.
+    fn commit_again(&self) -> hrl::Result<()> {
+        let owner = self.owner();
+        let running = owner.running().filter(|_| owner.is_alive() && owner.is_provisional());
+        running.map_or(Ok(()), |running| owner.commit(&running))
+    }
+
     /// What becomes of a site that lost the volume.
     fn go_on_at_home(&mut self) {
         let (world, site) = (self.world.clone(), self.sites[self.other()].clone());
@@ -527,6 +540,9 @@ impl Life {
         for _ in 0..TRIES {
             self.see_commits(true);
             self.revive(self.owner);
+            if self.failovers.over.is_none() {
+                self.commit_again().expect("nothing is wrong");
+            }
             let other = self.sites[self.other()].clone();
             if self.failovers.over.as_ref().is_some_and(|over| !over.home) {
                 let cancels = self.failovers.over.as_ref().is_some_and(|over| over.cancelling);
