@@ -1,4 +1,7 @@
 //! The resync task: reads the regions that capture could not follow, and brings the volume back to `Ordered`.
+//!
+//! What the replica holds already is not journaled again. A stretch of the volume is looked up at once, by the frames of the
+//! replica, as a hash for each block; so the time does not depend on the order in which the blocks were written.
 
 use std::sync::atomic::Ordering;
 use std::task::{Poll, Waker};
@@ -7,16 +10,16 @@ use std::time::Duration;
 use super::Shared;
 use super::task::{Next, Task};
 use crate::capture::{Change, Ticket};
-use crate::device::{BlockDevice, Buffer};
-use crate::error::{ErrorKind, Result};
+use crate::device::Buffer;
+use crate::error::{Error, ErrorKind, Result};
 use crate::event::{EventKind, Mode};
 use crate::extent::{Extent, block_runs};
 use crate::policy::CaptureContent;
-use crate::replica::{View, is_zero};
+use crate::replica::{COMPARED_BYTES, Fingerprints, View, is_zero};
 use crate::units::Sequence;
 
-/// Blocks of this size are compared and journaled.
-const BLOCK_BYTES: usize = 4096;
+/// What the replica holds is looked up for so much of the volume at once.
+const LOOKED_UP_BYTES: u64 = 256 << 20;
 const POLL: Duration = Duration::from_millis(10);
 /// Longest wait until everything is looked at again.
 const WAIT: Duration = Duration::from_millis(200);
@@ -37,6 +40,8 @@ pub(super) enum Baseline {
 pub(super) struct Resync {
     /// Serves the first resync only.
     baseline: Baseline,
+    /// Of the baseline, in the regions that are read next.
+    prints: Option<Fingerprints>,
     stage: Stage,
     /// Losses of the journal when the resync began.
     losses: u64,
@@ -54,7 +59,7 @@ enum Stage {
 
 impl Resync {
     pub(super) fn new(baseline: Baseline) -> Self {
-        Self { baseline, stage: Stage::Idle, losses: 0 }
+        Self { baseline, prints: None, stage: Stage::Idle, losses: 0 }
     }
 
     fn begin(&mut self, shared: &Shared) -> Next {
@@ -92,22 +97,50 @@ impl Resync {
         if !has_room(shared) {
             return Next::Later(POLL);
         }
+        // Before the ticket, which writers wait for.
+        if let Err(error) = self.look_up(shared, region, extent) {
+            return self.failed(shared, &error);
+        }
         let ticket = match shared.tap.begin_resync(extent, waker) {
             Poll::Pending => return Next::Later(WAIT),
             Poll::Ready(ticket) => ticket,
         };
         self.stage = Stage::Reading(region + 1);
-        match ticket.and_then(|ticket| resync_region(shared, &self.baseline, region, ticket)) {
+        match ticket.and_then(|ticket| self.resync_region(shared, region, ticket)) {
             Ok(()) => Next::Now,
-            Err(error) => {
-                if error.kind() == ErrorKind::NotFound {
-                    // Retention took away what the view is made of; without it everything is sent.
-                    self.baseline = Baseline::Unknown;
-                }
-                shared.event(EventKind::TaskFailed, format!("resync: {error}"));
-                Next::Later(RETRY)
-            }
+            Err(error) => self.failed(shared, &error),
         }
+    }
+
+    fn failed(&mut self, shared: &Shared, error: &Error) -> Next {
+        if error.kind() == ErrorKind::NotFound {
+            // Retention took away what the view is made of; without it everything is sent.
+            self.forget();
+        }
+        shared.event(EventKind::TaskFailed, format!("resync: {error}"));
+        Next::Later(RETRY)
+    }
+
+    fn forget(&mut self) {
+        self.baseline = Baseline::Unknown;
+        self.prints = None;
+    }
+
+    /// Finds out what the replica holds in this region, and in the next ones that wait.
+    fn look_up(&mut self, shared: &Shared, region: u64, extent: Extent) -> Result<()> {
+        let Baseline::View(view) = &self.baseline else { return Ok(()) };
+        if !shared.tap.may_compare() || self.prints.as_ref().is_some_and(|p| p.cover(extent)) {
+            return Ok(());
+        }
+        let end = extent.offset.saturating_add(LOOKED_UP_BYTES);
+        let mut extents = vec![extent];
+        let mut next = shared.tap.next_resync(region + 1);
+        while let Some((region, extent)) = next.filter(|(_, extent)| extent.end() <= end) {
+            extents.push(extent);
+            next = shared.tap.next_resync(region + 1);
+        }
+        self.prints = Fingerprints::take(view, extents, &|| !shared.is_stopping())?;
+        Ok(())
     }
 
     fn settle(&mut self, shared: &Shared, target: Sequence, losses: u64) -> Next {
@@ -130,10 +163,77 @@ impl Resync {
     }
 
     fn end(&mut self, shared: &Shared) -> Next {
-        self.baseline = Baseline::Unknown;
+        self.forget();
         self.stage = Stage::Idle;
         // Where the journal cannot be written, reading the disk again at once would only lose it again.
         if shared.journal().losses == self.losses { Next::Now } else { Next::Later(RETRY) }
+    }
+}
+
+impl Resync {
+    fn resync_region(&self, shared: &Shared, region: u64, ticket: Ticket) -> Result<()> {
+        let extent = ticket.extent();
+        if shared.policy.content == CaptureContent::ExtentsOnly {
+            shared.tap.complete_resync(ticket, region, vec![(extent, Change::Zero)]);
+            return Ok(());
+        }
+        match self.read_changes(shared, extent) {
+            Ok((changes, bytes_read)) => {
+                let journaled = changes.iter().map(|(extent, _)| extent.length).sum();
+                shared.count_resync(bytes_read, journaled);
+                shared.tap.complete_resync(ticket, region, changes);
+                Ok(())
+            }
+            Err(error) => {
+                // The region keeps waiting.
+                shared.tap.cancel(ticket);
+                Err(error)
+            }
+        }
+    }
+
+    /// What the disk holds in `extent` that the replica lacks, and how many bytes were read to find out.
+    fn read_changes(
+        &self,
+        shared: &Shared,
+        extent: Extent,
+    ) -> Result<(Vec<(Extent, Change)>, u64)> {
+        let device = shared.volume.device();
+        let may_compare = shared.tap.may_compare();
+        let is_empty = may_compare && matches!(self.baseline, Baseline::Empty);
+        if is_empty && device.allocation(extent)?.iter().all(|run| !run.allocated) {
+            return Ok((Vec::new(), 0));
+        }
+        let mut found = Buffer::zeroed(extent.length as usize);
+        device.read(extent.offset, &mut found)?;
+        let same = match (&self.baseline, &self.prints) {
+            (Baseline::View(view), Some(prints)) if may_compare && prints.cover(extent) => {
+                prints.compare(view, extent, &found)?
+            }
+            _ => Vec::new(),
+        };
+        let sort = |start: usize, block: &[u8]| -> Block {
+            let zero = is_zero(block);
+            let same = same.get(start / COMPARED_BYTES).copied().unwrap_or(is_empty && zero);
+            match (same, zero) {
+                (true, _) => Block::Same,
+                (false, true) => Block::Zero,
+                (false, false) => Block::Data,
+            }
+        };
+        let changes = block_runs(&found, COMPARED_BYTES, sort)
+            .filter(|(_, kind)| *kind != Block::Same)
+            .map(|(run, kind)| {
+                let extent =
+                    Extent { offset: extent.offset + run.start as u64, length: run.len() as u64 };
+                let change = match kind {
+                    Block::Zero => Change::Zero,
+                    _ => Change::Write(Buffer::copy_of(&found[run])),
+                };
+                (extent, change)
+            })
+            .collect();
+        Ok((changes, extent.length))
     }
 }
 
@@ -159,77 +259,9 @@ impl Task for Resync {
     }
 }
 
-fn resync_region(shared: &Shared, baseline: &Baseline, region: u64, ticket: Ticket) -> Result<()> {
-    let extent = ticket.extent();
-    if shared.policy.content == CaptureContent::ExtentsOnly {
-        shared.tap.complete_resync(ticket, region, vec![(extent, Change::Zero)]);
-        return Ok(());
-    }
-    let known = if shared.tap.may_compare() { baseline } else { &Baseline::Unknown };
-    match read_changes(shared, known, extent) {
-        Ok((changes, bytes_read)) => {
-            let journaled = changes.iter().map(|(extent, _)| extent.length).sum();
-            shared.count_resync(bytes_read, journaled);
-            shared.tap.complete_resync(ticket, region, changes);
-            Ok(())
-        }
-        Err(error) => {
-            // The region keeps waiting.
-            shared.tap.cancel(ticket);
-            Err(error)
-        }
-    }
-}
-
 /// The journal follows.
 fn has_room(shared: &Shared) -> bool {
     shared.tap.has_room() && shared.spool.has_room()
-}
-
-/// What the disk holds in `extent` that the replica lacks, and how many bytes were read to find out.
-fn read_changes(
-    shared: &Shared,
-    known: &Baseline,
-    extent: Extent,
-) -> Result<(Vec<(Extent, Change)>, u64)> {
-    let device = shared.volume.device();
-    if matches!(known, Baseline::Empty)
-        && device.allocation(extent)?.iter().all(|run| !run.allocated)
-    {
-        return Ok((Vec::new(), 0));
-    }
-    let mut found = Buffer::zeroed(extent.length as usize);
-    device.read(extent.offset, &mut found)?;
-    let mut expected = Vec::new();
-    if let Baseline::View(view) = known {
-        expected.resize(found.len(), 0);
-        view.read(extent.offset, &mut expected)?;
-    }
-    let sort = |start: usize, block: &[u8]| -> Block {
-        let same = match known {
-            Baseline::Empty => is_zero(block),
-            Baseline::View(_) => *block == expected[start..start + block.len()],
-            Baseline::Unknown => false,
-        };
-        match (same, is_zero(block)) {
-            (true, _) => Block::Same,
-            (false, true) => Block::Zero,
-            (false, false) => Block::Data,
-        }
-    };
-    let changes = block_runs(&found, BLOCK_BYTES, sort)
-        .filter(|(_, kind)| *kind != Block::Same)
-        .map(|(run, kind)| {
-            let extent =
-                Extent { offset: extent.offset + run.start as u64, length: run.len() as u64 };
-            let change = match kind {
-                Block::Zero => Change::Zero,
-                _ => Change::Write(Buffer::copy_of(&found[run])),
-            };
-            (extent, change)
-        })
-        .collect();
-    Ok((changes, extent.length))
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]

@@ -11,6 +11,7 @@ mod changes;
 mod codec;
 mod compact;
 mod edit;
+mod fingerprints;
 mod groups;
 mod history;
 mod instant;
@@ -45,6 +46,7 @@ pub use changes::{ChangeRun, ChangeSet};
 pub use compact::{CompactOptions, CompactReport, Compactor};
 pub(crate) use compact::{FETCH_BYTES, is_few, least_bytes_in, look_again_at};
 pub use edit::{Branch, CatalogEdit, Division, SegmentEntry, SourceIdentity};
+pub(crate) use fingerprints::{COMPARED_BYTES, Fingerprints};
 pub use history::TimelineEntry;
 #[cfg(any(test, feature = "testing"))]
 pub use instant::mend_presence_log;

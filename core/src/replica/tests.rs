@@ -199,6 +199,23 @@ proptest! {
             view.read(0, &mut found).expect("read");
             prop_assert!(found == *state, "sequence {}", sequence);
         }
+        // A disk that is the same is known to be, and one changed byte is found in its block.
+        let newest = At::Sequence(Sequence(sequence));
+        let view = replica.view(&newest, &ViewOptions::default()).expect("view");
+        let stretches = [Extent { offset: 0, length: 65_536 }, Extent { offset: 69_632, length: SIZE - 69_632 }];
+        let prints = Fingerprints::take(&view, stretches.to_vec(), &|| true).expect("frames").expect("all of it");
+        let between = Extent { offset: 65_536, length: 4096 };
+        prop_assert!(!prints.cover(between));
+        for (number, stretch) in stretches.into_iter().enumerate() {
+            let mut disk = model[stretch.offset as usize..stretch.end() as usize].to_vec();
+            prop_assert!(prints.cover(stretch));
+            prop_assert!(prints.compare(&view, stretch, &disk).expect("compare").iter().all(|same| *same));
+            let changed = (steps.len() * 4099 + number * 511) % disk.len();
+            disk[changed] ^= 1;
+            for (block, same) in prints.compare(&view, stretch, &disk).expect("compare").into_iter().enumerate() {
+                prop_assert_eq!(same, block != changed / COMPARED_BYTES);
+            }
+        }
         // Change sets hold at least what differs, and nothing that was not written.
         if states.len() > 2 {
             let (from, to) = (states.len() / 3, states.len() - 1);
