@@ -65,7 +65,8 @@ pub struct Policy {
     /// Compression of frames. Default zstd level 1.
     pub compression: Compression,
     /// Share of one processor that the journal may spend before it stores frames as they are, so that a burst of writes
-    /// is not slowed by its own compression; 1 to 100, 100 is no limit. Default 25.
+    /// is not slowed by its own compression; 1 to 100, 100 is no limit. Below 100 frames are also stored as they are while
+    /// the journal has to wait for a processor because others want it, unless an eighth of the spool is full. Default 25.
     pub compression_cpu_percent_max: u32,
     /// Bytes of sealed segments waiting on the local disk. At the limit: `Dirty` mode. Default 4 GiB.
     pub spool_bytes_max: u64,

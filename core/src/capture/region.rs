@@ -289,6 +289,15 @@ impl RegionTable {
         Sequence(*sequences.select_nth_unstable(middle).1)
     }
 
+    /// How many regions were last changed at or before `through`.
+    pub(crate) fn changed_through(&self, through: Sequence) -> u64 {
+        let old = |sequence: &&u64| **sequence != 0 && **sequence <= through.0;
+        let single =
+            self.leaves.iter().flatten().map(|leaf| leaf.iter().filter(old).count() as u64);
+        let wide = self.wide.iter().filter(|wide| wide.sequence <= through);
+        single.sum::<u64>() + wide.map(|wide| wide.range.last - wide.range.first + 1).sum::<u64>()
+    }
+
     /// Takes out of the table what was last changed at or before `through` and is not `busy`, and returns it.
     pub(crate) fn clean(
         &mut self,

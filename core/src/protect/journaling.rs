@@ -22,6 +22,8 @@ const DRAIN_WAIT: Duration = Duration::from_millis(5);
 /// Pause while the spool is full or its disk fails.
 const PAUSE: Duration = Duration::from_millis(50);
 
+/// Segments pile up when they fill this part of the spool.
+const PILE_ONE_IN: u64 = 8;
 /// Compression may spend its share of this much time at once.
 const COMPRESSION_WINDOW: Duration = Duration::from_millis(200);
 
@@ -29,6 +31,8 @@ const COMPRESSION_WINDOW: Duration = Duration::from_millis(200);
 /// took more than was left is a debt.
 struct CompressionBudget {
     percent_max: u32,
+    /// Others want the processors.
+    crowded: bool,
     earned: Duration,
     spent: Duration,
     filled: Duration,
@@ -36,15 +40,19 @@ struct CompressionBudget {
 
 impl CompressionBudget {
     fn new(percent_max: u32, now: Duration) -> Self {
-        Self { percent_max, earned: Duration::ZERO, spent: Duration::ZERO, filled: now }
+        let (earned, spent) = (Duration::ZERO, Duration::ZERO);
+        Self { percent_max, crowded: false, earned, spent, filled: now }
     }
 
-    fn allows(&mut self, now: Duration) -> bool {
+    /// Whether the next batch may be compressed. While the processors are crowded it may not, unless segments `pile_up`,
+    /// because the link is slow.
+    fn allows(&mut self, now: Duration, pile_up: bool) -> bool {
         let share = |time: Duration| time * self.percent_max / 100;
         self.earned += share(now.saturating_sub(self.filled));
         self.earned = self.earned.min(self.spent + share(COMPRESSION_WINDOW));
         self.filled = now;
-        self.percent_max >= 100 || self.spent <= self.earned
+        let gives_way = self.crowded && !pile_up;
+        self.percent_max >= 100 || (self.spent <= self.earned && !gives_way)
     }
 
     fn spend(&mut self, worked: Duration) {
@@ -83,6 +91,10 @@ impl Task for Journaling {
             shared.drained.store(true, Ordering::Release);
         }
         next
+    }
+
+    fn note_crowded(&mut self, yes: bool) {
+        self.budget.crowded = yes;
     }
 
     fn wait_for_work(&self, shared: &Shared, limit: Duration) {
@@ -142,7 +154,8 @@ fn step(shared: &Shared, open: &mut Option<Open>, budget: &mut CompressionBudget
     let records = shared.tap.drain(DRAIN_BYTES, Duration::ZERO);
     let idle = records.is_empty();
     let start = shared.clock.elapsed();
-    let compressing = budget.allows(start);
+    let pile_up = shared.spool.bytes() > shared.policy.spool_bytes_max / PILE_ONE_IN;
+    let compressing = budget.allows(start, pile_up);
     for record in records {
         append(shared, open, &record)?;
         if let Some(open) = open {
@@ -283,7 +296,7 @@ mod tests {
         let mut budget = CompressionBudget::new(25, now);
         let batch = Duration::from_millis(7);
         for _ in 0..10_000 {
-            if budget.allows(now) {
+            if budget.allows(now, false) {
                 budget.spend(batch);
                 compressed += batch;
             }
@@ -292,5 +305,9 @@ mod tests {
         }
         let share = compressed.as_secs_f64() / now.as_secs_f64();
         assert!((0.24..0.26).contains(&share), "{share}");
+        now += COMPRESSION_WINDOW;
+        budget.crowded = true;
+        assert!(!budget.allows(now, false), "the processors are wanted by others");
+        assert!(budget.allows(now, true), "bytes matter more");
     }
 }

@@ -8,6 +8,7 @@
 //! marked regions again.
 
 mod applications;
+mod crowding;
 #[cfg(feature = "tls")]
 mod group;
 mod hand_over;

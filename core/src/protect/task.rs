@@ -10,6 +10,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use super::Shared;
+use super::crowding::Crowding;
 use crate::capture::thread_waker;
 
 /// Scheduling priority of the tasks, below that of writers.
@@ -34,6 +35,8 @@ pub(super) trait Task: Send {
     fn name(&self) -> &'static str;
     /// Does what there is to do now. `waker` is for those that it would have to wait for.
     fn step(&mut self, shared: &Shared, waker: &Waker) -> Next;
+    /// Its thread had to wait for a processor, or no longer has to. Steps that others call are never told.
+    fn note_crowded(&mut self, _yes: bool) {}
     /// Waits until there is work, for at most `limit`. Default: for all of it.
     fn wait_for_work(&self, _shared: &Shared, limit: Duration) {
         std::thread::park_timeout(limit);
@@ -51,7 +54,13 @@ pub(super) fn spawn(shared: &Arc<Shared>, mut task: Box<dyn Task>) -> JoinHandle
             let this_thread = Some(rustix::thread::gettid());
             let _ = rustix::process::setpriority_process(this_thread, TASK_NICENESS);
             let waker = thread_waker();
+            let mut crowding = Crowding::of_this_thread(shared.clock.elapsed());
             loop {
+                if let Some(changed) =
+                    crowding.as_mut().and_then(|c| c.look(shared.clock.elapsed()))
+                {
+                    task.note_crowded(changed);
+                }
                 match task.step(&shared, &waker) {
                     Next::Now => {}
                     Next::Work(limit) => task.wait_for_work(&shared, limit),

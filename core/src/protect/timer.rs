@@ -16,6 +16,9 @@ use crate::units::Sequence;
 const TICK: Duration = Duration::from_millis(50);
 /// Regions that nobody wrote to for this long, or up to twice as long, are cleaned: one flush of the disk each time.
 const IDLE: Duration = Duration::from_secs(1);
+/// Writers feel the flush. So it has to free one in this many of the marked regions, or the last one was so long ago.
+const FREES_ONE_IN: u64 = 4;
+const IDLE_MAX: Duration = Duration::from_secs(10);
 const WAIT: Duration = Duration::from_millis(100);
 
 /// Marks the regions that writers wait for.
@@ -50,6 +53,7 @@ impl Task for Keeper {
 /// Points by policy, cleaning, and events of mode and RPO.
 pub(super) struct Timer {
     last_point: Duration,
+    looked: Duration,
     last_clean: Duration,
     idle_since: Sequence,
     rpo_exceeded: bool,
@@ -65,6 +69,7 @@ impl Timer {
         let now = shared.clock.elapsed();
         Self {
             last_point: now,
+            looked: now,
             last_clean: now,
             idle_since: shared.tap.stats().last_sequence,
             rpo_exceeded: false,
@@ -117,10 +122,17 @@ impl Timer {
         let tap = shared.tap.stats();
         let captured = tap.marked_regions.saturating_sub(tap.resync_regions);
         if captured > shared.policy.marked_regions_max {
-            clean(shared, shared.tap.half_way());
-        } else if now.saturating_sub(self.last_clean) >= IDLE {
             self.last_clean = now;
-            clean(shared, std::mem::replace(&mut self.idle_since, tap.last_sequence));
+            clean(shared, shared.tap.half_way());
+        } else if now.saturating_sub(self.looked) >= IDLE {
+            self.looked = now;
+            let idle = std::mem::replace(&mut self.idle_since, tap.last_sequence);
+            let freed = shared.tap.changed_through(idle.min(shared.journal().durable));
+            let overdue = now.saturating_sub(self.last_clean) >= IDLE_MAX;
+            if freed > 0 && (overdue || freed * FREES_ONE_IN >= captured) {
+                self.last_clean = now;
+                clean(shared, idle);
+            }
         }
     }
 }

@@ -58,6 +58,11 @@ impl Tap {
         })
     }
 
+    /// How many of the marked regions were last changed at or before `through`: about so many a cleaning would free.
+    pub(crate) fn changed_through(&self, through: Sequence) -> u64 {
+        self.lock().regions.changed_through(through)
+    }
+
     /// A sequence up to which cleaning would free about half of the marked regions.
     pub fn half_way(&self) -> Sequence {
         self.lock().regions.half_way()
