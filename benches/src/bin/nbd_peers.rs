@@ -17,7 +17,7 @@ use hrl::capture::{Export, NbdAddress, NbdLimits, NbdServer, Volume};
 use hrl::device::{BlockDevice, DirectIo, FileDevice, FileDeviceOptions};
 use hrl::replica::Vault;
 use hrl::store::DirStore;
-use hrl::{Policy, Protection, ProtectionOptions, SystemClock};
+use hrl::{Event, EventKind, Mode, Policy, Protection, ProtectionOptions, SystemClock};
 
 const DISK_BYTES: u64 = 1 << 30;
 const DEPTH: u32 = 32;
@@ -240,8 +240,15 @@ fn serve(peer: Peer, root: &Path, aside: &Path, socket: &Path) -> (Serving, Stri
                 let vault = Vault::create(store, None, SystemClock::shared()).expect("vault");
                 let policy =
                     Policy { crash_point_interval: Duration::from_secs(2), ..Policy::default() };
+                // A volume that fell out of order was not protected for all of the run: that is told.
+                let tell = |event: &Event| {
+                    if matches!(event.kind, EventKind::ModeChanged { from: Mode::Ordered, .. }) {
+                        eprintln!("{}", event.message);
+                    }
+                };
                 let protection = ProtectionOptions::new("disk", device, vault, aside.join("state"))
                     .policy(policy)
+                    .events(Arc::new(tell))
                     .open()
                     .expect("protect");
                 protection.wait_replicated(Duration::from_secs(300)).expect("first copy");

@@ -10,9 +10,7 @@ use std::fmt;
 use std::ops::{Deref, DerefMut};
 use std::ptr::NonNull;
 use std::slice;
-use std::sync::OnceLock;
-
-use crossbeam_queue::ArrayQueue;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// Pages of one process that are kept for the next buffers: 4 MiB.
 const IDLE_PAGES_MAX: usize = 1024;
@@ -88,14 +86,25 @@ struct Page(NonNull<u8>);
 // SAFETY: whoever has the Page owns its memory alone; no pointer into it is left elsewhere.
 unsafe impl Send for Page {}
 
-fn idle_pages() -> &'static ArrayQueue<Page> {
-    static IDLE: OnceLock<ArrayQueue<Page>> = OnceLock::new();
-    IDLE.get_or_init(|| ArrayQueue::new(IDLE_PAGES_MAX))
+/// The page given back last is taken first: it is the one that a cache may still hold.
+fn idle_pages() -> MutexGuard<'static, Vec<Page>> {
+    static IDLE: Mutex<Vec<Page>> = Mutex::new(Vec::new());
+    IDLE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Keeps a page for the next buffer; false when there are enough.
+fn keep(page: Page) -> bool {
+    let mut idle = idle_pages();
+    let keeps = idle.len() < IDLE_PAGES_MAX;
+    if keeps {
+        idle.push(page);
+    }
+    keeps
 }
 
 impl Drop for Buffer {
     fn drop(&mut self) {
-        if self.capacity == BUFFER_ALIGNMENT_BYTES && idle_pages().push(Page(self.start)).is_ok() {
+        if self.capacity == BUFFER_ALIGNMENT_BYTES && keep(Page(self.start)) {
             return;
         }
         // SAFETY: `start` came from `alloc` with this layout, and was not kept for another buffer: it is released once.

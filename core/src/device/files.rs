@@ -103,6 +103,8 @@ pub trait Files: Send + Sync {
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
     /// Removes a file.
     fn remove(&self, path: &Path) -> io::Result<()>;
+    /// A hint: nobody reads this file soon, so what the system keeps of it in memory may go. Default: nothing.
+    fn will_not_need(&self, _path: &Path) {}
     /// The paths in a directory, sorted.
     fn list(&self, directory: &Path) -> io::Result<Vec<PathBuf>>;
     /// Makes the names in a directory durable.
@@ -182,6 +184,12 @@ impl Files for SystemFiles {
 
     fn remove(&self, path: &Path) -> io::Result<()> {
         fs::remove_file(path)
+    }
+
+    fn will_not_need(&self, path: &Path) {
+        if let Ok(file) = File::open(path) {
+            let _ = rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed);
+        }
     }
 
     fn list(&self, directory: &Path) -> io::Result<Vec<PathBuf>> {

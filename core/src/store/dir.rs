@@ -216,12 +216,16 @@ impl Store for DirStore {
                     .files
                     .read(source)
                     .map_err(|error| Error::io("read file", source.display(), error))?;
-                return self.put(name, &content);
+                let outcome = self.put(name, &content)?;
+                self.files.will_not_need(&path);
+                return Ok(outcome);
             }
         };
         self.files
             .sync_directory(directory_of(&path))
             .map_err(|error| self.failed("put to store", name, error))?;
+        // Segments come all the time and are read rarely: others have better use for the memory.
+        self.files.will_not_need(&path);
         Ok(outcome)
     }
 

@@ -23,6 +23,8 @@ use crate::extent::Extent;
 const RECEIVE_BYTES: usize = 256 << 10;
 /// Payloads longer than this are received where they stay, instead of being copied from the receive buffer.
 const COPY_BYTES_MAX: usize = 64 << 10;
+/// Memory kept for replies that do not carry much data.
+const SPARE_BYTES_MAX: usize = 64 << 10;
 /// Runs of block status given in one reply.
 const STATUS_RUNS_MAX: usize = 8192;
 const TOKEN_RECEIVE: u64 = u64::MAX;
@@ -55,6 +57,7 @@ pub(super) fn run(server: &Arc<Server>, stream: &Stream, session: &Session) {
         unparsed: 0..0,
         filling: None,
         out: Vec::new(),
+        spare: Vec::new(),
         sending: false,
         sending_bytes: 0,
         held_bytes: 0,
@@ -135,6 +138,8 @@ struct Connection<'a> {
     filling: Option<(usize, usize)>,
     /// Replies to send.
     out: Vec<u8>,
+    /// Memory of replies that were sent, for the next ones.
+    spare: Vec<u8>,
     sending: bool,
     sending_bytes: usize,
     /// Bytes of the buffers of requests under way.
@@ -483,6 +488,12 @@ impl Connection<'_> {
                 self.sending = false;
                 self.sending_bytes = 0;
                 self.closing |= completion.result.is_err();
+                if let Memory::Bytes(mut bytes) = completion.memory
+                    && bytes.capacity() <= SPARE_BYTES_MAX
+                {
+                    bytes.clear();
+                    self.spare = bytes;
+                }
             }
             TOKEN_EVENT => self.read_inbox(),
             number => self.ring_done(number as usize, completion),
@@ -640,7 +651,7 @@ impl Connection<'_> {
         if self.sending || self.out.is_empty() {
             return;
         }
-        let bytes = std::mem::take(&mut self.out);
+        let bytes = std::mem::replace(&mut self.out, std::mem::take(&mut self.spare));
         self.sending = true;
         self.sending_bytes = bytes.len();
         self.ring.submit(
