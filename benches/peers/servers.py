@@ -111,10 +111,14 @@ def nbdkit(disk: Path, home: Path) -> AbstractContextManager[Server]:
     return served(f"nbd+unix:///?socket={socket}", "nbdkit", "-f", "-U", socket, "file", disk, socket=socket)
 
 
-def qemu_nbd(disk: Path, home: Path, format: str = "raw", *, read_only: bool = False) -> AbstractContextManager[Server]:
-    """qemu-nbd on the disk directly, by io_uring. A dirty bitmap in a qcow2 file is kept up to date while it serves."""
+def qemu_nbd(
+    disk: Path, home: Path, format: str = "raw", *, read_only: bool = False, cached: bool = False
+) -> AbstractContextManager[Server]:
+    """qemu-nbd on the disk directly, by io_uring, or through the page cache. A dirty bitmap in a qcow2 file is kept up to
+    date while it serves."""
     socket = home / "qemu-nbd.sock"
-    how = ["--persistent", "--cache=none", "--aio=io_uring", "--discard=unmap", *(["--read-only"] if read_only else [])]
+    cache = ["--cache=writeback"] if cached else ["--cache=none", "--aio=io_uring"]
+    how = ["--persistent", *cache, "--discard=unmap", *(["--read-only"] if read_only else [])]
     return served(f"nbd+unix:///?socket={socket}", "qemu-nbd", *how, "-f", format, "-k", socket, disk, socket=socket)
 
 

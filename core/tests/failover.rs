@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hrl::device::{BlockDevice, Durability, MemoryDevice, Unmap};
-use hrl::failover::{FailedOver, FailoverOptions, Follower, begin_test, cancel, end_test};
+use hrl::failover::{FailedOver, FailoverOptions, Follower, abandon, begin_test, cancel, end_test};
 use hrl::journal::{PointKind, WrappingKey};
 use hrl::replica::{At, CompactOptions, Replica, Stage, StepKind, Vault, ViewOptions};
 use hrl::store::{DirStore, FaultStore, Store};
@@ -510,6 +510,34 @@ fn promise_9_of_two_failovers_one_is_refused() {
     home.commit().expect("commit");
     let fenced = world.follow("away", &world.away).err().expect("this agent has the volume");
     assert!(matches!(fenced.kind(), ErrorKind::Fenced | ErrorKind::InvalidInput), "{fenced}");
+}
+
+#[test]
+fn promise_9_a_failover_to_a_site_that_is_lost_is_abandoned_by_anybody() {
+    let world = World::new();
+    let source = world.source();
+    source.mark(PointKind::Crash, "").expect("mark");
+    source.wait_replicated(LIMIT).expect("replicated");
+    let clock = SystemClock::shared();
+    let abandon = || abandon(&world.vault, "disk", &*clock).expect("abandon");
+    assert_eq!(abandon(), None, "nothing is under way");
+    let lost = world.failover(At::Newest).start().expect("start");
+    write(&**lost.volume(), 3, 77);
+    let step = abandon().expect("one is under way");
+    assert_eq!((step.kind, world.stage()), (StepKind::Start, Stage::Protected));
+    assert_eq!(abandon(), None, "once");
+    // It was not lost after all.
+    assert_eq!(lost.commit().expect_err("given up").kind(), ErrorKind::Fenced);
+    drop(lost);
+    let third = Arc::new(MemoryDevice::new(SIZE));
+    let other = FailoverOptions::new("disk", world.vault.clone(), world.state("third"), third)
+        .start()
+        .expect("another site");
+    assert!(content(&**other.volume()) == content(&*world.home));
+    other.commit().expect("commit");
+    assert_eq!(abandon(), None, "what was committed stays");
+    cancel(&world.vault, "disk", &world.state("away"), &*clock).expect("tidy up");
+    assert_eq!(world.stage(), Stage::Committed);
 }
 
 #[test]

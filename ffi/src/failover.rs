@@ -6,10 +6,10 @@ use std::sync::{PoisonError, RwLock};
 use std::time::Duration;
 
 use engine::failover::{
-    CatchUp, FailedOver, FailoverOptions, Follower, begin_test, cancel, end_test,
+    CatchUp, FailedOver, FailoverOptions, Follower, abandon, begin_test, cancel, end_test,
 };
 use engine::replica::{At, Branch, Stage, Step, StepKind};
-use engine::{Epoch, Result, SystemClock};
+use engine::{Epoch, Error, ErrorKind, Result, SystemClock};
 
 use crate::boundary::{bad_argument, guard, guard_value, hrl_status};
 use crate::callbacks::{check_size, hrl_progress_fn, progress};
@@ -448,6 +448,23 @@ pub unsafe extern "C" fn hrl_vault_cancel_failover(
         let vault = &handle::borrow(vault, "vault")?.inner;
         let (volume, state) = (handle::text(volume, "volume")?, handle::text(state, "state")?);
         cancel(vault, volume, Path::new(state), &*SystemClock::shared())
+    })
+}
+
+/// Gives up the failover that is under way, when the site that it was to is lost with its state directory. HRL_ERROR_NOT_FOUND
+/// when none is under way; HRL_ERROR_UNAVAILABLE. Since 0.1.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn hrl_vault_abandon_failover(
+    vault: *const hrl_vault,
+    volume: *const c_char,
+) -> hrl_status {
+    guard(|| {
+        let vault = &handle::borrow(vault, "vault")?.inner;
+        let volume = handle::text(volume, "volume")?;
+        abandon(vault, volume, &*SystemClock::shared())?.map(drop).ok_or_else(|| {
+            Error::new(ErrorKind::NotFound, "abandon failover of", volume)
+                .message("none is under way")
+        })
     })
 }
 

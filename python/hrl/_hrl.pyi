@@ -55,6 +55,7 @@ __all__ = [
     "View",
     "Volume",
     "approve_plan_step",
+    "abandon_failover",
     "cancel_failover",
     "churn",
     "convert",
@@ -918,6 +919,12 @@ class Follower:
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None, /
     ) -> None: ...
+
+def abandon_failover(vault: Vault, volume: str) -> dict[str, Any] | None:
+    """Gives up the failover that is under way, when the site that it was to is lost with its state directory.
+
+    Its newest step as in the lifecycle, or None when none is under way. Should that site come back, its commit is refused.
+    """
 
 def cancel_failover(vault: Vault, volume: str, state: _Path) -> None:
     """Gives up a failover that is not committed and whose process has ended."""

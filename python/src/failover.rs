@@ -342,6 +342,18 @@ pub(crate) fn cancel_failover(
     run(py, || hrl::failover::cancel(&vault, volume, &state, &*SystemClock::shared()))
 }
 
+/// Gives up the failover that is under way, when its site is lost; its newest step, or none.
+#[pyfunction]
+pub(crate) fn abandon_failover<'py>(
+    py: Python<'py>,
+    vault: &Vault,
+    volume: &str,
+) -> PyResult<Option<Bound<'py, PyDict>>> {
+    let vault = vault.inner()?;
+    let step = run(py, || hrl::failover::abandon(&vault, volume, &*SystemClock::shared()))?;
+    step.map(|step| step_dict(py, &step)).transpose()
+}
+
 fn step_dict<'py>(py: Python<'py>, step: &Step) -> PyResult<Bound<'py, PyDict>> {
     let dict = PyDict::new(py);
     dict.set_item("step", step.kind.name())?;

@@ -36,7 +36,7 @@ mod _hrl {
     #[pymodule_export]
     use crate::device::{Device, FileDevice, MemoryDevice, Overlay, Volume};
     #[pymodule_export]
-    use crate::failover::{FailedOver, Follower, cancel_failover};
+    use crate::failover::{FailedOver, Follower, abandon_failover, cancel_failover};
     #[pymodule_export]
     use crate::gateway::{Gateway, create_authority, enroll_client};
     #[pymodule_export]

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -222,6 +223,18 @@ def test_a_cancelled_failover_whose_process_was_killed(site: Site) -> None:
     call("failover", "cancel", site.vault, VOLUME, "--state", over.state)
     assert site.stage() == "protected"
     assert "exists" in site_refuses(site, state="away", disk="away.img", code=4)
+
+
+def test_a_failover_whose_site_burned_down_is_abandoned(site: Site) -> None:
+    assert "none is under way" in call("failover", "abandon", site.vault, VOLUME, code=3)
+    over = site.over("--at", "one")
+    over.kill()
+    shutil.rmtree(over.state)
+    assert "commit or cancel it first" in site_refuses(site, code=11)
+    given_up = call_json("failover", "abandon", site.vault, VOLUME, "--json")
+    assert given_up["step"] == "start" and site.stage() == "protected"
+    elsewhere = site.over("--at", "one", site="third")
+    assert site.content(elsewhere) == site.seen["one"]
 
 
 def test_a_test_failover_changes_nothing_and_is_cleaned_up(site: Site) -> None:

@@ -9,13 +9,26 @@ use crate::device::SystemFiles;
 use crate::error::{Error, ErrorKind, Result};
 use crate::protect::provisional::Provisional;
 use crate::protect::state::StateDirectory;
-use crate::replica::{StepKind, Vault};
+use crate::replica::{Step, StepKind, Vault};
 
 /// Gives up a failover that is not committed, or one that was asked of the source and not begun: the catalog says so first,
 /// then what the state directory has is dropped. The source goes on as before. May be repeated; without anything under way nothing is done.
 pub fn cancel(vault: &Vault, volume: &str, state: &Path, clock: &dyn Clock) -> Result<()> {
     let state = StateDirectory::open(Arc::new(SystemFiles), state)?;
     cancel_in(vault, volume, &state, clock)
+}
+
+/// Gives up the failover that is under way, when the site that it was to is lost with its state directory. Returns its newest
+/// step; `None` when none is under way. What was written there is lost with it, and the source goes on as before. Should
+/// that site come back after all, its commit is refused (`Fenced`), and [`cancel`] there tidies up.
+pub fn abandon(vault: &Vault, volume: &str, clock: &dyn Clock) -> Result<Option<Step>> {
+    let mut replica = vault.replica(volume)?;
+    let lifecycle = replica.catalog().lifecycle();
+    let Some(step) = lifecycle.current().filter(|_| lifecycle.stage().is_open()).cloned() else {
+        return Ok(None);
+    };
+    replica.record_step(&of_request(StepKind::Cancel, step.failover, String::new(), clock))?;
+    Ok(Some(step))
 }
 
 pub(super) fn cancel_in(

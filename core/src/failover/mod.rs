@@ -24,7 +24,7 @@ mod start;
 mod stepped;
 mod test;
 
-pub use cancel::cancel;
+pub use cancel::{abandon, cancel};
 #[cfg(any(test, feature = "testing"))]
 pub use follow::reprint_follow;
 pub use follow::{CatchUp, Follower};

@@ -24,6 +24,24 @@ static uint8_t byte_at(hrl_device *device, uint64_t offset) {
     return data[0];
 }
 
+/* Its site is lost before the commit; then it comes back. */
+static void abandon_one(const struct rig *rig, const hrl_failover_options *options) {
+    hrl_device *disk;
+    hrl_protection_options *lost;
+    hrl_failover *over;
+
+    FAILS(HRL_ERROR_NOT_FOUND, hrl_vault_abandon_failover(rig->vault, "disk"));
+    OK(hrl_device_new_memory(8 << 20, &disk));
+    OK(hrl_protection_options_new("disk", disk, rig->vault, in_directory("lost"), &lost));
+    OK(hrl_failover_start(lost, options, &over));
+    OK(hrl_vault_abandon_failover(rig->vault, "disk"));
+    FAILS(HRL_ERROR_NOT_FOUND, hrl_vault_abandon_failover(rig->vault, "disk"));
+    FAILS(HRL_ERROR_FENCED, hrl_failover_commit(over));
+    hrl_failover_free(over);
+    hrl_protection_options_free(lost);
+    hrl_device_free(disk);
+}
+
 int main(void) {
     struct rig rig;
     hrl_device *volume, *away, *served, *view;
@@ -62,6 +80,7 @@ int main(void) {
     options.struct_bytes = sizeof options;
     options.at = "good";
     options.disk_reads_zero = true;
+    abandon_one(&rig, &options);
     OK(hrl_failover_start(there, &options, &over));
     OK(hrl_failover_get_status(over, &status, &stats));
     CHECK(status.sequence == point.sequence && !status.committed && stats.provisional);

@@ -1,4 +1,4 @@
-"""Commands of failover: hrl failover start, test, status, change-point, commit, cancel, cleanup, detach; hrl migrate."""
+"""Commands of failover: hrl failover start, test, status, change-point, commit, cancel, abandon, cleanup, detach; hrl migrate."""
 
 import contextlib
 import fcntl
@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
-from hrl import FailedOver, HrlError, NbdServer, Vault, cancel_failover
+from hrl import FailedOver, HrlError, NbdServer, Vault, abandon_failover, cancel_failover
 from hrl.cli.background import Detach, run_detached, say_ready
 from hrl.cli.base import (
     EXIT_CODES,
@@ -468,6 +468,17 @@ def cancel(vault: VaultUrl, volume: Volume, state: State, key_file: KeyFile = No
     """Gives a failover up before the commit: what was written since is dropped, and the source goes on as before."""
     if not stop_and_wait(state, "cancel"):
         cancel_failover(open_vault(vault, key_file), volume, state)
+
+
+@failover.command()
+def abandon(vault: VaultUrl, volume: Volume, key_file: KeyFile = None, json: Json = False) -> None:
+    """Gives a failover up whose site is lost with its state directory: nobody could commit or cancel it any more."""
+    step = abandon_failover(open_vault(vault, key_file), volume)
+    if step is None:
+        raise Refused(f"cannot abandon a failover of {volume}: none is under way", EXIT_CODES["not-found"])
+    if json:
+        return print_json(step)
+    print(f"{volume}: the failover to {step['host']}, begun or asked for at {step['time']}, was given up")
 
 
 @failover.command("detach")
