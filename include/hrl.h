@@ -2041,6 +2041,14 @@ hrl_status hrl_vault_cancel_failover(const struct hrl_vault *vault,
                                      const char *state);
 
 /**
+ * Gives up the failover that is under way, when the site that it was to is lost with its state directory. HRL_ERROR_NOT_FOUND
+ * when none is under way; HRL_ERROR_UNAVAILABLE. Since 0.1.
+ */
+HRL_API
+hrl_status hrl_vault_abandon_failover(const struct hrl_vault *vault,
+                                      const char *volume);
+
+/**
  * Makes the disk of an old source follow the volume. `where` names volume, disk, vault and the state directory of the agent that
  * protected the disk, which has ended; policy and events are those of `hrl_follower_fail_back`. What the spool of the agent
  * has is handed in to the branch of its epoch first. Free it with `hrl_follower_free`.

@@ -11,6 +11,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Poll, Wake, Waker};
 
+use rustix::net::{RecvFlags, SendFlags};
+
 use super::handshake::{ALLOCATION_CONTEXT, Session};
 use super::ring::{Completion, Memory, Ring, Submit};
 use super::wire::*;
@@ -157,6 +159,9 @@ impl Connection<'_> {
         );
         loop {
             self.parse();
+            while self.is_idle() && self.talk_at_once() {
+                self.parse();
+            }
             self.send();
             self.receive();
             if self.closing {
@@ -184,6 +189,37 @@ impl Connection<'_> {
     }
 
     // --- receiving ---
+
+    /// Nothing is under way, on the ring or elsewhere, but the wait for a signal that nobody has reason to give.
+    fn is_idle(&self) -> bool {
+        self.active == 0 && !self.sending && !self.closing && self.input.is_some()
+    }
+
+    /// Sends the replies and waits for requests without the ring: one that writes and waits is woken sooner, and on the
+    /// processor of its client. False when the ring has to go on: the client does not take its replies.
+    fn talk_at_once(&mut self) -> bool {
+        let Some(input) = self.input.as_mut() else { return false };
+        if !self.out.is_empty() {
+            let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
+            let Ok(count) = rustix::net::send(self.stream.as_fd(), &self.out, flags) else {
+                return false;
+            };
+            self.out.drain(..count);
+            if !self.out.is_empty() {
+                return false;
+            }
+        }
+        input.copy_within(self.unparsed.clone(), 0);
+        self.unparsed = 0..self.unparsed.len();
+        let room = &mut input[self.unparsed.end..];
+        match rustix::net::recv(self.stream.as_fd(), room, RecvFlags::empty()) {
+            Ok((0, _)) => self.closing = true,
+            Ok((count, _)) => self.unparsed.end += count,
+            Err(rustix::io::Errno::INTR) => {}
+            Err(_) => self.closing = true,
+        }
+        true
+    }
 
     fn has_room(&self) -> bool {
         let limits = &self.server.limits;
