@@ -18,6 +18,7 @@ const READ: u16 = 0;
 const WRITE: u16 = 1;
 const FLUSH: u16 = 3;
 const TRIM: u16 = 4;
+const CACHE: u16 = 5;
 const BLOCK_STATUS: u16 = 7;
 const EPERM: u32 = 1;
 const EINVAL: u32 = 22;
@@ -282,6 +283,20 @@ fn a_client_that_never_reads_is_held_back() {
     }
     let answered = rig.server.stats().requests;
     assert!(answered < 100, "{answered} requests of 1 MiB were answered to nobody");
+    assert_alive(&rig);
+}
+
+#[test]
+fn requests_that_come_at_once_are_all_answered_however_small_the_backlog() {
+    let limits = NbdLimits { backlog_bytes_max: 64, ..NbdLimits::default() };
+    let rig = rig_with(limits, true, false);
+    let mut client = Client::open(&rig);
+    let count = 2000;
+    (0..count).for_each(|_| client.request(0, CACHE, 0, 512));
+    client.request(0, FLUSH, 0, 0);
+    for _ in 0..=count {
+        assert_eq!(client.reply(), 0);
+    }
     assert_alive(&rig);
 }
 

@@ -195,8 +195,8 @@ impl Connection<'_> {
         self.active == 0 && !self.sending && !self.closing && self.input.is_some()
     }
 
-    /// Sends the replies and waits for requests without the ring: one that writes and waits is woken sooner, and on the
-    /// processor of its client. False when the ring has to go on: the client does not take its replies.
+    /// Sends replies, or else waits for requests, without the ring, which takes longer to wake. Requests that had no room
+    /// beside those replies are parsed in between. False when the ring has to go on: the client does not take its replies.
     fn talk_at_once(&mut self) -> bool {
         let Some(input) = self.input.as_mut() else { return false };
         if !self.out.is_empty() {
@@ -205,9 +205,7 @@ impl Connection<'_> {
                 return false;
             };
             self.out.drain(..count);
-            if !self.out.is_empty() {
-                return false;
-            }
+            return self.out.is_empty();
         }
         input.copy_within(self.unparsed.clone(), 0);
         self.unparsed = 0..self.unparsed.len();
