@@ -1,4 +1,4 @@
-"""Commands of failover: hrl failover start, test, status, change-point, commit, cancel, abandon, cleanup, detach; hrl migrate."""
+"""Commands of failover: hrl failover start, test, status, change-point, commit, cancel, abandon and so on; hrl migrate."""
 
 import contextlib
 import fcntl
