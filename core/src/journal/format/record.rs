@@ -69,7 +69,11 @@ pub(in crate::journal) fn encode_record(
 }
 
 /// Appends the descriptor of a write whose data is elsewhere.
-pub(in crate::journal) fn encode_write(record: &Record<'_>, data_bytes: usize, table: &mut Vec<u8>) {
+pub(in crate::journal) fn encode_write(
+    record: &Record<'_>,
+    data_bytes: usize,
+    table: &mut Vec<u8>,
+) {
     push_descriptor(record, WRITE, 0, data_bytes, table);
 }
 
