@@ -6,7 +6,7 @@
 #![allow(unsafe_code, reason = "the dirty map is memory-mapped")]
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, IoSlice, Write};
+use std::io::{self, Write};
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
@@ -22,10 +22,6 @@ use crate::error::{Error, Result};
 pub trait NewFile: Send {
     /// Appends all of `bytes`.
     fn append(&mut self, bytes: &[u8]) -> io::Result<()>;
-    /// Appends pieces, one after the other. Default: each with [`NewFile::append`].
-    fn append_all(&mut self, pieces: &[&[u8]]) -> io::Result<()> {
-        pieces.iter().try_for_each(|piece| self.append(piece))
-    }
     /// Makes the content durable, not the name. After a failure nothing in the file can be trusted.
     fn sync(&mut self) -> io::Result<()>;
 }
@@ -211,21 +207,6 @@ impl Files for SystemFiles {
 impl NewFile for File {
     fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.write_all(bytes)
-    }
-
-    fn append_all(&mut self, pieces: &[&[u8]]) -> io::Result<()> {
-        let mut slices: Vec<IoSlice<'_>> = pieces.iter().map(|piece| IoSlice::new(piece)).collect();
-        let mut left = &mut slices[..];
-        IoSlice::advance_slices(&mut left, 0);
-        while !left.is_empty() {
-            match self.write_vectored(left) {
-                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-                Ok(count) => IoSlice::advance_slices(&mut left, count),
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(())
     }
 
     fn sync(&mut self) -> io::Result<()> {

@@ -12,10 +12,6 @@ use crate::error::{Error, ErrorKind, Result};
 pub trait SegmentSink {
     /// Appends bytes.
     fn append(&mut self, bytes: &[u8]) -> Result<()>;
-    /// Appends pieces, one after the other. Default: each with [`SegmentSink::append`].
-    fn append_all(&mut self, pieces: &[&[u8]]) -> Result<()> {
-        pieces.iter().try_for_each(|piece| self.append(piece))
-    }
     /// Makes everything appended durable. After a failure every later call fails with `Poisoned`.
     fn sync(&mut self) -> Result<()>;
 }
@@ -71,13 +67,6 @@ impl SegmentSink for FileSink {
         self.check("write segment")?;
         self.file
             .append(bytes)
-            .map_err(|error| Error::io("write segment", self.path.display(), error))
-    }
-
-    fn append_all(&mut self, pieces: &[&[u8]]) -> Result<()> {
-        self.check("write segment")?;
-        self.file
-            .append_all(pieces)
             .map_err(|error| Error::io("write segment", self.path.display(), error))
     }
 

@@ -7,7 +7,6 @@ use proptest::prelude::*;
 use super::format::{FOOTER_BYTES, FRAME_HEADER_BYTES, HEADER_BYTES};
 use super::*;
 use crate::clock::ManualClock;
-use crate::device::Buffer;
 use crate::error::{Error, ErrorKind, Result};
 
 const VOLUME_BYTES: u64 = 1 << 20;
@@ -132,38 +131,6 @@ fn sample() -> Vec<Owned> {
         Owned::Write(4100, vec![5; 40]),
         Owned::Mark(mark),
     ]
-}
-
-proptest! {
-    /// Where data is kept instead of copied shows in nothing but speed.
-    #[test]
-    fn captured_data_makes_the_same_segment(
-        records in prop::collection::vec((arbitrary(), any::<bool>(), any::<bool>()), 1..60),
-        zstd in any::<bool>(), sealed in any::<bool>(),
-    ) {
-        let key = sealed.then(some_key);
-        let compression = if zstd { Compression::Zstd(1) } else { Compression::None };
-        let make = |captured: bool| {
-            let clock = ManualClock::new(Timestamp(0), 7);
-            let mut writer =
-                SegmentWriter::create(Vec::new(), params(1, compression), key.as_ref(), &clock)
-                    .expect("create");
-            for (at, (owned, compressing, captures)) in records.iter().enumerate() {
-                writer.set_compressing(*compressing);
-                let record = owned.record(at);
-                match record.body {
-                    Body::Write { offset, data } if captured && *captures => writer
-                        .append_captured(record.sequence, record.time, offset, Buffer::copy_of(data)),
-                    _ => writer.append(&record),
-                }
-                .expect("append");
-            }
-            writer.seal(None).expect("seal")
-        };
-        let (expected, found) = (make(false), make(true));
-        prop_assert_eq!(found.1, expected.1);
-        prop_assert!(found.0 == expected.0);
-    }
 }
 
 proptest! {

@@ -18,7 +18,7 @@ use super::{
     SegmentParams, SegmentSink, SegmentSummary, VolumeKey,
 };
 use crate::clock::{Clock, random_bytes};
-use crate::device::{Buffer, Discarded};
+use crate::device::Discarded;
 use crate::error::{Error, ErrorKind, Result};
 use crate::extent::Extent;
 use crate::policy::Compression;
@@ -45,9 +45,6 @@ pub struct SegmentWriter<S: SegmentSink> {
     chain: blake3::Hasher,
     /// Content of the open frame: data first, then (at the flush) the record table.
     frame: Vec<u8>,
-    /// In place of data in `frame`, where it is written from where it was captured.
-    kept: Vec<Buffer>,
-    kept_bytes: usize,
     table: Vec<u8>,
     packed: Vec<u8>,
     frame_records: u32,
@@ -98,8 +95,6 @@ impl<S: SegmentSink> SegmentWriter<S> {
             compressing: true,
             chain,
             frame: Vec::new(),
-            kept: Vec::new(),
-            kept_bytes: 0,
             table: Vec::new(),
             packed: Vec::new(),
             frame_records: 0,
@@ -131,64 +126,16 @@ impl<S: SegmentSink> SegmentWriter<S> {
     pub fn append(&mut self, record: &Record<'_>) -> Result<()> {
         self.check_sound()?;
         self.check(record)?;
-        if matches!(record.body, Body::Write { .. } | Body::Mark(_)) {
-            self.copy_kept();
-        }
-        let data_offset = (self.frame.len() + self.kept_bytes) as u32;
+        let data_offset = self.frame.len() as u32;
         format::encode_record(record, &mut self.table, &mut self.frame);
-        self.added(record, data_offset)
-    }
-
-    /// As [`append`](Self::append) for a write whose data may be kept for a while: in a frame that is neither compressed nor
-    /// encrypted it is not copied.
-    pub(crate) fn append_captured(
-        &mut self,
-        sequence: Sequence,
-        time: Timestamp,
-        offset: u64,
-        data: Buffer,
-    ) -> Result<()> {
-        let record = Record { sequence, time, body: Body::Write { offset, data: &data } };
-        if self.seal.is_some() || self.compresses() || !self.frame.is_empty() {
-            return self.append(&record);
-        }
-        self.check_sound()?;
-        self.check(&record)?;
-        let data_offset = self.kept_bytes as u32;
-        format::encode_write(&record, data.len(), &mut self.table);
-        // The record is not used any more once it was noted, so its data can be moved before the frame is flushed.
-        self.note(&record, data_offset);
-        self.note_place(&record);
-        self.kept_bytes += data.len();
-        self.kept.push(data);
-        self.count_record()
-    }
-
-    fn added(&mut self, record: &Record<'_>, data_offset: u32) -> Result<()> {
         self.note(record, data_offset);
-        self.note_place(record);
-        self.count_record()
-    }
-
-    fn count_record(&mut self) -> Result<()> {
         self.frame_records += 1;
         self.records += 1;
-        if self.open_bytes() >= self.params.frame_bytes { self.flush_frame() } else { Ok(()) }
-    }
-
-    /// Bytes of the open frame.
-    fn open_bytes(&self) -> u64 {
-        (self.frame.len() + self.kept_bytes + self.table.len()) as u64
-    }
-
-    fn compresses(&self) -> bool {
-        self.compressing && self.zstd.is_some()
-    }
-
-    /// From here on the open frame's data is in one piece.
-    fn copy_kept(&mut self) {
-        self.kept.drain(..).for_each(|data| self.frame.extend_from_slice(&data));
-        self.kept_bytes = 0;
+        self.note_place(record);
+        if (self.frame.len() + self.table.len()) as u64 >= self.params.frame_bytes {
+            self.flush_frame()?;
+        }
+        Ok(())
     }
 
     /// Gives the open frame to the sink, if it has records.
@@ -196,37 +143,16 @@ impl<S: SegmentSink> SegmentWriter<S> {
         if self.frame_records == 0 {
             return Ok(());
         }
-        if self.compresses() {
-            self.copy_kept();
-        }
+        let mut raw = std::mem::take(&mut self.frame);
+        raw.append(&mut self.table);
         self.notes.frame_offsets.push(self.written);
         let count = std::mem::take(&mut self.frame_records);
-        if self.kept.is_empty() {
-            let mut raw = std::mem::take(&mut self.frame);
-            raw.append(&mut self.table);
-            self.write_frame(FrameKind::Data, &mut raw, count)?;
-            raw.clear();
-            self.frame = raw;
-        } else {
-            self.write_kept(count)?;
-        }
+        self.write_frame(FrameKind::Data, &mut raw, count)?;
         self.frame_span = None;
+        raw.clear();
+        self.frame = raw;
         self.data_frames += 1;
         Ok(())
-    }
-
-    /// Appends a frame of the data that was kept, and the record table.
-    fn write_kept(&mut self, count: u32) -> Result<()> {
-        let bytes = self.open_bytes() as u32;
-        let mut kept = std::mem::take(&mut self.kept);
-        let mut table = std::mem::take(&mut self.table);
-        let pieces: Vec<&[u8]> = kept.iter().map(|data| &data[..]).chain([&table[..]]).collect();
-        let result =
-            self.write_pieces(FrameKind::Data, Codec::Stored, bytes, count, [0; 16], &pieces);
-        kept.clear();
-        table.clear();
-        (self.kept, self.kept_bytes, self.table) = (kept, 0, table);
-        result
     }
 
     /// Gives the open frame to the sink and makes everything durable.
@@ -241,7 +167,7 @@ impl<S: SegmentSink> SegmentWriter<S> {
 
     /// Bytes given to the sink and waiting in the open frame.
     pub fn bytes(&self) -> u64 {
-        self.written + self.open_bytes()
+        self.written + (self.frame.len() + self.table.len()) as u64
     }
 
     /// Records appended.
@@ -427,63 +353,31 @@ impl<S: SegmentSink> SegmentWriter<S> {
             raw.len() <= format::FRAME_RAW_BYTES_MAX,
             "the limits of records keep frames small"
         );
-        let raw_bytes = raw.len() as u32;
-        let codec = if self.compress(raw) { Codec::Zstd } else { Codec::Stored };
-        let mut packed = std::mem::take(&mut self.packed);
-        let stored: &mut [u8] = if codec == Codec::Zstd { &mut packed } else { raw };
-        let mut tag = [0; 16];
-        if let Some(seal) = &self.seal {
-            let header = self.header(kind, codec, stored.len(), raw_bytes, count);
-            tag = seal.seal(header.number, &header.encode_aad(), stored);
-        }
-        let result = self.write_pieces(kind, codec, raw_bytes, count, tag, &[stored]);
-        self.packed = packed;
-        result
-    }
-
-    fn header(
-        &self,
-        kind: FrameKind,
-        codec: Codec,
-        stored_bytes: usize,
-        raw_bytes: u32,
-        count: u32,
-    ) -> FrameHeader {
         let (first_sequence, last_sequence) = self.frame_span.unwrap_or_default();
-        FrameHeader {
+        let raw_bytes = raw.len() as u32;
+        let packed = self.compress(raw);
+        let stored: &mut [u8] = if packed { &mut self.packed } else { raw };
+        let mut header = FrameHeader {
             number: self.frames,
             kind,
-            codec,
-            stored_bytes: stored_bytes as u32,
+            codec: if packed { Codec::Zstd } else { Codec::Stored },
+            stored_bytes: stored.len() as u32,
             raw_bytes,
             count,
             first_sequence,
             last_sequence,
             tag: [0; 16],
+        };
+        if let Some(seal) = &self.seal {
+            header.tag = seal.seal(header.number, &header.encode_aad(), stored);
         }
-    }
-
-    /// Checksums a frame and gives it to the sink.
-    fn write_pieces(
-        &mut self,
-        kind: FrameKind,
-        codec: Codec,
-        raw_bytes: u32,
-        count: u32,
-        tag: [u8; 16],
-        pieces: &[&[u8]],
-    ) -> Result<()> {
-        self.check_sound()?;
-        let stored_bytes = pieces.iter().map(|piece| piece.len()).sum();
-        let header =
-            FrameHeader { tag, ..self.header(kind, codec, stored_bytes, raw_bytes, count) };
-        let encoded = header.encode(pieces);
+        let encoded = header.encode(stored);
         self.chain.update(&encoded);
         self.poisoned = true;
         self.sink.append(&encoded)?;
-        self.sink.append_all(pieces)?;
+        self.sink.append(stored)?;
         self.poisoned = false;
-        self.written += (FRAME_HEADER_BYTES + stored_bytes) as u64;
+        self.written += (FRAME_HEADER_BYTES + stored.len()) as u64;
         self.frames += 1;
         Ok(())
     }

@@ -157,12 +157,15 @@ fn step(shared: &Shared, open: &mut Option<Open>, budget: &mut CompressionBudget
     let pile_up = shared.spool.bytes() > shared.policy.spool_bytes_max / PILE_ONE_IN;
     let compressing = budget.allows(start, pile_up);
     for record in records {
+        append(shared, open, &record)?;
+        if let Some(open) = open {
+            open.writer.set_compressing(compressing);
+        }
         let ends_segment = match &record.body {
             QueuedBody::Mark(mark) => !mark.is_commitment(),
             QueuedBody::UnorderedEnd => true,
             _ => false,
         };
-        append(shared, open, record, compressing)?;
         if ends_segment {
             seal(shared, open)?;
         }
@@ -184,39 +187,33 @@ fn step(shared: &Shared, open: &mut Option<Open>, budget: &mut CompressionBudget
     Ok(idle && open.is_none())
 }
 
-fn append(
-    shared: &Shared,
-    open: &mut Option<Open>,
-    queued: QueuedRecord,
-    compressing: bool,
-) -> Result<()> {
+fn append(shared: &Shared, open: &mut Option<Open>, queued: &QueuedRecord) -> Result<()> {
     let QueuedRecord { sequence, time, body } = queued;
-    let body = match body {
-        QueuedBody::Write(offset, data) if data.len() <= RECORD_DATA_BYTES_MAX => {
-            let writer = opened(shared, open, sequence, time, compressing)?;
-            return writer.append_captured(sequence, time, offset, data);
-        }
+    let simple = |body| Record { sequence: *sequence, time: *time, body };
+    let record = match body {
         QueuedBody::Write(offset, data) => {
             let pieces = data.len().div_ceil(RECORD_DATA_BYTES_MAX) as u64;
             for (at, piece) in data.chunks(RECORD_DATA_BYTES_MAX).enumerate() {
                 let offset = offset + (at * RECORD_DATA_BYTES_MAX) as u64;
                 let sequence = Sequence(sequence.0 - (pieces - 1) + at as u64);
                 let body = Body::Write { offset, data: piece };
-                let writer = opened(shared, open, sequence, time, compressing)?;
-                writer.append(&Record { sequence, time, body })?;
+                opened(shared, open, sequence, *time)?.append(&Record {
+                    sequence,
+                    time: *time,
+                    body,
+                })?;
             }
             return Ok(());
         }
-        QueuedBody::Zero(extent) => Body::Zero(extent),
-        QueuedBody::Discard(extent, what) => Body::Discard(extent, what),
-        QueuedBody::Touch(extent) => Body::Touch(extent),
-        QueuedBody::Flush => Body::Flush,
-        QueuedBody::Mark(mark) => Body::Mark(mark),
-        QueuedBody::UnorderedBegin(cause) => Body::UnorderedBegin(cause),
-        QueuedBody::UnorderedEnd => Body::UnorderedEnd,
+        QueuedBody::Zero(extent) => simple(Body::Zero(*extent)),
+        QueuedBody::Discard(extent, what) => simple(Body::Discard(*extent, *what)),
+        QueuedBody::Touch(extent) => simple(Body::Touch(*extent)),
+        QueuedBody::Flush => simple(Body::Flush),
+        QueuedBody::Mark(mark) => simple(Body::Mark(mark.clone())),
+        QueuedBody::UnorderedBegin(cause) => simple(Body::UnorderedBegin(*cause)),
+        QueuedBody::UnorderedEnd => simple(Body::UnorderedEnd),
     };
-    let writer = opened(shared, open, sequence, time, compressing)?;
-    writer.append(&Record { sequence, time, body })
+    opened(shared, open, *sequence, *time)?.append(&record)
 }
 
 /// The open segment; begun with this record when there is none.
@@ -225,7 +222,6 @@ fn opened<'a>(
     open: &'a mut Option<Open>,
     first_sequence: Sequence,
     first_time: Timestamp,
-    compressing: bool,
 ) -> Result<&'a mut SegmentWriter<FileSink>> {
     if open.is_none() {
         let path = shared.state.open_segment();
@@ -249,7 +245,6 @@ fn opened<'a>(
         shared.journal().open_since = Some(first_time);
     }
     let open = open.as_mut().expect("opened above");
-    open.writer.set_compressing(compressing);
     Ok(&mut open.writer)
 }
 

@@ -107,8 +107,7 @@ impl FrameHeader {
         bytes
     }
 
-    /// Encodes the header of a frame with this content, in pieces.
-    pub(in crate::journal) fn encode(&self, stored: &[&[u8]]) -> [u8; FRAME_HEADER_BYTES] {
+    pub(in crate::journal) fn encode(&self, stored: &[u8]) -> [u8; FRAME_HEADER_BYTES] {
         let mut bytes = [0; FRAME_HEADER_BYTES];
         bytes[..FRAME_AAD_BYTES].copy_from_slice(&self.encode_aad());
         put(&mut bytes, frame::TAG, &self.tag);
@@ -174,14 +173,14 @@ impl FrameHeader {
         name: &str,
         at: u64,
     ) -> Result<()> {
-        let expected = Self::checksum(bytes, &[stored]);
+        let expected = Self::checksum(bytes, stored);
         check_crc(expected, u32_at(bytes, frame::CHECKSUM), name, at + frame::CHECKSUM.start as u64)
     }
 
-    fn checksum(bytes: &[u8], stored: &[&[u8]]) -> u32 {
+    fn checksum(bytes: &[u8], stored: &[u8]) -> u32 {
         let mut checksum = crc32fast::Hasher::new();
         checksum.update(&bytes[..frame::CHECKSUM.start]);
-        stored.iter().for_each(|piece| checksum.update(piece));
+        checksum.update(stored);
         checksum.finalize()
     }
 }

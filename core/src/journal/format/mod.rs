@@ -21,7 +21,7 @@ pub use index::{IndexEntry, IndexKind};
 #[cfg(any(test, feature = "testing"))]
 pub use mend::mend_segment;
 pub(super) use notes::Notes;
-pub(super) use record::{Descriptor, RECORD_BYTES, encode_record, encode_write};
+pub(super) use record::{Descriptor, RECORD_BYTES, encode_record};
 
 use std::ops::Range;
 

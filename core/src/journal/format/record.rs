@@ -64,36 +64,17 @@ pub(in crate::journal) fn encode_record(
         Body::UnorderedBegin(cause) => (UNORDERED_BEGIN, cause.code(), &[]),
         Body::UnorderedEnd => (UNORDERED_END, 0, &[]),
     };
-    push_descriptor(record, kind, argument, payload.len(), table);
-    data.extend_from_slice(payload);
-}
-
-/// Appends the descriptor of a write whose data is elsewhere.
-pub(in crate::journal) fn encode_write(
-    record: &Record<'_>,
-    data_bytes: usize,
-    table: &mut Vec<u8>,
-) {
-    push_descriptor(record, WRITE, 0, data_bytes, table);
-}
-
-fn push_descriptor(
-    record: &Record<'_>,
-    kind: u8,
-    argument: u8,
-    data_bytes: usize,
-    table: &mut Vec<u8>,
-) {
     let extent = record.body.extent();
     let mut bytes = [0; RECORD_BYTES];
     put(&mut bytes, record::KIND, &[kind]);
     put(&mut bytes, record::ARGUMENT, &[argument]);
-    put(&mut bytes, record::DATA_BYTES, &(data_bytes as u32).to_le_bytes());
+    put(&mut bytes, record::DATA_BYTES, &(payload.len() as u32).to_le_bytes());
     put(&mut bytes, record::OFFSET, &extent.offset.to_le_bytes());
     put(&mut bytes, record::LENGTH, &extent.length.to_le_bytes());
     put(&mut bytes, record::SEQUENCE, &record.sequence.0.to_le_bytes());
     put(&mut bytes, record::TIME, &record.time.0.to_le_bytes());
     table.extend_from_slice(&bytes);
+    data.extend_from_slice(payload);
 }
 
 fn encode_mark(body: &Mark) -> Vec<u8> {
