@@ -100,7 +100,7 @@ int main(void) {
 
     OK(hrl_replica_refresh(replica));
     OK(hrl_replica_lifecycle(replica, &stage, &epoch, count_steps, &steps));
-    CHECK(stage == HRL_STAGE_COMMITTED && epoch == 2 && steps == 4);
+    CHECK(stage == HRL_STAGE_COMMITTED && epoch == 2 && steps == 6);
     memset(&branch, 0, sizeof branch);
     OK(hrl_replica_branches(replica, keep_branch, &branch));
     CHECK(branch.epoch == 1 && branch.from_sequence == point.sequence);
