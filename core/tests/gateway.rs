@@ -451,6 +451,9 @@ fn promise_4_a_version_is_refused_where_the_cache_was_lost() {
     std::fs::remove_dir_all(site.path("cache")).expect("the disk is lost");
     vault.set_down(false);
     let second = start();
+    // Another task of the agent, with a handle of its own, is not told in place of who put.
+    let other = agent.separate().expect("gateways tell handles apart");
+    other.put("volumes/disk/catalog/0", b"a fold").expect("it put no segment");
     let error = agent.put(version, b"names it").expect_err("it does not have the segment");
     assert_eq!(error.kind(), ErrorKind::Changed, "{error}");
     assert_eq!(vault.head(version).expect("head"), None);

@@ -172,6 +172,16 @@ impl Vault {
         Ok(Self { store: PackedStore::over(store.clone()), objects: store, wrapping_key, clock })
     }
 
+    /// The same vault by a handle of its own, see [`Store::separate`].
+    pub(crate) fn separate(&self) -> Self {
+        let mut vault = self.clone();
+        if let Some(objects) = self.objects.separate() {
+            vault.store = PackedStore::over(objects.clone());
+            vault.objects = objects;
+        }
+        vault
+    }
+
     /// The store of the vault. Segments have their names in it also where they lie in packs.
     pub fn store(&self) -> &Arc<dyn Store> {
         &self.store

@@ -18,6 +18,7 @@ mod url;
 
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 pub use dir::DirStore;
 #[cfg(any(test, feature = "testing"))]
@@ -89,6 +90,12 @@ pub trait Store: Send + Sync {
     /// Default: one after the other. Stores that remove many with one request do so.
     fn delete_many(&self, names: &[String]) -> Result<()> {
         names.iter().try_for_each(|name| self.delete(name))
+    }
+    /// A handle of its own to the same store, for one more who puts segments and then names them in a catalog. A store
+    /// that tells at the naming that what was put before it may be lost (`Changed`) tells it to the handle that put. Default:
+    /// none, one handle is as good as another.
+    fn separate(&self) -> Option<Arc<dyn Store>> {
+        None
     }
     /// Path of the object where it is a local file that can be memory-mapped.
     fn local_path(&self, _name: &str) -> Option<PathBuf> {

@@ -59,7 +59,7 @@ impl<T: Read + Write + Send> GatewayStream for T {}
 type Connection = BufReader<Box<dyn GatewayStream>>;
 /// Makes a connection.
 #[cfg(any(test, feature = "testing"))]
-type Dial = Box<dyn Fn() -> std::io::Result<Box<dyn GatewayStream>> + Send + Sync>;
+type Dial = Arc<dyn Fn() -> std::io::Result<Box<dyn GatewayStream>> + Send + Sync>;
 
 struct Endpoint {
     /// `host:port`.
@@ -93,7 +93,7 @@ impl Drop for Turn<'_> {
 
 /// A store that gateways give access to.
 pub struct RemoteStore {
-    endpoints: Vec<Endpoint>,
+    endpoints: Arc<Vec<Endpoint>>,
     /// The one that answered last.
     current: AtomicUsize,
     tls: Arc<ClientConfig>,
@@ -149,7 +149,7 @@ impl RemoteStore {
         let tls = crate::tls::client_config(bundle)?;
         let (current, puts) = (AtomicUsize::new(0), AtomicU64::new(0));
         Ok(Self {
-            endpoints,
+            endpoints: Arc::new(endpoints),
             current,
             tls,
             holders: Mutex::default(),
@@ -165,7 +165,7 @@ impl RemoteStore {
         mut self,
         dial: impl Fn() -> std::io::Result<Box<dyn GatewayStream>> + Send + Sync + 'static,
     ) -> Self {
-        self.dial = Some(Box::new(dial));
+        self.dial = Some(Arc::new(dial));
         self
     }
 
@@ -359,6 +359,20 @@ fn endpoint(text: &str) -> Result<Endpoint> {
 }
 
 impl Store for RemoteStore {
+    /// Shares the connections. Which caches hold what was put is known for each handle: where two tasks put segments, the loss
+    /// of a cache is told to both.
+    fn separate(&self) -> Option<Arc<dyn Store>> {
+        Some(Arc::new(Self {
+            endpoints: self.endpoints.clone(),
+            current: AtomicUsize::new(self.current.load(Ordering::Relaxed)),
+            tls: self.tls.clone(),
+            holders: Mutex::default(),
+            puts: AtomicU64::new(0),
+            #[cfg(any(test, feature = "testing"))]
+            dial: self.dial.clone(),
+        }))
+    }
+
     fn name(&self) -> String {
         let addresses: Vec<&str> = self.endpoints.iter().map(|e| e.address.as_str()).collect();
         format!("gateway://{}", addresses.join(","))
