@@ -199,7 +199,9 @@ impl DirtyMap {
     /// Ends the session cleanly. The bits are made durable before the header says so.
     pub fn end_session(&mut self, stop: CleanStop) -> Result<()> {
         self.sync(HEADER_BYTES, self.map.bytes().len() - HEADER_BYTES)?;
-        self.write_header(Some(stop))
+        let header = encode_header(&self.params, self.generation, Some(stop));
+        self.map.change(&mut |bytes| bytes[..512].copy_from_slice(&header[..512]));
+        self.sync(0, 512)
     }
 
     /// Marks regions; they are durable when it returns.
@@ -273,12 +275,6 @@ impl DirtyMap {
                 seal(sector, volume, number);
             }
         });
-    }
-
-    fn write_header(&mut self, stop: Option<CleanStop>) -> Result<()> {
-        let header = encode_header(&self.params, self.generation, stop);
-        self.map.change(&mut |bytes| bytes[..512].copy_from_slice(&header[..512]));
-        self.sync(0, 512)
     }
 
     fn sync(&mut self, offset: usize, length: usize) -> Result<()> {

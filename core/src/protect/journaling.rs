@@ -93,6 +93,10 @@ impl Task for Journaling {
         next
     }
 
+    fn gives_way(&self) -> bool {
+        true
+    }
+
     fn note_crowded(&mut self, yes: bool) {
         self.budget.crowded = yes;
     }

@@ -168,9 +168,7 @@ impl Resync {
         // Where the journal cannot be written, reading the disk again at once would only lose it again.
         if shared.journal().losses == self.losses { Next::Now } else { Next::Later(RETRY) }
     }
-}
 
-impl Resync {
     fn resync_region(&self, shared: &Shared, region: u64, ticket: Ticket) -> Result<()> {
         let extent = ticket.extent();
         if shared.policy.content == CaptureContent::ExtentsOnly {

@@ -35,7 +35,12 @@ pub(super) trait Task: Send {
     fn name(&self) -> &'static str;
     /// Does what there is to do now. `waker` is for those that it would have to wait for.
     fn step(&mut self, shared: &Shared, waker: &Waker) -> Next;
-    /// Its thread had to wait for a processor, or no longer has to. Steps that others call are never told.
+    /// It wants to be told when its thread has to wait for a processor. Default: no.
+    fn gives_way(&self) -> bool {
+        false
+    }
+    /// Its thread had to wait for a processor, or no longer has to, if it wants to know. Steps that others call are never
+    /// told.
     fn note_crowded(&mut self, _yes: bool) {}
     /// Waits until there is work, for at most `limit`. Default: for all of it.
     fn wait_for_work(&self, _shared: &Shared, limit: Duration) {
@@ -54,7 +59,11 @@ pub(super) fn spawn(shared: &Arc<Shared>, mut task: Box<dyn Task>) -> JoinHandle
             let this_thread = Some(rustix::thread::gettid());
             let _ = rustix::process::setpriority_process(this_thread, TASK_NICENESS);
             let waker = thread_waker();
-            let mut crowding = Crowding::of_this_thread(shared.clock.elapsed());
+            let mut crowding = if task.gives_way() {
+                Crowding::of_this_thread(shared.clock.elapsed())
+            } else {
+                None
+            };
             loop {
                 if let Some(changed) =
                     crowding.as_mut().and_then(|c| c.look(shared.clock.elapsed()))

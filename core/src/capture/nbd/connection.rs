@@ -198,7 +198,6 @@ impl Connection<'_> {
     /// Sends replies, or else waits for requests, without the ring, which takes longer to wake. Requests that had no room
     /// beside those replies are parsed in between. False when the ring has to go on: the client does not take its replies.
     fn talk_at_once(&mut self) -> bool {
-        let Some(input) = self.input.as_mut() else { return false };
         if !self.out.is_empty() {
             let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
             let Ok(count) = rustix::net::send(self.stream.as_fd(), &self.out, flags) else {
@@ -207,16 +206,21 @@ impl Connection<'_> {
             self.out.drain(..count);
             return self.out.is_empty();
         }
+        let Some((mut input, from)) = self.take_input() else { return false };
+        let socket = self.stream.as_fd();
+        let result = rustix::io::retry_on_intr(|| {
+            rustix::net::recv(socket, &mut input[from..], RecvFlags::empty())
+        });
+        self.received(result.map(|(count, _)| count).map_err(Into::into), Memory::Bytes(input));
+        true
+    }
+
+    /// The receive buffer, while the ring does not have it, and where to receive to.
+    fn take_input(&mut self) -> Option<(Vec<u8>, usize)> {
+        let mut input = self.input.take()?;
         input.copy_within(self.unparsed.clone(), 0);
         self.unparsed = 0..self.unparsed.len();
-        let room = &mut input[self.unparsed.end..];
-        match rustix::net::recv(self.stream.as_fd(), room, RecvFlags::empty()) {
-            Ok((0, _)) => self.closing = true,
-            Ok((count, _)) => self.unparsed.end += count,
-            Err(rustix::io::Errno::INTR) => {}
-            Err(_) => self.closing = true,
-        }
-        true
+        Some((input, self.unparsed.end))
     }
 
     fn has_room(&self) -> bool {
@@ -238,11 +242,8 @@ impl Connection<'_> {
             }
         } else if self.has_room()
             && self.unparsed.len() < RECEIVE_BYTES
-            && let Some(mut input) = self.input.take()
+            && let Some((input, from)) = self.take_input()
         {
-            input.copy_within(self.unparsed.clone(), 0);
-            self.unparsed = 0..self.unparsed.len();
-            let from = self.unparsed.end;
             self.ring.submit(TOKEN_RECEIVE, Submit::Receive { fd, from }, Memory::Bytes(input));
         }
     }
