@@ -9,7 +9,7 @@ use crate::device::SystemFiles;
 use crate::error::{Error, ErrorKind, Result};
 use crate::protect::provisional::Provisional;
 use crate::protect::state::StateDirectory;
-use crate::replica::{Step, StepKind, Vault};
+use crate::replica::{Replica, Step, StepKind, Vault};
 
 /// Gives up a failover that is not committed, or one that was asked of the source and not begun: the catalog says so first,
 /// then what the state directory has is dropped. The source goes on as before. May be repeated; without anything under way nothing is done.
@@ -46,9 +46,7 @@ pub(super) fn cancel_in(
             .message("it was committed; fail over again to go back")
             .found(format_args!("epoch {}", under_way.epoch)));
     }
-    if under_way.check_current(replica.catalog()).is_ok() {
-        replica.record_step(&under_way.step(StepKind::Cancel, clock))?;
-    }
+    record_cancel(&mut replica, &under_way.step(StepKind::Cancel, clock))?;
     state.clear_spool()?;
     state.remove(&state.presence_log())?;
     state.remove(&state.base())?;
@@ -68,10 +66,16 @@ fn take_back_request(
 ) -> Result<()> {
     let Some(failover) = asked_for(state)? else { return Ok(()) };
     let mut replica = vault.replica(volume)?;
-    let lifecycle = replica.catalog().lifecycle();
-    let is_current = lifecycle.current().is_some_and(|step| step.failover == failover);
-    if is_current && lifecycle.stage().is_open() {
-        replica.record_step(&of_request(StepKind::Cancel, failover, String::new(), clock))?;
-    }
+    let step = of_request(StepKind::Cancel, failover, String::new(), clock);
+    record_cancel(&mut replica, &step)?;
     state.remove_durably(&request_path(state))
+}
+
+/// Says in the catalog that a failover is given up, also where it does not have its start: a put whose answer was lost may
+/// arrive late, and would leave a failover under way that nobody goes on with. Where another one is under way, that one took the place.
+fn record_cancel(replica: &mut Replica, step: &Step) -> Result<()> {
+    match replica.record_step(step) {
+        Err(error) if error.kind() == ErrorKind::Fenced => Ok(()),
+        result => result,
+    }
 }

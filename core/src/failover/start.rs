@@ -29,7 +29,8 @@ pub(super) fn by_sleeping() -> Wait {
 impl FailoverOptions {
     /// Fails over: returns when the volume can be read and written as of the state. Hydration goes on behind.
     ///
-    /// A failover under way in the state directory goes on as it was. `Fenced` when another one is under way or was
+    /// A failover under way in the state directory goes on as it was; where it was killed before the volume was served and its
+    /// state is gone since, the state is chosen again. `Fenced` when another one is under way or was
     /// committed, `NotFound` and `NotOrdered` for the state, `InvalidInput` when the disk is too small, `Unavailable` when the
     /// source did not hand over in time (the request is taken back) or the vault does not answer.
     pub fn start(self) -> Result<FailedOver> {
@@ -60,10 +61,17 @@ impl FailoverOptions {
             None if self.files.exists(&state.presence_log()) => None,
             None => Some(self.begin(&state, &mut replica)?),
         };
-        let shown = match &under_way {
-            Some(under_way) => {
-                take_identity(&state, &replica, under_way)?;
-                self.record_start(&mut replica, under_way)?;
+        let shown = match under_way {
+            Some(mut under_way) => {
+                take_identity(&state, &replica, &under_way)?;
+                self.record_start(&mut replica, &under_way)?;
+                while self.is_gone(&state, &replica, &under_way) {
+                    let chosen = self.state_of(&replica)?;
+                    under_way =
+                        self.prepare(&state, &replica, under_way.failover, chosen, false)?;
+                    take_identity(&state, &replica, &under_way)?;
+                    self.record_start(&mut replica, &under_way)?;
+                }
                 let (sequence, time) = (under_way.at, under_way.at_time);
                 write_base(&state, sequence)?;
                 ChosenState { sequence, time, point: under_way.point }
@@ -133,16 +141,24 @@ impl FailoverOptions {
     }
 
     fn record_start(&self, replica: &mut Replica, under_way: &Provisional) -> Result<()> {
-        let lifecycle = replica.catalog().lifecycle();
-        if let Some(step) = lifecycle.step_of(under_way.failover, StepKind::Cancel) {
-            return Err(Error::new(ErrorKind::Fenced, "go on with failover of", &self.volume)
-                .message(format_args!("it was cancelled by {} at {}", step.host, step.time)));
-        }
         if replica.catalog().epoch() >= under_way.epoch {
             // Committed already, or by another: opening the protection tells.
             return Ok(());
         }
         replica.record_step(&under_way.step(StepKind::Start, &*self.clock))
+    }
+
+    /// Retention gave the state up before the catalog said that it is needed, and nobody was served as of it: another one is
+    /// to be chosen.
+    fn is_gone(&self, state: &StateDirectory, replica: &Replica, under_way: &Provisional) -> bool {
+        let was_served = under_way.home || self.files.exists(&state.presence_log());
+        let is_over = replica.catalog().epoch() >= under_way.epoch;
+        let found = || replica.resolve(&At::Sequence(under_way.at));
+        !was_served
+            && !is_over
+            && found().is_err_and(|error| {
+                matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotOrdered)
+            })
     }
 
     fn open_disk(

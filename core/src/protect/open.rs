@@ -143,7 +143,12 @@ impl ProtectionOptions {
         let applications = applications::chosen(self.applications.clone(), &self.policy)?;
         let Claim { replica, source, provisional } = self.claim(&state)?;
         let info = replica.info().clone();
-        let left = recover::journal(&state, &replica, &*self.clock)?;
+        let mut left = recover::journal(&state, &replica, &*self.clock)?;
+        let mut replica = replica;
+        if provisional.is_none() && left.may_lack_what_was_named(&state) {
+            replica = self.with_late_versions(replica, &source)?;
+            left = left.again(recover::journal(&state, &replica, &*self.clock)?);
+        }
         let mut needed = recover::disk(&state, &*self.device, &info, &self.policy, &left)?;
         needed.map.begin_session_in(&**state.files())?;
         let baseline = recover::baseline(&state, &replica, &left, &needed);
@@ -211,6 +216,13 @@ impl ProtectionOptions {
         }
         hand_over::resume(&shared);
         Ok((shared, baseline))
+    }
+
+    /// The volume with the version that this source put last, should that arrive late, and no later than now: the next one of the
+    /// catalog is put here, and then a late one is in it or never will be.
+    fn with_late_versions(&self, replica: Replica, source: &SourceIdentity) -> Result<Replica> {
+        replica.into_catalog().append(source, vec![CatalogEdit::Source(source.clone())])?;
+        self.vault.replica(&self.volume)
     }
 
     /// Finds or creates the volume in the vault and makes sure that it is ours.

@@ -39,6 +39,21 @@ pub(super) struct Left {
     pub broken: bool,
 }
 
+impl Left {
+    /// Segments were put aside, now or at a start that did not come to its end. A version that names them may have been put by
+    /// the agent before and arrive late: were their sequences given to others by then, those would not follow the vault's history.
+    pub(super) fn may_lack_what_was_named(&self, state: &StateDirectory) -> bool {
+        let is_fresh = self.last_sequence == Sequence::ZERO && !self.broken;
+        self.broken || (!is_fresh && !state.files().exists(&state.dirty_map()))
+    }
+
+    /// What is left by a newer catalog; of before stays what was found broken.
+    pub(super) fn again(self, newer: Self) -> Self {
+        let notes = self.notes.into_iter().chain(newer.notes).collect();
+        Self { notes, broken: self.broken || newer.broken, ..newer }
+    }
+}
+
 /// Brings the spool into order: repairs the torn segment, drops what the catalog has, puts aside what does not fit.
 pub(super) fn journal(
     state: &StateDirectory,

@@ -258,6 +258,12 @@ impl Lifecycle {
                 ),
             ));
         }
+        if matches!(step.kind, StepKind::Request | StepKind::Start)
+            && let Some(cancel) = self.step_of(step.failover, StepKind::Cancel)
+        {
+            return Err(Error::new(ErrorKind::Fenced, step.kind.name(), volume)
+                .message(format_args!("it was cancelled by {} at {}", cancel.host, cancel.time)));
+        }
         match step.kind {
             StepKind::Request | StepKind::Reprotect => match self.stage {
                 Protected if step.kind == StepKind::Reprotect => refused("a committed failover"),
@@ -268,20 +274,18 @@ impl Lifecycle {
                 Requested | HandedOver => Ok(()),
                 _ => refused("a planned failover that was requested"),
             },
-            StepKind::Start => Ok(()),
+            // A cancellation may come before a start whose answer was lost: that one is refused from then on.
+            StepKind::Start | StepKind::Cancel => Ok(()),
             StepKind::Commit | StepKind::FailBack => match self.stage {
                 FailedOver => Ok(()),
                 _ => refused("a failover that was started"),
-            },
-            StepKind::Cancel => match self.stage {
-                Requested | HandedOver | FailedOver => Ok(()),
-                _ => refused("a failover that is under way"),
             },
             StepKind::TestBegin | StepKind::TestEnd => Ok(()),
         }
     }
 
     pub(super) fn apply(&mut self, step: Step) {
+        let ends_nothing = step.kind == StepKind::Cancel && !self.stage.is_open();
         self.stage = match step.kind {
             StepKind::Request => Stage::Requested,
             StepKind::HandOver => Stage::HandedOver,
@@ -302,7 +306,7 @@ impl Lifecycle {
         if !self.stage.is_open() {
             self.settled = self.stage;
         }
-        if !matches!(step.kind, StepKind::TestBegin | StepKind::TestEnd) {
+        if !matches!(step.kind, StepKind::TestBegin | StepKind::TestEnd) && !ends_nothing {
             self.current = Some(step.clone());
         }
         if self.steps.len() >= STEPS_MAX {
@@ -377,6 +381,23 @@ mod tests {
         let steps = [(Start, 1), (Commit, 1), (Request, 2), (Cancel, 2)];
         assert_eq!(run(&steps).expect("steps").stage(), Stage::Committed);
         assert_eq!(run(&[(Start, 1), (Cancel, 1)]).expect("steps").stage(), Stage::Protected);
+    }
+
+    #[test]
+    fn promise_9_what_was_cancelled_before_its_start_arrived_does_not_start() {
+        use StepKind::{Cancel, Commit, Request, Start};
+        let before = [(Start, 1), (Commit, 1)];
+        for late in [Request, Start] {
+            let steps: Vec<_> = before.iter().copied().chain([(Cancel, 2)]).collect();
+            let lifecycle = run(&steps).expect("steps");
+            assert_eq!(lifecycle.stage(), Stage::Committed);
+            let current = lifecycle.current().expect("the one that was committed");
+            assert_eq!((current.kind, current.failover), (Commit, PointId([1; 16])));
+            let steps: Vec<_> = steps.into_iter().chain([(late, 2)]).collect();
+            assert_eq!(run(&steps).expect_err("cancelled").kind(), ErrorKind::Fenced);
+        }
+        let fenced = run(&[(Start, 1), (Cancel, 2)]).expect_err("another is under way");
+        assert_eq!(fenced.kind(), ErrorKind::Fenced);
     }
 
     #[test]

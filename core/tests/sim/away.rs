@@ -28,6 +28,16 @@ impl Site {
         self.file("presence").is_some() || self.file("failover").is_some() && !self.comes_home()
     }
 
+    /// It says that the volume was served here.
+    pub fn was_served(&self) -> bool {
+        self.file("presence").is_some()
+    }
+
+    /// It says how its disk differs from the volume.
+    pub fn has_divergence(&self) -> bool {
+        self.file("follow").is_some()
+    }
+
     /// It says that the volume was asked for.
     pub fn has_request(&self) -> bool {
         self.file("request").is_some()

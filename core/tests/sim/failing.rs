@@ -55,6 +55,8 @@ pub struct Failovers {
     over: Option<Over>,
     /// The other site lost the volume and was not given up yet.
     lost: bool,
+    /// What its disk held when it was looked at how it differs from the volume.
+    end: Option<Vec<u64>>,
     divisions: Vec<Division>,
     versions_seen: u64,
 }
@@ -169,7 +171,7 @@ impl Life {
                 over.cancelling |= cancelled;
                 assert!(no_state || late || cancelled, "a failover cannot begin: {error}");
                 assert!(
-                    !no_state || !site.has_failover() || wish.changes,
+                    !no_state || !site.was_served() || wish.changes,
                     "promise 5: the state of a failover under way is gone: {error}"
                 );
                 if no_state {
@@ -381,8 +383,10 @@ impl Life {
     /// it follows.
     fn follow(&mut self, back: bool) -> bool {
         let (world, site) = (self.world.clone(), self.sites[self.other()].clone());
-        // Where it is not whole, the disk is what its log says, and nobody was told of the rest.
-        let end = (!site.has_failover()).then(|| tags_of(&site.platter().peek()));
+        if !site.has_divergence() {
+            // Where it is not whole, the disk is what its log says, and nobody was told of the rest.
+            self.failovers.end = (!site.has_failover()).then(|| tags_of(&site.platter().peek()));
+        }
         let owner = self.owner().clone();
         self.may_die();
         let (machine, follower) = site.follow();
@@ -408,7 +412,7 @@ impl Life {
                 return false;
             }
         };
-        self.see_handed_in(end);
+        self.see_handed_in();
         let mut follows = false;
         for _ in 0..world.random.within(1, 3) {
             match follower.catch_up(&At::Newest, &|_, _| true) {
@@ -463,7 +467,8 @@ impl Life {
     }
 
     /// What the old source had was handed in: it is on the branch, all of it.
-    fn see_handed_in(&mut self, end: Option<Vec<u64>>) {
+    fn see_handed_in(&mut self) {
+        let end = self.failovers.end.take();
         let site = self.sites[self.other()].clone();
         let Some(division) = self.failovers.divisions.last_mut().filter(|d| d.model.is_none())
         else {

@@ -224,6 +224,34 @@ fn promise_4_a_start_that_fails_after_it_put_a_segment_aside_hides_nothing() {
     assert!(machine.content(&At::Newest) == machine.platter.peek(), "something is missing");
 }
 
+/// Its sequences had been given to others by then, which the next start put aside: points and all.
+#[test]
+fn promise_4_a_version_that_names_what_was_put_aside_may_arrive_late() {
+    let machine = Machine::new();
+    let mut agent = machine.start();
+    agent.settle();
+    agent.write(BLOCK, 7);
+    machine.server.delay(Some("/catalog/"));
+    agent.run(|protection| {
+        let stats = protection.stats();
+        stats.journaled_sequence == stats.last_sequence && !stats.vault_available
+    });
+    machine.kill(agent);
+    machine.server.delay(None);
+    while !machine.files.rot(&machine.world.random, Path::new("/state/spool")) {}
+    let mut agent = machine.start();
+    machine.server.deliver(Duration::ZERO, true);
+    agent.run(|protection| protection.stats().mode == Mode::Ordered);
+    let placed = agent.protection.place(PointKind::Crash, "").expect("in order");
+    let sequence = agent.confirmed(&placed);
+    machine.kill(agent);
+    let mut agent = machine.start();
+    agent.settle();
+    let points = machine.replica().points();
+    assert!(points.iter().any(|p| p.id == placed.id() && p.sequence == sequence));
+    assert_eq!(machine.content(&At::Newest), machine.platter.peek());
+}
+
 #[test]
 fn promise_4_a_segment_whose_name_was_not_synced_never_takes_the_place_of_its_successor() {
     let machine = Machine::new();

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use hrl::device::{BlockDevice, Durability};
 use hrl::failover::{FailoverOptions, Follower, SteppedFailover};
-use hrl::replica::{At, Vault, ViewOptions};
-use hrl::{Clock, Epoch, ErrorKind, Extent, Result, Sequence};
+use hrl::replica::{At, CompactOptions, Vault, ViewOptions};
+use hrl::{Clock, Epoch, ErrorKind, Extent, Result, RetentionPolicy, Sequence};
 
 use crate::found::{Agent, BLOCK, Machine, REGION, policy};
 use crate::world::{Faults, Incarnation};
@@ -17,6 +17,10 @@ const OTHER: Extent = Extent { offset: 2 * REGION, length: 4096 };
 impl Machine {
     /// A failover to here that is not committed; nothing of the disk is copied.
     fn fail_over(&self, at: At) -> Agent {
+        self.try_fail_over(at).expect("fail over")
+    }
+
+    fn try_fail_over(&self, at: At) -> Result<Agent> {
         let machine = Incarnation::start();
         let files = self.files.mount(&machine);
         let store = self.server.connect(&machine, Some(files.clone()));
@@ -28,8 +32,10 @@ impl Machine {
             .policy(policy())
             .clock(clock)
             .files(files.clone());
-        let mut protection = SteppedFailover::start(options).expect("fail over").protection;
-        Agent { tasks: protection.take_tasks(), protection, files, world: self.world.clone() }
+        let mut protection =
+            SteppedFailover::start(options).inspect_err(|_| self.files.killed())?.protection;
+        let (tasks, world) = (protection.take_tasks(), self.world.clone());
+        Ok(Agent { protection, tasks, files, world })
     }
 
     /// A planned failover whose operator gives up waiting: the vault does not take the end of it.
@@ -146,6 +152,49 @@ fn promise_5_a_branch_keeps_its_history_when_a_later_failover_goes_to_an_older_s
     replica.drop_branch(Epoch(1)).expect("drop the older one");
     replica.drop_branch(Epoch(2)).expect("then the other");
     assert!(replica.catalog().last_sequence() > Sequence::ZERO);
+}
+
+/// It was in the catalog then, and nobody could go on with it: every other one was refused.
+#[test]
+fn promise_9_a_cancelled_failover_does_not_begin_when_its_start_arrives_late() {
+    let (home, agent) = at_home();
+    home.kill(agent);
+    let (away, third) = (home.beside(), home.beside());
+    home.server.delay(Some("/catalog/"));
+    away.try_fail_over(At::Newest).map(drop).expect_err("its start is not answered");
+    home.server.delay(None);
+    away.cancel().expect("cancel");
+    home.server.deliver(Duration::ZERO, true);
+    let agent = third.fail_over(At::Newest);
+    agent.protection.commit_failover().expect("commit");
+}
+
+/// It could not go on, because its state was gone, and every other one was refused.
+#[test]
+fn promise_5_a_failover_that_nobody_was_served_by_chooses_again_when_its_state_is_gone() {
+    let (home, mut agent) = at_home();
+    let first = newest(&agent);
+    for byte in 20..30 {
+        agent.write(BLOCK, byte);
+        agent.settle();
+    }
+    let away = home.beside();
+    home.server.delay(Some("/catalog/"));
+    away.try_fail_over(first.clone()).map(drop).expect_err("its start is not answered");
+    home.server.delay(None);
+    home.world.clock.advance(Duration::from_secs(3600));
+    let (full, bytes_max) = (Duration::ZERO, Some(1));
+    let all = RetentionPolicy { full, bytes_max, thinning: Vec::new(), ..Default::default() };
+    let mut replica = home.replica();
+    let options = CompactOptions::default();
+    replica.compact(&all, &options, &|_, _| true).expect("fold");
+    replica.resolve(&first).expect_err("it is folded");
+    let error = away.try_fail_over(first).map(drop).expect_err("it is gone");
+    assert!(matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotOrdered), "{error}");
+    let mut over = away.fail_over(At::Newest);
+    over.protection.commit_failover().expect("commit");
+    over.settle();
+    assert_eq!(home.content(&At::Newest), home.platter.peek());
 }
 
 /// Nobody could write the volume any more: its source had refused writes, and there was nothing to cancel.

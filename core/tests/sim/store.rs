@@ -20,6 +20,8 @@ struct State {
     /// Requests that were given up by who sent them and still arrive, or arrive a second time. A delete has no content.
     late: Vec<(Duration, String, Option<Arc<[u8]>>)>,
     down: bool,
+    /// Puts of names with this in them arrive late.
+    delayed: Option<&'static str>,
     /// Versions of catalogs that were put.
     versions: u64,
 }
@@ -66,6 +68,11 @@ impl Server {
 
     pub fn set_down(&self, down: bool) {
         self.lock().down = down;
+    }
+
+    /// From now on puts of names with `part` in them arrive late, an hour from now.
+    pub fn delay(&self, part: Option<&'static str>) {
+        self.lock().delayed = part;
     }
 
     /// How many versions of catalogs there have been.
@@ -181,8 +188,11 @@ impl Store for SimStore {
         self.send("put", name)?;
         let world = World::current();
         let content: Arc<[u8]> = content.into();
-        if !self.clear && world.strikes(world.faults.get().store_is_late, "a put arrives late") {
-            let at = world.clock.elapsed() + Duration::from_millis(world.random.within(1, 3000));
+        let delayed = self.server.lock().delayed.is_some_and(|part| name.contains(part));
+        let late = world.faults.get().store_is_late;
+        if !self.clear && (delayed || world.strikes(late, "a put arrives late")) {
+            let by = if delayed { 3_600_000 } else { world.random.within(1, 3000) };
+            let at = world.clock.elapsed() + Duration::from_millis(by);
             self.server.lock().late.push((at, name.to_owned(), Some(content)));
             return Err(Self::unavailable("put", name, "no answer in time"));
         }
