@@ -12,6 +12,7 @@ use crate::away::Wish;
 use crate::model::{Model, tags_of};
 use crate::oracle::{content, differ, replica};
 use crate::run::Life;
+use crate::site::Site;
 use crate::world::Faults;
 
 /// Tries of what must succeed when nothing is wrong any more.
@@ -20,6 +21,12 @@ const TRIES: u32 = 40;
 /// It is to be tried again when what is wrong is over.
 fn is_late(kind: ErrorKind) -> bool {
     matches!(kind, ErrorKind::Unavailable | ErrorKind::Io | ErrorKind::Poisoned | ErrorKind::Full)
+}
+
+/// Repeats a commit that nobody answered although it is in the catalog, as an operator does.
+fn commit_again(site: &Site) -> hrl::Result<()> {
+    let running = site.running().filter(|_| site.is_alive() && site.is_provisional());
+    running.map_or(Ok(()), |running| site.commit(&running))
 }
 
 /// A failover under way.
@@ -93,7 +100,7 @@ impl Life {
         }
         if self.failovers.over.is_none() && world.random.one_in(20) {
             self.may_die();
-            let _ = self.commit_again();
+            let _ = commit_again(self.owner());
             world.dies_at.set(None);
         }
         let owner = self.owner();
@@ -332,13 +339,6 @@ impl Life {
         self.failovers.lost = true;
     }
 
-    /// Repeats a commit that nobody answered although it is in the catalog, as an operator does.
-    fn commit_again(&self) -> hrl::Result<()> {
-        let owner = self.owner();
-        let running = owner.running().filter(|_| owner.is_alive() && owner.is_provisional());
-        running.map_or(Ok(()), |running| owner.commit(&running))
-    }
-
     /// What becomes of a site that lost the volume.
     fn go_on_at_home(&mut self) {
         let (world, site) = (self.world.clone(), self.sites[self.other()].clone());
@@ -546,7 +546,7 @@ impl Life {
             self.see_commits(true);
             self.revive(self.owner);
             if self.failovers.over.is_none() {
-                self.commit_again().expect("nothing is wrong");
+                commit_again(self.owner()).expect("nothing is wrong");
             }
             let other = self.sites[self.other()].clone();
             if self.failovers.over.as_ref().is_some_and(|over| !over.home) {
@@ -564,6 +564,8 @@ impl Life {
                 }
             } else if self.failovers.lost {
                 if other.is_alive() {
+                    // Until it is told so, it does not know that it had the volume and lost it.
+                    commit_again(&other).expect("nothing is wrong");
                     other.settle();
                 }
                 other.crash(world.random.one_in(2));
