@@ -71,7 +71,7 @@ lint: $(ANY_STAMP)  ## Formatting, lints and types
 test: packages servers guest lint  ## Everything that must hold before a change lands
 	cargo test --workspace
 	ffi/tests/run
-	cd python && ../$(VENV)/bin/pytest -q
+	cd python && ../$(VENV)/bin/pytest -q -n 2 --dist loadfile
 
 test-c: packages  ## The C and C++ tests and examples alone: plain, AddressSanitizer, Valgrind
 	ffi/tests/run
