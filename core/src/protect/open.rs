@@ -141,10 +141,9 @@ impl ProtectionOptions {
         state: state::StateDirectory,
     ) -> Result<(Arc<Shared>, resync::Baseline)> {
         let applications = applications::chosen(self.applications.clone(), &self.policy)?;
-        let Claim { replica, source, provisional } = self.claim(&state)?;
+        let Claim { mut replica, source, provisional } = self.claim(&state)?;
         let info = replica.info().clone();
         let mut left = recover::journal(&state, &replica, &*self.clock)?;
-        let mut replica = replica;
         if provisional.is_none() && left.may_lack_what_was_named(&state) {
             replica = self.with_late_versions(replica, &source)?;
             left = left.again(recover::journal(&state, &replica, &*self.clock)?);
@@ -218,10 +217,10 @@ impl ProtectionOptions {
         Ok((shared, baseline))
     }
 
-    /// The volume with the version that this source put last, should that arrive late, and no later than now: the next one of the
-    /// catalog is put here, and then a late one is in it or never will be.
+    /// The volume with the version that this source put last, should its put arrive late: the next one of the catalog is put here,
+    /// without an edit, so a late one is there before or never will be. `Fenced` when another source took the volume meanwhile.
     fn with_late_versions(&self, replica: Replica, source: &SourceIdentity) -> Result<Replica> {
-        replica.into_catalog().append(source, vec![CatalogEdit::Source(source.clone())])?;
+        replica.into_catalog().append(source, Vec::new())?;
         self.vault.replica(&self.volume)
     }
 

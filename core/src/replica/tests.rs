@@ -283,6 +283,7 @@ fn promise_9_two_sources_race_and_the_one_that_lost_the_volume_is_fenced() {
     let take = |source: &SourceIdentity| vec![CatalogEdit::Source(source.clone())];
     let mut ours = rig.vault.replica("disk").expect("replica").into_catalog();
     ours.append(&rig.source, take(&rig.source)).expect("take");
+    ours.append(&rig.source, Vec::new()).expect("nothing");
     let other = SourceIdentity { id: [2; 16], host: "beta".into(), since: Timestamp(9) };
     let mut theirs = rig.vault.replica("disk").expect("replica").into_catalog();
     let entry = rig.segment(&[record(1, Body::Flush)]);
@@ -291,9 +292,11 @@ fn promise_9_two_sources_race_and_the_one_that_lost_the_volume_is_fenced() {
         .expect_err("not theirs");
     assert!(error.kind() == ErrorKind::Fenced && error.to_string().contains("alpha"), "{error}");
     theirs.append(&other, take(&other)).expect("take over");
-    let error =
-        ours.append(&rig.source, vec![CatalogEdit::Segments(vec![entry])]).expect_err("fenced");
-    assert!(error.kind() == ErrorKind::Fenced && error.to_string().contains("beta"), "{error}");
+    // A version without an edit is one too: it takes nothing back.
+    for edits in [Vec::new(), vec![CatalogEdit::Segments(vec![entry])]] {
+        let error = ours.clone().append(&rig.source, edits).expect_err("fenced");
+        assert!(error.kind() == ErrorKind::Fenced && error.to_string().contains("beta"), "{error}");
+    }
 }
 
 #[test]

@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use hrl::replica::At;
+use hrl::replica::{At, Replica};
 use hrl::{Epoch, ErrorKind, PointId, Sequence};
 
 use crate::away::Wish;
@@ -27,6 +27,14 @@ fn is_late(kind: ErrorKind) -> bool {
 fn commit_again(site: &Site) -> hrl::Result<()> {
     let running = site.running().filter(|_| site.is_alive() && site.is_provisional());
     running.map_or(Ok(()), |running| site.commit(&running))
+}
+
+/// Where the records of a branch begin that were sealed from the disk, when it was looked at how that differs: intervals without
+/// order, several when the looking was interrupted. Their ends are the disk as it was then, and no prefix of what its agent did.
+fn sealed_from(branch: &Replica) -> u64 {
+    let timeline = branch.timeline();
+    let sealed = timeline.iter().rev().take_while(|e| e.unordered.is_some() || e.from == e.to);
+    sealed.last().map_or(u64::MAX, |first| first.from.0)
 }
 
 /// A failover under way.
@@ -521,10 +529,11 @@ impl Life {
         if last <= *at || !model.is_certain_after(*at) {
             return;
         }
+        let sealed = sealed_from(&branch);
         for _ in 0..times {
             let sequence = self.world.random.within(*at + 1, last);
             let state = At::Sequence(Sequence(sequence));
-            if sequence == last || branch.resolve(&state).is_err() {
+            if sequence == last || sequence >= sealed || branch.resolve(&state).is_err() {
                 continue;
             }
             let what = format!("promise 3: the branch of epoch {epoch} at {sequence} is no prefix");
