@@ -210,10 +210,11 @@ impl Policy {
             "app_point_interval_ms" => self.app_point_interval = millis()?,
             "quiesce" => {
                 let lines = value.lines().map(str::trim).filter(|line| !line.is_empty());
-                self.quiesce = lines.map(str::to_owned).collect();
-                if self.quiesce.iter().any(|line| !line.contains(':')) {
+                let lines: Vec<String> = lines.map(str::to_owned).collect();
+                if lines.iter().any(|line| !line.contains(':')) {
                     return Err(bad("lines such as fs:/mnt or postgresql:dbname=app"));
                 }
+                self.quiesce = lines;
             }
             "quiesce_limit_ms" => self.quiesce_limit = millis()?,
             "rpo_threshold_ms" => self.rpo_threshold = millis()?,
@@ -303,8 +304,10 @@ mod tests {
                 _ => "1048576",
             };
             policy.set(name, value).expect(name);
+            let before = policy.clone();
             let error = policy.set(name, "-x").expect_err(name);
             assert!(error.to_string().contains(name), "{error}");
+            assert_eq!(policy, before, "what is refused changes nothing");
         }
         policy.validate().expect("all in range");
         policy.region_bytes = 3 << 20;

@@ -35,7 +35,7 @@ impl Retention {
         let last = shared.clock.elapsed();
         let began = (shared.clock.now(), last);
         let vault = shared.vault.separate();
-        Self { compactor: Compactor::default(), vault, last, began, failing: false }
+        Self { compactor: Compactor::that_stays(), vault, last, began, failing: false }
     }
 
     fn run(&mut self, shared: &Shared, policy: &RetentionPolicy) {

@@ -2,7 +2,8 @@
 //!
 //! A fold merges segments in a scratch directory, checks the result, puts it, and appends one version to the catalog that
 //! names it in place of its inputs and retires those. Retired objects are deleted when their grace is over, so that
-//! readers which hold an older version finish; then the catalog forgets them. Killed anywhere, the next run goes on: an
+//! readers which hold an older version finish; then the catalog forgets them, an agent's some time later, because another
+//! object may have the name from then on. Killed anywhere, the next run goes on: an
 //! object that no catalog names is a stray and is retired in its turn.
 //!
 //! Any number may run at once: the catalog's compare-and-swap decides, and the loser removes the object that it put. A
@@ -43,6 +44,8 @@ const FEW_BYTES: u64 = 64 << 20;
 const SORT_BYTES: u64 = 256 << 20;
 /// Bytes of one read when an object is fetched.
 pub(crate) const FETCH_BYTES: u64 = 32 << 20;
+/// A request that was given up may arrive this much later; a network may deliver one twice.
+const LATE: Duration = Duration::from_secs(30);
 /// Folds remembered as not worth their bytes.
 const JUDGED_MAX: usize = 1 << 16;
 
@@ -97,9 +100,19 @@ pub struct CompactReport {
 pub struct Compactor {
     /// For the first object of a fold that did not save enough: the bytes below which it cannot.
     judged: HashMap<String, u64>,
+    /// Objects whose delete was answered, and when; the catalog still has them as retired.
+    deleted: HashMap<String, Duration>,
+    /// It is run again, so it can wait.
+    stays: bool,
 }
 
 impl Compactor {
+    /// One that runs again after some time. It forgets a deleted object only when no delete of it can arrive any more: a source
+    /// that lost the volume may hand in a segment under the name of a stray from then on.
+    pub(crate) fn that_stays() -> Self {
+        Self { stays: true, ..Self::default() }
+    }
+
     /// Plans and carries out retention once. `progress` counts bytes of segments to fold; false from it ends the run
     /// soon with `Unavailable`, and what was done stays done.
     ///
@@ -128,6 +141,8 @@ impl Compactor {
                 ..CompactReport::default()
             },
             judged: &mut self.judged,
+            deleted: &mut self.deleted,
+            late: if self.stays { LATE } else { Duration::ZERO },
             progress,
             done: 0,
             total: 0,
@@ -146,6 +161,9 @@ struct Run<'a> {
     options: &'a CompactOptions,
     report: CompactReport,
     judged: &'a mut HashMap<String, u64>,
+    deleted: &'a mut HashMap<String, Duration>,
+    /// How long after its delete an object is forgotten.
+    late: Duration,
     progress: Progress<'a>,
     /// Bytes of segments that were folded or left, and of all that are looked at.
     done: u64,
@@ -409,16 +427,28 @@ impl Run<'_> {
 
     /// Deletes retired objects whose grace is over, then lets the catalog forget them.
     fn delete_due(&mut self, plan: &RetentionPlan) -> Result<()> {
-        self.report.objects_deleted = plan.objects_due.len() as u64;
+        let is_due: HashSet<_> = plan.objects_due.iter().collect();
+        self.deleted.retain(|object, _| is_due.contains(object));
+        let objects = plan.objects_due.iter().filter(|object| !self.deleted.contains_key(*object));
+        let objects: Vec<_> = objects.cloned().collect();
+        self.report.objects_deleted = objects.len() as u64;
         if plan.objects_due.is_empty() || self.options.dry_run {
             return Ok(());
         }
         let named: HashSet<_> = self.replica.catalog().named().map(|entry| &entry.object).collect();
         // No catalog that was made by these rules names a retired object.
-        let due = plan.objects_due.iter().filter(|object| !named.contains(object));
-        self.replica.store().delete_many(&due.cloned().collect::<Vec<_>>())?;
-        let edits = [CatalogEdit::Deleted(plan.objects_due.clone())];
-        self.replica.catalog_mut().amend(&edits, &|| Ok(()))
+        let unnamed = objects.iter().filter(|object| !named.contains(object));
+        self.replica.store().delete_many(&unnamed.cloned().collect::<Vec<_>>())?;
+        let now = self.replica.clock().elapsed();
+        self.deleted.extend(objects.into_iter().map(|object| (object, now)));
+        let is_gone = |at: &Duration| now.saturating_sub(*at) >= self.late;
+        let gone = self.deleted.iter().filter(|(_, at)| is_gone(at));
+        let mut gone: Vec<_> = gone.map(|(object, _)| object.clone()).collect();
+        if gone.is_empty() {
+            return Ok(());
+        }
+        gone.sort_unstable();
+        self.replica.catalog_mut().amend(&[CatalogEdit::Deleted(gone)], &|| Ok(()))
     }
 
     fn retire_strays(&mut self) -> Result<()> {

@@ -428,6 +428,33 @@ fn readers_of_an_older_catalog_finish_within_the_grace() {
     assert!(rig.replica().verify(&|_, _| true).expect("verify").strays.is_empty());
 }
 
+/// A source that lost the volume hands in what its spool has, also under the name of a stray that was deleted: a delete that
+/// arrives late must not take it.
+#[test]
+fn promise_5_a_deleted_object_is_forgotten_when_no_delete_of_it_can_arrive_any_more() {
+    let mut rig = Rig::new(false);
+    rig.points_at((0..40).map(|n| n * 300));
+    let policy: RetentionPolicy = "1h all; 24h hourly; grace 1h".parse().expect("policy");
+    rig.clock.jump(seconds(6 * HOUR));
+    rig.compact(&policy).expect("compact");
+    let objects: Vec<String> = rig.replica().catalog().retired().keys().cloned().collect();
+    assert!(objects.len() > 30);
+    rig.clock.advance(Duration::from_secs(3600));
+    let mut compactor = Compactor::that_stays();
+    let mut run = |after| {
+        rig.clock.advance(Duration::from_secs(after));
+        let mut replica = rig.replica();
+        let report = compactor.run(&mut replica, &policy, &rig.options(), &|_, _| true);
+        let known =
+            objects.iter().filter(|object| replica.catalog().retired().contains_key(*object));
+        (report.expect("compact").objects_deleted as usize, known.count())
+    };
+    let all = objects.len();
+    assert_eq!(run(0), (all, all), "deleted, and not forgotten");
+    assert_eq!(run(29), (0, all));
+    assert_eq!(run(1), (0, 0));
+}
+
 #[test]
 fn strays_go_only_when_they_are_old_and_can_never_belong() {
     let mut rig = Rig::new(false);
