@@ -46,7 +46,7 @@ impl Retention {
         self.last = shared.clock.elapsed();
         let message = match result {
             Ok(report) => complaint(&report),
-            Err(_) if is_over(shared) => return,
+            Err(_) if is_over(shared) || shared.is_handed_over() => return,
             Err(error) => Some(error.to_string()),
         };
         // Told once, until it works again.
@@ -68,7 +68,10 @@ impl Task for Retention {
             return Next::Ended;
         }
         let interval = shared.policy.retention_interval;
-        let waits = shared.is_provisional() || shared.retention_waits.load(Ordering::Acquire);
+        // Until the catalog says so, the state that is handed over is one like others, and could be folded into a later one.
+        let waits = shared.is_provisional()
+            || shared.is_handed_over()
+            || shared.retention_waits.load(Ordering::Acquire);
         if shared.clock.elapsed().saturating_sub(self.last) >= interval && !waits {
             self.run(shared, policy);
         }
@@ -106,7 +109,8 @@ fn compact(
     let _ = std::fs::remove_dir_all(&scratch);
     let options = CompactOptions { scratch: Some(scratch), ..CompactOptions::default() };
     let mut replica = vault.replica_with_keys(&shared.info.name, &shared.keys)?;
-    compactor.run(&mut replica, policy, &options, &|_, _| !is_over(shared))
+    compactor
+        .run(&mut replica, policy, &options, &|_, _| !is_over(shared) && !shared.is_handed_over())
 }
 
 fn complaint(report: &CompactReport) -> Option<String> {

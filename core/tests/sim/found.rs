@@ -56,6 +56,10 @@ impl Machine {
     }
 
     fn open(&self, take_over: bool) -> hrl::Result<Agent> {
+        self.open_with(policy(), take_over)
+    }
+
+    pub fn open_with(&self, policy: Policy, take_over: bool) -> hrl::Result<Agent> {
         let machine = Incarnation::start();
         let files = self.files.mount(&machine);
         let store = self.server.connect(&machine, Some(files.clone()));
@@ -63,7 +67,7 @@ impl Machine {
         let vault = Vault::open(store, None, clock.clone()).expect("vault");
         let options =
             ProtectionOptions::new("disk", self.platter.attach(&machine, false), vault, "/state")
-                .policy(policy())
+                .policy(policy)
                 .clock(clock)
                 .take_over(take_over)
                 .files(files.clone());

@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use hrl::device::{BlockDevice, Durability};
 use hrl::failover::{FailoverOptions, Follower, SteppedFailover};
+use hrl::journal::SegmentKind;
 use hrl::replica::{At, CompactOptions, Vault, ViewOptions};
-use hrl::{Clock, Epoch, ErrorKind, Extent, Result, RetentionPolicy, Sequence};
+use hrl::{Clock, Epoch, ErrorKind, Extent, Policy, Result, RetentionPolicy, Sequence};
 
 use crate::found::{Agent, BLOCK, Machine, REGION, policy};
 use crate::world::{Faults, Incarnation};
@@ -195,6 +196,36 @@ fn promise_5_a_failover_that_nobody_was_served_by_chooses_again_when_its_state_i
     over.protection.commit_failover().expect("commit");
     over.settle();
     assert_eq!(home.content(&At::Newest), home.platter.peek());
+}
+
+/// The state that was handed over was folded into a later one before the catalog said that it is needed.
+#[test]
+fn promise_5_nothing_is_folded_while_a_volume_is_handed_over() {
+    let home = Machine::new();
+    let away = home.beside();
+    let (full, bytes_max, thinning) = (Duration::ZERO, Some(1), Vec::new());
+    let retention = Some(RetentionPolicy { full, bytes_max, thinning, ..Default::default() });
+    let policy = Policy { retention, retention_interval: Duration::from_secs(60), ..policy() };
+    let mut agent = home.open_with(policy, false).expect("open");
+    for byte in 1..10 {
+        agent.write(BLOCK, byte);
+        agent.settle();
+    }
+    let folded = |home: &Machine| {
+        let replica = home.replica();
+        replica.catalog().segments().iter().any(|e| e.summary.kind != SegmentKind::Log)
+    };
+    away.ask().expect_err("nobody hands over while nobody steps");
+    agent.run(|protection| protection.stats().handed_over);
+    home.world.clock.advance(Duration::from_secs(120));
+    for _ in 0..100 {
+        agent.tasks.iter_mut().for_each(|task| {
+            task.step();
+        });
+    }
+    assert!(!folded(&home), "it waits");
+    away.cancel().expect("cancel");
+    agent.run(|protection| !protection.stats().handed_over && folded(&home));
 }
 
 /// Nobody could write the volume any more: its source had refused writes, and there was nothing to cancel.
