@@ -63,14 +63,15 @@ impl FailoverOptions {
         };
         let shown = match under_way {
             Some(mut under_way) => {
-                take_identity(&state, &replica, &under_way)?;
-                self.record_start(&mut replica, &under_way)?;
-                while self.is_gone(&state, &replica, &under_way) {
+                loop {
+                    take_identity(&state, &replica, &under_way)?;
+                    self.record_start(&mut replica, &under_way)?;
+                    if !self.is_gone(&state, &replica, &under_way) {
+                        break;
+                    }
                     let chosen = self.state_of(&replica)?;
                     under_way =
                         self.prepare(&state, &replica, under_way.failover, chosen, false)?;
-                    take_identity(&state, &replica, &under_way)?;
-                    self.record_start(&mut replica, &under_way)?;
                 }
                 let (sequence, time) = (under_way.at, under_way.at_time);
                 write_base(&state, sequence)?;

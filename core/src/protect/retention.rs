@@ -46,7 +46,7 @@ impl Retention {
         self.last = shared.clock.elapsed();
         let message = match result {
             Ok(report) => complaint(&report),
-            Err(_) if is_over(shared) || shared.is_handed_over() => return,
+            Err(_) if gives_way(shared) => return,
             Err(error) => Some(error.to_string()),
         };
         // Told once, until it works again.
@@ -83,6 +83,11 @@ fn is_over(shared: &Shared) -> bool {
     shared.has_ended() || shared.is_stopping() || shared.is_fenced()
 }
 
+/// A run ends before its next fold.
+fn gives_way(shared: &Shared) -> bool {
+    is_over(shared) || shared.is_handed_over()
+}
+
 /// How far the wall clock is from where it would be, had it gone like the interval clock.
 fn clock_jump(began: Timestamp, passed: Duration, now: Timestamp) -> Duration {
     let expected = began.0.saturating_add(i64::try_from(passed.as_nanos()).unwrap_or(i64::MAX));
@@ -109,8 +114,7 @@ fn compact(
     let _ = std::fs::remove_dir_all(&scratch);
     let options = CompactOptions { scratch: Some(scratch), ..CompactOptions::default() };
     let mut replica = vault.replica_with_keys(&shared.info.name, &shared.keys)?;
-    compactor
-        .run(&mut replica, policy, &options, &|_, _| !is_over(shared) && !shared.is_handed_over())
+    compactor.run(&mut replica, policy, &options, &|_, _| !gives_way(shared))
 }
 
 fn complaint(report: &CompactReport) -> Option<String> {

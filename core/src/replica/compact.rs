@@ -102,15 +102,15 @@ pub struct Compactor {
     judged: HashMap<String, u64>,
     /// Objects whose delete was answered, and when; the catalog still has them as retired.
     deleted: HashMap<String, Duration>,
-    /// It is run again, so it can wait.
-    stays: bool,
+    /// How long after its delete an object is forgotten.
+    late: Duration,
 }
 
 impl Compactor {
     /// One that runs again after some time. It forgets a deleted object only when no delete of it can arrive any more: a source
     /// that lost the volume may hand in a segment under the name of a stray from then on.
     pub(crate) fn that_stays() -> Self {
-        Self { stays: true, ..Self::default() }
+        Self { late: LATE, ..Self::default() }
     }
 
     /// Plans and carries out retention once. `progress` counts bytes of segments to fold; false from it ends the run
@@ -142,7 +142,7 @@ impl Compactor {
             },
             judged: &mut self.judged,
             deleted: &mut self.deleted,
-            late: if self.stays { LATE } else { Duration::ZERO },
+            late: self.late,
             progress,
             done: 0,
             total: 0,

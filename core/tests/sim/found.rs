@@ -82,6 +82,18 @@ impl Machine {
         self.files.killed();
     }
 
+    /// A point that is durable once the volume is in order is there after a kill too.
+    fn check_that_a_point_stays(&self, mut agent: Agent) {
+        agent.run(|protection| protection.stats().mode == Mode::Ordered);
+        let placed = agent.protection.place(PointKind::Crash, "").expect("in order");
+        let sequence = agent.confirmed(&placed);
+        self.kill(agent);
+        let mut agent = self.start();
+        agent.settle();
+        let points = self.replica().points();
+        assert!(points.iter().any(|p| p.id == placed.id() && p.sequence == sequence));
+    }
+
     pub fn replica(&self) -> Replica {
         let clock: Arc<dyn Clock> = self.world.clock.clone();
         let vault = Vault::open(self.server.clear_sight(), None, clock).expect("vault");
@@ -243,16 +255,9 @@ fn promise_4_a_version_that_names_what_was_put_aside_may_arrive_late() {
     machine.kill(agent);
     machine.server.delay(None);
     while !machine.files.rot(&machine.world.random, Path::new("/state/spool")) {}
-    let mut agent = machine.start();
+    let agent = machine.start();
     machine.server.deliver(Duration::ZERO, true);
-    agent.run(|protection| protection.stats().mode == Mode::Ordered);
-    let placed = agent.protection.place(PointKind::Crash, "").expect("in order");
-    let sequence = agent.confirmed(&placed);
-    machine.kill(agent);
-    let mut agent = machine.start();
-    agent.settle();
-    let points = machine.replica().points();
-    assert!(points.iter().any(|p| p.id == placed.id() && p.sequence == sequence));
+    machine.check_that_a_point_stays(agent);
     assert_eq!(machine.content(&At::Newest), machine.platter.peek());
 }
 
@@ -267,14 +272,7 @@ fn promise_4_a_segment_whose_name_was_not_synced_never_takes_the_place_of_its_su
     agent.step("journal");
     agent.world.faults.set(Faults::default());
     assert_eq!(agent.spooled(), 0, "it counts as lost");
-    agent.run(|protection| protection.stats().mode == Mode::Ordered);
-    let placed = agent.protection.place(PointKind::Crash, "").expect("in order");
-    let sequence = agent.confirmed(&placed);
-    machine.kill(agent);
-    let mut agent = machine.start();
-    agent.settle();
-    let points = machine.replica().points();
-    assert!(points.iter().any(|p| p.id == placed.id() && p.sequence == sequence));
+    machine.check_that_a_point_stays(agent);
 }
 
 #[test]
