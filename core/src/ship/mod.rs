@@ -334,20 +334,20 @@ impl Shipper {
         Ok(Some(last))
     }
 
-    /// After an append that failed: takes from the spool what the catalog names all the same. More may have been put
-    /// since, and an append of segments that are there already would not continue the chain.
+    /// After an append that failed: takes from the spool what the catalog names all the same, or has named, if it was folded
+    /// since. More may have been put, and an append of segments that are there already would not continue the chain.
     fn settle(&self, spool: &Spool, unnamed: &mut Unnamed) -> Result<Option<Sequence>> {
         if !self.unsure.load(Ordering::Relaxed) {
             return Ok(None);
         }
         let mut catalog = self.catalog.lock().unwrap_or_else(PoisonError::into_inner);
         catalog.refresh()?;
-        let named = |put: &&SegmentEntry| {
-            catalog.segments().iter().rev().any(|entry| entry.object == put.object)
-        };
-        let count = unnamed.entries.iter().take_while(named).count();
+        // While the volume is this source's, nobody else adds sequences; one that lost it is told so by its next append.
+        let is_ours = catalog.source().is_some_and(|owner| owner.id == self.source.id);
         let last = catalog.last_sequence();
         drop(catalog);
+        let named = |put: &&SegmentEntry| is_ours && put.summary.last_sequence <= last;
+        let count = unnamed.entries.iter().take_while(named).count();
         self.unsure.store(false, Ordering::Relaxed);
         spool.shipped(count);
         unnamed.entries.drain(..count);

@@ -7,10 +7,10 @@ use std::time::Duration;
 
 use hrl::device::{BlockDevice, Discarded, Durability, Files, Unmap};
 use hrl::journal::PointKind;
-use hrl::replica::{At, Replica, Vault, ViewOptions};
+use hrl::replica::{At, CompactOptions, Replica, Vault, ViewOptions};
 use hrl::{
-    Clock, ErrorKind, Extent, Mode, PlacedPoint, Policy, ProtectionOptions, Sequence,
-    SteppedProtection, SteppedTask,
+    Clock, ErrorKind, Extent, Mode, PlacedPoint, Policy, ProtectionOptions, RetentionPolicy,
+    Sequence, SteppedProtection, SteppedTask,
 };
 
 use crate::disk::Platter;
@@ -98,6 +98,14 @@ impl Machine {
         let clock: Arc<dyn Clock> = self.world.clock.clone();
         let vault = Vault::open(self.server.clear_sight(), None, clock).expect("vault");
         vault.replica("disk").expect("replica")
+    }
+
+    /// Folds and deletes whatever can be.
+    pub fn fold_all(&self) {
+        let (full, bytes_max) = (Duration::ZERO, Some(1));
+        let all = RetentionPolicy { full, bytes_max, thinning: Vec::new(), ..Default::default() };
+        let options = CompactOptions::default();
+        self.replica().compact(&all, &options, &|_, _| true).expect("fold");
     }
 
     pub fn content(&self, at: &At) -> Vec<u8> {
@@ -199,6 +207,30 @@ fn promise_3_a_resync_asked_for_within_a_resync_compares_with_nothing_stale() {
 }
 
 #[test]
+fn promise_3_what_is_written_where_a_resync_is_due_is_left_to_it_whole() {
+    let machine = Machine::new();
+    let mut agent = machine.start();
+    agent.settle();
+    let waits = Extent { offset: 3 * REGION, length: 512 };
+    agent.write(waits, 1);
+    machine.kill(agent);
+    let policy = Policy { memory_budget_bytes: 4 * REGION, ..policy() };
+    let mut agent = machine.open_with(policy, false).expect("open");
+    agent.step("resync");
+    agent.step("resync");
+    // Were it journaled, and the second change not, the disk would be what the replica had at the start, and equal to it.
+    agent.write(waits, 5);
+    for byte in 1..5 {
+        agent.write(Extent { offset: 0, length: REGION }, byte);
+    }
+    let stats = agent.protection.stats();
+    assert!(stats.mode == Mode::Resync && stats.resync_bytes_left > 0, "{stats:?}");
+    agent.write(waits, 0);
+    agent.settle();
+    assert_eq!(machine.content(&At::Newest), machine.platter.peek());
+}
+
+#[test]
 fn promise_3_a_device_error_within_a_resync_compares_with_nothing_stale() {
     let machine = Machine::new();
     let mut agent = in_the_middle_of_a_resync(&machine);
@@ -259,6 +291,39 @@ fn promise_4_a_version_that_names_what_was_put_aside_may_arrive_late() {
     machine.server.deliver(Duration::ZERO, true);
     machine.check_that_a_point_stays(agent);
     assert_eq!(machine.content(&At::Newest), machine.platter.peek());
+}
+
+/// Nothing was shipped any more: what a version named that arrived late had been folded, and deleted, before its source looked.
+#[test]
+fn promise_4_what_a_late_version_named_may_be_folded_before_its_source_looks() {
+    for forgotten in [false, true] {
+        let machine = Machine::new();
+        let mut agent = machine.start();
+        agent.settle();
+        machine.server.delay(Some("/catalog/"));
+        for byte in 1..6 {
+            agent.write(BLOCK, byte);
+            agent.step("journal");
+            agent.world.clock.advance(Duration::from_secs(1));
+            agent.step("journal");
+        }
+        agent.step("ship");
+        machine.server.delay(None);
+        machine.server.deliver(Duration::ZERO, true);
+        let named = machine.replica().catalog().segments().len();
+        for _ in 0..=u32::from(forgotten) {
+            machine.world.clock.advance(Duration::from_secs(7200));
+            machine.fold_all();
+        }
+        assert!(named >= 5 && machine.replica().catalog().segments().len() < named);
+        assert_eq!(machine.replica().catalog().retired().is_empty(), forgotten);
+        assert!(agent.spooled() >= 5, "it does not know");
+        agent.write(BLOCK, 9);
+        agent.settle();
+        assert_eq!(agent.spooled(), 0);
+        machine.check_that_a_point_stays(agent);
+        assert_eq!(machine.content(&At::Newest), machine.platter.peek());
+    }
 }
 
 #[test]

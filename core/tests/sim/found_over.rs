@@ -184,12 +184,8 @@ fn promise_5_a_failover_that_nobody_was_served_by_chooses_again_when_its_state_i
     away.try_fail_over(first.clone()).map(drop).expect_err("its start is not answered");
     home.server.delay(None);
     home.world.clock.advance(Duration::from_secs(3600));
-    let (full, bytes_max) = (Duration::ZERO, Some(1));
-    let all = RetentionPolicy { full, bytes_max, thinning: Vec::new(), ..Default::default() };
-    let mut replica = home.replica();
-    let options = CompactOptions::default();
-    replica.compact(&all, &options, &|_, _| true).expect("fold");
-    replica.resolve(&first).expect_err("it is folded");
+    home.fold_all();
+    home.replica().resolve(&first).expect_err("it is folded");
     let error = away.try_fail_over(first).map(drop).expect_err("it is gone");
     assert!(matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotOrdered), "{error}");
     let mut over = away.fail_over(At::Newest);
