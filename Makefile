@@ -18,7 +18,7 @@ SEEDS := 1000
 FROM := 0
 SCHEDULES := 1000
 
-.PHONY: help build install demo servers guest test test-c test-long concurrency sim fuzz lint bench bench-nbd bench-instant bench-footprint bench-retention bench-rpo bench-c bench-python bench-peers doc man clean packages venv
+.PHONY: help build install demo servers guest test test-c test-long concurrency sim mutants fuzz lint bench bench-nbd bench-instant bench-footprint bench-retention bench-rpo bench-c bench-python bench-peers doc man clean packages venv
 
 help:  ## List the jobs
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 17
@@ -59,13 +59,14 @@ demo: packages install  ## Protect a real file system, crash, recover, prove eve
 	$(VENV)/bin/hrl demo
 
 lint: $(ANY_STAMP)  ## Formatting, lints and types
+	.ci/mutants --check
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets -- -D warnings
 	cargo fmt --manifest-path fuzz/Cargo.toml --check
 	cargo clippy --manifest-path fuzz/Cargo.toml --target-dir target --all-targets -- -D warnings
 	cargo clippy -p hrl --all-targets -- -D warnings
 	cd python && ../$(VENV)/bin/ruff check . && ../$(VENV)/bin/ruff format --check . && ../$(VENV)/bin/mypy
-	$(VENV)/bin/ruff check --config python/pyproject.toml benches && $(VENV)/bin/mypy --config-file= --strict benches/python_binding.py && cd benches && ../$(VENV)/bin/mypy --config-file= --strict peers
+	$(VENV)/bin/ruff check --config python/pyproject.toml benches .ci/mutants && $(VENV)/bin/ruff format --check --config python/pyproject.toml .ci/mutants && $(VENV)/bin/mypy --config-file= --strict .ci/mutants && $(VENV)/bin/mypy --config-file= --strict benches/python_binding.py && cd benches && ../$(VENV)/bin/mypy --config-file= --strict peers
 	$(VENV)/bin/stubtest hrl --allowlist python/stubtest-allowlist.txt
 
 test: packages servers guest lint  ## Everything that must hold before a change lands
@@ -81,6 +82,7 @@ test-long: packages servers install  ## Long sweeps
 	cargo test --release -p hrl-ffi --features tls
 	$(MAKE) concurrency SCHEDULES=20000
 	$(MAKE) fuzz
+	$(MAKE) mutants
 
 # Each in a target directory of its own, because the flag is for all crates.
 concurrency:  ## Run models of concurrency: SCHEDULES (1000) of each by shuttle, and every order by loom
@@ -89,6 +91,11 @@ concurrency:  ## Run models of concurrency: SCHEDULES (1000) of each by shuttle,
 
 sim:  ## Simulate SEEDS lives (1000) from seed FROM (0), every promise against a model
 	SIM_SEEDS=$(SEEDS) SIM_FROM=$(FROM) cargo test --release -p hrl --test sim promises_hold_in_many_simulated_lives -- --nocapture
+
+# WORD chooses those whose name, file or test has it.
+WORD :=
+mutants: packages  ## Break the product on purpose, once at a time, and see a test fail each time: WORD (all)
+	.ci/mutants $(WORD)
 
 fuzz: $(VENV)/.fuzz  ## Fuzz each target (or TARGET) for FUZZ_SECONDS (60)
 	@.ci/fuzz $(VENV)/bin $(FUZZ_SECONDS) $(TARGET)

@@ -283,7 +283,7 @@ fn promise_6_a_dead_vault_never_blocks_the_writer_and_nothing_is_lost() {
 }
 
 #[test]
-fn a_failed_device_write_leaves_the_replica_equal_to_the_disk() {
+fn promise_2_a_failed_device_write_leaves_the_replica_equal_to_the_disk() {
     let directory = tempfile::tempdir().expect("directory");
     let vault = vault(directory.path());
     let device = Arc::new(FaultDevice::new(Arc::new(MemoryDevice::new(4 * MIB)), 1));

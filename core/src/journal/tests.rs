@@ -233,6 +233,22 @@ proptest! {
     }
 }
 
+/// A length that is sound for the volume, and more than the frame has.
+#[test]
+fn promise_11_a_record_that_claims_more_data_than_its_frame_has_is_an_error() {
+    let good = write(&sample(), None, Compression::None);
+    let table_at = frames(&good)[0].end - 4 * super::format::RECORD_BYTES;
+    for record in [0, 2] {
+        let at = table_at + record * super::format::RECORD_BYTES;
+        let mut bad = good.clone();
+        bad[at + 4..at + 8].copy_from_slice(&9_000_u32.to_le_bytes());
+        bad[at + 16..at + 24].copy_from_slice(&9_000_u64.to_le_bytes());
+        mend_segment(&mut bad);
+        let error = read_in_every_way(&bad).expect_err("more than there is");
+        assert_eq!(error.kind(), ErrorKind::Corrupt, "{error}");
+    }
+}
+
 /// Every alteration must be an error: content that differs from the original is the one thing that must not happen.
 fn assert_refused(bytes: &[u8], key: Option<&VolumeKey>, what: &str) -> Error {
     match read_all(bytes, key) {
@@ -301,6 +317,29 @@ fn mend_checksum(bytes: &mut [u8], frame: &std::ops::Range<usize>) {
 }
 
 #[test]
+fn promise_10_equal_content_is_sealed_differently_each_time() {
+    let key = some_key();
+    let equal: Vec<_> = (0_u64..6).map(|n| Owned::Write(n * 8192, vec![7; 4096])).collect();
+    let mut seen = std::collections::HashSet::new();
+    for seed in [98, 99] {
+        let clock = ManualClock::new(Timestamp(0), seed);
+        let mut writer =
+            SegmentWriter::create(Vec::new(), params(1, Compression::None), Some(&key), &clock)
+                .expect("create");
+        for (at, owned) in equal.iter().enumerate() {
+            writer.append(&owned.record(at)).expect("append");
+        }
+        let (bytes, _) = writer.seal(None).expect("seal");
+        for frame in frames(&bytes).iter().take(equal.len()) {
+            // Under one nonce and one key equal content has equal bytes.
+            let content = &bytes[frame.start + FRAME_HEADER_BYTES..][..64];
+            assert!(seen.insert(content.to_vec()), "frame at {} of seed {seed}", frame.start);
+        }
+    }
+    assert_eq!(seen.len(), 2 * equal.len());
+}
+
+#[test]
 fn promise_10_an_attacker_without_the_key_is_noticed() {
     let key = some_key();
     let many: Vec<_> =
@@ -313,6 +352,14 @@ fn promise_10_an_attacker_without_the_key_is_noticed() {
     altered[places[0].start + FRAME_HEADER_BYTES] ^= 1;
     mend_checksum(&mut altered, &places[0]);
     assert_refused(&altered, Some(&key), "an altered frame with a right checksum");
+
+    // All but tag and checksum.
+    for at in 0..FRAME_HEADER_BYTES - 20 {
+        let mut altered = good.clone();
+        altered[places[1].start + at] ^= 1;
+        mend_checksum(&mut altered, &places[1]);
+        assert_refused(&altered, Some(&key), "an altered frame header with a right checksum");
+    }
 
     let mut swapped = good.clone();
     swapped[places[0].clone()].copy_from_slice(&good[places[1].clone()]);

@@ -389,3 +389,49 @@ fn promise_10_who_gives_a_key_is_not_given_an_unsealed_volume() {
     let error = rig.vault.replica("disk").map(drop).expect_err("forged");
     assert_eq!(error.kind(), ErrorKind::WrongKey);
 }
+
+/// The newest version, and its object.
+fn newest_version(rig: &Rig) -> (String, Vec<u8>) {
+    let newest = rig.store.list("volumes/disk/catalog/").expect("list").pop().expect("one").name;
+    let bytes = get_all(&*rig.store, &newest, 1 << 20).expect("read");
+    (newest, bytes)
+}
+
+#[test]
+fn promise_10_an_unsealed_version_is_not_taken_where_there_is_a_key() {
+    let (rig, forger) = (rig(), Rig::new(false));
+    let thief = SourceIdentity { id: [6; 16], host: "thief".into(), ..rig.source.clone() };
+    let mut catalog = forger.vault.replica("disk").expect("open").into_catalog();
+    catalog.append(&thief, vec![CatalogEdit::Source(thief.clone())]).expect("append");
+    // The envelope: magic, sealed or not, volume, number, hash of the version before.
+    let ((_, newest), (_, mut forged)) = (newest_version(&rig), newest_version(&forger));
+    let number = rig.vault.replica("disk").expect("open").catalog().version() + 1;
+    forged[12..28].copy_from_slice(&rig.info.id.0);
+    forged[28..36].copy_from_slice(&number.to_le_bytes());
+    forged[36..68].copy_from_slice(blake3::hash(&newest).as_bytes());
+    let (content, crc) = forged.split_last_chunk_mut::<4>().expect("a version");
+    *crc = crc32fast::hash(content).to_le_bytes();
+    rig.store.put(&format!("volumes/disk/catalog/{number:016x}"), &forged).expect("put");
+    let error = rig.vault.replica("disk").map(drop).expect_err("forged");
+    assert_eq!(error.kind(), ErrorKind::Corrupt, "{error}");
+}
+
+#[test]
+fn promise_10_versions_of_two_histories_are_not_mixed() {
+    let rig = rig();
+    let mut source = rig.vault.replica("disk").expect("open").into_catalog();
+    let again = || vec![CatalogEdit::Source(rig.source.clone())];
+    source.append(&rig.source, again()).expect("append");
+    let (fork, one) = newest_version(&rig);
+    // The vault is put back to what it was before, and the source goes on from there.
+    rig.store.delete(&fork).expect("delete");
+    let mut other = rig.vault.replica("disk").expect("open").into_catalog();
+    other.append(&rig.source, again()).expect("append");
+    assert!(newest_version(&rig).1 != one, "each version is sealed under a nonce of its own");
+    other.append(&rig.source, again()).expect("append");
+    rig.vault.replica("disk").expect("one history");
+    rig.store.delete(&fork).expect("delete");
+    rig.store.put(&fork, &one).expect("put");
+    let error = rig.vault.replica("disk").map(drop).expect_err("mixed");
+    assert_eq!(error.kind(), ErrorKind::Corrupt, "{error}");
+}
