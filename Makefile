@@ -82,7 +82,6 @@ test-long: packages servers install  ## Long sweeps
 	cargo test --release -p hrl-ffi --features tls
 	$(MAKE) concurrency SCHEDULES=20000
 	$(MAKE) fuzz
-	$(MAKE) mutants
 
 # Each in a target directory of its own, because the flag is for all crates.
 concurrency:  ## Run models of concurrency: SCHEDULES (1000) of each by shuttle, and every order by loom
