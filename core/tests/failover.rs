@@ -7,7 +7,7 @@ use std::time::Duration;
 use hrl::device::{BlockDevice, Durability, MemoryDevice, Unmap};
 use hrl::failover::{FailedOver, FailoverOptions, Follower, abandon, begin_test, cancel, end_test};
 use hrl::journal::{PointKind, WrappingKey};
-use hrl::replica::{At, CompactOptions, Replica, Stage, StepKind, Vault, ViewOptions};
+use hrl::replica::{At, CompactOptions, PinUntil, Replica, Stage, StepKind, Vault, ViewOptions};
 use hrl::store::{DirStore, FaultStore, Store};
 use hrl::{
     Epoch, ErrorKind, Extent, ManualClock, Mode, Policy, Protection, ProtectionOptions,
@@ -560,6 +560,8 @@ fn promise_5_retention_keeps_what_branches_and_tests_stand_on_and_a_dropped_bran
     let test = begin_test(&mut replica, "drill", &At::Sequence(tested.0), &*clock).expect("begin");
     assert_eq!(test.begin.at, tested.0);
     begin_test(&mut replica, "drill", &At::Newest, &*clock).expect("the same test again");
+    // What is folded ends at a state that stays, and so goes across the one that is tested.
+    replica.pin(&At::Sequence(states[15].0), PinUntil::Forever, "").expect("pin");
     let over = world.failover(At::Sequence(states[20].0)).start().expect("fail over");
     over.commit().expect("commit");
     drop(source);
@@ -570,7 +572,7 @@ fn promise_5_retention_keeps_what_branches_and_tests_stand_on_and_a_dropped_bran
     let everything = CompactOptions { fold_all: true, ..CompactOptions::default() };
     let report = replica.compact(&policy, &everything, &all).expect("compact");
     assert!(report.folds > 0 && !report.lost_race, "nothing else is even tried: {report:?}");
-    for (sequence, expected) in [tested, &states[20]] {
+    for (sequence, expected) in [tested, &states[15], &states[20]] {
         assert!(seen(&replica, &At::Sequence(*sequence)) == *expected, "state {sequence} stays");
     }
     let branch = replica.branch(Epoch(1)).expect("branch");
