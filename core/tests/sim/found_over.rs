@@ -7,7 +7,7 @@ use std::time::Duration;
 use hrl::device::{BlockDevice, Durability};
 use hrl::failover::{FailoverOptions, Follower, SteppedFailover};
 use hrl::journal::SegmentKind;
-use hrl::replica::{At, CompactOptions, Vault, ViewOptions};
+use hrl::replica::{At, Vault, ViewOptions};
 use hrl::{Clock, Epoch, ErrorKind, Extent, Policy, Result, RetentionPolicy, Sequence};
 
 use crate::found::{Agent, BLOCK, Machine, REGION, policy};
