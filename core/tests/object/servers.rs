@@ -141,9 +141,10 @@ impl Server {
                 let root = self.directory.path();
                 std::fs::write(root.join("s3.json"), config).expect("configuration");
                 std::fs::create_dir_all(root.join("data")).expect("directory");
+                // What is not asked for is off: it would listen on ports that every such server has.
                 words(&format!(
                     "server -ip=127.0.0.1 -ip.bind=127.0.0.1 -dir=data -filer -s3 -s3.config=s3.json
-                     -master.volumeSizeLimitMB=64 -volume.max=20
+                     -s3.port.iceberg=0 -s3.port.lance=0 -master.volumeSizeLimitMB=64 -volume.max=20
                      -s3.port={} -s3.port.grpc={} -filer.port={} -filer.port.grpc={}
                      -master.port={} -master.port.grpc={} -volume.port={} -volume.port.grpc={}",
                     port(0), port(1), port(2), port(3), port(4), port(5), port(6), port(7)

@@ -31,6 +31,7 @@ class SeaweedFs:
         command: list[str | Path] = [
             PROGRAM, "server", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-dir=data", "-filer", "-s3", "-s3.config=s3.json",
             "-master.volumeSizeLimitMB=64", "-volume.max=20", f"-s3.port={s3}", f"-s3.port.grpc={s3_grpc}",
+            "-s3.port.iceberg=0", "-s3.port.lance=0",  # it would listen on ports that every such server has
             f"-filer.port={filer}", f"-filer.port.grpc={filer_grpc}", f"-master.port={master}",
             f"-master.port.grpc={master_grpc}", f"-volume.port={volume}", f"-volume.port.grpc={volume_grpc}",
         ]  # fmt: skip
