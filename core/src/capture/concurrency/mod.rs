@@ -60,7 +60,7 @@ fn promise_4_cleaning_never_takes_a_mark_that_a_write_needs() {
     explore(|| {
         let world = World::new(Setup::default());
         let mut beside = keeper_and_journal(&world);
-        beside.push(spawn(&world, World::clean_always));
+        beside.push(spawn(&world, World::clean_often));
         let writers = [0, 1].map(|at| {
             spawn(&world, move |world| {
                 for region in [0, at, 0] {

@@ -29,6 +29,7 @@ pub(super) const REGIONS: u64 = 4;
 /// What may be queued above the budget, beside one change: what a resync found in a region, of which three blocks at most are
 /// in use, and the marks, begins and ends of gaps of these short lives.
 const ABOVE_BUDGET_BYTES: u64 = 3 * (BLOCK_BYTES + 128) + 1024;
+const CLEANINGS_MAX: u32 = 500;
 
 /// What a model begins with.
 #[derive(Clone, Copy)]
@@ -145,9 +146,13 @@ impl World {
         clean(&self.tap, &self.map, &*self.disk, through).expect("flushes succeed");
     }
 
-    /// Cleans again and again until the end.
-    pub(super) fn clean_always(&self) {
-        while !self.is_stopping() {
+    /// Cleans again and again, until the end or up to a limit: where it always comes between a mark and the writer who waited
+    /// for it, as some schedules have it, nobody would come to an end. An agent cleans once a second at most.
+    pub(super) fn clean_often(&self) {
+        for _ in 0..CLEANINGS_MAX {
+            if self.is_stopping() {
+                return;
+            }
             self.clean();
             thread::yield_now();
         }
