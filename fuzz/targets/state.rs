@@ -65,9 +65,9 @@ fn key(bytes: &[u8]) {
         Ok(_) => assert_eq!(bytes.trim_ascii().len(), 64, "digits are 64"),
         Err(error) => {
             assert_eq!((error.kind(), error.object()), (ErrorKind::InvalidInput, "origin"));
-            let shown = String::from_utf8_lossy(bytes);
-            let secret = shown.trim().len() > 8 && error.to_string().contains(shown.trim());
-            assert!(!secret, "an error shows nothing of a key");
+            let other = WrappingKey::from_text(&vec![b'?'; bytes.len()], "origin").err();
+            let said = other.map(|other| other.to_string());
+            assert_eq!(said, Some(error.to_string()), "an error shows nothing of a key");
         }
     }
 }
