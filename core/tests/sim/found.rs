@@ -102,10 +102,8 @@ impl Machine {
 
     /// Folds and deletes whatever can be.
     pub fn fold_all(&self) {
-        let (full, bytes_max) = (Duration::ZERO, Some(1));
-        let all = RetentionPolicy { full, bytes_max, thinning: Vec::new(), ..Default::default() };
         let options = CompactOptions::default();
-        self.replica().compact(&all, &options, &|_, _| true).expect("fold");
+        self.replica().compact(&keeps_nothing(), &options, &|_, _| true).expect("fold");
     }
 
     pub fn content(&self, at: &At) -> Vec<u8> {
@@ -178,6 +176,12 @@ pub fn policy() -> Policy {
         retention: None,
         ..Policy::default()
     }
+}
+
+/// A policy by which next to nothing stays.
+pub fn keeps_nothing() -> RetentionPolicy {
+    let (full, bytes_max) = (Duration::ZERO, Some(1));
+    RetentionPolicy { full, bytes_max, thinning: Vec::new(), ..Default::default() }
 }
 
 /// Leaves an agent in the middle of a resync after a crash, with a block journaled that the replica had as zeroes before.

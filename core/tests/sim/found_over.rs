@@ -8,9 +8,9 @@ use hrl::device::{BlockDevice, Durability};
 use hrl::failover::{FailoverOptions, Follower, SteppedFailover};
 use hrl::journal::SegmentKind;
 use hrl::replica::{At, Vault, ViewOptions};
-use hrl::{Clock, Epoch, ErrorKind, Extent, Policy, Result, RetentionPolicy, Sequence};
+use hrl::{Clock, Epoch, ErrorKind, Extent, Policy, Result, Sequence};
 
-use crate::found::{Agent, BLOCK, Machine, REGION, policy};
+use crate::found::{Agent, BLOCK, Machine, REGION, keeps_nothing, policy};
 use crate::world::{Faults, Incarnation};
 
 const OTHER: Extent = Extent { offset: 2 * REGION, length: 4096 };
@@ -199,8 +199,7 @@ fn promise_5_a_failover_that_nobody_was_served_by_chooses_again_when_its_state_i
 fn promise_5_nothing_is_folded_while_a_volume_is_handed_over() {
     let home = Machine::new();
     let away = home.beside();
-    let (full, bytes_max, thinning) = (Duration::ZERO, Some(1), Vec::new());
-    let retention = Some(RetentionPolicy { full, bytes_max, thinning, ..Default::default() });
+    let retention = Some(keeps_nothing());
     let policy = Policy { retention, retention_interval: Duration::from_secs(60), ..policy() };
     let mut agent = home.open_with(policy, false).expect("open");
     for byte in 1..10 {
