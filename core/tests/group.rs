@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use hrl::device::{BlockDevice, Durability, MemoryDevice};
@@ -92,7 +92,7 @@ fn wait(what: &str, done: impl Fn() -> bool) {
 }
 
 /// Writes rising numbers, each to the next member once the one before was acknowledged.
-fn chain(members: &[Protection], writer: u64, stop: &AtomicBool) {
+fn chain(members: &[Protection], writer: u64, written: &AtomicU64, stop: &AtomicBool) {
     let mut number = 0;
     while !stop.load(Ordering::Relaxed) {
         number += 1;
@@ -100,6 +100,7 @@ fn chain(members: &[Protection], writer: u64, stop: &AtomicBool) {
         block[..8].copy_from_slice(&u64::to_le_bytes(number));
         let member = &members[number as usize % members.len()];
         member.volume().write(writer * BLOCK, &block, Durability::Cached).expect("write");
+        written.fetch_add(1, Ordering::Relaxed);
         // The disks are memory: without a pause the journals could not follow.
         std::thread::sleep(Duration::from_micros(200));
     }
@@ -143,14 +144,19 @@ fn promise_7_one_cut_across_all_members() {
     let members: Vec<_> = names.iter().map(|name| site.protect(name)).collect();
     let coordinator = site.coordinator(|options| options);
     let joined: Vec<_> = members.iter().map(|member| site.join(member, &coordinator)).collect();
-    let stop = AtomicBool::new(false);
+    let (written, stop) = (AtomicU64::new(0), AtomicBool::new(false));
     let points: Vec<GroupPoint> = std::thread::scope(|scope| {
         for writer in 0..WRITERS {
-            let (members, stop) = (&members, &stop);
-            scope.spawn(move || chain(members, writer, stop));
+            let (members, written, stop) = (&members, &written, &stop);
+            scope.spawn(move || chain(members, writer, written, stop));
         }
-        let made = (0..20).filter_map(|n| coordinator.point(false, &format!("cut {n}")).ok());
-        let made = made.collect();
+        // However slow the machine is, there are writes between two cuts.
+        let cut = |n| {
+            let wanted = written.load(Ordering::Relaxed) + 10 * WRITERS;
+            wait("writes between two cuts", || written.load(Ordering::Relaxed) >= wanted);
+            coordinator.point(false, &format!("cut {n}")).ok()
+        };
+        let made = (0..20).filter_map(cut).collect();
         stop.store(true, Ordering::Relaxed);
         made
     });
