@@ -91,6 +91,15 @@ fn wait(what: &str, done: impl Fn() -> bool) {
     panic!("never: {what}");
 }
 
+/// Ends the writers, also when the test fails in between: their scope waits for them.
+struct Stop<'a>(&'a AtomicBool);
+
+impl Drop for Stop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 /// Writes rising numbers, each to the next member once the one before was acknowledged.
 fn chain(members: &[Protection], writer: u64, written: &AtomicU64, stop: &AtomicBool) {
     let mut number = 0;
@@ -146,6 +155,7 @@ fn promise_7_one_cut_across_all_members() {
     let joined: Vec<_> = members.iter().map(|member| site.join(member, &coordinator)).collect();
     let (written, stop) = (AtomicU64::new(0), AtomicBool::new(false));
     let points: Vec<GroupPoint> = std::thread::scope(|scope| {
+        let _stop = Stop(&stop);
         for writer in 0..WRITERS {
             let (members, written, stop) = (&members, &written, &stop);
             scope.spawn(move || chain(members, writer, written, stop));
@@ -156,9 +166,7 @@ fn promise_7_one_cut_across_all_members() {
             wait("writes between two cuts", || written.load(Ordering::Relaxed) >= wanted);
             coordinator.point(false, &format!("cut {n}")).ok()
         };
-        let made = (0..20).filter_map(cut).collect();
-        stop.store(true, Ordering::Relaxed);
-        made
+        (0..20).filter_map(cut).collect()
     });
     assert!(points.len() >= 10, "{}: {:?}", points.len(), coordinator.status());
     members.iter().for_each(|member| {
