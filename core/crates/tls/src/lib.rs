@@ -1,0 +1,24 @@
+//! TLS identities: who a server and its clients are, in directories of PEM files.
+//!
+//! ```text
+//! PKI/authority.pem, PKI/authority.key       signs; the key stays where clients are enrolled
+//! PKI/server.pem, PKI/server.key             the server
+//! PKI/clients/NAME                           a client's fingerprint and its volumes
+//! BUNDLE/authority.pem client.pem client.key what a client needs, with links that GnuTLS looks for
+//! ```
+//! A client is let in if the authority signed its certificate *and* its fingerprint is pinned.
+//! Removing its file under `clients` shuts it out at its next connection. The provider is ring; no
+//! global default is installed.
+
+#[cfg(feature = "authority")]
+mod authority;
+mod config;
+mod enrolled;
+
+#[cfg(feature = "authority")]
+pub use authority::{create_authority, enroll_client};
+#[cfg(feature = "testing")]
+pub use authority::{let_client_expire, reissue_server};
+pub use config::{client_config, server_config};
+pub use enrolled::{EnrolledClient, find_client, fingerprint};
+pub use rustls;
