@@ -30,7 +30,9 @@ type Found = [BTreeMap<String, Vec<String>>; 12];
 fn every_promise_has_the_names_of_its_tests_beside_it() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("workspace");
     let mut found = Found::default();
-    for directory in ["core/src", "core/tests", "ffi/src", "ffi/tests", "python/tests"] {
+    for directory in
+        ["core/src", "core/tests", "core/crates", "ffi/src", "ffi/tests", "python/tests"]
+    {
         for file in files_in(&root.join(directory)) {
             let text = std::fs::read_to_string(&file).unwrap_or_default();
             let name = file.strip_prefix(root).expect("within").display().to_string();

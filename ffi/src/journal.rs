@@ -3,11 +3,9 @@
 use std::ffi::{c_char, c_void};
 use std::path::{Path, PathBuf};
 
-use engine::journal::{
-    Body, ExportReport, KeyRing, Segment, SegmentKind, convert_to_hyperv, convert_to_log_writes,
-    convert_to_native, open_mapped,
-};
+use engine::journal::{Body, KeyRing, Segment, SegmentKind, open_mapped};
 use engine::{Result, SystemClock};
+use hrl_interchange::{ExportReport, convert_to_hyperv, convert_to_log_writes, convert_to_native};
 
 use crate::boundary::{bad_argument, guard, guard_value, hrl_status};
 use crate::handle;
@@ -307,7 +305,7 @@ fn tell_export(
     report: *mut hrl_convert_report,
 ) {
     if let Some(note) = note {
-        for text in &done.notes {
+        for text in &done.warnings {
             let text = handle::c_text(text);
             // SAFETY: a function of this type, called as the header says; the text lives during the call.
             unsafe { note(user, text.as_ptr()) }

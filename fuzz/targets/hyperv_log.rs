@@ -7,11 +7,12 @@
 use std::path::PathBuf;
 use std::sync::LazyLock;
 
-use hrl::journal::{
-    Body, BytesSource, HypervLog, convert_to_native, export_hyperv, import_hyperv, mend_hyperv_log,
-};
+use hrl::journal::{Body, BytesSource};
 use hrl::{ManualClock, Timestamp};
 use hrl_fuzz::{log_params, open_segment, scratch};
+use hrl_interchange::{
+    HypervLog, convert_to_native, export_hyperv, import_hyperv, mend_hyperv_log,
+};
 use libfuzzer_sys::fuzz_target;
 
 const HEADER_BYTES: usize = 4096;

@@ -10,12 +10,12 @@ use std::path::PathBuf;
 use std::sync::LazyLock;
 
 use hrl::device::Discarded;
-use hrl::journal::{
-    Body, BytesSource, LABEL_BYTES_MAX, LogWritesBody, LogWritesLog, SegmentSummary,
-    convert_to_native, export_log_writes, import_log_writes,
-};
+use hrl::journal::{Body, BytesSource, LABEL_BYTES_MAX, SegmentSummary};
 use hrl::{Extent, ManualClock, Timestamp};
 use hrl_fuzz::{log_params, open_segment, scratch};
+use hrl_interchange::{
+    LogWritesBody, LogWritesLog, convert_to_native, export_log_writes, import_log_writes,
+};
 use libfuzzer_sys::arbitrary::Unstructured;
 use libfuzzer_sys::fuzz_target;
 

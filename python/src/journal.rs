@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use hrl::journal::{Body, Frame, KeyRing, open_mapped};
 use hrl::{Clock, SystemClock};
+use hrl_interchange::{ForeignFormat, HypervLog};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyMemoryView};
@@ -234,16 +235,16 @@ pub(crate) fn convert<'py>(
     match to {
         "ms-hrl" | "log-writes" => {
             let report = run(py, || match to {
-                "ms-hrl" => hrl::journal::convert_to_hyperv(&inputs, &output, &keys, &clock),
-                _ => hrl::journal::convert_to_log_writes(&inputs, &output, &keys),
+                "ms-hrl" => hrl_interchange::convert_to_hyperv(&inputs, &output, &keys, &clock),
+                _ => hrl_interchange::convert_to_log_writes(&inputs, &output, &keys),
             })?;
             dict.set_item("logs", report.logs)?;
             dict.set_item("writes", report.writes)?;
             dict.set_item("bytes", report.bytes)?;
-            dict.set_item("notes", report.notes)?;
+            dict.set_item("notes", report.warnings)?;
         }
         "native" => {
-            let summary = run(py, || hrl::journal::convert_to_native(&inputs, &output, &clock))?;
+            let summary = run(py, || hrl_interchange::convert_to_native(&inputs, &output, &clock))?;
             dict.set_item("records", summary.records)?;
             dict.set_item("bytes", summary.data_bytes)?;
             dict.set_item("stored_bytes", summary.stored_bytes)?;
@@ -260,15 +261,12 @@ pub(crate) fn convert<'py>(
 /// What a Hyper-V log holds, after checking all of it; `None` when the file is not one.
 #[pyfunction]
 pub(crate) fn inspect_hyperv(py: Python<'_>, path: PathBuf) -> PyResult<Option<Bound<'_, PyDict>>> {
-    let mut cookie = [0; 7];
-    let begins = std::fs::File::open(&path)
-        .and_then(|mut file| std::io::Read::read_exact(&mut file, &mut cookie))
-        .is_ok();
-    if !begins || &cookie != b"msctlog" {
+    // A file that cannot be read is reported when it is opened as a segment.
+    if !matches!(ForeignFormat::of(&path), Ok(Some(ForeignFormat::Hyperv))) {
         return Ok(None);
     }
     let (header, closed, writes, bytes) = run(py, || {
-        let log = hrl::journal::HypervLog::open(&path)?;
+        let log = HypervLog::open(&path)?;
         let mut bytes = 0;
         for write in log.writes() {
             bytes += write?.data.len() as u64;

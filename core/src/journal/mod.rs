@@ -4,14 +4,9 @@
 //! and from then on only read: by memory map on a local file, by ranges in a store. `core/docs/format.md` is the
 //! specification of the bytes; `format` is the only module that knows them.
 
-mod convert;
 mod format;
 mod frame;
-mod hyperv;
 mod index;
-mod logwrites;
-#[cfg(test)]
-mod logwrites_tests;
 mod merge;
 #[cfg(test)]
 mod merge_tests;
@@ -27,19 +22,10 @@ mod verify;
 mod wrapping;
 mod writer;
 
-pub use convert::{convert_to_hyperv, convert_to_log_writes, convert_to_native};
 #[cfg(any(test, feature = "testing"))]
 pub use format::mend_segment;
 pub use format::{IndexEntry, IndexKind};
 pub use frame::Frame;
-#[cfg(any(test, feature = "testing"))]
-pub use hyperv::mend_hyperv_log;
-pub use hyperv::{
-    ExportReport, HypervHeader, HypervLog, HypervWrite, export_hyperv, import_hyperv,
-};
-pub use logwrites::{
-    LogWritesBody, LogWritesEntry, LogWritesLog, export_log_writes, import_log_writes,
-};
 pub(crate) use merge::merged_data_bytes;
 pub use merge::{MergeReport, merge};
 pub use reader::Segment;

@@ -8,10 +8,7 @@ use std::sync::Arc;
 
 use hrl::capture::{CleanStop, DirtyMap, DirtyMapParams, RegionRange};
 use hrl::device::Discarded;
-use hrl::journal::{
-    Body, Mark, PointKind, Record, SegmentSummary, SegmentWriter, VolumeKey, export_hyperv,
-    mend_hyperv_log,
-};
+use hrl::journal::{Body, Mark, PointKind, Record, SegmentSummary, SegmentWriter, VolumeKey};
 use hrl::replica::{CatalogEdit, SegmentEntry, SourceIdentity, Vault};
 use hrl::store::{DirStore, Store};
 use hrl::{
@@ -19,6 +16,7 @@ use hrl::{
     VolumeId,
 };
 use hrl_fuzz::{key, log_params, open_segment, scratch};
+use hrl_interchange::{export_hyperv, mend_hyperv_log};
 
 const VOLUME_BYTES: u64 = 64 << 10;
 

@@ -5,12 +5,12 @@
 use std::borrow::Cow;
 use std::path::Path;
 
+use hrl::journal::{SegmentSource, open_mapped};
+use hrl::{Result, Timestamp};
+
 use super::codec::{
     self, BLOCK_HEADER_BYTES, BlockHeader, ENTRY_BYTES, Entry, HEADER_BYTES, HypervHeader, bad,
 };
-use crate::error::Result;
-use crate::journal::source::{SegmentSource, open_mapped};
-use crate::units::Timestamp;
 
 /// A write of a log.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -4,18 +4,17 @@ use std::borrow::Cow;
 
 use proptest::prelude::*;
 
-use super::source::BytesSource;
-use super::{
-    Body, LogWritesBody, LogWritesEntry, LogWritesLog, Mark, PointKind, Record, Segment,
-    SegmentKind, SegmentParams, SegmentWriter, export_log_writes, import_log_writes,
+use hrl::device::Discarded;
+use hrl::journal::{
+    Body, BytesSource, KeyRing, Mark, PointKind, Record, Segment, SegmentKind, SegmentParams,
+    SegmentWriter,
 };
-use crate::clock::ManualClock;
-use crate::device::Discarded;
-use crate::error::{ErrorKind, Result};
-use crate::extent::Extent;
-use crate::journal::KeyRing;
-use crate::policy::Compression;
-use crate::units::{ChainHash, Epoch, PointId, Sequence, Timestamp, VolumeId};
+use hrl::{
+    ChainHash, Compression, Epoch, ErrorKind, Extent, ManualClock, PointId, Result, Sequence,
+    Timestamp, VolumeId,
+};
+
+use super::{LogWritesBody, LogWritesEntry, LogWritesLog, export_log_writes, import_log_writes};
 
 /// A log put together by hand, of sectors of `sector` bytes: words of each entry and what stands behind them.
 fn log_of(sector: usize, entries: &[([u64; 4], &[u8], &[u8])]) -> Vec<u8> {
@@ -160,7 +159,7 @@ fn export(segment: &[u8]) -> Result<(Vec<u8>, Vec<String>)> {
         export_log_writes(&[&segment], &path).expect_err("refused").kind(),
         ErrorKind::AlreadyExists
     );
-    Ok((std::fs::read(&path).expect("there"), report.notes))
+    Ok((std::fs::read(&path).expect("there"), report.warnings))
 }
 
 #[test]
@@ -191,9 +190,9 @@ fn an_export_says_what_it_could_not_carry() {
         Body::Discard(extent, Discarded::Zeroes),
         Body::Mark(mark.clone()),
     ]);
-    let (log, notes) = export(&segment).expect("exported");
-    assert_eq!(notes.len(), 3, "{notes:?}");
-    assert!(notes.iter().any(|note| note.starts_with("2 zeroed ranges")), "{notes:?}");
+    let (log, warnings) = export(&segment).expect("exported");
+    assert_eq!(warnings.len(), 3, "{warnings:?}");
+    assert!(warnings.iter().any(|warning| warning.starts_with("2 zeroed ranges")), "{warnings:?}");
     let zeroes = LogWritesBody::Write {
         offset: extent.offset,
         data: vec![0; extent.length as usize].into(),

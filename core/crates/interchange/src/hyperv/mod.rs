@@ -12,7 +12,8 @@ mod reader;
 mod tests;
 
 pub use codec::HypervHeader;
-pub use exchange::{ExportReport, export_hyperv, import_hyperv};
+pub(crate) use codec::is_hyperv;
+pub use exchange::{export_hyperv, import_hyperv};
 #[cfg(any(test, feature = "testing"))]
 pub use mend::mend_hyperv_log;
 pub use reader::{HypervLog, HypervWrite};

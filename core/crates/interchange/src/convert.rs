@@ -2,15 +2,18 @@
 
 use std::path::{Path, PathBuf};
 
-use super::hyperv::{ExportReport, HypervLog, export_hyperv, import_hyperv};
-use super::logwrites::{
-    LogWritesLog, end_of_changes, export_log_writes, import_log_writes, is_log_writes,
+use hrl::journal::{
+    FileSink, KeyRing, Segment, SegmentKind, SegmentParams, SegmentSummary, open_mapped,
 };
-use super::{FileSink, KeyRing, Segment, SegmentKind, SegmentParams, SegmentSummary, open_mapped};
-use crate::clock::{Clock, random_bytes};
-use crate::error::{Error, ErrorKind, Result};
-use crate::policy::{Compression, Policy};
-use crate::units::{ChainHash, Epoch, Sequence, VolumeId};
+use hrl::{
+    ChainHash, Clock, Compression, Epoch, Error, ErrorKind, Policy, Result, Sequence, VolumeId,
+};
+
+use crate::export::ExportReport;
+use crate::foreign::ForeignFormat;
+use crate::hyperv::{HypervLog, export_hyperv, import_hyperv};
+use crate::log_writes::{LogWritesLog, end_of_changes, export_log_writes, import_log_writes};
+use crate::random_id;
 
 const BLOCK_BYTES: u64 = 4096;
 
@@ -45,7 +48,7 @@ pub fn convert_to_native(
 ) -> Result<SegmentSummary> {
     let inputs = files(inputs)?;
     if let [input] = &inputs[..]
-        && is_log_writes(input)?
+        && ForeignFormat::of(input)? == Some(ForeignFormat::LogWrites)
     {
         let log = LogWritesLog::open(input)?;
         let params = native_params(end_of_changes(&log)?, clock);
@@ -68,7 +71,7 @@ pub fn convert_to_native(
 fn native_params(device_bytes: u64, clock: &dyn Clock) -> SegmentParams {
     SegmentParams {
         kind: SegmentKind::Log,
-        volume: VolumeId(random_bytes(clock)),
+        volume: VolumeId(random_id(clock)),
         epoch: Epoch(1),
         first_sequence: Sequence(1),
         device_bytes: device_bytes.checked_next_multiple_of(BLOCK_BYTES).unwrap_or(device_bytes),

@@ -4,39 +4,26 @@ use std::fs::{File, OpenOptions};
 use std::io::{Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
+use hrl::device::Discarded;
+use hrl::journal::{
+    Body, Mark, PointKind, RECORD_DATA_BYTES_MAX, Record, Segment, SegmentParams, SegmentSink,
+    SegmentSummary, SegmentWriter, VolumeKey,
+};
+use hrl::{Clock, Error, ErrorKind, PointId, Result, Timestamp};
+
 use super::codec::{
     BLOCK_HEADER_BYTES, BlockHeader, ENTRY_BYTES, Entry, HEADER_BYTES, HypervHeader,
     METADATA_BYTES, checksum,
 };
 use super::reader::HypervLog;
-use crate::clock::{Clock, random_bytes};
-use crate::device::Discarded;
-use crate::error::{Error, ErrorKind, Result};
-use crate::extent::Extent;
-use crate::journal::{
-    Body, Mark, PointKind, RECORD_DATA_BYTES_MAX, Record, Segment, SegmentParams, SegmentSink,
-    SegmentSummary, SegmentWriter, VolumeKey,
-};
-use crate::units::{PointId, Timestamp};
+use crate::export::{ExportReport, chunks};
+use crate::random_id;
 
 const ENTRIES_MAX: usize = (METADATA_BYTES - BLOCK_HEADER_BYTES) / ENTRY_BYTES;
 /// Data before a metadata block at most.
 const BLOCK_DATA_BYTES_MAX: u64 = 8 << 20;
 /// Logs of one chain.
 const LOGS_MAX: usize = 1 << 16;
-
-/// What an export wrote, and what the format could not carry.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct ExportReport {
-    /// The logs of the chain, first to last.
-    pub logs: Vec<PathBuf>,
-    /// Writes in them.
-    pub writes: u64,
-    /// Bytes of data in them.
-    pub bytes: u64,
-    /// One sentence for each thing that was not carried, or carried as something else.
-    pub notes: Vec<String>,
-}
 
 #[derive(Default)]
 struct Lost {
@@ -48,23 +35,23 @@ struct Lost {
 }
 
 impl Lost {
-    fn notes(&self, records: u64) -> Vec<String> {
-        let mut notes = Vec::new();
-        let mut note = |count: u64, text: &str| {
+    fn warnings(&self, records: u64) -> Vec<String> {
+        let mut warnings = Vec::new();
+        let mut warn = |count: u64, text: &str| {
             if count > 0 {
-                notes.push(format!("{count} {text}"));
+                warnings.push(format!("{count} {text}"));
             }
         };
-        note(
+        warn(
             self.marks,
             "marks became ends of logs; their kinds, labels and identities are not carried",
         );
-        note(self.flushes, "flushes are not carried");
-        note(self.zeroes, "zeroed ranges became writes of zeroes");
-        note(self.discards, "discarded ranges with undefined content became writes of zeroes");
-        note(self.unordered, "begins and ends of unordered intervals are not carried");
-        note(records, "records lost their sequence numbers, and their times below a second");
-        notes
+        warn(self.flushes, "flushes are not carried");
+        warn(self.zeroes, "zeroed ranges became writes of zeroes");
+        warn(self.discards, "discarded ranges with undefined content became writes of zeroes");
+        warn(self.unordered, "begins and ends of unordered intervals are not carried");
+        warn(records, "records lost their sequence numbers, and their times below a second");
+        warnings
     }
 }
 
@@ -115,8 +102,8 @@ pub fn export_hyperv(
                             matches!(record.body, Body::Discard(_, Discarded::Undefined));
                         lost.discards += u64::from(undefined);
                         lost.zeroes += u64::from(!undefined);
-                        for piece in pieces(*extent) {
-                            write(piece.offset, &zeroes[..piece.length as usize])?;
+                        for chunk in chunks(*extent) {
+                            write(chunk.offset, &zeroes[..chunk.length as usize])?;
                         }
                     }
                     Body::Touch(extent) => {
@@ -139,16 +126,8 @@ pub fn export_hyperv(
     if let Some(log) = log {
         report.logs.push(log.close()?);
     }
-    report.notes = lost.notes(records);
+    report.warnings = lost.warnings(records);
     Ok(report)
-}
-
-/// An extent in pieces that fit a record.
-pub(super) fn pieces(extent: Extent) -> impl Iterator<Item = Extent> {
-    (extent.offset..extent.end()).step_by(RECORD_DATA_BYTES_MAX).map(move |at| {
-        let length = (extent.end() - at).min(RECORD_DATA_BYTES_MAX as u64);
-        Extent { offset: at, length }
-    })
 }
 
 /// Writes one log.
@@ -187,7 +166,7 @@ impl LogWriter {
         let mut log = Self {
             path,
             file,
-            unique_id: random_bytes(clock),
+            unique_id: random_id(clock),
             previous_unique_id: previous,
             created,
             at: 0,

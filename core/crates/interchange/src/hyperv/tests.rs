@@ -2,18 +2,18 @@
 
 use proptest::prelude::*;
 
+use hrl::journal::{
+    Body, BytesSource, KeyRing, Mark, PointKind, Record, Segment, SegmentKind, SegmentParams,
+    SegmentWriter, open_mapped,
+};
+use hrl::{
+    ChainHash, Compression, Epoch, ErrorKind, Extent, ManualClock, PointId, Result, Sequence,
+    Timestamp, VolumeId,
+};
+
 use super::codec::{BlockHeader, Entry, HEADER_BYTES, METADATA_BYTES, checksum};
 use super::*;
-use crate::clock::ManualClock;
-use crate::error::ErrorKind;
-use crate::extent::Extent;
-use crate::journal::source::BytesSource;
-use crate::journal::{
-    Body, Mark, PointKind, Record, Segment, SegmentKind, SegmentParams, SegmentWriter,
-    convert_to_native,
-};
-use crate::policy::Compression;
-use crate::units::{ChainHash, Epoch, PointId, Sequence, Timestamp, VolumeId};
+use crate::convert_to_native;
 
 /// The structure of the example that the specification prints: 58 writes of 320,000 bytes in all.
 fn published_example() -> Vec<u8> {
@@ -67,11 +67,11 @@ fn published_example() -> Vec<u8> {
     log
 }
 
-fn open(bytes: Vec<u8>) -> crate::error::Result<HypervLog> {
+fn open(bytes: Vec<u8>) -> Result<HypervLog> {
     HypervLog::from_source(Box::new(BytesSource::new("example.hrl", bytes)))
 }
 
-fn read_all(log: &HypervLog) -> crate::error::Result<Vec<(u64, Vec<u8>)>> {
+fn read_all(log: &HypervLog) -> Result<Vec<(u64, Vec<u8>)>> {
     log.writes().map(|write| write.map(|w| (w.offset, w.data.into_owned()))).collect()
 }
 
@@ -141,9 +141,9 @@ fn a_log_that_names_no_predecessor_is_the_first() {
 }
 
 #[test]
-fn promise_11_ranges_up_to_the_last_byte_are_cut_into_pieces() {
+fn promise_11_ranges_up_to_the_last_byte_are_cut_into_chunks() {
     let extent = Extent { offset: u64::MAX - (1 << 20) - 5, length: (1 << 20) + 5 };
-    let found: Vec<_> = exchange::pieces(extent).map(|piece| piece.length).collect();
+    let found: Vec<_> = crate::export::chunks(extent).map(|chunk| chunk.length).collect();
     assert_eq!(found, [1 << 20, 5]);
 }
 
@@ -187,11 +187,8 @@ fn native(records: &[(u64, Vec<u8>)], marks_every: usize) -> Segment {
     }
     append(Body::Flush);
     let bytes = writer.seal(None).expect("seal").0;
-    Segment::open(
-        Box::new(BytesSource::new("native.hrl", bytes)),
-        &crate::journal::KeyRing::default(),
-    )
-    .expect("open")
+    Segment::open(Box::new(BytesSource::new("native.hrl", bytes)), &KeyRing::default())
+        .expect("open")
 }
 
 proptest! {
@@ -208,13 +205,13 @@ proptest! {
         let report = export_hyperv(&[&native(&records, marks_every)], &out, &clock).expect("export");
         prop_assert_eq!(report.writes, records.len() as u64);
         prop_assert_eq!(report.logs.len(), 1 + (records.len() - 1).div_ceil(marks_every));
-        prop_assert!(report.notes.iter().any(|note| note.contains("marks")));
-        prop_assert!(report.notes.iter().any(|note| note.contains("1 flushes")));
+        prop_assert!(report.warnings.iter().any(|warning| warning.contains("marks")));
+        prop_assert!(report.warnings.iter().any(|warning| warning.contains("1 flushes")));
         let file = directory.path().join("back.hrl");
         let summary = convert_to_native(std::slice::from_ref(&out), &file, &clock).expect("import");
         prop_assert_eq!(summary.marks.len(), report.logs.len());
         let segment = Segment::open(
-            crate::journal::open_mapped(&file).expect("map"), &crate::journal::KeyRing::default()).expect("open");
+            open_mapped(&file).expect("map"), &KeyRing::default()).expect("open");
         let mut found = Vec::new();
         for number in 0..segment.frame_count() {
             for record in segment.frame(number).expect("frame").records() {

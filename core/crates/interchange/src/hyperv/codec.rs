@@ -3,8 +3,7 @@
 //! Little-endian and packed; times are whole seconds since 2000-01-01 UTC. The checksum is the bitwise NOT of the sum
 //! of all bytes but its own four: it does not see bytes that changed places, so nothing here relies on it alone.
 
-use crate::error::{Error, ErrorKind, Result};
-use crate::units::Timestamp;
+use hrl::{Error, ErrorKind, Result, Timestamp};
 
 pub(super) const HEADER_BYTES: usize = 4096;
 pub(super) const METADATA_BYTES: usize = 4096;
@@ -104,8 +103,8 @@ pub(super) fn seconds_of(time: Timestamp) -> u32 {
     u32::try_from((time.seconds() - EPOCH_SECONDS).max(0)).unwrap_or(u32::MAX)
 }
 
-/// The file begins like a Hyper-V log.
-pub(super) fn is_hyperv(bytes: &[u8]) -> bool {
+/// Returns whether a file that begins with `bytes` is a Hyper-V log.
+pub(crate) fn is_hyperv(bytes: &[u8]) -> bool {
     bytes.starts_with(COOKIE)
 }
 

@@ -14,21 +14,20 @@ use std::fs::{File, OpenOptions};
 use std::io::{BufWriter, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
-use super::{
-    Body, ExportReport, LABEL_BYTES_MAX, Mark, PointKind, RECORD_DATA_BYTES_MAX, Record, Segment,
-    SegmentParams, SegmentSink, SegmentSource, SegmentSummary, SegmentWriter, VolumeKey,
-    open_mapped,
+use hrl::device::Discarded;
+use hrl::journal::{
+    Body, LABEL_BYTES_MAX, Mark, PointKind, RECORD_DATA_BYTES_MAX, Record, Segment, SegmentParams,
+    SegmentSink, SegmentSource, SegmentSummary, SegmentWriter, VolumeKey, open_mapped,
 };
-use crate::clock::{Clock, random_bytes};
-use crate::device::Discarded;
-use crate::error::{Error, ErrorKind, Result};
-use crate::extent::Extent;
-use crate::units::PointId;
+use hrl::{Clock, Error, ErrorKind, Extent, PointId, Result};
+
+use crate::export::{ExportReport, chunks};
+use crate::random_id;
 
 const MAGIC: u64 = 0x006a_7366_7773_6872;
 const VERSION: u64 = 1;
 /// Magic, version, number of entries, bytes of a sector.
-const SUPER_BYTES: u64 = 28;
+pub(crate) const SUPER_BYTES: u64 = 28;
 /// First sector, number of sectors, flags, bytes of a mark.
 const ENTRY_BYTES: u64 = 32;
 /// Sectors of the logs that are written; every device can address them.
@@ -207,10 +206,9 @@ fn mark_text(sector: &[u8], name: &str, at: u64) -> Result<String> {
     Ok(String::from_utf8_lossy(text).into_owned())
 }
 
-/// Whether a file begins as a log does.
-pub(super) fn is_log_writes(path: &Path) -> Result<bool> {
-    let source = open_mapped(path)?;
-    Ok(source.length() >= SUPER_BYTES && u64_at(&source.read(0..8)?, 0) == MAGIC)
+/// Returns whether a file that begins with `bytes` is a log.
+pub(crate) fn is_log_writes(bytes: &[u8]) -> bool {
+    bytes.len() as u64 >= SUPER_BYTES && u64_at(bytes, 0) == MAGIC
 }
 
 /// Writes segments, which follow each other, as one log into a new file. `Unsupported` for extents-only segments, which have
@@ -230,9 +228,8 @@ pub fn export_log_writes(segments: &[&Segment], path: &Path) -> Result<ExportRep
                     Body::Discard(extent, Discarded::Undefined) => log.discard(*extent)?,
                     Body::Zero(extent) | Body::Discard(extent, _) => {
                         lost.zeroes += 1;
-                        for at in (extent.offset..extent.end()).step_by(RECORD_DATA_BYTES_MAX) {
-                            let length = (extent.end() - at).min(RECORD_DATA_BYTES_MAX as u64);
-                            log.write(at, &zeroes[..length as usize])?;
+                        for chunk in chunks(*extent) {
+                            log.write(chunk.offset, &zeroes[..chunk.length as usize])?;
                         }
                     }
                     Body::Touch(extent) => {
@@ -251,7 +248,7 @@ pub fn export_log_writes(segments: &[&Segment], path: &Path) -> Result<ExportRep
     }
     log.mark(END)?;
     let mut report = log.close()?;
-    report.notes = lost.notes();
+    report.warnings = lost.warnings();
     Ok(report)
 }
 
@@ -264,7 +261,7 @@ struct Lost {
 }
 
 impl Lost {
-    fn notes(&self) -> Vec<String> {
+    fn warnings(&self) -> Vec<String> {
         let counted = [
             (self.marks, "marks kept their labels; their kinds and identities are not carried"),
             (self.zeroes, "zeroed ranges became writes of zeroes"),
@@ -357,7 +354,7 @@ impl LogWriter {
             .and_then(|()| self.file.get_ref().sync_all())
             .map_err(|error| self.failed(error))?;
         let Self { path, writes, bytes, .. } = self;
-        Ok(ExportReport { logs: vec![path], writes, bytes, notes: Vec::new() })
+        Ok(ExportReport { logs: vec![path], writes, bytes, warnings: Vec::new() })
     }
 }
 
@@ -394,7 +391,7 @@ pub fn import_log_writes<S: SegmentSink>(
                 append(Body::Discard(extent, Discarded::Undefined))?;
             }
             LogWritesBody::Mark(text) if text != END => {
-                let point = PointId(random_bytes(clock));
+                let point = PointId(random_id(clock));
                 let (kind, label) = (PointKind::Crash, label_of(&text));
                 append(Body::Mark(Mark { point, kind, label, group: None }))?;
             }
@@ -414,7 +411,7 @@ fn label_of(text: &str) -> String {
 }
 
 /// Where the last change of a log ends.
-pub(super) fn end_of_changes(log: &LogWritesLog) -> Result<u64> {
+pub(crate) fn end_of_changes(log: &LogWritesLog) -> Result<u64> {
     let mut end = 0;
     for entry in log.entries() {
         end = end.max(match entry?.body {
@@ -437,3 +434,6 @@ fn u64_at(bytes: &[u8], at: usize) -> u64 {
 fn u32_at(bytes: &[u8], at: usize) -> u32 {
     u32::from_le_bytes(bytes[at..at + 4].try_into().expect("4 bytes"))
 }
+
+#[cfg(test)]
+mod tests;
