@@ -9,7 +9,7 @@ TEST_STAMP := $(VENV)/.installed-for-tests
 ANY_STAMP := $(if $(wildcard $(STAMP)),$(STAMP),$(TEST_STAMP))
 PACKAGES := chromium fio iproute2 nbdkit libnbd-bin qemu-utils xfsprogs btrfs-progs fuse3 e2fsprogs mount gcc g++ cmake pkg-config valgrind \
     procps sqlite3 postgresql mariadb-server redis-server qemu-system-x86 mmdebstrap extlinux syslinux-common fdisk
-PYTHON_SOURCES := $(shell find python core/src -name '*.py' -o -name '*.rs' -o -name '*.pyi' -o -name '*.html' -o -name '*.css' -o -name '*.js' -o -name 'pyproject.toml')
+PYTHON_SOURCES := $(shell find python core/src core/crates -name '*.py' -o -name '*.rs' -o -name '*.pyi' -o -name '*.html' -o -name '*.css' -o -name '*.js' -o -name 'pyproject.toml')
 
 # Targets of fuzz/Cargo.toml, and how long each runs: `make fuzz TARGET=tap FUZZ_SECONDS=600`.
 TARGET := $(shell sed -n '/^\[\[bin/,/^name/s/^name = "\(.*\)"/\1/p' fuzz/Cargo.toml)
@@ -79,6 +79,7 @@ test-c: packages  ## The C and C++ tests and examples alone: plain, AddressSanit
 
 test-long: packages servers install  ## Long sweeps
 	cargo test --release -p hrl --features cloud,gateway,plan -- --ignored --nocapture --test-threads=1
+	cargo test --release -p hrl-quiesce -- --ignored --nocapture --test-threads=1
 	cargo test --release -p hrl-ffi --features tls
 	$(MAKE) concurrency SCHEDULES=20000
 	$(MAKE) fuzz
@@ -148,7 +149,7 @@ man: $(STAMP)  ## Manual page of the command, hrl.1
 	$(VENV)/bin/python -m hrl.cli.manual > hrl.1
 
 doc:  ## API documentation
-	RUSTDOCFLAGS="-D warnings" cargo doc --no-deps -p hrl --features cloud,plan
+	RUSTDOCFLAGS="-D warnings" cargo doc --no-deps -p hrl --features cloud,plan -p hrl-quiesce
 
 clean:  ## Remove what was built
 	cargo clean

@@ -11,6 +11,7 @@ mod event;
 mod extent;
 pub mod failover;
 pub mod journal;
+#[cfg(feature = "plan")]
 mod json;
 mod parallel;
 pub mod planner;
@@ -31,10 +32,7 @@ pub use clock::{Clock, ManualClock, SystemClock};
 pub use error::{Error, ErrorKind, Result};
 pub use event::{Cause, Event, EventKind, EventSink, Mode, no_events};
 pub use extent::{Extent, ExtentSet};
-pub use point::{
-    Applications, GROUP_PORT, GroupMark, GroupPoint, InOrder, Quiesce, QuiesceRequest,
-    run_watchdog, set_watchdog,
-};
+pub use point::{GROUP_PORT, GroupMark, GroupPoint, Quiesce, QuiesceRequest};
 #[cfg(feature = "tls")]
 pub use point::{
     GroupCoordinator, GroupMember, GroupMemberStats, GroupMemberStatus, GroupOptions, GroupStatus,

@@ -75,7 +75,8 @@ pub struct Policy {
     /// An application-consistent point is marked this often, the first when the volume is in order; zero switches it off.
     /// One that fails is tried again when the next is due. Default zero.
     pub app_point_interval: Duration,
-    /// Applications that are quiesced for those points, as specifications (`core/docs/quiesce.md`). Default: none.
+    /// Applications that are quiesced for those points, as specifications (`core/docs/quiesce.md`). They are text here:
+    /// `hrl_quiesce::Applications::of_policy` makes the provider for the options. Default: none.
     pub quiesce: Vec<String>,
     /// Time from the beginning of quiescing to the mark; everything is released then, whatever happens. At most 10 min.
     /// Default 10 s.

@@ -4,9 +4,9 @@
 //! be understood again, as the same.
 
 pub use crate::failover::reprint_follow;
+#[cfg(feature = "plan")]
 pub use crate::json::reprint_json;
 #[cfg(feature = "tls")]
 pub use crate::point::{GroupStage, SaidInRound, reprint_group_message, take_group_frame};
-pub use crate::point::{read_redis_answer, reprint_watchdog_line};
 pub use crate::protect::{reprint_failover, reprint_state};
 pub use crate::store::pack::{PackedStore, mend_pack, reprint_pack};

@@ -5,13 +5,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use hrl::device::{BlockDevice, Discarded, Durability, MemoryDevice, Unmap};
+use hrl::device::{BlockDevice, Durability, MemoryDevice};
 use hrl::journal::PointKind;
 use hrl::replica::{At, Vault, ViewOptions};
 use hrl::store::{DirStore, ObjectInfo, PutOutcome, Store};
 use hrl::{
-    Error, ErrorKind, Event, Extent, Policy, Protection, ProtectionOptions, Quiesce,
-    QuiesceRequest, Result, SystemClock, set_watchdog,
+    Error, ErrorKind, Event, Policy, Protection, ProtectionOptions, Quiesce, QuiesceRequest,
+    Result, SystemClock,
 };
 
 const LIMIT: Duration = Duration::from_secs(60);
@@ -138,65 +138,6 @@ fn promise_7_a_point_that_was_not_held_is_not_application_consistent() {
     rig.protection.stop(LIMIT).expect("stop");
 }
 
-/// A disk whose flush hangs for a while when it is told to.
-struct Hanging {
-    disk: MemoryDevice,
-    hang: Mutex<Duration>,
-}
-
-impl BlockDevice for Hanging {
-    fn name(&self) -> String {
-        "hanging disk".to_owned()
-    }
-    fn size_bytes(&self) -> u64 {
-        self.disk.size_bytes()
-    }
-    fn block_bytes(&self) -> u32 {
-        self.disk.block_bytes()
-    }
-    fn read(&self, offset: u64, buffer: &mut [u8]) -> Result<()> {
-        self.disk.read(offset, buffer)
-    }
-    fn write(&self, offset: u64, data: &[u8], durability: Durability) -> Result<()> {
-        self.disk.write(offset, data, durability)
-    }
-    fn zero(&self, extent: Extent, unmap: Unmap, durability: Durability) -> Result<()> {
-        self.disk.zero(extent, unmap, durability)
-    }
-    fn discard(&self, extent: Extent) -> Result<Discarded> {
-        self.disk.discard(extent)
-    }
-    fn flush(&self) -> Result<()> {
-        std::thread::sleep(*self.hang.lock().expect("no panic"));
-        self.disk.flush()
-    }
-}
-
-#[test]
-fn promise_8_applications_go_on_while_the_disk_hangs() {
-    set_watchdog([env!("CARGO_BIN_EXE_hrl-watchdog")]);
-    let directory = tempfile::tempdir().expect("directory");
-    let log = directory.path().join("log");
-    let device =
-        Arc::new(Hanging { disk: MemoryDevice::new(4 << 20), hang: Mutex::new(Duration::ZERO) });
-    let spec = format!("script:?pre=date +%25s%25N >{0}&post=date +%25s%25N >>{0}", log.display());
-    let policy =
-        Policy { quiesce: vec![spec], quiesce_limit: Duration::from_secs(1), ..Policy::default() };
-    let rig = Rig::with(device.clone(), policy);
-    *device.hang.lock().expect("no panic") = Duration::from_secs(3);
-    rig.protection.mark_app("never").expect_err("the flush came too late");
-    *device.hang.lock().expect("no panic") = Duration::ZERO;
-    let text = std::fs::read_to_string(&log).expect("log");
-    let times: Vec<u64> = text.lines().map(|line| line.parse().expect("nanoseconds")).collect();
-    let held = Duration::from_nanos(times[1] - times[0]);
-    assert!(held < Duration::from_secs(2), "{held:?}");
-    assert!(rig.told("point-skipped"));
-    assert_eq!(rig.points(), []);
-    rig.protection.mark_app("now").expect("it flushes again");
-    assert_eq!(rig.points(), [(PointKind::App, "now".to_owned())]);
-    rig.protection.stop(LIMIT).expect("stop");
-}
-
 /// A store whose puts do not return while it hangs.
 struct HangingStore {
     inner: Arc<dyn Store>,
@@ -255,7 +196,7 @@ fn promise_8_a_store_that_hangs_holds_no_application() {
 }
 
 #[test]
-fn points_by_the_clock_need_applications() {
+fn a_policy_that_needs_applications_needs_their_provider() {
     let interval = Policy { app_point_interval: Duration::from_secs(1), ..Policy::default() };
     let directory = tempfile::tempdir().expect("directory");
     let open = |policy| {
@@ -267,6 +208,8 @@ fn points_by_the_clock_need_applications() {
     };
     let error = open(interval).expect_err("nobody to quiesce");
     assert_eq!(error.object(), "app_point_interval_ms");
-    let unknown = Policy { quiesce: vec!["vss:C".to_owned()], ..Policy::default() };
-    assert_eq!(open(unknown).expect_err("no such kind").kind(), ErrorKind::InvalidInput);
+    let named = Policy { quiesce: vec!["fs:/srv".to_owned()], ..Policy::default() };
+    let error = open(named).expect_err("no provider");
+    assert_eq!((error.kind(), error.object()), (ErrorKind::InvalidInput, "quiesce"));
+    assert!(error.to_string().contains("hrl_quiesce::Applications"), "{error}");
 }

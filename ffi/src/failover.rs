@@ -15,6 +15,7 @@ use crate::boundary::{bad_argument, guard, guard_value, hrl_status};
 use crate::callbacks::{check_size, hrl_progress_fn, progress};
 use crate::device::hrl_device;
 use crate::handle;
+use crate::quiesce;
 use crate::points::{HRL_ID_CHARS, HRL_LABEL_CHARS, hrl_point, visit};
 use crate::protection::{hrl_protection, hrl_protection_options, hrl_stats};
 use crate::replica::hrl_replica;
@@ -276,6 +277,9 @@ pub unsafe extern "C" fn hrl_failover_start(
         .policy(given.policy.clone());
         if let Some(events) = &given.events {
             failover = failover.events(events.clone());
+        }
+        if let Some(applications) = quiesce::of_policy(&given.policy)? {
+            failover = failover.applications(applications);
         }
         if let Some(options) = handle::borrow_optional(options) {
             check_size::<hrl_failover_options>(options.struct_bytes, "options")?;
@@ -556,8 +560,12 @@ pub unsafe extern "C" fn hrl_follower_fail_back(
     guard(|| {
         handle::check_out(out, "out")?;
         let given = handle::borrow(r#where, "where")?;
+        let applications = quiesce::of_policy(&given.policy)?;
         let taken = handle::borrow_mut(follower, "follower")?.inner.take();
-        let follower = taken.ok_or_else(ended)?;
+        let mut follower = taken.ok_or_else(ended)?;
+        if let Some(applications) = applications {
+            follower = follower.applications(applications);
+        }
         let planned = (planned_ms > 0).then(|| Duration::from_millis(planned_ms));
         let events = given.events.clone().unwrap_or_else(engine::no_events);
         let tell = progress(tell, user);

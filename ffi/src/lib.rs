@@ -23,6 +23,7 @@ mod nbd;
 mod plan;
 mod points;
 mod protection;
+mod quiesce;
 mod replica;
 mod retention;
 mod store;

@@ -14,6 +14,7 @@ use crate::boundary::{bad_argument, guard, guard_value, hrl_status};
 use crate::callbacks::{User, check_size, needed, outcome};
 use crate::device::hrl_device;
 use crate::handle;
+use crate::quiesce;
 use crate::points::{hrl_point, hrl_timeline_entry, hrl_timeline_fn, kind_of, mode_code, visit};
 use crate::tap::hrl_tap;
 use crate::vault::hrl_vault;
@@ -186,6 +187,9 @@ pub unsafe extern "C" fn hrl_protection_open(
         if let Some(events) = &given.events {
             options = options.events(events.clone());
         }
+        if let Some(applications) = quiesce::of_policy(&given.policy)? {
+            options = options.applications(applications);
+        }
         handle::give(out, hrl_protection::of(options.open()?))
     })
 }
@@ -338,8 +342,7 @@ pub unsafe extern "C" fn hrl_protection_mark_app(
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hrl_set_watchdog(path: *const c_char) -> hrl_status {
     guard(|| {
-        engine::set_watchdog([handle::text(path, "path")?]);
-        Ok(())
+        quiesce::set_watchdog(handle::text(path, "path")?)
     })
 }
 

@@ -8,11 +8,10 @@
 #![no_main]
 
 use hrl::journal::{VolumeKey, WrappingKey};
-use hrl::testing::{
-    read_redis_answer, reprint_failover, reprint_follow, reprint_json, reprint_state,
-    reprint_watchdog_line,
-};
-use hrl::{Applications, Bandwidth, ErrorKind, ManualClock, RetentionPolicy, Timestamp, VolumeId};
+use hrl::testing::{reprint_failover, reprint_follow, reprint_json, reprint_state};
+use hrl::{Bandwidth, ErrorKind, ManualClock, RetentionPolicy, Timestamp, VolumeId};
+use hrl_quiesce::Applications;
+use hrl_quiesce::testing::{read_redis_answer, reprint_watchdog_line};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|input: &[u8]| {

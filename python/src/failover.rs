@@ -70,7 +70,11 @@ fn options(
     let planned = planned.map(seconds).transpose()?;
     let at = run(py, || At::parse(at))?;
     let device = disk.open(py, FileDeviceOptions { exclusive: true, ..Default::default() })?;
+    let quiesced = run(py, || crate::quiesce::of_policy(&policy))?;
     let mut options = FailoverOptions::new(volume, vault, state, device).at(at).policy(policy);
+    if let Some(quiesced) = quiesced {
+        options = options.applications(quiesced);
+    }
     if let Some(limit) = planned {
         options = options.planned(limit);
     }
@@ -307,8 +311,12 @@ impl Follower {
         let policy = policy.map_or_else(|| Ok(hrl::Policy::default()), chosen_policy)?;
         let sink = on_event.map_or_else(hrl::no_events, events);
         let tell = self::progress(progress);
-        let follower =
+        let quiesced = run(py, || crate::quiesce::of_policy(&policy))?;
+        let mut follower =
             self.inner.take().ok_or_else(|| PyValueError::new_err("the follower is closed"))?;
+        if let Some(quiesced) = quiesced {
+            follower = follower.applications(quiesced);
+        }
         let (protection, done) = run(py, || follower.fail_back(planned, policy, sink, &tell))?;
         Ok((Protection::of(py, protection)?, catch_up_dict(py, done)?))
     }

@@ -270,6 +270,10 @@ impl Protection {
         let device = disk.open(py, FileDeviceOptions { exclusive: true, ..Default::default() })?;
         let chosen = policy.map_or_else(|| Ok(hrl::Policy::default()), chosen_policy)?;
         let protection = run(py, move || {
+            let quiesced = match quiesced {
+                None => crate::quiesce::of_policy(&chosen)?,
+                given => given,
+            };
             let mut options = hrl::ProtectionOptions::new(&name, device, vault, state)
                 .policy(chosen)
                 .take_over(take_over);

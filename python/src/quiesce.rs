@@ -3,7 +3,8 @@
 use std::ffi::OsString;
 use std::sync::Arc;
 
-use hrl::{Applications, InOrder, Quiesce};
+use hrl::{Policy, Quiesce};
+use hrl_quiesce::{Applications, InOrder};
 use pyo3::prelude::*;
 use pyo3::types::{PyList, PyTuple};
 
@@ -36,6 +37,11 @@ pub(crate) fn applications(given: &Bound<'_, PyAny>) -> PyResult<Arc<dyn Quiesce
     Ok(if parts.len() == 1 { parts.remove(0) } else { Arc::new(InOrder::new(parts)) })
 }
 
+/// The applications that a policy names.
+pub(crate) fn of_policy(policy: &Policy) -> hrl::Result<Option<Arc<dyn Quiesce>>> {
+    Applications::of_policy(policy)
+}
+
 fn flat<'py>(given: &Bound<'py, PyAny>) -> PyResult<Vec<Bound<'py, PyAny>>> {
     if given.is_instance_of::<PyList>() || given.is_instance_of::<PyTuple>() {
         return given.try_iter()?.collect();
@@ -56,7 +62,7 @@ fn specification(item: &Bound<'_, PyAny>) -> PyResult<Option<String>> {
 /// Runs the watchdog in this process; gives its exit code.
 #[pyfunction]
 pub(crate) fn run_watchdog(py: Python<'_>) -> u8 {
-    let done = py.detach(hrl::run_watchdog);
+    let done = py.detach(hrl_quiesce::run_watchdog);
     u8::from(done != std::process::ExitCode::SUCCESS)
 }
 
@@ -76,7 +82,7 @@ pub(crate) fn use_interpreter(module: &Bound<'_, PyModule>) -> PyResult<()> {
         .extract()?;
     let script = std::path::Path::new(&file).with_file_name("watchdog.py");
     if std::env::var_os("HRL_WATCHDOG").is_none() {
-        hrl::set_watchdog([executable, script.into_os_string()]);
+        hrl_quiesce::set_watchdog([executable, script.into_os_string()]);
     }
     Ok(())
 }

@@ -10,7 +10,6 @@ pub mod conformance;
 mod fault;
 mod file;
 mod files;
-mod freeze;
 mod mapped;
 mod memory;
 
@@ -23,7 +22,6 @@ pub(crate) use file::FlushTurns;
 pub use file::{Access, DirectIo, FileDevice, FileDeviceOptions};
 pub use files::{FileInfo, FileKind, Files, MappedBytes, NewFile, SystemFiles};
 pub(crate) use files::{directory_of, remove_if_there, replace_file};
-pub(crate) use freeze::{freeze, thaw};
 pub(crate) use mapped::MappedFile;
 pub use memory::MemoryDevice;
 

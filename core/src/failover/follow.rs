@@ -19,10 +19,11 @@ use crate::device::{BlockDevice, Durability, Files, SystemFiles, Unmap};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::EventSink;
 use crate::extent::{Extent, ExtentSet, block_runs};
+use crate::point::Quiesce;
 use crate::policy::Policy;
 use crate::protect::provisional::Provisional;
 use crate::protect::state::{StateDirectory, host};
-use crate::protect::{Protection, ProtectionOptions};
+use crate::protect::{Protection, ProtectionOptions, check_applications};
 use crate::replica::{At, Progress, Replica, Step, StepKind, Vault, ViewOptions, is_zero};
 use crate::units::{Epoch, PointId, Sequence};
 
@@ -53,6 +54,7 @@ pub struct Follower {
     state: StateDirectory,
     known: Divergence,
     clock: Arc<dyn Clock>,
+    applications: Option<Arc<dyn Quiesce>>,
     wait: Wait,
 }
 
@@ -104,7 +106,15 @@ impl Follower {
         state.remove(&state.presence_log())?;
         state.remove(&state.base())?;
         state.sync_names()?;
-        Ok(Self { vault, replica, disk, state, known, clock, wait: by_sleeping() })
+        let (applications, wait) = (None, by_sleeping());
+        Ok(Self { vault, replica, disk, state, known, clock, applications, wait })
+    }
+
+    /// Sets what is quiesced for application-consistent points once the volume is home again, as
+    /// [`ProtectionOptions::applications`] does. Default: none.
+    pub fn applications(mut self, applications: Arc<dyn Quiesce>) -> Self {
+        self.applications = Some(applications);
+        self
     }
 
     /// The state that the disk holds, but for where it differs.
@@ -199,6 +209,7 @@ impl Follower {
         progress: Progress<'_>,
     ) -> Result<(Protection, CatchUp)> {
         policy.validate()?;
+        check_applications(self.applications.as_ref(), &policy)?;
         let (options, state, done) = self.come_home(planned, policy, events, progress)?;
         let protection = options.open_with(state)?;
         protection.commit_failover()?;
@@ -229,13 +240,16 @@ impl Follower {
         done.to = last.to;
         done.bytes_written += last.bytes_written;
         self.begin(failover, &policy)?;
-        let Self { vault, replica, disk, state, clock, .. } = self;
+        let Self { vault, replica, disk, state, clock, applications, .. } = self;
         let volume = replica.info().name.clone();
-        let options = ProtectionOptions::new(&volume, disk, vault, state.path().to_owned())
+        let mut options = ProtectionOptions::new(&volume, disk, vault, state.path().to_owned())
             .policy(policy)
             .events(events)
             .clock(clock)
             .among(state.files().clone());
+        if let Some(applications) = applications {
+            options = options.applications(applications);
+        }
         Ok((options, state, done))
     }
 

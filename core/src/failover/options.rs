@@ -9,6 +9,7 @@ use crate::clock::{Clock, SystemClock};
 use crate::device::{BlockDevice, Files, SystemFiles};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{EventSink, no_events};
+use crate::point::Quiesce;
 use crate::policy::Policy;
 use crate::replica::{At, Replica, Stage, Vault};
 use crate::units::{Epoch, PointId, Sequence, Timestamp};
@@ -24,6 +25,7 @@ pub struct FailoverOptions {
     pub(super) change_point: bool,
     pub(super) disk_reads_zero: bool,
     pub(super) policy: Policy,
+    pub(super) applications: Option<Arc<dyn Quiesce>>,
     pub(super) events: EventSink,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) files: Arc<dyn Files>,
@@ -49,6 +51,7 @@ impl FailoverOptions {
             change_point: false,
             disk_reads_zero: false,
             policy: Policy::default(),
+            applications: None,
             events: no_events(),
             clock: SystemClock::shared(),
             files: Arc::new(SystemFiles),
@@ -85,6 +88,13 @@ impl FailoverOptions {
     /// Limits and choices of the protection from here on. Default: [`Policy::default`].
     pub fn policy(mut self, policy: Policy) -> Self {
         self.policy = policy;
+        self
+    }
+
+    /// Sets what is quiesced for application-consistent points from here on, as
+    /// [`ProtectionOptions::applications`](crate::ProtectionOptions::applications) does. Default: none.
+    pub fn applications(mut self, applications: Arc<dyn Quiesce>) -> Self {
+        self.applications = Some(applications);
         self
     }
 

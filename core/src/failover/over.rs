@@ -252,13 +252,16 @@ impl Hydrator {
     ) -> (ProtectionOptions, StateDirectory, Self, Started, Duration) {
         let Served { options, state, disk, started, begun } = served;
         let disk = Arc::new(disk);
-        let FailoverOptions { volume, vault, policy, events, clock, .. } = options;
+        let FailoverOptions { volume, vault, policy, applications, events, clock, .. } = options;
         let path = state.path().to_owned();
-        let protection = ProtectionOptions::new(&volume, disk.clone(), vault, path)
+        let mut protection = ProtectionOptions::new(&volume, disk.clone(), vault, path)
             .policy(policy)
             .events(events.clone())
             .clock(clock.clone())
             .among(state.files().clone());
+        if let Some(applications) = applications {
+            protection = protection.applications(applications);
+        }
         let (copied, retention_waits) = (Arc::default(), Arc::default());
         let hydrator = Self { volume, disk, events, clock, copied, retention_waits, told: false };
         (protection, state, hydrator, started, begun)

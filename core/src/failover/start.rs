@@ -35,6 +35,7 @@ impl FailoverOptions {
     /// source did not hand over in time (the request is taken back) or the vault does not answer.
     pub fn start(self) -> Result<FailedOver> {
         self.policy.validate()?;
+        crate::protect::check_applications(self.applications.as_ref(), &self.policy)?;
         FailedOver::run(self.serve()?)
     }
 

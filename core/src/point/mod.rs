@@ -12,7 +12,5 @@ pub use group::{
 };
 #[cfg(all(feature = "tls", any(test, feature = "testing")))]
 pub use group::{GroupStage, SaidInRound, reprint_group_message, take_group_frame};
-pub use quiesce::{Applications, InOrder, Quiesce, QuiesceRequest, run_watchdog, set_watchdog};
+pub use quiesce::{Quiesce, QuiesceRequest};
 pub(crate) use quiesce::{Steps, quiesced};
-#[cfg(any(test, feature = "testing"))]
-pub use quiesce::{read_redis_answer, reprint_watchdog_line};

@@ -10,28 +10,31 @@ use super::task::{Next, Task};
 use super::{PlacedMark, Shared};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::Mode;
-use crate::point::{Applications, Quiesce};
+use crate::point::Quiesce;
 use crate::policy::Policy;
 use crate::replica::RecoveryPoint;
 
 const TICK: Duration = Duration::from_millis(50);
 
-/// What is quiesced: what the embedder gave, or what the policy names.
-pub(super) fn chosen(
-    given: Option<Arc<dyn Quiesce>>,
-    policy: &Policy,
-) -> Result<Option<Arc<dyn Quiesce>>> {
-    let chosen = match given {
-        Some(given) => Some(given),
-        None if policy.quiesce.is_empty() => None,
-        None => Some(Arc::new(Applications::parse(&policy.quiesce)?) as Arc<dyn Quiesce>),
-    };
-    if chosen.is_none() && !policy.app_point_interval.is_zero() {
+/// Fails with `InvalidInput` if the policy needs applications and `given` provides none.
+pub(crate) fn check(given: Option<&Arc<dyn Quiesce>>, policy: &Policy) -> Result<()> {
+    if given.is_some() {
+        return Ok(());
+    }
+    if !policy.quiesce.is_empty() {
+        return Err(Error::new(ErrorKind::InvalidInput, "use policy", "quiesce")
+            .message(
+                "the policy names applications and the options have no provider of them, \
+                 which hrl_quiesce::Applications::of_policy makes",
+            )
+            .found(policy.quiesce.join(", ")));
+    }
+    if !policy.app_point_interval.is_zero() {
         return Err(Error::new(ErrorKind::InvalidInput, "use policy", "app_point_interval_ms")
             .expected("applications to quiesce")
             .found("none"));
     }
-    Ok(chosen)
+    Ok(())
 }
 
 /// Runs until the protection stops.

@@ -26,6 +26,7 @@ pub(crate) mod surrender;
 mod task;
 mod timer;
 
+pub(crate) use applications::check as check_applications;
 #[cfg(feature = "tls")]
 pub use group::GroupJoin;
 pub use open::ProtectionOptions;

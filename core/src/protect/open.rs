@@ -69,8 +69,9 @@ impl ProtectionOptions {
         self
     }
 
-    /// What is quiesced for application-consistent points ([`Protection::mark_app`], and by the policy's interval). Default:
-    /// the applications that [`Policy::quiesce`] names.
+    /// Sets what is quiesced for application-consistent points ([`Protection::mark_app`], and by the policy's interval).
+    /// Required if [`Policy::quiesce`] names applications; `hrl_quiesce::Applications::of_policy` makes their provider.
+    /// Default: none.
     pub fn applications(mut self, applications: Arc<dyn Quiesce>) -> Self {
         self.applications = Some(applications);
         self
@@ -140,7 +141,8 @@ impl ProtectionOptions {
         self,
         state: state::StateDirectory,
     ) -> Result<(Arc<Shared>, resync::Baseline)> {
-        let applications = applications::chosen(self.applications.clone(), &self.policy)?;
+        applications::check(self.applications.as_ref(), &self.policy)?;
+        let applications = self.applications.clone();
         let Claim { mut replica, source, provisional } = self.claim(&state)?;
         let info = replica.info().clone();
         let mut left = recover::journal(&state, &replica, &*self.clock)?;

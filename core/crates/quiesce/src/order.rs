@@ -4,9 +4,7 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::{Quiesce, QuiesceRequest};
-use crate::clock::{Clock, SystemClock};
-use crate::error::{Error, ErrorKind, Result};
+use hrl::{Clock, Error, ErrorKind, Quiesce, QuiesceRequest, Result, SystemClock};
 
 /// Applications in the order in which they are quiesced: what writes first, what it writes to last (databases before
 /// their file system).
@@ -44,7 +42,9 @@ impl Quiesce for InOrder {
                     .found(format_args!("{taken:?}")));
             }
             *self.asked() = number + 1;
-            part.quiesce(&QuiesceRequest { limit: left, ..request.clone() })?;
+            let mut request = request.clone();
+            request.limit = left;
+            part.quiesce(&request)?;
         }
         Ok(())
     }

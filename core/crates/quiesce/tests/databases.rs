@@ -15,7 +15,8 @@ use hrl::device::{FileDevice, FileDeviceOptions};
 use hrl::journal::PointKind;
 use hrl::replica::{At, RecoveryPoint, RestoreTarget, Vault};
 use hrl::store::DirStore;
-use hrl::{Applications, Policy, Protection, ProtectionOptions, SystemClock, set_watchdog};
+use hrl::{Policy, Protection, ProtectionOptions, SystemClock};
+use hrl_quiesce::{Applications, set_watchdog};
 use parts::databases::{Databases, cannot_run};
 use parts::{cannot_mount, run, wait_until};
 

@@ -8,41 +8,11 @@
 //! as application-consistent only when `release` has said that nothing went on in between. Where anything fails there is
 //! no such point.
 
-mod applications;
-mod child;
-mod filesystem;
-mod locate;
-mod mariadb;
-mod order;
-mod postgresql;
-mod provider;
-mod qemu;
-mod redis;
-mod script;
-mod session;
-mod signals;
-mod spec;
-mod sqlite;
-mod watchdog;
-mod wire;
-
 use std::path::PathBuf;
 use std::time::Duration;
 
-pub use applications::Applications;
-pub use locate::set_watchdog;
-pub use order::InOrder;
-#[cfg(any(test, feature = "testing"))]
-pub use redis::read_redis_answer;
-pub use watchdog::run_watchdog;
-#[cfg(any(test, feature = "testing"))]
-pub use wire::reprint_watchdog_line;
-
 use crate::clock::Clock;
 use crate::error::{Error, ErrorKind, Result};
-
-/// How long one application may take to be let go.
-const RELEASE_LIMIT: Duration = Duration::from_secs(10);
 
 /// What an application is quiesced for.
 #[derive(Clone, Debug)]

@@ -10,10 +10,10 @@ use std::io::{ErrorKind as Os, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
-use crate::error::{Error, ErrorKind, Result};
+use hrl::{Error, ErrorKind, Result};
 
 /// The first line, with the version.
-pub(super) const GREETING: (&str, &str) = ("hrl-watchdog", "1");
+pub(crate) const GREETING: (&str, &str) = ("hrl-watchdog", "1");
 /// Longest line.
 const LINE_BYTES_MAX: usize = 64 << 10;
 /// The other side takes a line at once, or it is stopped.
@@ -21,29 +21,29 @@ const SEND_LIMIT: Duration = Duration::from_millis(500);
 
 /// One line.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Message {
+pub(crate) struct Message {
     pub word: String,
     pub text: String,
 }
 
 /// One end.
-pub(super) struct Channel {
+pub(crate) struct Channel {
     stream: UnixStream,
     received: Vec<u8>,
 }
 
 impl Channel {
-    pub(super) fn new(stream: UnixStream) -> Result<Self> {
+    pub(crate) fn new(stream: UnixStream) -> Result<Self> {
         stream.set_write_timeout(Some(SEND_LIMIT)).map_err(|error| failed("open", error))?;
         Ok(Self { stream, received: Vec::new() })
     }
 
     /// A second handle for sending.
-    pub(super) fn sender(&self) -> Result<Self> {
+    pub(crate) fn sender(&self) -> Result<Self> {
         Self::new(self.stream.try_clone().map_err(|error| failed("open", error))?)
     }
 
-    pub(super) fn send(&mut self, word: &str, text: &str) -> Result<()> {
+    pub(crate) fn send(&mut self, word: &str, text: &str) -> Result<()> {
         let line = encode(word, text);
         if line.len() > LINE_BYTES_MAX {
             return Err(Error::new(ErrorKind::InvalidInput, "tell the watchdog", word)
@@ -54,7 +54,7 @@ impl Channel {
     }
 
     /// The next line; `None` when none came within `limit` (without one: ever). An error when the other side is gone.
-    pub(super) fn receive(&mut self, limit: Option<Duration>) -> Result<Option<Message>> {
+    pub(crate) fn receive(&mut self, limit: Option<Duration>) -> Result<Option<Message>> {
         let limit = limit.map(|limit| limit.max(Duration::from_millis(1)));
         self.stream.set_read_timeout(limit).map_err(|error| failed("read from", error))?;
         loop {
@@ -79,7 +79,7 @@ impl Channel {
     }
 
     /// Nothing was said and the other side is there. Never waits.
-    pub(super) fn is_silent(&self) -> bool {
+    pub(crate) fn is_silent(&self) -> bool {
         use rustix::net::{RecvFlags, recv};
         let mut byte = [0];
         let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;

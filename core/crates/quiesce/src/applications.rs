@@ -12,14 +12,13 @@ use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use super::locate::watchdog_command;
-use super::provider::{Deadline, Provider};
-use super::spec::provider;
-use super::watchdog::{LIMIT_MAX, PROVIDERS_MAX};
-use super::wire::{Channel, GREETING, Message};
-use super::{Quiesce, QuiesceRequest};
-use crate::clock::{Clock, SystemClock};
-use crate::error::{Error, ErrorKind, Result};
+use hrl::{Clock, Error, ErrorKind, Policy, Quiesce, QuiesceRequest, Result, SystemClock};
+
+use crate::locate::watchdog_command;
+use crate::provider::{Deadline, Provider};
+use crate::spec::provider;
+use crate::watchdog::{LIMIT_MAX, PROVIDERS_MAX};
+use crate::wire::{Channel, GREETING, Message};
 
 /// How long a release is waited for; the watchdog goes on with it by itself.
 const RELEASE_WAIT: Duration = Duration::from_secs(30);
@@ -61,6 +60,17 @@ impl Applications {
         let running = Mutex::new(None);
         let clock = SystemClock::shared();
         Ok(Self { specs, providers, clock, running, last_held: Mutex::new(None) })
+    }
+
+    /// Returns a provider of the applications that `policy.quiesce` names, for
+    /// [`ProtectionOptions::applications`](hrl::ProtectionOptions::applications) and its like; `None` if it names none.
+    ///
+    /// Fails as [`Applications::parse`] does.
+    pub fn of_policy(policy: &Policy) -> Result<Option<Arc<dyn Quiesce>>> {
+        if policy.quiesce.is_empty() {
+            return Ok(None);
+        }
+        Ok(Some(Arc::new(Self::parse(&policy.quiesce)?)))
     }
 
     /// The specifications in the order in which they are quiesced.

@@ -11,7 +11,8 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use hrl::{Applications, ErrorKind, InOrder, Quiesce, QuiesceRequest, set_watchdog};
+use hrl::{ErrorKind, Quiesce, QuiesceRequest};
+use hrl_quiesce::{Applications, InOrder, set_watchdog};
 use parts::{FakeGuest, Guest, Mount, cannot_mount, missing, wait_until};
 
 const SECOND: Duration = Duration::from_secs(1);

@@ -7,16 +7,17 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::provider::Provider;
-use super::{filesystem, mariadb, postgresql, qemu, redis, script, sqlite};
-use crate::error::{Error, ErrorKind, Result};
+use hrl::{Error, ErrorKind, Result};
+
+use crate::provider::Provider;
+use crate::{filesystem, mariadb, postgresql, qemu, redis, script, sqlite};
 
 /// Kinds of applications, for messages.
 const KINDS: &str = "fs, script, qemu-ga, postgresql, mariadb, mysql, sqlite or redis";
 
 /// One specification, taken apart.
 #[derive(Clone, Debug)]
-pub(super) struct Spec {
+pub(crate) struct Spec {
     pub text: String,
     pub kind: String,
     pub target: String,
@@ -25,7 +26,7 @@ pub(super) struct Spec {
 
 impl Spec {
     /// `InvalidInput` for what does not follow the form.
-    pub(super) fn parse(text: &str) -> Result<Self> {
+    pub(crate) fn parse(text: &str) -> Result<Self> {
         let bad = || {
             Error::new(ErrorKind::InvalidInput, "read quiesce specification", format!("{text:?}"))
         };
@@ -51,7 +52,7 @@ impl Spec {
     }
 
     /// An error about this specification.
-    pub(super) fn bad(&self) -> Error {
+    pub(crate) fn bad(&self) -> Error {
         Error::new(
             ErrorKind::InvalidInput,
             "read quiesce specification",
@@ -59,12 +60,12 @@ impl Spec {
         )
     }
 
-    pub(super) fn option(&self, name: &str) -> Option<&str> {
+    pub(crate) fn option(&self, name: &str) -> Option<&str> {
         self.options.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str())
     }
 
     /// An option that is a time in milliseconds.
-    pub(super) fn milliseconds(&self, name: &str, default: Duration) -> Result<Duration> {
+    pub(crate) fn milliseconds(&self, name: &str, default: Duration) -> Result<Duration> {
         let Some(value) = self.option(name) else { return Ok(default) };
         let number = value.parse().ok().filter(|number| (1..=3_600_000).contains(number));
         number.map(Duration::from_millis).ok_or_else(|| {
@@ -73,7 +74,7 @@ impl Spec {
     }
 
     /// The target as a path.
-    pub(super) fn absolute_path(&self, what: &str) -> Result<PathBuf> {
+    pub(crate) fn absolute_path(&self, what: &str) -> Result<PathBuf> {
         let path = PathBuf::from(&self.target);
         if path.is_absolute() {
             return Ok(path);
@@ -82,7 +83,7 @@ impl Spec {
     }
 
     /// `InvalidInput` names an option that is not among `known`.
-    pub(super) fn finish(&self, known: &[&str]) -> Result<()> {
+    pub(crate) fn finish(&self, known: &[&str]) -> Result<()> {
         match self.options.iter().find(|(name, _)| !known.contains(&name.as_str())) {
             None => Ok(()),
             Some((name, _)) if known.is_empty() => {
@@ -96,7 +97,7 @@ impl Spec {
 }
 
 /// The provider that a specification asks for.
-pub(super) fn provider(text: &str) -> Result<Box<dyn Provider>> {
+pub(crate) fn provider(text: &str) -> Result<Box<dyn Provider>> {
     let spec = Spec::parse(text)?;
     Ok(match spec.kind.as_str() {
         "fs" => Box::new(filesystem::FileSystem::new(spec)?),

@@ -11,23 +11,23 @@ use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::provider::{Deadline, Hold, Occasion, Prepared, Provider, Rank, too_late};
-use super::spec::Spec;
-use crate::clock::{SystemClock, random_bytes};
-use crate::error::{Error, ErrorKind, Result};
-use crate::json::Json;
+use hrl::{Clock, Error, ErrorKind, Result, SystemClock};
+use serde_json::Value;
+
+use crate::provider::{Deadline, Hold, Occasion, Prepared, Provider, Rank, too_late};
+use crate::spec::Spec;
 
 const DELIMITER: u8 = 0xff;
 /// Longest answer.
 const ANSWER_BYTES_MAX: usize = 64 << 10;
 
-pub(super) struct GuestAgent {
+pub(crate) struct GuestAgent {
     name: String,
     socket: PathBuf,
 }
 
 impl GuestAgent {
-    pub(super) fn new(spec: Spec) -> Result<Self> {
+    pub(crate) fn new(spec: Spec) -> Result<Self> {
         spec.finish(&[])?;
         Ok(Self { socket: spec.absolute_path("the agent's socket")?, name: spec.text })
     }
@@ -58,7 +58,7 @@ impl Provider for GuestAgent {
     }
 
     fn rescue(&self, _volume: &str) -> Result<()> {
-        let deadline = Deadline::after(SystemClock::shared(), super::RELEASE_LIMIT);
+        let deadline = Deadline::after(SystemClock::shared(), crate::RELEASE_LIMIT);
         self.connect(&deadline)?.call("guest-fsfreeze-thaw", &deadline).map(drop)
     }
 }
@@ -72,7 +72,7 @@ impl Prepared for Connected {
     fn take(mut self: Box<Self>, occasion: &Occasion) -> Result<Box<dyn Hold>> {
         let taken =
             self.client.call("guest-fsfreeze-freeze", &occasion.deadline).and_then(|frozen| {
-                match frozen.number() {
+                match frozen.as_u64() {
                     Some(1..) => Ok(()),
                     _ => Err(Error::new(ErrorKind::Unsupported, "quiesce", &self.client.name)
                         .message("the guest has no file system that can be frozen")),
@@ -82,7 +82,7 @@ impl Prepared for Connected {
             Ok(()) => Ok(self),
             Err(error) => {
                 // A guest that did not answer in time may have frozen all the same. The first failure is the one that is told.
-                let deadline = self.deadline.anew(super::RELEASE_LIMIT);
+                let deadline = self.deadline.anew(crate::RELEASE_LIMIT);
                 let _ = self.client.sync(&deadline);
                 let _ = self.client.call("guest-fsfreeze-thaw", &deadline);
                 Err(error)
@@ -93,7 +93,7 @@ impl Prepared for Connected {
 
 impl Hold for Connected {
     fn release(mut self: Box<Self>) -> Result<()> {
-        let deadline = self.deadline.anew(super::RELEASE_LIMIT);
+        let deadline = self.deadline.anew(crate::RELEASE_LIMIT);
         let frozen = self.client.expect_status("frozen", &deadline);
         // Asked to thaw whatever it says of itself.
         self.client.call("guest-fsfreeze-thaw", &deadline)?;
@@ -112,7 +112,9 @@ struct Client {
 impl Client {
     /// Makes both sides forget what was before.
     fn sync(&mut self, deadline: &Deadline) -> Result<()> {
-        let id = u32::from_le_bytes(random_bytes(&SystemClock::default()));
+        let mut random = [0; 4];
+        SystemClock::default().fill_random(&mut random);
+        let id = u32::from_le_bytes(random);
         self.received.clear();
         let request =
             format!("{{\"execute\":\"guest-sync-delimited\",\"arguments\":{{\"id\":{id}}}}}\n");
@@ -120,8 +122,8 @@ impl Client {
         loop {
             self.receive_until(DELIMITER, deadline)?;
             let line = self.receive_until(b'\n', deadline)?;
-            let answer = Json::parse(&String::from_utf8_lossy(&line));
-            if answer.and_then(|answer| answer.get("return")?.number()) == Some(id.into()) {
+            let answer = parse(&String::from_utf8_lossy(&line));
+            if answer.and_then(|answer| answer.get("return")?.as_u64()) == Some(id.into()) {
                 self.since_sync = true;
                 return Ok(());
             }
@@ -130,7 +132,7 @@ impl Client {
 
     fn expect_status(&mut self, expected: &str, deadline: &Deadline) -> Result<()> {
         let status = self.call("guest-fsfreeze-status", deadline)?;
-        let found = status.text().unwrap_or("no text");
+        let found = status.as_str().unwrap_or("no text");
         if found == expected {
             return Ok(());
         }
@@ -140,7 +142,7 @@ impl Client {
     }
 
     /// Asks for one command; gives what it returns.
-    fn call(&mut self, command: &str, deadline: &Deadline) -> Result<Json> {
+    fn call(&mut self, command: &str, deadline: &Deadline) -> Result<Value> {
         if !self.since_sync {
             self.sync(deadline)?;
         }
@@ -149,12 +151,12 @@ impl Client {
         let line = self.receive_until(b'\n', deadline)?;
         self.since_sync = true;
         let text = String::from_utf8_lossy(&line);
-        let answer = Json::parse(&text);
+        let answer = parse(&text);
         if let Some(value) = answer.as_ref().and_then(|answer| answer.get("return")) {
             return Ok(value.clone());
         }
         let description =
-            answer.as_ref().and_then(|answer| answer.get("error")?.get("desc")?.text());
+            answer.as_ref().and_then(|answer| answer.get("error")?.get("desc")?.as_str());
         Err(Error::new(ErrorKind::Unavailable, "quiesce", &self.name)
             .message(format_args!("{command} failed"))
             .found(description.unwrap_or(text.trim())))
@@ -196,6 +198,11 @@ impl Client {
             }
         }
     }
+}
+
+/// The value of an answer; `None` if it is not JSON.
+fn parse(text: &str) -> Option<Value> {
+    serde_json::from_str(text).ok()
 }
 
 fn at_least(limit: Duration) -> Duration {

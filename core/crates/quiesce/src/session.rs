@@ -9,9 +9,10 @@ use std::process::{ChildStdin, Command, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
 use std::time::Duration;
 
-use super::child::{Running, Said};
-use super::provider::{Deadline, too_late};
-use crate::error::{Error, ErrorKind, Result};
+use hrl::{Error, ErrorKind, Result, SystemClock};
+
+use crate::child::{Running, Said};
+use crate::provider::{Deadline, too_late};
 
 /// Longest line of an answer; longer ones are cut.
 const LINE_BYTES_MAX: u64 = 4 << 10;
@@ -21,7 +22,7 @@ const LINES_MAX: usize = 256;
 const END_LIMIT: Duration = Duration::from_secs(2);
 
 /// A running client.
-pub(super) struct Session {
+pub(crate) struct Session {
     name: String,
     running: Running,
     input: Option<ChildStdin>,
@@ -34,7 +35,7 @@ pub(super) struct Session {
 
 impl Session {
     /// Starts a client. `name` is that of the application, for errors.
-    pub(super) fn start(
+    pub(crate) fn start(
         command: &mut Command,
         name: &str,
         echo: fn(&str) -> String,
@@ -63,7 +64,7 @@ impl Session {
     }
 
     /// Sends statements and waits until they are done; gives the lines of the answer.
-    pub(super) fn ask(&mut self, statements: &str, deadline: &Deadline) -> Result<Vec<String>> {
+    pub(crate) fn ask(&mut self, statements: &str, deadline: &Deadline) -> Result<Vec<String>> {
         self.asked += 1;
         let mark = format!("hrl-done-{}", self.asked);
         let text = format!("{statements}\n{}\n", (self.echo)(&mark));
@@ -84,7 +85,7 @@ impl Session {
     }
 
     /// An error when the client has ended, and with it whatever its connection held.
-    pub(super) fn intact(&mut self) -> Result<()> {
+    pub(crate) fn intact(&mut self) -> Result<()> {
         match self.running.ended() {
             None => Ok(()),
             Some(_) => Err(self.lost("its client ended, and with it the lock")),
@@ -92,9 +93,9 @@ impl Session {
     }
 
     /// Ends the client in order.
-    pub(super) fn close(mut self) {
+    pub(crate) fn close(mut self) {
         self.input = None;
-        let deadline = Deadline::after(crate::clock::SystemClock::shared(), END_LIMIT);
+        let deadline = Deadline::after(SystemClock::shared(), END_LIMIT);
         self.running.wait(&deadline);
     }
 

@@ -8,7 +8,7 @@
 use std::mem::MaybeUninit;
 
 /// Blocks the signals that ask a process to end, in this thread and those that it starts.
-pub(super) fn block_endings() {
+pub(crate) fn block_endings() {
     let mut set = MaybeUninit::<libc::sigset_t>::uninit();
     // SAFETY: sigemptyset initialises the set before the others use it; all pointers are to live memory of this frame, and
     // the old mask is not asked for.

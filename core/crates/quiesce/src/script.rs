@@ -8,11 +8,11 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use super::child::{Running, Said, quiet};
-use super::provider::{Deadline, Hold, Occasion, Prepared, Provider, Rank};
-use super::spec::Spec;
-use crate::clock::SystemClock;
-use crate::error::{Error, ErrorKind, Result};
+use hrl::{Error, ErrorKind, Result, SystemClock};
+
+use crate::child::{Running, Said, quiet};
+use crate::provider::{Deadline, Hold, Occasion, Prepared, Provider, Rank};
+use crate::spec::Spec;
 
 const LIMIT: Duration = Duration::from_secs(10);
 
@@ -23,14 +23,14 @@ enum Hooks {
 }
 
 #[derive(Clone)]
-pub(super) struct Script {
+pub(crate) struct Script {
     name: String,
     hooks: Hooks,
     limit: Duration,
 }
 
 impl Script {
-    pub(super) fn new(spec: Spec) -> Result<Self> {
+    pub(crate) fn new(spec: Spec) -> Result<Self> {
         spec.finish(&["pre", "post", "limit-ms"])?;
         let text = |name| spec.option(name).map(str::to_owned);
         let (pre, post) = (text("pre"), text("post"));

@@ -7,10 +7,10 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use hrl::{Error, Result};
 use rustix::process::{Pid, Signal, kill_process_group};
 
-use super::provider::Deadline;
-use crate::error::{Error, Result};
+use crate::provider::Deadline;
 
 /// How much of what a program says is kept for errors: the end.
 const SAID_BYTES_MAX: usize = 2 << 10;
@@ -20,11 +20,11 @@ const POLL: Duration = Duration::from_millis(2);
 
 /// The end of what a program printed.
 #[derive(Clone, Default)]
-pub(super) struct Said(Arc<Mutex<Vec<u8>>>);
+pub(crate) struct Said(Arc<Mutex<Vec<u8>>>);
 
 impl Said {
     /// Reads `from` to its end, on a thread of its own: a grandchild may keep it open for longer than anybody waits.
-    pub(super) fn listen(&self, from: impl Read + Send + 'static) {
+    pub(crate) fn listen(&self, from: impl Read + Send + 'static) {
         let said = self.clone();
         std::thread::spawn(move || said.read(from));
     }
@@ -40,7 +40,7 @@ impl Said {
     }
 
     /// On one line, for people. Of a program that has ended: its last words are waited for a little.
-    pub(super) fn text(&self) -> String {
+    pub(crate) fn text(&self) -> String {
         for _ in 0..LISTEN_POLLS {
             // Each listener has a clone until its stream ends.
             if Arc::strong_count(&self.0) == 1 {
@@ -56,14 +56,14 @@ impl Said {
 }
 
 /// A running program. Dropped, its process group is killed.
-pub(super) struct Running {
+pub(crate) struct Running {
     pub child: Child,
     ended: Option<ExitStatus>,
 }
 
 impl Running {
     /// Starts it with its own process group. What of its streams is not set goes to /dev/null.
-    pub(super) fn start(command: &mut Command, name: &str) -> Result<Self> {
+    pub(crate) fn start(command: &mut Command, name: &str) -> Result<Self> {
         let child = command.process_group(0).spawn().map_err(|error| {
             let program = command.get_program().display();
             Error::io("run", format_args!("{program} for {name}"), error)
@@ -72,7 +72,7 @@ impl Running {
     }
 
     /// How it ended; `None` while it runs.
-    pub(super) fn ended(&mut self) -> Option<ExitStatus> {
+    pub(crate) fn ended(&mut self) -> Option<ExitStatus> {
         if self.ended.is_none() {
             self.ended = self.child.try_wait().ok().flatten();
         }
@@ -80,7 +80,7 @@ impl Running {
     }
 
     /// Waits for its end; `None` when the deadline comes first.
-    pub(super) fn wait(&mut self, deadline: &Deadline) -> Option<ExitStatus> {
+    pub(crate) fn wait(&mut self, deadline: &Deadline) -> Option<ExitStatus> {
         loop {
             if let Some(status) = self.ended() {
                 return Some(status);
@@ -106,14 +106,14 @@ impl Drop for Running {
 }
 
 /// A command with all streams at /dev/null.
-pub(super) fn quiet(program: &str) -> Command {
+pub(crate) fn quiet(program: &str) -> Command {
     let mut command = Command::new(program);
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     command
 }
 
 /// As [`quiet`], as another user of the system where one is named.
-pub(super) fn quiet_as(user: Option<&str>, program: &str) -> Command {
+pub(crate) fn quiet_as(user: Option<&str>, program: &str) -> Command {
     match user {
         None => quiet(program),
         Some(user) => {

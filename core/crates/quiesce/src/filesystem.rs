@@ -8,19 +8,19 @@ use std::fs::File;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use hrl::{Error, ErrorKind, Result};
 use rustix::io::Errno;
 
-use super::provider::{Hold, Occasion, Prepared, Provider, Rank};
-use super::spec::Spec;
-use crate::device::{freeze, thaw};
-use crate::error::{Error, ErrorKind, Result};
+use crate::freeze::{freeze, thaw};
+use crate::provider::{Hold, Occasion, Prepared, Provider, Rank};
+use crate::spec::Spec;
 
-pub(super) struct FileSystem {
+pub(crate) struct FileSystem {
     mount: PathBuf,
 }
 
 impl FileSystem {
-    pub(super) fn new(spec: Spec) -> Result<Self> {
+    pub(crate) fn new(spec: Spec) -> Result<Self> {
         let mount = spec.absolute_path("the mount point")?;
         spec.finish(&[])?;
         Ok(Self { mount })

@@ -1,5 +1,5 @@
 //! Quiesces applications for an agent, and lets them go whatever becomes of it. Started by the library, never by hand.
 
 fn main() -> std::process::ExitCode {
-    hrl::run_watchdog()
+    hrl_quiesce::run_watchdog()
 }

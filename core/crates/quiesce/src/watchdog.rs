@@ -18,26 +18,26 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use super::provider::{Deadline, Hold, Occasion, Provider, Rank, too_late};
-use super::signals::block_endings;
-use super::spec::provider;
-use super::wire::{Channel, GREETING, Message};
-use crate::clock::{Clock, SystemClock};
-use crate::error::{Error, ErrorKind, Result};
+use hrl::{Clock, Error, ErrorKind, Result, SystemClock};
+
+use crate::provider::{Deadline, Hold, Occasion, Provider, Rank, too_late};
+use crate::signals::block_endings;
+use crate::spec::provider;
+use crate::wire::{Channel, GREETING, Message};
 
 /// What is held is looked at this often.
 const LOOK: Duration = Duration::from_millis(20);
 /// A release that takes longer does not keep the next waiting.
 const RELEASE_PATIENCE: Duration = Duration::from_secs(1);
 /// Longest deadline.
-pub(super) const LIMIT_MAX: Duration = Duration::from_secs(600);
+pub(crate) const LIMIT_MAX: Duration = Duration::from_secs(600);
 /// Providers in one watchdog.
-pub(super) const PROVIDERS_MAX: usize = 64;
+pub(crate) const PROVIDERS_MAX: usize = 64;
 
 /// Runs the watchdog in this process, which an agent has started for it, and gives the exit code.
 ///
 /// This is all that the program `hrl-watchdog` does. An embedder may give it another home: an executable that calls this first
-/// thing in `main`, before it has threads, and whose command is told by [`set_watchdog`](super::set_watchdog).
+/// thing in `main`, before it has threads, and whose command is told by [`set_watchdog`](crate::set_watchdog).
 pub fn run_watchdog() -> ExitCode {
     match serve() {
         Ok(()) => ExitCode::SUCCESS,

@@ -9,13 +9,14 @@
 
 use std::process::Command;
 
-use super::child::quiet_as;
-use super::provider::{Deadline, Hold, Occasion, Prepared, Provider, Rank};
-use super::session::Session;
-use super::spec::Spec;
-use crate::error::Result;
+use hrl::Result;
 
-pub(super) struct MariaDb {
+use crate::child::quiet_as;
+use crate::provider::{Deadline, Hold, Occasion, Prepared, Provider, Rank};
+use crate::session::Session;
+use crate::spec::Spec;
+
+pub(crate) struct MariaDb {
     name: String,
     client: String,
     user: Option<String>,
@@ -23,7 +24,7 @@ pub(super) struct MariaDb {
 }
 
 impl MariaDb {
-    pub(super) fn new(spec: Spec) -> Result<Self> {
+    pub(crate) fn new(spec: Spec) -> Result<Self> {
         spec.finish(&["defaults-file", "socket", "host", "port", "login", "user", "client"])?;
         if !spec.target.is_empty() {
             return Err(spec.bad().expected("options such as ?socket=PATH").found(&spec.target));
@@ -112,7 +113,7 @@ impl Hold for Connected {
     fn release(mut self: Box<Self>) -> Result<()> {
         // On another connection than the one that locked this fails, and the client does not connect again by itself.
         let unlock = if self.stages { "BACKUP STAGE END;" } else { "UNLOCK TABLES;" };
-        self.session.ask(unlock, &self.deadline.anew(super::RELEASE_LIMIT))?;
+        self.session.ask(unlock, &self.deadline.anew(crate::RELEASE_LIMIT))?;
         self.session.close();
         Ok(())
     }

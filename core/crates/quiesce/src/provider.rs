@@ -7,55 +7,54 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::clock::Clock;
-use crate::error::{Error, ErrorKind, Result};
+use hrl::{Clock, Error, ErrorKind, Result};
 
 /// An end of time that is common to many steps.
 #[derive(Clone)]
-pub(super) struct Deadline {
+pub(crate) struct Deadline {
     clock: Arc<dyn Clock>,
     at: Duration,
 }
 
 impl Deadline {
-    pub(super) fn after(clock: Arc<dyn Clock>, limit: Duration) -> Self {
+    pub(crate) fn after(clock: Arc<dyn Clock>, limit: Duration) -> Self {
         let at = clock.elapsed().saturating_add(limit);
         Self { clock, at }
     }
 
     /// The earlier of this one and `limit` from now.
-    pub(super) fn within(&self, limit: Duration) -> Self {
+    pub(crate) fn within(&self, limit: Duration) -> Self {
         let at = self.at.min(self.clock.elapsed().saturating_add(limit));
         Self { clock: self.clock.clone(), at }
     }
 
     /// `limit` from now, whatever this one says: for releasing.
-    pub(super) fn anew(&self, limit: Duration) -> Self {
+    pub(crate) fn anew(&self, limit: Duration) -> Self {
         Self::after(self.clock.clone(), limit)
     }
 
     /// Zero when it is over.
-    pub(super) fn left(&self) -> Duration {
+    pub(crate) fn left(&self) -> Duration {
         self.at.saturating_sub(self.clock.elapsed())
     }
 
-    pub(super) fn is_over(&self) -> bool {
+    pub(crate) fn is_over(&self) -> bool {
         self.left().is_zero()
     }
 
     /// `Unavailable` when it is over.
-    pub(super) fn check(&self, name: &str) -> Result<()> {
+    pub(crate) fn check(&self, name: &str) -> Result<()> {
         if self.is_over() { Err(too_late(name)) } else { Ok(()) }
     }
 }
 
-pub(super) fn too_late(name: &str) -> Error {
+pub(crate) fn too_late(name: &str) -> Error {
     Error::new(ErrorKind::Unavailable, "quiesce", name).message("it took longer than its limit")
 }
 
 /// What a provider is told of the point to be.
 #[derive(Clone)]
-pub(super) struct Occasion {
+pub(crate) struct Occasion {
     pub volume: String,
     pub label: String,
     pub deadline: Deadline,
@@ -65,7 +64,7 @@ pub(super) struct Occasion {
 
 /// Where in the order a provider stands: what writes to another comes before it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Rank {
+pub(crate) enum Rank {
     Script,
     Database,
     Guest,
@@ -73,7 +72,7 @@ pub(super) enum Rank {
 }
 
 /// One application, as its specification says.
-pub(super) trait Provider: Send + Sync {
+pub(crate) trait Provider: Send + Sync {
     /// Name for errors.
     fn name(&self) -> String;
     fn rank(&self) -> Rank;
@@ -90,13 +89,13 @@ pub(super) trait Provider: Send + Sync {
 }
 
 /// An application that is ready to be taken. Dropped, it is as it was before.
-pub(super) trait Prepared: Send {
+pub(crate) trait Prepared: Send {
     /// Quiesces it within the deadline. On failure nothing is held.
     fn take(self: Box<Self>, occasion: &Occasion) -> Result<Box<dyn Hold>>;
 }
 
 /// An application that is quiesced.
-pub(super) trait Hold: Send {
+pub(crate) trait Hold: Send {
     /// An error when it is known to have gone on. Returns at once.
     fn intact(&mut self) -> Result<()> {
         Ok(())

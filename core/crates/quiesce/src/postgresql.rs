@@ -8,13 +8,14 @@
 //! The client is `psql`; CONNINFO is libpq's, its passwords come from `PGPASSFILE` or a service file. Options: `user`, the
 //! user of the system to run it as (`postgres` for peer authentication), `client`, another program.
 
-use super::child::quiet_as;
-use super::provider::{Deadline, Hold, Occasion, Prepared, Provider, Rank};
-use super::session::Session;
-use super::spec::Spec;
-use crate::error::Result;
+use hrl::Result;
 
-pub(super) struct PostgreSql {
+use crate::child::quiet_as;
+use crate::provider::{Deadline, Hold, Occasion, Prepared, Provider, Rank};
+use crate::session::Session;
+use crate::spec::Spec;
+
+pub(crate) struct PostgreSql {
     name: String,
     connection: String,
     client: String,
@@ -22,7 +23,7 @@ pub(super) struct PostgreSql {
 }
 
 impl PostgreSql {
-    pub(super) fn new(spec: Spec) -> Result<Self> {
+    pub(crate) fn new(spec: Spec) -> Result<Self> {
         spec.finish(&["user", "client"])?;
         let connection = match spec.target.as_str() {
             "" => "dbname=postgres".to_owned(),
@@ -78,7 +79,7 @@ impl Hold for Checkpointed {
 
     fn release(mut self: Box<Self>) -> Result<()> {
         // The server lived until now.
-        self.session.ask("SELECT 1;", &self.deadline.anew(super::RELEASE_LIMIT))?;
+        self.session.ask("SELECT 1;", &self.deadline.anew(crate::RELEASE_LIMIT))?;
         self.session.close();
         Ok(())
     }

@@ -9,16 +9,17 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::child::quiet_as;
-use super::provider::{Deadline, Hold, Occasion, Prepared, Provider, Rank};
-use super::session::Session;
-use super::spec::Spec;
-use crate::error::{Error, ErrorKind, Result};
+use hrl::{Error, ErrorKind, Result};
+
+use crate::child::quiet_as;
+use crate::provider::{Deadline, Hold, Occasion, Prepared, Provider, Rank};
+use crate::session::Session;
+use crate::spec::Spec;
 
 /// One wait for a lock.
 const TRY: Duration = Duration::from_millis(10);
 
-pub(super) struct Sqlite {
+pub(crate) struct Sqlite {
     name: String,
     path: PathBuf,
     client: String,
@@ -26,7 +27,7 @@ pub(super) struct Sqlite {
 }
 
 impl Sqlite {
-    pub(super) fn new(spec: Spec) -> Result<Self> {
+    pub(crate) fn new(spec: Spec) -> Result<Self> {
         spec.finish(&["user", "client"])?;
         Ok(Self {
             path: spec.absolute_path("the database")?,
@@ -109,7 +110,7 @@ impl Hold for Opened {
 
     fn release(mut self: Box<Self>) -> Result<()> {
         // Fails where the transaction has ended already.
-        self.deadline = self.deadline.anew(super::RELEASE_LIMIT);
+        self.deadline = self.deadline.anew(crate::RELEASE_LIMIT);
         self.ask("COMMIT;")?;
         self.session.close();
         Ok(())

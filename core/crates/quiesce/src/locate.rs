@@ -8,7 +8,7 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
-use crate::error::{Error, ErrorKind, Result};
+use hrl::{Error, ErrorKind, Result};
 
 const NAME: &str = "hrl-watchdog";
 const LIBRARY: &str = "libhrl.so";
@@ -16,14 +16,14 @@ const LIBRARY: &str = "libhrl.so";
 static TOLD: Mutex<Vec<OsString>> = Mutex::new(Vec::new());
 
 /// The command that starts the watchdog from now on, in this process: a program, which calls
-/// [`run_watchdog`](super::run_watchdog), and its arguments. An empty one goes back to looking for `hrl-watchdog`.
+/// [`run_watchdog`](crate::run_watchdog), and its arguments. An empty one goes back to looking for `hrl-watchdog`.
 pub fn set_watchdog(command: impl IntoIterator<Item = impl Into<OsString>>) {
     let command = command.into_iter().map(Into::into).collect();
     *TOLD.lock().unwrap_or_else(PoisonError::into_inner) = command;
 }
 
 /// `NotFound` says where it was looked for.
-pub(super) fn watchdog_command() -> Result<Vec<OsString>> {
+pub(crate) fn watchdog_command() -> Result<Vec<OsString>> {
     let told = TOLD.lock().unwrap_or_else(PoisonError::into_inner).clone();
     if !told.is_empty() {
         return Ok(told);

@@ -12,9 +12,10 @@ use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::provider::{Deadline, Hold, Occasion, Prepared, Provider, Rank, too_late};
-use super::spec::Spec;
-use crate::error::{Error, ErrorKind, Result};
+use hrl::{Error, ErrorKind, Result};
+
+use crate::provider::{Deadline, Hold, Occasion, Prepared, Provider, Rank, too_late};
+use crate::spec::Spec;
 
 /// The pause at the server outlives the limit by this much, so that it is ours that decides.
 const PAUSE_MARGIN: Duration = Duration::from_secs(2);
@@ -24,7 +25,7 @@ const ANSWER_BYTES_MAX: usize = 1 << 20;
 const ARRAY_MAX: usize = 1024;
 const DEPTH_MAX: u32 = 4;
 
-pub(super) struct Redis {
+pub(crate) struct Redis {
     name: String,
     address: String,
     login: Option<String>,
@@ -32,7 +33,7 @@ pub(super) struct Redis {
 }
 
 impl Redis {
-    pub(super) fn new(spec: Spec) -> Result<Self> {
+    pub(crate) fn new(spec: Spec) -> Result<Self> {
         spec.finish(&["password-file", "login"])?;
         if !spec.target.starts_with('/') && !spec.target.contains(':') {
             return Err(spec.bad().expected("/SOCKET or HOST:PORT").found(&spec.target));
@@ -171,7 +172,7 @@ impl Prepared for Connected {
 
 impl Hold for Connected {
     fn release(mut self: Box<Self>) -> Result<()> {
-        let deadline = self.deadline.anew(super::RELEASE_LIMIT);
+        let deadline = self.deadline.anew(crate::RELEASE_LIMIT);
         self.client.ask(&["CLIENT", "UNPAUSE"], &deadline).map(drop)
     }
 }
