@@ -64,7 +64,7 @@ lint: $(ANY_STAMP)  ## Formatting, lints and types
 	cargo clippy --workspace --all-targets -- -D warnings
 	cargo fmt --manifest-path fuzz/Cargo.toml --check
 	cargo clippy --manifest-path fuzz/Cargo.toml --target-dir target --all-targets -- -D warnings
-	cargo clippy -p hrl --all-targets -- -D warnings
+	cargo clippy -p hrl -p hrl-nbd --all-targets -- -D warnings
 	cd python && ../$(VENV)/bin/ruff check . && ../$(VENV)/bin/ruff format --check . && ../$(VENV)/bin/mypy
 	$(VENV)/bin/ruff check --config python/pyproject.toml benches .ci/mutants && $(VENV)/bin/ruff format --check --config python/pyproject.toml .ci/mutants && $(VENV)/bin/mypy --config-file= --strict .ci/mutants && $(VENV)/bin/mypy --config-file= --strict benches/python_binding.py && cd benches && ../$(VENV)/bin/mypy --config-file= --strict peers
 	$(VENV)/bin/stubtest hrl --allowlist python/stubtest-allowlist.txt
@@ -86,7 +86,7 @@ test-long: packages servers install  ## Long sweeps
 
 # Each in a target directory of its own, because the flag is for all crates.
 concurrency:  ## Run models of concurrency: SCHEDULES (1000) of each by shuttle, and every order by loom
-	SCHEDULES=$(SCHEDULES) RUSTFLAGS="--cfg shuttle" cargo test -p hrl --lib --target-dir target/shuttle concurrency
+	SCHEDULES=$(SCHEDULES) RUSTFLAGS="--cfg shuttle" cargo test -p hrl -p hrl-nbd --lib --target-dir target/shuttle concurrency
 	RUSTFLAGS="--cfg loom" cargo test -p hrl --lib --target-dir target/loom concurrency
 
 sim:  ## Simulate SEEDS lives (1000) from seed FROM (0), every promise against a model

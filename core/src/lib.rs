@@ -50,8 +50,3 @@ pub use protect::{Protection, ProtectionOptions, ProtectionStats};
 pub use ship::gateway::{Acknowledge, Gateway, GatewayOptions, GatewayStats};
 pub use ship::mirror::{Mirror, MirrorOptions, MirroredVolume};
 pub use units::{ChainHash, Epoch, KeyId, PointId, Sequence, Timestamp, VolumeId};
-
-/// The README's Rust is compiled as a test.
-#[cfg(doctest)]
-#[doc = include_str!("../../README.md")]
-struct Readme;

@@ -3,7 +3,7 @@
 use std::ffi::{CString, c_char, c_void};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use engine::capture::{Export, ExportContext, NbdAddress, NbdLimits, NbdServer};
+use hrl_nbd::{Export, ExportContext, NbdAddress, NbdLimits, NbdServer};
 
 use crate::boundary::{bad_argument, guard, guard_value, hrl_status};
 #[cfg(feature = "tls")]
@@ -94,7 +94,7 @@ pub unsafe extern "C" fn hrl_nbd_server_start_tls(
 fn start_tls(address: &NbdAddress, export: Export, tls: &hrl_nbd_tls) -> engine::Result<NbdServer> {
     use std::path::Path;
 
-    use engine::capture::NbdTls;
+    use hrl_nbd::NbdTls;
 
     let mut options = NbdTls::new(Path::new(handle::text(tls.pki, "tls.pki")?));
     options = options.verify(!tls.no_verify);

@@ -14,8 +14,8 @@ use crate::boundary::{bad_argument, guard, guard_value, hrl_status};
 use crate::callbacks::{User, check_size, needed, outcome};
 use crate::device::hrl_device;
 use crate::handle;
-use crate::quiesce;
 use crate::points::{hrl_point, hrl_timeline_entry, hrl_timeline_fn, kind_of, mode_code, visit};
+use crate::quiesce;
 use crate::tap::hrl_tap;
 use crate::vault::hrl_vault;
 
@@ -341,9 +341,7 @@ pub unsafe extern "C" fn hrl_protection_mark_app(
 /// was installed into, beside the running program, or named by HRL_WATCHDOG. Statuses: HRL_ERROR_INVALID_INPUT. Since 0.1.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hrl_set_watchdog(path: *const c_char) -> hrl_status {
-    guard(|| {
-        quiesce::set_watchdog(handle::text(path, "path")?)
-    })
+    guard(|| quiesce::set_watchdog(handle::text(path, "path")?))
 }
 
 /// How a protection is doing.

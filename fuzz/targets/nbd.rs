@@ -13,15 +13,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, LazyLock, Mutex};
 use std::time::Duration;
 
-use hrl::capture::{
-    Export, ExportContext, NbdAddress, NbdLimits, NbdServer, QueuedBody, Tap, Volume,
-};
+use hrl::capture::{QueuedBody, Tap, Volume};
 use hrl::device::{
     Allocation, BlockDevice, Discarded, Durability, FileDevice, FileDeviceOptions, MemoryDevice,
     Unmap,
 };
 use hrl::{Extent, ExtentSet, Mode, Policy, Result, Sequence, SystemClock};
 use hrl_fuzz::scratch;
+use hrl_nbd::{Export, ExportContext, NbdAddress, NbdLimits, NbdServer};
 use libfuzzer_sys::arbitrary::{Result as Parsed, Unstructured};
 use libfuzzer_sys::fuzz_target;
 

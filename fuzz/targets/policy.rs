@@ -4,9 +4,9 @@
 //! what it was.
 #![no_main]
 
-use hrl::capture::NbdAddress;
 use hrl::replica::At;
 use hrl::{ErrorKind, PointId, Policy, Timestamp};
+use hrl_nbd::NbdAddress;
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|input: &[u8]| {

@@ -3,9 +3,9 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use hrl::capture::{Export, ExportContext, NbdAddress, NbdLimits, NbdTls};
 use hrl::device::{BlockDevice, FileDevice, FileDeviceOptions};
 use hrl::replica::Overlay;
+use hrl_nbd::{Export, ExportContext, NbdAddress, NbdLimits, NbdTls};
 use pyo3::prelude::*;
 
 use crate::device::{Source, scratch_options};
@@ -18,7 +18,7 @@ use crate::running::{Running, ends_with_block};
 /// A listening NBD server.
 #[pyclass(frozen, module = "hrl")]
 pub(crate) struct NbdServer {
-    inner: Arc<Running<hrl::capture::NbdServer>>,
+    inner: Arc<Running<hrl_nbd::NbdServer>>,
     uri: String,
 }
 
@@ -46,7 +46,7 @@ impl Tls {
     }
 
     fn start(self, address: &str, export: Export) -> hrl::Result<NbdServer> {
-        use hrl::capture::NbdServer as Server;
+        use hrl_nbd::NbdServer as Server;
         let name = export.name.clone();
         let address = NbdAddress::parse(address)?;
         let (exports, limits) = (vec![export], NbdLimits::default());
@@ -158,7 +158,7 @@ impl NbdServer {
 
     /// Requests answered, those with errors, bytes read and written.
     fn stats(&self) -> (u64, u64, u64, u64) {
-        let stats = self.inner.with(hrl::capture::NbdServer::stats).unwrap_or_default();
+        let stats = self.inner.with(hrl_nbd::NbdServer::stats).unwrap_or_default();
         (stats.requests, stats.errors, stats.bytes_read, stats.bytes_written)
     }
 

@@ -11,7 +11,6 @@ use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
-use hrl::capture::{Export, NbdAddress, NbdLimits, NbdServer};
 use hrl::journal::{Body, Record, SegmentKind, SegmentParams, SegmentWriter};
 use hrl::replica::{
     At, CatalogEdit, InstantBase, InstantDisk, InstantOptions, RestoreTarget, SegmentEntry,
@@ -20,6 +19,7 @@ use hrl::replica::{
 use hrl::store::{DirStore, Store};
 use hrl::{ChainHash, Clock, Compression, Epoch, Sequence, SystemClock, Timestamp};
 use hrl_benches::{compare, disk_like};
+use hrl_nbd::{Export, NbdAddress, NbdLimits, NbdServer};
 
 const SEGMENTS: u64 = 128;
 const RECORDS: u64 = 8192;

@@ -1,7 +1,7 @@
-//! The primitives of a model that loom explores: atomics, locks and what is initialised once. Threads and channels are std's:
-//! no model of loom's reaches a module that uses them.
+//! The primitives of a model that loom explores: atomics, locks and what is initialised once. Threads are std's: no model of
+//! loom's reaches a module that uses them.
 
-pub(crate) use std::{sync::mpsc, thread, thread_local};
+pub(crate) use std::{thread, thread_local};
 
 pub(crate) use ::loom::sync::{Condvar, Mutex, MutexGuard, atomic};
 

@@ -19,6 +19,6 @@ pub(crate) use self::loom::*;
 pub(crate) use self::shuttle::*;
 #[cfg(not(all(test, any(loom, shuttle))))]
 pub(crate) use std::{
-    sync::{Condvar, Mutex, MutexGuard, OnceLock, atomic, mpsc},
+    sync::{Condvar, Mutex, MutexGuard, OnceLock, atomic},
     thread, thread_local,
 };

@@ -10,10 +10,7 @@ use std::time::Duration;
 
 use ::shuttle::scheduler::{PctScheduler, RandomScheduler, ReplayScheduler, Scheduler};
 use ::shuttle::{Config, Runner};
-pub(crate) use ::shuttle::{
-    sync::{atomic, mpsc},
-    thread_local,
-};
+pub(crate) use ::shuttle::{sync::atomic, thread_local};
 
 /// Limits from here on are never reached in a model.
 const PATIENCE: Duration = Duration::from_secs(1);

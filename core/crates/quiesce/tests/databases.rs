@@ -10,12 +10,12 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
-use hrl::capture::{Export, NbdAddress, NbdLimits, NbdServer};
 use hrl::device::{FileDevice, FileDeviceOptions};
 use hrl::journal::PointKind;
 use hrl::replica::{At, RecoveryPoint, RestoreTarget, Vault};
 use hrl::store::DirStore;
 use hrl::{Policy, Protection, ProtectionOptions, SystemClock};
+use hrl_nbd::{Export, NbdAddress, NbdLimits, NbdServer};
 use hrl_quiesce::{Applications, set_watchdog};
 use parts::databases::{Databases, cannot_run};
 use parts::{cannot_mount, run, wait_until};

@@ -1,8 +1,8 @@
 //! The second half of a connection: requests and replies.
 //!
-//! One thread turns round its ring: it parses what was received, starts requests, ends those that completed, and sends
-//! the replies of a turn at once. A change of a protected volume holds a ticket of its tap from before the device is
-//! touched until after; when the client is gone every ticket still ends by what the device did.
+//! One thread runs the ring in turns. Each turn parses received bytes, starts requests, ends completed ones, and sends their
+//! replies together. A change of a protected volume owns a ticket of the tap before and while the device changes. Even if the
+//! client is gone, every ticket ends by what the device did.
 
 use std::collections::VecDeque;
 use std::ops::Range;
@@ -11,30 +11,31 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Poll, Wake, Waker};
 
+use hrl::capture::{Change, Tap, Ticket};
+use hrl::device::{BlockDevice, Buffer, Discarded, Durability, Unmap};
+use hrl::{Error, ErrorKind, Extent, Result};
 use rustix::net::{RecvFlags, SendFlags};
 
-use super::handshake::{ALLOCATION_CONTEXT, Session};
-use super::ring::{Completion, Memory, Ring, Submit};
-use super::wire::*;
-use super::{Export, Server, Stream};
-use crate::capture::{Change, Tap, Ticket};
-use crate::device::{BlockDevice, Buffer, Discarded, Durability, Unmap};
-use crate::error::{Error, ErrorKind, Result};
-use crate::extent::Extent;
+use crate::Export;
+use crate::handshake::{ALLOCATION_CONTEXT, Session};
+use crate::ring::{Completion, Memory, Ring, Submit};
+use crate::server::Server;
+use crate::stream::Stream;
+use crate::wire::*;
 
 const RECEIVE_BYTES: usize = 256 << 10;
-/// Payloads longer than this are received where they stay, instead of being copied from the receive buffer.
+/// Longer payloads are received directly into their buffer, instead of being copied from the receive buffer.
 const COPY_BYTES_MAX: usize = 64 << 10;
-/// Memory kept for replies that do not carry much data.
+/// Longest reply buffer that is reused.
 const SPARE_BYTES_MAX: usize = 64 << 10;
-/// Runs of block status given in one reply.
+/// Most runs of block status in one reply.
 const STATUS_RUNS_MAX: usize = 8192;
 const TOKEN_RECEIVE: u64 = u64::MAX;
 const TOKEN_SEND: u64 = u64::MAX - 1;
 const TOKEN_EVENT: u64 = u64::MAX - 2;
 
 /// Serves until the client leaves or breaks the protocol, or the server stops.
-pub(super) fn run(server: &Arc<Server>, stream: &Stream, session: &Session) {
+pub(crate) fn run(server: &Arc<Server>, stream: &Stream, session: &Session) {
     let Ok(ring) = Ring::new() else { return };
     let flags = rustix::event::EventfdFlags::CLOEXEC;
     let Ok(event) = rustix::event::eventfd(0, flags) else { return };
@@ -68,7 +69,7 @@ pub(super) fn run(server: &Arc<Server>, stream: &Stream, session: &Session) {
     .turn_until_done();
 }
 
-/// Where wakers and pool threads leave word for the connection's thread.
+/// Messages from wakers and pool threads to the connection's thread.
 struct Inbox {
     event: OwnedFd,
     done: Mutex<Vec<(usize, Done)>>,
@@ -94,7 +95,7 @@ impl Wake for Inbox {
     }
 }
 
-/// What a pool thread did.
+/// Result of a job on the pool.
 struct Done {
     result: Result<Discarded>,
     buffer: Option<Buffer>,
@@ -104,9 +105,9 @@ struct Done {
 struct Slot {
     request: Request,
     ticket: Option<Ticket>,
-    /// Payload of a write, or room for a read, while neither ring nor pool has it.
+    /// Payload of a write, or space for a read, while neither ring nor pool owns it.
     buffer: Option<Buffer>,
-    /// Memory of the buffer, wherever it is, as counted for the connection.
+    /// Memory of the buffer as counted for the connection, whoever owns it now.
     held_bytes: u64,
     bytes_done: usize,
 }
@@ -130,17 +131,17 @@ struct Connection<'a> {
     slots: Vec<Option<Slot>>,
     free: Vec<usize>,
     active: usize,
-    /// Changes that wait for their ticket, oldest first.
+    /// Changes that wait for a ticket, oldest first.
     parked: VecDeque<usize>,
-    /// The receive buffer, while the ring does not have it.
+    /// The receive buffer, while the ring does not own it.
     input: Option<Vec<u8>>,
-    /// The part of it that was received and not yet parsed.
+    /// The part of `input` that is received and not yet parsed.
     unparsed: Range<usize>,
-    /// The write whose payload is being received, and how much of it is there.
+    /// The write whose payload is being received, and its bytes so far.
     filling: Option<(usize, usize)>,
     /// Replies to send.
     out: Vec<u8>,
-    /// Memory of replies that were sent, for the next ones.
+    /// Memory of sent replies, for the next ones.
     spare: Vec<u8>,
     sending: bool,
     sending_bytes: usize,
@@ -165,7 +166,7 @@ impl Connection<'_> {
             self.send();
             self.receive();
             if self.closing {
-                // Nothing more is read; what is under way still ends and is answered.
+                // Nothing more is read. Requests under way still end and are answered.
                 let _ = rustix::net::shutdown(self.stream.as_fd(), rustix::net::Shutdown::Read);
                 for number in std::mem::take(&mut self.parked) {
                     self.release(number);
@@ -182,7 +183,7 @@ impl Connection<'_> {
                 self.complete(completion);
             }
         }
-        // What the ring still has is the receive (ended by the shutdown) and the event (ended by this signal).
+        // The ring still has the receive, which the shutdown ends, and the event, which this signal ends.
         let _ = rustix::net::shutdown(self.stream.as_fd(), rustix::net::Shutdown::Both);
         self.inbox.signalled.store(false, Ordering::Release);
         self.inbox.signal();
@@ -190,13 +191,14 @@ impl Connection<'_> {
 
     // --- receiving ---
 
-    /// Nothing is under way, on the ring or elsewhere, but the wait for a signal that nobody has reason to give.
+    /// Returns true if nothing is under way but the wait for a signal.
     fn is_idle(&self) -> bool {
         self.active == 0 && !self.sending && !self.closing && self.input.is_some()
     }
 
-    /// Sends replies, or else waits for requests, without the ring, which takes longer to wake. Requests that had no room
-    /// beside those replies are parsed in between. False when the ring has to go on: the client does not take its replies.
+    /// Sends replies, or else waits for requests, without the ring, which takes longer to wake. The caller parses between two
+    /// calls, because requests may have had no room beside the replies. False if the client does not take its replies, so
+    /// that the ring has to go on.
     fn talk_at_once(&mut self) -> bool {
         if !self.out.is_empty() {
             let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
@@ -215,7 +217,7 @@ impl Connection<'_> {
         true
     }
 
-    /// The receive buffer, while the ring does not have it, and where to receive to.
+    /// Takes the receive buffer, unless the ring owns it. Returns it and the offset to receive at.
     fn take_input(&mut self) -> Option<(Vec<u8>, usize)> {
         let mut input = self.input.take()?;
         input.copy_within(self.unparsed.clone(), 0);
@@ -229,7 +231,7 @@ impl Connection<'_> {
         self.active < limits.requests_in_flight_max as usize && held < limits.backlog_bytes_max
     }
 
-    /// Keeps one receive under way, unless the client has to wait.
+    /// Submits a receive, unless one is under way or the client has to wait.
     fn receive(&mut self) {
         if self.closing {
             return;
@@ -275,7 +277,7 @@ impl Connection<'_> {
         }
     }
 
-    /// Starts every request that was received whole.
+    /// Starts every completely received request.
     fn parse(&mut self) {
         let Some(input) = self.input.take() else { return };
         let mut at = self.unparsed.start;
@@ -333,7 +335,7 @@ impl Connection<'_> {
         self.start(slot);
     }
 
-    /// Checks a request that is here whole, and starts it or answers it.
+    /// Checks a completely received request, and starts or answers it.
     fn start(&mut self, number: usize) {
         let Some(slot) = &self.slots[number] else { return };
         let (request, extent) = (slot.request, slot.extent());
@@ -384,7 +386,7 @@ impl Connection<'_> {
         Ok(())
     }
 
-    /// The ring may reach the device directly for this request.
+    /// Returns true if the ring may access the device directly for this request.
     fn on_ring(&self, extent: Extent) -> bool {
         self.device.ring_target().is_some_and(|target| {
             let alignment = u64::from(target.alignment_bytes);
@@ -392,8 +394,8 @@ impl Connection<'_> {
         })
     }
 
-    /// The write is a copy into the page cache: cheaper at once than on a ring, which most file systems' buffered writes
-    /// leave for a thread of the kernel.
+    /// Returns true if the write is a mere copy into the page cache. That is cheaper here than on a ring, because most file
+    /// systems pass buffered writes to a kernel thread.
     fn is_copy(&self, request: &Request) -> bool {
         request.length as usize <= COPY_BYTES_MAX
             && !request.has(CMD_FLAG_FUA)
@@ -419,12 +421,13 @@ impl Connection<'_> {
         self.transfer_on_pool(number);
     }
 
-    /// Not on the ring: of two flushes of one file that run at once, only one is told of a loss. The device keeps order.
+    /// Flushes by the device, not on the ring: of two concurrent flushes of a file only one reports a loss. The device runs
+    /// them in turn.
     fn start_flush(&mut self, number: usize) {
         self.on_pool(number, |device, _| device.flush().map(|()| Discarded::Ignored));
     }
 
-    /// Reads or writes all of a request.
+    /// Reads or writes all of a request on the pool.
     fn transfer_on_pool(&mut self, number: usize) {
         let Some(request) = self.slots[number].as_ref().map(|slot| slot.request) else { return };
         let durability =
@@ -440,7 +443,7 @@ impl Connection<'_> {
         });
     }
 
-    /// Takes a ticket where the volume has a tap, and changes the device.
+    /// Takes a ticket if the volume has a tap, and changes the device. A change without a ticket waits in `parked`.
     fn start_change(&mut self, number: usize) {
         let Some(slot) = self.slots[number].as_mut() else { return };
         let (request, extent) = (slot.request, slot.extent());
@@ -474,7 +477,7 @@ impl Connection<'_> {
         }
     }
 
-    /// Submits what is left of a read or write. A device poisoned meanwhile has no ring any more, and refuses itself.
+    /// Submits the rest of a read or write. A device poisoned meanwhile gives no descriptor; its methods then refuse.
     fn continue_on_ring(&mut self, number: usize) {
         let device = self.device.clone();
         let Some(target) = device.ring_target() else { return self.transfer_on_pool(number) };
@@ -491,7 +494,7 @@ impl Connection<'_> {
         self.ring.submit(number as u64, what, Memory::Buffer(buffer));
     }
 
-    /// Gives a request to the pool; its end comes through the inbox.
+    /// Runs a request on the pool. The result comes through the inbox.
     fn on_pool(
         &mut self,
         number: usize,
@@ -536,7 +539,7 @@ impl Connection<'_> {
     }
 
     fn read_inbox(&mut self) {
-        // Cleared before the inbox is emptied, so that what comes later signals again.
+        // Cleared before the inbox is emptied, so that a later message signals again.
         self.inbox.signalled.store(false, Ordering::Release);
         let fd = self.inbox.event.as_fd();
         self.ring.submit(TOKEN_EVENT, Submit::Event { fd }, Memory::Bytes(vec![0; 8]));
@@ -580,7 +583,7 @@ impl Connection<'_> {
         self.finish(number, result, buffer);
     }
 
-    /// The device is done: ends the ticket by what it did, and answers.
+    /// Ends the ticket by what the device did, and answers the request.
     fn finish(&mut self, number: usize, result: Result<Discarded>, buffer: Option<Buffer>) {
         let Some(slot) = self.slots[number].as_mut() else { return };
         let request = slot.request;
@@ -651,7 +654,7 @@ impl Connection<'_> {
         self.release(number);
     }
 
-    /// Runs of one context: length and flags.
+    /// Returns the runs of one context: lengths and flags.
     fn status_of(&self, context: u32, extent: Extent, runs_max: usize) -> Result<Vec<(u32, u32)>> {
         let mut runs: Vec<(u32, u32)> = Vec::new();
         let mut push = |length: u64, flags: u32| match runs.last_mut() {
@@ -661,7 +664,7 @@ impl Connection<'_> {
         };
         if context == ALLOCATION_CONTEXT {
             for run in self.device.allocation(extent)? {
-                // Holes read as zeroes: flags HOLE and ZERO.
+                // A hole reads as zeroes: flags HOLE and ZERO.
                 push(run.extent.length, if run.allocated { 0 } else { 3 });
             }
         } else {

@@ -1,26 +1,37 @@
-//! TLS of the NBD server: who is let in, who is not and what is told of it, and clients that break it (promises 11 and 12).
+//! TLS of the server: admission, refusals and their reports, and clients that break the protocol (promises 11 and 12).
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
-use rustls::pki_types::ServerName;
-use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
-
-use super::*;
-use crate::device::MemoryDevice;
-use crate::store::remote::{create_authority, enroll_client, let_expire};
-use crate::tls::client_config;
+use hrl::device::MemoryDevice;
+use hrl_nbd::{Export, NbdAddress, NbdLimits, NbdServer, NbdTls};
+use hrl_tls::rustls::pki_types::ServerName;
+use hrl_tls::rustls::{self, ClientConfig, ClientConnection, RootCertStore, StreamOwned};
+use hrl_tls::{client_config, create_authority, enroll_client, let_client_expire};
 
 const SIZE: u64 = 64 << 20;
 const OPTION: u64 = 0x4948_4156_454f_5054;
+const OPT_EXPORT_NAME: u32 = 1;
+const OPT_LIST: u32 = 3;
+const OPT_STARTTLS: u32 = 5;
+const OPT_GO: u32 = 7;
+const OPT_STRUCTURED_REPLY: u32 = 8;
+const REP_ACK: u32 = 1;
+const REP_ERR_UNSUP: u32 = 0x8000_0001;
+const REP_ERR_INVALID: u32 = 0x8000_0003;
+const REP_ERR_TLS_REQD: u32 = 0x8000_0005;
 
 struct Rig {
     directory: tempfile::TempDir,
     server: NbdServer,
-    told: Arc<Mutex<Vec<String>>>,
+    refusals: Arc<Mutex<Vec<String>>>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().expect("no test thread panicked")
 }
 
 fn authority(rig: &tempfile::TempDir, name: &str) -> PathBuf {
@@ -36,8 +47,8 @@ fn rig(verify: bool) -> Rig {
         let bundle = directory.path().join(client);
         enroll_client(&pki, client, &[volume.into()], &bundle).expect("enroll");
     }
-    let told = Arc::new(Mutex::new(Vec::new()));
-    let sink = told.clone();
+    let refusals = Arc::new(Mutex::new(Vec::new()));
+    let sink = refusals.clone();
     let tls = NbdTls::new(&pki)
         .verify(verify)
         .on_refused(Arc::new(move |line| lock(&sink).push(line.to_owned())));
@@ -46,7 +57,7 @@ fn rig(verify: bool) -> Rig {
     let address = NbdAddress::parse("tcp:127.0.0.1:0").expect("address");
     let server = NbdServer::start_tls(&address, exports, limits, tls).expect("serve");
     assert!(server.uri("disk").starts_with("nbds://127.0.0.1:"), "{}", server.uri("disk"));
-    Rig { directory, server, told }
+    Rig { directory, server, refusals }
 }
 
 impl Rig {
@@ -65,8 +76,8 @@ impl Rig {
         panic!("a connection hangs");
     }
 
-    fn told(&self) -> Vec<String> {
-        std::mem::take(&mut *lock(&self.told))
+    fn refusals(&self) -> Vec<String> {
+        std::mem::take(&mut *lock(&self.refusals))
     }
 }
 
@@ -75,7 +86,7 @@ fn option<S: Write>(stream: &mut S, option: u32, content: &[u8]) {
     bytes.extend_from_slice(&option.to_be_bytes());
     bytes.extend_from_slice(&(content.len() as u32).to_be_bytes());
     bytes.extend_from_slice(content);
-    // It may be closed already; the next read tells.
+    // It may be closed already; the next read reports that.
     let _ = stream.write_all(&bytes);
 }
 
@@ -109,11 +120,6 @@ fn starttls(server: &NbdServer) -> TcpStream {
     assert_eq!(reply(&mut stream).expect("reply"), REP_ACK);
     stream
 }
-
-use super::wire::{
-    OPT_EXPORT_NAME, OPT_GO, OPT_LIST, OPT_STARTTLS, OPT_STRUCTURED_REPLY, REP_ACK,
-    REP_ERR_INVALID, REP_ERR_TLS_REQD, REP_ERR_UNSUP,
-};
 
 type Tls = StreamOwned<ClientConnection, TcpStream>;
 
@@ -169,12 +175,12 @@ fn an_enrolled_client_is_served_in_tls() {
     let rig = rig(true);
     assert_served(&rig);
     rig.wait_gone();
-    assert_eq!(rig.told(), [""; 0]);
+    assert_eq!(rig.refusals(), [""; 0]);
 }
 
 /// A client may send its first option together with the end of its handshake, and then waits.
 #[test]
-fn words_that_come_with_the_end_of_the_handshake_are_heard() {
+fn an_option_that_comes_with_the_end_of_the_handshake_is_answered() {
     let rig = rig(true);
     let name = ServerName::try_from("localhost").expect("name");
     let mut tls = ClientConnection::new(rig.bundle("agent"), name).expect("client");
@@ -198,7 +204,7 @@ fn words_that_come_with_the_end_of_the_handshake_are_heard() {
 }
 
 #[test]
-fn nothing_is_given_before_tls() {
+fn nothing_is_served_before_tls() {
     let rig = rig(true);
     let mut plain = greet(&rig.server);
     for number in [OPT_LIST, OPT_STRUCTURED_REPLY, OPT_GO, 10, 77] {
@@ -222,7 +228,7 @@ fn nothing_is_given_before_tls() {
 }
 
 #[test]
-fn clients_without_the_right_certificate_are_refused_and_told_of() {
+fn clients_without_the_right_certificate_are_refused_and_reported() {
     let rig = rig(true);
     let directory = rig.directory.path();
     let foreign = authority(&rig.directory, "elsewhere");
@@ -236,7 +242,8 @@ fn clients_without_the_right_certificate_are_refused_and_told_of() {
             .expect("enroll");
     }
     std::fs::remove_file(directory.join("pki/clients/removed")).expect("shut out");
-    let_expire(&directory.join("pki"), "expired", &directory.join("expired")).expect("expire");
+    let_client_expire(&directory.join("pki"), "expired", &directory.join("expired"))
+        .expect("expire");
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let nobody = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
@@ -253,12 +260,12 @@ fn clients_without_the_right_certificate_are_refused_and_told_of() {
     for (config, reason) in cases {
         assert!(enter(&rig, config).is_err(), "{reason}: let in");
         rig.wait_gone();
-        let told = rig.told();
+        let refusals = rig.refusals();
         assert!(
-            told.len() == 1
-                && told[0].starts_with("NBD client 127.0.0.1:")
-                && told[0].contains(reason),
-            "{reason}: {told:?}"
+            refusals.len() == 1
+                && refusals[0].starts_with("NBD client 127.0.0.1:")
+                && refusals[0].contains(reason),
+            "{reason}: {refusals:?}"
         );
     }
     assert_eq!(rig.server.stats().connections_refused, 5);
@@ -275,7 +282,7 @@ fn roots_of(rig: &Rig) -> RootCertStore {
 }
 
 #[test]
-fn without_verification_whoever_speaks_tls_is_served() {
+fn without_verification_any_client_is_served_in_tls() {
     let rig = rig(false);
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let nobody = ClientConfig::builder_with_provider(provider)
@@ -316,7 +323,7 @@ fn broken_tls_ends_within_the_limit_and_hurts_nobody() {
     tls.sock.write_all(&[0x55; 4096]).expect("junk");
     assert!(matches!(tls.read(&mut [0]), Ok(0) | Err(_)), "it ends");
     rig.wait_gone();
-    assert_eq!(rig.told().len(), 5);
+    assert_eq!(rig.refusals().len(), 5);
     assert_served(&rig);
 }
 

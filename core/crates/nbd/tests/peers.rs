@@ -7,12 +7,12 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
-use hrl::capture::{Export, ExportContext, NbdAddress, NbdLimits, NbdServer};
 use hrl::device::{FileDevice, FileDeviceOptions};
 use hrl::journal::PointKind;
 use hrl::replica::{At, RestoreTarget, Vault};
 use hrl::store::DirStore;
 use hrl::{Extent, ExtentSet, Policy, Protection, ProtectionOptions, SystemClock};
+use hrl_nbd::{Export, ExportContext, NbdAddress, NbdLimits, NbdServer};
 
 const LIMIT: Duration = Duration::from_secs(120);
 

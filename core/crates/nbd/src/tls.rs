@@ -1,12 +1,12 @@
-//! TLS below the NBD protocol (`NBD_OPT_STARTTLS`): who is let in, and the pump between a TLS socket and a connection.
+//! TLS below the NBD protocol (`NBD_OPT_STARTTLS`): admission of clients, and the pump between a TLS socket and a connection.
 //!
-//! A server with [`NbdTls`] gives a client nothing before TLS: each other option is answered with `NBD_REP_ERR_TLS_REQD`. After
-//! the handshake a thread, the [`Pump`], decrypts into one end of a socket pair and encrypts what comes back, so that the
-//! connection above is the same with TLS and without.
+//! Before TLS, a server with [`NbdTls`] answers every other option with `NBD_REP_ERR_TLS_REQD`. After the handshake a thread,
+//! the [`Pump`], decrypts into one end of a socket pair and encrypts what comes back. The connection above is the same with
+//! TLS and without.
 //!
-//! A client that the rules refuse is disconnected, counted and told of by one line. What it sends is bounded: the TLS
-//! handshake has to end within the time of the whole handshake, and while one direction does not drain, nothing more is read
-//! for it. Everything that the pump holds is [`CHUNK_BYTES`] in each direction and what TLS makes of it.
+//! A refused client is disconnected, counted and reported in one line. The TLS handshake must end within the time of the
+//! whole handshake. While one direction does not drain, nothing more is read for it. The pump buffers [`CHUNK_BYTES`] in
+//! each direction, beside the buffers of TLS.
 
 use std::io::{ErrorKind as IoKind, IoSlice, Read, Write};
 use std::net::Shutdown;
@@ -17,25 +17,24 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use hrl::{Clock, Error, Result};
+use hrl_tls::rustls::{ServerConfig, ServerConnection};
+use hrl_tls::{find_client, fingerprint, server_config};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::{SendAncillaryBuffer, SendFlags, sendmsg};
-use rustls::{ServerConfig, ServerConnection};
 
-use super::Stream;
-use super::handshake::Socket;
-use crate::clock::Clock;
-use crate::error::{Error, Result};
-use crate::tls::{find_client, fingerprint, server_config};
+use crate::handshake::Socket;
+use crate::stream::Stream;
 
-/// Bytes that the pump moves at once.
+/// Most bytes that the pump moves at once.
 const CHUNK_BYTES: usize = 256 << 10;
-/// How long what is left to send may make no progress once the connection has ended.
+/// Longest time without progress in sending the rest, once the connection has ended.
 const CLOSE_LIMIT: Timespec = Timespec { tv_sec: 5, tv_nsec: 0 };
 
-/// Where a server tells of a client that it refused: one line for people.
+/// Callback that gets one line for people about each refused client.
 pub type RefusalSink = Arc<dyn Fn(&str) + Send + Sync>;
 
-/// TLS of an NBD server. The certificates are read when it starts, who is enrolled at each connection.
+/// TLS of an NBD server. Certificates are read when the server starts, enrolled clients at each connection.
 #[derive(Clone)]
 pub struct NbdTls {
     pki: PathBuf,
@@ -45,41 +44,41 @@ pub struct NbdTls {
 }
 
 impl NbdTls {
-    /// With the certificates of a directory: `server.pem`, `server.key`, and for the clients `authority.pem` and `clients/`
-    /// (feature `gateway`: `store::create_authority` and `store::enroll_client` make them).
+    /// Uses the certificates of a directory: `server.pem`, `server.key`, and for the clients `authority.pem` and `clients/`.
+    /// `create_authority` and `enroll_client` of the crate `hrl-tls` make them.
     pub fn new(pki: &Path) -> Self {
         Self { pki: pki.to_owned(), verify: true, volume: None, refused: Arc::new(|_| {}) }
     }
 
-    /// Whether clients must show a certificate that is enrolled for the volume. Default true; with false whoever reaches the
-    /// port is served, encrypted.
+    /// Sets whether clients must show a certificate that is enrolled for the volume. Default true. With false anybody who
+    /// reaches the port is served, encrypted.
     pub fn verify(mut self, yes: bool) -> Self {
         self.verify = yes;
         self
     }
 
-    /// The volume that clients must be enrolled for. Default: the name of the first export.
+    /// Sets the volume that clients must be enrolled for. Default: the name of the first export.
     pub fn volume(mut self, name: &str) -> Self {
         self.volume = Some(name.to_owned());
         self
     }
 
-    /// Is told of each client that is refused, on the thread of its connection. Default: nobody.
+    /// Sets the callback for refused clients. It runs on the thread of the connection. Default: none.
     pub fn on_refused(mut self, sink: RefusalSink) -> Self {
         self.refused = sink;
         self
     }
 
-    /// Reads the certificates. `InvalidInput` or `NotFound` for those that cannot be used.
-    pub(super) fn open(self, first_export: &str) -> Result<Gate> {
+    /// Reads the certificates. `InvalidInput` or `NotFound` if they cannot be used.
+    pub(crate) fn open(self, first_export: &str) -> Result<Gate> {
         let config = server_config(&self.pki, self.verify)?;
         let volume = self.volume.unwrap_or_else(|| first_export.to_owned());
         Ok(Gate { config, pki: self.pki, verify: self.verify, volume, refused: self.refused })
     }
 }
 
-/// Lets clients in.
-pub(super) struct Gate {
+/// Decides which clients are admitted.
+pub(crate) struct Gate {
     config: Arc<ServerConfig>,
     pki: PathBuf,
     verify: bool,
@@ -88,9 +87,9 @@ pub(super) struct Gate {
 }
 
 impl Gate {
-    /// The plain end of a connection whose client asked for TLS, and the pump behind it. `None` when it was refused, which
-    /// was told.
-    pub(super) fn admit(
+    /// Shakes hands with a client that asked for TLS. Returns the plain end of the connection and the pump's thread; `None`
+    /// if the client was refused, which is already reported.
+    pub(crate) fn admit(
         &self,
         mut stream: Stream,
         deadline: Duration,
@@ -138,7 +137,7 @@ impl Gate {
                 return Err("it left during the TLS handshake".to_owned());
             }
             if let Err(error) = tls.process_new_packets() {
-                // The alert that says why; it matters to nobody but the client.
+                // The alert with the reason; if it is lost, only the client misses it.
                 let _ = tls.write_tls(&mut NoSignal(stream.as_fd()));
                 return Err(error.to_string());
             }
@@ -149,7 +148,7 @@ impl Gate {
         Ok(tls)
     }
 
-    /// The authority's signature was checked in the handshake; here, that the client is enrolled for the volume.
+    /// Checks that the client is enrolled for the volume. The handshake has checked the authority's signature.
     fn check_enrolled(&self, tls: &ServerConnection) -> std::result::Result<(), String> {
         let certificate = tls.peer_certificates().and_then(|chain| chain.first());
         let Some(certificate) = certificate else {
@@ -165,23 +164,23 @@ impl Gate {
     }
 }
 
-/// Moves bytes between TLS and a socket pair until both have ended.
+/// Moves bytes between TLS and a socket pair until both end.
 struct Pump {
     tls: ServerConnection,
     wire: Stream,
     plain: UnixStream,
     /// Received and not decrypted yet.
-    sealed: Chunk,
+    encrypted: Chunk,
     /// Decrypted and not taken by the connection yet.
-    opened: Chunk,
-    /// Space for what the connection sends.
+    decrypted: Chunk,
+    /// Space for bytes from the connection.
     outgoing: Vec<u8>,
     wire_ended: bool,
     plain_ended: bool,
 }
 
 impl Pump {
-    /// The end that the connection speaks with, and the thread.
+    /// Starts the thread. Returns the end of the socket pair for the connection.
     fn start(tls: ServerConnection, wire: Stream) -> std::io::Result<(Stream, JoinHandle<()>)> {
         let (near, far) = UnixStream::pair()?;
         match &wire {
@@ -193,27 +192,27 @@ impl Pump {
             tls,
             wire,
             plain: far,
-            sealed: Chunk::new(),
-            opened: Chunk::new(),
+            encrypted: Chunk::new(),
+            decrypted: Chunk::new(),
             outgoing: vec![0; CHUNK_BYTES],
             wire_ended: false,
             plain_ended: false,
         };
-        // One chunk is written when all before it is sent: that is the limit.
+        // A chunk is encrypted only after all before it is sent, which bounds this buffer.
         pump.tls.set_buffer_limit(None);
         let thread = std::thread::Builder::new()
             .name("hrl-nbd-tls".into())
-            // An error ends both sides, by dropping them.
+            // After an error both sockets are dropped, which ends both sides.
             .spawn(move || drop(pump.run()))?;
         Ok((Stream::Unix(near), thread))
     }
 
     fn run(&mut self) -> std::io::Result<()> {
         loop {
-            let mut moved = self.open()?;
+            let mut moved = self.decrypt()?;
             moved |= self.deliver()?;
             moved |= self.send()?;
-            moved |= self.seal()?;
+            moved |= self.encrypt()?;
             if self.plain_ended && !self.tls.wants_write() {
                 return Ok(());
             }
@@ -223,58 +222,58 @@ impl Pump {
         }
     }
 
-    /// Receives and decrypts, when the connection has taken what came before.
-    fn open(&mut self) -> std::io::Result<bool> {
-        if !self.opened.is_empty() || self.wire_ended {
+    /// Receives and decrypts, if the connection has taken all earlier bytes.
+    fn decrypt(&mut self) -> std::io::Result<bool> {
+        if !self.decrypted.is_empty() || self.wire_ended {
             return Ok(false);
         }
-        // What TLS holds comes first: the client's first words may have come with the end of its handshake.
-        if self.opened.fill(&mut self.tls.reader())? {
-            return if self.opened.is_empty() { self.end_input() } else { Ok(true) };
+        // Bytes inside TLS come first: the client's first option may have come with the end of its handshake.
+        if self.decrypted.fill(&mut self.tls.reader())? {
+            return if self.decrypted.is_empty() { self.end_input() } else { Ok(true) };
         }
-        if self.sealed.is_empty() && !self.sealed.fill(&mut self.wire)? {
+        if self.encrypted.is_empty() && !self.encrypted.fill(&mut self.wire)? {
             return Ok(false);
         }
-        if self.sealed.is_empty() {
+        if self.encrypted.is_empty() {
             return self.end_input();
         }
-        let mut rest = self.sealed.rest();
+        let mut rest = self.encrypted.rest();
         let before = rest.len();
         self.tls.read_tls(&mut rest)?;
         let taken = before - rest.len();
-        self.sealed.take(taken);
+        self.encrypted.take(taken);
         self.tls.process_new_packets().map_err(std::io::Error::other)?;
         Ok(true)
     }
 
-    /// The client sends no more: the connection ends when it has answered what came.
+    /// Shuts the connection's input, because the client sends no more. It still answers what it received.
     fn end_input(&mut self) -> std::io::Result<bool> {
         self.wire_ended = true;
         self.plain.shutdown(Shutdown::Write)?;
         Ok(true)
     }
 
-    /// Gives the connection what was decrypted.
+    /// Passes decrypted bytes to the connection.
     fn deliver(&mut self) -> std::io::Result<bool> {
-        if self.opened.is_empty() || self.plain_ended {
+        if self.decrypted.is_empty() || self.plain_ended {
             return Ok(false);
         }
-        match would_block(NoSignal(self.plain.as_fd()).write(self.opened.rest())) {
-            // The connection hears no more; what it said last is still to be sent.
+        match would_block(NoSignal(self.plain.as_fd()).write(self.decrypted.rest())) {
+            // The connection reads no more; its last replies still have to be sent.
             Err(error) if error.kind() == IoKind::BrokenPipe => {
-                self.opened = Chunk::new();
+                self.decrypted = Chunk::new();
                 self.wire_ended = true;
                 Ok(true)
             }
             sent => {
                 let sent = sent?;
-                self.opened.take(sent.unwrap_or(0));
+                self.decrypted.take(sent.unwrap_or(0));
                 Ok(sent.is_some())
             }
         }
     }
 
-    /// Sends what was encrypted.
+    /// Sends encrypted bytes.
     fn send(&mut self) -> std::io::Result<bool> {
         if !self.tls.wants_write() {
             return Ok(false);
@@ -283,8 +282,8 @@ impl Pump {
         Ok(sent.is_some())
     }
 
-    /// Encrypts what the connection sends, when all before it is sent.
-    fn seal(&mut self) -> std::io::Result<bool> {
+    /// Encrypts bytes from the connection, if all earlier ones are sent.
+    fn encrypt(&mut self) -> std::io::Result<bool> {
         if self.tls.wants_write() || self.plain_ended {
             return Ok(false);
         }
@@ -302,15 +301,15 @@ impl Pump {
         }
     }
 
-    /// Waits until one of the sockets can go on; false when the end takes too long.
+    /// Waits until a socket is ready. False if the end takes too long.
     fn wait(&self) -> std::io::Result<bool> {
         let mut wire = PollFlags::empty();
-        wire.set(PollFlags::IN, self.opened.is_empty() && !self.wire_ended);
+        wire.set(PollFlags::IN, self.decrypted.is_empty() && !self.wire_ended);
         wire.set(PollFlags::OUT, self.tls.wants_write());
         let mut plain = PollFlags::empty();
-        plain.set(PollFlags::OUT, !self.opened.is_empty() && !self.plain_ended);
+        plain.set(PollFlags::OUT, !self.decrypted.is_empty() && !self.plain_ended);
         plain.set(PollFlags::IN, !self.tls.wants_write() && !self.plain_ended);
-        // A socket of which nothing is wanted would wake by its end alone, again and again.
+        // A socket without wanted events would wake the poll at its end, again and again.
         let mut sockets: Vec<PollFd<'_>> = [(self.wire.as_fd(), wire), (self.plain.as_fd(), plain)]
             .into_iter()
             .filter(|(_, wanted)| !wanted.is_empty())
@@ -325,7 +324,7 @@ impl Pump {
     }
 }
 
-/// Bytes on their way.
+/// Bytes under way in one direction.
 struct Chunk {
     bytes: Vec<u8>,
     from: usize,
@@ -349,7 +348,7 @@ impl Chunk {
         self.from += count;
     }
 
-    /// Reads into an empty chunk, which stays empty at the end of the source; false when nothing is there now.
+    /// Reads into an empty chunk. False if nothing is there now; at the end of the input the chunk stays empty.
     fn fill(&mut self, source: &mut impl Read) -> std::io::Result<bool> {
         let count = would_block(source.read(&mut self.bytes))?;
         (self.from, self.to) = (0, count.unwrap_or(0));
@@ -357,7 +356,7 @@ impl Chunk {
     }
 }
 
-/// A socket that is written to without a signal when the peer is gone: the process may be anybody's.
+/// Writes to a socket without a signal if the peer is gone: signals belong to the embedding process.
 struct NoSignal<'a>(BorrowedFd<'a>);
 
 impl Write for NoSignal<'_> {
@@ -375,7 +374,7 @@ impl Write for NoSignal<'_> {
     }
 }
 
-/// `None` when the socket cannot go on now.
+/// Returns `None` if the socket is not ready.
 fn would_block(result: std::io::Result<usize>) -> std::io::Result<Option<usize>> {
     match result {
         Ok(count) => Ok(Some(count)),

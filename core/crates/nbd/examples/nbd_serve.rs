@@ -9,11 +9,12 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use hrl::capture::{Export, NbdAddress, NbdLimits, NbdServer, Volume};
+use hrl::capture::Volume;
 use hrl::device::{BlockDevice, FileDevice, FileDeviceOptions, MemoryDevice};
 use hrl::replica::Vault;
 use hrl::store::DirStore;
 use hrl::{ProtectionOptions, Result, SystemClock};
+use hrl_nbd::{Export, NbdAddress, NbdLimits, NbdServer};
 
 fn main() -> Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();

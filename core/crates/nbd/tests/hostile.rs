@@ -9,8 +9,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hrl::ErrorKind;
-use hrl::capture::{Export, NbdAddress, NbdLimits, NbdServer, Volume};
+use hrl::capture::Volume;
 use hrl::device::{FileDevice, FileDeviceOptions, MemoryDevice};
+use hrl_nbd::{Export, NbdAddress, NbdLimits, NbdServer};
 
 const SIZE: u64 = 4 << 20;
 const OPTION: u64 = 0x4948_4156_454f_5054;

@@ -1,14 +1,15 @@
-//! The first half of a connection: options, until the client has chosen an export.
+//! The first half of a connection: options, until the client chooses an export.
 //!
-//! Everything has a limit: the time of the whole handshake, the length of an option, the number of options. A client
-//! that passes one is disconnected.
+//! The time of the whole handshake, the length of an option and the number of options are limited. A client that exceeds
+//! a limit is disconnected.
 
 use std::io::{Read, Write};
 use std::time::Duration;
 
-use super::wire::*;
-use super::{Export, NbdLimits};
-use crate::clock::Clock;
+use hrl::Clock;
+
+use crate::wire::*;
+use crate::{Export, NbdLimits};
 
 /// Longest content of an option.
 const OPTION_BYTES_MAX: u32 = 16 << 10;
@@ -16,57 +17,57 @@ const OPTION_BYTES_MAX: u32 = 16 << 10;
 const OPTIONS_MAX: u32 = 256;
 /// First number given to a context of an export; `base:allocation` is 1.
 const FIRST_CONTEXT: u32 = 2;
-pub(super) const ALLOCATION_CONTEXT: u32 = 1;
+pub(crate) const ALLOCATION_CONTEXT: u32 = 1;
 
-/// A socket whose reads can be given a time limit.
-pub(super) trait Socket: Read + Write {
+/// A socket whose reads and writes can have a time limit.
+pub(crate) trait Socket: Read + Write {
     fn limit(&self, wait: Option<Duration>) -> std::io::Result<()>;
 }
 
-/// What the client chose.
+/// The client's choices.
 #[derive(Clone, Debug)]
-pub(super) struct Session {
+pub(crate) struct Session {
     pub export: usize,
     pub structured: bool,
     /// Numbers of the contexts that block status reports.
     pub contexts: Vec<u32>,
 }
 
-/// What stands between a client and the exports.
+/// Whether a client reaches the exports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[cfg_attr(not(feature = "tls"), allow(dead_code, reason = "what TLS alone brings about"))]
-pub(super) enum Security {
-    /// Nothing; TLS is not offered.
+#[cfg_attr(not(feature = "tls"), allow(dead_code, reason = "used with TLS only"))]
+pub(crate) enum Security {
+    /// It does; TLS is not offered.
     Plain,
-    /// Nothing is given before TLS.
+    /// It does not before TLS.
     TlsRequired,
-    /// TLS is spoken.
+    /// It does, over TLS.
     Secured,
 }
 
-/// What was agreed on before the options.
+/// What was agreed before the options.
 #[derive(Clone, Copy, Debug)]
-#[cfg_attr(not(feature = "tls"), allow(dead_code, reason = "what TLS alone brings about"))]
-pub(super) struct Greeting {
-    /// When the whole handshake must be over.
+#[cfg_attr(not(feature = "tls"), allow(dead_code, reason = "used with TLS only"))]
+pub(crate) struct Greeting {
+    /// Time of the clock at which the whole handshake must be over.
     pub deadline: Duration,
     no_zeroes: bool,
 }
 
-/// How options end.
+/// How a handshake ended.
 #[derive(Debug)]
-#[cfg_attr(not(feature = "tls"), allow(dead_code, reason = "what TLS alone brings about"))]
-pub(super) enum Outcome {
+#[cfg_attr(not(feature = "tls"), allow(dead_code, reason = "used with TLS only"))]
+pub(crate) enum Outcome {
     /// The client chose an export.
     Chosen(Session),
-    /// The client waits for TLS; options begin anew in it.
+    /// The client waits for TLS, in which options begin anew.
     StartTls(Greeting),
     /// The client left, or broke the protocol.
     Left,
 }
 
-/// Speaks with a new client until it chose an export, or wants TLS. `Secured` cannot be where a client begins.
-pub(super) fn run<S: Socket>(
+/// Negotiates with a new client until it chooses an export or asks for TLS. `security` is not `Secured` yet.
+pub(crate) fn run<S: Socket>(
     socket: &mut S,
     exports: &[Export],
     limits: &NbdLimits,
@@ -82,9 +83,9 @@ pub(super) fn run<S: Socket>(
     Ok(outcome)
 }
 
-/// Goes on in TLS. What was agreed on before it does not count, as the protocol demands.
+/// Continues over TLS. Options from before TLS are forgotten, as the protocol demands.
 #[cfg(feature = "tls")]
-pub(super) fn resume<S: Socket>(
+pub(crate) fn resume<S: Socket>(
     socket: &mut S,
     exports: &[Export],
     limits: &NbdLimits,
@@ -139,7 +140,7 @@ impl<S: Socket> Peer<'_, S> {
                 OPT_STARTTLS if self.security != Security::Plain => {
                     self.reply(option, REP_ERR_INVALID, &[])?;
                 }
-                // It has no way to be refused but by the end of the connection.
+                // The protocol can refuse this option only by ending the connection.
                 OPT_EXPORT_NAME if self.security == Security::TlsRequired => {
                     return Ok(Outcome::Left);
                 }
@@ -188,7 +189,7 @@ impl<S: Socket> Peer<'_, S> {
         Ok(Outcome::Left)
     }
 
-    /// The next option and its content; `None` when it is none, or too long.
+    /// Reads the next option and its content. `None` if it is malformed or too long.
     fn option(&mut self) -> std::io::Result<Option<(u32, Vec<u8>)>> {
         if u64::from_be_bytes(self.read()?) != OPTION_MAGIC {
             return Ok(None);
@@ -237,7 +238,7 @@ impl<S: Socket> Peer<'_, S> {
         self.socket.write_all(&bytes)
     }
 
-    /// The export of this name; the empty name is the first.
+    /// Returns the index of the export with this name. The empty name is the first export.
     fn find(&self, name: &[u8]) -> Option<usize> {
         if let Some(at) = self.exports.iter().position(|export| export.name.as_bytes() == name) {
             return Some(at);
@@ -264,7 +265,7 @@ impl<S: Socket> Peer<'_, S> {
         self.socket.write_all(&bytes)
     }
 
-    /// Answers INFO or GO; the export when it exists.
+    /// Answers INFO or GO. Returns the export if it exists.
     fn info(&mut self, option: u32, content: &[u8]) -> std::io::Result<Option<usize>> {
         let parsed = text(content).and_then(|(name, rest)| {
             let (count, rest) = rest.split_first_chunk::<2>()?;
@@ -300,7 +301,7 @@ impl<S: Socket> Peer<'_, S> {
         Ok(Some(at))
     }
 
-    /// Answers a query for contexts; the export and the contexts that fit.
+    /// Answers a query for contexts. Returns the export and the contexts that match.
     fn contexts(
         &mut self,
         option: u32,
@@ -354,7 +355,7 @@ impl<S: Socket> Peer<'_, S> {
     }
 }
 
-/// A text with its length before it, and what comes after.
+/// Splits off a text that has its length before it.
 fn text(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
     let (length, rest) = bytes.split_first_chunk::<4>()?;
     rest.split_at_checked(u32::from_be_bytes(*length) as usize)

@@ -1,8 +1,7 @@
 //! The io_uring of one connection, and the only unsafe code of the server.
 //!
-//! The kernel reads and writes memory whose address it was given until it has posted the completion. [`Ring`] therefore
-//! *owns* that memory: a buffer is moved in with the request and moved out with its completion, and a ring that is
-//! dropped first waits for everything that is under way.
+//! The kernel accesses the memory of a request until it has posted the completion. [`Ring`] therefore *owns* that memory. A
+//! buffer moves in with the request and out with its completion, and dropping a ring waits for all requests under way.
 
 #![allow(unsafe_code, reason = "submission of requests with raw addresses")]
 
@@ -10,31 +9,31 @@ use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 
 use io_uring::{IoUring, opcode, types};
 
-use crate::device::Buffer;
-use crate::error::{Error, ErrorKind, Result};
+use hrl::device::Buffer;
+use hrl::{Error, ErrorKind, Result};
 
 const ENTRIES: u32 = 256;
-/// Everything or an error, and no signal when the peer is gone.
+/// `MSG_WAITALL | MSG_NOSIGNAL`: sends everything or fails, without a signal if the peer is gone.
 const SEND_FLAGS: i32 = 0x4000 | 0x100;
-/// The write is durable when it completes (`RWF_DSYNC`).
+/// `RWF_DSYNC`: the write is durable when it completes.
 const WRITE_DURABLE: i32 = 2;
 
-/// Memory that a request under way may touch.
-pub(super) enum Memory {
+/// Memory that a request under way may access.
+pub(crate) enum Memory {
     Buffer(Buffer),
     Bytes(Vec<u8>),
 }
 
 /// A completed request.
-pub(super) struct Completion {
+pub(crate) struct Completion {
     pub token: u64,
     /// Bytes done, or the operating system's error.
     pub result: std::io::Result<usize>,
     pub memory: Memory,
 }
 
-/// What to do.
-pub(super) enum Submit<'a> {
+/// A request.
+pub(crate) enum Submit<'a> {
     /// Receive into the memory from `from` on.
     Receive { fd: BorrowedFd<'a>, from: usize },
     /// Send all of the memory.
@@ -53,20 +52,20 @@ struct Pending {
 }
 
 /// A ring and the memory of its requests.
-pub(super) struct Ring {
+pub(crate) struct Ring {
     ring: IoUring,
     pending: Vec<Option<Pending>>,
     free: Vec<usize>,
     under_way: usize,
 }
 
-/// `Unsupported` where the system has no io_uring (old kernels, some containers).
-pub(super) fn check_available() -> Result<()> {
+/// Checks that the system has io_uring. `Unsupported` otherwise, as on old kernels and in some containers.
+pub(crate) fn check_available() -> Result<()> {
     Ring::new().map(drop)
 }
 
 impl Ring {
-    pub(super) fn new() -> Result<Self> {
+    pub(crate) fn new() -> Result<Self> {
         let ring = IoUring::builder()
             .setup_single_issuer()
             .setup_defer_taskrun()
@@ -80,8 +79,8 @@ impl Ring {
         Ok(Self { ring, pending: Vec::new(), free: Vec::new(), under_way: 0 })
     }
 
-    /// Hands a request to the kernel with the next [`Ring::wait`]. The memory comes back with its completion.
-    pub(super) fn submit(&mut self, token: u64, what: Submit<'_>, mut memory: Memory) {
+    /// Queues a request for the next [`Ring::wait`]. The memory comes back with the completion.
+    pub(crate) fn submit(&mut self, token: u64, what: Submit<'_>, mut memory: Memory) {
         let slot = self.free.pop().unwrap_or_else(|| {
             self.pending.push(None);
             self.pending.len() - 1
@@ -130,7 +129,7 @@ impl Ring {
             if unsafe { self.ring.submission().push(&entry) }.is_ok() {
                 break;
             }
-            // The queue is full: give it to the kernel. A failure here would repeat in `wait`, which reports it.
+            // The queue is full, so it goes to the kernel now. A failure would repeat in `wait`, which reports it.
             if self.ring.submit().is_err() {
                 std::thread::yield_now();
             }
@@ -138,8 +137,8 @@ impl Ring {
         self.under_way += 1;
     }
 
-    /// Submits, waits for at least one completion, and hands out those that there are.
-    pub(super) fn wait(&mut self, completions: &mut Vec<Completion>) -> std::io::Result<()> {
+    /// Submits, waits for at least one completion, and appends all there are to `completions`.
+    pub(crate) fn wait(&mut self, completions: &mut Vec<Completion>) -> std::io::Result<()> {
         loop {
             match self.ring.submit_and_wait(1) {
                 Ok(_) => break,

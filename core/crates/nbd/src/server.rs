@@ -1,0 +1,306 @@
+//! The listening server: accepts connections, counts them, and ends them all when it stops.
+
+use std::collections::HashMap;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use hrl::{Clock, Error, ErrorKind, Result, SystemClock};
+
+use crate::handshake::{Outcome, Security};
+use crate::pool::Pool;
+use crate::stream::{Listener, Stream};
+#[cfg(feature = "tls")]
+use crate::tls::{Gate, NbdTls};
+use crate::{Export, NbdAddress, connection, handshake, ring};
+
+/// Pause after a failed accept, for example because no descriptor was free.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// Limits that bound what the clients of a server can take.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NbdLimits {
+    /// Connections at once; any further one is closed immediately. Default 128.
+    pub connections_max: u32,
+    /// Requests of a connection at once; more wait in the socket. Default 128.
+    pub requests_in_flight_max: u32,
+    /// Bytes of a read or write; a longer one is refused with `EINVAL`, and a longer write ends the connection,
+    /// because its data cannot be skipped within bounds. Default 32 MiB.
+    pub request_bytes_max: u32,
+    /// Time for the whole handshake, in seconds. Default 10.
+    pub handshake_seconds_max: u32,
+    /// Bytes of requests and replies held for a connection; beyond it nothing more is read from it. Default 64 MiB.
+    pub backlog_bytes_max: u64,
+}
+
+impl Default for NbdLimits {
+    fn default() -> Self {
+        Self {
+            connections_max: 128,
+            requests_in_flight_max: 128,
+            request_bytes_max: 32 << 20,
+            handshake_seconds_max: 10,
+            backlog_bytes_max: 64 << 20,
+        }
+    }
+}
+
+/// Counters of a server.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct NbdStats {
+    /// Connections open now.
+    pub connections: u64,
+    /// Connections refused at the limit or by TLS.
+    pub connections_refused: u64,
+    /// Requests answered.
+    pub requests: u64,
+    /// Requests answered with an error.
+    pub errors: u64,
+    /// Bytes of data sent.
+    pub bytes_read: u64,
+    /// Bytes of data received.
+    pub bytes_written: u64,
+}
+
+/// Counters that connections share.
+#[derive(Debug, Default)]
+pub(crate) struct Counters {
+    connections: AtomicU64,
+    connections_refused: AtomicU64,
+    pub(crate) requests: AtomicU64,
+    pub(crate) errors: AtomicU64,
+    pub(crate) bytes_read: AtomicU64,
+    pub(crate) bytes_written: AtomicU64,
+}
+
+/// State that the connections of a server share.
+pub(crate) struct Server {
+    pub(crate) exports: Vec<Export>,
+    pub(crate) limits: NbdLimits,
+    pub(crate) counters: Counters,
+    clock: Arc<dyn Clock>,
+    pub(crate) pool: Pool,
+    stopping: AtomicBool,
+    sockets: Mutex<HashMap<u64, OwnedFd>>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+    security: Security,
+    #[cfg(feature = "tls")]
+    gate: Option<Gate>,
+}
+
+impl Server {
+    fn new(exports: Vec<Export>, limits: NbdLimits) -> Self {
+        Self {
+            exports,
+            limits,
+            counters: Counters::default(),
+            clock: SystemClock::shared(),
+            pool: Pool::start(),
+            stopping: AtomicBool::new(false),
+            sockets: Mutex::default(),
+            threads: Mutex::default(),
+            security: Security::Plain,
+            #[cfg(feature = "tls")]
+            gate: None,
+        }
+    }
+}
+
+/// A listening server. Dropping it stops it.
+pub struct NbdServer {
+    server: Arc<Server>,
+    address: NbdAddress,
+    listener: Arc<Listener>,
+    accepting: Option<JoinHandle<()>>,
+}
+
+impl NbdServer {
+    /// Starts a server that listens at `address`.
+    ///
+    /// The socket of a dead server at a UNIX path is replaced. The permissions of that path's directory decide who may
+    /// connect; a TCP port is open to anybody who reaches it.
+    ///
+    /// `InvalidInput` without an export, `Fenced` if another server has the address, `Unsupported` without io_uring.
+    pub fn start(address: &NbdAddress, exports: Vec<Export>, limits: NbdLimits) -> Result<Self> {
+        check_exports(&exports)?;
+        Self::run(address, Server::new(exports, limits))
+    }
+
+    /// Starts a server that serves nothing without TLS. Feature `tls`.
+    ///
+    /// `InvalidInput` or `NotFound` for certificates that cannot be used; otherwise as [`NbdServer::start`].
+    #[cfg(feature = "tls")]
+    pub fn start_tls(
+        address: &NbdAddress,
+        exports: Vec<Export>,
+        limits: NbdLimits,
+        tls: NbdTls,
+    ) -> Result<Self> {
+        check_exports(&exports)?;
+        let gate = Some(tls.open(&exports[0].name)?);
+        let security = Security::TlsRequired;
+        Self::run(address, Server { security, gate, ..Server::new(exports, limits) })
+    }
+
+    fn run(address: &NbdAddress, server: Server) -> Result<Self> {
+        ring::check_available()?;
+        let (listener, address) = Listener::bind(address)?;
+        let listener = Arc::new(listener);
+        let server = Arc::new(server);
+        let accepting = {
+            let (server, listener) = (server.clone(), listener.clone());
+            std::thread::Builder::new()
+                .name("hrl-nbd".into())
+                .spawn(move || accept(&server, &listener))
+                .map_err(|error| Error::io("start", "NBD server", error))?
+        };
+        Ok(Self { server, address, listener, accepting: Some(accepting) })
+    }
+
+    /// Returns the address, with the real port if 0 was asked for.
+    pub fn address(&self) -> &NbdAddress {
+        &self.address
+    }
+
+    /// Returns the URI by which clients reach an export.
+    pub fn uri(&self, export: &str) -> String {
+        let uri = self.address.uri(export);
+        match self.server.security {
+            Security::Plain => uri,
+            _ => uri.replacen("nbd", "nbds", 1),
+        }
+    }
+
+    /// Returns the counters.
+    pub fn stats(&self) -> NbdStats {
+        let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let counters = &self.server.counters;
+        NbdStats {
+            connections: get(&counters.connections),
+            connections_refused: get(&counters.connections_refused),
+            requests: get(&counters.requests),
+            errors: get(&counters.errors),
+            bytes_read: get(&counters.bytes_read),
+            bytes_written: get(&counters.bytes_written),
+        }
+    }
+
+    /// Stops listening, waits for requests in flight, and closes the connections.
+    pub fn stop(self) {
+        drop(self);
+    }
+}
+
+impl Drop for NbdServer {
+    fn drop(&mut self) {
+        self.server.stopping.store(true, Ordering::SeqCst);
+        // A failure means that the socket is closed already.
+        let _ = rustix::net::shutdown(self.listener.fd(), rustix::net::Shutdown::Both);
+        if let Some(accepting) = self.accepting.take() {
+            let _ = accepting.join();
+        }
+        for socket in lock(&self.server.sockets).values() {
+            let _ = rustix::net::shutdown(socket, rustix::net::Shutdown::Both);
+        }
+        for thread in std::mem::take(&mut *lock(&self.server.threads)) {
+            let _ = thread.join();
+        }
+        if let NbdAddress::Unix(path) = &self.address {
+            let _ = std::fs::remove_file(path);
+        }
+    }
+}
+
+fn check_exports(exports: &[Export]) -> Result<()> {
+    if exports.is_empty() {
+        return Err(Error::new(ErrorKind::InvalidInput, "serve", "NBD")
+            .expected("at least one export")
+            .found("none"));
+    }
+    Ok(())
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Accepts connections until the server stops.
+fn accept(server: &Arc<Server>, listener: &Listener) {
+    for number in 0.. {
+        let stream = listener.accept();
+        if server.stopping.load(Ordering::SeqCst) {
+            return;
+        }
+        let Ok(stream) = stream else {
+            std::thread::sleep(ACCEPT_PAUSE);
+            continue;
+        };
+        let open = server.counters.connections.load(Ordering::Relaxed);
+        if open >= u64::from(server.limits.connections_max) {
+            server.counters.connections_refused.fetch_add(1, Ordering::Relaxed);
+            continue;
+        }
+        let Ok(copy) = stream.as_fd().try_clone_to_owned() else { continue };
+        server.counters.connections.fetch_add(1, Ordering::Relaxed);
+        lock(&server.sockets).insert(number, copy);
+        let thread = {
+            let server = server.clone();
+            std::thread::Builder::new().name("hrl-nbd-conn".into()).spawn(move || {
+                let _open = OpenConnection { server: &server, number };
+                serve(&server, stream);
+            })
+        };
+        match thread {
+            Ok(thread) => {
+                let mut threads = lock(&server.threads);
+                threads.retain(|thread| !thread.is_finished());
+                threads.push(thread);
+            }
+            Err(_) => drop(OpenConnection { server, number }),
+        }
+    }
+}
+
+/// Removes a connection from the counters and the list of sockets when it is dropped.
+struct OpenConnection<'a> {
+    server: &'a Server,
+    number: u64,
+}
+
+impl Drop for OpenConnection<'_> {
+    fn drop(&mut self) {
+        lock(&self.server.sockets).remove(&self.number);
+        self.server.counters.connections.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Serves one connection from greeting to end. Its errors concern its client only.
+fn serve(server: &Arc<Server>, mut stream: Stream) {
+    let Server { exports, limits, clock, .. } = &**server;
+    match handshake::run(&mut stream, exports, limits, &**clock, server.security) {
+        Ok(Outcome::Chosen(session)) => connection::run(server, &stream, &session),
+        #[cfg(feature = "tls")]
+        Ok(Outcome::StartTls(greeting)) => serve_in_tls(server, stream, greeting),
+        _ => {}
+    }
+}
+
+#[cfg(feature = "tls")]
+fn serve_in_tls(server: &Arc<Server>, stream: Stream, greeting: handshake::Greeting) {
+    let Server { exports, limits, clock, .. } = &**server;
+    let admitted =
+        server.gate.as_ref().and_then(|gate| gate.admit(stream, greeting.deadline, &**clock));
+    let Some((mut plain, pump)) = admitted else {
+        server.counters.connections_refused.fetch_add(1, Ordering::Relaxed);
+        return;
+    };
+    let outcome = handshake::resume(&mut plain, exports, limits, &**clock, greeting);
+    if let Ok(Outcome::Chosen(session)) = outcome {
+        connection::run(server, &plain, &session);
+    }
+    drop(plain);
+    // A panic of the pump would end this connection only.
+    let _ = pump.join();
+}
