@@ -6,6 +6,7 @@
 pub mod capture;
 mod clock;
 pub mod device;
+mod duration;
 mod error;
 mod event;
 mod extent;
@@ -29,6 +30,7 @@ mod tls;
 mod units;
 
 pub use clock::{Clock, ManualClock, SystemClock};
+pub use duration::{TimeUnit, duration_text, parse_duration};
 pub use error::{Error, ErrorKind, Result};
 pub use event::{Cause, Event, EventKind, EventSink, Mode, no_events};
 pub use extent::{Extent, ExtentSet};

@@ -12,6 +12,7 @@ pub use bandwidth::Bandwidth;
 pub use retention::{RetentionPolicy, Thinning};
 pub(crate) use throttle::Throttle;
 
+use crate::duration::{TimeUnit, duration_text, parse_duration};
 use crate::error::{Error, ErrorKind, Result};
 
 /// What happens when capture cannot keep up.
@@ -142,26 +143,28 @@ impl Policy {
         "region_bytes",
         "marked_regions_max",
         "segment_bytes_max",
-        "segment_interval_ms",
+        "segment_interval",
         "frame_bytes",
         "compression",
         "compression_cpu_percent_max",
         "spool_bytes_max",
-        "crash_point_interval_ms",
-        "app_point_interval_ms",
+        "crash_point_interval",
+        "app_point_interval",
         "quiesce",
-        "quiesce_limit_ms",
-        "rpo_threshold_ms",
+        "quiesce_limit",
+        "rpo_threshold",
         "puts_in_flight_max",
-        "catalog_interval_ms",
-        "failover_poll_interval_ms",
-        "retry_interval_max_ms",
+        "catalog_interval",
+        "failover_poll_interval",
+        "retry_interval_max",
         "bandwidth",
         "retention",
-        "retention_interval_ms",
+        "retention_interval",
     ];
 
-    /// Sets one field from text, as policy files and other languages do. Times are whole milliseconds;
+    /// Sets one field from text, as policy files and other languages do. A time is text that [`parse_duration`] reads, such
+    /// as `60s`; with `_ms` after the name, `crash_point_interval_ms`, a bare number counts milliseconds.
+    ///
     /// `when_full` is `degrade` or `block`; `content` is `data` or `extents-only`; `compression` is `none` or `zstd:LEVEL`;
     /// `quiesce` is a specification on each line;
     /// `bandwidth` is the text of a [`Bandwidth`]; `retention` is `none` or the text of a [`RetentionPolicy`].
@@ -171,7 +174,17 @@ impl Policy {
             Error::new(ErrorKind::InvalidInput, "set policy", name).expected(expected).found(value)
         };
         let number = || value.parse::<u64>().map_err(|_| bad("a whole number"));
-        let millis = || number().map(Duration::from_millis);
+        let (time_name, bare) = match name.strip_suffix("_ms") {
+            Some(time_name) => (time_name, Some(TimeUnit::Milliseconds)),
+            None => (name, None),
+        };
+        if let Some(time) = self.time_mut(time_name) {
+            *time = parse_duration(value, bare).map_err(|_| match bare {
+                None => bad("a time such as 250ms, 60s, 15m or 1d"),
+                Some(_) => bad("milliseconds, or a time such as 250ms, 60s, 15m or 1d"),
+            })?;
+            return Ok(());
+        }
         match name {
             "memory_budget_bytes" => self.memory_budget_bytes = number()?,
             "when_full" => {
@@ -191,7 +204,6 @@ impl Policy {
             "region_bytes" => self.region_bytes = number()?,
             "marked_regions_max" => self.marked_regions_max = number()?,
             "segment_bytes_max" => self.segment_bytes_max = number()?,
-            "segment_interval_ms" => self.segment_interval = millis()?,
             "frame_bytes" => self.frame_bytes = number()?,
             "compression" => {
                 self.compression = match value.split_once(':') {
@@ -207,8 +219,6 @@ impl Policy {
                     value.parse().map_err(|_| bad("a whole number"))?;
             }
             "spool_bytes_max" => self.spool_bytes_max = number()?,
-            "crash_point_interval_ms" => self.crash_point_interval = millis()?,
-            "app_point_interval_ms" => self.app_point_interval = millis()?,
             "quiesce" => {
                 let lines = value.lines().map(str::trim).filter(|line| !line.is_empty());
                 let lines: Vec<String> = lines.map(str::to_owned).collect();
@@ -217,14 +227,9 @@ impl Policy {
                 }
                 self.quiesce = lines;
             }
-            "quiesce_limit_ms" => self.quiesce_limit = millis()?,
-            "rpo_threshold_ms" => self.rpo_threshold = millis()?,
             "puts_in_flight_max" => {
                 self.puts_in_flight_max = value.parse().map_err(|_| bad("a whole number"))?;
             }
-            "catalog_interval_ms" => self.catalog_interval = millis()?,
-            "failover_poll_interval_ms" => self.failover_poll_interval = millis()?,
-            "retry_interval_max_ms" => self.retry_interval_max = millis()?,
             "bandwidth" => {
                 self.bandwidth = value.parse().map_err(|error: Error| {
                     bad("a schedule such as 8M; mon-fri 08:00-18:00 2M").source(error)
@@ -237,7 +242,6 @@ impl Policy {
                 })?;
                 self.retention = Some(parsed);
             }
-            "retention_interval_ms" => self.retention_interval = millis()?,
             _ => {
                 return Err(Error::new(ErrorKind::InvalidInput, "set policy", name)
                     .expected(format_args!("one of {}", Self::NAMES.join(", ")))
@@ -245,6 +249,22 @@ impl Policy {
             }
         }
         Ok(())
+    }
+
+    /// Finds a field that is a time, by its name.
+    fn time_mut(&mut self, name: &str) -> Option<&mut Duration> {
+        Some(match name {
+            "segment_interval" => &mut self.segment_interval,
+            "crash_point_interval" => &mut self.crash_point_interval,
+            "app_point_interval" => &mut self.app_point_interval,
+            "quiesce_limit" => &mut self.quiesce_limit,
+            "rpo_threshold" => &mut self.rpo_threshold,
+            "catalog_interval" => &mut self.catalog_interval,
+            "failover_poll_interval" => &mut self.failover_poll_interval,
+            "retry_interval_max" => &mut self.retry_interval_max,
+            "retention_interval" => &mut self.retention_interval,
+            _ => return None,
+        })
     }
 
     /// `InvalidInput` names the first field that is out of its range.
@@ -257,7 +277,15 @@ impl Policy {
                 .expected(format_args!("{low} to {high}"))
                 .found(value))
         };
-        let millis = |d: Duration| u64::try_from(d.as_millis()).unwrap_or(u64::MAX);
+        let check_time = |name: &str, value: Duration, low_ms: u64, high_ms: u64| {
+            let (low, high) = (Duration::from_millis(low_ms), Duration::from_millis(high_ms));
+            if (low..=high).contains(&value) {
+                return Ok(());
+            }
+            Err(Error::new(ErrorKind::InvalidInput, "use policy", name)
+                .expected(format_args!("{} to {}", duration_text(low), duration_text(high)))
+                .found(duration_text(value)))
+        };
         check("memory_budget_bytes", self.memory_budget_bytes, 1 << 20, 1 << 40)?;
         check("region_bytes", self.region_bytes, 64 << 10, 64 << 20)?;
         if !self.region_bytes.is_power_of_two() {
@@ -267,7 +295,7 @@ impl Policy {
         }
         check("marked_regions_max", self.marked_regions_max, 1, 1 << 30)?;
         check("segment_bytes_max", self.segment_bytes_max, 64 << 10, 4 << 30)?;
-        check("segment_interval_ms", millis(self.segment_interval), 1, 86_400_000)?;
+        check_time("segment_interval", self.segment_interval, 1, 86_400_000)?;
         check("frame_bytes", self.frame_bytes, 4 << 10, 8 << 20)?;
         if let Compression::Zstd(level) = self.compression {
             check("compression", u64::try_from(level).unwrap_or(0), 1, 19)?;
@@ -275,12 +303,12 @@ impl Policy {
         let percent = u64::from(self.compression_cpu_percent_max);
         check("compression_cpu_percent_max", percent, 1, 100)?;
         check("spool_bytes_max", self.spool_bytes_max, 1 << 20, 1 << 60)?;
-        check("quiesce_limit_ms", millis(self.quiesce_limit), 1, 600_000)?;
+        check_time("quiesce_limit", self.quiesce_limit, 1, 600_000)?;
         check("puts_in_flight_max", u64::from(self.puts_in_flight_max), 1, 64)?;
-        check("catalog_interval_ms", millis(self.catalog_interval), 0, 3_600_000)?;
-        check("failover_poll_interval_ms", millis(self.failover_poll_interval), 0, 3_600_000)?;
-        check("retry_interval_max_ms", millis(self.retry_interval_max), 1, 86_400_000)?;
-        check("retention_interval_ms", millis(self.retention_interval), 1, 7 * 86_400_000)?;
+        check_time("catalog_interval", self.catalog_interval, 0, 3_600_000)?;
+        check_time("failover_poll_interval", self.failover_poll_interval, 0, 3_600_000)?;
+        check_time("retry_interval_max", self.retry_interval_max, 1, 86_400_000)?;
+        check_time("retention_interval", self.retention_interval, 1, 7 * 86_400_000)?;
         self.retention.as_ref().map_or(Ok(()), RetentionPolicy::validate)
     }
 }
@@ -297,7 +325,9 @@ mod tests {
             let value = match name {
                 "when_full" => "block",
                 "quiesce" => "postgresql:\nfs:/mnt",
-                "quiesce_limit_ms" => "5000",
+                "segment_interval" | "quiesce_limit" | "retry_interval_max" => "5s",
+                "catalog_interval" | "failover_poll_interval" | "retention_interval" => "0.5h",
+                "crash_point_interval" | "app_point_interval" | "rpo_threshold" => "1d",
                 "content" => "extents-only",
                 "compression" => "zstd:3",
                 "retention" => "1h all; 7d daily",
@@ -311,8 +341,29 @@ mod tests {
             assert_eq!(policy, before, "what is refused changes nothing");
         }
         policy.validate().expect("all in range");
+        policy.set("catalog_interval", "2h").expect("a time");
+        let error = policy.validate().expect_err("too long").to_string();
+        assert!(error.contains("catalog_interval: expected 0s to 1h, found 2h"), "{error}");
+        policy.set("catalog_interval", "0").expect("zero needs no unit");
         policy.region_bytes = 3 << 20;
         assert_eq!(policy.validate().expect_err("not a power").object(), "region_bytes");
-        assert!(policy.set("speed", "1").is_err());
+        assert!(policy.set("speed", "1").is_err() && policy.set("region_bytes_ms", "1").is_err());
+    }
+
+    #[test]
+    fn times_are_text_with_a_unit_and_names_with_ms_take_milliseconds() {
+        let mut policy = Policy::default();
+        for (name, value) in [
+            ("crash_point_interval", "90s"),
+            ("crash_point_interval", "1.5m"),
+            ("crash_point_interval_ms", "90000"),
+            ("crash_point_interval_ms", "90s"),
+        ] {
+            policy.crash_point_interval = Duration::ZERO;
+            policy.set(name, value).expect(name);
+            assert_eq!(policy.crash_point_interval, Duration::from_secs(90), "{name} = {value}");
+        }
+        let error = policy.set("crash_point_interval", "90000").expect_err("no unit").to_string();
+        assert!(error.contains("a time such as 250ms, 60s") && error.contains("90000"), "{error}");
     }
 }

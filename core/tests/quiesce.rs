@@ -207,7 +207,7 @@ fn a_policy_that_needs_applications_needs_their_provider() {
         ProtectionOptions::new("disk", disk, vault, state).policy(policy).open().map(drop)
     };
     let error = open(interval).expect_err("nobody to quiesce");
-    assert_eq!(error.object(), "app_point_interval_ms");
+    assert_eq!(error.object(), "app_point_interval");
     let named = Policy { quiesce: vec!["fs:/srv".to_owned()], ..Policy::default() };
     let error = open(named).expect_err("no provider");
     assert_eq!((error.kind(), error.object()), (ErrorKind::InvalidInput, "quiesce"));

@@ -1,11 +1,12 @@
-//! Text that people write: policies, states, times, addresses, identities (promise 11).
+//! Text that people write: policies, states, times and their lengths, addresses, identities (promise 11).
 //!
 //! Each line is parsed as everything. A refused setting changes nothing and names its field; what is printed parses to
 //! what it was.
 #![no_main]
 
 use hrl::replica::At;
-use hrl::{ErrorKind, PointId, Policy, Timestamp};
+use hrl::replica::At;
+use hrl::{ErrorKind, PointId, Policy, TimeUnit, Timestamp, duration_text, parse_duration};
 use hrl_nbd::NbdAddress;
 use libfuzzer_sys::fuzz_target;
 
@@ -24,6 +25,9 @@ fuzz_target!(|input: &[u8]| {
         if let Ok(at) = At::parse(line) {
             let _ = at.to_string();
         }
+        if let Ok(time) = parse_duration(line, Some(TimeUnit::Seconds)) {
+            assert_eq!(parse_duration(&duration_text(time), None).ok(), Some(time));
+        }
         if let Ok(address) = NbdAddress::parse(line) {
             let _ = address.uri(name);
         }
@@ -38,7 +42,8 @@ fn set(policy: &mut Policy, name: &str, value: &str) {
     let before = policy.clone();
     match policy.set(name, value) {
         Ok(()) => {
-            assert!(Policy::NAMES.contains(&name));
+            let field = name.strip_suffix("_ms").unwrap_or(name);
+            assert!(Policy::NAMES.contains(&field));
             let once = policy.clone();
             policy.set(name, value).expect("it was taken before");
             assert_eq!(*policy, once);

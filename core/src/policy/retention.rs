@@ -5,13 +5,14 @@
 //! ```
 //! Steps are an age and an interval: up to the age, one state of each interval is kept (`all`: every sequence). Ages
 //! grow from step to step; the last one is the whole window. `bytes` bounds what the vault holds of the volume, `grace`
-//! is how long replaced objects stay for readers that hold an older catalog. Units: `s m h d w` and `K M G T` (powers of
-//! 1024).
+//! is how long replaced objects stay for readers that hold an older catalog. Times are as
+//! [`parse_duration`](crate::parse_duration) reads them, sizes end with `K M G T` (powers of 1024).
 
 use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
+use crate::duration::{duration_text, parse_duration};
 use crate::error::{Error, ErrorKind, Result};
 
 /// Most thinning steps of a policy.
@@ -24,8 +25,6 @@ const HOUR: Duration = Duration::from_secs(3600);
 const DAY: Duration = Duration::from_secs(86_400);
 const WEEK: Duration = Duration::from_secs(7 * 86_400);
 const INTERVALS: [(&str, Duration); 3] = [("hourly", HOUR), ("daily", DAY), ("weekly", WEEK)];
-const TIME_UNITS: [(char, u64); 5] =
-    [('w', 7 * 86_400), ('d', 86_400), ('h', 3600), ('m', 60), ('s', 1)];
 const SIZE_UNITS: [(char, u64); 4] =
     [('T', 1 << 40), ('G', 1 << 30), ('M', 1 << 20), ('K', 1 << 10)];
 
@@ -93,19 +92,19 @@ impl RetentionPolicy {
         for step in &self.thinning {
             if step.age <= age || step.interval <= interval {
                 return bad(
-                    format!("steps whose ages and intervals grow, after {}", time_text(age)),
-                    format!("{} every {}", time_text(step.age), time_text(step.interval)),
+                    format!("steps whose ages and intervals grow, after {}", duration_text(age)),
+                    format!("{} every {}", duration_text(step.age), duration_text(step.interval)),
                 );
             }
             (age, interval) = (step.age, step.interval);
         }
         if self.window() > DURATION_MAX || interval > DURATION_MAX || self.grace > DURATION_MAX {
-            return bad("times of at most ten years".into(), time_text(self.window()));
+            return bad("times of at most ten years".into(), duration_text(self.window()));
         }
         if self.grace < GRACE_MIN {
             return bad(
-                format!("a grace of at least {}", time_text(GRACE_MIN)),
-                time_text(self.grace),
+                format!("a grace of at least {}", duration_text(GRACE_MIN)),
+                duration_text(self.grace),
             );
         }
         if self.bytes_max == Some(0) {
@@ -170,12 +169,12 @@ impl FromStr for RetentionPolicy {
 
 impl fmt::Display for RetentionPolicy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} all", time_text(self.full))?;
+        write!(f, "{} all", duration_text(self.full))?;
         for step in &self.thinning {
-            let age = time_text(step.age);
+            let age = duration_text(step.age);
             match INTERVALS.iter().find(|(_, interval)| *interval == step.interval) {
                 Some((name, _)) => write!(f, "; {age} {name}")?,
-                None => write!(f, "; {age} every {}", time_text(step.interval))?,
+                None => write!(f, "; {age} every {}", duration_text(step.interval))?,
             }
         }
         if let Some(bytes) = self.bytes_max {
@@ -185,24 +184,12 @@ impl fmt::Display for RetentionPolicy {
                 None => write!(f, "; bytes {bytes}")?,
             }
         }
-        write!(f, "; grace {}", time_text(self.grace))
+        write!(f, "; grace {}", duration_text(self.grace))
     }
 }
 
-/// Whole units; a policy is told in seconds at the finest.
-fn time_text(time: Duration) -> String {
-    let seconds = time.as_secs();
-    let unit = TIME_UNITS.iter().skip(1).find(|(_, unit)| seconds.is_multiple_of(*unit));
-    let (name, unit) = unit.filter(|_| seconds > 0).unwrap_or(&('s', 1));
-    format!("{}{name}", seconds / unit)
-}
-
 fn parse_time(text: &str) -> Option<Duration> {
-    let unit = text.chars().last()?;
-    let (_, seconds) = TIME_UNITS.iter().find(|(name, _)| *name == unit)?;
-    let count: u64 = parse_digits(&text[..text.len() - 1])?;
-    let time = Duration::from_secs(count.checked_mul(*seconds)?);
-    (time <= DURATION_MAX).then_some(time)
+    parse_duration(text, None).ok().filter(|time| *time <= DURATION_MAX)
 }
 
 fn parse_size(text: &str) -> Option<u64> {

@@ -30,7 +30,7 @@ pub(crate) fn check(given: Option<&Arc<dyn Quiesce>>, policy: &Policy) -> Result
             .found(policy.quiesce.join(", ")));
     }
     if !policy.app_point_interval.is_zero() {
-        return Err(Error::new(ErrorKind::InvalidInput, "use policy", "app_point_interval_ms")
+        return Err(Error::new(ErrorKind::InvalidInput, "use policy", "app_point_interval")
             .expected("applications to quiesce")
             .found("none"));
     }
