@@ -78,8 +78,8 @@ test-c: packages  ## The C and C++ tests and examples alone: plain, AddressSanit
 	ffi/tests/run
 
 test-long: packages servers install  ## Long sweeps
-	cargo test --release -p hrl --features cloud,gateway,plan -- --ignored --nocapture --test-threads=1
-	cargo test --release -p hrl-quiesce -- --ignored --nocapture --test-threads=1
+	cargo test --release -p hrl --features cloud,gateway -- --ignored --nocapture --test-threads=1
+	cargo test --release -p hrl-plan -p hrl-planner -p hrl-quiesce -- --ignored --nocapture --test-threads=1
 	cargo test --release -p hrl-ffi --features tls
 	$(MAKE) concurrency SCHEDULES=20000
 	$(MAKE) fuzz
@@ -149,7 +149,7 @@ man: $(STAMP)  ## Manual page of the command, hrl.1
 	$(VENV)/bin/python -m hrl.cli.manual > hrl.1
 
 doc:  ## API documentation
-	RUSTDOCFLAGS="-D warnings" cargo doc --no-deps -p hrl --features cloud,plan -p hrl-quiesce
+	RUSTDOCFLAGS="-D warnings" cargo doc --no-deps -p hrl --features hrl/cloud -p hrl-plan -p hrl-planner -p hrl-quiesce
 
 clean:  ## Remove what was built
 	cargo clean

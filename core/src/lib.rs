@@ -13,13 +13,12 @@ mod extent;
 pub mod failover;
 pub mod journal;
 #[cfg(feature = "plan")]
-mod json;
 mod parallel;
-pub mod planner;
 mod point;
 mod policy;
 mod protect;
 pub mod replica;
+pub mod rules;
 mod ship;
 pub mod store;
 mod sync;

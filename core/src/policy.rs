@@ -10,7 +10,7 @@ use std::time::Duration;
 
 pub use bandwidth::Bandwidth;
 pub use retention::{RetentionPolicy, Thinning};
-pub(crate) use throttle::Throttle;
+pub use throttle::Throttle;
 
 use crate::duration::{TimeUnit, duration_text, parse_duration};
 use crate::error::{Error, ErrorKind, Result};

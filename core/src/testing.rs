@@ -5,7 +5,6 @@
 
 pub use crate::failover::reprint_follow;
 #[cfg(feature = "plan")]
-pub use crate::json::reprint_json;
 #[cfg(feature = "tls")]
 pub use crate::point::{GroupStage, SaidInRound, reprint_group_message, take_group_frame};
 pub use crate::protect::{reprint_failover, reprint_state};

@@ -20,6 +20,7 @@ mod handle;
 mod journal;
 mod keys;
 mod nbd;
+#[cfg(feature = "plan")]
 mod plan;
 mod points;
 mod protection;

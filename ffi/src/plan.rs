@@ -4,8 +4,8 @@ use std::ffi::{CStr, CString, c_char, c_void};
 use std::os::unix::ffi::OsStrExt;
 use std::time::Duration;
 
-use engine::failover::plan::{
-    self, Member, Plan, PlanHost, RunMode, RunOptions, RunReport, StartRequest, Started,
+use hrl_plan::{
+    self as plan, Member, Plan, PlanHost, RunMode, RunOptions, RunReport, StartRequest, Started,
     StepReport, StopFlag,
 };
 use engine::{Error, ErrorKind, PointId, Result, Sequence, Timestamp};

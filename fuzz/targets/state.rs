@@ -1,4 +1,4 @@
-//! Small texts and records that nothing else reads (promise 11): what a state directory says, JSON, lines of a watchdog,
+//! Small texts and records that nothing else reads (promise 11): what a state directory says, lengths of time, lines of a watchdog,
 //! answers of Redis, keys and wrapped keys, lists of applications, retention and bandwidth.
 //!
 //! What is understood is written again, and that is understood as the same. A wrapped key opens as it was wrapped or not at
@@ -8,8 +8,11 @@
 #![no_main]
 
 use hrl::journal::{VolumeKey, WrappingKey};
-use hrl::testing::{reprint_failover, reprint_follow, reprint_json, reprint_state};
-use hrl::{Bandwidth, ErrorKind, ManualClock, RetentionPolicy, Timestamp, VolumeId};
+use hrl::testing::{reprint_failover, reprint_follow, reprint_state};
+use hrl::{
+    Bandwidth, ErrorKind, ManualClock, RetentionPolicy, Timestamp, VolumeId, duration_text,
+    parse_duration,
+};
 use hrl_quiesce::Applications;
 use hrl_quiesce::testing::{read_redis_answer, reprint_watchdog_line};
 use libfuzzer_sys::fuzz_target;
@@ -21,7 +24,7 @@ fuzz_target!(|input: &[u8]| {
         0 => again(text(), reprint_state),
         1 => again(text(), reprint_failover),
         2 => again(text(), reprint_follow),
-        3 => again(text(), reprint_json),
+        3 => again(text(), |text| parse_duration(text, None).ok().map(duration_text)),
         4 => watchdog_line(bytes),
         5 => redis(bytes),
         6 => key(bytes),

@@ -11,6 +11,7 @@ ended epoch where a replica is opened.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import timedelta
 from os import PathLike
 from pathlib import Path
 from types import TracebackType
@@ -63,6 +64,7 @@ __all__ = [
     "enroll_client",
     "generate_key",
     "inspect_hyperv",
+    "parse_duration",
     "plan_capacity",
     "plan_report",
     "plan_runs",
@@ -1261,6 +1263,15 @@ def enroll_client(pki: _Path, client: str, *, volumes: Sequence[str], bundle: _P
 
 def run_watchdog() -> int:
     """Runs the watchdog in this process, which a protection started for it; gives the exit code."""
+
+def parse_duration(text: str, *, bare: str | None = None) -> timedelta:
+    """Reads a length of time such as `500ms`, `60s`, `5m`, `2h`, `1d` or `1w`.
+
+    A bare number counts `bare`, the name of a unit, and is refused without it; zero needs no unit.
+
+    >>> hrl.parse_duration("1.5h")
+    datetime.timedelta(seconds=5400)
+    """
 
 def generate_key() -> str:
     """64 hexadecimal digits for a key file."""

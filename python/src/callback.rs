@@ -8,7 +8,7 @@
 use std::ops::Range;
 
 use hrl::device::{BlockDevice, Discarded, Durability, Unmap};
-use hrl::failover::plan::{Member, PlanHost, StartRequest, Started};
+use hrl_plan::{Member, PlanHost, StartRequest, Started};
 use hrl::store::{ObjectInfo, PutOutcome, Store, check_name};
 use hrl::{Error, ErrorKind, Extent, PointId, Quiesce, QuiesceRequest, Sequence, Timestamp};
 use pyo3::exceptions::{PyKeyError, PyTypeError, PyValueError};

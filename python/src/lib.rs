@@ -11,6 +11,7 @@
 mod buffer;
 mod callback;
 mod device;
+mod duration;
 mod errors;
 mod failover;
 mod gateway;
@@ -41,6 +42,8 @@ mod _hrl {
     use crate::gateway::{Gateway, create_authority, enroll_client};
     #[pymodule_export]
     use crate::group::{GroupCoordinator, GroupMark, GroupMember, GroupPoint};
+    #[pymodule_export]
+    use crate::duration::parse_duration;
     #[pymodule_export]
     use crate::journal::{Record, RecordIterator, Segment, convert, generate_key, inspect_hyperv};
     #[pymodule_export]

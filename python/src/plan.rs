@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use hrl::failover::plan::{self, Member, RunMode, RunOptions, StartRequest, StepReport, StopFlag};
+use hrl_plan::{self as plan, Member, RunMode, RunOptions, StartRequest, StepReport, StopFlag};
 use hrl::{Error, ErrorKind, Timestamp};
 use pyo3::prelude::*;
 

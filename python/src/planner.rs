@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use hrl::planner::{
+use hrl_planner::{
     Churn, ChurnBucket, ChurnOptions, DayPlan, Plan, PlanOptions, PlanSample, Requests, VolumePlan,
 };
 use hrl::{Policy, Timestamp};
@@ -134,7 +134,7 @@ pub(crate) fn plan_capacity<'py>(
         for (name, value) in policy.iter().flatten() {
             options.policy.set(name, value)?;
         }
-        hrl::planner::plan_capacity(&replicas, &options, &tell)
+        hrl_planner::plan_capacity(&replicas, &options, &tell)
     })?;
     plan_dict(py, &plan)
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use hrl::SystemClock;
 use hrl::journal::{KeyRing, WrappingKey};
-use hrl::planner::Churn;
+use hrl_planner::Churn;
 use hrl::replica::{At, CompactOptions, RestoreTarget, ShredOptions, ViewOptions};
 use hrl::store::{DirStore, Store, create_url, open_url};
 use pyo3::exceptions::PyTypeError;

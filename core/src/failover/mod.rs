@@ -6,7 +6,7 @@
 //! by what differs alone, and [`Follower::fail_back`] takes the volume home by a planned failover in the other direction.
 //! Test failovers are recorded by [`begin_test`] and [`end_test`].
 //!
-//! With the feature `plan` the module `plan` orders the failovers of many volumes, with actions, boots and approvals between.
+//! The crate `hrl-plan` orders the failovers of many volumes, with actions, boots and approvals between.
 //!
 //! Every step is recorded in the catalog before it acts, or is the record itself, and can be repeated after a crash. The
 //! state directory of the new site says what is under way there, so `start` after a crash goes on where it was.
@@ -17,8 +17,6 @@ mod follow;
 mod keep;
 mod options;
 mod over;
-#[cfg(feature = "plan")]
-pub mod plan;
 mod start;
 #[cfg(any(test, feature = "testing"))]
 mod stepped;

@@ -71,9 +71,9 @@ impl WrappingKey {
         KeyId(hash[..16].try_into().expect("16 bytes"))
     }
 
-    /// Derives a key for `context`, a constant unique to the use.
-    #[cfg(feature = "plan")]
-    pub(crate) fn derive(&self, context: &'static str) -> [u8; 32] {
+    /// Derives another key for one purpose. `context` names it, is unique to it, and never changes: a sentence with a date.
+    /// The derived key says nothing about this one.
+    pub fn derive(&self, context: &'static str) -> [u8; 32] {
         blake3::derive_key(context, &self.0)
     }
 

@@ -15,8 +15,8 @@ const CREDIT_SECONDS: f64 = 1.0;
 /// Longest time until the schedule is looked at again.
 const LOOK_AGAIN: Duration = Duration::from_millis(200);
 
-/// The bucket of one volume. May be used from several threads.
-pub(crate) struct Throttle {
+/// Holds the sender of one volume to a bandwidth. Threads may share it.
+pub struct Throttle {
     bandwidth: Bandwidth,
     clock: Arc<dyn Clock>,
     state: Mutex<Debt>,
@@ -29,18 +29,19 @@ struct Debt {
 }
 
 impl Throttle {
-    pub(crate) fn new(bandwidth: Bandwidth, clock: Arc<dyn Clock>) -> Self {
+    /// Starts without debt or credit.
+    pub fn new(bandwidth: Bandwidth, clock: Arc<dyn Clock>) -> Self {
         let state = Mutex::new(Debt { bytes: 0.0, as_of: clock.elapsed() });
         Self { bandwidth, clock, state }
     }
 
-    /// Bytes a second that the schedule allows now; `None` is no limit.
-    pub(crate) fn limit(&self) -> Option<u64> {
+    /// Returns the bytes a second that the schedule allows now; `None` is no limit.
+    pub fn limit(&self) -> Option<u64> {
         self.bandwidth.at(self.clock.now())
     }
 
-    /// Takes the right to send `bytes` now, or tells how long to wait before asking again.
-    pub(crate) fn take(&self, bytes: u64) -> Result<(), Duration> {
+    /// Takes the right to send `bytes` now. An error is the time to wait before asking again.
+    pub fn take(&self, bytes: u64) -> Result<(), Duration> {
         let mut debt = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let now = self.clock.elapsed();
         let passed = now.saturating_sub(std::mem::replace(&mut debt.as_of, now)).as_secs_f64();

@@ -192,13 +192,13 @@ impl Vault {
         &self.objects
     }
 
-    #[cfg(feature = "plan")]
-    pub(crate) fn clock(&self) -> &Arc<dyn Clock> {
+    /// Returns the clock of the vault.
+    pub fn clock(&self) -> &Arc<dyn Clock> {
         &self.clock
     }
 
-    #[cfg(feature = "plan")]
-    pub(crate) fn wrapping_key(&self) -> Option<&WrappingKey> {
+    /// Returns the key-encryption key that the vault was opened with.
+    pub fn wrapping_key(&self) -> Option<&WrappingKey> {
         self.wrapping_key.as_ref()
     }
 
@@ -646,8 +646,9 @@ impl Replica {
         i64::try_from(since.as_nanos()).ok().map(Timestamp)
     }
 
-    /// Goes through the catalog in write order, and opens the segments that are `wanted`, those of a store many at once.
-    pub(crate) fn each_segment(
+    /// Calls `work` for every segment of the catalog in write order, and opens those that `wanted` chooses. The segments
+    /// of a remote store are opened many at once. The first error ends it and is returned.
+    pub fn each_segment(
         &self,
         wanted: &mut dyn FnMut(&SegmentSummary) -> bool,
         work: &mut dyn FnMut(&SegmentSummary, Option<Segment>) -> Result<()>,
@@ -673,9 +674,8 @@ impl Replica {
         Ok(segment)
     }
 
-    /// When a state was: the time of the last record up to `sequence`. `None` before the first.
-    #[cfg(feature = "plan")]
-    pub(crate) fn time_of(&self, sequence: Sequence) -> Result<Option<Timestamp>> {
+    /// Returns the time of the last record up to `sequence`; `None` before the first.
+    pub fn time_of(&self, sequence: Sequence) -> Result<Option<Timestamp>> {
         let entries = self.catalog.segments();
         let end = entries.partition_point(|entry| entry.summary.first_sequence <= sequence);
         let Some(entry) = entries[..end].last() else { return Ok(None) };

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hrl::device::{BlockDevice, Durability, MemoryDevice};
-use hrl::failover::plan::{
+use hrl_plan::{
     Member, Plan, PlanHost, RunMode, RunOptions, StartRequest, Started, run,
 };
 use hrl::journal::{VolumeKey, WrappingKey};
@@ -269,7 +269,6 @@ fn texts() {
          source={id}\nhost=beta\nsince=9\n"
     );
     let follow = "hrl follow 1\nepoch=2\nat=17\neverywhere=\n0 4096\n8192 512\nend\n";
-    let json = "{\"return\": [1, -2.5e3, null, true, \"a\\u00e9\\n\"], \"id\": {}}";
     let clock = SystemClock::shared();
     let wrapping = WrappingKey::from_bytes([5; 32]);
     let wrapped = wrapping.wrap(&VolumeKey::from_bytes([3; 32]), VolumeId([1; 16]), &*clock);
@@ -279,7 +278,7 @@ fn texts() {
         ("state", state.as_bytes()),
         ("failover", failover.as_bytes()),
         ("follow", follow.as_bytes()),
-        ("json", json.as_bytes()),
+        ("duration", b"1.5 min"),
         ("watchdog", b"failed unavailable\\nit is\\\\gone"),
         ("redis", b"*2\r\n$10\r\nappendonly\r\n*1\r\n:5\r\n"),
         ("key", b" 00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff\n"),

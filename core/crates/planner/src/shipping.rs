@@ -1,0 +1,292 @@
+//! The model of shipping: a trace goes through rotation, spool, throttle, link and catalog as in `protect` and `ship`.
+//!
+//! The rules are those of the code, and its limits and throttle are the code itself: a segment is sealed at its age, its
+//! size or a point; up to `BATCH_SEGMENTS_MAX` of those in the spool go in chunks of `puts_in_flight_max`, each waits for its turn
+//! at the throttle; when a batch is put and the interval of the catalog is over, one append names what was put, and then
+//! it leaves the spool.
+//!
+//! What is modelled more simply than it is: the link carries one put after the other at its full speed, in the order in
+//! which they begin; each request takes the same latency; sealing takes no time. A segment that is cut or joined
+//! compresses as well as before. The spool has no limit: what it would have needed is told instead.
+
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+use std::time::Duration;
+
+use super::prediction::PlanOptions;
+use super::trace::Atom;
+use hrl::rules::{BATCH_SEGMENTS_MAX, BATCH_TIME, Throttle, UNNAMED_SEGMENTS_MAX};
+use hrl::{Clock, ManualClock, Policy, Timestamp};
+
+/// How long after its time a segment is still the one that its policy made: the journal looks at the clock this often.
+const SLACK_NS: i64 = 250_000_000;
+
+/// Shippers are idle for this long before the trace begins.
+const IDLE_NS: i64 = 10_000_000_000;
+
+/// A segment as the planned policy makes it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Planned {
+    /// Times of its first and last record, and when it is sealed, in nanoseconds since 1970.
+    pub first: i64,
+    pub last: i64,
+    pub sealed: i64,
+    pub records: u64,
+    pub data_bytes: u64,
+    pub stored_bytes: u64,
+    pub ends_with_point: bool,
+    /// When it goes over the link.
+    pub sent: (i64, i64),
+    /// When the catalog names it.
+    pub shipped: i64,
+}
+
+/// What shipping did.
+#[derive(Default)]
+pub(super) struct Shipped {
+    pub segments: Vec<Planned>,
+    /// Appends to the catalog.
+    pub appends: u64,
+}
+
+/// Cuts and joins what the source sealed as `policy` would.
+pub(super) fn rotate(atoms: &[Atom], policy: &Policy) -> Vec<Planned> {
+    let interval = nanos(policy.segment_interval).max(1);
+    let size_max = policy.segment_bytes_max;
+    let mut planned: Vec<Planned> = Vec::with_capacity(atoms.len());
+    let mut open: Option<Planned> = None;
+    for atom in atoms.iter().flat_map(|atom| pieces(atom, interval, size_max)) {
+        if let Some(current) = open.take_if(|open| {
+            atom.first >= open.sealed
+                || open.stored_bytes.saturating_add(atom.stored_bytes) > size_max
+        }) {
+            // What does not fit any more seals it.
+            let sealed = current.sealed.min(atom.first.max(current.last));
+            planned.push(Planned { sealed, ..current });
+        }
+        let mut joined = match open.take() {
+            None => Planned {
+                first: atom.first,
+                last: atom.last,
+                // With the record after which it is old enough, or by the clock.
+                sealed: atom.first.saturating_add(interval),
+                records: 0,
+                data_bytes: 0,
+                stored_bytes: 0,
+                ends_with_point: false,
+                sent: (0, 0),
+                shipped: 0,
+            },
+            Some(open) => open,
+        };
+        joined.last = atom.last;
+        joined.records += atom.records;
+        joined.data_bytes += atom.data_bytes;
+        joined.stored_bytes += atom.stored_bytes;
+        joined.sealed = joined.sealed.max(atom.last);
+        if atom.ends_with_point || joined.stored_bytes >= size_max {
+            joined.ends_with_point = atom.ends_with_point;
+            joined.sealed = atom.last;
+            planned.push(joined);
+        } else {
+            open = Some(joined);
+        }
+    }
+    planned.extend(open);
+    planned
+}
+
+/// An atom in pieces that are not older and not larger than a segment gets.
+fn pieces(atom: &Atom, interval: i64, size_max: u64) -> impl Iterator<Item = Atom> + use<> {
+    let atom = *atom;
+    let span = atom.last - atom.first;
+    let by_size = atom.stored_bytes.div_ceil(size_max.max(1)).clamp(1, 1 << 20).cast_signed();
+    let by_time = if span > interval + SLACK_NS { span / interval + 1 } else { 1 };
+    let (count, width) =
+        if by_time > by_size { (by_time, interval) } else { (by_size, span / by_size) };
+    (0..count).map(move |at| {
+        let begin = |at: i64| if at == count { span } else { at * width };
+        // By time where the pieces are of a length of time, else in equal parts.
+        let (share, of) = if by_time > by_size { (begin(at), span) } else { (at, count) };
+        let next = if by_time > by_size { begin(at + 1) } else { at + 1 };
+        let part = |all: u64| {
+            let upto = |share: i64| {
+                let part = u128::from(all) * u128::from(share.cast_unsigned());
+                (part / u128::from(of.cast_unsigned())) as u64
+            };
+            upto(next) - upto(share)
+        };
+        // A piece ends before the next begins.
+        let last = if at + 1 == count { span } else { (begin(at + 1) - 1).max(begin(at)) };
+        Atom {
+            first: atom.first + begin(at),
+            last: atom.first + last,
+            records: part(atom.records),
+            data_bytes: part(atom.data_bytes),
+            stored_bytes: part(atom.stored_bytes),
+            ends_with_point: atom.ends_with_point && at + 1 == count,
+        }
+    })
+}
+
+/// Ships volumes over one link, each with a shipper of its own.
+pub(super) fn ship(
+    volumes: Vec<Vec<Planned>>,
+    options: &PlanOptions,
+    link: Option<u64>,
+) -> Vec<Shipped> {
+    let mut shippers: Vec<_> =
+        volumes.into_iter().map(|segments| Shipper::new(segments, options)).collect();
+    let mut link = Link { free: i64::MIN, rate: link };
+    // Whose turn is next: the one whose next put can begin first.
+    let mut turns: BinaryHeap<Reverse<(i64, usize)>> = BinaryHeap::new();
+    for (number, shipper) in shippers.iter().enumerate() {
+        turns.extend(shipper.ready().map(|at| Reverse((at, number))));
+    }
+    while let Some(Reverse((_, number))) = turns.pop() {
+        shippers[number].put_next(&mut link);
+        turns.extend(shippers[number].ready().map(|at| Reverse((at, number))));
+    }
+    shippers.into_iter().map(|shipper| shipper.done).collect()
+}
+
+struct Link {
+    /// When the put under way is through.
+    free: i64,
+    /// Bytes a second; `None` takes no time.
+    rate: Option<u64>,
+}
+
+impl Link {
+    /// When `bytes` that are ready at `at` begin to go, and when they are through.
+    fn carry(&mut self, at: i64, bytes: u64) -> (i64, i64) {
+        let Some(rate) = self.rate else { return (at, at) };
+        let took = u128::from(bytes) * 1_000_000_000 / u128::from(rate.max(1));
+        let begin = self.free.max(at);
+        self.free = begin.saturating_add(i64::try_from(took).unwrap_or(i64::MAX));
+        (begin, self.free)
+    }
+}
+
+/// The shipper of one volume: what `ship::Shipper::ship` does, put by put.
+struct Shipper {
+    done: Shipped,
+    next: usize,
+    /// What the catalog names, and when it was told so last.
+    named_to: usize,
+    named_at: i64,
+    catalog_interval: i64,
+    /// End of the batch and of the chunk being put.
+    batch_to: usize,
+    chunk_to: usize,
+    batch_begun: i64,
+    /// When the chunk is through, as far as it is known.
+    chunk_end: i64,
+    /// The shipper is free from then on.
+    at: i64,
+    in_flight_max: usize,
+    latency: i64,
+    throttle: Throttle,
+    clock: std::sync::Arc<ManualClock>,
+}
+
+impl Shipper {
+    fn new(segments: Vec<Planned>, options: &PlanOptions) -> Self {
+        let begin = segments.first().map_or(0, |segment| segment.first);
+        // It was idle before, so that the throttle has its credit.
+        let clock = std::sync::Arc::new(ManualClock::new(Timestamp(begin - IDLE_NS), 0));
+        Self {
+            done: Shipped { segments, appends: 0 },
+            next: 0,
+            named_to: 0,
+            named_at: i64::MIN,
+            catalog_interval: nanos(options.policy.catalog_interval),
+            batch_to: 0,
+            chunk_to: 0,
+            batch_begun: 0,
+            chunk_end: begin,
+            at: begin,
+            in_flight_max: options.policy.puts_in_flight_max.max(1) as usize,
+            latency: nanos(options.request_latency),
+            throttle: Throttle::new(options.policy.bandwidth.clone(), clock.clone()),
+            clock,
+        }
+    }
+
+    /// When the next put can begin, the throttle aside; `None` when all is shipped.
+    fn ready(&self) -> Option<i64> {
+        let segment = self.done.segments.get(self.next)?;
+        Some(if self.next < self.batch_to { self.at } else { self.at.max(segment.sealed) })
+    }
+
+    fn put_next(&mut self, link: &mut Link) {
+        let Some(ready) = self.ready() else { return };
+        if self.next == self.batch_to {
+            self.begin_batch(ready);
+        }
+        let bytes = self.done.segments[self.next].stored_bytes;
+        self.at = self.take(self.at.max(ready), bytes);
+        let sent = link.carry(self.at, bytes);
+        self.done.segments[self.next].sent = sent;
+        self.chunk_end = self.chunk_end.max(sent.1.saturating_add(self.latency));
+        self.next += 1;
+        if self.next < self.chunk_to {
+            return;
+        }
+        self.at = self.chunk_end;
+        let long = self.at - self.batch_begun > nanos(BATCH_TIME);
+        if self.next == self.batch_to || long {
+            self.batch_to = self.next;
+            self.name_in_time();
+        } else {
+            self.begin_chunk();
+        }
+    }
+
+    fn begin_batch(&mut self, ready: i64) {
+        self.batch_begun = ready;
+        self.at = ready;
+        let waiting = self.done.segments[self.next..]
+            .iter()
+            .take(BATCH_SEGMENTS_MAX)
+            .take_while(|segment| segment.sealed <= ready);
+        self.batch_to = self.next + waiting.count().max(1);
+        self.begin_chunk();
+    }
+
+    fn begin_chunk(&mut self) {
+        self.chunk_to = self.batch_to.min(self.next + self.in_flight_max);
+        self.chunk_end = self.at;
+    }
+
+    /// Names what was put, unless the interval of the policy is not over when the next segment comes.
+    fn name_in_time(&mut self) {
+        let due = self.named_at.saturating_add(self.catalog_interval).max(self.at);
+        let waits = self.ready().is_some_and(|next| next < due);
+        if due > self.at && waits && self.next - self.named_to < UNNAMED_SEGMENTS_MAX {
+            return;
+        }
+        self.at = if self.next - self.named_to < UNNAMED_SEGMENTS_MAX { due } else { self.at };
+        self.named_at = self.at;
+        self.at = self.at.saturating_add(self.latency);
+        for segment in &mut self.done.segments[self.named_to..self.next] {
+            segment.shipped = self.at;
+        }
+        self.named_to = self.next;
+        self.done.appends += 1;
+    }
+
+    /// When the throttle lets `bytes` go that are ready at `at`.
+    fn take(&mut self, at: i64, bytes: u64) -> i64 {
+        let now = self.clock.now().0;
+        self.clock.advance(Duration::from_nanos(at.saturating_sub(now).max(0).cast_unsigned()));
+        while let Err(wait) = self.throttle.take(bytes) {
+            self.clock.advance(wait);
+        }
+        self.clock.now().0.max(at)
+    }
+}
+
+pub(super) fn nanos(time: Duration) -> i64 {
+    i64::try_from(time.as_nanos()).unwrap_or(i64::MAX)
+}
