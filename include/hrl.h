@@ -2450,7 +2450,7 @@ hrl_status hrl_protection_options_new(const char *volume,
 
 /**
  * Sets one field of the policy from text, by the names of policy files: "memory_budget_bytes" "67108864",
- * "crash_point_interval_ms" "60000", "compression" "zstd:1", and so on. The values are checked together by
+ * "crash_point_interval" "60s", "compression" "zstd:1", and so on. The values are checked together by
  * `hrl_protection_open`. Statuses: HRL_ERROR_INVALID_INPUT (the message lists the names). Since 0.1.
  */
 HRL_API
@@ -2535,8 +2535,8 @@ hrl_status hrl_protection_mark_quiesced(const struct hrl_protection *protection,
 
 /**
  * Marks an application-consistent point with the applications and the limit of the policy: its names "quiesce" (one
- * specification a line, such as "postgresql:dbname=app\nfs:/srv"; core/docs/quiesce.md lists them), "quiesce_limit_ms" and,
- * for points by the clock, "app_point_interval_ms". The program hrl-watchdog quiesces and releases them, also when this process
+ * specification a line, such as "postgresql:dbname=app\nfs:/srv"; core/docs/quiesce.md lists them), "quiesce_limit" and,
+ * for points by the clock, "app_point_interval". The program hrl-watchdog quiesces and releases them, also when this process
  * is killed meanwhile. `label` and `point` may be NULL.
  * Statuses: those of `hrl_protection_mark`; HRL_ERROR_UNAVAILABLE and others when they cannot be quiesced or did not stay so:
  * then there is no point and they are released. HRL_ERROR_INVALID_INPUT (the policy names none). Since 0.1.

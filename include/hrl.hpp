@@ -630,7 +630,7 @@ public:
         check(hrl_protection_mark(get(), static_cast<std::uint32_t>(kind), label.c_str(), &point));
         return point;
     }
-    /** Marks an application-consistent point with the applications that the policy names: "quiesce", "quiesce_limit_ms". */
+    /** Marks an application-consistent point with the applications that the policy names: "quiesce", "quiesce_limit". */
     hrl_point mark_app(const std::string &label = "") const {
         hrl_point point;
         check(hrl_protection_mark_app(get(), label.c_str(), &point));

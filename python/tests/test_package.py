@@ -143,10 +143,10 @@ def test_each_kind_has_an_exit_code_and_a_class() -> None:
 def test_lengths_of_time_are_read_in_one_way_everywhere(tmp_path: Path) -> None:
     assert hrl.parse_duration("1.5h") == hrl.parse_duration("90", bare="m") == timedelta(minutes=90)
     for text, bare in (("90", None), ("soon", "s"), ("-1s", "s"), ("1s", "fortnight")):
-        with pytest.raises(hrl.InvalidInputError):
+        with pytest.raises(hrl.HrlError):
             hrl.parse_duration(text, bare=bare)
     options = {"volume": "disk", "vault": hrl.Vault(tmp_path / "vault", create=True), "state": tmp_path / "state"}
-    with pytest.raises(hrl.InvalidInputError, match="catalog_interval: expected 0s to 1h, found 2h"):
+    with pytest.raises(hrl.HrlError, match="catalog_interval: expected 0s to 1h, found 2h"):
         hrl.Protection(hrl.MemoryDevice(1 << 20), policy={"catalog_interval": "2h"}, **options)
 
 

@@ -368,7 +368,11 @@ fn policies() {
             "content" => "extents-only",
             "compression" => "zstd:3",
             "puts_in_flight_max" | "compression_cpu_percent_max" => "8",
-            _ => "1048576",
+            name if name.ends_with("_bytes") || name.contains("bytes_max") => "1048576",
+            "marked_regions_max" | "bandwidth" => "1048576",
+            "quiesce" => "fs:/srv",
+            "retention" => "1h all; 7d daily",
+            _ => "1.5h",
         };
         text.extend([name, "=", value, "\n"]);
     }
