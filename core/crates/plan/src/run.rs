@@ -237,19 +237,19 @@ impl<'a> Runner<'a> {
         Ok(report_of(self.log.run(), &state))
     }
 
-    /// A test that is being taken down already is only taken down.
+    /// A test that is being taken down already is only taken down. What failed before still counts.
     fn only_ends(&self) -> bool {
         let state = self.state();
         let ends = |s: &Step| s.kind == StepKind::CleanUp && state.state(s).attempts > 0;
         if !self.steps.iter().any(ends) {
             return false;
         }
-        let failed = |s: &&Step| {
-            let outcome = state.state(s).outcome();
-            outcome.is_failure() && self.on_failure(s) != OnFailure::Continue
-        };
-        let failed = self.steps.iter().find(|s| !RunState::is_last(s.kind) && failed(s));
-        self.progress().failed = failed.map(|step| step.id.clone());
+        let failed = |s: &&Step| !RunState::is_last(s.kind) && state.state(s).outcome().is_failure();
+        let failed: Vec<&Step> = self.steps.iter().filter(failed).collect();
+        let ended_it = failed.iter().find(|s| self.on_failure(s) != OnFailure::Continue);
+        let mut progress = self.progress();
+        progress.failures = !failed.is_empty();
+        progress.failed = ended_it.map(|step| step.id.clone());
         true
     }
 
