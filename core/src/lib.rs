@@ -12,7 +12,6 @@ mod event;
 mod extent;
 pub mod failover;
 pub mod journal;
-#[cfg(feature = "plan")]
 mod parallel;
 mod point;
 mod policy;

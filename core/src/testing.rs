@@ -4,7 +4,6 @@
 //! be understood again, as the same.
 
 pub use crate::failover::reprint_follow;
-#[cfg(feature = "plan")]
 #[cfg(feature = "tls")]
 pub use crate::point::{GroupStage, SaidInRound, reprint_group_message, take_group_frame};
 pub use crate::protect::{reprint_failover, reprint_state};

@@ -4,7 +4,7 @@ use std::ffi::{CStr, CString, c_char, c_void};
 use std::os::unix::ffi::OsStrExt;
 use std::time::Duration;
 
-use hrl_plan::{
+use ::hrl_plan::{
     self as plan, Member, Plan, PlanHost, RunMode, RunOptions, RunReport, StartRequest, Started,
     StepReport, StopFlag,
 };

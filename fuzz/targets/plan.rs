@@ -17,16 +17,16 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, LazyLock, Mutex};
 use std::time::Duration;
 
-use hrl_plan::{
-    Action, Boot, Commit, Member, OnFailure, Plan, PlanHost, PlanState, Program, RunMode,
-    RunOptions, RunOutcome, StartRequest, Started, StepKind, StepOutcome, Task, approve, report,
-    resume, run, runs,
-};
 use hrl::journal::{Body, Mark, PointKind, Record, SegmentWriter};
 use hrl::replica::{At, CatalogEdit, SegmentEntry, SourceIdentity, Vault};
 use hrl::store::{ObjectInfo, PutOutcome, Store};
 use hrl::{Clock, Error, ErrorKind, ManualClock, PointId, Result, Sequence, Timestamp};
 use hrl_fuzz::{Memory, log_params};
+use hrl_plan::{
+    Action, Boot, Commit, Member, OnFailure, Plan, PlanHost, PlanState, Program, RunMode,
+    RunOptions, RunOutcome, StartRequest, Started, StepKind, StepOutcome, Task, approve, report,
+    resume, run, runs,
+};
 use libfuzzer_sys::fuzz_target;
 
 const VOLUMES: [&str; 4] = ["v0", "v1", "v2", "v3"];

@@ -8,9 +8,9 @@
 use std::ops::Range;
 
 use hrl::device::{BlockDevice, Discarded, Durability, Unmap};
-use hrl_plan::{Member, PlanHost, StartRequest, Started};
 use hrl::store::{ObjectInfo, PutOutcome, Store, check_name};
 use hrl::{Error, ErrorKind, Extent, PointId, Quiesce, QuiesceRequest, Sequence, Timestamp};
+use hrl_plan::{Member, PlanHost, StartRequest, Started};
 use pyo3::exceptions::{PyKeyError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict};

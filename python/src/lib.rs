@@ -37,13 +37,13 @@ mod _hrl {
     #[pymodule_export]
     use crate::device::{Device, FileDevice, MemoryDevice, Overlay, Volume};
     #[pymodule_export]
+    use crate::duration::parse_duration;
+    #[pymodule_export]
     use crate::failover::{FailedOver, Follower, abandon_failover, cancel_failover};
     #[pymodule_export]
     use crate::gateway::{Gateway, create_authority, enroll_client};
     #[pymodule_export]
     use crate::group::{GroupCoordinator, GroupMark, GroupMember, GroupPoint};
-    #[pymodule_export]
-    use crate::duration::parse_duration;
     #[pymodule_export]
     use crate::journal::{Record, RecordIterator, Segment, convert, generate_key, inspect_hyperv};
     #[pymodule_export]

@@ -2,8 +2,8 @@
 
 use std::path::PathBuf;
 
-use hrl_plan::{self as plan, Member, RunMode, RunOptions, StartRequest, StepReport, StopFlag};
 use hrl::{Error, ErrorKind, Timestamp};
+use hrl_plan::{self as plan, Member, RunMode, RunOptions, StartRequest, StepReport, StopFlag};
 use pyo3::prelude::*;
 
 use crate::callback::CallbackHost;

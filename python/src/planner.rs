@@ -3,10 +3,10 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
+use hrl::{Policy, Timestamp};
 use hrl_planner::{
     Churn, ChurnBucket, ChurnOptions, DayPlan, Plan, PlanOptions, PlanSample, Requests, VolumePlan,
 };
-use hrl::{Policy, Timestamp};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList};
 

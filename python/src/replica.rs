@@ -5,9 +5,9 @@ use std::sync::Arc;
 
 use hrl::SystemClock;
 use hrl::journal::{KeyRing, WrappingKey};
-use hrl_planner::Churn;
 use hrl::replica::{At, CompactOptions, RestoreTarget, ShredOptions, ViewOptions};
 use hrl::store::{DirStore, Store, create_url, open_url};
+use hrl_planner::Churn;
 use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyIterator, PyList};

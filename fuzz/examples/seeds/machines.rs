@@ -4,14 +4,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hrl::device::{BlockDevice, Durability, MemoryDevice};
-use hrl_plan::{
-    Member, Plan, PlanHost, RunMode, RunOptions, StartRequest, Started, run,
-};
 use hrl::journal::{VolumeKey, WrappingKey};
 use hrl::replica::{InstantBase, InstantDisk, InstantOptions, TargetContent, Vault};
 use hrl::testing::{GroupStage, PackedStore};
 use hrl::{Clock, ManualClock, Result, Sequence, SystemClock, Timestamp, VolumeId};
 use hrl_fuzz::{Memory, scratch};
+use hrl_plan::{Member, Plan, PlanHost, RunMode, RunOptions, StartRequest, Started, run};
 
 use crate::save;
 

@@ -244,7 +244,8 @@ impl<'a> Runner<'a> {
         if !self.steps.iter().any(ends) {
             return false;
         }
-        let failed = |s: &&Step| !RunState::is_last(s.kind) && state.state(s).outcome().is_failure();
+        let failed =
+            |s: &&Step| !RunState::is_last(s.kind) && state.state(s).outcome().is_failure();
         let failed: Vec<&Step> = self.steps.iter().filter(failed).collect();
         let ended_it = failed.iter().find(|s| self.on_failure(s) != OnFailure::Continue);
         let mut progress = self.progress();

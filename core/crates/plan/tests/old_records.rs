@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use hrl::journal::WrappingKey;
 use hrl::replica::Vault;
-use hrl::store::{DirStore, PutOutcome, Store};
+use hrl::store::{DirStore, PutOutcome};
 use hrl::{Result, Sequence, SystemClock, Timestamp};
 use hrl_plan::{
     Member, PlanHost, RunOptions, RunOutcome, StartRequest, Started, StepOutcome, report, resume,

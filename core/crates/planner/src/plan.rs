@@ -8,7 +8,7 @@ use super::prediction::{DayPlan, Plan, PlanOptions, PlanSample, VolumePlan};
 use super::shipping::{Planned, Shipped, nanos, rotate, ship};
 use super::trace::Trace;
 use hrl::replica::{Progress, Replica};
-use hrl::{Error, ErrorKind, Policy, Result, Timestamp};
+use hrl::{Error, ErrorKind, Result, Timestamp};
 
 /// Points of the curves.
 const SAMPLES: usize = 600;
