@@ -5,7 +5,6 @@
 #![no_main]
 
 use hrl::replica::At;
-use hrl::replica::At;
 use hrl::{ErrorKind, PointId, Policy, TimeUnit, Timestamp, duration_text, parse_duration};
 use hrl_nbd::NbdAddress;
 use libfuzzer_sys::fuzz_target;
