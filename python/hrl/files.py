@@ -1,4 +1,4 @@
-"""A device or view as a Python file, for everything that reads files: hashing, `tarfile`, file-system parsers."""
+"""A device or view as a Python file, for programs that read files: hashing, `tarfile`, file-system parsers."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ if TYPE_CHECKING:
     from typing_extensions import Buffer
 
 CHUNK_BYTES_MAX = 8 << 20
-"""Most that one read takes from the device; a longer one gives fewer bytes, as raw files may."""
+"""Most bytes that one read takes from the device. A longer read returns fewer bytes, as raw files may."""
 
 
 class ViewFile(io.RawIOBase):
-    """A read-only raw file over a view, or over any other device, which it leaves open.
+    """A read-only raw file over a view or any other device. Closing the file leaves the device open.
 
-    Wrap it in `io.BufferedReader` for small reads. One thread at a time.
+    Wrap it in `io.BufferedReader` for small reads. One thread at a time may use it.
     """
 
     def __init__(self, view: Device) -> None:

@@ -1,7 +1,7 @@
-"""What needs somebody: the rules that `hrl health`, `hrl report` and the /healthz of an agent share.
+"""The rules that `hrl health`, `hrl report` and the /healthz of an agent share.
 
-A rule gives a `Notice`: "bad" where data is not protected as promised, "warn" where somebody should look, "note" for what is
-worth knowing. The rules for a volume in a vault read its catalog; those for a running agent its statistics. A limit of zero
+A rule gives a `Notice`: "bad" if data is not protected as promised, "warn" if somebody should look, "note" for what is worth
+knowing. The rules for a volume in a vault read its catalog, the rules for a running agent its statistics. A limit of zero
 switches its rule off.
 """
 
@@ -9,13 +9,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from hrl import RecoveryPoint, Replica
-from hrl.words import human, span, when
+from hrl import RecoveryPoint, Replica, Verdict
+from hrl.words import clean, count, human, span, when
 
 RPO_SECONDS = 900.0
-APP_SECONDS = 86_400.0
+APP_INTERVALS = 2
+"""The newest application-consistent point may be as old as so many intervals of the policy."""
 BAD_RPO_FACTOR = 4
-"""The newest replicated write may be so many times as old as the RPO before that is bad instead of a warning."""
+"""A replicated write that is older than so many times the RPO is bad instead of a warning."""
 APP_KINDS = ("app", "group-app")
 STATES = {"good": "ok", "warn": "warning", "bad": "critical"}
 """Levels in the words of monitoring."""
@@ -23,7 +24,7 @@ STATES = {"good": "ok", "warn": "warning", "bad": "critical"}
 
 @dataclass(frozen=True)
 class Notice:
-    """Something that a person should know; the worst first."""
+    """Something that a person should know."""
 
     level: str  # "bad", "warn" or "note"
     text: str
@@ -31,37 +32,46 @@ class Notice:
 
 @dataclass(frozen=True)
 class Limits:
-    """Now in nanoseconds since 1970, and the ages in seconds beyond which something is wrong."""
+    """The current time in nanoseconds since 1970, and the ages in seconds beyond which something is wrong."""
 
     now: int
     rpo_threshold: float = RPO_SECONDS
-    app_within: float = APP_SECONDS
+    app_within: float = 0
     verified_within: float = 0
 
 
+def app_seconds(interval: float) -> float:
+    """Returns the limit for application-consistent points of a policy that makes them at an interval; 0 is off."""
+    return APP_INTERVALS * interval
+
+
 def worst(notices: Sequence[Notice]) -> str:
-    """The level of the most urgent; "good" where there is nothing to do."""
+    """Returns the level of the most urgent notice; "good" if there is nothing to do."""
     levels = {notice.level for notice in notices}
     return next((level for level in ("bad", "warn") if level in levels), "good")
 
 
+def line(volume: str, notices: Sequence[Notice]) -> str:
+    """Returns a volume in one line: its state, and why."""
+    why = "; ".join(notice.text for notice in notices if notice.level != "note")
+    return clean(f"{volume}: {STATES[worst(notices)]}" + (f": {why}" if why else ""))
+
+
 def of_replica(replica: Replica, limits: Limits) -> list[Notice]:
-    """What its catalog says of a volume."""
+    """Returns the notices of a volume, from its catalog."""
     segments, stretches = replica.segments(), replica.timeline()
     last = segments[-1]["last_time_ns"] if segments else None
     return of_catalog(replica.points(), stretches[-1].unordered if stretches else None, last, limits)
 
 
 def of_catalog(points: Sequence[RecoveryPoint], open_gap: str | None, last: int | None, limits: Limits) -> list[Notice]:
-    """The rules for points, the cause of the gap that is still open, and the time of the newest replicated write."""
+    """Applies the rules for a catalog.
+
+    `open_gap` is the cause of the gap that is still open, `last` the time of the newest replicated write in nanoseconds.
+    """
     found: list[Notice] = []
     if open_gap:
         found.append(Notice("bad", f"a gap is open ({open_gap}): there are no new recovery points until it ends"))
-    for point in points:
-        for verdict in point.verdicts:
-            if not verdict.ok:
-                text = f": {verdict.text}" if verdict.text else ""
-                found.append(Notice("bad", f"the {verdict.kind} check of {title_of(point)} failed{text}"))
     if last is None:
         found.append(Notice("warn", "nothing has been replicated yet"))
     else:
@@ -71,12 +81,12 @@ def of_catalog(points: Sequence[RecoveryPoint], open_gap: str | None, last: int 
     found += of_app_points(points, limits)
     found += of_checks(points, limits)
     if held := sum(any(pin.hold for pin in point.pins) for point in points):
-        found.append(Notice("note", f"{held} point{'s are' if held > 1 else ' is'} under legal hold"))
+        found.append(Notice("note", f"{count(held, 'point is', 'points are')} under legal hold"))
     return sorted(found, key=lambda notice: ("bad", "warn", "note").index(notice.level))
 
 
 def of_rpo(age: float, limit: float) -> list[Notice]:
-    """The rule for the age of what is in the vault."""
+    """Applies the rule for the age of the newest write in the vault."""
     if not limit or age <= limit:
         return []
     level = "bad" if age > BAD_RPO_FACTOR * limit else "warn"
@@ -84,7 +94,7 @@ def of_rpo(age: float, limit: float) -> list[Notice]:
 
 
 def of_app_points(points: Sequence[RecoveryPoint], limits: Limits) -> list[Notice]:
-    """The rule for application-consistent points."""
+    """Applies the rule for application-consistent points, which is off unless a policy makes them."""
     app = next((point for point in reversed(points) if point.kind in APP_KINDS), None)
     if not limits.app_within:
         return []
@@ -97,7 +107,22 @@ def of_app_points(points: Sequence[RecoveryPoint], limits: Limits) -> list[Notic
 
 
 def of_checks(points: Sequence[RecoveryPoint], limits: Limits) -> list[Notice]:
-    """The rule for the newest point that passed a check."""
+    """Applies the rules for checks: the newest check of each kind decides, and a point must have passed one lately."""
+    newest: dict[str, tuple[str, RecoveryPoint, Verdict]] = {}
+    for point in points:
+        for verdict in point.verdicts:
+            if verdict.kind not in newest or newest[verdict.kind][0] <= verdict.time:
+                newest[verdict.kind] = (verdict.time, point, verdict)
+    found = []
+    for _, point, verdict in newest.values():
+        if not verdict.ok:
+            text = f": {verdict.text}" if verdict.text else ""
+            found.append(Notice("bad", f"the {verdict.kind} check of {title_of(point)} failed{text}"))
+    return found + of_verified(points, limits)
+
+
+def of_verified(points: Sequence[RecoveryPoint], limits: Limits) -> list[Notice]:
+    """Applies the rule for the newest point that passed a check."""
     sound = [point for point in points if any(verdict.ok for verdict in point.verdicts)]
     if limits.verified_within and sound:
         age = (limits.now - sound[-1].time_ns) / 1e9
@@ -109,7 +134,7 @@ def of_checks(points: Sequence[RecoveryPoint], limits: Limits) -> list[Notice]:
 
 
 def of_agent(stats: dict[str, Any], rpo_threshold: float) -> list[Notice]:
-    """What its statistics (the fields of `Stats`) say of the volume of a running agent."""
+    """Returns the notices of a running agent, from its statistics (the fields of `Stats`)."""
     found: list[Notice] = []
     if stats["fenced"]:
         found.append(Notice("bad", "fenced: another source has the volume, and nothing is replicated any more"))
@@ -125,5 +150,5 @@ def of_agent(stats: dict[str, Any], rpo_threshold: float) -> list[Notice]:
 
 
 def title_of(point: RecoveryPoint) -> str:
-    """A point in a sentence."""
+    """Returns a point as a part of a sentence."""
     return f"“{point.label}” ({when(point.time)})" if point.label else f"the point of {when(point.time)}"

@@ -66,7 +66,7 @@ class Served:
     """A volume that `hrl failover` or `hrl failback` serves in the background."""
 
     def __init__(self, *arguments: object, state: Path) -> None:
-        self._take(call_json(*arguments, "--state", state, "--detach"), state)
+        self._take(call_json(*arguments, "--state", state, "--detach", "--json"), state)
 
     @classmethod
     def known(cls, ready: dict[str, Any], state: Path) -> "Served":

@@ -15,7 +15,10 @@ from typing import Any
 import pytest
 from conftest import DISK_BYTES, Agent, hrl, hrl_json, need, run
 
-from hrl.cli.base import EXIT_CODES, NOT_RUNNING, app
+from hrl.cli.app import root
+from hrl.cli.commands import SECTIONS
+from hrl.cli.exits import Exit
+from hrl.errors import BY_KIND
 
 Start = Callable[..., Agent]
 MIB = 1 << 20
@@ -60,7 +63,8 @@ def test_a_disk_is_protected_and_given_back_at_each_point(start: Start, tmp_path
     assert [point["id"] for point in listed] == list(states)
     assert {point["volume"] for point in listed} == {"disk.img"}
     lines = hrl("points", agent.vault).splitlines()
-    assert [line.split()[1] for line in lines[1:]] == list(states), "nothing is cut off for a script"
+    assert lines[0] == "disk.img: 3 points" and max(map(len, lines)) <= 80
+    assert all(point.startswith(line.split()[0]) for point, line in zip(states, lines[2:], strict=True))
     for point, content in states.items():
         image = tmp_path / "image"
         report = hrl_json("restore", agent.vault, "disk.img", "--at", point, "--to", image, "--overwrite")
@@ -88,7 +92,7 @@ def test_after_a_kill_only_marked_regions_are_read(start: Start) -> None:
     before = agent.disk.read_bytes()
     agent.write(3 * MIB, noise(2, 65536))
     agent.kill()
-    hrl("status", agent.state, code=NOT_RUNNING)
+    hrl("status", agent.state, code=Exit.NOT_RUNNING)
     again = start()
     status = wait_ordered(again)
     assert 0 < status["resync_bytes_read"] <= 4 * MIB
@@ -140,15 +144,15 @@ def test_a_sealed_vault_is_wrong_key_without_its_key(start: Start, tmp_path: Pat
     hrl("key", key)
     hrl("key", other)
     assert stat.S_IMODE(key.stat().st_mode) == 0o600
-    hrl("key", key, code=EXIT_CODES["already-exists"])
+    hrl("key", key, code=Exit.ALREADY_EXISTS)
     agent = start(key_file=key)
     wait_ordered(agent)
     agent.write(0, noise(4, 4096))
     hrl("point", agent.state)
     agent.stop()
     assert len(hrl_json("points", agent.vault, "--key-file", key)) == 1
-    hrl("points", agent.vault, code=EXIT_CODES["wrong-key"])
-    hrl("points", agent.vault, "--key-file", other, code=EXIT_CODES["wrong-key"])
+    hrl("points", agent.vault, code=Exit.WRONG_KEY)
+    hrl("points", agent.vault, "--key-file", other, code=Exit.WRONG_KEY)
 
 
 def test_damage_is_found_and_named(start: Start) -> None:
@@ -165,9 +169,9 @@ def test_damage_is_found_and_named(start: Start) -> None:
     content[len(content) // 2] ^= 1
     segment.chmod(0o644)
     segment.write_bytes(content)
-    told = hrl("inspect", segment, code=EXIT_CODES["corrupt"])
+    told = hrl("inspect", segment, code=Exit.CORRUPT)
     assert segment.name in told
-    hrl("verify", agent.vault, code=EXIT_CODES["corrupt"])
+    hrl("verify", agent.vault, code=Exit.CORRUPT)
 
 
 @pytest.mark.parametrize(
@@ -187,15 +191,14 @@ def test_damage_is_found_and_named(start: Start) -> None:
 def test_a_failure_is_one_line_with_its_exit_code(arguments: list[str], kind: str, tmp_path: Path) -> None:
     (tmp_path / "junk").write_text("no journal = [\n" * 400)
     paths = {name: str(tmp_path / name) for name in ("absent", "junk", "vault", "state")}
-    told = hrl(*[argument.format(**paths) for argument in arguments], code=EXIT_CODES[kind])
+    told = hrl(*[argument.format(**paths) for argument in arguments], code=Exit.of_kind(kind))
     assert len(told.strip().splitlines()) == 1, told
     assert told.startswith("hrl: ") and "Traceback" not in told
 
 
-def test_exit_codes_are_distinct() -> None:
-    codes = [*EXIT_CODES.values(), NOT_RUNNING]
-    assert len(set(codes)) == len(codes)
-    assert min(codes) > 1
+def test_each_exit_code_has_one_meaning() -> None:
+    assert len({int(code) for code in Exit}) == len({code.meaning for code in Exit}) == len(list(Exit))
+    assert {Exit.of_kind(kind) for kind in BY_KIND} <= set(Exit) - {Exit.FAILED}
 
 
 def test_the_control_socket_takes_only_what_it_knows(start: Start) -> None:
@@ -217,7 +220,7 @@ def test_the_control_socket_takes_only_what_it_knows(start: Start) -> None:
     assert "result" in ask(b'{"command": "stop"}\n')
     assert agent.process.wait(60) == 0
     assert not path.exists()
-    hrl("point", agent.state, code=NOT_RUNNING)
+    hrl("point", agent.state, code=Exit.NOT_RUNNING)
 
 
 def test_a_socket_left_by_a_dead_agent_is_replaced(start: Start) -> None:
@@ -240,7 +243,12 @@ def test_a_reader_that_leaves_is_no_failure(start: Start) -> None:
 
 
 def test_every_command_explains_itself() -> None:
-    names = {command.name or command.callback.__name__ for command in app.registered_commands if command.callback}
-    assert {"protect", "point", "points", "restore", "serve", "verify", "status"} <= names
-    for name in names:
-        assert "Usage" in hrl(name, "--help")
+    page = hrl("--help")
+    for section, commands in SECTIONS.items():
+        assert f"{section}:" in page
+        for name in commands:
+            assert f"  {name}" in page
+    for name, command in root().commands.items():
+        assert command.name == name and command.help
+    told = hrl("status", "--help")
+    assert "Usage: hrl status" in told and "<bool>" not in told

@@ -21,8 +21,8 @@ from conftest import Agent, hrl
 
 import hrl as package
 from hrl import events
-from hrl.cli.base import Refused
 from hrl.cli.event_options import open_sinks
+from hrl.cli.exits import Refused
 from hrl.events import DROPPED, Event, EventCommand, EventFile, EventMail
 from hrl.events.mail import host_and_port
 
@@ -97,7 +97,7 @@ def test_closing_does_not_wait_for_a_sink_that_hangs(tmp_path: Path) -> None:
     begin = time.monotonic()
     sink.close(0.2)
     assert time.monotonic() - begin < 2
-    assert problems == ["events command: 2 events were not delivered when it was closed; 1 deliveries were still under way"]
+    assert problems == ["events command: 2 events not delivered when it was closed; still under way: 1 delivery"]
     sink(event())
     assert sink.dropped == 3, "what was left, and what comes after"
 

@@ -27,7 +27,7 @@ STATS: dict[str, Any] = {
 
 
 def point(at: int, kind: str = "app", verdicts: tuple[bool, ...] = (), hold: bool = False) -> Any:
-    checks = [SimpleNamespace(ok=ok, kind="application", text="") for ok in verdicts]
+    checks = [SimpleNamespace(ok=ok, kind="application", text="", time=f"{at:09}") for ok in verdicts]
     return SimpleNamespace(
         time_ns=at * SECOND, time="2026-11-21T09:30:00Z", kind=kind, label="", verdicts=checks,
         pins=[SimpleNamespace(hold=True)] if hold else [],
@@ -44,7 +44,9 @@ def point(at: int, kind: str = "app", verdicts: tuple[bool, ...] = (), hold: boo
         ([point(1000, verdicts=(True,))], None, 700, "warn"),
         ([point(1000, verdicts=(True,))], None, 600, "bad"),
         ([point(1000, verdicts=(True,))], "crash", 1000, "bad"),
-        ([point(1000, verdicts=(True, False))], None, 1000, "bad"),
+        ([point(1000, verdicts=(False,))], None, 1000, "bad"),
+        ([point(900, verdicts=(False,)), point(1000, verdicts=(True,))], None, 1000, "good"),
+        ([point(900, verdicts=(True,)), point(1000, verdicts=(False,))], None, 1000, "bad"),
         ([point(1000)], None, 1000, "warn"),
         ([point(500, verdicts=(True,)), point(1000)], None, 1000, "warn"),
         ([point(1000, kind="crash", verdicts=(True,))], None, 1000, "warn"),
@@ -87,14 +89,15 @@ def test_the_health_of_a_vault_is_an_exit_code(tmp_path: Path) -> None:
             agent.wait_ordered()
             agent.mark("here")
             agent.wait_replicated()
-    assert check("health", source) == (
-        1,
-        "db: warning: there is no application-consistent point\nweb: warning: there is no application-consistent point\n",
-    )
-    assert check("health", source, "db", "--app-point-age", "0") == (0, "db: ok\n")
-    assert check("health", source, "db", "--app-point-age", "0", "--verified-age", "7d")[0] == 1
+    assert check("health", source) == (0, "db: ok\nweb: ok\n")
+    missing = (1, "db: warning: there is no application-consistent point\n")
+    assert check("health", source, "db", "--app-point-age", "1d") == missing
+    policy = tmp_path / "policy.toml"
+    policy.write_text("app_point_interval_ms = 3600000\n")
+    assert check("health", source, "db", "--policy", policy) == missing, "the policy asks for such points"
+    assert check("health", source, "db", "--verified-age", "7d")[0] == 1
     vault.replica("db").record_verdict("here", "application", False, "rows\nare missing")
-    code, told = check("health", source, "--app-point-age", "0")
+    code, told = check("health", source)
     assert code == 2 and told.startswith("db: critical: the application check of “here”") and len(told.splitlines()) == 2
     for version in (source / "volumes/web/catalog").iterdir():
         version.write_bytes(version.read_bytes()[:40])

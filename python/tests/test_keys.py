@@ -12,7 +12,7 @@ from conftest import LIMIT, Agent, hrl, hrl_json
 
 import hrl as package
 from hrl.cli import key_options
-from hrl.cli.base import EXIT_CODES
+from hrl.cli.exits import Exit
 
 Start = Callable[..., Agent]
 SECRET = b"nobody but the board may know" * 200
@@ -46,9 +46,9 @@ def test_a_key_comes_from_a_file_a_command_or_a_variable(tmp_path: Path) -> None
     command = [sys.executable, "-P", "-m", "hrl", "points", str(vault), "--key-env", "VAULT_KEY"]
     done = subprocess.run(command, env=os.environ | {"VAULT_KEY": key.read_text()}, capture_output=True, timeout=LIMIT)
     assert done.returncode == 0 and b"secret plan" in done.stdout
-    told = hrl("points", vault, "--key-env", "NO_SUCH_KEY", code=EXIT_CODES["not-found"])
+    told = hrl("points", vault, "--key-env", "NO_SUCH_KEY", code=Exit.NOT_FOUND)
     assert "NO_SUCH_KEY" in told
-    told = hrl("points", vault, "--key-env", "X", "--key-file", key, code=EXIT_CODES["invalid-input"])
+    told = hrl("points", vault, "--key-env", "X", "--key-file", key, code=Exit.INVALID_INPUT)
     assert "--key-command" in told
 
 
@@ -56,7 +56,7 @@ def test_a_key_comes_from_a_file_a_command_or_a_variable(tmp_path: Path) -> None
     ("command", "kind"), [("exit 3", "unavailable"), ("echo abc", "invalid-input"), ("yes", "invalid-input")]
 )
 def test_a_key_command_that_gives_none_is_told_and_not_shown(tmp_path: Path, command: str, kind: str) -> None:
-    told = hrl("points", tmp_path, "--key-command", command, code=EXIT_CODES[kind])
+    told = hrl("points", tmp_path, "--key-command", command, code=Exit.of_kind(kind))
     assert "key command" in told and "abc" not in told and len(told.splitlines()) == 1
 
 
@@ -99,7 +99,7 @@ def test_a_running_agent_goes_on_through_a_rotation_and_starts_with_the_new_key(
     agent.write(8192, b"after" * 100)
     hrl("point", agent.state, "--label", "after")
     agent.stop()
-    told = hrl("points", agent.vault, "--key-file", old, code=EXIT_CODES["wrong-key"])
+    told = hrl("points", agent.vault, "--key-file", old, code=Exit.WRONG_KEY)
     assert package.Key.from_file(new).id in told and package.Key.from_file(old).id in told
     again = start(key_file=new)
     again.write(16384, b"again" * 100)
@@ -122,20 +122,20 @@ def test_a_shredded_volume_is_gone_and_the_others_are_not(tmp_path: Path) -> Non
         assert plain not in everything
     hrl("shred", vault, "a", "--key-file", key, code=2)
     hrl("pin", vault, "a", "label:secret plan", "--legal-hold", "--key-file", key)
-    told = hrl("shred", vault, "a", "--yes", "--key-file", key, code=EXIT_CODES["fenced"])
+    told = hrl("shred", vault, "a", "--yes", "--key-file", key, code=Exit.FENCED)
     assert "legal hold" in told
     hrl("unpin", vault, "a", "label:secret plan", "--legal-hold", "--key-file", key)
-    told = hrl("shred", vault, "a", "--yes", code=EXIT_CODES["wrong-key"])
-    assert "1 keys deleted" in hrl("shred", vault, "a", "--yes", "--key-file", key)
+    told = hrl("shred", vault, "a", "--yes", code=Exit.WRONG_KEY)
+    assert "1 key deleted" in hrl("shred", vault, "a", "--yes", "--key-file", key)
     for command in (
         ["points", vault, "--volume", "a"],
         ["restore", vault, "a", "--to", tmp_path / "x"],
         ["verify", vault, "--volume", "a"],
     ):
-        told = hrl(*command, "--key-file", key, code=EXIT_CODES["wrong-key"])
+        told = hrl(*command, "--key-file", key, code=Exit.WRONG_KEY)
         assert "shredded" in told
     assert [p["volume"] for p in hrl_json("points", vault, "--key-file", key)] == ["b"]
     report = hrl_json("shred", vault, "a", "--yes", "--data", "--key-file", key)
     assert report["was_shredded"] and report["objects_deleted"] > 0
-    hrl("points", vault, "--volume", "a", "--key-file", key, code=EXIT_CODES["not-found"])
+    hrl("points", vault, "--volume", "a", "--key-file", key, code=Exit.NOT_FOUND)
     assert [info["name"] for info in package.Vault(vault).volumes()] == ["b"]

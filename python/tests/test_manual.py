@@ -7,9 +7,7 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
-import typer
-
-from hrl.cli.base import app
+from hrl.cli.app import root
 from hrl.cli.manual import page
 
 
@@ -24,7 +22,7 @@ def commands_of(before: str, group: Any) -> Iterator[tuple[str, Any]]:
 
 def test_the_manual_page_lists_every_command_and_option() -> None:
     lines = page().splitlines()
-    every = dict(commands_of("", typer.main.get_command(app)))
+    every = dict(commands_of("", root()))
     assert "group join" in every
     for name, command in every.items():
         assert any(line.startswith(rf".SS \fBhrl {name}\fR") for line in lines)

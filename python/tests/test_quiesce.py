@@ -11,7 +11,7 @@ import pytest
 from conftest import Agent, hrl, hrl_json, need
 
 import hrl as package
-from hrl.cli.protect import milliseconds
+from hrl.cli.times import seconds
 
 MIB = 1 << 20
 
@@ -102,9 +102,9 @@ def test_specifications_are_written_so_that_they_are_read_back() -> None:
     assert package.QemuGuestAgent("/run/q").spec == "qemu-ga:/run/q"
 
 
-@pytest.mark.parametrize(("text", "expected"), [("90", 90_000), ("15m", 900_000), ("2h", 7_200_000), ("1d", 86_400_000)])
-def test_times_have_units(text: str, expected: int) -> None:
-    assert milliseconds(text) == expected
+@pytest.mark.parametrize(("text", "expected"), [("90", 90), ("500ms", 0.5), ("15m", 900), ("2h", 7200), ("1d", 86_400)])
+def test_durations_have_units(text: str, expected: float) -> None:
+    assert seconds(text) == expected
 
 
 def test_the_command_marks_on_demand_and_by_the_clock(start: Callable[..., Agent], tmp_path: Path) -> None:
@@ -128,7 +128,7 @@ def test_without_applications_there_is_no_such_point(start: Callable[..., Agent]
     assert "expected applications to quiesce" in hrl("point", agent.state, "--app", code=2)
     agent.stop()
     bad = ["protect", tmp_path / "disk.img", "--vault", tmp_path / "vault", "--state", tmp_path / "state"]
-    assert "a number with s, m, h or d" in hrl(*bad, "--app-point-interval", "often", code=2)
+    assert "expected a duration" in hrl(*bad, "--app-point-interval", "often", code=2)
     assert "no-such-kind" in hrl(*bad, "--quiesce", "no-such-kind:", code=2)
 
 

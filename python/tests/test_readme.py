@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 import hrl
-from hrl.cli.base import CHECK_FAILED, EXIT_CODES, NOT_RUNNING, PLAN_FAILED, app
+from hrl.cli.commands import SECTIONS
+from hrl.cli.exits import Exit
 
 README = (Path(__file__).parents[2] / "README.md").read_text()
 STUB = Path(__file__).parents[1] / "hrl" / "_hrl.pyi"
@@ -20,18 +21,11 @@ STUB = Path(__file__).parents[1] / "hrl" / "_hrl.pyi"
 
 def test_the_exit_codes_are_those_of_the_command() -> None:
     rows = re.findall(r"^\| (\d+) \| ([^|]+) \|", README, re.MULTILINE)
-    told = {re.sub("[^a-z]", "-", meaning.strip().lower()): int(code) for code, meaning in rows}
-    assert told.pop("done") == 0
-    assert told.pop("the-agent-is-not-running") == NOT_RUNNING
-    assert told.pop("a-check-failed") == CHECK_FAILED
-    assert told.pop("a-plan-failed") == PLAN_FAILED
-    told["io"] = told.pop("i-o-error")
-    assert told == EXIT_CODES
+    assert {int(code): meaning for code, meaning in rows} == {int(code): code.meaning for code in Exit}
 
 
 def test_every_command_is_listed() -> None:
-    names = {command.name or command.callback.__name__ for command in app.registered_commands if command.callback}
-    names |= {str(group.typer_instance.info.name) for group in app.registered_groups if group.typer_instance}
+    names = {name for commands in SECTIONS.values() for name in commands}
     section = README.split("## Commands")[1].split("\n## ")[0]
     assert set(re.findall(r"`hrl ([a-z-]+)", section)) == names
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from conftest import Agent, hrl, hrl_json
 
-from hrl.cli.base import Refused
+from hrl.cli.exits import Refused
 from hrl.cli.scheduled_checks import arguments_of, key_arguments
 
 

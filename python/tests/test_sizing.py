@@ -45,7 +45,7 @@ def test_churn_counts_what_was_written(vault: Path) -> None:
     assert "240.0 KiB" in text and "written per day" in text
     none = hrl_json("churn", vault, "--to", "2001-01-01T00:00:00Z")["v"]
     assert none["buckets"] == [] and none["top"] is None
-    assert "cannot read 5y" in hrl("churn", vault, "--bucket", "5y", code=2)
+    assert "cannot read '5y'" in hrl("churn", vault, "--bucket", "5y", code=2)
     assert "churn" in hrl("churn", vault, "--bucket", "0s", code=2)
 
 
@@ -69,7 +69,7 @@ def test_a_plan_answers_what_a_link_must_carry(vault: Path, tmp_path: Path) -> N
     small.write_text('spool_bytes_max = 1048576\nbandwidth = "1G"\nretention = "none"\n')
     assert package.plan_capacity([package.Vault(str(vault)).replica("v")], days=1)["steady_bytes"] is None
     assert "still growing" in hrl("plan-capacity", vault, "--days", "1", "--policy", small)
-    assert "cannot read 10X" in hrl("plan-capacity", vault, "--bandwidth", "10X", code=2)
+    assert "cannot read --bandwidth 10X" in hrl("plan-capacity", vault, "--bandwidth", "10X", code=2)
     assert "expected journals of ordered writes" in hrl("plan-capacity", vault, "--to", "2001-01-01T00:00:00Z", code=3)
 
 

@@ -13,11 +13,11 @@ import pytest
 from conftest import hrl, hrl_json, need, run
 
 import hrl as package
-from hrl.cli.base import CHECK_FAILED, EXIT_CODES
+from hrl.cli.exits import Exit
 
 MIB = 1 << 20
 POLICY = {"segment_interval_ms": "50", "crash_point_interval_ms": "0", "retention": "none"}
-UNSUPPORTED = EXIT_CODES["unsupported"]
+UNSUPPORTED = Exit.UNSUPPORTED
 
 
 @pytest.fixture
@@ -85,7 +85,7 @@ def test_a_damaged_ext4_is_found_and_the_good_point_stays(tmp_path: Path, mounts
     assert told["checks"][0]["text"] == "ext4 mounted and checked" and good in told["checks"][1]["text"]
     hrl("verify", vault, "v", "--mount", "--no-fsck", "--no-record")
     assert package.Vault(str(vault)).replica("v").points()[-1].verdicts == []
-    hrl("verify", vault, "v", "--mount", code=CHECK_FAILED)
+    hrl("verify", vault, "v", "--mount", code=Exit.CHECK_FAILED)
     replica = package.Vault(str(vault)).replica("v")
     (verdict,) = replica.points()[-1].verdicts
     assert not verdict.ok and "e2fsck ended with 4" in verdict.text and verdict.point == bad
@@ -116,7 +116,7 @@ def test_a_damaged_xfs_is_found(tmp_path: Path, mounts: None) -> None:
     run("mkfs.xfs", "-q", disk)
     protect(tmp_path, disk, lambda protection: protection.write(512, b"\xa5" * 512))
     assert "xfs mounted and checked" in hrl("verify", vault, "v", "--at", "good", "--mount")
-    told = stdout_failing("verify", vault, "--at", "bad", "--mount", code=CHECK_FAILED)
+    told = stdout_failing("verify", vault, "--at", "bad", "--mount", code=Exit.CHECK_FAILED)
     assert "file-system failed" in told and "xfs_repair" in told
     assert leftovers() == []
 
@@ -131,7 +131,7 @@ def test_each_partition_is_checked(tmp_path: Path, mounts: None) -> None:
     protect(tmp_path, disk, lambda protection: protection.write(MIB, bytes(4096)))
     done = hrl("verify", vault, "v", "--at", "good", "--mount", "--command", "grep world $HRL_MOUNT/p1/hello")
     assert "partition 1: ext4 mounted and checked" in done and "command ok: exit status 0: world" in done
-    assert "partition 1: no file system was found" in stdout_failing("verify", vault, "--mount", code=CHECK_FAILED)
+    assert "partition 1: no file system was found" in stdout_failing("verify", vault, "--mount", code=Exit.CHECK_FAILED)
     assert leftovers() == []
 
 
@@ -168,10 +168,10 @@ def test_a_command_decides(vault: Path) -> None:
     reads = 'qemu-io -f raw -c "read -v 0 512" "$HRL_NBD_URI" | grep -q READY'
     hrl("verify", vault, "v", "--at", "good", "--command", reads)
     told = stdout_failing(
-        "verify", vault, "v", "--command", f"{reads} || {{ yes é | head -9999; exit 3; }}", code=CHECK_FAILED
+        "verify", vault, "v", "--command", f"{reads} || {{ yes é | head -9999; exit 3; }}", code=Exit.CHECK_FAILED
     )
     assert "command failed: exit status 3" in told
-    slow = stdout_failing("verify", vault, "v", "--command", "sleep 60 & sleep 60", "--limit", "1s", code=CHECK_FAILED)
+    slow = stdout_failing("verify", vault, "v", "--command", "sleep 60 & sleep 60", "--limit", "1s", code=Exit.CHECK_FAILED)
     assert "not done within 1 s" in slow
     good, bad = package.Vault(str(vault)).replica("v").points()
     assert [v.ok for v in good.verdicts] == [True] and [v.text for v in bad.verdicts] == ["not done within 1 s"]
@@ -183,7 +183,7 @@ def test_what_cannot_be_asked_is_refused(vault: Path) -> None:
     assert "--mount" in hrl("verify", vault, "v", "--at", "good", code=2)
     hrl("verify", vault, "v", "--command", "true", "--limit", "soon", code=2)
     between = package.Vault(str(vault)).replica("v").points()[0].sequence + 1
-    hrl("verify", vault, "v", "--at", between, "--command", "true", code=EXIT_CODES["not-found"])
+    hrl("verify", vault, "v", "--at", between, "--command", "true", code=Exit.NOT_FOUND)
     hrl("verify", vault, "v", "--boot", "--qemu", "no-such-qemu", code=UNSUPPORTED)
     hrl("verify", vault, "v", "--boot", "--boot-pattern", "(", code=2)
     assert all(point.verdicts == [] for point in package.Vault(str(vault)).replica("v").points())
@@ -204,10 +204,10 @@ def test_a_point_that_cannot_be_read_is_bad(tmp_path: Path, stride: int) -> None
     newest.chmod(0o644)
     newest.write_bytes(damaged)
     reads = 'qemu-io -f raw -c "read 0 1M" "$HRL_NBD_URI"; true'
-    stdout_failing("verify", vault, "v", "--command", reads, code=CHECK_FAILED)
+    stdout_failing("verify", vault, "v", "--command", reads, code=Exit.CHECK_FAILED)
     (verdict,) = package.Vault(str(vault)).replica("v").points()[-1].verdicts
     assert not verdict.ok and verdict.kind == "command"
-    assert ("expected" if stride == 97 else "1 requests to the point failed") in verdict.text
+    assert ("expected" if stride == 97 else "1 request to the point failed") in verdict.text
 
 
 def fake_qemu(directory: Path, body: str) -> Path:
@@ -236,10 +236,10 @@ def test_a_boot_is_seen_on_the_console(vault: Path, tmp_path: Path) -> None:
     )
     good = hrl_json("verify", vault, "v", "--at", "good", "--boot", "--qemu", qemu)
     assert good["checks"][0]["kind"] == "application" and "login" in good["checks"][0]["text"]
-    told = stdout_failing("verify", vault, "v", "--boot", "--qemu", qemu, code=CHECK_FAILED)
+    told = stdout_failing("verify", vault, "v", "--boot", "--qemu", qemu, code=Exit.CHECK_FAILED)
     assert "Kernel panic" in told
     fake_qemu(tmp_path, "echo starting > $console; exec sleep 60")
-    told = stdout_failing("verify", vault, "v", "--boot", "--qemu", qemu, "--limit", "1s", code=CHECK_FAILED)
+    told = stdout_failing("verify", vault, "v", "--boot", "--qemu", qemu, "--limit", "1s", code=Exit.CHECK_FAILED)
     assert "not up within 1 s; the console ends with: starting" in told
     fake_qemu(tmp_path, "echo -n up > $console")
     hrl("verify", vault, "v", "--boot", "--qemu", qemu, "--boot-pattern", "^up$")
@@ -273,6 +273,4 @@ def test_newest_good_is_never_a_bad_one(vault: Path) -> None:
     replica.record_verdict("bad", "integrity", False)
     assert chosen() == good
     replica.record_verdict("good", "integrity", False)
-    assert "newest-good" in hrl(
-        "restore", vault, "v", "--at", "newest-good", "--to", vault / "x", code=EXIT_CODES["not-found"]
-    )
+    assert "newest-good" in hrl("restore", vault, "v", "--at", "newest-good", "--to", vault / "x", code=Exit.NOT_FOUND)

@@ -1,10 +1,9 @@
 """Commands that serve a volume, in the foreground or detached: `--detach` returns once the volume is usable.
 
-The process that serves says so with one line of JSON on its standard output. Detached it has a session of its own, and
-its standard error goes to DIR/log.
+The process that serves says so with one line on its standard output. Detached it has a session of its own, and its
+standard error goes to DIR/log.
 """
 
-import json
 import os
 import subprocess
 import sys
@@ -13,7 +12,9 @@ from typing import Annotated, Any
 
 import typer
 
-from hrl.cli.base import Refused
+from hrl.cli.exits import Exit, Refused
+from hrl.cli.output import print_line, say
+from hrl.words import local
 
 LOG = "log"
 LOG_LINES_SHOWN = 5
@@ -21,9 +22,20 @@ LOG_LINES_SHOWN = 5
 Detach = Annotated[bool, typer.Option("--detach", help="Return once the volume is usable; DIR/log says what happens.")]
 
 
-def say_ready(ready: dict[str, Any]) -> None:
-    """Tells who waits that the volume is usable."""
-    print(json.dumps({**ready, "pid": os.getpid()}), flush=True)
+def print_ready(ready: dict[str, Any], *, json: bool) -> None:
+    """Prints that the volume is usable, in one line."""
+    found = {**ready, "pid": os.getpid()}
+    if json:
+        print_line(found)
+    else:
+        say(f"{told(found)}, process {found['pid']}")
+
+
+def told(ready: dict[str, Any]) -> str:
+    """Returns the sentence about a volume that is usable."""
+    at = f"point {ready['point']}" if ready["point"] else f"sequence {ready['sequence']}"
+    time = f" of {local(ready['time'])}" if ready["time"] else ""
+    return f"{ready['volume']} as of {at}{time} is served at {ready['uri']} after {ready['rto_ms'] / 1000:.1f} s"
 
 
 def run_detached(state: Path) -> None:
@@ -31,6 +43,7 @@ def run_detached(state: Path) -> None:
     state.mkdir(parents=True, exist_ok=True)
     arguments = [argument for argument in sys.argv[1:] if argument != "--detach"]
     with (state / LOG).open("ab") as log:
+        begin = log.tell()
         child = subprocess.Popen(
             [sys.executable, "-P", "-m", "hrl", *arguments],
             stdin=subprocess.DEVNULL,
@@ -41,9 +54,10 @@ def run_detached(state: Path) -> None:
     assert child.stdout is not None
     line = child.stdout.readline()
     if line:
-        sys.stdout.buffer.write(line)
+        sys.stdout.write(line.decode(errors="replace"))
+        sys.stdout.flush()
         return
     code = child.wait()
-    said = (state / LOG).read_text(errors="replace").splitlines()[-LOG_LINES_SHOWN:]
-    reason = "\n".join(said).removeprefix("hrl: ") or "it said nothing"
-    raise Refused(reason, code or 1)
+    said = (state / LOG).read_bytes()[begin:].decode(errors="replace").splitlines()[-LOG_LINES_SHOWN:]
+    reason = "; ".join(said).removeprefix("hrl: ") or "it said nothing"
+    raise Refused(reason, code or Exit.FAILED)

@@ -1,8 +1,8 @@
-"""The boot check: QEMU boots a recovery point, and something on its serial console or the guest agent says that it is up.
+"""The boot check: QEMU boots a recovery point, and its serial console or the guest agent shows that it is up.
 
-The guest writes to the point's scratch file and has no network. It is good when the pattern appears on the console or the
-guest agent answers within the limit; it is bad when the limit is over, the kernel panics, the guest switches off or prints
-without end. A QEMU that ends with an error was not able to boot anything: that is `Refused`, and says nothing of the point.
+The guest writes to the point's scratch file and has no network. The point is good if the pattern appears on the console or
+the guest agent answers within the limit. It is bad if the limit is over, the kernel panics, or the guest switches off or
+prints without end. A QEMU that ends with an error could boot nothing: that is `Refused`, and no verdict on the point.
 """
 
 import contextlib
@@ -16,8 +16,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from hrl.cli.base import EXIT_CODES, Refused
 from hrl.cli.checks import Outcome
+from hrl.cli.exits import Exit, Refused
 from hrl.cli.programs import environment, kill_session, need
 from hrl.cli.served_point import Served
 
@@ -34,7 +34,7 @@ AGENT_SECONDS_MAX = 1.0
 
 @dataclass(frozen=True)
 class Machine:
-    """How the guest is run: the program, arguments behind ours, the pattern that says it is up, the limit in seconds."""
+    """How the guest runs: the program, more arguments, the pattern that shows it is up, the limit in seconds."""
 
     program: str
     arguments: str
@@ -43,21 +43,21 @@ class Machine:
 
 
 def pattern_of(text: str) -> re.Pattern[str]:
-    """A pattern from the command line."""
+    """Returns the pattern of a command line."""
     try:
         return re.compile(text, re.MULTILINE)
     except re.error as error:
-        raise Refused(f"cannot search the console for {text}: {error}", 2) from None
+        raise Refused(f"cannot search the console for {text}: {error}", Exit.INVALID_INPUT) from None
 
 
 def check_boot(point: Served, machine: Machine) -> Outcome:
-    """Boots the point and waits until it is up, or is known not to come up."""
+    """Boots the point, and waits until it is up or is known not to come up."""
     program = shlex.split(machine.program)
     need("booting a point", program[0])
     console = point.directory / "console"
     agent = point.directory / "agent"
     extra = shlex.split(machine.arguments)
-    # QEMU takes the first accelerator that it is told, so one of the user's stands in place of ours.
+    # QEMU takes the first accelerator that is named, so the user's replaces ours.
     accelerators = [] if "-accel" in extra else ["-accel", "kvm", "-accel", "tcg"]
     command = [*program, *arguments(point, console, agent), *accelerators, *extra]
     said = point.directory / "qemu"
@@ -77,7 +77,7 @@ def check_boot(point: Served, machine: Machine) -> Outcome:
 
 
 def arguments(point: Served, console: Path, agent: Path) -> list[str]:
-    """A machine with one disk, a serial console, the port of the guest agent, and no network."""
+    """Returns a machine with one disk, a serial console, the port of the guest agent, and no network."""
     disk = f"file={point.server.uri},format=raw,if=virtio,cache=unsafe"
     return [
         *("-nodefaults", "-no-user-config", "-no-reboot", "-display", "none", "-vga", "std", "-nic", "none"),
@@ -89,10 +89,10 @@ def arguments(point: Served, console: Path, agent: Path) -> list[str]:
 
 
 def wait_up(guest: subprocess.Popen[bytes], machine: Machine, console: Path, agent: Path, said: Path) -> tuple[bool, str]:
-    """Whether the guest came up, and how that is known."""
+    """Returns whether the guest came up, and how that is known."""
     began = time.monotonic()
     while True:
-        # Asked before the console is read, so that the last words of a guest that ended are read too.
+        # Asked before the console is read, so that the last lines of a guest that ended are read too.
         ended = guest.poll()
         text = window(console)
         passed = time.monotonic() - began
@@ -102,9 +102,7 @@ def wait_up(guest: subprocess.Popen[bytes], machine: Machine, console: Path, age
             return False, f"after {passed:.0f} s the console shows: {found.group()}"
         if ended:
             problem = said.read_text(errors="replace").strip().splitlines()[-1:]
-            raise Refused(
-                f"the guest could not be run: {' '.join(problem) or f'exit status {ended}'}", EXIT_CODES["unsupported"]
-            )
+            raise Refused(f"the guest could not be run: {' '.join(problem) or f'exit status {ended}'}", Exit.UNSUPPORTED)
         if ended is not None:
             return False, f"the guest switched off after {passed:.0f} s"
         if agent_answers(agent):
@@ -117,7 +115,7 @@ def wait_up(guest: subprocess.Popen[bytes], machine: Machine, console: Path, age
 
 
 def window(console: Path) -> str:
-    """The end of the console."""
+    """Returns the end of the console."""
     with contextlib.suppress(FileNotFoundError), open(console, "rb") as file:
         file.seek(max(0, os.fstat(file.fileno()).st_size - WINDOW_BYTES))
         return file.read(WINDOW_BYTES).decode(errors="replace").replace("\r", "")
@@ -125,7 +123,7 @@ def window(console: Path) -> str:
 
 
 def agent_answers(path: Path) -> bool:
-    """Whether a guest agent gives a number back that it was told."""
+    """Reports whether a guest agent answers with the number that it was sent."""
     number = os.getpid()
     request = json.dumps({"execute": "guest-sync", "arguments": {"id": number}}).encode()
     with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as agent:

@@ -1,10 +1,10 @@
-"""Checks of a recovery point: its file systems, a command of the user's. What boots is in `boot`.
+"""Checks of a recovery point: its file systems, and a command of the user's. `boot` has the boot check.
 
-A check that was made gives an `Outcome`, good or bad. A check that could not be made (no root, a tool or a driver of the
-kernel missing) is `Refused` and says nothing of the point. A request that the point could not answer makes any outcome bad.
+A check that was made gives an `Outcome`, good or bad. A check that could not be made (no root, a missing tool or kernel
+driver) is `Refused`, and is no verdict on the point. A request that the point could not answer makes any outcome bad.
 
-A file system is mounted first, as after a power failure, so that its log is replayed into the scratch file; only then its
-own checker can tell damage from a crash.
+A file system is mounted first, as after a power failure, so that its log is replayed into the scratch file. Only then can
+its own checker distinguish damage from a crash.
 """
 
 import contextlib
@@ -16,15 +16,16 @@ from pathlib import Path
 from typing import Literal
 
 from hrl import Replica
-from hrl.cli.base import EXIT_CODES, Refused
+from hrl.cli.exits import Exit, Refused
 from hrl.cli.programs import environment, need, run
 from hrl.cli.served_point import Disk, Served, block_device
+from hrl.words import clean, count
 
 Kind = Literal["integrity", "file-system", "application", "command"]
-# A catalog takes no longer text of a verdict.
+# A catalog takes no longer text for a verdict.
 TEXT_BYTES_MAX = 512
 TAIL_LINES = 3
-# With less room than this where the scratch file is, a failed request may be a failed write to it.
+# With less room than this for the scratch file, a failed request may be a failed write to it.
 SCRATCH_BYTES_MIN = 16 << 20
 CHECKERS = {
     "ext2": ["e2fsck", "-f", "-n"],
@@ -33,7 +34,7 @@ CHECKERS = {
     "xfs": ["xfs_repair", "-n"],
     "btrfs": ["btrfs", "check", "--readonly"],
 }
-# A copy may be checked where the original is mounted; an ext file system that asks for a panic on errors does not get it.
+# A copy may be checked on a host that has the original mounted. An ext file system never gets the panic that it asks for.
 MOUNT_OPTIONS = {name: ",errors=remount-ro" for name in ("ext2", "ext3", "ext4")} | {"xfs": ",nouuid"}
 # Partitions of these types are meant for file systems (Linux of an MBR; data, root of x86-64 and home of a GPT).
 PARTITIONS_WITH_FILES = {
@@ -55,19 +56,19 @@ class Outcome:
     text: str
 
     def bounded(self) -> "Outcome":
-        """The same with a text that a verdict can hold: one line, and not too long."""
-        line = " ".join("".join(c if c.isprintable() else " " for c in self.text).split())
+        """Returns the same with a text that a verdict can hold: one line, and not too long."""
+        line = " ".join(clean(self.text).split())
         return replace(self, text=line.encode(errors="replace")[:TEXT_BYTES_MAX].decode(errors="ignore"))
 
     def with_reads_of(self, point: Served) -> "Outcome":
-        """The same, or bad when the point could not be read; no outcome when it was the scratch file that was full."""
+        """Returns the same; a bad outcome if the point could not be read. Refuses if the scratch file was full."""
         failed = point.failed_requests()
         if not failed:
             return self
         if shutil.disk_usage(point.directory).free < SCRATCH_BYTES_MIN:
             problem = f"{point.directory.parent} has no room left for what is written (set TMPDIR)"
-            raise Refused(f"cannot check a point: {problem}", EXIT_CODES["full"])
-        return replace(self, ok=False, text=f"{failed} requests to the point failed; {self.text}")
+            raise Refused(f"cannot check a point: {problem}", Exit.FULL)
+        return replace(self, ok=False, text=f"{count(failed, 'request')} to the point failed; {self.text}")
 
 
 @dataclass(frozen=True)
@@ -87,15 +88,15 @@ class Place:
 
 
 def check_integrity(replica: Replica) -> Outcome:
-    """Everything that is stored of the volume: checksums, seals, chain."""
+    """Checks everything that is stored of the volume: checksums, encryption, chain."""
     report = replica.verify()
     if report["sound"]:
-        return Outcome("integrity", True, f"{report['segments']} segments are sound")
-    return Outcome("integrity", False, f"{len(report['findings'])} findings: {report['findings'][0][1]}")
+        return Outcome("integrity", True, f"{count(report['segments'], 'segment')} sound")
+    return Outcome("integrity", False, f"{count(len(report['findings']), 'finding')}: {report['findings'][0][1]}")
 
 
 def check_command(point: Served, command: str, limit: float, variables: dict[str, str] | None = None) -> Outcome:
-    """A command of the user's: exit status 0 within the limit in seconds is good."""
+    """Runs a command of the user's. Exit status 0 within the limit in seconds is good."""
     ended = run(["/bin/sh", "-c", command], point.signals, limit=limit, env=point.variables | (variables or {}))
     how = f"not done within {limit:g} s" if ended.code is None else f"exit status {ended.code}"
     said = ended.tail(TAIL_LINES)
@@ -103,7 +104,7 @@ def check_command(point: Served, command: str, limit: float, variables: dict[str
 
 
 def check_file_systems(point: Served, *, fsck: bool, command: str | None, limit: float) -> list[Outcome]:
-    """Mounts and checks every file system of the disk; then runs a command with them mounted, where one is given."""
+    """Mounts and checks every file system of the disk. Then runs the command, if there is one, with them mounted."""
     with block_device(point) as disk:
         whole = disk.loop()
         places = list(places_of(disk, whole))
@@ -111,7 +112,7 @@ def check_file_systems(point: Served, *, fsck: bool, command: str | None, limit:
         held = [place for place in places if place.usage in ("raid", "crypto")]
         if not found and held:
             what = ", ".join(f"{place.name}{place.type}" for place in held)
-            raise Refused(f"cannot mount what {what} holds; check it with --command", EXIT_CODES["unsupported"])
+            raise Refused(f"cannot mount what {what} holds; check it with --command", Exit.UNSUPPORTED)
         texts, good = [], True
         for place in places:
             ok, text = examine(point, disk, place, fsck=fsck)
@@ -128,7 +129,7 @@ def check_file_systems(point: Served, *, fsck: bool, command: str | None, limit:
 
 
 def places_of(disk: Disk, whole: str) -> Iterator[Place]:
-    """The whole disk where it is no disk of partitions, else those."""
+    """Yields the partitions of the disk; the whole disk if it has none."""
     known = probe(whole)
     table = partitions(whole) if known.get("PTTYPE") and not known.get("TYPE") else []
     if not table:
@@ -140,19 +141,19 @@ def places_of(disk: Disk, whole: str) -> Iterator[Place]:
 
 
 def place(device: str, partition: int | None, known: dict[str, str], *, expected: bool) -> Place:
-    """What blkid said, with names."""
+    """Returns what blkid said, with names."""
     return Place(device, partition, known.get("TYPE", ""), known.get("USAGE", ""), known.get("UUID", ""), expected)
 
 
 def probe(device: str) -> dict[str, str]:
-    """What blkid finds on a device; empty where it knows nothing."""
+    """Returns what blkid finds on a device; empty if that is nothing."""
     command = ["blkid", "-p", "-o", "export", device]
     done = subprocess.run(command, capture_output=True, text=True, env=environment(), start_new_session=True)
     return dict(line.split("=", 1) for line in done.stdout.splitlines() if "=" in line)
 
 
 def partitions(device: str) -> list[tuple[int, int, int, str]]:
-    """Number, first sector, sectors and type of each partition."""
+    """Returns number, first sector, sectors and type of each partition."""
     command = ["partx", "-g", "-r", "-o", "NR,START,SECTORS,TYPE", device]
     done = subprocess.run(command, capture_output=True, text=True, env=environment(), start_new_session=True)
     rows = [line.split() for line in done.stdout.splitlines()]
@@ -160,19 +161,19 @@ def partitions(device: str) -> list[tuple[int, int, int, str]]:
 
 
 def examine(point: Served, disk: Disk, place: Place, *, fsck: bool) -> tuple[bool, str]:
-    """Whether a place is as it should be, and what it is."""
+    """Returns whether a place is as it should be, and what it is."""
     if place.usage != "filesystem":
         return not place.expected or bool(place.type), place.type or "no file system was found"
-    # Two btrfs with one identity would be taken for two disks of one file system.
+    # The kernel takes two btrfs with one identity for two disks of one file system.
     if place.type == "btrfs" and Path("/sys/fs/btrfs", place.uuid).exists():
         problem = f"a btrfs with the identity {place.uuid} is mounted here; check the point on another machine"
-        raise Refused(f"cannot mount a point: {problem}", EXIT_CODES["unsupported"])
+        raise Refused(f"cannot mount a point: {problem}", Exit.UNSUPPORTED)
     checker = CHECKERS.get(place.type) if fsck else None
     if checker:
         need(f"checking {place.type}", checker[0])
     with disk.mounted(place.device, point.directory / "look", options_of(place)) as failure:
         if failure and "unknown filesystem type" in failure:
-            raise Refused(f"the kernel cannot mount {place.type} here", EXIT_CODES["unsupported"])
+            raise Refused(f"the kernel cannot mount {place.type} here", Exit.UNSUPPORTED)
     if not checker:
         return not failure, failure or f"{place.type} mounted"
     checked = run([*checker, place.device], point.signals)
@@ -184,17 +185,17 @@ def examine(point: Served, disk: Disk, place: Place, *, fsck: bool) -> tuple[boo
 
 @contextlib.contextmanager
 def mounted_all(point: Served, disk: Disk, places: list[Place]) -> Iterator[Path]:
-    """Mounts the one file system, or those of partitions each at `pNUMBER` below."""
+    """Mounts the one file system, or each partition's at `pNUMBER` below."""
     root = point.directory / "mount"
     with contextlib.ExitStack() as stack:
         for place in places:
             where = root / f"p{place.partition}" if place.partition else root
             failure = stack.enter_context(disk.mounted(place.device, where, options_of(place)))
             if failure:
-                raise Refused(f"cannot mount a second time: {failure}", EXIT_CODES["io"])
+                raise Refused(f"cannot mount a second time: {failure}", Exit.IO)
         yield root
 
 
 def options_of(place: Place) -> str:
-    """Nothing on a copy gets rights here."""
+    """Returns mount options that give nothing on a copy any rights here."""
     return "nosuid,nodev" + MOUNT_OPTIONS.get(place.type, "")

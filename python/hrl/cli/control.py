@@ -1,4 +1,7 @@
-"""The control socket of a running agent: JSON lines over a UNIX socket in its state directory."""
+"""The control socket of a running agent: JSON lines over a UNIX socket in its state directory.
+
+An answer is `{"result": …}`, or `{"error": TEXT, "kind": KIND, "code": N}` with the exit code that the failure has.
+"""
 
 import json
 import os
@@ -9,15 +12,16 @@ from pathlib import Path
 from typing import Any
 
 from hrl import HrlError
-from hrl.cli.base import EXIT_CODES, NOT_RUNNING, Refused
+from hrl.cli.exits import Exit, Refused
 
 SOCKET = "control.sock"
 REQUEST_BYTES_MAX = 64 * 1024
+ANSWER_SECONDS_MAX = 120
 Handler = Callable[[dict[str, Any]], Any]
 
 
 class ControlServer:
-    """Answers requests of the form {"command": NAME, ...} until closed. One thread; requests are short."""
+    """Answers requests of the form {"command": NAME, ...} until closed, each on a thread of its own."""
 
     def __init__(self, state: Path, handlers: dict[str, Handler]) -> None:
         self._path = state / SOCKET
@@ -27,13 +31,14 @@ class ControlServer:
         self._socket = socket.socket(socket.AF_UNIX)
         old = os.umask(0o177)
         try:
-            self._socket.bind(_short(self._path))
+            self._socket.bind(short_path(self._path))
         finally:
             os.umask(old)
         self._socket.listen()
         threading.Thread(target=self._serve, name="hrl-control", daemon=True).start()
 
     def close(self) -> None:
+        """Takes the socket away; answers under way are given."""
         self._socket.close()
         self._path.unlink(missing_ok=True)
 
@@ -60,40 +65,52 @@ class ControlServer:
             request = json.loads(line)
             handler = self._handlers[request["command"]]
         except (ValueError, KeyError, TypeError):
-            return {"error": "the request is not understood", "kind": "invalid-input"}
+            return failure("the request is not understood", Exit.INVALID_INPUT)
         try:
             return {"result": handler(request)}
         except HrlError as error:
-            return {"error": str(error), "kind": error.kind}
+            return failure(str(error), Exit.of_kind(error.kind))
         except Refused as refused:
-            kinds = {code: kind for kind, code in EXIT_CODES.items()}
-            return {"error": str(refused), "kind": kinds.get(refused.code, "invalid-input")}
+            return failure(str(refused), refused.code)
         except Exception as error:
-            return {"error": str(error), "kind": "invalid-input"}
+            return failure(str(error), Exit.INVALID_INPUT)
 
 
-def _short(path: Path) -> str:
-    """A path that fits a socket address: relative to the working directory where that is shorter."""
+def failure(message: str, code: int) -> dict[str, Any]:
+    """Returns the answer about a failure."""
+    return {"error": message, "kind": Exit.of_code(code).kind, "code": int(code)}
+
+
+def short_path(path: Path) -> str:
+    """Returns a path that fits a socket address: relative to the working directory if that is shorter."""
     return min(str(path), os.path.relpath(path), key=len)
 
 
 def ask(state: Path, command: str, **arguments: Any) -> Any:
-    """Sends a request to the agent of a state directory and gives its answer."""
+    """Sends a request to the agent of a state directory and returns its answer.
+
+    Raises `Refused` with the code of the agent's failure, or with `NOT_RUNNING` if no agent answers.
+    """
     if not state.is_dir():
-        raise Refused(f"{state} is no state directory", EXIT_CODES["not-found"])
+        raise Refused(f"{state} is no state directory", Exit.NOT_FOUND)
     with socket.socket(socket.AF_UNIX) as peer:
-        peer.settimeout(120)
+        peer.settimeout(ANSWER_SECONDS_MAX)
         try:
-            peer.connect(_short(state / SOCKET))
+            peer.connect(short_path(state / SOCKET))
         except OSError:
-            raise Refused(f"no agent is running with {state}", NOT_RUNNING) from None
+            raise Refused(f"no agent is running with {state}", Exit.NOT_RUNNING) from None
         with peer.makefile("rwb") as stream:
             stream.write(json.dumps({"command": command, **arguments}).encode() + b"\n")
             stream.flush()
-            line = stream.readline()
+            try:
+                line = stream.readline()
+            except TimeoutError:
+                problem = f"the agent of {state} did not answer within {ANSWER_SECONDS_MAX} s"
+                raise Refused(problem, Exit.TIMED_OUT) from None
     if not line:
-        raise Refused(f"the agent of {state} ended before it answered", NOT_RUNNING)
+        raise Refused(f"the agent of {state} ended before it answered", Exit.NOT_RUNNING)
     answer = json.loads(line)
     if "error" in answer:
-        raise Refused(answer["error"], EXIT_CODES.get(answer.get("kind", ""), 1))
+        # An older agent says the kind alone.
+        raise Refused(answer["error"], answer.get("code") or Exit.of_kind(answer.get("kind", "")))
     return answer["result"]

@@ -1,8 +1,8 @@
 """The demonstration: a real ext4 file system on a protected volume, written under load, its agent killed mid-write.
 
-Every recovery point is then restored, its file system checked, and its files and database compared with what the
-writer had made durable when the point was marked. As root the file system is mounted from a loop device over the
-export; otherwise `debugfs` writes and reads it through libnbd's `nbdfuse`.
+Then every recovery point is restored, its file system checked, and its files and database compared with what was durable
+when the point was marked. Root mounts the file system from a loop device over the export. Other users write and read it
+with `debugfs`, through libnbd's `nbdfuse`.
 """
 
 import contextlib
@@ -21,28 +21,33 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rich.table import Table
-
 from hrl import HrlError, Vault
-from hrl.cli.base import Refused, err, human, out, print_json, print_table
 from hrl.cli.control import ask
+from hrl.cli.exits import Exit, Refused
+from hrl.cli.output import Table, print_json, say
+from hrl.words import count, human, span
 
 TOOLS = ("nbdfuse", "mkfs.ext4", "e2fsck", "fusermount3")
 TOOLS_OF_ROOT = ("losetup", "mount", "umount")
 TOOLS_OF_OTHERS = ("debugfs",)
+PACKAGES = {tool: "e2fsprogs" for tool in ("mkfs.ext4", "e2fsck", "debugfs")}
+PACKAGES |= {tool: "mount" for tool in TOOLS_OF_ROOT} | {"nbdfuse": "libnbd-bin", "fusermount3": "fuse3"}
 VOLUME = "demo.img"
+SECONDS_EXPECTED = 30
 FILES = 120
 QUIET: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
 
 
 def run(*, json: bool, size_mib: int, keep: Path | None) -> int:
-    """Runs the demonstration; the exit code is 0 when every point is proved."""
-    # Debian keeps the tools of file systems where users do not look for them.
+    """Runs the demonstration. Returns 0 if every point is proved, else the code of a failed check."""
+    # Debian keeps the tools of file systems off the path of users.
     os.environ["PATH"] = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin"])
     tools = TOOLS + (TOOLS_OF_ROOT if os.geteuid() == 0 else TOOLS_OF_OTHERS)
     missing = [tool for tool in tools if shutil.which(tool) is None]
     if missing:
-        raise Refused(f"the demonstration needs {', '.join(missing)} (make demo installs them as root)", 2)
+        packages = " ".join(dict.fromkeys(PACKAGES[tool] for tool in missing))
+        names = ", ".join(missing)
+        raise Refused(f"the demonstration needs {names}: install the Debian packages {packages}", Exit.UNSUPPORTED)
     with contextlib.ExitStack() as stack:
         directory = keep or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="hrl-demo-")))
         directory.mkdir(parents=True, exist_ok=True)
@@ -81,7 +86,7 @@ class Rig:
             self.agent = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=events, text=True)
         assert self.agent.stdout is not None
         if not self.agent.stdout.readline():
-            raise Refused(f"the agent did not start; see {self.events}:\n{self.events.read_text()[-2000:]}", 1)
+            raise Refused(f"the agent did not start; see {self.events}:\n{self.events.read_text()[-2000:]}", Exit.FAILED)
 
     def attach(self) -> None:
         """Makes a block device of the NBD export."""
@@ -96,7 +101,7 @@ class Rig:
         bridge = self.bridge
         wait_for(lambda: (self.fuse / "nbd").exists() or bridge.poll() is not None, "nbdfuse")
         if bridge.poll() is not None:
-            raise Refused("nbdfuse could not mount; is /dev/fuse there, and open to this user?", 1)
+            raise Refused("nbdfuse could not mount; is /dev/fuse there, and open to this user?", Exit.UNSUPPORTED)
 
     def make_file_system(self) -> None:
         subprocess.run(["mkfs.ext4", "-q", "-F", self.device], check=True)
@@ -113,7 +118,7 @@ class Rig:
 
     @contextlib.contextmanager
     def looked_into(self, image: Path) -> Iterator[Path]:
-        """The files of a restored file system, to read."""
+        """Shows the files of a restored file system while the block runs."""
         where = self.directory / "look"
         where.mkdir(exist_ok=True)
         subprocess.run(["mount", "-o", "loop,ro", str(image), str(where)], check=True)
@@ -123,7 +128,7 @@ class Rig:
             subprocess.run(["umount", str(where)], check=True)
 
     def detach(self) -> None:
-        """Takes everything off the export; works when the agent is dead too."""
+        """Takes everything off the export, even if the agent is dead."""
         if subprocess.run(["umount", str(self.mount_point)], **QUIET).returncode:
             subprocess.run(["umount", "-l", str(self.mount_point)], **QUIET)
         if self.device:
@@ -153,7 +158,7 @@ class Rig:
             code = self.agent.wait(120)
             self.agent = None
             if code:
-                raise Refused(f"the agent ended with exit code {code}; see {self.events}", 1)
+                raise Refused(f"the agent ended with exit code {code}; see {self.events}", Exit.FAILED)
 
     def tear_down(self) -> None:
         self.detach()
@@ -163,7 +168,7 @@ class Rig:
 
 
 class UnprivilegedRig(Rig):
-    """The same without root: the file system is written and read by debugfs, through a file that nbdfuse makes."""
+    """The same without root: debugfs writes and reads the file system, through a file that nbdfuse makes."""
 
     about = "written by debugfs through nbdfuse, because only root may mount it"
 
@@ -198,7 +203,7 @@ def wait_for(done: Callable[[], bool], what: str, limit: float = 60.0) -> None:
     end = time.monotonic() + limit
     while not done():
         if time.monotonic() > end:
-            raise Refused(f"{what} did not come within {limit:.0f} s", 1)
+            raise Refused(f"{what} did not come within {limit:.0f} s", Exit.TIMED_OUT)
         time.sleep(0.05)
 
 
@@ -229,11 +234,11 @@ class MountedHome:
         return self.root / "rows.db"
 
     def commit_database(self) -> None:
-        """The database is on the file system: its commit was durable."""
+        """Does nothing: the database is on the file system, so its commit was durable."""
 
 
 class DebugfsHome:
-    """A directory of a file system that is not mounted; files are made elsewhere and copied in."""
+    """A directory of a file system that is not mounted. Files are made elsewhere and copied in."""
 
     churns = False
 
@@ -264,13 +269,13 @@ class DebugfsHome:
     def _run(self, script: list[str]) -> None:
         command = ["debugfs", "-w", "-f", "-", self.device]
         done = subprocess.run(command, input="\n".join(script) + "\n", capture_output=True, text=True, check=False)
-        # It always ends with 0; a file that is not there to be removed is no failure.
+        # Its exit code is always 0. A file that cannot be removed because it is absent is no failure.
         if any("rm:" not in line for line in done.stderr.splitlines()[1:]):
             raise OSError(done.stderr)
 
 
 class Load:
-    """Writes files and a database with fsync, and beside them a file without, until it is stopped or the disk fails."""
+    """Writes files and a database with fsync, and one file without, until it is stopped or the disk fails."""
 
     def __init__(self, home: MountedHome | DebugfsHome, seed: int) -> None:
         self.home = home
@@ -292,7 +297,7 @@ class Load:
         return Known(dict(self.known.files), self.known.rows)
 
     def _guard(self, work: Callable[[], None]) -> None:
-        # A dead disk ends the load; that is a part of the play.
+        # A dead disk ends the load, which is part of the demonstration.
         with contextlib.suppress(OSError, sqlite3.Error):
             work()
 
@@ -305,7 +310,7 @@ class Load:
             with self.pause:
                 name = f"file-{self._random.randrange(FILES):03}"
                 content = self._random.randbytes(self._random.randrange(1, 96) * 1024)
-                # The old content is unknown from here on until the new one is durable.
+                # From here on nothing is known of the file until its new content is durable.
                 self.known.files.pop(name, None)
                 self.home.put(name, content)
                 digest = hashlib.sha256(content).hexdigest()
@@ -348,38 +353,56 @@ class Verdict:
 
 
 class Demo:
-    """The play, act by act."""
+    """The demonstration, step by step."""
 
     def __init__(self, rig: Rig, *, quiet: bool) -> None:
         self.rig = rig
         self.quiet = quiet
+        self.began = self.step_began = time.monotonic()
+        self.steps: list[float] = []
         self.expected: dict[str, Known] = {}
         self.rpo: dict[str, float] = {}
 
     def say(self, text: str) -> None:
+        """Prints a line on standard error."""
         if not self.quiet:
-            err.print(text, highlight=False)
+            print(text, file=sys.stderr, flush=True)
+
+    def step(self, text: str) -> None:
+        """Begins a step, after the time of the one before."""
+        self.end_step()
+        self.say(f"{len(self.steps) + 1}. {text}")
+        self.steps.append(0.0)
+
+    def end_step(self) -> None:
+        """Ends a step, and says how long it took."""
+        if self.steps:
+            self.steps[-1] = time.monotonic() - self.step_began
+            self.say(f"   took {span(self.steps[-1])}")
+        self.step_began = time.monotonic()
 
     def play(self, json: bool) -> int:
+        """Plays every step. Returns the exit code."""
         rig = self.rig
-        self.say(f"1. A disk of {human(rig.disk.stat().st_size)}, served over NBD, captured into {rig.vault}")
+        self.say(f"About {SECONDS_EXPECTED} s, in {rig.directory}")
+        self.step(f"A disk of {human(rig.disk.stat().st_size)}, served over NBD, captured into {rig.vault}")
         self.say(f"   its ext4 is {rig.about}")
         rig.start_agent()
         rig.attach()
         rig.make_file_system()
         rig.mount()
         load = rig.load("", seed=1)
-        self.say("2. Files, a database and churn are written while the first copy is made")
+        self.step("Files, a database and churn are written while the first copy is made")
         self.wait_ordered()
         for number in range(4):
             time.sleep(1.5)
             self.mark(load, f"before {number + 1}")
-        self.say("3. The agent is killed with SIGKILL, mid-write")
+        self.step("The agent is killed with SIGKILL, mid-write")
         time.sleep(0.7)
         rig.kill_agent()
         load.stop()
         rig.detach()
-        self.say("4. It is started again: only regions that may differ are read")
+        self.step("It is started again: only regions that may differ are read")
         rig.start_agent()
         self.wait_ordered()
         status = ask(rig.state, "status")
@@ -395,13 +418,16 @@ class Demo:
         load.stop()
         rig.detach()
         rig.stop_agent()
-        self.say("5. Every point is restored, checked and compared")
+        self.step("Every point is restored, checked and compared")
         verdicts = self.verdicts()
+        self.end_step()
         good = all(verdict.good for verdict in verdicts) and len(verdicts) == len(self.expected)
         if json:
             print_json(
                 {
                     "good": good,
+                    "seconds": time.monotonic() - self.began,
+                    "step_seconds": self.steps,
                     "resync_bytes_read": reread,
                     "size_bytes": size,
                     "points": [asdict(verdict) | {"good": verdict.good} for verdict in verdicts],
@@ -409,7 +435,7 @@ class Demo:
             )
         else:
             self.show(verdicts, good)
-        return 0 if good else 1
+        return Exit.DONE if good else Exit.CHECK_FAILED
 
     def wait_ordered(self) -> None:
         wait_for(lambda: ask(self.rig.state, "status")["mode"] == "ordered", "the first copy or resync", 120)
@@ -476,16 +502,17 @@ class Demo:
         return f"ok, {count} rows"
 
     def show(self, verdicts: list[Verdict], good: bool) -> None:
-        table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-        for name in ("point", "label", "RPO", "captured", "stored", "ext4", "files", "database"):
-            table.add_column(name, no_wrap=True)
+        """Prints what was found at every point."""
+        table = Table("point", "label", "RPO", "captured", "stored", "ext4", "files", "database")
         for v in verdicts:
-            colour = "green" if v.good else "red"
-            checks = [f"[{colour}]{text}[/]" for text in (v.file_system, v.files, v.database)]
-            sizes = [human(v.bytes_captured), human(v.bytes_stored)]
-            table.add_row(v.point[:8], v.label, f"{v.rpo_seconds:.2f} s", *sizes, *checks)
-        print_table(table)
-        out.print("[green]Every point is proved.[/]" if good else "[red]Some points are not as they should be.[/]")
+            sizes = (human(v.bytes_captured), human(v.bytes_stored))
+            table.add(v.point[:8], v.label, span(v.rpo_seconds), *sizes, v.file_system, v.files, v.database)
+        table.print()
+        took = span(time.monotonic() - self.began)
+        words = (
+            f"every one of {count(len(verdicts), 'point')} is proved" if good else "some points are not as they should be"
+        )
+        say(f"{words}, in {took}")
 
 
 def sha256(path: Path) -> str:

@@ -1,8 +1,8 @@
 """Where a command's events go besides standard error: `--events-file`, `--events-command`, `--events-mail`.
 
-A command takes a parameter with the type `EventOptions` and gets the options that were given. `with_event_options` makes the
-options of it. `open_sinks` joins them with an `[events]` table of the same names (`file`, `command`, `mail`, …) from the
-policy or the group file; an option goes before its setting.
+A command has a parameter of the type `EventOptions` and receives the options that were given; `with_event_options` turns
+that parameter into the options. `open_sinks` joins them with an `[events]` table of the same names (`file`, `command`,
+`mail`, …) from the policy or the group file. An option wins over its setting.
 """
 
 import contextlib
@@ -14,12 +14,15 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, get_args
+from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 
-from hrl.cli.base import EXIT_CODES, Refused
-from hrl.events import MAIL_KINDS, EventCommand, EventFile, EventMail, EventSink
+from hrl.cli.exits import Exit, Refused
+from hrl.events.kinds import MAIL_KINDS
+
+if TYPE_CHECKING:
+    from hrl.events import EventMail
 
 
 class EventParameter:
@@ -69,7 +72,7 @@ OPTIONS: dict[str, Any] = {
 
 
 def with_event_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """The command with the options in place of its marked parameter."""
+    """Returns the command with the options in place of its marked parameter."""
     signature = inspect.signature(command)
     parameters: list[inspect.Parameter] = []
     marked = ""
@@ -98,7 +101,7 @@ def with_event_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 @dataclass
 class Sinks:
-    """Every destination of an agent's events, called as one; and the events by kind, for its metrics."""
+    """All destinations of an agent's events, called as one. Counts the events by kind, for the metrics."""
 
     sinks: Sequence[Callable[[dict[str, str]], object]]
     counts: dict[str, int] = field(default_factory=dict)
@@ -112,7 +115,9 @@ class Sinks:
 
     @property
     def dropped(self) -> dict[str, int]:
-        """Events that were not delivered, by sink."""
+        """Returns how many events were not delivered, by sink."""
+        from hrl.events.sink import EventSink
+
         return {sink.name: sink.dropped for sink in self.sinks if isinstance(sink, EventSink)}
 
 
@@ -120,7 +125,9 @@ class Sinks:
 def open_sinks(
     settings: Mapping[str, Any], options: Mapping[str, Any], first: Callable[[dict[str, str]], object]
 ) -> Iterator[Sinks]:
-    """The sinks that settings and options name, after `first`; closed at the end, with what is left in them delivered."""
+    """Opens the sinks that settings and options name, after `first`. Delivers what is left in them at the end."""
+    from hrl.events import EventCommand, EventFile
+
     chosen = {**settings, **options}
     with contextlib.ExitStack() as stack:
         sinks: list[Callable[[dict[str, str]], object]] = [first]
@@ -133,13 +140,13 @@ def open_sinks(
             if mail := mail_of(chosen):
                 sinks.append(stack.enter_context(mail))
         except (OSError, ValueError) as error:
-            code = EXIT_CODES["invalid-input" if isinstance(error, ValueError) else "io"]
+            code = Exit.INVALID_INPUT if isinstance(error, ValueError) else Exit.IO
             raise Refused(f"cannot send events: {error}", code) from None
         yield Sinks(sinks)
 
 
 def check_names(chosen: Mapping[str, Any]) -> None:
-    """Refuses settings that are not known or are of another type."""
+    """Refuses unknown settings and settings of another type."""
     for name, value in chosen.items():
         if name not in OPTIONS:
             raise ValueError(f"the setting events.{name} is not known; there are {', '.join(OPTIONS)}")
@@ -148,8 +155,8 @@ def check_names(chosen: Mapping[str, Any]) -> None:
             raise ValueError(f"the setting events.{name} is {value!r}: expected a text")
 
 
-def mail_of(chosen: Mapping[str, Any]) -> EventMail | None:
-    """The mail sink, where there is somebody to mail to."""
+def mail_of(chosen: Mapping[str, Any]) -> "EventMail | None":
+    """Returns the mail sink; `None` if there is nobody to mail to."""
     names = [name for name in ("smtp", "mail_from") if not chosen.get(name)]
     if not chosen.get("mail"):
         if stray := [name for name in OPTIONS if name.startswith(("smtp", "mail_")) and name in chosen]:
@@ -157,6 +164,8 @@ def mail_of(chosen: Mapping[str, Any]) -> EventMail | None:
         return None
     if names:
         raise ValueError("mail needs --smtp HOST[:PORT] and --mail-from ADDRESS")
+    from hrl.events import EventMail
+
     kinds = items(chosen.get("mail_kinds") or list(MAIL_KINDS))
     return EventMail(
         items(chosen["mail"]),
@@ -169,13 +178,13 @@ def mail_of(chosen: Mapping[str, Any]) -> EventMail | None:
 
 
 def items(value: str | list[str]) -> list[str]:
-    """A list, or a text with commas."""
+    """Returns a list as it is, and a text with commas as one."""
     parts = value.split(",") if isinstance(value, str) else value
     return [part.strip() for part in parts if part.strip()]
 
 
 def password_of(chosen: Mapping[str, Any]) -> str | None:
-    """The mail server's password, from where it is kept."""
+    """Returns the mail server's password from where it is kept."""
     variable, file = chosen.get("smtp_password_env"), chosen.get("smtp_password_file")
     if variable and file:
         raise ValueError("cannot take two passwords: give --smtp-password-env or --smtp-password-file")

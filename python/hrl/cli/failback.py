@@ -10,26 +10,30 @@ from typing import Annotated, Any
 import typer
 
 from hrl import Follower, NbdServer
-from hrl.cli.background import Detach, run_detached, say_ready
-from hrl.cli.base import (
+from hrl.cli.background import Detach, print_ready, run_detached
+from hrl.cli.commands import command, group
+from hrl.cli.event_options import EventOptions, open_sinks
+from hrl.cli.exits import Exit, Refused
+from hrl.cli.failover import LIMIT, ready_of
+from hrl.cli.options import (
     Json,
     KeyFile,
+    Nbd,
     NbdTls,
     NbdTlsAnyone,
-    Refused,
-    app,
-    human,
+    PolicyFile,
+    VaultUrl,
+    Volume,
+    duration_of,
     open_vault,
-    print_json,
-    print_table,
-    progress_bar,
     tls_options,
 )
-from hrl.cli.event_options import EventOptions, open_sinks
-from hrl.cli.failover import Nbd, Policy, ready_of
-from hrl.cli.protect import agent_control, read_events, read_policy, tell_event
+from hrl.cli.output import Table, print_json, print_line, progress_bar, say
+from hrl.cli.policy import policy_of, read_events, read_policy
+from hrl.cli.protect import agent_control, print_event
 from hrl.cli.signals import ended_by_signals
-from hrl.cli.vault import VaultUrl, Volume, table_of
+from hrl.cli.times import Duration
+from hrl.words import human, local
 
 State = Annotated[
     Path, typer.Option("--state", metavar="DIR", help="State directory of the agent that protected the disk; it has ended.")
@@ -37,50 +41,49 @@ State = Annotated[
 Disk = Annotated[Path, typer.Option("--disk", metavar="DISK", help="The disk at the old site, which nothing else writes.")]
 
 
-@app.command()
+@command("reprotect")
 def reprotect(
     vault: VaultUrl,
     volume: Volume,
     state: State,
     disk: Disk,
-    every: Annotated[
-        float | None, typer.Option("--every", metavar="SECONDS", help="Catch up again and again, until SIGTERM.")
-    ] = None,
+    every: Annotated[Duration | None, duration_of("--every", "Catch up this often, until SIGTERM or SIGINT.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be written, and write nothing.")] = False,
     key_file: KeyFile = None,
     json: Json = False,
 ) -> None:
-    """Brings the disk at the old site to the newest state, writing only where it differs. Run it on the old source.
+    """Brings the disk at the old site to the newest state, and writes only where it differs. Run it on the old source.
 
-    What the old source wrote after the failover is handed in to the branch first, and then overwritten here.
+    What the old source wrote after the failover goes to the branch first, and is then overwritten here. With --every, --json
+    prints a line for each time.
     """
     ended = ended_by_signals()
     with Follower(volume, vault=open_vault(vault, key_file), state=state, disk=disk) as follower:
         if dry_run:
             found = {**follower.status(), "bytes_to_write": follower.bytes_behind()}
-            return print_json(found) if json else print(f"would write {human(found['bytes_to_write'])}")
+            return print_json(found) if json else say(f"would write {human(found['bytes_to_write'])}")
         while True:
-            with progress_bar("Catching up") as tell:
-                done = follower.catch_up(progress=until(ended, tell))
+            with progress_bar("Catching up") as progress:
+                done = follower.catch_up(progress=until(ended, progress))
             if json:
-                print_json(done)
+                (print_json if every is None else print_line)(done)
             elif every is None or done["bytes_written"]:
-                print(f"{disk}: sequence {done['to']}, {human(done['bytes_written'])} written", flush=True)
+                say(f"{disk}: sequence {done['to']}, {human(done['bytes_written'])} written")
             if every is None or ended.wait(every):
                 return
 
 
-def until(ended: threading.Event, tell: Callable[[int, int], None]) -> Callable[[int, int], bool]:
-    """Shows progress, and stops the work at the end of the process."""
+def until(ended: threading.Event, show: Callable[[int, int], None]) -> Callable[[int, int], bool]:
+    """Returns a callback that shows progress, and that stops the work when the process is to end."""
 
     def progress(done: int, total: int) -> bool:
-        tell(done, total)
+        show(done, total)
         return not ended.is_set()
 
     return progress
 
 
-@app.command()
+@command("failback")
 def failback(
     vault: VaultUrl,
     volume: Volume,
@@ -92,15 +95,16 @@ def failback(
     unplanned: Annotated[
         bool, typer.Option("--unplanned", help="The other site is gone: do not ask it to hand over.")
     ] = False,
-    limit: Annotated[float, typer.Option("--limit", metavar="SECONDS", help="Wait so long for the other site.")] = 120,
-    policy: Policy = None,
+    limit: Annotated[Duration, duration_of("--limit", "Wait so long for the other site.")] = LIMIT,
+    policy: PolicyFile = None,
     key_file: KeyFile = None,
     detach: Detach = False,
+    json: Json = False,
     events: EventOptions = {},  # noqa: B006  (its options take its place)
 ) -> None:
-    """Takes the volume home onto the disk at the old site, and protects it there again, over NBD, as `hrl protect` does.
+    """Takes the volume home onto the disk at the old site, and protects it there as `hrl protect` does.
 
-    The disk catches up while the other site runs; then that one hands over what is left and is fenced.
+    The disk catches up while the other site runs. Then the other site hands over what is left, and is fenced.
     """
     if detach:
         return run_detached(state)
@@ -108,14 +112,14 @@ def failback(
     ended = ended_by_signals()
     values = read_policy(policy)
     with ExitStack() as stack:
-        sinks = stack.enter_context(open_sinks(read_events(policy), events, tell_event))
+        sinks = stack.enter_context(open_sinks(read_events(policy), events, print_event))
         follower = stack.enter_context(Follower(volume, vault=open_vault(vault, key_file), state=state, disk=disk))
-        with progress_bar("Catching up") as tell:
+        with progress_bar("Catching up") as progress, policy_of(policy):
             protection, moved = follower.fail_back(
                 planned=None if unplanned else limit,
                 policy=values,
                 on_event=sinks,
-                progress=until(ended, tell),
+                progress=until(ended, progress),
             )
         stack.enter_context(protection)
         stack.enter_context(agent_control(protection, state, volume, values, ended))
@@ -123,16 +127,15 @@ def failback(
         with NbdServer.protected(address, protection, volume, **tls_options(nbd_tls, nbd_tls_anyone)) as server:
             started = {"point": None, "sequence": moved["to"], "time": ""}
             ready = ready_of(volume, server.uri, started, time.monotonic() - began)
-            say_ready({**ready, "bytes_written": moved["bytes_written"], "bytes_diverged": moved["bytes_diverged"]})
+            written = {name: moved[name] for name in ("bytes_written", "bytes_diverged")}
+            print_ready({**ready, **written}, json=json)
             ended.wait()
 
 
-branch = typer.Typer(
-    name="branch",
-    help="Branches: what an old source wrote after a failover. VOLUME@EPOCH names one in restore, serve, points and diff.",
-    no_args_is_help=True,
+branch = group(
+    "branch",
+    "Branches: what an old source wrote after a failover. VOLUME@EPOCH names one in restore, serve, points and changes.",
 )
-app.add_typer(branch)
 
 
 @branch.command("list")
@@ -141,11 +144,14 @@ def list_branches(vault: VaultUrl, volume: Volume, key_file: KeyFile = None, jso
     found: list[dict[str, Any]] = open_vault(vault, key_file).replica(volume).lifecycle()["branches"]
     if json:
         return print_json(found)
-    table = table_of("branch", "from", "to", "stored", "source", "ended")
+    if not found:
+        return say(f"{volume} has no branch")
+    table = Table("branch", "from", "to", "stored", "source", "ended", right=("from", "to", "stored"))
     for b in found:
-        name, size = f"{volume}@{b['epoch']}", human(b["stored_bytes"])
-        table.add_row(name, str(b["from_sequence"]), str(b["last_sequence"]), size, b["source"] or "", b["ended"])
-    print_table(table)
+        size = human(b["stored_bytes"])
+        ended = local(b["ended"])
+        table.add(f"{volume}@{b['epoch']}", b["from_sequence"], b["last_sequence"], size, b["source"] or "", ended)
+    table.print()
 
 
 @branch.command()
@@ -155,10 +161,10 @@ def drop(
     yes: Annotated[bool, typer.Option("--yes", help="Needed: this cannot be undone.")] = False,
     key_file: KeyFile = None,
 ) -> None:
-    """Gives a branch up: its data goes with the next run of retention."""
+    """Gives a branch up. The next run of retention deletes its data."""
     name, _, epoch = volume.rpartition("@")
     if not name or not epoch.isdigit():
-        raise Refused(f"{volume!r} names no branch: expected VOLUME@EPOCH", 2)
+        raise Refused(f"{volume} names no branch: expected VOLUME@EPOCH", Exit.INVALID_INPUT)
     if not yes:
-        raise Refused(f"the writes of branch {volume} would be lost: give --yes", 2)
+        raise Refused(f"the writes of branch {volume} would be lost: give --yes", Exit.INVALID_INPUT)
     open_vault(vault, key_file).replica(name).drop_branch(int(epoch))

@@ -1,4 +1,4 @@
-"""Commands of failover: hrl failover start, test, status, change-point, commit, cancel, abandon and so on; hrl migrate."""
+"""Commands of failover: hrl failover start, test, status, change-point, commit, cancel, abandon, detach; hrl migrate."""
 
 import contextlib
 import fcntl
@@ -14,56 +14,50 @@ from typing import Annotated, Any
 import typer
 
 from hrl import FailedOver, HrlError, NbdServer, Vault, abandon_failover, cancel_failover
-from hrl.cli.background import Detach, run_detached, say_ready
-from hrl.cli.base import (
-    EXIT_CODES,
-    NOT_RUNNING,
+from hrl.cli.background import Detach, print_ready, run_detached, told
+from hrl.cli.commands import command, group
+from hrl.cli.control import SOCKET, ControlServer, ask
+from hrl.cli.event_options import EventOptions, open_sinks
+from hrl.cli.exits import Exit, Refused
+from hrl.cli.options import (
+    At,
     Json,
     KeyFile,
+    Limit,
+    Nbd,
     NbdTls,
     NbdTlsAnyone,
-    Refused,
-    app,
-    fields,
-    human,
+    PolicyFile,
+    VaultUrl,
+    Volume,
+    duration_of,
     names_of,
     open_vault,
-    print_json,
-    print_table,
     tls_options,
 )
-from hrl.cli.control import ControlServer, ask
-from hrl.cli.event_options import EventOptions, open_sinks
+from hrl.cli.output import Table, fields, print_json, say
+from hrl.cli.policy import policy_of, read_events, read_policy, seconds_of
 from hrl.cli.programs import need
-from hrl.cli.protect import read_events, read_policy, tell_event
+from hrl.cli.protect import print_event
 from hrl.cli.signals import ended_by_signals, on_signals
-from hrl.cli.state import state_of
-from hrl.cli.vault import VaultUrl, Volume, table_of
+from hrl.cli.states import state_of
+from hrl.cli.times import Duration
 from hrl.health import RPO_SECONDS
+from hrl.words import human, local, short
 
-failover = typer.Typer(
-    name="failover",
-    help="Failover: a volume goes on elsewhere, as of a point; in earnest or as a test.",
-    no_args_is_help=True,
-)
-app.add_typer(failover)
+failover = group("failover", "Failover: a volume goes on elsewhere, as of a point; in earnest or as a test.")
 
-State = Annotated[Path, typer.Option("--state", metavar="DIR", help="Local directory of this failover.")]
+State = Annotated[Path, typer.Option("--state", metavar="DIR", help="State directory of this failover.")]
 Disk = Annotated[
     Path,
     typer.Option("--disk", metavar="FILE", help="New sparse file, or a block device whose content is lost (--overwrite)."),
 ]
-Nbd = Annotated[
-    str | None,
-    typer.Option("--nbd", metavar="ADDR", help="unix:PATH or tcp:HOST:PORT. Default: unix:DIR/nbd.sock"),
-]
-At = Annotated[
-    str, typer.Option("--at", metavar="STATE", help="newest-good, newest, point, group point, label, sequence, time.")
-]
-Limit = Annotated[float, typer.Option("--limit", metavar="SECONDS", help="Give up after this.")]
-Policy = Annotated[Path | None, typer.Option("--policy", metavar="FILE", help="TOML with policy values.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="The disk exists, and its content may be lost.")]
 POLL_SECONDS = 0.2
+CHANGE_SECONDS_MAX = 25
+END_SECONDS_MAX = 60
+DAY = Duration("1d")
+LIMIT = Duration("2m")
 
 
 class Disks:
@@ -77,33 +71,36 @@ class Disks:
 
     @property
     def is_begun(self) -> bool:
-        """A failover to it is under way, or was committed and is not whole yet."""
+        """Reports whether a failover to it is under way, or was committed and is not whole yet."""
         return any((self._state / name).exists() for name in ("failover", "presence"))
 
     def prepare(self, *, overwrite: bool) -> bool:
-        """Makes the disk; true when it reads as zeroes."""
+        """Makes the disk. Returns whether it reads as zeroes."""
         if self.is_begun:
             return False
         if self.path.is_block_device():
             if not overwrite:
-                raise Refused(f"{self.path} is a block device: its content would be lost; give --overwrite", 4)
+                raise Refused(
+                    f"{self.path} is a block device: its content would be lost (--overwrite allows that)",
+                    Exit.ALREADY_EXISTS,
+                )
             return False
         if self.path.exists() and self.path.stat().st_blocks and not overwrite:
-            raise Refused(f"{self.path} exists; give another file, or --overwrite", 4)
+            raise Refused(f"{self.path} exists (--overwrite replaces it)", Exit.ALREADY_EXISTS)
         self._is_made = not self.path.exists()
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with self.path.open("ab") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:
-                raise Refused(f"{self.path} is in use by another process", EXIT_CODES["fenced"]) from None
+                raise Refused(f"{self.path} is in use by another process", Exit.FENCED) from None
             file.truncate(0)
             file.truncate(self._size_bytes)
         return True
 
     @contextlib.contextmanager
     def left_alone(self) -> Iterator[None]:
-        """Removes the file that was made, when the failover of the block was refused."""
+        """Removes the file that was made if the block's failover is refused."""
         try:
             yield
         except HrlError:
@@ -125,40 +122,40 @@ def start(
     planned: Annotated[
         bool, typer.Option("--planned", help="Ask the source to hand over what is left first: nothing is lost.")
     ] = False,
-    limit: Annotated[float, typer.Option("--limit", metavar="SECONDS", help="Wait so long for the source.")] = 120,
+    limit: Annotated[Duration, duration_of("--limit", "Wait so long for the source.")] = LIMIT,
     commit: Annotated[bool, typer.Option("--commit", help="Make it final at once.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")] = False,
     overwrite: Overwrite = False,
-    policy: Policy = None,
+    policy: PolicyFile = None,
     key_file: KeyFile = None,
     detach: Detach = False,
     json: Json = False,
     events: EventOptions = {},  # noqa: B006  (its options take its place)
 ) -> None:
-    """Serves a volume writable as of a state, over NBD, at once; the disk becomes whole behind.
+    """Serves a volume writable over NBD at once, as of a state. The disk fills in the background.
 
-    Nothing is final before `hrl failover commit`. Started again with the same directory it goes on where it was.
+    Nothing is final before `hrl failover commit`. Started again with the same directory, it goes on where it was.
     """
     opened = open_vault(vault, key_file)
     replica = opened.replica(volume)
     size_bytes = replica.info["size_bytes"]
-    if dry_run:
-        return say_plan(opened, volume, at, limit if planned else None, disk, size_bytes, json=json)
-    if detach:
+    if detach and not dry_run:
         return run_detached(state)
     began = time.monotonic()
     chosen = at if planned else state_of(replica, at)
+    if dry_run:
+        return print_preview(opened, volume, chosen, limit if planned else None, disk, size_bytes, json=json)
     state.mkdir(parents=True, exist_ok=True)
     disks = Disks(disk, state, size_bytes)
     is_zero = disks.prepare(overwrite=overwrite)
     values = read_policy(policy)
     session = Session(state, disk)
     with ExitStack() as stack:
-        sinks = stack.enter_context(open_sinks(read_events(policy), events, tell_event))
+        sinks = stack.enter_context(open_sinks(read_events(policy), events, print_event))
         address = nbd or f"unix:{state / 'nbd.sock'}"
         change: str | None = None
         while True:
-            with disks.left_alone():
+            with disks.left_alone(), policy_of(policy):
                 over = FailedOver.start(
                     volume,
                     vault=opened,
@@ -173,12 +170,12 @@ def start(
                 )
             if commit:
                 over.commit()
-            threshold = float(values.get("rpo_threshold_ms", RPO_SECONDS * 1000)) / 1000
+            threshold = seconds_of(values, "rpo_threshold", RPO_SECONDS)
             with NbdServer.failed_over(address, over, volume, **tls_options(nbd_tls, nbd_tls_anyone)) as server:
                 ready = ready_of(volume, server.uri, over.started, time.monotonic() - began)
                 with session.control(over, ready, threshold):
                     if change is None:
-                        say_ready(ready)
+                        print_ready(ready, json=json)
                     session.answer(ready)
                     session.wait()
             change = session.end(over)
@@ -190,7 +187,7 @@ def start(
 
 
 def ready_of(volume: str, uri: str, started: dict[str, Any], seconds: float) -> dict[str, Any]:
-    """What is said when a volume is usable."""
+    """Returns what is printed once a volume is usable."""
     return {
         "volume": volume,
         "uri": uri,
@@ -202,7 +199,7 @@ def ready_of(volume: str, uri: str, started: dict[str, Any], seconds: float) -> 
 
 
 class Session:
-    """A served failover and how it ends: by a signal, cancelled, detached, or to go on as of another point."""
+    """A served failover and how it ends: stopped, cancelled, detached, or continued as of another point."""
 
     def __init__(self, state: Path, disk: Path) -> None:
         self._state = state
@@ -216,7 +213,7 @@ class Session:
 
     @contextlib.contextmanager
     def control(self, over: FailedOver, ready: dict[str, Any], rpo_threshold: float) -> Iterator[None]:
-        """Answers the commands about it while the block runs."""
+        """Answers the commands about the failover while the block runs."""
 
         def status(_: dict[str, Any]) -> dict[str, Any]:
             done, total, whole = over.hydration()
@@ -249,17 +246,17 @@ class Session:
             control.close()
 
     def wait(self) -> None:
-        """Waits for the end."""
+        """Waits until the session is to end."""
         self._ended.wait()
 
     def answer(self, ready: dict[str, Any]) -> None:
-        """Tells who asked for another point that it is served."""
+        """Answers the request for another point: it is served."""
         with self._answered:
             self._ready = ready
             self._answered.notify_all()
 
     def end(self, over: FailedOver) -> str | None:
-        """Ends it the way that was asked for; the state to go on with, where one was."""
+        """Ends the session as requested. Returns the state to continue with, if another one was requested."""
         self._ended.clear()
         how, self._how = self._how, "stop"
         if how == "change-point":
@@ -275,30 +272,30 @@ class Session:
 
     def _cancel(self, over: FailedOver) -> None:
         if not over.stats().provisional:
-            raise Refused("cannot cancel: the failover was committed; fail over again to go back", 2)
+            raise Refused("cannot cancel: the failover was committed; fail over again to go back", Exit.INVALID_INPUT)
         self._finish("cancel")
 
     def _detach(self, over: FailedOver) -> None:
         if over.stats().provisional:
-            raise Refused("cannot detach: the failover is not committed; commit or cancel it first", 2)
+            raise Refused("cannot detach: the failover is not committed; commit or cancel it first", Exit.INVALID_INPUT)
         if not over.hydration()[2]:
-            raise Refused("cannot detach: the disk is not whole yet", NOT_RUNNING)
+            raise Refused("cannot detach: the disk is not whole yet", Exit.UNAVAILABLE)
         self._finish("detach")
 
     def _change(self, over: FailedOver, at: str) -> dict[str, Any]:
         if not over.stats().provisional:
-            raise Refused("cannot change the point: the failover was committed", 2)
+            raise Refused("cannot change the point: the failover was committed", Exit.INVALID_INPUT)
         with self._answered:
             self._ready, self._at = None, at
             self._finish("change-point")
-            self._answered.wait_for(lambda: self._ready is not None, timeout=25)
+            self._answered.wait_for(lambda: self._ready is not None, timeout=CHANGE_SECONDS_MAX)
             if self._ready is None:
-                raise Refused("the other point is not served yet; see hrl status", 10)
+                raise Refused("the other point is not served yet; see hrl status", Exit.TIMED_OUT)
             return self._ready
 
 
 class Sized:
-    """A disk that is only asked its size."""
+    """A disk of which only the size is asked."""
 
     block_bytes = 512
 
@@ -315,16 +312,17 @@ class Sized:
         raise OSError("nothing is written in a preview")
 
 
-def say_plan(vault: Vault, volume: str, at: str, planned: float | None, disk: Path, size_bytes: int, *, json: bool) -> None:
-    """What `start` would do."""
-
+def print_preview(
+    vault: Vault, volume: str, at: str, planned: float | None, disk: Path, size_bytes: int, *, json: bool
+) -> None:
+    """Prints what `start` would do."""
     target = Sized(size_bytes)
     plan = FailedOver.preview(volume, vault=vault, state="unused", disk=target, at=at, planned=planned)
     steps = [step.replace("the disk", str(disk)) for step in plan["steps"]]
     if json:
         return print_json({**plan, "steps": steps})
     for number, step in enumerate(steps, 1):
-        print(f"{number}. {step}")
+        say(f"{number}. {step}")
 
 
 @failover.command()
@@ -339,8 +337,9 @@ def test(
     at: At = "newest-good",
     key_file: KeyFile = None,
     detach: Detach = False,
+    json: Json = False,
 ) -> None:
-    """Serves a state for a test: what it writes goes to a scratch file, and protection goes on.
+    """Serves a state for a test. Its writes go to a scratch file, and protection goes on.
 
     Retention keeps the state until `hrl failover cleanup`.
     """
@@ -360,7 +359,7 @@ def test(
         ready = {**ready_of(volume, server.uri, started, time.monotonic() - began), "test": name}
         control = ControlServer(state, {"status": lambda _: ready, "stop": lambda _: ended.set()})
         try:
-            say_ready(ready)
+            print_ready(ready, json=json)
             ended.wait()
         finally:
             control.close()
@@ -375,31 +374,31 @@ def cleanup(
     state: State,
     key_file: KeyFile = None,
 ) -> None:
-    """Ends a test failover: what it wrote is dropped, and retention no longer keeps its state."""
+    """Ends a test failover: drops what it wrote, and lets retention have its state again."""
     stop_and_wait(state, "stop")
     (state / "scratch").unlink(missing_ok=True)
     open_vault(vault, key_file).replica(volume).end_test(name)
 
 
-def stop_and_wait(state: Path, command: str, limit: float = 60) -> bool:
-    """Asks a serving process to end and waits until it has; false when none is running."""
+def stop_and_wait(state: Path, command: str, limit: float = END_SECONDS_MAX) -> bool:
+    """Asks a serving process to end and waits until it has. Returns false if none is running."""
     try:
         ask(state, command)
     except Refused as refused:
-        if (refused.code == NOT_RUNNING and "not whole" not in str(refused)) or not state.is_dir():
+        if refused.code == Exit.NOT_RUNNING or not state.is_dir():
             return False
         raise
     end = time.monotonic() + limit
     while time.monotonic() < end:
         # The socket goes first; the directory is free when its lock is.
-        if not (state / "control.sock").exists() and lock_is_free(state):
+        if not (state / SOCKET).exists() and lock_is_free(state):
             return True
         time.sleep(POLL_SECONDS)
-    raise Refused(f"the process of {state} did not end within {limit:.0f} s", 10)
+    raise Refused(f"the process of {state} did not end within {limit:.0f} s", Exit.TIMED_OUT)
 
 
 def lock_is_free(state: Path) -> bool:
-    """No process has the state directory."""
+    """Reports whether no process has the state directory."""
     path = state / "lock"
     if not path.exists():
         return True
@@ -423,76 +422,84 @@ def status(
     found = {name: opened.replica(name).lifecycle() for name in names_of(opened, volume)}
     if json:
         return print_json(found)
-    table = table_of("volume", "stage", "epoch", "source", "state", "since", "branches", "tests")
+    table = Table("volume", "stage", "epoch", "source", "state", "since", "branches", "tests")
     for name, life in found.items():
         current = life["current"]
-        branches = ", ".join(
-            f"{name}@{b['epoch']} (to {b['last_sequence']}, {human(b['stored_bytes'])})" for b in life["branches"]
-        )
-        table.add_row(
+        at = (short(current["point"]) if current["point"] else current["sequence"]) if current else ""
+        table.add(
             name,
             life["stage"],
-            str(life["epoch"]),
+            life["epoch"],
             life["source"] or "",
-            f"{current['point'] or current['sequence']} of {current['point_time']}" if current else "",
-            current["time"] if current else "",
-            branches,
+            f"{at} of {local(current['point_time'])}" if current else "",
+            local(current["time"]) if current else "",
+            ", ".join(f"@{b['epoch']} ({human(b['stored_bytes'])})" for b in life["branches"]),
             ", ".join(t["name"] for t in life["tests"]),
         )
-    print_table(table)
+    table.print()
 
 
 @failover.command("change-point")
 def change_point(
     vault: VaultUrl, volume: Volume, state: State, at: At, key_file: KeyFile = None, json: Json = False
 ) -> None:
-    """Serves another state instead, before the commit: what was written since the failover began is dropped."""
+    """Serves another state instead, before the commit. Drops what was written since the failover began."""
     replica = open_vault(vault, key_file).replica(volume)
     chosen = state_of(replica, at)
-    # What is served now ends for the change: a state that is none must be told before.
+    # What is served now ends for the change, so a state that cannot be served is refused before.
     replica.resolve(chosen)
     ready = ask(state, "change-point", at=chosen)
     if json:
         return print_json(ready)
-    print(f"{volume} as of sequence {ready['sequence']}, {ready['time']}: {ready['uri']}")
+    say(told(ready))
 
 
 @failover.command()
 def commit(vault: VaultUrl, volume: Volume, state: State) -> None:
-    """Makes a failover final: the old source is fenced, and its later writes are kept as a branch."""
+    """Makes a failover final: the vault takes nothing more from the old source as part of the volume.
+
+    The old source learns of it when it asks the vault again: within seconds, or not at all while it cannot reach the
+    vault. Until then it captures what its applications write to the old disk. All of that becomes a branch, and never part
+    of the volume. Afterwards the old disk still takes writes that nothing captures. So shut the old machine down, or keep
+    its users away, before you let them in here.
+    """
     ask(state, "commit")
 
 
 @failover.command()
 def cancel(vault: VaultUrl, volume: Volume, state: State, key_file: KeyFile = None) -> None:
-    """Gives a failover up before the commit: what was written since is dropped, and the source goes on as before."""
+    """Gives a failover up before the commit. Drops what was written since; the source goes on as before."""
     if not stop_and_wait(state, "cancel"):
         cancel_failover(open_vault(vault, key_file), volume, state)
 
 
 @failover.command()
 def abandon(vault: VaultUrl, volume: Volume, key_file: KeyFile = None, json: Json = False) -> None:
-    """Gives a failover up whose site is lost with its state directory: nobody could commit or cancel it any more."""
+    """Gives up a failover whose site is lost with its state directory, so that nobody can commit or cancel it."""
     step = abandon_failover(open_vault(vault, key_file), volume)
     if step is None:
-        raise Refused(f"cannot abandon a failover of {volume}: none is under way", EXIT_CODES["not-found"])
+        raise Refused(f"cannot abandon a failover of {volume}: none is under way", Exit.NOT_FOUND)
     if json:
         return print_json(step)
-    print(f"{volume}: the failover to {step['host']}, begun or asked for at {step['time']}, was given up")
+    say(f"{volume}: gave up the failover to {step['host']} of {local(step['time'])}")
 
 
 @failover.command("detach")
 def detach_disk(
     state: State,
-    limit: Limit = 86400,
-    form: Annotated[str, typer.Option("--format", metavar="raw|qcow2", help="Of the disk that is left.")] = "raw",
-    to: Annotated[Path | None, typer.Option("--to", metavar="FILE", help="Of the format: a new file.")] = None,
+    limit: Limit = DAY,
+    form: Annotated[str, typer.Option("--format", metavar="raw|qcow2", help="Format of the disk that is left.")] = "raw",
+    to: Annotated[Path | None, typer.Option("--to", metavar="FILE", help="With --format qcow2: a new file.")] = None,
+    json: Json = False,
 ) -> None:
-    """Waits until the disk is whole, ends serving, and leaves a plain disk; `hrl protect` goes on with the directory."""
+    """Waits until the disk is whole, ends serving, and leaves a plain disk.
+
+    `hrl protect` goes on with the state directory.
+    """
     if form not in ("raw", "qcow2"):
-        raise Refused(f"{form!r} is no format: expected raw or qcow2", 2)
+        raise Refused(f"cannot write --format {form}: expected raw or qcow2", Exit.INVALID_INPUT)
     if (form == "qcow2") != (to is not None):
-        raise Refused("give --to FILE with --format qcow2, and without it neither", 2)
+        raise Refused("give --format qcow2 and --to FILE together, or neither", Exit.INVALID_INPUT)
     if form == "qcow2":
         need("writing qcow2", "qemu-img")
     disk = detach_when_whole(state, limit)
@@ -501,12 +508,12 @@ def detach_disk(
             ["qemu-img", "convert", "-f", "raw", "-O", "qcow2", disk, str(to)], capture_output=True, text=True
         )
         if made.returncode:
-            raise Refused(f"qemu-img: {made.stderr.strip()}", 15)
-    print(to or disk)
+            raise Refused(f"qemu-img: {made.stderr.strip()}", Exit.IO)
+    print_disk(to or disk, json=json)
 
 
 def detach_when_whole(state: Path, limit: float) -> str:
-    """Detaches the disk that a running process serves; its path."""
+    """Detaches the disk that a running process serves. Returns its path."""
     end = time.monotonic() + limit
     while True:
         found = ask(state, "status")
@@ -514,31 +521,40 @@ def detach_when_whole(state: Path, limit: float) -> str:
             break
         if time.monotonic() > end:
             left = human(found["hydrate_bytes"] - found["hydrated_bytes"])
-            raise Refused(f"the disk is not whole within {limit:.0f} s: {left} left", 10)
+            raise Refused(f"the disk is not whole within {limit:.0f} s: {left} left", Exit.TIMED_OUT)
         time.sleep(POLL_SECONDS)
     if not stop_and_wait(state, "detach"):
-        raise Refused(f"no failover is running with {state}", NOT_RUNNING)
+        raise Refused(f"no failover is running with {state}", Exit.NOT_RUNNING)
     return str(found["disk"])
 
 
-@app.command()
+def print_disk(disk: Path | str, *, json: bool) -> None:
+    """Prints where a disk was left."""
+    if json:
+        print_json({"disk": str(disk)})
+    else:
+        print(disk)
+
+
+@command("migrate")
 def migrate(
     vault: VaultUrl,
     volume: Volume,
     state: State,
     disk: Disk,
-    limit: Limit = 86400,
+    limit: Limit = DAY,
     yes: Annotated[bool, typer.Option("--yes", help="Needed: the volume leaves the vault.")] = False,
     overwrite: Overwrite = False,
     key_file: KeyFile = None,
+    json: Json = False,
 ) -> None:
-    """Moves a volume here for good: a planned failover, the whole disk, and then protection is taken off.
+    """Moves a volume here for good: a planned failover, then the whole disk, then no protection.
 
-    The source hands over first, so nothing is lost; afterwards the vault has nothing of the volume. When interrupted, run it
-    again.
+    The source hands over first, so nothing is lost. Afterwards the vault has nothing of the volume. If it is interrupted,
+    run it again.
     """
     if not yes:
-        raise Refused(f"{volume} would leave the vault with all its points: give --yes", 2)
+        raise Refused(f"{volume} would leave the vault with all its points: give --yes", Exit.INVALID_INPUT)
     opened = open_vault(vault, key_file)
     size_bytes = opened.replica(volume).info["size_bytes"]
     state.mkdir(parents=True, exist_ok=True)
@@ -552,11 +568,11 @@ def migrate(
             disk=disk,
             planned=min(limit, 3600),
             disk_reads_zero=is_zero,
-            on_event=tell_event,
+            on_event=print_event,
         )
     over.commit()
     over.wait_hydrated(limit)
     over.detach()
     opened.shred(volume, data=True)
     shutil.rmtree(state)
-    print(disk)
+    print_disk(disk, json=json)

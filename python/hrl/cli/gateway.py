@@ -1,22 +1,29 @@
 """Commands of the process server: gateway, enroll."""
 
+import os
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from hrl import Gateway, create_authority, enroll_client
-from hrl.cli.base import Refused, app, err
+from hrl.cli.commands import command
+from hrl.cli.exits import Exit, Refused
+from hrl.cli.options import Json
+from hrl.cli.output import note, print_line
 from hrl.cli.signals import ended_by_signals
 
+STOP_SECONDS = 30.0
 Pki = Annotated[Path, typer.Option("--pki", metavar="DIR", help="Certificates and enrolled clients; see hrl enroll.")]
 
 
-@app.command()
+@command("gateway")
 def gateway(
-    vault: Annotated[str, typer.Option("--vault", metavar="URL|DIR", help="The store that it stands before.")],
+    vault: Annotated[str, typer.Option("--vault", metavar="URL|DIR", help="The vault that segments are handed on to.")],
     pki: Pki,
-    listen: Annotated[str, typer.Option("--listen", metavar="HOST:PORT", help="Where clients reach it.")] = "0.0.0.0:9443",
+    listen: Annotated[
+        str, typer.Option("--listen", metavar="HOST:PORT", help="Address to serve clients at.")
+    ] = "0.0.0.0:9443",
     cache: Annotated[
         Path | None, typer.Option("--cache", metavar="DIR", help="Acknowledge segments once they are durable here.")
     ] = None,
@@ -30,10 +37,14 @@ def gateway(
         ),
     ] = None,
     metrics: Annotated[
-        str | None, typer.Option("--metrics", metavar="HOST:PORT", help="/metrics and /healthz without TLS.")
+        str | None, typer.Option("--metrics", metavar="HOST:PORT", help="Serve /metrics and /healthz there, without TLS.")
     ] = None,
+    json: Json = False,
 ) -> None:
-    """Receives segments over HTTPS with client certificates and hands them on to a vault. Runs until SIGTERM or SIGINT."""
+    """Receives segments over HTTPS with client certificates, and hands them on to a vault.
+
+    Prints its address once it serves. Runs until SIGTERM or SIGINT.
+    """
     ended = ended_by_signals()
     server = Gateway(
         vault,
@@ -44,13 +55,16 @@ def gateway(
         acknowledge=acknowledge,
         metrics=metrics,
     )
-    print(server.address, flush=True)
+    if json:
+        print_line({"address": server.address, "pid": os.getpid()})
+    else:
+        print(server.address, flush=True)
     ended.wait()
-    if not server.stop(30.0):
-        err.print("hrl: the cache is not empty; the next gateway with it goes on from there")
+    if not server.stop(STOP_SECONDS):
+        note("the cache is not empty; the next gateway with it goes on from there")
 
 
-@app.command()
+@command("enroll")
 def enroll(
     pki: Annotated[Path, typer.Argument(metavar="PKI", help="Directory of the certificate authority.")],
     host: Annotated[
@@ -62,10 +76,10 @@ def enroll(
     ] = None,
     to: Annotated[Path | None, typer.Option("--to", metavar="DIR", help="New directory for the client's bundle.")] = None,
 ) -> None:
-    """Makes a gateway's certificate authority (--host), or a client's certificate, pinned to its volumes (--client)."""
+    """Makes a gateway's certificate authority (--host), or a client's certificate for some volumes (--client)."""
     if host and not client:
         create_authority(pki, host)
     elif client and volume and to and not host:
         enroll_client(pki, client, volumes=volume, bundle=to)
     else:
-        raise Refused("give --host NAME, or --client NAME with --volume V and --to DIR", 2)
+        raise Refused("give --host NAME, or --client NAME with --volume V and --to DIR", Exit.INVALID_INPUT)

@@ -1,7 +1,7 @@
 """Where a command's key comes from: `--key-file`, `--key-command` or `--key-env`.
 
-A command takes a parameter with the type `KeyFile`, and gets the key. `with_key_options` makes three options of it in every
-command of the application, so no command names them all.
+A command has a parameter of the type `KeyFile` and receives the key. `with_key_options` turns that parameter into the three
+options, so that no command names them all.
 """
 
 import contextlib
@@ -10,7 +10,6 @@ import inspect
 import os
 import signal
 import subprocess
-import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -19,15 +18,16 @@ from typing import Annotated, Any, get_args
 import typer
 
 from hrl import Key
+from hrl.cli.output import note
 
 KEY_COMMAND_SECONDS_MAX = 60
 KEY_BYTES_MAX = 4096
-# Rights of others to a key file that are worth a warning.
+# Rights of others to a key file that deserve a warning.
 OTHERS = 0o077
 
 
 class KeyRefused(Exception):
-    """No key came of the options, with the kind of failure."""
+    """The options gave no key; `kind` is the kind of failure."""
 
     def __init__(self, message: str, kind: str) -> None:
         super().__init__(message)
@@ -42,7 +42,7 @@ class KeyParameter:
         self.what = what
 
     def options(self) -> list[tuple[str, Any]]:
-        """Suffix and type of each."""
+        """Returns the suffix and the type of each option."""
         prefix, what = f"--{self.prefix}key", self.what
         file = typer.Option(f"{prefix}-file", metavar="FILE", help=f"{what}: 32 bytes or 64 hex digits.")
         command = typer.Option(f"{prefix}-command", metavar="CMD", help=f"{what}: what this shell command prints.")
@@ -59,7 +59,7 @@ NewKeyFile = Annotated[Key | None, KeyParameter("new-", "New key-encryption key"
 
 
 def with_key_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """The command with three options for each of its keys."""
+    """Returns the command with three options for each of its keys."""
     signature = inspect.signature(command)
     marked: dict[str, KeyParameter] = {}
     parameters: list[inspect.Parameter] = []
@@ -87,7 +87,7 @@ def with_key_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def read_key(prefix: str, file: Path | None, command: str | None, env: str | None) -> Key | None:
-    """The key that one of the options gives; none where none is given."""
+    """Returns the key that one of the options names; `None` if none is given."""
     given = [source for source in (file, command, env) if source is not None]
     if len(given) > 1:
         names = ", ".join(f"--{prefix}key-{suffix}" for suffix in ("file", "command", "env"))
@@ -107,14 +107,14 @@ def read_key(prefix: str, file: Path | None, command: str | None, env: str | Non
 
 
 def warn_of_rights(file: Path) -> None:
-    """One line on standard error when others may read or change a key file."""
+    """Warns if others may read or change a key file."""
     mode = file.stat().st_mode & 0o777
     if mode & OTHERS:
-        print(f"hrl: warning: others than its owner have rights to {file} (mode {mode:03o}); chmod 600 it", file=sys.stderr)
+        note(f"warning: others than its owner have rights to {file} (mode {mode:03o}); chmod 600 it")
 
 
 def output_of(command: str) -> bytes:
-    """What a shell command prints, which may take a minute. What it says on standard error is for people."""
+    """Returns what a shell command prints within a minute. Its standard error is passed on to people."""
     limit = KEY_COMMAND_SECONDS_MAX
     late = threading.Event()
     # In a session of its own, so that everything that it started can be ended with it.

@@ -1,30 +1,27 @@
-"""The manual page of the command, hrl(1), from what the command says of itself: `make man`."""
+"""The manual page hrl(1), made from the help of the commands and the exit codes: `make man`."""
 
 from collections.abc import Iterator
 from typing import Any
 
-import typer
-
-import hrl.cli  # noqa: F401  (it registers the commands)
-from hrl.cli.base import CHECK_FAILED, EXIT_CODES, NOT_RUNNING, app
+from hrl.cli.app import root
+from hrl.cli.exits import Exit
 
 
 def page() -> str:
-    """The page in the man macros of troff."""
-    group: Any = typer.main.get_command(app)
+    """Returns the page in the man macros of troff."""
+    group = root()
     lines = ['.TH HRL 1 "" hrl "User Commands"', ".SH NAME", text(f"hrl - {summary(group.help)}"), ".SH SYNOPSIS"]
     lines += [".B hrl", r"\fICOMMAND\fR [\fIARGUMENT\fR...] [\fIOPTION\fR...]", ".SH COMMANDS"]
     lines += sections("", group)
-    lines += [".SH EXIT STATUS", ".TP", "0", "done"]
-    for kind, code in EXIT_CODES.items():
-        lines += [".TP", str(code), text(kind.replace("-", " "))]
-    lines += [".TP", str(NOT_RUNNING), "the agent is not running"]
-    lines += [".TP", str(CHECK_FAILED), "a check failed"]
+    lines += [".SH DESCRIPTION", text(" ".join(group.help.split("\n\n", 1)[1].split()))]
+    lines += [".SH EXIT STATUS"]
+    for code in Exit:
+        lines += [".TP", str(int(code)), text(f"{code.meaning}: {code.advice}" if code.advice else code.meaning)]
     return "\n".join(lines) + "\n"
 
 
 def sections(before: str, group: Any) -> Iterator[str]:
-    """The commands of a group, and those of the groups in it."""
+    """Yields the lines about the commands of a group, and of the groups in it."""
     for name, command in group.commands.items():
         if hasattr(command, "commands"):
             yield from sections(f"{before}{name} ", command)
@@ -33,7 +30,7 @@ def sections(before: str, group: Any) -> Iterator[str]:
 
 
 def section(name: str, command: Any) -> Iterator[str]:
-    """One command with its arguments and options."""
+    """Yields the lines about one command, its arguments and its options."""
     arguments = [parameter for parameter in command.params if parameter.param_type_name == "argument"]
     words = "".join(rf" \fI{text(metavar(argument))}\fR" for argument in arguments)
     yield rf".SS \fBhrl {name}\fR{words}"
@@ -48,12 +45,12 @@ def section(name: str, command: Any) -> Iterator[str]:
 
 
 def metavar(parameter: Any) -> str:
-    """What stands for the value."""
+    """Returns what stands for the value."""
     return str(parameter.metavar or parameter.name.upper())
 
 
 def summary(help: str | None) -> str:
-    """The first sentence, as the name section wants it."""
+    """Returns the first sentence, as the name section wants it."""
     return (help or "").split(".")[0]
 
 

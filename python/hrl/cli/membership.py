@@ -6,13 +6,14 @@ from pathlib import Path
 from typing import Any, Self
 
 from hrl import GroupMember, HrlError, Protection
-from hrl.cli.base import EXIT_CODES, Refused, err
+from hrl.cli.exits import Exit, Refused
+from hrl.cli.output import note
 
 FILE = "group.json"
 
 
 class Membership:
-    """Joins the group that the state directory names, and those that the control socket asks for; one at a time."""
+    """Joins the group that the state directory names, or that a request names. There is one group at a time."""
 
     def __init__(self, protection: Protection, state: Path) -> None:
         self._protection = protection
@@ -26,8 +27,8 @@ class Membership:
             try:
                 self._join(known)
             except HrlError as error:
-                # The disk is protected all the same; the group says which member is missing.
-                err.print(f"hrl: cannot join group {known['group']} again: {error}")
+                # The disk is protected all the same, and the group reports which member is missing.
+                note(f"cannot join group {known['group']} again: {error}")
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -35,13 +36,13 @@ class Membership:
             self._member.close()
 
     def handlers(self) -> dict[str, Any]:
-        """What the control socket answers."""
+        """Returns the requests of the control socket and what answers them."""
         return {"group-join": self.join, "group-leave": self.leave, "group-status": self.status}
 
     def join(self, request: dict[str, Any]) -> dict[str, Any]:
-        """Joins a group and remembers it, once a coordinator has taken the volume in."""
+        """Joins a group. Remembers it once a coordinator has accepted the volume."""
         if self._member:
-            raise Refused(f"the volume is a member of group {self._group}; leave that first", EXIT_CODES["already-exists"])
+            raise Refused(f"the volume is a member of group {self._group}; leave that first", Exit.ALREADY_EXISTS)
         wanted = {name: request[name] for name in ("group", "coordinators", "identity")}
         member = self._join(wanted)
         try:
@@ -61,15 +62,15 @@ class Membership:
     def leave(self, request: dict[str, Any]) -> None:
         """Leaves the group."""
         if not self._member:
-            raise Refused("the volume is in no group", EXIT_CODES["not-found"])
+            raise Refused("the volume is in no group", Exit.NOT_FOUND)
         self._member.leave(float(request["limit"]))
         self._path.unlink(missing_ok=True)
         self._member = None
 
     def status(self, _: dict[str, Any]) -> dict[str, Any]:
-        """How the membership is doing."""
+        """Returns how the membership is doing."""
         if not self._member:
-            raise Refused("the volume is in no group", EXIT_CODES["not-found"])
+            raise Refused("the volume is in no group", Exit.NOT_FOUND)
         return {"group": self._group, **self._member.stats()}
 
     def _join(self, wanted: dict[str, Any]) -> GroupMember:

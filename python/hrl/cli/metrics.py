@@ -1,8 +1,8 @@
 """The statistics of a running agent over HTTP: /metrics in the Prometheus text format, and /healthz.
 
-/healthz is 200 while the volume is ok or deserves a warning, and 503 when something is critical by the rules of
-`hrl.health`; its body is the line of `hrl health`. Nothing here changes anything, and there is no TLS and no password:
-listen where only the monitoring reaches. At most `CONNECTIONS_MAX` connections are answered at once; others are closed.
+/healthz answers 503 while something is critical by the rules of `hrl.health`, and 200 otherwise; its body is the line of
+`hrl health`. Nothing here changes anything. There is no TLS and no password, so serve where only the monitoring reaches. At
+most `CONNECTIONS_MAX` connections are answered at once; others are closed.
 """
 
 import threading
@@ -11,9 +11,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from socketserver import TCPServer
 from typing import Any, Self
 
-from hrl.cli.base import Refused
-from hrl.health import STATES, Notice, of_agent, worst
-from hrl.words import clean
+from hrl.cli.exits import Exit, Refused
+from hrl.health import line, of_agent, worst
 
 CONNECTIONS_MAX = 16
 REQUEST_SECONDS_MAX = 10
@@ -26,13 +25,13 @@ METRICS = {
     "rpo_seconds": ("hrl_rpo_seconds", "gauge", "Age of the oldest captured change that is not in the vault."),
     "changes": ("hrl_changes_total", "counter", "Changes captured."),
     "bytes_captured": ("hrl_captured_bytes_total", "counter", "Bytes of data captured."),
-    "bytes_stored": ("hrl_stored_bytes_total", "counter", "Bytes of sealed segments written."),
+    "bytes_stored": ("hrl_stored_bytes_total", "counter", "Bytes of closed segments written."),
     "queue_bytes": ("hrl_queue_bytes", "gauge", "Memory of the queue."),
     "spool_bytes": ("hrl_spool_bytes", "gauge", "Segments waiting for the vault."),
     "backlog_bytes": ("hrl_backlog_bytes", "gauge", "Captured and not in the vault."),
-    "ship_bytes_per_second": ("hrl_ship_bytes_per_second", "gauge", "Speed of shipping of late."),
+    "ship_bytes_per_second": ("hrl_ship_bytes_per_second", "gauge", "Recent speed of shipping."),
     "eta_seconds": ("hrl_eta_seconds", "gauge", "Time until the backlog is in the vault; absent when not known."),
-    "marked_regions": ("hrl_marked_regions", "gauge", "Regions that a crash now would have to read again."),
+    "marked_regions": ("hrl_marked_regions", "gauge", "Dirty regions: what is read again after a crash."),
     "resync_bytes_left": ("hrl_resync_left_bytes", "gauge", "Bytes that a resync has still to read."),
     "resync_bytes_read": ("hrl_resync_read_bytes", "gauge", "Bytes that the resync under way, or the last, has read."),
     "points": ("hrl_points_total", "counter", "Points marked since the agent started."),
@@ -41,11 +40,11 @@ METRICS = {
     "rpo_threshold_seconds": ("hrl_rpo_threshold_seconds", "gauge", "RPO beyond which the agent raises an event; 0 is off."),
     "size_bytes": ("hrl_volume_size_bytes", "gauge", "Size of the volume."),
 }
-"""Of each statistic: name, type, help."""
+"""Name, type and help text of each statistic."""
 
 
 class MetricsServer:
-    """Answers until closed. `status` gives the fields of `Stats`, `volume`, `size_bytes` and `rpo_threshold_seconds`."""
+    """Answers until closed. `status` returns the fields of `Stats`, `volume`, `size_bytes` and `rpo_threshold_seconds`."""
 
     def __init__(
         self,
@@ -78,13 +77,13 @@ class MetricsServer:
                 self.wfile.write(data)
 
             def log_message(self, format: str, *args: Any) -> None:
-                """Nothing: requests are no events."""
+                """Logs nothing: requests are no events."""
 
         try:
             host, _, port = address.rpartition(":")
             self._server = Server((host, int(port)), Handler)
         except (OSError, OverflowError, ValueError) as error:
-            raise Refused(f"cannot serve metrics at {address}: {error}", 2) from None
+            raise Refused(f"cannot serve metrics at {address}: {error}", Exit.INVALID_INPUT) from None
         self.address = f"{host}:{self._server.server_address[1]}"
         threading.Thread(target=self._server.serve_forever, name="hrl-metrics", daemon=True).start()
 
@@ -97,7 +96,7 @@ class MetricsServer:
 
 
 class Server(ThreadingHTTPServer):
-    """One thread a connection, up to the limit."""
+    """Serves each connection on a thread of its own, up to the limit."""
 
     daemon_threads = True
     block_on_close = False
@@ -107,7 +106,7 @@ class Server(ThreadingHTTPServer):
         super().__init__(*arguments)
 
     def server_bind(self) -> None:
-        # Not that of HTTPServer, which asks the name service for our name.
+        # HTTPServer's own asks the name service for the name of this host.
         TCPServer.server_bind(self)
 
     def process_request(self, request: Any, client_address: Any) -> None:
@@ -123,17 +122,11 @@ class Server(ThreadingHTTPServer):
             self._room.release()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Nothing: a client that goes away is none of ours."""
-
-
-def line(volume: str, notices: list[Notice]) -> str:
-    """A volume in one line: its state and why."""
-    why = "; ".join(notice.text for notice in notices if notice.level != "note")
-    return clean(f"{volume}: {STATES[worst(notices)]}" + (f": {why}" if why else ""))
+        """Logs nothing: a client may go away."""
 
 
 def page(status: Mapping[str, Any], events: Mapping[str, int], dropped: Mapping[str, int]) -> str:
-    """All metrics of an agent."""
+    """Returns all metrics of an agent."""
     volume = f'volume="{escaped(str(status["volume"]))}"'
     lines: list[str] = []
     for name, (metric, kind, words) in METRICS.items():
@@ -149,15 +142,15 @@ def page(status: Mapping[str, Any], events: Mapping[str, int], dropped: Mapping[
 
 
 def head(metric: str, kind: str, words: str) -> list[str]:
-    """The lines before a metric."""
+    """Returns the lines before a metric."""
     return [f"# HELP {metric} {words}", f"# TYPE {metric} {kind}"]
 
 
 def number(value: float) -> str:
-    """A value as Prometheus reads it."""
+    """Returns a value as Prometheus reads it."""
     return str(int(value)) if isinstance(value, bool | int) else repr(value)
 
 
 def escaped(text: str) -> str:
-    """A text as the value of a label."""
+    """Returns a text as the value of a label."""
     return text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")

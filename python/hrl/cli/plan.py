@@ -3,47 +3,33 @@
 import getpass
 import signal
 import socket
-import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
-from rich.table import Table
 
 from hrl import HrlError, Plan, Vault, approve_plan_step, plan_report, plan_runs, resume_plan
-from hrl.cli.base import (
-    EXIT_CODES,
-    PLAN_FAILED,
-    STOPPED,
-    Json,
-    KeyFile,
-    Refused,
-    app,
-    err,
-    open_vault,
-    print_json,
-    print_table,
-)
+from hrl.cli.commands import group
+from hrl.cli.exits import Exit, Refused
+from hrl.cli.options import Json, KeyFile, Overwrite, VaultUrl, duration_of, open_vault, refuse_existing, time_of
+from hrl.cli.output import Table, note, print_json, say
 from hrl.cli.plan_host import FailoverCommands
 from hrl.cli.signals import ENDING, ended_by_signals
-from hrl.cli.vault import VaultUrl
-from hrl.words import clean, span
+from hrl.cli.times import Duration
+from hrl.words import local, short, span
 
-plan = typer.Typer(name="plan", help="Recovery plans: many volumes failed over in order.", no_args_is_help=True)
-app.add_typer(plan)
+plan = group("plan", "Recovery plans: many volumes failed over in order.")
+FAILURES = ("failed", "timed-out", "rejected")
 
 PlanFile = Annotated[Path, typer.Argument(metavar="PLAN.toml", help="The plan.")]
-Run = Annotated[str, typer.Argument(metavar="RUN", help="Identity of the run; hrl plan status lists them.")]
-Test = Annotated[bool, typer.Option("--test", help="Isolated test failovers, which are taken down at the end.")]
-FailedAt = Annotated[
-    str | None, typer.Option("--failed-at", metavar="TIME", help="When the source failed: RPO counts up to here.")
-]
+Run = Annotated[str, typer.Argument(metavar="RUN", help="Id of the run; hrl plan status lists them.")]
+Test = Annotated[bool, typer.Option("--test", help="Make isolated test failovers, and take them down at the end.")]
+FailedAt = Annotated[str | None, time_of("--failed-at", "When the source failed: RPO counts up to here.")]
 Commit = Annotated[bool, typer.Option("--commit", help="Commit the failovers once everything went well.")]
-Poll = Annotated[
-    float, typer.Option("--poll", metavar="SECONDS", help="How often approvals and other runners are looked for.")
-]
+Poll = Annotated[Duration, duration_of("--poll", "Look for approvals and other runners this often.")]
+SECOND = Duration("1s")
 
 
 @plan.command()
@@ -53,7 +39,7 @@ def check(
     key_file: KeyFile = None,
     json: Json = False,
 ) -> None:
-    """Reads a plan and finds the state that each volume would come up at, and what that loses. Changes nothing."""
+    """Shows the state that each volume would come up at, and what that loses. Changes nothing."""
     read = read_plan(file)
     found = read.check(open_vault(vault, key_file))
     found["problems"] += problems_of(read)
@@ -70,18 +56,22 @@ def run(
     vault: VaultUrl,
     file: PlanFile,
     test: Test = False,
-    name: Annotated[str | None, typer.Option("--run", metavar="RUN", help="Identity of the run.")] = None,
+    name: Annotated[str | None, typer.Option("--run", metavar="RUN", help="Id for the run.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print every step in order, and do none.")] = False,
     planned: Annotated[
-        bool, typer.Option("--planned", help="The source is there still: its last writes come first, nothing is lost.")
+        bool,
+        typer.Option("--planned", help="The source still runs: take its last writes over first. Nothing is lost."),
     ] = False,
     failed_at: FailedAt = None,
     commit: Commit = False,
-    poll: Poll = 1.0,
+    poll: Poll = SECOND,
     key_file: KeyFile = None,
     json: Json = False,
 ) -> None:
-    """Runs a plan: for real, or as a test. Exit code 18 when a step failed; look at the report, then resume."""
+    """Runs a plan, for real or as a test.
+
+    The exit code is 18 when a step failed: look at the report, then resume.
+    """
     read, opened = read_plan(file), open_vault(vault, key_file)
     mode: Literal["test", "real"] = "test" if test else "real"
     if dry_run or problems_of(read):
@@ -107,7 +97,7 @@ def run(
             commit=commit,
             poll=poll,
             stopped=stopped,
-            on_step=tell(vault),
+            on_step=teller(vault),
         ),
         vault,
         json,
@@ -121,17 +111,17 @@ def resume(
     run: Run,
     commit: Commit = False,
     take_over: Annotated[
-        bool, typer.Option("--take-over", help="Take the run although its runner seems to live; that one stops.")
+        bool, typer.Option("--take-over", help="Take the run although its runner seems to live. That runner stops.")
     ] = False,
-    poll: Poll = 1.0,
+    poll: Poll = SECOND,
     key_file: KeyFile = None,
     json: Json = False,
 ) -> None:
-    """Goes on with a run where it was: its runner died, a step failed, or it waits for its commit."""
+    """Goes on with a run whose runner died, of which a step failed, or that waits for its commit."""
     opened, host = open_vault(vault, key_file), FailoverCommands(vault, key_options(context))
     finish(
         lambda stopped: resume_plan(
-            opened, run, host, commit=commit, take_over=take_over, poll=poll, stopped=stopped, on_step=tell(vault)
+            opened, run, host, commit=commit, take_over=take_over, poll=poll, stopped=stopped, on_step=teller(vault)
         ),
         vault,
         json,
@@ -143,9 +133,9 @@ def approve(
     vault: VaultUrl,
     run: Run,
     step: Annotated[str, typer.Argument(metavar="STEP", help="Name or number of a step that waits.")],
-    reject: Annotated[bool, typer.Option("--reject", help="It was not done: the step fails.")] = False,
+    reject: Annotated[bool, typer.Option("--reject", help="Report that it was not done: the step fails.")] = False,
     by: Annotated[str | None, typer.Option("--by", metavar="NAME", help="Who decides. Default: user and machine.")] = None,
-    note: Annotated[str, typer.Option("--note", metavar="TEXT", help="What there is to say.")] = "",
+    note: Annotated[str, typer.Option("--note", metavar="TEXT", help="A remark for the report.")] = "",
     key_file: KeyFile = None,
 ) -> None:
     """Approves a manual step of a run, or rejects it."""
@@ -156,11 +146,11 @@ def approve(
 @plan.command()
 def status(
     vault: VaultUrl,
-    run: Annotated[str | None, typer.Argument(metavar="[RUN]", help="Identity of a run; without it all are listed.")] = None,
+    run: Annotated[str | None, typer.Argument(metavar="[RUN]", help="Id of a run. Default: all.")] = None,
     key_file: KeyFile = None,
     json: Json = False,
 ) -> None:
-    """Lists the runs of a vault, or shows where one is."""
+    """Lists the runs of a vault, or shows how far one of them is."""
     opened = open_vault(vault, key_file)
     if run is not None:
         show(plan_report(opened, run), json)
@@ -169,12 +159,15 @@ def status(
     if json:
         print_json(found)
         return
+    if not found:
+        return say(f"{vault} has no run of a plan")
     table = Table("run", "plan", "mode", "began", "outcome", "RTO", "RPO", "now")
     for one in found:
         now = one.get("error") or ", ".join(one.get("now", []))
-        words = [str(one.get(key) or "") for key in ("run", "plan", "mode", "began", "outcome")]
-        table.add_row(*map(clean, words), length(one.get("rto_ms")), length(one.get("rpo_ms")), clean(str(now)))
-    print_table(table)
+        began = local(one["began"]) if one.get("began") else ""
+        words = [one.get("run"), one.get("plan") or "", one.get("mode") or "", began, one.get("outcome") or ""]
+        table.add(*words, length(one.get("rto_ms")), length(one.get("rpo_ms")), now)
+    table.print()
 
 
 @plan.command()
@@ -182,17 +175,16 @@ def report(
     vault: VaultUrl,
     run: Run,
     to: Annotated[Path | None, typer.Option("--to", metavar="FILE.html", help="Write one HTML page.")] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing file.")] = False,
+    overwrite: Overwrite = False,
     key_file: KeyFile = None,
     json: Json = False,
 ) -> None:
-    """Tells how a run went: a table, JSON, or one HTML page that needs nothing else."""
+    """Shows how a run went: as a table, as JSON, or as one HTML page that needs nothing else."""
     found = plan_report(open_vault(vault, key_file), run)
     if to is None:
         show(found, json)
         return
-    if to.exists() and not overwrite:
-        raise Refused(f"{to} exists; --overwrite replaces it", EXIT_CODES["already-exists"])
+    refuse_existing(to, overwrite)
     from hrl.report.plan import write
 
     write(found, to)
@@ -204,18 +196,18 @@ def read_plan(file: Path) -> Plan:
 
 
 def problems_of(read: Plan) -> list[str]:
-    """What keeps `hrl failover` from bringing the volumes of a plan up."""
+    """Returns what keeps `hrl failover` from starting the volumes of a plan."""
     return [f"the plan names no state directory for {m.volume}" for m in read.members if m.state is None]
 
 
 def refuse(file: Path, found: dict[str, Any]) -> None:
-    """Ends the command when a plan cannot run."""
+    """Ends the command if a plan cannot run."""
     if found["problems"]:
-        raise Refused(f"{file} cannot run: {'; '.join(found['problems'])}", EXIT_CODES["invalid-input"])
+        raise Refused(f"{file} cannot run: {'; '.join(found['problems'])}", Exit.INVALID_INPUT)
 
 
 def key_options(context: typer.Context) -> list[str]:
-    """The options of the key as this command was given them, for the commands that it starts."""
+    """Returns the key options of this command line, for the commands that it starts."""
     given = context.params
     options = []
     for suffix in ("file", "command", "env"):
@@ -226,7 +218,10 @@ def key_options(context: typer.Context) -> list[str]:
 
 
 def finish(work: Callable[[Callable[[], bool]], dict[str, Any]], vault: str, json: bool) -> None:
-    """Does work that signals stop, on a thread, because signals arrive at this one; shows its report and ends as it went."""
+    """Does the work of a run, shows its report, and ends with the code of its outcome.
+
+    The work has a thread of its own, because this one receives the signals that stop it.
+    """
     stop = ended_by_signals((*ENDING, signal.SIGHUP))
     came: list[dict[str, Any] | BaseException] = []
 
@@ -246,17 +241,14 @@ def finish(work: Callable[[Callable[[], bool]], dict[str, Any]], vault: str, jso
     show(found, json)
     failed = next((s for s in found["steps"] if s["outcome"] in FAILURES), None)
     if found["outcome"] == "stopped":
-        raise Refused(f"the run was stopped; go on with hrl plan resume {vault} {found['run']}", STOPPED)
+        raise Refused(f"the run was stopped; go on with hrl plan resume {vault} {found['run']}", Exit.STOPPED)
     if found["outcome"] != "done":
         what = f"{failed['id']} {failed['outcome']}: {failed['message']}" if failed else found["message"]
-        raise Refused(f"run {found['run']} {found['outcome']}: {what}", PLAN_FAILED)
+        raise Refused(f"run {found['run']} {found['outcome']}: {what}", Exit.PLAN_FAILED)
 
 
-FAILURES = ("failed", "timed-out", "rejected")
-
-
-def tell(vault: str) -> Callable[[str, dict[str, Any]], None]:
-    """Tells steps on standard error while they run."""
+def teller(vault: str) -> Callable[[str, dict[str, Any]], None]:
+    """Returns a callback that reports each step on standard error."""
 
     def line(run: str, step: dict[str, Any]) -> None:
         words = f"{step['id']}: {step['outcome']}"
@@ -266,13 +258,13 @@ def tell(vault: str) -> Callable[[str, dict[str, Any]], None]:
             words += f" after {span(step['took_ms'] / 1000)}"
         if step["message"]:
             words += f": {step['message']}"
-        print(f"hrl: {clean(words)}", file=sys.stderr, flush=True)
+        note(words)
 
     return line
 
 
 def summary(vault: Vault, name: str) -> dict[str, Any]:
-    """A run in one line; one that cannot be read with its error."""
+    """Returns a run in short; one that cannot be read with its error."""
     try:
         found = plan_report(vault, name)
     except HrlError as error:
@@ -283,54 +275,58 @@ def summary(vault: Vault, name: str) -> dict[str, Any]:
 
 
 def length(millis: int | None) -> str:
-    """A length of time, or a dash."""
+    """Returns a length of time; a dash if it is not known."""
     return "-" if millis is None else span(millis / 1000)
 
 
 def print_prediction(read: Plan, found: dict[str, Any]) -> None:
-    """What a plan would do, volume by volume."""
+    """Prints what a plan would do, volume by volume."""
     table = Table("group", "volume", "asks for", "comes up at", "time", "age")
     for member in found["members"]:
         at = member["at"] + (f" of {member['consistency_group']}" if member["consistency_group"] else "")
-        words = [read.groups[member["group"]], member["volume"], member["asked"], at, member["time"]]
-        table.add_row(*map(clean, words), length(member["age_ms"]))
-    print_table(table)
+        time = local(member["time"]) if member["time"] else ""
+        table.add(read.groups[member["group"]], member["volume"], member["asked"], at, time, length(member["age_ms"]))
+    table.print()
     for problem in found["problems"]:
-        err.print(f"hrl: note: {clean(problem)}", highlight=False, markup=False)
+        note(f"note: {problem}")
 
 
 def print_steps(steps: list[dict[str, Any]]) -> None:
-    """Every step of a run in its order."""
+    """Prints the steps of a run in order."""
     table = Table("step", "name", "kind", "what")
     for step in steps:
-        table.add_row(str(step["number"]), clean(step["id"]), step["kind"], clean(step["text"]))
-    print_table(table)
+        table.add(step["number"], step["id"], step["kind"], step["text"])
+    table.print()
 
 
 def show(found: dict[str, Any], json: bool) -> None:
-    """A report, for people or programs."""
+    """Prints a report, for people or programs."""
     if json:
         print_json(found)
         return
-    steps = Table("step", "name", "outcome", "began", "took", "tries", "told")
+    steps = Table("step", "name", "outcome", "began", "took", "tries", "message")
     for step in found["steps"]:
         approval = step["approval"]
-        told = step["message"] or (f"approved by {approval['by']}" if approval else "")
-        words = [str(step["number"]), step["id"], step["outcome"], (step["began"] or "")[:19]]
-        steps.add_row(*map(clean, words), length(step["took_ms"]), str(step["tries"]), clean(told))
-    print_table(steps)
+        message = step["message"] or (f"approved by {approval['by']}" if approval else "")
+        began = local(step["began"])[11:] if step["began"] else ""
+        took = length(step["took_ms"])
+        steps.add(step["number"], step["id"], step["outcome"], began, took, step["tries"], message)
+    steps.print()
+    print()
     members = Table("volume", "group", "point", "RPO", "usable", "ready: RTO", "at")
     for member in found["members"]:
         started = member["started"] or {}
-        point = started.get("point") or started.get("sequence") or "-"
-        members.add_row(
-            *map(clean, (member["volume"], member["group"], str(point))),
+        members.add(
+            member["volume"],
+            member["group"],
+            short(started.get("point") or "") or started.get("sequence") or "-",
             length(member["rpo_ms"]),
             length(member["usable_since_run_ms"]),
             length(member["ready_since_run_ms"]),
-            clean(started.get("uri", "-")),
+            started.get("uri", "-"),
         )
-    print_table(members)
+    members.print()
+    print()
     due = "; waits for its commit (hrl plan resume --commit)" if found["commit_is_due"] else ""
     totals = f"RTO {length(found['rto_ms'])}, RPO {length(found['rpo_ms'])}"
-    print(f"{found['run']} ({found['mode']}): {found['outcome']}, {totals}{due}")
+    say(f"{found['run']} ({found['mode']}): {found['outcome']}, {totals}{due}")

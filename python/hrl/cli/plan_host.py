@@ -1,9 +1,9 @@
-"""The host of plans that `hrl plan` uses: each volume is brought up by `hrl failover` as a process of its own.
+"""The host of plans that `hrl plan` uses: `hrl failover` starts each volume as a process of its own.
 
-What serves a volume outlives the runner. The command that starts it inherits a lock, a file in the state directory, so a
-runner that resumes a run waits for a start that is under way; then it asks the process of the state directory what it
-serves, and starts nothing twice. A process that serves from the directory of another run, or of none, is left alone and
-told.
+A process that serves a volume outlives the runner. The command that starts it inherits a lock on a file in the state
+directory, so a runner that resumes a run waits for a start that is under way. Then it asks the process of the state
+directory what it serves, and starts nothing twice. A process that another run started, or no run, is left alone and
+reported.
 """
 
 import contextlib
@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from hrl import HrlError, NotFoundError, PlanMember, PlanRequest, VolumeStarted
-from hrl.cli.base import EXIT_CODES, Refused
 from hrl.cli.control import ask
+from hrl.cli.exits import Exit, Refused
 from hrl.errors import BY_KIND
 
 POLL_SECONDS = 0.05
@@ -32,7 +32,7 @@ SERVED = {"uri", "point", "sequence", "time"}
 
 @dataclass
 class FailoverCommands:
-    """Brings volumes up, commits and takes them down with `hrl failover`. `options` are those of the vault's key."""
+    """Starts, commits and cleans up volumes with `hrl failover`. `options` are those of the vault's key."""
 
     vault: str
     options: list[str] = field(default_factory=list)
@@ -54,7 +54,7 @@ class FailoverCommands:
                 answer = self._run(self.start_command(member, request, state), member, request, until, held)
                 found = answer_of(answer)
         if found is None:
-            raise refused("start", member, "hrl failover told nothing of the volume", "corrupt")
+            raise refused("start", member, "hrl failover printed nothing about the volume", "corrupt")
         return {
             "uri": str(found["uri"]),
             "point": str(found["point"]) if found["point"] else None,
@@ -85,9 +85,9 @@ class FailoverCommands:
             state.rmdir()
 
     def start_command(self, member: PlanMember, request: PlanRequest, state: Path) -> list[str]:
-        """The arguments of `hrl failover` that bring a volume up."""
+        """Returns the arguments of `hrl failover` that start a volume."""
         nbd = request.nbd or f"unix:{state / 'nbd.sock'}"
-        common = ["--state", str(state), "--nbd", nbd, "--at", request.at, "--detach", *self.options]
+        common = ["--state", str(state), "--nbd", nbd, "--at", request.at, "--detach", "--json", *self.options]
         if request.mode == "test":
             return ["test", self.vault, member.volume, "--name", request.run, *common]
         disk = member.disk or state / "disk.img"
@@ -97,7 +97,7 @@ class FailoverCommands:
     def _run(
         self, arguments: list[str], member: PlanMember, request: PlanRequest, until: float, held: int | None = None
     ) -> bytes:
-        """Runs a command of `hrl failover` in a session of its own, ends it when it has to, and gives what it printed."""
+        """Runs a command of `hrl failover` in a session of its own, until it ends or must. Returns what it printed."""
         with subprocess.Popen(
             [sys.executable, "-P", "-m", "hrl", "failover", *arguments],
             stdin=subprocess.DEVNULL,
@@ -124,32 +124,38 @@ class FailoverCommands:
                     raise refused(arguments[0], member, "it was stopped" if request.stopped else "it took too long")
                 time.sleep(0 if ended else POLL_SECONDS)
         if process.returncode != 0:
-            kinds = {code: kind for kind, code in EXIT_CODES.items()}
             said = printed[1].decode(errors="replace").strip().splitlines() or [f"exit code {process.returncode}"]
-            raise refused(arguments[0], member, said[-1].removeprefix("hrl: "), kinds.get(process.returncode, "io"))
+            raise refused(arguments[0], member, said[-1].removeprefix("hrl: "), kind_of(process.returncode))
         return printed[0]
 
 
+def kind_of(code: int) -> str:
+    """Returns the kind of error that an exit code stands for; a time-out is one to try again."""
+    if code == Exit.TIMED_OUT:
+        return "unavailable"
+    return Exit.of_code(code).kind if Exit.INVALID_INPUT <= code <= Exit.IO else "io"
+
+
 def state_of(member: PlanMember, request: PlanRequest) -> Path:
-    """The directory of a failover, which `hrl failover` needs."""
+    """Returns the directory of a failover, which `hrl failover` needs."""
     if request.state is None:
         raise refused("start", member, "the plan names no state directory for it", "invalid-input")
     return request.state
 
 
 def mark_of(state: Path, request: PlanRequest) -> Path:
-    """The file that says that a run uses the directory, and is its lock."""
+    """Returns the file that says that a run uses the directory, and that is its lock."""
     return state / f"plan-{request.run}"
 
 
 def refused(operation: str, member: PlanMember, problem: str, kind: str = "unavailable") -> HrlError:
-    """An error about a volume."""
+    """Makes an error about a volume."""
     return BY_KIND.get(kind, HrlError)(problem, kind=kind, operation=operation, object=member.volume)
 
 
 @contextlib.contextmanager
 def lock(path: Path, member: PlanMember, request: PlanRequest, until: float) -> Iterator[int]:
-    """Holds a lock that a command which is started inherits, so that it lasts as long as that runs."""
+    """Holds a lock that a started command inherits, so that the lock lasts as long as the command."""
     held = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
     try:
         while True:
@@ -166,7 +172,7 @@ def lock(path: Path, member: PlanMember, request: PlanRequest, until: float) -> 
 
 
 def served(state: Path) -> dict[str, Any] | None:
-    """What the process of a state directory says that it serves; None when there is none."""
+    """Returns what the process of a state directory serves; `None` if there is none."""
     try:
         found = ask(state, "status")
     except Refused:
@@ -175,7 +181,7 @@ def served(state: Path) -> dict[str, Any] | None:
 
 
 def answer_of(printed: bytes) -> dict[str, Any] | None:
-    """The line of JSON that a start printed; None when it is none."""
+    """Returns the line of JSON that a start printed; `None` if it is none."""
     try:
         found = json.loads(printed)
     except ValueError:

@@ -1,8 +1,8 @@
-"""Programs that checks of points run: never longer than told, never left behind, with the end of their output.
+"""Programs that checks of points run: for a limited time, never left behind, and with the end of their output.
 
-Each program gets a session of its own, so that Ctrl-C at the terminal reaches this process alone, which then takes
-everything down in order. Signals are held back while something is set up or taken down, and end the command only
-where it waits (`interruptible`).
+Each program has a session of its own. So Ctrl-C at the terminal reaches this process alone, which then takes everything
+down in order. Signals are held back while something is set up or taken down; they end the command only while it waits
+(`interruptible`).
 """
 
 import contextlib
@@ -16,16 +16,16 @@ from dataclasses import dataclass
 from types import FrameType
 from typing import IO, Any, Self
 
-from hrl.cli.base import EXIT_CODES, Refused
+from hrl.cli.exits import Exit, Refused
 from hrl.cli.signals import ENDING
 
 OUTPUT_BYTES_MAX = 8 << 10
-# How long the output of a program that ended is waited for: something that it started may hold the pipe.
+# A program that ended may have left something that holds its pipe; it is not waited for longer.
 DRAIN_SECONDS = 2.0
 
 
 class HeldSignals:
-    """While entered, signals that end the command wait until it is `interruptible`, or has left."""
+    """Holds back the signals that end the command until it is `interruptible`, or has left the block."""
 
     def __init__(self) -> None:
         self._arrived = False
@@ -44,7 +44,7 @@ class HeldSignals:
 
     @contextlib.contextmanager
     def interruptible(self) -> Iterator[None]:
-        """A stretch that a signal ends with KeyboardInterrupt."""
+        """Lets a signal raise `KeyboardInterrupt` while the block runs."""
         self._waiting = True
         try:
             if self._arrived:
@@ -72,12 +72,12 @@ class Ended:
         return self.code == 0
 
     def tail(self, lines: int) -> str:
-        """The last lines as one."""
+        """Returns the last lines as one."""
         return " / ".join([line.strip() for line in self.output.splitlines() if line.strip()][-lines:])
 
 
 def run(command: list[str], signals: HeldSignals, *, limit: float | None = None, env: dict[str, str] | None = None) -> Ended:
-    """Runs a program to its end, or until the limit in seconds; then its whole session is killed."""
+    """Runs a program to its end, or until the limit in seconds. Then kills its whole session."""
     process = subprocess.Popen(
         command,
         stdin=subprocess.DEVNULL,
@@ -116,13 +116,13 @@ def kill_session(process: subprocess.Popen[Any]) -> None:
 
 
 def environment() -> dict[str, str]:
-    """Programs speak English, and those of file systems are found where Debian keeps them from users."""
+    """Returns the environment of programs: in English, and with the directories in which Debian keeps file-system tools."""
     path = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin"])
     return dict(os.environ) | {"LC_ALL": "C.UTF-8", "PATH": path}
 
 
 def need(what: str, *programs: str) -> None:
-    """Refuses when a program is missing."""
+    """Refuses if a program is missing."""
     missing = [program for program in programs if shutil.which(program, path=environment()["PATH"]) is None]
     if missing:
-        raise Refused(f"{what} needs {', '.join(missing)}, which is not installed", EXIT_CODES["unsupported"])
+        raise Refused(f"{what} needs {', '.join(missing)}, which is not installed", Exit.UNSUPPORTED)

@@ -5,47 +5,54 @@ from typing import Annotated
 
 import typer
 
-from hrl.cli.base import EXIT_CODES, KeyFile, Refused, app, open_vault
-from hrl.cli.sizing import Volumes, seconds
-from hrl.cli.vault import VaultUrl
+from hrl.cli.commands import command
+from hrl.cli.options import KeyFile, Overwrite, PolicyFile, VaultUrl, Volumes, duration_of, open_vault, refuse_existing
+from hrl.cli.policy import read_policy, seconds_of
+from hrl.cli.times import Duration
 
 
-@app.command()
+@command("report")
 def report(
     vault: VaultUrl,
     to: Annotated[Path, typer.Option("--to", metavar="FILE.html", help="New file.")],
     volumes: Volumes = None,
+    policy: PolicyFile = None,
     rpo_threshold: Annotated[
-        str, typer.Option("--rpo-threshold", metavar="TIME", help="Attention when the newest replicated write is older.")
-    ] = "15m",
+        Duration | None,
+        duration_of(
+            "--rpo-threshold", "Ask for attention when the newest replicated write is older. Default: the policy's, or 15m."
+        ),
+    ] = None,
     app_within: Annotated[
-        str,
-        typer.Option(
-            "--app-within", metavar="TIME", help="Attention when the newest application-consistent point is older."
+        Duration | None,
+        duration_of(
+            "--app-within",
+            "Ask for attention when the newest application-consistent point is older. "
+            "Default: twice the policy's interval, else off.",
         ),
-    ] = "1d",
+    ] = None,
     verified_within: Annotated[
-        str,
-        typer.Option(
-            "--verified-within",
-            metavar="TIME",
-            help="Attention when the newest point that passed a check is older; 0 is off.",
-        ),
-    ] = "0",
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing file.")] = False,
+        Duration,
+        duration_of("--verified-within", "Ask for attention when the newest point that passed a check is older; 0 is off."),
+    ] = Duration("0"),
+    overwrite: Overwrite = False,
     key_file: KeyFile = None,
 ) -> None:
-    """Writes one HTML page about a vault: what needs attention, then each volume. Reads catalogs only; needs no network."""
-    from hrl import report
+    """Writes one HTML page about a vault: what needs attention, then each volume.
 
-    if to.exists() and not overwrite:
-        raise Refused(f"{to} exists; --overwrite replaces it", EXIT_CODES["already-exists"])
+    Reads catalogs only. The page needs no network.
+    """
+    from hrl import report
+    from hrl.health import RPO_SECONDS, app_seconds
+
+    refuse_existing(to, overwrite)
+    chosen = read_policy(policy)
     report.write(
         open_vault(vault, key_file),
         to,
         title=vault,
         volumes=volumes,
-        rpo_threshold=seconds(rpo_threshold),
-        app_within=seconds(app_within),
-        verified_within=seconds(verified_within),
+        rpo_threshold=seconds_of(chosen, "rpo_threshold", RPO_SECONDS) if rpo_threshold is None else rpo_threshold,
+        app_within=app_seconds(seconds_of(chosen, "app_point_interval", 0)) if app_within is None else app_within,
+        verified_within=verified_within,
     )

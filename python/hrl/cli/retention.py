@@ -6,62 +6,52 @@ from typing import Annotated
 
 import typer
 
-from hrl.cli.base import (
-    EXIT_CODES,
-    Json,
-    KeyFile,
-    Refused,
-    VolumeName,
-    app,
-    fields,
-    human,
-    names_of,
-    open_vault,
-    print_json,
-    progress_bar,
-)
-from hrl.cli.protect import read_policy
-from hrl.cli.vault import VaultUrl, Volume
+from hrl.cli.commands import command
+from hrl.cli.exits import Exit, Refused
+from hrl.cli.options import Json, KeyFile, VaultUrl, Volume, VolumeName, names_of, open_vault
+from hrl.cli.output import fields, print_json, progress_bar, say
+from hrl.cli.policy import policy_of, read_policy
+from hrl.cli.states import state_of
+from hrl.cli.times import rfc3339, seconds, time_option
+from hrl.words import count, human, local
 
-Point = Annotated[str, typer.Argument(metavar="POINT", help="Its identity, point:DIGITS or a label.")]
-UNITS = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
+Point = Annotated[str, typer.Argument(metavar="POINT", help="The beginning of its id, or a label.")]
 
 
-def until_text(until: str) -> str:
-    """A time as given, or from now where it is a number and m, h, d or w."""
-    unit = UNITS.get(until[-1:])
-    if unit is None or not until[:-1].isdigit():
-        return until
+def until_when(text: str) -> str | None:
+    """Returns a time to come as the library reads it: a time, or a duration from now."""
     try:
-        return (datetime.now(UTC) + timedelta(**{unit: int(until[:-1])})).isoformat()
+        return rfc3339(datetime.now(UTC) + timedelta(seconds=seconds(text)))
     except OverflowError:
-        raise Refused(f"cannot pin until {until}: expected a time before the year 10000", 2) from None
+        raise typer.BadParameter(f"cannot pin until {text}: expected a time before the year 10000") from None
+    except ValueError:
+        return time_option(text)
 
 
-@app.command()
+@command("compact")
 def compact(
     vault: VaultUrl,
     volume: VolumeName = None,
     keep: Annotated[
         str | None,
-        typer.Option("--keep", metavar="RETENTION", help='Such as "2h all; 24h hourly; 30d daily; bytes 100G".'),
+        typer.Option("--keep", metavar="STEPS", help='Such as "2h all; 24h hourly; 30d daily; bytes 100G".'),
     ] = None,
     policy: Annotated[
         Path | None, typer.Option("--policy", metavar="FILE", help="TOML with a value named retention.")
     ] = None,
     fold_all: Annotated[
-        bool, typer.Option("--all", help="Fold whatever is not kept, also where that saves few bytes.")
+        bool, typer.Option("--all", help="Fold all that is not kept, even if that saves few bytes.")
     ] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be done, and do nothing.")] = False,
     key_file: KeyFile = None,
     json: Json = False,
 ) -> None:
-    """Carries retention out: drops states that are not kept, folds what is left, deletes what was replaced.
+    """Carries retention out: drops states that are not kept, folds the rest, deletes what was replaced.
 
-    Safe beside the agent, restores and other compactions. Replaced objects stay for the grace of the policy.
+    It may run beside the agent, restores and other compactions. Replaced objects stay for the grace of the policy.
     """
     if keep is not None and policy is not None:
-        raise Refused("cannot compact by two policies: give --keep or --policy", 2)
+        raise Refused("cannot compact by two policies: give --keep or --policy", Exit.INVALID_INPUT)
     if policy is not None:
         keep = read_policy(policy).get("retention")
     opened = open_vault(vault, key_file)
@@ -69,59 +59,65 @@ def compact(
     for name in names_of(opened, volume):
         if keep == "none":
             continue
-        with progress_bar(f"Compacting {name}") as tell:
-            reports[name] = opened.replica(name).compact(keep, fold_all=fold_all, dry_run=dry_run, progress=tell)
+        with progress_bar(f"Compacting {name}") as progress, policy_of(policy):
+            reports[name] = opened.replica(name).compact(keep, fold_all=fold_all, dry_run=dry_run, progress=progress)
     if json:
         print_json({"dry_run": dry_run, "volumes": reports})
     else:
         for name, report in reports.items():
-            folded = f"{report['folds']} folds, {human(report['bytes_read'])} to {human(report['bytes_written'])}"
-            print(
-                f"{name}: {'would be ' if dry_run else ''}{folded}; {report['points_dropped']} points dropped, "
-                f"{report['objects_deleted']} objects deleted, {report['objects_waiting']} waiting"
+            sizes = f"{human(report['bytes_read'])} to {human(report['bytes_written'])}"
+            say(
+                f"{name}: {'would be ' if dry_run else ''}{count(report['folds'], 'fold')}, {sizes}; "
+                f"{count(report['points_dropped'], 'point')} dropped, {count(report['objects_deleted'], 'object')} deleted, "
+                f"{report['objects_waiting']} waiting"
             )
             if report["over_budget_bytes"]:
-                print(f"  note: {human(report['over_budget_bytes'])} above the limit of bytes")
+                say(f"  note: {human(report['over_budget_bytes'])} above the limit of bytes")
             for _, finding in report["findings"]:
-                print(f"  {finding}")
+                say(f"  {finding}")
     if any(report["findings"] for report in reports.values()):
-        raise typer.Exit(EXIT_CODES["corrupt"])
+        raise typer.Exit(Exit.CORRUPT)
 
 
-@app.command()
+@command("pin")
 def pin(
     vault: VaultUrl,
     volume: Volume,
     point: Point,
     until: Annotated[
-        str | None, typer.Option("--until", metavar="TIME", help="A time, or from now: 30m, 12h, 30d, 8w.")
+        str | None,
+        typer.Option("--until", metavar="TIME", parser=until_when, help="A time, or a duration from now: 12h, 30d."),
     ] = None,
-    forever: Annotated[bool, typer.Option("--forever", help="Until it is unpinned.")] = False,
-    legal_hold: Annotated[bool, typer.Option("--legal-hold", help="Until the hold is lifted as such.")] = False,
-    reason: Annotated[str, typer.Option("--reason", help="Why, for people.")] = "",
+    forever: Annotated[bool, typer.Option("--forever", help="Keep it until it is unpinned.")] = False,
+    legal_hold: Annotated[bool, typer.Option("--legal-hold", help="Keep it until hrl unpin --legal-hold.")] = False,
+    reason: Annotated[str, typer.Option("--reason", help="Why, for people.", metavar="TEXT")] = "",
     key_file: KeyFile = None,
     json: Json = False,
 ) -> None:
     """Keeps a recovery point through retention."""
     if [until is not None, forever, legal_hold].count(True) != 1:
-        raise Refused("cannot pin: give one of --until, --forever and --legal-hold", 2)
+        raise Refused("cannot pin: give one of --until, --forever and --legal-hold", Exit.INVALID_INPUT)
     replica = open_vault(vault, key_file).replica(volume)
-    time = until_text(until) if until is not None else None
-    made = replica.pin(point, until=time, hold=legal_hold, reason=reason)
+    made = replica.pin(state_of(replica, point), until=until, hold=legal_hold, reason=reason)
     if json:
         print_json(fields(made))
     else:
-        print(f"{'held' if legal_hold else 'pinned'} {made.point}{f' until {made.until}' if made.until else ''}")
+        say(f"{'held' if legal_hold else 'pinned'} {made.point}{f' until {local(made.until)}' if made.until else ''}")
 
 
-@app.command()
+@command("unpin")
 def unpin(
     vault: VaultUrl,
     volume: Volume,
     point: Point,
     legal_hold: Annotated[bool, typer.Option("--legal-hold", help="Lift its legal hold, not its pin.")] = False,
     key_file: KeyFile = None,
+    json: Json = False,
 ) -> None:
     """Takes the pin of a recovery point off, or lifts its legal hold."""
-    open_vault(vault, key_file).replica(volume).unpin(point, hold=legal_hold)
-    print(f"{'hold lifted' if legal_hold else 'unpinned'}: {point}")
+    replica = open_vault(vault, key_file).replica(volume)
+    replica.unpin(state_of(replica, point), hold=legal_hold)
+    if json:
+        print_json({"point": point, "hold": legal_hold})
+    else:
+        say(f"{'hold lifted' if legal_hold else 'unpinned'}: {point}")

@@ -1,7 +1,7 @@
 """Checks of recovery points by policy: the agent runs `hrl verify --due` as its table `[verify]` says.
 
 The table has the names of the options of `hrl verify`: `every` (needed), `mount`, `fsck`, `command`, `boot`, `qemu`,
-`boot_args`, `boot_pattern`, `limit`. The checks run in a process of their own, at low priority, one at a time; they read the
+`boot_args`, `boot_pattern`, `limit`. The checks run one at a time, in a process of their own, at low priority. They read the
 vault and keep their verdicts there, so neither the writer nor the agent waits for them.
 """
 
@@ -13,13 +13,13 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any
 
-from hrl.cli.base import CHECK_FAILED, EXIT_CODES, Refused
+from hrl.cli.exits import Exit, Refused
 from hrl.cli.programs import environment, kill_session
 
 TEXTS = ("every", "command", "qemu", "boot_args", "boot_pattern", "limit")
 FLAGS = ("mount", "fsck", "boot")
 KEY_OPTIONS = ("--key-file", "--key-command", "--key-env")
-"""Verdicts are looked at this often; `--due` tells whether one is old enough."""
+# Verdicts are looked at this often; `--due` decides whether one is old enough.
 LOOK_SECONDS = 60.0
 FIRST_SECONDS = 2.0
 NICENESS = "10"
@@ -27,16 +27,17 @@ TEARDOWN_SECONDS_MAX = 30.0
 
 
 def arguments_of(table: dict[str, Any]) -> list[str]:
-    """The options of `hrl verify` that a table says."""
+    """Returns a table as options of `hrl verify`."""
     unknown = [name for name in table if name not in TEXTS + FLAGS]
     if unknown:
         known = ", ".join(TEXTS + FLAGS)
-        raise Refused(f"the policy's table verify has no {unknown[0]}: expected {known}", 2)
+        raise Refused(f"the policy's table verify has no {unknown[0]}: expected {known}", Exit.INVALID_INPUT)
     for name, value in table.items():
         if not isinstance(value, bool if name in FLAGS else str):
-            raise Refused(f"the policy's verify.{name} is {value!r}: expected {'a flag' if name in FLAGS else 'a text'}", 2)
+            expected = "true or false" if name in FLAGS else "a text"
+            raise Refused(f"the policy's verify.{name} is {value!r}: expected {expected}", Exit.INVALID_INPUT)
     if "every" not in table:
-        raise Refused('the policy\'s table verify needs every, such as "1d"', 2)
+        raise Refused('the policy\'s table verify needs every, such as "1d"', Exit.INVALID_INPUT)
     arguments = ["--due"]
     for name, value in table.items():
         option = "--" + name.replace("_", "-")
@@ -48,7 +49,7 @@ def arguments_of(table: dict[str, Any]) -> list[str]:
 
 
 def key_arguments(given: list[str]) -> list[str]:
-    """The key options of a command line."""
+    """Returns the key options of a command line."""
     found = []
     for at, argument in enumerate(given):
         name, equals, _ = argument.partition("=")
@@ -61,7 +62,7 @@ def key_arguments(given: list[str]) -> list[str]:
 def checks_by_policy(
     table: dict[str, Any] | None, vault: str, volume: str, tell: Callable[[dict[str, str]], object]
 ) -> Iterator[None]:
-    """Checks the points of a volume while the block runs; nothing without a table."""
+    """Checks the points of a volume while the block runs; does nothing without a table."""
     if table is None:
         yield
         return
@@ -74,7 +75,7 @@ def checks_by_policy(
 
 
 class Schedule:
-    """The thread that runs the checks."""
+    """Runs the checks on a thread."""
 
     def __init__(self, command: list[str], volume: str, tell: Callable[[dict[str, str]], object]) -> None:
         self._command = command
@@ -87,11 +88,11 @@ class Schedule:
         self._thread.start()
 
     def close(self) -> None:
-        """Ends the check under way; its verdict is not kept."""
+        """Ends the check under way. Its verdict is not kept."""
         self._ended.set()
         running = self._running
         if running is not None:
-            # It takes its mounts down.
+            # It takes its mounts down first.
             running.terminate()
             try:
                 running.wait(TEARDOWN_SECONDS_MAX)
@@ -103,7 +104,7 @@ class Schedule:
         while not self._ended.is_set():
             code = self._check()
             # A volume without a point has one soon.
-            self._ended.wait(FIRST_SECONDS if code == EXIT_CODES["not-found"] else LOOK_SECONDS)
+            self._ended.wait(FIRST_SECONDS if code == Exit.NOT_FOUND else LOOK_SECONDS)
 
     def _check(self) -> int:
         try:
@@ -117,8 +118,8 @@ class Schedule:
                 start_new_session=True,
             )
         except OSError as error:
-            self._say(EXIT_CODES["io"], str(error))
-            return EXIT_CODES["io"]
+            self._say(Exit.IO, str(error))
+            return Exit.IO
         said = self._running.communicate()[0].strip().splitlines()
         code, self._running = self._running.returncode, None
         if not self._ended.is_set():
@@ -126,11 +127,11 @@ class Schedule:
         return code
 
     def _say(self, code: int, message: str) -> None:
-        """Tells of a failure once, until it is another."""
-        found = None if code in (0, EXIT_CODES["not-found"]) else (code, message)
+        """Reports a failure once, until there is another."""
+        found = None if code in (0, Exit.NOT_FOUND) else (code, message)
         if found is not None and found != self._last:
-            kind = "check-failed" if code == CHECK_FAILED else "task-failed"
-            text = message if code == CHECK_FAILED else f"checking recovery points: {message}"
+            kind = "check-failed" if code == Exit.CHECK_FAILED else "task-failed"
+            text = message if code == Exit.CHECK_FAILED else f"checking recovery points: {message}"
             time = datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
             self._tell({"time": time, "volume": self._volume, "kind": kind, "message": text})
         self._last = found

@@ -1,9 +1,9 @@
 """A recovery point that checks may use as a disk: over NBD, as a block device, with its file systems mounted.
 
-The replica is never changed: what a check writes goes to a scratch file that is dropped. Everything is taken down in
-the reverse order of its making, also when a check fails or a signal arrives: mounts, loop devices, nbdfuse, the NBD
-server, the scratch file. nbdfuse and a loop device make a block device of the export, so no NBD driver of the kernel is
-needed, but root and /dev/fuse are. Only SIGKILL leaves something behind (`umount`, `losetup -d`, `fusermount3 -u`).
+The replica never changes: what a check writes goes to a scratch file that is dropped. Mounts, loop devices, nbdfuse, the
+NBD server and the scratch file are taken down in reverse order, even if a check fails or a signal arrives. nbdfuse and a
+loop device make a block device of the export, which needs root and /dev/fuse, but no NBD driver of the kernel. Only SIGKILL
+leaves something behind (`umount`, `losetup -d`, `fusermount3 -u`).
 """
 
 import contextlib
@@ -16,7 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hrl import NbdServer, RecoveryPoint, Replica
-from hrl.cli.base import EXIT_CODES, Refused, err
+from hrl.cli.exits import Exit, Refused
+from hrl.cli.output import note
 from hrl.cli.programs import HeldSignals, environment, kill_session, need
 
 NBDFUSE_SECONDS_MAX = 30.0
@@ -37,17 +38,17 @@ class Served:
 
     @property
     def variables(self) -> dict[str, str]:
-        """What a command of the user's finds in its environment."""
+        """Returns what a command of the user's finds in its environment."""
         return {"HRL_VOLUME": self.volume, "HRL_POINT": self.point.id, "HRL_NBD_URI": self.server.uri}
 
     def failed_requests(self) -> int:
-        """Requests that the point could not answer."""
+        """Returns the number of requests that the point could not answer."""
         return self.server.stats()[1]
 
 
 @contextlib.contextmanager
 def served(replica: Replica, point: RecoveryPoint) -> Iterator[Served]:
-    """Serves a point until the block is left."""
+    """Serves a point while the block runs."""
     with HeldSignals() as signals, tempfile.TemporaryDirectory(prefix="hrl-verify-") as home:
         directory = Path(home)
         socket = directory / "nbd.sock"
@@ -57,28 +58,28 @@ def served(replica: Replica, point: RecoveryPoint) -> Iterator[Served]:
 
 
 class Disk:
-    """A served point as a file, of which loop devices are made; `block_device` takes them off again."""
+    """A served point as a file. `block_device` takes down the loop devices that are made of it."""
 
     def __init__(self, file: Path, stack: contextlib.ExitStack) -> None:
         self._file = file
         self._stack = stack
 
     def loop(self, offset_bytes: int = 0, *, length_bytes: int | None = None) -> str:
-        """A block device of the disk, or of a range of it."""
+        """Makes a block device of the disk, or of a range of it."""
         command = ["losetup", "-f", "--show", "--direct-io=on", "-o", str(offset_bytes)]
         command += ["--sizelimit", str(length_bytes)] if length_bytes is not None else []
         made = subprocess.run(
             [*command, str(self._file)], capture_output=True, text=True, env=environment(), start_new_session=True
         )
         if made.returncode:
-            raise Refused(f"cannot make a loop device: {made.stderr.strip()}", EXIT_CODES["unsupported"])
+            raise Refused(f"cannot make a loop device: {made.stderr.strip()}", Exit.UNSUPPORTED)
         device = made.stdout.strip()
         self._stack.callback(take_down, ["losetup", "-d", device])
         return device
 
     @contextlib.contextmanager
     def mounted(self, device: str, where: Path, options: str) -> Iterator[str | None]:
-        """Mounts a file system while the block runs; gives what mount said where it could not."""
+        """Mounts a file system while the block runs. Yields what mount said if it failed."""
         where.mkdir(parents=True, exist_ok=True)
         command = ["mount", "-o", options, device, str(where)]
         done = subprocess.run(command, capture_output=True, text=True, env=environment(), start_new_session=True)
@@ -94,12 +95,12 @@ class Disk:
 
 @contextlib.contextmanager
 def block_device(point: Served) -> Iterator[Disk]:
-    """Makes a file of the export from which loop devices can be made."""
+    """Makes a file of the export, from which loop devices can be made."""
     if os.geteuid() != 0:
-        raise Refused("cannot mount a point: only root may; --command needs no root", EXIT_CODES["unsupported"])
+        raise Refused("cannot mount a point: only root may; --command needs no root", Exit.UNSUPPORTED)
     need("mounting a point", *TOOLS)
     if not Path("/dev/fuse").exists():
-        raise Refused("cannot mount a point: /dev/fuse is missing (modprobe fuse)", EXIT_CODES["unsupported"])
+        raise Refused("cannot mount a point: /dev/fuse is missing (modprobe fuse)", Exit.UNSUPPORTED)
     fuse = point.directory / "fuse"
     fuse.mkdir()
     with contextlib.ExitStack() as stack:
@@ -118,14 +119,14 @@ def wait_for_bridge(bridge: subprocess.Popen[str], file: Path) -> None:
     while not file.exists():
         if bridge.poll() is not None:
             said = bridge.stderr.read().strip() if bridge.stderr else ""
-            raise Refused(f"cannot mount a point: nbdfuse ended: {said}", EXIT_CODES["unsupported"])
+            raise Refused(f"cannot mount a point: nbdfuse ended: {said}", Exit.UNSUPPORTED)
         if time.monotonic() > end:
-            raise Refused(f"nbdfuse did not come within {NBDFUSE_SECONDS_MAX:.0f} s", EXIT_CODES["unavailable"])
+            raise Refused(f"nbdfuse did not come within {NBDFUSE_SECONDS_MAX:.0f} s", Exit.TIMED_OUT)
         time.sleep(0.02)
 
 
 def end_bridge(bridge: subprocess.Popen[str], fuse: Path) -> None:
-    """Takes nbdfuse off."""
+    """Takes nbdfuse down."""
     if bridge.poll() is None:
         take_down(["fusermount3", "-u", str(fuse)], ["fusermount3", "-uz", str(fuse)])
         with contextlib.suppress(subprocess.TimeoutExpired):
@@ -136,7 +137,7 @@ def end_bridge(bridge: subprocess.Popen[str], fuse: Path) -> None:
 
 
 def take_down(command: list[str], last_resort: list[str] | None = None) -> None:
-    """Runs a command until it succeeds: what a killed program had open is closed a moment later."""
+    """Runs a command until it succeeds, because what a killed program had open closes a moment later."""
     end = time.monotonic() + TEARDOWN_SECONDS_MAX
     while True:
         late = time.monotonic() > end
@@ -145,6 +146,6 @@ def take_down(command: list[str], last_resort: list[str] | None = None) -> None:
         if done.returncode == 0:
             return
         if late:
-            err.print(f"hrl: warning: {' '.join(now)} failed: {done.stderr.strip()}", highlight=False)
+            note(f"warning: {' '.join(now)} failed: {done.stderr.strip()}")
             return
         time.sleep(0.1)

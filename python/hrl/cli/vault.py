@@ -5,97 +5,106 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.table import Table
 
-from hrl import Key, NbdServer, Replica, Segment, inspect_hyperv
+from hrl import Key, NbdServer, RecoveryPoint, Replica, Segment, inspect_hyperv
 from hrl import convert as convert_journals
-from hrl.cli.base import (
+from hrl.cli.commands import command
+from hrl.cli.exits import Exit, Refused
+from hrl.cli.options import (
+    At,
     Json,
     KeyFile,
     NbdTls,
     NbdTlsAnyone,
-    Refused,
+    Overwrite,
+    VaultUrl,
+    Volume,
     VolumeName,
-    app,
-    fields,
-    human,
     names_of,
     open_vault,
-    print_json,
-    print_table,
-    progress_bar,
     tls_options,
 )
+from hrl.cli.output import Table, fields, print_address, print_json, progress_bar, say
 from hrl.cli.signals import ended_by_signals
-from hrl.cli.state import state_of
-
-VaultUrl = Annotated[str, typer.Argument(metavar="VAULT", help="Directory or URL of the vault.")]
-Volume = Annotated[str, typer.Argument(metavar="VOLUME", help="Name of the volume in the vault.")]
-At = Annotated[
-    str, typer.Option("--at", metavar="POINT|SEQ|TIME", help="newest, newest-good, point, label, sequence, time.")
-]
+from hrl.cli.states import short_ids, state_of
+from hrl.words import age, count, human, local, now_nanoseconds, zone
 
 
-def table_of(*columns: str) -> Table:
-    """A table in the style of every listing."""
-    table = Table(box=None, pad_edge=False)
-    for column in columns:
-        table.add_column(column, no_wrap=True)
+@command("points")
+def points(vault: VaultUrl, volume: VolumeName = None, key_file: KeyFile = None, json: Json = False) -> None:
+    """Lists the recovery points of each volume, oldest first.
+
+    Times are local. The beginning of an id names the point wherever a state is asked for, such as in --at.
+    """
+    opened = open_vault(vault, key_file)
+    found = {name: opened.replica(name).points() for name in names_of(opened, volume)}
+    if json:
+        return print_json([{"volume": name, **fields(p)} for name, listed in found.items() for p in listed])
+    for at, (name, listed) in enumerate(found.items()):
+        if at:
+            print()
+        say(f"{name}: {count(len(listed), 'point')}")
+        points_table(listed).print()
+
+
+def points_table(points: list[RecoveryPoint]) -> Table:
+    """Returns the points of a volume as a table of at most 80 columns, labels aside."""
+    ids = short_ids([point.id for point in points] + [point.group for point in points if point.group])
+    now = now_nanoseconds()
+    table = Table("point", f"time ({zone()})", "age", "kind", "label", "checks", "kept", right=("age",))
+    for p in points:
+        kept = ", ".join("legal hold" if pin.hold else f"until {kept_until(pin.until)}" for pin in p.pins)
+        checks = ", ".join(f"{v.kind} {'ok' if v.ok else 'failed'}" for v in p.verdicts)
+        table.add(ids[p.id], local(p.time), age((now - p.time_ns) / 1e9), p.kind, p.label, checks, kept)
     return table
 
 
-@app.command()
-def points(vault: VaultUrl, volume: VolumeName = None, key_file: KeyFile = None, json: Json = False) -> None:
-    """Lists the recovery points."""
-    opened = open_vault(vault, key_file)
-    found = [(name, fields(p)) for name in names_of(opened, volume) for p in opened.replica(name).points()]
-    if json:
-        return print_json([{"volume": name, **p} for name, p in found])
-    table = table_of("volume", "point", "kind", "sequence", "time", "label", "kept", "checks")
-    for name, p in found:
-        kept = ", ".join("legal hold" if pin["hold"] else f"until {pin['until'] or 'unpinned'}" for pin in p["pins"])
-        checks = ", ".join(f"{v['kind']} {'ok' if v['ok'] else 'failed'}" for v in p["verdicts"])
-        table.add_row(name, p["id"], p["kind"], str(p["sequence"]), p["time"], p["label"], kept, checks)
-    print_table(table)
+def kept_until(until: str | None) -> str:
+    """Returns until when a pin keeps its point."""
+    return local(until)[:10] if until else "unpinned"
 
 
-@app.command()
+@command("timeline")
 def timeline(vault: VaultUrl, volume: VolumeName = None, key_file: KeyFile = None, json: Json = False) -> None:
     """Shows the history of volumes: ordered stretches, and gaps with their causes."""
     opened = open_vault(vault, key_file)
-    found = [(name, fields(e)) for name in names_of(opened, volume) for e in opened.replica(name).timeline()]
+    found = {name: opened.replica(name).timeline() for name in names_of(opened, volume)}
     if json:
-        return print_json([{"volume": name, **entry} for name, entry in found])
-    table = table_of("volume", "first", "last", "from", "to", "state")
-    for name, e in found:
-        state = f"gap: {e['unordered']}" if e["unordered"] else "folded: its end is left" if e["folded"] else "ordered"
-        table.add_row(name, str(e["first"]), str(e["last"]), e["from_time"], e["to_time"], state)
-    print_table(table)
+        return print_json([{"volume": name, **fields(e)} for name, listed in found.items() for e in listed])
+    for at, (name, listed) in enumerate(found.items()):
+        if at:
+            print()
+        say(f"{name}:")
+        table = Table("first", "last", f"from ({zone()})", "to", "state", right=("first", "last"))
+        for e in listed:
+            state = f"gap: {e.unordered}" if e.unordered else "folded: its end is left" if e.folded else "ordered"
+            table.add(e.first, e.last, local(e.from_time), local(e.to_time), state)
+        table.print()
 
 
-@app.command()
+@command("restore")
 def restore(
     vault: VaultUrl,
     volume: Volume,
     to: Annotated[Path, typer.Option("--to", metavar="FILE", help="New file, or a block device with --device.")],
     at: At = "newest",
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing file.")] = False,
+    overwrite: Overwrite = False,
     device: Annotated[bool, typer.Option("--device", help="Write onto an existing disk or file.")] = False,
     key_file: KeyFile = None,
     json: Json = False,
 ) -> None:
-    """Writes a volume as of a point, sequence or time to a sparse file or a device."""
+    """Writes a volume as of a state to a sparse file or a device."""
     replica = open_vault(vault, key_file).replica(volume)
     at = state_of(replica, at)
-    with progress_bar("Restoring") as tell:
-        report = replica.restore(at, to, overwrite=overwrite, device=device, progress=tell)
+    with progress_bar("Restoring") as progress:
+        report = replica.restore(at, to, overwrite=overwrite, device=device, progress=progress)
     if json:
         print_json(report)
     else:
-        print(f"restored sequence {report['sequence']} to {to}: {human(report['bytes_written'])} written")
+        say(f"restored sequence {report['sequence']} to {to}: {human(report['bytes_written'])} written")
 
 
-@app.command()
+@command("serve")
 def serve(
     vault: VaultUrl,
     volume: Volume,
@@ -104,37 +113,42 @@ def serve(
     writable: Annotated[bool, typer.Option("--writable", help="Allow writes, kept in a scratch file.")] = False,
     changes_from: Annotated[
         str | None,
-        typer.Option("--changes-from", metavar="POINT", help="Offer what changed since as a dirty bitmap."),
+        typer.Option("--changes-from", metavar="STATE", help="Offer what changed since as a dirty bitmap."),
     ] = None,
     nbd_tls: NbdTls = None,
     nbd_tls_anyone: NbdTlsAnyone = False,
     key_file: KeyFile = None,
+    json: Json = False,
 ) -> None:
-    """Serves a volume as of a point over NBD without restoring it first. Runs until SIGTERM or SIGINT."""
+    """Serves a state over NBD without restoring it first.
+
+    Prints the NBD address once it is served. Runs until SIGTERM or SIGINT.
+    """
     ended = ended_by_signals()
     replica = open_vault(vault, key_file).replica(volume)
     at = state_of(replica, at)
-    changes = replica.changes(changes_from, at) if changes_from else None
+    changes = replica.changes(state_of(replica, changes_from), at) if changes_from else None
     with tempfile.TemporaryDirectory(prefix="hrl-serve-") as scratch:
         file = Path(scratch) / "scratch" if writable else None
         tls = tls_options(nbd_tls, nbd_tls_anyone)
         with NbdServer.replica(nbd, replica, at, scratch=file, changes=changes, **tls) as server:
-            print(server.uri, flush=True)
+            print_address(server.uri, json=json, volume=volume)
             ended.wait()
 
 
-@app.command()
+@command("changes")
 def changes(
     vault: VaultUrl,
     volume: Volume,
-    since: Annotated[str, typer.Option("--from", metavar="POINT|SEQ|TIME", help="The earlier state.")],
-    until: Annotated[str, typer.Option("--to", metavar="POINT|SEQ|TIME", help="The later state.")] = "newest",
+    since: Annotated[str, typer.Option("--from", metavar="STATE", help="The earlier state.")],
+    until: Annotated[str, typer.Option("--to", metavar="STATE", help="The later state.")] = "newest",
     to_file: Annotated[Path | None, typer.Option("--to-file", metavar="FILE", help="New sparse file.")] = None,
     key_file: KeyFile = None,
     json: Json = False,
 ) -> None:
     """Lists the exact extents written between two states, or writes their data to a sparse file."""
-    found = open_vault(vault, key_file).replica(volume).changes(since, until)
+    replica = open_vault(vault, key_file).replica(volume)
+    found = replica.changes(state_of(replica, since), state_of(replica, until))
     runs = found.runs()
     written = found.write_to_file(to_file) if to_file else None
     if json:
@@ -147,17 +161,19 @@ def changes(
         }
         return print_json(value | ({"bytes_written": written} if to_file else {}))
     if to_file:
-        print(f"{written} bytes written to {to_file}")
+        say(f"{written} bytes written to {to_file}")
         return
     for offset, length, zero in runs:
         print(f"{offset} {length}{' zero' if zero else ''}")
 
 
-@app.command()
+@command("inspect")
 def inspect(
     file: Annotated[Path, typer.Argument(metavar="FILE.hrl", help="A journal segment.")],
     records: Annotated[bool, typer.Option("--records", help="List every record.")] = False,
-    vault: Annotated[str | None, typer.Option("--vault", help="Vault with the key of a sealed segment.")] = None,
+    vault: Annotated[
+        str | None, typer.Option("--vault", metavar="URL|DIR", help="Vault with the key of an encrypted segment.")
+    ] = None,
     volume: VolumeName = None,
     key_file: KeyFile = None,
     json: Json = False,
@@ -175,39 +191,42 @@ def inspect(
         rows = [dict(zip(names, record, strict=True)) for record in listed]
         return print_json(found | ({"records_list": rows} if records else {}))
     for name, value in found.items():
-        print(f"{name:>15}  {value}")
+        say(f"{name:>15}  {value}")
     for sequence, time, kind, offset, length in listed:
         print(f"{sequence:>12} {time} {kind} {offset} {length}")
 
 
 def key_holder(vault: str | None, volume: str | None, key_file: Key | None) -> Replica | None:
-    """The replica whose keys open sealed segments, where a vault is named."""
+    """Returns the replica whose keys open encrypted segments; `None` if no vault is named."""
     if vault is None:
         return None
     opened = open_vault(vault, key_file)
     names = names_of(opened, volume)
     if len(names) != 1:
-        raise Refused(f"{vault} has {len(names)} volumes; name one with --volume", 2)
+        known = f" ({', '.join(names)})" if names else ""
+        raise Refused(f"{vault} has {count(len(names), 'volume')}{known}: name one with --volume", Exit.INVALID_INPUT)
     return opened.replica(names[0])
 
 
-@app.command()
+@command("convert")
 def convert(
     inputs: Annotated[list[Path], typer.Argument(metavar="IN...", help="Journals, or directories of them.")],
     output: Annotated[Path, typer.Argument(metavar="OUT", help="New file (native, log-writes) or directory (ms-hrl).")],
     to: Annotated[str, typer.Option("--to", metavar="native|ms-hrl|log-writes", help="Format to write.")],
-    vault: Annotated[str | None, typer.Option("--vault", help="Vault with the key of sealed segments.")] = None,
+    vault: Annotated[
+        str | None, typer.Option("--vault", metavar="URL|DIR", help="Vault with the key of encrypted segments.")
+    ] = None,
     volume: VolumeName = None,
     key_file: KeyFile = None,
     json: Json = False,
 ) -> None:
     """Converts between native journals and logs of Hyper-V Replica or dm-log-writes, and says what could not be carried."""
     if to not in ("native", "ms-hrl", "log-writes"):
-        raise Refused(f"cannot convert to {to}: expected native, ms-hrl or log-writes", 2)
+        raise Refused(f"cannot convert --to {to}: expected native, ms-hrl or log-writes", Exit.INVALID_INPUT)
     report = convert_journals(inputs, output, to=to, replica=key_holder(vault, volume, key_file))
     if json:
         return print_json({name: [str(v) for v in x] if isinstance(x, list) else x for name, x in report.items()})
-    counted = f"{report['records']} records" if to == "native" else f"{report['writes']} writes"
-    print(f"wrote {output}: {counted}, {human(report['bytes'])}")
-    for note in report.get("notes", []):
-        print(f"  note: {note}")
+    counted = count(report["records"], "record") if to == "native" else count(report["writes"], "write")
+    say(f"wrote {output}: {counted}, {human(report['bytes'])}")
+    for text in report.get("notes", []):
+        say(f"  note: {text}")

@@ -1,6 +1,5 @@
 """The command `verify`: reads what is stored, or checks recovery points and keeps the verdicts on them."""
 
-import re
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any
@@ -8,33 +7,21 @@ from typing import Annotated, Any
 import typer
 
 from hrl import HrlError, RecoveryPoint, Replica, Vault
-from hrl.cli.base import (
-    CHECK_FAILED,
-    EXIT_CODES,
-    Json,
-    KeyFile,
-    Refused,
-    VolumeName,
-    app,
-    err,
-    human,
-    names_of,
-    open_vault,
-    print_json,
-    progress_bar,
-)
 from hrl.cli.boot import PATTERN, QEMU, Machine, check_boot, pattern_of
 from hrl.cli.checks import Kind, Outcome, check_command, check_file_systems, check_integrity
+from hrl.cli.commands import command as register
+from hrl.cli.exits import Exit, Refused
+from hrl.cli.options import Json, KeyFile, VaultUrl, VolumeName, duration_of, names_of, open_vault
+from hrl.cli.output import note, print_json, progress_bar, say
 from hrl.cli.served_point import served
-from hrl.cli.state import NEWEST, point_of
-from hrl.cli.vault import VaultUrl
-
-UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
+from hrl.cli.states import NEWEST, point_of
+from hrl.cli.times import Duration
+from hrl.words import count, human
 
 
 @dataclass(frozen=True)
 class Checks:
-    """What is checked of a point; nothing of all this means the integrity of its volume."""
+    """What is checked of a point. Without any choice it is the integrity of its volume."""
 
     mount: bool
     fsck: bool
@@ -44,7 +31,7 @@ class Checks:
 
     @property
     def kinds(self) -> list[Kind]:
-        """The verdicts that come of it."""
+        """Returns the kinds of verdicts that the checks give."""
         wanted: dict[Kind, bool] = {
             "file-system": self.mount,
             "command": self.command is not None,
@@ -53,7 +40,7 @@ class Checks:
         return [kind for kind, asked in wanted.items() if asked] or ["integrity"]
 
     def of(self, replica: Replica, point: RecoveryPoint, due: list[Kind]) -> list[Outcome]:
-        """Makes those that are due, each on a disk of its own."""
+        """Makes the checks that are due, each on a disk of its own."""
         outcomes = []
         if "integrity" in due:
             outcomes.append(check_integrity(replica))
@@ -69,14 +56,12 @@ class Checks:
         return [outcome.bounded() for outcome in outcomes]
 
 
-@app.command()
+@register("verify")
 def verify(
     vault: VaultUrl,
-    volume: Annotated[str | None, typer.Argument(metavar="VOLUME", help="Name of one volume.")] = None,
+    volume: Annotated[str | None, typer.Argument(metavar="[VOLUME]", help="Name of the volume. Default: all.")] = None,
     named: VolumeName = None,
-    at: Annotated[
-        str | None, typer.Option("--at", metavar="POINT", help="The point to check; newest (default), newest-good.")
-    ] = None,
+    at: Annotated[str | None, typer.Option("--at", metavar="STATE", help="The point to check. Default: newest.")] = None,
     mount: Annotated[bool, typer.Option("--mount", help="Check and mount the file systems of a point (root).")] = False,
     fsck: Annotated[bool, typer.Option("--fsck/--no-fsck", help="With --mount: their own checkers, too.")] = True,
     command: Annotated[
@@ -88,61 +73,66 @@ def verify(
     boot_pattern: Annotated[
         str, typer.Option("--boot-pattern", metavar="REGEX", help="What the serial console shows when it is up.")
     ] = PATTERN,
-    limit: Annotated[str, typer.Option("--limit", metavar="T", help="Time for a command or a boot.")] = "5m",
-    due: Annotated[bool, typer.Option("--due", help="Only where the newest verdict is older than --every.")] = False,
-    every: Annotated[str, typer.Option("--every", metavar="T", help="With --due: how old it may be.")] = "1d",
+    limit: Annotated[Duration, duration_of("--limit", "Time for a command or a boot.")] = Duration("5m"),
+    due: Annotated[bool, typer.Option("--due", help="Check only if the newest verdict is older than --every.")] = False,
+    every: Annotated[Duration, duration_of("--every", "With --due: how old a verdict may be.")] = Duration("1d"),
     no_record: Annotated[bool, typer.Option("--no-record", help="Do not keep the verdicts.")] = False,
     key_file: KeyFile = None,
     json: Json = False,
 ) -> None:
-    """Reads and checks everything that is stored, or with --mount, --command, --boot or --due checks recovery points.
+    """Reads and checks everything that is stored. With --mount, --command, --boot or --due checks recovery points.
 
-    Exit code 5 when something stored is wrong, 17 when a check of a point failed. Verdicts are kept on the points.
+    The exit code is 5 when something stored is wrong, 17 when a check of a point failed. Verdicts are kept on the points.
     """
     if volume and named and volume != named:
-        raise Refused(f"cannot tell which volume is meant: {volume} or {named}", 2)
-    machine = Machine(qemu, boot_args, pattern_of(boot_pattern), duration(limit).total_seconds()) if boot else None
-    checks = Checks(mount, fsck, command, machine, duration(limit).total_seconds())
+        raise Refused(f"two volumes are named, {volume} and {named}: give one", Exit.INVALID_INPUT)
+    machine = Machine(qemu, boot_args, pattern_of(boot_pattern), limit) if boot else None
+    checks = Checks(mount, fsck, command, machine, limit)
     opened = open_vault(vault, key_file)
     names = names_of(opened, volume or named)
     if not (due or mount or boot or command is not None):
         if at is not None:
-            raise Refused("cannot check a point by reading all that is stored: add --mount, --command or --boot", 2)
+            raise Refused(
+                "cannot check a point by reading all that is stored: add --mount, --command or --boot", Exit.INVALID_INPUT
+            )
         return verify_stored(opened, names, json=json)
-    run = Run(opened, checks, at or NEWEST, duration(every) if due else None, record=not no_record, quiet=json)
+    run = Run(opened, checks, at or NEWEST, timedelta(seconds=every) if due else None, record=not no_record, quiet=json)
     run.check(names)
     if json:
         print_json({"ok": run.ok, "checks": run.rows, "failures": run.failures})
     elif not run.rows and not run.failures:
-        print("nothing is due" if due else "there is no volume")
+        say("nothing is due" if due else "there is no volume")
     if run.code:
         raise typer.Exit(run.code)
 
 
 def verify_stored(vault: Vault, names: list[str], *, json: bool) -> None:
-    """Reads all of some volumes."""
+    """Reads and checks everything that is stored of some volumes."""
     reports = {}
     for name in names:
-        with progress_bar(f"Verifying {name}") as tell:
-            reports[name] = vault.replica(name).verify(progress=tell)
+        with progress_bar(f"Verifying {name}") as progress:
+            reports[name] = vault.replica(name).verify(progress=progress)
     sound = all(report["sound"] for report in reports.values())
     if json:
         print_json({"sound": sound, "volumes": reports})
     else:
         for name, report in reports.items():
-            verdict = "sound" if report["sound"] else f"{len(report['findings'])} findings"
-            print(f"{name}: {verdict}, {report['segments']} segments, {report['points']} points, {human(report['bytes'])}")
+            verdict = "sound" if report["sound"] else count(len(report["findings"]), "finding")
+            counts = f"{count(report['segments'], 'segment')}, {count(report['points'], 'point')}"
+            say(f"{name}: {verdict}, {counts}, {human(report['bytes'])}")
             for _, finding in report["findings"]:
-                print(f"  {finding}")
+                say(f"  {finding}")
             for stray in report["strays"]:
-                print(f"  note: {stray} is not in the catalog")
+                say(f"  note: {stray} is not in the catalog")
     if not sound:
-        raise typer.Exit(EXIT_CODES["corrupt"])
+        raise typer.Exit(Exit.CORRUPT)
 
 
 class Run:
-    """Checks volume after volume. One that cannot be checked holds up no other, and its error decides the exit code
-    where no check failed."""
+    """Checks volume after volume. One that cannot be checked does not hold up the others.
+
+    The exit code is that of a failed check; if none failed, that of the first volume that could not be checked.
+    """
 
     def __init__(self, vault: Vault, checks: Checks, at: str, every: timedelta | None, *, record: bool, quiet: bool) -> None:
         self._vault = vault
@@ -160,9 +150,9 @@ class Run:
 
     @property
     def code(self) -> int:
-        """The exit code of the command."""
+        """Returns the exit code of the command."""
         if not all(row["ok"] for row in self.rows):
-            return CHECK_FAILED
+            return Exit.CHECK_FAILED
         return int(self.failures[0]["code"]) if self.failures else 0
 
     def check(self, names: list[str]) -> None:
@@ -171,11 +161,11 @@ class Run:
             try:
                 self._check_volume(name)
             except HrlError as error:
-                self._failed(name, str(error), EXIT_CODES.get(error.kind, 1))
+                self._failed(name, str(error), Exit.of_kind(error.kind))
             except Refused as error:
                 self._failed(name, str(error), error.code)
             except OSError as error:
-                self._failed(name, str(error), EXIT_CODES["io"])
+                self._failed(name, str(error), Exit.IO)
 
     def _check_volume(self, name: str) -> None:
         replica = self._vault.replica(name)
@@ -191,7 +181,7 @@ class Run:
                 replica.record_verdict(f"point:{point.id}", outcome.kind, outcome.ok, outcome.text)
 
     def _outcomes(self, replica: Replica, point: RecoveryPoint, kinds: list[Kind]) -> list[Outcome]:
-        """What the checks found; a point that is stored with errors is bad, however it was looked at."""
+        """Returns what the checks found. A point that is stored with errors is bad, whatever the check."""
         try:
             return self._checks.of(replica, point, kinds)
         except HrlError as error:
@@ -203,22 +193,14 @@ class Run:
         row = {"volume": name, "point": point.id, "sequence": point.sequence, "label": point.label}
         self.rows.append(row | {"kind": outcome.kind, "ok": outcome.ok, "text": outcome.text, "recorded": self._record})
         if not self._quiet:
-            print(f"{name} {point.id}: {outcome.kind} {'ok' if outcome.ok else 'failed'}: {outcome.text}", flush=True)
+            say(f"{name} {point.id}: {outcome.kind} {'ok' if outcome.ok else 'failed'}: {outcome.text}")
 
     def _failed(self, name: str, message: str, code: int) -> None:
-        self.failures.append({"volume": name, "error": message, "code": code})
-        err.print(f"hrl: {name}: {message}", highlight=False, markup=False)
+        self.failures.append({"volume": name, "error": message, "code": int(code)})
+        note(f"{name}: {message}")
 
 
 def due_kinds(points: list[RecoveryPoint], kinds: list[Kind], since: datetime) -> list[Kind]:
-    """The kinds of which no point has a verdict of that time or later."""
+    """Returns the kinds of which no point has a verdict of that time or later."""
     fresh = {verdict.kind for point in points for verdict in point.verdicts if datetime.fromisoformat(verdict.time) >= since}
     return [kind for kind in kinds if kind not in fresh]
-
-
-def duration(text: str) -> timedelta:
-    """A time such as 30s, 5m, 12h, 1d or 1w."""
-    match = re.fullmatch(r"(\d{1,6})([smhdw])", text)
-    if match is None:
-        raise Refused(f"cannot take {text} for a time: expected a number and s, m, h, d or w", 2)
-    return timedelta(**{UNITS[match[2]]: int(match[1])})

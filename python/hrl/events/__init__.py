@@ -1,10 +1,10 @@
-"""Where events go: a file, a command, mail.
+"""Sinks of events: a file, a command, mail.
 
-A sink is called with an event as `Protection(on_event=…)` and `GroupCoordinator(on_event=…)` give it: a dictionary with
-`time`, `volume`, `kind`, `message`, and `mode` and `cause` where the mode changed. The call puts it into a bounded queue
-and returns; threads of the sink deliver. So a sink that is slow or dead never holds up the agent: its queue fills, what
-comes then is counted, and an event of the kind `events-dropped` tells the number once there is room. What a sink cannot do
-is told to `on_problem`, by default as a line on standard error. `close` delivers what is left, for a limited time.
+`Protection(on_event=…)` and `GroupCoordinator(on_event=…)` call a sink with each event: a dictionary with `time`, `volume`,
+`kind`, `message`, and with `mode` and `cause` if the mode changed. The call puts the event into a bounded queue and returns;
+threads of the sink deliver it. So a slow or dead sink never holds up the agent. Events that find the queue full are counted,
+and an event of the kind `events-dropped` reports the number once there is room. Failures are reported to `on_problem`, by
+default as a line on standard error. `close` delivers what is left, for a limited time.
 
 >>> import json, pathlib
 >>> with EventFile("events.jsonl") as sink:
@@ -13,9 +13,23 @@ is told to `on_problem`, by default as a line on standard error. `close` deliver
 'rpo-met'
 """
 
+from typing import TYPE_CHECKING, Any
+
 from hrl.events.command import EventCommand
 from hrl.events.file import EventFile
-from hrl.events.mail import MAIL_KINDS, EventMail
-from hrl.events.sink import DROPPED, Event, EventSink
+from hrl.events.kinds import DROPPED, MAIL_KINDS
+from hrl.events.sink import Event, EventSink
+
+if TYPE_CHECKING:
+    from hrl.events.mail import EventMail
 
 __all__ = ["DROPPED", "MAIL_KINDS", "Event", "EventCommand", "EventFile", "EventMail", "EventSink"]
+
+
+def __getattr__(name: str) -> Any:
+    """Imports the mail sink when it is used: TLS and mail take a while to load."""
+    if name == "EventMail":
+        from hrl.events.mail import EventMail
+
+        return EventMail
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,8 +1,8 @@
-"""Events as lines of JSON in a file that does not grow without end.
+"""Events as lines of JSON in a file of limited size.
 
-Each line is one event. A file that would become larger than the limit is renamed to FILE.1 before, that to FILE.2, and the
-oldest goes. The file is opened for each event, so other programs may move it away. Lines are not synced: after a power
-failure the last of them may be missing.
+Each line is one event. Before a file would exceed the limit it is renamed to FILE.1, FILE.1 to FILE.2 and so on; the oldest
+is deleted. The file is opened for each event, so other programs may move it away. Lines are not synced, so a power failure
+may lose the last of them.
 """
 
 import json
@@ -17,7 +17,7 @@ FILES_MAX = 5
 
 
 class EventFile(EventSink):
-    """Appends events to `path`, at most `bytes_max` bytes a file and `files_max` files with the older ones."""
+    """Appends events to `path`, with at most `bytes_max` bytes a file and `files_max` files."""
 
     def __init__(
         self, path: str | Path, *, bytes_max: int = FILE_BYTES_MAX, files_max: int = FILES_MAX, **options: Any
@@ -27,7 +27,7 @@ class EventFile(EventSink):
         self._path = Path(path)
         self._bytes_max = bytes_max
         self._files_max = files_max
-        # Now, so that a path that cannot be written fails where it was given.
+        # Opened now, so that a path that cannot be written fails at once.
         with open(self._path, "ab"):
             pass
         super().__init__(f"events file {self._path}", **options)
@@ -37,7 +37,7 @@ class EventFile(EventSink):
         line = json.dumps(event).encode() + b"\n"
         if self._size() and self._size() + len(line) > self._bytes_max:
             self._rotate()
-        # One write without a buffer; of one that was cut short the rest follows, or fails.
+        # One write without a buffer. If it was cut short, the rest follows or fails.
         with open(self._path, "ab", buffering=0) as file:
             written = file.write(line)
             if written < len(line):

@@ -1,10 +1,9 @@
 """Events as mail to people.
 
-What comes within a few seconds goes in one mail, plain text. The connection is secured by STARTTLS where the server offers
-it (port 465: from the beginning) and the certificate is checked; a password is never sent without. A server that does not
-answer is tried again after pauses that double, and what happened meanwhile joins the waiting mail. What it refuses for good
-(codes 500 and up) is told and given up, because it would stand before everything else for ever. Nothing from an event
-becomes a line of the header by itself.
+Events within a few seconds go in one mail of plain text. The connection is secured by STARTTLS if the server offers it
+(port 465: from the beginning), and the certificate is checked; a password is never sent in the clear. A server that does not
+answer is tried again after pauses that double, and new events join the waiting mail. A mail that is refused for good (codes
+500 and up) is reported and dropped, because it would block all later ones. No text of an event can add a header line.
 """
 
 import smtplib
@@ -17,22 +16,10 @@ from email.message import EmailMessage
 from email.utils import formatdate, make_msgid
 from typing import Any
 
-from hrl.events.sink import DROPPED, Event, EventSink
+from hrl.events.kinds import DROPPED, MAIL_KINDS
+from hrl.events.sink import Event, EventSink
+from hrl.words import clean, count
 
-MAIL_KINDS = (
-    "rpo-exceeded",
-    "rpo-met",
-    "vault-unavailable",
-    "vault-available",
-    "check-failed",
-    "failover-committed",
-    "fenced",
-    "handed-over",
-    "task-failed",
-    "mode-changed:dirty",
-    "point-skipped",
-)
-"""Kinds that need a person. `mode-changed:dirty` is a change to that mode alone."""
 GATHER_SECONDS = 3.0
 MAIL_EVENTS_MAX = 200
 SMTP_SECONDS_MAX = 30.0
@@ -45,8 +32,8 @@ IMPLICIT_TLS_PORT = 465
 class EventMail(EventSink):
     """Mails events of some `kinds` (`all` is every kind) from `sender` to `to`, by the server `smtp`, `HOST[:PORT]` (25).
 
-    With a `password` it logs in as `user`, by default the sender. Events within `gather` seconds go together; `retry` is the
-    first pause before another try and the longest, in seconds. `ValueError` for what is no address.
+    With a `password` it logs in as `user`, by default the sender. Events within `gather` seconds go together. `retry` is the
+    first pause before another try, and the longest, in seconds. Raises `ValueError` for an address that is none.
     """
 
     def __init__(
@@ -63,7 +50,7 @@ class EventMail(EventSink):
         **options: Any,
     ) -> None:
         self._host, self._port = host_and_port(smtp)
-        # Here, and not at the first alarm.
+        # Checked now, and not at the first alarm.
         for address in (*to, sender):
             check_address(address)
         if not to:
@@ -76,7 +63,7 @@ class EventMail(EventSink):
         super().__init__(f"events mail by {self._host}", **options)
 
     def wants(self, event: Event) -> bool:
-        """Those of the kinds that are mailed."""
+        """Reports whether events of this kind are mailed."""
         kind = event["kind"]
         return bool(self._kinds & {"all", kind, f"{kind}:{event.get('mode', '')}"})
 
@@ -85,7 +72,7 @@ class EventMail(EventSink):
         self.send([event])
 
     def send(self, events: Sequence[Event]) -> None:
-        """Mails events now, as one mail. `smtplib.SMTPException` or another `OSError` when it is not taken."""
+        """Mails events now, as one mail. Raises `smtplib.SMTPException` or another `OSError` if it is not accepted."""
         context = ssl.create_default_context()
         if self._port == IMPLICIT_TLS_PORT:
             server: smtplib.SMTP = smtplib.SMTP_SSL(self._host, self._port, timeout=SMTP_SECONDS_MAX, context=context)
@@ -100,17 +87,17 @@ class EventMail(EventSink):
                     raise smtplib.SMTPNotSupportedError("the server offers no TLS, and the password is not sent without")
                 server.login(*self._login)
             refused = server.send_message(self.message(events), self._sender, self._to)
-            # Some got it, so it is not sent again.
+            # Some received it, so it is not sent again.
             for address, (code, answer) in refused.items():
                 self._problem(f"{self.name}: {address} is refused: {code} {answer.decode(errors='replace')}")
-            # The mail is taken: an error of the farewell must not send it twice.
+            # The mail is accepted: an error while parting must not send it twice.
             with suppress(OSError):
                 server.quit()
         finally:
             server.close()
 
     def message(self, events: Sequence[Event]) -> EmailMessage:
-        """The mail about events."""
+        """Returns the mail about some events."""
         mail = EmailMessage()
         mail["From"] = self._sender
         mail["To"] = ", ".join(self._to)
@@ -118,7 +105,7 @@ class EventMail(EventSink):
         mail["Message-ID"] = make_msgid(domain=self._sender.rpartition("@")[2])
         mail["Auto-Submitted"] = "auto-generated"
         mail["Subject"] = subject(events)
-        lines = [f"{e['time']} {one_line(e['volume'])} {e['kind']}: {one_line(e['message'])}" for e in events]
+        lines = [f"{e['time']} {clean(e['volume'])} {e['kind']}: {clean(e['message'])}" for e in events]
         mail.set_content("\n".join(lines) + "\n")
         return mail
 
@@ -133,7 +120,7 @@ class EventMail(EventSink):
             except (OSError, ValueError) as error:
                 if is_final(error) or self._closing.is_set():
                     self._lose(len(waiting))
-                    self._problem(f"{self.name}: {len(waiting)} events were not mailed: {error}")
+                    self._problem(f"{self.name}: {count(len(waiting), 'event')} not mailed: {error}")
                     waiting = []
                     continue
                 if pause == self._retry[0]:
@@ -145,7 +132,7 @@ class EventMail(EventSink):
 
 
 def check_address(text: str) -> None:
-    """Refuses what is no address: `ValueError`."""
+    """Raises `ValueError` unless a text is an address."""
     try:
         sound = bool(Address(addr_spec=text).domain)
     except (MessageError, IndexError, ValueError):
@@ -155,7 +142,7 @@ def check_address(text: str) -> None:
 
 
 def host_and_port(text: str) -> tuple[str, int]:
-    """`HOST`, `HOST:PORT` or `[ADDRESS]:PORT`; port 25 without one."""
+    """Reads `HOST`, `HOST:PORT` or `[ADDRESS]:PORT`. The default is port 25."""
     host, colon, port = text.rpartition(":")
     if not colon or text.endswith("]") or (":" in host and not host.startswith("[")):
         host, port = text, "25"
@@ -166,7 +153,7 @@ def host_and_port(text: str) -> tuple[str, int]:
 
 
 def is_final(error: Exception) -> bool:
-    """Whether another try would be answered the same."""
+    """Reports whether another try would have the same answer."""
     if isinstance(error, smtplib.SMTPRecipientsRefused):
         return all(code >= 500 for code, _ in error.recipients.values())
     if isinstance(error, smtplib.SMTPResponseException):
@@ -175,7 +162,7 @@ def is_final(error: Exception) -> bool:
 
 
 def subject(events: Sequence[Event]) -> str:
-    """One event in full; of several the kinds and the volumes."""
+    """Returns one event in full; of several the kinds and the volumes."""
     told = [event for event in events if event["kind"] != DROPPED] or list(events)
     first = told[0]
     if len(told) == 1:
@@ -185,9 +172,4 @@ def subject(events: Sequence[Event]) -> str:
         volumes = list(dict.fromkeys(event["volume"] for event in told))
         where = volumes[0] if len(volumes) == 1 else f"{len(volumes)} volumes"
         words = f"{where}: {len(told)} events: {kinds}"
-    return one_line(f"[hrl] {words}")[:SUBJECT_CHARACTERS_MAX]
-
-
-def one_line(text: str) -> str:
-    """Text of others as one line that can be seen."""
-    return "".join(c if c.isprintable() else " " for c in text)
+    return clean(f"[hrl] {words}")[:SUBJECT_CHARACTERS_MAX]

@@ -1,8 +1,8 @@
-"""What every sink of events is: a bounded queue, and threads that deliver what is in it.
+"""The base of every sink of events: a bounded queue, and threads that deliver what is in it.
 
-Calling a sink never waits for a delivery. Events that find the queue full are counted, and the count is delivered as an
-event of its own as soon as something is taken, so whoever reads the sink learns of the hole. Nothing is lost silently: what
-is still there when `close` gives up is told to `on_problem`.
+Calling a sink never waits for a delivery. Events that find the queue full are counted. The count is delivered as an event of
+its own as soon as an event is taken, so a reader of the sink learns of the hole. Nothing is lost silently: `close` reports
+what it did not deliver to `on_problem`.
 """
 
 import sys
@@ -14,21 +14,22 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Self
 
+from hrl.events.kinds import DROPPED
+from hrl.words import clean, count
+
 Event = dict[str, str]
-DROPPED = "events-dropped"
-"""Kind of the event that tells how many others did not fit the queue."""
 QUEUE_EVENTS_MAX = 1000
 CLOSE_SECONDS = 10.0
-"""How long `close` waits for what is left, where nothing else is said."""
+"""How long `close` waits for deliveries unless it is given a limit."""
 
 
-def tell_problem(message: str) -> None:
-    """A line on standard error."""
-    print(f"hrl: {message}", file=sys.stderr, flush=True)
+def print_problem(message: str) -> None:
+    """Prints a problem as a line on standard error."""
+    print(f"hrl: {clean(message)}", file=sys.stderr, flush=True)
 
 
 class EventSink(ABC):
-    """A destination of events with a queue of its own. Call it with each event; any thread may, at any time."""
+    """A destination of events with a queue of its own. Any thread may call it with an event, at any time."""
 
     def __init__(
         self,
@@ -36,7 +37,7 @@ class EventSink(ABC):
         *,
         threads: int = 1,
         queue_events_max: int = QUEUE_EVENTS_MAX,
-        on_problem: Callable[[str], object] = tell_problem,
+        on_problem: Callable[[str], object] = print_problem,
     ) -> None:
         self.name = name
         self._problem = on_problem
@@ -46,13 +47,13 @@ class EventSink(ABC):
         self._closing = threading.Event()
         self._missed = 0
         self._dropped = 0
-        # Daemons: a delivery that hangs does not keep the process.
+        # Daemons, so that a delivery that hangs does not keep the process alive.
         self._threads = [threading.Thread(target=self._work, name=f"hrl-{name}", daemon=True) for _ in range(threads)]
         for thread in self._threads:
             thread.start()
 
     def __call__(self, event: Event) -> None:
-        """Queues an event, or counts it when the queue is full or the sink closed."""
+        """Queues an event; counts it if the queue is full or the sink is closed."""
         if not self.wants(event):
             return
         with self._changed:
@@ -71,16 +72,16 @@ class EventSink(ABC):
 
     @property
     def dropped(self) -> int:
-        """Events that were never delivered: the queue was full, or delivery failed for good."""
+        """Returns how many events were never delivered: the queue was full, or delivery failed for good."""
         return self._dropped
 
     def wants(self, event: Event) -> bool:
-        """Whether an event is for this sink."""
+        """Reports whether the sink takes an event."""
         return True
 
     @abstractmethod
     def deliver(self, event: Event) -> None:
-        """Delivers one event, on a thread of the sink. An `OSError` or `ValueError` means that it was not."""
+        """Delivers one event, on a thread of the sink. Raises `OSError` or `ValueError` if that failed."""
 
     def close(self, limit: float = CLOSE_SECONDS) -> None:
         """Delivers what is queued, for at most `limit` seconds, and ends the threads. May be called again."""
@@ -96,8 +97,8 @@ class EventSink(ABC):
             self._queue.clear()
         hanging = sum(thread.is_alive() for thread in self._threads)
         if left or hanging:
-            under_way = f"; {hanging} deliveries were still under way" if hanging else ""
-            self._problem(f"{self.name}: {left} events were not delivered when it was closed{under_way}")
+            under_way = f"; still under way: {count(hanging, 'delivery', 'deliveries')}" if hanging else ""
+            self._problem(f"{self.name}: {count(left, 'event')} not delivered when it was closed{under_way}")
 
     def _work(self) -> None:
         failing = False
@@ -108,23 +109,23 @@ class EventSink(ABC):
                     failing = False
                 except (OSError, ValueError) as error:
                     self._lose(1)
-                    # Once for each run of failures: a disk that is full would fill standard error, too.
+                    # Once for each series of failures, so that a full disk does not fill standard error, too.
                     if not failing:
                         self._problem(f"{self.name}: cannot deliver {event['kind']}: {error}")
                     failing = True
 
     def _take(self, most: int, *, wait: bool = True) -> list[Event]:
-        """Up to `most` events, after one about those that were missed. Nothing when the sink is closed and empty."""
+        """Takes up to `most` events, after one about those that were missed; none if the sink is closed and empty."""
         with self._changed:
             while wait and not self._queue and not self._closing.is_set():
                 self._changed.wait()
             taken = [self._queue.popleft() for _ in range(min(most, len(self._queue)))]
             if taken and self._missed:
-                taken.insert(0, self._told_missed(taken[0]["volume"]))
+                taken.insert(0, self._missed_event(taken[0]["volume"]))
         return taken
 
-    def _told_missed(self, volume: str) -> Event:
-        message = f"{self._missed} events did not fit the queue of {self._most} events"
+    def _missed_event(self, volume: str) -> Event:
+        message = f"{count(self._missed, 'event')} did not fit the queue of {self._most} events"
         self._missed = 0
         now = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
         return {"time": now, "volume": volume, "kind": DROPPED, "message": message}

@@ -1,8 +1,8 @@
 """A report of a vault: one HTML page that needs nothing else, for people who look after it.
 
-`write` reads catalogs and nothing else. Names, labels, reasons and messages of errors come from anywhere and are escaped
-by the template engine; a Content-Security-Policy in the page refuses every request, and every script but the page's own.
-A volume that cannot be read is shown with its error.
+`write` reads catalogs and nothing else. The template engine escapes names, labels, reasons and messages, which come from
+anywhere. A Content-Security-Policy in the page refuses every request, and every script but the page's own. A volume that
+cannot be read is shown with its error.
 """
 
 import base64
@@ -18,19 +18,20 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from hrl import HrlError, RecoveryPoint, Replica, Vault
-from hrl.health import APP_KINDS, APP_SECONDS, RPO_SECONDS, Limits, Notice, of_catalog, worst
+from hrl.health import APP_KINDS, RPO_SECONDS, Limits, Notice, of_catalog, worst
 from hrl.report import charts
 from hrl.report.charts import COLUMNS, COLUMNS_MIN, Span
-from hrl.words import clean, human, moment, nanoseconds, short, span, when
+from hrl.words import clean, count, human, moment, nanoseconds, short, span, when
 
 POINTS_MAX = 500
-"""Points listed one by one for a volume: those that stand out, then the newest. The others are counted by day."""
+"""Points listed one by one for a volume: points that stand out, then the newest. The others are counted by day."""
 GAPS_MAX = 50
 """Gaps listed for a volume, newest first."""
 SPANS_MAX = 400
-"""Stretches drawn in a timeline; neighbours are joined beyond it."""
+"""Stretches drawn in a timeline. Beyond it, neighbours are joined."""
 POINT_KINDS = ("app", "group-app", "declared", "group-crash", "crash")
 SEGMENT_KINDS = (("log", "journal, in full"), ("merged", "folded"), ("image", "image"))
+BRANCHES = "branch"
 
 
 @dataclass
@@ -57,7 +58,7 @@ class Volume:
 
     @property
     def level(self) -> str:
-        """How much it needs somebody."""
+        """Returns how urgently the volume needs somebody."""
         return worst(self.notices)
 
 
@@ -68,15 +69,15 @@ def write(
     title: str,
     volumes: Sequence[str] | None = None,
     rpo_threshold: float = RPO_SECONDS,
-    app_within: float = APP_SECONDS,
+    app_within: float = 0,
     verified_within: float = 0,
     now: datetime | None = None,
 ) -> None:
     """Writes the page for a vault (or some of its volumes) to a file.
 
-    `rpo_threshold` is the age in seconds of the newest replicated write, `app_within` that of the newest
-    application-consistent point and `verified_within` that of the newest point that passed a check, beyond which the page
-    asks for attention; zero switches a rule off.
+    The page asks for attention beyond three ages in seconds: `rpo_threshold` of the newest replicated write, `app_within` of
+    the newest application-consistent point, `verified_within` of the newest point that passed a check. Zero switches a rule
+    off.
     """
     at = now or datetime.now(UTC)
     limits = Limits(nanoseconds(at), rpo_threshold, app_within, verified_within)
@@ -85,7 +86,7 @@ def write(
 
 
 def page(title: str, volumes: Sequence[Volume], at: datetime) -> str:
-    """The page as text."""
+    """Returns the page as text."""
     environment = Environment(
         loader=PackageLoader("hrl.report", "."),
         autoescape=True,
@@ -113,7 +114,7 @@ def page(title: str, volumes: Sequence[Volume], at: datetime) -> str:
 
 
 def collect(vault: Vault, name: str, limits: Limits) -> Volume:
-    """What the page says of a volume."""
+    """Returns what the page shows of a volume."""
     volume = Volume(name)
     try:
         with vault.replica(name) as replica:
@@ -129,16 +130,17 @@ def fill(volume: Volume, replica: Replica, limits: Limits) -> None:
     volume.info = replica.info
     segments, points, stretches = replica.segments(), replica.points(), replica.timeline()
     gaps = [entry for entry in stretches if entry.unordered]
-    volume.stored_bytes = sum(segment["stored_bytes"] for segment in segments)
+    branches = replica.lifecycle()["branches"]
+    volume.stored_bytes = sum(segment["stored_bytes"] for segment in [*segments, *branches])
     volume.points_total = len(points)
     is_open = bool(stretches) and stretches[-1].unordered is not None
     last = segments[-1]["last_time_ns"] if segments else None
     volume.notices = of_catalog(points, gaps[-1].unordered if is_open else None, last, limits)
-    volume.facts = facts(volume, segments, last, limits)
+    volume.facts = facts(volume, segments, branches, last, limits)
     volume.newest = [(kind, next(p for p in reversed(points) if p.kind == kind)) for kind in kinds_of(points)]
     list_points(volume, points)
     list_gaps(volume, gaps, is_open)
-    volume.sizes = sizes(segments)
+    volume.sizes = sizes(segments, branches)
     if segments:
         begin, end = segments[0]["first_time_ns"], max(segment["last_time_ns"] for segment in segments)
         middle = (begin + end) // 2
@@ -150,31 +152,38 @@ def fill(volume: Volume, replica: Replica, limits: Limits) -> None:
 
 
 def kinds_of(points: Sequence[RecoveryPoint]) -> list[str]:
-    """The kinds of points there are, the best first."""
+    """Returns the kinds of points there are, the best first."""
     found = {point.kind for point in points}
     return [kind for kind in POINT_KINDS if kind in found]
 
 
 def facts(
-    volume: Volume, segments: Sequence[dict[str, Any]], last: int | None, limits: Limits
+    volume: Volume,
+    segments: Sequence[dict[str, Any]],
+    branches: Sequence[dict[str, Any]],
+    last: int | None,
+    limits: Limits,
 ) -> list[tuple[str, str, str]]:
-    """The figures at the top of a volume: name, value, and a remark."""
+    """Returns the figures at the top of a volume: name, value, and a remark."""
     arrived = [s for s in segments if s["kind"] == "log" and s["arrived_ns"] is not None]
     rpo = [max(s["arrived_ns"] - s["first_time_ns"], 0) / 1e9 for s in arrived]
     data = sum(segment["data_bytes"] for segment in segments)
-    ratio = f"for {human(data)} of writes" if data else ""
+    remarks = [f"for {human(data)} of writes"] if data else []
+    if branches:
+        kept = human(sum(branch["stored_bytes"] for branch in branches))
+        remarks.append(f"{kept} of it in {count(len(branches), 'branch', 'branches')}")
     age = span((limits.now - last) / 1e9) + " ago" if last is not None else ""
     return [
         ("Newest replicated write", moment(last) if last is not None else "none", age),
         ("RPO of the newest segment", span(rpo[-1]) if rpo else "not known", f"highest {span(max(rpo))}" if rpo else ""),
         ("Recovery points", f"{volume.points_total:,}", ""),
         ("Volume", human(volume.info["size_bytes"]), "encrypted" if volume.info["sealed"] else "not encrypted"),
-        ("Stored", human(volume.stored_bytes), ratio),
+        ("Stored", human(volume.stored_bytes), "; ".join(remarks)),
     ]
 
 
 def list_points(volume: Volume, points: Sequence[RecoveryPoint]) -> None:
-    """Points one by one, newest first, as far as they are few; then counts by day."""
+    """Lists points one by one, newest first, as far as there is room. Counts the others by day."""
     stands_out = [p for p in points if p.pins or p.verdicts or p.label or p.kind in APP_KINDS]
     chosen = {p.id for p in stands_out[-POINTS_MAX:]}
     room = POINTS_MAX - len(chosen)
@@ -192,7 +201,7 @@ def list_points(volume: Volume, points: Sequence[RecoveryPoint]) -> None:
 
 
 def list_gaps(volume: Volume, gaps: Sequence[Any], is_open: bool) -> None:
-    """Gaps with their causes, newest first."""
+    """Lists gaps with their causes, newest first."""
     volume.gaps_total = len(gaps)
     for number, gap in enumerate(reversed(gaps[-GAPS_MAX:])):
         ends = is_open and number == 0
@@ -202,7 +211,7 @@ def list_gaps(volume: Volume, gaps: Sequence[Any], is_open: bool) -> None:
 
 
 def spans(stretches: Sequence[Any]) -> list[Span]:
-    """Stretches of the timeline to draw. Ordered ones and folds of many are joined with their like; gaps never."""
+    """Returns the stretches of the timeline to draw. If there are many, neighbours are joined, but gaps never."""
     found: list[Span] = []
     join = len(stretches) > SPANS_MAX
     for entry in stretches:
@@ -213,12 +222,12 @@ def spans(stretches: Sequence[Any]) -> list[Span]:
             found[-1] = Span(found[-1].begin, end, style, word)
         else:
             found.append(Span(begin, end, style, f"{word}, {when(entry.from_time)} to {when(entry.to_time)}"))
-    # The newest gaps where there are too many to draw: each is a rectangle.
+    # Each gap is a rectangle, so only the newest are drawn of too many.
     return [s for s in found if s.style != "gap"][-SPANS_MAX:] + [s for s in found if s.style == "gap"][-SPANS_MAX:]
 
 
 def rpo(segments: Sequence[dict[str, Any]], begin: int, end: int) -> dict[str, Any] | None:
-    """RPO over time where the vault tells when segments arrived; else the time that each segment spans, which it exceeds."""
+    """Returns the chart of the RPO over time. Without times of arrival it shows what each segment spans, which is less."""
     logs = [segment for segment in segments if segment["kind"] == "log"]
     known = any(segment["arrived_ns"] is not None for segment in logs)
     stop = "arrived_ns" if known else "last_time_ns"
@@ -236,12 +245,12 @@ def rpo(segments: Sequence[dict[str, Any]], begin: int, end: int) -> dict[str, A
 
 
 def columns_for(values: int) -> int:
-    """Columns of a chart of so many values."""
+    """Returns the number of columns of a chart of so many values."""
     return min(max(values, COLUMNS_MIN), COLUMNS)
 
 
 def churn(segments: Sequence[dict[str, Any]], gaps: Sequence[Any], begin: int, end: int) -> dict[str, Any] | None:
-    """Bytes written over time; what a first copy or a resync read is told apart."""
+    """Returns the chart of bytes written over time, apart from what a first copy or a resync read."""
     written: list[tuple[int, float]] = []
     copied: list[tuple[int, float]] = []
     intervals = [(gap.first, gap.last) for gap in gaps]
@@ -255,23 +264,27 @@ def churn(segments: Sequence[dict[str, Any]], gaps: Sequence[Any], begin: int, e
         (copied if in_gap else written).append((segment["last_time_ns"], float(segment["data_bytes"])))
     if not written and not copied:
         return None
-    count = columns_for(len(written) + len(copied))
-    series = [charts.columns(values, begin, end, add=True, count=count) for values in (written, copied)]
+    many = columns_for(len(written) + len(copied))
+    series = [charts.columns(values, begin, end, add=True, count=many) for values in (written, copied)]
     top = max((a or 0) + (b or 0) for a, b in zip(*series, strict=True))
     drawn = charts.bars("bytes written over time", top, ("write", series[0]), ("copy", series[1]))
-    width = span((end - begin) / 1e9 / count)
+    width = span((end - begin) / 1e9 / many)
     folded = any(segment["kind"] != "log" for segment in segments)
     scale = {"top": human(top), "half": human(top / 2)}
     return {"svg": drawn, "width": width, "copied": bool(copied), "folded": folded} | scale
 
 
-def sizes(segments: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Stored bytes by kind of segment, with their share."""
-    total = sum(segment["stored_bytes"] for segment in segments)
+def sizes(segments: Sequence[dict[str, Any]], branches: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Returns stored bytes by kind of segment, and those of branches, with their share."""
+    total = sum(one["stored_bytes"] for one in [*segments, *branches])
     found = []
     for kind, words in SEGMENT_KINDS:
         own = [segment["stored_bytes"] for segment in segments if segment["kind"] == kind]
-        if own:
-            share = sum(own) / total * 100 if total else 0
-            found.append({"kind": kind, "words": words, "bytes": sum(own), "count": len(own), "share": share})
-    return found
+        found.append((kind, words, own, count(len(own), "segment")))
+    kept = [branch["stored_bytes"] for branch in branches]
+    found.append((BRANCHES, "branches", kept, count(len(kept), "branch", "branches")))
+    return [
+        {"kind": kind, "words": words, "bytes": sum(own), "in": many, "share": sum(own) / total * 100 if total else 0}
+        for kind, words, own, many in found
+        if own
+    ]

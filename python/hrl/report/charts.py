@@ -1,6 +1,6 @@
 """The charts of the report: inline SVG without text, so that they stretch to any width.
 
-Titles and axes are HTML around them (see page.html). A chart is at most `COLUMNS` columns, whatever the vault holds.
+Titles and axes are HTML around them (see page.html). A chart has at most `COLUMNS` columns, whatever the vault holds.
 """
 
 from collections.abc import Iterable, Sequence
@@ -11,14 +11,14 @@ from markupsafe import Markup
 COLUMNS = 240
 HEIGHT = 100.0
 COLUMNS_MIN = 24
-# What is shorter than this share of the time is still drawn.
+# A span is drawn at least as wide as this share of the time.
 SLIVER = 0.002
 DRAWING = '<svg viewBox="0 0 1000 {height:g}" preserveAspectRatio="none" role="img" aria-label="{label}">'
 
 
 @dataclass(frozen=True)
 class Span:
-    """A stretch of time in nanoseconds, drawn in the style of a CSS class, with words for who points at it."""
+    """A stretch of time in nanoseconds, drawn in the style of a CSS class, with a tooltip."""
 
     begin: int
     end: int
@@ -27,7 +27,7 @@ class Span:
 
 
 def columns(values: Iterable[tuple[int, float]], begin: int, end: int, *, add: bool, count: int) -> list[float | None]:
-    """Values by time as `count` columns: their sum, or their highest. None where there is none."""
+    """Returns values by time as `count` columns: their sum, or their highest. A column without a value is `None`."""
     found: list[float | None] = [None] * count
     width = max(end - begin, 1)
     for time, value in values:
@@ -38,7 +38,7 @@ def columns(values: Iterable[tuple[int, float]], begin: int, end: int, *, add: b
 
 
 def bars(label: str, top: float, *series: tuple[str, Sequence[float | None]]) -> Markup:
-    """Bars on top of each other, up to `top`; each series is one path in the style of a CSS class."""
+    """Draws bars on top of each other, up to `top`. Each series is one path in the style of a CSS class."""
     parts = [Markup(DRAWING).format(height=HEIGHT, label=label)]
     below = [0.0] * max(len(values) for _, values in series)
     for style, values in series:
@@ -55,7 +55,7 @@ def bars(label: str, top: float, *series: tuple[str, Sequence[float | None]]) ->
 
 
 def strip(label: str, spans: Sequence[Span], ticks: Iterable[tuple[int, str]], begin: int, end: int) -> Markup:
-    """A line of time: spans as a band, ticks above it, one in each column at most."""
+    """Draws a line of time: spans as a band, and ticks above it, at most one in each column."""
     width = max(end - begin, 1)
 
     def x(time: int) -> float:

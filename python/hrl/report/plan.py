@@ -1,7 +1,7 @@
-"""The report of a run of a recovery plan: one HTML page, in the look of the report of a vault, without any script.
+"""The report of a run of a recovery plan: one HTML page that looks like the report of a vault, without any script.
 
-What commands printed, notes and names come from anywhere; the template engine escapes them, and characters that cannot
-be seen are shown as such.
+The output of commands, notes and names come from anywhere. The template engine escapes them, and `clean` shows characters
+that cannot be seen.
 """
 
 from pathlib import Path
@@ -25,12 +25,12 @@ BAR_PERCENT_MIN = 0.4
 
 
 def write(report: dict[str, Any], to: str | Path) -> None:
-    """Writes the page of a report, as `plan_report` gives it, to a file."""
+    """Writes the page of a report of `plan_report` to a file."""
     Path(to).write_text(page(report), encoding="utf-8", newline="\n")
 
 
 def page(report: dict[str, Any]) -> str:
-    """The page as text."""
+    """Returns the page as text."""
     environment = Environment(
         loader=PackageLoader("hrl.report", "."),
         autoescape=True,
@@ -51,17 +51,17 @@ def page(report: dict[str, Any]) -> str:
 
 
 def lasted(millis: int | None) -> str:
-    """A length of time for people."""
+    """Returns a length of time for people."""
     return "-" if millis is None else span(millis / 1000)
 
 
 def lines(text: str) -> str:
-    """Text of a program, line by line, each without characters that cannot be seen."""
+    """Returns the text of a program line by line, without characters that cannot be seen."""
     return "\n".join(clean(line) for line in text.replace("\t", "    ").splitlines())
 
 
 def notices(report: dict[str, Any]) -> list[tuple[str, str]]:
-    """What somebody should know: level and text, the worst first."""
+    """Returns what somebody should know: level and text, the worst first."""
     found: list[tuple[str, str]] = []
     for step in report["steps"]:
         if step["outcome"] in FAILURES:
@@ -88,7 +88,7 @@ def notices(report: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 def groups(report: dict[str, Any]) -> list[dict[str, Any]]:
-    """The groups with their steps, each with the place of its bar in the time of the run."""
+    """Returns the groups with their steps, each with the place of its bar in the time of the run."""
     begin = nanoseconds(report["began"])
     ends = [nanoseconds(step["ended"]) for step in report["steps"] if step["ended"]]
     length_of_run = max(max(ends, default=begin) - begin, 1)

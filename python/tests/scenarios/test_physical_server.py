@@ -175,7 +175,7 @@ def test_a_physical_server_dies_goes_on_elsewhere_and_comes_home_by_deltas(start
             followed = rig.on_machine("reprotect", rig.url, VOLUME, *home, "--json")
             assert followed["bytes_diverged"] > 0
             postgres.stop()
-        back = rig.on_machine("failback", rig.url, VOLUME, *home, "--detach")
+        back = rig.on_machine("failback", rig.url, VOLUME, *home, "--detach", "--json")
         served.append(Served.known(back, agent.state))
         moved = followed["bytes_written"] + back["bytes_written"]
         assert moved < DISK_BYTES // 8, f"{moved} of {DISK_BYTES} bytes: deltas only"

@@ -24,8 +24,8 @@ from conftest import hrl, hrl_json, need
 from nbd_client import NbdClient
 
 import hrl as package
-from hrl.cli.base import Refused
 from hrl.cli.control import ask
+from hrl.cli.exits import Refused
 
 VOLUMES = ("db", "web1", "web2")
 NET = "10.77.30"

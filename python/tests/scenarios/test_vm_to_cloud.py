@@ -96,7 +96,7 @@ class Sites:
 
     def detached(self, *command: object) -> dict[str, Any]:
         """Runs one that serves the volume in the background; the line that it says."""
-        ready: dict[str, Any] = json.loads(self.hrl(*command, "--detach"))
+        ready: dict[str, Any] = json.loads(self.hrl(*command, "--detach", "--json"))
         self._stack.callback(end, ready["pid"])
         return ready
 

@@ -1,0 +1,84 @@
+"""Commands of the keys that encrypt volumes: key, rotate-key, shred."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from hrl import Key, generate_key
+from hrl.cli.commands import command
+from hrl.cli.exits import Exit, Refused
+from hrl.cli.options import Json, KeyFile, NewKeyFile, VaultUrl, Volume, open_vault
+from hrl.cli.output import note, print_json, say
+from hrl.words import count, human
+
+
+@command("key")
+def key(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="New file for the key.")],
+    json: Json = False,
+) -> None:
+    """Makes a key-encryption key. Keep a copy elsewhere: without it an encrypted vault cannot be read."""
+    try:
+        file.touch(mode=0o600, exist_ok=False)
+    except FileExistsError:
+        raise Refused(f"{file} exists", Exit.ALREADY_EXISTS) from None
+    file.write_text(generate_key() + "\n")
+    made = Key.from_file(file).id
+    if json:
+        print_json({"file": str(file), "key": made})
+    else:
+        note(f"wrote {file}, key {made}")
+
+
+@command("rotate-key")
+def rotate_key(
+    vault: VaultUrl,
+    volumes: Annotated[
+        list[str] | None, typer.Argument(metavar="[VOLUME]...", help="Default: every encrypted volume.")
+    ] = None,
+    key_file: KeyFile = None,
+    new_key_file: NewKeyFile = None,
+    json: Json = False,
+) -> None:
+    """Wraps the keys of volumes anew under another key-encryption key, without rewriting data.
+
+    Agents go on: give them the new key at their next start. If it is interrupted, run it again.
+    """
+    if key_file is None or new_key_file is None:
+        raise Refused("cannot rotate: give the old key (--key-file) and the new one (--new-key-file)", Exit.INVALID_INPUT)
+    opened = open_vault(vault, key_file)
+    known = [info["name"] for info in opened.volumes() if info["sealed"] and not info["shredded"]]
+    reports = {name: opened.rotate_key(name, new_key_file) for name in volumes or known}
+    if json:
+        return print_json({"key": new_key_file.id, "volumes": reports})
+    for name, report in reports.items():
+        say(f"{name}: {'opens' if report['wrapped'] else 'opened before'} with key {new_key_file.id}")
+        for other in report["others"]:
+            say(f"  note: another key still opens it: {other}")
+
+
+@command("shred")
+def shred(
+    vault: VaultUrl,
+    volume: Volume,
+    yes: Annotated[bool, typer.Option("--yes", help="Needed: this cannot be undone.")] = False,
+    data: Annotated[bool, typer.Option("--data", help="Delete its data too, which frees its name.")] = False,
+    override_legal_hold: Annotated[
+        bool, typer.Option("--override-legal-hold", help="Shred it even under legal hold, or if the key to know is missing.")
+    ] = False,
+    key_file: KeyFile = None,
+    json: Json = False,
+) -> None:
+    """Makes an encrypted volume unreadable for ever: deletes every wrapped key of it. Stop its agent first.
+
+    A store may keep versions or copies of deleted objects. To make those unreadable, destroy the key-encryption key.
+    """
+    if not yes:
+        raise Refused(f"{volume} would be unreadable for ever: give --yes", Exit.INVALID_INPUT)
+    report = open_vault(vault, key_file).shred(volume, data=data, override_legal_hold=override_legal_hold)
+    if json:
+        return print_json(report)
+    objects = f", {count(report['objects_deleted'], 'object')} deleted ({human(report['bytes_deleted'])})"
+    before = " before" if report["was_shredded"] else ""
+    say(f"{volume}: shredded{before}, {count(report['keys_deleted'], 'key')} deleted{objects if data else ''}")
