@@ -145,7 +145,11 @@ def test_lengths_of_time_are_read_in_one_way_everywhere(tmp_path: Path) -> None:
     for text, bare in (("90", None), ("soon", "s"), ("-1s", "s"), ("1s", "fortnight")):
         with pytest.raises(hrl.HrlError):
             hrl.parse_duration(text, bare=bare)
-    options = {"volume": "disk", "vault": hrl.Vault(tmp_path / "vault", create=True), "state": tmp_path / "state"}
+    options: dict[str, Any] = {
+        "volume": "disk",
+        "vault": hrl.Vault(tmp_path / "vault", create=True),
+        "state": tmp_path / "state",
+    }
     with pytest.raises(hrl.HrlError, match="catalog_interval: expected 0s to 1h, found 2h"):
         hrl.Protection(hrl.MemoryDevice(1 << 20), policy={"catalog_interval": "2h"}, **options)
 
