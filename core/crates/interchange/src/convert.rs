@@ -1,4 +1,4 @@
-//! Files of journals from one format into another. What each format cannot carry is in the report of its export.
+//! Converts files from one journal format into another.
 
 use std::path::{Path, PathBuf};
 
@@ -17,8 +17,9 @@ use crate::random_id;
 
 const BLOCK_BYTES: u64 = 4096;
 
-/// Writes native segments as a chain of Hyper-V logs into a new directory. Inputs in any order; directories are
-/// searched for `.hrl` files.
+/// Converts native segments to a chain of Hyper-V logs in a new directory. Inputs may come in any
+/// order; directories are searched for `.hrl` files. `Corrupt` if the segments do not follow each
+/// other.
 pub fn convert_to_hyperv(
     inputs: &[PathBuf],
     directory: &Path,
@@ -29,8 +30,8 @@ pub fn convert_to_hyperv(
     export_hyperv(&segments.iter().collect::<Vec<_>>(), directory, clock)
 }
 
-/// Writes native segments as a log of the kernel's dm-log-writes into a new file, which its tools replay. Inputs as for
-/// [`convert_to_hyperv`].
+/// Converts native segments to a log of dm-log-writes in a new file, which the kernel's tools
+/// replay. Inputs are as for [`convert_to_hyperv`].
 pub fn convert_to_log_writes(
     inputs: &[PathBuf],
     file: &Path,
@@ -40,7 +41,8 @@ pub fn convert_to_log_writes(
     export_log_writes(&segments.iter().collect::<Vec<_>>(), file)
 }
 
-/// Writes a chain of Hyper-V logs, or one log of dm-log-writes, as one native segment into a new file.
+/// Converts a chain of Hyper-V logs, or one log of dm-log-writes, to one native segment in a new
+/// file.
 pub fn convert_to_native(
     inputs: &[PathBuf],
     file: &Path,
@@ -67,7 +69,7 @@ pub fn convert_to_native(
     import_hyperv(&logs, params, FileSink::create(file)?, None, clock).map(|(_, summary)| summary)
 }
 
-/// A segment of a volume of its own, just large enough for its changes.
+/// Returns the header of a segment of a new volume that is just large enough for its changes.
 fn native_params(device_bytes: u64, clock: &dyn Clock) -> SegmentParams {
     SegmentParams {
         kind: SegmentKind::Log,
@@ -84,7 +86,7 @@ fn native_params(device_bytes: u64, clock: &dyn Clock) -> SegmentParams {
     }
 }
 
-/// The segments in the order of their chain, which has to be without a gap.
+/// Opens the segments and returns them in the order of their chain, which must have no gap.
 fn chain(inputs: &[PathBuf], keys: &KeyRing) -> Result<Vec<Segment>> {
     let mut segments = files(inputs)?
         .iter()
@@ -100,7 +102,7 @@ fn chain(inputs: &[PathBuf], keys: &KeyRing) -> Result<Vec<Segment>> {
     Ok(segments)
 }
 
-/// The files named, and those in the directories named.
+/// Lists the inputs that are files, and the segments in those that are directories.
 fn files(inputs: &[PathBuf]) -> Result<Vec<PathBuf>> {
     let mut found = Vec::new();
     for input in inputs {

@@ -18,8 +18,8 @@ pub enum ForeignFormat {
 }
 
 impl ForeignFormat {
-    /// Returns the format that the file begins like; `None` for any other file, a native segment included. Only the first
-    /// bytes are read, so the rest may still be damaged.
+    /// Returns the format that the file begins like; `None` for any other file, a native segment
+    /// included. Only the first bytes are read, so the rest may still be damaged.
     pub fn of(path: &Path) -> Result<Option<Self>> {
         let source = open_mapped(path)?;
         let length = source.length();

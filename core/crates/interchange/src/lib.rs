@@ -1,10 +1,12 @@
 //! Journals of [`hrl`] exchanged with formats of other software.
 //!
-//! Two formats are read and written: logs of Hyper-V Replica ([`HypervLog`]) and logs of the Linux kernel's dm-log-writes
-//! ([`LogWritesLog`]). [`convert_to_hyperv`], [`convert_to_log_writes`] and [`convert_to_native`] convert whole files.
+//! Two formats are read and written: logs of Hyper-V Replica ([`HypervLog`]) and logs of the Linux
+//! kernel's dm-log-writes ([`LogWritesLog`]). [`convert_to_hyperv`], [`convert_to_log_writes`] and
+//! [`convert_to_native`] convert whole files.
 //!
-//! Neither format carries all that a segment holds. An export therefore returns an [`ExportReport`], which names everything
-//! that was not carried, or was carried as something else. Any input is read or refused with an error that names the place.
+//! Neither format carries all that a segment holds. An export therefore returns an
+//! [`ExportReport`], which names everything that was not carried, or was carried as something else.
+//! Any input is read or refused with an error that names the place.
 //!
 //! ```no_run
 //! use hrl::{SystemClock, journal::KeyRing};

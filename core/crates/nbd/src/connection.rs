@@ -1,8 +1,9 @@
 //! The second half of a connection: requests and replies.
 //!
-//! One thread runs the ring in turns. Each turn parses received bytes, starts requests, ends completed ones, and sends their
-//! replies together. A change of a protected volume owns a ticket of the tap before and while the device changes. Even if the
-//! client is gone, every ticket ends by what the device did.
+//! One thread runs the ring in turns. Each turn parses received bytes, starts requests, ends
+//! completed ones, and sends their replies together. A change of a protected volume owns a ticket
+//! of the tap before and while the device changes. Even if the client is gone, every ticket ends by
+//! what the device did.
 
 use std::collections::VecDeque;
 use std::ops::Range;
@@ -24,7 +25,8 @@ use crate::stream::Stream;
 use crate::wire::*;
 
 const RECEIVE_BYTES: usize = 256 << 10;
-/// Longer payloads are received directly into their buffer, instead of being copied from the receive buffer.
+/// Longer payloads are received directly into their buffer, instead of being copied from the
+/// receive buffer.
 const COPY_BYTES_MAX: usize = 64 << 10;
 /// Longest reply buffer that is reused.
 const SPARE_BYTES_MAX: usize = 64 << 10;
@@ -183,7 +185,8 @@ impl Connection<'_> {
                 self.complete(completion);
             }
         }
-        // The ring still has the receive, which the shutdown ends, and the event, which this signal ends.
+        // The ring still has the receive, which the shutdown ends, and the event, which this signal
+        // ends.
         let _ = rustix::net::shutdown(self.stream.as_fd(), rustix::net::Shutdown::Both);
         self.inbox.signalled.store(false, Ordering::Release);
         self.inbox.signal();
@@ -196,9 +199,9 @@ impl Connection<'_> {
         self.active == 0 && !self.sending && !self.closing && self.input.is_some()
     }
 
-    /// Sends replies, or else waits for requests, without the ring, which takes longer to wake. The caller parses between two
-    /// calls, because requests may have had no room beside the replies. False if the client does not take its replies, so
-    /// that the ring has to go on.
+    /// Sends replies, or else waits for requests, without the ring, which takes longer to wake. The
+    /// caller parses between two calls, because requests may have had no room beside the replies.
+    /// False if the client does not take its replies, so that the ring has to go on.
     fn talk_at_once(&mut self) -> bool {
         if !self.out.is_empty() {
             let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
@@ -394,8 +397,8 @@ impl Connection<'_> {
         })
     }
 
-    /// Returns true if the write is a mere copy into the page cache. That is cheaper here than on a ring, because most file
-    /// systems pass buffered writes to a kernel thread.
+    /// Returns true if the write is a mere copy into the page cache. That is cheaper here than on a
+    /// ring, because most file systems pass buffered writes to a kernel thread.
     fn is_copy(&self, request: &Request) -> bool {
         request.length as usize <= COPY_BYTES_MAX
             && !request.has(CMD_FLAG_FUA)
@@ -421,8 +424,8 @@ impl Connection<'_> {
         self.transfer_on_pool(number);
     }
 
-    /// Flushes by the device, not on the ring: of two concurrent flushes of a file only one reports a loss. The device runs
-    /// them in turn.
+    /// Flushes by the device, not on the ring: of two concurrent flushes of a file only one reports
+    /// a loss. The device runs them in turn.
     fn start_flush(&mut self, number: usize) {
         self.on_pool(number, |device, _| device.flush().map(|()| Discarded::Ignored));
     }
@@ -443,7 +446,8 @@ impl Connection<'_> {
         });
     }
 
-    /// Takes a ticket if the volume has a tap, and changes the device. A change without a ticket waits in `parked`.
+    /// Takes a ticket if the volume has a tap, and changes the device. A change without a ticket
+    /// waits in `parked`.
     fn start_change(&mut self, number: usize) {
         let Some(slot) = self.slots[number].as_mut() else { return };
         let (request, extent) = (slot.request, slot.extent());
@@ -477,7 +481,8 @@ impl Connection<'_> {
         }
     }
 
-    /// Submits the rest of a read or write. A device poisoned meanwhile gives no descriptor; its methods then refuse.
+    /// Submits the rest of a read or write. A device poisoned meanwhile gives no descriptor; its
+    /// methods then refuse.
     fn continue_on_ring(&mut self, number: usize) {
         let device = self.device.clone();
         let Some(target) = device.ring_target() else { return self.transfer_on_pool(number) };

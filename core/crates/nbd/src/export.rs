@@ -8,7 +8,8 @@ use hrl::device::BlockDevice;
 
 use crate::wire::*;
 
-/// A meta context beside `base:allocation`. Its extents have flag 1 and all else has flag 0, as in QEMU's dirty bitmaps.
+/// A meta context beside `base:allocation`. Its extents have flag 1 and all else has flag 0, as in
+/// QEMU's dirty bitmaps.
 #[derive(Clone, Debug)]
 pub struct ExportContext {
     /// Name, such as `qemu:dirty-bitmap:changes`.

@@ -1,7 +1,7 @@
 //! The first half of a connection: options, until the client chooses an export.
 //!
-//! The time of the whole handshake, the length of an option and the number of options are limited. A client that exceeds
-//! a limit is disconnected.
+//! The time of the whole handshake, the length of an option and the number of options are limited.
+//! A client that exceeds a limit is disconnected.
 
 use std::io::{Read, Write};
 use std::time::Duration;
@@ -66,7 +66,8 @@ pub(crate) enum Outcome {
     Left,
 }
 
-/// Negotiates with a new client until it chooses an export or asks for TLS. `security` is not `Secured` yet.
+/// Negotiates with a new client until it chooses an export or asks for TLS. `security` is not
+/// `Secured` yet.
 pub(crate) fn run<S: Socket>(
     socket: &mut S,
     exports: &[Export],

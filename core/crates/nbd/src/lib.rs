@@ -1,14 +1,17 @@
-//! NBD server for disks of [`hrl`]: the way in for software that cannot link the library, such as QEMU, libnbd and the Linux
-//! kernel.
+//! NBD server for disks of [`hrl`]: the way in for software that cannot link the library, such as
+//! QEMU, libnbd and the Linux kernel.
 //!
-//! An [`Export`] gives a [`Volume`](hrl::capture::Volume) or any [`BlockDevice`](hrl::device::BlockDevice) a name;
-//! [`NbdServer::start`] serves exports on an [`NbdAddress`]. Changes of a protected volume go through its tap.
+//! An [`Export`] gives a [`Volume`](hrl::capture::Volume) or any
+//! [`BlockDevice`](hrl::device::BlockDevice) a name; [`NbdServer::start`] serves exports on an
+//! [`NbdAddress`]. Changes of a protected volume go through its tap.
 //!
-//! One thread and one io_uring for each connection carry socket and disk. Zeroing, discarding, flushing, and devices that
-//! are not plain files go to a small pool of threads, whose results come back through an eventfd. The server speaks fixed
-//! newstyle, structured replies, and block status with each export's own contexts. A client may open several connections.
+//! One thread and one io_uring for each connection carry socket and disk. Zeroing, discarding,
+//! flushing, and devices that are not plain files go to a small pool of threads, whose results come
+//! back through an eventfd. The server speaks fixed newstyle, structured replies, and block status
+//! with each export's own contexts. A client may open several connections.
 //!
-//! Nothing that a client sends is trusted: [`NbdLimits`] bounds connections, requests, memory and time.
+//! Nothing that a client sends is trusted: [`NbdLimits`] bounds connections, requests, memory and
+//! time.
 //!
 //! ```no_run
 //! use std::sync::Arc;
@@ -18,7 +21,8 @@
 //! # fn main() -> hrl::Result<()> {
 //! let disk = Arc::new(MemoryDevice::new(1 << 30));
 //! let exports = vec![Export::device("disk", disk)];
-//! let server = NbdServer::start(&NbdAddress::parse("unix:/tmp/nbd.sock")?, exports, NbdLimits::default())?;
+//! let address = NbdAddress::parse("unix:/tmp/nbd.sock")?;
+//! let server = NbdServer::start(&address, exports, NbdLimits::default())?;
 //! println!("{}", server.uri("disk"));
 //! # Ok(())
 //! # }

@@ -1,7 +1,8 @@
 //! The io_uring of one connection, and the only unsafe code of the server.
 //!
-//! The kernel accesses the memory of a request until it has posted the completion. [`Ring`] therefore *owns* that memory. A
-//! buffer moves in with the request and out with its completion, and dropping a ring waits for all requests under way.
+//! The kernel accesses the memory of a request until it has posted the completion. [`Ring`]
+//! therefore *owns* that memory. A buffer moves in with the request and out with its completion,
+//! and dropping a ring waits for all requests under way.
 
 #![allow(unsafe_code, reason = "submission of requests with raw addresses")]
 
@@ -59,7 +60,8 @@ pub(crate) struct Ring {
     under_way: usize,
 }
 
-/// Checks that the system has io_uring. `Unsupported` otherwise, as on old kernels and in some containers.
+/// Checks that the system has io_uring. `Unsupported` otherwise, as on old kernels and in some
+/// containers.
 pub(crate) fn check_available() -> Result<()> {
     Ring::new().map(drop)
 }
@@ -123,13 +125,15 @@ impl Ring {
         self.pending[slot] = Some(Pending { token, memory });
         let entry = entry.user_data(slot as u64);
         loop {
-            // SAFETY: the addresses in the entry point into memory that `pending[slot]` owns, which is neither freed
-            // nor reallocated before the completion with this slot is taken (`wait`, `drop`); the descriptors are
-            // those of the connection, which outlives its ring.
+            // SAFETY: the addresses in the entry point into memory that `pending[slot]` owns, which
+            // is neither freed nor reallocated before the completion with this slot is taken
+            // (`wait`, `drop`); the descriptors are those of the connection, which outlives its
+            // ring.
             if unsafe { self.ring.submission().push(&entry) }.is_ok() {
                 break;
             }
-            // The queue is full, so it goes to the kernel now. A failure would repeat in `wait`, which reports it.
+            // The queue is full, so it goes to the kernel now. A failure would repeat in `wait`,
+            // which reports it.
             if self.ring.submit().is_err() {
                 std::thread::yield_now();
             }

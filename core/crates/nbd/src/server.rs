@@ -26,12 +26,13 @@ pub struct NbdLimits {
     pub connections_max: u32,
     /// Requests of a connection at once; more wait in the socket. Default 128.
     pub requests_in_flight_max: u32,
-    /// Bytes of a read or write; a longer one is refused with `EINVAL`, and a longer write ends the connection,
-    /// because its data cannot be skipped within bounds. Default 32 MiB.
+    /// Bytes of a read or write; a longer one is refused with `EINVAL`, and a longer write ends the
+    /// connection, because its data cannot be skipped within bounds. Default 32 MiB.
     pub request_bytes_max: u32,
     /// Time for the whole handshake, in seconds. Default 10.
     pub handshake_seconds_max: u32,
-    /// Bytes of requests and replies held for a connection; beyond it nothing more is read from it. Default 64 MiB.
+    /// Bytes of requests and replies held for a connection; beyond it nothing more is read from it.
+    /// Default 64 MiB.
     pub backlog_bytes_max: u64,
 }
 
@@ -119,10 +120,11 @@ pub struct NbdServer {
 impl NbdServer {
     /// Starts a server that listens at `address`.
     ///
-    /// The socket of a dead server at a UNIX path is replaced. The permissions of that path's directory decide who may
-    /// connect; a TCP port is open to anybody who reaches it.
+    /// The socket of a dead server at a UNIX path is replaced. The permissions of that path's
+    /// directory decide who may connect; a TCP port is open to anybody who reaches it.
     ///
-    /// `InvalidInput` without an export, `Fenced` if another server has the address, `Unsupported` without io_uring.
+    /// `InvalidInput` without an export, `Fenced` if another server has the address, `Unsupported`
+    /// without io_uring.
     pub fn start(address: &NbdAddress, exports: Vec<Export>, limits: NbdLimits) -> Result<Self> {
         check_exports(&exports)?;
         Self::run(address, Server::new(exports, limits))
@@ -130,7 +132,8 @@ impl NbdServer {
 
     /// Starts a server that serves nothing without TLS. Feature `tls`.
     ///
-    /// `InvalidInput` or `NotFound` for certificates that cannot be used; otherwise as [`NbdServer::start`].
+    /// `InvalidInput` or `NotFound` for certificates that cannot be used; otherwise as
+    /// [`NbdServer::start`].
     #[cfg(feature = "tls")]
     pub fn start_tls(
         address: &NbdAddress,

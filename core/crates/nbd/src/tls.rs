@@ -1,12 +1,13 @@
-//! TLS below the NBD protocol (`NBD_OPT_STARTTLS`): admission of clients, and the pump between a TLS socket and a connection.
+//! TLS below the NBD protocol (`NBD_OPT_STARTTLS`): admission of clients, and the pump between a
+//! TLS socket and a connection.
 //!
-//! Before TLS, a server with [`NbdTls`] answers every other option with `NBD_REP_ERR_TLS_REQD`. After the handshake a thread,
-//! the [`Pump`], decrypts into one end of a socket pair and encrypts what comes back. The connection above is the same with
-//! TLS and without.
+//! Before TLS, a server with [`NbdTls`] answers every other option with `NBD_REP_ERR_TLS_REQD`.
+//! After the handshake a thread, the [`Pump`], decrypts into one end of a socket pair and encrypts
+//! what comes back. The connection above is the same with TLS and without.
 //!
-//! A refused client is disconnected, counted and reported in one line. The TLS handshake must end within the time of the
-//! whole handshake. While one direction does not drain, nothing more is read for it. The pump buffers [`CHUNK_BYTES`] in
-//! each direction, beside the buffers of TLS.
+//! A refused client is disconnected, counted and reported in one line. The TLS handshake must end
+//! within the time of the whole handshake. While one direction does not drain, nothing more is read
+//! for it. The pump buffers [`CHUNK_BYTES`] in each direction, beside the buffers of TLS.
 
 use std::io::{ErrorKind as IoKind, IoSlice, Read, Write};
 use std::net::Shutdown;
@@ -34,7 +35,8 @@ const CLOSE_LIMIT: Timespec = Timespec { tv_sec: 5, tv_nsec: 0 };
 /// Callback that gets one line for people about each refused client.
 pub type RefusalSink = Arc<dyn Fn(&str) + Send + Sync>;
 
-/// TLS of an NBD server. Certificates are read when the server starts, enrolled clients at each connection.
+/// TLS of an NBD server. Certificates are read when the server starts, enrolled clients at each
+/// connection.
 #[derive(Clone)]
 pub struct NbdTls {
     pki: PathBuf,
@@ -44,14 +46,15 @@ pub struct NbdTls {
 }
 
 impl NbdTls {
-    /// Uses the certificates of a directory: `server.pem`, `server.key`, and for the clients `authority.pem` and `clients/`.
-    /// `create_authority` and `enroll_client` of the crate `hrl-tls` make them.
+    /// Uses the certificates of a directory: `server.pem`, `server.key`, and for the clients
+    /// `authority.pem` and `clients/`. `create_authority` and `enroll_client` of the crate
+    /// `hrl-tls` make them.
     pub fn new(pki: &Path) -> Self {
         Self { pki: pki.to_owned(), verify: true, volume: None, refused: Arc::new(|_| {}) }
     }
 
-    /// Sets whether clients must show a certificate that is enrolled for the volume. Default true. With false anybody who
-    /// reaches the port is served, encrypted.
+    /// Sets whether clients must show a certificate that is enrolled for the volume. Default true.
+    /// With false anybody who reaches the port is served, encrypted.
     pub fn verify(mut self, yes: bool) -> Self {
         self.verify = yes;
         self
@@ -63,7 +66,8 @@ impl NbdTls {
         self
     }
 
-    /// Sets the callback for refused clients. It runs on the thread of the connection. Default: none.
+    /// Sets the callback for refused clients. It runs on the thread of the connection. Default:
+    /// none.
     pub fn on_refused(mut self, sink: RefusalSink) -> Self {
         self.refused = sink;
         self
@@ -87,8 +91,8 @@ pub(crate) struct Gate {
 }
 
 impl Gate {
-    /// Shakes hands with a client that asked for TLS. Returns the plain end of the connection and the pump's thread; `None`
-    /// if the client was refused, which is already reported.
+    /// Shakes hands with a client that asked for TLS. Returns the plain end of the connection and
+    /// the pump's thread; `None` if the client was refused, which is already reported.
     pub(crate) fn admit(
         &self,
         mut stream: Stream,
@@ -148,7 +152,8 @@ impl Gate {
         Ok(tls)
     }
 
-    /// Checks that the client is enrolled for the volume. The handshake has checked the authority's signature.
+    /// Checks that the client is enrolled for the volume. The handshake has checked the authority's
+    /// signature.
     fn check_enrolled(&self, tls: &ServerConnection) -> std::result::Result<(), String> {
         let certificate = tls.peer_certificates().and_then(|chain| chain.first());
         let Some(certificate) = certificate else {
@@ -227,7 +232,8 @@ impl Pump {
         if !self.decrypted.is_empty() || self.wire_ended {
             return Ok(false);
         }
-        // Bytes inside TLS come first: the client's first option may have come with the end of its handshake.
+        // Bytes inside TLS come first: the client's first option may have come with the end of its
+        // handshake.
         if self.decrypted.fill(&mut self.tls.reader())? {
             return if self.decrypted.is_empty() { self.end_input() } else { Ok(true) };
         }
@@ -246,7 +252,8 @@ impl Pump {
         Ok(true)
     }
 
-    /// Shuts the connection's input, because the client sends no more. It still answers what it received.
+    /// Shuts the connection's input, because the client sends no more. It still answers what it
+    /// received.
     fn end_input(&mut self) -> std::io::Result<bool> {
         self.wire_ended = true;
         self.plain.shutdown(Shutdown::Write)?;
@@ -348,7 +355,8 @@ impl Chunk {
         self.from += count;
     }
 
-    /// Reads into an empty chunk. False if nothing is there now; at the end of the input the chunk stays empty.
+    /// Reads into an empty chunk. False if nothing is there now; at the end of the input the chunk
+    /// stays empty.
     fn fill(&mut self, source: &mut impl Read) -> std::io::Result<bool> {
         let count = would_block(source.read(&mut self.bytes))?;
         (self.from, self.to) = (0, count.unwrap_or(0));
@@ -356,7 +364,8 @@ impl Chunk {
     }
 }
 
-/// Writes to a socket without a signal if the peer is gone: signals belong to the embedding process.
+/// Writes to a socket without a signal if the peer is gone: signals belong to the embedding
+/// process.
 struct NoSignal<'a>(BorrowedFd<'a>);
 
 impl Write for NoSignal<'_> {

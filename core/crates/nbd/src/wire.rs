@@ -138,7 +138,8 @@ impl Replies {
         out.extend_from_slice(data);
     }
 
-    /// Appends the block status of one context: lengths and flags. `last` means that no other context follows.
+    /// Appends the block status of one context: lengths and flags. `last` means that no other
+    /// context follows.
     pub(crate) fn status(
         out: &mut Vec<u8>,
         cookie: u64,

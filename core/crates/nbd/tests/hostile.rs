@@ -296,7 +296,8 @@ fn requests_that_come_at_once_are_all_answered_however_small_the_backlog() {
     let limits = NbdLimits { backlog_bytes_max: 64, ..NbdLimits::default() };
     let rig = rig_with(limits, true, false);
     let mut client = Client::open(&rig);
-    // In one piece: a client that sends more than the socket holds has to read its replies meanwhile.
+    // In one piece: a client that sends more than the socket holds has to read its replies
+    // meanwhile.
     let mut requests = request(0, CACHE, 0, 512).repeat(2000);
     requests.extend(request(0, FLUSH, 0, 0));
     client.write(&requests);

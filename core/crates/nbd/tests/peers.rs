@@ -1,6 +1,7 @@
-//! The NBD server against software that others wrote: libnbd's tools, QEMU, fio, and file systems of the kernel.
+//! The NBD server against software that others wrote: libnbd's tools, QEMU, fio, and file systems
+//! of the kernel.
 //!
-//! A test skips, and says why, where a tool or the rights for it are missing.
+//! A test that lacks a tool or the rights for it reports that and is skipped.
 
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -77,7 +78,7 @@ impl Rig {
     }
 }
 
-/// Runs a program that must succeed; gives what it printed.
+/// Runs a program that must succeed. Returns its output.
 fn run(program: &str, arguments: &[&str]) -> String {
     let output = Command::new(program).args(arguments).output().expect(program);
     let text = format!(
@@ -215,7 +216,7 @@ impl BlockDeviceOf {
 impl Drop for BlockDeviceOf {
     fn drop(&mut self) {
         let _ = Command::new("losetup").args(["-d", &self.device]).output();
-        // The loop device lets go of the file a little after it was told to, and the mount is busy until then.
+        // The loop device closes the file some time after `losetup -d`; until then the mount is busy.
         for _ in 0..200 {
             let _ = Command::new("fusermount3").arg("-u").arg(&self.mount).output();
             std::thread::sleep(Duration::from_millis(25));

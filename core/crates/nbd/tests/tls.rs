@@ -1,4 +1,5 @@
-//! TLS of the server: admission, refusals and their reports, and clients that break the protocol (promises 11 and 12).
+//! TLS of the server: admission, refusals and their reports, and clients that break the protocol
+//! (promises 11 and 12).
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -123,7 +124,8 @@ fn starttls(server: &NbdServer) -> TcpStream {
 
 type Tls = StreamOwned<ClientConnection, TcpStream>;
 
-/// Begins TLS and asks for the list of exports: in TLS 1.3 only an answer says that the client was let in.
+/// Begins TLS and asks for the list of exports: in TLS 1.3 only an answer says that the client was
+/// let in.
 fn enter(rig: &Rig, config: Arc<ClientConfig>) -> std::io::Result<Tls> {
     let name = ServerName::try_from("localhost").expect("name");
     let connection = ClientConnection::new(config, name).expect("client");

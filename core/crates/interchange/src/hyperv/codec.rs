@@ -1,7 +1,8 @@
 //! The bytes of a Hyper-V Replica log: Microsoft Open Specification [MS-HRL], format version 2.
 //!
-//! Little-endian and packed; times are whole seconds since 2000-01-01 UTC. The checksum is the bitwise NOT of the sum
-//! of all bytes but its own four: it does not see bytes that changed places, so nothing here relies on it alone.
+//! Little-endian and packed; times are whole seconds since 2000-01-01 UTC. The checksum is the
+//! bitwise NOT of the sum of all bytes but its own four. It does not detect bytes that change
+//! places, so nothing here relies on it alone.
 
 use hrl::{Error, ErrorKind, Result, Timestamp};
 
@@ -20,11 +21,11 @@ const EPOCH_SECONDS: i64 = 946_684_800;
 /// The header of a log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HypervHeader {
-    /// When it was created.
+    /// Time of its creation.
     pub created: Timestamp,
-    /// Size of the log in bytes, as it says itself.
+    /// Size of the log in bytes, as the header claims.
     pub current_bytes: u64,
-    /// Where the log ends; 0 when it was not closed.
+    /// Offset of the end of the log; 0 if the log is torn.
     pub end_of_log: u64,
     /// The writer's error code.
     pub error_code: i32,
@@ -32,7 +33,7 @@ pub struct HypervHeader {
     pub metadata_bytes: u32,
     /// GUID of the log, as its 16 bytes.
     pub unique_id: [u8; 16],
-    /// GUID of the log before it; zeroes for the first.
+    /// GUID of the log before; zeroes for the first.
     pub previous_unique_id: [u8; 16],
     /// Entries in all metadata blocks.
     pub entries: u64,
@@ -43,7 +44,7 @@ pub struct HypervHeader {
 /// The header of a metadata block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct BlockHeader {
-    /// Distance back to the block before; 0 for the first.
+    /// Distance in bytes to the block before; 0 for the first.
     pub previous: u64,
     pub entries: u32,
 }
@@ -69,12 +70,12 @@ pub(super) fn u64_at(bytes: &[u8], at: usize) -> u64 {
     u64::from_le_bytes(bytes[at..at + 8].try_into().expect("8 bytes"))
 }
 
-/// NOT of the sum of all bytes.
+/// Returns the bitwise NOT of the sum of all bytes.
 pub(super) fn checksum(bytes: &[u8]) -> u32 {
     !bytes.iter().fold(0_u32, |sum, byte| sum.wrapping_add(u32::from(*byte)))
 }
 
-/// The checksum of a structure that holds its own at `at`.
+/// Returns the checksum of a structure that contains its own checksum at `at`.
 pub(super) fn own_checksum(bytes: &[u8], at: usize) -> u32 {
     let own = bytes[at..at + 4].iter().fold(0_u32, |sum, byte| sum.wrapping_add(u32::from(*byte)));
     !(!checksum(bytes)).wrapping_sub(own)
@@ -98,7 +99,7 @@ fn time_of(seconds: u32) -> Timestamp {
     Timestamp((EPOCH_SECONDS + i64::from(seconds)) * 1_000_000_000)
 }
 
-/// Whole seconds since 2000, as far as 32 bits reach.
+/// Returns whole seconds since 2000, saturated to 32 bits.
 pub(super) fn seconds_of(time: Timestamp) -> u32 {
     u32::try_from((time.seconds() - EPOCH_SECONDS).max(0)).unwrap_or(u32::MAX)
 }
@@ -184,7 +185,7 @@ impl BlockHeader {
         bytes
     }
 
-    /// Decodes the header of the block in `bytes`, which is whole.
+    /// Decodes the header of the block in `bytes`.
     pub(super) fn decode(bytes: &[u8], name: &str, at: u64) -> Result<Self> {
         let capacity = (bytes.len() - BLOCK_HEADER_BYTES) / ENTRY_BYTES;
         check_own(&bytes[..BLOCK_HEADER_BYTES], 12, name, at)?;

@@ -1,4 +1,4 @@
-//! Native segments to Hyper-V logs and back.
+//! Exports native segments to Hyper-V logs, and imports them again.
 
 use std::fs::{File, OpenOptions};
 use std::io::{Seek, SeekFrom, Write};
@@ -20,9 +20,9 @@ use crate::export::{ExportReport, chunks};
 use crate::random_id;
 
 const ENTRIES_MAX: usize = (METADATA_BYTES - BLOCK_HEADER_BYTES) / ENTRY_BYTES;
-/// Data before a metadata block at most.
+/// Most data before a metadata block.
 const BLOCK_DATA_BYTES_MAX: u64 = 8 << 20;
-/// Logs of one chain.
+/// Most logs of one chain.
 const LOGS_MAX: usize = 1 << 16;
 
 #[derive(Default)]
@@ -55,8 +55,8 @@ impl Lost {
     }
 }
 
-/// Writes segments, which follow each other, as a chain of logs into a new or empty directory: one log for each
-/// stretch between marks. `Unsupported` for extents-only segments, which have no data.
+/// Exports consecutive segments to a chain of logs in a new or empty directory. Each mark ends a
+/// log. `Unsupported` for extents-only segments, which have no data.
 pub fn export_hyperv(
     segments: &[&Segment],
     directory: &Path,
@@ -175,7 +175,7 @@ impl LogWriter {
             data_bytes: 0,
             total_entries: 0,
         };
-        // Not closed until the end is known: readers then see a log that was cut short.
+        // Not closed until the end is known, so that readers of a partial export see a torn log.
         let header = log.header(0);
         log.append(&header)?;
         // Real logs begin with an empty block.
@@ -252,8 +252,8 @@ impl LogWriter {
     }
 }
 
-/// Writes logs, in the order of their chain, as one native segment. The end of each log becomes a crash-consistent
-/// point with the log's GUID as its identity.
+/// Imports logs, in the order of their chain, into one native segment. The end of each log becomes
+/// a crash-consistent point whose identity is the log's GUID.
 pub fn import_hyperv<S: SegmentSink>(
     logs: &[HypervLog],
     params: SegmentParams,
@@ -287,7 +287,8 @@ pub fn import_hyperv<S: SegmentSink>(
     writer.seal(None)
 }
 
-/// The logs in the order of their chain. `Corrupt` names a log that is there twice, has no place, or has two successors.
+/// Returns the logs in the order of their chain. `Corrupt` if one is there twice, has two
+/// successors or no predecessor.
 fn ordered(logs: &[HypervLog]) -> Result<Vec<&HypervLog>> {
     let bad = |log: &HypervLog| Error::new(ErrorKind::Corrupt, "chain", log.name());
     for (at, log) in logs.iter().enumerate() {
@@ -326,7 +327,8 @@ fn ordered(logs: &[HypervLog]) -> Result<Vec<&HypervLog>> {
     Ok(chain)
 }
 
-/// `log` comes next after `before`. A log that names no predecessor is the first, whatever GUID another has.
+/// Returns true if `log` follows `before`. A log without a predecessor is the first, even if
+/// another log's GUID is zero.
 fn follows(log: &HypervLog, before: &HypervLog) -> bool {
     let previous = log.header().previous_unique_id;
     previous != [0; 16] && previous == before.header().unique_id

@@ -1,11 +1,11 @@
-//! Makes the checksums of altered logs right again, so that tests and fuzzing reach what lies below them.
+//! Repairs the checksums of altered logs, so that tests and fuzzing reach the code behind them.
 
 use super::codec::{
     BLOCK_HEADER_BYTES, ENTRY_BYTES, HEADER_BYTES, checksum, own_checksum, put, u32_at, u64_at,
 };
 
-/// Makes the checksums of a log right: of its header, and of the blocks, entries and data that can be followed back
-/// from its end. What they are about stays as it is. Feature `testing`.
+/// Repairs the checksums of the header, and of the blocks, entries and data that are reached
+/// backwards from the end of the log. Nothing else changes. Feature `testing`.
 pub fn mend_hyperv_log(bytes: &mut [u8]) {
     if bytes.len() < HEADER_BYTES {
         return;
@@ -43,7 +43,7 @@ fn is_block(bytes: &[u8], at: usize, metadata: usize) -> bool {
         && at.checked_add(metadata).is_some_and(|end| end <= bytes.len())
 }
 
-/// A structure that holds its own checksum at `at`.
+/// Repairs the checksum that a structure contains at `at`.
 fn mend_own(bytes: &mut [u8], at: usize) {
     let sum = own_checksum(bytes, at);
     put(bytes, at, &sum.to_le_bytes());

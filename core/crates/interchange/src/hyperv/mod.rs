@@ -1,7 +1,7 @@
-//! Hyper-V Replica logs: read, written, and exchanged with native segments.
+//! Reads and writes Hyper-V Replica logs, and exchanges them with native segments.
 //!
-//! A log holds writes and nothing else. An export therefore reports what it could not carry, and never drops it
-//! silently: a mark ends a log and begins the next of the chain, zeroes and discards become data.
+//! A log contains writes only. In an export a mark ends a log, and zeroes and discards become data.
+//! The export reports all that it cannot carry.
 
 mod codec;
 mod exchange;

@@ -1,6 +1,6 @@
 //! Reads a log: the chain of metadata blocks backwards from its end, then the data forwards.
 //!
-//! A log that was not closed (end of log 0) is scanned instead, and read as far as its blocks fit together.
+//! A torn log (end of log 0) is scanned instead, and read as far as its blocks fit together.
 
 use std::borrow::Cow;
 use std::path::Path;
@@ -17,13 +17,13 @@ use super::codec::{
 pub struct HypervWrite<'a> {
     /// First byte of the disk written.
     pub offset: u64,
-    /// When, to the second.
+    /// Time of the write, in whole seconds.
     pub time: Timestamp,
-    /// What was written.
+    /// The data.
     pub data: Cow<'a, [u8]>,
 }
 
-/// Where a metadata block and its data are.
+/// Place of a metadata block and of its data.
 #[derive(Clone, Copy, Debug)]
 struct Block {
     at: u64,
@@ -39,7 +39,7 @@ pub struct HypervLog {
 }
 
 impl HypervLog {
-    /// Opens a log file. `Corrupt` names the place that does not fit.
+    /// Opens a log file. `Corrupt` carries the offset of the first wrong byte.
     pub fn open(path: &Path) -> Result<Self> {
         Self::from_source(open_mapped(path)?)
     }
@@ -56,27 +56,27 @@ impl HypervLog {
         Ok(log)
     }
 
-    /// Name of the source.
+    /// Returns the name of the source.
     pub fn name(&self) -> String {
         self.source.name()
     }
 
-    /// The header.
+    /// Returns the header.
     pub fn header(&self) -> &HypervHeader {
         &self.header
     }
 
-    /// The log was closed properly; else its sound beginning was read.
+    /// Returns true if the log was closed. A torn log is read up to its last sound block.
     pub fn is_closed(&self) -> bool {
         self.header.end_of_log != 0
     }
 
-    /// Number of writes.
+    /// Returns the number of writes.
     pub fn write_count(&self) -> u64 {
         self.blocks.iter().map(|block| u64::from(block.entries)).sum()
     }
 
-    /// The writes in order, each checked.
+    /// Returns the writes in order, each checked by its checksum.
     pub fn writes(&self) -> impl Iterator<Item = Result<HypervWrite<'_>>> + '_ {
         self.blocks.iter().flat_map(move |block| {
             let mut data_at = block.data_at;
@@ -106,7 +106,7 @@ impl HypervLog {
         BlockHeader::decode(&self.source.read(at..end)?, &self.name(), at)
     }
 
-    /// Bytes of data that the entries of a block describe.
+    /// Adds up the data that the entries of a block describe, in bytes.
     fn data_bytes(&self, block: u64, entries: u32) -> Result<u64> {
         (0..entries).map(|number| Ok(u64::from(self.entry(block, number)?.length))).sum()
     }
@@ -131,7 +131,7 @@ impl HypervLog {
             if header.previous == 0 {
                 break;
             }
-            // Each step goes back by at least a block, so the walk ends.
+            // Each step goes back by at least a block, which bounds the walk.
             let before = at
                 .checked_sub(header.previous)
                 .filter(|before| header.previous >= metadata && *before >= HEADER_BYTES as u64);
@@ -156,7 +156,7 @@ impl HypervLog {
         Ok(blocks)
     }
 
-    /// The blocks of a log that was not closed, as far as each is where the one before makes it expected.
+    /// Finds the blocks of a torn log, up to the first that does not follow from the one before.
     fn scan(&self) -> Vec<Block> {
         let metadata = u64::from(self.header.metadata_bytes);
         let mut blocks: Vec<Block> = Vec::new();
@@ -180,7 +180,7 @@ impl HypervLog {
         blocks
     }
 
-    /// A cheap look, because it is taken at every byte.
+    /// Checks the distance to the block before. Cheap, because it runs at every byte.
     fn looks_like_block(&self, at: u64, previous: u64) -> bool {
         self.source
             .read(at..at + 8)

@@ -1,13 +1,16 @@
-//! Logs of the kernel's dm-log-writes target, version 1: read, written, and exchanged with native segments.
+//! Reads and writes logs of the kernel's dm-log-writes target, version 1, and exchanges them with
+//! native segments.
 //!
-//! A log is sectors: one with the superblock, then for each entry one that describes it and, for a write, its data. There are
-//! no checksums, times or identities. The kernel logs a write once it was flushed, so a log is in the order in which writes
-//! became durable, where a native segment has the order in which they completed. Both agree wherever everything was flushed.
+//! A log is a row of sectors: the superblock, then for each entry a sector that describes it and,
+//! for a write, its data. There are no checksums, times or identities. The kernel logs a write
+//! after its flush, so a log is in the order in which writes became durable. A native segment is in
+//! the order in which they completed. Both agree wherever everything was flushed.
 //!
-//! An export reports what it could not carry and drops nothing silently. An entry that does not fit is an error with its
-//! place; a log says how many entries it has, so what follows the last is not looked at.
+//! An export reports all that it cannot carry. A malformed entry is an error with its offset. The
+//! superblock counts the entries, and nothing after the last one is read.
 //!
-//! The format: <https://docs.kernel.org/admin-guide/device-mapper/log-writes.html>, `drivers/md/dm-log-writes.c`.
+//! The format: <https://docs.kernel.org/admin-guide/device-mapper/log-writes.html>,
+//! `drivers/md/dm-log-writes.c`.
 
 use std::borrow::Cow;
 use std::fs::{File, OpenOptions};
@@ -30,7 +33,7 @@ const VERSION: u64 = 1;
 pub(crate) const SUPER_BYTES: u64 = 28;
 /// First sector, number of sectors, flags, bytes of a mark.
 const ENTRY_BYTES: u64 = 32;
-/// Sectors of the logs that are written; every device can address them.
+/// Sector size of exported logs, which every device can address.
 const SECTOR_BYTES: u64 = 512;
 const SECTOR_BYTES_MAX: u64 = 64 << 10;
 /// The kernel's mark at the end of a log.
@@ -42,19 +45,19 @@ const DISCARD: u64 = 4;
 const MARK: u64 = 8;
 const METADATA: u64 = 16;
 
-/// What an entry of a log says.
+/// Content of an entry.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum LogWritesBody<'a> {
-    /// These bytes were written at this offset.
+    /// Data was written.
     Write {
         /// First byte of the disk written.
         offset: u64,
-        /// What was written; never empty.
+        /// The data; never empty.
         data: Cow<'a, [u8]>,
     },
     /// The extent was discarded.
     Discard(Extent),
-    /// Somebody marked this place.
+    /// A mark with this text.
     Mark(String),
     /// Nothing but a flush.
     Nothing,
@@ -65,9 +68,9 @@ pub enum LogWritesBody<'a> {
 pub struct LogWritesEntry<'a> {
     /// Everything before it was flushed.
     pub flush: bool,
-    /// It was durable itself when it completed.
+    /// It was durable when it completed.
     pub forced: bool,
-    /// What it says.
+    /// Its content.
     pub body: LogWritesBody<'a>,
 }
 
@@ -79,7 +82,8 @@ pub struct LogWritesLog {
 }
 
 impl LogWritesLog {
-    /// Opens a log file. `Corrupt` names the place that does not fit, `Unsupported` another version.
+    /// Opens a log file. `Corrupt` carries the offset of the first wrong byte; `Unsupported` means
+    /// another version.
     pub fn open(path: &Path) -> Result<Self> {
         Self::from_source(open_mapped(path)?)
     }
@@ -121,17 +125,17 @@ impl LogWritesLog {
         Ok(Self { source, sector_bytes, entries })
     }
 
-    /// Name of the source.
+    /// Returns the name of the source.
     pub fn name(&self) -> String {
         self.source.name()
     }
 
-    /// Number of entries, marks and flushes too.
+    /// Returns the number of entries, with marks and flushes.
     pub fn entry_count(&self) -> u64 {
         self.entries
     }
 
-    /// The entries in order; ends after the first that does not fit.
+    /// Returns the entries in order, up to and including the first error.
     pub fn entries(&self) -> impl Iterator<Item = Result<LogWritesEntry<'_>>> + '_ {
         let mut at = self.sector_bytes;
         let mut left = self.entries;
@@ -148,7 +152,7 @@ impl LogWritesLog {
         })
     }
 
-    /// The entry at `at`, and where the next one is.
+    /// Reads the entry at `at`. Returns it and the offset of the next one.
     fn entry(&self, at: u64) -> Result<(LogWritesEntry<'_>, u64)> {
         let name = self.name();
         let data_at = at.saturating_add(self.sector_bytes);
@@ -177,7 +181,7 @@ impl LogWritesLog {
         Ok((LogWritesEntry { flush, forced, body }, end))
     }
 
-    /// The bytes of the disk that an entry names.
+    /// Returns the extent of the disk that an entry covers.
     fn extent(&self, sector: &[u8], name: &str, at: u64) -> Result<Extent> {
         let (first, count) = (u64_at(sector, 0), u64_at(sector, 8));
         let bytes = |sectors: u64| sectors.checked_mul(self.sector_bytes);
@@ -193,7 +197,7 @@ impl LogWritesLog {
     }
 }
 
-/// The text of a mark, which stands behind its entry in the same sector.
+/// Returns the text of a mark, which follows its entry in the same sector.
 fn mark_text(sector: &[u8], name: &str, at: u64) -> Result<String> {
     let room = sector.len() as u64 - ENTRY_BYTES;
     let length = u64_at(sector, 24);
@@ -211,8 +215,8 @@ pub(crate) fn is_log_writes(bytes: &[u8]) -> bool {
     bytes.len() as u64 >= SUPER_BYTES && u64_at(bytes, 0) == MAGIC
 }
 
-/// Writes segments, which follow each other, as one log into a new file. `Unsupported` for extents-only segments, which have
-/// no data, and for changes that are not whole sectors of 512 bytes.
+/// Exports consecutive segments to one log in a new file. `Unsupported` for extents-only segments,
+/// which have no data, and for changes that are not whole sectors of 512 bytes.
 pub fn export_log_writes(segments: &[&Segment], path: &Path) -> Result<ExportReport> {
     let mut log = LogWriter::create(path)?;
     let mut lost = Lost::default();
@@ -272,7 +276,7 @@ impl Lost {
     }
 }
 
-/// Writes one log. Until it is closed it says that it has no entries.
+/// Writes one log. Until it is closed its superblock counts no entries.
 struct LogWriter {
     path: PathBuf,
     file: BufWriter<File>,
@@ -340,7 +344,7 @@ impl LogWriter {
         for (slot, word) in sector.chunks_exact_mut(8).zip(words) {
             slot.copy_from_slice(&word.to_le_bytes());
         }
-        // A label is at most 255 bytes, and a sector has room for 480.
+        // A label has at most 255 bytes, and a sector has space for 480.
         sector[ENTRY_BYTES as usize..][..mark.len()].copy_from_slice(mark);
         self.entries += 1;
         self.append(&sector)
@@ -358,9 +362,10 @@ impl LogWriter {
     }
 }
 
-/// Writes a log as one native segment. A mark becomes a crash-consistent point with its text as label, cut to 255 bytes; the
-/// kernel's mark at the end becomes none. Records have the time that `params` was created. That a write was durable when it
-/// completed is not kept.
+/// Imports a log into one native segment. A mark becomes a crash-consistent point whose label is
+/// the mark's text, cut to 255 bytes; the kernel's mark at the end becomes no point. Records get
+/// the time at which `params` was created. The flag that a write was durable when it completed is
+/// lost.
 pub fn import_log_writes<S: SegmentSink>(
     log: &LogWritesLog,
     params: SegmentParams,
@@ -401,7 +406,7 @@ pub fn import_log_writes<S: SegmentSink>(
     writer.seal(None)
 }
 
-/// As much of a text as a label holds.
+/// Cuts a text to the length of a label.
 fn label_of(text: &str) -> String {
     let mut end = text.len().min(LABEL_BYTES_MAX);
     while !text.is_char_boundary(end) {
@@ -410,7 +415,7 @@ fn label_of(text: &str) -> String {
     text[..end].to_owned()
 }
 
-/// Where the last change of a log ends.
+/// Returns the end of the highest extent that a log changes.
 pub(crate) fn end_of_changes(log: &LogWritesLog) -> Result<u64> {
     let mut end = 0;
     for entry in log.entries() {

@@ -16,7 +16,8 @@ use hrl::{
 
 use super::{LogWritesBody, LogWritesEntry, LogWritesLog, export_log_writes, import_log_writes};
 
-/// A log put together by hand, of sectors of `sector` bytes: words of each entry and what stands behind them.
+/// A log put together by hand, of sectors of `sector` bytes: words of each entry and what stands
+/// behind them.
 fn log_of(sector: usize, entries: &[([u64; 4], &[u8], &[u8])]) -> Vec<u8> {
     let mut log = vec![0; sector];
     log[..8].copy_from_slice(b"rhswfsj\0");
@@ -56,7 +57,8 @@ fn entries(bytes: Vec<u8>) -> Result<Vec<LogWritesEntry<'static>>> {
         .collect()
 }
 
-/// A log as the kernel writes it to a device of 4 KiB blocks, whose numbers are those of its sectors.
+/// A log as the kernel writes it to a device of 4 KiB blocks, whose numbers are those of its
+/// sectors.
 fn example() -> Vec<u8> {
     let mut log = log_of(
         4096,
