@@ -11,8 +11,9 @@ use std::time::Duration;
 use hrl::capture::{Change, RegionRange, Tap};
 use hrl::device::{BlockDevice, Buffer, Durability, MemoryDevice};
 use hrl::journal::{Body, PointKind, Record, Segment, SegmentKind, SegmentParams, SegmentWriter};
-use hrl::replica::{At, RestoreTarget, Vault, View, ViewOptions, VolumeInfo};
+use hrl::replica::{At, RestoreTarget, View, ViewOptions};
 use hrl::store::DirStore;
+use hrl::vault::{Vault, VolumeInfo};
 use hrl::{
     ChainHash, Clock, Compression, Epoch, Extent, Policy, ProtectionOptions, Sequence, SystemClock,
     Timestamp, VolumeId,

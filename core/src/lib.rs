@@ -26,6 +26,7 @@ pub mod testing;
 #[cfg(feature = "tls")]
 mod tls;
 mod units;
+pub mod vault;
 
 pub use clock::{Clock, ManualClock, SystemClock};
 pub use duration::{TimeUnit, duration_text, parse_duration};

@@ -7,13 +7,14 @@ use std::time::Duration;
 
 use crate::policy::RetentionPolicy;
 pub use crate::policy::Throttle;
-use crate::replica::{self, Fold, SegmentEntry};
+use crate::replica::{self, Fold};
 use crate::ship;
 use crate::units::Timestamp;
+use crate::vault::{self, SegmentEntry};
 
 /// Every catalog version whose number is a multiple of this holds the whole state. Versions before the last but one of
 /// those are deleted.
-pub const SNAPSHOT_EVERY: u64 = replica::SNAPSHOT_EVERY;
+pub const SNAPSHOT_EVERY: u64 = vault::SNAPSHOT_EVERY;
 /// Most segments that are put before the catalog is looked at.
 pub const BATCH_SEGMENTS_MAX: usize = ship::BATCH_MAX;
 /// A batch of puts ends, and may be named in the catalog, when it has taken this long.

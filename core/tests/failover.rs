@@ -7,8 +7,9 @@ use std::time::Duration;
 use hrl::device::{BlockDevice, Durability, MemoryDevice, Unmap};
 use hrl::failover::{FailedOver, FailoverOptions, Follower, abandon, begin_test, cancel, end_test};
 use hrl::journal::{PointKind, WrappingKey};
-use hrl::replica::{At, CompactOptions, PinUntil, Replica, Stage, StepKind, Vault, ViewOptions};
+use hrl::replica::{At, CompactOptions, Replica, ViewOptions};
 use hrl::store::{DirStore, FaultStore, Store};
+use hrl::vault::{PinUntil, Stage, StepKind, Vault};
 use hrl::{
     Epoch, ErrorKind, Extent, ManualClock, Mode, Policy, Protection, ProtectionOptions,
     RetentionPolicy, Sequence, SystemClock,

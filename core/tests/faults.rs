@@ -80,11 +80,12 @@ use std::time::Duration;
 
 use hrl::device::{BlockDevice, Durability, MemoryDevice};
 use hrl::journal::PointKind;
-use hrl::replica::{At, RecoveryPoint, Vault, ViewOptions};
+use hrl::replica::{At, RecoveryPoint, ViewOptions};
 use hrl::store::{
     DirStore, FaultStore, RemoteStore, Store, StoreFault, create_authority, enroll_client,
     reissue_gateway,
 };
+use hrl::vault::Vault;
 use hrl::{
     Clock, Compression, ErrorKind, Gateway, GatewayOptions, Policy, Protection, ProtectionOptions,
     SystemClock, Timestamp,
@@ -528,7 +529,7 @@ fn promise_5_replayed_requests_change_nothing() {
     let bytes = remote.get(&old.name, 0..old.length).expect("get");
     let vault = Vault::open(rig.vault.clone(), None, SystemClock::shared()).expect("vault");
     let mut replica = vault.replica("disk").expect("replica");
-    replica.pin(&At::Point(before.0.id), hrl::replica::PinUntil::Forever, "kept").expect("pin");
+    replica.pin(&At::Point(before.0.id), hrl::vault::PinUntil::Forever, "kept").expect("pin");
     let options = hrl::replica::CompactOptions { fold_all: true, ..Default::default() };
     let mut compact = || {
         std::thread::sleep(Duration::from_millis(1100));

@@ -10,8 +10,9 @@ use std::time::Duration;
 
 use hrl::device::{BlockDevice, Durability, MemoryDevice};
 use hrl::journal::PointKind;
-use hrl::replica::{At, Vault, ViewOptions};
+use hrl::replica::{At, ViewOptions};
 use hrl::store::{DirStore, FaultStore, Store};
+use hrl::vault::Vault;
 use hrl::{Compression, ErrorKind, Mode, Policy, Protection, ProtectionOptions, SystemClock};
 
 const LIMIT: Duration = Duration::from_secs(60);

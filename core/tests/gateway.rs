@@ -10,11 +10,12 @@ use std::time::Duration;
 
 use hrl::device::{BlockDevice, Durability, MemoryDevice};
 use hrl::journal::PointKind;
-use hrl::replica::{At, Vault, ViewOptions};
+use hrl::replica::{At, ViewOptions};
 use hrl::store::{
     DirStore, FaultStore, ObjectInfo, PutOutcome, RemoteStore, Store, create_authority,
     enroll_client, open_url,
 };
+use hrl::vault::Vault;
 use hrl::{
     Acknowledge, ErrorKind, Gateway, GatewayOptions, Policy, ProtectionOptions, Result, SystemClock,
 };

@@ -7,8 +7,9 @@ use std::time::Duration;
 
 use hrl::device::{BlockDevice, Durability, MemoryDevice};
 use hrl::journal::PointKind;
-use hrl::replica::{At, Vault, ViewOptions};
+use hrl::replica::{At, ViewOptions};
 use hrl::store::{DirStore, create_authority, enroll_client};
+use hrl::vault::Vault;
 use hrl::{
     ErrorKind, GroupCoordinator, GroupJoin, GroupMember, GroupOptions, GroupPoint, Policy,
     Protection, ProtectionOptions, Quiesce, QuiesceRequest, Result, SystemClock,

@@ -16,8 +16,9 @@ use std::time::Duration;
 
 use hrl::device::{BlockDevice, Durability, FileDevice, FileDeviceOptions};
 use hrl::journal::PointKind;
-use hrl::replica::{At, Vault, View, ViewOptions};
+use hrl::replica::{At, View, ViewOptions};
 use hrl::store::{DirStore, create_authority, enroll_client};
+use hrl::vault::Vault;
 use hrl::{GroupJoin, GroupOptions, Policy, ProtectionOptions, SystemClock};
 
 const MACHINES: usize = 16;

@@ -12,8 +12,9 @@ use std::time::Duration;
 use hrl::capture::{DirtyMap, MapState};
 use hrl::device::{BlockDevice, Discarded, Durability, FileDevice, FileDeviceOptions, Unmap};
 use hrl::journal::PointKind;
-use hrl::replica::{At, Vault, ViewOptions};
+use hrl::replica::{At, ViewOptions};
 use hrl::store::DirStore;
+use hrl::vault::Vault;
 use hrl::{Clock, Extent, Policy, Protection, ProtectionOptions, Result, SystemClock};
 
 const DISK_BYTES: u64 = 16 << 20;

@@ -8,8 +8,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hrl::device::{BlockDevice, Durability, MemoryDevice};
-use hrl::replica::{At, Vault, ViewOptions};
+use hrl::replica::{At, ViewOptions};
 use hrl::store::{DirStore, RemoteStore, Store, create_authority, enroll_client, open_url};
+use hrl::vault::Vault;
 use hrl::{Clock, GatewayOptions, Policy, ProtectionOptions, SystemClock};
 
 const LIMIT: Duration = Duration::from_secs(240);

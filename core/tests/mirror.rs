@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use hrl::device::{BlockDevice, Durability, MemoryDevice};
 use hrl::journal::{PointKind, WrappingKey};
-use hrl::replica::{At, CompactOptions, Vault, ViewOptions};
+use hrl::replica::{At, CompactOptions, ViewOptions};
 use hrl::store::{DirStore, FaultStore, Store};
+use hrl::vault::Vault;
 use hrl::{
     ErrorKind, Mirror, MirrorOptions, MirroredVolume, Policy, Protection, ProtectionOptions,
     RetentionPolicy, SystemClock,

@@ -8,10 +8,11 @@ use std::time::Duration;
 
 use hrl::device::{BlockDevice, Durability, MemoryDevice};
 use hrl::journal::{PointKind, WrappingKey};
-use hrl::replica::{At, CompactOptions, Vault, ViewOptions};
+use hrl::replica::{At, CompactOptions, ViewOptions};
 use hrl::store::{
     DirStore, ObjectInfo, PutOutcome, RemoteStore, Store, create_authority, enroll_client,
 };
+use hrl::vault::Vault;
 use hrl::{Gateway, GatewayOptions, Policy, Protection, ProtectionOptions, Result, SystemClock};
 
 const LIMIT: Duration = Duration::from_secs(60);
@@ -173,7 +174,7 @@ fn promise_4_and_5_packed_segments_are_read_folded_and_deleted_like_others() {
     // Retention takes all but the pinned point and the newest state, by the gateway; then no pack is left.
     let vault = site.vault_at(&gateway);
     let mut replica = vault.replica("disk").expect("replica");
-    replica.pin(&At::Point(point.id), hrl::replica::PinUntil::Forever, "kept").expect("pin");
+    replica.pin(&At::Point(point.id), hrl::vault::PinUntil::Forever, "kept").expect("pin");
     let mut policy: hrl::RetentionPolicy = "1h all".parse().expect("policy");
     (policy.full, policy.grace) = (Duration::from_millis(1), Duration::from_secs(1));
     let options = CompactOptions { fold_all: true, ..CompactOptions::default() };
@@ -223,7 +224,7 @@ fn deleting_a_volume_deletes_its_packs() {
     write_slowly(&protection, 0..20);
     protection.stop(LIMIT).expect("stop");
     assert!(site.packs() > 0);
-    let options = hrl::replica::ShredOptions { data: true, ..Default::default() };
+    let options = hrl::vault::ShredOptions { data: true, ..Default::default() };
     site.direct().shred("disk", options).expect("shred");
     assert!(site.vault.inner.list("volumes/").expect("list").is_empty());
     drop(gateway);

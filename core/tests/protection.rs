@@ -10,8 +10,9 @@ use hrl::device::{
     Unmap,
 };
 use hrl::journal::{Body, PointKind, WrappingKey};
-use hrl::replica::{At, Replica, Vault, ViewOptions};
+use hrl::replica::{At, Replica, ViewOptions};
 use hrl::store::{DirStore, FaultStore, Store};
+use hrl::vault::Vault;
 use hrl::{
     CaptureContent, Cause, ErrorKind, Event, EventKind, Extent, Mode, Policy, Protection,
     ProtectionOptions, Sequence, SystemClock,

@@ -7,8 +7,9 @@ use std::time::Duration;
 
 use hrl::device::{BlockDevice, Durability, MemoryDevice};
 use hrl::journal::PointKind;
-use hrl::replica::{At, Vault, ViewOptions};
+use hrl::replica::{At, ViewOptions};
 use hrl::store::{DirStore, ObjectInfo, PutOutcome, Store};
+use hrl::vault::Vault;
 use hrl::{
     Error, ErrorKind, Event, Policy, Protection, ProtectionOptions, Quiesce, QuiesceRequest,
     Result, SystemClock,

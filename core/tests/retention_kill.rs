@@ -12,11 +12,9 @@ use std::time::Duration;
 
 use hrl::device::BlockDevice;
 use hrl::journal::{Body, Mark, PointKind, Record, SegmentKind, SegmentParams, SegmentWriter};
-use hrl::replica::{
-    At, Catalog, CatalogEdit, CompactOptions, Replica, SegmentEntry, SourceIdentity, Vault,
-    ViewOptions,
-};
+use hrl::replica::{At, CompactOptions, Replica, ViewOptions};
 use hrl::store::{DirStore, Store};
+use hrl::vault::{Catalog, CatalogEdit, SegmentEntry, SourceIdentity, Vault};
 use hrl::{
     ChainHash, Clock, Compression, Epoch, PointId, RetentionPolicy, Sequence, SystemClock,
     Timestamp,

@@ -8,8 +8,9 @@ use std::time::Duration;
 
 use hrl::device::{BlockDevice, Durability, MemoryDevice};
 use hrl::journal::PointKind;
-use hrl::replica::{At, Vault, ViewOptions};
+use hrl::replica::{At, ViewOptions};
 use hrl::store::{DirStore, FaultStore, ObjectInfo, PutOutcome, Store, StoreFault};
+use hrl::vault::Vault;
 use hrl::{
     Clock, Compression, Error, ErrorKind, Event, EventKind, Policy, Protection, ProtectionOptions,
     Result, SystemClock,

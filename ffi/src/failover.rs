@@ -8,7 +8,8 @@ use std::time::Duration;
 use engine::failover::{
     CatchUp, FailedOver, FailoverOptions, Follower, abandon, begin_test, cancel, end_test,
 };
-use engine::replica::{At, Branch, Stage, Step, StepKind};
+use engine::replica::At;
+use engine::vault::{Branch, Stage, Step, StepKind};
 use engine::{Epoch, Error, ErrorKind, Result, SystemClock};
 
 use crate::boundary::{bad_argument, guard, guard_value, hrl_status};

@@ -4,7 +4,7 @@ use std::ffi::{CString, c_char};
 use std::path::Path;
 
 use engine::journal::WrappingKey;
-use engine::replica::ShredOptions;
+use engine::vault::ShredOptions;
 
 use crate::boundary::{bad_argument, guard, guard_value, hrl_status};
 use crate::handle;

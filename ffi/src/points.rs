@@ -3,7 +3,8 @@
 use std::ffi::{c_char, c_void};
 
 use engine::journal::PointKind;
-use engine::replica::{PinUntil, RecoveryPoint, TimelineEntry, VolumeInfo};
+use engine::replica::RecoveryPoint;
+use engine::vault::{PinUntil, TimelineEntry, VolumeInfo};
 use engine::{Cause, Mode};
 
 use crate::handle;
@@ -72,7 +73,7 @@ impl From<&RecoveryPoint> for hrl_point {
         let checks = |ok| point.verdicts.iter().filter(|v| v.ok == ok).count() as u32;
         Self {
             pinned: point.pins.iter().any(|pin| !pin.is_hold()),
-            held: point.pins.iter().any(engine::replica::Pin::is_hold),
+            held: point.pins.iter().any(engine::vault::Pin::is_hold),
             pinned_until_ns: until.unwrap_or(0),
             checks_good: checks(true),
             checks_bad: checks(false),

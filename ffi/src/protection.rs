@@ -24,7 +24,7 @@ pub struct hrl_protection_options {
     pub(crate) volume: String,
     pub(crate) state: std::path::PathBuf,
     pub(crate) device: Arc<dyn engine::device::BlockDevice>,
-    pub(crate) vault: engine::replica::Vault,
+    pub(crate) vault: engine::vault::Vault,
     pub(crate) policy: Policy,
     take_over: bool,
     pub(crate) events: Option<EventSink>,

@@ -6,7 +6,8 @@ use std::sync::PoisonError;
 
 use engine::Result;
 use engine::Timestamp;
-use engine::replica::{At, CompactOptions, PinUntil, Replica};
+use engine::replica::{At, CompactOptions, Replica};
+use engine::vault::PinUntil;
 
 use crate::boundary::{bad_argument, guard, hrl_status};
 use crate::callbacks::{hrl_progress_fn, progress};

@@ -4,7 +4,7 @@ use std::ffi::c_void;
 
 use engine::SystemClock;
 use engine::journal::WrappingKey;
-use engine::replica::Vault;
+use engine::vault::Vault;
 
 use crate::boundary::{guard, guard_value, hrl_status};
 use crate::handle;

@@ -9,10 +9,8 @@
 use std::sync::Arc;
 
 use hrl::device::BlockDevice;
-use hrl::replica::{
-    At, CatalogEdit, Replica, SourceIdentity, Vault, ViewOptions, mend_catalog_version,
-    mend_volume_record,
-};
+use hrl::replica::{At, Replica, ViewOptions};
+use hrl::vault::{CatalogEdit, SourceIdentity, Vault, mend_catalog_version, mend_volume_record};
 use hrl::{Clock, ManualClock, Sequence, Timestamp, VolumeId};
 use hrl_fuzz::Memory;
 use libfuzzer_sys::arbitrary::Unstructured;

@@ -5,8 +5,8 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use hrl::GatewayOptions;
-use hrl::replica::Vault;
 use hrl::store::{create_url, open_url};
+use hrl::vault::Vault;
 use hrl::{SystemClock, store};
 use pyo3::prelude::*;
 use pyo3::types::PyDict;

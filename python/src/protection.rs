@@ -75,8 +75,8 @@ pub(crate) struct TimelineEntry {
     folded: bool,
 }
 
-impl From<hrl::replica::TimelineEntry> for TimelineEntry {
-    fn from(entry: hrl::replica::TimelineEntry) -> Self {
+impl From<hrl::vault::TimelineEntry> for TimelineEntry {
+    fn from(entry: hrl::vault::TimelineEntry) -> Self {
         Self {
             first: entry.from.0,
             last: entry.to.0,

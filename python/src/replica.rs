@@ -5,8 +5,9 @@ use std::sync::Arc;
 
 use hrl::SystemClock;
 use hrl::journal::{KeyRing, WrappingKey};
-use hrl::replica::{At, CompactOptions, RestoreTarget, ShredOptions, ViewOptions};
+use hrl::replica::{At, CompactOptions, RestoreTarget, ViewOptions};
 use hrl::store::{DirStore, Store, create_url, open_url};
+use hrl::vault::ShredOptions;
 use hrl_planner::Churn;
 use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
@@ -36,11 +37,11 @@ fn store_at(url: &Path, create: bool) -> hrl::Result<Arc<dyn Store>> {
 /// A store with volumes in it.
 #[pyclass(frozen, module = "hrl")]
 pub(crate) struct Vault {
-    inner: Handle<hrl::replica::Vault>,
+    inner: Handle<hrl::vault::Vault>,
 }
 
 impl Vault {
-    pub(crate) fn inner(&self) -> PyResult<hrl::replica::Vault> {
+    pub(crate) fn inner(&self) -> PyResult<hrl::vault::Vault> {
         self.inner.get()
     }
 }
@@ -72,9 +73,9 @@ impl Vault {
             };
             let clock = SystemClock::shared();
             if create {
-                hrl::replica::Vault::create(store, key, clock)
+                hrl::vault::Vault::create(store, key, clock)
             } else {
-                hrl::replica::Vault::open(store, key, clock)
+                hrl::vault::Vault::open(store, key, clock)
             }
         })?;
         Ok(Self { inner: Handle::new("the vault", inner) })
@@ -148,10 +149,7 @@ impl Vault {
 
 ends_with_block!(Vault, |it, py| it.close(py));
 
-fn info_dict<'py>(
-    py: Python<'py>,
-    info: &hrl::replica::VolumeInfo,
-) -> PyResult<Bound<'py, PyDict>> {
+fn info_dict<'py>(py: Python<'py>, info: &hrl::vault::VolumeInfo) -> PyResult<Bound<'py, PyDict>> {
     let dict = PyDict::new(py);
     dict.set_item("name", &info.name)?;
     dict.set_item("id", info.id.to_string())?;

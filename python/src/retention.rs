@@ -1,7 +1,8 @@
 //! What retention says of points and does to replicas, as Python values.
 
 use hrl::Timestamp;
-use hrl::replica::{CompactReport, PinUntil, VerdictKind};
+use hrl::replica::CompactReport;
+use hrl::vault::{PinUntil, VerdictKind};
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
@@ -16,8 +17,8 @@ pub(crate) struct Pin {
     since: String,
 }
 
-impl From<hrl::replica::Pin> for Pin {
-    fn from(pin: hrl::replica::Pin) -> Self {
+impl From<hrl::vault::Pin> for Pin {
+    fn from(pin: hrl::vault::Pin) -> Self {
         let until = match pin.until {
             PinUntil::Time(until) => Some(until.to_string()),
             PinUntil::Forever | PinUntil::LegalHold => None,
@@ -43,8 +44,8 @@ pub(crate) struct Verdict {
     text: String,
 }
 
-impl From<hrl::replica::Verdict> for Verdict {
-    fn from(verdict: hrl::replica::Verdict) -> Self {
+impl From<hrl::vault::Verdict> for Verdict {
+    fn from(verdict: hrl::vault::Verdict) -> Self {
         Self {
             point: verdict.point.to_string(),
             kind: verdict.kind.name().to_owned(),

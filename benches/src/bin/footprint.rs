@@ -12,8 +12,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hrl::device::{BlockDevice, Durability, FileDevice, FileDeviceOptions};
-use hrl::replica::Vault;
 use hrl::store::DirStore;
+use hrl::vault::Vault;
 use hrl::{Policy, Protection, ProtectionOptions, SystemClock};
 
 const LIMIT: Duration = Duration::from_secs(600);

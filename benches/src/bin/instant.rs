@@ -12,11 +12,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hrl::journal::{Body, Record, SegmentKind, SegmentParams, SegmentWriter};
-use hrl::replica::{
-    At, CatalogEdit, InstantBase, InstantDisk, InstantOptions, RestoreTarget, SegmentEntry,
-    SourceIdentity, Vault, ViewOptions,
-};
+use hrl::replica::{At, InstantBase, InstantDisk, InstantOptions, RestoreTarget, ViewOptions};
 use hrl::store::{DirStore, Store};
+use hrl::vault::{CatalogEdit, SegmentEntry, SourceIdentity, Vault};
 use hrl::{ChainHash, Clock, Compression, Epoch, Sequence, SystemClock, Timestamp};
 use hrl_benches::{compare, disk_like};
 use hrl_nbd::{Export, NbdAddress, NbdLimits, NbdServer};

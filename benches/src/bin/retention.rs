@@ -14,8 +14,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use hrl::journal::{Body, Mark, PointKind, Record, SegmentKind, SegmentParams, SegmentWriter};
-use hrl::replica::{CatalogEdit, CompactOptions, Compactor, SegmentEntry, SourceIdentity, Vault};
+use hrl::replica::{CompactOptions, Compactor};
 use hrl::store::{ObjectInfo, PutOutcome, Store};
+use hrl::vault::{CatalogEdit, SegmentEntry, SourceIdentity, Vault};
 use hrl::{
     ChainHash, Clock, Compression, Epoch, Error, ErrorKind, ManualClock, PointId, Result,
     RetentionPolicy, Sequence, Timestamp,

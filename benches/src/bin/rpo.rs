@@ -13,10 +13,10 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use hrl::device::{BlockDevice, Durability, FileDevice, FileDeviceOptions, MemoryDevice};
-use hrl::replica::Vault;
 use hrl::store::{
     DirStore, ObjectInfo, PutOutcome, RemoteStore, Store, create_authority, enroll_client, open_url,
 };
+use hrl::vault::Vault;
 use hrl::{Clock, GatewayOptions, Policy, Protection, ProtectionOptions, Result, SystemClock};
 
 const LIMIT: Duration = Duration::from_secs(600);

@@ -13,8 +13,8 @@ use std::time::Duration;
 
 use hrl::capture::Change;
 use hrl::device::{BlockDevice, Buffer, MemoryDevice};
-use hrl::replica::Vault;
 use hrl::store::DirStore;
+use hrl::vault::Vault;
 use hrl::{Clock, Extent, Policy, ProtectionOptions, SystemClock};
 
 const WRITES: u64 = 65_536;

@@ -9,7 +9,8 @@ use crate::device::SystemFiles;
 use crate::error::{Error, ErrorKind, Result};
 use crate::protect::provisional::Provisional;
 use crate::protect::state::StateDirectory;
-use crate::replica::{Replica, Step, StepKind, Vault};
+use crate::replica::Replica;
+use crate::vault::{Step, StepKind, Vault};
 
 /// Gives up a failover that is not committed, or one that was asked of the source and not begun: the catalog says so first,
 /// then what the state directory has is dropped. The source goes on as before. May be repeated; without anything under way nothing is done.

@@ -14,8 +14,9 @@ use crate::protect::provisional::Provisional;
 use crate::protect::recover::is_as_left;
 use crate::protect::state::StateDirectory;
 use crate::protect::surrender::hand_in;
-use crate::replica::{Branch, Replica, SourceIdentity, Vault, present_in};
+use crate::replica::{Replica, present_in};
 use crate::units::{Epoch, Sequence};
+use crate::vault::{Branch, SourceIdentity, Vault};
 
 /// A disk that holds a state of the volume but for some extents.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -24,8 +24,9 @@ use crate::policy::Policy;
 use crate::protect::provisional::Provisional;
 use crate::protect::state::{StateDirectory, host};
 use crate::protect::{Protection, ProtectionOptions, check_applications};
-use crate::replica::{At, Progress, Replica, Step, StepKind, Vault, ViewOptions, is_zero};
+use crate::replica::{At, Progress, Replica, ViewOptions, is_zero};
 use crate::units::{Epoch, PointId, Sequence};
+use crate::vault::{Step, StepKind, Vault};
 
 const FIRST_LINE: &str = "hrl follow 1";
 /// Bytes read and written at once.

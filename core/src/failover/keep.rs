@@ -14,8 +14,9 @@ use crate::journal::{
 };
 use crate::policy::Policy;
 use crate::protect::state::StateDirectory;
-use crate::replica::{At, Branch, Replica, ViewOptions, is_zero};
+use crate::replica::{At, Replica, ViewOptions, is_zero};
 use crate::units::{ChainHash, Sequence};
+use crate::vault::Branch;
 
 /// Blocks of this size are compared and kept.
 const BLOCK_BYTES: usize = 4096;

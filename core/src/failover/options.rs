@@ -11,8 +11,9 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::event::{EventSink, no_events};
 use crate::point::Quiesce;
 use crate::policy::Policy;
-use crate::replica::{At, Replica, Stage, Vault};
+use crate::replica::{At, Replica};
 use crate::units::{Epoch, PointId, Sequence, Timestamp};
+use crate::vault::{Stage, Vault};
 
 /// How to fail a volume over: required arguments in [`FailoverOptions::new`], the rest chained.
 pub struct FailoverOptions {

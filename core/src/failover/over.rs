@@ -16,8 +16,9 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Event, EventKind, EventSink};
 use crate::protect::state::StateDirectory;
 use crate::protect::{Protection, ProtectionOptions};
-use crate::replica::{Hydration, InstantDisk, Vault};
+use crate::replica::{Hydration, InstantDisk};
 use crate::units::{PointId, Sequence, Timestamp};
+use crate::vault::Vault;
 
 const POLL: Duration = Duration::from_millis(20);
 /// Pause before copying is tried again after the vault or the disk failed.

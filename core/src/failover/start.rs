@@ -12,10 +12,10 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::protect::provisional::{Provisional, cut};
 use crate::protect::state::{Identity, StateDirectory, host, new_source};
 use crate::replica::{
-    At, InstantBase, InstantDisk, InstantOptions, Replica, Step, StepKind, TargetContent, Vault,
-    ViewOptions,
+    At, InstantBase, InstantDisk, InstantOptions, Replica, TargetContent, ViewOptions,
 };
 use crate::units::{Epoch, PointId, Sequence, Timestamp};
+use crate::vault::{Step, StepKind, Vault};
 
 const POLL: Duration = Duration::from_millis(200);
 

@@ -20,7 +20,8 @@ use crate::parallel::stay_on_this_thread;
 use crate::policy::Policy;
 use crate::protect::SteppedProtection;
 use crate::protect::state::StateDirectory;
-use crate::replica::{InstantDisk, Progress, Vault};
+use crate::replica::{InstantDisk, Progress};
+use crate::vault::Vault;
 
 /// A volume that failed over to here, in parts.
 pub struct SteppedFailover {

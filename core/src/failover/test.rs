@@ -6,8 +6,9 @@
 use crate::clock::{Clock, random_bytes};
 use crate::error::{Error, ErrorKind, Result};
 use crate::protect::state::host;
-use crate::replica::{At, Replica, Step, StepKind, TestFailover};
+use crate::replica::{At, Replica};
 use crate::units::PointId;
+use crate::vault::{Step, StepKind, TestFailover};
 
 use super::options::chosen;
 
@@ -15,7 +16,7 @@ use super::options::chosen;
 /// sequence and lay an overlay over it.
 ///
 /// Beginning the test again that this host began, as of the same state, is no error. `AlreadyExists` for another of the name,
-/// `Full` beyond [`TESTS_MAX`](crate::replica::TESTS_MAX), `InvalidInput` for an empty name, and the errors of the state.
+/// `Full` beyond [`TESTS_MAX`](crate::vault::TESTS_MAX), `InvalidInput` for an empty name, and the errors of the state.
 pub fn begin_test(
     replica: &mut Replica,
     name: &str,

@@ -13,8 +13,9 @@ use super::{PlacedMark, Shared};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{EventKind, Mode};
 use crate::journal::PointKind;
-use crate::replica::{Catalog, RecoveryPoint, Stage, Step, StepKind};
+use crate::replica::RecoveryPoint;
 use crate::units::PointId;
+use crate::vault::{Catalog, Stage, Step, StepKind};
 
 /// Label of the point that a planned failover begins with.
 const LABEL: &str = "planned failover";

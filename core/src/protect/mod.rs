@@ -51,10 +51,11 @@ use crate::event::{Cause, Event, EventKind, EventSink, Mode};
 use crate::journal::{KeyRing, LABEL_BYTES_MAX, Mark, PointKind};
 use crate::point::{Quiesce, QuiesceRequest, Steps, quiesced};
 use crate::policy::Policy;
-use crate::replica::{RecoveryPoint, TimelineEntry, Vault, VolumeInfo};
+use crate::replica::RecoveryPoint;
 use crate::ship::{Shipper, Spool};
 use crate::sync;
 use crate::units::{ChainHash, Epoch, PointId, Sequence, Timestamp};
+use crate::vault::{TimelineEntry, Vault, VolumeInfo};
 
 /// How long a mark waits for its segment to be sealed.
 const MARK_WAIT: Duration = Duration::from_secs(30);

@@ -16,9 +16,10 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::event::{EventKind, EventSink, no_events};
 use crate::point::Quiesce;
 use crate::policy::{CaptureContent, Policy};
-use crate::replica::{CatalogEdit, Replica, SourceIdentity, Vault, VolumeInfo};
+use crate::replica::Replica;
 use crate::ship::{Shipper, Spool};
 use crate::sync;
+use crate::vault::{CatalogEdit, SourceIdentity, Vault, VolumeInfo};
 
 /// How to open a [`Protection`]: required arguments in [`ProtectionOptions::new`], the rest chained.
 pub struct ProtectionOptions {

@@ -15,11 +15,12 @@ use super::state::{StateDirectory, host};
 use crate::clock::Clock;
 use crate::error::{Error, ErrorKind, Result};
 use crate::journal::{FileSink, Segment, open_mapped_in, trim};
-use crate::replica::{
-    Catalog, CatalogEdit, Division, Replica, SegmentEntry, SourceIdentity, Step, StepKind, Vault,
-};
+use crate::replica::Replica;
 use crate::ship::{put_checked, segment_object};
 use crate::units::{Epoch, PointId, Sequence, Timestamp};
+use crate::vault::{
+    Catalog, CatalogEdit, Division, SegmentEntry, SourceIdentity, Step, StepKind, Vault,
+};
 
 const FIRST_LINE: &str = "hrl failover 1";
 

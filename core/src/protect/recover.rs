@@ -12,9 +12,10 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::event::Cause;
 use crate::journal::{FileSink, Segment, SegmentSummary, open_mapped_in, repair_source};
 use crate::policy::{CaptureContent, Policy};
-use crate::replica::{Replica, View, ViewOptions, VolumeInfo};
+use crate::replica::{Replica, View, ViewOptions};
 use crate::ship::{Spooled, segment_object};
 use crate::units::{ChainHash, Sequence};
+use crate::vault::VolumeInfo;
 
 /// Samples of the disk that are hashed at a clean stop, and their size.
 const SAMPLES: u64 = 64;

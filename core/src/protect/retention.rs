@@ -12,8 +12,9 @@ use super::task::{Next, Task};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::EventKind;
 use crate::policy::RetentionPolicy;
-use crate::replica::{CompactOptions, CompactReport, Compactor, Vault};
+use crate::replica::{CompactOptions, CompactReport, Compactor};
 use crate::units::Timestamp;
+use crate::vault::Vault;
 
 /// A wall clock that has moved against the interval clock by more than this since the start is not trusted: points would
 /// seem old that are not, and be given up.

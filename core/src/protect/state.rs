@@ -19,9 +19,9 @@ use crate::clock::{Clock, random_bytes};
 use crate::device::{Files, directory_of, remove_if_there, replace_file};
 use crate::error::{Error, ErrorKind, Result};
 use crate::journal::SegmentSummary;
-use crate::replica::{SourceIdentity, VolumeInfo};
 use crate::ship::spool_path;
 use crate::units::{PointId, Timestamp, VolumeId, decode_hex};
+use crate::vault::{SourceIdentity, VolumeInfo};
 
 const FIRST_LINE: &str = "hrl state 1";
 

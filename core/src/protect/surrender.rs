@@ -8,8 +8,9 @@ use super::recover::{give_up, sealed_in_spool};
 use super::state::StateDirectory;
 use crate::clock::Clock;
 use crate::error::{ErrorKind, Result};
-use crate::replica::{Catalog, Replica, SegmentEntry, SourceIdentity};
+use crate::replica::Replica;
 use crate::ship::{put_checked, segment_object};
+use crate::vault::{Catalog, SegmentEntry, SourceIdentity};
 
 /// What was handed in.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -2,8 +2,9 @@
 
 use std::fmt;
 
+use super::Replica;
 use crate::error::{Error, ErrorKind, Result};
-use crate::journal::LABEL_BYTES_MAX;
+use crate::journal::{LABEL_BYTES_MAX, SegmentKind};
 use crate::units::{PointId, Sequence, Timestamp};
 
 /// A state of a volume.
@@ -79,5 +80,136 @@ impl fmt::Display for At {
             Self::PointPrefix(digits) => write!(f, "point {digits}…"),
             Self::Label(label) => write!(f, "label {label:?}"),
         }
+    }
+}
+
+impl Replica {
+    /// The sequence that `at` means. `NotFound` lists the newest points or names the fold that the state is gone in,
+    /// `NotOrdered` the cause of the gap.
+    pub fn resolve(&self, at: &At) -> Result<Sequence> {
+        let points = self.points();
+        let found = match at {
+            At::Newest => self.catalog.newest_ordered(),
+            At::NewestGood => Some(self.newest_good()?.0.sequence),
+            At::Sequence(sequence) => {
+                Some(*sequence).filter(|s| *s <= self.catalog.last_sequence())
+            }
+            At::Time(time) => self.sequence_at(*time)?,
+            At::Point(id) => {
+                points.iter().find(|p| p.id == *id || p.group == Some(*id)).map(|p| p.sequence)
+            }
+            At::PointPrefix(digits) => {
+                let begins = |id: PointId| id.to_string().starts_with(digits.as_str());
+                let mut fits =
+                    points.iter().filter(|p| begins(p.id) || p.group.is_some_and(begins));
+                match (fits.next(), fits.next()) {
+                    (Some(_), Some(_)) => {
+                        return Err(Error::new(ErrorKind::InvalidInput, "find", at)
+                            .expected("digits that one point alone begins with")
+                            .found("more than one"));
+                    }
+                    (found, _) => found.map(|p| p.sequence),
+                }
+            }
+            At::Label(label) => points.iter().rev().find(|p| p.label == *label).map(|p| p.sequence),
+        };
+        let Some(sequence) = found else {
+            let newest: Vec<_> = points
+                .iter()
+                .rev()
+                .take(3)
+                .map(|p| format!("{} at sequence {} ({})", p.id, p.sequence, p.time))
+                .collect();
+            return Err(Error::new(
+                ErrorKind::NotFound,
+                "find",
+                format_args!("{at} of {}", self.info.name),
+            )
+            .expected(format_args!(
+                "a sequence up to {} or a point; the newest are [{}]",
+                self.catalog.last_sequence(),
+                newest.join(", ")
+            )));
+        };
+        self.check_ordered(sequence)?;
+        self.check_kept(sequence)?;
+        Ok(sequence)
+    }
+
+    fn check_ordered(&self, sequence: Sequence) -> Result<()> {
+        if self.catalog.is_ordered_at(sequence) {
+            return Ok(());
+        }
+        let gap = self.timeline().into_iter().find(|entry| {
+            entry.unordered.is_some() && entry.from <= sequence && sequence <= entry.to
+        });
+        let mut error =
+            Error::new(ErrorKind::NotOrdered, "use", format_args!("sequence {sequence}"));
+        if let Some(gap) = gap {
+            error = error.message(format_args!(
+                "sequences {} to {} are unordered ({})",
+                gap.from,
+                gap.to,
+                gap.unordered.map_or("unknown", crate::event::Cause::name)
+            ));
+        }
+        Err(error)
+    }
+
+    /// A folded segment is a state as a whole: nothing before its end is left.
+    fn check_kept(&self, sequence: Sequence) -> Result<()> {
+        let Some((first, last)) = self.catalog.folded_around(sequence) else { return Ok(()) };
+        Err(Error::new(ErrorKind::NotFound, "use", format_args!("sequence {sequence}"))
+            .message(format_args!("retention folded sequences {first} to {last} into one state"))
+            .expected(format_args!("sequence {last}, or one outside of the fold"))
+            .found(sequence))
+    }
+
+    /// Last sequence that is left and whose record is not later than `time`, in write order: a clock that jumped back
+    /// does not matter.
+    fn sequence_at(&self, time: Timestamp) -> Result<Option<Sequence>> {
+        let entries = self.catalog.segments();
+        let Some(at) = entries.iter().rposition(|entry| entry.summary.first_time <= time) else {
+            return Ok(None);
+        };
+        if entries[at].summary.last_time <= time {
+            return Ok(Some(entries[at].summary.last_sequence));
+        }
+        if entries[at].summary.kind != SegmentKind::Log {
+            // Only the end of the fold is left, and it is later: the state before the fold is the answer.
+            return Ok(at.checked_sub(1).map(|before| entries[before].summary.last_sequence));
+        }
+        let segment = self.open_segment(&entries[at].object)?;
+        let mut found = None;
+        for number in 0..segment.frame_count() {
+            for record in segment.frame(number)?.records() {
+                let record = record?;
+                if record.time <= time {
+                    found = found.max(Some(record.sequence));
+                }
+            }
+        }
+        Ok(found)
+    }
+
+    /// Returns the time of the last record up to `sequence`; `None` before the first.
+    pub fn time_of(&self, sequence: Sequence) -> Result<Option<Timestamp>> {
+        let entries = self.catalog.segments();
+        let end = entries.partition_point(|entry| entry.summary.first_sequence <= sequence);
+        let Some(entry) = entries[..end].last() else { return Ok(None) };
+        if entry.summary.last_sequence <= sequence {
+            return Ok(Some(entry.summary.last_time));
+        }
+        let segment = self.open_segment(&entry.object)?;
+        let mut found = None;
+        for number in 0..segment.frame_count() {
+            for record in segment.frame(number)?.records() {
+                let record = record?;
+                if record.sequence <= sequence {
+                    found = Some(record.time);
+                }
+            }
+        }
+        Ok(found)
     }
 }

@@ -2,10 +2,9 @@
 
 use std::path::Path;
 
-use super::At;
 use super::restore;
-use super::vault::Replica;
 use super::view::ViewOptions;
+use super::{At, Replica};
 use crate::error::{Error, ErrorKind, Result};
 use crate::extent::{Extent, ExtentSet};
 use crate::journal::{IndexKind, SegmentKind};
@@ -82,8 +81,21 @@ impl ChangeSet {
     }
 }
 
+impl Replica {
+    /// What was written after `from`, up to `to`.
+    pub fn changes(&self, from: &At, to: &At) -> Result<ChangeSet> {
+        let (from, to) = (self.resolve(from)?, self.resolve(to)?);
+        between(self, from, to)
+    }
+
+    /// Every byte that may have changed after `from`, up to `to`; more than a change set where segments were folded.
+    pub(crate) fn touched(&self, from: Sequence, to: Sequence) -> Result<ExtentSet> {
+        touched(self, from, to)
+    }
+}
+
 /// Every byte that may have changed after `from`, up to `to`: as a change set, or more where segments were folded.
-pub(super) fn touched(replica: &Replica, from: Sequence, to: Sequence) -> Result<ExtentSet> {
+fn touched(replica: &Replica, from: Sequence, to: Sequence) -> Result<ExtentSet> {
     let mut extents = ExtentSet::new();
     for entry in replica.catalog().segments() {
         let summary = &entry.summary;
@@ -103,7 +115,7 @@ pub(super) fn touched(replica: &Replica, from: Sequence, to: Sequence) -> Result
 }
 
 /// The change set between two sequences of a replica.
-pub(super) fn between(replica: &Replica, from: Sequence, to: Sequence) -> Result<ChangeSet> {
+fn between(replica: &Replica, from: Sequence, to: Sequence) -> Result<ChangeSet> {
     if from > to {
         return Err(Error::new(ErrorKind::InvalidInput, "list changes of", &replica.info().name)
             .expected("the earlier state first")

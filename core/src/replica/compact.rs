@@ -16,21 +16,20 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use super::Progress;
-use super::edit::{CatalogEdit, SegmentEntry};
-use super::parallel;
 use super::retention::{Fold, FoldReason, RetentionPlan, plan, stored_bytes};
-use super::vault::Replica;
 use super::verify::Finding;
+use super::{Progress, Replica};
 use crate::clock::{Clock, random_bytes};
 use crate::error::{Error, ErrorKind, Result};
 use crate::journal::{
     FileSink, Segment, SegmentKind, SegmentSink, SegmentSummary, merge, merged_data_bytes,
     open_mapped,
 };
+use crate::parallel;
 use crate::policy::{Compression, RetentionPolicy};
 use crate::store::{PutOutcome, Store};
 use crate::units::{Sequence, Timestamp};
+use crate::vault::{CatalogEdit, SegmentEntry, layout};
 
 /// A fold for its bytes is made when it drops at least this share of them, so that what folding writes stays below what
 /// was shipped.
@@ -104,6 +103,18 @@ pub struct Compactor {
     deleted: HashMap<String, Duration>,
     /// How long after its delete an object is forgotten.
     late: Duration,
+}
+
+impl Replica {
+    /// Carries retention out once, see [`Compactor::run`].
+    pub fn compact(
+        &mut self,
+        policy: &RetentionPolicy,
+        options: &CompactOptions,
+        progress: Progress<'_>,
+    ) -> Result<CompactReport> {
+        Compactor::default().run(self, policy, options, progress)
+    }
 }
 
 impl Compactor {
@@ -400,8 +411,7 @@ impl Run<'_> {
     ) -> Result<()> {
         let store = self.replica.store().clone();
         let clock = self.replica.clock().clone();
-        let object =
-            format!("volumes/{}/segments/{}", self.replica.info().name, summary.object_name());
+        let object = layout::segment(&self.replica.info().name, &summary);
         if store.put_file(&object, path)? == PutOutcome::AlreadyExists {
             return Err(Error::new(ErrorKind::Unavailable, "put folded segment", object)
                 .message("another object has its name; the next run takes another"));
@@ -473,7 +483,7 @@ impl Run<'_> {
     fn strays(&self, now: Timestamp) -> Result<Vec<String>> {
         let catalog = self.replica.catalog();
         let named: HashSet<_> = catalog.named().map(|entry| &entry.object).collect();
-        let prefix = format!("volumes/{}/segments/", self.replica.info().name);
+        let prefix = layout::segments_prefix(&self.replica.info().name);
         let mut strays = Vec::new();
         for info in self.replica.store().list(&prefix)? {
             if named.contains(&info.name) || catalog.retired().contains_key(&info.name) {

@@ -5,12 +5,12 @@
 
 use std::collections::BTreeMap;
 
-use super::annotations::Commitment;
-use super::vault::{Replica, Vault};
+use super::Replica;
 use crate::error::Result;
 use crate::journal::PointKind;
 use crate::point::{GroupMark, GroupPoint};
 use crate::units::PointId;
+use crate::vault::{Commitment, Vault};
 
 #[derive(Default)]
 struct Found {

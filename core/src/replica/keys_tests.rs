@@ -9,6 +9,7 @@ use crate::error::{ErrorKind, Result};
 use crate::journal::{Body, VolumeKey, WrappingKey, wrap_version_1};
 use crate::store::{FaultStore, Store, get_all};
 use crate::units::PointId;
+use crate::vault::*;
 
 const SECRET: &[u8] = b"the merger is announced on friday, not on monday";
 

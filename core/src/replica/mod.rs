@@ -1,73 +1,255 @@
-//! Replicas: the volumes in a vault, and what can be done with them without their source.
+//! Replicas: one volume of a vault, and what can be done with it without its source.
 //!
-//! A [`Vault`] holds volumes; a [`Replica`] is one of them as of a version of its catalog. It gives points, views,
-//! restores, change sets and verification. Reading never writes to the vault.
+//! A [`Replica`] is a volume as of a version of its catalog. It gives points, views, restores, change sets and
+//! verification. Reading never writes to the vault.
 
-mod annotations;
 mod at;
-mod branch;
-mod catalog;
 mod changes;
-mod codec;
 mod compact;
-mod edit;
 mod fingerprints;
 mod groups;
-mod history;
 mod instant;
-mod keys;
 #[cfg(test)]
 mod keys_tests;
 mod layers;
-mod lifecycle;
 mod overlay;
+mod point;
 mod restore;
 mod retention;
 #[cfg(test)]
 mod retention_tests;
 #[cfg(test)]
 mod tests;
-mod vault;
 mod verify;
-mod versions;
 mod view;
 
-use crate::parallel;
-pub use annotations::{
-    ANNOTATION_BYTES_MAX, Commitment, PINS_MAX, Pin, PinUntil, Verdict, VerdictKind,
-};
+use std::sync::Arc;
+
 pub use at::At;
-pub use branch::BRANCHES_MAX;
-pub use catalog::Catalog;
-pub(crate) use catalog::SNAPSHOT_EVERY;
-#[cfg(any(test, feature = "testing"))]
-pub use catalog::mend_catalog_version;
 pub use changes::{ChangeRun, ChangeSet};
 pub use compact::{CompactOptions, CompactReport, Compactor};
 pub(crate) use compact::{FETCH_BYTES, is_few, least_bytes_in, look_again_at};
-pub use edit::{Branch, CatalogEdit, Division, SegmentEntry, SourceIdentity};
 pub(crate) use fingerprints::{COMPARED_BYTES, Fingerprints};
-pub use history::TimelineEntry;
 #[cfg(any(test, feature = "testing"))]
 pub use instant::mend_presence_log;
 pub(crate) use instant::present_in;
 pub use instant::{Hydration, InstantBase, InstantDisk, InstantOptions, TargetContent};
-pub use keys::{RotationReport, ShredOptions, ShredReport};
-pub use lifecycle::{
-    Lifecycle, NOTE_BYTES_MAX, STEPS_MAX, Stage, Step, StepKind, TESTS_MAX, TestFailover,
-};
 pub use overlay::Overlay;
+pub use point::{GoodBecause, RecoveryPoint};
 pub(crate) use restore::is_zero;
 pub use restore::{RestoreReport, RestoreTarget};
 pub(crate) use retention::folds_of;
 pub use retention::{Fold, FoldReason, KeepReason, KeptState, RetentionPlan, plan};
-#[cfg(any(test, feature = "testing"))]
-pub use vault::mend_volume_record;
-pub use vault::{GoodBecause, RecoveryPoint, Replica, Vault, VolumeInfo};
 pub use verify::{Finding, VerifyReport};
-pub(crate) use versions::VersionNames;
 pub use view::{View, ViewOptions};
+
+use crate::clock::Clock;
+use crate::error::{Error, ErrorKind, Result};
+use crate::journal::{KeyRing, ObjectSource, Segment, SegmentKind, SegmentSource, SegmentSummary};
+use crate::parallel;
+use crate::store::Store;
+use crate::units::{Epoch, Sequence, Timestamp};
+use crate::vault::{
+    Catalog, CatalogEdit, Division, SegmentEntry, Step, TimelineEntry, Vault, VolumeInfo, layout,
+};
+
+/// Segments of a view whose ends, read with their footers, are kept for their indexes: 16 MiB. With more segments each index
+/// is a request of its own.
+const TAILS_MAX: usize = 256;
+/// Segments open at once where all are gone through.
+const OPENED_MAX: usize = 64;
 
 /// Tells how far a long operation is, as bytes done and bytes in all, and stops it when it returns false. Called from
 /// several threads.
 pub type Progress<'a> = &'a (dyn Fn(u64, u64) -> bool + Sync);
+
+/// One volume in a vault, as of the catalog version read last. May be used from any thread.
+#[derive(Clone)]
+pub struct Replica {
+    store: Arc<dyn Store>,
+    info: VolumeInfo,
+    keys: KeyRing,
+    catalog: Catalog,
+}
+
+impl Replica {
+    /// What the vault says of the volume.
+    pub fn info(&self) -> &VolumeInfo {
+        &self.info
+    }
+
+    /// The keys that open its segments.
+    pub fn keys(&self) -> &KeyRing {
+        &self.keys
+    }
+
+    /// Its catalog.
+    pub fn catalog(&self) -> &Catalog {
+        &self.catalog
+    }
+
+    /// Its catalog, to append to.
+    pub fn into_catalog(self) -> Catalog {
+        self.catalog
+    }
+
+    /// The branch of an ended epoch, to be read like a volume: the history up to the failover, then what the old source wrote
+    /// after it. Nothing can be pinned or folded in it. `NotFound` lists the branches.
+    pub fn branch(&self, epoch: Epoch) -> Result<Self> {
+        Ok(Self { catalog: self.catalog.of_branch(epoch)?, ..self.clone() })
+    }
+
+    /// The volume as it will be after a division; nothing is written.
+    pub(crate) fn divided(&self, division: &Division) -> Result<Self> {
+        Ok(Self { catalog: self.catalog.divided(division)?, ..self.clone() })
+    }
+
+    /// Gives a branch up: its objects are retired, and deleted by retention when their grace is over. Durable when it returns.
+    /// `NotFound` lists the branches, `InvalidInput` names an older branch that stands on this one.
+    pub fn drop_branch(&mut self, epoch: Epoch) -> Result<()> {
+        self.refresh()?;
+        if let Some(older) = self.catalog.stands_on(epoch) {
+            return Err(Error::new(ErrorKind::InvalidInput, "drop branch of epoch", epoch)
+                .message("a branch stands on it, drop that first")
+                .found(format_args!(
+                    "the branch of epoch {} from sequence {}",
+                    older.epoch, older.at
+                )));
+        }
+        let segments = &self.catalog.branch(epoch)?.segments;
+        let objects = segments.iter().map(|entry| entry.object.clone()).collect();
+        let retired = CatalogEdit::Retired { objects, at: self.clock().now() };
+        self.catalog.amend(&[CatalogEdit::DropBranch(epoch), retired], &|| Ok(()))
+    }
+
+    /// Records a step of the volume's life cycle, see [`Lifecycle`](crate::vault::Lifecycle).
+    pub(crate) fn record_step(&mut self, step: &Step) -> Result<()> {
+        self.catalog.record_step(step)
+    }
+
+    /// Reads what was appended to the catalog since.
+    pub fn refresh(&mut self) -> Result<()> {
+        self.catalog.refresh()
+    }
+
+    pub(crate) fn store(&self) -> &Arc<dyn Store> {
+        &self.store
+    }
+
+    pub(super) fn clock(&self) -> &Arc<dyn Clock> {
+        self.catalog.clock()
+    }
+
+    pub(super) fn catalog_mut(&mut self) -> &mut Catalog {
+        &mut self.catalog
+    }
+
+    /// The history in stretches, ordered or not.
+    pub fn timeline(&self) -> Vec<TimelineEntry> {
+        self.catalog.timeline()
+    }
+
+    /// Opens a segment of the catalog; errors name its object. `Corrupt` when it is of a volume of another size, so that
+    /// nothing reaches past the volume's end.
+    pub fn open_segment(&self, object: &str) -> Result<Segment> {
+        self.opened(ObjectSource::open(&self.store, object)?)
+    }
+
+    pub(super) fn opened(&self, source: Box<dyn SegmentSource>) -> Result<Segment> {
+        let segment = Segment::open(source, &self.keys)?;
+        let (expected, found) = (self.info.device_bytes, segment.params().device_bytes);
+        if found != expected {
+            return Err(Error::new(ErrorKind::Corrupt, "open segment", segment.name())
+                .expected(format_args!("a volume of {expected} bytes"))
+                .found(format_args!("one of {found}")));
+        }
+        Ok(segment)
+    }
+
+    /// The segments that a view at `sequence` needs: from the newest image on.
+    fn segments_through(&self, sequence: Sequence) -> Result<Vec<Arc<Segment>>> {
+        let entries = self.catalog.segments();
+        let end = entries.partition_point(|entry| entry.summary.first_sequence <= sequence);
+        let start = entries[..end]
+            .iter()
+            .rposition(|entry| {
+                entry.summary.kind == SegmentKind::Image && entry.summary.last_sequence <= sequence
+            })
+            .unwrap_or(0);
+        let remote = self.store.local_path(layout::MARKER).is_none();
+        let many = end - start > TAILS_MAX;
+        parallel::each(&entries[start..end], remote, |entry| {
+            let segment = self.open_entry(entry)?;
+            if many {
+                segment.forget_index();
+            }
+            Ok(Arc::new(segment))
+        })
+    }
+
+    /// When an object of the volume arrived in the vault, as its store tells: the time of the file where objects are local
+    /// files, `None` otherwise. The catalog does not record it.
+    pub fn arrived(&self, object: &str) -> Option<Timestamp> {
+        let modified = self.store.local_path(object)?.metadata().ok()?.modified().ok()?;
+        let since = modified.duration_since(std::time::UNIX_EPOCH).ok()?;
+        i64::try_from(since.as_nanos()).ok().map(Timestamp)
+    }
+
+    /// Calls `work` for every segment of the catalog in write order, and opens those that `wanted` chooses. The segments
+    /// of a remote store are opened many at once. The first error ends it and is returned.
+    pub fn each_segment(
+        &self,
+        wanted: &mut dyn FnMut(&SegmentSummary) -> bool,
+        work: &mut dyn FnMut(&SegmentSummary, Option<Segment>) -> Result<()>,
+    ) -> Result<()> {
+        let remote = self.store.local_path(layout::MARKER).is_none();
+        for entries in self.catalog.segments().chunks(OPENED_MAX) {
+            let entries: Vec<_> = entries.iter().map(|e| (e, wanted(&e.summary))).collect();
+            let opened = parallel::each(&entries, remote, |(entry, wanted)| {
+                wanted.then(|| self.open_entry(entry)).transpose()
+            })?;
+            for ((entry, _), segment) in entries.iter().zip(opened) {
+                work(&entry.summary, segment)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Opens the segment that an entry of the catalog names, and no other.
+    pub(super) fn open_entry(&self, entry: &SegmentEntry) -> Result<Segment> {
+        let (object, length) = (&entry.object, entry.summary.stored_bytes);
+        let segment = self.opened(ObjectSource::open_sized(&self.store, object, length)?)?;
+        entry.check(&segment)?;
+        Ok(segment)
+    }
+}
+
+impl Vault {
+    /// Opens the replica of a volume as of its newest catalog version. `WrongKey` when it is sealed and the wrapping
+    /// key is missing or another, when it was shredded, and when it is not sealed and a wrapping key was given.
+    ///
+    /// `NAME@EPOCH` is the branch of an ended epoch, see [`Replica::branch`].
+    pub fn replica(&self, name: &str) -> Result<Replica> {
+        if let Some((name, epoch)) = name.split_once('@') {
+            let epoch = epoch.parse().map(Epoch).map_err(|_| {
+                Error::new(ErrorKind::InvalidInput, "open branch of", name)
+                    .expected("the number of an epoch after the @")
+                    .found(epoch)
+            })?;
+            return self.replica(name)?.branch(epoch);
+        }
+        let info = self.volume(name)?;
+        let keys = self.keys(&info)?;
+        self.open_replica(info, keys)
+    }
+
+    /// As [`Vault::replica`] for who has its keys already, so that a rotated key-encryption key does not matter.
+    pub(crate) fn replica_with_keys(&self, name: &str, keys: &KeyRing) -> Result<Replica> {
+        self.open_replica(self.volume(name)?, keys.clone())
+    }
+
+    fn open_replica(&self, info: VolumeInfo, keys: KeyRing) -> Result<Replica> {
+        let catalog = self.catalog(&info, &keys)?;
+        Ok(Replica { store: self.store().clone(), info, keys, catalog })
+    }
+}

@@ -8,11 +8,12 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-use super::view::{Piece, View};
-use super::{Progress, parallel};
+use super::view::{Piece, View, ViewOptions};
+use super::{At, Progress, Replica};
 use crate::device::{BlockDevice, DirectIo, Durability, FileDevice, FileDeviceOptions, Unmap};
 use crate::error::{Error, ErrorKind, Result};
 use crate::extent::{Extent, ExtentSet};
+use crate::parallel;
 use crate::units::Sequence;
 
 /// Threads that decode and write; more where each frame is a request to a store.
@@ -47,11 +48,19 @@ pub struct RestoreReport {
     pub segments: u64,
 }
 
-pub(super) fn run(
-    view: &View,
-    target: &RestoreTarget,
-    progress: Progress<'_>,
-) -> Result<RestoreReport> {
+impl Replica {
+    /// Writes the volume as of `at` to a file or device.
+    pub fn restore(
+        &self,
+        at: &At,
+        target: &RestoreTarget,
+        progress: Progress<'_>,
+    ) -> Result<RestoreReport> {
+        run(&self.view(at, &ViewOptions::default())?, target, progress)
+    }
+}
+
+fn run(view: &View, target: &RestoreTarget, progress: Progress<'_>) -> Result<RestoreReport> {
     match target {
         RestoreTarget::File { path, overwrite } => {
             if !overwrite && path.symlink_metadata().is_ok() {

@@ -15,13 +15,11 @@ use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 use std::time::Duration;
 
-use super::annotations::{Pin, PinUntil};
-use super::catalog::Catalog;
-use super::edit::SegmentEntry;
-use super::history::Intervals;
+use super::Replica;
 use crate::journal::{PointKind, SegmentKind};
 use crate::policy::RetentionPolicy;
 use crate::units::{PointId, Sequence, Timestamp};
+use crate::vault::{Catalog, Intervals, Pin, PinUntil, SegmentEntry};
 
 /// Small segments outside of the full window beyond which runs of them are folded whether that saves bytes or not: each
 /// costs a view time to open. Below it folding waits, because what is written over meanwhile is not written again.
@@ -127,6 +125,13 @@ pub struct RetentionPlan {
     pub over_budget_bytes: u64,
 }
 
+impl Replica {
+    /// What retention would do now; nothing is read but the catalog.
+    pub fn retention_plan(&self, policy: &RetentionPolicy) -> RetentionPlan {
+        plan(&self.catalog, policy, self.clock().now())
+    }
+}
+
 /// Plans retention of the volume as of `now`.
 pub fn plan(catalog: &Catalog, policy: &RetentionPolicy, now: Timestamp) -> RetentionPlan {
     let grace = nanos(policy.grace);
@@ -169,7 +174,7 @@ pub(crate) fn folds_of(
 
 impl Catalog {
     /// Points that are never dropped, and why, as far as pins are concerned those that `holds` says still hold.
-    pub(super) fn protected_points(
+    pub(crate) fn protected_points(
         &self,
         holds: impl Fn(&Pin) -> bool,
     ) -> HashMap<PointId, KeepReason> {

@@ -20,6 +20,7 @@ use crate::journal::{
 use crate::policy::{Compression, RetentionPolicy};
 use crate::store::{DirStore, FaultStore, ObjectInfo, PutOutcome, Store};
 use crate::units::{ChainHash, Epoch, PointId, Sequence, Timestamp};
+use crate::vault::*;
 
 const SIZE: u64 = 64 << 10;
 const HOUR: u64 = 3600;

@@ -17,6 +17,7 @@ use crate::journal::{
 use crate::policy::Compression;
 use crate::store::{DirStore, FaultStore, Store, StoreFault};
 use crate::units::{ChainHash, Epoch, PointId, Sequence, Timestamp};
+use crate::vault::*;
 
 pub(super) const SIZE: u64 = 256 << 10;
 

@@ -3,11 +3,10 @@
 
 use std::collections::HashSet;
 
-use super::Progress;
-use super::catalog::Catalog;
-use super::vault::Replica;
+use super::{Progress, Replica};
 use crate::error::{Error, ErrorKind, Result};
 use crate::journal::SegmentKind;
+use crate::vault::{Catalog, layout};
 
 /// Something that is not as it was written.
 #[derive(Debug)]
@@ -41,7 +40,14 @@ impl VerifyReport {
     }
 }
 
-pub(super) fn run(replica: &Replica, progress: Progress<'_>) -> Result<VerifyReport> {
+impl Replica {
+    /// Checks everything that the catalog names.
+    pub fn verify(&self, progress: Progress<'_>) -> Result<VerifyReport> {
+        run(self, progress)
+    }
+}
+
+fn run(replica: &Replica, progress: Progress<'_>) -> Result<VerifyReport> {
     let catalog = replica.catalog();
     let entries: Vec<_> = catalog.named().collect();
     // The sizes are what the catalog says, and may be anything.
@@ -91,7 +97,7 @@ pub(super) fn run(replica: &Replica, progress: Progress<'_>) -> Result<VerifyRep
     }
     let named: HashSet<_> = entries.iter().map(|entry| &entry.object).collect();
     let retired = catalog.retired();
-    for info in replica.store().list(&format!("volumes/{}/segments/", replica.info().name))? {
+    for info in replica.store().list(&layout::segments_prefix(&replica.info().name))? {
         if !named.contains(&info.name) && !retired.contains_key(&info.name) {
             report.strays.push(info.name);
         }

@@ -7,13 +7,26 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::parallel;
-use super::vault::VolumeInfo;
+use super::{At, Replica};
 use crate::device::{Allocation, BlockDevice, Discarded, Durability, Unmap, read_only_error};
 use crate::error::{Error, ErrorKind, Result};
 use crate::extent::Extent;
 use crate::journal::{Frame, IndexEntry, IndexKind, Segment};
+use crate::parallel;
 use crate::units::{Epoch, Sequence, VolumeId};
+use crate::vault::VolumeInfo;
+
+impl Replica {
+    /// The volume as of `at`, readable without a restore.
+    pub fn view(&self, at: &At, options: &ViewOptions) -> Result<View> {
+        let sequence = match at {
+            At::Sequence(sequence) if options.unordered => *sequence,
+            _ => self.resolve(at)?,
+        };
+        let segments = self.segments_through(sequence)?;
+        View::from_segments(&self.info, segments, sequence, options)
+    }
+}
 
 /// How to open a [`View`].
 #[derive(Clone, Debug)]

@@ -20,10 +20,9 @@ use std::time::Duration;
 use crate::clock::{Clock, random_bytes};
 use crate::error::{Error, ErrorKind, Result};
 use crate::journal::{FileSink, SegmentSink};
-use crate::replica::{SNAPSHOT_EVERY, Vault, VersionNames};
-use crate::store::{
-    ObjectInfo, PACK_DATA_BYTES_MAX, PACK_MEMBERS_MAX, PackedStore, PutOutcome, Store, get_all,
-};
+use crate::store::{ObjectInfo, PutOutcome, Store, get_all};
+use crate::vault::{PACK_DATA_BYTES_MAX, PACK_MEMBERS_MAX, PackedStore};
+use crate::vault::{SNAPSHOT_EVERY, Vault, VersionNames};
 
 /// Objects, or packs of small ones, copied at once.
 const COPIES_IN_FLIGHT: usize = 4;

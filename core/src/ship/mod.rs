@@ -20,9 +20,9 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::journal::SegmentSummary;
 use crate::parallel;
 use crate::policy::{Policy, Throttle};
-use crate::replica::{Catalog, CatalogEdit, SegmentEntry, SourceIdentity};
 use crate::store::{PutOutcome, Store};
 use crate::units::{Sequence, Timestamp};
+use crate::vault::{Catalog, CatalogEdit, SegmentEntry, SourceIdentity};
 
 /// Segments put by one call at most.
 pub(crate) const BATCH_MAX: usize = 64;

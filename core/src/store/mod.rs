@@ -10,7 +10,6 @@ mod dir;
 mod fault;
 #[cfg(feature = "cloud")]
 mod object;
-pub(crate) mod pack;
 mod probe;
 #[cfg(feature = "gateway")]
 pub(crate) mod remote;
@@ -25,7 +24,7 @@ pub use dir::DirStore;
 pub use fault::{FaultStore, StoreFault};
 #[cfg(feature = "cloud")]
 pub use object::{ObjectStore, ObjectStoreOptions};
-pub(crate) use pack::{PACK_DATA_BYTES_MAX, PACK_MEMBERS_MAX, PackedStore};
+
 pub(crate) use probe::{PREFIX as PROBE_PREFIX, check_put_if_absent};
 #[cfg(feature = "gateway")]
 pub use remote::{CONNECTIONS_MAX, GATEWAY_PORT, RemoteStore, create_authority, enroll_client};

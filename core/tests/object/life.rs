@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use hrl::device::{BlockDevice, Durability, MemoryDevice};
 use hrl::journal::{PointKind, WrappingKey};
-use hrl::replica::{At, RestoreTarget, Vault, ViewOptions};
+use hrl::replica::{At, RestoreTarget, ViewOptions};
 use hrl::store::Store;
+use hrl::vault::Vault;
 use hrl::{Clock, Compression, Mode, Policy, Protection, ProtectionOptions, SystemClock};
 
 use crate::proxy::{Fault, Proxy};

@@ -10,8 +10,8 @@ mod tiers;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use hrl::replica::Vault;
 use hrl::store::{ObjectStoreOptions, Store, conformance};
+use hrl::vault::Vault;
 use hrl::{ErrorKind, SystemClock};
 
 use servers::{Kind, Server};

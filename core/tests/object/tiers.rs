@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use hrl::device::{BlockDevice, Durability, MemoryDevice};
 use hrl::journal::{PointKind, WrappingKey};
-use hrl::replica::{At, Vault, ViewOptions};
+use hrl::replica::{At, ViewOptions};
+use hrl::vault::Vault;
 use hrl::{ErrorKind, Mirror, MirrorOptions, Policy, ProtectionOptions, SystemClock};
 
 use crate::servers::Server;

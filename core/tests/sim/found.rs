@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use hrl::device::{BlockDevice, Discarded, Durability, Files, Unmap};
 use hrl::journal::PointKind;
-use hrl::replica::{At, CompactOptions, Replica, Vault, ViewOptions};
+use hrl::replica::{At, CompactOptions, Replica, ViewOptions};
+use hrl::vault::Vault;
 use hrl::{
     Clock, ErrorKind, Extent, Mode, PlacedPoint, Policy, ProtectionOptions, RetentionPolicy,
     Sequence, SteppedProtection, SteppedTask,

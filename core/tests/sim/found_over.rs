@@ -7,7 +7,8 @@ use std::time::Duration;
 use hrl::device::{BlockDevice, Durability};
 use hrl::failover::{FailoverOptions, Follower, SteppedFailover};
 use hrl::journal::SegmentKind;
-use hrl::replica::{At, Vault, ViewOptions};
+use hrl::replica::{At, ViewOptions};
+use hrl::vault::Vault;
 use hrl::{Clock, Epoch, ErrorKind, Extent, Policy, Result, Sequence};
 
 use crate::found::{Agent, BLOCK, Machine, REGION, keeps_nothing, policy};

@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use hrl::device::BlockDevice;
 use hrl::journal::SegmentKind;
-use hrl::replica::{At, Replica, SegmentEntry, Vault, ViewOptions};
+use hrl::replica::{At, Replica, ViewOptions};
+use hrl::vault::{SegmentEntry, Vault};
 use hrl::{Clock, ErrorKind, PointId, Sequence};
 
 use crate::model::tags_of;

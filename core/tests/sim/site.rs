@@ -14,8 +14,9 @@ use hrl::capture::Tap;
 use hrl::device::{BlockDevice, Discarded};
 use hrl::failover::SteppedCopy;
 use hrl::journal::{PointKind, WrappingKey};
-use hrl::replica::{InstantDisk, Vault};
+use hrl::replica::InstantDisk;
 use hrl::store::Store;
+use hrl::vault::Vault;
 use hrl::{
     Cause, Clock, ErrorKind, Event, EventKind, EventSink, Extent, Mode, PlacedPoint, PointId,
     Policy, ProtectionOptions, SteppedProtection, SteppedTask,

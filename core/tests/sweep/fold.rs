@@ -7,8 +7,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hrl::device::Files;
-use hrl::replica::{CompactOptions, Vault};
+use hrl::replica::CompactOptions;
 use hrl::store::{DirStore, ObjectInfo, PutOutcome, Store};
+use hrl::vault::Vault;
 use hrl::{RetentionPolicy, Thinning};
 
 use crate::image::Image;

@@ -8,8 +8,9 @@ use std::time::Duration;
 
 use hrl::device::{BlockDevice, Durability, Files, Unmap};
 use hrl::journal::{PointKind, WrappingKey};
-use hrl::replica::{At, Replica, Vault, ViewOptions};
+use hrl::replica::{At, Replica, ViewOptions};
 use hrl::store::{DirStore, Store};
+use hrl::vault::Vault;
 use hrl::{
     Clock, Extent, Mode, PlacedPoint, PointId, Policy, ProtectionOptions, ProtectionStats,
     Sequence, SteppedProtection, SteppedTask,

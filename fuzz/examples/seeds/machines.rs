@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use hrl::device::{BlockDevice, Durability, MemoryDevice};
 use hrl::journal::{VolumeKey, WrappingKey};
-use hrl::replica::{InstantBase, InstantDisk, InstantOptions, TargetContent, Vault};
+use hrl::replica::{InstantBase, InstantDisk, InstantOptions, TargetContent};
+use hrl::vault::Vault;
 use hrl::testing::{GroupStage, PackedStore};
 use hrl::{Clock, ManualClock, Result, Sequence, SystemClock, Timestamp, VolumeId};
 use hrl_fuzz::{Memory, scratch};

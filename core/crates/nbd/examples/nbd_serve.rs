@@ -11,8 +11,8 @@ use std::sync::Arc;
 
 use hrl::capture::Volume;
 use hrl::device::{BlockDevice, FileDevice, FileDeviceOptions, MemoryDevice};
-use hrl::replica::Vault;
 use hrl::store::DirStore;
+use hrl::vault::Vault;
 use hrl::{ProtectionOptions, Result, SystemClock};
 use hrl_nbd::{Export, NbdAddress, NbdLimits, NbdServer};
 

@@ -10,8 +10,9 @@ use std::time::Duration;
 
 use hrl::device::{FileDevice, FileDeviceOptions};
 use hrl::journal::PointKind;
-use hrl::replica::{At, RestoreTarget, Vault};
+use hrl::replica::{At, RestoreTarget};
 use hrl::store::DirStore;
+use hrl::vault::Vault;
 use hrl::{Extent, ExtentSet, Policy, Protection, ProtectionOptions, SystemClock};
 use hrl_nbd::{Export, ExportContext, NbdAddress, NbdLimits, NbdServer};
 

@@ -4,7 +4,7 @@ use super::log::Log;
 use super::order::{Step, StepKind};
 use super::outcome::{Approval, StepOutcome};
 use super::state::RunState;
-use hrl::replica::Vault;
+use hrl::vault::Vault;
 use hrl::{Error, ErrorKind, Result};
 
 /// Decides about a manual step that waits, by its name or number. The run goes on, or fails there, at its next look

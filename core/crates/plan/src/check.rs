@@ -6,7 +6,8 @@ use std::time::Duration;
 use super::definition::{Plan, PlanState};
 use super::fields::millis;
 use super::record::Chosen;
-use hrl::replica::{At, RecoveryPoint, Replica, Vault};
+use hrl::replica::{At, RecoveryPoint, Replica};
+use hrl::vault::Vault;
 use hrl::{Error, ErrorKind, PointId, Result, Sequence, Timestamp};
 use serde_json::json;
 

@@ -11,8 +11,8 @@ use chacha20poly1305::XChaCha20Poly1305;
 use chacha20poly1305::aead::{AeadInOut, KeyInit};
 
 use hrl::journal::WrappingKey;
-use hrl::replica::Vault;
 use hrl::store::{PutOutcome, Store, get_all};
+use hrl::vault::Vault;
 use hrl::{Clock, Error, ErrorKind, KeyId, Result};
 use serde_json::Value;
 

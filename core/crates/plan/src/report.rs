@@ -12,7 +12,7 @@ use super::order::{Step, StepKind};
 use super::outcome::{Approval, RunOutcome, StepOutcome};
 use super::record::started_json;
 use super::state::{RunState, StepState};
-use hrl::replica::Vault;
+use hrl::vault::Vault;
 use hrl::{Result, Timestamp};
 use serde_json::{Value, json};
 

@@ -17,7 +17,8 @@ use super::record::{End, Header, Record};
 use super::report::{RunReport, StepReport, report_of};
 use super::state::RunState;
 use super::step;
-use hrl::replica::{At, PinUntil, RecoveryPoint, Replica, Vault};
+use hrl::replica::{At, RecoveryPoint, Replica};
+use hrl::vault::{PinUntil, Vault};
 use hrl::{Clock, Error, ErrorKind, Result, Timestamp};
 use serde_json::Value;
 

@@ -8,8 +8,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hrl::journal::WrappingKey;
-use hrl::replica::Vault;
 use hrl::store::{DirStore, PutOutcome};
+use hrl::vault::Vault;
 use hrl::{Result, Sequence, SystemClock, Timestamp};
 use hrl_plan::{
     Member, PlanHost, RunOptions, RunOutcome, StartRequest, Started, StepOutcome, report, resume,

@@ -11,8 +11,9 @@ use std::time::Duration;
 
 use hrl::device::{BlockDevice, Durability, MemoryDevice};
 use hrl::journal::{PointKind, WrappingKey};
-use hrl::replica::{At, PinUntil, Vault, VerdictKind};
+use hrl::replica::At;
 use hrl::store::{DirStore, ObjectInfo, PutOutcome, Store};
+use hrl::vault::{PinUntil, Vault, VerdictKind};
 use hrl::{
     Clock, Error, ErrorKind, Policy, ProtectionOptions, Result, Sequence, SystemClock, Timestamp,
 };

@@ -15,10 +15,11 @@ use super::prediction::Requests;
 use super::shipping::{Planned, nanos};
 use super::trace::Trace;
 use hrl::journal::{Mark, MarkEntry, PointKind, SegmentKind, SegmentSummary};
-use hrl::replica::{Fold, FoldReason, SegmentEntry};
+use hrl::replica::{Fold, FoldReason};
 use hrl::rules::{
     FETCH_BYTES, SNAPSHOT_EVERY, folds_of, is_too_small_to_fold, least_bytes_to_fold, look_again_at,
 };
+use hrl::vault::SegmentEntry;
 use hrl::{ChainHash, Epoch, PointId, Policy, RetentionPolicy, Sequence, Timestamp, VolumeId};
 
 pub(super) const DAY_NS: i64 = 86_400_000_000_000;

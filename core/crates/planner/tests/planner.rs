@@ -11,8 +11,9 @@ use std::time::Duration;
 
 use hrl::device::{BlockDevice, Durability, MemoryDevice};
 use hrl::journal::{Body, Mark, PointKind, Record, SegmentKind, SegmentParams, SegmentWriter};
-use hrl::replica::{CatalogEdit, CompactOptions, Compactor, SegmentEntry, SourceIdentity, Vault};
+use hrl::replica::{CompactOptions, Compactor};
 use hrl::store::{DirStore, ObjectInfo, PutOutcome, Store};
+use hrl::vault::{CatalogEdit, SegmentEntry, SourceIdentity, Vault};
 use hrl::{
     ChainHash, Clock, Compression, Epoch, Error, ErrorKind, ManualClock, PointId, Policy,
     Protection, ProtectionOptions, Sequence, SystemClock, Timestamp,

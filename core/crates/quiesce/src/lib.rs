@@ -7,7 +7,7 @@
 //! use hrl::ProtectionOptions;
 //! # use std::sync::Arc;
 //! # use hrl::{Policy, Result};
-//! # fn open(disk: Arc<dyn hrl::device::BlockDevice>, vault: hrl::replica::Vault) -> Result<()> {
+//! # fn open(disk: Arc<dyn hrl::device::BlockDevice>, vault: hrl::vault::Vault) -> Result<()> {
 //! use hrl_quiesce::Applications;
 //!
 //! let applications = Applications::parse(["postgresql:dbname=app", "fs:/srv"])?;

@@ -12,8 +12,9 @@ use std::time::Duration;
 
 use hrl::device::{FileDevice, FileDeviceOptions};
 use hrl::journal::PointKind;
-use hrl::replica::{At, RecoveryPoint, RestoreTarget, Vault};
+use hrl::replica::{At, RecoveryPoint, RestoreTarget};
 use hrl::store::DirStore;
+use hrl::vault::Vault;
 use hrl::{Policy, Protection, ProtectionOptions, SystemClock};
 use hrl_nbd::{Export, NbdAddress, NbdLimits, NbdServer};
 use hrl_quiesce::{Applications, set_watchdog};

@@ -6,8 +6,8 @@ use std::time::Duration;
 use hrl::device::{BlockDevice, Discarded, Durability, MemoryDevice, Unmap};
 use hrl::failover::{FailoverOptions, Follower};
 use hrl::journal::PointKind;
-use hrl::replica::Vault;
 use hrl::store::DirStore;
+use hrl::vault::Vault;
 use hrl::{ErrorKind, Event, Extent, Policy, ProtectionOptions, Result, SystemClock, no_events};
 use hrl_quiesce::{Applications, set_watchdog};
 

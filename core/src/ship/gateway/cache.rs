@@ -3,7 +3,7 @@
 //! It is a directory store of its own, so that what a put acknowledged survives a kill and a power failure. A segment leaves
 //! once the vault has it. Where packing pays, small segments wait for company, volume by volume: until there are enough of
 //! them, the oldest has waited its time, the cache is half full, or a catalog version waits for them. They go as one object
-//! then (`store::pack`). Killed between the put and the deletion, the next gateway puts them once more; the bytes are the
+//! then (`vault::pack`). Killed between the put and the deletion, the next gateway puts them once more; the bytes are the
 //! same, so nothing comes of it.
 //!
 //! A volume whose segments the vault does not take is tried again after growing pauses and holds up no other. A name that
@@ -18,10 +18,8 @@ use std::time::Duration;
 use crate::clock::{Clock, random_bytes};
 use crate::error::{Error, ErrorKind, Result};
 use crate::store::remote::OBJECT_BYTES_MAX;
-use crate::store::{
-    DirStore, ObjectInfo, PACK_DATA_BYTES_MAX, PACK_MEMBERS_MAX, PackedStore, PutOutcome, Store,
-    get_all,
-};
+use crate::store::{DirStore, ObjectInfo, PutOutcome, Store, get_all};
+use crate::vault::{PACK_DATA_BYTES_MAX, PACK_MEMBERS_MAX, PackedStore};
 
 /// Packs and single objects forwarded at once.
 const FORWARDS_IN_FLIGHT: usize = 4;

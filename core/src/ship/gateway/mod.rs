@@ -26,8 +26,9 @@ use self::cache::{Cache, Packing};
 use self::limits::Limits;
 use crate::clock::{Clock, SystemClock};
 use crate::error::{Error, ErrorKind, Result};
-use crate::store::{PACK_DATA_BYTES_MAX, PackedStore, Store};
+use crate::store::Store;
 use crate::tls::server_config;
+use crate::vault::{PACK_DATA_BYTES_MAX, PackedStore};
 
 const POLL: Duration = Duration::from_millis(200);
 /// Bytes of a pack where nothing else was asked for, before stores whose requests cost money.

@@ -46,7 +46,7 @@ impl Catalog {
 
     /// States that stay though no point says so: those that branches stand on, and those of failovers that are under way
     /// and of tests.
-    pub(super) fn needed_states(&self) -> impl Iterator<Item = Sequence> {
+    pub(crate) fn needed_states(&self) -> impl Iterator<Item = Sequence> {
         let lifecycle = self.lifecycle();
         // Handed over, it is the state that the failover is about to begin with.
         let is_open = matches!(lifecycle.stage(), Stage::HandedOver | Stage::FailedOver);
@@ -56,7 +56,7 @@ impl Catalog {
     }
 
     /// The catalog as a branch sees it: the history up to its base, then its segments. It cannot be appended to.
-    pub(super) fn of_branch(&self, epoch: Epoch) -> Result<Self> {
+    pub(crate) fn of_branch(&self, epoch: Epoch) -> Result<Self> {
         let branch = self.branch(epoch)?.clone();
         let mut catalog = self.clone();
         // A later failover to an older state has put on its own branch what this one stands on.
@@ -71,7 +71,7 @@ impl Catalog {
     }
 
     /// The branch of an older epoch that stands on segments of the branch of `epoch`; `None` where there is none.
-    pub(super) fn stands_on(&self, epoch: Epoch) -> Option<&Branch> {
+    pub(crate) fn stands_on(&self, epoch: Epoch) -> Option<&Branch> {
         let at = self.branches.iter().position(|branch| branch.epoch == epoch)?;
         let first = self.branches[at].segments.first()?.summary.last_sequence;
         let mut reach = Sequence(u64::MAX);

@@ -24,13 +24,14 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use self::format::{Gone, Member, TAIL_BYTES_MAX, Table, parse_name, span_of};
+use self::format::{Gone, Member, TAIL_BYTES_MAX, Table, parse_name};
 pub(crate) use self::format::{PACK_DATA_BYTES_MAX, PACK_MEMBERS_MAX};
 #[cfg(any(test, feature = "testing"))]
 pub use self::format::{mend_pack, reprint_pack};
-use super::{ObjectInfo, PutOutcome, Store};
+use super::layout::{self, SegmentName};
 use crate::error::{Error, ErrorKind, Result};
 use crate::parallel;
+use crate::store::{ObjectInfo, PutOutcome, Store};
 
 /// Volumes whose packs are remembered.
 const VOLUMES_MAX: usize = 256;
@@ -68,13 +69,6 @@ struct Pack {
     table: Mutex<Option<Arc<Table>>>,
 }
 
-/// A name that may be in a pack.
-struct Segment<'a> {
-    volume: &'a str,
-    member: &'a str,
-    span: (u64, u64),
-}
-
 impl PackedStore {
     /// Shows the segments in packs of `inner` under their own names.
     pub fn over(inner: Arc<dyn Store>) -> Arc<Self> {
@@ -83,7 +77,7 @@ impl PackedStore {
 
     /// Whether an object of this name can be put into a pack: the volume that it belongs to.
     pub fn packable(name: &str) -> Option<&str> {
-        segment(name).map(|segment| segment.volume)
+        layout::split_segment(name).map(|segment| segment.volume)
     }
 
     /// Puts segments of one volume together, durably when it returns. May be repeated.
@@ -93,7 +87,9 @@ impl PackedStore {
         let mut members = Vec::with_capacity(objects.len());
         let mut data_bytes = 0_u64;
         for (name, content) in objects {
-            let Some(segment) = segment(name).filter(|segment| segment.volume == volume) else {
+            let Some(segment) =
+                layout::split_segment(name).filter(|segment| segment.volume == volume)
+            else {
                 return Err(Error::new(ErrorKind::InvalidInput, "pack", name)
                     .expected(format_args!("a segment of volume {volume}")));
             };
@@ -108,7 +104,7 @@ impl PackedStore {
                 .found(format_args!("{} of {data_bytes}", members.len())));
         }
         let (name, bytes) = format::encode(&members);
-        let object = format!("{}{name}", packs_of(volume));
+        let object = format!("{}{name}", layout::packs_prefix(volume));
         let outcome = self.inner.put(&object, &bytes)?;
         self.volumes().remove(volume);
         match outcome {
@@ -145,7 +141,7 @@ impl PackedStore {
     }
 
     fn refresh(&self, volume: &str) -> Result<Arc<Listing>> {
-        let objects = self.inner.list(&packs_of(volume))?;
+        let objects = self.inner.list(&layout::packs_prefix(volume))?;
         Ok(self.keep(volume, &objects))
     }
 
@@ -155,7 +151,7 @@ impl PackedStore {
         let old = volumes.get(volume).cloned().unwrap_or_default();
         let old: HashMap<&str, &Arc<Pack>> =
             old.packs.iter().map(|l| (l.pack.object.as_str(), &l.pack)).collect();
-        let listing = Arc::new(Listing::of(objects, &packs_of(volume), &old));
+        let listing = Arc::new(Listing::of(objects, &layout::packs_prefix(volume), &old));
         if volumes.len() >= VOLUMES_MAX {
             volumes.clear();
         }
@@ -164,7 +160,11 @@ impl PackedStore {
     }
 
     /// Pack and place of a segment that is in one.
-    fn find(&self, listing: &Listing, wanted: &Segment<'_>) -> Result<Option<(Arc<Pack>, Member)>> {
+    fn find(
+        &self,
+        listing: &Listing,
+        wanted: &SegmentName<'_>,
+    ) -> Result<Option<(Arc<Pack>, Member)>> {
         let mut failure = None;
         for listed in listing.packs.iter().filter(|listed| listed.pack.covers(wanted.span)) {
             let table = match listed.pack.table(&*self.inner) {
@@ -186,7 +186,7 @@ impl PackedStore {
     fn get_member(
         &self,
         listing: &Listing,
-        wanted: &Segment<'_>,
+        wanted: &SegmentName<'_>,
         name: &str,
         range: &Range<u64>,
     ) -> Result<Option<Vec<u8>>> {
@@ -212,7 +212,7 @@ impl PackedStore {
                 let there =
                     table.iter().enumerate().filter(|(number, _)| !listed.gone.has(*number));
                 found.extend(there.map(|(_, member)| ObjectInfo {
-                    name: format!("{}{}", segments_of(volume), member.name),
+                    name: format!("{}{}", layout::segments_prefix(volume), member.name),
                     length: member.bytes.end - member.bytes.start,
                 }));
             }
@@ -221,7 +221,7 @@ impl PackedStore {
     }
 
     /// Marks members as gone, and deletes packs of which nothing is left.
-    fn delete_members(&self, volume: &str, segments: &[Segment<'_>]) -> Result<()> {
+    fn delete_members(&self, volume: &str, segments: &[SegmentName<'_>]) -> Result<()> {
         let listing = self.refresh(volume)?;
         let (mut packs, mut markers) = (Vec::new(), listing.orphans.clone());
         for listed in &listing.packs {
@@ -323,7 +323,7 @@ impl Store for PackedStore {
     }
 
     fn get(&self, name: &str, range: Range<u64>) -> Result<Vec<u8>> {
-        let Some(wanted) = segment(name) else { return self.inner.get(name, range) };
+        let Some(wanted) = layout::split_segment(name) else { return self.inner.get(name, range) };
         let listing = self.listed(wanted.volume)?;
         match self.get_member(&listing, &wanted, name, &range) {
             Ok(Some(bytes)) => return Ok(bytes),
@@ -345,7 +345,7 @@ impl Store for PackedStore {
         let below = prefix.strip_prefix("volumes/").and_then(|rest| rest.split_once('/'));
         let mut members = Vec::new();
         if let Some((volume, _)) = below {
-            let segments = segments_of(volume);
+            let segments = layout::segments_prefix(volume);
             if segments.starts_with(prefix) || prefix.starts_with(&segments) {
                 let listing = self.refresh(volume)?;
                 members = self.members(volume, &listing)?;
@@ -354,7 +354,7 @@ impl Store for PackedStore {
             // Packs of every volume were listed too.
             let mut packs: BTreeMap<&str, Vec<ObjectInfo>> = BTreeMap::new();
             for info in &found {
-                if let Some(volume) = volume_of_pack(&info.name) {
+                if let Some(volume) = layout::volume_of_pack(&info.name) {
                     packs.entry(volume).or_default().push(info.clone());
                 }
             }
@@ -362,7 +362,7 @@ impl Store for PackedStore {
                 members.extend(self.members(volume, &self.keep(volume, &objects))?);
             }
         }
-        found.retain(|info| volume_of_pack(&info.name).is_none());
+        found.retain(|info| layout::volume_of_pack(&info.name).is_none());
         found.extend(members.into_iter().filter(|info| info.name.starts_with(prefix)));
         found.sort_by(|a, b| a.name.cmp(&b.name));
         found.dedup_by(|a, b| a.name == b.name);
@@ -371,7 +371,9 @@ impl Store for PackedStore {
 
     fn head(&self, name: &str) -> Result<Option<ObjectInfo>> {
         let found = self.inner.head(name)?;
-        let Some(wanted) = segment(name).filter(|_| found.is_none()) else { return Ok(found) };
+        let Some(wanted) = layout::split_segment(name).filter(|_| found.is_none()) else {
+            return Ok(found);
+        };
         let listing = self.refresh(wanted.volume)?;
         let place = self.find(&listing, &wanted)?;
         Ok(place.map(|(_, member)| ObjectInfo {
@@ -382,7 +384,7 @@ impl Store for PackedStore {
 
     fn delete(&self, name: &str) -> Result<()> {
         self.inner.delete(name)?;
-        match segment(name) {
+        match layout::split_segment(name) {
             Some(wanted) => self.delete_members(wanted.volume, &[wanted]),
             None => Ok(()),
         }
@@ -390,8 +392,8 @@ impl Store for PackedStore {
 
     fn delete_many(&self, names: &[String]) -> Result<()> {
         self.inner.delete_many(names)?;
-        let mut volumes: BTreeMap<&str, Vec<Segment<'_>>> = BTreeMap::new();
-        for wanted in names.iter().filter_map(|name| segment(name)) {
+        let mut volumes: BTreeMap<&str, Vec<SegmentName<'_>>> = BTreeMap::new();
+        for wanted in names.iter().filter_map(|name| layout::split_segment(name)) {
             volumes.entry(wanted.volume).or_default().push(wanted);
         }
         volumes.iter().try_for_each(|(volume, segments)| self.delete_members(volume, segments))
@@ -400,7 +402,7 @@ impl Store for PackedStore {
     fn local_path(&self, name: &str) -> Option<PathBuf> {
         let path = self.inner.local_path(name)?;
         // A member of a pack is no file of its own.
-        (segment(name).is_none() || path.exists()).then_some(path)
+        (layout::split_segment(name).is_none() || path.exists()).then_some(path)
     }
 }
 
@@ -411,23 +413,4 @@ fn readable(table: Result<Arc<Table>>) -> Result<Option<Arc<Table>>> {
         Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::Corrupt) => Ok(None),
         table => table.map(Some),
     }
-}
-
-fn segments_of(volume: &str) -> String {
-    format!("volumes/{volume}/segments/")
-}
-
-fn packs_of(volume: &str) -> String {
-    format!("volumes/{volume}/packs/")
-}
-
-fn segment(name: &str) -> Option<Segment<'_>> {
-    let (volume, rest) = name.strip_prefix("volumes/")?.split_once('/')?;
-    let member = rest.strip_prefix("segments/")?;
-    Some(Segment { volume, member, span: span_of(member)? })
-}
-
-fn volume_of_pack(name: &str) -> Option<&str> {
-    let (volume, rest) = name.strip_prefix("volumes/")?.split_once('/')?;
-    rest.starts_with("packs/").then_some(volume)
 }

@@ -28,7 +28,7 @@ pub struct SegmentEntry {
 
 impl SegmentEntry {
     /// `Corrupt` when `segment` is not the one that the entry describes.
-    pub(super) fn check(&self, segment: &Segment) -> Result<()> {
+    pub(crate) fn check(&self, segment: &Segment) -> Result<()> {
         let found = segment.summary();
         if found.chain == self.summary.chain && found.salt == self.summary.salt {
             return Ok(());

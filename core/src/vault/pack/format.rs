@@ -8,13 +8,12 @@ use std::ops::Range;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::store::check_name;
+use crate::vault::layout::{PACK_NAME_BYTES_MAX, number, span_of};
 
 /// Members of a pack at most.
 pub(crate) const PACK_MEMBERS_MAX: usize = 256;
 /// Bytes of a pack's members at most, in all.
 pub(crate) const PACK_DATA_BYTES_MAX: u64 = 64 << 20;
-/// Bytes of a member's name at most.
-pub(crate) const PACK_NAME_BYTES_MAX: usize = 255;
 /// Bytes at the end of a pack that hold its table whatever its members are.
 pub(super) const TAIL_BYTES_MAX: u64 =
     (PACK_MEMBERS_MAX * (10 + PACK_NAME_BYTES_MAX) + FOOTER_BYTES) as u64;
@@ -70,18 +69,6 @@ impl Gone {
     }
 }
 
-/// First and last sequence in the name of a segment, see `SegmentSummary::object_name`; `None` for other names, which are
-/// never packed.
-pub(super) fn span_of(member: &str) -> Option<(u64, u64)> {
-    let mut parts = member.split('-').skip(1);
-    let (first, last) = (hexadecimal(parts.next()?)?, hexadecimal(parts.next()?)?);
-    (first <= last && member.len() <= PACK_NAME_BYTES_MAX).then_some((first, last))
-}
-
-fn hexadecimal(digits: &str) -> Option<u64> {
-    u64::from_str_radix(digits, 16).ok().filter(|number| format!("{number:016x}") == digits)
-}
-
 /// A pack of these members, and its name, which is its content's: a repeated put of one pack finds itself.
 pub(super) fn encode(members: &[(&str, &[u8])]) -> (String, Vec<u8>) {
     let mut bytes: Vec<u8> = members.iter().flat_map(|(_, content)| *content).copied().collect();
@@ -112,7 +99,7 @@ pub(super) fn parse_name(name: &str) -> Option<(&str, (u64, u64), Option<Gone>)>
         None => (name, None),
     };
     let mut parts = pack.strip_suffix(EXTENSION)?.split('-');
-    let span = (hexadecimal(parts.next()?)?, hexadecimal(parts.next()?)?);
+    let span = (number(parts.next()?)?, number(parts.next()?)?);
     let hash = parts.next()?;
     (hash.len() == 32 && parts.next().is_none()).then_some((pack, span, gone))
 }

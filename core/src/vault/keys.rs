@@ -1,24 +1,19 @@
 //! The wrapped keys of a volume in its vault: opening them, rotating the key-encryption key, shredding the volume.
 //!
-//! ```text
-//! volumes/NAME/keys/KEYID.WRAPPINGID     volume key KEYID, wrapped by the key-encryption key with this id
-//! volumes/NAME/keys/KEYID                the same as vaults had it before keys could be rotated
-//! volumes/NAME/keys/shredded             the volume was shredded, whatever else is still there
-//! ```
 //! Invariants: a wrapping is deleted only after another one was read back and opened, or by shredding; a key-encryption key
 //! that opened a volume before an interrupted rotation, or the new one, opens it after. Everything here can be run again
 //! and then finishes. A shredded volume stays one: whoever finds the mark opens nothing, and takes back what it wrapped.
 
 use super::catalog::Catalog;
 use super::edit::{CatalogEdit, SourceIdentity};
-use super::vault::{RECORD_BYTES_MAX, Vault, VolumeInfo, check_volume_name};
+use super::record::{RECORD_BYTES_MAX, VolumeInfo};
+use super::{Vault, layout};
 use crate::clock::random_bytes;
 use crate::error::{Error, ErrorKind, Result};
 use crate::journal::{KeyRing, VolumeKey, WrappingKey, wrong_key};
 use crate::store::{PutOutcome, get_all};
 use crate::units::{KeyId, decode_hex};
 
-const SHREDDED: &str = "shredded";
 const SHREDDED_CONTENT: &[u8] = b"hrl shredded 1\n";
 /// Wrappings of a volume that are looked at; a rotation leaves one.
 const WRAPPINGS_MAX: usize = 256;
@@ -90,7 +85,7 @@ impl Vault {
         let after = Wrappings::list(self, &info);
         if wrapped && is_shredded_error(&after) {
             // Shredded meanwhile: what came after the keys were deleted must not stay.
-            self.store.delete(&object_name(name, id, new.id()))?;
+            self.store.delete(&layout::wrapped_key(name, id, new.id()))?;
         }
         let mut report = RotationReport { wrapped, ..RotationReport::default() };
         for wrapping in after?.of(id).filter(|w| w.wrapped_by != Some(new.id())) {
@@ -110,7 +105,7 @@ impl Vault {
 
     /// Puts the key of a volume wrapped by `new`, and opens what is there then; false when it was there before.
     fn put_wrapping(&self, info: &VolumeInfo, key: &VolumeKey, new: &WrappingKey) -> Result<bool> {
-        let object = object_name(&info.name, key.id(), new.id());
+        let object = layout::wrapped_key(&info.name, key.id(), new.id());
         let wrapped = new.wrap(key, info.id, &*self.clock);
         let outcome = self.store.put(&object, &wrapped)?;
         let read_back = get_all(&*self.store, &object, RECORD_BYTES_MAX)?;
@@ -128,16 +123,16 @@ impl Vault {
     /// is deleted; `Fenced` while a point is under legal hold; `WrongKey` when that cannot be known without the key;
     /// `NotFound` when there is nothing of the name.
     pub fn shred(&self, name: &str, options: ShredOptions) -> Result<ShredReport> {
-        check_volume_name(name)?;
-        let prefix = format!("volumes/{name}/");
-        let mark = mark_name(name);
+        layout::check_volume_name(name)?;
+        let prefix = layout::volume_prefix(name);
+        let mark = layout::shredded(name);
         let objects = self.objects.list(&prefix)?;
         let is_there = |object: &str| objects.iter().any(|info| info.name == object);
         if objects.is_empty() {
             return self.volume(name).map(|_| ShredReport::default());
         }
         let mut report = ShredReport { was_shredded: is_there(&mark), ..ShredReport::default() };
-        if !report.was_shredded && is_there(&format!("{prefix}volume")) {
+        if !report.was_shredded && is_there(&layout::volume_record(name)) {
             let info = self.volume(name)?;
             if info.key_id.is_none() && !options.data {
                 return Err(Error::new(ErrorKind::InvalidInput, "shred", name).message(
@@ -150,13 +145,13 @@ impl Vault {
             }
         }
         self.store.put(&mark, SHREDDED_CONTENT)?;
-        let keys = format!("{prefix}keys/");
+        let keys = layout::keys_prefix(name);
         for object in self.store.list(&keys)?.iter().filter(|object| object.name != mark) {
             self.store.delete(&object.name)?;
             report.keys_deleted += 1;
         }
         if options.data {
-            self.delete_volume(&prefix, &mark, &mut report)?;
+            self.delete_volume(name, &mut report)?;
         }
         Ok(report)
     }
@@ -164,12 +159,15 @@ impl Vault {
     /// `Fenced` when a point is under legal hold. Takes the volume from its source, so that a pin or a hold that came
     /// meanwhile is seen, and nothing is added after the keys are gone.
     fn check_holds_and_fence(&self, name: &str, override_hold: bool) -> Result<()> {
-        let replica = self.replica(name).map_err(|error| {
+        let read = || {
+            let info = self.volume(name)?;
+            self.catalog(&info, &self.keys(&info)?)
+        };
+        let mut catalog = read().map_err(|error: Error| {
             Error::new(error.kind(), "shred", name)
                 .message("whether a legal hold is on it cannot be read")
                 .source(error)
         })?;
-        let mut catalog = replica.into_catalog();
         let check = |catalog: &Catalog| match catalog.pins().iter().find(|pin| pin.is_hold()) {
             Some(pin) if !override_hold => Err(Error::new(ErrorKind::Fenced, "shred", name)
                 .message(format_args!("point {} is under legal hold", pin.point))),
@@ -184,15 +182,15 @@ impl Vault {
     }
 
     /// Deletes everything of a volume: the mark last, and before it the record, so that the name is free only then.
-    fn delete_volume(&self, prefix: &str, mark: &str, report: &mut ShredReport) -> Result<()> {
-        let record = format!("{prefix}volume");
+    fn delete_volume(&self, name: &str, report: &mut ShredReport) -> Result<()> {
+        let (record, mark) = (layout::volume_record(name), layout::shredded(name));
         // Packs are objects like others here.
-        let objects = self.objects.list(prefix)?;
+        let objects = self.objects.list(&layout::volume_prefix(name))?;
         let last = |name: &str| name == mark || name == record;
         let first = objects.iter().map(|object| &object.name).filter(|name| !last(name));
         self.objects.delete_many(&first.cloned().collect::<Vec<_>>())?;
         self.objects.delete(&record)?;
-        self.objects.delete(mark)?;
+        self.objects.delete(&mark)?;
         for object in objects.iter().filter(|object| object.name != mark) {
             report.objects_deleted += 1;
             report.bytes_deleted += object.length;
@@ -209,14 +207,14 @@ impl Vault {
     ) -> Result<Option<(KeyId, String)>> {
         let Some(wrapping) = &self.wrapping_key else { return Ok(None) };
         let key = VolumeKey::generate(&*self.clock);
-        let object = object_name(name, key.id(), wrapping.id());
+        let object = layout::wrapped_key(name, key.id(), wrapping.id());
         self.store.put(&object, &wrapping.wrap(&key, volume, &*self.clock))?;
         Ok(Some((key.id(), object)))
     }
 
     /// The keys that open a volume; `WrongKey` when those cannot be had, or when the vault was opened with a key and the
     /// volume is not sealed: whoever gave a key must not be given what anybody could have written.
-    pub(super) fn keys(&self, info: &VolumeInfo) -> Result<KeyRing> {
+    pub(crate) fn keys(&self, info: &VolumeInfo) -> Result<KeyRing> {
         let wrappings = Wrappings::list(self, info)?;
         let refused = || Error::new(ErrorKind::WrongKey, "open volume", &info.name);
         match (info.key_id, &self.wrapping_key) {
@@ -233,17 +231,8 @@ impl Vault {
 
     /// Whether a volume was shredded.
     pub(super) fn is_shredded(&self, name: &str) -> Result<bool> {
-        Ok(self.store.head(&mark_name(name))?.is_some())
+        Ok(self.store.head(&layout::shredded(name))?.is_some())
     }
-}
-
-/// Name of the mark of a shredded volume.
-pub(super) fn mark_name(volume: &str) -> String {
-    format!("volumes/{volume}/keys/{SHREDDED}")
-}
-
-fn object_name(volume: &str, key: KeyId, wrapped_by: KeyId) -> String {
-    format!("volumes/{volume}/keys/{key}.{wrapped_by}")
 }
 
 /// A wrapped key, by its name.
@@ -281,9 +270,9 @@ struct Wrappings(Vec<Wrapping>);
 impl Wrappings {
     /// `WrongKey` when the volume was shredded.
     fn list(vault: &Vault, info: &VolumeInfo) -> Result<Self> {
-        let prefix = format!("volumes/{}/keys/", info.name);
+        let prefix = layout::keys_prefix(&info.name);
         let objects = vault.store.list(&prefix)?;
-        let mark = mark_name(&info.name);
+        let mark = layout::shredded(&info.name);
         if objects.iter().any(|object| object.name == mark) {
             return Err(Error::new(ErrorKind::WrongKey, "open volume", &info.name)
                 .message("the volume was shredded: its keys are gone for ever"));

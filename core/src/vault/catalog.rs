@@ -18,6 +18,7 @@ use chacha20poly1305::aead::{AeadInOut, KeyInit};
 use super::annotations::{ANNOTATION_BYTES_MAX, Annotations, Commitment, PINS_MAX, Pin, Verdict};
 use super::codec::{Decoder, Encoder};
 use super::edit::{Branch, CatalogEdit, SegmentEntry, SourceIdentity};
+use super::layout;
 use super::lifecycle::{Lifecycle, Step};
 use super::versions::VersionNames;
 use crate::clock::{Clock, random_bytes};
@@ -68,7 +69,7 @@ impl Catalog {
         let mut catalog = Self {
             store: store.clone(),
             clock: clock.clone(),
-            prefix: format!("volumes/{volume_name}/catalog/"),
+            prefix: layout::catalog_prefix(volume_name),
             volume,
             key: key.cloned(),
             version: 0,
@@ -138,12 +139,12 @@ impl Catalog {
         &self.annotations.retired
     }
 
-    pub(super) fn is_verified(&self, point: PointId) -> bool {
+    pub(crate) fn is_verified(&self, point: PointId) -> bool {
         self.annotations.is_verified(point)
     }
 
     /// The group points that were committed and have a mark here.
-    pub(super) fn commitments(&self) -> impl Iterator<Item = &Commitment> {
+    pub(crate) fn commitments(&self) -> impl Iterator<Item = &Commitment> {
         self.annotations.committed.values()
     }
 
@@ -152,7 +153,7 @@ impl Catalog {
         self.annotations.committed.get(&group)
     }
 
-    pub(super) fn clock(&self) -> &Arc<dyn Clock> {
+    pub(crate) fn clock(&self) -> &Arc<dyn Clock> {
         &self.clock
     }
 
@@ -557,8 +558,8 @@ impl Catalog {
         edits
     }
 
-    pub(super) fn object(&self, number: u64) -> String {
-        format!("{}{number:016x}", self.prefix)
+    pub(crate) fn object(&self, number: u64) -> String {
+        layout::catalog_version(&self.prefix, number)
     }
 
     /// Numbers of the versions in the store, and their sizes. They must follow each other from the newest snapshot on.

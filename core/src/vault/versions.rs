@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 
+use super::layout;
 use crate::store::ObjectInfo;
 
 /// The objects of a catalog by their names.
@@ -23,8 +24,12 @@ impl VersionNames {
         for info in objects {
             let Some(name) = info.name.strip_prefix(prefix) else { continue };
             match name.split_once('-') {
-                None => names.lengths.extend(number_of(name).map(|number| (number, info.length))),
-                Some((from, until)) => names.holds.extend(number_of(from).zip(number_of(until))),
+                None => {
+                    names.lengths.extend(layout::number(name).map(|number| (number, info.length)))
+                }
+                Some((from, until)) => {
+                    names.holds.extend(layout::number(from).zip(layout::number(until)))
+                }
             }
         }
         names
@@ -68,10 +73,6 @@ impl VersionNames {
         self.lengths.retain(|number, _| *number <= end);
         self.lengths
     }
-}
-
-fn number_of(digits: &str) -> Option<u64> {
-    u64::from_str_radix(digits, 16).ok().filter(|number| format!("{number:016x}") == digits)
 }
 
 #[cfg(test)]

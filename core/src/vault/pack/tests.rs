@@ -1,6 +1,7 @@
 use proptest::prelude::*;
 
-use super::format::{FOOTER_BYTES, FOOTER_FIELDS, MAGIC, PACK_NAME_BYTES_MAX, decode, encode};
+use super::super::layout::PACK_NAME_BYTES_MAX;
+use super::format::{FOOTER_BYTES, FOOTER_FIELDS, MAGIC, decode, encode};
 use super::*;
 use crate::store::{DirStore, FaultStore, conformance, get_all};
 

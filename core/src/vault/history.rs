@@ -29,11 +29,11 @@ pub struct TimelineEntry {
 /// The unordered intervals of a catalog: each from its begin up to, not including, its end. What the journal lost
 /// is in one too.
 #[derive(Default)]
-pub(super) struct Intervals(Vec<(Sequence, Sequence)>);
+pub(crate) struct Intervals(Vec<(Sequence, Sequence)>);
 
 impl Intervals {
     /// True when `sequence` is in none.
-    pub(super) fn is_ordered_at(&self, sequence: Sequence) -> bool {
+    pub(crate) fn is_ordered_at(&self, sequence: Sequence) -> bool {
         let next = self.0.partition_point(|(begin, _)| *begin <= sequence);
         next == 0 || self.0[next - 1].1 <= sequence
     }
@@ -50,7 +50,7 @@ impl Intervals {
     }
 
     /// Where an interval that has not ended begins.
-    pub(super) fn open_from(&self) -> Option<Sequence> {
+    pub(crate) fn open_from(&self) -> Option<Sequence> {
         self.0.last().filter(|(_, end)| end.0 == u64::MAX).map(|(begin, _)| *begin)
     }
 }
@@ -115,7 +115,7 @@ impl Catalog {
         }
     }
 
-    pub(super) fn unordered_intervals(&self) -> Intervals {
+    pub(crate) fn unordered_intervals(&self) -> Intervals {
         let mut intervals = Vec::new();
         let mut begun: Option<Sequence> = None;
         let mut last = Sequence::ZERO;
@@ -141,7 +141,7 @@ impl Catalog {
     }
 
     /// The folded segment in which `sequence` lies before its end, as its first and last sequence.
-    pub(super) fn folded_around(&self, sequence: Sequence) -> Option<(Sequence, Sequence)> {
+    pub(crate) fn folded_around(&self, sequence: Sequence) -> Option<(Sequence, Sequence)> {
         let after = self.segments().partition_point(|e| e.summary.first_sequence <= sequence);
         let summary = &self.segments()[after.checked_sub(1)?].summary;
         let inside = summary.kind != SegmentKind::Log && sequence < summary.last_sequence;
@@ -149,7 +149,7 @@ impl Catalog {
     }
 
     /// The marks that are recovery points: those outside of unordered intervals, oldest first.
-    pub(super) fn point_marks(&self) -> impl Iterator<Item = (&SegmentEntry, &MarkEntry)> {
+    pub(crate) fn point_marks(&self) -> impl Iterator<Item = (&SegmentEntry, &MarkEntry)> {
         let intervals = self.unordered_intervals();
         self.segments()
             .iter()

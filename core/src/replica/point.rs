@@ -1,0 +1,160 @@
+//! The recovery points of a replica: listing, pins, verdicts, and the newest good one.
+
+use std::collections::HashMap;
+
+use super::{At, Replica};
+use crate::error::{Error, ErrorKind, Result};
+use crate::journal::{MarkEntry, PointKind};
+use crate::units::{ChainHash, Epoch, PointId, Sequence, Timestamp};
+use crate::vault::{CatalogEdit, Pin, PinUntil, SegmentEntry, Verdict, VerdictKind};
+
+/// A recovery point.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RecoveryPoint {
+    /// Its identity.
+    pub id: PointId,
+    /// What it promises.
+    pub kind: PointKind,
+    /// Its place in the write order.
+    pub sequence: Sequence,
+    /// When it was marked.
+    pub time: Timestamp,
+    /// Its label; may be empty.
+    pub label: String,
+    /// Epoch of its writes.
+    pub epoch: Epoch,
+    /// Identity shared by the members of a group point. With a kind that is none of a group's, its round made no point of the
+    /// group as far as this volume knows; see [`Vault::group_points`].
+    pub group: Option<PointId>,
+    /// Chain hash of the segment that ends with it: names everything before it.
+    pub chain: ChainHash,
+    /// What keeps it through retention; expired pins included until retention takes them off.
+    pub pins: Vec<Pin>,
+    /// What checks of it found.
+    pub verdicts: Vec<Verdict>,
+}
+
+/// Why a point is the newest good one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GoodBecause {
+    /// Checks of it found it good.
+    Checked,
+    /// Nothing was checked; it is application-consistent.
+    ApplicationConsistent,
+    /// Nothing was checked; it is the newest point.
+    Newest,
+}
+
+impl GoodBecause {
+    /// Stable lower-case name.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Checked => "checked",
+            Self::ApplicationConsistent => "application-consistent",
+            Self::Newest => "newest",
+        }
+    }
+}
+
+impl Replica {
+    /// Keeps a point through retention, in place of an earlier pin (or legal hold) of it. Durable when it returns.
+    /// `NotFound` when there is no such point, `Full` beyond [`PINS_MAX`](crate::vault::PINS_MAX) pins.
+    pub fn pin(&mut self, at: &At, until: PinUntil, reason: &str) -> Result<Pin> {
+        let point = self.find_point(at)?;
+        let since = self.clock().now();
+        let pin = Pin { point, until, reason: reason.to_owned(), since };
+        self.catalog.amend(&[CatalogEdit::Pin(pin.clone())], &|| Ok(()))?;
+        Ok(pin)
+    }
+
+    /// Takes the pin of a point off, or with `hold` its legal hold: neither takes off the other. `NotFound` when there
+    /// is none.
+    pub fn unpin(&mut self, at: &At, hold: bool) -> Result<()> {
+        let point = self.find_point(at)?;
+        self.catalog.amend(&[CatalogEdit::Unpin { point, hold }], &|| Ok(()))
+    }
+
+    /// Stores what a check of a point found. The last point whose checks were all good is never dropped.
+    pub fn record_verdict(
+        &mut self,
+        at: &At,
+        kind: VerdictKind,
+        ok: bool,
+        text: &str,
+    ) -> Result<Verdict> {
+        let point = self.find_point(at)?;
+        let time = self.clock().now();
+        let verdict = Verdict { point, kind, ok, time, text: text.to_owned() };
+        self.catalog.amend(&[CatalogEdit::Verdict(verdict.clone())], &|| Ok(()))?;
+        Ok(verdict)
+    }
+
+    /// The recovery point that `at` means; `NotFound` when it is a state, but no point.
+    fn find_point(&mut self, at: &At) -> Result<PointId> {
+        self.refresh()?;
+        let sequence = self.resolve(at)?;
+        let points = self.points();
+        let found = points.iter().rev().find(|point| match at {
+            At::Point(id) => point.id == *id || point.group == Some(*id),
+            _ => point.sequence == sequence,
+        });
+        found.map(|point| point.id).ok_or_else(|| {
+            Error::new(ErrorKind::NotFound, "find point", at)
+                .expected("a recovery point")
+                .found(format_args!("sequence {sequence}, which is none"))
+        })
+    }
+
+    /// The recovery points, oldest first. Those in unordered intervals are none.
+    pub fn points(&self) -> Vec<RecoveryPoint> {
+        let mut pins: HashMap<PointId, Vec<Pin>> = HashMap::new();
+        for pin in self.catalog.pins() {
+            pins.entry(pin.point).or_default().push(pin.clone());
+        }
+        let mut verdicts: HashMap<PointId, Vec<Verdict>> = HashMap::new();
+        for verdict in self.catalog.verdicts() {
+            verdicts.entry(verdict.point).or_default().push(verdict.clone());
+        }
+        let point = |(entry, mark): (&SegmentEntry, &MarkEntry)| RecoveryPoint {
+            id: mark.mark.point,
+            kind: match mark.mark.group {
+                Some(group) if self.catalog.commitment(group).is_none() => PointKind::Crash,
+                _ => mark.mark.kind,
+            },
+            sequence: mark.sequence,
+            time: mark.time,
+            label: mark.mark.label.clone(),
+            epoch: entry.summary.epoch,
+            group: mark.mark.group,
+            chain: entry.summary.chain,
+            pins: pins.remove(&mark.mark.point).unwrap_or_default(),
+            verdicts: verdicts.remove(&mark.mark.point).unwrap_or_default(),
+        };
+        self.catalog.point_marks().map(point).collect()
+    }
+
+    /// The newest point that checks found good, and none bad; where there is none the newest application-consistent point,
+    /// and where there is none of these the newest point: never one that a check found bad. With it, why it is.
+    ///
+    /// `NotFound` when there is no such point.
+    pub fn newest_good(&self) -> Result<(RecoveryPoint, GoodBecause)> {
+        let mut left = self.points();
+        left.retain(|point| point.verdicts.iter().all(|verdict| verdict.ok));
+        let is_app = |kind| matches!(kind, PointKind::App | PointKind::GroupApp);
+        let verified = left.iter().rposition(|point| !point.verdicts.is_empty());
+        let app = || left.iter().rposition(|point| is_app(point.kind));
+        let (at, why) = match verified {
+            Some(at) => (at, GoodBecause::Checked),
+            None => match app() {
+                Some(at) => (at, GoodBecause::ApplicationConsistent),
+                None => (left.len().wrapping_sub(1), GoodBecause::Newest),
+            },
+        };
+        if at < left.len() {
+            return Ok((left.swap_remove(at), why));
+        }
+        Err(Error::new(ErrorKind::NotFound, "find newest-good of", &self.info.name)
+            .expected("a point that no check found bad")
+            .found("none"))
+    }
+}

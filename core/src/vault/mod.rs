@@ -1,0 +1,213 @@
+//! Vaults: stores with protected volumes in them.
+//!
+//! A [`Vault`] holds volumes: the record of each, its wrapped keys, its catalog, and the segments that the catalog names.
+//! `layout` has the names of the objects; `replica` reads what they say.
+
+mod annotations;
+mod branch;
+mod catalog;
+mod codec;
+mod edit;
+mod history;
+mod keys;
+pub mod layout;
+mod lifecycle;
+pub(crate) mod pack;
+mod record;
+mod versions;
+
+use std::sync::Arc;
+
+pub use annotations::{
+    ANNOTATION_BYTES_MAX, Commitment, PINS_MAX, Pin, PinUntil, Verdict, VerdictKind,
+};
+pub use branch::BRANCHES_MAX;
+pub use catalog::Catalog;
+pub(crate) use catalog::SNAPSHOT_EVERY;
+#[cfg(any(test, feature = "testing"))]
+pub use catalog::mend_catalog_version;
+pub use edit::{Branch, CatalogEdit, Division, SegmentEntry, SourceIdentity};
+pub(crate) use history::Intervals;
+pub use history::TimelineEntry;
+pub use keys::{RotationReport, ShredOptions, ShredReport};
+pub use lifecycle::{
+    Lifecycle, NOTE_BYTES_MAX, STEPS_MAX, Stage, Step, StepKind, TESTS_MAX, TestFailover,
+};
+pub(crate) use pack::{PACK_DATA_BYTES_MAX, PACK_MEMBERS_MAX, PackedStore};
+pub use record::VolumeInfo;
+#[cfg(any(test, feature = "testing"))]
+pub use record::mend_volume_record;
+pub(crate) use versions::VersionNames;
+
+use self::record::{RECORD_BYTES_MAX, decode_volume, encode_volume};
+use crate::clock::{Clock, random_bytes};
+use crate::error::{Error, ErrorKind, Result};
+use crate::journal::{KeyRing, WrappingKey};
+use crate::store::{PROBE_PREFIX, PutOutcome, Store, check_put_if_absent, get_all};
+use crate::units::VolumeId;
+
+const MARKER_CONTENT: &[u8] = b"hrl vault 1\n";
+
+/// A store with volumes in it. Cheap to clone; may be used from any thread.
+#[derive(Clone)]
+pub struct Vault {
+    /// Shows segments under their names also where they lie in packs.
+    store: Arc<dyn Store>,
+    /// The store below, with all its objects.
+    objects: Arc<dyn Store>,
+    wrapping_key: Option<WrappingKey>,
+    clock: Arc<dyn Clock>,
+}
+
+impl Vault {
+    /// Opens a vault, and makes an empty store one. `InvalidInput` when other things are in the store, `Unsupported` when
+    /// it does not keep put-if-absent; stores whose objects are local files are not asked.
+    pub fn create(
+        store: Arc<dyn Store>,
+        wrapping_key: Option<WrappingKey>,
+        clock: Arc<dyn Clock>,
+    ) -> Result<Self> {
+        if store.head(layout::MARKER)?.is_none() {
+            let objects = store.list("")?;
+            if let Some(other) = objects.iter().find(|info| !info.name.starts_with(PROBE_PREFIX)) {
+                return Err(Error::new(ErrorKind::InvalidInput, "create vault", store.name())
+                    .expected("an empty store, or a vault")
+                    .found(&other.name));
+            }
+            if store.local_path(layout::MARKER).is_none() {
+                check_put_if_absent(&*store, &*clock)?;
+            }
+            store.put(layout::MARKER, MARKER_CONTENT)?;
+        }
+        Self::open(store, wrapping_key, clock)
+    }
+
+    /// Opens a vault. `NotFound` when the store is none, `Unsupported` when it is of a newer version.
+    pub fn open(
+        store: Arc<dyn Store>,
+        wrapping_key: Option<WrappingKey>,
+        clock: Arc<dyn Clock>,
+    ) -> Result<Self> {
+        if store.head(layout::MARKER)?.is_none() {
+            return Err(Error::new(ErrorKind::NotFound, "open vault", store.name())
+                .expected(format_args!("an object named {}", layout::MARKER))
+                .found("none: this is no vault"));
+        }
+        let content = get_all(&*store, layout::MARKER, RECORD_BYTES_MAX)?;
+        if content != MARKER_CONTENT {
+            return Err(Error::new(ErrorKind::Unsupported, "open vault", store.name())
+                .expected(format_args!("an object {} that says hrl vault 1", layout::MARKER))
+                .found(String::from_utf8_lossy(&content).trim()));
+        }
+        Ok(Self { store: PackedStore::over(store.clone()), objects: store, wrapping_key, clock })
+    }
+
+    /// The same vault by a handle of its own, see [`Store::separate`].
+    pub(crate) fn separate(&self) -> Self {
+        let mut vault = self.clone();
+        if let Some(objects) = self.objects.separate() {
+            vault.store = PackedStore::over(objects.clone());
+            vault.objects = objects;
+        }
+        vault
+    }
+
+    /// The store of the vault. Segments have their names in it also where they lie in packs.
+    pub fn store(&self) -> &Arc<dyn Store> {
+        &self.store
+    }
+
+    /// The store below, with all its objects.
+    pub(crate) fn objects(&self) -> &Arc<dyn Store> {
+        &self.objects
+    }
+
+    /// Returns its clock.
+    pub fn clock(&self) -> &Arc<dyn Clock> {
+        &self.clock
+    }
+
+    /// Returns the key-encryption key that the vault was opened with.
+    pub fn wrapping_key(&self) -> Option<&WrappingKey> {
+        self.wrapping_key.as_ref()
+    }
+
+    /// The volumes, by name.
+    pub fn volumes(&self) -> Result<Vec<VolumeInfo>> {
+        let objects = self.objects.list(layout::VOLUMES)?;
+        objects
+            .iter()
+            .filter_map(|info| layout::volume_of_record(&info.name))
+            .map(|name| {
+                let mark = layout::shredded(name);
+                let shredded = objects.iter().any(|info| info.name == mark);
+                self.read_volume(name, shredded)
+            })
+            .collect()
+    }
+
+    /// What the vault says of a volume; `NotFound` lists those that it has.
+    pub fn volume(&self, name: &str) -> Result<VolumeInfo> {
+        layout::check_volume_name(name)?;
+        if self.store.head(&layout::volume_record(name))?.is_none() {
+            let objects = self.objects.list(layout::VOLUMES)?;
+            let known: Vec<_> =
+                objects.iter().filter_map(|info| layout::volume_of_record(&info.name)).collect();
+            return Err(Error::new(ErrorKind::NotFound, "find volume", name)
+                .expected(format_args!("one of [{}]", known.join(", ")))
+                .found(name));
+        }
+        self.read_volume(name, self.is_shredded(name)?)
+    }
+
+    /// Reads the catalog of a volume.
+    pub(crate) fn catalog(&self, info: &VolumeInfo, keys: &KeyRing) -> Result<Catalog> {
+        Catalog::load(&self.store, &self.clock, &info.name, info.id, keys.newest())
+    }
+
+    fn read_volume(&self, name: &str, shredded: bool) -> Result<VolumeInfo> {
+        let object = layout::volume_record(name);
+        let record = get_all(&*self.store, &object, RECORD_BYTES_MAX)?;
+        Ok(VolumeInfo { shredded, ..decode_volume(name, &record, &object)? })
+    }
+
+    /// Adds a volume. `AlreadyExists` when the name is taken, also by what shredding left. When the vault was opened with
+    /// a wrapping key, a new volume key is made and everything of the volume is sealed.
+    pub fn create_volume(
+        &self,
+        name: &str,
+        device_bytes: u64,
+        block_bytes: u32,
+        extents_only: bool,
+    ) -> Result<VolumeInfo> {
+        layout::check_volume_name(name)?;
+        let taken = |why: &str| {
+            Err(Error::new(ErrorKind::AlreadyExists, "create volume", name).message(why))
+        };
+        let left = self.store.list(&layout::catalog_prefix(name))?;
+        if self.is_shredded(name)? || !left.is_empty() {
+            return taken("objects of a volume of this name are left; shred it with its data");
+        }
+        let id = VolumeId(random_bytes(&*self.clock));
+        let key = self.add_key(name, id)?;
+        let info = VolumeInfo {
+            name: name.to_owned(),
+            id,
+            device_bytes,
+            block_bytes,
+            created: self.clock.now(),
+            key_id: key.as_ref().map(|(key_id, _)| *key_id),
+            extents_only,
+            shredded: false,
+        };
+        match self.store.put(&layout::volume_record(name), &encode_volume(&info))? {
+            PutOutcome::Created => Ok(info),
+            PutOutcome::AlreadyExists => {
+                if let Some((_, object)) = key {
+                    self.store.delete(&object)?;
+                }
+                taken("the vault has a volume of this name")
+            }
+        }
+    }
+}
