@@ -3,6 +3,7 @@
 //! `hrl` intercepts the writes to a block volume, keeps them in order in `.hrl` journals, ships those to a vault,
 //! and gives the volume back as of any recovery point.
 
+mod agent;
 pub mod capture;
 mod clock;
 pub mod device;
@@ -15,7 +16,6 @@ pub mod journal;
 mod parallel;
 mod point;
 mod policy;
-mod protect;
 pub mod replica;
 pub mod rules;
 mod ship;
@@ -28,6 +28,11 @@ mod tls;
 mod units;
 pub mod vault;
 
+#[cfg(feature = "tls")]
+pub use agent::GroupJoin;
+#[cfg(any(test, feature = "testing"))]
+pub use agent::{PlacedPoint, SteppedProtection, SteppedTask};
+pub use agent::{Protection, ProtectionOptions, ProtectionStats};
 pub use clock::{Clock, ManualClock, SystemClock};
 pub use duration::{TimeUnit, duration_text, parse_duration};
 pub use error::{Error, ErrorKind, Result};
@@ -42,11 +47,6 @@ pub use point::{
 pub use policy::{
     Bandwidth, CaptureContent, Compression, Policy, RetentionPolicy, Thinning, WhenFull,
 };
-#[cfg(feature = "tls")]
-pub use protect::GroupJoin;
-#[cfg(any(test, feature = "testing"))]
-pub use protect::{PlacedPoint, SteppedProtection, SteppedTask};
-pub use protect::{Protection, ProtectionOptions, ProtectionStats};
 #[cfg(feature = "gateway")]
 pub use ship::gateway::{Acknowledge, Gateway, GatewayOptions, GatewayStats};
 pub use ship::mirror::{Mirror, MirrorOptions, MirroredVolume};

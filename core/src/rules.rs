@@ -5,10 +5,10 @@
 
 use std::time::Duration;
 
+use crate::agent;
 use crate::policy::RetentionPolicy;
 pub use crate::policy::Throttle;
 use crate::replica::{self, Fold};
-use crate::ship;
 use crate::units::Timestamp;
 use crate::vault::{self, SegmentEntry};
 
@@ -16,11 +16,11 @@ use crate::vault::{self, SegmentEntry};
 /// those are deleted.
 pub const SNAPSHOT_EVERY: u64 = vault::SNAPSHOT_EVERY;
 /// Most segments that are put before the catalog is looked at.
-pub const BATCH_SEGMENTS_MAX: usize = ship::BATCH_MAX;
+pub const BATCH_SEGMENTS_MAX: usize = agent::BATCH_MAX;
 /// A batch of puts ends, and may be named in the catalog, when it has taken this long.
-pub const BATCH_TIME: Duration = ship::BATCH_TIME;
+pub const BATCH_TIME: Duration = agent::BATCH_TIME;
 /// With so many segments put and not named, the catalog is appended to without waiting for the policy's interval.
-pub const UNNAMED_SEGMENTS_MAX: usize = ship::UNNAMED_MAX;
+pub const UNNAMED_SEGMENTS_MAX: usize = agent::UNNAMED_MAX;
 /// Most bytes of one read when a segment of an object store is fetched to be folded.
 pub const FETCH_BYTES: u64 = replica::FETCH_BYTES;
 

@@ -3,8 +3,8 @@
 //! What is printed again here is what the crate itself would write: a target reads any bytes, and what was understood has to
 //! be understood again, as the same.
 
+pub use crate::agent::{reprint_failover, reprint_state};
 pub use crate::failover::reprint_follow;
 #[cfg(feature = "tls")]
 pub use crate::point::{GroupStage, SaidInRound, reprint_group_message, take_group_frame};
-pub use crate::protect::{reprint_failover, reprint_state};
 pub use crate::vault::pack::{PackedStore, mend_pack, reprint_pack};

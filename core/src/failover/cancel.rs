@@ -4,11 +4,11 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::start::{asked_for, of_request, request_path};
+use crate::agent::provisional::Provisional;
+use crate::agent::state::StateDirectory;
 use crate::clock::Clock;
 use crate::device::SystemFiles;
 use crate::error::{Error, ErrorKind, Result};
-use crate::protect::provisional::Provisional;
-use crate::protect::state::StateDirectory;
 use crate::replica::Replica;
 use crate::vault::{Step, StepKind, Vault};
 

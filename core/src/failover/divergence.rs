@@ -6,14 +6,14 @@
 //! differ everywhere. What the disk alone has is kept on the branch first ([`keep`]).
 
 use super::keep::{self, Old};
+use crate::agent::provisional::Provisional;
+use crate::agent::recover::is_as_left;
+use crate::agent::state::StateDirectory;
+use crate::agent::surrender::hand_in;
 use crate::capture::{DirtyMap, MapState};
 use crate::device::BlockDevice;
 use crate::error::{Error, ErrorKind, Result};
 use crate::extent::{Extent, ExtentSet};
-use crate::protect::provisional::Provisional;
-use crate::protect::recover::is_as_left;
-use crate::protect::state::StateDirectory;
-use crate::protect::surrender::hand_in;
 use crate::replica::{Replica, present_in};
 use crate::units::{Epoch, Sequence};
 use crate::vault::{Branch, SourceIdentity, Vault};

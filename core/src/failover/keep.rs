@@ -4,6 +4,7 @@
 //! them, they are compared with the end of the branch, and what differs becomes its last segments: an unordered interval, as
 //! the resync after a crash makes one, whose end is the state of the disk.
 
+use crate::agent::state::StateDirectory;
 use crate::clock::Clock;
 use crate::device::BlockDevice;
 use crate::error::Result;
@@ -13,7 +14,6 @@ use crate::journal::{
     Body, FileSink, RECORD_DATA_BYTES_MAX, Record, SegmentKind, SegmentParams, SegmentWriter,
 };
 use crate::policy::Policy;
-use crate::protect::state::StateDirectory;
 use crate::replica::{At, Replica, ViewOptions, is_zero};
 use crate::units::{ChainHash, Sequence};
 use crate::vault::Branch;

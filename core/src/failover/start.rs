@@ -6,11 +6,11 @@ use std::time::Duration;
 
 use super::options::{ChosenState, FailoverOptions, chosen};
 use super::over::{FailedOver, Started};
+use crate::agent::provisional::{Provisional, cut};
+use crate::agent::state::{Identity, StateDirectory, host, new_source};
 use crate::capture::{DirtyMap, DirtyMapParams};
 use crate::clock::{Clock, random_bytes};
 use crate::error::{Error, ErrorKind, Result};
-use crate::protect::provisional::{Provisional, cut};
-use crate::protect::state::{Identity, StateDirectory, host, new_source};
 use crate::replica::{
     At, InstantBase, InstantDisk, InstantOptions, Replica, TargetContent, ViewOptions,
 };
@@ -35,7 +35,7 @@ impl FailoverOptions {
     /// source did not hand over in time (the request is taken back) or the vault does not answer.
     pub fn start(self) -> Result<FailedOver> {
         self.policy.validate()?;
-        crate::protect::check_applications(self.applications.as_ref(), &self.policy)?;
+        crate::agent::check_applications(self.applications.as_ref(), &self.policy)?;
         FailedOver::run(self.serve()?)
     }
 

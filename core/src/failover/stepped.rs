@@ -12,14 +12,14 @@ use super::cancel::cancel_in;
 use super::follow::{CatchUp, Follower};
 use super::options::FailoverOptions;
 use super::over::{Hydrator, Started, leave_plain};
+use crate::agent::SteppedProtection;
+use crate::agent::state::StateDirectory;
 use crate::clock::Clock;
 use crate::device::{BlockDevice, Files};
 use crate::error::Result;
 use crate::event::EventSink;
 use crate::parallel::stay_on_this_thread;
 use crate::policy::Policy;
-use crate::protect::SteppedProtection;
-use crate::protect::state::StateDirectory;
 use crate::replica::{InstantDisk, Progress};
 use crate::vault::Vault;
 

@@ -3,9 +3,9 @@
 //! The volume's protection goes on; what the test writes is in an [`Overlay`](crate::replica::Overlay)'s scratch device.
 //! Until it is ended, retention keeps the state that it stands on.
 
+use crate::agent::state::host;
 use crate::clock::{Clock, random_bytes};
 use crate::error::{Error, ErrorKind, Result};
-use crate::protect::state::host;
 use crate::replica::{At, Replica};
 use crate::units::PointId;
 use crate::vault::{Step, StepKind, TestFailover};

@@ -7,12 +7,12 @@ use std::sync::atomic::Ordering;
 use std::task::Waker;
 use std::time::Duration;
 
+use super::shipper::{ShipNext, Shipped};
 use super::task::{Next, Task};
 use super::{Shared, surrender};
 use crate::clock::jittered;
 use crate::error::{Error, ErrorKind};
 use crate::event::EventKind;
-use crate::ship::{ShipNext, Shipped};
 use crate::units::Sequence;
 
 const WAIT: Duration = Duration::from_millis(100);

@@ -5,6 +5,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, Condvar, Mutex};
 
 use super::provisional::Provisional;
+use super::shipper::Shipper;
+use super::spool::Spool;
 use super::{
     JournalState, Protection, Shared, applications, hand_over, recover, resync, state, surrender,
     task, tasks,
@@ -17,7 +19,6 @@ use crate::event::{EventKind, EventSink, no_events};
 use crate::point::Quiesce;
 use crate::policy::{CaptureContent, Policy};
 use crate::replica::Replica;
-use crate::ship::{Shipper, Spool};
 use crate::sync;
 use crate::vault::{CatalogEdit, SourceIdentity, Vault, VolumeInfo};
 

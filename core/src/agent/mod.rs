@@ -18,7 +18,9 @@ pub(crate) mod provisional;
 pub(crate) mod recover;
 mod resync;
 mod retention;
+mod shipper;
 mod shipping;
+mod spool;
 pub(crate) mod state;
 #[cfg(any(test, feature = "testing"))]
 mod stepped;
@@ -32,6 +34,7 @@ pub use group::GroupJoin;
 pub use open::ProtectionOptions;
 #[cfg(any(test, feature = "testing"))]
 pub use provisional::reprint_failover;
+pub(crate) use shipper::{BATCH_MAX, BATCH_TIME, UNNAMED_MAX};
 #[cfg(any(test, feature = "testing"))]
 pub use state::reprint_state;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -42,6 +45,8 @@ use std::time::Duration;
 pub use stepped::{PlacedPoint, SteppedProtection, SteppedTask};
 
 use self::provisional::Provisional;
+use self::shipper::Shipper;
+use self::spool::Spool;
 use self::task::Task;
 use crate::capture::{DirtyMap, RegionRange, Tap, Volume, require_resync};
 use crate::clock::{Clock, random_bytes};
@@ -52,7 +57,6 @@ use crate::journal::{KeyRing, LABEL_BYTES_MAX, Mark, PointKind};
 use crate::point::{Quiesce, QuiesceRequest, Steps, quiesced};
 use crate::policy::Policy;
 use crate::replica::RecoveryPoint;
-use crate::ship::{Shipper, Spool};
 use crate::sync;
 use crate::units::{ChainHash, Epoch, PointId, Sequence, Timestamp};
 use crate::vault::{TimelineEntry, Vault, VolumeInfo};

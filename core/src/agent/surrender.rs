@@ -5,11 +5,12 @@
 //! What the disk got later still is marked in the dirty map, and found there when the disk follows the volume again.
 
 use super::recover::{give_up, sealed_in_spool};
+use super::shipper::put_checked;
 use super::state::StateDirectory;
 use crate::clock::Clock;
 use crate::error::{ErrorKind, Result};
 use crate::replica::Replica;
-use crate::ship::{put_checked, segment_object};
+use crate::vault::layout;
 use crate::vault::{Catalog, SegmentEntry, SourceIdentity};
 
 /// What was handed in.
@@ -41,7 +42,7 @@ pub(crate) fn hand_in(
     (done.notes, done.broken) = (spool.notes, spool.broken);
     let mut catalog = replica.clone().into_catalog();
     for (path, summary) in spool.segments {
-        let object = segment_object(&replica.info().name, &summary);
+        let object = layout::segment(&replica.info().name, &summary);
         if is_known(&catalog, &object) {
             let _ = files.remove(&path);
             continue;

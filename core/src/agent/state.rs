@@ -15,11 +15,11 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::spool::spool_path;
 use crate::clock::{Clock, random_bytes};
 use crate::device::{Files, directory_of, remove_if_there, replace_file};
 use crate::error::{Error, ErrorKind, Result};
 use crate::journal::SegmentSummary;
-use crate::ship::spool_path;
 use crate::units::{PointId, Timestamp, VolumeId, decode_hex};
 use crate::vault::{SourceIdentity, VolumeInfo};
 

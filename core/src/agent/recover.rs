@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::resync::Baseline;
+use super::spool::Spooled;
 use super::state::StateDirectory;
 use crate::capture::{CleanStop, DirtyMap, DirtyMapParams, MapState, RegionRange};
 use crate::clock::Clock;
@@ -13,9 +14,9 @@ use crate::event::Cause;
 use crate::journal::{FileSink, Segment, SegmentSummary, open_mapped_in, repair_source};
 use crate::policy::{CaptureContent, Policy};
 use crate::replica::{Replica, View, ViewOptions};
-use crate::ship::{Spooled, segment_object};
 use crate::units::{ChainHash, Sequence};
 use crate::vault::VolumeInfo;
+use crate::vault::layout;
 
 /// Samples of the disk that are hashed at a clean stop, and their size.
 const SAMPLES: u64 = 64;
@@ -72,7 +73,7 @@ pub(super) fn journal(
         broken: spool.broken,
     };
     for (path, summary) in spool.segments {
-        let object = segment_object(&replica.info().name, &summary);
+        let object = layout::segment(&replica.info().name, &summary);
         let shipped = catalog.segments().iter().any(|entry| entry.object == object)
             || catalog.retired().contains_key(&object);
         if shipped {

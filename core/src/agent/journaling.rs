@@ -5,6 +5,7 @@ use std::task::Waker;
 use std::time::Duration;
 
 use super::Shared;
+use super::spool::Spooled;
 use super::task::{Next, Task};
 use crate::capture::{QueuedBody, QueuedRecord};
 use crate::error::{Error, ErrorKind, Result};
@@ -12,7 +13,6 @@ use crate::event::{Cause, EventKind};
 use crate::journal::{
     Body, FileSink, RECORD_DATA_BYTES_MAX, Record, SegmentKind, SegmentParams, SegmentWriter,
 };
-use crate::ship::Spooled;
 use crate::units::{Sequence, Timestamp};
 
 /// Records are taken from the tap in batches of about this much.

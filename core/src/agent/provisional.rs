@@ -11,13 +11,14 @@
 
 use std::path::PathBuf;
 
+use super::shipper::put_checked;
 use super::state::{StateDirectory, host};
 use crate::clock::Clock;
 use crate::error::{Error, ErrorKind, Result};
 use crate::journal::{FileSink, Segment, open_mapped_in, trim};
 use crate::replica::Replica;
-use crate::ship::{put_checked, segment_object};
 use crate::units::{Epoch, PointId, Sequence, Timestamp};
+use crate::vault::layout;
 use crate::vault::{
     Catalog, CatalogEdit, Division, SegmentEntry, SourceIdentity, Step, StepKind, Vault,
 };
@@ -91,7 +92,7 @@ impl Provisional {
             let segment =
                 Segment::open(open_mapped_in(&**state.files(), &cut_path(state))?, replica.keys())?;
             let summary = segment.summary().clone();
-            Some(SegmentEntry { object: segment_object(&replica.info().name, &summary), summary })
+            Some(SegmentEntry { object: layout::segment(&replica.info().name, &summary), summary })
         } else {
             None
         };
