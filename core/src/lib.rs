@@ -51,3 +51,13 @@ pub use policy::{
 pub use ship::gateway::{Acknowledge, Gateway, GatewayOptions, GatewayStats};
 pub use ship::mirror::{Mirror, MirrorOptions, MirroredVolume};
 pub use units::{ChainHash, Epoch, KeyId, PointId, Sequence, Timestamp, VolumeId};
+
+/// Compiles the Rust of the README.
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+struct Readme;
+
+/// Compiles the Rust of the guide.
+#[cfg(doctest)]
+#[doc = include_str!("../docs/embed-rust.md")]
+struct Guide;

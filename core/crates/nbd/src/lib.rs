@@ -45,8 +45,3 @@ pub use export::{Export, ExportContext, ExportTarget};
 pub use server::{NbdLimits, NbdServer, NbdStats};
 #[cfg(feature = "tls")]
 pub use tls::{NbdTls, RefusalSink};
-
-/// The README's Rust is compiled as a test.
-#[cfg(doctest)]
-#[doc = include_str!("../../../../README.md")]
-struct Readme;

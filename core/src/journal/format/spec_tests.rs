@@ -200,5 +200,5 @@ fn the_sealed_example_is_what_the_code_writes() {
     ] {
         let _ = writeln!(text, "{name:17} {}", hex(value, ""));
     }
-    assert!(text == block("sealed"), "the sealed example should be:\n{text}");
+    assert!(text == block("encrypted"), "the sealed example should be:\n{text}");
 }
