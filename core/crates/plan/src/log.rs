@@ -13,10 +13,10 @@ use chacha20poly1305::aead::{AeadInOut, KeyInit};
 use hrl::journal::WrappingKey;
 use hrl::store::{PutOutcome, Store, get_all};
 use hrl::vault::Vault;
+use hrl::vault::layout::PLANS;
 use hrl::{Clock, Error, ErrorKind, KeyId, Result};
 use serde_json::Value;
 
-const PREFIX: &str = "plans/";
 /// Records of a run at most.
 const RECORDS_MAX: u32 = 999_999;
 /// Largest record: the first holds the plan.
@@ -30,10 +30,10 @@ const RUN_BYTES_MAX: usize = 128;
 
 /// The runs of a vault, by their identities.
 pub fn runs(vault: &Vault) -> Result<Vec<String>> {
-    let objects = vault.store().list(PREFIX)?;
+    let objects = vault.store().list(PLANS)?;
     let names: BTreeSet<_> = objects
         .iter()
-        .filter_map(|info| Some(info.name.strip_prefix(PREFIX)?.split_once('/')?.0.to_owned()))
+        .filter_map(|info| Some(info.name.strip_prefix(PLANS)?.split_once('/')?.0.to_owned()))
         .collect();
     Ok(names.into_iter().collect())
 }
@@ -70,7 +70,7 @@ impl Log {
     /// All records in order. `NotFound` when there is no such run.
     pub(super) fn read(&self) -> Result<Vec<Value>> {
         let mut records = Vec::new();
-        let listed = self.store.list(&format!("{PREFIX}{}/", self.run))?;
+        let listed = self.store.list(&format!("{PLANS}{}/", self.run))?;
         while listed.iter().any(|info| info.name == self.record(records.len() as u32 + 1)) {
             records.push(self.get(&self.record(records.len() as u32 + 1))?);
         }
@@ -113,11 +113,11 @@ impl Log {
     }
 
     fn record(&self, number: u32) -> String {
-        format!("{PREFIX}{}/{number:06}", self.run)
+        format!("{PLANS}{}/{number:06}", self.run)
     }
 
     fn approval(&self, step: u32, waited: u32) -> String {
-        format!("{PREFIX}{}/approval-{step:04}-{waited:04}", self.run)
+        format!("{PLANS}{}/approval-{step:04}-{waited:04}", self.run)
     }
 
     fn put(&self, object: &str, value: &Value) -> Result<()> {
