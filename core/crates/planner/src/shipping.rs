@@ -1,4 +1,4 @@
-//! The model of shipping: a trace goes through rotation, spool, throttle, link and catalog as in `protect` and `ship`.
+//! The model of shipping: a trace goes through rotation, spool, throttle, link and catalog as in `agent`.
 //!
 //! The rules are those of the code, and its limits and throttle are the code itself: a segment is sealed at its age, its
 //! size or a point; up to `BATCH_SEGMENTS_MAX` of those in the spool go in chunks of `puts_in_flight_max`, each waits for its turn
@@ -168,7 +168,7 @@ impl Link {
     }
 }
 
-/// The shipper of one volume: what `ship::Shipper::ship` does, put by put.
+/// The shipper of one volume: what the shipper of `agent` does, put by put.
 struct Shipper {
     done: Shipped,
     next: usize,
