@@ -18,7 +18,6 @@ mod point;
 mod policy;
 pub mod replica;
 pub mod rules;
-mod ship;
 pub mod store;
 mod sync;
 #[cfg(any(test, feature = "testing"))]
@@ -47,9 +46,6 @@ pub use point::{
 pub use policy::{
     Bandwidth, CaptureContent, Compression, Policy, RetentionPolicy, Thinning, WhenFull,
 };
-#[cfg(feature = "gateway")]
-pub use ship::gateway::{Acknowledge, Gateway, GatewayOptions, GatewayStats};
-pub use ship::mirror::{Mirror, MirrorOptions, MirroredVolume};
 pub use units::{ChainHash, Epoch, KeyId, PointId, Sequence, Timestamp, VolumeId};
 
 /// Compiles the Rust of the README.

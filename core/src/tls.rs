@@ -1,5 +1,5 @@
-//! TLS for whoever serves or calls: configurations from the directories that `store::create_authority` and
-//! `store::enroll_client` make, and who is enrolled there.
+//! TLS for whoever serves or calls: configurations from the directories that the crate `hrl-tls` makes, and who is enrolled
+//! there.
 //!
 //! ```text
 //! PKI/authority.pem                          whose certificates are believed

@@ -8,12 +8,13 @@ use std::time::Duration;
 use hrl::device::{BlockDevice, Durability, MemoryDevice};
 use hrl::journal::PointKind;
 use hrl::replica::{At, ViewOptions};
-use hrl::store::{DirStore, create_authority, enroll_client};
+use hrl::store::DirStore;
 use hrl::vault::Vault;
 use hrl::{
     ErrorKind, GroupCoordinator, GroupJoin, GroupMember, GroupOptions, GroupPoint, Policy,
     Protection, ProtectionOptions, Quiesce, QuiesceRequest, Result, SystemClock,
 };
+use hrl_tls::{create_authority, enroll_client};
 
 const LIMIT: Duration = Duration::from_secs(60);
 const BLOCK: u64 = 4096;

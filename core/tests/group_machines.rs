@@ -17,9 +17,10 @@ use std::time::Duration;
 use hrl::device::{BlockDevice, Durability, FileDevice, FileDeviceOptions};
 use hrl::journal::PointKind;
 use hrl::replica::{At, View, ViewOptions};
-use hrl::store::{DirStore, create_authority, enroll_client};
+use hrl::store::DirStore;
 use hrl::vault::Vault;
 use hrl::{GroupJoin, GroupOptions, Policy, ProtectionOptions, SystemClock};
+use hrl_tls::{create_authority, enroll_client};
 
 const MACHINES: usize = 16;
 const WRITERS: u64 = 4;

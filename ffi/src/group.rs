@@ -485,8 +485,8 @@ mod tests {
         let directory = tempfile::tempdir().expect("temporary directory");
         let directory = directory.path();
         let (pki, bundle) = (directory.join("pki"), directory.join("identity"));
-        engine::store::create_authority(&pki, &["localhost".into()]).expect("authority");
-        engine::store::enroll_client(&pki, "web", &["web".into()], &bundle).expect("enroll");
+        hrl_tls::create_authority(&pki, &["localhost".into()]).expect("authority");
+        hrl_tls::enroll_client(&pki, "web", &["web".into()], &bundle).expect("enroll");
         let [pki, identity, vault_path, state] =
             [pki, bundle, directory.join("vault"), directory.join("group")]
                 .map(|path| text(path.to_string_lossy()));

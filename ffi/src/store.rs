@@ -5,8 +5,9 @@ use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
-use engine::store::{DirStore, ObjectInfo, PutOutcome, Store, create_url, open_url};
+use engine::store::{DirStore, ObjectInfo, PutOutcome, Store};
 use engine::{Error, ErrorKind, Result};
+use hrl_stores::{create_url, open_url};
 
 use crate::boundary::{guard, guard_value, hrl_status};
 use crate::callbacks::{User, check_size, needed, outcome};

@@ -12,7 +12,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, LazyLock};
 
 use hrl::journal::{Mark, MarkEntry, OrderChange, PointKind, SegmentKind, SegmentSummary};
-use hrl::vault::{BRANCHES_MAX, Branch, Catalog, CatalogEdit, Commitment, Division, Lifecycle, Pin, PinUntil, STEPS_MAX, SegmentEntry, SourceIdentity, Step, StepKind, TESTS_MAX, Vault, Verdict, VerdictKind};
+use hrl::vault::{
+    BRANCHES_MAX, Branch, Catalog, CatalogEdit, Commitment, Division, Lifecycle, Pin, PinUntil,
+    STEPS_MAX, SegmentEntry, SourceIdentity, Step, StepKind, TESTS_MAX, Vault, Verdict,
+    VerdictKind,
+};
 use hrl::{
     Cause, ChainHash, Clock, Epoch, ErrorKind, ManualClock, PointId, Sequence, Timestamp, VolumeId,
 };

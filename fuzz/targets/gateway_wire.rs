@@ -15,9 +15,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
-use hrl::store::{PutOutcome, RemoteStore, Store, check_name, create_authority, enroll_client};
-use hrl::{ErrorKind, Gateway, GatewayOptions};
+use hrl::ErrorKind;
+use hrl::store::{PutOutcome, Store, check_name};
 use hrl_fuzz::{Memory, scratch};
+use hrl_gateway::{Gateway, GatewayOptions, RemoteStore};
+use hrl_tls::{create_authority, enroll_client};
 use libfuzzer_sys::arbitrary::{Result as Parsed, Unstructured};
 use libfuzzer_sys::fuzz_target;
 

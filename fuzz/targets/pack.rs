@@ -13,7 +13,8 @@ use std::sync::Arc;
 
 use hrl::ErrorKind;
 use hrl::store::Store;
-use hrl::testing::{PackedStore, mend_pack, reprint_pack};
+use hrl::testing::{mend_pack, reprint_pack};
+use hrl::vault::PackedStore;
 use hrl_fuzz::Memory;
 use libfuzzer_sys::fuzz_target;
 

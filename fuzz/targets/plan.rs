@@ -19,8 +19,8 @@ use std::time::Duration;
 
 use hrl::journal::{Body, Mark, PointKind, Record, SegmentWriter};
 use hrl::replica::At;
-use hrl::vault::{CatalogEdit, SegmentEntry, SourceIdentity, Vault};
 use hrl::store::{ObjectInfo, PutOutcome, Store};
+use hrl::vault::{CatalogEdit, SegmentEntry, SourceIdentity, Vault};
 use hrl::{Clock, Error, ErrorKind, ManualClock, PointId, Result, Sequence, Timestamp};
 use hrl_fuzz::{Memory, log_params};
 use hrl_plan::{

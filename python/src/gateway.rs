@@ -4,10 +4,10 @@ use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use hrl::GatewayOptions;
-use hrl::store::{create_url, open_url};
+use hrl::SystemClock;
 use hrl::vault::Vault;
-use hrl::{SystemClock, store};
+use hrl_gateway::GatewayOptions;
+use hrl_stores::{create_url, open_url};
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
@@ -17,7 +17,7 @@ use crate::running::ends_with_block;
 /// A running gateway.
 #[pyclass(frozen)]
 pub(crate) struct Gateway {
-    inner: Mutex<Option<hrl::Gateway>>,
+    inner: Mutex<Option<hrl_gateway::Gateway>>,
     address: String,
     metrics_address: Option<String>,
 }
@@ -45,7 +45,7 @@ impl Gateway {
             options = options.cache_bytes_max(bytes);
         }
         if let Some(name) = acknowledge {
-            options = options.acknowledge(run(py, || hrl::Acknowledge::parse(name))?);
+            options = options.acknowledge(run(py, || hrl_gateway::Acknowledge::parse(name))?);
         }
         if let Some(address) = metrics {
             options = options.metrics(address);
@@ -74,7 +74,7 @@ impl Gateway {
 
     fn stats<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
         let inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
-        let stats = inner.as_ref().map(hrl::Gateway::stats).unwrap_or_default();
+        let stats = inner.as_ref().map(hrl_gateway::Gateway::stats).unwrap_or_default();
         let dict = PyDict::new(py);
         dict.set_item("connections", stats.connections)?;
         dict.set_item("connections_refused", stats.connections_refused)?;
@@ -102,7 +102,7 @@ ends_with_block!(Gateway, |it, py| it.stop(py, 60.0));
 /// Makes a certificate authority and a gateway's certificate in a new directory.
 #[pyfunction]
 pub(crate) fn create_authority(py: Python<'_>, pki: PathBuf, hosts: Vec<String>) -> PyResult<()> {
-    run(py, move || store::create_authority(&pki, &hosts))
+    run(py, move || hrl_tls::create_authority(&pki, &hosts))
 }
 
 /// Makes and pins the certificate of a client.
@@ -115,5 +115,5 @@ pub(crate) fn enroll_client(
     volumes: Vec<String>,
     bundle: PathBuf,
 ) -> PyResult<()> {
-    run(py, move || store::enroll_client(&pki, &client, &volumes, &bundle))
+    run(py, move || hrl_tls::enroll_client(&pki, &client, &volumes, &bundle))
 }

@@ -4,7 +4,8 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-use hrl::{MirrorOptions, MirroredVolume, SystemClock};
+use hrl::SystemClock;
+use hrl_gateway::{MirrorOptions, MirroredVolume};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList};
 
@@ -14,7 +15,7 @@ use crate::replica::Vault;
 /// Makes one vault follow another.
 #[pyclass(frozen, module = "hrl")]
 pub(crate) struct Mirror {
-    inner: Mutex<hrl::Mirror>,
+    inner: Mutex<hrl_gateway::Mirror>,
     stopped: AtomicBool,
 }
 
@@ -30,7 +31,7 @@ impl Mirror {
     ) -> PyResult<Self> {
         let options = MirrorOptions { volumes, scratch };
         let clock = SystemClock::shared();
-        let inner = hrl::Mirror::new(source.inner()?, target.inner()?, options, clock);
+        let inner = hrl_gateway::Mirror::new(source.inner()?, target.inner()?, options, clock);
         Ok(Self { inner: Mutex::new(inner), stopped: AtomicBool::new(false) })
     }
 

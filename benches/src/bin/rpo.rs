@@ -13,11 +13,12 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use hrl::device::{BlockDevice, Durability, FileDevice, FileDeviceOptions, MemoryDevice};
-use hrl::store::{
-    DirStore, ObjectInfo, PutOutcome, RemoteStore, Store, create_authority, enroll_client, open_url,
-};
+use hrl::store::{DirStore, ObjectInfo, PutOutcome, Store};
 use hrl::vault::Vault;
-use hrl::{Clock, GatewayOptions, Policy, Protection, ProtectionOptions, Result, SystemClock};
+use hrl::{Clock, Policy, Protection, ProtectionOptions, Result, SystemClock};
+use hrl_gateway::{GatewayOptions, RemoteStore};
+use hrl_stores::open_url;
+use hrl_tls::{create_authority, enroll_client};
 
 const LIMIT: Duration = Duration::from_secs(600);
 const GIB: u64 = 1 << 30;

@@ -8,12 +8,7 @@ pub mod conformance;
 mod dir;
 #[cfg(any(test, feature = "testing"))]
 mod fault;
-#[cfg(feature = "cloud")]
-mod object;
 mod probe;
-#[cfg(feature = "gateway")]
-pub(crate) mod remote;
-mod url;
 
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -22,15 +17,7 @@ use std::sync::Arc;
 pub use dir::DirStore;
 #[cfg(any(test, feature = "testing"))]
 pub use fault::{FaultStore, StoreFault};
-#[cfg(feature = "cloud")]
-pub use object::{ObjectStore, ObjectStoreOptions};
-
 pub(crate) use probe::{PREFIX as PROBE_PREFIX, check_put_if_absent};
-#[cfg(feature = "gateway")]
-pub use remote::{CONNECTIONS_MAX, GATEWAY_PORT, RemoteStore, create_authority, enroll_client};
-#[cfg(all(feature = "gateway", any(test, feature = "testing")))]
-pub use remote::{GatewayStream, reissue_gateway};
-pub use url::{create_url, open_url};
 
 use crate::error::{Error, ErrorKind, Result};
 

@@ -30,7 +30,7 @@ use crate::units::{ChainHash, Epoch, PointId, Sequence, Timestamp, VolumeId};
 const MAGIC: &[u8; 8] = b"HRLCAT\x01\x00";
 const KEY_CONTEXT: &str = "hrl 2026-11-21 catalog key v1";
 /// A version whose number is a multiple of this holds the whole state.
-pub(crate) const SNAPSHOT_EVERY: u64 = 64;
+pub const SNAPSHOT_EVERY: u64 = 64;
 /// Largest version that is read.
 const VERSION_BYTES_MAX: u64 = 256 << 20;
 /// Highest number of a version. A volume that gets a thousand versions a second takes longer than the sun will.

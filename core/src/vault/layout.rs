@@ -60,7 +60,7 @@ pub fn catalog_prefix(volume: &str) -> String {
 }
 
 /// Returns the name of a catalog version below `prefix`.
-pub(super) fn catalog_version(prefix: &str, number: u64) -> String {
+pub fn catalog_version(prefix: &str, number: u64) -> String {
     format!("{prefix}{number:016x}")
 }
 

@@ -22,10 +22,9 @@ pub use annotations::{
     ANNOTATION_BYTES_MAX, Commitment, PINS_MAX, Pin, PinUntil, Verdict, VerdictKind,
 };
 pub use branch::BRANCHES_MAX;
-pub use catalog::Catalog;
-pub(crate) use catalog::SNAPSHOT_EVERY;
 #[cfg(any(test, feature = "testing"))]
 pub use catalog::mend_catalog_version;
+pub use catalog::{Catalog, SNAPSHOT_EVERY};
 pub use edit::{Branch, CatalogEdit, Division, SegmentEntry, SourceIdentity};
 pub(crate) use history::Intervals;
 pub use history::TimelineEntry;
@@ -33,11 +32,11 @@ pub use keys::{RotationReport, ShredOptions, ShredReport};
 pub use lifecycle::{
     Lifecycle, NOTE_BYTES_MAX, STEPS_MAX, Stage, Step, StepKind, TESTS_MAX, TestFailover,
 };
-pub(crate) use pack::{PACK_DATA_BYTES_MAX, PACK_MEMBERS_MAX, PackedStore};
+pub use pack::{PACK_DATA_BYTES_MAX, PACK_MEMBERS_MAX, PackedStore};
 pub use record::VolumeInfo;
 #[cfg(any(test, feature = "testing"))]
 pub use record::mend_volume_record;
-pub(crate) use versions::VersionNames;
+pub use versions::VersionNames;
 
 use self::record::{RECORD_BYTES_MAX, decode_volume, encode_volume};
 use crate::clock::{Clock, random_bytes};
@@ -117,8 +116,8 @@ impl Vault {
         &self.store
     }
 
-    /// The store below, with all its objects.
-    pub(crate) fn objects(&self) -> &Arc<dyn Store> {
+    /// Returns the store below [`Vault::store`], in which packs are objects and their segments are not.
+    pub fn objects(&self) -> &Arc<dyn Store> {
         &self.objects
     }
 

@@ -8,9 +8,9 @@ use std::collections::BTreeMap;
 use super::layout;
 use crate::store::ObjectInfo;
 
-/// The objects of a catalog by their names.
+/// Which versions a catalog has, by the names of its objects.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct VersionNames {
+pub struct VersionNames {
     prefix: String,
     /// Length of each version's object.
     lengths: BTreeMap<u64, u64>,
@@ -18,8 +18,8 @@ pub(crate) struct VersionNames {
 }
 
 impl VersionNames {
-    /// What a listing of `prefix` names; other objects are no part of a catalog.
-    pub(crate) fn of(prefix: &str, objects: &[ObjectInfo]) -> Self {
+    /// Reads the names that a listing of `prefix`, the directory of a catalog, returned. Others are ignored.
+    pub fn of(prefix: &str, objects: &[ObjectInfo]) -> Self {
         let mut names = Self { prefix: prefix.to_owned(), ..Self::default() };
         for info in objects {
             let Some(name) = info.name.strip_prefix(prefix) else { continue };
@@ -35,34 +35,35 @@ impl VersionNames {
         names
     }
 
-    /// Name of the hold that ends the catalog with `from` until `until` is there.
-    pub(crate) fn hold(prefix: &str, from: u64, until: u64) -> String {
+    /// Returns the name of an object that ends the catalog with version `from` until version `until` is there.
+    pub fn hold(prefix: &str, from: u64, until: u64) -> String {
         format!("{prefix}{from:016x}-{until:016x}")
     }
 
-    /// The newest version that is there; zero when there is none.
-    pub(crate) fn newest(&self) -> u64 {
+    /// Returns the newest version that is there, or zero.
+    pub fn newest(&self) -> u64 {
         self.lengths.keys().last().copied().unwrap_or(0)
     }
 
-    /// The newest version that holds allow to be read.
-    pub(crate) fn readable(&self) -> u64 {
+    /// Returns the newest version that readers may see.
+    pub fn readable(&self) -> u64 {
         let newest = self.newest();
         let open = self.holds.iter().filter(|(_, until)| *until > newest);
         open.map(|(from, _)| *from).min().map_or(newest, |from| from.min(newest))
     }
 
-    pub(crate) fn has(&self, number: u64) -> bool {
+    /// Whether this version is there.
+    pub fn has(&self, number: u64) -> bool {
         self.lengths.contains_key(&number)
     }
 
-    /// The versions that are there, in order.
-    pub(crate) fn numbers(&self) -> impl Iterator<Item = u64> {
+    /// Returns the versions that are there, in order.
+    pub fn numbers(&self) -> impl Iterator<Item = u64> {
         self.lengths.keys().copied()
     }
 
-    /// Names of the holds that are of no more use once version `newest` is there.
-    pub(crate) fn holds_until(&self, newest: u64) -> Vec<String> {
+    /// Returns the names of the holds that are of no more use once version `newest` is there.
+    pub fn holds_until(&self, newest: u64) -> Vec<String> {
         let over = self.holds.iter().filter(|(_, until)| *until <= newest);
         over.map(|(from, until)| Self::hold(&self.prefix, *from, *until)).collect()
     }

@@ -9,8 +9,8 @@ use std::sync::Arc;
 use hrl::capture::{CleanStop, DirtyMap, DirtyMapParams, RegionRange};
 use hrl::device::Discarded;
 use hrl::journal::{Body, Mark, PointKind, Record, SegmentSummary, SegmentWriter, VolumeKey};
-use hrl::vault::{CatalogEdit, SegmentEntry, SourceIdentity, Vault};
 use hrl::store::{DirStore, Store};
+use hrl::vault::{CatalogEdit, SegmentEntry, SourceIdentity, Vault};
 use hrl::{
     Cause, ChainHash, Clock, Compression, Extent, ManualClock, PointId, Sequence, Timestamp,
     VolumeId,

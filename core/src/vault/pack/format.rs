@@ -11,9 +11,9 @@ use crate::store::check_name;
 use crate::vault::layout::{PACK_NAME_BYTES_MAX, number, span_of};
 
 /// Members of a pack at most.
-pub(crate) const PACK_MEMBERS_MAX: usize = 256;
+pub const PACK_MEMBERS_MAX: usize = 256;
 /// Bytes of a pack's members at most, in all.
-pub(crate) const PACK_DATA_BYTES_MAX: u64 = 64 << 20;
+pub const PACK_DATA_BYTES_MAX: u64 = 64 << 20;
 /// Bytes at the end of a pack that hold its table whatever its members are.
 pub(super) const TAIL_BYTES_MAX: u64 =
     (PACK_MEMBERS_MAX * (10 + PACK_NAME_BYTES_MAX) + FOOTER_BYTES) as u64;

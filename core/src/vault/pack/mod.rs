@@ -25,7 +25,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use self::format::{Gone, Member, TAIL_BYTES_MAX, Table, parse_name};
-pub(crate) use self::format::{PACK_DATA_BYTES_MAX, PACK_MEMBERS_MAX};
+pub use self::format::{PACK_DATA_BYTES_MAX, PACK_MEMBERS_MAX};
 #[cfg(any(test, feature = "testing"))]
 pub use self::format::{mend_pack, reprint_pack};
 use super::layout::{self, SegmentName};

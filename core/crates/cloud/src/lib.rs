@@ -1,0 +1,13 @@
+//! Stores on S3, Azure Blob Storage and Google Cloud Storage, for vaults of `hrl`.
+//!
+//! [`ObjectStore`] keeps the contract of [`hrl::store::Store`] on services of which only conditional
+//! puts are expected. The HTTP client and its runtime live on one thread of each store.
+
+mod failure;
+mod http;
+mod options;
+mod runtime;
+mod store;
+
+pub use options::ObjectStoreOptions;
+pub use store::ObjectStore;

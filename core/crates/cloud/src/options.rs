@@ -1,0 +1,342 @@
+//! Where an object store is and how to reach it: the URL, options, and what the environment adds.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use hrl::store::check_name;
+use hrl::{Clock, Error, ErrorKind, Result, SystemClock};
+use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey};
+use object_store::azure::{AzureConfigKey, MicrosoftAzureBuilder};
+use object_store::gcp::{GoogleCloudStorageBuilder, GoogleConfigKey};
+use object_store::{ClientOptions, ObjectStore as Client, RetryConfig};
+
+use crate::http::Connector;
+
+/// Default time without progress after which a request is given up.
+const STALL: Duration = Duration::from_secs(30);
+
+/// How to reach an object store. What is not set here comes from the URL, then from the environment (`AWS_*`, `AZURE_*`,
+/// `GOOGLE_*`, as the services' own tools read them), then from the machine's identity in its cloud.
+#[derive(Clone)]
+pub struct ObjectStoreOptions {
+    values: Vec<(&'static str, String)>,
+    stall: Duration,
+    pub(super) clock: Arc<dyn Clock>,
+}
+
+impl Default for ObjectStoreOptions {
+    fn default() -> Self {
+        Self { values: Vec::new(), stall: STALL, clock: SystemClock::shared() }
+    }
+}
+
+impl ObjectStoreOptions {
+    /// Names that [`ObjectStoreOptions::set`] knows.
+    ///
+    /// - `endpoint`: URL of the server, where it is not the service's own;
+    /// - `allow-http`: `true` for an endpoint without TLS, default `false`;
+    /// - `timeout-ms`: a request is given up after this time without progress, 100 to 600,000, default 30,000;
+    /// - `region`, `virtual-hosted` (the bucket is in the endpoint's host name), `access-key-id`, `secret-access-key`,
+    ///   `session-token`: S3;
+    /// - `account`, `account-key`, `sas-token`: Azure Blob Storage;
+    /// - `service-account` (path of a key file): Google Cloud Storage.
+    pub const NAMES: [&'static str; 12] = [
+        "endpoint",
+        "allow-http",
+        "timeout-ms",
+        "region",
+        "virtual-hosted",
+        "access-key-id",
+        "secret-access-key",
+        "session-token",
+        "account",
+        "account-key",
+        "sas-token",
+        "service-account",
+    ];
+
+    /// Those that a URL must not carry: URLs are seen in lists of processes, in messages and in histories.
+    const SECRETS: [&'static str; 4] =
+        ["secret-access-key", "session-token", "account-key", "sas-token"];
+
+    /// Sets one option from text; the later value holds. `InvalidInput` names the option and what it takes.
+    pub fn set(mut self, name: &str, value: &str) -> Result<Self> {
+        let Some(name) = Self::NAMES.into_iter().find(|known| *known == name) else {
+            return Err(Error::new(ErrorKind::InvalidInput, "set store option", name)
+                .expected(format_args!("one of {}", Self::NAMES.join(", "))));
+        };
+        let bad = |expected: &str| {
+            Error::new(ErrorKind::InvalidInput, "set store option", name)
+                .expected(expected)
+                .found(value)
+        };
+        match name {
+            "timeout-ms" => {
+                let millis = value.parse().ok().filter(|ms| (100..=600_000).contains(ms));
+                self.stall = Duration::from_millis(millis.ok_or_else(|| bad("100 to 600000"))?);
+            }
+            "allow-http" | "virtual-hosted" if !matches!(value, "true" | "false") => {
+                return Err(bad("true or false"));
+            }
+            "endpoint" if !value.starts_with("http://") && !value.starts_with("https://") => {
+                return Err(bad("a URL that begins with https:// or http://"));
+            }
+            _ => {
+                self.values.retain(|(known, _)| *known != name);
+                self.values.push((name, value.to_owned()));
+            }
+        }
+        Ok(self)
+    }
+
+    /// Time and entropy. Default: those of the system.
+    pub fn clock(mut self, clock: Arc<dyn Clock>) -> Self {
+        self.clock = clock;
+        self
+    }
+
+    fn is_true(&self, name: &str) -> bool {
+        self.values.iter().any(|(known, value)| *known == name && value == "true")
+    }
+
+    fn client_options(&self) -> ClientOptions {
+        ClientOptions::new().with_allow_http(self.is_true("allow-http"))
+    }
+}
+
+/// A service and how its objects are named.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Service {
+    S3,
+    Azure,
+    Google,
+}
+
+/// A place in an object store.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Location {
+    service: Service,
+    pub bucket: String,
+    /// In front of every object name; empty or ending with `/`.
+    pub prefix: String,
+}
+
+impl Location {
+    /// Takes a URL apart; its query sets options that `options` does not have.
+    pub(super) fn parse(
+        url: &str,
+        options: ObjectStoreOptions,
+    ) -> Result<(Self, ObjectStoreOptions)> {
+        let bad = |expected: &str| {
+            Error::new(ErrorKind::InvalidInput, "open store", url).expected(expected)
+        };
+        let (address, query) = url.split_once('?').unwrap_or((url, ""));
+        let (scheme, rest) = address.split_once("://").ok_or_else(|| bad("a URL"))?;
+        let service = match scheme {
+            "s3" => Service::S3,
+            "az" => Service::Azure,
+            "gs" => Service::Google,
+            _ => return Err(bad("s3://, az:// or gs://").found(format_args!("{scheme}://"))),
+        };
+        let (bucket, prefix) = rest.split_once('/').unwrap_or((rest, ""));
+        let prefix = prefix.trim_end_matches('/');
+        if check_name(bucket).is_err() {
+            return Err(bad("the name of a bucket after ://").found(format_args!("{bucket:?}")));
+        }
+        if !prefix.is_empty() && check_name(prefix).is_err() {
+            return Err(bad("a prefix of parts of A-Z a-z 0-9 . _ - separated by single slashes")
+                .found(format_args!("{prefix:?}")));
+        }
+        let prefix = if prefix.is_empty() { String::new() } else { format!("{prefix}/") };
+        let mut merged = ObjectStoreOptions { clock: options.clock.clone(), ..Default::default() };
+        for pair in query.split('&').filter(|pair| !pair.is_empty()) {
+            let (name, value) = pair.split_once('=').ok_or_else(|| bad("NAME=VALUE after ?"))?;
+            if ObjectStoreOptions::SECRETS.contains(&name) {
+                return Err(Error::new(ErrorKind::InvalidInput, "open store", address).message(
+                    format_args!("{name} does not belong into a URL; set it in the environment"),
+                ));
+            }
+            let value = decoded(value).ok_or_else(|| bad("UTF-8 and %XX in the query"))?;
+            merged = merged.set(name, &value)?;
+        }
+        for (name, value) in &options.values {
+            merged = merged.set(name, value)?;
+        }
+        if options.stall != STALL {
+            merged.stall = options.stall;
+        }
+        let plain =
+            |(name, value): &(&str, String)| *name == "endpoint" && value.starts_with("http://");
+        if merged.values.iter().any(plain) && !merged.is_true("allow-http") {
+            return Err(bad("an endpoint that begins with https://, or allow-http=true"));
+        }
+        Ok((Self { service, bucket: bucket.to_owned(), prefix }, merged))
+    }
+
+    /// The URL without its query.
+    pub(super) fn url(&self) -> String {
+        let scheme = match self.service {
+            Service::S3 => "s3",
+            Service::Azure => "az",
+            Service::Google => "gs",
+        };
+        format!("{scheme}://{}/{}", self.bucket, self.prefix)
+    }
+
+    /// The client for it. Nothing is sent yet.
+    pub(super) fn client(&self, options: &ObjectStoreOptions) -> Result<Arc<dyn Client>> {
+        let failed = |error: object_store::Error| {
+            Error::new(ErrorKind::InvalidInput, "open store", self.url()).source(error)
+        };
+        // Retries are the store's own affair: it knows whether an answer that was lost matters.
+        let retry = RetryConfig { max_retries: 0, ..Default::default() };
+        let connector = Connector { stall: options.stall };
+        match self.service {
+            Service::S3 => {
+                let mut builder = AmazonS3Builder::from_env()
+                    .with_bucket_name(&self.bucket)
+                    .with_retry(retry)
+                    .with_disable_bulk_delete(true)
+                    .with_http_connector(connector);
+                if options.is_true("allow-http") {
+                    builder = builder.with_allow_http(true);
+                }
+                for (name, value) in &options.values {
+                    if let Some(key) = s3_key(name) {
+                        builder = builder.with_config(key, value);
+                    }
+                }
+                Ok(Arc::new(builder.build().map_err(failed)?))
+            }
+            Service::Azure => {
+                let mut builder = MicrosoftAzureBuilder::from_env()
+                    .with_container_name(&self.bucket)
+                    .with_retry(retry)
+                    .with_http_connector(connector);
+                if options.is_true("allow-http") {
+                    builder = builder.with_allow_http(true);
+                }
+                for (name, value) in &options.values {
+                    if let Some(key) = azure_key(name) {
+                        builder = builder.with_config(key, value);
+                    }
+                }
+                Ok(Arc::new(builder.build().map_err(failed)?))
+            }
+            Service::Google => {
+                let mut builder = GoogleCloudStorageBuilder::from_env()
+                    .with_bucket_name(&self.bucket)
+                    .with_retry(retry)
+                    .with_client_options(options.client_options())
+                    .with_http_connector(connector);
+                for (name, value) in &options.values {
+                    builder = match *name {
+                        "endpoint" => builder.with_base_url(value),
+                        "service-account" => {
+                            builder.with_config(GoogleConfigKey::ServiceAccount, value)
+                        }
+                        _ => builder,
+                    };
+                }
+                Ok(Arc::new(builder.build().map_err(failed)?))
+            }
+        }
+    }
+}
+
+fn s3_key(name: &str) -> Option<AmazonS3ConfigKey> {
+    Some(match name {
+        "endpoint" => AmazonS3ConfigKey::Endpoint,
+        "region" => AmazonS3ConfigKey::Region,
+        "virtual-hosted" => AmazonS3ConfigKey::VirtualHostedStyleRequest,
+        "access-key-id" => AmazonS3ConfigKey::AccessKeyId,
+        "secret-access-key" => AmazonS3ConfigKey::SecretAccessKey,
+        "session-token" => AmazonS3ConfigKey::Token,
+        _ => return None,
+    })
+}
+
+fn azure_key(name: &str) -> Option<AzureConfigKey> {
+    Some(match name {
+        "endpoint" => AzureConfigKey::Endpoint,
+        "account" => AzureConfigKey::AccountName,
+        "account-key" => AzureConfigKey::AccessKey,
+        "sas-token" => AzureConfigKey::SasKey,
+        _ => return None,
+    })
+}
+
+/// Text of a query with its `%XX` resolved.
+fn decoded(text: &str) -> Option<String> {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let Some((&first, tail)) = rest.split_first() {
+        rest = tail;
+        if first != b'%' {
+            bytes.push(first);
+            continue;
+        }
+        let digits = std::str::from_utf8(rest.get(..2)?).ok()?;
+        bytes.push(u8::from_str_radix(digits, 16).ok()?);
+        rest = &rest[2..];
+    }
+    String::from_utf8(bytes).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(url: &str) -> Result<(Location, ObjectStoreOptions)> {
+        Location::parse(url, ObjectStoreOptions::default())
+    }
+
+    #[test]
+    fn urls_are_taken_apart() {
+        let (location, options) =
+            parse("s3://my-bucket/site/a/?endpoint=http%3A%2F%2Fh:1&allow-http=true")
+                .expect("parse");
+        assert_eq!((location.bucket.as_str(), location.prefix.as_str()), ("my-bucket", "site/a/"));
+        assert_eq!(location.url(), "s3://my-bucket/site/a/");
+        assert!(options.is_true("allow-http"));
+        assert!(options.values.contains(&("endpoint", "http://h:1".into())));
+        assert_eq!(parse("az://box").expect("parse").0.url(), "az://box/");
+    }
+
+    #[test]
+    fn options_given_by_the_program_hold_against_those_of_the_url() {
+        let given = ObjectStoreOptions::default().set("region", "here").expect("set");
+        let (_, options) = Location::parse("s3://b/?region=there", given).expect("parse");
+        assert_eq!(options.values, [("region", "here".into())]);
+    }
+
+    #[test]
+    fn bad_urls_are_refused_and_secrets_are_not_repeated() {
+        for url in [
+            "s3://",
+            "s3:///x",
+            "ftp://b",
+            "s3://b/a//b",
+            "s3://b/../c",
+            "s3://b?region",
+            "bucket",
+            "s3://b?speed=1",
+            "s3://b?allow-http=yes",
+            "s3://b?endpoint=h",
+            "s3://b?timeout-ms=0",
+            "s3://b?endpoint=http://h",
+            "s3://b?region=%f",
+            "s3://b?region=%ff",
+            "s3://user@b",
+            "s3://b/%41",
+        ] {
+            assert_eq!(
+                parse(url).map(drop).expect_err(url).kind(),
+                ErrorKind::InvalidInput,
+                "{url}"
+            );
+        }
+        let error = parse("s3://b?secret-access-key=hush").map(drop).expect_err("a secret");
+        assert!(!error.to_string().contains("hush"), "{error}");
+    }
+}

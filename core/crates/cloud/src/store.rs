@@ -1,0 +1,418 @@
+//! S3, Azure Blob Storage and Google Cloud Storage as a store.
+//!
+//! An object is created by one conditional PUT (`If-None-Match: *`, or the generation 0 on Google), never by a multipart
+//! upload, which is not conditional everywhere. Each PUT carries a random mark as metadata. When the answer of one was lost
+//! and the next try finds the name taken, the mark tells whether the object is our own: so a put that was repeated
+//! reports `Created` to exactly the one that created it.
+//!
+//! Requests are tried again a few times with growing, jittered pauses; after that the error is `Unavailable` and the caller
+//! decides. A request without progress is given up. The HTTP client and its runtime live on one thread of the store.
+
+use std::future::Future;
+use std::ops::Range;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::{StreamExt, TryStreamExt, stream};
+use hrl::device::{Files, SystemFiles};
+use hrl::store::{ObjectInfo, PutOutcome, Store, check_name};
+use hrl::{Clock, Error, ErrorKind, Result};
+use object_store::path::Path as Key;
+use object_store::{
+    Attribute, Attributes, GetOptions, GetResult, ObjectStore as Client, ObjectStoreExt, PutMode,
+    PutOptions, PutPayload,
+};
+
+use crate::failure::{Failure, Meaning};
+use crate::options::{Location, ObjectStoreOptions};
+use crate::runtime::Runtime;
+
+/// Largest object: what every service takes in one request.
+const OBJECT_BYTES_MAX: u64 = 5_000 << 20;
+/// Times that a request is tried.
+const TRIES_MAX: u32 = 4;
+/// No try begins later than this after the first.
+const RETRY_TIME_MAX: Duration = Duration::from_secs(20);
+/// First pause between two tries; each is twice the one before.
+const PAUSE_MIN: Duration = Duration::from_millis(200);
+/// Objects that one listing gives at most.
+const LISTED_MAX: usize = 16 << 20;
+/// Bytes handed to the network at once; progress is seen in steps of this size.
+const PIECE_BYTES: usize = 256 << 10;
+/// Metadata that tells which put created an object.
+const MARK: &str = "hrlput";
+/// An object that never exists, to see whether the bucket does.
+const NOTHING: &str = "hrl-nothing";
+
+/// A bucket or container, or a prefix in one, as a store. Any number of processes may use it at once.
+pub struct ObjectStore {
+    client: Arc<dyn Client>,
+    runtime: Runtime,
+    location: Location,
+    clock: Arc<dyn Clock>,
+}
+
+impl ObjectStore {
+    /// Opens `s3://BUCKET/PREFIX`, `az://CONTAINER/PREFIX` or `gs://BUCKET/PREFIX`. The bucket must exist; the prefix need
+    /// not, and takes parts of `A-Z a-z 0-9 . _ -`. Options that are no secrets may follow as a query:
+    /// `s3://vaults/site-a?endpoint=https://s3.example.net&region=eu-1`; see [`ObjectStoreOptions::NAMES`].
+    ///
+    /// `InvalidInput` when the URL or an option is wrong or the credentials are refused, `NotFound` when there is no such
+    /// bucket, `Unavailable` when the server does not answer.
+    pub fn open(url: &str, options: ObjectStoreOptions) -> Result<Self> {
+        let (location, options) = Location::parse(url, options)?;
+        let client = location.client(&options)?;
+        let runtime =
+            Runtime::start().map_err(|error| Error::io("open store", location.url(), error))?;
+        let store = Self { client, runtime, location, clock: options.clock };
+        match store.check_bucket() {
+            Ok(()) => Ok(store),
+            Err(failure) => {
+                let kind = match failure.meaning {
+                    Meaning::NoBucket | Meaning::Absent => ErrorKind::NotFound,
+                    other => other.kind(),
+                };
+                Err(store.error(kind, "open store", "", &failure))
+            }
+        }
+    }
+
+    /// Tries a request until it succeeds, cannot succeed, or the limits are reached.
+    fn attempt<T, F, W>(&self, work: W) -> std::result::Result<T, Failure>
+    where
+        T: Send + 'static,
+        F: Future<Output = std::result::Result<T, Failure>> + Send + 'static,
+        W: Fn(Arc<dyn Client>) -> F,
+    {
+        let start = self.clock.elapsed();
+        let mut pause = PAUSE_MIN;
+        for tries_left in (0..TRIES_MAX).rev() {
+            let result = self.runtime.run(work(self.client.clone())).unwrap_or_else(|| {
+                Err(Failure { meaning: Meaning::Transient, cause: "the client panicked".into() })
+            });
+            let Err(failure) = result else { return result };
+            let late = self.clock.elapsed().saturating_sub(start) >= RETRY_TIME_MAX;
+            if failure.meaning != Meaning::Transient || tries_left == 0 || late {
+                return Err(failure);
+            }
+            std::thread::sleep(jittered(pause, &*self.clock));
+            pause *= 2;
+        }
+        unreachable!("the last try returns")
+    }
+
+    fn key(&self, name: &str) -> Result<Key> {
+        check_name(name)?;
+        let path = format!("{}{name}", self.location.prefix);
+        Key::parse(&path)
+            .map_err(|error| Error::new(ErrorKind::InvalidInput, "name object", path).source(error))
+    }
+
+    fn failed(&self, operation: &'static str, name: &str, failure: &Failure) -> Error {
+        self.error(failure.meaning.kind(), operation, name, failure)
+    }
+
+    fn error(
+        &self,
+        kind: ErrorKind,
+        operation: &'static str,
+        name: &str,
+        failure: &Failure,
+    ) -> Error {
+        let error = Error::new(kind, operation, format_args!("{}{name}", self.location.url()));
+        match failure.meaning.advice() {
+            Some(advice) => error.message(advice).source(failure.cause.as_str()),
+            None => error.source(failure.cause.as_str()),
+        }
+    }
+
+    /// Fails with `NoBucket` when the bucket is gone. Answers to HEAD have no body that tells it apart from a lost object.
+    fn check_bucket(&self) -> std::result::Result<(), Failure> {
+        let nothing = Key::from(format!("{}{NOTHING}", self.location.prefix));
+        self.attempt(|client| {
+            let mut listing = client.list(Some(&nothing));
+            async move {
+                match listing.try_next().await.map_err(|error| Failure::of(&error)) {
+                    Err(failure) if failure.meaning == Meaning::Absent => {
+                        Err(Failure { meaning: Meaning::NoBucket, ..failure })
+                    }
+                    other => other.map(drop),
+                }
+            }
+        })
+    }
+
+    fn put_payload(&self, name: &str, payload: PutPayload) -> Result<PutOutcome> {
+        let length = payload.content_length() as u64;
+        let key = self.key(name)?;
+        if length > OBJECT_BYTES_MAX {
+            return Err(Error::new(ErrorKind::InvalidInput, "put to store", name)
+                .expected(format_args!("at most {OBJECT_BYTES_MAX} bytes"))
+                .found(length));
+        }
+        let mut random = [0_u8; 16];
+        self.clock.fill_random(&mut random);
+        let mark: String = random.iter().map(|byte| format!("{byte:02x}")).collect();
+        let mut attributes = Attributes::new();
+        attributes.insert(Attribute::Metadata(MARK.into()), mark.clone().into());
+        let options = PutOptions { mode: PutMode::Create, attributes, ..Default::default() };
+        let result = self.attempt(|client| {
+            let (key, payload, options) = (key.clone(), payload.clone(), options.clone());
+            async move {
+                match client.put_opts(&key, payload, options).await {
+                    Ok(_) => Ok(()),
+                    Err(error) => Err(Failure::of(&error)),
+                }
+            }
+        });
+        match result {
+            Ok(()) => Ok(PutOutcome::Created),
+            Err(failure) if failure.meaning == Meaning::Exists => {
+                let found = self.look("put to store", name)?.and_then(|found| found.mark);
+                let ours = found.is_some_and(|found| found == mark);
+                Ok(if ours { PutOutcome::Created } else { PutOutcome::AlreadyExists })
+            }
+            Err(Failure { meaning: Meaning::Absent, cause }) => {
+                let failure = Failure { meaning: Meaning::NoBucket, cause };
+                Err(self.failed("put to store", name, &failure))
+            }
+            Err(failure) => Err(self.failed("put to store", name, &failure)),
+        }
+    }
+
+    /// Length and mark of an object; `None` when it is absent.
+    fn look(&self, operation: &'static str, name: &str) -> Result<Option<Found>> {
+        let key = self.key(name)?;
+        let result = self.attempt(|client| {
+            let key = key.clone();
+            async move {
+                let options = GetOptions { head: true, ..Default::default() };
+                let answer = client.get_opts(&key, options).await;
+                answer.map(Found::of).map_err(|error| Failure::of(&error))
+            }
+        });
+        match result {
+            Ok(found) => Ok(Some(found)),
+            Err(failure) if failure.meaning == Meaning::Absent => match self.check_bucket() {
+                Ok(()) => Ok(None),
+                Err(failure) => Err(self.failed(operation, name, &failure)),
+            },
+            Err(failure) => Err(self.failed(operation, name, &failure)),
+        }
+    }
+
+    fn past_end(&self, name: &str, range: &Range<u64>, length: u64) -> Error {
+        let object = format!("{}{name}", self.location.url());
+        Error::new(ErrorKind::InvalidInput, "get from store", object)
+            .at(range.start)
+            .expected(format_args!("a range within {length} bytes"))
+            .found(format_args!("{}..{}", range.start, range.end))
+    }
+}
+
+/// Returns half of `pause` to all of it, so that clients that failed together do not return together.
+fn jittered(pause: Duration, clock: &dyn Clock) -> Duration {
+    let mut random = [0_u8];
+    clock.fill_random(&mut random);
+    pause.mul_f64(0.5 + f64::from(random[0]) / 510.0)
+}
+
+/// What HEAD tells of an object.
+struct Found {
+    length: u64,
+    mark: Option<String>,
+}
+
+impl Found {
+    fn of(answer: GetResult) -> Self {
+        let mark = answer.attributes.get(&Attribute::Metadata(MARK.into()));
+        Self { length: answer.meta.size, mark: mark.map(|value| value.as_ref().to_owned()) }
+    }
+}
+
+/// The answer to a range.
+enum Got {
+    Bytes(Vec<u8>),
+    /// The object ends before the range does, at this length where the answer says it.
+    Ends(Option<u64>),
+}
+
+async fn get_range(
+    client: Arc<dyn Client>,
+    key: Key,
+    range: Range<u64>,
+) -> std::result::Result<Got, Failure> {
+    let options = GetOptions { range: Some(range.clone().into()), ..Default::default() };
+    let answer = match client.get_opts(&key, options).await {
+        Ok(answer) => answer,
+        Err(error) => {
+            let failure = Failure::of(&error);
+            return match failure.meaning {
+                Meaning::PastEnd => Ok(Got::Ends(None)),
+                _ => Err(failure),
+            };
+        }
+    };
+    if answer.meta.size < range.end {
+        return Ok(Got::Ends(Some(answer.meta.size)));
+    }
+    let expected = range.end - range.start;
+    let mut bytes = Vec::with_capacity(expected as usize);
+    let mut stream = answer.into_stream();
+    while let Some(piece) = stream.try_next().await.map_err(|error| Failure::of(&error))? {
+        if (bytes.len() + piece.len()) as u64 > expected {
+            return Err(Failure::short(expected, (bytes.len() + piece.len()) as u64));
+        }
+        bytes.extend_from_slice(&piece);
+    }
+    if (bytes.len() as u64) < expected {
+        return Err(Failure::short(expected, bytes.len() as u64));
+    }
+    Ok(Got::Bytes(bytes))
+}
+
+/// A mapped file as an owner of bytes.
+struct Mapped(Box<dyn AsRef<[u8]> + Send + Sync>);
+
+impl AsRef<[u8]> for Mapped {
+    fn as_ref(&self) -> &[u8] {
+        (*self.0).as_ref()
+    }
+}
+
+/// Pieces of one memory, so that progress is seen.
+fn pieces(bytes: Bytes) -> PutPayload {
+    let starts = (0..bytes.len()).step_by(PIECE_BYTES);
+    starts.map(|at| bytes.slice(at..bytes.len().min(at + PIECE_BYTES))).collect()
+}
+
+impl Store for ObjectStore {
+    fn name(&self) -> String {
+        self.location.url()
+    }
+
+    fn put(&self, name: &str, content: &[u8]) -> Result<PutOutcome> {
+        self.put_payload(name, pieces(Bytes::copy_from_slice(content)))
+    }
+
+    fn put_file(&self, name: &str, path: &Path) -> Result<PutOutcome> {
+        // Mapped: tries that are repeated read the page cache again, and no copy of the file is in memory.
+        self.put_payload(name, pieces(Bytes::from_owner(Mapped(SystemFiles.map(path)?))))
+    }
+
+    fn get(&self, name: &str, range: Range<u64>) -> Result<Vec<u8>> {
+        let key = self.key(name)?;
+        if range.start < range.end {
+            let got = self.attempt(|client| get_range(client, key.clone(), range.clone()));
+            match got {
+                Ok(Got::Bytes(bytes)) => return Ok(bytes),
+                Ok(Got::Ends(Some(length))) => return Err(self.past_end(name, &range, length)),
+                Ok(Got::Ends(None)) => {}
+                Err(failure) => return Err(self.failed("get from store", name, &failure)),
+            }
+        }
+        let Some(found) = self.look("get from store", name)? else {
+            return Err(Error::new(
+                ErrorKind::NotFound,
+                "get from store",
+                format_args!("{}{name}", self.location.url()),
+            ));
+        };
+        if range.start == range.end && range.end <= found.length {
+            return Ok(Vec::new());
+        }
+        Err(self.past_end(name, &range, found.length))
+    }
+
+    fn list(&self, prefix: &str) -> Result<Vec<ObjectInfo>> {
+        // Services list whole parts of names; the rest of the prefix is matched here.
+        let directory = prefix.rsplit_once('/').map_or("", |(directory, _)| directory);
+        if !directory.is_empty() {
+            check_name(directory)?;
+        }
+        let within = format!("{}{directory}", self.location.prefix);
+        let within = within.trim_end_matches('/');
+        let within = (!within.is_empty()).then(|| Key::from(within));
+        let root = self.location.prefix.clone();
+        let result = self.attempt(|client| {
+            let (mut listing, root) = (client.list(within.as_ref()), root.clone());
+            let prefix = prefix.to_owned();
+            async move {
+                let mut objects = Vec::new();
+                while let Some(meta) =
+                    listing.try_next().await.map_err(|error| Failure::of(&error))?
+                {
+                    let Some(name) = meta.location.as_ref().strip_prefix(&root) else { continue };
+                    if !name.starts_with(&prefix) || check_name(name).is_err() {
+                        continue;
+                    }
+                    if objects.len() >= LISTED_MAX {
+                        let cause = format!("more than {LISTED_MAX} objects");
+                        return Err(Failure { meaning: Meaning::Invalid, cause });
+                    }
+                    objects.push(ObjectInfo { name: name.to_owned(), length: meta.size });
+                }
+                Ok(objects)
+            }
+        });
+        match result {
+            Ok(mut objects) => {
+                objects.sort_by(|a, b| a.name.cmp(&b.name));
+                Ok(objects)
+            }
+            Err(Failure { meaning: Meaning::Absent, cause }) => {
+                let failure = Failure { meaning: Meaning::NoBucket, cause };
+                Err(self.failed("list store", prefix, &failure))
+            }
+            Err(failure) => Err(self.failed("list store", prefix, &failure)),
+        }
+    }
+
+    fn head(&self, name: &str) -> Result<Option<ObjectInfo>> {
+        let found = self.look("look into store", name)?;
+        Ok(found.map(|found| ObjectInfo { name: name.to_owned(), length: found.length }))
+    }
+
+    fn delete(&self, name: &str) -> Result<()> {
+        let key = self.key(name)?;
+        let result = self.attempt(|client| {
+            let key = key.clone();
+            async move { client.delete(&key).await.map_err(|error| Failure::of(&error)) }
+        });
+        match result {
+            Ok(()) => Ok(()),
+            Err(failure) if failure.meaning == Meaning::Absent => Ok(()),
+            Err(failure) => Err(self.failed("delete from store", name, &failure)),
+        }
+    }
+
+    fn delete_many(&self, names: &[String]) -> Result<()> {
+        let keys = names.iter().map(|name| self.key(name)).collect::<Result<Vec<_>>>()?;
+        let [first, _, ..] = names else { return names.iter().try_for_each(|n| self.delete(n)) };
+        // By the hundreds in one request where the service has that.
+        let result = self.attempt(|client| {
+            let keys = keys.clone();
+            async move {
+                let keys = stream::iter(keys.into_iter().map(Ok)).boxed();
+                let mut answers = client.delete_stream(keys);
+                while let Some(answer) = answers.next().await {
+                    match answer.map_err(|error| Failure::of(&error)) {
+                        Err(failure) if failure.meaning != Meaning::Absent => return Err(failure),
+                        _ => {}
+                    }
+                }
+                Ok(())
+            }
+        });
+        match result {
+            Ok(()) => Ok(()),
+            // Some servers have no such request, or do not do it as the service does.
+            Err(failure) if matches!(failure.meaning, Meaning::Missing | Meaning::Invalid) => {
+                names.iter().try_for_each(|name| self.delete(name))
+            }
+            Err(failure) => Err(self.failed("delete from store", first, &failure)),
+        }
+    }
+}

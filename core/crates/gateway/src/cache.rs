@@ -1,0 +1,356 @@
+//! The disk cache of a gateway: segments that clients were told are durable, on their way to the vault.
+//!
+//! It is a directory store of its own, so that what a put acknowledged survives a kill and a power failure. A segment leaves
+//! once the vault has it. Where packing pays, small segments wait for company, volume by volume: until there are enough of
+//! them, the oldest has waited its time, the cache is half full, or a catalog version waits for them. They go as one object
+//! then (`vault::pack`). Killed between the put and the deletion, the next gateway puts them once more; the bytes are the
+//! same, so nothing comes of it.
+//!
+//! A volume whose segments the vault does not take is tried again after growing pauses and holds up no other. A name that
+//! the vault has with other bytes stays, and is told: it is never dropped silently.
+
+use std::collections::{BTreeMap, HashMap};
+use std::ops::Range;
+use std::path::Path;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use hrl::store::{DirStore, ObjectInfo, PutOutcome, Store, get_all};
+use hrl::vault::{PACK_DATA_BYTES_MAX, PACK_MEMBERS_MAX, PackedStore, layout};
+use hrl::{Clock, Error, ErrorKind, Result};
+
+use crate::client::OBJECT_BYTES_MAX;
+
+/// Packs and single objects forwarded at once.
+const FORWARDS_IN_FLIGHT: usize = 4;
+/// Pauses between two tries to forward the segments of a volume.
+const RETRY_MIN: Duration = Duration::from_millis(200);
+const RETRY_MAX: Duration = Duration::from_secs(15);
+
+/// How segments are packed.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Packing {
+    /// Bytes of a pack, about; zero packs nothing.
+    pub bytes_max: u64,
+    /// How long a segment waits for company.
+    pub wait_max: Duration,
+}
+
+struct Waiting {
+    info: ObjectInfo,
+    since: Duration,
+}
+
+/// What is known of a volume with segments here.
+#[derive(Default)]
+struct Volume {
+    /// Requests that wait for its segments to be in the vault.
+    drains: u32,
+    /// Not before this time, after a failure.
+    retry_at: Duration,
+    pause: Duration,
+}
+
+#[derive(Default)]
+struct State {
+    /// What is not in the vault yet, in the order in which it came.
+    waiting: BTreeMap<u64, Waiting>,
+    volumes: HashMap<String, Volume>,
+    next: u64,
+    bytes: u64,
+}
+
+/// Objects that go to the vault with one request.
+struct Unit {
+    volume: String,
+    objects: Vec<(u64, ObjectInfo)>,
+}
+
+/// What a round of forwarding did.
+#[derive(Debug, Default)]
+pub(crate) struct Forwarded {
+    pub objects: u64,
+    /// Puts that took them to the vault.
+    pub puts: u64,
+    /// The last failure.
+    pub failure: Option<Error>,
+}
+
+/// File with the identity of a cache; no object's name begins with a dot.
+const IDENTITY: &str = ".identity";
+
+/// Objects between their acknowledgement and the vault.
+pub(crate) struct Cache {
+    store: DirStore,
+    identity: String,
+    bytes_max: u64,
+    packing: Packing,
+    clock: Arc<dyn Clock>,
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+impl Cache {
+    /// Opens the cache, with what an earlier gateway left in it.
+    pub(crate) fn open(
+        directory: &Path,
+        bytes_max: u64,
+        packing: Packing,
+        clock: Arc<dyn Clock>,
+    ) -> Result<Self> {
+        let store = DirStore::create(directory)?;
+        let identity = identity(directory, &*clock)?;
+        let mut state = State::default();
+        // Names of segments sort by sequence within a volume, which is the order in which they came.
+        for info in store.list("")? {
+            state.add(info, clock.elapsed());
+        }
+        let (state, changed) = (Mutex::new(state), Condvar::new());
+        Ok(Self { store, identity, bytes_max, packing, clock, state, changed })
+    }
+
+    /// Which cache this is: another one after its directory was lost.
+    pub(crate) fn identity(&self) -> &str {
+        &self.identity
+    }
+
+    /// Takes an object; durable when it returns. `Full` at the limit.
+    pub(crate) fn put(&self, name: &str, content: &[u8]) -> Result<PutOutcome> {
+        let length = content.len() as u64;
+        if self.lock().bytes + length > self.bytes_max {
+            return Err(Error::new(ErrorKind::Full, "cache", name)
+                .expected(format_args!("room for {length} bytes below {} in all", self.bytes_max))
+                .found("a full cache: the vault does not take segments"));
+        }
+        let outcome = self.store.put(name, content)?;
+        if outcome == PutOutcome::Created {
+            self.lock().add(ObjectInfo { name: name.to_owned(), length }, self.clock.elapsed());
+            self.changed.notify_all();
+        }
+        Ok(outcome)
+    }
+
+    /// An object that waits here.
+    pub(crate) fn head(&self, name: &str) -> Option<ObjectInfo> {
+        let state = self.lock();
+        state.waiting.values().find(|waiting| waiting.info.name == name).map(|w| w.info.clone())
+    }
+
+    pub(crate) fn get(&self, name: &str, range: Range<u64>) -> Result<Vec<u8>> {
+        self.store.get(name, range)
+    }
+
+    /// What waits here under a prefix.
+    pub(crate) fn list(&self, prefix: &str) -> Vec<ObjectInfo> {
+        let state = self.lock();
+        let infos = state.waiting.values().map(|waiting| &waiting.info);
+        infos.filter(|info| info.name.starts_with(prefix)).cloned().collect()
+    }
+
+    /// Objects and bytes that wait.
+    pub(crate) fn size(&self) -> (u64, u64) {
+        let state = self.lock();
+        (state.waiting.len() as u64, state.bytes)
+    }
+
+    /// Waits until what is here of a volume, or of all (an empty name), is in the vault; false when the time is over.
+    pub(crate) fn wait_drained(&self, volume: &str, limit: Duration) -> bool {
+        let mut state = self.lock();
+        let last = state.next;
+        let is_meant = |info: &ObjectInfo| volume.is_empty() || volume_of(&info.name) == volume;
+        let waits = |state: &mut State| state.waiting.range(..last).any(|(_, w)| is_meant(&w.info));
+        if !waits(&mut state) {
+            return true;
+        }
+        state.volumes.entry(volume.to_owned()).or_default().drains += 1;
+        self.changed.notify_all();
+        let waited = self.changed.wait_timeout_while(state, limit, waits);
+        let (mut state, waited) = waited.unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = state.volumes.get_mut(volume) {
+            known.drains -= 1;
+            if known.drains == 0 && known.pause.is_zero() {
+                state.volumes.remove(volume);
+            }
+        }
+        !waited.timed_out()
+    }
+
+    /// Moves what is due to the vault, oldest first, and waits up to `wait` when nothing is.
+    pub(crate) fn forward(&self, vault: &PackedStore, wait: Duration) -> Forwarded {
+        let units = {
+            let mut state = self.lock();
+            let mut units = self.due(&state);
+            if units.is_empty() {
+                let waited = self.changed.wait_timeout(state, wait);
+                state = waited.unwrap_or_else(PoisonError::into_inner).0;
+                units = self.due(&state);
+            }
+            units
+        };
+        let results: Vec<Result<()>> = std::thread::scope(|scope| {
+            let moves: Vec<_> =
+                units.iter().map(|unit| scope.spawn(|| self.move_to(vault, unit))).collect();
+            moves.into_iter().map(|m| m.join().unwrap_or_else(|_| Err(panicked()))).collect()
+        });
+        let mut forwarded = Forwarded::default();
+        for (unit, result) in units.into_iter().zip(results) {
+            match result {
+                Ok(()) => {
+                    forwarded.objects += unit.objects.len() as u64;
+                    forwarded.puts += 1;
+                    self.lock().arrived(&unit);
+                }
+                Err(error) => {
+                    let now = self.clock.elapsed();
+                    let mut state = self.lock();
+                    let volume = state.volumes.entry(unit.volume).or_default();
+                    volume.pause = (volume.pause * 2).clamp(RETRY_MIN, RETRY_MAX);
+                    volume.retry_at = now + volume.pause;
+                    forwarded.failure = Some(error);
+                }
+            }
+        }
+        self.changed.notify_all();
+        forwarded
+    }
+
+    /// What goes next: at most [`FORWARDS_IN_FLIGHT`] units, each of one volume.
+    fn due(&self, state: &State) -> Vec<Unit> {
+        let now = self.clock.elapsed();
+        let mut units: Vec<Unit> = Vec::new();
+        let mut small: HashMap<&str, Vec<(u64, &Waiting)>> = HashMap::new();
+        let is_paused = |volume: &str| state.volumes.get(volume).is_some_and(|v| now < v.retry_at);
+        for (number, waiting) in &state.waiting {
+            let volume = volume_of(&waiting.info.name);
+            if is_paused(volume) {
+                continue;
+            }
+            if self.is_small(&waiting.info) {
+                small.entry(volume).or_default().push((*number, waiting));
+            } else if units.len() < FORWARDS_IN_FLIGHT {
+                let objects = vec![(*number, waiting.info.clone())];
+                units.push(Unit { volume: volume.to_owned(), objects });
+            }
+        }
+        let drains = |volume: &str| state.volumes.get(volume).is_some_and(|v| v.drains > 0);
+        let crowded = state.bytes > self.bytes_max / 2 || drains("");
+        let mut volumes: Vec<_> = small.into_iter().collect();
+        // Whoever waits goes first, then the oldest.
+        volumes.sort_by_key(|(volume, waiting)| (!drains(volume), waiting[0].0));
+        for (volume, waiting) in volumes {
+            let bytes: u64 = waiting.iter().map(|(_, waiting)| waiting.info.length).sum();
+            let waited = now.saturating_sub(waiting[0].1.since);
+            let due = crowded
+                || drains(volume)
+                || waited >= self.packing.wait_max
+                || bytes >= self.packing.bytes_max
+                || waiting.len() >= PACK_MEMBERS_MAX;
+            if due && units.len() < FORWARDS_IN_FLIGHT {
+                units.push(self.pack_of(volume, &waiting));
+            }
+        }
+        units
+    }
+
+    /// As many of the oldest as a pack takes.
+    fn pack_of(&self, volume: &str, waiting: &[(u64, &Waiting)]) -> Unit {
+        let mut bytes = 0;
+        let limit = self.packing.bytes_max.min(PACK_DATA_BYTES_MAX);
+        let fit = waiting.iter().take(PACK_MEMBERS_MAX).take_while(|(_, waiting)| {
+            bytes += waiting.info.length;
+            bytes <= limit
+        });
+        let objects = fit.map(|(number, waiting)| (*number, waiting.info.clone())).collect();
+        Unit { volume: volume.to_owned(), objects }
+    }
+
+    /// Goes into a pack: others have room beside it.
+    fn is_small(&self, info: &ObjectInfo) -> bool {
+        info.length <= self.packing.bytes_max.min(PACK_DATA_BYTES_MAX) / 4
+            && self.packing.bytes_max > 0
+            && PackedStore::packable(&info.name).is_some()
+    }
+
+    fn move_to(&self, vault: &PackedStore, unit: &Unit) -> Result<()> {
+        let read = |info: &ObjectInfo| get_all(&self.store, &info.name, OBJECT_BYTES_MAX);
+        match &unit.objects[..] {
+            [(_, info)] => put_once(vault, &info.name, &read(info)?)?,
+            objects => {
+                let contents = objects.iter().map(|(_, info)| Ok((info.name.clone(), read(info)?)));
+                vault.put_packed(&unit.volume, &contents.collect::<Result<Vec<_>>>()?)?;
+            }
+        }
+        let names: Vec<_> = unit.objects.iter().map(|(_, info)| info.name.clone()).collect();
+        self.store.delete_many(&names)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn add(&mut self, info: ObjectInfo, since: Duration) {
+        self.bytes += info.length;
+        self.waiting.insert(self.next, Waiting { info, since });
+        self.next += 1;
+    }
+
+    fn arrived(&mut self, unit: &Unit) {
+        for (number, info) in &unit.objects {
+            self.waiting.remove(number);
+            self.bytes -= info.length;
+        }
+        let left = self.waiting.values().any(|w| volume_of(&w.info.name) == unit.volume);
+        match self.volumes.get_mut(&unit.volume) {
+            Some(volume) if left || volume.drains > 0 => volume.pause = Duration::ZERO,
+            Some(_) => drop(self.volumes.remove(&unit.volume)),
+            None => {}
+        }
+    }
+}
+
+/// The identity of the cache in a directory, drawn when it is first opened.
+fn identity(directory: &Path, clock: &dyn Clock) -> Result<String> {
+    let path = directory.join(IDENTITY);
+    match std::fs::read_to_string(&path) {
+        Ok(known) if known.len() == 32 && known.bytes().all(|b| b.is_ascii_hexdigit()) => {
+            return Ok(known);
+        }
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            return Err(Error::io("open cache", path.display(), error));
+        }
+        // None, or one that a crash left half written: nothing was acknowledged under it.
+        _ => {}
+    }
+    let mut random = [0_u8; 16];
+    clock.fill_random(&mut random);
+    let text: String = random.iter().map(|byte| format!("{byte:02x}")).collect();
+    std::fs::write(&path, &text)
+        .and_then(|()| std::fs::File::open(&path)?.sync_all())
+        .and_then(|()| std::fs::File::open(directory)?.sync_all())
+        .map_err(|error| Error::io("make cache", path.display(), error))?;
+    Ok(text)
+}
+
+/// The volume that a segment belongs to.
+fn volume_of(name: &str) -> &str {
+    layout::split_volume(name).map_or("", |(volume, _)| volume)
+}
+
+fn put_once(vault: &PackedStore, name: &str, content: &[u8]) -> Result<()> {
+    if vault.put(name, content)? == PutOutcome::Created {
+        return Ok(());
+    }
+    // Put before, by this gateway or another: then it is the same.
+    let found = get_all(vault, name, OBJECT_BYTES_MAX)?;
+    if found == content {
+        return Ok(());
+    }
+    Err(Error::new(ErrorKind::Corrupt, "forward", name)
+        .message("another object of its name is in the vault"))
+}
+
+fn panicked() -> Error {
+    Error::new(ErrorKind::Unavailable, "forward", "vault").message("the store panicked")
+}

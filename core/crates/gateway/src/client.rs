@@ -1,0 +1,473 @@
+//! A store behind gateways: HTTPS with client certificates, several gateways side by side.
+//!
+//! A request goes to the gateway that answered last; when that one does not answer it goes to the next, and fails with
+//! `Unavailable` once all were tried. A put whose answer was lost may have been done: the next try then finds the object
+//! there (`AlreadyExists`), as the contract of a store allows for.
+//!
+//! A gateway may hold a segment in its cache, and puts a catalog version after the segments *it* holds. So a catalog version
+//! goes to the gateway that took the segments since the version before, and to no other: when that one is not in use any
+//! more the put is `Changed` and was not sent, and who puts must put the segments again, to the next gateway.
+//!
+//! Limits: [`CONNECTIONS_MAX`] connections to each gateway, one request on each at a time (further requests wait), time
+//! limits on connecting and on every wait.
+
+use std::collections::HashMap;
+use std::io::{BufReader, Read, Write};
+use std::net::{TcpStream, ToSocketAddrs};
+use std::ops::Range;
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::time::Duration;
+
+use hrl::store::{ObjectInfo, PutOutcome, Store, check_name};
+use hrl::vault::layout;
+use hrl::{Error, ErrorKind, Result};
+use hrl_tls::rustls::pki_types::ServerName;
+use hrl_tls::rustls::{ClientConfig, ClientConnection, StreamOwned};
+
+use crate::http::{self, check_length, error_of, read_body, read_response, write_request};
+
+/// Connections to each gateway at once; as many are kept when they are idle.
+pub const CONNECTIONS_MAX: usize = 32;
+/// Where a gateway listens unless it is told otherwise.
+pub const GATEWAY_PORT: u16 = 9443;
+/// Objects that one request deletes at most.
+pub(crate) const DELETED_AT_ONCE_MAX: usize = 1000;
+/// Largest object that is read or written whole.
+pub(crate) const OBJECT_BYTES_MAX: u64 = 4 << 30;
+const LIST_BYTES_MAX: u64 = 256 << 20;
+const CONNECT_LIMIT: Duration = Duration::from_secs(5);
+/// Longest wait for a part of an answer: a put through to a slow vault takes its time.
+const ANSWER_LIMIT: Duration = Duration::from_secs(60);
+
+const IF_ABSENT: &str = "if-none-match";
+
+/// What a connection goes over: TLS, and anything in tests.
+pub trait GatewayStream: Read + Write + Send {}
+
+impl<T: Read + Write + Send> GatewayStream for T {}
+
+type Connection = BufReader<Box<dyn GatewayStream>>;
+/// Makes a connection.
+#[cfg(any(test, feature = "testing"))]
+type Dial = Arc<dyn Fn() -> std::io::Result<Box<dyn GatewayStream>> + Send + Sync>;
+
+struct Endpoint {
+    /// `host:port`.
+    address: String,
+    server_name: ServerName<'static>,
+    idle: Mutex<Vec<Connection>>,
+    /// Requests under way.
+    busy: Mutex<usize>,
+    free: Condvar,
+}
+
+/// A request under way.
+struct Turn<'a>(&'a Endpoint);
+
+impl Endpoint {
+    /// Waits until fewer than the limit are under way.
+    fn turn(&self) -> Turn<'_> {
+        let busy = self.busy.lock().unwrap_or_else(PoisonError::into_inner);
+        let waited = self.free.wait_while(busy, |busy| *busy >= CONNECTIONS_MAX);
+        *waited.unwrap_or_else(PoisonError::into_inner) += 1;
+        Turn(self)
+    }
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        *self.0.busy.lock().unwrap_or_else(PoisonError::into_inner) -= 1;
+        self.0.free.notify_one();
+    }
+}
+
+/// A store that gateways give access to.
+pub struct RemoteStore {
+    endpoints: Arc<Vec<Endpoint>>,
+    /// The one that answered last.
+    current: AtomicUsize,
+    tls: Arc<ClientConfig>,
+    /// For each volume: the gateways that may hold its segments in their caches.
+    holders: Mutex<HashMap<String, HashMap<usize, Holder>>>,
+    puts: AtomicU64,
+    #[cfg(any(test, feature = "testing"))]
+    dial: Option<Dial>,
+}
+
+/// An answer: status and body.
+struct Answer {
+    head: http::ResponseHead,
+    body: Vec<u8>,
+}
+
+/// A gateway with segments in its cache.
+struct Holder {
+    /// The cache that they are in.
+    cache: String,
+    /// Number of the put of the last of them.
+    put: u64,
+}
+
+/// What a put means for the order of things.
+enum Part<'a> {
+    Segment(&'a str),
+    Version(&'a str),
+    Other,
+}
+
+fn part_of(name: &str) -> Part<'_> {
+    let Some((volume, _)) = layout::split_volume(name) else { return Part::Other };
+    if name.starts_with(&layout::segments_prefix(volume)) {
+        Part::Segment(volume)
+    } else if name.starts_with(&layout::catalog_prefix(volume)) {
+        Part::Version(volume)
+    } else {
+        Part::Other
+    }
+}
+
+impl RemoteStore {
+    /// A store behind the gateways at `addresses` (`host` or `host:port`), for the client whose bundle is in a directory
+    /// (see `hrl_tls::enroll_client`). Connects with the first request.
+    ///
+    /// `InvalidInput` when there is no address, or one that is none, or a bundle that cannot be used.
+    pub fn open(addresses: &[String], bundle: &Path) -> Result<Self> {
+        let endpoints = addresses.iter().map(|text| endpoint(text)).collect::<Result<Vec<_>>>()?;
+        if endpoints.is_empty() {
+            return Err(Error::new(ErrorKind::InvalidInput, "open store", "gateway")
+                .expected("at least one address")
+                .found("none"));
+        }
+        let tls = hrl_tls::client_config(bundle)?;
+        let (current, puts) = (AtomicUsize::new(0), AtomicU64::new(0));
+        Ok(Self {
+            endpoints: Arc::new(endpoints),
+            current,
+            tls,
+            holders: Mutex::default(),
+            puts,
+            #[cfg(any(test, feature = "testing"))]
+            dial: None,
+        })
+    }
+
+    /// Speaks over connections that `dial` makes, without TLS. Feature `testing`.
+    #[cfg(any(test, feature = "testing"))]
+    pub fn dial_with(
+        mut self,
+        dial: impl Fn() -> std::io::Result<Box<dyn GatewayStream>> + Send + Sync + 'static,
+    ) -> Self {
+        self.dial = Some(Arc::new(dial));
+        self
+    }
+
+    /// Puts a catalog version at the gateway that has the volume's segments.
+    fn put_version(&self, volume: &str, name: &str, content: &[u8]) -> Result<Answer> {
+        let current = self.current.load(Ordering::Relaxed);
+        let number = self.puts.fetch_add(1, Ordering::SeqCst);
+        let cache = {
+            let mut holders = self.holders.lock().unwrap_or_else(PoisonError::into_inner);
+            let known = holders.get(volume);
+            let Some(known) = known.filter(|known| !known.is_empty()) else {
+                drop(holders);
+                return self.object("PUT", name, &[(IF_ABSENT, "*".to_owned())], content);
+            };
+            let Some(holder) = known.get(&current).filter(|_| known.len() == 1) else {
+                holders.remove(volume);
+                return Err(Error::new(ErrorKind::Changed, "put to store", name).message(
+                    "another gateway answers than the one that took the segments before it; put them again",
+                ));
+            };
+            holder.cache.clone()
+        };
+        check_name(name)?;
+        let (endpoint, target) = (&self.endpoints[current], format!("/v1/objects/{name}"));
+        let headers = [(IF_ABSENT, "*".to_owned()), (http::CACHE_HEADER, cache)];
+        match self.request_at(endpoint, "PUT", &target, &headers, content, OBJECT_BYTES_MAX) {
+            Ok(answer) => {
+                if matches!(answer.head.status, 201 | 412) {
+                    // What came before it went to the vault before it.
+                    let mut holders = self.holders.lock().unwrap_or_else(PoisonError::into_inner);
+                    if let Some(known) = holders.get_mut(volume) {
+                        known.retain(|_, holder| holder.put > number);
+                    }
+                } else if answer.head.header(http::KIND_HEADER) == Some(ErrorKind::Changed.name()) {
+                    // The cache was lost.
+                    self.holders.lock().unwrap_or_else(PoisonError::into_inner).remove(volume);
+                }
+                Ok(answer)
+            }
+            Err(error) => {
+                self.current.store((current + 1) % self.endpoints.len(), Ordering::Relaxed);
+                Err(Error::new(ErrorKind::Unavailable, "reach gateway", &endpoint.address)
+                    .source(error))
+            }
+        }
+    }
+
+    /// Remembers that a gateway took a segment into its cache; without one the segment is in the vault.
+    fn held(&self, volume: &str, endpoint: usize, cache: Option<&str>) {
+        let Some(cache) = cache else { return };
+        let put = self.puts.fetch_add(1, Ordering::SeqCst);
+        let mut holders = self.holders.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = holders.entry(volume.to_owned()).or_default();
+        let holder = known.entry(endpoint).or_insert(Holder { cache: cache.to_owned(), put });
+        holder.put = put;
+        // Two caches at one address: the gateway has one of them at most, and refuses the version that names both.
+        if holder.cache != cache {
+            "another".clone_into(&mut holder.cache);
+        }
+    }
+
+    /// Sends a request to the gateways in turn until one answers.
+    fn request(
+        &self,
+        method: &'static str,
+        target: &str,
+        headers: &[(&str, String)],
+        body: &[u8],
+        answer_bytes_max: u64,
+    ) -> Result<Answer> {
+        let first = self.current.load(Ordering::Relaxed);
+        let mut failure = None;
+        for step in 0..self.endpoints.len() {
+            let number = (first + step) % self.endpoints.len();
+            let endpoint = &self.endpoints[number];
+            match self.request_at(endpoint, method, target, headers, body, answer_bytes_max) {
+                // A gateway that cannot do it now says so; perhaps another can.
+                Ok(answer) if answer.head.status == 503 && step + 1 < self.endpoints.len() => {}
+                Ok(answer) => {
+                    self.current.store(number, Ordering::Relaxed);
+                    if let ("PUT", Some(name)) = (method, target.strip_prefix("/v1/objects/"))
+                        && let Part::Segment(volume) = part_of(name)
+                    {
+                        self.held(volume, number, answer.head.header(http::CACHE_HEADER));
+                    }
+                    return Ok(answer);
+                }
+                Err(error) => failure = Some((endpoint, error)),
+            }
+        }
+        let (endpoint, error) = failure.expect("an answer of the last gateway is returned");
+        Err(Error::new(ErrorKind::Unavailable, "reach gateway", &endpoint.address).source(error))
+    }
+
+    fn request_at(
+        &self,
+        endpoint: &Endpoint,
+        method: &'static str,
+        target: &str,
+        headers: &[(&str, String)],
+        body: &[u8],
+        answer_bytes_max: u64,
+    ) -> std::io::Result<Answer> {
+        let _turn = endpoint.turn();
+        let kept = endpoint.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        if let Some(connection) = kept {
+            // The gateway may have closed it meanwhile, which says nothing of the gateway.
+            if let Ok(answer) =
+                exchange(connection, endpoint, method, target, headers, body, answer_bytes_max)
+            {
+                return Ok(answer);
+            }
+        }
+        let connection = self.connect(endpoint)?;
+        exchange(connection, endpoint, method, target, headers, body, answer_bytes_max)
+    }
+
+    fn connect(&self, endpoint: &Endpoint) -> std::io::Result<Connection> {
+        #[cfg(any(test, feature = "testing"))]
+        if let Some(dial) = &self.dial {
+            return dial().map(BufReader::new);
+        }
+        let mut failure = std::io::Error::from(std::io::ErrorKind::NotFound);
+        for address in endpoint.address.to_socket_addrs()? {
+            match TcpStream::connect_timeout(&address, CONNECT_LIMIT) {
+                Ok(socket) => {
+                    socket.set_nodelay(true)?;
+                    socket.set_read_timeout(Some(ANSWER_LIMIT))?;
+                    socket.set_write_timeout(Some(ANSWER_LIMIT))?;
+                    let name = endpoint.server_name.clone();
+                    let tls = ClientConnection::new(self.tls.clone(), name)
+                        .map_err(std::io::Error::other)?;
+                    return Ok(BufReader::new(Box::new(StreamOwned::new(tls, socket))));
+                }
+                Err(error) => failure = error,
+            }
+        }
+        Err(failure)
+    }
+
+    fn object(
+        &self,
+        method: &'static str,
+        name: &str,
+        headers: &[(&str, String)],
+        body: &[u8],
+    ) -> Result<Answer> {
+        check_name(name)?;
+        let target = format!("/v1/objects/{name}");
+        self.request(method, &target, headers, body, OBJECT_BYTES_MAX)
+    }
+}
+
+fn exchange(
+    mut connection: Connection,
+    endpoint: &Endpoint,
+    method: &'static str,
+    target: &str,
+    headers: &[(&str, String)],
+    body: &[u8],
+    answer_bytes_max: u64,
+) -> std::io::Result<Answer> {
+    write_request(connection.get_mut(), method, target, headers, body)?;
+    let head = read_response(&mut connection)?;
+    let length = check_length(head.content_length(), answer_bytes_max, "read answer", target)
+        .map_err(std::io::Error::other)?;
+    let body = if method == "HEAD" { Vec::new() } else { read_body(&mut connection, length)? };
+    let mut idle = endpoint.idle.lock().unwrap_or_else(PoisonError::into_inner);
+    if idle.len() < CONNECTIONS_MAX && head.header("connection") != Some("close") {
+        idle.push(connection);
+    }
+    Ok(Answer { head, body })
+}
+
+fn endpoint(text: &str) -> Result<Endpoint> {
+    let bad = || {
+        Error::new(ErrorKind::InvalidInput, "open store", text)
+            .expected("HOST or HOST:PORT of a gateway")
+            .found(text)
+    };
+    let (host, port) = match text.rsplit_once(':') {
+        Some((host, port)) if !host.ends_with(':') => (host, port.parse().map_err(|_| bad())?),
+        _ => (text, GATEWAY_PORT),
+    };
+    let host = host.trim_matches(['[', ']']);
+    let server_name = ServerName::try_from(host.to_owned()).map_err(|_| bad())?;
+    let address =
+        if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") };
+    let (idle, busy, free) = (Mutex::default(), Mutex::default(), Condvar::new());
+    Ok(Endpoint { address, server_name, idle, busy, free })
+}
+
+impl Store for RemoteStore {
+    /// Shares the connections. Which caches hold what was put is known for each handle: where two tasks put segments, the loss
+    /// of a cache is told to both.
+    fn separate(&self) -> Option<Arc<dyn Store>> {
+        Some(Arc::new(Self {
+            endpoints: self.endpoints.clone(),
+            current: AtomicUsize::new(self.current.load(Ordering::Relaxed)),
+            tls: self.tls.clone(),
+            holders: Mutex::default(),
+            puts: AtomicU64::new(0),
+            #[cfg(any(test, feature = "testing"))]
+            dial: self.dial.clone(),
+        }))
+    }
+
+    fn name(&self) -> String {
+        let addresses: Vec<&str> = self.endpoints.iter().map(|e| e.address.as_str()).collect();
+        format!("gateway://{}", addresses.join(","))
+    }
+
+    fn put(&self, name: &str, content: &[u8]) -> Result<PutOutcome> {
+        let answer = match part_of(name) {
+            Part::Version(volume) => self.put_version(volume, name, content)?,
+            Part::Segment(_) | Part::Other => {
+                self.object("PUT", name, &[(IF_ABSENT, "*".to_owned())], content)?
+            }
+        };
+        match answer.head.status {
+            201 => Ok(PutOutcome::Created),
+            412 => Ok(PutOutcome::AlreadyExists),
+            _ => Err(error_of(&answer.head, &answer.body, "put to store", name)),
+        }
+    }
+
+    fn get(&self, name: &str, range: Range<u64>) -> Result<Vec<u8>> {
+        if range.is_empty() {
+            // No header can ask for nothing.
+            let length = self
+                .head(name)?
+                .map(|info| info.length)
+                .ok_or_else(|| Error::new(ErrorKind::NotFound, "get from store", name))?;
+            if range.start <= range.end && range.end <= length {
+                return Ok(Vec::new());
+            }
+            return Err(Error::new(ErrorKind::InvalidInput, "get from store", name)
+                .at(range.start)
+                .expected(format_args!("a range within {length} bytes"))
+                .found(format_args!("{}..{}", range.start, range.end)));
+        }
+        let bytes = format!("bytes={}-{}", range.start, range.end - 1);
+        let answer = self.object("GET", name, &[("range", bytes)], &[])?;
+        if answer.head.status != 206 {
+            return Err(error_of(&answer.head, &answer.body, "get from store", name));
+        }
+        if answer.body.len() as u64 != range.end - range.start {
+            return Err(Error::new(ErrorKind::Corrupt, "get from store", name)
+                .expected(format_args!("{} bytes", range.end - range.start))
+                .found(answer.body.len()));
+        }
+        Ok(answer.body)
+    }
+
+    fn list(&self, prefix: &str) -> Result<Vec<ObjectInfo>> {
+        // Prefixes are parts of names, which need no escapes.
+        let target = format!("/v1/list?prefix={prefix}");
+        let answer = self.request("GET", &target, &[], &[], LIST_BYTES_MAX)?;
+        if answer.head.status != 200 {
+            return Err(error_of(&answer.head, &answer.body, "list store", prefix));
+        }
+        let bad = || {
+            Error::new(ErrorKind::Corrupt, "list store", prefix)
+                .message("the gateway's list is not understood")
+        };
+        let text = String::from_utf8(answer.body).map_err(|_| bad())?;
+        text.lines()
+            .map(|line| {
+                let (length, name) = line.split_once(' ').ok_or_else(bad)?;
+                let length = length.parse().map_err(|_| bad())?;
+                // Names become names of local files.
+                if !name.starts_with(prefix) || check_name(name).is_err() {
+                    return Err(bad().expected(format_args!("names that begin with {prefix:?}")));
+                }
+                Ok(ObjectInfo { name: name.to_owned(), length })
+            })
+            .collect()
+    }
+
+    fn head(&self, name: &str) -> Result<Option<ObjectInfo>> {
+        let answer = self.object("HEAD", name, &[], &[])?;
+        match answer.head.status {
+            200 => {
+                let length = answer.head.content_length().unwrap_or_default();
+                Ok(Some(ObjectInfo { name: name.to_owned(), length }))
+            }
+            404 => Ok(None),
+            _ => Err(error_of(&answer.head, &answer.body, "look into store", name)),
+        }
+    }
+
+    fn delete(&self, name: &str) -> Result<()> {
+        let answer = self.object("DELETE", name, &[], &[])?;
+        match answer.head.status {
+            204 => Ok(()),
+            _ => Err(error_of(&answer.head, &answer.body, "delete from store", name)),
+        }
+    }
+
+    fn delete_many(&self, names: &[String]) -> Result<()> {
+        names.iter().try_for_each(|name| check_name(name))?;
+        for some in names.chunks(DELETED_AT_ONCE_MAX) {
+            let body = some.join("\n");
+            let answer = self.request("POST", "/v1/delete", &[], body.as_bytes(), 1 << 20)?;
+            if answer.head.status != 204 {
+                return Err(error_of(&answer.head, &answer.body, "delete from store", &some[0]));
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,411 @@
+//! Mirroring: one vault follows another, object by object, without the keys of its volumes.
+//!
+//! A run copies of each volume what its newest catalog version may name, then the versions in order, then deletes what the
+//! source deleted. Segments are listed after the versions are, so whatever a listed version names was there; what vanished
+//! meanwhile (retention) begins the run of the volume anew with a newer version.
+//!
+//! Invariants: the mirror's catalog is a prefix of the source's, or begins at a snapshot of it; every segment that its newest
+//! version names is there. Where more than one version is added, a hold keeps readers at the version before until the last
+//! one is there, because those between may name what the source has deleted since. Nothing is deleted that the mirror's
+//! catalog names (where it can be read), nor when the source does not have the volume any more: a lost source takes nothing with it.
+//!
+//! A mirror with a history of its own (somebody failed over to it) is `Fenced`. Killed anywhere, the next run goes on.
+
+use std::collections::{HashMap, HashSet};
+use std::fs::File;
+use std::io::Write;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use hrl::store::{ObjectInfo, PutOutcome, Store, get_all};
+use hrl::vault::{
+    PACK_DATA_BYTES_MAX, PACK_MEMBERS_MAX, PackedStore, SNAPSHOT_EVERY, Vault, VersionNames, layout,
+};
+use hrl::{Clock, Error, ErrorKind, Result};
+
+/// Objects, or packs of small ones, copied at once.
+const COPIES_IN_FLIGHT: usize = 4;
+/// Larger objects go through a file, in pieces of this size.
+const PIECE_BYTES: u64 = 32 << 20;
+/// Segments up to this size are packed together, before stores whose objects are not local files.
+const SMALL_BYTES: u64 = 1 << 20;
+/// Bytes of a pack, about.
+const PACK_BYTES: u64 = 8 << 20;
+/// Times that the run of a volume begins anew because retention took away what was to be copied.
+const RESTARTS_MAX: u32 = 8;
+/// Largest object that is no segment: catalog versions, keys, records.
+const RECORD_BYTES_MAX: u64 = 256 << 20;
+/// Which volumes there are is asked this often.
+const VOLUMES_EVERY: Duration = Duration::from_secs(60);
+
+/// How to mirror. Build with [`MirrorOptions::default`], change fields, pass it on.
+#[derive(Clone, Debug, Default)]
+pub struct MirrorOptions {
+    /// Volumes to mirror. Default: `None`, all that the source has.
+    pub volumes: Option<Vec<String>>,
+    /// Directory for copies of objects above 32 MiB, which are removed at once, with room for four of them. Default: the
+    /// system's directory for temporary files.
+    pub scratch: Option<PathBuf>,
+}
+
+/// How far the mirror of a volume is.
+#[derive(Debug, Default)]
+pub struct MirroredVolume {
+    /// Its name.
+    pub volume: String,
+    /// Catalog version of the source when it was last seen.
+    pub source_version: u64,
+    /// Catalog version of the mirror; never above that of the source.
+    pub version: u64,
+    /// How long the mirror has been behind, or was until this run caught up; zero when there was nothing to do.
+    pub lag: Duration,
+    /// Objects copied by this run, catalog versions not counted.
+    pub objects_copied: u64,
+    /// Their bytes.
+    pub bytes_copied: u64,
+    /// Objects deleted by this run, because the source has deleted them.
+    pub objects_deleted: u64,
+    /// Objects that the source has lost although the catalog names them; the mirror keeps its own.
+    pub source_lacks: u64,
+    /// Why this run did not catch up.
+    pub failure: Option<Error>,
+}
+
+/// Makes one vault follow another. One at a time for each target.
+pub struct Mirror {
+    from: Vault,
+    to: Vault,
+    source: Arc<PackedStore>,
+    target: Arc<PackedStore>,
+    options: MirrorOptions,
+    clock: Arc<dyn Clock>,
+    volumes: Vec<String>,
+    asked: Option<Duration>,
+    /// For each volume: what the source had, listed before its newest version was.
+    seen: HashMap<String, HashSet<String>>,
+    behind_since: HashMap<String, Duration>,
+    scratch_files: AtomicU64,
+}
+
+impl Mirror {
+    /// Mirrors `from` to `to`. Neither needs the keys of sealed volumes; where `to` has them, what its catalog names is
+    /// never deleted, whatever the source has lost.
+    pub fn new(from: Vault, to: Vault, options: MirrorOptions, clock: Arc<dyn Clock>) -> Self {
+        let (source, target) =
+            (PackedStore::over(from.objects().clone()), PackedStore::over(to.objects().clone()));
+        Self {
+            from,
+            to,
+            source,
+            target,
+            options,
+            clock,
+            volumes: Vec::new(),
+            asked: None,
+            seen: HashMap::new(),
+            behind_since: HashMap::new(),
+            scratch_files: AtomicU64::new(0),
+        }
+    }
+
+    /// Catches up once, volume by volume; call it again and again to follow. `go_on` is asked before each copy and ends the
+    /// run when it is false. What fails of one volume is in its entry and does not hold up the others.
+    ///
+    /// `Unavailable` when the source cannot be asked for its volumes.
+    pub fn run(&mut self, go_on: &(dyn Fn() -> bool + Sync)) -> Result<Vec<MirroredVolume>> {
+        self.find_volumes()?;
+        let mut report = Vec::new();
+        for volume in self.volumes.clone() {
+            let mut entry = MirroredVolume { volume: volume.clone(), ..MirroredVolume::default() };
+            let result = self.catch_up(&volume, &mut entry, go_on);
+            let now = self.clock.elapsed();
+            if let Some(since) = self.behind_since.get(&volume) {
+                entry.lag = now.saturating_sub(*since);
+            }
+            match result {
+                Ok(()) => drop(self.behind_since.remove(&volume)),
+                Err(error) => entry.failure = Some(error),
+            }
+            report.push(entry);
+        }
+        Ok(report)
+    }
+
+    fn find_volumes(&mut self) -> Result<()> {
+        if let Some(wanted) = &self.options.volumes {
+            self.volumes.clone_from(wanted);
+            return Ok(());
+        }
+        let now = self.clock.elapsed();
+        if self.asked.is_some_and(|asked| now.saturating_sub(asked) < VOLUMES_EVERY) {
+            return Ok(());
+        }
+        let found = self.from.volumes()?;
+        self.volumes = found.into_iter().map(|info| info.name).collect();
+        self.asked = Some(now);
+        Ok(())
+    }
+
+    fn catch_up(
+        &mut self,
+        volume: &str,
+        entry: &mut MirroredVolume,
+        go_on: &(dyn Fn() -> bool + Sync),
+    ) -> Result<()> {
+        for _ in 0..RESTARTS_MAX {
+            match self.try_once(volume, entry, go_on) {
+                // Retention took something away between the listing and the copy.
+                Err(error) if error.kind() == ErrorKind::NotFound && go_on() => {
+                    if self.source.head(&layout::volume_record(volume))?.is_none() {
+                        return Err(error
+                            .message("the source does not have the volume; the mirror keeps it"));
+                    }
+                }
+                result => return result,
+            }
+        }
+        Err(Error::new(ErrorKind::Unavailable, "mirror", volume)
+            .message("the source deletes faster than it is copied"))
+    }
+
+    fn try_once(
+        &mut self,
+        volume: &str,
+        entry: &mut MirroredVolume,
+        go_on: &(dyn Fn() -> bool + Sync),
+    ) -> Result<()> {
+        let (all, record) = (layout::volume_prefix(volume), layout::volume_record(volume));
+        let catalog = layout::catalog_prefix(volume);
+        let before = match self.seen.remove(volume) {
+            Some(names) => names,
+            None => names_of(&self.source.list(&all)?),
+        };
+        let theirs = VersionNames::of(&catalog, &self.source.list(&catalog)?);
+        let theirs_all = self.source.list(&all)?;
+        if !theirs_all.iter().any(|info| info.name == record) {
+            return Err(Error::new(ErrorKind::NotFound, "mirror", volume));
+        }
+        let ours_all = self.target.list(&all)?;
+        let ours = VersionNames::of(&catalog, &ours_all);
+        entry.source_version = theirs.newest();
+        entry.version = ours.readable();
+        if theirs.newest() > entry.version {
+            self.behind_since.entry(volume.to_owned()).or_insert_with(|| self.clock.elapsed());
+        }
+        if ours.newest() > theirs.newest() {
+            return Err(own_history(volume, theirs.newest(), ours.newest()));
+        }
+        let have: HashMap<&str, u64> =
+            ours_all.iter().map(|info| (info.name.as_str(), info.length)).collect();
+        let missing = theirs_all.iter().filter(|info| {
+            !info.name.starts_with(&catalog) && have.get(info.name.as_str()) != Some(&info.length)
+        });
+        self.copy(volume, &missing.cloned().collect::<Vec<_>>(), entry, go_on)?;
+        self.check_same(&record, volume)?;
+        self.copy_versions(&catalog, &theirs, &ours, go_on)?;
+        entry.version = theirs.newest();
+        let there = names_of(&theirs_all);
+        let gone = ours_all.iter().map(|info| &info.name).filter(|name| {
+            !name.starts_with(&catalog) && !before.contains(*name) && !there.contains(*name)
+        });
+        self.delete(volume, gone.cloned().collect(), entry)?;
+        self.seen.insert(volume.to_owned(), there);
+        Ok(())
+    }
+
+    /// Copies objects that are no catalog versions: the small segments in packs, where that saves requests.
+    fn copy(
+        &self,
+        volume: &str,
+        objects: &[ObjectInfo],
+        entry: &mut MirroredVolume,
+        go_on: &(dyn Fn() -> bool + Sync),
+    ) -> Result<()> {
+        let packs = self.target.local_path(layout::MARKER).is_none();
+        let units = units_of(objects, packs);
+        for some in units.chunks(COPIES_IN_FLIGHT) {
+            if !go_on() {
+                return Err(Error::new(ErrorKind::Unavailable, "mirror", volume)
+                    .message("it was stopped; what was copied stays"));
+            }
+            let results: Vec<Result<()>> = std::thread::scope(|scope| {
+                let copies: Vec<_> =
+                    some.iter().map(|unit| scope.spawn(|| self.copy_unit(volume, unit))).collect();
+                let ended = |copy: std::thread::ScopedJoinHandle<'_, _>| {
+                    copy.join().unwrap_or_else(|_| Err(panicked(volume)))
+                };
+                copies.into_iter().map(ended).collect()
+            });
+            for (unit, result) in some.iter().zip(results) {
+                result?;
+                entry.objects_copied += unit.len() as u64;
+                entry.bytes_copied += unit.iter().map(|info| info.length).sum::<u64>();
+            }
+        }
+        Ok(())
+    }
+
+    fn copy_unit(&self, volume: &str, unit: &[&ObjectInfo]) -> Result<()> {
+        if let [object] = unit {
+            return self.copy_object(object);
+        }
+        let read = |info: &&ObjectInfo| {
+            Ok((info.name.clone(), self.source.get(&info.name, 0..info.length)?))
+        };
+        let contents = unit.iter().map(read).collect::<Result<Vec<_>>>()?;
+        self.target.put_packed(volume, &contents)
+    }
+
+    fn copy_object(&self, object: &ObjectInfo) -> Result<()> {
+        let outcome = if object.length <= PIECE_BYTES {
+            let content = self.source.get(&object.name, 0..object.length)?;
+            self.target.put(&object.name, &content)?
+        } else {
+            self.copy_by_file(object)?
+        };
+        if outcome == PutOutcome::Created {
+            return Ok(());
+        }
+        let length = self.target.head(&object.name)?.map(|info| info.length);
+        if length != Some(object.length) {
+            return Err(Error::new(ErrorKind::Changed, "mirror", &object.name)
+                .message("the mirror has another object of its name")
+                .expected(format_args!("{} bytes", object.length))
+                .found(length.unwrap_or_default()));
+        }
+        Ok(())
+    }
+
+    fn copy_by_file(&self, object: &ObjectInfo) -> Result<PutOutcome> {
+        let mut random = [0; 8];
+        self.clock.fill_random(&mut random);
+        let random = u64::from_le_bytes(random);
+        let number = self.scratch_files.fetch_add(1, Ordering::Relaxed);
+        let directory = self.options.scratch.clone().unwrap_or_else(std::env::temp_dir);
+        let path = directory.join(format!("hrl-mirror-{random:016x}-{number}"));
+        let copied = || {
+            let io = |error| Error::io("write", path.display(), error);
+            let mut file = File::create_new(&path).map_err(io)?;
+            let mut at = 0;
+            while at < object.length {
+                let end = object.length.min(at + PIECE_BYTES);
+                file.write_all(&self.source.get(&object.name, at..end)?).map_err(io)?;
+                at = end;
+            }
+            file.sync_all().map_err(io)?;
+            self.target.put_file(&object.name, &path)
+        };
+        let outcome = copied();
+        // A leftover is in a directory for temporary files.
+        let _ = std::fs::remove_file(&path);
+        outcome
+    }
+
+    /// Adds the versions that the mirror lacks, so that readers see none or all of them.
+    fn copy_versions(
+        &self,
+        catalog: &str,
+        theirs: &VersionNames,
+        ours: &VersionNames,
+        go_on: &(dyn Fn() -> bool + Sync),
+    ) -> Result<()> {
+        let (newest, readable) = (theirs.newest(), ours.readable());
+        let name = |number: u64| layout::catalog_version(catalog, number);
+        if readable > 0 && theirs.has(readable) {
+            self.check_same(&name(readable), catalog)?;
+        }
+        let first = (readable + 1).max(newest / SNAPSHOT_EVERY * SNAPSHOT_EVERY);
+        if newest > readable + 1 {
+            self.target.put(&VersionNames::hold(catalog, readable, newest), &[])?;
+        }
+        for number in first..=newest {
+            if !go_on() {
+                return Err(Error::new(ErrorKind::Unavailable, "mirror", catalog)
+                    .message("it was stopped; the next run goes on"));
+            }
+            let content = get_all(&*self.source, &name(number), RECORD_BYTES_MAX)?;
+            if self.target.put(&name(number), &content)? == PutOutcome::AlreadyExists {
+                self.check_same(&name(number), catalog)?;
+            }
+        }
+        let holds = VersionNames::of(catalog, &self.target.list(catalog)?).holds_until(newest);
+        let old = ours.numbers().filter(|number| *number + SNAPSHOT_EVERY < first);
+        let old = old.filter(|number| !theirs.has(*number)).map(name);
+        self.target.delete_many(&holds.into_iter().chain(old).collect::<Vec<_>>())
+    }
+
+    /// `Fenced` when an object of the mirror is not that of the source.
+    fn check_same(&self, name: &str, object: &str) -> Result<()> {
+        let theirs = get_all(&*self.source, name, RECORD_BYTES_MAX)?;
+        let ours = get_all(&*self.target, name, RECORD_BYTES_MAX)?;
+        if theirs == ours {
+            return Ok(());
+        }
+        Err(Error::new(ErrorKind::Fenced, "mirror", object).message(format_args!(
+            "{name} is another one in the mirror, which has a history of its own"
+        )))
+    }
+
+    /// Deletes what the source had deleted before its newest version was listed.
+    fn delete(&self, volume: &str, gone: Vec<String>, entry: &mut MirroredVolume) -> Result<()> {
+        if gone.is_empty() {
+            return Ok(());
+        }
+        // Without the key nobody here knows what the catalog names; the source does, and deleted it.
+        let named: HashSet<String> = match self.to.replica(volume) {
+            Ok(replica) => replica.catalog().segments().iter().map(|e| e.object.clone()).collect(),
+            Err(error) if error.kind() == ErrorKind::Unavailable => return Err(error),
+            Err(_) => HashSet::new(),
+        };
+        let (kept, gone): (Vec<_>, Vec<_>) =
+            gone.into_iter().partition(|name| named.contains(name));
+        self.target.delete_many(&gone)?;
+        entry.source_lacks = kept.len() as u64;
+        entry.objects_deleted += gone.len() as u64;
+        Ok(())
+    }
+}
+
+fn names_of(objects: &[ObjectInfo]) -> HashSet<String> {
+    objects.iter().map(|info| info.name.clone()).collect()
+}
+
+/// What is copied with one put: records before segments, and small segments together.
+fn units_of(objects: &[ObjectInfo], packs: bool) -> Vec<Vec<&ObjectInfo>> {
+    let is_small = |info: &ObjectInfo| {
+        packs && info.length <= SMALL_BYTES && PackedStore::packable(&info.name).is_some()
+    };
+    let mut units: Vec<Vec<&ObjectInfo>> = Vec::new();
+    let mut bytes = 0;
+    for info in objects {
+        bytes += info.length;
+        match units.last_mut() {
+            Some(last)
+                if is_small(info)
+                    && is_small(last[0])
+                    && last.len() < PACK_MEMBERS_MAX
+                    && bytes <= PACK_BYTES.min(PACK_DATA_BYTES_MAX) =>
+            {
+                last.push(info);
+            }
+            _ => {
+                units.push(vec![info]);
+                bytes = info.length;
+            }
+        }
+    }
+    units
+}
+
+fn own_history(volume: &str, theirs: u64, ours: u64) -> Error {
+    Error::new(ErrorKind::Fenced, "mirror", volume)
+        .message("the mirror is ahead of its source: it has a history of its own")
+        .expected(format_args!("at most catalog version {theirs}"))
+        .found(ours)
+}
+
+fn panicked(volume: &str) -> Error {
+    Error::new(ErrorKind::Unavailable, "mirror", volume).message("a store panicked")
+}

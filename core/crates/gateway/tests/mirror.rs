@@ -1,0 +1,298 @@
+//! A vault that follows another: what it holds is always a vault, also when the mirror or the source dies at any call.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hrl::device::{BlockDevice, Durability, MemoryDevice};
+use hrl::journal::{PointKind, WrappingKey};
+use hrl::replica::{At, CompactOptions, ViewOptions};
+use hrl::store::{DirStore, FaultStore, Store};
+use hrl::vault::Vault;
+use hrl::{ErrorKind, Policy, Protection, ProtectionOptions, RetentionPolicy, SystemClock};
+use hrl_gateway::{Mirror, MirrorOptions, MirroredVolume};
+
+const LIMIT: Duration = Duration::from_secs(60);
+const DISK_BYTES: u64 = 2 << 20;
+
+struct Sites {
+    directory: tempfile::TempDir,
+    device: Arc<MemoryDevice>,
+    source: Arc<FaultStore>,
+    target: Arc<FaultStore>,
+}
+
+impl Sites {
+    fn new() -> Self {
+        let directory = tempfile::tempdir().expect("directory");
+        let store = |name: &str| {
+            let inner = DirStore::create(&directory.path().join(name)).expect("store");
+            Arc::new(FaultStore::new(Arc::new(inner)))
+        };
+        let (source, target) = (store("a"), store("b"));
+        let device = Arc::new(MemoryDevice::new(DISK_BYTES));
+        Self { directory, device, source, target }
+    }
+
+    fn protect(&self, key: Option<WrappingKey>) -> Protection {
+        let policy = Policy {
+            segment_interval: Duration::from_millis(10),
+            crash_point_interval: Duration::ZERO,
+            retry_interval_max: Duration::from_millis(50),
+            retention: None,
+            ..Policy::default()
+        };
+        let state = self.directory.path().join("state");
+        let protection =
+            ProtectionOptions::new("disk", self.device.clone(), vault(&self.source, key), state)
+                .policy(policy)
+                .open()
+                .expect("protect");
+        protection.wait_replicated(LIMIT).expect("first copy");
+        protection
+    }
+
+    fn mirror(&self) -> Mirror {
+        let (from, to) = (vault(&self.source, None), vault(&self.target, None));
+        Mirror::new(from, to, MirrorOptions::default(), SystemClock::shared())
+    }
+}
+
+fn vault(store: &Arc<FaultStore>, key: Option<WrappingKey>) -> Vault {
+    Vault::create(store.clone(), key, SystemClock::shared()).expect("vault")
+}
+
+fn run(mirror: &mut Mirror) -> MirroredVolume {
+    let mut report = mirror.run(&|| true).expect("run");
+    assert_eq!(report.len(), 1);
+    report.remove(0)
+}
+
+fn content(device: &dyn BlockDevice) -> Vec<u8> {
+    let mut bytes = vec![0; DISK_BYTES as usize];
+    device.read(0, &mut bytes).expect("read");
+    bytes
+}
+
+fn write(protection: &Protection, tag: u64) {
+    for block in 0..8 {
+        let data = vec![(tag * 8 + block) as u8 | 1; 4096];
+        let offset = (tag * 37 + block * 11) % 512 * 4096;
+        protection.volume().write(offset, &data, Durability::Cached).expect("write");
+    }
+}
+
+/// Each write and mark is a state of its own, in the vault.
+fn states(
+    protection: &Protection,
+    device: &MemoryDevice,
+    tags: std::ops::Range<u64>,
+) -> Vec<(At, Vec<u8>)> {
+    tags.map(|tag| {
+        write(protection, tag);
+        let point = protection.mark(PointKind::Crash, &format!("state {tag}")).expect("mark");
+        let bytes = content(device);
+        protection.wait_replicated(LIMIT).expect("replicated");
+        (At::Point(point.id), bytes)
+    })
+    .collect()
+}
+
+/// Everything that the catalog of `vault` names is there and sound, and these states are what they were.
+fn check(vault: &Vault, states: &[(At, Vec<u8>)]) {
+    let replica = vault.replica("disk").expect("replica");
+    let report = replica.verify(&|_, _| true).expect("verify");
+    assert!(report.is_sound(), "{report:?}");
+    for (at, bytes) in states {
+        let view = replica.view(at, &ViewOptions::default()).expect("view");
+        assert!(content(&view) == *bytes, "{at}");
+    }
+}
+
+#[test]
+fn promise_4_and_5_a_mirror_follows_and_stands_alone_when_its_source_is_gone() {
+    let sites = Sites::new();
+    let key = || Some(WrappingKey::from_bytes([3; 32]));
+    let protection = sites.protect(key());
+    let mut mirror = sites.mirror();
+    let mut known = states(&protection, &sites.device, 0..3);
+    let first = run(&mut mirror);
+    assert!(first.failure.is_none() && first.objects_copied >= 3, "{first:?}");
+    assert_eq!(first.version, first.source_version);
+    check(&vault(&sites.target, key()), &known);
+    let idle = run(&mut mirror);
+    assert_eq!((idle.objects_copied, idle.lag), (0, Duration::ZERO), "nothing to do");
+    // A mirror that begins anew goes on where the other ended.
+    let mut mirror = sites.mirror();
+    known.extend(states(&protection, &sites.device, 3..5));
+    let report = run(&mut mirror);
+    assert!(report.failure.is_none() && report.objects_copied < 10, "{report:?}");
+    protection.stop(LIMIT).expect("stop");
+    sites.source.set_down(true);
+    let error = mirror.run(&|| true).expect("the volume is known").remove(0).failure;
+    assert_eq!(error.expect("the source is gone").kind(), ErrorKind::Unavailable);
+    let mirrored = vault(&sites.target, key());
+    check(&mirrored, &known);
+    let replica = mirrored.replica("disk").expect("replica");
+    let view = replica.view(&At::Newest, &ViewOptions::default()).expect("view");
+    assert!(content(&view) == content(&*sites.device), "served from the mirror alone");
+}
+
+#[test]
+fn a_mirror_with_a_history_of_its_own_is_left_alone() {
+    let sites = Sites::new();
+    let protection = sites.protect(None);
+    states(&protection, &sites.device, 0..2);
+    let mut mirror = sites.mirror();
+    assert!(run(&mut mirror).failure.is_none());
+    // Somebody fails over to it.
+    let target = vault(&sites.target, None);
+    let other = Arc::new(MemoryDevice::new(DISK_BYTES));
+    let state = sites.directory.path().join("other");
+    let taken = ProtectionOptions::new("disk", other, target, state).take_over(true).open();
+    taken.expect("take over").stop(LIMIT).expect("stop");
+    states(&protection, &sites.device, 2..20);
+    let report = run(&mut mirror);
+    let error = report.failure.expect("two histories");
+    assert_eq!(error.kind(), ErrorKind::Fenced, "{error}");
+    assert!(error.to_string().contains("history of its own"), "{error}");
+    protection.stop(LIMIT).expect("stop");
+}
+
+#[test]
+fn promise_5_a_lost_source_takes_nothing_with_it() {
+    let sites = Sites::new();
+    let protection = sites.protect(None);
+    let known = states(&protection, &sites.device, 0..3);
+    protection.stop(LIMIT).expect("stop");
+    let mut mirror = sites.mirror();
+    run(&mut mirror);
+    // Segments vanish without a word in the catalog, then everything.
+    for info in sites.source.list("volumes/disk/segments/").expect("list") {
+        sites.source.delete(&info.name).expect("delete");
+    }
+    let mut fresh = sites.mirror();
+    for mirror in [&mut mirror, &mut fresh] {
+        for _ in 0..2 {
+            let report = run(mirror);
+            assert_eq!(report.objects_deleted, 0, "{report:?}");
+        }
+    }
+    assert!(run(&mut mirror).source_lacks > 0);
+    for info in sites.source.list("volumes/").expect("list") {
+        sites.source.delete(&info.name).expect("delete");
+    }
+    assert!(run(&mut mirror).failure.is_some());
+    check(&vault(&sites.target, None), &known);
+}
+
+fn compact_all(store: &Arc<FaultStore>) {
+    let mut policy: RetentionPolicy = "1h all".parse().expect("policy");
+    (policy.full, policy.grace) = (Duration::from_millis(1), Duration::from_secs(1));
+    let options = CompactOptions { fold_all: true, ..CompactOptions::default() };
+    let mut replica = vault(store, None).replica("disk").expect("replica");
+    replica.compact(&policy, &options, &|_, _| true).expect("compact");
+}
+
+/// Stopped after every number of calls to the source or the target: the target is a sound vault each time, never ahead,
+/// and the next run catches up; the source folds and deletes in between.
+#[test]
+fn promise_4_and_5_the_mirror_is_a_sound_vault_after_a_crash_at_any_call() {
+    let sites = Sites::new();
+    let protection = sites.protect(None);
+    let early = states(&protection, &sites.device, 0..4);
+    assert!(run(&mut sites.mirror()).failure.is_none());
+    // What the mirror lacks then is folded and deleted: some versions between name what is nowhere any more.
+    states(&protection, &sites.device, 4..8);
+    compact_all(&sites.source);
+    let late = states(&protection, &sites.device, 8..10);
+    protection.stop(LIMIT).expect("stop");
+    std::thread::sleep(Duration::from_millis(1100));
+    compact_all(&sites.source);
+    let before = copy_of(&sites, "b", "saved");
+    let mut deepest = 0;
+    for calls in 0.. {
+        restore(&sites, "saved", "b");
+        sites.target.fail_after(u64::MAX);
+        let mut mirror = sites.mirror();
+        sites.target.fail_after(calls);
+        let report = mirror.run(&|| true).expect("run").remove(0);
+        let ended = sites.target.calls() <= calls;
+        sites.target.fail_after(u64::MAX);
+        let target = vault(&sites.target, None);
+        assert!(report.version <= report.source_version, "never ahead");
+        let caught_up = target.replica("disk").expect("replica").catalog().version()
+            == vault(&sites.source, None).replica("disk").expect("replica").catalog().version();
+        if caught_up {
+            check(&target, &late);
+        } else {
+            check(&target, &early);
+        }
+        assert_eq!(ended, report.failure.is_none(), "{calls}: {report:?}");
+        if ended {
+            assert!(caught_up && deepest > 10, "{deepest} calls");
+            break;
+        }
+        deepest = calls;
+        let report = run(&mut sites.mirror());
+        assert!(report.failure.is_none(), "{calls}: {report:?}");
+        check(&target, &late);
+        let holds = sites.target.list("volumes/disk/catalog/").expect("list");
+        assert!(
+            holds.iter().all(|info| !info.name.rsplit('/').next().expect("name").contains('-'))
+        );
+    }
+    drop(before);
+}
+
+fn copy_of(sites: &Sites, from: &str, to: &str) -> std::path::PathBuf {
+    restore(sites, from, to);
+    sites.directory.path().join(to)
+}
+
+fn restore(sites: &Sites, from: &str, to: &str) {
+    let (from, to) = (sites.directory.path().join(from), sites.directory.path().join(to));
+    let _ = std::fs::remove_dir_all(&to);
+    copy_directory(&from, &to);
+}
+
+fn copy_directory(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).expect("directory");
+    for entry in std::fs::read_dir(from).expect("read") {
+        let entry = entry.expect("entry");
+        let to = to.join(entry.file_name());
+        if entry.path().is_dir() {
+            copy_directory(&entry.path(), &to);
+        } else {
+            std::fs::copy(entry.path(), to).expect("copy");
+        }
+    }
+}
+
+/// Retention folds and deletes at the source all the while.
+#[test]
+fn promise_5_a_mirror_keeps_up_with_retention() {
+    let sites = Sites::new();
+    let protection = sites.protect(None);
+    let mut mirror = sites.mirror();
+    for round in 0..4 {
+        let known = states(&protection, &sites.device, round * 4..round * 4 + 4);
+        compact_all(&sites.source);
+        let report = run(&mut mirror);
+        assert!(report.failure.is_none(), "{report:?}");
+        check(&vault(&sites.target, None), &known[3..]);
+        std::thread::sleep(Duration::from_millis(350));
+    }
+    protection.stop(LIMIT).expect("stop");
+    std::thread::sleep(Duration::from_millis(1100));
+    compact_all(&sites.source);
+    for _ in 0..2 {
+        let report = run(&mut mirror);
+        assert!(report.failure.is_none(), "{report:?}");
+    }
+    let names = |store: &Arc<FaultStore>| {
+        let found = store.list("volumes/disk/segments/").expect("list");
+        found.into_iter().map(|info| info.name).collect::<Vec<_>>()
+    };
+    assert_eq!(names(&sites.target), names(&sites.source), "deletes follow");
+}
