@@ -87,9 +87,9 @@ test-c: packages  ## The C and C++ tests and examples alone: plain, AddressSanit
 	ffi/tests/run
 
 test-long: packages servers install  ## Long sweeps
-	cargo test --release -p hrl --features tls -- --ignored --nocapture --test-threads=1
+	cargo test --release -p hrl -- --ignored --nocapture --test-threads=1
 	cargo test --release -p hrl-cloud -p hrl-gateway -p hrl-stores --features hrl-stores/cloud,hrl-stores/gateway -- --ignored --nocapture --test-threads=1
-	cargo test --release -p hrl-plan -p hrl-planner -p hrl-quiesce -- --ignored --nocapture --test-threads=1
+	cargo test --release -p hrl-group -p hrl-plan -p hrl-planner -p hrl-quiesce -- --ignored --nocapture --test-threads=1
 	cargo test --release -p hrl-ffi --features tls
 	$(MAKE) concurrency SCHEDULES=20000
 	$(MAKE) fuzz

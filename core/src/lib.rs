@@ -22,27 +22,18 @@ pub mod store;
 mod sync;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
-#[cfg(feature = "tls")]
-mod tls;
 mod units;
 pub mod vault;
 
-#[cfg(feature = "tls")]
-pub use agent::GroupJoin;
 #[cfg(any(test, feature = "testing"))]
 pub use agent::{PlacedPoint, SteppedProtection, SteppedTask};
-pub use agent::{Protection, ProtectionOptions, ProtectionStats};
+pub use agent::{Protection, ProtectionOptions, ProtectionStats, VolumeCut};
 pub use clock::{Clock, ManualClock, SystemClock};
 pub use duration::{TimeUnit, duration_text, parse_duration};
 pub use error::{Error, ErrorKind, Result};
 pub use event::{Cause, Event, EventKind, EventSink, Mode, no_events};
 pub use extent::{Extent, ExtentSet};
-pub use point::{GROUP_PORT, GroupMark, GroupPoint, Quiesce, QuiesceRequest};
-#[cfg(feature = "tls")]
-pub use point::{
-    GroupCoordinator, GroupMember, GroupMemberStats, GroupMemberStatus, GroupOptions, GroupStatus,
-    MEMBERS_MAX,
-};
+pub use point::{GroupMark, GroupPoint, Quiesce, QuiesceRequest};
 pub use policy::{
     Bandwidth, CaptureContent, Compression, Policy, RetentionPolicy, Thinning, WhenFull,
 };

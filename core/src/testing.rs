@@ -5,6 +5,4 @@
 
 pub use crate::agent::{reprint_failover, reprint_state};
 pub use crate::failover::reprint_follow;
-#[cfg(feature = "tls")]
-pub use crate::point::{GroupStage, SaidInRound, reprint_group_message, take_group_frame};
 pub use crate::vault::pack::{mend_pack, reprint_pack};

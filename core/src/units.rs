@@ -200,10 +200,9 @@ identity! {
 }
 
 impl PointId {
-    /// Identity of a group point: the milliseconds of its time, then random bytes (the layout of a UUID of version 7), so
-    /// that all members know one time for it.
-    #[cfg(feature = "tls")]
-    pub(crate) fn of_group(time: Timestamp, random: [u8; 10]) -> Self {
+    /// Returns the identity of a group point: the milliseconds of its time, then random bytes (the layout of a UUID of
+    /// version 7), so that all members know one time for it.
+    pub fn of_group(time: Timestamp, random: [u8; 10]) -> Self {
         let millis = u64::try_from(time.0.div_euclid(1_000_000)).unwrap_or(0);
         let mut id = [0; 16];
         id[..6].copy_from_slice(&millis.to_be_bytes()[2..]);
@@ -213,8 +212,8 @@ impl PointId {
         Self(id)
     }
 
-    /// The time of a group point, from its identity.
-    pub(crate) fn group_time(self) -> Timestamp {
+    /// Returns the time in the identity of a group point.
+    pub fn group_time(self) -> Timestamp {
         let mut millis = [0; 8];
         millis[2..].copy_from_slice(&self.0[..6]);
         let millis = i64::try_from(u64::from_be_bytes(millis)).unwrap_or(i64::MAX);

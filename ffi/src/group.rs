@@ -292,7 +292,8 @@ mod session {
     use std::sync::Arc;
     use std::time::Duration;
 
-    use engine::{GroupCoordinator, GroupJoin, GroupMember, GroupOptions, GroupPoint, Result};
+    use engine::{GroupPoint, Result};
+    use hrl_group::{GroupCoordinator, GroupJoin, GroupMember, GroupOptions};
 
     use super::{hrl_group_member_stats, hrl_group_options};
     use crate::handle;
@@ -342,7 +343,7 @@ mod session {
         if let Some(application) = application {
             join = join.quiesce(Arc::new(application));
         }
-        with(protection, |protection| protection.join_group(join))
+        with(protection, |protection| join.join(protection))
     }
 
     pub(super) fn stats(member: &Member) -> hrl_group_member_stats {

@@ -11,8 +11,8 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use hrl::testing::{GroupStage, SaidInRound, reprint_group_message, take_group_frame};
 use hrl::{ErrorKind, GroupPoint, Sequence};
+use hrl_group::testing::{GroupStage, SaidInRound, reprint_group_message, take_group_frame};
 use libfuzzer_sys::fuzz_target;
 
 const MEMBERS: usize = 3;

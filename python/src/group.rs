@@ -3,7 +3,8 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use hrl::{GroupOptions, Quiesce};
+use hrl::Quiesce;
+use hrl_group::GroupOptions;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
@@ -71,12 +72,12 @@ impl GroupPoint {
 /// The coordinator of a consistency group.
 #[pyclass(frozen, module = "hrl")]
 pub(crate) struct GroupCoordinator {
-    inner: Arc<Running<Arc<hrl::GroupCoordinator>>>,
+    inner: Arc<Running<Arc<hrl_group::GroupCoordinator>>>,
     address: String,
 }
 
 impl GroupCoordinator {
-    fn open_handle(&self) -> PyResult<Arc<hrl::GroupCoordinator>> {
+    fn open_handle(&self) -> PyResult<Arc<hrl_group::GroupCoordinator>> {
         self.inner
             .with(Arc::clone)
             .ok_or_else(|| pyo3::exceptions::PyValueError::new_err("the coordinator is stopped"))
@@ -163,7 +164,7 @@ ends_with_block!(GroupCoordinator, |it, py| it.stop(py));
 /// A volume's membership in a group.
 #[pyclass(frozen, module = "hrl")]
 pub(crate) struct GroupMember {
-    inner: Arc<Running<Arc<hrl::GroupMember>>>,
+    inner: Arc<Running<Arc<hrl_group::GroupMember>>>,
 }
 
 impl GroupMember {
@@ -174,14 +175,14 @@ impl GroupMember {
         identity: PathBuf,
         quiesce: Option<Arc<dyn Quiesce>>,
     ) -> hrl::Result<Self> {
-        let mut join = hrl::GroupJoin::new(group, coordinators, identity);
+        let mut join = hrl_group::GroupJoin::new(group, coordinators, identity);
         if let Some(provider) = quiesce {
             join = join.quiesce(provider);
         }
-        Ok(Self { inner: Running::new(Arc::new(protection.join_group(join)?)) })
+        Ok(Self { inner: Running::new(Arc::new(join.join(protection)?)) })
     }
 
-    fn open_handle(&self) -> PyResult<Arc<hrl::GroupMember>> {
+    fn open_handle(&self) -> PyResult<Arc<hrl_group::GroupMember>> {
         self.inner
             .with(Arc::clone)
             .ok_or_else(|| pyo3::exceptions::PyValueError::new_err("the membership is closed"))

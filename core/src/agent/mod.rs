@@ -9,8 +9,7 @@
 
 mod applications;
 mod crowding;
-#[cfg(feature = "tls")]
-mod group;
+mod cut;
 mod hand_over;
 mod journaling;
 mod open;
@@ -29,8 +28,7 @@ mod task;
 mod timer;
 
 pub(crate) use applications::check as check_applications;
-#[cfg(feature = "tls")]
-pub use group::GroupJoin;
+pub use cut::VolumeCut;
 pub use open::ProtectionOptions;
 #[cfg(any(test, feature = "testing"))]
 pub use provisional::reprint_failover;

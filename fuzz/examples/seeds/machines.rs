@@ -6,10 +6,10 @@ use std::time::Duration;
 use hrl::device::{BlockDevice, Durability, MemoryDevice};
 use hrl::journal::{VolumeKey, WrappingKey};
 use hrl::replica::{InstantBase, InstantDisk, InstantOptions, TargetContent};
-use hrl::testing::GroupStage;
 use hrl::vault::{PackedStore, Vault};
 use hrl::{Clock, ManualClock, Result, Sequence, SystemClock, Timestamp, VolumeId};
 use hrl_fuzz::{Memory, scratch};
+use hrl_group::testing::GroupStage;
 use hrl_plan::{Member, Plan, PlanHost, RunMode, RunOptions, StartRequest, Started, run};
 
 use crate::save;

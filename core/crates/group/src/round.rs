@@ -13,11 +13,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use super::wire::{Marked, RoundNumber, Step, ToCoordinator, ToMember};
-use super::{GroupMark, GroupPoint};
-use crate::error::{Error, ErrorKind, Result};
-use crate::journal::PointKind;
-use crate::units::PointId;
+use hrl::journal::PointKind;
+use hrl::{Error, ErrorKind, GroupMark, GroupPoint, PointId, Result};
+
+use crate::wire::{Marked, RoundNumber, Step, ToCoordinator, ToMember};
 
 /// Members make their marks durable within this, or there is no point.
 const SEAL_LIMIT: Duration = Duration::from_secs(30);

@@ -4,7 +4,7 @@
 //! machine is killed. In no group point is a write present without the one before it (promise 7), no writer is held
 //! beyond the budget (promise 6); marks that are made without holding show what the hold is for.
 //!
-//! Needs root and `ip`. `cargo test --release -p hrl --features gateway --test group_machines -- --ignored --nocapture`
+//! Needs root and `ip`. `cargo test --release -p hrl-group --test group_machines -- --ignored --nocapture`
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -19,7 +19,8 @@ use hrl::journal::PointKind;
 use hrl::replica::{At, View, ViewOptions};
 use hrl::store::DirStore;
 use hrl::vault::Vault;
-use hrl::{GroupJoin, GroupOptions, Policy, ProtectionOptions, SystemClock};
+use hrl::{Policy, ProtectionOptions, SystemClock};
+use hrl_group::{GroupJoin, GroupOptions};
 use hrl_tls::{create_authority, enroll_client};
 
 const MACHINES: usize = 16;
@@ -61,7 +62,7 @@ fn child_machine() {
     protection.wait_ordered(LIMIT).expect("ordered");
     let coordinator = [format!("{NET}.254")];
     let join = GroupJoin::new("machines", &coordinator, directory.join(format!("id-{volume}")));
-    let member = protection.join_group(join).expect("join");
+    let member = join.join(&protection).expect("join");
     member.wait_connected(LIMIT).expect("connected");
     let listener = TcpListener::bind("0.0.0.0:7000").expect("listen");
     println!("ready");

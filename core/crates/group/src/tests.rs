@@ -8,16 +8,14 @@ use std::sync::Arc;
 use std::task::{Poll, Waker};
 use std::time::Duration;
 
-use super::member::Session;
-use super::round::{Output, Plan, Round};
-use super::stage::{GroupStage, Volume};
-use super::wire::{ToCoordinator, ToMember, take_frame};
-use crate::capture::Change;
-use crate::clock::{Clock, ManualClock};
-use crate::device::Buffer;
-use crate::error::ErrorKind;
-use crate::extent::Extent;
-use crate::units::{PointId, Sequence, Timestamp};
+use hrl::capture::Change;
+use hrl::device::Buffer;
+use hrl::{Clock, ErrorKind, Extent, GroupPoint, ManualClock, PointId, Sequence, Timestamp};
+
+use crate::member::Session;
+use crate::round::{Output, Plan, Round};
+use crate::stage::{GroupStage, Volume};
+use crate::wire::{ToCoordinator, ToMember, take_frame};
 
 const MEMBERS: usize = 4;
 const WRITERS: usize = 3;
@@ -47,7 +45,7 @@ enum Event {
 enum Writer {
     /// Wants to write at its next member since then.
     Wants(Duration),
-    Writes(crate::capture::Ticket),
+    Writes(hrl::capture::Ticket),
 }
 
 struct Simulation {
@@ -64,7 +62,7 @@ struct Simulation {
     chains: Vec<Vec<(usize, Sequence)>>,
     round: Option<Round>,
     rounds: u64,
-    points: Vec<super::GroupPoint>,
+    points: Vec<GroupPoint>,
     failures: u64,
     blocked_max: Duration,
 }

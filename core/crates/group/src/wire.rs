@@ -4,8 +4,7 @@
 //! order: integers little endian, texts with a `u16` for their length in bytes, a result as a byte (1 good, 0 bad) and a text
 //! that says what was bad. Decoding is total: any bytes give a message or an error.
 
-use crate::error::{Error, ErrorKind, Result};
-use crate::units::{PointId, Sequence, Timestamp};
+use hrl::{Error, ErrorKind, PointId, Result, Sequence, Timestamp};
 
 /// Version of the protocol; a peer of another version is refused.
 pub(crate) const PROTOCOL: u16 = 1;

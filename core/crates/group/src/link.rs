@@ -9,19 +9,19 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
+use hrl::{Error, ErrorKind, Result};
+use hrl_tls::rustls::pki_types::ServerName;
+use hrl_tls::rustls::{ClientConfig, ClientConnection, Connection, ServerConfig, ServerConnection};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
-use rustls::pki_types::ServerName;
-use rustls::{ClientConfig, ClientConnection, Connection, ServerConfig, ServerConnection};
 
-use super::wire::{FRAME_BYTES_MAX, take_frame};
-use crate::error::{Error, ErrorKind, Result};
+use crate::wire::{FRAME_BYTES_MAX, take_frame};
 
 /// Bytes received and not taken, beyond which nothing more is read.
 const RECEIVED_BYTES_MAX: usize = 4 * FRAME_BYTES_MAX;
 /// Bytes that wait to be sent, beyond which the peer is given up.
 const SENDING_BYTES_MAX: usize = 16 * FRAME_BYTES_MAX;
 
-pub(super) struct Link {
+pub(crate) struct Link {
     tls: Connection,
     socket: TcpStream,
     received: Vec<u8>,
@@ -32,7 +32,7 @@ pub(super) struct Link {
 impl Link {
     /// Connects to `address` (`HOST:PORT`), trying each of its addresses for up to `limit`. The handshake goes on as the
     /// link is pumped.
-    pub(super) fn connect(
+    pub(crate) fn connect(
         address: &str,
         config: &Arc<ClientConfig>,
         limit: Duration,
@@ -58,7 +58,7 @@ impl Link {
     }
 
     /// Takes a connection that was accepted.
-    pub(super) fn accept(socket: TcpStream, config: &Arc<ServerConfig>) -> Result<Self> {
+    pub(crate) fn accept(socket: TcpStream, config: &Arc<ServerConfig>) -> Result<Self> {
         let peer = socket.peer_addr().map_or("a peer".to_owned(), |address| address.to_string());
         let tls = ServerConnection::new(config.clone()).map_err(|error| broken(&peer, error))?;
         Self::new(tls.into(), socket, peer)
@@ -72,12 +72,12 @@ impl Link {
         Ok(Self { tls, socket, received: Vec::new(), peer, is_closed: false })
     }
 
-    pub(super) fn peer(&self) -> &str {
+    pub(crate) fn peer(&self) -> &str {
         &self.peer
     }
 
     /// The peer's certificate in DER form, once the handshake is over.
-    pub(super) fn peer_certificate(&self) -> Option<&[u8]> {
+    pub(crate) fn peer_certificate(&self) -> Option<&[u8]> {
         if self.tls.is_handshaking() {
             return None;
         }
@@ -91,12 +91,12 @@ impl Link {
     }
 
     /// There is something that the socket did not take yet.
-    pub(super) fn wants_write(&self) -> bool {
+    pub(crate) fn wants_write(&self) -> bool {
         self.tls.wants_write()
     }
 
     /// Sends a frame, now as far as the socket takes it.
-    pub(super) fn send(&mut self, frame: &[u8]) -> Result<()> {
+    pub(crate) fn send(&mut self, frame: &[u8]) -> Result<()> {
         let peer = &self.peer;
         self.tls.writer().write_all(frame).map_err(|error| {
             Error::io("send to", peer, error).message("the peer takes nothing more")
@@ -105,7 +105,7 @@ impl Link {
     }
 
     /// Moves what there is, both ways.
-    pub(super) fn pump(&mut self) -> Result<()> {
+    pub(crate) fn pump(&mut self) -> Result<()> {
         self.write()?;
         while self.received.len() < RECEIVED_BYTES_MAX && !self.is_closed {
             match self.tls.read_tls(&mut self.socket) {
@@ -136,7 +136,7 @@ impl Link {
     }
 
     /// The next whole message that was received. `Unavailable` when the peer has closed and no more can come.
-    pub(super) fn take(&mut self) -> Result<Option<Vec<u8>>> {
+    pub(crate) fn take(&mut self) -> Result<Option<Vec<u8>>> {
         match take_frame(&mut self.received)? {
             None if self.is_closed => {
                 Err(Error::new(ErrorKind::Unavailable, "receive from", &self.peer)
@@ -160,21 +160,21 @@ impl Link {
 }
 
 /// Where a loop waits, and how other threads wake it.
-pub(super) struct Wake(OwnedFd);
+pub(crate) struct Wake(OwnedFd);
 
 impl Wake {
-    pub(super) fn new() -> std::io::Result<Self> {
+    pub(crate) fn new() -> std::io::Result<Self> {
         Ok(Self(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?))
     }
 
     /// The wait that is under way, or the next, ends at once.
-    pub(super) fn wake(&self) {
+    pub(crate) fn wake(&self) {
         // A counter that is full wakes as well.
         let _ = rustix::io::write(&self.0, &1_u64.to_ne_bytes());
     }
 
     /// Waits for a link, somebody at the listener, a wake-up, or the time.
-    pub(super) fn wait<'a>(
+    pub(crate) fn wait<'a>(
         &'a self,
         listener: Option<&'a TcpListener>,
         links: impl IntoIterator<Item = &'a Link>,

@@ -10,24 +10,20 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::net::{SocketAddr, TcpListener};
-use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use rustls::ServerConfig;
+use hrl::journal::LABEL_BYTES_MAX;
+use hrl::{Error, ErrorKind, Event, EventKind, GroupPoint, PointId, Result};
+use hrl_tls::rustls::ServerConfig;
+use hrl_tls::{find_client, fingerprint, server_config};
 
-use super::link::{Link, Wake};
-use super::round::{Output, Plan, Round};
-use super::wire::{PROTOCOL, ToCoordinator, ToMember};
-use super::{BUDGET_MAX, GROUP_PORT, GroupPoint};
-use crate::clock::{Clock, SystemClock, random_bytes};
-use crate::error::{Error, ErrorKind, Result};
-use crate::event::{Event, EventKind, EventSink, no_events};
-use crate::journal::LABEL_BYTES_MAX;
-use crate::store::check_name;
-use crate::tls::{find_client, fingerprint, server_config};
-use crate::units::PointId;
+use crate::link::{Link, Wake};
+use crate::random;
+use crate::round::{Output, Plan, Round};
+use crate::wire::{PROTOCOL, ToCoordinator, ToMember};
+use crate::{GroupOptions, members};
 
 /// Most members of a group.
 pub const MEMBERS_MAX: usize = 64;
@@ -45,103 +41,6 @@ const COMMITMENTS_MAX: usize = 64;
 const HOLDS_KEPT: usize = 4096;
 /// Points waiting for their turn.
 const WAITING_MAX: usize = 16;
-const MEMBERS_FILE_BYTES_MAX: u64 = 64 << 10;
-
-/// How to run a coordinator: required arguments in [`GroupOptions::new`], the rest chained.
-pub struct GroupOptions {
-    name: String,
-    state: PathBuf,
-    pki: PathBuf,
-    listen: String,
-    budget: Duration,
-    interval: Duration,
-    app_interval: Duration,
-    quiesce_limit: Duration,
-    events: EventSink,
-    clock: Arc<dyn Clock>,
-}
-
-impl GroupOptions {
-    /// A coordinator of the group `name`, which remembers its members in the directory `state` (created when it is absent) and
-    /// lets clients in that are enrolled in `pki`, as a gateway does.
-    pub fn new(name: &str, state: impl Into<PathBuf>, pki: impl Into<PathBuf>) -> Self {
-        Self {
-            name: name.to_owned(),
-            state: state.into(),
-            pki: pki.into(),
-            listen: format!("0.0.0.0:{GROUP_PORT}"),
-            budget: Duration::from_millis(300),
-            interval: Duration::ZERO,
-            app_interval: Duration::ZERO,
-            quiesce_limit: Duration::from_secs(10),
-            events: no_events(),
-            clock: SystemClock::shared(),
-        }
-    }
-
-    /// Address to listen on, `ADDRESS:PORT`; port 0 takes a free one. Default `0.0.0.0:20004`.
-    pub fn listen(mut self, address: &str) -> Self {
-        address.clone_into(&mut self.listen);
-        self
-    }
-
-    /// Writers are never held longer than this, 1 ms to 10 s. A round that needs more makes no point. Default 300 ms.
-    pub fn budget(mut self, budget: Duration) -> Self {
-        self.budget = budget;
-        self
-    }
-
-    /// A crash-consistent point of the group is made this often; zero (the default): on demand only.
-    pub fn interval(mut self, interval: Duration) -> Self {
-        self.interval = interval;
-        self
-    }
-
-    /// An application-consistent point of the group is made this often; zero (the default): on demand only.
-    pub fn app_interval(mut self, interval: Duration) -> Self {
-        self.app_interval = interval;
-        self
-    }
-
-    /// Applications are quiesced within this, or there is no point. Default 10 s.
-    pub fn quiesce_limit(mut self, limit: Duration) -> Self {
-        self.quiesce_limit = limit;
-        self
-    }
-
-    /// Where events go; their volume is the group's name. Default: nowhere.
-    pub fn events(mut self, sink: EventSink) -> Self {
-        self.events = sink;
-        self
-    }
-
-    /// Time and entropy. Default: those of the system.
-    pub fn clock(mut self, clock: Arc<dyn Clock>) -> Self {
-        self.clock = clock;
-        self
-    }
-
-    /// Starts the coordinator. `InvalidInput` for bad options and certificates, `Io` when it cannot listen.
-    pub fn start(self) -> Result<GroupCoordinator> {
-        GroupCoordinator::start(self)
-    }
-
-    fn validate(&self) -> Result<()> {
-        let bad = |what: &str, expected: &str, found: Duration| {
-            Err(Error::new(ErrorKind::InvalidInput, "run group", what)
-                .expected(expected)
-                .found(format_args!("{found:?}")))
-        };
-        check_name(&self.name)?;
-        if !(Duration::from_millis(1)..=BUDGET_MAX).contains(&self.budget) {
-            return bad("budget", "1 ms to 10 s", self.budget);
-        }
-        if !(Duration::from_millis(1)..=Duration::from_secs(3600)).contains(&self.quiesce_limit) {
-            return bad("quiesce limit", "1 ms to 1 h", self.quiesce_limit);
-        }
-        Ok(())
-    }
-}
 
 /// How a group is doing.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -195,7 +94,7 @@ struct Shared {
 }
 
 impl GroupCoordinator {
-    fn start(options: GroupOptions) -> Result<Self> {
+    pub(crate) fn start(options: GroupOptions) -> Result<Self> {
         options.validate()?;
         let tls = server_config(&options.pki, true)?;
         let directory = &options.state;
@@ -206,7 +105,7 @@ impl GroupCoordinator {
         listener.set_nonblocking(true).map_err(io)?;
         let address = listener.local_addr().map_err(io)?;
         let wake = Wake::new().map_err(io)?;
-        let members = read_members(directory)?;
+        let members = members::read(directory)?;
         let shared =
             Arc::new(Shared { commands: Mutex::default(), status: Mutex::default(), wake });
         let now = options.clock.elapsed();
@@ -461,7 +360,7 @@ impl Coordinator {
             }
             ToCoordinator::Leave => {
                 self.members.remove(volume);
-                self.write_members()?;
+                members::write(&self.options.state, self.members.keys())?;
                 self.clients[at].member = None;
                 self.clients[at].is_leaving = true;
                 self.clients[at].link.send(&ToMember::Left.encode())?;
@@ -540,7 +439,7 @@ impl Coordinator {
                     .expected(format_args!("at most {MEMBERS_MAX} members")));
             }
             self.members.insert(volume.clone(), VecDeque::new());
-            if let Err(error) = self.write_members() {
+            if let Err(error) = members::write(&self.options.state, self.members.keys()) {
                 self.members.remove(volume);
                 return Err(error);
             }
@@ -571,7 +470,7 @@ impl Coordinator {
             return Err(Error::new(ErrorKind::NotFound, "remove member", volume)
                 .expected(format_args!("one of {:?}", self.members.keys().collect::<Vec<_>>())));
         };
-        if let Err(error) = self.write_members() {
+        if let Err(error) = members::write(&self.options.state, self.members.keys()) {
             self.members.insert(volume.to_owned(), commitments);
             return Err(error);
         }
@@ -628,7 +527,7 @@ impl Coordinator {
             let clock = &*self.options.clock;
             let plan = Plan {
                 number: self.rounds,
-                id: PointId::of_group(clock.now(), random_bytes(clock)),
+                id: PointId::of_group(clock.now(), random(clock)),
                 name: self.options.name.clone(),
                 app: wanted.app,
                 label: wanted.label.clone(),
@@ -748,18 +647,6 @@ impl Coordinator {
         self.shared.status().members = self.members.iter().map(status).collect();
     }
 
-    fn write_members(&self) -> Result<()> {
-        let mut text: String = self.members.keys().flat_map(|v| [v.as_str(), "\n"]).collect();
-        text.insert_str(0, "# members of the group, a volume each\n");
-        let path = members_path(&self.options.state);
-        let new = path.with_extension("new");
-        let io = |error| Error::io("write members of group", path.display(), error);
-        std::fs::write(&new, text).map_err(io)?;
-        std::fs::File::open(&new).and_then(|file| file.sync_all()).map_err(io)?;
-        std::fs::rename(&new, &path).map_err(io)?;
-        std::fs::File::open(&self.options.state).and_then(|dir| dir.sync_all()).map_err(io)
-    }
-
     fn event(&self, kind: EventKind, message: String) {
         let (time, volume) = (self.options.clock.now(), self.options.name.clone());
         (self.options.events)(&Event { time, volume, kind, message });
@@ -771,37 +658,4 @@ fn answer(wanted: Wanted, result: Result<GroupPoint>) {
         // Whoever asked may be gone.
         let _ = answer.send(result);
     }
-}
-
-fn members_path(state: &Path) -> PathBuf {
-    state.join("members")
-}
-
-fn read_members(state: &Path) -> Result<Vec<String>> {
-    let path = members_path(state);
-    let io = |error| Error::io("read members of group", path.display(), error);
-    match std::fs::metadata(&path) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(error) => return Err(io(error)),
-        Ok(metadata) if metadata.len() > MEMBERS_FILE_BYTES_MAX => {
-            return Err(Error::new(
-                ErrorKind::InvalidInput,
-                "read members of group",
-                path.display(),
-            )
-            .expected(format_args!("at most {MEMBERS_FILE_BYTES_MAX} bytes"))
-            .found(metadata.len()));
-        }
-        Ok(_) => {}
-    }
-    let text = std::fs::read_to_string(&path).map_err(io)?;
-    let volumes: Vec<_> =
-        text.lines().filter(|line| !line.starts_with('#') && !line.is_empty()).collect();
-    volumes.iter().try_for_each(|volume| check_name(volume))?;
-    if volumes.len() > MEMBERS_MAX {
-        return Err(Error::new(ErrorKind::Full, "read members of group", path.display())
-            .expected(format_args!("at most {MEMBERS_MAX} members"))
-            .found(volumes.len()));
-    }
-    Ok(volumes.into_iter().map(str::to_owned).collect())
 }

@@ -5,34 +5,35 @@ use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use std::task::{Poll, Waker};
 use std::time::Duration;
 
-use super::member::{JoinOptions, Session, Shared, Target};
-use super::round::{Output, Plan, Round};
-use super::wire::{Marked, ToCoordinator, ToMember, take_frame};
-use super::{BUDGET_MAX, GroupPoint};
-use crate::capture::{Change, Hold, RegionRange, Tap};
-use crate::clock::{Clock, ManualClock, random_bytes};
-use crate::device::Buffer;
-use crate::error::{Error, ErrorKind, Result};
-use crate::extent::Extent;
-use crate::journal::{Mark, PointKind};
-use crate::policy::Policy;
-use crate::units::{PointId, Sequence, Timestamp};
+use hrl::capture::{Change, Hold, RegionRange, Tap};
+use hrl::device::Buffer;
+use hrl::journal::{Mark, PointKind};
+use hrl::{
+    Clock, Error, ErrorKind, Extent, GroupPoint, ManualClock, PointId, Policy, Result, Sequence,
+    Timestamp,
+};
+
+use crate::BUDGET_MAX;
+use crate::member::{JoinOptions, Session, Shared, Target};
+use crate::random;
+use crate::round::{Output, Plan, Round};
+use crate::wire::{Marked, ToCoordinator, ToMember, take_frame};
 
 const DISK_BYTES: u64 = 1 << 30;
 
 /// Members want one; nobody connects.
-static CONFIG: LazyLock<Arc<rustls::ClientConfig>> = LazyLock::new(|| {
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let config = rustls::ClientConfig::builder_with_provider(provider)
+static CONFIG: LazyLock<Arc<hrl_tls::rustls::ClientConfig>> = LazyLock::new(|| {
+    let provider = Arc::new(hrl_tls::rustls::crypto::ring::default_provider());
+    let config = hrl_tls::rustls::ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .expect("the provider has them")
-        .with_root_certificates(rustls::RootCertStore::empty())
+        .with_root_certificates(hrl_tls::rustls::RootCertStore::empty())
         .with_no_client_auth();
     Arc::new(config)
 });
 
 /// A volume with a tap and no disk.
-pub(super) struct Volume {
+pub(crate) struct Volume {
     pub name: String,
     pub tap: Tap,
     pub clock: Arc<ManualClock>,
@@ -42,7 +43,7 @@ pub(super) struct Volume {
 }
 
 impl Volume {
-    pub(super) fn new(name: String, clock: &Arc<ManualClock>, never_holds: bool) -> Arc<Self> {
+    pub(crate) fn new(name: String, clock: &Arc<ManualClock>, never_holds: bool) -> Arc<Self> {
         let policy = Policy::default();
         let tap = Tap::new(DISK_BYTES, Sequence(0), &policy, clock.clone());
         // Every region is marked, so that nobody waits for the dirty map.
@@ -51,7 +52,7 @@ impl Volume {
     }
 
     /// A member that has this volume and hears what it is told.
-    pub(super) fn session(self: &Arc<Self>) -> Session {
+    pub(crate) fn session(self: &Arc<Self>) -> Session {
         let config = CONFIG.clone();
         let options = JoinOptions { group: "g".into(), coordinators: Vec::new(), config };
         Session::new(Shared::new("g").expect("a descriptor is free"), self.clone(), options)
@@ -88,7 +89,7 @@ impl Target for Volume {
 
     fn mark(&self, group: PointId, _: bool, label: &str) -> Result<Marked> {
         let (kind, label) = (PointKind::GroupCrash, label.to_owned());
-        let point = PointId(random_bytes(&*self.clock));
+        let point = PointId(random(&*self.clock));
         let mark = Mark { point, kind, label, group: Some(group) };
         let (sequence, time) = match *self.current_hold() {
             Some(hold) => self.tap.mark_held(hold, mark, || Ok(()))?,
@@ -103,12 +104,13 @@ impl Target for Volume {
         self.tap.release(hold)
     }
 
-    fn wait_sealed(&self, _: PointId) -> Result<()> {
+    fn wait_durable(&self, _: PointId) -> Result<()> {
         Ok(())
     }
 
-    fn commit(&self, commitment: Mark) -> Result<()> {
-        self.tap.mark(commitment).map(drop)
+    fn commit(&self, group: PointId, _: bool, name: &str, _: u16) -> Result<()> {
+        let (kind, label) = (PointKind::GroupCrash, name.to_owned());
+        self.tap.mark(Mark { point: group, kind, label, group: Some(group) }).map(drop)
     }
 
     fn failed(&self, _: String) {}
@@ -155,7 +157,7 @@ impl GroupStage {
     pub fn begin(&mut self, app: bool) -> u64 {
         if self.round.is_none() {
             self.rounds += 1;
-            let random = random_bytes(&*self.clock);
+            let random = random(&*self.clock);
             let plan = Plan {
                 number: self.rounds,
                 id: PointId::of_group(self.clock.now(), random),

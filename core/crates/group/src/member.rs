@@ -12,15 +12,12 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use rustls::ClientConfig;
+use hrl::{Clock, Error, ErrorKind, PointId, Result};
+use hrl_tls::rustls::ClientConfig;
 
-use super::BUDGET_MAX;
-use super::link::{Link, Wake};
-use super::wire::{Marked, PROTOCOL, RoundNumber, Step, ToCoordinator, ToMember};
-use crate::clock::Clock;
-use crate::error::{Error, ErrorKind, Result};
-use crate::journal::Mark;
-use crate::units::PointId;
+use crate::BUDGET_MAX;
+use crate::link::{Link, Wake};
+use crate::wire::{Marked, PROTOCOL, RoundNumber, Step, ToCoordinator, ToMember};
 
 const CONNECT_LIMIT: Duration = Duration::from_secs(5);
 /// A coordinator from which nothing comes for this long is gone; it asks every few seconds whether we are there.
@@ -47,9 +44,9 @@ pub(crate) trait Target: Send + Sync {
     /// Lets the writers go; how long they were held, `None` when they were not. Never blocks.
     fn release(&self) -> Option<Duration>;
     /// Waits until the mark is durable.
-    fn wait_sealed(&self, point: PointId) -> Result<()>;
+    fn wait_durable(&self, point: PointId) -> Result<()>;
     /// Journals the commitment of a group point.
-    fn commit(&self, commitment: Mark) -> Result<()>;
+    fn commit(&self, group: PointId, app: bool, name: &str, members: u16) -> Result<()>;
     /// Tells the embedder that a round failed, or that the coordinator is lost.
     fn failed(&self, message: String);
 }
@@ -86,7 +83,7 @@ pub struct GroupMember {
     thread: Option<JoinHandle<()>>,
 }
 
-pub(super) struct Shared {
+pub(crate) struct Shared {
     state: Mutex<State>,
     changed: Condvar,
     wake: Wake,
@@ -167,7 +164,7 @@ impl Drop for GroupMember {
 }
 
 impl Shared {
-    pub(super) fn new(group: &str) -> Result<Arc<Self>> {
+    pub(crate) fn new(group: &str) -> Result<Arc<Self>> {
         Ok(Arc::new(Self {
             state: Mutex::default(),
             changed: Condvar::new(),
@@ -191,7 +188,7 @@ impl Shared {
 }
 
 /// What the thread owns.
-pub(super) struct Session {
+pub(crate) struct Session {
     shared: Arc<Shared>,
     target: Arc<dyn Target>,
     options: JoinOptions,
@@ -209,7 +206,7 @@ impl Drop for Session {
 }
 
 impl Session {
-    pub(super) fn new(shared: Arc<Shared>, target: Arc<dyn Target>, options: JoinOptions) -> Self {
+    pub(crate) fn new(shared: Arc<Shared>, target: Arc<dyn Target>, options: JoinOptions) -> Self {
         Self { shared, target, options, round: None, hold_ends: None }
     }
 
@@ -286,7 +283,7 @@ impl Session {
     }
 
     /// The dead-man's switch: the budget is over, whatever the coordinator is doing.
-    pub(super) fn end_hold_in_time(&mut self, now: Duration) {
+    pub(crate) fn end_hold_in_time(&mut self, now: Duration) {
         if self.hold_ends.is_some_and(|end| now >= end) {
             self.release();
         }
@@ -299,7 +296,7 @@ impl Session {
         held
     }
 
-    pub(super) fn let_go(&mut self) {
+    pub(crate) fn let_go(&mut self) {
         self.release();
         if self.round.take().is_some()
             && let Err(error) = self.target.unquiesce()
@@ -309,7 +306,7 @@ impl Session {
     }
 
     /// Does what the coordinator says; what to answer.
-    pub(super) fn obey(
+    pub(crate) fn obey(
         &mut self,
         message: ToMember,
         budget: &mut Duration,
@@ -352,8 +349,7 @@ impl Session {
             }
             ToMember::Release { round } => Some(self.finish(round)),
             ToMember::Commit { round, group, app, name, members } => {
-                let commitment = super::commitment(group, app, &name, members);
-                if let Err(error) = self.target.commit(commitment) {
+                if let Err(error) = self.target.commit(group, app, &name, members) {
                     // Other members have it too, and the coordinator says it again.
                     self.target.failed(error.to_string());
                     return Ok(None);
@@ -405,7 +401,7 @@ impl Session {
         let let_go = self.target.unquiesce();
         let done = match (marked, let_go) {
             (_, Err(error)) => Err(error.to_string()),
-            (Some(marked), Ok(())) => step(self.target.wait_sealed(marked.point)),
+            (Some(marked), Ok(())) => step(self.target.wait_durable(marked.point)),
             (None, Ok(())) => Err("it has no mark of this round".to_owned()),
         };
         let held_us = u32::try_from(held.as_micros()).unwrap_or(u32::MAX);

@@ -11,9 +11,10 @@ use hrl::replica::{At, ViewOptions};
 use hrl::store::DirStore;
 use hrl::vault::Vault;
 use hrl::{
-    ErrorKind, GroupCoordinator, GroupJoin, GroupMember, GroupOptions, GroupPoint, Policy,
-    Protection, ProtectionOptions, Quiesce, QuiesceRequest, Result, SystemClock,
+    ErrorKind, GroupPoint, Policy, Protection, ProtectionOptions, Quiesce, QuiesceRequest, Result,
+    SystemClock,
 };
+use hrl_group::{GroupCoordinator, GroupJoin, GroupMember, GroupOptions};
 use hrl_tls::{create_authority, enroll_client};
 
 const LIMIT: Duration = Duration::from_secs(60);
@@ -75,7 +76,7 @@ impl Site {
 
     fn begin_to_join(&self, protection: &Protection, at: &[String]) -> GroupMember {
         let join = GroupJoin::new("orders", at, self.identity(&protection.info().name));
-        protection.join_group(join).expect("join")
+        join.join(protection).expect("join")
     }
 
     fn names(count: usize) -> Vec<String> {
@@ -242,11 +243,11 @@ fn no_point_without_a_member_and_none_for_strangers() {
     // A client may join with its own volumes alone, and in the right group.
     let at = format!("localhost:{port}");
     let stranger = GroupJoin::new("orders", &[&at], site.identity("disk0"));
-    let member = members[1].join_group(stranger).expect("begins");
+    let member = stranger.join(&members[1]).expect("begins");
     let error = member.wait_connected(Duration::from_secs(3)).expect_err("not its volume");
     assert!(error.to_string().contains("not enrolled"), "{error}");
     let wrong = GroupJoin::new("invoices", &[&at], site.identity("disk1"));
-    let member = members[1].join_group(wrong).expect("begins");
+    let member = wrong.join(&members[1]).expect("begins");
     let error = member.wait_connected(Duration::from_secs(3)).expect_err("another group");
     assert!(error.to_string().contains("invoices"), "{error}");
 }
@@ -288,7 +289,7 @@ fn app_points_quiesce_every_member_first_and_release_all_whatever_happens() {
         .map(|(member, app)| {
             let at = [format!("localhost:{}", coordinator.address().port())];
             let join = GroupJoin::new("orders", &at, site.identity(&member.info().name));
-            let joined = member.join_group(join.quiesce(app.clone())).expect("join");
+            let joined = join.quiesce(app.clone()).join(member).expect("join");
             joined.wait_connected(LIMIT).expect("connected");
             joined
         })

@@ -1,0 +1,68 @@
+//! Consistency groups: recovery points that are one cut across the volumes of many machines.
+//!
+//! Members connect to a [`GroupCoordinator`] over TLS with client certificates (port [`GROUP_PORT`]) and stay connected. A
+//! round raises a barrier on every member, places a mark on each, lifts all barriers, and commits when every mark is
+//! durable; see `round` for why that is one cut. A mark whose round did not commit is a crash-consistent point of its
+//! volume, and no point of a group.
+//!
+//! ```no_run
+//! # use hrl::{Protection, Result};
+//! # fn run(protection: &Protection) -> Result<()> {
+//! use std::time::Duration;
+//!
+//! use hrl_group::{GroupCoordinator, GroupJoin, GroupOptions};
+//!
+//! // On one machine:
+//! let coordinator: GroupCoordinator =
+//!     GroupOptions::new("orders", "/var/lib/hrl/orders", "/etc/hrl/pki").start()?;
+//! // On each machine with a volume of the group:
+//! let member = GroupJoin::new("orders", &["coordinator.example"], "/etc/hrl/identity").join(protection)?;
+//! member.wait_connected(Duration::from_secs(30))?;
+//! // Then:
+//! let point = coordinator.point(false, "nightly")?;
+//! assert!(point.is_complete());
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! The commitment is a record in each member's own journal, replicated as everything else. So a group point is found again
+//! with nothing but the members' volumes; the record of one member is enough, because it is written only when the marks of
+//! all are durable.
+//!
+//! Behaviour on failure: a member lifts its barrier when the budget is over, whatever the coordinator does (promise 6). A
+//! coordinator that dies leaves no point. No point is taken while a member is missing or not `Ordered` (promise 7).
+
+mod coordinator;
+mod join;
+mod link;
+mod member;
+mod members;
+mod options;
+mod round;
+#[cfg(any(test, feature = "testing"))]
+mod stage;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
+#[cfg(test)]
+mod tests;
+mod wire;
+
+use std::time::Duration;
+
+pub use coordinator::{GroupCoordinator, GroupMemberStatus, GroupStatus, MEMBERS_MAX};
+use hrl::Clock;
+pub use join::GroupJoin;
+pub use member::{GroupMember, GroupMemberStats};
+pub use options::GroupOptions;
+
+/// Port of coordinators.
+pub const GROUP_PORT: u16 = 20004;
+/// No barrier is up for longer, whatever a coordinator says.
+const BUDGET_MAX: Duration = Duration::from_secs(10);
+
+/// Returns unpredictable bytes.
+fn random<const N: usize>(clock: &dyn Clock) -> [u8; N] {
+    let mut bytes = [0; N];
+    clock.fill_random(&mut bytes);
+    bytes
+}

@@ -1,0 +1,57 @@
+//! Who is a member of the group: a file in the coordinator's state directory, a volume on each line.
+
+use std::path::{Path, PathBuf};
+
+use hrl::store::check_name;
+use hrl::{Error, ErrorKind, Result};
+
+use crate::MEMBERS_MAX;
+
+const MEMBERS_FILE_BYTES_MAX: u64 = 64 << 10;
+
+fn path_in(state: &Path) -> PathBuf {
+    state.join("members")
+}
+
+/// Writes down durably who is a member.
+pub(crate) fn write<'a>(state: &Path, members: impl Iterator<Item = &'a String>) -> Result<()> {
+    let mut text: String = members.flat_map(|v| [v.as_str(), "\n"]).collect();
+    text.insert_str(0, "# members of the group, a volume each\n");
+    let path = path_in(state);
+    let new = path.with_extension("new");
+    let io = |error| Error::io("write members of group", path.display(), error);
+    std::fs::write(&new, text).map_err(io)?;
+    std::fs::File::open(&new).and_then(|file| file.sync_all()).map_err(io)?;
+    std::fs::rename(&new, &path).map_err(io)?;
+    std::fs::File::open(state).and_then(|dir| dir.sync_all()).map_err(io)
+}
+
+/// Reads who is a member; nobody if the file does not exist.
+pub(crate) fn read(state: &Path) -> Result<Vec<String>> {
+    let path = path_in(state);
+    let io = |error| Error::io("read members of group", path.display(), error);
+    match std::fs::metadata(&path) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(io(error)),
+        Ok(metadata) if metadata.len() > MEMBERS_FILE_BYTES_MAX => {
+            return Err(Error::new(
+                ErrorKind::InvalidInput,
+                "read members of group",
+                path.display(),
+            )
+            .expected(format_args!("at most {MEMBERS_FILE_BYTES_MAX} bytes"))
+            .found(metadata.len()));
+        }
+        Ok(_) => {}
+    }
+    let text = std::fs::read_to_string(&path).map_err(io)?;
+    let volumes: Vec<_> =
+        text.lines().filter(|line| !line.starts_with('#') && !line.is_empty()).collect();
+    volumes.iter().try_for_each(|volume| check_name(volume))?;
+    if volumes.len() > MEMBERS_MAX {
+        return Err(Error::new(ErrorKind::Full, "read members of group", path.display())
+            .expected(format_args!("at most {MEMBERS_MAX} members"))
+            .found(volumes.len()));
+    }
+    Ok(volumes.into_iter().map(str::to_owned).collect())
+}

@@ -1,0 +1,106 @@
+//! How to run a coordinator.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hrl::store::check_name;
+use hrl::{Clock, Error, ErrorKind, EventSink, Result, SystemClock, no_events};
+
+use crate::{BUDGET_MAX, GROUP_PORT, GroupCoordinator};
+
+/// How to run a coordinator: required arguments in [`GroupOptions::new`], the rest chained.
+pub struct GroupOptions {
+    pub(crate) name: String,
+    pub(crate) state: PathBuf,
+    pub(crate) pki: PathBuf,
+    pub(crate) listen: String,
+    pub(crate) budget: Duration,
+    pub(crate) interval: Duration,
+    pub(crate) app_interval: Duration,
+    pub(crate) quiesce_limit: Duration,
+    pub(crate) events: EventSink,
+    pub(crate) clock: Arc<dyn Clock>,
+}
+
+impl GroupOptions {
+    /// A coordinator of the group `name`, which remembers its members in the directory `state` (created when it is absent) and
+    /// lets clients in that are enrolled in `pki`, as a gateway does.
+    pub fn new(name: &str, state: impl Into<PathBuf>, pki: impl Into<PathBuf>) -> Self {
+        Self {
+            name: name.to_owned(),
+            state: state.into(),
+            pki: pki.into(),
+            listen: format!("0.0.0.0:{GROUP_PORT}"),
+            budget: Duration::from_millis(300),
+            interval: Duration::ZERO,
+            app_interval: Duration::ZERO,
+            quiesce_limit: Duration::from_secs(10),
+            events: no_events(),
+            clock: SystemClock::shared(),
+        }
+    }
+
+    /// Address to listen on, `ADDRESS:PORT`; port 0 takes a free one. Default `0.0.0.0:20004`.
+    pub fn listen(mut self, address: &str) -> Self {
+        address.clone_into(&mut self.listen);
+        self
+    }
+
+    /// Writers are never held longer than this, 1 ms to 10 s. A round that needs more makes no point. Default 300 ms.
+    pub fn budget(mut self, budget: Duration) -> Self {
+        self.budget = budget;
+        self
+    }
+
+    /// A crash-consistent point of the group is made this often; zero (the default): on demand only.
+    pub fn interval(mut self, interval: Duration) -> Self {
+        self.interval = interval;
+        self
+    }
+
+    /// An application-consistent point of the group is made this often; zero (the default): on demand only.
+    pub fn app_interval(mut self, interval: Duration) -> Self {
+        self.app_interval = interval;
+        self
+    }
+
+    /// Applications are quiesced within this, or there is no point. Default 10 s.
+    pub fn quiesce_limit(mut self, limit: Duration) -> Self {
+        self.quiesce_limit = limit;
+        self
+    }
+
+    /// Where events go; their volume is the group's name. Default: nowhere.
+    pub fn events(mut self, sink: EventSink) -> Self {
+        self.events = sink;
+        self
+    }
+
+    /// Time and entropy. Default: those of the system.
+    pub fn clock(mut self, clock: Arc<dyn Clock>) -> Self {
+        self.clock = clock;
+        self
+    }
+
+    /// Starts the coordinator. `InvalidInput` for bad options and certificates, `Io` when it cannot listen.
+    pub fn start(self) -> Result<GroupCoordinator> {
+        GroupCoordinator::start(self)
+    }
+
+    pub(crate) fn validate(&self) -> Result<()> {
+        let bad = |what: &str, expected: &str, found: Duration| {
+            Err(Error::new(ErrorKind::InvalidInput, "run group", what)
+                .expected(expected)
+                .found(format_args!("{found:?}")))
+        };
+        check_name(&self.name)?;
+        if !(Duration::from_millis(1)..=BUDGET_MAX).contains(&self.budget) {
+            return bad("budget", "1 ms to 10 s", self.budget);
+        }
+        if !(Duration::from_millis(1)..=Duration::from_secs(3600)).contains(&self.quiesce_limit) {
+            return bad("quiesce limit", "1 ms to 1 h", self.quiesce_limit);
+        }
+        Ok(())
+    }
+}
