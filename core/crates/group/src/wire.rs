@@ -418,4 +418,65 @@ mod tests {
         let frame = take_frame(&mut bytes).expect("cut").expect("whole");
         assert!(matches!(ToMember::decode(&frame), Ok(ToMember::Refused { .. })));
     }
+
+    /// The bytes of every message, which older members and coordinators understand.
+    #[test]
+    fn messages_have_the_bytes_that_they_always_had() {
+        let group = PointId(std::array::from_fn(|at| at as u8));
+        let marked = Marked { point: group, sequence: Sequence(9), time: Timestamp(-2) };
+        let hex = |bytes: Vec<u8>| bytes.iter().map(|b| format!("{b:02x}")).collect::<String>();
+        let to_member = [
+            (ToMember::Welcome { budget_us: 300_000 }, "0500000001e0930400"),
+            (ToMember::Refused { reason: "full".into() }, "0700000002040066756c6c"),
+            (ToMember::Prepare { round: 7, limit_ms: 5000 }, "0d00000003070000000000000088130000"),
+            (ToMember::Hold { round: 7 }, "09000000040700000000000000"),
+            (
+                ToMember::Mark { round: 7, group, app: true, label: "ä".into() },
+                "1e000000050700000000000000000102030405060708090a0b0c0d0e0f010200c3a4",
+            ),
+            (ToMember::Release { round: 7 }, "09000000060700000000000000"),
+            (
+                ToMember::Commit { round: 7, group, app: false, name: "books".into(), members: 2 },
+                "23000000070700000000000000000102030405060708090a0b0c0d0e0f000500626f6f6b730200",
+            ),
+            (ToMember::Revoke { round: 7 }, "09000000080700000000000000"),
+            (ToMember::Ping, "0100000009"),
+            (ToMember::Left, "010000000a"),
+        ];
+        let to_coordinator = [
+            (
+                ToCoordinator::Hello { protocol: 1, group: "books".into(), volume: "disk".into() },
+                "100000000101000500626f6f6b7304006469736b",
+            ),
+            (
+                ToCoordinator::Prepared { round: 7, done: Ok(()) },
+                "0c000000020700000000000000010000",
+            ),
+            (
+                ToCoordinator::Held { round: 7, done: Err("late".into()) },
+                "100000000307000000000000000004006c617465",
+            ),
+            (
+                ToCoordinator::Marked { round: 7, done: Ok(marked) },
+                "2a00000004070000000000000001000102030405060708090a0b0c0d0e0f0900000000000000feffffffffffffff",
+            ),
+            (
+                ToCoordinator::Marked { round: 7, done: Err("no".into()) },
+                "0e0000000407000000000000000002006e6f",
+            ),
+            (
+                ToCoordinator::Sealed { round: 7, held_us: 1500, done: Ok(()) },
+                "10000000050700000000000000dc050000010000",
+            ),
+            (ToCoordinator::Committed { round: 7 }, "09000000060700000000000000"),
+            (ToCoordinator::Pong, "0100000007"),
+            (ToCoordinator::Leave, "0100000008"),
+        ];
+        for (message, bytes) in to_member {
+            assert_eq!(hex(message.encode()), bytes, "{message:?}");
+        }
+        for (message, bytes) in to_coordinator {
+            assert_eq!(hex(message.encode()), bytes, "{message:?}");
+        }
+    }
 }
