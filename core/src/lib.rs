@@ -19,7 +19,7 @@ mod policy;
 pub mod replica;
 pub mod rules;
 pub mod store;
-mod sync;
+pub mod sync;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 mod units;

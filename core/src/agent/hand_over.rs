@@ -5,7 +5,6 @@
 //! When the failover is cancelled, writes are taken again; when it is committed, the agent is fenced like any old source.
 
 use std::sync::atomic::Ordering;
-use std::sync::{MutexGuard, PoisonError};
 use std::time::Duration;
 
 use super::state::host;
@@ -14,6 +13,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::event::{EventKind, Mode};
 use crate::journal::PointKind;
 use crate::replica::RecoveryPoint;
+use crate::sync::lock::MutexGuard;
 use crate::units::PointId;
 use crate::vault::{Catalog, Stage, Step, StepKind};
 
@@ -211,5 +211,5 @@ fn take_back(shared: &Shared) {
 }
 
 fn handed_over(shared: &Shared) -> MutexGuard<'_, Option<PointId>> {
-    shared.handed_over.lock().unwrap_or_else(PoisonError::into_inner)
+    shared.handed_over.lock()
 }

@@ -35,8 +35,8 @@ pub use provisional::reprint_failover;
 pub(crate) use shipper::{BATCH_MAX, BATCH_TIME, UNNAMED_MAX};
 #[cfg(any(test, feature = "testing"))]
 pub use state::reprint_state;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 #[cfg(any(test, feature = "testing"))]
@@ -56,6 +56,7 @@ use crate::point::{Quiesce, QuiesceRequest, Steps, quiesced};
 use crate::policy::Policy;
 use crate::replica::RecoveryPoint;
 use crate::sync;
+use crate::sync::lock::{Condvar, Mutex, MutexGuard};
 use crate::units::{ChainHash, Epoch, PointId, Sequence, Timestamp};
 use crate::vault::{TimelineEntry, Vault, VolumeInfo};
 
@@ -391,7 +392,7 @@ impl Shared {
         label: &str,
         limit: Duration,
     ) -> Result<PlacedMark> {
-        let _one = self.quiescing.lock().unwrap_or_else(PoisonError::into_inner);
+        let _one = self.quiescing.lock();
         self.check_has_volume("mark point")?;
         self.check_markable(label)?;
         let request = self.quiesce_request(label, limit);
@@ -505,7 +506,7 @@ impl Shared {
             self.journal_changed.wait_timeout_while(self.journal(), MARK_WAIT, |journal| {
                 matches!(journal.fate_of(point, losses), Fate::Open)
             });
-        let journal = waited.unwrap_or_else(PoisonError::into_inner).0;
+        let journal = waited.0;
         match journal.fate_of(point, losses) {
             Fate::Durable(chain) => Ok(chain),
             Fate::Open | Fate::Lost => Err(self.lost_point()),
@@ -558,7 +559,7 @@ impl Shared {
     }
 
     fn is_handed_over(&self) -> bool {
-        self.handed_over.lock().unwrap_or_else(PoisonError::into_inner).is_some()
+        self.handed_over.lock().is_some()
     }
 
     fn is_provisional(&self) -> bool {
@@ -566,12 +567,12 @@ impl Shared {
     }
 
     fn provisional(&self) -> MutexGuard<'_, Option<Provisional>> {
-        self.provisional.lock().unwrap_or_else(PoisonError::into_inner)
+        self.provisional.lock()
     }
 
     /// Commits the failover that is under way; nothing when there is none.
     fn commit_failover(&self) -> Result<()> {
-        let _one = self.committing.lock().unwrap_or_else(PoisonError::into_inner);
+        let _one = self.committing.lock();
         // Nobody who asks how the protection is doing waits for the vault.
         let under_way = self.provisional().clone();
         let Some(under_way) = under_way else { return Ok(()) };
@@ -635,11 +636,11 @@ impl Shared {
     }
 
     fn journal(&self) -> MutexGuard<'_, JournalState> {
-        self.journal.lock().unwrap_or_else(PoisonError::into_inner)
+        self.journal.lock()
     }
 
     fn dirty(&self) -> sync::MutexGuard<'_, DirtyMap> {
-        self.dirty.lock().unwrap_or_else(PoisonError::into_inner)
+        self.dirty.lock()
     }
 
     fn is_stopping(&self) -> bool {

@@ -1,8 +1,8 @@
 //! Opening a protection: whose the volume is, how the last session ended, and what must be read again.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64};
-use std::sync::{Arc, Condvar, Mutex};
 
 use super::provisional::Provisional;
 use super::shipper::Shipper;
@@ -20,6 +20,7 @@ use crate::point::Quiesce;
 use crate::policy::{CaptureContent, Policy};
 use crate::replica::Replica;
 use crate::sync;
+use crate::sync::lock::{Condvar, Mutex};
 use crate::vault::{CatalogEdit, SourceIdentity, Vault, VolumeInfo};
 
 /// How to open a [`Protection`]: required arguments in [`ProtectionOptions::new`], the rest chained.

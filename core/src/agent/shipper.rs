@@ -6,8 +6,8 @@
 //! Behaviour on failure: while the vault does not answer, shipping tries again with growing pauses for as long as it takes.
 
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use super::spool::{Spool, Spooled};
@@ -17,6 +17,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::parallel;
 use crate::policy::{Policy, Throttle};
 use crate::store::{PutOutcome, Store};
+use crate::sync::lock::Mutex;
 use crate::units::Sequence;
 use crate::vault::{Catalog, CatalogEdit, SegmentEntry, SourceIdentity, layout};
 
@@ -114,14 +115,14 @@ impl Shipper {
 
     /// The catalog as this source knows it.
     pub(crate) fn catalog(&self) -> Catalog {
-        self.catalog.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.catalog.lock().clone()
     }
 
     /// Bytes a second that went of late, or that the bandwidth allows where that is less; zero when nothing is known.
     pub(crate) fn bytes_per_second(&self) -> u64 {
         // Never negative; a fraction of a byte does not matter.
         #[allow(clippy::cast_sign_loss, reason = "an average of positive speeds")]
-        let speed = *self.speed.lock().unwrap_or_else(PoisonError::into_inner) as u64;
+        let speed = *self.speed.lock() as u64;
         self.throttle
             .limit()
             .map_or(speed, |limit| if speed == 0 { limit } else { speed.min(limit) })
@@ -135,7 +136,7 @@ impl Shipper {
         urgent: bool,
         stopped: &dyn Fn() -> bool,
     ) -> Result<Shipped> {
-        let mut unnamed = self.unnamed.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut unnamed = self.unnamed.lock();
         if let Some(last) = self.settle(spool, &mut unnamed)? {
             return Ok(Shipped { named: Some(last), next: ShipNext::Now });
         }
@@ -184,7 +185,7 @@ impl Shipper {
 
     /// Waits up to `wait` for a segment that was not put.
     pub(crate) fn wait_for_segments(&self, spool: &Spool, wait: Duration) {
-        let put = self.unnamed.lock().unwrap_or_else(PoisonError::into_inner).entries.len();
+        let put = self.unnamed.lock().entries.len();
         spool.wait_for_more(put, wait);
     }
 
@@ -210,7 +211,7 @@ impl Shipper {
         if unnamed.entries.is_empty() || waits {
             return Ok(None);
         }
-        let mut catalog = self.catalog.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut catalog = self.catalog.lock();
         let edit = CatalogEdit::Segments(unnamed.entries.clone());
         let appended = catalog.append(&self.source, vec![edit]);
         self.unsure.store(appended.is_err(), Ordering::Relaxed);
@@ -233,7 +234,7 @@ impl Shipper {
         if !self.unsure.load(Ordering::Relaxed) {
             return Ok(None);
         }
-        let mut catalog = self.catalog.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut catalog = self.catalog.lock();
         catalog.refresh()?;
         // While the volume is this source's, nobody else adds sequences; one that lost it is told so by its next append.
         let is_ours = catalog.source().is_some_and(|owner| owner.id == self.source.id);
@@ -249,7 +250,7 @@ impl Shipper {
 
     fn note_speed(&self, bytes: u64, took: Duration) {
         let newest = bytes as f64 / took.as_secs_f64().max(0.001);
-        let mut speed = self.speed.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut speed = self.speed.lock();
         let weight = if *speed == 0.0 { 1.0 } else { SPEED_WEIGHT };
         *speed += weight * (newest - *speed);
     }
@@ -263,7 +264,7 @@ impl Shipper {
 
     /// Looks whether others appended to the catalog, and reads what they did. One request when nobody did.
     pub(crate) fn look(&self) -> Result<()> {
-        let mut catalog = self.catalog.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut catalog = self.catalog.lock();
         if catalog.is_behind()? {
             catalog.refresh()?;
         }
@@ -273,12 +274,12 @@ impl Shipper {
 
     /// A short look at the catalog as it was read last; `None` while it is being appended to.
     pub(crate) fn peek<T>(&self, look: impl FnOnce(&Catalog) -> T) -> Option<T> {
-        self.catalog.try_lock().ok().map(|catalog| look(&catalog))
+        self.catalog.try_lock().map(|catalog| look(&catalog))
     }
 
     /// From now on this is the catalog.
     pub(crate) fn set_catalog(&self, catalog: Catalog) {
-        *self.catalog.lock().unwrap_or_else(PoisonError::into_inner) = catalog;
+        *self.catalog.lock() = catalog;
     }
 
     /// Who ships.

@@ -5,11 +5,12 @@
 
 use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::device::Files;
 use crate::journal::SegmentSummary;
+use crate::sync::lock::{Condvar, Mutex, MutexGuard};
 use crate::units::Timestamp;
 
 /// A sealed segment in the spool.
@@ -81,7 +82,7 @@ impl Spool {
     pub(crate) fn wait_empty(&self, wait: Duration) -> bool {
         let state = self.lock();
         let waited = self.changed.wait_timeout_while(state, wait, |state| !state.queue.is_empty());
-        waited.unwrap_or_else(PoisonError::into_inner).0.queue.is_empty()
+        waited.0.queue.is_empty()
     }
 
     /// Forgets what is left; its files belong to somebody else now.
@@ -111,7 +112,7 @@ impl Spool {
     }
 
     fn lock(&self) -> MutexGuard<'_, SpoolState> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 }
 

@@ -4,7 +4,6 @@
 //! marked again, because both happen under the lock of the map (promise 4). Writers are let go on even when the map is
 //! lost (promise 6).
 
-use std::sync::PoisonError;
 use std::time::Duration;
 
 use super::dirty::DirtyMap;
@@ -29,7 +28,7 @@ pub(crate) fn mark_wanted(
     if wanted.is_empty() {
         return Ok(false);
     }
-    let mut map = map.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut map = map.lock();
     let marked = map.mark(&wanted).inspect_err(|_| give_up());
     // Under the map's lock, so that no cleaning comes between.
     tap.marked(&wanted);
@@ -46,7 +45,7 @@ pub(crate) fn clean(
 ) -> Result<()> {
     // It comes after every write up to `through` completed, so it covers them.
     device.flush()?;
-    let mut map = map.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut map = map.lock();
     let cleaned = tap.clean(through);
     map.clear(&cleaned)
 }
@@ -58,7 +57,7 @@ pub(crate) fn require_resync(
     regions: RegionRange,
     cause: Cause,
 ) -> Result<()> {
-    let mut map = map.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut map = map.lock();
     map.mark(&[regions])?;
     // Under the map's lock: a cleaning in between would take away marks that the tap counts on from now on.
     tap.require_resync(&[regions], cause);

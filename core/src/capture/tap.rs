@@ -20,7 +20,7 @@ mod queue;
 mod regions;
 
 use std::collections::VecDeque;
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 use std::task::{Poll, Waker};
 
 use self::in_flight::InFlightSet;
@@ -463,7 +463,7 @@ impl Tap {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 }
 

@@ -5,12 +5,12 @@
 
 #![allow(unsafe_code, reason = "aligned allocation")]
 
+use crate::sync::lock::{Mutex, MutexGuard};
 use std::alloc::{Layout, alloc, dealloc, handle_alloc_error};
 use std::fmt;
 use std::ops::{Deref, DerefMut};
 use std::ptr::NonNull;
 use std::slice;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// Pages of one process that are kept for the next buffers: 4 MiB.
 const IDLE_PAGES_MAX: usize = 1024;
@@ -89,7 +89,7 @@ unsafe impl Send for Page {}
 /// The page given back last is taken first: it is the one that a cache may still hold.
 fn idle_pages() -> MutexGuard<'static, Vec<Page>> {
     static IDLE: Mutex<Vec<Page>> = Mutex::new(Vec::new());
-    IDLE.lock().unwrap_or_else(PoisonError::into_inner)
+    IDLE.lock()
 }
 
 /// Keeps a page for the next buffer; false when there are enough.

@@ -1,11 +1,12 @@
 //! A disk with a volatile write cache that fails and loses power on demand, for tests. Runs with one seed are equal.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use super::{BlockDevice, Discarded, Durability, Unmap};
 use crate::error::{Error, ErrorKind, Result};
 use crate::extent::Extent;
+use crate::sync::lock::{Mutex, MutexGuard};
 
 const BLOCK_BYTES: u64 = 512;
 
@@ -71,7 +72,7 @@ impl FaultDevice {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 
     /// Keeps what the platter holds under `extent`, unless what is written there now reaches it at once.

@@ -1,11 +1,11 @@
 //! A sparse disk in memory: for tests, benchmarks and scratch space.
 
 use std::collections::HashMap;
-use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use super::{Allocation, BlockDevice, Discarded, Durability, Unmap};
 use crate::error::Result;
 use crate::extent::Extent;
+use crate::sync::lock::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 const CHUNK_BYTES: u64 = 64 << 10;
 /// Locks that the chunks are spread over.
@@ -31,12 +31,12 @@ impl MemoryDevice {
 
     fn shared(&self, chunk: u64) -> RwLockReadGuard<'_, Chunks> {
         let stripe = &self.stripes[(chunk % STRIPES) as usize];
-        stripe.read().unwrap_or_else(PoisonError::into_inner)
+        stripe.read()
     }
 
     fn exclusive(&self, chunk: u64) -> RwLockWriteGuard<'_, Chunks> {
         let stripe = &self.stripes[(chunk % STRIPES) as usize];
-        stripe.write().unwrap_or_else(PoisonError::into_inner)
+        stripe.write()
     }
 }
 

@@ -1,8 +1,8 @@
 //! A volume that failed over to here, running: its disk, its protection, and the copy behind the reads.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -17,6 +17,7 @@ use crate::device::{BlockDevice, Files};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Event, EventKind, EventSink};
 use crate::replica::{Hydration, InstantDisk};
+use crate::sync::lock::{Condvar, Mutex, MutexGuard};
 use crate::units::{PointId, Sequence, Timestamp};
 use crate::vault::Vault;
 
@@ -221,11 +222,11 @@ struct Outcome {
 
 impl Copied {
     fn outcome(&self) -> MutexGuard<'_, Outcome> {
-        self.outcome.lock().unwrap_or_else(PoisonError::into_inner)
+        self.outcome.lock()
     }
 
     fn wait<'a>(&self, outcome: MutexGuard<'a, Outcome>) -> MutexGuard<'a, Outcome> {
-        self.changed.wait_timeout(outcome, POLL).unwrap_or_else(PoisonError::into_inner).0
+        self.changed.wait_timeout(outcome, POLL).0
     }
 
     fn end(&self, whole: bool) {

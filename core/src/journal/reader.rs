@@ -3,7 +3,7 @@
 //! Opening a sealed segment checks its header, footer and notes; frames and index are checked when they are read.
 //! A segment without a sound footer is refused: only `repair` reads what a crash left.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use super::format::{
     self, Codec, FOOTER_BYTES, FOOTER_NONCE, FRAME_HEADER_BYTES, Footer, FrameKind, HEADER_BYTES,
@@ -16,6 +16,7 @@ use super::writer::summary_of;
 use super::{KeyRing, SegmentKind, SegmentParams, SegmentSummary};
 use crate::error::{Error, ErrorKind, Result};
 use crate::policy::Compression;
+use crate::sync::lock::Mutex;
 use crate::units::{ChainHash, KeyId, Sequence};
 
 /// A sealed segment. May be used from any thread.
@@ -77,7 +78,7 @@ impl Segment {
 
     /// The last writers of the segment, by offset and disjoint. Kept in memory until [`Segment::forget_index`].
     pub fn index(&self) -> Result<Arc<[IndexEntry]>> {
-        let mut kept = self.index.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut kept = self.index.lock();
         if let Some(index) = &*kept {
             return Ok(index.clone());
         }
@@ -94,7 +95,7 @@ impl Segment {
     /// Frees the memory of the index; the next call of [`Segment::index`] reads it again.
     pub fn forget_index(&self) {
         self.source.forget();
-        *self.index.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        *self.index.lock() = None;
     }
 
     /// The last writers among the records up to `sequence`, made from the records themselves.

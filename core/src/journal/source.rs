@@ -3,11 +3,12 @@
 use std::borrow::Cow;
 use std::ops::Range;
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use crate::device::{Files, SystemFiles};
 use crate::error::{Error, ErrorKind, Result};
 use crate::store::Store;
+use crate::sync::lock::Mutex;
 
 /// Random access to the bytes of a segment. May be used from any thread.
 pub trait SegmentSource: Send + Sync {
@@ -148,7 +149,7 @@ impl SegmentSource for ObjectSource {
     fn read(&self, range: Range<u64>) -> Result<Cow<'_, [u8]>> {
         check_range(&range, self.length, &self.name)?;
         {
-            let tail = self.tail.lock().unwrap_or_else(PoisonError::into_inner);
+            let tail = self.tail.lock();
             let tail_at = self.length - tail.len() as u64;
             if let Some(start) = range.start.checked_sub(tail_at) {
                 let end = range.end - tail_at;
@@ -163,7 +164,7 @@ impl SegmentSource for ObjectSource {
     }
 
     fn forget(&self) {
-        *self.tail.lock().unwrap_or_else(PoisonError::into_inner) = Vec::new();
+        *self.tail.lock() = Vec::new();
     }
 }
 

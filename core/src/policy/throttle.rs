@@ -4,11 +4,12 @@
 //! The next piece may go when nothing is owed. So pieces go at the speed of the link, with pauses between them that
 //! make the average right; a change of the schedule acts at once. What was not used in an idle second may be used in the next.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::Bandwidth;
 use crate::clock::Clock;
+use crate::sync::lock::Mutex;
 
 /// Unused bandwidth is kept for this long.
 const CREDIT_SECONDS: f64 = 1.0;
@@ -42,7 +43,7 @@ impl Throttle {
 
     /// Takes the right to send `bytes` now. An error is the time to wait before asking again.
     pub fn take(&self, bytes: u64) -> Result<(), Duration> {
-        let mut debt = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut debt = self.state.lock();
         let now = self.clock.elapsed();
         let passed = now.saturating_sub(std::mem::replace(&mut debt.as_of, now)).as_secs_f64();
         let Some(rate) = self.limit() else {

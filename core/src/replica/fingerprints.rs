@@ -3,14 +3,13 @@
 //! A view read by offset decodes a frame again and again where writes were random. Here the view is gone through by its
 //! frames, so that each is decoded once, and what is kept of a block is 16 bytes.
 
-use std::sync::{Mutex, PoisonError};
-
 use super::is_zero;
 use super::restore::{Job, each_job, jobs};
 use super::view::View;
 use crate::device::BlockDevice;
 use crate::error::Result;
 use crate::extent::Extent;
+use crate::sync::lock::Mutex;
 
 /// Blocks of this size are compared, at multiples of it; the last of a volume may be shorter.
 pub(crate) const COMPARED_BYTES: usize = 4096;
@@ -56,11 +55,11 @@ impl Fingerprints {
         let prints = Mutex::new(std::mem::take(&mut taken.prints));
         let whole = each_job(view, &jobs, |job| {
             let found = taken.prints_of(view, job)?;
-            let mut prints = prints.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut prints = prints.lock();
             found.into_iter().for_each(|(number, print)| prints[number] = print);
             Ok(go_on())
         })?;
-        taken.prints = prints.into_inner().unwrap_or_else(PoisonError::into_inner);
+        taken.prints = prints.into_inner();
         Ok(whole.then_some(taken))
     }
 

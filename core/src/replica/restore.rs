@@ -6,7 +6,6 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Mutex, PoisonError};
 
 use super::view::{Piece, View, ViewOptions};
 use super::{At, Progress, Replica};
@@ -14,6 +13,7 @@ use crate::device::{BlockDevice, DirectIo, Durability, FileDevice, FileDeviceOpt
 use crate::error::{Error, ErrorKind, Result};
 use crate::extent::{Extent, ExtentSet};
 use crate::parallel;
+use crate::sync::lock::Mutex;
 use crate::units::Sequence;
 
 /// Threads that decode and write; more where each frame is a request to a store.
@@ -167,7 +167,7 @@ pub(super) fn each_job(
                 stop.store(true, Ordering::Relaxed);
             }
             if let Err(error) = result {
-                failure.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
+                failure.lock().get_or_insert(error);
             }
         }
     };
@@ -184,7 +184,7 @@ pub(super) fn each_job(
         }
         take();
     });
-    match failure.into_inner().unwrap_or_else(PoisonError::into_inner) {
+    match failure.into_inner() {
         Some(error) => Err(error),
         None => Ok(!stop.into_inner()),
     }

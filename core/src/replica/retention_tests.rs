@@ -3,8 +3,8 @@
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use proptest::prelude::*;
@@ -19,6 +19,7 @@ use crate::journal::{
 };
 use crate::policy::{Compression, RetentionPolicy};
 use crate::store::{DirStore, FaultStore, ObjectInfo, PutOutcome, Store};
+use crate::sync::lock::Mutex;
 use crate::units::{ChainHash, Epoch, PointId, Sequence, Timestamp};
 use crate::vault::*;
 
@@ -36,7 +37,7 @@ struct MemoryStore(Mutex<BTreeMap<String, Vec<u8>>>);
 
 impl MemoryStore {
     fn objects(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, Vec<u8>>> {
-        self.0.lock().expect("lock")
+        self.0.lock()
     }
 }
 
@@ -575,7 +576,7 @@ impl Store for BeforeGet {
     }
     fn get(&self, name: &str, range: Range<u64>) -> crate::Result<Vec<u8>> {
         if name.contains("/catalog/")
-            && let Some(then) = self.then.lock().expect("lock").take()
+            && let Some(then) = self.then.lock().take()
         {
             then();
         }
@@ -611,7 +612,7 @@ fn a_reader_that_is_two_snapshots_behind_its_listing_reads_again() {
         append(&mut rig.catalog, &rig.source, 3);
         let (mut catalog, source) = (rig.catalog.clone(), rig.source.clone());
         let race = move || append(&mut catalog, &source, 130);
-        *racing.then.lock().expect("lock") = Some(Box::new(race));
+        *racing.then.lock() = Some(Box::new(race));
         if reads_anew {
             known = vault.replica("disk").expect("reads again");
         } else {

@@ -5,7 +5,7 @@
 //! kept in a cache of bounded size.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use super::{At, Replica};
 use crate::device::{Allocation, BlockDevice, Discarded, Durability, Unmap, read_only_error};
@@ -13,6 +13,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::extent::Extent;
 use crate::journal::{Frame, IndexEntry, IndexKind, Segment};
 use crate::parallel;
+use crate::sync::lock::Mutex;
 use crate::units::{Epoch, Sequence, VolumeId};
 use crate::vault::VolumeInfo;
 
@@ -187,7 +188,7 @@ impl View {
     fn frame(&self, piece: &Piece) -> Result<Arc<Frame>> {
         let key = (piece.segment, piece.frame);
         {
-            let mut cache = self.cache.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut cache = self.cache.lock();
             cache.tick += 1;
             let tick = cache.tick;
             if let Some((frame, used)) = cache.frames.get_mut(&key) {
@@ -197,7 +198,7 @@ impl View {
         }
         // Decoded outside the lock: two readers may both decode it, and neither waits for the other.
         let frame = Arc::new(self.decode(piece)?);
-        let mut cache = self.cache.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut cache = self.cache.lock();
         cache.insert(key, frame.clone(), self.cache_bytes);
         Ok(frame)
     }

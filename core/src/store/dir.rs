@@ -9,13 +9,14 @@ use std::collections::HashSet;
 use std::io::ErrorKind as Os;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use super::{ObjectInfo, PutOutcome, Store, check_name};
 use crate::device::{FileKind, Files, NewFile, SystemFiles, directory_of};
 use crate::error::{Error, ErrorKind, Result};
+use crate::sync::lock::Mutex;
 
 /// A temporary file older than this was left by a crash.
 const LEFTOVER_AGE: Duration = Duration::from_secs(24 * 3600);
@@ -121,7 +122,7 @@ impl DirStore {
     }
 
     fn lock_durable(&self) -> std::sync::MutexGuard<'_, HashSet<PathBuf>> {
-        self.durable.lock().unwrap_or_else(PoisonError::into_inner)
+        self.durable.lock()
     }
 
     /// Writes the content to a temporary file and links it to `path`.

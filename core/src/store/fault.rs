@@ -2,11 +2,12 @@
 
 use std::ops::Range;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 
 use super::{ObjectInfo, PutOutcome, Store};
 use crate::error::{Error, ErrorKind, Result};
+use crate::sync::lock::Mutex;
 
 /// How a put fails.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,7 +48,7 @@ impl FaultStore {
 
     /// The next `count` puts fail this way.
     pub fn fail_puts(&self, fault: StoreFault, count: u64) {
-        *self.fault.lock().unwrap_or_else(PoisonError::into_inner) = Some((fault, count));
+        *self.fault.lock() = Some((fault, count));
     }
 
     /// From now on `count` calls of any verb are passed on, and every later one fails with `Unavailable`: what a crash
@@ -78,7 +79,7 @@ impl FaultStore {
     }
 
     fn take_fault(&self) -> Option<StoreFault> {
-        let mut fault = self.fault.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut fault = self.fault.lock();
         let (kind, left) = (*fault)?;
         *fault = (left > 1).then_some((kind, left - 1));
         Some(kind)

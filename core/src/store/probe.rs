@@ -104,11 +104,11 @@ fn broken(store: &dyn Store, what: String) -> Error {
 mod tests {
     use std::collections::HashMap;
     use std::ops::Range;
-    use std::sync::Mutex;
 
     use super::*;
     use crate::clock::ManualClock;
     use crate::store::ObjectInfo;
+    use crate::sync::lock::Mutex;
     use crate::units::Timestamp;
 
     /// How a store in memory treats the condition.
@@ -123,7 +123,7 @@ mod tests {
 
     impl MemoryStore {
         fn objects(&self) -> std::sync::MutexGuard<'_, HashMap<String, Vec<u8>>> {
-            self.1.lock().expect("lock")
+            self.1.lock()
         }
     }
 

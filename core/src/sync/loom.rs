@@ -3,7 +3,39 @@
 
 pub(crate) use std::{thread, thread_local};
 
-pub(crate) use ::loom::sync::{Condvar, Mutex, MutexGuard, atomic};
+pub(crate) use ::loom::sync::{MutexGuard, atomic};
+
+/// As [`super::lock::Mutex`]: a model ends with its first panic.
+#[derive(Debug, Default)]
+pub(crate) struct Mutex<T>(::loom::sync::Mutex<T>);
+
+impl<T> Mutex<T> {
+    pub(crate) fn new(value: T) -> Self {
+        Self(::loom::sync::Mutex::new(value))
+    }
+
+    pub(crate) fn lock(&self) -> MutexGuard<'_, T> {
+        self.0.lock().expect("a model ends with its first panic")
+    }
+}
+
+/// As [`super::lock::Condvar`].
+#[derive(Debug, Default)]
+pub(crate) struct Condvar(::loom::sync::Condvar);
+
+impl Condvar {
+    pub(crate) fn new() -> Self {
+        Self::default()
+    }
+
+    pub(crate) fn notify_all(&self) {
+        self.0.notify_all();
+    }
+
+    pub(crate) fn wait<'a, T>(&self, guard: MutexGuard<'a, T>) -> MutexGuard<'a, T> {
+        self.0.wait(guard).expect("a model ends with its first panic")
+    }
+}
 
 /// As std's, which loom lacks.
 #[derive(Debug, Default)]
@@ -31,7 +63,7 @@ impl<T> OnceLock<T> {
         if let Some(value) = self.get() {
             return value;
         }
-        let _one = self.setting.lock().expect("a model ends with its first panic");
+        let _one = self.setting.lock();
         let value = self.value.get_or_init(init);
         self.is_set.store(true, atomic::Ordering::Release);
         value

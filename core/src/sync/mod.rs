@@ -1,6 +1,6 @@
 //! Locks, condition variables, atomics and threads of the modules whose concurrency is modelled.
 //!
-//! Normally these are std's own names, and nothing else is here. Tests built with `--cfg shuttle` get shuttle's, which run one
+//! Normally these are std's, with locks that cannot fail ([`lock`]). Tests built with `--cfg shuttle` get shuttle's, which run one
 //! thread at a time and choose at each use of one of them who goes on; tests built with `--cfg loom` get loom's, which try
 //! every order, and every value that the memory model lets a load see. `make concurrency` runs both; `core/docs/testing.md`
 //! says what is modelled.
@@ -8,6 +8,7 @@
 //! A modelled module takes everything that it may wait for from here: a wait that the model does not see would stop its one
 //! thread for good. What is shared but never waited for, such as `Arc`, stays std's.
 
+pub mod lock;
 #[cfg(all(test, loom))]
 mod loom;
 #[cfg(all(test, shuttle))]
@@ -19,6 +20,9 @@ pub(crate) use self::loom::*;
 pub(crate) use self::shuttle::*;
 #[cfg(not(all(test, any(loom, shuttle))))]
 pub(crate) use std::{
-    sync::{Condvar, Mutex, MutexGuard, OnceLock, atomic},
+    sync::{OnceLock, atomic},
     thread, thread_local,
 };
+
+#[cfg(not(all(test, any(loom, shuttle))))]
+pub use self::lock::{Condvar, Mutex, MutexGuard};

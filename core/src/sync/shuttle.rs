@@ -4,8 +4,8 @@
 //! out as a deadlock; one with a shorter limit may end at any moment, for those who look again by themselves anyway.
 
 use std::ops::{Deref, DerefMut};
+use std::sync::Arc;
 pub(crate) use std::sync::OnceLock;
-use std::sync::{Arc, LockResult};
 use std::time::Duration;
 
 use ::shuttle::scheduler::{PctScheduler, RandomScheduler, ReplayScheduler, Scheduler};
@@ -20,7 +20,7 @@ const SCHEDULES: usize = 1_000;
 const DEPTH: usize = 4;
 const STACK_BYTES: usize = 512 << 10;
 
-/// As std's, and never poisoned: a model ends with its first panic.
+/// As [`super::lock::Mutex`]: a model ends with its first panic.
 #[derive(Debug, Default)]
 pub(crate) struct Mutex<T>(::shuttle::sync::Mutex<T>);
 
@@ -35,10 +35,9 @@ impl<T> Mutex<T> {
         Self(::shuttle::sync::Mutex::new(value))
     }
 
-    #[allow(clippy::unnecessary_wraps, reason = "std's signature")]
-    pub(crate) fn lock(&self) -> LockResult<MutexGuard<'_, T>> {
+    pub(crate) fn lock(&self) -> MutexGuard<'_, T> {
         let inner = self.0.lock().expect("a model ends with its first panic");
-        Ok(MutexGuard { inner, mutex: self })
+        MutexGuard { inner, mutex: self }
     }
 }
 
@@ -76,26 +75,24 @@ impl Condvar {
         self.0.notify_all();
     }
 
-    #[allow(clippy::unnecessary_wraps, reason = "std's signature")]
-    pub(crate) fn wait<'a, T>(&self, guard: MutexGuard<'a, T>) -> LockResult<MutexGuard<'a, T>> {
+    pub(crate) fn wait<'a, T>(&self, guard: MutexGuard<'a, T>) -> MutexGuard<'a, T> {
         let MutexGuard { inner, mutex } = guard;
         let inner = self.0.wait(inner).expect("a model ends with its first panic");
-        Ok(MutexGuard { inner, mutex })
+        MutexGuard { inner, mutex }
     }
 
-    #[allow(clippy::unnecessary_wraps, reason = "std's signature")]
     pub(crate) fn wait_timeout<'a, T>(
         &self,
         guard: MutexGuard<'a, T>,
         limit: Duration,
-    ) -> LockResult<(MutexGuard<'a, T>, TimedOut)> {
+    ) -> (MutexGuard<'a, T>, TimedOut) {
         if limit >= PATIENCE {
-            return Ok((self.wait(guard).expect("never poisoned"), TimedOut));
+            return (self.wait(guard), TimedOut);
         }
         let mutex = guard.mutex;
         drop(guard);
         thread::yield_now();
-        Ok((mutex.lock().expect("never poisoned"), TimedOut))
+        (mutex.lock(), TimedOut)
     }
 }
 

@@ -3,7 +3,7 @@
 use std::io;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::Arc;
 
 use super::facts::{BLOCK_BYTES, Facts, blocks_of, stamp_of};
 use crate::device::{
@@ -12,6 +12,7 @@ use crate::device::{
 use crate::error::{Error, ErrorKind, Result};
 use crate::extent::Extent;
 use crate::sync::choose;
+use crate::sync::lock::{Mutex, MutexGuard};
 use crate::sync::thread::switch;
 
 /// Of the header of a dirty map.
@@ -27,7 +28,7 @@ impl Known {
     }
 
     pub(super) fn facts(&self) -> MutexGuard<'_, Facts> {
-        self.0.lock().expect("a model ends with its first panic")
+        self.0.lock()
     }
 }
 
@@ -115,7 +116,7 @@ struct NewMap(Arc<Mutex<Vec<u8>>>);
 
 impl NewFile for NewMap {
     fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
-        self.0.lock().expect("one thread").extend_from_slice(bytes);
+        self.0.lock().extend_from_slice(bytes);
         Ok(())
     }
 
@@ -180,7 +181,7 @@ impl Files for MapFile {
     }
 
     fn map_mut(&self, _path: &Path) -> io::Result<Box<dyn MappedBytes>> {
-        let bytes = self.content.lock().expect("one thread").clone();
+        let bytes = self.content.lock().clone();
         Ok(Box::new(Mapped { known: self.known.clone(), bytes }))
     }
 

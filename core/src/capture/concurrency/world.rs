@@ -3,7 +3,7 @@
 //! Tap, volume, dirty map and its keeping are the product's; disk, journal and the files are models that know what must hold.
 
 use std::path::Path;
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
@@ -178,7 +178,7 @@ impl World {
                 self.known.facts().journal(std::mem::take(&mut open));
                 switch();
                 let durable = self.known.facts().durable;
-                *self.durable.lock().unwrap_or_else(PoisonError::into_inner) = durable;
+                *self.durable.lock() = durable;
                 self.journaled.notify_all();
             }
             if stopping && idle {
@@ -244,9 +244,9 @@ impl World {
 
     /// Waits until the journal told that `sequence` is durable.
     pub(super) fn wait_durable(&self, sequence: Sequence) {
-        let mut durable = self.durable.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut durable = self.durable.lock();
         while *durable < sequence {
-            durable = self.journaled.wait(durable).unwrap_or_else(PoisonError::into_inner);
+            durable = self.journaled.wait(durable);
         }
     }
 
@@ -276,12 +276,12 @@ impl World {
         facts.check_points();
         drop(facts);
         self.clean();
-        let map = self.map.lock().unwrap_or_else(PoisonError::into_inner);
+        let map = self.map.lock();
         assert!(map.marked().is_empty(), "what is durable everywhere is cleaned");
     }
 
     fn durable(&self) -> Sequence {
-        *self.durable.lock().unwrap_or_else(PoisonError::into_inner)
+        *self.durable.lock()
     }
 
     fn is_stopping(&self) -> bool {

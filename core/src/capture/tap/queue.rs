@@ -2,7 +2,6 @@
 //!
 //! The queue is in sequence order. Whoever drains it takes nothing from a mark on that still has to prove itself.
 
-use std::sync::PoisonError;
 use std::task::Waker;
 use std::time::Duration;
 
@@ -97,7 +96,7 @@ impl Tap {
         let idle = state.queue_bytes < WAKE_BYTES && !state.urgent && !state.closed;
         if (idle || state.is_held_up()) && !wait.is_zero() {
             state.journal_waits = true;
-            state = self.queued.wait_timeout(state, wait).unwrap_or_else(PoisonError::into_inner).0;
+            state = self.queued.wait_timeout(state, wait).0;
             state.journal_waits = false;
         }
         state

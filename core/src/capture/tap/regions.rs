@@ -1,7 +1,6 @@
 //! The sides of the tap that go by regions: the dirty map's, which marks and cleans them, and the resync's, which reads
 //! them again.
 
-use std::sync::PoisonError;
 use std::task::Waker;
 use std::time::Duration;
 
@@ -26,7 +25,7 @@ impl Tap {
     fn wait_wanted(&self, wait: Duration) -> MutexGuard<'_, State> {
         let mut state = self.lock();
         if state.wanted.is_empty() && !state.closed && !wait.is_zero() {
-            state = self.work.wait_timeout(state, wait).unwrap_or_else(PoisonError::into_inner).0;
+            state = self.work.wait_timeout(state, wait).0;
         }
         state
     }
@@ -85,7 +84,7 @@ impl Tap {
     pub fn wait_unordered(&self, wait: Duration) -> bool {
         let mut state = self.lock();
         if state.mode == Mode::Ordered && !state.closed {
-            state = self.work.wait_timeout(state, wait).unwrap_or_else(PoisonError::into_inner).0;
+            state = self.work.wait_timeout(state, wait).0;
         }
         state.mode != Mode::Ordered
     }

@@ -4,8 +4,6 @@
 //! the other succeed over the same loss. So they take turns. Waiting costs little, because a flush that began after
 //! a caller asked and has succeeded is that caller's flush too.
 
-use std::sync::PoisonError;
-
 use crate::sync::Mutex;
 use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
@@ -23,7 +21,7 @@ impl FlushTurns {
     /// Runs `sync`, or waits for one that covers this call. `None`: poisoned, before or meanwhile.
     pub(crate) fn run<E>(&self, sync: impl FnOnce() -> Result<(), E>) -> Option<Result<(), E>> {
         let begun_before = self.begun.load(Ordering::SeqCst);
-        let mut succeeded = self.succeeded.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut succeeded = self.succeeded.lock();
         if self.is_poisoned() {
             return None;
         }
@@ -108,7 +106,7 @@ mod concurrency {
 
     /// Writes bit `mine`, flushes, and looks whether a flush that succeeded made it durable.
     fn write_and_flush(turns: &FlushTurns, disk: &Mutex<Disk>, mine: u32, failing: u32) {
-        let lock = || disk.lock().unwrap_or_else(PoisonError::into_inner);
+        let lock = || disk.lock();
         lock().cached |= 1 << mine;
         let flushed = turns.run(|| {
             let (taken, number) = {

@@ -19,7 +19,6 @@ use std::io::IoSlice;
 use std::os::fd::AsFd;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
-use std::sync::{PoisonError, RwLock};
 
 use rustix::fs::{FallocateFlags, SeekFrom};
 use rustix::io::{Errno, ReadWriteFlags};
@@ -34,6 +33,7 @@ use super::{
 };
 use crate::error::{Error, ErrorKind, Result};
 use crate::extent::Extent;
+use crate::sync::lock::RwLock;
 use crate::units::Timestamp;
 
 /// Requests whose memory is not aligned are copied in pieces of this size, and zeroes written in them.
@@ -156,13 +156,13 @@ impl FileDevice {
 
     fn write_any(&self, offset: u64, data: &[u8], durability: Durability) -> std::io::Result<()> {
         if self.covers_whole_blocks(Extent { offset, length: data.len() as u64 }) {
-            let _shared = self.blocks.read().unwrap_or_else(PoisonError::into_inner);
+            let _shared = self.blocks.read();
             if self.is_aligned(data) {
                 return self.write_raw(offset, data, durability);
             }
             return self.write_copied(offset, data, durability);
         }
-        let _alone = self.blocks.write().unwrap_or_else(PoisonError::into_inner);
+        let _alone = self.blocks.write();
         self.write_copied(offset, data, durability)
     }
 
@@ -192,7 +192,7 @@ impl FileDevice {
 
     /// Asks the file system or device to zero or free a range; false when it cannot.
     fn fallocate(&self, flags: FallocateFlags, extent: Extent) -> std::io::Result<bool> {
-        let _shared = self.blocks.read().unwrap_or_else(PoisonError::into_inner);
+        let _shared = self.blocks.read();
         let flags = flags | FallocateFlags::KEEP_SIZE;
         loop {
             match rustix::fs::fallocate(&self.opened.file, flags, extent.offset, extent.length) {
@@ -210,7 +210,7 @@ impl FileDevice {
     fn discard_blocks(&self, extent: Extent) -> std::io::Result<bool> {
         /// `BLKDISCARD` of `linux/fs.h`: its argument is offset and length in bytes.
         const BLKDISCARD: rustix::ioctl::Opcode = rustix::ioctl::opcode::none(0x12, 119);
-        let _shared = self.blocks.read().unwrap_or_else(PoisonError::into_inner);
+        let _shared = self.blocks.read();
         let range = [extent.offset, extent.length];
         // SAFETY: the kernel takes BLKDISCARD with a pointer to two 64-bit numbers that it only reads.
         let result = unsafe {
@@ -362,7 +362,7 @@ impl BlockDevice for FileDevice {
         let mut outcomes = Vec::new();
         // A ring is worth its two system calls from the second request on.
         if suited.iter().filter(|suited| **suited).count() > 1 {
-            let _shared = self.blocks.read().unwrap_or_else(PoisonError::into_inner);
+            let _shared = self.blocks.read();
             outcomes = self.rings.run(&self.opened.file, operations, &suited);
         }
         outcomes.resize_with(operations.len(), || Outcome::Left);

@@ -10,13 +10,13 @@ use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use io_uring::{IoUring, opcode, squeue, types};
 use rustix::io::Errno;
 
 use crate::device::Operation;
+use crate::sync::lock::Mutex;
 
 /// Requests in flight in one ring.
 const IN_FLIGHT_MAX: u32 = 64;
@@ -72,7 +72,7 @@ impl Rings {
         if self.unavailable.load(Ordering::Relaxed) {
             return None;
         }
-        let idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        let idle = self.idle.lock().pop();
         idle.or_else(|| match IoUring::new(IN_FLIGHT_MAX) {
             Ok(ring) => Some(ring),
             Err(error) => {
@@ -88,7 +88,7 @@ impl Rings {
     }
 
     fn give_back(&self, ring: IoUring) {
-        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut idle = self.idle.lock();
         if idle.len() < IDLE_RINGS_MAX {
             idle.push(ring);
         }

@@ -20,8 +20,8 @@ mod tests;
 pub use self::log::mend_presence_log;
 
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 pub(crate) use self::log::present_in;
 use self::log::{Identity, PresenceLog, sync_directory};
@@ -37,6 +37,7 @@ use crate::device::{
 use crate::error::{Error, ErrorKind, Result};
 use crate::extent::{Extent, ExtentSet};
 use crate::policy::{Bandwidth, Throttle};
+use crate::sync::lock::{Mutex, MutexGuard};
 use crate::units::{Epoch, Sequence, Timestamp, VolumeId};
 
 /// Extents that wait in memory for the presence log. The change that goes beyond it flushes.
@@ -292,11 +293,11 @@ impl InstantDisk {
     }
 
     fn unlogged(&self) -> MutexGuard<'_, Unlogged> {
-        self.unlogged.lock().unwrap_or_else(PoisonError::into_inner)
+        self.unlogged.lock()
     }
 
     fn lock_log(&self) -> MutexGuard<'_, PresenceLog> {
-        self.log.lock().unwrap_or_else(PoisonError::into_inner)
+        self.log.lock()
     }
 
     /// Blocks that hold data in the base, by offset, joined.

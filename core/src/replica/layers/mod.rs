@@ -12,7 +12,7 @@
 mod concurrency;
 mod presence;
 
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 
 pub(super) use self::presence::Presence;
 use crate::device::{Allocation, BlockDevice, Durability};
@@ -138,7 +138,7 @@ impl Layers {
         let mut claims = self.claims();
         claims.closed = true;
         while !claims.held.is_empty() {
-            claims = self.released.wait(claims).unwrap_or_else(PoisonError::into_inner);
+            claims = self.released.wait(claims);
         }
         let whole = whole();
         if whole {
@@ -168,14 +168,14 @@ impl Layers {
     }
 
     fn claims(&self) -> MutexGuard<'_, Claims> {
-        self.claims.lock().unwrap_or_else(PoisonError::into_inner)
+        self.claims.lock()
     }
 
     /// Claims all of `extents` at once, so that nobody waits while he holds some.
     fn claim(&self, extents: Vec<Extent>) -> Claim<'_> {
         let mut claims = self.claims();
         while claims.closed || extents.iter().any(|extent| claims.held.overlaps(*extent)) {
-            claims = self.released.wait(claims).unwrap_or_else(PoisonError::into_inner);
+            claims = self.released.wait(claims);
         }
         extents.iter().for_each(|extent| claims.held.insert(*extent));
         Claim { layers: self, extents }

@@ -22,7 +22,7 @@ mod tests;
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use self::format::{Gone, Member, TAIL_BYTES_MAX, Table, parse_name};
 pub use self::format::{PACK_DATA_BYTES_MAX, PACK_MEMBERS_MAX};
@@ -32,6 +32,7 @@ use super::layout::{self, SegmentName};
 use crate::error::{Error, ErrorKind, Result};
 use crate::parallel;
 use crate::store::{ObjectInfo, PutOutcome, Store};
+use crate::sync::lock::{Mutex, MutexGuard};
 
 /// Volumes whose packs are remembered.
 const VOLUMES_MAX: usize = 256;
@@ -127,7 +128,7 @@ impl PackedStore {
     }
 
     fn volumes(&self) -> MutexGuard<'_, HashMap<String, Arc<Listing>>> {
-        self.volumes.lock().unwrap_or_else(PoisonError::into_inner)
+        self.volumes.lock()
     }
 
     /// What is known of a volume's packs; listed once when nothing is, however many ask.
@@ -136,7 +137,7 @@ impl PackedStore {
         if let Some(listing) = known() {
             return Ok(listing);
         }
-        let _one = self.listing.lock().unwrap_or_else(PoisonError::into_inner);
+        let _one = self.listing.lock();
         known().map_or_else(|| self.refresh(volume), Ok)
     }
 
@@ -297,7 +298,7 @@ impl Pack {
     }
 
     fn table(&self, store: &dyn Store) -> Result<Arc<Table>> {
-        let mut known = self.table.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut known = self.table.lock();
         if let Some(table) = &*known {
             return Ok(table.clone());
         }
