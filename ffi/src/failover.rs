@@ -2,7 +2,6 @@
 
 use std::ffi::{c_char, c_void};
 use std::path::Path;
-use std::sync::{PoisonError, RwLock};
 use std::time::Duration;
 
 use engine::failover::{
@@ -22,6 +21,7 @@ use crate::quiesce;
 use crate::replica::hrl_replica;
 use crate::retention::amend;
 use crate::vault::hrl_vault;
+use engine::sync::lock::RwLock;
 
 /// Where a volume is in its life cycle.
 #[repr(C)]
@@ -243,13 +243,13 @@ fn with<T>(
     work: impl FnOnce(&FailedOver) -> Result<T>,
 ) -> Result<T> {
     let handle = handle::borrow(failover, "failover")?;
-    let guard = handle.inner.read().unwrap_or_else(PoisonError::into_inner);
+    let guard = handle.inner.read();
     work(guard.as_ref().ok_or_else(|| bad_argument("failover").message("it was ended"))?)
 }
 
 fn end(failover: *const hrl_failover, work: impl FnOnce(FailedOver) -> Result<()>) -> Result<()> {
     let handle = handle::borrow(failover, "failover")?;
-    let taken = handle.inner.write().unwrap_or_else(PoisonError::into_inner).take();
+    let taken = handle.inner.write().take();
     taken.map_or(Ok(()), work)
 }
 

@@ -1,7 +1,7 @@
 //! The NBD server.
 
 use std::ffi::{CString, c_char, c_void};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use hrl_nbd::{Export, ExportContext, NbdAddress, NbdLimits, NbdServer};
 
@@ -12,6 +12,7 @@ use crate::callbacks::check_size;
 use crate::device::hrl_device;
 use crate::handle;
 use crate::replica::hrl_changes;
+use engine::sync::lock::Mutex;
 
 /// A listening NBD server. All threads may use it at once.
 pub struct hrl_nbd_server {
@@ -185,7 +186,7 @@ pub unsafe extern "C" fn hrl_nbd_server_stats(
 ) -> hrl_status {
     guard(|| {
         let server = handle::borrow(server, "server")?;
-        let inner = server.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        let inner = server.inner.lock();
         let now = inner.as_ref().map(NbdServer::stats).unwrap_or_default();
         let told = hrl_nbd_stats {
             connections: now.connections,
@@ -205,7 +206,7 @@ pub unsafe extern "C" fn hrl_nbd_server_stats(
 pub unsafe extern "C" fn hrl_nbd_server_stop(server: *const hrl_nbd_server) -> hrl_status {
     guard(|| {
         let server = handle::borrow(server, "server")?;
-        let taken = server.inner.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let taken = server.inner.lock().take();
         drop(taken);
         Ok(())
     })

@@ -2,7 +2,7 @@
 
 use std::ffi::{c_char, c_void};
 use std::path::Path;
-use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
+use std::sync::Arc;
 use std::time::Duration;
 
 use engine::{
@@ -18,6 +18,7 @@ use crate::points::{hrl_point, hrl_timeline_entry, hrl_timeline_fn, kind_of, mod
 use crate::quiesce;
 use crate::tap::hrl_tap;
 use crate::vault::hrl_vault;
+use engine::sync::lock::{RwLock, RwLockReadGuard};
 
 /// How to open a protection. Used by one thread at a time.
 pub struct hrl_protection_options {
@@ -150,7 +151,7 @@ impl hrl_protection {
     }
 
     fn read(&self) -> RwLockReadGuard<'_, Option<Protection>> {
-        self.inner.read().unwrap_or_else(PoisonError::into_inner)
+        self.inner.read()
     }
 }
 
@@ -491,7 +492,7 @@ pub unsafe extern "C" fn hrl_protection_stop(
 ) -> hrl_status {
     guard(|| {
         let handle = handle::borrow(protection, "protection")?;
-        let taken = handle.inner.write().unwrap_or_else(PoisonError::into_inner).take();
+        let taken = handle.inner.write().take();
         taken.map_or(Ok(()), |running| running.stop(Duration::from_millis(limit_ms)))
     })
 }

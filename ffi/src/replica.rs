@@ -2,7 +2,7 @@
 
 use std::ffi::{c_char, c_void};
 use std::path::Path;
-use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
+use std::sync::Arc;
 
 use engine::Result;
 use engine::replica::{At, ChangeSet, Replica, RestoreTarget, ViewOptions};
@@ -15,6 +15,7 @@ use crate::points::{
     hrl_point, hrl_point_fn, hrl_timeline_entry, hrl_timeline_fn, hrl_volume_info, visit,
 };
 use crate::vault::hrl_vault;
+use engine::sync::lock::{RwLock, RwLockReadGuard};
 
 /// One volume in a vault, as of the version of its catalog that was read last. All threads may use it at once.
 pub struct hrl_replica {
@@ -23,7 +24,7 @@ pub struct hrl_replica {
 
 impl hrl_replica {
     pub(crate) fn read(&self) -> RwLockReadGuard<'_, Replica> {
-        self.inner.read().unwrap_or_else(PoisonError::into_inner)
+        self.inner.read()
     }
 }
 
@@ -48,7 +49,7 @@ pub unsafe extern "C" fn hrl_replica_open(
 pub unsafe extern "C" fn hrl_replica_refresh(replica: *const hrl_replica) -> hrl_status {
     guard(|| {
         let replica = handle::borrow(replica, "replica")?;
-        replica.inner.write().unwrap_or_else(PoisonError::into_inner).refresh()
+        replica.inner.write().refresh()
     })
 }
 

@@ -2,7 +2,6 @@
 
 use std::ffi::{c_char, c_void};
 use std::path::Path;
-use std::sync::PoisonError;
 
 use engine::Result;
 use engine::Timestamp;
@@ -158,6 +157,6 @@ pub(crate) fn amend<R>(
     let handle = handle::borrow(replica, "replica")?;
     let mut copy = handle.read().clone();
     let result = work(&mut copy);
-    *handle.inner.write().unwrap_or_else(PoisonError::into_inner) = copy;
+    *handle.inner.write() = copy;
     result
 }

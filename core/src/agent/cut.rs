@@ -7,7 +7,7 @@
 //! crash-consistent points of their volumes and no point of a group. A dropped handle lifts its barrier and releases its
 //! applications.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::{Protection, Shared};
@@ -18,6 +18,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::event::EventKind;
 use crate::journal::{LABEL_BYTES_MAX, Mark, PointKind};
 use crate::point::{GroupMark, Quiesce, commitment};
+use crate::sync::lock::{Mutex, MutexGuard};
 use crate::units::PointId;
 
 /// One volume's part in cuts across several volumes; made by [`Protection::cut`].
@@ -169,7 +170,7 @@ impl VolumeCut {
     }
 
     fn progress(&self) -> MutexGuard<'_, Progress> {
-        self.progress.lock().unwrap_or_else(PoisonError::into_inner)
+        self.progress.lock()
     }
 }
 

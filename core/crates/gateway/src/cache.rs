@@ -12,10 +12,11 @@
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
 use std::path::Path;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use hrl::store::{DirStore, ObjectInfo, PutOutcome, Store, get_all};
+use hrl::sync::lock::{Condvar, Mutex, MutexGuard};
 use hrl::vault::{PACK_DATA_BYTES_MAX, PACK_MEMBERS_MAX, PackedStore, layout};
 use hrl::{Clock, Error, ErrorKind, Result};
 
@@ -165,7 +166,7 @@ impl Cache {
         state.volumes.entry(volume.to_owned()).or_default().drains += 1;
         self.changed.notify_all();
         let waited = self.changed.wait_timeout_while(state, limit, waits);
-        let (mut state, waited) = waited.unwrap_or_else(PoisonError::into_inner);
+        let (mut state, waited) = waited;
         if let Some(known) = state.volumes.get_mut(volume) {
             known.drains -= 1;
             if known.drains == 0 && known.pause.is_zero() {
@@ -182,7 +183,7 @@ impl Cache {
             let mut units = self.due(&state);
             if units.is_empty() {
                 let waited = self.changed.wait_timeout(state, wait);
-                state = waited.unwrap_or_else(PoisonError::into_inner).0;
+                state = waited.0;
                 units = self.due(&state);
             }
             units
@@ -285,7 +286,7 @@ impl Cache {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 }
 

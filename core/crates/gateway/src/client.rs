@@ -16,11 +16,12 @@ use std::io::{BufReader, Read, Write};
 use std::net::{TcpStream, ToSocketAddrs};
 use std::ops::Range;
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
 use hrl::store::{ObjectInfo, PutOutcome, Store, check_name};
+use hrl::sync::lock::{Condvar, Mutex};
 use hrl::vault::layout;
 use hrl::{Error, ErrorKind, Result};
 use hrl_tls::rustls::pki_types::ServerName;
@@ -69,16 +70,16 @@ struct Turn<'a>(&'a Endpoint);
 impl Endpoint {
     /// Waits until fewer than the limit are under way.
     fn turn(&self) -> Turn<'_> {
-        let busy = self.busy.lock().unwrap_or_else(PoisonError::into_inner);
-        let waited = self.free.wait_while(busy, |busy| *busy >= CONNECTIONS_MAX);
-        *waited.unwrap_or_else(PoisonError::into_inner) += 1;
+        let busy = self.busy.lock();
+        let mut waited = self.free.wait_while(busy, |busy| *busy >= CONNECTIONS_MAX);
+        *waited += 1;
         Turn(self)
     }
 }
 
 impl Drop for Turn<'_> {
     fn drop(&mut self) {
-        *self.0.busy.lock().unwrap_or_else(PoisonError::into_inner) -= 1;
+        *self.0.busy.lock() -= 1;
         self.0.free.notify_one();
     }
 }
@@ -168,7 +169,7 @@ impl RemoteStore {
         let current = self.current.load(Ordering::Relaxed);
         let number = self.puts.fetch_add(1, Ordering::SeqCst);
         let cache = {
-            let mut holders = self.holders.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut holders = self.holders.lock();
             let known = holders.get(volume);
             let Some(known) = known.filter(|known| !known.is_empty()) else {
                 drop(holders);
@@ -189,13 +190,13 @@ impl RemoteStore {
             Ok(answer) => {
                 if matches!(answer.head.status, 201 | 412) {
                     // What came before it went to the vault before it.
-                    let mut holders = self.holders.lock().unwrap_or_else(PoisonError::into_inner);
+                    let mut holders = self.holders.lock();
                     if let Some(known) = holders.get_mut(volume) {
                         known.retain(|_, holder| holder.put > number);
                     }
                 } else if answer.head.header(http::KIND_HEADER) == Some(ErrorKind::Changed.name()) {
                     // The cache was lost.
-                    self.holders.lock().unwrap_or_else(PoisonError::into_inner).remove(volume);
+                    self.holders.lock().remove(volume);
                 }
                 Ok(answer)
             }
@@ -211,7 +212,7 @@ impl RemoteStore {
     fn held(&self, volume: &str, endpoint: usize, cache: Option<&str>) {
         let Some(cache) = cache else { return };
         let put = self.puts.fetch_add(1, Ordering::SeqCst);
-        let mut holders = self.holders.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut holders = self.holders.lock();
         let known = holders.entry(volume.to_owned()).or_default();
         let holder = known.entry(endpoint).or_insert(Holder { cache: cache.to_owned(), put });
         holder.put = put;
@@ -264,7 +265,7 @@ impl RemoteStore {
         answer_bytes_max: u64,
     ) -> std::io::Result<Answer> {
         let _turn = endpoint.turn();
-        let kept = endpoint.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        let kept = endpoint.idle.lock().pop();
         if let Some(connection) = kept {
             // The gateway may have closed it meanwhile, which says nothing of the gateway.
             if let Ok(answer) =
@@ -327,7 +328,7 @@ fn exchange(
     let length = check_length(head.content_length(), answer_bytes_max, "read answer", target)
         .map_err(std::io::Error::other)?;
     let body = if method == "HEAD" { Vec::new() } else { read_body(&mut connection, length)? };
-    let mut idle = endpoint.idle.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut idle = endpoint.idle.lock();
     if idle.len() < CONNECTIONS_MAX && head.header("connection") != Some("close") {
         idle.push(connection);
     }

@@ -4,8 +4,8 @@
 //! beyond the limit wait, unread, in the network, and are `Unavailable` after [`ROOM_LIMIT`]. A request that is larger than the
 //! limit by itself goes when it is the client's only one.
 
+use hrl::sync::lock::{Condvar, Mutex};
 use std::collections::HashMap;
-use std::sync::{Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
 /// A request waits this long for room.
@@ -40,7 +40,7 @@ impl Limits {
 
     /// One more connection; `None` at the limit.
     pub(crate) fn connection<'a>(&'a self, client: &'a str) -> Option<Taken<'a>> {
-        let mut clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut clients = self.clients.lock();
         let known = clients.entry(client.to_owned()).or_default();
         if known.connections >= self.connections_max {
             return None;
@@ -51,13 +51,13 @@ impl Limits {
 
     /// Room for the bytes of a request and its answer; `None` when there is none for [`ROOM_LIMIT`].
     pub(crate) fn room<'a>(&'a self, client: &'a str, bytes: u64) -> Option<Taken<'a>> {
-        let clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner);
+        let clients = self.clients.lock();
         let is_full = |clients: &mut HashMap<String, Use>| {
             let taken = clients.get(client).map_or(0, |known| known.bytes);
             taken > 0 && taken.saturating_add(bytes) > self.bytes_max
         };
         let waited = self.freed.wait_timeout_while(clients, ROOM_LIMIT, is_full);
-        let (mut clients, waited) = waited.unwrap_or_else(PoisonError::into_inner);
+        let (mut clients, waited) = waited;
         if waited.timed_out() {
             return None;
         }
@@ -68,7 +68,7 @@ impl Limits {
 
 impl Drop for Taken<'_> {
     fn drop(&mut self) {
-        let mut clients = self.limits.clients.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut clients = self.limits.clients.lock();
         if let Some(known) = clients.get_mut(self.client) {
             known.connections -= self.taken.connections;
             known.bytes -= self.taken.bytes;

@@ -11,12 +11,13 @@
 
 use std::net::{SocketAddr, TcpListener, TcpStream, ToSocketAddrs};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use hrl::store::Store;
+use hrl::sync::lock::{Mutex, MutexGuard};
 use hrl::vault::{PACK_DATA_BYTES_MAX, PackedStore, layout};
 use hrl::{Clock, Error, ErrorKind, Result, SystemClock};
 use hrl_tls::rustls::ServerConfig;
@@ -358,7 +359,7 @@ impl Shared {
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+    mutex.lock()
 }
 
 fn listen(address: &str) -> Result<TcpListener> {

@@ -10,11 +10,12 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::net::{SocketAddr, TcpListener};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
+use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use hrl::journal::LABEL_BYTES_MAX;
+use hrl::sync::lock::{Mutex, MutexGuard};
 use hrl::{Error, ErrorKind, Event, EventKind, GroupPoint, PointId, Result};
 use hrl_tls::rustls::ServerConfig;
 use hrl_tls::{find_client, fingerprint, server_config};
@@ -177,16 +178,16 @@ impl Drop for GroupCoordinator {
 
 impl Shared {
     fn status(&self) -> MutexGuard<'_, GroupStatus> {
-        self.status.lock().unwrap_or_else(PoisonError::into_inner)
+        self.status.lock()
     }
 
     fn send(&self, command: Command) {
-        self.commands.lock().unwrap_or_else(PoisonError::into_inner).push_back(command);
+        self.commands.lock().push_back(command);
         self.wake.wake();
     }
 
     fn take(&self) -> Option<Command> {
-        self.commands.lock().unwrap_or_else(PoisonError::into_inner).pop_front()
+        self.commands.lock().pop_front()
     }
 }
 

@@ -7,11 +7,12 @@
 //! Behaviour on failure: a lost coordinator ends the round at once, and the next of the coordinators is tried with growing
 //! pauses, for as long as the member lives.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use hrl::sync::lock::{Condvar, Mutex, MutexGuard};
 use hrl::{Clock, Error, ErrorKind, PointId, Result};
 use hrl_tls::rustls::ClientConfig;
 
@@ -124,7 +125,7 @@ impl GroupMember {
             .shared
             .changed
             .wait_timeout_while(self.shared.lock(), limit, |state| !state.stats.connected);
-        let state = waited.unwrap_or_else(PoisonError::into_inner).0;
+        let state = waited.0;
         if state.stats.connected {
             return Ok(());
         }
@@ -138,7 +139,7 @@ impl GroupMember {
         self.shared.wake.wake();
         let waited =
             self.shared.changed.wait_timeout_while(self.shared.lock(), limit, |state| !state.left);
-        if waited.unwrap_or_else(PoisonError::into_inner).0.left {
+        if waited.0.left {
             return Ok(());
         }
         self.shared.stopping.store(true, Ordering::Release);
@@ -174,7 +175,7 @@ impl Shared {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 
     fn is_stopping(&self) -> bool {

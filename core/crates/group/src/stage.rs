@@ -1,13 +1,14 @@
 //! A group without a network: members with real taps, and a round, moved by whoever holds the stage. For tests and fuzz
 //! targets, which carry the frames, lose them, or make up others. Feature `testing`.
 
-use std::sync::{Arc, LazyLock, Mutex, PoisonError};
+use std::sync::{Arc, LazyLock};
 use std::task::{Poll, Waker};
 use std::time::Duration;
 
 use hrl::capture::{Change, Hold, RegionRange, Tap};
 use hrl::device::Buffer;
 use hrl::journal::{Mark, PointKind};
+use hrl::sync::lock::Mutex;
 use hrl::{
     Clock, Error, ErrorKind, Extent, GroupPoint, ManualClock, PointId, Policy, Result, Sequence,
     Timestamp,
@@ -59,7 +60,7 @@ impl Volume {
     }
 
     fn current_hold(&self) -> std::sync::MutexGuard<'_, Option<Hold>> {
-        self.hold.lock().unwrap_or_else(PoisonError::into_inner)
+        self.hold.lock()
     }
 }
 

@@ -8,12 +8,13 @@
 use std::collections::VecDeque;
 use std::ops::Range;
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Poll, Wake, Waker};
 
 use hrl::capture::{Change, Tap, Ticket};
 use hrl::device::{BlockDevice, Buffer, Discarded, Durability, Unmap};
+use hrl::sync::lock::Mutex;
 use hrl::{Error, ErrorKind, Extent, Result};
 use rustix::net::{RecvFlags, SendFlags};
 
@@ -513,11 +514,7 @@ impl Connection<'_> {
                 Err(Error::new(ErrorKind::Io, "serve", device.name())
                     .message("the device panicked"))
             });
-            inbox
-                .done
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .push((number, Done { result, buffer }));
+            inbox.done.lock().push((number, Done { result, buffer }));
             inbox.signal();
         });
     }
@@ -548,8 +545,7 @@ impl Connection<'_> {
         self.inbox.signalled.store(false, Ordering::Release);
         let fd = self.inbox.event.as_fd();
         self.ring.submit(TOKEN_EVENT, Submit::Event { fd }, Memory::Bytes(vec![0; 8]));
-        let done =
-            std::mem::take(&mut *self.inbox.done.lock().unwrap_or_else(PoisonError::into_inner));
+        let done = std::mem::take(&mut *self.inbox.done.lock());
         for (number, done) in done {
             self.finish(number, done.result, done.buffer);
         }

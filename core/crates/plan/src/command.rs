@@ -11,7 +11,7 @@ use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::net::{SendFlags, send};
@@ -19,6 +19,7 @@ use rustix::process::{Pid, Signal, kill_process_group};
 
 use super::definition::Program;
 use super::fields::{number, small_number, text};
+use hrl::sync::lock::Mutex;
 use hrl::{Clock, Error, Result};
 use serde_json::{Value, json};
 
@@ -214,7 +215,7 @@ impl Running {
         while self.ended.is_some() && Arc::strong_count(&self.tail) > 1 && clock.elapsed() < until {
             std::thread::sleep(POLL);
         }
-        let tail = self.tail.lock().unwrap_or_else(PoisonError::into_inner);
+        let tail = self.tail.lock();
         String::from_utf8_lossy(&tail).into_owned()
     }
 }
@@ -242,7 +243,7 @@ fn listen(mut from: impl Read + Send + 'static, tail: Arc<Mutex<Vec<u8>>>) {
     std::thread::spawn(move || {
         let mut bytes = [0; 4096];
         while let Ok(count @ 1..) = from.read(&mut bytes) {
-            let mut tail = tail.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut tail = tail.lock();
             tail.extend_from_slice(&bytes[..count]);
             let excess = tail.len().saturating_sub(OUTPUT_BYTES_MAX);
             tail.drain(..excess);

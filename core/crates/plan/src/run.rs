@@ -4,7 +4,6 @@
 //! `Runner`, whose one lock is held while a record is written, so that records have one order.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use super::command::Process;
@@ -18,6 +17,7 @@ use super::report::{RunReport, StepReport, report_of};
 use super::state::RunState;
 use super::step;
 use hrl::replica::{At, RecoveryPoint, Replica};
+use hrl::sync::lock::{Condvar, Mutex, MutexGuard};
 use hrl::vault::{PinUntil, Vault};
 use hrl::{Clock, Error, ErrorKind, Result, Timestamp};
 use serde_json::Value;
@@ -271,7 +271,7 @@ impl<'a> Runner<'a> {
             let progress = self.progress();
             let waits = |progress: &mut Progress| !progress.finished && progress.lost.is_none();
             let waited = self.changed.wait_timeout_while(progress, self.options.poll, waits);
-            let (progress, _) = waited.unwrap_or_else(PoisonError::into_inner);
+            let (progress, _) = waited;
             if progress.finished || progress.lost.is_some() {
                 return;
             }
@@ -361,7 +361,7 @@ impl<'a> Runner<'a> {
             {
                 return true;
             }
-            progress = self.changed.wait(progress).unwrap_or_else(PoisonError::into_inner);
+            progress = self.changed.wait(progress);
         }
     }
 
@@ -570,11 +570,11 @@ impl<'a> Runner<'a> {
     }
 
     pub(super) fn state(&self) -> MutexGuard<'_, RunState> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 
     fn progress(&self) -> MutexGuard<'_, Progress> {
-        self.progress.lock().unwrap_or_else(PoisonError::into_inner)
+        self.progress.lock()
     }
 
     pub(super) fn is_cut_off(&self) -> bool {

@@ -9,9 +9,10 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
+use hrl::sync::lock::{Mutex, MutexGuard};
 use hrl::{Clock, Error, ErrorKind, Policy, Quiesce, QuiesceRequest, Result, SystemClock};
 
 use crate::locate::watchdog_command;
@@ -80,11 +81,11 @@ impl Applications {
 
     /// How long they were held the last time, from taking the first to the release of all: what their users noticed at most.
     pub fn last_held(&self) -> Option<Duration> {
-        *self.last_held.lock().unwrap_or_else(PoisonError::into_inner)
+        *self.last_held.lock()
     }
 
     fn running(&self) -> MutexGuard<'_, Option<Running>> {
-        self.running.lock().unwrap_or_else(PoisonError::into_inner)
+        self.running.lock()
     }
 
     fn start(&self, request: &QuiesceRequest) -> Result<Running> {
@@ -158,7 +159,7 @@ impl Quiesce for Applications {
         let deadline = Deadline::after(self.clock.clone(), RELEASE_WAIT);
         match running.wait_for("released", &deadline) {
             Ok(()) => {
-                *self.last_held.lock().unwrap_or_else(PoisonError::into_inner) = Some(running.held);
+                *self.last_held.lock() = Some(running.held);
                 running.failure.take().map_or(Ok(()), Err)
             }
             Err(error) => {

@@ -4,9 +4,10 @@
 use std::io::Read;
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
+use hrl::sync::lock::Mutex;
 use hrl::{Error, Result};
 use rustix::process::{Pid, Signal, kill_process_group};
 
@@ -32,7 +33,7 @@ impl Said {
     fn read(&self, mut from: impl Read) {
         let mut bytes = [0; 1024];
         while let Ok(count @ 1..) = from.read(&mut bytes) {
-            let mut said = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut said = self.0.lock();
             said.extend_from_slice(&bytes[..count]);
             let excess = said.len().saturating_sub(SAID_BYTES_MAX);
             said.drain(..excess);
@@ -48,7 +49,7 @@ impl Said {
             }
             std::thread::sleep(POLL);
         }
-        let said = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let said = self.0.lock();
         let text = String::from_utf8_lossy(&said);
         let lines: Vec<_> = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
         lines.join("; ")

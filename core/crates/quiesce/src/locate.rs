@@ -6,8 +6,8 @@
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
 
+use hrl::sync::lock::Mutex;
 use hrl::{Error, ErrorKind, Result};
 
 const NAME: &str = "hrl-watchdog";
@@ -19,12 +19,12 @@ static TOLD: Mutex<Vec<OsString>> = Mutex::new(Vec::new());
 /// [`run_watchdog`](crate::run_watchdog), and its arguments. An empty one goes back to looking for `hrl-watchdog`.
 pub fn set_watchdog(command: impl IntoIterator<Item = impl Into<OsString>>) {
     let command = command.into_iter().map(Into::into).collect();
-    *TOLD.lock().unwrap_or_else(PoisonError::into_inner) = command;
+    *TOLD.lock() = command;
 }
 
 /// `NotFound` says where it was looked for.
 pub(crate) fn watchdog_command() -> Result<Vec<OsString>> {
-    let told = TOLD.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    let told = TOLD.lock().clone();
     if !told.is_empty() {
         return Ok(told);
     }

@@ -2,8 +2,9 @@
 //!
 //! The first failure releases what was quiesced before it. A release goes on after a failure and tells the first.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
+use hrl::sync::lock::{Mutex, MutexGuard};
 use hrl::{Clock, Error, ErrorKind, Quiesce, QuiesceRequest, Result, SystemClock};
 
 /// Applications in the order in which they are quiesced: what writes first, what it writes to last (databases before
@@ -22,7 +23,7 @@ impl InOrder {
     }
 
     fn asked(&self) -> MutexGuard<'_, usize> {
-        self.asked.lock().unwrap_or_else(PoisonError::into_inner)
+        self.asked.lock()
     }
 }
 
@@ -75,7 +76,7 @@ mod tests {
         fn step(&self, step: &str) -> Result<()> {
             let text = format!("{step} {}", self.name);
             let fails = text == self.fails;
-            self.log.lock().expect("no panic").push(text);
+            self.log.lock().push(text);
             if fails { Err(Error::new(ErrorKind::Io, "quiesce", self.name)) } else { Ok(()) }
         }
     }
@@ -103,7 +104,7 @@ mod tests {
         let all = InOrder::new(parts.into());
         let quiesced = all.quiesce(&QuiesceRequest::new("disk", Duration::from_secs(1)));
         let released = all.release();
-        let log = log.lock().expect("no panic").clone();
+        let log = log.lock().clone();
         (log, quiesced.is_ok() && released.is_ok())
     }
 
