@@ -181,7 +181,7 @@ semver:  ## Changes of the public API of hrl since the commit BASE (HEAD); build
 	cargo install --quiet --locked --root target/tools cargo-semver-checks@0.47.0
 	RUSTC_BOOTSTRAP=1 PATH="$(CURDIR)/target/tools/bin:$$PATH" cargo semver-checks -p hrl --baseline-rev $(BASE)
 
-package:  ## What each crate and the Python package would publish
+package: $(VENV)/.docs  ## What each crate and the Python package would publish
 	.ci/package $(VENV)/bin
 
 docs: $(VENV)/.docs  ## Guide, Rust, Python and C references as one site in target/site

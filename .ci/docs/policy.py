@@ -15,7 +15,7 @@ UNITS = {"ms": 1, "s": 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
 
 def bytes_text(number: int) -> str:
     """The number in the largest unit of bytes that it is a multiple of."""
-    for unit, power in (("PiB", 50), ("TiB", 40), ("GiB", 30), ("MiB", 20), ("KiB", 10)):
+    for unit, power in (("EiB", 60), ("PiB", 50), ("TiB", 40), ("GiB", 30), ("MiB", 20), ("KiB", 10)):
         if number and number % (1 << power) == 0:
             return f"{number >> power} {unit}"
     return f"{number:,}"

@@ -47,60 +47,66 @@ pub enum Compression {
 /// Limits and choices of one protected volume. Build with [`Policy::default`], change fields, pass it on.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Policy {
-    /// Bytes of captured data waiting in memory. At the limit: [`Policy::when_full`]. Default 64 MiB.
+    /// Limits the captured data that waits in memory, in bytes. At the limit: [`Policy::when_full`].
+    /// Default 64 MiB.
     pub memory_budget_bytes: u64,
-    /// What happens at the memory budget. Default: degrade to the dirty map.
+    /// Decides what happens at the memory budget. Default: degrade to the dirty map.
     pub when_full: WhenFull,
-    /// What is captured. Default: data.
+    /// Decides what is captured of each write. Default: data.
     pub content: CaptureContent,
-    /// Size of a dirty-map region, a power of two from 64 KiB to 64 MiB. Default 1 MiB.
+    /// Sets the size of a region of the dirty map, a power of two. Default 1 MiB.
     pub region_bytes: u64,
-    /// Regions that may be marked while `Ordered`; beyond it the cleaner runs at once. Default 1,024.
+    /// Limits the dirty regions while `Ordered`. Beyond it the cleaner runs at once. Default 1,024.
     pub marked_regions_max: u64,
-    /// A segment is sealed when it holds this many bytes. Default 64 MiB.
+    /// Closes a segment that contains this many bytes. Default 64 MiB.
     pub segment_bytes_max: u64,
-    /// A segment with records is sealed after this time. Default 1 s.
+    /// Closes a segment with records after this time. Default 1 s.
     pub segment_interval: Duration,
-    /// Bytes of records in a frame before compression, 4 KiB to 8 MiB. Default 512 KiB.
+    /// Limits the records of a frame before compression, in bytes. Default 512 KiB.
     pub frame_bytes: u64,
-    /// Compression of frames. Default zstd level 1.
+    /// Sets the compression of frames. Default zstd level 1.
     pub compression: Compression,
-    /// Share of one processor that the journal may spend before it stores frames as they are, so that a burst of writes
-    /// is not slowed by its own compression; 1 to 100, 100 is no limit. Below 100 frames are also stored as they are while
-    /// the journal has to wait for a processor because others want it, unless an eighth of the spool is full. Default 25.
+    /// Limits the share of one processor that compression may take, so that a burst of writes is not
+    /// slowed down; 100 is no limit. Beyond it frames are stored uncompressed. Below 100 they are also
+    /// stored uncompressed while the journal waits for a processor that others use, unless an eighth
+    /// of the spool is full. Default 25.
     pub compression_cpu_percent_max: u32,
-    /// Bytes of sealed segments waiting on the local disk. At the limit: `Dirty` mode. Default 4 GiB.
+    /// Limits the closed segments that wait on the local disk, in bytes. At the limit: `Dirty` mode.
+    /// Default 4 GiB.
     pub spool_bytes_max: u64,
-    /// A crash-consistent point is marked this often; zero switches it off. Default 60 s.
+    /// Takes a crash-consistent point this often; zero switches it off. Default 60 s.
     pub crash_point_interval: Duration,
-    /// An application-consistent point is marked this often, the first when the volume is in order; zero switches it off.
-    /// One that fails is tried again when the next is due. Default zero.
+    /// Takes an application-consistent point this often, first when the volume is ordered; zero
+    /// switches it off. A failed one is tried again when the next is due. Default zero.
     pub app_point_interval: Duration,
-    /// Applications that are quiesced for those points, as specifications (`core/docs/quiesce.md`). They are text here:
-    /// `hrl_quiesce::Applications::of_policy` makes the provider for the options. Default: none.
+    /// Lists the applications to quiesce for those points, as specifications
+    /// (`core/docs/quiesce.md`). The crate `hrl-quiesce` makes a provider of them
+    /// (`Applications::of_policy`). Default: none.
     pub quiesce: Vec<String>,
-    /// Time from the beginning of quiescing to the mark; everything is released then, whatever happens. At most 10 min.
+    /// Limits the time from the beginning of quiescing to the mark. Everything is released then.
     /// Default 10 s.
     pub quiesce_limit: Duration,
-    /// An event is raised when the newest replicated write is older than this; zero is off. Default 15 min.
+    /// Raises an event when the newest replicated write is older than this; zero switches it off.
+    /// Default 15 min.
     pub rpo_threshold: Duration,
-    /// Puts to the vault in flight at once, 1 to 64. Default 4.
+    /// Limits the puts to the vault in flight at once. Default 4.
     pub puts_in_flight_max: u32,
-    /// Segments are put at once, and named in the catalog at most this often; up to 1 h. Above zero there are fewer catalog
-    /// versions, a gateway packs more segments into one object, and the RPO grows by this time. Default 0: at once.
+    /// Publishes segments in the catalog at most this often; they are put at once. Above zero there are
+    /// fewer catalog versions, a gateway packs more segments into one object, and the RPO grows by
+    /// this time. Default zero.
     pub catalog_interval: Duration,
-    /// How often the agent looks whether a planned failover asks for the volume, or it went on elsewhere: one small request
-    /// to the vault. Up to 1 h; zero is never, and then it is noticed when the agent ships. Default 5 s.
+    /// Asks the vault this often whether a planned failover wants the volume, or took it: one small
+    /// request. At zero the agent notices only when it ships. Default 5 s.
     pub failover_poll_interval: Duration,
-    /// Longest pause between two tries to reach the vault. Default 30 s.
+    /// Limits the pause between two tries to reach the vault. Default 30 s.
     pub retry_interval_max: Duration,
-    /// Bandwidth that shipping may take, by hour and weekday. Segments go at the speed of the link with pauses between them,
-    /// so smaller segments make it smoother. Default: no limit.
+    /// Limits the bandwidth of shipping by hour and weekday. Segments go at the speed of the link with
+    /// pauses between them, so smaller segments make it smoother. Default: no limit.
     pub bandwidth: Bandwidth,
-    /// How long states are kept in the vault. `None`: for ever, or as another job folds them. Default: that of
-    /// [`RetentionPolicy`].
+    /// Decides how long recovery states stay in the vault. With none this agent folds nothing.
+    /// Default: that of [`RetentionPolicy`].
     pub retention: Option<RetentionPolicy>,
-    /// How often retention is carried out while the volume is protected. Default 10 min.
+    /// Carries retention out this often while the volume is protected. Default 10 min.
     pub retention_interval: Duration,
 }
 

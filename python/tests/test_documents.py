@@ -24,7 +24,7 @@ from hrl.cli.commands import SECTIONS
 from hrl.cli.exits import Exit
 
 ROOT = Path(__file__).parents[2]
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "core/docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "python/README.md", *sorted((ROOT / "core/docs").glob("*.md"))]
 PAGES += sorted((ROOT / "core/crates").glob("*/README.md"))
 OPERATE = (ROOT / "core/docs/operate.md").read_text()
 BLOCK = re.compile(
