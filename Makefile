@@ -20,7 +20,7 @@ SEEDS := 1000
 FROM := 0
 SCHEDULES := 1000
 
-.PHONY: help build install demo servers guest test test-c test-long concurrency sim mutants fuzz lint bench bench-compare bench-nbd bench-instant bench-footprint bench-retention bench-rpo bench-c bench-python bench-peers deny msrv minimal-versions semver package docs man clean packages venv
+.PHONY: help build install demo servers guest test test-c test-long concurrency sim mutants fuzz lint bench bench-compare bench-nbd bench-instant bench-footprint bench-retention bench-rpo bench-c bench-python bench-peers deny msrv minimal-versions semver package wheel docs man clean packages venv
 
 help:  ## List the jobs
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 17
@@ -183,6 +183,9 @@ semver:  ## Changes of the public API of hrl since the commit BASE (HEAD); build
 
 package: $(VENV)/.docs  ## What each crate and the Python package would publish
 	.ci/package $(VENV)/bin
+
+wheel: $(VENV)/.docs  ## Build the Python wheel into target/wheels, and check it
+	.ci/wheel $(VENV)
 
 docs: $(VENV)/.docs  ## Guide, Rust, Python and C references as one site in target/site
 	.ci/docs/build $(VENV)/bin

@@ -1,60 +1,110 @@
 """Handles of the crate.
 
-Calls that may do I/O release the interpreter's lock; handles may be used from any thread, and are closed by `close`,
-`stop` or the end of their `with` block. A closed handle raises `ValueError`. Offsets and lengths are in bytes, limits in
-seconds; times are text in UTC, or nanoseconds since 1970.
+Calls that may do I/O release the interpreter's lock. Handles may be used from any thread, and are
+closed by `close`, `stop` or the end of their `with` block. A closed handle raises `ValueError`.
 
-A state of a volume (`at`) is named by a point's id or label ("label:L" when it looks like something else), a sequence
-number, a time such as "2026-11-21T09:30:00Z", "newest", or "newest-good": the newest point that checks found good, and
-where nothing was checked the newest application-consistent point, or the newest. "VOLUME@EPOCH" names the branch of an
-ended epoch where a replica is opened.
+Offsets and lengths are in bytes and limits in seconds. Times are text in UTC, or nanoseconds since
+1970 in attributes that end in `_ns`. Where a time is taken, a `datetime` with a time zone is taken
+too.
+
+A recovery state (`at`) is a `RecoveryPoint` or `GroupPoint`, a sequence number, a `datetime`, or
+text: a point's id or label ("label:L" if the label looks like something else), a sequence, a time
+such as "2026-11-21T09:30:00Z", "newest", or "newest-good". The last is the newest point that checks
+found good; if nothing was checked, the newest application-consistent point, or the newest.
+
+Results are small frozen objects with attributes. A field is also found by name (`report["segments"]`),
+and `dict(report)` gives all fields.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from os import PathLike
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, Self, TypeAlias, final
+from typing import Any, Literal, Self, TypeAlias, final, overload
 
 from typing_extensions import Buffer, disjoint_base
 
 from hrl.protocols import BlockDevice, PlanHost, Quiesce, Specified, Store
 
 __all__ = [
+    "Branch",
+    "CapacityDay",
+    "CapacityPlan",
+    "CapacitySample",
+    "CapacityVolume",
+    "CatchUp",
     "ChangeSet",
+    "ChangedRun",
+    "Churn",
+    "ChurnBucket",
+    "ChurnPercentiles",
+    "ChurnTotal",
+    "CompactReport",
     "Device",
+    "ExportReport",
+    "Extent",
     "FailedOver",
+    "FailoverPreview",
+    "FailoverStart",
+    "FailoverStep",
     "FileDevice",
+    "Finding",
     "Follower",
+    "FollowerStatus",
     "Gateway",
+    "GatewayStats",
+    "GoodPoint",
     "GroupCoordinator",
     "GroupMark",
     "GroupMember",
+    "GroupMemberStats",
+    "GroupMemberStatus",
     "GroupPoint",
+    "GroupStatus",
+    "Hydration",
+    "HypervSummary",
+    "ImportReport",
+    "KeptState",
     "Key",
+    "KeyRotation",
+    "Lifecycle",
+    "MarkEntry",
     "MemoryDevice",
     "Mirror",
+    "MirroredVolume",
     "NbdServer",
+    "NbdStats",
     "Overlay",
     "Pin",
     "Plan",
     "PlanMember",
     "PlanRequest",
+    "PointBytes",
     "Protection",
     "Record",
     "RecordIterator",
     "RecoveryPoint",
     "Replica",
+    "ReplicaTotals",
+    "RestoreReport",
+    "RetentionPlan",
     "Segment",
+    "SegmentEntry",
+    "SegmentSummary",
+    "ShredReport",
     "Stats",
     "Tap",
+    "TestFailover",
     "Ticket",
     "TimelineEntry",
     "Vault",
     "Verdict",
+    "VerifyReport",
     "View",
     "Volume",
+    "VolumeInfo",
+    "__version__",
     "abandon_failover",
     "approve_plan_step",
     "cancel_failover",
@@ -78,35 +128,89 @@ _Application: TypeAlias = Quiesce | Specified | str
 _Applications: TypeAlias = _Application | list[_Application] | tuple[_Application, ...]
 _PointKind = Literal["crash", "app", "group-crash", "group-app", "declared"]
 _VerdictKind = Literal["integrity", "comparison", "file-system", "application", "command"]
+_Mode = Literal["ordered", "dirty", "resync"]
+_SegmentKind = Literal["log", "merged", "image"]
+_State: TypeAlias = RecoveryPoint | GroupPoint | datetime | int | str
+_Time: TypeAlias = datetime | str
+
+class _Value:
+    """Members of every result."""
+
+    def keys(self) -> list[str]:
+        """Returns the names of its fields, so that `dict(value)` and `{**value}` work."""
+    def __getitem__(self, name: str, /) -> Any: ...
+    def __eq__(self, other: object, /) -> bool: ...
+    def __ne__(self, other: object, /) -> bool: ...
+
+class _Row:
+    """Members of every result that unpacks like a tuple."""
+
+    def keys(self) -> list[str]:
+        """Returns the names of its fields, so that `dict(value)` and `{**value}` work."""
+    def __getitem__(self, name: str | int, /) -> Any: ...
+    def __iter__(self) -> Iterator[Any]: ...
+    def __len__(self) -> int: ...
+    def __eq__(self, other: object, /) -> bool: ...
+    def __ne__(self, other: object, /) -> bool: ...
+
+__version__: str
+
+@final
+class Extent(_Row):
+    """A range of a disk. It unpacks as `offset, length`."""
+
+    @property
+    def offset(self) -> int:
+        """First byte."""
+    @property
+    def length(self) -> int:
+        """Number of bytes."""
+
+@final
+class ChangedRun(_Row):
+    """A changed range. It unpacks as `offset, length, zero`."""
+
+    @property
+    def offset(self) -> int:
+        """First byte."""
+    @property
+    def length(self) -> int:
+        """Number of bytes."""
+    @property
+    def zero(self) -> bool:
+        """Whether the range reads as zeroes in the later state."""
 
 @disjoint_base
 class Device:
-    """A disk. It has no constructor of its own: see its kinds.
+    """A disk. It has no constructor of its own; its kinds do.
 
-    Any offset and length within the size works; others raise and touch nothing.
+    Any offset and length within the size is accepted. A call that reaches outside raises
+    `HrlError` and changes nothing.
     """
 
     @property
     def name(self) -> str:
-        """Name for errors and listings, for example a path."""
+        """Name for errors and listings, such as a path."""
     @property
     def size_bytes(self) -> int:
-        """Size in bytes; it never changes."""
+        """Size in bytes, which never changes."""
     @property
     def block_bytes(self) -> int:
-        """Logical block size in bytes, a power of two: the unit that is written without tearing."""
+        """Logical block size in bytes, a power of two. A write of one block is never torn."""
     @property
     def read_only(self) -> bool:
-        """Refuses writes."""
+        """Whether it refuses writes."""
     @property
     def closed(self) -> bool:
-        """It was closed, or what it belongs to was stopped."""
+        """Whether it was closed, or the handle that it belongs to was stopped."""
     def read(self, offset: int, length: int) -> bytes:
-        """The bytes from `offset`."""
+        """Returns `length` bytes from `offset`."""
     def readinto(self, offset: int, buffer: Buffer) -> int:
-        """Fills a writable, contiguous buffer from `offset`, without a copy; gives how much of it, less at the end only.
+        """Fills a writable, contiguous buffer from `offset` without a copy, and returns the number
+        of bytes.
 
-        No other thread may use the buffer until it returns.
+        The number is smaller than the buffer at the end of the disk only. No other thread may
+        use the buffer meanwhile.
 
         >>> disk = hrl.MemoryDevice(1 << 20)
         >>> disk.write((1 << 20) - 3, b"end")
@@ -117,20 +221,28 @@ class Device:
         bytearray(b'end.....')
         """
     def write(self, offset: int, data: Buffer, *, durable: bool = False) -> None:
-        """Writes any contiguous buffer at `offset`; `durable`: it is on stable storage when the call returns.
+        """Writes any contiguous buffer at `offset`. With `durable` it is on stable storage when
+        the call returns.
 
-        What cannot change (`bytes`, or a `memoryview` of them) is not copied here. Anything else is copied before the
-        interpreter's lock is released, in pieces of 4 MiB; the copy is what goes to the device and to the journal, so
-        another thread that changes the buffer meanwhile never makes the two differ.
+        Immutable buffers (`bytes`, or a `memoryview` of them) are not copied here. Others are
+        copied in chunks of 4 MiB while the interpreter's lock is held. The copy goes to the
+        device and to the journal, so the two never differ even if another thread changes the
+        buffer.
         """
     def zero(self, offset: int, length: int, *, unmap: bool = True, durable: bool = False) -> None:
-        """Makes a range read as zeroes. `unmap`: blocks may become holes, the cheap way."""
+        """Makes a range read as zeroes. With `unmap` blocks may become holes, which is cheaper."""
     def discard(self, offset: int, length: int) -> _Discarded:
-        """Tells the device that a range is not needed; what that left: it reads as zeroes, as anything, or as before."""
+        """Reports to the device that a range is not needed any more.
+
+        Returns how the range reads afterwards: as "zeroes", as anything ("undefined"), or as
+        before ("ignored").
+        """
     def flush(self) -> None:
-        """Makes every finished write durable. After a failed flush the device refuses writes until it is reopened."""
+        """Makes every finished write durable. After a failed flush the device refuses writes until
+        it is reopened.
+        """
     def close(self) -> None:
-        """Closes it; calls that are under way end as usual."""
+        """Closes the device. Calls under way end as usual."""
     def __enter__(self) -> Self: ...
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None, /
@@ -138,7 +250,8 @@ class Device:
 
 @final
 class MemoryDevice(Device):
-    """A sparse disk in memory: for tests, benchmarks and scratch space. Reads zeroes where it was not written.
+    """A sparse disk in memory, for tests, benchmarks and scratch space. Unwritten ranges read
+    as zeroes.
 
     >>> with hrl.MemoryDevice(1 << 40) as disk:
     ...     disk.write(4096, b"hello")
@@ -152,8 +265,9 @@ class MemoryDevice(Device):
 class FileDevice(Device):
     """A disk in a regular file or on a block device.
 
-    `create_bytes` creates a sparse file of that size unless it exists. `direct` bypasses the page cache: "auto" where
-    the file system can, "always" or "never". `exclusive` refuses a device that somebody else has opened so.
+    `create_bytes` creates a sparse file of that size unless it exists. `direct` bypasses
+    the page cache: "always", "never", or "auto" if the file system supports it. `exclusive`
+    refuses a device that another process has opened in this way.
 
     >>> with hrl.FileDevice("disk.img", create_bytes=1 << 20) as disk:
     ...     disk.write(0, b"on disk", durable=True)
@@ -173,10 +287,10 @@ class FileDevice(Device):
 
 @final
 class Overlay(Device):
-    """A writable device over another one, which stays as it is: changes go to `scratch`.
+    """A writable device over another one, which stays as it is. Changes go to `scratch`.
 
-    Either may be a device or a path; a scratch file is created as large as the base, sparse. The scratch device is never
-    read where it was not written through the overlay.
+    Either may be a device or a path. A scratch file is created sparse, as large as the
+    base. The overlay reads from the scratch device only what it wrote there.
 
     >>> base = hrl.MemoryDevice(1 << 20)
     >>> trial = hrl.Overlay(base, hrl.MemoryDevice(1 << 20))
@@ -184,35 +298,41 @@ class Overlay(Device):
     >>> trial.read(8192, 5), base.read(8192, 5)
     (b'a try', b'\\x00\\x00\\x00\\x00\\x00')
     >>> trial.changed()
-    [(8192, 4096)]
+    [Extent(offset=8192, length=4096)]
     """
 
     def __new__(cls, base: Device | BlockDevice | _Path, scratch: Device | BlockDevice | _Path) -> Self: ...
-    def changed(self) -> list[tuple[int, int]]:
-        """Offset and length of the blocks changed so far."""
+    def changed(self) -> list[Extent]:
+        """Returns the blocks changed so far, by offset."""
 
 @final
 class Volume(Device):
-    """The volume of a protection: every change through it is captured. It is closed when the protection is stopped.
+    """The volume of a protection, which captures every change through it. It is closed when
+    the protection is stopped.
 
-    A write that the device fails is read back and journaled, or left to a resync; the caller gets the error.
+    A write that fails on the device is read back and journaled, or left to a resync. The
+    caller gets the error.
     """
 
     @staticmethod
     def unprotected(device: Device | BlockDevice | _Path) -> Volume:
-        """A volume without protection: writes go straight to the device."""
+        """Opens a volume without protection, whose writes go straight to the device."""
     @property
     def is_protected(self) -> bool:
-        """Changes through it are captured."""
+        """Whether changes through it are captured."""
 
 @final
 class Tap:
-    """The write order of a protected volume, for callers who do the I/O themselves. Closed with the protection."""
+    """The write order of a protected volume, for callers that do the I/O themselves. It is
+    closed with the protection.
+    """
 
     def begin(self, offset: int, length: int, *, limit: float | None = None) -> Ticket:
-        """Asks to change a range, and waits while an overlapping change is in flight or its regions are not marked yet.
+        """Asks for permission to change a range.
 
-        `UnavailableError` after `limit` seconds; None waits forever.
+        Waits while an overlapping change is in flight, or while the regions are not durably
+        marked as dirty. Raises `UnavailableError` after `limit` seconds; None waits without a
+        limit.
 
         >>> vault = hrl.Vault("vault", create=True)
         >>> disk = hrl.MemoryDevice(1 << 20)
@@ -226,19 +346,23 @@ class Tap:
         True
         """
     def flush(self) -> int:
-        """Records that the writer flushed; call it after the device's own flush. Gives the newest sequence."""
+        """Records a flush of the writer and returns the newest sequence. Call it after the
+        device's own flush.
+        """
     @property
-    def mode(self) -> Literal["ordered", "dirty", "resync"]:
+    def mode(self) -> _Mode:
         """Mode of capture."""
     @property
     def last_sequence(self) -> int:
-        """Sequence given last."""
+        """Newest sequence."""
 
 @final
 class Ticket:
-    """Permission to change a range; ends with exactly one of `complete`, `zeroed`, `discarded`, `fail` and `cancel`.
+    """Permission to change a range. It ends with one of `complete`, `zeroed`, `discarded`,
+    `fail` and `cancel`.
 
-    A `with` block that ends without any of them counts as `fail`, and so does a ticket that is forgotten.
+    A `with` block that ends without any of them counts as `fail`, and so does a ticket that
+    is garbage-collected.
     """
 
     @property
@@ -246,44 +370,52 @@ class Ticket:
         """First byte that may be changed."""
     @property
     def length(self) -> int:
-        """How many."""
+        """Number of bytes that may be changed."""
     def complete(self, data: Buffer) -> int:
-        """The device holds these bytes, as many as the ticket is for. Never waits.
+        """Reports that the device holds these bytes, as many as the ticket is for. Never waits.
 
-        They are copied now: they must be those that were written. Gives the sequence of the newest record.
+        The bytes are copied now and must be those that were written. Returns the sequence of
+        the newest record.
         """
     def zeroed(self) -> int:
-        """The range reads as zeroes now. Gives the sequence of the newest record."""
+        """Reports that the range reads as zeroes now. Returns the sequence of the newest record."""
     def discarded(self, left: _Discarded) -> int:
-        """The range was discarded; `left` says how it reads. Gives the sequence of the newest record."""
+        """Reports that the range was discarded and now reads as `left` says. Returns the sequence
+        of the newest record.
+        """
     def fail(self) -> None:
-        """The device failed: the range is read again, and no point is marked until then."""
+        """Reports that the device failed. The range is read again, and no point is taken until
+        then.
+        """
     def cancel(self) -> None:
-        """Nothing was done to the device."""
+        """Reports that nothing was done to the device."""
     def __enter__(self) -> Ticket: ...
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None, /
     ) -> None: ...
 
 @final
-class RecoveryPoint:
-    """A recovery point."""
+class RecoveryPoint(_Value):
+    """A recovery point of one volume.
+
+    Two points are equal when their `id` is, whatever is pinned or checked meanwhile.
+    """
 
     @property
     def id(self) -> str:
-        """Its identity."""
+        """Identity: 32 hexadecimal digits."""
     @property
     def kind(self) -> _PointKind:
-        """What it promises."""
+        """Consistency that it promises."""
     @property
     def sequence(self) -> int:
-        """The state holds every change up to this one."""
+        """Last change that its recovery state holds."""
     @property
     def time(self) -> str:
-        """When it was marked, for people."""
+        """Time of its mark in UTC, for people."""
     @property
     def time_ns(self) -> int:
-        """The same in nanoseconds since 1970."""
+        """Time of its mark in nanoseconds since 1970."""
     @property
     def label(self) -> str:
         """Free text; may be empty."""
@@ -292,60 +424,61 @@ class RecoveryPoint:
         """Epoch of the volume."""
     @property
     def group(self) -> str | None:
-        """Identity of the group point that it is of; see `Vault.group_points`."""
+        """Identity of the group point that it belongs to, if any; see `Vault.group_points`."""
     @property
     def chain(self) -> str:
-        """Chain hash of the journal segment that holds the mark."""
+        """Chain hash of the segment that holds the mark."""
     @property
     def pins(self) -> list[Pin]:
-        """What keeps it through retention."""
+        """Pins and legal holds that keep it through retention."""
     @property
     def verdicts(self) -> list[Verdict]:
-        """What checks of it found: the newest of each kind."""
+        """Verdicts of checks: the newest of each kind."""
+    def __hash__(self) -> int: ...
 
 @final
-class Pin:
-    """What keeps a recovery point through retention: a pin, or a legal hold."""
+class Pin(_Value):
+    """A pin or legal hold, which keeps a recovery point through retention."""
 
     @property
     def point(self) -> str:
         """Identity of the point."""
     @property
     def until(self) -> str | None:
-        """Until when; None until it is taken off."""
+        """Time in UTC at which it ends; None for one that stays until it is removed."""
     @property
     def hold(self) -> bool:
-        """It is a legal hold, which is lifted as such only."""
+        """Whether it is a legal hold, which `unpin` removes with `hold=True` only."""
     @property
     def reason(self) -> str:
-        """Why, for people."""
+        """Reason, for people."""
     @property
     def since(self) -> str:
-        """When it was put."""
+        """Time in UTC at which it was set."""
 
 @final
-class Verdict:
-    """What a check of a recovery point found."""
+class Verdict(_Value):
+    """The result of a check of a recovery point."""
 
     @property
     def point(self) -> str:
         """Identity of the point."""
     @property
     def kind(self) -> _VerdictKind:
-        """What was checked."""
+        """Kind of the check."""
     @property
     def ok(self) -> bool:
-        """Nothing was wrong."""
+        """Whether the check found nothing wrong."""
     @property
     def time(self) -> str:
-        """When."""
+        """Time of the check in UTC."""
     @property
     def text(self) -> str:
-        """For people."""
+        """Details, for people."""
 
 @final
-class TimelineEntry:
-    """A stretch of history."""
+class TimelineEntry(_Value):
+    """A stretch of a volume's history, either in write order or a gap."""
 
     @property
     def first(self) -> int:
@@ -355,23 +488,76 @@ class TimelineEntry:
         """Last sequence."""
     @property
     def from_time(self) -> str:
-        """When it begins."""
+        """Time of the first change in UTC."""
     @property
     def to_time(self) -> str:
-        """When it ends."""
+        """Time of the last change in UTC."""
     @property
     def unordered(self) -> str | None:
-        """The cause when it holds no restorable state; None when it is in order."""
+        """Cause of the gap, in which no state can be restored; None for a stretch in write order."""
     @property
     def folded(self) -> bool:
-        """Retention folded it into one state: only the last sequence of the fold can be restored."""
+        """Whether retention folded it, so that only the last sequence of each fold can be restored."""
 
 @final
-class Stats:
-    """How a protection is doing."""
+class GroupMark(_Value):
+    """The place of a group point in one member."""
 
     @property
-    def mode(self) -> Literal["ordered", "dirty", "resync"]:
+    def volume(self) -> str:
+        """Name of the volume."""
+    @property
+    def point(self) -> str:
+        """Identity of the recovery point in this volume."""
+    @property
+    def sequence(self) -> int:
+        """Place in the write order of the volume."""
+    @property
+    def time(self) -> str:
+        """Time of the mark in UTC, by the clock of the member's machine."""
+
+@final
+class GroupPoint(_Value):
+    """One cut across the volumes of a consistency group.
+
+    Two group points are equal when their `id` is.
+    """
+
+    @property
+    def id(self) -> str:
+        """Identity; every member can be restored or served at it."""
+    @property
+    def kind(self) -> Literal["group-crash", "group-app"]:
+        """Consistency that it promises: "group-crash" or "group-app"."""
+    @property
+    def time(self) -> str:
+        """Time in UTC at which the coordinator began it."""
+    @property
+    def group(self) -> str:
+        """Name of the group."""
+    @property
+    def label(self) -> str:
+        """Free text; may be empty."""
+    @property
+    def members(self) -> int:
+        """Number of members in the cut."""
+    @property
+    def complete(self) -> bool:
+        """Whether every member's mark is known, so that all can be restored to this cut."""
+    @property
+    def marks(self) -> list[GroupMark]:
+        """Place of the cut in each known member."""
+    @property
+    def held_seconds(self) -> float | None:
+        """Longest barrier of a member in seconds; None for a point read from a vault."""
+    def __hash__(self) -> int: ...
+
+@final
+class Stats(_Value):
+    """The condition of a protection."""
+
+    @property
+    def mode(self) -> _Mode:
         """Mode of capture."""
     @property
     def last_sequence(self) -> int:
@@ -381,73 +567,81 @@ class Stats:
         """Newest sequence that is durable in the local journal."""
     @property
     def replicated_sequence(self) -> int:
-        """Newest sequence that is in the vault's catalog."""
+        """Newest sequence that is published in the vault."""
     @property
     def rpo_seconds(self) -> float:
-        """Age of the oldest captured change that is not in the vault; zero when all are."""
+        """Age of the oldest captured change that is not in the vault; zero if all are."""
     @property
     def changes(self) -> int:
-        """Changes captured: writes, zeroes, discards."""
+        """Number of changes captured: writes, zeroes and discards."""
     @property
     def bytes_captured(self) -> int:
         """Bytes of data captured."""
     @property
     def bytes_stored(self) -> int:
-        """Bytes of sealed segments written."""
+        """Bytes of closed segments written."""
     @property
     def queue_bytes(self) -> int:
-        """Memory of the queue, in bytes."""
+        """Memory of the queue in bytes."""
     @property
     def spool_bytes(self) -> int:
-        """Segments waiting for the vault, in bytes."""
+        """Bytes of closed segments that wait for the vault."""
     @property
     def backlog_bytes(self) -> int:
-        """What is captured and not in the vault, in bytes: queue and spool."""
+        """Bytes captured that are not in the vault: queue and spool."""
     @property
     def ship_bytes_per_second(self) -> int:
-        """Speed of shipping of late, or the bandwidth allowed now where that is less; 0 when nothing has gone yet."""
+        """Recent throughput of shipping, or the bandwidth allowed now if that is less; 0 if unknown."""
     @property
     def eta_seconds(self) -> float | None:
-        """Time until the backlog is in the vault at that speed, if nothing more were written; None when the vault does not
-        answer or the speed is not known."""
+        """Time until the backlog is in the vault if nothing more is written; None if the vault does
+        not answer or the throughput is unknown.
+        """
     @property
     def marked_regions(self) -> int:
-        """Regions that a crash now would have to read again."""
+        """Number of dirty regions, which a crash now would have to read again."""
     @property
     def resync_bytes_left(self) -> int:
         """Bytes that a resync has still to read."""
     @property
     def resync_bytes_read(self) -> int:
-        """Bytes that the resync under way, or the last, has read."""
+        """Bytes that the resync under way, or the last one, has read."""
     @property
     def points(self) -> int:
-        """Points marked in this session."""
+        """Number of points taken in this session."""
     @property
     def vault_available(self) -> bool:
-        """The vault took the last segment."""
+        """Whether the vault took the last segment."""
     @property
     def fenced(self) -> bool:
-        """Another source has the volume now; nothing is replicated any more."""
+        """Whether another source has the volume, so that nothing is replicated any more."""
     @property
     def provisional(self) -> bool:
-        """A failover to here is not committed: what is written stays in the spool."""
+        """Whether a failover to here is not committed, so that changes stay in the spool."""
     @property
     def handed_over(self) -> bool:
-        """A planned failover has the volume: writes are refused."""
+        """Whether a planned failover took the volume over, so that writes are refused."""
 
 @final
 class Protection:
     """One protected volume, running. Leaving the `with` block stops it cleanly.
 
-    `disk` is a path, a `Device` or an object with the methods of `BlockDevice`; nothing else may write to it from now on.
-    `volume` is its name in the vault, by default that of the file. `state` is the local directory of this agent (dirty
-    map, spool, identity); it must not be on the protected disk. `policy` sets limits and choices by name. `take_over`
-    takes the volume from another source, which must be gone. `on_event` is called with what happens, from any thread, and
-    must return soon: with a dictionary of `time`, `volume`, `kind`, `message`, and `mode` and `cause` for the kind
-    "mode-changed". The sinks of `hrl.events` are made for it.
+    `disk` is a path, a `Device` or an object with the methods of `BlockDevice`. Nothing
+    else may write to it from now on. `volume` is the name in the vault, by default that of
+    the file. `state` is the local state directory of this agent (dirty map, spool,
+    identity); it must not be on the protected disk.
 
-    `FencedError` when another agent or source has the volume; kind "changed" when the disk is not the one that was
-    protected; `WrongKeyError`; `UnavailableError` when the vault cannot be reached.
+    `policy` sets limits and choices by name. `take_over` takes the volume from another
+    source, which must be gone. `applications` are quiesced by `mark_app` and by the policy.
+
+    `on_event` is called with each event, from any thread, and must return soon. An event is
+    a dictionary of `time`, `volume`, `kind` and `message`; the kind "mode-changed" adds
+    `mode` and `cause`. The sinks of `hrl.events` are made for it. None sends events to the
+    logger "hrl" of `logging`, as the attribute `hrl_event` of its records.
+
+    Raises `FencedError` if another agent or source has the volume, an `HrlError` of kind
+    "changed" if the disk is not the one that was protected, `WrongKeyError`, and
+    `UnavailableError` if the vault cannot be reached.
 
     >>> vault = hrl.Vault("vault", create=True)
     >>> disk = hrl.MemoryDevice(1 << 20)
@@ -455,7 +649,7 @@ class Protection:
     ...     protection.wait_ordered()
     ...     protection.volume.write(4096, bytearray(b"captured"))
     ...     point = protection.mark("first", kind="declared")
-    >>> vault.replica("v").view("first").read(4096, 8)
+    >>> vault.replica("v").view(point).read(4096, 8)
     b'captured'
     """
 
@@ -479,14 +673,14 @@ class Protection:
         """Size of the volume in bytes."""
     @property
     def volume(self) -> Volume:
-        """The volume to write to."""
+        """Volume to read and write. It is closed when the protection is stopped."""
     @property
     def tap(self) -> Tap:
-        """The write order, for callers who do the I/O themselves."""
+        """Write order, for callers that do the I/O themselves. It is closed when the protection is stopped."""
     def mark(self, label: str = "", *, kind: _PointKind = "crash") -> RecoveryPoint:
-        """Marks a recovery point now; it is durable in the local journal when the call returns.
+        """Takes a recovery point now. It is durable in the local journal when the call returns.
 
-        `NotOrderedError` during initial replication, resync or overflow.
+        Raises `NotOrderedError` during initial replication, resync or overflow.
         """
     def mark_quiesced(
         self,
@@ -495,49 +689,63 @@ class Protection:
         *,
         limit: float = 10.0,
     ) -> RecoveryPoint:
-        """Marks an application-consistent point: quiesce, flush, mark, release, in this order.
+        """Takes an application-consistent point: quiesce, flush, mark, release, in this order.
 
-        `application` is one of `FileSystemFreeze`, `PostgreSql` and their like, a specification as text, an object with the
-        methods of `Quiesce`, or a list of these, quiesced in order and released in reverse. Those that the library knows
-        are held by a process of their own, which releases them at the limit whatever happens to this one.
+        `application` is one of `FileSystemFreeze`, `PostgreSql` and their like, its text, an
+        object with the methods of `Quiesce`, or a list of these. A list is quiesced in order
+        and released in reverse. Applications that the library knows are quiesced by a process
+        of their own, which releases them at the limit even if this process dies.
 
-        No point, and the application released, when it cannot be quiesced, when quiesce to mark took more than `limit`
-        (`UnavailableError`), and for the errors of `mark`.
+        Raises `UnavailableError` if the application cannot be quiesced, or if that took more
+        than `limit` seconds, and the errors of `mark`. The application is released and no point
+        is taken then.
         """
     def join_group(
         self, group: str, coordinators: Sequence[str], *, identity: _Path, application: _Applications | None = None
     ) -> GroupMember:
-        """Makes the volume a member of a consistency group: `HOST` or `HOST:PORT` (20004) of its coordinators, tried in this
-        order, with the certificate in the bundle `identity` (see `enroll_client`). Connects in the background.
+        """Makes the volume a member of a consistency group. Connects in the background.
 
+        `coordinators` are tried in order, each as HOST or HOST:PORT (20004 by default).
+        `identity` is the bundle with the client's certificate; see `enroll_client`.
         `application` is quiesced for the group's application-consistent points.
         """
     def mark_app(self, label: str = "") -> RecoveryPoint:
-        """As `mark_quiesced`, with `applications` or what the policy names as `quiesce`, and its `quiesce_limit_ms`."""
+        """Takes a point as `mark_quiesced` does, with `applications` or those of the policy
+        (`quiesce`), and its `quiesce_limit_ms`.
+        """
     def stats(self) -> Stats:
-        """How it is doing."""
+        """Returns counters and conditions as of now."""
     def timeline(self) -> list[TimelineEntry]:
-        """The history that the vault knows, in stretches."""
-    def wait_ordered(self, limit: float = 60.0) -> None:
-        """Waits until initial replication or resync is complete; `UnavailableError` at the limit."""
-    def wait_replicated(self, limit: float = 60.0) -> int:
-        """Waits until everything captured before is in the vault; gives the newest sequence there.
+        """Returns the history that the vault knows, in stretches."""
+    def wait_ordered(self, limit: float | None = None) -> None:
+        """Waits until initial replication or resync is complete.
 
-        `UnavailableError` at the limit.
+        Raises `UnavailableError`, with the newest trouble, after `limit` seconds; None waits
+        without a limit.
+        """
+    def wait_replicated(self, limit: float = 60.0) -> int:
+        """Waits until everything captured before the call is in the vault. Returns the newest
+        sequence there.
+
+        Raises `UnavailableError` after `limit` seconds.
         """
     def resync(self) -> None:
-        """Reads the whole disk again, beside the writes. Older points stay usable; none is marked until it is complete."""
+        """Reads the whole disk again, beside the writes. Older points stay usable; no point is
+        taken until it is complete.
+        """
     def read(self, offset: int, length: int) -> bytes:
-        """As `Device.read` of the volume."""
+        """Reads from the volume, as `Device.read` does."""
     def write(self, offset: int, data: Buffer, *, durable: bool = False) -> None:
-        """As `Device.write` of the volume."""
+        """Writes to the volume, as `Device.write` does."""
     def flush(self) -> None:
-        """As `Device.flush` of the volume."""
+        """Flushes the volume, as `Device.flush` does."""
     def stop(self, limit: float = 60.0) -> None:
-        """Ends the session cleanly: seals and ships what there is, waiting for the vault up to the limit.
+        """Ends the session cleanly: ships the journal, waiting for the vault up to `limit`
+        seconds.
 
-        The volume and the tap are closed; stop servers of the volume before. A protection that is forgotten without a
-        stop leaves what a crash would leave: the next session reads the marked regions again.
+        The volume and the tap are closed; stop servers of the volume before. A protection that
+        ends without a stop leaves what a crash leaves, and the next session reads its dirty
+        regions again.
         """
     def __enter__(self) -> Protection: ...
     def __exit__(
@@ -546,9 +754,11 @@ class Protection:
 
 @final
 class Key:
-    """A key-encryption key: it wraps the keys of volumes. Its text and `repr` show its `id`, never the key.
+    """A key-encryption key, which wraps the keys of volumes. Its text and `repr` show its
+    `id`, never the key.
 
-    `content` is 32 bytes, or 64 hexadecimal digits with white space around them; errors name `origin` instead of it.
+    `content` is 32 bytes, or 64 hexadecimal digits with white space around them. Errors
+    name `origin` instead of it.
 
     >>> hrl.Key(bytes(32))
     Key(ea32c149309af722583f4ee84182d50e)
@@ -560,16 +770,80 @@ class Key:
         """Reads a key file."""
     @property
     def id(self) -> str:
-        """Name of the key, which tells nothing about it: errors name by it the key that is needed."""
+        """Identity of the key, by which errors name the key that is needed. It reveals nothing of
+        the key.
+        """
     def __eq__(self, other: object, /) -> bool: ...
     def __ne__(self, other: object, /) -> bool: ...
 
 @final
-class Vault:
-    """A store with volumes in it: a directory (a path or file://PATH), an object store (s3://, az://, gs://; credentials
-    come from the environment), or a `store` of your own.
+class VolumeInfo(_Value):
+    """The record of a volume in a vault."""
 
-    `key`, or the content of `key_file`, is the key-encryption key of sealed volumes. `create` makes a new vault.
+    @property
+    def name(self) -> str:
+        """Name in the vault."""
+    @property
+    def id(self) -> str:
+        """Random identity: 32 hexadecimal digits."""
+    @property
+    def size_bytes(self) -> int:
+        """Size in bytes."""
+    @property
+    def block_bytes(self) -> int:
+        """Logical block size in bytes."""
+    @property
+    def created(self) -> str:
+        """Time in UTC at which it was first protected."""
+    @property
+    def encrypted(self) -> bool:
+        """Whether its segments and catalog are encrypted."""
+    @property
+    def extents_only(self) -> bool:
+        """Whether changes are tracked without their data."""
+    @property
+    def shredded(self) -> bool:
+        """Whether its keys were deleted, so that nothing of it can be read any more."""
+
+@final
+class KeyRotation(_Value):
+    """The result of `Vault.rotate_key`."""
+
+    @property
+    def wrapped(self) -> bool:
+        """Whether this call wrapped the volume's key with the new key; False if that was done before."""
+    @property
+    def unwrapped(self) -> bool:
+        """Whether this call deleted the vault key's wrapping; False if that was done before."""
+    @property
+    def others(self) -> list[str]:
+        """Objects that wrap the volume's key with other keys."""
+
+@final
+class ShredReport(_Value):
+    """The result of `Vault.shred`."""
+
+    @property
+    def was_shredded(self) -> bool:
+        """Whether the volume had been shredded before."""
+    @property
+    def keys_deleted(self) -> int:
+        """Number of wrapped keys deleted."""
+    @property
+    def objects_deleted(self) -> int:
+        """Number of all objects deleted."""
+    @property
+    def bytes_deleted(self) -> int:
+        """Size of all objects deleted."""
+
+@final
+class Vault:
+    """A store with the replicas of volumes.
+
+    `url` is a directory (a path or file://PATH) or an object store (s3://, az:// or gs://, with credentials from the
+    environment). Instead of it, `store` is a store of your own, with the methods of `Store`.
+
+    `key`, or the content of `key_file`, is the key-encryption key of encrypted volumes. `create` makes a new vault.
     """
 
     def __new__(
@@ -581,106 +855,542 @@ class Vault:
         key_file: _Path | None = None,
         create: bool = False,
     ) -> Self: ...
-    def volumes(self) -> list[dict[str, Any]]:
-        """What is known of every volume."""
+    def volumes(self) -> list[VolumeInfo]:
+        """Returns the record of every volume."""
+    def volume(self, name: str) -> VolumeInfo:
+        """Returns the record of one volume. Raises `NotFoundError` if there is none of that name."""
     def group_points(self) -> list[GroupPoint]:
-        """The points of consistency groups, oldest first, each once with its members in this vault."""
+        """Returns the points of consistency groups, oldest first, each once with its members in this vault."""
     def replica(self, name: str) -> Replica:
-        """One volume, as of now; `NotFoundError` when there is none of that name."""
-    def rotate_key(self, volume: str, new_key: Key) -> dict[str, Any]:
-        """Wraps the key of a volume anew with `new_key`, and takes the wrapping of the vault's key away.
+        """Opens one volume as of now. Raises `NotFoundError` if there is none of that name.
 
-        No data is rewritten, and who has the volume open goes on. Interrupted, it leaves the volume openable with one of
-        the two; run it again to finish. Gives `wrapped` and `unwrapped` (false: done before), and `others`: the objects of
-        wrapped keys that other keys open.
+        `name` may be "VOLUME@EPOCH", which names the branch of an ended epoch.
         """
-    def shred(self, volume: str, *, data: bool = False, override_legal_hold: bool = False) -> dict[str, Any]:
-        """Makes a sealed volume unreadable for ever by deleting every wrapped key of it; stop its source first.
+    def rotate_key(self, volume: str, new_key: Key) -> KeyRotation:
+        """Wraps the key of a volume with `new_key`, and deletes the wrapping of the vault's key.
 
-        `data`: also deletes everything else, which frees its name. `FencedError` while a point is under legal hold,
-        `WrongKeyError` when that cannot be known. Gives `was_shredded`, `keys_deleted`, `objects_deleted` and
-        `bytes_deleted`.
+        No data is rewritten, and agents that have the volume open continue. An interrupted call leaves the volume
+        openable with one of the two keys; repeat it to finish.
+        """
+    def shred(self, volume: str, *, data: bool = False, override_legal_hold: bool = False) -> ShredReport:
+        """Makes an encrypted volume unreadable forever by deleting every wrapped key of it. Stop its source first.
+
+        With `data` everything else of the volume is deleted too, which frees its name. Raises `FencedError` while a point
+        is under legal hold, and `WrongKeyError` if that cannot be known. `override_legal_hold` skips both checks.
         """
     @property
     def closed(self) -> bool:
-        """It was closed."""
+        """Whether it was closed."""
     def close(self) -> None:
-        """Lets the store go; what was opened from it works on."""
+        """Releases the store. Handles that were opened from the vault stay usable."""
     def __enter__(self) -> Vault: ...
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None, /
     ) -> None: ...
 
 @final
+class FailoverStep(_Value):
+    """A recorded step in the life cycle of a volume."""
+
+    @property
+    def step(self) -> str:
+        """Kind of the step."""
+    @property
+    def failover(self) -> str:
+        """Identity of the failover or test failover that it belongs to."""
+    @property
+    def time(self) -> str:
+        """Time of the step in UTC."""
+    @property
+    def host(self) -> str:
+        """Host that recorded it, for people."""
+    @property
+    def sequence(self) -> int:
+        """Sequence of the recovery state."""
+    @property
+    def point(self) -> str | None:
+        """Identity of the recovery point; None if the state is not a point."""
+    @property
+    def point_time(self) -> str:
+        """Time of the recovery state in UTC."""
+    @property
+    def epoch(self) -> int:
+        """Epoch of the volume after the failover."""
+    @property
+    def note(self) -> str:
+        """Text for people, such as the reason of a cancellation."""
+
+@final
+class TestFailover(_Value):
+    """A test failover that is not cleaned up."""
+
+    @property
+    def step(self) -> str:
+        """Kind of the step that began it."""
+    @property
+    def failover(self) -> str:
+        """Identity of the test failover."""
+    @property
+    def time(self) -> str:
+        """Time in UTC at which it began."""
+    @property
+    def host(self) -> str:
+        """Host that began it."""
+    @property
+    def sequence(self) -> int:
+        """Sequence of the recovery state to serve."""
+    @property
+    def point(self) -> str | None:
+        """Identity of the recovery point; None if the state is not a point."""
+    @property
+    def point_time(self) -> str:
+        """Time of the recovery state in UTC."""
+    @property
+    def epoch(self) -> int:
+        """Epoch of the volume."""
+    @property
+    def note(self) -> str:
+        """Text for people."""
+    @property
+    def name(self) -> str:
+        """Name, unique among the test failovers of the volume."""
+
+@final
+class Branch(_Value):
+    """Changes that an old source made after the point of a failover. `Replica.branch` opens them."""
+
+    @property
+    def epoch(self) -> int:
+        """Epoch that the failover ended."""
+    @property
+    def from_sequence(self) -> int:
+        """Sequence at which the epoch ended."""
+    @property
+    def last_sequence(self) -> int:
+        """Last sequence of the branch."""
+    @property
+    def segments(self) -> int:
+        """Number of segments."""
+    @property
+    def stored_bytes(self) -> int:
+        """Stored size in bytes."""
+    @property
+    def source(self) -> str | None:
+        """Host that wrote it; None if no source had the volume."""
+    @property
+    def ended(self) -> str:
+        """Time in UTC at which the epoch ended."""
+
+@final
+class Lifecycle(_Value):
+    """The place of a volume in its life cycle."""
+
+    @property
+    def stage(self) -> str:
+        """Stage, such as "protected", "failed-over" or "committed"."""
+    @property
+    def epoch(self) -> int:
+        """Current epoch."""
+    @property
+    def source(self) -> str | None:
+        """Host of the source that has the volume; None if none has."""
+    @property
+    def current(self) -> FailoverStep | None:
+        """Newest step of the failover that is under way or committed; None if there is none."""
+    @property
+    def steps(self) -> list[FailoverStep]:
+        """Recorded steps, oldest first."""
+    @property
+    def tests(self) -> list[TestFailover]:
+        """Test failovers that are not cleaned up."""
+    @property
+    def branches(self) -> list[Branch]:
+        """Branches of ended epochs."""
+
+@final
+class ReplicaTotals(_Row):
+    """The size of a replica. It unpacks as `segments, data_bytes, stored_bytes`."""
+
+    @property
+    def segments(self) -> int:
+        """Number of segments."""
+    @property
+    def data_bytes(self) -> int:
+        """Bytes of data captured."""
+    @property
+    def stored_bytes(self) -> int:
+        """Bytes stored."""
+
+@final
+class PointBytes(_Row):
+    """What was captured for a point. It unpacks as `point, data_bytes, stored_bytes`."""
+
+    @property
+    def point(self) -> str:
+        """Identity of the point."""
+    @property
+    def data_bytes(self) -> int:
+        """Bytes of data captured since the point before."""
+    @property
+    def stored_bytes(self) -> int:
+        """Bytes stored since the point before."""
+
+@final
+class GoodPoint(_Row):
+    """The newest good point. It unpacks as `point, reason`."""
+
+    @property
+    def point(self) -> RecoveryPoint:
+        """The point."""
+    @property
+    def reason(self) -> Literal["checked", "application-consistent", "newest"]:
+        """Reason for the choice: "checked", "application-consistent" or "newest"."""
+
+@final
+class SegmentEntry(_Value):
+    """A segment of a replica."""
+
+    @property
+    def object(self) -> str:
+        """Name of its object in the vault; `Replica.open_segment` opens it."""
+    @property
+    def kind(self) -> _SegmentKind:
+        """Kind: "log" in write order, "merged" or "image" in disk order."""
+    @property
+    def first_sequence(self) -> int:
+        """First sequence."""
+    @property
+    def last_sequence(self) -> int:
+        """Last sequence."""
+    @property
+    def first_time_ns(self) -> int:
+        """Time of the first change in nanoseconds since 1970."""
+    @property
+    def last_time_ns(self) -> int:
+        """Time of the last change in nanoseconds since 1970."""
+    @property
+    def records(self) -> int:
+        """Number of records."""
+    @property
+    def data_bytes(self) -> int:
+        """Bytes of data."""
+    @property
+    def stored_bytes(self) -> int:
+        """Bytes stored."""
+    @property
+    def arrived_ns(self) -> int | None:
+        """Time of its file if the vault is a local directory, in nanoseconds since 1970."""
+
+@final
+class RestoreReport(_Value):
+    """The result of a restore."""
+
+    @property
+    def sequence(self) -> int:
+        """Sequence of the restored state."""
+    @property
+    def bytes_written(self) -> int:
+        """Bytes written to the target."""
+    @property
+    def volume_bytes(self) -> int:
+        """Size of the volume."""
+    @property
+    def segments(self) -> int:
+        """Number of segments read."""
+
+@final
+class VerifyReport(_Value):
+    """The result of `Replica.verify`."""
+
+    @property
+    def segments(self) -> int:
+        """Number of segments read."""
+    @property
+    def bytes(self) -> int:
+        """Bytes read."""
+    @property
+    def points(self) -> int:
+        """Number of points whose states were checked."""
+    @property
+    def findings(self) -> list[Finding]:
+        """Damaged or missing objects."""
+    @property
+    def strays(self) -> list[str]:
+        """Names of objects that no catalog version lists."""
+    @property
+    def sound(self) -> bool:
+        """Whether everything that the catalog lists is right."""
+
+@final
+class Finding(_Row):
+    """A damaged object. It unpacks as `object, error`."""
+
+    @property
+    def object(self) -> str:
+        """Name of the object in the vault."""
+    @property
+    def error(self) -> str:
+        """What is wrong with it."""
+
+@final
+class CompactReport(_Value):
+    """The result of `Replica.compact`."""
+
+    @property
+    def states_kept(self) -> int:
+        """Number of recovery states that the policy keeps beyond its full window."""
+    @property
+    def segments_before(self) -> int:
+        """Number of segments before."""
+    @property
+    def segments_after(self) -> int:
+        """Number of segments after."""
+    @property
+    def folds(self) -> int:
+        """Number of folds."""
+    @property
+    def points_dropped(self) -> int:
+        """Number of points that are gone."""
+    @property
+    def bytes_read(self) -> int:
+        """Bytes read from the vault."""
+    @property
+    def bytes_written(self) -> int:
+        """Bytes written to the vault."""
+    @property
+    def objects_deleted(self) -> int:
+        """Number of objects deleted."""
+    @property
+    def objects_waiting(self) -> int:
+        """Number of objects that wait for the end of their grace."""
+    @property
+    def strays_retired(self) -> int:
+        """Number of objects that no catalog version lists, which will be deleted."""
+    @property
+    def over_budget_bytes(self) -> int:
+        """Bytes that the volume holds above the limit of the policy."""
+    @property
+    def lost_race(self) -> bool:
+        """Whether another process was faster, so that some work was dropped."""
+    @property
+    def findings(self) -> list[Finding]:
+        """Damaged objects, which were left alone."""
+
+@final
+class KeptState(_Value):
+    """A recovery state that retention keeps."""
+
+    @property
+    def sequence(self) -> int:
+        """Sequence of the state."""
+    @property
+    def time(self) -> str:
+        """Time of the state in UTC."""
+    @property
+    def point(self) -> str | None:
+        """Identity of the recovery point; None if the state is not a point."""
+    @property
+    def reason(self) -> str:
+        """Reason, such as "thinned", "pinned", "legal-hold" or "last-verified"."""
+
+@final
+class RetentionPlan(_Value):
+    """What retention would do now."""
+
+    @property
+    def kept(self) -> list[KeptState]:
+        """States older than the full window that stay, oldest first. Younger ones all stay."""
+    @property
+    def points_dropped(self) -> list[str]:
+        """Identities of points that a fold would drop."""
+    @property
+    def pins_expired(self) -> list[str]:
+        """Identities of points whose pins have expired."""
+    @property
+    def objects_due(self) -> list[str]:
+        """Names of retired objects whose grace is over."""
+    @property
+    def over_budget_bytes(self) -> int:
+        """Bytes that the volume holds above the limit of the policy."""
+
+@final
+class ChurnBucket(_Value):
+    """How much was written in one interval."""
+
+    @property
+    def start(self) -> str:
+        """Time in UTC at which it begins."""
+    @property
+    def records(self) -> int:
+        """Number of writes, zeroes, discards and flushes."""
+    @property
+    def written_bytes(self) -> int:
+        """Bytes written; bytes touched if the volume is tracked without data."""
+    @property
+    def unique_bytes(self) -> int:
+        """Bytes written, each byte of the volume counted once."""
+    @property
+    def stored_bytes(self) -> int:
+        """Stored size of the journal, which has to be shipped."""
+    @property
+    def resync_stored_bytes(self) -> int:
+        """Stored size of a first copy or resync, which is in none of the others."""
+
+@final
+class ChurnTotal(_Value):
+    """How much was written in all."""
+
+    @property
+    def records(self) -> int:
+        """Number of writes, zeroes, discards and flushes."""
+    @property
+    def written_bytes(self) -> int:
+        """Bytes written; bytes touched if the volume is tracked without data."""
+    @property
+    def unique_bytes(self) -> int:
+        """Bytes written, each byte of the volume counted once an interval."""
+    @property
+    def stored_bytes(self) -> int:
+        """Stored size of the journal, which has to be shipped."""
+    @property
+    def resync_stored_bytes(self) -> int:
+        """Stored size of first copies and resyncs, which is in none of the others."""
+
+@final
+class ChurnPercentiles(_Value):
+    """Percentiles over all intervals, those without writes included. Keys are "50", "75", "90", "95", "99" and "100"."""
+
+    @property
+    def written_bytes(self) -> dict[str, int]:
+        """Bytes written."""
+    @property
+    def unique_bytes(self) -> dict[str, int]:
+        """Bytes written, each byte of the volume counted once an interval."""
+    @property
+    def stored_bytes(self) -> dict[str, int]:
+        """Stored size of the journal."""
+
+@final
+class Churn(_Value):
+    """How much was written over time."""
+
+    @property
+    def bucket_seconds(self) -> float:
+        """Length of an interval."""
+    @property
+    def duration_seconds(self) -> float:
+        """Time from the first write to the last."""
+    @property
+    def segments(self) -> int:
+        """Number of segments counted."""
+    @property
+    def segments_folded(self) -> int:
+        """Number of folded segments, which are not counted because older churn is lost in them."""
+    @property
+    def is_sampled(self) -> bool:
+        """Whether the unique bytes of some interval are an estimate."""
+    @property
+    def total(self) -> ChurnTotal:
+        """Sum of all intervals."""
+    @property
+    def top(self) -> ChurnBucket | None:
+        """Interval with the most bytes; None if nothing was written."""
+    @property
+    def percentiles(self) -> ChurnPercentiles:
+        """Percentiles over all intervals."""
+    @property
+    def buckets(self) -> list[ChurnBucket]:
+        """Intervals with writes, oldest first."""
+
+@final
 class Replica:
     """One volume in a vault, as of the moment it was opened."""
 
     @property
-    def info(self) -> dict[str, Any]:
-        """Its name, id, size_bytes, block_bytes, created, sealed, extents_only and shredded."""
+    def info(self) -> VolumeInfo:
+        """Record of the volume."""
     @property
-    def totals(self) -> tuple[int, int, int]:
-        """Segments, bytes of data captured, bytes stored."""
-    def point_bytes(self) -> list[tuple[str, int, int]]:
-        """For each point: its identity, bytes captured and stored since the one before."""
+    def totals(self) -> ReplicaTotals:
+        """Number of segments, bytes captured and bytes stored."""
+    def point_bytes(self) -> list[PointBytes]:
+        """Returns for each point the bytes captured and stored since the one before."""
+    def refresh(self) -> None:
+        """Reads the newest version of the catalog, which this handle shows from then on."""
     def points(self) -> list[RecoveryPoint]:
-        """Every recovery point, oldest first."""
-    def newest_good(self) -> tuple[RecoveryPoint, str]:
-        """The point that "newest-good" means, and why: "checked", "application-consistent" or "newest"."""
-    def lifecycle(self) -> dict[str, Any]:
-        """Where the volume is: its stage, epoch, source, current step, steps, tests and branches."""
+        """Returns every recovery point, oldest first."""
+    def newest_good(self) -> GoodPoint:
+        """Returns the point that "newest-good" names, and why."""
+    def lifecycle(self) -> Lifecycle:
+        """Returns the stage, epoch, source, failover steps, test failovers and branches of the volume."""
     def branch(self, epoch: int) -> Replica:
-        """What the source of an ended epoch wrote after the failover, as a volume to read. `NotFoundError` lists them."""
+        """Opens the branch of an ended epoch for reading. Raises `NotFoundError`, which lists the branches."""
     def drop_branch(self, epoch: int) -> None:
-        """Gives a branch up; retention deletes its data."""
-    def begin_test(self, name: str, at: str = "newest-good") -> dict[str, Any]:
-        """Records that a test failover begins, and keeps its state through retention; gives its `sequence` to serve.
+        """Gives a branch up, so that retention deletes its data."""
+    def begin_test(self, name: str, at: _State = "newest-good") -> TestFailover:
+        """Records that a test failover begins, and keeps its recovery state through retention.
 
-        `AlreadyExistsError` when another host has a test of this name; the same one again is no error.
+        Serve the `sequence` of the result. Raises `AlreadyExistsError` if another host has a test of this name. Repeating
+        the call on one host is fine.
         """
     def end_test(self, name: str) -> None:
-        """Records that a test failover is cleaned up. `NotFoundError` lists those that there are."""
+        """Records that a test failover is cleaned up. Raises `NotFoundError`, which lists the tests."""
     def timeline(self) -> list[TimelineEntry]:
-        """The history in stretches: ordered ones, and gaps with their cause."""
-    def segments(self) -> list[dict[str, Any]]:
-        """The segments in write order: object, kind, sequences, times, sizes, and "arrived_ns", the time of its file where
-        the vault is a local directory (else None)."""
-    def resolve(self, at: str = "newest") -> int:
-        """The sequence that a state names; `NotFoundError` when it cannot be restored."""
-    def view(self, at: str = "newest") -> View:
-        """The volume as of a state, without a restore."""
+        """Returns the history in stretches: those in write order, and gaps with their cause."""
+    def segments(self) -> list[SegmentEntry]:
+        """Returns the segments in write order."""
+    def open_segment(self, object: str) -> Segment:
+        """Opens a segment of the volume by the name of its object; see `segments`."""
+    def resolve(self, at: _State = "newest") -> int:
+        """Returns the sequence of a recovery state. Raises `NotFoundError` if it cannot be restored."""
+    def view(self, at: _State = "newest") -> View:
+        """Opens a recovery state for reading, without a restore."""
     def restore(
         self,
-        at: str,
+        at: _State,
         to: _Path,
         *,
         overwrite: bool = False,
         device: bool = False,
         progress: Callable[[int, int], object] | None = None,
-    ) -> dict[str, int]:
-        """Writes a state to a new sparse file, or with `device` over an existing disk.
+    ) -> RestoreReport:
+        """Writes a recovery state to a new sparse file, or with `device` over an existing disk.
 
-        `progress` is told the bytes done and in all; False from it, or an exception, stops the work.
+        `overwrite` replaces an existing file. `progress` is called with the bytes done and in all. False from it, or an
+        exception, stops the restore.
         """
-    def changes(self, since: str, until: str) -> ChangeSet:
-        """What was written after one state, up to another."""
+    def changes(self, since: _State, until: _State) -> ChangeSet:
+        """Returns what was written after one recovery state, up to another."""
     def churn(
         self,
         *,
         bucket: float = 60.0,
-        since: str | None = None,
-        until: str | None = None,
+        since: _Time | None = None,
+        until: _Time | None = None,
         progress: Callable[[int, int], object] | None = None,
-    ) -> dict[str, Any]:
-        """How much was written over time, from the volume's journals; see `hrl.churn`. `progress` is told segments."""
-    def verify(self, *, progress: Callable[[int, int], object] | None = None) -> dict[str, Any]:
-        """Reads and checks everything that is stored of the volume; "sound" tells whether all of it is right."""
-    def pin(self, point: str, *, until: str | None = None, hold: bool = False, reason: str = "") -> Pin:
-        """Keeps a point through retention: until a time (RFC 3339), for ever, or with `hold` as a legal hold."""
-    def unpin(self, point: str, *, hold: bool = False) -> None:
-        """Takes the pin of a point off, or with `hold` its legal hold; neither takes off the other."""
-    def record_verdict(self, point: str, kind: _VerdictKind, ok: bool, text: str = "") -> Verdict:
-        """Stores what a check of a point found; retention never drops the last point whose checks were all good."""
+    ) -> Churn:
+        """Returns how much was written over time, from the volume's journal; see `hrl.churn`.
+
+        `progress` is called with the segments done and in all. False from it, or an exception, stops the call.
+        """
+    def verify(self, *, progress: Callable[[int, int], object] | None = None) -> VerifyReport:
+        """Reads and checks everything that is stored of the volume.
+
+        `progress` is called with the bytes done and in all. False from it, or an exception, stops the call.
+        """
+    def pin(self, point: _State, *, until: _Time | None = None, hold: bool = False, reason: str = "") -> Pin:
+        """Keeps a point through retention: forever, until a time, or with `hold` as a legal hold."""
+    def unpin(self, point: _State, *, hold: bool = False) -> None:
+        """Removes the pin of a point, or with `hold` its legal hold. Neither removes the other."""
+    def record_verdict(self, point: _State, kind: _VerdictKind, ok: bool, text: str = "") -> Verdict:
+        """Stores the result of a check of a point.
+
+        Retention never drops the last point whose checks all found nothing wrong.
+        """
+    def retention_plan(self, retention: str | None = None) -> RetentionPlan:
+        """Returns what retention would do now, from the catalog alone.
+
+        `retention` is text such as "2h all; 24h hourly; 30d daily; bytes 100G"; None is the default policy.
+        """
     def compact(
         self,
         retention: str | None = None,
@@ -689,17 +1399,18 @@ class Replica:
         fold_all: bool = False,
         scratch: _Path | None = None,
         progress: Callable[[int, int], object] | None = None,
-    ) -> dict[str, Any]:
-        """Carries retention out once, and says what it did (or with `dry_run` would do).
+    ) -> CompactReport:
+        """Carries retention out once, or with `dry_run` reports what that would do.
 
-        `retention` is text such as "2h all; 24h hourly; 30d daily; bytes 100G" (None: the default). With `fold_all`
-        whatever it does not keep goes at once, also where that saves few bytes. Restores and views that run go on.
+        `retention` is text such as "2h all; 24h hourly; 30d daily; bytes 100G"; None is the default policy. With
+        `fold_all` every state that it does not keep is dropped at once, even if that saves few bytes. `scratch` is a
+        directory for temporary files. Restores and views under way continue.
         """
     @property
     def closed(self) -> bool:
-        """It was closed."""
+        """Whether it was closed."""
     def close(self) -> None:
-        """Lets the store go; what was opened from it works on."""
+        """Releases the store. Views and change sets that were opened from the replica stay usable."""
     def __enter__(self) -> Replica: ...
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None, /
@@ -707,15 +1418,17 @@ class Replica:
 
 @final
 class View(Device):
-    """A volume as of one sequence, readable without a restore; read-only."""
+    """A read-only device that shows a recovery state of a volume, without a restore."""
 
     @property
     def sequence(self) -> int:
-        """It shows every change up to this one."""
+        """Last change that it shows."""
+    def data_extents(self) -> list[Extent]:
+        """Returns the ranges that hold data, by offset. Everything else reads as zeroes."""
 
 @final
 class ChangeSet:
-    """What was written after one state, up to another; exact. Iterating gives the same as `runs`."""
+    """The exact ranges that were written after one recovery state, up to another. Iterating it gives its `runs`."""
 
     @property
     def since(self) -> int:
@@ -725,19 +1438,145 @@ class ChangeSet:
         """Sequence of the later state."""
     @property
     def total_bytes(self) -> int:
-        """Bytes that were written, zeroed or discarded."""
-    def runs(self) -> list[tuple[int, int, bool]]:
-        """Offset, length, and whether the range reads as zeroes in the later state."""
+        """Number of bytes that were written, zeroed or discarded."""
+    def runs(self) -> list[ChangedRun]:
+        """Returns the changed ranges by offset."""
     def write_to_file(self, path: _Path) -> int:
-        """Writes the changed bytes at their own offsets into a new sparse file; gives their number."""
-    def __iter__(self) -> Iterator[tuple[int, int, bool]]: ...
+        """Writes the changed bytes at their own offsets into a new sparse file. Returns their number."""
+    def __iter__(self) -> Iterator[ChangedRun]: ...
     def __len__(self) -> int: ...
 
 @final
-class Segment:
-    """A sealed journal segment in a local file. Iterating gives its records in order, one frame in memory at a time.
+class MarkEntry(_Row):
+    """A mark in a segment. It unpacks as `sequence, kind, point, label`."""
 
-    `replica` has the key of a sealed one.
+    @property
+    def sequence(self) -> int:
+        """Place in the write order."""
+    @property
+    def kind(self) -> _PointKind:
+        """Kind of the recovery point."""
+    @property
+    def point(self) -> str:
+        """Identity of the recovery point."""
+    @property
+    def label(self) -> str:
+        """Free text; may be empty."""
+
+@final
+class SegmentSummary(_Value):
+    """The description of a segment that it carries itself."""
+
+    @property
+    def kind(self) -> _SegmentKind:
+        """Kind: "log" in write order, "merged" or "image" in disk order."""
+    @property
+    def volume(self) -> str:
+        """Identity of the volume."""
+    @property
+    def epoch(self) -> int:
+        """Epoch of the volume."""
+    @property
+    def first_sequence(self) -> int:
+        """First sequence."""
+    @property
+    def last_sequence(self) -> int:
+        """Last sequence."""
+    @property
+    def first_time(self) -> str:
+        """Time of the first change in UTC."""
+    @property
+    def last_time(self) -> str:
+        """Time of the last change in UTC."""
+    @property
+    def records(self) -> int:
+        """Number of records."""
+    @property
+    def data_bytes(self) -> int:
+        """Bytes of data."""
+    @property
+    def stored_bytes(self) -> int:
+        """Bytes stored."""
+    @property
+    def frames(self) -> int:
+        """Number of frames."""
+    @property
+    def key(self) -> str | None:
+        """Identity of the volume key that encrypts it; None if it is not encrypted."""
+    @property
+    def previous(self) -> str:
+        """Chain hash of the segment before."""
+    @property
+    def chain(self) -> str:
+        """Chain hash of this segment."""
+    @property
+    def marks(self) -> list[MarkEntry]:
+        """Marks, in write order."""
+
+@final
+class ExportReport(_Value):
+    """The result of `convert` to another format."""
+
+    @property
+    def logs(self) -> list[Path]:
+        """Paths of the logs written."""
+    @property
+    def writes(self) -> int:
+        """Number of writes in them."""
+    @property
+    def bytes(self) -> int:
+        """Bytes of data in them."""
+    @property
+    def notes(self) -> list[str]:
+        """Warnings about what the format cannot carry."""
+
+@final
+class ImportReport(_Value):
+    """The result of `convert` to a native segment."""
+
+    @property
+    def records(self) -> int:
+        """Number of records."""
+    @property
+    def bytes(self) -> int:
+        """Bytes of data."""
+    @property
+    def stored_bytes(self) -> int:
+        """Bytes stored."""
+
+@final
+class HypervSummary(_Value):
+    """The content of a Hyper-V Replica log."""
+
+    @property
+    def kind(self) -> Literal["ms-hrl"]:
+        """Format: "ms-hrl"."""
+    @property
+    def created(self) -> str:
+        """Time in UTC at which it was created."""
+    @property
+    def id(self) -> str:
+        """Identity of the log."""
+    @property
+    def previous(self) -> str:
+        """Identity of the log before."""
+    @property
+    def closed(self) -> bool:
+        """Whether it was finished; a log under way is not."""
+    @property
+    def records(self) -> int:
+        """Number of writes."""
+    @property
+    def data_bytes(self) -> int:
+        """Bytes of data."""
+
+@final
+class Segment:
+    """A closed journal segment. Iterating it gives its records in order, with one frame in
+    memory at a time.
+
+    `path` is a local file; `Replica.open_segment` opens one in a vault. `replica` has the
+    key of an encrypted segment.
 
     >>> vault = hrl.Vault("vault", create=True)
     >>> disk = hrl.MemoryDevice(1 << 20)
@@ -753,15 +1592,15 @@ class Segment:
     """
 
     def __new__(cls, path: _Path, *, replica: Replica | None = None) -> Self: ...
-    def summary(self) -> dict[str, Any]:
-        """What the segment says of itself."""
+    def summary(self) -> SegmentSummary:
+        """Returns the description that the segment carries."""
     def verify(self) -> None:
-        """Reads and checks all of it; `CorruptError` names the place."""
+        """Reads and checks all of it. Raises `CorruptError`, which names the place."""
     @property
     def closed(self) -> bool:
-        """It was closed."""
+        """Whether it was closed."""
     def close(self) -> None:
-        """Closes it; the data of records that are still held stays readable."""
+        """Closes it. The data of records stays readable."""
     def __iter__(self) -> RecordIterator: ...
     def __enter__(self) -> Segment: ...
     def __exit__(
@@ -774,52 +1613,124 @@ class Record:
 
     @property
     def sequence(self) -> int:
-        """Its place."""
+        """Place in the write order."""
     @property
     def time(self) -> str:
-        """When it was captured; for people, never for order."""
+        """Time of capture in UTC; for people, never for order."""
     @property
     def time_ns(self) -> int:
-        """The same in nanoseconds since 1970."""
+        """Time of capture in nanoseconds since 1970."""
     @property
     def kind(
         self,
     ) -> Literal["write", "zero", "discard", "touch", "flush", "mark", "unordered-begin", "unordered-end"]:
-        """What it says; "touch" is a change whose data was not captured."""
+        """Kind of the change; "touch" is a write whose data was not captured."""
     @property
     def offset(self) -> int:
         """First byte of the volume that it changes."""
     @property
     def length(self) -> int:
-        """How many; 0 when it changes none."""
+        """Number of bytes; 0 if it changes none."""
     @property
     def data(self) -> memoryview | None:
-        """What was written: a read-only view without a copy, which keeps its frame in memory. None for other kinds."""
+        """Data of a write: a read-only view without a copy, which keeps its frame in memory. None
+        for other kinds.
+        """
     @property
     def detail(self) -> str:
-        """Label of a mark, cause of an unordered interval; else empty."""
+        """Label of a mark, or cause of an unordered interval; else empty."""
 
 @final
 class RecordIterator:
-    """Gives the records of a segment. One thread at a time."""
+    """An iterator over the records of a segment, for one thread at a time."""
 
     def __iter__(self) -> RecordIterator: ...
     def __next__(self) -> Record: ...
 
 @final
-class FailedOver:
-    """A volume that failed over to here, running: writable as of a state at once, copied to its disk behind the reads.
+class FailoverPreview(_Value):
+    """What `FailedOver.start` would do now."""
 
-    Nothing is final before `commit`. Leaving the `with` block stops it cleanly; `start` with the same directory goes on.
+    @property
+    def stage(self) -> str:
+        """Stage of the volume."""
+    @property
+    def owner(self) -> str:
+        """Host of the source that has the volume."""
+    @property
+    def sequence(self) -> int:
+        """Sequence of the recovery state."""
+    @property
+    def point(self) -> str | None:
+        """Identity of the recovery point; None if the state is not a point."""
+    @property
+    def time(self) -> str:
+        """Time of the recovery state in UTC."""
+    @property
+    def epoch(self) -> int:
+        """Epoch that a commit begins."""
+    @property
+    def records_later(self) -> int:
+        """Number of records in the vault that are later than the state; they become a branch."""
+    @property
+    def seconds_later(self) -> float:
+        """Time between the state and the newest record in the vault."""
+    @property
+    def steps(self) -> list[str]:
+        """Steps in sentences."""
+
+@final
+class FailoverStart(_Value):
+    """The recovery state that a failover serves."""
+
+    @property
+    def sequence(self) -> int:
+        """Sequence of the recovery state."""
+    @property
+    def point(self) -> str | None:
+        """Identity of the recovery point; None if the state is not a point."""
+    @property
+    def time(self) -> str:
+        """Time of the recovery state in UTC."""
+    @property
+    def time_ns(self) -> int:
+        """Time of the recovery state in nanoseconds since 1970."""
+    @property
+    def seconds(self) -> float:
+        """Time from the call until the volume could be read and written."""
+
+@final
+class Hydration(_Row):
+    """How much of a volume is in its disk. It unpacks as `hydrated_bytes, data_bytes, whole`."""
+
+    @property
+    def hydrated_bytes(self) -> int:
+        """Bytes of data in the disk."""
+    @property
+    def data_bytes(self) -> int:
+        """Bytes of data in all."""
+    @property
+    def whole(self) -> bool:
+        """Whether the disk is whole."""
+
+@final
+class FailedOver:
+    """A volume that failed over to here, running. It is writable at once, and its disk is
+    filled behind the reads.
+
+    Nothing is final before `commit`. Leaving the `with` block stops it cleanly; `start`
+    with the same state directory continues.
 
     >>> vault = hrl.Vault("vault", create=True)
-    >>> with hrl.Protection(hrl.MemoryDevice(1 << 20), vault=vault, state="home", volume="v") as protection:
+    >>> disk = hrl.MemoryDevice(1 << 20)
+    >>> with hrl.Protection(disk, vault=vault, state="home", volume="v") as protection:
     ...     protection.wait_ordered()
     ...     point = protection.mark("good")
-    >>> with hrl.FailedOver.start("v", vault=vault, state="away", disk=hrl.MemoryDevice(1 << 20)) as over:
+    >>> spare = hrl.MemoryDevice(1 << 20)
+    >>> with hrl.FailedOver.start("v", vault=vault, state="away", disk=spare, at=point) as over:
     ...     over.volume.write(0, b"written here")
     ...     over.commit()
-    >>> vault.replica("v").lifecycle()["stage"]
+    >>> vault.replica("v").lifecycle().stage
     'committed'
     """
 
@@ -830,18 +1741,22 @@ class FailedOver:
         vault: Vault,
         state: _Path,
         disk: Device | BlockDevice | _Path,
-        at: str = "newest-good",
+        at: _State = "newest-good",
         planned: float | None = None,
         change_point: bool = False,
         disk_reads_zero: bool = False,
         policy: Mapping[str, str | int] | None = None,
         on_event: Callable[[dict[str, str]], object] | None = None,
     ) -> FailedOver:
-        """Fails over: returns when the volume can be read and written. A failover under way in `state` goes on.
+        """Fails over, and returns as soon as the volume can be read and written. A failover under
+        way in `state` continues.
 
-        `planned` asks the source to hand over what is left, and waits so many seconds for it. `change_point` begins anew as
-        of `at`, before the commit. `disk_reads_zero`: the disk is a new sparse file. `FencedError` when another failover is
-        under way or was committed; `UnavailableError` when the source does not hand over in time.
+        `planned` asks the source to hand the volume over, and waits so many seconds for it.
+        `change_point` begins again at another state, before the commit. `disk_reads_zero` says
+        that the disk is a new sparse file. `on_event` is as for `Protection`.
+
+        Raises `FencedError` if another failover is under way or was committed, and
+        `UnavailableError` if the source does not hand over in time.
         """
     @staticmethod
     def preview(
@@ -850,59 +1765,104 @@ class FailedOver:
         vault: Vault,
         state: _Path,
         disk: Device | BlockDevice | _Path,
-        at: str = "newest-good",
+        at: _State = "newest-good",
         planned: float | None = None,
-    ) -> dict[str, Any]:
-        """What `start` would do, its `steps` in sentences; nothing is changed."""
+    ) -> FailoverPreview:
+        """Returns what `start` would do. Nothing is changed."""
     @property
     def volume(self) -> Volume:
-        """The volume to read and write."""
+        """Volume to read and write."""
     @property
     def volume_name(self) -> str:
         """Name in the vault."""
     @property
-    def started(self) -> dict[str, Any]:
-        """The state that it was served as of: `sequence`, `point`, `time`, `time_ns`; and the `seconds` that it took."""
-    def hydration(self) -> tuple[int, int, bool]:
-        """Bytes of data in the disk, bytes in all, and whether the disk is whole."""
+    def started(self) -> FailoverStart:
+        """Recovery state that is served, and the time that it took."""
+    def hydration(self) -> Hydration:
+        """Returns how much of the volume is in its disk."""
     def wait_hydrated(self, limit: float = 60.0) -> None:
-        """Waits until the disk is whole; `UnavailableError` at the limit."""
+        """Waits until the disk is whole. Raises `UnavailableError` after `limit` seconds."""
     def commit(self) -> None:
-        """Makes it final: the old source is fenced, its later writes are a branch, and what is written here is shipped."""
+        """Makes the failover final: the old source is fenced, its later writes become a branch,
+        and changes from here are shipped.
+        """
     def stats(self) -> Stats:
-        """How its protection is doing."""
+        """Returns counters and conditions of its protection."""
     def mark(self, label: str = "") -> RecoveryPoint:
-        """Marks a crash-consistent point."""
+        """Takes a crash-consistent point."""
     def mark_app(self, label: str = "") -> RecoveryPoint:
-        """Marks an application-consistent point with the applications of the policy."""
+        """Takes an application-consistent point with the applications of the policy."""
     def wait_replicated(self, limit: float = 60.0) -> int:
-        """Waits until everything is in the vault; not before the commit."""
+        """Waits until everything captured before the call is in the vault. Nothing is shipped
+        before the commit.
+        """
     def cancel(self) -> None:
-        """Gives it up before the commit: what was written is dropped, and the source goes on as before."""
+        """Gives the failover up before the commit. Changes from here are dropped, and the source
+        continues.
+        """
     def stop(self, limit: float = 60.0) -> None:
-        """Ends the session cleanly; `start` goes on from there."""
+        """Ends the session cleanly. `start` continues from there."""
     def detach(self, limit: float = 60.0) -> None:
-        """Ends the session and leaves a plain disk, for a `Protection` with the same directory; it must be whole."""
+        """Ends the session and leaves a plain disk, for a `Protection` with the same state
+        directory. The disk must be whole.
+        """
     def __enter__(self) -> Self: ...
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None, /
     ) -> None: ...
 
 @final
-class Follower:
-    """A disk at the old site that follows the volume, written only where it differs. One thread at a time uses it.
+class FollowerStatus(_Value):
+    """The condition of a follower's disk."""
 
-    `state` is the directory of the agent that protected the disk, which has ended. What its spool still has is handed in to
-    the branch of its epoch first.
+    @property
+    def sequence(self) -> int:
+        """Sequence of the recovery state that the disk holds."""
+    @property
+    def bytes_differing(self) -> int:
+        """Bytes in which the disk may differ from that state."""
+    @property
+    def why_everywhere(self) -> str | None:
+        """Reason why the disk may differ everywhere; None if it does not."""
+
+@final
+class CatchUp(_Value):
+    """The result of bringing a disk to a recovery state."""
+
+    @property
+    def from_sequence(self) -> int:
+        """Sequence of the state that the disk held before."""
+    @property
+    def to_sequence(self) -> int:
+        """Sequence of the state that the disk holds now."""
+    @property
+    def bytes_diverged(self) -> int:
+        """Bytes in which the disk had differed from the state before."""
+    @property
+    def bytes_written(self) -> int:
+        """Bytes written to the disk."""
+
+@final
+class Follower:
+    """A disk at the old site that follows the volume, for failback. It is written only where
+    it differs.
+
+    `state` is the state directory of the agent that protected the disk, which must have
+    ended. Changes that its spool still holds are first handed in to the branch of their
+    epoch. One thread at a time uses it.
     """
 
     def __new__(cls, volume: str, *, vault: Vault, state: _Path, disk: Device | BlockDevice | _Path) -> Self: ...
-    def status(self) -> dict[str, Any]:
-        """The `sequence` that the disk holds, the `bytes_differing` from it, and `why_everywhere` where that is all."""
-    def bytes_behind(self, at: str = "newest") -> int:
-        """Bytes that `catch_up` would write."""
-    def catch_up(self, at: str = "newest", *, progress: Callable[[int, int], object] | None = None) -> dict[str, Any]:
-        """Brings the disk to a state: sequences `from` and `to`, `bytes_diverged` and `bytes_written`."""
+    def status(self) -> FollowerStatus:
+        """Returns the recovery state that the disk holds, and how much may differ from it."""
+    def bytes_behind(self, at: _State = "newest") -> int:
+        """Returns how many bytes `catch_up` would write."""
+    def catch_up(self, at: _State = "newest", *, progress: Callable[[int, int], object] | None = None) -> CatchUp:
+        """Brings the disk to a recovery state.
+
+        `progress` is called with the bytes done and in all. False from it, or an exception,
+        stops the call.
+        """
     def fail_back(
         self,
         *,
@@ -910,34 +1870,62 @@ class Follower:
         policy: Mapping[str, str | int] | None = None,
         on_event: Callable[[dict[str, str]], object] | None = None,
         progress: Callable[[int, int], object] | None = None,
-    ) -> tuple[Protection, dict[str, Any]]:
-        """Takes the volume home: the protection on this disk, and what was written. The other site hands over and is fenced.
+    ) -> tuple[Protection, CatchUp]:
+        """Takes the volume home. Returns the protection on this disk, and what was written.
 
-        Without `planned` (seconds) the other site is not asked.
+        With `planned` the other site is asked to hand the volume over, for up to so many
+        seconds. It is fenced then. Without it the other site is not asked. `policy` and
+        `on_event` are as for `Protection`.
         """
     def close(self) -> None:
-        """Lets go of disk and directory."""
+        """Releases the disk and the state directory."""
     def __enter__(self) -> Self: ...
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None, /
     ) -> None: ...
 
-def abandon_failover(vault: Vault, volume: str) -> dict[str, Any] | None:
-    """Gives up the failover that is under way, when the site that it was to is lost with its state directory.
+def abandon_failover(vault: Vault, volume: str) -> FailoverStep | None:
+    """Gives up the failover under way, if its site was lost together with its state directory.
 
-    Its newest step as in the lifecycle, or None when none is under way. Should that site come back, its commit is refused.
+    Returns its newest step, or None if no failover is under way. A commit from that site is
+    refused later.
     """
 
 def cancel_failover(vault: Vault, volume: str, state: _Path) -> None:
     """Gives up a failover that is not committed and whose process has ended."""
 
 @final
+class NbdStats(_Row):
+    """Counters of an NBD server since its start. They unpack in this order."""
+
+    @property
+    def requests(self) -> int:
+        """Number of requests answered."""
+    @property
+    def errors(self) -> int:
+        """Number of requests answered with an error."""
+    @property
+    def bytes_read(self) -> int:
+        """Bytes read by clients."""
+    @property
+    def bytes_written(self) -> int:
+        """Bytes written by clients."""
+    @property
+    def connections(self) -> int:
+        """Connections open now."""
+    @property
+    def connections_refused(self) -> int:
+        """Number of connections refused."""
+
+@final
 class NbdServer:
     """A listening NBD server. Leaving the `with` block stops it.
 
-    With `tls`, a directory of certificates as `create_authority` makes it, nothing is served without TLS, and with
-    `tls_verify` only to clients that are enrolled for the volume (of a device: for the export's name). `on_refused` is
-    told of each other one by a line, on a thread of the server.
+    `address` is HOST:PORT or unix:PATH. With `tls`, a directory of certificates as
+    `create_authority` makes it, nothing is served without TLS. With `tls_verify` only
+    clients that are enrolled for the volume are served; of a device, for the export's name.
+    `on_refused` is called with a line about each refused client, on a thread of the server.
+    None logs it.
     """
 
     @staticmethod
@@ -972,12 +1960,12 @@ class NbdServer:
         tls_verify: bool = True,
         on_refused: Callable[[str], object] | None = None,
     ) -> NbdServer:
-        """Serves a device that nobody protects."""
+        """Serves a device without protection."""
     @staticmethod
     def replica(
         address: str,
         replica: Replica,
-        at: str,
+        at: _State,
         *,
         scratch: _Path | None = None,
         changes: ChangeSet | None = None,
@@ -985,15 +1973,16 @@ class NbdServer:
         tls_verify: bool = True,
         on_refused: Callable[[str], object] | None = None,
     ) -> NbdServer:
-        """Serves a state of a volume: read-only, or writable with its changes in a new `scratch` file.
+        """Serves a recovery state: read-only, or writable with its changes in a new `scratch`
+        file.
 
         `changes` are shown as a dirty bitmap, which backup programs read.
         """
     @property
     def uri(self) -> str:
-        """Where clients find it."""
-    def stats(self) -> tuple[int, int, int, int]:
-        """Requests answered, those with errors, bytes read, bytes written."""
+        """URI by which clients find it."""
+    def stats(self) -> NbdStats:
+        """Returns counters since its start."""
     def stop(self) -> None:
         """Ends every connection and stops listening."""
     def __enter__(self) -> NbdServer: ...
@@ -1002,32 +1991,106 @@ class NbdServer:
     ) -> None: ...
 
 @final
+class MirroredVolume(_Value):
+    """The result of a mirror's run for one volume."""
+
+    @property
+    def volume(self) -> str:
+        """Name of the volume."""
+    @property
+    def source_version(self) -> int:
+        """Newest catalog version of the source."""
+    @property
+    def version(self) -> int:
+        """Newest catalog version of the target, which is never above that of the source."""
+    @property
+    def lag(self) -> float:
+        """Time in seconds by which the target is behind."""
+    @property
+    def objects_copied(self) -> int:
+        """Number of objects copied."""
+    @property
+    def bytes_copied(self) -> int:
+        """Bytes copied."""
+    @property
+    def objects_deleted(self) -> int:
+        """Number of objects deleted."""
+    @property
+    def source_lacks(self) -> int:
+        """Number of objects that the source lacks."""
+    @property
+    def failure(self) -> str | None:
+        """Error that ended the run for this volume; None if there was none."""
+    @property
+    def failure_kind(self) -> str | None:
+        """Kind of that error."""
+
+@final
 class Mirror:
     """Makes the vault `target` follow the vault `source`, without the keys of its volumes.
 
-    Where `target` was opened with the key, what its catalog names is never deleted. `volumes` are all by default;
-    `scratch` is a directory for copies of objects above 32 MiB. One at a time for each target.
+    If `target` was opened with the key, nothing that its catalog lists is deleted.
+    `volumes` are all by default. `scratch` is a directory for copies of objects above 32
+    MiB. Run one mirror at a time for each target.
     """
 
     def __new__(
         cls, source: Vault, target: Vault, *, volumes: Sequence[str] | None = None, scratch: _Path | None = None
     ) -> Self: ...
-    def run(self) -> list[dict[str, Any]]:
-        """Catches up once; call it again to follow. What fails of one volume is in its entry and holds up no other.
-
-        An entry has `volume`, `source_version`, `version` (never above it), `lag` in seconds, `objects_copied`,
-        `bytes_copied`, `objects_deleted`, `source_lacks`, and `failure` and `failure_kind`, or None.
+    def run(self) -> list[MirroredVolume]:
+        """Catches up once; call it again to follow. A failure of one volume is in its result and
+        does not stop the others.
         """
     def stop(self) -> None:
-        """Ends a run that another thread is in, and those that follow."""
+        """Ends a run of another thread, and those that follow."""
+
+@final
+class GatewayStats(_Value):
+    """Counters of a gateway since its start."""
+
+    @property
+    def connections(self) -> int:
+        """Connections open now."""
+    @property
+    def connections_refused(self) -> int:
+        """Number of connections refused."""
+    @property
+    def requests(self) -> int:
+        """Number of requests answered."""
+    @property
+    def errors(self) -> int:
+        """Number of requests answered with an error."""
+    @property
+    def bytes_received(self) -> int:
+        """Bytes of objects received."""
+    @property
+    def bytes_sent(self) -> int:
+        """Bytes of objects sent."""
+    @property
+    def cached_objects(self) -> int:
+        """Objects in the cache that are not in the vault."""
+    @property
+    def cached_bytes(self) -> int:
+        """Bytes in the cache that are not in the vault."""
+    @property
+    def forwarded_objects(self) -> int:
+        """Number of objects forwarded to the vault."""
+    @property
+    def forwarded_puts(self) -> int:
+        """Number of puts that the forwarded objects took."""
+    @property
+    def vault_available(self) -> bool:
+        """Whether the vault took the last object."""
 
 @final
 class Gateway:
-    """A store served over HTTPS with client certificates, in front of a vault. Leaving the `with` block stops it.
+    """A store served over HTTPS with client certificates, in front of a vault. Leaving the
+    `with` block stops it.
 
-    With `cache`, a directory, segments are acknowledged when they are durable there; otherwise when the vault has them.
-    `acknowledge` says it: "gateway", or "vault" to take nothing new into the cache and empty it.
-    `metrics` is an address for `/metrics` and `/healthz` without TLS.
+    With `cache`, a directory, segments are acknowledged as soon as they are durable there;
+    without it when the vault has them. `acknowledge` chooses: "gateway", or "vault" to
+    empty the cache and add nothing to it. `metrics` is an address for `/metrics` and
+    `/healthz` without TLS.
     """
 
     def __new__(
@@ -1043,67 +2106,20 @@ class Gateway:
     ) -> Self: ...
     @property
     def address(self) -> str:
-        """Where it listens."""
+        """Address that it listens on."""
     @property
     def metrics_address(self) -> str | None:
-        """Where it serves metrics without TLS."""
-    def stats(self) -> dict[str, int | bool]:
-        """Counters now: connections, requests, errors, bytes, what the cache holds, whether the vault takes it."""
+        """Address of its metrics, without TLS."""
+    def stats(self) -> GatewayStats:
+        """Returns counters and conditions as of now."""
     def stop(self, limit: float = 60.0) -> bool:
-        """Stops; tries to empty the cache for up to `limit` seconds. True when nothing is left in it."""
+        """Stops the gateway, and tries to empty the cache for up to `limit` seconds. Returns
+        whether the cache is empty.
+        """
     def __enter__(self) -> Gateway: ...
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None, /
     ) -> None: ...
-
-@final
-class GroupMark:
-    """The place of a group point in one member."""
-
-    @property
-    def volume(self) -> str:
-        """Name of the volume."""
-    @property
-    def point(self) -> str:
-        """Identity of the recovery point in it."""
-    @property
-    def sequence(self) -> int:
-        """Its place in the write order of the volume."""
-    @property
-    def time(self) -> str:
-        """When it was marked, by the clock of its machine."""
-
-@final
-class GroupPoint:
-    """One cut across the volumes of a group."""
-
-    @property
-    def id(self) -> str:
-        """Its identity; every member can be restored or served at it."""
-    @property
-    def kind(self) -> str:
-        """`group-crash` or `group-app`."""
-    @property
-    def time(self) -> str:
-        """When the coordinator began it."""
-    @property
-    def group(self) -> str:
-        """Name of the group."""
-    @property
-    def label(self) -> str:
-        """Its label; may be empty."""
-    @property
-    def members(self) -> int:
-        """Members that it was made of."""
-    @property
-    def complete(self) -> bool:
-        """Every member's mark is known, so that all can be restored to this cut."""
-    @property
-    def marks(self) -> list[GroupMark]:
-        """Where it is in each member."""
-    @property
-    def held_seconds(self) -> float | None:
-        """Longest hold of a member's writers; `None` for a point found in a vault."""
 
 @final
 class PlanMember:
@@ -1111,10 +2127,10 @@ class PlanMember:
 
     @property
     def volume(self) -> str:
-        """Its name in the vault."""
+        """Name in the vault."""
     @property
     def disk(self) -> Path | None:
-        """The disk that a failover fills."""
+        """Disk that a failover fills."""
     @property
     def state(self) -> Path | None:
         """Directory of the failover's state."""
@@ -1127,36 +2143,42 @@ class PlanMember:
 
 @final
 class PlanRequest:
-    """What a `PlanHost` is asked for."""
+    """A request to a `PlanHost`."""
 
     @property
     def run(self) -> str:
         """Identity of the run."""
     @property
     def mode(self) -> Literal["test", "real"]:
-        """Test or real."""
+        """Mode of the run."""
     @property
     def planned(self) -> bool:
-        """The source is there still: its last bytes come first."""
+        """Whether the source is still there, so that its last bytes come first."""
     @property
     def at(self) -> str:
-        """The state to come up at: "newest", a sequence, or the id of a point or group point."""
+        """Recovery state to come up at: "newest", a sequence, or the id of a point or group point."""
     @property
     def state(self) -> Path | None:
-        """Directory for the failover's state: the member's, in a test one of the run's in it."""
+        """Directory for the failover's state: the member's, or in a test one of the run's inside
+        it.
+        """
     @property
     def nbd(self) -> str | None:
         """Address of this mode."""
     @property
     def limit(self) -> float:
-        """How long it may take, in seconds; the host keeps to it."""
+        """Time limit in seconds, which the host observes."""
     @property
     def stopped(self) -> bool:
-        """Looked at now and then: when true the host gives up with an error."""
+        """Whether the run was stopped. A host looks at it regularly, and then gives up with an
+        error.
+        """
 
 @final
 class Plan:
-    """A recovery plan, from TOML. An error names the key, its line, what was expected and what is there."""
+    """A recovery plan, from TOML. An error names the key, its line, what was expected and what
+    was found.
+    """
 
     def __new__(cls, text: str, *, name: str = "the plan") -> Self: ...
     @staticmethod
@@ -1164,20 +2186,22 @@ class Plan:
         """Reads a plan from a file."""
     @property
     def name(self) -> str:
-        """Its name."""
+        """Name of the plan."""
     @property
     def text(self) -> str:
-        """The TOML that it was read from."""
+        """TOML that it was read from."""
     @property
     def groups(self) -> list[str]:
-        """Names of its groups, as the file lists them."""
+        """Names of its groups, in the order of the file."""
     @property
     def members(self) -> list[PlanMember]:
-        """Its volumes."""
+        """Volumes of the plan."""
     def steps(self, mode: Literal["test", "real"]) -> list[dict[str, Any]]:
-        """The steps of a run in the order of the plan."""
+        """Returns the steps of a run in the order of the plan."""
     def check(self, vault: Vault) -> dict[str, Any]:
-        """The state that each volume would come up at, what that loses (`rpo_ms`), and `problems` in the way."""
+        """Returns the recovery state that each volume would come up at, what that loses
+        (`rpo_ms`), and `problems`.
+        """
     def run(
         self,
         vault: Vault,
@@ -1186,26 +2210,94 @@ class Plan:
         run: str | None = None,
         mode: Literal["test", "real"] = "test",
         planned: bool = False,
-        failed_at: str | None = None,
+        failed_at: _Time | None = None,
         commit: bool = False,
         poll: float = 1.0,
         stopped: Callable[[], bool] | None = None,
         on_step: Callable[[str, dict[str, Any]], object] | None = None,
     ) -> dict[str, Any]:
-        """Runs the plan to its end; its report. That a step failed is no error, but the report's `outcome`.
+        """Runs the plan to its end, and returns its report. A step that failed is in the report's
+        `outcome`, not an error.
 
-        `stopped` is asked every `poll` seconds, on a thread of the library: true ends what is under way, and the run can be
-        resumed. `on_step` is told the run and the step when one begins and when it has ended.
+        `stopped` is called every `poll` seconds, on a thread of the library. True from it ends
+        what is under way, and the run can be resumed. `on_step` is called with the run and the
+        step when one begins and when it ends.
         """
+
+@final
+class GroupMemberStatus(_Value):
+    """A member of a consistency group, as its coordinator sees it."""
+
+    @property
+    def volume(self) -> str:
+        """Name of the volume."""
+    @property
+    def address(self) -> str | None:
+        """Address that it is connected from; None if it is not connected."""
+    @property
+    def unconfirmed(self) -> int:
+        """Number of group points that the member has not confirmed."""
+
+@final
+class GroupStatus(_Value):
+    """The condition of a group's coordinator."""
+
+    @property
+    def members(self) -> list[GroupMemberStatus]:
+        """Members, connected or not."""
+    @property
+    def points(self) -> int:
+        """Number of group points made."""
+    @property
+    def failures(self) -> int:
+        """Number of rounds that made no point."""
+    @property
+    def newest(self) -> GroupPoint | None:
+        """Newest group point; None if there is none."""
+    @property
+    def problem(self) -> str:
+        """What failed in the newest round; empty if nothing did."""
+    @property
+    def held_p50_seconds(self) -> float:
+        """Median of a round's longest barrier."""
+    @property
+    def held_p99_seconds(self) -> float:
+        """99th percentile of a round's longest barrier."""
+    @property
+    def held_max_seconds(self) -> float:
+        """Maximum of a round's longest barrier."""
+
+@final
+class GroupMemberStats(_Value):
+    """The condition of a membership."""
+
+    @property
+    def connected(self) -> bool:
+        """Whether it is connected to a coordinator."""
+    @property
+    def rounds(self) -> int:
+        """Number of rounds that it took part in."""
+    @property
+    def points(self) -> int:
+        """Number of group points that it took part in."""
+    @property
+    def held_max_seconds(self) -> float:
+        """Longest barrier."""
+    @property
+    def problem(self) -> str:
+        """What is wrong; empty if nothing is."""
 
 @final
 class GroupCoordinator:
     """The coordinator of a consistency group. Leaving the `with` block stops it.
 
-    It remembers its members in the directory `state` and lets clients in that are enrolled in `pki`, each with the volumes
-    of its certificate. Writers are never held longer than `budget` seconds. With `interval` and `app_interval` (seconds; 0
-    is never) crash- and application-consistent points are made by themselves; applications are quiesced within
-    `quiesce_limit`.
+    It remembers its members in the directory `state`. It admits clients that are enrolled
+    in `pki`, each with the volumes of its certificate. Writers never wait longer than
+    `budget` seconds at the barrier of a cut.
+
+    With `interval` and `app_interval` crash- and application-consistent points are made
+    periodically; zero is never. Applications are quiesced within `quiesce_limit`.
+    `on_event` is as for `Protection`.
     """
 
     def __new__(
@@ -1223,15 +2315,19 @@ class GroupCoordinator:
     ) -> Self: ...
     @property
     def address(self) -> str:
-        """Where it listens."""
+        """Address that it listens on."""
     def point(self, label: str = "", *, app: bool = False) -> GroupPoint:
-        """Makes a point of the group now; `UnavailableError` says which member is in the way."""
+        """Makes a point of the group now. Raises `UnavailableError`, which names the member that
+        prevents it.
+        """
     def remove(self, volume: str) -> None:
-        """Takes a member out that is not coming back; `NotFoundError` when it is none."""
-    def status(self) -> dict[str, Any]:
-        """Members, counters, the newest point, and how long writers were held."""
+        """Removes a member that is not coming back. Raises `NotFoundError` if there is none of
+        that name.
+        """
+    def status(self) -> GroupStatus:
+        """Returns members, counters, the newest point and the length of barriers."""
     def stop(self) -> None:
-        """Stops."""
+        """Stops the coordinator."""
     def __enter__(self) -> GroupCoordinator: ...
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None, /
@@ -1239,15 +2335,22 @@ class GroupCoordinator:
 
 @final
 class GroupMember:
-    """A volume's membership in a group, see `Protection.join_group`. Leaving the `with` block closes it: the volume stays a
-    member, and points of the group wait for it."""
+    """A volume's membership in a group; see `Protection.join_group`.
 
-    def stats(self) -> dict[str, Any]:
-        """Whether it is connected, rounds, points, the longest hold, and what is wrong."""
+    Leaving the `with` block closes it. The volume stays a member then, and points of the
+    group wait for it.
+    """
+
+    def stats(self) -> GroupMemberStats:
+        """Returns counters and conditions as of now."""
     def wait_connected(self, limit: float = 30.0) -> None:
-        """Waits until a coordinator has taken it in; `UnavailableError` at the limit."""
+        """Waits until a coordinator has admitted it. Raises `UnavailableError` after `limit`
+        seconds.
+        """
     def leave(self, limit: float = 30.0) -> None:
-        """Leaves the group; `UnavailableError` when no coordinator confirms it within `limit` seconds."""
+        """Leaves the group. Raises `UnavailableError` if no coordinator confirms that within
+        `limit` seconds.
+        """
     def close(self) -> None:
         """Ends the connection."""
     def __enter__(self) -> GroupMember: ...
@@ -1256,45 +2359,184 @@ class GroupMember:
     ) -> None: ...
 
 def create_authority(pki: _Path, hosts: Sequence[str]) -> None:
-    """Makes a certificate authority in a new directory, and a gateway's certificate that is good for `hosts`."""
+    """Creates a certificate authority in a new directory, and a gateway's certificate that is
+    good for `hosts`.
+    """
 
 def enroll_client(pki: _Path, client: str, *, volumes: Sequence[str], bundle: _Path) -> None:
-    """Makes and pins a certificate for a client that may touch `volumes` alone; its bundle goes into a new directory."""
+    """Creates and pins a certificate for a client that may access `volumes` alone. Its bundle
+    goes into a new directory.
+    """
 
 def run_watchdog() -> int:
-    """Runs the watchdog in this process, which a protection started for it; gives the exit code."""
+    """Runs the watchdog in this process, which a protection started for it. Returns the exit
+    code.
+    """
 
 def parse_duration(text: str, *, bare: str | None = None) -> timedelta:
     """Reads a length of time such as `500ms`, `60s`, `5m`, `2h`, `1d` or `1w`.
 
-    A bare number counts `bare`, the name of a unit, and is refused without it; zero needs no unit.
+    A bare number counts `bare`, the name of a unit. Without `bare` it is refused, unless it is zero.
 
     >>> hrl.parse_duration("1.5h")
     datetime.timedelta(seconds=5400)
     """
 
 def generate_key() -> str:
-    """64 hexadecimal digits for a key file."""
+    """Returns a new random key as 64 hexadecimal digits, for a key file."""
+
+@final
+class CapacityDay(_Value):
+    """What a vault holds and is asked for on one day."""
+
+    @property
+    def vault_bytes(self) -> int:
+        """Bytes in the vault at the end of the day."""
+    @property
+    def put(self) -> float:
+        """Number of put requests."""
+    @property
+    def get(self) -> float:
+        """Number of get requests."""
+    @property
+    def list(self) -> float:
+        """Number of list requests."""
+    @property
+    def head(self) -> float:
+        """Number of head requests."""
+    @property
+    def delete(self) -> float:
+        """Number of delete requests."""
+
+@final
+class CapacitySample(_Value):
+    """A point of the curves over time."""
+
+    @property
+    def start(self) -> str:
+        """Time in UTC at which it begins."""
+    @property
+    def rpo_max_seconds(self) -> float:
+        """Greatest RPO."""
+    @property
+    def spool_bytes_max(self) -> int:
+        """Greatest size of all spools."""
+    @property
+    def sealed_bytes(self) -> int:
+        """Bytes of closed segments."""
+    @property
+    def sent_bytes(self) -> int:
+        """Bytes shipped."""
+
+@final
+class CapacityVolume(_Value):
+    """What one volume needs."""
+
+    @property
+    def name(self) -> str:
+        """Name of the volume."""
+    @property
+    def rpo_max_seconds(self) -> float:
+        """Greatest RPO."""
+    @property
+    def rpo_p99_seconds(self) -> float:
+        """RPO that is kept for 99 % of the time."""
+    @property
+    def rpo_median_seconds(self) -> float:
+        """Median RPO."""
+    @property
+    def spool_bytes_max(self) -> int:
+        """Greatest size of the spool."""
+    @property
+    def spool_full_at(self) -> str | None:
+        """Time in UTC at which the spool reaches the policy's limit; None if it never does."""
+    @property
+    def segments(self) -> int:
+        """Number of segments."""
+    @property
+    def written_bytes(self) -> int:
+        """Bytes written."""
+    @property
+    def unique_bytes(self) -> int:
+        """Bytes written, each byte of the volume counted once a segment."""
+    @property
+    def shipped_bytes(self) -> int:
+        """Bytes shipped."""
+    @property
+    def shipped_at(self) -> str:
+        """Time in UTC at which the last segment is in the vault."""
+    @property
+    def is_sampled(self) -> bool:
+        """Whether the unique bytes are an estimate."""
+    @property
+    def days(self) -> list[CapacityDay]:
+        """The vault's days, for this volume."""
+
+@final
+class CapacityPlan(_Value):
+    """What volumes need of a link and a vault."""
+
+    @property
+    def from_time(self) -> str:
+        """Time in UTC of the first change."""
+    @property
+    def to_time(self) -> str:
+        """Time in UTC of the last change."""
+    @property
+    def link_use(self) -> float | None:
+        """Share of the link that is used; None without a limit."""
+    @property
+    def is_sustainable(self) -> bool:
+        """Whether the backlog of one repetition of the journals is gone in the next."""
+    @property
+    def least_bytes_per_second(self) -> int | None:
+        """Slowest link that keeps `rpo_target` for 99 % of the time; None if no link does."""
+    @property
+    def steady_bytes(self) -> int | None:
+        """Bytes at which the vault no longer grows; None if it still grows."""
+    @property
+    def volumes(self) -> list[CapacityVolume]:
+        """Volumes."""
+    @property
+    def days(self) -> list[CapacityDay]:
+        """The vault's days, for all volumes."""
+    @property
+    def samples(self) -> list[CapacitySample]:
+        """Curves over time."""
 
 def churn(
-    segments: Sequence[Segment], *, bucket: float = 60.0, since: str | None = None, until: str | None = None
-) -> dict[str, Any]:
-    """How much was written over time, from segments that follow each other in write order.
+    segments: Sequence[Segment], *, bucket: float = 60.0, since: _Time | None = None, until: _Time | None = None
+) -> Churn:
+    """Returns how much was written over time, from segments that follow each other in write
+    order.
 
-    "buckets" of `bucket` seconds, those with writes only, each with its "start", "records", "written_bytes" (data written;
-    bytes touched where data is not captured), "unique_bytes" (each byte of the volume once), "stored_bytes" (compressed and
-    sealed) and "resync_stored_bytes" (what a first copy or resync journaled, in none of the others). "total", "top" (the
-    bucket with the most bytes), "duration_seconds", "percentiles" of the bytes of all buckets, quiet ones too.
-    "segments_folded" hold what retention left of older churn, and are not counted. "is_sampled" tells that unique bytes of
-    some bucket are an estimate. Index and record tables are read, not data.
+    `bucket` is the length of an interval in seconds; `since` and `until` bound the time.
+    Index and record tables are read, not data.
     """
 
-def convert(inputs: Sequence[_Path], output: _Path, *, to: str, replica: Replica | None = None) -> dict[str, Any]:
-    """Converts journals: `to` is native (a new file), ms-hrl (a new directory with a chain of Hyper-V logs) or log-writes (a
-    new file as dm-log-writes of the kernel writes it)."""
+@overload
+def convert(
+    inputs: Sequence[_Path], output: _Path, *, to: Literal["native"], replica: Replica | None = None
+) -> ImportReport:
+    """Converts journals, and returns what was written.
 
-def inspect_hyperv(path: _Path) -> dict[str, Any] | None:
-    """What a Hyper-V log holds, after checking all of it; None when the file is not one."""
+    `to` is "native" (a new segment file), "ms-hrl" (a new directory with a chain of Hyper-V
+    Replica logs) or "log-writes" (a new file as the kernel's dm-log-writes writes it).
+    `replica` has the key of encrypted segments.
+    """
+
+@overload
+def convert(
+    inputs: Sequence[_Path], output: _Path, *, to: Literal["ms-hrl", "log-writes"], replica: Replica | None = None
+) -> ExportReport: ...
+@overload
+def convert(
+    inputs: Sequence[_Path], output: _Path, *, to: str, replica: Replica | None = None
+) -> ExportReport | ImportReport: ...
+def inspect_hyperv(path: _Path) -> HypervSummary | None:
+    """Checks all of a Hyper-V Replica log and describes it. Returns None if the file is not
+    such a log.
+    """
 
 def plan_capacity(
     replicas: Sequence[Replica],
@@ -1302,23 +2544,20 @@ def plan_capacity(
     policy: Mapping[str, str] | None = None,
     link: int | None = None,
     latency: float = 0.02,
-    since: str | None = None,
-    until: str | None = None,
+    since: _Time | None = None,
+    until: _Time | None = None,
     days: int | None = None,
     rpo_target: float | None = None,
     progress: Callable[[int, int], object] | None = None,
-) -> dict[str, Any]:
-    """Plays the journals of volumes through a model of shipping and retention, and predicts what they need.
+) -> CapacityPlan:
+    """Simulates shipping and retention with the journals of volumes, and predicts what they
+    need.
 
-    `policy` as for `Protection`; `link` is what the link to the vault carries in bytes a second, all volumes together, None
-    for as much as the policy allows; `latency` is the time that the store takes for a request; `days` of the vault are
-    played, by default two more than the window of the retention; `rpo_target` asks for the slowest link with which the RPO
-    keeps below it for 99 % of the time ("least_bytes_per_second", None when no link does).
-
-    "volumes" have the RPO (max, p99, median), the spool's greatest size and when the policy's is full ("spool_full_at"),
-    bytes and "days"; "days" are those of all volumes: bytes in the vault at their end and requests by verb; "steady_bytes"
-    is where the vault no longer grows; "samples" are the curves over time. "is_sustainable" tells that the backlog of one
-    repetition of the journals is gone in the next, "link_use" the share of the link that is used.
+    `policy` is as for `Protection`. `link` is the throughput of the link to the vault in
+    bytes per second, shared by all volumes; None is as much as the policy allows. `latency`
+    is the time of one request to the store. `days` of the vault are simulated, by default
+    two more than the window of the retention. `rpo_target` asks for the slowest link that
+    keeps the RPO below it for 99 % of the time.
     """
 
 def resume_plan(
@@ -1332,17 +2571,20 @@ def resume_plan(
     stopped: Callable[[], bool] | None = None,
     on_step: Callable[[str, dict[str, Any]], object] | None = None,
 ) -> dict[str, Any]:
-    """Goes on with a run of a plan where it was; its report. Of one that is over, only the report.
+    """Continues a run of a plan, and returns its report. If the run is over only the report is
+    returned.
 
-    `FencedError` when its runner lives on this machine, unless `take_over`, or when another one takes it meanwhile. `commit`
-    commits a real run that went well.
+    Raises `FencedError` if its runner lives on this machine, unless `take_over`, or if
+    another process takes the run meanwhile. `commit` commits a real run that succeeded.
     """
 
 def approve_plan_step(vault: Vault, run: str, step: str, *, approved: bool = True, by: str = "", note: str = "") -> None:
-    """Decides about a manual step that waits, by its name or number. `NotFoundError` names those that wait."""
+    """Decides about a manual step that waits, by its name or number. Raises `NotFoundError`,
+    which lists those that wait.
+    """
 
 def plan_report(vault: Vault, run: str) -> dict[str, Any]:
-    """How a run of a plan went, or goes."""
+    """Returns the report of a run, which may be under way."""
 
 def plan_runs(vault: Vault) -> list[str]:
-    """The runs of plans in a vault."""
+    """Returns the identities of the runs of plans in a vault."""

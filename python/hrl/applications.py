@@ -1,7 +1,7 @@
 """Applications that the library quiesces itself, for `Protection(applications=…)` and `mark_quiesced`.
 
-Each is a specification in the form of a class: `FileSystemFreeze("/srv").spec` is `"fs:/srv"`, and wherever one is taken
-the text is taken too. A list composes: databases before their file systems, released in reverse.
+Each class stands for a specification: `FileSystemFreeze("/srv").spec` is `"fs:/srv"`. A call that takes one also takes the
+text, or a list. List databases before their file systems; they are released in reverse.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ SAFE = "/:=, @"
 
 
 def _spec(kind: str, target: str | os.PathLike[str], **options: object) -> str:
-    """A specification; options that are None are left out."""
+    """Returns a specification without the options that are None."""
     given = [
         f"{name.replace('_', '-')}={quote(os.fspath(value) if isinstance(value, os.PathLike) else str(value), safe=SAFE)}"
         for name, value in options.items()
@@ -25,18 +25,19 @@ def _spec(kind: str, target: str | os.PathLike[str], **options: object) -> str:
 
 @dataclass(frozen=True)
 class FileSystemFreeze:
-    """A mounted file system, frozen."""
+    """A mounted file system, which is frozen."""
 
     path: str | os.PathLike[str]
 
     @property
     def spec(self) -> str:
+        """Specification as text."""
         return _spec("fs", self.path)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Scripts:
-    """Commands run by the shell before and after, each for at most `limit` seconds."""
+    """Shell commands that run before and after, each for at most `limit` seconds."""
 
     pre: str | None = None
     post: str | None = None
@@ -44,23 +45,25 @@ class Scripts:
 
     @property
     def spec(self) -> str:
+        """Specification as text."""
         return _spec("script", "", pre=self.pre, post=self.post, limit_ms=round(self.limit * 1000))
 
 
 @dataclass(frozen=True)
 class QemuGuestAgent:
-    """A guest whose agent answers at a UNIX socket."""
+    """A QEMU guest whose agent answers at a UNIX socket."""
 
     socket: str | os.PathLike[str]
 
     @property
     def spec(self) -> str:
+        """Specification as text."""
         return _spec("qemu-ga", self.socket)
 
 
 @dataclass(frozen=True)
 class PostgreSql:
-    """A PostgreSQL server, by libpq's connection text; `user` is the user of the system to run `psql` as."""
+    """A PostgreSQL server, by libpq's connection text. `user` is the system user that runs `psql`."""
 
     connection: str = ""
     user: str | None = None
@@ -68,12 +71,13 @@ class PostgreSql:
 
     @property
     def spec(self) -> str:
+        """Specification as text."""
         return _spec("postgresql", self.connection, user=self.user, client=self.client)
 
 
 @dataclass(frozen=True, kw_only=True)
 class MariaDb:
-    """A MariaDB or MySQL server; user and password stand in `defaults_file`."""
+    """A MariaDB or MySQL server. `defaults_file` has user and password."""
 
     defaults_file: str | os.PathLike[str] | None = None
     socket: str | os.PathLike[str] | None = None
@@ -85,6 +89,7 @@ class MariaDb:
 
     @property
     def spec(self) -> str:
+        """Specification as text."""
         return _spec(
             "mariadb",
             "",
@@ -108,6 +113,7 @@ class Sqlite:
 
     @property
     def spec(self) -> str:
+        """Specification as text."""
         return _spec("sqlite", self.path, user=self.user, client=self.client)
 
 
@@ -121,4 +127,5 @@ class Redis:
 
     @property
     def spec(self) -> str:
+        """Specification as text."""
         return _spec("redis", self.address, login=self.login, password_file=self.password_file)

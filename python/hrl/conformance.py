@@ -1,4 +1,4 @@
-"""The contracts of `BlockDevice` and `Store` as tests that you can run on your own, from any test framework."""
+"""Tests of the contracts of `BlockDevice` and `Store`, to run on your own classes in any test framework."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ RACERS = 8
 
 
 def check_device(make: Callable[[int], Device | BlockDevice]) -> None:
-    """Checks a fresh, zeroed device of the size that `make` is given, in bytes, against a model.
+    """Checks a device against a model. `make` is called with a size in bytes, and returns a fresh device of zeroes.
 
-    Raises `AssertionError`, which says which part of the contract does not hold.
+    Raises `AssertionError`, which names the part of the contract that is broken.
     """
     device = Volume.unprotected(make(SIZE_BYTES))
     check_limits(device)
@@ -54,7 +54,7 @@ def check_device(make: Callable[[int], Device | BlockDevice]) -> None:
 
 
 def check_limits(device: Device) -> None:
-    """What reaches outside is refused and touches nothing."""
+    """Checks that a request past the end is refused."""
     for offset in (SIZE_BYTES - 1023, SIZE_BYTES, 2**63):
         for attempt in (lambda at: device.read(at, 1024), lambda at: device.write(at, bytes(1024))):
             try:
@@ -66,7 +66,7 @@ def check_limits(device: Device) -> None:
 
 
 def check_threads(device: Device) -> None:
-    """Threads write neighbouring parts of the same blocks; none undoes another."""
+    """Checks that threads which write neighbouring parts of a block do not undo each other's writes."""
     part_bytes, rounds = 100, 40
 
     def write(thread: int) -> None:
@@ -80,9 +80,9 @@ def check_threads(device: Device) -> None:
 
 
 def check_store(make: Callable[[], Store]) -> None:
-    """Checks fresh, empty stores from `make`, and that one serves as a vault.
+    """Checks stores, and that one can hold a vault. `make` returns a fresh, empty store.
 
-    Raises `AssertionError`, which says which part of the contract does not hold.
+    Raises `AssertionError`, which names the part of the contract that is broken.
     """
     store = make()
     require(list(store.list("")) == [], "a fresh store is empty")
@@ -108,7 +108,7 @@ def check_store(make: Callable[[], Store]) -> None:
 
 
 def check_race(store: Store) -> None:
-    """When several put one name at once exactly one creates it, and all then read its bytes."""
+    """Checks that of several puts of one name exactly one creates the object, whose bytes all then read."""
     winners: list[int] = []
 
     def put(racer: int) -> None:
@@ -121,7 +121,7 @@ def check_race(store: Store) -> None:
 
 
 def run_together(work: Callable[[int], None]) -> None:
-    """Runs `work` in threads; raises what one of them raised."""
+    """Runs `work` in several threads, and raises an exception that one of them raised."""
     raised: list[BaseException] = []
 
     def guarded(number: int) -> None:
@@ -140,6 +140,6 @@ def run_together(work: Callable[[int], None]) -> None:
 
 
 def require(holds: bool, contract: str) -> None:
-    """Raises unless a part of the contract holds."""
+    """Raises `AssertionError` unless a part of the contract is kept."""
     if not holds:
         raise AssertionError(contract)

@@ -1,6 +1,6 @@
-"""The exceptions of the package. A class of its own exists where a caller does something of its own.
+"""The exceptions of the package. A kind has a class of its own if callers handle it separately.
 
-What the operating system or the network did is also the `OSError` that Python programs expect for it.
+Errors of the operating system or the network are also the `OSError` that Python programs expect.
 """
 
 
@@ -8,16 +8,16 @@ class HrlError(Exception):
     """An error of hrl; the base of all others."""
 
     kind: str
-    """What can be done about it: invalid-input, not-found, already-exists, corrupt, wrong-key, unsupported, unavailable,
-    full, poisoned, fenced, changed, read-only, not-ordered or io."""
+    """What the caller can do about it: invalid-input, not-found, already-exists, corrupt, wrong-key, unsupported,
+    unavailable, full, poisoned, fenced, changed, read-only, not-ordered or io."""
     operation: str
-    """What was being done."""
+    """Operation that failed."""
     object: str
-    """To what."""
+    """Subject of the operation, such as a file or a volume."""
     offset: int | None
-    """Byte offset in the object, where one is known."""
+    """Byte offset in the subject, if known."""
     errno: int | None
-    """The operating system's code, where the cause is one."""
+    """Code of the operating system, if it caused the error."""
 
     def __init__(
         self,
@@ -49,7 +49,7 @@ class CorruptError(HrlError):
 
 
 class WrongKeyError(HrlError):
-    """The object is sealed, and the key is missing or another one."""
+    """The object is encrypted, and the key is missing or another one."""
 
 
 class UnavailableError(HrlError, ConnectionError):
@@ -61,7 +61,7 @@ class FencedError(HrlError):
 
 
 class NotOrderedError(HrlError):
-    """The volume is being resynchronised: no point can exist there."""
+    """The volume is out of order, so that no point can be taken there."""
 
 
 class SystemFailure(HrlError, OSError):
@@ -81,4 +81,4 @@ BY_KIND: dict[str, type[HrlError]] = {
     "read-only": SystemFailure,
     "io": SystemFailure,
 }
-"""The class for a kind; every other kind is an `HrlError`."""
+"""Class of each kind; every other kind is an `HrlError`."""

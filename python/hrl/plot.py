@@ -9,6 +9,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hrl import CapacityPlan, Churn
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -25,7 +27,7 @@ class PlotError(Exception):
     """A picture cannot be drawn: matplotlib is missing, or the file's ending is of no known kind."""
 
 
-def churn(found: Mapping[str, Any], to: str | Path, *, title: str = "Churn") -> None:
+def churn(found: Churn | Mapping[str, Any], to: str | Path, *, title: str = "Churn") -> None:
     """Draws what `Replica.churn` or `hrl.churn` gave: bytes written, unique and stored in each bucket."""
     figure = _figure(1, to)
     axes = figure.axes[0]
@@ -38,7 +40,9 @@ def churn(found: Mapping[str, Any], to: str | Path, *, title: str = "Churn") -> 
     _finish(figure, [f"{title}: bytes per {span(width)}"], to)
 
 
-def plan(found: Mapping[str, Any], to: str | Path, *, link: float | None = None, title: str = "Capacity") -> None:
+def plan(
+    found: CapacityPlan | Mapping[str, Any], to: str | Path, *, link: float | None = None, title: str = "Capacity"
+) -> None:
     """Draws what `hrl.plan_capacity` gave: RPO, spool, shipping against the link, and the vault over the days.
 
     `link` is the capacity that was planned with, in bytes a second.

@@ -1,11 +1,11 @@
 //! Memory of Python objects, in both directions; the only unsafe code of the package.
 //!
-//! In: any C-contiguous buffer. What cannot change (`bytes`, a `memoryview` of `bytes` or of a record's data) is borrowed.
-//! Anything else is copied once, with the interpreter's lock held, into memory of ours, which is what goes to the device
-//! *and* to the journal: a thread that changes the caller's buffer meanwhile changes neither (promise 2).
+//! In: any C-contiguous buffer. Immutable ones (`bytes`, a `memoryview` of `bytes` or of a record's data) are borrowed.
+//! Others are copied once, with the interpreter's lock held. The copy goes to the device *and* to the journal, so a thread
+//! that changes the caller's buffer meanwhile changes neither (promise 2).
 //!
-//! Out: `readinto` reads straight into the caller's memory, as `io.RawIOBase.readinto` does; the data of a record is
-//! shown read-only, without a copy, for as long as anybody looks at it.
+//! Out: `readinto` reads straight into the caller's memory, as `io.RawIOBase.readinto` does. The data of a record is shown
+//! read-only and without a copy. It lives as long as a view of it.
 
 #![allow(unsafe_code, reason = "memory that another language owns")]
 
@@ -63,7 +63,7 @@ impl Incoming<'_> {
         }
     }
 
-    /// All of it in memory of ours, as a change that is journaled.
+    /// Copies all of it into a buffer that can be journaled.
     pub(crate) fn into_buffer(self, py: Python<'_>) -> Buffer {
         match self {
             Self::Fixed(bytes) => Buffer::copy_of(bytes),
@@ -71,7 +71,7 @@ impl Incoming<'_> {
         }
     }
 
-    /// All of it.
+    /// Copies all of it.
     pub(crate) fn to_vec(&self, py: Python<'_>) -> Vec<u8> {
         let mut copy = vec![0; self.length()];
         self.fill(py, &mut copy);
@@ -90,7 +90,7 @@ impl Incoming<'_> {
     }
 }
 
-/// A view of an object whose bytes never change. (`readonly` says less: it holds for views of a bytearray, too.)
+/// Whether it is a view of an object whose bytes never change. (`readonly` says less: it is set for views of a bytearray, too.)
 fn shows_fixed_memory(data: &Bound<'_, PyAny>) -> bool {
     data.is_exact_instance_of::<PyMemoryView>()
         && data.getattr("obj").is_ok_and(|owner| {
@@ -100,7 +100,7 @@ fn shows_fixed_memory(data: &Bound<'_, PyAny>) -> bool {
 
 impl Exported {
     fn new(data: &Bound<'_, PyAny>) -> PyResult<Self> {
-        // Some exporters, such as ctypes, leave out what a memoryview fills in.
+        // Some exporters, such as ctypes, leave fields out that a memoryview fills in.
         let buffer = PyUntypedBuffer::get(data).or_else(|error| {
             let view = PyMemoryView::from(data).map_err(|_| error)?;
             PyUntypedBuffer::get(view.as_any())
@@ -115,7 +115,7 @@ impl Exported {
         self.buffer.len_bytes()
     }
 
-    /// A copy of a part of it, taken now.
+    /// Copies a part of it now.
     pub(crate) fn copy(&self, py: Python<'_>, part: Range<usize>) -> Buffer {
         let mut copy = Buffer::zeroed(part.len());
         self.copy_to(py, part.start, &mut copy);
@@ -139,7 +139,7 @@ impl Exported {
     }
 }
 
-/// Memory of the caller's to read into.
+/// Memory of the caller that a read fills.
 pub(crate) struct Target {
     buffer: PyUntypedBuffer,
 }

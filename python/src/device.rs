@@ -1,7 +1,7 @@
 //! `Device` and its kinds: memory, file, overlay, and the volume of a protection.
 //!
-//! One class has the methods, so that everything that can be read and written is used in the same way, and each kind adds
-//! how it is opened. Anything that takes a device also takes a path, or an object with the methods of `hrl.BlockDevice`.
+//! `Device` has the methods of everything that can be read and written, and each kind adds how it is opened. A call that takes
+//! a device also takes a path, or an object with the methods of `hrl.BlockDevice`.
 
 use std::path::PathBuf;
 use std::sync::{Arc, Weak};
@@ -13,15 +13,17 @@ use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 
 use crate::buffer::{Incoming, Target};
-use crate::callback::{CallbackDevice, discarded_name};
+use crate::callback_device::{CallbackDevice, discarded_name};
 use crate::errors::run;
+use crate::extent::Extent as Range;
 use crate::handle::Handle;
 use crate::running::ends_with_block;
+use crate::value::Shown;
 
-/// Changing memory is copied and written in pieces of this size.
-const PIECE_BYTES: usize = 4 << 20;
+/// Changing memory is copied and written in chunks of this size.
+const CHUNK_BYTES: usize = 4 << 20;
 
-/// What a handle reads and writes.
+/// The device behind a handle.
 #[derive(Clone)]
 pub(crate) enum Disk {
     Device(Arc<dyn BlockDevice>),
@@ -51,24 +53,27 @@ impl Disk {
         durability: Durability,
     ) -> PyResult<()> {
         let length = data.length();
-        // All or nothing, as far as that can be known before.
+        // Checked here, so that a write past the end changes nothing.
         let extent = Extent { offset, length: length as u64 };
         run(py, || {
             extent.check_within(self.device().size_bytes(), "write to", &self.device().name())
         })?;
-        for start in (0..length).step_by(PIECE_BYTES) {
-            let piece = data.copy(py, start..length.min(start + PIECE_BYTES));
+        for start in (0..length).step_by(CHUNK_BYTES) {
+            let chunk = data.copy(py, start..length.min(start + CHUNK_BYTES));
             let at = offset + start as u64;
             run(py, || match self {
-                Self::Device(device) => device.write(at, &piece, durability),
-                Self::Volume(volume) => volume.write_buffer(at, piece, durability),
+                Self::Device(device) => device.write(at, &chunk, durability),
+                Self::Volume(volume) => volume.write_buffer(at, chunk, durability),
             })?;
         }
         Ok(())
     }
 }
 
-/// A disk. It has no constructor of its own.
+/// A disk. It has no constructor of its own; its kinds do.
+///
+/// Any offset and length within the size is accepted. A call that reaches outside raises
+/// `HrlError` and changes nothing.
 #[pyclass(frozen, subclass, module = "hrl")]
 pub(crate) struct Device {
     disk: Handle<Disk>,
@@ -83,44 +88,50 @@ impl Device {
         self.disk.get()
     }
 
-    /// Closes without waiting; what it was is given out to be dropped without the interpreter's lock.
+    /// Closes it without waiting. Drop the result without the interpreter's lock.
     pub(crate) fn take(&self) -> Option<Disk> {
         self.disk.close()
     }
 }
 
-/// The choice between `Cached` and `Durable`, as Python callers make it.
+/// The durability that `durable=` asks for.
 pub(crate) fn durability(durable: bool) -> Durability {
     if durable { Durability::Durable } else { Durability::Cached }
 }
 
 #[pymethods]
 impl Device {
+    /// Name for errors and listings, such as a path.
     #[getter]
     fn name(&self) -> PyResult<String> {
         Ok(self.disk()?.device().name())
     }
 
+    /// Size in bytes, which never changes.
     #[getter]
     fn size_bytes(&self) -> PyResult<u64> {
         Ok(self.disk()?.device().size_bytes())
     }
 
+    /// Logical block size in bytes, a power of two. A write of one block is never torn.
     #[getter]
     fn block_bytes(&self) -> PyResult<u32> {
         Ok(self.disk()?.device().block_bytes())
     }
 
+    /// Whether it refuses writes.
     #[getter]
     fn read_only(&self) -> PyResult<bool> {
         Ok(self.disk()?.device().is_read_only())
     }
 
+    /// Whether it was closed, or the handle that it belongs to was stopped.
     #[getter]
     fn closed(&self) -> bool {
         self.disk.is_closed()
     }
 
+    /// Returns `length` bytes from `offset`.
     pub(crate) fn read<'py>(
         &self,
         py: Python<'py>,
@@ -138,6 +149,19 @@ impl Device {
         PyBytes::new_with(py, length, |buffer| run(py, || device.read(offset, buffer)))
     }
 
+    /// Fills a writable, contiguous buffer from `offset` without a copy, and returns the number
+    /// of bytes.
+    ///
+    /// The number is smaller than the buffer at the end of the disk only. No other thread may
+    /// use the buffer meanwhile.
+    ///
+    /// >>> disk = hrl.MemoryDevice(1 << 20)
+    /// >>> disk.write((1 << 20) - 3, b"end")
+    /// >>> buffer = bytearray(b"........")
+    /// >>> disk.readinto((1 << 20) - 3, buffer)
+    /// 3
+    /// >>> buffer
+    /// bytearray(b'end.....')
     fn readinto(&self, py: Python<'_>, offset: u64, buffer: &Bound<'_, PyAny>) -> PyResult<usize> {
         let disk = self.disk()?;
         let device = disk.device();
@@ -152,6 +176,13 @@ impl Device {
         Ok(length)
     }
 
+    /// Writes any contiguous buffer at `offset`. With `durable` it is on stable storage when
+    /// the call returns.
+    ///
+    /// Immutable buffers (`bytes`, or a `memoryview` of them) are not copied here. Others are
+    /// copied in chunks of 4 MiB while the interpreter's lock is held. The copy goes to the
+    /// device and to the journal, so the two never differ even if another thread changes the
+    /// buffer.
     #[pyo3(signature = (offset, data, *, durable=false))]
     pub(crate) fn write(
         &self,
@@ -169,6 +200,7 @@ impl Device {
         })
     }
 
+    /// Makes a range read as zeroes. With `unmap` blocks may become holes, which is cheaper.
     #[pyo3(signature = (offset, length, *, unmap=true, durable=false))]
     fn zero(
         &self,
@@ -183,16 +215,23 @@ impl Device {
         run(py, || disk.device().zero(Extent { offset, length }, unmap, durability(durable)))
     }
 
+    /// Reports to the device that a range is not needed any more.
+    ///
+    /// Returns how the range reads afterwards: as "zeroes", as anything ("undefined"), or as
+    /// before ("ignored").
     fn discard(&self, py: Python<'_>, offset: u64, length: u64) -> PyResult<&'static str> {
         let disk = self.disk()?;
         run(py, || disk.device().discard(Extent { offset, length })).map(discarded_name)
     }
 
+    /// Makes every finished write durable. After a failed flush the device refuses writes until
+    /// it is reopened.
     pub(crate) fn flush(&self, py: Python<'_>) -> PyResult<()> {
         let disk = self.disk()?;
         run(py, || disk.device().flush())
     }
 
+    /// Closes the device. Calls under way end as usual.
     fn close(&self, py: Python<'_>) {
         let taken = self.take();
         py.detach(move || drop(taken));
@@ -212,7 +251,13 @@ impl Device {
 
 ends_with_block!(Device, |it, py| it.close(py));
 
-/// A sparse disk in memory.
+/// A sparse disk in memory, for tests, benchmarks and scratch space. Unwritten ranges read
+/// as zeroes.
+///
+/// >>> with hrl.MemoryDevice(1 << 40) as disk:
+/// ...     disk.write(4096, b"hello")
+/// ...     disk.read(4095, 7)
+/// b'\x00hello\x00'
 #[pyclass(frozen, extends = Device, module = "hrl")]
 pub(crate) struct MemoryDevice;
 
@@ -226,6 +271,15 @@ impl MemoryDevice {
 }
 
 /// A disk in a regular file or on a block device.
+///
+/// `create_bytes` creates a sparse file of that size unless it exists. `direct` bypasses
+/// the page cache: "always", "never", or "auto" if the file system supports it. `exclusive`
+/// refuses a device that another process has opened in this way.
+///
+/// >>> with hrl.FileDevice("disk.img", create_bytes=1 << 20) as disk:
+/// ...     disk.write(0, b"on disk", durable=True)
+/// >>> open("disk.img", "rb").read(7)
+/// b'on disk'
 #[pyclass(frozen, extends = Device, module = "hrl")]
 pub(crate) struct FileDevice;
 
@@ -267,7 +321,18 @@ fn open_file(
     run(py, || Ok(Arc::new(hrl::device::FileDevice::open(&path, &options)?) as _))
 }
 
-/// A writable device over another one, which it leaves as it is.
+/// A writable device over another one, which stays as it is. Changes go to `scratch`.
+///
+/// Either may be a device or a path. A scratch file is created sparse, as large as the
+/// base. The overlay reads from the scratch device only what it wrote there.
+///
+/// >>> base = hrl.MemoryDevice(1 << 20)
+/// >>> trial = hrl.Overlay(base, hrl.MemoryDevice(1 << 20))
+/// >>> trial.write(8192, b"a try")
+/// >>> trial.read(8192, 5), base.read(8192, 5)
+/// (b'a try', b'\x00\x00\x00\x00\x00')
+/// >>> trial.changed()
+/// [Extent(offset=8192, length=4096)]
 #[pyclass(frozen, extends = Device, module = "hrl")]
 pub(crate) struct Overlay {
     overlay: Weak<hrl::replica::Overlay>,
@@ -286,16 +351,16 @@ impl Overlay {
         Ok(PyClassInitializer::from(device).add_subclass(Self { overlay }))
     }
 
-    /// Offset and length of each run of blocks that differ from the base, or may.
-    fn changed(&self, py: Python<'_>) -> PyResult<Vec<(u64, u64)>> {
+    /// Returns the blocks changed so far, by offset.
+    fn changed(&self, py: Python<'_>) -> PyResult<Vec<Range>> {
         let closed = || PyValueError::new_err("the overlay is closed");
         let overlay = self.overlay.upgrade().ok_or_else(closed)?;
         let changed = py.detach(|| overlay.changed());
-        Ok(changed.iter().map(|extent| (extent.offset, extent.length)).collect())
+        Ok(changed.iter().map(Shown::shown).collect())
     }
 }
 
-/// How the scratch file of an overlay is opened: created sparse, and cached, because losing it loses nothing.
+/// Options for the scratch file of an overlay: created sparse, and cached, because its loss does no harm.
 pub(crate) fn scratch_options(size_bytes: u64) -> FileDeviceOptions {
     FileDeviceOptions {
         direct: DirectIo::Never,
@@ -304,7 +369,11 @@ pub(crate) fn scratch_options(size_bytes: u64) -> FileDeviceOptions {
     }
 }
 
-/// The volume of a protection: every change through it is captured.
+/// The volume of a protection, which captures every change through it. It is closed when
+/// the protection is stopped.
+///
+/// A write that fails on the device is read back and journaled, or left to a resync. The
+/// caller gets the error.
 #[pyclass(frozen, extends = Device, module = "hrl")]
 pub(crate) struct Volume;
 
@@ -317,7 +386,7 @@ impl Volume {
 
 #[pymethods]
 impl Volume {
-    /// A volume without protection.
+    /// Opens a volume without protection, whose writes go straight to the device.
     #[staticmethod]
     fn unprotected(py: Python<'_>, device: Source) -> PyResult<Py<Self>> {
         let device =
@@ -325,7 +394,7 @@ impl Volume {
         Self::of(py, Arc::new(hrl::capture::Volume::unprotected(device)))
     }
 
-    /// Changes through it are captured.
+    /// Whether changes through it are captured.
     #[getter]
     fn is_protected(slf: &Bound<'_, Self>) -> PyResult<bool> {
         match slf.as_super().get().disk()? {
@@ -335,7 +404,7 @@ impl Volume {
     }
 }
 
-/// What a caller gives for a device.
+/// A device as a caller gives it.
 pub(crate) enum Source {
     Open(Disk),
     Path(PathBuf),
@@ -357,7 +426,7 @@ impl<'py> FromPyObject<'_, 'py> for Source {
 }
 
 impl Source {
-    /// The device; `options` are for a path.
+    /// Opens the device. `options` apply to a path.
     pub(crate) fn open(
         self,
         py: Python<'_>,

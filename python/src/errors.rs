@@ -1,9 +1,8 @@
 //! Errors of the crate as Python exceptions, and exceptions of the caller's own devices and stores as errors.
 //!
-//! The classes are those of `hrl/errors.py`, imported when the first error is raised: by then the package, which
-//! imports this module, is complete. An exception that a callback raised travels as the source of an error and comes
-//! out as the `__cause__` of the one that the caller sees; one that is no `Exception`, such as `KeyboardInterrupt`,
-//! comes out as itself.
+//! The classes are those of `hrl/errors.py`. They are imported with the first error, because the package imports this
+//! module before it is complete. An exception of a callback travels as the source of an error, and becomes the `__cause__`
+//! of the exception that the caller sees. One that is not an `Exception`, such as `KeyboardInterrupt`, is raised again.
 
 use std::error::Error as _;
 
@@ -28,7 +27,7 @@ pub(crate) fn run<T: Send>(
     py.detach(work).map_err(|error| raise(&error))
 }
 
-/// The error for an exception that a callback raised; `otherwise` is the kind of one that tells nothing.
+/// The error for an exception of a callback. `otherwise` is its kind unless the exception says which.
 pub(crate) fn from_callback(
     py: Python<'_>,
     raised: PyErr,
@@ -40,7 +39,7 @@ pub(crate) fn from_callback(
     hrl::Error::new(kind, operation, object).source(raised)
 }
 
-/// The error of a callback that cannot run any more.
+/// The error of a callback that cannot run because the interpreter shuts down.
 pub(crate) fn shutting_down(operation: &'static str, object: &str) -> hrl::Error {
     hrl::Error::new(ErrorKind::Unavailable, operation, object)
         .message("the interpreter is shutting down")
@@ -83,10 +82,11 @@ fn errno(py: Python<'_>, raised: &PyErr) -> Option<i32> {
     raised.value(py).getattr("errno").ok()?.extract().ok()
 }
 
-/// What an exception says about what can be done.
+/// The kind of error that an exception stands for.
 fn kind_of(py: Python<'_>, raised: &PyErr) -> Option<ErrorKind> {
-    let told = raised.value(py).getattr("kind").ok().and_then(|kind| kind.extract::<String>().ok());
-    if let Some(kind) = told {
+    let named =
+        raised.value(py).getattr("kind").ok().and_then(|kind| kind.extract::<String>().ok());
+    if let Some(kind) = named {
         return ErrorKind::ALL.into_iter().find(|known| known.name() == kind);
     }
     if raised.is_instance_of::<PyNotImplementedError>(py) {

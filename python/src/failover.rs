@@ -1,26 +1,98 @@
-//! Failover: `FailedOver`, `Follower`, and what the life cycle of a volume says.
+//! Failover to here: `FailedOver`.
 
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use hrl::SystemClock;
 use hrl::device::FileDeviceOptions;
-use hrl::failover::{FailoverOptions, begin_test, end_test};
+use hrl::failover::FailoverOptions;
 use hrl::journal::PointKind;
-use hrl::replica::At;
-use hrl::vault::{Step, TestFailover};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
-use pyo3::types::{PyDict, PyList, PyMapping};
+use pyo3::types::PyMapping;
 
+use crate::at::State;
 use crate::device::{Source, Volume};
 use crate::errors::run;
-use crate::protection::{Protection, RecoveryPoint, Stats, chosen_policy, events};
-use crate::replica::{Replica, Vault, progress};
+use crate::events::sink;
+use crate::lifecycle::FailoverStep;
+use crate::point::RecoveryPoint;
+use crate::protection::{Stats, chosen_policy};
 use crate::running::{Running, alone, ends_with_block};
-use crate::tap::seconds;
+use crate::value::{Shown, mirror};
+use crate::vault::Vault;
+use crate::wait::seconds;
 
-/// A volume that failed over to here, running.
+mirror! {
+    /// What `FailedOver.start` would do now.
+    FailoverPreview(preview: hrl::failover::Preview) {
+        /// Stage of the volume.
+        stage: &'static str,
+        /// Host of the source that has the volume.
+        owner: String,
+        /// Sequence of the recovery state.
+        sequence: u64,
+        /// Identity of the recovery point; None if the state is not a point.
+        point: Option<String>,
+        /// Time of the recovery state in UTC.
+        time: String,
+        /// Epoch that a commit begins.
+        epoch: u32,
+        /// Number of records in the vault that are later than the state; they become a branch.
+        records_later: u64,
+        /// Time between the state and the newest record in the vault.
+        seconds_later: f64 = preview.time_later,
+        /// Steps in sentences.
+        steps: Vec<String>,
+    }
+    shows stage sequence point time;
+}
+
+mirror! {
+    /// The recovery state that a failover serves.
+    FailoverStart(started: hrl::failover::Started) {
+        /// Sequence of the recovery state.
+        sequence: u64,
+        /// Identity of the recovery point; None if the state is not a point.
+        point: Option<String>,
+        /// Time of the recovery state in UTC.
+        time: String,
+        /// Time of the recovery state in nanoseconds since 1970.
+        time_ns: i64 = started.time,
+        /// Time from the call until the volume could be read and written.
+        seconds: f64 = started.took,
+    }
+}
+
+mirror! {
+    /// How much of a volume is in its disk. It unpacks as `hydrated_bytes, data_bytes, whole`.
+    unpacking Hydration(hydration: hrl::replica::Hydration) {
+        /// Bytes of data in the disk.
+        hydrated_bytes: u64 = hydration.data_bytes - hydration.missing_bytes,
+        /// Bytes of data in all.
+        data_bytes: u64,
+        /// Whether the disk is whole.
+        whole: bool = hydration.is_whole(),
+    }
+}
+
+/// A volume that failed over to here, running. It is writable at once, and its disk is
+/// filled behind the reads.
+///
+/// Nothing is final before `commit`. Leaving the `with` block stops it cleanly; `start`
+/// with the same state directory continues.
+///
+/// >>> vault = hrl.Vault("vault", create=True)
+/// >>> disk = hrl.MemoryDevice(1 << 20)
+/// >>> with hrl.Protection(disk, vault=vault, state="home", volume="v") as protection:
+/// ...     protection.wait_ordered()
+/// ...     point = protection.mark("good")
+/// >>> spare = hrl.MemoryDevice(1 << 20)
+/// >>> with hrl.FailedOver.start("v", vault=vault, state="away", disk=spare, at=point) as over:
+/// ...     over.volume.write(0, b"written here")
+/// ...     over.commit()
+/// >>> vault.replica("v").lifecycle().stage
+/// 'committed'
 #[pyclass(frozen, module = "hrl")]
 pub(crate) struct FailedOver {
     inner: Arc<Running<Arc<hrl::failover::FailedOver>>>,
@@ -61,7 +133,7 @@ fn options(
     vault: &Vault,
     state: PathBuf,
     disk: Source,
-    at: &str,
+    at: State,
     planned: Option<f64>,
     policy: Option<&Bound<'_, PyMapping>>,
     on_event: Option<Py<PyAny>>,
@@ -69,26 +141,37 @@ fn options(
     let vault = vault.inner()?;
     let policy = policy.map_or_else(|| Ok(hrl::Policy::default()), chosen_policy)?;
     let planned = planned.map(seconds).transpose()?;
-    let at = run(py, || At::parse(at))?;
     let device = disk.open(py, FileDeviceOptions { exclusive: true, ..Default::default() })?;
     let quiesced = run(py, || crate::quiesce::of_policy(&policy))?;
-    let mut options = FailoverOptions::new(volume, vault, state, device).at(at).policy(policy);
+    let mut options = FailoverOptions::new(volume, vault, state, device)
+        .at(at.0)
+        .policy(policy)
+        .events(sink(on_event));
     if let Some(quiesced) = quiesced {
         options = options.applications(quiesced);
     }
     if let Some(limit) = planned {
         options = options.planned(limit);
     }
-    if let Some(sink) = on_event.map(events) {
-        options = options.events(sink);
-    }
     Ok(options)
 }
 
 #[pymethods]
 impl FailedOver {
+    /// Fails over, and returns as soon as the volume can be read and written. A failover under
+    /// way in `state` continues.
+    ///
+    /// `planned` asks the source to hand the volume over, and waits so many seconds for it.
+    /// `change_point` begins again at another state, before the commit. `disk_reads_zero` says
+    /// that the disk is a new sparse file. `on_event` is as for `Protection`.
+    ///
+    /// Raises `FencedError` if another failover is under way or was committed, and
+    /// `UnavailableError` if the source does not hand over in time.
     #[staticmethod]
-    #[pyo3(signature = (volume, *, vault, state, disk, at="newest-good", planned=None, change_point=false, disk_reads_zero=false, policy=None, on_event=None))]
+    #[pyo3(
+        signature = (volume, *, vault, state, disk, at=State::NEWEST_GOOD, planned=None, change_point=false, disk_reads_zero=false, policy=None, on_event=None),
+        text_signature = "(volume, *, vault, state, disk, at='newest-good', planned=None, change_point=False, disk_reads_zero=False, policy=None, on_event=None)"
+    )]
     #[allow(clippy::too_many_arguments, reason = "they are keyword arguments")]
     fn start(
         py: Python<'_>,
@@ -96,7 +179,7 @@ impl FailedOver {
         vault: &Vault,
         state: PathBuf,
         disk: Source,
-        at: &str,
+        at: State,
         planned: Option<f64>,
         change_point: bool,
         disk_reads_zero: bool,
@@ -111,64 +194,50 @@ impl FailedOver {
         Ok(Self { inner: Running::new(Arc::new(over)), volume })
     }
 
-    /// What `start` would do now.
+    /// Returns what `start` would do. Nothing is changed.
     #[staticmethod]
-    #[pyo3(signature = (volume, *, vault, state, disk, at="newest-good", planned=None))]
-    fn preview<'py>(
-        py: Python<'py>,
+    #[pyo3(
+        signature = (volume, *, vault, state, disk, at=State::NEWEST_GOOD, planned=None),
+        text_signature = "(volume, *, vault, state, disk, at='newest-good', planned=None)"
+    )]
+    fn preview(
+        py: Python<'_>,
         volume: &str,
         vault: &Vault,
         state: PathBuf,
         disk: Source,
-        at: &str,
+        at: State,
         planned: Option<f64>,
-    ) -> PyResult<Bound<'py, PyDict>> {
+    ) -> PyResult<FailoverPreview> {
         let options = options(py, volume, vault, state, disk, at, planned, None, None)?;
-        let preview = run(py, || options.preview())?;
-        let dict = PyDict::new(py);
-        dict.set_item("stage", preview.stage.name())?;
-        dict.set_item("owner", preview.owner)?;
-        dict.set_item("sequence", preview.sequence.0)?;
-        dict.set_item("point", preview.point.map(|point| point.to_string()))?;
-        dict.set_item("time", preview.time.to_string())?;
-        dict.set_item("epoch", preview.epoch.0)?;
-        dict.set_item("records_later", preview.records_later)?;
-        dict.set_item("seconds_later", preview.time_later.as_secs_f64())?;
-        dict.set_item("steps", preview.steps)?;
-        Ok(dict)
+        run(py, || options.preview()).map(Shown::shown)
     }
 
+    /// Volume to read and write.
     #[getter]
     fn volume(&self, py: Python<'_>) -> Py<Volume> {
         self.volume.clone_ref(py)
     }
 
+    /// Name in the vault.
     #[getter]
     fn volume_name(&self) -> PyResult<String> {
         Ok(self.open_handle()?.protection().info().name.clone())
     }
 
+    /// Recovery state that is served, and the time that it took.
     #[getter]
-    fn started<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
-        let handle = self.open_handle()?;
-        let started = handle.started();
-        let dict = PyDict::new(py);
-        dict.set_item("sequence", started.sequence.0)?;
-        dict.set_item("point", started.point.map(|point| point.to_string()))?;
-        dict.set_item("time", started.time.to_string())?;
-        dict.set_item("time_ns", started.time.0)?;
-        dict.set_item("seconds", started.took.as_secs_f64())?;
-        Ok(dict)
+    fn started(&self) -> PyResult<FailoverStart> {
+        Ok(self.open_handle()?.started().clone().shown())
     }
 
-    /// Bytes in the disk, bytes that must be, and whether it is whole.
-    fn hydration(&self, py: Python<'_>) -> PyResult<(u64, u64, bool)> {
+    /// Returns how much of the volume is in its disk.
+    fn hydration(&self, py: Python<'_>) -> PyResult<Hydration> {
         let handle = self.open_handle()?;
-        let hydration = py.detach(|| handle.hydration());
-        let done = hydration.data_bytes - hydration.missing_bytes;
-        Ok((done, hydration.data_bytes, hydration.is_whole()))
+        Ok(py.detach(|| handle.hydration()).shown())
     }
 
+    /// Waits until the disk is whole. Raises `UnavailableError` after `limit` seconds.
     #[pyo3(signature = (limit=60.0))]
     fn wait_hydrated(&self, py: Python<'_>, limit: f64) -> PyResult<()> {
         let handle = self.open_handle()?;
@@ -176,28 +245,35 @@ impl FailedOver {
         run(py, || handle.wait_hydrated(limit))
     }
 
+    /// Makes the failover final: the old source is fenced, its later writes become a branch,
+    /// and changes from here are shipped.
     fn commit(&self, py: Python<'_>) -> PyResult<()> {
         let handle = self.open_handle()?;
         run(py, || handle.commit())
     }
 
+    /// Returns counters and conditions of its protection.
     fn stats(&self, py: Python<'_>) -> PyResult<Stats> {
         let handle = self.open_handle()?;
-        Ok(py.detach(|| handle.protection().stats()).into())
+        Ok(py.detach(|| handle.protection().stats()).shown())
     }
 
+    /// Takes a crash-consistent point.
     #[pyo3(signature = (label=""))]
     fn mark(&self, py: Python<'_>, label: &str) -> PyResult<RecoveryPoint> {
         let handle = self.open_handle()?;
-        run(py, || handle.protection().mark(PointKind::Crash, label)).map(Into::into)
+        run(py, || handle.protection().mark(PointKind::Crash, label)).map(Shown::shown)
     }
 
+    /// Takes an application-consistent point with the applications of the policy.
     #[pyo3(signature = (label=""))]
     fn mark_app(&self, py: Python<'_>, label: &str) -> PyResult<RecoveryPoint> {
         let handle = self.open_handle()?;
-        run(py, || handle.protection().mark_app(label)).map(Into::into)
+        run(py, || handle.protection().mark_app(label)).map(Shown::shown)
     }
 
+    /// Waits until everything captured before the call is in the vault. Nothing is shipped
+    /// before the commit.
     #[pyo3(signature = (limit=60.0))]
     fn wait_replicated(&self, py: Python<'_>, limit: f64) -> PyResult<u64> {
         let handle = self.open_handle()?;
@@ -205,139 +281,39 @@ impl FailedOver {
         run(py, || handle.protection().wait_replicated(limit)).map(|sequence| sequence.0)
     }
 
+    /// Gives the failover up before the commit. Changes from here are dropped, and the source
+    /// continues.
     fn cancel(&self, py: Python<'_>) -> PyResult<()> {
         self.end(py, hrl::failover::FailedOver::cancel)
     }
 
+    /// Ends the session cleanly. `start` continues from there.
     #[pyo3(signature = (limit=60.0))]
     fn stop(&self, py: Python<'_>, limit: f64) -> PyResult<()> {
         let limit = seconds(limit)?;
         self.end(py, move |over| over.stop(limit))
     }
 
+    /// Ends the session and leaves a plain disk, for a `Protection` with the same state
+    /// directory. The disk must be whole.
     #[pyo3(signature = (limit=60.0))]
     fn detach(&self, py: Python<'_>, limit: f64) -> PyResult<()> {
         let limit = seconds(limit)?;
         self.end(py, move |over| over.detach(limit))
     }
+
+    fn __repr__(&self) -> String {
+        match self.open_handle() {
+            Ok(over) => {
+                let (name, sequence) = (&over.protection().info().name, over.started().sequence);
+                format!("<FailedOver {name}, from sequence {sequence}>")
+            }
+            Err(_) => "<FailedOver, stopped>".to_owned(),
+        }
+    }
 }
 
 ends_with_block!(FailedOver, |it, py| it.stop(py, 60.0)?);
-
-/// A disk at the old site that follows the volume.
-#[pyclass(frozen, module = "hrl")]
-pub(crate) struct Follower {
-    inner: Arc<Running<hrl::failover::Follower>>,
-}
-
-impl Follower {
-    /// Works with it without the interpreter's lock; one thread at a time has it.
-    fn with<R: Send>(
-        &self,
-        py: Python<'_>,
-        work: impl FnOnce(&mut hrl::failover::Follower) -> hrl::Result<R> + Send,
-    ) -> PyResult<R> {
-        let mut taken = self.inner.take().ok_or_else(|| {
-            PyValueError::new_err("the follower is closed, or another thread uses it")
-        })?;
-        let result = run(py, || work(&mut taken));
-        self.inner.put_back(taken);
-        result
-    }
-}
-
-#[pymethods]
-impl Follower {
-    #[new]
-    #[pyo3(signature = (volume, *, vault, state, disk))]
-    fn new(
-        py: Python<'_>,
-        volume: &str,
-        vault: &Vault,
-        state: PathBuf,
-        disk: Source,
-    ) -> PyResult<Self> {
-        let vault = vault.inner()?;
-        let device = disk.open(py, FileDeviceOptions { exclusive: true, ..Default::default() })?;
-        let clock = SystemClock::shared();
-        let follower =
-            run(py, || hrl::failover::Follower::open(volume, vault, state, device, clock))?;
-        Ok(Self { inner: Running::new(follower) })
-    }
-
-    /// The state that the disk holds, the bytes in which it may differ, and why where that is all of it.
-    fn status<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
-        let (sequence, differs, why) = self.with(py, |follower| {
-            let why = follower.why_everywhere().map(str::to_owned);
-            Ok((follower.sequence(), follower.differs().total_bytes(), why))
-        })?;
-        let dict = PyDict::new(py);
-        dict.set_item("sequence", sequence.0)?;
-        dict.set_item("bytes_differing", differs)?;
-        dict.set_item("why_everywhere", why)?;
-        Ok(dict)
-    }
-
-    #[pyo3(signature = (at="newest"))]
-    fn bytes_behind(&self, py: Python<'_>, at: &str) -> PyResult<u64> {
-        self.with(py, |follower| follower.bytes_behind(&At::parse(at)?))
-    }
-
-    #[pyo3(signature = (at="newest", *, progress=None))]
-    fn catch_up<'py>(
-        &self,
-        py: Python<'py>,
-        at: &str,
-        progress: Option<Py<PyAny>>,
-    ) -> PyResult<Bound<'py, PyDict>> {
-        let tell = self::progress(progress);
-        let done = self.with(py, |follower| {
-            let done = follower.catch_up(&At::parse(at)?, &tell)?;
-            follower.record()?;
-            Ok(done)
-        })?;
-        catch_up_dict(py, done)
-    }
-
-    #[pyo3(signature = (*, planned=None, policy=None, on_event=None, progress=None))]
-    fn fail_back<'py>(
-        &self,
-        py: Python<'py>,
-        planned: Option<f64>,
-        policy: Option<&Bound<'_, PyMapping>>,
-        on_event: Option<Py<PyAny>>,
-        progress: Option<Py<PyAny>>,
-    ) -> PyResult<(Protection, Bound<'py, PyDict>)> {
-        let planned = planned.map(seconds).transpose()?;
-        let policy = policy.map_or_else(|| Ok(hrl::Policy::default()), chosen_policy)?;
-        let sink = on_event.map_or_else(hrl::no_events, events);
-        let tell = self::progress(progress);
-        let quiesced = run(py, || crate::quiesce::of_policy(&policy))?;
-        let mut follower =
-            self.inner.take().ok_or_else(|| PyValueError::new_err("the follower is closed"))?;
-        if let Some(quiesced) = quiesced {
-            follower = follower.applications(quiesced);
-        }
-        let (protection, done) = run(py, || follower.fail_back(planned, policy, sink, &tell))?;
-        Ok((Protection::of(py, protection)?, catch_up_dict(py, done)?))
-    }
-
-    fn close(&self, py: Python<'_>) {
-        let taken = self.inner.take();
-        py.detach(move || drop(taken));
-    }
-}
-
-ends_with_block!(Follower, |it, py| it.close(py));
-
-fn catch_up_dict(py: Python<'_>, done: hrl::failover::CatchUp) -> PyResult<Bound<'_, PyDict>> {
-    let dict = PyDict::new(py);
-    dict.set_item("from", done.from.0)?;
-    dict.set_item("to", done.to.0)?;
-    dict.set_item("bytes_diverged", done.bytes_diverged)?;
-    dict.set_item("bytes_written", done.bytes_written)?;
-    Ok(dict)
-}
 
 /// Gives up a failover that is not committed and whose process has ended.
 #[pyfunction]
@@ -351,89 +327,16 @@ pub(crate) fn cancel_failover(
     run(py, || hrl::failover::cancel(&vault, volume, &state, &*SystemClock::shared()))
 }
 
-/// Gives up the failover that is under way, when its site is lost; its newest step, or none.
+/// Gives up the failover under way, if its site was lost together with its state directory.
+///
+/// Returns its newest step, or None if no failover is under way. A commit from that site is
+/// refused later.
 #[pyfunction]
-pub(crate) fn abandon_failover<'py>(
-    py: Python<'py>,
+pub(crate) fn abandon_failover(
+    py: Python<'_>,
     vault: &Vault,
     volume: &str,
-) -> PyResult<Option<Bound<'py, PyDict>>> {
+) -> PyResult<Option<FailoverStep>> {
     let vault = vault.inner()?;
-    let step = run(py, || hrl::failover::abandon(&vault, volume, &*SystemClock::shared()))?;
-    step.map(|step| step_dict(py, &step)).transpose()
-}
-
-fn step_dict<'py>(py: Python<'py>, step: &Step) -> PyResult<Bound<'py, PyDict>> {
-    let dict = PyDict::new(py);
-    dict.set_item("step", step.kind.name())?;
-    dict.set_item("failover", step.failover.to_string())?;
-    dict.set_item("time", step.time.to_string())?;
-    dict.set_item("host", &step.host)?;
-    dict.set_item("sequence", step.at.0)?;
-    dict.set_item("point", step.point.map(|point| point.to_string()))?;
-    dict.set_item("point_time", step.at_time.to_string())?;
-    dict.set_item("epoch", step.epoch.0)?;
-    dict.set_item("note", &step.note)?;
-    Ok(dict)
-}
-
-fn test_dict<'py>(py: Python<'py>, test: &TestFailover) -> PyResult<Bound<'py, PyDict>> {
-    let dict = step_dict(py, &test.begin)?;
-    dict.set_item("name", &test.name)?;
-    Ok(dict)
-}
-
-/// Where a volume is in its life cycle, its branches and its test failovers.
-pub(crate) fn lifecycle_dict<'py>(
-    py: Python<'py>,
-    replica: &hrl::replica::Replica,
-) -> PyResult<Bound<'py, PyDict>> {
-    let catalog = replica.catalog();
-    let lifecycle = catalog.lifecycle();
-    let dict = PyDict::new(py);
-    dict.set_item("stage", lifecycle.stage().name())?;
-    dict.set_item("epoch", catalog.epoch().0)?;
-    dict.set_item("source", catalog.source().map(|source| source.host.clone()))?;
-    dict.set_item("current", lifecycle.current().map(|step| step_dict(py, step)).transpose()?)?;
-    let steps = PyList::empty(py);
-    for step in lifecycle.steps() {
-        steps.append(step_dict(py, step)?)?;
-    }
-    dict.set_item("steps", steps)?;
-    let tests = PyList::empty(py);
-    for test in lifecycle.tests() {
-        tests.append(test_dict(py, test)?)?;
-    }
-    dict.set_item("tests", tests)?;
-    let branches = PyList::empty(py);
-    for branch in catalog.branches() {
-        let entry = PyDict::new(py);
-        entry.set_item("epoch", branch.epoch.0)?;
-        entry.set_item("from_sequence", branch.at.0)?;
-        entry.set_item("last_sequence", branch.last_sequence().0)?;
-        entry.set_item("segments", branch.segments.len())?;
-        entry.set_item("stored_bytes", branch.stored_bytes())?;
-        entry.set_item("source", branch.source.as_ref().map(|source| source.host.clone()))?;
-        entry.set_item("ended", branch.time.to_string())?;
-        branches.append(entry)?;
-    }
-    dict.set_item("branches", branches)?;
-    Ok(dict)
-}
-
-/// Records that a test failover begins.
-pub(crate) fn begin<'py>(
-    py: Python<'py>,
-    replica: &Replica,
-    name: &str,
-    at: &str,
-) -> PyResult<Bound<'py, PyDict>> {
-    let test = replica
-        .amend(py, |replica| begin_test(replica, name, &At::parse(at)?, &*SystemClock::shared()))?;
-    test_dict(py, &test)
-}
-
-/// Records that a test failover is over.
-pub(crate) fn end(py: Python<'_>, replica: &Replica, name: &str) -> PyResult<()> {
-    replica.amend(py, |replica| end_test(replica, name, &*SystemClock::shared()))
+    run(py, || hrl::failover::abandon(&vault, volume, &*SystemClock::shared())).map(Shown::shown)
 }

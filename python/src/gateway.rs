@@ -9,13 +9,47 @@ use hrl::vault::Vault;
 use hrl_gateway::GatewayOptions;
 use hrl_stores::{create_url, open_url};
 use pyo3::prelude::*;
-use pyo3::types::PyDict;
 
 use crate::errors::run;
 use crate::running::ends_with_block;
+use crate::value::{Shown, mirror};
 
-/// A running gateway.
-#[pyclass(frozen)]
+mirror! {
+    /// Counters of a gateway since its start.
+    GatewayStats(stats: hrl_gateway::GatewayStats) {
+        /// Connections open now.
+        connections: u64,
+        /// Number of connections refused.
+        connections_refused: u64,
+        /// Number of requests answered.
+        requests: u64,
+        /// Number of requests answered with an error.
+        errors: u64,
+        /// Bytes of objects received.
+        bytes_received: u64,
+        /// Bytes of objects sent.
+        bytes_sent: u64,
+        /// Objects in the cache that are not in the vault.
+        cached_objects: u64,
+        /// Bytes in the cache that are not in the vault.
+        cached_bytes: u64,
+        /// Number of objects forwarded to the vault.
+        forwarded_objects: u64,
+        /// Number of puts that the forwarded objects took.
+        forwarded_puts: u64,
+        /// Whether the vault took the last object.
+        vault_available: bool,
+    }
+}
+
+/// A store served over HTTPS with client certificates, in front of a vault. Leaving the
+/// `with` block stops it.
+///
+/// With `cache`, a directory, segments are acknowledged as soon as they are durable there;
+/// without it when the vault has them. `acknowledge` chooses: "gateway", or "vault" to
+/// empty the cache and add nothing to it. `metrics` is an address for `/metrics` and
+/// `/healthz` without TLS.
+#[pyclass(frozen, module = "hrl")]
 pub(crate) struct Gateway {
     inner: Mutex<Option<hrl_gateway::Gateway>>,
     address: String,
@@ -62,50 +96,51 @@ impl Gateway {
         })
     }
 
+    /// Address that it listens on.
     #[getter]
     fn address(&self) -> &str {
         &self.address
     }
 
+    /// Address of its metrics, without TLS.
     #[getter]
     fn metrics_address(&self) -> Option<&str> {
         self.metrics_address.as_deref()
     }
 
-    fn stats<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+    /// Returns counters and conditions as of now.
+    fn stats(&self) -> GatewayStats {
         let inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
-        let stats = inner.as_ref().map(hrl_gateway::Gateway::stats).unwrap_or_default();
-        let dict = PyDict::new(py);
-        dict.set_item("connections", stats.connections)?;
-        dict.set_item("connections_refused", stats.connections_refused)?;
-        dict.set_item("requests", stats.requests)?;
-        dict.set_item("errors", stats.errors)?;
-        dict.set_item("bytes_received", stats.bytes_received)?;
-        dict.set_item("bytes_sent", stats.bytes_sent)?;
-        dict.set_item("cached_objects", stats.cached_objects)?;
-        dict.set_item("cached_bytes", stats.cached_bytes)?;
-        dict.set_item("forwarded_objects", stats.forwarded_objects)?;
-        dict.set_item("vault_available", stats.vault_available)?;
-        Ok(dict)
+        inner.as_ref().map(hrl_gateway::Gateway::stats).unwrap_or_default().shown()
     }
 
+    /// Stops the gateway, and tries to empty the cache for up to `limit` seconds. Returns
+    /// whether the cache is empty.
     #[pyo3(signature = (limit=60.0))]
     fn stop(&self, py: Python<'_>, limit: f64) -> bool {
         let taken = self.inner.lock().unwrap_or_else(PoisonError::into_inner).take();
         let limit = Duration::from_secs_f64(limit.max(0.0));
         py.detach(move || taken.is_none_or(|gateway| gateway.stop(limit)))
     }
+
+    fn __repr__(&self) -> String {
+        let inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        let stopped = if inner.is_none() { ", stopped" } else { "" };
+        format!("<Gateway at {}{stopped}>", self.address)
+    }
 }
 
 ends_with_block!(Gateway, |it, py| it.stop(py, 60.0));
 
-/// Makes a certificate authority and a gateway's certificate in a new directory.
+/// Creates a certificate authority in a new directory, and a gateway's certificate that is
+/// good for `hosts`.
 #[pyfunction]
 pub(crate) fn create_authority(py: Python<'_>, pki: PathBuf, hosts: Vec<String>) -> PyResult<()> {
     run(py, move || hrl_tls::create_authority(&pki, &hosts))
 }
 
-/// Makes and pins the certificate of a client.
+/// Creates and pins a certificate for a client that may access `volumes` alone. Its bundle
+/// goes into a new directory.
 #[pyfunction]
 #[pyo3(signature = (pki, client, *, volumes, bundle))]
 pub(crate) fn enroll_client(

@@ -1,4 +1,4 @@
-//! Consistency groups: `GroupCoordinator`, `GroupMember`, and the points that they make.
+//! Consistency groups: `GroupCoordinator` and `GroupMember`.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -6,73 +6,78 @@ use std::sync::Arc;
 use hrl::Quiesce;
 use hrl_group::GroupOptions;
 use pyo3::prelude::*;
-use pyo3::types::PyDict;
 
 use crate::errors::run;
+use crate::events::sink;
+use crate::point::GroupPoint;
 use crate::running::{Running, ends_with_block};
-use crate::tap::seconds;
+use crate::value::{Shown, mirror};
+use crate::wait::seconds;
 
-/// The place of a group point in one member.
-#[pyclass(frozen, get_all, module = "hrl")]
-#[derive(Clone)]
-pub(crate) struct GroupMark {
-    volume: String,
-    point: String,
-    sequence: u64,
-    time: String,
-}
-
-/// One cut across the volumes of a group.
-#[pyclass(frozen, get_all, module = "hrl")]
-pub(crate) struct GroupPoint {
-    id: String,
-    kind: String,
-    time: String,
-    group: String,
-    label: String,
-    members: u16,
-    complete: bool,
-    marks: Vec<GroupMark>,
-    held_seconds: Option<f64>,
-}
-
-impl From<hrl::GroupPoint> for GroupPoint {
-    fn from(point: hrl::GroupPoint) -> Self {
-        Self {
-            id: point.id.to_string(),
-            kind: point.kind.name().to_owned(),
-            time: point.time.to_string(),
-            complete: point.is_complete(),
-            members: point.members,
-            held_seconds: point.held.map(|held| held.as_secs_f64()),
-            marks: point
-                .marks
-                .into_iter()
-                .map(|mark| GroupMark {
-                    volume: mark.volume,
-                    point: mark.point.to_string(),
-                    sequence: mark.sequence.0,
-                    time: mark.time.to_string(),
-                })
-                .collect(),
-            group: point.group,
-            label: point.label,
-        }
+mirror! {
+    /// A member of a consistency group, as its coordinator sees it.
+    GroupMemberStatus(member: hrl_group::GroupMemberStatus) {
+        /// Name of the volume.
+        volume: String,
+        /// Address that it is connected from; None if it is not connected.
+        address: Option<String>,
+        /// Number of group points that the member has not confirmed.
+        unconfirmed: u64,
     }
 }
 
-#[pymethods]
-impl GroupPoint {
-    fn __repr__(&self) -> String {
-        let Self { kind, id, group, members, .. } = self;
-        format!("GroupPoint({kind} {id} of {group}, {members} members)")
+mirror! {
+    /// The condition of a group's coordinator.
+    GroupStatus(status: hrl_group::GroupStatus) {
+        /// Members, connected or not.
+        members: Vec<GroupMemberStatus>,
+        /// Number of group points made.
+        points: u64,
+        /// Number of rounds that made no point.
+        failures: u64,
+        /// Newest group point; None if there is none.
+        newest: Option<GroupPoint>,
+        /// What failed in the newest round; empty if nothing did.
+        problem: String,
+        /// Median of a round's longest barrier.
+        held_p50_seconds: f64 = status.held_p50,
+        /// 99th percentile of a round's longest barrier.
+        held_p99_seconds: f64 = status.held_p99,
+        /// Maximum of a round's longest barrier.
+        held_max_seconds: f64 = status.held_max,
+    }
+    shows members points failures problem;
+}
+
+mirror! {
+    /// The condition of a membership.
+    GroupMemberStats(stats: hrl_group::GroupMemberStats) {
+        /// Whether it is connected to a coordinator.
+        connected: bool,
+        /// Number of rounds that it took part in.
+        rounds: u64,
+        /// Number of group points that it took part in.
+        points: u64,
+        /// Longest barrier.
+        held_max_seconds: f64 = stats.held_max,
+        /// What is wrong; empty if nothing is.
+        problem: String,
     }
 }
 
-/// The coordinator of a consistency group.
+/// The coordinator of a consistency group. Leaving the `with` block stops it.
+///
+/// It remembers its members in the directory `state`. It admits clients that are enrolled
+/// in `pki`, each with the volumes of its certificate. Writers never wait longer than
+/// `budget` seconds at the barrier of a cut.
+///
+/// With `interval` and `app_interval` crash- and application-consistent points are made
+/// periodically; zero is never. Applications are quiesced within `quiesce_limit`.
+/// `on_event` is as for `Protection`.
 #[pyclass(frozen, module = "hrl")]
 pub(crate) struct GroupCoordinator {
     inner: Arc<Running<Arc<hrl_group::GroupCoordinator>>>,
+    name: String,
     address: String,
 }
 
@@ -101,67 +106,64 @@ impl GroupCoordinator {
         quiesce_limit: f64,
         on_event: Option<Py<PyAny>>,
     ) -> PyResult<Self> {
-        let mut options = GroupOptions::new(name, state, pki)
+        let options = GroupOptions::new(name, state, pki)
             .listen(listen)
             .budget(seconds(budget)?)
             .interval(seconds(interval)?)
             .app_interval(seconds(app_interval)?)
-            .quiesce_limit(seconds(quiesce_limit)?);
-        if let Some(callback) = on_event {
-            options = options.events(crate::protection::events(callback));
-        }
+            .quiesce_limit(seconds(quiesce_limit)?)
+            .events(sink(on_event));
         let inner = run(py, move || options.start())?;
         let address = inner.address().to_string();
-        Ok(Self { inner: Running::new(Arc::new(inner)), address })
+        Ok(Self { inner: Running::new(Arc::new(inner)), name: name.to_owned(), address })
     }
 
+    /// Address that it listens on.
     #[getter]
     fn address(&self) -> &str {
         &self.address
     }
 
+    /// Makes a point of the group now. Raises `UnavailableError`, which names the member that
+    /// prevents it.
     #[pyo3(signature = (label="", *, app=false))]
     fn point(&self, py: Python<'_>, label: &str, app: bool) -> PyResult<GroupPoint> {
         let handle = self.open_handle()?;
-        run(py, || handle.point(app, label)).map(Into::into)
+        run(py, || handle.point(app, label)).map(Shown::shown)
     }
 
+    /// Removes a member that is not coming back. Raises `NotFoundError` if there is none of
+    /// that name.
     fn remove(&self, py: Python<'_>, volume: &str) -> PyResult<()> {
         let handle = self.open_handle()?;
         run(py, || handle.remove(volume))
     }
 
-    fn status<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
-        let status = self.open_handle()?.status();
-        let dict = PyDict::new(py);
-        let mut members = Vec::new();
-        for member in status.members {
-            let one = PyDict::new(py);
-            one.set_item("volume", member.volume)?;
-            one.set_item("address", member.address)?;
-            one.set_item("unconfirmed", member.unconfirmed)?;
-            members.push(one);
-        }
-        dict.set_item("members", members)?;
-        dict.set_item("points", status.points)?;
-        dict.set_item("failures", status.failures)?;
-        dict.set_item("newest", status.newest.map(GroupPoint::from))?;
-        dict.set_item("problem", status.problem)?;
-        dict.set_item("held_p50_seconds", status.held_p50.as_secs_f64())?;
-        dict.set_item("held_p99_seconds", status.held_p99.as_secs_f64())?;
-        dict.set_item("held_max_seconds", status.held_max.as_secs_f64())?;
-        Ok(dict)
+    /// Returns members, counters, the newest point and the length of barriers.
+    fn status(&self) -> PyResult<GroupStatus> {
+        Ok(self.open_handle()?.status().shown())
     }
 
+    /// Stops the coordinator.
     fn stop(&self, py: Python<'_>) {
         let taken = self.inner.take();
         py.detach(move || drop(taken));
+    }
+
+    fn __repr__(&self) -> String {
+        match self.open_handle() {
+            Ok(_) => format!("<GroupCoordinator of {} at {}>", self.name, self.address),
+            Err(_) => format!("<GroupCoordinator of {}, stopped>", self.name),
+        }
     }
 }
 
 ends_with_block!(GroupCoordinator, |it, py| it.stop(py));
 
-/// A volume's membership in a group.
+/// A volume's membership in a group; see `Protection.join_group`.
+///
+/// Leaving the `with` block closes it. The volume stays a member then, and points of the
+/// group wait for it.
 #[pyclass(frozen, module = "hrl")]
 pub(crate) struct GroupMember {
     inner: Arc<Running<Arc<hrl_group::GroupMember>>>,
@@ -191,23 +193,21 @@ impl GroupMember {
 
 #[pymethods]
 impl GroupMember {
-    fn stats<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
-        let stats = self.open_handle()?.stats();
-        let dict = PyDict::new(py);
-        dict.set_item("connected", stats.connected)?;
-        dict.set_item("rounds", stats.rounds)?;
-        dict.set_item("points", stats.points)?;
-        dict.set_item("held_max_seconds", stats.held_max.as_secs_f64())?;
-        dict.set_item("problem", stats.problem)?;
-        Ok(dict)
+    /// Returns counters and conditions as of now.
+    fn stats(&self) -> PyResult<GroupMemberStats> {
+        Ok(self.open_handle()?.stats().shown())
     }
 
+    /// Waits until a coordinator has admitted it. Raises `UnavailableError` after `limit`
+    /// seconds.
     #[pyo3(signature = (limit=30.0))]
     fn wait_connected(&self, py: Python<'_>, limit: f64) -> PyResult<()> {
         let (handle, limit) = (self.open_handle()?, seconds(limit)?);
         run(py, || handle.wait_connected(limit))
     }
 
+    /// Leaves the group. Raises `UnavailableError` if no coordinator confirms that within
+    /// `limit` seconds.
     #[pyo3(signature = (limit=30.0))]
     fn leave(&self, py: Python<'_>, limit: f64) -> PyResult<()> {
         let limit = seconds(limit)?;
@@ -215,9 +215,18 @@ impl GroupMember {
         run(py, move || handle.leave(limit))
     }
 
+    /// Ends the connection.
     fn close(&self, py: Python<'_>) {
         let taken = self.inner.take();
         py.detach(move || drop(taken));
+    }
+
+    fn __repr__(&self) -> String {
+        match self.open_handle() {
+            Ok(member) if member.stats().connected => "<GroupMember, connected>".to_owned(),
+            Ok(_) => "<GroupMember, not connected>".to_owned(),
+            Err(_) => "<GroupMember, closed>".to_owned(),
+        }
     }
 }
 

@@ -1,15 +1,15 @@
-//! Handles that can be closed: by `close`, by the end of a `with` block, or by what they belong to.
+//! Handles that are closed by `close`, by the end of a `with` block, or with their owner.
 //!
-//! A call that is under way when its handle is closed ends as usual: it works on a reference of its own.
+//! A call under way has a reference of its own, so that it ends as usual when its handle is closed.
 
 use std::sync::{PoisonError, RwLock};
 
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 
-/// Something shared that can be closed.
+/// A shared value that can be closed.
 pub(crate) struct Handle<T> {
-    /// For the message of a call after the close, such as "the volume".
+    /// Subject of the error of a call after the close, such as "the volume".
     what: &'static str,
     inner: RwLock<Option<T>>,
 }
@@ -19,13 +19,13 @@ impl<T: Clone> Handle<T> {
         Self { what, inner: RwLock::new(Some(inner)) }
     }
 
-    /// `ValueError` after the close, as files do.
+    /// The value. `ValueError` after the close, as files raise it.
     pub(crate) fn get(&self) -> PyResult<T> {
         let inner = self.inner.read().unwrap_or_else(PoisonError::into_inner);
         inner.clone().ok_or_else(|| PyValueError::new_err(format!("{} is closed", self.what)))
     }
 
-    /// Takes the place of what is open; nothing after the close.
+    /// Replaces the value, unless the handle is closed.
     pub(crate) fn replace(&self, inner: T) {
         let mut held = self.inner.write().unwrap_or_else(PoisonError::into_inner);
         if held.is_some() {
@@ -33,7 +33,7 @@ impl<T: Clone> Handle<T> {
         }
     }
 
-    /// Gives out what was open, the first time.
+    /// Closes it and gives the value out. Later calls give `None`.
     pub(crate) fn close(&self) -> Option<T> {
         self.inner.write().unwrap_or_else(PoisonError::into_inner).take()
     }

@@ -4,19 +4,133 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use hrl::journal::{Body, Frame, KeyRing, open_mapped};
-use hrl::{Clock, SystemClock};
-use hrl_interchange::{ForeignFormat, HypervLog};
+use hrl::{Clock, PointId, SystemClock};
+use hrl_interchange::{ExportReport as Exported, ForeignFormat, HypervHeader, HypervLog};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
-use pyo3::types::{PyDict, PyMemoryView};
+use pyo3::types::PyMemoryView;
 
 use crate::buffer::RecordData;
 use crate::errors::run;
 use crate::handle::Handle;
-use crate::replica::Replica;
+use crate::replica::{Replica, kind_name as segment_kind};
 use crate::running::ends_with_block;
+use crate::value::{Shown, mirror};
 
-/// A sealed journal segment.
+mirror! {
+    /// A mark in a segment. It unpacks as `sequence, kind, point, label`.
+    unpacking MarkEntry(entry: hrl::journal::MarkEntry) {
+        /// Place in the write order.
+        sequence: u64,
+        /// Kind of the recovery point.
+        kind: &'static str = entry.mark.kind,
+        /// Identity of the recovery point.
+        point: String = entry.mark.point,
+        /// Free text; may be empty.
+        label: String = entry.mark.label,
+    }
+}
+
+mirror! {
+    /// The description of a segment that it carries itself.
+    SegmentSummary(segment: &hrl::journal::Segment) {
+        /// Kind: "log" in write order, "merged" or "image" in disk order.
+        kind: &'static str = segment_kind(segment.summary().kind),
+        /// Identity of the volume.
+        volume: String = segment.summary().volume,
+        /// Epoch of the volume.
+        epoch: u32 = segment.summary().epoch,
+        /// First sequence.
+        first_sequence: u64 = segment.summary().first_sequence,
+        /// Last sequence.
+        last_sequence: u64 = segment.summary().last_sequence,
+        /// Time of the first change in UTC.
+        first_time: String = segment.summary().first_time,
+        /// Time of the last change in UTC.
+        last_time: String = segment.summary().last_time,
+        /// Number of records.
+        records: u64 = segment.summary().records,
+        /// Bytes of data.
+        data_bytes: u64 = segment.summary().data_bytes,
+        /// Bytes stored.
+        stored_bytes: u64 = segment.summary().stored_bytes,
+        /// Number of frames.
+        frames: u32 = segment.frame_count(),
+        /// Identity of the volume key that encrypts it; None if it is not encrypted.
+        key: Option<String> = segment.key_id(),
+        /// Chain hash of the segment before.
+        previous: String = segment.summary().previous,
+        /// Chain hash of this segment.
+        chain: String = segment.summary().chain,
+        /// Marks, in write order.
+        marks: Vec<MarkEntry> = segment.summary().marks.clone(),
+    }
+    shows kind volume first_sequence last_sequence;
+}
+
+mirror! {
+    /// The result of `convert` to another format.
+    ExportReport(report: Exported) {
+        /// Paths of the logs written.
+        logs: Vec<PathBuf>,
+        /// Number of writes in them.
+        writes: u64,
+        /// Bytes of data in them.
+        bytes: u64,
+        /// Warnings about what the format cannot carry.
+        notes: Vec<String> = report.warnings,
+    }
+}
+
+mirror! {
+    /// The result of `convert` to a native segment.
+    ImportReport(summary: hrl::journal::SegmentSummary) {
+        /// Number of records.
+        records: u64,
+        /// Bytes of data.
+        bytes: u64 = summary.data_bytes,
+        /// Bytes stored.
+        stored_bytes: u64,
+    }
+}
+
+mirror! {
+    /// The content of a Hyper-V Replica log.
+    HypervSummary(log: (HypervHeader, bool, u64, u64)) {
+        /// Format: "ms-hrl".
+        kind: &'static str = "ms-hrl",
+        /// Time in UTC at which it was created.
+        created: String = log.0.created,
+        /// Identity of the log.
+        id: String = PointId(log.0.unique_id),
+        /// Identity of the log before.
+        previous: String = PointId(log.0.previous_unique_id),
+        /// Whether it was finished; a log under way is not.
+        closed: bool = log.1,
+        /// Number of writes.
+        records: u64 = log.2,
+        /// Bytes of data.
+        data_bytes: u64 = log.3,
+    }
+}
+
+/// A closed journal segment. Iterating it gives its records in order, with one frame in
+/// memory at a time.
+///
+/// `path` is a local file; `Replica.open_segment` opens one in a vault. `replica` has the
+/// key of an encrypted segment.
+///
+/// >>> vault = hrl.Vault("vault", create=True)
+/// >>> disk = hrl.MemoryDevice(1 << 20)
+/// >>> with hrl.Protection(disk, vault=vault, state="state", volume="v") as protection:
+/// ...     protection.wait_ordered()
+/// ...     protection.write(4096, b"hello")
+/// >>> for path in pathlib.Path("vault").rglob("*.hrl"):
+/// ...     with hrl.Segment(path) as segment:
+/// ...         for record in segment:
+/// ...             if record.kind == "write":
+/// ...                 print(record.offset, bytes(record.data))
+/// 4096 b'hello'
 #[pyclass(frozen, module = "hrl")]
 pub(crate) struct Segment {
     inner: Handle<Arc<hrl::journal::Segment>>,
@@ -42,38 +156,9 @@ impl Segment {
         Ok(Self { inner: Handle::new("the segment", Arc::new(inner)) })
     }
 
-    fn summary<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
-        let segment = self.inner.get()?;
-        let summary = segment.summary();
-        let dict = PyDict::new(py);
-        dict.set_item("kind", format!("{:?}", summary.kind).to_lowercase())?;
-        dict.set_item("volume", summary.volume.to_string())?;
-        dict.set_item("epoch", summary.epoch.0)?;
-        dict.set_item("first_sequence", summary.first_sequence.0)?;
-        dict.set_item("last_sequence", summary.last_sequence.0)?;
-        dict.set_item("first_time", summary.first_time.to_string())?;
-        dict.set_item("last_time", summary.last_time.to_string())?;
-        dict.set_item("records", summary.records)?;
-        dict.set_item("data_bytes", summary.data_bytes)?;
-        dict.set_item("stored_bytes", summary.stored_bytes)?;
-        dict.set_item("frames", segment.frame_count())?;
-        dict.set_item("key", segment.key_id().map(|id| id.to_string()))?;
-        dict.set_item("previous", summary.previous.to_string())?;
-        dict.set_item("chain", summary.chain.to_string())?;
-        let marks: Vec<_> = summary
-            .marks
-            .iter()
-            .map(|mark| {
-                (
-                    mark.sequence.0,
-                    mark.mark.kind.name(),
-                    mark.mark.point.to_string(),
-                    mark.mark.label.clone(),
-                )
-            })
-            .collect();
-        dict.set_item("marks", marks)?;
-        Ok(dict)
+    /// Returns the description that the segment carries.
+    fn summary(&self) -> PyResult<SegmentSummary> {
+        Ok((&*self.inner.get()?).shown())
     }
 
     fn __iter__(&self) -> PyResult<RecordIterator> {
@@ -81,36 +166,67 @@ impl Segment {
         Ok(RecordIterator { segment, place: Mutex::new(Place::default()) })
     }
 
+    /// Reads and checks all of it. Raises `CorruptError`, which names the place.
     fn verify(&self, py: Python<'_>) -> PyResult<()> {
         let segment = self.inner.get()?;
         run(py, || segment.verify())
     }
 
+    /// Whether it was closed.
     #[getter]
     fn closed(&self) -> bool {
         self.inner.is_closed()
     }
 
+    /// Closes it. The data of records stays readable.
     fn close(&self, py: Python<'_>) {
         let taken = self.inner.close();
         py.detach(move || drop(taken));
+    }
+
+    fn __repr__(&self) -> String {
+        match self.inner.get() {
+            Ok(segment) => {
+                let summary = segment.summary();
+                let (first, last) = (summary.first_sequence, summary.last_sequence);
+                format!("<Segment {}, sequences {first} to {last}>", segment.name())
+            }
+            Err(_) => "<Segment, closed>".to_owned(),
+        }
     }
 }
 
 ends_with_block!(Segment, |it, py| it.close(py));
 
+#[pymethods]
+impl Replica {
+    /// Opens a segment of the volume by the name of its object; see `segments`.
+    fn open_segment(&self, py: Python<'_>, object: &str) -> PyResult<Segment> {
+        let replica = self.inner()?;
+        let inner = run(py, || replica.open_segment(object))?;
+        Ok(Segment { inner: Handle::new("the segment", Arc::new(inner)) })
+    }
+}
+
 /// One change of a volume, in its place in the write order.
 #[pyclass(frozen, get_all, module = "hrl")]
 pub(crate) struct Record {
+    /// Place in the write order.
     sequence: u64,
+    /// Time of capture in UTC; for people, never for order.
     time: String,
+    /// Time of capture in nanoseconds since 1970.
     time_ns: i64,
+    /// Kind of the change; "touch" is a write whose data was not captured.
     kind: &'static str,
+    /// First byte of the volume that it changes.
     offset: u64,
+    /// Number of bytes; 0 if it changes none.
     length: u64,
-    /// What was written, read-only; `None` for every other kind.
+    /// Data of a write: a read-only view without a copy, which keeps its frame in memory. None
+    /// for other kinds.
     data: Option<Py<PyMemoryView>>,
-    /// Label of a mark, or cause of an unordered interval.
+    /// Label of a mark, or cause of an unordered interval; else empty.
     detail: String,
 }
 
@@ -121,7 +237,7 @@ impl Record {
     }
 }
 
-/// Gives the records of a segment, with one frame in memory at a time.
+/// An iterator over the records of a segment, for one thread at a time.
 #[pyclass(frozen, module = "hrl")]
 pub(crate) struct RecordIterator {
     segment: Arc<hrl::journal::Segment>,
@@ -210,7 +326,7 @@ fn kind_name(body: &Body<'_>) -> &'static str {
     }
 }
 
-/// 64 hexadecimal digits for a key file.
+/// Returns a new random key as 64 hexadecimal digits, for a key file.
 #[pyfunction]
 pub(crate) fn generate_key() -> String {
     let mut key = [0_u8; 32];
@@ -218,54 +334,53 @@ pub(crate) fn generate_key() -> String {
     key.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// Converts journals: native segments to a chain of Hyper-V logs in a new directory or to a log of dm-log-writes, or such logs
-/// to one native segment.
+/// Converts journals, and returns what was written.
+///
+/// `to` is "native" (a new segment file), "ms-hrl" (a new directory with a chain of Hyper-V
+/// Replica logs) or "log-writes" (a new file as the kernel's dm-log-writes writes it).
+/// `replica` has the key of encrypted segments.
 #[pyfunction]
 #[pyo3(signature = (inputs, output, *, to, replica=None))]
-pub(crate) fn convert<'py>(
-    py: Python<'py>,
+pub(crate) fn convert(
+    py: Python<'_>,
     inputs: Vec<PathBuf>,
     output: PathBuf,
     to: &str,
     replica: Option<&Replica>,
-) -> PyResult<Bound<'py, PyDict>> {
+) -> PyResult<Py<PyAny>> {
     let keys = keys_of(replica)?;
     let clock = SystemClock::default();
-    let dict = PyDict::new(py);
-    match to {
-        "ms-hrl" | "log-writes" => {
-            let report = run(py, || match to {
-                "ms-hrl" => hrl_interchange::convert_to_hyperv(&inputs, &output, &keys, &clock),
-                _ => hrl_interchange::convert_to_log_writes(&inputs, &output, &keys),
-            })?;
-            dict.set_item("logs", report.logs)?;
-            dict.set_item("writes", report.writes)?;
-            dict.set_item("bytes", report.bytes)?;
-            dict.set_item("notes", report.warnings)?;
-        }
+    let exported = match to {
         "native" => {
             let summary = run(py, || hrl_interchange::convert_to_native(&inputs, &output, &clock))?;
-            dict.set_item("records", summary.records)?;
-            dict.set_item("bytes", summary.data_bytes)?;
-            dict.set_item("stored_bytes", summary.stored_bytes)?;
+            let report: ImportReport = summary.shown();
+            return Ok(Py::new(py, report)?.into_any());
+        }
+        "ms-hrl" => {
+            run(py, || hrl_interchange::convert_to_hyperv(&inputs, &output, &keys, &clock))?
+        }
+        "log-writes" => {
+            run(py, || hrl_interchange::convert_to_log_writes(&inputs, &output, &keys))?
         }
         _ => {
             return Err(PyValueError::new_err(format!(
                 "{to:?} is not native, ms-hrl or log-writes"
             )));
         }
-    }
-    Ok(dict)
+    };
+    let report: ExportReport = exported.shown();
+    Ok(Py::new(py, report)?.into_any())
 }
 
-/// What a Hyper-V log holds, after checking all of it; `None` when the file is not one.
+/// Checks all of a Hyper-V Replica log and describes it. Returns None if the file is not
+/// such a log.
 #[pyfunction]
-pub(crate) fn inspect_hyperv(py: Python<'_>, path: PathBuf) -> PyResult<Option<Bound<'_, PyDict>>> {
+pub(crate) fn inspect_hyperv(py: Python<'_>, path: PathBuf) -> PyResult<Option<HypervSummary>> {
     // A file that cannot be read is reported when it is opened as a segment.
     if !matches!(ForeignFormat::of(&path), Ok(Some(ForeignFormat::Hyperv))) {
         return Ok(None);
     }
-    let (header, closed, writes, bytes) = run(py, || {
+    let found = run(py, || {
         let log = HypervLog::open(&path)?;
         let mut bytes = 0;
         for write in log.writes() {
@@ -273,13 +388,5 @@ pub(crate) fn inspect_hyperv(py: Python<'_>, path: PathBuf) -> PyResult<Option<B
         }
         Ok((log.header().clone(), log.is_closed(), log.write_count(), bytes))
     })?;
-    let dict = PyDict::new(py);
-    dict.set_item("kind", "ms-hrl")?;
-    dict.set_item("created", header.created.to_string())?;
-    dict.set_item("id", hrl::PointId(header.unique_id).to_string())?;
-    dict.set_item("previous", hrl::PointId(header.previous_unique_id).to_string())?;
-    dict.set_item("closed", closed)?;
-    dict.set_item("records", writes)?;
-    dict.set_item("data_bytes", bytes)?;
-    Ok(Some(dict))
+    Ok(Some(found.shown()))
 }

@@ -1,18 +1,49 @@
-//! `Mirror`: one vault follows another.
+//! `Mirror`: makes one vault follow another.
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use hrl::SystemClock;
-use hrl_gateway::{MirrorOptions, MirroredVolume};
+use hrl_gateway::MirrorOptions;
 use pyo3::prelude::*;
-use pyo3::types::{PyDict, PyList};
 
 use crate::errors::run;
-use crate::replica::Vault;
+use crate::value::{Shown, mirror};
+use crate::vault::Vault;
 
-/// Makes one vault follow another.
+mirror! {
+    /// The result of a mirror's run for one volume.
+    MirroredVolume(volume: hrl_gateway::MirroredVolume) {
+        /// Name of the volume.
+        volume: String,
+        /// Newest catalog version of the source.
+        source_version: u64,
+        /// Newest catalog version of the target, which is never above that of the source.
+        version: u64,
+        /// Time in seconds by which the target is behind.
+        lag: f64,
+        /// Number of objects copied.
+        objects_copied: u64,
+        /// Bytes copied.
+        bytes_copied: u64,
+        /// Number of objects deleted.
+        objects_deleted: u64,
+        /// Number of objects that the source lacks.
+        source_lacks: u64,
+        /// Error that ended the run for this volume; None if there was none.
+        failure: Option<String> = volume.failure.as_ref().map(ToString::to_string),
+        /// Kind of that error.
+        failure_kind: Option<&'static str> = volume.failure.as_ref().map(|error| error.kind().name()),
+    }
+    shows volume version lag failure;
+}
+
+/// Makes the vault `target` follow the vault `source`, without the keys of its volumes.
+///
+/// If `target` was opened with the key, nothing that its catalog lists is deleted.
+/// `volumes` are all by default. `scratch` is a directory for copies of objects above 32
+/// MiB. Run one mirror at a time for each target.
 #[pyclass(frozen, module = "hrl")]
 pub(crate) struct Mirror {
     inner: Mutex<hrl_gateway::Mirror>,
@@ -35,35 +66,18 @@ impl Mirror {
         Ok(Self { inner: Mutex::new(inner), stopped: AtomicBool::new(false) })
     }
 
-    fn run<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
+    /// Catches up once; call it again to follow. A failure of one volume is in its result and
+    /// does not stop the others.
+    fn run(&self, py: Python<'_>) -> PyResult<Vec<MirroredVolume>> {
         let report = run(py, || {
             let mut mirror = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
             mirror.run(&|| !self.stopped.load(Ordering::Relaxed))
         })?;
-        let list = PyList::empty(py);
-        for volume in report {
-            list.append(volume_dict(py, &volume)?)?;
-        }
-        Ok(list)
+        Ok(report.shown())
     }
 
+    /// Ends a run of another thread, and those that follow.
     fn stop(&self) {
         self.stopped.store(true, Ordering::Relaxed);
     }
-}
-
-fn volume_dict<'py>(py: Python<'py>, volume: &MirroredVolume) -> PyResult<Bound<'py, PyDict>> {
-    let dict = PyDict::new(py);
-    dict.set_item("volume", &volume.volume)?;
-    dict.set_item("source_version", volume.source_version)?;
-    dict.set_item("version", volume.version)?;
-    dict.set_item("lag", volume.lag.as_secs_f64())?;
-    dict.set_item("objects_copied", volume.objects_copied)?;
-    dict.set_item("bytes_copied", volume.bytes_copied)?;
-    dict.set_item("objects_deleted", volume.objects_deleted)?;
-    dict.set_item("source_lacks", volume.source_lacks)?;
-    let failure = volume.failure.as_ref();
-    dict.set_item("failure", failure.map(ToString::to_string))?;
-    dict.set_item("failure_kind", failure.map(|error| error.kind().name()))?;
-    Ok(dict)
 }

@@ -1,4 +1,4 @@
-//! `Protection` and the values that it gives.
+//! `Protection`: one protected volume, running.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -9,153 +9,117 @@ use hrl::device::{BlockDevice, FileDeviceOptions};
 use hrl::journal::PointKind;
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
-use pyo3::types::{PyBytes, PyDict, PyMapping};
+use pyo3::types::{PyBytes, PyMapping};
 
 use crate::device::{Device, Source, Volume};
 use crate::errors::{raise, run};
+use crate::events::{Trouble, sink};
 use crate::group::GroupMember;
+use crate::point::{RecoveryPoint, TimelineEntry};
 use crate::quiesce::applications;
-use crate::replica::Vault;
-use crate::retention::{Pin, Verdict};
 use crate::running::{Running, alone, ends_with_block};
-use crate::tap::{SIGNAL_CHECK, Tap, seconds};
+use crate::tap::Tap;
+use crate::value::{Shown, mirror};
+use crate::vault::Vault;
+use crate::wait::{in_slices, seconds, seconds_or_ever};
 
-/// A recovery point.
-#[pyclass(frozen, get_all, module = "hrl")]
-pub(crate) struct RecoveryPoint {
-    id: String,
-    kind: String,
-    sequence: u64,
-    time: String,
-    time_ns: i64,
-    label: String,
-    epoch: u32,
-    group: Option<String>,
-    chain: String,
-    pins: Vec<Pin>,
-    verdicts: Vec<Verdict>,
-}
-
-impl From<hrl::replica::RecoveryPoint> for RecoveryPoint {
-    fn from(point: hrl::replica::RecoveryPoint) -> Self {
-        Self {
-            id: point.id.to_string(),
-            kind: point.kind.name().to_owned(),
-            sequence: point.sequence.0,
-            time: point.time.to_string(),
-            time_ns: point.time.0,
-            label: point.label,
-            epoch: point.epoch.0,
-            group: point.group.map(|group| group.to_string()),
-            chain: point.chain.to_string(),
-            pins: point.pins.into_iter().map(Into::into).collect(),
-            verdicts: point.verdicts.into_iter().map(Into::into).collect(),
-        }
+mirror! {
+    /// The condition of a protection.
+    Stats(stats: hrl::ProtectionStats) {
+        /// Mode of capture.
+        mode: &'static str,
+        /// Newest sequence captured.
+        last_sequence: u64,
+        /// Newest sequence that is durable in the local journal.
+        journaled_sequence: u64,
+        /// Newest sequence that is published in the vault.
+        replicated_sequence: u64,
+        /// Age of the oldest captured change that is not in the vault; zero if all are.
+        rpo_seconds: f64 = stats.rpo,
+        /// Number of changes captured: writes, zeroes and discards.
+        changes: u64,
+        /// Bytes of data captured.
+        bytes_captured: u64,
+        /// Bytes of closed segments written.
+        bytes_stored: u64,
+        /// Memory of the queue in bytes.
+        queue_bytes: u64,
+        /// Bytes of closed segments that wait for the vault.
+        spool_bytes: u64,
+        /// Bytes captured that are not in the vault: queue and spool.
+        backlog_bytes: u64,
+        /// Recent throughput of shipping, or the bandwidth allowed now if that is less; 0 if unknown.
+        ship_bytes_per_second: u64,
+        /// Time until the backlog is in the vault if nothing more is written; None if the vault does
+        /// not answer or the throughput is unknown.
+        eta_seconds: Option<f64> = stats.eta,
+        /// Number of dirty regions, which a crash now would have to read again.
+        marked_regions: u64,
+        /// Bytes that a resync has still to read.
+        resync_bytes_left: u64,
+        /// Bytes that the resync under way, or the last one, has read.
+        resync_bytes_read: u64,
+        /// Number of points taken in this session.
+        points: u64,
+        /// Whether the vault took the last segment.
+        vault_available: bool,
+        /// Whether another source has the volume, so that nothing is replicated any more.
+        fenced: bool,
+        /// Whether a failover to here is not committed, so that changes stay in the spool.
+        provisional: bool,
+        /// Whether a planned failover took the volume over, so that writes are refused.
+        handed_over: bool,
     }
+    shows mode last_sequence replicated_sequence rpo_seconds backlog_bytes vault_available;
 }
 
-#[pymethods]
-impl RecoveryPoint {
-    fn __repr__(&self) -> String {
-        format!(
-            "RecoveryPoint({} {} at sequence {}, {})",
-            self.kind, self.id, self.sequence, self.time
-        )
-    }
-}
-
-/// A stretch of a volume's history.
-#[pyclass(frozen, get_all, module = "hrl")]
-pub(crate) struct TimelineEntry {
-    first: u64,
-    last: u64,
-    from_time: String,
-    to_time: String,
-    unordered: Option<String>,
-    folded: bool,
-}
-
-impl From<hrl::vault::TimelineEntry> for TimelineEntry {
-    fn from(entry: hrl::vault::TimelineEntry) -> Self {
-        Self {
-            first: entry.from.0,
-            last: entry.to.0,
-            from_time: entry.from_time.to_string(),
-            to_time: entry.to_time.to_string(),
-            unordered: entry.unordered.map(|cause| cause.name().to_owned()),
-            folded: entry.folded,
-        }
-    }
-}
-
-/// How a protection is doing.
-#[pyclass(frozen, get_all, module = "hrl")]
-pub(crate) struct Stats {
-    mode: String,
-    last_sequence: u64,
-    journaled_sequence: u64,
-    replicated_sequence: u64,
-    rpo_seconds: f64,
-    changes: u64,
-    bytes_captured: u64,
-    bytes_stored: u64,
-    queue_bytes: u64,
-    spool_bytes: u64,
-    backlog_bytes: u64,
-    ship_bytes_per_second: u64,
-    eta_seconds: Option<f64>,
-    marked_regions: u64,
-    resync_bytes_left: u64,
-    resync_bytes_read: u64,
-    points: u64,
-    vault_available: bool,
-    fenced: bool,
-    provisional: bool,
-    handed_over: bool,
-}
-
-impl From<hrl::ProtectionStats> for Stats {
-    fn from(stats: hrl::ProtectionStats) -> Self {
-        Self {
-            mode: stats.mode.name().to_owned(),
-            last_sequence: stats.last_sequence.0,
-            journaled_sequence: stats.journaled_sequence.0,
-            replicated_sequence: stats.replicated_sequence.0,
-            rpo_seconds: stats.rpo.as_secs_f64(),
-            changes: stats.changes,
-            bytes_captured: stats.bytes_captured,
-            bytes_stored: stats.bytes_stored,
-            queue_bytes: stats.queue_bytes,
-            spool_bytes: stats.spool_bytes,
-            backlog_bytes: stats.backlog_bytes,
-            ship_bytes_per_second: stats.ship_bytes_per_second,
-            eta_seconds: stats.eta.map(|eta| eta.as_secs_f64()),
-            marked_regions: stats.marked_regions,
-            resync_bytes_left: stats.resync_bytes_left,
-            resync_bytes_read: stats.resync_bytes_read,
-            points: stats.points,
-            vault_available: stats.vault_available,
-            fenced: stats.fenced,
-            provisional: stats.provisional,
-            handed_over: stats.handed_over,
-        }
-    }
-}
-
-/// One protected volume, running.
+/// One protected volume, running. Leaving the `with` block stops it cleanly.
+///
+/// `disk` is a path, a `Device` or an object with the methods of `BlockDevice`. Nothing
+/// else may write to it from now on. `volume` is the name in the vault, by default that of
+/// the file. `state` is the local state directory of this agent (dirty map, spool,
+/// identity); it must not be on the protected disk.
+///
+/// `policy` sets limits and choices by name. `take_over` takes the volume from another
+/// source, which must be gone. `applications` are quiesced by `mark_app` and by the policy.
+///
+/// `on_event` is called with each event, from any thread, and must return soon. An event is
+/// a dictionary of `time`, `volume`, `kind` and `message`; the kind "mode-changed" adds
+/// `mode` and `cause`. The sinks of `hrl.events` are made for it. None sends events to the
+/// logger "hrl" of `logging`, as the attribute `hrl_event` of its records.
+///
+/// Raises `FencedError` if another agent or source has the volume, an `HrlError` of kind
+/// "changed" if the disk is not the one that was protected, `WrongKeyError`, and
+/// `UnavailableError` if the vault cannot be reached.
+///
+/// >>> vault = hrl.Vault("vault", create=True)
+/// >>> disk = hrl.MemoryDevice(1 << 20)
+/// >>> with hrl.Protection(disk, vault=vault, state="state", volume="v") as protection:
+/// ...     protection.wait_ordered()
+/// ...     protection.volume.write(4096, bytearray(b"captured"))
+/// ...     point = protection.mark("first", kind="declared")
+/// >>> vault.replica("v").view(point).read(4096, 8)
+/// b'captured'
 #[pyclass(frozen, module = "hrl")]
 pub(crate) struct Protection {
     inner: Arc<Running<Arc<hrl::Protection>>>,
+    trouble: Trouble,
     size_bytes: u64,
     volume: Py<Volume>,
     tap: Py<Tap>,
 }
 
 impl Protection {
-    pub(crate) fn of(py: Python<'_>, protection: hrl::Protection) -> PyResult<Self> {
+    /// A protection whose events `trouble` watches.
+    pub(crate) fn of(
+        py: Python<'_>,
+        protection: hrl::Protection,
+        trouble: Trouble,
+    ) -> PyResult<Self> {
         let volume = protection.volume().clone();
         let tap = volume.tap().expect("a protection has a tap").clone();
         Ok(Self {
+            trouble,
             size_bytes: volume.size_bytes(),
             volume: Volume::of(py, volume)?,
             tap: Py::new(py, Tap::of(tap))?,
@@ -179,59 +143,29 @@ impl Protection {
     }
 }
 
-pub(crate) fn events(callback: Py<PyAny>) -> hrl::EventSink {
-    Arc::new(move |event: &hrl::Event| {
-        // Not at the end of the process, when there is nobody to tell.
-        let _ = Python::try_attach(|py| {
-            let told = PyDict::new(py);
-            let fill = || -> PyResult<()> {
-                told.set_item("time", event.time.to_string())?;
-                told.set_item("volume", &event.volume)?;
-                told.set_item("kind", event.kind.name())?;
-                told.set_item("message", &event.message)?;
-                if let hrl::EventKind::ModeChanged { to, cause, .. } = &event.kind {
-                    told.set_item("mode", to.name())?;
-                    told.set_item("cause", cause.name())?;
-                }
-                callback.call1(py, (&told,))?;
-                Ok(())
-            };
-            if let Err(error) = fill() {
-                // As the interpreter does for exceptions that have nobody to go to.
-                error.write_unraisable(py, None);
-            }
-        });
-    })
-}
-
-/// Waits as the crate does, and looks at signals meanwhile: a first copy may take hours.
-fn wait_ordered(py: Python<'_>, handle: &hrl::Protection, limit: Duration) -> PyResult<()> {
-    let mut left = limit;
-    loop {
-        let slice = left.min(SIGNAL_CHECK);
-        match py.detach(|| handle.wait_ordered(slice)) {
-            Err(error) if error.kind() == ErrorKind::Unavailable => {}
-            done => return done.map_err(|error| raise(&error)),
-        }
-        py.check_signals()?;
-        left = left.saturating_sub(slice);
-        if left.is_zero() {
+/// Waits as the crate does, and for signals, too: a first copy may take hours.
+fn wait_ordered(
+    py: Python<'_>,
+    handle: &hrl::Protection,
+    trouble: &Trouble,
+    limit: Duration,
+) -> PyResult<()> {
+    in_slices(
+        py,
+        limit,
+        |slice| handle.wait_ordered(slice),
+        || {
             let stats = handle.stats();
-            let name = &handle.info().name;
-            return Err(raise(
-                &hrl::Error::new(ErrorKind::Unavailable, "wait for order of", name)
-                    .expected(format_args!("it within {limit:?}"))
-                    .found(format_args!(
-                        "mode {}, {} bytes left to read",
-                        stats.mode.name(),
-                        stats.resync_bytes_left
-                    )),
-            ));
-        }
-    }
+            let (mode, left) = (stats.mode.name(), stats.resync_bytes_left);
+            let cause = trouble.newest().map_or_else(String::new, |cause| format!("; {cause}"));
+            hrl::Error::new(ErrorKind::Unavailable, "wait for order of", &handle.info().name)
+                .expected(format_args!("it within {limit:?}"))
+                .found(format_args!("mode {mode}, {left} bytes left to read{cause}"))
+        },
+    )
 }
 
-/// A policy of names and values, the latter as text or as whatever says the same as text.
+/// A policy from names and values. A value may be text or any object with the same text.
 pub(crate) fn chosen_policy(given: &Bound<'_, PyMapping>) -> PyResult<hrl::Policy> {
     let mut policy = hrl::Policy::default();
     for item in given.items()? {
@@ -258,7 +192,8 @@ impl Protection {
         applications: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<Self> {
         let vault = vault.inner()?;
-        let sink = on_event.map(events);
+        let trouble = Trouble::default();
+        let events = trouble.watch(sink(on_event));
         let quiesced = applications.map(crate::quiesce::applications).transpose()?;
         let name = match (volume, &disk) {
             (Some(name), _) => name,
@@ -276,40 +211,43 @@ impl Protection {
             };
             let mut options = hrl::ProtectionOptions::new(&name, device, vault, state)
                 .policy(chosen)
-                .take_over(take_over);
-            if let Some(sink) = sink {
-                options = options.events(sink);
-            }
+                .take_over(take_over)
+                .events(events);
             if let Some(quiesced) = quiesced {
                 options = options.applications(quiesced);
             }
             options.open()
         })?;
-        Self::of(py, protection)
+        Self::of(py, protection, trouble)
     }
 
+    /// Name in the vault.
     #[getter]
     fn volume_name(&self) -> PyResult<String> {
         Ok(self.open_handle()?.info().name.clone())
     }
 
+    /// Size of the volume in bytes.
     #[getter]
     fn size_bytes(&self) -> u64 {
         self.size_bytes
     }
 
-    /// What to read and write; closed when the protection is stopped.
+    /// Volume to read and write. It is closed when the protection is stopped.
     #[getter]
     fn volume(&self, py: Python<'_>) -> Py<Volume> {
         self.volume.clone_ref(py)
     }
 
-    /// For callers who do the I/O themselves; closed when the protection is stopped.
+    /// Write order, for callers that do the I/O themselves. It is closed when the protection is stopped.
     #[getter]
     fn tap(&self, py: Python<'_>) -> Py<Tap> {
         self.tap.clone_ref(py)
     }
 
+    /// Takes a recovery point now. It is durable in the local journal when the call returns.
+    ///
+    /// Raises `NotOrderedError` during initial replication, resync or overflow.
     #[pyo3(signature = (label="", *, kind="crash"))]
     fn mark(&self, py: Python<'_>, label: &str, kind: &str) -> PyResult<RecoveryPoint> {
         let kind = PointKind::ALL
@@ -317,9 +255,19 @@ impl Protection {
             .find(|known| known.name() == kind)
             .ok_or_else(|| PyValueError::new_err(format!("no point kind {kind:?}")))?;
         let handle = self.open_handle()?;
-        run(py, || handle.mark(kind, label)).map(Into::into)
+        run(py, || handle.mark(kind, label)).map(Shown::shown)
     }
 
+    /// Takes an application-consistent point: quiesce, flush, mark, release, in this order.
+    ///
+    /// `application` is one of `FileSystemFreeze`, `PostgreSql` and their like, its text, an
+    /// object with the methods of `Quiesce`, or a list of these. A list is quiesced in order
+    /// and released in reverse. Applications that the library knows are quiesced by a process
+    /// of their own, which releases them at the limit even if this process dies.
+    ///
+    /// Raises `UnavailableError` if the application cannot be quiesced, or if that took more
+    /// than `limit` seconds, and the errors of `mark`. The application is released and no point
+    /// is taken then.
     #[pyo3(signature = (application, label="", *, limit=10.0))]
     fn mark_quiesced(
         &self,
@@ -331,15 +279,22 @@ impl Protection {
         let application = applications(application)?;
         let limit = seconds(limit)?;
         let handle = self.open_handle()?;
-        run(py, || handle.mark_quiesced(&*application, label, limit)).map(Into::into)
+        run(py, || handle.mark_quiesced(&*application, label, limit)).map(Shown::shown)
     }
 
+    /// Takes a point as `mark_quiesced` does, with `applications` or those of the policy
+    /// (`quiesce`), and its `quiesce_limit_ms`.
     #[pyo3(signature = (label=""))]
     fn mark_app(&self, py: Python<'_>, label: &str) -> PyResult<RecoveryPoint> {
         let handle = self.open_handle()?;
-        run(py, || handle.mark_app(label)).map(Into::into)
+        run(py, || handle.mark_app(label)).map(Shown::shown)
     }
 
+    /// Makes the volume a member of a consistency group. Connects in the background.
+    ///
+    /// `coordinators` are tried in order, each as HOST or HOST:PORT (20004 by default).
+    /// `identity` is the bundle with the client's certificate; see `enroll_client`.
+    /// `application` is quiesced for the group's application-consistent points.
     #[pyo3(signature = (group, coordinators, *, identity, application=None))]
     fn join_group(
         &self,
@@ -354,35 +309,48 @@ impl Protection {
         run(py, || GroupMember::join(&handle, group, &coordinators, identity, application))
     }
 
+    /// Returns counters and conditions as of now.
     fn stats(&self, py: Python<'_>) -> PyResult<Stats> {
         let handle = self.open_handle()?;
-        Ok(py.detach(|| handle.stats()).into())
+        Ok(py.detach(|| handle.stats()).shown())
     }
 
+    /// Returns the history that the vault knows, in stretches.
     fn timeline(&self, py: Python<'_>) -> PyResult<Vec<TimelineEntry>> {
         let handle = self.open_handle()?;
-        Ok(py.detach(|| handle.timeline()).into_iter().map(Into::into).collect())
+        Ok(py.detach(|| handle.timeline()).shown())
     }
 
-    #[pyo3(signature = (limit=60.0))]
-    fn wait_ordered(&self, py: Python<'_>, limit: f64) -> PyResult<()> {
+    /// Waits until initial replication or resync is complete.
+    ///
+    /// Raises `UnavailableError`, with the newest trouble, after `limit` seconds; None waits
+    /// without a limit.
+    #[pyo3(signature = (limit=None))]
+    fn wait_ordered(&self, py: Python<'_>, limit: Option<f64>) -> PyResult<()> {
         let handle = self.open_handle()?;
-        wait_ordered(py, &handle, seconds(limit)?)
+        wait_ordered(py, &handle, &self.trouble, seconds_or_ever(limit)?)
     }
 
+    /// Waits until everything captured before the call is in the vault. Returns the newest
+    /// sequence there.
+    ///
+    /// Raises `UnavailableError` after `limit` seconds.
     #[pyo3(signature = (limit=60.0))]
     fn wait_replicated(&self, py: Python<'_>, limit: f64) -> PyResult<u64> {
         let handle = self.open_handle()?;
         let limit = seconds(limit)?;
-        wait_ordered(py, &handle, limit)?;
+        wait_ordered(py, &handle, &self.trouble, limit)?;
         run(py, || handle.wait_replicated(limit)).map(|sequence| sequence.0)
     }
 
+    /// Reads the whole disk again, beside the writes. Older points stay usable; no point is
+    /// taken until it is complete.
     fn resync(&self, py: Python<'_>) -> PyResult<()> {
         let handle = self.open_handle()?;
         run(py, || handle.resync())
     }
 
+    /// Reads from the volume, as `Device.read` does.
     fn read<'py>(
         &self,
         py: Python<'py>,
@@ -392,6 +360,7 @@ impl Protection {
         self.device(py).read(py, offset, length)
     }
 
+    /// Writes to the volume, as `Device.write` does.
     #[pyo3(signature = (offset, data, *, durable=false))]
     fn write(
         &self,
@@ -403,21 +372,35 @@ impl Protection {
         self.device(py).write(py, offset, data, durable)
     }
 
+    /// Flushes the volume, as `Device.flush` does.
     fn flush(&self, py: Python<'_>) -> PyResult<()> {
         self.device(py).flush(py)
     }
 
+    /// Ends the session cleanly: ships the journal, waiting for the vault up to `limit`
+    /// seconds.
+    ///
+    /// The volume and the tap are closed; stop servers of the volume before. A protection that
+    /// ends without a stop leaves what a crash leaves, and the next session reads its dirty
+    /// regions again.
     #[pyo3(signature = (limit=60.0))]
     fn stop(&self, py: Python<'_>, limit: f64) -> PyResult<()> {
         let limit = seconds(limit)?;
         let Some(handle) = self.inner.take() else { return Ok(()) };
-        // Who writes from now on is told so; who is writing is waited for below.
+        // New writes are refused from here on. Writes under way are waited for below.
         let volume = self.device(py).take();
         self.tap.get().close();
         run(py, move || {
             drop(volume);
             alone(handle).stop(limit)
         })
+    }
+
+    fn __repr__(&self, py: Python<'_>) -> String {
+        let Ok(handle) = self.open_handle() else { return "<Protection, stopped>".to_owned() };
+        let stats = py.detach(|| handle.stats());
+        let (name, mode) = (&handle.info().name, stats.mode.name());
+        format!("<Protection of {name}, {mode}, sequence {}>", stats.last_sequence)
     }
 }
 

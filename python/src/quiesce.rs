@@ -1,20 +1,50 @@
-//! What `mark_quiesced` and `applications=` take, and the watchdog as a program of the package.
+//! Applications as `mark_quiesced` and `applications=` take them, and the watchdog as a program of the package.
 
 use std::ffi::OsString;
 use std::sync::Arc;
 
-use hrl::{Policy, Quiesce};
+use hrl::{ErrorKind, Policy, Quiesce, QuiesceRequest};
 use hrl_quiesce::{Applications, InOrder};
 use pyo3::prelude::*;
 use pyo3::types::{PyList, PyTuple};
 
-use crate::callback::CallbackQuiesce;
+use crate::callback::{Object, need};
 use crate::errors::raise;
 
-/// Specifications, objects that have one as `spec`, objects with `quiesce` and `release`, or a list or tuple of these.
+/// An application that an object with the methods of `hrl.Quiesce` quiesces.
+struct CallbackQuiesce {
+    object: Object,
+}
+
+impl CallbackQuiesce {
+    /// `TypeError` names a missing method.
+    fn new(object: &Bound<'_, PyAny>) -> PyResult<Self> {
+        need(object, "an object", &["quiesce", "release"])?;
+        Ok(Self { object: Object::new(object, ErrorKind::Unavailable)? })
+    }
+}
+
+impl Quiesce for CallbackQuiesce {
+    fn name(&self) -> String {
+        self.object.name.clone()
+    }
+
+    fn quiesce(&self, request: &QuiesceRequest) -> hrl::Result<()> {
+        self.object.call("quiesce", |object| {
+            object.call_method1("quiesce", (request.limit.as_secs_f64(),)).map(drop)
+        })
+    }
+
+    fn release(&self) -> hrl::Result<()> {
+        self.object.call("release", |object| object.call_method0("release").map(drop))
+    }
+}
+
+/// The applications for a specification, an object with a `spec`, an object with `quiesce` and `release`, or a list or tuple of
+/// these.
 pub(crate) fn applications(given: &Bound<'_, PyAny>) -> PyResult<Arc<dyn Quiesce>> {
     let mut parts: Vec<Arc<dyn Quiesce>> = Vec::new();
-    // Neighbours of the library's own kinds share a watchdog, which puts them into the order that fits.
+    // Neighbours that the library knows share a watchdog, which orders them.
     let mut specs: Vec<String> = Vec::new();
     let gathered = |specs: &mut Vec<String>| -> PyResult<Arc<dyn Quiesce>> {
         let parsed = Applications::parse(std::mem::take(specs));
@@ -30,7 +60,7 @@ pub(crate) fn applications(given: &Bound<'_, PyAny>) -> PyResult<Arc<dyn Quiesce
         }
         parts.push(Arc::new(CallbackQuiesce::new(&item)?));
     }
-    // Where nothing was given this says so.
+    // An empty list is an error of `gathered`.
     if !specs.is_empty() || parts.is_empty() {
         parts.push(gathered(&mut specs)?);
     }
@@ -59,17 +89,18 @@ fn specification(item: &Bound<'_, PyAny>) -> PyResult<Option<String>> {
     item.getattr("spec")?.extract().map(Some)
 }
 
-/// Runs the watchdog in this process; gives its exit code.
+/// Runs the watchdog in this process, which a protection started for it. Returns the exit
+/// code.
 #[pyfunction]
 pub(crate) fn run_watchdog(py: Python<'_>) -> u8 {
     let done = py.detach(hrl_quiesce::run_watchdog);
     u8::from(done != std::process::ExitCode::SUCCESS)
 }
 
-/// The watchdog of a Python process is the interpreter with a module of the package.
+/// Makes the interpreter, with a module of the package, the watchdog of this process.
 pub(crate) fn use_interpreter(module: &Bound<'_, PyModule>) -> PyResult<()> {
     let executable = module.py().import("sys")?.getattr("executable")?;
-    // An interpreter that is embedded elsewhere has none; then the program hrl-watchdog is looked for.
+    // An embedded interpreter may have no executable. The program hrl-watchdog is used then.
     let Some(executable) = executable.extract::<Option<OsString>>()?.filter(|e| !e.is_empty())
     else {
         return Ok(());

@@ -1,15 +1,14 @@
-//! Handles with threads of their own, which must end before the interpreter does: a thread that the interpreter finds in a
-//! callback when it shuts down would take the process down.
+//! Handles with threads, which must end before the interpreter does: a thread in a callback would crash the process when the
+//! interpreter shuts down.
 //!
-//! What still runs when the program ends is ended then, the newest first, as if it had been forgotten: a protection leaves
-//! what a crash would leave.
+//! At the exit of the process running handles are dropped, the newest first. A protection then leaves what a crash leaves.
 
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use pyo3::prelude::*;
 
-/// Something that runs until it is taken.
+/// A value with threads, which run until it is taken.
 pub(crate) struct Running<T: Send + 'static>(Mutex<Option<T>>);
 
 trait End: Send + Sync {
@@ -19,7 +18,7 @@ trait End: Send + Sync {
 static RUNNING: Mutex<Vec<Weak<dyn End>>> = Mutex::new(Vec::new());
 
 impl<T: Send + 'static> Running<T> {
-    /// It is ended at the exit of the process, if nobody takes it before.
+    /// A value that is dropped at the exit of the process, unless it is taken before.
     pub(crate) fn new(value: T) -> Arc<Self> {
         let running = Arc::new(Self(Mutex::new(Some(value))));
         let known: Arc<dyn End> = running.clone();
@@ -29,17 +28,17 @@ impl<T: Send + 'static> Running<T> {
         running
     }
 
-    /// Gives it out to be ended, the first time.
+    /// Takes it, in order to end it. Later calls give `None`.
     pub(crate) fn take(&self) -> Option<T> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
-    /// Puts back what was taken for a while.
+    /// Puts back a value that was taken for a while.
     pub(crate) fn put_back(&self, value: T) {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(value);
     }
 
-    /// Looks at it; `None` once it was taken.
+    /// Calls `look` with it; `None` once it was taken.
     pub(crate) fn with<R>(&self, look: impl FnOnce(&T) -> R) -> Option<R> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).as_ref().map(look)
     }
@@ -47,7 +46,7 @@ impl<T: Send + 'static> Running<T> {
 
 impl<T: Send + 'static> Drop for Running<T> {
     fn drop(&mut self) {
-        // Its threads may be in a callback: they are waited for without the interpreter's lock.
+        // Its threads may be in a callback, so the drop waits for them without the interpreter's lock.
         if let Some(value) = self.take() {
             Python::attach(|py| py.detach(move || drop(value)));
         }
@@ -60,7 +59,7 @@ impl<T: Send + 'static> End for Running<T> {
     }
 }
 
-/// Has it alone: another thread may be in a call, which ends soon, because every wait has a limit.
+/// Waits until no other thread uses it. Their calls end soon, because every wait has a limit.
 pub(crate) fn alone<T>(mut handle: Arc<T>) -> T {
     loop {
         match Arc::try_unwrap(handle) {
@@ -71,7 +70,7 @@ pub(crate) fn alone<T>(mut handle: Arc<T>) -> T {
     }
 }
 
-/// Makes a class a context manager: `with` gives the handle itself, and the end of its block does this.
+/// Makes a class a context manager. `with` gives the handle itself, and the end of the block runs `$end`.
 macro_rules! ends_with_block {
     ($class:ty, |$handle:ident, $py:ident| $end:expr) => {
         #[pymethods]
@@ -96,10 +95,10 @@ macro_rules! ends_with_block {
 }
 pub(crate) use ends_with_block;
 
-/// Ends everything that runs.
+/// Drops every running value.
 #[pyfunction]
 pub(crate) fn end_all(py: Python<'_>) {
     let all = std::mem::take(&mut *RUNNING.lock().unwrap_or_else(PoisonError::into_inner));
-    // Their threads may be waiting for the interpreter's lock.
+    // Their threads may wait for the interpreter's lock.
     py.detach(|| all.iter().rev().filter_map(Weak::upgrade).for_each(|running| running.end()));
 }

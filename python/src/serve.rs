@@ -8,14 +8,42 @@ use hrl::replica::Overlay;
 use hrl_nbd::{Export, ExportContext, NbdAddress, NbdLimits, NbdTls};
 use pyo3::prelude::*;
 
+use crate::at::State;
+use crate::changes::ChangeSet;
 use crate::device::{Source, scratch_options};
 use crate::errors::run;
+use crate::events::line_sink;
 use crate::failover::FailedOver;
 use crate::protection::Protection;
-use crate::replica::{ChangeSet, Replica};
+use crate::replica::Replica;
 use crate::running::{Running, ends_with_block};
+use crate::value::{Shown, mirror};
 
-/// A listening NBD server.
+mirror! {
+    /// Counters of an NBD server since its start. They unpack in this order.
+    unpacking NbdStats(stats: hrl_nbd::NbdStats) {
+        /// Number of requests answered.
+        requests: u64,
+        /// Number of requests answered with an error.
+        errors: u64,
+        /// Bytes read by clients.
+        bytes_read: u64,
+        /// Bytes written by clients.
+        bytes_written: u64,
+        /// Connections open now.
+        connections: u64,
+        /// Number of connections refused.
+        connections_refused: u64,
+    }
+}
+
+/// A listening NBD server. Leaving the `with` block stops it.
+///
+/// `address` is HOST:PORT or unix:PATH. With `tls`, a directory of certificates as
+/// `create_authority` makes it, nothing is served without TLS. With `tls_verify` only
+/// clients that are enrolled for the volume are served; of a device, for the export's name.
+/// `on_refused` is called with a line about each refused client, on a thread of the server.
+/// None logs it.
 #[pyclass(frozen, module = "hrl")]
 pub(crate) struct NbdServer {
     inner: Arc<Running<hrl_nbd::NbdServer>>,
@@ -33,15 +61,7 @@ impl Tls {
         volume: &str,
     ) -> Self {
         Self(pki.map(|pki| {
-            let tls = NbdTls::new(&pki).verify(verify).volume(volume);
-            let Some(callback) = on_refused else { return tls };
-            tls.on_refused(Arc::new(move |line| {
-                Python::attach(|py| {
-                    if let Err(error) = callback.call1(py, (line,)) {
-                        error.write_unraisable(py, Some(callback.bind(py)));
-                    }
-                });
-            }))
+            NbdTls::new(&pki).verify(verify).volume(volume).on_refused(line_sink(on_refused))
         }))
     }
 
@@ -95,7 +115,10 @@ impl NbdServer {
         run(py, || tls.start(address, Export::volume(name, volume)))
     }
 
-    /// Serves a volume of a vault as of a state: read-only, or writable with changes in a scratch file.
+    /// Serves a recovery state: read-only, or writable with its changes in a new `scratch`
+    /// file.
+    ///
+    /// `changes` are shown as a dirty bitmap, which backup programs read.
     #[staticmethod]
     #[pyo3(signature = (address, replica, at, *, scratch=None, changes=None, tls=None, tls_verify=true, on_refused=None))]
     #[allow(clippy::too_many_arguments, reason = "they are keyword arguments")]
@@ -103,7 +126,7 @@ impl NbdServer {
         py: Python<'_>,
         address: &str,
         replica: &Replica,
-        at: &str,
+        at: State,
         scratch: Option<PathBuf>,
         changes: Option<&ChangeSet>,
         tls: Option<PathBuf>,
@@ -111,7 +134,7 @@ impl NbdServer {
         on_refused: Option<Py<PyAny>>,
     ) -> PyResult<Self> {
         let extents = changes.map(ChangeSet::extents);
-        let view = replica.view_at(py, at)?;
+        let view = replica.view_at(py, &at)?;
         let tls = Tls::new(tls, tls_verify, on_refused, &replica.name()?);
         run(py, || {
             let device: Arc<dyn BlockDevice> = match scratch {
@@ -133,7 +156,7 @@ impl NbdServer {
         })
     }
 
-    /// Serves a device that nobody protects.
+    /// Serves a device without protection.
     #[staticmethod]
     #[pyo3(signature = (address, device, name, *, tls=None, tls_verify=true, on_refused=None))]
     fn device(
@@ -151,20 +174,26 @@ impl NbdServer {
         run(py, || tls.start(address, Export::device(name, device)))
     }
 
+    /// URI by which clients find it.
     #[getter]
     fn uri(&self) -> &str {
         &self.uri
     }
 
-    /// Requests answered, those with errors, bytes read and written.
-    fn stats(&self) -> (u64, u64, u64, u64) {
-        let stats = self.inner.with(hrl_nbd::NbdServer::stats).unwrap_or_default();
-        (stats.requests, stats.errors, stats.bytes_read, stats.bytes_written)
+    /// Returns counters since its start.
+    fn stats(&self) -> NbdStats {
+        self.inner.with(hrl_nbd::NbdServer::stats).unwrap_or_default().shown()
     }
 
+    /// Ends every connection and stops listening.
     fn stop(&self, py: Python<'_>) {
         let taken = self.inner.take();
         py.detach(move || drop(taken));
+    }
+
+    fn __repr__(&self) -> String {
+        let stopped = if self.inner.with(|_| ()).is_none() { ", stopped" } else { "" };
+        format!("<NbdServer {}{stopped}>", self.uri)
     }
 }
 

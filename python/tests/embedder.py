@@ -1,4 +1,4 @@
-"""A device and a store as an embedder writes them, for the tests."""
+"""A device and a store as an embedder might write them, for the tests."""
 
 import threading
 from collections.abc import Iterable
@@ -10,7 +10,7 @@ QUICK = {"segment_interval_ms": "50", "crash_point_interval_ms": "0", "region_by
 
 
 class DictDevice:
-    """A disk in a bytearray. `broken` is raised by every call while it is set."""
+    """A disk in a bytearray. Every call raises `broken` while it is set."""
 
     def __init__(self, size_bytes: int) -> None:
         self.content = bytearray(size_bytes)
@@ -22,41 +22,41 @@ class DictDevice:
         return len(self.content)
 
     def read(self, offset: int, length: int, /) -> Buffer:
-        self.told("read", offset, length)
+        self.record("read", offset, length)
         return memoryview(self.content)[offset : offset + length]
 
     def write(self, offset: int, data: bytes, /, *, durable: bool) -> None:
-        self.told("write", offset, len(data), durable)
+        self.record("write", offset, len(data), durable)
         self.content[offset : offset + len(data)] = data
 
     def flush(self) -> None:
-        self.told("flush")
+        self.record("flush")
 
-    def told(self, *call: Any) -> None:
+    def record(self, *call: Any) -> None:
         self.calls.append(call)
         if self.broken is not None:
             raise self.broken
 
 
 class FullDevice(DictDevice):
-    """The same with everything that is optional."""
+    """A `DictDevice` with every optional attribute and method."""
 
     name = "the disk of a test"
     block_bytes = 4096
     read_only = False
 
     def zero(self, offset: int, length: int, /, *, unmap: bool, durable: bool) -> None:
-        self.told("zero", offset, length, unmap, durable)
+        self.record("zero", offset, length, unmap, durable)
         self.content[offset : offset + length] = bytes(length)
 
     def discard(self, offset: int, length: int, /) -> str:
-        self.told("discard", offset, length)
+        self.record("discard", offset, length)
         self.content[offset : offset + length] = bytes(length)
         return "zeroes"
 
 
 class DictStore:
-    """Objects in a dict. `broken` is raised by every call while it is set."""
+    """Objects in a dict. Every call raises `broken` while it is set."""
 
     name = "the store of a test"
 
@@ -66,29 +66,29 @@ class DictStore:
         self.broken: BaseException | None = None
 
     def put_if_absent(self, name: str, data: bytes, /) -> bool:
-        self.told()
+        self.record()
         with self.lock:
             absent = name not in self.objects
             self.objects.setdefault(name, data)
             return absent
 
     def get(self, name: str, offset: int, length: int, /) -> Buffer:
-        self.told()
+        self.record()
         return self.objects[name][offset : offset + length]
 
     def list(self, prefix: str, /) -> Iterable[tuple[str, int]]:
-        self.told()
+        self.record()
         return [(name, len(data)) for name, data in self.objects.copy().items() if name.startswith(prefix)]
 
     def head(self, name: str, /) -> int | None:
-        self.told()
+        self.record()
         data = self.objects.get(name)
         return None if data is None else len(data)
 
     def delete(self, name: str, /) -> None:
-        self.told()
+        self.record()
         self.objects.pop(name, None)
 
-    def told(self) -> None:
+    def record(self) -> None:
         if self.broken is not None:
             raise self.broken

@@ -1,4 +1,4 @@
-"""Devices and stores that Python code implements, and what their exceptions become."""
+"""Devices, stores and applications that Python code implements, and the errors that their exceptions become."""
 
 import errno
 import os
@@ -19,11 +19,11 @@ BLOCK = 4096
 
 
 @pytest.mark.parametrize("make", [DictDevice, FullDevice, hrl.MemoryDevice])
-def test_the_contract_of_a_device_holds(make: type[DictDevice]) -> None:
+def test_devices_keep_the_contract(make: type[DictDevice]) -> None:
     check_device(make)
 
 
-def test_the_contract_holds_for_files_overlays_and_protected_volumes(tmp_path: Path) -> None:
+def test_files_overlays_and_protected_volumes_keep_the_contract(tmp_path: Path) -> None:
     check_device(lambda size: hrl.FileDevice(tmp_path / "disk.img", create_bytes=size))
     check_device(lambda size: hrl.Overlay(hrl.MemoryDevice(size), tmp_path / "scratch.img"))
     vault = hrl.Vault(tmp_path / "vault", create=True)
@@ -34,11 +34,11 @@ def test_the_contract_holds_for_files_overlays_and_protected_volumes(tmp_path: P
     assert vault.replica("v").view().read(0, SIZE) == disk.read(0, SIZE)
 
 
-def test_the_contract_of_a_store_holds() -> None:
+def test_a_store_in_a_dict_keeps_the_contract() -> None:
     check_store(DictStore)
 
 
-def test_a_store_that_breaks_the_contract_is_caught() -> None:
+def test_the_contract_check_finds_a_store_that_replaces_objects() -> None:
     class Replaces(DictStore):
         def put_if_absent(self, name: str, data: bytes, /) -> bool:
             self.objects[name] = data
@@ -48,7 +48,7 @@ def test_a_store_that_breaks_the_contract_is_caught() -> None:
         check_store(Replaces)
 
 
-def test_a_device_that_breaks_the_contract_is_caught() -> None:
+def test_the_contract_check_finds_a_device_that_loses_bytes() -> None:
     class Forgets(DictDevice):
         def write(self, offset: int, data: bytes, /, *, durable: bool) -> None:
             super().write(offset, data[:-1] + b"?", durable=durable)
@@ -57,7 +57,7 @@ def test_a_device_that_breaks_the_contract_is_caught() -> None:
         check_device(Forgets)
 
 
-def test_a_device_is_told_what_was_asked() -> None:
+def test_calls_of_a_volume_reach_its_device_with_their_options() -> None:
     disk = FullDevice(SIZE)
     with hrl.Volume.unprotected(disk) as volume:
         assert (volume.name, volume.block_bytes, volume.read_only) == ("the disk of a test", 4096, False)
@@ -75,7 +75,7 @@ def test_a_device_is_told_what_was_asked() -> None:
     ]
 
 
-def test_an_exception_of_a_device_is_the_cause() -> None:
+def test_an_exception_of_a_device_is_the_cause_of_the_error() -> None:
     disk = DictDevice(SIZE)
     volume = hrl.Volume.unprotected(disk)
     defect = ZeroDivisionError("a defect of the embedder")
@@ -137,7 +137,7 @@ def test_a_failed_write_leaves_replica_and_disk_equal(tmp_path: Path) -> None:
 
 
 def test_a_dead_store_never_blocks_the_writer(tmp_path: Path) -> None:
-    """Promise 6, and everything arrives when the store is back."""
+    """Promise 6; everything arrives when the store is back."""
     store = DictStore()
     vault = hrl.Vault(store=store, create=True)
     disk = hrl.MemoryDevice(SIZE)
@@ -204,8 +204,8 @@ for number in range(200):
 
 
 @pytest.mark.parametrize("last", ["", "raise SystemExit", "cycle = [protection]; cycle.append(cycle); del protection"])
-def test_a_program_that_forgets_to_stop_ends_well(tmp_path: Path, last: str) -> None:
-    """Its threads are in callbacks when the interpreter shuts down."""
+def test_a_program_that_never_stops_its_handles_exits_cleanly(tmp_path: Path, last: str) -> None:
+    """Threads of the library are in callbacks when the interpreter shuts down."""
     command = [sys.executable, "-P", "-c", EXIT + last, str(tmp_path / "state")]
     here = str(Path(__file__).parent)
     environment = os.environ | {"PYTHONPATH": here}
@@ -216,7 +216,7 @@ def test_a_program_that_forgets_to_stop_ends_well(tmp_path: Path, last: str) -> 
 
 
 class Application:
-    """An application that keeps a total on disk, wrong while it is not quiesced."""
+    """An application whose data on disk is consistent only while it is quiesced."""
 
     def __init__(self, volume: hrl.Volume) -> None:
         self.volume = volume
@@ -235,7 +235,7 @@ class Application:
 
 
 def test_an_application_is_quiesced_around_its_point(tmp_path: Path) -> None:
-    """Promise 8: it is released each time, and a failed quiesce gives no point."""
+    """Promise 8: the application is released each time, and a failed quiesce gives no point."""
     vault = hrl.Vault(tmp_path / "vault", create=True)
     disk = hrl.MemoryDevice(SIZE)
     with hrl.Protection(disk, vault=vault, state=tmp_path / "state", volume="v", policy=QUICK) as protection:

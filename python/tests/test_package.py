@@ -1,4 +1,4 @@
-"""The classes of the package, in one process."""
+"""A volume's life through the classes of the package, in one process."""
 
 import errno
 import hashlib
@@ -24,7 +24,7 @@ QUICK = {"segment_interval_ms": "50", "crash_point_interval_ms": "0", "region_by
 
 
 def protect(directory: Path, vault: hrl.Vault, **options: Any) -> hrl.Protection:
-    """A new disk in a directory, protected."""
+    """Protects a disk in a directory, which is created unless it exists."""
     disk = directory / "disk.img"
     if not disk.exists():
         disk.touch()
@@ -59,7 +59,7 @@ def test_every_point_is_a_prefix(tmp_path: Path) -> None:
     assert replica.verify()["sound"]
 
 
-def test_a_stopped_protection_refuses_and_stops_again(tmp_path: Path) -> None:
+def test_a_stopped_protection_refuses_calls_and_may_be_stopped_again(tmp_path: Path) -> None:
     vault = hrl.Vault(str(tmp_path / "vault"), create=True)
     protection = protect(tmp_path, vault)
     protection.stop()
@@ -82,7 +82,7 @@ def test_events_reach_the_callback(tmp_path: Path) -> None:
     assert [event["mode"] for event in told if event["kind"] == "mode-changed"][-1] == "ordered"
 
 
-def test_an_exception_in_the_callback_harms_nothing(tmp_path: Path) -> None:
+def test_an_exception_in_an_event_callback_does_not_disturb_capture(tmp_path: Path) -> None:
     def broken(_: dict[str, str]) -> None:
         raise RuntimeError("a defect of the embedder")
 
@@ -99,7 +99,7 @@ def test_an_exception_in_the_callback_harms_nothing(tmp_path: Path) -> None:
     assert vault.replica("v").view().read(0, BLOCK) == b"x" * BLOCK
 
 
-def test_an_error_names_what_when_and_where(tmp_path: Path) -> None:
+def test_an_error_names_kind_operation_and_object(tmp_path: Path) -> None:
     with pytest.raises(hrl.HrlError) as caught:
         hrl.Vault(str(tmp_path / "absent"))
     assert caught.value.kind == "not-found"
@@ -116,7 +116,7 @@ def test_an_error_names_what_when_and_where(tmp_path: Path) -> None:
     assert "speed" in str(caught.value)
 
 
-def test_what_the_system_did_is_also_an_oserror(tmp_path: Path) -> None:
+def test_an_error_of_the_operating_system_is_also_an_oserror(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError) as caught:
         hrl.Vault(str(tmp_path / "absent"))
     assert isinstance(caught.value, hrl.NotFoundError)
@@ -154,14 +154,14 @@ def test_lengths_of_time_are_read_in_one_way_everywhere(tmp_path: Path) -> None:
         hrl.Protection(hrl.MemoryDevice(1 << 20), policy={"catalog_interval": "2h"}, **options)
 
 
-def test_a_disk_is_protected_once_at_a_time(tmp_path: Path) -> None:
+def test_a_disk_is_protected_by_one_agent_at_a_time(tmp_path: Path) -> None:
     vault = hrl.Vault(str(tmp_path / "vault"), create=True)
     with protect(tmp_path, vault), pytest.raises(hrl.HrlError):
         protect(tmp_path, vault)
 
 
-def test_a_sealed_vault_needs_its_key(tmp_path: Path) -> None:
-    """Promise 10: neither without a key nor with another one is anything read."""
+def test_an_encrypted_volume_is_unreadable_without_its_key(tmp_path: Path) -> None:
+    """Promise 10: nothing is readable without the key, or with another one."""
     right, wrong = tmp_path / "right.key", tmp_path / "wrong.key"
     for key in (right, wrong):
         key.write_text(hrl.generate_key())
@@ -183,7 +183,7 @@ def test_a_sealed_vault_needs_its_key(tmp_path: Path) -> None:
         assert not stored.is_file() or secret[:24] not in stored.read_bytes()
 
 
-def test_reads_outside_are_errors(tmp_path: Path) -> None:
+def test_requests_past_the_end_are_errors(tmp_path: Path) -> None:
     vault = hrl.Vault(str(tmp_path / "vault"), create=True)
     with protect(tmp_path, vault) as protection:
         protection.wait_ordered()
@@ -198,7 +198,7 @@ def test_reads_outside_are_errors(tmp_path: Path) -> None:
         view.read(0, DISK_BYTES + 1)
 
 
-def test_a_view_is_a_file(tmp_path: Path) -> None:
+def test_a_view_is_read_as_a_file(tmp_path: Path) -> None:
     vault = hrl.Vault(str(tmp_path / "vault"), create=True)
     with protect(tmp_path, vault) as protection:
         protection.wait_ordered()
@@ -223,15 +223,15 @@ def digest(path: Path) -> bytes:
 
 @st.composite
 def writes(draw: st.DrawFn) -> tuple[int, bytes]:
-    """An aligned write somewhere in the first MiB, where writes meet each other."""
+    """An aligned write in the first MiB, so that writes overlap."""
     offset = draw(st.integers(0, 250)) * BLOCK
     return offset, bytes([draw(st.integers(0, 255))]) * (draw(st.integers(1, 5)) * BLOCK)
 
 
 @settings(max_examples=12, deadline=None)
 @given(st.lists(st.one_of(writes(), st.just(None)), min_size=1, max_size=40))
-def test_views_match_a_model(steps: list[tuple[int, bytes] | None]) -> None:
-    """Promise 3: whatever is written, each point shows exactly what was there when it was marked."""
+def test_the_view_of_each_point_matches_a_model(steps: list[tuple[int, bytes] | None]) -> None:
+    """Promise 3: each point shows exactly what the volume held when it was taken."""
     with tempfile.TemporaryDirectory() as name:
         directory = Path(name)
         vault = hrl.Vault(str(directory / "vault"), create=True)

@@ -147,7 +147,7 @@ def test_ten_thousand_points_and_a_thousand_gaps_stay_a_small_page(browser: Brow
         }
         for at in range(10_000)
     ]  # fmt: skip
-    info = {"name": "big", "size_bytes": 1 << 40, "sealed": True}
+    info = {"name": "big", "size_bytes": 1 << 40, "encrypted": True}
     replica = SimpleNamespace(
         info=info, segments=lambda: segments, points=lambda: points, timeline=lambda: stretches,
         lifecycle=lambda: {"branches": []},

@@ -31,7 +31,7 @@ BLOCK = 4096
 
 @contextmanager
 def protect(disk: Any, directory: Path, vault: hrl.Vault | None = None) -> Iterator[tuple[hrl.Protection, hrl.Vault]]:
-    """A device, protected and in order; what was captured is in the vault at the end."""
+    """Protects a device and waits for order. At the end everything captured is in the vault."""
     vault = vault or hrl.Vault(directory / "vault", create=True)
     with hrl.Protection(disk, vault=vault, state=directory / "state", volume="v", policy=QUICK) as protection:
         protection.wait_ordered()
@@ -41,7 +41,7 @@ def protect(disk: Any, directory: Path, vault: hrl.Vault | None = None) -> Itera
 
 @pytest.fixture
 def no_deadlock() -> Iterator[None]:
-    """Ends the process with every thread's stack when a test hangs, which a lock of the interpreter would make it do."""
+    """Ends a process that hangs, such as one in a deadlock with the interpreter's lock, and prints every thread's stack."""
     faulthandler.dump_traceback_later(60, exit=True)
     yield
     faulthandler.cancel_dump_traceback_later()
@@ -63,7 +63,7 @@ STEPS = st.lists(
 
 
 def apply(step: Step, volume: hrl.Volume, model: bytearray) -> None:
-    """Does a step to both."""
+    """Applies a step to the volume and to the model."""
     what, offset, length, value = step
     data: bytes | bytearray = bytes([value]) * length
     if what == "flush":
@@ -84,7 +84,7 @@ def apply(step: Step, volume: hrl.Volume, model: bytearray) -> None:
 
 @pytest.mark.parametrize("own", [False, True], ids=["hrl's device and store", "the embedder's"])
 def test_every_point_matches_a_model(own: bool) -> None:
-    """Promise 3: whatever is written in whatever way, each point shows exactly what was there when it was marked."""
+    """Promise 3: each point shows exactly what the volume held when it was taken, however that was written."""
 
     @settings(max_examples=15, deadline=None)
     @given(STEPS)
@@ -116,7 +116,7 @@ def test_every_point_matches_a_model(own: bool) -> None:
 
 
 def test_a_buffer_that_changes_meanwhile_is_journaled_as_it_was_written(tmp_path: Path) -> None:
-    """Promise 2: a thread changes the buffer during each write, and disk and replica hold the same all the same."""
+    """Promise 2: a thread changes the buffer during each write, and disk and replica are still equal."""
     size, length = 32 << 20, 1 << 20
     disk = hrl.FileDevice(tmp_path / "disk.img", create_bytes=size)
     buffer = bytearray(length)
@@ -166,7 +166,7 @@ def test_any_contiguous_buffer_is_written(data: Any) -> None:
     assert disk.read(0, 12) == b"\0\0\0" + b"12345678" + b"\0"
 
 
-def test_what_is_no_contiguous_buffer_is_refused() -> None:
+def test_buffers_with_gaps_and_objects_without_a_buffer_are_refused() -> None:
     disk = hrl.MemoryDevice(SIZE)
     with pytest.raises(BufferError, match="contiguous"):
         disk.write(0, memoryview(bytes(8))[::2])
@@ -178,8 +178,8 @@ def test_what_is_no_contiguous_buffer_is_refused() -> None:
         disk.readinto(0, memoryview(bytearray(8))[::2])
 
 
-def test_a_buffer_is_let_go_after_the_call() -> None:
-    """A bytearray that is still exported cannot be resized."""
+def test_a_buffer_may_be_resized_after_the_call() -> None:
+    """Python refuses to resize a bytearray while its buffer is exported."""
     disk = hrl.MemoryDevice(SIZE)
     buffer = bytearray(8)
     disk.write(0, buffer)
@@ -212,7 +212,7 @@ def test_reading_into_a_buffer_stops_at_the_end() -> None:
     assert disk.readinto(0, bytearray()) == 0
 
 
-def test_a_device_is_a_file() -> None:
+def test_a_device_is_read_as_a_file() -> None:
     disk = hrl.MemoryDevice(SIZE)
     disk.write(BLOCK, b"text\n")
     with hrl.ViewFile(disk) as raw, io.BufferedReader(raw) as file:
@@ -230,7 +230,7 @@ def test_a_device_is_a_file() -> None:
 
 
 def test_other_threads_run_while_a_write_waits(tmp_path: Path, no_deadlock: None) -> None:
-    """The write waits for a ticket that only another thread of the interpreter ends."""
+    """The write waits for a ticket, which another thread of the interpreter ends."""
     with protect(hrl.MemoryDevice(SIZE), tmp_path) as (protection, _):
         ticket = protection.tap.begin(0, BLOCK)
         done: list[int] = []
@@ -247,8 +247,8 @@ def test_other_threads_run_while_a_write_waits(tmp_path: Path, no_deadlock: None
         thread.join()
 
 
-def test_our_threads_call_back_while_a_call_waits(tmp_path: Path, no_deadlock: None) -> None:
-    """Journal, resync and shipper use the caller's device and store, which need the lock, during our calls."""
+def test_threads_of_the_library_call_back_while_a_call_waits(tmp_path: Path, no_deadlock: None) -> None:
+    """Threads of the library need the interpreter's lock for the caller's device and store during these calls."""
     vault = hrl.Vault(store=DictStore(), create=True)
     told: list[dict[str, str]] = []
     options: dict[str, Any] = {"state": tmp_path / "state", "volume": "v", "policy": QUICK, "on_event": told.append}
@@ -298,7 +298,7 @@ def test_a_read_of_a_file_lets_other_threads_run(tmp_path: Path) -> None:
 # --- the tap ---
 
 
-def test_a_caller_who_does_the_io_is_captured(tmp_path: Path) -> None:
+def test_changes_by_a_caller_that_does_the_io_are_captured(tmp_path: Path) -> None:
     disk = hrl.MemoryDevice(SIZE)
     with protect(disk, tmp_path) as (protection, vault):
         tap = protection.tap
@@ -352,8 +352,8 @@ def raises(ticket: hrl.Ticket) -> None:
 
 
 @pytest.mark.parametrize("end", [hrl.Ticket.fail, ends_without_a_word, raises, lambda ticket: None])
-def test_what_failed_or_was_forgotten_is_read_again(tmp_path: Path, end: Callable[[hrl.Ticket], None]) -> None:
-    """Promise 4: the range of a ticket whose end is not known is resynced."""
+def test_the_range_of_a_failed_or_forgotten_ticket_is_read_again(tmp_path: Path, end: Callable[[hrl.Ticket], None]) -> None:
+    """Promise 4: a range whose content is unknown is resynced."""
     disk = hrl.MemoryDevice(SIZE)
     with protect(disk, tmp_path) as (protection, vault):
         disk.write(0, b"half")
@@ -367,7 +367,7 @@ def test_what_failed_or_was_forgotten_is_read_again(tmp_path: Path, end: Callabl
 # --- waits and choices ---
 
 
-def test_a_wait_for_order_ends_at_its_limit_and_by_signals(tmp_path: Path) -> None:
+def test_waits_end_at_their_limit_and_by_signals(tmp_path: Path) -> None:
     hurry = threading.Event()
 
     class Slow(DictDevice):
@@ -387,7 +387,7 @@ def test_a_wait_for_order_ends_at_its_limit_and_by_signals(tmp_path: Path) -> No
         signal.setitimer(signal.ITIMER_REAL, 0.05)
         try:
             with pytest.raises(KeyboardInterrupt):
-                protection.wait_ordered(1e9)
+                protection.wait_ordered()
             hurry.set()
             ticket = protection.tap.begin(SIZE - BLOCK, BLOCK)
             signal.setitimer(signal.ITIMER_REAL, 0.05)
@@ -398,7 +398,7 @@ def test_a_wait_for_order_ends_at_its_limit_and_by_signals(tmp_path: Path) -> No
             signal.signal(signal.SIGALRM, handler)
 
 
-def test_a_policy_is_a_mapping_of_names(tmp_path: Path) -> None:
+def test_a_policy_is_a_mapping_of_names_and_values(tmp_path: Path) -> None:
     vault = hrl.Vault(tmp_path / "vault", create=True)
     options: dict[str, Any] = {"vault": vault, "state": tmp_path / "state", "volume": "v"}
     chosen: dict[str, str | int] = {"crash_point_interval_ms": 50, "compression": "zstd:3"}
@@ -415,7 +415,7 @@ def test_a_policy_is_a_mapping_of_names(tmp_path: Path) -> None:
     assert caught.value.kind == "invalid-input"
 
 
-def test_any_device_is_served(tmp_path: Path) -> None:
+def test_any_device_is_served_over_nbd(tmp_path: Path) -> None:
     need("qemu-io")
     base = hrl.MemoryDevice(SIZE)
     with hrl.Overlay(base, DictDevice(SIZE)) as trial:
@@ -446,7 +446,7 @@ def test_a_stop_closes_the_volume_and_frees_the_disk(tmp_path: Path) -> None:
     assert vault.replica("v").view().read(0, 5) == b"again"
 
 
-def test_handles_close(tmp_path: Path) -> None:
+def test_a_closed_handle_refuses_calls(tmp_path: Path) -> None:
     with hrl.Vault(tmp_path / "vault", create=True) as vault:
         assert vault.volumes() == []
         with pytest.raises(TypeError, match="volume="):
@@ -472,7 +472,7 @@ def test_handles_close(tmp_path: Path) -> None:
 # --- what was kept ---
 
 
-def test_records_are_what_was_written(tmp_path: Path) -> None:
+def test_the_records_of_segments_replay_every_change(tmp_path: Path) -> None:
     disk = hrl.MemoryDevice(SIZE)
     with protect(disk, tmp_path) as (protection, _):
         protection.volume.write(BLOCK, b"a" * BLOCK)
@@ -500,7 +500,7 @@ def test_records_are_what_was_written(tmp_path: Path) -> None:
     assert [record.sequence for record in found] == sorted(record.sequence for record in found)
     assert [record.detail for record in found if record.kind == "mark"] == ["here"]
     assert all(record.time_ns > 0 for record in found)
-    # Played in order they make the disk, and their data is still there after the segment was closed.
+    # Replayed in order they give the disk, and their data outlives the segment.
     copy = hrl.MemoryDevice(SIZE)
     for record in found:
         if record.data is not None:
@@ -513,7 +513,7 @@ def test_records_are_what_was_written(tmp_path: Path) -> None:
     assert copy.read(0, SIZE) == disk.read(0, SIZE)
 
 
-def test_change_sets_are_iterated(tmp_path: Path) -> None:
+def test_iterating_a_change_set_gives_its_runs(tmp_path: Path) -> None:
     with protect(hrl.MemoryDevice(SIZE), tmp_path) as (protection, vault):
         first = protection.mark()
         protection.volume.write(100, b"abc")
@@ -524,7 +524,7 @@ def test_change_sets_are_iterated(tmp_path: Path) -> None:
     assert len(changes) == 2
 
 
-def test_an_overlay_leaves_the_point_as_it_is(tmp_path: Path) -> None:
+def test_an_overlay_leaves_the_view_below_unchanged(tmp_path: Path) -> None:
     with protect(hrl.MemoryDevice(SIZE), tmp_path) as (protection, vault):
         protection.volume.write(0, b"kept" * BLOCK)
         protection.mark()

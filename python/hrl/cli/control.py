@@ -13,6 +13,7 @@ from typing import Any
 
 from hrl import HrlError
 from hrl.cli.exits import Exit, Refused
+from hrl.cli.output import plain
 
 SOCKET = "control.sock"
 REQUEST_BYTES_MAX = 64 * 1024
@@ -56,7 +57,7 @@ class ControlServer:
             try:
                 with peer.makefile("rwb") as stream:
                     line = stream.readline(REQUEST_BYTES_MAX)
-                    stream.write(json.dumps(self._handle(line)).encode() + b"\n")
+                    stream.write(json.dumps(self._handle(line), default=plain).encode() + b"\n")
             except OSError:
                 return
 

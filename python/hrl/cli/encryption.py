@@ -48,7 +48,7 @@ def rotate_key(
     if key_file is None or new_key_file is None:
         raise Refused("cannot rotate: give the old key (--key-file) and the new one (--new-key-file)", Exit.INVALID_INPUT)
     opened = open_vault(vault, key_file)
-    known = [info["name"] for info in opened.volumes() if info["sealed"] and not info["shredded"]]
+    known = [info["name"] for info in opened.volumes() if info["encrypted"] and not info["shredded"]]
     reports = {name: opened.rotate_key(name, new_key_file) for name in volumes or known}
     if json:
         return print_json({"key": new_key_file.id, "volumes": reports})

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from hrl import Follower, NbdServer
+from hrl import CatchUp, Follower, NbdServer
 from hrl.cli.background import Detach, print_ready, run_detached
 from hrl.cli.commands import command, group
 from hrl.cli.event_options import EventOptions, open_sinks
@@ -64,13 +64,19 @@ def reprotect(
             return print_json(found) if json else say(f"would write {human(found['bytes_to_write'])}")
         while True:
             with progress_bar("Catching up") as progress:
-                done = follower.catch_up(progress=until(ended, progress))
+                done = as_json(follower.catch_up(progress=until(ended, progress)))
             if json:
                 (print_json if every is None else print_line)(done)
             elif every is None or done["bytes_written"]:
                 say(f"{disk}: sequence {done['to']}, {human(done['bytes_written'])} written")
             if every is None or ended.wait(every):
                 return
+
+
+def as_json(done: CatchUp) -> dict[str, int]:
+    """Returns what was caught up with, under the names of the command's output."""
+    moved = {"from": done.from_sequence, "to": done.to_sequence}
+    return moved | {"bytes_diverged": done.bytes_diverged, "bytes_written": done.bytes_written}
 
 
 def until(ended: threading.Event, show: Callable[[int, int], None]) -> Callable[[int, int], bool]:
@@ -125,7 +131,7 @@ def failback(
         stack.enter_context(agent_control(protection, state, volume, values, ended))
         address = nbd or f"unix:{state / 'nbd.sock'}"
         with NbdServer.protected(address, protection, volume, **tls_options(nbd_tls, nbd_tls_anyone)) as server:
-            started = {"point": None, "sequence": moved["to"], "time": ""}
+            started = {"point": None, "sequence": moved.to_sequence, "time": ""}
             ready = ready_of(volume, server.uri, started, time.monotonic() - began)
             written = {name: moved[name] for name in ("bytes_written", "bytes_diverged")}
             print_ready({**ready, **written}, json=json)

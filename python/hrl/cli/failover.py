@@ -172,7 +172,7 @@ def start(
                 over.commit()
             threshold = seconds_of(values, "rpo_threshold", RPO_SECONDS)
             with NbdServer.failed_over(address, over, volume, **tls_options(nbd_tls, nbd_tls_anyone)) as server:
-                ready = ready_of(volume, server.uri, over.started, time.monotonic() - began)
+                ready = ready_of(volume, server.uri, fields(over.started), time.monotonic() - began)
                 with session.control(over, ready, threshold):
                     if change is None:
                         print_ready(ready, json=json)

@@ -136,8 +136,7 @@ def run(
 
 def status_of(coordinator: GroupCoordinator) -> dict[str, Any]:
     """Returns the coordinator's status as JSON can hold it."""
-    found = coordinator.status()
-    return {**found, "newest": fields(found["newest"]) if found["newest"] else None}
+    return fields(coordinator.status())
 
 
 @group.command()

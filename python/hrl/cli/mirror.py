@@ -1,11 +1,11 @@
 """The command mirror."""
 
 import threading
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from hrl import HrlError, Mirror
+from hrl import HrlError, Mirror, MirroredVolume
 from hrl.cli.commands import command
 from hrl.cli.exits import Exit, Refused
 from hrl.cli.options import Json, KeyFile, duration_of, open_vault
@@ -42,7 +42,7 @@ def mirror(
         ended.set()
 
     on_signals(end)
-    failures: list[dict[str, Any]] = []
+    failures: list[MirroredVolume] = []
     while not ended.is_set():
         try:
             report = copier.run()
@@ -60,7 +60,7 @@ def mirror(
         raise Refused(failures[0]["failure"], Exit.of_kind(failures[0]["failure_kind"]))
 
 
-def show(report: list[dict[str, Any]], *, json: bool) -> None:
+def show(report: list[MirroredVolume], *, json: bool) -> None:
     """Prints a line for each volume that was changed; in JSON a line for the whole run."""
     if json:
         return print_line(report)

@@ -10,6 +10,7 @@ import sys
 import unicodedata
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from hrl.words import clean
@@ -31,12 +32,12 @@ def note(text: str) -> None:
 
 def print_json(value: Any) -> None:
     """Prints a value as JSON."""
-    print(json.dumps(value, indent=2))
+    print(json.dumps(value, indent=2, default=plain))
 
 
 def print_line(value: Any) -> None:
     """Prints a value as JSON in one line, at once: for commands that go on after it."""
-    print(json.dumps(value), flush=True)
+    print(json.dumps(value, default=plain), flush=True)
 
 
 def print_address(address: str, *, json: bool, **more: str) -> None:
@@ -47,17 +48,18 @@ def print_address(address: str, *, json: bool, **more: str) -> None:
         print(address, flush=True)
 
 
-def fields(value: object) -> dict[str, Any]:
-    """Returns the properties of a handle's value as a dictionary, and so for the values in it."""
-    found = {name: getattr(value, name) for name in dir(value) if not name.startswith("_")}
-    return {name: plain(value) for name, value in found.items() if not callable(value)}
+def fields(value: Any) -> dict[str, Any]:
+    """Returns the fields of a result as a dictionary, and those of the results in it, too."""
+    return {name: plain(field) for name, field in dict(value).items()}
 
 
 def plain(value: Any) -> Any:
-    """Returns a value as JSON can hold it."""
+    """Returns a value as JSON can hold it: a result as a dictionary, one that unpacks like a tuple as a list."""
     if isinstance(value, list):
         return [plain(item) for item in value]
-    return fields(value) if type(value).__module__ == "hrl" else value
+    if type(value).__module__ != "hrl":
+        return str(value) if isinstance(value, Path) else value
+    return [plain(item) for item in value] if hasattr(value, "__len__") else fields(value)
 
 
 class Table:

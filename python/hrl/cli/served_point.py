@@ -43,7 +43,7 @@ class Served:
 
     def failed_requests(self) -> int:
         """Returns the number of requests that the point could not answer."""
-        return self.server.stats()[1]
+        return self.server.stats().errors
 
 
 @contextlib.contextmanager

@@ -12,7 +12,7 @@ from hrl import plot
 from hrl.cli.commands import command
 from hrl.cli.exits import Exit, Refused
 from hrl.cli.options import Json, KeyFile, PolicyFile, VaultUrl, Volumes, duration_of, open_vault, time_of
-from hrl.cli.output import Table, print_json, progress_bar, say
+from hrl.cli.output import Table, fields, print_json, progress_bar, say
 from hrl.cli.policy import policy_of, read_policy
 from hrl.cli.times import Duration
 from hrl.words import count, human, local
@@ -50,12 +50,12 @@ def churn(
     found: dict[str, dict[str, Any]] = {}
     if vault.endswith(".hrl"):
         files = [Path(vault), *map(Path, volumes or [])]
-        found["journals"] = hrl.churn([hrl.Segment(file) for file in files], **options)
+        found["journals"] = fields(hrl.churn([hrl.Segment(file) for file in files], **options))
     else:
         opened = open_vault(vault, key_file)
         for name in volumes or [info["name"] for info in opened.volumes()]:
             with progress_bar(f"Reading {name}") as progress:
-                found[name] = opened.replica(name).churn(**options, progress=progress)
+                found[name] = fields(opened.replica(name).churn(**options, progress=progress))
     if to:
         for name, one in found.items():
             file = to if len(found) == 1 else to.with_stem(f"{to.stem}-{name}")
@@ -150,7 +150,7 @@ def plan_capacity(
     names = volumes or [info["name"] for info in opened.volumes()]
     link = bytes_per_second(bandwidth) if bandwidth else None
     with progress_bar("Reading journals") as progress, policy_of(policy):
-        found = hrl.plan_capacity(
+        planned = hrl.plan_capacity(
             [opened.replica(name) for name in names],
             policy=read_policy(policy),
             link=link,
@@ -161,6 +161,8 @@ def plan_capacity(
             rpo_target=rpo_target,
             progress=progress,
         )
+    found = fields(planned)
+    found["from"], found["to"] = found.pop("from_time"), found.pop("to_time")
     found["month"] = month(found, price_put, price_get, price_gb)
     if to:
         draw(partial(plot.plan, found, link=link, title=", ".join(names)), to)

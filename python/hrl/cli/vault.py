@@ -179,12 +179,14 @@ def inspect(
     json: Json = False,
 ) -> None:
     """Shows what a journal segment holds, after checking all of it."""
-    found = inspect_hyperv(file)
+    log = inspect_hyperv(file)
     listed: list[tuple[int, str, str, int, int]] = []
-    if found is None:
+    if log is not None:
+        found = fields(log)
+    else:
         segment = Segment(file, replica=key_holder(vault, volume, key_file))
         segment.verify()
-        found = segment.summary()
+        found = fields(segment.summary())
         listed = [(r.sequence, r.time, r.kind, r.offset, r.length) for r in segment] if records else []
     if json:
         names = ("sequence", "time", "kind", "offset", "length")
@@ -225,8 +227,8 @@ def convert(
         raise Refused(f"cannot convert --to {to}: expected native, ms-hrl or log-writes", Exit.INVALID_INPUT)
     report = convert_journals(inputs, output, to=to, replica=key_holder(vault, volume, key_file))
     if json:
-        return print_json({name: [str(v) for v in x] if isinstance(x, list) else x for name, x in report.items()})
+        return print_json(report)
     counted = count(report["records"], "record") if to == "native" else count(report["writes"], "write")
     say(f"wrote {output}: {counted}, {human(report['bytes'])}")
-    for text in report.get("notes", []):
+    for text in dict(report).get("notes", []):
         say(f"  note: {text}")

@@ -17,7 +17,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from hrl import HrlError, RecoveryPoint, Replica, Vault
+from hrl import Branch, HrlError, RecoveryPoint, Replica, SegmentEntry, Vault
 from hrl.health import APP_KINDS, RPO_SECONDS, Limits, Notice, of_catalog, worst
 from hrl.report import charts
 from hrl.report.charts import COLUMNS, COLUMNS_MIN, Span
@@ -127,7 +127,7 @@ def collect(vault: Vault, name: str, limits: Limits) -> Volume:
 
 def fill(volume: Volume, replica: Replica, limits: Limits) -> None:
     """Reads the catalog of a volume."""
-    volume.info = replica.info
+    volume.info = dict(replica.info)
     segments, points, stretches = replica.segments(), replica.points(), replica.timeline()
     gaps = [entry for entry in stretches if entry.unordered]
     branches = replica.lifecycle()["branches"]
@@ -159,8 +159,8 @@ def kinds_of(points: Sequence[RecoveryPoint]) -> list[str]:
 
 def facts(
     volume: Volume,
-    segments: Sequence[dict[str, Any]],
-    branches: Sequence[dict[str, Any]],
+    segments: Sequence[SegmentEntry],
+    branches: Sequence[Branch],
     last: int | None,
     limits: Limits,
 ) -> list[tuple[str, str, str]]:
@@ -177,7 +177,7 @@ def facts(
         ("Newest replicated write", moment(last) if last is not None else "none", age),
         ("RPO of the newest segment", span(rpo[-1]) if rpo else "not known", f"highest {span(max(rpo))}" if rpo else ""),
         ("Recovery points", f"{volume.points_total:,}", ""),
-        ("Volume", human(volume.info["size_bytes"]), "encrypted" if volume.info["sealed"] else "not encrypted"),
+        ("Volume", human(volume.info["size_bytes"]), "encrypted" if volume.info["encrypted"] else "not encrypted"),
         ("Stored", human(volume.stored_bytes), "; ".join(remarks)),
     ]
 
@@ -226,7 +226,7 @@ def spans(stretches: Sequence[Any]) -> list[Span]:
     return [s for s in found if s.style != "gap"][-SPANS_MAX:] + [s for s in found if s.style == "gap"][-SPANS_MAX:]
 
 
-def rpo(segments: Sequence[dict[str, Any]], begin: int, end: int) -> dict[str, Any] | None:
+def rpo(segments: Sequence[SegmentEntry], begin: int, end: int) -> dict[str, Any] | None:
     """Returns the chart of the RPO over time. Without times of arrival it shows what each segment spans, which is less."""
     logs = [segment for segment in segments if segment["kind"] == "log"]
     known = any(segment["arrived_ns"] is not None for segment in logs)
@@ -249,7 +249,7 @@ def columns_for(values: int) -> int:
     return min(max(values, COLUMNS_MIN), COLUMNS)
 
 
-def churn(segments: Sequence[dict[str, Any]], gaps: Sequence[Any], begin: int, end: int) -> dict[str, Any] | None:
+def churn(segments: Sequence[SegmentEntry], gaps: Sequence[Any], begin: int, end: int) -> dict[str, Any] | None:
     """Returns the chart of bytes written over time, apart from what a first copy or a resync read."""
     written: list[tuple[int, float]] = []
     copied: list[tuple[int, float]] = []
@@ -274,9 +274,9 @@ def churn(segments: Sequence[dict[str, Any]], gaps: Sequence[Any], begin: int, e
     return {"svg": drawn, "width": width, "copied": bool(copied), "folded": folded} | scale
 
 
-def sizes(segments: Sequence[dict[str, Any]], branches: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+def sizes(segments: Sequence[SegmentEntry], branches: Sequence[Branch]) -> list[dict[str, Any]]:
     """Returns stored bytes by kind of segment, and those of branches, with their share."""
-    total = sum(one["stored_bytes"] for one in [*segments, *branches])
+    total = sum(segment["stored_bytes"] for segment in segments) + sum(branch["stored_bytes"] for branch in branches)
     found = []
     for kind, words in SEGMENT_KINDS:
         own = [segment["stored_bytes"] for segment in segments if segment["kind"] == kind]

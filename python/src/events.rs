@@ -1,0 +1,116 @@
+//! Where events go: to a callable, or to the logger "hrl".
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use hrl::{Cause, Event, EventKind, EventSink, Mode};
+use pyo3::prelude::*;
+use pyo3::types::PyDict;
+
+/// A sink that calls `on_event`, or logs where there is none.
+pub(crate) fn sink(on_event: Option<Py<PyAny>>) -> EventSink {
+    Arc::new(move |event: &Event| {
+        deliver(|py| {
+            let told = as_dict(py, event)?;
+            match &on_event {
+                Some(callback) => callback.call1(py, (told,)).map(drop),
+                None => log(event, told),
+            }
+        });
+    })
+}
+
+/// A sink of lines that calls `on_line`, or logs them as warnings where there is none.
+pub(crate) fn line_sink(on_line: Option<Py<PyAny>>) -> Arc<dyn Fn(&str) + Send + Sync> {
+    Arc::new(move |line: &str| {
+        deliver(|py| match &on_line {
+            Some(callback) => callback.call1(py, (line,)).map(drop),
+            None => logger(py)?.call_method1("warning", ("%s", line)).map(drop),
+        });
+    })
+}
+
+/// Runs `call` with the interpreter's lock, unless the interpreter is shutting down. An exception goes where Python sends
+/// those that nobody can catch.
+fn deliver(call: impl FnOnce(Python<'_>) -> PyResult<()>) {
+    let _ = Python::try_attach(|py| {
+        if let Err(error) = call(py) {
+            error.write_unraisable(py, None);
+        }
+    });
+}
+
+fn as_dict<'py>(py: Python<'py>, event: &Event) -> PyResult<Bound<'py, PyDict>> {
+    let dict = PyDict::new(py);
+    dict.set_item("time", event.time.to_string())?;
+    dict.set_item("volume", &event.volume)?;
+    dict.set_item("kind", event.kind.name())?;
+    dict.set_item("message", &event.message)?;
+    if let EventKind::ModeChanged { to, cause, .. } = &event.kind {
+        dict.set_item("mode", to.name())?;
+        dict.set_item("cause", cause.name())?;
+    }
+    Ok(dict)
+}
+
+fn logger(py: Python<'_>) -> PyResult<Bound<'_, PyAny>> {
+    py.import("logging")?.call_method1("getLogger", ("hrl",))
+}
+
+/// Logs an event; its dictionary is the attribute `hrl_event` of the record.
+fn log(event: &Event, told: Bound<'_, PyDict>) -> PyResult<()> {
+    let py = told.py();
+    let extra = PyDict::new(py);
+    extra.set_item("hrl_event", told)?;
+    let options = PyDict::new(py);
+    options.set_item("extra", extra)?;
+    let message = (level(&event.kind), "%s: %s", &event.volume, &event.message);
+    logger(py)?.call_method("log", message, Some(&options)).map(drop)
+}
+
+// Levels of `logging`.
+const INFO: u8 = 20;
+const WARNING: u8 = 30;
+const ERROR: u8 = 40;
+
+/// Level of the event's record.
+fn level(kind: &EventKind) -> u8 {
+    match kind {
+        EventKind::Fenced => ERROR,
+        // A first copy or a resync that was asked for is no trouble.
+        EventKind::ModeChanged { cause: Cause::InitialReplication | Cause::Requested, .. } => INFO,
+        EventKind::ModeChanged { to, .. } if *to == Mode::Ordered => INFO,
+        EventKind::ModeChanged { .. }
+        | EventKind::PointSkipped
+        | EventKind::VaultUnavailable
+        | EventKind::RpoExceeded
+        | EventKind::JournalRepaired
+        | EventKind::LateWrites { .. }
+        | EventKind::TaskFailed => WARNING,
+        _ => INFO,
+    }
+}
+
+/// The newest trouble of a volume, for the error of a wait.
+#[derive(Clone, Default)]
+pub(crate) struct Trouble(Arc<Mutex<Option<String>>>);
+
+impl Trouble {
+    /// A sink that remembers troubles and passes every event on.
+    pub(crate) fn watch(&self, sink: EventSink) -> EventSink {
+        let newest = self.0.clone();
+        Arc::new(move |event: &Event| {
+            let out_of_order =
+                matches!(event.kind, EventKind::ModeChanged { to, .. } if to != Mode::Ordered);
+            if out_of_order || level(&event.kind) > INFO {
+                let mut newest = newest.lock().unwrap_or_else(PoisonError::into_inner);
+                *newest = Some(event.message.clone());
+            }
+            sink(event);
+        })
+    }
+
+    /// The message of the newest warning, or of the newest change to a mode without order.
+    pub(crate) fn newest(&self) -> Option<String> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}

@@ -1,0 +1,184 @@
+//! `Vault`: a store with the replicas of volumes.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use hrl::SystemClock;
+use hrl::journal::WrappingKey;
+use hrl::store::{DirStore, Store};
+use hrl::vault::ShredOptions;
+use hrl_stores::{create_url, open_url};
+use pyo3::exceptions::PyTypeError;
+use pyo3::prelude::*;
+
+use crate::callback_store::CallbackStore;
+use crate::errors::run;
+use crate::handle::Handle;
+use crate::key::Key;
+use crate::point::GroupPoint;
+use crate::replica::Replica;
+use crate::running::ends_with_block;
+use crate::value::{Shown, mirror};
+use crate::volume_info::VolumeInfo;
+
+mirror! {
+    /// The result of `Vault.rotate_key`.
+    KeyRotation(report: hrl::vault::RotationReport) {
+        /// Whether this call wrapped the volume's key with the new key; False if that was done before.
+        wrapped: bool,
+        /// Whether this call deleted the vault key's wrapping; False if that was done before.
+        unwrapped: bool,
+        /// Objects that wrap the volume's key with other keys.
+        others: Vec<String>,
+    }
+}
+
+mirror! {
+    /// The result of `Vault.shred`.
+    ShredReport(report: hrl::vault::ShredReport) {
+        /// Whether the volume had been shredded before.
+        was_shredded: bool,
+        /// Number of wrapped keys deleted.
+        keys_deleted: u64,
+        /// Number of all objects deleted.
+        objects_deleted: u64,
+        /// Size of all objects deleted.
+        bytes_deleted: u64,
+    }
+}
+
+fn store_at(url: &Path, create: bool) -> hrl::Result<Arc<dyn Store>> {
+    match url.to_str() {
+        Some(url) if create => create_url(url),
+        Some(url) => open_url(url),
+        // Not a URL, but the name of a directory.
+        None if create => Ok(Arc::new(DirStore::create(url)?)),
+        None => Ok(Arc::new(DirStore::open(url)?)),
+    }
+}
+
+/// A store with the replicas of volumes.
+///
+/// `url` is a directory (a path or file://PATH) or an object store (s3://, az:// or gs://, with credentials from the
+/// environment). Instead of it, `store` is a store of your own, with the methods of `Store`.
+///
+/// `key`, or the content of `key_file`, is the key-encryption key of encrypted volumes. `create` makes a new vault.
+#[pyclass(frozen, module = "hrl")]
+pub(crate) struct Vault {
+    inner: Handle<hrl::vault::Vault>,
+}
+
+impl Vault {
+    pub(crate) fn inner(&self) -> PyResult<hrl::vault::Vault> {
+        self.inner.get()
+    }
+}
+
+#[pymethods]
+impl Vault {
+    #[new]
+    #[pyo3(signature = (url=None, *, store=None, key=None, key_file=None, create=false))]
+    fn new(
+        py: Python<'_>,
+        url: Option<PathBuf>,
+        store: Option<&Bound<'_, PyAny>>,
+        key: Option<&Key>,
+        key_file: Option<PathBuf>,
+        create: bool,
+    ) -> PyResult<Self> {
+        if key.is_some() && key_file.is_some() {
+            return Err(PyTypeError::new_err("a vault is opened by a key or a key_file"));
+        }
+        let store: Arc<dyn Store> = match (url, store) {
+            (Some(url), None) => run(py, || store_at(&url, create))?,
+            (None, Some(store)) => Arc::new(CallbackStore::new(store)?),
+            _ => return Err(PyTypeError::new_err("a vault is opened by its url or in a store")),
+        };
+        let inner = run(py, || {
+            let key = match key_file {
+                Some(path) => Some(WrappingKey::from_file(&path)?),
+                None => key.map(|key| key.0.clone()),
+            };
+            let clock = SystemClock::shared();
+            if create {
+                hrl::vault::Vault::create(store, key, clock)
+            } else {
+                hrl::vault::Vault::open(store, key, clock)
+            }
+        })?;
+        Ok(Self { inner: Handle::new("the vault", inner) })
+    }
+
+    /// Returns the record of every volume.
+    fn volumes(&self, py: Python<'_>) -> PyResult<Vec<VolumeInfo>> {
+        let vault = self.inner()?;
+        run(py, || vault.volumes()).map(Shown::shown)
+    }
+
+    /// Returns the record of one volume. Raises `NotFoundError` if there is none of that name.
+    fn volume(&self, py: Python<'_>, name: &str) -> PyResult<VolumeInfo> {
+        let vault = self.inner()?;
+        run(py, || vault.volume(name)).map(Shown::shown)
+    }
+
+    /// Returns the points of consistency groups, oldest first, each once with its members in this vault.
+    fn group_points(&self, py: Python<'_>) -> PyResult<Vec<GroupPoint>> {
+        let vault = self.inner()?;
+        run(py, || vault.group_points()).map(Shown::shown)
+    }
+
+    /// Opens one volume as of now. Raises `NotFoundError` if there is none of that name.
+    ///
+    /// `name` may be "VOLUME@EPOCH", which names the branch of an ended epoch.
+    fn replica(&self, py: Python<'_>, name: &str) -> PyResult<Replica> {
+        let vault = self.inner()?;
+        Ok(Replica::of("the replica", run(py, || vault.replica(name))?))
+    }
+
+    /// Wraps the key of a volume with `new_key`, and deletes the wrapping of the vault's key.
+    ///
+    /// No data is rewritten, and agents that have the volume open continue. An interrupted call leaves the volume
+    /// openable with one of the two keys; repeat it to finish.
+    fn rotate_key(&self, py: Python<'_>, volume: &str, new_key: &Key) -> PyResult<KeyRotation> {
+        let vault = self.inner()?;
+        run(py, || vault.rotate_key(volume, &new_key.0)).map(Shown::shown)
+    }
+
+    /// Makes an encrypted volume unreadable forever by deleting every wrapped key of it. Stop its source first.
+    ///
+    /// With `data` everything else of the volume is deleted too, which frees its name. Raises `FencedError` while a point
+    /// is under legal hold, and `WrongKeyError` if that cannot be known. `override_legal_hold` skips both checks.
+    #[pyo3(signature = (volume, *, data=false, override_legal_hold=false))]
+    fn shred(
+        &self,
+        py: Python<'_>,
+        volume: &str,
+        data: bool,
+        override_legal_hold: bool,
+    ) -> PyResult<ShredReport> {
+        let vault = self.inner()?;
+        let options = ShredOptions { data, override_legal_hold };
+        run(py, || vault.shred(volume, options)).map(Shown::shown)
+    }
+
+    /// Whether it was closed.
+    #[getter]
+    fn closed(&self) -> bool {
+        self.inner.is_closed()
+    }
+
+    /// Releases the store. Handles that were opened from the vault stay usable.
+    fn close(&self, py: Python<'_>) {
+        let taken = self.inner.close();
+        py.detach(move || drop(taken));
+    }
+
+    fn __repr__(&self) -> String {
+        match self.inner() {
+            Ok(vault) => format!("<Vault {}>", vault.store().name()),
+            Err(_) => "<Vault, closed>".to_owned(),
+        }
+    }
+}
+
+ends_with_block!(Vault, |it, py| it.close(py));
