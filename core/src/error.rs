@@ -127,6 +127,12 @@ impl Error {
         Self::new(kind, operation, object).source(source)
     }
 
+    /// Replaces the object, where the caller knows it by a better name.
+    pub(crate) fn about(mut self, object: impl fmt::Display) -> Self {
+        self.0.object = object.to_string();
+        self
+    }
+
     /// Adds the byte offset in the object where it went wrong.
     pub fn at(mut self, offset_bytes: u64) -> Self {
         self.0.place = Some(offset_bytes);

@@ -82,7 +82,7 @@ impl Shared {
 
     fn place_app(&self, label: &str) -> Result<PlacedMark> {
         let applications = self.applications.as_ref().ok_or_else(|| {
-            Error::new(ErrorKind::InvalidInput, "mark point", &self.info.name)
+            Error::new(ErrorKind::InvalidInput, "mark point of", &self.info.name)
                 .expected("applications to quiesce, such as the policy's")
                 .found("none")
         })?;

@@ -372,7 +372,7 @@ impl JournalState {
 
 impl Shared {
     fn mark(&self, kind: PointKind, label: &str) -> Result<RecoveryPoint> {
-        self.check_has_volume("mark point")?;
+        self.check_has_volume("mark point of")?;
         self.wait_confirmed(&self.place_mark(kind, label, |mark| self.tap.mark(mark))?)
     }
 
@@ -393,7 +393,7 @@ impl Shared {
         limit: Duration,
     ) -> Result<PlacedMark> {
         let _one = self.quiescing.lock();
-        self.check_has_volume("mark point")?;
+        self.check_has_volume("mark point of")?;
         self.check_markable(label)?;
         let request = self.quiesce_request(label, limit);
         let steps = Steps {
@@ -420,12 +420,12 @@ impl Shared {
     /// Refuses what can be no point, before anybody is quiesced for it.
     fn check_markable(&self, label: &str) -> Result<()> {
         if label.len() > LABEL_BYTES_MAX {
-            return Err(Error::new(ErrorKind::InvalidInput, "mark point", &self.info.name)
+            return Err(Error::new(ErrorKind::InvalidInput, "mark point of", &self.info.name)
                 .expected(format_args!("a label of at most {LABEL_BYTES_MAX} bytes"))
                 .found(label.len()));
         }
         if self.is_fenced() {
-            return Err(self.fenced_error("mark point"));
+            return Err(self.fenced_error("mark point of"));
         }
         Ok(())
     }
@@ -451,7 +451,8 @@ impl Shared {
         let losses = self.journal().losses;
         let mark = Mark { point, kind, label: label.to_owned(), group: None };
         let since = self.clock.elapsed();
-        let (sequence, time) = place(mark)?;
+        // The tap does not know the name of its volume.
+        let (sequence, time) = place(mark).map_err(|error| error.about(&self.info.name))?;
         let label = label.to_owned();
         Ok(PlacedMark { point, kind, label, sequence, time, losses, since, held: None })
     }
@@ -514,7 +515,7 @@ impl Shared {
     }
 
     fn lost_point(&self) -> Error {
-        Error::new(ErrorKind::NotOrdered, "mark point", &self.info.name)
+        Error::new(ErrorKind::NotOrdered, "mark point of", &self.info.name)
             .message("the journal could not be written, so the point was lost")
     }
 

@@ -28,11 +28,11 @@ def print_ready(ready: dict[str, Any], *, json: bool) -> None:
     if json:
         print_line(found)
     else:
-        say(f"{told(found)}, process {found['pid']}")
+        say(f"{sentence_about(found)}, process {found['pid']}")
 
 
-def told(ready: dict[str, Any]) -> str:
-    """Returns the sentence about a volume that is usable."""
+def sentence_about(ready: dict[str, Any]) -> str:
+    """Returns the sentence that says where a usable volume is served."""
     at = f"point {ready['point']}" if ready["point"] else f"sequence {ready['sequence']}"
     time = f" of {local(ready['time'])}" if ready["time"] else ""
     return f"{ready['volume']} as of {at}{time} is served at {ready['uri']} after {ready['rto_ms'] / 1000:.1f} s"

@@ -5,6 +5,7 @@ help, so the command starts without the others. In a module `@command` registers
 """
 
 import enum
+import functools
 import importlib
 import inspect
 import types
@@ -23,24 +24,24 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
     "Protect a disk": {
         "protect": ("protect", "Capture every write to a disk into a vault"),
         "status": ("protect", "Show how an agent is doing"),
-        "point": ("protect", "Mark a recovery point now"),
-        "resync": ("protect", "Read the whole disk again, beside the writes"),
+        "point": ("protect", "Take a recovery point now"),
+        "resync": ("protect", "Read the whole disk again"),
         "health": ("health", "Tell monitoring whether all is well"),
     },
     "Look into a vault": {
         "points": ("vault", "List recovery points"),
-        "timeline": ("vault", "Show ordered stretches, and gaps with their causes"),
-        "changes": ("vault", "List what changed between two states"),
+        "timeline": ("vault", "Show ordered intervals, and gaps with their causes"),
+        "changes": ("vault", "List what changed between two points"),
         "verify": ("verify", "Check what is stored, or try recovery points out"),
         "report": ("report", "Write an HTML page about a vault"),
     },
     "Get data back": {
-        "restore": ("vault", "Write a volume as of a state to a file or disk"),
-        "serve": ("vault", "Serve a state over NBD without restoring it"),
+        "restore": ("vault", "Write a volume as of a point or time to a file or disk"),
+        "serve": ("vault", "Serve a point over NBD without restoring it"),
     },
     "Fail over, and come home": {
         "failover": ("failover", "Go on elsewhere, in earnest or as a test"),
-        "plan": ("plan", "Fail many volumes over, in order"),
+        "plan": ("plan", "Fail over many volumes, in order"),
         "reprotect": ("failback", "Bring the old disk up to date"),
         "failback": ("failback", "Take the volume home"),
         "branch": ("failback", "Look at what an old source wrote after a failover"),
@@ -123,14 +124,32 @@ class Commands(MutableMapping[str, Any]):
 
 
 class Plain:
-    """A command that converts its values by `Conversion`: typer imports pydantic, which takes longer than all else."""
+    """A command that converts its values by `Conversion`, and whose help shows arguments by their names alone.
+
+    For conversions typer imports pydantic, which takes longer than all else. If a later typer has other internals, these
+    assignments have no effect and the start is slow again; a test notices.
+    """
 
     def get_params(self, ctx: Any) -> Any:
         """Returns the parameters, that of the help among them."""
         found = super().get_params(ctx)  # type: ignore[misc]
         for parameter in found:
             parameter._runtime_param = Conversion()
+            if parameter.param_type_name == "argument":
+                parameter.display_type_rich = no_type
+                parameter._usage_display_name = functools.partial(name_of, parameter)
         return found
+
+
+def no_type(ctx: Any) -> str:
+    """Returns what the help shows of an argument's type: nothing."""
+    return ""
+
+
+def name_of(parameter: Any) -> str:
+    """Returns an argument as the line of usage shows it."""
+    name = str(parameter.metavar or parameter.name.upper())
+    return name if parameter.required or name.startswith("[") else f"[{name}]"
 
 
 class Command(Plain, TyperCommand):

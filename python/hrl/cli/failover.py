@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import typer
 
 from hrl import FailedOver, HrlError, NbdServer, Vault, abandon_failover, cancel_failover
-from hrl.cli.background import Detach, print_ready, run_detached, told
+from hrl.cli.background import Detach, print_ready, run_detached, sentence_about
 from hrl.cli.commands import command, group
 from hrl.cli.control import SOCKET, ControlServer, ask
 from hrl.cli.event_options import EventOptions, open_sinks
@@ -132,7 +132,7 @@ def start(
     json: Json = False,
     events: EventOptions = {},  # noqa: B006  (its options take its place)
 ) -> None:
-    """Serves a volume writable over NBD at once, as of a state. The disk fills in the background.
+    """Serves a volume writable over NBD at once, as of a point or time. The disk fills in the background.
 
     Nothing is final before `hrl failover commit`. Started again with the same directory, it goes on where it was.
     """
@@ -339,9 +339,9 @@ def test(
     detach: Detach = False,
     json: Json = False,
 ) -> None:
-    """Serves a state for a test. Its writes go to a scratch file, and protection goes on.
+    """Serves a volume for a test, as of a point or time. Its writes go to a scratch file; protection goes on.
 
-    Retention keeps the state until `hrl failover cleanup`.
+    Retention keeps that recovery state until `hrl failover cleanup`.
     """
     if detach:
         return run_detached(state)
@@ -374,7 +374,7 @@ def cleanup(
     state: State,
     key_file: KeyFile = None,
 ) -> None:
-    """Ends a test failover: drops what it wrote, and lets retention have its state again."""
+    """Ends a test failover: drops what it wrote, and no longer keeps its recovery state."""
     stop_and_wait(state, "stop")
     (state / "scratch").unlink(missing_ok=True)
     open_vault(vault, key_file).replica(volume).end_test(name)
@@ -443,15 +443,15 @@ def status(
 def change_point(
     vault: VaultUrl, volume: Volume, state: State, at: At, key_file: KeyFile = None, json: Json = False
 ) -> None:
-    """Serves another state instead, before the commit. Drops what was written since the failover began."""
+    """Serves another point or time instead, before the commit. Drops what was written since the failover began."""
     replica = open_vault(vault, key_file).replica(volume)
     chosen = state_of(replica, at)
-    # What is served now ends for the change, so a state that cannot be served is refused before.
+    # What is served now ends for the change, so a recovery state that there is none of is refused before.
     replica.resolve(chosen)
     ready = ask(state, "change-point", at=chosen)
     if json:
         return print_json(ready)
-    say(told(ready))
+    say(sentence_about(ready))
 
 
 @failover.command()

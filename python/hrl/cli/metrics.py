@@ -34,7 +34,7 @@ METRICS = {
     "marked_regions": ("hrl_marked_regions", "gauge", "Dirty regions: what is read again after a crash."),
     "resync_bytes_left": ("hrl_resync_left_bytes", "gauge", "Bytes that a resync has still to read."),
     "resync_bytes_read": ("hrl_resync_read_bytes", "gauge", "Bytes that the resync under way, or the last, has read."),
-    "points": ("hrl_points_total", "counter", "Points marked since the agent started."),
+    "points": ("hrl_points_total", "counter", "Points taken since the agent started."),
     "vault_available": ("hrl_vault_available", "gauge", "1 when the vault took the last segment."),
     "fenced": ("hrl_fenced", "gauge", "1 when another source has the volume."),
     "rpo_threshold_seconds": ("hrl_rpo_threshold_seconds", "gauge", "RPO beyond which the agent raises an event; 0 is off."),

@@ -22,7 +22,9 @@ StateDirectory = Annotated[Path, typer.Argument(metavar="STATE", help="State dir
 PolicyFile = Annotated[Path | None, typer.Option("--policy", metavar="FILE", help="TOML file with policy values.")]
 At = Annotated[
     str,
-    typer.Option("--at", metavar="STATE", help="newest, newest-good, a point, label, sequence or time, or '10m ago'."),
+    typer.Option(
+        "--at", metavar="POINT|TIME", help="newest, newest-good, a point's id or label, a sequence, a time, or '10m ago'."
+    ),
 ]
 Limit = Annotated[Duration, typer.Option("--limit", metavar="TIME", parser=Duration, help="Give up after this time.")]
 Nbd = Annotated[

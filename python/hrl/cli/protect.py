@@ -80,7 +80,7 @@ def protect(
         ),
     ] = None,
     app_point_interval: Annotated[
-        Duration | None, duration_of("--app-point-interval", "Mark an application-consistent point this often.")
+        Duration | None, duration_of("--app-point-interval", "Take an application-consistent point this often.")
     ] = None,
     cache: Annotated[
         Cache,
@@ -174,7 +174,7 @@ def status_of(protection: Protection, name: str, rpo_threshold: float) -> Callab
 
 
 def mark(protection: Protection, request: dict[str, Any]) -> RecoveryPoint:
-    """Marks the point that a request of `hrl point` asks for."""
+    """Takes the point that a request of `hrl point` asks for."""
     label = str(request.get("label", ""))
     return protection.mark_app(label) if request.get("app") else protection.mark(label)
 
@@ -200,7 +200,7 @@ def point(
     ] = False,
     json: Json = False,
 ) -> None:
-    """Marks a recovery point now."""
+    """Takes a recovery point now."""
     marked = ask(state, "point", label=label, app=consistent)
     if json:
         print_json(marked)
@@ -265,7 +265,7 @@ def status_table(found: dict[str, Any]) -> Table:
         "waiting": f"{human(found['queue_bytes'])} in memory, {human(found['spool_bytes'])} in the spool",
         "shipping": f"{human(found['ship_bytes_per_second'])}/s, {time_left(found['eta_seconds'])} left",
         "resync": f"{human(found['resync_bytes_left'])} left",
-        "marked regions": str(found["marked_regions"]),
+        "dirty regions": str(found["marked_regions"]),
         "points": f"{found['points']} in this session",
         "vault": "answers" if found["vault_available"] else "does not answer",
     }

@@ -1,4 +1,4 @@
-"""Which state of a volume somebody means.
+"""Which recovery state of a volume somebody means.
 
 Beside the forms of the library (newest, sequence, RFC 3339 time, id, `point:DIGITS`, `label:TEXT`) the command takes the
 beginning of an id as `hrl points` shows it, a local time, and a time ago. A label wins over both.
@@ -31,7 +31,7 @@ ID_DIGITS = 32
 
 
 def state_of(replica: Replica, at: str) -> str:
-    """Returns a state as the library knows it, and says on standard error which point `newest-good` is.
+    """Returns a recovery state as the library knows it, and reports which point `newest-good` is.
 
     Raises `Refused` with the labels of the volume if nothing is called so.
     """
@@ -65,7 +65,7 @@ def point_beginning_with(digits: str, replica: Replica, points: list[RecoveryPoi
 
 
 def unknown(replica: Replica, at: str, points: list[RecoveryPoint]) -> str:
-    """Returns the sentence about a state that nothing is called by, with what there is instead."""
+    """Returns the message about a name that no point has, with the names that there are."""
     name = replica.info["name"]
     if not points:
         return f"{name} has no recovery point"
@@ -78,7 +78,7 @@ def unknown(replica: Replica, at: str, points: list[RecoveryPoint]) -> str:
 
 
 def point_of(replica: Replica, at: str) -> RecoveryPoint:
-    """Returns the point that a state is; `newest` is the newest point here."""
+    """Returns the point at a recovery state; `newest` is the newest point here."""
     points = replica.points()
     if at == NEWEST and points:
         return points[-1]

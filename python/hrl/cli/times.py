@@ -8,9 +8,8 @@ from datetime import UTC, datetime, timedelta
 
 import typer
 
-UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0, "w": 604_800.0}
-DURATION = re.compile(r"(\d{1,15}(?:\.\d{1,9})?) ?(ms|s|m|h|d|w)?", re.ASCII)
-DURATION_SECONDS_MAX = 1e11
+from hrl import HrlError, parse_duration
+
 EXPECTED = "a duration such as 500ms, 60s, 5m, 2h or 1d"
 EXPECTED_INSTANT = "a time such as 2026-11-21T09:30:00Z, 2026-11-21 09:30 (local) or '10m ago'"
 
@@ -20,11 +19,10 @@ def seconds(text: str) -> float:
 
     Raises `ValueError` for anything else.
     """
-    match = DURATION.fullmatch(text.strip())
-    value = float(match[1]) * UNITS[match[2] or "s"] if match else -1.0
-    if not 0 <= value < DURATION_SECONDS_MAX:
-        raise ValueError(f"cannot read {text!r}: expected {EXPECTED}")
-    return value
+    try:
+        return parse_duration(text, bare="s").total_seconds()
+    except (HrlError, OverflowError):
+        raise ValueError(f"cannot read {text!r}: expected {EXPECTED}") from None
 
 
 class Duration(float):

@@ -34,7 +34,7 @@ from hrl.words import age, count, human, local, now_nanoseconds, zone
 def points(vault: VaultUrl, volume: VolumeName = None, key_file: KeyFile = None, json: Json = False) -> None:
     """Lists the recovery points of each volume, oldest first.
 
-    Times are local. The beginning of an id names the point wherever a state is asked for, such as in --at.
+    Times are local. The beginning of an id names the point in --at and wherever else a point is asked for.
     """
     opened = open_vault(vault, key_file)
     found = {name: opened.replica(name).points() for name in names_of(opened, volume)}
@@ -66,7 +66,7 @@ def kept_until(until: str | None) -> str:
 
 @command("timeline")
 def timeline(vault: VaultUrl, volume: VolumeName = None, key_file: KeyFile = None, json: Json = False) -> None:
-    """Shows the history of volumes: ordered stretches, and gaps with their causes."""
+    """Shows the history of volumes: ordered intervals, and gaps with their causes."""
     opened = open_vault(vault, key_file)
     found = {name: opened.replica(name).timeline() for name in names_of(opened, volume)}
     if json:
@@ -77,7 +77,7 @@ def timeline(vault: VaultUrl, volume: VolumeName = None, key_file: KeyFile = Non
         say(f"{name}:")
         table = Table("first", "last", f"from ({zone()})", "to", "state", right=("first", "last"))
         for e in listed:
-            state = f"gap: {e.unordered}" if e.unordered else "folded: its end is left" if e.folded else "ordered"
+            state = f"gap: {e.unordered}" if e.unordered else "folded: its end stays" if e.folded else "ordered"
             table.add(e.first, e.last, local(e.from_time), local(e.to_time), state)
         table.print()
 
@@ -93,7 +93,7 @@ def restore(
     key_file: KeyFile = None,
     json: Json = False,
 ) -> None:
-    """Writes a volume as of a state to a sparse file or a device."""
+    """Writes a volume as of a point, sequence or time to a sparse file or a device."""
     replica = open_vault(vault, key_file).replica(volume)
     at = state_of(replica, at)
     with progress_bar("Restoring") as progress:
@@ -113,14 +113,14 @@ def serve(
     writable: Annotated[bool, typer.Option("--writable", help="Allow writes, kept in a scratch file.")] = False,
     changes_from: Annotated[
         str | None,
-        typer.Option("--changes-from", metavar="STATE", help="Offer what changed since as a dirty bitmap."),
+        typer.Option("--changes-from", metavar="POINT|TIME", help="Offer what changed since as a dirty bitmap."),
     ] = None,
     nbd_tls: NbdTls = None,
     nbd_tls_anyone: NbdTlsAnyone = False,
     key_file: KeyFile = None,
     json: Json = False,
 ) -> None:
-    """Serves a state over NBD without restoring it first.
+    """Serves a volume as of a point, sequence or time over NBD, without restoring it first.
 
     Prints the NBD address once it is served. Runs until SIGTERM or SIGINT.
     """
@@ -140,13 +140,13 @@ def serve(
 def changes(
     vault: VaultUrl,
     volume: Volume,
-    since: Annotated[str, typer.Option("--from", metavar="STATE", help="The earlier state.")],
-    until: Annotated[str, typer.Option("--to", metavar="STATE", help="The later state.")] = "newest",
+    since: Annotated[str, typer.Option("--from", metavar="POINT|TIME", help="The earlier recovery state.")],
+    until: Annotated[str, typer.Option("--to", metavar="POINT|TIME", help="The later recovery state.")] = "newest",
     to_file: Annotated[Path | None, typer.Option("--to-file", metavar="FILE", help="New sparse file.")] = None,
     key_file: KeyFile = None,
     json: Json = False,
 ) -> None:
-    """Lists the exact extents written between two states, or writes their data to a sparse file."""
+    """Lists the exact extents that differ between two recovery states, or writes their data to a sparse file."""
     replica = open_vault(vault, key_file).replica(volume)
     found = replica.changes(state_of(replica, since), state_of(replica, until))
     runs = found.runs()

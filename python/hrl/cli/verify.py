@@ -61,7 +61,9 @@ def verify(
     vault: VaultUrl,
     volume: Annotated[str | None, typer.Argument(metavar="[VOLUME]", help="Name of the volume. Default: all.")] = None,
     named: VolumeName = None,
-    at: Annotated[str | None, typer.Option("--at", metavar="STATE", help="The point to check. Default: newest.")] = None,
+    at: Annotated[
+        str | None, typer.Option("--at", metavar="POINT|TIME", help="The point to check. Default: newest.")
+    ] = None,
     mount: Annotated[bool, typer.Option("--mount", help="Check and mount the file systems of a point (root).")] = False,
     fsck: Annotated[bool, typer.Option("--fsck/--no-fsck", help="With --mount: their own checkers, too.")] = True,
     command: Annotated[

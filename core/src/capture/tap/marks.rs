@@ -44,7 +44,7 @@ impl Tap {
     ) -> Result<(Sequence, Timestamp)> {
         let mut state = self.lock();
         if state.unsettled.is_some() {
-            return Err(Error::new(ErrorKind::Unavailable, "mark point", "volume")
+            return Err(Error::new(ErrorKind::Unavailable, "mark point of", "volume")
                 .message("another application-consistent point is being made"));
         }
         holds()?;
@@ -104,7 +104,7 @@ impl Tap {
     ) -> Result<(Sequence, Timestamp)> {
         let mut state = self.lock();
         if !self.is_held(&state) || state.hold.as_ref().is_none_or(|h| h.number != hold.number) {
-            return Err(Error::new(ErrorKind::Unavailable, "mark point", "volume")
+            return Err(Error::new(ErrorKind::Unavailable, "mark point of", "volume")
                 .message("the hold was over before the mark"));
         }
         holds()?;
@@ -136,7 +136,7 @@ impl Tap {
     }
 
     fn push_mark(&self, state: &mut State, mark: Mark) -> Result<(Sequence, Timestamp)> {
-        Self::check_ordered(state, "mark point")?;
+        Self::check_ordered(state, "mark point of")?;
         let time = self.clock.now();
         state.push(time, QueuedBody::Mark(mark));
         self.queued.notify_all();
