@@ -267,6 +267,7 @@ fn promise_6_a_dead_vault_never_blocks_the_writer_and_nothing_is_lost() {
     assert_ne!(protection.stats().mode, Mode::Ordered);
     let error = protection.mark(PointKind::Crash, "in the gap").expect_err("promise 7: no point");
     assert_eq!(error.kind(), ErrorKind::NotOrdered);
+    assert!(error.to_string().starts_with("cannot mark point of disk: "), "{error}");
     store.set_down(false);
     protection.wait_replicated(LIMIT).expect("replicated");
     let after = protection.mark(PointKind::Crash, "after").expect("mark");

@@ -24,7 +24,7 @@ BYTES = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
 
 
 class PlotError(Exception):
-    """A picture cannot be drawn: matplotlib is missing, or the file's ending is of no known kind."""
+    """A picture cannot be drawn: matplotlib is missing, or the file's ending is not known."""
 
 
 def churn(found: Churn | Mapping[str, Any], to: str | Path, *, title: str = "Churn") -> None:
@@ -76,7 +76,7 @@ def plan(
 
 
 def human(count: float, _position: object = None) -> str:
-    """A number of bytes for people."""
+    """Returns a number of bytes for people."""
     unit = 0
     while abs(count) >= 1024 and unit < len(BYTES) - 1:
         count, unit = count / 1024, unit + 1
@@ -84,7 +84,7 @@ def human(count: float, _position: object = None) -> str:
 
 
 def span(seconds: float, _position: object = None) -> str:
-    """A time for people."""
+    """Returns a time for people."""
     for unit, name in ((86_400, "d"), (3600, "h"), (60, "min")):
         if seconds >= unit:
             return f"{seconds / unit:.3g} {name}"
@@ -92,7 +92,7 @@ def span(seconds: float, _position: object = None) -> str:
 
 
 def _figure(rows: int, to: str | Path) -> "Figure":
-    """An empty figure of charts above each other, on the backend that draws to files."""
+    """Makes an empty figure of charts above each other, on the backend that draws to files."""
     if Path(to).suffix.lower() not in ENDINGS:
         raise PlotError(f"cannot draw {to}: expected a name that ends with {' or '.join(ENDINGS)}")
     try:
@@ -107,7 +107,7 @@ def _figure(rows: int, to: str | Path) -> "Figure":
 
 
 def _dense(buckets: Sequence[Mapping[str, Any]], width: float) -> tuple[list[float], list[Mapping[str, Any]]]:
-    """Times and buckets, with an empty bucket around each quiet stretch so that a line falls to zero there."""
+    """Returns times and buckets, with an empty bucket around each quiet interval, so that a line falls to zero there."""
     times: list[float] = []
     columns: list[Mapping[str, Any]] = []
     empty = {"written_bytes": 0, "unique_bytes": 0, "stored_bytes": 0}
@@ -133,13 +133,13 @@ def _bars(
     width: float,
     series: Sequence[tuple[str, str, str]],
 ) -> None:
-    """Filled steps: bars without gaps, which stay one path however many there are."""
+    """Draws filled steps: bars without gaps, which are one path however many there are."""
     for name, label, color in series:
         axes.fill_between(times, [c[name] for c in columns], step="post", color=color, lw=0, label=label)
 
 
 def _finish(figure: "Figure", titles: Sequence[str], to: str | Path, numbered: "Axes | None" = None) -> None:
-    """Axes, legends and the file. The chart that is `numbered` has no times."""
+    """Finishes axes and legends, and writes the file. The chart `numbered` has no times."""
     from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
     from matplotlib.ticker import FuncFormatter, MaxNLocator, MultipleLocator
 
@@ -161,7 +161,7 @@ def _finish(figure: "Figure", titles: Sequence[str], to: str | Path, numbered: "
         axes.spines["bottom"].set_color(QUIET)
         axes.tick_params(colors=QUIET, labelcolor=QUIET, length=0, labelsize=9)
         if axes.get_legend_handles_labels()[0]:
-            # Above the chart and not on it, so that no curve is hidden.
+            # Above the chart, so that no curve is hidden.
             look: dict[str, Any] = {"frameon": False, "fontsize": 9, "labelcolor": INK, "handlelength": 1.4}
             axes.legend(loc="lower right", bbox_to_anchor=(1, 1.0), borderaxespad=0.2, ncols=4, columnspacing=1.2, **look)
         if axes is numbered:
@@ -182,5 +182,5 @@ def _seconds(time: str) -> float:
 
 
 def _time(seconds: float) -> float:
-    """Days since 1970, which is what matplotlib calls a date."""
+    """Returns days since 1970, which matplotlib calls a date."""
     return seconds / 86_400

@@ -49,7 +49,7 @@ def noise(seed: int, length: int) -> bytes:
 
 
 @pytest.mark.parametrize("cache", ["none", "writeback"])
-def test_a_disk_is_protected_and_given_back_at_each_point(start: Start, tmp_path: Path, cache: str) -> None:
+def test_a_disk_is_protected_and_restored_at_each_point(start: Start, tmp_path: Path, cache: str) -> None:
     agent = start("--cache", cache)
     wait_ordered(agent)
     states: dict[str, bytes] = {}
@@ -82,7 +82,7 @@ def test_a_disk_is_protected_and_given_back_at_each_point(start: Start, tmp_path
     assert hrl_json("verify", agent.vault)["sound"]
 
 
-def test_after_a_kill_only_marked_regions_are_read(start: Start) -> None:
+def test_after_a_kill_only_dirty_regions_are_read(start: Start) -> None:
     """Promises 4 and 5: the next session reads a part of the disk, and the points of before stay as they were."""
     agent = start()
     wait_ordered(agent)
@@ -139,7 +139,7 @@ def test_a_point_is_served_without_a_restore(start: Start, tmp_path: Path) -> No
     assert image.read_bytes() == agent.disk.read_bytes()
 
 
-def test_a_sealed_vault_is_wrong_key_without_its_key(start: Start, tmp_path: Path) -> None:
+def test_an_encrypted_vault_needs_its_key(start: Start, tmp_path: Path) -> None:
     key, other = tmp_path / "key", tmp_path / "other"
     hrl("key", key)
     hrl("key", other)

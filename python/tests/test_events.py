@@ -141,7 +141,7 @@ def test_a_command_that_hangs_is_killed_and_blocks_nobody(tmp_path: Path) -> Non
         assert not Path(f"/proc/{process}").exists()
 
 
-def test_what_did_not_fit_the_queue_is_told(tmp_path: Path) -> None:
+def test_events_that_do_not_fit_the_queue_are_counted(tmp_path: Path) -> None:
     command = f"sleep 0.2; cat >> {tmp_path}/told"
     with EventCommand(command, at_once=1, queue_events_max=2) as sink:
         for _ in range(10):
@@ -196,7 +196,7 @@ def test_a_dead_server_is_tried_again_and_gets_all_of_it(serve: Callable[..., Co
     assert sink.dropped > 0 and len(problems) == 1, "told once, not with every try"
 
 
-def test_a_refusal_for_good_is_told_and_does_not_stop_the_next(serve: Callable[..., Controller]) -> None:
+def test_a_final_refusal_is_reported_and_does_not_stop_the_next_mail(serve: Callable[..., Controller]) -> None:
     box, problems = Mailbox("554 no such thing"), list[str]()
     with mail_by(serve(box), on_problem=problems.append) as sink:
         sink(event(message="refused"))
@@ -210,7 +210,7 @@ def test_a_refusal_for_good_is_told_and_does_not_stop_the_next(serve: Callable[.
     assert "postponed" in box.bodies[0] and "refused" not in box.bodies[0]
 
 
-def test_a_password_goes_in_tls_alone(
+def test_a_password_is_sent_over_tls_only(
     serve: Callable[..., Controller], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     package.create_authority(tmp_path / "pki", ["127.0.0.1"])
@@ -303,7 +303,7 @@ def test_an_agent_mails_that_its_rpo_is_exceeded_and_met_again(
     assert {"mode-changed", "vault-unavailable", "vault-available"} <= set(told)
 
 
-def test_a_coordinator_tells_its_events_too(tmp_path: Path) -> None:
+def test_a_coordinator_reports_events_too(tmp_path: Path) -> None:
     hrl("enroll", tmp_path / "pki", "--host", "localhost")
     group, file = tmp_path / "group", tmp_path / "told.jsonl"
     create = ["group", "create", group, "--name", "orders", "--pki", tmp_path / "pki", "--listen", "127.0.0.1:0"]

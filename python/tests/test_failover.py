@@ -337,7 +337,7 @@ def test_a_planned_failover_waits_for_the_source_and_loses_nothing(site: Site) -
     assert "did not hand over" in words and site.stage() == "protected"
 
 
-def test_wrong_uses_are_told_apart(site: Site, start: Callable[..., Agent]) -> None:
+def test_wrong_uses_have_errors_of_their_own(site: Site, start: Callable[..., Agent]) -> None:
     site.directory.joinpath("there").write_bytes(b"x" * DISK_BYTES)
     assert "exists" in site_refuses(site, disk="there", code=4)
     assert site.directory.joinpath("there").read_bytes() == b"x" * DISK_BYTES

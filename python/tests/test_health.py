@@ -111,15 +111,13 @@ def test_the_health_of_a_vault_is_an_exit_code(tmp_path: Path) -> None:
     "arguments",
     [["nowhere"], ["--nonsense"], [], ["vault", "not-there"], ["vault", "--rpo", "soon"], ["s3://b", "--rpo", ""]],
 )
-def test_whatever_is_not_known_has_a_code_of_its_own(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str]
-) -> None:
+def test_unknown_has_an_exit_code_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str]) -> None:
     monkeypatch.chdir(tmp_path)
     package.Vault("vault", create=True)
     assert check("health", *arguments)[0] == 3
 
 
-def test_an_agent_tells_its_health_and_metrics(start: Callable[..., Agent]) -> None:
+def test_an_agent_reports_its_health_and_metrics(start: Callable[..., Agent]) -> None:
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{found.getsockname()[1]}"

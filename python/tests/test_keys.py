@@ -55,7 +55,7 @@ def test_a_key_comes_from_a_file_a_command_or_a_variable(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("command", "kind"), [("exit 3", "unavailable"), ("echo abc", "invalid-input"), ("yes", "invalid-input")]
 )
-def test_a_key_command_that_gives_none_is_told_and_not_shown(tmp_path: Path, command: str, kind: str) -> None:
+def test_a_failed_key_command_is_reported_without_its_output(tmp_path: Path, command: str, kind: str) -> None:
     told = hrl("points", tmp_path, "--key-command", command, code=Exit.of_kind(kind))
     assert "key command" in told and "abc" not in told and len(told.splitlines()) == 1
 
@@ -78,7 +78,7 @@ def test_a_key_file_that_others_may_read_is_a_warning(tmp_path: Path) -> None:
         assert ("warning" in done.stderr and "chmod 600" in done.stderr) == warned, done.stderr
 
 
-def test_keys_do_not_show_themselves() -> None:
+def test_keys_are_never_shown() -> None:
     key = package.Key(bytes(range(32)))
     assert repr(key) == f"Key({key.id})" and len(key.id) == 32
     assert key == package.Key(bytes(range(32)).hex() + "\n") and key != package.Key(bytes(32))
@@ -89,7 +89,7 @@ def test_keys_do_not_show_themselves() -> None:
         package.Key(7)  # type: ignore[arg-type]
 
 
-def test_a_running_agent_goes_on_through_a_rotation_and_starts_with_the_new_key(start: Start, tmp_path: Path) -> None:
+def test_a_running_agent_survives_a_rotation_and_starts_with_the_new_key(start: Start, tmp_path: Path) -> None:
     old, new = make_key(tmp_path / "old"), make_key(tmp_path / "new")
     agent = start(key_file=old)
     agent.write(0, b"before" * 100)

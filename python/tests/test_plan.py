@@ -111,7 +111,7 @@ def report(vault: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, A
     return found
 
 
-def test_a_run_is_told_whole(report: dict[str, Any]) -> None:
+def test_a_report_holds_the_whole_run(report: dict[str, Any]) -> None:
     steps = {step["id"]: step for step in report["steps"]}
     assert (report["outcome"], report["mode"]) == ("done-with-failures", "test")
     assert steps["database/before/fence"]["output"].startswith("fenced test\n")
@@ -158,7 +158,7 @@ def test_a_plan_is_checked_before_it_runs(vault: Path, tmp_path: Path) -> None:
     assert "no state directory for db" in hrl("plan", "run", vault, file, "--test", code=2)
 
 
-def test_what_a_host_raises_is_told(vault: Path, tmp_path: Path) -> None:
+def test_an_error_of_a_host_is_reported(vault: Path, tmp_path: Path) -> None:
     opened, host = package.Vault(vault), Host()
     text = PLAN.format(state=tmp_path, hostile="")
 

@@ -159,7 +159,7 @@ def test_ten_thousand_points_and_a_thousand_gaps_stay_a_small_page(browser: Brow
     assert len(volume.points) == report.POINTS_MAX
     assert volume.points_total == sum(count for _, count in volume.points_by_day) + report.POINTS_MAX == 10_000
     assert sum(row["point"].kind == "app" for row in volume.points) == 167, "those that stand out are listed"
-    assert "The newest 50 of 500" in text and "at least: the vault does not tell" in text
+    assert "The newest 50 of 500" in text and "at least: the vault does not record" in text
     to = tmp_path / "big.html"
     to.write_text(text)
     browser.open(to, width=360)
@@ -181,5 +181,15 @@ def test_the_command_writes_a_file_and_replaces_none(tmp_path: Path) -> None:
     ("seconds", "words"),
     [(0, "0 ms"), (0.25, "250 ms"), (2.5, "2.5 s"), (61, "1 min 1 s"), (3600, "1 h"), (90_000, "1 d 1 h"), (86_460, "1 d")],
 )
-def test_times_are_told_in_two_units(seconds: float, words: str) -> None:
+def test_times_are_shown_in_two_units(seconds: float, words: str) -> None:
     assert span(seconds) == words
+
+
+def test_branches_count_as_stored() -> None:
+    segments = [{"kind": "log", "stored_bytes": 20 << 20}, {"kind": "log", "stored_bytes": 10 << 20}]
+    found = report.sizes(segments, [{"stored_bytes": 180 << 20}, {"stored_bytes": 30 << 20}])
+    assert [(size["kind"], size["bytes"] >> 20, size["in"]) for size in found] == [
+        ("log", 30, "2 segments"),
+        ("branch", 210, "2 branches"),
+    ]
+    assert sum(size["share"] for size in found) == pytest.approx(100)

@@ -40,7 +40,7 @@ def blocks_at(replica: package.Replica, at: str) -> list[int]:
         return [view.read(number * BLOCK, 1)[0] for number in range(8)]
 
 
-def test_what_is_pinned_stays_and_is_what_it_was(tmp_path: Path, marked: list[str]) -> None:
+def test_pinned_points_stay_unchanged(tmp_path: Path, marked: list[str]) -> None:
     """Promise 5, with everything else folded away."""
     replica = package.Vault(str(tmp_path / "vault")).replica("v")
     before = {point: blocks_at(replica, point) for point in marked}

@@ -21,7 +21,7 @@ def test_a_table_becomes_the_options_of_verify() -> None:
     assert key_arguments(given) == ["--key-env", "K", "--key-file=a"]
 
 
-def test_the_agent_checks_its_points_and_tells_of_a_bad_one(start: Callable[..., Agent], tmp_path: Path) -> None:
+def test_the_agent_checks_its_points_and_reports_a_bad_one(start: Callable[..., Agent], tmp_path: Path) -> None:
     key = tmp_path / "key"
     hrl("key", key)
     table = '[verify]\nevery = "1d"\ncommand = "echo no boot sector; false"\n'

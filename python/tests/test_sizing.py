@@ -84,7 +84,7 @@ def test_pictures_are_whole_and_equal_each_time(vault: Path, tmp_path: Path) -> 
     assert "expected a name that ends with" in hrl("churn", vault, "--plot", tmp_path / "churn.gif", code=7)
 
 
-def test_without_matplotlib_the_command_to_install_it_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_matplotlib_the_error_says_how_to_install_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real = builtins.__import__
 
     def refuse(name: str, *arguments: Any, **named: Any) -> Any:

@@ -179,7 +179,7 @@ def test_a_command_decides(vault: Path) -> None:
     hrl("verify", vault, "v", "--command", f"{long}; printf 'é%.0s' $(seq 900)")
 
 
-def test_what_cannot_be_asked_is_refused(vault: Path) -> None:
+def test_impossible_requests_are_refused(vault: Path) -> None:
     assert "--mount" in hrl("verify", vault, "v", "--at", "good", code=2)
     hrl("verify", vault, "v", "--command", "true", "--limit", "soon", code=2)
     between = package.Vault(str(vault)).replica("v").points()[0].sequence + 1
@@ -247,7 +247,7 @@ def test_a_boot_is_seen_on_the_console(vault: Path, tmp_path: Path) -> None:
     assert "no such machine" in hrl("verify", vault, "v", "--boot", "--qemu", qemu, code=UNSUPPORTED)
 
 
-def test_what_is_due_is_checked(vault: Path) -> None:
+def test_due_checks_are_made(vault: Path) -> None:
     first = hrl_json("verify", vault, "--due")
     assert [(row["kind"], row["ok"]) for row in first["checks"]] == [("integrity", True)]
     assert "nothing is due" in hrl("verify", vault, "--due", "--every", "1h")

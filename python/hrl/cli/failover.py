@@ -460,8 +460,8 @@ def commit(vault: VaultUrl, volume: Volume, state: State) -> None:
 
     The old source learns of it when it asks the vault again: within seconds, or not at all while it cannot reach the
     vault. Until then it captures what its applications write to the old disk. All of that becomes a branch, and never part
-    of the volume. Afterwards the old disk still takes writes that nothing captures. So shut the old machine down, or keep
-    its users away, before you let them in here.
+    of the volume. Afterwards the old disk still takes writes: nothing captures them, and `hrl reprotect` overwrites them.
+    So shut the old machine down, or keep its users away, before you let them in here.
     """
     ask(state, "commit")
 

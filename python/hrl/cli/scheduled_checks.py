@@ -60,14 +60,14 @@ def key_arguments(given: list[str]) -> list[str]:
 
 @contextmanager
 def checks_by_policy(
-    table: dict[str, Any] | None, vault: str, volume: str, tell: Callable[[dict[str, str]], object]
+    table: dict[str, Any] | None, vault: str, volume: str, report: Callable[[dict[str, str]], object]
 ) -> Iterator[None]:
     """Checks the points of a volume while the block runs; does nothing without a table."""
     if table is None:
         yield
         return
     command = [sys.executable, "-P", "-m", "hrl", "verify", vault, volume, *arguments_of(table), *key_arguments(sys.argv)]
-    schedule = Schedule(["nice", "-n", NICENESS, *command], volume, tell)
+    schedule = Schedule(["nice", "-n", NICENESS, *command], volume, report)
     try:
         yield
     finally:
@@ -77,10 +77,10 @@ def checks_by_policy(
 class Schedule:
     """Runs the checks on a thread."""
 
-    def __init__(self, command: list[str], volume: str, tell: Callable[[dict[str, str]], object]) -> None:
+    def __init__(self, command: list[str], volume: str, report: Callable[[dict[str, str]], object]) -> None:
         self._command = command
         self._volume = volume
-        self._tell = tell
+        self._report = report
         self._ended = threading.Event()
         self._running: subprocess.Popen[str] | None = None
         self._last: tuple[int, str] | None = None
@@ -118,20 +118,20 @@ class Schedule:
                 start_new_session=True,
             )
         except OSError as error:
-            self._say(Exit.IO, str(error))
+            self._report_once(Exit.IO, str(error))
             return Exit.IO
         said = self._running.communicate()[0].strip().splitlines()
         code, self._running = self._running.returncode, None
         if not self._ended.is_set():
-            self._say(code, said[-1] if said else f"exit code {code}")
+            self._report_once(code, said[-1] if said else f"exit code {code}")
         return code
 
-    def _say(self, code: int, message: str) -> None:
+    def _report_once(self, code: int, message: str) -> None:
         """Reports a failure once, until there is another."""
         found = None if code in (0, Exit.NOT_FOUND) else (code, message)
         if found is not None and found != self._last:
             kind = "check-failed" if code == Exit.CHECK_FAILED else "task-failed"
             text = message if code == Exit.CHECK_FAILED else f"checking recovery points: {message}"
             time = datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
-            self._tell({"time": time, "volume": self._volume, "kind": kind, "message": text})
+            self._report({"time": time, "volume": self._volume, "kind": kind, "message": text})
         self._last = found

@@ -178,7 +178,7 @@ class Run:
             return
         point = point_of(replica, self._at)
         for outcome in self._outcomes(replica, point, kinds):
-            self._tell(name, point, outcome)
+            self._add(name, point, outcome)
             if self._record:
                 replica.record_verdict(f"point:{point.id}", outcome.kind, outcome.ok, outcome.text)
 
@@ -191,7 +191,7 @@ class Run:
                 raise
             return [Outcome(kind, False, str(error)).bounded() for kind in kinds]
 
-    def _tell(self, name: str, point: RecoveryPoint, outcome: Outcome) -> None:
+    def _add(self, name: str, point: RecoveryPoint, outcome: Outcome) -> None:
         row = {"volume": name, "point": point.id, "sequence": point.sequence, "label": point.label}
         self.rows.append(row | {"kind": outcome.kind, "ok": outcome.ok, "text": outcome.text, "recorded": self._record})
         if not self._quiet:

@@ -163,13 +163,13 @@ def is_final(error: Exception) -> bool:
 
 def subject(events: Sequence[Event]) -> str:
     """Returns one event in full; of several the kinds and the volumes."""
-    told = [event for event in events if event["kind"] != DROPPED] or list(events)
-    first = told[0]
-    if len(told) == 1:
+    shown = [event for event in events if event["kind"] != DROPPED] or list(events)
+    first = shown[0]
+    if len(shown) == 1:
         words = f"{first['volume']}: {first['kind']}: {first['message']}"
     else:
-        kinds = ", ".join(dict.fromkeys(event["kind"] for event in told))
-        volumes = list(dict.fromkeys(event["volume"] for event in told))
+        kinds = ", ".join(dict.fromkeys(event["kind"] for event in shown))
+        volumes = list(dict.fromkeys(event["volume"] for event in shown))
         where = volumes[0] if len(volumes) == 1 else f"{len(volumes)} volumes"
-        words = f"{where}: {len(told)} events: {kinds}"
+        words = f"{where}: {len(shown)} events: {kinds}"
     return clean(f"[hrl] {words}")[:SUBJECT_CHARACTERS_MAX]
