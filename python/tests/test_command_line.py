@@ -161,6 +161,9 @@ def test_a_bad_value_of_a_policy_names_the_file_and_the_value(tmp_path: Path) ->
     (tmp_path / "disk").write_bytes(bytes(1 << 20))
     told = hrl(*command, code=Exit.INVALID_INPUT)
     assert f"{policy}: " in told and "segment_interval" in told and "-5" in told
+    policy.write_text("[verify]\nmount = true\n")
+    told = hrl(*command, code=Exit.INVALID_INPUT)
+    assert f"cannot read policy {policy}: the table verify needs every" in told
 
 
 def test_a_key_that_is_missing_is_asked_for_by_its_options(tmp_path: Path) -> None:

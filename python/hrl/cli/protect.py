@@ -32,7 +32,7 @@ from hrl.cli.options import (
 )
 from hrl.cli.output import Table, fields, print_address, print_json, progress_bar, say
 from hrl.cli.policy import policy_of, read_events, read_policy, read_table, seconds_of
-from hrl.cli.scheduled_checks import checks_by_policy
+from hrl.cli.scheduled_checks import arguments_of, checks_by_policy
 from hrl.cli.signals import ended_by_signals
 from hrl.cli.times import Duration
 from hrl.health import RPO_SECONDS
@@ -100,6 +100,9 @@ def protect(
     ended = ended_by_signals()
     name = volume or disk.name
     chosen = read_policy(policy)
+    checks = read_table(policy, "verify")
+    # Read now, so that a mistake is known before anything runs.
+    check_options = arguments_of(checks, policy) if checks is not None else None
     if quiesce:
         chosen["quiesce"] = "\n".join(quiesce)
     if app_point_interval is not None:
@@ -121,7 +124,7 @@ def protect(
             )
         stack.enter_context(protection)
         status = stack.enter_context(agent_control(protection, state, name, chosen, ended))
-        stack.enter_context(checks_by_policy(read_table(policy, "verify"), vault, name, sinks))
+        stack.enter_context(checks_by_policy(check_options, vault, name, sinks))
         if metrics:
             from hrl.cli.metrics import MetricsServer
 

@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 from hrl.cli.exits import Exit, Refused
@@ -26,18 +27,19 @@ NICENESS = "10"
 TEARDOWN_SECONDS_MAX = 30.0
 
 
-def arguments_of(table: dict[str, Any]) -> list[str]:
-    """Returns a table as options of `hrl verify`."""
+def arguments_of(table: dict[str, Any], policy: Path | None = None) -> list[str]:
+    """Returns the table of a policy file as options of `hrl verify`."""
+    where = f"cannot read policy {policy}: " if policy else ""
     unknown = [name for name in table if name not in TEXTS + FLAGS]
     if unknown:
         known = ", ".join(TEXTS + FLAGS)
-        raise Refused(f"the policy's table verify has no {unknown[0]}: expected {known}", Exit.INVALID_INPUT)
+        raise Refused(f"{where}the table verify has no {unknown[0]}: expected {known}", Exit.INVALID_INPUT)
     for name, value in table.items():
         if not isinstance(value, bool if name in FLAGS else str):
             expected = "true or false" if name in FLAGS else "a text"
-            raise Refused(f"the policy's verify.{name} is {value!r}: expected {expected}", Exit.INVALID_INPUT)
+            raise Refused(f"{where}verify.{name} is {value!r}: expected {expected}", Exit.INVALID_INPUT)
     if "every" not in table:
-        raise Refused('the policy\'s table verify needs every, such as "1d"', Exit.INVALID_INPUT)
+        raise Refused(f'{where}the table verify needs every, such as "1d"', Exit.INVALID_INPUT)
     arguments = ["--due"]
     for name, value in table.items():
         option = "--" + name.replace("_", "-")
@@ -60,13 +62,13 @@ def key_arguments(given: list[str]) -> list[str]:
 
 @contextmanager
 def checks_by_policy(
-    table: dict[str, Any] | None, vault: str, volume: str, report: Callable[[dict[str, str]], object]
+    options: list[str] | None, vault: str, volume: str, report: Callable[[dict[str, str]], object]
 ) -> Iterator[None]:
-    """Checks the points of a volume while the block runs; does nothing without a table."""
-    if table is None:
+    """Checks the points of a volume with options of `hrl verify` while the block runs; does nothing without options."""
+    if options is None:
         yield
         return
-    command = [sys.executable, "-P", "-m", "hrl", "verify", vault, volume, *arguments_of(table), *key_arguments(sys.argv)]
+    command = [sys.executable, "-P", "-m", "hrl", "verify", vault, volume, *options, *key_arguments(sys.argv)]
     schedule = Schedule(["nice", "-n", NICENESS, *command], volume, report)
     try:
         yield
