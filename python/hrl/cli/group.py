@@ -1,5 +1,6 @@
 """Commands of consistency groups: hrl group create, run, join, leave, remove, status, point, points."""
 
+import json as json_text
 import os
 import tomllib
 from collections.abc import Callable
@@ -61,8 +62,8 @@ def create(
 
 
 def quoted(text: str) -> str:
-    """Returns a text as a TOML string."""
-    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
+    """Returns a text as a TOML string, whose escapes are those of JSON."""
+    return json_text.dumps(text, ensure_ascii=False)
 
 
 def read_configuration(directory: Path) -> dict[str, Any]:
