@@ -29,6 +29,7 @@ class Site:
         self.agent = start(directory=self.home, policy=PROMPT)
         self.vault = self.home / "vault"
         self.served: list[Served] = []
+        until("the first copy", lambda: call_json("status", self.agent.state, "--json")["mode"] == "ordered")
         self.seen: dict[str, bytes] = {}
         for number, label in enumerate(("one", "two")):
             write(self.agent.uri, number * MIB, os.urandom(3 * MIB), directory)

@@ -166,7 +166,7 @@ impl VolumeCut {
     }
 
     fn refused(&self, kind: ErrorKind, message: &str) -> Error {
-        Error::new(kind, "mark point", self.volume()).message(message)
+        Error::new(kind, "mark point of", self.volume()).message(message)
     }
 
     fn progress(&self) -> MutexGuard<'_, Progress> {

@@ -157,7 +157,12 @@ class Command(Plain, TyperCommand):
 
 
 class Group(Plain, TyperGroup):
-    """A command that has commands."""
+    """A command that has commands. Its help lists them with their first sentences, in full."""
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        rows = [(name, " ".join((one.help or "").split()).split(". ")[0].rstrip(".")) for name, one in self.commands.items()]
+        with formatter.section("Commands"):
+            formatter.write_dl(rows)
 
 
 class Root(Group):
