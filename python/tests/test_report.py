@@ -186,8 +186,9 @@ def test_times_are_shown_in_two_units(seconds: float, words: str) -> None:
 
 
 def test_branches_count_as_stored() -> None:
-    segments = [{"kind": "log", "stored_bytes": 20 << 20}, {"kind": "log", "stored_bytes": 10 << 20}]
-    found = report.sizes(segments, [{"stored_bytes": 180 << 20}, {"stored_bytes": 30 << 20}])
+    segments: Any = [{"kind": "log", "stored_bytes": 20 << 20}, {"kind": "log", "stored_bytes": 10 << 20}]
+    branches: Any = [{"stored_bytes": 180 << 20}, {"stored_bytes": 30 << 20}]
+    found = report.sizes(segments, branches)
     assert [(size["kind"], size["bytes"] >> 20, size["in"]) for size in found] == [
         ("log", 30, "2 segments"),
         ("branch", 210, "2 branches"),

@@ -23,13 +23,9 @@ A state of a volume (--at) is newest, newest-good, the beginning of a point's id
 
 def version() -> str:
     """Returns the version of the package."""
-    import hrl
+    from hrl import __version__
 
-    if found := getattr(hrl, "__version__", None):
-        return str(found)
-    from importlib.metadata import version
-
-    return version("hrl")
+    return __version__
 
 
 def show_version(asked: bool) -> None:
