@@ -4,6 +4,7 @@
 //! and gives the volume back as of any recovery point.
 
 mod agent;
+pub mod bytes;
 pub mod capture;
 mod clock;
 pub mod device;

@@ -5,6 +5,7 @@
 
 use std::fmt;
 
+use crate::bytes::{hex, parse_hex};
 use crate::error::{Error, ErrorKind, Result};
 
 /// Position of a record in the write order of one volume; `Sequence::ZERO` is "before the first record".
@@ -177,14 +178,13 @@ macro_rules! identity {
         impl $name {
             /// Parses 32 hexadecimal digits; `None` when the text is anything else.
             pub fn parse(text: &str) -> Option<Self> {
-                let mut bytes = [0; 16];
-                decode_hex(text, &mut bytes).then_some(Self(bytes))
+                parse_hex(text).map(Self)
             }
         }
 
         impl fmt::Display for $name {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+                write!(f, "{}", hex(&self.0))
             }
         }
     };
@@ -225,29 +225,13 @@ identity! {
     KeyId
 }
 
-/// Fills `out` from hexadecimal digits; false when length or digits do not fit.
-pub(crate) fn decode_hex(text: &str, out: &mut [u8]) -> bool {
-    let text = text.as_bytes();
-    if text.len() != out.len() * 2 {
-        return false;
-    }
-    let digit = |byte: u8| char::from(byte).to_digit(16).map(|d| d as u8);
-    for (byte, pair) in out.iter_mut().zip(text.chunks_exact(2)) {
-        match (digit(pair[0]), digit(pair[1])) {
-            (Some(high), Some(low)) => *byte = high << 4 | low,
-            _ => return false,
-        }
-    }
-    true
-}
-
 /// The 32-byte hash that chains segments; shown as 64 hexadecimal digits.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct ChainHash(pub [u8; 32]);
 
 impl fmt::Display for ChainHash {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+        write!(f, "{}", hex(&self.0))
     }
 }
 

@@ -16,11 +16,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::spool::spool_path;
+use crate::bytes::parse_hex;
 use crate::clock::{Clock, random_bytes};
 use crate::device::{Files, directory_of, remove_if_there, replace_file};
 use crate::error::{Error, ErrorKind, Result};
 use crate::journal::SegmentSummary;
-use crate::units::{PointId, Timestamp, VolumeId, decode_hex};
+use crate::units::{PointId, Timestamp, VolumeId};
 use crate::vault::{SourceIdentity, VolumeInfo};
 
 const FIRST_LINE: &str = "hrl state 1";
@@ -257,10 +258,7 @@ fn parse(text: &str) -> Option<Identity> {
     };
     let volume_name = field("volume")?;
     let volume = VolumeId::parse(&field("volume-id")?)?;
-    let mut id = [0; 16];
-    if !decode_hex(&field("source")?, &mut id) {
-        return None;
-    }
+    let id = parse_hex(&field("source")?)?;
     let host = field("host")?;
     let since = Timestamp::parse(&field("since")?).ok()?;
     Some(Identity { volume_name, volume, source: SourceIdentity { id, host, since } })

@@ -14,9 +14,10 @@ use chacha20poly1305::XChaCha20Poly1305;
 use chacha20poly1305::aead::{AeadInOut, KeyInit};
 
 use super::VolumeKey;
+use crate::bytes::parse_hex;
 use crate::clock::{Clock, random_bytes};
 use crate::error::{Error, ErrorKind, Result};
-use crate::units::{KeyId, VolumeId, decode_hex};
+use crate::units::{KeyId, VolumeId};
 
 const KEY_ID_CONTEXT: &str = "hrl 2026-11-21 key-encryption key id v1";
 const MAGIC: &[u8; 8] = b"HRLWRAP\x02";
@@ -43,16 +44,15 @@ impl WrappingKey {
     /// A key from what a file, a command or a variable gave: 32 raw bytes, or 64 hexadecimal digits and white space around
     /// them. `InvalidInput` when it is neither; the error names `origin` and no byte of `content`.
     pub fn from_text(content: &[u8], origin: &str) -> Result<Self> {
-        let mut key = [0; 32];
         if let Ok(raw) = content.try_into() {
             return Ok(Self(raw));
         }
-        match std::str::from_utf8(content) {
-            Ok(text) if decode_hex(text.trim(), &mut key) => Ok(Self(key)),
-            _ => Err(Error::new(ErrorKind::InvalidInput, "read key", origin)
+        let text = std::str::from_utf8(content).ok();
+        text.and_then(|text| parse_hex(text.trim())).map(Self).ok_or_else(|| {
+            Error::new(ErrorKind::InvalidInput, "read key", origin)
                 .expected("32 bytes or 64 hexadecimal digits")
-                .found(format_args!("{} bytes that are not", content.len()))),
-        }
+                .found(format_args!("{} bytes that are not", content.len()))
+        })
     }
 
     /// Reads a key file, as [`WrappingKey::from_text`] understands it.

@@ -12,7 +12,7 @@ use crate::clock::random_bytes;
 use crate::error::{Error, ErrorKind, Result};
 use crate::journal::{KeyRing, VolumeKey, WrappingKey, wrong_key};
 use crate::store::{PutOutcome, get_all};
-use crate::units::{KeyId, decode_hex};
+use crate::units::KeyId;
 
 const SHREDDED_CONTENT: &[u8] = b"hrl shredded 1\n";
 /// Wrappings of a volume that are looked at; a rotation leaves one.
@@ -246,14 +246,10 @@ struct Wrapping {
 impl Wrapping {
     /// `None` for a name that is not that of a wrapped key.
     fn parse(object: &str, prefix: &str) -> Option<Self> {
-        let id = |text: &str| {
-            let mut id = KeyId::default();
-            decode_hex(text, &mut id.0).then_some(id)
-        };
         let name = object.strip_prefix(prefix)?;
         let (key, wrapped_by) = match name.split_once('.') {
-            Some((key, wrapped_by)) => (id(key)?, Some(id(wrapped_by)?)),
-            None => (id(name)?, None),
+            Some((key, wrapped_by)) => (KeyId::parse(key)?, Some(KeyId::parse(wrapped_by)?)),
+            None => (KeyId::parse(name)?, None),
         };
         Some(Self { object: object.to_owned(), key, wrapped_by })
     }

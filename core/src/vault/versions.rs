@@ -25,10 +25,10 @@ impl VersionNames {
             let Some(name) = info.name.strip_prefix(prefix) else { continue };
             match name.split_once('-') {
                 None => {
-                    names.lengths.extend(layout::number(name).map(|number| (number, info.length)))
+                    names.lengths.extend(layout::number(name).map(|number| (number, info.length)));
                 }
                 Some((from, until)) => {
-                    names.holds.extend(layout::number(from).zip(layout::number(until)))
+                    names.holds.extend(layout::number(from).zip(layout::number(until)));
                 }
             }
         }
