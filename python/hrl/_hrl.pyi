@@ -1,19 +1,21 @@
 """Handles of the crate.
 
-Calls that may do I/O release the interpreter's lock. Handles may be used from any thread, and are
-closed by `close`, `stop` or the end of their `with` block. A closed handle raises `ValueError`.
+Calls that may do I/O release the interpreter's lock. Handles may be used from any
+thread, and are closed by `close`, `stop` or the end of their `with` block. A closed
+handle raises `ValueError`.
 
-Offsets and lengths are in bytes and limits in seconds. Times are text in UTC, or nanoseconds since
-1970 in attributes that end in `_ns`. Where a time is taken, a `datetime` with a time zone is taken
-too.
+Offsets and lengths are in bytes and limits in seconds. Times are text in UTC, or
+nanoseconds since 1970 in attributes that end in `_ns`. Where a time is taken, a
+`datetime` with a time zone is taken too.
 
-A recovery state (`at`) is a `RecoveryPoint` or `GroupPoint`, a sequence number, a `datetime`, or
-text: a point's id or label ("label:L" if the label looks like something else), a sequence, a time
-such as "2026-11-21T09:30:00Z", "newest", or "newest-good". The last is the newest point that checks
-found good; if nothing was checked, the newest application-consistent point, or the newest.
+A recovery state (`at`) is a `RecoveryPoint` or `GroupPoint`, a sequence number, a
+`datetime`, or text: a point's id or label ("label:L" if the label looks like something
+else), a sequence, a time such as "2026-11-21T09:30:00Z", "newest", or "newest-good".
+The last is the newest point that checks found good; if nothing was checked, the newest
+application-consistent point, or the newest.
 
-Results are small frozen objects with attributes. A field is also found by name (`report["segments"]`),
-and `dict(report)` gives all fields.
+Results are small frozen objects with attributes. A field is also found by name
+(`report["segments"]`), and `dict(report)` gives all fields.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -378,7 +380,9 @@ class Ticket:
         the newest record.
         """
     def zeroed(self) -> int:
-        """Reports that the range reads as zeroes now. Returns the sequence of the newest record."""
+        """Reports that the range reads as zeroes now. Returns the sequence of the newest
+        record.
+        """
     def discarded(self, left: _Discarded) -> int:
         """Reports that the range was discarded and now reads as `left` says. Returns the sequence
         of the newest record.
@@ -494,10 +498,14 @@ class TimelineEntry(_Value):
         """Time of the last change in UTC."""
     @property
     def unordered(self) -> str | None:
-        """Cause of the gap, in which no state can be restored; None for a stretch in write order."""
+        """Cause of the gap, in which no state can be restored; None for a stretch in write
+        order.
+        """
     @property
     def folded(self) -> bool:
-        """Whether retention folded it, so that only the last sequence of each fold can be restored."""
+        """Whether retention folded it, so that only the last sequence of each fold can be
+        restored.
+        """
 
 @final
 class GroupMark(_Value):
@@ -591,11 +599,13 @@ class Stats(_Value):
         """Bytes captured that are not in the vault: queue and spool."""
     @property
     def ship_bytes_per_second(self) -> int:
-        """Recent throughput of shipping, or the bandwidth allowed now if that is less; 0 if unknown."""
+        """Recent throughput of shipping, or the bandwidth allowed now if that is less; 0 if
+        unknown.
+        """
     @property
     def eta_seconds(self) -> float | None:
-        """Time until the backlog is in the vault if nothing more is written; None if the vault does
-        not answer or the throughput is unknown.
+        """Time until the backlog is in the vault if nothing more is written; None if the vault
+        does not answer or the throughput is unknown.
         """
     @property
     def marked_regions(self) -> int:
@@ -639,9 +649,9 @@ class Protection:
     `mode` and `cause`. The sinks of `hrl.events` are made for it. None sends events to the
     logger "hrl" of `logging`, as the attribute `hrl_event` of its records.
 
-    Raises `FencedError` if another agent or source has the volume, an `HrlError` of kind
-    "changed" if the disk is not the one that was protected, `WrongKeyError`, and
-    `UnavailableError` if the vault cannot be reached.
+    Raises `FencedError` if another agent or source has the volume, and `UnavailableError`
+    if the vault cannot be reached. If the disk is not the one that was protected, the kind
+    of the `HrlError` is "changed".
 
     >>> vault = hrl.Vault("vault", create=True)
     >>> disk = hrl.MemoryDevice(1 << 20)
@@ -676,7 +686,9 @@ class Protection:
         """Volume to read and write. It is closed when the protection is stopped."""
     @property
     def tap(self) -> Tap:
-        """Write order, for callers that do the I/O themselves. It is closed when the protection is stopped."""
+        """Write order, for callers that do the I/O themselves. It is closed when the protection
+        is stopped.
+        """
     def mark(self, label: str = "", *, kind: _PointKind = "crash") -> RecoveryPoint:
         """Takes a recovery point now. It is durable in the local journal when the call returns.
 
@@ -811,7 +823,9 @@ class KeyRotation(_Value):
 
     @property
     def wrapped(self) -> bool:
-        """Whether this call wrapped the volume's key with the new key; False if that was done before."""
+        """Whether this call wrapped the volume's key with the new key; False if that was done
+        before.
+        """
     @property
     def unwrapped(self) -> bool:
         """Whether this call deleted the vault key's wrapping; False if that was done before."""
@@ -840,10 +854,12 @@ class ShredReport(_Value):
 class Vault:
     """A store with the replicas of volumes.
 
-    `url` is a directory (a path or file://PATH) or an object store (s3://, az:// or gs://, with credentials from the
-    environment). Instead of it, `store` is a store of your own, with the methods of `Store`.
+    `url` is a directory (a path or file://PATH) or an object store (s3://, az:// or gs://,
+    with credentials from the environment). Instead of it, `store` is a store of your own,
+    with the methods of `Store`.
 
-    `key`, or the content of `key_file`, is the key-encryption key of encrypted volumes. `create` makes a new vault.
+    `key`, or the content of `key_file`, is the key-encryption key of encrypted volumes.
+    `create` makes a new vault.
     """
 
     def __new__(
@@ -858,25 +874,32 @@ class Vault:
     def volumes(self) -> list[VolumeInfo]:
         """Returns the record of every volume."""
     def volume(self, name: str) -> VolumeInfo:
-        """Returns the record of one volume. Raises `NotFoundError` if there is none of that name."""
+        """Returns the record of one volume. Raises `NotFoundError` if there is none of that
+        name.
+        """
     def group_points(self) -> list[GroupPoint]:
-        """Returns the points of consistency groups, oldest first, each once with its members in this vault."""
+        """Returns the points of consistency groups, oldest first, each once with its members in
+        this vault.
+        """
     def replica(self, name: str) -> Replica:
         """Opens one volume as of now. Raises `NotFoundError` if there is none of that name.
 
         `name` may be "VOLUME@EPOCH", which names the branch of an ended epoch.
         """
     def rotate_key(self, volume: str, new_key: Key) -> KeyRotation:
-        """Wraps the key of a volume with `new_key`, and deletes the wrapping of the vault's key.
+        """Wraps the key of a volume with `new_key`, and deletes the wrapping of the vault's
+        key.
 
-        No data is rewritten, and agents that have the volume open continue. An interrupted call leaves the volume
-        openable with one of the two keys; repeat it to finish.
+        No data is rewritten, and agents that have the volume open continue. An interrupted call
+        leaves the volume openable with one of the two keys; repeat it to finish.
         """
     def shred(self, volume: str, *, data: bool = False, override_legal_hold: bool = False) -> ShredReport:
-        """Makes an encrypted volume unreadable forever by deleting every wrapped key of it. Stop its source first.
+        """Makes an encrypted volume unreadable forever by deleting every wrapped key of it.
+        Stop its source first.
 
-        With `data` everything else of the volume is deleted too, which frees its name. Raises `FencedError` while a point
-        is under legal hold, and `WrongKeyError` if that cannot be known. `override_legal_hold` skips both checks.
+        With `data` everything else of the volume is deleted too, which frees its name. Raises
+        `FencedError` while a point is under legal hold, and `WrongKeyError` if that cannot be
+        known. `override_legal_hold` skips both checks.
         """
     @property
     def closed(self) -> bool:
@@ -957,7 +980,9 @@ class TestFailover(_Value):
 
 @final
 class Branch(_Value):
-    """Changes that an old source made after the point of a failover. `Replica.branch` opens them."""
+    """Changes that an old source made after the point of a failover. `Replica.branch` opens
+    them.
+    """
 
     @property
     def epoch(self) -> int:
@@ -1258,7 +1283,9 @@ class ChurnTotal(_Value):
 
 @final
 class ChurnPercentiles(_Value):
-    """Percentiles over all intervals, those without writes included. Keys are "50", "75", "90", "95", "99" and "100"."""
+    """Percentiles over all intervals, those without writes included. Keys are "50", "75",
+    "90", "95", "99" and "100".
+    """
 
     @property
     def written_bytes(self) -> dict[str, int]:
@@ -1321,19 +1348,25 @@ class Replica:
     def newest_good(self) -> GoodPoint:
         """Returns the point that "newest-good" names, and why."""
     def lifecycle(self) -> Lifecycle:
-        """Returns the stage, epoch, source, failover steps, test failovers and branches of the volume."""
+        """Returns the stage, epoch, source, failover steps, test failovers and branches of the
+        volume.
+        """
     def branch(self, epoch: int) -> Replica:
-        """Opens the branch of an ended epoch for reading. Raises `NotFoundError`, which lists the branches."""
+        """Opens the branch of an ended epoch for reading. Raises `NotFoundError`, which lists
+        the branches.
+        """
     def drop_branch(self, epoch: int) -> None:
         """Gives a branch up, so that retention deletes its data."""
     def begin_test(self, name: str, at: _State = "newest-good") -> TestFailover:
         """Records that a test failover begins, and keeps its recovery state through retention.
 
-        Serve the `sequence` of the result. Raises `AlreadyExistsError` if another host has a test of this name. Repeating
-        the call on one host is fine.
+        Serve the `sequence` of the result. Raises `AlreadyExistsError` if another host has a
+        test of this name. Repeating the call on one host is fine.
         """
     def end_test(self, name: str) -> None:
-        """Records that a test failover is cleaned up. Raises `NotFoundError`, which lists the tests."""
+        """Records that a test failover is cleaned up. Raises `NotFoundError`, which lists the
+        tests.
+        """
     def timeline(self) -> list[TimelineEntry]:
         """Returns the history in stretches: those in write order, and gaps with their cause."""
     def segments(self) -> list[SegmentEntry]:
@@ -1341,7 +1374,9 @@ class Replica:
     def open_segment(self, object: str) -> Segment:
         """Opens a segment of the volume by the name of its object; see `segments`."""
     def resolve(self, at: _State = "newest") -> int:
-        """Returns the sequence of a recovery state. Raises `NotFoundError` if it cannot be restored."""
+        """Returns the sequence of a recovery state. Raises `NotFoundError` if it cannot be
+        restored.
+        """
     def view(self, at: _State = "newest") -> View:
         """Opens a recovery state for reading, without a restore."""
     def restore(
@@ -1355,8 +1390,8 @@ class Replica:
     ) -> RestoreReport:
         """Writes a recovery state to a new sparse file, or with `device` over an existing disk.
 
-        `overwrite` replaces an existing file. `progress` is called with the bytes done and in all. False from it, or an
-        exception, stops the restore.
+        `overwrite` replaces an existing file. `progress` is called with the bytes done and in
+        all. False from it, or an exception, stops the restore.
         """
     def changes(self, since: _State, until: _State) -> ChangeSet:
         """Returns what was written after one recovery state, up to another."""
@@ -1370,15 +1405,19 @@ class Replica:
     ) -> Churn:
         """Returns how much was written over time, from the volume's journal; see `hrl.churn`.
 
-        `progress` is called with the segments done and in all. False from it, or an exception, stops the call.
+        `progress` is called with the segments done and in all. False from it, or an exception,
+        stops the call.
         """
     def verify(self, *, progress: Callable[[int, int], object] | None = None) -> VerifyReport:
         """Reads and checks everything that is stored of the volume.
 
-        `progress` is called with the bytes done and in all. False from it, or an exception, stops the call.
+        `progress` is called with the bytes done and in all. False from it, or an exception,
+        stops the call.
         """
     def pin(self, point: _State, *, until: _Time | None = None, hold: bool = False, reason: str = "") -> Pin:
-        """Keeps a point through retention: forever, until a time, or with `hold` as a legal hold."""
+        """Keeps a point through retention: forever, until a time, or with `hold` as a legal
+        hold.
+        """
     def unpin(self, point: _State, *, hold: bool = False) -> None:
         """Removes the pin of a point, or with `hold` its legal hold. Neither removes the other."""
     def record_verdict(self, point: _State, kind: _VerdictKind, ok: bool, text: str = "") -> Verdict:
@@ -1389,7 +1428,8 @@ class Replica:
     def retention_plan(self, retention: str | None = None) -> RetentionPlan:
         """Returns what retention would do now, from the catalog alone.
 
-        `retention` is text such as "2h all; 24h hourly; 30d daily; bytes 100G"; None is the default policy.
+        `retention` is text such as "2h all; 24h hourly; 30d daily; bytes 100G"; None is the
+        default policy.
         """
     def compact(
         self,
@@ -1402,15 +1442,18 @@ class Replica:
     ) -> CompactReport:
         """Carries retention out once, or with `dry_run` reports what that would do.
 
-        `retention` is text such as "2h all; 24h hourly; 30d daily; bytes 100G"; None is the default policy. With
-        `fold_all` every state that it does not keep is dropped at once, even if that saves few bytes. `scratch` is a
-        directory for temporary files. Restores and views under way continue.
+        `retention` is text such as "2h all; 24h hourly; 30d daily; bytes 100G"; None is the
+        default policy. With `fold_all` every state that it does not keep is dropped at once,
+        even if that saves few bytes. `scratch` is a directory for temporary files. Restores and
+        views under way continue.
         """
     @property
     def closed(self) -> bool:
         """Whether it was closed."""
     def close(self) -> None:
-        """Releases the store. Views and change sets that were opened from the replica stay usable."""
+        """Releases the store. Views and change sets that were opened from the replica stay
+        usable.
+        """
     def __enter__(self) -> Replica: ...
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None, /
@@ -1428,7 +1471,9 @@ class View(Device):
 
 @final
 class ChangeSet:
-    """The exact ranges that were written after one recovery state, up to another. Iterating it gives its `runs`."""
+    """The exact ranges that were written after one recovery state, up to another. Iterating
+    it gives its `runs`.
+    """
 
     @property
     def since(self) -> int:
@@ -1442,7 +1487,9 @@ class ChangeSet:
     def runs(self) -> list[ChangedRun]:
         """Returns the changed ranges by offset."""
     def write_to_file(self, path: _Path) -> int:
-        """Writes the changed bytes at their own offsets into a new sparse file. Returns their number."""
+        """Writes the changed bytes at their own offsets into a new sparse file. Returns their
+        number.
+        """
     def __iter__(self) -> Iterator[ChangedRun]: ...
     def __len__(self) -> int: ...
 
@@ -1701,7 +1748,9 @@ class FailoverStart(_Value):
 
 @final
 class Hydration(_Row):
-    """How much of a volume is in its disk. It unpacks as `hydrated_bytes, data_bytes, whole`."""
+    """How much of a volume is in its disk. It unpacks as `hydrated_bytes, data_bytes,
+    whole`.
+    """
 
     @property
     def hydrated_bytes(self) -> int:
@@ -1885,7 +1934,8 @@ class Follower:
     ) -> None: ...
 
 def abandon_failover(vault: Vault, volume: str) -> FailoverStep | None:
-    """Gives up the failover under way, if its site was lost together with its state directory.
+    """Gives up the failover under way, if its site was lost together with its state
+    directory.
 
     Returns its newest step, or None if no failover is under way. A commit from that site is
     refused later.
@@ -2156,7 +2206,9 @@ class PlanRequest:
         """Whether the source is still there, so that its last bytes come first."""
     @property
     def at(self) -> str:
-        """Recovery state to come up at: "newest", a sequence, or the id of a point or group point."""
+        """Recovery state to come up at: "newest", a sequence, or the id of a point or group
+        point.
+        """
     @property
     def state(self) -> Path | None:
         """Directory for the failover's state: the member's, or in a test one of the run's inside
@@ -2376,7 +2428,8 @@ def run_watchdog() -> int:
 def parse_duration(text: str, *, bare: str | None = None) -> timedelta:
     """Reads a length of time such as `500ms`, `60s`, `5m`, `2h`, `1d` or `1w`.
 
-    A bare number counts `bare`, the name of a unit. Without `bare` it is refused, unless it is zero.
+    A bare number counts `bare`, the name of a unit. Without `bare` it is refused, unless it
+    is zero.
 
     >>> hrl.parse_duration("1.5h")
     datetime.timedelta(seconds=5400)
@@ -2520,9 +2573,9 @@ def convert(
 ) -> ImportReport:
     """Converts journals, and returns what was written.
 
-    `to` is "native" (a new segment file), "ms-hrl" (a new directory with a chain of Hyper-V
-    Replica logs) or "log-writes" (a new file as the kernel's dm-log-writes writes it).
-    `replica` has the key of encrypted segments.
+    `to` is "native" for a new segment file, or "ms-hrl" for a new directory with a chain of
+    Hyper-V Replica logs. "log-writes" is a new file as the kernel's dm-log-writes writes
+    it. `replica` has the key of encrypted segments.
     """
 
 @overload

@@ -70,7 +70,8 @@ impl<'py> FromPyObject<'_, 'py> for Moment {
     }
 }
 
-/// The time of a `datetime.datetime`; `None` for any other object. `ValueError` without a time zone.
+/// The time of a `datetime.datetime`; `None` for any other object. `ValueError` without
+/// a time zone.
 fn of_datetime(given: &Bound<'_, PyAny>) -> PyResult<Option<Timestamp>> {
     let datetime = given.py().import("datetime")?;
     let class = datetime.getattr("datetime")?;

@@ -90,7 +90,8 @@ impl Incoming<'_> {
     }
 }
 
-/// Whether it is a view of an object whose bytes never change. (`readonly` says less: it is set for views of a bytearray, too.)
+/// Whether it is a view of an object whose bytes never change. (`readonly` says less: it
+/// is set for views of a bytearray, too.)
 fn shows_fixed_memory(data: &Bound<'_, PyAny>) -> bool {
     data.is_exact_instance_of::<PyMemoryView>()
         && data.getattr("obj").is_ok_and(|owner| {
@@ -122,7 +123,8 @@ impl Exported {
         copy
     }
 
-    /// Copies what it holds now, from byte `start` on. The token says that the interpreter's lock is held.
+    /// Copies what it holds now, from byte `start` on. The token says that the interpreter's
+    /// lock is held.
     fn copy_to(&self, _py: Python<'_>, start: usize, target: &mut [u8]) {
         let end = start.checked_add(target.len());
         assert!(end.is_some_and(|end| end <= self.length()), "a part of the buffer");
@@ -169,7 +171,8 @@ impl Target {
     }
 }
 
-/// The data of one record, as an object that `memoryview` looks into. It keeps the frame alive, not the segment.
+/// The data of one record, as an object that `memoryview` looks into. It keeps the frame
+/// alive, not the segment.
 #[pyclass(frozen, module = "hrl")]
 pub(crate) struct RecordData {
     frame: Arc<Frame>,

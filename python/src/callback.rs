@@ -28,7 +28,8 @@ impl Object {
         Ok(Self { object: object.clone().unbind(), name, otherwise })
     }
 
-    /// Runs `work` with the interpreter's lock. An exception becomes an error with the exception as its source.
+    /// Runs `work` with the interpreter's lock. An exception becomes an error with the
+    /// exception as its source.
     pub(crate) fn call<T>(
         &self,
         operation: &'static str,
@@ -61,7 +62,8 @@ pub(crate) fn need(object: &Bound<'_, PyAny>, expected: &str, names: &[&str]) ->
     Ok(())
 }
 
-/// Reports the progress of a long call to a Python callable, which stops it by returning False or raising.
+/// Reports the progress of a long call to a Python callable, which stops it by returning
+/// False or raising.
 pub(crate) struct Progress {
     callback: Option<Py<PyAny>>,
     raised: Mutex<Option<PyErr>>,
@@ -73,7 +75,8 @@ impl Progress {
         Self { callback, raised: Mutex::new(None) }
     }
 
-    /// Runs `work` without the interpreter's lock. An exception of the callable, or of a signal, comes out as itself.
+    /// Runs `work` without the interpreter's lock. An exception of the callable, or of a
+    /// signal, comes out as itself.
     pub(crate) fn run<T: Send>(
         &self,
         py: Python<'_>,

@@ -24,7 +24,8 @@ impl CallbackStore {
         Ok(Self { object: Object::new(object, ErrorKind::Unavailable)? })
     }
 
-    /// Calls a verb on an object of the store. A `KeyError`, as a dict raises it, means that the object is absent.
+    /// Calls a verb on an object of the store. A `KeyError`, as a dict raises it, means that
+    /// the object is absent.
     fn call<T>(
         &self,
         operation: &'static str,

@@ -10,7 +10,8 @@ use crate::errors::run;
 use crate::extent::ChangedRun;
 use crate::value::Shown;
 
-/// The exact ranges that were written after one recovery state, up to another. Iterating it gives its `runs`.
+/// The exact ranges that were written after one recovery state, up to another. Iterating
+/// it gives its `runs`.
 #[pyclass(frozen, module = "hrl")]
 pub(crate) struct ChangeSet {
     inner: hrl::replica::ChangeSet,
@@ -51,7 +52,8 @@ impl ChangeSet {
         self.inner.runs().shown()
     }
 
-    /// Writes the changed bytes at their own offsets into a new sparse file. Returns their number.
+    /// Writes the changed bytes at their own offsets into a new sparse file. Returns their
+    /// number.
     fn write_to_file(&self, py: Python<'_>, path: PathBuf) -> PyResult<u64> {
         run(py, || self.inner.write_to_file(&path))
     }

@@ -75,7 +75,8 @@ mirror! {
 }
 
 mirror! {
-    /// Percentiles over all intervals, those without writes included. Keys are "50", "75", "90", "95", "99" and "100".
+    /// Percentiles over all intervals, those without writes included. Keys are "50", "75",
+    /// "90", "95", "99" and "100".
     ChurnPercentiles(churn: &hrl_planner::Churn) {
         /// Bytes written.
         written_bytes: ByPercent = ByPercent::of(churn, |bucket| bucket.written_bytes),

@@ -360,7 +360,8 @@ impl Overlay {
     }
 }
 
-/// Options for the scratch file of an overlay: created sparse, and cached, because its loss does no harm.
+/// Options for the scratch file of an overlay: created sparse, and cached, because its
+/// loss does no harm.
 pub(crate) fn scratch_options(size_bytes: u64) -> FileDeviceOptions {
     FileDeviceOptions {
         direct: DirectIo::Never,

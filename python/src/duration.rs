@@ -9,7 +9,8 @@ use crate::errors::raise;
 
 /// Reads a length of time such as `500ms`, `60s`, `5m`, `2h`, `1d` or `1w`.
 ///
-/// A bare number counts `bare`, the name of a unit. Without `bare` it is refused, unless it is zero.
+/// A bare number counts `bare`, the name of a unit. Without `bare` it is refused, unless it
+/// is zero.
 ///
 /// >>> hrl.parse_duration("1.5h")
 /// datetime.timedelta(seconds=5400)

@@ -27,7 +27,8 @@ pub(crate) fn run<T: Send>(
     py.detach(work).map_err(|error| raise(&error))
 }
 
-/// The error for an exception of a callback. `otherwise` is its kind unless the exception says which.
+/// The error for an exception of a callback. `otherwise` is its kind unless the
+/// exception says which.
 pub(crate) fn from_callback(
     py: Python<'_>,
     raised: PyErr,

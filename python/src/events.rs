@@ -29,8 +29,8 @@ pub(crate) fn line_sink(on_line: Option<Py<PyAny>>) -> Arc<dyn Fn(&str) + Send +
     })
 }
 
-/// Runs `call` with the interpreter's lock, unless the interpreter is shutting down. An exception goes where Python sends
-/// those that nobody can catch.
+/// Runs `call` with the interpreter's lock, unless the interpreter is shutting down. An
+/// exception goes where Python sends those that nobody can catch.
 fn deliver(call: impl FnOnce(Python<'_>) -> PyResult<()>) {
     let _ = Python::try_attach(|py| {
         if let Err(error) = call(py) {

@@ -65,7 +65,8 @@ mirror! {
 }
 
 mirror! {
-    /// How much of a volume is in its disk. It unpacks as `hydrated_bytes, data_bytes, whole`.
+    /// How much of a volume is in its disk. It unpacks as `hydrated_bytes, data_bytes,
+    /// whole`.
     unpacking Hydration(hydration: hrl::replica::Hydration) {
         /// Bytes of data in the disk.
         hydrated_bytes: u64 = hydration.data_bytes - hydration.missing_bytes,
@@ -327,7 +328,8 @@ pub(crate) fn cancel_failover(
     run(py, || hrl::failover::cancel(&vault, volume, &state, &*SystemClock::shared()))
 }
 
-/// Gives up the failover under way, if its site was lost together with its state directory.
+/// Gives up the failover under way, if its site was lost together with its state
+/// directory.
 ///
 /// Returns its newest step, or None if no failover is under way. A commit from that site is
 /// refused later.

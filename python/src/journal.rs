@@ -336,9 +336,9 @@ pub(crate) fn generate_key() -> String {
 
 /// Converts journals, and returns what was written.
 ///
-/// `to` is "native" (a new segment file), "ms-hrl" (a new directory with a chain of Hyper-V
-/// Replica logs) or "log-writes" (a new file as the kernel's dm-log-writes writes it).
-/// `replica` has the key of encrypted segments.
+/// `to` is "native" for a new segment file, or "ms-hrl" for a new directory with a chain of
+/// Hyper-V Replica logs. "log-writes" is a new file as the kernel's dm-log-writes writes
+/// it. `replica` has the key of encrypted segments.
 #[pyfunction]
 #[pyo3(signature = (inputs, output, *, to, replica=None))]
 pub(crate) fn convert(

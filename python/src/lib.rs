@@ -57,20 +57,22 @@ use pyo3::prelude::*;
 
 /// Handles of the crate.
 ///
-/// Calls that may do I/O release the interpreter's lock. Handles may be used from any thread, and are
-/// closed by `close`, `stop` or the end of their `with` block. A closed handle raises `ValueError`.
+/// Calls that may do I/O release the interpreter's lock. Handles may be used from any
+/// thread, and are closed by `close`, `stop` or the end of their `with` block. A closed
+/// handle raises `ValueError`.
 ///
-/// Offsets and lengths are in bytes and limits in seconds. Times are text in UTC, or nanoseconds since
-/// 1970 in attributes that end in `_ns`. Where a time is taken, a `datetime` with a time zone is taken
-/// too.
+/// Offsets and lengths are in bytes and limits in seconds. Times are text in UTC, or
+/// nanoseconds since 1970 in attributes that end in `_ns`. Where a time is taken, a
+/// `datetime` with a time zone is taken too.
 ///
-/// A recovery state (`at`) is a `RecoveryPoint` or `GroupPoint`, a sequence number, a `datetime`, or
-/// text: a point's id or label ("label:L" if the label looks like something else), a sequence, a time
-/// such as "2026-11-21T09:30:00Z", "newest", or "newest-good". The last is the newest point that checks
-/// found good; if nothing was checked, the newest application-consistent point, or the newest.
+/// A recovery state (`at`) is a `RecoveryPoint` or `GroupPoint`, a sequence number, a
+/// `datetime`, or text: a point's id or label ("label:L" if the label looks like something
+/// else), a sequence, a time such as "2026-11-21T09:30:00Z", "newest", or "newest-good".
+/// The last is the newest point that checks found good; if nothing was checked, the newest
+/// application-consistent point, or the newest.
 ///
-/// Results are small frozen objects with attributes. A field is also found by name (`report["segments"]`),
-/// and `dict(report)` gives all fields.
+/// Results are small frozen objects with attributes. A field is also found by name
+/// (`report["segments"]`), and `dict(report)` gives all fields.
 #[pymodule]
 mod _hrl {
     #[pymodule_export]

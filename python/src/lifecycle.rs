@@ -55,7 +55,8 @@ mirror! {
 }
 
 mirror! {
-    /// Changes that an old source made after the point of a failover. `Replica.branch` opens them.
+    /// Changes that an old source made after the point of a failover. `Replica.branch` opens
+    /// them.
     Branch(branch: hrl::vault::Branch) {
         /// Epoch that the failover ended.
         epoch: u32,

@@ -63,7 +63,8 @@ pub(crate) struct PlanRequest {
     /// Whether the source is still there, so that its last bytes come first.
     #[pyo3(get)]
     planned: bool,
-    /// Recovery state to come up at: "newest", a sequence, or the id of a point or group point.
+    /// Recovery state to come up at: "newest", a sequence, or the id of a point or group
+    /// point.
     #[pyo3(get)]
     at: String,
     /// Directory for the failover's state: the member's, or in a test one of the run's inside
@@ -342,7 +343,8 @@ pub(crate) fn plan_runs(py: Python<'_>, vault: &Vault) -> PyResult<Vec<String>> 
     run(py, || plan::runs(&vault))
 }
 
-/// Runs `work` with the options and the caller's callbacks, without the interpreter's lock.
+/// Runs `work` with the options and the caller's callbacks, without the interpreter's
+/// lock.
 fn with_callbacks<'py>(
     py: Python<'py>,
     options: RunOptions<'_>,

@@ -82,9 +82,11 @@ mirror! {
         from_time: String,
         /// Time of the last change in UTC.
         to_time: String,
-        /// Cause of the gap, in which no state can be restored; None for a stretch in write order.
+        /// Cause of the gap, in which no state can be restored; None for a stretch in write
+        /// order.
         unordered: Option<&'static str>,
-        /// Whether retention folded it, so that only the last sequence of each fold can be restored.
+        /// Whether retention folded it, so that only the last sequence of each fold can be
+        /// restored.
         folded: bool,
     }
 }

@@ -48,10 +48,11 @@ mirror! {
         spool_bytes: u64,
         /// Bytes captured that are not in the vault: queue and spool.
         backlog_bytes: u64,
-        /// Recent throughput of shipping, or the bandwidth allowed now if that is less; 0 if unknown.
+        /// Recent throughput of shipping, or the bandwidth allowed now if that is less; 0 if
+        /// unknown.
         ship_bytes_per_second: u64,
-        /// Time until the backlog is in the vault if nothing more is written; None if the vault does
-        /// not answer or the throughput is unknown.
+        /// Time until the backlog is in the vault if nothing more is written; None if the vault
+        /// does not answer or the throughput is unknown.
         eta_seconds: Option<f64> = stats.eta,
         /// Number of dirty regions, which a crash now would have to read again.
         marked_regions: u64,
@@ -88,9 +89,9 @@ mirror! {
 /// `mode` and `cause`. The sinks of `hrl.events` are made for it. None sends events to the
 /// logger "hrl" of `logging`, as the attribute `hrl_event` of its records.
 ///
-/// Raises `FencedError` if another agent or source has the volume, an `HrlError` of kind
-/// "changed" if the disk is not the one that was protected, `WrongKeyError`, and
-/// `UnavailableError` if the vault cannot be reached.
+/// Raises `FencedError` if another agent or source has the volume, and `UnavailableError`
+/// if the vault cannot be reached. If the disk is not the one that was protected, the kind
+/// of the `HrlError` is "changed".
 ///
 /// >>> vault = hrl.Vault("vault", create=True)
 /// >>> disk = hrl.MemoryDevice(1 << 20)
@@ -239,7 +240,8 @@ impl Protection {
         self.volume.clone_ref(py)
     }
 
-    /// Write order, for callers that do the I/O themselves. It is closed when the protection is stopped.
+    /// Write order, for callers that do the I/O themselves. It is closed when the protection
+    /// is stopped.
     #[getter]
     fn tap(&self, py: Python<'_>) -> Py<Tap> {
         self.tap.clone_ref(py)

@@ -40,8 +40,8 @@ impl Quiesce for CallbackQuiesce {
     }
 }
 
-/// The applications for a specification, an object with a `spec`, an object with `quiesce` and `release`, or a list or tuple of
-/// these.
+/// The applications for a specification, an object with a `spec`, an object with
+/// `quiesce` and `release`, or a list or tuple of these.
 pub(crate) fn applications(given: &Bound<'_, PyAny>) -> PyResult<Arc<dyn Quiesce>> {
     let mut parts: Vec<Arc<dyn Quiesce>> = Vec::new();
     // Neighbours that the library knows share a watchdog, which orders them.

@@ -235,12 +235,14 @@ impl Replica {
         found.map(Shown::shown).map_err(|error| raise(&error))
     }
 
-    /// Returns the stage, epoch, source, failover steps, test failovers and branches of the volume.
+    /// Returns the stage, epoch, source, failover steps, test failovers and branches of the
+    /// volume.
     fn lifecycle(&self) -> PyResult<Lifecycle> {
         Ok(Lifecycle::of(&*self.inner()?))
     }
 
-    /// Opens the branch of an ended epoch for reading. Raises `NotFoundError`, which lists the branches.
+    /// Opens the branch of an ended epoch for reading. Raises `NotFoundError`, which lists
+    /// the branches.
     fn branch(&self, epoch: u32) -> PyResult<Self> {
         let branch = self.inner()?.branch(hrl::Epoch(epoch));
         Ok(Self::of("the branch", branch.map_err(|error| raise(&error))?))
@@ -253,15 +255,16 @@ impl Replica {
 
     /// Records that a test failover begins, and keeps its recovery state through retention.
     ///
-    /// Serve the `sequence` of the result. Raises `AlreadyExistsError` if another host has a test of this name. Repeating
-    /// the call on one host is fine.
+    /// Serve the `sequence` of the result. Raises `AlreadyExistsError` if another host has a
+    /// test of this name. Repeating the call on one host is fine.
     #[pyo3(signature = (name, at=State::NEWEST_GOOD), text_signature = "($self, name, at='newest-good')")]
     fn begin_test(&self, py: Python<'_>, name: &str, at: State) -> PyResult<TestFailover> {
         let clock = SystemClock::shared();
         self.amend(py, |replica| begin_test(replica, name, &at.0, &*clock)).map(Shown::shown)
     }
 
-    /// Records that a test failover is cleaned up. Raises `NotFoundError`, which lists the tests.
+    /// Records that a test failover is cleaned up. Raises `NotFoundError`, which lists the
+    /// tests.
     fn end_test(&self, py: Python<'_>, name: &str) -> PyResult<()> {
         self.amend(py, |replica| end_test(replica, name, &*SystemClock::shared()))
     }
@@ -278,7 +281,8 @@ impl Replica {
         Ok(entries.map(|entry| (&*replica, entry).shown()).collect())
     }
 
-    /// Returns the sequence of a recovery state. Raises `NotFoundError` if it cannot be restored.
+    /// Returns the sequence of a recovery state. Raises `NotFoundError` if it cannot be
+    /// restored.
     #[pyo3(signature = (at=State::NEWEST), text_signature = "($self, at='newest')")]
     fn resolve(&self, py: Python<'_>, at: State) -> PyResult<u64> {
         let replica = self.inner()?;
@@ -293,8 +297,8 @@ impl Replica {
 
     /// Writes a recovery state to a new sparse file, or with `device` over an existing disk.
     ///
-    /// `overwrite` replaces an existing file. `progress` is called with the bytes done and in all. False from it, or an
-    /// exception, stops the restore.
+    /// `overwrite` replaces an existing file. `progress` is called with the bytes done and in
+    /// all. False from it, or an exception, stops the restore.
     #[pyo3(signature = (at, to, *, overwrite=false, device=false, progress=None))]
     fn restore(
         &self,
@@ -323,7 +327,8 @@ impl Replica {
 
     /// Returns how much was written over time, from the volume's journal; see `hrl.churn`.
     ///
-    /// `progress` is called with the segments done and in all. False from it, or an exception, stops the call.
+    /// `progress` is called with the segments done and in all. False from it, or an exception,
+    /// stops the call.
     #[pyo3(signature = (*, bucket=60.0, since=None, until=None, progress=None))]
     fn churn(
         &self,
@@ -342,14 +347,16 @@ impl Replica {
 
     /// Reads and checks everything that is stored of the volume.
     ///
-    /// `progress` is called with the bytes done and in all. False from it, or an exception, stops the call.
+    /// `progress` is called with the bytes done and in all. False from it, or an exception,
+    /// stops the call.
     #[pyo3(signature = (*, progress=None))]
     fn verify(&self, py: Python<'_>, progress: Option<Py<PyAny>>) -> PyResult<VerifyReport> {
         let replica = self.inner()?;
         Progress::new(progress).run(py, |report| replica.verify(report)).map(Shown::shown)
     }
 
-    /// Keeps a point through retention: forever, until a time, or with `hold` as a legal hold.
+    /// Keeps a point through retention: forever, until a time, or with `hold` as a legal
+    /// hold.
     #[pyo3(signature = (point, *, until=None, hold=false, reason=""))]
     fn pin(
         &self,
@@ -388,7 +395,8 @@ impl Replica {
 
     /// Returns what retention would do now, from the catalog alone.
     ///
-    /// `retention` is text such as "2h all; 24h hourly; 30d daily; bytes 100G"; None is the default policy.
+    /// `retention` is text such as "2h all; 24h hourly; 30d daily; bytes 100G"; None is the
+    /// default policy.
     #[pyo3(signature = (retention=None))]
     fn retention_plan(&self, py: Python<'_>, retention: Option<&str>) -> PyResult<RetentionPlan> {
         let replica = self.inner()?;
@@ -397,9 +405,10 @@ impl Replica {
 
     /// Carries retention out once, or with `dry_run` reports what that would do.
     ///
-    /// `retention` is text such as "2h all; 24h hourly; 30d daily; bytes 100G"; None is the default policy. With
-    /// `fold_all` every state that it does not keep is dropped at once, even if that saves few bytes. `scratch` is a
-    /// directory for temporary files. Restores and views under way continue.
+    /// `retention` is text such as "2h all; 24h hourly; 30d daily; bytes 100G"; None is the
+    /// default policy. With `fold_all` every state that it does not keep is dropped at once,
+    /// even if that saves few bytes. `scratch` is a directory for temporary files. Restores and
+    /// views under way continue.
     #[pyo3(signature = (retention=None, *, dry_run=false, fold_all=false, scratch=None, progress=None))]
     fn compact(
         &self,
@@ -423,7 +432,8 @@ impl Replica {
         self.inner.is_closed()
     }
 
-    /// Releases the store. Views and change sets that were opened from the replica stay usable.
+    /// Releases the store. Views and change sets that were opened from the replica stay
+    /// usable.
     fn close(&self, py: Python<'_>) {
         let taken = self.inner.close();
         py.detach(move || drop(taken));

@@ -59,7 +59,8 @@ impl<T: Send + 'static> End for Running<T> {
     }
 }
 
-/// Waits until no other thread uses it. Their calls end soon, because every wait has a limit.
+/// Waits until no other thread uses it. Their calls end soon, because every wait has a
+/// limit.
 pub(crate) fn alone<T>(mut handle: Arc<T>) -> T {
     loop {
         match Arc::try_unwrap(handle) {
@@ -70,7 +71,8 @@ pub(crate) fn alone<T>(mut handle: Arc<T>) -> T {
     }
 }
 
-/// Makes a class a context manager. `with` gives the handle itself, and the end of the block runs `$end`.
+/// Makes a class a context manager. `with` gives the handle itself, and the end of the
+/// block runs `$end`.
 macro_rules! ends_with_block {
     ($class:ty, |$handle:ident, $py:ident| $end:expr) => {
         #[pymethods]

@@ -120,7 +120,8 @@ impl Ticket {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
-    /// Fails the ticket unless it has ended: what was done is not known, so the range is read again.
+    /// Fails the ticket unless it has ended: what was done is not known, so the range is
+    /// read again.
     fn abandon(&self) {
         if let Some(ticket) = self.take() {
             self.tap.fail(ticket);
@@ -169,7 +170,8 @@ impl Ticket {
         self.end(py, |tap, ticket| tap.complete(ticket, Change::Write(data)).0)
     }
 
-    /// Reports that the range reads as zeroes now. Returns the sequence of the newest record.
+    /// Reports that the range reads as zeroes now. Returns the sequence of the newest
+    /// record.
     fn zeroed(&self, py: Python<'_>) -> PyResult<u64> {
         self.end(py, |tap, ticket| tap.complete(ticket, Change::Zero).0)
     }

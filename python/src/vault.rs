@@ -24,7 +24,8 @@ use crate::volume_info::VolumeInfo;
 mirror! {
     /// The result of `Vault.rotate_key`.
     KeyRotation(report: hrl::vault::RotationReport) {
-        /// Whether this call wrapped the volume's key with the new key; False if that was done before.
+        /// Whether this call wrapped the volume's key with the new key; False if that was done
+        /// before.
         wrapped: bool,
         /// Whether this call deleted the vault key's wrapping; False if that was done before.
         unwrapped: bool,
@@ -59,10 +60,12 @@ fn store_at(url: &Path, create: bool) -> hrl::Result<Arc<dyn Store>> {
 
 /// A store with the replicas of volumes.
 ///
-/// `url` is a directory (a path or file://PATH) or an object store (s3://, az:// or gs://, with credentials from the
-/// environment). Instead of it, `store` is a store of your own, with the methods of `Store`.
+/// `url` is a directory (a path or file://PATH) or an object store (s3://, az:// or gs://,
+/// with credentials from the environment). Instead of it, `store` is a store of your own,
+/// with the methods of `Store`.
 ///
-/// `key`, or the content of `key_file`, is the key-encryption key of encrypted volumes. `create` makes a new vault.
+/// `key`, or the content of `key_file`, is the key-encryption key of encrypted volumes.
+/// `create` makes a new vault.
 #[pyclass(frozen, module = "hrl")]
 pub(crate) struct Vault {
     inner: Handle<hrl::vault::Vault>,
@@ -115,13 +118,15 @@ impl Vault {
         run(py, || vault.volumes()).map(Shown::shown)
     }
 
-    /// Returns the record of one volume. Raises `NotFoundError` if there is none of that name.
+    /// Returns the record of one volume. Raises `NotFoundError` if there is none of that
+    /// name.
     fn volume(&self, py: Python<'_>, name: &str) -> PyResult<VolumeInfo> {
         let vault = self.inner()?;
         run(py, || vault.volume(name)).map(Shown::shown)
     }
 
-    /// Returns the points of consistency groups, oldest first, each once with its members in this vault.
+    /// Returns the points of consistency groups, oldest first, each once with its members in
+    /// this vault.
     fn group_points(&self, py: Python<'_>) -> PyResult<Vec<GroupPoint>> {
         let vault = self.inner()?;
         run(py, || vault.group_points()).map(Shown::shown)
@@ -135,19 +140,22 @@ impl Vault {
         Ok(Replica::of("the replica", run(py, || vault.replica(name))?))
     }
 
-    /// Wraps the key of a volume with `new_key`, and deletes the wrapping of the vault's key.
+    /// Wraps the key of a volume with `new_key`, and deletes the wrapping of the vault's
+    /// key.
     ///
-    /// No data is rewritten, and agents that have the volume open continue. An interrupted call leaves the volume
-    /// openable with one of the two keys; repeat it to finish.
+    /// No data is rewritten, and agents that have the volume open continue. An interrupted call
+    /// leaves the volume openable with one of the two keys; repeat it to finish.
     fn rotate_key(&self, py: Python<'_>, volume: &str, new_key: &Key) -> PyResult<KeyRotation> {
         let vault = self.inner()?;
         run(py, || vault.rotate_key(volume, &new_key.0)).map(Shown::shown)
     }
 
-    /// Makes an encrypted volume unreadable forever by deleting every wrapped key of it. Stop its source first.
+    /// Makes an encrypted volume unreadable forever by deleting every wrapped key of it.
+    /// Stop its source first.
     ///
-    /// With `data` everything else of the volume is deleted too, which frees its name. Raises `FencedError` while a point
-    /// is under legal hold, and `WrongKeyError` if that cannot be known. `override_legal_hold` skips both checks.
+    /// With `data` everything else of the volume is deleted too, which frees its name. Raises
+    /// `FencedError` while a point is under legal hold, and `WrongKeyError` if that cannot be
+    /// known. `override_legal_hold` skips both checks.
     #[pyo3(signature = (volume, *, data=false, override_legal_hold=false))]
     fn shred(
         &self,

@@ -11,7 +11,8 @@ use crate::errors::raise;
 /// Signals are looked at this often during a wait.
 const SIGNAL_CHECK: Duration = Duration::from_millis(100);
 
-/// A wait of this many seconds. Negative numbers become zero, and numbers above what a `Duration` holds become its maximum.
+/// A wait of this many seconds. Negative numbers become zero, and numbers above what a
+/// `Duration` holds become its maximum.
 pub(crate) fn seconds(limit: f64) -> PyResult<Duration> {
     if limit.is_nan() {
         return Err(PyValueError::new_err("a limit is a number of seconds"));
@@ -24,8 +25,8 @@ pub(crate) fn seconds_or_ever(limit: Option<f64>) -> PyResult<Duration> {
     limit.map_or(Ok(Duration::MAX), seconds)
 }
 
-/// Calls `wait` with short limits until it gives something other than `Unavailable`, or `limit` is over. `late` is the error
-/// at the limit.
+/// Calls `wait` with short limits until it gives something other than `Unavailable`, or
+/// `limit` is over. `late` is the error at the limit.
 pub(crate) fn in_slices<T: Send>(
     py: Python<'_>,
     limit: Duration,
