@@ -193,7 +193,7 @@ class Slow(DictStore):
         return super().put_if_absent(name, data)
 
 vault = hrl.Vault(store=Slow(), create=True)
-options = dict(state=sys.argv[1], volume="v", policy=QUICK, on_event=lambda event: None)
+options = dict(state=sys.argv[1], volume="v", policy=QUICK, on_event=SINK)
 protection = hrl.Protection(DictDevice(1 << 22), vault=vault, **options)
 protection.wait_ordered()
 server = hrl.NbdServer.device(f"unix:{sys.argv[1]}/socket", DictDevice(1 << 20), "disk")
@@ -204,9 +204,10 @@ for number in range(200):
 
 
 @pytest.mark.parametrize("last", ["", "raise SystemExit", "cycle = [protection]; cycle.append(cycle); del protection"])
-def test_a_program_that_never_stops_its_handles_exits_cleanly(tmp_path: Path, last: str) -> None:
+@pytest.mark.parametrize("sink", ["None", "lambda event: None"])
+def test_a_program_that_never_stops_its_handles_exits_cleanly(tmp_path: Path, last: str, sink: str) -> None:
     """Threads of the library are in callbacks when the interpreter shuts down."""
-    command = [sys.executable, "-P", "-c", EXIT + last, str(tmp_path / "state")]
+    command = [sys.executable, "-P", "-c", EXIT.replace("SINK", sink) + last, str(tmp_path / "state")]
     here = str(Path(__file__).parent)
     environment = os.environ | {"PYTHONPATH": here}
     for _ in range(3):
