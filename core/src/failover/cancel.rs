@@ -1,9 +1,9 @@
-//! Giving a failover up: the catalog says so first, then what the state directory has of it goes.
+//! Cancels a failover that is not committed: in the catalog first, then in the state directory.
 
 use std::path::Path;
 use std::sync::Arc;
 
-use super::start::{asked_for, of_request, request_path};
+use super::request::{asked_for, of_request, request_path};
 use crate::agent::provisional::Provisional;
 use crate::agent::state::StateDirectory;
 use crate::clock::Clock;
@@ -12,16 +12,20 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::replica::Replica;
 use crate::vault::{Step, StepKind, Vault};
 
-/// Gives up a failover that is not committed, or one that was asked of the source and not begun: the catalog says so first,
-/// then what the state directory has is dropped. The source goes on as before. May be repeated; without anything under way nothing is done.
+/// Cancels a failover that is not committed, or takes back the request of a planned one.
+///
+/// The source goes on as before, and what was written here is dropped. May be repeated; does nothing
+/// if no failover is under way. `InvalidInput` if it was committed.
 pub fn cancel(vault: &Vault, volume: &str, state: &Path, clock: &dyn Clock) -> Result<()> {
     let state = StateDirectory::open(Arc::new(SystemFiles), state)?;
     cancel_in(vault, volume, &state, clock)
 }
 
-/// Gives up the failover that is under way, when the site that it was to is lost with its state directory. Returns its newest
-/// step; `None` when none is under way. What was written there is lost with it, and the source goes on as before. Should
-/// that site come back after all, its commit is refused (`Fenced`), and [`cancel`] there tidies up.
+/// Cancels the failover under way when its site is lost with the state directory. Returns its newest
+/// step; `None` if no failover is under way.
+///
+/// What was written at that site is lost with it, and the source goes on as before. If the site comes
+/// back, its commit fails with `Fenced`, and [`cancel`] there removes what is left.
 pub fn abandon(vault: &Vault, volume: &str, clock: &dyn Clock) -> Result<Option<Step>> {
     let mut replica = vault.replica(volume)?;
     let lifecycle = replica.catalog().lifecycle();
@@ -53,12 +57,13 @@ pub(super) fn cancel_in(
     state.remove(&state.base())?;
     state.remove(&state.dirty_map())?;
     state.forget_identity()?;
-    // While the failover's own record is there, all of this is done again.
+    // STATE/failover goes last: while it is there, all of this is done again.
     state.sync_names()?;
     Provisional::forget(state)
 }
 
-/// The source takes writes again when it was asked for the volume by a planned failover that never began here.
+/// Cancels the request of a planned failover that never began here, so that the source accepts writes
+/// again.
 fn take_back_request(
     vault: &Vault,
     volume: &str,
@@ -72,8 +77,10 @@ fn take_back_request(
     state.remove_durably(&request_path(state))
 }
 
-/// Says in the catalog that a failover is given up, also where it does not have its start: a put whose answer was lost may
-/// arrive late, and would leave a failover under way that nobody goes on with. Where another one is under way, that one took the place.
+/// Records in the catalog that a failover is cancelled, even if the catalog lacks its start.
+///
+/// A put whose answer was lost may arrive late. Without the record, it would leave a failover under way
+/// that nobody continues. If another failover is under way, nothing needs to be recorded.
 fn record_cancel(replica: &mut Replica, step: &Step) -> Result<()> {
     match replica.record_step(step) {
         Err(error) if error.kind() == ErrorKind::Fenced => Ok(()),

@@ -1,9 +1,10 @@
-//! How the disk of an old source differs from the volume, found from journals and dirty map without reading the disk.
+//! Finds where the disk of an old source differs from the volume, from journals and dirty map.
 //!
-//! The source wrote the volume's history up to the state at which its epoch was ended. Since then the disk may differ in what
-//! the branch of that epoch changed, in what the spool still had, and in the regions that the dirty map marks: those written
-//! and not known to be both durable on the disk and in the journal. Where one of these cannot be told, the disk is taken to
-//! differ everywhere. What the disk alone has is kept on the branch first ([`keep`]).
+//! Up to the recovery state at which its epoch ended, the source's history is the volume's. Later writes
+//! are on the branch of that epoch, in the spool, or in dirty regions. If one of the three is missing or
+//! damaged, the whole disk counts as different.
+//!
+//! What only the disk has goes to the branch first ([`keep`]), before the follower overwrites it.
 
 use super::keep::{self, Old};
 use crate::agent::provisional::Provisional;
@@ -18,22 +19,22 @@ use crate::replica::{Replica, present_in};
 use crate::units::{Epoch, Sequence};
 use crate::vault::{Branch, SourceIdentity, Vault};
 
-/// A disk that holds a state of the volume but for some extents.
+/// A recovery state of the volume, and the extents in which a disk differs from it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Divergence {
-    /// Epoch of the state.
+    /// Epoch of the recovery state.
     pub epoch: Epoch,
-    /// The state.
+    /// Sequence of the recovery state.
     pub at: Sequence,
-    /// Where the disk holds something else.
+    /// Extents in which the disk may differ.
     pub differs: ExtentSet,
-    /// Why it is taken to differ everywhere; `None` where it is not.
+    /// Why the whole disk counts as different, if it does.
     pub everywhere: Option<String>,
 }
 
-/// How the disk of an old source differs. What its spool has, and what the disk alone has, is handed in to the branch first.
+/// Hands in to the branch what only the spool or the disk has, and returns where the disk differs.
 ///
-/// `InvalidInput` when the directory is no agent's, or its agent still has the volume.
+/// `InvalidInput` if no agent used the directory, or its agent still owns the volume.
 pub(super) fn of_old_source(vault: &Vault, volume: &str, old: &Old<'_>) -> Result<Divergence> {
     let Old { disk, state, clock } = *old;
     let mut replica = vault.replica(volume)?;
@@ -46,28 +47,28 @@ pub(super) fn of_old_source(vault: &Vault, volume: &str, old: &Old<'_>) -> Resul
     };
     let handed_in = hand_in(state, &replica, &source, clock)?;
     let (epoch, at) = (branch.epoch, branch.at);
-    let marked = marked(disk, state)?;
+    let dirty = dirty(disk, state)?;
     let present = present(state)?;
     let why = if handed_in.broken {
         Some(handed_in.notes.join("; "))
     } else if present.is_some() {
-        Some("the volume had failed over to it, and it was not whole yet".to_owned())
-    } else if marked.is_none() {
-        Some("its dirty map is missing, damaged, or not of the disk as it is now".to_owned())
+        Some("the volume had failed over to it, and the copy was not complete".to_owned())
+    } else if dirty.is_none() {
+        Some("its dirty map is missing, damaged, or not that of the disk as it is now".to_owned())
     } else {
         None
     };
-    let unsure = match (marked, &why) {
-        (Some(marked), None) => marked,
+    let unsure = match (dirty, &why) {
+        (Some(dirty), None) => dirty,
         _ => std::iter::once(whole).collect(),
     };
     replica.refresh()?;
     let branch = replica.catalog().branch(epoch)?.clone();
-    // What it never held is nobody's write.
+    // An extent that the disk never held has no writes of its own.
     let unsure = present.map_or(unsure.clone(), |present| {
-        present.iter().flat_map(|held| unsure.within(held).collect::<Vec<_>>()).collect()
+        present.iter().flat_map(|extent| unsure.within(extent).collect::<Vec<_>>()).collect()
     });
-    if keep::seal_difference(old, &replica, &branch, &unsure)? {
+    if keep::journal_difference(old, &replica, &branch, &unsure)? {
         hand_in(state, &replica, &source, clock)?;
         replica.refresh()?;
     }
@@ -80,7 +81,7 @@ pub(super) fn of_old_source(vault: &Vault, volume: &str, old: &Old<'_>) -> Resul
     Ok(Divergence { epoch, at, differs, everywhere: None })
 }
 
-/// The source whose directory this is; it lost the volume.
+/// Returns the source whose directory this is, once it is sure that the source lost the volume.
 fn check_old_source(state: &StateDirectory, replica: &Replica) -> Result<SourceIdentity> {
     let volume = &replica.info().name;
     let Some(known) = state.identity()? else {
@@ -91,7 +92,9 @@ fn check_old_source(state: &StateDirectory, replica: &Replica) -> Result<SourceI
     known.check_volume(replica.info(), "follow")?;
     let refused = |why: &str| Error::new(ErrorKind::InvalidInput, "follow", volume).message(why);
     if replica.catalog().source().is_some_and(|owner| owner.id == known.source.id) {
-        return Err(refused("the agent of this directory has the volume: nothing else writes it"));
+        return Err(refused(
+            "the agent of this directory owns the volume, and may write to the disk",
+        ));
     }
     if Provisional::read(state)?.is_some() {
         return Err(refused(
@@ -101,7 +104,8 @@ fn check_old_source(state: &StateDirectory, replica: &Replica) -> Result<SourceI
     Ok(known.source)
 }
 
-/// The same disk against the history as it is now: epochs may have been ended since, before the state that the disk has.
+/// Compares the same disk with the history as it is now: an epoch may have ended since, at a sequence
+/// before that of the disk.
 pub(super) fn rebased(replica: &Replica, mut known: Divergence) -> Result<Divergence> {
     while let Ok(branch) = replica.catalog().branch(known.epoch).cloned() {
         if branch.at < known.at {
@@ -119,19 +123,19 @@ fn everywhere(epoch: Epoch, at: Sequence, whole: Extent, why: String) -> Diverge
     Divergence { epoch, at, differs, everywhere: Some(why) }
 }
 
-/// What the records of a branch after `at` changed.
+/// Returns the extents that the records of a branch after `at` changed.
 fn on_branch(replica: &Replica, branch: &Branch, at: Sequence) -> Result<ExtentSet> {
     replica.branch(branch.epoch)?.touched(at, branch.last_sequence())
 }
 
-/// What a disk that is not whole holds; `None` for a whole one.
+/// Returns the extents that a disk holds which is not whole; `None` for a whole one.
 fn present(state: &StateDirectory) -> Result<Option<ExtentSet>> {
     let (files, log) = (&**state.files(), state.presence_log());
     files.exists(&log).then(|| present_in(files, &log)).transpose()
 }
 
-/// The extents that the dirty map marks; `None` when it does not tell.
-fn marked(disk: &dyn BlockDevice, state: &StateDirectory) -> Result<Option<ExtentSet>> {
+/// Returns the dirty extents; `None` if the dirty map is missing, damaged or not of the disk as it is.
+fn dirty(disk: &dyn BlockDevice, state: &StateDirectory) -> Result<Option<ExtentSet>> {
     let path = state.dirty_map();
     if !state.files().exists(&path) {
         return Ok(None);

@@ -1,19 +1,23 @@
-//! Reprotection: the disk at the old site follows the volume, so that failing back moves little and takes little time.
+//! Reprotection: the disk at the old site follows the volume, so that failing back writes little.
 //!
-//! A [`Follower`] knows a state that the disk holds and where it differs from it ([`divergence`](super::divergence)). Catching
-//! up writes the newest state where the disk differs or the volume changed, and nothing else; it can run again and again while
-//! the volume is in use elsewhere. `STATE/follow` says how far the disk is: before anything is written, it names every extent
-//! that will be; so a crash in the middle only makes the next run write those again.
+//! A [`Follower`] knows a recovery state of the disk, and in which extents the disk differs from it
+//! ([`divergence`](super::divergence)). Catching up writes a newer state where the disk differs or the
+//! volume changed, and nothing else. It can run any number of times while the volume is in use elsewhere.
+//!
+//! Invariant: `STATE/follow` lists every extent before it is written, as one that may differ.
+//!
+//! Behaviour on failure: the next run writes the listed extents again.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::cancel::cancel_in;
+use super::chosen::chosen;
 use super::divergence::{self, Divergence};
 use super::keep::Old;
-use super::options::chosen;
-use super::start::{Wait, by_sleeping, prepare, request, requested_id, take_identity};
+use super::prepare::{prepare, take_identity};
+use super::request::{Wait, by_sleeping, request, requested_id};
 use crate::agent::provisional::Provisional;
 use crate::agent::state::{StateDirectory, host};
 use crate::agent::{Protection, ProtectionOptions, check_applications};
@@ -30,24 +34,24 @@ use crate::vault::{Step, StepKind, Vault};
 
 const FIRST_LINE: &str = "hrl follow 1";
 /// Bytes read and written at once.
-const PIECE_BYTES: u64 = 1 << 20;
-/// Runs of zeroes of at least this size are not written as data.
+const CHUNK_BYTES: u64 = 1 << 20;
+/// Shortest run of zeroes that is zeroed rather than written.
 const HOLE_BYTES: usize = 64 << 10;
 
 /// What catching up did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CatchUp {
-    /// The state that the disk held before, but for where it differed.
+    /// Recovery state of the disk before, apart from the extents in which it differed.
     pub from: Sequence,
-    /// The state that it holds now.
+    /// Recovery state of the disk now.
     pub to: Sequence,
-    /// Bytes in which the disk may have differed from the state before.
+    /// Bytes in which the disk may have differed from the recovery state before.
     pub bytes_diverged: u64,
-    /// Bytes written or zeroed: those, and what changed between the states.
+    /// Bytes written or zeroed: those that differed, and those that changed between the two states.
     pub bytes_written: u64,
 }
 
-/// A disk at the old site that follows the volume. One thread uses it.
+/// A disk at the old site that follows the volume. For use by one thread.
 pub struct Follower {
     vault: Vault,
     replica: Replica,
@@ -60,11 +64,14 @@ pub struct Follower {
 }
 
 impl Follower {
-    /// Makes the disk of an old source follow. `state` is the state directory of the agent that protected it, which must have
-    /// ended; nothing else may write to the disk. What its spool still has is handed in to the branch of its epoch first.
+    /// Makes the disk of an old source follow. `state` is the state directory of the agent that protected
+    /// it, which must have ended. Nothing else may write to the disk.
     ///
-    /// `InvalidInput` when the directory is no agent's or the agent still has the volume, `Fenced` when it is running,
-    /// `Changed` for another volume or a disk of another size, `Unavailable` when the vault does not answer.
+    /// What the spool still contains is handed in to the branch of its epoch first.
+    ///
+    /// `InvalidInput` if no agent used the directory, or its agent still owns the volume. `Fenced` if the
+    /// agent is running, `Changed` for another volume or a disk of another size, `Unavailable` if the
+    /// vault does not answer.
     pub fn open(
         volume: &str,
         vault: Vault,
@@ -75,7 +82,7 @@ impl Follower {
         Self::open_in(Arc::new(SystemFiles), volume, vault, state, disk, clock)
     }
 
-    /// As [`Follower::open`], with the state directory among these files.
+    /// Opens as [`Follower::open`] does, with the state directory among `files`.
     pub(super) fn open_in(
         files: Arc<dyn Files>,
         volume: &str,
@@ -103,7 +110,7 @@ impl Follower {
                 found
             }
         };
-        // What the volume had failed over to here is told; from here on the disk is a plain one.
+        // STATE/follow has all of it now, so the disk is a plain one from here on.
         state.remove(&state.presence_log())?;
         state.remove(&state.base())?;
         state.sync_names()?;
@@ -118,35 +125,36 @@ impl Follower {
         self
     }
 
-    /// The state that the disk holds, but for where it differs.
+    /// Returns the recovery state of the disk, apart from [`Follower::differs`].
     pub fn sequence(&self) -> Sequence {
         self.known.at
     }
 
-    /// Where the disk may hold something else than that state.
+    /// Returns the extents in which the disk may differ from its recovery state.
     pub fn differs(&self) -> &ExtentSet {
         &self.known.differs
     }
 
-    /// Why the disk is taken to differ everywhere; `None` where journals and dirty map told.
+    /// Returns why the whole disk is taken to differ; `None` if journals and dirty map show the extents.
     pub fn why_everywhere(&self) -> Option<&str> {
         self.known.everywhere.as_deref()
     }
 
-    /// Bytes that catching up to `at` would write now.
+    /// Returns the bytes that catching up to `at` would write now.
     pub fn bytes_behind(&mut self, at: &At) -> Result<u64> {
         Ok(self.outstanding(at)?.1.total_bytes())
     }
 
-    /// Brings the disk to the state `at`, durably. Called again after any failure it goes on.
+    /// Brings the disk to the recovery state `at`, durably. After a failure, call it again to go on.
     ///
-    /// `InvalidInput` when the disk is beyond the state already; false from `progress` ends it with `Unavailable`.
+    /// `InvalidInput` if the disk is beyond that state already, `Unavailable` if `progress` returns
+    /// false.
     pub fn catch_up(&mut self, at: &At, progress: Progress<'_>) -> Result<CatchUp> {
         let (to, all) = self.outstanding(at)?;
         let from = self.known.at;
         let bytes_diverged = self.known.differs.total_bytes();
         if all.is_empty() {
-            self.settle(to)?;
+            self.save_progress(to)?;
             return Ok(CatchUp { from, to, bytes_diverged, bytes_written: 0 });
         }
         let planned = Divergence { differs: all.clone(), ..self.known.clone() };
@@ -155,14 +163,14 @@ impl Follower {
         let view = self.replica.view(&At::Sequence(to), &ViewOptions::default())?;
         let total = all.total_bytes();
         let mut done = 0;
-        let mut buffer = vec![0; PIECE_BYTES as usize];
+        let mut buffer = vec![0; CHUNK_BYTES as usize];
         for extent in all.iter() {
             let mut offset = extent.offset;
             while offset < extent.end() {
-                let length = PIECE_BYTES.min(extent.end() - offset);
-                let piece = &mut buffer[..length as usize];
-                view.read(offset, piece)?;
-                put(&*self.disk, offset, piece)?;
+                let length = CHUNK_BYTES.min(extent.end() - offset);
+                let chunk = &mut buffer[..length as usize];
+                view.read(offset, chunk)?;
+                put(&*self.disk, offset, chunk)?;
                 offset += length;
                 done += length;
                 if !progress(done, total) {
@@ -171,16 +179,16 @@ impl Follower {
                         "follow",
                         &self.replica.info().name,
                     )
-                    .message("it was stopped; the next run goes on"));
+                    .message("the caller stopped it; the next run goes on"));
                 }
             }
         }
         self.disk.flush()?;
-        self.settle(to)?;
+        self.save_progress(to)?;
         Ok(CatchUp { from, to, bytes_diverged, bytes_written: total })
     }
 
-    /// Records in the life cycle that the disk follows, at the state that it holds.
+    /// Records in the catalog that the disk follows the volume, and at which recovery state it is.
     pub fn record(&mut self) -> Result<()> {
         let lifecycle = self.replica.catalog().lifecycle();
         let Some(current) = lifecycle.current().cloned() else { return Ok(()) };
@@ -197,11 +205,11 @@ impl Follower {
         self.replica.record_step(&step)
     }
 
-    /// Takes the volume home: catches up while it is in use, has its source hand it over, catches up with what was left,
-    /// and commits. The protection that is returned runs on this disk; the other site is fenced.
+    /// Takes the volume home: catches up while it is in use, asks the source to hand it over, catches up
+    /// with the rest, and commits. Returns the protection on this disk; the other site is fenced.
     ///
-    /// With no `planned` limit the source is not asked: the disk takes over as of the newest state, and what the source has
-    /// not shipped is on its branch later.
+    /// Without a `planned` limit the source is not asked. The disk takes over as of the newest recovery
+    /// state, and what the source has not shipped becomes a branch.
     pub fn fail_back(
         self,
         planned: Option<Duration>,
@@ -217,7 +225,7 @@ impl Follower {
         Ok((protection, done))
     }
 
-    /// Everything of failing back up to the protection that commits it.
+    /// Fails back up to the protection, which commits it.
     pub(super) fn come_home(
         mut self,
         planned: Option<Duration>,
@@ -232,7 +240,8 @@ impl Follower {
                 let (clock, wait) = (&*self.clock, &self.wait);
                 let replica = &mut self.replica;
                 let at = request(&self.vault, replica, failover, limit, clock, wait)?;
-                // A source that was killed after it handed over may have read its disk again: later, and the same.
+                // A source that was killed after it handed over may have journaled its disk again: a later
+                // state with the same content.
                 At::Sequence(at.max(self.known.at))
             }
             None => At::Newest,
@@ -254,13 +263,13 @@ impl Follower {
         Ok((options, state, done))
     }
 
-    /// What is done between two looks whether the source handed over.
+    /// Sets how to wait between two looks at whether the source handed over.
     #[cfg(any(test, feature = "testing"))]
     pub(super) fn waits(&mut self, wait: Wait) {
         self.wait = wait;
     }
 
-    /// Everything up to the protection: from here on the directory is that of a failover.
+    /// Makes the state directory that of a failover to here.
     fn begin(&mut self, failover: PointId, policy: &Policy) -> Result<()> {
         let chosen = chosen(&self.replica, self.known.at);
         let under_way = prepare(
@@ -278,7 +287,7 @@ impl Follower {
         self.state.sync_names()
     }
 
-    /// The state that is meant, and what must be written for it.
+    /// Returns the sequence that `at` chooses, and the extents to write for it.
     fn outstanding(&mut self, at: &At) -> Result<(Sequence, ExtentSet)> {
         self.replica.refresh()?;
         self.known = divergence::rebased(&self.replica, self.known.clone())?;
@@ -286,7 +295,7 @@ impl Follower {
         if to < self.known.at {
             return Err(Error::new(ErrorKind::InvalidInput, "follow to", at)
                 .message("the disk is beyond it")
-                .expected(format_args!("a state from sequence {} on", self.known.at))
+                .expected(format_args!("a recovery state at sequence {} or later", self.known.at))
                 .found(format_args!("sequence {to}")));
         }
         let mut all = self.replica.touched(self.known.at, to)?;
@@ -294,7 +303,7 @@ impl Follower {
         Ok((to, all))
     }
 
-    fn settle(&mut self, at: Sequence) -> Result<()> {
+    fn save_progress(&mut self, at: Sequence) -> Result<()> {
         let epoch = self.replica.catalog().epoch();
         let now = Divergence { epoch, at, differs: ExtentSet::new(), everywhere: None };
         write(&self.state, &now)?;
@@ -303,8 +312,11 @@ impl Follower {
     }
 }
 
-/// Ends what the state directory says of a failover to here: one that was committed before the volume was lost is over, and a
-/// failback that was not committed is given up. What was written to the disk meanwhile is nowhere else, and not told apart.
+/// Ends the failover to here that the state directory records: removes the record of a committed one,
+/// and cancels a failback that was not committed.
+///
+/// After such a failback the whole disk counts as different, because nothing records what was written
+/// to it meanwhile.
 fn leave(
     under_way: &Provisional,
     vault: &Vault,
@@ -322,7 +334,7 @@ fn leave(
         return Provisional::forget(state);
     }
     if !under_way.home {
-        // Refused where the old source is looked at.
+        // divergence::of_old_source refuses it.
         return Ok(());
     }
     let whole = Extent { offset: 0, length: replica.info().device_bytes };
@@ -330,16 +342,16 @@ fn leave(
         epoch: replica.catalog().epoch(),
         at: under_way.at,
         differs: std::iter::once(whole).collect(),
-        everywhere: Some("a failback was given up".to_owned()),
+        everywhere: Some("a failback was cancelled".to_owned()),
     };
     write(state, &known)?;
     cancel_in(vault, volume, state, clock)
 }
 
-/// Writes a piece, its long runs of zeroes as such.
-fn put(disk: &dyn BlockDevice, offset: u64, piece: &[u8]) -> Result<()> {
-    for (run, is_hole) in block_runs(piece, HOLE_BYTES, |_, block| is_zero(block)) {
-        let (offset, data) = (offset + run.start as u64, &piece[run]);
+/// Writes a chunk, and zeroes its long runs of zeroes.
+fn put(disk: &dyn BlockDevice, offset: u64, chunk: &[u8]) -> Result<()> {
+    for (run, is_hole) in block_runs(chunk, HOLE_BYTES, |_, block| is_zero(block)) {
+        let (offset, data) = (offset + run.start as u64, &chunk[run]);
         if is_hole {
             let hole = Extent { offset, length: data.len() as u64 };
             disk.zero(hole, Unmap::Allowed, Durability::Cached)?;
@@ -371,14 +383,14 @@ fn print(known: &Divergence) -> String {
     lines.join("\n")
 }
 
-/// Reads the text of `STATE/follow` and writes it again; `None` when it is none. Feature `testing`.
+/// Parses the text of `STATE/follow` and prints it again; `None` if it is not valid. Feature `testing`.
 #[cfg(any(test, feature = "testing"))]
 pub fn reprint_follow(text: &str) -> Option<String> {
     parse(text).map(|known| print(&known))
 }
 
 fn read(state: &StateDirectory) -> Result<Option<Divergence>> {
-    state.read_text(&path_of(state), "a state and where the disk differs from it", parse)
+    state.read_text(&path_of(state), "a recovery state and where the disk differs from it", parse)
 }
 
 fn parse(text: &str) -> Option<Divergence> {

@@ -1,8 +1,8 @@
-//! Keeps what the disk of an old source alone has: writes that were acknowledged there and never reached its journal.
+//! Journals what only the disk of an old source has: acknowledged writes that never reached its journal.
 //!
-//! A killed agent leaves them in the regions that its dirty map marks. Before the disk follows the volume, which overwrites
-//! them, they are compared with the end of the branch, and what differs becomes its last segments: an unordered interval, as
-//! the resync after a crash makes one, whose end is the state of the disk.
+//! A killed agent leaves them in dirty regions. Before the disk follows the volume, which overwrites them,
+//! they are compared with the end of the branch. What differs becomes the last segments of the branch: an
+//! unordered interval, as after a crash, at whose end the branch is equal to the disk.
 
 use crate::agent::state::StateDirectory;
 use crate::clock::Clock;
@@ -18,7 +18,7 @@ use crate::replica::{At, Replica, ViewOptions, is_zero};
 use crate::units::{ChainHash, Sequence};
 use crate::vault::Branch;
 
-/// Blocks of this size are compared and kept.
+/// Size of the blocks that are compared.
 const BLOCK_BYTES: usize = 4096;
 
 /// The disk of an old source, and the state directory of the agent that protected it.
@@ -28,9 +28,11 @@ pub(super) struct Old<'a> {
     pub clock: &'a dyn Clock,
 }
 
-/// Seals what the disk holds in `extents` and the end of the branch does not into the spool, to be handed in; false when
-/// there is nothing. May be repeated when those segments are handed in before.
-pub(super) fn seal_difference(
+/// Journals where the disk differs from the end of the branch, within `extents`, into closed segments in
+/// the spool. Returns whether there is anything to hand in.
+///
+/// May be repeated once the segments of an earlier call are handed in.
+pub(super) fn journal_difference(
     old: &Old<'_>,
     replica: &Replica,
     branch: &Branch,
@@ -44,7 +46,7 @@ pub(super) fn seal_difference(
     let open = seen.catalog().open_unordered();
     let options = ViewOptions { unordered: true, ..ViewOptions::default() };
     let view = seen.view(&At::Sequence(end), &options)?;
-    let mut sealing = Sealing {
+    let mut journal = Difference {
         old,
         replica,
         branch,
@@ -67,15 +69,16 @@ pub(super) fn seal_difference(
             let differs = |at: usize, block: &[u8]| *block != theirs[at..at + block.len()];
             for (run, _) in block_runs(&ours, BLOCK_BYTES, differs).filter(|(_, differs)| *differs)
             {
-                sealing.add(offset + run.start as u64, &ours[run])?;
+                journal.add(offset + run.start as u64, &ours[run])?;
             }
             offset += length;
         }
     }
-    sealing.end()
+    journal.end()
 }
 
-struct Sealing<'a> {
+/// Segments of an unordered interval at the end of a branch, as far as they are written.
+struct Difference<'a> {
     old: &'a Old<'a>,
     replica: &'a Replica,
     branch: &'a Branch,
@@ -88,7 +91,7 @@ struct Sealing<'a> {
     any: bool,
 }
 
-impl Sealing<'_> {
+impl Difference<'_> {
     fn add(&mut self, offset: u64, data: &[u8]) -> Result<()> {
         if !self.is_open {
             self.append(Body::UnorderedBegin(Cause::Crash))?;
@@ -111,7 +114,7 @@ impl Sealing<'_> {
             writer.append(&Record { sequence, time, body })?;
             self.last = sequence;
             if writer.bytes() >= self.policy.segment_bytes_max {
-                self.seal()?;
+                self.close()?;
             }
         }
         Ok(())
@@ -138,7 +141,7 @@ impl Sealing<'_> {
         SegmentWriter::create(sink, params, self.replica.keys().newest(), self.old.clock)
     }
 
-    fn seal(&mut self) -> Result<()> {
+    fn close(&mut self) -> Result<()> {
         let Some(writer) = self.writer.take() else { return Ok(()) };
         let (sink, summary) = writer.seal(None)?;
         self.old.state.spool_sealed(sink.path(), &summary)?;
@@ -150,7 +153,7 @@ impl Sealing<'_> {
         if self.is_open {
             self.append(Body::UnorderedEnd)?;
         }
-        self.seal()?;
+        self.close()?;
         Ok(self.any)
     }
 }

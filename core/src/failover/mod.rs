@@ -1,23 +1,30 @@
-//! Failover: a protected volume goes on elsewhere, as of a state of its replica, and comes home again.
+//! Failover: a protected volume continues elsewhere from a recovery state, and comes home again.
 //!
-//! [`FailoverOptions::start`] serves the volume writable as of the state at once ([`InstantDisk`](crate::replica::InstantDisk))
-//! and captures what is written from the first moment on; nothing is final. [`FailedOver::commit`] makes it final: the old
-//! source is fenced, and what it wrote after the state is a branch. [`Follower`] brings the disk at the old site up to date
-//! by what differs alone, and [`Follower::fail_back`] takes the volume home by a planned failover in the other direction.
-//! Test failovers are recorded by [`begin_test`] and [`end_test`].
+//! [`FailoverOptions::start`] serves the volume as of the recovery state at once, on an
+//! [`InstantDisk`](crate::replica::InstantDisk), and captures writes from the first one on. Nothing is
+//! final until [`FailedOver::commit`], which fences the old source and makes what it wrote after the
+//! recovery state a branch. [`cancel`] ends a failover that is not committed.
 //!
-//! The crate `hrl-plan` orders the failovers of many volumes, with actions, boots and approvals between.
+//! [`Follower`] brings the disk at the old site up to date by writing only what differs.
+//! [`Follower::fail_back`] takes the volume home, by a planned failover in the other direction.
+//! [`begin_test`] and [`end_test`] record test failovers. The crate `hrl-plan` orders the failovers of
+//! many volumes.
 //!
-//! Every step is recorded in the catalog before it acts, or is the record itself, and can be repeated after a crash. The
-//! state directory of the new site says what is under way there, so `start` after a crash goes on where it was.
+//! Invariant: every step is recorded in the catalog before it acts, or is the record itself.
+//!
+//! Behaviour on failure: every step can be repeated after a crash. The state directory of the new site
+//! records what is under way there, so that `start` goes on where it was.
 
 mod cancel;
+mod chosen;
 mod divergence;
 mod follow;
 mod keep;
 mod options;
 mod over;
-mod start;
+mod prepare;
+mod request;
+mod serve;
 #[cfg(any(test, feature = "testing"))]
 mod stepped;
 mod test;
@@ -27,7 +34,8 @@ pub use cancel::{abandon, cancel};
 pub use follow::reprint_follow;
 pub use follow::{CatchUp, Follower};
 pub use options::{FailoverOptions, Preview};
-pub use over::{FailedOver, Started};
+pub use over::FailedOver;
+pub use serve::Started;
 #[cfg(any(test, feature = "testing"))]
 pub use stepped::{SteppedCopy, SteppedFailover};
 pub use test::{begin_test, end_test};

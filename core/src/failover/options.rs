@@ -1,10 +1,11 @@
-//! What a failover is to do, and a look at what it would do.
+//! Options of a failover, and a preview of what it would do.
 
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::start::{Wait, by_sleeping};
+use super::chosen::{ChosenState, chosen};
+use super::request::{Wait, by_sleeping};
 use crate::clock::{Clock, SystemClock};
 use crate::device::{BlockDevice, Files, SystemFiles};
 use crate::error::{Error, ErrorKind, Result};
@@ -15,7 +16,7 @@ use crate::replica::{At, Replica};
 use crate::units::{Epoch, PointId, Sequence, Timestamp};
 use crate::vault::{Stage, Vault};
 
-/// How to fail a volume over: required arguments in [`FailoverOptions::new`], the rest chained.
+/// Options to fail a volume over: required arguments in [`FailoverOptions::new`], the rest chained.
 pub struct FailoverOptions {
     pub(super) volume: String,
     pub(super) vault: Vault,
@@ -34,8 +35,9 @@ pub struct FailoverOptions {
 }
 
 impl FailoverOptions {
-    /// Fails `volume` of `vault` over to `disk`, a file or device of at least its size whose content is lost. `state` is the
-    /// local directory of the new agent, as for a [`ProtectionOptions`](crate::ProtectionOptions).
+    /// Fails `volume` of `vault` over to `disk`, a file or device of at least its size. What the disk held before is lost.
+    ///
+    /// `state` is the state directory of the new agent, as for [`ProtectionOptions`](crate::ProtectionOptions).
     pub fn new(
         volume: &str,
         vault: Vault,
@@ -60,74 +62,74 @@ impl FailoverOptions {
         }
     }
 
-    /// The state to fail over to. Default: [`At::NewestGood`]. A planned failover has its own.
+    /// Sets the recovery state to fail over to. A planned failover ignores it: the source chooses. Default:
+    /// [`At::NewestGood`].
     pub fn at(mut self, at: At) -> Self {
         self.at = at;
         self
     }
 
-    /// Planned: ask the source to hand the volume over, so that nothing is lost, and wait for it up to `limit`. Default:
-    /// unplanned.
+    /// Asks the source to hand the volume over, so that nothing is lost, and waits up to `limit` for it. Default: unplanned.
     pub fn planned(mut self, limit: Duration) -> Self {
         self.planned = Some(limit);
         self
     }
 
-    /// Change the point of the failover that is under way in the state directory: what was written since it began is
-    /// dropped. Default: no, a failover under way goes on as it was.
+    /// Changes the recovery state of the failover under way in the state directory. What was written since it began is
+    /// dropped. Default: no, the failover goes on as it was.
     pub fn change_point(mut self, yes: bool) -> Self {
         self.change_point = yes;
         self
     }
 
-    /// The disk reads as zeroes, as a new sparse file does: what the volume does not hold is left alone. Default: no.
+    /// Declares that the disk reads as zeroes, as a new sparse file does, so zeroes need not be written. Default: no.
     pub fn disk_reads_zero(mut self, yes: bool) -> Self {
         self.disk_reads_zero = yes;
         self
     }
 
-    /// Limits and choices of the protection from here on. Default: [`Policy::default`].
+    /// Sets the policy of the protection after the failover. Default: [`Policy::default`].
     pub fn policy(mut self, policy: Policy) -> Self {
         self.policy = policy;
         self
     }
 
-    /// Sets what is quiesced for application-consistent points from here on, as
+    /// Sets what is quiesced for application-consistent points after the failover, as
     /// [`ProtectionOptions::applications`](crate::ProtectionOptions::applications) does. Default: none.
     pub fn applications(mut self, applications: Arc<dyn Quiesce>) -> Self {
         self.applications = Some(applications);
         self
     }
 
-    /// Where events go. Default: nowhere.
+    /// Sets where events go. Default: nowhere.
     pub fn events(mut self, sink: EventSink) -> Self {
         self.events = sink;
         self
     }
 
-    /// Time and entropy. Default: those of the system.
+    /// Sets the source of time and entropy. Default: the system's.
     pub fn clock(mut self, clock: Arc<dyn Clock>) -> Self {
         self.clock = clock;
         self
     }
 
-    /// Where the state directory is. Default: the files of the system. Feature `testing`.
+    /// Sets the files that the state directory is among. Default: the system's. Feature `testing`.
     #[cfg(any(test, feature = "testing"))]
     pub fn files(mut self, files: Arc<dyn Files>) -> Self {
         self.files = files;
         self
     }
 
-    /// What is done between two looks whether the source handed over, for so long. Default: sleeping. Feature `testing`.
+    /// Sets how to wait between two looks at whether the source handed over. Default: by sleeping. Feature `testing`.
     #[cfg(any(test, feature = "testing"))]
     pub fn waiting(mut self, wait: Arc<dyn Fn(Duration) + Send + Sync>) -> Self {
         self.wait = wait;
         self
     }
 
-    /// What [`FailoverOptions::start`] would do now; nothing is changed.
+    /// Returns what [`FailoverOptions::start`] would do now. Changes nothing.
     ///
-    /// Errors are those that `start` would begin with: `NotFound`, `NotOrdered`, `Fenced`, `WrongKey`, `Unavailable`.
+    /// Fails as `start` would: `NotFound`, `NotOrdered`, `Fenced`, `WrongKey`, `Unavailable`.
     pub fn preview(&self) -> Result<Preview> {
         let replica = self.vault.replica(&self.volume)?;
         self.check_size(&replica)?;
@@ -181,57 +183,32 @@ impl FailoverOptions {
             .found(found))
     }
 
-    /// The state that is meant: the end of a segment, or inside of one.
+    /// Returns the recovery state that the options ask for.
     pub(super) fn state_of(&self, replica: &Replica) -> Result<ChosenState> {
         let sequence = replica.resolve(&self.at)?;
         Ok(chosen(replica, sequence))
     }
 }
 
-/// A state that a failover goes to.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct ChosenState {
-    pub sequence: Sequence,
-    pub time: Timestamp,
-    pub point: Option<PointId>,
-}
-
-/// What is known of the state at `sequence`.
-pub(super) fn chosen(replica: &Replica, sequence: Sequence) -> ChosenState {
-    let points = replica.points();
-    let point = points.iter().rev().find(|point| point.sequence == sequence);
-    let entries = replica.catalog().segments();
-    let after = entries.partition_point(|entry| entry.summary.first_sequence <= sequence);
-    let summary = after.checked_sub(1).map(|before| &entries[before].summary);
-    // Sequences between two segments were never recorded: the state is the end of the one before.
-    let sequence = summary.map_or(sequence, |summary| sequence.min(summary.last_sequence));
-    let time = match (point, summary) {
-        (Some(point), _) => point.time,
-        (None, Some(summary)) => summary.last_time,
-        (None, None) => replica.info().created,
-    };
-    ChosenState { sequence, time, point: point.map(|point| point.id) }
-}
-
-/// What a failover would do.
+/// What a failover would do now.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Preview {
-    /// Where the volume is now.
+    /// Stage of the volume's life cycle.
     pub stage: Stage,
-    /// Host of the source that has it.
+    /// Host of the source that owns the volume.
     pub owner: String,
-    /// The state.
+    /// Sequence of the recovery state.
     pub sequence: Sequence,
-    /// The recovery point that it is; `None` where it is none.
+    /// The recovery point at that sequence, if there is one.
     pub point: Option<PointId>,
-    /// Its time.
+    /// Time of the recovery state.
     pub time: Timestamp,
-    /// The epoch that a commit begins.
+    /// Epoch that a commit begins.
     pub epoch: Epoch,
-    /// Records in the vault that are later: they become the branch.
+    /// Later records in the vault: they become the branch.
     pub records_later: u64,
-    /// The newest of them is this much later than the state.
+    /// How much later than the recovery state the newest of them is.
     pub time_later: Duration,
-    /// What would be done, in sentences.
+    /// The steps of the failover, in sentences.
     pub steps: Vec<String>,
 }

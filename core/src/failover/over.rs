@@ -1,4 +1,10 @@
-//! A volume that failed over to here, running: its disk, its protection, and the copy behind the reads.
+//! A volume that failed over to here, running: its disk, its protection, and the copy of the volume to
+//! the disk.
+//!
+//! While the copy is incomplete, retention waits: what the disk still lacks is read from the vault.
+//!
+//! Behaviour on failure: the copy retries for as long as it takes. Its first failure is an event, and
+//! [`FailedOver::wait_hydrated`] returns the newest one.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -8,9 +14,9 @@ use std::time::Duration;
 
 use super::cancel::cancel_in;
 use super::options::FailoverOptions;
-use super::start::Served;
+use super::serve::{Served, Started};
 use crate::agent::state::StateDirectory;
-use crate::agent::{Protection, ProtectionOptions};
+use crate::agent::{Protection, ProtectionOptions, check_applications};
 use crate::capture::Volume;
 use crate::clock::Clock;
 use crate::device::{BlockDevice, Files};
@@ -18,29 +24,32 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Event, EventKind, EventSink};
 use crate::replica::{Hydration, InstantDisk};
 use crate::sync::lock::{Condvar, Mutex, MutexGuard};
-use crate::units::{PointId, Sequence, Timestamp};
 use crate::vault::Vault;
 
 const POLL: Duration = Duration::from_millis(20);
-/// Pause before copying is tried again after the vault or the disk failed.
+/// Pause of the copy after the vault or the disk failed.
 const RETRY: Duration = Duration::from_secs(1);
 
-/// How a failover began.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Started {
-    /// The state that the volume was served as of.
-    pub sequence: Sequence,
-    /// The recovery point that it is; `None` where it is none.
-    pub point: Option<PointId>,
-    /// Its time.
-    pub time: Timestamp,
-    /// From the call until the volume could be read and written: what the library has in the recovery time.
-    pub took: Duration,
+impl FailoverOptions {
+    /// Fails over. Returns once the volume can be read and written as of the recovery state, while the
+    /// copy to the disk goes on.
+    ///
+    /// A failover under way in the state directory goes on as it was. If its recovery state is gone and
+    /// the volume was never served, the state is chosen again.
+    ///
+    /// `Fenced` if another failover is under way or was committed, `NotFound` and `NotOrdered` for the
+    /// recovery state, `InvalidInput` for a disk that is too small. `Unavailable` if the vault does not
+    /// answer, or if the source did not hand over in time; the request is taken back then.
+    pub fn start(self) -> Result<FailedOver> {
+        self.policy.validate()?;
+        check_applications(self.applications.as_ref(), &self.policy)?;
+        FailedOver::run(self.serve()?)
+    }
 }
 
 /// A volume that failed over to here. May be used from any thread; one thread ends it.
 ///
-/// Dropping it leaves what a crash would leave: [`FailoverOptions::start`] goes on from there.
+/// Dropping it leaves what a crash would leave, and [`FailoverOptions::start`] goes on from there.
 pub struct FailedOver {
     copy: Copying,
     protection: Protection,
@@ -79,27 +88,28 @@ impl FailedOver {
         })
     }
 
-    /// How it began.
+    /// Returns how the failover began.
     pub fn started(&self) -> &Started {
         &self.started
     }
 
-    /// The protection of the volume from here on. Nothing is shipped before the commit.
+    /// Returns the protection of the volume. It ships nothing before the commit.
     pub fn protection(&self) -> &Protection {
         &self.protection
     }
 
-    /// The volume to read and write.
+    /// Returns the volume to read and write.
     pub fn volume(&self) -> &Arc<Volume> {
         self.protection.volume()
     }
 
-    /// How far the disk is a whole copy.
+    /// Returns how much of the volume the disk holds.
     pub fn hydration(&self) -> Hydration {
         self.disk.hydration()
     }
 
-    /// Waits until the disk is whole. `Unavailable` at the limit, with what the copy last failed with.
+    /// Waits until the disk holds the whole volume. `Unavailable` at the limit, caused by the last failure
+    /// of the copy.
     pub fn wait_hydrated(&self, limit: Duration) -> Result<()> {
         let begun = self.clock.elapsed();
         let mut outcome = self.copied.outcome();
@@ -108,7 +118,7 @@ impl FailedOver {
                 let error = Error::new(ErrorKind::Unavailable, "copy", &self.volume)
                     .expected(format_args!("a whole disk within {limit:?}"))
                     .found(format_args!("{} bytes missing", self.disk.hydration().missing_bytes));
-                return Err(match outcome.trouble.take() {
+                return Err(match outcome.failure.take() {
                     Some(cause) => error.source(cause),
                     None => error,
                 });
@@ -118,13 +128,13 @@ impl FailedOver {
         Ok(())
     }
 
-    /// Makes the failover final, see [`Protection::commit_failover`].
+    /// Makes the failover final, as [`Protection::commit_failover`] does.
     pub fn commit(&self) -> Result<()> {
         self.protection.commit_failover()
     }
 
-    /// Gives the failover up: what was written since is dropped, and the source goes on as before. The disk's content is of
-    /// no more use. `InvalidInput` when it was committed.
+    /// Cancels the failover: what was written since is dropped, and the source goes on as before. The
+    /// content of the disk is of no more use. `InvalidInput` if the failover was committed.
     pub fn cancel(self) -> Result<()> {
         let Self { copy, protection, disk, volume, vault, files, state, clock, .. } = self;
         if !protection.stats().provisional {
@@ -135,7 +145,7 @@ impl FailedOver {
         cancel_in(&vault, &volume, &StateDirectory::open(files, &state)?, &*clock)
     }
 
-    /// Ends the session cleanly, as [`Protection::stop`] does; the failover and the copy go on with the next
+    /// Ends the session cleanly, as [`Protection::stop`] does. Failover and copy go on with the next
     /// [`FailoverOptions::start`].
     pub fn stop(self, limit: Duration) -> Result<()> {
         let Self { copy, protection, .. } = self;
@@ -143,11 +153,12 @@ impl FailedOver {
         protection.stop(limit)
     }
 
-    /// Ends the session and leaves the disk as a plain one that holds the volume, for
-    /// [`ProtectionOptions`](crate::ProtectionOptions) with the same state directory. Every writer must be gone.
+    /// Ends the session and leaves a plain disk that holds the volume. Every writer must be gone.
     ///
-    /// `Unavailable` when the disk is not whole yet ([`FailedOver::wait_hydrated`]), `InvalidInput` before the commit; then
-    /// everything stays as it is, ended cleanly.
+    /// From then on [`ProtectionOptions`](crate::ProtectionOptions) opens the disk, with the same state
+    /// directory. `Unavailable` while the disk is not whole ([`FailedOver::wait_hydrated`]),
+    /// `InvalidInput` before the commit. After either the session has ended cleanly, and nothing else
+    /// has changed.
     pub fn detach(self, limit: Duration) -> Result<()> {
         let Self { copy, protection, disk, files, state, volume, .. } = self;
         drop(copy);
@@ -161,14 +172,14 @@ impl FailedOver {
     }
 }
 
-/// Leaves the disk of a volume that failed over as a plain one. `Unavailable` when it is not whole.
+/// Makes the disk of a failover a plain one. `Unavailable` if it is not whole.
 pub(super) fn leave_plain(disk: &InstantDisk, files: Arc<dyn Files>, state: &Path) -> Result<()> {
     disk.detach()?;
     let state = StateDirectory::open(files, state)?;
     state.remove(&state.base())
 }
 
-/// The thread that copies; ends with this.
+/// Runs the copy on a thread, until it is dropped.
 struct Copying {
     thread: Option<JoinHandle<()>>,
     stopping: Arc<AtomicBool>,
@@ -200,13 +211,13 @@ impl Drop for Copying {
     fn drop(&mut self) {
         self.stopping.store(true, Ordering::Release);
         if let Some(thread) = self.thread.take() {
-            // One that panicked left the disk as a crash would.
+            // A thread that panicked left the disk as a crash would.
             let _ = thread.join();
         }
     }
 }
 
-/// What came of the copy so far, and who waits for it.
+/// The outcome of the copy, for those who wait for it.
 #[derive(Default)]
 struct Copied {
     outcome: Mutex<Outcome>,
@@ -216,8 +227,8 @@ struct Copied {
 #[derive(Default)]
 struct Outcome {
     whole: bool,
-    /// What the last try failed with.
-    trouble: Option<Error>,
+    /// Failure of the last attempt.
+    failure: Option<Error>,
 }
 
 impl Copied {
@@ -235,7 +246,7 @@ impl Copied {
     }
 }
 
-/// Copies what the disk lacks, until it is whole.
+/// Copies what the disk lacks, step by step, until it is whole.
 pub(super) struct Hydrator {
     volume: String,
     pub(super) disk: Arc<InstantDisk>,
@@ -243,12 +254,12 @@ pub(super) struct Hydrator {
     clock: Arc<dyn Clock>,
     copied: Arc<Copied>,
     retention_waits: Arc<AtomicBool>,
-    /// That it cannot go on was told.
-    told: bool,
+    /// A failure was reported already.
+    reported: bool,
 }
 
 impl Hydrator {
-    /// What protects the disk that is served and what makes it whole, with how and when it began.
+    /// Returns the options that protect the served disk, and the copy that makes it whole.
     pub(super) fn of(
         served: Served,
     ) -> (ProtectionOptions, StateDirectory, Self, Started, Duration) {
@@ -265,18 +276,19 @@ impl Hydrator {
             protection = protection.applications(applications);
         }
         let (copied, retention_waits) = (Arc::default(), Arc::default());
-        let hydrator = Self { volume, disk, events, clock, copied, retention_waits, told: false };
+        let hydrator =
+            Self { volume, disk, events, clock, copied, retention_waits, reported: false };
         (protection, state, hydrator, started, begun)
     }
 
-    /// What the copy is read from must stay until it is made.
+    /// Makes retention wait until the copy is made, because the copy reads what retention would remove.
     pub(super) fn of_protection(self, retention_waits: &Arc<AtomicBool>) -> Self {
         retention_waits.store(true, Ordering::Release);
         Self { retention_waits: retention_waits.clone(), ..self }
     }
 
-    /// Copies until `goes_on` says no; then, and after a failure, how long to wait before the next step. `None`: the disk is
-    /// whole.
+    /// Copies until `goes_on` returns false. Returns the pause before the next step; `None` once the disk
+    /// is whole.
     pub(super) fn step(&mut self, goes_on: &(dyn Fn() -> bool + Sync)) -> Option<Duration> {
         match self.disk.hydrate(&|_done, _total| goes_on()) {
             Ok(hydration) => {
@@ -286,17 +298,17 @@ impl Hydrator {
                 (!whole).then_some(Duration::ZERO)
             }
             Err(error) => {
-                if !self.told {
-                    self.tell(format!("copying the volume to {}: {error}", self.disk.name()));
+                if !self.reported {
+                    self.report(format!("copying the volume to {}: {error}", self.disk.name()));
                 }
-                self.told = true;
-                self.copied.outcome().trouble = Some(error);
+                self.reported = true;
+                self.copied.outcome().failure = Some(error);
                 Some(RETRY)
             }
         }
     }
 
-    fn tell(&self, message: String) {
+    fn report(&self, message: String) {
         let (time, volume) = (self.clock.now(), self.volume.clone());
         (self.events)(&Event { time, volume, kind: EventKind::TaskFailed, message });
     }

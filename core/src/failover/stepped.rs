@@ -1,7 +1,7 @@
-//! Failover that stands still between steps: for simulations, which choose the order. Feature `testing`.
+//! Failover whose tasks run only when a simulation steps them. Feature `testing`.
 //!
-//! As [`SteppedProtection`], with the copy behind the reads as one more task. What waits for the source of a planned failover
-//! calls a closure, in which a simulation lets that source go on.
+//! It is a [`SteppedProtection`] with the copy to the disk as one more task. A planned failover waits for
+//! its source by calling a closure, in which the simulation lets the source go on.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -11,7 +11,8 @@ use std::time::Duration;
 use super::cancel::cancel_in;
 use super::follow::{CatchUp, Follower};
 use super::options::FailoverOptions;
-use super::over::{Hydrator, Started, leave_plain};
+use super::over::{Hydrator, leave_plain};
+use super::serve::Started;
 use crate::agent::SteppedProtection;
 use crate::agent::state::StateDirectory;
 use crate::clock::Clock;
@@ -25,24 +26,26 @@ use crate::vault::Vault;
 
 /// A volume that failed over to here, in parts.
 pub struct SteppedFailover {
-    /// How it began.
+    /// How the failover began.
     pub started: Started,
-    /// Its protection, on the disk below.
+    /// The protection of the volume.
     pub protection: SteppedProtection,
-    /// The copy behind the reads.
+    /// The copy to the disk.
     pub copy: SteppedCopy,
     /// The disk to read and write.
     pub disk: Arc<InstantDisk>,
 }
 
-/// Copies what the disk lacks, a frame a step, and one more in each step: what a frame lacks may come with a later one.
+/// Copies what the disk lacks. Each step may copy one frame more than the step before, so that the copy
+/// ends even if a frame needs a later one.
 pub struct SteppedCopy {
     hydrator: Hydrator,
     steps: u64,
 }
 
 impl SteppedFailover {
-    /// Begins as [`FailoverOptions::start`] does, and starts no thread. The policy's lower limits are not checked.
+    /// Begins as [`FailoverOptions::start`] does, but starts no thread and accepts policies below the
+    /// lower limits.
     pub fn start(options: FailoverOptions) -> Result<Self> {
         stay_on_this_thread();
         let (options, state, hydrator, started, _) = Hydrator::of(options.serve()?);
@@ -52,7 +55,7 @@ impl SteppedFailover {
         Ok(Self { started, protection, copy: SteppedCopy { hydrator: copy, steps: 0 }, disk })
     }
 
-    /// As [`cancel`](super::cancel()), with the state directory among `files`.
+    /// Does what [`cancel`](super::cancel()) does, with the state directory among `files`.
     pub fn cancel(
         files: Arc<dyn Files>,
         vault: &Vault,
@@ -63,15 +66,15 @@ impl SteppedFailover {
         cancel_in(vault, volume, &StateDirectory::open(files, state)?, clock)
     }
 
-    /// Leaves the disk of a volume that failed over, whose protection ended cleanly after the commit, as a plain one:
-    /// what [`FailedOver::detach`](super::FailedOver::detach) does last.
+    /// Makes the disk of a failover a plain one, as [`FailedOver::detach`](super::FailedOver::detach)
+    /// does last. The failover must be committed, and its protection must have ended cleanly.
     pub fn leave_plain(disk: &InstantDisk, files: Arc<dyn Files>, state: &Path) -> Result<()> {
         leave_plain(disk, files, state)
     }
 }
 
 impl SteppedCopy {
-    /// One step; when to step again at the latest. `None`: the disk is whole.
+    /// Takes one step. Returns the longest pause before the next; `None` once the disk is whole.
     pub fn step(&mut self) -> Option<Duration> {
         self.steps += 1;
         let calls = AtomicU64::new(0);
@@ -80,7 +83,7 @@ impl SteppedCopy {
 }
 
 impl Follower {
-    /// As [`Follower::open`], with the state directory among `files` and something else than sleep to wait with.
+    /// Opens as [`Follower::open`] does, with the state directory among `files`, and waits by `wait`.
     pub fn open_stepped(
         volume: &str,
         vault: Vault,
@@ -96,7 +99,7 @@ impl Follower {
         Ok(follower)
     }
 
-    /// As [`Follower::fail_back`], without a thread.
+    /// Does what [`Follower::fail_back`] does, without a thread.
     pub fn fail_back_stepped(
         self,
         planned: Option<Duration>,

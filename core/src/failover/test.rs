@@ -1,7 +1,7 @@
-//! Test failovers: a view with its changes apart, recorded so that nobody forgets one.
+//! Test failovers, recorded in the catalog until they end.
 //!
-//! The volume's protection goes on; what the test writes is in an [`Overlay`](crate::replica::Overlay)'s scratch device.
-//! Until it is ended, retention keeps the state that it stands on.
+//! A test writes to the scratch device of an [`Overlay`](crate::replica::Overlay), while the protection
+//! of the volume goes on. Until the test ends, retention keeps its recovery state.
 
 use crate::agent::state::host;
 use crate::clock::{Clock, random_bytes};
@@ -10,13 +10,14 @@ use crate::replica::{At, Replica};
 use crate::units::PointId;
 use crate::vault::{Step, StepKind, TestFailover};
 
-use super::options::chosen;
+use super::chosen::chosen;
 
-/// Records that a test failover named `name` begins, as of `at`; then open a [`View`](crate::replica::View) of that
-/// sequence and lay an overlay over it.
+/// Records that the test failover `name` begins, as of `at`. Open a [`View`](crate::replica::View) of
+/// the returned sequence next, and an overlay over it.
 ///
-/// Beginning the test again that this host began, as of the same state, is no error. `AlreadyExists` for another of the name,
-/// `Full` beyond [`TESTS_MAX`](crate::vault::TESTS_MAX), `InvalidInput` for an empty name, and the errors of the state.
+/// If this host began the test before, that test is returned. `AlreadyExists` if another host did,
+/// `Full` beyond [`TESTS_MAX`](crate::vault::TESTS_MAX), `InvalidInput` for an empty name, and the
+/// errors of the recovery state.
 pub fn begin_test(
     replica: &mut Replica,
     name: &str,
@@ -54,7 +55,7 @@ pub fn begin_test(
     Ok(TestFailover { name: name.to_owned(), begin })
 }
 
-/// Records that a test failover is over and cleaned up. `NotFound` lists those that there are.
+/// Records that the test failover `name` has ended. `NotFound` lists the tests that have not ended.
 pub fn end_test(replica: &mut Replica, name: &str, clock: &dyn Clock) -> Result<()> {
     replica.refresh()?;
     let begin = replica.catalog().lifecycle().test(name)?.begin.clone();
