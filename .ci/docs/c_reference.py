@@ -8,7 +8,7 @@ from generated import ROOT
 
 HEADER = ROOT / "include/hrl.h"
 ITEM = re.compile(r"^/\*\*\n(?P<comment>(?: \*.*\n)+?) \*/\n(?P<code>(?:(?!/\*\*$).*\n)+?)(?=\n|/\*\*\n|\Z)", re.MULTILINE)
-NAME = re.compile(r"#define (\w+)|\}\s*(\w+);|\(\*(\w+)\)|\b(hrl_\w+)\(|typedef struct \w+ (\w+);|typedef .*?(\w+);")
+NAME = re.compile(r"#define (\w+)|\(\*(\w+)\)|\b(hrl_\w+)\(|typedef struct \w+ (\w+);|typedef .*?(\w+);")
 # Groups in the order of the header, and what their functions begin with; the longest beginning counts.
 TITLES = {
     "": "General",
@@ -48,7 +48,8 @@ def items(header: str) -> list[Item]:
     found = []
     for match in ITEM.finditer(header):
         code = match["code"].strip("\n")
-        name = NAME.search(re.sub(r"/\*.*?\*/", "", code, flags=re.DOTALL))
+        plain = re.sub(r"/\*.*?\*/", "", code, flags=re.DOTALL)
+        name = re.search(r"^\} (\w+);", plain, re.MULTILINE) or NAME.search(plain)
         if not code or name is None:
             continue
         comment = "\n".join(line[3:] for line in match["comment"].splitlines())
