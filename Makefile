@@ -177,8 +177,8 @@ minimal-versions:  ## The workspace with the lowest versions of what it depends 
 
 # Against the commit BASE, because nothing is published yet.
 BASE := HEAD
-semver:  ## Changes of the public API of hrl since the commit BASE (HEAD); builds cargo-semver-checks first
-	cargo install --quiet --locked --root target/tools cargo-semver-checks@0.47.0
+semver:  ## Changes of the public API of hrl since the commit BASE (HEAD); builds its tool for minutes the first time
+	cargo install --quiet --locked --root target/tools cargo-semver-checks@0.51.0
 	RUSTC_BOOTSTRAP=1 PATH="$(CURDIR)/target/tools/bin:$$PATH" cargo semver-checks -p hrl --baseline-rev $(BASE)
 
 package: $(VENV)/.docs  ## What each crate and the Python package would publish
