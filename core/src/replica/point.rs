@@ -24,7 +24,7 @@ pub struct RecoveryPoint {
     /// Epoch of its writes.
     pub epoch: Epoch,
     /// Identity shared by the members of a group point. With a kind that is none of a group's, its round made no point of the
-    /// group as far as this volume knows; see [`Vault::group_points`].
+    /// group as far as this volume knows; see [`Vault::group_points`](crate::vault::Vault::group_points).
     pub group: Option<PointId>,
     /// Chain hash of the segment that ends with it: names everything before it.
     pub chain: ChainHash,
