@@ -14,7 +14,6 @@ use crate::event::EventKind;
 use crate::policy::RetentionPolicy;
 use crate::replica::{CompactOptions, CompactReport, Compactor};
 use crate::units::Timestamp;
-use crate::vault::Vault;
 
 /// A wall clock that has moved against the interval clock by more than this since the start is not trusted: points would
 /// seem old that are not, and be given up.
@@ -24,8 +23,6 @@ const TICK: Duration = Duration::from_millis(100);
 /// Runs until the protection stops.
 pub(super) struct Retention {
     compactor: Compactor,
-    /// Apart from the shipper's: a gateway that lost what the shipper put must tell the shipper, not a fold that comes first.
-    vault: Vault,
     last: Duration,
     began: (Timestamp, Duration),
     failing: bool,
@@ -35,15 +32,14 @@ impl Retention {
     pub(super) fn new(shared: &Shared) -> Self {
         let last = shared.clock.elapsed();
         let began = (shared.clock.now(), last);
-        let vault = shared.vault.separate();
-        Self { compactor: Compactor::that_stays(), vault, last, began, failing: false }
+        Self { compactor: Compactor::that_stays(), last, began, failing: false }
     }
 
     fn run(&mut self, shared: &Shared, policy: &RetentionPolicy) {
         let passed = shared.clock.elapsed().saturating_sub(self.began.1);
         let jump = clock_jump(self.began.0, passed, shared.clock.now());
         let result = check_clock(&shared.info.name, jump)
-            .and_then(|()| compact(shared, &self.vault, policy, &mut self.compactor));
+            .and_then(|()| compact(shared, policy, &mut self.compactor));
         self.last = shared.clock.elapsed();
         let message = match result {
             Ok(report) => complaint(&report),
@@ -106,7 +102,6 @@ fn check_clock(volume: &str, jump: Duration) -> Result<()> {
 
 fn compact(
     shared: &Shared,
-    vault: &Vault,
     policy: &RetentionPolicy,
     compactor: &mut Compactor,
 ) -> Result<CompactReport> {
@@ -114,7 +109,7 @@ fn compact(
     // What a run that was killed left there.
     let _ = std::fs::remove_dir_all(&scratch);
     let options = CompactOptions { scratch: Some(scratch), ..CompactOptions::default() };
-    let mut replica = vault.replica_with_keys(&shared.info.name, &shared.keys)?;
+    let mut replica = shared.vault.replica_with_keys(&shared.info.name, &shared.keys)?;
     compactor.run(&mut replica, policy, &options, &|_, _| !gives_way(shared))
 }
 

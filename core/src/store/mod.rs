@@ -12,7 +12,6 @@ mod probe;
 
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 pub use dir::DirStore;
 #[cfg(any(test, feature = "testing"))]
@@ -49,6 +48,8 @@ pub struct ObjectInfo {
 /// - an object never changes after its creation; `get` within its length returns exactly the bytes asked for;
 /// - `list` gives every object whose put returned before the call, sorted by name;
 /// - `delete` of an absent object succeeds;
+/// - a store that lost segments which it acknowledged (a gateway without its cache) reports that once: it answers the
+///   next catalog version of the volume through the same handle with `Changed` and does not put it;
 /// - when the store cannot answer now the kind is `Unavailable` (or `Full`, `ReadOnly`), never `NotFound`.
 ///
 /// All methods may be called from any thread at once.
@@ -76,12 +77,6 @@ pub trait Store: Send + Sync {
     /// Default: one after the other. Stores that remove many with one request do so.
     fn delete_many(&self, names: &[String]) -> Result<()> {
         names.iter().try_for_each(|name| self.delete(name))
-    }
-    /// A handle of its own to the same store, for one more who puts segments and then names them in a catalog. A store
-    /// that tells at the naming that what was put before it may be lost (`Changed`) tells it to the handle that put. Default:
-    /// none, one handle is as good as another.
-    fn separate(&self) -> Option<Arc<dyn Store>> {
-        None
     }
     /// Path of the object where it is a local file that can be memory-mapped.
     fn local_path(&self, _name: &str) -> Option<PathBuf> {

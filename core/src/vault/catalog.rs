@@ -20,6 +20,7 @@ use super::codec::{Decoder, Encoder};
 use super::edit::{Branch, CatalogEdit, SegmentEntry, SourceIdentity};
 use super::layout;
 use super::lifecycle::{Lifecycle, Step};
+use super::losses::VolumeLosses;
 use super::versions::VersionNames;
 use crate::clock::{Clock, random_bytes};
 use crate::error::{Error, ErrorKind, Result};
@@ -44,6 +45,9 @@ const ENVELOPE_BYTES: usize = 8 + 4 + 16 + 8 + 32 + 16 + 24 + 16;
 pub struct Catalog {
     store: Arc<dyn Store>,
     clock: Arc<dyn Clock>,
+    losses: Arc<VolumeLosses>,
+    /// Losses that this writer knows of.
+    losses_seen: u64,
     prefix: String,
     volume: VolumeId,
     key: Option<VolumeKey>,
@@ -62,6 +66,7 @@ impl Catalog {
     pub(super) fn load(
         store: &Arc<dyn Store>,
         clock: &Arc<dyn Clock>,
+        losses: Arc<VolumeLosses>,
         volume_name: &str,
         volume: VolumeId,
         key: Option<&VolumeKey>,
@@ -69,6 +74,8 @@ impl Catalog {
         let mut catalog = Self {
             store: store.clone(),
             clock: clock.clone(),
+            losses_seen: losses.reported(),
+            losses,
             prefix: layout::catalog_prefix(volume_name),
             volume,
             key: key.cloned(),
@@ -159,7 +166,8 @@ impl Catalog {
 
     /// Writes the next version and applies it here. Durable when it returns.
     ///
-    /// `Fenced` when another source took the volume; `Corrupt` when segments do not continue the chain. May be called
+    /// `Fenced` when another source took the volume; `Corrupt` when segments do not continue the chain; `Changed` when
+    /// segments that were put for it may be lost: nothing was written, and they are to be put again. May be called
     /// again with the same edits after any other failure, also when the answer of a put was lost.
     pub fn append(&mut self, source: &SourceIdentity, edits: Vec<CatalogEdit>) -> Result<()> {
         for _ in 0..RACES_MAX {
@@ -234,7 +242,9 @@ impl Catalog {
         } else {
             self.encode(number, author, edits)
         };
-        match self.store.put(&self.object(number), &bytes)? {
+        let (object, lists) = (self.object(number), edits.iter().any(CatalogEdit::lists_segments));
+        let put = || self.store.put(&object, &bytes);
+        match self.losses.publish(&mut self.losses_seen, lists, &object, put)? {
             PutOutcome::Created => {
                 let hash = *blake3::hash(&bytes).as_bytes();
                 self.check_place(number, hash)?;

@@ -96,6 +96,17 @@ pub enum CatalogEdit {
     Lifecycle(Lifecycle),
 }
 
+impl CatalogEdit {
+    /// Whether the version lists segments that its writer has put just before.
+    pub(super) fn lists_segments(&self) -> bool {
+        match self {
+            Self::Segments(_) | Self::Replace { .. } | Self::Late { .. } => true,
+            Self::Divide(division) => division.cut.is_some(),
+            _ => false,
+        }
+    }
+}
+
 /// Ends the epoch of a volume at a state; who does it is its source in the next.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Division {

@@ -12,6 +12,7 @@ mod history;
 mod keys;
 pub mod layout;
 mod lifecycle;
+mod losses;
 pub(crate) mod pack;
 mod record;
 mod versions;
@@ -38,6 +39,7 @@ pub use record::VolumeInfo;
 pub use record::mend_volume_record;
 pub use versions::VersionNames;
 
+use self::losses::Losses;
 use self::record::{RECORD_BYTES_MAX, decode_volume, encode_volume};
 use crate::clock::{Clock, random_bytes};
 use crate::error::{Error, ErrorKind, Result};
@@ -56,6 +58,8 @@ pub struct Vault {
     objects: Arc<dyn Store>,
     wrapping_key: Option<WrappingKey>,
     clock: Arc<dyn Clock>,
+    /// Shared by all that write through this handle.
+    losses: Arc<Losses>,
 }
 
 impl Vault {
@@ -98,17 +102,13 @@ impl Vault {
                 .expected(format_args!("an object {} that says hrl vault 1", layout::MARKER))
                 .found(String::from_utf8_lossy(&content).trim()));
         }
-        Ok(Self { store: PackedStore::over(store.clone()), objects: store, wrapping_key, clock })
-    }
-
-    /// The same vault by a handle of its own, see [`Store::separate`].
-    pub(crate) fn separate(&self) -> Self {
-        let mut vault = self.clone();
-        if let Some(objects) = self.objects.separate() {
-            vault.store = PackedStore::over(objects.clone());
-            vault.objects = objects;
-        }
-        vault
+        Ok(Self {
+            store: PackedStore::over(store.clone()),
+            objects: store,
+            wrapping_key,
+            clock,
+            losses: Arc::default(),
+        })
     }
 
     /// The store of the vault. Segments have their names in it also where they lie in packs.
@@ -161,7 +161,8 @@ impl Vault {
 
     /// Reads the catalog of a volume.
     pub(crate) fn catalog(&self, info: &VolumeInfo, keys: &KeyRing) -> Result<Catalog> {
-        Catalog::load(&self.store, &self.clock, &info.name, info.id, keys.newest())
+        let losses = self.losses.of(&info.name);
+        Catalog::load(&self.store, &self.clock, losses, &info.name, info.id, keys.newest())
     }
 
     fn read_volume(&self, name: &str, shredded: bool) -> Result<VolumeInfo> {

@@ -76,15 +76,6 @@ impl Client {
 }
 
 impl Store for Client {
-    fn separate(&self) -> Option<Arc<dyn Store>> {
-        Some(Arc::new(Self {
-            gateway: self.gateway.clone(),
-            files: self.files.clone(),
-            vault: self.vault.clone(),
-            took: Mutex::default(),
-        }))
-    }
-
     fn name(&self) -> String {
         "simulated gateway".to_owned()
     }

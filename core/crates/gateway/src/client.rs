@@ -6,7 +6,8 @@
 //!
 //! A gateway may hold a segment in its cache, and puts a catalog version after the segments *it* holds. So a catalog version
 //! goes to the gateway that took the segments since the version before, and to no other: when that one is not in use any
-//! more the put is `Changed` and was not sent, and who puts must put the segments again, to the next gateway.
+//! more the put is `Changed` and was not sent, and who puts must put the segments again, to the next gateway. That is reported
+//! once, so a handle belongs to one `Vault` and its clones, which report it to each of their writers.
 //!
 //! Limits: [`CONNECTIONS_MAX`] connections to each gateway, one request on each at a time (further requests wait), time
 //! limits on connecting and on every wait.
@@ -52,7 +53,7 @@ impl<T: Read + Write + Send> GatewayStream for T {}
 type Connection = BufReader<Box<dyn GatewayStream>>;
 /// Makes a connection.
 #[cfg(any(test, feature = "testing"))]
-type Dial = Arc<dyn Fn() -> std::io::Result<Box<dyn GatewayStream>> + Send + Sync>;
+type Dial = Box<dyn Fn() -> std::io::Result<Box<dyn GatewayStream>> + Send + Sync>;
 
 struct Endpoint {
     /// `host:port`.
@@ -86,7 +87,7 @@ impl Drop for Turn<'_> {
 
 /// A store that gateways give access to.
 pub struct RemoteStore {
-    endpoints: Arc<Vec<Endpoint>>,
+    endpoints: Vec<Endpoint>,
     /// The one that answered last.
     current: AtomicUsize,
     tls: Arc<ClientConfig>,
@@ -144,7 +145,7 @@ impl RemoteStore {
         let tls = hrl_tls::client_config(bundle)?;
         let (current, puts) = (AtomicUsize::new(0), AtomicU64::new(0));
         Ok(Self {
-            endpoints: Arc::new(endpoints),
+            endpoints,
             current,
             tls,
             holders: Mutex::default(),
@@ -160,7 +161,7 @@ impl RemoteStore {
         mut self,
         dial: impl Fn() -> std::io::Result<Box<dyn GatewayStream>> + Send + Sync + 'static,
     ) -> Self {
-        self.dial = Some(Arc::new(dial));
+        self.dial = Some(Box::new(dial));
         self
     }
 
@@ -354,20 +355,6 @@ fn endpoint(text: &str) -> Result<Endpoint> {
 }
 
 impl Store for RemoteStore {
-    /// Shares the connections. Which caches hold what was put is known for each handle: where two tasks put segments, the loss
-    /// of a cache is told to both.
-    fn separate(&self) -> Option<Arc<dyn Store>> {
-        Some(Arc::new(Self {
-            endpoints: self.endpoints.clone(),
-            current: AtomicUsize::new(self.current.load(Ordering::Relaxed)),
-            tls: self.tls.clone(),
-            holders: Mutex::default(),
-            puts: AtomicU64::new(0),
-            #[cfg(any(test, feature = "testing"))]
-            dial: self.dial.clone(),
-        }))
-    }
-
     fn name(&self) -> String {
         let addresses: Vec<&str> = self.endpoints.iter().map(|e| e.address.as_str()).collect();
         format!("gateway://{}", addresses.join(","))

@@ -12,7 +12,7 @@ use hrl::device::{BlockDevice, Durability, MemoryDevice};
 use hrl::journal::PointKind;
 use hrl::replica::{At, ViewOptions};
 use hrl::store::{DirStore, FaultStore, ObjectInfo, PutOutcome, Store};
-use hrl::vault::Vault;
+use hrl::vault::{PinUntil, Vault};
 use hrl::{ErrorKind, Policy, ProtectionOptions, Result, SystemClock};
 use hrl_gateway::{Acknowledge, Gateway, GatewayOptions, RemoteStore};
 use hrl_tls::{create_authority, enroll_client};
@@ -445,9 +445,6 @@ fn promise_4_a_version_is_refused_where_the_cache_was_lost() {
     std::fs::remove_dir_all(site.path("cache")).expect("the disk is lost");
     vault.set_down(false);
     let second = start();
-    // Another task of the agent, with a handle of its own, is not told in place of who put.
-    let other = agent.separate().expect("gateways tell handles apart");
-    other.put("volumes/disk/catalog/0", b"a fold").expect("it put no segment");
     let error = agent.put(version, b"names it").expect_err("it does not have the segment");
     assert_eq!(error.kind(), ErrorKind::Changed, "{error}");
     assert_eq!(vault.head(version).expect("head"), None);
@@ -455,4 +452,53 @@ fn promise_4_a_version_is_refused_where_the_cache_was_lost() {
     agent.put(version, b"names it").expect("after it");
     assert!(vault.head(segment).expect("head").is_some());
     assert!(second.stop(LIMIT));
+}
+
+/// A pin came first once, and took the news of the lost cache from the shipper, which then named what was lost.
+#[test]
+fn promise_4_a_lost_cache_is_reported_to_the_shipper_even_if_another_writer_comes_first() {
+    let site = Site::new();
+    let vault = Arc::new(FaultStore::new(site.vault_store()));
+    let main = Vault::create(vault.clone(), None, SystemClock::shared()).expect("vault");
+    let port =
+        std::net::TcpListener::bind("127.0.0.1:0").expect("bind").local_addr().expect("port");
+    let start = || {
+        let options = GatewayOptions::new(&port.to_string(), site.path("pki"));
+        options.cache(site.path("cache")).start(vault.clone()).expect("gateway")
+    };
+    let first = start();
+    let remote = Arc::new(site.client("agent", &[&first]));
+    let shared = Vault::open(remote, None, SystemClock::shared()).expect("vault by gateway");
+    let disk = Arc::new(MemoryDevice::new(8 << 20));
+    let policy = Policy {
+        segment_interval: Duration::from_millis(20),
+        catalog_interval: Duration::from_secs(60),
+        crash_point_interval: Duration::ZERO,
+        ..Policy::default()
+    };
+    let protection =
+        ProtectionOptions::new("disk", disk.clone(), shared.clone(), site.path("state"))
+            .policy(policy)
+            .open()
+            .expect("protect");
+    let point = {
+        protection.wait_replicated(LIMIT).expect("first copy");
+        let point = protection.mark(PointKind::Crash, "kept").expect("mark");
+        protection.wait_replicated(LIMIT).expect("replicated");
+        point
+    };
+    vault.set_down(true);
+    write_some(&**protection.volume(), 1);
+    ArrivesAfter::wait(|| first.stats().cached_objects > 0);
+    assert!(first.stats().cached_objects > 0, "the gateway acknowledged segments");
+    drop(first);
+    std::fs::remove_dir_all(site.path("cache")).expect("the disk is lost");
+    vault.set_down(false);
+    let second = start();
+    let mut replica = shared.replica("disk").expect("replica");
+    replica.pin(&At::Point(point.id), PinUntil::Forever, "first").expect("pin");
+    protection.wait_replicated(LIMIT).expect("put again");
+    protection.stop(LIMIT).expect("stop");
+    assert!(second.stop(LIMIT));
+    restored_equals(&main, &disk);
 }
