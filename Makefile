@@ -78,7 +78,7 @@ lint: $(VENV)/.tools $(ANY_STAMP) deny  ## Formatting, lints, types, licences an
 	$(VENV)/bin/ruff check --config python/pyproject.toml benches .ci/mutants .ci/docs && $(VENV)/bin/ruff format --check --config python/pyproject.toml .ci/mutants .ci/docs && $(VENV)/bin/mypy --config-file= --strict .ci/mutants && MYPYPATH=.ci/docs $(VENV)/bin/mypy --config-file= --strict .ci/docs && $(VENV)/bin/mypy --config-file= --strict benches/python_binding.py && cd benches && ../$(VENV)/bin/mypy --config-file= --strict peers
 	$(VENV)/bin/stubtest hrl --allowlist python/stubtest-allowlist.txt
 
-test: packages servers guest lint  ## Everything that must hold before a change lands
+test: packages servers guest lint docs  ## Everything that must hold before a change lands
 	cargo test --workspace
 	ffi/tests/run
 	cd python && ../$(VENV)/bin/pytest -q -n 2 --dist loadfile
