@@ -1,14 +1,14 @@
 //! The one error of the crate.
 //!
-//! [`ErrorKind`] tells a caller what to do next; the message is one sentence that names the operation, the
-//! object, the place in it, what was expected and what was found. Sources are chained.
+//! [`ErrorKind`] says what the caller can do next. The message is one sentence with the operation,
+//! its subject, the place in it, what was expected and what was found. Causes are chained.
 
 use std::fmt;
 
-/// Result of every fallible operation of the crate.
+/// The result of every fallible operation of the crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// What the caller can do about an error.
+/// Says what the caller can do about an error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ErrorKind {
@@ -18,13 +18,13 @@ pub enum ErrorKind {
     NotFound,
     /// The object exists already and is never overwritten.
     AlreadyExists,
-    /// Use another copy: bytes are not what was written (checksum, chain, seal, layout).
+    /// Use another copy: bytes are not what was written (checksum, chain, encryption, layout).
     Corrupt,
-    /// Supply the right key: the object is sealed and the key is missing or another one.
+    /// Supply the right key: the object is encrypted and the key is missing or another one.
     WrongKey,
     /// Upgrade: the object needs a feature or version that this build does not know.
     Unsupported,
-    /// Retry later: a store, socket or device does not answer now.
+    /// Retry later: a store, socket or device does not answer at present.
     Unavailable,
     /// Make room: a disk, quota or named limit is exhausted.
     Full,
@@ -32,18 +32,18 @@ pub enum ErrorKind {
     Poisoned,
     /// Stop: another agent or a newer epoch owns the volume.
     Fenced,
-    /// Resync or choose again: the disk is not the one that was protected, or changed while nobody watched.
+    /// Resync or choose again: the disk is another one, or it changed while it was not protected.
     Changed,
     /// Write elsewhere: the object is read-only.
     ReadOnly,
     /// Wait for the resync: the volume is in an unordered interval, where no point can exist.
     NotOrdered,
-    /// The operating system refused; the source says why.
+    /// Look at the cause: the operating system refused.
     Io,
 }
 
 impl ErrorKind {
-    /// Every kind.
+    /// All kinds.
     pub const ALL: [Self; 14] = [
         Self::InvalidInput,
         Self::NotFound,
@@ -61,7 +61,7 @@ impl ErrorKind {
         Self::Io,
     ];
 
-    /// Stable lower-case name, used by bindings, logs and exit codes.
+    /// Returns the stable lower-case name that bindings, logs and exit codes use.
     pub const fn name(self) -> &'static str {
         match self {
             Self::InvalidInput => "invalid-input",
@@ -82,7 +82,8 @@ impl ErrorKind {
     }
 }
 
-/// An error with its kind, operation, object, place, expectation and cause. Cheap to move (one pointer).
+/// Reports a failure with its kind, operation, subject, place, expectation and cause. Moves as one
+/// pointer.
 pub struct Error(Box<Details>);
 
 struct Details {
@@ -93,11 +94,12 @@ struct Details {
     message: Option<String>,
     expected: Option<String>,
     found: Option<String>,
-    source: Option<Box<dyn std::error::Error + Send + Sync>>,
+    cause: Option<Box<dyn std::error::Error + Send + Sync>>,
 }
 
 impl Error {
-    /// An error of `kind` while doing `operation` (a verb phrase such as "read segment") to `object` (its name).
+    /// Makes an error of `kind`: `operation` (a verb phrase such as "read segment") failed on
+    /// `object` (its name).
     pub fn new(kind: ErrorKind, operation: &'static str, object: impl fmt::Display) -> Self {
         Self(Box::new(Details {
             kind,
@@ -107,14 +109,15 @@ impl Error {
             message: None,
             expected: None,
             found: None,
-            source: None,
+            cause: None,
         }))
     }
 
-    /// An operating system failure; the kind follows from the code (no space is `Full`, read-only is `ReadOnly`, …).
-    pub fn io(operation: &'static str, object: impl fmt::Display, source: std::io::Error) -> Self {
+    /// Makes an error of a failure of the operating system. The kind follows from the cause: no
+    /// space is `Full`, a read-only file system `ReadOnly`, and so on.
+    pub fn io(operation: &'static str, object: impl fmt::Display, cause: std::io::Error) -> Self {
         use std::io::ErrorKind as Os;
-        let kind = match source.kind() {
+        let kind = match cause.kind() {
             Os::NotFound => ErrorKind::NotFound,
             Os::AlreadyExists => ErrorKind::AlreadyExists,
             Os::StorageFull | Os::QuotaExceeded | Os::FileTooLarge => ErrorKind::Full,
@@ -124,7 +127,7 @@ impl Error {
             }
             _ => ErrorKind::Io,
         };
-        Self::new(kind, operation, object).source(source)
+        Self::new(kind, operation, object).caused_by(cause)
     }
 
     /// Replaces the object, where the caller knows it by a better name.
@@ -133,7 +136,7 @@ impl Error {
         self
     }
 
-    /// Adds the byte offset in the object where it went wrong.
+    /// Adds the byte offset in the subject at which the operation failed.
     pub fn at(mut self, offset_bytes: u64) -> Self {
         self.0.place = Some(offset_bytes);
         self
@@ -151,44 +154,45 @@ impl Error {
         self
     }
 
-    /// Adds what was there.
+    /// Adds what was there instead.
     pub fn found(mut self, found: impl fmt::Display) -> Self {
         self.0.found = Some(found.to_string());
         self
     }
 
-    /// Adds the cause.
-    pub fn source(mut self, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
-        self.0.source = Some(source.into());
+    /// Adds the cause, which [`std::error::Error::source`] returns.
+    pub fn caused_by(mut self, cause: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
+        self.0.cause = Some(cause.into());
         self
     }
 
-    /// What the caller can do.
+    /// Returns the kind, which says what the caller can do.
     pub fn kind(&self) -> ErrorKind {
         self.0.kind
     }
 
-    /// What was being done.
+    /// Returns the operation that failed, as a verb phrase.
     pub fn operation(&self) -> &'static str {
         self.0.operation
     }
 
-    /// Name of the object it was done to.
+    /// Returns the name of the subject of the operation: a file, volume, store or option.
     pub fn object(&self) -> &str {
         &self.0.object
     }
 
-    /// Byte offset in the object, where one is known.
+    /// Returns the byte offset in the subject, if it is known.
     pub fn place(&self) -> Option<u64> {
         self.0.place
     }
 
-    /// The operating system's code, where the cause is one.
+    /// Returns the operating system's code, if the cause is its failure.
     pub fn os_code(&self) -> Option<i32> {
-        self.0.source.as_ref()?.downcast_ref::<std::io::Error>()?.raw_os_error()
+        self.0.cause.as_ref()?.downcast_ref::<std::io::Error>()?.raw_os_error()
     }
 
-    /// The same error once more, for a second caller waiting on the same failure; the cause becomes text.
+    /// Returns the same error for a second caller that waits for the same failure. The cause becomes
+    /// text, unless it is a code of the operating system.
     pub fn duplicate(&self) -> Self {
         let d = &self.0;
         Self(Box::new(Details {
@@ -199,9 +203,9 @@ impl Error {
             message: d.message.clone(),
             expected: d.expected.clone(),
             found: d.found.clone(),
-            source: d.source.as_ref().map(|source| match self.os_code() {
+            cause: d.cause.as_ref().map(|cause| match self.os_code() {
                 Some(code) => std::io::Error::from_raw_os_error(code).into(),
-                None => source.to_string().into(),
+                None => cause.to_string().into(),
             }),
         }))
     }
@@ -223,8 +227,8 @@ impl fmt::Display for Error {
             (None, Some(found)) => write!(f, ": found {found}")?,
             (None, None) => {}
         }
-        if let Some(source) = &d.source {
-            write!(f, ": {source}")?;
+        if let Some(cause) = &d.cause {
+            write!(f, ": {cause}")?;
         }
         Ok(())
     }
@@ -238,7 +242,7 @@ impl fmt::Debug for Error {
 
 impl std::error::Error for Error {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        self.0.source.as_deref().map(|source| source as _)
+        self.0.cause.as_deref().map(|cause| cause as _)
     }
 }
 

@@ -238,13 +238,13 @@ impl Policy {
             }
             "bandwidth" => {
                 self.bandwidth = value.parse().map_err(|error: Error| {
-                    bad("a schedule such as 8M; mon-fri 08:00-18:00 2M").source(error)
+                    bad("a schedule such as 8M; mon-fri 08:00-18:00 2M").caused_by(error)
                 })?;
             }
             "retention" if value == "none" => self.retention = None,
             "retention" => {
                 let parsed = value.parse().map_err(|error: Error| {
-                    bad("none or steps such as 2h all; 24h hourly; 30d daily").source(error)
+                    bad("none or steps such as 2h all; 24h hourly; 30d daily").caused_by(error)
                 })?;
                 self.retention = Some(parsed);
             }

@@ -1,26 +1,27 @@
-//! The units that everything else is counted in.
+//! Units: sequences, epochs, times, identities and hashes.
 //!
-//! Each is a type of its own, so that a sequence number is never passed where an epoch or a time is
-//! expected. All are plain `Copy` values; `Display` prints them the way the command line accepts them.
+//! Each is a separate type, so that a sequence is never passed for an epoch or a time. All are plain
+//! `Copy` values. `Display` prints them in the form that the command line reads.
 
 use std::fmt;
 
 use crate::bytes::{hex, parse_hex};
 use crate::error::{Error, ErrorKind, Result};
 
-/// Position of a record in the write order of one volume; `Sequence::ZERO` is "before the first record".
+/// Place of a record in the write order of one volume.
 ///
-/// Sequence decides order everywhere; times are for people. Records start at 1 and never repeat in an epoch.
+/// Sequences decide order everywhere; times are for people. The first record has 1, and no sequence
+/// repeats in an epoch.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Sequence(pub u64);
 
 impl Sequence {
-    /// Before the first record: the empty prefix.
+    /// The place before the first record.
     pub const ZERO: Self = Self(0);
-    /// After every record.
+    /// The place after every record.
     pub const MAX: Self = Self(u64::MAX);
 
-    /// The sequence after this one. Saturates at the end of the number space.
+    /// Returns the sequence after this one. Saturates at [`Sequence::MAX`].
     pub const fn next(self) -> Self {
         Self(self.0.saturating_add(1))
     }
@@ -32,7 +33,8 @@ impl fmt::Display for Sequence {
     }
 }
 
-/// Generation of a volume: it grows at each committed failover, so that writes of a fenced source are told apart.
+/// The term of one source. Each committed failover begins a new epoch, so that writes of a fenced
+/// source are recognised.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Epoch(pub u32);
 
@@ -49,18 +51,18 @@ impl fmt::Display for Epoch {
 pub struct Timestamp(pub i64);
 
 impl Timestamp {
-    /// Whole seconds since 1970, rounded down.
+    /// Returns the whole seconds since 1970, rounded down.
     pub const fn seconds(self) -> i64 {
         self.0.div_euclid(1_000_000_000)
     }
 
-    /// Nanoseconds from `earlier` to `self`, zero when the clock went back between the two.
+    /// Returns the nanoseconds from `earlier` to `self`, or zero if the clock went back in between.
     pub const fn nanos_since(self, earlier: Self) -> u64 {
         let nanos = self.0.saturating_sub(earlier.0);
         if nanos < 0 { 0 } else { nanos.cast_unsigned() }
     }
 
-    /// Parses RFC 3339 with `Z` or a numeric offset; a missing offset is taken as UTC.
+    /// Reads RFC 3339 with `Z` or a numeric offset. Without an offset the time is UTC.
     pub fn parse(text: &str) -> Result<Self> {
         parse_rfc3339(text).ok_or_else(|| {
             Error::new(ErrorKind::InvalidInput, "parse time", text)
@@ -70,7 +72,7 @@ impl Timestamp {
     }
 }
 
-/// Days from 1970-01-01 to a civil date (Howard Hinnant, "chrono-compatible low-level date algorithms").
+/// Returns the days from 1970-01-01 to a civil date (Howard Hinnant, "chrono-compatible low-level date algorithms").
 fn days_from_civil(year: i64, month: i64, day: i64) -> i64 {
     let year = if month <= 2 { year - 1 } else { year };
     let era = year.div_euclid(400);
@@ -80,7 +82,7 @@ fn days_from_civil(year: i64, month: i64, day: i64) -> i64 {
     era * 146_097 + day_of_era - 719_468
 }
 
-/// The inverse of [`days_from_civil`].
+/// Inverts [`days_from_civil`].
 fn civil_from_days(days: i64) -> (i64, i64, i64) {
     let days = days + 719_468;
     let era = days.div_euclid(146_097);
@@ -168,15 +170,15 @@ fn parse_offset_minutes(text: &str) -> Option<i64> {
     Some(sign * (two_digits(hours)? * 60 + two_digits(minutes)?))
 }
 
-/// Defines a 16-byte identity shown as 32 hexadecimal digits.
+/// Defines a 16-byte identity that is shown as 32 hexadecimal digits.
 macro_rules! identity {
     ($(#[$doc:meta])* $name:ident) => {
         $(#[$doc])*
-        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        #[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
         pub struct $name(pub [u8; 16]);
 
         impl $name {
-            /// Parses 32 hexadecimal digits; `None` when the text is anything else.
+            /// Reads 32 hexadecimal digits. Returns `None` for any other text.
             pub fn parse(text: &str) -> Option<Self> {
                 parse_hex(text).map(Self)
             }
@@ -187,6 +189,12 @@ macro_rules! identity {
                 write!(f, "{}", hex(&self.0))
             }
         }
+
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, concat!(stringify!($name), "({})"), self)
+            }
+        }
     };
 }
 
@@ -195,13 +203,13 @@ identity! {
     VolumeId
 }
 identity! {
-    /// Identity of a recovery point; it never changes, whatever compaction does to the segments around it.
+    /// Identity of a recovery point. It stays the same when the segments around it are folded.
     PointId
 }
 
 impl PointId {
-    /// Returns the identity of a group point: the milliseconds of its time, then random bytes (the layout of a UUID of
-    /// version 7), so that all members know one time for it.
+    /// Makes the identity of a group point from the milliseconds of its time and random bytes, laid
+    /// out as a UUID of version 7. So all members see the same time.
     pub fn of_group(time: Timestamp, random: [u8; 10]) -> Self {
         let millis = u64::try_from(time.0.div_euclid(1_000_000)).unwrap_or(0);
         let mut id = [0; 16];
@@ -221,17 +229,23 @@ impl PointId {
     }
 }
 identity! {
-    /// Name of a volume key: derived from the key, and says nothing about it.
+    /// Identity of a volume key: derived from the key without revealing it.
     KeyId
 }
 
-/// The 32-byte hash that chains segments; shown as 64 hexadecimal digits.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+/// Hash of a segment and of all segments before it, shown as 64 hexadecimal digits.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Hash)]
 pub struct ChainHash(pub [u8; 32]);
 
 impl fmt::Display for ChainHash {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", hex(&self.0))
+    }
+}
+
+impl fmt::Debug for ChainHash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "ChainHash({self})")
     }
 }
 
@@ -266,9 +280,12 @@ mod tests {
     }
 
     #[test]
-    fn identities_round_trip() {
+    fn identities_are_shown_in_hexadecimal_and_parsed_back() {
         let id = VolumeId([0xab; 16]);
         assert_eq!(VolumeId::parse(&id.to_string()), Some(id));
         assert_eq!(VolumeId::parse("xy"), None);
+        assert_eq!(format!("{id:?}"), format!("VolumeId({})", "ab".repeat(16)));
+        let hash = ChainHash([1; 32]);
+        assert_eq!(format!("{hash:?}"), format!("ChainHash({})", "01".repeat(32)));
     }
 }

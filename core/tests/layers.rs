@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 /// Modules of the crate in the order of the data flow.
 ///
-/// `error` is before `units`, because the text of a time may be wrong. `duration` belongs to the units, `policy` is written in units, and `parallel` needs no more than errors: all are
+/// `error` and `bytes` are before `units`, whose texts are read and may be wrong. `duration` belongs to the units, `policy` is written in units, and `parallel` needs no more than errors: all are
 /// vocabulary of what follows. `rules` opens decisions of `replica` and `agent` to the planner, `testing` opens decoders
 /// of every layer to fuzz targets, so both come last.
 const LAYERS: [&str; 21] = [
@@ -25,7 +25,7 @@ const LINES_MAX: usize = 800;
 
 /// What is still to be mended. Each list may only shrink: an entry that is not needed fails the test.
 /// Modules that may have a larger circle among their own files.
-const CIRCLES_ALLOWED: [&str; 3] = ["agent", "capture", "failover"];
+const CIRCLES_ALLOWED: [&str; 2] = ["agent", "capture"];
 const LONG_ALLOWED: [&str; 3] =
     ["core/crates/plan/tests/plan.rs", "core/src/replica/retention_tests.rs", "include/hrl.hpp"];
 

@@ -73,7 +73,7 @@ pub(crate) fn text<'a>(pointer: *const c_char, name: &str) -> Result<&'a str> {
     // SAFETY: not NULL, and NUL-terminated (premise).
     unsafe { CStr::from_ptr(pointer) }
         .to_str()
-        .map_err(|error| bad_argument(name).expected("UTF-8").source(error))
+        .map_err(|error| bad_argument(name).expected("UTF-8").caused_by(error))
 }
 
 /// Text that may be NULL.

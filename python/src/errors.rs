@@ -37,7 +37,7 @@ pub(crate) fn from_callback(
     otherwise: ErrorKind,
 ) -> hrl::Error {
     let kind = kind_of(py, &raised).unwrap_or(otherwise);
-    hrl::Error::new(kind, operation, object).source(raised)
+    hrl::Error::new(kind, operation, object).caused_by(raised)
 }
 
 /// The error of a callback that cannot run because the interpreter shuts down.

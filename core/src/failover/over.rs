@@ -119,7 +119,7 @@ impl FailedOver {
                     .expected(format_args!("a whole disk within {limit:?}"))
                     .found(format_args!("{} bytes missing", self.disk.hydration().missing_bytes));
                 return Err(match outcome.failure.take() {
-                    Some(cause) => error.source(cause),
+                    Some(cause) => error.caused_by(cause),
                     None => error,
                 });
             }

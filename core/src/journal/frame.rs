@@ -236,7 +236,7 @@ impl Opener {
             return Ok(plain.into_owned());
         }
         let raw = zstd::bulk::decompress(&plain, header.raw_bytes as usize)
-            .map_err(|error| bad().message("the frame does not decompress").source(error))?;
+            .map_err(|error| bad().message("the frame does not decompress").caused_by(error))?;
         if raw.len() != header.raw_bytes as usize {
             return Err(bad()
                 .expected(format_args!("{} bytes", header.raw_bytes))

@@ -176,7 +176,7 @@ fn get_exactly(store: &dyn Store, name: &str, range: Range<u64>) -> Result<Vec<u
         ErrorKind::InvalidInput => Error::new(ErrorKind::Corrupt, "read segment", name)
             .at(at)
             .expected(format_args!("{expected} bytes"))
-            .source(error),
+            .caused_by(error),
         _ => error,
     })?;
     if bytes.len() as u64 != expected {

@@ -74,7 +74,7 @@ impl DirStore {
     /// An error of the operating system, told apart from the loss of the whole root.
     fn failed(&self, operation: &'static str, name: &str, error: std::io::Error) -> Error {
         match self.check_root(operation) {
-            Err(lost) => lost.source(error),
+            Err(lost) => lost.caused_by(error),
             Ok(()) => Error::io(operation, format_args!("{}/{name}", self.root.display()), error),
         }
     }

@@ -166,7 +166,7 @@ impl Vault {
         let mut catalog = read().map_err(|error: Error| {
             Error::new(error.kind(), "shred", name)
                 .message("whether a legal hold is on it cannot be read")
-                .source(error)
+                .caused_by(error)
         })?;
         let check = |catalog: &Catalog| match catalog.pins().iter().find(|pin| pin.is_hold()) {
             Some(pin) if !override_hold => Err(Error::new(ErrorKind::Fenced, "shred", name)

@@ -186,7 +186,7 @@ impl Location {
     /// The client for it. Nothing is sent yet.
     pub(super) fn client(&self, options: &ObjectStoreOptions) -> Result<Arc<dyn Client>> {
         let failed = |error: object_store::Error| {
-            Error::new(ErrorKind::InvalidInput, "open store", self.url()).source(error)
+            Error::new(ErrorKind::InvalidInput, "open store", self.url()).caused_by(error)
         };
         // Retries are the store's own affair: it knows whether an answer that was lost matters.
         let retry = RetryConfig { max_retries: 0, ..Default::default() };

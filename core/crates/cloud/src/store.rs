@@ -106,8 +106,9 @@ impl ObjectStore {
     fn key(&self, name: &str) -> Result<Key> {
         check_name(name)?;
         let path = format!("{}{name}", self.location.prefix);
-        Key::parse(&path)
-            .map_err(|error| Error::new(ErrorKind::InvalidInput, "name object", path).source(error))
+        Key::parse(&path).map_err(|error| {
+            Error::new(ErrorKind::InvalidInput, "name object", path).caused_by(error)
+        })
     }
 
     fn failed(&self, operation: &'static str, name: &str, failure: &Failure) -> Error {
@@ -123,8 +124,8 @@ impl ObjectStore {
     ) -> Error {
         let error = Error::new(kind, operation, format_args!("{}{name}", self.location.url()));
         match failure.meaning.advice() {
-            Some(advice) => error.message(advice).source(failure.cause.as_str()),
-            None => error.source(failure.cause.as_str()),
+            Some(advice) => error.message(advice).caused_by(failure.cause.as_str()),
+            None => error.caused_by(failure.cause.as_str()),
         }
     }
 

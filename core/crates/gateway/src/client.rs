@@ -204,7 +204,7 @@ impl RemoteStore {
             Err(error) => {
                 self.current.store((current + 1) % self.endpoints.len(), Ordering::Relaxed);
                 Err(Error::new(ErrorKind::Unavailable, "reach gateway", &endpoint.address)
-                    .source(error))
+                    .caused_by(error))
             }
         }
     }
@@ -253,7 +253,7 @@ impl RemoteStore {
             }
         }
         let (endpoint, error) = failure.expect("an answer of the last gateway is returned");
-        Err(Error::new(ErrorKind::Unavailable, "reach gateway", &endpoint.address).source(error))
+        Err(Error::new(ErrorKind::Unavailable, "reach gateway", &endpoint.address).caused_by(error))
     }
 
     fn request_at(

@@ -41,7 +41,7 @@ impl Link {
         let host = address.rsplit_once(':').map_or(address, |(host, _)| host);
         let host = host.trim_start_matches('[').trim_end_matches(']');
         let name = ServerName::try_from(host.to_owned()).map_err(|error| {
-            Error::new(ErrorKind::InvalidInput, "connect to coordinator", address).source(error)
+            Error::new(ErrorKind::InvalidInput, "connect to coordinator", address).caused_by(error)
         })?;
         let mut failure = std::io::Error::from(IoKind::NotFound);
         for candidate in address.to_socket_addrs().map_err(io)? {
@@ -191,5 +191,5 @@ impl Wake {
 }
 
 fn broken(peer: &str, error: impl std::error::Error + Send + Sync + 'static) -> Error {
-    Error::new(ErrorKind::Unavailable, "speak TLS with", peer).source(error)
+    Error::new(ErrorKind::Unavailable, "speak TLS with", peer).caused_by(error)
 }

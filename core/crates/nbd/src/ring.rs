@@ -76,7 +76,7 @@ impl Ring {
             .map_err(|error| {
                 Error::new(ErrorKind::Unsupported, "start", "NBD server")
                     .message("the system gives no io_uring")
-                    .source(error)
+                    .caused_by(error)
             })?;
         Ok(Self { ring, pending: Vec::new(), free: Vec::new(), under_way: 0 })
     }

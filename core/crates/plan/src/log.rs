@@ -142,7 +142,7 @@ impl Log {
             Error::new(ErrorKind::Corrupt, "read run of a plan", object)
                 .expected("JSON")
                 .found(format_args!("{} bytes that are none", text.len()))
-                .source(error)
+                .caused_by(error)
         })
     }
 }

@@ -91,7 +91,7 @@ impl Provider for Redis {
             (true, Err(error)) => {
                 return Err(Error::new(ErrorKind::Unsupported, "quiesce", &self.name)
                     .message("its append-only file can be made durable by WAITAOF, `appendfsync always` or a frozen file system")
-                    .source(error));
+                    .caused_by(error));
             }
         };
         Ok(Box::new(Connected { client, durable, deadline: deadline.clone() }))

@@ -103,7 +103,8 @@ pub fn reprint_watchdog_line(line: &[u8]) -> Result<String> {
 }
 
 fn decode(line: &[u8]) -> Result<Message> {
-    let line = std::str::from_utf8(line).map_err(|error| gone().expected("UTF-8").source(error))?;
+    let line =
+        std::str::from_utf8(line).map_err(|error| gone().expected("UTF-8").caused_by(error))?;
     let (word, escaped) = line.split_once(' ').unwrap_or((line, ""));
     let mut text = String::with_capacity(escaped.len());
     let mut characters = escaped.chars();

@@ -160,5 +160,5 @@ fn crypto(
     object: impl std::fmt::Display,
     error: impl std::error::Error + Send + Sync + 'static,
 ) -> Error {
-    Error::new(ErrorKind::InvalidInput, operation, object).source(error)
+    Error::new(ErrorKind::InvalidInput, operation, object).caused_by(error)
 }

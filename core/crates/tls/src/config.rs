@@ -82,5 +82,5 @@ fn failed(
     path: &Path,
     error: impl std::error::Error + Send + Sync + 'static,
 ) -> Error {
-    Error::new(ErrorKind::InvalidInput, operation, path.display()).source(error)
+    Error::new(ErrorKind::InvalidInput, operation, path.display()).caused_by(error)
 }

@@ -161,7 +161,7 @@ fn open_file(path: &Path, options: &FileDeviceOptions, claim: OFlags) -> Result<
         Some(Errno::INVAL) if options.direct == DirectIo::Always => {
             Error::new(ErrorKind::Unsupported, "open device", path.display())
                 .message("its file system has no direct I/O")
-                .source(error)
+                .caused_by(error)
         }
         _ => Error::io("open device", path.display(), error),
     };
