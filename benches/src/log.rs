@@ -65,7 +65,7 @@ pub fn write_log<S: SegmentSink>(
         writer.append(&Record { sequence, time: Timestamp(0), body }).expect("append");
         sequence = sequence.next();
     }
-    writer.seal(None).expect("seal")
+    writer.close(None).expect("close")
 }
 
 /// Opens a segment in memory.

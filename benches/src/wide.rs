@@ -45,7 +45,7 @@ impl WideVolume {
                 writer.append(&Record { sequence, time: Timestamp(0), body }).expect("append");
                 sequence = sequence.next();
             }
-            before = Some(writer.seal(None).expect("seal").1);
+            before = Some(writer.close(None).expect("close").1);
             paths.push(path);
         }
         Self { paths, last: before.map_or(Sequence::ZERO, |summary| summary.last_sequence) }

@@ -16,7 +16,7 @@ use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
-use hrl::capture::{DirtyMap, MapState};
+use hrl::capture::{DirtyMap, LastSession};
 use hrl::device::{BlockDevice, Durability, FileDevice, FileDeviceOptions};
 use hrl::failover::{FailoverOptions, Follower};
 use hrl::journal::{PointKind, SegmentKind, WrappingKey};
@@ -228,8 +228,8 @@ fn an_agent_that_an_older_version_stopped_goes_on_without_reading_its_disk() {
 fn an_agent_that_was_killed_ships_its_spool_and_reads_what_its_map_marks() {
     let left = Left::unpack();
     let (map, state) = DirtyMap::open(&left.path("spooled/state/dirty")).expect("dirty map");
-    assert_eq!(state, MapState::InUse);
-    let marked: u64 = map.marked().iter().map(|range| range.count()).sum();
+    assert_eq!(state, LastSession::InUse);
+    let marked: u64 = map.dirty_regions().iter().map(|range| range.count()).sum();
     drop(map);
     let protection = left.protect("spooled", "spooled").expect("protect");
     protection.wait_ordered(LIMIT).expect("ordered");

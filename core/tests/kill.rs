@@ -9,7 +9,7 @@ use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use hrl::capture::{DirtyMap, MapState};
+use hrl::capture::{DirtyMap, LastSession};
 use hrl::device::{BlockDevice, Discarded, Durability, FileDevice, FileDeviceOptions, Unmap};
 use hrl::journal::PointKind;
 use hrl::replica::{At, ViewOptions};
@@ -187,8 +187,8 @@ fn sweep(kills: u64) {
         child.wait().expect("wait");
 
         let (map, state) = DirtyMap::open(&root.join("state/dirty")).expect("dirty map");
-        assert_eq!(state, MapState::InUse);
-        let marked = map.marked();
+        assert_eq!(state, LastSession::InUse);
+        let marked = map.dirty_regions();
         drop(map);
         let device = Arc::new(Watched { inner: disk(root), reads: Mutex::default() });
         let protection = protect(device.clone(), root);

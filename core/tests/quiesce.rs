@@ -86,7 +86,7 @@ impl Quiesce for Application {
         Ok(())
     }
 
-    fn holds(&self) -> Result<()> {
+    fn still_quiesced(&self) -> Result<()> {
         if self.lost.load(Ordering::SeqCst) {
             return Err(Error::new(ErrorKind::Unavailable, "hold", "application"));
         }

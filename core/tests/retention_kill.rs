@@ -120,7 +120,7 @@ impl Source {
         let body = Body::Mark(mark);
         writer.append(&Record { sequence: Sequence(self.sequence), time, body }).expect("mark");
         self.points.insert(point, *blake3::hash(&self.model).as_bytes());
-        let (bytes, summary) = writer.seal(None).expect("seal");
+        let (bytes, summary) = writer.close(None).expect("close");
         self.params.previous = summary.chain;
         let object = format!("volumes/disk/segments/{}", summary.object_name());
         self.store.put(&object, &bytes).expect("put");

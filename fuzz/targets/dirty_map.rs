@@ -8,7 +8,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
 
-use hrl::capture::{CleanStop, DirtyMap, MapState, RegionRange, mend_dirty_map};
+use hrl::capture::{CleanStop, DirtyMap, LastSession, RegionRange, mend_dirty_map};
 use hrl::{ErrorKind, Sequence, Timestamp};
 use hrl_fuzz::scratch;
 use libfuzzer_sys::arbitrary::Unstructured;
@@ -49,7 +49,7 @@ fn check(bytes: &[u8], mark: RegionRange, clear: RegionRange) {
 
     map.begin_session().expect("the file can be written");
     for (range, value) in [(mark, true), (clear, false)] {
-        let done = if value { map.mark(&[range]) } else { map.clear(&[range]) };
+        let done = if value { map.set_dirty(&[range]) } else { map.clear(&[range]) };
         if range.first <= range.last && range.last < regions {
             done.expect("the range lies within the map");
             model[range.first as usize..=range.last as usize].fill(value);
@@ -61,7 +61,7 @@ fn check(bytes: &[u8], mark: RegionRange, clear: RegionRange) {
     drop(map);
 
     let (mut map, state) = DirtyMap::open(path).expect("a map that was in use opens again");
-    assert_eq!((state, map.generation(), *map.params()), (MapState::InUse, generation, params));
+    assert_eq!((state, map.generation(), *map.params()), (LastSession::InUse, generation, params));
     assert!(flags(&map, regions) == model, "marks are kept");
     let stop = CleanStop {
         last_sequence: Sequence(mark.first),
@@ -71,7 +71,7 @@ fn check(bytes: &[u8], mark: RegionRange, clear: RegionRange) {
     map.end_session(stop).expect("the file can be written");
     drop(map);
     let (map, state) = DirtyMap::open(path).expect("a map that was stopped opens again");
-    assert_eq!(state, MapState::Clean(stop));
+    assert_eq!(state, LastSession::Clean(stop));
     assert!(flags(&map, regions) == model, "marks are kept");
 }
 
@@ -79,7 +79,7 @@ fn check(bytes: &[u8], mark: RegionRange, clear: RegionRange) {
 fn flags(map: &DirtyMap, regions: u64) -> Vec<bool> {
     let mut flags = vec![false; regions as usize];
     let mut free_from = 0;
-    for range in map.marked() {
+    for range in map.dirty_regions() {
         assert!(free_from <= range.first && range.first <= range.last && range.last < regions);
         flags[range.first as usize..=range.last as usize].fill(true);
         free_from = range.last + 2;

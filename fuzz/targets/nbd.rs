@@ -172,7 +172,7 @@ impl Rig {
         std::thread::spawn(move || {
             loop {
                 let wanted = keeper.wanted(Duration::from_secs(1));
-                keeper.marked(&wanted);
+                keeper.set_dirty(&wanted);
             }
         });
         let mut changes = ExtentSet::new();

@@ -67,7 +67,7 @@ static VAULT: LazyLock<BTreeMap<String, Vec<u8>>> = LazyLock::new(|| {
             let (sequence, time) = (Sequence(number), Timestamp(number as i64 * 1_000_000_000));
             writer.append(&Record { sequence, time, body }).expect("append");
         }
-        let (bytes, summary) = writer.seal(None).expect("seal");
+        let (bytes, summary) = writer.close(None).expect("close");
         let object = format!("volumes/{name}/segments/0.hrl");
         store.add(object.clone(), &bytes);
         let source = SourceIdentity { id: [7; 16], host: "alpha".into(), since: Timestamp(3) };

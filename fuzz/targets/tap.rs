@@ -258,7 +258,7 @@ impl Model {
         for range in &wanted {
             self.marked[range.first as usize..=range.last as usize].fill(true);
         }
-        self.tap.marked(&wanted);
+        self.tap.set_dirty(&wanted);
     }
 
     fn clean(&mut self, which: u64) {

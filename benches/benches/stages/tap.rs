@@ -71,7 +71,7 @@ fn new_tap() -> Arc<Tap> {
     let policy = Policy { when_full: WhenFull::Block, ..Policy::default() };
     let tap = Arc::new(Tap::new(DISK_BYTES, Sequence::ZERO, &policy, SystemClock::shared()));
     let regions = DISK_BYTES / policy.region_bytes;
-    tap.marked(&[RegionRange { first: 0, last: regions - 1 }]);
+    tap.set_dirty(&[RegionRange { first: 0, last: regions - 1 }]);
     tap
 }
 

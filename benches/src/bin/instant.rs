@@ -66,7 +66,7 @@ fn make_vault(
             let body = Body::Write { offset, data: &data };
             writer.append(&Record { sequence, time: Timestamp(0), body }).expect("append");
         }
-        let (bytes, summary) = writer.seal(None).expect("seal");
+        let (bytes, summary) = writer.close(None).expect("close");
         chain = summary.chain;
         let object = format!("volumes/disk/segments/{}", summary.object_name());
         store.put(&object, &bytes).expect("put");

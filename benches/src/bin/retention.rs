@@ -171,7 +171,7 @@ fn measure(device_bytes: u64, name: &str, pool: &[u8]) {
         clock.fill_random(&mut id);
         let (point, kind) = (PointId(id), PointKind::Crash);
         append(Body::Mark(Mark { point, kind, label: String::new(), group: None }));
-        let (bytes, summary) = writer.seal(None).expect("seal");
+        let (bytes, summary) = writer.close(None).expect("close");
         params.previous = summary.chain;
         let object = format!("volumes/disk/segments/{}", summary.object_name());
         store.put(&object, &bytes).expect("put");

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::{Protection, Shared};
-use crate::capture::Hold;
+use crate::capture::Barrier;
 use crate::clock::{Clock, random_bytes};
 use crate::device::BlockDevice;
 use crate::error::{Error, ErrorKind, Result};
@@ -50,7 +50,7 @@ pub struct VolumeCut {
 struct Progress {
     /// The applications were asked to quiesce and are not released.
     quiesced: bool,
-    barrier: Option<Hold>,
+    barrier: Option<Barrier>,
     /// The journal's losses when the mark was placed.
     losses: u64,
 }
@@ -109,7 +109,7 @@ impl VolumeCut {
             return Err(self.shared.fenced_error("hold"));
         }
         self.shared.check_has_volume("hold")?;
-        let barrier = self.shared.tap.hold(limit)?;
+        let barrier = self.shared.tap.barrier(limit)?;
         self.progress().barrier = Some(barrier);
         Ok(())
     }
@@ -133,10 +133,10 @@ impl VolumeCut {
         let point = PointId(random_bytes(&*self.shared.clock));
         let mark = Mark { point, kind, label: label.to_owned(), group: Some(group) };
         let holds = || match &self.applications {
-            Some(applications) if kind == PointKind::GroupApp => applications.holds(),
+            Some(applications) if kind == PointKind::GroupApp => applications.still_quiesced(),
             _ => Ok(()),
         };
-        let (sequence, time) = self.shared.tap.mark_held(barrier, mark, holds)?;
+        let (sequence, time) = self.shared.tap.mark_at_barrier(barrier, mark, holds)?;
         Ok(GroupMark { volume: self.volume().to_owned(), point, sequence, time })
     }
 

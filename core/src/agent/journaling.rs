@@ -255,7 +255,7 @@ fn opened<'a>(
 /// Seals the open segment and hands it to the spool.
 fn seal(shared: &Shared, open: &mut Option<Open>) -> Result<()> {
     let Some(Open { writer, .. }) = open.take() else { return Ok(()) };
-    let (sink, summary) = writer.seal(None)?;
+    let (sink, summary) = writer.close(None)?;
     let path = shared.state.spool_sealed(sink.path(), &summary)?;
     // Before it counts as durable: who waits for that, and then for an empty spool, has to find it there.
     shared.spool.push(Spooled { path, summary: summary.clone() });

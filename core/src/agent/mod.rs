@@ -399,9 +399,11 @@ impl Shared {
         let steps = Steps {
             flush: || self.volume.flush(),
             mark: |holds: &dyn Fn() -> Result<()>| {
-                self.place_mark(PointKind::App, label, |mark| self.tap.mark_unsettled(mark, holds))
+                self.place_mark(PointKind::App, label, |mark| {
+                    self.tap.mark_unconfirmed(mark, holds)
+                })
             },
-            settle: |placed: &PlacedMark, good| self.tap.settle(placed.sequence, good),
+            confirm: |placed: &PlacedMark, good| self.tap.confirm(placed.sequence, good),
         };
         let (placed, held) = quiesced(provider, &request, &*self.clock, steps)
             .inspect_err(|error| self.event(EventKind::PointSkipped, error.to_string()))?;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::resync::Baseline;
 use super::spool::Spooled;
 use super::state::StateDirectory;
-use crate::capture::{CleanStop, DirtyMap, DirtyMapParams, MapState, RegionRange};
+use crate::capture::{CleanStop, DirtyMap, DirtyMapParams, LastSession, RegionRange};
 use crate::clock::Clock;
 use crate::device::BlockDevice;
 use crate::error::{Error, ErrorKind, Result};
@@ -228,7 +228,7 @@ pub(super) fn disk(
         // A tracker's first state is the disk as it is: nothing to copy.
         let nothing = fresh && tracked_only;
         let map = DirtyMap::create_in(files, &path, params, !nothing)?;
-        Ok(Needed { regions: map.marked(), map, cause, fresh })
+        Ok(Needed { regions: map.dirty_regions(), map, cause, fresh })
     };
     if !files.exists(&path) {
         return everything(if fresh { Cause::InitialReplication } else { Cause::Untracked });
@@ -243,16 +243,16 @@ pub(super) fn disk(
         return everything(Cause::JournalError);
     }
     match map_state {
-        MapState::InUse => {
+        LastSession::InUse => {
             let cause = left.open_unordered.unwrap_or(Cause::Crash);
-            Ok(Needed { regions: map.marked(), map, cause, fresh: false })
+            Ok(Needed { regions: map.dirty_regions(), map, cause, fresh: false })
         }
-        MapState::Clean(stop) => {
+        LastSession::Clean(stop) => {
             if !is_as_left(device, &stop)? {
                 return everything(Cause::Untracked);
             }
             let cause = left.open_unordered.unwrap_or(Cause::Requested);
-            Ok(Needed { regions: map.marked(), map, cause, fresh: false })
+            Ok(Needed { regions: map.dirty_regions(), map, cause, fresh: false })
         }
     }
 }

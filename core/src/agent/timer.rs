@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::hand_over::HandOver;
 use super::task::{Next, Task};
 use super::{PlacedMark, Shared};
-use crate::capture::mark_wanted;
+use crate::capture::set_wanted_dirty;
 use crate::error::Result;
 use crate::event::EventKind;
 use crate::journal::PointKind;
@@ -35,7 +35,7 @@ impl Task for Keeper {
         }
         // Without its map the next session reads the whole disk, so nothing is lost.
         let give_up = || drop(shared.state.forget_dirty_map());
-        match mark_wanted(&shared.tap, &shared.dirty, give_up) {
+        match set_wanted_dirty(&shared.tap, &shared.dirty, give_up) {
             Ok(true) => Next::Now,
             Ok(false) => Next::Work(WAIT),
             Err(error) => {
@@ -46,7 +46,7 @@ impl Task for Keeper {
     }
 
     fn wait_for_work(&self, shared: &Shared, limit: Duration) {
-        shared.tap.wait_to_mark(limit);
+        shared.tap.wait_to_set_dirty(limit);
     }
 }
 

@@ -18,7 +18,7 @@
 //! | 72 | 32 | clean stop: hash of sampled content |
 //! | 508 | 4 | CRC-32 of bytes 0 to 507 |
 //!
-//! Invariants: when [`DirtyMap::mark`] returns the bits survive a power failure; a cleared bit may come back,
+//! Invariants: when [`DirtyMap::set_dirty`] returns the bits survive a power failure; a cleared bit may come back,
 //! which costs a needless read and nothing else. Of a sector whose checksum does not hold, which a disk has altered or
 //! the power has caught between bits and checksum, all regions count as marked. After a failed sync the map is poisoned for good:
 //! what later syncs of that file achieve is not known either, and marks of a killed agent may be there to read and not be
@@ -71,7 +71,7 @@ pub struct CleanStop {
 
 /// How the last session ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum MapState {
+pub enum LastSession {
     /// Killed, or the power failed: every marked region must be read again.
     InUse,
     /// Stopped cleanly: the regions still marked were waiting for their resync.
@@ -95,7 +95,7 @@ impl DirtyMap {
 
     /// Opens the file and says how the last session ended. `Corrupt` when header or size do not hold:
     /// the caller then knows nothing about the disk.
-    pub fn open(path: &Path) -> Result<(Self, MapState)> {
+    pub fn open(path: &Path) -> Result<(Self, LastSession)> {
         Self::open_in(&SystemFiles, path)
     }
 
@@ -113,7 +113,7 @@ impl DirtyMap {
             let mut bytes = vec![if marked { 0xff } else { 0 }; FILL_BYTES];
             let first = piece * (FILL_BYTES / SECTOR_BYTES) as u64;
             for (number, sector) in (first..).zip(bytes.chunks_exact_mut(SECTOR_BYTES)) {
-                seal(sector, params.volume, number);
+                put_checksum(sector, params.volume, number);
             }
             bytes
         });
@@ -125,7 +125,7 @@ impl DirtyMap {
     }
 
     /// As [`DirtyMap::open`], among these files.
-    pub(crate) fn open_in(files: &dyn Files, path: &Path) -> Result<(Self, MapState)> {
+    pub(crate) fn open_in(files: &dyn Files, path: &Path) -> Result<(Self, LastSession)> {
         let map = files
             .map_mut(path)
             .map_err(|error| Error::io("open dirty map", path.display(), error))?;
@@ -145,12 +145,12 @@ impl DirtyMap {
             ));
         }
         let mut map = Self { path: path.to_owned(), map, params, generation, poisoned: false };
-        map.mark_unsound();
+        map.set_unsound_dirty();
         Ok((map, state))
     }
 
     /// Marks all regions of the sectors whose checksums do not hold.
-    fn mark_unsound(&mut self) {
+    fn set_unsound_dirty(&mut self) {
         let volume = self.params.volume;
         let marks = &self.map.bytes()[HEADER_BYTES..];
         let unsound: Vec<_> = (0..)
@@ -164,7 +164,7 @@ impl DirtyMap {
             self.map.change(&mut |bytes| {
                 let sector = sector_of(bytes, number);
                 sector.fill(0xff);
-                seal(sector, volume, number);
+                put_checksum(sector, volume, number);
             });
         }
     }
@@ -205,7 +205,7 @@ impl DirtyMap {
     }
 
     /// Marks regions; they are durable when it returns.
-    pub fn mark(&mut self, ranges: &[RegionRange]) -> Result<()> {
+    pub fn set_dirty(&mut self, ranges: &[RegionRange]) -> Result<()> {
         let (mut low, mut high) = (usize::MAX, 0);
         for range in ranges {
             let range = self.check(*range)?;
@@ -229,7 +229,7 @@ impl DirtyMap {
     }
 
     /// The marked regions, as ranges in order.
-    pub fn marked(&self) -> Vec<RegionRange> {
+    pub fn dirty_regions(&self) -> Vec<RegionRange> {
         let regions = self.regions();
         let mut ranges: Vec<RegionRange> = Vec::new();
         let sectors = (0..).zip(self.map.bytes()[HEADER_BYTES..].chunks_exact(SECTOR_BYTES));
@@ -272,7 +272,7 @@ impl DirtyMap {
                 let begin = number * SECTOR_REGIONS;
                 let last = (range.last - begin).min(SECTOR_REGIONS - 1);
                 set_bits(sector, range.first.saturating_sub(begin), last, value);
-                seal(sector, volume, number);
+                put_checksum(sector, volume, number);
             }
         });
     }
@@ -303,7 +303,9 @@ pub fn mend_dirty_map(bytes: &mut [u8]) {
     header[CHECKED_BYTES..].copy_from_slice(&crc.to_le_bytes());
     let volume = VolumeId(header[16..32].try_into().expect("16 bytes"));
     let marks = bytes.get_mut(HEADER_BYTES..).unwrap_or_default();
-    (0..).zip(marks.chunks_exact_mut(SECTOR_BYTES)).for_each(|(at, marks)| seal(marks, volume, at));
+    (0..)
+        .zip(marks.chunks_exact_mut(SECTOR_BYTES))
+        .for_each(|(at, marks)| put_checksum(marks, volume, at));
 }
 
 fn sector_at(number: u64) -> usize {
@@ -338,7 +340,7 @@ fn checksum(sector: &[u8], volume: VolumeId, number: u64) -> [u8; 4] {
     hasher.finalize().to_le_bytes()
 }
 
-fn seal(sector: &mut [u8], volume: VolumeId, number: u64) {
+fn put_checksum(sector: &mut [u8], volume: VolumeId, number: u64) {
     let checksum = checksum(sector, volume, number);
     sector[SECTOR_BYTES - 4..].copy_from_slice(&checksum);
 }
@@ -399,7 +401,7 @@ fn encode_header(
 fn decode_header(
     header: &[u8; HEADER_BYTES],
     path: &Path,
-) -> Result<(DirtyMapParams, u64, MapState)> {
+) -> Result<(DirtyMapParams, u64, LastSession)> {
     let u32_at = |at: usize| u32::from_le_bytes(header[at..at + 4].try_into().expect("4 bytes"));
     let u64_at = |at: usize| u64::from_le_bytes(header[at..at + 8].try_into().expect("8 bytes"));
     if &header[..8] != MAGIC {
@@ -426,8 +428,8 @@ fn decode_header(
         region_bytes: u64_at(40),
     };
     let state = match u32_at(12) {
-        STATE_IN_USE => MapState::InUse,
-        STATE_CLEAN => MapState::Clean(CleanStop {
+        STATE_IN_USE => LastSession::InUse,
+        STATE_CLEAN => LastSession::Clean(CleanStop {
             last_sequence: Sequence(u64_at(56)),
             modified: match u64_at(64).cast_signed() {
                 0 => None,
@@ -460,19 +462,19 @@ mod tests {
         let path = directory.path().join("dirty");
         let mut map = DirtyMap::create(&path, PARAMS, false).expect("create");
         map.begin_session().expect("begin");
-        map.mark(&[range(3, 3), range(8, 31), range(99, 99)]).expect("mark");
+        map.set_dirty(&[range(3, 3), range(8, 31), range(99, 99)]).expect("mark");
         map.clear(&[range(10, 12)]).expect("clear");
-        assert!(map.mark(&[range(100, 100)]).is_err());
+        assert!(map.set_dirty(&[range(100, 100)]).is_err());
         drop(map);
         let (mut map, state) = DirtyMap::open(&path).expect("open");
-        assert_eq!(state, MapState::InUse);
-        assert_eq!(map.marked(), [range(3, 3), range(8, 9), range(13, 31), range(99, 99)]);
+        assert_eq!(state, LastSession::InUse);
+        assert_eq!(map.dirty_regions(), [range(3, 3), range(8, 9), range(13, 31), range(99, 99)]);
         assert_eq!((*map.params(), map.generation()), (PARAMS, 1));
         let stop =
             CleanStop { last_sequence: Sequence(9), modified: Some(Timestamp(5)), sample: [1; 32] };
         map.end_session(stop).expect("end");
         drop(map);
-        assert_eq!(DirtyMap::open(&path).expect("open").1, MapState::Clean(stop));
+        assert_eq!(DirtyMap::open(&path).expect("open").1, LastSession::Clean(stop));
     }
 
     #[test]
@@ -481,15 +483,15 @@ mod tests {
         let path = directory.path().join("dirty");
         let mut before = DirtyMap::create(&path, PARAMS, false).expect("create");
         before.begin_session().expect("begin");
-        before.mark(&[range(3, 4)]).expect("mark");
+        before.set_dirty(&[range(3, 4)]).expect("mark");
         let (mut map, _) = DirtyMap::open(&path).expect("open");
         map.begin_session().expect("begin");
-        before.mark(&[range(50, 50)]).expect("mark");
-        map.mark(&[range(70, 70)]).expect("mark");
+        before.set_dirty(&[range(50, 50)]).expect("mark");
+        map.set_dirty(&[range(70, 70)]).expect("mark");
         drop((before, map));
         let (map, state) = DirtyMap::open(&path).expect("open");
-        assert_eq!(map.marked(), [range(3, 4), range(70, 70)]);
-        assert_eq!((state, map.generation()), (MapState::InUse, 2));
+        assert_eq!(map.dirty_regions(), [range(3, 4), range(70, 70)]);
+        assert_eq!((state, map.generation()), (LastSession::InUse, 2));
     }
 
     #[test]
@@ -531,12 +533,12 @@ mod tests {
         let path = directory.path().join("dirty");
         let params = DirtyMapParams { device_bytes: 10_000 << 20, ..PARAMS };
         let mut map = DirtyMap::create(&path, params, false).expect("create");
-        map.mark(&[range(3, 3), range(4060, 4070), range(9000, 9000)]).expect("mark");
+        map.set_dirty(&[range(3, 3), range(4060, 4070), range(9000, 9000)]).expect("mark");
         drop(map);
         let good = std::fs::read(&path).expect("read");
         let marked = |bytes: &[u8]| {
             std::fs::write(&path, bytes).expect("write");
-            DirtyMap::open(&path).expect("open").0.marked()
+            DirtyMap::open(&path).expect("open").0.dirty_regions()
         };
         let all = [range(3, 3), range(4060, 4070), range(9000, 9000)];
         assert_eq!(marked(&good), all);

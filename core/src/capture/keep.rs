@@ -19,7 +19,7 @@ use crate::units::Sequence;
 ///
 /// When the map cannot be written, `give_up` must make sure that the next session reads the whole disk; then the writers
 /// go on without a mark, and the error is returned.
-pub(crate) fn mark_wanted(
+pub(crate) fn set_wanted_dirty(
     tap: &Tap,
     map: &Mutex<DirtyMap>,
     give_up: impl FnOnce(),
@@ -29,9 +29,9 @@ pub(crate) fn mark_wanted(
         return Ok(false);
     }
     let mut map = map.lock();
-    let marked = map.mark(&wanted).inspect_err(|_| give_up());
+    let marked = map.set_dirty(&wanted).inspect_err(|_| give_up());
     // Under the map's lock, so that no cleaning comes between.
-    tap.marked(&wanted);
+    tap.set_dirty(&wanted);
     drop(map);
     marked.map(|()| true)
 }
@@ -58,7 +58,7 @@ pub(crate) fn require_resync(
     cause: Cause,
 ) -> Result<()> {
     let mut map = map.lock();
-    map.mark(&[regions])?;
+    map.set_dirty(&[regions])?;
     // Under the map's lock: a cleaning in between would take away marks that the tap counts on from now on.
     tap.require_resync(&[regions], cause);
     Ok(())

@@ -33,9 +33,9 @@ mod wait;
 
 #[cfg(any(test, feature = "testing"))]
 pub use dirty::mend_dirty_map;
-pub use dirty::{CleanStop, DirtyMap, DirtyMapParams, MapState};
-pub(crate) use keep::{clean, mark_wanted, require_resync};
+pub use dirty::{CleanStop, DirtyMap, DirtyMapParams, LastSession};
+pub(crate) use keep::{clean, require_resync, set_wanted_dirty};
 pub use region::RegionRange;
-pub use tap::{Change, Hold, ModeChange, QueuedBody, QueuedRecord, Tap, TapStats, Ticket};
+pub use tap::{Barrier, Change, ModeChange, QueuedBody, QueuedRecord, Tap, TapStats, Ticket};
 pub use volume::Volume;
 pub(crate) use wait::thread_waker;

@@ -13,7 +13,7 @@ use crate::units::Sequence;
 /// A change that covers more regions than this is kept as one wide mark.
 const WIDE_REGIONS_MIN: u64 = 64;
 /// Wide marks kept at most; beyond it changes are marked region by region.
-const WIDE_MARKS_MAX: usize = 64;
+const WIDE_RANGES_MAX: usize = 64;
 /// Regions in one leaf of the sequence table, and bits in one chunk of a set.
 const LEAF_REGIONS: u64 = 512;
 const CHUNK_REGIONS: u64 = 4096;
@@ -175,7 +175,7 @@ impl RegionSet {
 }
 
 #[derive(Debug)]
-struct WideMark {
+struct WideRange {
     range: RegionRange,
     sequence: Sequence,
 }
@@ -184,7 +184,7 @@ struct WideMark {
 #[derive(Debug)]
 pub(crate) struct RegionTable {
     leaves: Vec<Option<Box<[u64; LEAF_REGIONS as usize]>>>,
-    wide: Vec<WideMark>,
+    wide: Vec<WideRange>,
     pub(crate) resync: RegionSet,
     captured: u64,
     regions: u64,
@@ -207,12 +207,12 @@ impl RegionTable {
     }
 
     /// Marked regions, wide ones counted whole.
-    pub(crate) fn marked_count(&self) -> u64 {
+    pub(crate) fn dirty_count(&self) -> u64 {
         self.captured + self.resync.count() + self.wide.iter().map(|w| w.range.count()).sum::<u64>()
     }
 
     /// Every region of the range is marked already.
-    pub(crate) fn is_marked(&self, range: RegionRange) -> bool {
+    pub(crate) fn is_dirty(&self, range: RegionRange) -> bool {
         if self.wide.iter().any(|wide| wide.range.contains(range)) {
             return true;
         }
@@ -227,9 +227,9 @@ impl RegionTable {
     }
 
     /// The range has been marked durably. `now` is the newest sequence.
-    pub(crate) fn marked(&mut self, range: RegionRange, now: Sequence) {
+    pub(crate) fn set_dirty(&mut self, range: RegionRange, now: Sequence) {
         let now = Sequence(now.0.max(1));
-        if range.count() > WIDE_REGIONS_MIN && self.mark_wide(range, now) {
+        if range.count() > WIDE_REGIONS_MIN && self.set_wide(range, now) {
             return;
         }
         for region in range.first..=range.last {
@@ -374,17 +374,17 @@ impl RegionTable {
         }
     }
 
-    fn mark_wide(&mut self, range: RegionRange, now: Sequence) -> bool {
+    fn set_wide(&mut self, range: RegionRange, now: Sequence) -> bool {
         if let Some(wide) = self.wide.iter_mut().find(|wide| wide.range.touches(range)) {
             wide.range.first = wide.range.first.min(range.first);
             wide.range.last = wide.range.last.max(range.last);
             wide.sequence = wide.sequence.max(now);
             return true;
         }
-        if self.wide.len() >= WIDE_MARKS_MAX {
+        if self.wide.len() >= WIDE_RANGES_MAX {
             return false;
         }
-        self.wide.push(WideMark { range, sequence: now });
+        self.wide.push(WideRange { range, sequence: now });
         true
     }
 
@@ -443,26 +443,26 @@ mod tests {
     #[test]
     fn regions_are_cleaned_only_up_to_the_sequence_and_never_while_busy() {
         let mut table = RegionTable::new(10_000);
-        assert!(!table.is_marked(one(7)));
-        table.marked(one(7), Sequence(0));
-        table.marked(RegionRange { first: 20, last: 22 }, Sequence(3));
+        assert!(!table.is_dirty(one(7)));
+        table.set_dirty(one(7), Sequence(0));
+        table.set_dirty(RegionRange { first: 20, last: 22 }, Sequence(3));
         table.changed(one(7), Sequence(10));
-        assert!(table.is_marked(one(7)));
-        assert_eq!(table.marked_count(), 4);
+        assert!(table.is_dirty(one(7)));
+        assert_eq!(table.dirty_count(), 4);
         assert_eq!(table.clean(Sequence(9), |_| false), [RegionRange { first: 20, last: 22 }]);
         assert_eq!(table.clean(Sequence(10), |range| range == one(7)), []);
         assert_eq!(table.clean(Sequence(10), |_| false), [one(7)]);
-        assert_eq!(table.marked_count(), 0);
+        assert_eq!(table.dirty_count(), 0);
     }
 
     #[test]
     fn a_wide_mark_costs_one_entry_and_leaves_newer_writes_marked() {
         let mut table = RegionTable::new(1 << 26);
         let all = RegionRange { first: 0, last: (1 << 26) - 1 };
-        table.marked(all, Sequence(1));
+        table.set_dirty(all, Sequence(1));
         table.changed(all, Sequence(2));
         assert_eq!(table.captured, 0);
-        assert!(table.is_marked(one(5_000)));
+        assert!(table.is_dirty(one(5_000)));
         table.changed(one(5_000), Sequence(3));
         let cleaned = table.clean(Sequence(2), |_| false);
         assert_eq!(
@@ -472,23 +472,23 @@ mod tests {
                 RegionRange { first: 5_001, last: (1 << 26) - 1 }
             ]
         );
-        assert!(table.is_marked(one(5_000)));
+        assert!(table.is_dirty(one(5_000)));
     }
 
     /// Found by fuzzing: such a change waited for marks that were there.
     #[test]
     fn a_change_across_a_wide_mark_and_a_narrow_one_is_marked() {
         let mut table = RegionTable::new(1_000);
-        table.marked(RegionRange { first: 0, last: 99 }, Sequence(1));
-        table.marked(one(100), Sequence(1));
-        assert!(table.is_marked(RegionRange { first: 90, last: 100 }));
-        assert!(!table.is_marked(RegionRange { first: 90, last: 101 }));
+        table.set_dirty(RegionRange { first: 0, last: 99 }, Sequence(1));
+        table.set_dirty(one(100), Sequence(1));
+        assert!(table.is_dirty(RegionRange { first: 90, last: 100 }));
+        assert!(!table.is_dirty(RegionRange { first: 90, last: 101 }));
     }
 
     #[test]
     fn a_resync_region_is_never_cleaned() {
         let mut table = RegionTable::new(100);
-        table.marked(one(1), Sequence(1));
+        table.set_dirty(one(1), Sequence(1));
         table.resync.insert_range(one(1));
         assert_eq!(table.clean(Sequence::MAX, |_| false), []);
         table.resynced(1, Sequence(5));
@@ -499,8 +499,8 @@ mod tests {
     #[test]
     fn what_was_not_durable_is_read_again() {
         let mut table = RegionTable::new(100);
-        table.marked(one(1), Sequence(1));
-        table.marked(one(2), Sequence(1));
+        table.set_dirty(one(1), Sequence(1));
+        table.set_dirty(one(2), Sequence(1));
         table.changed(one(1), Sequence(5));
         table.changed(one(2), Sequence(9));
         table.lose_after(Sequence(5));

@@ -24,8 +24,8 @@ use std::sync::Arc;
 use std::task::{Poll, Waker};
 
 use self::in_flight::InFlightSet;
-pub use self::marks::Hold;
-use self::marks::HoldState;
+pub use self::marks::Barrier;
+use self::marks::BarrierState;
 pub use self::queue::{QueuedBody, QueuedRecord};
 use super::region::{RegionRange, RegionTable};
 use crate::clock::Clock;
@@ -108,19 +108,19 @@ pub struct TapStats {
     pub oldest_queued: Option<Timestamp>,
 }
 
-struct State {
+struct TapState {
     in_flight: InFlightSet,
     regions: RegionTable,
     wanted: Vec<RegionRange>,
-    mark_waiters: Vec<Waker>,
+    dirty_waiters: Vec<Waker>,
     room_waiters: Vec<Waker>,
-    hold: Option<HoldState>,
-    hold_waiters: Vec<Waker>,
-    holds: u64,
+    barrier: Option<BarrierState>,
+    barrier_waiters: Vec<Waker>,
+    barriers: u64,
     queue: VecDeque<QueuedRecord>,
     queue_bytes: u64,
     /// A mark in the queue that has not proved itself yet: the journal gets nothing from it on.
-    unsettled: Option<Sequence>,
+    unconfirmed: Option<Sequence>,
     /// The queue holds something that the journal should not be late for.
     urgent: bool,
     last_sequence: Sequence,
@@ -142,7 +142,7 @@ struct State {
 
 /// The capture state machine of one volume. All methods may be called from any thread.
 pub struct Tap {
-    state: Mutex<State>,
+    state: Mutex<TapState>,
     /// Signalled when the journal should drain.
     queued: Condvar,
     /// Signalled when regions are wanted, and when the mode changes.
@@ -165,15 +165,15 @@ impl Tap {
     ) -> Self {
         let regions = device_bytes.div_ceil(policy.region_bytes).max(1);
         Self {
-            state: Mutex::new(State {
+            state: Mutex::new(TapState {
                 in_flight: InFlightSet::default(),
                 regions: RegionTable::new(regions),
                 wanted: Vec::new(),
-                mark_waiters: Vec::new(),
+                dirty_waiters: Vec::new(),
                 room_waiters: Vec::new(),
-                hold: None,
-                hold_waiters: Vec::new(),
-                holds: 0,
+                barrier: None,
+                barrier_waiters: Vec::new(),
+                barriers: 0,
                 queue: VecDeque::new(),
                 queue_bytes: 0,
                 urgent: false,
@@ -187,7 +187,7 @@ impl Tap {
                 closed: false,
                 refuses: false,
                 journal_waits: false,
-                unsettled: None,
+                unconfirmed: None,
                 changes: 0,
                 bytes_captured: 0,
             }),
@@ -228,8 +228,8 @@ impl Tap {
         if state.refuses && !resync {
             return Poll::Ready(Err(handed_over_error()));
         }
-        if self.is_held(&state) {
-            add_waiter(&mut state.hold_waiters, waker);
+        if self.is_barred(&state) {
+            add_waiter(&mut state.barrier_waiters, waker);
             return Poll::Pending;
         }
         let blocks = extent.aligned_outwards(BLOCK_BYTES);
@@ -237,11 +237,11 @@ impl Tap {
             add_waiter(&mut busy.waiters, waker);
             return Poll::Pending;
         }
-        if !state.regions.is_marked(range) {
+        if !state.regions.is_dirty(range) {
             if !state.wanted.contains(&range) {
                 state.wanted.push(range);
             }
-            add_waiter(&mut state.mark_waiters, waker);
+            add_waiter(&mut state.dirty_waiters, waker);
             self.work.notify_all();
             return Poll::Pending;
         }
@@ -262,8 +262,8 @@ impl Tap {
             let mut state = self.lock();
             state.refuses = yes;
             [
-                std::mem::take(&mut state.hold_waiters),
-                std::mem::take(&mut state.mark_waiters),
+                std::mem::take(&mut state.barrier_waiters),
+                std::mem::take(&mut state.dirty_waiters),
                 std::mem::take(&mut state.room_waiters),
             ]
         };
@@ -357,7 +357,7 @@ impl Tap {
             changes: state.changes,
             bytes_captured: state.bytes_captured,
             queue_bytes: state.queue_bytes,
-            marked_regions: state.regions.marked_count(),
+            marked_regions: state.regions.dirty_count(),
             resync_regions: state.regions.resync.count(),
             oldest_queued: state.queue.front().map(|record| record.time),
         }
@@ -369,8 +369,8 @@ impl Tap {
         let mut state = self.lock();
         state.closed = true;
         let mut wakers = std::mem::take(&mut state.room_waiters);
-        wakers.append(&mut state.mark_waiters);
-        wakers.append(&mut state.hold_waiters);
+        wakers.append(&mut state.dirty_waiters);
+        wakers.append(&mut state.barrier_waiters);
         wakers.append(&mut state.in_flight.take_waiters());
         self.queued.notify_all();
         self.work.notify_all();
@@ -416,7 +416,7 @@ impl Tap {
     }
 
     /// Queues a change, or leaves it to the resync when it cannot be or need not be queued.
-    fn capture(&self, state: &mut State, range: RegionRange, time: Timestamp, body: QueuedBody) {
+    fn capture(&self, state: &mut TapState, range: RegionRange, time: Timestamp, body: QueuedBody) {
         let over =
             state.queue_bytes >= self.memory_budget_bytes && self.when_full == WhenFull::Degrade;
         if over {
@@ -445,7 +445,7 @@ impl Tap {
     }
 
     /// Leaves `Ordered` mode, if it is in it.
-    fn fall(&self, state: &mut State, cause: Cause, time: Timestamp) {
+    fn fall(&self, state: &mut TapState, cause: Cause, time: Timestamp) {
         if state.mode == Mode::Ordered {
             state.push(time, QueuedBody::UnorderedBegin(cause));
             state.set_mode(Mode::Dirty, cause);
@@ -453,7 +453,7 @@ impl Tap {
         }
     }
 
-    fn end(mut state: MutexGuard<'_, State>, ticket: Ticket) -> Sequence {
+    fn end(mut state: MutexGuard<'_, TapState>, ticket: Ticket) -> Sequence {
         let sequence = state.last_sequence;
         let waiters = state.in_flight.remove(ticket.extent.aligned_outwards(BLOCK_BYTES).offset);
         drop(state);
@@ -462,7 +462,7 @@ impl Tap {
         sequence
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, TapState> {
         self.state.lock()
     }
 }
@@ -489,7 +489,7 @@ impl std::fmt::Debug for Tap {
     }
 }
 
-impl State {
+impl TapState {
     /// Gives the record the next sequence number (one per piece of a long write) and queues it.
     fn push(&mut self, time: Timestamp, body: QueuedBody) {
         let pieces = match &body {

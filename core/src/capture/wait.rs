@@ -78,7 +78,7 @@ mod tests {
     fn tap() -> Tap {
         let policy = Policy::default();
         let tap = Tap::new(1 << 20, Sequence(0), &policy, SystemClock::shared());
-        tap.marked(&[crate::capture::RegionRange { first: 0, last: 0 }]);
+        tap.set_dirty(&[crate::capture::RegionRange { first: 0, last: 0 }]);
         tap
     }
 

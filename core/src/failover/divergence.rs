@@ -11,7 +11,7 @@ use crate::agent::provisional::Provisional;
 use crate::agent::recover::is_as_left;
 use crate::agent::state::StateDirectory;
 use crate::agent::surrender::hand_in;
-use crate::capture::{DirtyMap, MapState};
+use crate::capture::{DirtyMap, LastSession};
 use crate::device::BlockDevice;
 use crate::error::{Error, ErrorKind, Result};
 use crate::extent::{Extent, ExtentSet};
@@ -145,7 +145,7 @@ fn dirty(disk: &dyn BlockDevice, state: &StateDirectory) -> Result<Option<Extent
         Err(error) if error.kind() == ErrorKind::Corrupt => return Ok(None),
         Err(error) => return Err(error),
     };
-    if let MapState::Clean(stop) = found
+    if let LastSession::Clean(stop) = found
         && !is_as_left(disk, &stop)?
     {
         return Ok(None);
@@ -155,5 +155,5 @@ fn dirty(disk: &dyn BlockDevice, state: &StateDirectory) -> Result<Option<Extent
         let end = (last + 1).saturating_mul(region).min(size);
         Extent::from_bounds(first * region, end)
     };
-    Ok(Some(map.marked().iter().map(|range| extent(range.first, range.last)).collect()))
+    Ok(Some(map.dirty_regions().iter().map(|range| extent(range.first, range.last)).collect()))
 }

@@ -143,7 +143,7 @@ impl Difference<'_> {
 
     fn close(&mut self) -> Result<()> {
         let Some(writer) = self.writer.take() else { return Ok(()) };
-        let (sink, summary) = writer.seal(None)?;
+        let (sink, summary) = writer.close(None)?;
         self.old.state.spool_sealed(sink.path(), &summary)?;
         self.chain = summary.chain;
         Ok(())

@@ -6,11 +6,11 @@
 use std::borrow::Cow;
 use std::fmt;
 
+use super::cipher::SegmentCipher;
 use super::format::{
     Aead, Codec, Descriptor, EXTENT_RECORDS_MAX, FRAME_HEADER_BYTES, FRAME_RAW_BYTES_MAX,
     FrameHeader, FrameKind, HEADER_BYTES, Header, IndexEntry, RECORD_BYTES,
 };
-use super::seal::SegmentSeal;
 use super::source::SegmentSource;
 use super::{KeyRing, Record};
 use crate::error::{Error, ErrorKind, Result};
@@ -122,7 +122,7 @@ impl fmt::Debug for Frame {
 
 /// Reads and opens the frames of one segment.
 pub(super) struct Opener {
-    seal: Option<SegmentSeal>,
+    cipher: Option<SegmentCipher>,
     pub(super) key_id: Option<KeyId>,
     codec: Codec,
     device_bytes: u64,
@@ -136,7 +136,7 @@ impl Opener {
         let header = Header::decode(&bytes, &name)?;
         let (codec, device_bytes) = (header.codec, header.device_bytes);
         let opener = match header.aead {
-            Aead::None => Self { seal: None, key_id: None, codec, device_bytes },
+            Aead::None => Self { cipher: None, key_id: None, codec, device_bytes },
             Aead::ChaCha20Poly1305 => {
                 let key =
                     keys.find(header.key_id).ok_or_else(|| {
@@ -148,8 +148,8 @@ impl Opener {
                                 |key| format!("key {}", key.id()),
                             ))
                     })?;
-                let seal = Some(SegmentSeal::new(key, &bytes));
-                Self { seal, key_id: Some(header.key_id), codec, device_bytes }
+                let cipher = Some(SegmentCipher::new(key, &bytes));
+                Self { cipher, key_id: Some(header.key_id), codec, device_bytes }
             }
         };
         Ok((opener, header))
@@ -209,22 +209,22 @@ impl Opener {
 
     /// Whether `tag` is that of `aad` alone, under the nonce `number`; without a key it must be zero.
     pub(super) fn authenticates(&self, number: u32, aad: &[u8], tag: &[u8; 16]) -> bool {
-        match &self.seal {
-            Some(seal) => seal.open(number, aad, &mut [], tag),
+        match &self.cipher {
+            Some(cipher) => cipher.decrypt(number, aad, &mut [], tag),
             None => *tag == [0; 16],
         }
     }
 
     fn decode(&self, header: &FrameHeader, stored: &[u8], name: &str, at: u64) -> Result<Vec<u8>> {
         let bad = || Error::new(ErrorKind::Corrupt, "read segment", name).at(at);
-        let plain = match &self.seal {
+        let plain = match &self.cipher {
             None if header.tag != [0; 16] => {
                 return Err(bad().expected("no tag, as nothing is encrypted").found("one"));
             }
             None => Cow::Borrowed(stored),
-            Some(seal) => {
+            Some(cipher) => {
                 let mut content = stored.to_vec();
-                if !seal.open(header.number, &header.encode_aad(), &mut content, &header.tag) {
+                if !cipher.decrypt(header.number, &header.encode_aad(), &mut content, &header.tag) {
                     return Err(bad().expected("the frame that was sealed here").found(
                         "another: the frame, its place or the segment's header was altered",
                     ));

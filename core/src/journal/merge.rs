@@ -86,7 +86,7 @@ pub(super) fn merge_into<S: SegmentSink>(
     if let (Some(first), Some(last)) = (segments.first(), segments.last()) {
         writer.set_times(first.summary().first_time, last.summary().last_time);
     }
-    let (sink, summary) = writer.seal(Some(last_sequence))?;
+    let (sink, summary) = writer.close(Some(last_sequence))?;
     // What a footer says is checked by `verify` only.
     let data_bytes_in = segments
         .iter()

@@ -108,7 +108,7 @@ fn write_logs(steps: &[Step], key: Option<&VolumeKey>) -> (Vec<Segment>, Vec<Byt
             writer.append(&Record { sequence: Sequence(sequence), time, body }).expect("append");
         }
         if writer.records() > 0 {
-            let (bytes, summary) = writer.seal(None).expect("seal");
+            let (bytes, summary) = writer.close(None).expect("close");
             previous = summary.chain;
             segments.push(open(bytes, key));
         }
@@ -231,7 +231,7 @@ fn promise_7_a_merge_ends_ordered_and_keeps_the_gaps() {
             let time = Timestamp(sequence.0.cast_signed() * 100);
             writer.append(&Record { sequence, time, body: body.clone() }).expect("append");
         }
-        open(writer.seal(None).expect("seal").0, None)
+        open(writer.close(None).expect("close").0, None)
     };
     let write = Body::Write { offset: 8, data: &[1; 4] };
     let a = log(

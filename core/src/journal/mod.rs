@@ -4,6 +4,7 @@
 //! and from then on only read: by memory map on a local file, by ranges in a store. `core/docs/format.md` is the
 //! specification of the bytes; `format` is the only module that knows them.
 
+mod cipher;
 mod format;
 mod frame;
 mod index;
@@ -12,7 +13,6 @@ mod merge;
 mod merge_tests;
 mod reader;
 mod repair;
-mod seal;
 mod sink;
 mod source;
 #[cfg(test)]
@@ -22,6 +22,7 @@ mod verify;
 mod wrapping;
 mod writer;
 
+pub use cipher::{KeyRing, VolumeKey};
 #[cfg(any(test, feature = "testing"))]
 pub use format::mend_segment;
 pub use format::{IndexEntry, IndexKind};
@@ -31,7 +32,6 @@ pub use merge::{MergeReport, merge};
 pub use reader::Segment;
 pub(crate) use repair::repair_source;
 pub use repair::{RepairReport, repair};
-pub use seal::{KeyRing, VolumeKey};
 pub use sink::{FileSink, SegmentSink};
 pub(crate) use source::open_mapped_in;
 pub use source::{BytesSource, ObjectSource, SegmentSource, open_mapped};

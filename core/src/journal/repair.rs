@@ -99,7 +99,7 @@ pub(crate) fn repair_source<S: SegmentSink>(
     }
     match writer {
         Some(writer) => {
-            let (sink, summary) = writer.seal(None)?;
+            let (sink, summary) = writer.close(None)?;
             Ok((sink, Some(summary), report))
         }
         None => Ok((sink.expect("not taken without a record"), None, report)),

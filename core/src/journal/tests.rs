@@ -34,7 +34,7 @@ fn write(records: &[Owned], key: Option<&VolumeKey>, compression: Compression) -
     for (at, owned) in records.iter().enumerate() {
         writer.append(&owned.record(at)).expect("append");
     }
-    writer.seal(None).expect("seal").0
+    writer.close(None).expect("close").0
 }
 
 fn open(bytes: &[u8], key: Option<&VolumeKey>) -> Result<Segment> {
@@ -329,7 +329,7 @@ fn promise_10_equal_content_is_sealed_differently_each_time() {
         for (at, owned) in equal.iter().enumerate() {
             writer.append(&owned.record(at)).expect("append");
         }
-        let (bytes, _) = writer.seal(None).expect("seal");
+        let (bytes, _) = writer.close(None).expect("close");
         for frame in frames(&bytes).iter().take(equal.len()) {
             // Under one nonce and one key equal content has equal bytes.
             let content = &bytes[frame.start + FRAME_HEADER_BYTES..][..64];
@@ -394,7 +394,7 @@ fn promise_10_an_attacker_without_the_key_is_noticed() {
     for (at, owned) in many.iter().enumerate() {
         writer.append(&owned.record(at)).expect("append");
     }
-    let other = writer.seal(None).expect("seal").0;
+    let other = writer.close(None).expect("close").0;
     let mut spliced = good.clone();
     spliced[places[2].clone()].copy_from_slice(&other[places[2].clone()]);
     assert_refused(&spliced, Some(&key), "a frame of another segment under the same key");
@@ -503,7 +503,7 @@ fn promise_12_frames_that_unpack_to_more_records_than_a_segment_has_are_refused(
     for n in 1..=300_000 {
         writer.append(&record(n)).expect("append");
     }
-    let bytes = writer.seal(None).expect("seal").0;
+    let bytes = writer.close(None).expect("close").0;
     let segment = open(&bytes, None).expect("sound");
     let frame = segment.frame(0).expect("sound");
     let mut pieces = Vec::new();
@@ -539,7 +539,7 @@ fn the_writer_refuses_what_would_break_the_order() {
         assert_eq!(error.kind(), ErrorKind::InvalidInput, "{what}");
     }
     writer.append(&at(6)).expect("a refused record changes nothing");
-    assert_eq!(writer.seal(None).expect("seal").1.records, 2);
+    assert_eq!(writer.close(None).expect("close").1.records, 2);
     for frame_bytes in [0, u64::MAX] {
         let params = SegmentParams { frame_bytes, ..params(1, Compression::None) };
         assert!(SegmentWriter::create(Vec::new(), params, None, &clock).is_err());
@@ -556,7 +556,7 @@ fn a_file_is_new_and_read_by_its_map() {
         SegmentWriter::create(sink, params(1, Compression::None), None, &clock).expect("create");
     let record = Record { sequence: Sequence(1), time: Timestamp(1), body: Body::Flush };
     writer.append(&record).expect("append");
-    let (_, summary) = writer.seal(None).expect("seal");
+    let (_, summary) = writer.close(None).expect("close");
     let segment = Segment::open(open_mapped(&path).expect("map"), &KeyRing::default());
     assert_eq!(segment.expect("sound").summary(), &summary);
     assert_eq!(FileSink::create(&path).expect_err("exists").kind(), ErrorKind::AlreadyExists);
@@ -651,7 +651,7 @@ fn after_a_failed_append_the_writer_is_poisoned() {
     assert_eq!(writer.sync().expect_err("full").kind(), ErrorKind::Full);
     assert_eq!(writer.append(&at(2)).expect_err("poisoned").kind(), ErrorKind::Poisoned);
     assert_eq!(writer.sync().expect_err("poisoned").kind(), ErrorKind::Poisoned);
-    assert_eq!(writer.seal(None).map(drop).expect_err("poisoned").kind(), ErrorKind::Poisoned);
+    assert_eq!(writer.close(None).map(drop).expect_err("poisoned").kind(), ErrorKind::Poisoned);
 }
 
 #[test]
@@ -666,7 +666,7 @@ fn only_random_data_is_not_compressed() {
         let body = Body::Write { offset: 0, data };
         let record = Record { sequence: Sequence(1), time: Timestamp(1), body };
         writer.append(&record).expect("append");
-        writer.seal(None).expect("seal").1.stored_bytes as usize
+        writer.close(None).expect("close").1.stored_bytes as usize
     };
     assert!(stored_bytes(&noise) > noise.len());
     assert!(stored_bytes(&digits) < digits.len() * 4 / 5, "six bits in eight");

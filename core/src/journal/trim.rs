@@ -40,5 +40,5 @@ pub(crate) fn trim<S: SegmentSink>(
             writer.append(&record)?;
         }
     }
-    writer.seal(Some(through))
+    writer.close(Some(through))
 }

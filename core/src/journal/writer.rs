@@ -6,13 +6,13 @@
 //! A record that is refused leaves the writer as it was. After the sink failed nobody knows where the segment ends: the
 //! writer is poisoned, and the segment is abandoned or repaired.
 
+use super::cipher::SegmentCipher;
 use super::format::{
     self, Aead, Codec, DATA_FRAMES_MAX, EXTENT_RECORDS_MAX, FOOTER_BYTES, FOOTER_NONCE,
     FRAME_HEADER_BYTES, FRAME_TARGET_BYTES_MAX, Footer, FrameHeader, FrameKind, HEADER_BYTES,
     Header, INDEX_FRAME_ENTRIES_MAX, IndexEntry, IndexKind, NOTES_RECORDS_MAX, Notes,
 };
 use super::index::last_writers;
-use super::seal::SegmentSeal;
 use super::{
     Body, LABEL_BYTES_MAX, MarkEntry, OrderChange, RECORD_DATA_BYTES_MAX, Record, SegmentKind,
     SegmentParams, SegmentSink, SegmentSummary, VolumeKey,
@@ -39,7 +39,7 @@ pub struct SegmentWriter<S: SegmentSink> {
     poisoned: bool,
     params: SegmentParams,
     salt: [u8; 16],
-    seal: Option<SegmentSeal>,
+    cipher: Option<SegmentCipher>,
     zstd: Option<zstd::bulk::Compressor<'static>>,
     compressing: bool,
     chain: blake3::Hasher,
@@ -90,7 +90,7 @@ impl<S: SegmentSink> SegmentWriter<S> {
             sink,
             poisoned: false,
             salt,
-            seal: key.map(|key| SegmentSeal::new(key, &header)),
+            cipher: key.map(|key| SegmentCipher::new(key, &header)),
             zstd,
             compressing: true,
             chain,
@@ -183,7 +183,7 @@ impl<S: SegmentSink> SegmentWriter<S> {
     /// Writes index and footer, syncs, and returns the sink and what the segment holds.
     ///
     /// A log ends with its last record; a merged segment or image covers up to `last_sequence`.
-    pub fn seal(mut self, last_sequence: Option<Sequence>) -> Result<(S, SegmentSummary)> {
+    pub fn close(mut self, last_sequence: Option<Sequence>) -> Result<(S, SegmentSummary)> {
         self.flush_frame()?;
         let last_sequence = last_sequence.unwrap_or(self.last_sequence).max(self.last_sequence);
         let index_offset = self.written;
@@ -208,8 +208,8 @@ impl<S: SegmentSink> SegmentWriter<S> {
             last_time,
             tag: [0; 16],
         };
-        if let Some(seal) = &self.seal {
-            footer.tag = seal.seal(FOOTER_NONCE, &footer.encode_aad(), &mut []);
+        if let Some(cipher) = &self.cipher {
+            footer.tag = cipher.encrypt(FOOTER_NONCE, &footer.encode_aad(), &mut []);
         }
         self.sink.append(&footer.encode())?;
         self.sink.sync()?;
@@ -368,8 +368,8 @@ impl<S: SegmentSink> SegmentWriter<S> {
             last_sequence,
             tag: [0; 16],
         };
-        if let Some(seal) = &self.seal {
-            header.tag = seal.seal(header.number, &header.encode_aad(), stored);
+        if let Some(cipher) = &self.cipher {
+            header.tag = cipher.encrypt(header.number, &header.encode_aad(), stored);
         }
         let encoded = header.encode(stored);
         self.chain.update(&encoded);

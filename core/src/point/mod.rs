@@ -1,4 +1,4 @@
-//! Recovery points that need more than a mark in the write order.
+//! Recovery points that take more than a mark: of quiesced applications and of groups.
 
 mod group;
 mod quiesce;

@@ -1,12 +1,13 @@
-//! Quiescing applications around a mark.
+//! Quiesces applications around a mark.
 //!
-//! An application-consistent point is a mark that was taken while its applications were quiesced and the disk flushed.
-//! Whatever happens between, [`Quiesce::release`] is called exactly once for each [`Quiesce::quiesce`], also when that
-//! failed or something panicked.
+//! A point is application-consistent if its mark was placed while the applications were quiesced and
+//! the disk was flushed. [`Quiesce::release`] is called exactly once for each [`Quiesce::quiesce`],
+//! even if that failed or a step panicked.
 //!
-//! The point is exact: [`Quiesce::holds`] is asked under the lock that orders the writes, and the mark reaches the journal
-//! as application-consistent only when `release` has said that nothing went on in between. Where anything fails there is
-//! no such point.
+//! The point is exact: the mark is placed under the lock that orders writes, and only if
+//! [`Quiesce::still_quiesced`] succeeds there. The journal records it as application-consistent only
+//! if `release` then reports that no application went on before. If a step fails there is no such
+//! point.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -14,59 +15,63 @@ use std::time::Duration;
 use crate::clock::Clock;
 use crate::error::{Error, ErrorKind, Result};
 
-/// What an application is quiesced for.
+/// Describes the point for which an application is quiesced.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct QuiesceRequest {
     /// Name of the volume.
     pub volume: String,
-    /// Label of the point to be.
+    /// Label of the point that is taken.
     pub label: String,
-    /// Time from the beginning of `quiesce` to the mark. Applications go on after it, whatever happens.
+    /// Time from the beginning of `quiesce` to the mark. Afterwards applications go on in any case.
     pub limit: Duration,
-    /// Files and directories that are written while the application is quiesced: the agent's state, the disk itself. A
-    /// provider that would stop writes to any of them refuses.
+    /// Files and directories that are written while the application is quiesced: the state directory
+    /// and the disk itself. A provider that would stop writes to any of them refuses.
     pub written: Vec<PathBuf>,
 }
 
 impl QuiesceRequest {
-    /// A request for a point of `volume` within `limit`; label and paths are empty.
+    /// Makes a request for a point of `volume` within `limit`, without label and paths.
     pub fn new(volume: &str, limit: Duration) -> Self {
         let volume = volume.to_owned();
         Self { volume, label: String::new(), limit, written: Vec::new() }
     }
 }
 
-/// Brings an application to a state whose disk is consistent.
+/// Brings an application to a condition in which its data on disk is consistent.
 ///
-/// Contract: `quiesce` returns within the limit of the request, or fails; `release` succeeds when there is nothing to
-/// release, and fails when the application may have gone on before: then the point is not application-consistent.
+/// Contract: `quiesce` returns within the limit of the request, or fails. `release` succeeds if there
+/// is nothing to release. It fails if the application may have gone on before; then the point is not
+/// application-consistent.
 pub trait Quiesce: Send + Sync {
-    /// Name for errors and events.
+    /// Returns the name for errors and events.
     fn name(&self) -> String;
     /// Makes the disk consistent and keeps it so until `release`.
     fn quiesce(&self, request: &QuiesceRequest) -> Result<()>;
-    /// An error when the application went on already. Asked at the instant of the mark while all writers wait: it returns
-    /// at once and does no I/O on the volume. By default the time limit alone decides.
-    fn holds(&self) -> Result<()> {
+    /// Fails if the application already went on. Called at the instant of the mark while all writers
+    /// wait, so it returns at once and does no I/O on the volume. Default: succeeds, so that the time
+    /// limit alone decides.
+    fn still_quiesced(&self) -> Result<()> {
         Ok(())
     }
     /// Lets the application go on.
     fn release(&self) -> Result<()>;
 }
 
-/// What [`quiesced`] does between quiescing and releasing.
-pub(crate) struct Steps<Flush, Mark, Settle> {
+/// The steps of [`quiesced`] between quiescing and releasing, and after.
+pub(crate) struct Steps<Flush, Mark, Confirm> {
     /// Flushes the disk.
     pub flush: Flush,
-    /// Places the mark if what it is given says so at that instant.
+    /// Places the mark, if the check that it is given succeeds at that instant.
     pub mark: Mark,
-    /// Is told whether the mark proved good.
-    pub settle: Settle,
+    /// Confirms the mark, or demotes it if the flag is false.
+    pub confirm: Confirm,
 }
 
-/// Quiesces, flushes, marks, releases, settles. `Unavailable`, without a point, when more than the limit went by before the
-/// mark: the application may have gone on by itself. Gives the mark, and the time from the beginning to the end.
+/// Quiesces, flushes, marks, releases and confirms. Returns the mark and the time that all took.
+///
+/// `Unavailable`, without a point, if the mark came after the limit: the application may have gone on
+/// by itself.
 pub(crate) fn quiesced<T>(
     provider: &dyn Quiesce,
     request: &QuiesceRequest,
@@ -81,23 +86,23 @@ pub(crate) fn quiesced<T>(
     let mut release = Release { provider, pending: true };
     provider.quiesce(request)?;
     (steps.flush)()?;
-    let holds = || {
+    let still_quiesced = || {
         let taken = clock.elapsed().saturating_sub(start);
         if taken > request.limit {
             return Err(Error::new(ErrorKind::Unavailable, "quiesce", provider.name())
                 .expected(format_args!("it quiesced and flushed within {:?}", request.limit))
                 .found(format_args!("{taken:?}")));
         }
-        provider.holds()
+        provider.still_quiesced()
     };
-    let placed = (steps.mark)(&holds)?;
+    let placed = (steps.mark)(&still_quiesced)?;
     let released = release.now();
-    (steps.settle)(&placed, released.is_ok());
+    (steps.confirm)(&placed, released.is_ok());
     released?;
     Ok((placed, clock.elapsed().saturating_sub(start)))
 }
 
-/// Releases when it is dropped, if nobody did before.
+/// Releases on drop, unless [`Release::now`] did before.
 struct Release<'a> {
     provider: &'a dyn Quiesce,
     pending: bool,
@@ -113,7 +118,7 @@ impl Release<'_> {
 impl Drop for Release<'_> {
     fn drop(&mut self) {
         if self.pending {
-            // The failure that led here is the one that is told.
+            // The failure that led here is the one to report.
             let _ = self.provider.release();
         }
     }
@@ -126,7 +131,7 @@ mod tests {
     use crate::sync::lock::Mutex;
     use crate::units::Timestamp;
 
-    /// Writes down what it is asked, and does as it is told.
+    /// Records its calls, and fails at one step.
     struct Scripted<'a> {
         log: Mutex<Vec<&'static str>>,
         clock: &'a ManualClock,
@@ -154,8 +159,8 @@ mod tests {
             self.step("quiesce")
         }
 
-        fn holds(&self) -> Result<()> {
-            self.step("holds")
+        fn still_quiesced(&self) -> Result<()> {
+            self.step("still_quiesced")
         }
 
         fn release(&self) -> Result<()> {
@@ -170,11 +175,11 @@ mod tests {
         let request = QuiesceRequest::new("disk", Duration::from_millis(100));
         let steps = Steps {
             flush: || provider.step("flush"),
-            mark: |holds: &dyn Fn() -> Result<()>| {
-                holds()?;
+            mark: |check: &dyn Fn() -> Result<()>| {
+                check()?;
                 provider.step("mark")
             },
-            settle: |(): &(), good| drop(provider.step(if good { "good" } else { "bad" })),
+            confirm: |(): &(), good| drop(provider.step(if good { "good" } else { "bad" })),
         };
         let result = quiesced(&provider, &request, &clock, steps).map(drop);
         (provider.log.into_inner(), result)
@@ -182,9 +187,9 @@ mod tests {
 
     #[test]
     fn promise_8_whatever_fails_the_application_is_released_once() {
-        let all = ["quiesce", "flush", "holds", "mark", "release", "good"];
+        let all = ["quiesce", "flush", "still_quiesced", "mark", "release", "good"];
         assert_eq!(play(1, None).0, all);
-        for (fails, steps) in [("quiesce", 1), ("flush", 2), ("holds", 3), ("mark", 4)] {
+        for (fails, steps) in [("quiesce", 1), ("flush", 2), ("still_quiesced", 3), ("mark", 4)] {
             let (log, result) = play(1, Some(fails));
             assert_eq!(result.expect_err(fails).operation(), fails);
             let mut expected = all[..steps].to_vec();
@@ -196,7 +201,7 @@ mod tests {
     #[test]
     fn promise_7_a_mark_whose_release_fails_is_not_good() {
         let (log, result) = play(1, Some("release"));
-        assert_eq!(result.expect_err("not held").operation(), "release");
+        assert_eq!(result.expect_err("released too early").operation(), "release");
         assert_eq!(log.last(), Some(&"bad"));
     }
 

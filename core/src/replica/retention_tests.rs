@@ -165,7 +165,7 @@ impl Rig {
             let (sequence, time) = (Sequence(self.sequence), self.now());
             writer.append(&Record { sequence, time, body: body.clone() }).expect("append");
         }
-        let (bytes, summary) = writer.seal(None).expect("seal");
+        let (bytes, summary) = writer.close(None).expect("close");
         let object = format!("volumes/disk/segments/{}", summary.object_name());
         self.chain = summary.chain;
         self.store.put(&object, &bytes).expect("put");

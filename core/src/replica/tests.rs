@@ -78,7 +78,7 @@ impl Rig {
             SegmentWriter::create(Vec::new(), params, replica.keys().newest(), &*self.clock)
                 .expect("create");
         records.iter().for_each(|record| writer.append(record).expect("append"));
-        let (bytes, summary) = writer.seal(None).expect("seal");
+        let (bytes, summary) = writer.close(None).expect("close");
         self.chain = summary.chain;
         let object = format!("volumes/disk/segments/{}", summary.object_name());
         self.store.put(&object, &bytes).expect("put");

@@ -86,7 +86,7 @@ fn log(
         let time = Timestamp(1_700_000_000_000_000_000 + sequence as i64);
         writer.append(&Record { sequence: Sequence(sequence), time, body }).expect("append");
     }
-    writer.seal(None).expect("seal")
+    writer.close(None).expect("close")
 }
 
 fn segments() {
@@ -224,7 +224,7 @@ fn dirty_maps() {
             DirtyMapParams { volume: VolumeId([7; 16]), device_bytes: 100 << 20, region_bytes };
         let mut map = DirtyMap::create(&path, params, false).expect("create");
         map.begin_session().expect("begin");
-        map.mark(&[range(3, 3), range(8, 31), range(99, 99)]).expect("mark");
+        map.set_dirty(&[range(3, 3), range(8, 31), range(99, 99)]).expect("set dirty");
         if stop {
             let modified = Some(Timestamp(5));
             let stop = CleanStop { last_sequence: Sequence(9), modified, sample: [1; 32] };

@@ -5,7 +5,7 @@ use std::sync::{Arc, LazyLock};
 use std::task::{Poll, Waker};
 use std::time::Duration;
 
-use hrl::capture::{Change, Hold, RegionRange, Tap};
+use hrl::capture::{Barrier, Change, RegionRange, Tap};
 use hrl::device::Buffer;
 use hrl::journal::{Mark, PointKind};
 use hrl::sync::lock::Mutex;
@@ -38,7 +38,7 @@ pub(crate) struct Volume {
     pub name: String,
     pub tap: Tap,
     pub clock: Arc<ManualClock>,
-    hold: Mutex<Option<Hold>>,
+    hold: Mutex<Option<Barrier>>,
     /// What a test breaks: no writer is held.
     never_holds: bool,
 }
@@ -48,7 +48,7 @@ impl Volume {
         let policy = Policy::default();
         let tap = Tap::new(DISK_BYTES, Sequence(0), &policy, clock.clone());
         // Every region is marked, so that nobody waits for the dirty map.
-        tap.marked(&[RegionRange { first: 0, last: DISK_BYTES / policy.region_bytes - 1 }]);
+        tap.set_dirty(&[RegionRange { first: 0, last: DISK_BYTES / policy.region_bytes - 1 }]);
         Arc::new(Self { name, tap, clock: clock.clone(), hold: Mutex::default(), never_holds })
     }
 
@@ -59,7 +59,7 @@ impl Volume {
         Session::new(Shared::new("g").expect("a descriptor is free"), self.clone(), options)
     }
 
-    fn current_hold(&self) -> std::sync::MutexGuard<'_, Option<Hold>> {
+    fn current_hold(&self) -> std::sync::MutexGuard<'_, Option<Barrier>> {
         self.hold.lock()
     }
 }
@@ -83,7 +83,7 @@ impl Target for Volume {
 
     fn hold(&self, limit: Duration) -> Result<()> {
         if !self.never_holds {
-            *self.current_hold() = Some(self.tap.hold(limit)?);
+            *self.current_hold() = Some(self.tap.barrier(limit)?);
         }
         Ok(())
     }
@@ -93,7 +93,7 @@ impl Target for Volume {
         let point = PointId(random(&*self.clock));
         let mark = Mark { point, kind, label, group: Some(group) };
         let (sequence, time) = match *self.current_hold() {
-            Some(hold) => self.tap.mark_held(hold, mark, || Ok(()))?,
+            Some(hold) => self.tap.mark_at_barrier(hold, mark, || Ok(()))?,
             None if self.never_holds => self.tap.mark(mark)?,
             None => return Err(Error::new(ErrorKind::Unavailable, "mark", "volume")),
         };

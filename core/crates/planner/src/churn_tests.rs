@@ -40,7 +40,7 @@ fn segment(first: u64, records: &[(i64, Body<'_>)]) -> Segment {
         let record = Record { sequence, time: Timestamp(*time), body: body.clone() };
         writer.append(&record).expect("append");
     }
-    let (bytes, _) = writer.seal(None).expect("seal");
+    let (bytes, _) = writer.close(None).expect("close");
     let source = Box::new(BytesSource::new("test", bytes));
     Segment::open(source, &KeyRing::default()).expect("open")
 }

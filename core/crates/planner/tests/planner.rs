@@ -349,7 +349,7 @@ impl Days {
         self.clock.fill_random(&mut id);
         let kind = PointKind::Crash;
         append(Body::Mark(Mark { point: PointId(id), kind, label: String::new(), group: None }));
-        let (bytes, summary) = writer.seal(None).expect("seal");
+        let (bytes, summary) = writer.close(None).expect("close");
         let object = format!("volumes/disk/segments/{}", summary.object_name());
         self.chain = summary.chain;
         self.store.put(&object, &bytes).expect("put");

@@ -145,7 +145,7 @@ impl Quiesce for Applications {
         running.wait_for("quiesced", &deadline)
     }
 
-    fn holds(&self) -> Result<()> {
+    fn still_quiesced(&self) -> Result<()> {
         match &*self.running() {
             Some(running) if running.channel.is_silent() => Ok(()),
             _ => Err(lost().message("its watchdog let it go before the mark")),

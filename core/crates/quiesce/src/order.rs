@@ -50,8 +50,8 @@ impl Quiesce for InOrder {
         Ok(())
     }
 
-    fn holds(&self) -> Result<()> {
-        self.parts.iter().try_for_each(|part| part.holds())
+    fn still_quiesced(&self) -> Result<()> {
+        self.parts.iter().try_for_each(|part| part.still_quiesced())
     }
 
     fn release(&self) -> Result<()> {

@@ -52,7 +52,7 @@ fn a_file_system_is_frozen_between_quiesce_and_release() {
     let mount = Mount::new("ext4");
     let frozen = applications(&[mount.spec()]);
     frozen.quiesce(&request(5 * SECOND)).expect("freeze");
-    frozen.holds().expect("frozen");
+    frozen.still_quiesced().expect("frozen");
     let writer = mount.writer("a");
     std::thread::sleep(SECOND / 5);
     assert!(!writer.is_finished(), "a write to a frozen file system went through");
@@ -106,7 +106,7 @@ fn promise_8_what_is_held_is_let_go_at_the_limit() {
     wait_until(AT_ONCE, || !mount.is_frozen()).expect("thawed");
     let taken = start.elapsed();
     assert!(taken > SECOND && taken < 3 * SECOND, "{taken:?}");
-    held.holds().expect_err("it was let go");
+    held.still_quiesced().expect_err("it was let go");
     wait_until(AT_ONCE, || lines(&log).len() == 2).expect("post was run");
     let error = held.release().expect_err("not held to the end");
     assert!(error.to_string().contains("time limit"), "{error}");
@@ -152,7 +152,7 @@ fn a_client_that_dies_is_no_hold() {
     assert!(error.to_string().contains("its client ended"), "{error}");
     held.quiesce(&request(10 * SECOND)).expect("lock");
     run("pkill", &["-9", "-f", &format!("^sqlite3 .*{}", database.display())]);
-    wait_until(AT_ONCE, || held.holds().is_err()).expect("noticed");
+    wait_until(AT_ONCE, || held.still_quiesced().is_err()).expect("noticed");
     held.release().expect_err("lost");
 }
 
@@ -337,7 +337,7 @@ fn promise_8_what_a_killed_watchdog_held_is_let_go_by_the_agent() {
     held.quiesce(&request(10 * SECOND)).expect("quiesce");
     assert!(mount.is_frozen());
     run("pkill", &["-9", "-P", &std::process::id().to_string(), "hrl-watchdog"]);
-    wait_until(AT_ONCE, || held.holds().is_err()).expect("noticed");
+    wait_until(AT_ONCE, || held.still_quiesced().is_err()).expect("noticed");
     held.release().expect_err("no point");
     assert!(!mount.is_frozen());
     assert_eq!(lines(&log), ["pre disk", "post"]);

@@ -158,7 +158,7 @@ impl Facts {
     /// Marks of these regions are durable as they are in `bits` now.
     pub(super) fn map_synced(&mut self, regions: std::ops::Range<usize>, bits: &[u8]) {
         for region in regions.start..regions.end.min(self.marks.len()) {
-            self.marks[region] = is_marked(bits, region);
+            self.marks[region] = is_dirty(bits, region);
         }
         self.check_covered();
     }
@@ -166,7 +166,7 @@ impl Facts {
     /// The map may become durable as it is in `bits` now, or not.
     pub(super) fn map_changed(&mut self, bits: &[u8]) {
         for (region, mark) in self.marks.iter_mut().enumerate() {
-            *mark &= is_marked(bits, region);
+            *mark &= is_dirty(bits, region);
         }
         self.check_covered();
     }
@@ -300,7 +300,7 @@ fn precedes(before: &Write, after: &Write) -> bool {
     before.returned.is_some_and(|returned| returned < after.submitted)
 }
 
-fn is_marked(bits: &[u8], region: usize) -> bool {
+fn is_dirty(bits: &[u8], region: usize) -> bool {
     bits[region / 8] >> (region % 8) & 1 == 1
 }
 

@@ -239,7 +239,7 @@ fn promise_6_the_end_wakes_everybody() {
             })
         });
         let held = spawn(&world, |world| {
-            let _ = world.tap.hold(Duration::MAX);
+            let _ = world.tap.barrier(Duration::MAX);
         });
         world.end(beside);
         join(writers);
@@ -248,7 +248,7 @@ fn promise_6_the_end_wakes_everybody() {
 }
 
 #[test]
-fn promise_7_a_hold_cuts_two_volumes_between_a_cause_and_its_effect() {
+fn promise_7_a_barrier_cuts_two_volumes_between_a_cause_and_its_effect() {
     explore(|| {
         let setup = Setup { patience: Duration::MAX, ..Setup::default() };
         let worlds = [World::new(setup), World::new(setup)];
@@ -260,7 +260,7 @@ fn promise_7_a_hold_cuts_two_volumes_between_a_cause_and_its_effect() {
                 (effect(first as usize), effect(1 - first as usize))
             })
         });
-        let marks = hold_and_mark(&worlds);
+        let marks = mark_at_barriers(&worlds);
         let chains = chains.map(|chain| chain.join().expect("no panic"));
         for (world, beside) in worlds.iter().zip(beside) {
             let last = world.mark().expect("in order");
@@ -280,17 +280,17 @@ fn promise_7_a_hold_cuts_two_volumes_between_a_cause_and_its_effect() {
 }
 
 /// What a group's coordinator makes its members do; the points when it worked.
-fn hold_and_mark(worlds: &[Arc<World>; 2]) -> Option<[Sequence; 2]> {
+fn mark_at_barriers(worlds: &[Arc<World>; 2]) -> Option<[Sequence; 2]> {
     // Some holds are over before they are released.
     let limit = Duration::from_millis(10);
-    let holds = worlds.each_ref().map(|world| world.tap.hold(limit).expect("nobody else holds"));
+    let holds = worlds.each_ref().map(|world| world.tap.barrier(limit).expect("nobody else holds"));
     if choose(3) == 0 {
         worlds[choose(2) as usize].clock.advance(limit);
     }
     let marks = [0, 1].map(|at| {
         // Long enough for a cause and its effect, were there no hold.
         (0..choose(64)).for_each(|_| thread::yield_now());
-        worlds[at].tap.mark_held(holds[at], a_mark(), || Ok(()))
+        worlds[at].tap.mark_at_barrier(holds[at], a_mark(), || Ok(()))
     });
     for (world, hold) in worlds.iter().zip(holds) {
         world.tap.release(hold);
@@ -302,7 +302,7 @@ fn hold_and_mark(worlds: &[Arc<World>; 2]) -> Option<[Sequence; 2]> {
 }
 
 #[test]
-fn promise_7_nothing_from_an_unsettled_mark_on_reaches_the_journal() {
+fn promise_7_nothing_from_an_unconfirmed_mark_on_reaches_the_journal() {
     explore(|| {
         let world = World::new(Setup { patience: Duration::MAX, ..Setup::default() });
         let beside = keeper_and_journal(&world);
@@ -311,10 +311,10 @@ fn promise_7_nothing_from_an_unsettled_mark_on_reaches_the_journal() {
             world.write(0, 1).expect("written");
         });
         let marker = spawn(&world, |world| {
-            let (mark, _) = world.tap.mark_unsettled(a_mark(), || Ok(())).expect("in order");
+            let (mark, _) = world.tap.mark_unconfirmed(a_mark(), || Ok(())).expect("in order");
             thread::yield_now();
             assert!(world.known.facts().durable < mark, "promise 7: it is not settled yet");
-            world.tap.settle(mark, choose(2) == 0);
+            world.tap.confirm(mark, choose(2) == 0);
             world.wait_durable(mark);
         });
         join([writer, marker]);

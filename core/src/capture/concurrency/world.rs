@@ -11,7 +11,7 @@ use super::disk::{Disk, Known, MapFile};
 use super::facts::{BLOCK_BYTES, REGION_BYTES, Stamp, stamp_of};
 use crate::capture::{
     Change, DirtyMap, DirtyMapParams, QueuedBody, QueuedRecord, RegionRange, Tap, Ticket, Volume,
-    clean, mark_wanted, thread_waker,
+    clean, set_wanted_dirty, thread_waker,
 };
 use crate::clock::ManualClock;
 use crate::device::{BlockDevice, Buffer, Durability};
@@ -133,9 +133,9 @@ impl World {
     /// Marks regions until the end.
     pub(super) fn keep(&self) {
         while !self.is_stopping() {
-            let marked = mark_wanted(&self.tap, &self.map, || unreachable!("syncs succeed"));
+            let marked = set_wanted_dirty(&self.tap, &self.map, || unreachable!("syncs succeed"));
             if !marked.expect("syncs succeed") {
-                self.tap.wait_to_mark(self.setup.patience);
+                self.tap.wait_to_set_dirty(self.setup.patience);
             }
         }
     }
@@ -251,7 +251,7 @@ impl World {
     }
 
     /// Waits for order, with everything durable.
-    pub(super) fn settle(&self) {
+    pub(super) fn confirm(&self) {
         loop {
             let stats = self.tap.stats();
             if stats.mode == Mode::Ordered && self.durable() >= stats.last_sequence {
@@ -277,7 +277,7 @@ impl World {
         drop(facts);
         self.clean();
         let map = self.map.lock();
-        assert!(map.marked().is_empty(), "what is durable everywhere is cleaned");
+        assert!(map.dirty_regions().is_empty(), "what is durable everywhere is cleaned");
     }
 
     fn durable(&self) -> Sequence {

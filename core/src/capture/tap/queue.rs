@@ -5,7 +5,7 @@
 use std::task::Waker;
 use std::time::Duration;
 
-use super::{State, Tap, WAKE_BYTES};
+use super::{Tap, TapState, WAKE_BYTES};
 use crate::device::{Buffer, Discarded};
 use crate::event::{Cause, Mode};
 use crate::extent::Extent;
@@ -62,7 +62,7 @@ impl Tap {
     pub fn drain(&self, bytes_max: u64, wait: Duration) -> Vec<QueuedRecord> {
         let mut state = self.wait_queued(wait);
         let mut bytes = 0;
-        let end = state.unsettled.unwrap_or(Sequence(u64::MAX));
+        let end = state.unconfirmed.unwrap_or(Sequence(u64::MAX));
         let count = state
             .queue
             .iter()
@@ -91,10 +91,10 @@ impl Tap {
         drop(self.wait_queued(wait));
     }
 
-    fn wait_queued(&self, wait: Duration) -> MutexGuard<'_, State> {
+    fn wait_queued(&self, wait: Duration) -> MutexGuard<'_, TapState> {
         let mut state = self.lock();
         let idle = state.queue_bytes < WAKE_BYTES && !state.urgent && !state.closed;
-        if (idle || state.is_held_up()) && !wait.is_zero() {
+        if (idle || state.awaits_confirmation()) && !wait.is_zero() {
             state.journal_waits = true;
             state = self.queued.wait_timeout(state, wait).0;
             state.journal_waits = false;
@@ -134,10 +134,10 @@ impl Tap {
     }
 }
 
-impl State {
+impl TapState {
     /// The next record for the journal waits to be settled.
-    fn is_held_up(&self) -> bool {
+    fn awaits_confirmation(&self) -> bool {
         let next = self.queue.front();
-        next.is_some_and(|record| self.unsettled.is_some_and(|mark| mark <= record.sequence))
+        next.is_some_and(|record| self.unconfirmed.is_some_and(|mark| mark <= record.sequence))
     }
 }

@@ -4,7 +4,7 @@
 use std::task::Waker;
 use std::time::Duration;
 
-use super::{Change, QueuedBody, State, Tap, Ticket};
+use super::{Change, QueuedBody, Tap, TapState, Ticket};
 use crate::capture::region::RegionRange;
 use crate::event::{Cause, Mode};
 use crate::extent::Extent;
@@ -18,11 +18,11 @@ impl Tap {
     }
 
     /// Waits up to `wait` until writers want regions.
-    pub(crate) fn wait_to_mark(&self, wait: Duration) {
+    pub(crate) fn wait_to_set_dirty(&self, wait: Duration) {
         drop(self.wait_wanted(wait));
     }
 
-    fn wait_wanted(&self, wait: Duration) -> MutexGuard<'_, State> {
+    fn wait_wanted(&self, wait: Duration) -> MutexGuard<'_, TapState> {
         let mut state = self.lock();
         if state.wanted.is_empty() && !state.closed && !wait.is_zero() {
             state = self.work.wait_timeout(state, wait).0;
@@ -31,13 +31,13 @@ impl Tap {
     }
 
     /// These regions are durable in the dirty map now: their writers go on.
-    pub fn marked(&self, ranges: &[RegionRange]) {
+    pub fn set_dirty(&self, ranges: &[RegionRange]) {
         let mut state = self.lock();
         let now = state.last_sequence;
         for range in ranges {
-            state.regions.marked(*range, now);
+            state.regions.set_dirty(*range, now);
         }
-        let wakers = std::mem::take(&mut state.mark_waiters);
+        let wakers = std::mem::take(&mut state.dirty_waiters);
         drop(state);
         wakers.into_iter().for_each(Waker::wake);
     }
@@ -48,7 +48,7 @@ impl Tap {
     /// The caller vouches that everything up to `through` is durable on the disk and in the journal.
     pub fn clean(&self, through: Sequence) -> Vec<RegionRange> {
         let mut state = self.lock();
-        let State { regions, in_flight, .. } = &mut *state;
+        let TapState { regions, in_flight, .. } = &mut *state;
         let shift = self.region_shift;
         regions.clean(through, |range| {
             let start = range.first << shift;

@@ -138,7 +138,7 @@ fn example(key: Option<&VolumeKey>) -> Vec<u8> {
         let (sequence, time) = (Sequence(at), Timestamp(created.0 + at.cast_signed()));
         writer.append(&Record { sequence, time, body }).expect("append");
     }
-    writer.seal(None).expect("seal").0
+    writer.close(None).expect("close").0
 }
 
 /// Lines of 16 bytes, with a line of text before each part.

@@ -284,7 +284,7 @@ pub fn import_hyperv<S: SegmentSink>(
         writer.append(&Record { sequence, time, body: Body::Mark(mark) })?;
         sequence = sequence.next();
     }
-    writer.seal(None)
+    writer.close(None)
 }
 
 /// Returns the logs in the order of their chain. `Corrupt` if one is there twice, has two

@@ -186,7 +186,7 @@ fn native(records: &[(u64, Vec<u8>)], marks_every: usize) -> Segment {
         }
     }
     append(Body::Flush);
-    let bytes = writer.seal(None).expect("seal").0;
+    let bytes = writer.close(None).expect("close").0;
     Segment::open(Box::new(BytesSource::new("native.hrl", bytes)), &KeyRing::default())
         .expect("open")
 }

@@ -403,7 +403,7 @@ pub fn import_log_writes<S: SegmentSink>(
             LogWritesBody::Mark(_) | LogWritesBody::Nothing => {}
         }
     }
-    writer.seal(None)
+    writer.close(None)
 }
 
 /// Cuts a text to the length of a label.

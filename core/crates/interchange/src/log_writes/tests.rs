@@ -141,7 +141,7 @@ fn segment_of(bodies: &[Body<'_>]) -> Vec<u8> {
         let sequence = Sequence(number as u64 + 1);
         writer.append(&Record { sequence, time: Timestamp(5), body: body.clone() }).expect("put");
     }
-    writer.seal(None).expect("sealed").0
+    writer.close(None).expect("sealed").0
 }
 
 fn import(bytes: Vec<u8>) -> Vec<u8> {

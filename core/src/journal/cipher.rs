@@ -86,16 +86,16 @@ impl From<VolumeKey> for KeyRing {
 }
 
 /// Seals and opens the frames of one segment.
-pub(super) struct SegmentSeal(ChaCha20Poly1305);
+pub(super) struct SegmentCipher(ChaCha20Poly1305);
 
-impl SegmentSeal {
+impl SegmentCipher {
     /// The seal of the segment with this header.
     pub(super) fn new(key: &VolumeKey, header: &[u8]) -> Self {
         Self(ChaCha20Poly1305::new(&key.derive(SEGMENT_CONTEXT, header).into()))
     }
 
     /// Encrypts `content` in place and gives its tag.
-    pub(super) fn seal(&self, number: u32, aad: &[u8], content: &mut [u8]) -> [u8; 16] {
+    pub(super) fn encrypt(&self, number: u32, aad: &[u8], content: &mut [u8]) -> [u8; 16] {
         self.0
             .encrypt_inout_detached(&nonce(number).into(), aad, content.into())
             .expect("a frame is far below the limit of the cipher")
@@ -103,7 +103,13 @@ impl SegmentSeal {
     }
 
     /// Decrypts `content` in place; false when it, its place or its header are not what was sealed.
-    pub(super) fn open(&self, number: u32, aad: &[u8], content: &mut [u8], tag: &[u8; 16]) -> bool {
+    pub(super) fn decrypt(
+        &self,
+        number: u32,
+        aad: &[u8],
+        content: &mut [u8],
+        tag: &[u8; 16],
+    ) -> bool {
         self.0
             .decrypt_inout_detached(&nonce(number).into(), aad, content.into(), &(*tag).into())
             .is_ok()
