@@ -71,5 +71,5 @@ pub(crate) fn hand_in(
 }
 
 fn is_known(catalog: &Catalog, object: &str) -> bool {
-    catalog.named().any(|entry| entry.object == object)
+    catalog.published().any(|entry| entry.object == object)
 }

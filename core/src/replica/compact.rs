@@ -445,10 +445,11 @@ impl Run<'_> {
         if plan.objects_due.is_empty() || self.options.dry_run {
             return Ok(());
         }
-        let named: HashSet<_> = self.replica.catalog().named().map(|entry| &entry.object).collect();
-        // No catalog that was made by these rules names a retired object.
-        let unnamed = objects.iter().filter(|object| !named.contains(object));
-        self.replica.store().delete_many(&unnamed.cloned().collect::<Vec<_>>())?;
+        let published: HashSet<_> =
+            self.replica.catalog().published().map(|entry| &entry.object).collect();
+        // No catalog that was made by these rules lists a retired object.
+        let unlisted = objects.iter().filter(|object| !published.contains(object));
+        self.replica.store().delete_many(&unlisted.cloned().collect::<Vec<_>>())?;
         let now = self.replica.clock().elapsed();
         self.deleted.extend(objects.into_iter().map(|object| (object, now)));
         let is_gone = |at: &Duration| now.saturating_sub(*at) >= self.late;
@@ -482,11 +483,11 @@ impl Run<'_> {
     /// Objects older than the grace that can never belong to the volume.
     fn strays(&self, now: Timestamp) -> Result<Vec<String>> {
         let catalog = self.replica.catalog();
-        let named: HashSet<_> = catalog.named().map(|entry| &entry.object).collect();
+        let published: HashSet<_> = catalog.published().map(|entry| &entry.object).collect();
         let prefix = layout::segments_prefix(&self.replica.info().name);
         let mut strays = Vec::new();
         for info in self.replica.store().list(&prefix)? {
-            if named.contains(&info.name) || catalog.retired().contains_key(&info.name) {
+            if published.contains(&info.name) || catalog.retired().contains_key(&info.name) {
                 continue;
             }
             let first = info.name.strip_prefix(&prefix).and_then(first_sequence);

@@ -39,7 +39,7 @@ pub use point::{GoodBecause, RecoveryPoint};
 pub(crate) use restore::is_zero;
 pub use restore::{RestoreReport, RestoreTarget};
 pub(crate) use retention::folds_of;
-pub use retention::{Fold, FoldReason, KeepReason, KeptState, RetentionPlan, plan};
+pub use retention::{Fold, FoldReason, KeptState, RetentionPlan, plan};
 pub use verify::{Finding, VerifyReport};
 pub use view::{View, ViewOptions};
 
@@ -49,6 +49,7 @@ use crate::journal::{KeyRing, ObjectSource, Segment, SegmentKind, SegmentSource,
 use crate::parallel;
 use crate::store::Store;
 use crate::units::{Epoch, Sequence, Timestamp};
+pub use crate::vault::KeepReason;
 use crate::vault::{
     Catalog, CatalogEdit, Division, SegmentEntry, Step, TimelineEntry, Vault, VolumeInfo, layout,
 };

@@ -16,10 +16,10 @@ use std::ops::Range;
 use std::time::Duration;
 
 use super::Replica;
-use crate::journal::{PointKind, SegmentKind};
+use crate::journal::SegmentKind;
 use crate::policy::RetentionPolicy;
 use crate::units::{PointId, Sequence, Timestamp};
-use crate::vault::{Catalog, Intervals, Pin, PinUntil, SegmentEntry};
+use crate::vault::{Catalog, Intervals, KeepReason, SegmentEntry};
 
 /// Small segments outside of the full window beyond which runs of them are folded whether that saves bytes or not: each
 /// costs a view time to open. Below it folding waits, because what is written over meanwhile is not written again.
@@ -38,40 +38,6 @@ const FOLD_SEGMENTS_MAX: usize = 8192;
 const FOLD_RECORDS_MAX: u64 = 4 << 20;
 /// Most begins and ends of unordered intervals in a fold.
 const FOLD_ORDER_CHANGES_MAX: usize = 4096;
-
-/// Why a state stays.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum KeepReason {
-    /// Legal hold.
-    LegalHold,
-    /// Pinned.
-    Pinned,
-    /// A branch, a failover under way or a test failover stands on it.
-    Branch,
-    /// The newest point that a check found good.
-    LastVerified,
-    /// The newest application-consistent point.
-    LastAppConsistent,
-    /// The first of its interval.
-    Thinned,
-    /// The first of the newest interval beyond the window: the base of the others.
-    Base,
-}
-
-impl KeepReason {
-    /// Stable lower-case name.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::LegalHold => "legal-hold",
-            Self::Pinned => "pinned",
-            Self::Branch => "branch",
-            Self::LastVerified => "last-verified",
-            Self::LastAppConsistent => "last-app-consistent",
-            Self::Thinned => "thinned",
-            Self::Base => "base",
-        }
-    }
-}
 
 /// A state that stays.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -170,43 +136,6 @@ pub(crate) fn folds_of(
     let mut kept = planner.kept();
     let forced = planner.give_up(&mut kept, planner.over_budget());
     planner.folds(&kept, forced)
-}
-
-impl Catalog {
-    /// Points that are never dropped, and why, as far as pins are concerned those that `holds` says still hold.
-    pub(crate) fn protected_points(
-        &self,
-        holds: impl Fn(&Pin) -> bool,
-    ) -> HashMap<PointId, KeepReason> {
-        let mut points = HashMap::new();
-        let is_app = |kind| matches!(kind, PointKind::App | PointKind::GroupApp);
-        for (_, mark) in self.point_marks() {
-            let point = mark.mark.point;
-            if is_app(mark.mark.kind) {
-                points.retain(|_, reason| *reason != KeepReason::LastAppConsistent);
-                points.insert(point, KeepReason::LastAppConsistent);
-            }
-        }
-        let verified: HashSet<PointId> = self
-            .verdicts()
-            .iter()
-            .map(|verdict| verdict.point)
-            .filter(|point| self.is_verified(*point))
-            .collect();
-        let marks = self.point_marks().map(|(_, mark)| mark.mark.point);
-        if let Some(point) = marks.filter(|point| verified.contains(point)).last() {
-            points.insert(point, KeepReason::LastVerified);
-        }
-        for pin in self.pins().iter().filter(|pin| holds(pin)) {
-            let reason = match pin.until {
-                PinUntil::LegalHold => KeepReason::LegalHold,
-                _ => KeepReason::Pinned,
-            };
-            let known = points.entry(pin.point).or_insert(reason);
-            *known = reason.min(*known);
-        }
-        points
-    }
 }
 
 /// A state that may be kept: a point, or the end of a segment.

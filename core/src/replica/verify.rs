@@ -49,7 +49,7 @@ impl Replica {
 
 fn run(replica: &Replica, progress: Progress<'_>) -> Result<VerifyReport> {
     let catalog = replica.catalog();
-    let entries: Vec<_> = catalog.named().collect();
+    let entries: Vec<_> = catalog.published().collect();
     // The sizes are what the catalog says, and may be anything.
     let total =
         entries.iter().fold(0_u64, |total, entry| total.saturating_add(entry.summary.stored_bytes));
@@ -95,10 +95,10 @@ fn run(replica: &Replica, progress: Progress<'_>) -> Result<VerifyReport> {
                 .message("it was cancelled"));
         }
     }
-    let named: HashSet<_> = entries.iter().map(|entry| &entry.object).collect();
+    let published: HashSet<_> = entries.iter().map(|entry| &entry.object).collect();
     let retired = catalog.retired();
     for info in replica.store().list(&layout::segments_prefix(&replica.info().name))? {
-        if !named.contains(&info.name) && !retired.contains_key(&info.name) {
+        if !published.contains(&info.name) && !retired.contains_key(&info.name) {
             report.strays.push(info.name);
         }
     }

@@ -1,10 +1,11 @@
 //! What a catalog knows beside the chain of segments: pins, verdicts, and objects that wait for their deletion.
 //!
-//! None of it changes what a point is. A pin keeps its point through retention until its time; a legal hold keeps it
-//! until it is lifted by name, whatever else says. A verdict is what a check of the point found. A retired object is one
-//! that no version of the catalog from now on may name: its deletion is due some time after it was retired, so that
-//! readers which hold an older version finish in peace.
+//! None of it changes what a point is. A pin keeps its point through retention until its time. A legal hold keeps it until
+//! it is lifted as such, whatever else is decided. A verdict is what a check of the point found. A retired object is listed
+//! by no later version of the catalog. Its deletion is due some time after it was retired, so that readers of an older
+//! version can finish.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, HashSet};
 
 use crate::journal::Mark;
@@ -18,12 +19,12 @@ pub const PINS_MAX: usize = 4096;
 /// Most verdicts kept for one point: the newest of each kind.
 const VERDICTS_OF_POINT_MAX: usize = VerdictKind::ALL.len();
 
-/// How long a pin holds.
+/// How long a pin is in force.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PinUntil {
     /// Until this time; then retention decides again.
     Time(Timestamp),
-    /// Until it is taken off.
+    /// Until it is removed.
     Forever,
     /// Legal hold: until it is lifted as such. Beside it the point may have an ordinary pin.
     LegalHold,
@@ -36,19 +37,19 @@ pub struct Pin {
     pub point: PointId,
     /// How long.
     pub until: PinUntil,
-    /// Why, for people; at most [`ANNOTATION_BYTES_MAX`] bytes.
+    /// The reason, for people; at most [`ANNOTATION_BYTES_MAX`] bytes.
     pub reason: String,
-    /// When it was put.
+    /// When it was set.
     pub since: Timestamp,
 }
 
 impl Pin {
-    /// It is a legal hold.
+    /// Returns whether it is a legal hold.
     pub fn is_hold(&self) -> bool {
         self.until == PinUntil::LegalHold
     }
 
-    /// Its time is over.
+    /// Returns whether its time is over.
     pub fn has_expired(&self, now: Timestamp) -> bool {
         matches!(self.until, PinUntil::Time(until) if until <= now)
     }
@@ -57,7 +58,7 @@ impl Pin {
 /// What was checked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum VerdictKind {
-    /// Checksums, seals and chain of what the point is made of.
+    /// Checksums, encryption and chain of the segments that make the point.
     Integrity,
     /// Comparison with the source.
     Comparison,
@@ -65,7 +66,7 @@ pub enum VerdictKind {
     FileSystem,
     /// A database or other application was opened on it.
     Application,
-    /// A command of the user's.
+    /// A command of the user.
     Command,
 }
 
@@ -74,7 +75,7 @@ impl VerdictKind {
     pub const ALL: [Self; 5] =
         [Self::Integrity, Self::Comparison, Self::FileSystem, Self::Application, Self::Command];
 
-    /// Stable lower-case name.
+    /// Returns the stable lower-case name.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Integrity => "integrity",
@@ -86,7 +87,7 @@ impl VerdictKind {
     }
 }
 
-/// What a check of a recovery point found. Of each kind a point keeps the newest.
+/// What a check of a recovery point found. A point keeps the newest verdict of each kind.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Verdict {
     /// The point.
@@ -95,14 +96,14 @@ pub struct Verdict {
     pub kind: VerdictKind,
     /// Nothing was wrong.
     pub ok: bool,
-    /// When.
+    /// When it was checked.
     pub time: Timestamp,
     /// For people; at most [`ANNOTATION_BYTES_MAX`] bytes.
     pub text: String,
 }
 
 /// The annotations of one catalog version.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Annotations {
     pub(super) pins: Vec<Pin>,
     pub(super) verdicts: Vec<Verdict>,
@@ -143,27 +144,29 @@ impl Annotations {
         self.verdicts.iter().filter(move |verdict| verdict.point == point)
     }
 
-    /// Some check of the point found it good, and none found it bad.
+    /// Returns whether checks of the point found it good, and none found it bad.
     pub(super) fn is_verified(&self, point: PointId) -> bool {
         self.of(point).next().is_some() && self.of(point).all(|verdict| verdict.ok)
     }
 
-    pub(super) fn retire(&mut self, objects: Vec<String>, at: Timestamp) {
-        for object in objects {
-            // The first time counts: retiring twice does not put the deletion off.
-            self.retired.entry(object).or_insert(at);
-        }
+    /// Retires objects, and returns those that were not retired before.
+    pub(super) fn retire(&mut self, mut objects: Vec<String>, at: Timestamp) -> HashSet<String> {
+        // The first time counts: retiring twice does not put the deletion off.
+        objects.retain(|object| !self.retired.contains_key(object));
+        self.retired.extend(objects.iter().map(|object| (object.clone(), at)));
+        objects.into_iter().collect()
     }
 
-    /// A mark that commits a group point is remembered, because folding drops it.
-    pub(super) fn note_commitment(&mut self, mark: &Mark) {
-        if let Some((members, name)) = read_commitment(mark) {
-            let (group, name) = (mark.point, name.to_owned());
-            self.committed.entry(group).or_insert(Commitment { group, members, name });
-        }
+    /// Remembers a mark that commits a group point, because folding drops it. Returns the group if it is new.
+    pub(super) fn record_commitment(&mut self, mark: &Mark) -> Option<PointId> {
+        let (members, name) = read_commitment(mark)?;
+        let (group, name) = (mark.point, name.to_owned());
+        let Entry::Vacant(entry) = self.committed.entry(group) else { return None };
+        entry.insert(Commitment { group, members, name });
+        Some(group)
     }
 
-    /// Forgets what was said of points that are gone; `points` has their identities and those of their groups.
+    /// Forgets annotations of points that are gone; `points` has the identities of those that are left and of their groups.
     pub(super) fn keep_points(&mut self, points: &HashSet<PointId>) {
         self.committed.retain(|group, _| points.contains(group));
         self.pins.retain(|pin| points.contains(&pin.point));

@@ -1,76 +1,56 @@
-//! Divisions of a volume's history: a failover ends an epoch at one state, and what its source wrote after that state becomes
-//! a branch.
+//! Divisions of a volume's history: a failover ends an epoch at a recovery state, and what its source wrote after that
+//! state becomes a branch.
 //!
-//! The history of a volume goes on from the state in the next epoch. A branch keeps the segments of the ended epoch from that
-//! state on: those that the catalog had by then, and those that the old source hands in later. It changes nothing of the
-//! volume; [`Replica::branch`](super::Replica::branch) reads it like one. Branches stay until they are dropped by name.
+//! The history of a volume goes on from the state in the next epoch. A branch keeps the segments of the ended epoch from
+//! that state on: those that the catalog had by then, and those that the old source hands in later. It changes nothing of
+//! the volume; `Replica::branch` reads it like one. Branches stay until they are dropped.
 //!
-//! A state inside a segment ends the epoch with a *cut*: a copy of the segment up to the state takes its place, and the whole
-//! segment is the first of the branch.
+//! If the state lies inside a segment, the epoch ends with a *cut*. A copy of the segment up to the state takes its place,
+//! and the whole segment is the first of the branch.
 
-use super::catalog::Catalog;
-use super::edit::{Branch, CatalogEdit, Division, SegmentEntry, SourceIdentity};
+use super::content::{CatalogContent, Inverse};
+use super::edit::{Branch, Division, SegmentEntry, SourceIdentity};
 use super::lifecycle::Stage;
 use crate::error::{Error, ErrorKind, Result};
 use crate::units::{ChainHash, Epoch, Sequence};
 
-/// Branches kept by one volume; a division beyond is refused with `Full`, so that one is dropped first.
+/// Most branches of a volume; a further division is refused with `Full` until one is dropped.
 pub const BRANCHES_MAX: usize = 64;
 
-impl Catalog {
-    /// The branches, oldest first.
-    pub fn branches(&self) -> &[Branch] {
-        &self.branches
-    }
-
-    /// The branch of an ended epoch; `NotFound` lists those that there are.
-    pub fn branch(&self, epoch: Epoch) -> Result<&Branch> {
-        self.branches.iter().find(|branch| branch.epoch == epoch).ok_or_else(|| {
-            let known: Vec<_> = self.branches.iter().map(|b| b.epoch.to_string()).collect();
-            Error::new(ErrorKind::NotFound, "find branch of epoch", epoch)
-                .expected(format_args!("one of [{}]", known.join(", ")))
-                .found(epoch)
-        })
-    }
-
-    /// The branch of what a source wrote last, where it lost the volume.
+impl CatalogContent {
+    /// Returns the branch of what a source wrote last, if it lost the volume.
     pub fn branch_of(&self, source: &SourceIdentity) -> Option<&Branch> {
         let theirs = |branch: &&Branch| branch.source.as_ref().is_some_and(|s| s.id == source.id);
         self.branches.iter().rev().find(theirs)
     }
 
-    /// The segments of the volume and of its branches: all that is named.
-    pub fn named(&self) -> impl Iterator<Item = &SegmentEntry> {
-        self.segments.iter().chain(self.branches.iter().flat_map(|branch| &branch.segments))
-    }
-
-    /// States that stay though no point says so: those that branches stand on, and those of failovers that are under way
-    /// and of tests.
+    /// Returns the recovery states that stay without a point: the bases of branches, and the states of test failovers and of a
+    /// failover under way.
     pub(crate) fn needed_states(&self) -> impl Iterator<Item = Sequence> {
         let lifecycle = self.lifecycle();
-        // Handed over, it is the state that the failover is about to begin with.
+        // After the hand-over it is the state that the failover is about to begin with.
         let is_open = matches!(lifecycle.stage(), Stage::HandedOver | Stage::FailedOver);
         let open = lifecycle.current().filter(|_| is_open);
         let tests = lifecycle.tests().iter().map(|test| test.begin.at);
         self.branches.iter().map(|branch| branch.base).chain(open.map(|step| step.at)).chain(tests)
     }
 
-    /// The catalog as a branch sees it: the history up to its base, then its segments. It cannot be appended to.
-    pub(crate) fn of_branch(&self, epoch: Epoch) -> Result<Self> {
+    /// Returns the content as a branch sees it: the history up to its base, then its segments.
+    pub(super) fn of_branch(&self, epoch: Epoch) -> Result<Self> {
         let branch = self.branch(epoch)?.clone();
-        let mut catalog = self.clone();
+        let mut content = self.clone();
         // A later failover to an older state has put on its own branch what this one stands on.
         for later in self.branches.iter().rev().take_while(|later| later.epoch >= epoch) {
-            catalog.segments.retain(|entry| entry.summary.last_sequence <= later.base);
-            catalog.segments.extend(later.segments.iter().cloned());
+            content.segments.retain(|entry| entry.summary.last_sequence <= later.base);
+            content.segments.extend(later.segments.iter().cloned());
         }
-        catalog.epoch = branch.epoch;
-        catalog.source = branch.source;
-        catalog.branches.clear();
-        Ok(catalog)
+        content.epoch = branch.epoch;
+        content.source = branch.source;
+        content.branches.clear();
+        Ok(content)
     }
 
-    /// The branch of an older epoch that stands on segments of the branch of `epoch`; `None` where there is none.
+    /// Returns the branch of an older epoch that stands on segments of the branch of `epoch`.
     pub(crate) fn stands_on(&self, epoch: Epoch) -> Option<&Branch> {
         let at = self.branches.iter().position(|branch| branch.epoch == epoch)?;
         let first = self.branches[at].segments.first()?.summary.last_sequence;
@@ -81,23 +61,23 @@ impl Catalog {
         })
     }
 
-    /// The catalog as it will be after a division; nothing is written.
-    pub(crate) fn divided(&self, division: &Division) -> Result<Self> {
+    /// Returns the content as it will be after a division.
+    pub(super) fn divided(&self, division: &Division) -> Result<Self> {
         let mut next = self.clone();
-        next.divide(division.clone())?;
+        next.divide(division.clone(), &mut Vec::new())?;
         Ok(next)
     }
 
-    /// What a division at `at` needs: the segment that is cut, where the state is inside of one.
+    /// Returns the segment that a division at `at` cuts, if the state is inside one.
     pub(crate) fn cut_by(&self, at: Sequence) -> Option<&SegmentEntry> {
         self.segments
             .iter()
             .find(|entry| entry.summary.first_sequence <= at && at < entry.summary.last_sequence)
     }
 
-    pub(super) fn divide(&mut self, division: Division) -> Result<()> {
+    pub(super) fn divide(&mut self, division: Division, undo: &mut Vec<Inverse>) -> Result<()> {
         let Division { epoch, at, cut, source, time } = division;
-        let refused = |kind| Error::new(kind, "divide history of", self.prefix());
+        let refused = |kind| Error::new(kind, "divide history of", &self.prefix);
         if epoch.0 != self.epoch.0.saturating_add(1) {
             return Err(refused(ErrorKind::Fenced)
                 .message("another failover was committed meanwhile")
@@ -152,10 +132,16 @@ impl Catalog {
         });
         self.segments.extend(cut);
         self.epoch = epoch;
+        undo.push(Box::new(move |content| {
+            let branch = content.branches.pop().expect("the division added a branch");
+            content.segments.truncate(kept);
+            content.segments.extend(branch.segments);
+            (content.epoch, content.source) = (branch.epoch, branch.source);
+        }));
         Ok(())
     }
 
-    /// Segments that the source of an ended epoch hands in late must go on where its branch ends.
+    /// Checks that segments which the source of an ended epoch hands in late go on where its branch ends.
     pub(super) fn check_late(&self, epoch: Epoch, entries: &[SegmentEntry]) -> Result<()> {
         let branch = self.branch(epoch)?;
         let (mut chain, mut last) = (branch.chain, branch.last_sequence());
@@ -180,18 +166,25 @@ impl Catalog {
         Ok(())
     }
 
-    pub(super) fn add_late(&mut self, epoch: Epoch, entries: Vec<SegmentEntry>) -> Result<()> {
+    pub(super) fn add_late(
+        &mut self,
+        epoch: Epoch,
+        entries: Vec<SegmentEntry>,
+        undo: &mut Vec<Inverse>,
+    ) -> Result<()> {
         self.check_late(epoch, &entries)?;
-        let branch = self.branches.iter_mut().find(|branch| branch.epoch == epoch);
-        if let (Some(branch), Some(last)) = (branch, entries.last()) {
+        entries.iter().for_each(|entry| self.record_marks(entry, undo));
+        let at = self.branches.iter().position(|branch| branch.epoch == epoch);
+        if let (Some(at), Some(last)) = (at, entries.last()) {
+            let branch = &mut self.branches[at];
+            let (chain, count) = (branch.chain, branch.segments.len());
             branch.chain = last.summary.chain;
             branch.segments.extend(entries);
+            undo.push(Box::new(move |content| {
+                content.branches[at].chain = chain;
+                content.branches[at].segments.truncate(count);
+            }));
         }
         Ok(())
-    }
-
-    /// Adds late segments of an ended epoch to its branch. `Changed` when they do not go on where it ends.
-    pub(crate) fn hand_in(&mut self, epoch: Epoch, entries: Vec<SegmentEntry>) -> Result<()> {
-        self.amend(&[CatalogEdit::Late { epoch, segments: entries }], &|| Ok(()))
     }
 }

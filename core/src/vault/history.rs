@@ -1,9 +1,9 @@
-//! The history of a volume as its catalog tells it: stretches, gaps, and which states can be restored.
+//! The history of a volume as its catalog has it: stretches, gaps, and which states can be restored.
 //!
-//! A state is honest when no unordered interval is open at it. A folded segment stands for one state alone, that at its
-//! last sequence; the states before it are gone, and the timeline says so.
+//! A state can be restored if no unordered interval is open at it. A folded segment stands for one state alone, that at
+//! its last sequence; the states before it are gone, and the timeline shows that.
 
-use super::catalog::Catalog;
+use super::content::CatalogContent;
 use super::edit::SegmentEntry;
 use crate::event::Cause;
 use crate::journal::{MarkEntry, SegmentKind};
@@ -20,25 +20,24 @@ pub struct TimelineEntry {
     pub from_time: Timestamp,
     /// When it ended.
     pub to_time: Timestamp,
-    /// `None` for an ordered stretch, where every sequence can be restored; else why it is not.
+    /// The cause of an unordered interval; `None` for an ordered stretch, in which every sequence can be restored.
     pub unordered: Option<Cause>,
-    /// Retention folded the stretch into one state: only the last sequence of the fold can be restored.
+    /// Whether retention folded the stretch into one state. Only the last sequence of the fold can be restored.
     pub folded: bool,
 }
 
-/// The unordered intervals of a catalog: each from its begin up to, not including, its end. What the journal lost
-/// is in one too.
+/// The unordered intervals of a catalog, each without its end. Sequences that the journal lost are in one, too.
 #[derive(Default)]
 pub(crate) struct Intervals(Vec<(Sequence, Sequence)>);
 
 impl Intervals {
-    /// True when `sequence` is in none.
+    /// Returns whether `sequence` is in none of them.
     pub(crate) fn is_ordered_at(&self, sequence: Sequence) -> bool {
         let next = self.0.partition_point(|(begin, _)| *begin <= sequence);
         next == 0 || self.0[next - 1].1 <= sequence
     }
 
-    /// The newest state before the intervals that are last and touch each other.
+    /// Returns the newest state before the run of touching intervals at the end.
     fn before_the_end(&self) -> Sequence {
         let mut before = Sequence(u64::MAX);
         for (begin, end) in self.0.iter().rev() {
@@ -49,14 +48,14 @@ impl Intervals {
         before
     }
 
-    /// Where an interval that has not ended begins.
+    /// Returns the begin of an interval that has not ended.
     pub(crate) fn open_from(&self) -> Option<Sequence> {
         self.0.last().filter(|(_, end)| end.0 == u64::MAX).map(|(begin, _)| *begin)
     }
 }
 
-impl Catalog {
-    /// The cause of an unordered interval that has not ended.
+impl CatalogContent {
+    /// Returns the cause of an unordered interval that has not ended.
     pub fn open_unordered(&self) -> Option<Cause> {
         self.segments()
             .iter()
@@ -65,7 +64,7 @@ impl Catalog {
             .and_then(|change| change.begin)
     }
 
-    /// The history in stretches, oldest first.
+    /// Returns the history in stretches, oldest first.
     pub fn timeline(&self) -> Vec<TimelineEntry> {
         let mut entries: Vec<TimelineEntry> = Vec::new();
         let mut unordered = None;
@@ -100,12 +99,12 @@ impl Catalog {
         entries
     }
 
-    /// True when the volume as of `sequence` is a state that it really had, as far as order goes.
+    /// Returns whether the volume was in order at `sequence`, so that this state can be restored unless it was folded.
     pub fn is_ordered_at(&self, sequence: Sequence) -> bool {
         self.unordered_intervals().is_ordered_at(sequence)
     }
 
-    /// The newest sequence that can be restored; `None` before the first copy is complete.
+    /// Returns the newest sequence that can be restored; `None` before the first copy is complete.
     pub fn newest_ordered(&self) -> Option<Sequence> {
         let last = self.segments().last()?.summary.last_sequence;
         let intervals = self.unordered_intervals();
@@ -115,12 +114,13 @@ impl Catalog {
         }
     }
 
+    /// Returns the unordered intervals, oldest first.
     pub(crate) fn unordered_intervals(&self) -> Intervals {
         let mut intervals = Vec::new();
         let mut begun: Option<Sequence> = None;
         let mut last = Sequence::ZERO;
         for SegmentEntry { summary, .. } in self.segments() {
-            // What has these sequences never arrived: the journal lost it.
+            // Records with these sequences never arrived: the journal lost them.
             if begun.is_none() && summary.first_sequence > last.next() {
                 intervals.push((last.next(), summary.first_sequence));
             }
@@ -140,7 +140,7 @@ impl Catalog {
         Intervals(intervals)
     }
 
-    /// The folded segment in which `sequence` lies before its end, as its first and last sequence.
+    /// Returns first and last sequence of the folded segment in which `sequence` lies before the end.
     pub(crate) fn folded_around(&self, sequence: Sequence) -> Option<(Sequence, Sequence)> {
         let after = self.segments().partition_point(|e| e.summary.first_sequence <= sequence);
         let summary = &self.segments()[after.checked_sub(1)?].summary;
@@ -148,7 +148,7 @@ impl Catalog {
         inside.then_some((summary.first_sequence, summary.last_sequence))
     }
 
-    /// The marks that are recovery points: those outside of unordered intervals, oldest first.
+    /// Returns the marks that are recovery points, oldest first: those outside unordered intervals.
     pub(crate) fn point_marks(&self) -> impl Iterator<Item = (&SegmentEntry, &MarkEntry)> {
         let intervals = self.unordered_intervals();
         self.segments()
@@ -159,7 +159,7 @@ impl Catalog {
             })
     }
 
-    /// True when the catalog has a recovery point of this identity.
+    /// Returns whether the catalog has a recovery point of this identity.
     pub(super) fn has_point(&self, point: PointId) -> bool {
         self.point_marks().any(|(_, mark)| mark.mark.point == point)
     }

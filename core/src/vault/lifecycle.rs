@@ -145,8 +145,8 @@ pub struct TestFailover {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Lifecycle {
     stage: Stage,
-    /// The stage to which a cancellation goes back.
-    settled: Stage,
+    /// The stage to which a cancellation goes back: the newest in which no failover was under way.
+    before: Stage,
     /// The failover under way.
     current: Option<Step>,
     tests: Vec<TestFailover>,
@@ -157,7 +157,7 @@ impl Default for Lifecycle {
     fn default() -> Self {
         Self {
             stage: Stage::Protected,
-            settled: Stage::Protected,
+            before: Stage::Protected,
             current: None,
             tests: Vec::new(),
             steps: Vec::new(),
@@ -291,7 +291,7 @@ impl Lifecycle {
             StepKind::HandOver => Stage::HandedOver,
             StepKind::Start => Stage::FailedOver,
             StepKind::Commit => Stage::Committed,
-            StepKind::Cancel => self.settled,
+            StepKind::Cancel => self.before,
             StepKind::Reprotect => Stage::Reprotected,
             StepKind::FailBack => Stage::Protected,
             StepKind::TestBegin => {
@@ -304,7 +304,7 @@ impl Lifecycle {
             }
         };
         if !self.stage.is_open() {
-            self.settled = self.stage;
+            self.before = self.stage;
         }
         if !matches!(step.kind, StepKind::TestBegin | StepKind::TestEnd) && !ends_nothing {
             self.current = Some(step.clone());
@@ -318,17 +318,17 @@ impl Lifecycle {
     /// For whole states: the parts that [`Lifecycle::restored`] puts together again.
     pub(super) fn parts(&self) -> (Stage, Stage, Option<&Step>, Vec<&Step>, &[Step]) {
         let tests = self.tests.iter().map(|test| &test.begin).collect();
-        (self.stage, self.settled, self.current.as_ref(), tests, &self.steps)
+        (self.stage, self.before, self.current.as_ref(), tests, &self.steps)
     }
 
     pub(super) fn restored(
-        (stage, settled): (Stage, Stage),
+        (stage, before): (Stage, Stage),
         current: Option<Step>,
         tests: Vec<Step>,
         steps: Vec<Step>,
     ) -> Self {
         let test = |begin: Step| TestFailover { name: begin.note.clone(), begin };
-        Self { stage, settled, current, tests: tests.into_iter().map(test).collect(), steps }
+        Self { stage, before, current, tests: tests.into_iter().map(test).collect(), steps }
     }
 
     /// It is as that of a volume which never failed over.

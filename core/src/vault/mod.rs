@@ -3,10 +3,12 @@
 //! A [`Vault`] holds volumes: the record of each, its wrapped keys, its catalog, and the segments that the catalog names.
 //! `layout` has the names of the objects; `replica` reads what they say.
 
+mod amendment;
 mod annotations;
 mod branch;
 mod catalog;
 mod codec;
+mod content;
 mod edit;
 mod history;
 mod keys;
@@ -14,7 +16,9 @@ pub mod layout;
 mod lifecycle;
 mod losses;
 pub(crate) mod pack;
+mod protected;
 mod record;
+mod version;
 mod versions;
 
 use std::sync::Arc;
@@ -23,9 +27,8 @@ pub use annotations::{
     ANNOTATION_BYTES_MAX, Commitment, PINS_MAX, Pin, PinUntil, Verdict, VerdictKind,
 };
 pub use branch::BRANCHES_MAX;
-#[cfg(any(test, feature = "testing"))]
-pub use catalog::mend_catalog_version;
 pub use catalog::{Catalog, SNAPSHOT_EVERY};
+pub use content::CatalogContent;
 pub use edit::{Branch, CatalogEdit, Division, SegmentEntry, SourceIdentity};
 pub(crate) use history::Intervals;
 pub use history::TimelineEntry;
@@ -34,9 +37,12 @@ pub use lifecycle::{
     Lifecycle, NOTE_BYTES_MAX, STEPS_MAX, Stage, Step, StepKind, TESTS_MAX, TestFailover,
 };
 pub use pack::{PACK_DATA_BYTES_MAX, PACK_MEMBERS_MAX, PackedStore};
+pub use protected::KeepReason;
 pub use record::VolumeInfo;
 #[cfg(any(test, feature = "testing"))]
 pub use record::mend_volume_record;
+#[cfg(any(test, feature = "testing"))]
+pub use version::mend_catalog_version;
 pub use versions::VersionNames;
 
 use self::losses::Losses;

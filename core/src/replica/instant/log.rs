@@ -20,6 +20,7 @@ use std::io::{BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use crate::bytes::{Reader, Writer};
 use crate::device::{Files, NewFile, remove_if_there};
 use crate::error::{Error, ErrorKind, Result};
 use crate::extent::{Extent, ExtentSet};
@@ -190,37 +191,34 @@ pub(super) fn sync_directory(files: &dyn Files, path: &Path) -> Result<()> {
 }
 
 fn header(identity: &Identity) -> [u8; HEADER_BYTES] {
-    let mut bytes = [0; HEADER_BYTES];
-    bytes[..8].copy_from_slice(MAGIC);
-    bytes[8..24].copy_from_slice(&identity.volume.0);
-    bytes[24..32].copy_from_slice(&identity.sequence.0.to_le_bytes());
-    bytes[32..40].copy_from_slice(&identity.size_bytes.to_le_bytes());
-    bytes[40..48].copy_from_slice(&identity.block_bytes.to_le_bytes());
-    bytes[48..52].copy_from_slice(&identity.epoch.0.to_le_bytes());
-    let checksum = crc32fast::hash(&bytes[..60]);
-    bytes[60..].copy_from_slice(&checksum.to_le_bytes());
-    bytes
+    let mut out = Vec::with_capacity(HEADER_BYTES);
+    out.put_bytes(MAGIC).put_bytes(&identity.volume.0).put_u64_le(identity.sequence.0);
+    out.put_u64_le(identity.size_bytes).put_u64_le(identity.block_bytes);
+    out.put_u32_le(identity.epoch.0).put_zeroes(8).put_crc32_le();
+    out.try_into().expect("the header's size is the sum of its fields")
 }
 
-/// Makes the checksums and numbers of the frames of an altered log right, and the checksum of its header, as far as the
-/// frames can be followed. What they are about stays as it is. Feature `testing`.
+/// Makes checksums and numbers of an altered log's frames match again, and the checksum of its header, as far as the
+/// frames can be followed. Feature `testing`.
 #[cfg(any(test, feature = "testing"))]
 pub fn mend_presence_log(bytes: &mut [u8]) {
     let Some((header, mut rest)) = bytes.split_at_mut_checked(HEADER_BYTES) else { return };
-    let checksum = crc32fast::hash(&header[..60]);
-    header[60..].copy_from_slice(&checksum.to_le_bytes());
-    let mut number = 0_u64;
+    crate::bytes::overwrite_crc32_le(header);
+    let mut number = 0;
     while let Some((head, body)) = rest.split_at_mut_checked(HEAD_BYTES) {
-        let wanted = (u32_at(head, 4) as usize).saturating_mul(ENTRY_BYTES);
+        let count = u32::from_le_bytes([head[4], head[5], head[6], head[7]]);
+        let wanted = (count as usize).saturating_mul(ENTRY_BYTES);
         let Some((body, after)) = body.split_at_mut_checked(wanted) else { return };
-        head[..4].copy_from_slice(FRAME_MAGIC);
-        head[8..16].copy_from_slice(&number.to_le_bytes());
-        head[16..24].fill(0);
-        head[24..28].copy_from_slice(&crc32fast::hash(body).to_le_bytes());
-        let checksum = crc32fast::hash(&head[..28]);
-        head[28..].copy_from_slice(&checksum.to_le_bytes());
+        head.copy_from_slice(&frame_head(count, number, body));
         (rest, number) = (after, number + 1);
     }
+}
+
+fn frame_head(count: u32, number: u64, body: &[u8]) -> Vec<u8> {
+    let mut head = Vec::with_capacity(HEAD_BYTES);
+    head.put_bytes(FRAME_MAGIC).put_u32_le(count).put_u64_le(number).put_zeroes(8);
+    head.put_u32_le(crc32fast::hash(body)).put_crc32_le();
+    head
 }
 
 /// Returns the entries written.
@@ -234,18 +232,10 @@ fn write_frames(
     while extents.peek().is_some() {
         body.clear();
         for extent in extents.by_ref().take(FRAME_ENTRIES_MAX) {
-            body.extend_from_slice(&extent.offset.to_le_bytes());
-            body.extend_from_slice(&extent.length.to_le_bytes());
+            body.put_u64_le(extent.offset).put_u64_le(extent.length);
         }
         let count = (body.len() / ENTRY_BYTES) as u32;
-        let mut head = [0; HEAD_BYTES];
-        head[..4].copy_from_slice(FRAME_MAGIC);
-        head[4..8].copy_from_slice(&count.to_le_bytes());
-        head[8..16].copy_from_slice(&frames.to_le_bytes());
-        head[24..28].copy_from_slice(&crc32fast::hash(&body).to_le_bytes());
-        let checksum = crc32fast::hash(&head[..28]);
-        head[28..].copy_from_slice(&checksum.to_le_bytes());
-        out.write_all(&head)?;
+        out.write_all(&frame_head(count, *frames, &body))?;
         out.write_all(&body)?;
         *frames += 1;
         entries += u64::from(count);
@@ -253,22 +243,28 @@ fn write_frames(
     Ok(entries)
 }
 
-fn u64_at(bytes: &[u8], at: usize) -> u64 {
-    u64::from_le_bytes(bytes[at..at + 8].try_into().expect("8 bytes"))
+/// What precedes the entries of a frame.
+struct FrameHead {
+    entries: usize,
+    number: u64,
+    /// CRC-32 of the entries.
+    checksum: u32,
 }
 
-fn u32_at(bytes: &[u8], at: usize) -> u32 {
-    u32::from_le_bytes(bytes[at..at + 4].try_into().expect("4 bytes"))
-}
-
-/// Entries and number of the frame that begins with `head`, and the checksum of its entries.
-fn parse_head(head: &[u8]) -> Option<(usize, u64, u32)> {
-    let count = u32_at(head, 4) as usize;
-    let whole = &head[..4] == FRAME_MAGIC
-        && u32_at(head, 28) == crc32fast::hash(&head[..28])
-        && u64_at(head, 16) == 0
-        && (1..=FRAME_ENTRIES_MAX).contains(&count);
-    whole.then(|| (count, u64_at(head, 8), u32_at(head, 24)))
+/// Reads the head of a frame; an error if `head` is none.
+fn parse_head(head: &[u8]) -> Result<FrameHead> {
+    let mut from = Reader::new(head, "read", "presence log");
+    from.magic(FRAME_MAGIC)?;
+    let entries = from.u32_le()? as usize;
+    if !(1..=FRAME_ENTRIES_MAX).contains(&entries) {
+        return Err(from.invalid(format_args!("1 to {FRAME_ENTRIES_MAX} entries"), entries));
+    }
+    let number = from.u64_le()?;
+    from.zeroes(8)?;
+    let checksum = from.u32_le()?;
+    from.crc32_le()?;
+    from.end()?;
+    Ok(FrameHead { entries, number, checksum })
 }
 
 fn read(
@@ -293,21 +289,23 @@ fn read(
             return Ok(());
         }
         file.read_exact(&mut head).map_err(|error| failed("read", path, error))?;
-        let parsed = parse_head(&head).filter(|(_, found, _)| *found == number);
-        let Some((count, _, checksum)) = parsed else {
-            return check_nothing_follows(path, file, at, number, &head);
+        let frame = match parse_head(&head) {
+            Ok(frame) if frame.number == number => frame,
+            _ => return check_nothing_follows(path, file, at, number, &head),
         };
-        let wanted = count * ENTRY_BYTES;
+        let wanted = frame.entries * ENTRY_BYTES;
         if rest - (HEAD_BYTES as u64) < wanted as u64 {
             return Ok(());
         }
         body.resize(wanted, 0);
         file.read_exact(&mut body).map_err(|error| failed("read", path, error))?;
-        if crc32fast::hash(&body) != checksum {
+        if crc32fast::hash(&body) != frame.checksum {
             return check_nothing_follows(path, file, at, number, &[]);
         }
-        for entry in body.chunks_exact(ENTRY_BYTES) {
-            let (offset, length) = (u64_at(entry, 0), u64_at(entry, 8));
+        let object = format!("presence log {}", path.display());
+        let mut entries = Reader::new(&body, "read", &object);
+        for _ in 0..frame.entries {
+            let (offset, length) = (entries.u64_le()?, entries.u64_le()?);
             let end = offset.checked_add(length).filter(|end| *end <= identity.size_bytes);
             let is_edge =
                 |at: u64| at == identity.size_bytes || at.is_multiple_of(identity.block_bytes);
@@ -325,18 +323,18 @@ fn read(
 }
 
 fn parse_header(path: &Path, bytes: &[u8; HEADER_BYTES]) -> Result<Identity> {
-    let found = Identity {
-        volume: VolumeId(bytes[8..24].try_into().expect("16 bytes")),
-        epoch: Epoch(u32_at(bytes, 48)),
-        sequence: Sequence(u64_at(bytes, 24)),
-        size_bytes: u64_at(bytes, 32),
-        block_bytes: u64_at(bytes, 40),
-    };
-    // The checksum too, and the bytes that are zero.
-    if *bytes != header(&found) || found.block_bytes == 0 {
-        return Err(corrupt(path, 0).message("it does not begin as a presence log does"));
+    let object = format!("presence log {}", path.display());
+    let mut from = Reader::new(bytes, "read", &object);
+    from.magic(MAGIC)?;
+    let (volume, sequence) = (VolumeId(from.array()?), Sequence(from.u64_le()?));
+    let (size_bytes, block_bytes) = (from.u64_le()?, from.u64_le()?);
+    if block_bytes == 0 {
+        return Err(from.invalid("a block size above zero", block_bytes));
     }
-    Ok(found)
+    let epoch = Epoch(from.u32_le()?);
+    from.zeroes(8)?;
+    from.crc32_le()?;
+    Ok(Identity { volume, epoch, sequence, size_bytes, block_bytes })
 }
 
 fn check_header(path: &Path, bytes: &[u8; HEADER_BYTES], identity: &Identity) -> Result<()> {
@@ -364,14 +362,15 @@ fn check_nothing_follows(
     head: &[u8],
 ) -> Result<()> {
     let mut window = head.get(ENTRY_BYTES..).unwrap_or_default().to_vec();
-    let mut piece = [0; ENTRY_BYTES];
-    while file.read_exact(&mut piece).is_ok() {
-        window.extend_from_slice(&piece);
+    let mut next = [0; ENTRY_BYTES];
+    while file.read_exact(&mut next).is_ok() {
+        window.extend_from_slice(&next);
         if window.len() > HEAD_BYTES {
             window.drain(..ENTRY_BYTES);
         }
         let later = window.len() == HEAD_BYTES
-            && parse_head(&window).is_some_and(|(_, found, _)| found > number);
+            && window.starts_with(FRAME_MAGIC)
+            && parse_head(&window).is_ok_and(|frame| frame.number > number);
         if later {
             return Err(corrupt(path, bad_at)
                 .expected(format_args!("frame {number}"))

@@ -343,7 +343,7 @@ impl Store for PackedStore {
 
     fn list(&self, prefix: &str) -> Result<Vec<ObjectInfo>> {
         let mut found = self.inner.list(prefix)?;
-        let below = prefix.strip_prefix("volumes/").and_then(|rest| rest.split_once('/'));
+        let below = layout::split_volume(prefix);
         let mut members = Vec::new();
         if let Some((volume, _)) = below {
             let segments = layout::segments_prefix(volume);

@@ -1,0 +1,162 @@
+//! The object of a catalog version: envelope, edits, checksum; `core/docs/format.md` specifies its bytes.
+//!
+//! With a volume key the edits are encrypted, and the envelope is authenticated with them. Decoding is total: any bytes
+//! give a version or an error with its offset.
+
+use chacha20poly1305::XChaCha20Poly1305;
+use chacha20poly1305::aead::{AeadInOut, KeyInit};
+
+use super::codec::{put_edit, read_edit};
+use super::edit::CatalogEdit;
+use crate::bytes::{Reader, Writer};
+use crate::error::{Error, ErrorKind, Result};
+use crate::journal::VolumeKey;
+use crate::units::VolumeId;
+
+/// Largest version that is read.
+pub(super) const VERSION_BYTES_MAX: u64 = 256 << 20;
+const MAGIC: &[u8; 8] = b"HRLCAT\x01\x00";
+const KEY_CONTEXT: &str = "hrl 2026-11-21 catalog key v1";
+const FLAGS_AT: usize = 8;
+const VOLUME_AT: usize = 12;
+const NONCE_BYTES: usize = 24;
+const TAG_BYTES: usize = 16;
+/// The part of the envelope that is authenticated: magic, flags, volume, number, hash before, author.
+const HEAD_BYTES: usize = 8 + 4 + 16 + 8 + 32 + 16;
+const ENVELOPE_BYTES: usize = HEAD_BYTES + NONCE_BYTES + TAG_BYTES;
+const CRC_BYTES: usize = 4;
+
+/// A volume's version of some number: what its object must belong to.
+#[derive(Clone, Copy)]
+pub(super) struct VersionId {
+    pub volume: VolumeId,
+    pub number: u64,
+}
+
+/// One version.
+pub(super) struct Version {
+    /// Hash of the version before.
+    pub previous: [u8; 32],
+    /// Identity of its writer: of the source, or random.
+    pub author: [u8; 16],
+    pub edits: Vec<CatalogEdit>,
+}
+
+/// Returns the hash that the next version names.
+pub(super) fn hash(object: &[u8]) -> [u8; 32] {
+    *blake3::hash(object).as_bytes()
+}
+
+/// Returns the bytes of a version, encrypted with a key if there is one. The nonce must be random.
+pub(super) fn encode(
+    id: VersionId,
+    previous: [u8; 32],
+    author: [u8; 16],
+    edits: &[CatalogEdit],
+    encryption: Option<(&VolumeKey, [u8; NONCE_BYTES])>,
+) -> Vec<u8> {
+    let mut body = Vec::new();
+    body.put_u32_le(edits.len() as u32);
+    edits.iter().for_each(|edit| put_edit(&mut body, edit));
+    let mut out = Vec::with_capacity(ENVELOPE_BYTES + body.len() + CRC_BYTES);
+    out.put_bytes(MAGIC).put_u32_le(u32::from(encryption.is_some()));
+    out.put_bytes(&id.volume.0).put_u64_le(id.number).put_bytes(&previous).put_bytes(&author);
+    assert_eq!(out.len(), HEAD_BYTES, "the envelope's size is the sum of its fields");
+    match encryption {
+        Some((key, nonce)) => {
+            let tag = cipher(key)
+                .encrypt_inout_detached(&nonce.into(), &out, body.as_mut_slice().into())
+                .expect("a catalog version is far below the limit of the cipher");
+            out.put_bytes(&nonce).put_bytes(&tag);
+        }
+        None => {
+            out.put_zeroes(NONCE_BYTES + TAG_BYTES);
+        }
+    }
+    out.put_bytes(&body).put_crc32_le();
+    out
+}
+
+/// Reads the bytes of a version. `Corrupt` if they are not those of version `id`, `WrongKey` if they are encrypted and no
+/// key was given.
+pub(super) fn decode(
+    bytes: &[u8],
+    object: &str,
+    id: VersionId,
+    key: Option<&VolumeKey>,
+) -> Result<Version> {
+    let bad = |at: usize| Error::new(ErrorKind::Corrupt, "read catalog", object).at(at as u64);
+    if bytes.len() < ENVELOPE_BYTES + CRC_BYTES || !bytes.starts_with(MAGIC) {
+        let found = format_args!("{} bytes", bytes.len());
+        return Err(bad(0).expected("magic HRLCAT").found(found));
+    }
+    let mut whole = Reader::new(bytes, "read catalog", object);
+    let content = whole.take(bytes.len() - CRC_BYTES)?;
+    whole.crc32_le()?;
+    let mut from = Reader::new(content, "read catalog", object);
+    from.magic(MAGIC)?;
+    let is_encrypted = from.u32_le()? != 0;
+    if VolumeId(from.array()?) != id.volume || from.u64_le()? != id.number {
+        return Err(bad(VOLUME_AT)
+            .expected(format_args!("version {} of volume {}", id.number, id.volume))
+            .found("another version or volume"));
+    }
+    let previous = from.array()?;
+    let author = from.array()?;
+    let nonce: [u8; NONCE_BYTES] = from.array()?;
+    let tag: [u8; TAG_BYTES] = from.array()?;
+    let mut body = from.rest().to_vec();
+    match (key, is_encrypted) {
+        (None, false) => {}
+        (Some(key), true) => {
+            let head = &content[..HEAD_BYTES];
+            cipher(key)
+                .decrypt_inout_detached(
+                    &nonce.into(),
+                    head,
+                    body.as_mut_slice().into(),
+                    &tag.into(),
+                )
+                .map_err(|_| {
+                    bad(0).expected("the version that was encrypted here").found("another")
+                })?;
+        }
+        (None, true) => {
+            return Err(Error::new(ErrorKind::WrongKey, "read catalog", object)
+                .message("the catalog is encrypted and no key was given"));
+        }
+        (Some(_), false) => {
+            return Err(bad(FLAGS_AT)
+                .expected("an encrypted version")
+                .found("one that is not encrypted"));
+        }
+    }
+    let mut from = Reader::new(&body, "read catalog", object).at_offset(ENVELOPE_BYTES as u64);
+    let count = from.u32_le()?;
+    let count = from.count(count, 1)?;
+    let edits = (0..count).map(|_| read_edit(&mut from)).collect::<Result<_>>()?;
+    from.end()?;
+    Ok(Version { previous, author, edits })
+}
+
+/// Makes altered bytes a version that follows the one with the hash `previous`, as version `number` of `volume`, with a
+/// matching checksum. Returns its hash. Feature `testing`.
+#[cfg(any(test, feature = "testing"))]
+pub fn mend_catalog_version(
+    bytes: &mut [u8],
+    volume: VolumeId,
+    number: u64,
+    previous: [u8; 32],
+) -> [u8; 32] {
+    if bytes.len() >= ENVELOPE_BYTES + CRC_BYTES {
+        bytes[12..28].copy_from_slice(&volume.0);
+        bytes[28..36].copy_from_slice(&number.to_le_bytes());
+        bytes[36..68].copy_from_slice(&previous);
+        crate::bytes::overwrite_crc32_le(bytes);
+    }
+    hash(bytes)
+}
+
+fn cipher(key: &VolumeKey) -> XChaCha20Poly1305 {
+    XChaCha20Poly1305::new(&key.derive(KEY_CONTEXT, &[]).into())
+}
