@@ -17,10 +17,10 @@ use crate::vault::{self, SegmentEntry};
 pub const SNAPSHOT_EVERY: u64 = vault::SNAPSHOT_EVERY;
 /// Most segments that are put before the catalog is looked at.
 pub const BATCH_SEGMENTS_MAX: usize = agent::BATCH_MAX;
-/// A batch of puts ends, and may be named in the catalog, when it has taken this long.
+/// A batch of puts ends, and may be published, when it has taken this long.
 pub const BATCH_TIME: Duration = agent::BATCH_TIME;
-/// With so many segments put and not named, the catalog is appended to without waiting for the policy's interval.
-pub const UNNAMED_SEGMENTS_MAX: usize = agent::UNNAMED_MAX;
+/// With so many segments put and not published, the policy's interval is not waited for.
+pub const UNPUBLISHED_SEGMENTS_MAX: usize = agent::UNPUBLISHED_MAX;
 /// Most bytes of one read when a segment of an object store is fetched to be folded.
 pub const FETCH_BYTES: u64 = replica::FETCH_BYTES;
 

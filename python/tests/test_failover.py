@@ -266,7 +266,7 @@ def test_promise_4_the_way_home_is_as_long_as_what_differs(site: Site) -> None:
     until("a clean dirty map", lambda: call_json("status", site.agent.state, "--json")["marked_regions"] == 0)
     site.write(site.agent, 7 * MIB, lost)
     site.agent.kill()
-    assert "the agent of this directory has the volume" in call("reprotect", site.vault, VOLUME, *home, code=2)
+    assert "the agent of this directory owns the volume" in call("reprotect", site.vault, VOLUME, *home, code=2)
     over = site.over("--at", "two", "--commit")
     site.write(over, 12 * MIB, os.urandom(100_000))
     over.wait_replicated()

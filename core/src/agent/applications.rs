@@ -1,18 +1,19 @@
-//! Application-consistent points by policy: a task of its own, because applications may take seconds to be quiesced.
+//! The task that takes application-consistent points by policy. It is separate from the timer,
+//! because applications may take seconds to quiesce.
 //!
-//! One that fails gives no point and an event with the reason; it is tried again when the next is due.
+//! Behaviour on failure: there is an event and no point, until the next one is due.
 
 use std::sync::Arc;
 use std::task::Waker;
 use std::time::Duration;
 
+use super::points::PlacedMark;
+use super::shared::Shared;
 use super::task::{Next, Task};
-use super::{PlacedMark, Shared};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::Mode;
 use crate::point::Quiesce;
 use crate::policy::Policy;
-use crate::replica::RecoveryPoint;
 
 const TICK: Duration = Duration::from_millis(50);
 
@@ -57,35 +58,20 @@ impl Task for AppPoints {
 
     fn step(&mut self, shared: &Shared, _waker: &Waker) -> Next {
         let interval = shared.policy.app_point_interval;
-        if interval.is_zero() || shared.has_ended() || shared.is_stopping() || shared.is_fenced() {
+        if interval.is_zero() || shared.requests.is_stopping() || shared.session.is_fenced() {
             return Next::Ended;
         }
-        if self.point.as_ref().is_some_and(|placed| shared.confirmed(placed).is_some()) {
+        if self.point.as_ref().is_some_and(|placed| shared.outcome(placed).is_some()) {
             self.point = None;
         }
         let now = shared.clock.elapsed();
         let due = self.last.is_none_or(|last| now.saturating_sub(last) >= interval);
-        // Nobody is quiesced for a point that cannot be.
+        // Applications are quiesced only if there can be a point.
         if due && self.point.is_none() && shared.tap.mode() == Mode::Ordered {
             self.last = Some(now);
-            // A failure has been told as an event.
+            // `place_app` has reported a failure.
             self.point = shared.place_app("").ok();
         }
         Next::Later(TICK)
-    }
-}
-
-impl Shared {
-    pub(super) fn mark_app(&self, label: &str) -> Result<RecoveryPoint> {
-        self.wait_confirmed(&self.place_app(label)?)
-    }
-
-    fn place_app(&self, label: &str) -> Result<PlacedMark> {
-        let applications = self.applications.as_ref().ok_or_else(|| {
-            Error::new(ErrorKind::InvalidInput, "mark point of", &self.info.name)
-                .expected("applications to quiesce, such as the policy's")
-                .found("none")
-        })?;
-        self.place_quiesced(&**applications, label, self.policy.quiesce_limit)
     }
 }

@@ -1,20 +1,20 @@
-//! Whether a thread finds a processor when it wants one, by the kernel's account of how long it waited.
+//! Finds out whether a thread has to wait for a processor, from the time that the kernel counts.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::time::Duration;
 
 const WINDOW: Duration = Duration::from_millis(100);
-/// Crowded from the first window on in which it waited for this part of the time...
+/// Crowded from the first window on in which the thread waited for this part of the time...
 const CROWDED_ONE_IN: u32 = 20;
-/// ...until it waited for less than this part...
+/// ...until the thread waited for less than this part...
 const FREE_ONE_IN: u32 = 50;
-/// ...in so many windows one after the other.
+/// ...in this many windows one after the other.
 const FREE_WINDOWS: u32 = 20;
 
-/// How a thread fares.
+/// How long one thread waits for processors.
 pub(super) struct Crowding {
-    /// Time on a processor and time waiting for one in nanoseconds, and how often.
+    /// Nanoseconds on a processor, nanoseconds waiting for one, and number of runs.
     schedstat: File,
     since: Duration,
     waited: Duration,
@@ -22,14 +22,14 @@ pub(super) struct Crowding {
 }
 
 impl Crowding {
-    /// Of the thread that calls this; `None` where the kernel does not tell.
+    /// Begins to watch the calling thread; `None` if the kernel does not count.
     pub fn of_this_thread(now: Duration) -> Option<Self> {
         let schedstat = File::open("/proc/thread-self/schedstat").ok()?;
         let waited = waited(&schedstat)?;
         Some(Self { schedstat, since: now, waited, verdict: Verdict::default() })
     }
 
-    /// To be called now and then: whether processors are crowded now, when that has changed.
+    /// Returns whether processors are crowded, if that changed. Call it at least every few windows.
     pub fn look(&mut self, now: Duration) -> Option<bool> {
         let window = now.saturating_sub(self.since);
         if window < WINDOW {
@@ -49,7 +49,8 @@ fn waited(schedstat: &File) -> Option<Duration> {
     text.split_whitespace().nth(1)?.parse().ok().map(Duration::from_nanos)
 }
 
-/// Quick to say yes, slow to say no: what a thread does when it is not crowded may be what crowds it.
+/// Becomes crowded at once and free slowly: what the thread does when it is free may be what crowds
+/// it.
 #[derive(Default)]
 struct Verdict {
     crowded: bool,
@@ -74,7 +75,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn crowded_at_once_and_free_after_a_while() {
+    fn a_thread_is_crowded_at_once_and_free_after_a_while() {
         let mut verdict = Verdict::default();
         let mut add = |waited_ms| verdict.add(Duration::from_millis(waited_ms), WINDOW);
         assert_eq!([add(0), add(4), add(5), add(4)], [None, None, Some(true), None]);
@@ -85,8 +86,8 @@ mod tests {
     }
 
     #[test]
-    fn the_kernel_tells_how_long_a_thread_waited() {
-        let mut crowding = Crowding::of_this_thread(Duration::ZERO).expect("Linux tells");
+    fn the_kernel_counts_how_long_a_thread_waited() {
+        let mut crowding = Crowding::of_this_thread(Duration::ZERO).expect("Linux counts");
         assert_eq!(crowding.look(WINDOW / 2), None, "too early");
         crowding.waited = Duration::ZERO;
         crowding.look(WINDOW);

@@ -1,28 +1,32 @@
-//! Handing the volume over to a planned failover, so that nothing is lost: the last writes go first.
+//! Hands the volume over to a planned failover, so that no write is lost.
 //!
-//! Who wants the volume records a request in its catalog, and the agent sees it the next time it looks. It refuses further
-//! writes, waits for those in flight, flushes, marks a point, sees everything into the vault, and records that it handed over.
-//! When the failover is cancelled, writes are taken again; when it is committed, the agent is fenced like any old source.
+//! The new site records a request in the catalog, and the agent sees it the next time it looks. The
+//! agent refuses further writes, waits for those in flight, flushes, takes a point, waits until
+//! everything is in the vault, and records the hand-over.
+//!
+//! If the failover is cancelled, the agent accepts writes again. If it is committed, the agent is
+//! fenced like any old source.
+//!
+//! Behaviour on failure: the agent accepts writes again, until the next try.
 
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use super::points::PlacedMark;
+use super::shared::Shared;
 use super::state::host;
-use super::{PlacedMark, Shared};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{EventKind, Mode};
 use crate::journal::PointKind;
 use crate::replica::RecoveryPoint;
-use crate::sync::lock::MutexGuard;
 use crate::units::PointId;
 use crate::vault::{Catalog, Stage, Step, StepKind};
 
 /// Label of the point that a planned failover begins with.
 const LABEL: &str = "planned failover";
-/// What is in flight and in the spool must be through in this time; else writes are taken again until the next try.
+/// Longest time of one stage. After it the agent accepts writes again, until the next try.
 const LIMIT: Duration = Duration::from_secs(60);
 
-/// Handing over, as far as it is.
+/// Follows what the catalog asks of the source.
 #[derive(Default)]
 pub(super) struct HandOver {
     under_way: Option<UnderWay>,
@@ -30,21 +34,25 @@ pub(super) struct HandOver {
 
 struct UnderWay {
     request: Step,
-    stage: Doing,
+    stage: HandOverStage,
     /// When the stage began.
     since: Duration,
 }
 
-/// What is waited for.
-enum Doing {
+/// What the hand-over waits for.
+enum HandOverStage {
+    /// The volume to be `Ordered`.
     Order,
+    /// The writes that began before they were refused.
     WritesInFlight,
+    /// Its point to be durable.
     Mark(PlacedMark),
+    /// Its point to be in the vault.
     Vault(RecoveryPoint),
 }
 
 impl HandOver {
-    /// Does what the catalog, as it was read last, asks for.
+    /// Does what the catalog asks for, as it was read last.
     pub(super) fn follow(&mut self, shared: &Shared) {
         if let Some(under_way) = &mut self.under_way {
             let result = under_way.go_on(shared);
@@ -57,19 +65,23 @@ impl HandOver {
             }
             return;
         }
-        if shared.is_provisional() || shared.is_fenced() || shared.is_stopping() {
+        if shared.session.is_provisional()
+            || shared.session.is_fenced()
+            || shared.requests.is_stopping()
+        {
             return;
         }
-        let handed_over = *handed_over(shared);
-        match shared.shipper.peek(|catalog| asked(catalog, handed_over)) {
+        let handed_over = shared.session.handed_over();
+        match shared.shipping.shipper.peek(|catalog| asked(catalog, handed_over)) {
             Some(Asked::HandOver { request, has_copy }) => {
-                // A writer that is faster than the journal would never let it come into order. Where there is no whole copy yet,
-                // it goes on until there is one.
+                // A writer that is faster than the journal would keep the volume unordered forever,
+                // so it is stopped first. Without a whole copy in the vault it goes on until there
+                // is one.
                 if has_copy {
                     refuse(shared, request.failover);
                 }
                 let since = shared.clock.elapsed();
-                self.under_way = Some(UnderWay { request, stage: Doing::Order, since });
+                self.under_way = Some(UnderWay { request, stage: HandOverStage::Order, since });
             }
             Some(Asked::Refuse(failover)) => refuse(shared, failover),
             Some(Asked::TakeBack) => {
@@ -82,63 +94,67 @@ impl HandOver {
     }
 }
 
-/// An agent that starts after it handed over takes no write: it would be later than the state that was handed over.
+/// Refuses writes if the volume was handed over before this start: they would be later than the
+/// state that was handed over.
 pub(super) fn resume(shared: &Shared) {
-    if shared.is_provisional() {
+    if shared.session.is_provisional() {
         return;
     }
-    if let Some(Asked::Refuse(failover)) = shared.shipper.peek(|catalog| asked(catalog, None)) {
+    if let Some(Asked::Refuse(failover)) =
+        shared.shipping.shipper.peek(|catalog| asked(catalog, None))
+    {
         refuse(shared, failover);
     }
 }
 
 impl UnderWay {
-    /// Goes as far as it can; true when the volume is handed over.
+    /// Goes on as far as it can. Returns whether the volume is handed over.
     fn go_on(&mut self, shared: &Shared) -> Result<bool> {
-        if shared.is_fenced() || shared.is_stopping() {
+        if shared.session.is_fenced() || shared.requests.is_stopping() {
             return Err(shared.fenced_error("hand over"));
         }
         loop {
             let next = match &self.stage {
-                Doing::Order if shared.tap.mode() == Mode::Ordered => {
+                HandOverStage::Order if shared.tap.mode() == Mode::Ordered => {
                     refuse(shared, self.request.failover);
-                    Doing::WritesInFlight
+                    HandOverStage::WritesInFlight
                 }
-                Doing::WritesInFlight if shared.tap.is_idle() => {
+                HandOverStage::WritesInFlight if shared.tap.is_idle() => {
                     shared.volume.device().flush()?;
                     let place = |mark| shared.tap.mark(mark);
-                    Doing::Mark(shared.place_mark(PointKind::Crash, LABEL, place)?)
+                    HandOverStage::Mark(shared.place_mark(PointKind::Crash, LABEL, place)?)
                 }
-                Doing::Mark(placed) => match shared.confirmed(placed) {
-                    Some(point) => Doing::Vault(point?),
+                HandOverStage::Mark(placed) => match shared.outcome(placed) {
+                    Some(point) => HandOverStage::Vault(point?),
                     None => return self.check_time(shared),
                 },
-                Doing::Vault(point) => {
-                    let done = shared.replicated.load(Ordering::Acquire) >= point.sequence.0;
-                    shared.seal_now.store(!done, Ordering::Release);
-                    shared.name_now.store(!done, Ordering::Release);
+                HandOverStage::Vault(point) => {
+                    let done = shared.shipping.replicated() >= point.sequence;
+                    shared.requests.hurry_until(done);
                     if done {
                         return record(shared, &self.request, point).map(|()| true);
                     }
                     return self.check_time(shared);
                 }
-                Doing::Order | Doing::WritesInFlight => return self.check_time(shared),
+                HandOverStage::Order | HandOverStage::WritesInFlight => {
+                    return self.check_time(shared);
+                }
             };
             self.stage = next;
             self.since = shared.clock.elapsed();
         }
     }
 
-    /// False while there is time, else `Unavailable`.
+    /// Returns false while there is time, and fails with `Unavailable` after it.
     fn check_time(&self, shared: &Shared) -> Result<bool> {
         if shared.clock.elapsed().saturating_sub(self.since) <= LIMIT {
             return Ok(false);
         }
         let what = match self.stage {
-            Doing::Order => "in order",
-            Doing::WritesInFlight => "without writes in flight",
-            Doing::Mark(_) => "marked",
-            Doing::Vault(_) => "in the vault",
+            HandOverStage::Order => "in order",
+            HandOverStage::WritesInFlight => "without writes in flight",
+            HandOverStage::Mark(_) => "with a durable point",
+            HandOverStage::Vault(_) => "in the vault",
         };
         Err(Error::new(ErrorKind::Unavailable, "hand over", &shared.info.name)
             .expected(format_args!("the volume {what} within {LIMIT:?}")))
@@ -148,22 +164,24 @@ impl UnderWay {
 /// What the catalog asks of the source.
 enum Asked {
     Nothing,
-    /// To hand over; whether there is a whole copy already.
+    /// To hand over.
     HandOver {
         request: Step,
+        /// The vault has a whole copy of the volume.
         has_copy: bool,
     },
-    /// To take no writes: an agent that was restarted after it handed over.
+    /// To refuse writes: the agent restarted after it handed over.
     Refuse(PointId),
-    /// To take writes again.
+    /// To accept writes again.
     TakeBack,
 }
 
-/// What the catalog asks of a source that handed over in the failover `handed_over`, or in none.
+/// Returns what the catalog asks of a source that handed over to the failover `handed_over`, or to
+/// none.
 fn asked(catalog: &Catalog, handed_over: Option<PointId>) -> Asked {
     let lifecycle = catalog.lifecycle();
     let Some(current) = lifecycle.current() else { return Asked::Nothing };
-    // An unplanned failover does not stop who still runs.
+    // An unplanned failover does not stop a source that still runs.
     let is_planned = || lifecycle.step_of(current.failover, StepKind::HandOver).is_some();
     match lifecycle.stage() {
         Stage::Requested if handed_over != Some(current.failover) => Asked::HandOver {
@@ -180,7 +198,7 @@ fn asked(catalog: &Catalog, handed_over: Option<PointId>) -> Asked {
     }
 }
 
-/// Says in the catalog that the volume was handed over at `point`.
+/// Records in the catalog that the volume was handed over at `point`.
 fn record(shared: &Shared, request: &Step, point: &RecoveryPoint) -> Result<()> {
     let step = Step {
         kind: StepKind::HandOver,
@@ -193,7 +211,7 @@ fn record(shared: &Shared, request: &Step, point: &RecoveryPoint) -> Result<()> 
         epoch: request.epoch,
         note: String::new(),
     };
-    let mut catalog = shared.shipper.catalog();
+    let mut catalog = shared.shipping.shipper.catalog();
     catalog.record_step(&step)?;
     let message = format!("handed over to {} at sequence {}", request.host, point.sequence);
     shared.event(EventKind::HandedOver, message);
@@ -202,14 +220,10 @@ fn record(shared: &Shared, request: &Step, point: &RecoveryPoint) -> Result<()> 
 
 fn refuse(shared: &Shared, failover: PointId) {
     shared.tap.refuse(true);
-    *handed_over(shared) = Some(failover);
+    shared.session.hand_over(failover);
 }
 
 fn take_back(shared: &Shared) {
     shared.tap.refuse(false);
-    *handed_over(shared) = None;
-}
-
-fn handed_over(shared: &Shared) -> MutexGuard<'_, Option<PointId>> {
-    shared.handed_over.lock()
+    shared.session.take_back();
 }

@@ -1,10 +1,19 @@
-//! The journal task: drains the tap into segments in the spool.
+//! The journal task: moves captured changes from the tap into segments in the spool.
+//!
+//! A segment is closed at each mark and at the end of an unordered interval, by size and time of
+//! the policy, and on request.
+//!
+//! Invariant: a segment is in the spool before it counts as durable.
+//!
+//! Behaviour on failure: the open segment is lost, and the regions of its changes become dirty.
+//! With a full spool the tap falls back to dirty regions too. Writers never wait for the journal's
+//! disk.
 
-use std::sync::atomic::Ordering;
 use std::task::Waker;
 use std::time::Duration;
 
-use super::Shared;
+use super::requests::Request;
+use super::shared::Shared;
 use super::spool::Spooled;
 use super::task::{Next, Task};
 use crate::capture::{QueuedBody, QueuedRecord};
@@ -17,21 +26,21 @@ use crate::units::{Sequence, Timestamp};
 
 /// Records are taken from the tap in batches of about this much.
 const DRAIN_BYTES: u64 = 1 << 20;
-/// Records wait this long for company.
+/// Pause in which more records gather.
 const DRAIN_WAIT: Duration = Duration::from_millis(5);
 /// Pause while the spool is full or its disk fails.
 const PAUSE: Duration = Duration::from_millis(50);
 
-/// Segments pile up when they fill this part of the spool.
+/// Segments pile up if they fill this part of the spool.
 const PILE_ONE_IN: u64 = 8;
 /// Compression may spend its share of this much time at once.
 const COMPRESSION_WINDOW: Duration = Duration::from_millis(200);
 
-/// How much processor time compression may still take: a bucket that fills with time and empties with work. Work that
-/// took more than was left is a debt.
+/// Processor time that compression may still take: a bucket that fills with time and empties with
+/// work. Work that took more than was left is a debt.
 struct CompressionBudget {
     percent_max: u32,
-    /// Others want the processors.
+    /// Other threads need the processors.
     crowded: bool,
     earned: Duration,
     spent: Duration,
@@ -44,8 +53,8 @@ impl CompressionBudget {
         Self { percent_max, crowded: false, earned, spent, filled: now }
     }
 
-    /// Whether the next batch may be compressed. While the processors are crowded it may not, unless segments `pile_up`,
-    /// because the link is slow.
+    /// Returns whether the next batch may be compressed. While the processors are crowded it may
+    /// not, unless segments `pile_up` because the link is slow.
     fn allows(&mut self, now: Duration, pile_up: bool) -> bool {
         let share = |time: Duration| time * self.percent_max / 100;
         self.earned += share(now.saturating_sub(self.filled));
@@ -87,8 +96,8 @@ impl Task for Journaling {
     fn step(&mut self, shared: &Shared, _waker: &Waker) -> Next {
         let next = self.go_on(shared);
         if matches!(next, Next::Ended) {
-            // Nothing is sealed after it.
-            shared.drained.store(true, Ordering::Release);
+            // No segment is closed after it.
+            shared.journal.drained();
         }
         next
     }
@@ -97,7 +106,7 @@ impl Task for Journaling {
         true
     }
 
-    fn note_crowded(&mut self, yes: bool) {
+    fn set_crowded(&mut self, yes: bool) {
         self.budget.crowded = yes;
     }
 
@@ -108,17 +117,17 @@ impl Task for Journaling {
 
 impl Journaling {
     fn go_on(&mut self, shared: &Shared) -> Next {
-        let stopping = shared.stopping.load(Ordering::Acquire);
+        let stopping = shared.requests.is_stopping();
         let pause = if stopping { Next::Ended } else { Next::Later(PAUSE) };
         let Self { open, budget } = self;
-        if shared.is_fenced() {
-            if !shared.drained.load(Ordering::Acquire) {
+        if shared.session.is_fenced() {
+            if !shared.journal.is_drained() {
                 drain(shared, open, budget);
-                shared.drained.store(true, Ordering::Release);
+                shared.journal.drained();
             }
             return pause;
         }
-        if !shared.spool.has_room() && open.is_none() {
+        if !shared.shipping.spool.has_room() && open.is_none() {
             shared.tap.set_pressure(Cause::SpoolFull);
             return pause;
         }
@@ -135,12 +144,12 @@ impl Journaling {
     }
 }
 
-/// Once fenced: what was captured until now is sealed. From here on the dirty map alone follows the disk.
+/// Closes what was captured until now, once this source is fenced. From here on only the dirty map
+/// follows the disk.
 fn drain(shared: &Shared, open: &mut Option<Open>, budget: &mut CompressionBudget) {
     let target = shared.tap.stats().last_sequence;
-    shared.seal_now.store(true, Ordering::Release);
-    while open.is_some() || shared.journal().durable < target {
-        shared.seal_now.store(true, Ordering::Release);
+    while open.is_some() || shared.journal.now().durable < target {
+        shared.requests.ask(Request::Close);
         match step(shared, open, budget) {
             Ok(true) => break,
             Ok(false) => {}
@@ -153,12 +162,12 @@ fn drain(shared: &Shared, open: &mut Option<Open>, budget: &mut CompressionBudge
     }
 }
 
-/// Takes one batch; true when there was none and nothing is open.
+/// Journals one batch. Returns whether there was none and no segment is open.
 fn step(shared: &Shared, open: &mut Option<Open>, budget: &mut CompressionBudget) -> Result<bool> {
     let records = shared.tap.drain(DRAIN_BYTES, Duration::ZERO);
     let idle = records.is_empty();
     let start = shared.clock.elapsed();
-    let pile_up = shared.spool.bytes() > shared.policy.spool_bytes_max / PILE_ONE_IN;
+    let pile_up = shared.shipping.spool.bytes() > shared.policy.spool_bytes_max / PILE_ONE_IN;
     let compressing = budget.allows(start, pile_up);
     for record in records {
         append(shared, open, &record)?;
@@ -171,21 +180,21 @@ fn step(shared: &Shared, open: &mut Option<Open>, budget: &mut CompressionBudget
             _ => false,
         };
         if ends_segment {
-            seal(shared, open)?;
+            close(shared, open)?;
         }
     }
     if compressing {
         budget.spend(shared.clock.elapsed().saturating_sub(start));
     }
-    let wanted = shared.seal_now.swap(false, Ordering::AcqRel);
+    let wanted = shared.requests.take(Request::Close);
     if let Some(current) = open {
         let age = shared.clock.elapsed().saturating_sub(current.since);
         if wanted
-            || shared.stopping.load(Ordering::Acquire)
+            || shared.requests.is_stopping()
             || age >= shared.policy.segment_interval
             || current.writer.bytes() >= shared.policy.segment_bytes_max
         {
-            seal(shared, open)?;
+            close(shared, open)?;
         }
     }
     Ok(idle && open.is_none())
@@ -196,11 +205,11 @@ fn append(shared: &Shared, open: &mut Option<Open>, queued: &QueuedRecord) -> Re
     let simple = |body| Record { sequence: *sequence, time: *time, body };
     let record = match body {
         QueuedBody::Write(offset, data) => {
-            let pieces = data.len().div_ceil(RECORD_DATA_BYTES_MAX) as u64;
-            for (at, piece) in data.chunks(RECORD_DATA_BYTES_MAX).enumerate() {
+            let chunks = data.len().div_ceil(RECORD_DATA_BYTES_MAX) as u64;
+            for (at, chunk) in data.chunks(RECORD_DATA_BYTES_MAX).enumerate() {
                 let offset = offset + (at * RECORD_DATA_BYTES_MAX) as u64;
-                let sequence = Sequence(sequence.0 - (pieces - 1) + at as u64);
-                let body = Body::Write { offset, data: piece };
+                let sequence = Sequence(sequence.0 - (chunks - 1) + at as u64);
+                let body = Body::Write { offset, data: chunk };
                 opened(shared, open, sequence, *time)?.append(&Record {
                     sequence,
                     time: *time,
@@ -220,7 +229,8 @@ fn append(shared: &Shared, open: &mut Option<Open>, queued: &QueuedRecord) -> Re
     opened(shared, open, *sequence, *time)?.append(&record)
 }
 
-/// The open segment; begun with this record when there is none.
+/// Returns the writer of the open segment. Without one, opens a segment that begins with this
+/// record.
 fn opened<'a>(
     shared: &Shared,
     open: &'a mut Option<Open>,
@@ -236,7 +246,7 @@ fn opened<'a>(
             first_sequence,
             device_bytes: shared.info.device_bytes,
             block_bytes: shared.info.block_bytes,
-            previous: shared.journal().chain,
+            previous: shared.journal.now().chain,
             replaces_through: None,
             created: shared.clock.now(),
             compression: shared.policy.compression,
@@ -246,47 +256,33 @@ fn opened<'a>(
         let sink = FileSink::create_in(&**shared.state.files(), &path)?;
         let writer = SegmentWriter::create(sink, params, shared.keys.newest(), &*shared.clock)?;
         *open = Some(Open { writer, since: shared.clock.elapsed() });
-        shared.journal().open_since = Some(first_time);
+        shared.journal.opened(first_time);
     }
     let open = open.as_mut().expect("opened above");
     Ok(&mut open.writer)
 }
 
-/// Seals the open segment and hands it to the spool.
-fn seal(shared: &Shared, open: &mut Option<Open>) -> Result<()> {
+/// Closes the open segment and hands it to the spool.
+fn close(shared: &Shared, open: &mut Option<Open>) -> Result<()> {
     let Some(Open { writer, .. }) = open.take() else { return Ok(()) };
     let (sink, summary) = writer.close(None)?;
-    let path = shared.state.spool_sealed(sink.path(), &summary)?;
-    // Before it counts as durable: who waits for that, and then for an empty spool, has to find it there.
-    shared.spool.push(Spooled { path, summary: summary.clone() });
-    {
-        let mut journal = shared.journal();
-        journal.durable = summary.last_sequence;
-        journal.chain = summary.chain;
-        journal.open_since = None;
-        journal.bytes_stored += summary.stored_bytes;
-        for mark in &summary.marks {
-            journal.note_point(mark.mark.point, summary.chain);
-        }
-    }
-    shared.journal_changed.notify_all();
+    let path = shared.state.spool_closed(sink.path(), &summary)?;
+    // Before it counts as durable: those who wait for that, and then for an empty spool, must find
+    // it there.
+    shared.shipping.spool.push(Spooled { path, summary: summary.clone() });
+    shared.journal.closed(&summary);
     Ok(())
 }
 
-/// The journal could not be written: everything after the last sealed segment is read from the disk again.
+/// Gives the open segment up: everything after the last closed one is read from the disk again.
 fn lose(shared: &Shared, error: &Error) {
-    let durable = {
-        let mut journal = shared.journal();
-        journal.losses += 1;
-        journal.open_since = None;
-        journal.durable
-    };
+    let durable = shared.journal.lost();
     let cause =
         if error.kind() == ErrorKind::Full { Cause::SpoolFull } else { Cause::JournalError };
-    // Frees the space that the half-written segment takes.
+    // Frees the space of the torn segment.
     let _ = shared.state.remove(&shared.state.open_segment());
     shared.tap.journal_lost(durable, cause);
-    shared.journal_changed.notify_all();
+    shared.journal.wake();
     shared.event(EventKind::TaskFailed, format!("the journal cannot be written: {error}"));
 }
 
@@ -311,7 +307,7 @@ mod tests {
         assert!((0.24..0.26).contains(&share), "{share}");
         now += COMPRESSION_WINDOW;
         budget.crowded = true;
-        assert!(!budget.allows(now, false), "the processors are wanted by others");
+        assert!(!budget.allows(now, false), "other threads need the processors");
         assert!(budget.allows(now, true), "bytes matter more");
     }
 }

@@ -1,15 +1,27 @@
-//! Opening a protection: whose the volume is, how the last session ended, and what must be read again.
+//! Opens a protection: claims the volume, recovers what the last session left, and starts the
+//! tasks.
+//!
+//! Behaviour on failure: an open that fails may be repeated. It leaves the volume to its source,
+//! unless it was about to take the volume over.
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64};
 
+use super::journal_progress::JournalProgress;
+use super::points::Points;
+use super::protection::Protection;
 use super::provisional::Provisional;
+use super::requests::Requests;
+use super::resync_progress::ResyncProgress;
+use super::session::Session;
+use super::shared::Shared;
+use super::shipments::Shipments;
 use super::shipper::Shipper;
 use super::spool::Spool;
+use super::task::Task;
 use super::{
-    JournalState, Protection, Shared, applications, hand_over, recover, resync, state, surrender,
-    task, tasks,
+    applications, hand_over, journaling, recover, resync, retention, shipping, state, surrender,
+    task, timer,
 };
 use crate::capture::{Tap, Volume};
 use crate::clock::{Clock, SystemClock};
@@ -20,10 +32,10 @@ use crate::point::Quiesce;
 use crate::policy::{CaptureContent, Policy};
 use crate::replica::Replica;
 use crate::sync;
-use crate::sync::lock::{Condvar, Mutex};
 use crate::vault::{CatalogEdit, SourceIdentity, Vault, VolumeInfo};
 
-/// How to open a [`Protection`]: required arguments in [`ProtectionOptions::new`], the rest chained.
+/// Options to open a [`Protection`]: required arguments in [`ProtectionOptions::new`], the rest
+/// chained.
 pub struct ProtectionOptions {
     volume: String,
     device: Arc<dyn BlockDevice>,
@@ -38,8 +50,10 @@ pub struct ProtectionOptions {
 }
 
 impl ProtectionOptions {
-    /// Protects `device` as `volume` of `vault`. `state` is the local directory of this agent (dirty map, spool,
-    /// identity), created when it is absent; it must not be on the protected device.
+    /// Protects `device` as `volume` of `vault`.
+    ///
+    /// `state` is the state directory of this agent, with its dirty map, spool and identity. It is
+    /// created if it is absent, and must not be on the protected device.
     pub fn new(
         volume: &str,
         device: Arc<dyn BlockDevice>,
@@ -60,39 +74,42 @@ impl ProtectionOptions {
         }
     }
 
-    /// Limits and choices. Default: [`Policy::default`].
+    /// Sets the policy. Default: [`Policy::default`].
     pub fn policy(mut self, policy: Policy) -> Self {
         self.policy = policy;
         self
     }
 
-    /// Where events go. Default: nowhere.
+    /// Sets where events go. Default: nowhere.
     pub fn events(mut self, sink: EventSink) -> Self {
         self.events = sink;
         self
     }
 
-    /// Sets what is quiesced for application-consistent points ([`Protection::mark_app`], and by the policy's interval).
-    /// Required if [`Policy::quiesce`] names applications; `hrl_quiesce::Applications::of_policy` makes their provider.
-    /// Default: none.
+    /// Sets what is quiesced for application-consistent points, on demand
+    /// ([`Protection::mark_app`]) and by the policy's interval.
+    ///
+    /// Required if [`Policy::quiesce`] names applications: `hrl_quiesce::Applications::of_policy`
+    /// makes their provider. Default: none.
     pub fn applications(mut self, applications: Arc<dyn Quiesce>) -> Self {
         self.applications = Some(applications);
         self
     }
 
-    /// Time and entropy. Default: those of the system.
+    /// Sets the source of time and entropy. Default: the system's.
     pub fn clock(mut self, clock: Arc<dyn Clock>) -> Self {
         self.clock = clock;
         self
     }
 
-    /// Take the volume over when another source has it. Default: no, that is a `Fenced` error which names it.
+    /// Takes the volume over if another source owns it. Default: no, `open` fails with `Fenced`
+    /// then.
     pub fn take_over(mut self, yes: bool) -> Self {
         self.take_over = yes;
         self
     }
 
-    /// Where the state directory is. Default: the files of the system. Feature `testing`.
+    /// Sets the files that the state directory is among. Default: the system's. Feature `testing`.
     #[cfg(any(test, feature = "testing"))]
     pub fn files(self, files: Arc<dyn Files>) -> Self {
         self.among(files)
@@ -107,28 +124,29 @@ impl ProtectionOptions {
         &self.vault
     }
 
-    /// Opens the volume, finds what must be read again, and starts.
+    /// Opens the volume, finds what must be read again, and starts the tasks.
     ///
-    /// `Fenced` when another agent or source has the volume, `Changed` when the disk is not the one that was
-    /// protected, `WrongKey`, `Unavailable` when the vault cannot be reached.
+    /// `Fenced` if another agent runs with the state directory or another source owns the volume,
+    /// `Changed` if the disk is not the one that was protected, `Unavailable` if the vault does not
+    /// answer, `WrongKey`.
     pub fn open(self) -> Result<Protection> {
         let state = state::StateDirectory::open(self.files.clone(), &self.state)?;
         self.check_whole(&state)?;
         self.open_with(state)
     }
 
-    /// Refuses a disk that failed over to here and lacks some of the volume.
+    /// Refuses a disk that failed over to here and is not a whole copy yet.
     pub(super) fn check_whole(&self, state: &state::StateDirectory) -> Result<()> {
         let not_whole = state.presence_log();
         if !self.files.exists(&not_whole) {
             return Ok(());
         }
         Err(Error::new(ErrorKind::InvalidInput, "protect", self.device.name())
-            .message("the disk failed over to here and is not whole: go on with the failover, or detach it")
+            .message("the volume failed over to this disk, and the copy is not complete: go on with the failover, or detach the disk")
             .found(not_whole.display()))
     }
 
-    /// As [`ProtectionOptions::open`], with a state directory that is open already.
+    /// Opens as [`ProtectionOptions::open`] does, with a state directory that is open already.
     pub(crate) fn open_with(self, state: state::StateDirectory) -> Result<Protection> {
         self.policy.validate()?;
         let (shared, baseline) = self.recover(state)?;
@@ -139,7 +157,7 @@ impl ProtectionOptions {
         })
     }
 
-    /// Opens the volume and finds what must be read again, for tasks that are to be started.
+    /// Opens the volume and finds what must be read again. The caller starts the tasks.
     pub(super) fn recover(
         self,
         state: state::StateDirectory,
@@ -149,7 +167,7 @@ impl ProtectionOptions {
         let Claim { mut replica, source, provisional } = self.claim(&state)?;
         let info = replica.info().clone();
         let mut left = recover::journal(&state, &replica, &*self.clock)?;
-        if provisional.is_none() && left.may_lack_what_was_named(&state) {
+        if provisional.is_none() && left.may_lack_what_was_published(&state) {
             replica = self.with_late_versions(replica, &source)?;
             left = left.again(recover::journal(&state, &replica, &*self.clock)?);
         }
@@ -188,33 +206,18 @@ impl ProtectionOptions {
             events: self.events,
             state,
             dirty: sync::Mutex::new(needed.map),
-            spool,
-            shipper,
-            journal: Mutex::new(JournalState::new(left.last_sequence, left.chain)),
-            journal_changed: Condvar::new(),
-            quiescing: Mutex::new(()),
-            applications,
-            replicated: AtomicU64::new(replicated.0),
-            points: AtomicU64::new(0),
-            resync_read: AtomicU64::new(0),
-            resync_journaled: AtomicU64::new(0),
-            vault_available: AtomicBool::new(true),
-            fenced: AtomicBool::new(false),
-            drained: AtomicBool::new(false),
-            provisional: Mutex::new(provisional),
-            committing: Mutex::new(()),
-            retention_waits: Arc::default(),
-            handed_over: Mutex::new(None),
-            seal_now: AtomicBool::new(false),
-            name_now: AtomicBool::new(false),
-            stopping: AtomicBool::new(false),
-            ended: AtomicBool::new(false),
+            journal: JournalProgress::new(left.last_sequence, left.chain),
+            points: Points::new(applications),
+            resync: ResyncProgress::default(),
+            shipping: Shipments::new(spool, shipper, replicated),
+            session: Session::new(provisional),
+            requests: Requests::default(),
         });
-        for note in &left.notes {
-            shared.event(EventKind::JournalRepaired, note.clone());
+        for repair in left.repairs {
+            shared.event(EventKind::JournalRepaired, repair);
         }
-        left.spooled.into_iter().for_each(|spooled| shared.spool.push(spooled));
-        // An interval that was left open needs its end, also when nothing is left to read.
+        left.spooled.into_iter().for_each(|spooled| shared.shipping.spool.push(spooled));
+        // An open unordered interval needs its end, even if nothing is left to read.
         if !needed.regions.is_empty() || left.open_unordered.is_some() {
             shared.tap.require_resync(&needed.regions, needed.cause);
         }
@@ -222,20 +225,23 @@ impl ProtectionOptions {
         Ok((shared, baseline))
     }
 
-    /// The volume with the version that this source put last, should its put arrive late: the next one of the catalog is put here,
-    /// without an edit, so a late one is there before or never will be. `Fenced` when another source took the volume meanwhile.
+    /// Returns the volume with every catalog version of this source, even one whose put is still on
+    /// its way.
+    ///
+    /// Puts the next version, without an edit. A late put of that version either came first, and is
+    /// read here, or fails. `Fenced` if another source took the volume over meanwhile.
     fn with_late_versions(&self, replica: Replica, source: &SourceIdentity) -> Result<Replica> {
         replica.into_catalog().append(source, Vec::new())?;
         self.vault.replica(&self.volume)
     }
 
-    /// Finds or creates the volume in the vault and makes sure that it is ours.
+    /// Finds or creates the volume in the vault, and makes sure that this source owns it.
     fn claim(&self, state: &state::StateDirectory) -> Result<Claim> {
         let known = state.identity()?;
         if self.vault.volume(&self.volume).is_err_and(|error| error.kind() == ErrorKind::NotFound) {
             if let Some(known) = known.as_ref().filter(|known| known.volume_name == self.volume) {
                 return Err(Error::new(ErrorKind::Changed, "protect", &self.volume)
-                    .message("this agent has replicated the volume before, and the vault does not have it")
+                    .message("this agent has replicated the volume before, but the vault does not contain it")
                     .expected(format_args!("volume {}", known.volume))
                     .found("none"));
             }
@@ -279,15 +285,17 @@ impl ProtectionOptions {
         if replica.catalog().source() == Some(&source) {
             return Ok(Claim { replica, source, provisional: None });
         }
-        // Disk and volume went different ways while another source had it: no mark says where they differ.
+        // Another source has changed the volume: the dirty map does not show where the disk
+        // differs.
         state.forget_dirty_map()?;
-        // Taken before the catalog is looked at: from here on no other source can add to it.
+        // Before the catalog is read: from here on no other source can add to it.
         let taken = vec![CatalogEdit::Source(source.clone())];
         replica.into_catalog().append(&source, taken)?;
         Ok(Claim { replica: self.vault.replica(&self.volume)?, source, provisional: None })
     }
 
-    /// Another source has the volume. What this one still had after a failover is handed in first.
+    /// Returns the error for a volume that another source owns. After a failover, hands in first
+    /// what this source still has.
     fn refused(
         &self,
         state: &state::StateDirectory,
@@ -298,7 +306,7 @@ impl ProtectionOptions {
         let fenced = Error::new(ErrorKind::Fenced, "protect", &self.volume);
         let Some(branch) = replica.catalog().branch_of(source) else {
             return fenced.message(format_args!(
-                "the source on {} has it since {}; take it over only when that one is gone",
+                "the source on {} owns it since {}; take it over only if that source is gone",
                 owner.host, owner.since
             ));
         };
@@ -307,7 +315,7 @@ impl ProtectionOptions {
                 "{} segments with {} records were handed in now",
                 done.segments, done.records
             ),
-            Err(error) => format!("what the spool still has could not be handed in: {error}"),
+            Err(error) => format!("the rest of the spool could not be handed in: {error}"),
         };
         fenced.message(format_args!(
             "it failed over to {} at sequence {} (epoch {} ended {}); what was written here later is kept as the branch of \
@@ -337,10 +345,23 @@ impl ProtectionOptions {
     }
 }
 
-/// The volume in the vault as this agent has it.
+/// The volume in the vault, as claimed by this agent.
 struct Claim {
     replica: Replica,
     source: SourceIdentity,
-    /// A failover to here that is not committed; the replica is as if it were.
+    /// A failover to here that is not committed. The replica is as if it were.
     provisional: Option<Provisional>,
+}
+
+/// Returns the tasks of a protection.
+pub(super) fn tasks(shared: &Shared, baseline: resync::Baseline) -> Vec<Box<dyn Task>> {
+    vec![
+        Box::new(journaling::Journaling::new(shared)),
+        Box::new(timer::Keeper),
+        Box::new(resync::Resync::new(baseline)),
+        Box::new(shipping::Shipping::new(shared)),
+        Box::new(retention::Retention::new(shared)),
+        Box::new(timer::Timer::new(shared)),
+        Box::new(applications::AppPoints::new()),
+    ]
 }

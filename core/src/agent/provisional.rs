@@ -1,13 +1,15 @@
-//! A protection in the middle of a failover: its epoch is not in the catalog yet.
+//! A failover that is not committed: the epoch of this source is not in the catalog yet.
 //!
-//! The disk is served as of a state of the volume, and what is written to it is captured and journaled as the next epoch, on
-//! top of that state. Nothing of it leaves the spool before the failover is committed: the old source may still go on, the
-//! point may be changed, and a cancellation leaves no trace in the vault. Committing is one version of the catalog, which
-//! ends the old epoch, makes this source the only one, and fences the other; then shipping begins.
+//! The disk is served as of a recovery state, and writes are journaled as the next epoch on top of
+//! it. Until the commit the old source may go on, the point may be changed, and a cancellation
+//! leaves no trace in the vault. The commit is one version of the catalog: it ends the old epoch,
+//! makes this source the owner, and fences the other one.
 //!
-//! `STATE/failover` says what is being done. It is written before anything else and removed when the catalog has the
-//! commit, so an agent that was killed anywhere goes on where it was. `STATE/cut.hrl` is the copy of the segment that the state lies
-//! inside of, up to the state.
+//! Invariant: nothing leaves the spool before the commit.
+//!
+//! Behaviour on failure: `STATE/failover` records what is under way. It is written first and
+//! removed once the catalog has the commit, so a killed agent goes on where it was. If the recovery
+//! state lies inside a segment, `STATE/cut.hrl` is a copy of that segment up to the state.
 
 use std::path::PathBuf;
 
@@ -25,34 +27,34 @@ use crate::vault::{
 
 const FIRST_LINE: &str = "hrl failover 1";
 
-/// What a failover under way is.
+/// A failover that is not committed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Provisional {
-    /// Its identity in the life cycle.
+    /// Its identity in the life cycle of the volume.
     pub failover: PointId,
-    /// The epoch that it begins.
+    /// Epoch that it begins.
     pub epoch: Epoch,
-    /// The state.
+    /// Sequence of the recovery state.
     pub at: Sequence,
-    /// Time of the state.
+    /// Time of the recovery state.
     pub at_time: Timestamp,
-    /// The recovery point that the state is.
+    /// The recovery point at that sequence, if there is one.
     pub point: Option<PointId>,
-    /// It brings the volume home: committing ends the life cycle.
+    /// Whether it is a failback: its commit ends the life cycle.
     pub home: bool,
-    /// The state lies inside a segment, and this directory has the cut.
+    /// Whether the recovery state lies inside a segment, so that `STATE/cut.hrl` exists.
     pub cut: bool,
-    /// The source from the commit on.
+    /// Source that owns the volume after the commit.
     pub source: SourceIdentity,
 }
 
 impl Provisional {
-    /// What the state directory says; `None` when no failover is under way.
+    /// Reads `STATE/failover`; `None` if no failover is under way.
     pub(crate) fn read(state: &StateDirectory) -> Result<Option<Self>> {
         state.read_text(&path_of(state), "a failover under way", parse)
     }
 
-    /// Writes it durably.
+    /// Writes `STATE/failover` durably.
     pub(crate) fn write(&self, state: &StateDirectory) -> Result<()> {
         state.write_text(&path_of(state), self.print())
     }
@@ -74,14 +76,14 @@ impl Provisional {
         )
     }
 
-    /// Removes what `write` and `cut` left, durably.
+    /// Removes the files of a failover, durably.
     pub(crate) fn forget(state: &StateDirectory) -> Result<()> {
         state.remove(&path_of(state))?;
         state.remove(&cut_path(state))?;
         state.sync_names()
     }
 
-    /// The division that committing makes.
+    /// Returns the division of the history that a commit makes.
     pub(crate) fn division(
         &self,
         state: &StateDirectory,
@@ -100,7 +102,7 @@ impl Provisional {
         Ok(Division { epoch: self.epoch, at: self.at, cut, source, time })
     }
 
-    /// The step of the life cycle that says so.
+    /// Returns a step of the life cycle for this failover.
     pub(crate) fn step(&self, kind: StepKind, clock: &dyn Clock) -> Step {
         Step {
             kind,
@@ -115,10 +117,11 @@ impl Provisional {
         }
     }
 
-    /// Makes the failover final: the cut is put, then one version of the catalog divides the history. Returns the catalog with
-    /// it. May be repeated after any failure; when the catalog has it already, nothing is written.
+    /// Puts the cut and appends the catalog version that divides the history. Returns the catalog
+    /// with it.
     ///
-    /// `Fenced` when another failover was committed or this one cancelled meanwhile.
+    /// May be repeated after any failure; writes nothing if the catalog has the commit. `Fenced` if
+    /// another failover was committed or this one was cancelled.
     pub(crate) fn commit(
         &self,
         state: &StateDirectory,
@@ -142,19 +145,19 @@ impl Provisional {
         Ok(catalog)
     }
 
-    /// The catalog has its epoch, and it is or was this source's.
+    /// Returns whether the catalog has the commit, even if this source lost the volume since.
     pub(crate) fn is_committed(&self, catalog: &Catalog) -> bool {
         let ended = catalog.branches().iter().find(|branch| branch.epoch == self.epoch);
         let lost = ended.and_then(|branch| branch.source.as_ref());
         self.is_owner(catalog) || lost.is_some_and(|source| source.id == self.source.id)
     }
 
-    /// The volume is this source's.
+    /// Returns whether this source owns the volume.
     pub(crate) fn is_owner(&self, catalog: &Catalog) -> bool {
         catalog.source().is_some_and(|owner| owner.id == self.source.id)
     }
 
-    /// `Fenced` when the catalog's failover under way is not this one.
+    /// Fails with `Fenced` unless this failover is the one under way in the catalog.
     pub(crate) fn check_current(&self, catalog: &Catalog) -> Result<()> {
         let lifecycle = catalog.lifecycle();
         let current = lifecycle.current();
@@ -167,13 +170,14 @@ impl Provisional {
             |step| format!("{} by {} at {}", step.kind.name(), step.host, step.time),
         );
         Err(Error::new(ErrorKind::Fenced, "go on with failover", self.failover)
-            .message("it was cancelled, or another one came first")
+            .message("it was cancelled, or another failover came first")
             .expected("this failover under way")
             .found(found))
     }
 }
 
-/// Copies the segment that `at` lies inside of, up to `at`, into the state directory; false when it is the end of one.
+/// Copies the segment that `at` lies inside of, up to `at`, into the state directory. Returns false
+/// if `at` is the end of a segment.
 pub(crate) fn cut(
     state: &StateDirectory,
     replica: &Replica,
@@ -194,7 +198,8 @@ pub(crate) fn cut(
     Ok(true)
 }
 
-/// Reads the text of `STATE/failover` and writes it again; `None` when it is none. Feature `testing`.
+/// Parses the text of `STATE/failover` and prints it again; `None` if it is not valid. Feature
+/// `testing`.
 #[cfg(any(test, feature = "testing"))]
 pub fn reprint_failover(text: &str) -> Option<String> {
     parse(text).map(|under_way| under_way.print())

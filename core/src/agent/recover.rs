@@ -1,12 +1,19 @@
-//! What an agent finds when it starts, and what of the disk must be read again because of it.
+//! Recovers what the last session left: the spool, and what of the disk must be read again.
+//!
+//! Invariants: the spool continues the catalog afterwards. Changes of a segment that is put aside
+//! are read from the disk again, unless a later unordered interval covers them.
+//!
+//! Behaviour on failure: a recovery that dies is repeated by the next start. Nothing in the spool
+//! is deleted unless the catalog lists it; segments that do not fit go to `STATE/rejected`.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::clean_stop::is_as_left;
 use super::resync::Baseline;
 use super::spool::Spooled;
 use super::state::StateDirectory;
-use crate::capture::{CleanStop, DirtyMap, DirtyMapParams, LastSession, RegionRange};
+use crate::capture::{DirtyMap, DirtyMapParams, LastSession, RegionRange};
 use crate::clock::Clock;
 use crate::device::BlockDevice;
 use crate::error::{Error, ErrorKind, Result};
@@ -18,16 +25,14 @@ use crate::units::{ChainHash, Sequence};
 use crate::vault::VolumeInfo;
 use crate::vault::layout;
 
-/// Samples of the disk that are hashed at a clean stop, and their size.
-const SAMPLES: u64 = 64;
-const SAMPLE_BYTES: u64 = 4096;
-/// A comparison with the replica holds the index of at most this many records; beyond it everything marked is sent.
+/// Most records of a replica that is compared with. Beyond it, dirty regions are journaled as they
+/// are.
 const COMPARE_RECORDS_MAX: u64 = 200_000;
 const COMPARE_CACHE_BYTES: u64 = 8 << 20;
 
 /// The journal as it was left.
 pub(super) struct Left {
-    /// Sealed segments that the catalog does not have yet, oldest first.
+    /// Closed segments that the catalog does not list yet, oldest first.
     pub spooled: Vec<Spooled>,
     /// Newest sequence in catalog or spool.
     pub last_sequence: Sequence,
@@ -35,41 +40,44 @@ pub(super) struct Left {
     pub chain: ChainHash,
     /// The journal ended inside an unordered interval.
     pub open_unordered: Option<Cause>,
-    /// What was repaired or put aside, for people.
-    pub notes: Vec<String>,
-    /// Some of the journal could not be used: the disk must be compared with the replica.
+    /// What was repaired or put aside, in sentences.
+    pub repairs: Vec<String>,
+    /// Some of the journal could not be used: the whole disk must be read again.
     pub broken: bool,
 }
 
 impl Left {
-    /// Segments were put aside, now or at a start that did not come to its end. A version that names them may have been put by
-    /// the agent before and arrive late: were their sequences given to others by then, those would not follow the vault's history.
-    pub(super) fn may_lack_what_was_named(&self, state: &StateDirectory) -> bool {
+    /// Returns whether segments were put aside, now or by a start that died.
+    ///
+    /// The catalog version that lists them may still be on its way. If their sequences were given
+    /// to other changes before it arrives, those would not continue the vault's history.
+    pub(super) fn may_lack_what_was_published(&self, state: &StateDirectory) -> bool {
         let is_fresh = self.last_sequence == Sequence::ZERO && !self.broken;
         self.broken || (!is_fresh && !state.files().exists(&state.dirty_map()))
     }
 
-    /// What is left by a newer catalog; of before stays what was found broken.
+    /// Joins this recovery with another one by a newer catalog.
     pub(super) fn again(self, newer: Self) -> Self {
-        let notes = self.notes.into_iter().chain(newer.notes).collect();
-        Self { notes, broken: self.broken || newer.broken, ..newer }
+        let repairs = self.repairs.into_iter().chain(newer.repairs).collect();
+        Self { repairs, broken: self.broken || newer.broken, ..newer }
     }
 }
 
-/// Brings the spool into order: repairs the torn segment, drops what the catalog has, puts aside what does not fit.
+/// Recovers the spool: repairs the torn segment, removes what the catalog lists, and puts aside
+/// what does not fit.
 pub(super) fn journal(
     state: &StateDirectory,
     replica: &Replica,
     clock: &dyn Clock,
 ) -> Result<Left> {
     let catalog = replica.catalog();
-    let spool = sealed_in_spool(state, replica, clock)?;
+    let spool = closed_in_spool(state, replica, clock)?;
     let mut left = Left {
         spooled: Vec::new(),
         last_sequence: catalog.last_sequence(),
         chain: catalog.last_chain(),
         open_unordered: catalog.open_unordered(),
-        notes: spool.notes,
+        repairs: spool.repairs,
         broken: spool.broken,
     };
     for (path, summary) in spool.segments {
@@ -79,7 +87,8 @@ pub(super) fn journal(
         if shipped {
             state.remove(&path)?;
         } else if summary.previous != left.chain || summary.first_sequence <= left.last_sequence {
-            left.notes.push(give_up(state, &path, "it does not follow the vault's history")?);
+            let why = "it does not follow the vault's history";
+            left.repairs.push(put_aside_for_resync(state, &path, why)?);
             left.broken = true;
         } else {
             left.last_sequence = summary.last_sequence;
@@ -93,34 +102,35 @@ pub(super) fn journal(
     Ok(left)
 }
 
-/// The sealed segments of a spool.
-pub(super) struct SealedSpool {
+/// The closed segments of a spool.
+pub(super) struct ClosedSpool {
     /// The segments, oldest first.
     pub segments: Vec<(PathBuf, SegmentSummary)>,
-    /// What was repaired or put aside, for people.
-    pub notes: Vec<String>,
-    /// A segment cannot be read, and was put aside.
+    /// What was repaired or put aside, in sentences.
+    pub repairs: Vec<String>,
+    /// A segment could not be read, and was put aside.
     pub broken: bool,
 }
 
-/// Repairs the torn segment, and opens what is there.
-pub(super) fn sealed_in_spool(
+/// Repairs the torn segment, and verifies all segments.
+pub(super) fn closed_in_spool(
     state: &StateDirectory,
     replica: &Replica,
     clock: &dyn Clock,
-) -> Result<SealedSpool> {
-    let mut spool = SealedSpool { segments: Vec::new(), notes: Vec::new(), broken: false };
-    spool.notes.extend(repair_open_segment(state, replica, clock)?);
+) -> Result<ClosedSpool> {
+    let mut spool = ClosedSpool { segments: Vec::new(), repairs: Vec::new(), broken: false };
+    spool.repairs.extend(repair_open_segment(state, replica, clock)?);
     for path in spool_files(state)? {
         match open_mapped_in(&**state.files(), &path)
             .and_then(|source| Segment::open(source, replica.keys()))
             .and_then(|segment| segment.verify().map(|()| segment))
         {
             Ok(segment) => spool.segments.push((path, segment.summary().clone())),
-            // What cannot be read now may be read at the next start, and is all that there is of it.
+            // It may be the only copy, and the next start may be able to read it.
             Err(error) if error.kind() == ErrorKind::Io => return Err(error),
             Err(error) => {
-                spool.notes.push(give_up(state, &path, &error.to_string())?);
+                let why = error.to_string();
+                spool.repairs.push(put_aside_for_resync(state, &path, &why)?);
                 spool.broken = true;
             }
         }
@@ -130,13 +140,13 @@ pub(super) fn sealed_in_spool(
     Ok(spool)
 }
 
-/// Of segments that follow the same one, the newest counts: the journal gave the others up for lost and went on without
-/// them, in an interval without order that covers what they hold.
-fn put_superseded_aside(state: &StateDirectory, spool: &mut SealedSpool) -> Result<()> {
+/// Puts aside all but the newest of segments that follow the same one. The journal had lost the
+/// others, and went on with an unordered interval that covers what they contain.
+fn put_superseded_aside(state: &StateDirectory, spool: &mut ClosedSpool) -> Result<()> {
     let mut kept: Vec<(PathBuf, SegmentSummary)> = Vec::new();
     for (path, summary) in std::mem::take(&mut spool.segments) {
         while let Some((old, _)) = kept.pop_if(|(_, before)| before.previous == summary.previous) {
-            spool.notes.push(put_aside(state, &old, "the journal went on without it")?);
+            spool.repairs.push(put_aside(state, &old, "the journal went on without it")?);
         }
         kept.push((path, summary));
     }
@@ -144,9 +154,15 @@ fn put_superseded_aside(state: &StateDirectory, spool: &mut SealedSpool) -> Resu
     Ok(())
 }
 
-/// Puts a segment aside whose changes are in no other place than on the disk; says so. The dirty map, which does not mark
-/// them any more, goes first: should this start end before all is marked, the next one finds no map and marks all.
-pub(super) fn give_up(state: &StateDirectory, path: &Path, why: &str) -> Result<String> {
+/// Puts a segment aside whose changes are otherwise only on the disk. Returns a sentence about it.
+///
+/// The dirty map goes first, because it may no longer have their regions. If this start dies, the
+/// next one finds no dirty map and reads the whole disk.
+pub(super) fn put_aside_for_resync(
+    state: &StateDirectory,
+    path: &Path,
+    why: &str,
+) -> Result<String> {
     state.forget_dirty_map()?;
     put_aside(state, path, why)
 }
@@ -166,7 +182,7 @@ fn spool_files(state: &StateDirectory) -> Result<Vec<PathBuf>> {
     Ok(paths)
 }
 
-/// The segment that was being written when the agent died becomes a sealed one.
+/// Makes a closed segment of the torn one that a killed agent leaves.
 fn repair_open_segment(
     state: &StateDirectory,
     replica: &Replica,
@@ -181,9 +197,9 @@ fn repair_open_segment(
     let source = open_mapped_in(files, &torn)?;
     let sink = FileSink::create_in(files, &target)?;
     let (_, summary, report) = repair_source(&*source, sink, replica.keys(), clock)?;
-    let note = match summary {
+    let repair = match summary {
         Some(summary) => {
-            state.spool_sealed(&target, &summary)?;
+            state.spool_closed(&target, &summary)?;
             Some(format!(
                 "the open segment was repaired: {} records kept, {} bytes dropped",
                 report.records_kept, report.bytes_dropped
@@ -194,12 +210,13 @@ fn repair_open_segment(
             None
         }
     };
-    // Were it to come back once the repaired one has left the spool, it would not follow the vault's history.
+    // If it came back after the repaired one has left the spool, it would not follow the vault's
+    // history.
     state.remove_durably(&torn)?;
-    Ok(note)
+    Ok(repair)
 }
 
-/// What of the disk must be read again.
+/// What of the disk must be read again, and why.
 pub(super) struct Needed {
     pub map: DirtyMap,
     pub regions: Vec<RegionRange>,
@@ -208,7 +225,7 @@ pub(super) struct Needed {
     pub fresh: bool,
 }
 
-/// Opens the dirty map, or makes one, and decides which regions are read again and why.
+/// Opens or creates the dirty map, and decides which regions are read again and why.
 pub(super) fn disk(
     state: &StateDirectory,
     device: &dyn BlockDevice,
@@ -225,7 +242,7 @@ pub(super) fn disk(
     let tracked_only = policy.content == CaptureContent::ExtentsOnly;
     let fresh = left.last_sequence == Sequence::ZERO && !left.broken;
     let everything = |cause| -> Result<Needed> {
-        // A tracker's first state is the disk as it is: nothing to copy.
+        // A tracker begins with the disk as it is: nothing to copy.
         let nothing = fresh && tracked_only;
         let map = DirtyMap::create_in(files, &path, params, !nothing)?;
         Ok(Needed { regions: map.dirty_regions(), map, cause, fresh })
@@ -233,7 +250,7 @@ pub(super) fn disk(
     if !files.exists(&path) {
         return everything(if fresh { Cause::InitialReplication } else { Cause::Untracked });
     }
-    let (map, map_state) = match DirtyMap::open_in(files, &path) {
+    let (map, last_session) = match DirtyMap::open_in(files, &path) {
         Ok(opened) if *opened.0.params() == params => opened,
         Ok(_) => return everything(Cause::Requested),
         Err(error) if error.kind() == ErrorKind::Corrupt => return everything(Cause::Crash),
@@ -242,7 +259,7 @@ pub(super) fn disk(
     if left.broken {
         return everything(Cause::JournalError);
     }
-    match map_state {
+    match last_session {
         LastSession::InUse => {
             let cause = left.open_unordered.unwrap_or(Cause::Crash);
             Ok(Needed { regions: map.dirty_regions(), map, cause, fresh: false })
@@ -257,31 +274,7 @@ pub(super) fn disk(
     }
 }
 
-/// What to remember of the disk at a clean stop.
-pub(super) fn clean_stop(device: &dyn BlockDevice, last_sequence: Sequence) -> Result<CleanStop> {
-    Ok(CleanStop { last_sequence, modified: device.modified(), sample: sample(device)? })
-}
-
-/// The disk is, as far as can be told, as it was at the clean stop.
-pub(crate) fn is_as_left(device: &dyn BlockDevice, stop: &CleanStop) -> Result<bool> {
-    Ok(stop.modified == device.modified() && stop.sample == sample(device)?)
-}
-
-/// Hash of pieces spread evenly over the disk, its first and last block among them.
-fn sample(device: &dyn BlockDevice) -> Result<[u8; 32]> {
-    let mut hasher = blake3::Hasher::new();
-    let size = device.size_bytes();
-    let length = SAMPLE_BYTES.min(size);
-    let mut buffer = vec![0; length as usize];
-    for number in 0..SAMPLES {
-        let at = u128::from(size - length) * u128::from(number) / u128::from(SAMPLES - 1);
-        device.read(at as u64 & !511, &mut buffer)?;
-        hasher.update(&buffer);
-    }
-    Ok(*hasher.finalize().as_bytes())
-}
-
-/// What the replica holds, to compare with, where that is affordable.
+/// Returns the replica's content to compare dirty regions with, unless that costs too much memory.
 pub(super) fn baseline(
     state: &StateDirectory,
     replica: &Replica,
@@ -313,6 +306,6 @@ pub(super) fn baseline(
         let options = ViewOptions { cache_bytes: COMPARE_CACHE_BYTES, unordered: true };
         View::from_segments(replica.info(), segments, left.last_sequence, &options)
     };
-    // Without a comparison everything marked is sent: more bytes, the same result.
+    // Without a comparison dirty regions are journaled as they are: more bytes, the same result.
     open().map_or(Baseline::Unknown, |view| Baseline::View(Box::new(view)))
 }

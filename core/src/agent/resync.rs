@@ -1,13 +1,19 @@
-//! The resync task: reads the regions that capture could not follow, and brings the volume back to `Ordered`.
+//! The resync task: journals dirty regions again and brings the volume back to `Ordered`.
 //!
-//! What the replica holds already is not journaled again. A stretch of the volume is looked up at once, by the frames of the
-//! replica, as a hash for each block; so the time does not depend on the order in which the blocks were written.
+//! Blocks that the replica already has are not journaled again. The task looks up a long extent at
+//! once, as a hash of each block, frame by frame of the replica. So the time does not depend on the
+//! order in which the blocks were written.
+//!
+//! Invariant: the volume is `Ordered` again only once everything that was read is durable in the
+//! journal, without a loss since.
+//!
+//! Behaviour on failure: a region whose read fails stays dirty and is read again after a pause.
 
-use std::sync::atomic::Ordering;
 use std::task::{Poll, Waker};
 use std::time::Duration;
 
-use super::Shared;
+use super::requests::Request;
+use super::shared::Shared;
 use super::task::{Next, Task};
 use crate::capture::{Change, Ticket};
 use crate::device::Buffer;
@@ -18,29 +24,29 @@ use crate::policy::CaptureContent;
 use crate::replica::{COMPARED_BYTES, Fingerprints, View, is_zero};
 use crate::units::Sequence;
 
-/// What the replica holds is looked up for so much of the volume at once.
+/// Bytes of the volume that are looked up in the replica at once.
 const LOOKED_UP_BYTES: u64 = 256 << 20;
 const POLL: Duration = Duration::from_millis(10);
-/// Longest wait until everything is looked at again.
+/// Longest pause of a task that waits for others.
 const WAIT: Duration = Duration::from_millis(200);
 /// Pause after the device failed a read.
 const RETRY: Duration = Duration::from_millis(500);
 
-/// What the replica is known to hold in the regions that wait.
+/// What is known of the replica's content in the dirty regions.
 pub(super) enum Baseline {
-    /// Nothing was ever replicated: zeroes.
+    /// Nothing was ever replicated: the content is zeroes.
     Empty,
-    /// This.
+    /// The content of this view.
     View(Box<View>),
-    /// Not known.
+    /// Nothing is known: everything is journaled.
     Unknown,
 }
 
 /// Runs until the protection stops.
 pub(super) struct Resync {
-    /// Serves the first resync only.
+    /// For the first resync only.
     baseline: Baseline,
-    /// Of the baseline, in the regions that are read next.
+    /// Hashes of the baseline in the regions that are read next.
     prints: Option<Fingerprints>,
     stage: Stage,
     /// Losses of the journal when the resync began.
@@ -48,13 +54,13 @@ pub(super) struct Resync {
 }
 
 enum Stage {
-    /// The volume is in order, as far as is known.
+    /// Nothing is under way.
     Idle,
-    /// Regions are read, the next one at or after this one.
+    /// Regions are read. The next one is at or after this number.
     Reading(u64),
-    /// Everything was read; it is to be durable in the journal up to here, without a loss more than so many. Only then is
-    /// the volume `Ordered` again.
-    Settling(Sequence, u64),
+    /// Everything was read. The journal must become durable up to this sequence, with no more than
+    /// this number of losses.
+    Finishing(Sequence, u64),
 }
 
 impl Resync {
@@ -63,7 +69,7 @@ impl Resync {
     }
 
     fn begin(&mut self, shared: &Shared) -> Next {
-        if shared.is_fenced() {
+        if shared.session.is_fenced() {
             return Next::Later(WAIT);
         }
         if shared.tap.mode() == Mode::Ordered {
@@ -77,13 +83,13 @@ impl Resync {
         let bytes = bytes.min(shared.info.device_bytes);
         let message = format!("reading {bytes} bytes again ({cause})");
         shared.event(EventKind::ResyncStarted { bytes, cause }, message);
-        shared.reset_resync_counters();
-        self.losses = shared.journal().losses;
+        shared.resync.begin();
+        self.losses = shared.journal.now().losses;
         self.stage = Stage::Reading(0);
         Next::Now
     }
 
-    /// Reads one region.
+    /// Reads and journals one region.
     fn read(&mut self, shared: &Shared, cursor: u64, waker: &Waker) -> Next {
         if shared.tap.mode() != Mode::Resync {
             return self.end(shared);
@@ -91,13 +97,13 @@ impl Resync {
         let next = shared.tap.next_resync(cursor).or_else(|| shared.tap.next_resync(0));
         let Some((region, extent)) = next else {
             let target = shared.tap.stats().last_sequence;
-            self.stage = Stage::Settling(target, shared.journal().losses);
+            self.stage = Stage::Finishing(target, shared.journal.now().losses);
             return Next::Now;
         };
         if !has_room(shared) {
             return Next::Later(POLL);
         }
-        // Before the ticket, which writers wait for.
+        // Before the ticket, because writers wait for that.
         if let Err(error) = self.look_up(shared, region, extent) {
             return self.failed(shared, &error);
         }
@@ -114,7 +120,7 @@ impl Resync {
 
     fn failed(&mut self, shared: &Shared, error: &Error) -> Next {
         if error.kind() == ErrorKind::NotFound {
-            // Retention took away what the view is made of; without it everything is sent.
+            // Retention removed a segment of the view; without a view everything is journaled.
             self.forget();
         }
         shared.event(EventKind::TaskFailed, format!("resync: {error}"));
@@ -126,7 +132,7 @@ impl Resync {
         self.prints = None;
     }
 
-    /// Finds out what the replica holds in this region, and in the next ones that wait.
+    /// Looks up the replica's content in this region and in the next dirty ones.
     fn look_up(&mut self, shared: &Shared, region: u64, extent: Extent) -> Result<()> {
         let Baseline::View(view) = &self.baseline else { return Ok(()) };
         if !shared.tap.may_compare() || self.prints.as_ref().is_some_and(|p| p.cover(extent)) {
@@ -139,24 +145,25 @@ impl Resync {
             extents.push(extent);
             next = shared.tap.next_resync(region + 1);
         }
-        self.prints = Fingerprints::take(view, extents, &|| !shared.is_stopping())?;
+        self.prints = Fingerprints::take(view, extents, &|| !shared.requests.is_stopping())?;
         Ok(())
     }
 
-    fn settle(&mut self, shared: &Shared, target: Sequence, losses: u64) -> Next {
+    fn finish(&mut self, shared: &Shared, target: Sequence, losses: u64) -> Next {
         let (durable, lost) = {
-            let journal = shared.journal();
+            let journal = shared.journal.now();
             (journal.durable, journal.losses != losses)
         };
         if durable < target && !lost {
-            shared.seal_now.store(true, Ordering::Release);
+            shared.requests.ask(Request::Close);
             return Next::Later(POLL);
         }
         if lost || !shared.tap.finish_resync() {
             self.stage = Stage::Reading(0);
             return Next::Now;
         }
-        let (bytes_read, bytes_journaled) = shared.resync_counters();
+        let (bytes_read, bytes_journaled) =
+            (shared.resync.bytes_read(), shared.resync.bytes_journaled());
         let message = format!("read {bytes_read} bytes, {bytes_journaled} of them had changed");
         shared.event(EventKind::ResyncFinished { bytes_read, bytes_journaled }, message);
         self.end(shared)
@@ -165,8 +172,8 @@ impl Resync {
     fn end(&mut self, shared: &Shared) -> Next {
         self.forget();
         self.stage = Stage::Idle;
-        // Where the journal cannot be written, reading the disk again at once would only lose it again.
-        if shared.journal().losses == self.losses { Next::Now } else { Next::Later(RETRY) }
+        // While the journal cannot be written, another resync at once would be lost too.
+        if shared.journal.now().losses == self.losses { Next::Now } else { Next::Later(RETRY) }
     }
 
     fn resync_region(&self, shared: &Shared, region: u64, ticket: Ticket) -> Result<()> {
@@ -178,19 +185,20 @@ impl Resync {
         match self.read_changes(shared, extent) {
             Ok((changes, bytes_read)) => {
                 let journaled = changes.iter().map(|(extent, _)| extent.length).sum();
-                shared.count_resync(bytes_read, journaled);
+                shared.resync.add(bytes_read, journaled);
                 shared.tap.complete_resync(ticket, region, changes);
                 Ok(())
             }
             Err(error) => {
-                // The region keeps waiting.
+                // The region stays dirty.
                 shared.tap.cancel(ticket);
                 Err(error)
             }
         }
     }
 
-    /// What the disk holds in `extent` that the replica lacks, and how many bytes were read to find out.
+    /// Returns what differs in `extent` between disk and replica, and the bytes that were read to
+    /// find out.
     fn read_changes(
         &self,
         shared: &Shared,
@@ -241,14 +249,14 @@ impl Task for Resync {
     }
 
     fn step(&mut self, shared: &Shared, waker: &Waker) -> Next {
-        if shared.is_stopping() {
+        if shared.requests.is_stopping() {
             return Next::Ended;
         }
         match self.stage {
             Stage::Idle => self.begin(shared),
-            _ if shared.is_fenced() => self.end(shared),
+            _ if shared.session.is_fenced() => self.end(shared),
             Stage::Reading(cursor) => self.read(shared, cursor, waker),
-            Stage::Settling(target, losses) => self.settle(shared, target, losses),
+            Stage::Finishing(target, losses) => self.finish(shared, target, losses),
         }
     }
 
@@ -257,9 +265,9 @@ impl Task for Resync {
     }
 }
 
-/// The journal follows.
+/// Returns whether queue and spool have room for more.
 fn has_room(shared: &Shared) -> bool {
-    shared.tap.has_room() && shared.spool.has_room()
+    shared.tap.has_room() && shared.shipping.spool.has_room()
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]

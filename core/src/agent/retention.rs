@@ -1,13 +1,15 @@
-//! The retention task: folds and deletes by policy, beside everything else.
+//! The retention task: folds segments and deletes objects by policy.
 //!
-//! It works on a catalog of its own, so that neither it nor the shipper waits for the other. Nothing depends on it: when it
-//! fails, the vault holds more than the policy asks for, and the next run goes on where this one ended.
+//! It has its own copy of the catalog, so that it and the shipper never wait for each other.
+//!
+//! Behaviour on failure: the vault keeps more than the policy asks for, and the next run goes on
+//! where this one ended.
 
 use std::sync::atomic::Ordering;
 use std::task::Waker;
 use std::time::Duration;
 
-use super::Shared;
+use super::shared::Shared;
 use super::task::{Next, Task};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::EventKind;
@@ -15,8 +17,8 @@ use crate::policy::RetentionPolicy;
 use crate::replica::{CompactOptions, CompactReport, Compactor};
 use crate::units::Timestamp;
 
-/// A wall clock that has moved against the interval clock by more than this since the start is not trusted: points would
-/// seem old that are not, and be given up.
+/// Largest difference between wall clock and interval clock since the start. Beyond it, points
+/// could seem older than they are and be removed, so nothing is.
 const CLOCK_SLACK: Duration = Duration::from_secs(1800);
 const TICK: Duration = Duration::from_millis(100);
 
@@ -46,7 +48,7 @@ impl Retention {
             Err(_) if gives_way(shared) => return,
             Err(error) => Some(error.to_string()),
         };
-        // Told once, until it works again.
+        // Reported once, until it works again.
         if let Some(message) = message.as_ref().filter(|_| !self.failing) {
             shared.event(EventKind::TaskFailed, format!("retention: {message}"));
         }
@@ -65,10 +67,10 @@ impl Task for Retention {
             return Next::Ended;
         }
         let interval = shared.policy.retention_interval;
-        // Until the catalog says so, the state that is handed over is one like others, and could be folded into a later one.
-        let waits = shared.is_provisional()
-            || shared.is_handed_over()
-            || shared.retention_waits.load(Ordering::Acquire);
+        // Until the catalog records the hand-over, nothing protects its recovery state from a fold.
+        let waits = shared.session.is_provisional()
+            || shared.session.handed_over().is_some()
+            || shared.session.retention_waits().load(Ordering::Acquire);
         if shared.clock.elapsed().saturating_sub(self.last) >= interval && !waits {
             self.run(shared, policy);
         }
@@ -77,15 +79,15 @@ impl Task for Retention {
 }
 
 fn is_over(shared: &Shared) -> bool {
-    shared.has_ended() || shared.is_stopping() || shared.is_fenced()
+    shared.requests.is_stopping() || shared.session.is_fenced()
 }
 
-/// A run ends before its next fold.
+/// Returns whether a run is to end before its next fold.
 fn gives_way(shared: &Shared) -> bool {
-    is_over(shared) || shared.is_handed_over()
+    is_over(shared) || shared.session.handed_over().is_some()
 }
 
-/// How far the wall clock is from where it would be, had it gone like the interval clock.
+/// Returns how far the wall clock has moved against the interval clock.
 fn clock_jump(began: Timestamp, passed: Duration, now: Timestamp) -> Duration {
     let expected = began.0.saturating_add(i64::try_from(passed.as_nanos()).unwrap_or(i64::MAX));
     Duration::from_nanos(now.0.abs_diff(expected))
@@ -96,7 +98,7 @@ fn check_clock(volume: &str, jump: Duration) -> Result<()> {
         return Ok(());
     }
     Err(Error::new(ErrorKind::Unavailable, "compact", volume).message(format_args!(
-        "the clock jumped by {jump:.0?}, so no age is certain; if it is right now, start the agent again"
+        "the clock jumped by {jump:.0?}, so no age is certain; if the clock is right now, restart the agent"
     )))
 }
 
@@ -106,7 +108,7 @@ fn compact(
     compactor: &mut Compactor,
 ) -> Result<CompactReport> {
     let scratch = shared.state.scratch();
-    // What a run that was killed left there.
+    // A run that was killed left files there.
     let _ = std::fs::remove_dir_all(&scratch);
     let options = CompactOptions { scratch: Some(scratch), ..CompactOptions::default() };
     let mut replica = shared.vault.replica_with_keys(&shared.info.name, &shared.keys)?;
@@ -119,7 +121,7 @@ fn complaint(report: &CompactReport) -> Option<String> {
     }
     (report.over_budget_bytes > 0 && report.folds == 0).then(|| {
         format!(
-            "the volume holds {} bytes more than it may, and nothing can be given up",
+            "the volume takes {} bytes more than its budget, and nothing can be removed",
             report.over_budget_bytes
         )
     })

@@ -1,9 +1,12 @@
-//! Shipping: moves closed segments from the spool to the vault, and publishes them in its catalog.
+//! The shipper: puts closed segments of the spool into the vault, and publishes them in its
+//! catalog.
 //!
-//! Invariants: segments leave in write order, and a segment leaves the spool only after the catalog names it. A crash
-//! repeats at most a put, which put-if-absent makes harmless: an object that is there already is compared byte by byte.
+//! Invariants: segments are put and published in write order. A segment leaves the spool only once
+//! the catalog lists it.
 //!
-//! Behaviour on failure: while the vault does not answer, shipping tries again with growing pauses for as long as it takes.
+//! Behaviour on failure: every call may be repeated. A repeated put finds its object in the vault
+//! and compares it byte by byte. After an append without an answer, the next call reads the catalog
+//! first.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -21,29 +24,39 @@ use crate::sync::lock::Mutex;
 use crate::units::Sequence;
 use crate::vault::{Catalog, CatalogEdit, SegmentEntry, SourceIdentity, layout};
 
-/// Segments put by one call at most.
+/// Most segments put by one call.
 pub(crate) const BATCH_MAX: usize = 64;
-/// Catalog entries made by one append at most: with so many the interval of the policy is not waited for.
-pub(crate) const UNNAMED_MAX: usize = 1024;
-/// A batch ends early, and may be named in the catalog, when its puts have taken this long: on a slow link points are of
-/// use soon.
+/// Most segments that wait to be published. With so many, the policy's interval is not waited for.
+pub(crate) const UNPUBLISHED_MAX: usize = 1024;
+/// Longest time of a batch of puts. After it the batch is published, so that points are of use soon
+/// on a slow link.
 pub(crate) const BATCH_TIME: Duration = Duration::from_secs(5);
-/// Bytes compared at once, of an object that is there already.
+/// Bytes compared at once with an object that is in the vault already.
 const COMPARED_BYTES: usize = 1 << 20;
 /// Weight of the newest batch in the measured speed.
 const SPEED_WEIGHT: f64 = 0.3;
 
-/// What is in the vault, and that its catalog does not name yet: the oldest segments of the spool, which keeps them.
+/// Segments that are in the vault and not in its catalog: the oldest of the spool, which still has
+/// them.
 #[derive(Default)]
-struct Unnamed {
+struct Unpublished {
     entries: Vec<SegmentEntry>,
     /// When the first of them was put.
     put_since: Option<Duration>,
     /// When the catalog was appended to last.
-    named_at: Option<Duration>,
+    published_at: Option<Duration>,
 }
 
-impl Unnamed {
+impl Unpublished {
+    fn add(&mut self, entry: SegmentEntry) {
+        if let Some(before) = self.entries.last() {
+            let before = &before.summary;
+            assert!(entry.summary.previous == before.chain, "segments are put in order");
+            assert!(entry.summary.first_sequence > before.last_sequence, "sequences grow");
+        }
+        self.entries.push(entry);
+    }
+
     fn clear(&mut self) {
         self.entries.clear();
         self.put_since = None;
@@ -52,24 +65,24 @@ impl Unnamed {
 
 /// What a call of [`Shipper::ship`] did.
 pub(crate) struct Shipped {
-    /// The last sequence in the catalog, when it named something.
-    pub named: Option<Sequence>,
+    /// Last sequence in the catalog, if the call published something.
+    pub published: Option<Sequence>,
     /// When to call again.
     pub next: ShipNext,
 }
 
-/// What shipping waits for.
+/// What the shipper waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ShipNext {
-    /// Nothing: there may be more in the spool.
+    /// Nothing: there may be more segments in the spool.
     Now,
     /// Segments in the spool.
     Segments,
-    /// Bandwidth, which is asked again after this time.
+    /// Bandwidth. Ask again after this time.
     Bandwidth(Duration),
 }
 
-/// Moves segments from the spool to the vault.
+/// Moves the segments of one source from a spool to the vault.
 pub(crate) struct Shipper {
     store: Arc<dyn Store>,
     files: Arc<dyn Files>,
@@ -80,14 +93,15 @@ pub(crate) struct Shipper {
     catalog_interval: Duration,
     throttle: Throttle,
     clock: Arc<dyn Clock>,
-    unnamed: Mutex<Unnamed>,
-    /// Bytes a second of late; zero before the first batch.
+    unpublished: Mutex<Unpublished>,
+    /// Recent throughput in bytes per second; zero before the first batch.
     speed: Mutex<f64>,
-    /// The answer of the last append was lost: the catalog may name segments that are still in the spool.
+    /// The last append failed: the catalog may list segments that are still in the spool.
     unsure: AtomicBool,
 }
 
 impl Shipper {
+    /// Makes the shipper of `source`, whose volume has `catalog`.
     pub(crate) fn new(
         store: Arc<dyn Store>,
         files: Arc<dyn Files>,
@@ -107,20 +121,20 @@ impl Shipper {
             catalog_interval: policy.catalog_interval,
             throttle: Throttle::new(policy.bandwidth.clone(), clock.clone()),
             clock,
-            unnamed: Mutex::default(),
+            unpublished: Mutex::default(),
             speed: Mutex::new(0.0),
             unsure: AtomicBool::new(false),
         }
     }
 
-    /// The catalog as this source knows it.
+    /// Returns a copy of the catalog as this source knows it.
     pub(crate) fn catalog(&self) -> Catalog {
         self.catalog.lock().clone()
     }
 
-    /// Bytes a second that went of late, or that the bandwidth allows where that is less; zero when nothing is known.
+    /// Returns the recent throughput, or the bandwidth allowed now if that is less, in bytes per
+    /// second. Zero if neither is known.
     pub(crate) fn bytes_per_second(&self) -> u64 {
-        // Never negative; a fraction of a byte does not matter.
         #[allow(clippy::cast_sign_loss, reason = "an average of positive speeds")]
         let speed = *self.speed.lock() as u64;
         self.throttle
@@ -128,19 +142,19 @@ impl Shipper {
             .map_or(speed, |limit| if speed == 0 { limit } else { speed.min(limit) })
     }
 
-    /// Puts what waits, oldest first, and names it in the catalog when that is due, or at once when `urgent`. Begins no
-    /// put any more once `stopped`.
+    /// Puts a batch of segments, oldest first, and publishes it when that is due, or now if
+    /// `urgent`. Begins no put once `stopped`.
     pub(crate) fn ship(
         &self,
         spool: &Spool,
         urgent: bool,
         stopped: &dyn Fn() -> bool,
     ) -> Result<Shipped> {
-        let mut unnamed = self.unnamed.lock();
-        if let Some(last) = self.settle(spool, &mut unnamed)? {
-            return Ok(Shipped { named: Some(last), next: ShipNext::Now });
+        let mut unpublished = self.unpublished.lock();
+        if let Some(last) = self.reconcile(spool, &mut unpublished)? {
+            return Ok(Shipped { published: Some(last), next: ShipNext::Now });
         }
-        let batch = spool.oldest_batch(unnamed.entries.len(), BATCH_MAX);
+        let batch = spool.oldest_batch(unpublished.entries.len(), BATCH_MAX);
         let start = self.clock.elapsed();
         let mut next = if batch.is_empty() { ShipNext::Segments } else { ShipNext::Now };
         let (mut rest, mut bytes) = (batch.as_slice(), 0);
@@ -151,14 +165,14 @@ impl Shipper {
                 break;
             }
             if stopped() {
-                return Ok(Shipped { named: None, next });
+                return Ok(Shipped { published: None, next });
             }
             let (chunk, after) = rest.split_at(allowed);
             for result in parallel::all(chunk, |spooled| self.put(spooled)) {
                 let entry = result?;
                 bytes += entry.summary.stored_bytes;
-                unnamed.put_since.get_or_insert(start);
-                unnamed.entries.push(entry);
+                unpublished.put_since.get_or_insert(start);
+                unpublished.add(entry);
             }
             rest = after;
             if self.clock.elapsed().saturating_sub(start) > BATCH_TIME {
@@ -166,14 +180,15 @@ impl Shipper {
             }
         }
         let more = matches!(next, ShipNext::Bandwidth(_));
-        let named = self.name(spool, &mut unnamed, urgent, more)?;
+        let published = self.publish(spool, &mut unpublished, urgent, more)?;
         if bytes > 0 {
-            self.note_speed(bytes, self.clock.elapsed().saturating_sub(start));
+            self.record_speed(bytes, self.clock.elapsed().saturating_sub(start));
         }
-        Ok(Shipped { named, next })
+        Ok(Shipped { published, next })
     }
 
-    /// How many of the oldest segments may be put at once now; when none, the time until the bandwidth is asked again.
+    /// Returns how many of the oldest segments may be put at once now. If none may, also the pause
+    /// until the bandwidth is asked for again.
     fn allowed(&self, segments: &[Spooled]) -> (usize, Option<Duration>) {
         for (number, spooled) in segments.iter().take(self.puts_in_flight_max).enumerate() {
             if let Err(wait) = self.throttle.take(spooled.summary.stored_bytes) {
@@ -183,72 +198,75 @@ impl Shipper {
         (segments.len().min(self.puts_in_flight_max), None)
     }
 
-    /// Waits up to `wait` for a segment that was not put.
+    /// Waits up to `wait` for a segment that is not in the vault yet.
     pub(crate) fn wait_for_segments(&self, spool: &Spool, wait: Duration) {
-        let put = self.unnamed.lock().entries.len();
+        let put = self.unpublished.lock().entries.len();
         spool.wait_for_more(put, wait);
     }
 
-    /// Names what was put, when it is time.
-    ///
-    /// Where there is `more`, which waits for bandwidth, it is put first, for a time.
-    fn name(
+    /// Publishes what was put, if that is due or `urgent`. Waits for a time if `more` segments wait
+    /// for bandwidth. Returns the last sequence in the catalog, if it published something.
+    fn publish(
         &self,
         spool: &Spool,
-        unnamed: &mut Unnamed,
+        unpublished: &mut Unpublished,
         urgent: bool,
         more: bool,
     ) -> Result<Option<Sequence>> {
         let now = self.clock.elapsed();
-        let slow = unnamed.put_since.is_some_and(|put| now.saturating_sub(put) > BATCH_TIME);
-        let filling = more && !slow && unnamed.entries.len() < BATCH_MAX;
-        let early =
-            unnamed.named_at.is_some_and(|named| now.saturating_sub(named) < self.catalog_interval);
+        let slow = unpublished.put_since.is_some_and(|put| now.saturating_sub(put) > BATCH_TIME);
+        let filling = more && !slow && unpublished.entries.len() < BATCH_MAX;
+        let early = unpublished
+            .published_at
+            .is_some_and(|at| now.saturating_sub(at) < self.catalog_interval);
         let waits = (early || filling)
             && !urgent
-            && unnamed.entries.len() < UNNAMED_MAX
+            && unpublished.entries.len() < UNPUBLISHED_MAX
             && !spool.is_crowded();
-        if unnamed.entries.is_empty() || waits {
+        if unpublished.entries.is_empty() || waits {
             return Ok(None);
         }
         let mut catalog = self.catalog.lock();
-        let edit = CatalogEdit::Segments(unnamed.entries.clone());
+        let edit = CatalogEdit::Segments(unpublished.entries.clone());
         let appended = catalog.append(&self.source, vec![edit]);
         self.unsure.store(appended.is_err(), Ordering::Relaxed);
         if appended.as_ref().is_err_and(|error| error.kind() == ErrorKind::Changed) {
-            // Not everything that was put is where this version would be put.
-            unnamed.clear();
+            // A store that this version would go to lacks some of the objects: put them again.
+            unpublished.clear();
         }
         appended?;
         let last = catalog.last_sequence();
+        let newest = unpublished.entries.last().map(|entry| entry.summary.last_sequence);
+        assert!(newest == Some(last), "the catalog ends with what was published");
         drop(catalog);
-        unnamed.named_at = Some(now);
-        spool.shipped(unnamed.entries.len());
-        unnamed.clear();
+        unpublished.published_at = Some(now);
+        spool.remove_published(&unpublished.entries);
+        unpublished.clear();
         Ok(Some(last))
     }
 
-    /// After an append that failed: takes from the spool what the catalog names all the same, or has named, if it was folded
-    /// since. More may have been put, and an append of segments that are there already would not continue the chain.
-    fn settle(&self, spool: &Spool, unnamed: &mut Unnamed) -> Result<Option<Sequence>> {
+    /// After a failed append, removes from the spool what the catalog lists all the same, or listed
+    /// before a fold. To append that again would not continue the chain.
+    fn reconcile(&self, spool: &Spool, unpublished: &mut Unpublished) -> Result<Option<Sequence>> {
         if !self.unsure.load(Ordering::Relaxed) {
             return Ok(None);
         }
         let mut catalog = self.catalog.lock();
         catalog.refresh()?;
-        // While the volume is this source's, nobody else adds sequences; one that lost it is told so by its next append.
+        // Only the owner adds sequences. A source that lost the volume learns it from its next
+        // append.
         let is_ours = catalog.source().is_some_and(|owner| owner.id == self.source.id);
         let last = catalog.last_sequence();
         drop(catalog);
-        let named = |put: &&SegmentEntry| is_ours && put.summary.last_sequence <= last;
-        let count = unnamed.entries.iter().take_while(named).count();
+        let is_published = |put: &&SegmentEntry| is_ours && put.summary.last_sequence <= last;
+        let count = unpublished.entries.iter().take_while(is_published).count();
         self.unsure.store(false, Ordering::Relaxed);
-        spool.shipped(count);
-        unnamed.entries.drain(..count);
+        spool.remove_published(&unpublished.entries[..count]);
+        unpublished.entries.drain(..count);
         Ok((count > 0).then_some(last))
     }
 
-    fn note_speed(&self, bytes: u64, took: Duration) {
+    fn record_speed(&self, bytes: u64, took: Duration) {
         let newest = bytes as f64 / took.as_secs_f64().max(0.001);
         let mut speed = self.speed.lock();
         let weight = if *speed == 0.0 { 1.0 } else { SPEED_WEIGHT };
@@ -262,7 +280,8 @@ impl Shipper {
         Ok(SegmentEntry { object, summary: spooled.summary.clone() })
     }
 
-    /// Looks whether others appended to the catalog, and reads what they did. One request when nobody did.
+    /// Reads what others appended to the catalog: one request if nobody did. `Fenced` if another
+    /// source owns the volume.
     pub(crate) fn look(&self) -> Result<()> {
         let mut catalog = self.catalog.lock();
         if catalog.is_behind()? {
@@ -272,17 +291,17 @@ impl Shipper {
         owner.map_or(Ok(()), |owner| Err(fenced(&self.volume, owner)))
     }
 
-    /// A short look at the catalog as it was read last; `None` while it is being appended to.
+    /// Looks at the catalog as it was read last. Returns `None` while it is appended to.
     pub(crate) fn peek<T>(&self, look: impl FnOnce(&Catalog) -> T) -> Option<T> {
         self.catalog.try_lock().map(|catalog| look(&catalog))
     }
 
-    /// From now on this is the catalog.
+    /// Replaces the catalog by a newer one.
     pub(crate) fn set_catalog(&self, catalog: Catalog) {
         *self.catalog.lock() = catalog;
     }
 
-    /// Who ships.
+    /// Returns the source that ships.
     pub(crate) fn source(&self) -> &SourceIdentity {
         &self.source
     }
@@ -295,8 +314,8 @@ fn fenced(volume: &str, owner: &SourceIdentity) -> Error {
     ))
 }
 
-/// Puts the file at `path` as `object`. One that is there must be the same: put before by us, when its answer or what
-/// followed was lost, and by nobody else; else `Corrupt`.
+/// Puts the file at `path` as `object`. If the object exists, an earlier try put it, so it must be
+/// equal. `Corrupt` if it is not.
 pub(crate) fn put_checked(
     store: &dyn Store,
     object: &str,
@@ -310,7 +329,7 @@ pub(crate) fn put_checked(
     let other = |at: u64| {
         Error::new(ErrorKind::Corrupt, "put segment", object)
             .at(at)
-            .message("another object of its name is in the vault")
+            .message("the vault has another object of this name")
     };
     let found = store.head(object)?.map_or(0, |info| info.length);
     if found != length {

@@ -1,15 +1,17 @@
-//! The shipping task: segments go to the vault, with growing pauses while it does not answer.
+//! The shipping task: calls the shipper, and notices when another source takes the volume over.
 //!
-//! It is also who notices that the volume went on elsewhere. Then nothing is shipped any more, and what the journal has
-//! sealed until then is handed in as a branch.
+//! Once fenced, it ships nothing more and hands in to the branch what the journal has closed.
+//!
+//! Behaviour on failure: it retries for as long as it takes, with growing pauses.
 
-use std::sync::atomic::Ordering;
 use std::task::Waker;
 use std::time::Duration;
 
+use super::requests::Request;
+use super::shared::Shared;
 use super::shipper::{ShipNext, Shipped};
+use super::surrender;
 use super::task::{Next, Task};
-use super::{Shared, surrender};
 use crate::clock::jittered;
 use crate::error::{Error, ErrorKind};
 use crate::event::EventKind;
@@ -17,14 +19,14 @@ use crate::units::Sequence;
 
 const WAIT: Duration = Duration::from_millis(100);
 const RETRY_MIN: Duration = Duration::from_millis(100);
-/// How often a fenced source looks whether its journal is sealed.
+/// How often a fenced source looks whether its journal is closed.
 const TICK: Duration = Duration::from_millis(50);
 
-/// Runs until the protection ends, or what there is was handed in.
+/// Runs until the protection ends, or until a fenced source has handed in its spool.
 pub(super) struct Shipping {
-    /// The next pause when the vault does not answer.
+    /// Next pause while the vault does not answer.
     pause: Duration,
-    /// When it was last looked whether somebody asks for the volume.
+    /// When the catalog was last looked at for other sources and their requests.
     looked: Duration,
 }
 
@@ -34,12 +36,13 @@ impl Shipping {
     }
 
     fn ship(&mut self, shared: &Shared) -> Next {
-        let urgent = shared.name_now.swap(false, Ordering::AcqRel) || shared.is_stopping();
-        match shared.shipper.ship(&shared.spool, urgent, &|| shared.has_ended()) {
-            Ok(Shipped { named, next }) => {
+        let urgent = shared.requests.take(Request::Publish) || shared.requests.is_stopping();
+        let (shipper, spool) = (&shared.shipping.shipper, &shared.shipping.spool);
+        match shipper.ship(spool, urgent, &|| shared.requests.has_ended()) {
+            Ok(Shipped { published, next }) => {
                 self.pause = RETRY_MIN;
-                if let Some(last) = named {
-                    note_named(shared, last);
+                if let Some(last) = published {
+                    record_published(shared, last);
                 }
                 match next {
                     ShipNext::Now => Next::Now,
@@ -49,7 +52,7 @@ impl Shipping {
             }
             Err(error) if error.kind() == ErrorKind::Fenced => fence(shared, &error),
             Err(error) => {
-                if shared.vault_available.swap(false, Ordering::Relaxed) {
+                if shared.shipping.vault_failed() {
                     shared.event(EventKind::VaultUnavailable, error.to_string());
                 }
                 self.back_off(shared)
@@ -57,28 +60,29 @@ impl Shipping {
         }
     }
 
-    /// `Fenced` when the volume went on elsewhere. Anything else that is wrong, shipping finds out too.
+    /// Looks at the catalog when that is due. Returns the error if another source owns the volume;
+    /// other errors appear when shipping.
     fn look(&mut self, shared: &Shared) -> Option<Error> {
         let (now, interval) = (shared.clock.elapsed(), shared.policy.failover_poll_interval);
         if interval.is_zero() || now.saturating_sub(self.looked) < interval {
             return None;
         }
         self.looked = now;
-        shared.shipper.look().err().filter(|error| error.kind() == ErrorKind::Fenced)
+        shared.shipping.shipper.look().err().filter(|error| error.kind() == ErrorKind::Fenced)
     }
 
-    /// Once fenced: hands in what the journal has sealed.
+    /// Hands in what the journal has closed, once this source is fenced.
     fn hand_in(&mut self, shared: &Shared) -> Next {
-        if !shared.drained.load(Ordering::Acquire) {
+        if !shared.journal.is_drained() {
             return Next::Later(TICK);
         }
         let result =
             shared.vault.replica_with_keys(&shared.info.name, &shared.keys).and_then(|replica| {
-                let (source, clock) = (shared.shipper.source(), &*shared.clock);
+                let (source, clock) = (shared.shipping.shipper.source(), &*shared.clock);
                 surrender::hand_in(&shared.state, &replica, source, clock)
             });
         let Ok(done) = result else { return self.back_off(shared) };
-        shared.spool.forget();
+        shared.shipping.spool.forget();
         let (segments, records) = (done.segments, done.records);
         let message = if segments == 0 {
             "nothing was captured here after the failover".to_owned()
@@ -86,13 +90,14 @@ impl Shipping {
             format!("{segments} segments with {records} records are kept as a branch")
         };
         shared.event(EventKind::LateWrites { segments, records }, message);
-        for note in done.notes {
-            shared.event(EventKind::JournalRepaired, note);
+        for repair in done.repairs {
+            shared.event(EventKind::JournalRepaired, repair);
         }
         Next::Ended
     }
 
-    /// Half of the pause to all of it: the volumes that lost a vault together do not all come back at once.
+    /// Pauses for a random time, so that volumes which lost a vault together do not all return at
+    /// once.
     fn back_off(&mut self, shared: &Shared) -> Next {
         let pause = jittered(self.pause, &*shared.clock);
         self.pause = (self.pause * 2).min(shared.policy.retry_interval_max);
@@ -106,13 +111,13 @@ impl Task for Shipping {
     }
 
     fn step(&mut self, shared: &Shared, _waker: &Waker) -> Next {
-        if shared.has_ended() {
+        if shared.requests.has_ended() {
             return Next::Ended;
         }
-        if shared.is_fenced() {
+        if shared.session.is_fenced() {
             return self.hand_in(shared);
         }
-        if shared.is_provisional() {
+        if shared.session.is_provisional() {
             return Next::Later(WAIT);
         }
         match self.look(shared) {
@@ -122,19 +127,18 @@ impl Task for Shipping {
     }
 
     fn wait_for_work(&self, shared: &Shared, limit: Duration) {
-        shared.shipper.wait_for_segments(&shared.spool, limit);
+        shared.shipping.shipper.wait_for_segments(&shared.shipping.spool, limit);
     }
 }
 
-fn note_named(shared: &Shared, last: Sequence) {
-    shared.replicated.store(last.0, Ordering::Release);
-    if !shared.vault_available.swap(true, Ordering::Relaxed) {
+fn record_published(shared: &Shared, last: Sequence) {
+    if shared.shipping.published(last) {
         shared.event(EventKind::VaultAvailable, "the vault takes segments again".into());
     }
 }
 
 fn fence(shared: &Shared, error: &Error) -> Next {
-    shared.fenced.store(true, Ordering::Release);
+    shared.session.fence();
     shared.event(EventKind::Fenced, error.to_string());
     Next::Later(TICK)
 }

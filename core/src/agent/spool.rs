@@ -1,7 +1,10 @@
-//! The spool: closed segments on the local disk, oldest first, until the vault's catalog names them.
+//! The spool: closed segments on the local disk, until the vault's catalog lists them.
 //!
-//! Invariants: segments leave in the order of their writes, and only after the catalog names them. Its limit is what
-//! capture falls back on.
+//! Invariants: each segment continues the one before. Segments leave oldest first, and only once
+//! the catalog lists them. The bytes are those of the segments inside.
+//!
+//! Behaviour on failure: a file that cannot be removed stays, and the next start removes it,
+//! because the catalog lists its segment.
 
 use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
@@ -11,9 +14,10 @@ use std::time::Duration;
 use crate::device::Files;
 use crate::journal::SegmentSummary;
 use crate::sync::lock::{Condvar, Mutex, MutexGuard};
-use crate::units::Timestamp;
+use crate::units::{ChainHash, Sequence, Timestamp};
+use crate::vault::SegmentEntry;
 
-/// A sealed segment in the spool.
+/// A closed segment in the spool.
 #[derive(Clone, Debug)]
 pub(crate) struct Spooled {
     pub path: PathBuf,
@@ -24,9 +28,11 @@ pub(crate) struct Spooled {
 struct SpoolState {
     queue: VecDeque<Spooled>,
     bytes: u64,
+    /// Chain hash and last sequence of the newest segment that came in.
+    newest: Option<(ChainHash, Sequence)>,
 }
 
-/// Sealed segments on the local disk, oldest first.
+/// Closed segments on the local disk, oldest first, with a limit in bytes.
 pub(crate) struct Spool {
     state: Mutex<SpoolState>,
     changed: Condvar,
@@ -35,37 +41,46 @@ pub(crate) struct Spool {
 }
 
 impl Spool {
+    /// Makes an empty spool. `bytes_max` is the limit that [`Spool::has_room`] compares with.
     pub(crate) fn new(files: Arc<dyn Files>, bytes_max: u64) -> Self {
         Self { state: Mutex::default(), changed: Condvar::new(), files, bytes_max }
     }
 
+    /// Adds the segment that continues the newest one.
     pub(crate) fn push(&self, spooled: Spooled) {
         let mut state = self.lock();
+        let summary = &spooled.summary;
+        if let Some((chain, last_sequence)) = state.newest {
+            assert!(summary.previous == chain, "a segment continues the one before");
+            assert!(summary.first_sequence > last_sequence, "sequences grow");
+        }
+        state.newest = Some((summary.chain, summary.last_sequence));
         state.bytes += spooled.summary.stored_bytes;
         state.queue.push_back(spooled);
         self.changed.notify_all();
     }
 
-    /// Above half of its limit.
+    /// Returns whether more than half of the limit is used.
     pub(super) fn is_crowded(&self) -> bool {
         self.lock().bytes > self.bytes_max / 2
     }
 
-    /// Below its limit.
+    /// Returns whether there is room for another segment. The last one may exceed the limit.
     pub(crate) fn has_room(&self) -> bool {
         self.lock().bytes < self.bytes_max
     }
 
+    /// Returns the bytes of the segments inside.
     pub(crate) fn bytes(&self) -> u64 {
         self.lock().bytes
     }
 
-    /// Time of the oldest record in the spool.
+    /// Returns the time of the oldest record in the spool.
     pub(crate) fn oldest(&self) -> Option<Timestamp> {
         self.lock().queue.front().map(|spooled| spooled.summary.first_time)
     }
 
-    /// The oldest segments but the first `skipped`, at most `count`.
+    /// Returns up to `count` segments, oldest first, after the first `skipped`.
     pub(super) fn oldest_batch(&self, skipped: usize, count: usize) -> Vec<Spooled> {
         self.lock().queue.iter().skip(skipped).take(count).cloned().collect()
     }
@@ -85,7 +100,7 @@ impl Spool {
         waited.0.queue.is_empty()
     }
 
-    /// Forgets what is left; its files belong to somebody else now.
+    /// Forgets the segments without removing their files: those were handed in, or put aside.
     pub(crate) fn forget(&self) {
         *self.lock() = SpoolState::default();
         self.changed.notify_all();
@@ -96,16 +111,24 @@ impl Spool {
         self.changed.notify_all();
     }
 
-    /// The `count` oldest segments are in the vault: they are forgotten and their files removed.
-    pub(super) fn shipped(&self, count: usize) {
+    /// Removes the oldest segments with their files. They must be those that the catalog lists as
+    /// `entries`.
+    pub(super) fn remove_published(&self, entries: &[SegmentEntry]) {
         let gone: Vec<_> = {
             let mut state = self.lock();
-            let gone: Vec<_> = state.queue.drain(..count).collect();
-            state.bytes -= gone.iter().map(|spooled| spooled.summary.stored_bytes).sum::<u64>();
+            let gone: Vec<_> = state.queue.drain(..entries.len()).collect();
+            for (spooled, entry) in gone.iter().zip(entries) {
+                let listed = spooled.summary.chain == entry.summary.chain;
+                assert!(listed, "only a segment that the catalog lists leaves the spool");
+            }
+            let bytes: u64 = gone.iter().map(|spooled| spooled.summary.stored_bytes).sum();
+            assert!(state.bytes >= bytes, "the spool counts the bytes of all its segments");
+            state.bytes -= bytes;
+            assert!(!state.queue.is_empty() || state.bytes == 0, "an empty spool has no bytes");
             gone
         };
         for spooled in gone {
-            // A file that stays is found at the next start to be in the catalog already, and removed then.
+            // The next start removes a file that stays: the catalog lists its segment.
             let _ = self.files.remove(&spooled.path);
         }
         self.changed.notify_all();
@@ -116,7 +139,69 @@ impl Spool {
     }
 }
 
-/// Path of a sealed segment in a spool directory.
+/// Returns the path of a closed segment in a spool directory.
 pub(crate) fn spool_path(directory: &Path, summary: &SegmentSummary) -> PathBuf {
     directory.join(summary.object_name())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::device::SystemFiles;
+    use crate::journal::SegmentKind;
+    use crate::units::{Epoch, VolumeId};
+
+    fn entry(first: u64, previous: u8) -> SegmentEntry {
+        let summary = SegmentSummary {
+            kind: SegmentKind::Log,
+            volume: VolumeId([1; 16]),
+            epoch: Epoch(1),
+            first_sequence: Sequence(first),
+            last_sequence: Sequence(first + 9),
+            first_time: Timestamp(first as i64),
+            last_time: Timestamp(first as i64),
+            salt: [0; 16],
+            previous: ChainHash([previous; 32]),
+            chain: ChainHash([previous + 1; 32]),
+            records: 10,
+            data_bytes: 0,
+            stored_bytes: 100,
+            marks: Vec::new(),
+            order_changes: Vec::new(),
+        };
+        SegmentEntry { object: summary.object_name(), summary }
+    }
+
+    fn spool_of(entries: &[SegmentEntry]) -> Spool {
+        let spool = Spool::new(Arc::new(SystemFiles), 250);
+        for SegmentEntry { object, summary } in entries {
+            let path = Path::new("/nowhere").join(object);
+            spool.push(Spooled { path, summary: summary.clone() });
+        }
+        spool
+    }
+
+    #[test]
+    fn segments_leave_oldest_first_and_take_their_bytes_along() {
+        let entries = [entry(1, 0), entry(11, 1), entry(21, 2)];
+        let spool = spool_of(&entries);
+        assert!(spool.bytes() == 300 && !spool.has_room() && spool.is_crowded());
+        spool.remove_published(&entries[..2]);
+        assert_eq!((spool.bytes(), spool.oldest()), (100, Some(Timestamp(21))));
+        spool.remove_published(&entries[2..]);
+        assert_eq!((spool.bytes(), spool.oldest()), (0, None));
+    }
+
+    #[test]
+    #[should_panic(expected = "only a segment that the catalog lists")]
+    fn no_segment_leaves_that_the_catalog_does_not_list() {
+        let entries = [entry(1, 0), entry(11, 1)];
+        spool_of(&entries).remove_published(&entries[1..]);
+    }
+
+    #[test]
+    #[should_panic(expected = "continues the one before")]
+    fn no_segment_comes_in_after_a_missing_one() {
+        spool_of(&[entry(1, 0), entry(21, 2)]);
+    }
 }

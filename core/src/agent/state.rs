@@ -4,13 +4,17 @@
 //! STATE/state      identity of volume and source, as text
 //! STATE/lock       locked while the agent runs
 //! STATE/dirty      the dirty map
-//! STATE/spool/     sealed segments on their way; open.part is the one being written
-//! STATE/request    the failover that was asked for and not begun
+//! STATE/spool/     closed segments on their way to the vault; open.part is the open one
+//! STATE/request    a planned failover that was asked for and has not begun
 //! STATE/failover   a failover to here that is not committed, and STATE/cut.hrl
-//! STATE/presence   what a disk that is not whole yet holds, and STATE/base, the state that it hydrates from
-//! STATE/follow     how far the disk of an old source follows
-//! STATE/rejected/  segments that no longer fit the vault's history, kept for people
+//! STATE/presence   which blocks of a disk are present while its copy is not complete
+//! STATE/base       the sequence that such a disk hydrates from
+//! STATE/follow     how far the disk of an old source follows the volume
+//! STATE/rejected/  segments that do not fit the vault's history, for people to look at
 //! ```
+//!
+//! Small files are replaced as a whole and end with a checksum, so a crash leaves the old or the
+//! new one.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -26,7 +30,7 @@ use crate::vault::{SourceIdentity, VolumeInfo};
 
 const FIRST_LINE: &str = "hrl state 1";
 
-/// Who the agent is and what it protects.
+/// Source and volume of an agent.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Identity {
     pub volume_name: String,
@@ -35,7 +39,7 @@ pub(crate) struct Identity {
 }
 
 impl Identity {
-    /// `Changed` when it is that of another volume than `info` tells of.
+    /// Fails with `Changed` if the identity is that of another volume than `info`.
     pub(crate) fn check_volume(&self, info: &VolumeInfo, operation: &'static str) -> Result<()> {
         if self.volume == info.id {
             return Ok(());
@@ -55,11 +59,11 @@ pub(crate) struct StateDirectory {
 }
 
 impl StateDirectory {
-    /// Opens or creates the directory and locks it; `Fenced` when another agent runs with it.
+    /// Opens or creates the directory and locks it. `Fenced` if another agent runs with it.
     pub(crate) fn open(files: Arc<dyn Files>, root: &Path) -> Result<Self> {
         let io = |error| Error::io("open state directory", root.display(), error);
         files.create_directory(&root.join("spool")).map_err(io)?;
-        // Also when it was there: who made it may have been killed before its names were durable.
+        // Even if it exists: its creator may have died before the names were durable.
         files.sync_directory(root).map_err(io)?;
         match files.sync_directory(directory_of(root)) {
             Err(error) if error.kind() != std::io::ErrorKind::PermissionDenied => {
@@ -77,7 +81,7 @@ impl StateDirectory {
         Ok(Self { root: root.to_owned(), files, _lock: lock })
     }
 
-    /// Where all of it is.
+    /// Returns the files that the directory is among.
     pub(crate) fn files(&self) -> &Arc<dyn Files> {
         &self.files
     }
@@ -90,12 +94,12 @@ impl StateDirectory {
         self.root.join("dirty")
     }
 
-    /// Removes the dirty map durably: the next session reads the whole disk.
+    /// Removes the dirty map durably, so that the next session reads the whole disk.
     pub(crate) fn forget_dirty_map(&self) -> Result<()> {
         self.remove_durably(&self.dirty_map())
     }
 
-    /// Files of the retention task; worth nothing once it ended.
+    /// Returns the directory of the retention task's temporary files.
     pub(crate) fn scratch(&self) -> PathBuf {
         self.root.join("scratch")
     }
@@ -104,49 +108,51 @@ impl StateDirectory {
         self.root.join("spool")
     }
 
-    /// Says what of a disk that failed over to here is there; while it exists the disk is not whole.
+    /// Returns the path of the log of present blocks. While it exists, the disk is not a whole
+    /// copy.
     pub(crate) fn presence_log(&self) -> PathBuf {
         self.root.join("presence")
     }
 
-    /// The state that a disk which is not whole hydrates from.
+    /// Returns the path of the sequence that such a disk hydrates from.
     pub(crate) fn base(&self) -> PathBuf {
         self.root.join("base")
     }
 
-    /// The segment being written.
+    /// Returns the path of the open segment.
     pub(crate) fn open_segment(&self) -> PathBuf {
         self.root.join("spool/open.part")
     }
 
-    /// Gives a sealed segment its name in the spool, durably.
-    pub(crate) fn spool_sealed(&self, sealed: &Path, summary: &SegmentSummary) -> Result<PathBuf> {
+    /// Gives a closed segment its name in the spool, durably.
+    pub(crate) fn spool_closed(&self, closed: &Path, summary: &SegmentSummary) -> Result<PathBuf> {
         let path = spool_path(&self.spool(), summary);
         let io = |error| Error::io("name segment", path.display(), error);
-        self.files.rename(sealed, &path).map_err(io)?;
+        self.files.rename(closed, &path).map_err(io)?;
         if let Err(error) = self.files.sync_directory(&self.spool()) {
-            // It counts as lost, and must not be found in the spool beside what the journal goes on with.
+            // It counts as lost, so the spool must not contain it beside what the journal goes on
+            // with.
             let _ = self.files.remove(&path);
             return Err(io(error));
         }
         Ok(path)
     }
 
-    /// Moves a segment that does not fit out of the spool.
+    /// Moves a segment out of the spool to `STATE/rejected`, durably.
     pub(crate) fn reject(&self, path: &Path) -> Result<PathBuf> {
         let directory = self.root.join("rejected");
         let io = |error| Error::io("put aside", path.display(), error);
         self.files.create_directory(&directory).map_err(io)?;
         let target = directory.join(path.file_name().unwrap_or_default());
         self.files.rename(path, &target).map_err(io)?;
-        // Neither in both places nor back in the spool after a power failure, where it would be found not to fit again.
+        // After a power failure it must not be in the spool again, where it would not fit again.
         self.files.sync_directory(&directory).map_err(io)?;
         self.files.sync_directory(&self.spool()).map_err(io)?;
         Ok(target)
     }
 
-    /// What a small text file of the directory says; `None` where there is none, `Corrupt` when its checksum does not hold or
-    /// `parse` gives nothing.
+    /// Parses a small text file of the directory; `None` if it does not exist. `Corrupt` if its
+    /// checksum is wrong or `parse` returns `None`.
     pub(crate) fn read_text<T>(
         &self,
         path: &Path,
@@ -166,20 +172,21 @@ impl StateDirectory {
         })
     }
 
-    /// Writes a small text file of the directory durably, with a checksum in its last line; no crash leaves a part of it.
+    /// Replaces a small text file of the directory durably, with a checksum in its last line. A
+    /// crash leaves the old or the new file.
     pub(crate) fn write_text(&self, path: &Path, text: impl AsRef<[u8]>) -> Result<()> {
         let checksum = format!("crc={:08x}\n", crc32fast::hash(text.as_ref()));
-        let pieces = [text.as_ref(), checksum.as_bytes()];
-        replace_file(&*self.files, path, &path.with_extension("new"), pieces)
+        let parts = [text.as_ref(), checksum.as_bytes()];
+        replace_file(&*self.files, path, &path.with_extension("new"), parts)
             .map_err(|error| Error::io("write", path.display(), error))
     }
 
-    /// Removes a file of the directory; fine when there is none.
+    /// Removes a file of the directory, if it exists.
     pub(crate) fn remove(&self, path: &Path) -> Result<()> {
         remove_if_there(&*self.files, path)
     }
 
-    /// As [`StateDirectory::remove`], and no power failure brings it back.
+    /// Removes a file of the directory, if it exists, so that no power failure brings it back.
     pub(crate) fn remove_durably(&self, path: &Path) -> Result<()> {
         self.remove(path)?;
         self.files
@@ -187,7 +194,7 @@ impl StateDirectory {
             .map_err(|error| Error::io("remove", path.display(), error))
     }
 
-    /// Removes all that is in the spool: segments that belong to nothing any more.
+    /// Removes everything in the spool, durably.
     pub(crate) fn clear_spool(&self) -> Result<()> {
         let directory = self.spool();
         let paths = self
@@ -208,12 +215,12 @@ impl StateDirectory {
         synced.map_err(|error| Error::io("sync", directory.display(), error))
     }
 
-    /// The identity written last; `None` in a new directory.
+    /// Returns the identity written last; `None` in a new directory.
     pub(crate) fn identity(&self) -> Result<Option<Identity>> {
         self.read_text(&self.identity_path(), "the identity of an agent", parse)
     }
 
-    /// Forgets whose the directory is.
+    /// Removes the identity.
     pub(crate) fn forget_identity(&self) -> Result<()> {
         self.remove(&self.identity_path())
     }
@@ -228,7 +235,7 @@ impl StateDirectory {
     }
 }
 
-/// The text before the checksum in its last line, when that holds.
+/// Returns the text before the checksum in the last line, if the checksum is right.
 fn checked(text: &str) -> Option<&str> {
     let (text, digits) = text.strip_suffix('\n')?.rsplit_once("crc=")?;
     (digits == format!("{:08x}", crc32fast::hash(text.as_bytes()))).then_some(text)
@@ -242,7 +249,8 @@ fn print(identity: &Identity) -> String {
     )
 }
 
-/// Reads the text of `STATE/state` and writes it again; `None` when it is none. Feature `testing`.
+/// Parses the text of `STATE/state` and prints it again; `None` if it is not valid. Feature
+/// `testing`.
 #[cfg(any(test, feature = "testing"))]
 pub fn reprint_state(text: &str) -> Option<String> {
     parse(text).map(|identity| print(&identity))
@@ -264,12 +272,12 @@ fn parse(text: &str) -> Option<Identity> {
     Some(Identity { volume_name, volume, source: SourceIdentity { id, host, since } })
 }
 
-/// A new identity for this host.
+/// Returns the identity of a new source on this host.
 pub(crate) fn new_source(clock: &dyn Clock) -> SourceIdentity {
     SourceIdentity { id: random_bytes(clock), host: host(), since: clock.now() }
 }
 
-/// Name of this host.
+/// Returns the name of this host.
 pub(crate) fn host() -> String {
     rustix::system::uname().nodename().to_string_lossy().into_owned()
 }

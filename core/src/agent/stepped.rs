@@ -1,15 +1,19 @@
-//! A protection whose tasks step when they are told to: for simulations, which choose the order. Feature `testing`.
+//! A protection whose tasks run only when a simulation steps them. Feature `testing`.
 //!
-//! Nothing runs by itself and no thread is started, so with a clock, devices, files and stores that are simulated too, a run
-//! with one seed is always the same. The policy's lower limits are not checked: small limits are reached sooner.
+//! No thread is started. With simulated clock, devices, files and stores, runs of one seed are
+//! identical. Policies below the lower limits are accepted: small limits are reached sooner.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 use std::task::Waker;
 use std::time::Duration;
 
+use super::open::{ProtectionOptions, tasks};
+use super::points::PlacedMark;
+use super::shared::Shared;
+use super::state;
+use super::stats::ProtectionStats;
 use super::task::{Next, Task};
-use super::{PlacedMark, ProtectionOptions, ProtectionStats, Shared, state, tasks};
 use crate::capture::Volume;
 use crate::error::Result;
 use crate::journal::PointKind;
@@ -18,40 +22,41 @@ use crate::point::Quiesce;
 use crate::replica::RecoveryPoint;
 use crate::units::{PointId, Sequence};
 
-/// One protected volume that stands still between steps.
+/// One protected volume that does nothing between steps.
 pub struct SteppedProtection {
     shared: Arc<Shared>,
     tasks: Vec<Box<dyn Task>>,
 }
 
-/// One of the tasks, taken out of its protection so that others can step while it does.
+/// One of the tasks. It is separate from the protection, so that others can step while it does.
 pub struct SteppedTask {
     shared: Arc<Shared>,
     task: Box<dyn Task>,
 }
 
-/// A recovery point that is in the write order and perhaps not durable.
+/// A recovery point that is in the write order, and may not be durable yet.
 pub struct PlacedPoint(PlacedMark);
 
 impl PlacedPoint {
-    /// Its identity.
+    /// Returns its identity.
     pub fn id(&self) -> PointId {
         self.0.point
     }
 
-    /// Its place in the write order.
+    /// Returns its place in the write order.
     pub fn sequence(&self) -> Sequence {
         self.0.sequence
     }
 }
 
 impl SteppedProtection {
-    /// From now on the calling thread does all of its requests itself, one after the other.
+    /// Makes the calling thread do all of its requests itself, one after the other, from now on.
     pub fn stay_on_this_thread() {
         stay_on_this_thread();
     }
 
-    /// Opens as [`ProtectionOptions::open`] does, and starts nothing. As [`SteppedProtection::stay_on_this_thread`].
+    /// Opens as [`ProtectionOptions::open`] does, but starts no thread. Also does what
+    /// [`SteppedProtection::stay_on_this_thread`] does.
     pub fn open(options: ProtectionOptions) -> Result<Self> {
         stay_on_this_thread();
         let state = state::StateDirectory::open(options.files.clone(), &options.state)?;
@@ -59,7 +64,7 @@ impl SteppedProtection {
         Self::open_with(options, state)
     }
 
-    /// As [`SteppedProtection::open`], with a state directory that is open already.
+    /// Opens as [`SteppedProtection::open`] does, with a state directory that is open already.
     pub(crate) fn open_with(
         options: ProtectionOptions,
         state: state::StateDirectory,
@@ -69,28 +74,30 @@ impl SteppedProtection {
         Ok(Self { shared, tasks })
     }
 
-    /// The tasks; whoever has them steps them.
+    /// Returns the tasks, for the caller to step.
     pub fn take_tasks(&mut self) -> Vec<SteppedTask> {
         let tasks = std::mem::take(&mut self.tasks).into_iter();
         tasks.map(|task| SteppedTask { shared: self.shared.clone(), task }).collect()
     }
 
-    /// The volume to write to.
+    /// Returns the volume to write to.
     pub fn volume(&self) -> &Arc<Volume> {
         &self.shared.volume
     }
 
-    /// How it is doing.
+    /// Returns a snapshot of the protection.
     pub fn stats(&self) -> ProtectionStats {
         self.shared.stats()
     }
 
-    /// Begins what [`Protection::mark`](super::Protection::mark) does.
+    /// Places a point, as [`Protection::mark`](super::Protection::mark) does, without waiting for
+    /// it.
     pub fn place(&self, kind: PointKind, label: &str) -> Result<PlacedPoint> {
         self.shared.place_mark(kind, label, |mark| self.shared.tap.mark(mark)).map(PlacedPoint)
     }
 
-    /// Begins what [`Protection::mark_quiesced`](super::Protection::mark_quiesced) does; the application was released.
+    /// Places a point, as [`Protection::mark_quiesced`](super::Protection::mark_quiesced) does,
+    /// without waiting for it. The applications are released once this returns.
     pub fn place_quiesced(
         &self,
         provider: &dyn Quiesce,
@@ -100,37 +107,37 @@ impl SteppedProtection {
         self.shared.place_quiesced(provider, label, limit).map(PlacedPoint)
     }
 
-    /// What became of a point; `None` while that is open.
+    /// Returns what became of a point; `None` while it may still become durable.
     pub fn outcome(&self, placed: &PlacedPoint) -> Option<Result<RecoveryPoint>> {
-        self.shared.confirmed(&placed.0)
+        self.shared.outcome(&placed.0)
     }
 
-    /// As [`Protection::resync`](super::Protection::resync).
+    /// Does what [`Protection::resync`](super::Protection::resync) does.
     pub fn resync(&self) -> Result<()> {
-        self.shared.resync()
+        self.shared.request_resync()
     }
 
-    /// As [`Protection::commit_failover`](super::Protection::commit_failover).
+    /// Does what [`Protection::commit_failover`](super::Protection::commit_failover) does.
     pub fn commit_failover(&self) -> Result<()> {
         self.shared.commit_failover()
     }
 
     pub(crate) fn retention_waits(&self) -> Arc<AtomicBool> {
-        self.shared.retention_waits.clone()
+        self.shared.session.retention_waits().clone()
     }
 
-    /// Asks for everything to be sealed, shipped and named without waiting for the policy's intervals.
+    /// Asks to close, ship and publish everything without waiting for the policy's intervals.
     pub fn hurry(&self) {
-        self.shared.seal_now.store(true, Ordering::Release);
-        self.shared.name_now.store(true, Ordering::Release);
+        self.shared.requests.hurry_until(false);
     }
 
-    /// Begins a clean stop: no more points and resyncs.
+    /// Begins a clean stop: no more points are taken and no resync begins.
     pub fn begin_stop(&self) -> Result<()> {
         self.shared.begin_stop()
     }
 
-    /// Everything captured is durable in the local journal, so that the stop can be ended.
+    /// Returns whether everything captured is durable in the local journal, so that the stop can
+    /// end.
     pub fn is_journaled(&self) -> bool {
         self.shared.is_journaled()
     }
@@ -143,12 +150,12 @@ impl SteppedProtection {
 }
 
 impl SteppedTask {
-    /// Its name.
+    /// Returns its name.
     pub fn name(&self) -> &'static str {
         self.task.name()
     }
 
-    /// One step; when to step again at the latest. `None`: never.
+    /// Takes one step. Returns the longest pause before the next; `None` after the last.
     pub fn step(&mut self) -> Option<Duration> {
         match self.task.step(&self.shared, Waker::noop()) {
             Next::Now => Some(Duration::ZERO),

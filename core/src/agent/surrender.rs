@@ -1,10 +1,14 @@
-//! What an old source does once it finds that the volume went on without it: it hands its journal in.
+//! Hands the spool of a fenced source in to the branch of its epoch.
 //!
-//! Whatever it captured after the state at which its epoch was ended, and before it noticed, is in its spool. Those
-//! segments go to the vault as the end of the epoch's branch, where they can be read and restored; the volume is not changed.
-//! What the disk got later still is marked in the dirty map, and found there when the disk follows the volume again.
+//! The spool has what the source captured after the recovery state at which its epoch ended, and
+//! before it noticed. In the branch those segments can be read and restored; the volume does not
+//! change. Later writes to the disk are in dirty regions, and are found when the disk follows the
+//! volume.
+//!
+//! Behaviour on failure: a hand-in may be repeated. A segment leaves the spool once the catalog
+//! lists it.
 
-use super::recover::{give_up, sealed_in_spool};
+use super::recover::{closed_in_spool, put_aside_for_resync};
 use super::shipper::put_checked;
 use super::state::StateDirectory;
 use crate::clock::Clock;
@@ -13,22 +17,22 @@ use crate::replica::Replica;
 use crate::vault::layout;
 use crate::vault::{Catalog, SegmentEntry, SourceIdentity};
 
-/// What was handed in.
+/// What a hand-in did.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Surrendered {
-    /// Segments on the branch now that were not before.
+    /// Segments added to the branch.
     pub segments: u64,
     /// Records in them.
     pub records: u64,
-    /// What was repaired, and what did not fit and lies in `STATE/rejected`, for people.
-    pub notes: Vec<String>,
-    /// Something could not be read or did not fit.
+    /// Repairs, and segments that do not fit and lie in `STATE/rejected`, in sentences.
+    pub repairs: Vec<String>,
+    /// A segment could not be read or does not fit.
     pub broken: bool,
 }
 
-/// Hands in what the spool of `source` has, which is not written to any more. May be repeated after any failure.
+/// Hands in the spool of `source`, whose journal must have ended.
 ///
-/// Nothing is done when no failover took the volume from this source (another agent took it over: there is no branch).
+/// Does nothing if no failover took the volume from this source: without one there is no branch.
 pub(crate) fn hand_in(
     state: &StateDirectory,
     replica: &Replica,
@@ -38,19 +42,19 @@ pub(crate) fn hand_in(
     let mut done = Surrendered::default();
     let Some(branch) = replica.catalog().branch_of(source).cloned() else { return Ok(done) };
     let files = &**state.files();
-    let spool = sealed_in_spool(state, replica, clock)?;
-    (done.notes, done.broken) = (spool.notes, spool.broken);
+    let spool = closed_in_spool(state, replica, clock)?;
+    (done.repairs, done.broken) = (spool.repairs, spool.broken);
     let mut catalog = replica.clone().into_catalog();
     for (path, summary) in spool.segments {
         let object = layout::segment(&replica.info().name, &summary);
-        if is_known(&catalog, &object) {
+        if is_listed(&catalog, &object) {
             let _ = files.remove(&path);
             continue;
         }
         let fits = catalog.branch(branch.epoch).is_ok_and(|now| now.chain == summary.previous);
         if !fits {
             let why = "it does not follow the branch of its epoch";
-            done.notes.push(give_up(state, &path, why)?);
+            done.repairs.push(put_aside_for_resync(state, &path, why)?);
             done.broken = true;
             continue;
         }
@@ -59,8 +63,8 @@ pub(crate) fn hand_in(
         let entry = SegmentEntry { object: object.clone(), summary };
         match catalog.hand_in(branch.epoch, vec![entry]) {
             Ok(()) => {}
-            // The answer of an earlier try was lost.
-            Err(error) if error.kind() == ErrorKind::Changed && is_known(&catalog, &object) => {}
+            // The version is in the catalog, but its answer was lost.
+            Err(error) if error.kind() == ErrorKind::Changed && is_listed(&catalog, &object) => {}
             Err(error) => return Err(error),
         }
         done.segments += 1;
@@ -70,6 +74,6 @@ pub(crate) fn hand_in(
     Ok(done)
 }
 
-fn is_known(catalog: &Catalog, object: &str) -> bool {
+fn is_listed(catalog: &Catalog, object: &str) -> bool {
     catalog.published().any(|entry| entry.object == object)
 }

@@ -1,29 +1,29 @@
-//! Tasks: what runs beside the writers, as steps.
+//! Tasks: step functions that run beside the writers.
 //!
-//! A step does what there is to do now and says when it wants to come again. It never sleeps and never waits for another
-//! task, so a simulation calls steps in an order of its own; here a thread for each task calls them and sleeps in between.
-//! A step that comes too early, or for nothing, does no harm.
+//! A step does what there is to do now and returns when to call it again. It never sleeps and never
+//! waits for another task, so a simulation can call steps in any order. In an agent, each task has
+//! a thread that calls its steps and sleeps in between. A step that comes too early does no harm.
 
 use std::sync::Arc;
 use std::task::Waker;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use super::Shared;
 use super::crowding::Crowding;
+use super::shared::Shared;
 use crate::capture::thread_waker;
 
 /// Scheduling priority of the tasks, below that of writers.
 const TASK_NICENESS: i32 = 10;
 
-/// When a task wants to step again.
+/// When to call the next step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Next {
     /// At once.
     Now,
-    /// When there is work, or after this time.
+    /// Once there is work, and after this time at the latest.
     Work(Duration),
-    /// After this time, or when its waker was called.
+    /// After this time, or once its waker is called.
     Later(Duration),
     /// Never.
     Ended,
@@ -31,34 +31,36 @@ pub(super) enum Next {
 
 /// One of the tasks of a protection.
 pub(super) trait Task: Send {
-    /// Name of its thread, after `hrl-`.
+    /// Returns the name of its thread, without `hrl-`.
     fn name(&self) -> &'static str;
-    /// Does what there is to do now. `waker` is for those that it would have to wait for.
+    /// Does what there is to do now. Whatever the step cannot wait for calls `waker` later.
     fn step(&mut self, shared: &Shared, waker: &Waker) -> Next;
-    /// It wants to be told when its thread has to wait for a processor. Default: no.
+    /// Returns whether the task does less while its thread has to wait for a processor. Default:
+    /// no.
     fn gives_way(&self) -> bool {
         false
     }
-    /// Its thread had to wait for a processor, or no longer has to, if it wants to know. Steps that others call are never
-    /// told.
-    fn note_crowded(&mut self, _yes: bool) {}
-    /// Waits until there is work, for at most `limit`. Default: for all of it.
+    /// Sets whether the thread of a task that gives way has to wait for a processor. Never called
+    /// in a simulation.
+    fn set_crowded(&mut self, _yes: bool) {}
+    /// Waits until there is work, for at most `limit`. Default: until the waker is called.
     fn wait_for_work(&self, _shared: &Shared, limit: Duration) {
         std::thread::park_timeout(limit);
     }
 }
 
-/// Runs a task on a thread of its own until it ended. Unpark the thread to make it step at once.
+/// Runs a task on its own thread until it ends. A stop and an end wake the thread.
 pub(super) fn spawn(shared: &Arc<Shared>, mut task: Box<dyn Task>) -> JoinHandle<()> {
     let shared = shared.clone();
     std::thread::Builder::new()
         .name(format!("hrl-{}", task.name()))
         .spawn(move || {
-            // The writer's threads go first: on a busy machine the journal falls behind rather than the writer. Where
-            // the system refuses, all are equal.
+            // On a busy machine the journal falls behind rather than the writer. If the system
+            // refuses, all threads are equal.
             let this_thread = Some(rustix::thread::gettid());
             let _ = rustix::process::setpriority_process(this_thread, TASK_NICENESS);
             let waker = thread_waker();
+            shared.requests.add_thread(waker.clone());
             let mut crowding = if task.gives_way() {
                 Crowding::of_this_thread(shared.clock.elapsed())
             } else {
@@ -68,7 +70,7 @@ pub(super) fn spawn(shared: &Arc<Shared>, mut task: Box<dyn Task>) -> JoinHandle
                 if let Some(changed) =
                     crowding.as_mut().and_then(|c| c.look(shared.clock.elapsed()))
                 {
-                    task.note_crowded(changed);
+                    task.set_crowded(changed);
                 }
                 match task.step(&shared, &waker) {
                     Next::Now => {}

@@ -1,12 +1,19 @@
-//! The tasks that come round: marking regions for writers, and what happens by the clock (points, cleaning the dirty map,
-//! events, handing over).
+//! The keeper task, which sets regions dirty for writers, and the timer task: points by policy,
+//! cleaning the dirty map, events, and the hand-over of the volume.
+//!
+//! Invariant: a region becomes clean only up to a sequence that is durable in the journal, after a
+//! flush of the disk.
+//!
+//! Behaviour on failure: without a dirty map the session goes on, and the next one reads the whole
+//! disk.
 
 use std::task::Waker;
 use std::time::Duration;
 
 use super::hand_over::HandOver;
+use super::points::PlacedMark;
+use super::shared::Shared;
 use super::task::{Next, Task};
-use super::{PlacedMark, Shared};
 use crate::capture::set_wanted_dirty;
 use crate::error::Result;
 use crate::event::EventKind;
@@ -14,14 +21,16 @@ use crate::journal::PointKind;
 use crate::units::Sequence;
 
 const TICK: Duration = Duration::from_millis(50);
-/// Regions that nobody wrote to for this long, or up to twice as long, are cleaned: one flush of the disk each time.
+/// Regions without a write for this long, or up to twice as long, are cleaned. Each time flushes
+/// the disk.
 const IDLE: Duration = Duration::from_secs(1);
-/// Writers feel the flush. So it has to free one in this many of the marked regions, or the last one was so long ago.
+/// The flush slows writers down. So it must clean at least one in this many dirty regions...
 const FREES_ONE_IN: u64 = 4;
+/// ...unless the last one was this long ago.
 const IDLE_MAX: Duration = Duration::from_secs(10);
 const WAIT: Duration = Duration::from_millis(100);
 
-/// Marks the regions that writers wait for.
+/// Sets the regions dirty that writers wait for.
 pub(super) struct Keeper;
 
 impl Task for Keeper {
@@ -30,10 +39,10 @@ impl Task for Keeper {
     }
 
     fn step(&mut self, shared: &Shared, _waker: &Waker) -> Next {
-        if shared.has_ended() {
+        if shared.requests.has_ended() {
             return Next::Ended;
         }
-        // Without its map the next session reads the whole disk, so nothing is lost.
+        // Without a dirty map the next session reads the whole disk, so nothing is lost.
         let give_up = || drop(shared.state.forget_dirty_map());
         match set_wanted_dirty(&shared.tap, &shared.dirty, give_up) {
             Ok(true) => Next::Now,
@@ -50,14 +59,14 @@ impl Task for Keeper {
     }
 }
 
-/// Points by policy, cleaning, and events of mode and RPO.
+/// Takes points by policy, cleans the dirty map, and reports mode and RPO.
 pub(super) struct Timer {
     last_point: Duration,
     looked: Duration,
     last_clean: Duration,
     idle_since: Sequence,
     rpo_exceeded: bool,
-    /// The last point that was due was skipped, which has been told.
+    /// The last point that was due was skipped, and that was reported.
     skipped: bool,
     /// A point that is not durable yet.
     point: Option<PlacedMark>,
@@ -79,7 +88,7 @@ impl Timer {
         }
     }
 
-    fn tell_rpo(&mut self, shared: &Shared) {
+    fn report_rpo(&mut self, shared: &Shared) {
         let (rpo, threshold) = (shared.stats().rpo, shared.policy.rpo_threshold);
         if !threshold.is_zero() && (rpo > threshold) != self.rpo_exceeded {
             self.rpo_exceeded = !self.rpo_exceeded;
@@ -90,26 +99,26 @@ impl Timer {
 
     fn mark(&mut self, shared: &Shared, now: Duration) {
         if let Some(placed) = &self.point {
-            let Some(result) = shared.confirmed(placed) else { return };
+            let Some(result) = shared.outcome(placed) else { return };
             self.point = None;
-            self.note_point(shared, result.map(drop));
+            self.report_skipped(shared, result.map(drop));
         }
         let interval = shared.policy.crash_point_interval;
         if interval.is_zero()
             || now.saturating_sub(self.last_point) < interval
-            || shared.is_stopping()
-            || shared.is_handed_over()
+            || shared.requests.is_stopping()
+            || shared.session.handed_over().is_some()
         {
             return;
         }
         self.last_point = now;
         match shared.place_mark(PointKind::Crash, "", |mark| shared.tap.mark(mark)) {
             Ok(placed) => self.point = Some(placed),
-            Err(error) => self.note_point(shared, Err(error)),
+            Err(error) => self.report_skipped(shared, Err(error)),
         }
     }
 
-    fn note_point(&mut self, shared: &Shared, result: Result<()>) {
+    fn report_skipped(&mut self, shared: &Shared, result: Result<()>) {
         if let Err(error) = &result
             && !self.skipped
         {
@@ -127,7 +136,7 @@ impl Timer {
         } else if now.saturating_sub(self.looked) >= IDLE {
             self.looked = now;
             let idle = std::mem::replace(&mut self.idle_since, tap.last_sequence);
-            let freed = shared.tap.changed_through(idle.min(shared.journal().durable));
+            let freed = shared.tap.changed_through(idle.min(shared.journal.now().durable));
             let overdue = now.saturating_sub(self.last_clean) >= IDLE_MAX;
             if freed > 0 && (overdue || freed * FREES_ONE_IN >= captured) {
                 self.last_clean = now;
@@ -143,25 +152,25 @@ impl Task for Timer {
     }
 
     fn step(&mut self, shared: &Shared, _waker: &Waker) -> Next {
-        if shared.has_ended() {
-            // What happened at the end is told, too.
-            tell_mode_changes(shared);
-            let _ = self.point.take().and_then(|placed| shared.confirmed(&placed));
+        if shared.requests.has_ended() {
+            // Events of the end.
+            report_mode_changes(shared);
+            let _ = self.point.take().and_then(|placed| shared.outcome(&placed));
             return Next::Ended;
         }
-        tell_mode_changes(shared);
+        report_mode_changes(shared);
         self.hand_over.follow(shared);
         let now = shared.clock.elapsed();
-        self.tell_rpo(shared);
+        self.report_rpo(shared);
         self.mark(shared, now);
         self.clean(shared, now);
         Next::Later(TICK)
     }
 }
 
-/// Cleans regions last written at or before `through`, as far as disk and journal are durable.
+/// Cleans regions last written at or before `through`, as far as the journal is durable.
 fn clean(shared: &Shared, through: Sequence) {
-    let journaled = shared.journal().durable;
+    let journaled = shared.journal.now().durable;
     let through = through.min(journaled);
     if through == Sequence::ZERO || shared.tap.stats().marked_regions == 0 {
         return;
@@ -173,7 +182,7 @@ fn clean(shared: &Shared, through: Sequence) {
     }
 }
 
-fn tell_mode_changes(shared: &Shared) {
+fn report_mode_changes(shared: &Shared) {
     for change in shared.tap.take_mode_changes() {
         let message = format!("{} to {} ({})", change.from.name(), change.to.name(), change.cause);
         let kind = EventKind::ModeChanged { from: change.from, to: change.to, cause: change.cause };

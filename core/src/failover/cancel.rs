@@ -14,18 +14,18 @@ use crate::vault::{Step, StepKind, Vault};
 
 /// Cancels a failover that is not committed, or takes back the request of a planned one.
 ///
-/// The source goes on as before, and what was written here is dropped. May be repeated; does nothing
-/// if no failover is under way. `InvalidInput` if it was committed.
+/// The source goes on as before, and what was written here is dropped. May be repeated; does
+/// nothing if no failover is under way. `InvalidInput` if it was committed.
 pub fn cancel(vault: &Vault, volume: &str, state: &Path, clock: &dyn Clock) -> Result<()> {
     let state = StateDirectory::open(Arc::new(SystemFiles), state)?;
     cancel_in(vault, volume, &state, clock)
 }
 
-/// Cancels the failover under way when its site is lost with the state directory. Returns its newest
-/// step; `None` if no failover is under way.
+/// Cancels the failover under way when its site is lost with the state directory. Returns its
+/// newest step; `None` if no failover is under way.
 ///
-/// What was written at that site is lost with it, and the source goes on as before. If the site comes
-/// back, its commit fails with `Fenced`, and [`cancel`] there removes what is left.
+/// What was written at that site is lost with it, and the source goes on as before. If the site
+/// comes back, its commit fails with `Fenced`, and [`cancel`] there removes what is left.
 pub fn abandon(vault: &Vault, volume: &str, clock: &dyn Clock) -> Result<Option<Step>> {
     let mut replica = vault.replica(volume)?;
     let lifecycle = replica.catalog().lifecycle();
@@ -62,8 +62,8 @@ pub(super) fn cancel_in(
     Provisional::forget(state)
 }
 
-/// Cancels the request of a planned failover that never began here, so that the source accepts writes
-/// again.
+/// Cancels the request of a planned failover that never began here, so that the source accepts
+/// writes again.
 fn take_back_request(
     vault: &Vault,
     volume: &str,
@@ -79,8 +79,8 @@ fn take_back_request(
 
 /// Records in the catalog that a failover is cancelled, even if the catalog lacks its start.
 ///
-/// A put whose answer was lost may arrive late. Without the record, it would leave a failover under way
-/// that nobody continues. If another failover is under way, nothing needs to be recorded.
+/// A put whose answer was lost may arrive late. Without the record, it would leave a failover under
+/// way that nobody continues. If another failover is under way, nothing needs to be recorded.
 fn record_cancel(replica: &mut Replica, step: &Step) -> Result<()> {
     match replica.record_step(step) {
         Err(error) if error.kind() == ErrorKind::Fenced => Ok(()),

@@ -1,14 +1,14 @@
 //! Finds where the disk of an old source differs from the volume, from journals and dirty map.
 //!
-//! Up to the recovery state at which its epoch ended, the source's history is the volume's. Later writes
-//! are on the branch of that epoch, in the spool, or in dirty regions. If one of the three is missing or
-//! damaged, the whole disk counts as different.
+//! Up to the recovery state at which its epoch ended, the source's history is the volume's. Later
+//! writes are on the branch of that epoch, in the spool, or in dirty regions. If one of the three
+//! is missing or damaged, the whole disk counts as different.
 //!
 //! What only the disk has goes to the branch first ([`keep`]), before the follower overwrites it.
 
 use super::keep::{self, Old};
+use crate::agent::clean_stop::is_as_left;
 use crate::agent::provisional::Provisional;
-use crate::agent::recover::is_as_left;
 use crate::agent::state::StateDirectory;
 use crate::agent::surrender::hand_in;
 use crate::capture::{DirtyMap, LastSession};
@@ -50,7 +50,7 @@ pub(super) fn of_old_source(vault: &Vault, volume: &str, old: &Old<'_>) -> Resul
     let dirty = dirty(disk, state)?;
     let present = present(state)?;
     let why = if handed_in.broken {
-        Some(handed_in.notes.join("; "))
+        Some(handed_in.repairs.join("; "))
     } else if present.is_some() {
         Some("the volume had failed over to it, and the copy was not complete".to_owned())
     } else if dirty.is_none() {
@@ -104,8 +104,8 @@ fn check_old_source(state: &StateDirectory, replica: &Replica) -> Result<SourceI
     Ok(known.source)
 }
 
-/// Compares the same disk with the history as it is now: an epoch may have ended since, at a sequence
-/// before that of the disk.
+/// Compares the same disk with the history as it is now: an epoch may have ended since, at a
+/// sequence before that of the disk.
 pub(super) fn rebased(replica: &Replica, mut known: Divergence) -> Result<Divergence> {
     while let Ok(branch) = replica.catalog().branch(known.epoch).cloned() {
         if branch.at < known.at {
@@ -134,7 +134,8 @@ fn present(state: &StateDirectory) -> Result<Option<ExtentSet>> {
     files.exists(&log).then(|| present_in(files, &log)).transpose()
 }
 
-/// Returns the dirty extents; `None` if the dirty map is missing, damaged or not of the disk as it is.
+/// Returns the dirty extents; `None` if the dirty map is missing, damaged or not of the disk as it
+/// is.
 fn dirty(disk: &dyn BlockDevice, state: &StateDirectory) -> Result<Option<ExtentSet>> {
     let path = state.dirty_map();
     if !state.files().exists(&path) {

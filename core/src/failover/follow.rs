@@ -1,8 +1,9 @@
 //! Reprotection: the disk at the old site follows the volume, so that failing back writes little.
 //!
 //! A [`Follower`] knows a recovery state of the disk, and in which extents the disk differs from it
-//! ([`divergence`](super::divergence)). Catching up writes a newer state where the disk differs or the
-//! volume changed, and nothing else. It can run any number of times while the volume is in use elsewhere.
+//! ([`divergence`](super::divergence)). Catching up writes a newer state where the disk differs or
+//! the volume changed, and nothing else. It can run any number of times while the volume is in use
+//! elsewhere.
 //!
 //! Invariant: `STATE/follow` lists every extent before it is written, as one that may differ.
 //!
@@ -64,14 +65,14 @@ pub struct Follower {
 }
 
 impl Follower {
-    /// Makes the disk of an old source follow. `state` is the state directory of the agent that protected
-    /// it, which must have ended. Nothing else may write to the disk.
+    /// Makes the disk of an old source follow. `state` is the state directory of the agent that
+    /// protected it, which must have ended. Nothing else may write to the disk.
     ///
     /// What the spool still contains is handed in to the branch of its epoch first.
     ///
-    /// `InvalidInput` if no agent used the directory, or its agent still owns the volume. `Fenced` if the
-    /// agent is running, `Changed` for another volume or a disk of another size, `Unavailable` if the
-    /// vault does not answer.
+    /// `InvalidInput` if no agent used the directory, or its agent still owns the volume. `Fenced`
+    /// if the agent is running, `Changed` for another volume or a disk of another size,
+    /// `Unavailable` if the vault does not answer.
     pub fn open(
         volume: &str,
         vault: Vault,
@@ -135,7 +136,8 @@ impl Follower {
         &self.known.differs
     }
 
-    /// Returns why the whole disk is taken to differ; `None` if journals and dirty map show the extents.
+    /// Returns why the whole disk is taken to differ; `None` if journals and dirty map show the
+    /// extents.
     pub fn why_everywhere(&self) -> Option<&str> {
         self.known.everywhere.as_deref()
     }
@@ -145,7 +147,8 @@ impl Follower {
         Ok(self.outstanding(at)?.1.total_bytes())
     }
 
-    /// Brings the disk to the recovery state `at`, durably. After a failure, call it again to go on.
+    /// Brings the disk to the recovery state `at`, durably. After a failure, call it again to go
+    /// on.
     ///
     /// `InvalidInput` if the disk is beyond that state already, `Unavailable` if `progress` returns
     /// false.
@@ -205,11 +208,12 @@ impl Follower {
         self.replica.record_step(&step)
     }
 
-    /// Takes the volume home: catches up while it is in use, asks the source to hand it over, catches up
-    /// with the rest, and commits. Returns the protection on this disk; the other site is fenced.
+    /// Takes the volume home: catches up while it is in use, asks the source to hand it over,
+    /// catches up with the rest, and commits. Returns the protection on this disk; the other site
+    /// is fenced.
     ///
-    /// Without a `planned` limit the source is not asked. The disk takes over as of the newest recovery
-    /// state, and what the source has not shipped becomes a branch.
+    /// Without a `planned` limit the source is not asked. The disk takes over as of the newest
+    /// recovery state, and what the source has not shipped becomes a branch.
     pub fn fail_back(
         self,
         planned: Option<Duration>,
@@ -240,8 +244,8 @@ impl Follower {
                 let (clock, wait) = (&*self.clock, &self.wait);
                 let replica = &mut self.replica;
                 let at = request(&self.vault, replica, failover, limit, clock, wait)?;
-                // A source that was killed after it handed over may have journaled its disk again: a later
-                // state with the same content.
+                // A source that was killed after it handed over may have journaled its disk again:
+                // a later state with the same content.
                 At::Sequence(at.max(self.known.at))
             }
             None => At::Newest,
@@ -312,11 +316,11 @@ impl Follower {
     }
 }
 
-/// Ends the failover to here that the state directory records: removes the record of a committed one,
-/// and cancels a failback that was not committed.
+/// Ends the failover to here that the state directory records: removes the record of a committed
+/// one, and cancels a failback that was not committed.
 ///
-/// After such a failback the whole disk counts as different, because nothing records what was written
-/// to it meanwhile.
+/// After such a failback the whole disk counts as different, because nothing records what was
+/// written to it meanwhile.
 fn leave(
     under_way: &Provisional,
     vault: &Vault,
@@ -383,7 +387,8 @@ fn print(known: &Divergence) -> String {
     lines.join("\n")
 }
 
-/// Parses the text of `STATE/follow` and prints it again; `None` if it is not valid. Feature `testing`.
+/// Parses the text of `STATE/follow` and prints it again; `None` if it is not valid. Feature
+/// `testing`.
 #[cfg(any(test, feature = "testing"))]
 pub fn reprint_follow(text: &str) -> Option<String> {
     parse(text).map(|known| print(&known))

@@ -1,8 +1,10 @@
-//! Journals what only the disk of an old source has: acknowledged writes that never reached its journal.
+//! Journals what only the disk of an old source has: acknowledged writes that never reached its
+//! journal.
 //!
-//! A killed agent leaves them in dirty regions. Before the disk follows the volume, which overwrites them,
-//! they are compared with the end of the branch. What differs becomes the last segments of the branch: an
-//! unordered interval, as after a crash, at whose end the branch is equal to the disk.
+//! A killed agent leaves them in dirty regions. Before the disk follows the volume, which
+//! overwrites them, they are compared with the end of the branch. What differs becomes the last
+//! segments of the branch: an unordered interval, as after a crash, at whose end the branch is
+//! equal to the disk.
 
 use crate::agent::state::StateDirectory;
 use crate::clock::Clock;
@@ -28,8 +30,8 @@ pub(super) struct Old<'a> {
     pub clock: &'a dyn Clock,
 }
 
-/// Journals where the disk differs from the end of the branch, within `extents`, into closed segments in
-/// the spool. Returns whether there is anything to hand in.
+/// Journals where the disk differs from the end of the branch, within `extents`, into closed
+/// segments in the spool. Returns whether there is anything to hand in.
 ///
 /// May be repeated once the segments of an earlier call are handed in.
 pub(super) fn journal_difference(
@@ -144,7 +146,7 @@ impl Difference<'_> {
     fn close(&mut self) -> Result<()> {
         let Some(writer) = self.writer.take() else { return Ok(()) };
         let (sink, summary) = writer.close(None)?;
-        self.old.state.spool_sealed(sink.path(), &summary)?;
+        self.old.state.spool_closed(sink.path(), &summary)?;
         self.chain = summary.chain;
         Ok(())
     }

@@ -35,9 +35,11 @@ pub struct FailoverOptions {
 }
 
 impl FailoverOptions {
-    /// Fails `volume` of `vault` over to `disk`, a file or device of at least its size. What the disk held before is lost.
+    /// Fails `volume` of `vault` over to `disk`, a file or device of at least its size. What the
+    /// disk held before is lost.
     ///
-    /// `state` is the state directory of the new agent, as for [`ProtectionOptions`](crate::ProtectionOptions).
+    /// `state` is the state directory of the new agent, as for
+    /// [`ProtectionOptions`](crate::ProtectionOptions).
     pub fn new(
         volume: &str,
         vault: Vault,
@@ -62,27 +64,29 @@ impl FailoverOptions {
         }
     }
 
-    /// Sets the recovery state to fail over to. A planned failover ignores it: the source chooses. Default:
-    /// [`At::NewestGood`].
+    /// Sets the recovery state to fail over to. A planned failover ignores it: the source chooses.
+    /// Default: [`At::NewestGood`].
     pub fn at(mut self, at: At) -> Self {
         self.at = at;
         self
     }
 
-    /// Asks the source to hand the volume over, so that nothing is lost, and waits up to `limit` for it. Default: unplanned.
+    /// Asks the source to hand the volume over, so that nothing is lost, and waits up to `limit`
+    /// for it. Default: unplanned.
     pub fn planned(mut self, limit: Duration) -> Self {
         self.planned = Some(limit);
         self
     }
 
-    /// Changes the recovery state of the failover under way in the state directory. What was written since it began is
-    /// dropped. Default: no, the failover goes on as it was.
+    /// Changes the recovery state of the failover under way in the state directory. What was
+    /// written since it began is dropped. Default: no, the failover goes on as it was.
     pub fn change_point(mut self, yes: bool) -> Self {
         self.change_point = yes;
         self
     }
 
-    /// Declares that the disk reads as zeroes, as a new sparse file does, so zeroes need not be written. Default: no.
+    /// Declares that the disk reads as zeroes, as a new sparse file does, so zeroes need not be
+    /// written. Default: no.
     pub fn disk_reads_zero(mut self, yes: bool) -> Self {
         self.disk_reads_zero = yes;
         self
@@ -95,7 +99,8 @@ impl FailoverOptions {
     }
 
     /// Sets what is quiesced for application-consistent points after the failover, as
-    /// [`ProtectionOptions::applications`](crate::ProtectionOptions::applications) does. Default: none.
+    /// [`ProtectionOptions::applications`](crate::ProtectionOptions::applications) does. Default:
+    /// none.
     pub fn applications(mut self, applications: Arc<dyn Quiesce>) -> Self {
         self.applications = Some(applications);
         self
@@ -120,7 +125,8 @@ impl FailoverOptions {
         self
     }
 
-    /// Sets how to wait between two looks at whether the source handed over. Default: by sleeping. Feature `testing`.
+    /// Sets how to wait between two looks at whether the source handed over. Default: by sleeping.
+    /// Feature `testing`.
     #[cfg(any(test, feature = "testing"))]
     pub fn waiting(mut self, wait: Arc<dyn Fn(Duration) + Send + Sync>) -> Self {
         self.wait = wait;

@@ -1,10 +1,10 @@
-//! A volume that failed over to here, running: its disk, its protection, and the copy of the volume to
-//! the disk.
+//! A volume that failed over to here, running: its disk, its protection, and the copy of the volume
+//! to the disk.
 //!
 //! While the copy is incomplete, retention waits: what the disk still lacks is read from the vault.
 //!
-//! Behaviour on failure: the copy retries for as long as it takes. Its first failure is an event, and
-//! [`FailedOver::wait_hydrated`] returns the newest one.
+//! Behaviour on failure: the copy retries for as long as it takes. Its first failure is an event,
+//! and [`FailedOver::wait_hydrated`] returns the newest one.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -31,15 +31,15 @@ const POLL: Duration = Duration::from_millis(20);
 const RETRY: Duration = Duration::from_secs(1);
 
 impl FailoverOptions {
-    /// Fails over. Returns once the volume can be read and written as of the recovery state, while the
-    /// copy to the disk goes on.
+    /// Fails over. Returns once the volume can be read and written as of the recovery state, while
+    /// the copy to the disk goes on.
     ///
-    /// A failover under way in the state directory goes on as it was. If its recovery state is gone and
-    /// the volume was never served, the state is chosen again.
+    /// A failover under way in the state directory goes on as it was. If its recovery state is gone
+    /// and the volume was never served, the state is chosen again.
     ///
-    /// `Fenced` if another failover is under way or was committed, `NotFound` and `NotOrdered` for the
-    /// recovery state, `InvalidInput` for a disk that is too small. `Unavailable` if the vault does not
-    /// answer, or if the source did not hand over in time; the request is taken back then.
+    /// `Fenced` if another failover is under way or was committed, `NotFound` and `NotOrdered` for
+    /// the recovery state, `InvalidInput` for a disk that is too small. `Unavailable` if the vault
+    /// does not answer, or if the source did not hand over in time; the request is taken back then.
     pub fn start(self) -> Result<FailedOver> {
         self.policy.validate()?;
         check_applications(self.applications.as_ref(), &self.policy)?;
@@ -108,8 +108,8 @@ impl FailedOver {
         self.disk.hydration()
     }
 
-    /// Waits until the disk holds the whole volume. `Unavailable` at the limit, caused by the last failure
-    /// of the copy.
+    /// Waits until the disk holds the whole volume. `Unavailable` at the limit, caused by the last
+    /// failure of the copy.
     pub fn wait_hydrated(&self, limit: Duration) -> Result<()> {
         let begun = self.clock.elapsed();
         let mut outcome = self.copied.outcome();
@@ -133,8 +133,8 @@ impl FailedOver {
         self.protection.commit_failover()
     }
 
-    /// Cancels the failover: what was written since is dropped, and the source goes on as before. The
-    /// content of the disk is of no more use. `InvalidInput` if the failover was committed.
+    /// Cancels the failover: what was written since is dropped, and the source goes on as before.
+    /// The content of the disk is of no more use. `InvalidInput` if the failover was committed.
     pub fn cancel(self) -> Result<()> {
         let Self { copy, protection, disk, volume, vault, files, state, clock, .. } = self;
         if !protection.stats().provisional {
@@ -145,8 +145,8 @@ impl FailedOver {
         cancel_in(&vault, &volume, &StateDirectory::open(files, &state)?, &*clock)
     }
 
-    /// Ends the session cleanly, as [`Protection::stop`] does. Failover and copy go on with the next
-    /// [`FailoverOptions::start`].
+    /// Ends the session cleanly, as [`Protection::stop`] does. Failover and copy go on with the
+    /// next [`FailoverOptions::start`].
     pub fn stop(self, limit: Duration) -> Result<()> {
         let Self { copy, protection, .. } = self;
         drop(copy);
@@ -155,10 +155,10 @@ impl FailedOver {
 
     /// Ends the session and leaves a plain disk that holds the volume. Every writer must be gone.
     ///
-    /// From then on [`ProtectionOptions`](crate::ProtectionOptions) opens the disk, with the same state
-    /// directory. `Unavailable` while the disk is not whole ([`FailedOver::wait_hydrated`]),
-    /// `InvalidInput` before the commit. After either the session has ended cleanly, and nothing else
-    /// has changed.
+    /// From then on [`ProtectionOptions`](crate::ProtectionOptions) opens the disk, with the same
+    /// state directory. `Unavailable` while the disk is not whole ([`FailedOver::wait_hydrated`]),
+    /// `InvalidInput` before the commit. After either the session has ended cleanly, and nothing
+    /// else has changed.
     pub fn detach(self, limit: Duration) -> Result<()> {
         let Self { copy, protection, disk, files, state, volume, .. } = self;
         drop(copy);
@@ -281,14 +281,15 @@ impl Hydrator {
         (protection, state, hydrator, started, begun)
     }
 
-    /// Makes retention wait until the copy is made, because the copy reads what retention would remove.
+    /// Makes retention wait until the copy is made, because the copy reads what retention would
+    /// remove.
     pub(super) fn of_protection(self, retention_waits: &Arc<AtomicBool>) -> Self {
         retention_waits.store(true, Ordering::Release);
         Self { retention_waits: retention_waits.clone(), ..self }
     }
 
-    /// Copies until `goes_on` returns false. Returns the pause before the next step; `None` once the disk
-    /// is whole.
+    /// Copies until `goes_on` returns false. Returns the pause before the next step; `None` once
+    /// the disk is whole.
     pub(super) fn step(&mut self, goes_on: &(dyn Fn() -> bool + Sync)) -> Option<Duration> {
         match self.disk.hydrate(&|_done, _total| goes_on()) {
             Ok(hydration) => {

@@ -10,7 +10,8 @@ use crate::error::Result;
 use crate::replica::Replica;
 use crate::units::{Epoch, PointId};
 
-/// Creates an empty dirty map, the copy of the segment that the recovery state lies inside of, and `STATE/failover`.
+/// Creates an empty dirty map, the copy of the segment that the recovery state lies inside of, and
+/// `STATE/failover`.
 ///
 /// `STATE/failover` comes last: until it is there, the next start begins anew.
 pub(super) fn prepare(

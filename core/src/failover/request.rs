@@ -1,7 +1,8 @@
-//! The request of a planned failover: the new site asks the source, through the catalog, to hand the volume over.
+//! The request of a planned failover: the new site asks the source, through the catalog, to hand
+//! the volume over.
 //!
-//! `STATE/request` holds the identity of the failover. It is written before the catalog is, so after a crash the same
-//! request is repeated or taken back, and the source is never asked twice.
+//! `STATE/request` holds the identity of the failover. It is written before the catalog is, so
+//! after a crash the same request is repeated or taken back, and the source is never asked twice.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -24,7 +25,8 @@ pub(super) fn by_sleeping() -> Wait {
     Arc::new(std::thread::sleep)
 }
 
-/// Returns the identity of the failover that this directory asked for, or a new one, written before it is used.
+/// Returns the identity of the failover that this directory asked for, or a new one, written before
+/// it is used.
 pub(super) fn requested_id(
     state: &StateDirectory,
     replica: &Replica,

@@ -1,7 +1,8 @@
-//! Serves a volume as of a recovery state: everything of a failover up to the protection of the disk.
+//! Serves a volume as of a recovery state: everything of a failover up to the protection of the
+//! disk.
 //!
-//! Each step is durable in the state directory before the next one begins. After a crash, [`FailoverOptions::serve`] finds
-//! there how far the last call came, and goes on from that step.
+//! Each step is durable in the state directory before the next one begins. After a crash,
+//! [`FailoverOptions::serve`] finds there how far the last call came, and goes on from that step.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -28,7 +29,8 @@ pub struct Started {
     pub point: Option<PointId>,
     /// Time of the recovery state.
     pub time: Timestamp,
-    /// Time from the call until the volume could be read and written: the library's part of the recovery time.
+    /// Time from the call until the volume could be read and written: the library's part of the
+    /// recovery time.
     pub took: Duration,
 }
 
@@ -43,7 +45,8 @@ pub(super) struct Served {
 }
 
 impl FailoverOptions {
-    /// Chooses the recovery state, records the failover and opens the disk, or goes on with what a crash left.
+    /// Chooses the recovery state, records the failover and opens the disk, or goes on with what a
+    /// crash left.
     pub(super) fn serve(self) -> Result<Served> {
         let begun = self.clock.elapsed();
         let state = StateDirectory::open(self.files.clone(), &self.state)?;
@@ -94,7 +97,8 @@ impl FailoverOptions {
         Ok(Served { options: self, state, disk, started, begun })
     }
 
-    /// Returns the failover to here that is under way. Removes the record of a committed one, which a crash may leave.
+    /// Returns the failover to here that is under way. Removes the record of a committed one, which
+    /// a crash may leave.
     fn not_committed(
         &self,
         state: &StateDirectory,
@@ -154,8 +158,8 @@ impl FailoverOptions {
         replica.record_step(&under_way.step(StepKind::Start, &*self.clock))
     }
 
-    /// Returns whether retention removed the recovery state before the catalog recorded the failover, and before the disk was
-    /// served. Another state is to be chosen then.
+    /// Returns whether retention removed the recovery state before the catalog recorded the
+    /// failover, and before the disk was served. Another state is to be chosen then.
     fn is_gone(&self, state: &StateDirectory, replica: &Replica, under_way: &Provisional) -> bool {
         let was_served = under_way.home || self.files.exists(&state.presence_log());
         let is_over = replica.catalog().epoch() >= under_way.epoch;

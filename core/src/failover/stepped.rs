@@ -1,7 +1,7 @@
 //! Failover whose tasks run only when a simulation steps them. Feature `testing`.
 //!
-//! It is a [`SteppedProtection`] with the copy to the disk as one more task. A planned failover waits for
-//! its source by calling a closure, in which the simulation lets the source go on.
+//! It is a [`SteppedProtection`] with the copy to the disk as one more task. A planned failover
+//! waits for its source by calling a closure, in which the simulation lets the source go on.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -36,16 +36,16 @@ pub struct SteppedFailover {
     pub disk: Arc<InstantDisk>,
 }
 
-/// Copies what the disk lacks. Each step may copy one frame more than the step before, so that the copy
-/// ends even if a frame needs a later one.
+/// Copies what the disk lacks. Each step may copy one frame more than the step before, so that the
+/// copy ends even if a frame needs a later one.
 pub struct SteppedCopy {
     hydrator: Hydrator,
     steps: u64,
 }
 
 impl SteppedFailover {
-    /// Begins as [`FailoverOptions::start`] does, but starts no thread and accepts policies below the
-    /// lower limits.
+    /// Begins as [`FailoverOptions::start`] does, but starts no thread and accepts policies below
+    /// the lower limits.
     pub fn start(options: FailoverOptions) -> Result<Self> {
         stay_on_this_thread();
         let (options, state, hydrator, started, _) = Hydrator::of(options.serve()?);
@@ -66,8 +66,9 @@ impl SteppedFailover {
         cancel_in(vault, volume, &StateDirectory::open(files, state)?, clock)
     }
 
-    /// Makes the disk of a failover a plain one, as [`FailedOver::detach`](super::FailedOver::detach)
-    /// does last. The failover must be committed, and its protection must have ended cleanly.
+    /// Makes the disk of a failover a plain one, as
+    /// [`FailedOver::detach`](super::FailedOver::detach) does last. The failover must be committed,
+    /// and its protection must have ended cleanly.
     pub fn leave_plain(disk: &InstantDisk, files: Arc<dyn Files>, state: &Path) -> Result<()> {
         leave_plain(disk, files, state)
     }
@@ -83,7 +84,8 @@ impl SteppedCopy {
 }
 
 impl Follower {
-    /// Opens as [`Follower::open`] does, with the state directory among `files`, and waits by `wait`.
+    /// Opens as [`Follower::open`] does, with the state directory among `files`, and waits by
+    /// `wait`.
     pub fn open_stepped(
         volume: &str,
         vault: Vault,

@@ -1,7 +1,7 @@
 //! Test failovers, recorded in the catalog until they end.
 //!
-//! A test writes to the scratch device of an [`Overlay`](crate::replica::Overlay), while the protection
-//! of the volume goes on. Until the test ends, retention keeps its recovery state.
+//! A test writes to the scratch device of an [`Overlay`](crate::replica::Overlay), while the
+//! protection of the volume goes on. Until the test ends, retention keeps its recovery state.
 
 use crate::agent::state::host;
 use crate::clock::{Clock, random_bytes};
@@ -12,8 +12,8 @@ use crate::vault::{Step, StepKind, TestFailover};
 
 use super::chosen::chosen;
 
-/// Records that the test failover `name` begins, as of `at`. Open a [`View`](crate::replica::View) of
-/// the returned sequence next, and an overlay over it.
+/// Records that the test failover `name` begins, as of `at`. Open a [`View`](crate::replica::View)
+/// of the returned sequence next, and an overlay over it.
 ///
 /// If this host began the test before, that test is returned. `AlreadyExists` if another host did,
 /// `Full` beyond [`TESTS_MAX`](crate::vault::TESTS_MAX), `InvalidInput` for an empty name, and the

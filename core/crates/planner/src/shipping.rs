@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use super::prediction::PlanOptions;
 use super::trace::Atom;
-use hrl::rules::{BATCH_SEGMENTS_MAX, BATCH_TIME, Throttle, UNNAMED_SEGMENTS_MAX};
+use hrl::rules::{BATCH_SEGMENTS_MAX, BATCH_TIME, Throttle, UNPUBLISHED_SEGMENTS_MAX};
 use hrl::{Clock, ManualClock, Policy, Timestamp};
 
 /// How long after its time a segment is still the one that its policy made: the journal looks at the clock this often.
@@ -263,10 +263,10 @@ impl Shipper {
     fn name_in_time(&mut self) {
         let due = self.named_at.saturating_add(self.catalog_interval).max(self.at);
         let waits = self.ready().is_some_and(|next| next < due);
-        if due > self.at && waits && self.next - self.named_to < UNNAMED_SEGMENTS_MAX {
+        if due > self.at && waits && self.next - self.named_to < UNPUBLISHED_SEGMENTS_MAX {
             return;
         }
-        self.at = if self.next - self.named_to < UNNAMED_SEGMENTS_MAX { due } else { self.at };
+        self.at = if self.next - self.named_to < UNPUBLISHED_SEGMENTS_MAX { due } else { self.at };
         self.named_at = self.at;
         self.at = self.at.saturating_add(self.latency);
         for segment in &mut self.done.segments[self.named_to..self.next] {

@@ -1,0 +1,34 @@
+//! Counts what a resync reads and journals.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// Bytes of the resync under way, or of the last one.
+#[derive(Default)]
+pub(super) struct ResyncProgress {
+    read: AtomicU64,
+    journaled: AtomicU64,
+}
+
+impl ResyncProgress {
+    /// Begins a resync.
+    pub fn begin(&self) {
+        self.read.store(0, Ordering::Relaxed);
+        self.journaled.store(0, Ordering::Relaxed);
+    }
+
+    /// Adds a region of which `read` bytes were read and `journaled` bytes had changed.
+    pub fn add(&self, read: u64, journaled: u64) {
+        self.read.fetch_add(read, Ordering::Relaxed);
+        self.journaled.fetch_add(journaled, Ordering::Relaxed);
+    }
+
+    /// Returns the bytes read.
+    pub fn bytes_read(&self) -> u64 {
+        self.read.load(Ordering::Relaxed)
+    }
+
+    /// Returns the bytes that had changed, and were journaled.
+    pub fn bytes_journaled(&self) -> u64 {
+        self.journaled.load(Ordering::Relaxed)
+    }
+}

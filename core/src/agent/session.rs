@@ -1,0 +1,96 @@
+//! Whose the volume is, as this session knows it.
+//!
+//! Invariants: a fence is final. A failover to here is committed once. A volume whose failover is
+//! not committed is not handed over.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use super::provisional::Provisional;
+use crate::sync::lock::{Mutex, MutexGuard};
+use crate::units::PointId;
+
+#[derive(Default)]
+struct SessionState {
+    /// The failover to here that is not committed: nothing is shipped until it is.
+    provisional: Option<Provisional>,
+    /// The planned failover that the volume was handed over to: nothing is written until it is
+    /// cancelled.
+    handed_over: Option<PointId>,
+    /// Another source owns the volume.
+    fenced: bool,
+}
+
+/// Ownership of the volume in one session of an agent.
+pub(super) struct Session {
+    state: Mutex<SessionState>,
+    /// Locked while a failover is committed.
+    committing: Mutex<()>,
+    /// While true, retention waits: something reads what it might remove.
+    retention_waits: Arc<AtomicBool>,
+}
+
+impl Session {
+    /// Begins a session, with the failover to here that is not committed.
+    pub fn new(provisional: Option<Provisional>) -> Self {
+        let state = SessionState { provisional, ..SessionState::default() };
+        Self {
+            state: Mutex::new(state),
+            committing: Mutex::new(()),
+            retention_waits: Arc::default(),
+        }
+    }
+
+    /// Returns whether another source owns the volume now.
+    pub fn is_fenced(&self) -> bool {
+        self.state.lock().fenced
+    }
+
+    /// Records that another source owns the volume, for the rest of the session.
+    pub fn fence(&self) {
+        self.state.lock().fenced = true;
+    }
+
+    /// Returns whether a failover to here is not committed.
+    pub fn is_provisional(&self) -> bool {
+        self.state.lock().provisional.is_some()
+    }
+
+    /// Returns the failover to here that is not committed.
+    pub fn provisional(&self) -> Option<Provisional> {
+        self.state.lock().provisional.clone()
+    }
+
+    /// Waits until no other thread commits, and keeps others from it until the guard is dropped.
+    pub fn begin_commit(&self) -> MutexGuard<'_, ()> {
+        self.committing.lock()
+    }
+
+    /// Records that the failover to here is committed.
+    pub fn committed(&self) {
+        let committed = self.state.lock().provisional.take();
+        assert!(committed.is_some(), "a failover is committed once");
+    }
+
+    /// Returns the planned failover that the volume was handed over to.
+    pub fn handed_over(&self) -> Option<PointId> {
+        self.state.lock().handed_over
+    }
+
+    /// Records that the volume is handed over to `failover`.
+    pub fn hand_over(&self, failover: PointId) {
+        let mut state = self.state.lock();
+        assert!(state.provisional.is_none(), "only a source hands its volume over");
+        state.handed_over = Some(failover);
+    }
+
+    /// Records that the planned failover was cancelled.
+    pub fn take_back(&self) {
+        self.state.lock().handed_over = None;
+    }
+
+    /// Returns the flag that makes retention wait while it is true.
+    pub fn retention_waits(&self) -> &Arc<AtomicBool> {
+        &self.retention_waits
+    }
+}

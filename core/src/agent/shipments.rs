@@ -1,0 +1,50 @@
+//! What is on its way to the vault, and what has arrived there.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use super::shipper::Shipper;
+use super::spool::Spool;
+use crate::units::Sequence;
+
+/// The spool, the shipper that empties it, and how far the vault is.
+pub(super) struct Shipments {
+    pub spool: Spool,
+    pub shipper: Shipper,
+    replicated: AtomicU64,
+    vault_available: AtomicBool,
+}
+
+impl Shipments {
+    /// Begins with a catalog whose newest sequence is `replicated`.
+    pub fn new(spool: Spool, shipper: Shipper, replicated: Sequence) -> Self {
+        Self {
+            spool,
+            shipper,
+            replicated: AtomicU64::new(replicated.0),
+            vault_available: AtomicBool::new(true),
+        }
+    }
+
+    /// Returns the newest sequence in the vault's catalog.
+    pub fn replicated(&self) -> Sequence {
+        Sequence(self.replicated.load(Ordering::Acquire))
+    }
+
+    /// Records that the catalog lists everything up to `last`. Returns whether the vault was
+    /// unavailable before.
+    pub fn published(&self, last: Sequence) -> bool {
+        let before = self.replicated.swap(last.0, Ordering::AcqRel);
+        assert!(last.0 >= before, "a catalog lists what it listed before");
+        !self.vault_available.swap(true, Ordering::Relaxed)
+    }
+
+    /// Records that the vault does not answer. Returns whether it did before.
+    pub fn vault_failed(&self) -> bool {
+        self.vault_available.swap(false, Ordering::Relaxed)
+    }
+
+    /// Returns whether the vault answered last.
+    pub fn is_vault_available(&self) -> bool {
+        self.vault_available.load(Ordering::Relaxed)
+    }
+}

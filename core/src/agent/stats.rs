@@ -1,0 +1,107 @@
+//! A snapshot of a protection, for callers and for events by the clock.
+
+use std::time::Duration;
+
+use super::shared::Shared;
+use crate::event::Mode;
+use crate::units::Sequence;
+
+/// A snapshot of a protection.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ProtectionStats {
+    /// Mode of capture.
+    pub mode: Mode,
+    /// Newest sequence captured.
+    pub last_sequence: Sequence,
+    /// Newest sequence that is durable in the local journal.
+    pub journaled_sequence: Sequence,
+    /// Newest sequence in the vault's catalog.
+    pub replicated_sequence: Sequence,
+    /// Age of the oldest captured change that is not in the vault; zero if all are.
+    pub rpo: Duration,
+    /// Changes captured: writes, zeroes and discards.
+    pub changes: u64,
+    /// Bytes of data captured.
+    pub bytes_captured: u64,
+    /// Bytes of the closed segments of this session.
+    pub bytes_stored: u64,
+    /// Memory of the queue, in bytes.
+    pub queue_bytes: u64,
+    /// Bytes of the segments in the spool.
+    pub spool_bytes: u64,
+    /// Captured bytes that are not in the vault: queue and spool.
+    pub backlog_bytes: u64,
+    /// Recent throughput of shipping, or the bandwidth allowed now if that is less, in bytes per
+    /// second. Zero before the first segment is shipped.
+    pub ship_bytes_per_second: u64,
+    /// Time until the backlog is in the vault at that speed, if nothing more were written. `None`
+    /// while the vault does not answer or the speed is not known.
+    pub eta: Option<Duration>,
+    /// Dirty regions: those that are read again after a crash now.
+    pub marked_regions: u64,
+    /// Bytes that a resync has still to read.
+    pub resync_bytes_left: u64,
+    /// Bytes read by the resync under way, or by the last one.
+    pub resync_bytes_read: u64,
+    /// Points taken in this session.
+    pub points: u64,
+    /// The vault answered last.
+    pub vault_available: bool,
+    /// Another source owns the volume; nothing is replicated any more.
+    pub fenced: bool,
+    /// A failover to here is not committed; what is written stays in the spool.
+    pub provisional: bool,
+    /// The volume was handed over to a planned failover; writes are refused.
+    pub handed_over: bool,
+}
+
+impl Shared {
+    /// Returns a snapshot.
+    pub(super) fn stats(&self) -> ProtectionStats {
+        let tap = self.tap.stats();
+        let (journaled, stored, open_since) = {
+            let journal = self.journal.now();
+            (journal.durable, journal.bytes_stored, journal.open_since)
+        };
+        let spool = &self.shipping.spool;
+        let oldest = [spool.oldest(), open_since, tap.oldest_queued].into_iter().flatten().min();
+        let now = self.clock.now();
+        let vault_available = self.shipping.is_vault_available();
+        let spool_bytes = spool.bytes();
+        let backlog_bytes = spool_bytes + tap.queue_bytes;
+        let speed = self.shipping.shipper.bytes_per_second();
+        ProtectionStats {
+            mode: tap.mode,
+            last_sequence: tap.last_sequence,
+            journaled_sequence: journaled,
+            replicated_sequence: self.shipping.replicated(),
+            rpo: oldest.map_or(Duration::ZERO, |time| Duration::from_nanos(now.nanos_since(time))),
+            changes: tap.changes,
+            bytes_captured: tap.bytes_captured,
+            bytes_stored: stored,
+            queue_bytes: tap.queue_bytes,
+            spool_bytes,
+            backlog_bytes,
+            ship_bytes_per_second: speed,
+            eta: eta(backlog_bytes, speed).filter(|_| backlog_bytes == 0 || vault_available),
+            marked_regions: tap.marked_regions,
+            resync_bytes_left: (tap.resync_regions * self.policy.region_bytes)
+                .min(self.info.device_bytes),
+            resync_bytes_read: self.resync.bytes_read(),
+            points: self.points.taken(),
+            vault_available,
+            fenced: self.session.is_fenced(),
+            provisional: self.session.is_provisional(),
+            handed_over: self.session.handed_over().is_some(),
+        }
+    }
+}
+
+/// Returns the time that `backlog` bytes take; `None` if the speed is not known.
+fn eta(backlog: u64, bytes_per_second: u64) -> Option<Duration> {
+    match (backlog, bytes_per_second) {
+        (0, _) => Some(Duration::ZERO),
+        (_, 0) => None,
+        (bytes, speed) => Some(Duration::from_secs_f64(bytes as f64 / speed as f64)),
+    }
+}
