@@ -95,7 +95,7 @@ impl HandOver {
 }
 
 /// Refuses writes if the volume was handed over before this start: they would be later than the
-/// state that was handed over.
+/// recovery state that was handed over.
 pub(super) fn resume(shared: &Shared) {
     if shared.session.is_provisional() {
         return;

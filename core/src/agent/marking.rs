@@ -108,7 +108,7 @@ impl Shared {
         let mark = Mark { point, kind, label: label.to_owned(), group: None };
         let since = self.clock.elapsed();
         let (sequence, time) = place(mark).map_err(|error| {
-            // The tap does not know the name of its volume. A provider's error keeps its own object.
+            // The tap does not know the name of its volume. A provider's error keeps its object.
             if error.object() == "volume" { error.about(&self.info.name) } else { error }
         })?;
         let label = label.to_owned();

@@ -1,4 +1,4 @@
-//! The state behind points: what is quiesced for them, and how many there are.
+//! The part of points: the applications that are quiesced for them, and how many points there are.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -52,7 +52,7 @@ pub(super) fn of_old_source(vault: &Vault, volume: &str, old: &Old<'_>) -> Resul
     let why = if handed_in.broken {
         Some(handed_in.repairs.join("; "))
     } else if present.is_some() {
-        Some("the volume had failed over to it, and the copy was not complete".to_owned())
+        Some("the volume had failed over to it, and it was not a whole copy yet".to_owned())
     } else if dirty.is_none() {
         Some("its dirty map is missing, damaged, or not that of the disk as it is now".to_owned())
     } else {

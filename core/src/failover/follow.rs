@@ -1,7 +1,7 @@
 //! Reprotection: the disk at the old site follows the volume, so that failing back writes little.
 //!
 //! A [`Follower`] knows a recovery state of the disk, and in which extents the disk differs from it
-//! ([`divergence`](super::divergence)). Catching up writes a newer state where the disk differs or
+//! ([`divergence`](super::divergence)). Catching up writes a newer one where the disk differs or
 //! the volume changed, and nothing else. It can run any number of times while the volume is in use
 //! elsewhere.
 //!
