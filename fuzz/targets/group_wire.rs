@@ -1,24 +1,28 @@
-//! Messages of a consistency group: any bytes (promise 11), and members and a round that hear anything in any order.
+//! Messages of a consistency group: any bytes (promise 11), and members and a round that receive
+//! anything in any order.
 //!
-//! - what is understood as a message is written again as one that says the same;
-//! - promise 6: no writer is held longer than the budget, nor, when the budget is forged, than the limit of all budgets;
-//! - promise 7: nobody marks before all hold, nothing is committed before every member said that its mark is durable, and a
-//!   point names the marks that members made; unless a message was forged or came twice it has no effect without its cause.
+//! - Each decoded message is encoded to an equal one.
+//! - Promise 6: no barrier is up longer than the budget or, if the budget is forged, than the limit
+//!   of all budgets.
+//! - Promise 7: nobody marks before all barriers are up, and nothing is committed before every mark
+//!   is durable. A point names the marks that members made. Unless a message was forged or came
+//!   twice, it has no effect without its cause.
 //!
-//! An input is one byte (bit 0: steps, bits 1 and 2: the budget), and then a stream of frames, or steps of four bytes.
+//! An input is one byte (bit 0: steps, bits 1 and 2: the budget), and then a stream of frames, or
+//! steps of four bytes.
 #![no_main]
 
 use std::collections::VecDeque;
 use std::time::Duration;
 
 use hrl::{ErrorKind, GroupPoint, Sequence};
-use hrl_group::testing::{GroupStage, SaidInRound, reprint_group_message, take_group_frame};
+use hrl_group::testing::{GroupStage, RoundAnswer, reprint_group_message, take_group_frame};
 use libfuzzer_sys::fuzz_target;
 
 const MEMBERS: usize = 3;
 const STEPS_MAX: usize = 300;
 const QUEUED_MAX: usize = 16;
-/// Bytes of a frame at most.
+/// Longest frame.
 const FRAME_BYTES_MAX: usize = 16 << 10;
 
 fuzz_target!(|input: &[u8]| {
@@ -57,9 +61,9 @@ struct Model {
     round: u64,
     to_members: [VecDeque<Vec<u8>>; MEMBERS],
     to_round: [VecDeque<Vec<u8>>; MEMBERS],
-    /// What each member said to the round under way.
-    said: [Vec<SaidInRound>; MEMBERS],
-    /// When each member began to hold last.
+    /// What each member answered in the round under way.
+    said: [Vec<RoundAnswer>; MEMBERS],
+    /// When each member's newest barrier was raised.
     held_at: [Option<Duration>; MEMBERS],
     /// Writes, each begun when the one before was acknowledged.
     chain: Vec<(usize, Sequence)>,
@@ -90,12 +94,12 @@ impl Model {
             0 => self.begin(a & 1 == 1),
             1 | 2 => {
                 if let Some(frame) = self.to_members[who].pop_front() {
-                    self.tell_member(who, &frame);
+                    self.to_member(who, &frame);
                 }
             }
             3 | 4 => {
                 if let Some(frame) = self.to_round[who].pop_front() {
-                    self.tell_round(who, &frame);
+                    self.to_round(who, &frame);
                 }
             }
             5 => self.advance(self.budget * u32::from(a) / 64),
@@ -112,17 +116,17 @@ impl Model {
             10 => {
                 self.is_forged = true;
                 self.budget_is_forged |= a % 10 == 0;
-                self.tell_member(who, &forged_to_member(a, self.number(b), b));
+                self.to_member(who, &forged_to_member(a, self.number(b), b));
             }
             _ => {
                 self.is_forged = true;
-                self.tell_round(who, &forged_to_round(a, self.number(b), b));
+                self.to_round(who, &forged_to_round(a, self.number(b), b));
             }
         }
-        self.check_holds();
+        self.check_barriers();
     }
 
-    /// Mostly the round under way.
+    /// Returns mostly the round under way.
     fn number(&self, b: u8) -> u64 {
         if b & 0xc0 == 0xc0 { u64::from(b & 3) } else { self.round }
     }
@@ -136,17 +140,17 @@ impl Model {
         self.carry();
     }
 
-    /// What the round says goes on its way, and its end is looked at.
+    /// Queues what the round sends, and checks how it ends.
     fn carry(&mut self) {
         for (member, frame) in self.stage.take_sent() {
-            let wanted = |wanted: fn(&SaidInRound) -> bool| {
+            let wanted = |wanted: fn(&RoundAnswer) -> bool| {
                 let all = self.said.iter().all(|said| said.iter().any(wanted));
-                assert!(all, "{} before all were ready", GroupStage::told(&frame));
+                assert!(all, "{} before all were ready", GroupStage::kind(&frame));
             };
-            match GroupStage::told(&frame) {
-                "mark" => wanted(|said| *said == SaidInRound::Held),
-                "release" => wanted(|said| matches!(said, SaidInRound::Marked(..))),
-                "commit" => wanted(|said| *said == SaidInRound::Sealed),
+            match GroupStage::kind(&frame) {
+                "mark" => wanted(|said| *said == RoundAnswer::BarrierRaised),
+                "lift" => wanted(|said| matches!(said, RoundAnswer::Marked(..))),
+                "commit" => wanted(|said| *said == RoundAnswer::Durable),
                 _ => {}
             }
             if self.to_members[member].len() < QUEUED_MAX {
@@ -167,7 +171,7 @@ impl Model {
         for (member, said) in self.said.iter().enumerate() {
             let mark = point.marks.iter().find(|mark| mark.volume == format!("v{member}"));
             let mark = mark.expect("a mark of each");
-            let made = SaidInRound::Marked(mark.point, mark.sequence);
+            let made = RoundAnswer::Marked(mark.point, mark.sequence);
             assert!(said.contains(&made), "a mark that nobody made");
         }
         if !self.is_forged {
@@ -180,10 +184,10 @@ impl Model {
         }
     }
 
-    fn tell_member(&mut self, who: usize, frame: &[u8]) {
-        match self.stage.tell_member(who, frame) {
+    fn to_member(&mut self, who: usize, frame: &[u8]) {
+        match self.stage.deliver_to_member(who, frame) {
             Ok(Some(answer)) => {
-                if let Some(SaidInRound::Held) = said_of_any_round(&answer) {
+                if let Some(RoundAnswer::BarrierRaised) = said_of_any_round(&answer) {
                     self.held_at[who] = Some(self.now);
                 }
                 if self.to_round[who].len() < QUEUED_MAX {
@@ -196,9 +200,9 @@ impl Model {
         self.carry();
     }
 
-    fn tell_round(&mut self, who: usize, frame: &[u8]) {
-        self.said[who].extend(GroupStage::said(frame, self.round));
-        if self.stage.tell_round(who, frame).is_err() {
+    fn to_round(&mut self, who: usize, frame: &[u8]) {
+        self.said[who].extend(GroupStage::answer(frame, self.round));
+        if self.stage.deliver_to_round(who, frame).is_err() {
             self.lose(who);
         }
         self.carry();
@@ -223,42 +227,42 @@ impl Model {
         }
     }
 
-    fn check_holds(&mut self) {
-        let limit = if self.budget_is_forged { GroupStage::HOLD_MAX } else { self.budget };
+    fn check_barriers(&mut self) {
+        let limit = if self.budget_is_forged { GroupStage::BARRIER_MAX } else { self.budget };
         for who in 0..MEMBERS {
             if self.held_at[who].take_if(|at| self.now >= *at + limit).is_some() {
-                let sequence = self.stage.write(who).expect("its hold is over");
+                let sequence = self.stage.write(who).expect("its barrier is down");
                 self.chain.push((who, sequence));
             }
         }
     }
 
-    /// Whatever happened, a round that is left alone is a point.
+    /// Checks that a round that nothing disturbs makes a point, whatever happened before.
     fn settle(&mut self) {
         for who in 0..MEMBERS {
             self.lose(who);
         }
         self.advance(Duration::from_secs(60));
-        self.check_holds();
+        self.check_barriers();
         let before = self.round;
         self.begin(false);
         assert_eq!(self.round, before + 1, "the rounds before are over");
-        let mut told = 0;
+        let mut commits = 0;
         while let Some(who) = (0..MEMBERS).find(|who| !self.to_members[*who].is_empty()) {
             let frame = self.to_members[who].pop_front().expect("there is one");
-            told += usize::from(GroupStage::told(&frame) == "commit");
-            self.tell_member(who, &frame);
+            commits += usize::from(GroupStage::kind(&frame) == "commit");
+            self.to_member(who, &frame);
             while let Some(frame) = self.to_round[who].pop_front() {
-                self.tell_round(who, &frame);
+                self.to_round(who, &frame);
             }
         }
-        assert!(self.budget_is_forged || told == MEMBERS, "{told} members heard of the point");
+        assert!(self.budget_is_forged || commits == MEMBERS, "{commits} members heard of the point");
     }
 }
 
-fn said_of_any_round(frame: &[u8]) -> Option<SaidInRound> {
+fn said_of_any_round(frame: &[u8]) -> Option<RoundAnswer> {
     let number = frame.get(1..9)?;
-    GroupStage::said(frame, u64::from_le_bytes(number.try_into().expect("8 bytes")))
+    GroupStage::answer(frame, u64::from_le_bytes(number.try_into().expect("8 bytes")))
 }
 
 fn forged_to_member(code: u8, round: u64, value: u8) -> Vec<u8> {

@@ -66,12 +66,12 @@ fn groups() {
     let mut stream = Vec::new();
     for _ in 0..5 {
         for (member, frame) in stage.take_sent() {
-            let answer = stage.tell_member(member, &frame).expect("a member");
+            let answer = stage.deliver_to_member(member, &frame).expect("a member");
             for frame in [Some(frame), answer].into_iter().flatten() {
                 stream.extend_from_slice(&(frame.len() as u32).to_le_bytes());
                 stream.extend_from_slice(&frame);
-                if GroupStage::told(&frame) == "another" {
-                    let _ = stage.tell_round(member, &frame);
+                if GroupStage::kind(&frame) == "another" {
+                    let _ = stage.deliver_to_round(member, &frame);
                 }
             }
         }

@@ -1,12 +1,14 @@
-//! The coordinator of a group: takes members in, remembers them, and makes points of the group, by schedule and on demand.
+//! The coordinator of a group: admits members, remembers them, and makes points of the group on
+//! schedule and on demand.
 //!
-//! Invariants: who is a member is written down durably before it is told so, and stays written down until it leaves or is
-//! removed; a round is made of exactly those, so a member that is away means no point, and never one without it. A client may
-//! join with the volumes that its certificate was enrolled for, and no others. One thread does everything and never waits for
-//! one member.
+//! Invariants: a member is recorded durably before its admission is confirmed, and stays recorded
+//! until it leaves or is removed. A round consists of exactly the recorded members: if one is away,
+//! no point is made. A client may join only with volumes that its certificate was enrolled for. One
+//! thread does everything and never waits for a single member.
 //!
-//! Behaviour on failure: a member that breaks the protocol, falls silent or is lost is dropped, which ends a round that needs
-//! it; it comes back by itself. A commitment that a member has not confirmed is said again when it is back.
+//! Behaviour on failure: a member that breaks the protocol, falls silent or is lost is dropped,
+//! which ends a round that needs it. The member reconnects by itself. A commitment that a member
+//! has not confirmed is sent again.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::net::{SocketAddr, TcpListener};
@@ -28,54 +30,54 @@ use crate::{GroupOptions, members};
 
 /// Most members of a group.
 pub const MEMBERS_MAX: usize = 64;
-/// Most connections, those of clients that are no members yet included.
+/// Most connections, including those of clients that are not members yet.
 const CONNECTIONS_MAX: usize = 2 * MEMBERS_MAX;
-/// A client says who it is within this.
+/// A client must introduce itself within this time.
 const HELLO_LIMIT: Duration = Duration::from_secs(10);
-/// Members are asked this often whether they are there.
+/// How often members are pinged.
 const PING_INTERVAL: Duration = Duration::from_secs(4);
-/// A member from which nothing comes for this long is lost.
+/// A member that sends nothing for this long is lost.
 const SILENCE_LIMIT: Duration = Duration::from_secs(15);
-/// Commitments kept for a member that is away.
+/// Unconfirmed commitments stored for each member.
 const COMMITMENTS_MAX: usize = 64;
-/// Holds remembered for the percentiles.
-const HOLDS_KEPT: usize = 4096;
-/// Points waiting for their turn.
+/// Barrier times stored for the percentiles.
+const BARRIER_TIMES_MAX: usize = 4096;
+/// Requested points that wait for their round.
 const WAITING_MAX: usize = 16;
 
-/// How a group is doing.
+/// State of a group, as [`GroupCoordinator::status`] returns it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct GroupStatus {
-    /// Its members, by volume.
+    /// The members, by volume.
     pub members: Vec<GroupMemberStatus>,
     /// Points made since the start.
     pub points: u64,
-    /// Rounds that made none.
+    /// Rounds that made no point.
     pub failures: u64,
     /// The newest point.
     pub newest: Option<GroupPoint>,
-    /// Why the newest round made no point; empty when it did.
+    /// Why the newest round made no point; empty if it made one.
     pub problem: String,
-    /// Median of the longest holds of the rounds of late.
+    /// Median over recent rounds of the longest time that a member's barrier was up.
     pub held_p50: Duration,
-    /// 99th percentile of them.
+    /// 99th percentile of the same times.
     pub held_p99: Duration,
-    /// The longest.
+    /// Maximum of the same times.
     pub held_max: Duration,
 }
 
-/// How a member is doing.
+/// State of a member, as [`GroupStatus`] lists it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct GroupMemberStatus {
-    /// Its volume.
+    /// Volume of the member.
     pub volume: String,
-    /// Its address, while it is connected.
+    /// Network address, while the member is connected.
     pub address: Option<String>,
-    /// Commitments that it has not confirmed.
+    /// Commitments that the member has not confirmed.
     pub unconfirmed: u64,
 }
 
-/// A running coordinator; it stops when it is dropped. May be used from any thread.
+/// A running coordinator, usable from any thread. Dropping it stops it.
 pub struct GroupCoordinator {
     shared: Arc<Shared>,
     address: SocketAddr,
@@ -121,10 +123,10 @@ impl GroupCoordinator {
             waiting: VecDeque::new(),
             last: [now; 2],
             pinged: now,
-            holds: VecDeque::new(),
+            barrier_times: VecDeque::new(),
             options,
         };
-        coordinator.tell_members();
+        coordinator.publish_members();
         let thread = std::thread::Builder::new()
             .name("hrl-coordinator".into())
             .spawn(move || coordinator.run())
@@ -132,13 +134,14 @@ impl GroupCoordinator {
         Ok(Self { shared, address, thread: Some(thread) })
     }
 
-    /// Where it listens.
+    /// Returns the address on which the coordinator listens.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// Makes a point of the group now, application-consistent with `app`; returns when every member's mark is durable on its
-    /// machine. `Unavailable` says which member is in the way.
+    /// Makes a point of the group now, application-consistent with `app`. Returns when every
+    /// member's mark is durable on its machine. An `Unavailable` error identifies the member that
+    /// prevented the point.
     pub fn point(&self, app: bool, label: &str) -> Result<GroupPoint> {
         if label.len() > LABEL_BYTES_MAX {
             return Err(Error::new(ErrorKind::InvalidInput, "mark group point", "label")
@@ -149,12 +152,12 @@ impl GroupCoordinator {
         self.ask(|answer| Command::Point { app, label, answer })
     }
 
-    /// Takes a member out that is not coming back. `NotFound` when it is none.
+    /// Removes a member that is not coming back. `NotFound` if there is no such member.
     pub fn remove(&self, volume: &str) -> Result<()> {
         self.ask(|answer| Command::Remove { volume: volume.to_owned(), answer })
     }
 
-    /// How the group is doing.
+    /// Returns how the group is doing.
     pub fn status(&self) -> GroupStatus {
         self.shared.status().clone()
     }
@@ -170,7 +173,7 @@ impl Drop for GroupCoordinator {
     fn drop(&mut self) {
         self.shared.send(Command::Stop);
         if let Some(thread) = self.thread.take() {
-            // A thread that panicked has nothing to give back.
+            // A panicked thread returns nothing.
             let _ = thread.join();
         }
     }
@@ -198,29 +201,29 @@ fn stopped() -> Error {
 /// A connection.
 struct Client {
     link: Link,
-    /// Its volume, once it is a member.
+    /// The volume, once the client is a member.
     member: Option<String>,
     since: Duration,
     heard: Duration,
-    /// It is dropped when what was said to it has gone.
+    /// Drop the connection once everything is sent.
     is_leaving: bool,
 }
 
-/// A point that is asked for.
+/// A requested point.
 struct Wanted {
     app: bool,
     label: String,
     answer: Option<mpsc::Sender<Result<GroupPoint>>>,
 }
 
-/// What the thread owns.
+/// What the coordinator's thread owns.
 struct Coordinator {
     shared: Arc<Shared>,
     options: GroupOptions,
     tls: Arc<ServerConfig>,
     listener: TcpListener,
     clients: Vec<Client>,
-    /// Members, and the commitments that they have not confirmed.
+    /// Members, and the commitments that each has not confirmed.
     members: BTreeMap<String, VecDeque<ToMember>>,
     round: Option<(Round, Wanted)>,
     rounds: u64,
@@ -228,7 +231,7 @@ struct Coordinator {
     /// When the last scheduled crash- and application-consistent points began.
     last: [Duration; 2],
     pinged: Duration,
-    holds: VecDeque<Duration>,
+    barrier_times: VecDeque<Duration>,
 }
 
 impl Coordinator {
@@ -259,7 +262,7 @@ impl Coordinator {
         }
     }
 
-    /// Nobody waits for an answer that never comes, and no member holds its writers for us.
+    /// Answers all requests that wait, and lifts the barrier of every member.
     fn stop(mut self) {
         if let Some((round, wanted)) = self.round.take() {
             if !round.is_over() {
@@ -303,7 +306,7 @@ impl Coordinator {
         }
     }
 
-    /// Takes what the clients said; drops those that are gone, silent or break the protocol.
+    /// Handles what the clients sent. Drops clients that are gone, silent, or break the protocol.
     fn hear(&mut self) {
         let mut at = 0;
         while at < self.clients.len() {
@@ -328,11 +331,11 @@ impl Coordinator {
         let client = &self.clients[at];
         let now = self.options.clock.elapsed();
         let silent = |limit| {
-            Err(Error::new(ErrorKind::Unavailable, "hear from", client.link.peer())
-                .message(format_args!("nothing came for {limit:?}")))
+            Err(Error::new(ErrorKind::Unavailable, "receive from", client.link.peer())
+                .message(format_args!("it sent nothing for {limit:?}")))
         };
         if client.is_leaving && !client.link.wants_write() {
-            return Err(Error::new(ErrorKind::Unavailable, "hear from", client.link.peer())
+            return Err(Error::new(ErrorKind::Unavailable, "receive from", client.link.peer())
                 .message("it left"));
         }
         match &client.member {
@@ -357,7 +360,7 @@ impl Coordinator {
                         |c| !matches!(c, ToMember::Commit { round, .. } if round == confirmed),
                     );
                 }
-                self.tell_members();
+                self.publish_members();
             }
             ToCoordinator::Leave => {
                 self.members.remove(volume);
@@ -368,8 +371,8 @@ impl Coordinator {
                 self.without(volume, now);
             }
             ToCoordinator::Hello { .. } => {
-                return Err(Error::new(ErrorKind::InvalidInput, "hear from", volume)
-                    .message("it said hello twice"));
+                return Err(Error::new(ErrorKind::InvalidInput, "receive from", volume)
+                    .message("it introduced itself twice"));
             }
             answer => {
                 if let Some((round, _)) = &mut self.round {
@@ -381,7 +384,7 @@ impl Coordinator {
         Ok(())
     }
 
-    /// Takes a client in as a member, or tells it why not.
+    /// Admits a client as a member, or sends it the reason why not.
     fn welcome(&mut self, at: usize, message: &ToCoordinator) -> Result<()> {
         match self.admit(at, message) {
             Ok(volume) => {
@@ -394,12 +397,12 @@ impl Coordinator {
                     self.clients[at].link.send(&commitment.encode())?;
                 }
                 if let Some(before) = before {
-                    // Its old connection; what it was doing there is over.
+                    // The old connection of the member; its part in a round is over.
                     self.clients[before].member = None;
                     self.clients[before].is_leaving = true;
                     self.without(&volume, self.options.clock.elapsed());
                 }
-                self.tell_members();
+                self.publish_members();
                 Ok(())
             }
             Err(error) => {
@@ -412,18 +415,18 @@ impl Coordinator {
 
     fn admit(&mut self, at: usize, message: &ToCoordinator) -> Result<String> {
         let ToCoordinator::Hello { protocol, group, volume } = message else {
-            return Err(Error::new(ErrorKind::InvalidInput, "take in", "client")
-                .expected("that it says who it is"));
+            return Err(Error::new(ErrorKind::InvalidInput, "admit", "client")
+                .expected("an introduction first"));
         };
         if *protocol != PROTOCOL {
-            return Err(Error::new(ErrorKind::Unsupported, "take in", volume)
+            return Err(Error::new(ErrorKind::Unsupported, "admit", volume)
                 .expected(format_args!("protocol {PROTOCOL}"))
                 .found(protocol));
         }
         if *group != self.options.name {
-            return Err(Error::new(ErrorKind::NotFound, "take in", volume)
+            return Err(Error::new(ErrorKind::NotFound, "admit", volume)
                 .expected(format_args!("a member of group {}", self.options.name))
-                .found(format_args!("one of group {group}")));
+                .found(format_args!("a member of group {group}")));
         }
         let known = self.clients[at].link.peer_certificate().map(fingerprint);
         let client = match known {
@@ -431,12 +434,12 @@ impl Coordinator {
             None => None,
         };
         if !client.is_some_and(|client| client.volumes.contains(volume)) {
-            return Err(Error::new(ErrorKind::Fenced, "take in", volume)
+            return Err(Error::new(ErrorKind::Fenced, "admit", volume)
                 .message("the client's certificate is not enrolled for this volume"));
         }
         if !self.members.contains_key(volume) {
             if self.members.len() >= MEMBERS_MAX {
-                return Err(Error::new(ErrorKind::Full, "take in", volume)
+                return Err(Error::new(ErrorKind::Full, "admit", volume)
                     .expected(format_args!("at most {MEMBERS_MAX} members")));
             }
             self.members.insert(volume.clone(), VecDeque::new());
@@ -453,17 +456,17 @@ impl Coordinator {
         if let Some(volume) = client.member {
             self.event(EventKind::TaskFailed, format!("member {volume} is lost: {error}"));
             self.without(&volume, self.options.clock.elapsed());
-            self.tell_members();
+            self.publish_members();
         }
     }
 
-    /// The round goes on without this member, if it can.
+    /// Continues the round without this member, if it can.
     fn without(&mut self, volume: &str, now: Duration) {
         if let Some((round, _)) = &mut self.round {
             let outputs = round.lost(volume, now);
             self.act(outputs);
         }
-        self.tell_members();
+        self.publish_members();
     }
 
     fn remove(&mut self, volume: &str) -> Result<()> {
@@ -494,7 +497,7 @@ impl Coordinator {
         for (number, interval) in self.intervals().into_iter().enumerate() {
             if !interval.is_zero() && now >= self.last[number] + interval {
                 self.last[number] = now;
-                // One that waits already is enough.
+                // One point that waits already is enough.
                 if self.waiting.is_empty() {
                     self.want(Wanted { app: number == 1, label: String::new(), answer: None });
                 }
@@ -505,13 +508,13 @@ impl Coordinator {
     fn want(&mut self, wanted: Wanted) {
         if self.waiting.len() >= WAITING_MAX {
             let full = Error::new(ErrorKind::Full, "mark group point", &self.options.name)
-                .expected(format_args!("at most {WAITING_MAX} that wait for their turn"));
+                .expected(format_args!("at most {WAITING_MAX} points that wait"));
             return answer(wanted, Err(full));
         }
         self.waiting.push_back(wanted);
     }
 
-    /// Begins the next round, when none is under way.
+    /// Begins the next round, unless one is under way.
     fn begin(&mut self, now: Duration) {
         while self.round.is_none() {
             let Some(wanted) = self.waiting.pop_front() else { return };
@@ -520,7 +523,7 @@ impl Coordinator {
             if !away.is_empty() {
                 let error =
                     Error::new(ErrorKind::Unavailable, "mark group point", &self.options.name)
-                        .message(format_args!("{} not connected", away.join(", ")));
+                        .message(format_args!("not connected: {}", away.join(", ")));
                 self.ended(wanted, Err(error));
                 continue;
             }
@@ -542,7 +545,7 @@ impl Coordinator {
         }
     }
 
-    /// Does what a round wants.
+    /// Carries out what a round asks for.
     fn act(&mut self, outputs: Vec<Output>) {
         for output in outputs {
             match output {
@@ -571,12 +574,12 @@ impl Coordinator {
         match &result {
             Ok(point) => {
                 if let Some(held) = point.held {
-                    self.holds.push_back(held);
-                    if self.holds.len() > HOLDS_KEPT {
-                        self.holds.pop_front();
+                    self.barrier_times.push_back(held);
+                    if self.barrier_times.len() > BARRIER_TIMES_MAX {
+                        self.barrier_times.pop_front();
                     }
                 }
-                let mut sorted: Vec<_> = self.holds.iter().copied().collect();
+                let mut sorted: Vec<_> = self.barrier_times.iter().copied().collect();
                 sorted.sort_unstable();
                 let at = |percent: usize| {
                     let index = (sorted.len() * percent).div_ceil(100).max(1) - 1;
@@ -604,7 +607,7 @@ impl Coordinator {
         if now.saturating_sub(self.pinged) >= PING_INTERVAL {
             self.pinged = now;
             self.broadcast(&ToMember::Ping);
-            // What was not confirmed by now may have been refused for a time.
+            // A member may have refused a commitment for a while, so it is sent again.
             let unconfirmed = self.members.iter().flat_map(|(volume, commitments)| {
                 commitments.iter().map(|commitment| (volume.clone(), commitment.clone()))
             });
@@ -617,7 +620,7 @@ impl Coordinator {
     fn broadcast(&mut self, message: &ToMember) {
         let frame = message.encode();
         for client in self.clients.iter_mut().filter(|client| client.member.is_some()) {
-            // A link that fails is found broken when it is next heard.
+            // A broken link is noticed when it is next read.
             let _ = client.link.send(&frame);
         }
     }
@@ -625,7 +628,7 @@ impl Coordinator {
     fn send(&mut self, volume: &str, message: &ToMember) {
         let client = self.clients.iter_mut().find(|c| c.member.as_deref() == Some(volume));
         if let Some(client) = client {
-            // As above.
+            // As in `broadcast`.
             let _ = client.link.send(&message.encode());
         }
     }
@@ -634,8 +637,8 @@ impl Coordinator {
         self.clients.iter().any(|client| client.member.as_deref() == Some(volume))
     }
 
-    /// Writes the status of the members down for those who ask.
-    fn tell_members(&self) {
+    /// Publishes the members in the status.
+    fn publish_members(&self) {
         let status = |(volume, commitments): (&String, &VecDeque<ToMember>)| GroupMemberStatus {
             volume: volume.clone(),
             address: self
@@ -656,7 +659,7 @@ impl Coordinator {
 
 fn answer(wanted: Wanted, result: Result<GroupPoint>) {
     if let Some(answer) = wanted.answer {
-        // Whoever asked may be gone.
+        // The caller may be gone.
         let _ = answer.send(result);
     }
 }

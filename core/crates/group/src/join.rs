@@ -12,7 +12,7 @@ use crate::GROUP_PORT;
 use crate::member::{GroupMember, JoinOptions, Target};
 use crate::wire::Marked;
 
-/// How to join a group: required arguments in [`GroupJoin::new`], the rest chained.
+/// Options for joining a group: required arguments in [`GroupJoin::new`], the rest chained.
 pub struct GroupJoin {
     group: String,
     coordinators: Vec<String>,
@@ -23,8 +23,8 @@ pub struct GroupJoin {
 impl GroupJoin {
     /// Joins `group` at the first of `coordinators` that answers.
     ///
-    /// Each is `HOST` or `HOST:PORT`; the default port is [`GROUP_PORT`]. `identity` is the bundle with the member's
-    /// certificate, as a gateway's authority gives it out.
+    /// Each is `HOST` or `HOST:PORT`; the default port is [`GROUP_PORT`]. `identity` is the bundle
+    /// with the member's certificate, as made by `hrl_tls::enroll_client`.
     pub fn new(group: &str, coordinators: &[impl AsRef<str>], identity: impl AsRef<Path>) -> Self {
         let with_port = |host: &str| match host.rsplit_once(':') {
             Some((_, port)) if port.bytes().all(|b| b.is_ascii_digit()) => host.to_owned(),
@@ -38,16 +38,18 @@ impl GroupJoin {
         }
     }
 
-    /// Sets what is quiesced for the group's application-consistent points. Default: the applications of the
-    /// protection's options. Without any, the volume treats them as crash-consistent ones.
+    /// Sets what is quiesced for the group's application-consistent points. Default: the
+    /// applications of the protection's options. A volume without applications treats these points
+    /// as crash-consistent.
     pub fn quiesce(mut self, provider: Arc<dyn Quiesce>) -> Self {
         self.quiesce = Some(provider);
         self
     }
 
-    /// Makes the volume a member of the group while the returned handle lives, and in the eyes of the coordinator until
-    /// [`GroupMember::leave`]. Connects in the background: see [`GroupMember::wait_connected`].
+    /// Makes the volume a member of the group.
     ///
+    /// The volume stays connected while the returned handle lives, and stays a member until
+    /// [`GroupMember::leave`]. Connects in the background; see [`GroupMember::wait_connected`].
     /// `InvalidInput` if the identity cannot be used.
     pub fn join(self, protection: &Protection) -> Result<GroupMember> {
         let Self { group, coordinators, identity, quiesce } = self;
@@ -73,11 +75,11 @@ impl Target for VolumeCut {
         Self::quiesce(self, limit)
     }
 
-    fn unquiesce(&self) -> Result<()> {
+    fn release_applications(&self) -> Result<()> {
         Self::release(self)
     }
 
-    fn hold(&self, limit: Duration) -> Result<()> {
+    fn raise_barrier(&self, limit: Duration) -> Result<()> {
         self.raise_barrier(limit)
     }
 
@@ -86,7 +88,7 @@ impl Target for VolumeCut {
         Ok(Marked { point: mark.point, sequence: mark.sequence, time: mark.time })
     }
 
-    fn release(&self) -> Option<Duration> {
+    fn lift_barrier(&self) -> Option<Duration> {
         self.lift_barrier()
     }
 
@@ -95,7 +97,7 @@ impl Target for VolumeCut {
     }
 
     fn commit(&self, group: PointId, app: bool, name: &str, members: u16) -> Result<()> {
-        // The volume may have fallen out of order since. Then the commitment waits until it is in order again.
+        // After an unordered interval the commitment waits until the volume is ordered again.
         Self::commit(self, group, kind(app), name, members)
     }
 

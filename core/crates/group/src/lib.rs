@@ -1,9 +1,10 @@
 //! Consistency groups: recovery points that are one cut across the volumes of many machines.
 //!
-//! Members connect to a [`GroupCoordinator`] over TLS with client certificates (port [`GROUP_PORT`]) and stay connected. A
-//! round raises a barrier on every member, places a mark on each, lifts all barriers, and commits when every mark is
-//! durable; see `round` for why that is one cut. A mark whose round did not commit is a crash-consistent point of its
-//! volume, and no point of a group.
+//! Members connect to a [`GroupCoordinator`] over TLS with client certificates (port
+//! [`GROUP_PORT`]) and stay connected. A round raises a barrier on every member, places a mark on
+//! each, lifts all barriers, and commits when every mark is durable. The module `round` explains
+//! why that is one cut. If a round does not commit, its marks are crash-consistent points of their
+//! volumes, not points of the group.
 //!
 //! ```no_run
 //! # use hrl::{Protection, Result};
@@ -25,12 +26,13 @@
 //! # }
 //! ```
 //!
-//! The commitment is a record in each member's own journal, replicated as everything else. So a group point is found again
-//! with nothing but the members' volumes; the record of one member is enough, because it is written only when the marks of
-//! all are durable.
+//! The commitment is a record in each member's own journal and is replicated with it. So a group
+//! point can be found from the members' volumes alone. The record of one member is enough, because
+//! it is written only after all marks are durable.
 //!
-//! Behaviour on failure: a member lifts its barrier when the budget is over, whatever the coordinator does (promise 6). A
-//! coordinator that dies leaves no point. No point is taken while a member is missing or not `Ordered` (promise 7).
+//! Behaviour on failure: a member lifts its barrier when the budget is over, whatever the
+//! coordinator does (promise 6). A coordinator that dies leaves no point. No point is taken while a
+//! member is missing or not `Ordered` (promise 7).
 
 mod coordinator;
 mod join;
@@ -55,9 +57,9 @@ pub use join::GroupJoin;
 pub use member::{GroupMember, GroupMemberStats};
 pub use options::GroupOptions;
 
-/// Port of coordinators.
+/// Default port of coordinators.
 pub const GROUP_PORT: u16 = 20004;
-/// No barrier is up for longer, whatever a coordinator says.
+/// Longest time that a barrier stays up, whatever a coordinator asks for.
 const BUDGET_MAX: Duration = Duration::from_secs(10);
 
 /// Returns unpredictable bytes.

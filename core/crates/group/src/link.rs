@@ -1,7 +1,7 @@
-//! A TLS connection that carries messages and never blocks, and how a loop waits for several of them.
+//! A TLS connection that carries messages and never blocks, and a way to wait for several of them.
 //!
-//! Behaviour on failure: an error ends the connection; whoever owns it drops it. A peer that sends faster than its messages
-//! are taken is not read from until they are.
+//! Behaviour on failure: an error ends the connection; its owner drops it. Reading stops while too
+//! many received messages wait to be taken.
 
 use std::io::{ErrorKind as IoKind, Read, Write};
 use std::net::{TcpListener, TcpStream, ToSocketAddrs};
@@ -16,9 +16,9 @@ use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 
 use crate::wire::{FRAME_BYTES_MAX, take_frame};
 
-/// Bytes received and not taken, beyond which nothing more is read.
+/// Received bytes that wait to be taken; beyond this nothing more is read.
 const RECEIVED_BYTES_MAX: usize = 4 * FRAME_BYTES_MAX;
-/// Bytes that wait to be sent, beyond which the peer is given up.
+/// Bytes that wait to be sent; beyond this the connection is given up.
 const SENDING_BYTES_MAX: usize = 16 * FRAME_BYTES_MAX;
 
 pub(crate) struct Link {
@@ -30,8 +30,8 @@ pub(crate) struct Link {
 }
 
 impl Link {
-    /// Connects to `address` (`HOST:PORT`), trying each of its addresses for up to `limit`. The handshake goes on as the
-    /// link is pumped.
+    /// Connects to `address` (`HOST:PORT`), trying each resolved address for up to `limit`. The
+    /// handshake continues with each call of [`Link::pump`].
     pub(crate) fn connect(
         address: &str,
         config: &Arc<ClientConfig>,
@@ -57,7 +57,7 @@ impl Link {
         Err(io(failure))
     }
 
-    /// Takes a connection that was accepted.
+    /// Wraps an accepted connection.
     pub(crate) fn accept(socket: TcpStream, config: &Arc<ServerConfig>) -> Result<Self> {
         let peer = socket.peer_addr().map_or("a peer".to_owned(), |address| address.to_string());
         let tls = ServerConnection::new(config.clone()).map_err(|error| broken(&peer, error))?;
@@ -76,7 +76,7 @@ impl Link {
         &self.peer
     }
 
-    /// The peer's certificate in DER form, once the handshake is over.
+    /// Returns the peer's certificate in DER form, once the handshake is over.
     pub(crate) fn peer_certificate(&self) -> Option<&[u8]> {
         if self.tls.is_handshaking() {
             return None;
@@ -84,27 +84,28 @@ impl Link {
         self.tls.peer_certificates().and_then(|chain| chain.first()).map(AsRef::as_ref)
     }
 
-    /// What a loop waits for.
+    /// Returns the events that the link waits for.
     fn poll_fd(&self) -> PollFd<'_> {
         let write = if self.wants_write() { PollFlags::OUT } else { PollFlags::empty() };
         PollFd::from_borrowed_fd(self.socket.as_fd(), PollFlags::IN | write)
     }
 
-    /// There is something that the socket did not take yet.
+    /// Returns whether bytes wait for room in the socket.
     pub(crate) fn wants_write(&self) -> bool {
         self.tls.wants_write()
     }
 
-    /// Sends a frame, now as far as the socket takes it.
+    /// Sends a frame: as much as the socket takes now, and the rest with later calls of
+    /// [`Link::pump`].
     pub(crate) fn send(&mut self, frame: &[u8]) -> Result<()> {
         let peer = &self.peer;
         self.tls.writer().write_all(frame).map_err(|error| {
-            Error::io("send to", peer, error).message("the peer takes nothing more")
+            Error::io("send to", peer, error).message("the peer accepts no more")
         })?;
         self.write()
     }
 
-    /// Moves what there is, both ways.
+    /// Moves all bytes that can move now, in both directions.
     pub(crate) fn pump(&mut self) -> Result<()> {
         self.write()?;
         while self.received.len() < RECEIVED_BYTES_MAX && !self.is_closed {
@@ -117,7 +118,7 @@ impl Link {
             }
             let state = self.tls.process_new_packets();
             if state.is_err() {
-                // Tells the peer why.
+                // The alert reports the reason to the peer.
                 let _ = self.write();
             }
             let state = state.map_err(|error| broken(&self.peer, error))?;
@@ -135,7 +136,8 @@ impl Link {
         self.write()
     }
 
-    /// The next whole message that was received. `Unavailable` when the peer has closed and no more can come.
+    /// Returns the next complete message, if any. `Unavailable` once the peer has closed and no
+    /// more can come.
     pub(crate) fn take(&mut self) -> Result<Option<Vec<u8>>> {
         match take_frame(&mut self.received)? {
             None if self.is_closed => {
@@ -159,7 +161,7 @@ impl Link {
     }
 }
 
-/// Where a loop waits, and how other threads wake it.
+/// The place where a loop waits and other threads wake it.
 pub(crate) struct Wake(OwnedFd);
 
 impl Wake {
@@ -167,13 +169,13 @@ impl Wake {
         Ok(Self(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?))
     }
 
-    /// The wait that is under way, or the next, ends at once.
+    /// Ends the wait under way, or the next one, at once.
     pub(crate) fn wake(&self) {
-        // A counter that is full wakes as well.
+        // A full counter wakes as well.
         let _ = rustix::io::write(&self.0, &1_u64.to_ne_bytes());
     }
 
-    /// Waits for a link, somebody at the listener, a wake-up, or the time.
+    /// Waits for traffic on a link, a new connection, a wake-up, or the end of the time.
     pub(crate) fn wait<'a>(
         &'a self,
         listener: Option<&'a TcpListener>,
@@ -183,7 +185,7 @@ impl Wake {
         let mut fds = vec![PollFd::new(&self.0, PollFlags::IN)];
         fds.extend(listener.map(|listener| PollFd::new(listener, PollFlags::IN)));
         fds.extend(links.into_iter().map(Link::poll_fd));
-        // Rounded up, so that the time is over when it says so.
+        // Rounded up, so that the limit has passed when a wait times out.
         let limit = Timespec::try_from(limit + Duration::from_micros(1)).ok();
         let _ = poll(&mut fds, limit.as_ref());
         let _ = rustix::io::read(&self.0, &mut [0_u8; 8]);

@@ -1,11 +1,13 @@
-//! A member of a group: stays connected to its coordinator and does what a round asks of its volume.
+//! A member of a group: stays connected to its coordinator and carries out the steps of a round on
+//! its volume.
 //!
-//! Invariants: writers are held no longer than the budget that the coordinator named, by this machine's own clock; whatever was
-//! quiesced is released when the round ends, the connection breaks, or the time is over. One thread does all of it, and while
-//! writers are held it does nothing that could block.
+//! Invariants: a barrier stays up no longer than the coordinator's budget, by this machine's own
+//! clock. Quiesced applications are released when the round ends, the connection breaks, or the
+//! time is over. One thread does all of it, and does nothing that could block while a barrier is
+//! up.
 //!
-//! Behaviour on failure: a lost coordinator ends the round at once, and the next of the coordinators is tried with growing
-//! pauses, for as long as the member lives.
+//! Behaviour on failure: a lost coordinator ends the round at once. The member then tries its
+//! coordinators in turn, with growing pauses, for as long as it lives.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -21,78 +23,78 @@ use crate::link::{Link, Wake};
 use crate::wire::{Marked, PROTOCOL, RoundNumber, Step, ToCoordinator, ToMember};
 
 const CONNECT_LIMIT: Duration = Duration::from_secs(5);
-/// A coordinator from which nothing comes for this long is gone; it asks every few seconds whether we are there.
+/// A coordinator that sends nothing for this long is gone; it pings every few seconds.
 const SILENCE_LIMIT: Duration = Duration::from_secs(15);
 const RETRY_MIN: Duration = Duration::from_millis(200);
 const RETRY_MAX: Duration = Duration::from_secs(10);
-/// Most coordinators that a member knows.
+/// Most coordinators of a member.
 const COORDINATORS_MAX: usize = 16;
 
-/// What a round does to a volume. Called from one thread.
+/// A volume, as a round sees it. Called from one thread.
 pub(crate) trait Target: Send + Sync {
-    /// Name of the volume.
+    /// Returns the name of the volume.
     fn volume(&self) -> &str;
-    /// Time, for the limits.
+    /// Returns the clock for the limits.
     fn clock(&self) -> &dyn Clock;
     /// Quiesces the applications and flushes.
     fn quiesce(&self, limit: Duration) -> Result<()>;
-    /// Lets the applications go; fine when they are not quiesced.
-    fn unquiesce(&self) -> Result<()>;
-    /// Holds the writers for up to `limit`. Never blocks.
-    fn hold(&self, limit: Duration) -> Result<()>;
-    /// Puts a mark into the write order under the hold. Never blocks.
+    /// Releases the applications. Does nothing if they are not quiesced.
+    fn release_applications(&self) -> Result<()>;
+    /// Stops admitting writes, for up to `limit`. Never blocks.
+    fn raise_barrier(&self, limit: Duration) -> Result<()>;
+    /// Places a mark in the write order while the barrier is up. Never blocks.
     fn mark(&self, group: PointId, app: bool, label: &str) -> Result<Marked>;
-    /// Lets the writers go; how long they were held, `None` when they were not. Never blocks.
-    fn release(&self) -> Option<Duration>;
+    /// Lifts the barrier and returns how long it was up; `None` if it was not. Never blocks.
+    fn lift_barrier(&self) -> Option<Duration>;
     /// Waits until the mark is durable.
     fn wait_durable(&self, point: PointId) -> Result<()>;
     /// Journals the commitment of a group point.
     fn commit(&self, group: PointId, app: bool, name: &str, members: u16) -> Result<()>;
-    /// Tells the embedder that a round failed, or that the coordinator is lost.
+    /// Reports a failed round or a lost coordinator to the embedder.
     fn failed(&self, message: String);
 }
 
-/// How to join.
+/// Where to join.
 pub(crate) struct JoinOptions {
     /// Name of the group.
     pub group: String,
-    /// `HOST:PORT`, tried in this order.
+    /// `HOST:PORT` of each coordinator, in the order of trying.
     pub coordinators: Vec<String>,
-    /// TLS, from the member's bundle.
+    /// TLS configuration from the member's bundle.
     pub config: Arc<ClientConfig>,
 }
 
-/// How a member is doing.
+/// MemberState of a membership, as [`GroupMember::stats`] returns it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct GroupMemberStats {
-    /// A coordinator has it as a member now.
+    /// The member is admitted and connected.
     pub connected: bool,
-    /// Rounds that held its writers.
+    /// Rounds that raised the volume's barrier.
     pub rounds: u64,
     /// Group points that were committed.
     pub points: u64,
-    /// Longest hold of its writers.
+    /// Longest time that the barrier was up.
     pub held_max: Duration,
-    /// Why it is not connected, or why the last round failed; empty when all is well.
+    /// Why the member is not connected, or why the last round failed; empty if all is well.
     pub problem: String,
 }
 
-/// A volume's membership in a group, until it is dropped. Being dropped does not leave the group: its points wait for the
-/// member to come back, see [`GroupMember::leave`].
+/// A volume's membership in a group, connected until it is dropped. Dropping it does not leave the
+/// group, which makes no points until the member is back; see [`GroupMember::leave`].
 pub struct GroupMember {
     shared: Arc<Shared>,
     thread: Option<JoinHandle<()>>,
 }
 
 pub(crate) struct Shared {
-    state: Mutex<State>,
+    state: Mutex<MemberState>,
     changed: Condvar,
     wake: Wake,
     stopping: AtomicBool,
 }
 
 #[derive(Default)]
-struct State {
+struct MemberState {
     stats: GroupMemberStats,
     leave: bool,
     left: bool,
@@ -114,12 +116,13 @@ impl GroupMember {
         Ok(Self { shared, thread: Some(thread) })
     }
 
-    /// How it is doing.
+    /// Returns connection state and counters.
     pub fn stats(&self) -> GroupMemberStats {
         self.shared.lock().stats.clone()
     }
 
-    /// Waits until a coordinator has taken the member in. `Unavailable` at the limit, with what is in the way.
+    /// Waits until a coordinator has admitted the member. The `Unavailable` error at the limit says
+    /// why none has.
     pub fn wait_connected(&self, limit: Duration) -> Result<()> {
         let waited = self
             .shared
@@ -132,8 +135,9 @@ impl GroupMember {
         Err(Error::new(ErrorKind::Unavailable, "join", "group").message(&state.stats.problem))
     }
 
-    /// Leaves the group: its points are made without this volume from now on, and the handle is of no more use.
-    /// `Unavailable` when no coordinator confirms it within `limit`; then the group still waits for the volume.
+    /// Leaves the group, which makes its points without this volume from now on. The handle is then
+    /// of no more use. `Unavailable` if no coordinator confirms within `limit`; the group then
+    /// still waits for the volume.
     pub fn leave(&self, limit: Duration) -> Result<()> {
         self.shared.lock().leave = true;
         self.shared.wake.wake();
@@ -152,7 +156,7 @@ impl GroupMember {
         self.shared.stopping.store(true, Ordering::Release);
         self.shared.wake.wake();
         if let Some(thread) = self.thread.take() {
-            // A thread that panicked has let go on its way out.
+            // A panicked thread has released everything on its way out.
             let _ = thread.join();
         }
     }
@@ -174,7 +178,7 @@ impl Shared {
         }))
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, MemberState> {
         self.state.lock()
     }
 
@@ -182,33 +186,33 @@ impl Shared {
         self.stopping.load(Ordering::Acquire)
     }
 
-    fn note(&self, change: impl FnOnce(&mut GroupMemberStats)) {
+    fn update(&self, change: impl FnOnce(&mut GroupMemberStats)) {
         change(&mut self.lock().stats);
         self.changed.notify_all();
     }
 }
 
-/// What the thread owns.
+/// What the member's thread owns.
 pub(crate) struct Session {
     shared: Arc<Shared>,
     target: Arc<dyn Target>,
     options: JoinOptions,
-    /// The round that has quiesced or held something, and what it marked.
+    /// The round that has quiesced applications or raised the barrier, and its mark.
     round: Option<(RoundNumber, Option<Marked>)>,
-    /// When the writers go, by the monotonic clock.
-    hold_ends: Option<Duration>,
+    /// When the barrier is lifted at the latest, by the monotonic clock.
+    barrier_ends: Option<Duration>,
 }
 
-/// Lets everything go, also when the thread panics.
+/// Releases everything, even if the thread panics.
 impl Drop for Session {
     fn drop(&mut self) {
-        self.let_go();
+        self.release_all();
     }
 }
 
 impl Session {
     pub(crate) fn new(shared: Arc<Shared>, target: Arc<dyn Target>, options: JoinOptions) -> Self {
-        Self { shared, target, options, round: None, hold_ends: None }
+        Self { shared, target, options, round: None, barrier_ends: None }
     }
 
     fn run(mut self) {
@@ -219,9 +223,9 @@ impl Session {
             number += 1;
             let connected = Link::connect(address, &self.options.config, CONNECT_LIMIT);
             let Err(error) = connected.and_then(|link| self.serve(link)) else { return };
-            self.let_go();
+            self.release_all();
             let was_connected = self.shared.lock().stats.connected;
-            self.shared.note(|stats| {
+            self.shared.update(|stats| {
                 stats.connected = false;
                 stats.problem = error.to_string();
             });
@@ -236,7 +240,7 @@ impl Session {
         }
     }
 
-    /// Speaks with one coordinator until the member stops (`Ok`) or the connection is of no more use.
+    /// Serves one coordinator until the member stops (`Ok`) or the connection fails.
     fn serve(&mut self, mut link: Link) -> Result<()> {
         let hello = ToCoordinator::Hello {
             protocol: PROTOCOL,
@@ -253,10 +257,10 @@ impl Session {
             }
             let now = self.target.clock().elapsed();
             if now.saturating_sub(heard) >= SILENCE_LIMIT {
-                return Err(Error::new(ErrorKind::Unavailable, "hear from", link.peer())
-                    .message(format_args!("nothing came for {SILENCE_LIMIT:?}")));
+                return Err(Error::new(ErrorKind::Unavailable, "receive from", link.peer())
+                    .message(format_args!("it sent nothing for {SILENCE_LIMIT:?}")));
             }
-            self.end_hold_in_time(now);
+            self.lift_expired_barrier(now);
             let (connected, leave) = {
                 let state = self.shared.lock();
                 (state.stats.connected, state.leave)
@@ -266,14 +270,14 @@ impl Session {
                 link.send(&ToCoordinator::Leave.encode())?;
             }
             let silence = heard + SILENCE_LIMIT;
-            let until = self.hold_ends.map_or(silence, |end| end.min(silence));
+            let until = self.barrier_ends.map_or(silence, |end| end.min(silence));
             self.shared.wake.wait(None, [&link], until.saturating_sub(now));
             link.pump()?;
             while let Some(frame) = link.take()? {
                 heard = self.target.clock().elapsed();
-                self.end_hold_in_time(heard);
+                self.lift_expired_barrier(heard);
                 let message = ToMember::decode(&frame)?;
-                if let Some(answer) = self.obey(message, &mut budget)? {
+                if let Some(answer) = self.carry_out(message, &mut budget)? {
                     link.send(&answer.encode())?;
                 }
             }
@@ -283,40 +287,40 @@ impl Session {
         }
     }
 
-    /// The dead-man's switch: the budget is over, whatever the coordinator is doing.
-    pub(crate) fn end_hold_in_time(&mut self, now: Duration) {
-        if self.hold_ends.is_some_and(|end| now >= end) {
-            self.release();
+    /// Lifts the barrier when the budget is over, whatever the coordinator is doing.
+    pub(crate) fn lift_expired_barrier(&mut self, now: Duration) {
+        if self.barrier_ends.is_some_and(|end| now >= end) {
+            self.lift_barrier();
         }
     }
 
-    fn release(&mut self) -> Duration {
-        self.hold_ends = None;
-        let held = self.target.release().unwrap_or_default();
-        self.shared.note(|stats| stats.held_max = stats.held_max.max(held));
+    fn lift_barrier(&mut self) -> Duration {
+        self.barrier_ends = None;
+        let held = self.target.lift_barrier().unwrap_or_default();
+        self.shared.update(|stats| stats.held_max = stats.held_max.max(held));
         held
     }
 
-    pub(crate) fn let_go(&mut self) {
-        self.release();
+    pub(crate) fn release_all(&mut self) {
+        self.lift_barrier();
         if self.round.take().is_some()
-            && let Err(error) = self.target.unquiesce()
+            && let Err(error) = self.target.release_applications()
         {
             self.target.failed(error.to_string());
         }
     }
 
-    /// Does what the coordinator says; what to answer.
-    pub(crate) fn obey(
+    /// Carries out a coordinator's message and returns the answer.
+    pub(crate) fn carry_out(
         &mut self,
         message: ToMember,
         budget: &mut Duration,
     ) -> Result<Option<ToCoordinator>> {
         Ok(match message {
             ToMember::Welcome { budget_us } => {
-                // Promise 6 is the member's own, and needs no coordinator that keeps to it.
+                // The member keeps promise 6 itself, even if the coordinator does not.
                 *budget = Duration::from_micros(u64::from(budget_us)).min(BUDGET_MAX);
-                self.shared.note(|stats| {
+                self.shared.update(|stats| {
                     stats.connected = true;
                     stats.problem.clear();
                 });
@@ -327,48 +331,48 @@ impl Session {
                     .message(format_args!("the coordinator refused: {reason}")));
             }
             ToMember::Prepare { round, limit_ms } => {
-                self.let_go();
+                self.release_all();
                 self.round = Some((round, None));
                 let limit = Duration::from_millis(u64::from(limit_ms));
                 Some(ToCoordinator::Prepared { round, done: step(self.target.quiesce(limit)) })
             }
-            ToMember::Hold { round } => {
+            ToMember::RaiseBarrier { round } => {
                 if self.round.as_ref().is_none_or(|(number, _)| *number != round) {
-                    self.let_go();
+                    self.release_all();
                     self.round = Some((round, None));
                 }
-                let done = step(self.target.hold(*budget));
-                // Said again while a hold is in force it is refused, and that one ends as it was to.
+                let done = step(self.target.raise_barrier(*budget));
+                // A repeated request is refused while the barrier is up, and does not prolong it.
                 if done.is_ok() {
-                    self.hold_ends = Some(self.target.clock().elapsed() + *budget);
+                    self.barrier_ends = Some(self.target.clock().elapsed() + *budget);
                 }
-                self.shared.note(|stats| stats.rounds += 1);
-                Some(ToCoordinator::Held { round, done })
+                self.shared.update(|stats| stats.rounds += 1);
+                Some(ToCoordinator::BarrierRaised { round, done })
             }
             ToMember::Mark { round, group, app, label } => {
                 Some(self.mark(round, group, app, &label))
             }
-            ToMember::Release { round } => Some(self.finish(round)),
+            ToMember::LiftBarrier { round } => Some(self.finish(round)),
             ToMember::Commit { round, group, app, name, members } => {
                 if let Err(error) = self.target.commit(group, app, &name, members) {
-                    // Other members have it too, and the coordinator says it again.
+                    // The coordinator repeats it, and other members have the record too.
                     self.target.failed(error.to_string());
                     return Ok(None);
                 }
-                self.shared.note(|stats| {
+                self.shared.update(|stats| {
                     stats.points += 1;
                     stats.problem.clear();
                 });
                 Some(ToCoordinator::Committed { round })
             }
             ToMember::Revoke { .. } => {
-                self.let_go();
+                self.release_all();
                 None
             }
             ToMember::Ping => Some(ToCoordinator::Pong),
             ToMember::Left => {
                 self.shared.lock().left = true;
-                self.shared.note(|stats| stats.connected = false);
+                self.shared.update(|stats| stats.connected = false);
                 None
             }
         })
@@ -387,29 +391,29 @@ impl Session {
                 *marked = done.clone().ok();
                 done
             }
-            _ => Err("it is not in this round any more".to_owned()),
+            _ => Err("it is no longer in this round".to_owned()),
         };
         ToCoordinator::Marked { round, done }
     }
 
-    /// Lets everything go, and waits for the mark to be durable.
+    /// Lifts the barrier, releases the applications, and waits until the mark is durable.
     fn finish(&mut self, round: RoundNumber) -> ToCoordinator {
-        let held = self.release();
+        let held = self.lift_barrier();
         let marked = self.round.as_ref().filter(|(number, _)| *number == round);
         let marked = marked.and_then(|(_, marked)| *marked);
         self.round = None;
-        // What went on before it was let go makes no point.
-        let let_go = self.target.unquiesce();
-        let done = match (marked, let_go) {
+        // If the applications failed to stay quiesced, the round makes no point.
+        let released = self.target.release_applications();
+        let done = match (marked, released) {
             (_, Err(error)) => Err(error.to_string()),
             (Some(marked), Ok(())) => step(self.target.wait_durable(marked.point)),
             (None, Ok(())) => Err("it has no mark of this round".to_owned()),
         };
         let held_us = u32::try_from(held.as_micros()).unwrap_or(u32::MAX);
         if let Err(reason) = &done {
-            self.shared.note(|stats| stats.problem.clone_from(reason));
+            self.shared.update(|stats| stats.problem.clone_from(reason));
         }
-        ToCoordinator::Sealed { round, held_us, done }
+        ToCoordinator::Durable { round, held_us, done }
     }
 }
 

@@ -1,4 +1,4 @@
-//! Who is a member of the group: a file in the coordinator's state directory, a volume on each line.
+//! The members of a group: a file in the coordinator's state directory with a volume on each line.
 
 use std::path::{Path, PathBuf};
 
@@ -13,7 +13,7 @@ fn path_in(state: &Path) -> PathBuf {
     state.join("members")
 }
 
-/// Writes down durably who is a member.
+/// Writes the members durably.
 pub(crate) fn write<'a>(state: &Path, members: impl Iterator<Item = &'a String>) -> Result<()> {
     let mut text: String = members.flat_map(|v| [v.as_str(), "\n"]).collect();
     text.insert_str(0, "# members of the group, a volume each\n");
@@ -26,7 +26,7 @@ pub(crate) fn write<'a>(state: &Path, members: impl Iterator<Item = &'a String>)
     std::fs::File::open(state).and_then(|dir| dir.sync_all()).map_err(io)
 }
 
-/// Reads who is a member; nobody if the file does not exist.
+/// Returns the members; none if the file does not exist.
 pub(crate) fn read(state: &Path) -> Result<Vec<String>> {
     let path = path_in(state);
     let io = |error| Error::io("read members of group", path.display(), error);

@@ -1,4 +1,4 @@
-//! How to run a coordinator.
+//! Options of a coordinator.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -9,7 +9,7 @@ use hrl::{Clock, Error, ErrorKind, EventSink, Result, SystemClock, no_events};
 
 use crate::{BUDGET_MAX, GROUP_PORT, GroupCoordinator};
 
-/// How to run a coordinator: required arguments in [`GroupOptions::new`], the rest chained.
+/// Options of a coordinator: required arguments in [`GroupOptions::new`], the rest chained.
 pub struct GroupOptions {
     pub(crate) name: String,
     pub(crate) state: PathBuf,
@@ -24,8 +24,9 @@ pub struct GroupOptions {
 }
 
 impl GroupOptions {
-    /// A coordinator of the group `name`, which remembers its members in the directory `state` (created when it is absent) and
-    /// lets clients in that are enrolled in `pki`, as a gateway does.
+    /// Describes a coordinator of the group `name`. It remembers its members in the state directory
+    /// `state`, which it creates if absent. It admits clients that are enrolled in `pki`, as a
+    /// gateway does.
     pub fn new(name: &str, state: impl Into<PathBuf>, pki: impl Into<PathBuf>) -> Self {
         Self {
             name: name.to_owned(),
@@ -41,49 +42,52 @@ impl GroupOptions {
         }
     }
 
-    /// Address to listen on, `ADDRESS:PORT`; port 0 takes a free one. Default `0.0.0.0:20004`.
+    /// Sets the address to listen on, `ADDRESS:PORT`; port 0 takes a free one. Default
+    /// `0.0.0.0:20004`.
     pub fn listen(mut self, address: &str) -> Self {
         address.clone_into(&mut self.listen);
         self
     }
 
-    /// Writers are never held longer than this, 1 ms to 10 s. A round that needs more makes no point. Default 300 ms.
+    /// Sets how long barriers may stay up, 1 ms to 10 s. A round that needs more makes no point.
+    /// Default 300 ms.
     pub fn budget(mut self, budget: Duration) -> Self {
         self.budget = budget;
         self
     }
 
-    /// A crash-consistent point of the group is made this often; zero (the default): on demand only.
+    /// Sets how often a crash-consistent point is made. Default zero: on demand only.
     pub fn interval(mut self, interval: Duration) -> Self {
         self.interval = interval;
         self
     }
 
-    /// An application-consistent point of the group is made this often; zero (the default): on demand only.
+    /// Sets how often an application-consistent point is made. Default zero: on demand only.
     pub fn app_interval(mut self, interval: Duration) -> Self {
         self.app_interval = interval;
         self
     }
 
-    /// Applications are quiesced within this, or there is no point. Default 10 s.
+    /// Sets how long quiescing may take; beyond it the round makes no point. Default 10 s.
     pub fn quiesce_limit(mut self, limit: Duration) -> Self {
         self.quiesce_limit = limit;
         self
     }
 
-    /// Where events go; their volume is the group's name. Default: nowhere.
+    /// Sets the receiver of events; their volume is the group's name. Default: none.
     pub fn events(mut self, sink: EventSink) -> Self {
         self.events = sink;
         self
     }
 
-    /// Time and entropy. Default: those of the system.
+    /// Sets the source of time and entropy. Default: the system's.
     pub fn clock(mut self, clock: Arc<dyn Clock>) -> Self {
         self.clock = clock;
         self
     }
 
-    /// Starts the coordinator. `InvalidInput` for bad options and certificates, `Io` when it cannot listen.
+    /// Starts the coordinator. `InvalidInput` for bad options and certificates, `Io` if it cannot
+    /// listen.
     pub fn start(self) -> Result<GroupCoordinator> {
         GroupCoordinator::start(self)
     }

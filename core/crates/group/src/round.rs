@@ -1,14 +1,19 @@
-//! One round of a coordinator: every member holds, then every member marks, then all let go; the marks become a point of
-//! the group once each is durable. A state machine without I/O: messages and time in, messages and an outcome out.
+//! One round of a coordinator, as a state machine without I/O: messages and time in, messages and
+//! an outcome out.
 //!
-//! Why this is one cut. All marks are made while all members hold, and a member that holds begins no change. Let a writer make
-//! B after it saw A acknowledged, and let B be before its member's mark: then B began before that member held, so A was
-//! acknowledged before some member held, hence before any mark was made, so A is before its own member's mark. A member
-//! whose hold ended early refuses to mark, so it does not matter whether its clock or the network was late.
+//! A round raises a barrier on every member, then every member marks, then all barriers are lifted.
+//! The marks become a point of the group once each is durable.
 //!
-//! Invariants: `Mark` goes out only after each member has said that it holds; `Commit` only after each has said that its
-//! mark is durable; whatever else happens all members get `Revoke`, and there is no point. A message of another round is
-//! ignored. Nothing waits longer than the limit of its phase.
+//! Why this is one cut: all marks are placed while all barriers are up, and no change begins behind
+//! a barrier. Let a writer begin change B after it saw change A acknowledged, and let B precede its
+//! member's mark. Then B began before that member's barrier was up. A was acknowledged even
+//! earlier, hence before any mark was placed, so A precedes its own member's mark. A member whose
+//! barrier ended early refuses to mark, so late clocks and networks do no harm.
+//!
+//! Invariants: `Mark` is sent only after each member has confirmed its barrier, and `Commit` only
+//! after each has confirmed that its mark is durable. In every other case all members get `Revoke`
+//! and there is no point. Messages of other rounds are ignored. Nothing waits longer than the limit
+//! of its phase.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -18,10 +23,10 @@ use hrl::{Error, ErrorKind, GroupMark, GroupPoint, PointId, Result};
 
 use crate::wire::{Marked, RoundNumber, Step, ToCoordinator, ToMember};
 
-/// Members make their marks durable within this, or there is no point.
-const SEAL_LIMIT: Duration = Duration::from_secs(30);
+/// Members must make their marks durable within this time.
+const DURABLE_LIMIT: Duration = Duration::from_secs(30);
 
-/// What a round is to do.
+/// Description of a round.
 #[derive(Clone, Debug)]
 pub(crate) struct Plan {
     pub number: RoundNumber,
@@ -33,16 +38,16 @@ pub(crate) struct Plan {
     pub app: bool,
     pub label: String,
     pub members: Vec<String>,
-    /// From the first hold to the last mark.
+    /// Limit from the first barrier to the last mark.
     pub budget: Duration,
-    /// From the first quiesce to the last hold.
+    /// Limit from the first quiesce to the last.
     pub quiesce_limit: Duration,
 }
 
-/// What a round wants done.
+/// What a round asks its owner to do.
 #[derive(Debug)]
 pub(crate) enum Output {
-    /// Tell this member.
+    /// Send this message to this member.
     Send(String, ToMember),
     /// The round is over.
     Ended(Result<GroupPoint>),
@@ -51,9 +56,9 @@ pub(crate) enum Output {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
     Preparing,
-    Holding,
+    Raising,
     Marking,
-    Sealing,
+    Confirming,
     Over,
 }
 
@@ -61,9 +66,9 @@ impl Phase {
     const fn name(self) -> &'static str {
         match self {
             Self::Preparing => "quiesce",
-            Self::Holding => "hold its writers",
+            Self::Raising => "raise its barrier",
             Self::Marking => "mark",
-            Self::Sealing => "make its mark durable",
+            Self::Confirming => "make its mark durable",
             Self::Over => "end",
         }
     }
@@ -102,27 +107,27 @@ impl Round {
             let prepare = ToMember::Prepare { round: number, limit_ms };
             round.enter(Phase::Preparing, now + limit, &prepare, &mut out);
         } else {
-            round.hold(now, &mut out);
+            round.raise_barriers(now, &mut out);
         }
         (round, out)
     }
 
-    /// Its number.
+    /// Returns the number of the round.
     pub(crate) fn number(&self) -> RoundNumber {
         self.plan.number
     }
 
-    /// It has ended.
+    /// Returns whether the round has ended.
     pub(crate) fn is_over(&self) -> bool {
         self.phase == Phase::Over
     }
 
-    /// When [`Round::tick`] wants to be called.
+    /// Returns when [`Round::tick`] must be called at the latest.
     pub(crate) fn deadline(&self) -> Duration {
         self.deadline
     }
 
-    /// A member said something.
+    /// Handles a member's message.
     pub(crate) fn heard(
         &mut self,
         member: &str,
@@ -135,7 +140,7 @@ impl Round {
         }
         match (self.phase, message) {
             (Phase::Preparing, ToCoordinator::Prepared { round, done })
-            | (Phase::Holding, ToCoordinator::Held { round, done })
+            | (Phase::Raising, ToCoordinator::BarrierRaised { round, done })
                 if *round == self.plan.number =>
             {
                 self.step(member, done.clone(), now, &mut out);
@@ -148,7 +153,7 @@ impl Round {
                 }
                 self.step(member, done.clone().map(drop), now, &mut out);
             }
-            (Phase::Sealing, ToCoordinator::Sealed { round, held_us, done })
+            (Phase::Confirming, ToCoordinator::Durable { round, held_us, done })
                 if *round == self.plan.number =>
             {
                 self.held_max = self.held_max.max(Duration::from_micros(u64::from(*held_us)));
@@ -159,13 +164,13 @@ impl Round {
         out
     }
 
-    /// A member is gone.
+    /// Handles the loss of a member.
     pub(crate) fn lost(&mut self, member: &str, now: Duration) -> Vec<Output> {
         let mut out = self.tick(now);
         let needed = match self.phase {
             Phase::Over => false,
-            // It has done all that it has to; its commitment waits for it.
-            Phase::Sealing => self.waiting.contains(member),
+            // This member has done its part; its commitment waits for it.
+            Phase::Confirming => self.waiting.contains(member),
             _ => self.plan.members.iter().any(|known| known == member),
         };
         if needed {
@@ -177,7 +182,7 @@ impl Round {
         out
     }
 
-    /// Time passes.
+    /// Ends the round if the limit of its phase is over.
     pub(crate) fn tick(&mut self, now: Duration) -> Vec<Output> {
         let mut out = Vec::new();
         if !self.is_over() && now >= self.deadline {
@@ -199,35 +204,46 @@ impl Round {
         }
         let round = self.plan.number;
         match self.phase {
-            Phase::Preparing => self.hold(now, out),
-            Phase::Holding => {
+            Phase::Preparing => self.raise_barriers(now, out),
+            Phase::Raising => {
                 let (group, app) = (self.plan.id, self.plan.app);
                 let mark = ToMember::Mark { round, group, app, label: self.plan.label.clone() };
-                // The budget began with the hold.
+                // The budget began with the barrier.
                 self.enter(Phase::Marking, self.deadline, &mark, out);
             }
             Phase::Marking => {
-                self.enter(Phase::Sealing, now + SEAL_LIMIT, &ToMember::Release { round }, out);
+                self.enter(
+                    Phase::Confirming,
+                    now + DURABLE_LIMIT,
+                    &ToMember::LiftBarrier { round },
+                    out,
+                );
             }
-            Phase::Sealing => self.commit(out),
+            Phase::Confirming => self.commit(out),
             Phase::Over => {}
         }
     }
 
-    fn hold(&mut self, now: Duration, out: &mut Vec<Output>) {
-        let hold = ToMember::Hold { round: self.plan.number };
-        self.enter(Phase::Holding, now + self.plan.budget, &hold, out);
+    fn raise_barriers(&mut self, now: Duration, out: &mut Vec<Output>) {
+        let raise = ToMember::RaiseBarrier { round: self.plan.number };
+        self.enter(Phase::Raising, now + self.plan.budget, &raise, out);
     }
 
-    fn enter(&mut self, phase: Phase, deadline: Duration, say: &ToMember, out: &mut Vec<Output>) {
+    fn enter(
+        &mut self,
+        phase: Phase,
+        deadline: Duration,
+        message: &ToMember,
+        out: &mut Vec<Output>,
+    ) {
         self.phase = phase;
         self.deadline = deadline;
         self.waiting = self.plan.members.iter().cloned().collect();
-        self.tell_all(say, out);
+        self.send_all(message, out);
     }
 
-    fn tell_all(&self, say: &ToMember, out: &mut Vec<Output>) {
-        out.extend(self.plan.members.iter().map(|m| Output::Send(m.clone(), say.clone())));
+    fn send_all(&self, message: &ToMember, out: &mut Vec<Output>) {
+        out.extend(self.plan.members.iter().map(|m| Output::Send(m.clone(), message.clone())));
     }
 
     fn commit(&mut self, out: &mut Vec<Output>) {
@@ -258,13 +274,13 @@ impl Round {
             marks: marks.collect(),
             held: Some(self.held_max),
         };
-        self.tell_all(&commit, out);
+        self.send_all(&commit, out);
         out.push(Output::Ended(Ok(point)));
     }
 
     fn abort(&mut self, reason: std::fmt::Arguments<'_>, out: &mut Vec<Output>) {
         self.phase = Phase::Over;
-        self.tell_all(&ToMember::Revoke { round: self.plan.number }, out);
+        self.send_all(&ToMember::Revoke { round: self.plan.number }, out);
         out.push(Output::Ended(Err(self.failed(reason))));
     }
 

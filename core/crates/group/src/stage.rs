@@ -1,5 +1,5 @@
-//! A group without a network: members with real taps, and a round, moved by whoever holds the stage. For tests and fuzz
-//! targets, which carry the frames, lose them, or make up others. Feature `testing`.
+//! A group without a network: members with real taps, and a round. Tests and fuzz targets carry the
+//! frames, lose them, or make up others. Feature `testing`.
 
 use std::sync::{Arc, LazyLock};
 use std::task::{Poll, Waker};
@@ -22,7 +22,7 @@ use crate::wire::{Marked, ToCoordinator, ToMember, take_frame};
 
 const DISK_BYTES: u64 = 1 << 30;
 
-/// Members want one; nobody connects.
+/// Members need a configuration, although they never connect.
 static CONFIG: LazyLock<Arc<hrl_tls::rustls::ClientConfig>> = LazyLock::new(|| {
     let provider = Arc::new(hrl_tls::rustls::crypto::ring::default_provider());
     let config = hrl_tls::rustls::ClientConfig::builder_with_provider(provider)
@@ -38,29 +38,29 @@ pub(crate) struct Volume {
     pub name: String,
     pub tap: Tap,
     pub clock: Arc<ManualClock>,
-    hold: Mutex<Option<Barrier>>,
-    /// What a test breaks: no writer is held.
-    never_holds: bool,
+    barrier: Mutex<Option<Barrier>>,
+    /// Injected fault: the barrier does not stop writers.
+    admits_always: bool,
 }
 
 impl Volume {
-    pub(crate) fn new(name: String, clock: &Arc<ManualClock>, never_holds: bool) -> Arc<Self> {
+    pub(crate) fn new(name: String, clock: &Arc<ManualClock>, admits_always: bool) -> Arc<Self> {
         let policy = Policy::default();
         let tap = Tap::new(DISK_BYTES, Sequence(0), &policy, clock.clone());
-        // Every region is marked, so that nobody waits for the dirty map.
+        // Every region is set dirty, so that no writer waits for the dirty map.
         tap.set_dirty(&[RegionRange { first: 0, last: DISK_BYTES / policy.region_bytes - 1 }]);
-        Arc::new(Self { name, tap, clock: clock.clone(), hold: Mutex::default(), never_holds })
+        Arc::new(Self { name, tap, clock: clock.clone(), barrier: Mutex::default(), admits_always })
     }
 
-    /// A member that has this volume and hears what it is told.
+    /// Returns a member's session for this volume.
     pub(crate) fn session(self: &Arc<Self>) -> Session {
         let config = CONFIG.clone();
         let options = JoinOptions { group: "g".into(), coordinators: Vec::new(), config };
         Session::new(Shared::new("g").expect("a descriptor is free"), self.clone(), options)
     }
 
-    fn current_hold(&self) -> std::sync::MutexGuard<'_, Option<Barrier>> {
-        self.hold.lock()
+    fn current_barrier(&self) -> std::sync::MutexGuard<'_, Option<Barrier>> {
+        self.barrier.lock()
     }
 }
 
@@ -77,13 +77,13 @@ impl Target for Volume {
         Ok(())
     }
 
-    fn unquiesce(&self) -> Result<()> {
+    fn release_applications(&self) -> Result<()> {
         Ok(())
     }
 
-    fn hold(&self, limit: Duration) -> Result<()> {
-        if !self.never_holds {
-            *self.current_hold() = Some(self.tap.barrier(limit)?);
+    fn raise_barrier(&self, limit: Duration) -> Result<()> {
+        if !self.admits_always {
+            *self.current_barrier() = Some(self.tap.barrier(limit)?);
         }
         Ok(())
     }
@@ -92,16 +92,16 @@ impl Target for Volume {
         let (kind, label) = (PointKind::GroupCrash, label.to_owned());
         let point = PointId(random(&*self.clock));
         let mark = Mark { point, kind, label, group: Some(group) };
-        let (sequence, time) = match *self.current_hold() {
-            Some(hold) => self.tap.mark_at_barrier(hold, mark, || Ok(()))?,
-            None if self.never_holds => self.tap.mark(mark)?,
+        let (sequence, time) = match *self.current_barrier() {
+            Some(barrier) => self.tap.mark_at_barrier(barrier, mark, || Ok(()))?,
+            None if self.admits_always => self.tap.mark(mark)?,
             None => return Err(Error::new(ErrorKind::Unavailable, "mark", "volume")),
         };
         Ok(Marked { point, sequence, time })
     }
 
-    fn release(&self) -> Option<Duration> {
-        let hold = self.current_hold().take()?;
+    fn lift_barrier(&self) -> Option<Duration> {
+        let barrier = self.current_barrier().take()?;
         self.tap.release(hold)
     }
 
@@ -117,18 +117,18 @@ impl Target for Volume {
     fn failed(&self, _: String) {}
 }
 
-/// What a frame to the coordinator says, as far as a round has a use for it.
+/// The part of a message to the coordinator that matters to a round.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum SaidInRound {
-    /// The member holds its writers.
-    Held,
-    /// It made this mark.
+pub enum RoundAnswer {
+    /// The barrier is up.
+    BarrierRaised,
+    /// The member placed this mark.
     Marked(PointId, Sequence),
-    /// Its mark is durable.
-    Sealed,
+    /// The mark is durable.
+    Durable,
 }
 
-/// Members, numbered from 0, and their round. Frames are without their lengths. Feature `testing`.
+/// Members, numbered from 0, and their round. Frames have no length prefix. Feature `testing`.
 pub struct GroupStage {
     clock: Arc<ManualClock>,
     volumes: Vec<Arc<Volume>>,
@@ -141,10 +141,10 @@ pub struct GroupStage {
 }
 
 impl GroupStage {
-    /// Longest hold of a member's writers, whatever it is told.
-    pub const HOLD_MAX: Duration = BUDGET_MAX;
+    /// Longest time that a barrier stays up, whatever the member is sent.
+    pub const BARRIER_MAX: Duration = BUDGET_MAX;
 
-    /// Members that a coordinator with this budget took in.
+    /// Starts with members that a coordinator with this budget admitted.
     pub fn new(members: usize, budget: Duration) -> Self {
         let clock = Arc::new(ManualClock::new(Timestamp(1_700_000_000_000_000_000), 1));
         let volumes: Vec<_> =
@@ -154,7 +154,7 @@ impl GroupStage {
         Self { clock, volumes, members, budget, round, rounds: 0, sent, ended }
     }
 
-    /// Begins a round, unless one is under way. Its number.
+    /// Begins a round, unless one is under way. Returns its number.
     pub fn begin(&mut self, app: bool) -> u64 {
         if self.round.is_none() {
             self.rounds += 1;
@@ -176,42 +176,43 @@ impl GroupStage {
         self.rounds
     }
 
-    /// Lets time pass: members let go in time, and a round that is late ends.
+    /// Lets time pass: expired barriers are lifted, and a late round ends.
     pub fn advance(&mut self, by: Duration) {
         self.clock.advance(by);
         let now = self.clock.elapsed();
-        self.members.iter_mut().for_each(|(member, _)| member.end_hold_in_time(now));
+        self.members.iter_mut().for_each(|(member, _)| member.lift_expired_barrier(now));
         self.with_round(|round| round.tick(now));
     }
 
-    /// A frame from a coordinator reaches a member: its answer. An error ends the connection, as [`GroupStage::lose`] does.
-    pub fn tell_member(&mut self, member: usize, frame: &[u8]) -> Result<Option<Vec<u8>>> {
+    /// Delivers a frame to a member and returns its answer. An error ends the connection, as
+    /// [`GroupStage::lose`] does.
+    pub fn deliver_to_member(&mut self, member: usize, frame: &[u8]) -> Result<Option<Vec<u8>>> {
         let now = self.clock.elapsed();
         let (session, budget) = &mut self.members[member];
-        session.end_hold_in_time(now);
-        let answer = ToMember::decode(frame).and_then(|message| session.obey(message, budget));
+        session.lift_expired_barrier(now);
+        let answer = ToMember::decode(frame).and_then(|message| session.carry_out(message, budget));
         if answer.is_err() {
             self.lose(member);
         }
         answer.map(|answer| answer.map(|answer| unframed(answer.encode())))
     }
 
-    /// A frame from a member reaches the coordinator. An error ends the connection.
-    pub fn tell_round(&mut self, member: usize, frame: &[u8]) -> Result<()> {
+    /// Delivers a frame from a member to the coordinator. An error ends the connection.
+    pub fn deliver_to_round(&mut self, member: usize, frame: &[u8]) -> Result<()> {
         let message = ToCoordinator::decode(frame).inspect_err(|_| self.lose(member))?;
         let (now, name) = (self.clock.elapsed(), self.volumes[member].name.clone());
         self.with_round(|round| round.heard(&name, &message, now));
         Ok(())
     }
 
-    /// The connection of a member ends.
+    /// Ends the connection of a member.
     pub fn lose(&mut self, member: usize) {
-        self.members[member].0.let_go();
+        self.members[member].0.release_all();
         let (now, name) = (self.clock.elapsed(), self.volumes[member].name.clone());
         self.with_round(|round| round.lost(&name, now));
     }
 
-    /// A writer writes to a member's volume, at once; `None` while writers are held.
+    /// Writes to a member's volume at once; `None` while its barrier is up.
     pub fn write(&mut self, member: usize) -> Option<Sequence> {
         let tap = &self.volumes[member].tap;
         let extent = Extent { offset: 0, length: 4096 };
@@ -221,38 +222,39 @@ impl GroupStage {
         Some(sequence)
     }
 
-    /// What the round told members since the last call, in its order.
+    /// Returns what the round sent to members since the last call, in order.
     pub fn take_sent(&mut self) -> Vec<(usize, Vec<u8>)> {
         std::mem::take(&mut self.sent)
     }
 
-    /// How the last round ended, once.
+    /// Returns how the last round ended, once.
     pub fn take_ended(&mut self) -> Option<Result<GroupPoint>> {
         self.ended.take()
     }
 
-    /// What a good answer in round `round` says.
-    pub fn said(frame: &[u8], round: u64) -> Option<SaidInRound> {
+    /// Returns what a successful answer in round `round` confirms.
+    pub fn answer(frame: &[u8], round: u64) -> Option<RoundAnswer> {
         match ToCoordinator::decode(frame).ok()? {
-            ToCoordinator::Held { round: its, done: Ok(()) } if its == round => {
-                Some(SaidInRound::Held)
+            ToCoordinator::BarrierRaised { round: its, done: Ok(()) } if its == round => {
+                Some(RoundAnswer::BarrierRaised)
             }
             ToCoordinator::Marked { round: its, done: Ok(marked) } if its == round => {
-                Some(SaidInRound::Marked(marked.point, marked.sequence))
+                Some(RoundAnswer::Marked(marked.point, marked.sequence))
             }
-            ToCoordinator::Sealed { round: its, done: Ok(()), .. } if its == round => {
-                Some(SaidInRound::Sealed)
+            ToCoordinator::Durable { round: its, done: Ok(()), .. } if its == round => {
+                Some(RoundAnswer::Durable)
             }
             _ => None,
         }
     }
 
-    /// Which message of a round a frame to a member is: `hold`, `mark`, `release`, `commit` or another.
-    pub fn told(frame: &[u8]) -> &'static str {
+    /// Returns the kind of a frame to a member: `barrier`, `mark`, `lift`, `commit` or
+    /// `another`.
+    pub fn kind(frame: &[u8]) -> &'static str {
         match ToMember::decode(frame) {
-            Ok(ToMember::Hold { .. }) => "hold",
+            Ok(ToMember::RaiseBarrier { .. }) => "barrier",
             Ok(ToMember::Mark { .. }) => "mark",
-            Ok(ToMember::Release { .. }) => "release",
+            Ok(ToMember::LiftBarrier { .. }) => "lift",
             Ok(ToMember::Commit { .. }) => "commit",
             _ => "another",
         }
@@ -292,7 +294,8 @@ pub fn reprint_group_message(frame: &[u8], to_member: bool) -> Result<Vec<u8>> {
     Ok(unframed(encoded))
 }
 
-/// Takes the first whole frame off a stream of bytes, if there is one. Feature `testing`.
+/// Removes the first whole frame from a stream of bytes and returns it, if there is one. Feature
+/// `testing`.
 pub fn take_group_frame(received: &mut Vec<u8>) -> Result<Option<Vec<u8>>> {
     take_frame(received)
 }

@@ -1,7 +1,9 @@
-//! Rounds of real taps, members and a real round over a simulated network: seeded, deterministic, without threads.
+//! Rounds of real taps and members over a simulated network: seeded, deterministic, without
+//! threads.
 //!
-//! Writers make chains of writes across the members, each begun when the one before was acknowledged. In every point that is
-//! committed no write is present without the one before it, whatever the network and the members do (promises 6 and 7).
+//! Writers make chains of writes across the members; each write begins when the one before was
+//! acknowledged. In a committed point no write is present without the one before it, whatever the
+//! network and the members do (promises 6 and 7).
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -22,7 +24,7 @@ const WRITERS: usize = 3;
 const BUDGET: Duration = Duration::from_millis(50);
 const TICK: Duration = Duration::from_micros(250);
 
-/// A small generator of its own, so that a seed gives one run everywhere.
+/// A small generator, so that a seed gives the same run everywhere.
 struct Random(u64);
 
 impl Random {
@@ -38,12 +40,12 @@ enum Event {
     ToMember(usize, ToMember),
     ToCoordinator(usize, ToCoordinator),
     Lost(usize),
-    /// The device is done with the write of this writer.
+    /// The device has completed the write of this writer.
     Done(usize),
 }
 
 enum Writer {
-    /// Wants to write at its next member since then.
+    /// Wants to write at its next member since this time.
     Wants(Duration),
     Writes(hrl::capture::Ticket),
 }
@@ -55,7 +57,7 @@ struct Simulation {
     sessions: Vec<Session>,
     events: BTreeMap<(Duration, u64), Event>,
     number: u64,
-    /// A message never overtakes the one before it on its way.
+    /// When the newest message of each direction arrives; none overtakes it.
     last_arrival: BTreeMap<(bool, usize), Duration>,
     writers: Vec<(Option<Writer>, u64)>,
     /// Of each writer: member and sequence of each of its writes, in the order of its chain.
@@ -68,9 +70,9 @@ struct Simulation {
 }
 
 impl Simulation {
-    fn new(seed: u64, never_holds: bool) -> Self {
+    fn new(seed: u64, admits_always: bool) -> Self {
         let clock = Arc::new(ManualClock::new(Timestamp(1_700_000_000_000_000_000), seed));
-        let volume = |n: usize| Volume::new(format!("v{n}"), &clock, never_holds);
+        let volume = |n: usize| Volume::new(format!("v{n}"), &clock, admits_always);
         let volumes: Vec<_> = (0..MEMBERS).map(volume).collect();
         Self {
             random: Random(seed * 2 + 1),
@@ -100,7 +102,7 @@ impl Simulation {
         self.events.insert((at, self.number), event);
     }
 
-    /// Mostly fast, sometimes a lost packet or two.
+    /// Returns a delay: mostly short, sometimes as long as a lost packet or two.
     fn network(&mut self, to_member: bool, member: usize) -> Duration {
         let micros = match self.random.below(50) {
             0 => 200_000,
@@ -141,7 +143,7 @@ impl Simulation {
         match event {
             Event::ToMember(member, message) => {
                 let mut budget = BUDGET;
-                let answer = self.sessions[member].obey(message, &mut budget).expect("obeyed");
+                let answer = self.sessions[member].carry_out(message, &mut budget).expect("carried out");
                 if let Some(answer) = answer {
                     let delay = self.network(false, member);
                     self.later(delay, Event::ToCoordinator(member, answer));
@@ -155,8 +157,8 @@ impl Simulation {
                 }
             }
             Event::Lost(member) => {
-                // The member's side of the connection breaks: it lets go at once.
-                self.sessions[member].let_go();
+                // The member notices the broken connection at once.
+                self.sessions[member].release_all();
                 if let Some(mut round) = self.round.take() {
                     let outputs = round.lost(&self.volumes[member].name, now);
                     self.round = Some(round);
@@ -171,13 +173,13 @@ impl Simulation {
                 let data = Buffer::copy_of(&[1; 4096]);
                 let sequence = self.volumes[member].tap.complete(ticket, Change::Write(data));
                 self.chains[writer].push((member, sequence));
-                // Acknowledged: the next write may begin at once, somewhere else.
+                // Acknowledged: the next write may begin at once at another member.
                 self.writers[writer] = (Some(Writer::Wants(now)), self.writers[writer].1 + 1);
             }
         }
     }
 
-    /// Writers begin what they can.
+    /// Begins the writes that the barriers admit.
     fn write(&mut self) {
         for writer in 0..WRITERS {
             let Some(Writer::Wants(since)) = self.writers[writer].0 else { continue };
@@ -222,7 +224,7 @@ impl Simulation {
         while self.now() < for_time {
             let now = self.now();
             for session in &mut self.sessions {
-                session.end_hold_in_time(now);
+                session.lift_expired_barrier(now);
             }
             while self.events.first_key_value().is_some_and(|((at, _), _)| *at <= now) {
                 let (_, event) = self.events.pop_first().expect("there is one");
@@ -238,14 +240,14 @@ impl Simulation {
             }
             self.write();
             self.clock.advance(TICK);
-            // Nobody drains the queues; they are not what is tested.
+            // Queues are emptied; they are not under test.
             for volume in &self.volumes {
                 volume.tap.drain(u64::MAX, Duration::ZERO);
             }
         }
     }
 
-    /// Effects without their causes in the points that were committed.
+    /// Counts effects without their causes in the committed points.
     fn violations(&self) -> usize {
         let mut violations = 0;
         for point in &self.points {
@@ -269,7 +271,7 @@ fn promise_7_no_group_point_has_an_effect_without_its_cause() {
         let mut simulation = Simulation::new(seed, false);
         simulation.run(Duration::from_secs(4));
         assert_eq!(simulation.violations(), 0, "seed {seed}");
-        // Promise 6: the budget, and the step of the simulation.
+        // Promise 6: the budget, plus the step of the simulation.
         let blocked = simulation.blocked_max;
         assert!(blocked <= BUDGET + 2 * TICK, "seed {seed}: a writer waited {blocked:?}");
         points += simulation.points.len();
@@ -279,7 +281,7 @@ fn promise_7_no_group_point_has_an_effect_without_its_cause() {
 }
 
 #[test]
-fn without_the_hold_the_same_test_finds_effects_without_their_causes() {
+fn without_a_barrier_the_same_test_finds_effects_without_their_causes() {
     let violations: usize = (1..=5)
         .map(|seed| {
             let mut simulation = Simulation::new(seed, true);
@@ -290,26 +292,26 @@ fn without_the_hold_the_same_test_finds_effects_without_their_causes() {
     assert!(violations > 10, "{violations} violations");
 }
 
-/// Promise 6: what the coordinator says is no reason to hold writers for ever.
+/// Promise 6: a coordinator that repeats itself does not stop writers for ever.
 #[test]
-fn promise_6_no_coordinator_holds_writers_longer_than_the_limit() {
+fn promise_6_no_coordinator_stops_writers_longer_than_the_limit() {
     let unframed =
         |message: ToMember| take_frame(&mut message.encode()).expect("whole").expect("one");
     let mut stage = GroupStage::new(1, BUDGET);
     let welcome = unframed(ToMember::Welcome { budget_us: u32::MAX });
-    stage.tell_member(0, &welcome).expect("taken in");
-    stage.tell_member(0, &unframed(ToMember::Hold { round: 1 })).expect("held");
+    stage.deliver_to_member(0, &welcome).expect("admitted");
+    stage.deliver_to_member(0, &unframed(ToMember::RaiseBarrier { round: 1 })).expect("raised");
     for _ in 0..100 {
-        assert!(stage.write(0).is_none(), "its writers are held");
-        // Said again it does not begin anew.
-        stage.tell_member(0, &unframed(ToMember::Hold { round: 1 })).expect("told");
-        stage.advance(GroupStage::HOLD_MAX / 100);
+        assert!(stage.write(0).is_none(), "the barrier is up");
+        // A repeated request does not prolong the barrier.
+        stage.deliver_to_member(0, &unframed(ToMember::RaiseBarrier { round: 1 })).expect("repeated");
+        stage.advance(GroupStage::BARRIER_MAX / 100);
     }
     assert!(stage.write(0).is_some(), "longer than the limit");
 }
 
 #[test]
-fn a_round_of_nobody_fails() {
+fn a_round_without_members_fails() {
     let plan = Plan {
         number: 1,
         id: PointId([1; 16]),
@@ -326,7 +328,7 @@ fn a_round_of_nobody_fails() {
 }
 
 #[test]
-fn a_group_point_has_its_time_in_its_identity() {
+fn a_group_point_carries_its_time_in_its_identity() {
     let time = Timestamp(1_790_000_000_123_456_789);
     let id = PointId::of_group(time, [0xff; 10]);
     assert_eq!(id.group_time(), Timestamp(1_790_000_000_123_000_000));

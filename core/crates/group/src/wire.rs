@@ -1,9 +1,11 @@
 //! The messages between a coordinator and its members, and their frames.
 //!
-//! A frame is its length (`u32`, little endian, at most [`FRAME_BYTES_MAX`]), a code, and the fields of the message in their
-//! order: integers little endian, texts with a `u16` for their length in bytes, a result as a byte (1 good, 0 bad) and a text
-//! that says what was bad. Decoding is total: any bytes give a message or an error.
+//! A frame is its length (`u32`, at most [`FRAME_BYTES_MAX`]), a code, and the fields of the message
+//! in order. Integers are little endian. A text follows its length in bytes (`u16`). A result is a
+//! byte (1 good, 0 bad) and a text, the reason. Decoding is total: any bytes give a message or an
+//! error.
 
+use hrl::bytes::{Reader, Writer};
 use hrl::{Error, ErrorKind, PointId, Result, Sequence, Timestamp};
 
 /// Version of the protocol; a peer of another version is refused.
@@ -13,13 +15,13 @@ pub(crate) const FRAME_BYTES_MAX: usize = 16 << 10;
 /// Longest text in a message; longer ones are cut.
 const TEXT_BYTES_MAX: usize = 4 << 10;
 
-/// Who takes part in a round, and in which: rounds of one coordinator have rising numbers.
+/// Number of a round; the rounds of one coordinator have rising numbers.
 pub(crate) type RoundNumber = u64;
 
-/// How a step went at a member; a sentence says why not.
+/// Outcome of a step at a member; an error is a sentence.
 pub(crate) type Step<T = ()> = std::result::Result<T, String>;
 
-/// What a member marked.
+/// The mark of a member.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Marked {
     pub point: PointId,
@@ -27,99 +29,107 @@ pub(crate) struct Marked {
     pub time: Timestamp,
 }
 
-/// What a coordinator says to a member.
+/// A message from the coordinator to a member.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum ToMember {
-    /// You are a member. A hold lasts no longer than `budget_us` microseconds.
+    /// The member is admitted. A barrier stays up for `budget_us` microseconds at most.
     Welcome { budget_us: u32 },
-    /// You are none, and why.
+    /// The member is not admitted.
     Refused { reason: String },
-    /// Quiesce your applications; within `limit_ms` milliseconds from now the round is over.
+    /// Quiesce the applications; the round ends `limit_ms` milliseconds from now.
     Prepare { round: RoundNumber, limit_ms: u32 },
-    /// Hold your writers.
-    Hold { round: RoundNumber },
-    /// Mark: every member holds.
+    /// Raise the barrier.
+    RaiseBarrier { round: RoundNumber },
+    /// Place the mark, as every barrier is up.
     Mark { round: RoundNumber, group: PointId, app: bool, label: String },
-    /// Every member has marked: let your writers and applications go, and say when the mark is durable.
-    Release { round: RoundNumber },
-    /// The mark is durable everywhere: it is a point of the group, which has `members` members.
+    /// Lift the barrier, as every member has marked; release the applications, and answer once the
+    /// mark is durable.
+    LiftBarrier { round: RoundNumber },
+    /// Every mark is durable: record the point of the group, which has `members` members.
     Commit { round: RoundNumber, group: PointId, app: bool, name: String, members: u16 },
-    /// It is none.
+    /// End the round without a point.
     Revoke { round: RoundNumber },
-    /// Are you there?
+    /// Answer with `Pong`.
     Ping,
-    /// You are no member any more.
+    /// The membership has ended.
     Left,
 }
 
-/// What a member says to its coordinator.
+/// A message from a member to its coordinator.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum ToCoordinator {
-    /// Who I am; sent first.
+    /// Introduction, sent first.
     Hello { protocol: u16, group: String, volume: String },
     /// Answer to `Prepare`.
     Prepared { round: RoundNumber, done: Step },
-    /// Answer to `Hold`.
-    Held { round: RoundNumber, done: Step },
+    /// Answer to `RaiseBarrier`.
+    BarrierRaised { round: RoundNumber, done: Step },
     /// Answer to `Mark`.
     Marked { round: RoundNumber, done: Step<Marked> },
-    /// Answer to `Release`: how long writers were held, and whether the mark is durable.
-    Sealed { round: RoundNumber, held_us: u32, done: Step },
+    /// Answer to `LiftBarrier`: how long the barrier was up, and whether the mark is durable.
+    Durable { round: RoundNumber, held_us: u32, done: Step },
     /// Answer to `Commit`.
     Committed { round: RoundNumber },
-    /// I am here.
+    /// Answer to `Ping`.
     Pong,
-    /// I leave the group.
+    /// End the membership.
     Leave,
 }
 
 impl ToMember {
     pub(crate) fn encode(&self) -> Vec<u8> {
-        let mut out = Encoder::default();
-        match self {
-            Self::Welcome { budget_us } => out.u8(1).u32(*budget_us),
-            Self::Refused { reason } => out.u8(2).text(reason),
-            Self::Prepare { round, limit_ms } => out.u8(3).u64(*round).u32(*limit_ms),
-            Self::Hold { round } => out.u8(4).u64(*round),
-            Self::Mark { round, group, app, label } => {
-                out.u8(5).u64(*round).id(*group).u8(u8::from(*app)).text(label)
+        framed(|out| match self {
+            Self::Welcome { budget_us } => out.put_u8(1).put_u32_le(*budget_us),
+            Self::Refused { reason } => out.put_u8(2).put_text(reason),
+            Self::Prepare { round, limit_ms } => {
+                out.put_u8(3).put_u64_le(*round).put_u32_le(*limit_ms)
             }
-            Self::Release { round } => out.u8(6).u64(*round),
-            Self::Commit { round, group, app, name, members } => {
-                out.u8(7).u64(*round).id(*group).u8(u8::from(*app)).text(name).u16(*members)
-            }
-            Self::Revoke { round } => out.u8(8).u64(*round),
-            Self::Ping => out.u8(9),
-            Self::Left => out.u8(10),
-        };
-        out.frame()
+            Self::RaiseBarrier { round } => out.put_u8(4).put_u64_le(*round),
+            Self::Mark { round, group, app, label } => out
+                .put_u8(5)
+                .put_u64_le(*round)
+                .put_bytes(&group.0)
+                .put_u8(u8::from(*app))
+                .put_text(label),
+            Self::LiftBarrier { round } => out.put_u8(6).put_u64_le(*round),
+            Self::Commit { round, group, app, name, members } => out
+                .put_u8(7)
+                .put_u64_le(*round)
+                .put_bytes(&group.0)
+                .put_u8(u8::from(*app))
+                .put_text(name)
+                .put_u16_le(*members),
+            Self::Revoke { round } => out.put_u8(8).put_u64_le(*round),
+            Self::Ping => out.put_u8(9),
+            Self::Left => out.put_u8(10),
+        })
     }
 
     pub(crate) fn decode(frame: &[u8]) -> Result<Self> {
-        let mut from = Decoder { bytes: frame, at: 0 };
+        let from = &mut reader(frame);
         let message = match from.u8()? {
-            1 => Self::Welcome { budget_us: from.u32()? },
-            2 => Self::Refused { reason: from.text()? },
-            3 => Self::Prepare { round: from.u64()?, limit_ms: from.u32()? },
-            4 => Self::Hold { round: from.u64()? },
+            1 => Self::Welcome { budget_us: from.u32_le()? },
+            2 => Self::Refused { reason: read_text(from)? },
+            3 => Self::Prepare { round: from.u64_le()?, limit_ms: from.u32_le()? },
+            4 => Self::RaiseBarrier { round: from.u64_le()? },
             5 => Self::Mark {
-                round: from.u64()?,
-                group: from.id()?,
+                round: from.u64_le()?,
+                group: read_id(from)?,
                 app: from.flag()?,
-                label: from.text()?,
+                label: read_text(from)?,
             },
-            6 => Self::Release { round: from.u64()? },
+            6 => Self::LiftBarrier { round: from.u64_le()? },
             7 => Self::Commit {
-                round: from.u64()?,
-                group: from.id()?,
+                round: from.u64_le()?,
+                group: read_id(from)?,
                 app: from.flag()?,
-                name: from.text()?,
-                members: from.u16()?,
+                name: read_text(from)?,
+                members: from.u16_le()?,
             },
-            8 => Self::Revoke { round: from.u64()? },
+            8 => Self::Revoke { round: from.u64_le()? },
             9 => Self::Ping,
             10 => Self::Left,
-            other => return Err(from.bad("a code from 1 to 10", other)),
+            other => return Err(from.invalid("a code from 1 to 10", other)),
         };
         from.end()?;
         Ok(message)
@@ -128,51 +138,50 @@ impl ToMember {
 
 impl ToCoordinator {
     pub(crate) fn encode(&self) -> Vec<u8> {
-        let mut out = Encoder::default();
-        match self {
+        framed(|out| match self {
             Self::Hello { protocol, group, volume } => {
-                out.u8(1).u16(*protocol).text(group).text(volume)
+                out.put_u8(1).put_u16_le(*protocol).put_text(group).put_text(volume)
             }
-            Self::Prepared { round, done } => out.u8(2).u64(*round).step(done),
-            Self::Held { round, done } => out.u8(3).u64(*round).step(done),
-            Self::Marked { round, done } => {
-                out.u8(4).u64(*round);
-                match done {
-                    Ok(marked) => out
-                        .u8(1)
-                        .id(marked.point)
-                        .u64(marked.sequence.0)
-                        .u64(marked.time.0.cast_unsigned()),
-                    Err(reason) => out.u8(0).text(reason),
-                }
+            Self::Prepared { round, done } => out.put_u8(2).put_u64_le(*round).put_step(done),
+            Self::BarrierRaised { round, done } => out.put_u8(3).put_u64_le(*round).put_step(done),
+            Self::Marked { round, done } => out.put_u8(4).put_u64_le(*round).put_marked(done),
+            Self::Durable { round, held_us, done } => {
+                out.put_u8(5).put_u64_le(*round).put_u32_le(*held_us).put_step(done)
             }
-            Self::Sealed { round, held_us, done } => out.u8(5).u64(*round).u32(*held_us).step(done),
-            Self::Committed { round } => out.u8(6).u64(*round),
-            Self::Pong => out.u8(7),
-            Self::Leave => out.u8(8),
-        };
-        out.frame()
+            Self::Committed { round } => out.put_u8(6).put_u64_le(*round),
+            Self::Pong => out.put_u8(7),
+            Self::Leave => out.put_u8(8),
+        })
     }
 
     pub(crate) fn decode(frame: &[u8]) -> Result<Self> {
-        let mut from = Decoder { bytes: frame, at: 0 };
+        let from = &mut reader(frame);
         let message = match from.u8()? {
-            1 => Self::Hello { protocol: from.u16()?, group: from.text()?, volume: from.text()? },
-            2 => Self::Prepared { round: from.u64()?, done: from.step()? },
-            3 => Self::Held { round: from.u64()?, done: from.step()? },
-            4 => Self::Marked { round: from.u64()?, done: from.marked()? },
-            5 => Self::Sealed { round: from.u64()?, held_us: from.u32()?, done: from.step()? },
-            6 => Self::Committed { round: from.u64()? },
+            1 => Self::Hello {
+                protocol: from.u16_le()?,
+                group: read_text(from)?,
+                volume: read_text(from)?,
+            },
+            2 => Self::Prepared { round: from.u64_le()?, done: read_step(from)? },
+            3 => Self::BarrierRaised { round: from.u64_le()?, done: read_step(from)? },
+            4 => Self::Marked { round: from.u64_le()?, done: read_marked(from)? },
+            5 => Self::Durable {
+                round: from.u64_le()?,
+                held_us: from.u32_le()?,
+                done: read_step(from)?,
+            },
+            6 => Self::Committed { round: from.u64_le()? },
             7 => Self::Pong,
             8 => Self::Leave,
-            other => return Err(from.bad("a code from 1 to 8", other)),
+            other => return Err(from.invalid("a code from 1 to 8", other)),
         };
         from.end()?;
         Ok(message)
     }
 }
 
-/// Takes the first whole frame off `received`, if there is one. `InvalidInput` when it would be longer than allowed.
+/// Removes the first whole frame from `received` and returns it, if there is one. `InvalidInput` if
+/// it is longer than allowed.
 pub(crate) fn take_frame(received: &mut Vec<u8>) -> Result<Option<Vec<u8>>> {
     let Some(head) = received.first_chunk::<4>() else { return Ok(None) };
     let length = u32::from_le_bytes(*head) as usize;
@@ -189,150 +198,82 @@ pub(crate) fn take_frame(received: &mut Vec<u8>) -> Result<Option<Vec<u8>>> {
     Ok(Some(frame))
 }
 
-#[derive(Default)]
-struct Encoder(Vec<u8>);
+/// Fields of messages beyond those of [`Writer`].
+trait MessageWriter {
+    fn put_text(&mut self, text: &str) -> &mut Self;
+    fn put_step(&mut self, done: &Step) -> &mut Self;
+    fn put_marked(&mut self, done: &Step<Marked>) -> &mut Self;
+}
 
-impl Encoder {
-    fn bytes(&mut self, bytes: &[u8]) -> &mut Self {
-        self.0.extend_from_slice(bytes);
-        self
-    }
-
-    fn u8(&mut self, value: u8) -> &mut Self {
-        self.bytes(&[value])
-    }
-
-    fn u16(&mut self, value: u16) -> &mut Self {
-        self.bytes(&value.to_le_bytes())
-    }
-
-    fn u32(&mut self, value: u32) -> &mut Self {
-        self.bytes(&value.to_le_bytes())
-    }
-
-    fn u64(&mut self, value: u64) -> &mut Self {
-        self.bytes(&value.to_le_bytes())
-    }
-
-    fn id(&mut self, id: PointId) -> &mut Self {
-        self.bytes(&id.0)
-    }
-
-    fn text(&mut self, text: &str) -> &mut Self {
+impl MessageWriter for Vec<u8> {
+    fn put_text(&mut self, text: &str) -> &mut Self {
         let fits = |end: &usize| text.is_char_boundary(*end);
         let end = (0..=text.len().min(TEXT_BYTES_MAX)).rev().find(fits).unwrap_or(0);
-        let text = &text[..end];
-        self.u16(text.len() as u16).bytes(text.as_bytes())
+        self.put_u16_le(end as u16).put_bytes(&text.as_bytes()[..end])
     }
 
-    fn step(&mut self, done: &Step) -> &mut Self {
+    fn put_step(&mut self, done: &Step) -> &mut Self {
         match done {
-            Ok(()) => self.u8(1).text(""),
-            Err(reason) => self.u8(0).text(reason),
+            Ok(()) => self.put_u8(1).put_text(""),
+            Err(reason) => self.put_u8(0).put_text(reason),
         }
     }
 
-    fn frame(&self) -> Vec<u8> {
-        let mut frame = (self.0.len() as u32).to_le_bytes().to_vec();
-        frame.extend_from_slice(&self.0);
-        frame
+    fn put_marked(&mut self, done: &Step<Marked>) -> &mut Self {
+        match done {
+            Ok(Marked { point, sequence, time }) => {
+                self.put_u8(1).put_bytes(&point.0).put_u64_le(sequence.0).put_i64_le(time.0)
+            }
+            Err(reason) => self.put_u8(0).put_text(reason),
+        }
     }
 }
 
-struct Decoder<'a> {
-    bytes: &'a [u8],
-    at: usize,
+/// Returns a frame whose message `put` appends.
+fn framed(put: impl FnOnce(&mut Vec<u8>) -> &mut Vec<u8>) -> Vec<u8> {
+    let mut frame = vec![0; 4];
+    put(&mut frame);
+    let length = (frame.len() - 4) as u32;
+    frame[..4].copy_from_slice(&length.to_le_bytes());
+    frame
 }
 
-impl Decoder<'_> {
-    fn array<const N: usize>(&mut self) -> Result<[u8; N]> {
-        let rest = self.bytes.get(self.at..).unwrap_or_default();
-        let Some(bytes) = rest.first_chunk::<N>() else {
-            return Err(self.bad(&format!("{N} bytes more"), rest.len()));
-        };
-        self.at += N;
-        Ok(*bytes)
-    }
+fn reader(frame: &[u8]) -> Reader<'_> {
+    Reader::new(frame, "read message of", "group").failing_as(ErrorKind::InvalidInput)
+}
 
-    fn u8(&mut self) -> Result<u8> {
-        self.array::<1>().map(|[byte]| byte)
-    }
+fn read_id(from: &mut Reader<'_>) -> Result<PointId> {
+    from.array().map(PointId)
+}
 
-    fn u16(&mut self) -> Result<u16> {
-        self.array().map(u16::from_le_bytes)
-    }
+fn read_text(from: &mut Reader<'_>) -> Result<String> {
+    let length = from.u16_le()?;
+    from.text(length.into(), TEXT_BYTES_MAX).map(str::to_owned)
+}
 
-    fn u32(&mut self) -> Result<u32> {
-        self.array().map(u32::from_le_bytes)
-    }
+fn read_step(from: &mut Reader<'_>) -> Result<Step> {
+    let good = from.flag()?;
+    let reason = read_text(from)?;
+    Ok(if good { Ok(()) } else { Err(reason) })
+}
 
-    fn u64(&mut self) -> Result<u64> {
-        self.array().map(u64::from_le_bytes)
+fn read_marked(from: &mut Reader<'_>) -> Result<Step<Marked>> {
+    if !from.flag()? {
+        return read_text(from).map(Err);
     }
-
-    fn id(&mut self) -> Result<PointId> {
-        self.array().map(PointId)
-    }
-
-    fn flag(&mut self) -> Result<bool> {
-        match self.u8()? {
-            0 => Ok(false),
-            1 => Ok(true),
-            other => Err(self.bad("0 or 1", other)),
-        }
-    }
-
-    fn text(&mut self) -> Result<String> {
-        let length = usize::from(self.u16()?);
-        let end = self.at.saturating_add(length);
-        let Some(bytes) = self.bytes.get(self.at..end).filter(|_| length <= TEXT_BYTES_MAX) else {
-            return Err(self.bad(
-                &format!("a text of at most {TEXT_BYTES_MAX} bytes, within the frame"),
-                format!("{length} bytes"),
-            ));
-        };
-        let text = std::str::from_utf8(bytes).map_err(|_| self.bad("UTF-8", "other bytes"))?;
-        self.at = end;
-        Ok(text.to_owned())
-    }
-
-    fn step(&mut self) -> Result<Step> {
-        let good = self.flag()?;
-        let reason = self.text()?;
-        Ok(if good { Ok(()) } else { Err(reason) })
-    }
-
-    fn marked(&mut self) -> Result<Step<Marked>> {
-        if !self.flag()? {
-            return self.text().map(Err);
-        }
-        Ok(Ok(Marked {
-            point: self.id()?,
-            sequence: Sequence(self.u64()?),
-            time: Timestamp(self.u64()?.cast_signed()),
-        }))
-    }
-
-    fn end(&self) -> Result<()> {
-        if self.at == self.bytes.len() {
-            return Ok(());
-        }
-        Err(self
-            .bad("the end of the message", format!("{} bytes more", self.bytes.len() - self.at)))
-    }
-
-    fn bad(&self, expected: &str, found: impl std::fmt::Display) -> Error {
-        Error::new(ErrorKind::InvalidInput, "read message of", "group")
-            .at(self.at as u64)
-            .expected(expected)
-            .found(found)
-    }
+    Ok(Ok(Marked {
+        point: read_id(from)?,
+        sequence: Sequence(from.u64_le()?),
+        time: Timestamp(from.i64_le()?),
+    }))
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use hrl::bytes::hex;
     use proptest::prelude::*;
+
+    use super::*;
 
     fn step() -> impl Strategy<Value = Step> {
         prop_oneof![Just(Ok(())), ".{0,20}".prop_map(Err)]
@@ -344,11 +285,11 @@ mod tests {
             any::<u32>().prop_map(|budget_us| ToMember::Welcome { budget_us }),
             ".{0,40}".prop_map(|reason| ToMember::Refused { reason }),
             any::<(u64, u32)>().prop_map(|(round, limit_ms)| ToMember::Prepare { round, limit_ms }),
-            any::<u64>().prop_map(|round| ToMember::Hold { round }),
+            any::<u64>().prop_map(|round| ToMember::RaiseBarrier { round }),
             (any::<u64>(), id(), any::<bool>(), ".{0,40}").prop_map(
                 |(round, group, app, label)| { ToMember::Mark { round, group, app, label } }
             ),
-            any::<u64>().prop_map(|round| ToMember::Release { round }),
+            any::<u64>().prop_map(|round| ToMember::LiftBarrier { round }),
             (any::<u64>(), id(), any::<bool>(), ".{0,40}", any::<u16>()).prop_map(
                 |(round, group, app, name, members)| ToMember::Commit {
                     round,
@@ -377,10 +318,11 @@ mod tests {
             }),
             (any::<u64>(), step())
                 .prop_map(|(round, done)| ToCoordinator::Prepared { round, done }),
-            (any::<u64>(), step()).prop_map(|(round, done)| ToCoordinator::Held { round, done }),
+            (any::<u64>(), step())
+                .prop_map(|(round, done)| ToCoordinator::BarrierRaised { round, done }),
             (any::<u64>(), marked).prop_map(|(round, done)| ToCoordinator::Marked { round, done }),
             (any::<u64>(), any::<u32>(), step()).prop_map(|(round, held_us, done)| {
-                ToCoordinator::Sealed { round, held_us, done }
+                ToCoordinator::Durable { round, held_us, done }
             }),
             any::<u64>().prop_map(|round| ToCoordinator::Committed { round }),
             Just(ToCoordinator::Pong),
@@ -390,7 +332,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn messages_come_back_as_they_went(a in to_member(), b in to_coordinator()) {
+        fn decoding_restores_each_message(a in to_member(), b in to_coordinator()) {
             let mut bytes = a.encode();
             bytes.extend(b.encode());
             let first = take_frame(&mut bytes).expect("whole").expect("there");
@@ -402,7 +344,7 @@ mod tests {
 
         /// Promise 11: any bytes give a message or an error.
         #[test]
-        fn any_bytes_are_a_message_or_an_error(mut bytes in prop::collection::vec(any::<u8>(), 0..80)) {
+        fn any_bytes_give_a_message_or_an_error(mut bytes in prop::collection::vec(any::<u8>(), 0..80)) {
             let _ = ToMember::decode(&bytes);
             let _ = ToCoordinator::decode(&bytes);
             let _ = take_frame(&mut bytes);
@@ -419,22 +361,21 @@ mod tests {
         assert!(matches!(ToMember::decode(&frame), Ok(ToMember::Refused { .. })));
     }
 
-    /// The bytes of every message, which older members and coordinators understand.
+    /// Older members and coordinators rely on these bytes.
     #[test]
-    fn messages_have_the_bytes_that_they_always_had() {
+    fn every_message_keeps_its_bytes() {
         let group = PointId(std::array::from_fn(|at| at as u8));
         let marked = Marked { point: group, sequence: Sequence(9), time: Timestamp(-2) };
-        let hex = |bytes: Vec<u8>| bytes.iter().map(|b| format!("{b:02x}")).collect::<String>();
         let to_member = [
             (ToMember::Welcome { budget_us: 300_000 }, "0500000001e0930400"),
             (ToMember::Refused { reason: "full".into() }, "0700000002040066756c6c"),
             (ToMember::Prepare { round: 7, limit_ms: 5000 }, "0d00000003070000000000000088130000"),
-            (ToMember::Hold { round: 7 }, "09000000040700000000000000"),
+            (ToMember::RaiseBarrier { round: 7 }, "09000000040700000000000000"),
             (
                 ToMember::Mark { round: 7, group, app: true, label: "ä".into() },
                 "1e000000050700000000000000000102030405060708090a0b0c0d0e0f010200c3a4",
             ),
-            (ToMember::Release { round: 7 }, "09000000060700000000000000"),
+            (ToMember::LiftBarrier { round: 7 }, "09000000060700000000000000"),
             (
                 ToMember::Commit { round: 7, group, app: false, name: "books".into(), members: 2 },
                 "23000000070700000000000000000102030405060708090a0b0c0d0e0f000500626f6f6b730200",
@@ -453,7 +394,7 @@ mod tests {
                 "0c000000020700000000000000010000",
             ),
             (
-                ToCoordinator::Held { round: 7, done: Err("late".into()) },
+                ToCoordinator::BarrierRaised { round: 7, done: Err("late".into()) },
                 "100000000307000000000000000004006c617465",
             ),
             (
@@ -465,7 +406,7 @@ mod tests {
                 "0e0000000407000000000000000002006e6f",
             ),
             (
-                ToCoordinator::Sealed { round: 7, held_us: 1500, done: Ok(()) },
+                ToCoordinator::Durable { round: 7, held_us: 1500, done: Ok(()) },
                 "10000000050700000000000000dc050000010000",
             ),
             (ToCoordinator::Committed { round: 7 }, "09000000060700000000000000"),
@@ -473,10 +414,10 @@ mod tests {
             (ToCoordinator::Leave, "0100000008"),
         ];
         for (message, bytes) in to_member {
-            assert_eq!(hex(message.encode()), bytes, "{message:?}");
+            assert_eq!(hex(&message.encode()).to_string(), bytes, "{message:?}");
         }
         for (message, bytes) in to_coordinator {
-            assert_eq!(hex(message.encode()), bytes, "{message:?}");
+            assert_eq!(hex(&message.encode()).to_string(), bytes, "{message:?}");
         }
     }
 }

@@ -1,4 +1,5 @@
-//! Consistency groups by the public API: real protections, TLS on loopback, writers that chain across members.
+//! Consistency groups by the public API: real protections, TLS on loopback, and chains of writes
+//! across members.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -94,7 +95,7 @@ fn wait(what: &str, done: impl Fn() -> bool) {
     panic!("never: {what}");
 }
 
-/// Ends the writers, also when the test fails in between: their scope waits for them.
+/// Ends the writers even if the test fails in between, because their scope waits for them.
 struct Stop<'a>(&'a AtomicBool);
 
 impl Drop for Stop<'_> {
@@ -118,7 +119,8 @@ fn chain(members: &[Protection], writer: u64, written: &AtomicU64, stop: &Atomic
     }
 }
 
-/// Each write that is in the point has the one before it in the point too; how many there are.
+/// Checks that each write in the point has the one before it in the point too; returns the number
+/// of writes.
 fn check(vault: &Vault, names: &[String], point: &GroupPoint) -> u64 {
     let views: Vec<_> = names
         .iter()
@@ -150,7 +152,7 @@ fn check(vault: &Vault, names: &[String], point: &GroupPoint) -> u64 {
 }
 
 #[test]
-fn promise_7_one_cut_across_all_members() {
+fn promise_7_a_group_point_is_one_cut_across_all_members() {
     let site = Site::new();
     let names = Site::names(4);
     let members: Vec<_> = names.iter().map(|name| site.protect(name)).collect();
@@ -163,7 +165,7 @@ fn promise_7_one_cut_across_all_members() {
             let (members, written, stop) = (&members, &written, &stop);
             scope.spawn(move || chain(members, writer, written, stop));
         }
-        // However slow the machine is, there are writes between two cuts.
+        // Writes must happen between two cuts, even on a slow machine.
         let cut = |n| {
             let wanted = written.load(Ordering::Relaxed) + 10 * WRITERS;
             wait("writes between two cuts", || written.load(Ordering::Relaxed) >= wanted);
@@ -194,13 +196,13 @@ fn promise_7_one_cut_across_all_members() {
     for member in &joined {
         assert!(member.stats().held_max <= Duration::from_millis(300), "{:?}", member.stats());
     }
-    // In the members' own lists the point is one of a group.
+    // The members' own lists show the point as one of a group.
     let own = site.vault.replica("disk0").expect("replica").points();
     assert!(own.iter().any(|p| p.group == Some(points[0].id) && p.kind == PointKind::GroupCrash));
 }
 
 #[test]
-fn no_point_without_a_member_and_none_for_strangers() {
+fn no_point_is_made_without_a_member_and_strangers_cannot_join() {
     let site = Site::new();
     let names = Site::names(3);
     let members: Vec<_> = names.iter().map(|name| site.protect(name)).collect();
@@ -210,14 +212,14 @@ fn no_point_without_a_member_and_none_for_strangers() {
     let mut joined: Vec<_> = members.iter().map(|m| site.join(m, &coordinator)).collect();
     coordinator.point(false, "all").expect("all are there");
 
-    // One goes away: its writers go on, and there is no point without it.
+    // A member goes away: its writers continue, and no point is made without it.
     drop(joined.pop());
     let error = coordinator.point(false, "").expect_err("one is away");
     assert_eq!(error.kind(), ErrorKind::Unavailable);
     assert!(error.to_string().contains("disk2"), "{error}");
     members[2].volume().write(0, &[1; 4096], Durability::Cached).expect("write");
 
-    // Also after the coordinator was started again: who is a member is written down.
+    // The same holds after a restart of the coordinator, whose members are on disk.
     let port = coordinator.address().port();
     drop(coordinator);
     let coordinator = site.coordinator(|options| options.listen(&format!("127.0.0.1:{port}")));
@@ -230,7 +232,7 @@ fn no_point_without_a_member_and_none_for_strangers() {
     let error = coordinator.point(false, "").expect_err("still one away");
     assert!(error.to_string().contains("disk2"), "{error}");
 
-    // It comes back, and leaves for good.
+    // The member returns, and then leaves for good.
     let back = site.join(&members[2], &coordinator);
     coordinator.point(false, "again").expect("all are there");
     back.leave(LIMIT).expect("leave");
@@ -240,7 +242,7 @@ fn no_point_without_a_member_and_none_for_strangers() {
     assert_eq!(coordinator.remove("disk1").expect_err("gone").kind(), ErrorKind::NotFound);
     assert_eq!(coordinator.point(false, "one").expect("one is all").members, 1);
 
-    // A client may join with its own volumes alone, and in the right group.
+    // A client may join only with its own volumes and only the right group.
     let at = format!("localhost:{port}");
     let stranger = GroupJoin::new("orders", &[&at], site.identity("disk0"));
     let member = stranger.join(&members[1]).expect("begins");
@@ -252,7 +254,7 @@ fn no_point_without_a_member_and_none_for_strangers() {
     assert!(error.to_string().contains("invoices"), "{error}");
 }
 
-/// An application that writes down what it is asked, and fails when it is told to.
+/// An application that records what it is asked, and fails on request.
 #[derive(Default)]
 struct App {
     log: std::sync::Mutex<Vec<&'static str>>,
@@ -277,7 +279,7 @@ impl Quiesce for App {
 }
 
 #[test]
-fn app_points_quiesce_every_member_first_and_release_all_whatever_happens() {
+fn app_points_quiesce_every_member_first_and_always_release_all() {
     let site = Site::new();
     let names = Site::names(2);
     let members: Vec<_> = names.iter().map(|name| site.protect(name)).collect();
@@ -305,7 +307,7 @@ fn app_points_quiesce_every_member_first_and_release_all_whatever_happens() {
         error.to_string().contains("disk1") && error.to_string().contains("quiesce"),
         "{error}"
     );
-    // What failed is released as well; give the members the time to hear of it.
+    // The member whose application failed is released as well, once it hears of the end.
     wait("released", || apps.iter().all(|app| app.log.lock().expect("lock").len() == 4));
     for member in &members {
         member.wait_replicated(LIMIT).expect("replicated");

@@ -1,10 +1,13 @@
-//! A group of 16 machines: processes in network namespaces behind one bridge, the coordinator outside on port 20004.
+//! A group of 16 machines: processes in network namespaces behind one bridge, the coordinator
+//! outside on port 20004.
 //!
-//! Writers chain A -> B -> C across the machines, each write sent when the one before was acknowledged, while links go down and a
-//! machine is killed. In no group point is a write present without the one before it (promise 7), no writer is held
-//! beyond the budget (promise 6); marks that are made without holding show what the hold is for.
+//! Writers chain A -> B -> C across the machines; each write is sent when the one before was
+//! acknowledged. Meanwhile links go down and a machine is killed. In no group point is a write
+//! present without the one before it (promise 7), and no barrier is up beyond the budget (promise
+//! 6). Marks without a barrier serve as a control: they do show effects without causes.
 //!
-//! Needs root and `ip`. `cargo test --release -p hrl-group --test group_machines -- --ignored --nocapture`
+//! Needs root and `ip`. `cargo test --release -p hrl-group --test group_machines -- --ignored
+//! --nocapture`
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -32,7 +35,7 @@ const LIMIT: Duration = Duration::from_secs(60);
 const CHILD: &str = "HRL_TEST_GROUP_CHILD";
 const NET: &str = "10.77.20";
 const BRIDGE: &str = "hrlbr0";
-/// Asks a machine for a mark of its own instead of a write.
+/// Asks a machine for a mark without a barrier instead of a write.
 const MARK: u64 = u64::MAX;
 
 fn vault(directory: &Path) -> Vault {
@@ -40,7 +43,7 @@ fn vault(directory: &Path) -> Vault {
     Vault::create(store, None, SystemClock::shared()).expect("vault")
 }
 
-/// One machine: its volume, in the group, written to as clients ask.
+/// One machine: its volume is in the group, and clients ask it to write.
 #[test]
 fn child_machine() {
     let Ok(arguments) = std::env::var(CHILD) else { return };
@@ -74,7 +77,7 @@ fn child_machine() {
                 scope.spawn(move || serve(protection, client));
             }
         });
-        // The end of the standard input is the end of the machine.
+        // The machine ends with its standard input.
         let _ = std::io::stdin().read(&mut [0]);
         protection.wait_replicated(LIMIT).expect("replicated");
         println!("held {}", member.stats().held_max.as_micros());
@@ -107,7 +110,7 @@ fn ip(arguments: &str) {
     assert!(status.success(), "ip {arguments}");
 }
 
-/// The network, which goes away with it.
+/// The network between the machines; dropping it removes it.
 struct Network;
 
 impl Network {
@@ -184,7 +187,7 @@ fn ask(stream: &mut Option<TcpStream>, machine: usize, writer: u64, number: u64)
     done
 }
 
-/// Writes rising numbers from machine to machine; a write whose answer was lost is asked for again.
+/// Writes rising numbers from machine to machine; repeats a write whose answer was lost.
 fn chain(writer: u64, stop: &AtomicBool, written: &AtomicU64) {
     let mut streams: Vec<Option<TcpStream>> = (0..MACHINES).map(|_| None).collect();
     let mut number = 1;
@@ -199,7 +202,8 @@ fn chain(writer: u64, stop: &AtomicBool, written: &AtomicU64) {
     }
 }
 
-/// Writes that are there without the one before them, in the views of all machines at one point.
+/// Counts writes that are present without the one before them, in the views of all machines at one
+/// point.
 fn violations(views: &[View]) -> usize {
     let mut violations = 0;
     for writer in 0..WRITERS {
@@ -229,7 +233,7 @@ fn views(vault: &Vault, at: &At) -> Vec<View> {
 
 #[test]
 #[ignore = "a minute, root and network namespaces"]
-fn promise_7_sixteen_machines_links_that_fail_and_a_kill() {
+fn promise_7_group_points_are_cuts_across_sixteen_machines_with_failing_links_and_a_kill() {
     let directory = tempfile::tempdir().expect("temporary directory");
     let directory = directory.path();
     create_authority(&directory.join("pki"), &[format!("{NET}.254")]).expect("authority");

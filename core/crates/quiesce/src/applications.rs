@@ -1,8 +1,10 @@
-//! Applications that the library knows to quiesce, held by a watchdog process.
+//! Applications that the library can quiesce, with a watchdog process that releases them in any
+//! case.
 //!
-//! For each point a watchdog is started, which quiesces and releases; the agent only asks it to. So they are released at the
-//! limit also when the agent is killed, hangs or is stopped. Where no watchdog can be started nothing is quiesced. The
-//! reverse holds too: where the watchdog is killed, the agent lets go what did not end with it.
+//! For each point the agent starts a watchdog and asks it to quiesce and release. So the
+//! applications are released at the limit even if the agent is killed, hangs or is stopped. Without
+//! a watchdog nothing is quiesced. If the watchdog itself is killed, the agent releases what did
+//! not end with it.
 
 use std::ffi::OsString;
 use std::os::fd::OwnedFd;
@@ -21,19 +23,21 @@ use crate::spec::provider;
 use crate::watchdog::{LIMIT_MAX, PROVIDERS_MAX};
 use crate::wire::{Channel, GREETING, Message};
 
-/// How long a release is waited for; the watchdog goes on with it by itself.
+/// How long to wait for a release. The watchdog continues it in any case.
 const RELEASE_WAIT: Duration = Duration::from_secs(30);
 
-/// Applications named by specifications such as `fs:/mnt/data` or `postgresql:dbname=app`; `core/docs/quiesce.md` lists them.
+/// Applications named by specifications such as `fs:/mnt/data` or `postgresql:dbname=app`;
+/// `core/docs/quiesce.md` lists them.
 ///
-/// They are quiesced in an order that fits: scripts, databases, guests, file systems; those of one kind as given. They are
-/// released in reverse, at the limit of the request at the latest, whatever happens to this process.
+/// They are quiesced in the order scripts, databases, guests, file systems; within a kind in the
+/// given order. They are released in reverse, at the limit of the request at the latest, whatever
+/// happens to this process.
 pub struct Applications {
     specs: Vec<String>,
     providers: Vec<Box<dyn Provider>>,
     clock: Arc<dyn Clock>,
     running: Mutex<Option<Running>>,
-    last_held: Mutex<Option<Duration>>,
+    last_quiesced: Mutex<Option<Duration>>,
 }
 
 impl std::fmt::Debug for Applications {
@@ -43,7 +47,8 @@ impl std::fmt::Debug for Applications {
 }
 
 impl Applications {
-    /// `InvalidInput` names what is wrong with a specification. Nothing is looked at yet.
+    /// Parses specifications, without touching any application. `InvalidInput` identifies a bad
+    /// specification.
     pub fn parse<S: AsRef<str>>(specs: impl IntoIterator<Item = S>) -> Result<Self> {
         let mut parsed = Vec::new();
         for spec in specs {
@@ -55,16 +60,17 @@ impl Applications {
                 .expected(format_args!("1 to {PROVIDERS_MAX} specifications"))
                 .found(parsed.len()));
         }
-        // Stable: what is of one rank stays in the order in which it was given.
+        // The sort is stable: applications of one rank stay in the given order.
         parsed.sort_by_key(|(provider, _)| provider.rank());
         let (providers, specs) = parsed.into_iter().unzip();
         let running = Mutex::new(None);
         let clock = SystemClock::shared();
-        Ok(Self { specs, providers, clock, running, last_held: Mutex::new(None) })
+        Ok(Self { specs, providers, clock, running, last_quiesced: Mutex::new(None) })
     }
 
-    /// Returns a provider of the applications that `policy.quiesce` names, for
-    /// [`ProtectionOptions::applications`](hrl::ProtectionOptions::applications) and its like; `None` if it names none.
+    /// Returns the applications of `policy.quiesce`, for
+    /// [`ProtectionOptions::applications`](hrl::ProtectionOptions::applications) and similar;
+    /// `None` if the policy names none.
     ///
     /// Fails as [`Applications::parse`] does.
     pub fn of_policy(policy: &Policy) -> Result<Option<Arc<dyn Quiesce>>> {
@@ -74,14 +80,15 @@ impl Applications {
         Ok(Some(Arc::new(Self::parse(&policy.quiesce)?)))
     }
 
-    /// The specifications in the order in which they are quiesced.
+    /// Returns the specifications in the order of quiescing.
     pub fn specifications(&self) -> &[String] {
         &self.specs
     }
 
-    /// How long they were held the last time, from taking the first to the release of all: what their users noticed at most.
-    pub fn last_held(&self) -> Option<Duration> {
-        *self.last_held.lock()
+    /// Returns how long the applications were quiesced last time, from the first to the release of
+    /// all. That is the longest interruption their users can have noticed.
+    pub fn last_quiesced(&self) -> Option<Duration> {
+        *self.last_quiesced.lock()
     }
 
     fn running(&self) -> MutexGuard<'_, Option<Running>> {
@@ -93,7 +100,7 @@ impl Applications {
         let mut running = Running {
             channel,
             taking: 0,
-            held: Duration::ZERO,
+            quiesced: Duration::ZERO,
             volume: request.volume.clone(),
             failure: None,
             _reaper: Reaper(Some(child)),
@@ -110,10 +117,10 @@ impl Applications {
         Ok(running)
     }
 
-    /// Lets go what a watchdog that was killed had taken.
+    /// Releases what a killed watchdog had quiesced.
     fn rescue(&self, running: &Running) {
         for provider in self.providers[..running.taking].iter().rev() {
-            // Each is tried; that the point failed is told anyway.
+            // The point has failed already, so each provider is tried without a report.
             let _ = provider.rescue(&running.volume);
         }
     }
@@ -148,18 +155,18 @@ impl Quiesce for Applications {
     fn still_quiesced(&self) -> Result<()> {
         match &*self.running() {
             Some(running) if running.channel.is_silent() => Ok(()),
-            _ => Err(lost().message("its watchdog let it go before the mark")),
+            _ => Err(lost().message("its watchdog released it before the mark")),
         }
     }
 
     fn release(&self) -> Result<()> {
         let Some(mut running) = self.running().take() else { return Ok(()) };
-        // Where the watchdog is gone the wait says so.
+        // If the watchdog is gone, the wait returns the error.
         let _ = running.channel.send("release", "");
         let deadline = Deadline::after(self.clock.clone(), RELEASE_WAIT);
         match running.wait_for("released", &deadline) {
             Ok(()) => {
-                *self.last_held.lock() = Some(running.held);
+                *self.last_quiesced.lock() = Some(running.quiesced);
                 running.failure.take().map_or(Ok(()), Err)
             }
             Err(error) => {
@@ -175,18 +182,19 @@ impl Quiesce for Applications {
 /// A watchdog at work.
 struct Running {
     channel: Channel,
-    /// Providers that were taken or are being taken: the first so many.
+    /// Number of providers, from the first, that were quiesced or are being quiesced.
     taking: usize,
     volume: String,
-    /// How long they were held, once they are released.
-    held: Duration,
-    /// The first failure that it told and nobody was told of yet.
+    /// How long the applications were quiesced, once they are released.
+    quiesced: Duration,
+    /// The first failure that the watchdog reported and no caller has received yet.
     failure: Option<Error>,
     _reaper: Reaper,
 }
 
 impl Running {
-    /// Waits for a word. An error for a failure told before `released`, at the deadline, and when it is gone.
+    /// Waits for a word. Fails at the deadline, if the watchdog is gone, and on a failure reported
+    /// before `released`.
     fn wait_for(&mut self, word: &str, deadline: &Deadline) -> Result<()> {
         loop {
             let Some(message) = self.channel.receive(Some(deadline.left()))? else {
@@ -196,10 +204,10 @@ impl Running {
                 continue;
             };
             if message.word == word {
-                self.held = Duration::from_micros(message.text.parse().unwrap_or(0));
+                self.quiesced = Duration::from_micros(message.text.parse().unwrap_or(0));
                 return Ok(());
             }
-            self.note(message);
+            self.record(message);
             if word != "released"
                 && let Some(failure) = self.failure.take()
             {
@@ -208,7 +216,7 @@ impl Running {
         }
     }
 
-    fn note(&mut self, message: Message) {
+    fn record(&mut self, message: Message) {
         let failure = match message.word.as_str() {
             "taking" => {
                 self.taking = message.text.parse().map_or(self.taking, |number: usize| number + 1);
@@ -221,7 +229,7 @@ impl Running {
                     .message(text)
             }
             "expired" => lost().message(format_args!(
-                "the time limit came first and the watchdog let them go; the last was {}",
+                "the time limit came first and the watchdog released them; the last was {}",
                 message.text
             )),
             _ => return,
@@ -234,13 +242,13 @@ impl Running {
     }
 }
 
-/// Waits for the end of a watchdog, which may be late, so that no zombie stays.
+/// Waits for a watchdog's end on a thread, so that no zombie stays.
 struct Reaper(Option<Child>);
 
 impl Drop for Reaper {
     fn drop(&mut self) {
         if let Some(mut child) = self.0.take() {
-            // Without a thread a zombie stays until this process ends; it holds nothing.
+            // Without a thread the zombie stays until this process ends; it owns nothing.
             let _ = std::thread::Builder::new()
                 .name("hrl-reaper".to_owned())
                 .spawn(move || child.wait());
@@ -260,7 +268,7 @@ fn spawn(command: &[OsString]) -> Result<(Child, Channel)> {
     let (ours, theirs) = UnixStream::pair().map_err(failed)?;
     let (program, arguments) =
         command.split_first().ok_or_else(|| failed(std::io::ErrorKind::NotFound.into()))?;
-    // Where processes are made in emulation (valgrind), a spawn does not tell that there is no program.
+    // Under valgrind a spawn does not report that the program is missing.
     if Path::new(program).is_absolute() {
         std::fs::metadata(program).map_err(failed)?;
     }
@@ -268,7 +276,7 @@ fn spawn(command: &[OsString]) -> Result<(Child, Channel)> {
         .args(arguments)
         .stdin(OwnedFd::from(theirs))
         .stdout(Stdio::null())
-        // Not this process's: it may be a file in what is frozen.
+        // The standard error of this process may be a file on a frozen file system.
         .stderr(Stdio::null())
         .spawn()
         .map_err(failed)?;

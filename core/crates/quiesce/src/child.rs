@@ -1,5 +1,5 @@
-//! A program that the watchdog runs: in a process group of its own, which is killed when its time is over, with bounded
-//! memory for what it prints.
+//! A program that the watchdog runs, in its own process group, with bounded memory for its output.
+//! The whole group is killed when its time is over.
 
 use std::io::Read;
 use std::os::unix::process::CommandExt;
@@ -13,18 +13,18 @@ use rustix::process::{Pid, Signal, kill_process_group};
 
 use crate::provider::Deadline;
 
-/// How much of what a program says is kept for errors: the end.
+/// How much of a program's output is stored for errors: its last bytes.
 const SAID_BYTES_MAX: usize = 2 << 10;
-/// How often a stream that a grandchild may keep open is asked whether it has ended.
+/// How often to check whether a stream has ended that a grandchild may keep open.
 const LISTEN_POLLS: u32 = 50;
 const POLL: Duration = Duration::from_millis(2);
 
-/// The end of what a program printed.
+/// The last bytes of a program's output.
 #[derive(Clone, Default)]
 pub(crate) struct Said(Arc<Mutex<Vec<u8>>>);
 
 impl Said {
-    /// Reads `from` to its end, on a thread of its own: a grandchild may keep it open for longer than anybody waits.
+    /// Reads `from` to its end on a thread, because a grandchild may keep it open for long.
     pub(crate) fn listen(&self, from: impl Read + Send + 'static) {
         let said = self.clone();
         std::thread::spawn(move || said.read(from));
@@ -40,10 +40,10 @@ impl Said {
         }
     }
 
-    /// On one line, for people. Of a program that has ended: its last words are waited for a little.
+    /// Returns the output on one line. After the program's end, waits briefly for its last words.
     pub(crate) fn text(&self) -> String {
         for _ in 0..LISTEN_POLLS {
-            // Each listener has a clone until its stream ends.
+            // Each listener owns a clone until its stream ends.
             if Arc::strong_count(&self.0) == 1 {
                 break;
             }
@@ -56,14 +56,15 @@ impl Said {
     }
 }
 
-/// A running program. Dropped, its process group is killed.
+/// A running program. Dropping it kills its process group.
 pub(crate) struct Running {
     pub child: Child,
     ended: Option<ExitStatus>,
 }
 
 impl Running {
-    /// Starts it with its own process group. What of its streams is not set goes to /dev/null.
+    /// Starts a program in its own process group. Streams that `command` does not set go to
+    /// /dev/null.
     pub(crate) fn start(command: &mut Command, name: &str) -> Result<Self> {
         let child = command.process_group(0).spawn().map_err(|error| {
             let program = command.get_program().display();
@@ -72,7 +73,7 @@ impl Running {
         Ok(Self { child, ended: None })
     }
 
-    /// How it ended; `None` while it runs.
+    /// Returns how the program ended; `None` while it runs.
     pub(crate) fn ended(&mut self) -> Option<ExitStatus> {
         if self.ended.is_none() {
             self.ended = self.child.try_wait().ok().flatten();
@@ -80,7 +81,7 @@ impl Running {
         self.ended
     }
 
-    /// Waits for its end; `None` when the deadline comes first.
+    /// Waits for the program's end; `None` if the deadline comes first.
     pub(crate) fn wait(&mut self, deadline: &Deadline) -> Option<ExitStatus> {
         loop {
             if let Some(status) = self.ended() {
@@ -99,21 +100,22 @@ impl Drop for Running {
         if self.ended().is_some() {
             return;
         }
-        // Not waited for: in the middle of a write to a frozen file system it dies only when that is thawed.
+        // Not waited for: a process that is writing to a frozen file system dies only after the
+        // thaw.
         if let Some(group) = Pid::from_raw(self.child.id().cast_signed()) {
             let _ = kill_process_group(group, Signal::KILL);
         }
     }
 }
 
-/// A command with all streams at /dev/null.
+/// Returns a command with all streams at /dev/null.
 pub(crate) fn quiet(program: &str) -> Command {
     let mut command = Command::new(program);
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     command
 }
 
-/// As [`quiet`], as another user of the system where one is named.
+/// Returns a command as [`quiet`] does, run as `user` if given.
 pub(crate) fn quiet_as(user: Option<&str>, program: &str) -> Command {
     match user {
         None => quiet(program),

@@ -1,8 +1,8 @@
 //! `fs:MOUNTPOINT`: a file system, frozen by FIFREEZE.
 //!
-//! It is synced first, so that the freeze has little left to write. What is frozen must not be what the agent itself writes
-//! to, or both would wait for each other: that is refused. Somebody who thaws it meanwhile spoils the point, which
-//! the thaw notices.
+//! It is synced first, so that the freeze has little left to write. A file system that the agent
+//! itself writes to is refused, because both would wait for each other. If another program thaws it
+//! meanwhile, the point is spoiled; the final thaw detects that.
 
 use std::fs::File;
 use std::os::unix::fs::MetadataExt;
@@ -12,7 +12,7 @@ use hrl::{Error, ErrorKind, Result};
 use rustix::io::Errno;
 
 use crate::freeze::{freeze, thaw};
-use crate::provider::{Hold, Occasion, Prepared, Provider, Rank};
+use crate::provider::{Occasion, Prepared, Provider, Quiesced, Rank};
 use crate::spec::Spec;
 
 pub(crate) struct FileSystem {
@@ -97,7 +97,7 @@ struct Thawed {
 }
 
 impl Prepared for Thawed {
-    fn take(self: Box<Self>, _occasion: &Occasion) -> Result<Box<dyn Hold>> {
+    fn take(self: Box<Self>, _occasion: &Occasion) -> Result<Box<dyn Quiesced>> {
         freeze(&self.file).map_err(|error| self.of.frozen(error))?;
         Ok(Box::new(Frozen(*self)))
     }
@@ -105,7 +105,7 @@ impl Prepared for Thawed {
 
 struct Frozen(Thawed);
 
-impl Hold for Frozen {
+impl Quiesced for Frozen {
     fn release(self: Box<Self>) -> Result<()> {
         let Thawed { of, file } = self.0;
         match thaw(file) {

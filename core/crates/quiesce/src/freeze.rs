@@ -1,7 +1,7 @@
 //! Freezing a mounted file system: FIFREEZE and FITHAW of `linux/fs.h`.
 //!
-//! A frozen file system has written everything out, its journal included, and stops whoever writes to it until it is
-//! thawed. The freeze belongs to the file system, not to the process: it outlives its maker.
+//! A frozen file system has written everything out, its journal included. Its writers wait until it
+//! is thawed. The freeze belongs to the file system, not to the process, and outlives the process.
 
 #![allow(unsafe_code, reason = "two ioctls that rustix does not name")]
 
@@ -14,13 +14,14 @@ use rustix::ioctl::{NoArg, Opcode, ioctl, opcode};
 const FIFREEZE: Opcode = opcode::read_write::<c_int>(b'X', 119);
 const FITHAW: Opcode = opcode::read_write::<c_int>(b'X', 120);
 
-/// Freezes the file system that `file` is on. `BUSY`: it is frozen already; `OPNOTSUPP`: it cannot be.
+/// Freezes the file system of `file`. `BUSY`: it is frozen already; `OPNOTSUPP`: it cannot be
+/// frozen.
 pub(crate) fn freeze(file: impl AsFd) -> Result<(), Errno> {
     // SAFETY: FIFREEZE does not look at its argument, and touches no memory of the process.
     unsafe { ioctl(file, NoArg::<FIFREEZE>::new()) }
 }
 
-/// Thaws it again. `INVAL`: it is not frozen.
+/// Thaws the file system of `file`. `INVAL`: it is not frozen.
 pub(crate) fn thaw(file: impl AsFd) -> Result<(), Errno> {
     // SAFETY: FITHAW does not look at its argument, and touches no memory of the process.
     unsafe { ioctl(file, NoArg::<FITHAW>::new()) }

@@ -1,7 +1,9 @@
-//! Application-consistent recovery points: quiesces databases, guests, file systems and scripts around a mark.
+//! Application-consistent recovery points: quiesces databases, guests, file systems and scripts
+//! around a mark.
 //!
-//! [`Applications`] implements [`Quiesce`](hrl::Quiesce) for lines such as `postgresql:dbname=app` or `fs:/srv`; the
-//! guide's page `core/docs/quiesce.md` lists them. [`InOrder`] combines it with providers of your own.
+//! [`Applications`] implements [`Quiesce`](hrl::Quiesce) for lines such as `postgresql:dbname=app`
+//! or `fs:/srv`; the guide's page `core/docs/quiesce.md` lists them. [`InOrder`] combines it with
+//! providers of your own.
 //!
 //! ```no_run
 //! use hrl::ProtectionOptions;
@@ -19,8 +21,8 @@
 //! # }
 //! ```
 //!
-//! Invariant: what is quiesced is released at the limit, even if the agent is killed, hangs or is stopped. A process of
-//! its own, the watchdog, holds it ([`run_watchdog`], [`set_watchdog`]).
+//! Invariant: what is quiesced is released at the limit, even if the agent is killed, hangs or is
+//! stopped. A separate process, the watchdog, guarantees it ([`run_watchdog`], [`set_watchdog`]).
 
 mod applications;
 mod child;

@@ -1,8 +1,9 @@
-//! Where the watchdog's program is.
+//! Finding the watchdog's program.
 //!
-//! In this order: what [`set_watchdog`] was told; the environment's `HRL_WATCHDOG`; `hrl-watchdog` beside the running program
-//! or in the `libexec` beside its directory; `libexec` of the prefix that `libhrl.so` was installed into; `/usr/local/libexec`
-//! and `/usr/libexec`; the directories of `PATH`.
+//! These places are tried in order: the command given to [`set_watchdog`]; the environment's
+//! `HRL_WATCHDOG`; `hrl-watchdog` beside the running program or in the `libexec` beside its
+//! directory; `libexec` of the prefix that `libhrl.so` is installed in; `/usr/local/libexec` and
+//! `/usr/libexec`; the directories of `PATH`.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -13,20 +14,21 @@ use hrl::{Error, ErrorKind, Result};
 const NAME: &str = "hrl-watchdog";
 const LIBRARY: &str = "libhrl.so";
 
-static TOLD: Mutex<Vec<OsString>> = Mutex::new(Vec::new());
+static SET: Mutex<Vec<OsString>> = Mutex::new(Vec::new());
 
-/// The command that starts the watchdog from now on, in this process: a program, which calls
-/// [`run_watchdog`](crate::run_watchdog), and its arguments. An empty one goes back to looking for `hrl-watchdog`.
+/// Sets the command that starts the watchdog from now on in this process: a program that calls
+/// [`run_watchdog`](crate::run_watchdog), and its arguments. An empty command restores the search
+/// for `hrl-watchdog`.
 pub fn set_watchdog(command: impl IntoIterator<Item = impl Into<OsString>>) {
     let command = command.into_iter().map(Into::into).collect();
-    *TOLD.lock() = command;
+    *SET.lock() = command;
 }
 
-/// `NotFound` says where it was looked for.
+/// Returns the watchdog's command. `NotFound` lists the places that were tried.
 pub(crate) fn watchdog_command() -> Result<Vec<OsString>> {
-    let told = TOLD.lock().clone();
-    if !told.is_empty() {
-        return Ok(told);
+    let set = SET.lock().clone();
+    if !set.is_empty() {
+        return Ok(set);
     }
     if let Some(path) = std::env::var_os("HRL_WATCHDOG") {
         return Ok(vec![path]);
@@ -36,7 +38,7 @@ pub(crate) fn watchdog_command() -> Result<Vec<OsString>> {
     found.map(|path| vec![path.into()]).ok_or_else(|| {
         let tried = candidates.iter().map(|path| path.display().to_string()).collect::<Vec<_>>();
         Error::new(ErrorKind::NotFound, "find", NAME)
-            .message("nothing is quiesced without the watchdog, which lets it go again; HRL_WATCHDOG can name it")
+            .message("nothing is quiesced without the watchdog, which releases it again; HRL_WATCHDOG can name it")
             .expected(format_args!("one of {}", tried.join(", ")))
     })
 }
@@ -65,7 +67,7 @@ fn libexec(directory: &Path) -> Option<PathBuf> {
     Some(directory.parent()?.join("libexec").join(NAME))
 }
 
-/// The directory of the `libhrl.so` that is loaded.
+/// Returns the directory of the loaded `libhrl.so`.
 fn library_directory(maps: &str) -> Option<PathBuf> {
     let paths = maps.lines().filter_map(|line| line.find('/').map(|at| Path::new(&line[at..])));
     let mut found = paths.filter(|path| {

@@ -1,18 +1,19 @@
-//! `mariadb:` and `mysql:`: commits stopped by the server's own lock for backups.
+//! `mariadb:` and `mysql:`: commits stopped by the server's own backup lock.
 //!
-//! MariaDB holds `BACKUP STAGE BLOCK_COMMIT`, which also writes out tables without transactions; MySQL, which does not know
-//! that, `FLUSH TABLES WITH READ LOCK`. The lock belongs to the connection of a client that is held open; it waits for
-//! running statements no longer than the limit.
+//! MariaDB takes `BACKUP STAGE BLOCK_COMMIT`, which also writes out tables without transactions.
+//! MySQL lacks it and takes `FLUSH TABLES WITH READ LOCK`. The lock belongs to the connection of a
+//! client that stays open. Waiting for running statements ends at the limit.
 //!
-//! Options: `defaults-file` (where user and password stand), `socket`, `host`, `port`, `login` (the user in the database),
-//! `user` (the user of the system to run the client as), `client` (another program).
+//! Options: `defaults-file` (contains user and password), `socket`, `host`, `port`, `login` (the
+//! user in the database), `user` (the system's user who runs the client), `client` (another client
+//! program).
 
 use std::process::Command;
 
 use hrl::Result;
 
 use crate::child::quiet_as;
-use crate::provider::{Deadline, Hold, Occasion, Prepared, Provider, Rank};
+use crate::provider::{Deadline, Occasion, Prepared, Provider, Quiesced, Rank};
 use crate::session::Session;
 use crate::spec::Spec;
 
@@ -29,7 +30,7 @@ impl MariaDb {
         if !spec.target.is_empty() {
             return Err(spec.bad().expected("options such as ?socket=PATH").found(&spec.target));
         }
-        // The client takes this option only as its first.
+        // The client accepts `defaults-extra-file` only as its first argument.
         let mut arguments = Vec::new();
         let given = [
             ("defaults-file", "defaults-extra-file"),
@@ -94,7 +95,7 @@ struct Connected {
 }
 
 impl Prepared for Connected {
-    fn take(mut self: Box<Self>, occasion: &Occasion) -> Result<Box<dyn Hold>> {
+    fn take(mut self: Box<Self>, occasion: &Occasion) -> Result<Box<dyn Quiesced>> {
         let lock = if self.stages {
             "BACKUP STAGE START; BACKUP STAGE BLOCK_COMMIT;"
         } else {
@@ -105,13 +106,13 @@ impl Prepared for Connected {
     }
 }
 
-impl Hold for Connected {
-    fn intact(&mut self) -> Result<()> {
-        self.session.intact()
+impl Quiesced for Connected {
+    fn still_quiesced(&mut self) -> Result<()> {
+        self.session.still_quiesced()
     }
 
     fn release(mut self: Box<Self>) -> Result<()> {
-        // On another connection than the one that locked this fails, and the client does not connect again by itself.
+        // The client does not reconnect, so this fails if the locking connection was lost.
         let unlock = if self.stages { "BACKUP STAGE END;" } else { "UNLOCK TABLES;" };
         self.session.ask(unlock, &self.deadline.anew(crate::RELEASE_LIMIT))?;
         self.session.close();

@@ -1,18 +1,18 @@
 //! Several applications quiesced as one: in order, released in reverse, under one limit.
 //!
-//! The first failure releases what was quiesced before it. A release goes on after a failure and tells the first.
+//! The first failure ends quiescing. A release continues after a failure and returns the first one.
 
 use std::sync::Arc;
 
 use hrl::sync::lock::{Mutex, MutexGuard};
 use hrl::{Clock, Error, ErrorKind, Quiesce, QuiesceRequest, Result, SystemClock};
 
-/// Applications in the order in which they are quiesced: what writes first, what it writes to last (databases before
-/// their file system).
+/// Applications in the order of quiescing. An application comes before those that it writes to,
+/// such as a database before its file system.
 pub struct InOrder {
     parts: Vec<Arc<dyn Quiesce>>,
     clock: Arc<dyn Clock>,
-    /// How many of them were asked to quiesce and not yet released.
+    /// How many parts were asked to quiesce and not yet released.
     asked: Mutex<usize>,
 }
 

@@ -1,17 +1,18 @@
 //! `postgresql:CONNINFO`: a checkpoint before the point.
 //!
-//! Any state of PostgreSQL's disk in write order is one that it recovers from, without loss of what was committed; what an
-//! application-consistent point adds is a recent checkpoint, so that recovery is short, and the proof that the server was
-//! there. It is not stopped: where writes are to stop, freeze its file system as well. All tablespaces and the
-//! write-ahead log must be on volumes of one point.
+//! PostgreSQL recovers from any state of its disk in write order, without loss of committed data.
+//! An application-consistent point adds a recent checkpoint, so that recovery is short, and the
+//! proof that the server was running. The server is not stopped; to stop its writes, freeze its
+//! file system too. All tablespaces and the write-ahead log must be on volumes of one point.
 //!
-//! The client is `psql`; CONNINFO is libpq's, its passwords come from `PGPASSFILE` or a service file. Options: `user`, the
-//! user of the system to run it as (`postgres` for peer authentication), `client`, another program.
+//! The client is `psql` and CONNINFO is libpq's; passwords come from `PGPASSFILE` or a service
+//! file. Options: `user`, the system's user who runs it (`postgres` for peer authentication);
+//! `client`, another client program.
 
 use hrl::Result;
 
 use crate::child::quiet_as;
-use crate::provider::{Deadline, Hold, Occasion, Prepared, Provider, Rank};
+use crate::provider::{Deadline, Occasion, Prepared, Provider, Quiesced, Rank};
 use crate::session::Session;
 use crate::spec::Spec;
 
@@ -67,18 +68,18 @@ struct Checkpointed {
 }
 
 impl Prepared for Checkpointed {
-    fn take(self: Box<Self>, _occasion: &Occasion) -> Result<Box<dyn Hold>> {
+    fn take(self: Box<Self>, _occasion: &Occasion) -> Result<Box<dyn Quiesced>> {
         Ok(self)
     }
 }
 
-impl Hold for Checkpointed {
-    fn intact(&mut self) -> Result<()> {
-        self.session.intact()
+impl Quiesced for Checkpointed {
+    fn still_quiesced(&mut self) -> Result<()> {
+        self.session.still_quiesced()
     }
 
     fn release(mut self: Box<Self>) -> Result<()> {
-        // The server lived until now.
+        // The answer proves that the server lived until now.
         self.session.ask("SELECT 1;", &self.deadline.anew(crate::RELEASE_LIMIT))?;
         self.session.close();
         Ok(())

@@ -1,7 +1,8 @@
-//! What the watchdog asks of each kind of application.
+//! The interface between the watchdog and each kind of application.
 //!
-//! Quiescing has two steps, so that applications are held for as short as may be: all are prepared (what takes long and
-//! holds nobody: checkpoints, syncs), then all are taken. What is taken is a [`Hold`].
+//! Quiescing has two steps, to keep the interruption short. First all applications are prepared:
+//! long work that stops nobody, such as checkpoints and syncs. Then each is taken, which gives a
+//! [`Quiesced`].
 
 use std::path::Path;
 use std::sync::Arc;
@@ -9,7 +10,7 @@ use std::time::Duration;
 
 use hrl::{Clock, Error, ErrorKind, Result};
 
-/// An end of time that is common to many steps.
+/// A point in time that ends many steps.
 #[derive(Clone)]
 pub(crate) struct Deadline {
     clock: Arc<dyn Clock>,
@@ -22,18 +23,18 @@ impl Deadline {
         Self { clock, at }
     }
 
-    /// The earlier of this one and `limit` from now.
+    /// Returns the earlier of this deadline and `limit` from now.
     pub(crate) fn within(&self, limit: Duration) -> Self {
         let at = self.at.min(self.clock.elapsed().saturating_add(limit));
         Self { clock: self.clock.clone(), at }
     }
 
-    /// `limit` from now, whatever this one says: for releasing.
+    /// Returns a deadline `limit` from now, even if this one is over; for releasing.
     pub(crate) fn anew(&self, limit: Duration) -> Self {
         Self::after(self.clock.clone(), limit)
     }
 
-    /// Zero when it is over.
+    /// Returns the time that is left; zero once it is over.
     pub(crate) fn left(&self) -> Duration {
         self.at.saturating_sub(self.clock.elapsed())
     }
@@ -42,7 +43,7 @@ impl Deadline {
         self.left().is_zero()
     }
 
-    /// `Unavailable` when it is over.
+    /// Fails with `Unavailable` once the deadline is over.
     pub(crate) fn check(&self, name: &str) -> Result<()> {
         if self.is_over() { Err(too_late(name)) } else { Ok(()) }
     }
@@ -52,17 +53,17 @@ pub(crate) fn too_late(name: &str) -> Error {
     Error::new(ErrorKind::Unavailable, "quiesce", name).message("it took longer than its limit")
 }
 
-/// What a provider is told of the point to be.
+/// What a provider knows about the coming point.
 #[derive(Clone)]
 pub(crate) struct Occasion {
     pub volume: String,
     pub label: String,
     pub deadline: Deadline,
-    /// A file system is frozen after all others, so what they wrote is on the disk then.
+    /// A file system is frozen after all other applications, which puts their writes on disk.
     pub freezes: bool,
 }
 
-/// Where in the order a provider stands: what writes to another comes before it.
+/// Position in the order of quiescing. A writer comes before what it writes to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Rank {
     Script,
@@ -71,35 +72,37 @@ pub(crate) enum Rank {
     FileSystem,
 }
 
-/// One application, as its specification says.
+/// One application, as its specification describes it.
 pub(crate) trait Provider: Send + Sync {
-    /// Name for errors.
+    /// Returns the name for errors.
     fn name(&self) -> String;
     fn rank(&self) -> Rank;
-    /// Refuses, in the agent and before anything is done, what can never work or would stop the writes to one of `written`.
+    /// Refuses what can never work or would block a write to one of `written`. Runs in the agent,
+    /// before anything is quiesced.
     fn check(&self, _written: &[&Path]) -> Result<()> {
         Ok(())
     }
-    /// Does what takes long and holds nobody.
+    /// Does long work that stops nobody.
     fn prepare(&self, occasion: &Occasion) -> Result<Box<dyn Prepared>>;
-    /// In the agent, when the watchdog was killed while it took or held this one: lets go what did not end with it.
+    /// Releases what a killed watchdog left quiesced. Runs in the agent.
     fn rescue(&self, _volume: &str) -> Result<()> {
         Ok(())
     }
 }
 
-/// An application that is ready to be taken. Dropped, it is as it was before.
+/// An application ready to be taken. Dropping it restores its condition.
 pub(crate) trait Prepared: Send {
-    /// Quiesces it within the deadline. On failure nothing is held.
-    fn take(self: Box<Self>, occasion: &Occasion) -> Result<Box<dyn Hold>>;
+    /// Quiesces the application within the deadline. On failure it is not quiesced.
+    fn take(self: Box<Self>, occasion: &Occasion) -> Result<Box<dyn Quiesced>>;
 }
 
-/// An application that is quiesced.
-pub(crate) trait Hold: Send {
-    /// An error when it is known to have gone on. Returns at once.
-    fn intact(&mut self) -> Result<()> {
+/// A quiesced application.
+pub(crate) trait Quiesced: Send {
+    /// Fails if the application is known to have resumed. Returns at once.
+    fn still_quiesced(&mut self) -> Result<()> {
         Ok(())
     }
-    /// Lets it go on. An error when it may have gone on before: then the point is not consistent.
+    /// Releases the application. Fails if it may have resumed earlier: the point is then not
+    /// consistent.
     fn release(self: Box<Self>) -> Result<()>;
 }

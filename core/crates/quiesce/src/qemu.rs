@@ -1,8 +1,10 @@
-//! `qemu-ga:SOCKET`: the guest's own file systems, frozen by the QEMU guest agent over its UNIX socket.
+//! `qemu-ga:SOCKET`: the guest's own file systems, frozen by the QEMU guest agent over its UNIX
+//! socket.
 //!
-//! The socket is a serial line with a history: a byte 0xFF first makes the agent forget half a command, and
-//! `guest-sync-delimited` makes it answer 0xFF and a number of ours, before which everything is thrown away. A guest stays
-//! frozen when its host forgets it, so this socket is held until the thaw.
+//! The socket is a serial line with a history. A byte 0xFF makes the agent forget half a command.
+//! `guest-sync-delimited` makes it answer 0xFF and a number that we choose; everything before that
+//! is discarded. A guest stays frozen even if its host forgets it, so the socket stays open until
+//! the thaw.
 //!
 //! The protocol: <https://www.qemu.org/docs/master/interop/qemu-ga-ref.html>.
 
@@ -14,7 +16,7 @@ use std::time::Duration;
 use hrl::{Clock, Error, ErrorKind, Result, SystemClock};
 use serde_json::Value;
 
-use crate::provider::{Deadline, Hold, Occasion, Prepared, Provider, Rank, too_late};
+use crate::provider::{Deadline, Occasion, Prepared, Provider, Quiesced, Rank, too_late};
 use crate::spec::Spec;
 
 const DELIMITER: u8 = 0xff;
@@ -69,7 +71,7 @@ struct Connected {
 }
 
 impl Prepared for Connected {
-    fn take(mut self: Box<Self>, occasion: &Occasion) -> Result<Box<dyn Hold>> {
+    fn take(mut self: Box<Self>, occasion: &Occasion) -> Result<Box<dyn Quiesced>> {
         let taken =
             self.client.call("guest-fsfreeze-freeze", &occasion.deadline).and_then(|frozen| {
                 match frozen.as_u64() {
@@ -81,7 +83,8 @@ impl Prepared for Connected {
         match taken {
             Ok(()) => Ok(self),
             Err(error) => {
-                // A guest that did not answer in time may have frozen all the same. The first failure is the one that is told.
+                // A guest that did not answer in time may still have frozen. The caller gets the
+                // first failure.
                 let deadline = self.deadline.anew(crate::RELEASE_LIMIT);
                 let _ = self.client.sync(&deadline);
                 let _ = self.client.call("guest-fsfreeze-thaw", &deadline);
@@ -91,11 +94,11 @@ impl Prepared for Connected {
     }
 }
 
-impl Hold for Connected {
+impl Quiesced for Connected {
     fn release(mut self: Box<Self>) -> Result<()> {
         let deadline = self.deadline.anew(crate::RELEASE_LIMIT);
         let frozen = self.client.expect_status("frozen", &deadline);
-        // Asked to thaw whatever it says of itself.
+        // The thaw is sent whatever status the guest reports.
         self.client.call("guest-fsfreeze-thaw", &deadline)?;
         frozen
     }
@@ -105,12 +108,12 @@ struct Client {
     name: String,
     stream: UnixStream,
     received: Vec<u8>,
-    /// Nothing was asked since the last synchronisation that has not been answered.
+    /// Every command since the last synchronisation was answered.
     since_sync: bool,
 }
 
 impl Client {
-    /// Makes both sides forget what was before.
+    /// Makes both sides discard earlier bytes.
     fn sync(&mut self, deadline: &Deadline) -> Result<()> {
         let mut random = [0; 4];
         SystemClock::default().fill_random(&mut random);
@@ -141,7 +144,7 @@ impl Client {
             .found(found))
     }
 
-    /// Asks for one command; gives what it returns.
+    /// Sends a command and returns its result.
     fn call(&mut self, command: &str, deadline: &Deadline) -> Result<Value> {
         if !self.since_sync {
             self.sync(deadline)?;
@@ -169,7 +172,7 @@ impl Client {
         self.stream.write_all(bytes).map_err(io)
     }
 
-    /// What comes before the next `end`, which is taken too.
+    /// Removes and returns the bytes before the next `end`; removes `end` too.
     fn receive_until(&mut self, end: u8, deadline: &Deadline) -> Result<Vec<u8>> {
         let io = |error| Error::io("speak with", &self.name, error);
         loop {
@@ -200,7 +203,7 @@ impl Client {
     }
 }
 
-/// The value of an answer; `None` if it is not JSON.
+/// Returns the value of an answer; `None` if it is not JSON.
 fn parse(text: &str) -> Option<Value> {
     serde_json::from_str(text).ok()
 }

@@ -1,8 +1,9 @@
-//! `redis:SOCKET` or `redis:HOST:PORT`: writes paused, and what was written made durable.
+//! `redis:SOCKET` or `redis:HOST:PORT`: writes paused, and earlier writes made durable.
 //!
-//! `CLIENT PAUSE … WRITE` (Redis 6.2) holds every write at the server, which ends it by itself a little after the limit. With
-//! an append-only file, that is synced (`WAITAOF`, Redis 7.2; earlier versions need `appendfsync always` or a frozen file
-//! system after it); without one the data set is saved (`BGSAVE`) while writes wait. Options: `password-file`, `login`.
+//! `CLIENT PAUSE … WRITE` (Redis 6.2) delays every write at the server; the pause expires a little
+//! after the limit. An append-only file is synced by `WAITAOF` (Redis 7.2). Earlier versions need
+//! `appendfsync always` or a frozen file system. Without such a file the data set is saved
+//! (`BGSAVE`) during the pause. Options: `password-file`, `login`.
 //!
 //! The protocol is RESP 2: <https://redis.io/docs/latest/develop/reference/protocol-spec/>.
 
@@ -14,10 +15,10 @@ use std::time::Duration;
 
 use hrl::{Error, ErrorKind, Result};
 
-use crate::provider::{Deadline, Hold, Occasion, Prepared, Provider, Rank, too_late};
+use crate::provider::{Deadline, Occasion, Prepared, Provider, Quiesced, Rank, too_late};
 use crate::spec::Spec;
 
-/// The pause at the server outlives the limit by this much, so that it is ours that decides.
+/// How much the server's pause outlives the limit, so that the watchdog's release comes first.
 const PAUSE_MARGIN: Duration = Duration::from_secs(2);
 const POLL: Duration = Duration::from_millis(10);
 /// Longest answer, longest array, deepest nesting.
@@ -98,7 +99,7 @@ impl Provider for Redis {
     }
 }
 
-/// How what was written gets onto the disk.
+/// How earlier writes reach the disk.
 #[derive(Clone, Copy)]
 enum Durable {
     Already,
@@ -141,7 +142,7 @@ impl Connected {
             .message("the server could not save its data set"))
     }
 
-    /// Waits until no save runs, and gives what the server says of its files.
+    /// Waits until no save runs, and returns the server's report on its files.
     fn wait_for_save(&mut self, deadline: &Deadline) -> Result<String> {
         loop {
             let answer = self.client.ask(&["INFO", "persistence"], deadline)?;
@@ -156,13 +157,13 @@ impl Connected {
 }
 
 impl Prepared for Connected {
-    fn take(mut self: Box<Self>, occasion: &Occasion) -> Result<Box<dyn Hold>> {
+    fn take(mut self: Box<Self>, occasion: &Occasion) -> Result<Box<dyn Quiesced>> {
         let pause = (occasion.deadline.left() + PAUSE_MARGIN).as_millis().to_string();
         self.client.ask(&["CLIENT", "PAUSE", &pause, "WRITE"], &occasion.deadline)?;
         match self.make_durable() {
             Ok(()) => Ok(self),
             Err(error) => {
-                // The failure that led here is the one that is told.
+                // The caller gets the first failure.
                 let _ = self.release();
                 Err(error)
             }
@@ -170,7 +171,7 @@ impl Prepared for Connected {
     }
 }
 
-impl Hold for Connected {
+impl Quiesced for Connected {
     fn release(mut self: Box<Self>) -> Result<()> {
         let deadline = self.deadline.anew(crate::RELEASE_LIMIT);
         self.client.ask(&["CLIENT", "UNPAUSE"], &deadline).map(drop)
@@ -218,7 +219,7 @@ impl Write for Stream {
     }
 }
 
-/// A value of the protocol, as far as it is needed.
+/// A value of the protocol, as far as this client needs it.
 #[derive(Debug, PartialEq, Eq)]
 enum Answer {
     Text(String),
@@ -227,7 +228,7 @@ enum Answer {
 }
 
 impl Answer {
-    /// All texts in it, in order.
+    /// Returns all texts in the value, in order.
     fn texts(&self) -> Vec<&str> {
         match self {
             Self::Text(text) => vec![text],
@@ -254,7 +255,7 @@ impl Client {
     }
 }
 
-/// Reads an answer, and tells the texts in it. Feature `testing`.
+/// Reads an answer and returns its texts. Feature `testing`.
 #[cfg(any(test, feature = "testing"))]
 pub fn read_redis_answer(mut from: &[u8]) -> Result<Vec<String>> {
     let answer = read_answer(&mut from, DEPTH_MAX, "redis")?;
@@ -311,7 +312,7 @@ mod tests {
     }
 
     #[test]
-    fn answers_are_read() {
+    fn answers_are_decoded() {
         let answer = read(b"*2\r\n$10\r\nappendonly\r\n$3\r\nyes\r\n").expect("read");
         assert_eq!(answer.texts(), ["appendonly", "yes"]);
         assert_eq!(

@@ -1,8 +1,8 @@
-//! `script:PATH`, or `script:?pre=COMMAND&post=COMMAND`: hooks of the operator's.
+//! `script:PATH`, or `script:?pre=COMMAND&post=COMMAND`: hooks of the operator.
 //!
-//! An executable is run as `PATH pre` and `PATH post`, commands by the shell. Each has `limit-ms` (default 10 s, and for
-//! `pre` no more than is left); at its limit its whole process group is killed. `post` runs whenever `pre` was started,
-//! also when that failed.
+//! An executable runs as `PATH pre` and `PATH post`; commands run in the shell. Each has `limit-ms`
+//! (default 10 s; for `pre` at most what is left). At its limit the whole process group is killed.
+//! `post` runs whenever `pre` was started, even if `pre` failed.
 
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
@@ -11,7 +11,7 @@ use std::time::Duration;
 use hrl::{Error, ErrorKind, Result, SystemClock};
 
 use crate::child::{Running, Said, quiet};
-use crate::provider::{Deadline, Hold, Occasion, Prepared, Provider, Rank};
+use crate::provider::{Deadline, Occasion, Prepared, Provider, Quiesced, Rank};
 use crate::spec::Spec;
 
 const LIMIT: Duration = Duration::from_secs(10);
@@ -95,7 +95,7 @@ impl Script {
     }
 }
 
-/// What hooks are told.
+/// What hooks learn about the point.
 #[derive(Clone)]
 struct About {
     volume: String,
@@ -122,15 +122,15 @@ impl Provider for Script {
 }
 
 impl Prepared for Script {
-    fn take(self: Box<Self>, occasion: &Occasion) -> Result<Box<dyn Hold>> {
+    fn take(self: Box<Self>, occasion: &Occasion) -> Result<Box<dyn Quiesced>> {
         let about = About { volume: occasion.volume.clone(), label: occasion.label.clone() };
         let pre = self.run("pre", &about, &occasion.deadline.within(self.limit));
-        let hold = Box::new(Hooked { deadline: occasion.deadline.clone(), script: *self, about });
+        let hooked = Box::new(Hooked { deadline: occasion.deadline.clone(), script: *self, about });
         match pre {
-            Ok(()) => Ok(hold),
+            Ok(()) => Ok(hooked),
             Err(error) => {
-                // The failure that led here is the one that is told.
-                let _ = hold.release();
+                // The caller gets the first failure.
+                let _ = hooked.release();
                 Err(error)
             }
         }
@@ -143,7 +143,7 @@ struct Hooked {
     deadline: Deadline,
 }
 
-impl Hold for Hooked {
+impl Quiesced for Hooked {
     fn release(self: Box<Self>) -> Result<()> {
         self.script.run("post", &self.about, &self.deadline.anew(self.script.limit))
     }

@@ -1,8 +1,9 @@
-//! A database's own command-line client, held open through pipes.
+//! A database's own command-line client, kept open through pipes.
 //!
-//! The client keeps the connection that a lock belongs to. Each question ends with an echo that the client prints when it
-//! has come that far; a client that ends instead (they are started so that an error ends them) is an error with what it
-//! said. When the watchdog dies the pipes close, the client ends, and the database lets go of what the connection held.
+//! The client keeps the connection that a lock belongs to. Each question ends with an echo, which
+//! the client prints after the answer. Clients are started so that an error ends them; such an end
+//! becomes an error with the client's output. If the watchdog dies, the pipes close, the client
+//! ends, and the database releases the connection's locks.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::process::{ChildStdin, Command, Stdio};
@@ -16,9 +17,9 @@ use crate::provider::{Deadline, too_late};
 
 /// Longest line of an answer; longer ones are cut.
 const LINE_BYTES_MAX: u64 = 4 << 10;
-/// Lines that wait to be read; the client waits when there are more.
+/// Lines that wait to be read; beyond it the client waits.
 const LINES_MAX: usize = 256;
-/// A client whose input was closed has this long to end.
+/// How long a client may take to end after its input was closed.
 const END_LIMIT: Duration = Duration::from_secs(2);
 
 /// A running client.
@@ -28,13 +29,13 @@ pub(crate) struct Session {
     input: Option<ChildStdin>,
     lines: Receiver<String>,
     said: Said,
-    /// Makes the client print its argument on a line of its own.
+    /// Returns a command that prints its argument on a separate line.
     echo: fn(&str) -> String,
     asked: u32,
 }
 
 impl Session {
-    /// Starts a client. `name` is that of the application, for errors.
+    /// Starts a client. Errors show `name`, the application.
     pub(crate) fn start(
         command: &mut Command,
         name: &str,
@@ -63,7 +64,7 @@ impl Session {
         Ok(Self { name: name.to_owned(), running, input, lines, said, echo, asked: 0 })
     }
 
-    /// Sends statements and waits until they are done; gives the lines of the answer.
+    /// Sends statements, waits until they are done, and returns the lines of the answer.
     pub(crate) fn ask(&mut self, statements: &str, deadline: &Deadline) -> Result<Vec<String>> {
         self.asked += 1;
         let mark = format!("hrl-done-{}", self.asked);
@@ -84,8 +85,8 @@ impl Session {
         }
     }
 
-    /// An error when the client has ended, and with it whatever its connection held.
-    pub(crate) fn intact(&mut self) -> Result<()> {
+    /// Fails if the client, and with it the lock, has ended.
+    pub(crate) fn still_quiesced(&mut self) -> Result<()> {
         match self.running.ended() {
             None => Ok(()),
             Some(_) => Err(self.lost("its client ended, and with it the lock")),
@@ -100,7 +101,7 @@ impl Session {
     }
 
     fn ended_early(&mut self, deadline: &Deadline) -> Error {
-        // Its last words may come a little after its streams closed.
+        // The client's last words may come a little after its streams closed.
         self.running.wait(&deadline.within(Duration::from_millis(200)));
         self.lost("its client ended")
     }

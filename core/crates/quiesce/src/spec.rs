@@ -1,12 +1,13 @@
-//! How an application is named in one line of text: `KIND:TARGET?OPTION=VALUE&OPTION=VALUE`.
+//! Specifications of applications, one line of text each: `KIND:TARGET?OPTION=VALUE&OPTION=VALUE`.
 //!
-//! `%XX` stands for a byte in target and values, so that they may hold `?`, `&` and `%`. Every surface (options, policy
-//! files, Python, C) hands such lines on, and this is the one place that takes them apart. `core/docs/quiesce.md` lists
-//! the kinds.
+//! `%XX` stands for a byte in target and values, which may thus contain `?`, `&` and `%`. Options,
+//! policy files, Python and C pass such lines on unparsed; this is the only parser.
+//! `core/docs/quiesce.md` lists the kinds.
 
 use std::path::PathBuf;
 use std::time::Duration;
 
+use hrl::bytes::percent_decode;
 use hrl::{Error, ErrorKind, Result};
 
 use crate::provider::Provider;
@@ -15,7 +16,7 @@ use crate::{filesystem, mariadb, postgresql, qemu, redis, script, sqlite};
 /// Kinds of applications, for messages.
 const KINDS: &str = "fs, script, qemu-ga, postgresql, mariadb, mysql, sqlite or redis";
 
-/// One specification, taken apart.
+/// A parsed specification.
 #[derive(Clone, Debug)]
 pub(crate) struct Spec {
     pub text: String,
@@ -25,7 +26,7 @@ pub(crate) struct Spec {
 }
 
 impl Spec {
-    /// `InvalidInput` for what does not follow the form.
+    /// Parses a specification. `InvalidInput` if it has not the form above.
     pub(crate) fn parse(text: &str) -> Result<Self> {
         let bad = || {
             Error::new(ErrorKind::InvalidInput, "read quiesce specification", format!("{text:?}"))
@@ -33,7 +34,7 @@ impl Spec {
         let (kind, rest) = text.split_once(':').ok_or_else(|| bad().expected("KIND:TARGET"))?;
         let (target, query) = rest.split_once('?').unwrap_or((rest, ""));
         let decoded = |value: &str| {
-            percent_decoded(value).ok_or_else(|| bad().expected("%XX of a UTF-8 byte").found(value))
+            percent_decode(value).ok_or_else(|| bad().expected("%XX of a UTF-8 byte").found(value))
         };
         let mut options = Vec::new();
         for pair in query.split('&').filter(|pair| !pair.is_empty()) {
@@ -51,7 +52,7 @@ impl Spec {
         Ok(Self { text: text.to_owned(), kind: kind.to_owned(), target, options })
     }
 
-    /// An error about this specification.
+    /// Returns an error about this specification.
     pub(crate) fn bad(&self) -> Error {
         Error::new(
             ErrorKind::InvalidInput,
@@ -64,7 +65,7 @@ impl Spec {
         self.options.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str())
     }
 
-    /// An option that is a time in milliseconds.
+    /// Returns an option that is a time in milliseconds.
     pub(crate) fn milliseconds(&self, name: &str, default: Duration) -> Result<Duration> {
         let Some(value) = self.option(name) else { return Ok(default) };
         let number = value.parse().ok().filter(|number| (1..=3_600_000).contains(number));
@@ -73,7 +74,7 @@ impl Spec {
         })
     }
 
-    /// The target as a path.
+    /// Returns the target as a path. Errors call it `what`.
     pub(crate) fn absolute_path(&self, what: &str) -> Result<PathBuf> {
         let path = PathBuf::from(&self.target);
         if path.is_absolute() {
@@ -82,7 +83,7 @@ impl Spec {
         Err(self.bad().expected(format_args!("{what} as an absolute path")).found(&self.target))
     }
 
-    /// `InvalidInput` names an option that is not among `known`.
+    /// Checks that all options are among `known`.
     pub(crate) fn finish(&self, known: &[&str]) -> Result<()> {
         match self.options.iter().find(|(name, _)| !known.contains(&name.as_str())) {
             None => Ok(()),
@@ -96,7 +97,7 @@ impl Spec {
     }
 }
 
-/// The provider that a specification asks for.
+/// Returns the provider for a specification.
 pub(crate) fn provider(text: &str) -> Result<Box<dyn Provider>> {
     let spec = Spec::parse(text)?;
     Ok(match spec.kind.as_str() {
@@ -109,21 +110,6 @@ pub(crate) fn provider(text: &str) -> Result<Box<dyn Provider>> {
         "redis" => Box::new(redis::Redis::new(spec)?),
         _ => return Err(spec.bad().expected(KINDS).found(&spec.kind)),
     })
-}
-
-fn percent_decoded(text: &str) -> Option<String> {
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.bytes();
-    while let Some(byte) = rest.next() {
-        if byte == b'%' {
-            let digit = |byte: u8| char::from(byte).to_digit(16);
-            let (high, low) = (digit(rest.next()?)?, digit(rest.next()?)?);
-            bytes.push((high * 16 + low) as u8);
-        } else {
-            bytes.push(byte);
-        }
-    }
-    String::from_utf8(bytes).ok()
 }
 
 #[cfg(test)]

@@ -1,10 +1,12 @@
 //! `sqlite:PATH`: the write lock of a SQLite database.
 //!
-//! The write-ahead log is checkpointed into the database as far as others let it, then `BEGIN IMMEDIATE` keeps writers out;
-//! readers go on. What was written is synced, so that the point is whole without a freeze of the file system too. Locks of
-//! SQLite are not fair, and its own wait tries once in 100 ms after a while: a writer that hardly ever rests would keep it
-//! out for ever. So short waits are repeated until the deadline. The client is `sqlite3`.
-//! Options: `user`, the user of the system to run it as, `client`, another program.
+//! The write-ahead log is checkpointed into the database as far as other clients permit. Then
+//! `BEGIN IMMEDIATE` stops writers, while readers continue. Written data is synced, so the point is
+//! complete even if the file system is not frozen.
+//!
+//! SQLite's locks are not fair, and its own wait soon retries only every 100 ms, so a busy writer
+//! could win forever. Short waits are therefore repeated until the deadline. The client is
+//! `sqlite3`. Options: `user`, the system's user who runs it; `client`, another client program.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -12,11 +14,11 @@ use std::time::Duration;
 use hrl::{Error, ErrorKind, Result};
 
 use crate::child::quiet_as;
-use crate::provider::{Deadline, Hold, Occasion, Prepared, Provider, Rank};
+use crate::provider::{Deadline, Occasion, Prepared, Provider, Quiesced, Rank};
 use crate::session::Session;
 use crate::spec::Spec;
 
-/// One wait for a lock.
+/// Length of one wait for a lock.
 const TRY: Duration = Duration::from_millis(10);
 
 pub(crate) struct Sqlite {
@@ -48,19 +50,20 @@ impl Provider for Sqlite {
     }
 
     fn prepare(&self, occasion: &Occasion) -> Result<Box<dyn Prepared>> {
-        // The client would make a database that is not there.
+        // The client would create a missing database.
         if !self.path.is_file() {
             return Err(Error::new(ErrorKind::NotFound, "quiesce", self.path.display()));
         }
         let deadline = &occasion.deadline;
         let mut command = quiet_as(self.user.as_deref(), "/bin/sh");
-        // Its errors become part of its answers.
+        // The client's errors become part of its answers.
         command.args(["-c", r#"exec "$0" "$@" 2>&1"#, &self.client, "-batch"]).arg(&self.path);
         let session = Session::start(&mut command, &self.name, |mark| format!(".print {mark}"))?;
         let deadline = deadline.clone();
         let mut opened =
             Opened { session, name: self.name.clone(), path: self.path.clone(), deadline };
-        // Others may keep the log from being emptied: that is no failure, it belongs to the database then.
+        // Readers may keep the log from being emptied. That is no failure: it then belongs to the
+        // database.
         opened.ask(&format!(".timeout {}\nPRAGMA wal_checkpoint(TRUNCATE);", TRY.as_millis()))?;
         Ok(Box::new(opened))
     }
@@ -74,7 +77,7 @@ struct Opened {
 }
 
 impl Opened {
-    /// Says something until the database is not locked by somebody else.
+    /// Repeats statements until no other client locks the database.
     fn ask(&mut self, statements: &str) -> Result<()> {
         loop {
             let answer = self.session.ask(statements, &self.deadline)?;
@@ -90,7 +93,7 @@ impl Opened {
 }
 
 impl Prepared for Opened {
-    fn take(mut self: Box<Self>, _occasion: &Occasion) -> Result<Box<dyn Hold>> {
+    fn take(mut self: Box<Self>, _occasion: &Occasion) -> Result<Box<dyn Quiesced>> {
         self.ask("BEGIN IMMEDIATE;")?;
         sync(&self.path)?;
         let mut log = self.path.clone().into_os_string();
@@ -103,13 +106,13 @@ impl Prepared for Opened {
     }
 }
 
-impl Hold for Opened {
-    fn intact(&mut self) -> Result<()> {
-        self.session.intact()
+impl Quiesced for Opened {
+    fn still_quiesced(&mut self) -> Result<()> {
+        self.session.still_quiesced()
     }
 
     fn release(mut self: Box<Self>) -> Result<()> {
-        // Fails where the transaction has ended already.
+        // Fails if the transaction has already ended.
         self.deadline = self.deadline.anew(crate::RELEASE_LIMIT);
         self.ask("COMMIT;")?;
         self.session.close();

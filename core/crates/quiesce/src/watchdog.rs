@@ -1,15 +1,20 @@
-//! The watchdog: the process that quiesces applications for an agent, and lets them go whatever becomes of it.
+//! The watchdog: the process that quiesces applications for an agent, and releases them whatever
+//! happens to the agent.
 //!
-//! It is started for one point, before anything is quiesced, with its standard input as the socket to the agent. It holds what
-//! is needed to let go (the open mount, the database's session, the guest's socket), so it needs nothing of the agent's.
+//! It is started for one point, before anything is quiesced; its standard input is the socket to
+//! the agent. It owns what a release needs (the open mount, the database's session, the guest's
+//! socket), and so does not depend on the agent.
 //!
-//! Invariants kept:
-//! - what was taken is released when the agent says so, when its socket closes (it died), when a hold is lost, and at
-//!   the deadline, whichever comes first, once each, in reverse order;
-//! - at the deadline the agent is told `expired` *before* the first release, so that it marks no point after that;
-//! - a step that ends after that (a freeze that hung in a slow disk) is released as soon as it ends;
-//! - a release that hangs does not keep the next from being tried;
-//! - signals that end a service do not end it; it ends by itself when nothing is held.
+//! Invariants:
+//! - Applications are released once each, in reverse order, at the first of these: the agent's
+//!   request, the end of its socket, a lost application, the deadline.
+//! - At the deadline `expired` is sent *before* the first release, so that the agent marks no point
+//!   afterwards.
+//! - A step that ends after the deadline, such as a freeze of a slow disk, is released as soon as
+//!   it ends.
+//! - A hanging release does not delay the next.
+//! - Signals that end a service do not end the watchdog. It ends by itself once everything is
+//!   released.
 
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
@@ -21,24 +26,25 @@ use std::time::Duration;
 use hrl::sync::lock::{Mutex, MutexGuard};
 use hrl::{Clock, Error, ErrorKind, Result, SystemClock};
 
-use crate::provider::{Deadline, Hold, Occasion, Provider, Rank, too_late};
+use crate::provider::{Deadline, Occasion, Provider, Quiesced, Rank, too_late};
 use crate::signals::block_endings;
 use crate::spec::provider;
 use crate::wire::{Channel, GREETING, Message};
 
-/// What is held is looked at this often.
+/// How often quiesced applications are checked.
 const LOOK: Duration = Duration::from_millis(20);
-/// A release that takes longer does not keep the next waiting.
+/// How long a release may delay the next.
 const RELEASE_PATIENCE: Duration = Duration::from_secs(1);
 /// Longest deadline.
 pub(crate) const LIMIT_MAX: Duration = Duration::from_secs(600);
-/// Providers in one watchdog.
+/// Most providers of one watchdog.
 pub(crate) const PROVIDERS_MAX: usize = 64;
 
-/// Runs the watchdog in this process, which an agent has started for it, and gives the exit code.
+/// Runs the watchdog in this process, which an agent has started for it. Returns the exit code.
 ///
-/// This is all that the program `hrl-watchdog` does. An embedder may give it another home: an executable that calls this first
-/// thing in `main`, before it has threads, and whose command is told by [`set_watchdog`](crate::set_watchdog).
+/// The program `hrl-watchdog` does only this. An embedder may use its own executable: it calls this
+/// function first in `main`, before it has threads, and passes its command to
+/// [`set_watchdog`](crate::set_watchdog).
 pub fn run_watchdog() -> ExitCode {
     match serve() {
         Ok(()) => ExitCode::SUCCESS,
@@ -51,12 +57,12 @@ pub fn run_watchdog() -> ExitCode {
 
 fn serve() -> Result<()> {
     block_endings();
-    // Out of the agent's session, so that neither its terminal nor a signal to its group reaches this process. A leader of
-    // a group cannot leave; then it has a group of its own already.
+    // Leaves the agent's session, so that neither its terminal nor a signal to its group reaches
+    // this process. A leader of a group cannot leave, but has its own group already.
     let _ = rustix::process::setsid();
     let io = |error| Error::io("open", "the socket to the agent", error);
     let socket = std::io::stdin().as_fd().try_clone_to_owned().map_err(io)?;
-    // A working directory in a file system that is frozen or unmounted would be in the way.
+    // A working directory on a frozen or unmounted file system would be in the way.
     let _ = std::env::set_current_dir("/");
     let mut channel = Channel::new(UnixStream::from(socket))?;
     let plan = match Plan::read(&mut channel) {
@@ -70,7 +76,7 @@ fn serve() -> Result<()> {
     plan.run(channel)
 }
 
-/// What is to be done.
+/// What the agent asked for.
 struct Plan {
     volume: String,
     label: String,
@@ -122,7 +128,7 @@ impl Plan {
         let sender = channel.sender()?;
         match channel.receive(Some(LIMIT_MAX)) {
             Ok(Some(Message { word, .. })) if word == "quiesce" => {}
-            // The agent changed its mind, or died: nothing is held.
+            // The agent changed its mind or died before anything was quiesced.
             _ => return Ok(()),
         }
         let (happened, happenings) = std::sync::mpsc::channel();
@@ -139,15 +145,15 @@ impl Plan {
             agent: Arc::new(Mutex::new(sender)),
         };
         let watch = Watch { taker: taker.clone(), happenings };
-        let told = happened.clone();
+        let finished = happened.clone();
         let work = std::thread::spawn(move || {
             let result = taker.take_all(&self.providers);
-            let _ = told.send(Happening::Taken(result));
+            let _ = finished.send(Happening::Taken(result));
         });
         std::thread::spawn(move || listen(channel, &happened));
         let released = watch.run();
-        watch.taker.tell(released);
-        // A step that hangs in the kernel is waited for, because its fruit must be released.
+        watch.taker.report_released(released);
+        // A step may hang in the kernel. Its result must be released, so it is waited for.
         let _ = work.join();
         Ok(())
     }
@@ -176,17 +182,17 @@ fn listen(mut channel: Channel, happened: &Sender<Happening>) {
     }
 }
 
-/// An error as it is told: its kind and its sentence.
+/// Returns the text of a `failed` message: an error's kind and sentence.
 fn failure(error: &Error) -> String {
     format!("{} {error}", error.kind().name())
 }
 
-/// What is held, and whether more may be.
+/// The quiesced applications, and whether more may follow.
 #[derive(Default)]
 struct Held {
-    holds: Vec<Box<dyn Hold>>,
+    quiesced: Vec<Box<dyn Quiesced>>,
     over: bool,
-    /// When the first of them began to be taken.
+    /// When the first application began to be taken.
     since: Option<Duration>,
     /// The application at work, for messages.
     current: String,
@@ -210,17 +216,18 @@ impl Taker {
         }
         for (number, (provider, prepared)) in providers.iter().zip(prepared).enumerate() {
             self.may_go_on(&**provider)?;
-            // Said before, so that the agent can let it go where this process is killed in the middle.
-            self.say("taking", &number.to_string());
+            // Sent before the step, so that the agent can release the application if this process
+            // is killed during it.
+            self.send("taking", &number.to_string());
             self.held().since.get_or_insert_with(|| self.clock.elapsed());
-            let hold = prepared.take(&self.occasion)?;
+            let one = prepared.take(&self.occasion)?;
             let mut held = self.held();
             if held.over {
                 drop(held);
-                hold.release()?;
+                one.release()?;
                 return Err(too_late(&provider.name()));
             }
-            held.holds.push(hold);
+            held.quiesced.push(one);
         }
         Ok(())
     }
@@ -238,57 +245,57 @@ impl Taker {
         self.held.lock()
     }
 
-    /// Tells the agent, who may be gone.
-    fn say(&self, word: &str, text: &str) {
+    /// Sends a message to the agent, which may be gone.
+    fn send(&self, word: &str, text: &str) {
         let mut agent = self.agent.lock();
         let _ = agent.send(word, text);
     }
 
     fn fail(&self, error: &Error) {
-        self.say("failed", &failure(error));
+        self.send("failed", &failure(error));
     }
 
-    fn tell(&self, released: Result<()>) {
+    fn report_released(&self, released: Result<()>) {
         if let Err(error) = released {
             self.fail(&error);
         }
         let since = self.held().since;
         let held = since.map_or(Duration::ZERO, |since| self.clock.elapsed().saturating_sub(since));
-        self.say("released", &held.as_micros().to_string());
+        self.send("released", &held.as_micros().to_string());
     }
 }
 
-/// Watches over what is held.
+/// Watches over the quiesced applications.
 struct Watch {
     taker: Taker,
     happenings: Receiver<Happening>,
 }
 
 impl Watch {
-    /// Until everything is released, or was given up to a thread that hangs.
+    /// Runs until everything is released, or left to a thread that hangs.
     fn run(&self) -> Result<()> {
         loop {
             let deadline = &self.taker.occasion.deadline;
             match self.happenings.recv_timeout(LOOK.min(deadline.left())) {
-                Ok(Happening::Taken(Ok(()))) => self.taker.say("quiesced", ""),
+                Ok(Happening::Taken(Ok(()))) => self.taker.send("quiesced", ""),
                 Ok(Happening::Taken(Err(error))) => {
                     self.taker.fail(&error);
                     return self.release();
                 }
                 Ok(Happening::Release) => {
-                    // What was lost before the release was lost at the mark, perhaps.
-                    let intact = self.intact();
-                    return intact.and(self.release());
+                    // An application found lost now may have been lost at the mark already.
+                    let still = self.still_quiesced();
+                    return still.and(self.release());
                 }
                 Ok(Happening::Gone) => return self.release(),
                 Err(RecvTimeoutError::Disconnected) => return self.release(),
                 Err(RecvTimeoutError::Timeout) => {
                     if deadline.is_over() {
                         let current = self.taker.held().current.clone();
-                        self.taker.say("expired", &current);
+                        self.taker.send("expired", &current);
                         return self.release();
                     }
-                    if let Err(error) = self.intact() {
+                    if let Err(error) = self.still_quiesced() {
                         self.taker.fail(&error);
                         return self.release();
                     }
@@ -297,22 +304,22 @@ impl Watch {
         }
     }
 
-    fn intact(&self) -> Result<()> {
-        self.taker.held().holds.iter_mut().try_for_each(|hold| hold.intact())
+    fn still_quiesced(&self) -> Result<()> {
+        self.taker.held().quiesced.iter_mut().try_for_each(|one| one.still_quiesced())
     }
 
-    /// Releases last to first, and tells the first failure.
+    /// Releases last to first; returns the first failure.
     fn release(&self) -> Result<()> {
-        let holds = {
+        let quiesced = {
             let mut held = self.taker.held();
             held.over = true;
-            std::mem::take(&mut held.holds)
+            std::mem::take(&mut held.quiesced)
         };
         let mut outcomes = Vec::new();
-        for hold in holds.into_iter().rev() {
+        for one in quiesced.into_iter().rev() {
             let (done, outcome) = channel();
             std::thread::spawn(move || {
-                let _ = done.send(hold.release());
+                let _ = done.send(one.release());
             });
             outcomes.push(match outcome.recv_timeout(RELEASE_PATIENCE) {
                 Ok(result) => Outcome::Known(result),
@@ -332,7 +339,7 @@ impl Outcome {
     fn wait(self) -> Result<()> {
         match self {
             Self::Known(result) => result,
-            // Its thread ends with an answer, however late, or panicked.
+            // The thread sends its result, however late, or has panicked.
             Self::Late(outcome) => outcome.recv().unwrap_or_else(|_| {
                 Err(Error::new(ErrorKind::Unavailable, "release", "an application"))
             }),

@@ -1,10 +1,12 @@
-//! What agent and watchdog say to each other: lines of a word and a text, over a socket pair.
+//! Messages between agent and watchdog: lines of a word and a text, over a socket pair.
 //!
-//! The agent sends `hrl-watchdog 1`, `volume`, `label`, `limit` (milliseconds), one `provider` for each, `start`; after
-//! `ready` it sends `quiesce`, and in the end `release`. The watchdog answers `ready`, `taking N` before it quiesces the
-//! provider with that number, `quiesced`, `failed` with a kind of error and a sentence, `expired` with what it was at, *before*
-//! it releases at the limit, and `released` when it has, with the
-//! microseconds since it took the first. The end of either side closes the socket, which the other sees.
+//! The agent sends `hrl-watchdog 1`, `volume`, `label`, `limit` (milliseconds), one `provider` for
+//! each application, and `start`. After `ready` it sends `quiesce`, and in the end `release`.
+//!
+//! The watchdog sends `ready`, `taking N` before it quiesces provider N, `quiesced`, `failed` with
+//! an error's kind and sentence, `expired` with its current provider *before* it releases at the
+//! limit, and `released` with the microseconds since the first was taken. When a process ends, its
+//! socket closes, which the peer notices.
 
 use std::io::{ErrorKind as Os, Read, Write};
 use std::os::unix::net::UnixStream;
@@ -16,7 +18,7 @@ use hrl::{Error, ErrorKind, Result};
 pub(crate) const GREETING: (&str, &str) = ("hrl-watchdog", "1");
 /// Longest line.
 const LINE_BYTES_MAX: usize = 64 << 10;
-/// The other side takes a line at once, or it is stopped.
+/// How long a line may wait to be accepted.
 const SEND_LIMIT: Duration = Duration::from_millis(500);
 
 /// One line.
@@ -26,7 +28,7 @@ pub(crate) struct Message {
     pub text: String,
 }
 
-/// One end.
+/// One end of the socket pair.
 pub(crate) struct Channel {
     stream: UnixStream,
     received: Vec<u8>,
@@ -38,7 +40,7 @@ impl Channel {
         Ok(Self { stream, received: Vec::new() })
     }
 
-    /// A second handle for sending.
+    /// Returns a second handle, for sending.
     pub(crate) fn sender(&self) -> Result<Self> {
         Self::new(self.stream.try_clone().map_err(|error| failed("open", error))?)
     }
@@ -46,14 +48,15 @@ impl Channel {
     pub(crate) fn send(&mut self, word: &str, text: &str) -> Result<()> {
         let line = encode(word, text);
         if line.len() > LINE_BYTES_MAX {
-            return Err(Error::new(ErrorKind::InvalidInput, "tell the watchdog", word)
+            return Err(Error::new(ErrorKind::InvalidInput, "send to the watchdog", word)
                 .expected(format_args!("at most {LINE_BYTES_MAX} bytes"))
                 .found(line.len()));
         }
         self.stream.write_all(line.as_bytes()).map_err(|error| failed("write to", error))
     }
 
-    /// The next line; `None` when none came within `limit` (without one: ever). An error when the other side is gone.
+    /// Returns the next line; `None` if none came within `limit` (without one, waits forever).
+    /// Fails if the peer is gone.
     pub(crate) fn receive(&mut self, limit: Option<Duration>) -> Result<Option<Message>> {
         let limit = limit.map(|limit| limit.max(Duration::from_millis(1)));
         self.stream.set_read_timeout(limit).map_err(|error| failed("read from", error))?;
@@ -78,7 +81,7 @@ impl Channel {
         }
     }
 
-    /// Nothing was said and the other side is there. Never waits.
+    /// Returns whether the peer is connected and has sent nothing. Never waits.
     pub(crate) fn is_silent(&self) -> bool {
         use rustix::net::{RecvFlags, recv};
         let mut byte = [0];
@@ -93,7 +96,7 @@ fn encode(word: &str, text: &str) -> String {
     format!("{word} {escaped}\n")
 }
 
-/// Reads a line of agent or watchdog and writes it again, without its end. Feature `testing`.
+/// Decodes a line of agent or watchdog and encodes it again, without its end. Feature `testing`.
 #[cfg(any(test, feature = "testing"))]
 pub fn reprint_watchdog_line(line: &[u8]) -> Result<String> {
     let message = decode(line)?;
@@ -118,7 +121,7 @@ fn decode(line: &[u8]) -> Result<Message> {
 }
 
 fn gone() -> Error {
-    Error::new(ErrorKind::Unavailable, "hear from", "the other side of the watchdog's socket")
+    Error::new(ErrorKind::Unavailable, "receive from", "the other side of the watchdog's socket")
 }
 
 fn failed(operation: &'static str, error: std::io::Error) -> Error {
@@ -158,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn silence_ends_with_a_word_and_with_the_end() {
+    fn a_word_and_the_peers_end_break_the_silence() {
         let (mut a, b) = pair();
         assert!(b.is_silent());
         a.send("expired", "").expect("send");

@@ -1,7 +1,9 @@
-//! PostgreSQL, MariaDB and SQLite under load on a protected volume: every application-consistent point mounts without a
-//! replay of the file system's journal, and every point, crash-consistent ones too, recovers and passes all checks.
+//! PostgreSQL, MariaDB and SQLite under load on a protected volume. Every application-consistent
+//! point mounts without a replay of the file system's journal. Every point, even a crash-consistent
+//! one, recovers and passes all checks.
 //!
-//! Quick with a few points; `make test-long` takes 50 of each on ext4 and on xfs (`HRL_POINTS` changes that).
+//! Quick with a few points; `make test-long` takes 50 of each kind on ext4 and on xfs (`HRL_POINTS`
+//! changes that).
 
 mod parts;
 
@@ -24,7 +26,8 @@ use parts::{cannot_mount, run, wait_until};
 const LIMIT: Duration = Duration::from_secs(120);
 const DISK_BYTES: u64 = 1 << 30;
 
-/// A protected file, served over NBD, bridged to a loop device with a mounted file system. Taken apart from above.
+/// A protected file, served over NBD and bridged to a loop device with a mounted file system.
+/// Dropped from the top down.
 struct Rig {
     kind: &'static str,
     vault: Vault,
@@ -76,7 +79,7 @@ impl Rig {
         self.directory.path().join(name)
     }
 
-    /// Restores a point, looks at its file system, and at the databases in it.
+    /// Restores a point and checks its file system and databases.
     fn check(&self, point: &RecoveryPoint) -> [u64; 3] {
         let image = self.path("restored");
         let target = RestoreTarget::File { path: image.clone(), overwrite: true };
@@ -85,14 +88,14 @@ impl Rig {
         if point.kind == PointKind::App {
             self.expect_clean(&image);
         }
-        // The original is mounted beside it, which xfs knows by its identity.
+        // The original is mounted beside it, and xfs detects that by the identity.
         let options = if self.kind == "xfs" { "loop,nouuid" } else { "loop" };
         let mounted = Mounted::new(options, &image, &self.path("copy"));
         let databases = Databases::open(&mounted.0);
         databases.check()
     }
 
-    /// The file system needs no replay of its journal.
+    /// Checks that the file system needs no replay of its journal.
     fn expect_clean(&self, image: &Path) {
         let image = image.display().to_string();
         if self.kind == "ext4" {
@@ -104,8 +107,8 @@ impl Rig {
         }
     }
 
-    /// XFS leaves a record in its log on purpose when it freezes (for files that are open and deleted), so its log never
-    /// looks clean. All but the superblock's counters must be right without it.
+    /// XFS deliberately leaves a log record when it freezes (for open deleted files), so its log
+    /// never looks clean. All but the superblock's counters must be right without it.
     fn expect_whole_without_log(&self, image: &str) {
         let output = Command::new("xfs_repair").args(["-n", image]).output().expect("xfs_repair");
         let found = parts::text(&output);
@@ -145,7 +148,7 @@ impl Drop for Rig {
     }
 }
 
-/// A restored image, mounted.
+/// A restored and mounted image.
 struct Mounted(PathBuf);
 
 impl Mounted {
@@ -183,7 +186,7 @@ fn sweep(kind: &'static str, points: usize) {
         marked.push(rig.protection.mark(PointKind::Crash, "").expect("mark"));
         let limit = Duration::from_secs(30);
         marked.push(rig.protection.mark_quiesced(&applications, "", limit).expect("quiesced"));
-        held.push(applications.last_held().expect("held"));
+        held.push(applications.last_quiesced().expect("quiesced"));
     }
     drop(load);
     drop(databases);
@@ -207,7 +210,7 @@ fn sweep(kind: &'static str, points: usize) {
 }
 
 #[test]
-fn databases_on_ext4_are_whole_at_every_point() {
+fn databases_on_ext4_are_complete_at_every_point() {
     sweep("ext4", 2);
 }
 
@@ -217,12 +220,12 @@ fn many() -> usize {
 
 #[test]
 #[ignore = "long: 100 restores, each with three databases"]
-fn databases_on_ext4_are_whole_at_100_points() {
+fn databases_on_ext4_are_complete_at_100_points() {
     sweep("ext4", many());
 }
 
 #[test]
 #[ignore = "long: 100 restores, each with three databases"]
-fn databases_on_xfs_are_whole_at_100_points() {
+fn databases_on_xfs_are_complete_at_100_points() {
     sweep("xfs", many());
 }

@@ -18,7 +18,7 @@ fn vault(directory: &tempfile::TempDir) -> Vault {
     Vault::create(Arc::new(store), None, SystemClock::shared()).expect("vault")
 }
 
-/// A disk whose flush hangs for a while when it is told to.
+/// A disk whose flush hangs on request.
 struct Hanging {
     disk: MemoryDevice,
     hang: Mutex<Duration>,
@@ -53,7 +53,7 @@ impl BlockDevice for Hanging {
 }
 
 #[test]
-fn promise_8_applications_go_on_while_the_disk_hangs() {
+fn promise_8_applications_resume_while_the_disk_hangs() {
     set_watchdog([env!("CARGO_BIN_EXE_hrl-watchdog")]);
     let directory = tempfile::tempdir().expect("directory");
     let log = directory.path().join("log");
@@ -112,7 +112,7 @@ fn a_policy_without_applications_needs_no_provider() {
 }
 
 #[test]
-fn a_failover_and_a_failback_quiesce_by_the_policy_too() {
+fn failover_and_failback_quiesce_what_the_policy_names() {
     let directory = tempfile::tempdir().expect("directory");
     set_watchdog([env!("CARGO_BIN_EXE_hrl-watchdog")]);
     let log = directory.path().join("log");

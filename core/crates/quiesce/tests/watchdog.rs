@@ -1,7 +1,8 @@
-//! The watchdog against real parts: loop-mounted file systems, SQLite, scripts, a guest agent, and agents that die.
+//! The watchdog against real parts: loop-mounted file systems, SQLite, scripts, a guest agent, and
+//! agents that die.
 //!
-//! A test skips, and says why, where a tool or the rights for it are missing. Whatever is mounted is thawed and unmounted by
-//! a guard, because a writer on a frozen mount cannot be killed.
+//! A test is skipped, with a message, if a tool or permission is missing. A guard thaws and
+//! unmounts every mount, because a writer on a frozen mount cannot be killed.
 
 mod parts;
 
@@ -38,7 +39,7 @@ fn lines(path: &Path) -> Vec<String> {
     text.lines().map(str::to_owned).collect()
 }
 
-/// A script application that writes down what it was asked.
+/// A script application that records its calls.
 fn noting(log: &Path, pre: &str) -> String {
     let log = log.display();
     format!("script:?pre=echo pre $HRL_VOLUME >>{log}; {pre}&post=echo $HRL_PHASE >>{log}")
@@ -59,7 +60,7 @@ fn a_file_system_is_frozen_between_quiesce_and_release() {
     frozen.release().expect("thaw");
     writer.join().expect("writer").expect("write");
     frozen.release().expect("nothing to release");
-    // Somebody else's freeze is not ours to undo.
+    // A freeze of another program must not be undone.
     run("fsfreeze", &["-f", &mount.text()]);
     let error = frozen.quiesce(&request(5 * SECOND)).expect_err("frozen already");
     let _ = frozen.release();
@@ -69,7 +70,7 @@ fn a_file_system_is_frozen_between_quiesce_and_release() {
 }
 
 #[test]
-fn what_the_agent_writes_to_is_never_frozen() {
+fn a_file_system_that_the_agent_writes_to_is_refused() {
     if cannot_mount(&["mkfs.ext4"]) {
         return;
     }
@@ -89,7 +90,7 @@ fn what_the_agent_writes_to_is_never_frozen() {
 }
 
 #[test]
-fn promise_8_what_is_held_is_let_go_at_the_limit() {
+fn promise_8_applications_are_released_at_the_limit() {
     if cannot_mount(&["mkfs.ext4", "sqlite3"]) {
         return;
     }
@@ -102,7 +103,7 @@ fn promise_8_what_is_held_is_let_go_at_the_limit() {
     held.quiesce(&request(2 * SECOND)).expect("quiesce");
     assert_eq!(lines(&log), ["pre disk"]);
     assert!(mount.is_frozen());
-    // Nobody releases.
+    // No release is requested.
     wait_until(AT_ONCE, || !mount.is_frozen()).expect("thawed");
     let taken = start.elapsed();
     assert!(taken > SECOND && taken < 3 * SECOND, "{taken:?}");
@@ -137,7 +138,7 @@ fn a_lock_of_sqlite_keeps_writers_out_until_the_release() {
 }
 
 #[test]
-fn a_client_that_dies_is_no_hold() {
+fn a_lock_is_lost_with_its_client() {
     if missing(&["sqlite3", "pkill"]) {
         return;
     }
@@ -146,7 +147,7 @@ fn a_client_that_dies_is_no_hold() {
     parts::make_sqlite(&database);
     let held = applications(&[format!("sqlite:{}", database.display())]);
     held.quiesce(&request(10 * SECOND)).expect("lock");
-    // At the very end it must be noticed too, where nobody looked in between.
+    // The loss must be noticed at the very end too, even if nobody checked in between.
     run("pkill", &["-9", "-f", &format!("^sqlite3 .*{}", database.display())]);
     let error = held.release().expect_err("lost");
     assert!(error.to_string().contains("its client ended"), "{error}");
@@ -157,7 +158,7 @@ fn a_client_that_dies_is_no_hold() {
 }
 
 #[test]
-fn hooks_that_fail_or_hang_are_ended_and_followed_by_post() {
+fn hooks_that_fail_or_hang_are_killed_and_followed_by_post() {
     let directory = tempfile::tempdir().expect("directory");
     let log = directory.path().join("log");
     let failing = applications(&[noting(&log, "echo no space >%262; exit 3")]);
@@ -168,7 +169,7 @@ fn hooks_that_fail_or_hang_are_ended_and_followed_by_post() {
 
     std::fs::remove_file(&log).expect("remove");
     let marker = directory.path().join("alive");
-    // The shell's child outlives it unless the whole group is killed.
+    // The shell's child survives unless the whole group is killed.
     let pre = format!("(sleep 2; touch {}) %26 sleep 60", marker.display());
     let hanging = applications(&[format!("{}&limit-ms=500", noting(&log, &pre))]);
     let start = now();
@@ -180,7 +181,7 @@ fn hooks_that_fail_or_hang_are_ended_and_followed_by_post() {
     std::thread::sleep(2 * SECOND);
     assert!(!marker.exists(), "a child of the hook outlived it");
 
-    // An executable is told the phase, and a post that hangs is ended as well.
+    // An executable gets the phase as its argument, and a hanging post is killed as well.
     let hook = directory.path().join("hook");
     parts::executable(
         &hook,
@@ -193,7 +194,7 @@ fn hooks_that_fail_or_hang_are_ended_and_followed_by_post() {
 }
 
 #[test]
-fn the_first_failure_releases_what_was_taken() {
+fn the_first_failure_releases_what_was_quiesced_before() {
     if cannot_mount(&["mkfs.ext4", "sqlite3"]) {
         return;
     }
@@ -207,7 +208,7 @@ fn the_first_failure_releases_what_was_taken() {
     assert!(error.to_string().contains("no.sock"), "{error}");
     let _ = both.release();
     mount.insert(&database).expect("not locked");
-    // The same over two kinds of provider.
+    // The same across two kinds of provider.
     let log = mount.outside("log");
     let first = Arc::new(applications(&[noting(&log, "")]));
     let composed = InOrder::new(vec![first, Arc::new(both)]);
@@ -218,7 +219,7 @@ fn the_first_failure_releases_what_was_taken() {
 
 #[test]
 fn without_a_watchdog_nothing_is_quiesced() {
-    // A process of its own, because the command of the watchdog belongs to the process.
+    // In a separate process, because the watchdog's command is a setting of the process.
     let directory = tempfile::tempdir().expect("directory");
     let log = directory.path().join("log");
     let said = agent(&[noting(&log, "")], "none", "hold").stdin(Stdio::null()).output();
@@ -227,7 +228,7 @@ fn without_a_watchdog_nothing_is_quiesced() {
     assert!(!log.exists());
 }
 
-/// This program again, as an agent of its own that quiesces and then does as it is told.
+/// This program again, as an agent that quiesces and then follows commands.
 fn agent(specs: &[String], watchdog: &str, act: &str) -> Command {
     let mut command = Command::new(std::env::current_exe().expect("program"));
     command
@@ -267,7 +268,7 @@ fn child_agent() {
     std::thread::sleep(60 * SECOND);
 }
 
-/// A child that is killed and waited for when it is dropped.
+/// A child process, killed and reaped when dropped.
 struct Killed(Child);
 
 impl Killed {
@@ -295,7 +296,7 @@ fn promise_8_freezes_end_when_the_agent_is_killed_at_any_step() {
     let mount = Mount::new("ext4");
     let database = mount.sqlite();
     let log = mount.outside("log");
-    // A hook that takes its time makes steps out of what is otherwise instants.
+    // A slow hook turns instants into steps of measurable length.
     let slow = noting(&log, "sleep 0.2");
     let specs = [slow, format!("sqlite:{}", database.display()), mount.spec()];
     let kill_after = |millis: u64, signal: &str, act: &str| {
@@ -315,19 +316,19 @@ fn promise_8_freezes_end_when_the_agent_is_killed_at_any_step() {
         });
         stopped.elapsed()
     };
-    // It starts and is ready, runs the hook, prepares, takes, holds, releases.
+    // Steps: ready, hook, prepare, take, quiesced, release.
     for millis in [1, 5, 10, 20, 50, 100, 150, 200, 250, 300, 400, 600] {
         for act in ["hold", "release"] {
             let took = kill_after(millis, "-9", act);
             assert!(took < AT_ONCE, "killed at {millis} ms: {took:?}");
         }
     }
-    // One that is only stopped is waited for until the limit.
+    // A stopped agent is waited for until the limit.
     kill_after(700, "-STOP", "hold");
 }
 
 #[test]
-fn promise_8_what_a_killed_watchdog_held_is_let_go_by_the_agent() {
+fn promise_8_the_agent_releases_what_a_killed_watchdog_had_quiesced() {
     if cannot_mount(&["mkfs.ext4", "pkill"]) {
         return;
     }
@@ -353,7 +354,8 @@ fn a_guest_is_frozen_and_thawed_by_its_agent() {
     held.release().expect("thaw");
     assert!(!guest.is_frozen());
 
-    // Frozen by somebody else, unable, silent, lost: no hold, and thawed where it was ours.
+    // A guest that is frozen by another, unable, silent or lost is not quiesced, and is thawed if
+    // we froze it.
     let cases: [(Guest, &str); 4] = [
         (
             Guest { frozen: true, ..Guest::default() },
@@ -375,7 +377,7 @@ fn a_guest_is_frozen_and_thawed_by_its_agent() {
         let _ = held.release();
         assert_eq!(guest.is_frozen(), was, "{expected}");
     }
-    // Thawed behind our back: the release says so.
+    // If another program thaws the guest, the release reports it.
     held.quiesce(&request(5 * SECOND)).expect("freeze");
     guest.thaw();
     let error = held.release().expect_err("not frozen all the time");
@@ -391,7 +393,7 @@ fn a_guest_is_frozen_and_thawed_by_its_agent() {
 }
 
 #[test]
-fn writes_to_redis_wait_and_are_on_the_disk() {
+fn writes_to_redis_wait_and_earlier_ones_are_on_disk() {
     if missing(&["redis-server", "redis-cli"]) {
         return;
     }
@@ -399,7 +401,7 @@ fn writes_to_redis_wait_and_are_on_the_disk() {
         let redis = Redis::start(appends);
         let socket = redis.socket();
         if appends == "yes" {
-            // Before WAITAOF only a freeze that follows, or this, makes its file durable.
+            // Without WAITAOF only a later freeze, or this setting, makes the file durable.
             redis.ask(&["CONFIG", "SET", "appendfsync", "always"]);
         }
         redis.ask(&["SET", "key", "before"]);
@@ -419,7 +421,7 @@ fn writes_to_redis_wait_and_are_on_the_disk() {
     }
 }
 
-/// A server in a directory of its own.
+/// A server with its own directory.
 struct Redis {
     directory: tempfile::TempDir,
     server: Child,

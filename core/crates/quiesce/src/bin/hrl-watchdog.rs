@@ -1,4 +1,5 @@
-//! Quiesces applications for an agent, and lets them go whatever becomes of it. Started by the library, never by hand.
+//! Quiesces applications for an agent, and releases them whatever happens to it. The library starts
+//! it, never a person.
 
 fn main() -> std::process::ExitCode {
     hrl_quiesce::run_watchdog()

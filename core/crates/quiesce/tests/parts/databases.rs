@@ -1,6 +1,7 @@
-//! PostgreSQL, MariaDB and SQLite with their data on one mount, under load, and the checks of what is restored of them.
+//! PostgreSQL, MariaDB and SQLite with their data on one mount, under load, and the checks of
+//! restored data.
 //!
-//! Each writes money from one account to another, so a sum tells whether a state is whole.
+//! Each moves money from one account to another, so the sum shows whether a state is complete.
 
 use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
@@ -22,7 +23,7 @@ const MARIADB: &[&str] = &[
     "--innodb-data-file-path=ibdata1:8M:autoextend",
 ];
 
-/// The directory of PostgreSQL's programs.
+/// Returns the directory of PostgreSQL's programs.
 fn postgresql() -> Option<PathBuf> {
     let versions = std::fs::read_dir("/usr/lib/postgresql").ok()?;
     let mut found: Vec<_> = versions.flatten().map(|entry| entry.path().join("bin")).collect();
@@ -38,7 +39,7 @@ pub fn cannot_run() -> bool {
     missing(&["mariadbd", "mariadb", "sqlite3", "runuser"])
 }
 
-/// Servers with their files under `root`, and their sockets in a directory of their own.
+/// Servers with their files under `root`, and their sockets in a separate directory.
 pub struct Databases {
     root: PathBuf,
     sockets: tempfile::TempDir,
@@ -46,7 +47,7 @@ pub struct Databases {
 }
 
 impl Databases {
-    /// Makes all three under an empty directory, and starts them.
+    /// Creates all three under an empty directory, and starts them.
     pub fn create(root: &Path) -> Self {
         let databases = Self::at(root);
         let pg = databases.path("pg");
@@ -60,12 +61,12 @@ impl Databases {
         run("mariadb-install-db", &arguments);
         let mut databases = databases.start();
         databases.fill();
-        // What makes a cluster does not sync it; crash-consistent points are of clusters that were.
+        // initdb does not sync the new cluster, but crash-consistent points are of synced clusters.
         run("sync", &["-f", &root.display().to_string()]);
         databases
     }
 
-    /// Starts what is there, as on a machine of its own: no process that a lock file names is there.
+    /// Starts the servers as on another machine: no process named in a lock file exists.
     pub fn open(root: &Path) -> Self {
         let _ = std::fs::remove_file(root.join("pg/postmaster.pid"));
         Self::at(root).start()
@@ -91,7 +92,7 @@ impl Databases {
         self.root.join("lite.db")
     }
 
-    /// What quiesces them, in the wrong order.
+    /// Returns the specifications that quiesce them, in the wrong order.
     pub fn specs(&self) -> Vec<String> {
         vec![
             format!("fs:{}", self.root.display()),
@@ -202,7 +203,8 @@ impl Databases {
         Load { pgbench, writers, ends }
     }
 
-    /// Everything that can be checked of what they hold; how much that is, in rows of their histories.
+    /// Checks everything that can be checked of the databases. Returns the number of rows in their
+    /// histories.
     pub fn check(&self) -> [u64; 3] {
         run(
             &program("pg_amcheck"),
@@ -246,7 +248,7 @@ impl Drop for Databases {
     }
 }
 
-/// Writers at work, ended and waited for when dropped.
+/// Writers at work. Dropping it ends and reaps them.
 pub struct Load {
     pgbench: Child,
     writers: Vec<JoinHandle<()>>,
@@ -264,7 +266,7 @@ impl Drop for Load {
     }
 }
 
-/// Transfers between accounts for as long as nobody ends it, through the client's input.
+/// Transfers money between accounts until it is ended, through the client's input.
 fn transfers(
     mut client: Command,
     first: &str,
@@ -294,7 +296,7 @@ fn transfers(
                 )
                 .as_bytes(),
             );
-            // About as much as a pipe holds is ahead of the database; more is not needed.
+            // No more than a pipe's content is ahead of the database, which is enough.
             std::thread::sleep(Duration::from_millis(4));
         }
         drop(input);

@@ -1,4 +1,5 @@
-//! Real parts that tests quiesce: mounts that are always thawed and unmounted, databases, a guest agent.
+//! Real parts that tests quiesce: mounts that are always thawed and unmounted, databases, a guest
+//! agent.
 
 #![allow(dead_code, reason = "each test program uses some")]
 
@@ -39,7 +40,7 @@ pub fn cannot_mount(tools: &[&str]) -> bool {
     !root
 }
 
-/// Waits until something is so, for as long as `limit`.
+/// Waits until a condition is met, for up to `limit`.
 pub fn wait_until(limit: Duration, so: impl Fn() -> bool) -> Result<(), ()> {
     let pause = Duration::from_millis(20);
     for _ in 0..=limit.as_millis() / pause.as_millis() {
@@ -67,7 +68,7 @@ pub fn executable(path: &Path, text: &str) {
     std::fs::set_permissions(path, PermissionsExt::from_mode(0o755)).expect("mode");
 }
 
-/// A file system on a loop device over a file of its own.
+/// A file system on a loop device over its own file.
 pub struct Mount {
     directory: tempfile::TempDir,
 }
@@ -96,12 +97,12 @@ impl Mount {
         format!("fs:{}", self.text())
     }
 
-    /// A path beside the mount point, on the file system of the test.
+    /// Returns a path beside the mount point, on the file system of the test.
     pub fn outside(&self, name: &str) -> PathBuf {
         self.directory.path().join(name)
     }
 
-    /// A write that nobody waits for says whether it is frozen.
+    /// Returns whether the file system is frozen, by a write on a thread.
     pub fn is_frozen(&self) -> bool {
         let path = self.path().join(format!("probe-{}", std::process::id()));
         let probe = std::thread::spawn(move || std::fs::write(path, "probe"));
@@ -127,7 +128,7 @@ impl Mount {
 
 impl Drop for Mount {
     fn drop(&mut self) {
-        // Whatever a test left.
+        // Thaws what a test left frozen.
         let _ = Command::new("fsfreeze").arg("-u").arg(self.path()).output();
         for _ in 0..100 {
             let done = Command::new("umount").arg(self.path()).output();
@@ -148,7 +149,7 @@ pub fn make_sqlite(path: &Path) {
     );
 }
 
-/// Adds a row to a database that nobody has locked.
+/// Adds a row to a database that no one has locked.
 pub fn insert(path: &Path) -> Result<(), String> {
     let output = Command::new("sqlite3").arg(path).arg("INSERT INTO t VALUES (2);").output();
     let output = output.expect("sqlite3");
@@ -174,8 +175,8 @@ impl Default for Guest {
     }
 }
 
-/// A guest agent as QEMU's behaves: one client at a time, half a line of somebody before, 0xFF to start again, nothing but
-/// a few commands while frozen.
+/// A guest agent that behaves like QEMU's: one client at a time, half a line from an earlier
+/// client, 0xFF to start again, and only a few commands while frozen.
 pub struct FakeGuest {
     path: PathBuf,
     state: Arc<Mutex<(Guest, Vec<String>)>>,
@@ -212,7 +213,7 @@ impl FakeGuest {
 }
 
 fn serve_guest(mut peer: UnixStream, state: &Mutex<(Guest, Vec<String>)>) {
-    // What somebody before left half said.
+    // The half line from an earlier client.
     let mut line = b"{\"execute\": \"guest-".to_vec();
     let mut bytes = [0; 512];
     while let Ok(count @ 1..) = peer.read(&mut bytes) {
@@ -273,7 +274,7 @@ fn answer_as_guest(line: &str, state: &Mutex<(Guest, Vec<String>)>) -> Vec<u8> {
     }
 }
 
-/// The bytes of a file at an offset, for looking at superblocks.
+/// Returns bytes of a file, for checks of superblocks.
 pub fn bytes_at<const N: usize>(path: &Path, offset: u64) -> [u8; N] {
     let mut bytes = [0; N];
     let file = std::fs::File::open(path).expect("open");
