@@ -24,7 +24,7 @@ use hrl::vault::{CatalogEdit, SegmentEntry, SourceIdentity, Vault};
 use hrl::{Clock, Error, ErrorKind, ManualClock, PointId, Result, Sequence, Timestamp};
 use hrl_fuzz::{Memory, log_params};
 use hrl_plan::{
-    Action, Boot, Commit, Member, OnFailure, Plan, PlanHost, PlanState, Program, RunMode,
+    Action, Boot, Commit, Member, OnFailure, Plan, PlanHost, PlanAt, Program, RunMode,
     RunOptions, RunOutcome, StartRequest, Started, StepKind, StepOutcome, Task, approve, report,
     resume, run, runs,
 };
@@ -157,12 +157,12 @@ fn program(program: &Program) -> String {
     format!("[{}]", arguments.join(", "))
 }
 
-fn state(state: &PlanState) -> String {
+fn state(state: &PlanAt) -> String {
     text(&match state {
-        PlanState::At(At::Sequence(sequence)) => sequence.to_string(),
-        PlanState::At(At::Point(point)) => point.to_string(),
-        PlanState::At(At::PointPrefix(digits)) => format!("point:{digits}"),
-        PlanState::At(At::Label(label)) => format!("label:{label}"),
+        PlanAt::At(At::Sequence(sequence)) => sequence.to_string(),
+        PlanAt::At(At::Point(point)) => point.to_string(),
+        PlanAt::At(At::PointPrefix(digits)) => format!("point:{digits}"),
+        PlanAt::At(At::Label(label)) => format!("label:{label}"),
         other => other.to_string(),
     })
 }

@@ -1,4 +1,5 @@
-//! Approvals of manual steps: decided by anybody who can write to the vault, once for each time that a step waits.
+//! Approvals of manual steps. Anyone who can write to the vault decides, once for each time that a
+//! step waits.
 
 use super::log::Log;
 use super::order::{Step, StepKind};
@@ -7,10 +8,10 @@ use super::state::RunState;
 use hrl::vault::Vault;
 use hrl::{Error, ErrorKind, Result};
 
-/// Decides about a manual step that waits, by its name or number. The run goes on, or fails there, at its next look
-/// ([`RunOptions::poll`](super::RunOptions::poll)); when its runner is gone, once it is resumed.
+/// Approves or rejects a waiting manual step, given by its name or number. The runner acts on the
+/// decision within [`RunOptions::poll`](super::RunOptions::poll), or once the run is resumed.
 ///
-/// `NotFound` names the steps that wait when this one does not; `AlreadyExists` when somebody else decided before.
+/// `NotFound` lists the steps that do wait; `AlreadyExists` if the step was decided before.
 pub fn approve(
     vault: &Vault,
     run: &str,

@@ -1,9 +1,9 @@
-//! Which states the volumes of a plan would come up at, and what that loses: before a run, and when one begins.
+//! Checks which recovery states the volumes of a plan would come up at, and what that loses.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use super::definition::{Plan, PlanState};
+use super::definition::{Plan, PlanAt};
 use super::fields::millis;
 use super::record::Chosen;
 use hrl::replica::{At, RecoveryPoint, Replica};
@@ -11,24 +11,25 @@ use hrl::vault::Vault;
 use hrl::{Error, ErrorKind, PointId, Result, Sequence, Timestamp};
 use serde_json::json;
 
-/// What a plan would do now, and what is in its way.
+/// Result of checking a plan: what a run would do now, and what prevents it.
 #[derive(Debug)]
 pub struct PlanCheck {
-    /// When it was checked: ages count from it.
+    /// Time of the check; ages count from it.
     pub time: Timestamp,
     /// The volumes that can come up, in the order of the plan.
     pub members: Vec<PredictedMember>,
-    /// Why others cannot. A run is refused while there are any.
+    /// Why the other volumes cannot. Any problem prevents a run.
     pub problems: Vec<Error>,
 }
 
 impl PlanCheck {
-    /// The largest age: the RPO of the plan if the source failed now. `None` when no volume can come up.
+    /// Returns the largest age: the RPO if the source failed now. `None` if no volume can come up.
     pub fn rpo(&self) -> Option<Duration> {
         self.members.iter().map(|member| member.age).max()
     }
 
-    /// The check as one line of JSON, in the manner of [`RunReport::to_json`](super::RunReport::to_json); `group` is an index.
+    /// Returns the check as one line of JSON, in the style of
+    /// [`RunReport::to_json`](super::RunReport::to_json). `group` is an index.
     pub fn to_json(&self) -> String {
         let members = self.members.iter().map(|member| {
             json!({
@@ -53,32 +54,33 @@ impl PlanCheck {
     }
 }
 
-/// The state that a volume would come up at.
+/// The recovery state that a volume would come up at.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PredictedMember {
-    /// Its volume.
+    /// Name of the volume.
     pub volume: String,
     /// Index of its group in the plan.
     pub group: usize,
     /// What the plan asks for.
-    pub asked: PlanState,
-    /// What that is now: `Newest`, a point (of a consistency group: its identity) or a sequence.
+    pub asked: PlanAt,
+    /// The state chosen now: `Newest`, a point (a group point by the group's identity) or a
+    /// sequence.
     pub at: At,
-    /// The recovery point there; `None` when the state is none.
+    /// The recovery point at that state; `None` if it is not at a point.
     pub point: Option<PointId>,
-    /// Its sequence.
+    /// Sequence of the state.
     pub sequence: Sequence,
-    /// Its time.
+    /// Time of the state.
     pub time: Timestamp,
-    /// How long before the check that was.
+    /// Age of the state at the check.
     pub age: Duration,
-    /// The consistency group whose point it is.
+    /// The consistency group, if the state is one of its points.
     pub consistency_group: Option<String>,
 }
 
 impl Plan {
-    /// Finds the state of every volume. What is wrong with single volumes is in [`PlanCheck::problems`]; an error is
-    /// returned when the vault does not answer.
+    /// Finds the recovery state of every volume. Problems of single volumes go into
+    /// [`PlanCheck::problems`]; an error is returned if the vault does not answer.
     pub fn check(&self, vault: &Vault) -> Result<PlanCheck> {
         let time = vault.clock().now();
         let mut check = PlanCheck { time, members: Vec::new(), problems: Vec::new() };
@@ -92,9 +94,9 @@ impl Plan {
         }
         let mut cuts: BTreeMap<Option<String>, Result<Cut>> = BTreeMap::new();
         for (_, member, _) in &found {
-            if let PlanState::NewestGroup(name) = &member.at {
+            if let PlanAt::NewestGroup(name) = &member.at {
                 if !cuts.contains_key(name) {
-                    let asks = |at: &PlanState| *at == PlanState::NewestGroup(name.clone());
+                    let asks = |at: &PlanAt| *at == PlanAt::NewestGroup(name.clone());
                     let sharing: Vec<_> =
                         found.iter().filter(|(_, m, _)| asks(&m.at)).map(|(_, _, r)| r).collect();
                     cuts.insert(name.clone(), newest_cut(&sharing, name.as_deref()));
@@ -112,7 +114,8 @@ impl Plan {
 }
 
 impl PredictedMember {
-    /// What a run that begins now notes. The newest state stays `newest`: what still arrives is not lost.
+    /// Returns what a run that begins now records. The newest state stays `newest`, so that data
+    /// that still arrives is not lost.
     pub(super) fn chosen(&self, planned: bool) -> Chosen {
         let at = if planned { At::Newest } else { self.at.clone() };
         let group = if planned { None } else { self.consistency_group.clone() };
@@ -120,7 +123,7 @@ impl PredictedMember {
     }
 }
 
-/// A group point that all who ask for it have.
+/// A group point that all members asking for it have.
 struct Cut {
     id: PointId,
     group: String,
@@ -129,15 +132,15 @@ struct Cut {
 fn predict(
     replica: &Replica,
     group: usize,
-    asked: &PlanState,
+    asked: &PlanAt,
     cuts: &BTreeMap<Option<String>, Result<Cut>>,
     now: Timestamp,
 ) -> Result<PredictedMember> {
     let mut consistency_group = None;
     let at = match asked {
-        PlanState::Newest => At::Newest,
-        PlanState::NewestGood => At::Point(replica.newest_good()?.0.id),
-        PlanState::NewestGroup(name) => match cuts.get(name) {
+        PlanAt::Newest => At::Newest,
+        PlanAt::NewestGood => At::Point(replica.newest_good()?.0.id),
+        PlanAt::NewestGroup(name) => match cuts.get(name) {
             Some(Ok(cut)) => {
                 consistency_group = Some(cut.group.clone());
                 At::Point(cut.id)
@@ -145,7 +148,7 @@ fn predict(
             Some(Err(error)) => return Err(error.duplicate()),
             None => unreachable!("every group that is asked for was looked for"),
         },
-        PlanState::At(at) => at.clone(),
+        PlanAt::At(at) => at.clone(),
     };
     let sequence = replica.resolve(&at)?;
     let points = replica.points();
@@ -175,7 +178,7 @@ fn predict(
     })
 }
 
-/// The newest cut that every replica has, whole, and that no check found bad in any.
+/// Returns the newest cut that every replica has complete, and that no check found bad in any.
 fn newest_cut(replicas: &[&Replica], name: Option<&str>) -> Result<Cut> {
     let points: Vec<_> = replicas.iter().map(|replica| replica.points()).collect();
     let ids: BTreeSet<_> = points.iter().flatten().filter_map(|point| point.group).collect();

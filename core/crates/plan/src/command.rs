@@ -1,8 +1,10 @@
-//! Programs that steps run: each in a process group of its own, never longer than told, with the end of what it printed.
+//! Programs of steps: each in its own process group, with a time limit, and with the end of its
+//! output.
 //!
-//! A program is known to the log before it begins: a shell waits for a word on its standard input, which comes once the process
-//! is recorded, and runs the program in its own place; if the runner dies before, the word never comes. So whoever resumes a
-//! run finds what its last runner left running, and ends it (or, of a boot, goes on with it).
+//! A program is recorded in the log before it begins. A shell first waits for a word on its
+//! standard input, which is sent once the process is recorded, and then becomes the program. If the
+//! runner dies before, the word never comes. So a runner that resumes finds any program its
+//! predecessor left, and ends it or, for a boot, continues with it.
 
 use std::fs::File;
 use std::io::Read;
@@ -23,23 +25,23 @@ use hrl::sync::lock::Mutex;
 use hrl::{Clock, Error, Result};
 use serde_json::{Value, json};
 
-/// The end of what a program printed that is kept.
+/// How much of a program's output is stored: its last bytes.
 pub(super) const OUTPUT_BYTES_MAX: usize = 4 << 10;
-/// Between asking a process group to end and killing it.
+/// Time between asking a process group to end and killing it.
 const GRACE: Duration = Duration::from_secs(2);
 const POLL: Duration = Duration::from_millis(10);
-/// How long the end of the output is waited for: a grandchild may hold the pipe.
+/// How long to wait for the end of the output, because a grandchild may keep the pipe open.
 const DRAIN: Duration = Duration::from_millis(500);
-/// Waits for the word, then becomes the program.
+/// Shell script that waits for the word, then becomes the program.
 const GATE: &str = "read -r word && exec \"$@\" </dev/null";
 
-/// Names a process on a machine, also after the process identity was given to another one.
+/// Identifies a process on a machine, even after its process number was used again.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Process {
     pub pid: u32,
-    /// When it began, in ticks since the machine did.
+    /// Start time, in ticks since the machine's boot.
     pub began: u64,
-    /// Identity of that start of the machine.
+    /// Identity of the machine's boot.
     pub boot: String,
     pub host: String,
 }
@@ -55,14 +57,14 @@ impl Process {
         }
     }
 
-    /// It runs, on this machine.
+    /// Returns whether the process runs on this machine.
     pub(super) fn is_alive(&self) -> bool {
         let here = Self::of(self.pid);
         let runs = stat(self.pid).is_some_and(|(state, _)| state != 'Z' && state != 'X');
         runs && *self == here
     }
 
-    /// Ends it with its group, unless it is another's by now.
+    /// Ends the process and its group, unless the number belongs to another process now.
     pub(super) fn end(&self, clock: &dyn Clock) {
         if !self.is_alive() {
             return;
@@ -91,10 +93,10 @@ impl Process {
     }
 }
 
-/// State and start of a process, see proc_pid_stat(5).
+/// Returns condition and start time of a process, see proc_pid_stat(5).
 fn stat(pid: u32) -> Option<(char, u64)> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // The name, in parentheses, may hold anything.
+    // The name, in parentheses, may contain anything.
     let mut fields = stat.rsplit_once(')')?.1.split_whitespace();
     let state = fields.next()?.chars().next()?;
     Some((state, fields.nth(18)?.parse().ok()?))
@@ -108,18 +110,18 @@ fn signal_group(pid: u32, signal: Signal) {
 
 /// Where the output of a program goes.
 pub(super) enum Output {
-    /// Its end is kept in memory.
+    /// To memory, which stores its last bytes.
     Tail,
-    /// To a file, for what outlives the runner.
+    /// To a file, for a program that outlives the runner.
     File(PathBuf),
-    /// Nowhere.
+    /// To /dev/null.
     Null,
 }
 
-/// A program that runs. Dropped, its group is killed, unless it was [left](Self::leave).
+/// A running program. Dropping it kills its group, unless it was [left](Self::leave).
 pub(super) struct Running {
     child: Child,
-    /// Its standard input until it may go.
+    /// The program's standard input until it may begin.
     gate: Option<UnixStream>,
     pub process: Process,
     tail: Arc<Mutex<Vec<u8>>>,
@@ -129,7 +131,7 @@ pub(super) struct Running {
 }
 
 impl Running {
-    /// Starts a program that waits, [goes on](Self::go) once it is recorded.
+    /// Starts a waiting program, which begins with [`Running::go`] once it is recorded.
     pub(super) fn start(
         program: &Program,
         environment: &[(String, String)],
@@ -162,15 +164,15 @@ impl Running {
         Ok(Self { child, gate: Some(gate), process, tail, file, ended: None, left: false })
     }
 
-    /// Lets it begin.
+    /// Lets the program begin.
     pub(super) fn go(&mut self) {
         if let Some(gate) = self.gate.take() {
-            // Where it was killed already, its end tells.
+            // If the program was killed already, `ended` reports it.
             let _ = send(&gate, b"go\n", SendFlags::NOSIGNAL);
         }
     }
 
-    /// How it ended; `None` while it runs.
+    /// Returns how the program ended; `None` while it runs.
     pub(super) fn ended(&mut self) -> Option<ExitStatus> {
         if self.ended.is_none() {
             self.ended = self.child.try_wait().ok().flatten();
@@ -178,7 +180,7 @@ impl Running {
         self.ended
     }
 
-    /// Waits until it ended, or `give_up` says so.
+    /// Waits until the program ends or `give_up` returns true.
     pub(super) fn wait(&mut self, give_up: &dyn Fn() -> bool) -> Option<ExitStatus> {
         while self.ended().is_none() && !give_up() {
             std::thread::sleep(POLL);
@@ -186,32 +188,32 @@ impl Running {
         self.ended
     }
 
-    /// Ends it with its group: asked first, killed then.
+    /// Ends the program and its group: first asks, then kills.
     pub(super) fn end(&mut self, clock: &dyn Clock) {
         if self.ended().is_none() {
             signal_group(self.child.id(), Signal::TERM);
             let until = clock.elapsed() + GRACE;
             self.wait(&|| clock.elapsed() >= until);
         }
-        // Also what is left of the group of a leader that has ended.
+        // The group may outlive its leader.
         signal_group(self.child.id(), Signal::KILL);
         if self.ended().is_none() {
             self.ended = self.child.wait().ok();
         }
     }
 
-    /// Lets it outlive its runner.
+    /// Lets the program outlive its runner.
     pub(super) fn leave(mut self) {
         self.left = true;
     }
 
-    /// The end of what it printed.
+    /// Returns the last bytes of the output.
     pub(super) fn output(&self, clock: &dyn Clock) -> String {
         if let Some(path) = &self.file {
             return tail_of(path);
         }
         let until = clock.elapsed() + DRAIN;
-        // The listener has the other clone until the stream ends.
+        // The listener owns the other clone until the stream ends.
         while self.ended.is_some() && Arc::strong_count(&self.tail) > 1 && clock.elapsed() < until {
             std::thread::sleep(POLL);
         }
@@ -229,7 +231,7 @@ impl Drop for Running {
     }
 }
 
-/// How a program ended, for people.
+/// Describes how a program ended, for people.
 pub(super) fn describe(status: ExitStatus) -> String {
     use std::os::unix::process::ExitStatusExt;
     match (status.code(), status.signal()) {

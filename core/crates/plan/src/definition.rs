@@ -1,5 +1,5 @@
-//! What a recovery plan says. `parse` makes it from TOML and is the only way to one, so every value here was checked:
-//! names are unique, dependencies have no cycle, counts are within the limits below.
+//! Recovery plans as values. Only `parse` makes them, so every value was checked: names are unique,
+//! dependencies have no cycle, and counts are within the limits below.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -8,16 +8,16 @@ use std::time::Duration;
 
 use hrl::replica::At;
 
-/// Groups of a plan at most.
+/// Most groups of a plan.
 pub const GROUPS_MAX: usize = 64;
-/// Volumes of a plan at most.
+/// Most volumes of a plan.
 pub const MEMBERS_MAX: usize = 256;
-/// Actions of a plan at most.
+/// Most actions of a plan.
 pub const ACTIONS_MAX: usize = 512;
-/// Times that a step is tried at most.
+/// Most tries of a step.
 pub const TRIES_MAX: u32 = 100;
 
-/// A recovery plan, as [`Plan::parse`] read it.
+/// A recovery plan, made by [`Plan::parse`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Plan {
     pub(super) name: String,
@@ -29,37 +29,37 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// Its name.
+    /// Returns the name of the plan.
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// The TOML that it was read from.
+    /// Returns the TOML of the plan.
     pub fn text(&self) -> &str {
         &self.text
     }
 
-    /// Its groups, as the file lists them.
+    /// Returns the groups, in the order of the file.
     pub fn groups(&self) -> &[Group] {
         &self.groups
     }
 
-    /// When the failovers of a real run are committed.
+    /// Returns when the failovers of a real run are committed.
     pub fn commit(&self) -> Commit {
         self.commit
     }
 
-    /// What may be lost, by intent: reports say whether it was kept.
+    /// Returns how much may be lost by intention. Reports say whether a run met it.
     pub fn rpo_target(&self) -> Option<Duration> {
         self.rpo_target
     }
 
-    /// How long it may take, by intent: reports say whether it was kept.
+    /// Returns how long a run may take by intention. Reports say whether a run met it.
     pub fn rto_target(&self) -> Option<Duration> {
         self.rto_target
     }
 
-    /// Every volume, with the index of its group.
+    /// Returns every volume, with the index of its group.
     pub fn members(&self) -> impl Iterator<Item = (usize, &Member)> {
         self.groups
             .iter()
@@ -71,15 +71,15 @@ impl Plan {
 /// Volumes that come up in parallel, once all groups of `depends_on` are done.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Group {
-    /// Its name.
+    /// Name of the group.
     pub name: String,
-    /// Indexes of the groups that have to be done before.
+    /// Indexes of the groups that must be done before.
     pub depends_on: Vec<usize>,
-    /// Actions before its volumes, one after the other.
+    /// Actions before the volumes, one after the other.
     pub before_actions: Vec<Action>,
-    /// Its volumes.
+    /// The volumes.
     pub members: Vec<Member>,
-    /// Actions after its volumes, one after the other.
+    /// Actions after the volumes, one after the other.
     pub after_actions: Vec<Action>,
 }
 
@@ -88,23 +88,24 @@ pub struct Group {
 pub struct Member {
     /// Name of the volume in the vault.
     pub volume: String,
-    /// Which state it comes up at.
-    pub at: PlanState,
+    /// Recovery state to come up at.
+    pub at: PlanAt,
     /// The disk that a failover fills. Default: up to the host.
     pub disk: Option<PathBuf>,
-    /// Directory of the failover's state. A test uses `test-RUN` in it. Default: up to the host.
+    /// State directory of the failover. A test uses `test-RUN` in it. Default: up to the host.
     pub state: Option<PathBuf>,
-    /// Address at which it is served. Default: up to the host.
+    /// Address at which the volume is served. Default: up to the host.
     pub nbd: Option<String>,
-    /// Address at which it is served in a test, so that a test is never taken for the real thing. Default: up to the host.
+    /// Address at which a test serves the volume, so that it is never mistaken for the real one.
+    /// Default: up to the host.
     pub test_nbd: Option<String>,
     /// How long it may take until the volume is served. Default: 10 minutes.
     pub limit: Duration,
-    /// What to do when it does not come up, boot or pass.
+    /// What to do if the volume fails to come up, boot or pass its check.
     pub on_failure: OnFailure,
-    /// What uses the volume once it is served.
+    /// The program that uses the volume once it is served.
     pub boot: Option<Boot>,
-    /// A check of it, which ends with 0 when it is good.
+    /// A check of the volume, which ends with 0 if it is good.
     pub verify: Option<Program>,
     /// How long the check may take. Default: 10 minutes.
     pub verify_limit: Duration,
@@ -113,30 +114,32 @@ pub struct Member {
 /// A program that uses a volume, such as a virtual machine.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Boot {
-    /// It. Left running unless it ends by itself within `limit`.
+    /// The program. Left running unless it ends by itself within `limit`.
     pub command: Program,
-    /// Asked again and again until it ends with 0. Without it `command` is awaited and has to end with 0.
+    /// Asked repeatedly until it ends with 0. Without it `command` itself must end with 0.
     pub ready: Option<Program>,
-    /// Ends it when a test is cleaned up, before it is killed.
+    /// Ends `command` when a test is cleaned up, before it is killed.
     pub stop: Option<Program>,
-    /// How long it may take until it is ready. Default: 10 minutes.
+    /// How long it may take until the program is ready. Default: 10 minutes.
     pub limit: Duration,
 }
 
-/// Which state a member comes up at.
+/// The recovery state that a plan asks for.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum PlanState {
-    /// The newest state at the time that it is started.
+pub enum PlanAt {
+    /// The newest state when the member is started.
     Newest,
-    /// The newest point whose checks were all good, else the newest one of the best kind that no check found bad.
+    /// The newest point whose checks were all good; without one, the newest of the best kind that
+    /// no check found bad.
     NewestGood,
-    /// The newest cut, of the named consistency group or of any, that every member of the plan that asks for it has.
+    /// The newest cut that every member asking for it has: of the named consistency group, or of
+    /// any.
     NewestGroup(Option<String>),
-    /// This state.
+    /// The given state.
     At(At),
 }
 
-impl fmt::Display for PlanState {
+impl fmt::Display for PlanAt {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Newest => f.write_str("newest"),
@@ -148,31 +151,32 @@ impl fmt::Display for PlanState {
     }
 }
 
-/// A step that is not a volume's.
+/// A step that does not belong to a volume.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Action {
-    /// Its name: unique among the actions before, or after, the volumes of its group.
+    /// Name, unique among the actions before, or after, the volumes of its group.
     pub name: String,
-    /// What it is.
+    /// What to do.
     pub task: Task,
     /// How long it may take. Default: 10 minutes for a command, 24 hours for a person.
     pub limit: Duration,
-    /// What to do when it fails.
+    /// What to do if it fails.
     pub on_failure: OnFailure,
-    /// In which runs it is done. Default: in all.
+    /// The mode of the runs that do it. Default: all.
     pub only: Option<Only>,
-    /// The volume that `HRL_VOLUME`, `HRL_URI` and `HRL_POINT` are about. Default: that of the group, where it has one.
+    /// The volume of `HRL_VOLUME`, `HRL_URI` and `HRL_POINT`. Default: the group's volume, if it
+    /// has only one.
     pub volume: Option<String>,
-    /// More variables of its environment.
+    /// Further environment variables.
     pub environment: BTreeMap<String, String>,
 }
 
-/// What an action is.
+/// The kinds of actions.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Task {
-    /// A program that has to end with 0.
+    /// A program that must end with 0.
     Command(Program),
-    /// Something that a person does and approves, or rejects.
+    /// Work of a person, who then approves or rejects the step.
     Manual(String),
 }
 
@@ -181,17 +185,17 @@ pub enum Task {
 pub struct Program(pub(super) Vec<String>);
 
 impl Program {
-    /// The program and its arguments, without a shell. `None` when there is no program.
+    /// Makes a program that runs without a shell. `None` if `arguments` has no program.
     pub fn from_arguments(arguments: Vec<String>) -> Option<Self> {
         arguments.first().is_some_and(|program| !program.is_empty()).then_some(Self(arguments))
     }
 
-    /// A command line for `/bin/sh`.
+    /// Makes a program from a command line for `/bin/sh`.
     pub fn shell(line: &str) -> Self {
         Self(vec!["/bin/sh".to_owned(), "-c".to_owned(), line.to_owned()])
     }
 
-    /// The program and its arguments.
+    /// Returns the program and its arguments.
     pub fn arguments(&self) -> &[String] {
         &self.0
     }
@@ -206,24 +210,24 @@ impl fmt::Display for Program {
     }
 }
 
-/// What happens when a step fails.
+/// What happens if a step fails.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OnFailure {
-    /// Nothing new begins in the whole run; what is under way ends.
+    /// The run begins nothing new and ends once everything under way has ended.
     Stop,
-    /// The failure is reported and the run goes on.
+    /// The failure is reported and the run continues.
     Continue,
-    /// It is tried again, `tries` times in all, `pause` apart, and then as with `Stop`.
+    /// The step is tried `tries` times in all, `pause` apart; then as `Stop`.
     Retry {
-        /// Times in all.
+        /// Tries in all.
         tries: u32,
-        /// Time between two.
+        /// Time between two tries.
         pause: Duration,
     },
 }
 
 impl OnFailure {
-    /// Times that a step is tried.
+    /// Returns how often a step is tried.
     pub(super) fn tries(self) -> u32 {
         if let Self::Retry { tries, .. } = self { tries } else { 1 }
     }
@@ -233,7 +237,7 @@ impl OnFailure {
     }
 }
 
-/// What a run is.
+/// The kinds of runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum RunMode {
     /// Isolated test failovers, which are cleaned up.
@@ -243,7 +247,7 @@ pub enum RunMode {
 }
 
 impl RunMode {
-    /// Stable lower-case name, that of `HRL_MODE`.
+    /// Returns the stable lower-case name, as in `HRL_MODE`.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Test => "test",
@@ -251,19 +255,20 @@ impl RunMode {
         }
     }
 
-    /// The mode of this name.
+    /// Returns the mode of this name.
     pub fn from_name(name: &str) -> Option<Self> {
         [Self::Test, Self::Real].into_iter().find(|mode| mode.name() == name)
     }
 }
 
-/// The runs in which an action is done.
+/// The mode of the runs that do an action.
 pub type Only = RunMode;
 
 /// When the failovers of a real run are committed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Commit {
-    /// Later, by somebody: each volume's by its host, or all by resuming the run with [`RunOptions::commit`](super::RunOptions::commit).
+    /// Later: each volume's by its host, or all by resuming the run with
+    /// [`RunOptions::commit`](super::RunOptions::commit).
     Manual,
     /// By the run, once everything else went well.
     Automatic,

@@ -1,4 +1,4 @@
-//! Fields of JSON objects, as records and reports have them.
+//! Fields of JSON objects in records and reports, and the form of names.
 
 use std::time::Duration;
 
@@ -30,7 +30,7 @@ pub(super) fn time(value: &Value, name: &str) -> Option<Timestamp> {
     Timestamp::parse(value.get(name)?.as_str()?).ok()
 }
 
-/// Returns a field, which has to be there, as `read` takes it; `Some(None)` for null.
+/// Returns a required field as `read` returns it; `Some(None)` for null.
 #[allow(clippy::option_option, reason = "null is a value that is understood")]
 pub(super) fn nullable<T>(
     value: &Value,
@@ -43,7 +43,14 @@ pub(super) fn nullable<T>(
     }
 }
 
-/// Returns a length of time in milliseconds, as reports have it.
+/// Returns a length of time in milliseconds, as in reports.
 pub(super) fn millis(time: Option<Duration>) -> Option<u64> {
     time.map(|time| u64::try_from(time.as_millis()).unwrap_or(u64::MAX))
+}
+
+/// Returns whether `text` can name a run, plan, group or action: A-Z a-z 0-9 . _ - without a leading
+/// dot.
+pub(super) fn is_name(text: &str, bytes_max: usize) -> bool {
+    let is_good = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-');
+    (1..=bytes_max).contains(&text.len()) && !text.starts_with('.') && text.bytes().all(is_good)
 }

@@ -1,4 +1,5 @@
-//! How a plan brings one volume up, commits it and takes it down: the door for embedders.
+//! The interface by which a plan brings up, commits and takes down one volume; embedders implement
+//! it.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -9,34 +10,35 @@ use super::definition::{Member, RunMode};
 use hrl::replica::At;
 use hrl::{PointId, Result, Sequence, Timestamp};
 
-/// What a host is asked for.
+/// A request to a host.
 pub struct StartRequest<'a> {
     /// Identity of the run.
     pub run: &'a str,
     /// Test or real.
     pub mode: RunMode,
-    /// The source is there still: its last bytes come first.
+    /// The source is still running: its last bytes come first.
     pub planned: bool,
-    /// The state to come up at. A group point is named by the group's identity.
+    /// The recovery state to come up at. A group point is given by the group's identity.
     pub at: &'a At,
-    /// Directory for the failover's state: that of the member, in a test one of the run's in it. `None` when the plan names none.
+    /// State directory for the failover: the member's, or in a test the run's own directory in it.
+    /// `None` if the plan has none.
     pub state: Option<PathBuf>,
-    /// Address at which to serve, that of this mode. `None` when the plan names none.
+    /// Address at which to serve in this mode. `None` if the plan has none.
     pub nbd: Option<&'a str>,
-    /// How long it may take; the run does not stop a host that takes longer, so the host keeps to it.
+    /// Time limit. The host must keep it; the run does not stop a slow host.
     pub limit: Duration,
-    /// Looked at now and then: when it is set the host gives up with an error.
+    /// Checked by the host now and then; once set, the host fails.
     pub stop: StopFlag,
 }
 
 impl StartRequest<'_> {
-    /// The state as [`At::parse`] and `--at` of the command `hrl` understand it.
+    /// Returns the state as text for [`At::parse`] and the command's `--at`.
     pub fn at_text(&self) -> String {
         text_of(self.at)
     }
 }
 
-/// A state that a run chose, as text that is understood again.
+/// Returns a chosen state as text that [`At::parse`] reads.
 pub(super) fn text_of(at: &At) -> String {
     match at {
         At::Point(point) => point.to_string(),
@@ -45,12 +47,12 @@ pub(super) fn text_of(at: &At) -> String {
     }
 }
 
-/// Whether what is under way has to end: the run was asked to stop, or was lost to another runner.
+/// Set when work under way must end: the run was stopped or lost to another runner.
 #[derive(Clone, Debug, Default)]
 pub struct StopFlag(pub(super) Arc<AtomicBool>);
 
 impl StopFlag {
-    /// It has to.
+    /// Returns whether work must end.
     pub fn is_set(&self) -> bool {
         self.0.load(Ordering::SeqCst)
     }
@@ -61,25 +63,27 @@ impl StopFlag {
 pub struct Started {
     /// Where it is served: `HRL_URI` of commands.
     pub uri: String,
-    /// The recovery point that it came up at; `None` when the state is none.
+    /// The recovery point that it came up at; `None` if that state is not at a point.
     pub point: Option<PointId>,
-    /// The sequence of that state.
+    /// Sequence of that state.
     pub sequence: Sequence,
-    /// The time of that state.
+    /// Time of that state.
     pub point_time: Timestamp,
 }
 
 /// Brings volumes up for plans.
 ///
-/// Contract: calls for different members come at the same time from different threads, those for one member one after the
-/// other. Each may come again for the same run and member, because the runner was killed before it recorded the answer: `start` then finds
-/// what is up already and starts nothing twice; `commit` and `clean_up` of what is done already succeed. `start` returns once the volume is
-/// served, and what serves it outlives the runner.
+/// Contract: calls for different members come at the same time from different threads; calls for
+/// one member come one after the other. A call may be repeated for the same run and member, because
+/// the runner was killed before it recorded the answer. Then `start` finds what is up already and
+/// starts nothing twice, and `commit` and `clean_up` succeed if their work is done. `start` returns
+/// once the volume is served; the server outlives the runner.
 pub trait PlanHost: Send + Sync {
     /// Brings a volume up.
     fn start(&self, member: &Member, request: &StartRequest<'_>) -> Result<Started>;
-    /// Commits the failover of a volume, of a real run only.
+    /// Commits the failover of a volume; in real runs only.
     fn commit(&self, member: &Member, request: &StartRequest<'_>) -> Result<()>;
-    /// Takes a test failover down with all that it left, also one whose start failed or was cut off.
+    /// Takes a test failover down with all that it left, even if its start failed or was
+    /// interrupted.
     fn clean_up(&self, member: &Member, request: &StartRequest<'_>) -> Result<()>;
 }

@@ -1,20 +1,22 @@
-//! Recovery plans: many volumes failed over in order, in parallel where they may, with actions and approvals between.
+//! Recovery plans: many volumes failed over in order, in parallel where possible, with actions and
+//! approvals between.
 //!
-//! A [`Plan`] is read from TOML, [`Plan::check`]ed against a vault, and [`run`] as a test or for real through a [`PlanHost`],
-//! which is how one volume is brought up. Every step is recorded in the vault before it acts and after it ended
-//! (`plans/RUN/NNNNNN`, put-if-absent), so a run that was killed at any instant is [`resume`]d where it was, by anybody, and
-//! [`report`] tells of it at any time.
+//! A [`Plan`] is parsed from TOML, [`Plan::check`]ed against a vault, and [`run`] as a test or for
+//! real. A [`PlanHost`] brings up each volume. Every step is recorded in the vault before it acts
+//! and after it ended (`plans/RUN/NNNNNN`, put-if-absent). So any machine can [`resume`] a run that
+//! was killed at any instant, and [`report`] describes a run at any time.
 //!
 //! Invariants:
-//! - a step that was recorded as ended well never runs again; one that was under way when its runner died is told as such and
-//!   runs again, so *actions have to be repeatable* (`HRL_TRY` counts);
-//! - of two runners of one run the one that writes the next record first goes on; the other kills what it runs and ends with
-//!   `Fenced`. That is seen within [`RunOptions::poll`], and no later than at its next record;
-//! - a group point that members share is chosen once, when the run begins, stays the same over every resume, and is pinned until
-//!   the run ends (for 7 days at most).
+//! - A step recorded as done never runs again. A step that was under way when its runner died is
+//!   reported as interrupted and runs again, so *actions must be repeatable* (`HRL_TRY` counts).
+//! - Of two runners of one run, the first to write the next record continues. The other kills its
+//!   programs and ends with `Fenced`, within [`RunOptions::poll`] and no later than at its next
+//!   record.
+//! - A group point that members share is chosen once, when the run begins. It stays the same over
+//!   every resume and is pinned until the run ends, for at most 7 days.
 //!
-//! On failure of a step the run follows its `on_failure`. A test is cleaned up also then; a real run is left as it is, to be
-//! resumed.
+//! If a step fails, the run follows the step's `on_failure`. A test is cleaned up even then; a real
+//! run stays as it is, to be resumed.
 
 mod approval;
 mod check;
@@ -39,7 +41,7 @@ pub use approval::approve;
 pub use check::{PlanCheck, PredictedMember};
 pub use definition::{
     ACTIONS_MAX, Action, Boot, Commit, GROUPS_MAX, Group, MEMBERS_MAX, Member, OnFailure, Only,
-    Plan, PlanState, Program, RunMode, TRIES_MAX, Task,
+    Plan, PlanAt, Program, RunMode, TRIES_MAX, Task,
 };
 pub use host::{PlanHost, StartRequest, Started, StopFlag};
 pub use log::runs;

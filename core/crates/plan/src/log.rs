@@ -1,8 +1,10 @@
-//! The log of a run in the vault: numbered objects `plans/RUN/NNNNNN` made with put-if-absent, beside the approvals.
+//! The log of a run in the vault: numbered objects `plans/RUN/NNNNNN` made with put-if-absent,
+//! beside the approvals.
 //!
-//! Whoever writes a record that another runner has written already has lost the run: `Fenced`. With a key-encryption key every
-//! object is sealed with a key derived from it and bound to its name, so that nobody without the key can read what commands
-//! printed, or have a runner do something else; runs from before a rotation of that key open with the old one.
+//! A runner that finds its next record already written has lost the run: `Fenced`. With a
+//! key-encryption key every object is encrypted with a key derived from it and bound to the
+//! object's name. Without the key no one can read the output of commands or make a runner do
+//! something else. Runs from before a rotation of the key need the old key.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -10,6 +12,7 @@ use std::sync::Arc;
 use chacha20poly1305::XChaCha20Poly1305;
 use chacha20poly1305::aead::{AeadInOut, KeyInit};
 
+use super::fields::is_name;
 use hrl::journal::WrappingKey;
 use hrl::store::{PutOutcome, Store, get_all};
 use hrl::vault::Vault;
@@ -17,18 +20,18 @@ use hrl::vault::layout::PLANS;
 use hrl::{Clock, Error, ErrorKind, KeyId, Result};
 use serde_json::Value;
 
-/// Records of a run at most.
+/// Most records of a run.
 const RECORDS_MAX: u32 = 999_999;
-/// Largest record: the first holds the plan.
+/// Largest record: the first contains the plan.
 const RECORD_BYTES_MAX: u64 = 8 << 20;
 const MAGIC: &[u8; 8] = b"HRLPLAN\x01";
 const KEY_CONTEXT: &str = "hrl 2026-11-21 records of plans key v1";
-/// Magic and key id; then nonce, tag and text.
+/// Length of magic and key id; nonce, tag and text follow.
 const HEAD_BYTES: usize = 8 + 16;
 /// Longest identity of a run.
 const RUN_BYTES_MAX: usize = 128;
 
-/// The runs of a vault, by their identities.
+/// Returns the identities of a vault's runs.
 pub fn runs(vault: &Vault) -> Result<Vec<String>> {
     let objects = vault.store().list(PLANS)?;
     let names: BTreeSet<_> = objects
@@ -38,7 +41,7 @@ pub fn runs(vault: &Vault) -> Result<Vec<String>> {
     Ok(names.into_iter().collect())
 }
 
-/// Where the records of one run are.
+/// The records of one run.
 #[derive(Clone)]
 pub(super) struct Log {
     store: Arc<dyn Store>,
@@ -49,9 +52,7 @@ pub(super) struct Log {
 
 impl Log {
     pub(super) fn new(vault: &Vault, run: &str) -> Result<Self> {
-        let good = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-');
-        let fits = !run.is_empty() && run.len() <= RUN_BYTES_MAX && !run.starts_with('.');
-        if !fits || !run.bytes().all(good) {
+        if !is_name(run, RUN_BYTES_MAX) {
             return Err(Error::new(ErrorKind::InvalidInput, "name run", run)
                 .expected("1 to 128 of A-Z a-z 0-9 . _ - that do not begin with a dot"));
         }
@@ -67,7 +68,7 @@ impl Log {
         &self.run
     }
 
-    /// All records in order. `NotFound` when there is no such run.
+    /// Returns all records in order. `NotFound` if there is no such run.
     pub(super) fn read(&self) -> Result<Vec<Value>> {
         let mut records = Vec::new();
         let listed = self.store.list(&format!("{PLANS}{}/", self.run))?;
@@ -80,7 +81,7 @@ impl Log {
         Ok(records)
     }
 
-    /// Writes record `number`; `AlreadyExists` when it is there.
+    /// Writes record `number`; `AlreadyExists` if it exists.
     pub(super) fn append(&self, number: u32, record: &Value) -> Result<()> {
         if number > RECORDS_MAX {
             return Err(Error::new(ErrorKind::Full, "record run", &self.run)
@@ -89,17 +90,17 @@ impl Log {
         self.put(&self.record(number), record)
     }
 
-    /// Whether somebody wrote record `number`.
+    /// Returns whether record `number` exists.
     pub(super) fn has(&self, number: u32) -> Result<bool> {
         Ok(self.store.head(&self.record(number))?.is_some())
     }
 
-    /// Decides about a step, once for each time that it waits; `AlreadyExists` when that was done.
+    /// Records a decision, once for each time that a step waits; `AlreadyExists` if there is one.
     pub(super) fn put_approval(&self, step: u32, waited: u32, approval: &Value) -> Result<()> {
         self.put(&self.approval(step, waited), approval)
     }
 
-    /// What was decided, if anything.
+    /// Returns the decision, if there is one.
     pub(super) fn approval_of(&self, step: u32, waited: u32) -> Result<Option<Value>> {
         let object = self.approval(step, waited);
         if self.store.head(&object)?.is_none() {
@@ -124,7 +125,7 @@ impl Log {
         let text = value.to_string();
         let bytes = match &self.key {
             None => text.into_bytes(),
-            Some(key) => seal(key, object, text.into_bytes(), &*self.clock),
+            Some(key) => encrypt(key, object, text.into_bytes(), &*self.clock),
         };
         match self.store.put(object, &bytes)? {
             PutOutcome::Created => Ok(()),
@@ -136,18 +137,18 @@ impl Log {
 
     fn get(&self, object: &str) -> Result<Value> {
         let bytes = get_all(&*self.store, object, RECORD_BYTES_MAX)?;
-        let text = open(self.key.as_ref(), object, bytes)?;
+        let text = decrypt(self.key.as_ref(), object, bytes)?;
         let value = serde_json::from_slice(&text);
         value.map_err(|error| {
             Error::new(ErrorKind::Corrupt, "read run of a plan", object)
                 .expected("JSON")
-                .found(format_args!("{} bytes that are none", text.len()))
+                .found(format_args!("{} bytes of something else", text.len()))
                 .caused_by(error)
         })
     }
 }
 
-fn seal(key: &WrappingKey, object: &str, mut text: Vec<u8>, clock: &dyn Clock) -> Vec<u8> {
+fn encrypt(key: &WrappingKey, object: &str, mut text: Vec<u8>, clock: &dyn Clock) -> Vec<u8> {
     let mut nonce = [0; 24];
     clock.fill_random(&mut nonce);
     let head = [&MAGIC[..], &key.id().0].concat();
@@ -161,24 +162,24 @@ fn seal(key: &WrappingKey, object: &str, mut text: Vec<u8>, clock: &dyn Clock) -
     [&head[..], &nonce, &tag, &text].concat()
 }
 
-fn open(key: Option<&WrappingKey>, object: &str, bytes: Vec<u8>) -> Result<Vec<u8>> {
+fn decrypt(key: Option<&WrappingKey>, object: &str, bytes: Vec<u8>) -> Result<Vec<u8>> {
     let refused = || Error::new(ErrorKind::WrongKey, "read run of a plan", object);
-    let sealed = bytes.starts_with(MAGIC) && bytes.len() >= HEAD_BYTES + 24 + 16;
+    let is_encrypted = bytes.starts_with(MAGIC) && bytes.len() >= HEAD_BYTES + 24 + 16;
     let Some(key) = key else {
-        return if sealed {
-            Err(refused().message("the run is sealed and no key-encryption key was given"))
+        return if is_encrypted {
+            Err(refused().message("the run is encrypted and no key-encryption key was given"))
         } else {
             Ok(bytes)
         };
     };
-    if !sealed {
-        return Err(refused().message("the run is not sealed; open the vault without a key"));
+    if !is_encrypted {
+        return Err(refused().message("the run is not encrypted; open the vault without a key"));
     }
     let (head, rest) = bytes.split_at(HEAD_BYTES);
-    let sealed_by = KeyId(head[8..].try_into().expect("16 bytes"));
-    if sealed_by != key.id() {
+    let encrypted_by = KeyId(head[8..].try_into().expect("16 bytes"));
+    if encrypted_by != key.id() {
         return Err(refused()
-            .expected(format_args!("key-encryption key {sealed_by}"))
+            .expected(format_args!("key-encryption key {encrypted_by}"))
             .found(format_args!("key-encryption key {}", key.id())));
     }
     let nonce: [u8; 24] = rest[..24].try_into().expect("24 bytes");
@@ -193,7 +194,7 @@ fn open(key: Option<&WrappingKey>, object: &str, bytes: Vec<u8>) -> Result<Vec<u
         )
         .map_err(|_| {
             Error::new(ErrorKind::Corrupt, "read run of a plan", object)
-                .expected("the record that was sealed here")
+                .expected("the record that was encrypted here")
                 .found("another, or altered bytes")
         })?;
     Ok(text)

@@ -1,12 +1,12 @@
 //! The order of a plan: cycles of dependencies, and the steps of a run with their numbers.
 //!
-//! A step's number is its place in one fixed walk over the plan, which is kept with the run; so records and approvals name steps
-//! by numbers that never change.
+//! A step's number is its place in one fixed walk over the plan, which is stored with the run. So
+//! records and approvals refer to steps by numbers that never change.
 
 use super::definition::{Group, Plan, RunMode, Task};
 use serde_json::json;
 
-/// What a step does.
+/// The kinds of steps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum StepKind {
@@ -16,7 +16,7 @@ pub enum StepKind {
     Manual,
     /// Brings a volume up.
     Start,
-    /// Starts what uses a volume, and waits until that is ready.
+    /// Starts the program that uses a volume, and waits until it is ready.
     Boot,
     /// Checks a volume.
     Verify,
@@ -37,7 +37,7 @@ impl StepKind {
         Self::CleanUp,
     ];
 
-    /// Stable lower-case name.
+    /// Returns the stable lower-case name.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Command => "command",
@@ -50,7 +50,7 @@ impl StepKind {
         }
     }
 
-    /// The kind of this name.
+    /// Returns the kind of this name.
     pub fn from_name(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|kind| kind.name() == name)
     }
@@ -59,23 +59,25 @@ impl StepKind {
 /// One step of a run.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Step {
-    /// Its number, from 1.
+    /// Number of the step, from 1.
     pub number: u32,
-    /// Its name: `GROUP/before/ACTION`, `GROUP/VOLUME/start` (`boot`, `verify`, `commit`, `clean-up`) or `GROUP/after/ACTION`.
+    /// Name of the step: `GROUP/before/ACTION`, `GROUP/VOLUME/start` (`boot`, `verify`, `commit`,
+    /// `clean-up`) or `GROUP/after/ACTION`.
     pub id: String,
-    /// What it does.
+    /// Kind of the step.
     pub kind: StepKind,
     /// Index of its group.
     pub group: usize,
-    /// Its volume: of an action that which its variables are about.
+    /// Its volume; for an action, the volume of its variables.
     pub volume: Option<String>,
-    /// What is done, for people.
+    /// Description for people.
     pub text: String,
     pub(super) part: Part,
 }
 
 impl Step {
-    /// The step as one line of JSON, with the fields of [`StepReport::to_json`](super::StepReport::to_json) that it has.
+    /// Returns the step as one line of JSON, with those fields of
+    /// [`StepReport::to_json`](super::StepReport::to_json) that a step has.
     pub fn to_json(&self) -> String {
         json!({
             "number": self.number,
@@ -89,7 +91,7 @@ impl Step {
     }
 }
 
-/// Where in its group a step is from.
+/// The place in its group that a step comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Part {
     Before(usize),
@@ -98,8 +100,9 @@ pub(super) enum Part {
 }
 
 impl Plan {
-    /// The steps of a run in the order of the plan, those that end it included. Steps of one group's volumes, and of groups that do
-    /// not wait for each other, run at the same time.
+    /// Returns the steps of a run in the order of the plan, including those that end it. Steps of
+    /// different volumes of a group run at the same time, and so do groups that do not wait for
+    /// each other.
     pub fn steps(&self, mode: RunMode) -> Vec<Step> {
         let mut steps = Steps(Vec::new());
         let sorted = sorted(&self.groups);
@@ -180,7 +183,7 @@ impl Steps {
     }
 }
 
-/// The groups, each after those that it waits for.
+/// Returns the groups, each after those that it waits for.
 fn sorted(groups: &[Group]) -> Vec<usize> {
     let mut order: Vec<usize> = Vec::new();
     while order.len() < groups.len() {
@@ -194,10 +197,12 @@ fn sorted(groups: &[Group]) -> Vec<usize> {
     order
 }
 
-/// Groups that wait for each other, each for the next and the last for the first; `None` when there are none.
+/// Returns groups that wait for each other, each for the next and the last for the first; `None` if
+/// there are none.
 pub(super) fn find_cycle(groups: &[Group]) -> Option<Vec<usize>> {
     let mut done = vec![false; groups.len()];
-    // Takes out groups whose dependencies are all out; what is left waits for something that is left too.
+    // Removes groups whose dependencies are all removed. A group that is left waits for another one
+    // that is left.
     while let Some(at) = (0..groups.len())
         .find(|at| !done[*at] && groups[*at].depends_on.iter().all(|before| done[*before]))
     {

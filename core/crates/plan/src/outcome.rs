@@ -1,19 +1,19 @@
-//! How steps and runs end, and what people decide about steps.
+//! Outcomes of steps and runs, and decisions of people about steps.
 
 use hrl::Timestamp;
 use serde_json::{Value, json};
 
 use super::fields::{flag, text, time};
 
-/// How a step is.
+/// Outcome of a step, or how far it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum StepOutcome {
     /// Its turn has not come.
     Waiting,
-    /// It is under way; or its runner died meanwhile.
+    /// It is under way, or its runner died.
     Running,
-    /// It ended well.
+    /// It succeeded.
     Done,
     /// It failed.
     Failed,
@@ -21,7 +21,7 @@ pub enum StepOutcome {
     TimedOut,
     /// A person rejected it.
     Rejected,
-    /// It was cut off because the run was asked to stop; it runs again when the run is resumed.
+    /// It was interrupted because the run was stopped; it runs again when the run is resumed.
     Stopped,
     /// The run ended before its turn.
     Skipped,
@@ -39,7 +39,7 @@ impl StepOutcome {
         Self::Skipped,
     ];
 
-    /// Stable lower-case name.
+    /// Returns the stable lower-case name.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Waiting => "waiting",
@@ -53,30 +53,30 @@ impl StepOutcome {
         }
     }
 
-    /// The outcome of this name.
+    /// Returns the outcome of this name.
     pub fn from_name(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|outcome| outcome.name() == name)
     }
 
-    /// It ended, and not well.
+    /// Returns whether the step ended without success.
     pub const fn is_failure(self) -> bool {
         matches!(self, Self::Failed | Self::TimedOut | Self::Rejected)
     }
 }
 
-/// How a run is.
+/// Outcome of a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum RunOutcome {
-    /// It is under way; or its runner died meanwhile.
+    /// It is under way, or its runner died.
     Running,
-    /// Everything went well.
+    /// Every step succeeded.
     Done,
-    /// It went on to its end over steps that failed.
+    /// It reached its end, although steps failed.
     DoneWithFailures,
-    /// A step that failed ended it. A real run can be resumed there.
+    /// A failed step ended it. A real run can be resumed there.
     Failed,
-    /// It was asked to stop, and can be resumed.
+    /// It was stopped, and can be resumed.
     Stopped,
 }
 
@@ -84,7 +84,7 @@ impl RunOutcome {
     const ALL: [Self; 5] =
         [Self::Running, Self::Done, Self::DoneWithFailures, Self::Failed, Self::Stopped];
 
-    /// Stable lower-case name.
+    /// Returns the stable lower-case name.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Running => "running",
@@ -95,22 +95,22 @@ impl RunOutcome {
         }
     }
 
-    /// The outcome of this name.
+    /// Returns the outcome of this name.
     pub fn from_name(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|outcome| outcome.name() == name)
     }
 }
 
-/// What a person decided about a manual step.
+/// A person's decision about a manual step.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Approval {
-    /// It was done; false: it was rejected, and the step failed.
+    /// Whether the person approved; otherwise the step failed.
     pub approved: bool,
-    /// Who decided.
+    /// Name of the person.
     pub by: String,
-    /// What they had to say.
+    /// Remark of the person.
     pub note: String,
-    /// When.
+    /// Time of the decision.
     pub time: Timestamp,
 }
 

@@ -1,4 +1,5 @@
-//! From TOML to a [`Plan`]: every key is known, every value checked, and the plan as a whole makes sense.
+//! Parses TOML to a [`Plan`]: every key is known, every value is checked, and so is the plan as a
+//! whole.
 //!
 //! ```toml
 //! name = "shop"
@@ -40,8 +41,9 @@ use std::time::Duration;
 
 use super::definition::{
     ACTIONS_MAX, Action, Boot, Commit, GROUPS_MAX, Group, MEMBERS_MAX, Member, OnFailure, Plan,
-    PlanState, Program, RunMode, TRIES_MAX, Task,
+    PlanAt, Program, RunMode, TRIES_MAX, Task,
 };
+use super::fields::is_name;
 use super::order::find_cycle;
 use super::table::{Document, Table, Value};
 use hrl::replica::At;
@@ -58,15 +60,15 @@ const STATE: &str =
     "newest, newest-good, newest-group, newest-group:NAME, a point, sequence, time or label";
 
 impl Plan {
-    /// Reads a plan. `name` is what errors call the text, such as the path of its file.
+    /// Parses a plan. Errors call the text `name`, such as the path of its file.
     ///
-    /// `InvalidInput` names the key, its line, what was expected and what was found; of dependencies that go round in a circle
-    /// it names the groups.
+    /// `InvalidInput` identifies the key, its line, what was expected and what was found. For
+    /// circular dependencies it lists the groups.
     pub fn parse(text: &str, name: &str) -> Result<Self> {
         let document = Document::new(name, text)?;
         let parsed = document.parse()?;
         let table = Table::root(&document, &parsed);
-        let at = state_of(table.get("at"), &PlanState::Newest)?;
+        let at = state_of(table.get("at"), &PlanAt::Newest)?;
         let plan = Self {
             name: name_of(&table.need("name", NAME)?)?,
             text: text.to_owned(),
@@ -100,10 +102,10 @@ impl Plan {
     }
 }
 
-/// Volumes, disks, state directories and addresses of the members so far: no two may have the same.
+/// Volumes, disks, state directories and addresses of the members so far; none may occur twice.
 type Taken = [HashSet<String>; 5];
 
-fn groups(table: &Table<'_, '_>, at: &PlanState) -> Result<Vec<Group>> {
+fn groups(table: &Table<'_, '_>, at: &PlanAt) -> Result<Vec<Group>> {
     let tables = table.tables("group")?;
     if tables.is_empty() {
         return Err(table.wrong("group").expected("one [[group]] or more").found("none"));
@@ -137,7 +139,7 @@ fn group(
     table: &Table<'_, '_>,
     index: usize,
     names: &[String],
-    at: &PlanState,
+    at: &PlanAt,
     taken: &mut Taken,
 ) -> Result<Group> {
     let depends_on = match table.get("depends_on") {
@@ -170,7 +172,7 @@ fn position(value: &Value<'_, '_>, names: &[String]) -> Result<usize> {
     found.ok_or_else(|| value.wrong(&format!("one of the groups [{}]", names.join(", "))))
 }
 
-fn member(table: &Table<'_, '_>, at: &PlanState, taken: &mut Taken) -> Result<Member> {
+fn member(table: &Table<'_, '_>, at: &PlanAt, taken: &mut Taken) -> Result<Member> {
     let volume = table.need("volume", "the name of a volume")?.text()?.to_owned();
     for (at, key) in ["volume", "disk", "state", "nbd", "test_nbd"].into_iter().enumerate() {
         if let Some(value) = table.get(key) {
@@ -312,32 +314,24 @@ fn program(value: &Value<'_, '_>) -> Result<Program> {
     Program::from_arguments(arguments).ok_or_else(|| value.wrong(expected))
 }
 
-fn state_of(value: Option<Value<'_, '_>>, otherwise: &PlanState) -> Result<PlanState> {
+fn state_of(value: Option<Value<'_, '_>>, otherwise: &PlanAt) -> Result<PlanAt> {
     let Some(value) = value else { return Ok(otherwise.clone()) };
     let text = value.text()?;
     Ok(match text {
-        "newest" => PlanState::Newest,
-        "newest-good" => PlanState::NewestGood,
-        "newest-group" => PlanState::NewestGroup(None),
+        "newest" => PlanAt::Newest,
+        "newest-good" => PlanAt::NewestGood,
+        "newest-group" => PlanAt::NewestGroup(None),
         _ => match text.strip_prefix("newest-group:") {
             Some("") => return Err(value.wrong(STATE)),
-            Some(group) => PlanState::NewestGroup(Some(group.to_owned())),
-            None => PlanState::At(At::parse(text).map_err(|_| value.wrong(STATE))?),
+            Some(group) => PlanAt::NewestGroup(Some(group.to_owned())),
+            None => PlanAt::At(At::parse(text).map_err(|_| value.wrong(STATE))?),
         },
     })
 }
 
 fn name_of(value: &Value<'_, '_>) -> Result<String> {
     let name = value.text()?;
-    let good = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-');
-    if name.is_empty()
-        || name.len() > NAME_BYTES_MAX
-        || name.starts_with('.')
-        || !name.bytes().all(good)
-    {
-        return Err(value.wrong(NAME));
-    }
-    Ok(name.to_owned())
+    if is_name(name, NAME_BYTES_MAX) { Ok(name.to_owned()) } else { Err(value.wrong(NAME)) }
 }
 
 fn one_of<T: Copy>(value: Option<Value<'_, '_>>, choices: &[(&str, T)]) -> Result<Option<T>> {

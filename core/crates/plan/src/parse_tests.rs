@@ -1,4 +1,4 @@
-//! Plans as text: what they mean, and that whatever is wrong with one is told with its key and its line.
+//! Plans as text: what they mean, and that each error identifies the key and its line.
 
 use std::time::Duration;
 
@@ -52,7 +52,7 @@ fn parse(text: &str) -> hrl::Result<Plan> {
 }
 
 #[test]
-fn a_plan_says_what_comes_up_in_which_order() {
+fn a_plan_lists_what_comes_up_in_which_order() {
     let plan = parse(SHOP).expect("parsed");
     assert_eq!((plan.name(), plan.commit()), ("shop", Commit::Automatic));
     assert_eq!(plan.rpo_target(), Some(Duration::from_secs(900)));
@@ -65,8 +65,8 @@ fn a_plan_says_what_comes_up_in_which_order() {
     assert_eq!(fence.on_failure, OnFailure::Retry { tries: 5, pause: Duration::from_secs(5) });
     assert_eq!((fence.only, fence.volume.as_deref()), (Some(Only::Real), Some("db-root")));
     assert_eq!(fence.environment["SITE"], "old");
-    assert_eq!(database.members[0].at, PlanState::NewestGroup(Some("shop".into())));
-    assert_eq!(web.members[0].at, PlanState::At(At::Sequence(Sequence(1234))));
+    assert_eq!(database.members[0].at, PlanAt::NewestGroup(Some("shop".into())));
+    assert_eq!(web.members[0].at, PlanAt::At(At::Sequence(Sequence(1234))));
     assert_eq!(web.after_actions[0].task, Task::Manual("Point www at the recovery site.".into()));
     let ids = |mode| plan.steps(mode).into_iter().map(|step| step.id).collect::<Vec<_>>();
     let test = [
@@ -82,7 +82,7 @@ fn a_plan_says_what_comes_up_in_which_order() {
 }
 
 #[test]
-fn an_error_names_key_line_expected_and_found() {
+fn an_error_names_the_key_the_line_and_what_was_expected_and_found() {
     let cases: [(&str, &str, &[&str]); 16] = [
         (
             "limit = \"60s\"",
@@ -128,7 +128,7 @@ fn an_error_names_key_line_expected_and_found() {
 }
 
 #[test]
-fn a_cycle_is_told_by_its_groups() {
+fn a_cycle_is_reported_with_its_groups() {
     let text = "name = \"p\"\n[[group]]\nname = \"first\"\n[[group]]\nname = \"a\"\ndepends_on = [\"c\"]\n\
                 [[group]]\nname = \"b\"\ndepends_on = [\"a\"]\n[[group]]\nname = \"c\"\n";
     let error = parse(text).expect_err("a cycle").to_string();
@@ -136,17 +136,17 @@ fn a_cycle_is_told_by_its_groups() {
     assert!(error.contains("line 4"), "{error}");
 }
 
-/// `core/docs/plans.md` lists the keys that there are.
+/// `core/docs/plans.md` lists the keys.
 #[test]
 fn the_document_lists_every_key() {
     let (text, _) =
         include_str!("../../../docs/plans.md").split_once("## The report").expect("a section");
     let rows = text.lines().filter_map(|line| line.strip_prefix("| `")?.split(" | ").next());
-    let mut told: Vec<_> = rows.flat_map(|keys| keys.split('`').step_by(2)).collect();
-    told.retain(|key| !key.is_empty());
-    told.extend(["ready", "stop"]);
+    let mut listed: Vec<_> = rows.flat_map(|keys| keys.split('`').step_by(2)).collect();
+    listed.retain(|key| !key.is_empty());
+    listed.extend(["ready", "stop"]);
     let source = include_str!("parse.rs");
-    for key in &told {
+    for key in &listed {
         assert!(source.contains(&format!("\"{key}\"")), "{key} is no key");
     }
     let places = ["\nname = \"shop\"", "[[group]]", "[[group.before]]", "[[group.member]]"];
@@ -156,13 +156,13 @@ fn the_document_lists_every_key() {
         let error = parse(&SHOP.replacen(place, &line, 1)).expect_err("unknown").to_string();
         let keys = error.split("the keys ").nth(1).and_then(|rest| rest.split(", found").next());
         for key in keys.expect("the keys").split(", ") {
-            assert!(told.contains(&key), "{key} is not in the document");
+            assert!(listed.contains(&key), "{key} is not in the document");
         }
     }
 }
 
 #[test]
-fn limits_are_named() {
+fn an_error_at_a_limit_names_the_limit() {
     let groups: String =
         (0..=GROUPS_MAX).map(|at| format!("[[group]]\nname = \"g{at}\"\n")).collect();
     let error = parse(&format!("name = \"p\"\n{groups}")).expect_err("too many").to_string();
@@ -174,13 +174,13 @@ fn limits_are_named() {
 }
 
 proptest! {
-    /// Promise 11: any text is a plan or an error that says why.
+    /// Promise 11: any text is a plan or an error.
     #[test]
     fn promise_11_any_text_is_a_plan_or_an_error(text in "[\\[\\]{}=\",a-z0-9\n#. -]{0,200}") {
         let _ = parse(&text);
     }
 
-    /// Promise 11: so is a plan in which pieces were lost, doubled and exchanged.
+    /// Promise 11: a plan with lost, doubled and exchanged parts is a plan or an error.
     #[test]
     fn promise_11_a_damaged_plan_is_a_plan_or_an_error(
         edits in prop::collection::vec((0_usize..900, 0_usize..900, 0_usize..40), 1..6),

@@ -1,4 +1,4 @@
-//! What the log of a run holds, as JSON.
+//! Records in the log of a run, as JSON.
 //!
 //! | `kind` | fields | written |
 //! |---|---|---|
@@ -19,27 +19,27 @@ use super::fields::{flag, nullable, number, small_number, text, time};
 use super::host::{Started, text_of};
 use super::outcome::{Approval, RunOutcome, StepOutcome};
 
-/// What the first record says.
+/// The first record.
 #[derive(Clone, Debug)]
 pub(super) struct Header {
     pub plan: String,
     pub text: String,
     pub mode: RunMode,
     pub planned: bool,
-    /// A real run is committed at its end.
+    /// Commit a real run at its end.
     pub commit: bool,
     pub time: Timestamp,
     pub failed_at: Option<Timestamp>,
-    /// Of each volume: the state to come up at, and the group that it shares it with.
+    /// Of each volume: the recovery state to come up at, and the group that shares it.
     pub points: Vec<Chosen>,
 }
 
-/// The state chosen for a volume when its run began.
+/// The recovery state chosen for a volume when its run began.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Chosen {
     pub volume: String,
     pub at: At,
-    /// It is a point of this consistency group.
+    /// The consistency group, if the state is one of its points.
     pub group: Option<String>,
 }
 
@@ -116,7 +116,7 @@ impl Record {
         }
     }
 
-    /// Reads a record; `None` for anything else. Fields that it does not know are left alone.
+    /// Reads a record; `None` for anything else. Ignores unknown fields.
     pub(super) fn read(value: &Value) -> Option<Self> {
         let step = || small_number(value, "step");
         let process = || Process::read(value.get("process")?);
@@ -206,9 +206,10 @@ fn read_started(value: &Value) -> Option<Started> {
 mod tests {
     use super::*;
 
-    /// What a version before wrote is read, and written again byte for byte, the escapes of control characters aside.
+    /// Records of an earlier version are read and written again byte for byte, except for escapes
+    /// of control characters.
     #[test]
-    fn records_keep_their_fields_and_the_order_of_those() {
+    fn records_keep_their_fields_and_order() {
         for line in include_str!("../tests/records/plain.jsonl").lines() {
             let value = serde_json::from_str(line).expect("JSON");
             let record = Record::read(&value).expect(line);
@@ -218,7 +219,7 @@ mod tests {
     }
 
     #[test]
-    fn what_lacks_a_field_is_no_record() {
+    fn a_record_without_one_of_its_fields_is_refused() {
         for line in include_str!("../tests/records/plain.jsonl").lines() {
             let whole: Value = serde_json::from_str(line).expect("JSON");
             for field in whole.as_object().expect("an object").keys().filter(|f| *f != "failed_at")

@@ -1,6 +1,8 @@
-//! What a run did and how long it took, from its records alone: the same while it runs, when it has ended, and years later.
+//! Reports of runs, made from their records alone: while a run goes on, when it has ended, and
+//! years later.
 //!
-//! Times across steps are by the wall clock of the runners' machines, lengths of steps by a clock that never jumps.
+//! Times across steps are by the wall clocks of the runners' machines. Lengths of steps are by a
+//! clock that never jumps.
 
 use std::time::Duration;
 
@@ -16,123 +18,124 @@ use hrl::vault::Vault;
 use hrl::{Result, Timestamp};
 use serde_json::{Value, json};
 
-/// How a run went, or goes.
+/// How a run goes or went.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RunReport {
     /// Identity of the run.
     pub run: String,
-    /// Name of its plan.
+    /// Name of the plan.
     pub plan: String,
     /// Test or real.
     pub mode: RunMode,
-    /// The source was there still.
+    /// The source was still running.
     pub planned: bool,
-    /// How it went; `Running` also when its runner died.
+    /// Outcome; `Running` even if the runner died.
     pub outcome: RunOutcome,
-    /// Why it ended so, where there is more to say.
+    /// Explanation of the outcome, if there is one.
     pub message: String,
-    /// When it began.
+    /// When the run began.
     pub began: Timestamp,
-    /// When it ended.
+    /// When the run ended.
     pub ended: Option<Timestamp>,
-    /// When the source failed: RPO counts up to here. That is when the run began unless the run was told otherwise.
+    /// When the source failed, from which RPO counts back. Default: when the run began.
     pub failed_at: Timestamp,
-    /// Times that a runner took it: one, and one more for each time that it was resumed.
+    /// Runners so far: one, plus one for each resume.
     pub runners: u32,
-    /// Volumes of it are up and not committed.
+    /// Whether volumes are up and not committed.
     pub commit_is_due: bool,
-    /// From its begin until the last volume was usable and its boot ready. `None` while one is not.
+    /// From the run's begin until the last volume was usable and its boot ready. `None` until then.
     pub rto: Option<Duration>,
-    /// What the volumes that are up lost, at most. `None` when none is.
+    /// Largest loss among the volumes that are up. `None` if none is up.
     pub rpo: Option<Duration>,
-    /// What the plan intends.
+    /// RTO that the plan intends.
     pub rto_target: Option<Duration>,
-    /// What the plan intends.
+    /// RPO that the plan intends.
     pub rpo_target: Option<Duration>,
-    /// How long somebody's approval was waited for, overlaps counted once.
+    /// How long the run waited for approvals; overlaps count once.
     pub waited: Duration,
-    /// Its groups, as the plan lists them.
+    /// The groups, in the order of the plan.
     pub groups: Vec<GroupReport>,
-    /// Its volumes, as the plan lists them.
+    /// The volumes, in the order of the plan.
     pub members: Vec<MemberReport>,
-    /// Its steps.
+    /// The steps.
     pub steps: Vec<StepReport>,
-    /// Names of actions that runs of the other mode alone do.
+    /// Names of actions that only runs of the other mode do.
     pub left_out: Vec<String>,
 }
 
 /// A group of a run.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct GroupReport {
-    /// Its name.
+    /// Name of the group.
     pub name: String,
-    /// From the begin of the run until its last volume was ready. `None` while one is not, or when it has none.
+    /// From the run's begin until the group's last volume was ready. `None` until then, and for a
+    /// group without volumes.
     pub rto: Option<Duration>,
-    /// What its volumes lost, at most.
+    /// Largest loss among the group's volumes.
     pub rpo: Option<Duration>,
 }
 
 /// A volume of a run.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MemberReport {
-    /// Its name.
+    /// Name of the volume.
     pub volume: String,
     /// Index of its group.
     pub group: usize,
-    /// The consistency group whose point it came up at.
+    /// The consistency group, if the volume came up at one of its points.
     pub consistency_group: Option<String>,
-    /// Where it is served and at which state.
+    /// Where the volume is served, and at which state.
     pub started: Option<Started>,
-    /// From its own start until it was served.
+    /// From the volume's own start until it was served.
     pub usable: Option<Duration>,
-    /// From the begin of the run until it was served.
+    /// From the run's begin until the volume was served.
     pub usable_since_run: Option<Duration>,
-    /// From its own start until its boot was ready; without a boot, as `usable`.
+    /// From the volume's own start until its boot was ready; without a boot, as `usable`.
     pub ready: Option<Duration>,
-    /// From the begin of the run until its boot was ready: its RTO.
+    /// From the run's begin until the boot was ready: the volume's RTO.
     pub ready_since_run: Option<Duration>,
-    /// From the time of its state to the failure.
+    /// From the time of the volume's state to the failure.
     pub rpo: Option<Duration>,
-    /// Its check was good; `None` when there was none.
+    /// Whether the check was good; `None` without a check.
     pub verified: Option<bool>,
 }
 
 /// A step of a run.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StepReport {
-    /// Its number.
+    /// Number of the step.
     pub number: u32,
-    /// Its name.
+    /// Name of the step.
     pub id: String,
-    /// What it does.
+    /// Kind of the step.
     pub kind: StepKind,
     /// Index of its group.
     pub group: usize,
     /// Its volume.
     pub volume: Option<String>,
-    /// What is done, for people.
+    /// Description for people.
     pub text: String,
-    /// How it is.
+    /// Outcome of the step.
     pub outcome: StepOutcome,
-    /// When it began for the last time.
+    /// When the newest try began.
     pub began: Option<Timestamp>,
-    /// When it ended.
+    /// When the step ended.
     pub ended: Option<Timestamp>,
-    /// How long that took.
+    /// How long the newest try took.
     pub took: Option<Duration>,
-    /// Times that it began.
+    /// Tries so far.
     pub tries: u32,
-    /// Times that its runner died meanwhile.
+    /// Tries whose runner died.
     pub interrupted: u32,
-    /// Why it ended so.
+    /// Explanation of the outcome.
     pub message: String,
-    /// The end of what it printed.
+    /// Last bytes of the output.
     pub output: String,
-    /// Who decided.
+    /// Decision about a manual step.
     pub approval: Option<Approval>,
 }
 
-/// Reads the report of a run; `NotFound` when there is none.
+/// Returns the report of a run; `NotFound` if there is no such run.
 pub fn report(vault: &Vault, run: &str) -> Result<RunReport> {
     Ok(report_of(run, &RunState::load(&Log::new(vault, run)?)?))
 }
@@ -191,12 +194,12 @@ pub(super) fn report_of(run: &str, state: &RunState) -> RunReport {
     }
 }
 
-/// The longest, where all are known.
+/// Returns the longest time, if all are known.
 fn all(times: impl Iterator<Item = Option<Duration>>) -> Option<Duration> {
     times.collect::<Option<Vec<_>>>()?.into_iter().max()
 }
 
-/// For how long at least one manual step was waited for.
+/// Returns how long at least one manual step waited.
 fn waited(state: &RunState) -> Duration {
     let mut spans: Vec<_> = state
         .steps
@@ -300,7 +303,7 @@ impl StepReport {
         }
     }
 
-    /// One line of JSON, an entry of `steps` in [`RunReport::to_json`]; `group` is its index.
+    /// Returns one line of JSON, as in `steps` of [`RunReport::to_json`]; `group` is an index here.
     pub fn to_json(&self) -> String {
         self.json().to_string()
     }
@@ -327,8 +330,9 @@ impl StepReport {
 }
 
 impl RunReport {
-    /// Returns the report as one line of JSON; `core/docs/plans.md` lists its fields. Times are RFC 3339 in UTC, lengths are
-    /// milliseconds (`…_ms`), names are those of the enums, what is not known is null. Fields may be added, and stay.
+    /// Returns the report as one line of JSON; `core/docs/plans.md` lists its fields. Times are RFC
+    /// 3339 in UTC, lengths are milliseconds (`…_ms`), names are those of the enums, and unknown
+    /// values are null. New fields may be added; existing ones stay.
     pub fn to_json(&self) -> String {
         let met = |found: Option<Duration>, target: Option<Duration>| Some(found? <= target?);
         let groups = self.groups.iter().map(|group| {

@@ -1,7 +1,9 @@
-//! Running a plan: groups as their dependencies allow, volumes in parallel, every step recorded.
+//! Running a plan: groups in the order of their dependencies, volumes in parallel, every step
+//! recorded.
 //!
-//! One thread for each group and each volume of a group, and one that watches for a stop and for another runner. All share
-//! `Runner`, whose one lock is held while a record is written, so that records have one order.
+//! Each group and each volume of a group has a thread, and one more thread watches for a stop and
+//! for another runner. All share `Runner`. Its state stays locked while a record is written, so
+//! that records have one order.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -22,25 +24,30 @@ use hrl::vault::{PinUntil, Vault};
 use hrl::{Clock, Error, ErrorKind, Result, Timestamp};
 use serde_json::Value;
 
-/// How to run a plan.
+/// Options of a run.
 pub struct RunOptions<'a> {
-    /// Identity of the run: 1 to 128 of A-Z a-z 0-9 . _ -. Default: the plan's name, the time and a random number.
+    /// Identity of the run: 1 to 128 of A-Z a-z 0-9 . _ -. Default: the plan's name, the time and a
+    /// random number.
     pub run: Option<String>,
-    /// Default: a test.
+    /// Kind of the run. Default: a test.
     pub mode: RunMode,
-    /// The source is there still, and nothing is lost: each volume comes up at its newest state. Default: false.
+    /// The source is still running, and nothing is lost: each volume comes up at its newest state.
+    /// Default: false.
     pub planned: bool,
-    /// When the source failed: what was written until then and is gone is the RPO. Default: when the run begins.
+    /// When the source failed; data written before and lost is the RPO. Default: when the run
+    /// begins.
     pub failed_at: Option<Timestamp>,
-    /// Commit a real run at its end, whatever the plan says; on resuming, one that waits for it. Default: false.
+    /// Commit a real run at its end, whatever the plan says. When resuming, commit a run that waits
+    /// for it. Default: false.
     pub commit: bool,
-    /// Take a run over although its runner seems to live. Default: false.
+    /// Take a run over even if its runner seems to live. Default: false.
     pub take_over: bool,
-    /// How often approvals, the stop and other runners are looked for. Default: 1 s.
+    /// How often to check for approvals, a stop and other runners. Default: 1 s.
     pub poll: Duration,
-    /// Asked every [`RunOptions::poll`]: true stops the run, which ends what is under way and can be resumed.
+    /// Called every [`RunOptions::poll`]; true stops the run, which interrupts its steps and can be
+    /// resumed.
     pub stopped: &'a (dyn Fn() -> bool + Sync),
-    /// Told when a step begins and when it has ended, from the run's threads.
+    /// Called when a step begins and when it has ended, from the run's threads.
     pub on_step: &'a (dyn Fn(&str, &StepReport) + Sync),
 }
 
@@ -60,10 +67,12 @@ impl Default for RunOptions<'_> {
     }
 }
 
-/// Runs a plan to its end, and tells how it went; that a step failed is no error, but the report's outcome.
+/// Runs a plan to its end and returns the report. A failed step is no error; the report's outcome
+/// shows it.
 ///
-/// Errors: the first of [`PlanCheck::problems`](super::PlanCheck::problems), before anything is done; `AlreadyExists` when the vault has a
-/// run of this identity; `Fenced` when another runner took the run; those of the store, after which the run can be resumed.
+/// Errors: the first of [`PlanCheck::problems`](super::PlanCheck::problems), before anything is
+/// done; `AlreadyExists` if the vault has a run of this identity; `Fenced` if another runner took
+/// the run. After an error of the store the run can be resumed.
 pub fn run(
     plan: &Plan,
     vault: &Vault,
@@ -91,10 +100,11 @@ pub fn run(
     Runner::take(RunState::new(header, plan.clone()), log, vault, host, options)?.run()
 }
 
-/// Goes on with a run where it was; with one that is over, tells how it went.
+/// Continues a run where it was; only returns the report if the run is over.
 ///
-/// `NotFound` when there is none; `Fenced` when its runner lives on this machine (see [`RunOptions::take_over`]) or another one
-/// takes it meanwhile. Of the options those of a new run (`run`, `mode`, `planned`, `failed_at`) are not looked at.
+/// `NotFound` if there is no such run; `Fenced` if its runner lives on this machine (see
+/// [`RunOptions::take_over`]) or another one takes it meanwhile. Ignores the options of a new run:
+/// `run`, `mode`, `planned`, `failed_at`.
 pub fn resume(
     vault: &Vault,
     run: &str,
@@ -124,14 +134,14 @@ fn new_run(plan: &Plan, clock: &dyn Clock) -> String {
     format!("{}-{time}-{high:02x}{low:02x}", plan.name())
 }
 
-/// How long a run that does not end keeps the points that it chose.
-const HOLD: Duration = Duration::from_secs(7 * 86_400);
+/// How long the chosen points stay pinned if the run does not end.
+const PIN_TIME: Duration = Duration::from_secs(7 * 86_400);
 
-/// Whether a thread goes on to its next step.
+/// How a thread continues after a step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Flow {
     Go,
-    /// The step failed and the run goes on, but not with what needs it.
+    /// The step failed; the run continues without the steps that need it.
     Leave,
     Halt,
 }
@@ -149,9 +159,9 @@ pub(super) struct Runner<'a> {
     state: Mutex<RunState>,
     progress: Mutex<Progress>,
     changed: Condvar,
-    /// Nothing new begins.
+    /// No new step may begin.
     halted: AtomicBool,
-    /// What is under way is ended.
+    /// Steps under way must end.
     pub cut_off: StopFlag,
 }
 
@@ -159,15 +169,15 @@ pub(super) struct Runner<'a> {
 struct Progress {
     groups_done: Vec<bool>,
     finished: bool,
-    /// The steps that failed and ended the run.
+    /// The step whose failure ended the run.
     failed: Option<String>,
     failures: bool,
-    /// Why nothing can be recorded any more.
+    /// Why no more records can be written.
     lost: Option<Error>,
 }
 
 impl<'a> Runner<'a> {
-    /// Records that this process runs it from here on.
+    /// Records that this process runs the plan from now on.
     fn take(
         state: RunState,
         log: Log,
@@ -214,7 +224,7 @@ impl<'a> Runner<'a> {
     fn run(self) -> Result<RunReport> {
         std::thread::scope(|scope| {
             scope.spawn(|| self.watch());
-            scope.spawn(|| self.hold_points());
+            scope.spawn(|| self.pin_points());
             if !self.only_ends() {
                 self.groups();
             }
@@ -229,7 +239,7 @@ impl<'a> Runner<'a> {
         if outcome != RunOutcome::Stopped
             && (outcome != RunOutcome::Failed || self.header.mode == RunMode::Test)
         {
-            self.release_points();
+            self.unpin_points();
         }
         let time = self.clock.now();
         let ended = Record::Ended { outcome, message: message.clone(), time };
@@ -238,7 +248,8 @@ impl<'a> Runner<'a> {
         Ok(report_of(self.log.run(), &state))
     }
 
-    /// A test that is being taken down already is only taken down. What failed before still counts.
+    /// Returns whether a test is already being taken down, and restores the failures recorded
+    /// before.
     fn only_ends(&self) -> bool {
         let state = self.state();
         let ends = |s: &Step| s.kind == StepKind::CleanUp && state.state(s).attempts > 0;
@@ -265,7 +276,7 @@ impl<'a> Runner<'a> {
         }
     }
 
-    /// Looks for a stop and for another runner until the run is finished.
+    /// Checks for a stop and for another runner until the run is finished.
     fn watch(&self) {
         loop {
             let progress = self.progress();
@@ -285,16 +296,16 @@ impl<'a> Runner<'a> {
 
     fn look_for_rival(&self) {
         let next = self.state().next;
-        // A store that does not answer is met again by the next record.
+        // If the store does not answer, the next record reports it.
         if matches!(self.log.has(next), Ok(true)) && self.state().next == next {
-            self.lose(self.taken());
+            self.lose(self.taken_by_another());
         }
     }
 
-    /// Keeps the points that were chosen through retention, for what comes up after hours of waiting. That it cannot is no reason
-    /// to hold a failover up. A point that somebody pinned keeps that pin.
-    fn hold_points(&self) {
-        let until = Timestamp(self.clock.now().0.saturating_add(HOLD.as_nanos() as i64));
+    /// Pins the chosen points, for volumes that come up after hours of waiting. A failure to pin
+    /// does not delay a failover. A point that has a pin keeps that pin.
+    fn pin_points(&self) {
+        let until = Timestamp(self.clock.now().0.saturating_add(PIN_TIME.as_nanos() as i64));
         self.each_point(|replica, point| {
             if point.pins.is_empty() {
                 let (at, until) = (At::Point(point.id), PinUntil::Time(until));
@@ -303,7 +314,7 @@ impl<'a> Runner<'a> {
         });
     }
 
-    fn release_points(&self) {
+    fn unpin_points(&self) {
         self.each_point(|replica, point| {
             if point.pins.iter().any(|pin| pin.reason == self.pin_reason()) {
                 let _ = replica.unpin(&At::Point(point.id), false);
@@ -315,7 +326,7 @@ impl<'a> Runner<'a> {
         format!("recovery plan run {}", self.log.run())
     }
 
-    /// The points that members were given, of all volumes at once.
+    /// Calls `work` for the chosen points of all volumes at once.
     fn each_point(&self, work: impl Fn(&mut Replica, &RecoveryPoint) + Sync) {
         let work = &work;
         std::thread::scope(|scope| {
@@ -332,7 +343,7 @@ impl<'a> Runner<'a> {
         });
     }
 
-    fn taken(&self) -> Error {
+    fn taken_by_another(&self) -> Error {
         Error::new(ErrorKind::Fenced, "run plan", self.log.run())
             .message("another runner took the run")
     }
@@ -350,7 +361,7 @@ impl<'a> Runner<'a> {
         });
     }
 
-    /// False when the run halts before.
+    /// Returns false if the run halts first.
     fn wait_for_groups(&self, at: usize) -> bool {
         let mut progress = self.progress();
         loop {
@@ -365,7 +376,7 @@ impl<'a> Runner<'a> {
         }
     }
 
-    /// False when the run halts in it.
+    /// Returns false if the run halts during the group.
     fn group(&self, at: usize) -> bool {
         let steps = |wanted: fn(Part) -> bool| {
             let is_it = move |step: &&Step| {
@@ -379,7 +390,7 @@ impl<'a> Runner<'a> {
             && all_go(|part| matches!(part, Part::After(_)))
     }
 
-    /// The volumes of a group, all at once; the steps of each one after the other.
+    /// Runs the steps of a group's volumes: volumes in parallel, steps of each in order.
     fn members(&self, steps: &[&Step]) -> bool {
         let mut by_member: Vec<Vec<&Step>> = Vec::new();
         for step in steps {
@@ -399,20 +410,20 @@ impl<'a> Runner<'a> {
                     })
                 })
                 .collect();
-            // Every one is waited for, also after one that halts.
+            // All threads are joined, even after one has halted.
             let went: Vec<_> = threads.into_iter().map(|t| t.join().unwrap_or(false)).collect();
             went.into_iter().all(|went| went)
         })
     }
 
-    /// Takes tests down whatever happened, and commits real runs that went well.
+    /// Takes tests down whatever happened, and commits real runs that succeeded.
     fn last_steps(&self) {
         let stopped = self.is_cut_off() || self.progress().lost.is_some();
         let failed = self.progress().failed.is_some();
         let wanted: Vec<&Step> = match self.header.mode {
             _ if stopped => Vec::new(),
             RunMode::Test => {
-                // What failed before must not keep these from being done.
+                // Earlier failures must not prevent the clean-up.
                 self.halted.store(false, Ordering::SeqCst);
                 let state = self.state();
                 let due = |s: &&Step| s.kind == StepKind::CleanUp && state.needs_clean_up(s);
@@ -434,7 +445,7 @@ impl<'a> Runner<'a> {
         });
     }
 
-    /// Does a step as often as it may be tried, unless an earlier runner did.
+    /// Runs a step as often as it may be tried, unless an earlier runner did.
     fn step(&self, step: &Step) -> Flow {
         let policy = self.on_failure(step);
         if let Some(flow) = self.did_before(step, policy) {
@@ -471,7 +482,7 @@ impl<'a> Runner<'a> {
         Flow::Halt
     }
 
-    /// What an earlier runner's end of a step means, where it needs nothing more.
+    /// Returns how to continue if an earlier runner ended the step for good.
     fn did_before(&self, step: &Step, policy: OnFailure) -> Option<Flow> {
         let state = self.state();
         let outcome = state.state(step).outcome();
@@ -513,7 +524,7 @@ impl<'a> Runner<'a> {
         }
     }
 
-    /// Writes the next record and applies it; `Fenced` when another runner did.
+    /// Writes the next record and applies it; `Fenced` if another runner wrote it.
     pub(super) fn record(&self, record: &Record, apply: impl FnOnce(&mut RunState)) -> Result<()> {
         let mut state = self.state();
         match self.log.append(state.next, &record.to_json()) {
@@ -522,7 +533,7 @@ impl<'a> Runner<'a> {
                 apply(&mut state);
                 Ok(())
             }
-            Err(error) if error.kind() == ErrorKind::AlreadyExists => Err(self.taken()),
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => Err(self.taken_by_another()),
             Err(error) => Err(error),
         }
     }
@@ -534,7 +545,7 @@ impl<'a> Runner<'a> {
                 known.begun(attempt, time);
             }
         })?;
-        self.tell(step);
+        self.report(step);
         Ok(attempt)
     }
 
@@ -554,16 +565,16 @@ impl<'a> Runner<'a> {
                 known.ended(end);
             }
         })?;
-        self.tell(step);
+        self.report(step);
         Ok(())
     }
 
-    fn tell(&self, step: &Step) {
+    fn report(&self, step: &Step) {
         let report = StepReport::of(step, &self.state());
         (self.options.on_step)(self.log.run(), &report);
     }
 
-    /// What was decided about a step that waits.
+    /// Returns the decision about a waiting step.
     pub(super) fn approval(&self, step: &Step) -> Result<Option<Value>> {
         let waited = self.state().state(step).ends;
         self.log.approval_of(step.number, waited)
@@ -585,13 +596,13 @@ impl<'a> Runner<'a> {
         self.halted.load(Ordering::SeqCst) || self.is_cut_off()
     }
 
-    /// Waits, unless the run halts meanwhile.
+    /// Waits for `time`, or until the run halts.
     pub(super) fn pause(&self, time: Duration) {
         let progress = self.progress();
         let _ = self.changed.wait_timeout_while(progress, time, |_| !self.is_halted());
     }
 
-    /// Waits, unless what is under way is ended.
+    /// Waits for `time`, or until steps under way must end.
     pub(super) fn pause_under_way(&self, time: Duration) {
         let progress = self.progress();
         let _ = self.changed.wait_timeout_while(progress, time, |_| !self.is_cut_off());

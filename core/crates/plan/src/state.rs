@@ -1,4 +1,4 @@
-//! How far a run is, folded from its records alone.
+//! Progress of a run, computed from its records alone.
 
 use super::command::Process;
 use super::definition::{Plan, RunMode};
@@ -9,18 +9,18 @@ use super::outcome::{RunOutcome, StepOutcome};
 use super::record::{End, Header, Record};
 use hrl::{Result, Timestamp};
 
-/// What is known of a step.
+/// Progress of a step.
 #[derive(Clone, Debug, Default)]
 pub(super) struct StepState {
-    /// Times that it began.
+    /// Tries that began.
     pub attempts: u32,
-    /// Times that it ended.
+    /// Tries that ended.
     pub ends: u32,
-    /// Times that its runner was gone before it ended.
+    /// Tries whose runner died.
     pub interrupted: u32,
     pub first_begin: Option<Timestamp>,
     pub begin: Option<Timestamp>,
-    /// How it ended last; `None` while it is under way.
+    /// How the newest try ended; `None` while it is under way.
     pub end: Option<End>,
     /// The program that it started last.
     pub process: Option<Process>,
@@ -51,18 +51,18 @@ impl StepState {
     }
 }
 
-/// A run, as far as its records tell.
+/// Progress of a run.
 pub(super) struct RunState {
     pub header: Header,
     pub plan: Plan,
     pub steps: Vec<Step>,
     pub states: Vec<StepState>,
-    /// Who runs it, or did.
+    /// The current or last runner.
     pub runner: Option<Process>,
     pub ended: Option<(RunOutcome, String, Timestamp)>,
-    /// The number of the next record.
+    /// Number of the next record.
     pub next: u32,
-    /// Times that a runner took the run.
+    /// Runners so far.
     pub runners: u32,
 }
 
@@ -73,7 +73,7 @@ impl RunState {
         Self { header, plan, steps, states, runner: None, ended: None, next: 2, runners: 0 }
     }
 
-    /// Reads a run. `NotFound` when there is none, `Corrupt` when its records make no sense.
+    /// Reads a run. `NotFound` if there is no such run, `Corrupt` if its records make no sense.
     pub(super) fn load(log: &Log) -> Result<Self> {
         let values = log.read()?;
         let records = values.iter().enumerate();
@@ -95,7 +95,7 @@ impl RunState {
         Ok(state)
     }
 
-    /// `None` when the record cannot be about this run.
+    /// Applies a record; `None` if it cannot belong to this run.
     fn apply(&mut self, record: Record) -> Option<()> {
         match record {
             Record::Run(_) => return None,
@@ -120,13 +120,13 @@ impl RunState {
         &self.states[step.number as usize - 1]
     }
 
-    /// How a volume came up, where it did.
+    /// Returns how a volume came up, if it did.
     pub(super) fn started(&self, volume: &str) -> Option<&Started> {
         let step = self.step_of(volume, StepKind::Start)?;
         self.state(step).end.as_ref()?.started.as_ref()
     }
 
-    /// A step of a volume.
+    /// Returns a step of a volume.
     pub(super) fn step_of(&self, volume: &str, kind: StepKind) -> Option<&Step> {
         let is_it = |step: &&Step| {
             step.kind == kind
@@ -136,12 +136,13 @@ impl RunState {
         self.steps.iter().find(is_it)
     }
 
-    /// The steps that end the run come last.
+    /// Returns whether a step is one of those that end the run.
     pub(super) fn is_last(kind: StepKind) -> bool {
         matches!(kind, StepKind::Commit | StepKind::CleanUp)
     }
 
-    /// A test that ended is over; so is a real run that went to its end and was committed.
+    /// Returns whether nothing is left to do: a test has ended and is clean, or a real run reached
+    /// its end and, with `commit`, is committed.
     pub(super) fn is_over(&self, commit: bool) -> bool {
         match &self.ended {
             None | Some((RunOutcome::Stopped | RunOutcome::Running, ..)) => false,
@@ -155,7 +156,7 @@ impl RunState {
         }
     }
 
-    /// Some volume came up and was not committed.
+    /// Returns whether some volume came up and was not committed.
     pub(super) fn commit_is_due(&self) -> bool {
         self.steps.iter().any(|step| {
             step.kind == StepKind::Commit
@@ -164,7 +165,7 @@ impl RunState {
         })
     }
 
-    /// The test failover that the step takes down began, and was not taken down.
+    /// Returns whether the test failover of a clean-up step began and was not taken down.
     pub(super) fn needs_clean_up(&self, step: &Step) -> bool {
         let start = step.volume.as_deref().and_then(|v| self.step_of(v, StepKind::Start));
         let began = start.is_some_and(|start| self.state(start).attempts > 0);

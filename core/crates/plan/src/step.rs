@@ -1,4 +1,4 @@
-//! One try of one step: recorded, done, recorded.
+//! One try of one step: recorded, carried out, recorded.
 
 use std::process::ExitStatus;
 use std::time::Duration;
@@ -14,15 +14,15 @@ use hrl::replica::At;
 use hrl::{Error, ErrorKind, Result};
 use serde_json::Value;
 
-/// How long a boot is asked to end when a test is taken down.
+/// How long a boot's `stop` may take when a test is taken down.
 const STOP_LIMIT: Duration = Duration::from_secs(60);
-/// Between two questions whether a boot is ready, and how long one may take.
+/// Pause between two calls of a boot's `ready`, and limit of each call.
 const READY_PAUSE: Duration = Duration::from_millis(500);
 const READY_LIMIT: Duration = Duration::from_secs(30);
-/// Longest message that is kept.
+/// Longest message that is stored.
 const MESSAGE_CHARS_MAX: usize = 2000;
 
-/// What an act came to.
+/// Result of a try.
 struct Acted {
     outcome: StepOutcome,
     message: String,
@@ -50,12 +50,12 @@ impl Acted {
     }
 }
 
-/// Does a step once. An error means that it cannot be recorded: the run is lost.
+/// Carries out a step once. An error means that it cannot be recorded: the run is lost.
 pub(super) fn act(runner: &Runner<'_>, step: &Step) -> Result<StepOutcome> {
     let before = {
         let state = runner.state();
         let known = state.state(step);
-        // Only of a step that was cut off: one that ended has ended its own.
+        // Only an interrupted step can have left a program.
         if known.end.is_none() { known.process.clone() } else { None }
     };
     let attempt = runner.record_begin(step)?;
@@ -99,7 +99,7 @@ pub(super) fn act(runner: &Runner<'_>, step: &Step) -> Result<StepOutcome> {
     Ok(outcome)
 }
 
-/// Ends a program that the last runner of the step left, so that it does not run twice at a time.
+/// Ends a program that the last runner left, so that it does not run twice at a time.
 fn end_left_over(process: Option<Process>, runner: &Runner<'_>) {
     if let Some(process) = process {
         process.end(runner.clock);
@@ -113,7 +113,7 @@ struct Act<'a> {
 }
 
 impl Act<'_> {
-    /// Runs a program that has to end with 0 within its limit.
+    /// Runs a program, which must end with 0 within its limit.
     fn command(
         &self,
         program: &Program,
@@ -171,7 +171,7 @@ impl Act<'_> {
         result.map_or_else(|error| Acted::of(&error), |()| Acted::done())
     }
 
-    /// Ends the boot, then has the host take the rest down.
+    /// Ends the boot, then asks the host to take the rest down.
     fn clean_up(&self, member: &Member) -> Result<Acted> {
         let mut output = String::new();
         let booted = {
@@ -225,7 +225,8 @@ impl Act<'_> {
         })
     }
 
-    /// Starts what uses the volume and waits until it is ready. What the last runner started is waited for, not started twice.
+    /// Starts the program that uses the volume and waits until it is ready. A program of the last
+    /// runner is waited for, not started twice.
     fn boot(&self, boot: &Boot, before: Option<Process>) -> Result<Acted> {
         let clock = self.runner.clock;
         let until = clock.elapsed() + boot.limit;
@@ -247,7 +248,7 @@ impl Act<'_> {
         self.runner.record_process(self.step, &running.process)?;
         running.go();
         let acted = self.wait_ready(ready, until, &environment, &mut |limit| {
-            // One that puts itself into the background ends with 0.
+            // A program that puts itself into the background ends with 0.
             running
                 .ended()
                 .filter(|status| !status.success())
@@ -262,7 +263,7 @@ impl Act<'_> {
         Ok(if output.is_empty() { acted } else { acted.with_output(output) })
     }
 
-    /// Asks until the answer is 0; `ended` tells that there is nothing to wait for.
+    /// Calls `ready` until it ends with 0, or `ended` returns a result.
     fn wait_ready(
         &self,
         ready: &Program,
@@ -300,7 +301,7 @@ impl Act<'_> {
         }
     }
 
-    /// A file beside the failover's state, where there is one.
+    /// Returns a file in the failover's state directory, if there is one.
     fn boot_output(&self) -> Output {
         let directory =
             self.runner.member(self.step).and_then(|member| self.state_directory(member));
@@ -310,7 +311,7 @@ impl Act<'_> {
         }
     }
 
-    /// What programs are told.
+    /// Returns the environment of programs.
     fn environment(&self, action: Option<&super::definition::Action>) -> Vec<(String, String)> {
         let (runner, step) = (self.runner, self.step);
         let state = runner.state();
@@ -338,7 +339,7 @@ impl Act<'_> {
     }
 }
 
-/// The point, or where there is none the sequence: both are states.
+/// Returns the point or, without one, the sequence.
 fn point_text(started: &Started) -> String {
     started.point.map_or_else(|| started.sequence.to_string(), |point| point.to_string())
 }

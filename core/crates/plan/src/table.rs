@@ -1,5 +1,5 @@
-//! TOML tables read key by key, so that an error names the key, its line, what was expected and what is there, and a key
-//! that nobody asked for is an error too.
+//! TOML tables read key by key. Errors show the key, its line, what was expected and what was
+//! found; a key that the parser never reads is an error too.
 
 use std::cell::RefCell;
 use std::time::Duration;
@@ -11,10 +11,10 @@ use hrl::{Error, ErrorKind, Result, parse_duration};
 
 /// Longest time in a plan.
 const DURATION_MAX: Duration = Duration::from_secs(30 * 86_400);
-/// Longest text that is read.
+/// Longest text that is parsed.
 pub(super) const TEXT_BYTES_MAX: usize = 1 << 20;
 
-/// The document: what errors name, and where its lines are.
+/// The document: its name for errors, and its text to find lines.
 pub(super) struct Document<'a> {
     name: &'a str,
     text: &'a str,
@@ -38,7 +38,7 @@ impl<'a> Document<'a> {
         })
     }
 
-    /// An error of the line that this byte is in.
+    /// Returns an error about the line that contains this byte.
     pub(super) fn error(&self, offset: usize) -> Error {
         let before = &self.text.as_bytes()[..offset.min(self.text.len())];
         let line = before.split(|byte| *byte == b'\n').count();
@@ -47,11 +47,11 @@ impl<'a> Document<'a> {
     }
 }
 
-/// A table of the document, and which of its keys were asked for.
+/// A table of the document, with the keys that were read.
 pub(super) struct Table<'t, 'a> {
     document: &'t Document<'a>,
     entries: &'t DeTable<'a>,
-    /// As it is told: `group[0].before[1]`, or nothing for the document itself.
+    /// Path in errors: `group[0].before[1]`, or empty for the document itself.
     path: String,
     offset: usize,
     asked: RefCell<Vec<&'static str>>,
@@ -71,14 +71,14 @@ impl<'t, 'a> Table<'t, 'a> {
         Self { document, entries, path, offset, asked: RefCell::default() }
     }
 
-    /// The value of a key, where it is there.
+    /// Returns the value of a key, if there is one.
     pub(super) fn get(&self, key: &'static str) -> Option<Value<'t, 'a>> {
         self.asked.borrow_mut().push(key);
         let value = self.entries.get(key)?;
         Some(Value { document: self.document, value, path: self.path_of(key) })
     }
 
-    /// The value of a key that has to be there.
+    /// Returns the value of a required key.
     pub(super) fn need(&self, key: &'static str, expected: &str) -> Result<Value<'t, 'a>> {
         self.get(key).ok_or_else(|| self.wrong(key).expected(expected).found("nothing"))
     }
@@ -91,13 +91,13 @@ impl<'t, 'a> Table<'t, 'a> {
         self.get(key).map_or(Ok(otherwise), |value| value.duration())
     }
 
-    /// The tables of an array of tables.
+    /// Returns the tables of an array of tables.
     pub(super) fn tables(&self, key: &'static str) -> Result<Vec<Table<'t, 'a>>> {
         self.get(key)
             .map_or(Ok(Vec::new()), |value| value.items()?.iter().map(Value::table).collect())
     }
 
-    /// Everything that the table has, for keys that the caller of the plan chose.
+    /// Returns all entries, for tables with free keys.
     pub(super) fn all(&self) -> impl Iterator<Item = (&'t str, Value<'t, 'a>)> {
         self.entries.iter().map(|(key, value)| {
             let key: &'t str = key.get_ref();
@@ -105,12 +105,12 @@ impl<'t, 'a> Table<'t, 'a> {
         })
     }
 
-    /// An error of a key that is not there, or of how keys go together.
+    /// Returns an error about a missing key or a combination of keys.
     pub(super) fn wrong(&self, key: &str) -> Error {
         self.document.error(self.offset).message(self.path_of(key))
     }
 
-    /// Refuses keys that were not asked for.
+    /// Refuses keys that were not read.
     pub(super) fn finish(&self) -> Result<()> {
         let asked = self.asked.borrow();
         let unknown = self.entries.keys().find(|key| !asked.contains(&key.get_ref().as_ref()));
@@ -143,7 +143,7 @@ impl<'t, 'a> Value<'t, 'a> {
         }
     }
 
-    /// A whole number from `range`.
+    /// Returns a whole number from `range`.
     pub(super) fn number(&self, range: std::ops::RangeInclusive<u32>) -> Result<u32> {
         let expected = format!("a whole number from {} to {}", range.start(), range.end());
         let DeValue::Integer(number) = self.value.get_ref() else {
@@ -154,7 +154,7 @@ impl<'t, 'a> Value<'t, 'a> {
         value.filter(|value| range.contains(value)).ok_or_else(|| self.wrong(&expected))
     }
 
-    /// Reads a length of time such as "250ms", "30s", "10m", "2h" or "1d".
+    /// Returns a length of time such as "250ms", "30s", "10m", "2h" or "1d".
     pub(super) fn duration(&self) -> Result<Duration> {
         let expected = "a time such as \"250ms\", \"30s\", \"10m\" or \"2h\", up to 30 days";
         let DeValue::String(text) = self.value.get_ref() else { return Err(self.wrong(expected)) };
@@ -186,7 +186,7 @@ impl<'t, 'a> Value<'t, 'a> {
         matches!(self.value.get_ref(), DeValue::String(_))
     }
 
-    /// An error that says what was expected, and what is there.
+    /// Returns an error with what was expected and what was found.
     pub(super) fn wrong(&self, expected: &str) -> Error {
         let found = match self.value.get_ref() {
             DeValue::String(text) => format!("{:?}", text.chars().take(80).collect::<String>()),
