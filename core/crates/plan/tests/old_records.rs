@@ -1,7 +1,8 @@
-//! Runs recorded before records were written by `serde_json`: they are read, continued, unsealed.
+//! Runs recorded before records were written by `serde_json` are read, continued and decrypted.
 //!
-//! `records/plain.jsonl` has a run's records, one a line, `records/report.json` its report as it was then, and
-//! `records/sealed` the objects of another run, sealed with the key-encryption key 07…07.
+//! `records/plain.jsonl` contains a run's records, one on each line, and `records/report.json` its
+//! report of that time. `records/sealed` contains the objects of another run, encrypted with the
+//! key-encryption key 07…07.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -35,7 +36,7 @@ fn put_lines(vault: &Vault, count: usize) {
     }
 }
 
-/// Says that every volume is up.
+/// Reports every volume as up.
 struct Host;
 
 impl PlanHost for Host {
@@ -52,7 +53,7 @@ impl PlanHost for Host {
 }
 
 #[test]
-fn the_report_of_an_old_run_is_what_it_was() {
+fn the_report_of_an_old_run_is_unchanged() {
     let directory = tempfile::tempdir().expect("directory");
     let vault = vault(directory.path(), None);
     put_lines(&vault, usize::MAX);
@@ -85,11 +86,11 @@ fn an_old_run_is_continued_from_each_of_its_records() {
 }
 
 #[test]
-fn old_sealed_records_open_with_their_key() {
+fn old_encrypted_records_open_with_their_key() {
     let directory = tempfile::tempdir().expect("directory");
     let vault = vault(directory.path(), Some(WrappingKey::from_bytes([7; 32])));
-    let sealed = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/records/sealed");
-    for entry in std::fs::read_dir(sealed).expect("records") {
+    let encrypted = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/records/sealed");
+    for entry in std::fs::read_dir(encrypted).expect("records") {
         let entry = entry.expect("entry");
         let content = std::fs::read(entry.path()).expect("record");
         put(&vault, &entry.file_name().to_string_lossy(), &content);

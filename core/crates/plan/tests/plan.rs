@@ -1,171 +1,22 @@
-//! Recovery plans against a host of the test's own: order, parallelism, limits, policies, approvals, both modes, reports, and
-//! runners that are killed at every record.
+//! Recovery plans on a host that makes files: order, parallelism, limits, policies, approvals, both
+//! modes and reports.
 
-use std::io::Write;
-use std::os::unix::process::ExitStatusExt;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
-use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex};
+use std::process::Command;
+use std::sync::Mutex;
+use std::sync::atomic::AtomicU32;
 use std::time::Duration;
 
-use hrl::device::{BlockDevice, Durability, MemoryDevice};
-use hrl::journal::{PointKind, WrappingKey};
 use hrl::replica::At;
-use hrl::store::{DirStore, ObjectInfo, PutOutcome, Store};
 use hrl::vault::{PinUntil, Vault, VerdictKind};
-use hrl::{
-    Clock, Error, ErrorKind, Policy, ProtectionOptions, Result, Sequence, SystemClock, Timestamp,
-};
-use hrl_plan::{
-    self as plan, Member, Plan, PlanHost, RunMode, RunOptions, RunOutcome, RunReport, StartRequest,
-    Started, StepOutcome, StepReport,
-};
+use hrl::{Clock, ErrorKind, Result, SystemClock, Timestamp};
+use hrl_plan::{self as plan, RunMode, RunOptions, RunOutcome, StepOutcome, StepReport};
 
-const LIMIT: Duration = Duration::from_secs(60);
-const POLL: Duration = Duration::from_millis(10);
-const CHILD: &str = "HRL_TEST_PLAN_CHILD";
+use parts::{Host, POLL, Site, options, outcome, runs, step};
 
-/// A directory with a vault of volumes with two points each, "first" and "second".
-struct Site {
-    directory: tempfile::TempDir,
-    vault: Vault,
-}
-
-impl Site {
-    fn new(volumes: &[&str]) -> Self {
-        Self::sealed(volumes, None)
-    }
-
-    fn sealed(volumes: &[&str], key: Option<WrappingKey>) -> Self {
-        let directory = tempfile::tempdir().expect("directory");
-        let store = Arc::new(DirStore::create(&directory.path().join("vault")).expect("store"));
-        let vault = Vault::create(store, key, SystemClock::shared()).expect("vault");
-        for volume in volumes {
-            let state = directory.path().join(format!("source-{volume}"));
-            let policy = Policy { crash_point_interval: Duration::ZERO, ..Policy::default() };
-            let device = Arc::new(MemoryDevice::new(1 << 20));
-            let protection = ProtectionOptions::new(volume, device, vault.clone(), state);
-            let protection = protection.policy(policy).open().expect("protect");
-            protection.wait_ordered(LIMIT).expect("ordered");
-            for label in ["first", "second"] {
-                protection.volume().write(0, label.as_bytes(), Durability::Cached).expect("write");
-                protection.mark(PointKind::Crash, label).expect("mark");
-            }
-            protection.stop(LIMIT).expect("stop");
-        }
-        Self { directory, vault }
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.directory.path().join(name)
-    }
-
-    /// The lines that hosts and commands wrote, as DIR/log.
-    fn log(&self) -> Vec<String> {
-        let text = std::fs::read_to_string(self.path("log")).unwrap_or_default();
-        text.lines().map(str::to_owned).collect()
-    }
-
-    /// A plan in which DIR stands for the directory.
-    fn plan(&self, text: &str) -> Plan {
-        let text = text.replace("DIR", &self.directory.path().display().to_string());
-        Plan::parse(&text, "plan.toml").expect("a plan")
-    }
-
-    fn host(&self) -> Host {
-        Host::new(self.directory.path())
-    }
-
-    fn run(&self, text: &str, options: &RunOptions<'_>) -> RunReport {
-        plan::run(&self.plan(text), &self.vault, &self.host(), options).expect("a run")
-    }
-}
-
-fn options(mode: RunMode) -> RunOptions<'static> {
-    RunOptions { run: Some("r".into()), mode, poll: POLL, ..RunOptions::default() }
-}
-
-/// Brings volumes up by making files.
-struct Host {
-    directory: PathBuf,
-    /// Members that have to be in `start` at the same time.
-    together: u32,
-    inside: AtomicU32,
-    takes: Duration,
-    refuses: Option<String>,
-}
-
-impl Host {
-    fn new(directory: &Path) -> Self {
-        let directory = directory.to_owned();
-        let inside = AtomicU32::new(0);
-        Self { directory, together: 1, inside, takes: Duration::ZERO, refuses: None }
-    }
-
-    fn say(&self, line: String) {
-        let file =
-            std::fs::File::options().create(true).append(true).open(self.directory.join("log"));
-        file.and_then(|mut file| file.write_all(format!("{line}\n").as_bytes())).expect("log");
-    }
-}
-
-impl PlanHost for Host {
-    fn start(&self, member: &Member, request: &StartRequest<'_>) -> Result<Started> {
-        let volume = &member.volume;
-        self.inside.fetch_add(1, Ordering::SeqCst);
-        for _ in 0..500 {
-            if self.inside.load(Ordering::SeqCst) >= self.together {
-                break;
-            }
-            std::thread::sleep(POLL);
-        }
-        if self.inside.load(Ordering::SeqCst) < self.together
-            || self.refuses.as_ref() == Some(volume)
-        {
-            return Err(Error::new(ErrorKind::Unavailable, "start", volume));
-        }
-        std::thread::sleep(self.takes);
-        let up = self.directory.join(format!("up-{volume}"));
-        let word = if up.exists() { "found" } else { "start" };
-        std::fs::write(up, request.at.to_string()).expect("up");
-        self.say(format!("{word} {volume} {} {}", request.mode.name(), request.at));
-        Ok(Started {
-            uri: format!("nbd+unix:///{volume}"),
-            point: None,
-            sequence: Sequence(7),
-            point_time: Timestamp(SystemClock::default().now().0 - 5_000_000_000),
-        })
-    }
-
-    fn commit(&self, member: &Member, _: &StartRequest<'_>) -> Result<()> {
-        self.say(format!("commit {}", member.volume));
-        Ok(())
-    }
-
-    fn clean_up(&self, member: &Member, _: &StartRequest<'_>) -> Result<()> {
-        let _ = std::fs::remove_file(self.directory.join(format!("up-{}", member.volume)));
-        self.say(format!("clean-up {}", member.volume));
-        Ok(())
-    }
-}
-
-/// Whether a process runs, and is not only waited for.
-fn runs(pid: &str) -> bool {
-    let stat = std::fs::read_to_string(format!("/proc/{}/stat", pid.trim()));
-    stat.is_ok_and(|stat| !stat.contains(") Z"))
-}
-
-fn step<'a>(report: &'a RunReport, id: &str) -> &'a StepReport {
-    report.steps.iter().find(|step| step.id == id).expect(id)
-}
-
-fn outcome(report: &RunReport, id: &str) -> StepOutcome {
-    step(report, id).outcome
-}
+mod parts;
 
 #[test]
-fn groups_come_in_order_and_their_volumes_at_once() {
+fn groups_run_in_order_and_their_volumes_in_parallel() {
     let site = Site::new(&["db", "web1", "web2", "mail"]);
     let text = r#"
         name = "shop"
@@ -206,7 +57,7 @@ fn groups_come_in_order_and_their_volumes_at_once() {
     assert!(report.commit_is_due);
     assert!(std::fs::read_to_string(site.path("env")).expect("env").contains("HRL_RUN=r\n"));
 
-    // Committing is going on with the run.
+    // Resuming with `commit` commits the run.
     let commit = RunOptions { commit: true, ..options(RunMode::Real) };
     let report = plan::resume(&site.vault, "r", &host, &commit).expect("commit");
     assert!(!report.commit_is_due && report.outcome == RunOutcome::Done);
@@ -221,7 +72,7 @@ fn groups_come_in_order_and_their_volumes_at_once() {
 }
 
 #[test]
-fn groups_that_do_not_wait_for_each_other_run_at_once() {
+fn independent_groups_run_in_parallel() {
     let site = Site::new(&[]);
     let wait = "for i in $(seq 500); do test -e DIR/there && exit 0; sleep 0.01; done; exit 1";
     let text = format!(
@@ -270,7 +121,7 @@ fn a_program_that_hangs_is_killed_with_all_that_it_started() {
 }
 
 #[test]
-fn a_failure_stops_continues_or_is_tried_again() {
+fn a_failed_step_stops_the_run_continues_or_is_tried_again() {
     let site = Site::new(&["db", "web"]);
     let text = r#"
         name = "p"
@@ -315,7 +166,7 @@ fn a_failure_stops_continues_or_is_tried_again() {
     assert_eq!(outcome(&report, "b/db/start"), StepOutcome::Skipped);
     assert!(!site.path("booted").exists());
 
-    // What failed is tried once more when the run is resumed; what was passed over and what is done is not.
+    // A resumed run tries the failed step once more, but no step that is done or was passed over.
     std::fs::write(site.path("mended"), "").expect("write");
     let report = run(plan::resume(&site.vault, "r", &host, &options(RunMode::Real)));
     assert_eq!(report.outcome, RunOutcome::DoneWithFailures);
@@ -337,7 +188,7 @@ const MANUAL: &str = r#"
     volume = "db"
 "#;
 
-/// Approves from another thread as soon as the step waits.
+/// Decides about the step as soon as it waits.
 fn decide(vault: &Vault, approved: bool) {
     for _ in 0..1000 {
         match plan::approve(vault, "r", "g/before/dns", approved, "ada", "done") {
@@ -362,7 +213,7 @@ fn a_person_approves_or_rejects_within_the_limit() {
     let error = plan::approve(&site.vault, "r", "g/before/dns", true, "", "").expect_err("late");
     assert_eq!(error.kind(), ErrorKind::NotFound, "{error}");
 
-    // Resumed, it waits anew; the second decision does not count.
+    // After a resume the step waits again; a second decision does not count.
     let vault = site.vault.clone();
     let other = std::thread::spawn(move || {
         decide(&vault, true);
@@ -385,7 +236,7 @@ fn a_person_approves_or_rejects_within_the_limit() {
 }
 
 #[test]
-fn a_test_is_taken_down_also_after_a_failure() {
+fn a_test_is_taken_down_even_after_a_failure() {
     let site = Site::new(&["db", "web"]);
     let text = r#"
         name = "p"
@@ -422,7 +273,7 @@ fn a_test_is_taken_down_also_after_a_failure() {
 }
 
 #[test]
-fn a_boot_that_is_ready_goes_on_after_a_real_run() {
+fn a_ready_boot_keeps_running_after_a_real_run() {
     let site = Site::new(&["db"]);
     let text = r#"
         name = "p"
@@ -476,9 +327,9 @@ fn a_report_measures_what_was_lost_and_how_long_it_took() {
         name = "empty"
     "#;
     let host = Host { takes: Duration::from_millis(100), ..site.host() };
-    let told = Mutex::new(Vec::new());
+    let reported = Mutex::new(Vec::new());
     let on_step = |run: &str, step: &StepReport| {
-        told.lock().expect("lock").push(format!("{run} {} {}", step.id, step.outcome.name()));
+        reported.lock().expect("lock").push(format!("{run} {} {}", step.id, step.outcome.name()));
     };
     let failed_at = Timestamp(SystemClock::default().now().0 + 60_000_000_000);
     let options =
@@ -498,9 +349,12 @@ fn a_report_measures_what_was_lost_and_how_long_it_took() {
     // The source failed in a minute, and the host's states are 5 s older than their start.
     assert!(db.rpo > Some(ms(64_000)) && db.rpo < Some(ms(66_000)), "{db:?}");
     assert_eq!(report.rpo, db.rpo.max(web.rpo));
-    let told = told.into_inner().expect("told");
-    assert_eq!(told[..3], ["r g/before/1 running", "r g/before/1 done", "r g/db/start running"]);
-    assert_eq!(told.len(), 2 * report.steps.len());
+    let reported = reported.into_inner().expect("reported");
+    assert_eq!(
+        reported[..3],
+        ["r g/before/1 running", "r g/before/1 done", "r g/db/start running"]
+    );
+    assert_eq!(reported.len(), 2 * report.steps.len());
     let json = report.to_json();
     for part in [
         "\"outcome\":\"done\"",
@@ -569,7 +423,7 @@ fn a_check_finds_states_and_all_problems() {
     assert!(plan::runs(&site.vault).expect("runs").is_empty() && site.log().is_empty());
 }
 
-/// Promise 5: retention takes no point away that a run still needs, and a pin of somebody else stays as it is.
+/// Promise 5: retention removes no point that a run still needs, and pins of others stay.
 #[test]
 fn promise_5_the_points_of_a_run_are_kept_until_it_ends() {
     let site = Site::new(&["db", "web"]);
@@ -595,307 +449,4 @@ fn promise_5_the_points_of_a_run_are_kept_until_it_ends() {
     assert_eq!(report.outcome, RunOutcome::Done);
     assert_eq!(seen.into_inner().expect("seen"), [["recovery plan run r"], ["a lawyer"]]);
     assert_eq!((pins("db").len(), pins("web")), (0, vec!["a lawyer".to_owned()]));
-}
-
-#[test]
-fn a_run_that_is_asked_to_stop_ends_what_is_under_way_and_is_resumed() {
-    let site = Site::new(&["db"]);
-    let text = r#"
-        name = "p"
-        [[group]]
-        name = "g"
-        [[group.member]]
-        volume = "db"
-        [[group.after]]
-        command = "echo x >>DIR/log; test $HRL_TRY = 2 || sleep 1000"
-    "#;
-    let stopped = || site.log().len() == 2;
-    let report = site.run(text, &RunOptions { stopped: &stopped, ..options(RunMode::Test) });
-    assert_eq!(
-        (report.outcome, outcome(&report, "g/after/1")),
-        (RunOutcome::Stopped, StepOutcome::Stopped)
-    );
-    assert_eq!(outcome(&report, "g/db/clean-up"), StepOutcome::Skipped);
-    let report =
-        plan::resume(&site.vault, "r", &site.host(), &options(RunMode::Test)).expect("resumed");
-    assert_eq!(
-        (report.outcome, outcome(&report, "g/db/clean-up")),
-        (RunOutcome::Done, StepOutcome::Done)
-    );
-    assert_eq!(site.log(), ["start db test newest", "x", "x", "clean-up db"]);
-}
-
-/// Promise 9 in the small: of two runners of one run, one goes on and the other says so and does no more.
-#[test]
-fn promise_9_of_two_runners_one_wins() {
-    let site = Site::new(&["db"]);
-    let text = r#"
-        name = "p"
-        [[group]]
-        name = "g"
-        [[group.before]]
-        command = "echo $HRL_TRY >>DIR/log; test $HRL_TRY = 2 || exec sleep 1000"
-        [[group.member]]
-        volume = "db"
-    "#;
-    let (first, vault) = (site.plan(text), site.vault.clone());
-    let host = site.host();
-    let first =
-        std::thread::spawn(move || plan::run(&first, &vault, &host, &options(RunMode::Test)));
-    while site.log().is_empty() {
-        std::thread::sleep(POLL);
-    }
-    let lives = plan::resume(&site.vault, "r", &site.host(), &options(RunMode::Test))
-        .expect_err("it lives");
-    assert_eq!(lives.kind(), ErrorKind::Fenced);
-    assert!(lives.to_string().contains(&std::process::id().to_string()), "{lives}");
-    let take_over = RunOptions { take_over: true, ..options(RunMode::Test) };
-    let report = plan::resume(&site.vault, "r", &site.host(), &take_over).expect("taken");
-    let lost = first.join().expect("ended").expect_err("lost");
-    assert_eq!(lost.kind(), ErrorKind::Fenced);
-    assert!(lost.to_string().contains("another runner"), "{lost}");
-    assert_eq!((report.outcome, step(&report, "g/before/1").interrupted), (RunOutcome::Done, 1));
-    assert_eq!(site.log(), ["1", "2", "start db test newest", "clean-up db"]);
-}
-
-/// Promise 10: what a plan does and its programs print is sealed, and nobody without the key can put words into a run.
-#[test]
-fn promise_10_records_are_sealed_and_bound_to_their_place() {
-    let key = WrappingKey::from_bytes([7; 32]);
-    let site = Site::sealed(&["db"], Some(key));
-    let text =
-        "name = \"p\"\n[[group]]\nname = \"g\"\n[[group.before]]\ncommand = \"echo secret word\"\n";
-    let report = site.run(text, &options(RunMode::Test));
-    assert_eq!(report.steps[0].output, "secret word\n");
-    let directory = site.path("vault/plans/r");
-    let path = |number: u32| directory.join(format!("{number:06}"));
-    for number in 1..=report.steps.len() as u32 + 4 {
-        let bytes = std::fs::read(path(number)).expect("record");
-        assert!(!bytes.windows(6).any(|window| window == b"secret"), "record {number}");
-    }
-    let open = |key| {
-        let store = Arc::new(DirStore::open(&site.path("vault")).expect("store"));
-        plan::report(&Vault::open(store, key, SystemClock::shared()).expect("vault"), "r")
-    };
-    let kind =
-        |key: Option<[u8; 32]>| open(key.map(WrappingKey::from_bytes)).expect_err("refused").kind();
-    assert_eq!((kind(None), kind(Some([8; 32]))), (ErrorKind::WrongKey, ErrorKind::WrongKey));
-    let (two, three) =
-        (std::fs::read(path(2)).expect("record"), std::fs::read(path(3)).expect("record"));
-    let put = |number, bytes: &[u8]| {
-        std::fs::remove_file(path(number)).expect("remove");
-        std::fs::write(path(number), bytes).expect("write");
-    };
-    put(2, &three);
-    assert_eq!(kind(Some([7; 32])), ErrorKind::Corrupt);
-    put(2, br#"{"kind":"ended","outcome":"done","message":"","time":"2026-01-01T00:00:00Z"}"#);
-    assert_eq!(kind(Some([7; 32])), ErrorKind::WrongKey);
-    put(2, &two);
-    assert_eq!(open(Some(WrappingKey::from_bytes([7; 32]))).expect("whole"), report);
-}
-
-/// Promise 11: whatever lies in a log is a report or an error that names the record.
-#[test]
-fn promise_11_damaged_records_are_errors() {
-    let site = Site::new(&["db"]);
-    site.run(
-        "name = \"p\"\n[[group]]\nname = \"g\"\n[[group.member]]\nvolume = \"db\"\n",
-        &options(RunMode::Test),
-    );
-    let mut refused = 0;
-    for number in 1..=6 {
-        let path = site.path(&format!("vault/plans/r/{number:06}"));
-        let whole = std::fs::read(&path).expect("record");
-        for at in 0..whole.len().min(400) {
-            for byte in [b'"', b'}', b'9', 0xff] {
-                let mut bytes = whole.clone();
-                bytes[at] = byte;
-                std::fs::remove_file(&path).expect("remove");
-                std::fs::write(&path, &bytes).expect("write");
-                if let Err(error) = plan::report(&site.vault, "r") {
-                    refused += 1;
-                    let kind = error.kind();
-                    assert!(
-                        matches!(kind, ErrorKind::Corrupt | ErrorKind::InvalidInput),
-                        "{error}"
-                    );
-                    assert!(
-                        error.to_string().contains(" r") || error.to_string().contains("plans/r/"),
-                        "{error}"
-                    );
-                }
-            }
-        }
-        std::fs::remove_file(&path).expect("remove");
-        std::fs::write(&path, &whole).expect("write");
-    }
-    assert!(refused > 1000, "{refused}");
-}
-
-/// A store that kills its process at the Nth record, before or after it is put.
-struct Killing {
-    inner: DirStore,
-    left: AtomicU32,
-    after: bool,
-}
-
-impl Store for Killing {
-    fn name(&self) -> String {
-        self.inner.name()
-    }
-    fn put(&self, name: &str, content: &[u8]) -> Result<PutOutcome> {
-        let dies = name.starts_with("plans/") && self.left.fetch_sub(1, Ordering::SeqCst) == 1;
-        let put = if dies && !self.after { None } else { Some(self.inner.put(name, content)) };
-        if dies {
-            let pid = rustix::process::getpid();
-            rustix::process::kill_process(pid, rustix::process::Signal::KILL).expect("kill");
-        }
-        put.expect("killed")
-    }
-    fn get(&self, name: &str, range: std::ops::Range<u64>) -> Result<Vec<u8>> {
-        self.inner.get(name, range)
-    }
-    fn list(&self, prefix: &str) -> Result<Vec<ObjectInfo>> {
-        self.inner.list(prefix)
-    }
-    fn head(&self, name: &str) -> Result<Option<ObjectInfo>> {
-        self.inner.head(name)
-    }
-    fn delete(&self, name: &str) -> Result<()> {
-        self.inner.delete(name)
-    }
-    fn local_path(&self, name: &str) -> Option<PathBuf> {
-        self.inner.local_path(name)
-    }
-}
-
-const SWEPT: &str = r#"
-    name = "p"
-    commit = "automatic"
-    [[group]]
-    name = "g"
-    [[group.before]]
-    name = "one"
-    command = "echo one >>DIR/log"
-    [[group.before]]
-    name = "ask"
-    manual = "Is it so?"
-    [[group.member]]
-    volume = "db"
-    state = "DIR"
-    boot = { command = "echo $$ >DIR/pid; echo boot >>DIR/log; touch DIR/ready; exec sleep 30", ready = "test -e DIR/ready" }
-    verify = "echo verify >>DIR/log"
-    [[group.after]]
-    name = "two"
-    command = "echo two >>DIR/log"
-"#;
-
-/// The runner of the sweep: starts the run or resumes it, and is killed where it is told.
-#[test]
-fn child_runner() {
-    let Ok(told) = std::env::var(CHILD) else { return };
-    let [directory, left, after, mode] = told.split(' ').collect::<Vec<_>>()[..] else {
-        panic!("{told}")
-    };
-    let directory = Path::new(directory);
-    let left = AtomicU32::new(left.parse().expect("number"));
-    let inner = DirStore::open(&directory.join("vault")).expect("store");
-    let store = Arc::new(Killing { inner, left, after: after == "after" });
-    let vault = Vault::open(store, None, SystemClock::shared()).expect("vault");
-    let text = SWEPT.replace("DIR", &directory.display().to_string());
-    let parsed = Plan::parse(&text, "plan.toml").expect("plan");
-    let mode = if mode == "test" { RunMode::Test } else { RunMode::Real };
-    let (host, options) = (Host::new(directory), options(mode));
-    let report = if plan::runs(&vault).expect("runs").is_empty() {
-        plan::run(&parsed, &vault, &host, &options)
-    } else {
-        plan::resume(&vault, "r", &host, &options)
-    };
-    assert_eq!(report.expect("run").outcome, RunOutcome::Done);
-}
-
-/// Kills the runner at a record, resumes, and says whether that record was reached.
-fn killed_and_resumed(record: u32, after: bool, mode: RunMode) -> bool {
-    let site = Site::new(&["db"]);
-    let child = |record: u32| {
-        let when = if after { "after" } else { "before" };
-        let told = format!("{} {record} {when} {}", site.directory.path().display(), mode.name());
-        let mut command = Command::new(std::env::current_exe().expect("program"));
-        command.args(["--exact", "child_runner", "--nocapture"]).env(CHILD, told);
-        let output = command.stdin(Stdio::null()).output().expect("child");
-        (output.status.signal(), String::from_utf8_lossy(&output.stdout).into_owned())
-    };
-    let vault = site.vault.clone();
-    let done = Arc::new(AtomicU32::new(0));
-    let finished = done.clone();
-    let approver = std::thread::spawn(move || {
-        while finished.load(Ordering::SeqCst) == 0 {
-            let _ = plan::approve(&vault, "r", "g/before/ask", true, "ada", "");
-            std::thread::sleep(POLL);
-        }
-    });
-    let (signal, _) = child(record);
-    let was_killed = signal.is_some();
-    // Then killed twice more in the same place of what is left, and left alone.
-    for kill in [2, 3, 0] {
-        let (signal, said) = child(if was_killed { kill } else { 0 });
-        assert!(kill != 0 || signal.is_none() && said.contains("1 passed"), "{said}");
-    }
-    done.store(1, Ordering::SeqCst);
-    approver.join().expect("approver");
-    let report = plan::report(&site.vault, "r").expect("report");
-    let context = || format!("killed at {record}, after: {after}\n{report:#?}\n{:?}", site.log());
-    assert_eq!(report.outcome, RunOutcome::Done, "{}", context());
-    for (word, id) in [
-        ("one", "g/before/one"),
-        ("boot", "g/db/boot"),
-        ("verify", "g/db/verify"),
-        ("two", "g/after/two"),
-    ] {
-        let (count, step) =
-            (site.log().iter().filter(|line| *line == word).count() as u32, step(&report, id));
-        assert_eq!(step.outcome, StepOutcome::Done);
-        // Done once, and once more at most for each time that it was told to have been cut off.
-        assert!(count >= 1 && count <= 1 + step.interrupted, "{word} {count} times, {}", context());
-        assert_eq!(step.tries, 1 + step.interrupted, "{}", context());
-        if word == "boot" {
-            assert_eq!(count, 1, "a boot that runs is not started twice, {}", context());
-        }
-    }
-    let started = site.log().iter().filter(|line| line.starts_with("start db")).count();
-    assert_eq!(started, 1, "{}", context());
-    let last = site.log().into_iter().rfind(|line| line.ends_with(" db")).expect("an end");
-    assert_eq!(last, if mode == RunMode::Test { "clean-up db" } else { "commit db" });
-    let pid = std::fs::read_to_string(site.path("pid")).expect("pid");
-    assert_eq!(runs(&pid), mode == RunMode::Real, "{}", context());
-    if mode == RunMode::Real {
-        Command::new("kill").arg(pid.trim()).status().expect("kill");
-    }
-    was_killed
-}
-
-fn sweep(step_by: usize, mode: RunMode) {
-    for after in [false, true] {
-        let mut reached = 0;
-        for record in (1..=60).step_by(step_by) {
-            if !killed_and_resumed(record, after, mode) {
-                break;
-            }
-            reached = record;
-        }
-        assert!(reached > 15, "{reached}");
-    }
-}
-
-/// Promise 4 for plans: a runner that is killed at any record loses no step and repeats no finished one.
-#[test]
-fn promise_4_a_killed_runner_is_resumed_where_it_was() {
-    sweep(6, RunMode::Test);
-}
-
-#[test]
-#[ignore = "minutes: every record, both modes"]
-fn promise_4_a_runner_killed_at_every_record() {
-    sweep(1, RunMode::Test);
-    sweep(1, RunMode::Real);
 }

@@ -1,7 +1,7 @@
 //! Stores by URL: what programs take from their users.
 //!
-//! A path or `file://PATH` is a directory. With the feature `cloud`, `s3://`, `az://` and `gs://` are
-//! object stores, whose credentials come from the environment. With the feature `gateway`,
+//! A path or `file://PATH` is a directory. With the feature `cloud`, `s3://`, `az://` and `gs://`
+//! are object stores, whose credentials come from the environment. With the feature `gateway`,
 //! `gateway://HOST[:PORT],…[?identity=DIR]` are gateways.
 
 use std::path::Path;
@@ -13,7 +13,8 @@ use hrl::{Error, ErrorKind, Result};
 /// Opens the store that `url` names.
 ///
 /// `NotFound` if the directory or bucket is absent, `InvalidInput` if the URL is malformed,
-/// `Unsupported` if this build lacks its kind of store, `Unavailable` if the server does not answer.
+/// `Unsupported` if this build lacks its kind of store, `Unavailable` if the server does not
+/// answer.
 pub fn open_url(url: &str) -> Result<Arc<dyn Store>> {
     match local(url) {
         Some(path) => Ok(Arc::new(DirStore::open(path)?)),
@@ -45,7 +46,8 @@ fn open_remote(url: &str) -> Result<Arc<dyn Store>> {
     }
 }
 
-/// Opens gateways. Without an identity in the URL, that of the environment's `HRL_IDENTITY` is used.
+/// Opens gateways. Without an identity in the URL, that of the environment's `HRL_IDENTITY` is
+/// used.
 #[cfg(feature = "gateway")]
 fn open_gateway(url: &str, rest: &str) -> Result<Arc<dyn Store>> {
     let (addresses, identity) = match rest.split_once("?identity=") {

@@ -1,5 +1,6 @@
-//! Many volumes of one agent through two gateways into one vault, one gateway killed midway: nothing is lost, and memory and
-//! threads of agent and gateways stay within bounds that do not depend on what is written (promises 4, 6 and 12).
+//! Many volumes of one agent through two gateways into one vault, one gateway killed midway:
+//! nothing is lost, and memory and threads of agent and gateways stay within bounds that do not
+//! depend on what is written (promises 4, 6 and 12).
 
 use std::io::{BufRead, BufReader, Lines, Write};
 use std::path::Path;
@@ -42,7 +43,8 @@ fn child_gateway() {
     std::thread::sleep(Duration::from_secs(3600));
 }
 
-/// The vault: for gateways by its URL and what they need in their environment, for the test itself as a store.
+/// The vault: for gateways by its URL and what they need in their environment, for the test itself
+/// as a store.
 struct Target {
     url: String,
     environment: Vec<(String, String)>,
@@ -188,7 +190,8 @@ fn check(volumes: u64, directory: &Path, target: &Target, rounds: u64) {
     assert!(agent_most.0 < agent_bytes, "agent: {} bytes", agent_most.0);
     assert!(agent_most.1 < 16 + volumes * THREADS_PER_VOLUME, "agent: {} threads", agent_most.1);
     assert!(gateway_most.0 < 2 * PROCESS_BYTES, "gateway: {} bytes", gateway_most.0);
-    // A thread for each connection of the client, those that forward and accept, and those of the store's client.
+    // A thread for each connection of the client, those that forward and accept, and those of the
+    // store's client.
     let connections = 2 * CONNECTIONS_MAX as u64;
     assert!(gateway_most.1 < connections + 24, "gateway: {} threads", gateway_most.1);
     assert!(longest < Duration::from_secs(2), "promise 6: {longest:?}");

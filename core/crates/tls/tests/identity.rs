@@ -36,7 +36,8 @@ impl Site {
     }
 }
 
-/// Returns the fingerprint of the client's certificate as the server sees it after a handshake in memory.
+/// Returns the fingerprint of the client's certificate as the server sees it after a handshake in
+/// memory.
 fn connect(pki: &Path, bundle: &Path) -> Result<String, hrl_tls::rustls::Error> {
     let server_name = ServerName::try_from("localhost").expect("name");
     let config = client_config(bundle).expect("bundle");
