@@ -9,7 +9,7 @@ use std::time::Duration;
 use hrl::replica::At;
 use hrl::vault::{PinUntil, Vault, VerdictKind};
 use hrl::{Clock, ErrorKind, Result, SystemClock, Timestamp};
-use hrl_plan::{self as plan, RunMode, RunOptions, RunOutcome, StepOutcome, StepReport};
+use hrl_plan::{self as plan, RunMode, RunOptions, RunOutcome, RunReport, StepOutcome, StepReport};
 
 use parts::{Host, POLL, Site, options, outcome, runs, step};
 

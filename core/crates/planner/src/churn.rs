@@ -1,12 +1,13 @@
-//! Churn: how much a volume is written to over time, as its journals tell.
+//! Churn: how much is written to a volume over time, counted from its journals.
 //!
-//! A segment that lies within one bucket is counted from its summary and its index; one that reaches over the border of
-//! a bucket, and one without data, from its record tables. No data is looked at. What the first copy and resyncs read is
-//! counted apart, because no application wrote it then. Folded segments lost what was written over and tell nothing of
-//! churn: they are counted and left out.
+//! A segment within one bucket is counted from its summary and index. A segment that crosses the
+//! border of a bucket, or has no data, is counted from its record tables. Data is never read. What
+//! the first copy and resyncs read is counted apart, because no application wrote it then. Folded
+//! segments lack overwritten data, so they are counted but not measured.
 //!
-//! Memory: one bucket's extents, up to [`EXTENTS_MAX`] (then a sample of them), and a few words a bucket with writes.
-//! Nothing is written; an error names the segment that could not be read.
+//! Memory: one bucket's extents, up to [`EXTENTS_MAX`] (beyond it a sample of them), and a few
+//! words for each bucket with writes. Nothing is written; an error identifies the segment that
+//! could not be read.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -16,15 +17,15 @@ use hrl::journal::{Body, IndexKind, Segment, SegmentKind, SegmentSummary};
 use hrl::replica::{Progress, Replica};
 use hrl::{Error, ErrorKind, Extent, Result, Timestamp};
 
-/// Extents of one bucket that are counted exactly; of more a sample is.
+/// Most extents of one bucket that are counted exactly; beyond it, a sample is.
 const EXTENTS_MAX: usize = 1 << 20;
-/// Most buckets from the first to the last; a longer time wants larger ones.
+/// Most buckets from the first to the last; a longer time needs longer buckets.
 pub const CHURN_BUCKETS_MAX: u64 = 1 << 20;
 
 /// What to count.
 #[derive(Clone, Debug)]
 pub struct ChurnOptions {
-    /// Length of a bucket; 1 s at least. Buckets are counted from 1970. Default 60 s.
+    /// Length of a bucket, at least 1 s. Buckets are counted from 1970. Default 60 s.
     pub bucket: Duration,
     /// Records before this time are left out. Default: none.
     pub from: Option<Timestamp>,
@@ -50,20 +51,20 @@ impl ChurnOptions {
     }
 }
 
-/// What happened in one stretch of time.
+/// Counts of one bucket.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ChurnBucket {
-    /// When it begins.
+    /// When the bucket begins.
     pub start: Timestamp,
     /// Writes, zeroes, discards and flushes.
     pub records: u64,
-    /// Bytes written; of a volume that is tracked without data, bytes touched.
+    /// Bytes written. For a volume that is tracked without data, bytes touched.
     pub written_bytes: u64,
-    /// Bytes written, each byte of the volume counted once.
+    /// Bytes written, counting each byte of the volume once.
     pub unique_bytes: u64,
-    /// Bytes of the journals, compressed and sealed: what has to be shipped.
+    /// Bytes of the journals, compressed and encrypted: what must be shipped.
     pub stored_bytes: u64,
-    /// Bytes that the first copy or a resync journaled, as stored. Not part of the others.
+    /// Stored bytes of the first copy and of resyncs. Not included in the other counts.
     pub resync_stored_bytes: u64,
 }
 
@@ -83,22 +84,22 @@ impl ChurnBucket {
 pub struct Churn {
     /// Length of a bucket.
     pub bucket: Duration,
-    /// The buckets in which something happened, oldest first.
+    /// The buckets with activity, oldest first.
     pub buckets: Vec<ChurnBucket>,
     /// Segments counted.
     pub segments: u64,
-    /// Folded segments, which were left out: they hold what is left of older churn.
+    /// Folded segments, which are not measured.
     pub segments_folded: u64,
-    /// Some bucket had too many extents: its unique bytes are an estimate.
+    /// Some bucket had too many extents, so its unique bytes are an estimate.
     pub is_sampled: bool,
 }
 
 impl Churn {
-    /// Counts what the segments in the catalog of a volume tell. `progress` is told segments; false from it ends the
-    /// work with `Unavailable`.
+    /// Counts the segments in the catalog of a volume. `progress` receives segments done and in
+    /// all; returning false ends the work with `Unavailable`.
     ///
-    /// `InvalidInput` for a bucket out of range or too short for the time (see [`CHURN_BUCKETS_MAX`]); the errors of
-    /// reading segments.
+    /// `InvalidInput` if the bucket is out of range or too short for the time (see
+    /// [`CHURN_BUCKETS_MAX`]). Also fails if a segment cannot be read.
     pub fn of_replica(
         replica: &Replica,
         options: &ChurnOptions,
@@ -125,7 +126,7 @@ impl Churn {
         Ok(counter.finish())
     }
 
-    /// Counts segments from anywhere, which follow each other in write order.
+    /// Counts segments of any origin that follow each other in write order.
     pub fn of_segments<'a>(
         segments: impl IntoIterator<Item = &'a Segment>,
         options: &ChurnOptions,
@@ -150,7 +151,7 @@ impl Churn {
         }
     }
 
-    /// All buckets together; `start` is that of the first.
+    /// Returns the sum of all buckets; `start` is that of the first.
     pub fn total(&self) -> ChurnBucket {
         let mut total = ChurnBucket::default();
         self.buckets.iter().for_each(|bucket| total.add(bucket));
@@ -158,7 +159,7 @@ impl Churn {
         total
     }
 
-    /// From the begin of the first bucket to the end of the last.
+    /// Returns the time from the begin of the first bucket to the end of the last.
     pub fn duration(&self) -> Duration {
         match (self.buckets.first(), self.buckets.last()) {
             (Some(first), Some(last)) => {
@@ -168,12 +169,13 @@ impl Churn {
         }
     }
 
-    /// The bucket with the most bytes written.
+    /// Returns the bucket with the most bytes written.
     pub fn top(&self) -> Option<&ChurnBucket> {
         self.buckets.iter().max_by_key(|bucket| bucket.written_bytes)
     }
 
-    /// Of `value` of all buckets, those without writes too, the smallest that `percent` of them do not exceed.
+    /// Returns the smallest `value` that `percent` of the buckets do not exceed, including buckets
+    /// without writes.
     pub fn percentile(&self, percent: f64, value: impl Fn(&ChurnBucket) -> u64) -> u64 {
         let mut values: Vec<_> = self.buckets.iter().map(value).collect();
         values.sort_unstable();
@@ -188,14 +190,15 @@ impl Churn {
     }
 }
 
-/// Follows begins and ends of unordered intervals from segment to segment.
+/// Tracks unordered intervals from segment to segment.
 #[derive(Default)]
 pub(super) struct Order {
     unordered: bool,
 }
 
 impl Order {
-    /// The segment belongs, at least in part, to a first copy or a resync. Segments are told in write order.
+    /// Returns whether the segment belongs, at least in part, to a first copy or resync. Expects
+    /// segments in write order.
     pub(super) fn is_resync(&mut self, summary: &SegmentSummary) -> bool {
         let before = self.unordered;
         if let Some(change) = summary.order_changes.last() {
@@ -205,14 +208,14 @@ impl Order {
     }
 }
 
-/// The segment has records that count.
+/// Returns whether the segment contains records that count.
 fn counts(summary: &SegmentSummary, options: &ChurnOptions) -> bool {
     summary.kind == SegmentKind::Log
         && options.from.is_none_or(|from| summary.last_time >= from)
         && options.to.is_none_or(|to| summary.first_time < to)
 }
 
-/// Its records that are no marks and no begins and ends of unordered intervals.
+/// Returns the number of records other than marks, begins and ends of unordered intervals.
 pub(super) fn records_of(summary: &SegmentSummary) -> u64 {
     let notes = summary.marks.len() + summary.order_changes.len();
     summary.records.saturating_sub(notes as u64)
@@ -240,7 +243,7 @@ impl<'a> Counter<'a> {
         })
     }
 
-    /// A segment of which nothing is read.
+    /// Counts a segment from its summary alone.
     fn add_unread(&mut self, summary: &SegmentSummary, resync: bool) -> Result<()> {
         if summary.kind != SegmentKind::Log {
             self.churn.segments_folded += 1;
@@ -278,7 +281,7 @@ impl<'a> Counter<'a> {
         Ok(())
     }
 
-    /// Counts record by record, and shares the stored bytes out by the bytes written.
+    /// Counts record by record, and divides the stored bytes in proportion to the bytes written.
     fn add_records(&mut self, segment: &Segment) -> Result<()> {
         let mut parts: BTreeMap<i64, ChurnBucket> = BTreeMap::new();
         let (mut weight, mut records) = (0_u64, 0_u64);
@@ -318,7 +321,7 @@ impl<'a> Counter<'a> {
         Ok(())
     }
 
-    /// Counts the bytes of `extent` that the bucket does not have yet.
+    /// Counts the bytes of `extent` that are new in the bucket.
     fn cover(&mut self, place: i64, extent: Extent) {
         if place != self.current {
             self.churn.is_sampled |= self.footprint.is_sample();

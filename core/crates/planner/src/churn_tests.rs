@@ -1,4 +1,4 @@
-//! Churn against a model: what was written, as a list, gives the same figures as the journals.
+//! Churn against a model: a list of writes gives the same figures as the journals.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -18,7 +18,7 @@ const SECOND: i64 = 1_000_000_000;
 const SECTORS: usize = 2048;
 const DEVICE_BYTES: u64 = SECTORS as u64 * 512;
 
-/// A segment of these records, which are times in nanoseconds and bodies.
+/// Returns a segment with these records: times in nanoseconds, and bodies.
 fn segment(first: u64, records: &[(i64, Body<'_>)]) -> Segment {
     let clock = ManualClock::new(Timestamp(0), first);
     let params = SegmentParams {
@@ -49,7 +49,7 @@ fn options(bucket_s: u64) -> ChurnOptions {
     ChurnOptions { bucket: Duration::from_secs(bucket_s), ..ChurnOptions::default() }
 }
 
-/// Time since the write before in milliseconds, offset and length in sectors.
+/// Time since the previous write in milliseconds, offset and length in sectors.
 type Write = (u64, u64, u64);
 
 proptest! {
@@ -98,7 +98,7 @@ proptest! {
 }
 
 #[test]
-fn the_first_copy_is_told_apart_and_marks_are_no_records() {
+fn the_first_copy_is_counted_apart_and_marks_are_not_counted() {
     let data = [1; 4096];
     let write = |offset| Body::Write { offset, data: &data };
     let copy = [
@@ -116,7 +116,7 @@ fn the_first_copy_is_told_apart_and_marks_are_no_records() {
 }
 
 #[test]
-fn a_tracked_volume_counts_what_was_touched_and_zeroes_cost_nothing() {
+fn a_volume_without_data_counts_touched_bytes_and_zeroes_cost_nothing() {
     let touch = |offset| Body::Touch(Extent { offset, length: 8192 });
     let zero = Body::Zero(Extent { offset: 0, length: 512 << 10 });
     let log = segment(1, &[(0, touch(0)), (0, touch(4096)), (0, zero)]);
@@ -126,7 +126,7 @@ fn a_tracked_volume_counts_what_was_touched_and_zeroes_cost_nothing() {
 }
 
 #[test]
-fn times_cut_segments_and_percentiles_count_quiet_buckets() {
+fn segments_are_cut_at_times_and_percentiles_include_quiet_buckets() {
     let data = [1; 1000];
     let write = Body::Write { offset: 0, data: &data };
     let records: Vec<_> = (0..10).map(|at| (at * 60 * SECOND, write.clone())).collect();
@@ -146,7 +146,7 @@ fn times_cut_segments_and_percentiles_count_quiet_buckets() {
 }
 
 #[test]
-fn promise_12_buckets_are_bounded_and_the_error_says_what_to_do() {
+fn promise_12_buckets_are_bounded_and_the_error_suggests_a_remedy() {
     let body = Body::Write { offset: 0, data: &[0; 512] };
     let far = (CHURN_BUCKETS_MAX + 1).cast_signed() * SECOND;
     let log = segment(1, &[(0, body.clone()), (far, body)]);

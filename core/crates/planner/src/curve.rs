@@ -1,12 +1,13 @@
-//! RPO and spool over time, from when segments were written, sealed and shipped.
+//! RPO and spool over time, from when segments were written, closed and shipped.
 //!
-//! The RPO is the age of the oldest record that the catalog does not name, as `ProtectionStats::rpo`. Between two
-//! appends it grows with time; so it is a series of straight pieces, and its quantiles over time are exact.
+//! The RPO is the age of the oldest unpublished record, as in `ProtectionStats::rpo`. Between two
+//! appends it grows with time. So it is a series of straight rises, and its quantiles over time are
+//! exact.
 
 use super::shipping::Planned;
 use super::trace::position;
 
-/// A stretch in which the RPO grows from one value to another, in nanoseconds.
+/// A span of time in which the RPO rises, in nanoseconds.
 #[derive(Clone, Copy, Debug)]
 struct Rise {
     begin: i64,
@@ -22,7 +23,7 @@ pub(super) struct RpoCurve {
 }
 
 impl RpoCurve {
-    /// `begin` and `end` bound the time looked at; it lasts until all is shipped.
+    /// Builds the curve from `begin` to `end`, or until all is shipped.
     pub(super) fn new(segments: &[Planned], begin: i64, end: i64) -> Self {
         let mut rises = Vec::with_capacity(segments.len());
         let mut shipped = begin;
@@ -41,7 +42,7 @@ impl RpoCurve {
         self.rises.iter().map(|rise| rise.to).max().unwrap_or(0)
     }
 
-    /// The RPO that is not exceeded for `percent` of the time.
+    /// Returns the RPO that is not exceeded for `percent` of the time.
     pub(super) fn quantile(&self, percent: f64) -> i64 {
         let wanted = (percent / 100.0 * (self.end - self.begin) as f64) as i64;
         let risen: i64 = self.rises.iter().map(|rise| rise.to - rise.from).sum();
@@ -58,7 +59,7 @@ impl RpoCurve {
         low
     }
 
-    /// The highest RPO in each of `count` equal parts of the time from `begin` to `end`.
+    /// Returns the highest RPO in each of `count` equal parts of the time from `begin` to `end`.
     pub(super) fn samples(&self, begin: i64, end: i64, count: usize) -> Vec<i64> {
         let mut highest = vec![0; count];
         let width = ((end - begin) / count as i64).max(1);
@@ -76,7 +77,7 @@ impl RpoCurve {
     }
 }
 
-/// The bytes in the spool of one volume over time: changes by time, oldest first.
+/// Bytes in the spool of one volume: changes by time, oldest first.
 pub(super) struct SpoolCurve {
     changes: Vec<(i64, i64)>,
 }
@@ -86,25 +87,25 @@ impl SpoolCurve {
         let mut changes = Vec::with_capacity(segments.len() * 2);
         for segment in segments {
             let bytes = i64::try_from(segment.stored_bytes).unwrap_or(i64::MAX);
-            changes.push((segment.sealed, bytes));
+            changes.push((segment.closed, bytes));
             changes.push((segment.shipped, -bytes));
         }
-        // What arrives and goes at one time was there together.
+        // Bytes that arrive and leave at the same time were there together.
         changes.sort_unstable_by_key(|(time, bytes)| (*time, -*bytes));
         Self { changes }
     }
 
-    /// Most bytes at once.
+    /// Returns the most bytes at once.
     pub(super) fn max(&self) -> u64 {
         self.levels().map(|(_, level)| level).max().unwrap_or(0)
     }
 
-    /// When it first holds `limit` bytes.
+    /// Returns when the spool first contains `limit` bytes.
     pub(super) fn reaches(&self, limit: u64) -> Option<i64> {
         self.levels().find(|(_, level)| *level >= limit).map(|(time, _)| time)
     }
 
-    /// Most bytes in each of `count` equal parts of the time from `begin` to `end`.
+    /// Returns the most bytes in each of `count` equal parts of the time from `begin` to `end`.
     pub(super) fn samples(&self, begin: i64, end: i64, count: usize) -> Vec<u64> {
         let mut highest = vec![0; count];
         let width = ((end - begin) / count as i64).max(1);
@@ -131,7 +132,8 @@ impl SpoolCurve {
     }
 }
 
-/// Adds `bytes` to equal parts of the time after `begin`, each of `width`, evenly over what lies between two times.
+/// Adds `bytes`, evenly spread from one time to another, to equal parts of the time after `begin`,
+/// each of `width`.
 pub(super) fn spread(
     parts: &mut [u64],
     (begin, width): (i64, i64),
@@ -145,7 +147,7 @@ pub(super) fn spread(
     for (at, part) in parts.iter_mut().enumerate().take(end + 1).skip(first) {
         let upto = to.min(begin + (at as i64 + 1) * width) - from;
         let share = u128::from(bytes) * u128::from(upto.max(0).cast_unsigned());
-        // What this part and those before it get.
+        // Sum up to and including this part.
         let sum = (share / u128::from((to - from).cast_unsigned())) as u64;
         let sum = if at == end { bytes } else { sum };
         *part = part.saturating_add(sum - given);
@@ -159,36 +161,36 @@ mod tests {
 
     const SECOND: i64 = 1_000_000_000;
 
-    fn segment(first: i64, sealed: i64, shipped: i64, stored_bytes: u64) -> Planned {
-        let (first, sealed, shipped) = (first * SECOND, sealed * SECOND, shipped * SECOND);
+    fn segment(first: i64, closed: i64, shipped: i64, stored_bytes: u64) -> Planned {
+        let (first, closed, shipped) = (first * SECOND, closed * SECOND, shipped * SECOND);
         Planned {
             first,
-            last: sealed,
-            sealed,
+            last: closed,
+            closed,
             records: 1,
             data_bytes: stored_bytes,
             stored_bytes,
             ends_with_point: false,
-            sent: (sealed, shipped),
+            sent: (closed, shipped),
             shipped,
         }
     }
 
     #[test]
-    fn the_rpo_is_that_of_the_oldest_and_its_quantiles_are_exact() {
-        // Rises 0 to 4, then 2 to 8 for the second, then all is quiet for 10 s.
+    fn the_rpo_is_the_age_of_the_oldest_record_and_its_quantiles_are_exact() {
+        // Rises from 0 to 4, then from 2 to 8 for the second segment, then 10 s of quiet.
         let segments = [segment(0, 1, 4, 10), segment(2, 3, 10, 10)];
         let curve = RpoCurve::new(&segments, 0, 20 * SECOND);
         assert_eq!(curve.max(), 8 * SECOND);
         assert_eq!(curve.quantile(100.0), 8 * SECOND);
         assert_eq!(curve.quantile(50.0), 0);
-        // 10 s quiet, 2 s each up to 2, then two pieces together up to 4: 14 s at 3 s.
+        // 10 s of quiet, 2 s below 2, then two rises together up to 4: 14 s at 3 s.
         assert_eq!(curve.quantile(70.0), 3 * SECOND);
         assert_eq!(curve.samples(0, 20 * SECOND, 4), [4, 8, 0, 0].map(|s| s * SECOND));
     }
 
     #[test]
-    fn the_spool_is_what_is_sealed_and_not_shipped() {
+    fn the_spool_contains_closed_segments_until_they_are_shipped() {
         let segments = [segment(0, 1, 4, 10), segment(2, 3, 10, 20), segment(5, 6, 10, 5)];
         let curve = SpoolCurve::new(&segments);
         assert_eq!(curve.max(), 30);

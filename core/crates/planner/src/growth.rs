@@ -1,12 +1,13 @@
-//! The model of the vault: the trace comes again and again, and retention folds and deletes as it does for a real volume.
+//! The model of the vault: the trace repeats, and retention folds and deletes as for a real volume.
 //!
-//! The folds of each run and what pays are decided by [`hrl::rules`], which the product itself goes by.
-//! How many bytes a fold keeps is told by `trace::Reuse`.
+//! [`hrl::rules`], which the product itself uses, decides about the folds of each run and which of
+//! them pay. `trace::Reuse` predicts how many bytes a fold keeps.
 //!
-//! Assumed: the trace repeats on the same blocks (blocks that it writes only once a week are not seen in a trace of a
-//! day); folded segments compress as the trace did; there are no pins, no verdicts and no application-consistent points
-//! to keep; the vault is an object store (folds fetch what they read). For long times, retention runs less often than the
-//! policy says, at most [`RUNS_MAX`] times in all, so a vault is seen that is a little larger.
+//! Assumptions: the trace repeats on the same blocks (a trace of one day misses blocks that are
+//! written weekly). Folded segments compress as the trace did. There are no pins, verdicts or
+//! application-consistent points to keep. The vault is an object store (folds fetch what they
+//! read). Over long times retention runs less often than in the policy, at most [`RUNS_MAX`] times
+//! in all, so the predicted vault is slightly larger.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -23,20 +24,21 @@ use hrl::vault::SegmentEntry;
 use hrl::{ChainHash, Epoch, PointId, Policy, RetentionPolicy, Sequence, Timestamp, VolumeId};
 
 pub(super) const DAY_NS: i64 = 86_400_000_000_000;
-/// Most runs of retention that are played.
+/// Most runs of retention that are simulated.
 const RUNS_MAX: i64 = 1000;
 /// Most segments of all repetitions of a trace.
 const SEGMENTS_MAX: u64 = 1 << 24;
-/// A segment in a catalog version: about that, see `replica::codec`.
+/// Approximate size of a segment's entry in a catalog version, see `vault::codec`.
 const CATALOG_ENTRY_BYTES: u64 = 300;
 const CATALOG_ENVELOPE_BYTES: u64 = 136;
 
-/// The vault at the end of each day, and what was asked of it on that day.
+/// The vault at the end of each day, and the requests of that day.
 pub(super) struct Growth {
     pub days: Vec<(u64, Requests)>,
 }
 
-/// Plays `days` days of a volume whose trace becomes `segments`, shipped with `appends` appends each time.
+/// Simulates `days` days of a volume whose trace becomes `segments`, shipped with `appends` appends
+/// each time.
 pub(super) fn play(
     trace: &Trace,
     segments: &[Planned],
@@ -61,7 +63,7 @@ pub(super) fn play(
         vault.ship_until(midnight);
         growth.days.push((vault.bytes(), std::mem::take(&mut vault.requests)));
     }
-    // Runs that were not played ask for lists and the newest catalog all the same.
+    // Skipped runs would still have listed objects and read the newest catalog.
     if policy.retention.is_some() {
         let left_out = interval / nanos(policy.retention_interval).max(1) - 1;
         let runs = (DAY_NS / interval * left_out).cast_unsigned();
@@ -70,7 +72,7 @@ pub(super) fn play(
     growth
 }
 
-/// Most days that can be played, so that the segments of all of them stay within [`SEGMENTS_MAX`].
+/// Returns the most days whose segments stay within [`SEGMENTS_MAX`].
 pub(super) fn days_max(trace: &Trace, segments: &[Planned]) -> u64 {
     let per_day = segments.len() as u128 * u128::from(DAY_NS.cast_unsigned())
         / u128::from(trace.period.cast_unsigned());
@@ -80,13 +82,13 @@ pub(super) fn days_max(trace: &Trace, segments: &[Planned]) -> u64 {
 struct Vault<'a> {
     trace: &'a Trace,
     planned: &'a [Planned],
-    /// Segments that one append names, on average.
+    /// Average number of segments that one append publishes.
     batch: f64,
     entries: Vec<SegmentEntry>,
     /// Place of the next segment in all repetitions.
     next: u64,
     versions: f64,
-    /// Objects that wait for their deletion: when they were retired, how many, and their bytes.
+    /// Objects that wait for deletion: when they were retired, how many, and their bytes.
     retired: Vec<(i64, u64, u64)>,
     judged: HashMap<Sequence, u64>,
     requests: Requests,
@@ -106,7 +108,7 @@ impl<'a> Vault<'a> {
             requests: Requests::default(),
         };
         let size = policy.segment_bytes_max.max(1);
-        // What the vault had before comes in segments of full size, as a first copy does.
+        // What the vault contained before comes in segments of full size, as from a first copy.
         let count = trace.base_stored_bytes.div_ceil(size);
         for at in 0..count {
             let part = |all: u64| all / count;
@@ -123,7 +125,7 @@ impl<'a> Vault<'a> {
         vault
     }
 
-    /// Adds what was shipped before `time`.
+    /// Adds the segments that were shipped before `time`.
     fn ship_until(&mut self, time: i64) {
         let base = self.trace.base_stored_bytes.saturating_add(1);
         loop {
@@ -147,13 +149,13 @@ impl<'a> Vault<'a> {
         }
     }
 
-    /// So many versions are added to the catalog.
+    /// Adds versions to the catalog.
     fn append(&mut self, versions: f64) {
         self.versions += versions;
         self.requests.put += versions;
         // After each put the writer lists, to see that it was not overtaken.
         self.requests.list += versions;
-        // An old version goes for each new one, found by a list at each snapshot.
+        // One old version is deleted for each new one, found by a list at each snapshot.
         if self.versions > 2.0 * SNAPSHOT_EVERY as f64 {
             self.requests.delete += versions;
             self.requests.list += versions / SNAPSHOT_EVERY as f64;
@@ -217,7 +219,7 @@ impl<'a> Vault<'a> {
         self.append(1.0);
     }
 
-    /// Bytes of all objects.
+    /// Returns the bytes of all objects.
     fn bytes(&self) -> u64 {
         let segments = self.entries.iter().map(|entry| entry.summary.stored_bytes);
         let retired = self.retired.iter().map(|(_, _, bytes)| *bytes);
@@ -225,7 +227,8 @@ impl<'a> Vault<'a> {
         all.saturating_add(self.catalog_bytes())
     }
 
-    /// The versions that are kept: up to two snapshots, and those between and after them.
+    /// Returns the bytes of the catalog versions that exist: up to two snapshots, and the versions
+    /// between and after them.
     fn catalog_bytes(&self) -> u64 {
         let every = SNAPSHOT_EVERY as f64;
         let since_snapshot = self.versions % every;
@@ -241,7 +244,7 @@ impl<'a> Vault<'a> {
     }
 }
 
-/// What a catalog would say of a segment that is only thought of.
+/// Returns the summary of a simulated segment.
 fn summary(
     kind: SegmentKind,
     sequences: (u64, u64),
@@ -275,7 +278,8 @@ fn summary(
 }
 
 impl Requests {
-    /// Runs of retention that find nothing to do: the catalog is opened, its newest versions read, strays looked for.
+    /// Counts runs of retention with nothing to do: each opens the catalog, reads its newest
+    /// versions and looks for strays.
     fn count_looks(&mut self, runs: u64) {
         let versions = SNAPSHOT_EVERY as f64 / 2.0;
         self.list += 5.0 * runs as f64;
@@ -284,7 +288,7 @@ impl Requests {
     }
 }
 
-/// The shortest time after which a vault no longer grows: the window of its retention, in days, and two more.
+/// Returns the days after which a vault no longer grows: the window of its retention plus two.
 pub(super) fn steady_days(policy: &Policy) -> Option<u32> {
     let window: Duration = policy.retention.as_ref()?.window();
     u32::try_from(window.as_secs() / 86_400 + 2).ok()

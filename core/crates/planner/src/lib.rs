@@ -1,11 +1,11 @@
-//! Sizing: what a volume's own journals say of its churn, and what links and stores it will need.
+//! Sizing: the churn of a volume from its own journals, and the links and stores that it will need.
 //!
-//! [`Churn`] counts what was written. [`plan_capacity`] plays the same journals through a model of shipping and of
-//! retention, and predicts the RPO, the spool, the vault and its requests for a policy and a link that need not be those
-//! that the journals were made with. What the models leave out is said at the head of `shipping` and `growth`; how near
-//! they come to what is measured, in `benches/RESULTS.md`.
+//! [`Churn`] counts what was written. [`plan_capacity`] plays the same journals through models of
+//! shipping and retention. It predicts the RPO, the spool, the vault and its requests, for any
+//! policy and link. The modules `shipping` and `growth` list the models' simplifications;
+//! `benches/RESULTS.md` compares predictions with measurements.
 //!
-//! Everything here reads; nothing is written, neither to a vault nor to a volume. Equal inputs give equal results.
+//! Everything here only reads; no vault and no volume is written. Equal inputs give equal results.
 
 mod churn;
 #[cfg(test)]

@@ -10,21 +10,22 @@ use super::trace::Trace;
 use hrl::replica::{Progress, Replica};
 use hrl::{Error, ErrorKind, Result, Timestamp};
 
-/// Points of the curves.
+/// Samples of the curves.
 const SAMPLES: usize = 600;
-/// Most days that are played.
+/// Most days that are simulated.
 const DAYS_MAX: u32 = 3660;
-/// Slowest and fastest link that the search for the least bandwidth tries, in bytes a second.
+/// Slowest and fastest link that the search for the least bandwidth tries, in bytes per second.
 const RATE_MIN: u64 = 64;
 const RATE_MAX: u64 = 1 << 40;
-/// The search ends when it knows the least bandwidth to one part in so many.
+/// The search ends within one part in this many.
 const RATE_PRECISION: u64 = 100;
 
-/// Plays the journals of volumes that share a link, and predicts what they need. `progress` is told segments read of one
-/// volume after the other; false from it ends the work with `Unavailable`.
+/// Plays the journals of volumes that share a link, and predicts their needs. `progress` receives
+/// the segments read, volume by volume; returning false ends the work with `Unavailable`.
 ///
-/// `InvalidInput` for a bad policy, link or number of days, and without volumes; `NotFound` for a volume without journals
-/// of ordered writes in this time, `Full` when they have too many segments; the errors of reading segments.
+/// `InvalidInput` for a bad policy, link or number of days, or without volumes. `NotFound` if a
+/// volume has no journals of ordered writes in this time, `Full` if they have too many segments.
+/// Also fails if a segment cannot be read.
 pub fn plan_capacity(
     replicas: &[Replica],
     options: &PlanOptions,
@@ -85,11 +86,11 @@ fn check(replicas: &[Replica], options: &PlanOptions) -> Result<()> {
     Ok(())
 }
 
-/// Gives all traces the time of the one that begins first and the one that ends last.
+/// Extends all traces to the time from the earliest begin to the latest end.
 fn align(traces: &mut [Trace], options: &PlanOptions) {
     let begin = traces.iter().map(|trace| trace.begin).min().unwrap_or(0);
     let end = traces.iter().map(|trace| trace.begin.saturating_add(trace.period)).max();
-    // A segment is open for its interval after the last write.
+    // A segment stays open for its interval after the last write.
     let interval = nanos(options.policy.segment_interval);
     let period = end.unwrap_or(begin).saturating_sub(begin).max(interval);
     for trace in traces {
@@ -153,7 +154,8 @@ fn link_use(shipped: &[Shipped], begin: i64, end: i64, rate: u64) -> f64 {
     shipped_bytes(shipped) as f64 / (rate as f64 * seconds)
 }
 
-/// Plays the trace twice: where its backlog does not grow, the second time ends as late after its begin as the first.
+/// Plays the trace twice: if the backlog does not grow, the second pass ends as late after its
+/// begin as the first.
 fn is_sustainable(
     rotated: &[Vec<Planned>],
     options: &PlanOptions,
@@ -164,7 +166,7 @@ fn is_sustainable(
         let again = segments.iter().map(|segment| Planned {
             first: segment.first.saturating_add(period),
             last: segment.last.saturating_add(period),
-            sealed: segment.sealed.saturating_add(period),
+            closed: segment.closed.saturating_add(period),
             ..*segment
         });
         segments.iter().copied().chain(again).collect()
@@ -196,7 +198,7 @@ fn least_rate(
         return None;
     }
     while high - low > (high / RATE_PRECISION).max(1) {
-        // The range is wide: halve it by its geometric mean.
+        // The range is wide, so it is halved at the geometric mean.
         let middle = (low.isqrt() * high.isqrt()).clamp(low + 1, high - 1);
         if keeps(middle) { high = middle } else { low = middle }
     }
@@ -217,7 +219,7 @@ fn samples(shipped: &[Shipped], begin: i64, end: i64) -> Vec<PlanSample> {
             sent_bytes: 0,
         })
         .collect();
-    let (mut sealed, mut sent) = (vec![0; SAMPLES], vec![0; SAMPLES]);
+    let (mut closed, mut sent) = (vec![0; SAMPLES], vec![0; SAMPLES]);
     for one in shipped {
         let rpo = RpoCurve::new(&one.segments, begin, end).samples(begin, end, SAMPLES);
         let spool = SpoolCurve::new(&one.segments).samples(begin, end, SAMPLES);
@@ -227,12 +229,12 @@ fn samples(shipped: &[Shipped], begin: i64, end: i64) -> Vec<PlanSample> {
         }
         for segment in &one.segments {
             let bytes = segment.stored_bytes;
-            spread(&mut sealed, (begin, width), (segment.first, segment.sealed), bytes);
+            spread(&mut closed, (begin, width), (segment.first, segment.closed), bytes);
             spread(&mut sent, (begin, width), segment.sent, bytes);
         }
     }
-    for ((sample, sealed), sent) in samples.iter_mut().zip(sealed).zip(sent) {
-        (sample.sealed_bytes, sample.sent_bytes) = (sealed, sent);
+    for ((sample, closed), sent) in samples.iter_mut().zip(closed).zip(sent) {
+        (sample.sealed_bytes, sample.sent_bytes) = (closed, sent);
     }
     samples
 }

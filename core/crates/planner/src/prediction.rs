@@ -1,4 +1,4 @@
-//! What a plan is asked for, and what it predicts.
+//! Options and results of a capacity plan.
 
 use std::time::Duration;
 
@@ -7,11 +7,11 @@ use hrl::{Policy, Timestamp};
 /// What to plan for.
 #[derive(Clone, Debug)]
 pub struct PlanOptions {
-    /// The policy of every volume: rotation, throttle with its schedule, puts in flight, spool, retention. Default:
-    /// [`Policy::default`].
+    /// The policy of every volume: rotation, throttle with its schedule, puts in flight, spool,
+    /// retention. Default: [`Policy::default`].
     pub policy: Policy,
-    /// Bytes a second that the link to the vault carries, all volumes together. `None`: as many as the policy allows.
-    /// Default: none.
+    /// Capacity of the link to the vault in bytes per second, all volumes together. Default `None`:
+    /// as much as the policy permits.
     pub link_bytes_per_second: Option<u64>,
     /// Time that the store takes to answer any request. Default 20 ms.
     pub request_latency: Duration,
@@ -19,10 +19,11 @@ pub struct PlanOptions {
     pub from: Option<Timestamp>,
     /// Writes at or after this time are left out. Default: none.
     pub to: Option<Timestamp>,
-    /// Days of the vault that are played, 1 to 3,660. Default: two more than the window of the retention, after which it no
-    /// longer grows; 30 where everything is kept.
+    /// Days of the vault to simulate, 1 to 3,660. Default: two more than the window of retention,
+    /// after which the vault no longer grows; 30 without retention.
     pub days: Option<u32>,
-    /// Find the slowest link with which the RPO keeps below this for 99 % of the time. Default: none.
+    /// Target for which the slowest sufficient link is found: the RPO stays below it for 99 % of
+    /// the time. Default: none.
     pub rpo_target: Option<Duration>,
 }
 
@@ -51,7 +52,7 @@ pub struct Requests {
     pub list: f64,
     /// Heads.
     pub head: f64,
-    /// Objects deleted; a store that deletes many at once takes fewer requests.
+    /// Objects deleted. A store that deletes many at once needs fewer requests.
     pub delete: f64,
 }
 
@@ -65,34 +66,35 @@ impl Requests {
     }
 }
 
-/// A day of the vault.
+/// Prediction for one day of the vault.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct DayPlan {
-    /// Bytes in the vault at its end: segments, those that wait for their deletion, catalogs.
+    /// Bytes in the vault at the end of the day: segments, objects that wait for deletion,
+    /// catalogs.
     pub vault_bytes: u64,
     /// Requests on that day.
     pub requests: Requests,
 }
 
-/// A part of the time of a plan.
+/// One of the equal parts of a plan's time.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct PlanSample {
-    /// When it begins.
+    /// When the part begins.
     pub start: Timestamp,
-    /// Highest RPO of any volume in it.
+    /// Highest RPO of any volume.
     pub rpo_max: Duration,
     /// Most bytes in the spools of all volumes.
     pub spool_bytes_max: u64,
-    /// Bytes that the journals grew by in it.
+    /// Bytes added to the journals.
     pub sealed_bytes: u64,
-    /// Bytes that went over the link in it.
+    /// Bytes sent over the link.
     pub sent_bytes: u64,
 }
 
-/// What is predicted for one volume.
+/// Prediction for one volume.
 #[derive(Clone, Debug, PartialEq)]
 pub struct VolumePlan {
-    /// Its name.
+    /// Name of the volume.
     pub name: String,
     /// Highest RPO.
     pub rpo_max: Duration,
@@ -102,45 +104,46 @@ pub struct VolumePlan {
     pub rpo_median: Duration,
     /// Most bytes in the spool.
     pub spool_bytes_max: u64,
-    /// When the spool of the policy is full, and capture falls back to the dirty map; what is said of later times is then
-    /// that of a spool without a limit.
+    /// When the policy's spool is full and capture falls back to the dirty map. Later figures are
+    /// those of an unlimited spool.
     pub spool_full_at: Option<Timestamp>,
     /// Segments that are shipped.
     pub segments: u64,
     /// Bytes written.
     pub written_bytes: u64,
-    /// Bytes of the volume that were written to, each counted once.
+    /// Bytes of the volume that were written to, counting each once.
     pub unique_bytes: u64,
     /// Bytes that are shipped.
     pub shipped_bytes: u64,
-    /// When the catalog names the last segment.
+    /// When the last segment is published.
     pub shipped_at: Timestamp,
-    /// The bytes kept by folds are an estimate from a sample of the volume.
+    /// Bytes kept by folds are an estimate from a sample of the volume.
     pub is_sampled: bool,
     /// Days of the vault, for this volume alone.
     pub days: Vec<DayPlan>,
 }
 
-/// What is predicted.
+/// A capacity plan.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Plan {
     /// Begin of the journals that were played.
     pub from: Timestamp,
-    /// Their end; shipping may take longer.
+    /// End of these journals; shipping may take longer.
     pub to: Timestamp,
-    /// By volume, as they were given.
+    /// Predictions by volume, in the given order.
     pub volumes: Vec<VolumePlan>,
-    /// Share of what the link carries from begin to end that is used; `None` without a link.
+    /// Share of the link's capacity that is used from begin to end; `None` without a link.
     pub link_use: Option<f64>,
-    /// The journals bring less than the link and the throttles carry, so that the backlog of one repetition is gone in the
-    /// next.
+    /// Link and throttles carry more than the journals bring, so the backlog of one repetition is
+    /// gone in the next.
     pub is_sustainable: bool,
-    /// Slowest link in bytes a second that keeps the RPO target of every volume; `None` without a target, or where no link
-    /// does: the policy's schedule, latency or rotation is too slow.
+    /// Slowest link in bytes per second that keeps every volume's RPO target. `None` without a
+    /// target, or if no link is fast enough: the policy's schedule, latency or rotation is too
+    /// slow.
     pub least_bytes_per_second: Option<u64>,
-    /// The days of the vault, all volumes together.
+    /// Days of the vault, all volumes together.
     pub days: Vec<DayPlan>,
-    /// Bytes in the vault when it no longer grows; `None` when that is not reached in the days played.
+    /// Bytes in the vault when it no longer grows; `None` if that is later than the simulated days.
     pub steady_bytes: Option<u64>,
     /// The time in equal parts.
     pub samples: Vec<PlanSample>,

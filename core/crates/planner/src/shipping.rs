@@ -1,13 +1,15 @@
-//! The model of shipping: a trace goes through rotation, spool, throttle, link and catalog as in `agent`.
+//! The model of shipping: a trace passes through rotation, spool, throttle, link and catalog as in
+//! `agent`.
 //!
-//! The rules are those of the code, and its limits and throttle are the code itself: a segment is sealed at its age, its
-//! size or a point; up to `BATCH_SEGMENTS_MAX` of those in the spool go in chunks of `puts_in_flight_max`, each waits for its turn
-//! at the throttle; when a batch is put and the interval of the catalog is over, one append names what was put, and then
-//! it leaves the spool.
+//! The limits and the throttle are the product's own code. A segment is closed at its age, its size
+//! or a point. Up to `BATCH_SEGMENTS_MAX` segments of the spool go in chunks of
+//! `puts_in_flight_max`; each waits for its turn at the throttle. Once a batch is put and the
+//! catalog's interval is over, one append publishes it, and it leaves the spool.
 //!
-//! What is modelled more simply than it is: the link carries one put after the other at its full speed, in the order in
-//! which they begin; each request takes the same latency; sealing takes no time. A segment that is cut or joined
-//! compresses as well as before. The spool has no limit: what it would have needed is told instead.
+//! Simplifications: the link carries one put after the other at full speed, in the order in which
+//! they begin. Each request takes the same latency, and closing takes no time. A segment that is
+//! cut or joined compresses as well as before. The spool has no limit; the result shows how much
+//! was needed.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -18,30 +20,31 @@ use super::trace::Atom;
 use hrl::rules::{BATCH_SEGMENTS_MAX, BATCH_TIME, Throttle, UNPUBLISHED_SEGMENTS_MAX};
 use hrl::{Clock, ManualClock, Policy, Timestamp};
 
-/// How long after its time a segment is still the one that its policy made: the journal looks at the clock this often.
+/// How far past its interval a segment may be and still count as closed by it: the journal checks
+/// the clock this often.
 const SLACK_NS: i64 = 250_000_000;
 
-/// Shippers are idle for this long before the trace begins.
+/// How long shippers are idle before the trace begins.
 const IDLE_NS: i64 = 10_000_000_000;
 
 /// A segment as the planned policy makes it.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Planned {
-    /// Times of its first and last record, and when it is sealed, in nanoseconds since 1970.
+    /// Times of the first record, the last record and the closing, in nanoseconds since 1970.
     pub first: i64,
     pub last: i64,
-    pub sealed: i64,
+    pub closed: i64,
     pub records: u64,
     pub data_bytes: u64,
     pub stored_bytes: u64,
     pub ends_with_point: bool,
-    /// When it goes over the link.
+    /// When it goes over the link: begin and end.
     pub sent: (i64, i64),
-    /// When the catalog names it.
+    /// When it is published.
     pub shipped: i64,
 }
 
-/// What shipping did.
+/// Result of shipping.
 #[derive(Default)]
 pub(super) struct Shipped {
     pub segments: Vec<Planned>,
@@ -49,27 +52,27 @@ pub(super) struct Shipped {
     pub appends: u64,
 }
 
-/// Cuts and joins what the source sealed as `policy` would.
+/// Cuts and joins the segments of the source as `policy` would.
 pub(super) fn rotate(atoms: &[Atom], policy: &Policy) -> Vec<Planned> {
     let interval = nanos(policy.segment_interval).max(1);
     let size_max = policy.segment_bytes_max;
     let mut planned: Vec<Planned> = Vec::with_capacity(atoms.len());
     let mut open: Option<Planned> = None;
-    for atom in atoms.iter().flat_map(|atom| pieces(atom, interval, size_max)) {
+    for atom in atoms.iter().flat_map(|atom| chunks(atom, interval, size_max)) {
         if let Some(current) = open.take_if(|open| {
-            atom.first >= open.sealed
+            atom.first >= open.closed
                 || open.stored_bytes.saturating_add(atom.stored_bytes) > size_max
         }) {
-            // What does not fit any more seals it.
-            let sealed = current.sealed.min(atom.first.max(current.last));
-            planned.push(Planned { sealed, ..current });
+            // A segment that does not fit closes the open one.
+            let closed = current.closed.min(atom.first.max(current.last));
+            planned.push(Planned { closed, ..current });
         }
         let mut joined = match open.take() {
             None => Planned {
                 first: atom.first,
                 last: atom.last,
-                // With the record after which it is old enough, or by the clock.
-                sealed: atom.first.saturating_add(interval),
+                // By the record after which it is old enough, or by the clock.
+                closed: atom.first.saturating_add(interval),
                 records: 0,
                 data_bytes: 0,
                 stored_bytes: 0,
@@ -83,10 +86,10 @@ pub(super) fn rotate(atoms: &[Atom], policy: &Policy) -> Vec<Planned> {
         joined.records += atom.records;
         joined.data_bytes += atom.data_bytes;
         joined.stored_bytes += atom.stored_bytes;
-        joined.sealed = joined.sealed.max(atom.last);
+        joined.closed = joined.closed.max(atom.last);
         if atom.ends_with_point || joined.stored_bytes >= size_max {
             joined.ends_with_point = atom.ends_with_point;
-            joined.sealed = atom.last;
+            joined.closed = atom.last;
             planned.push(joined);
         } else {
             open = Some(joined);
@@ -96,8 +99,8 @@ pub(super) fn rotate(atoms: &[Atom], policy: &Policy) -> Vec<Planned> {
     planned
 }
 
-/// An atom in pieces that are not older and not larger than a segment gets.
-fn pieces(atom: &Atom, interval: i64, size_max: u64) -> impl Iterator<Item = Atom> + use<> {
+/// Cuts an atom into chunks within the age and size of a segment.
+fn chunks(atom: &Atom, interval: i64, size_max: u64) -> impl Iterator<Item = Atom> + use<> {
     let atom = *atom;
     let span = atom.last - atom.first;
     let by_size = atom.stored_bytes.div_ceil(size_max.max(1)).clamp(1, 1 << 20).cast_signed();
@@ -106,7 +109,7 @@ fn pieces(atom: &Atom, interval: i64, size_max: u64) -> impl Iterator<Item = Ato
         if by_time > by_size { (by_time, interval) } else { (by_size, span / by_size) };
     (0..count).map(move |at| {
         let begin = |at: i64| if at == count { span } else { at * width };
-        // By time where the pieces are of a length of time, else in equal parts.
+        // Chunks of a fixed time get shares by time; otherwise all shares are equal.
         let (share, of) = if by_time > by_size { (begin(at), span) } else { (at, count) };
         let next = if by_time > by_size { begin(at + 1) } else { at + 1 };
         let part = |all: u64| {
@@ -116,7 +119,7 @@ fn pieces(atom: &Atom, interval: i64, size_max: u64) -> impl Iterator<Item = Ato
             };
             upto(next) - upto(share)
         };
-        // A piece ends before the next begins.
+        // A chunk ends before the next begins.
         let last = if at + 1 == count { span } else { (begin(at + 1) - 1).max(begin(at)) };
         Atom {
             first: atom.first + begin(at),
@@ -129,7 +132,7 @@ fn pieces(atom: &Atom, interval: i64, size_max: u64) -> impl Iterator<Item = Ato
     })
 }
 
-/// Ships volumes over one link, each with a shipper of its own.
+/// Ships volumes over one link, each by its own shipper.
 pub(super) fn ship(
     volumes: Vec<Vec<Planned>>,
     options: &PlanOptions,
@@ -138,7 +141,7 @@ pub(super) fn ship(
     let mut shippers: Vec<_> =
         volumes.into_iter().map(|segments| Shipper::new(segments, options)).collect();
     let mut link = Link { free: i64::MIN, rate: link };
-    // Whose turn is next: the one whose next put can begin first.
+    // The shipper whose next put can begin first has its turn.
     let mut turns: BinaryHeap<Reverse<(i64, usize)>> = BinaryHeap::new();
     for (number, shipper) in shippers.iter().enumerate() {
         turns.extend(shipper.ready().map(|at| Reverse((at, number))));
@@ -151,14 +154,14 @@ pub(super) fn ship(
 }
 
 struct Link {
-    /// When the put under way is through.
+    /// When the put under way ends.
     free: i64,
-    /// Bytes a second; `None` takes no time.
+    /// Bytes per second; `None` takes no time.
     rate: Option<u64>,
 }
 
 impl Link {
-    /// When `bytes` that are ready at `at` begin to go, and when they are through.
+    /// Returns when `bytes` that are ready at `at` begin to move, and when they have arrived.
     fn carry(&mut self, at: i64, bytes: u64) -> (i64, i64) {
         let Some(rate) = self.rate else { return (at, at) };
         let took = u128::from(bytes) * 1_000_000_000 / u128::from(rate.max(1));
@@ -168,21 +171,21 @@ impl Link {
     }
 }
 
-/// The shipper of one volume: what the shipper of `agent` does, put by put.
+/// The shipper of one volume: models the shipper of `agent`, put by put.
 struct Shipper {
     done: Shipped,
     next: usize,
-    /// What the catalog names, and when it was told so last.
-    named_to: usize,
-    named_at: i64,
+    /// The first unpublished segment, and the time of the last append.
+    published_to: usize,
+    published_at: i64,
     catalog_interval: i64,
     /// End of the batch and of the chunk being put.
     batch_to: usize,
     chunk_to: usize,
     batch_begun: i64,
-    /// When the chunk is through, as far as it is known.
+    /// When the chunk ends, as far as it is known.
     chunk_end: i64,
-    /// The shipper is free from then on.
+    /// When the shipper is free.
     at: i64,
     in_flight_max: usize,
     latency: i64,
@@ -193,13 +196,13 @@ struct Shipper {
 impl Shipper {
     fn new(segments: Vec<Planned>, options: &PlanOptions) -> Self {
         let begin = segments.first().map_or(0, |segment| segment.first);
-        // It was idle before, so that the throttle has its credit.
+        // An idle shipper's throttle has its full credit.
         let clock = std::sync::Arc::new(ManualClock::new(Timestamp(begin - IDLE_NS), 0));
         Self {
             done: Shipped { segments, appends: 0 },
             next: 0,
-            named_to: 0,
-            named_at: i64::MIN,
+            published_to: 0,
+            published_at: i64::MIN,
             catalog_interval: nanos(options.policy.catalog_interval),
             batch_to: 0,
             chunk_to: 0,
@@ -213,10 +216,10 @@ impl Shipper {
         }
     }
 
-    /// When the next put can begin, the throttle aside; `None` when all is shipped.
+    /// Returns when the next put can begin, apart from the throttle; `None` if all is shipped.
     fn ready(&self) -> Option<i64> {
         let segment = self.done.segments.get(self.next)?;
-        Some(if self.next < self.batch_to { self.at } else { self.at.max(segment.sealed) })
+        Some(if self.next < self.batch_to { self.at } else { self.at.max(segment.closed) })
     }
 
     fn put_next(&mut self, link: &mut Link) {
@@ -237,7 +240,7 @@ impl Shipper {
         let long = self.at - self.batch_begun > nanos(BATCH_TIME);
         if self.next == self.batch_to || long {
             self.batch_to = self.next;
-            self.name_in_time();
+            self.publish_when_due();
         } else {
             self.begin_chunk();
         }
@@ -249,7 +252,7 @@ impl Shipper {
         let waiting = self.done.segments[self.next..]
             .iter()
             .take(BATCH_SEGMENTS_MAX)
-            .take_while(|segment| segment.sealed <= ready);
+            .take_while(|segment| segment.closed <= ready);
         self.batch_to = self.next + waiting.count().max(1);
         self.begin_chunk();
     }
@@ -259,24 +262,25 @@ impl Shipper {
         self.chunk_end = self.at;
     }
 
-    /// Names what was put, unless the interval of the policy is not over when the next segment comes.
-    fn name_in_time(&mut self) {
-        let due = self.named_at.saturating_add(self.catalog_interval).max(self.at);
+    /// Publishes what was put, unless the next segment comes before the policy's interval is over.
+    fn publish_when_due(&mut self) {
+        let due = self.published_at.saturating_add(self.catalog_interval).max(self.at);
         let waits = self.ready().is_some_and(|next| next < due);
-        if due > self.at && waits && self.next - self.named_to < UNPUBLISHED_SEGMENTS_MAX {
+        if due > self.at && waits && self.next - self.published_to < UNPUBLISHED_SEGMENTS_MAX {
             return;
         }
-        self.at = if self.next - self.named_to < UNPUBLISHED_SEGMENTS_MAX { due } else { self.at };
-        self.named_at = self.at;
+        self.at =
+            if self.next - self.published_to < UNPUBLISHED_SEGMENTS_MAX { due } else { self.at };
+        self.published_at = self.at;
         self.at = self.at.saturating_add(self.latency);
-        for segment in &mut self.done.segments[self.named_to..self.next] {
+        for segment in &mut self.done.segments[self.published_to..self.next] {
             segment.shipped = self.at;
         }
-        self.named_to = self.next;
+        self.published_to = self.next;
         self.done.appends += 1;
     }
 
-    /// When the throttle lets `bytes` go that are ready at `at`.
+    /// Returns when the throttle admits `bytes` that are ready at `at`.
     fn take(&mut self, at: i64, bytes: u64) -> i64 {
         let now = self.clock.now().0;
         self.clock.advance(Duration::from_nanos(at.saturating_sub(now).max(0).cast_unsigned()));

@@ -1,12 +1,13 @@
-//! A trace of a volume: its segments as they came, and how its writes cover each other.
+//! A trace of a volume: its segments as they came, and how its writes overwrite each other.
 //!
-//! The trace begins after the last folded segment, and leaves out the first copy and resyncs, which no application wrote.
-//! What came before it is the base: what the vault holds of the volume from the start. Of each segment the summary and
-//! the index are read.
+//! The trace begins after the last folded segment. It omits the first copy and resyncs, which no
+//! application wrote. What came before it is the base, which the vault contains from the start.
+//! Summary and index of each segment are read.
 //!
-//! The trace is cut into [`SLOTS`] equal slots. [`Reuse`] knows of the bytes written in each slot when they are next
-//! written over, if the trace repeats on the same blocks; so it tells how many bytes a fold of any run of slots keeps.
-//! Memory: a word for each pair of slots, up to [`PIECES_MAX`] pieces of the volume (then a sample), 72 bytes a segment.
+//! The trace is cut into [`SLOTS`] equal slots. For bytes written in each slot, [`Reuse`] knows
+//! when they are next overwritten if the trace repeats on the same blocks. So it predicts how many
+//! bytes a fold of any run of slots keeps. Memory: a word for each pair of slots, up to
+//! [`EXTENTS_MAX`] extents of the volume (beyond it a sample), and 72 bytes for each segment.
 
 use super::churn::{Order, records_of};
 use super::footprint::Footprint;
@@ -16,41 +17,41 @@ use hrl::{Error, ErrorKind, Result, Timestamp};
 
 /// Slots of a trace.
 pub(super) const SLOTS: usize = 240;
-/// Pieces of a volume that are told apart.
-const PIECES_MAX: usize = 2 << 20;
+/// Most extents of a volume that are tracked exactly.
+const EXTENTS_MAX: usize = 2 << 20;
 /// Most segments of a trace.
 const ATOMS_MAX: usize = 4 << 20;
 const BASE: u16 = u16::MAX;
 
-/// A segment of the trace as the source sealed it.
+/// A segment of the trace as the source closed it.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Atom {
-    /// Times of its first and last record, in nanoseconds since 1970.
+    /// Times of the first and last record, in nanoseconds since 1970.
     pub first: i64,
     pub last: i64,
     pub records: u64,
     pub data_bytes: u64,
     pub stored_bytes: u64,
-    /// It ends with a recovery point, which sealed it.
+    /// The segment ends with a recovery point, which closed it.
     pub ends_with_point: bool,
 }
 
-/// A volume as its journals tell.
+/// What a volume's journals contain.
 pub(super) struct Trace {
     pub name: String,
     pub atoms: Vec<Atom>,
-    /// Begin of the trace, and its length, in nanoseconds.
+    /// Begin and length of the trace, in nanoseconds.
     pub begin: i64,
     pub period: i64,
-    /// What the vault holds from before the trace.
+    /// Bytes in the vault from before the trace.
     pub base_data_bytes: u64,
     pub base_stored_bytes: u64,
     pub reuse: Reuse,
 }
 
 impl Trace {
-    /// Reads the trace of a volume between two times. `NotFound` when nothing was written then, `Full` beyond
-    /// [`ATOMS_MAX`] segments.
+    /// Reads the trace of a volume between two times. `NotFound` if nothing was written then,
+    /// `Full` beyond [`ATOMS_MAX`] segments.
     pub(super) fn read(
         replica: &Replica,
         from: Option<Timestamp>,
@@ -90,7 +91,7 @@ impl Trace {
     }
 }
 
-/// What a segment is to a trace.
+/// Role of a segment in a trace.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Part {
     Base,
@@ -100,7 +101,7 @@ enum Part {
 
 /// Which segments belong to the trace.
 struct Choice {
-    /// Index of the first segment after the last folded one, by its first sequence.
+    /// Last sequence of the last folded segment; later segments may belong to the trace.
     after_folded: u64,
     from: i64,
     to: i64,
@@ -142,10 +143,11 @@ fn atom(summary: &SegmentSummary) -> Atom {
     }
 }
 
-/// When bytes are written over.
+/// When bytes are overwritten.
 pub(super) struct Reuse {
-    /// For each slot, and last the base: bytes written in it and next written over in slot `j` or later, counted from the
-    /// begin of the slot's own repetition; `j` goes over two repetitions, and its last place is "never".
+    /// For each slot, and last the base: bytes written in it and next overwritten in slot `j` or
+    /// later, counted from the begin of the slot's own repetition. `j` spans two repetitions; its
+    /// last place is "never".
     after: Vec<[u64; 2 * SLOTS + 1]>,
     begin: i64,
     period: i64,
@@ -164,7 +166,7 @@ impl Reuse {
         let mut reuse =
             Self { after: vec![[0; 2 * SLOTS + 1]; SLOTS + 1], begin, period, is_sampled: false };
         let mut footprint: Footprint<(u16, u16)> =
-            Footprint::new(replica.info().device_bytes, PIECES_MAX);
+            Footprint::new(replica.info().device_bytes, EXTENTS_MAX);
         let total = replica.catalog().segments().len() as u64;
         let (mut ahead, mut order, mut done) = (Order::default(), Order::default(), 0);
         let mut wanted = |summary: &SegmentSummary| {
@@ -226,7 +228,7 @@ impl Reuse {
         self.after[row][next] = self.after[row][next].saturating_add(bytes);
     }
 
-    /// Makes of the counts sums from each place on.
+    /// Turns the counts into sums from each place on.
     fn sum(&mut self) {
         for row in &mut self.after {
             for at in (0..2 * SLOTS).rev() {
@@ -235,12 +237,12 @@ impl Reuse {
         }
     }
 
-    /// Bytes that a fold of everything written from `first` to `last` keeps, with the base before the trace where it is
-    /// part of it. Times may lie in any repetition of the trace.
+    /// Returns how many bytes a fold of everything written from `first` to `last` keeps, including
+    /// the base if `with_base`. Times may lie in any repetition of the trace.
     pub(super) fn unique_bytes(&self, first: i64, last: i64, with_base: bool) -> u64 {
         let place = |time: i64| position(time, self.begin, self.period, SLOTS);
         let (start, end) = (place(first), place(last).saturating_add(1));
-        // What was written a whole repetition before the end was written over since.
+        // Data written a whole repetition before the end has been overwritten.
         let start = if with_base { 0 } else { start }.max(end.saturating_sub(SLOTS));
         let written = (start..end).fold(0_u64, |sum, slot| {
             let (row, repetition) = (slot % SLOTS, slot / SLOTS);
@@ -250,7 +252,7 @@ impl Reuse {
         written.saturating_add(base)
     }
 
-    /// The trace stands in a longer time, of which the rest is quiet.
+    /// Places the trace in a longer time whose rest is quiet.
     pub(super) fn stretch(&mut self, begin: i64, period: i64) {
         if (begin, period) == (self.begin, self.period) {
             return;
@@ -272,13 +274,14 @@ impl Reuse {
         self.sum();
     }
 
-    /// Bytes of the volume that the trace writes to.
+    /// Returns how many bytes of the volume the trace writes to.
     pub(super) fn footprint_bytes(&self) -> u64 {
         self.unique_bytes(self.begin, self.begin.saturating_add(self.period - 1), false)
     }
 }
 
-/// Which of the parts `time` lies in, when there are `parts` of them in `period`; times before the begin are in the first.
+/// Returns which of the `parts` of `period` contains `time`; times before the begin are in the
+/// first.
 pub(super) fn position(time: i64, begin: i64, period: i64, parts: usize) -> usize {
     let since = u128::from(time.saturating_sub(begin).max(0).cast_unsigned());
     let period = u128::from(period.max(1).cast_unsigned());

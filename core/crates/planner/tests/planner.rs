@@ -1,6 +1,7 @@
-//! Capacity plans against what was measured: real protections on a slow link, and days of retention in simulated time.
+//! Capacity plans against measurements: real protections on a slow link, and days of retention in
+//! simulated time.
 //!
-//! The tolerances here are those that `benches/RESULTS.md` states. Everything is printed: `-- --nocapture`.
+//! The tolerances are those of `benches/RESULTS.md`. Everything is printed: `-- --nocapture`.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -23,7 +24,7 @@ use hrl_planner::{Plan, PlanOptions, plan_capacity};
 const LIMIT: Duration = Duration::from_secs(60);
 const BLOCK: usize = 4096;
 
-/// A small generator of its own, so that a seed gives one run everywhere.
+/// A small generator, so that a seed gives the same run everywhere.
 struct Random(u64);
 
 impl Random {
@@ -39,7 +40,7 @@ impl Random {
     }
 }
 
-/// Objects in memory: days of retention do not wait for a disk.
+/// Objects in memory, so that days of retention do not wait for a disk.
 #[derive(Default)]
 struct Memory(Mutex<BTreeMap<String, Vec<u8>>>);
 
@@ -105,7 +106,7 @@ impl Slow {
         std::mem::take(&mut self.counts.lock().expect("lock"))
     }
 
-    /// One after the other, as on a link of this speed.
+    /// Puts go one after the other, as on a link of this speed.
     fn carry(&self, bytes: usize) {
         let rate = self.bytes_per_second.load(Ordering::Relaxed);
         if rate > 0 {
@@ -143,7 +144,7 @@ impl Store for Slow {
     }
 }
 
-/// Fails, with both figures, unless `planned` is within `percent` of `measured`, or nearer than `slack`.
+/// Fails unless `planned` is within `percent` of `measured`, or nearer than `slack`.
 fn near(what: &str, planned: f64, measured: f64, percent: f64, slack: f64) {
     let off = (planned - measured) / measured * 100.0;
     println!("{what:>24}: planned {planned:>12.2}, measured {measured:>12.2}, {off:+.1} %");
@@ -155,7 +156,7 @@ fn near(what: &str, planned: f64, measured: f64, percent: f64, slack: f64) {
 }
 
 struct Measured {
-    /// In seconds, one every few milliseconds.
+    /// Seconds, sampled every few milliseconds.
     rpo: Vec<f64>,
     spool_max: u64,
     puts: u64,
@@ -173,7 +174,8 @@ impl Measured {
     }
 }
 
-/// Protects a volume, writes in two bursts with a quiet time between, and measures until all is in the vault.
+/// Protects a volume, writes in two bursts with a pause between, and measures until all is in the
+/// vault.
 fn measure(vault: &Vault, store: &Slow, state: &Path, policy: &Policy, rate: u64) -> Measured {
     let device = Arc::new(MemoryDevice::new(32 << 20));
     let protection = ProtectionOptions::new("disk", device, vault.clone(), state)
@@ -182,7 +184,7 @@ fn measure(vault: &Vault, store: &Slow, state: &Path, policy: &Policy, rate: u64
         .expect("protect");
     protection.wait_ordered(LIMIT).expect("ordered");
     protection.wait_replicated(LIMIT).expect("replicated");
-    // So that the throttle has its credit, as in the plan.
+    // The throttle has its full credit, as in the plan.
     std::thread::sleep(Duration::from_millis(1100));
     store.take_counts();
     store.bytes_per_second.store(rate, Ordering::Relaxed);
@@ -202,7 +204,7 @@ fn measure(vault: &Vault, store: &Slow, state: &Path, policy: &Policy, rate: u64
         if at > 4.5 {
             break;
         }
-        // 800 KB a second for a second and a half, then nothing, then again.
+        // 800 KB per second for a second and a half, then nothing, then again.
         let due = at.min(1.5) + (at - 3.0).clamp(0.0, 1.0);
         while (written as f64) < due * 800e3 {
             let offset = random.below(32 << 8) * BLOCK as u64;
@@ -234,7 +236,7 @@ fn compare(plan: &Plan, measured: &Measured) {
     near("puts", puts, measured.puts as f64, 15.0, 3.0);
 }
 
-/// A vault, its store and a place for state.
+/// A vault, its store and a state directory.
 fn rig(directory: &Path, latency: Duration) -> (Vault, Arc<Slow>) {
     let inner = DirStore::create(&directory.join("vault")).expect("store");
     let store = Arc::new(Slow::new(Arc::new(inner), latency));
@@ -252,7 +254,7 @@ fn policy() -> Policy {
 }
 
 #[test]
-fn rpo_spool_and_puts_of_a_slow_link_and_of_a_throttle_are_as_planned() {
+fn rpo_spool_and_puts_of_slow_links_and_throttles_are_as_planned() {
     let run = |link: Option<u64>, throttle: &str| {
         let directory = tempfile::tempdir().expect("directory");
         let latency = Duration::from_millis(10);
@@ -316,7 +318,8 @@ impl Days {
         Self { clock, store, vault, source, chain, sequence, random }
     }
 
-    /// Half of the writes go to a twentieth of the volume, the others anywhere in half of it.
+    /// Puts a segment: half of the writes go to a twentieth of the volume, the others anywhere in
+    /// half of it.
     fn segment(&mut self) {
         let mut catalog = self.vault.replica("disk").expect("replica").into_catalog();
         let info = self.vault.volume("disk").expect("volume");
@@ -373,14 +376,14 @@ impl Days {
 }
 
 #[test]
-fn the_vault_over_days_of_retention_is_as_planned() {
+fn a_vault_over_days_of_retention_is_as_planned() {
     let directory = tempfile::tempdir().expect("directory");
     let policy = Policy {
         retention: Some("2h all; 24h hourly; 3d daily; grace 1h".parse().expect("policy")),
         retention_interval: Duration::from_secs(3600),
         ..Policy::default()
     };
-    // A day without retention is what the plan is made from.
+    // The plan is made from a day without retention.
     let mut sample = Days::new();
     sample.day(|_| {});
     let replicas = [sample.vault.replica("disk").expect("replica")];
@@ -395,14 +398,14 @@ fn the_vault_over_days_of_retention_is_as_planned() {
     let scratch = Some(directory.path().join("scratch"));
     let options = CompactOptions { scratch, ..CompactOptions::default() };
     let mut sums: BTreeMap<&str, (f64, f64)> = BTreeMap::new();
-    // A new vault tries whether its store keeps put-if-absent.
+    // A new vault tests whether its store keeps put-if-absent.
     real.store.take_counts();
     for (number, day) in plan.days.iter().enumerate() {
         println!("day {}", number + 1);
         let mut counts: BTreeMap<&str, u64> = BTreeMap::new();
         real.day(|days| {
-            // What opening the catalog for each segment costs here is the test's own affair; a source has it open, and lists
-            // once after each of its versions, of which each segment has one.
+            // This test opens the catalog for each segment, which a source does not. A source lists
+            // once after each version, and each segment has one version here.
             let shipped = days.store.take_counts();
             *counts.entry("list").or_default() += SEGMENTS / 24;
             *counts.entry("put").or_default() += shipped["put"];
@@ -420,7 +423,7 @@ fn the_vault_over_days_of_retention_is_as_planned() {
             ("get", requests.get, counts["get"], 20.0),
             ("list", requests.list, counts["list"], 40.0),
             ("head", requests.head, counts["head"], 40.0),
-            // Whether a fold pays is a matter of a few blocks: it may come a day sooner or later.
+            // A few blocks decide whether a fold pays, so it may come a day sooner or later.
             ("delete", requests.delete, counts["delete"], 60.0),
             ("vault, B", day.vault_bytes as f64, real.vault_bytes(), 35.0),
         ] {
@@ -437,7 +440,7 @@ fn the_vault_over_days_of_retention_is_as_planned() {
 }
 
 #[test]
-fn the_least_bandwidth_keeps_the_target_and_less_does_not() {
+fn the_least_bandwidth_keeps_the_target_and_a_smaller_one_does_not() {
     let mut sample = Days::new();
     sample.day(|_| {});
     let replicas = [sample.vault.replica("disk").expect("replica")];
@@ -456,7 +459,7 @@ fn the_least_bandwidth_keeps_the_target_and_less_does_not() {
     let p99 = |rate: u64| plan(Some(rate), Policy::default()).volumes[0].rpo_p99;
     assert!(p99(least) <= Duration::from_secs(60), "{least}");
     assert!(p99(least * 97 / 100) > Duration::from_secs(60), "{least}");
-    // No link helps where each request takes a minute, and what is written does not go through half of a link.
+    // No link helps if each request takes a minute, and half of a link cannot carry the writes.
     let slow = PlanOptions {
         request_latency: Duration::from_secs(60),
         rpo_target: Some(Duration::from_secs(60)),
@@ -471,7 +474,7 @@ fn the_least_bandwidth_keeps_the_target_and_less_does_not() {
 }
 
 #[test]
-fn what_cannot_be_planned_is_refused_and_says_why() {
+fn what_cannot_be_planned_is_refused_with_a_reason() {
     let mut days = Days::new();
     let plan = |days: &Days, options: &PlanOptions| {
         let replicas = [days.vault.replica("disk").expect("replica")];
