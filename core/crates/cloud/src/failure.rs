@@ -1,7 +1,8 @@
-//! What a failed request means: whether it is tried again, and which kind of error the caller gets.
+//! Meaning of a failed request: whether it is tried again, and which kind of error the caller gets.
 //!
-//! Network, throttling and server errors are `Unavailable` and tried again. Refused credentials are `InvalidInput`: they
-//! are to be fixed, and trying again helps nobody. A bucket that is gone is never an absent object.
+//! Network, throttling and server errors are `Unavailable` and tried again. Refused credentials are
+//! `InvalidInput`: someone must correct them, and another try would not help. A missing bucket is
+//! never reported as an absent object.
 
 use std::error::Error as StdError;
 
@@ -9,12 +10,12 @@ use hrl::ErrorKind;
 use object_store::Error as ClientError;
 use object_store::client::HttpError;
 
-use crate::http::{NoAnswer, StatusError};
+use crate::http::{NoAnswer, StatusError, root_cause};
 
 /// What a failed request means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Meaning {
-    /// No object of this name, or, from a request whose answer has no body, no bucket.
+    /// No object of this name; or no bucket, if the answer to the request has no body.
     Absent,
     /// The bucket or container does not exist.
     NoBucket,
@@ -22,17 +23,17 @@ pub(super) enum Meaning {
     Exists,
     /// The range begins after the end of the object.
     PastEnd,
-    /// Trying again may help: network, overload, conflict with another request.
+    /// Another try may help: network, overload, conflict with another request.
     Transient,
-    /// The credentials were refused or do not allow it.
+    /// The credentials were refused, or do not permit the request.
     Refused,
-    /// No credentials were given, and the machine has none of its own.
+    /// No credentials were given, and the machine has none.
     NoCredentials,
-    /// A quota or disk of the server is exhausted.
+    /// A quota or disk of the server is full.
     Full,
     /// The bucket is somewhere else.
     Elsewhere,
-    /// The server does not have the operation.
+    /// The server lacks the operation.
     Missing,
     /// Anything else: the request cannot work as it is.
     Invalid,
@@ -54,14 +55,14 @@ impl Meaning {
         }
     }
 
-    /// Advice for people; `None` where the cause says enough.
+    /// Returns advice for people; `None` if the cause says enough.
     pub(super) fn advice(self) -> Option<&'static str> {
         match self {
             Self::NoBucket => Some("the bucket does not exist; is its name right?"),
             Self::Refused => Some("the store refused the credentials, or they do not allow this"),
-            Self::NoCredentials => Some(
-                "no credentials were given in the environment, and the machine has none of its own",
-            ),
+            Self::NoCredentials => {
+                Some("no credentials were given in the environment, and the machine has none")
+            }
             Self::Elsewhere => Some("the bucket is in another region or at another endpoint"),
             Self::Missing => Some("the server does not have this operation"),
             _ => None,
@@ -69,7 +70,7 @@ impl Meaning {
     }
 }
 
-/// A failed request: what it means, and its cause as one sentence.
+/// A failed request: its meaning, and its cause as a sentence.
 #[derive(Debug)]
 pub(super) struct Failure {
     pub meaning: Meaning,
@@ -109,13 +110,13 @@ impl Failure {
             ClientError::InvalidPath { .. } | ClientError::UnknownConfigurationKey { .. } => {
                 Meaning::Invalid
             }
-            // An answer that cannot be understood: a proxy's, or one cut off.
+            // An unintelligible answer: of a proxy, or cut off.
             _ => Meaning::Transient,
         };
-        Self { meaning, cause: root(error).to_string() }
+        Self { meaning, cause: root_cause(error).to_string() }
     }
 
-    /// The answer was cut short.
+    /// Returns the failure of an answer that ended early.
     pub(super) fn short(expected: u64, found: u64) -> Self {
         let cause = format!("the answer ended after {found} of {expected} bytes");
         Self { meaning: Meaning::Transient, cause }
@@ -129,7 +130,7 @@ fn of_answer(status: u16, code: &str) -> Meaning {
         | (_, "QuotaExceeded" | "XMinioStorageFull" | "InsufficientCapacity" | "StorageFull") => {
             Meaning::Full
         }
-        // S3 says so when it waited too long for the body.
+        // S3 reports this after waiting too long for the body.
         (_, "RequestTimeout") => Meaning::Transient,
         (_, "ExpiredToken" | "InvalidToken" | "InvalidAccessKeyId") => Meaning::Refused,
         (404 | 410, _) => Meaning::Absent,
@@ -143,13 +144,14 @@ fn of_answer(status: u16, code: &str) -> Meaning {
     }
 }
 
-/// The address where the machines of all three services ask for an identity.
+/// Returns whether `host` is the address at which machines of the three services ask for an
+/// identity.
 fn is_metadata_service(host: &str) -> bool {
     let name = host.split(':').next().unwrap_or_default();
     matches!(name, "169.254.169.254" | "metadata" | "metadata.google.internal")
 }
 
-/// The first error of type `T` among the causes.
+/// Returns the first error of type `T` among the causes.
 fn find<'a, T: StdError + 'static>(error: &'a (dyn StdError + 'static)) -> Option<&'a T> {
     let mut next = Some(error);
     while let Some(error) = next {
@@ -159,14 +161,6 @@ fn find<'a, T: StdError + 'static>(error: &'a (dyn StdError + 'static)) -> Optio
         next = error.source();
     }
     None
-}
-
-fn root<'a>(error: &'a (dyn StdError + 'static)) -> &'a (dyn StdError + 'static) {
-    let mut root = error;
-    while let Some(source) = root.source() {
-        root = source;
-    }
-    root
 }
 
 #[cfg(test)]
@@ -183,7 +177,7 @@ mod tests {
             (409, "ContainerBeingDeleted", Meaning::NoBucket),
             (412, "PreconditionFailed", Meaning::Exists),
             (409, "BlobAlreadyExists", Meaning::Exists),
-            // Racing conditional puts on S3: neither lost yet.
+            // Racing conditional puts on S3: neither has lost yet.
             (409, "ConditionalRequestConflict", Meaning::Transient),
             (409, "OperationAborted", Meaning::Transient),
             (400, "RequestTimeout", Meaning::Transient),

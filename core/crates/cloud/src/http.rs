@@ -1,10 +1,11 @@
-//! HTTP for the client of object stores: TLS by rustls with the system's certificates, answers as errors, and no wait
-//! without end.
+//! HTTP for the client of object stores: TLS by rustls with the system's certificates, failures as
+//! errors, and bounded waits.
 //!
-//! Every answer that is not a success becomes a [`StatusError`] with the store's own code and sentence, so that the
-//! client's retries and translations never see it: what is retried, and what it means, is decided in one place
-//! (`failure`). A request is given up after a time without progress in either direction, however long it takes as a whole:
-//! a slow link is not an error. The TLS set-up is this client's own; nothing is installed for the whole process.
+//! Every answer other than success becomes a [`StatusError`] with the store's own code and
+//! sentence. The client's own retries and translations never see it, so one place (`failure`)
+//! decides what it means and what is tried again. A request is given up after a time without
+//! progress in either direction, however long it takes in all: a slow link is no error. TLS is set
+//! up for this client alone, not for the process.
 
 use std::error::Error as StdError;
 use std::fmt;
@@ -26,19 +27,20 @@ use rustls_platform_verifier::BuilderVerifierExt;
 
 /// Longest wait for a connection.
 const CONNECT_WAIT: Duration = Duration::from_secs(5);
-/// Connections that nothing used for this long are closed, before the other side does so in the middle of a request.
+/// Connections idle for this long are closed, before the server closes them in the middle of a
+/// request.
 const IDLE: Duration = Duration::from_secs(15);
-/// Bytes of an error's text that are read.
+/// Most bytes of an error's text that are read.
 const ERROR_TEXT_MAX: usize = 16 << 10;
-/// Characters of an error's code and sentence that are kept.
+/// Most characters of an error's code and sentence that are stored.
 const ERROR_CHARS_MAX: usize = 300;
 
-/// An answer that is not a success.
+/// An answer other than success.
 #[derive(Debug)]
 pub(super) struct StatusError {
     pub host: String,
     pub status: u16,
-    /// The store's own code, such as `SlowDown`; empty where it gave none.
+    /// The store's own code, such as `SlowDown`; empty if it gave none.
     pub code: String,
     message: String,
 }
@@ -58,11 +60,11 @@ impl fmt::Display for StatusError {
 
 impl StdError for StatusError {}
 
-/// No answer, or none that ended.
+/// No answer, or one that never ended.
 #[derive(Debug)]
 pub(super) struct NoAnswer {
     pub host: String,
-    /// The request was never sent and never can be: plain HTTP, where it is not allowed.
+    /// The request can never be sent, because plain HTTP is not allowed.
     pub forbidden: bool,
     cause: String,
 }
@@ -105,7 +107,8 @@ impl HttpConnector for Connector {
     }
 }
 
-/// The certificates of the system; where plain HTTP is allowed a system without any is fine too.
+/// Returns TLS with the system's certificates. With `allow_http` a system without certificates is
+/// accepted.
 fn tls(allow_http: bool) -> Result<rustls::ClientConfig, Box<dyn StdError + Send + Sync>> {
     let provider = Arc::new(ring::default_provider());
     let versions = || {
@@ -152,7 +155,7 @@ impl HttpService for Service {
 }
 
 impl Service {
-    /// Sends the request and waits for the head of the answer as long as something moves.
+    /// Sends the request and waits for the head of the answer, as long as there is progress.
     async fn watched(
         &self,
         request: reqwest::Request,
@@ -197,7 +200,7 @@ impl Service {
         while text.len() < ERROR_TEXT_MAX {
             match tokio::time::timeout(self.stall, response.chunk()).await {
                 Ok(Ok(Some(bytes))) => text.extend_from_slice(&bytes),
-                // What the error says is for people; without it there is still the status.
+                // The error's text is for people; without it the status remains.
                 _ => break,
             }
         }
@@ -208,19 +211,19 @@ impl Service {
     }
 }
 
-/// The body of a request; the counter moves with each piece that goes out.
+/// Returns a request's body; the counter advances with each chunk that is sent.
 fn counted(body: HttpRequestBody, progress: Arc<AtomicU64>) -> reqwest::Body {
     if let Some(bytes) = body.as_bytes() {
         return bytes.clone().into();
     }
     // The client states the length in a header.
     reqwest::Body::wrap_stream(stream::unfold((body, progress), |(mut body, progress)| async {
-        let piece = match body.frame().await? {
+        let chunk = match body.frame().await? {
             Ok(frame) => Ok(frame.into_data().unwrap_or_default()),
             Err(error) => Err(error),
         };
         progress.fetch_add(1, Ordering::Relaxed);
-        Some((piece, (body, progress)))
+        Some((chunk, (body, progress)))
     }))
 }
 
@@ -229,7 +232,7 @@ fn host_of(url: &reqwest::Url) -> String {
     url.port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"))
 }
 
-/// An error below HTTP. The cause at its root says it best.
+/// Returns an error below HTTP, with its root cause, which is the clearest.
 fn transport(error: reqwest::Error, host: &str) -> HttpError {
     let kind = if error.is_timeout() {
         HttpErrorKind::Timeout
@@ -240,12 +243,17 @@ fn transport(error: reqwest::Error, host: &str) -> HttpError {
     };
     let forbidden = error.is_builder();
     let error = error.without_url();
-    let mut root: &dyn StdError = &error;
-    while let Some(source) = root.source() {
-        root = source;
-    }
-    let cause = root.to_string();
+    let cause = root_cause(&error).to_string();
     HttpError::new(kind, NoAnswer { host: host.to_owned(), forbidden, cause })
+}
+
+/// Returns the last error of a chain of causes.
+pub(super) fn root_cause<'a>(error: &'a (dyn StdError + 'static)) -> &'a (dyn StdError + 'static) {
+    let mut root = error;
+    while let Some(cause) = root.source() {
+        root = cause;
+    }
+    root
 }
 
 fn stalled(host: &str, limit: Duration) -> HttpError {
@@ -256,7 +264,7 @@ fn stalled(host: &str, limit: Duration) -> HttpError {
     )
 }
 
-/// Text of the first XML element of this name; empty when there is none.
+/// Returns the text of the first XML element of this name; empty if there is none.
 fn element(text: &str, name: &str) -> String {
     let inside = || {
         let start = text.find(&format!("<{name}>"))? + name.len() + 2;
@@ -265,7 +273,7 @@ fn element(text: &str, name: &str) -> String {
     tidy(inside().unwrap_or_default())
 }
 
-/// Text of a server, made fit for one line.
+/// Returns a server's text reduced to one bounded line.
 fn tidy(text: &str) -> String {
     let line = text.lines().next().unwrap_or_default();
     line.chars().filter(|c| !c.is_control()).take(ERROR_CHARS_MAX).collect()
@@ -276,7 +284,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_code_and_the_sentence_of_an_error_are_found_and_bounded() {
+    fn the_code_and_sentence_of_an_error_are_found_and_bounded() {
         let text = "<?xml?><Error><Code>SlowDown</Code><Message>Please wait.\nx</Message></Error>";
         assert_eq!(
             (element(text, "Code"), element(text, "Message")),

@@ -1,7 +1,7 @@
 //! Stores on S3, Azure Blob Storage and Google Cloud Storage, for vaults of `hrl`.
 //!
-//! [`ObjectStore`] keeps the contract of [`hrl::store::Store`] on services of which only conditional
-//! puts are expected. The HTTP client and its runtime live on one thread of each store.
+//! [`ObjectStore`] keeps the contract of [`hrl::store::Store`] on services that need to support
+//! only conditional puts. The HTTP client and its runtime live on one thread of each store.
 
 mod failure;
 mod http;

@@ -1,8 +1,9 @@
-//! Where an object store is and how to reach it: the URL, options, and what the environment adds.
+//! Location of an object store and how to reach it: the URL, options, and the environment.
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use hrl::bytes::percent_decode;
 use hrl::store::check_name;
 use hrl::{Clock, Error, ErrorKind, Result, SystemClock};
 use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey};
@@ -12,11 +13,12 @@ use object_store::{ClientOptions, ObjectStore as Client, RetryConfig};
 
 use crate::http::Connector;
 
-/// Default time without progress after which a request is given up.
+/// Default for how long a request may make no progress.
 const STALL: Duration = Duration::from_secs(30);
 
-/// How to reach an object store. What is not set here comes from the URL, then from the environment (`AWS_*`, `AZURE_*`,
-/// `GOOGLE_*`, as the services' own tools read them), then from the machine's identity in its cloud.
+/// How to reach an object store. Options that are not set here come from the URL, then from the
+/// environment (`AWS_*`, `AZURE_*`, `GOOGLE_*`, as for the services' own tools), then from the
+/// machine's identity in its cloud.
 #[derive(Clone)]
 pub struct ObjectStoreOptions {
     values: Vec<(&'static str, String)>,
@@ -33,11 +35,11 @@ impl Default for ObjectStoreOptions {
 impl ObjectStoreOptions {
     /// Names that [`ObjectStoreOptions::set`] knows.
     ///
-    /// - `endpoint`: URL of the server, where it is not the service's own;
+    /// - `endpoint`: URL of the server, if it is not the service's own;
     /// - `allow-http`: `true` for an endpoint without TLS, default `false`;
-    /// - `timeout-ms`: a request is given up after this time without progress, 100 to 600,000, default 30,000;
-    /// - `region`, `virtual-hosted` (the bucket is in the endpoint's host name), `access-key-id`, `secret-access-key`,
-    ///   `session-token`: S3;
+    /// - `timeout-ms`: how long a request may make no progress, 100 to 600,000, default 30,000;
+    /// - `region`, `virtual-hosted` (the bucket is in the endpoint's host name), `access-key-id`,
+    ///   `secret-access-key`, `session-token`: S3;
     /// - `account`, `account-key`, `sas-token`: Azure Blob Storage;
     /// - `service-account` (path of a key file): Google Cloud Storage.
     pub const NAMES: [&'static str; 12] = [
@@ -55,11 +57,13 @@ impl ObjectStoreOptions {
         "service-account",
     ];
 
-    /// Those that a URL must not carry: URLs are seen in lists of processes, in messages and in histories.
+    /// Options that a URL must not contain, because URLs appear in process lists, messages and
+    /// histories.
     const SECRETS: [&'static str; 4] =
         ["secret-access-key", "session-token", "account-key", "sas-token"];
 
-    /// Sets one option from text; the later value holds. `InvalidInput` names the option and what it takes.
+    /// Sets an option from text; the last value counts. `InvalidInput` identifies the option and
+    /// lists valid values.
     pub fn set(mut self, name: &str, value: &str) -> Result<Self> {
         let Some(name) = Self::NAMES.into_iter().find(|known| *known == name) else {
             return Err(Error::new(ErrorKind::InvalidInput, "set store option", name)
@@ -89,7 +93,7 @@ impl ObjectStoreOptions {
         Ok(self)
     }
 
-    /// Time and entropy. Default: those of the system.
+    /// Sets the source of time and entropy. Default: the system's.
     pub fn clock(mut self, clock: Arc<dyn Clock>) -> Self {
         self.clock = clock;
         self
@@ -104,7 +108,7 @@ impl ObjectStoreOptions {
     }
 }
 
-/// A service and how its objects are named.
+/// The kinds of services.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Service {
     S3,
@@ -117,12 +121,12 @@ enum Service {
 pub(super) struct Location {
     service: Service,
     pub bucket: String,
-    /// In front of every object name; empty or ending with `/`.
+    /// Precedes every object name; empty or ending with `/`.
     pub prefix: String,
 }
 
 impl Location {
-    /// Takes a URL apart; its query sets options that `options` does not have.
+    /// Parses a URL. Its query sets options that `options` lacks.
     pub(super) fn parse(
         url: &str,
         options: ObjectStoreOptions,
@@ -156,7 +160,7 @@ impl Location {
                     format_args!("{name} does not belong into a URL; set it in the environment"),
                 ));
             }
-            let value = decoded(value).ok_or_else(|| bad("UTF-8 and %XX in the query"))?;
+            let value = percent_decode(value).ok_or_else(|| bad("UTF-8 and %XX in the query"))?;
             merged = merged.set(name, &value)?;
         }
         for (name, value) in &options.values {
@@ -173,7 +177,7 @@ impl Location {
         Ok((Self { service, bucket: bucket.to_owned(), prefix }, merged))
     }
 
-    /// The URL without its query.
+    /// Returns the URL without its query.
     pub(super) fn url(&self) -> String {
         let scheme = match self.service {
             Service::S3 => "s3",
@@ -183,12 +187,12 @@ impl Location {
         format!("{scheme}://{}/{}", self.bucket, self.prefix)
     }
 
-    /// The client for it. Nothing is sent yet.
+    /// Returns a client for this place. Sends nothing yet.
     pub(super) fn client(&self, options: &ObjectStoreOptions) -> Result<Arc<dyn Client>> {
         let failed = |error: object_store::Error| {
             Error::new(ErrorKind::InvalidInput, "open store", self.url()).caused_by(error)
         };
-        // Retries are the store's own affair: it knows whether an answer that was lost matters.
+        // Only the store knows whether a lost answer matters, so it does the retries.
         let retry = RetryConfig { max_retries: 0, ..Default::default() };
         let connector = Connector { stall: options.stall };
         match self.service {
@@ -266,23 +270,6 @@ fn azure_key(name: &str) -> Option<AzureConfigKey> {
     })
 }
 
-/// Text of a query with its `%XX` resolved.
-fn decoded(text: &str) -> Option<String> {
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.as_bytes();
-    while let Some((&first, tail)) = rest.split_first() {
-        rest = tail;
-        if first != b'%' {
-            bytes.push(first);
-            continue;
-        }
-        let digits = std::str::from_utf8(rest.get(..2)?).ok()?;
-        bytes.push(u8::from_str_radix(digits, 16).ok()?);
-        rest = &rest[2..];
-    }
-    String::from_utf8(bytes).ok()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -292,7 +279,7 @@ mod tests {
     }
 
     #[test]
-    fn urls_are_taken_apart() {
+    fn urls_are_parsed() {
         let (location, options) =
             parse("s3://my-bucket/site/a/?endpoint=http%3A%2F%2Fh:1&allow-http=true")
                 .expect("parse");
@@ -304,7 +291,7 @@ mod tests {
     }
 
     #[test]
-    fn options_given_by_the_program_hold_against_those_of_the_url() {
+    fn options_of_the_program_override_those_of_the_url() {
         let given = ObjectStoreOptions::default().set("region", "here").expect("set");
         let (_, options) = Location::parse("s3://b/?region=there", given).expect("parse");
         assert_eq!(options.values, [("region", "here".into())]);

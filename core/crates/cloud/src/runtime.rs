@@ -1,7 +1,7 @@
-//! The runtime of the HTTP client: one thread of its own, so that callers block without knowing of it.
+//! The runtime of the HTTP client on its own thread, so that callers simply block.
 //!
-//! Requests are handed to the thread and waited for on a channel; a caller that is itself a task of some runtime is
-//! therefore no problem. Dropping it ends the thread and whatever is still under way.
+//! Requests are sent to the thread and awaited on a channel, so a caller may itself be a task of
+//! some runtime. Dropping the runtime ends the thread and everything under way.
 
 use std::future::Future;
 use std::sync::mpsc;
@@ -23,15 +23,15 @@ impl Runtime {
         let handle = runtime.handle().clone();
         let (stop, stopped) = oneshot::channel::<()>();
         let thread = std::thread::Builder::new().name("hrl-store".into()).spawn(move || {
-            // Sent or dropped, both mean the end.
+            // Both a message and a dropped sender mean the end.
             let _ = runtime.block_on(stopped);
-            // Whoever resolves a name on a blocking thread is not waited for.
+            // Name resolution on a blocking thread is not waited for.
             runtime.shutdown_background();
         })?;
         Ok(Self { handle, stop: Some(stop), thread: Some(thread) })
     }
 
-    /// Runs `work` on the thread and waits for it; `None` when it panicked.
+    /// Runs `work` on the thread and waits for it; `None` if it panicked.
     pub(super) fn run<F>(&self, work: F) -> Option<F::Output>
     where
         F: Future + Send + 'static,

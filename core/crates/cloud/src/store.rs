@@ -1,12 +1,14 @@
 //! S3, Azure Blob Storage and Google Cloud Storage as a store.
 //!
-//! An object is created by one conditional PUT (`If-None-Match: *`, or the generation 0 on Google), never by a multipart
-//! upload, which is not conditional everywhere. Each PUT carries a random mark as metadata. When the answer of one was lost
-//! and the next try finds the name taken, the mark tells whether the object is our own: so a put that was repeated
-//! reports `Created` to exactly the one that created it.
+//! One conditional PUT (`If-None-Match: *`, on Google generation 0) creates an object. A multipart
+//! upload never does, because it is not conditional everywhere. Each PUT carries a random tag as
+//! metadata. If its answer was lost and the next try finds the name taken, the tag shows whether
+//! the object is our own. So a repeated put reports `Created` to exactly the one that created the
+//! object.
 //!
-//! Requests are tried again a few times with growing, jittered pauses; after that the error is `Unavailable` and the caller
-//! decides. A request without progress is given up. The HTTP client and its runtime live on one thread of the store.
+//! Requests are tried a few times with growing, jittered pauses. After that the error is
+//! `Unavailable` and the caller decides. A request without progress is given up. The HTTP client
+//! and its runtime live on one thread of the store.
 
 use std::future::Future;
 use std::ops::Range;
@@ -16,6 +18,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::{StreamExt, TryStreamExt, stream};
+use hrl::bytes::hex;
 use hrl::device::{Files, SystemFiles};
 use hrl::store::{ObjectInfo, PutOutcome, Store, check_name};
 use hrl::{Clock, Error, ErrorKind, Result};
@@ -29,24 +32,25 @@ use crate::failure::{Failure, Meaning};
 use crate::options::{Location, ObjectStoreOptions};
 use crate::runtime::Runtime;
 
-/// Largest object: what every service takes in one request.
+/// Largest object: what every service accepts in one request.
 const OBJECT_BYTES_MAX: u64 = 5_000 << 20;
-/// Times that a request is tried.
+/// Most tries of a request.
 const TRIES_MAX: u32 = 4;
 /// No try begins later than this after the first.
 const RETRY_TIME_MAX: Duration = Duration::from_secs(20);
 /// First pause between two tries; each is twice the one before.
 const PAUSE_MIN: Duration = Duration::from_millis(200);
-/// Objects that one listing gives at most.
+/// Most objects of one listing.
 const LISTED_MAX: usize = 16 << 20;
-/// Bytes handed to the network at once; progress is seen in steps of this size.
-const PIECE_BYTES: usize = 256 << 10;
-/// Metadata that tells which put created an object.
-const MARK: &str = "hrlput";
+/// Bytes sent at once; progress is measured in steps of this size.
+const CHUNK_BYTES: usize = 256 << 10;
+/// Metadata with the random tag of the put that created an object.
+const TAG: &str = "hrlput";
 /// An object that never exists, to see whether the bucket does.
 const NOTHING: &str = "hrl-nothing";
 
-/// A bucket or container, or a prefix in one, as a store. Any number of processes may use it at once.
+/// A bucket or container, or a prefix in one, as a store. Any number of processes may use it at
+/// once.
 pub struct ObjectStore {
     client: Arc<dyn Client>,
     runtime: Runtime,
@@ -55,12 +59,14 @@ pub struct ObjectStore {
 }
 
 impl ObjectStore {
-    /// Opens `s3://BUCKET/PREFIX`, `az://CONTAINER/PREFIX` or `gs://BUCKET/PREFIX`. The bucket must exist; the prefix need
-    /// not, and takes parts of `A-Z a-z 0-9 . _ -`. Options that are no secrets may follow as a query:
-    /// `s3://vaults/site-a?endpoint=https://s3.example.net&region=eu-1`; see [`ObjectStoreOptions::NAMES`].
+    /// Opens `s3://BUCKET/PREFIX`, `az://CONTAINER/PREFIX` or `gs://BUCKET/PREFIX`. The bucket must
+    /// exist; the prefix need not. Its parts consist of `A-Z a-z 0-9 . _ -`. Options other than
+    /// secrets may follow as a query:
+    /// `s3://vaults/site-a?endpoint=https://s3.example.net&region=eu-1`; see
+    /// [`ObjectStoreOptions::NAMES`].
     ///
-    /// `InvalidInput` when the URL or an option is wrong or the credentials are refused, `NotFound` when there is no such
-    /// bucket, `Unavailable` when the server does not answer.
+    /// `InvalidInput` if the URL or an option is wrong or the credentials are refused, `NotFound`
+    /// if the bucket does not exist, `Unavailable` if the server does not answer.
     pub fn open(url: &str, options: ObjectStoreOptions) -> Result<Self> {
         let (location, options) = Location::parse(url, options)?;
         let client = location.client(&options)?;
@@ -129,7 +135,8 @@ impl ObjectStore {
         }
     }
 
-    /// Fails with `NoBucket` when the bucket is gone. Answers to HEAD have no body that tells it apart from a lost object.
+    /// Fails with `NoBucket` if the bucket is gone. Answers to HEAD have no body, so they do not
+    /// distinguish that from a lost object.
     fn check_bucket(&self) -> std::result::Result<(), Failure> {
         let nothing = Key::from(format!("{}{NOTHING}", self.location.prefix));
         self.attempt(|client| {
@@ -155,9 +162,9 @@ impl ObjectStore {
         }
         let mut random = [0_u8; 16];
         self.clock.fill_random(&mut random);
-        let mark: String = random.iter().map(|byte| format!("{byte:02x}")).collect();
+        let tag = hex(&random).to_string();
         let mut attributes = Attributes::new();
-        attributes.insert(Attribute::Metadata(MARK.into()), mark.clone().into());
+        attributes.insert(Attribute::Metadata(TAG.into()), tag.clone().into());
         let options = PutOptions { mode: PutMode::Create, attributes, ..Default::default() };
         let result = self.attempt(|client| {
             let (key, payload, options) = (key.clone(), payload.clone(), options.clone());
@@ -171,8 +178,8 @@ impl ObjectStore {
         match result {
             Ok(()) => Ok(PutOutcome::Created),
             Err(failure) if failure.meaning == Meaning::Exists => {
-                let found = self.look("put to store", name)?.and_then(|found| found.mark);
-                let ours = found.is_some_and(|found| found == mark);
+                let found = self.look("put to store", name)?.and_then(|found| found.tag);
+                let ours = found.is_some_and(|found| found == tag);
                 Ok(if ours { PutOutcome::Created } else { PutOutcome::AlreadyExists })
             }
             Err(Failure { meaning: Meaning::Absent, cause }) => {
@@ -183,7 +190,7 @@ impl ObjectStore {
         }
     }
 
-    /// Length and mark of an object; `None` when it is absent.
+    /// Returns length and tag of an object; `None` if it is absent.
     fn look(&self, operation: &'static str, name: &str) -> Result<Option<Found>> {
         let key = self.key(name)?;
         let result = self.attempt(|client| {
@@ -213,30 +220,31 @@ impl ObjectStore {
     }
 }
 
-/// Returns half of `pause` to all of it, so that clients that failed together do not return together.
+/// Returns half to all of `pause`, at random, so that clients that failed together do not return
+/// together.
 fn jittered(pause: Duration, clock: &dyn Clock) -> Duration {
     let mut random = [0_u8];
     clock.fill_random(&mut random);
     pause.mul_f64(0.5 + f64::from(random[0]) / 510.0)
 }
 
-/// What HEAD tells of an object.
+/// Result of a HEAD.
 struct Found {
     length: u64,
-    mark: Option<String>,
+    tag: Option<String>,
 }
 
 impl Found {
     fn of(answer: GetResult) -> Self {
-        let mark = answer.attributes.get(&Attribute::Metadata(MARK.into()));
-        Self { length: answer.meta.size, mark: mark.map(|value| value.as_ref().to_owned()) }
+        let tag = answer.attributes.get(&Attribute::Metadata(TAG.into()));
+        Self { length: answer.meta.size, tag: tag.map(|value| value.as_ref().to_owned()) }
     }
 }
 
-/// The answer to a range.
+/// Result of getting a range.
 enum Got {
     Bytes(Vec<u8>),
-    /// The object ends before the range does, at this length where the answer says it.
+    /// The object ends before the range; contains its length if the answer shows it.
     Ends(Option<u64>),
 }
 
@@ -262,11 +270,11 @@ async fn get_range(
     let expected = range.end - range.start;
     let mut bytes = Vec::with_capacity(expected as usize);
     let mut stream = answer.into_stream();
-    while let Some(piece) = stream.try_next().await.map_err(|error| Failure::of(&error))? {
-        if (bytes.len() + piece.len()) as u64 > expected {
-            return Err(Failure::short(expected, (bytes.len() + piece.len()) as u64));
+    while let Some(chunk) = stream.try_next().await.map_err(|error| Failure::of(&error))? {
+        if (bytes.len() + chunk.len()) as u64 > expected {
+            return Err(Failure::short(expected, (bytes.len() + chunk.len()) as u64));
         }
-        bytes.extend_from_slice(&piece);
+        bytes.extend_from_slice(&chunk);
     }
     if (bytes.len() as u64) < expected {
         return Err(Failure::short(expected, bytes.len() as u64));
@@ -283,10 +291,10 @@ impl AsRef<[u8]> for Mapped {
     }
 }
 
-/// Pieces of one memory, so that progress is seen.
-fn pieces(bytes: Bytes) -> PutPayload {
-    let starts = (0..bytes.len()).step_by(PIECE_BYTES);
-    starts.map(|at| bytes.slice(at..bytes.len().min(at + PIECE_BYTES))).collect()
+/// Cuts bytes into chunks without copying, so that progress can be measured.
+fn chunks(bytes: Bytes) -> PutPayload {
+    let starts = (0..bytes.len()).step_by(CHUNK_BYTES);
+    starts.map(|at| bytes.slice(at..bytes.len().min(at + CHUNK_BYTES))).collect()
 }
 
 impl Store for ObjectStore {
@@ -295,12 +303,12 @@ impl Store for ObjectStore {
     }
 
     fn put(&self, name: &str, content: &[u8]) -> Result<PutOutcome> {
-        self.put_payload(name, pieces(Bytes::copy_from_slice(content)))
+        self.put_payload(name, chunks(Bytes::copy_from_slice(content)))
     }
 
     fn put_file(&self, name: &str, path: &Path) -> Result<PutOutcome> {
-        // Mapped: tries that are repeated read the page cache again, and no copy of the file is in memory.
-        self.put_payload(name, pieces(Bytes::from_owner(Mapped(SystemFiles.map(path)?))))
+        // Mapped: repeated tries read the page cache again, and no copy of the file is in memory.
+        self.put_payload(name, chunks(Bytes::from_owner(Mapped(SystemFiles.map(path)?))))
     }
 
     fn get(&self, name: &str, range: Range<u64>) -> Result<Vec<u8>> {
@@ -392,7 +400,7 @@ impl Store for ObjectStore {
     fn delete_many(&self, names: &[String]) -> Result<()> {
         let keys = names.iter().map(|name| self.key(name)).collect::<Result<Vec<_>>>()?;
         let [first, _, ..] = names else { return names.iter().try_for_each(|n| self.delete(n)) };
-        // By the hundreds in one request where the service has that.
+        // Hundreds of objects in one request, if the service supports it.
         let result = self.attempt(|client| {
             let keys = keys.clone();
             async move {
@@ -409,7 +417,7 @@ impl Store for ObjectStore {
         });
         match result {
             Ok(()) => Ok(()),
-            // Some servers have no such request, or do not do it as the service does.
+            // Some servers lack this request, or implement it differently.
             Err(failure) if matches!(failure.meaning, Meaning::Missing | Meaning::Invalid) => {
                 names.iter().try_for_each(|name| self.delete(name))
             }

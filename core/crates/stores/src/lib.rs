@@ -1,4 +1,4 @@
-//! Stores by URL: what programs take from their users.
+//! Stores by URL, for programs that get URLs from their users.
 //!
 //! A path or `file://PATH` is a directory. With the feature `cloud`, `s3://`, `az://` and `gs://`
 //! are object stores, whose credentials come from the environment. With the feature `gateway`,
@@ -46,8 +46,7 @@ fn open_remote(url: &str) -> Result<Arc<dyn Store>> {
     }
 }
 
-/// Opens gateways. Without an identity in the URL, that of the environment's `HRL_IDENTITY` is
-/// used.
+/// Opens gateways. Without an identity in the URL, uses that of the environment's `HRL_IDENTITY`.
 #[cfg(feature = "gateway")]
 fn open_gateway(url: &str, rest: &str) -> Result<Arc<dyn Store>> {
     let (addresses, identity) = match rest.split_once("?identity=") {

@@ -1,4 +1,4 @@
-//! Stores in directories, by URL, and URLs that nothing can be made of.
+//! Stores in directories, by URL, and URLs that open no store.
 
 use hrl::ErrorKind;
 use hrl_stores::{create_url, open_url};
@@ -15,7 +15,7 @@ fn a_path_and_a_file_url_name_a_directory() {
 }
 
 #[test]
-fn an_unknown_scheme_is_invalid() {
+fn an_unknown_scheme_is_refused() {
     for url in ["ftp://host/vault", "://"] {
         assert_eq!(open_url(url).err().expect(url).kind(), ErrorKind::InvalidInput);
     }
@@ -23,7 +23,7 @@ fn an_unknown_scheme_is_invalid() {
 
 #[test]
 #[cfg(not(feature = "cloud"))]
-fn a_store_that_this_build_lacks_is_unsupported() {
+fn a_kind_of_store_that_this_build_lacks_is_unsupported() {
     for url in ["s3://bucket", "az://container/site", "gs://bucket"] {
         let error = open_url(url).err().expect(url);
         assert_eq!(error.kind(), ErrorKind::Unsupported);

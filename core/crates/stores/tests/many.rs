@@ -1,6 +1,6 @@
-//! Many volumes of one agent through two gateways into one vault, one gateway killed midway:
-//! nothing is lost, and memory and threads of agent and gateways stay within bounds that do not
-//! depend on what is written (promises 4, 6 and 12).
+//! Many volumes of one agent through two gateways into one vault, and one gateway is killed midway.
+//! Nothing is lost, and memory and threads of agent and gateways stay within bounds that do not
+//! depend on how much is written (promises 4, 6 and 12).
 
 use std::io::{BufRead, BufReader, Lines, Write};
 use std::path::Path;
@@ -21,14 +21,14 @@ const LIMIT: Duration = Duration::from_secs(240);
 const DISK_BYTES: u64 = 1 << 20;
 const CHILD: &str = "HRL_TEST_MANY_GATEWAY";
 const URL: &str = "HRL_TEST_MANY_VAULT";
-/// Threads of a protection: its tasks, and puts in flight.
+/// Threads of a protection: tasks, and puts in flight.
 const THREADS_PER_VOLUME: u64 = 7 + 4;
-/// Memory of a protection beside its queue and its disk, which is in memory here.
+/// Memory of a protection, apart from its queue and its disk, which is in memory here.
 const VOLUME_BYTES: u64 = 3 << 20;
-/// Of a process without volumes.
+/// Memory of a process without volumes.
 const PROCESS_BYTES: u64 = 96 << 20;
 
-/// What the child process does until it is killed.
+/// The child process: a gateway, until it is killed.
 #[test]
 fn child_gateway() {
     let Ok(directory) = std::env::var(CHILD) else { return };
@@ -43,8 +43,7 @@ fn child_gateway() {
     std::thread::sleep(Duration::from_secs(3600));
 }
 
-/// The vault: for gateways by its URL and what they need in their environment, for the test itself
-/// as a store.
+/// The vault: a URL and environment for the gateways, and a store for the test itself.
 struct Target {
     url: String,
     environment: Vec<(String, String)>,
@@ -59,11 +58,11 @@ impl Target {
     }
 }
 
-/// A gateway that is a process of its own.
+/// A gateway in a child process.
 struct Gateway {
     child: Child,
     port: u16,
-    /// Closed, it would end the process.
+    /// Closing it would end the process.
     _output: Lines<BufReader<ChildStdout>>,
 }
 
@@ -99,7 +98,7 @@ impl Drop for Gateway {
     }
 }
 
-/// Resident bytes and threads of a process.
+/// Returns resident bytes and threads of a process.
 fn usage(pid: u32) -> (u64, u64) {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("status");
     let number = |name: &str| {
@@ -190,8 +189,8 @@ fn check(volumes: u64, directory: &Path, target: &Target, rounds: u64) {
     assert!(agent_most.0 < agent_bytes, "agent: {} bytes", agent_most.0);
     assert!(agent_most.1 < 16 + volumes * THREADS_PER_VOLUME, "agent: {} threads", agent_most.1);
     assert!(gateway_most.0 < 2 * PROCESS_BYTES, "gateway: {} bytes", gateway_most.0);
-    // A thread for each connection of the client, those that forward and accept, and those of the
-    // store's client.
+    // A thread for each connection of the client, the threads that forward and accept, and those of
+    // the store's client.
     let connections = 2 * CONNECTIONS_MAX as u64;
     assert!(gateway_most.1 < connections + 24, "gateway: {} threads", gateway_most.1);
     assert!(longest < Duration::from_secs(2), "promise 6: {longest:?}");
@@ -203,7 +202,7 @@ fn promises_4_6_and_12_ten_volumes_and_a_killed_gateway() {
     check(10, directory.path(), &Target::local(directory.path()), 30);
 }
 
-/// Into SeaweedFS where it is installed and the crate can reach it.
+/// Uses SeaweedFS if it is installed and the feature `cloud` is on.
 #[test]
 #[ignore = "long: 100 volumes"]
 fn promises_4_6_and_12_a_hundred_volumes_and_a_killed_gateway() {

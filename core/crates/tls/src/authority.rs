@@ -1,4 +1,4 @@
-//! The authority: makes the certificates of a server and of its clients, and enrolls clients.
+//! The authority: makes certificates for the server and its clients, and enrols clients.
 
 use std::io::Write;
 use std::os::unix::fs::{OpenOptionsExt, symlink};
@@ -13,7 +13,7 @@ use rcgen::{
 
 use crate::fingerprint;
 
-/// Certificates are good until this year begins.
+/// Certificates are valid until this year begins.
 const LAST_YEAR: i32 = 2036;
 /// Names by which programs that use GnuTLS (libnbd, QEMU) look for the files of a bundle.
 const GNUTLS_NAMES: [(&str, &str); 3] = [
@@ -22,8 +22,8 @@ const GNUTLS_NAMES: [(&str, &str); 3] = [
     ("client-key.pem", "client.key"),
 ];
 
-/// Makes a certificate authority and a server's certificate, good for `hosts` (names or addresses),
-/// in a directory. `AlreadyExists` if there is an authority.
+/// Makes a certificate authority and a server's certificate for `hosts` (names or addresses) in a
+/// directory. `AlreadyExists` if there is an authority.
 pub fn create_authority(pki: &Path, hosts: &[String]) -> Result<()> {
     let failed = |error: rcgen::Error| crypto("create authority", pki.display(), error);
     std::fs::create_dir_all(pki.join("clients"))
@@ -46,7 +46,7 @@ fn issue_server(pki: &Path, hosts: &[String], last_year: i32) -> Result<()> {
     write_new(&pki.join("server.pem"), pem.as_bytes())
 }
 
-/// Replaces the server's certificate by one that is good until `last_year` begins, which may be in
+/// Replaces the server's certificate by one that is valid until `last_year` begins, which may be in
 /// the past. Feature `testing`.
 #[cfg(feature = "testing")]
 pub fn reissue_server(pki: &Path, hosts: &[String], last_year: i32) -> Result<()> {
@@ -57,8 +57,8 @@ pub fn reissue_server(pki: &Path, hosts: &[String], last_year: i32) -> Result<()
     issue_server(pki, hosts, last_year)
 }
 
-/// Enrolls a client that may use `volumes` alone: signs and pins its certificate, and writes its
-/// bundle into `bundle`. `AlreadyExists` if a client of this name is enrolled.
+/// Enrols a client for `volumes` alone: signs and pins its certificate, and writes its bundle into
+/// `bundle`. `AlreadyExists` if a client of this name is enrolled.
 pub fn enroll_client(pki: &Path, client: &str, volumes: &[String], bundle: &Path) -> Result<()> {
     check_name(client)?;
     for volume in volumes {
@@ -104,8 +104,8 @@ pub fn let_client_expire(pki: &Path, client: &str, bundle: &Path) -> Result<()> 
     std::fs::write(pki.join("clients").join(client), pin).map_err(io)
 }
 
-/// Returns a certificate signed by the authority of a directory: certificate and key as PEM, and
-/// its fingerprint.
+/// Makes a certificate signed by the authority of a directory. Returns certificate and key as PEM,
+/// and the fingerprint.
 fn issue(
     pki: &Path,
     common_name: &str,
@@ -125,8 +125,7 @@ fn issue(
     let key = KeyPair::generate().map_err(failed)?;
     let mut params = CertificateParams::new(names).map_err(failed)?;
     name(&mut params, common_name, last_year);
-    // QEMU refuses a certificate that does not permit the second, which no algorithm of today
-    // needs.
+    // QEMU requires the second usage, although no current algorithm needs it.
     params.key_usages = vec![KeyUsagePurpose::DigitalSignature, KeyUsagePurpose::KeyEncipherment];
     params.extended_key_usages = vec![usage];
     let certificate = params.signed_by(&key, &issuer).map_err(failed)?;

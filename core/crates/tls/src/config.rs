@@ -12,8 +12,8 @@ use rustls::{ClientConfig, RootCertStore, ServerConfig};
 
 /// Returns the configuration of the server whose certificate is in `pki`.
 ///
-/// With `verify` clients must show a certificate of the authority. The server looks for its pin at
-/// each connection, with [`find_client`](crate::find_client). `InvalidInput` if a file of the
+/// With `verify`, clients must show a certificate of the authority. The server must look up its pin
+/// at each connection, with [`find_client`](crate::find_client). `InvalidInput` if a file of the
 /// directory cannot be used.
 pub fn server_config(pki: &Path, verify: bool) -> Result<Arc<ServerConfig>> {
     let builder = ServerConfig::builder_with_provider(provider())
@@ -35,7 +35,7 @@ pub fn server_config(pki: &Path, verify: bool) -> Result<Arc<ServerConfig>> {
     Ok(Arc::new(config))
 }
 
-/// Returns the configuration of the client whose bundle is a directory. `InvalidInput` if it cannot
+/// Returns the configuration of the client that owns a bundle. `InvalidInput` if the bundle cannot
 /// be used.
 pub fn client_config(bundle: &Path) -> Result<Arc<ClientConfig>> {
     let config = ClientConfig::builder_with_provider(provider())

@@ -1,4 +1,4 @@
-//! The clients that a server lets in, by the fingerprints that were pinned at their enrolment.
+//! The clients that a server admits, by the fingerprints that were pinned at their enrolment.
 
 use std::path::Path;
 
@@ -7,12 +7,12 @@ use hrl::{Error, Result};
 /// Longest file of a client.
 const CLIENT_FILE_BYTES_MAX: u64 = 64 << 10;
 
-/// A client that is let in.
+/// An admitted client.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EnrolledClient {
-    /// Its name.
+    /// Name of the client.
     pub name: String,
-    /// The volumes that it may read and write.
+    /// Volumes that the client may read and write.
     pub volumes: Vec<String>,
 }
 

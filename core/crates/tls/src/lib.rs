@@ -1,4 +1,4 @@
-//! TLS identities: who a server and its clients are, in directories of PEM files.
+//! TLS identities of a server and its clients, as directories of PEM files.
 //!
 //! ```text
 //! PKI/authority.pem, PKI/authority.key       signs; the key stays where clients are enrolled
@@ -6,8 +6,8 @@
 //! PKI/clients/NAME                           a client's fingerprint and its volumes
 //! BUNDLE/authority.pem client.pem client.key what a client needs, with links that GnuTLS looks for
 //! ```
-//! A client is let in if the authority signed its certificate *and* its fingerprint is pinned.
-//! Removing its file under `clients` shuts it out at its next connection. The provider is ring; no
+//! A client is admitted if the authority signed its certificate *and* its fingerprint is pinned.
+//! Removing its file under `clients` locks it out at its next connection. The provider is ring; no
 //! global default is installed.
 
 #[cfg(feature = "authority")]

@@ -1,4 +1,4 @@
-//! Identities: which clients a server's TLS lets in, and which servers a client believes.
+//! Identities: which clients a server admits, and which servers a client trusts.
 
 use std::path::{Path, PathBuf};
 
@@ -72,7 +72,7 @@ fn an_enrolled_client_is_found_by_its_certificate_until_its_pin_is_removed() {
 }
 
 #[test]
-fn an_identity_is_made_once_and_its_names_are_checked() {
+fn an_identity_is_made_only_once_and_with_valid_names() {
     let site = Site::new();
     let error = create_authority(&site.pki(), &[]).expect_err("there is one");
     assert_eq!(error.kind(), ErrorKind::AlreadyExists);

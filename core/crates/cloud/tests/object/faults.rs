@@ -1,4 +1,4 @@
-//! What a bad network does to single requests.
+//! Single requests on a bad network.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use hrl_cloud::ObjectStoreOptions;
 use crate::proxy::{Fault, Proxy};
 use crate::servers::Server;
 
-/// Longer than the store's own retries, shorter than for ever.
+/// Longer than the store's own retries, but bounded.
 const BOUND: Duration = Duration::from_secs(60);
 
 pub fn check(server: &Server) {
@@ -23,14 +23,16 @@ pub fn check(server: &Server) {
     content_comes_from_a_file(&store, &proxy);
 }
 
-/// A put whose answer was lost has created its object, and says so; one whose name was taken before says that.
+/// A put whose answer was lost still reports that it created its object; a put to a taken name
+/// reports that.
 fn answers_are_lost(store: &dyn Store, proxy: &Proxy) {
     for count in 1..=2 {
         let name = format!("lost/{count}");
         proxy.fail(Fault::AnswerLost, count);
         assert_eq!(store.put(&name, b"mine").expect("put"), PutOutcome::Created, "{name}");
         assert_eq!(store.put(&name, b"mine").expect("put"), PutOutcome::AlreadyExists);
-        // The same bytes, but another put: it has not created the object, although its own first answer was lost.
+        // The same bytes, but another put: it did not create the object, although its own first
+        // answer was lost.
         proxy.fail(Fault::AnswerLost, count);
         assert_eq!(store.put(&name, b"mine").expect("put"), PutOutcome::AlreadyExists, "{name}");
     }

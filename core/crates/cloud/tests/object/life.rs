@@ -22,7 +22,7 @@ fn vault(store: Arc<dyn Store>, key: Option<[u8; 32]>) -> Vault {
     Vault::create(store, key, SystemClock::shared()).expect("vault")
 }
 
-/// Small intervals, so that there are many segments.
+/// Small intervals, for many segments.
 fn policy() -> Policy {
     Policy {
         segment_interval: Duration::from_millis(50),
@@ -65,7 +65,7 @@ fn noise(seed: u64, length: usize) -> Vec<u8> {
     (0..length).map(|_| next()).collect()
 }
 
-/// Points, views, a restore, verification, and the race of two sources for one volume.
+/// Checks points, views, a restore, verification, and the race of two sources for one volume.
 pub fn protect_and_restore(server: &Server) {
     let directory = tempfile::tempdir().expect("directory");
     let store = Arc::new(server.store("site/life", server.port()).expect("store"));
@@ -103,8 +103,8 @@ pub fn protect_and_restore(server: &Server) {
     assert!(replica.verify(&|_, _| true).expect("verify").is_sound());
 }
 
-/// The server is killed while the volume is written, for longer than memory and spool last, and started again on what it
-/// had.
+/// Kills the server while the volume is written, for longer than memory and spool last, and starts
+/// it again on its data.
 pub fn promises_4_and_6_a_server_is_killed_while_the_volume_is_written(server: &mut Server) {
     let directory = tempfile::tempdir().expect("directory");
     let vault = vault(Arc::new(server.store("killed", server.port()).expect("store")), None);
@@ -153,7 +153,7 @@ pub fn promises_4_and_6_a_server_is_killed_while_the_volume_is_written(server: &
     assert!(report.is_sound(), "{:?}", report.findings);
 }
 
-/// Lost answers, overload and cut connections while the volume is written.
+/// Checks lost answers, overload and cut connections while the volume is written.
 pub fn promise_6_a_bad_network_loses_nothing(server: &Server) {
     let directory = tempfile::tempdir().expect("directory");
     let proxy = Proxy::start(server.port());
@@ -185,7 +185,7 @@ pub fn promise_6_a_bad_network_loses_nothing(server: &Server) {
     assert!(report.is_sound() && report.strays.is_empty(), "{report:?}");
 }
 
-/// A view is opened and 4 KiB are read from it: requests and bytes, not whole segments.
+/// Checks that opening a view and reading 4 KiB needs few requests and bytes, not whole segments.
 pub fn a_first_read_takes_few_requests(server: &Server) {
     const SEGMENTS: u64 = 20;
     let directory = tempfile::tempdir().expect("directory");
@@ -200,7 +200,7 @@ pub fn a_first_read_takes_few_requests(server: &Server) {
             let offset = (segment * 256 + step) * 5 % 8192 * 8192;
             protection.volume().write(offset, &data, Durability::Cached).expect("write");
         }
-        // A mark seals the segment: 2 MiB.
+        // A mark closes the segment: 2 MiB.
         protection.mark(PointKind::Crash, "").expect("mark");
     }
     protection.wait_replicated(LIMIT).expect("replicated");

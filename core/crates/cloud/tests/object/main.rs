@@ -1,5 +1,6 @@
-//! Vaults on object stores, against real servers: the contract, faults of the network, and a volume's whole way there and
-//! back. A server that is not installed skips its tests with a message (`make servers` installs them).
+//! Vaults on object stores, against real servers: the contract, faults of the network, and a
+//! volume's way there and back. Tests of a server that is not installed are skipped with a message
+//! (`make servers` installs them).
 
 mod faults;
 mod life;
@@ -17,7 +18,7 @@ use hrl_cloud::{ObjectStore, ObjectStoreOptions};
 
 use servers::{Kind, Server};
 
-/// The contract of `Store`, each time under a prefix of its own.
+/// Checks the contract of `Store`, each time under another prefix.
 fn check_contract(server: &Server) {
     let count = AtomicU64::new(0);
     conformance::check(&|| {
@@ -27,7 +28,8 @@ fn check_contract(server: &Server) {
     });
 }
 
-/// Wrong bucket, wrong key, nobody there: each is told apart, and names the URL.
+/// Checks that a wrong bucket, a wrong key and a missing server are distinguished, and that errors
+/// show the URL.
 fn check_refusals(server: &Server, secret: &'static str) {
     let (url, secrets) = server.url("x", server.port());
     let open = |url: &str, change: Option<(&str, &str)>| {

@@ -1,4 +1,4 @@
-//! A proxy before a server that loses, delays and refuses, and counts.
+//! A proxy before a server, which loses, delays, refuses and counts.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
@@ -9,15 +9,15 @@ use std::time::Duration;
 /// What happens to the next requests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
-    /// The request is carried out, and the connection is cut before the answer.
+    /// The server carries out the request, and the connection is cut before the answer.
     AnswerLost,
-    /// The server is not asked; the answer is 503.
+    /// The proxy answers 503 without asking the server.
     Overload,
     /// The answer comes late.
     Slow(Duration),
     /// No answer ever comes.
     Silence,
-    /// The answer is cut in its middle.
+    /// The answer is cut in the middle.
     CutAnswer,
 }
 
@@ -47,7 +47,7 @@ impl Proxy {
                 }
                 let (Ok(client), shared) = (client, shared.clone()) else { continue };
                 std::thread::spawn(move || {
-                    // A server that is down: the client sees its connection closed.
+                    // If the server is down, the client's connection closes.
                     if let Ok(upstream) = TcpStream::connect(("127.0.0.1", server)) {
                         serve(client, upstream, &shared);
                     }
@@ -61,12 +61,12 @@ impl Proxy {
         self.port
     }
 
-    /// The next `count` requests meet this fault.
+    /// Applies a fault to the next `count` requests.
     pub fn fail(&self, fault: Fault, count: u64) {
         *self.state.fault.lock().expect("lock") = Some((fault, count));
     }
 
-    /// Requests seen and bytes of answers since the last call.
+    /// Returns requests seen and bytes of answers since the last call.
     pub fn take_counts(&self) -> (u64, u64) {
         let take = |count: &AtomicU64| count.swap(0, Ordering::SeqCst);
         (take(&self.state.requests), take(&self.state.bytes_out))
@@ -89,7 +89,7 @@ impl State {
     }
 }
 
-/// Passes requests on one after the other, as the client sends them; each begins with its head.
+/// Forwards requests one after the other, as the client sends them; each begins with its head.
 fn serve(mut client: TcpStream, upstream: TcpStream, state: &Arc<State>) {
     let fault: Arc<Mutex<Option<Fault>>> = Arc::default();
     let answers = {
@@ -132,7 +132,8 @@ fn serve(mut client: TcpStream, upstream: TcpStream, state: &Arc<State>) {
                         text.len()
                     );
                     let _ = client.write_all(answer.as_bytes());
-                    // What the client still sends is read, or it would see a reset instead of the answer.
+                    // Read what the client still sends, or it would see a reset instead of the
+                    // answer.
                     let _ = client.shutdown(Shutdown::Write);
                     while let Ok(1..) = client.read(&mut buffer) {}
                     break;

@@ -1,7 +1,9 @@
-//! Real servers of object stores, started on free ports with a directory of their own, killed when dropped.
+//! Real servers of object stores, on free ports and each with its own directory, killed when
+//! dropped.
 //!
-//! `make servers` installs them into `$HRL_SERVERS`, by default `~/.cache/hrl-servers`. Each runs under a shell that
-//! waits on a pipe from the test: when the test ends, in whatever way, the pipe closes and the server is killed.
+//! `make servers` installs them into `$HRL_SERVERS`, by default `~/.cache/hrl-servers`. Each runs
+//! under a shell that waits on a pipe from the test. When the test ends for whatever reason, the
+//! pipe closes and the shell kills the server.
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -14,7 +16,7 @@ use hrl_cloud::{ObjectStore, ObjectStoreOptions};
 pub const BUCKET: &str = "vault";
 /// Longest wait for a server to answer.
 const START_TRIES: u32 = 600;
-/// The account and key that every Azurite has.
+/// Account and key of every Azurite.
 const ACCOUNT: &str = "devstoreaccount1";
 const ACCOUNT_KEY: &str =
     "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw==";
@@ -39,7 +41,7 @@ pub struct Server {
 }
 
 impl Server {
-    /// Starts a server with an empty bucket; `None`, and a message, when it is not installed.
+    /// Starts a server with an empty bucket; `None`, and a message, if it is not installed.
     pub fn start(kind: Kind) -> Option<Self> {
         if !program(kind).exists() {
             let path = program(kind);
@@ -62,7 +64,7 @@ impl Server {
         self.ports[0]
     }
 
-    /// Kills the server without a warning.
+    /// Kills the server without warning.
     pub fn kill(&mut self) {
         if let Some(mut shell) = self.shell.take() {
             drop(shell.stdin.take());
@@ -70,7 +72,7 @@ impl Server {
         }
     }
 
-    /// Starts it again on what it had on its disk.
+    /// Starts the server again on its data.
     pub fn launch(&mut self) {
         let root = self.directory.path();
         let mut shell = Command::new("sh");
@@ -89,7 +91,7 @@ impl Server {
         panic!("{:?} did not start: {log}", self.kind);
     }
 
-    /// A store in the server's bucket; `port` may be that of a proxy before it.
+    /// Returns a store in the server's bucket; `port` may be that of a proxy before it.
     pub fn store(&self, prefix: &str, port: u16) -> hrl::Result<ObjectStore> {
         self.store_with(prefix, port, ObjectStoreOptions::default())
     }
@@ -141,7 +143,8 @@ impl Server {
                 let root = self.directory.path();
                 std::fs::write(root.join("s3.json"), config).expect("configuration");
                 std::fs::create_dir_all(root.join("data")).expect("directory");
-                // What is not asked for is off: it would listen on ports that every such server has.
+                // Options that are not used are off: they would listen on ports that all such
+                // servers share.
                 words(&format!(
                     "server -ip=127.0.0.1 -ip.bind=127.0.0.1 -dir=data -filer -s3 -s3.config=s3.json
                      -s3.port.iceberg=0 -s3.port.lance=0 -master.volumeSizeLimitMB=64 -volume.max=20
@@ -163,7 +166,7 @@ impl Server {
         assert!(status.is_some_and(|status| (200..300).contains(&status)), "bucket: {status:?}");
     }
 
-    /// Containers are made by a signed request only; node, which runs the server, has the hash for it.
+    /// Containers need a signed request; node, which runs the server, can compute the signature.
     fn make_container(&self) {
         let script = format!(
             "const [date, version, path] = [new Date().toUTCString(), '2021-08-06', '/{ACCOUNT}/{BUCKET}'];
@@ -201,14 +204,14 @@ fn program(kind: Kind) -> PathBuf {
     })
 }
 
-/// Ports that nobody has now; all are held until the last is found, so that they differ.
+/// Returns free ports. All stay bound until the last is found, so that they differ.
 pub fn free_ports(count: usize) -> Vec<u16> {
     let held: Vec<_> =
         (0..count).map(|_| TcpListener::bind("127.0.0.1:0").expect("a free port")).collect();
     held.iter().map(|socket| socket.local_addr().expect("address").port()).collect()
 }
 
-/// Status of a request without a body; `None` when there was no answer.
+/// Returns the status of a request without a body; `None` if there was no answer.
 fn request(port: u16, method: &str, path: &str) -> Option<u16> {
     let mut stream = TcpStream::connect(("127.0.0.1", port)).ok()?;
     stream.set_read_timeout(Some(Duration::from_secs(10))).ok()?;

@@ -1,4 +1,4 @@
-//! Tiers: a vault in one region is followed by one in another, each at a different service.
+//! Tiers: a vault in one region follows one in another, each at a different service.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,7 +27,8 @@ fn content(device: &dyn BlockDevice) -> Vec<u8> {
     bytes
 }
 
-/// The first service dies in the middle of everything; the newest point of the second is what the source was then.
+/// The first service dies in the middle of everything; the newest point of the second equals the
+/// source at that point.
 pub fn promise_5_the_second_region_stands_alone(first: &mut Server, second: &Server) {
     let directory = tempfile::tempdir().expect("directory");
     let key = Some([9; 32]);
