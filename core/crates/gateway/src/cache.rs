@@ -1,13 +1,16 @@
-//! The disk cache of a gateway: segments that clients were told are durable, on their way to the vault.
+//! The disk cache of a gateway: segments that are acknowledged as durable, on their way to the
+//! vault.
 //!
-//! It is a directory store of its own, so that what a put acknowledged survives a kill and a power failure. A segment leaves
-//! once the vault has it. Where packing pays, small segments wait for company, volume by volume: until there are enough of
-//! them, the oldest has waited its time, the cache is half full, or a catalog version waits for them. They go as one object
-//! then (`vault::pack`). Killed between the put and the deletion, the next gateway puts them once more; the bytes are the
-//! same, so nothing comes of it.
+//! It is a directory store, so acknowledged segments survive a kill and a power failure. A segment
+//! leaves once the vault has it. If packing pays, small segments wait for others of their volume:
+//! until there are enough, the oldest has waited its time, the cache is half full, or a catalog
+//! version waits for them. They are then put as one object (`vault::pack`). After a kill between
+//! the put and the deletion, the next gateway puts them once more, with the same bytes and no
+//! effect.
 //!
-//! A volume whose segments the vault does not take is tried again after growing pauses and holds up no other. A name that
-//! the vault has with other bytes stays, and is told: it is never dropped silently.
+//! If the vault does not take a volume's segments, they are tried again after growing pauses, and
+//! other volumes continue. If the vault has other bytes under a segment's name, the segment stays
+//! and the failure is reported: it is never dropped silently.
 
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
@@ -15,6 +18,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use hrl::bytes::hex;
 use hrl::store::{DirStore, ObjectInfo, PutOutcome, Store, get_all};
 use hrl::sync::lock::{Condvar, Mutex, MutexGuard};
 use hrl::vault::{PACK_DATA_BYTES_MAX, PACK_MEMBERS_MAX, PackedStore, layout};
@@ -22,7 +26,7 @@ use hrl::{Clock, Error, ErrorKind, Result};
 
 use crate::client::OBJECT_BYTES_MAX;
 
-/// Packs and single objects forwarded at once.
+/// Most packs and single objects forwarded at once.
 const FORWARDS_IN_FLIGHT: usize = 4;
 /// Pauses between two tries to forward the segments of a volume.
 const RETRY_MIN: Duration = Duration::from_millis(200);
@@ -31,9 +35,9 @@ const RETRY_MAX: Duration = Duration::from_secs(15);
 /// How segments are packed.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Packing {
-    /// Bytes of a pack, about; zero packs nothing.
+    /// Approximate bytes of a pack; zero packs nothing.
     pub bytes_max: u64,
-    /// How long a segment waits for company.
+    /// How long a segment waits for others.
     pub wait_max: Duration,
 }
 
@@ -42,57 +46,57 @@ struct Waiting {
     since: Duration,
 }
 
-/// What is known of a volume with segments here.
+/// A volume with segments in the cache.
 #[derive(Default)]
 struct Volume {
-    /// Requests that wait for its segments to be in the vault.
+    /// Requests that wait until its segments are in the vault.
     drains: u32,
-    /// Not before this time, after a failure.
+    /// Time of the next try after a failure.
     retry_at: Duration,
     pause: Duration,
 }
 
 #[derive(Default)]
-struct State {
-    /// What is not in the vault yet, in the order in which it came.
+struct CacheState {
+    /// Objects that are not in the vault yet, in order of arrival.
     waiting: BTreeMap<u64, Waiting>,
     volumes: HashMap<String, Volume>,
     next: u64,
     bytes: u64,
 }
 
-/// Objects that go to the vault with one request.
+/// Objects that go to the vault in one request.
 struct Unit {
     volume: String,
     objects: Vec<(u64, ObjectInfo)>,
 }
 
-/// What a round of forwarding did.
+/// Result of a round of forwarding.
 #[derive(Debug, Default)]
 pub(crate) struct Forwarded {
     pub objects: u64,
-    /// Puts that took them to the vault.
+    /// Puts that moved them to the vault.
     pub puts: u64,
     /// The last failure.
     pub failure: Option<Error>,
 }
 
-/// File with the identity of a cache; no object's name begins with a dot.
+/// File with the identity of a cache; object names never begin with a dot.
 const IDENTITY: &str = ".identity";
 
-/// Objects between their acknowledgement and the vault.
+/// Objects between acknowledgement and vault.
 pub(crate) struct Cache {
     store: DirStore,
     identity: String,
     bytes_max: u64,
     packing: Packing,
     clock: Arc<dyn Clock>,
-    state: Mutex<State>,
+    state: Mutex<CacheState>,
     changed: Condvar,
 }
 
 impl Cache {
-    /// Opens the cache, with what an earlier gateway left in it.
+    /// Opens the cache with the segments that an earlier gateway left.
     pub(crate) fn open(
         directory: &Path,
         bytes_max: u64,
@@ -101,8 +105,8 @@ impl Cache {
     ) -> Result<Self> {
         let store = DirStore::create(directory)?;
         let identity = identity(directory, &*clock)?;
-        let mut state = State::default();
-        // Names of segments sort by sequence within a volume, which is the order in which they came.
+        let mut state = CacheState::default();
+        // Names of segments sort by sequence within a volume, which was the order of arrival.
         for info in store.list("")? {
             state.add(info, clock.elapsed());
         }
@@ -110,12 +114,12 @@ impl Cache {
         Ok(Self { store, identity, bytes_max, packing, clock, state, changed })
     }
 
-    /// Which cache this is: another one after its directory was lost.
+    /// Returns the identity of the cache. It changes if the directory is lost.
     pub(crate) fn identity(&self) -> &str {
         &self.identity
     }
 
-    /// Takes an object; durable when it returns. `Full` at the limit.
+    /// Stores an object durably. `Full` at the limit.
     pub(crate) fn put(&self, name: &str, content: &[u8]) -> Result<PutOutcome> {
         let length = content.len() as u64;
         if self.lock().bytes + length > self.bytes_max {
@@ -131,7 +135,7 @@ impl Cache {
         Ok(outcome)
     }
 
-    /// An object that waits here.
+    /// Returns an object that waits for the vault.
     pub(crate) fn head(&self, name: &str) -> Option<ObjectInfo> {
         let state = self.lock();
         state.waiting.values().find(|waiting| waiting.info.name == name).map(|w| w.info.clone())
@@ -141,25 +145,27 @@ impl Cache {
         self.store.get(name, range)
     }
 
-    /// What waits here under a prefix.
+    /// Returns the waiting objects under a prefix.
     pub(crate) fn list(&self, prefix: &str) -> Vec<ObjectInfo> {
         let state = self.lock();
         let infos = state.waiting.values().map(|waiting| &waiting.info);
         infos.filter(|info| info.name.starts_with(prefix)).cloned().collect()
     }
 
-    /// Objects and bytes that wait.
+    /// Returns the number and the bytes of waiting objects.
     pub(crate) fn size(&self) -> (u64, u64) {
         let state = self.lock();
         (state.waiting.len() as u64, state.bytes)
     }
 
-    /// Waits until what is here of a volume, or of all (an empty name), is in the vault; false when the time is over.
+    /// Waits until all present objects of a volume, or of all volumes (an empty name), are in the
+    /// vault. Returns false at the limit.
     pub(crate) fn wait_drained(&self, volume: &str, limit: Duration) -> bool {
         let mut state = self.lock();
         let last = state.next;
         let is_meant = |info: &ObjectInfo| volume.is_empty() || volume_of(&info.name) == volume;
-        let waits = |state: &mut State| state.waiting.range(..last).any(|(_, w)| is_meant(&w.info));
+        let waits =
+            |state: &mut CacheState| state.waiting.range(..last).any(|(_, w)| is_meant(&w.info));
         if !waits(&mut state) {
             return true;
         }
@@ -176,7 +182,7 @@ impl Cache {
         !waited.timed_out()
     }
 
-    /// Moves what is due to the vault, oldest first, and waits up to `wait` when nothing is.
+    /// Moves due objects to the vault, oldest first, and waits up to `wait` if none is due.
     pub(crate) fn forward(&self, vault: &PackedStore, wait: Duration) -> Forwarded {
         let units = {
             let mut state = self.lock();
@@ -215,8 +221,8 @@ impl Cache {
         forwarded
     }
 
-    /// What goes next: at most [`FORWARDS_IN_FLIGHT`] units, each of one volume.
-    fn due(&self, state: &State) -> Vec<Unit> {
+    /// Returns what goes next: at most [`FORWARDS_IN_FLIGHT`] units, each of one volume.
+    fn due(&self, state: &CacheState) -> Vec<Unit> {
         let now = self.clock.elapsed();
         let mut units: Vec<Unit> = Vec::new();
         let mut small: HashMap<&str, Vec<(u64, &Waiting)>> = HashMap::new();
@@ -236,7 +242,7 @@ impl Cache {
         let drains = |volume: &str| state.volumes.get(volume).is_some_and(|v| v.drains > 0);
         let crowded = state.bytes > self.bytes_max / 2 || drains("");
         let mut volumes: Vec<_> = small.into_iter().collect();
-        // Whoever waits goes first, then the oldest.
+        // Volumes that a request waits for go first, then the oldest.
         volumes.sort_by_key(|(volume, waiting)| (!drains(volume), waiting[0].0));
         for (volume, waiting) in volumes {
             let bytes: u64 = waiting.iter().map(|(_, waiting)| waiting.info.length).sum();
@@ -253,7 +259,7 @@ impl Cache {
         units
     }
 
-    /// As many of the oldest as a pack takes.
+    /// Returns as many of the oldest objects as fit into a pack.
     fn pack_of(&self, volume: &str, waiting: &[(u64, &Waiting)]) -> Unit {
         let mut bytes = 0;
         let limit = self.packing.bytes_max.min(PACK_DATA_BYTES_MAX);
@@ -265,7 +271,7 @@ impl Cache {
         Unit { volume: volume.to_owned(), objects }
     }
 
-    /// Goes into a pack: others have room beside it.
+    /// Returns whether an object goes into a pack: it leaves room for others.
     fn is_small(&self, info: &ObjectInfo) -> bool {
         info.length <= self.packing.bytes_max.min(PACK_DATA_BYTES_MAX) / 4
             && self.packing.bytes_max > 0
@@ -285,12 +291,12 @@ impl Cache {
         self.store.delete_many(&names)
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, CacheState> {
         self.state.lock()
     }
 }
 
-impl State {
+impl CacheState {
     fn add(&mut self, info: ObjectInfo, since: Duration) {
         self.bytes += info.length;
         self.waiting.insert(self.next, Waiting { info, since });
@@ -311,7 +317,7 @@ impl State {
     }
 }
 
-/// The identity of the cache in a directory, drawn when it is first opened.
+/// Returns the identity of the cache in a directory; draws it when the cache is first opened.
 fn identity(directory: &Path, clock: &dyn Clock) -> Result<String> {
     let path = directory.join(IDENTITY);
     match std::fs::read_to_string(&path) {
@@ -321,12 +327,12 @@ fn identity(directory: &Path, clock: &dyn Clock) -> Result<String> {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
             return Err(Error::io("open cache", path.display(), error));
         }
-        // None, or one that a crash left half written: nothing was acknowledged under it.
+        // No identity, or half of one after a crash: nothing was acknowledged under it.
         _ => {}
     }
     let mut random = [0_u8; 16];
     clock.fill_random(&mut random);
-    let text: String = random.iter().map(|byte| format!("{byte:02x}")).collect();
+    let text = hex(&random).to_string();
     std::fs::write(&path, &text)
         .and_then(|()| std::fs::File::open(&path)?.sync_all())
         .and_then(|()| std::fs::File::open(directory)?.sync_all())
@@ -334,7 +340,7 @@ fn identity(directory: &Path, clock: &dyn Clock) -> Result<String> {
     Ok(text)
 }
 
-/// The volume that a segment belongs to.
+/// Returns the volume that a segment belongs to.
 fn volume_of(name: &str) -> &str {
     layout::split_volume(name).map_or("", |(volume, _)| volume)
 }
@@ -343,7 +349,7 @@ fn put_once(vault: &PackedStore, name: &str, content: &[u8]) -> Result<()> {
     if vault.put(name, content)? == PutOutcome::Created {
         return Ok(());
     }
-    // Put before, by this gateway or another: then it is the same.
+    // This gateway or another put it before: then the bytes are the same.
     let found = get_all(vault, name, OBJECT_BYTES_MAX)?;
     if found == content {
         return Ok(());

@@ -1,16 +1,18 @@
 //! A store behind gateways: HTTPS with client certificates, several gateways side by side.
 //!
-//! A request goes to the gateway that answered last; when that one does not answer it goes to the next, and fails with
-//! `Unavailable` once all were tried. A put whose answer was lost may have been done: the next try then finds the object
-//! there (`AlreadyExists`), as the contract of a store allows for.
+//! A request goes to the gateway that answered last. If that one does not answer, the next is
+//! tried; after all were tried the error is `Unavailable`. A put whose answer was lost may have
+//! taken effect: the next try then finds the object (`AlreadyExists`), as the contract of a store
+//! permits.
 //!
-//! A gateway may hold a segment in its cache, and puts a catalog version after the segments *it* holds. So a catalog version
-//! goes to the gateway that took the segments since the version before, and to no other: when that one is not in use any
-//! more the put is `Changed` and was not sent, and who puts must put the segments again, to the next gateway. That is reported
-//! once, so a handle belongs to one `Vault` and its clones, which report it to each of their writers.
+//! A gateway may have a segment in its cache, and puts a catalog version after the segments in *its
+//! own* cache. So a catalog version must go to the gateway that took the segments since the version
+//! before. If another gateway is in use now, the put is not sent and fails with `Changed`: the
+//! caller must put the segments again. That is reported once, so a handle belongs to one `Vault`
+//! and its clones, which report it to each of their writers.
 //!
-//! Limits: [`CONNECTIONS_MAX`] connections to each gateway, one request on each at a time (further requests wait), time
-//! limits on connecting and on every wait.
+//! Limits: [`CONNECTIONS_MAX`] connections to each gateway, one request at a time on each (further
+//! requests wait), and time limits on connecting and on every wait.
 
 use std::collections::HashMap;
 use std::io::{BufReader, Read, Write};
@@ -30,22 +32,22 @@ use hrl_tls::rustls::{ClientConfig, ClientConnection, StreamOwned};
 
 use crate::http::{self, check_length, error_of, read_body, read_response, write_request};
 
-/// Connections to each gateway at once; as many are kept when they are idle.
+/// Most connections to each gateway, and most idle connections that are kept.
 pub const CONNECTIONS_MAX: usize = 32;
-/// Where a gateway listens unless it is told otherwise.
+/// Default port of gateways.
 pub const GATEWAY_PORT: u16 = 9443;
-/// Objects that one request deletes at most.
+/// Most objects that one request deletes.
 pub(crate) const DELETED_AT_ONCE_MAX: usize = 1000;
 /// Largest object that is read or written whole.
 pub(crate) const OBJECT_BYTES_MAX: u64 = 4 << 30;
 const LIST_BYTES_MAX: u64 = 256 << 20;
 const CONNECT_LIMIT: Duration = Duration::from_secs(5);
-/// Longest wait for a part of an answer: a put through to a slow vault takes its time.
+/// Longest wait for a part of an answer, including a put through to a slow vault.
 const ANSWER_LIMIT: Duration = Duration::from_secs(60);
 
 const IF_ABSENT: &str = "if-none-match";
 
-/// What a connection goes over: TLS, and anything in tests.
+/// Transport of a connection: TLS, or anything in tests.
 pub trait GatewayStream: Read + Write + Send {}
 
 impl<T: Read + Write + Send> GatewayStream for T {}
@@ -69,7 +71,7 @@ struct Endpoint {
 struct Turn<'a>(&'a Endpoint);
 
 impl Endpoint {
-    /// Waits until fewer than the limit are under way.
+    /// Waits until fewer requests than the limit are under way.
     fn turn(&self) -> Turn<'_> {
         let busy = self.busy.lock();
         let mut waited = self.free.wait_while(busy, |busy| *busy >= CONNECTIONS_MAX);
@@ -85,34 +87,34 @@ impl Drop for Turn<'_> {
     }
 }
 
-/// A store that gateways give access to.
+/// A store behind gateways.
 pub struct RemoteStore {
     endpoints: Vec<Endpoint>,
-    /// The one that answered last.
+    /// The endpoint that answered last.
     current: AtomicUsize,
     tls: Arc<ClientConfig>,
-    /// For each volume: the gateways that may hold its segments in their caches.
-    holders: Mutex<HashMap<String, HashMap<usize, Holder>>>,
+    /// For each volume: the gateways that may have its segments in their caches.
+    cached_at: Mutex<HashMap<String, HashMap<usize, CachedAt>>>,
     puts: AtomicU64,
     #[cfg(any(test, feature = "testing"))]
     dial: Option<Dial>,
 }
 
-/// An answer: status and body.
+/// An answer: head and body.
 struct Answer {
     head: http::ResponseHead,
     body: Vec<u8>,
 }
 
 /// A gateway with segments in its cache.
-struct Holder {
-    /// The cache that they are in.
+struct CachedAt {
+    /// Identity of the cache.
     cache: String,
-    /// Number of the put of the last of them.
+    /// Number of the put of the newest segment.
     put: u64,
 }
 
-/// What a put means for the order of things.
+/// The role of a put for the order of puts.
 enum Part<'a> {
     Segment(&'a str),
     Version(&'a str),
@@ -131,10 +133,10 @@ fn part_of(name: &str) -> Part<'_> {
 }
 
 impl RemoteStore {
-    /// A store behind the gateways at `addresses` (`host` or `host:port`), for the client whose bundle is in a directory
-    /// (see `hrl_tls::enroll_client`). Connects with the first request.
+    /// Opens the store behind the gateways at `addresses` (`host` or `host:port`), for the client
+    /// that owns the bundle (see `hrl_tls::enroll_client`). Connects with the first request.
     ///
-    /// `InvalidInput` when there is no address, or one that is none, or a bundle that cannot be used.
+    /// `InvalidInput` if there is no address, or an address or the bundle is invalid.
     pub fn open(addresses: &[String], bundle: &Path) -> Result<Self> {
         let endpoints = addresses.iter().map(|text| endpoint(text)).collect::<Result<Vec<_>>>()?;
         if endpoints.is_empty() {
@@ -148,14 +150,14 @@ impl RemoteStore {
             endpoints,
             current,
             tls,
-            holders: Mutex::default(),
+            cached_at: Mutex::default(),
             puts,
             #[cfg(any(test, feature = "testing"))]
             dial: None,
         })
     }
 
-    /// Speaks over connections that `dial` makes, without TLS. Feature `testing`.
+    /// Uses connections that `dial` makes, without TLS. Feature `testing`.
     #[cfg(any(test, feature = "testing"))]
     pub fn dial_with(
         mut self,
@@ -165,24 +167,24 @@ impl RemoteStore {
         self
     }
 
-    /// Puts a catalog version at the gateway that has the volume's segments.
+    /// Puts a catalog version at the gateway that has the volume's segments in its cache.
     fn put_version(&self, volume: &str, name: &str, content: &[u8]) -> Result<Answer> {
         let current = self.current.load(Ordering::Relaxed);
         let number = self.puts.fetch_add(1, Ordering::SeqCst);
         let cache = {
-            let mut holders = self.holders.lock();
-            let known = holders.get(volume);
+            let mut cached_at = self.cached_at.lock();
+            let known = cached_at.get(volume);
             let Some(known) = known.filter(|known| !known.is_empty()) else {
-                drop(holders);
+                drop(cached_at);
                 return self.object("PUT", name, &[(IF_ABSENT, "*".to_owned())], content);
             };
-            let Some(holder) = known.get(&current).filter(|_| known.len() == 1) else {
-                holders.remove(volume);
+            let Some(place) = known.get(&current).filter(|_| known.len() == 1) else {
+                cached_at.remove(volume);
                 return Err(Error::new(ErrorKind::Changed, "put to store", name).message(
                     "another gateway answers than the one that took the segments before it; put them again",
                 ));
             };
-            holder.cache.clone()
+            place.cache.clone()
         };
         check_name(name)?;
         let (endpoint, target) = (&self.endpoints[current], format!("/v1/objects/{name}"));
@@ -190,14 +192,14 @@ impl RemoteStore {
         match self.request_at(endpoint, "PUT", &target, &headers, content, OBJECT_BYTES_MAX) {
             Ok(answer) => {
                 if matches!(answer.head.status, 201 | 412) {
-                    // What came before it went to the vault before it.
-                    let mut holders = self.holders.lock();
-                    if let Some(known) = holders.get_mut(volume) {
-                        known.retain(|_, holder| holder.put > number);
+                    // The gateway forwarded all earlier segments before the version.
+                    let mut cached_at = self.cached_at.lock();
+                    if let Some(known) = cached_at.get_mut(volume) {
+                        known.retain(|_, place| place.put > number);
                     }
                 } else if answer.head.header(http::KIND_HEADER) == Some(ErrorKind::Changed.name()) {
                     // The cache was lost.
-                    self.holders.lock().remove(volume);
+                    self.cached_at.lock().remove(volume);
                 }
                 Ok(answer)
             }
@@ -209,17 +211,19 @@ impl RemoteStore {
         }
     }
 
-    /// Remembers that a gateway took a segment into its cache; without one the segment is in the vault.
-    fn held(&self, volume: &str, endpoint: usize, cache: Option<&str>) {
+    /// Records that a gateway took a segment into its cache. Without a cache the segment is in the
+    /// vault.
+    fn record_cached(&self, volume: &str, endpoint: usize, cache: Option<&str>) {
         let Some(cache) = cache else { return };
         let put = self.puts.fetch_add(1, Ordering::SeqCst);
-        let mut holders = self.holders.lock();
-        let known = holders.entry(volume.to_owned()).or_default();
-        let holder = known.entry(endpoint).or_insert(Holder { cache: cache.to_owned(), put });
-        holder.put = put;
-        // Two caches at one address: the gateway has one of them at most, and refuses the version that names both.
-        if holder.cache != cache {
-            "another".clone_into(&mut holder.cache);
+        let mut cached_at = self.cached_at.lock();
+        let known = cached_at.entry(volume.to_owned()).or_default();
+        let place = known.entry(endpoint).or_insert(CachedAt { cache: cache.to_owned(), put });
+        place.put = put;
+        // Two caches at one address: the gateway has at most one of them, and refuses a version
+        // that names both.
+        if place.cache != cache {
+            "another".clone_into(&mut place.cache);
         }
     }
 
@@ -238,14 +242,14 @@ impl RemoteStore {
             let number = (first + step) % self.endpoints.len();
             let endpoint = &self.endpoints[number];
             match self.request_at(endpoint, method, target, headers, body, answer_bytes_max) {
-                // A gateway that cannot do it now says so; perhaps another can.
+                // This gateway cannot serve the request now; perhaps another can.
                 Ok(answer) if answer.head.status == 503 && step + 1 < self.endpoints.len() => {}
                 Ok(answer) => {
                     self.current.store(number, Ordering::Relaxed);
                     if let ("PUT", Some(name)) = (method, target.strip_prefix("/v1/objects/"))
                         && let Part::Segment(volume) = part_of(name)
                     {
-                        self.held(volume, number, answer.head.header(http::CACHE_HEADER));
+                        self.record_cached(volume, number, answer.head.header(http::CACHE_HEADER));
                     }
                     return Ok(answer);
                 }
@@ -268,7 +272,7 @@ impl RemoteStore {
         let _turn = endpoint.turn();
         let kept = endpoint.idle.lock().pop();
         if let Some(connection) = kept {
-            // The gateway may have closed it meanwhile, which says nothing of the gateway.
+            // The gateway may have closed an idle connection, which is no failure of the gateway.
             if let Ok(answer) =
                 exchange(connection, endpoint, method, target, headers, body, answer_bytes_max)
             {
@@ -376,7 +380,7 @@ impl Store for RemoteStore {
 
     fn get(&self, name: &str, range: Range<u64>) -> Result<Vec<u8>> {
         if range.is_empty() {
-            // No header can ask for nothing.
+            // No range header can ask for zero bytes.
             let length = self
                 .head(name)?
                 .map(|info| info.length)

@@ -1,4 +1,4 @@
-//! One connection of a gateway: TLS, who is there, and requests one after the other.
+//! One connection of a gateway: TLS, the client's identity, and requests one after the other.
 
 use std::fmt::Write as _;
 use std::io::{self, BufReader, Read, Write};
@@ -21,21 +21,21 @@ use crate::http::{
 };
 use crate::server::Shared;
 
-/// A connection on which nothing comes for this long is closed.
+/// A connection that is silent for this long is closed.
 const IDLE_LIMIT: Duration = Duration::from_secs(300);
-/// A handshake, or a part of a request, takes no longer than this.
+/// Time limit of a handshake and of each part of a request.
 const PART_LIMIT: Duration = Duration::from_secs(30);
-/// A catalog version waits this long for the segments before it.
+/// How long a catalog version waits for the segments before it.
 const DRAIN_LIMIT: Duration = Duration::from_secs(20);
-/// A refused body up to this length is read, so that the answer reaches the client.
+/// Up to this length a refused body is read, so that the answer reaches the client.
 const SKIPPED_BYTES_MAX: u64 = 1 << 20;
 
-/// What a request is answered with.
+/// Answer to a request.
 struct Reply {
     status: u16,
     headers: Vec<(&'static str, String)>,
     body: Vec<u8>,
-    /// Length to tell where there is no body (a HEAD).
+    /// Length to state in an answer without a body (to a HEAD).
     length: Option<u64>,
 }
 
@@ -80,7 +80,8 @@ pub(crate) fn run(shared: &Arc<Shared>, socket: TcpStream) -> io::Result<()> {
         waiting.set_read_timeout(Some(PART_LIMIT))?;
         let Some(head) = read_request(&mut stream)? else { return Ok(()) };
         let Some(client) = &client else {
-            // An answer, and not just a closed connection, so that the agent can tell its operator.
+            // An answer rather than a closed connection, so that the agent can report it to its
+            // operator.
             refused(shared);
             let error = Error::new(ErrorKind::Fenced, "serve", "client")
                 .message("its certificate is not enrolled at this gateway");
@@ -99,7 +100,8 @@ pub(crate) fn run(shared: &Arc<Shared>, socket: TcpStream) -> io::Result<()> {
     }
 }
 
-/// Answers the requests of an enrolled client until it leaves or breaks the protocol, without TLS. Feature `testing`.
+/// Answers the requests of an enrolled client until it leaves or breaks the protocol, without TLS.
+/// Feature `testing`.
 #[cfg(any(test, feature = "testing"))]
 pub(crate) fn converse<S: Read + Write>(
     shared: &Shared,
@@ -115,14 +117,14 @@ pub(crate) fn converse<S: Read + Write>(
     Ok(())
 }
 
-/// Answers one request, whose body is still to be read; false when the connection ends with it.
+/// Answers one request, whose body is still unread. Returns false if the connection ends with it.
 fn serve<S: Read + Write>(
     shared: &Shared,
     client: &EnrolledClient,
     head: &RequestHead,
     stream: &mut BufReader<S>,
 ) -> io::Result<bool> {
-    // Held until the answer is sent.
+    // Taken until the answer is sent.
     let room = shared.limits.room(&client.name, bytes_of(shared, head));
     let (reply, body_read) = match room {
         Some(_) => answer(shared, client, head, stream),
@@ -150,7 +152,7 @@ fn send<S: Read + Write>(
     write_response(stream.get_mut(), reply.status, &reply.headers, body, length)
 }
 
-/// Bytes that a request and its answer hold in memory, about.
+/// Returns about how much memory a request and its answer take.
 fn bytes_of(shared: &Shared, head: &RequestHead) -> u64 {
     let limit = shared.options.request_bytes_max;
     let answer = head.range().map_or(0, |(first, last)| last.saturating_sub(first));
@@ -163,7 +165,8 @@ fn no_room(shared: &Shared, client: &EnrolledClient) -> Error {
         .expected(format_args!("at most {limit} bytes of its requests at once"))
 }
 
-/// Reads the body and does what is asked; false when the body was not read, so that the connection is of no more use.
+/// Reads the body and carries the request out. Returns false if the body was not read, so that the
+/// connection is of no more use.
 fn answer<S: Read + Write>(
     shared: &Shared,
     client: &EnrolledClient,
@@ -225,7 +228,8 @@ fn route(
     }
 }
 
-/// Deletes the objects whose names are the lines of the body; none when one of them may not be touched.
+/// Deletes the objects whose names are the lines of the body; none if the client may not delete one
+/// of them.
 fn delete_many(shared: &Shared, client: &EnrolledClient, body: &[u8]) -> Result<Reply> {
     let bad = |found: String| {
         Error::new(ErrorKind::InvalidInput, "serve", "/v1/delete")
@@ -251,7 +255,8 @@ fn check_right(client: &EnrolledClient, name: &str, writes: bool) -> Result<()> 
         .message(format_args!("client {} has no right to it", client.name)))
 }
 
-/// A client has its own volumes, and may read what marks the vault.
+/// Returns whether a client may touch an object: those of its own volumes, and for reading the
+/// vault's marker.
 fn may_touch(client: &EnrolledClient, name: &str, writes: bool) -> bool {
     let own = layout::split_volume(name)
         .is_some_and(|(volume, _)| client.volumes.iter().any(|allowed| allowed == volume));
@@ -287,7 +292,7 @@ fn put(shared: &Shared, head: &RequestHead, name: &str, body: &[u8]) -> Result<R
             .expected(format_args!("cache {theirs}"))
             .found(ours));
     }
-    // What names segments goes to the vault after them.
+    // Objects that name segments go to the vault after them.
     let drained = |cache: &Cache| cache.wait_drained(volume, DRAIN_LIMIT);
     if !shared.cache.as_ref().is_none_or(drained) {
         return Err(Error::new(ErrorKind::Unavailable, "put", name)
@@ -323,7 +328,7 @@ fn get(shared: &Shared, head: &RequestHead, name: &str) -> Result<Reply> {
             match cache.get(name, first..end) {
                 Ok(bytes) => return Ok(Reply::new(206, bytes)),
                 Err(error) if error.kind() == ErrorKind::InvalidInput => return Err(error),
-                // It may move to the vault at this moment; then it is there.
+                // The object may move to the vault at this moment; it is found there.
                 Err(_) => {}
             }
         }
@@ -332,13 +337,13 @@ fn get(shared: &Shared, head: &RequestHead, name: &str) -> Result<Reply> {
 }
 
 fn list(shared: &Shared, client: &EnrolledClient, prefix: &str) -> Result<Reply> {
-    // Only what the client may see is asked for.
+    // Only volumes of the client are listed.
     let mut found = Vec::new();
     for volume in &client.volumes {
         let own = layout::volume_prefix(volume);
         let wanted = if own.starts_with(prefix) { own.as_str() } else { prefix };
         if wanted.starts_with(&own) {
-            // The cache first: what moves to the vault meanwhile is found there.
+            // The cache first: an object that moves meanwhile is found in the vault.
             found.extend(shared.cache.iter().flat_map(|cache| cache.list(wanted)));
             found.extend(shared.vault.list(wanted)?);
         }
@@ -355,7 +360,7 @@ fn list(shared: &Shared, client: &EnrolledClient, prefix: &str) -> Result<Reply>
     Ok(Reply::new(200, text))
 }
 
-/// Serves the plain listener: metrics and health, one request a connection.
+/// Serves the plain listener: metrics and health, one request on each connection.
 pub(crate) fn run_plain(shared: &Shared, socket: TcpStream) -> io::Result<()> {
     socket.set_read_timeout(Some(Duration::from_secs(2)))?;
     socket.set_write_timeout(Some(Duration::from_secs(2)))?;
@@ -368,7 +373,7 @@ pub(crate) fn run_plain(shared: &Shared, socket: TcpStream) -> io::Result<()> {
     send(&mut stream, &head, &reply)
 }
 
-/// Metrics in the Prometheus text format, or health: 200 when the vault takes what comes.
+/// Returns metrics in the Prometheus text format, or health: 200 if the vault takes segments.
 fn report(shared: &Shared, target: &str) -> Reply {
     let stats = shared.stats();
     if target == "/healthz" {

@@ -1,6 +1,8 @@
-//! The part of HTTP/1.1 that a gateway and its clients speak: heads by `httparse`, bodies by `Content-Length` alone.
+//! The part of HTTP/1.1 that gateways and their clients use: heads parsed by `httparse`, bodies by
+//! `Content-Length` alone.
 //!
-//! Every length is bounded before anything is allocated. Chunked bodies, trailers and upgrades are refused.
+//! Every length is bounded before anything is allocated. Chunked bodies, trailers and upgrades are
+//! refused.
 
 use std::io::{self, Read, Write};
 
@@ -9,12 +11,13 @@ use hrl::{Error, ErrorKind, Result};
 /// Longest head of a request or response, in bytes.
 pub(crate) const HEAD_BYTES_MAX: usize = 16 << 10;
 const HEADERS_MAX: usize = 32;
-/// Header in which a gateway tells the kind of a failure.
+/// Header with the kind of a failure.
 pub(crate) const KIND_HEADER: &str = "hrl-error";
-/// Header with the failure's sentence, for answers that have no body (a HEAD).
+/// Header with a failure's sentence, for answers without a body (to a HEAD).
 pub(crate) const MESSAGE_HEADER: &str = "hrl-message";
 
-/// Header in which a gateway tells in what cache a segment is, and a client in what cache those before a catalog version are.
+/// Header with the identity of a cache: from a gateway, the cache that took a segment; from a
+/// client, the cache of the segments before a catalog version.
 pub(crate) const CACHE_HEADER: &str = "hrl-cache";
 
 /// The head of a request.
@@ -50,7 +53,7 @@ impl Headers {
         self.0.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str())
     }
 
-    /// Length of the body; `None` when it is not said in the one way that is understood.
+    /// Returns the length of the body; `None` unless it is stated in the one supported way.
     fn content_length(&self) -> Option<u64> {
         let said = self.0.iter().filter(|(name, _)| name == "content-length").count();
         if said > 1 || self.find("transfer-encoding").is_some() {
@@ -69,12 +72,12 @@ impl RequestHead {
         self.headers.content_length()
     }
 
-    /// The client wants the connection closed afterwards.
+    /// Returns whether the client wants the connection closed afterwards.
     pub(crate) fn closes(&self) -> bool {
         self.header("connection").is_some_and(|value| value.eq_ignore_ascii_case("close"))
     }
 
-    /// First and last byte of a `Range` of the form `bytes=A-B`.
+    /// Returns first and last byte of a `Range` of the form `bytes=A-B`.
     pub(crate) fn range(&self) -> Option<(u64, u64)> {
         let (first, last) = self.header("range")?.strip_prefix("bytes=")?.split_once('-')?;
         Some((first.parse().ok()?, last.parse().ok()?))
@@ -91,7 +94,7 @@ impl ResponseHead {
     }
 }
 
-/// Reads a head byte by byte out of a buffered stream; `None` when the peer closed before the first byte.
+/// Reads a head from a buffered stream; `None` if the peer closed before the first byte.
 fn read_head(stream: &mut impl io::BufRead) -> io::Result<Option<Vec<u8>>> {
     let mut head = Vec::new();
     loop {
@@ -102,7 +105,7 @@ fn read_head(stream: &mut impl io::BufRead) -> io::Result<Option<Vec<u8>>> {
             }
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
-        // The end may straddle two reads, so the three bytes before are looked at again.
+        // The end may straddle two reads, so the last three bytes are searched again.
         let start = head.len().saturating_sub(3);
         let taken_before = head.len();
         head.extend_from_slice(available);
@@ -130,7 +133,7 @@ fn malformed(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> io::
     io::Error::new(io::ErrorKind::InvalidData, error)
 }
 
-/// The next request of a connection; `None` when the client is done.
+/// Reads the next request; `None` if the client is done.
 pub(crate) fn read_request(stream: &mut impl io::BufRead) -> io::Result<Option<RequestHead>> {
     let Some(bytes) = read_head(stream)? else { return Ok(None) };
     let mut headers = [httparse::EMPTY_HEADER; HEADERS_MAX];
@@ -146,7 +149,7 @@ pub(crate) fn read_request(stream: &mut impl io::BufRead) -> io::Result<Option<R
     }))
 }
 
-/// The response to a request.
+/// Reads the head of a response.
 pub(crate) fn read_response(stream: &mut impl io::BufRead) -> io::Result<ResponseHead> {
     let Some(bytes) = read_head(stream)? else {
         return Err(io::ErrorKind::UnexpectedEof.into());
@@ -158,10 +161,10 @@ pub(crate) fn read_response(stream: &mut impl io::BufRead) -> io::Result<Respons
     Ok(ResponseHead { status, headers: Headers::of(parsed.headers) })
 }
 
-/// Reads a body whose length is known and was checked.
+/// Reads a body whose length was checked.
 pub(crate) fn read_body(stream: &mut impl Read, length: u64) -> io::Result<Vec<u8>> {
     let mut body = Vec::new();
-    // Grows with what comes, so that a length alone reserves nothing.
+    // Grows with the received bytes, so that a stated length alone reserves nothing.
     stream.take(length).read_to_end(&mut body)?;
     if body.len() as u64 != length {
         return Err(io::ErrorKind::UnexpectedEof.into());
@@ -184,7 +187,7 @@ pub(crate) fn write_request(
     stream.flush()
 }
 
-/// Writes a response. `length` is that of the object where the body is left out (a HEAD).
+/// Writes a response. `length` is that of the object if the body is left out (to a HEAD).
 pub(crate) fn write_response(
     stream: &mut impl Write,
     status: u16,
@@ -223,7 +226,7 @@ fn push_headers(head: &mut String, headers: &[(&str, String)], length: u64) {
     let _ = write!(head, "content-length: {length}\r\n\r\n");
 }
 
-/// Kinds that cross the wire by name; any other is `Unavailable` at the other end.
+/// Kinds that are sent by name; the receiver takes any other as `Unavailable`.
 const KINDS: [ErrorKind; 9] = [
     ErrorKind::Changed,
     ErrorKind::InvalidInput,
@@ -236,7 +239,7 @@ const KINDS: [ErrorKind; 9] = [
     ErrorKind::ReadOnly,
 ];
 
-/// Status of a failure.
+/// Returns the HTTP status of a failure.
 pub(crate) fn status_of(kind: ErrorKind) -> u16 {
     match kind {
         ErrorKind::InvalidInput => 416,
@@ -247,15 +250,15 @@ pub(crate) fn status_of(kind: ErrorKind) -> u16 {
     }
 }
 
-/// The error that a response tells.
+/// Returns the error in a response.
 pub(crate) fn error_of(
     head: &ResponseHead,
     body: &[u8],
     operation: &'static str,
     name: &str,
 ) -> Error {
-    let told = head.header(KIND_HEADER).unwrap_or_default();
-    let kind = KINDS.into_iter().find(|kind| kind.name() == told);
+    let name_of_kind = head.header(KIND_HEADER).unwrap_or_default();
+    let kind = KINDS.into_iter().find(|kind| kind.name() == name_of_kind);
     let kind = kind.unwrap_or(ErrorKind::Unavailable);
     let text = String::from_utf8_lossy(&body[..body.len().min(1000)]);
     let text =
@@ -264,7 +267,7 @@ pub(crate) fn error_of(
         .message(format_args!("the gateway answered {}: {text}", head.status))
 }
 
-/// `InvalidInput` unless a body of this length may be read.
+/// Returns the length of a body. Fails with `Corrupt` if it is unknown or above the limit.
 pub(crate) fn check_length(
     length: Option<u64>,
     length_max: u64,

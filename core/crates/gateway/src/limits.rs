@@ -1,14 +1,14 @@
-//! What one client may take of a gateway at once, so that one with many volumes or bad manners leaves room for the others.
+//! Limits of each client, so that one with many volumes or bad manners leaves room for the others.
 //!
-//! Connections beyond the limit are answered with `Unavailable`, and the client tries again or goes to another gateway. Bytes
-//! beyond the limit wait, unread, in the network, and are `Unavailable` after [`ROOM_LIMIT`]. A request that is larger than the
-//! limit by itself goes when it is the client's only one.
+//! Connections beyond the limit are answered with `Unavailable`; the client tries again or goes to
+//! another gateway. Bytes beyond the limit wait unread in the network, and are `Unavailable` after
+//! [`ROOM_LIMIT`]. A request larger than the limit is served when it is the client's only one.
 
 use hrl::sync::lock::{Condvar, Mutex};
 use std::collections::HashMap;
 use std::time::Duration;
 
-/// A request waits this long for room.
+/// How long a request waits for room.
 const ROOM_LIMIT: Duration = Duration::from_secs(20);
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -17,7 +17,7 @@ struct Use {
     bytes: u64,
 }
 
-/// What clients take now, by name.
+/// What each client takes now.
 pub(crate) struct Limits {
     connections_max: u64,
     bytes_max: u64,
@@ -25,7 +25,7 @@ pub(crate) struct Limits {
     freed: Condvar,
 }
 
-/// A connection of a client, or bytes on one, until it is dropped.
+/// A client's connection, or bytes of a request; given back when dropped.
 pub(crate) struct Taken<'a> {
     limits: &'a Limits,
     client: &'a str,
@@ -38,7 +38,7 @@ impl Limits {
         Self { connections_max, bytes_max, clients, freed }
     }
 
-    /// One more connection; `None` at the limit.
+    /// Takes one more connection; `None` at the limit.
     pub(crate) fn connection<'a>(&'a self, client: &'a str) -> Option<Taken<'a>> {
         let mut clients = self.clients.lock();
         let known = clients.entry(client.to_owned()).or_default();
@@ -49,7 +49,8 @@ impl Limits {
         Some(Taken { limits: self, client, taken: Use { connections: 1, bytes: 0 } })
     }
 
-    /// Room for the bytes of a request and its answer; `None` when there is none for [`ROOM_LIMIT`].
+    /// Takes room for the bytes of a request and its answer; `None` if there is none within
+    /// [`ROOM_LIMIT`].
     pub(crate) fn room<'a>(&'a self, client: &'a str, bytes: u64) -> Option<Taken<'a>> {
         let clients = self.clients.lock();
         let is_full = |clients: &mut HashMap<String, Use>| {

@@ -1,15 +1,18 @@
 //! Mirroring: one vault follows another, object by object, without the keys of its volumes.
 //!
-//! A run copies of each volume what its newest catalog version may name, then the versions in order, then deletes what the
-//! source deleted. Segments are listed after the versions are, so whatever a listed version names was there; what vanished
-//! meanwhile (retention) begins the run of the volume anew with a newer version.
+//! For each volume a run copies what the newest catalog version may name, then the versions in
+//! order, then deletes what the source deleted. Segments are listed after the versions, so every
+//! segment that a listed version names existed. If retention removed one meanwhile, the run of the
+//! volume begins anew with a newer version.
 //!
-//! Invariants: the mirror's catalog is a prefix of the source's, or begins at a snapshot of it; every segment that its newest
-//! version names is there. Where more than one version is added, a hold keeps readers at the version before until the last
-//! one is there, because those between may name what the source has deleted since. Nothing is deleted that the mirror's
-//! catalog names (where it can be read), nor when the source does not have the volume any more: a lost source takes nothing with it.
+//! Invariants: the mirror's catalog is a prefix of the source's, or begins at a snapshot of it.
+//! Every segment that its newest version names exists. When more than one version is added, a gate
+//! keeps readers at the version before until the last is there, because those between may name
+//! segments that the source has deleted. A run never deletes what the mirror's catalog names (if it
+//! can be read), and deletes nothing once the source lacks the volume: a lost source does no harm.
 //!
-//! A mirror with a history of its own (somebody failed over to it) is `Fenced`. Killed anywhere, the next run goes on.
+//! A mirror with its own history (after a failover to it) is `Fenced`. A run killed anywhere is
+//! continued by the next.
 
 use std::collections::{HashMap, HashSet};
 use std::fs::File;
@@ -25,55 +28,57 @@ use hrl::vault::{
 };
 use hrl::{Clock, Error, ErrorKind, Result};
 
-/// Objects, or packs of small ones, copied at once.
+/// Most objects, or packs of small ones, copied at once.
 const COPIES_IN_FLIGHT: usize = 4;
-/// Larger objects go through a file, in pieces of this size.
-const PIECE_BYTES: u64 = 32 << 20;
+/// Larger objects go through a file, in chunks of this size.
+const CHUNK_BYTES: u64 = 32 << 20;
 /// Segments up to this size are packed together, before stores whose objects are not local files.
 const SMALL_BYTES: u64 = 1 << 20;
-/// Bytes of a pack, about.
+/// Approximate bytes of a pack.
 const PACK_BYTES: u64 = 8 << 20;
-/// Times that the run of a volume begins anew because retention took away what was to be copied.
+/// Most restarts of a volume's run because retention removed what was to be copied.
 const RESTARTS_MAX: u32 = 8;
-/// Largest object that is no segment: catalog versions, keys, records.
+/// Largest object other than a segment: catalog versions, keys, records.
 const RECORD_BYTES_MAX: u64 = 256 << 20;
-/// Which volumes there are is asked this often.
+/// How often the source's volumes are listed.
 const VOLUMES_EVERY: Duration = Duration::from_secs(60);
 
-/// How to mirror. Build with [`MirrorOptions::default`], change fields, pass it on.
+/// Options of a mirror. Start from [`MirrorOptions::default`] and change fields.
 #[derive(Clone, Debug, Default)]
 pub struct MirrorOptions {
-    /// Volumes to mirror. Default: `None`, all that the source has.
+    /// Volumes to mirror. Default `None`: all volumes of the source.
     pub volumes: Option<Vec<String>>,
-    /// Directory for copies of objects above 32 MiB, which are removed at once, with room for four of them. Default: the
-    /// system's directory for temporary files.
+    /// Directory for temporary copies of objects above 32 MiB, with room for four of them. Default:
+    /// the system's directory for temporary files.
     pub scratch: Option<PathBuf>,
 }
 
-/// How far the mirror of a volume is.
+/// State of a volume's mirror after a run.
 #[derive(Debug, Default)]
 pub struct MirroredVolume {
-    /// Its name.
+    /// Name of the volume.
     pub volume: String,
-    /// Catalog version of the source when it was last seen.
+    /// The source's catalog version when it was last seen.
     pub source_version: u64,
-    /// Catalog version of the mirror; never above that of the source.
+    /// The mirror's catalog version; never above that of the source.
     pub version: u64,
-    /// How long the mirror has been behind, or was until this run caught up; zero when there was nothing to do.
+    /// How long the mirror has been behind, or was until this run caught up; zero if there was
+    /// nothing to do.
     pub lag: Duration,
-    /// Objects copied by this run, catalog versions not counted.
+    /// Objects copied by this run, except catalog versions.
     pub objects_copied: u64,
-    /// Their bytes.
+    /// Bytes of these objects.
     pub bytes_copied: u64,
-    /// Objects deleted by this run, because the source has deleted them.
+    /// Objects deleted by this run because the source had deleted them.
     pub objects_deleted: u64,
-    /// Objects that the source has lost although the catalog names them; the mirror keeps its own.
+    /// Objects that the source has lost although the catalog names them; the mirror keeps its
+    /// copies.
     pub source_lacks: u64,
-    /// Why this run did not catch up.
+    /// Why this run did not catch up, if so.
     pub failure: Option<Error>,
 }
 
-/// Makes one vault follow another. One at a time for each target.
+/// Makes one vault follow another. Each target permits one at a time.
 pub struct Mirror {
     from: Vault,
     to: Vault,
@@ -83,15 +88,15 @@ pub struct Mirror {
     clock: Arc<dyn Clock>,
     volumes: Vec<String>,
     asked: Option<Duration>,
-    /// For each volume: what the source had, listed before its newest version was.
+    /// For each volume: the source's objects, listed before its newest version was.
     seen: HashMap<String, HashSet<String>>,
     behind_since: HashMap<String, Duration>,
     scratch_files: AtomicU64,
 }
 
 impl Mirror {
-    /// Mirrors `from` to `to`. Neither needs the keys of sealed volumes; where `to` has them, what its catalog names is
-    /// never deleted, whatever the source has lost.
+    /// Mirrors `from` to `to`. Neither needs the keys of encrypted volumes. If `to` has them,
+    /// objects that its catalog names are never deleted, whatever the source has lost.
     pub fn new(from: Vault, to: Vault, options: MirrorOptions, clock: Arc<dyn Clock>) -> Self {
         let (source, target) =
             (PackedStore::over(from.objects().clone()), PackedStore::over(to.objects().clone()));
@@ -110,10 +115,11 @@ impl Mirror {
         }
     }
 
-    /// Catches up once, volume by volume; call it again and again to follow. `go_on` is asked before each copy and ends the
-    /// run when it is false. What fails of one volume is in its entry and does not hold up the others.
+    /// Catches up once, volume by volume; call it repeatedly to follow. Calls `go_on` before each
+    /// copy; returning false ends the run. A volume's failure is in its entry and does not stop the
+    /// others.
     ///
-    /// `Unavailable` when the source cannot be asked for its volumes.
+    /// `Unavailable` if the source's volumes cannot be listed.
     pub fn run(&mut self, go_on: &(dyn Fn() -> bool + Sync)) -> Result<Vec<MirroredVolume>> {
         self.find_volumes()?;
         let mut report = Vec::new();
@@ -156,7 +162,7 @@ impl Mirror {
     ) -> Result<()> {
         for _ in 0..RESTARTS_MAX {
             match self.try_once(volume, entry, go_on) {
-                // Retention took something away between the listing and the copy.
+                // Retention removed something between the listing and the copy.
                 Err(error) if error.kind() == ErrorKind::NotFound && go_on() => {
                     if self.source.head(&layout::volume_record(volume))?.is_none() {
                         return Err(error
@@ -215,7 +221,7 @@ impl Mirror {
         Ok(())
     }
 
-    /// Copies objects that are no catalog versions: the small segments in packs, where that saves requests.
+    /// Copies objects other than catalog versions; small segments in packs, if that saves requests.
     fn copy(
         &self,
         volume: &str,
@@ -259,7 +265,7 @@ impl Mirror {
     }
 
     fn copy_object(&self, object: &ObjectInfo) -> Result<()> {
-        let outcome = if object.length <= PIECE_BYTES {
+        let outcome = if object.length <= CHUNK_BYTES {
             let content = self.source.get(&object.name, 0..object.length)?;
             self.target.put(&object.name, &content)?
         } else {
@@ -290,7 +296,7 @@ impl Mirror {
             let mut file = File::create_new(&path).map_err(io)?;
             let mut at = 0;
             while at < object.length {
-                let end = object.length.min(at + PIECE_BYTES);
+                let end = object.length.min(at + CHUNK_BYTES);
                 file.write_all(&self.source.get(&object.name, at..end)?).map_err(io)?;
                 at = end;
             }
@@ -336,7 +342,7 @@ impl Mirror {
         self.target.delete_many(&holds.into_iter().chain(old).collect::<Vec<_>>())
     }
 
-    /// `Fenced` when an object of the mirror is not that of the source.
+    /// Fails with `Fenced` if an object of the mirror differs from the source's.
     fn check_same(&self, name: &str, object: &str) -> Result<()> {
         let theirs = get_all(&*self.source, name, RECORD_BYTES_MAX)?;
         let ours = get_all(&*self.target, name, RECORD_BYTES_MAX)?;
@@ -348,12 +354,12 @@ impl Mirror {
         )))
     }
 
-    /// Deletes what the source had deleted before its newest version was listed.
+    /// Deletes what the source deleted before its newest version was listed.
     fn delete(&self, volume: &str, gone: Vec<String>, entry: &mut MirroredVolume) -> Result<()> {
         if gone.is_empty() {
             return Ok(());
         }
-        // Without the key nobody here knows what the catalog names; the source does, and deleted it.
+        // Without the key the mirror's catalog cannot be read; the source's deletion decides.
         let named: HashSet<String> = match self.to.replica(volume) {
             Ok(replica) => replica.catalog().segments().iter().map(|e| e.object.clone()).collect(),
             Err(error) if error.kind() == ErrorKind::Unavailable => return Err(error),
@@ -372,7 +378,8 @@ fn names_of(objects: &[ObjectInfo]) -> HashSet<String> {
     objects.iter().map(|info| info.name.clone()).collect()
 }
 
-/// What is copied with one put: records before segments, and small segments together.
+/// Returns groups of objects for one put each: records before segments, and small segments
+/// together.
 fn units_of(objects: &[ObjectInfo], packs: bool) -> Vec<Vec<&ObjectInfo>> {
     let is_small = |info: &ObjectInfo| {
         packs && info.length <= SMALL_BYTES && PackedStore::packable(&info.name).is_some()

@@ -1,13 +1,13 @@
 //! The gateway: a store served over HTTPS with client certificates, in front of another store.
 //!
-//! Any number of gateways may stand side by side before one vault: they share nothing but the vault. A client touches its
-//! own volumes alone. With [`Acknowledge::Gateway`] a segment is acknowledged when it is durable in the cache here; a
-//! catalog version always goes through to the vault, after the segments that came before it here, so that the catalog
-//! never names what the vault does not have.
+//! Any number of gateways may stand side by side before one vault; they share only the vault. A
+//! client may touch only its own volumes. With [`Acknowledge::Gateway`] a segment is acknowledged
+//! once it is durable in the cache. A catalog version always goes through to the vault, after the
+//! segments that came to this gateway before it. So the catalog never names what the vault lacks.
 //!
-//! Limits: connections in all and of each client, bytes of a request, bytes of a client's requests under way, bytes of the
-//! cache, time of a request. At each the client is told, and its
-//! own spool holds what it has.
+//! Limits: connections in all and of each client, bytes of a request, bytes of a client's requests
+//! under way, bytes of the cache, time of a request. At each limit the client gets an error and
+//! keeps its data in its spool.
 
 use std::net::{SocketAddr, TcpListener, TcpStream, ToSocketAddrs};
 use std::path::{Path, PathBuf};
@@ -28,20 +28,21 @@ use crate::connection;
 use crate::limits::Limits;
 
 const POLL: Duration = Duration::from_millis(200);
-/// Bytes of a pack where nothing else was asked for, before stores whose requests cost money.
+/// Default bytes of a pack, before stores whose requests cost money.
 const PACK_BYTES: u64 = 8 << 20;
 
-/// When a client is told that its segment is safe.
+/// When a segment is acknowledged to the client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Acknowledge {
-    /// When it is durable in the vault. A cache takes nothing new then: what an earlier gateway left in it is forwarded.
+    /// Once it is durable in the vault. A cache takes no new segments then; it forwards what an
+    /// earlier gateway left in it.
     Vault,
-    /// When it is durable in the gateway's cache.
+    /// Once it is durable in the gateway's cache.
     Gateway,
 }
 
 impl Acknowledge {
-    /// The policy of this name: `gateway` or `vault`. `InvalidInput` for another.
+    /// Returns the policy of this name: `gateway` or `vault`. `InvalidInput` for another.
     pub fn parse(name: &str) -> Result<Self> {
         match name {
             "gateway" => Ok(Self::Gateway),
@@ -53,7 +54,7 @@ impl Acknowledge {
     }
 }
 
-/// How to start a [`Gateway`].
+/// Options of a [`Gateway`].
 #[derive(Clone)]
 pub struct GatewayOptions {
     listen: String,
@@ -72,8 +73,8 @@ pub struct GatewayOptions {
 }
 
 impl GatewayOptions {
-    /// Listens at `listen` (`HOST:PORT`, port 0 takes a free one) with the certificates in `pki`
-    /// (see `hrl_tls::create_authority`).
+    /// Describes a gateway that listens at `listen` (`HOST:PORT`, port 0 takes a free one) with the
+    /// certificates in `pki` (see `hrl_tls::create_authority`).
     pub fn new(listen: &str, pki: impl Into<PathBuf>) -> Self {
         Self {
             listen: listen.to_owned(),
@@ -92,76 +93,84 @@ impl GatewayOptions {
         }
     }
 
-    /// When segments are acknowledged. Default: [`Acknowledge::Gateway`] with a cache, [`Acknowledge::Vault`] without.
+    /// Sets when segments are acknowledged. Default: [`Acknowledge::Gateway`] with a cache,
+    /// [`Acknowledge::Vault`] without.
     pub fn acknowledge(mut self, when: Acknowledge) -> Self {
         self.acknowledge = Some(when);
         self
     }
 
-    /// Keeps segments in this directory, which is created when it is absent, until the vault has them. Default: no cache.
+    /// Keeps segments in this directory until the vault has them; creates it if absent. Default: no
+    /// cache.
     pub fn cache(mut self, directory: impl Into<PathBuf>) -> Self {
         self.cache = Some(directory.into());
         self
     }
 
-    /// Bytes of the cache; at the limit segments are refused with `Full`. Default 16 GiB.
+    /// Sets the bytes of the cache; at the limit segments are refused with `Full`. Default 16 GiB.
     pub fn cache_bytes_max(mut self, bytes: u64) -> Self {
         self.cache_bytes_max = bytes;
         self
     }
 
-    /// Bytes of a pack: small segments that wait in the cache go to the vault together, as one object, which costs fewer
-    /// requests. At most 64 MiB; 0 packs nothing. Default 8 MiB, and 0 before a store whose objects are local files.
+    /// Sets the bytes of a pack: small segments in the cache go to the vault together as one
+    /// object, which saves requests. At most 64 MiB; 0 packs nothing. Default 8 MiB, and 0 before a
+    /// store whose objects are local files.
     pub fn pack_bytes(mut self, bytes: u64) -> Self {
         self.pack_bytes = Some(bytes);
         self
     }
 
-    /// Longest time that a segment waits in the cache for company. A catalog version that names it does not wait: the
-    /// agent's `catalog_interval` says how many come together. Default 10 s.
+    /// Sets how long a segment may wait in the cache for others. A catalog version that names it
+    /// ends the wait, so the agent's `catalog_interval` decides how many come together. Default 10
+    /// s.
     pub fn pack_wait_max(mut self, time: Duration) -> Self {
         self.pack_wait_max = time;
         self
     }
 
-    /// Time for the pauses between tries and for packing. Default: that of the system.
+    /// Sets the clock for pauses between tries and for packing. Default: the system's.
     pub fn clock(mut self, clock: Arc<dyn Clock>) -> Self {
         self.clock = clock;
         self
     }
 
-    /// Connections at once; one more is closed. Default 1,024.
+    /// Sets the most connections; further ones are closed. Default 1,024.
     pub fn connections_max(mut self, connections: u64) -> Self {
         self.connections_max = connections;
         self
     }
 
-    /// Connections of one client at once; on one more it is told `Unavailable`. Default 64, twice what a client opens.
+    /// Sets the most connections of one client; further ones get `Unavailable`. Default 64, twice
+    /// what a client opens.
     pub fn client_connections_max(mut self, connections: u64) -> Self {
         self.client_connections_max = connections;
         self
     }
 
-    /// Bytes of one client's requests and answers in memory at once; more wait in the network. Default 512 MiB.
+    /// Sets the most bytes of one client's requests and answers in memory; more wait in the
+    /// network. Default 512 MiB.
     pub fn client_bytes_max(mut self, bytes: u64) -> Self {
         self.client_bytes_max = bytes;
         self
     }
 
-    /// Bytes of an object; a larger one is refused. Default 256 MiB.
+    /// Sets the most bytes of an object; a larger one is refused. Default 256 MiB.
     pub fn request_bytes_max(mut self, bytes: u64) -> Self {
         self.request_bytes_max = bytes;
         self
     }
 
-    /// Also serves `/metrics` and `/healthz` without TLS at this address. Default: nowhere but behind client certificates.
+    /// Also serves `/metrics` and `/healthz` without TLS at this address. Default: only behind
+    /// client certificates.
     pub fn metrics(mut self, listen: &str) -> Self {
         self.metrics = Some(listen.to_owned());
         self
     }
 
-    /// Starts to serve `vault`. `Fenced` when another program listens at the address, `Io` when it cannot be taken,
-    /// `InvalidInput` for certificates that cannot be used and for [`Acknowledge::Gateway`] without a cache.
+    /// Starts to serve `vault`. `Fenced` if another program listens at the address, `Io` if it
+    /// cannot be bound, `InvalidInput` for unusable certificates and for [`Acknowledge::Gateway`]
+    /// without a cache.
     pub fn start(self, vault: Arc<dyn Store>) -> Result<Gateway> {
         if self.acknowledge == Some(Acknowledge::Gateway) && self.cache.is_none() {
             return Err(Error::new(ErrorKind::InvalidInput, "start gateway", &self.listen)
@@ -213,7 +222,7 @@ impl GatewayOptions {
 pub struct GatewayStats {
     /// Connections open now.
     pub connections: u64,
-    /// Connections refused: at the limit, or without an enrolled certificate.
+    /// Connections refused at the limit or without an enrolled certificate.
     pub connections_refused: u64,
     /// Requests answered.
     pub requests: u64,
@@ -225,17 +234,18 @@ pub struct GatewayStats {
     pub bytes_sent: u64,
     /// Objects in the cache that the vault does not have yet.
     pub cached_objects: u64,
-    /// Their bytes.
+    /// Bytes of these objects.
     pub cached_bytes: u64,
     /// Objects moved from the cache to the vault.
     pub forwarded_objects: u64,
-    /// Puts that moved them: fewer where small ones were packed.
+    /// Puts that moved them; fewer if small ones were packed.
     pub forwarded_puts: u64,
-    /// The vault took the last object that was forwarded.
+    /// Whether the vault took the last forwarded object.
     pub vault_available: bool,
 }
 
-/// A running gateway. Dropping it stops it; what its cache holds is forwarded by the next one with the same cache.
+/// A running gateway. Dropping it stops it; the next gateway with the same cache forwards what is
+/// left in the cache.
 pub struct Gateway {
     shared: Arc<Shared>,
     address: SocketAddr,
@@ -244,23 +254,23 @@ pub struct Gateway {
 }
 
 impl Gateway {
-    /// Where it listens.
+    /// Returns the address on which the gateway listens.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// Where it serves metrics without TLS.
+    /// Returns the address that serves metrics without TLS, if there is one.
     pub fn metrics_address(&self) -> Option<SocketAddr> {
         self.metrics_address
     }
 
-    /// Counters now.
+    /// Returns the counters.
     pub fn stats(&self) -> GatewayStats {
         self.shared.stats()
     }
 
-    /// Answers requests as those of the client `name` that may touch `volumes`, without TLS, until it leaves or breaks the
-    /// protocol. Feature `testing`.
+    /// Answers requests of the client `name` for `volumes`, without TLS, until it leaves or breaks
+    /// the protocol. Feature `testing`.
     #[cfg(any(test, feature = "testing"))]
     pub fn converse(
         &self,
@@ -272,8 +282,8 @@ impl Gateway {
         connection::converse(&self.shared, &client, stream)
     }
 
-    /// Stops listening, lets requests under way end, and, with a cache, tries to empty it for up to `limit`; true when
-    /// nothing is left in it.
+    /// Stops listening, lets requests under way end, and empties the cache for up to `limit`.
+    /// Returns whether the cache is empty.
     pub fn stop(self, limit: Duration) -> bool {
         let Some(cache) = &self.shared.cache else { return true };
         cache.wait_drained("", limit)
@@ -296,7 +306,7 @@ impl Drop for Gateway {
     }
 }
 
-/// What is counted for [`GatewayStats`].
+/// Counters behind [`GatewayStats`].
 #[derive(Debug, Default)]
 pub(crate) struct Counters {
     connections: AtomicU64,
@@ -310,7 +320,7 @@ pub(crate) struct Counters {
     vault_unavailable: AtomicBool,
 }
 
-/// What the threads of a gateway share.
+/// State that the threads of a gateway share.
 pub(crate) struct Shared {
     pub options: GatewayOptions,
     pub limits: Limits,
@@ -319,7 +329,7 @@ pub(crate) struct Shared {
     pub cache: Option<Cache>,
     pub counters: Counters,
     stopping: AtomicBool,
-    /// Open connections, so that a stop can end them; by slot.
+    /// Open connections by slot, so that a stop can end them.
     sockets: Mutex<Vec<Option<TcpStream>>>,
 }
 
@@ -343,7 +353,7 @@ impl Shared {
         }
     }
 
-    /// The cache that new segments go to.
+    /// Returns the cache for new segments, if they are acknowledged from it.
     pub(crate) fn acknowledging_cache(&self) -> Option<&Cache> {
         let from_cache = self.options.acknowledge != Some(Acknowledge::Vault);
         self.cache.as_ref().filter(|_| from_cache)
@@ -378,7 +388,7 @@ fn local(listener: &TcpListener) -> Result<SocketAddr> {
     listener.local_addr().map_err(|error| Error::io("listen on", "gateway", error))
 }
 
-/// An address to connect to for one that is listened on.
+/// Returns an address to connect to, for an address that is listened on.
 fn reachable(mut address: SocketAddr) -> SocketAddr {
     if address.ip().is_unspecified() {
         address.set_ip(match address {
@@ -432,7 +442,7 @@ fn accept(shared: &Arc<Shared>, listener: &TcpListener) {
             };
             let thread = std::thread::Builder::new().name("hrl-gw-conn".into());
             let started = thread.spawn_scoped(scope, move || {
-                // What goes wrong with one connection is its client's business alone.
+                // A failure concerns only the client of the connection.
                 let _ = connection::run(shared, socket);
                 lock(&shared.sockets)[slot] = None;
                 shared.counters.connections.fetch_sub(1, Ordering::Relaxed);
@@ -458,7 +468,7 @@ fn accept_plain(shared: &Arc<Shared>, listener: &TcpListener) {
     }
 }
 
-/// Moves what the cache holds to the vault.
+/// Forwards the content of the cache to the vault.
 fn forward(shared: &Arc<Shared>) {
     let Some(cache) = &shared.cache else { return };
     let counters = &shared.counters;
