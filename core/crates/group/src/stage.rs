@@ -102,7 +102,7 @@ impl Target for Volume {
 
     fn lift_barrier(&self) -> Option<Duration> {
         let barrier = self.current_barrier().take()?;
-        self.tap.release(hold)
+        self.tap.release(barrier)
     }
 
     fn wait_durable(&self, _: PointId) -> Result<()> {

@@ -143,7 +143,8 @@ impl Simulation {
         match event {
             Event::ToMember(member, message) => {
                 let mut budget = BUDGET;
-                let answer = self.sessions[member].carry_out(message, &mut budget).expect("carried out");
+                let answer =
+                    self.sessions[member].carry_out(message, &mut budget).expect("carried out");
                 if let Some(answer) = answer {
                     let delay = self.network(false, member);
                     self.later(delay, Event::ToCoordinator(member, answer));
@@ -304,7 +305,9 @@ fn promise_6_no_coordinator_stops_writers_longer_than_the_limit() {
     for _ in 0..100 {
         assert!(stage.write(0).is_none(), "the barrier is up");
         // A repeated request does not prolong the barrier.
-        stage.deliver_to_member(0, &unframed(ToMember::RaiseBarrier { round: 1 })).expect("repeated");
+        stage
+            .deliver_to_member(0, &unframed(ToMember::RaiseBarrier { round: 1 }))
+            .expect("repeated");
         stage.advance(GroupStage::BARRIER_MAX / 100);
     }
     assert!(stage.write(0).is_some(), "longer than the limit");
