@@ -1,8 +1,9 @@
-//! Keeping the dirty map beside the writers: marking what they wait for, and cleaning what a crash would not need any more.
+//! Keeps tap and dirty map in step: sets dirty what writers wait for, and cleans what a crash would not
+//! need any more.
 //!
-//! Invariants kept: the tap learns of a mark when it is durable, and a region that the tap forgot is cleared before it can be
-//! marked again, because both happen under the lock of the map (promise 4). Writers are let go on even when the map is
-//! lost (promise 6).
+//! Invariants kept: the tap learns of a dirty region when that is durable; a region that the tap forgot
+//! is cleared before it can become dirty again, because both happen under the lock of the map
+//! (promise 4). Writers go on even if the map is lost (promise 6).
 
 use std::time::Duration;
 
@@ -15,10 +16,11 @@ use crate::event::Cause;
 use crate::sync::Mutex;
 use crate::units::Sequence;
 
-/// Marks the regions that writers wait for, and lets them go on; false when there were none.
+/// Sets dirty the regions that writers wait for, and lets the writers go on. Returns false if there
+/// were none.
 ///
-/// When the map cannot be written, `give_up` must make sure that the next session reads the whole disk; then the writers
-/// go on without a mark, and the error is returned.
+/// If the map cannot be written, `give_up` must make sure that the next session reads the whole disk.
+/// Then the writers go on without dirty regions, and the error is returned.
 pub(crate) fn set_wanted_dirty(
     tap: &Tap,
     map: &Mutex<DirtyMap>,
@@ -29,14 +31,15 @@ pub(crate) fn set_wanted_dirty(
         return Ok(false);
     }
     let mut map = map.lock();
-    let marked = map.set_dirty(&wanted).inspect_err(|_| give_up());
+    let durable = map.set_dirty(&wanted).inspect_err(|_| give_up());
     // Under the map's lock, so that no cleaning comes between.
     tap.set_dirty(&wanted);
     drop(map);
-    marked.map(|()| true)
+    durable.map(|()| true)
 }
 
-/// Cleans the regions last changed at or before `through`, which is durable in the journal already. Flushes the disk first.
+/// Cleans the regions last changed at or before `through`, which is durable in the journal. Flushes
+/// the disk first.
 pub(crate) fn clean(
     tap: &Tap,
     map: &Mutex<DirtyMap>,
@@ -50,7 +53,7 @@ pub(crate) fn clean(
     map.clear(&cleaned)
 }
 
-/// Marks regions and begins an unordered interval in which they are read again.
+/// Sets regions dirty and begins an unordered interval in which they are read again.
 pub(crate) fn require_resync(
     tap: &Tap,
     map: &Mutex<DirtyMap>,
@@ -59,7 +62,7 @@ pub(crate) fn require_resync(
 ) -> Result<()> {
     let mut map = map.lock();
     map.set_dirty(&[regions])?;
-    // Under the map's lock: a cleaning in between would take away marks that the tap counts on from now on.
+    // Under the map's lock: a cleaning in between would clear regions that the tap relies on from now on.
     tap.require_resync(&[regions], cause);
     Ok(())
 }

@@ -1,25 +1,25 @@
-//! Which regions of a volume may differ between disk and replica, and since which write.
+//! The table of dirty regions: which ones may differ between disk and replica, and since which write.
 //!
-//! A region is *marked* while a write to it may be missing from the replica after a crash. Marked regions are of
-//! three sorts: *captured* ones carry the sequence of their last write (they become clean once that is durable);
-//! *wide* marks do the same for changes that cover many regions at once, so that discarding a whole disk costs one
-//! entry; *resync* regions were written without being captured and must be read again.
+//! A region is *dirty* while a write to it may be missing from the replica after a crash. There are
+//! three sorts. *Captured* regions carry the sequence of their last write and become clean once that is
+//! durable. *Wide* ranges do the same for changes of many regions at once, so that a discard of the
+//! whole disk costs one entry. *Resync* regions were written without capture and must be read again.
 //!
-//! Invariants: a region in `resync` is never clean, whatever its sequence; memory is bounded by two bits and
-//! the captured regions, never by the size of the volume alone.
+//! Invariants: a region in `resync` is never clean, whatever its sequence. Memory is bounded by two bits
+//! for each region and by the captured regions, never by the size of the volume alone.
 
 use crate::units::Sequence;
 
-/// A change that covers more regions than this is kept as one wide mark.
+/// A change of more regions than this becomes one wide range.
 const WIDE_REGIONS_MIN: u64 = 64;
-/// Wide marks kept at most; beyond it changes are marked region by region.
+/// Most wide ranges. Beyond it changes set regions dirty one by one.
 const WIDE_RANGES_MAX: usize = 64;
 /// Regions in one leaf of the sequence table, and bits in one chunk of a set.
 const LEAF_REGIONS: u64 = 512;
 const CHUNK_REGIONS: u64 = 4096;
 const CHUNK_WORDS: usize = (CHUNK_REGIONS / 64) as usize;
 
-/// Regions `first ..= last`.
+/// The regions `first ..= last`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RegionRange {
     /// Number of the first region.
@@ -29,7 +29,7 @@ pub struct RegionRange {
 }
 
 impl RegionRange {
-    /// Number of regions.
+    /// Returns the number of regions.
     pub const fn count(self) -> u64 {
         self.last - self.first + 1
     }
@@ -42,7 +42,7 @@ impl RegionRange {
         self.first <= other.last.saturating_add(1) && other.first <= self.last.saturating_add(1)
     }
 
-    const fn holds(self, region: u64) -> bool {
+    const fn has(self, region: u64) -> bool {
         self.first <= region && region <= self.last
     }
 }
@@ -91,7 +91,7 @@ impl RegionSet {
         self.set_range(RegionRange { first: region, last: region }, false);
     }
 
-    /// The first member at or after `region`.
+    /// Returns the first member at or after `region`.
     pub(crate) fn next(&self, region: u64) -> Option<u64> {
         let mut at = region;
         while at < self.regions {
@@ -118,7 +118,7 @@ impl RegionSet {
     }
 
     fn set_range(&mut self, range: RegionRange, value: bool) {
-        debug_assert!(range.last < self.regions);
+        assert!(range.last < self.regions, "regions of the volume");
         let mut at = range.first;
         while at <= range.last {
             let chunk = at / CHUNK_REGIONS;
@@ -180,7 +180,7 @@ struct WideRange {
     sequence: Sequence,
 }
 
-/// The marks of one volume.
+/// The dirty regions of one volume.
 #[derive(Debug)]
 pub(crate) struct RegionTable {
     leaves: Vec<Option<Box<[u64; LEAF_REGIONS as usize]>>>,
@@ -201,17 +201,17 @@ impl RegionTable {
         }
     }
 
-    /// Regions of the volume.
+    /// Returns the number of regions of the volume.
     pub(crate) fn regions(&self) -> u64 {
         self.regions
     }
 
-    /// Marked regions, wide ones counted whole.
+    /// Returns the number of dirty regions; wide ranges count as a whole.
     pub(crate) fn dirty_count(&self) -> u64 {
         self.captured + self.resync.count() + self.wide.iter().map(|w| w.range.count()).sum::<u64>()
     }
 
-    /// Every region of the range is marked already.
+    /// Returns whether every region of the range is dirty.
     pub(crate) fn is_dirty(&self, range: RegionRange) -> bool {
         if self.wide.iter().any(|wide| wide.range.contains(range)) {
             return true;
@@ -222,11 +222,11 @@ impl RegionTable {
         (range.first..=range.last).all(|region| {
             self.sequence(region) != 0
                 || self.resync.contains(region)
-                || self.wide.iter().any(|wide| wide.range.holds(region))
+                || self.wide.iter().any(|wide| wide.range.has(region))
         })
     }
 
-    /// The range has been marked durably. `now` is the newest sequence.
+    /// Adds a range that is durable in the dirty map. `now` is the newest sequence.
     pub(crate) fn set_dirty(&mut self, range: RegionRange, now: Sequence) {
         let now = Sequence(now.0.max(1));
         if range.count() > WIDE_REGIONS_MIN && self.set_wide(range, now) {
@@ -239,7 +239,7 @@ impl RegionTable {
         }
     }
 
-    /// A captured change of the range got `sequence`.
+    /// Records that a captured change of the range has `sequence`.
     pub(crate) fn changed(&mut self, range: RegionRange, sequence: Sequence) {
         if range.count() > WIDE_REGIONS_MIN
             && let Some(wide) = self.wide.iter_mut().find(|wide| wide.range.contains(range))
@@ -252,13 +252,13 @@ impl RegionTable {
         }
     }
 
-    /// The content of a resync region was captured at `sequence`.
+    /// Ends the resync of a region whose content was captured at `sequence`.
     pub(crate) fn resynced(&mut self, region: u64, sequence: Sequence) {
         self.resync.remove(region);
         self.set_sequence(region, sequence.0.max(1));
     }
 
-    /// Everything captured after `durable` is lost: those regions must be read again.
+    /// Lets a resync read all regions changed after `durable`, because their capture is lost.
     pub(crate) fn lose_after(&mut self, durable: Sequence) {
         for (leaf, entries) in self.leaves.iter().enumerate() {
             for (at, sequence) in entries.iter().flat_map(|entries| entries.iter().enumerate()) {
@@ -273,7 +273,7 @@ impl RegionTable {
         }
     }
 
-    /// A sequence up to which cleaning would free about half of the captured regions.
+    /// Returns a sequence up to which cleaning would free about half of the captured regions.
     pub(crate) fn half_way(&self) -> Sequence {
         let mut sequences: Vec<u64> = self
             .leaves
@@ -289,7 +289,7 @@ impl RegionTable {
         Sequence(*sequences.select_nth_unstable(middle).1)
     }
 
-    /// How many regions were last changed at or before `through`.
+    /// Returns the number of regions last changed at or before `through`.
     pub(crate) fn changed_through(&self, through: Sequence) -> u64 {
         let old = |sequence: &&u64| **sequence != 0 && **sequence <= through.0;
         let single =
@@ -298,7 +298,7 @@ impl RegionTable {
         single.sum::<u64>() + wide.map(|wide| wide.range.last - wide.range.first + 1).sum::<u64>()
     }
 
-    /// Takes out of the table what was last changed at or before `through` and is not `busy`, and returns it.
+    /// Removes and returns what was last changed at or before `through` and is not `busy`.
     pub(crate) fn clean(
         &mut self,
         through: Sequence,
@@ -319,13 +319,13 @@ impl RegionTable {
         cleaned
     }
 
-    /// The regions of a wide mark that no other mark keeps.
+    /// Adds the regions of a removed wide range that are not dirty for another reason.
     fn clean_wide(&self, range: RegionRange, cleaned: &mut Vec<RegionRange>) {
         let mut start = None;
         for region in range.first..=range.last {
             let kept = self.sequence(region) != 0
                 || self.resync.contains(region)
-                || self.wide.iter().any(|wide| wide.range.holds(region));
+                || self.wide.iter().any(|wide| wide.range.has(region));
             match (kept, start) {
                 (false, None) => start = Some(region),
                 (true, Some(first)) => {
@@ -361,7 +361,7 @@ impl RegionTable {
             }
             *sequence = 0;
             self.captured -= 1;
-            if self.wide.iter().any(|wide| wide.range.holds(region)) {
+            if self.wide.iter().any(|wide| wide.range.has(region)) {
                 continue;
             }
             match cleaned.last_mut() {

@@ -1,146 +1,105 @@
-//! The tap: gives every change of a volume its place in the write order, without doing any I/O itself.
+//! The tap: gives every change of a volume its place in the write order, without I/O of its own.
 //!
-//! A caller asks to change an extent ([`Tap::begin`]), changes its device, and tells what it did
-//! ([`Tap::complete`]), all of which is here. The journal drains the queue (`queue`), points are marked in it (`marks`), a
-//! keeper marks regions in the dirty map and a resync reads them again (`regions`).
+//! A caller asks to change an extent ([`Tap::begin`]), changes its device, and reports what it did
+//! ([`Tap::complete`]); all of that is in this file. The journal drains the queue (`queue`), points are
+//! marked in it (`marks`), and regions are set dirty, cleaned and read again (`regions`).
 //!
 //! Invariants kept:
 //! - two overlapping changes are never in flight together, so completion order is write order (promise 1);
-//! - a ticket is given only for regions whose mark is durable (promise 4);
-//! - a queued record is in sequence order, and what is not queued is in the resync set (promise 4);
-//! - `complete` never waits: over the budget the mode falls to `Dirty` and the region is resynced later (promise 6);
-//! - a mark is taken in `Ordered` mode only (promise 7);
-//! - while a hold is in force no ticket is given, so nothing that began after it can complete (promise 7, groups).
+//! - a ticket is given only for regions that are durably dirty (promise 4);
+//! - the queue is in sequence order, and what is not queued is in the resync set (promise 4);
+//! - `complete` never waits: over the budget the mode falls to `Dirty`, and a resync reads the region
+//!   later (promise 6);
+//! - a mark is placed in `Ordered` mode only (promise 7);
+//! - while a barrier is in force no ticket is given, so no change that began after it completes before
+//!   its end (promise 7, groups).
 //!
-//! Locks are held for a few hundred nanoseconds; wakers are called outside them.
+//! Locks are held for a few hundred nanoseconds. Wakers are called outside of them.
 
 mod in_flight;
 mod marks;
 mod queue;
+mod queued;
 mod regions;
+mod state;
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 use std::task::{Poll, Waker};
 
-use self::in_flight::InFlightSet;
 pub use self::marks::Barrier;
-use self::marks::BarrierState;
-pub use self::queue::{QueuedBody, QueuedRecord};
-use super::region::{RegionRange, RegionTable};
+pub use self::queued::{QueuedBody, QueuedRecord};
+pub use self::state::ModeChange;
+use self::state::TapState;
+use super::region::RegionRange;
 use crate::clock::Clock;
 use crate::device::{Buffer, Discarded};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Cause, Mode};
 use crate::extent::Extent;
-use crate::journal::RECORD_DATA_BYTES_MAX;
 use crate::policy::{CaptureContent, Policy, WhenFull};
 use crate::sync::{Condvar, Mutex, MutexGuard};
 use crate::units::{Sequence, Timestamp};
 
-/// Changes to one block of this size exclude each other, also when their bytes do not overlap: a device may have to
-/// read, change and write the whole block for each.
+/// Changes to one block of this size exclude each other even if their bytes do not overlap, because
+/// a device may have to read, change and write the whole block for each.
 const BLOCK_BYTES: u64 = 4096;
-/// The journal is woken at once when this much is queued; below it, it comes by itself.
+/// The journal is woken at once when so much is queued. Below it the journal looks by itself.
 const WAKE_BYTES: u64 = 256 << 10;
 
-/// Permission to change an extent of the device; ends with exactly one of
-/// [`Tap::complete`], [`Tap::fail`] and [`Tap::cancel`].
-#[must_use = "a ticket holds its extent until it is completed, failed or cancelled"]
+/// Permission to change an extent of the device. It ends with exactly one of [`Tap::complete`],
+/// [`Tap::fail`] and [`Tap::cancel`].
+#[must_use = "a ticket keeps its extent until it is completed, failed or cancelled"]
 #[derive(Debug)]
 pub struct Ticket {
     extent: Extent,
 }
 
 impl Ticket {
-    /// The bytes that may be changed.
+    /// Returns the bytes that may be changed.
     pub fn extent(&self) -> Extent {
         self.extent
     }
 
-    /// Lets go of the ticket, for a caller who cannot hold it, such as another language. The change stays in flight until
-    /// [`Tap::resume`] takes it up and ends it.
+    /// Turns the ticket into its extent, for callers that cannot store it, such as another language.
+    /// The change stays in flight until [`Tap::resume`] returns its ticket and that ends.
     pub fn into_extent(self) -> Extent {
         self.extent
     }
 }
 
-/// What was done to the device under a ticket.
+/// Says what was done to the device under a ticket.
 #[derive(Debug)]
 pub enum Change {
     /// Exactly these bytes, as long as the ticket's extent, were written.
     Write(Buffer),
     /// The extent was made to read as zeroes.
     Zero,
-    /// The extent was discarded; `Ignored` means that nothing changed.
+    /// The extent was discarded. `Ignored` means that nothing changed.
     Discard(Discarded),
-}
-
-/// A change of the capture mode.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ModeChange {
-    /// Mode before.
-    pub from: Mode,
-    /// Mode after.
-    pub to: Mode,
-    /// Why.
-    pub cause: Cause,
 }
 
 /// Counters of a tap.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TapStats {
-    /// Mode now.
+    /// Present mode.
     pub mode: Mode,
-    /// Sequence given last.
+    /// Newest sequence.
     pub last_sequence: Sequence,
-    /// Changes completed (writes, zeroes, discards).
+    /// Completed changes (writes, zeroes, discards).
     pub changes: u64,
     /// Bytes of data queued for the journal since the start.
     pub bytes_captured: u64,
-    /// Memory of the queue now.
+    /// Present memory of the queue, in bytes.
     pub queue_bytes: u64,
-    /// Regions that a crash now would have to read again.
+    /// Dirty regions: a resync would read them after a crash at this moment.
     pub marked_regions: u64,
-    /// Regions waiting for a resync.
+    /// Regions that wait for a resync.
     pub resync_regions: u64,
     /// Time of the oldest record in the queue.
     pub oldest_queued: Option<Timestamp>,
 }
 
-struct TapState {
-    in_flight: InFlightSet,
-    regions: RegionTable,
-    wanted: Vec<RegionRange>,
-    dirty_waiters: Vec<Waker>,
-    room_waiters: Vec<Waker>,
-    barrier: Option<BarrierState>,
-    barrier_waiters: Vec<Waker>,
-    barriers: u64,
-    queue: VecDeque<QueuedRecord>,
-    queue_bytes: u64,
-    /// A mark in the queue that has not proved itself yet: the journal gets nothing from it on.
-    unconfirmed: Option<Sequence>,
-    /// The queue holds something that the journal should not be late for.
-    urgent: bool,
-    last_sequence: Sequence,
-    mode: Mode,
-    cause: Cause,
-    pressure: Cause,
-    mode_changes: Vec<ModeChange>,
-    /// A region that may have been captured since the resync began waits for it again.
-    dropped_in_resync: bool,
-    changed_since_flush: bool,
-    closed: bool,
-    /// The volume was handed over: no more changes.
-    refuses: bool,
-    /// The journal sleeps until there is enough to drain.
-    journal_waits: bool,
-    changes: u64,
-    bytes_captured: u64,
-}
-
-/// The capture state machine of one volume. All methods may be called from any thread.
+/// Puts the changes of one volume in order. All methods may be called from any thread.
 pub struct Tap {
     state: Mutex<TapState>,
     /// Signalled when the journal should drain.
@@ -156,7 +115,8 @@ pub struct Tap {
 }
 
 impl Tap {
-    /// A tap for a device of `device_bytes`, `Ordered`, whose next record comes after `last_sequence`.
+    /// Makes a tap for a device of `device_bytes`, in `Ordered` mode. Its first record comes after
+    /// `last_sequence`.
     pub fn new(
         device_bytes: u64,
         last_sequence: Sequence,
@@ -165,32 +125,7 @@ impl Tap {
     ) -> Self {
         let regions = device_bytes.div_ceil(policy.region_bytes).max(1);
         Self {
-            state: Mutex::new(TapState {
-                in_flight: InFlightSet::default(),
-                regions: RegionTable::new(regions),
-                wanted: Vec::new(),
-                dirty_waiters: Vec::new(),
-                room_waiters: Vec::new(),
-                barrier: None,
-                barrier_waiters: Vec::new(),
-                barriers: 0,
-                queue: VecDeque::new(),
-                queue_bytes: 0,
-                urgent: false,
-                last_sequence,
-                mode: Mode::Ordered,
-                cause: Cause::Requested,
-                pressure: Cause::MemoryBudget,
-                mode_changes: Vec::new(),
-                dropped_in_resync: false,
-                changed_since_flush: false,
-                closed: false,
-                refuses: false,
-                journal_waits: false,
-                unconfirmed: None,
-                changes: 0,
-                bytes_captured: 0,
-            }),
+            state: Mutex::new(TapState::new(regions, last_sequence)),
             queued: Condvar::new(),
             work: Condvar::new(),
             device_bytes,
@@ -204,14 +139,15 @@ impl Tap {
 
     /// Asks to change `extent`, which is not empty.
     ///
-    /// `Pending`: an overlapping change is in flight, the dirty map does not have the regions yet, a hold is in force, or
-    /// (strict mode) the queue is full. `waker` is then woken once, when it is worth asking again.
-    /// `InvalidInput` when the extent is empty or not within the volume, or the tap is closed.
+    /// `Pending` if an overlapping change is in flight, the regions are not durably dirty yet, a
+    /// barrier is in force, or the queue is full in strict mode. `waker` is then woken once, when it
+    /// is worth asking again. `InvalidInput` if the extent is empty or not within the volume, or the
+    /// tap is closed. `Fenced` after a hand-over.
     pub fn begin(&self, extent: Extent, waker: &Waker) -> Poll<Result<Ticket>> {
         self.begin_for(extent, waker, false)
     }
 
-    /// As [`Tap::begin`] for a resync, which reads only: it goes on when changes are refused.
+    /// Does the same for a resync, which only reads and so goes on while changes are refused.
     pub(crate) fn begin_resync(&self, extent: Extent, waker: &Waker) -> Poll<Result<Ticket>> {
         self.begin_for(extent, waker, true)
     }
@@ -255,8 +191,8 @@ impl Tap {
         Poll::Ready(Ok(Ticket { extent }))
     }
 
-    /// Refuses changes from now on (`Fenced`), or no longer: the volume was handed over to a failover. Changes in flight end
-    /// as usual.
+    /// Refuses changes from now on (`Fenced`), or admits them again, when the volume is handed over to
+    /// a failover. Changes in flight end as usual.
     pub fn refuse(&self, yes: bool) {
         let wakers = {
             let mut state = self.lock();
@@ -267,20 +203,20 @@ impl Tap {
                 std::mem::take(&mut state.room_waiters),
             ]
         };
-        // Those that wait ask again, and are told.
+        // The waiting ones ask again and get the error.
         wakers.into_iter().flatten().for_each(Waker::wake);
     }
 
-    /// No change is in flight.
+    /// Returns whether no change is in flight.
     pub fn is_idle(&self) -> bool {
         self.lock().in_flight.is_empty()
     }
 
-    /// Takes up a ticket that was let go with [`Ticket::into_extent`]; to be done once for each. `InvalidInput` when no
-    /// such change is in flight.
+    /// Returns the ticket of an extent from [`Ticket::into_extent`]. Call it once for each.
+    /// `InvalidInput` if no such change is in flight.
     pub fn resume(&self, extent: Extent) -> Result<Ticket> {
         self.check(extent)?;
-        if self.lock().in_flight.holds(extent.aligned_outwards(BLOCK_BYTES)) {
+        if self.lock().in_flight.contains(extent.aligned_outwards(BLOCK_BYTES)) {
             return Ok(Ticket { extent });
         }
         Err(Error::new(ErrorKind::InvalidInput, "end change of", "volume")
@@ -289,12 +225,13 @@ impl Tap {
             .found(format_args!("{} bytes", extent.length)))
     }
 
-    /// The device did it: gives the change its place in the write order and queues it. Never waits.
+    /// Ends a change that the device completed: gives it its place in the write order and queues it.
+    /// Never waits.
     ///
-    /// Returns the sequence of the newest record, which is the change's own when it was captured.
+    /// Returns the sequence of the newest record, which is the change's own if it was captured.
     ///
     /// # Panics
-    /// When written data is not as long as the ticket's extent.
+    /// If written data is not as long as the ticket's extent.
     pub fn complete(&self, ticket: Ticket, change: Change) -> Sequence {
         if let Change::Write(data) = &change {
             assert_eq!(
@@ -315,8 +252,8 @@ impl Tap {
         Self::end(state, ticket)
     }
 
-    /// The device failed: the content of the extent is unknown and will be read again. The volume is not
-    /// `Ordered` until then.
+    /// Ends a change that the device failed. The content of the extent is unknown, so a resync reads it
+    /// again, and the volume is not `Ordered` until then.
     pub fn fail(&self, ticket: Ticket) {
         let range = self.regions_of(ticket.extent);
         let time = self.clock.now();
@@ -326,13 +263,14 @@ impl Tap {
         Self::end(state, ticket);
     }
 
-    /// Nothing was done to the device.
+    /// Ends a change that did not reach the device.
     pub fn cancel(&self, ticket: Ticket) {
         let state = self.lock();
         Self::end(state, ticket);
     }
 
-    /// Records that the writer flushed. Call it after the device's own flush returned.
+    /// Records that the writer flushed. Call it after the device's own flush returned. Returns the
+    /// newest sequence.
     pub fn flush(&self) -> Sequence {
         let time = self.clock.now();
         let mut state = self.lock();
@@ -343,12 +281,12 @@ impl Tap {
         state.last_sequence
     }
 
-    /// Mode now.
+    /// Returns the present mode.
     pub fn mode(&self) -> Mode {
         self.lock().mode
     }
 
-    /// Counters now.
+    /// Returns the present counters.
     pub fn stats(&self) -> TapStats {
         let state = self.lock();
         TapStats {
@@ -363,8 +301,8 @@ impl Tap {
         }
     }
 
-    /// Nobody drains the queue and marks regions any more: no ticket is given from now on, and nobody waits for one.
-    /// Those given before end as they would.
+    /// Closes the tap, because its queue is not drained and no region is set dirty any more. No ticket
+    /// is given from now on, and every wait for one ends. Tickets given before end as usual.
     pub fn close(&self) {
         let mut state = self.lock();
         state.closed = true;
@@ -378,12 +316,12 @@ impl Tap {
         wakers.into_iter().for_each(Waker::wake);
     }
 
-    /// The mode changes since the last call, oldest first.
+    /// Returns the mode changes since the last call, oldest first.
     pub fn take_mode_changes(&self) -> Vec<ModeChange> {
         std::mem::take(&mut self.lock().mode_changes)
     }
 
-    /// The clock of the tap's limits.
+    /// Returns the clock of the tap's limits.
     pub(super) fn clock(&self) -> &dyn Clock {
         &*self.clock
     }
@@ -415,7 +353,7 @@ impl Tap {
         }
     }
 
-    /// Queues a change, or leaves it to the resync when it cannot be or need not be queued.
+    /// Queues a change, or leaves it to a resync if it cannot or need not be queued.
     fn capture(&self, state: &mut TapState, range: RegionRange, time: Timestamp, body: QueuedBody) {
         let over =
             state.queue_bytes >= self.memory_budget_bytes && self.when_full == WhenFull::Degrade;
@@ -427,8 +365,9 @@ impl Tap {
             state.read_again(range);
             return;
         }
-        // A region that waits for its resync will be read in any case. Capturing a part of it would make the resync's
-        // comparison with the replica wrong, so a change that reaches one such region is left to it whole.
+        // A region that waits for its resync will be read in any case. Capturing a part of it would make
+        // the resync's comparison with the replica wrong, so a change that reaches one such region is
+        // left to the resync as a whole.
         if state.mode == Mode::Resync
             && state.regions.resync.next(range.first).is_some_and(|region| region <= range.last)
         {
@@ -437,14 +376,14 @@ impl Tap {
         }
         state.push(time, body);
         state.regions.changed(range, state.last_sequence);
-        // Only at the step over the limit: one that is over it already has been told.
+        // Only at the step over the limit: beyond it the journal was woken already.
         if state.journal_waits && state.queue_bytes >= WAKE_BYTES {
             state.journal_waits = false;
             self.queued.notify_one();
         }
     }
 
-    /// Leaves `Ordered` mode, if it is in it.
+    /// Leaves `Ordered` mode, if the volume is in it.
     fn fall(&self, state: &mut TapState, cause: Cause, time: Timestamp) {
         if state.mode == Mode::Ordered {
             state.push(time, QueuedBody::UnorderedBegin(cause));
@@ -455,7 +394,7 @@ impl Tap {
 
     fn end(mut state: MutexGuard<'_, TapState>, ticket: Ticket) -> Sequence {
         let sequence = state.last_sequence;
-        let waiters = state.in_flight.remove(ticket.extent.aligned_outwards(BLOCK_BYTES).offset);
+        let waiters = state.in_flight.remove(ticket.extent.aligned_outwards(BLOCK_BYTES));
         drop(state);
         let waiters = waiters.expect("a ticket is given once and ends once");
         waiters.into_iter().for_each(Waker::wake);
@@ -467,7 +406,7 @@ impl Tap {
     }
 }
 
-/// Adds a waker, once however often its owner asks.
+/// Adds a waker, unless it is there already.
 fn add_waiter(waiters: &mut Vec<Waker>, waker: &Waker) {
     if !waiters.iter().any(|known| known.will_wake(waker)) {
         waiters.push(waker.clone());
@@ -486,41 +425,5 @@ fn closed_error() -> Error {
 impl std::fmt::Debug for Tap {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "Tap({:?})", self.stats())
-    }
-}
-
-impl TapState {
-    /// Gives the record the next sequence number (one per piece of a long write) and queues it.
-    fn push(&mut self, time: Timestamp, body: QueuedBody) {
-        let pieces = match &body {
-            QueuedBody::Write(_, data) => {
-                self.bytes_captured += data.len() as u64;
-                data.len().div_ceil(RECORD_DATA_BYTES_MAX) as u64
-            }
-            _ => 1,
-        };
-        self.urgent |= matches!(body, QueuedBody::Mark(_) | QueuedBody::UnorderedEnd);
-        self.last_sequence = Sequence(self.last_sequence.0 + pieces);
-        let record = QueuedRecord { sequence: self.last_sequence, time, body };
-        self.queue_bytes += record.cost_bytes();
-        self.queue.push_back(record);
-    }
-
-    /// The regions wait for a resync from now on.
-    fn read_again(&mut self, range: RegionRange) {
-        // One that does not wait already may have been captured since the resync began.
-        if self.mode == Mode::Resync {
-            let waits = |region| self.regions.resync.contains(region);
-            self.dropped_in_resync |= !(range.first..=range.last).all(waits);
-        }
-        self.regions.resync.insert_range(range);
-    }
-
-    fn set_mode(&mut self, to: Mode, cause: Cause) {
-        let from = std::mem::replace(&mut self.mode, to);
-        self.cause = cause;
-        if from != to {
-            self.mode_changes.push(ModeChange { from, to, cause });
-        }
     }
 }

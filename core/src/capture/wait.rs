@@ -1,7 +1,7 @@
-//! Waiting for a ticket on the calling thread, for callers without an event loop of their own.
+//! Waits for a ticket on the calling thread, for callers without an event loop.
 //!
-//! A thread has one waker for all its waits, so a wait costs no allocation, and one that was given up at its limit leaves
-//! behind at most a wake-up that finds nothing to do: every wait asks the tap again before it believes one.
+//! A thread has one waker for all its waits, so a wait costs no allocation. A wait that ended at its
+//! limit leaves at most one idle wake-up behind: every wait asks the tap again after it was woken.
 
 use std::sync::Arc;
 use std::task::{Poll, Wake, Waker};
@@ -14,13 +14,13 @@ use crate::sync::thread::{self, Thread};
 use crate::sync::thread_local;
 
 impl Tap {
-    /// As [`Tap::begin`], waiting on the calling thread until there is a ticket. A thread that holds a ticket and asks for
-    /// an overlapping one waits for itself: [`Tap::begin_within`] ends such a wait.
+    /// Waits on the calling thread until [`Tap::begin`] gives a ticket. A thread that has a ticket and
+    /// asks for an overlapping one waits for itself: [`Tap::begin_within`] ends such a wait.
     pub fn begin_blocking(&self, extent: Extent) -> Result<Ticket> {
         self.begin_within(extent, Duration::MAX)
     }
 
-    /// As [`Tap::begin_blocking`], for up to `limit`; `Unavailable` then.
+    /// Waits for a ticket up to `limit`; `Unavailable` then.
     pub fn begin_within(&self, extent: Extent, limit: Duration) -> Result<Ticket> {
         WAKER.with(|waker| {
             if let Poll::Ready(result) = self.begin(extent, waker) {
@@ -36,14 +36,16 @@ impl Tap {
                     return Err(Error::new(ErrorKind::Unavailable, "change", "volume")
                         .at(extent.offset)
                         .expected(format_args!("permission within {limit:?}"))
-                        .found("an overlapping change in flight, or a region not marked yet"));
+                        .found(
+                            "an overlapping change in flight, or a region that is not dirty yet",
+                        ));
                 }
             }
         })
     }
 }
 
-/// A waker that unparks the calling thread.
+/// Returns a waker that unparks the calling thread.
 pub(crate) fn thread_waker() -> Waker {
     WAKER.with(Waker::clone)
 }
@@ -74,7 +76,7 @@ mod tests {
     const BLOCK: Extent = Extent { offset: 0, length: 4096 };
     const SHORT: Duration = Duration::from_millis(20);
 
-    /// A tap whose regions are all marked.
+    /// Makes a tap whose regions are all dirty.
     fn tap() -> Tap {
         let policy = Policy::default();
         let tap = Tap::new(1 << 20, Sequence(0), &policy, SystemClock::shared());
@@ -114,7 +116,8 @@ mod tests {
             let waits = scope.spawn(|| tap.begin_blocking(BLOCK));
             thread::sleep(SHORT);
             tap.close();
-            let error = waits.join().expect("thread").expect_err("nobody marks the region");
+            let error =
+                waits.join().expect("thread").expect_err("the region does not become dirty");
             assert_eq!(error.kind(), ErrorKind::InvalidInput);
         });
         assert!(tap.begin_within(BLOCK, SHORT).is_err());

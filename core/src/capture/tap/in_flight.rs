@@ -1,4 +1,4 @@
-//! The changes in flight: which bytes of the volume they have, and who waits for them.
+//! The set of changes in flight: their extents, and the wakers that wait for each.
 
 use std::task::Waker;
 
@@ -10,8 +10,8 @@ pub(super) struct InFlight {
     pub waiters: Vec<Waker>,
 }
 
-/// Extents being changed: disjoint, sorted by offset. A plain array: there are tens of them, so moving some costs less
-/// than the allocations of a tree.
+/// Extents that are being changed: disjoint, sorted by offset. An array, because there are tens of
+/// them, and moving some costs less than the allocations of a tree.
 #[derive(Default)]
 pub(super) struct InFlightSet(Vec<InFlight>);
 
@@ -20,17 +20,17 @@ impl InFlightSet {
         self.0.is_empty()
     }
 
-    /// All those that wait, for whichever.
+    /// Takes the wakers that wait for any extent.
     pub fn take_waiters(&mut self) -> Vec<Waker> {
         self.0.iter_mut().flat_map(|busy| std::mem::take(&mut busy.waiters)).collect()
     }
 
-    /// Position of the first one that ends after `offset`.
+    /// Returns the position of the first extent that ends after `offset`.
     fn first_ending_after(&self, offset: u64) -> usize {
         self.0.partition_point(|busy| busy.end <= offset)
     }
 
-    /// The first one that overlaps `extent`.
+    /// Returns the first one that overlaps `extent`.
     pub fn overlapping(&mut self, extent: Extent) -> Option<&mut InFlight> {
         let at = self.first_ending_after(extent.offset);
         self.0.get_mut(at).filter(|busy| busy.start < extent.end())
@@ -41,8 +41,8 @@ impl InFlightSet {
         first.is_some_and(|busy| busy.start < extent.end())
     }
 
-    /// Exactly this extent is in it.
-    pub fn holds(&self, extent: Extent) -> bool {
+    /// Returns whether exactly this extent is in the set.
+    pub fn contains(&self, extent: Extent) -> bool {
         let first = self.0.get(self.first_ending_after(extent.offset));
         first.is_some_and(|busy| (busy.start, busy.end) == (extent.offset, extent.end()))
     }
@@ -50,14 +50,17 @@ impl InFlightSet {
     /// Adds an extent that overlaps none.
     pub fn insert(&mut self, extent: Extent) {
         let at = self.first_ending_after(extent.offset);
+        let is_free = |busy: &InFlight| busy.start >= extent.end();
+        assert!(self.0.get(at).is_none_or(is_free), "changes in flight are disjoint");
         let busy = InFlight { start: extent.offset, end: extent.end(), waiters: Vec::new() };
         self.0.insert(at, busy);
     }
 
-    /// Takes the extent that starts at `offset` out; those that wait for it.
-    pub fn remove(&mut self, offset: u64) -> Option<Vec<Waker>> {
-        let at = self.first_ending_after(offset);
-        let found = self.0.get(at).is_some_and(|busy| busy.start == offset);
+    /// Removes exactly this extent and returns the wakers that wait for it; `None` if it is not there.
+    pub fn remove(&mut self, extent: Extent) -> Option<Vec<Waker>> {
+        let at = self.first_ending_after(extent.offset);
+        let busy = self.0.get(at)?;
+        let found = (busy.start, busy.end) == (extent.offset, extent.end());
         found.then(|| self.0.remove(at).waiters)
     }
 }

@@ -1,42 +1,39 @@
-//! Marks of recovery points in the write order, and holds under which several volumes are marked as one.
+//! Marks of recovery points, and barriers under which several volumes are marked as one cut.
 //!
-//! A mark is taken in `Ordered` mode only. One that has to prove itself stays in the queue, with all that comes after it,
-//! until it is settled; what is asked before it is placed is asked under the lock that orders the writes.
+//! A mark is placed in `Ordered` mode only. An unconfirmed mark stays in the queue, with everything
+//! after it, until it is confirmed or demoted. The check before a mark runs under the lock that orders
+//! writes.
 
 use std::task::Waker;
 use std::time::Duration;
 
-use super::{QueuedBody, QueuedRecord, Tap, TapState, closed_error};
+use super::queued::{QueuedBody, QueuedRecord};
+use super::state::{BarrierState, TapState};
+use super::{Tap, closed_error};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::Mode;
 use crate::journal::{Mark, PointKind};
 use crate::units::{Sequence, Timestamp};
 
-/// A hold of a tap, see [`Tap::barrier`].
+/// Identifies a barrier of a tap, see [`Tap::barrier`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Barrier {
     number: u64,
 }
 
-/// A hold in force.
-pub(super) struct BarrierState {
-    number: u64,
-    since: Duration,
-    until: Duration,
-}
-
 impl Tap {
-    /// Marks a recovery point. `NotOrdered` outside `Ordered` mode.
+    /// Places the mark of a recovery point. `NotOrdered` outside of `Ordered` mode.
     pub fn mark(&self, mark: Mark) -> Result<(Sequence, Timestamp)> {
         let mut state = self.lock();
         self.push_mark(&mut state, mark)
     }
 
-    /// Marks a recovery point that still has to prove itself, if `still_quiesced` says so at that instant. The journal gets it, and
-    /// what comes after it, once [`Tap::confirm`] was called, which the caller must do soon: the queue grows meanwhile.
+    /// Places an unconfirmed mark, if `still_quiesced` succeeds at that instant. The journal gets the mark
+    /// and what follows after [`Tap::confirm`]; call that soon, because the queue grows meanwhile.
     ///
-    /// `still_quiesced` is asked under the lock that orders the writes. Whoever lets applications go on makes it say no *before* it
-    /// does so; then none of what they write afterwards comes before the mark. `Unavailable` while another mark waits.
+    /// `still_quiesced` runs under the lock that orders writes. The releasing side makes it fail *before*
+    /// it lets applications go on; then none of their later writes comes before the mark.
+    /// `Unavailable` while another mark is unconfirmed.
     pub(crate) fn mark_unconfirmed(
         &self,
         mark: Mark,
@@ -53,14 +50,14 @@ impl Tap {
         Ok((sequence, time))
     }
 
-    /// Ends the wait of [`Tap::mark_unconfirmed`]: the mark is what it says, or else a crash-consistent one without a label,
-    /// which any place in the write order may be.
+    /// Confirms the mark of [`Tap::mark_unconfirmed`] if it is `good`. Otherwise demotes it to a
+    /// crash-consistent one without a label, which is true of any place in the write order.
     pub(crate) fn confirm(&self, sequence: Sequence, good: bool) {
         let mut state = self.lock();
         if state.unconfirmed == Some(sequence) {
             state.unconfirmed = None;
         }
-        // Where the journal lost its queue, the mark went with it.
+        // If the journal lost its queue, the mark went with it.
         let found = state.queue.iter_mut().find(|record| record.sequence == sequence);
         if let Some(QueuedRecord { body: QueuedBody::Mark(mark), .. }) = found
             && !good
@@ -71,21 +68,22 @@ impl Tap {
         self.queued.notify_all();
     }
 
-    /// Gives no more tickets until [`Tap::release`], or until `limit` is over, whichever is first. Changes under way go on
-    /// to their end. For a cut across several volumes: with every volume held, what is marked in each was there before
-    /// anything that a writer did in the knowledge of it.
+    /// Gives no tickets until [`Tap::release`] or until `limit` is over. Changes in flight go on to their
+    /// end. Several volumes get one cut if each is marked while barriers are in force in all of them:
+    /// then no mark comes after a change that a writer began in the knowledge of it.
     ///
-    /// Whoever holds must call [`Tap::release`] at the limit at the latest: that wakes those who wait. `NotOrdered` outside
-    /// `Ordered` mode, `AlreadyExists` while another hold is in force, `InvalidInput` when the tap is closed.
+    /// Call [`Tap::release`] at the limit at the latest: that wakes waiting writers at once. Without it
+    /// they are woken when the journal next drains. `NotOrdered` outside of `Ordered` mode,
+    /// `AlreadyExists` while another barrier is in force, `InvalidInput` if the tap is closed.
     pub fn barrier(&self, limit: Duration) -> Result<Barrier> {
         let mut state = self.lock();
         if state.closed {
             return Err(closed_error());
         }
-        Self::check_ordered(&state, "hold")?;
+        Self::check_ordered(&state, "begin barrier of")?;
         if self.is_barred(&state) {
-            return Err(Error::new(ErrorKind::AlreadyExists, "hold", "volume")
-                .message("another hold is in force"));
+            return Err(Error::new(ErrorKind::AlreadyExists, "begin barrier of", "volume")
+                .message("another one is in force"));
         }
         let since = self.clock.elapsed();
         state.barriers += 1;
@@ -94,37 +92,37 @@ impl Tap {
         Ok(Barrier { number })
     }
 
-    /// Marks a recovery point under a hold, if `still_quiesced`, which is asked under the lock that orders the writes, is fine with
-    /// it. `NotOrdered` outside `Ordered` mode; `Unavailable` when the hold is over.
+    /// Places a mark under a barrier, if `still_quiesced` succeeds under the lock that orders writes.
+    /// `NotOrdered` outside of `Ordered` mode, `Unavailable` if the barrier is over.
     pub fn mark_at_barrier(
         &self,
-        hold: Barrier,
+        barrier: Barrier,
         mark: Mark,
         still_quiesced: impl FnOnce() -> Result<()>,
     ) -> Result<(Sequence, Timestamp)> {
         let mut state = self.lock();
-        if !self.is_barred(&state) || state.barrier.as_ref().is_none_or(|h| h.number != hold.number)
-        {
+        let is_this = |other: &BarrierState| other.number == barrier.number;
+        if !self.is_barred(&state) || !state.barrier.as_ref().is_some_and(is_this) {
             return Err(Error::new(ErrorKind::Unavailable, "mark point of", "volume")
-                .message("the hold was over before the mark"));
+                .message("the barrier was over before the mark"));
         }
         still_quiesced()?;
         self.push_mark(&mut state, mark)
     }
 
-    /// Ends a hold; how long it was in force, `None` when it had ended before.
-    pub fn release(&self, hold: Barrier) -> Option<Duration> {
+    /// Ends a barrier and returns how long it was in force; `None` if it was released before.
+    pub fn release(&self, barrier: Barrier) -> Option<Duration> {
         let mut state = self.lock();
-        let held = state.barrier.take_if(|held| held.number == hold.number)?;
+        let ended = state.barrier.take_if(|other| other.number == barrier.number)?;
         let wakers = std::mem::take(&mut state.barrier_waiters);
         drop(state);
         wakers.into_iter().for_each(Waker::wake);
-        Some(self.clock.elapsed().min(held.until).saturating_sub(held.since))
+        Some(self.clock.elapsed().min(ended.until).saturating_sub(ended.since))
     }
 
-    /// A hold whose limit is over is none, whether it was released or not.
+    /// Returns whether a barrier is in force. An expired one is not, even if it was not released.
     pub(super) fn is_barred(&self, state: &TapState) -> bool {
-        state.barrier.as_ref().is_some_and(|hold| self.clock.elapsed() < hold.until)
+        state.barrier.as_ref().is_some_and(|barrier| self.clock.elapsed() < barrier.until)
     }
 
     fn check_ordered(state: &TapState, operation: &'static str) -> Result<()> {

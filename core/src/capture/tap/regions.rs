@@ -1,10 +1,11 @@
-//! The sides of the tap that go by regions: the dirty map's, which marks and cleans them, and the resync's, which reads
-//! them again.
+//! The tap's view of regions: the dirty map sets them dirty and cleans them, a resync reads them again.
 
 use std::task::Waker;
 use std::time::Duration;
 
-use super::{Change, QueuedBody, Tap, TapState, Ticket};
+use super::queued::QueuedBody;
+use super::state::TapState;
+use super::{Change, Tap, Ticket};
 use crate::capture::region::RegionRange;
 use crate::event::{Cause, Mode};
 use crate::extent::Extent;
@@ -12,7 +13,7 @@ use crate::sync::MutexGuard;
 use crate::units::Sequence;
 
 impl Tap {
-    /// Regions that writers wait for; waits up to `wait` for the first.
+    /// Takes the regions that writers wait for. Waits up to `wait` for the first.
     pub fn wanted(&self, wait: Duration) -> Vec<RegionRange> {
         std::mem::take(&mut self.wait_wanted(wait).wanted)
     }
@@ -30,7 +31,7 @@ impl Tap {
         state
     }
 
-    /// These regions are durable in the dirty map now: their writers go on.
+    /// Lets the writers of these regions go on, which are durable in the dirty map now.
     pub fn set_dirty(&self, ranges: &[RegionRange]) {
         let mut state = self.lock();
         let now = state.last_sequence;
@@ -42,10 +43,10 @@ impl Tap {
         wakers.into_iter().for_each(Waker::wake);
     }
 
-    /// Forgets the regions last changed at or before `through` that no change in flight touches, and returns
-    /// them: the caller clears them in the dirty map *before* it next marks any.
+    /// Forgets the regions last changed at or before `through` that no change in flight touches, and
+    /// returns them. The caller clears them in the dirty map *before* it sets the next ones dirty.
     ///
-    /// The caller vouches that everything up to `through` is durable on the disk and in the journal.
+    /// The caller guarantees that everything up to `through` is durable on the disk and in the journal.
     pub fn clean(&self, through: Sequence) -> Vec<RegionRange> {
         let mut state = self.lock();
         let TapState { regions, in_flight, .. } = &mut *state;
@@ -57,19 +58,20 @@ impl Tap {
         })
     }
 
-    /// How many of the marked regions were last changed at or before `through`: about so many a cleaning would free.
+    /// Returns the number of dirty regions last changed at or before `through`, which is about what a
+    /// cleaning would free.
     pub(crate) fn changed_through(&self, through: Sequence) -> u64 {
         self.lock().regions.changed_through(through)
     }
 
-    /// A sequence up to which cleaning would free about half of the marked regions.
+    /// Returns a sequence up to which cleaning would free about half of the dirty regions.
     pub fn half_way(&self) -> Sequence {
         self.lock().regions.half_way()
     }
 }
 
 impl Tap {
-    /// Begins an unordered interval in which `ranges`, marked in the dirty map already, are to be read again.
+    /// Begins an unordered interval in which `ranges`, set dirty already, are read again.
     pub fn require_resync(&self, ranges: &[RegionRange], cause: Cause) {
         let time = self.clock.now();
         let mut state = self.lock();
@@ -80,7 +82,7 @@ impl Tap {
         self.fall(&mut state, cause, time);
     }
 
-    /// Waits up to `wait` for a mode other than `Ordered`; true when it is.
+    /// Waits up to `wait` for a mode other than `Ordered`. Returns whether the mode is another.
     pub fn wait_unordered(&self, wait: Duration) -> bool {
         let mut state = self.lock();
         if state.mode == Mode::Ordered && !state.closed {
@@ -89,7 +91,8 @@ impl Tap {
         state.mode != Mode::Ordered
     }
 
-    /// Goes from `Dirty` to `Resync`: writes outside the resync regions are captured again.
+    /// Goes from `Dirty` to `Resync`: writes outside of the resync regions are captured again. Returns
+    /// the cause of the interval.
     pub fn start_resync(&self) -> Cause {
         let mut state = self.lock();
         let cause = state.cause;
@@ -100,14 +103,14 @@ impl Tap {
         cause
     }
 
-    /// True while no region that waits can have records newer than the begin of the unordered interval, so that its
-    /// content may be compared with the replica as of then.
+    /// Returns whether no waiting region can have records newer than the begin of the unordered interval.
+    /// Then its content may be compared with the replica as of that begin.
     pub fn may_compare(&self) -> bool {
         let state = self.lock();
         state.mode == Mode::Resync && !state.dropped_in_resync
     }
 
-    /// The first region at or after `region` that waits for its resync, as an extent of the volume.
+    /// Returns the first region at or after `region` that waits for its resync, and its extent.
     pub fn next_resync(&self, region: u64) -> Option<(u64, Extent)> {
         let region = self.lock().regions.resync.next(region)?;
         let start = region << self.region_shift;
@@ -115,13 +118,13 @@ impl Tap {
         Some((region, Extent::from_bounds(start, end)))
     }
 
-    /// The region under the ticket was read; `changes` are the parts of it that the replica lacks, each with its
-    /// extent. They are queued even over the budget: wait for [`Tap::has_room`] first.
+    /// Ends the ticket of a region that was read, and queues `changes`: the extents of it that differ
+    /// from the replica. They are queued even over the budget, so wait for [`Tap::has_room`] first.
     pub fn complete_resync(&self, ticket: Ticket, region: u64, changes: Vec<(Extent, Change)>) {
         let time = self.clock.now();
         let mut state = self.lock();
         for (extent, change) in changes {
-            debug_assert!(ticket.extent.contains(extent));
+            assert!(ticket.extent.contains(extent), "a resync changes nothing beyond its ticket");
             state.push(time, self.body_of(extent, change));
         }
         let sequence = state.last_sequence;
@@ -129,7 +132,8 @@ impl Tap {
         Self::end(state, ticket);
     }
 
-    /// Ends the unordered interval when no region waits any more; false when there are some, or none was open.
+    /// Ends the unordered interval if no region waits any more. Returns false if some do, or if there is
+    /// no resync.
     pub fn finish_resync(&self) -> bool {
         let time = self.clock.now();
         let mut state = self.lock();
