@@ -1,26 +1,30 @@
-//! What happens to a protected volume, told to whoever embeds us.
+//! Events: what happens to a protected volume, reported to the embedding program.
 //!
-//! Events are for people and alarms; the durable record of gaps is the timeline of the replica.
-//! A sink is called from worker threads, never under a lock of ours, and must return soon.
+//! Events are for people and alarms; the durable record of gaps is the timeline of the replica. A sink
+//! is called from worker threads, never under a lock of this crate, and must return soon.
+//!
+//! An event prints as one line and has a [`Severity`], so a bridge to a logging library is a closure.
+//! With the crates `log` and `tracing` it has three arms: `log::error!("{event}")`, `log::warn!` and
+//! `log::info!`.
 
 use std::fmt;
 use std::sync::Arc;
 
 use crate::units::{PointId, Sequence, Timestamp};
 
-/// How much a volume's capture can promise at this moment.
+/// What the capture of a volume can promise at this moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Mode {
-    /// Every write is captured with its data, in order: points can be marked.
+    /// Every write is captured with its data, in order: points can be taken.
     Ordered,
-    /// Data is not captured; the dirty map alone grows and the writer goes on.
+    /// Data is not captured: writes only set regions dirty, and writers go on.
     Dirty,
-    /// Dirty ranges are being read again while new writes are captured.
+    /// Dirty regions are read again while new writes are captured.
     Resync,
 }
 
 impl Mode {
-    /// Stable lower-case name.
+    /// Returns the stable lower-case name.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Ordered => "ordered",
@@ -30,7 +34,7 @@ impl Mode {
     }
 }
 
-/// Why an interval of the journal is unordered.
+/// The cause of an unordered interval.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Cause {
@@ -44,16 +48,16 @@ pub enum Cause {
     SpoolFull,
     /// The device failed a write, so its content was unknown.
     DeviceError,
-    /// The disk changed while nobody watched.
+    /// The disk changed while it was not protected.
     Untracked,
     /// The journal could not be written (I/O error).
     JournalError,
-    /// Asked for by the operator.
+    /// The operator asked for it.
     Requested,
 }
 
 impl Cause {
-    /// Every cause, in the order of its code in the journal format.
+    /// All causes, in the order of their codes in the journal format.
     pub const ALL: [Self; 8] = [
         Self::InitialReplication,
         Self::Crash,
@@ -65,17 +69,17 @@ impl Cause {
         Self::Requested,
     ];
 
-    /// Code in the journal format: 1 and up.
+    /// Returns the code in the journal format: 1 and up.
     pub fn code(self) -> u8 {
         Self::ALL.iter().position(|c| *c == self).map_or(0, |at| at as u8 + 1)
     }
 
-    /// The cause with this code.
+    /// Returns the cause with this code.
     pub fn from_code(code: u8) -> Option<Self> {
         Self::ALL.get(usize::from(code).checked_sub(1)?).copied()
     }
 
-    /// Stable lower-case name.
+    /// Returns the stable lower-case name.
     pub const fn name(self) -> &'static str {
         match self {
             Self::InitialReplication => "initial-replication",
@@ -96,7 +100,7 @@ impl fmt::Display for Cause {
     }
 }
 
-/// What happened.
+/// The kind of an event, with its details.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum EventKind {
@@ -104,12 +108,12 @@ pub enum EventKind {
     ModeChanged {
         /// Mode before.
         from: Mode,
-        /// Mode now.
+        /// Mode after.
         to: Mode,
-        /// Why.
+        /// Cause of the change.
         cause: Cause,
     },
-    /// A recovery point was marked.
+    /// A recovery point was taken.
     PointMarked {
         /// Its identity.
         point: PointId,
@@ -118,11 +122,11 @@ pub enum EventKind {
     },
     /// A point was due but the volume was not `Ordered`.
     PointSkipped,
-    /// A resync began; `bytes` are to be read.
+    /// A resync began.
     ResyncStarted {
         /// Bytes of the regions to read.
         bytes: u64,
-        /// Why.
+        /// Cause of the unordered interval.
         cause: Cause,
     },
     /// A resync ended.
@@ -132,9 +136,9 @@ pub enum EventKind {
         /// Bytes that differed and were journaled.
         bytes_journaled: u64,
     },
-    /// The vault does not take segments; they wait in the spool.
+    /// The vault does not accept segments; they wait in the spool.
     VaultUnavailable,
-    /// The vault takes segments again.
+    /// The vault accepts segments again.
     VaultAvailable,
     /// The newest replicated sequence is older than the policy's RPO threshold.
     RpoExceeded,
@@ -142,15 +146,15 @@ pub enum EventKind {
     RpoMet,
     /// A torn journal was repaired at start.
     JournalRepaired,
-    /// Another agent or a newer epoch owns the volume; this one stopped.
+    /// Another agent or a newer epoch owns the volume; this agent stopped.
     Fenced,
-    /// The source handed the volume over to a planned failover; it is not written to any more.
+    /// The source handed the volume over to a planned failover; its disk takes no writes any more.
     HandedOver,
-    /// A planned failover was cancelled; the volume is written to as before.
+    /// A planned failover was cancelled; the disk takes writes again.
     TakenBack,
-    /// What was captured here after the failover is on a branch in the vault.
+    /// Changes captured here after the failover are on a branch in the vault.
     LateWrites {
-        /// Segments handed in.
+        /// Segments on the branch.
         segments: u64,
         /// Records in them.
         records: u64,
@@ -162,7 +166,7 @@ pub enum EventKind {
 }
 
 impl EventKind {
-    /// Stable lower-case name.
+    /// Returns the stable lower-case name.
     pub const fn name(&self) -> &'static str {
         match self {
             Self::ModeChanged { .. } => "mode-changed",
@@ -185,23 +189,95 @@ impl EventKind {
     }
 }
 
+impl EventKind {
+    /// Returns how much attention the event needs.
+    pub const fn severity(&self) -> Severity {
+        match self {
+            Self::Fenced => Severity::Error,
+            // The first copy, and a resync that was requested, are normal.
+            Self::ModeChanged { to: Mode::Ordered, .. }
+            | Self::ModeChanged { cause: Cause::InitialReplication | Cause::Requested, .. } => {
+                Severity::Info
+            }
+            Self::ModeChanged { .. }
+            | Self::PointSkipped
+            | Self::VaultUnavailable
+            | Self::RpoExceeded
+            | Self::JournalRepaired
+            | Self::LateWrites { .. }
+            | Self::TaskFailed => Severity::Warning,
+            Self::PointMarked { .. }
+            | Self::ResyncStarted { .. }
+            | Self::ResyncFinished { .. }
+            | Self::VaultAvailable
+            | Self::RpoMet
+            | Self::HandedOver
+            | Self::TakenBack
+            | Self::FailoverCommitted => Severity::Info,
+        }
+    }
+}
+
+/// How much attention an event needs; the levels of the usual logging libraries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[non_exhaustive]
+pub enum Severity {
+    /// A normal step.
+    Info,
+    /// Protection is worse than the policy asks for, and recovers by itself.
+    Warning,
+    /// Protection ended.
+    Error,
+}
+
 /// One event of one volume.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Event {
-    /// When it happened.
+    /// Time of the event.
     pub time: Timestamp,
     /// Name of the volume.
     pub volume: String,
-    /// What happened.
+    /// Kind and details.
     pub kind: EventKind,
     /// One sentence for people.
     pub message: String,
 }
 
-/// Where events go. Called from worker threads, in order per volume.
+impl fmt::Display for Event {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}: {}", self.volume, self.kind.name(), self.message)
+    }
+}
+
+/// Receives events. Called from worker threads, in order for each volume.
 pub type EventSink = Arc<dyn Fn(&Event) + Send + Sync>;
 
-/// A sink that drops everything.
+/// Returns a sink that ignores all events.
 pub fn no_events() -> EventSink {
     Arc::new(|_| {})
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sync::lock::Mutex;
+
+    #[test]
+    fn a_sink_can_pass_events_to_a_logger_by_severity() {
+        let log = Arc::new(Mutex::new(Vec::new()));
+        let lines = log.clone();
+        let sink: EventSink = Arc::new(move |event| {
+            lines.lock().push((event.kind.severity(), event.to_string()));
+        });
+        for kind in [EventKind::RpoMet, EventKind::RpoExceeded, EventKind::Fenced] {
+            let message = "as it is".to_owned();
+            sink(&Event { time: Timestamp(0), volume: "disk".to_owned(), kind, message });
+        }
+        let expected = [
+            (Severity::Info, "disk: rpo-met: as it is".to_owned()),
+            (Severity::Warning, "disk: rpo-exceeded: as it is".to_owned()),
+            (Severity::Error, "disk: fenced: as it is".to_owned()),
+        ];
+        assert_eq!(*log.lock(), expected);
+    }
 }
