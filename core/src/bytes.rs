@@ -1,9 +1,11 @@
-//! Reading and writing bytes: one bounded cursor for every binary format, hexadecimal and percent decoding.
+//! Reading and writing bytes: one bounded cursor for every binary format, hexadecimal and percent
+//! decoding.
 //!
-//! [`Reader`] is total: any bytes give a value or an [`Error`] that names the object and the offset in it. It
-//! allocates nothing before a length was compared with the bytes that are there and with the format's limit.
-//! [`Writer`] adds the matching values to a `Vec<u8>`. Names end in `_le` or `_be`, so that each format shows its byte
-//! order. Layouts stay with their formats: this module knows no structure.
+//! [`Reader`] is total: any bytes give a value or an [`Error`] that names the object and the offset
+//! in it. It allocates nothing before a length was compared with the bytes that are there and with
+//! the format's limit. [`Writer`] adds the matching values to a `Vec<u8>`. Names end in `_le` or
+//! `_be`, so that each format shows its byte order. Layouts stay with their formats: this module
+//! knows no structure.
 //!
 //! ```
 //! use hrl::bytes::{Reader, Writer};
@@ -89,8 +91,8 @@ integers! {
 }
 
 impl<'a> Reader<'a> {
-    /// Starts at the first byte. Errors are [`ErrorKind::Corrupt`] and say that `operation` (such as "read catalog")
-    /// failed on `object` (its name).
+    /// Starts at the first byte. Errors are [`ErrorKind::Corrupt`] and say that `operation` (such
+    /// as "read catalog") failed on `object` (its name).
     pub fn new(bytes: &'a [u8], operation: &'static str, object: &'a str) -> Self {
         Self { bytes, next: 0, last: 0, base: 0, kind: ErrorKind::Corrupt, operation, object }
     }
@@ -101,7 +103,8 @@ impl<'a> Reader<'a> {
         Self { base, ..self }
     }
 
-    /// Sets the kind of the errors, for bytes that were never stored. Default: [`ErrorKind::Corrupt`].
+    /// Sets the kind of the errors, for bytes that were never stored. Default:
+    /// [`ErrorKind::Corrupt`].
     #[must_use]
     pub fn failing_as(self, kind: ErrorKind) -> Self {
         Self { kind, ..self }
@@ -166,8 +169,9 @@ impl<'a> Reader<'a> {
         std::str::from_utf8(bytes).map_err(|_| self.invalid("UTF-8", "other bytes"))
     }
 
-    /// Checks a count of entries that was read last. Each takes at least `entry_bytes_min` bytes (not zero), so a count
-    /// beyond the bytes that are left is refused before anything is allocated for it.
+    /// Checks a count of entries that was read last. Each takes at least `entry_bytes_min` bytes
+    /// (not zero), so a count beyond the bytes that are left is refused before anything is
+    /// allocated for it.
     pub fn count(&self, count: u32, entry_bytes_min: usize) -> Result<usize> {
         let possible = self.rest().len() / entry_bytes_min.max(1);
         match usize::try_from(count) {
@@ -261,8 +265,8 @@ impl Writer for Vec<u8> {
     }
 }
 
-/// Overwrites the last four bytes with the CRC-32, little-endian, of the bytes before them. Leaves fewer than four bytes as
-/// they are.
+/// Overwrites the last four bytes with the CRC-32, little-endian, of the bytes before them. Leaves
+/// fewer than four bytes as they are.
 pub fn overwrite_crc32_le(bytes: &mut [u8]) {
     if let Some((checked, crc)) = bytes.split_last_chunk_mut::<4>() {
         *crc = crc32fast::hash(checked).to_le_bytes();
@@ -422,7 +426,8 @@ mod tests {
             prop_assert_eq!(percent_decode(&encoded), Some(text));
         }
 
-        /// Promise 11: any bytes and any lengths give a value or an error, and the position stays within the bytes.
+        /// Promise 11: any bytes and any lengths give a value or an error, and the position stays
+        /// within the bytes.
         #[test]
         fn any_bytes_give_a_value_or_an_error(
             bytes in prop::collection::vec(any::<u8>(), 0..40),

@@ -185,7 +185,7 @@ fn annotations_folds_packs_groups_and_the_life_cycle_of_an_older_vault_are_under
     let labelled = |label: &str| points.iter().find(|point| point.label == label).expect("a point");
     assert_eq!(labelled("step 2").kind, PointKind::Declared);
     assert_eq!(labelled("step 2").pins[0].reason, "kept");
-    assert!(labelled("step 6").pins[0].is_hold());
+    assert!(labelled("step 6").pins[0].is_legal_hold());
     let verdict = &labelled("step 4").verdicts[0];
     assert_eq!((verdict.ok, verdict.text.as_str()), (true, "clean"));
     let kinds = |kind: SegmentKind| {

@@ -72,8 +72,8 @@ impl From<&RecoveryPoint> for hrl_point {
         });
         let checks = |ok| point.verdicts.iter().filter(|v| v.ok == ok).count() as u32;
         Self {
-            pinned: point.pins.iter().any(|pin| !pin.is_hold()),
-            held: point.pins.iter().any(engine::vault::Pin::is_hold),
+            pinned: point.pins.iter().any(|pin| !pin.is_legal_hold()),
+            held: point.pins.iter().any(engine::vault::Pin::is_legal_hold),
             pinned_until_ns: until.unwrap_or(0),
             checks_good: checks(true),
             checks_bad: checks(false),

@@ -46,7 +46,7 @@ mirror! {
 
 mirror! {
     /// A recovery state that retention keeps.
-    KeptState(state: hrl::replica::KeptState) {
+    KeptState(state: hrl::replica::KeptPoint) {
         /// Sequence of the state.
         sequence: u64,
         /// Time of the state in UTC.

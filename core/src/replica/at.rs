@@ -1,4 +1,4 @@
-//! Which state of a volume is meant, and how it is said in text.
+//! Which recovery state of a volume is meant, and how text says it.
 
 use std::fmt;
 
@@ -7,16 +7,17 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::journal::{LABEL_BYTES_MAX, SegmentKind};
 use crate::units::{PointId, Sequence, Timestamp};
 
-/// A state of a volume.
+/// Selects a recovery state of a volume.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum At {
     /// The newest state that can be restored.
     Newest,
-    /// The newest point that is good as far as is known, see [`Replica::newest_good`](super::Replica::newest_good).
+    /// The newest point that is good as far as known, see
+    /// [`Replica::newest_good`](super::Replica::newest_good).
     NewestGood,
-    /// After exactly the records up to this one.
+    /// The state after exactly the records up to this one.
     Sequence(Sequence),
-    /// After the last record at or before this time.
+    /// The state after the last record at or before this time.
     Time(Timestamp),
     /// A recovery point.
     Point(PointId),
@@ -27,8 +28,9 @@ pub enum At {
 }
 
 impl At {
-    /// Understands `newest`, `newest-good`, a sequence number, a time as RFC 3339, the identity of a point (32 hexadecimal digits),
-    /// `point:DIGITS` (its beginning), `label:TEXT`, and takes anything else as a label.
+    /// Parses `newest`, `newest-good`, a sequence number, a time as RFC 3339, the identity of a
+    /// point (32 hexadecimal digits), `point:DIGITS` (its beginning) or `label:TEXT`. Anything else
+    /// is a label.
     pub fn parse(text: &str) -> Result<Self> {
         let bad = |expected: &str| {
             Err(Error::new(ErrorKind::InvalidInput, "parse state", text)
@@ -84,8 +86,8 @@ impl fmt::Display for At {
 }
 
 impl Replica {
-    /// The sequence that `at` means. `NotFound` lists the newest points or names the fold that the state is gone in,
-    /// `NotOrdered` the cause of the gap.
+    /// Returns the sequence that `at` selects. `NotFound` lists the newest points, or names the
+    /// fold in which the state is gone; `NotOrdered` names the cause of the gap.
     pub fn resolve(&self, at: &At) -> Result<Sequence> {
         let points = self.points();
         let found = match at {
@@ -156,7 +158,7 @@ impl Replica {
         Err(error)
     }
 
-    /// A folded segment is a state as a whole: nothing before its end is left.
+    /// Refuses a state inside a folded segment, of which only the end is left.
     fn check_kept(&self, sequence: Sequence) -> Result<()> {
         let Some((first, last)) = self.catalog.folded_around(sequence) else { return Ok(()) };
         Err(Error::new(ErrorKind::NotFound, "use", format_args!("sequence {sequence}"))
@@ -165,8 +167,8 @@ impl Replica {
             .found(sequence))
     }
 
-    /// Last sequence that is left and whose record is not later than `time`, in write order: a clock that jumped back
-    /// does not matter.
+    /// Returns the last sequence that is left and whose record is not later than `time`, in write
+    /// order. A clock that jumped back does not matter.
     fn sequence_at(&self, time: Timestamp) -> Result<Option<Sequence>> {
         let entries = self.catalog.segments();
         let Some(at) = entries.iter().rposition(|entry| entry.summary.first_time <= time) else {
@@ -176,7 +178,8 @@ impl Replica {
             return Ok(Some(entries[at].summary.last_sequence));
         }
         if entries[at].summary.kind != SegmentKind::Log {
-            // Only the end of the fold is left, and it is later: the state before the fold is the answer.
+            // Only the end of the fold is left, and it is later: the answer is the state before the
+            // fold.
             return Ok(at.checked_sub(1).map(|before| entries[before].summary.last_sequence));
         }
         let segment = self.open_segment(&entries[at].object)?;

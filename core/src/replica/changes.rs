@@ -1,4 +1,4 @@
-//! Change sets: the exact extents written between two states, for incremental backup.
+//! Change sets: the exact extents that differ between two recovery states, for incremental backup.
 
 use std::path::Path;
 
@@ -13,40 +13,40 @@ use crate::units::Sequence;
 /// A stretch of a change set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ChangeRun {
-    /// The bytes of the volume.
+    /// Its bytes of the volume.
     pub extent: Extent,
-    /// It reads as zeroes in the later state.
+    /// Whether it reads as zeroes in the later state.
     pub zero: bool,
 }
 
-/// What was written after one state, up to another. Exact: no rounding to blocks.
+/// Extents written after one state, up to another. Exact: not rounded to blocks.
 #[derive(Clone)]
 pub struct ChangeSet {
     replica: Replica,
     from: Sequence,
     to: Sequence,
     extents: ExtentSet,
-    /// The parts whose last change made them zero (or undefined, which reads as zero).
+    /// Parts whose last change made them zero (or undefined, which reads as zero).
     zeroes: ExtentSet,
 }
 
 impl ChangeSet {
-    /// The earlier state.
+    /// Returns the earlier state.
     pub fn from(&self) -> Sequence {
         self.from
     }
 
-    /// The later state.
+    /// Returns the later state.
     pub fn to(&self) -> Sequence {
         self.to
     }
 
-    /// Every byte that was written, zeroed or discarded.
+    /// Returns every byte that was written, zeroed or discarded.
     pub fn extents(&self) -> &ExtentSet {
         &self.extents
     }
 
-    /// The change set in order, with zeroed stretches told apart.
+    /// Returns the change set in order, with zeroed stretches apart.
     pub fn runs(&self) -> Vec<ChangeRun> {
         let mut runs = Vec::with_capacity(self.extents.count());
         for extent in self.extents.iter() {
@@ -67,8 +67,9 @@ impl ChangeSet {
         runs
     }
 
-    /// Writes the changed bytes, as of the later state, at their own offsets into a new sparse file of the volume's
-    /// size; returns the bytes written. `Unsupported` when the volume is tracked without data.
+    /// Writes the changed bytes, as of the later state, at their own offsets into a new sparse file
+    /// of the volume's size. Returns the bytes written. `Unsupported` if the volume is tracked
+    /// without data.
     pub fn write_to_file(&self, path: &Path) -> Result<u64> {
         let view = self.replica.view(&At::Sequence(self.to), &ViewOptions::default())?;
         if path.symlink_metadata().is_ok() {
@@ -82,19 +83,21 @@ impl ChangeSet {
 }
 
 impl Replica {
-    /// What was written after `from`, up to `to`.
+    /// Returns what was written after `from`, up to `to`.
     pub fn changes(&self, from: &At, to: &At) -> Result<ChangeSet> {
         let (from, to) = (self.resolve(from)?, self.resolve(to)?);
         between(self, from, to)
     }
 
-    /// Every byte that may have changed after `from`, up to `to`; more than a change set where segments were folded.
+    /// Returns every byte that may have changed after `from`, up to `to`: more than a change set if
+    /// segments were folded.
     pub(crate) fn touched(&self, from: Sequence, to: Sequence) -> Result<ExtentSet> {
         touched(self, from, to)
     }
 }
 
-/// Every byte that may have changed after `from`, up to `to`: as a change set, or more where segments were folded.
+/// Returns every byte that may have changed after `from`, up to `to`: more than a change set if
+/// segments were folded.
 fn touched(replica: &Replica, from: Sequence, to: Sequence) -> Result<ExtentSet> {
     let mut extents = ExtentSet::new();
     for entry in replica.catalog().segments() {
@@ -114,7 +117,7 @@ fn touched(replica: &Replica, from: Sequence, to: Sequence) -> Result<ExtentSet>
     Ok(extents)
 }
 
-/// The change set between two sequences of a replica.
+/// Returns the change set between two sequences of a replica.
 fn between(replica: &Replica, from: Sequence, to: Sequence) -> Result<ChangeSet> {
     if from > to {
         return Err(Error::new(ErrorKind::InvalidInput, "list changes of", &replica.info().name)

@@ -1,15 +1,17 @@
 //! Compaction: carries a retention plan out while sources append and readers read.
 //!
-//! A fold merges segments in a scratch directory, checks the result, puts it, and appends one version to the catalog that
-//! names it in place of its inputs and retires those. Retired objects are deleted when their grace is over, so that
-//! readers which hold an older version finish; then the catalog forgets them, an agent's some time later, because another
-//! object may have the name from then on. Killed anywhere, the next run goes on: an
-//! object that no catalog names is a stray and is retired in its turn.
+//! A fold merges segments in a scratch directory, checks the result, puts it, and appends one
+//! catalog version that lists it in place of its inputs and retires those. Retired objects are
+//! deleted when their grace is over, so that readers of an older version can finish. Then the
+//! catalog forgets them; an agent's compaction waits some time more, because another object may get
+//! the name from then on. If it is killed, the next run goes on: an object that no catalog lists is
+//! a stray, and is retired in its turn.
 //!
-//! Any number may run at once: the catalog's compare-and-swap decides, and the loser removes the object that it put. A
-//! stray is retired when it is older than the grace and a log can never belong to the volume any more, the catalog having
-//! passed its sequences. Retiring and naming exclude each other through the catalog, and the maker of a fold sees that it
-//! is still there after it has read the newest version: so nothing that the catalog names is ever deleted.
+//! Any number may run at once: the catalog's compare-and-swap decides, and the loser removes the
+//! object that it put. A stray is retired if it is older than the grace and can never belong to the
+//! volume, because the catalog has passed its sequences. Retiring and publishing exclude each other
+//! through the catalog. The maker of a fold checks that its object is still there after it has read
+//! the newest version. So nothing that the catalog lists is ever deleted.
 
 use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
@@ -31,33 +33,36 @@ use crate::store::{PutOutcome, Store};
 use crate::units::{Sequence, Timestamp};
 use crate::vault::{CatalogEdit, SegmentEntry, layout};
 
-/// A fold for its bytes is made when it drops at least this share of them, so that what folding writes stays below what
+/// A fold that saves bytes must drop at least this share of them, so that folding writes less than
 /// was shipped.
 const SAVES_PERCENT_MIN: u64 = 60;
-/// A run that did not save enough is looked at again when it has grown by this share: each look is two requests a segment.
+/// A run that did not save enough is looked at again when it has grown by this share: each look is
+/// two requests a segment.
 const GROWTH_PERCENT_MIN: u64 = 25;
-/// Fewer segments of fewer bytes are not looked at: what a fold could save is not worth the requests.
+/// Fewer segments of fewer bytes are not looked at: what a fold could save is not worth the
+/// requests.
 const FEW_SEGMENTS: usize = 16;
 const FEW_BYTES: u64 = 64 << 20;
-/// Logs are first merged in pieces of this much data, so that each of their frames is decoded a few times at most.
+/// Logs are first merged in batches of this much data, so that each of their frames is decoded a
+/// few times at most.
 const SORT_BYTES: u64 = 256 << 20;
-/// Bytes of one read when an object is fetched.
+/// Bytes of one read of a fetched object.
 pub(crate) const FETCH_BYTES: u64 = 32 << 20;
-/// A request that was given up may arrive this much later; a network may deliver one twice.
+/// A delete that was given up may arrive this much later; a network may deliver one twice.
 const LATE: Duration = Duration::from_secs(30);
-/// Folds remembered as not worth their bytes.
+/// Most folds remembered as not worth their bytes.
 const JUDGED_MAX: usize = 1 << 16;
 
-/// How to compact.
+/// Options of a compaction.
 #[derive(Clone, Debug, Default)]
 pub struct CompactOptions {
-    /// Change nothing; say what would be done. Default false.
+    /// Whether to change nothing and report what would be done. Default false.
     pub dry_run: bool,
-    /// Fold whatever the policy does not keep, also where that saves few bytes, so that only what it keeps is left. Default
-    /// false: a state that is not kept goes when folding it pays.
+    /// Whether to fold every state that the policy does not keep, even if that saves few bytes.
+    /// Default false: such a state goes when folding it pays.
     pub fold_all: bool,
-    /// Directory for files that are removed at the end, with room for the largest fold twice. Default: the system's
-    /// directory for temporary files.
+    /// Directory for temporary files, with room for the largest fold twice. Default: the directory
+    /// of the system for temporary files.
     pub scratch: Option<PathBuf>,
     /// Compression of folded segments. Default zstd level 3.
     pub compression: Option<Compression>,
@@ -66,47 +71,47 @@ pub struct CompactOptions {
 /// What compaction did, or would do.
 #[derive(Debug, Default)]
 pub struct CompactReport {
-    /// States beyond the full window that stay.
+    /// Recovery states beyond the full window that stay.
     pub states_kept: u64,
     /// Segments in the catalog before.
     pub segments_before: u64,
     /// Segments in the catalog after.
     pub segments_after: u64,
-    /// Folds made; in a dry run those that would be.
+    /// Folds made; in a dry run those that would be made.
     pub folds: u64,
     /// Points that the folds dropped.
     pub points_dropped: u64,
-    /// Bytes of the segments folded.
+    /// Bytes of the segments that were folded.
     pub bytes_read: u64,
     /// Bytes of the segments that took their place; an estimate in a dry run.
     pub bytes_written: u64,
-    /// Objects deleted, their grace being over; in a dry run those that would be.
+    /// Objects deleted because their grace was over; in a dry run those that would be deleted.
     pub objects_deleted: u64,
-    /// Objects that no catalog names and that were retired.
+    /// Objects that no catalog lists and that were retired.
     pub strays_retired: u64,
     /// Objects that wait for the end of their grace.
     pub objects_waiting: u64,
-    /// Bytes above the limit of the policy, before.
+    /// Bytes above the limit of the policy, before the compaction.
     pub over_budget_bytes: u64,
-    /// Another compaction or pin came first; what is left is planned anew by the next run.
+    /// Whether another compaction or pin came first. The next run plans the rest anew.
     pub lost_race: bool,
     /// Segments that could not be folded.
     pub findings: Vec<Finding>,
 }
 
-/// Compacts a volume again and again, and remembers what was not worth it.
+/// Compacts a volume repeatedly, and remembers which folds were not worth it.
 #[derive(Debug, Default)]
 pub struct Compactor {
-    /// For the first object of a fold that did not save enough: the bytes below which it cannot.
+    /// Bytes below which a fold cannot save enough, by the first object of a fold that did not.
     judged: HashMap<String, u64>,
-    /// Objects whose delete was answered, and when; the catalog still has them as retired.
+    /// Objects whose delete was answered, and when; the catalog still lists them as retired.
     deleted: HashMap<String, Duration>,
-    /// How long after its delete an object is forgotten.
+    /// Time from the delete of an object to its end in the catalog.
     late: Duration,
 }
 
 impl Replica {
-    /// Carries retention out once, see [`Compactor::run`].
+    /// Compacts once, see [`Compactor::run`].
     pub fn compact(
         &mut self,
         policy: &RetentionPolicy,
@@ -118,17 +123,18 @@ impl Replica {
 }
 
 impl Compactor {
-    /// One that runs again after some time. It forgets a deleted object only when no delete of it can arrive any more: a source
-    /// that lost the volume may hand in a segment under the name of a stray from then on.
+    /// Makes a compactor that runs again after some time. It forgets a deleted object only when no
+    /// delete of it can arrive any more, because a source that lost the volume may then hand in a
+    /// segment under the name of a stray.
     pub(crate) fn that_stays() -> Self {
         Self { late: LATE, ..Self::default() }
     }
 
-    /// Plans and carries out retention once. `progress` counts bytes of segments to fold; false from it ends the run
-    /// soon with `Unavailable`, and what was done stays done.
+    /// Plans and carries out retention once. `progress` counts bytes of segments to fold. If it
+    /// returns false, the run ends soon with `Unavailable`, and what was done stays done.
     ///
-    /// `Unavailable` and `Full` when a store or the scratch directory fails: run it again later. Segments that are not as
-    /// they were written are left as they are and named in the report.
+    /// `Unavailable` and `Full` if a store or the scratch directory fails: run it again later.
+    /// Damaged segments are left as they are and named in the report.
     pub fn run(
         &mut self,
         replica: &mut Replica,
@@ -173,7 +179,7 @@ struct Run<'a> {
     report: CompactReport,
     judged: &'a mut HashMap<String, u64>,
     deleted: &'a mut HashMap<String, Duration>,
-    /// How long after its delete an object is forgotten.
+    /// Time from the delete of an object to its end in the catalog.
     late: Duration,
     progress: Progress<'a>,
     /// Bytes of segments that were folded or left, and of all that are looked at.
@@ -189,15 +195,15 @@ impl Run<'_> {
         self.retire_strays()
     }
 
-    /// Takes off pins whose time is over, so that folds may drop their points.
+    /// Removes expired pins, so that folds may drop their points.
     fn unpin(&mut self, plan: &RetentionPlan) -> Result<()> {
         if plan.pins_expired.is_empty() || self.options.dry_run {
             return Ok(());
         }
-        let unpin = |point: &_| CatalogEdit::Unpin { point: *point, hold: false };
+        let unpin = |point: &_| CatalogEdit::Unpin { point: *point, legal_hold: false };
         let edits: Vec<_> = plan.pins_expired.iter().map(unpin).collect();
         match self.replica.catalog_mut().amend(&edits, &|| Ok(())) {
-            // Somebody took one off already: the next run sees what is left.
+            // Another client removed one already: the next run sees what is left.
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
             other => other,
         }
@@ -229,7 +235,7 @@ impl Run<'_> {
         Ok(())
     }
 
-    /// `Unavailable` when whoever asked for the compaction wants it to end.
+    /// Returns `Unavailable` if the caller wants the compaction to end.
     fn go_on(&self) -> Result<()> {
         if (self.progress)(self.done, self.total) {
             return Ok(());
@@ -268,7 +274,7 @@ impl Run<'_> {
         self.report.bytes_written = self.report.bytes_written.saturating_add(bytes_out);
     }
 
-    /// About the bytes that the fold would write, where it saves enough.
+    /// Estimates the bytes that the fold would write, if it saves enough.
     fn saving_estimate(
         &mut self,
         fold: &Fold,
@@ -287,7 +293,8 @@ impl Run<'_> {
         let data: u64 = entries.iter().map(|entry| entry.summary.data_bytes).sum();
         let share = u128::from(kept) * u128::from(bytes_in) / u128::from(data.max(1));
         let estimate = u64::try_from(share).unwrap_or(u64::MAX);
-        // More segments keep at least these bytes too, so a fold of fewer bytes in all cannot save enough.
+        // More segments keep at least these bytes, too, so a fold of fewer bytes in all cannot save
+        // enough.
         let least = least_bytes_in(estimate);
         if least <= bytes_in {
             return Ok(Some(estimate));
@@ -304,7 +311,7 @@ impl Run<'_> {
         scratch: &Scratch,
     ) -> Result<(PathBuf, SegmentSummary)> {
         let kind = match fold.kind {
-            // Of a volume that is tracked without data no state reads as anything.
+            // No state of a volume that is tracked without data can be read.
             SegmentKind::Image if self.replica.info().extents_only => SegmentKind::Merged,
             kind => kind,
         };
@@ -333,54 +340,55 @@ impl Run<'_> {
         Ok((path, summary))
     }
 
-    /// Merges logs in pieces, where they hold much. A merge reads a log's frame again for each window of the volume that
-    /// it has data in, but that of a merged segment once.
+    /// Merges logs in batches if they contain much data. A merge reads a log's frame again for each
+    /// window of the volume that the frame has data in, but a frame of a merged segment once.
     fn sorted(&self, segments: Vec<Segment>, scratch: &Scratch) -> Result<Vec<Segment>> {
         let data: u64 = segments.iter().map(|segment| segment.summary().data_bytes).sum();
         if data <= SORT_BYTES {
             return Ok(segments);
         }
         let mut sorted = Vec::new();
-        let mut piece: Vec<Segment> = Vec::new();
+        let mut batch: Vec<Segment> = Vec::new();
         let (mut bytes, mut in_order) = (0, true);
         for segment in segments {
             let is_log = segment.summary().kind == SegmentKind::Log;
             if in_order && (!is_log || bytes >= SORT_BYTES) {
-                self.sort_piece(&mut piece, &mut sorted, scratch)?;
+                self.merge_batch(&mut batch, &mut sorted, scratch)?;
                 bytes = 0;
             }
             bytes += segment.summary().data_bytes;
             if let Some(change) = segment.summary().order_changes.last() {
                 in_order = change.begin.is_none();
             }
-            if is_log || !piece.is_empty() {
-                piece.push(segment);
+            if is_log || !batch.is_empty() {
+                batch.push(segment);
             } else {
                 sorted.push(segment);
                 bytes = 0;
             }
         }
-        self.sort_piece(&mut piece, &mut sorted, scratch)?;
+        self.merge_batch(&mut batch, &mut sorted, scratch)?;
         Ok(sorted)
     }
 
-    fn sort_piece(
+    fn merge_batch(
         &self,
-        piece: &mut Vec<Segment>,
+        batch: &mut Vec<Segment>,
         sorted: &mut Vec<Segment>,
         scratch: &Scratch,
     ) -> Result<()> {
-        if piece.is_empty() {
+        if batch.is_empty() {
             return Ok(());
         }
-        let piece = std::mem::take(piece);
+        let batch = std::mem::take(batch);
         let (path, _) =
-            self.merge_into(&piece, SegmentKind::Merged, Compression::Zstd(1), scratch)?;
+            self.merge_into(&batch, SegmentKind::Merged, Compression::Zstd(1), scratch)?;
         sorted.push(Segment::open(open_mapped(&path)?, self.replica.keys())?);
         Ok(())
     }
 
-    /// Opens a segment where its bytes are local, or fetches it: a merge reads all of it, some of it more than once.
+    /// Opens a segment in place if its bytes are local, or fetches it: a merge reads all of it,
+    /// some of it more than once.
     fn fetch(&self, entry: &SegmentEntry, scratch: &Scratch) -> Result<Segment> {
         let store = self.replica.store();
         if store.local_path(&entry.object).is_some() {
@@ -402,7 +410,7 @@ impl Run<'_> {
         Ok(segment)
     }
 
-    /// Puts the new segment and names it in the catalog in place of `entries`.
+    /// Puts the new segment and publishes it in place of `entries`.
     fn publish(
         &mut self,
         entries: &[SegmentEntry],
@@ -429,7 +437,7 @@ impl Run<'_> {
         if let Err(error) = &appended
             && error.kind() == ErrorKind::Changed
         {
-            // Certainly not in the catalog. If it stays, it is retired as a stray.
+            // It is certainly not in the catalog. If it stays, it is retired as a stray.
             let _ = store.delete(&object);
         }
         appended
@@ -480,7 +488,7 @@ impl Run<'_> {
         }
     }
 
-    /// Objects older than the grace that can never belong to the volume.
+    /// Returns objects older than the grace that can never belong to the volume.
     fn strays(&self, now: Timestamp) -> Result<Vec<String>> {
         let catalog = self.replica.catalog();
         let published: HashSet<_> = catalog.published().map(|entry| &entry.object).collect();
@@ -495,7 +503,7 @@ impl Run<'_> {
             if !passed {
                 continue;
             }
-            // What is no segment of this volume is left to people.
+            // Objects that are no segments of this volume are left alone.
             let Ok(segment) = self.replica.open_segment(&info.name) else { continue };
             let age = Duration::from_nanos(now.nanos_since(segment.params().created));
             if age >= self.policy.grace {
@@ -506,23 +514,25 @@ impl Run<'_> {
     }
 }
 
-/// A run is too small to be looked at for its bytes.
+/// Returns whether a run is too small to be looked at for its bytes.
 pub(crate) fn is_few(segments: usize, bytes_in: u64) -> bool {
     segments < FEW_SEGMENTS && bytes_in < FEW_BYTES
 }
 
-/// Bytes that a run must hold so that a fold which writes `bytes_out` of them saves enough.
+/// Returns the bytes that a run must contain so that a fold which writes `bytes_out` of them saves
+/// enough.
 pub(crate) fn least_bytes_in(bytes_out: u64) -> u64 {
     let least = u128::from(bytes_out) * 100 / u128::from(100 - SAVES_PERCENT_MIN);
     u64::try_from(least).unwrap_or(u64::MAX)
 }
 
-/// Bytes at which a run is looked at again that holds `bytes_in` and needs `least` of them.
+/// Returns the bytes from which a run that has `bytes_in` and needs `least` is looked at again.
 pub(crate) fn look_again_at(least: u64, bytes_in: u64) -> u64 {
     least.max(bytes_in.saturating_add(bytes_in / 100 * GROWTH_PERCENT_MIN))
 }
 
-/// `Changed` when a new segment was retired as a stray and deleted before its maker came to name it.
+/// Returns `Changed` if a new segment was retired as a stray and deleted before its maker published
+/// it.
 fn check_there(store: &dyn Store, object: &str) -> Result<()> {
     if store.head(object)?.is_some() {
         return Ok(());
@@ -531,13 +541,14 @@ fn check_there(store: &dyn Store, object: &str) -> Result<()> {
         .message("it was given up for a stray: making it took longer than the grace of the policy"))
 }
 
-/// The first sequence in the name of a segment's object, see [`SegmentSummary::object_name`].
+/// Returns the first sequence in the name of a segment's object, see
+/// [`SegmentSummary::object_name`].
 fn first_sequence(name: &str) -> Option<Sequence> {
     let digits = name.split('-').nth(1).filter(|digits| digits.len() == 16)?;
     u64::from_str_radix(digits, 16).ok().map(Sequence)
 }
 
-/// A sink that ends the work when nobody wants it any more.
+/// A sink that ends the work if the caller wants it to end.
 struct Watched<'a> {
     sink: FileSink,
     go_on: &'a dyn Fn() -> Result<()>,
@@ -554,7 +565,7 @@ impl SegmentSink for Watched<'_> {
     }
 }
 
-/// A directory that is removed with what is in it.
+/// A directory that is removed with its content.
 struct Scratch {
     path: PathBuf,
     files: AtomicU64,
@@ -570,7 +581,7 @@ impl Scratch {
         Ok(Self { path, files: AtomicU64::new(0) })
     }
 
-    /// Path of a new file.
+    /// Returns the path of a new file.
     fn file(&self) -> PathBuf {
         let number = self.files.fetch_add(1, Ordering::Relaxed);
         self.path.join(format!("{number}.hrl"))
@@ -579,7 +590,7 @@ impl Scratch {
 
 impl Drop for Scratch {
     fn drop(&mut self) {
-        // What stays is in a directory for temporary files.
+        // Files that stay are in a directory for temporary files.
         let _ = std::fs::remove_dir_all(&self.path);
     }
 }

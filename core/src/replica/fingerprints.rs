@@ -1,7 +1,7 @@
-//! What a view holds in some extents, as a hash for each block: enough to tell whether a disk holds the same.
+//! Hashes of a view's blocks, to find out whether a disk has the same content.
 //!
-//! A view read by offset decodes a frame again and again where writes were random. Here the view is gone through by its
-//! frames, so that each is decoded once, and what is kept of a block is 16 bytes.
+//! A view that is read by offset decodes a frame again and again if writes were random. Here the
+//! view is read by its frames, so that each is decoded once; a block takes 16 bytes of memory.
 
 use super::is_zero;
 use super::restore::{Job, each_job, jobs};
@@ -11,7 +11,7 @@ use crate::error::Result;
 use crate::extent::Extent;
 use crate::sync::lock::Mutex;
 
-/// Blocks of this size are compared, at multiples of it; the last of a volume may be shorter.
+/// Size of a compared block. Blocks begin at its multiples; the last of a volume may be shorter.
 pub(crate) const COMPARED_BYTES: usize = 4096;
 
 /// What is known of a block.
@@ -21,23 +21,24 @@ enum Print {
     Absent,
     /// The first bytes of its BLAKE3 hash.
     Hash([u8; 16]),
-    /// Parts of it come from several records: the view is to be read.
+    /// Parts of it come from several records: the view must be read.
     Mixed,
 }
 
 /// Fingerprints of the blocks of some extents of a view.
 pub(crate) struct Fingerprints {
-    /// Sorted; each begins and ends at a block.
+    /// Sorted; each begins and ends at the border of a block.
     extents: Vec<Extent>,
-    /// Of the blocks of `extents`, one extent after the other.
+    /// One for each block of `extents`, one extent after the other.
     prints: Vec<Print>,
-    /// Where the blocks of each extent begin in `prints`.
+    /// Index in `prints` of each extent's first block.
     starts: Vec<usize>,
 }
 
 impl Fingerprints {
-    /// Takes the fingerprints of `extents`, which are sorted and disjoint, and begin at multiples of [`COMPARED_BYTES`].
-    /// `None` when `go_on` said no. 17 bytes of memory for each block.
+    /// Takes the fingerprints of `extents`, which are sorted and disjoint, and begin at multiples
+    /// of [`COMPARED_BYTES`]. `None` if `go_on` returned false. Takes 17 bytes of memory for each
+    /// block.
     pub fn take(
         view: &View,
         extents: Vec<Extent>,
@@ -63,21 +64,21 @@ impl Fingerprints {
         Ok(whole.then_some(taken))
     }
 
-    /// The blocks that the records of one frame reach. A block is either covered by one piece, or mixed for each that
-    /// reaches it.
+    /// Returns prints of the blocks that the records of one frame reach. A block that one mapping
+    /// does not cover is mixed.
     fn prints_of(&self, view: &View, job: &Job) -> Result<Vec<(usize, Print)>> {
-        let Some(first) = job.pieces.first() else { return Ok(Vec::new()) };
+        let Some(first) = job.mappings.first() else { return Ok(Vec::new()) };
         let frame = view.decode(first)?;
         let mut found = Vec::new();
-        for piece in &job.pieces {
-            let data = View::data_of(&frame, piece)?;
-            let Some(at) = self.extent_with(piece.extent.offset) else { continue };
+        for mapping in &job.mappings {
+            let data = View::data_of(&frame, mapping)?;
+            let Some(at) = self.extent_with(mapping.extent.offset) else { continue };
             let (within, block_bytes) = (self.extents[at], COMPARED_BYTES as u64);
-            let mut offset = piece.extent.offset - piece.extent.offset % block_bytes;
-            while offset < piece.extent.end() {
+            let mut offset = mapping.extent.offset - mapping.extent.offset % block_bytes;
+            while offset < mapping.extent.end() {
                 let block = Extent { offset, length: block_bytes }.intersection(within);
-                let print = if piece.extent.contains(block) {
-                    let start = (block.offset - piece.extent.offset) as usize;
+                let print = if mapping.extent.contains(block) {
+                    let start = (block.offset - mapping.extent.offset) as usize;
                     print_of(&data[start..start + block.length as usize])
                 } else {
                     Print::Mixed
@@ -98,12 +99,13 @@ impl Fingerprints {
         ((offset - self.extents[extent].offset) / COMPARED_BYTES as u64) as usize
     }
 
-    /// Every block of `extent` is among them.
+    /// Returns whether every block of `extent` has a fingerprint.
     pub fn cover(&self, extent: Extent) -> bool {
         self.extent_with(extent.offset).is_some_and(|at| self.extents[at].contains(extent))
     }
 
-    /// For each block of `extent`, which they cover: whether `found`, which a disk holds there, is what the view holds.
+    /// Compares `found`, the content of a disk at `extent`, with the view. Returns for each block
+    /// whether it is the same.
     pub fn compare(&self, view: &View, extent: Extent, found: &[u8]) -> Result<Vec<bool>> {
         let at = self.extent_with(extent.offset).expect("they cover it");
         let first = self.starts[at] + self.block_in(at, extent.offset);

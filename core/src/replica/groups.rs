@@ -1,7 +1,8 @@
-//! Group points of a vault: found again from the members' volumes, each listed once.
+//! Group points of a vault, collected from the volumes of their members. Each is listed once.
 //!
-//! A group point is one when any member's volume says so: a member writes that only after the marks of all were durable. A mark
-//! that no volume commits was left by a round that failed, and is a crash-consistent point of its volume alone.
+//! A group point exists if any member's volume says so: a member writes that only after the marks
+//! of all were durable. A mark that no volume commits was left by a round that failed; it is a
+//! crash-consistent point of its volume alone.
 
 use std::collections::BTreeMap;
 
@@ -21,9 +22,9 @@ struct Found {
 }
 
 impl Vault {
-    /// The group points that were committed, oldest first, with the places of their members that are in this vault and that
-    /// retention has left: see [`GroupPoint::is_complete`]. Reads the catalog of every volume; errors are those of
-    /// [`Vault::replica`].
+    /// Returns the committed group points, oldest first, with those members that are in this vault
+    /// and that retention has left: see [`GroupPoint::is_complete`]. Reads the catalog of every
+    /// volume; errors are those of [`Vault::replica`].
     pub fn group_points(&self) -> Result<Vec<GroupPoint>> {
         let mut found: BTreeMap<PointId, Found> = BTreeMap::new();
         for volume in self.volumes()? {

@@ -1,4 +1,5 @@
-//! Promise 10 at the keys of a vault: rotation, shredding, and what a hop without the key can see or change.
+//! Promise 10 at the keys of a vault: rotation, shredding, and what a hop without the key can see
+//! or change.
 
 use std::sync::Arc;
 
@@ -17,7 +18,7 @@ fn key(byte: u8) -> WrappingKey {
     WrappingKey::from_bytes([byte; 32])
 }
 
-/// A sealed volume with one write of the secret and one point, labelled "quarter-end".
+/// An encrypted volume with one write of the secret and one point, labelled "quarter-end".
 fn rig() -> Rig {
     rig_of(42)
 }
@@ -99,7 +100,7 @@ fn promise_4_a_rotation_killed_at_any_call_leaves_the_volume_openable_and_is_fin
 #[test]
 fn the_old_wrapping_stays_when_the_new_one_does_not_open() {
     let rig = rig();
-    let id = rig.info.key_id.expect("sealed");
+    let id = rig.info.key_id.expect("encrypted");
     let damaged = format!("volumes/disk/keys/{id}.{}", key(2).id());
     let other = key(2).wrap(&VolumeKey::from_bytes([9; 32]), rig.info.id, &*rig.clock);
     rig.store.put(&damaged, &other).expect("put");
@@ -109,11 +110,11 @@ fn the_old_wrapping_stays_when_the_new_one_does_not_open() {
 }
 
 #[test]
-fn wrappings_by_other_keys_stay_and_are_named() {
+fn wrappings_by_other_keys_stay_and_are_reported() {
     let rig = rig();
     let other_way = vault(&rig, &rig.store, Some(key(1)));
     rig.vault.rotate_key("disk", &key(2)).expect("rotate");
-    // As an interrupted rotation to a third key leaves it.
+    // An interrupted rotation to a third key leaves such a wrapping.
     let mortal = Arc::new(FaultStore::new(rig.store.clone()));
     let store: Arc<dyn Store> = mortal.clone();
     let from_2 = vault(&rig, &store, Some(key(2)));
@@ -126,7 +127,7 @@ fn wrappings_by_other_keys_stay_and_are_named() {
     }
     let report =
         vault(&rig, &rig.store, Some(key(3))).rotate_key("disk", &key(4)).expect("rotate on");
-    let id = rig.info.key_id.expect("sealed");
+    let id = rig.info.key_id.expect("encrypted");
     assert_eq!(report.others, [format!("volumes/disk/keys/{id}.{}", key(2).id())]);
     vault(&rig, &rig.store, Some(key(2))).rotate_key("disk", &key(4)).expect("the rest");
     assert_eq!(key_objects(&rig).len(), 1);
@@ -134,9 +135,9 @@ fn wrappings_by_other_keys_stay_and_are_named() {
     assert!(other_way.rotate_key("disk", &key(5)).is_err());
 }
 
-/// Makes the volume's key object what vaults had before keys could be rotated.
+/// Gives the volume's key object the name that vaults used before keys could be rotated.
 fn to_version_1(rig: &Rig) {
-    let id = rig.info.key_id.expect("sealed");
+    let id = rig.info.key_id.expect("encrypted");
     let objects = key_objects(rig);
     let wrapped = get_all(&*rig.store, &objects[0], 1000).expect("read");
     let volume_key = key(1).unwrap(&wrapped, rig.info.id, id, "k").expect("open");
@@ -176,7 +177,7 @@ fn a_shredded_volume_opens_with_nothing_and_the_others_do() {
     let listed = rig.vault.volumes().expect("volumes");
     let states: Vec<_> = listed.iter().map(|v| (v.name.as_str(), v.shredded)).collect();
     assert_eq!(states, [("disk", true), ("other", false)]);
-    // Once more, and with its data: then the name is free.
+    // Again, and with its data: then the name is free.
     let again = rig.vault.shred("disk", ShredOptions::default()).expect("again");
     assert_eq!(again, ShredReport { was_shredded: true, ..ShredReport::default() });
     let data = ShredOptions { data: true, ..ShredOptions::default() };
@@ -218,12 +219,12 @@ fn a_legal_hold_stops_the_shredder() {
     let rig = rig();
     let point = At::Point(PointId([2; 16]));
     let mut replica = rig.vault.replica("disk").expect("open");
-    replica.pin(&point, PinUntil::LegalHold, "case 7").expect("hold");
+    replica.pin(&point, PinUntil::LegalHold, "case 7").expect("legal hold");
     let shred = |key, options| vault(&rig, &rig.store, key).shred("disk", options);
-    let error = shred(Some(key(1)), ShredOptions::default()).expect_err("held");
+    let error = shred(Some(key(1)), ShredOptions::default()).expect_err("under legal hold");
     assert_eq!(error.kind(), ErrorKind::Fenced);
     assert!(error.to_string().contains("legal hold"), "{error}");
-    // Without the key nobody can know.
+    // Without the key it cannot be known.
     for wrong in [None, Some(key(2))] {
         let error = shred(wrong, ShredOptions::default()).expect_err("unknown");
         assert_eq!(error.kind(), ErrorKind::WrongKey);
@@ -237,7 +238,7 @@ fn a_legal_hold_stops_the_shredder() {
 #[test]
 fn a_rotation_that_races_a_shredder_brings_no_key_back() {
     let rig = rig();
-    let id = rig.info.key_id.expect("sealed");
+    let id = rig.info.key_id.expect("encrypted");
     // The rotation has opened the key when the shredder runs: its put comes after.
     let racing: Arc<dyn Store> = Arc::new(ShredAtPut { rig_vault: rig.vault.clone() });
     let error =
@@ -274,9 +275,9 @@ impl Store for ShredAtPut {
 }
 
 #[test]
-fn only_deleting_its_data_shreds_a_volume_that_is_not_sealed() {
+fn an_unencrypted_volume_is_shredded_only_by_deleting_its_data() {
     let rig = Rig::new(false);
-    let error = rig.vault.shred("disk", ShredOptions::default()).expect_err("not sealed");
+    let error = rig.vault.shred("disk", ShredOptions::default()).expect_err("not encrypted");
     assert_eq!(error.kind(), ErrorKind::InvalidInput);
     let data = ShredOptions { data: true, ..ShredOptions::default() };
     rig.vault.shred("disk", data).expect("deleted");
@@ -284,13 +285,13 @@ fn only_deleting_its_data_shreds_a_volume_that_is_not_sealed() {
 }
 
 #[test]
-fn promise_10_nothing_of_a_sealed_volume_can_be_read_in_the_vault() {
+fn promise_10_nothing_of_an_encrypted_volume_can_be_read_in_the_vault() {
     let rig = rig();
     let mut replica = rig.vault.replica("disk").expect("open");
     let point = At::Point(PointId([2; 16]));
     replica.pin(&point, PinUntil::Forever, "the audit of may").expect("pin");
     replica.record_verdict(&point, VerdictKind::Integrity, true, "all is well").expect("verdict");
-    let volume_key = replica.keys().newest().expect("sealed").clone();
+    let volume_key = replica.keys().newest().expect("encrypted").clone();
     let secrets: [&[u8]; 7] = [
         &SECRET[..16],
         b"quarter-end",
@@ -325,7 +326,8 @@ fn promise_10_each_alteration_of_the_vault_is_noticed() {
         .map(|info| (info.name.clone(), get_all(&*rig.store, &info.name, 1 << 20).expect("read")))
         .collect();
     let twins = |object: &str| {
-        // The same object of another volume; names of segments and keys differ by what is random in them.
+        // The same object of another volume; names of segments and keys differ in their random
+        // part.
         let directory = &object[..=object.rfind('/').expect("a directory")];
         let other = twin.store.list(directory).expect("list").into_iter().next().expect("one");
         get_all(&*twin.store, &other.name, 1 << 20).expect("read")
@@ -379,7 +381,7 @@ fn promise_10_a_catalog_that_was_rolled_back_is_noticed_when_its_source_goes_on(
 }
 
 #[test]
-fn promise_10_who_gives_a_key_is_not_given_an_unsealed_volume() {
+fn promise_10_an_unencrypted_volume_is_refused_if_a_key_is_given() {
     let rig = rig();
     let forger = Rig::new(false);
     let record = get_all(&*forger.store, "volumes/disk/volume", 1000).expect("read");
@@ -391,7 +393,7 @@ fn promise_10_who_gives_a_key_is_not_given_an_unsealed_volume() {
     assert_eq!(error.kind(), ErrorKind::WrongKey);
 }
 
-/// The newest version, and its object.
+/// Returns the newest version, and its object.
 fn newest_version(rig: &Rig) -> (String, Vec<u8>) {
     let newest = rig.store.list("volumes/disk/catalog/").expect("list").pop().expect("one").name;
     let bytes = get_all(&*rig.store, &newest, 1 << 20).expect("read");
@@ -399,12 +401,12 @@ fn newest_version(rig: &Rig) -> (String, Vec<u8>) {
 }
 
 #[test]
-fn promise_10_an_unsealed_version_is_not_taken_where_there_is_a_key() {
+fn promise_10_an_unencrypted_version_is_refused_if_there_is_a_key() {
     let (rig, forger) = (rig(), Rig::new(false));
     let thief = SourceIdentity { id: [6; 16], host: "thief".into(), ..rig.source.clone() };
     let mut catalog = forger.vault.replica("disk").expect("open").into_catalog();
     catalog.append(&thief, vec![CatalogEdit::Source(thief.clone())]).expect("append");
-    // The envelope: magic, sealed or not, volume, number, hash of the version before.
+    // The envelope: magic, encrypted or not, volume, number, hash of the version before.
     let ((_, newest), (_, mut forged)) = (newest_version(&rig), newest_version(&forger));
     let number = rig.vault.replica("disk").expect("open").catalog().version() + 1;
     forged[12..28].copy_from_slice(&rig.info.id.0);
@@ -424,11 +426,11 @@ fn promise_10_versions_of_two_histories_are_not_mixed() {
     let again = || vec![CatalogEdit::Source(rig.source.clone())];
     source.append(&rig.source, again()).expect("append");
     let (fork, one) = newest_version(&rig);
-    // The vault is put back to what it was before, and the source goes on from there.
+    // The vault is restored to an earlier copy, and the source goes on from there.
     rig.store.delete(&fork).expect("delete");
     let mut other = rig.vault.replica("disk").expect("open").into_catalog();
     other.append(&rig.source, again()).expect("append");
-    assert!(newest_version(&rig).1 != one, "each version is sealed under a nonce of its own");
+    assert!(newest_version(&rig).1 != one, "each version is encrypted under a nonce of its own");
     other.append(&rig.source, again()).expect("append");
     rig.vault.replica("disk").expect("one history");
     rig.store.delete(&fork).expect("delete");

@@ -1,7 +1,7 @@
 //! Replicas: one volume of a vault, and what can be done with it without its source.
 //!
-//! A [`Replica`] is a volume as of a version of its catalog. It gives points, views, restores, change sets and
-//! verification. Reading never writes to the vault.
+//! A [`Replica`] is a volume as of a version of its catalog. It gives points, views, restores,
+//! change sets and verification. Reading never writes to the vault.
 
 mod at;
 mod changes;
@@ -39,7 +39,7 @@ pub use point::{GoodBecause, RecoveryPoint};
 pub(crate) use restore::is_zero;
 pub use restore::{RestoreReport, RestoreTarget};
 pub(crate) use retention::folds_of;
-pub use retention::{Fold, FoldReason, KeptState, RetentionPlan, plan};
+pub use retention::{Fold, FoldReason, KeptPoint, RetentionPlan, plan};
 pub use verify::{Finding, VerifyReport};
 pub use view::{View, ViewOptions};
 
@@ -54,14 +54,14 @@ use crate::vault::{
     Catalog, CatalogEdit, Division, SegmentEntry, Step, TimelineEntry, Vault, VolumeInfo, layout,
 };
 
-/// Segments of a view whose ends, read with their footers, are kept for their indexes: 16 MiB. With more segments each index
-/// is a request of its own.
+/// Segments of a view whose ends, read with their footers, are cached for their indexes: 16 MiB.
+/// With more segments each index is a request of its own.
 const TAILS_MAX: usize = 256;
-/// Segments open at once where all are gone through.
+/// Segments open at once when all are read.
 const OPENED_MAX: usize = 64;
 
-/// Tells how far a long operation is, as bytes done and bytes in all, and stops it when it returns false. Called from
-/// several threads.
+/// Reports bytes done and bytes in all of a long operation, which stops if it returns false. Called
+/// from several threads.
 pub type Progress<'a> = &'a (dyn Fn(u64, u64) -> bool + Sync);
 
 /// One volume in a vault, as of the catalog version read last. May be used from any thread.
@@ -74,39 +74,41 @@ pub struct Replica {
 }
 
 impl Replica {
-    /// What the vault says of the volume.
+    /// Returns what the vault records of the volume.
     pub fn info(&self) -> &VolumeInfo {
         &self.info
     }
 
-    /// The keys that open its segments.
+    /// Returns the keys that open its segments.
     pub fn keys(&self) -> &KeyRing {
         &self.keys
     }
 
-    /// Its catalog.
+    /// Returns its catalog.
     pub fn catalog(&self) -> &Catalog {
         &self.catalog
     }
 
-    /// Its catalog, to append to.
+    /// Returns its catalog, to append to.
     pub fn into_catalog(self) -> Catalog {
         self.catalog
     }
 
-    /// The branch of an ended epoch, to be read like a volume: the history up to the failover, then what the old source wrote
-    /// after it. Nothing can be pinned or folded in it. `NotFound` lists the branches.
+    /// Returns the branch of an ended epoch as a replica: the history up to the failover, then what
+    /// the old source wrote after it. Nothing can be pinned or folded in it. `NotFound` lists the
+    /// branches.
     pub fn branch(&self, epoch: Epoch) -> Result<Self> {
         Ok(Self { catalog: self.catalog.of_branch(epoch)?, ..self.clone() })
     }
 
-    /// The volume as it will be after a division; nothing is written.
+    /// Returns the volume as it will be after a division; nothing is written.
     pub(crate) fn divided(&self, division: &Division) -> Result<Self> {
         Ok(Self { catalog: self.catalog.divided(division)?, ..self.clone() })
     }
 
-    /// Gives a branch up: its objects are retired, and deleted by retention when their grace is over. Durable when it returns.
-    /// `NotFound` lists the branches, `InvalidInput` names an older branch that stands on this one.
+    /// Drops a branch: its objects are retired, and retention deletes them when their grace is
+    /// over. Durable when it returns. `NotFound` lists the branches, `InvalidInput` names an older
+    /// branch that stands on this one.
     pub fn drop_branch(&mut self, epoch: Epoch) -> Result<()> {
         self.refresh()?;
         if let Some(older) = self.catalog.stands_on(epoch) {
@@ -145,13 +147,13 @@ impl Replica {
         &mut self.catalog
     }
 
-    /// The history in stretches, ordered or not.
+    /// Returns the history in stretches, ordered or not.
     pub fn timeline(&self) -> Vec<TimelineEntry> {
         self.catalog.timeline()
     }
 
-    /// Opens a segment of the catalog; errors name its object. `Corrupt` when it is of a volume of another size, so that
-    /// nothing reaches past the volume's end.
+    /// Opens a segment of the catalog; errors name its object. `Corrupt` if it is of a volume of
+    /// another size, so that nothing reaches past the volume's end.
     pub fn open_segment(&self, object: &str) -> Result<Segment> {
         self.opened(ObjectSource::open(&self.store, object)?)
     }
@@ -167,7 +169,7 @@ impl Replica {
         Ok(segment)
     }
 
-    /// The segments that a view at `sequence` needs: from the newest image on.
+    /// Returns the segments that a view at `sequence` needs: from the newest image on.
     fn segments_through(&self, sequence: Sequence) -> Result<Vec<Arc<Segment>>> {
         let entries = self.catalog.segments();
         let end = entries.partition_point(|entry| entry.summary.first_sequence <= sequence);
@@ -188,16 +190,16 @@ impl Replica {
         })
     }
 
-    /// When an object of the volume arrived in the vault, as its store tells: the time of the file where objects are local
-    /// files, `None` otherwise. The catalog does not record it.
+    /// Returns when an object of the volume arrived in the vault: the time of its file, or `None`
+    /// if objects are no local files. The catalog does not record it.
     pub fn arrived(&self, object: &str) -> Option<Timestamp> {
         let modified = self.store.local_path(object)?.metadata().ok()?.modified().ok()?;
         let since = modified.duration_since(std::time::UNIX_EPOCH).ok()?;
         i64::try_from(since.as_nanos()).ok().map(Timestamp)
     }
 
-    /// Calls `work` for every segment of the catalog in write order, and opens those that `wanted` chooses. The segments
-    /// of a remote store are opened many at once. The first error ends it and is returned.
+    /// Calls `work` for every segment of the catalog in write order, opened if `wanted` selects it.
+    /// Segments of a remote store are opened many at once. The first error ends it and is returned.
     pub fn each_segment(
         &self,
         wanted: &mut dyn FnMut(&SegmentSummary) -> bool,
@@ -216,7 +218,7 @@ impl Replica {
         Ok(())
     }
 
-    /// Opens the segment that an entry of the catalog names, and no other.
+    /// Opens the segment that an entry of the catalog describes; any other is an error.
     pub(super) fn open_entry(&self, entry: &SegmentEntry) -> Result<Segment> {
         let (object, length) = (&entry.object, entry.summary.stored_bytes);
         let segment = self.opened(ObjectSource::open_sized(&self.store, object, length)?)?;
@@ -226,8 +228,10 @@ impl Replica {
 }
 
 impl Vault {
-    /// Opens the replica of a volume as of its newest catalog version. `WrongKey` when it is sealed and the wrapping
-    /// key is missing or another, when it was shredded, and when it is not sealed and a wrapping key was given.
+    /// Opens the replica of a volume as of its newest catalog version.
+    ///
+    /// `WrongKey` if the volume is encrypted and the key-encryption key is missing or another, if
+    /// it was shredded, or if it is not encrypted and a key was given.
     ///
     /// `NAME@EPOCH` is the branch of an ended epoch, see [`Replica::branch`].
     pub fn replica(&self, name: &str) -> Result<Replica> {
@@ -244,7 +248,8 @@ impl Vault {
         self.open_replica(info, keys)
     }
 
-    /// As [`Vault::replica`] for who has its keys already, so that a rotated key-encryption key does not matter.
+    /// Opens a replica with keys that the caller has already, so that a rotated key-encryption key
+    /// does not matter.
     pub(crate) fn replica_with_keys(&self, name: &str, keys: &KeyRing) -> Result<Replica> {
         self.open_replica(self.volume(name)?, keys.clone())
     }

@@ -1,7 +1,9 @@
-//! A writable device over a read-only one: changes go to a scratch device, reads find them there.
+//! A writable device over a read-only one: changes go to a scratch device, and reads find them
+//! there.
 //!
-//! The scratch device is as large as the base and is never read where it was not written. What was changed is known as
-//! long as the overlay is open: an [`InstantDisk`](super::InstantDisk) that is never hydrated is an overlay that survives.
+//! The scratch device is as large as the base and is read only where it was written. What was
+//! changed is known while the overlay is open. An [`InstantDisk`](super::InstantDisk) that is never
+//! hydrated is an overlay that survives.
 
 use std::sync::Arc;
 
@@ -10,19 +12,20 @@ use crate::device::{Allocation, BlockDevice, Discarded, Durability, Unmap};
 use crate::error::Result;
 use crate::extent::{Extent, ExtentSet};
 
-/// A device whose changes stay apart from its base. May be used from any thread. Memory: a bit for each 4 KiB of the parts
-/// that were changed, at most 64 MiB (larger blocks beyond 2 TiB).
+/// A device whose changes stay apart from its base. May be used from any thread. Takes one bit of
+/// memory for each 4 KiB of the parts that were changed, at most 64 MiB (beyond 2 TiB blocks are
+/// larger).
 pub struct Overlay {
     layers: Layers,
 }
 
 impl Overlay {
-    /// An overlay without changes. `InvalidInput` when `scratch` is smaller than `base`.
+    /// Opens an overlay without changes. `InvalidInput` if `scratch` is smaller than `base`.
     pub fn new(base: Arc<dyn BlockDevice>, scratch: Arc<dyn BlockDevice>) -> Result<Self> {
         Ok(Self { layers: Layers::new(base, scratch)? })
     }
 
-    /// The blocks changed so far.
+    /// Returns the blocks changed so far.
     pub fn changed(&self) -> ExtentSet {
         let runs = self.layers.presence.runs(self.layers.whole());
         runs.filter(|(_, present)| *present).map(|(run, _)| run).collect()

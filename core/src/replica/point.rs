@@ -13,24 +13,25 @@ use crate::vault::{CatalogEdit, Pin, PinUntil, SegmentEntry, Verdict, VerdictKin
 pub struct RecoveryPoint {
     /// Its identity.
     pub id: PointId,
-    /// What it promises.
+    /// Its consistency.
     pub kind: PointKind,
     /// Its place in the write order.
     pub sequence: Sequence,
-    /// When it was marked.
+    /// When it was taken.
     pub time: Timestamp,
     /// Its label; may be empty.
     pub label: String,
     /// Epoch of its writes.
     pub epoch: Epoch,
-    /// Identity shared by the members of a group point. With a kind that is none of a group's, its round made no point of the
-    /// group as far as this volume knows; see [`Vault::group_points`](crate::vault::Vault::group_points).
+    /// Identity shared by the members of a group point. If `kind` is not a group's, the round made
+    /// no group point as far as this volume knows; see
+    /// [`Vault::group_points`](crate::vault::Vault::group_points).
     pub group: Option<PointId>,
-    /// Chain hash of the segment that ends with it: names everything before it.
+    /// Chain hash of the segment that ends with it: identifies everything before it.
     pub chain: ChainHash,
-    /// What keeps it through retention; expired pins included until retention takes them off.
+    /// Pins and legal holds. Expired pins are included until retention removes them.
     pub pins: Vec<Pin>,
-    /// What checks of it found.
+    /// The verdicts of checks.
     pub verdicts: Vec<Verdict>,
 }
 
@@ -46,7 +47,7 @@ pub enum GoodBecause {
 }
 
 impl GoodBecause {
-    /// Stable lower-case name.
+    /// Returns the stable lower-case name.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Checked => "checked",
@@ -57,8 +58,9 @@ impl GoodBecause {
 }
 
 impl Replica {
-    /// Keeps a point through retention, in place of an earlier pin (or legal hold) of it. Durable when it returns.
-    /// `NotFound` when there is no such point, `Full` beyond [`PINS_MAX`](crate::vault::PINS_MAX) pins.
+    /// Pins a point through retention, in place of an earlier pin (or legal hold) of it. Durable
+    /// when it returns. `NotFound` if there is no such point, `Full` beyond
+    /// [`PINS_MAX`](crate::vault::PINS_MAX) pins.
     pub fn pin(&mut self, at: &At, until: PinUntil, reason: &str) -> Result<Pin> {
         let point = self.find_point(at)?;
         let since = self.clock().now();
@@ -67,14 +69,14 @@ impl Replica {
         Ok(pin)
     }
 
-    /// Takes the pin of a point off, or with `hold` its legal hold: neither takes off the other. `NotFound` when there
-    /// is none.
-    pub fn unpin(&mut self, at: &At, hold: bool) -> Result<()> {
+    /// Removes the pin of a point, or its legal hold: neither removes the other. `NotFound` if
+    /// there is none.
+    pub fn unpin(&mut self, at: &At, legal_hold: bool) -> Result<()> {
         let point = self.find_point(at)?;
-        self.catalog.amend(&[CatalogEdit::Unpin { point, hold }], &|| Ok(()))
+        self.catalog.amend(&[CatalogEdit::Unpin { point, legal_hold }], &|| Ok(()))
     }
 
-    /// Stores what a check of a point found. The last point whose checks were all good is never dropped.
+    /// Records the verdict of a check. The last point whose checks were all good is never dropped.
     pub fn record_verdict(
         &mut self,
         at: &At,
@@ -89,7 +91,8 @@ impl Replica {
         Ok(verdict)
     }
 
-    /// The recovery point that `at` means; `NotFound` when it is a state, but no point.
+    /// Returns the recovery point that `at` selects; `NotFound` if it selects a state without a
+    /// point.
     fn find_point(&mut self, at: &At) -> Result<PointId> {
         self.refresh()?;
         let sequence = self.resolve(at)?;
@@ -105,7 +108,7 @@ impl Replica {
         })
     }
 
-    /// The recovery points, oldest first. Those in unordered intervals are none.
+    /// Returns the recovery points, oldest first. Marks inside unordered intervals are omitted.
     pub fn points(&self) -> Vec<RecoveryPoint> {
         let mut pins: HashMap<PointId, Vec<Pin>> = HashMap::new();
         for pin in self.catalog.pins() {
@@ -133,10 +136,11 @@ impl Replica {
         self.catalog.point_marks().map(point).collect()
     }
 
-    /// The newest point that checks found good, and none bad; where there is none the newest application-consistent point,
-    /// and where there is none of these the newest point: never one that a check found bad. With it, why it is.
+    /// Returns the newest good point, and why it is the one.
     ///
-    /// `NotFound` when there is no such point.
+    /// That is the newest point that checks found good, and none bad. Without one it is the newest
+    /// application-consistent point, or else the newest point, but never one that a check found
+    /// bad. `NotFound` if there is none.
     pub fn newest_good(&self) -> Result<(RecoveryPoint, GoodBecause)> {
         let mut left = self.points();
         left.retain(|point| point.verdicts.iter().all(|verdict| verdict.ok));

@@ -1,13 +1,13 @@
 //! Restore: a view written to a file or device.
 //!
-//! Pieces are taken in the order of their frames, so that each frame is read and decoded once, by several threads. A
-//! new file gets its name only when it is whole and durable; ranges without data are never written to it. On an
-//! existing device they are zeroed.
+//! Mappings are taken in the order of their frames, so that several threads read and decode each
+//! frame once. A new file gets its name only when it is whole and durable; ranges without data are
+//! never written to it. On an existing device they are zeroed.
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
-use super::view::{Piece, View, ViewOptions};
+use super::view::{Mapping, View, ViewOptions};
 use super::{At, Progress, Replica};
 use crate::device::{BlockDevice, DirectIo, Durability, FileDevice, FileDeviceOptions, Unmap};
 use crate::error::{Error, ErrorKind, Result};
@@ -16,26 +16,27 @@ use crate::parallel;
 use crate::sync::lock::Mutex;
 use crate::units::Sequence;
 
-/// Threads that decode and write; more where each frame is a request to a store.
+/// Threads that decode and write. More are used if each frame is a request to a store.
 const THREADS: usize = 2;
 /// Blocks of zeroes of this size are not written to a new file.
 const HOLE_BYTES: usize = 4096;
 
-/// Where a restore goes.
+/// Target of a restore.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum RestoreTarget {
-    /// A new sparse file. `AlreadyExists` when there is one, unless it may be overwritten.
+    /// A new sparse file. `AlreadyExists` if there is one, unless it may be overwritten.
     File {
         /// Path of the file.
         path: PathBuf,
-        /// Replace an existing file, once the restore is complete.
+        /// Whether an existing file is replaced once the restore is complete.
         overwrite: bool,
     },
-    /// An existing file or block device of at least the volume's size; all of that size is overwritten.
+    /// An existing file or block device of at least the volume's size; all of that size is
+    /// overwritten.
     Device(PathBuf),
 }
 
-/// What a restore did.
+/// Result of a restore.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RestoreReport {
     /// The state restored.
@@ -90,16 +91,16 @@ fn run(view: &View, target: &RestoreTarget, progress: Progress<'_>) -> Result<Re
                     device.zero(run.extent, Unmap::Allowed, Durability::Cached)?;
                 }
             }
-            copy(view, view.pieces().to_vec(), &device, false, progress)
+            copy(view, view.mappings().to_vec(), &device, false, progress)
         }
     }
 }
 
 fn restore_file(view: &View, path: &Path, progress: Progress<'_>) -> Result<RestoreReport> {
-    copy(view, view.pieces().to_vec(), &new_file(view, path)?, true, progress)
+    copy(view, view.mappings().to_vec(), &new_file(view, path)?, true, progress)
 }
 
-/// A new sparse file of the volume's size.
+/// Creates a sparse file of the volume's size.
 fn new_file(view: &View, path: &Path) -> Result<FileDevice> {
     let options = FileDeviceOptions {
         direct: DirectIo::Never,
@@ -109,7 +110,7 @@ fn new_file(view: &View, path: &Path) -> Result<FileDevice> {
     FileDevice::open(path, &options)
 }
 
-/// A name beside the target, so that the rename stays on one file system.
+/// Returns a name beside the target, so that the rename stays on one file system.
 fn temporary_name(path: &Path) -> Result<PathBuf> {
     let name = path.file_name().ok_or_else(|| {
         Error::new(ErrorKind::InvalidInput, "restore to", path.display())
@@ -128,27 +129,26 @@ fn publish(temporary: &Path, path: &Path) -> Result<()> {
         .map_err(|error| Error::io("restore to", path.display(), error))
 }
 
-/// Pieces of one frame.
+/// The mappings of one frame.
 pub(super) struct Job {
-    pub pieces: Vec<Piece>,
-    /// Of data.
+    pub mappings: Vec<Mapping>,
+    /// Bytes of their data.
     pub bytes: u64,
 }
 
-/// Pieces by frame, so that each frame is decoded once.
-pub(super) fn jobs(mut pieces: Vec<Piece>) -> Vec<Job> {
-    pieces.sort_by_key(|piece| (piece.segment, piece.frame, piece.extent.offset));
-    pieces
+/// Groups mappings by frame, so that each frame is decoded once.
+pub(super) fn jobs(mut mappings: Vec<Mapping>) -> Vec<Job> {
+    mappings.sort_by_key(|mapping| (mapping.segment, mapping.frame, mapping.extent.offset));
+    mappings
         .chunk_by(|a, b| (a.segment, a.frame) == (b.segment, b.frame))
         .map(|chunk| Job {
-            pieces: chunk.to_vec(),
-            bytes: chunk.iter().map(|piece| piece.extent.length).sum(),
+            mappings: chunk.to_vec(),
+            bytes: chunk.iter().map(|mapping| mapping.extent.length).sum(),
         })
         .collect()
 }
 
-/// Does the work on several threads, more where each frame is a request to a store. `work` returns false to stop all; then so
-/// does this.
+/// Calls `work` on several threads for each job. Stops and returns false if `work` returns false.
 pub(super) fn each_job(
     view: &View,
     jobs: &[Job],
@@ -190,25 +190,25 @@ pub(super) fn each_job(
     }
 }
 
-/// Writes the data of some extents of a view, each at its own offset, to a new sparse file of the volume's size, durably.
-/// Returns the bytes written.
+/// Writes the data of some extents of a view, each at its own offset, to a new sparse file of the
+/// volume's size, durably. Returns the bytes written.
 pub(super) fn copy_extents(view: &View, extents: &ExtentSet, path: &Path) -> Result<u64> {
-    let pieces = extents.iter().flat_map(|extent| view.within(extent)).collect();
-    Ok(copy(view, pieces, &new_file(view, path)?, false, &|_, _| true)?.bytes_written)
+    let mappings = extents.iter().flat_map(|extent| view.within(extent)).collect();
+    Ok(copy(view, mappings, &new_file(view, path)?, false, &|_, _| true)?.bytes_written)
 }
 
 fn copy(
     view: &View,
-    pieces: Vec<Piece>,
+    mappings: Vec<Mapping>,
     device: &FileDevice,
     skip_zeroes: bool,
     progress: Progress<'_>,
 ) -> Result<RestoreReport> {
-    let jobs = jobs(pieces);
+    let jobs = jobs(mappings);
     let total = jobs.iter().map(|job| job.bytes).sum();
     let (done, written) = (AtomicU64::new(0), AtomicU64::new(0));
     let whole = each_job(view, &jobs, |job| {
-        let bytes = copy_frame(view, device, &job.pieces, skip_zeroes)?;
+        let bytes = copy_frame(view, device, &job.mappings, skip_zeroes)?;
         written.fetch_add(bytes, Ordering::Relaxed);
         let done = done.fetch_add(job.bytes, Ordering::Relaxed) + job.bytes;
         Ok(progress(done, total))
@@ -229,21 +229,21 @@ fn copy(
 fn copy_frame(
     view: &View,
     device: &FileDevice,
-    pieces: &[Piece],
+    mappings: &[Mapping],
     skip_zeroes: bool,
 ) -> Result<u64> {
-    let Some(first) = pieces.first() else { return Ok(0) };
+    let Some(first) = mappings.first() else { return Ok(0) };
     let frame = view.decode(first)?;
     let mut written = 0;
-    for piece in pieces {
-        let data = View::data_of(&frame, piece)?;
+    for mapping in mappings {
+        let data = View::data_of(&frame, mapping)?;
         if !skip_zeroes {
-            device.write(piece.extent.offset, data, Durability::Cached)?;
+            device.write(mapping.extent.offset, data, Durability::Cached)?;
             written += data.len() as u64;
             continue;
         }
         for run in runs(data).into_iter().filter(|run| !run.zero) {
-            let offset = piece.extent.offset + run.start as u64;
+            let offset = mapping.extent.offset + run.start as u64;
             device.write(offset, &data[run.start..run.end], Durability::Cached)?;
             written += (run.end - run.start) as u64;
         }
@@ -257,7 +257,7 @@ struct Run {
     zero: bool,
 }
 
-/// Data as runs of blocks that are all zero, or not.
+/// Splits data into runs of blocks that are all zero, or not.
 fn runs(data: &[u8]) -> Vec<Run> {
     let mut runs: Vec<Run> = Vec::new();
     let mut start = 0;
@@ -273,7 +273,7 @@ fn runs(data: &[u8]) -> Vec<Run> {
     runs
 }
 
-/// All bytes are zero.
+/// Returns whether all bytes are zero.
 pub(crate) fn is_zero(bytes: &[u8]) -> bool {
     let words = bytes.chunks_exact(16);
     words.remainder().iter().all(|byte| *byte == 0)

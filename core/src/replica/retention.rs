@@ -1,15 +1,17 @@
-//! Planning of retention: which states of a volume stay, and which segments can fold because of that.
+//! Planning of retention: which recovery states of a volume stay, and which segments can fold
+//! because of that.
 //!
-//! Pure: a catalog, a policy and a time give a [`RetentionPlan`], which `compact` carries out. Equal inputs give equal
-//! plans, and a plan that was carried out in part leaves the same rest.
+//! Pure: a catalog, a policy and a time give a [`RetentionPlan`], which `compact` carries out.
+//! Equal inputs give equal plans, and a plan that was carried out in part leaves the same rest.
 //!
-//! Invariants: a segment younger than `full`, the newest segment, and everything from an open unordered interval on are
-//! never folded; no fold crosses the end of a kept state or an epoch; a fold ends where the volume was in order. So every
-//! kept state remains, and nothing inside an unordered interval can become one.
+//! Invariants: a segment younger than `full`, the newest segment, and everything from an open
+//! unordered interval on are never folded. No fold crosses the end of a kept state or an epoch, and
+//! a fold ends where the volume was in order. So every kept state remains, and no state inside an
+//! unordered interval can become one.
 //!
-//! A state is thinned out by its place on the calendar, not by its distance from others: of each interval the first
-//! point stays, so that growing older never changes the choice. A point that is not kept stays usable until its segments
-//! are folded, which waits until folding pays.
+//! A state is thinned out by its place on the calendar, not by its distance from others. Of each
+//! interval the first point stays, so that growing older never changes the choice. A point that is
+//! not kept stays usable until its segments are folded, which waits until folding pays.
 
 use std::collections::{HashMap, HashSet};
 use std::ops::Range;
@@ -21,10 +23,11 @@ use crate::policy::RetentionPolicy;
 use crate::units::{PointId, Sequence, Timestamp};
 use crate::vault::{Catalog, Intervals, KeepReason, SegmentEntry};
 
-/// Small segments outside of the full window beyond which runs of them are folded whether that saves bytes or not: each
-/// costs a view time to open. Below it folding waits, because what is written over meanwhile is not written again.
+/// Small segments beyond the full window are folded once there are more than this, even if that
+/// saves no bytes: each costs a view time to open. Below it folding waits, because overwritten data
+/// is not written again.
 const SMALL_SEGMENTS_MAX: usize = 4096;
-/// Runs of fewer small segments than this are not worth a fold for their number.
+/// Fewest small segments of a fold that is made for their number.
 const SMALL_RUN_MIN: usize = 16;
 /// A segment below this size, in stored bytes, is small.
 const SMALL_BYTES: u64 = 16 << 20;
@@ -39,14 +42,14 @@ const FOLD_RECORDS_MAX: u64 = 4 << 20;
 /// Most begins and ends of unordered intervals in a fold.
 const FOLD_ORDER_CHANGES_MAX: usize = 4096;
 
-/// A state that stays.
+/// A recovery state that stays.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct KeptState {
+pub struct KeptPoint {
     /// Its place in the write order.
     pub sequence: Sequence,
     /// Its time.
     pub time: Timestamp,
-    /// The point that it is; `None` for the end of a segment without one.
+    /// The point at it; `None` for the end of a segment without one.
     pub point: Option<PointId>,
     /// Why it stays.
     pub reason: KeepReason,
@@ -57,9 +60,9 @@ pub struct KeptState {
 pub enum FoldReason {
     /// They are small, and there are too many of them.
     Many,
-    /// Folding saves enough of their bytes; looked at when the plan is carried out.
+    /// Folding saves enough of their bytes. Decided when the plan is carried out.
     Saves,
-    /// The volume holds more bytes than it may.
+    /// The volume has more bytes than it may have.
     Budget,
 }
 
@@ -70,20 +73,21 @@ pub struct Fold {
     pub segments: Range<usize>,
     /// What they become: merged, or an image.
     pub kind: SegmentKind,
-    /// Why.
+    /// Why they are folded.
     pub reason: FoldReason,
     /// Points that this drops.
     pub points_dropped: Vec<PointId>,
 }
 
-/// What retention wants of a volume.
+/// What retention would do to a volume.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RetentionPlan {
     /// States older than `full` that stay, oldest first. Everything younger stays as it is.
-    pub kept: Vec<KeptState>,
-    /// What can be folded, newest segments first, so that carrying one out leaves the places of the others as they are.
+    pub kept: Vec<KeptPoint>,
+    /// Possible folds, newest segments first, so that carrying one out leaves the places of the
+    /// others as they are.
     pub folds: Vec<Fold>,
-    /// Points whose pins are over.
+    /// Points whose pins have expired.
     pub pins_expired: Vec<PointId>,
     /// Retired objects whose grace is over.
     pub objects_due: Vec<String>,
@@ -92,7 +96,7 @@ pub struct RetentionPlan {
 }
 
 impl Replica {
-    /// What retention would do now; nothing is read but the catalog.
+    /// Returns what retention would do now; only the catalog is read.
     pub fn retention_plan(&self, policy: &RetentionPolicy) -> RetentionPlan {
         plan(&self.catalog, policy, self.clock().now())
     }
@@ -125,8 +129,8 @@ pub fn plan(catalog: &Catalog, policy: &RetentionPolicy, now: Timestamp) -> Rete
     plan
 }
 
-/// The folds of a volume that is in order throughout and has no pins and verdicts, whose newest point is of no
-/// application: what capacity planning goes by.
+/// Returns the folds of a volume that is in order throughout and has no pins, verdicts or
+/// application points. Capacity planning uses it.
 pub(crate) fn folds_of(
     entries: &[SegmentEntry],
     policy: &RetentionPolicy,
@@ -141,18 +145,19 @@ pub(crate) fn folds_of(
 /// A state that may be kept: a point, or the end of a segment.
 #[derive(Clone, Copy)]
 struct Candidate {
-    state: KeptState,
-    /// Place of its segment.
+    state: KeptPoint,
+    /// Index of its segment.
     segment: usize,
-    /// It is the end of its segment, so that the segments up to it can fold.
+    /// Whether it is the end of its segment, so that the segments up to it can fold.
     at_end: bool,
-    /// The group point that it is of.
+    /// The group point that it belongs to.
     group: Option<PointId>,
 }
 
 impl Candidate {
-    /// Of one interval the first of the highest rank stays: a cut across a group before a point of this volume alone, so that
-    /// all members keep the same, and that before a mere end of a segment.
+    /// Returns its rank: of one interval the first of the highest rank stays. A group point comes
+    /// before a point of this volume alone, so that all members keep the same; the end of a segment
+    /// comes last.
     fn rank(&self) -> u8 {
         match (self.group, self.state.point) {
             (Some(_), _) => 2,
@@ -161,7 +166,7 @@ impl Candidate {
         }
     }
 
-    /// The time that places it on the calendar: members of a group agree on it.
+    /// Returns the time that places it on the calendar: members of a group agree on it.
     fn time(&self) -> Timestamp {
         self.group.map_or(self.state.time, PointId::group_time)
     }
@@ -172,14 +177,14 @@ struct Planner<'a> {
     policy: &'a RetentionPolicy,
     now: Timestamp,
     intervals: Intervals,
-    /// Segments from here on are not touched.
+    /// Index of the first segment that is not touched.
     full_from: usize,
     protected: HashMap<PointId, KeepReason>,
     /// Group points that were committed.
     committed: HashSet<PointId>,
-    /// States that branches and failovers stand on.
+    /// States on which branches and failovers stand.
     bases: HashSet<Sequence>,
-    /// There are more small segments than there should be.
+    /// Whether there are too many small segments.
     is_crowded: bool,
 }
 
@@ -215,14 +220,15 @@ impl<'a> Planner<'a> {
         Self { entries, policy, now, intervals, full_from, protected, committed, bases, is_crowded }
     }
 
-    /// Points and ends of segments before `full_from` at which the volume was in order, in write order.
+    /// Returns points and ends of segments before `full_from` at which the volume was in order, in
+    /// write order.
     fn candidates(&self) -> Vec<Candidate> {
         let mut candidates = Vec::new();
         for (segment, entry) in self.entries[..self.full_from].iter().enumerate() {
             let summary = &entry.summary;
             let mut end_is_point = false;
             let mut push = |sequence, time, point, group| {
-                let state = KeptState { sequence, time, point, reason: KeepReason::Thinned };
+                let state = KeptPoint { sequence, time, point, reason: KeepReason::Thinned };
                 let at_end = sequence == summary.last_sequence;
                 if self.intervals.is_ordered_at(sequence) {
                     candidates.push(Candidate { state, segment, at_end, group });
@@ -240,7 +246,7 @@ impl<'a> Planner<'a> {
         candidates
     }
 
-    /// The states that stay.
+    /// Returns the states that stay.
     fn kept(&self) -> Vec<Candidate> {
         let candidates = self.candidates();
         let mut chosen: HashMap<(usize, i64), usize> = HashMap::new();
@@ -252,7 +258,7 @@ impl<'a> Planner<'a> {
             } else if self.bases.contains(&state.sequence) {
                 reasons.insert(at, KeepReason::Branch);
             }
-            // Without steps each state is one of its own, and the newest is the base.
+            // Without steps each state is an interval of its own, and the newest is the base.
             let place = self.interval_of(candidate.time()).unwrap_or((0, at as i64));
             let chosen = chosen.entry(place).or_insert(at);
             if candidates[*chosen].rank() < candidate.rank() {
@@ -279,9 +285,10 @@ impl<'a> Planner<'a> {
         kept
     }
 
-    /// The step that keeps a state of `time`, one more than there are beyond the window, and the number of its interval
-    /// there; `None` without steps. An interval belongs to a step until all of it is too old for that, so that the choice
-    /// in it never changes; beyond the window the last step goes on, so that the base moves by whole intervals.
+    /// Returns the step that keeps a state of `time` and the number of the interval in it; `None`
+    /// without steps. A number one above the last step is beyond the window. An interval belongs to
+    /// a step until all of it is too old for that, so that the choice in it never changes. Beyond
+    /// the window the last step goes on, so that the base moves by whole intervals.
     fn interval_of(&self, time: Timestamp) -> Option<(usize, i64)> {
         let steps = &self.policy.thinning;
         let mut last = None;
@@ -302,8 +309,8 @@ impl<'a> Planner<'a> {
         self.policy.bytes_max.map_or(0, |limit| total.saturating_sub(limit))
     }
 
-    /// Gives up the oldest states until what folding up to the next one may save is `excess`; returns the number of
-    /// segments that must fold. What it really saves is seen by the next plan.
+    /// Gives up the oldest states until folding up to the next one may save `excess` bytes. Returns
+    /// the number of segments that must fold. The next plan sees what it really saved.
     fn give_up(&self, kept: &mut Vec<Candidate>, excess: u64) -> usize {
         if excess == 0 {
             return 0;
@@ -333,14 +340,14 @@ impl<'a> Planner<'a> {
             let end = end.filter(|mark| !mark.mark.is_commitment());
             let (sequence, time) = (summary.last_sequence, summary.last_time);
             let point = end.map(|mark| mark.mark.point);
-            let state = KeptState { sequence, time, point, reason: KeepReason::Base };
+            let state = KeptPoint { sequence, time, point, reason: KeepReason::Base };
             kept.push(Candidate { state, segment: forced - 1, at_end: true, group: None });
             kept.sort_by_key(|candidate| candidate.state.sequence);
         }
         forced
     }
 
-    /// What can fold between the kept states, newest first.
+    /// Returns what can fold between the kept states, newest first.
     fn folds(&self, kept: &[Candidate], forced: usize) -> Vec<Fold> {
         let mut ends: Vec<usize> =
             kept.iter().filter(|k| k.at_end).map(|k| k.segment + 1).collect();
@@ -366,35 +373,30 @@ impl<'a> Planner<'a> {
         folds
     }
 
-    /// Folds of consecutive segments of which none but the last must remain a state.
+    /// Adds folds of consecutive segments of which none but the last must remain a state.
     fn fold_group(&self, group: Range<usize>, forced: bool, folds: &mut Vec<Fold>) {
-        let pieces = self.pieces(group.clone(), FOLD_BYTES_MAX, u64::MAX);
+        let runs = self.runs(group.clone(), FOLD_BYTES_MAX, u64::MAX);
         if forced {
-            return folds.extend(pieces.into_iter().map(|p| self.fold(p, FoldReason::Budget)));
+            return folds.extend(runs.into_iter().map(|p| self.fold(p, FoldReason::Budget)));
         }
-        let small = self.pieces(group, SMALL_FOLD_BYTES_MAX, SMALL_BYTES);
-        let many =
-            small.into_iter().filter(|piece| self.is_crowded && piece.len() >= SMALL_RUN_MIN);
-        let mut many: Vec<Fold> = many.map(|piece| self.fold(piece, FoldReason::Many)).collect();
-        // A piece that may save bytes is looked at when it has no fold that is made anyway: that one goes first.
-        for piece in pieces {
-            if !many.iter().any(|fold| overlap(&fold.segments, &piece)) {
-                many.push(self.fold(piece, FoldReason::Saves));
+        let small = self.runs(group, SMALL_FOLD_BYTES_MAX, SMALL_BYTES);
+        let many = small.into_iter().filter(|run| self.is_crowded && run.len() >= SMALL_RUN_MIN);
+        let mut many: Vec<Fold> = many.map(|run| self.fold(run, FoldReason::Many)).collect();
+        // A run that may save bytes is looked at only if it has no fold that is made anyway: that
+        // one goes first.
+        for run in runs {
+            if !many.iter().any(|fold| overlap(&fold.segments, &run)) {
+                many.push(self.fold(run, FoldReason::Saves));
             }
         }
         many.sort_by_key(|fold| fold.segments.start);
         folds.extend(many);
     }
 
-    /// Cuts a group into runs of at least two segments, each below `segment_bytes`, that fit into one fold and end where
-    /// the volume was in order.
-    fn pieces(
-        &self,
-        group: Range<usize>,
-        fold_bytes: u64,
-        segment_bytes: u64,
-    ) -> Vec<Range<usize>> {
-        let mut pieces = Vec::new();
+    /// Cuts a group into runs of at least two segments, each below `segment_bytes`, that fit into
+    /// one fold and end where the volume was in order.
+    fn runs(&self, group: Range<usize>, fold_bytes: u64, segment_bytes: u64) -> Vec<Range<usize>> {
+        let mut runs = Vec::new();
         let mut start = group.start;
         let mut good_end = start;
         let mut at = start;
@@ -419,13 +421,13 @@ impl<'a> Planner<'a> {
                 continue;
             }
             if good_end >= start + 2 {
-                pieces.push(start..good_end);
+                runs.push(start..good_end);
             }
-            // What is too large or does not fit stands alone.
+            // A segment that is too large or does not fit stands alone.
             start = if at > start { good_end.max(start + 1) } else { at + 1 };
             (at, good_end, bytes, records, changes) = (start, start, 0, 0, 0);
         }
-        pieces
+        runs
     }
 
     fn fold(&self, segments: Range<usize>, reason: FoldReason) -> Fold {
@@ -446,7 +448,7 @@ impl<'a> Planner<'a> {
     }
 }
 
-/// Bytes of the segments as stored; what a catalog claims may be anything.
+/// Returns the stored bytes of segments; a catalog may claim anything.
 pub(super) fn stored_bytes(entries: &[SegmentEntry]) -> u64 {
     entries.iter().fold(0, |sum, entry| entry.summary.stored_bytes.saturating_add(sum))
 }

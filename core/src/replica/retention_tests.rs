@@ -1,13 +1,13 @@
 //! Retention against tables, and compaction against a model, crashes and rivals.
 
+mod model;
+
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
-
-use proptest::prelude::*;
 
 use super::*;
 use crate::clock::{Clock, ManualClock, random_bytes};
@@ -76,35 +76,36 @@ impl Store for MemoryStore {
     }
 }
 
-/// A volume whose source writes on a manual clock: sealed in a store without local files, or open in a directory.
+/// A volume whose source writes on a manual clock: encrypted in a store without local files, or
+/// unencrypted in a directory.
 struct Rig {
     directory: tempfile::TempDir,
     store: Arc<FaultStore>,
     clock: Arc<ManualClock>,
     vault: Vault,
     source: SourceIdentity,
-    /// The catalog as the source knows it.
+    /// The catalog as the source last read it.
     catalog: Catalog,
     keys: KeyRing,
     info: VolumeInfo,
     chain: ChainHash,
     sequence: u64,
     model: Vec<u8>,
-    /// The volume as of each point.
+    /// Content of the volume at each point.
     points: HashMap<PointId, Vec<u8>>,
 }
 
 impl Rig {
-    fn new(sealed: bool) -> Self {
+    fn new(encrypted: bool) -> Self {
         let directory = tempfile::tempdir().expect("directory");
         let clock = Arc::new(ManualClock::new(seconds(0), 7));
-        let inner: Arc<dyn Store> = if sealed {
+        let inner: Arc<dyn Store> = if encrypted {
             Arc::new(MemoryStore::default())
         } else {
             Arc::new(DirStore::create(&directory.path().join("vault")).expect("store"))
         };
         let store = Arc::new(FaultStore::new(inner));
-        let key = sealed.then(|| WrappingKey::from_bytes([1; 32]));
+        let key = encrypted.then(|| WrappingKey::from_bytes([1; 32]));
         let vault = Vault::create(store.clone(), key, clock.clone()).expect("vault");
         let info = vault.create_volume("disk", SIZE, 512, false).expect("volume");
         let source = SourceIdentity { id: [1; 16], host: "alpha".into(), since: seconds(0) };
@@ -175,7 +176,7 @@ impl Rig {
         entry
     }
 
-    /// A segment with a write and a point.
+    /// Adds a segment with a write and a point.
     fn point(&mut self, kind: PointKind) -> PointId {
         let id = random_bytes(&*self.clock);
         let data = [self.sequence as u8 + 1; 512];
@@ -185,7 +186,7 @@ impl Rig {
         PointId(id)
     }
 
-    /// Points at these times, in seconds.
+    /// Adds points at these times, in seconds.
     fn points_at(&mut self, times: impl IntoIterator<Item = u64>) -> Vec<PointId> {
         times
             .into_iter()
@@ -196,7 +197,7 @@ impl Rig {
             .collect()
     }
 
-    /// Folds whatever the policy does not keep.
+    /// Folds every state that the policy does not keep.
     fn options(&self) -> CompactOptions {
         let scratch = Some(self.directory.path().join("scratch"));
         CompactOptions { fold_all: true, scratch, ..CompactOptions::default() }
@@ -210,7 +211,8 @@ impl Rig {
         self.replica().retention_plan(&policy.parse().expect("policy"))
     }
 
-    /// Every point that is offered is what it was, the chain holds, and nothing named is missing.
+    /// Checks that every offered point is what it was, the chain is whole, and nothing listed is
+    /// missing.
     fn check(&self) {
         let replica = self.replica();
         let report = replica.verify(&|_, _| true).expect("verify");
@@ -295,7 +297,7 @@ fn protected_points_stay_whatever_the_policy() {
     let mut replica = rig.replica();
     let until = PinUntil::Time(seconds(10 * 24 * HOUR));
     replica.pin(&At::Point(ids[1]), until, "upgrade").expect("pin");
-    replica.pin(&At::Point(ids[2]), PinUntil::LegalHold, "case 7").expect("hold");
+    replica.pin(&At::Point(ids[2]), PinUntil::LegalHold, "case 7").expect("legal hold");
     replica.pin(&At::Point(ids[2]), PinUntil::Forever, "and pinned").expect("pin");
     replica.record_verdict(&At::Point(ids[3]), VerdictKind::FileSystem, true, "").expect("ok");
     replica.record_verdict(&At::Point(ids[4]), VerdictKind::Integrity, true, "").expect("ok");
@@ -318,7 +320,7 @@ fn protected_points_stay_whatever_the_policy() {
     let mut replica = rig.replica();
     replica.unpin(&At::Point(ids[2]), false).expect("unpin");
     rig.compact(&policy).expect("compact");
-    assert_eq!(kept(&rig), [ids[2], ids[3], app], "a hold is lifted as such only");
+    assert_eq!(kept(&rig), [ids[2], ids[3], app], "a legal hold is lifted as such only");
     let error = replica.unpin(&At::Point(ids[2]), false).expect_err("no pin any more");
     assert_eq!(error.kind(), ErrorKind::NotFound);
     replica.unpin(&At::Point(ids[2]), true).expect("lift");
@@ -430,8 +432,8 @@ fn readers_of_an_older_catalog_finish_within_the_grace() {
     assert!(rig.replica().verify(&|_, _| true).expect("verify").strays.is_empty());
 }
 
-/// A source that lost the volume hands in what its spool has, also under the name of a stray that was deleted: a delete that
-/// arrives late must not take it.
+/// A source that lost the volume hands in its spool, even under the name of a deleted stray: a
+/// delete that arrives late must not remove it.
 #[test]
 fn promise_5_a_deleted_object_is_forgotten_when_no_delete_of_it_can_arrive_any_more() {
     let mut rig = Rig::new(false);
@@ -461,12 +463,12 @@ fn promise_5_a_deleted_object_is_forgotten_when_no_delete_of_it_can_arrive_any_m
 fn strays_go_only_when_they_are_old_and_can_never_belong() {
     let mut rig = Rig::new(false);
     rig.points_at([0, 60, 120]);
-    // What a source put and has not named yet: it may still come.
+    // A segment that the source put and has not published yet: it may still be.
     let template = rig.replica().catalog().segments()[2].clone();
     let coming = format!("volumes/disk/segments/e00000001-{:016x}-{:016x}-0000abcd.hrl", 900, 901);
     let bytes = crate::store::get_all(&*rig.store, &template.object, 1 << 20).expect("bytes");
     rig.store.put(&coming, &bytes).expect("put");
-    // What was put twice under two names: the second can never be named.
+    // A segment that was put under two names: the second can never be published.
     let dead = template
         .object
         .replace(".hrl", "")
@@ -520,17 +522,18 @@ fn a_budget_gives_up_the_oldest_states_first() {
     assert!(left.contains(&ids[30]) && left.contains(&ids[39]), "the newest stay");
 }
 
-/// A crash after each single call of a store: whatever was done, every point is what it was, and the next run ends it.
+/// A crash after each single call of a store: every point is what it was, and the next run
+/// finishes.
 #[test]
 fn promise_5_a_crash_at_any_store_call_of_a_compaction_harms_nothing() {
-    for sealed in [false, true] {
+    for encrypted in [false, true] {
         let policy: RetentionPolicy = "1h all; 24h hourly; grace 1h".parse().expect("policy");
         let mut calls = 0;
         loop {
-            let mut rig = Rig::new(sealed);
+            let mut rig = Rig::new(encrypted);
             rig.points_at((0..24).map(|n| n * 300));
             rig.clock.jump(seconds(6 * HOUR));
-            // One compaction before, so that the one that crashes has objects to delete.
+            // A compaction before, so that the one that crashes has objects to delete.
             rig.compact(&policy).expect("compact");
             rig.points_at((0..24).map(|n| 6 * HOUR + n * 300));
             rig.clock.jump(seconds(12 * HOUR));
@@ -555,13 +558,13 @@ fn promise_5_a_crash_at_any_store_call_of_a_compaction_harms_nothing() {
                 assert!(calls > 10, "the sweep went through the calls");
                 break;
             }
-            // Each call of the store in memory; that on a disk is slow.
-            calls += if sealed { 1 } else { 5 };
+            // The store is in memory, because one on a disk is slow.
+            calls += if encrypted { 1 } else { 5 };
         }
     }
 }
 
-/// Lets something happen just before a version of a catalog is read.
+/// Calls a function just before a version of a catalog is read.
 struct BeforeGet {
     inner: Arc<dyn Store>,
     then: Mutex<Option<Box<dyn FnOnce() + Send>>>,
@@ -593,7 +596,8 @@ impl Store for BeforeGet {
     }
 }
 
-/// A failure of the test below this one, on a busy machine: what was listed was forgotten before it was read.
+/// Found as a failure of the next test on a busy machine: a listed version was forgotten before it
+/// was read.
 #[test]
 fn a_reader_that_is_two_snapshots_behind_its_listing_reads_again() {
     let mut rig = Rig::new(true);
@@ -623,7 +627,8 @@ fn a_reader_that_is_two_snapshots_behind_its_listing_reads_again() {
     }
 }
 
-/// The number of its next version is free again: the version that others put there is forgotten.
+/// The number of the writer's next version is free again, because the version that others put there
+/// is forgotten.
 #[test]
 fn a_writer_that_others_are_two_snapshots_ahead_of_does_not_append_beside_the_catalog() {
     for taken in [false, true] {
@@ -687,7 +692,7 @@ fn two_compactors_a_source_and_a_reader_at_once() {
                 }
             }
         });
-        // The source appends by a catalog that it read once, as a shipper does.
+        // The source appends with a catalog that it read once, as a shipper does.
         for _ in 0..100 {
             rig.clock.advance(Duration::from_secs(60));
             rig.point(PointKind::Crash);
@@ -744,87 +749,4 @@ fn a_pin_that_comes_during_a_fold_wins() {
     assert!(rig.replica().points().iter().any(|point| point.id == ids[4]));
     rig.check();
     assert!(rig.replica().verify(&|_, _| true).expect("verify").strays.is_empty());
-}
-
-#[derive(Clone, Debug)]
-enum Step {
-    Write(u8, u8),
-    Point(bool),
-    Wait(u16),
-    Compact(bool),
-    Crash(u8),
-    Pin(u8),
-    Unpin(u8),
-}
-
-fn step() -> impl Strategy<Value = Step> {
-    prop_oneof![
-        6 => (0_u8..120, any::<u8>()).prop_map(|(at, byte)| Step::Write(at, byte)),
-        4 => prop::bool::weighted(0.1).prop_map(Step::Point),
-        5 => (1_u16..4000).prop_map(Step::Wait),
-        2 => any::<bool>().prop_map(Step::Compact),
-        2 => (0_u8..40).prop_map(Step::Crash),
-        1 => any::<u8>().prop_map(Step::Pin),
-        1 => any::<u8>().prop_map(Step::Unpin),
-    ]
-}
-
-proptest! {
-    #![proptest_config(ProptestConfig::with_cases(24))]
-
-    #[test]
-    fn promise_5_every_kept_point_is_what_it_was(
-        steps in prop::collection::vec(step(), 20..120), sealed in any::<bool>()
-    ) {
-        let mut rig = Rig::new(sealed);
-        let policy: RetentionPolicy =
-            "1h all; 6h every 30m; 2d every 3h; grace 30m".parse().expect("policy");
-        let mut pinned: Vec<PointId> = Vec::new();
-        for step in steps {
-            match step {
-                Step::Write(at, byte) => {
-                    let data = vec![byte; 1024];
-                    rig.segment(&[Body::Write { offset: u64::from(at) * 512, data: &data }]);
-                }
-                Step::Point(app) => {
-                    rig.point(if app { PointKind::App } else { PointKind::Crash });
-                }
-                Step::Wait(time) => rig.clock.advance(Duration::from_secs(u64::from(time))),
-                Step::Compact(fold_all) => {
-                    let options = CompactOptions { fold_all, ..rig.options() };
-                    let report = rig.replica().compact(&policy, &options, &|_, _| true).expect("compact");
-                    prop_assert!(!report.lost_race, "what has to stay is not even tried: {report:?}");
-                }
-                Step::Crash(calls) => {
-                    let mut replica = rig.replica();
-                    rig.store.fail_after(u64::from(calls));
-                    let _ = replica.compact(&policy, &rig.options(), &|_, _| true);
-                    rig.store.fail_after(u64::MAX);
-                }
-                Step::Pin(which) => {
-                    let points = rig.replica().points();
-                    if let Some(point) = points.get(usize::from(which) % points.len().max(1)) {
-                        rig.replica().pin(&At::Point(point.id), PinUntil::Forever, "").expect("pin");
-                        pinned.push(point.id);
-                    }
-                }
-                Step::Unpin(which) => if !pinned.is_empty() {
-                    let point = pinned.swap_remove(usize::from(which) % pinned.len());
-                    if !pinned.contains(&point) {
-                        rig.replica().unpin(&At::Point(point), false).expect("unpin");
-                    }
-                },
-            }
-            // What the policy keeps now is what it was, and stays through the next step.
-            let kept = rig.replica().retention_plan(&policy).kept;
-            let points: Vec<_> = rig.replica().points().iter().map(|point| point.id).collect();
-            prop_assert!(kept.iter().filter_map(|k| k.point).all(|point| points.contains(&point)));
-            prop_assert!(pinned.iter().all(|point| points.contains(point)));
-        }
-        if rig.sequence > 0 {
-            rig.check();
-            rig.compact(&policy).expect("compact");
-            rig.check();
-        }
-    }
 }

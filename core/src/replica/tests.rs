@@ -29,21 +29,21 @@ pub(super) struct Rig {
     pub(super) source: SourceIdentity,
     pub(super) info: VolumeInfo,
     chain: ChainHash,
-    /// Size of the volume that segments say they are of.
+    /// Size of the volume that segments claim to be of.
     segment_device_bytes: u64,
 }
 
 impl Rig {
-    pub(super) fn new(sealed: bool) -> Self {
-        Self::seeded(sealed, 42)
+    pub(super) fn new(encrypted: bool) -> Self {
+        Self::seeded(encrypted, 42)
     }
 
     /// A rig whose identities and keys are drawn from a seed.
-    pub(super) fn seeded(sealed: bool, seed: u64) -> Self {
+    pub(super) fn seeded(encrypted: bool, seed: u64) -> Self {
         let directory = tempfile::tempdir().expect("directory");
         let clock: Arc<dyn Clock> = Arc::new(ManualClock::new(Timestamp(1_000_000), seed));
         let store: Arc<dyn Store> = Arc::new(DirStore::create(directory.path()).expect("store"));
-        let key = sealed.then(|| WrappingKey::from_bytes([1; 32]));
+        let key = encrypted.then(|| WrappingKey::from_bytes([1; 32]));
         let vault = Vault::create(store.clone(), key, clock.clone()).expect("vault");
         let info = vault.create_volume("disk", SIZE, 512, false).expect("volume");
         Self {
@@ -58,7 +58,7 @@ impl Rig {
         }
     }
 
-    /// Seals a segment of records and puts it into the vault, without the catalog.
+    /// Encrypts a segment of records and puts it into the vault, without the catalog.
     fn segment(&mut self, records: &[Record<'_>]) -> SegmentEntry {
         let replica = self.vault.replica("disk").expect("replica");
         let params = SegmentParams {
@@ -133,7 +133,7 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// What a segment says beside its data counts wherever it is in the history.
+/// What a segment says beside its data counts wherever the segment is in the history.
 #[test]
 fn a_group_point_in_the_first_version_of_a_catalog_is_known_to_readers() {
     let mut rig = Rig::new(false);
@@ -162,9 +162,9 @@ proptest! {
 
     #[test]
     fn promise_3_a_view_at_any_sequence_is_the_prefix(
-        steps in prop::collection::vec(step(), 1..50), sealed in any::<bool>()
+        steps in prop::collection::vec(step(), 1..50), encrypted in any::<bool>()
     ) {
-        let mut rig = Rig::new(sealed);
+        let mut rig = Rig::new(encrypted);
         let mut model = vec![0_u8; SIZE as usize];
         let mut states = vec![model.clone()];
         let mut open: Vec<Record<'_>> = Vec::new();
@@ -200,7 +200,7 @@ proptest! {
             view.read(0, &mut found).expect("read");
             prop_assert!(found == *state, "sequence {}", sequence);
         }
-        // A disk that is the same is known to be, and one changed byte is found in its block.
+        // An equal disk is known to be equal, and one changed byte is found in its block.
         let newest = At::Sequence(Sequence(sequence));
         let view = replica.view(&newest, &ViewOptions::default()).expect("view");
         let stretches = [Extent { offset: 0, length: 65_536 }, Extent { offset: 69_632, length: SIZE - 69_632 }];
@@ -217,7 +217,7 @@ proptest! {
                 prop_assert_eq!(same, block != changed / COMPARED_BYTES);
             }
         }
-        // Change sets hold at least what differs, and nothing that was not written.
+        // Change sets contain at least what differs, and nothing that was not written.
         if states.len() > 2 {
             let (from, to) = (states.len() / 3, states.len() - 1);
             let changes = replica
@@ -228,7 +228,7 @@ proptest! {
                 prop_assert!(a == b || changes.extents().contains(byte));
             }
         }
-        // Without a single record there is no state to restore.
+        // Without a record there is no state to restore.
         prop_assume!(sequence > 0);
         let target = rig.directory.path().join("restored");
         let file = RestoreTarget::File { path: target.clone(), overwrite: false };
@@ -293,7 +293,7 @@ fn promise_9_two_sources_race_and_the_one_that_lost_the_volume_is_fenced() {
         .expect_err("not theirs");
     assert!(error.kind() == ErrorKind::Fenced && error.to_string().contains("alpha"), "{error}");
     theirs.append(&other, take(&other)).expect("take over");
-    // A version without an edit is one too: it takes nothing back.
+    // A version without edits is one, too: it takes nothing back.
     for edits in [Vec::new(), vec![CatalogEdit::Segments(vec![entry])]] {
         let error = ours.clone().append(&rig.source, edits).expect_err("fenced");
         assert!(error.kind() == ErrorKind::Fenced && error.to_string().contains("beta"), "{error}");
@@ -327,8 +327,8 @@ fn a_catalog_survives_lost_answers_and_snapshots() {
 
 #[test]
 fn promise_11_damage_is_found_and_named() {
-    for sealed in [false, true] {
-        let mut rig = Rig::new(sealed);
+    for encrypted in [false, true] {
+        let mut rig = Rig::new(encrypted);
         let data = vec![7; 20_000];
         let entries: Vec<_> = (0..3)
             .map(|n| {

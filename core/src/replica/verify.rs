@@ -1,5 +1,5 @@
-//! Verification: everything that a catalog names is read and checked. Findings are collected, so that one bad object
-//! does not hide another.
+//! Verification: everything that a catalog lists is read and checked. Findings are collected, so
+//! that one bad object does not hide another.
 
 use std::collections::HashSet;
 
@@ -8,7 +8,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::journal::SegmentKind;
 use crate::vault::{Catalog, layout};
 
-/// Something that is not as it was written.
+/// An object that differs from what was written.
 #[derive(Debug)]
 pub struct Finding {
     /// Name of the object.
@@ -17,7 +17,7 @@ pub struct Finding {
     pub error: Error,
 }
 
-/// What verification found.
+/// Result of a verification.
 #[derive(Debug, Default)]
 pub struct VerifyReport {
     /// Segments checked.
@@ -26,22 +26,22 @@ pub struct VerifyReport {
     pub bytes: u64,
     /// Recovery points that the catalog offers.
     pub points: u64,
-    /// What is wrong; empty when the replica is sound.
+    /// The damage found; empty if the replica is sound.
     pub findings: Vec<Finding>,
-    /// Objects that the catalog does not name, not even as waiting for their deletion: left by a put whose catalog entry
-    /// never came. They do no harm, and retention removes them in time.
+    /// Objects that the catalog does not list, not even for deletion. They were put without a
+    /// catalog version that followed. They do no harm, and retention removes them in time.
     pub strays: Vec<String>,
 }
 
 impl VerifyReport {
-    /// Nothing is wrong.
+    /// Returns whether nothing is wrong.
     pub fn is_sound(&self) -> bool {
         self.findings.is_empty()
     }
 }
 
 impl Replica {
-    /// Checks everything that the catalog names.
+    /// Checks everything that the catalog lists.
     pub fn verify(&self, progress: Progress<'_>) -> Result<VerifyReport> {
         run(self, progress)
     }
@@ -50,7 +50,7 @@ impl Replica {
 fn run(replica: &Replica, progress: Progress<'_>) -> Result<VerifyReport> {
     let catalog = replica.catalog();
     let entries: Vec<_> = catalog.published().collect();
-    // The sizes are what the catalog says, and may be anything.
+    // A catalog may claim any sizes.
     let total =
         entries.iter().fold(0_u64, |total, entry| total.saturating_add(entry.summary.stored_bytes));
     let mut report =
@@ -79,7 +79,7 @@ fn run(replica: &Replica, progress: Progress<'_>) -> Result<VerifyReport> {
             }
             if segment.key_id() != replica.info().key_id {
                 return Err(Error::new(ErrorKind::Corrupt, "verify", object)
-                    .expected("the seal that the volume demands")
+                    .expected("the key that the volume demands")
                     .found("another, or none"));
             }
             segment.verify()
@@ -105,7 +105,7 @@ fn run(replica: &Replica, progress: Progress<'_>) -> Result<VerifyReport> {
     Ok(report)
 }
 
-/// The entry at this place among all that is named is the first of a branch.
+/// Returns whether the entry at this place, among all that are listed, is the first of a branch.
 fn begins_branch(catalog: &Catalog, at: usize) -> bool {
     let mut begin = catalog.segments().len();
     catalog.branches().iter().any(|branch| {

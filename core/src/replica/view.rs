@@ -1,8 +1,8 @@
 //! A volume as of one sequence, readable without a restore.
 //!
-//! The indexes of all segments up to the sequence are merged into one array sorted by offset in which each byte's last
-//! writer stands; ranges that nobody wrote are absent and read as zeroes. Frames are decoded when they are read and
-//! kept in a cache of bounded size.
+//! The indexes of all segments up to the sequence are merged into one array, sorted by offset, with
+//! each byte's last writer. Ranges that nobody wrote are absent and read as zeroes. Frames are
+//! decoded when they are read, and cached up to a bound.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -18,7 +18,7 @@ use crate::units::{Epoch, Sequence, VolumeId};
 use crate::vault::VolumeInfo;
 
 impl Replica {
-    /// The volume as of `at`, readable without a restore.
+    /// Opens the volume as of `at`, readable without a restore.
     pub fn view(&self, at: &At, options: &ViewOptions) -> Result<View> {
         let sequence = match at {
             At::Sequence(sequence) if options.unordered => *sequence,
@@ -29,7 +29,7 @@ impl Replica {
     }
 }
 
-/// How to open a [`View`].
+/// Options of a [`View`].
 #[derive(Clone, Debug)]
 pub struct ViewOptions {
     /// Memory for decoded frames, in bytes. Default 32 MiB.
@@ -44,9 +44,9 @@ impl Default for ViewOptions {
     }
 }
 
-/// Where the bytes of an extent are.
+/// Maps an extent to its bytes in a frame.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Piece {
+pub(super) struct Mapping {
     pub extent: Extent,
     pub segment: u32,
     pub frame: u32,
@@ -54,7 +54,7 @@ pub(super) struct Piece {
     pub kind: IndexKind,
 }
 
-impl Piece {
+impl Mapping {
     fn of(entry: &IndexEntry, segment: u32) -> Self {
         Self {
             extent: entry.extent,
@@ -65,7 +65,7 @@ impl Piece {
         }
     }
 
-    /// The part of the piece in `window`, which it covers.
+    /// Returns the part in `window`, which it covers.
     fn part(mut self, window: Extent) -> Self {
         if self.kind == IndexKind::Data {
             self.data_offset += (window.offset - self.extent.offset) as u32;
@@ -81,7 +81,7 @@ struct Cache {
     tick: u64,
 }
 
-/// A volume as of one sequence: a read-only device. May be used from any thread.
+/// A read-only device that shows a volume as of one sequence. May be used from any thread.
 pub struct View {
     name: String,
     volume: VolumeId,
@@ -90,28 +90,29 @@ pub struct View {
     block_bytes: u32,
     sequence: Sequence,
     segments: Vec<Arc<Segment>>,
-    pieces: Vec<Piece>,
+    mappings: Vec<Mapping>,
     cache: Mutex<Cache>,
     cache_bytes: u64,
 }
 
 impl View {
-    /// A view over `segments`, which follow each other from the base of the volume or an image on.
+    /// Opens a view over `segments`, which follow each other from the base of the volume or an
+    /// image on.
     pub fn from_segments(
         info: &VolumeInfo,
         segments: Vec<Arc<Segment>>,
         sequence: Sequence,
         options: &ViewOptions,
     ) -> Result<Self> {
-        let mut pieces = merge_indexes(&segments, sequence)?;
-        let touched = pieces.iter().find(|piece| piece.kind == IndexKind::Touch);
+        let mut mappings = merge_indexes(&segments, sequence)?;
+        let touched = mappings.iter().find(|mapping| mapping.kind == IndexKind::Touch);
         if let Some(touched) = touched {
             return Err(Error::new(ErrorKind::Unsupported, "view", &info.name)
                 .at(touched.extent.offset)
                 .message("the volume's changes were tracked without their data"));
         }
-        pieces.retain(|piece| piece.kind == IndexKind::Data);
-        pieces.shrink_to_fit();
+        mappings.retain(|mapping| mapping.kind == IndexKind::Data);
+        mappings.shrink_to_fit();
         Ok(Self {
             volume: info.id,
             epoch: segments.last().map_or(Epoch(0), |segment| segment.summary().epoch),
@@ -120,37 +121,37 @@ impl View {
             block_bytes: info.block_bytes,
             sequence,
             segments,
-            pieces,
+            mappings,
             cache: Mutex::new(Cache { frames: HashMap::new(), bytes: 0, tick: 0 }),
             cache_bytes: options.cache_bytes,
         })
     }
 
-    /// The volume that it shows.
+    /// Returns the volume that it shows.
     pub fn volume(&self) -> VolumeId {
         self.volume
     }
 
-    /// The epoch that its last change was made in; zero for a volume without changes.
+    /// Returns the epoch of its last change; zero for a volume without changes.
     pub fn epoch(&self) -> Epoch {
         self.epoch
     }
 
-    /// The sequence that it shows.
+    /// Returns the sequence that it shows.
     pub fn sequence(&self) -> Sequence {
         self.sequence
     }
 
-    /// The extents that hold data, by offset; all else reads as zeroes.
+    /// Returns the extents with data, by offset; all else reads as zeroes.
     pub fn data_extents(&self) -> impl Iterator<Item = Extent> + '_ {
-        self.pieces.iter().map(|piece| piece.extent)
+        self.mappings.iter().map(|mapping| mapping.extent)
     }
 
-    pub(super) fn pieces(&self) -> &[Piece] {
-        &self.pieces
+    pub(super) fn mappings(&self) -> &[Mapping] {
+        &self.mappings
     }
 
-    /// Each frame is a request to a store.
+    /// Returns whether each frame is a request to a store.
     pub(super) fn is_remote(&self) -> bool {
         self.segments.iter().any(|segment| segment.is_remote())
     }
@@ -159,34 +160,34 @@ impl View {
         self.segments.len()
     }
 
-    /// Decodes a frame without keeping it.
-    pub(super) fn decode(&self, piece: &Piece) -> Result<Frame> {
-        self.segments[piece.segment as usize].frame(piece.frame)
+    /// Decodes a frame without caching it.
+    pub(super) fn decode(&self, mapping: &Mapping) -> Result<Frame> {
+        self.segments[mapping.segment as usize].frame(mapping.frame)
     }
 
-    /// The data of `piece` in its frame.
-    pub(super) fn data_of<'a>(frame: &'a Frame, piece: &Piece) -> Result<&'a [u8]> {
+    /// Returns the data of a mapping in its frame.
+    pub(super) fn data_of<'a>(frame: &'a Frame, mapping: &Mapping) -> Result<&'a [u8]> {
         let entry = IndexEntry {
-            extent: piece.extent,
-            kind: piece.kind,
+            extent: mapping.extent,
+            kind: mapping.kind,
             sequence: Sequence::ZERO,
-            frame: piece.frame,
-            data_offset: piece.data_offset,
+            frame: mapping.frame,
+            data_offset: mapping.data_offset,
         };
-        frame.entry_data(&entry, 0, piece.extent.length as usize)
+        frame.entry_data(&entry, 0, mapping.extent.length as usize)
     }
 
-    /// The pieces that overlap `window`, cut to it.
-    pub(super) fn within(&self, window: Extent) -> impl Iterator<Item = Piece> + '_ {
-        let first = self.pieces.partition_point(|piece| piece.extent.end() <= window.offset);
-        self.pieces[first..]
+    /// Returns the mappings that overlap `window`, cut to it.
+    pub(super) fn within(&self, window: Extent) -> impl Iterator<Item = Mapping> + '_ {
+        let first = self.mappings.partition_point(|mapping| mapping.extent.end() <= window.offset);
+        self.mappings[first..]
             .iter()
-            .take_while(move |piece| piece.extent.offset < window.end())
-            .map(move |piece| piece.part(piece.extent.intersection(window)))
+            .take_while(move |mapping| mapping.extent.offset < window.end())
+            .map(move |mapping| mapping.part(mapping.extent.intersection(window)))
     }
 
-    fn frame(&self, piece: &Piece) -> Result<Arc<Frame>> {
-        let key = (piece.segment, piece.frame);
+    fn frame(&self, mapping: &Mapping) -> Result<Arc<Frame>> {
+        let key = (mapping.segment, mapping.frame);
         {
             let mut cache = self.cache.lock();
             cache.tick += 1;
@@ -196,8 +197,9 @@ impl View {
                 return Ok(frame.clone());
             }
         }
-        // Decoded outside the lock: two readers may both decode it, and neither waits for the other.
-        let frame = Arc::new(self.decode(piece)?);
+        // Decoded outside the lock: two readers may both decode it, and neither waits for the
+        // other.
+        let frame = Arc::new(self.decode(mapping)?);
         let mut cache = self.cache.lock();
         cache.insert(key, frame.clone(), self.cache_bytes);
         Ok(frame)
@@ -239,13 +241,13 @@ impl BlockDevice for View {
         let window = Extent { offset, length: buffer.len() as u64 };
         window.check_within(self.size_bytes, "read from", &self.name)?;
         let mut at = offset;
-        for piece in self.within(window) {
-            buffer[(at - offset) as usize..(piece.extent.offset - offset) as usize].fill(0);
-            let frame = self.frame(&piece)?;
+        for mapping in self.within(window) {
+            buffer[(at - offset) as usize..(mapping.extent.offset - offset) as usize].fill(0);
+            let frame = self.frame(&mapping)?;
             let range =
-                (piece.extent.offset - offset) as usize..(piece.extent.end() - offset) as usize;
-            buffer[range].copy_from_slice(Self::data_of(&frame, &piece)?);
-            at = piece.extent.end();
+                (mapping.extent.offset - offset) as usize..(mapping.extent.end() - offset) as usize;
+            buffer[range].copy_from_slice(Self::data_of(&frame, &mapping)?);
+            at = mapping.extent.end();
         }
         buffer[(at - offset) as usize..].fill(0);
         Ok(())
@@ -276,35 +278,35 @@ impl BlockDevice for View {
             _ => runs.push(Allocation { extent, allocated }),
         };
         let mut at = extent.offset;
-        for piece in self.within(extent) {
-            push(Extent::from_bounds(at, piece.extent.offset), false);
-            push(piece.extent, true);
-            at = piece.extent.end();
+        for mapping in self.within(extent) {
+            push(Extent::from_bounds(at, mapping.extent.offset), false);
+            push(mapping.extent, true);
+            at = mapping.extent.end();
         }
         push(Extent::from_bounds(at, extent.end()), false);
         Ok(runs)
     }
 }
 
-/// Merges the indexes of segments in write order, newest wins. Like a binary counter: arrays of like size are merged
-/// with each other, so each entry is handled once per doubling.
-fn merge_indexes(segments: &[Arc<Segment>], sequence: Sequence) -> Result<Vec<Piece>> {
-    let mut stack: Vec<Vec<Piece>> = Vec::new();
+/// Merges the indexes of segments in write order; the newest wins. Works like a binary counter:
+/// arrays of similar size are merged with each other, so each entry is handled once per doubling.
+fn merge_indexes(segments: &[Arc<Segment>], sequence: Sequence) -> Result<Vec<Mapping>> {
+    let mut stack: Vec<Vec<Mapping>> = Vec::new();
     for (number, segment) in segments.iter().enumerate() {
         if number.is_multiple_of(parallel::REQUESTS) {
             let window = &segments[number..segments.len().min(number + parallel::REQUESTS)];
             read_ahead(window, sequence)?;
         }
         let number = number as u32;
-        let pieces: Vec<Piece> = if segment.summary().last_sequence <= sequence {
+        let mappings: Vec<Mapping> = if segment.summary().last_sequence <= sequence {
             let index = segment.index()?;
             segment.forget_index();
-            index.iter().map(|entry| Piece::of(entry, number)).collect()
+            index.iter().map(|entry| Mapping::of(entry, number)).collect()
         } else {
             check_cut(segment, sequence)?;
-            segment.index_at(sequence)?.iter().map(|entry| Piece::of(entry, number)).collect()
+            segment.index_at(sequence)?.iter().map(|entry| Mapping::of(entry, number)).collect()
         };
-        stack.push(pieces);
+        stack.push(mappings);
         while stack.len() >= 2 && stack[stack.len() - 2].len() <= 2 * stack[stack.len() - 1].len() {
             merge_top(&mut stack);
         }
@@ -315,7 +317,8 @@ fn merge_indexes(segments: &[Arc<Segment>], sequence: Sequence) -> Result<Vec<Pi
     Ok(stack.pop().unwrap_or_default())
 }
 
-/// Indexes of remote segments are fetched a few at a time, all at once; each is dropped again when it was merged.
+/// Fetches the indexes of remote segments a few at a time, all at once; each is dropped when it was
+/// merged.
 fn read_ahead(segments: &[Arc<Segment>], sequence: Sequence) -> Result<()> {
     let whole = |segment: &&Arc<Segment>| {
         segment.is_remote() && segment.summary().last_sequence <= sequence
@@ -324,13 +327,13 @@ fn read_ahead(segments: &[Arc<Segment>], sequence: Sequence) -> Result<()> {
     parallel::each(&wanted, true, |segment| segment.index().map(drop)).map(drop)
 }
 
-fn merge_top(stack: &mut Vec<Vec<Piece>>) {
+fn merge_top(stack: &mut Vec<Vec<Mapping>>) {
     if let (Some(newer), Some(older)) = (stack.pop(), stack.pop()) {
         stack.push(overlay(older, newer));
     }
 }
 
-/// A merged segment or image is a state as a whole; it cannot be cut.
+/// Refuses a sequence inside a merged segment or image, which is one state and cannot be cut.
 fn check_cut(segment: &Segment, sequence: Sequence) -> Result<()> {
     let summary = segment.summary();
     if summary.kind == crate::journal::SegmentKind::Log {
@@ -344,8 +347,8 @@ fn check_cut(segment: &Segment, sequence: Sequence) -> Result<()> {
     ))
 }
 
-/// Two sorted, disjoint arrays as one: `newer` whole, `older` where `newer` has nothing.
-fn overlay(older: Vec<Piece>, newer: Vec<Piece>) -> Vec<Piece> {
+/// Merges two sorted, disjoint arrays: all of `newer`, and `older` wherever `newer` has nothing.
+fn overlay(older: Vec<Mapping>, newer: Vec<Mapping>) -> Vec<Mapping> {
     if older.is_empty() {
         return newer;
     }
@@ -362,7 +365,7 @@ fn overlay(older: Vec<Piece>, newer: Vec<Piece>) -> Vec<Piece> {
             }
             at = at.max(new.extent.end());
             if new.extent.end() > old.extent.end() {
-                // It may cover the next old piece too, so it is emitted when it is passed.
+                // It may cover the next older mapping, too, so it is emitted when it is passed.
                 break;
             }
             out.push(*new);

@@ -15,7 +15,7 @@ static FILES: AtomicU64 = AtomicU64::new(0);
 /// Checks the contract of [`Store`] on fresh, empty stores from `make`.
 ///
 /// # Panics
-/// Where the contract does not hold; the message says which part.
+/// If the contract is broken; the message says which part.
 pub fn check(make: &dyn Fn() -> Arc<dyn Store>) {
     check_verbs(&*make());
     check_names(&*make());
@@ -91,7 +91,8 @@ fn check_names(store: &dyn Store) {
     }
 }
 
-/// When several put one name at once exactly one creates it, and all then read the winner's bytes.
+/// Checks that of several puts of one name exactly one creates it, and that all clients then read
+/// its bytes.
 fn check_race(store: &Arc<dyn Store>) {
     for race in 0..RACES {
         let name = format!("race/{race}");

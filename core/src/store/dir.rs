@@ -1,9 +1,10 @@
 //! A directory as a store.
 //!
-//! A put writes a temporary file, syncs it, and links it to its name: the link is what makes it exist, once and whole.
-//! Then the directory is synced, so a put that returned survives a power failure. Temporary names begin with `.`,
-//! which no object name does; those that a crash left are removed when the store is opened by their age.
-//! A root that has vanished (an unmounted disk) is an error of every verb, never an empty store.
+//! A put writes a temporary file, syncs it, and links it to its name: the link creates the object,
+//! once and whole. Then the directory is synced, so a put that returned survives a power failure.
+//! Temporary names begin with `.`, which no object name does. When the store is opened it removes
+//! old ones that crashes left. A root that has vanished (an unmounted disk) is an error of every
+//! verb, never an empty store.
 
 use std::collections::HashSet;
 use std::io::ErrorKind as Os;
@@ -18,9 +19,9 @@ use crate::device::{FileKind, Files, NewFile, SystemFiles, directory_of};
 use crate::error::{Error, ErrorKind, Result};
 use crate::sync::lock::Mutex;
 
-/// A temporary file older than this was left by a crash.
+/// Age from which a temporary file was left by a crash.
 const LEFTOVER_AGE: Duration = Duration::from_secs(24 * 3600);
-/// Directories that are remembered to be durable.
+/// Most directories that are remembered as durable.
 const DURABLE_MAX: usize = 4096;
 
 /// A directory as a store. Several processes may use one at once.
@@ -28,19 +29,20 @@ pub struct DirStore {
     root: PathBuf,
     temporary: AtomicU64,
     files: Arc<dyn Files>,
-    /// The files are those of the system, and can be memory-mapped by their paths.
+    /// Whether the files are those of the system, so that their paths can be memory-mapped.
     is_local: bool,
     /// Directories whose names are durable.
     durable: Mutex<HashSet<PathBuf>>,
 }
 
 impl DirStore {
-    /// Opens an existing directory. `NotFound` when it is absent, `InvalidInput` when it is something else.
+    /// Opens an existing directory. `NotFound` if it is absent, `InvalidInput` if it is something
+    /// else.
     pub fn open(root: &Path) -> Result<Self> {
         Self::open_among(Arc::new(SystemFiles), root, true)
     }
 
-    /// Opens the directory, and creates it durably when it is absent.
+    /// Opens the directory, and creates it durably if it is absent.
     pub fn create(root: &Path) -> Result<Self> {
         SystemFiles
             .create_directory(root)
@@ -48,7 +50,7 @@ impl DirStore {
         Self::open(root)
     }
 
-    /// As [`DirStore::open`], among these files. Feature `testing`.
+    /// Opens the directory among these files, like [`DirStore::open`]. Feature `testing`.
     #[cfg(any(test, feature = "testing"))]
     pub fn open_in(files: Arc<dyn Files>, root: &Path) -> Result<Self> {
         Self::open_among(files, root, false)
@@ -66,12 +68,12 @@ impl DirStore {
         Ok(Self { root, temporary, files, is_local, durable })
     }
 
-    /// Path of the root.
+    /// Returns the path of the root.
     pub fn root(&self) -> &Path {
         &self.root
     }
 
-    /// An error of the operating system, told apart from the loss of the whole root.
+    /// Returns an error of the operating system; a distinct one if the whole root is gone.
     fn failed(&self, operation: &'static str, name: &str, error: std::io::Error) -> Error {
         match self.check_root(operation) {
             Err(lost) => lost.caused_by(error),
@@ -92,7 +94,7 @@ impl DirStore {
         Ok(self.root.join(name))
     }
 
-    /// The path of an object to be made, its directory being there.
+    /// Returns the path of an object to be created, with its directory in place.
     fn new_path(&self, name: &str) -> Result<PathBuf> {
         let path = self.path(name)?;
         self.check_root("put to store")?;
@@ -101,8 +103,8 @@ impl DirStore {
         Ok(path)
     }
 
-    /// Makes a directory and those above it, up to the root, and their names durable. One that is there may have been
-    /// made by somebody who has not synced its name yet, or never will.
+    /// Creates a directory and those above it, up to the root, and makes their names durable.
+    /// Another process may have created one without having synced its name.
     fn make_directory(&self, directory: &Path) -> std::io::Result<()> {
         let is_durable = || self.lock_durable().contains(directory);
         if self.files.is_directory(directory) && is_durable() {
@@ -142,7 +144,8 @@ impl DirStore {
         result
     }
 
-    /// A name that a crashed process of the same number has left, which in a container is every one, is passed over.
+    /// Skips a name that a crashed process of the same number has left. In a container all
+    /// processes have one number.
     fn create_temporary(&self, directory: &Path) -> std::io::Result<(PathBuf, Box<dyn NewFile>)> {
         loop {
             let number = self.temporary.fetch_add(1, Ordering::Relaxed);
@@ -225,7 +228,7 @@ impl Store for DirStore {
         self.files
             .sync_directory(directory_of(&path))
             .map_err(|error| self.failed("put to store", name, error))?;
-        // Segments come all the time and are read rarely: others have better use for the memory.
+        // Segments come all the time and are rarely read: the memory has better uses.
         self.files.will_not_need(&path);
         Ok(outcome)
     }
@@ -248,7 +251,8 @@ impl Store for DirStore {
     fn list(&self, prefix: &str) -> Result<Vec<ObjectInfo>> {
         self.check_root("list store")?;
         let mut found = Vec::new();
-        // The deepest directory that the prefix names, so that a listing does not walk the whole vault.
+        // Starts at the deepest directory in the prefix, so that a listing does not walk the whole
+        // vault.
         let start = match prefix.rsplit_once('/') {
             Some((directory, _)) => self.path(directory)?,
             None => self.root.clone(),

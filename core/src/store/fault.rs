@@ -12,7 +12,7 @@ use crate::sync::lock::Mutex;
 /// How a put fails.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StoreFault {
-    /// Nothing is stored, and the error says so with this kind.
+    /// Nothing is stored, and the error has this kind.
     Refused(ErrorKind),
     /// The object is stored, but the answer is lost: `Unavailable`.
     AnswerLost,
@@ -29,7 +29,7 @@ pub struct FaultStore {
 }
 
 impl FaultStore {
-    /// Passes everything on to `inner` until told otherwise.
+    /// Passes everything on to `inner`, until faults are set.
     pub fn new(inner: Arc<dyn Store>) -> Self {
         Self {
             inner,
@@ -41,29 +41,29 @@ impl FaultStore {
         }
     }
 
-    /// While down every verb fails with `Unavailable`.
+    /// Sets whether every verb fails with `Unavailable`.
     pub fn set_down(&self, down: bool) {
         self.down.store(down, Ordering::SeqCst);
     }
 
-    /// The next `count` puts fail this way.
+    /// Makes the next `count` puts fail this way.
     pub fn fail_puts(&self, fault: StoreFault, count: u64) {
         *self.fault.lock() = Some((fault, count));
     }
 
-    /// From now on `count` calls of any verb are passed on, and every later one fails with `Unavailable`: what a crash
-    /// between two calls leaves. `u64::MAX` takes the limit off.
+    /// Passes `count` more calls of any verb on, and fails every later one with `Unavailable`, as a
+    /// crash between two calls does. `u64::MAX` removes the limit.
     pub fn fail_after(&self, count: u64) {
         self.calls.store(0, Ordering::SeqCst);
         self.calls_max.store(count, Ordering::SeqCst);
     }
 
-    /// Calls since the last [`FaultStore::fail_after`], those that it failed included.
+    /// Returns the number of calls since the last [`FaultStore::fail_after`], failed ones included.
     pub fn calls(&self) -> u64 {
         self.calls.load(Ordering::SeqCst)
     }
 
-    /// Puts passed on so far.
+    /// Returns the number of puts passed on so far.
     pub fn puts(&self) -> u64 {
         self.puts.load(Ordering::SeqCst)
     }

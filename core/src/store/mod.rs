@@ -1,7 +1,8 @@
-//! Object stores: where segments, images and catalogs rest between two hops and in the vault.
+//! Object stores: where segments, images and catalogs lie between two hops and in the vault.
 //!
-//! Five verbs are all that is asked of a store; "put if absent" is the only conditional one, and the only
-//! compare-and-swap that the crate needs. Names are `/`-separated parts of `A-Z a-z 0-9 . _ -`, none of which begins with `.`.
+//! A store needs five verbs. "Put if absent" is the only conditional one, and the only
+//! compare-and-swap that the crate needs. Names are `/`-separated parts of `A-Z a-z 0-9 . _ -`,
+//! none of which begins with `.`.
 
 #[cfg(any(test, feature = "testing"))]
 pub mod conformance;
@@ -23,7 +24,7 @@ use crate::error::{Error, ErrorKind, Result};
 /// Longest object name in bytes.
 pub const NAME_BYTES_MAX: usize = 512;
 
-/// What a put did.
+/// Outcome of a put.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PutOutcome {
     /// The object is new and durable.
@@ -44,47 +45,54 @@ pub struct ObjectInfo {
 /// A place for immutable objects.
 ///
 /// Contract, checked by `store::conformance::check`:
-/// - `put` creates the object whole and durably, or not at all; when several race on one name exactly one creates it;
-/// - an object never changes after its creation; `get` within its length returns exactly the bytes asked for;
+/// - `put` creates the object whole and durably, or not at all; when several race on one name
+///   exactly one creates it;
+/// - an object never changes after its creation; `get` within its length returns exactly the bytes
+///   asked for;
 /// - `list` gives every object whose put returned before the call, sorted by name;
 /// - `delete` of an absent object succeeds;
-/// - a store that lost segments which it acknowledged (a gateway without its cache) reports that once: it answers the
-///   next catalog version of the volume through the same handle with `Changed` and does not put it;
-/// - when the store cannot answer now the kind is `Unavailable` (or `Full`, `ReadOnly`), never `NotFound`.
+/// - a store that lost segments which it acknowledged (a gateway without its cache) reports that
+///   once: it answers the next catalog version of the volume through the same handle with `Changed`
+///   and does not put it;
+/// - when the store cannot answer now the kind is `Unavailable` (or `Full`, `ReadOnly`), never
+///   `NotFound`.
 ///
 /// All methods may be called from any thread at once.
 pub trait Store: Send + Sync {
-    /// Name for errors, for example a URL.
+    /// Returns a name for errors, for example a URL.
     fn name(&self) -> String;
     /// Creates `name` with `content` unless it exists. Durable when it returns.
     fn put(&self, name: &str, content: &[u8]) -> Result<PutOutcome>;
-    /// Creates `name` with the content of a local file, as `put` does. The file is durable and never changes again; it
-    /// may be removed afterwards. Default: reads it and puts it.
+    /// Creates `name` with the content of a local file, as `put` does. The file is durable and
+    /// never changes again; it may be removed afterwards. Default: reads the file and puts its
+    /// content.
     fn put_file(&self, name: &str, path: &Path) -> Result<PutOutcome> {
         let content =
             std::fs::read(path).map_err(|error| Error::io("read file", path.display(), error))?;
         self.put(name, &content)
     }
-    /// The bytes `range` of an object. `InvalidInput` when the range passes its end, `NotFound` when it is absent.
+    /// Returns the bytes `range` of an object. `InvalidInput` if the range exceeds its length,
+    /// `NotFound` if it is absent.
     fn get(&self, name: &str, range: Range<u64>) -> Result<Vec<u8>>;
-    /// Every object whose name starts with `prefix`, by name.
+    /// Returns every object whose name starts with `prefix`, sorted by name.
     fn list(&self, prefix: &str) -> Result<Vec<ObjectInfo>>;
-    /// The object's size; `None` when it is absent.
+    /// Returns the object's size; `None` if it is absent.
     fn head(&self, name: &str) -> Result<Option<ObjectInfo>>;
     /// Removes an object.
     fn delete(&self, name: &str) -> Result<()>;
-    /// Removes many objects. Each is gone when it returns; after an error any of them may be, and the call is repeated.
-    /// Default: one after the other. Stores that remove many with one request do so.
+    /// Removes many objects. All are gone when it returns; after an error any of them may be, and
+    /// the call can be repeated. Default: one after the other. Stores that can remove many with one
+    /// request do so.
     fn delete_many(&self, names: &[String]) -> Result<()> {
         names.iter().try_for_each(|name| self.delete(name))
     }
-    /// Path of the object where it is a local file that can be memory-mapped.
+    /// Returns the path of the object if it is a local file that can be memory-mapped.
     fn local_path(&self, _name: &str) -> Option<PathBuf> {
         None
     }
 }
 
-/// Reads a whole object of at most `length_max` bytes; `Corrupt` when it is longer.
+/// Reads a whole object of at most `length_max` bytes; `Corrupt` if it is longer.
 pub fn get_all(store: &dyn Store, name: &str, length_max: u64) -> Result<Vec<u8>> {
     let info =
         store.head(name)?.ok_or_else(|| Error::new(ErrorKind::NotFound, "read object", name))?;
@@ -96,7 +104,7 @@ pub fn get_all(store: &dyn Store, name: &str, length_max: u64) -> Result<Vec<u8>
     store.get(name, 0..info.length)
 }
 
-/// `InvalidInput` unless `name` follows the rules at the head of this module.
+/// Returns `InvalidInput` unless `name` follows the rules at the head of this module.
 pub fn check_name(name: &str) -> Result<()> {
     let part_is_good = |part: &str| {
         !part.is_empty()

@@ -1,8 +1,9 @@
-//! A check that a store keeps its word about put-if-absent, before anything depends on it.
+//! A check that a store implements put-if-absent, before anything depends on it.
 //!
-//! Two sources that race for a volume are told apart by put-if-absent alone. Some servers accept the condition and ignore
-//! it, or check it and write in two steps; with them both sources would believe that they won. So a new vault begins with
-//! a second put of one name, and races of several clients for one name each.
+//! Put-if-absent alone decides between two sources that race for a volume. Some servers accept the
+//! condition and ignore it, or check it and write in two steps; then both sources would believe
+//! that they won. So a new vault begins with a second put of one name, and with races of several
+//! clients for one name each.
 
 use std::sync::Barrier;
 
@@ -12,21 +13,22 @@ use crate::error::{Error, ErrorKind, Result};
 
 /// Clients that race for one name.
 const CLIENTS: usize = 8;
-/// Races. A server that writes in two steps shows it in nine of ten.
+/// Number of races. A server that writes in two steps is found in nine of ten.
 const RACES: usize = 4;
-/// Names of the probe's objects begin with it.
+/// Prefix of the probe's objects.
 pub(crate) const PREFIX: &str = "hrl-probe/";
 /// Bytes of each object.
 const OBJECT_BYTES: usize = 4096;
 
-/// `Unsupported` when the store breaks put-if-absent, with what it did. The objects of the probe are removed again.
+/// Returns `Unsupported`, with what the store did, if it breaks put-if-absent. The objects of the
+/// probe are removed again.
 pub(crate) fn check_put_if_absent(store: &dyn Store, clock: &dyn Clock) -> Result<()> {
     let random = u64::from_le_bytes(random_bytes(clock));
     let name = |number: usize| format!("{PREFIX}{random:016x}-{number}");
     let result = check_second_put(store, &name(0))
         .and_then(|()| (1..=RACES).try_for_each(|number| check_race(store, &name(number))));
     for number in 0..=RACES {
-        // What stays (a store that keeps everything for a time) is ignored by all readers.
+        // Readers ignore objects that stay, in a store that keeps everything for a time.
         let _ = store.delete(&name(number));
     }
     result

@@ -1,7 +1,7 @@
-//! What must hold for an edit that does not come from the source: folding, pins, verdicts, deletions, steps.
+//! Checks of edits that do not come from the source: folding, pins, verdicts, deletions, steps.
 //!
-//! Each check sees the newest version, with the edits of the same amendment that come before applied. An amendment never
-//! touches the end of the chain, so it fences no source.
+//! Each check sees the newest version, with the edits of the same amendment that come before
+//! applied. An amendment never touches the end of the chain, so it fences no source.
 
 use std::collections::HashSet;
 
@@ -11,7 +11,8 @@ use super::edit::{CatalogEdit, SegmentEntry};
 use crate::error::{Error, ErrorKind, Result};
 use crate::units::PointId;
 
-/// Checks an edit. `Changed` if the catalog changed so that it no longer fits, `InvalidInput` if only a source makes it.
+/// Checks an edit. `Changed` if the catalog changed so that it no longer fits, `InvalidInput` if
+/// only a source makes it.
 pub(super) fn check(content: &CatalogContent, edit: &CatalogEdit) -> Result<()> {
     let refused = |kind| Error::new(kind, "amend catalog", &content.prefix);
     match edit {
@@ -37,12 +38,13 @@ pub(super) fn check(content: &CatalogContent, edit: &CatalogEdit) -> Result<()> 
             }
             Ok(())
         }
-        CatalogEdit::Unpin { point, hold } => {
-            if content.pins().iter().any(|p| p.point == *point && p.is_hold() == *hold) {
+        CatalogEdit::Unpin { point, legal_hold } => {
+            if content.pins().iter().any(|p| p.point == *point && p.is_legal_hold() == *legal_hold)
+            {
                 return Ok(());
             }
             Err(Error::new(ErrorKind::NotFound, "unpin point", point)
-                .expected(if *hold { "a legal hold" } else { "a pin that is no legal hold" })
+                .expected(if *legal_hold { "a legal hold" } else { "a pin that is no legal hold" })
                 .found("none"))
         }
         CatalogEdit::Verdict(verdict) => {
@@ -77,7 +79,8 @@ fn check_text(content: &CatalogContent, text: &str) -> Result<()> {
         .found(text.len()))
 }
 
-/// Checks what replaces segments: same place in the chain, same sequences, and every point that is protected now.
+/// Checks what replaces segments: same place in the chain, same sequences, and every point that is
+/// protected now.
 fn check_replace(
     content: &CatalogContent,
     with: &[SegmentEntry],

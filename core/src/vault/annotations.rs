@@ -1,9 +1,10 @@
-//! What a catalog knows beside the chain of segments: pins, verdicts, and objects that wait for their deletion.
+//! What a catalog knows beside the chain of segments: pins, verdicts, and objects that wait for
+//! their deletion.
 //!
-//! None of it changes what a point is. A pin keeps its point through retention until its time. A legal hold keeps it until
-//! it is lifted as such, whatever else is decided. A verdict is what a check of the point found. A retired object is listed
-//! by no later version of the catalog. Its deletion is due some time after it was retired, so that readers of an older
-//! version can finish.
+//! None of it changes what a point is. A pin keeps its point through retention until its time. A
+//! legal hold keeps it until it is lifted as such, whatever else is decided. A verdict is what a
+//! check of the point found. A retired object is listed by no later version of the catalog. Its
+//! deletion is due some time after it was retired, so that readers of an older version can finish.
 
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, HashSet};
@@ -45,7 +46,7 @@ pub struct Pin {
 
 impl Pin {
     /// Returns whether it is a legal hold.
-    pub fn is_hold(&self) -> bool {
+    pub fn is_legal_hold(&self) -> bool {
         self.until == PinUntil::LegalHold
     }
 
@@ -126,12 +127,12 @@ pub struct Commitment {
 
 impl Annotations {
     pub(super) fn pin(&mut self, pin: Pin) {
-        self.unpin(pin.point, pin.is_hold());
+        self.unpin(pin.point, pin.is_legal_hold());
         self.pins.push(pin);
     }
 
-    pub(super) fn unpin(&mut self, point: PointId, hold: bool) {
-        self.pins.retain(|pin| pin.point != point || pin.is_hold() != hold);
+    pub(super) fn unpin(&mut self, point: PointId, legal_hold: bool) {
+        self.pins.retain(|pin| pin.point != point || pin.is_legal_hold() != legal_hold);
     }
 
     pub(super) fn judge(&mut self, verdict: Verdict) {
@@ -157,7 +158,8 @@ impl Annotations {
         objects.into_iter().collect()
     }
 
-    /// Remembers a mark that commits a group point, because folding drops it. Returns the group if it is new.
+    /// Remembers a mark that commits a group point, because folding drops it. Returns the group if
+    /// it is new.
     pub(super) fn record_commitment(&mut self, mark: &Mark) -> Option<PointId> {
         let (members, name) = read_commitment(mark)?;
         let (group, name) = (mark.point, name.to_owned());
@@ -166,7 +168,8 @@ impl Annotations {
         Some(group)
     }
 
-    /// Forgets annotations of points that are gone; `points` has the identities of those that are left and of their groups.
+    /// Forgets annotations of points that are gone; `points` has the identities of those that are
+    /// left and of their groups.
     pub(super) fn keep_points(&mut self, points: &HashSet<PointId>) {
         self.committed.retain(|group, _| points.contains(group));
         self.pins.retain(|pin| points.contains(&pin.point));

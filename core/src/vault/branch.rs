@@ -1,12 +1,13 @@
-//! Divisions of a volume's history: a failover ends an epoch at a recovery state, and what its source wrote after that
-//! state becomes a branch.
+//! Divisions of a volume's history: a failover ends an epoch at a recovery state, and what its
+//! source wrote after that state becomes a branch.
 //!
-//! The history of a volume goes on from the state in the next epoch. A branch keeps the segments of the ended epoch from
-//! that state on: those that the catalog had by then, and those that the old source hands in later. It changes nothing of
-//! the volume; `Replica::branch` reads it like one. Branches stay until they are dropped.
+//! The history of a volume goes on from the state in the next epoch. A branch keeps the segments of
+//! the ended epoch from that state on: those that the catalog had by then, and those that the old
+//! source hands in later. It changes nothing of the volume; `Replica::branch` reads it like one.
+//! Branches stay until they are dropped.
 //!
-//! If the state lies inside a segment, the epoch ends with a *cut*. A copy of the segment up to the state takes its place,
-//! and the whole segment is the first of the branch.
+//! If the state lies inside a segment, the epoch ends with a *cut*. A copy of the segment up to the
+//! state takes its place, and the whole segment is the first of the branch.
 
 use super::content::{CatalogContent, Inverse};
 use super::edit::{Branch, Division, SegmentEntry, SourceIdentity};
@@ -24,8 +25,8 @@ impl CatalogContent {
         self.branches.iter().rev().find(theirs)
     }
 
-    /// Returns the recovery states that stay without a point: the bases of branches, and the states of test failovers and of a
-    /// failover under way.
+    /// Returns the recovery states that stay without a point: the bases of branches, and the states
+    /// of test failovers and of a failover under way.
     pub(crate) fn needed_states(&self) -> impl Iterator<Item = Sequence> {
         let lifecycle = self.lifecycle();
         // After the hand-over it is the state that the failover is about to begin with.
@@ -141,7 +142,8 @@ impl CatalogContent {
         Ok(())
     }
 
-    /// Checks that segments which the source of an ended epoch hands in late go on where its branch ends.
+    /// Checks that segments which the source of an ended epoch hands in late go on where its branch
+    /// ends.
     pub(super) fn check_late(&self, epoch: Epoch, entries: &[SegmentEntry]) -> Result<()> {
         let branch = self.branch(epoch)?;
         let (mut chain, mut last) = (branch.chain, branch.last_sequence());

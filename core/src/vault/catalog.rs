@@ -1,13 +1,15 @@
 //! The catalog: what belongs to a volume, as a chain of numbered versions made with put-if-absent.
 //!
-//! Each version is an object: envelope, edits, checksum. Every [`SNAPSHOT_EVERY`]th holds the whole content, so that a
-//! reader needs the newest of those and the versions after it. A version names the hash of the object before it and,
-//! with a volume key, is encrypted with a key derived from it.
+//! Each version is an object: envelope, edits, checksum. Every [`SNAPSHOT_EVERY`]th contains the
+//! whole content, so that a reader needs the newest of those and the versions after it. A version
+//! names the hash of the object before it and, with a volume key, is encrypted with a key derived
+//! from it.
 //!
-//! Invariants: a version never changes; a gap or a wrong hash is `Corrupt`; only the source that took the volume last
-//! adds segments, and a source that finds the volume taken by another is `Fenced`. Everything else (folding, pins,
-//! verdicts, deletions) may come from anybody who has the key. Such an amendment never touches the end of the chain: it
-//! fences no source, and a source's append never invalidates it.
+//! Invariants: a version never changes; a gap or a wrong hash is `Corrupt`; only the source that
+//! took the volume last adds segments, and a source that finds the volume taken by another is
+//! `Fenced`. Everything else (folding, pins, verdicts, deletions) may come from anybody who has the
+//! key. Such an amendment never touches the end of the chain: it fences no source, and a source's
+//! append never invalidates it.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -27,9 +29,10 @@ use crate::journal::VolumeKey;
 use crate::store::{PutOutcome, Store, get_all};
 use crate::units::{Epoch, VolumeId};
 
-/// A version whose number is a multiple of this holds the whole content.
+/// A version whose number is a multiple of this contains the whole content.
 pub const SNAPSHOT_EVERY: u64 = 64;
-/// Highest number of a version. A volume that gets a thousand versions a second takes longer than the sun will.
+/// Highest number of a version. A volume that gets a thousand versions a second takes longer than
+/// the sun will.
 const VERSIONS_MAX: u64 = 1 << 62;
 /// Races lost in a row before an append gives up.
 const RACES_MAX: u32 = 16;
@@ -61,7 +64,8 @@ impl Deref for Catalog {
 
 /// Why a version is not the next one now.
 enum NotPut {
-    /// Another object has its number: perhaps the same version, put by an earlier try whose answer was lost.
+    /// Another object has its number: perhaps the same version, put by an earlier try whose answer
+    /// was lost.
     Taken { version: Version, hash: [u8; 32], is_ours: bool },
     /// It was written, and is no part of the catalog: others went on far beyond it.
     Passed,
@@ -115,9 +119,10 @@ impl Catalog {
 
     /// Writes the next version and applies it here. Durable when it returns.
     ///
-    /// `Fenced` if another source took the volume; `Corrupt` if segments do not continue the chain; `Changed` if segments
-    /// that were put for it may be lost: nothing was written, and they are to be put again. May be called again with the
-    /// same edits after any other failure, even if the answer of a put was lost.
+    /// `Fenced` if another source took the volume; `Corrupt` if segments do not continue the chain;
+    /// `Changed` if segments that were put for it may be lost: nothing was written, and they are to
+    /// be put again. May be called again with the same edits after any other failure, even if the
+    /// answer of a put was lost.
     pub fn append(&mut self, source: &SourceIdentity, edits: Vec<CatalogEdit>) -> Result<()> {
         for _ in 0..RACES_MAX {
             self.check_source(source, &edits)?;
@@ -130,12 +135,13 @@ impl Catalog {
         Err(self.lost_races())
     }
 
-    /// Writes the next version for somebody who is not the source: folding, pins, verdicts, deletions. Durable when it
-    /// returns. `valid` is asked after the newest version was read and before each try.
+    /// Writes the next version for somebody who is not the source: folding, pins, verdicts,
+    /// deletions. Durable when it returns. `valid` is asked after the newest version was read and
+    /// before each try.
     ///
-    /// `InvalidInput` for edits that only a source makes, `NotFound` for points that do not exist, `Full` at a limit.
-    /// `Changed` if the catalog changed so that the edits no longer fit: nothing was written, plan again. After any other
-    /// failure the edits may have been written.
+    /// `InvalidInput` for edits that only a source makes, `NotFound` for points that do not exist,
+    /// `Full` at a limit. `Changed` if the catalog changed so that the edits no longer fit: nothing
+    /// was written, plan again. After any other failure the edits may have been written.
     pub(crate) fn amend(
         &mut self,
         edits: &[CatalogEdit],
@@ -164,8 +170,8 @@ impl Catalog {
 
     /// Records a step of the life cycle, unless it is recorded already. Durable when it returns.
     ///
-    /// `Fenced` while another failover is under way, `InvalidInput` if the step does not follow from the stage, `Full` and
-    /// `AlreadyExists` for test failovers.
+    /// `Fenced` while another failover is under way, `InvalidInput` if the step does not follow
+    /// from the stage, `Full` and `AlreadyExists` for test failovers.
     pub(crate) fn record_step(&mut self, step: &Step) -> Result<()> {
         self.refresh()?;
         if self.lifecycle().has(step) {
@@ -174,12 +180,14 @@ impl Catalog {
         self.amend(&[CatalogEdit::Step(step.clone())], &|| Ok(()))
     }
 
-    /// Adds late segments of an ended epoch to its branch. `Changed` if they do not go on where it ends.
+    /// Adds late segments of an ended epoch to its branch. `Changed` if they do not go on where it
+    /// ends.
     pub(crate) fn hand_in(&mut self, epoch: Epoch, entries: Vec<SegmentEntry>) -> Result<()> {
         self.amend(&[CatalogEdit::Late { epoch, segments: entries }], &|| Ok(()))
     }
 
-    /// Returns the catalog as a branch sees it: the history up to its base, then its segments. It cannot be appended to.
+    /// Returns the catalog as a branch sees it: the history up to its base, then its segments. It
+    /// cannot be appended to.
     pub(crate) fn of_branch(&self, epoch: Epoch) -> Result<Self> {
         Ok(Self { content: self.content.of_branch(epoch)?, ..self.clone() })
     }
@@ -237,8 +245,8 @@ impl Catalog {
         })
     }
 
-    /// Tries to write the next version, whose edits were applied to the content. If that fails they are taken back.
-    /// Returns false if another version was there first; that one is applied then.
+    /// Tries to write the next version, whose edits were applied to the content. If that fails they
+    /// are taken back. Returns false if another version was there first; that one is applied then.
     fn put_applied(&mut self, author: [u8; 16], edits: &[CatalogEdit], undo: Undo) -> Result<bool> {
         let number = self.version + 1;
         let not_put = match self.put_version(number, author, edits) {
@@ -267,8 +275,8 @@ impl Catalog {
         }
     }
 
-    /// Puts version `number` with these edits, or with the whole content if it is a snapshot. Returns its hash. Leaves the
-    /// content as it is.
+    /// Puts version `number` with these edits, or with the whole content if it is a snapshot.
+    /// Returns its hash. Leaves the content as it is.
     fn put_version(
         &mut self,
         number: u64,
@@ -301,11 +309,11 @@ impl Catalog {
         }
     }
 
-    /// Returns whether version `number`, which has this hash and was put from here, is part of the catalog: it is the
-    /// newest, or the next one names its hash.
+    /// Returns whether version `number`, which has this hash and was put from here, is part of the
+    /// catalog: it is the newest, or the next one names its hash.
     ///
-    /// It is not if others were two snapshots on and had forgotten the version of that number before it was put. Then it
-    /// is in no reader's way.
+    /// It is not if others were two snapshots on and had forgotten the version of that number
+    /// before it was put. Then it is in no reader's way.
     fn is_part(&self, number: u64, hash: [u8; 32]) -> Result<bool> {
         let prefix = &self.content.prefix;
         let names = VersionNames::of(prefix, &self.store.list(prefix)?);
@@ -335,8 +343,8 @@ impl Catalog {
         Ok(())
     }
 
-    /// Returns the numbers of the versions in the store, and their sizes. They must follow each other from the newest
-    /// snapshot on. Objects with other names are ignored.
+    /// Returns the numbers of the versions in the store, and their sizes. They must follow each
+    /// other from the newest snapshot on. Objects with other names are ignored.
     fn numbers(&self) -> Result<BTreeMap<u64, u64>> {
         let prefix = &self.content.prefix;
         let objects = self.store.list(prefix)?;
@@ -359,7 +367,8 @@ impl Catalog {
         Ok(numbers)
     }
 
-    /// Applies version `number` as it was read, or nothing of it. Only a snapshot may be beyond the next one.
+    /// Applies version `number` as it was read, or nothing of it. Only a snapshot may be beyond the
+    /// next one.
     fn apply_read(&mut self, version: Version, hash: [u8; 32], number: u64) -> Result<()> {
         let whole = is_snapshot(number);
         assert!(number == self.version + 1 || whole && number > self.version);

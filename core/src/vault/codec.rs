@@ -1,4 +1,5 @@
-//! The bytes of a catalog version's edits: little-endian, length before content, every length bounded.
+//! The bytes of a catalog version's edits: little-endian, length before content, every length
+//! bounded.
 
 use super::annotations::{Commitment, Pin, PinUntil, Verdict, VerdictKind};
 use super::edit::{Branch, CatalogEdit, Division, SegmentEntry, SourceIdentity};
@@ -62,8 +63,8 @@ pub(super) fn put_edit(out: &mut Vec<u8>, edit: &CatalogEdit) {
                 .put_i64_le(pin.since.0);
             put_text(out, &pin.reason);
         }
-        CatalogEdit::Unpin { point, hold } => {
-            out.put_u8(5).put_bytes(&point.0).put_u8(u8::from(*hold));
+        CatalogEdit::Unpin { point, legal_hold } => {
+            out.put_u8(5).put_bytes(&point.0).put_u8(u8::from(*legal_hold));
         }
         CatalogEdit::Verdict(verdict) => {
             let kind = VerdictKind::ALL.iter().position(|kind| *kind == verdict.kind);
@@ -219,7 +220,7 @@ pub(super) fn read_edit(from: &mut Reader<'_>) -> Result<CatalogEdit> {
         2 => Ok(CatalogEdit::Segments(read_entries(from)?)),
         3 => Ok(CatalogEdit::Replace { with: read_entries(from)?, objects: read_texts(from)? }),
         4 => Ok(CatalogEdit::Pin(read_pin(from)?)),
-        5 => Ok(CatalogEdit::Unpin { point: PointId(from.array()?), hold: from.flag()? }),
+        5 => Ok(CatalogEdit::Unpin { point: PointId(from.array()?), legal_hold: from.flag()? }),
         6 => Ok(CatalogEdit::Verdict(read_verdict(from)?)),
         7 => {
             let at = read_time(from)?;

@@ -1,10 +1,10 @@
 //! What a catalog says as of one version, and how edits change it.
 //!
-//! Edits are applied in place and taken back if the version that lists them cannot be written, so that an append costs
-//! what its edits cost and not a copy of the catalog.
+//! Edits are applied in place and taken back if the version that lists them cannot be written, so
+//! that an append costs what its edits cost and not a copy of the catalog.
 //!
-//! Invariant: [`CatalogContent::apply_all`] applies every edit or none, and [`CatalogContent::take_back`] restores
-//! exactly what was there before.
+//! Invariant: [`CatalogContent::apply_all`] applies every edit or none, and
+//! [`CatalogContent::take_back`] restores exactly what was there before.
 
 use std::collections::BTreeMap;
 
@@ -14,7 +14,8 @@ use super::lifecycle::Lifecycle;
 use crate::error::{Error, ErrorKind, Result};
 use crate::units::{ChainHash, Epoch, PointId, Sequence, Timestamp, VolumeId};
 
-/// The content of a catalog as of one version: segments, branches, source, life cycle, pins and verdicts.
+/// The content of a catalog as of one version: segments, branches, source, life cycle, pins and
+/// verdicts.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CatalogContent {
     pub(super) volume: VolumeId,
@@ -116,7 +117,8 @@ impl CatalogContent {
         &self.annotations.verdicts
     }
 
-    /// Returns the objects that no version lists any more and that are not deleted yet, and when they were retired.
+    /// Returns the objects that no version lists any more and that are not deleted yet, and when
+    /// they were retired.
     pub fn retired(&self) -> &BTreeMap<String, Timestamp> {
         &self.annotations.retired
     }
@@ -165,8 +167,8 @@ impl CatalogContent {
 
     /// Returns the content that a snapshot's edits make.
     ///
-    /// A compacted history has no chain from the first segment on, so the entries are taken as they are: their chain was
-    /// checked when they were appended.
+    /// A compacted history has no chain from the first segment on, so the entries are taken as they
+    /// are: their chain was checked when they were appended.
     pub(super) fn from_snapshot(
         volume: VolumeId,
         prefix: String,
@@ -219,7 +221,8 @@ impl CatalogContent {
         Ok(undo)
     }
 
-    /// Restores what was there before [`CatalogContent::apply_all`]. Nothing may have changed since.
+    /// Restores what was there before [`CatalogContent::apply_all`]. Nothing may have changed
+    /// since.
     pub(super) fn take_back(&mut self, undo: Undo) {
         undo.inverses.into_iter().rev().for_each(|inverse| inverse(self));
         #[cfg(debug_assertions)]
@@ -239,9 +242,9 @@ impl CatalogContent {
                 self.remember_pins(undo);
                 self.annotations.pin(pin);
             }
-            CatalogEdit::Unpin { point, hold } => {
+            CatalogEdit::Unpin { point, legal_hold } => {
                 self.remember_pins(undo);
-                self.annotations.unpin(point, hold);
+                self.annotations.unpin(point, legal_hold);
             }
             CatalogEdit::Verdict(verdict) => {
                 let old = self.annotations.verdicts.clone();
@@ -314,7 +317,8 @@ impl CatalogContent {
         Ok(())
     }
 
-    /// Records what a new segment says beside its data: its epoch, and group points that its marks commit.
+    /// Records what a new segment says beside its data: its epoch, and group points that its marks
+    /// commit.
     pub(super) fn record_marks(&mut self, entry: &SegmentEntry, undo: &mut Vec<Inverse>) {
         let old = self.epoch;
         self.epoch = old.max(entry.summary.epoch);

@@ -1,4 +1,4 @@
-//! What a catalog is made of: the edits that its versions list, and what they speak of.
+//! The edits that catalog versions list, and what they speak of.
 
 use super::annotations::{Commitment, Pin, Verdict};
 use super::lifecycle::{Lifecycle, Step};
@@ -6,7 +6,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::journal::{Segment, SegmentSummary};
 use crate::units::{ChainHash, Epoch, PointId, Sequence, Timestamp};
 
-/// Who writes a volume: drawn at random for each state directory.
+/// Identity of the source that writes a volume: drawn at random for each state directory.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SourceIdentity {
     /// Random identity.
@@ -22,12 +22,12 @@ pub struct SourceIdentity {
 pub struct SegmentEntry {
     /// Full name of its object in the store.
     pub object: String,
-    /// What it holds.
+    /// What it contains.
     pub summary: SegmentSummary,
 }
 
 impl SegmentEntry {
-    /// `Corrupt` when `segment` is not the one that the entry describes.
+    /// Returns `Corrupt` if `segment` is not the one that the entry describes.
     pub(crate) fn check(&self, segment: &Segment) -> Result<()> {
         let found = segment.summary();
         if found.chain == self.summary.chain && found.salt == self.summary.salt {
@@ -42,7 +42,7 @@ impl SegmentEntry {
 /// One change of the catalog.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum CatalogEdit {
-    /// A source takes the volume; edits of any other are refused from now on.
+    /// A source takes the volume; edits of any other source are refused from now on.
     Source(SourceIdentity),
     /// Segments at the end of the chain.
     Segments(Vec<SegmentEntry>),
@@ -55,16 +55,16 @@ pub enum CatalogEdit {
     },
     /// A recovery point is kept through retention.
     Pin(Pin),
-    /// The pin of a point, or its legal hold, is taken off.
+    /// The pin of a point, or its legal hold, is removed.
     Unpin {
         /// The point.
         point: PointId,
-        /// The legal hold is meant, not the pin.
-        hold: bool,
+        /// Whether the legal hold is meant, not the pin.
+        legal_hold: bool,
     },
     /// What a check of a recovery point found.
     Verdict(Verdict),
-    /// These objects will be deleted; no later version may name them.
+    /// These objects will be deleted; no later version may list them.
     Retired {
         /// Full names in the store.
         objects: Vec<String>,
@@ -73,9 +73,9 @@ pub enum CatalogEdit {
     },
     /// These retired objects are deleted.
     Deleted(Vec<String>),
-    /// A group point is one; only whole states say so, the history itself has it in a mark.
+    /// A group point was committed. Snapshots only: the history has it in a mark.
     Committed(Commitment),
-    /// The epoch ends at a state, and another source has the volume from there on.
+    /// The epoch ends at a recovery state, and another source has the volume from there on.
     Divide(Division),
     /// Segments of an ended epoch, at the end of its branch.
     Late {
@@ -88,16 +88,16 @@ pub enum CatalogEdit {
     DropBranch(Epoch),
     /// A step in the life cycle of the volume.
     Step(Step),
-    /// The epoch; only whole states say so.
+    /// The epoch; snapshots only.
     Epoch(Epoch),
-    /// A branch; only whole states say so.
+    /// A branch; snapshots only.
     Branch(Branch),
-    /// The life cycle; only whole states say so.
+    /// The life cycle; snapshots only.
     Lifecycle(Lifecycle),
 }
 
 impl CatalogEdit {
-    /// Whether the version lists segments that its writer has put just before.
+    /// Returns whether the version lists segments that its writer has put just before.
     pub(super) fn lists_segments(&self) -> bool {
         match self {
             Self::Segments(_) | Self::Replace { .. } | Self::Late { .. } => true,
@@ -107,52 +107,55 @@ impl CatalogEdit {
     }
 }
 
-/// Ends the epoch of a volume at a state; who does it is its source in the next.
+/// Ends the epoch of a volume at a recovery state. Its author is the source of the next epoch.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Division {
     /// The epoch that begins.
     pub epoch: Epoch,
-    /// The state that it begins with.
+    /// The recovery state that it begins with.
     pub at: Sequence,
-    /// What stands for the segment that the state is in, up to the state; `None` where it is the end of one.
+    /// Replaces the segment that the state lies in, up to the state. `None` if the state is the end
+    /// of a segment.
     pub cut: Option<SegmentEntry>,
     /// The source from now on.
     pub source: SourceIdentity,
-    /// When.
+    /// When the epoch ended.
     pub time: Timestamp,
 }
 
-/// What the source of an ended epoch wrote after the state at which it ended.
+/// What the source of an ended epoch wrote after the recovery state at which it ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Branch {
     /// The ended epoch.
     pub epoch: Epoch,
-    /// The state at which it ended.
+    /// The recovery state at which it ended.
     pub at: Sequence,
-    /// The end of the volume's segment on which the first segment of the branch stands: `at`, or before it.
+    /// The end of the volume's segment on which the first segment of the branch stands: `at`, or
+    /// before it.
     pub base: Sequence,
     /// Chain hash that its next segment must name.
     pub chain: ChainHash,
-    /// Who wrote it; `None` when nobody had the volume.
+    /// The source that wrote it; `None` if nobody had the volume.
     pub source: Option<SourceIdentity>,
-    /// When the epoch was ended.
+    /// When the epoch ended.
     pub time: Timestamp,
     /// Its segments, in write order.
     pub segments: Vec<SegmentEntry>,
 }
 
 impl Branch {
-    /// Last sequence of its segments; the state at which the epoch ended where it has none.
+    /// Returns the last sequence of its segments, or of the state at which the epoch ended if it
+    /// has none.
     pub fn last_sequence(&self) -> Sequence {
         self.segments.last().map_or(self.at, |entry| entry.summary.last_sequence)
     }
 
-    /// Nothing was written after the state, as far as is known.
+    /// Returns whether nothing is known to have been written after that state.
     pub fn is_empty(&self) -> bool {
         self.last_sequence() <= self.at
     }
 
-    /// Stored bytes of its segments.
+    /// Returns the stored bytes of its segments.
     pub fn stored_bytes(&self) -> u64 {
         let bytes = self.segments.iter().map(|entry| entry.summary.stored_bytes);
         bytes.fold(0, u64::saturating_add)

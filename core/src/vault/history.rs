@@ -1,7 +1,9 @@
-//! The history of a volume as its catalog has it: stretches, gaps, and which states can be restored.
+//! The history of a volume as its catalog has it: stretches, gaps, and which states can be
+//! restored.
 //!
-//! A state can be restored if no unordered interval is open at it. A folded segment stands for one state alone, that at
-//! its last sequence; the states before it are gone, and the timeline shows that.
+//! A state can be restored if no unordered interval is open at it. A folded segment stands for one
+//! state alone, that at its last sequence; the states before it are gone, and the timeline shows
+//! that.
 
 use super::content::CatalogContent;
 use super::edit::SegmentEntry;
@@ -20,13 +22,16 @@ pub struct TimelineEntry {
     pub from_time: Timestamp,
     /// When it ended.
     pub to_time: Timestamp,
-    /// The cause of an unordered interval; `None` for an ordered stretch, in which every sequence can be restored.
+    /// The cause of an unordered interval; `None` for an ordered stretch, in which every sequence
+    /// can be restored.
     pub unordered: Option<Cause>,
-    /// Whether retention folded the stretch into one state. Only the last sequence of the fold can be restored.
+    /// Whether retention folded the stretch into one state. Only the last sequence of the fold can
+    /// be restored.
     pub folded: bool,
 }
 
-/// The unordered intervals of a catalog, each without its end. Sequences that the journal lost are in one, too.
+/// The unordered intervals of a catalog, each without its end. Sequences that the journal lost are
+/// in one, too.
 #[derive(Default)]
 pub(crate) struct Intervals(Vec<(Sequence, Sequence)>);
 
@@ -99,7 +104,8 @@ impl CatalogContent {
         entries
     }
 
-    /// Returns whether the volume was in order at `sequence`, so that this state can be restored unless it was folded.
+    /// Returns whether the volume was in order at `sequence`, so that this state can be restored
+    /// unless it was folded.
     pub fn is_ordered_at(&self, sequence: Sequence) -> bool {
         self.unordered_intervals().is_ordered_at(sequence)
     }
@@ -140,7 +146,8 @@ impl CatalogContent {
         Intervals(intervals)
     }
 
-    /// Returns first and last sequence of the folded segment in which `sequence` lies before the end.
+    /// Returns first and last sequence of the folded segment in which `sequence` lies before the
+    /// end.
     pub(crate) fn folded_around(&self, sequence: Sequence) -> Option<(Sequence, Sequence)> {
         let after = self.segments().partition_point(|e| e.summary.first_sequence <= sequence);
         let summary = &self.segments()[after.checked_sub(1)?].summary;

@@ -1,8 +1,10 @@
-//! The wrapped keys of a volume in its vault: opening them, rotating the key-encryption key, shredding the volume.
+//! The wrapped keys of a volume in its vault: opening them, rotating the key-encryption key,
+//! shredding the volume.
 //!
-//! Invariants: a wrapping is deleted only after another one was read back and opened, or by shredding; a key-encryption key
-//! that opened a volume before an interrupted rotation, or the new one, opens it after. Everything here can be run again
-//! and then finishes. A shredded volume stays one: whoever finds the mark opens nothing, and takes back what it wrapped.
+//! Invariants: a wrapping is deleted only after another one was read back and opened, or by
+//! shredding. After an interrupted rotation the old or the new key-encryption key opens the volume.
+//! Everything here can be run again and then finishes. A shredded volume stays shredded: a rotation
+//! that finds the marker opens nothing, and deletes the wrapping that it put.
 
 use super::catalog::Catalog;
 use super::edit::{CatalogEdit, SourceIdentity};
@@ -15,34 +17,35 @@ use crate::store::{PutOutcome, get_all};
 use crate::units::KeyId;
 
 const SHREDDED_CONTENT: &[u8] = b"hrl shredded 1\n";
-/// Wrappings of a volume that are looked at; a rotation leaves one.
+/// Most wrappings of a volume that are tried; a rotation leaves one.
 const WRAPPINGS_MAX: usize = 256;
 
 /// What a rotation of the key-encryption key did to a volume.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RotationReport {
-    /// The new key-encryption key wraps the volume's key since now; false when it did before.
+    /// Whether the new key-encryption key wraps the volume's key only since now.
     pub wrapped: bool,
-    /// The old one opens the volume no more since now; false when it did not before.
+    /// Whether the old key opened the volume until now.
     pub unwrapped: bool,
-    /// Wrapped keys of the volume that neither the old nor the new key opens, by object name: other key-encryption keys
-    /// still open the volume, as interrupted rotations leave it. Rotating from each of those takes it away.
+    /// Object names of wrapped keys that neither the old nor the new key opens. Interrupted
+    /// rotations leave them, and their key-encryption keys still open the volume. Rotating from
+    /// each of those removes it.
     pub others: Vec<String>,
 }
 
-/// What to shred beside the keys, and what may be passed over.
+/// What to shred beside the keys, and which check to skip.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ShredOptions {
     /// Also delete everything else of the volume, which frees its name.
     pub data: bool,
-    /// Shred also what is under legal hold, or where the catalog cannot be read to know.
+    /// Also shred volumes under legal hold, and volumes whose catalog cannot be read.
     pub override_legal_hold: bool,
 }
 
-/// What shredding did.
+/// What shredding deleted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ShredReport {
-    /// The volume was marked as shredded before.
+    /// Whether the volume was shredded before.
     pub was_shredded: bool,
     /// Wrapped keys deleted.
     pub keys_deleted: u64,
@@ -53,17 +56,18 @@ pub struct ShredReport {
 }
 
 impl Vault {
-    /// Wraps the key of a volume anew with the key-encryption key `new`, and takes the wrapping of the one that the vault
-    /// was opened with away. No data is rewritten, and who has the volume open goes on.
+    /// Wraps the key of a volume with the key-encryption key `new`, and removes the wrapping of the
+    /// key that the vault was opened with. No data is rewritten, and open handles of the volume
+    /// stay valid.
     ///
-    /// Interrupted at any instant it leaves the volume openable with the old or the new key, and is run again to finish.
-    /// Not to be run at the same time in the opposite direction. `WrongKey` when neither key opens the volume,
-    /// `InvalidInput` when it is not sealed or both keys are the same.
+    /// If it is interrupted, the old or the new key opens the volume, and a second run finishes.
+    /// Two rotations in opposite directions must not run at once. `WrongKey` if neither key opens
+    /// the volume, `InvalidInput` if the volume is not encrypted or both keys are the same.
     pub fn rotate_key(&self, name: &str, new: &WrappingKey) -> Result<RotationReport> {
         let info = self.volume(name)?;
         let refused = |kind| Error::new(kind, "rotate key of", name);
         let Some(id) = info.key_id else {
-            return Err(refused(ErrorKind::InvalidInput).message("the volume is not sealed"));
+            return Err(refused(ErrorKind::InvalidInput).message("the volume is not encrypted"));
         };
         let Some(old) = &self.wrapping_key else {
             return Err(refused(ErrorKind::WrongKey)
@@ -77,14 +81,14 @@ impl Vault {
         let key = match before.open(self, &info, id, old) {
             Err(error) if error.kind() == ErrorKind::WrongKey => before
                 .open(self, &info, id, new)
-                // The operator thinks of the old key, so that is the error to tell.
+                // The operator thinks of the old key, so its error is the one to report.
                 .map_err(|_| error)?,
             opened => opened?,
         };
         let wrapped = self.put_wrapping(&info, &key, new)?;
         let after = Wrappings::list(self, &info);
         if wrapped && is_shredded_error(&after) {
-            // Shredded meanwhile: what came after the keys were deleted must not stay.
+            // Shredded meanwhile: a wrapping put after the keys were deleted must not stay.
             self.store.delete(&layout::wrapped_key(name, id, new.id()))?;
         }
         let mut report = RotationReport { wrapped, ..RotationReport::default() };
@@ -103,25 +107,29 @@ impl Vault {
         Ok(report)
     }
 
-    /// Puts the key of a volume wrapped by `new`, and opens what is there then; false when it was there before.
+    /// Puts the key of a volume wrapped by `new`, and opens what was stored. Returns false if it
+    /// was there before.
     fn put_wrapping(&self, info: &VolumeInfo, key: &VolumeKey, new: &WrappingKey) -> Result<bool> {
         let object = layout::wrapped_key(&info.name, key.id(), new.id());
         let wrapped = new.wrap(key, info.id, &*self.clock);
         let outcome = self.store.put(&object, &wrapped)?;
         let read_back = get_all(&*self.store, &object, RECORD_BYTES_MAX)?;
-        // Opening checks the key, too: its id is part of the name and of what was bound.
+        // Opening checks the key, too: its identity is part of the name and of the authenticated
+        // data.
         new.unwrap(&read_back, info.id, key.id(), &object)?;
         Ok(outcome == PutOutcome::Created)
     }
 
-    /// Makes a sealed volume unreadable for ever by deleting every wrapped key of it, and with [`ShredOptions::data`] deletes
-    /// everything else. A source that is still running is fenced where the vault was opened with the right key; stop it
-    /// first before data is deleted. What a store keeps of deleted objects (versions, snapshots, copies) is beyond this:
-    /// there the key-encryption key must go, too.
+    /// Makes an encrypted volume unreadable forever by deleting its wrapped keys. With
+    /// [`ShredOptions::data`] everything else is deleted, too.
     ///
-    /// Can be run again, and finishes what was interrupted. `InvalidInput` for a volume that is not sealed, unless data
-    /// is deleted; `Fenced` while a point is under legal hold; `WrongKey` when that cannot be known without the key;
-    /// `NotFound` when there is nothing of the name.
+    /// A source that is still running is fenced if the vault was opened with the right key; stop it
+    /// before its data is deleted. Copies of deleted objects that the store keeps (versions,
+    /// snapshots) are out of reach: for those the key-encryption key must be destroyed, too.
+    ///
+    /// Can be run again, and finishes what was interrupted. `InvalidInput` for an unencrypted
+    /// volume unless data is deleted; `Fenced` while a point is under legal hold; `WrongKey` if
+    /// that cannot be known without the key; `NotFound` if nothing has the name.
     pub fn shred(&self, name: &str, options: ShredOptions) -> Result<ShredReport> {
         layout::check_volume_name(name)?;
         let prefix = layout::volume_prefix(name);
@@ -136,7 +144,7 @@ impl Vault {
             let info = self.volume(name)?;
             if info.key_id.is_none() && !options.data {
                 return Err(Error::new(ErrorKind::InvalidInput, "shred", name).message(
-                    "the volume is not sealed: only deleting its data makes it unreadable",
+                    "the volume is not encrypted: only deleting its data makes it unreadable",
                 ));
             }
             match self.check_holds_and_fence(name, options.override_legal_hold) {
@@ -156,8 +164,8 @@ impl Vault {
         Ok(report)
     }
 
-    /// `Fenced` when a point is under legal hold. Takes the volume from its source, so that a pin or a hold that came
-    /// meanwhile is seen, and nothing is added after the keys are gone.
+    /// Returns `Fenced` if a point is under legal hold. Takes the volume from its source, so that a
+    /// pin or legal hold that came meanwhile is seen, and nothing is added after the keys are gone.
     fn check_holds_and_fence(&self, name: &str, override_hold: bool) -> Result<()> {
         let read = || {
             let info = self.volume(name)?;
@@ -168,7 +176,8 @@ impl Vault {
                 .message("whether a legal hold is on it cannot be read")
                 .caused_by(error)
         })?;
-        let check = |catalog: &Catalog| match catalog.pins().iter().find(|pin| pin.is_hold()) {
+        let check = |catalog: &Catalog| match catalog.pins().iter().find(|pin| pin.is_legal_hold())
+        {
             Some(pin) if !override_hold => Err(Error::new(ErrorKind::Fenced, "shred", name)
                 .message(format_args!("point {} is under legal hold", pin.point))),
             _ => Ok(()),
@@ -181,10 +190,11 @@ impl Vault {
         check(&catalog)
     }
 
-    /// Deletes everything of a volume: the mark last, and before it the record, so that the name is free only then.
+    /// Deletes everything of a volume: the marker last, and before it the record, so that the name
+    /// is free only then.
     fn delete_volume(&self, name: &str, report: &mut ShredReport) -> Result<()> {
         let (record, mark) = (layout::volume_record(name), layout::shredded(name));
-        // Packs are objects like others here.
+        // Packs are listed as objects in this store.
         let objects = self.objects.list(&layout::volume_prefix(name))?;
         let last = |name: &str| name == mark || name == record;
         let first = objects.iter().map(|object| &object.name).filter(|name| !last(name));
@@ -198,8 +208,9 @@ impl Vault {
         Ok(())
     }
 
-    /// Makes the key of a new volume and stores it, wrapped; `None` where the vault was opened without a key. The object
-    /// is named, too, so that it can be taken back.
+    /// Draws the key of a new volume and stores it, wrapped. Returns it and the name of its object,
+    /// which the caller deletes if the volume is not created. `None` if the vault was opened
+    /// without a key.
     pub(super) fn add_key(
         &self,
         name: &str,
@@ -212,39 +223,39 @@ impl Vault {
         Ok(Some((key.id(), object)))
     }
 
-    /// The keys that open a volume; `WrongKey` when those cannot be had, or when the vault was opened with a key and the
-    /// volume is not sealed: whoever gave a key must not be given what anybody could have written.
+    /// Returns the keys that open a volume. `WrongKey` if they cannot be had. Also `WrongKey` if a
+    /// key was given and the volume is not encrypted: anybody could have written such data.
     pub(crate) fn keys(&self, info: &VolumeInfo) -> Result<KeyRing> {
         let wrappings = Wrappings::list(self, info)?;
         let refused = || Error::new(ErrorKind::WrongKey, "open volume", &info.name);
         match (info.key_id, &self.wrapping_key) {
             (None, None) => Ok(KeyRing::default()),
             (None, Some(_)) => {
-                Err(refused().message("the volume is not sealed; open it without a key"))
+                Err(refused().message("the volume is not encrypted; open it without a key"))
             }
             (Some(id), None) => Err(refused()
-                .message("the volume is sealed and no key-encryption key was given")
+                .message("the volume is encrypted and no key-encryption key was given")
                 .expected(wrappings.wanted(id))),
             (Some(id), Some(wrapping)) => wrappings.open(self, info, id, wrapping).map(Into::into),
         }
     }
 
-    /// Whether a volume was shredded.
+    /// Returns whether a volume was shredded.
     pub(super) fn is_shredded(&self, name: &str) -> Result<bool> {
         Ok(self.store.head(&layout::shredded(name))?.is_some())
     }
 }
 
-/// A wrapped key, by its name.
+/// The object of a wrapped key.
 struct Wrapping {
     object: String,
     key: KeyId,
-    /// `None` where the name does not say it.
+    /// `None` in vaults of the old layout, whose names do not say it.
     wrapped_by: Option<KeyId>,
 }
 
 impl Wrapping {
-    /// `None` for a name that is not that of a wrapped key.
+    /// Parses an object's name; `None` if it is not that of a wrapped key.
     fn parse(object: &str, prefix: &str) -> Option<Self> {
         let name = object.strip_prefix(prefix)?;
         let (key, wrapped_by) = match name.split_once('.') {
@@ -260,11 +271,11 @@ impl Wrapping {
     }
 }
 
-/// The wrapped keys that a vault has of a volume.
+/// The wrapped keys of a volume in its vault.
 struct Wrappings(Vec<Wrapping>);
 
 impl Wrappings {
-    /// `WrongKey` when the volume was shredded.
+    /// Lists them. `WrongKey` if the volume was shredded.
     fn list(vault: &Vault, info: &VolumeInfo) -> Result<Self> {
         let prefix = layout::keys_prefix(&info.name);
         let objects = vault.store.list(&prefix)?;
@@ -281,7 +292,8 @@ impl Wrappings {
         self.0.iter().filter(move |wrapping| wrapping.key == id)
     }
 
-    /// Opens the key `id` of a volume. The wrapping that names the key-encryption key is the one that counts.
+    /// Opens the key `id` of a volume. A wrapping whose name has the key-encryption key is tried
+    /// alone.
     fn open(
         &self,
         vault: &Vault,
@@ -303,12 +315,12 @@ impl Wrappings {
         Err(wrong_key(&info.name, &needed, wrapping.id()))
     }
 
-    /// What opens the key `id`, for people.
+    /// Describes what opens the key `id`, for an error.
     fn wanted(&self, id: KeyId) -> String {
         let named: Vec<_> =
             self.of(id).filter_map(|w| w.wrapped_by).map(|id| id.to_string()).collect();
         if named.is_empty() {
-            return "the key-encryption key that it was sealed with".to_owned();
+            return "the key-encryption key that it was encrypted with".to_owned();
         }
         format!("key-encryption key {}", named.join(" or "))
     }

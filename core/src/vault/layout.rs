@@ -1,17 +1,17 @@
 //! The names of a vault's objects. No other file spells one.
 //!
 //! ```text
-//! hrl-vault                                       marks the store as a vault, with its format version
-//! volumes/NAME/volume                             identity, size, block size, key id (immutable)
-//! volumes/NAME/keys/KEYID.WRAPPINGID              a volume key, wrapped by the key-encryption key with this id
-//! volumes/NAME/keys/KEYID                         the same as vaults had it before keys could be rotated
-//! volumes/NAME/keys/shredded                      the volume was shredded, whatever else is still there
-//! volumes/NAME/catalog/VERSION                    a catalog version, 16 hexadecimal digits
-//! volumes/NAME/catalog/FROM-UNTIL                 a mirror's hold, see `versions`
+//! hrl-vault                                      the marker of a vault, with its format version
+//! volumes/NAME/volume                            identity, size, block size, key id (immutable)
+//! volumes/NAME/keys/KEYID.WRAPPINGID             a wrapped volume key and the id of what wraps it
+//! volumes/NAME/keys/KEYID                        the same, from before keys could be rotated
+//! volumes/NAME/keys/shredded                     the volume was shredded, whatever else is there
+//! volumes/NAME/catalog/VERSION                   a catalog version, 16 hexadecimal digits
+//! volumes/NAME/catalog/FROM-UNTIL                a mirror's gate, see `versions`
 //! volumes/NAME/segments/eEPOCH-FIRST-LAST-SALT.hrl   a closed segment or image
-//! volumes/NAME/packs/FIRST-LAST-HASH.pack         small segments together
-//! volumes/NAME/packs/FIRST-LAST-HASH.pack.gone-MEMBERS   empty; the members of a pack that were deleted
-//! plans/RUN/…                                     records of a recovery plan's run
+//! volumes/NAME/packs/FIRST-LAST-HASH.pack        small segments together
+//! volumes/NAME/packs/FIRST-LAST-HASH.pack.gone-MEMBERS   empty; the deleted members of a pack
+//! plans/RUN/…                                    records of a recovery plan's run
 //! ```
 
 use crate::error::{Error, ErrorKind, Result};

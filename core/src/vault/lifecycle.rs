@@ -1,37 +1,40 @@
-//! The life cycle of a protected volume, as its catalog keeps it: every step of a failover is recorded before it acts.
+//! The life cycle of a protected volume, as its catalog has it: each step of a failover is recorded
+//! before it acts.
 //!
 //! ```text
-//! protected -> requested -> handed over -> failed over -> committed -> (reprotected) -> requested ... -> protected
-//!      \-------------------------------------^  (unplanned)
+//! protected -> requested -> handed over -> failed over -> committed -> (reprotected)
+//!      \-------------------------------------^  (unplanned)     \--> requested ... -> protected
 //! ```
-//! After a commit the volume is protected where it runs now: it can fail over again, and failing back home is a planned
-//! failover in the other direction. Test failovers stand beside all of this, any number up to a limit.
+//! After a commit the volume is protected where it runs now. It can fail over again; failing back
+//! home is a planned failover in the other direction. Test failovers stand beside all of this, up
+//! to a limit.
 //!
-//! A step that does not follow from the stage is refused with the stage named, so two operators cannot work against each
-//! other; recording the same step of the same failover again is no error, which is what makes steps repeatable after a crash.
+//! A step that does not follow from the stage is refused, and the error names the stage, so that
+//! two operators cannot work against each other. Recording the same step of the same failover again
+//! is no error, so steps can be repeated after a crash.
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::units::{Epoch, PointId, Sequence, Timestamp};
 
-/// Steps remembered; older ones are forgotten first.
+/// Most steps remembered; the oldest are forgotten first.
 pub const STEPS_MAX: usize = 64;
-/// Test failovers of one volume at a time; further ones are refused with `Full`.
+/// Most test failovers of a volume at a time; further ones are refused with `Full`.
 pub const TESTS_MAX: usize = 64;
 /// Longest text of a step, in bytes.
 pub const NOTE_BYTES_MAX: usize = 512;
 
-/// What a step of a failover is.
+/// Kind of a step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum StepKind {
     /// A planned failover asks the source to hand the volume over.
     Request,
     /// The source writes no more; all that it wrote is in the vault.
     HandOver,
-    /// The volume is about to be served elsewhere as of a state; nothing is final.
+    /// The volume is about to be served elsewhere from a recovery state; nothing is final.
     Start,
-    /// The failover is final: the epoch is ended and the old source fenced.
+    /// The failover is final: the epoch has ended and the old source is fenced.
     Commit,
-    /// The failover was given up; the source has the volume as before.
+    /// The failover was cancelled; the source has the volume as before.
     Cancel,
     /// The disk at the old site follows the volume.
     Reprotect,
@@ -57,7 +60,7 @@ impl StepKind {
         Self::TestEnd,
     ];
 
-    /// Stable lower-case name.
+    /// Returns the stable lower-case name.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Request => "request",
@@ -73,48 +76,49 @@ impl StepKind {
     }
 }
 
-/// One step, as it was recorded.
+/// A recorded step.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Step {
-    /// What it is.
+    /// Its kind.
     pub kind: StepKind,
-    /// The failover (or test) that it belongs to; drawn at random.
+    /// The failover or test that it belongs to; drawn at random.
     pub failover: PointId,
-    /// When.
+    /// When it was recorded.
     pub time: Timestamp,
     /// The host that recorded it, for people.
     pub host: String,
-    /// The state of the volume that it is about.
+    /// The recovery state that it is about.
     pub at: Sequence,
-    /// The recovery point that this state is; `None` where it is none.
+    /// The recovery point at this state, if it is one.
     pub point: Option<PointId>,
     /// Time of that state.
     pub at_time: Timestamp,
-    /// Epoch that the volume has after the failover.
+    /// The epoch of the volume after the failover.
     pub epoch: Epoch,
-    /// For people: the name of a test, the reason of a cancellation. At most [`NOTE_BYTES_MAX`] bytes.
+    /// Text for people: the name of a test, the reason of a cancellation. At most
+    /// [`NOTE_BYTES_MAX`] bytes.
     pub note: String,
 }
 
-/// Where a volume is in its life cycle.
+/// Stage of a volume in its life cycle.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Stage {
     /// Its source protects it.
     Protected,
     /// A planned failover waits for the source.
     Requested,
-    /// The source handed it over and waits.
+    /// The source handed it over and waits for a start or a cancellation.
     HandedOver,
-    /// It is served elsewhere; the point may still be changed, and the failover be cancelled.
+    /// It is served elsewhere; another point may still be chosen, and the failover be cancelled.
     FailedOver,
     /// The failover is final.
     Committed,
-    /// As committed, and the disk at the old site follows.
+    /// It is committed, and the disk at the old site follows.
     Reprotected,
 }
 
 impl Stage {
-    /// Stable lower-case name.
+    /// Returns the stable lower-case name.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Protected => "protected",
@@ -126,7 +130,7 @@ impl Stage {
         }
     }
 
-    /// A failover is under way: begun, and neither committed nor cancelled.
+    /// Returns whether a failover is under way: begun, and neither committed nor cancelled.
     pub const fn is_open(self) -> bool {
         matches!(self, Self::Requested | Self::HandedOver | Self::FailedOver)
     }
@@ -137,11 +141,11 @@ impl Stage {
 pub struct TestFailover {
     /// Its name, unique among those of the volume.
     pub name: String,
-    /// How it began.
+    /// The step that began it.
     pub begin: Step,
 }
 
-/// Where a volume is, how it came there, and its test failovers.
+/// Stage of a volume, the steps that led there, and its test failovers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Lifecycle {
     stage: Stage,
@@ -166,22 +170,22 @@ impl Default for Lifecycle {
 }
 
 impl Lifecycle {
-    /// Where the volume is.
+    /// Returns the stage of the volume.
     pub fn stage(&self) -> Stage {
         self.stage
     }
 
-    /// The newest step of the failover that is under way, or that was committed last.
+    /// Returns the newest step of the failover that is under way, or that was committed last.
     pub fn current(&self) -> Option<&Step> {
         self.current.as_ref()
     }
 
-    /// Test failovers that were not cleaned up.
+    /// Returns the test failovers that were not cleaned up.
     pub fn tests(&self) -> &[TestFailover] {
         &self.tests
     }
 
-    /// The test failover of a name. `NotFound` lists those that there are.
+    /// Returns the test failover of a name. `NotFound` lists those that there are.
     pub(crate) fn test(&self, name: &str) -> Result<&TestFailover> {
         self.tests.iter().find(|test| test.name == name).ok_or_else(|| {
             let names: Vec<_> = self.tests.iter().map(|test| test.name.as_str()).collect();
@@ -190,17 +194,18 @@ impl Lifecycle {
         })
     }
 
-    /// The newest steps, oldest first.
+    /// Returns the newest steps, oldest first.
     pub fn steps(&self) -> &[Step] {
         &self.steps
     }
 
-    /// The newest step of a kind in a failover, if it is remembered.
+    /// Returns the newest step of a kind in a failover, if it is remembered.
     pub(crate) fn step_of(&self, failover: PointId, kind: StepKind) -> Option<&Step> {
         self.steps.iter().rev().find(|step| step.failover == failover && step.kind == kind)
     }
 
-    /// The step was recorded already and is the newest of its failover: nothing is left to record.
+    /// Returns whether the step was recorded already and is the newest of its failover, so that
+    /// nothing is left to record.
     pub(super) fn has(&self, step: &Step) -> bool {
         match step.kind {
             StepKind::Start | StepKind::Reprotect => self.current.as_ref().is_some_and(|old| {
@@ -210,7 +215,7 @@ impl Lifecycle {
         }
     }
 
-    /// Refuses a step that does not follow. `Fenced` when another failover is under way.
+    /// Refuses a step that does not follow. `Fenced` while another failover is under way.
     pub(super) fn check(&self, step: &Step, volume: &str) -> Result<()> {
         use Stage::{Committed, FailedOver, HandedOver, Protected, Reprotected, Requested};
         let refused = |expected: &str| {
@@ -274,7 +279,8 @@ impl Lifecycle {
                 Requested | HandedOver => Ok(()),
                 _ => refused("a planned failover that was requested"),
             },
-            // A cancellation may come before a start whose answer was lost: that one is refused from then on.
+            // A cancellation may come before a start whose answer was lost; that start is refused
+            // from then on.
             StepKind::Start | StepKind::Cancel => Ok(()),
             StepKind::Commit | StepKind::FailBack => match self.stage {
                 FailedOver => Ok(()),
@@ -315,7 +321,7 @@ impl Lifecycle {
         self.steps.push(step);
     }
 
-    /// For whole states: the parts that [`Lifecycle::restored`] puts together again.
+    /// Returns the parts from which [`Lifecycle::restored`] makes it again, for snapshots.
     pub(super) fn parts(&self) -> (Stage, Stage, Option<&Step>, Vec<&Step>, &[Step]) {
         let tests = self.tests.iter().map(|test| &test.begin).collect();
         (self.stage, self.before, self.current.as_ref(), tests, &self.steps)
@@ -331,7 +337,7 @@ impl Lifecycle {
         Self { stage, before, current, tests: tests.into_iter().map(test).collect(), steps }
     }
 
-    /// It is as that of a volume which never failed over.
+    /// Returns whether no step was ever recorded.
     pub(super) fn is_new(&self) -> bool {
         self.steps.is_empty()
     }

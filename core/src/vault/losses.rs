@@ -1,12 +1,14 @@
 //! News of lost segments, for every writer that shares a handle of a vault.
 //!
-//! A store in front of a vault may lose segments that it acknowledged: a gateway whose cache is gone. It reports that
-//! once, to the next catalog version that is put through the same handle, whichever writer puts it: `Changed`, and
-//! nothing was written. The report is kept here until each writer has seen it, so that a fold or a pin that comes
-//! first does not take the news from the shipper.
+//! A store in front of a vault may lose segments that it acknowledged: a gateway whose cache is
+//! gone. It reports that once, to the next catalog version that is put through the same handle,
+//! whichever writer puts it: `Changed`, and nothing was written. The report is kept here until each
+//! writer has seen it, so that a fold or a pin that comes first does not take the news from the
+//! shipper.
 //!
-//! Invariant: a version that lists segments is not put if a loss was reported since its writer loaded its catalog, or
-//! since that writer last saw `Changed`. Versions of one volume are put through a handle one after the other.
+//! Invariant: a version that lists segments is not put if a loss was reported since its writer
+//! loaded its catalog, or since that writer last saw `Changed`. Versions of one volume are put
+//! through a handle one after the other.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -45,8 +47,9 @@ impl VolumeLosses {
 
     /// Puts a catalog version for a writer that has seen `seen` reports.
     ///
-    /// `Changed` if the version lists segments and some may be lost: nothing was written, and the writer puts them
-    /// again. A version that lists none is put again here, because nothing of it was lost.
+    /// `Changed` if the version lists segments and some may be lost: nothing was written, and the
+    /// writer puts them again. A version that lists none is put again here, because nothing of it
+    /// was lost.
     pub(super) fn publish(
         &self,
         seen: &mut u64,
@@ -72,7 +75,8 @@ impl VolumeLosses {
         outcome
     }
 
-    /// Waits for the turn of a version. A simulation has one thread, which cannot wait: `Unavailable` there.
+    /// Waits for the turn of a version. A simulation has one thread, which cannot wait:
+    /// `Unavailable` there.
     fn turn(&self, object: &str) -> Result<MutexGuard<'_, ()>> {
         if !is_alone() {
             return Ok(self.turn.lock());

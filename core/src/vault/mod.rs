@@ -1,7 +1,8 @@
 //! Vaults: stores with protected volumes in them.
 //!
-//! A [`Vault`] holds volumes: the record of each, its wrapped keys, its catalog, and the segments that the catalog names.
-//! `layout` has the names of the objects; `replica` reads what they say.
+//! A [`Vault`] contains volumes: the record of each, its wrapped keys, its catalog, and the
+//! segments that the catalog lists. `layout` has the names of the objects; the module `replica`
+//! reads volumes.
 
 mod amendment;
 mod annotations;
@@ -58,19 +59,20 @@ const MARKER_CONTENT: &[u8] = b"hrl vault 1\n";
 /// A store with volumes in it. Cheap to clone; may be used from any thread.
 #[derive(Clone)]
 pub struct Vault {
-    /// Shows segments under their names also where they lie in packs.
+    /// Shows segments under their names, even those in packs.
     store: Arc<dyn Store>,
     /// The store below, with all its objects.
     objects: Arc<dyn Store>,
     wrapping_key: Option<WrappingKey>,
     clock: Arc<dyn Clock>,
-    /// Shared by all that write through this handle.
+    /// Shared by all writers of this handle.
     losses: Arc<Losses>,
 }
 
 impl Vault {
-    /// Opens a vault, and makes an empty store one. `InvalidInput` when other things are in the store, `Unsupported` when
-    /// it does not keep put-if-absent; stores whose objects are local files are not asked.
+    /// Opens a vault, and makes one of an empty store. `InvalidInput` if other objects are in the
+    /// store, `Unsupported` if the store does not implement put-if-absent. Stores of local files
+    /// are not tested for that.
     pub fn create(
         store: Arc<dyn Store>,
         wrapping_key: Option<WrappingKey>,
@@ -91,7 +93,7 @@ impl Vault {
         Self::open(store, wrapping_key, clock)
     }
 
-    /// Opens a vault. `NotFound` when the store is none, `Unsupported` when it is of a newer version.
+    /// Opens a vault. `NotFound` if the store is none, `Unsupported` if it is of a newer version.
     pub fn open(
         store: Arc<dyn Store>,
         wrapping_key: Option<WrappingKey>,
@@ -117,17 +119,18 @@ impl Vault {
         })
     }
 
-    /// The store of the vault. Segments have their names in it also where they lie in packs.
+    /// Returns the store of the vault, which shows segments under their names, even those in packs.
     pub fn store(&self) -> &Arc<dyn Store> {
         &self.store
     }
 
-    /// Returns the store below [`Vault::store`], in which packs are objects and their segments are not.
+    /// Returns the store below [`Vault::store`], in which packs are objects and their segments are
+    /// not.
     pub fn objects(&self) -> &Arc<dyn Store> {
         &self.objects
     }
 
-    /// Returns its clock.
+    /// Returns the clock.
     pub fn clock(&self) -> &Arc<dyn Clock> {
         &self.clock
     }
@@ -137,7 +140,7 @@ impl Vault {
         self.wrapping_key.as_ref()
     }
 
-    /// The volumes, by name.
+    /// Returns the volumes, by name.
     pub fn volumes(&self) -> Result<Vec<VolumeInfo>> {
         let objects = self.objects.list(layout::VOLUMES)?;
         objects
@@ -151,7 +154,7 @@ impl Vault {
             .collect()
     }
 
-    /// What the vault says of a volume; `NotFound` lists those that it has.
+    /// Returns what the vault records of a volume; `NotFound` lists those that it has.
     pub fn volume(&self, name: &str) -> Result<VolumeInfo> {
         layout::check_volume_name(name)?;
         if self.store.head(&layout::volume_record(name))?.is_none() {
@@ -177,8 +180,9 @@ impl Vault {
         Ok(VolumeInfo { shredded, ..decode_volume(name, &record, &object)? })
     }
 
-    /// Adds a volume. `AlreadyExists` when the name is taken, also by what shredding left. When the vault was opened with
-    /// a wrapping key, a new volume key is made and everything of the volume is sealed.
+    /// Adds a volume. `AlreadyExists` if the name is taken, or if objects of a shredded volume are
+    /// left under it. If the vault was opened with a key-encryption key, a volume key is drawn and
+    /// everything of the volume is encrypted.
     pub fn create_volume(
         &self,
         name: &str,

@@ -1,4 +1,5 @@
-//! Points that are never dropped, whatever the policy: pinned ones, and the newest that is known to be good.
+//! Points that are never dropped, whatever the policy: pinned ones, and the newest that is known to
+//! be good.
 
 use std::collections::{HashMap, HashSet};
 
@@ -42,7 +43,8 @@ impl KeepReason {
 }
 
 impl CatalogContent {
-    /// Returns the points that are never dropped, and why. Of the pins, those for which `is_in_force` is true count.
+    /// Returns the points that are never dropped, and why. Of the pins, those for which
+    /// `is_in_force` is true count.
     pub(crate) fn protected_points(
         &self,
         is_in_force: impl Fn(&Pin) -> bool,

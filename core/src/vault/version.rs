@@ -1,7 +1,8 @@
-//! The object of a catalog version: envelope, edits, checksum; `core/docs/format.md` specifies its bytes.
+//! The object of a catalog version: envelope, edits, checksum; `core/docs/format.md` specifies its
+//! bytes.
 //!
-//! With a volume key the edits are encrypted, and the envelope is authenticated with them. Decoding is total: any bytes
-//! give a version or an error with its offset.
+//! With a volume key the edits are encrypted, and the envelope is authenticated with them. Decoding
+//! is total: any bytes give a version or an error with its offset.
 
 use chacha20poly1305::XChaCha20Poly1305;
 use chacha20poly1305::aead::{AeadInOut, KeyInit};
@@ -21,7 +22,8 @@ const FLAGS_AT: usize = 8;
 const VOLUME_AT: usize = 12;
 const NONCE_BYTES: usize = 24;
 const TAG_BYTES: usize = 16;
-/// The part of the envelope that is authenticated: magic, flags, volume, number, hash before, author.
+/// The part of the envelope that is authenticated: magic, flags, volume, number, hash before,
+/// author.
 const HEAD_BYTES: usize = 8 + 4 + 16 + 8 + 32 + 16;
 const ENVELOPE_BYTES: usize = HEAD_BYTES + NONCE_BYTES + TAG_BYTES;
 const CRC_BYTES: usize = 4;
@@ -77,8 +79,8 @@ pub(super) fn encode(
     out
 }
 
-/// Reads the bytes of a version. `Corrupt` if they are not those of version `id`, `WrongKey` if they are encrypted and no
-/// key was given.
+/// Reads the bytes of a version. `Corrupt` if they are not those of version `id`, `WrongKey` if
+/// they are encrypted and no key was given.
 pub(super) fn decode(
     bytes: &[u8],
     object: &str,
@@ -139,8 +141,8 @@ pub(super) fn decode(
     Ok(Version { previous, author, edits })
 }
 
-/// Makes altered bytes a version that follows the one with the hash `previous`, as version `number` of `volume`, with a
-/// matching checksum. Returns its hash. Feature `testing`.
+/// Makes altered bytes a version that follows the one with the hash `previous`, as version `number`
+/// of `volume`, with a matching checksum. Returns its hash. Feature `testing`.
 #[cfg(any(test, feature = "testing"))]
 pub fn mend_catalog_version(
     bytes: &mut [u8],

@@ -324,7 +324,7 @@ impl Mirror {
         }
         let first = (readable + 1).max(newest / SNAPSHOT_EVERY * SNAPSHOT_EVERY);
         if newest > readable + 1 {
-            self.target.put(&VersionNames::hold(catalog, readable, newest), &[])?;
+            self.target.put(&VersionNames::gate(catalog, readable, newest), &[])?;
         }
         for number in first..=newest {
             if !go_on() {
@@ -336,7 +336,7 @@ impl Mirror {
                 self.check_same(&name(number), catalog)?;
             }
         }
-        let holds = VersionNames::of(catalog, &self.target.list(catalog)?).holds_until(newest);
+        let holds = VersionNames::of(catalog, &self.target.list(catalog)?).passed_gates(newest);
         let old = ours.numbers().filter(|number| *number + SNAPSHOT_EVERY < first);
         let old = old.filter(|number| !theirs.has(*number)).map(name);
         self.target.delete_many(&holds.into_iter().chain(old).collect::<Vec<_>>())

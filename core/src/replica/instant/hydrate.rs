@@ -1,9 +1,10 @@
-//! Hydration: what the target of an instant disk does not hold yet is copied from the base.
+//! Hydration: blocks that are not in the target of an instant disk yet are copied from the base.
 //!
-//! A view is gone through by its frames, as in a restore, so that each is read and decoded once; a block with data of
-//! several frames comes with the frame of its first. Other bases are gone through by offset. The base is read before blocks
-//! are claimed, and only those still absent are written, so what guests wrote meanwhile stays and they wait for a write at
-//! most. Each piece waits for the bandwidth, and a while for guests that wait for the base.
+//! A view is read by its frames, as in a restore, so that each is read and decoded once; a block
+//! with data of several frames comes with the frame of its first. Other bases are read by offset.
+//! The base is read before blocks are claimed, and only blocks that are still absent are written.
+//! So what guests wrote meanwhile stays, and guests wait for one write at most. Each chunk waits
+//! for the bandwidth, and for a while for guests that wait for the base.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -14,27 +15,27 @@ use crate::error::Result;
 use crate::extent::Extent;
 use crate::replica::Progress;
 use crate::replica::restore::{Job, each_job, jobs};
-use crate::replica::view::{Piece, View};
+use crate::replica::view::{Mapping, View};
 
-/// Read and written at once where the base is gone through by offset.
-const PIECE_BYTES: u64 = 1 << 20;
-/// Zeroed at once.
+/// Bytes read and written at once if the base is read by offset.
+const CHUNK_BYTES: u64 = 1 << 20;
+/// Bytes zeroed at once.
 const ZERO_BYTES: u64 = 64 << 20;
-/// Made durable after so many bytes; a crash costs at most these to be copied again.
-const SETTLE_BYTES: u64 = 256 << 20;
-/// How long a piece steps back for guests that wait for the base: so often, and so long each time.
+/// Bytes after which the copy is made durable; a crash costs at most these to be copied again.
+const FLUSH_BYTES: u64 = 256 << 20;
+/// Number and length of the pauses of a chunk for guests that wait for the base.
 const STEPS_BACK: u32 = 20;
 const STEP_BACK: Duration = Duration::from_millis(1);
 
 pub(super) fn run(disk: &InstantDisk, progress: Progress<'_>) -> Result<Hydration> {
-    // Once more after a guest's change failed at the end, so that its blocks are to be zeroed too.
-    while !disk.is_settled() {
+    // Runs again if a guest's change failed at the end, so that its blocks are zeroed, too.
+    while !disk.is_complete() {
         let copied = match &disk.base.view {
             Some(view) => copy_view(disk, view, progress)?,
             None => copy_device(disk, progress)?,
         };
         if !copied || !zero_the_rest(disk, progress)? {
-            disk.settle()?;
+            disk.flush_presence()?;
             break;
         }
         disk.finish()?;
@@ -42,10 +43,10 @@ pub(super) fn run(disk: &InstantDisk, progress: Progress<'_>) -> Result<Hydratio
     Ok(disk.hydration())
 }
 
-/// False: stopped.
+/// Copies a view by its frames; returns false if it was stopped.
 fn copy_view(disk: &InstantDisk, view: &View, progress: Progress<'_>) -> Result<bool> {
     let presence = &disk.layers.presence;
-    let missing = view.pieces().iter().filter(|piece| !presence.holds(piece.extent));
+    let missing = view.mappings().iter().filter(|mapping| !presence.contains(mapping.extent));
     let jobs = jobs(missing.copied().collect());
     let done = Done::new(jobs.iter().map(|job| job.bytes).sum(), progress);
     each_job(view, &jobs, |job| {
@@ -53,7 +54,7 @@ fn copy_view(disk: &InstantDisk, view: &View, progress: Progress<'_>) -> Result<
             return Ok(false);
         }
         copy_frame(disk, view, job)?;
-        settle_when_due(disk, job.bytes)?;
+        flush_when_due(disk, job.bytes)?;
         Ok(done.add(job.bytes))
     })
 }
@@ -63,22 +64,22 @@ fn copy_device(disk: &InstantDisk, progress: Progress<'_>) -> Result<bool> {
     let missing: Vec<Extent> =
         disk.data_blocks().flat_map(|extent| presence.absent(extent)).collect();
     let done = Done::new(missing.iter().map(|extent| extent.length).sum(), progress);
-    for piece in missing.into_iter().flat_map(|extent| pieces(extent, PIECE_BYTES)) {
-        if !may_go_on(disk, piece.length, &done) {
+    for chunk in missing.into_iter().flat_map(|extent| chunks(extent, CHUNK_BYTES)) {
+        if !may_go_on(disk, chunk.length, &done) {
             return Ok(false);
         }
-        let mut bytes = Buffer::zeroed(piece.length as usize);
-        disk.base.device.read(piece.offset, &mut bytes)?;
-        put(disk, vec![(piece, bytes)])?;
-        settle_when_due(disk, piece.length)?;
-        if !done.add(piece.length) {
+        let mut bytes = Buffer::zeroed(chunk.length as usize);
+        disk.base.device.read(chunk.offset, &mut bytes)?;
+        put(disk, vec![(chunk, bytes)])?;
+        flush_when_due(disk, chunk.length)?;
+        if !done.add(chunk.length) {
             return Ok(false);
         }
     }
     Ok(true)
 }
 
-/// Zeroes what has no data in the base, where the target may hold some.
+/// Zeroes ranges without data in the base if the target may contain some.
 fn zero_the_rest(disk: &InstantDisk, progress: Progress<'_>) -> Result<bool> {
     if disk.is_zero_where_absent() {
         return Ok(true);
@@ -89,16 +90,16 @@ fn zero_the_rest(disk: &InstantDisk, progress: Progress<'_>) -> Result<bool> {
     {
         let gap = Extent::from_bounds(at, data.offset);
         at = data.end();
-        for piece in pieces(gap, ZERO_BYTES) {
-            if disk.layers.presence.holds(piece) {
+        for chunk in chunks(gap, ZERO_BYTES) {
+            if disk.layers.presence.contains(chunk) {
                 continue;
             }
             disk.layers.bring(
-                vec![piece],
+                vec![chunk],
                 |extent| disk.landed(extent),
                 |absent| absent.iter().try_for_each(|extent| zero(disk, *extent)),
             )?;
-            settle_when_due(disk, 0)?;
+            flush_when_due(disk, 0)?;
             if !progress(done, done) {
                 return Ok(false);
             }
@@ -115,7 +116,7 @@ fn zero(disk: &InstantDisk, extent: Extent) -> Result<()> {
     Ok(())
 }
 
-/// Bytes done of a whole, and whom to tell.
+/// Counts bytes done of a whole, and reports them.
 struct Done<'a> {
     bytes: AtomicU64,
     total: u64,
@@ -127,14 +128,14 @@ impl<'a> Done<'a> {
         Self { bytes: AtomicU64::new(0), total, progress }
     }
 
-    /// False: stop.
+    /// Counts bytes; returns false to stop.
     fn add(&self, bytes: u64) -> bool {
         let done = self.bytes.fetch_add(bytes, Ordering::Relaxed) + bytes;
         (self.progress)(done, self.total)
     }
 }
 
-/// Waits for bandwidth and for guests. False: stopped.
+/// Waits for bandwidth and for guests; returns false if it was stopped.
 fn may_go_on(disk: &InstantDisk, bytes: u64, done: &Done<'_>) -> bool {
     while let Err(wait) = disk.throttle.take(bytes) {
         if !done.add(0) {
@@ -151,22 +152,22 @@ fn may_go_on(disk: &InstantDisk, bytes: u64, done: &Done<'_>) -> bool {
     true
 }
 
-fn settle_when_due(disk: &InstantDisk, bytes: u64) -> Result<()> {
-    let before = disk.unsettled_bytes.fetch_add(bytes, Ordering::Relaxed);
-    if before + bytes >= SETTLE_BYTES || disk.unlogged().waiting.count() > UNLOGGED_MAX {
-        disk.unsettled_bytes.store(0, Ordering::Relaxed);
-        return disk.settle();
+fn flush_when_due(disk: &InstantDisk, bytes: u64) -> Result<()> {
+    let before = disk.unflushed_bytes.fetch_add(bytes, Ordering::Relaxed);
+    if before + bytes >= FLUSH_BYTES || disk.unlogged().waiting.count() > UNLOGGED_MAX {
+        disk.unflushed_bytes.store(0, Ordering::Relaxed);
+        return disk.flush_presence();
     }
     Ok(())
 }
 
-/// Decodes a frame and brings the blocks that it has data of.
+/// Decodes a frame and copies the blocks that it has data of.
 fn copy_frame(disk: &InstantDisk, view: &View, job: &Job) -> Result<()> {
-    let Some(first) = job.pieces.first() else { return Ok(()) };
+    let Some(first) = job.mappings.first() else { return Ok(()) };
     let presence = &disk.layers.presence;
     let mut runs: Vec<Extent> = Vec::new();
-    for piece in &job.pieces {
-        let blocks = presence.blocks(piece.extent);
+    for mapping in &job.mappings {
+        let blocks = presence.blocks(mapping.extent);
         match runs.last_mut() {
             Some(run) if blocks.offset <= run.end() => {
                 *run = Extent::from_bounds(run.offset, run.end().max(blocks.end()));
@@ -174,24 +175,24 @@ fn copy_frame(disk: &InstantDisk, view: &View, job: &Job) -> Result<()> {
             _ => runs.push(blocks),
         }
     }
-    runs.retain(|run| !presence.holds(*run));
+    runs.retain(|run| !presence.contains(*run));
     if runs.is_empty() {
         return Ok(());
     }
     let frame = view.decode(first)?;
-    let same = |piece: &Piece| (piece.segment, piece.frame) == (first.segment, first.frame);
+    let same = |mapping: &Mapping| (mapping.segment, mapping.frame) == (first.segment, first.frame);
     let mut found = Vec::with_capacity(runs.len());
     for run in runs {
-        let alone = view.within(run).all(|piece| same(&piece));
-        for part in pieces(run, if alone { u64::MAX } else { presence.block_bytes() }) {
+        let alone = view.within(run).all(|mapping| same(&mapping));
+        for part in chunks(run, if alone { u64::MAX } else { presence.block_bytes() }) {
             let mut bytes = Buffer::zeroed(part.length as usize);
-            if view.within(part).all(|piece| same(&piece)) {
-                for piece in view.within(part) {
-                    let start = (piece.extent.offset - part.offset) as usize;
-                    let range = start..start + piece.extent.length as usize;
-                    bytes[range].copy_from_slice(View::data_of(&frame, &piece)?);
+            if view.within(part).all(|mapping| same(&mapping)) {
+                for mapping in view.within(part) {
+                    let start = (mapping.extent.offset - part.offset) as usize;
+                    let range = start..start + mapping.extent.length as usize;
+                    bytes[range].copy_from_slice(View::data_of(&frame, &mapping)?);
                 }
-            } else if view.within(part).next().is_some_and(|piece| same(&piece)) {
+            } else if view.within(part).next().is_some_and(|mapping| same(&mapping)) {
                 crate::device::BlockDevice::read(view, part.offset, &mut bytes)?;
             } else {
                 continue;
@@ -220,13 +221,13 @@ fn put(disk: &InstantDisk, found: Vec<(Extent, Buffer)>) -> Result<()> {
     disk.layers.bring(wanted, |extent| disk.landed(extent), write).map(drop)
 }
 
-/// An extent in pieces of at most so many bytes.
-fn pieces(extent: Extent, bytes_max: u64) -> impl Iterator<Item = Extent> {
+/// Splits an extent into chunks of at most so many bytes.
+fn chunks(extent: Extent, bytes_max: u64) -> impl Iterator<Item = Extent> {
     let mut at = extent.offset;
     std::iter::from_fn(move || {
         let length = (extent.end() - at).min(bytes_max);
-        let piece = Extent { offset: at, length };
+        let chunk = Extent { offset: at, length };
         at += length;
-        (length > 0).then_some(piece)
+        (length > 0).then_some(chunk)
     })
 }

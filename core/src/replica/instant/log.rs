@@ -1,9 +1,10 @@
-//! The presence log of an instant disk: which blocks its target holds durably.
+//! The presence log of an instant disk: which blocks are durable in its target.
 //!
-//! A file of 64 bytes of header, then frames; little-endian. A frame is written and synced before the next one begins, so
-//! after a crash only the last can be torn: it is ignored. A bad frame with a whole one after it is damage, and an error,
-//! because what the frames between said would be lost. The log is rewritten compactly, under another name that is then
-//! renamed, when it is opened and when it has grown to twice of what it was and 1 Mi entries.
+//! A header of 64 bytes, then frames; little-endian. A frame is written and synced before the next
+//! one begins, so after a crash only the last can be torn: it is ignored. A bad frame before a
+//! whole one is damage, and an error, because the entries of the frames between would be lost. The
+//! log is rewritten when it is opened, and when it has 1 Mi entries and twice as many as when it
+//! was rewritten last. A new log is written under another name, which is then renamed.
 //!
 //! | header | | frame | |
 //! |---|---|---|---|
@@ -32,12 +33,13 @@ const FRAME_MAGIC: &[u8; 4] = b"hrlP";
 const HEADER_BYTES: usize = 64;
 const HEAD_BYTES: usize = 32;
 const ENTRY_BYTES: usize = 16;
-/// Entries of a frame at most: 1 MiB.
+/// Most entries of a frame: 1 MiB.
 const FRAME_ENTRIES_MAX: usize = 1 << 16;
-/// Rewritten from this many entries on, when it has twice of what it had when it was last written.
+/// Fewest entries of a log that is rewritten because it has twice as many as when it was rewritten
+/// last.
 const REWRITE_ENTRIES: u64 = 1 << 20;
 
-/// What the log is of. Opening it for anything else is an error.
+/// The disk that the log belongs to. Opening it for another is an error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Identity {
     pub volume: VolumeId,
@@ -58,8 +60,8 @@ pub(super) struct PresenceLog {
 }
 
 impl PresenceLog {
-    /// Opens a log, or makes one, and marks what it holds in `presence`. True: there was one. `Changed` when it is of
-    /// something else, `Corrupt` when it is damaged.
+    /// Opens a log, or creates one, and adds its blocks to `presence`. Returns whether there was
+    /// one. `Changed` if it belongs to another disk, `Corrupt` if it is damaged.
     pub(super) fn open(
         files: Arc<dyn Files>,
         path: &Path,
@@ -70,7 +72,7 @@ impl PresenceLog {
         if existed {
             let content = files.map(path)?;
             let bytes = (*content).as_ref();
-            read(path, bytes, bytes.len() as u64, identity, |extent| presence.mark(extent))?;
+            read(path, bytes, bytes.len() as u64, identity, |extent| presence.set_present(extent))?;
         }
         Ok((Self::write_new(files, path, identity, presence, &ExtentSet::new())?, existed))
     }
@@ -92,7 +94,7 @@ impl PresenceLog {
         self.entries >= REWRITE_ENTRIES.max(2 * self.entries_when_rewritten)
     }
 
-    /// Replaces the log by one of what is present, but for what waits to be logged.
+    /// Replaces the log by one of the present blocks, without those that wait to be logged.
     pub(super) fn rewrite(&mut self, presence: &Presence, waiting: &ExtentSet) -> Result<()> {
         *self = Self::write_new(self.files.clone(), &self.path, self.identity, presence, waiting)?;
         Ok(())
@@ -142,7 +144,7 @@ impl PresenceLog {
     }
 }
 
-/// A new file as a writer.
+/// A new file as a `Write`.
 struct Appending<'a>(&'a mut dyn NewFile);
 
 impl Write for Appending<'_> {
@@ -159,7 +161,7 @@ fn failed(operation: &'static str, path: &Path, error: std::io::Error) -> Error 
     Error::io(operation, format_args!("presence log {}", path.display()), error)
 }
 
-/// What is present and does not wait to be logged.
+/// Returns the present blocks that do not wait to be logged.
 fn logged_runs<'a>(
     presence: &'a Presence,
     size_bytes: u64,
@@ -173,7 +175,7 @@ fn logged_runs<'a>(
     })
 }
 
-/// What the disk of a log holds durably. `Corrupt` when the log is damaged.
+/// Returns what a log says is durable in its disk. `Corrupt` if the log is damaged.
 pub(crate) fn present_in(files: &dyn Files, path: &Path) -> Result<ExtentSet> {
     let content = files.map(path)?;
     let bytes = (*content).as_ref();
@@ -184,7 +186,7 @@ pub(crate) fn present_in(files: &dyn Files, path: &Path) -> Result<ExtentSet> {
     Ok(present)
 }
 
-/// Makes a name durable.
+/// Makes the name of a file durable.
 pub(super) fn sync_directory(files: &dyn Files, path: &Path) -> Result<()> {
     let directory = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     files.sync_directory(directory).map_err(|error| Error::io("sync", directory.display(), error))
@@ -198,8 +200,8 @@ fn header(identity: &Identity) -> [u8; HEADER_BYTES] {
     out.try_into().expect("the header's size is the sum of its fields")
 }
 
-/// Makes checksums and numbers of an altered log's frames match again, and the checksum of its header, as far as the
-/// frames can be followed. Feature `testing`.
+/// Makes checksums and numbers of an altered log's frames match again, and the checksum of its
+/// header, as far as the frames can be followed. Feature `testing`.
 #[cfg(any(test, feature = "testing"))]
 pub fn mend_presence_log(bytes: &mut [u8]) {
     let Some((header, mut rest)) = bytes.split_at_mut_checked(HEADER_BYTES) else { return };
@@ -221,7 +223,7 @@ fn frame_head(count: u32, number: u64, body: &[u8]) -> Vec<u8> {
     head
 }
 
-/// Returns the entries written.
+/// Writes frames of the extents, and returns the number of entries.
 fn write_frames(
     out: &mut impl Write,
     frames: &mut u64,
@@ -251,7 +253,7 @@ struct FrameHead {
     checksum: u32,
 }
 
-/// Reads the head of a frame; an error if `head` is none.
+/// Reads the head of a frame.
 fn parse_head(head: &[u8]) -> Result<FrameHead> {
     let mut from = Reader::new(head, "read", "presence log");
     from.magic(FRAME_MAGIC)?;
@@ -353,7 +355,7 @@ fn describe(identity: &Identity) -> String {
     format!("volume {volume} at sequence {sequence} of epoch {epoch}, {size_bytes} bytes")
 }
 
-/// After a bad frame nothing whole may come: each frame is synced before the next is written.
+/// Checks that no whole frame follows a bad one: each frame is synced before the next is written.
 fn check_nothing_follows(
     path: &Path,
     mut file: impl Read,

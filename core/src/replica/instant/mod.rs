@@ -1,15 +1,18 @@
-//! Instant recovery: a view served writable at once, copied to a disk behind the reads, and left as a plain disk.
+//! Instant recovery: a view served writable at once, copied to a disk behind the reads, and left as
+//! a plain disk.
 //!
-//! The target is the upper layer over the view ([`Layers`]): what it holds is read from there, the rest from the view; all
-//! changes go there; [`InstantDisk::hydrate`] copies what is missing. The presence log says after a crash what the target
-//! holds. It never says so of anything that is not durable there: an entry is written after the target was flushed, and
-//! before the flush or durable write that asked for it is answered. What the log does not say is read from the view again,
-//! which loses only what was not flushed, as on any disk.
+//! The target is the upper layer over the view ([`Layers`]): present blocks are read from it, the
+//! rest from the view. All changes go to it; [`InstantDisk::hydrate`] copies what is missing. After
+//! a crash the presence log says which blocks are durable in the target. It never lists a block
+//! that is not: an entry is written after the target was flushed, and before the flush or durable
+//! write that asked for it is answered. All other blocks are read from the view again, which loses
+//! only what was not flushed, as on any disk.
 //!
-//! A target of zeroes needs no copy of what reads as zeroes. That is not known of a target any more that was opened before
-//! or where a change failed: writes whose presence was lost may be there. Then such ranges are zeroed.
+//! In a target of zeroes, ranges that read as zeroes need no copy. If the target was opened before,
+//! or a change failed, it may contain writes whose presence was lost. Then such ranges are zeroed.
 //!
-//! After a failed flush, of target or log, changes and flushes fail with `Poisoned` until the disk is opened again.
+//! After a failed flush, of target or log, changes and flushes fail with `Poisoned` until the disk
+//! is opened again.
 
 mod hydrate;
 mod log;
@@ -40,10 +43,10 @@ use crate::policy::{Bandwidth, Throttle};
 use crate::sync::lock::{Mutex, MutexGuard};
 use crate::units::{Epoch, Sequence, Timestamp, VolumeId};
 
-/// Extents that wait in memory for the presence log. The change that goes beyond it flushes.
+/// Most extents that wait in memory for the presence log. The change that goes beyond it flushes.
 const UNLOGGED_MAX: usize = 1 << 15;
 
-/// The state that an [`InstantDisk`] begins with: a read-only device, and what it is.
+/// The recovery state that an [`InstantDisk`] begins with: a read-only device, and what it is.
 #[derive(Clone)]
 pub struct InstantBase {
     device: Arc<dyn BlockDevice>,
@@ -54,7 +57,7 @@ pub struct InstantBase {
 }
 
 impl InstantBase {
-    /// A view. It is hydrated frame by frame, many at once where each is a request to a store.
+    /// Uses a view. It is hydrated frame by frame, many at once if each is a request to a store.
     pub fn view(view: Arc<View>) -> Self {
         Self {
             volume: view.volume(),
@@ -65,29 +68,29 @@ impl InstantBase {
         }
     }
 
-    /// Any device that does not change, as the state of `volume` at `sequence`. It is hydrated by offset; ranges that
-    /// [`BlockDevice::allocation`] tells as holes are not copied.
+    /// Uses any device that does not change, as the recovery state of `volume` at `sequence`. It is
+    /// hydrated by offset; ranges that [`BlockDevice::allocation`] reports as holes are not copied.
     pub fn device(device: Arc<dyn BlockDevice>, volume: VolumeId, sequence: Sequence) -> Self {
         Self { device, view: None, volume, epoch: Epoch(0), sequence }
     }
 }
 
-/// What is known of a target before the first use.
+/// What is known of a target before its first use.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum TargetContent {
-    /// It reads as zeroes: a new file. `Changed` when the presence log says that it holds something.
+    /// It reads as zeroes, like a new file. `Changed` if the presence log lists blocks of it.
     Zeroes,
-    /// It may hold anything where the presence log does not say what.
+    /// It may contain anything outside the blocks that the presence log lists.
     #[default]
     Unknown,
 }
 
-/// How to open an [`InstantDisk`].
+/// Options of an [`InstantDisk`].
 #[derive(Clone)]
 pub struct InstantOptions {
-    /// The most that hydration reads from the base. Default: no limit.
+    /// Most bytes a second that hydration reads from the base. Default: no limit.
     pub bandwidth: Bandwidth,
-    /// Time for the limit. Default: of the system.
+    /// Clock for the limit. Default: that of the system.
     pub clock: Arc<dyn Clock>,
 }
 
@@ -97,29 +100,29 @@ impl Default for InstantOptions {
     }
 }
 
-/// How far the hydration of an [`InstantDisk`] is.
+/// Progress of the hydration of an [`InstantDisk`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Hydration {
     /// Bytes of blocks with data in the base.
     pub data_bytes: u64,
-    /// Those of them that the target does not hold yet.
+    /// Those of them that are not in the target yet.
     pub missing_bytes: u64,
     /// Bytes without data in the base that are not known to be zeroes in the target.
     pub unzeroed_bytes: u64,
 }
 
 impl Hydration {
-    /// The target has all.
+    /// Returns whether the target has all.
     pub fn is_whole(&self) -> bool {
         self.missing_bytes == 0 && self.unzeroed_bytes == 0
     }
 }
 
-/// A state of a volume as a writable disk: usable at once, whole when it is hydrated.
+/// A recovery state of a volume as a writable disk: usable at once, whole when it is hydrated.
 ///
-/// May be used from any thread, and while it hydrates. Memory: a bit for each 4 KiB block of the parts in use (64 MiB at
-/// most: disks of more than 2 TiB have larger blocks), and what 32,768 changed extents take that wait for the next flush;
-/// the change that goes beyond those flushes.
+/// May be used from any thread, even while it hydrates. Memory: a bit for each 4 KiB block of the
+/// parts in use (64 MiB at most: disks of more than 2 TiB have larger blocks), and up to 32,768
+/// changed extents that wait for the next flush.
 ///
 /// With a scratch file as target, never hydrated, it is an overlay that survives restarts.
 pub struct InstantDisk {
@@ -129,33 +132,37 @@ pub struct InstantDisk {
     unlogged: Mutex<Unlogged>,
     log: Mutex<PresenceLog>,
     turns: FlushTurns,
-    /// Zeroes outside of what is present, but for failed changes.
+    /// Whether the target is zero outside present blocks and failed changes.
     fresh: bool,
-    /// The log says that all is present: requests go straight to the target.
-    settled: AtomicBool,
+    /// Whether the log says that all is present: requests go straight to the target.
+    complete: AtomicBool,
     /// Guests' requests that wait for the base.
     guests: AtomicUsize,
-    /// Bytes copied since the last flush by hydration.
-    unsettled_bytes: AtomicU64,
+    /// Bytes copied since hydration flushed last.
+    unflushed_bytes: AtomicU64,
     throttle: Throttle,
 }
 
-/// What is present and not, or not surely, in the log.
+/// Present blocks that are not, or not surely, in the log.
 #[derive(Default)]
 struct Unlogged {
     waiting: ExtentSet,
-    /// Being written to the log.
+    /// Extents that are being written to the log.
     going: Arc<ExtentSet>,
 }
 
 impl InstantDisk {
-    /// A disk in a file or on a block device, opened for this process alone. `log` is the path of the presence log, in a
-    /// directory that exists. When there is a log, what was begun goes on. When there is none:
-    /// [`RestoreTarget::File`] makes a sparse file (`AlreadyExists` when there is one that holds data and may not be
-    /// overwritten), and on a [`RestoreTarget::Device`] all of the volume's size will be overwritten.
+    /// Opens a disk in a file or on a block device, for this process alone. `log` is the path of
+    /// the presence log, in a directory that exists.
     ///
-    /// `Changed`: the log belongs to another state. `NotFound`: there is a log but no disk; remove the log to begin anew.
-    /// `InvalidInput`: the target is too small. `Fenced`: another process uses the target. `Corrupt`: the log is damaged.
+    /// If there is a log, the disk that it belongs to is continued. If there is none,
+    /// [`RestoreTarget::File`] creates a sparse file, and all of the volume's size on a
+    /// [`RestoreTarget::Device`] will be overwritten.
+    ///
+    /// `AlreadyExists` if there is a file with data that may not be overwritten; `Changed` if the
+    /// log belongs to another state; `NotFound` if there is a log but no disk (remove the log to
+    /// begin anew); `InvalidInput` if the target is too small; `Fenced` if another process uses the
+    /// target; `Corrupt` if the log is damaged.
     pub fn open(
         base: InstantBase,
         target: &RestoreTarget,
@@ -178,7 +185,8 @@ impl InstantDisk {
         Self::over(base, Arc::new(device), content, log, options)
     }
 
-    /// A disk on any device, which nothing else may change meanwhile. Errors as of [`InstantDisk::open`].
+    /// Opens a disk on any device, which nothing else may change meanwhile. Errors as of
+    /// [`InstantDisk::open`].
     pub fn over(
         base: InstantBase,
         target: Arc<dyn BlockDevice>,
@@ -189,7 +197,7 @@ impl InstantDisk {
         Self::over_in(Arc::new(SystemFiles), base, target, content, log, options)
     }
 
-    /// As [`InstantDisk::over`], with the log among these files.
+    /// Opens a disk like [`InstantDisk::over`], with the log among these files.
     pub(crate) fn over_in(
         files: Arc<dyn Files>,
         base: InstantBase,
@@ -219,7 +227,7 @@ impl InstantDisk {
         }
         Ok(Self {
             name: format!("instant disk of {}", base.device.name()),
-            settled: AtomicBool::new(layers.presence.holds(layers.whole())),
+            complete: AtomicBool::new(layers.presence.contains(layers.whole())),
             base,
             layers,
             unlogged: Mutex::default(),
@@ -227,22 +235,25 @@ impl InstantDisk {
             turns: FlushTurns::default(),
             fresh: content == TargetContent::Zeroes && !existed,
             guests: AtomicUsize::new(0),
-            unsettled_bytes: AtomicU64::new(0),
+            unflushed_bytes: AtomicU64::new(0),
             throttle: Throttle::new(options.bandwidth, options.clock),
         })
     }
 
-    /// Copies what the target does not hold yet, in the middle of reads and writes, and makes it durable. Blocks until all is
-    /// there, or `progress`, which gets bytes of the base copied by this call and in all, returns false; the result tells
-    /// which. Steps back for guests that wait for the base. Call it again after an error: it goes on where it was. One call
-    /// at a time is enough; more are no faster.
+    /// Copies what is not in the target yet, in the middle of reads and writes, and makes it
+    /// durable.
+    ///
+    /// Blocks until all is there and returns true, or until `progress` returns false and returns
+    /// false. `progress` gets the bytes of the base copied by this call and in all. Steps back for
+    /// guests that wait for the base. Call it again after an error: it goes on where it was. One
+    /// call at a time is enough; more are no faster.
     pub fn hydrate(&self, progress: Progress<'_>) -> Result<Hydration> {
         hydrate::run(self, progress)
     }
 
-    /// How far it is. Takes time in proportion to the extents of the base.
+    /// Returns the progress of the hydration. Takes time in proportion to the extents of the base.
     pub fn hydration(&self) -> Hydration {
-        if self.is_settled() {
+        if self.is_complete() {
             let data_bytes = self.data_blocks().map(|extent| extent.length).sum();
             return Hydration { data_bytes, missing_bytes: 0, unzeroed_bytes: 0 };
         }
@@ -260,13 +271,14 @@ impl InstantDisk {
         Hydration { data_bytes, missing_bytes, unzeroed_bytes }
     }
 
-    /// Ends the dependence on the base: makes all durable and removes the presence log. From then on the target alone is the
-    /// disk, and this handle passes on to it. May be repeated. `Unavailable` before the disk is whole, saying what is missing.
+    /// Ends the dependence on the base: makes all durable and removes the presence log. From then
+    /// on the target alone is the disk, and this handle passes on to it. May be repeated.
+    /// `Unavailable` before the disk is whole, with what is missing.
     pub fn detach(&self) -> Result<()> {
-        if !self.is_settled() {
+        if !self.is_complete() {
             self.finish()?;
         }
-        if !self.is_settled() {
+        if !self.is_complete() {
             let Hydration { data_bytes, missing_bytes, unzeroed_bytes } = self.hydration();
             return Err(Error::new(ErrorKind::Unavailable, "detach", &self.name).message(
                 format_args!(
@@ -279,13 +291,13 @@ impl InstantDisk {
         self.lock_log().remove()
     }
 
-    /// The device that the disk is in.
+    /// Returns the device that the disk is in.
     pub fn target(&self) -> &Arc<dyn BlockDevice> {
         &self.layers.upper
     }
 
-    fn is_settled(&self) -> bool {
-        self.settled.load(Ordering::Acquire)
+    fn is_complete(&self) -> bool {
+        self.complete.load(Ordering::Acquire)
     }
 
     fn is_zero_where_absent(&self) -> bool {
@@ -300,7 +312,7 @@ impl InstantDisk {
         self.log.lock()
     }
 
-    /// Blocks that hold data in the base, by offset, joined.
+    /// Returns the blocks with data in the base, by offset, joined.
     fn data_blocks(&self) -> impl Iterator<Item = Extent> + '_ {
         let extents: Box<dyn Iterator<Item = Extent> + '_> = match &self.base.view {
             Some(view) => Box::new(view.data_extents()),
@@ -321,7 +333,8 @@ impl InstantDisk {
         })
     }
 
-    /// Extents that the target holds now and the log must learn of before anything in them is promised.
+    /// Records extents that are in the target now and must be logged before anything in them is
+    /// promised.
     fn landed(&self, extent: Extent) {
         self.unlogged().waiting.insert(extent);
     }
@@ -342,17 +355,17 @@ impl InstantDisk {
         }
         let _guest = self.guest();
         self.layers.change(extent, |blocks| self.landed(blocks), apply)?;
-        if self.unlogged().waiting.count() > UNLOGGED_MAX { self.settle() } else { Ok(()) }
+        if self.unlogged().waiting.count() > UNLOGGED_MAX { self.flush_presence() } else { Ok(()) }
     }
 
-    /// A change that is durable when it returns.
+    /// Makes a change that is durable when it returns.
     fn change_durably(
         &self,
         extent: Extent,
         apply: impl FnOnce(Durability) -> Result<()>,
     ) -> Result<()> {
-        // Looked at in this order: what is present is in the log unless it is found unlogged.
-        let logged = self.layers.presence.holds(extent) && {
+        // Looked at in this order: a present block is in the log unless it is found unlogged.
+        let logged = self.layers.presence.contains(extent) && {
             let unlogged = self.unlogged();
             !unlogged.waiting.overlaps(extent) && !unlogged.going.overlaps(extent)
         };
@@ -360,7 +373,7 @@ impl InstantDisk {
             return apply(Durability::Durable);
         }
         self.change(extent, || apply(Durability::Cached))?;
-        self.settle()
+        self.flush_presence()
     }
 
     /// Counts a guest that may wait for the base, so that hydration steps back.
@@ -376,11 +389,11 @@ impl InstantDisk {
     }
 
     /// Makes everything that returned before durable, and its presence.
-    fn settle(&self) -> Result<()> {
-        self.turns.run(|| self.settle_now()).unwrap_or_else(|| Err(self.poisoned("flush")))
+    fn flush_presence(&self) -> Result<()> {
+        self.turns.run(|| self.flush_presence_now()).unwrap_or_else(|| Err(self.poisoned("flush")))
     }
 
-    fn settle_now(&self) -> Result<()> {
+    fn flush_presence_now(&self) -> Result<()> {
         let going = {
             let mut unlogged = self.unlogged();
             unlogged.going = Arc::new(std::mem::take(&mut unlogged.waiting));
@@ -403,13 +416,13 @@ impl InstantDisk {
     /// Lets the log say that everything is in the target, if it is.
     fn finish(&self) -> Result<()> {
         let whole = self.layers.finish(|| self.hydration().is_whole(), |all| self.landed(all));
-        self.settle()?;
-        self.settled.fetch_or(whole, Ordering::AcqRel);
+        self.flush_presence()?;
+        self.complete.fetch_or(whole, Ordering::AcqRel);
         Ok(())
     }
 }
 
-/// Makes a sparse file, or takes one without data: what a crash just after it was made leaves.
+/// Creates a sparse file, or takes one without data, as a crash just after its creation leaves it.
 fn make_file(path: &Path, size_bytes: u64, overwrite: bool) -> Result<()> {
     if overwrite {
         match std::fs::remove_file(path) {
@@ -424,7 +437,7 @@ fn make_file(path: &Path, size_bytes: u64, overwrite: bool) -> Result<()> {
     let whole = Extent { offset: 0, length: size_bytes };
     if file.allocation(whole)?.iter().any(|run| run.allocated) {
         return Err(Error::new(ErrorKind::AlreadyExists, "recover to", path.display())
-            .message("a file of this name holds data"));
+            .message("a file of this name has data"));
     }
     Ok(())
 }
@@ -445,7 +458,7 @@ impl BlockDevice for InstantDisk {
     fn read(&self, offset: u64, buffer: &mut [u8]) -> Result<()> {
         let window = Extent { offset, length: buffer.len() as u64 };
         window.check_within(self.size_bytes(), "read from", &self.name)?;
-        if self.layers.presence.holds(window) {
+        if self.layers.presence.contains(window) {
             return self.layers.upper.read(offset, buffer);
         }
         let _guest = self.guest();
@@ -472,7 +485,7 @@ impl BlockDevice for InstantDisk {
     }
 
     fn discard(&self, extent: Extent) -> Result<Discarded> {
-        if self.is_settled() {
+        if self.is_complete() {
             extent.check_within(self.size_bytes(), "discard", &self.name)?;
             return self.layers.upper.discard(extent);
         }
@@ -481,7 +494,7 @@ impl BlockDevice for InstantDisk {
     }
 
     fn flush(&self) -> Result<()> {
-        self.settle()
+        self.flush_presence()
     }
 
     fn allocation(&self, extent: Extent) -> Result<Vec<Allocation>> {
@@ -498,7 +511,7 @@ impl BlockDevice for InstantDisk {
                 };
                 let extent = Extent { offset, length: length as u64 };
                 extent.check_within(self.size_bytes(), "", "").is_ok()
-                    && self.layers.presence.holds(extent)
+                    && self.layers.presence.contains(extent)
             });
         if straight {
             return self.layers.upper.batch(operations);
@@ -510,9 +523,9 @@ impl BlockDevice for InstantDisk {
         operations.iter_mut().map(one).collect()
     }
 
-    /// None before the disk is hydrated; then the target's.
+    /// Returns none before the disk is hydrated, then that of the target.
     fn ring_target(&self) -> Option<RingTarget<'_>> {
-        let straight = self.is_settled() && !self.turns.is_poisoned();
+        let straight = self.is_complete() && !self.turns.is_poisoned();
         straight.then(|| self.layers.upper.ring_target()).flatten()
     }
 

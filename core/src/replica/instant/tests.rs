@@ -17,7 +17,8 @@ struct Rig {
 }
 
 impl Rig {
-    /// A base with data in every other 128 KiB, cut in the middle of blocks, and a target of zeroes.
+    /// A base with data in every other 128 KiB, cut in the middle of blocks, and a target of
+    /// zeroes.
     fn new(size: u64) -> Self {
         let base = Arc::new(MemoryDevice::new(size));
         let target = Arc::new(MemoryDevice::new(size));
@@ -137,7 +138,8 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     prop::collection::vec(step, 1..30)
 }
 
-/// Applies a step to a disk; hydration stops after so many pieces. What it changed, and whether it is durable now.
+/// Applies a step to a disk; hydration stops after so many chunks. Returns what it changed, and
+/// whether it is durable now.
 fn apply(disk: &InstantDisk, step: &Step, fill: u8) -> Result<Option<(Extent, u8)>> {
     match step {
         Step::Write(extent, durability) => {
@@ -154,8 +156,8 @@ fn apply(disk: &InstantDisk, step: &Step, fill: u8) -> Result<Option<(Extent, u8
             Ok((left == Discarded::Zeroes).then_some((*extent, 0)))
         }
         Step::Flush => disk.flush().map(|()| None),
-        Step::Hydrate(pieces) => {
-            let left = AtomicU64::new(*pieces);
+        Step::Hydrate(chunks) => {
+            let left = AtomicU64::new(*chunks);
             disk.hydrate(&|_, _| left.fetch_sub(1, Ordering::Relaxed) > 1)?;
             Ok(None)
         }
@@ -171,7 +173,8 @@ fn fill_model(model: &mut [u8], change: Option<(Extent, u8)>) {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
-    /// Promise 3 for a recovered disk: it is the view and what was written since, whenever and however it is hydrated.
+    /// Promise 3 for a recovered disk: it is the view and what was written since, however it is
+    /// hydrated.
     #[test]
     fn a_disk_that_hydrates_is_its_base_and_the_changes(steps in steps(), fresh in any::<bool>()) {
         let rig = Rig::new(SIZE);
@@ -193,8 +196,9 @@ proptest! {
         prop_assert!(all_of(&*rig.target) == model, "the plain disk is the same");
     }
 
-    /// Promise 4 for a recovered disk: after a power loss at any instant each sector is what was flushed last or newer, it
-    /// stays that, and the hydrated disk is exactly what was read. With `power` false the process is killed instead.
+    /// Promise 4 for a recovered disk: after a power loss at any instant each sector is what was
+    /// flushed last or newer, and it stays that. The hydrated disk is exactly what was read. With
+    /// `power` false the process is killed instead.
     #[test]
     fn what_was_flushed_survives_any_crash(
         rounds in prop::collection::vec((steps(), 0_u64..4, any::<bool>(), any::<u64>()), 1..4),
@@ -213,7 +217,8 @@ proptest! {
             let disk = rig.open_over(faulty.clone(), content, 7).expect("open");
             content = TargetContent::Unknown;
             prop_assert!(all_of(&disk) == model, "round {}: as it was left", round);
-            // Each sector with all that it may hold: what was flushed last, and what came after.
+            // Each sector with all contents that it may have: what was flushed last, and what came
+            // after.
             let mut candidates = vec![Vec::new(); (SIZE / 512) as usize];
             note(&mut candidates, &model, true);
             let mut flushed_bytes = std::fs::metadata(rig.log()).expect("log").len();
@@ -223,7 +228,8 @@ proptest! {
                 let result = apply(&disk, step, (round * 32 + number) as u8 | 0x80);
                 let durable = matches!(step, Step::Flush);
                 let Ok(change) = result else {
-                    // The power fails at this flush; what it was to make durable may be there or not.
+                    // The power fails at this flush; what it was to make durable may be there or
+                    // not.
                     if let Step::Write(extent, _) = step {
                         fill_model(&mut model, Some((*extent, (round * 32 + number) as u8 | 0x80)));
                     }
@@ -275,7 +281,7 @@ proptest! {
     }
 }
 
-/// Adds the content of each sector to what it may hold after a crash, or makes it all that it may hold.
+/// Adds the content of each sector to what it may have after a crash, or makes it the only one.
 fn note(candidates: &mut [Vec<Vec<u8>>], model: &[u8], durable: bool) {
     for (allowed, sector) in candidates.iter_mut().zip(model.chunks(512)) {
         if durable {
@@ -309,7 +315,8 @@ fn nothing_is_logged_that_a_failed_flush_may_have_lost() {
     assert!(all_of(&disk) == rig.base_bytes(), "the base is read again");
 }
 
-/// Writes that were never flushed lie in the target where the base has no data; hydration must not take them for zeroes.
+/// Writes that were never flushed lie in the target where the base has no data; hydration must not
+/// take them for zeroes.
 #[test]
 fn lost_writes_to_holes_do_not_come_back() {
     let rig = Rig::new(SIZE);
@@ -398,8 +405,8 @@ fn any_damage_to_a_log_is_found_or_costs_the_last_frame_only() {
     }
 }
 
-/// Promise 11: nothing writes entries without a block, so nothing is made of them. At the end of a disk whose last block is
-/// short one would name that block.
+/// Promise 11: nothing writes entries without a block, so none is accepted. At the end of a disk
+/// with a short last block one would name that block.
 #[test]
 fn an_entry_without_blocks_is_damage() {
     let size = SIZE - BLOCK + 512;
@@ -438,7 +445,7 @@ fn a_file_is_made_resumed_and_never_overwritten_unasked() {
     disk.detach().expect("detach");
     drop(disk);
     assert!(std::fs::read(&path).expect("file") == expected);
-    assert_eq!(open(false).err().expect("it holds data").kind(), ErrorKind::AlreadyExists);
+    assert_eq!(open(false).err().expect("it has data").kind(), ErrorKind::AlreadyExists);
     assert!(std::fs::read(&path).expect("file") == expected);
     let disk = open(true).expect("overwritten");
     assert!(all_of(&disk) == rig.base_bytes());
@@ -527,7 +534,7 @@ fn a_sparse_tebibyte_costs_its_data_only() {
     });
 }
 
-/// A device whose allocation is told exactly.
+/// A device that reports its allocation exactly.
 struct Holes {
     device: FaultDevice,
     extents: Vec<Extent>,
@@ -564,7 +571,7 @@ impl BlockDevice for Holes {
     }
 }
 
-/// The log is rewritten while changes wait for it; none is lost, and none is told too early.
+/// The log is rewritten while changes wait for it: none is lost, and none is logged too early.
 #[test]
 fn a_rewritten_log_holds_what_was_logged_and_not_what_waits() {
     let rig = Rig::new(SIZE);

@@ -1,4 +1,5 @@
-//! Models of two layers under every schedule: changes, copies, reads and the declaration that all is there.
+//! Models of two layers under every schedule: changes, copies, reads and the declaration that all
+//! is there.
 
 use super::*;
 use crate::device::{Discarded, MemoryDevice, Unmap};
@@ -13,7 +14,7 @@ const DATA: Extent = Extent { offset: 0, length: 2 * BLOCK_BYTES };
 /// A change of less than a block.
 const PART_BYTES: u64 = 512;
 
-/// Requests that take their time.
+/// Requests that take time.
 struct Slow(MemoryDevice);
 
 impl BlockDevice for Slow {
@@ -100,7 +101,7 @@ fn changes_of_parts_of_a_block_and_a_copy_of_it_all_stay() {
             spawn(&layers, |layers| change(layers, BLOCK_BYTES - PART_BYTES, 2, 4)),
             spawn(&layers, copy),
         ];
-        // What was seen changed is never seen as it was before.
+        // A state that was seen changed is never seen as it was before.
         let seen = [value(&layers, 0), value(&layers, 0)];
         assert!(matches!(seen, [BASE, BASE | 2] | [2, 2]), "{seen:?}");
         threads.into_iter().for_each(|thread| thread.join().expect("no panic"));
@@ -108,7 +109,7 @@ fn changes_of_parts_of_a_block_and_a_copy_of_it_all_stay() {
         for (part, expected) in changed {
             assert_eq!(value(&layers, part * PART_BYTES), expected, "part {part}");
         }
-        assert!(layers.presence.holds(DATA));
+        assert!(layers.presence.contains(DATA));
     });
 }
 
@@ -116,13 +117,13 @@ fn changes_of_parts_of_a_block_and_a_copy_of_it_all_stay() {
 fn all_is_declared_present_under_no_change_and_nobody_waits_for_ever() {
     explore(|| {
         let layers = layers();
-        // What has no data in the base need not be copied.
+        // Blocks without data in the base need not be copied.
         let threads = [
             spawn(&layers, copy),
             spawn(&layers, |layers| change(layers, DATA.end(), 1, 2)),
             spawn(&layers, |layers| change(layers, DATA.end() + PART_BYTES, 1, 3)),
             spawn(&layers, |layers| {
-                if layers.finish(|| layers.presence.holds(DATA), |_| {}) {
+                if layers.finish(|| layers.presence.contains(DATA), |_| {}) {
                     assert_eq!(value(layers, 0), BASE);
                 }
             }),

@@ -1,12 +1,15 @@
-//! Two layers of one disk: a base that never changes, and an upper device that holds the blocks that were changed or copied.
+//! Two layers of one disk: a base that never changes, and an upper device with the blocks that were
+//! changed or copied.
 //!
-//! A block is read from the upper device once it is present there, and never from the base again. To bring blocks there, a
-//! change or a copy *claims* them: claims never overlap, and whoever has one finds out again what is absent. So a copy never
-//! overwrites a change, and two changes of parts of one block both stay. Reads, and changes of what is present, take no lock;
-//! the base is read without any lock but the claim of the blocks meant. The first change to a part of a block copies the rest.
+//! Once a block is present in the upper device it is read from there, and never from the base
+//! again. A change or copy that brings blocks there *claims* them. Claims never overlap, and the
+//! owner of a claim looks again which of its blocks are absent. So a copy never overwrites a
+//! change, and two changes of parts of one block both stay. Reads, and changes of present blocks,
+//! take no lock; the base is read without any lock but the claim of the blocks concerned. The first
+//! change to a part of a block copies the rest.
 //!
-//! After a failed change its blocks are as absent as before, but what the upper device holds there is not known: see
-//! [`Layers::is_disturbed`].
+//! After a failed change its blocks are as absent as before, but their content in the upper device
+//! is unknown: see [`Layers::is_disturbed`].
 
 #[cfg(all(test, shuttle))]
 mod concurrency;
@@ -32,12 +35,12 @@ pub(super) struct Layers {
 
 #[derive(Default)]
 struct Claims {
-    held: ExtentSet,
-    /// Somebody waits for the whole disk: no more claims until he had it.
+    claimed: ExtentSet,
+    /// A thread waits for the whole disk: no more claims until it had it.
     closed: bool,
 }
 
-/// Blocks that only its holder brings to the upper device.
+/// Blocks that only the owner of the claim brings to the upper device.
 struct Claim<'a> {
     layers: &'a Layers,
     extents: Vec<Extent>,
@@ -46,14 +49,14 @@ struct Claim<'a> {
 impl Drop for Claim<'_> {
     fn drop(&mut self) {
         let mut claims = self.layers.claims();
-        self.extents.iter().for_each(|extent| claims.held.remove(*extent));
+        self.extents.iter().for_each(|extent| claims.claimed.remove(*extent));
         drop(claims);
         self.layers.released.notify_all();
     }
 }
 
 impl Layers {
-    /// Nothing is present. `InvalidInput` when `upper` is smaller than `base`.
+    /// Makes layers with no block present. `InvalidInput` if `upper` is smaller than `base`.
     pub fn new(base: Arc<dyn BlockDevice>, upper: Arc<dyn BlockDevice>) -> Result<Self> {
         if upper.size_bytes() < base.size_bytes() {
             return Err(Error::new(ErrorKind::InvalidInput, "overlay", base.name())
@@ -75,7 +78,8 @@ impl Layers {
         Extent { offset: 0, length: self.base.size_bytes() }
     }
 
-    /// A change failed, so absent blocks of the upper device may hold anything.
+    /// Returns whether a change failed, so that absent blocks of the upper device may contain
+    /// anything.
     pub fn is_disturbed(&self) -> bool {
         self.disturbed.load(Ordering::Acquire)
     }
@@ -90,8 +94,8 @@ impl Layers {
         Ok(())
     }
 
-    /// Applies a change of `extent`, which is within the disk, to the upper device. `landed` gets the blocks before anybody
-    /// can find them present.
+    /// Applies a change of `extent`, which is within the disk, to the upper device. `landed` gets
+    /// the blocks before any reader can find them present.
     pub fn change(
         &self,
         extent: Extent,
@@ -99,21 +103,21 @@ impl Layers {
         apply: impl FnOnce() -> Result<()>,
     ) -> Result<()> {
         let blocks = self.presence.blocks(extent);
-        if self.presence.holds(blocks) {
+        if self.presence.contains(blocks) {
             return apply();
         }
         let _claim = self.claim(vec![blocks]);
-        if self.presence.holds(blocks) {
+        if self.presence.contains(blocks) {
             return apply();
         }
         self.fill_edges(extent).and_then(|()| apply()).inspect_err(|_| self.disturb())?;
         landed(blocks);
-        self.presence.mark(blocks);
+        self.presence.set_present(blocks);
         Ok(())
     }
 
-    /// Brings blocks of `wanted`, which are disjoint and whole blocks, to the upper device: `bring` gets those that are absent.
-    /// Returns their bytes.
+    /// Brings blocks of `wanted`, which are disjoint and whole blocks, to the upper device. `bring`
+    /// gets those that are absent. Returns their bytes.
     pub fn bring(
         &self,
         wanted: Vec<Extent>,
@@ -128,22 +132,23 @@ impl Layers {
         }
         for extent in &absent {
             landed(*extent);
-            self.presence.mark(*extent);
+            self.presence.set_present(*extent);
         }
         Ok(absent.iter().map(|extent| extent.length).sum())
     }
 
-    /// Declares every block present if it is `whole`, which is asked while no claim is held.
+    /// Declares every block present if `whole` returns true, which is asked while nothing is
+    /// claimed.
     pub fn finish(&self, whole: impl FnOnce() -> bool, landed: impl FnOnce(Extent)) -> bool {
         let mut claims = self.claims();
         claims.closed = true;
-        while !claims.held.is_empty() {
+        while !claims.claimed.is_empty() {
             claims = self.released.wait(claims);
         }
         let whole = whole();
         if whole {
             landed(self.whole());
-            self.presence.mark(self.whole());
+            self.presence.set_present(self.whole());
         }
         claims.closed = false;
         drop(claims);
@@ -171,13 +176,13 @@ impl Layers {
         self.claims.lock()
     }
 
-    /// Claims all of `extents` at once, so that nobody waits while he holds some.
+    /// Claims all of `extents` at once, so that no thread waits while it has claimed some.
     fn claim(&self, extents: Vec<Extent>) -> Claim<'_> {
         let mut claims = self.claims();
-        while claims.closed || extents.iter().any(|extent| claims.held.overlaps(*extent)) {
+        while claims.closed || extents.iter().any(|extent| claims.claimed.overlaps(*extent)) {
             claims = self.released.wait(claims);
         }
-        extents.iter().for_each(|extent| claims.held.insert(*extent));
+        extents.iter().for_each(|extent| claims.claimed.insert(*extent));
         Claim { layers: self, extents }
     }
 
@@ -195,7 +200,7 @@ impl Layers {
     }
 
     fn fill(&self, block: Extent) -> Result<()> {
-        if self.presence.holds(block) {
+        if self.presence.contains(block) {
             return Ok(());
         }
         let mut bytes = vec![0; block.length as usize];

@@ -1,16 +1,18 @@
-//! Which blocks of a disk the upper of two layers holds: a bit for each block, set once and never cleared.
+//! Which blocks of a disk are present in the upper of two layers: a bit for each block, set once
+//! and never cleared.
 //!
-//! Readers take no lock: a block that is seen as present stays so. Memory is allocated for the parts of the disk that are
-//! touched, and is [`BLOCKS_MAX`] bits (64 MiB) at most: a disk of more than 2 TiB has larger blocks than 4 KiB.
+//! Readers take no lock: a block that is seen as present stays present. Memory is allocated for the
+//! parts of the disk that are touched, at most [`BLOCKS_MAX`] bits (64 MiB): a disk of more than 2
+//! TiB has larger blocks than 4 KiB.
 
 use crate::extent::Extent;
 use crate::sync::OnceLock;
 use crate::sync::atomic::{AtomicU64, Ordering};
 
-/// Bits at most.
+/// Most blocks.
 const BLOCKS_MAX: u64 = 1 << 29;
 const BLOCK_BYTES_MIN: u64 = 4096;
-/// Two where every order is tried, which each word makes slower.
+/// Two where every schedule is tried, because each word makes that slower.
 const WORDS: usize = if cfg!(all(test, loom)) { 2 } else { 512 };
 const CHUNK_BLOCKS: u64 = WORDS as u64 * 64;
 
@@ -19,12 +21,12 @@ type Chunk = Box<[AtomicU64]>;
 pub(in crate::replica) struct Presence {
     size_bytes: u64,
     block_bytes: u64,
-    /// `None` where no block is present.
+    /// `None` if no block in it is present.
     chunks: Vec<OnceLock<Chunk>>,
 }
 
 impl Presence {
-    /// Nothing is present.
+    /// Makes a set with no block present.
     pub(in crate::replica) fn new(size_bytes: u64) -> Self {
         let mut block_bytes = BLOCK_BYTES_MIN;
         while size_bytes.div_ceil(block_bytes) > BLOCKS_MAX {
@@ -38,20 +40,20 @@ impl Presence {
         self.block_bytes
     }
 
-    /// The whole blocks around `extent`; the last block of the disk may be short.
+    /// Returns the whole blocks around `extent`; the last block of the disk may be short.
     pub(in crate::replica) fn blocks(&self, extent: Extent) -> Extent {
         extent
             .aligned_outwards(self.block_bytes)
             .intersection(Extent { offset: 0, length: self.size_bytes })
     }
 
-    /// Every block that `extent` touches is present.
-    pub(in crate::replica) fn holds(&self, extent: Extent) -> bool {
+    /// Returns whether every block that `extent` touches is present.
+    pub(in crate::replica) fn contains(&self, extent: Extent) -> bool {
         let end = extent.end().div_ceil(self.block_bytes);
         extent.is_empty() || self.first_other(extent.offset / self.block_bytes, end, true) >= end
     }
 
-    /// `extent`, in order and whole, as runs that are present or not.
+    /// Returns `extent` as consecutive runs that are present or not.
     pub(in crate::replica) fn runs(
         &self,
         extent: Extent,
@@ -71,13 +73,14 @@ impl Presence {
         })
     }
 
-    /// The parts of `extent` that are not present.
+    /// Returns the parts of `extent` that are not present.
     pub(in crate::replica) fn absent(&self, extent: Extent) -> impl Iterator<Item = Extent> + '_ {
         self.runs(extent).filter(|(_, present)| !present).map(|(run, _)| run)
     }
 
-    /// The blocks of `extent`, which are whole, are present from now on. Whoever sees that sees what was done before.
-    pub(in crate::replica) fn mark(&self, extent: Extent) {
+    /// Makes the blocks of `extent`, which are whole, present. A thread that sees that also sees
+    /// what was written before.
+    pub(in crate::replica) fn set_present(&self, extent: Extent) {
         debug_assert_eq!(extent, self.blocks(extent), "whole blocks");
         let end = extent.end().div_ceil(self.block_bytes);
         let mut at = extent.offset / self.block_bytes;
@@ -91,7 +94,7 @@ impl Presence {
         }
     }
 
-    /// The first block from `at` up to `end` that is not as `present` says; `end` when there is none.
+    /// Returns the first block from `at` up to `end` whose presence is not `present`, or `end`.
     fn first_other(&self, mut at: u64, end: u64, present: bool) -> u64 {
         while at < end {
             let word = self.word(at);
@@ -109,7 +112,7 @@ impl Presence {
         self.chunks.get((block / CHUNK_BLOCKS) as usize)?.get()
     }
 
-    /// The word that has the bit of `block`.
+    /// Returns the word that has the bit of `block`.
     fn word(&self, block: u64) -> u64 {
         let at = (block % CHUNK_BLOCKS / 64) as usize;
         self.chunk(block).map_or(0, |chunk| chunk[at].load(Ordering::Acquire))
@@ -133,7 +136,7 @@ mod tests {
             let mut set = ExtentSet::new();
             for (block, count) in marks {
                 let extent = Extent { offset: block * 4096, length: count * 4096 };
-                presence.mark(extent);
+                presence.set_present(extent);
                 set.insert(extent);
             }
             let window = Extent { offset, length }.intersection(Extent { offset: 0, length: size });
@@ -146,7 +149,7 @@ mod tests {
                 (at, before) = (run.end(), Some(present));
             }
             prop_assert_eq!(at, window.end());
-            prop_assert_eq!(presence.holds(window), set.contains(window));
+            prop_assert_eq!(presence.contains(window), set.contains(window));
         }
     }
 
@@ -158,8 +161,8 @@ mod tests {
             let presence = Presence::new(size);
             assert_eq!(presence.block_bytes(), block, "{size}");
             let last = presence.blocks(Extent { offset: size - 1, length: 1 });
-            presence.mark(last);
-            assert!(presence.holds(last));
+            presence.set_present(last);
+            assert!(presence.contains(last));
             assert_eq!(presence.chunks.iter().filter(|chunk| chunk.get().is_some()).count(), 1);
         }
     }
@@ -181,37 +184,37 @@ mod concurrency {
         explore(|| {
             let presence = Arc::new(Presence::new(200 * BLOCK_BYTES_MIN));
             // The order must come from the bits, not from the memory that they are in.
-            presence.mark(blocks(0, 1));
+            presence.set_present(blocks(0, 1));
             let content = Arc::new(AtomicU64::new(0));
             let writer = loom::thread::spawn({
                 let (presence, content) = (presence.clone(), content.clone());
                 move || {
                     content.store(1, Ordering::Relaxed);
-                    presence.mark(blocks(63, 2));
+                    presence.set_present(blocks(63, 2));
                 }
             });
             for block in [63, 64] {
-                if presence.holds(blocks(block, 1)) {
+                if presence.contains(blocks(block, 1)) {
                     assert_eq!(content.load(Ordering::Relaxed), 1, "block {block}");
                 }
             }
             writer.join().expect("no panic");
-            assert!(presence.holds(blocks(63, 2)));
+            assert!(presence.contains(blocks(63, 2)));
         });
     }
 
     #[test]
-    fn marks_of_neighbours_are_never_lost_and_never_taken_back() {
+    fn bits_of_neighbours_are_never_lost_and_never_taken_back() {
         explore(|| {
             let presence = Arc::new(Presence::new(200 * BLOCK_BYTES_MIN));
             let markers = [0, 1].map(|at| {
                 let presence = presence.clone();
-                loom::thread::spawn(move || presence.mark(blocks(62 + at, 2)))
+                loom::thread::spawn(move || presence.set_present(blocks(62 + at, 2)))
             });
-            let seen = presence.holds(blocks(63, 1));
-            assert!(!seen || presence.holds(blocks(63, 1)), "it was there before");
+            let seen = presence.contains(blocks(63, 1));
+            assert!(!seen || presence.contains(blocks(63, 1)), "it was there before");
             markers.into_iter().for_each(|marker| marker.join().expect("no panic"));
-            assert!(presence.holds(blocks(62, 3)));
+            assert!(presence.contains(blocks(62, 3)));
             assert_eq!(presence.absent(blocks(61, 5)).count(), 2);
         });
     }

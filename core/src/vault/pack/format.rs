@@ -1,8 +1,9 @@
 //! The bytes of a pack and the names of its objects; `core/docs/format.md` specifies them.
 //!
-//! A pack is its members' bytes one after the other, a table of their lengths and names, and a footer of fixed size. The
-//! table has no offsets: they are the sums of the lengths before, so no two members overlap and no byte is left over.
-//! Decoding is total: any bytes give a table or an error with its place, and every length is bounded before it is used.
+//! A pack is its members' bytes one after the other, a table of their lengths and names, and a
+//! footer of fixed size. The table has no offsets: they are the sums of the lengths before, so no
+//! two members overlap and no byte is left over. Decoding is total: any bytes give a table or an
+//! error with its place, and every length is bounded before it is used.
 
 use std::ops::Range;
 
@@ -71,8 +72,8 @@ impl Gone {
     }
 }
 
-/// Returns the bytes of a pack of these members, and its name. The name is that of its content: a repeated put of one pack
-/// finds itself.
+/// Returns the bytes of a pack of these members, and its name. The name is that of its content: a
+/// repeated put of one pack finds itself.
 pub(super) fn encode(members: &[(&str, &[u8])]) -> (String, Vec<u8>) {
     let mut bytes: Vec<u8> = members.iter().flat_map(|(_, content)| *content).copied().collect();
     let data_bytes = bytes.len();
@@ -92,8 +93,8 @@ pub(super) fn encode(members: &[(&str, &[u8])]) -> (String, Vec<u8>) {
     (format!("{first:016x}-{last:016x}-{}{EXTENSION}", &hash[..32]), bytes)
 }
 
-/// Splits the name of a pack or marker into the pack, its first and last sequence, and for a marker the members that are
-/// gone. `None` for other names.
+/// Splits the name of a pack or marker into the pack, its first and last sequence, and for a marker
+/// the members that are gone. `None` for other names.
 pub(super) fn parse_name(name: &str) -> Option<(&str, (u64, u64), Option<Gone>)> {
     let (pack, gone) = match name.split_once(GONE) {
         Some((pack, digits)) => (pack, Some(Gone(parse_hex(digits)?))),
@@ -110,7 +111,8 @@ pub(super) fn marker_name(pack: &str, gone: &Gone) -> String {
     format!("{pack}{GONE}{}", hex(&gone.0))
 }
 
-/// Makes magic, sums and checksum of an altered pack match again, if its table can be found from its end. Feature `testing`.
+/// Makes magic, sums and checksum of an altered pack match again, if its table can be found from
+/// its end. Feature `testing`.
 #[cfg(any(test, feature = "testing"))]
 pub fn mend_pack(bytes: &mut [u8]) {
     let Some(data_end) = bytes.len().checked_sub(FOOTER_BYTES) else { return };
@@ -132,7 +134,8 @@ pub fn reprint_pack(bytes: &[u8]) -> Result<Vec<u8>> {
     Ok(encode(&members).1)
 }
 
-/// Reads the table of a pack of `length` bytes from its last bytes: at least [`TAIL_BYTES_MAX`] of them, or all.
+/// Reads the table of a pack of `length` bytes from its last bytes: at least [`TAIL_BYTES_MAX`] of
+/// them, or all.
 pub(super) fn decode(tail: &[u8], length: u64, object: &str) -> Result<Table> {
     let base = length.saturating_sub(tail.len() as u64);
     let reader = |bytes| Reader::new(bytes, "read pack", object);

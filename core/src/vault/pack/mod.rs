@@ -1,19 +1,21 @@
 //! A store in which small segments may lie together in packs, which costs fewer requests.
 //!
-//! It is laid over another store, and shows the segments of packs under their own names: `get`, `head`, `list` and `delete`
-//! find them wherever they are. The packs themselves are not listed. `put_packed` makes one; every other put goes through.
+//! It is laid over another store and shows the segments of packs under their own names: `get`,
+//! `head`, `list` and `delete` find them wherever they are. The packs themselves are not listed.
+//! `put_packed` makes one; every other put is passed on.
 //!
 //! ```text
-//! volumes/NAME/packs/FIRST-LAST-HASH.pack              segments between two sequences, and a table of them
-//! volumes/NAME/packs/FIRST-LAST-HASH.pack.gone-MEMBERS empty; the members that were deleted
+//! FIRST-LAST-HASH.pack                 segments between two sequences, and a table of them
+//! FIRST-LAST-HASH.pack.gone-MEMBERS    empty; the members that were deleted
 //! ```
-//! Invariants: a pack never changes; a member is deleted durably by a marker that names all that are gone so far, and a pack
-//! goes when nothing is left of it, before its markers do. A segment may lie in several packs, or beside them, when a put was
-//! repeated: the bytes are the same, because names of segments carry random salts, and a delete means all of them.
+//! Invariants: a pack never changes. A member is deleted durably by a marker that lists all members
+//! gone so far. A pack with no member left is deleted before its markers. A segment may lie in
+//! several packs, or beside them, if a put was repeated: the bytes are the same, because names of
+//! segments carry random salts, and a delete removes all of them.
 //!
-//! What is known of the packs of a volume is kept, and read again when a segment is not found, and before anything is said
-//! about existence (`head`, `list`, `delete`). A `get` may still answer for a member that another client just deleted, as
-//! any reader may that began before.
+//! What is known of a volume's packs is cached. It is read again if a segment is not found, and
+//! before any answer about existence (`head`, `list`, `delete`). A `get` may still return a member
+//! that another client just deleted, like any reader that began before.
 
 mod format;
 #[cfg(test)]
@@ -34,16 +36,16 @@ use crate::parallel;
 use crate::store::{ObjectInfo, PutOutcome, Store};
 use crate::sync::lock::{Mutex, MutexGuard};
 
-/// Volumes whose packs are remembered.
+/// Volumes whose packs are cached.
 const VOLUMES_MAX: usize = 256;
 /// Tables read at once.
 const TABLES_AT_ONCE: usize = 16;
 
-/// A store with packs in it.
+/// A store that finds segments in packs.
 pub struct PackedStore {
     inner: Arc<dyn Store>,
     volumes: Mutex<HashMap<String, Arc<Listing>>>,
-    /// Held by the one who lists what nobody knows yet.
+    /// Locked while packs are listed for the first time.
     listing: Mutex<()>,
 }
 
@@ -58,7 +60,7 @@ struct Listing {
 struct Listed {
     pack: Arc<Pack>,
     gone: Gone,
-    /// Objects that say so.
+    /// Markers that say so.
     markers: Vec<String>,
 }
 
@@ -76,14 +78,15 @@ impl PackedStore {
         Arc::new(Self { inner, volumes: Mutex::default(), listing: Mutex::default() })
     }
 
-    /// Whether an object of this name can be put into a pack: the volume that it belongs to.
+    /// Returns the volume of an object that can be put into a pack.
     pub fn packable(name: &str) -> Option<&str> {
         layout::split_segment(name).map(|segment| segment.volume)
     }
 
-    /// Puts segments of one volume together, durably when it returns. May be repeated.
+    /// Puts segments of one volume together; durable when it returns. May be repeated.
     ///
-    /// `InvalidInput` when a name is not that of a segment of the volume or a limit of packs is passed.
+    /// `InvalidInput` if a name is not that of a segment of the volume, or a limit of packs is
+    /// exceeded.
     pub fn put_packed(&self, volume: &str, objects: &[(String, Vec<u8>)]) -> Result<()> {
         let mut members = Vec::with_capacity(objects.len());
         let mut data_bytes = 0_u64;
@@ -110,12 +113,14 @@ impl PackedStore {
         self.volumes().remove(volume);
         match outcome {
             PutOutcome::Created => Ok(()),
-            // It is this one, because its name is its content's; but members of it may have been deleted since.
+            // It is this pack, because its name is that of its content; but members of it may have
+            // been deleted since.
             PutOutcome::AlreadyExists => self.put_gone(volume, &object, objects),
         }
     }
 
-    /// Puts those members of a pack that are gone from it as objects of their own: in that pack they stay gone.
+    /// Puts those members of a pack that are gone from it as objects of their own, because in that
+    /// pack they stay gone.
     fn put_gone(&self, volume: &str, pack: &str, members: &[(String, Vec<u8>)]) -> Result<()> {
         let listing = self.refresh(volume)?;
         let listed = listing.packs.iter().find(|listed| listed.pack.object == pack);
@@ -131,7 +136,8 @@ impl PackedStore {
         self.volumes.lock()
     }
 
-    /// What is known of a volume's packs; listed once when nothing is, however many ask.
+    /// Returns what is known of a volume's packs. Lists them once if nothing is known, however many
+    /// callers wait.
     fn listed(&self, volume: &str) -> Result<Arc<Listing>> {
         let known = || self.volumes().get(volume).cloned();
         if let Some(listing) = known() {
@@ -146,7 +152,7 @@ impl PackedStore {
         Ok(self.keep(volume, &objects))
     }
 
-    /// Remembers what was listed; tables that were read before are kept.
+    /// Caches what was listed; tables that were read before are kept.
     fn keep(&self, volume: &str, objects: &[ObjectInfo]) -> Arc<Listing> {
         let mut volumes = self.volumes();
         let old = volumes.get(volume).cloned().unwrap_or_default();
@@ -160,7 +166,7 @@ impl PackedStore {
         listing
     }
 
-    /// Pack and place of a segment that is in one.
+    /// Returns the pack and the place of a segment, if it is in one.
     fn find(
         &self,
         listing: &Listing,
@@ -171,7 +177,8 @@ impl PackedStore {
             let table = match listed.pack.table(&*self.inner) {
                 Ok(table) => table,
                 Err(error) => {
-                    // Deleted meanwhile, with all that was in it; or broken, and the segment may be in another.
+                    // Deleted meanwhile, with all members; or broken, and the segment may be in
+                    // another.
                     failure = Some(error).filter(|e| e.kind() != ErrorKind::NotFound).or(failure);
                     continue;
                 }
@@ -203,7 +210,7 @@ impl PackedStore {
         self.inner.get(&pack.object, start + range.start..start + range.end).map(Some)
     }
 
-    /// The members that are there, as objects of the volume.
+    /// Returns the members that are there, as objects of the volume.
     fn members(&self, volume: &str, listing: &Listing) -> Result<Vec<ObjectInfo>> {
         let mut found = Vec::new();
         for some in listing.packs.chunks(TABLES_AT_ONCE) {
@@ -221,7 +228,7 @@ impl PackedStore {
         Ok(found)
     }
 
-    /// Marks members as gone, and deletes packs of which nothing is left.
+    /// Records members as gone, and deletes packs with no member left.
     fn delete_members(&self, volume: &str, segments: &[SegmentName<'_>]) -> Result<()> {
         let listing = self.refresh(volume)?;
         let (mut packs, mut markers) = (Vec::new(), listing.orphans.clone());
@@ -241,7 +248,7 @@ impl PackedStore {
                 markers.extend_from_slice(&listed.markers);
             } else if gone != listed.gone {
                 self.inner.put(&format::marker_name(&listed.pack.object, &gone), &[])?;
-                // The new one says all that they say.
+                // The new marker contains all that these say.
                 markers.extend_from_slice(&listed.markers);
             }
         }
@@ -329,7 +336,7 @@ impl Store for PackedStore {
         match self.get_member(&listing, &wanted, name, &range) {
             Ok(Some(bytes)) => return Ok(bytes),
             Err(error) if error.kind() == ErrorKind::InvalidInput => return Err(error),
-            // Not in a pack that is known, or the pack is gone or broken; perhaps it is elsewhere.
+            // Not in a known pack, or the pack is gone or broken; the segment may be elsewhere.
             Ok(None) | Err(_) => {}
         }
         match self.inner.get(name, range.clone()) {
@@ -352,7 +359,7 @@ impl Store for PackedStore {
                 members = self.members(volume, &listing)?;
             }
         } else {
-            // Packs of every volume were listed too.
+            // The listing contains packs of every volume.
             let mut packs: BTreeMap<&str, Vec<ObjectInfo>> = BTreeMap::new();
             for info in &found {
                 if let Some(volume) = layout::volume_of_pack(&info.name) {
@@ -407,8 +414,8 @@ impl Store for PackedStore {
     }
 }
 
-/// `None` for the table of a pack that was deleted meanwhile, and of one that is broken: nobody can tell what is in it,
-/// and who reads a segment of it gets the error.
+/// Returns `None` for the table of a pack that was deleted meanwhile or is broken. Nobody knows the
+/// members of a broken pack; a reader of one of them gets the error.
 fn readable(table: Result<Arc<Table>>) -> Result<Option<Arc<Table>>> {
     match table {
         Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::Corrupt) => Ok(None),

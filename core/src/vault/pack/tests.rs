@@ -49,7 +49,8 @@ fn the_contract_of_a_store_holds_over_packs() {
     });
 }
 
-/// A pack is named by its content, and so it is there already when what was deleted is put again.
+/// The name of a pack is that of its content, so it is there already when deleted members are put
+/// again.
 #[test]
 fn what_was_deleted_from_a_pack_can_be_put_again_with_the_rest() {
     let (_directory, inner) = directory();
@@ -96,7 +97,7 @@ fn segments_of_a_pack_are_found_listed_read_and_deleted_under_their_names() {
     }
     assert!(reader.list("volumes/disk/catalog/").expect("list").is_empty());
     assert_eq!(inner.list("volumes/disk/packs/").expect("list").len(), 1);
-    // Deleted by one, gone for the other, and the rest stays.
+    // Deleted by one reader, gone for the other, and the rest stays.
     let some: Vec<String> = (0..20).step_by(2).map(name).collect();
     reader.delete_many(&some).expect("delete");
     reader.delete(&name(1)).expect("delete one more");
@@ -137,7 +138,8 @@ fn what_cannot_be_packed_is_refused_and_a_broken_pack_hides_nothing_else() {
     assert!(matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::NotFound), "{error}");
 }
 
-/// Promise 5: killed between any two calls, what was put stays, what was deleted stays deleted, and a repeat finishes.
+/// Promise 5: a process killed between any two calls loses nothing that was put and restores
+/// nothing that was deleted; a repeat finishes.
 #[test]
 fn promise_5_packs_survive_a_crash_after_any_number_of_calls() {
     for calls in 0..40 {
@@ -162,7 +164,7 @@ fn promise_5_packs_survive_a_crash_after_any_number_of_calls() {
             assert!(!put || maybe_gone || found.is_some(), "{calls}: {number} is lost");
             assert!(!gone || found.is_none(), "{calls}: {number} came back");
         }
-        // A crash before the first delete was tried leaves everything.
+        // A crash before the first delete leaves everything.
         if second.is_err() && first.is_ok() {
             assert!((0..8).all(|number| read(&*after, number).is_some()), "{calls}");
         }
@@ -216,7 +218,8 @@ proptest! {
         }
     }
 
-    /// Promise 11: any byte changed, any length cut: a table or an error, and never members beyond the pack.
+    /// Promise 11: any changed byte and any cut length gives a table or an error, and never members
+    /// beyond the pack.
     #[test]
     fn promise_11_any_bytes_give_a_table_or_an_error(
         changes in prop::collection::vec((0_usize..400, any::<u8>()), 0..4),
