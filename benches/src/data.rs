@@ -1,10 +1,11 @@
-//! Content of disks: it compresses like real ones, or not at all.
+//! Content of disks that compresses like real ones, or not at all.
 
 /// Bytes of a block.
 pub const BLOCK_BYTES: usize = 4096;
 
-/// `blocks` blocks that compress about 2 : 1, as a disk with databases, binaries, text and media does: a quarter
-/// random, a quarter text, the rest records with random fields. Equal for equal seeds.
+/// Returns `blocks` blocks that compress about 2 : 1, like a disk with databases, binaries, text
+/// and media: a quarter random, a quarter text, the rest records with random fields. Equal for
+/// equal seeds.
 pub fn disk_like(blocks: usize, seed: u64) -> Vec<u8> {
     const WORDS: [&str; 16] = [
         "the ", "volume ", "error: ", "SELECT ", "index ", "of ", "0x00", "true, ", "write ", "\n",
@@ -33,7 +34,7 @@ pub fn disk_like(blocks: usize, seed: u64) -> Vec<u8> {
     data
 }
 
-/// `blocks` blocks that do not compress.
+/// Returns `blocks` blocks that do not compress.
 pub fn random(blocks: usize, seed: u64) -> Vec<u8> {
     let mut random = Random(seed);
     let mut data = Vec::with_capacity(blocks * BLOCK_BYTES);

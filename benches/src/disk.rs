@@ -17,25 +17,25 @@ use crate::{BLOCK_BYTES, Random, disk_like};
 const DISK_BYTES: u64 = 1 << 30;
 const LIMIT: Duration = Duration::from_secs(300);
 
-/// What is left of such a disk in its vault.
+/// Such a disk in its vault.
 pub struct ChangedDisk {
-    /// Its replica.
+    /// Replica of the disk.
     pub replica: Replica,
     /// The point before the writes.
     pub from: At,
     /// The point after them.
     pub to: At,
-    /// Bytes written between the points, each counted once.
+    /// Bytes written between the points, counting each once.
     pub unique_bytes: u64,
 }
 
 impl ChangedDisk {
-    /// Bytes of the disk that hold data before the writes, about all that a restore writes.
+    /// Bytes of the disk with data before the writes: about what a restore writes.
     pub const DATA_BYTES: u64 = DISK_BYTES / 2;
     /// Writes between the points.
     pub const WRITES: u64 = 26_214;
 
-    /// Makes one, with its vault in `directory`.
+    /// Makes such a disk, with its vault in `directory`.
     pub fn create(directory: &Path) -> Self {
         let device = Arc::new(MemoryDevice::new(DISK_BYTES));
         let data = disk_like(256, 3);

@@ -1,5 +1,5 @@
-//! Shared parts of the benchmarks: data that compresses like real disks, what the stages work on, and ratios of two things
-//! measured in turns.
+//! Shared parts of the benchmarks: data that compresses like real disks, input of the stages, and
+//! ratios of two things measured in turns.
 
 mod data;
 mod disk;

@@ -13,7 +13,7 @@ use crate::BLOCK_BYTES;
 /// Bytes of a frame before compression, as in the default policy.
 pub const FRAME_BYTES: usize = 512 << 10;
 
-/// A sink that drops what it is given.
+/// A sink that drops its input.
 #[derive(Debug, Default)]
 pub struct Nowhere;
 
@@ -48,7 +48,8 @@ pub fn log_params(
     }
 }
 
-/// Writes each block of `data` as a record at a random place, so that the index is as unsorted as it gets, and seals.
+/// Writes each block of `data` as a record at a random place, so that the index is as unsorted as
+/// possible, and closes the segment.
 pub fn write_log<S: SegmentSink>(
     sink: S,
     params: SegmentParams,

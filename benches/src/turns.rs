@@ -7,17 +7,17 @@ use hrl::{Clock, SystemClock};
 /// Two things measured in turns.
 #[derive(Clone, Copy, Debug)]
 pub struct Ratio {
-    /// Shortest run of what is compared against.
+    /// Shortest run of the reference.
     pub bare: Duration,
     /// Shortest run of ours.
     pub ours: Duration,
-    /// Median over the rounds of bare time divided by our time: above 1 when ours is faster.
+    /// Median over the rounds of the reference's time divided by ours: above 1 if ours is faster.
     pub median: f64,
-    /// The same of the worst and best tenth of the rounds.
+    /// The same ratio at the worst and best tenth of the rounds.
     pub spread: (f64, f64),
 }
 
-/// Runs `bare` and `ours` in turns, so that whatever else the machine does hits both.
+/// Runs `bare` and `ours` in turns, so that other load on the machine affects both.
 pub fn compare(rounds: usize, mut bare: impl FnMut(), mut ours: impl FnMut()) -> Ratio {
     let clock = SystemClock::default();
     let time = |work: &mut dyn FnMut()| {

@@ -70,7 +70,7 @@ impl WideVolume {
     }
 }
 
-/// What a vault would say of the volume of [`log_params`].
+/// Returns what a vault would record about the volume of [`log_params`].
 pub fn volume_info(device_bytes: u64) -> VolumeInfo {
     VolumeInfo {
         name: "disk".into(),

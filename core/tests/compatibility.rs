@@ -1,8 +1,10 @@
-//! What an older version left is read, continued and failed over: a vault, disks, and state directories of agents.
+//! Data of an older version is read, continued and failed over: a vault, disks, and state
+//! directories of agents.
 //!
-//! `core/tests/fixtures/VERSION` holds what the version made, as an archive, and the program that made it. In the
-//! archive: a vault with four volumes, two of them encrypted with wrapped keys (rotated since: `old-key`, `key`); and the
-//! file `expected`, with the BLAKE3 hash of the disk at each point, at the newest state, and of each disk as it was left.
+//! `core/tests/fixtures/VERSION` holds what the version made, as an archive, and the program that
+//! made it. In the archive: a vault with four volumes, two of them encrypted with wrapped keys
+//! (rotated since: `old-key`, `key`); and the file `expected`, with the BLAKE3 hash of the disk at
+//! each point, at the newest state, and of each disk as it was left.
 //!
 //! | volume | what is special |
 //! |---|---|
@@ -38,7 +40,7 @@ struct Expected {
     hash: String,
 }
 
-/// What an older version left, unpacked.
+/// The unpacked data of an older version.
 struct Left {
     directory: tempfile::TempDir,
     expected: Vec<Expected>,
@@ -48,7 +50,8 @@ impl Left {
     fn unpack() -> Self {
         let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("directory");
         let archive = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/0.1.0/made.tar.gz");
-        // By `tar`, because an agent compares the modification time of its disk to the nanosecond.
+        // Unpacked by `tar`, because an agent compares the modification time of its disk to the
+        // nanosecond.
         let done = Command::new("tar")
             .args(["--strip-components=1", "-xzf", archive, "-C"])
             .arg(directory.path())
@@ -81,7 +84,7 @@ impl Left {
         Vault::open(self.store(), key, SystemClock::shared()).expect("vault")
     }
 
-    /// The vault as one opens it for a volume or its branch.
+    /// Opens the vault for a volume or its branch.
     fn vault(&self, volume: &str) -> Vault {
         let encrypted = volume.starts_with("ledger") || volume.starts_with("moved");
         self.vault_with(encrypted.then_some("key"))
@@ -100,7 +103,7 @@ impl Left {
         ProtectionOptions::new(volume, disk, self.vault(volume), state).policy(policy()).open()
     }
 
-    /// Every point that was expected has the bytes that it had, and all that the vault has is sound.
+    /// Checks that every expected point has its bytes, and that everything in the vault is sound.
     fn check_points(&self, volume: &str) {
         let replica = self.replica(volume);
         let points = self.expected("point", volume);
@@ -112,7 +115,8 @@ impl Left {
         check_sound(&replica);
     }
 
-    /// The agent's disk, the newest state and a new point of it are the same, and what is older is as it was.
+    /// Checks that the agent's disk, the newest state and a new point are the same, and that older
+    /// points are unchanged.
     fn check_going_on(&self, protection: &Protection, volume: &str) {
         for number in 0..20 {
             write(protection, number * 3, 200 + number as u8);
@@ -168,7 +172,7 @@ fn every_state_of_an_older_vault_is_read_with_the_bytes_that_it_had() {
     for line in left.expected.iter().filter(|line| line.kind == "disk") {
         assert_eq!(hash(&*left.disk(&line.name)), line.hash, "{}", line.name);
     }
-    // Of the points of the killed agent one was shipped.
+    // Only one of the killed agent's points was shipped.
     let shipped = left.replica("spooled");
     let points = left.expected("point", "spooled");
     let known =
@@ -278,7 +282,7 @@ fn a_volume_that_an_older_version_failed_over_comes_home() {
     left.check_points("moved@1");
 }
 
-/// The first agent's disk follows by what differs, and its agent takes the volume back.
+/// The first agent's disk follows by its differences, and its agent takes the volume back.
 fn back_home(left: &Left, volume: &str, at: &str, away: &Protection) {
     let (state, disk) = (left.path(&format!("{at}/state")), left.disk(&format!("{at}/disk")));
     let clock = SystemClock::shared();

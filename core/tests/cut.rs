@@ -50,7 +50,7 @@ impl Rig {
     }
 }
 
-/// Ends the writer, even if the test fails in between: its scope waits for it.
+/// Ends the writer even if the test fails in between, because its scope waits for it.
 struct Stop<'a>(&'a AtomicBool);
 
 impl Drop for Stop<'_> {
@@ -73,7 +73,8 @@ fn promise_7_a_cut_of_one_process_is_a_point_of_the_group() {
     let id = new_id();
     let marks: Vec<GroupMark> = std::thread::scope(|scope| {
         let _stop = Stop(&ends);
-        // Each number goes to the first volume, and to the second once that was acknowledged.
+        // Each number goes to the first volume, and to the second once the first has acknowledged
+        // it.
         scope.spawn(|| {
             while !ends.load(Ordering::Relaxed) {
                 let number = (written.load(Ordering::Relaxed) + 1).to_le_bytes();

@@ -1,4 +1,5 @@
-//! Failover, there and home again, by the public API: fencing, branches, planned hand-over, deltas only, crashes anywhere.
+//! Failover, there and home again, by the public API: fencing, branches, planned hand-over, only
+//! differences copied, crashes anywhere.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -54,7 +55,7 @@ impl World {
             .open()
     }
 
-    /// The source, in order, with known content.
+    /// Starts the source, ordered and with known content.
     fn source(&self) -> Protection {
         self.home.write(SIZE - MIB, &[3; 70_000], Durability::Cached).expect("content from before");
         let source = self.protect(&self.home, "home").expect("protect");
@@ -145,7 +146,7 @@ fn promise_9_a_volume_fails_over_and_its_old_source_is_fenced_with_its_late_writ
     assert_eq!(world.stage(), Stage::FailedOver);
     assert!(content(&**over.volume()) == at_point, "the volume as of the point");
     write(&**over.volume(), 100, 9);
-    // Nothing is final: the source goes on, and its writes are points still.
+    // Nothing is final: the source continues, and its points still count.
     write(&**source.volume(), 48, 3);
     source.wait_replicated(LIMIT).expect("replicated before the commit");
     assert!(!source.stats().fenced);
@@ -170,7 +171,7 @@ fn promise_9_a_volume_fails_over_and_its_old_source_is_fenced_with_its_late_writ
     );
     drop(source);
 
-    // The disk becomes a plain one, and its agent goes on with it without reading it.
+    // The disk becomes a plain one, and its agent continues with it without reading it.
     let not_whole = world.protect(&world.away, "away").err().expect("is not whole");
     assert!(matches!(not_whole.kind(), ErrorKind::Fenced | ErrorKind::InvalidInput), "{not_whole}");
     let shown = content(&**over.volume());
@@ -226,7 +227,7 @@ fn promise_4_the_disk_at_home_follows_by_what_differs_alone_and_takes_the_volume
     assert_eq!((next.bytes_diverged, next.bytes_written), (0, BLOCK), "{next:?}");
     drop(follower);
 
-    // Home again: the other site hands over what was written last.
+    // Home again: the other site hands over its last writes.
     write(&**over.volume(), 12, 6);
     let away = content(&*world.away).len();
     let follower = world.follow("home", &world.home).expect("follow again");
@@ -255,7 +256,8 @@ fn promise_4_what_the_disk_at_home_alone_has_is_kept_on_the_branch_before_it_is_
     let point = source.mark(PointKind::Crash, "").expect("mark");
     source.wait_replicated(LIMIT).expect("replicated");
     until("a clean dirty map", || source.stats().marked_regions == 0);
-    // Killed between the write to the device and its place in the journal: the dirty map alone knows.
+    // Killed between the write to the device and its place in the journal: only the dirty map
+    // covers it.
     let tap = source.volume().tap().expect("tap").clone();
     let torn = Extent { offset: 2000 * BLOCK, length: 3 * BLOCK };
     let ticket = tap.begin_blocking(torn).expect("ticket");
@@ -274,7 +276,7 @@ fn promise_4_what_the_disk_at_home_alone_has_is_kept_on_the_branch_before_it_is_
     follower.catch_up(&At::Newest, &all).expect("catch up");
     assert!(content(&*world.home) == content(&**over.volume()));
     drop(follower);
-    // Opening it again keeps nothing twice.
+    // Opening it again stores nothing twice.
     world.follow("home", &world.home).expect("follow again");
     let again = world.vault.replica("disk@1").expect("branch");
     assert_eq!(again.catalog().last_sequence(), kept.catalog().last_sequence());
@@ -403,7 +405,7 @@ fn promise_3_a_state_inside_a_segment_is_cut_and_a_cancelled_failover_leaves_no_
     assert!(branch.verify(&all).expect("verify").is_sound());
 }
 
-/// What is not shipped before the commit is not waited for: stopping once took its whole limit.
+/// Data that is not shipped before the commit is not waited for: a stop once took its whole limit.
 #[test]
 fn a_failover_that_is_not_committed_stops_at_once_and_goes_on_where_it_was() {
     let world = World::new();
@@ -421,7 +423,7 @@ fn a_failover_that_is_not_committed_stops_at_once_and_goes_on_where_it_was() {
     over.volume().read(BLOCK, &mut first).expect("read");
     over.volume().read(2 * BLOCK, &mut second).expect("read");
     assert_eq!((first, second), ([1], [2]));
-    // Detached now, its writes would be lost when it goes on.
+    // Detached now, its writes would be lost when it continues.
     over.wait_hydrated(LIMIT).expect("whole");
     let error = over.detach(LIMIT).expect_err("not committed");
     assert_eq!(error.kind(), ErrorKind::InvalidInput, "{error}");
@@ -433,7 +435,8 @@ fn a_failover_that_is_not_committed_stops_at_once_and_goes_on_where_it_was() {
     assert!(seen(&world.replica(), &At::Newest) == content(&**over.volume()));
 }
 
-/// Each request to the vault fails in its turn, and the process "dies" there; what is begun again then ends as it should.
+/// Each request to the vault fails in its turn, and the process "dies" there. Repeating the command
+/// must then succeed.
 #[test]
 fn promise_9_every_step_of_a_failover_can_be_repeated_after_a_crash_at_any_request() {
     let directory = tempfile::tempdir().expect("directory");
@@ -561,7 +564,7 @@ fn promise_5_retention_keeps_what_branches_and_tests_stand_on_and_a_dropped_bran
     let test = begin_test(&mut replica, "drill", &At::Sequence(tested.0), &*clock).expect("begin");
     assert_eq!(test.begin.at, tested.0);
     begin_test(&mut replica, "drill", &At::Newest, &*clock).expect("the same test again");
-    // What is folded ends at a state that stays, and so goes across the one that is tested.
+    // A fold ends at a state that stays, and so reaches across the one that is tested.
     replica.pin(&At::Sequence(states[15].0), PinUntil::Forever, "").expect("pin");
     let over = world.failover(At::Sequence(states[20].0)).start().expect("fail over");
     over.commit().expect("commit");

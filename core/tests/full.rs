@@ -1,7 +1,8 @@
-//! Promise 6 where disks are full or gone: under the spool, the vault and the dirty map. Nothing is lost, the writer
-//! goes on, and errors say what is full.
+//! Promise 6 on full or missing disks: under the spool, the vault and the dirty map. Nothing is
+//! lost, the writer continues, and errors name the full disk.
 //!
-//! Small memory file systems stand for full disks, so most of it needs root; a test skips, and says so, without.
+//! Small memory file systems serve as full disks, so most tests need root; without it they are
+//! skipped with a message.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -22,7 +23,7 @@ const MIB: u64 = 1 << 20;
 struct SmallDisk(PathBuf);
 
 impl SmallDisk {
-    /// `None` without the rights to mount.
+    /// Mounts it; `None` without the permission.
     fn mount(path: &Path, size: &str) -> Option<Self> {
         std::fs::create_dir_all(path).expect("directory");
         let mounted =
@@ -88,7 +89,7 @@ fn assert_replica_is(vault: &Vault, at: &At, device: &MemoryDevice) {
     assert!(expected == found);
 }
 
-/// Waits, marks a point, and checks that it is the disk.
+/// Waits, takes a point, and checks that it equals the disk.
 fn assert_recovers(vault: &Vault, protection: Protection, device: &MemoryDevice) {
     protection.wait_replicated(LIMIT).expect("replicated");
     let point = protection.mark(PointKind::Crash, "after").expect("mark");

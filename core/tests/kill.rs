@@ -1,7 +1,8 @@
-//! Promise 4 and 5 against SIGKILL: an agent under load is killed at random instants, again and again.
+//! Promise 4 and 5 against SIGKILL: an agent under load is killed at random instants, again and
+//! again.
 //!
-//! After each kill the next session may read marked regions only, the replica's newest state must be the disk, and
-//! every older point must be what it was.
+//! After each kill the next session may read dirty regions only, the replica's newest state must be
+//! the disk, and every older point must be unchanged.
 
 use std::io::{BufRead, BufReader};
 use std::path::Path;
@@ -27,7 +28,7 @@ fn policy() -> Policy {
         segment_interval: Duration::from_millis(15),
         region_bytes: REGION_BYTES,
         crash_point_interval: Duration::ZERO,
-        // Few enough that cleaning and marking go on all the time.
+        // Few enough that regions are cleaned and set dirty all the time.
         marked_regions_max: 40,
         memory_budget_bytes: 1 << 20,
         ..Policy::default()
@@ -68,7 +69,7 @@ impl Random {
     }
 }
 
-/// What the child process does until it is killed.
+/// The child process, until it is killed.
 #[test]
 fn child_agent() {
     let Ok(directory) = std::env::var(CHILD) else { return };
@@ -81,7 +82,7 @@ fn child_agent() {
                 let mut random = Random::new();
                 loop {
                     let length = 512 * (1 + random.below(32));
-                    // Mostly a hot quarter, so that the rest of the disk must not be read again.
+                    // Mostly a hot quarter, so that the rest of the disk need not be read again.
                     let reach = if random.below(100) == 0 { DISK_BYTES } else { DISK_BYTES / 4 };
                     let extent =
                         Extent { offset: 512 * random.below((reach - length) / 512), length };
@@ -100,7 +101,7 @@ fn child_agent() {
         }
         scope.spawn(|| {
             loop {
-                // Points come and go with the order; the parent looks at those that were kept.
+                // Points come and go with the order; the parent checks those that were kept.
                 let _ = protection.mark(PointKind::Crash, "under load");
                 std::thread::sleep(Duration::from_millis(20));
             }
@@ -162,7 +163,7 @@ fn sweep(kills: u64) {
     let root = directory.path();
     let mut random = Random::new();
     println!("seed {}", random.0);
-    // The first copy is made in peace.
+    // The first copy is undisturbed.
     let first = protect(disk(root), root);
     first.wait_ordered(LIMIT).expect("first copy");
     first.stop(LIMIT).expect("stop");
@@ -210,7 +211,7 @@ fn sweep(kills: u64) {
             let (at, before) = &known[random.below(known.len() as u64) as usize];
             assert_eq!(hash_at(&vault, at), *before, "kill {kill}: {at} changed");
         }
-        // Points that the child marked are states of their own; from now on they must stay what they are.
+        // Points that the child took are new; from now on they must not change.
         let replica = vault.replica("disk").expect("replica");
         for point in replica.points().into_iter().filter(|p| p.label == "under load").rev().take(2)
         {

@@ -49,7 +49,7 @@ fn protect(
     protection
 }
 
-/// Small intervals and regions, so that tests see many segments and marks.
+/// Small intervals and regions, so that tests see many segments and dirty regions.
 fn policy() -> Policy {
     Policy {
         segment_interval: Duration::from_millis(20),
@@ -73,7 +73,7 @@ fn content_at(vault: &Vault, at: &At) -> Vec<u8> {
     content(&replica(vault).view(at, &ViewOptions::default()).expect("view"))
 }
 
-/// A small generator of its own, so that a seed gives one run everywhere.
+/// A small generator, so that a seed gives the same run everywhere.
 struct Random(u64);
 
 impl Random {
@@ -85,7 +85,7 @@ impl Random {
     }
 }
 
-/// One random change of a volume within its first `bytes`; writes carry `tag`.
+/// Makes one random change within the first `bytes` of a volume; writes carry `tag`.
 fn change(volume: &dyn BlockDevice, random: &mut Random, bytes: u64, tag: u64) {
     let length = 512 * (1 + random.below(40));
     let extent = Extent { offset: 512 * random.below((bytes - length) / 512), length };
@@ -201,7 +201,7 @@ fn promise_4_after_a_crash_only_marked_regions_are_read_and_old_points_stay() {
         let point = protection.mark(PointKind::Crash, "").expect("mark");
         points.push((point.id, content(&*device)));
         if round == 0 {
-            // Until the cleaner has been round, everything that was just copied may have to be read again.
+            // Until the cleaner has run, everything that was just copied may have to be read again.
             std::thread::sleep(Duration::from_secs(4));
         }
         for step in 0..300_u64 {
@@ -211,7 +211,7 @@ fn promise_4_after_a_crash_only_marked_regions_are_read_and_old_points_stay() {
                 .write((step * 7 % 256) * 4096, &data, Durability::Cached)
                 .expect("write");
         }
-        // The process is gone without a word, and the disk's cache with it.
+        // The process dies without warning, and the disk's cache with it.
         drop(protection);
         device.crash().expect("crash");
     }
@@ -260,7 +260,8 @@ fn promise_6_a_dead_vault_never_blocks_the_writer_and_nothing_is_lost() {
         let data = vec![step as u8; 4096];
         protection.volume().write((step % 8192) * 4096, &data, Durability::Cached).expect("write");
         if step % 100 == 0 {
-            // Let the journal fill the spool, so that the cause is the spool and not this loop's speed.
+            // Let the journal fill the spool, so that the spool is the cause and not this loop's
+            // speed.
             std::thread::sleep(Duration::from_millis(10));
         }
     }
@@ -290,7 +291,7 @@ fn promise_2_a_failed_device_write_leaves_the_replica_equal_to_the_disk() {
     let vault = vault(directory.path());
     let device = Arc::new(FaultDevice::new(Arc::new(MemoryDevice::new(4 * MIB)), 1));
     let protection = protect(device.clone(), &vault, &directory.path().join("state"), policy());
-    // Each in a region of its own: one that cannot be read back is read again whole.
+    // Each write in a different region: a region that cannot be read back is read again whole.
     for (reads, offset) in [(0, 8192), (1, 2 * MIB)] {
         device.set_plan(FaultPlan { writes: 1, reads, flushes: 0 });
         let data = [6 + reads as u8; 8192];

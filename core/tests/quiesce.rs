@@ -68,7 +68,7 @@ impl Rig {
     }
 }
 
-/// An application whose writer goes on as soon as it is let go.
+/// An application whose writer continues as soon as it is released.
 #[derive(Default)]
 struct Application {
     quiesced: AtomicBool,
@@ -120,7 +120,7 @@ fn promise_7_a_point_that_was_not_held_is_not_application_consistent() {
 
     volume.write(0, &[2; 512], Durability::Cached).expect("write");
     rig.protection.mark_quiesced(&Application::default(), "good again", LIMIT).expect("mark");
-    // What had been marked before its release failed is a place in the write order like any other.
+    // A mark placed before the release failed is an ordinary place in the write order.
     assert_eq!(
         rig.points(),
         [

@@ -1,7 +1,8 @@
-//! Promise 5 against SIGKILL: a compacting process is killed at random instants, again and again, while a source appends.
+//! Promise 5 against SIGKILL: a compacting process is killed at random instants, again and again,
+//! while a source appends.
 //!
-//! After each kill every point that the catalog offers must be what it was, and what the policy keeps must be offered. In the
-//! end the next runs have removed whatever the kills left.
+//! After each kill every point that the catalog offers must be unchanged, and what the policy keeps
+//! must be offered. In the end the next runs have removed whatever the kills left.
 
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader};
@@ -38,7 +39,7 @@ fn compact(replica: &mut Replica, directory: &Path) {
     replica.compact(&policy, &options, &|_, _| true).expect("compact");
 }
 
-/// What the child process does until it is killed.
+/// The child process, until it is killed.
 #[test]
 fn child_compactor() {
     let Ok(directory) = std::env::var(CHILD) else { return };
@@ -95,7 +96,7 @@ impl Source {
         }
     }
 
-    /// A segment of two writes and a point, five minutes after the last.
+    /// Ships a segment of two writes and a point, five minutes after the last.
     fn segment(&mut self) {
         self.time += 300 * 1_000_000_000;
         self.params.first_sequence = Sequence(self.sequence + 1);
@@ -166,7 +167,7 @@ fn sweep(kills: u64) {
         assert!(output.lines().any(|line| line.expect("line").contains("compacting")));
         let mut random = [0; 4];
         source.clock.fill_random(&mut random);
-        // The source goes on meanwhile.
+        // Meanwhile the source continues.
         source.segment();
         std::thread::sleep(Duration::from_micros(u64::from(u32::from_le_bytes(random)) % 150_000));
         child.kill().expect("kill");
@@ -174,7 +175,7 @@ fn sweep(kills: u64) {
         offered = source.check(&vault.replica("disk").expect("replica"), kill);
     }
     let mut replica = vault.replica("disk").expect("replica");
-    // What a kill left is retired, and a grace later deleted.
+    // What a kill left is retired, and deleted after the grace period.
     for _ in 0..3 {
         std::thread::sleep(Duration::from_millis(1100));
         compact(&mut replica, root);

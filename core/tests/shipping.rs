@@ -1,4 +1,5 @@
-//! Segments on their way into the vault: lost answers, a foreign object in their place, a limit of bandwidth, the RPO.
+//! Segments on their way into the vault: lost answers, a foreign object in their place, a bandwidth
+//! limit, the RPO.
 
 use std::ops::Range;
 use std::path::Path;
@@ -135,7 +136,7 @@ fn an_append_whose_answer_was_lost_is_found_although_the_batch_has_grown() {
     check_replica(&vault, &device);
 }
 
-/// A store that stores something else of the same length, once, and says nothing.
+/// A store that once stores something else of the same length, silently.
 struct Swapping {
     inner: DirStore,
     armed: AtomicBool,
@@ -193,7 +194,7 @@ fn another_object_under_a_segments_name_never_gets_into_the_catalog() {
     std::thread::sleep(Duration::from_millis(300));
     let named = vault.replica("disk").expect("replica");
     assert!(named.catalog().segments().iter().all(|entry| entry.object != newest));
-    // Taken away, the right one takes its place.
+    // Once it is removed, the right one takes its place.
     store.delete(&newest).expect("delete");
     protection.wait_replicated(LIMIT).expect("replicated");
     protection.stop(LIMIT).expect("stop");
@@ -213,7 +214,7 @@ fn bandwidth_is_kept_and_never_holds_up_the_writer_or_the_stop() {
         write(&protection, round * 256, 256);
         protection.wait_replicated(LIMIT).expect("replicated");
     }
-    // 4 MiB, less a second's credit and what may go into debt: a segment, of all that one round wrote.
+    // 4 MiB, less a second's credit and the permitted debt: a segment, of all that one round wrote.
     assert!(clock.elapsed() > Duration::from_millis(1900), "{:?}", clock.elapsed());
     let clock = SystemClock::default();
     write(&protection, 0, 1024);
@@ -252,7 +253,8 @@ fn an_rpo_that_is_missed_and_met_again_is_told() {
     check_replica(&vault, &device);
 }
 
-/// Segments are put at once and named together: few versions, and nothing is lost when the agent dies in between.
+/// Segments are put at once and published together: few versions, and nothing is lost if the agent
+/// dies in between.
 #[test]
 fn promise_4_segments_are_named_together_by_the_interval_of_the_catalog() {
     let directory = tempfile::tempdir().expect("directory");
@@ -263,7 +265,8 @@ fn promise_4_segments_are_named_together_by_the_interval_of_the_catalog() {
     let policy = Policy { catalog_interval: Duration::from_secs(60), ..policy() };
     let (protection, _) = protect(&device, &vault, &state, policy.clone());
     protection.wait_replicated(LIMIT).expect("the caller does not wait for the interval");
-    // What waits for a segment at that moment names it without waiting for the interval.
+    // A caller that waits for a segment at that moment publishes it without waiting for the
+    // interval.
     std::thread::sleep(Duration::from_millis(300));
     let catalog = || vault.replica("disk").expect("replica").catalog().clone();
     let put = || store.list("volumes/disk/segments/").expect("list").len();
@@ -275,7 +278,7 @@ fn promise_4_segments_are_named_together_by_the_interval_of_the_catalog() {
     let stats = protection.stats();
     assert_eq!(catalog().version(), version, "nothing is named yet");
     assert!(stats.replicated_sequence < stats.last_sequence && !stats.rpo.is_zero(), "{stats:?}");
-    // What a crash leaves: the next session names what was put.
+    // After a crash the next session publishes what was put.
     drop(protection);
     let (protection, _) = protect(&device, &vault, &state, policy);
     write(&protection, 100, 4);

@@ -1,4 +1,4 @@
-//! What several targets need.
+//! Shared parts of the targets.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -9,23 +9,23 @@ use hrl::journal::{BytesSource, Segment, SegmentKind, SegmentParams, VolumeKey};
 use hrl::store::{ObjectInfo, PutOutcome, Store};
 use hrl::{ChainHash, Compression, Epoch, Error, ErrorKind, Result, Sequence, Timestamp, VolumeId};
 
-/// The sanitizer may look for leaks while scoped threads are still on their way out.
+/// The sanitizer may look for leaks while scoped threads are still ending.
 #[unsafe(no_mangle)]
 pub extern "C" fn __lsan_default_suppressions() -> *const std::ffi::c_char {
     c"leak:__cxa_thread_atexit_impl\n".as_ptr()
 }
 
-/// The key that sealed seeds are sealed with.
+/// The key of encrypted seeds.
 pub fn key() -> VolumeKey {
     VolumeKey::from_bytes([3; 32])
 }
 
-/// Opens a segment with that key at hand.
+/// Opens a segment, with that key if it is encrypted.
 pub fn open_segment(bytes: &[u8]) -> Result<Segment> {
     Segment::open(Box::new(BytesSource::new("input", bytes.to_vec())), &key().into())
 }
 
-/// Parameters of a log of a small volume.
+/// Returns parameters of a log of a small volume.
 pub fn log_params(device_bytes: u64) -> SegmentParams {
     SegmentParams {
         kind: SegmentKind::Log,
@@ -42,7 +42,7 @@ pub fn log_params(device_bytes: u64) -> SegmentParams {
     }
 }
 
-/// A directory of this process in memory; where there is none, among the temporary files.
+/// Returns a directory for this process, in memory if possible.
 pub fn scratch(name: &str) -> PathBuf {
     let memory = PathBuf::from("/dev/shm");
     let parent = if memory.is_dir() { memory } else { std::env::temp_dir() };
@@ -56,12 +56,12 @@ pub fn scratch(name: &str) -> PathBuf {
 pub struct Memory(Mutex<BTreeMap<String, Vec<u8>>>);
 
 impl Memory {
-    /// Puts an object there, whatever was there before.
+    /// Puts an object, replacing any other.
     pub fn add(&self, name: String, content: &[u8]) {
         self.0.lock().expect("no panic under it").insert(name, content.to_vec());
     }
 
-    /// All objects.
+    /// Returns all objects.
     pub fn all(&self) -> BTreeMap<String, Vec<u8>> {
         self.0.lock().expect("no panic under it").clone()
     }

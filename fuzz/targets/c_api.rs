@@ -1,8 +1,11 @@
-//! Any sequence of calls of the C library, with handles freed in any order, NULL and wrong sizes, against models of the disks.
+//! Any sequence of calls of the C library, with handles freed in any order, NULL and wrong sizes,
+//! against models of the disks.
 //!
-//! - no call panics; one that fails says why and leaves its outputs alone (the sanitizer watches the memory);
+//! - no call panics; one that fails says why and leaves its outputs alone (the sanitizer watches
+//!   the memory);
 //! - a disk reads as its model, whatever else was freed, and what a caller gave is given back once;
-//! - a protected disk replicates: the view of a mark is the model's bytes then, also when everything else was freed.
+//! - a protected disk replicates: the view of a mark is the model's bytes then, also when
+//!   everything else was freed.
 //!
 //! An input is calls, each a number and its arguments; see `Rig::call`.
 #![no_main]
@@ -17,7 +20,7 @@ use hrl_fuzz::scratch;
 use libfuzzer_sys::arbitrary::{Result as Parsed, Unstructured};
 use libfuzzer_sys::fuzz_target;
 
-/// A handle; who made it knows what is behind.
+/// A handle; its creator knows what is behind it.
 type Handle = *mut c_void;
 type Wanted = Result<(), i32>;
 
@@ -118,15 +121,15 @@ fuzz_target!(|input: &[u8]| {
     assert_eq!(GIVEN.get(), 0, "what was given is given back once");
 });
 
-/// What is known of a device.
+/// What the model knows of a device.
 struct Device {
     handle: Handle,
     bytes: Vec<u8>,
     read_only: bool,
     discards: bool,
-    /// It is a part of another one, so that nobody writes to it any more.
+    /// It is part of another device, so nothing writes to it any more.
     is_lent: bool,
-    /// Another one wrote to it.
+    /// Another device wrote to it.
     is_unknown: bool,
 }
 
@@ -137,7 +140,7 @@ struct Rig {
     has_lived: bool,
 }
 
-/// Whether a call went as it should; the text of a failure is there and no panic was caught.
+/// Checks that a call ended as expected: a failure has a text, and no panic was caught.
 fn check(status: i32, wanted: Wanted, what: &str) {
     // SAFETY: static text, and the text of the last error, which lives until the next one.
     let (name, message) =
@@ -147,7 +150,7 @@ fn check(status: i32, wanted: Wanted, what: &str) {
     assert_eq!(status, wanted.err().unwrap_or(0), "{what}: {message:?}");
 }
 
-/// Makes a handle; `None` when it was refused as it should be.
+/// Makes a handle; `None` if it was refused as expected.
 fn make(wanted: Wanted, what: &str, call: impl FnOnce(*mut Handle) -> i32) -> Option<Handle> {
     let untouched = 0x55 as Handle;
     let mut out = untouched;
@@ -317,7 +320,7 @@ impl Rig {
         Ok(())
     }
 
-    /// A range: mostly within a disk.
+    /// Returns a range, mostly within a disk.
     fn range(input: &mut Unstructured<'_>) -> Parsed<(u64, usize)> {
         let offset = match input.arbitrary::<u8>()? {
             255 => u64::MAX - u64::from(input.arbitrary::<u8>()?),
@@ -327,7 +330,7 @@ impl Rig {
         Ok((offset, usize::from(input.arbitrary::<u16>()?) % (BYTES_MAX + 1)))
     }
 
-    /// What a call on a range should give, without looking at what else is wrong.
+    /// Returns the expected result of a call on a range, apart from other faults.
     fn within(&self, slot: usize, offset: u64, length: u64) -> Wanted {
         let size = self.devices[slot].as_ref().map(|device| device.bytes.len() as u64);
         let end = offset.checked_add(length);
@@ -530,7 +533,8 @@ impl Rig {
         Ok(())
     }
 
-    /// A disk is protected, written to, marked and looked at in the vault; handles go in any order. Once an input.
+    /// Protects a disk, writes, takes a point and checks it in the vault; frees the handles in any
+    /// order. Once for each input.
     fn live(&mut self, input: &mut Unstructured<'_>) -> Parsed<()> {
         let (order, order_after) = (input.arbitrary::<u16>()?, input.arbitrary::<u16>()?);
         let writes: Vec<(u16, u8)> =
@@ -557,7 +561,8 @@ impl Drop for Rig {
 // --- a disk of the caller's ---
 
 thread_local! {
-    /// Disks that the library was given and has not given back. Those of inputs stay on their thread.
+    /// Disks that the library was given and has not given back. Those of an input stay on its
+    /// thread.
     static GIVEN: Cell<i64> = const { Cell::new(0) };
 }
 
@@ -630,7 +635,7 @@ impl Runs {
 
 // --- a protected disk ---
 
-/// Every handle of one, in the order in which they were made.
+/// Every handle of a protected disk, in order of creation.
 struct Life {
     directory: PathBuf,
     store: Handle,
@@ -709,7 +714,7 @@ impl Life {
         }
     }
 
-    /// Frees those of the handles that nothing needs any more.
+    /// Frees those handles that nothing needs any more.
     unsafe fn free_some(&mut self, mask: u16) {
         let take = |handle: &mut Handle, bit: u16| {
             if mask >> bit & 1 == 1 { std::mem::replace(handle, null_mut()) } else { null_mut() }
@@ -732,7 +737,7 @@ impl Life {
         }
     }
 
-    /// The view of the mark, through a vault of its own.
+    /// Opens the view of the mark through another vault handle.
     unsafe fn check_view(&self, bytes: &[u8]) {
         let path = text(self.directory.join("vault").to_str().expect("text"));
         // SAFETY: as in `run`.

@@ -1,9 +1,9 @@
-//! A vault whose volume record, catalog versions and segments are any bytes (promise 11), as they are and with right
-//! checksums and hashes.
+//! A vault whose volume record, catalog versions and segments are any bytes (promise 11), as they
+//! are and with correct checksums and hashes.
 //!
-//! An input is one byte (bit 0: versions are numbered from the snapshot 64 on) and then objects: a kind (one byte: 0
-//! volume record, 1 catalog version, 2 segment), a length (two bytes) and the content. Segments are named by their
-//! number: `volumes/v/segments/0.hrl` is the first.
+//! An input is one byte (bit 0: versions are numbered from the snapshot 64 on) and then objects: a
+//! kind (one byte: 0 volume record, 1 catalog version, 2 segment), a length (two bytes) and the
+//! content. Segments are named by their number: `volumes/v/segments/0.hrl` is the first.
 #![no_main]
 
 use std::sync::Arc;
@@ -16,7 +16,7 @@ use hrl_fuzz::Memory;
 use libfuzzer_sys::arbitrary::Unstructured;
 use libfuzzer_sys::fuzz_target;
 
-/// Read of a view at most.
+/// Most bytes of a view that are read.
 const READ_BYTES_MAX: u64 = 1 << 20;
 
 fuzz_target!(|input: &[u8]| {
@@ -42,7 +42,7 @@ fn split(input: &[u8]) -> Option<(u64, Objects)> {
     Some((first, objects))
 }
 
-/// Makes checksums right, and the versions a chain.
+/// Corrects checksums, and links the versions to a chain.
 fn mend(objects: &mut Objects, first: u64) {
     let mut volume = VolumeId::default();
     for (_, record) in objects.iter_mut().filter(|(kind, _)| *kind == 0).take(1) {
@@ -118,7 +118,7 @@ fn read(replica: &Replica) {
     }
 }
 
-/// Whatever can be read can be gone on from, and then reads as what was appended.
+/// Checks that a readable catalog can be appended to, and then reads as appended.
 fn append(vault: &Vault, replica: Replica) {
     let mut catalog = replica.into_catalog();
     let source = SourceIdentity { id: [7; 16], host: "here".into(), since: Timestamp(3) };

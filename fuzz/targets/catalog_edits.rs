@@ -1,11 +1,13 @@
-//! Catalogs that are edited by whoever wants to, with edits of every kind that fit or do not, against the catalog itself as
-//! others read it (promises 5 and 9).
+//! Catalogs that are edited by whoever wants to, with edits of every kind that fit or do not,
+//! against the catalog itself as others read it (promises 5 and 9).
 //!
 //! - what was refused changed nothing, neither the catalog nor the store;
 //! - what was accepted reads back, from single versions and from whole states;
-//! - an amendment leaves the end of the chain, the epoch and the source alone, loses no pinned point, and stays in the limits.
+//! - an amendment leaves the end of the chain, the epoch and the source alone, loses no pinned
+//!   point, and stays in the limits.
 //!
-//! An input is one byte (bit 0: the whole state is two versions away), and then edits; see `Rig::edit`.
+//! An input is one byte (bit 0: the whole state is two versions away), and then edits; see
+//! `Rig::edit`.
 #![no_main]
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -38,7 +40,7 @@ fuzz_target!(|input: &[u8]| {
     }
 });
 
-/// Vaults whose catalog has no version, and 62.
+/// Vaults whose catalog has no version, and 62 versions.
 static BASES: LazyLock<[BTreeMap<String, Vec<u8>>; 2]> = LazyLock::new(|| {
     [0, 62].map(|versions| {
         let store = Arc::new(Memory::default());
@@ -62,7 +64,7 @@ fn source(number: u8) -> SourceIdentity {
     SourceIdentity { id: [number; 16], host, since: Timestamp(number.into()) }
 }
 
-/// All that a catalog says.
+/// Everything that a catalog contains.
 #[derive(Debug, PartialEq)]
 struct Said {
     version: u64,
@@ -232,7 +234,7 @@ impl Rig {
         Ok("x".repeat(if length > 250 { length * 4 - 400 } else { length }))
     }
 
-    /// Mostly the epoch now, one before, or the next.
+    /// Returns mostly the current epoch, the one before, or the next.
     fn epoch(&self, input: &mut Unstructured<'_>) -> Parsed<Epoch> {
         let now = self.catalog.epoch().0;
         Ok(Epoch(match input.arbitrary::<u8>()? {
@@ -248,7 +250,7 @@ impl Rig {
             .collect()
     }
 
-    /// Segments that go on at an end, mostly.
+    /// Returns segments that mostly continue at an end.
     fn entries(
         &mut self,
         input: &mut Unstructured<'_>,
@@ -328,7 +330,7 @@ impl Rig {
         SegmentEntry { object: object(self.made), summary }
     }
 
-    /// A fold of some segments, mostly one that stands for them.
+    /// Returns a fold of some segments, mostly one that replaces them.
     fn replace(&mut self, input: &mut Unstructured<'_>) -> Parsed<CatalogEdit> {
         let segments = self.catalog.segments().to_vec();
         let Some(last) = segments.len().checked_sub(1) else {

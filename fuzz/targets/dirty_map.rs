@@ -1,8 +1,8 @@
-//! A dirty map whose file holds any bytes (promise 11): it is refused, or holds what it says it holds and keeps what it
-//! is told (promise 4).
+//! A dirty map whose file holds any bytes (promise 11): it is refused, or holds what it says it
+//! holds and keeps what it is told (promise 4).
 //!
-//! An input is the number of pages of marks (one byte), regions to mark and clear (four bytes each), the used part of
-//! the header (512 bytes) and marks; the rest of the file is zeroes.
+//! An input is the number of pages of marks (one byte), regions to mark and clear (four bytes
+//! each), the used part of the header (512 bytes) and marks; the rest of the file is zeroes.
 #![no_main]
 
 use std::path::{Path, PathBuf};
@@ -75,7 +75,7 @@ fn check(bytes: &[u8], mark: RegionRange, clear: RegionRange) {
     assert!(flags(&map, regions) == model, "marks are kept");
 }
 
-/// Which regions are marked; the ranges that say so are in order, apart and within the map.
+/// Returns the dirty regions. Checks that their ranges are in order, apart and within the map.
 fn flags(map: &DirtyMap, regions: u64) -> Vec<bool> {
     let mut flags = vec![false; regions as usize];
     let mut free_from = 0;

@@ -1,11 +1,14 @@
-//! A gateway and its client without TLS (promises 9, 11 and 12): requests and answers of any bytes, and a client that speaks
-//! with a gateway, against a model.
+//! A gateway and its client without TLS (promises 9, 11 and 12): requests and answers of any bytes,
+//! and a client that speaks with a gateway, against a model.
 //!
-//! - a client touches and sees nothing but its own volumes; every request has one answer, or the connection ends;
-//! - whatever a gateway answers, a client takes no bytes that it did not ask for and no names outside of what it listed;
+//! - a client touches and sees nothing but its own volumes; every request has one answer, or the
+//!   connection ends;
+//! - whatever a gateway answers, a client takes no bytes that it did not ask for and no names
+//!   outside of what it listed;
 //! - through both, with a cache before the vault and without, a store is what the model is.
 //!
-//! An input is one byte (bits 0 and 1: who is fed; bit 2: with the cache), and then bytes, or steps of four bytes.
+//! An input is one byte (bits 0 and 1: who is fed; bit 2: with the cache), and then bytes, or steps
+//! of four bytes.
 #![no_main]
 
 use std::collections::BTreeMap;
@@ -25,7 +28,7 @@ use libfuzzer_sys::fuzz_target;
 
 const STEPS_MAX: usize = 60;
 const REQUEST_BYTES_MAX: u64 = 4096;
-/// What belongs to another client; no request names it by chance.
+/// An object of another client; no request names it by chance.
 const SECRET: &[u8] = b"The rain in Spain stays mainly";
 const SECRET_NAME: &str = "e00000001-00000000deadbeef";
 
@@ -77,7 +80,7 @@ impl Rig {
         Self { gateway, vault, is_cached }
     }
 
-    /// Nothing of the client's volumes is left.
+    /// Checks that nothing of the client's volumes is left.
     fn clear(&self, volume: &str) {
         let prefix = format!("volumes/{volume}/");
         for name in self.vault.all().into_keys().filter(|name| name.starts_with(&prefix)) {
@@ -87,7 +90,7 @@ impl Rig {
 
     fn serve(&self, requests: &[u8]) {
         let mut pipe = Pipe { sent: Cursor::new(requests.to_vec()), answers: Vec::new() };
-        // What ends the conversation is the client's business.
+        // Only the client cares what ends the conversation.
         let _ = self.gateway.converse("me", &["v".to_owned()], &mut pipe);
         self.check_answers(requests, &pipe.answers);
         for name in self.vault.all().into_keys().filter(|name| !name.starts_with("volumes/v/")) {
@@ -106,7 +109,7 @@ impl Rig {
         for secret in [SECRET, SECRET_NAME.as_bytes()] {
             assert!(has(requests, secret) || !has(answers, secret), "what is not the client's");
         }
-        // The answer of a HEAD tells the length of a body that does not follow.
+        // The answer to a HEAD states the length of a body that does not follow.
         if has(requests, b"HEAD") {
             return;
         }
@@ -126,7 +129,7 @@ impl Rig {
     }
 }
 
-/// A client's end of a conversation that is over before it is answered.
+/// A client's end of a conversation that ends before the answer.
 struct Pipe {
     sent: Cursor<Vec<u8>>,
     answers: Vec<u8>,
@@ -149,7 +152,7 @@ impl Write for Pipe {
     }
 }
 
-/// Requests that are whole, mostly.
+/// Returns mostly complete requests.
 fn requests(input: &mut Unstructured<'_>) -> Parsed<Vec<u8>> {
     let mut out = Vec::new();
     while !input.is_empty() && out.len() < 64 << 10 {
@@ -208,7 +211,7 @@ fn name(input: &mut Unstructured<'_>) -> Parsed<String> {
 
 // --- a client that hears anything ---
 
-/// Answers the same to whatever is asked.
+/// Gives the same answer to any request.
 struct Answers(Cursor<Vec<u8>>);
 
 impl Read for Answers {
@@ -262,7 +265,7 @@ fn answer(bytes: &[u8]) {
 
 // --- both ---
 
-/// Hands what was asked to the gateway as soon as an answer is wanted.
+/// Passes requests to the gateway as soon as an answer is needed.
 struct Direct {
     gateway: &'static Gateway,
     volume: String,
@@ -324,7 +327,7 @@ impl Model {
         self.rig.clear(&self.volume);
     }
 
-    /// One of sixteen objects; bytes of segments go with their names.
+    /// Returns one of sixteen objects; a segment's name determines its bytes.
     fn object(&self, number: u8, fill: u8) -> (String, Vec<u8>) {
         let (number, volume) = (number & 15, &self.volume);
         let below = match number {
@@ -401,7 +404,7 @@ impl Model {
         assert_eq!(found, wanted);
     }
 
-    /// A catalog version, before which everything goes to the vault.
+    /// Puts a catalog version, before which everything goes to the vault.
     fn drain(&mut self) {
         self.versions += 1;
         let name = format!("volumes/{}/catalog/{:016x}", self.volume, self.versions);
@@ -409,7 +412,7 @@ impl Model {
         self.objects.insert(name, b"version".to_vec());
     }
 
-    /// What a client has no right to, and what is too large.
+    /// Checks names that the client has no right to, and objects that are too large.
     fn overstep(&self, a: u8, b: u8) {
         let name = format!("volumes/other/segments/{SECRET_NAME}.hrl");
         let error = match a % 6 {

@@ -256,7 +256,10 @@ impl Model {
                 self.to_round(who, &frame);
             }
         }
-        assert!(self.budget_is_forged || commits == MEMBERS, "{commits} members heard of the point");
+        assert!(
+            self.budget_is_forged || commits == MEMBERS,
+            "{commits} members heard of the point"
+        );
     }
 }
 

@@ -1,7 +1,8 @@
-//! A Hyper-V Replica log of any bytes (promise 11), as they are and with right checksums; what can be read comes back
-//! the same from a native segment, and from an export of that.
+//! A Hyper-V Replica log of any bytes (promise 11), as it is and with correct checksums. A readable
+//! log comes back unchanged from a native segment, and from an export of that.
 //!
-//! An input is the used part of the header and then the log from its first block or data on, so that inputs stay short.
+//! An input is the used part of the header and then the log from its first block or data on, so
+//! that inputs stay short.
 #![no_main]
 
 use std::path::PathBuf;
@@ -17,7 +18,7 @@ use libfuzzer_sys::fuzz_target;
 
 const HEADER_BYTES: usize = 4096;
 const HEADER_BYTES_USED: usize = 128;
-/// Written to disk for the round trip at most.
+/// Most bytes that are written to disk for the round trip.
 const DATA_BYTES_MAX: usize = 64 << 10;
 
 static DIRECTORY: LazyLock<PathBuf> = LazyLock::new(|| scratch("hyperv"));

@@ -1,13 +1,13 @@
-//! Instant disks: a presence log of any bytes (promise 11), as it is and with right checksums, and any sequence of calls with
-//! crashes between, against a model.
+//! Instant disks: a presence log of any bytes (promise 11), as it is and with right checksums, and
+//! any sequence of calls with crashes between, against a model.
 //!
-//! - a log is refused, or each block of the disk is the target's where an entry names it and the base's elsewhere, now and
-//!   after the disk is opened again;
-//! - promises 3 and 4: each byte is what was flushed last or came after, a byte that was seen after a crash stays, and the
-//!   disk that hydrated is what was read before.
+//! - a log is refused, or each block of the disk is the target's where an entry names it and the
+//!   base's elsewhere, now and after the disk is opened again;
+//! - promises 3 and 4: each byte is what was flushed last or came after, a byte that was seen after
+//!   a crash stays, and the disk that hydrated is what was read before.
 //!
-//! An input is one byte (bit 0: steps; bit 1: a target of zeroes), and then what follows the header of the log, or steps of
-//! four bytes.
+//! An input is one byte (bit 0: steps; bit 1: a target of zeroes), and then what follows the header
+//! of the log, or steps of four bytes.
 #![no_main]
 
 use std::path::PathBuf;
@@ -27,11 +27,11 @@ const HEADER_BYTES: usize = 64;
 const HEAD_BYTES: usize = 32;
 const ENTRIES_MAX: usize = 1 << 16;
 const STEPS_MAX: usize = 100;
-/// What an unknown target holds; nobody writes it.
+/// Content of an unknown target, which nothing writes.
 const GARBAGE: u8 = 7;
 
 static LOG: LazyLock<PathBuf> = LazyLock::new(|| scratch("instant").join("presence"));
-/// What a new log begins with.
+/// Beginning of a new log.
 static HEADER: LazyLock<Vec<u8>> = LazyLock::new(|| {
     let _ = std::fs::remove_file(&*LOG);
     open(Arc::new(MemoryDevice::new(SIZE)), TargetContent::Unknown).expect("a new log");
@@ -56,7 +56,7 @@ fuzz_target!(|input: &[u8]| {
     check(&bytes, true);
 });
 
-/// Bytes of the base: zeroes in every other four blocks.
+/// Returns the bytes of the base: zeroes in every other four blocks.
 fn base_byte(offset: u64) -> u8 {
     if (offset / BLOCK / 4).is_multiple_of(2) { 1 + (offset / 700 % 2) as u8 } else { 0 }
 }
@@ -108,7 +108,7 @@ fn check(bytes: &[u8], is_mended: bool) {
     assert!(all_of(&again) == first, "it stays what it is");
 }
 
-/// Whether an entry of the whole frames at the beginning names the block at `at`.
+/// Returns whether an entry of the complete frames at the beginning names the block at `at`.
 fn is_named(mut frames: &[u8], at: u64) -> bool {
     while let Some((head, rest)) = frames.split_at_checked(HEAD_BYTES) {
         let count = u32::from_le_bytes(head[4..8].try_into().expect("4 bytes")) as usize;
@@ -212,7 +212,7 @@ impl Model {
         }
     }
 
-    /// All that was written stays.
+    /// Checks that everything written is still there.
     fn settle_bytes(&mut self) {
         for (possible, byte) in self.possible.iter_mut().zip(&self.bytes) {
             *possible = 1 << byte;
@@ -225,7 +225,8 @@ impl Model {
         assert!(bytes == self.bytes[extent.offset as usize..extent.end() as usize]);
     }
 
-    /// The process ends, or the power fails and sectors of the target that were not flushed may be as before.
+    /// The process ends; or the power fails, and sectors of the target that were not flushed may be
+    /// as before.
     fn crash(&mut self, power: bool, seed: u64) {
         drop(self.disk.take());
         if power {
@@ -285,7 +286,7 @@ impl Model {
     }
 }
 
-/// An extent within the disk; every other is of whole blocks.
+/// Returns an extent within the disk, half of the time of whole blocks.
 fn extent_of(a: u8, b: u8, c: u8) -> Extent {
     let offset = (u64::from(a) << 8 | u64::from(b)) % SIZE;
     let extent = Extent { offset, length: (u64::from(c) * 97 + 1).min(SIZE - offset) };

@@ -1,9 +1,10 @@
-//! A dm-log-writes log of any bytes (promise 11): what can be read comes back the same from a native segment, from an export
-//! of that, and from an import of the export.
+//! A dm-log-writes log of any bytes (promise 11): what can be read comes back the same from a
+//! native segment, from an export of that, and from an import of the export.
 //!
-//! An input is one byte and then a log. With bit 0 of the byte the log is short for one: 28 bytes of superblock, and entries
-//! of 32 bytes of words, one byte for the length of a text, the text, and, for a write of up to 16 sectors, one byte that
-//! fills them; what follows in the sectors is zeroes.
+//! An input is one byte and then a log. With bit 0 of the byte the log is short for one: 28 bytes
+//! of superblock, and entries of 32 bytes of words, one byte for the length of a text, the text,
+//! and, for a write of up to 16 sectors, one byte that fills them; what follows in the sectors is
+//! zeroes.
 #![no_main]
 
 use std::path::PathBuf;
@@ -23,7 +24,7 @@ const END: &str = "dm-log-writes-end";
 const SUPER_BYTES: usize = 28;
 const ENTRY_BYTES: usize = 32;
 const FILLED_SECTORS_MAX: u64 = 16;
-/// Written to disk for the round trip at most.
+/// Most bytes that are written to disk for the round trip.
 const LOG_BYTES_MAX: usize = 512 << 10;
 
 static DIRECTORY: LazyLock<PathBuf> = LazyLock::new(|| scratch("log-writes"));
@@ -58,7 +59,7 @@ fn long(input: &mut Unstructured<'_>) -> Option<Vec<u8>> {
     Some(log)
 }
 
-/// What a log says, as far as a segment can say it too.
+/// What a log says, as far as a segment can express it.
 #[derive(Debug, PartialEq, Eq)]
 enum Said {
     Flush,
@@ -102,7 +103,7 @@ fn check(bytes: Vec<u8>) {
     }
 }
 
-/// All that a log says; `None` when an entry is bad.
+/// Returns everything that a log says; `None` if an entry is bad.
 fn read(log: &LogWritesLog) -> Option<Vec<Said>> {
     let mut said = Vec::new();
     let mut count = 0;

@@ -1,7 +1,7 @@
-//! A native segment of any bytes (promise 11): as they are, and with right checksums.
+//! A native segment of any bytes (promise 11), as it is and with correct checksums.
 //!
-//! A segment that verifies must read without an error, say the same in each way to read it, and come out of a merge
-//! with the same last writers.
+//! A segment that verifies must read without an error, say the same in each way to read it, and
+//! come out of a merge with the same last writers.
 #![no_main]
 
 use hrl::journal::{IndexEntry, IndexKind, Segment, SegmentKind, mend_segment, merge};
@@ -29,7 +29,8 @@ fn check(bytes: &[u8]) {
     check_merge(&segment, &last_writers);
 }
 
-/// The number of records and the last writers. Reads on after an error, to reach more, and gives the first.
+/// Returns the number of records and the last writers. Continues after an error, to reach more, and
+/// returns the first.
 fn read_in_every_way(segment: &Segment) -> Result<(u64, Vec<IndexEntry>)> {
     let mut records = 0;
     let mut first_error = Ok(());

@@ -1,8 +1,9 @@
-//! Clients of the NBD server that send anything (promises 11 and 12): each connection ends, nothing outside a device is
-//! touched, the next client is served, and the journal of the protected export still makes its disk (promises 1 to 3).
+//! Clients of the NBD server that send anything (promises 11 and 12): each connection ends, nothing
+//! outside a device is touched, the next client is served, and the journal of the protected export
+//! still makes its disk (promises 1 to 3).
 //!
-//! An input is one byte of handshake (bits 0 to 2: flags, bit 7: a second client sends the same at the same time), and
-//! then messages, each with its kind in one byte; see `message`.
+//! An input is one byte of handshake (bits 0 to 2: flags, bit 7: a second client sends the same at
+//! the same time), and then messages, each with its kind in one byte; see `message`.
 #![no_main]
 
 use std::io::{Read, Write};
@@ -28,7 +29,7 @@ const SIZE: u64 = 128 << 10;
 const OPTION: u64 = 0x4948_4156_454f_5054;
 const REQUEST: u32 = 0x2560_9513;
 const WRITE: u16 = 1;
-/// What a client sends fits into the socket's buffer, so that sending never waits for the server.
+/// A client's bytes fit into the socket's buffer, so that sending never waits for the server.
 const SENT_BYTES_MAX: usize = 96 << 10;
 const EXPORTS: [&str; 5] = ["disk", "memory", "fixed", "", "none"];
 /// No connection takes this long, unless it hangs.
@@ -57,7 +58,7 @@ fuzz_target!(|input: &[u8]| {
 
 // --- what is sent ---
 
-/// The bytes that a client sends, and how many clients send them.
+/// The bytes that a client sends, and the number of clients.
 fn conversation(input: &mut Unstructured<'_>) -> Parsed<(Vec<u8>, usize)> {
     let handshake = input.arbitrary::<u8>()?;
     let mut bytes = u32::from(handshake & 7).to_be_bytes().to_vec();
@@ -155,7 +156,7 @@ struct Rig {
     socket: PathBuf,
     tap: Arc<Tap>,
     disk: Arc<FileDevice>,
-    /// What the journal makes.
+    /// Returns what the journal contains.
     replica: Mutex<Vec<u8>>,
 }
 
@@ -205,7 +206,7 @@ impl Rig {
         stream
     }
 
-    /// A client that keeps to the protocol writes, reads back and leaves.
+    /// A well-behaved client writes, reads back and leaves.
     fn check_served(&self) {
         let mut stream = self.connect();
         let mut bytes = 3_u32.to_be_bytes().to_vec();
@@ -225,7 +226,7 @@ impl Rig {
         assert_eq!(reply[16..], [9; 100]);
     }
 
-    /// Every connection ends when its client has left.
+    /// Every connection ends once its client has left.
     fn check_idle(&self) {
         for _ in 0..100_000 {
             if self.server.stats().connections == 0 {
@@ -263,7 +264,7 @@ impl Rig {
         assert!(disk == *replica, "the journal makes the disk");
         let length = std::fs::metadata(self.disk.name()).expect("the file is there").len();
         assert_eq!(length, SIZE, "nothing is written past the end");
-        // So that the next client's changes wait to be marked again.
+        // Makes the next client's changes wait for the dirty map again.
         self.tap.clean(self.tap.stats().last_sequence);
     }
 }

@@ -1,8 +1,10 @@
-//! Packs of segments: any bytes (promise 11), as they are and with right sums and checksum, and any sequence of calls of a
-//! store with packs, against a model.
+//! Packs of segments: any bytes (promise 11), as they are and with right sums and checksum, and any
+//! sequence of calls of a store with packs, against a model.
 //!
-//! - what is understood as a pack is, byte for byte, what its members make, and each member reads as its part;
-//! - a segment that was put, packed or not, is found with its bytes until it is deleted, and not after;
+//! - what is understood as a pack is, byte for byte, what its members make, and each member reads
+//!   as its part;
+//! - a segment that was put, packed or not, is found with its bytes until it is deleted, and not
+//!   after;
 //! - of a volume without segments no pack stays.
 //!
 //! An input is one byte (bit 0: steps), and then a pack, or steps of four bytes.
@@ -18,7 +20,7 @@ use hrl::vault::PackedStore;
 use hrl_fuzz::Memory;
 use libfuzzer_sys::fuzz_target;
 
-/// Its name says that it may have any segment.
+/// A name that matches any segment.
 const PACK: &str =
     "volumes/v/packs/0000000000000000-ffffffffffffffff-00000000000000000000000000000000.pack";
 const SEGMENTS: &str = "volumes/v/segments/";
@@ -69,7 +71,7 @@ fn check(bytes: &[u8]) {
     }
 }
 
-/// Two clients of one store, and what it holds.
+/// Two clients of one store, and a model of it.
 struct Rig {
     inner: Arc<Memory>,
     clients: [Arc<PackedStore>; 2],
@@ -88,7 +90,8 @@ fn volume(number: u8) -> &'static str {
     ["a", "b"][usize::from(number & 1)]
 }
 
-/// One of sixteen segments of a volume; the ranges of their sequences overlap. The bytes go with the name.
+/// Returns one of sixteen segments of a volume; their ranges of sequences overlap. The name
+/// determines the bytes.
 fn segment(volume: &str, number: u8) -> (String, Vec<u8>) {
     let (first, length) = (u64::from(number / 2) * 10, usize::from(number) * 7);
     let name = format!(
@@ -144,7 +147,7 @@ impl Rig {
         let start = u64::from(part & 15).min(length);
         let end = start + u64::from(part >> 4);
         match client.get(name, start..end) {
-            // One who was there before a delete may still read.
+            // A client from before a delete may still read.
             Ok(bytes) => assert_eq!(bytes, content[start as usize..end as usize]),
             Err(error) if end > length => assert_ne!(error.kind(), ErrorKind::Corrupt, "{error}"),
             Err(error) => {
@@ -169,7 +172,7 @@ impl Rig {
         assert!(found.eq(wanted), "a list is what is there");
     }
 
-    /// Everything that is there can be read by anybody, and when it is deleted nothing stays.
+    /// Checks that both clients can read everything, and that nothing stays once it is deleted.
     fn settle(mut self) {
         let fresh = PackedStore::over(self.inner.clone());
         for (name, content) in &self.model {

@@ -1,13 +1,15 @@
-//! Recovery plans: any TOML, records of a run of any bytes (promise 11), and runs whose store fails and whose hosts refuse.
+//! Recovery plans: any TOML, records of a run of any bytes (promise 11), and runs whose store fails
+//! and whose hosts refuse.
 //!
-//! - a plan is refused with its line, or printed from what was understood and read again as the same plan; a check of it
-//!   finds or refuses each of its volumes, and steps are numbered in order;
+//! - a plan is refused with its line, or printed from what was understood and read again as the
+//!   same plan; a check of it finds or refuses each of its volumes, and steps are numbered in
+//!   order;
 //! - records are refused, or tell the same report each time, as JSON;
-//! - a run that was cut off at any record is resumed to its end: what was recorded as done never runs again, and nothing
-//!   begins before what it waits for.
+//! - a run that was cut off at any record is resumed to its end: what was recorded as done never
+//!   runs again, and nothing begins before what it waits for.
 //!
-//! An input is one byte (what: 0 a plan, 1 records, 2 a run) and then text, texts each after its length (two bytes), or
-//! bytes that say how the run goes.
+//! An input is one byte (what: 0 a plan, 1 records, 2 a run) and then text, texts each after its
+//! length (two bytes), or bytes that say how the run goes.
 #![no_main]
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -24,14 +26,14 @@ use hrl::vault::{CatalogEdit, SegmentEntry, SourceIdentity, Vault};
 use hrl::{Clock, Error, ErrorKind, ManualClock, PointId, Result, Sequence, Timestamp};
 use hrl_fuzz::{Memory, log_params};
 use hrl_plan::{
-    Action, Boot, Commit, Member, OnFailure, Plan, PlanHost, PlanAt, Program, RunMode,
-    RunOptions, RunOutcome, StartRequest, Started, StepKind, StepOutcome, Task, approve, report,
-    resume, run, runs,
+    Action, Boot, Commit, Member, OnFailure, Plan, PlanAt, PlanHost, Program, RunMode, RunOptions,
+    RunOutcome, StartRequest, Started, StepKind, StepOutcome, Task, approve, report, resume, run,
+    runs,
 };
 use libfuzzer_sys::fuzz_target;
 
 const VOLUMES: [&str; 4] = ["v0", "v1", "v2", "v3"];
-/// Runs until one is given no more trouble.
+/// Runners until one continues without faults.
 const TROUBLES_MAX: usize = 4;
 
 fuzz_target!(|input: &[u8]| {
@@ -167,7 +169,7 @@ fn state(state: &PlanAt) -> String {
     })
 }
 
-/// A plan with everything said.
+/// Prints a plan with every value stated.
 fn print(plan: &Plan) -> String {
     let mut out = format!("name = {}\n", text(plan.name()));
     let commit = if plan.commit() == Commit::Manual { "manual" } else { "automatic" };
@@ -301,9 +303,9 @@ struct Dying {
     inner: Memory,
     /// Records that are still written; negative: none, and nothing is answered.
     left: AtomicI64,
-    /// It has died, or can.
+    /// Whether it has died, or can.
     is_mortal: std::sync::atomic::AtomicBool,
-    /// The last record is written, but nobody is told.
+    /// The last record is written, but the runner gets no answer.
     loses_the_answer: std::sync::atomic::AtomicBool,
 }
 
@@ -315,7 +317,7 @@ impl Dying {
         Ok(())
     }
 
-    /// The numbers of the steps that were recorded as done.
+    /// Returns the numbers of the steps that were recorded as done.
     fn done(&self) -> BTreeSet<u32> {
         let all = self.inner.all();
         let records = all.iter().filter(|(name, _)| name.starts_with("plans/r/"));
@@ -368,10 +370,10 @@ impl Store for Dying {
     }
 }
 
-/// Does nothing, or refuses; knows what it must not be asked for.
+/// Does nothing, or refuses; detects calls that must not happen.
 #[derive(Default)]
 struct Host {
-    /// Bit for each volume: refuse to start it, or to commit or clean it up.
+    /// A bit for each volume: refuse to start it, or to commit or clean it up.
     refuses: (u8, u8),
     /// Kinds and volumes that were recorded as done when the runner began.
     done: BTreeSet<(&'static str, String)>,
@@ -447,7 +449,7 @@ fn check_run(bytes: &[u8]) {
         let told = match told {
             Ok(told) => told,
             Err(error) => {
-                // A record that nobody was told of looks like another runner's.
+                // A record without an answer looks like another runner's.
                 let known = matches!(error.kind(), ErrorKind::Unavailable | ErrorKind::Fenced);
                 assert!(trouble.is_some() && known, "{error}");
                 continue;

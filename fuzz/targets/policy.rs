@@ -1,7 +1,8 @@
-//! Text that people write: policies, states, times and their lengths, addresses, identities (promise 11).
+//! Text that people write: policies, states, times and their lengths, addresses, identities
+//! (promise 11).
 //!
-//! Each line is parsed as everything. A refused setting changes nothing and names its field; what is printed parses to
-//! what it was.
+//! Each line is parsed in every way. A refused setting changes nothing and names its field. What is
+//! printed parses to the same value.
 #![no_main]
 
 use hrl::replica::At;

@@ -1,5 +1,5 @@
-//! Repair of a torn segment of any bytes (promise 11): what it writes is sound, says what the report says, and comes
-//! out of a second repair whole.
+//! Repair of a torn segment of any bytes (promise 11): its output is sound, matches the report, and
+//! is unchanged by a second repair.
 #![no_main]
 
 use std::path::{Path, PathBuf};

@@ -1,8 +1,9 @@
-//! Small texts and records that nothing else reads (promise 11): what a state directory says, lengths of time, lines of a watchdog,
-//! answers of Redis, keys and wrapped keys, lists of applications, retention and bandwidth.
+//! Small texts and records that nothing else parses (promise 11): files of a state directory,
+//! lengths of time, lines of a watchdog, answers of Redis, keys and wrapped keys, lists of
+//! applications, retention and bandwidth.
 //!
-//! What is understood is written again, and that is understood as the same. A wrapped key opens as it was wrapped or not at
-//! all (promise 10).
+//! A parsed value is written again and parsed to the same. A wrapped key opens as it was wrapped or
+//! not at all (promise 10).
 //!
 //! An input is one byte that says what, and then it.
 #![no_main]
@@ -51,7 +52,7 @@ fn watchdog_line(bytes: &[u8]) {
 
 fn redis(bytes: &[u8]) {
     if let Ok(texts) = read_redis_answer(bytes) {
-        // A byte that is no UTF-8 becomes three.
+        // A byte that is not UTF-8 becomes three.
         assert!(texts.iter().map(String::len).sum::<usize>() <= 3 * bytes.len());
     }
 }
@@ -77,7 +78,8 @@ fn key(bytes: &[u8]) {
 /// A mode, then the same key wrapped at another time.
 const SEED: &[u8] = include_bytes!("../seeds/state/wrapped");
 
-/// The wrapping of a key, with these bytes in place of its first ones, or those after it began with its magic and key id.
+/// Returns the wrapping of a key, with these bytes in place of its first ones, or after its magic
+/// and key id.
 fn wrapped(bytes: &[u8]) {
     let clock = ManualClock::new(Timestamp(0), 1);
     let (wrapping, volume) = (WrappingKey::from_bytes([5; 32]), VolumeId([1; 16]));

@@ -1,4 +1,5 @@
-//! Any sequence of calls of a tap, against a model of the disk, the durable dirty map and the journal.
+//! Any sequence of calls of a tap, against a model of the disk, the durable dirty map and the
+//! journal.
 //!
 //! - promise 1: sequences grow, and overlapping changes are never in flight together;
 //! - promise 3: the disk at each mark is what the records up to it make;
@@ -64,7 +65,7 @@ struct Model {
     waiting: Vec<Waiting>,
     /// The durable dirty map.
     marked: Vec<bool>,
-    /// Records drained and not yet durable, oldest first.
+    /// Records that were drained and are not yet durable, oldest first.
     journal: Vec<QueuedRecord>,
     /// Last record of the durable journal, and the disk that it makes.
     durable: Sequence,
@@ -136,7 +137,7 @@ impl Model {
         }
     }
 
-    /// Asks for a ticket; gives whether it was given or refused for good.
+    /// Requests a ticket; returns whether it was granted or finally refused.
     fn ask(&mut self, extent: Extent) -> bool {
         let woken = Arc::<Woken>::default();
         let possible =
@@ -164,7 +165,8 @@ impl Model {
         let full = self.when_full == WhenFull::Block
             && self.tap.stats().queue_bytes >= self.budget_bytes
             && self.tap.mode() == Mode::Ordered;
-        // A change of many regions waits to be marked as a whole, though each of them is.
+        // A change of many regions waits until all of them are set dirty as a whole, even if each
+        // of them is.
         let wide = regions_of(extent).count() > 64;
         full || wide || self.is_busy(extent) || !self.is_marked(extent)
     }
@@ -180,7 +182,7 @@ impl Model {
         self.marked[range.first as usize..=range.last as usize].iter().all(|marked| *marked)
     }
 
-    /// Whoever was woken asks again.
+    /// A waiter that was woken asks again.
     fn try_again(&mut self, which: u64) {
         if self.waiting.is_empty() {
             return;
@@ -220,7 +222,7 @@ impl Model {
         self.see_sequence(sequence);
     }
 
-    /// The device did a part of it, or something else in its range.
+    /// The device did a part of the write, or something else in its range.
     fn fail(&mut self, ticket: Ticket, value: u64) {
         let extent = ticket.extent();
         assert!(self.is_marked(extent), "{extent} became clean under a change");
@@ -252,7 +254,7 @@ impl Model {
 
     // --- the dirty map ---
 
-    /// The keeper marks what is wanted.
+    /// The keeper sets the wanted regions dirty.
     fn keep(&mut self) {
         let wanted = self.tap.wanted(Duration::ZERO);
         for range in &wanted {
@@ -276,7 +278,7 @@ impl Model {
 
     // --- the journal ---
 
-    /// Gives whether there was anything.
+    /// Returns whether there was anything.
     fn drain(&mut self, bytes_max: u64) -> bool {
         let mut newest = self.journal.last().map_or(self.durable, |record| record.sequence);
         let records = self.tap.drain(bytes_max, Duration::ZERO);
@@ -289,7 +291,7 @@ impl Model {
         some
     }
 
-    /// What was drained becomes durable. A mark on the way must find the disk as it was.
+    /// Drained records become durable. A mark among them must find the disk as it was.
     fn sync(&mut self) {
         for record in self.journal.drain(..) {
             let disk = &mut self.replica;
@@ -311,7 +313,7 @@ impl Model {
         }
     }
 
-    /// The journal falls back to what is durable.
+    /// The journal falls back to its durable part.
     fn lose_journal(&mut self, which: u64) {
         let cause = Cause::ALL[which as usize % Cause::ALL.len()];
         self.tap.journal_lost(self.durable, cause);
@@ -330,7 +332,7 @@ impl Model {
         assert_ne!(self.tap.mode(), Mode::Ordered);
     }
 
-    /// One step of whoever runs the resync.
+    /// Does one step of a resync.
     fn resync_step(&mut self, which: u64) {
         if self.tap.mode() == Mode::Dirty {
             self.tap.start_resync();
@@ -366,13 +368,13 @@ impl Model {
         }
     }
 
-    /// Ends everything that is under way: all who wait have their turn, and the journal makes the disk.
+    /// Ends everything under way: all that wait have their turn, and the journal makes the disk.
     fn settle(&mut self) {
         self.check_loss();
         while !self.in_flight.is_empty() {
             self.end(0, |model, ticket| model.tap.cancel(ticket));
         }
-        // One change at least, so that there is a sequence up to which everything can become clean.
+        // At least one change, so that there is a sequence up to which everything can become clean.
         self.waiting
             .push(Waiting { extent: extent_of(0, 0, 0), woken: Arc::new(Woken(true.into())) });
         for _ in 0..2 * IN_FLIGHT_MAX {
@@ -407,7 +409,7 @@ impl Model {
     }
 }
 
-/// An extent within the disk, mostly short.
+/// Returns an extent within the disk, mostly a short one.
 fn extent_of(a: u64, b: u64, c: u64) -> Extent {
     let offset = (a << 8 | b) * 4 % DISK_BYTES;
     let length = if c < 224 { c * 8 + 1 } else { (c - 223) * 2400 };

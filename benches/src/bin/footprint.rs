@@ -1,5 +1,5 @@
-//! What a protected volume costs beside its writes: memory by size of the volume, and the bytes read again after a
-//! SIGKILL in the middle of writing.
+//! What a protected volume costs besides its writes: memory by size of the volume, and bytes read
+//! again after a SIGKILL during writes.
 //!
 //! ```text
 //! cargo run --release -p hrl-benches --bin footprint -- [DIRECTORY]
@@ -49,7 +49,7 @@ fn clean(root: &Path) {
     std::fs::create_dir_all(root).expect("directory");
 }
 
-/// Runs a role in a process of its own and gives the lines it prints; killed at the line `until`.
+/// Runs a role in a child process and returns the lines it prints; kills it at the line `until`.
 fn run(role: &str, root: &Path, size: u64, until: Option<&str>) -> Vec<String> {
     let mut child = Command::new(std::env::current_exe().expect("own path"))
         .args([role.to_owned(), root.display().to_string(), size.to_string()])

@@ -1,4 +1,5 @@
-//! Instant recovery: the time from opening a vault to the first answers over NBD, and hydration against `cp`.
+//! Instant recovery: the time from opening a vault to the first answers over NBD, and hydration
+//! against `cp`.
 //!
 //! ```text
 //! cargo run --release -p hrl-benches --bin instant -- [DIRECTORY]
@@ -32,7 +33,7 @@ fn main() {
     std::fs::remove_dir_all(&root).expect("clean");
 }
 
-/// Makes a vault with one volume of segments of 4 KiB records at the offsets given.
+/// Makes a vault with one volume whose segments contain 4 KiB records at the given offsets.
 fn make_vault(
     root: &Path,
     device_bytes: u64,
@@ -92,7 +93,8 @@ fn serve(root: &Path, disk: &Path) -> (Arc<InstantDisk>, NbdServer) {
     (disk, NbdServer::start(&address, exports, NbdLimits::default()).expect("server"))
 }
 
-/// From `Vault::open` to the first 4 KiB read, then written, over NBD; each round in the same process with a new disk.
+/// Measures from `Vault::open` to the first 4 KiB read and then written over NBD; each round in the
+/// same process with a new disk.
 fn recovery(root: &Path) {
     const DISK: u64 = 1 << 40;
     std::fs::create_dir_all(root).expect("directory");
@@ -133,7 +135,7 @@ fn recovery(root: &Path) {
     );
 }
 
-/// Hydration of 1 GiB of data, most of it written in order, against a copy of the plain disk.
+/// Measures hydration of 1 GiB of data, mostly written in order, against a copy of the plain disk.
 fn hydration(root: &Path) {
     const DISK: u64 = 4 << 30;
     std::fs::create_dir_all(root).expect("directory");
@@ -155,7 +157,7 @@ fn hydration(root: &Path) {
     let ratio = compare(
         5,
         || {
-            // A hydrated disk is durable, so the copy has to be too.
+            // A hydrated disk is durable, so the copy must be too.
             let (from, to) = (plain.display(), copied.display());
             let line = format!("rm -f {to} && cp --sparse=auto {from} {to} && sync {to}");
             assert!(Command::new("sh").arg("-c").arg(line).status().expect("cp").success());
@@ -187,7 +189,7 @@ fn memory_mib(field: &str) -> u64 {
     line.split_whitespace().next().and_then(|kib| kib.parse::<u64>().ok()).unwrap_or(0) / 1024
 }
 
-/// As much of an NBD client as one request at a time needs.
+/// A minimal NBD client with one request at a time.
 struct Client(UnixStream);
 
 impl Client {

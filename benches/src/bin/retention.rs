@@ -1,10 +1,11 @@
-//! What retention costs at the target: operations and bytes of the store for each I/O and byte of the source, with
-//! uniform random 4 KiB writes, once the window is full.
+//! Cost of retention at the target: operations and bytes of the store for each I/O and byte of the
+//! source. Uniform random 4 KiB writes, once the window is full.
 //!
 //! `cargo run --release -p hrl-benches --bin retention`
 //!
-//! Time is simulated: a segment of 256 writes every five minutes for two windows, retention every hour; what is counted
-//! is the second window. A store in memory without local files stands for an object store.
+//! Time is simulated: a segment of 256 writes every five minutes for two windows, retention every
+//! hour. Only the second window counts. A store in memory without local files serves as an object
+//! store.
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
@@ -27,13 +28,13 @@ const POLICY: &str = "2h all; 24h hourly; 7d daily; grace 1h";
 const WINDOW_DAYS: u64 = 7;
 const SEGMENT_WRITES: u64 = 256;
 const SEGMENT_SECONDS: u64 = 300;
-/// Blocks of source data that writes take theirs from.
+/// Blocks of source data that writes choose from.
 const POOL_BLOCKS: usize = 16 << 10;
 
 #[derive(Default)]
 struct Counted {
     objects: Mutex<BTreeMap<String, Vec<u8>>>,
-    /// By verb and kind of object.
+    /// Counts by verb and kind of object.
     operations: Mutex<BTreeMap<String, u64>>,
     bytes_written: AtomicU64,
     bytes_read: AtomicU64,

@@ -1,10 +1,11 @@
-//! RPO under a sustained load through a gateway, what packing saves in requests, and what a write costs by the size of its volume.
+//! RPO under a sustained load through a gateway, requests saved by packing, and the cost of a write
+//! by the size of its volume.
 //!
 //! ```text
 //! cargo run --release -p hrl-benches --features gateway --bin rpo -- DIRECTORY VAULT_URL [SECONDS] [WRITES_PER_SECOND]
 //! ```
-//! `VAULT_URL` is a store behind the gateway, emptied by nobody afterwards. Agent and gateway are one process here; the store is
-//! asked over the network.
+//! `VAULT_URL` is a store behind the gateway, emptied by nobody afterwards. Agent and gateway are
+//! one process here; the store is asked over the network.
 
 use std::ops::Range;
 use std::path::Path;
@@ -142,7 +143,7 @@ fn sustained(root: &Path, url: &str, time: Duration, rate: u64, interval_s: u64)
     protection.stop(LIMIT).expect("stop");
 }
 
-/// Writes at a rate, and what the RPO was every 10 ms, sorted; and the number of writes.
+/// Writes at a rate. Returns the RPO, sampled every 10 ms and sorted, and the number of writes.
 fn load(protection: &Protection, time: Duration, rate: u64) -> (Vec<Duration>, u64) {
     let ended = AtomicBool::new(false);
     let blocks = hrl_benches::disk_like(256, 3);
@@ -177,7 +178,7 @@ fn write(protection: &Protection, blocks: &[u8], number: u64) {
     protection.volume().write(offset, block, Durability::Cached).expect("write");
 }
 
-/// The same writes to volumes of different sizes, straight to a store.
+/// Makes the same writes to volumes of different sizes, directly to a store.
 fn sized(root: &Path, size: u64) {
     let root = root.join(format!("size{}", size >> 30));
     std::fs::create_dir_all(&root).expect("directory");
@@ -212,7 +213,7 @@ fn sized(root: &Path, size: u64) {
     let _ = std::fs::remove_dir_all(root);
 }
 
-/// Processor time of this process, in hundredths of a second.
+/// Returns processor time of this process, in hundredths of a second.
 fn processor_ticks() -> u64 {
     let stat = std::fs::read_to_string("/proc/self/stat").expect("stat");
     let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or("").split_whitespace().collect();

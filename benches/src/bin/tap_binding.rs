@@ -1,5 +1,5 @@
-//! What the C binding costs: 4 KiB writes through the tap of a protection on a disk in memory, from Rust and from C, each
-//! in a process of its own, in turns.
+//! Cost of the C binding: 4 KiB writes through the tap of a protection on a disk in memory, from
+//! Rust and from C, in separate processes, in turns.
 //!
 //! ```text
 //! make bench-c          builds benches/c/tap.c against the library, and runs this

@@ -1,4 +1,4 @@
-//! An application that is quiesced for points, and may not play along.
+//! An application that is quiesced for points, and that may fail to do so.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 

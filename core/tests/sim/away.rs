@@ -13,37 +13,38 @@ use crate::oracle::differ;
 use crate::site::{Machine, Running, Site, Slot, Work, state_directory};
 use crate::world::World;
 
-/// How a failover is to begin.
+/// How a failover begins.
 #[derive(Clone, Debug)]
 pub struct Wish {
     pub at: At,
     pub planned: Option<Duration>,
-    /// Another state than that of the failover under way.
+    /// Choose another state than that of the failover under way.
     pub changes: bool,
 }
 
 impl Site {
-    /// The state directory says that a failover to here is under way, or its disk not whole.
+    /// Returns whether the state directory records a failover to here that is under way, or an
+    /// incomplete disk.
     pub fn has_failover(&self) -> bool {
         self.file("presence").is_some() || self.file("failover").is_some() && !self.comes_home()
     }
 
-    /// It says that the volume was served here.
+    /// Returns whether the volume was served here.
     pub fn was_served(&self) -> bool {
         self.file("presence").is_some()
     }
 
-    /// It says how its disk differs from the volume.
+    /// Returns whether the state directory lists how its disk differs from the volume.
     pub fn has_divergence(&self) -> bool {
         self.file("follow").is_some()
     }
 
-    /// It says that the volume was asked for.
+    /// Returns whether the volume was asked for.
     pub fn has_request(&self) -> bool {
         self.file("request").is_some()
     }
 
-    /// It says that a failback is under way.
+    /// Returns whether a failback is under way.
     pub fn comes_home(&self) -> bool {
         let text = self.file("failover");
         text.is_some_and(|text| String::from_utf8_lossy(&text).contains("home=true"))
@@ -53,12 +54,12 @@ impl Site {
         self.files().peek(&state_directory().join(name))
     }
 
-    /// Begins a failover to here, or goes on with it. `from` has the volume.
+    /// Begins a failover to here, or continues it. `from` has the volume.
     pub fn fail_over(&self, wish: &Wish, from: &Self) -> Result<Sequence> {
         let marked = self.marked_regions();
         let machine = self.switch_on(true);
         if let Some(at) = self.basis.get().filter(|_| wish.changes) {
-            // What was written since is given up from here on, whatever becomes of this.
+            // What was written since is given up now, whatever follows.
             self.model.borrow_mut().confirmed.retain(|_, sequence| *sequence <= at);
             self.changes.set(true);
         }
@@ -113,7 +114,7 @@ impl Site {
         hrl::Error::new(ErrorKind::Unavailable, "fail over", "simulation").message("it died")
     }
 
-    /// Makes the failover to here final.
+    /// Commits the failover to here.
     pub fn commit(&self, running: &Running) -> Result<()> {
         self.world.note("commits", self.number as u64, 0);
         let result = self.world.doing("commit", || running.protection.commit_failover());
@@ -123,7 +124,7 @@ impl Site {
         result
     }
 
-    /// Gives the failover to here up; the machine is off.
+    /// Gives up the failover to here; the machine is off.
     pub fn cancel(&self) -> Result<()> {
         self.world.note("cancels", self.number as u64, 0);
         let machine = self.switch_on(false);
@@ -140,7 +141,7 @@ impl Site {
         if alive { result } else { Err(self.died()) }
     }
 
-    /// The agent that runs does not know that its failover was committed, or it was not.
+    /// The running agent does not know yet that its failover was committed, or it was not.
     pub fn is_provisional(&self) -> bool {
         self.running().is_some_and(|running| running.protection.stats().provisional)
     }
@@ -154,7 +155,7 @@ impl Site {
         })
     }
 
-    /// Lets the copy behind the reads come to its end.
+    /// Completes the copy behind the reads.
     pub fn finish_copy(&self) {
         for _ in 0..100_000 {
             let Some(running) = self.running().filter(|_| !self.is_whole()) else { return };
@@ -193,7 +194,8 @@ impl Site {
         self.files().killed();
     }
 
-    /// Makes the disk of this site, which lost the volume, follow. The machine is on as long as the result is there.
+    /// Makes the disk of this site, which lost the volume, follow. The machine is on while the
+    /// result exists.
     pub fn follow(&self) -> (Machine, Result<Follower>) {
         self.world.note("follows", self.number as u64, 0);
         let machine = self.switch_on(false);
@@ -219,14 +221,14 @@ impl Site {
         }
     }
 
-    /// The disk follows up to `to`, which `owner` wrote.
+    /// Makes the disk follow up to `to`, which `owner` wrote.
     pub fn check_follows(&self, owner: &Self, to: u64) {
         let expected = owner.model.borrow().state_at(to);
         let found = tags_of(&self.platter().peek());
         differ(&format!("promise 3: the disk does not follow up to {to}"), &expected, &found);
     }
 
-    /// Fails back to here. `committed` is called as soon as that is known.
+    /// Fails back to here. Calls `committed` as soon as the commit is known.
     pub fn fail_back(
         &self,
         machine: Machine,

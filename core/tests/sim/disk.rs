@@ -1,4 +1,5 @@
-//! The simulated source disk: a volatile cache in front of a platter, in sectors that are written whole or not at all.
+//! The simulated source disk: a volatile cache in front of a platter. Sectors are written whole or
+//! not at all.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -12,13 +13,13 @@ pub const SECTOR: u64 = 512;
 
 struct State {
     content: Vec<u8>,
-    /// What the platter has under each sector that was written since the last flush.
+    /// Content of the platter under each sector that was written since the last flush.
     unflushed: BTreeMap<u64, Vec<u8>>,
-    /// What was read while it was watched.
+    /// What was read while reads were recorded.
     reads: Option<Vec<Extent>>,
 }
 
-/// A disk. Survives the machine.
+/// A disk. It survives the machine.
 pub struct Platter {
     state: Mutex<State>,
     /// Whether a discard leaves zeroes.
@@ -40,13 +41,13 @@ impl Platter {
         Arc::new(Self { state: Mutex::new(state), discard })
     }
 
-    /// With `locks` it is asked by who holds some: nobody else runs while a request is under way.
+    /// With `locks` the caller holds locks: nobody else runs during a request.
     pub fn attach(self: &Arc<Self>, machine: &Arc<Incarnation>, locks: bool) -> Arc<SimDisk> {
         let (platter, machine) = (self.clone(), machine.clone());
         Arc::new(SimDisk { platter, machine, poisoned: Mutex::new(false), locks })
     }
 
-    /// The power failed: each sector written since the last flush is kept or lost.
+    /// The power fails: each sector written since the last flush is kept or lost.
     pub fn power_failed(&self, random: &Random) {
         let mut state = self.lock();
         let style = random.below(4);
@@ -63,7 +64,7 @@ impl Platter {
         }
     }
 
-    /// Makes it hold anything.
+    /// Fills the disk with arbitrary content.
     pub fn fill(&self, random: &Random) {
         let mut state = self.lock();
         let sectors = (state.content.len() as u64 / SECTOR).min(40);
@@ -73,12 +74,12 @@ impl Platter {
         }
     }
 
-    /// The content now, without a request.
+    /// Returns the content now, without a request.
     pub fn peek(&self) -> Vec<u8> {
         self.lock().content.clone()
     }
 
-    /// Remembers reads from now on; gives what was remembered.
+    /// Records reads from now on; returns those recorded before.
     pub fn watch(&self, yes: bool) -> Vec<Extent> {
         std::mem::replace(&mut self.lock().reads, yes.then(Vec::new)).unwrap_or_default()
     }
@@ -132,7 +133,7 @@ impl SimDisk {
         }
     }
 
-    /// Some of `data`, when a write of it failed.
+    /// Returns some of `data`, when a write of it failed.
     fn put_some(&self, offset: u64, data: &[u8]) {
         let world = World::current();
         for (number, sector) in data.chunks(SECTOR as usize).enumerate() {
@@ -142,7 +143,7 @@ impl SimDisk {
         }
     }
 
-    /// A durable write makes what it wrote durable, and nothing else.
+    /// A durable write makes only its own data durable.
     fn settle(&self, offset: u64, length: u64, durability: Durability) {
         if durability == Durability::Durable {
             let mut state = self.platter.lock();
@@ -232,7 +233,7 @@ impl BlockDevice for SimDisk {
             *self.poisoned.lock().expect("one thread") = true;
             return Err(Self::failed("flush disk", "injected"));
         }
-        // What is written while the flush runs is not promised by it.
+        // Data written during a flush is not covered by it.
         let before: Vec<u64> = self.platter.lock().unflushed.keys().copied().collect();
         let marked = self.platter.lock().content.clone();
         self.takes_time();

@@ -1,7 +1,8 @@
 //! Failovers in a life: to the other site, committed, cancelled or changed, and home again.
 //!
-//! The site that does not have the volume is blank, or a failover to it is under way, or it lost the volume and its disk is to
-//! follow. What was begun is gone on with after every crash, as an operator does who repeats the command.
+//! The site without the volume is blank, or a failover to it is under way, or it lost the volume
+//! and its disk must follow. After every crash, work that was begun is continued, as an operator
+//! does who repeats the command.
 
 use std::time::Duration;
 
@@ -15,22 +16,23 @@ use crate::run::Life;
 use crate::site::Site;
 use crate::world::Faults;
 
-/// Tries of what must succeed when nothing is wrong any more.
+/// Tries of what must succeed once nothing is wrong any more.
 const TRIES: u32 = 40;
 
-/// It is to be tried again when what is wrong is over.
+/// Retry once the fault is over.
 fn is_late(kind: ErrorKind) -> bool {
     matches!(kind, ErrorKind::Unavailable | ErrorKind::Io | ErrorKind::Poisoned | ErrorKind::Full)
 }
 
-/// Repeats a commit that nobody answered although it is in the catalog, as an operator does.
+/// Repeats a commit that got no answer although it is in the catalog, as an operator does.
 fn commit_again(site: &Site) -> hrl::Result<()> {
     let running = site.running().filter(|_| site.is_alive() && site.is_provisional());
     running.map_or(Ok(()), |running| site.commit(&running))
 }
 
-/// Where the records of a branch begin that were sealed from the disk, when it was looked at how that differs: intervals without
-/// order, several when the looking was interrupted. Their ends are the disk as it was then, and no prefix of what its agent did.
+/// Where the records of a branch begin that were read from the disk when its differences were
+/// determined. They are unordered intervals, several if that was interrupted. At their ends they
+/// equal the disk of that time, not a prefix of its agent's history.
 fn sealed_from(branch: &Replica) -> u64 {
     let timeline = branch.timeline();
     let sealed = timeline.iter().rev().take_while(|e| e.unordered.is_some() || e.from == e.to);
@@ -39,23 +41,23 @@ fn sealed_from(branch: &Replica) -> u64 {
 
 /// A failover under way.
 pub struct Over {
-    /// It takes the volume home; else to a blank site.
+    /// Whether it takes the volume home; otherwise it goes to a blank site.
     home: bool,
     wish: Wish,
-    /// It may be in the catalog.
+    /// Whether it may be in the catalog.
     attempted: bool,
     cancelling: bool,
-    /// The catalog may say that it was cancelled.
+    /// Whether the catalog may record that it was cancelled.
     cancelled: bool,
 }
 
-/// What is known of the branch of an ended epoch.
+/// The branch of an ended epoch, as the model knows it.
 struct Division {
     epoch: u32,
     at: u64,
     /// The old source's history, once it ended.
     model: Option<Model>,
-    /// What its disk held then.
+    /// What its disk contained then.
     end: Option<Vec<u64>>,
     /// Points after the state that the volume offered before.
     offered: Vec<(PointId, u64)>,
@@ -64,13 +66,13 @@ struct Division {
 /// The failovers of a life.
 #[derive(Default)]
 pub struct Failovers {
-    /// One begins once in so many steps; zero is never.
+    /// A failover begins once in this many steps; zero is never.
     pub every: u64,
     epoch: u32,
     over: Option<Over>,
-    /// The other site lost the volume and was not given up yet.
+    /// The other site lost the volume and was not abandoned yet.
     lost: bool,
-    /// What its disk held when it was looked at how it differs from the volume.
+    /// What its disk contained when its differences were determined.
     end: Option<Vec<u64>>,
     divisions: Vec<Division>,
     versions_seen: u64,
@@ -81,7 +83,7 @@ impl Failovers {
         Self { every, ..Self::default() }
     }
 
-    /// Nothing of the other site matters.
+    /// Forgets everything about the other site.
     pub fn is_quiet(&self) -> bool {
         self.over.is_none() && !self.lost
     }
@@ -92,7 +94,7 @@ impl Life {
         1 - self.owner
     }
 
-    /// Something about a failover happens, or not.
+    /// Perhaps does something about a failover.
     pub fn fail_over_or_back(&mut self) {
         if self.failovers.every == 0 {
             return;
@@ -158,7 +160,7 @@ impl Life {
         }
     }
 
-    /// The machine may die within what comes now.
+    /// The machine may die within the next call.
     fn may_die(&self) {
         let (world, random) = (&self.world, &self.world.random);
         if self.crashes > 0 && random.one_in(3) {
@@ -181,7 +183,7 @@ impl Life {
                 let kind = error.kind();
                 let no_state = matches!(kind, ErrorKind::NotFound | ErrorKind::NotOrdered);
                 let late = is_late(kind);
-                // Cancelled in the catalog, and not here: that is to be done again.
+                // Cancelled in the catalog but not here: to be repeated.
                 let cancelled = over.cancelled && kind == ErrorKind::Fenced;
                 over.cancelling |= cancelled;
                 assert!(no_state || late || cancelled, "a failover cannot begin: {error}");
@@ -212,7 +214,7 @@ impl Life {
             return;
         }
         let Some(running) = site.running().filter(|_| site.is_alive()) else {
-            // Also one that only asked for the volume is given up.
+            // A failover that only asked for the volume is given up too.
             match random.below(80) {
                 0 => self.try_cancel(),
                 1..=8 => self.try_over(),
@@ -281,11 +283,11 @@ impl Life {
             site.basis.set(None);
         }
         match result {
-            // Who died at the very end has nothing left to do.
+            // A machine that died at the very end has nothing left to do.
             _ if !site.has_failover() && !site.has_request() => {
                 site.basis.set(None);
                 self.failovers.over = None;
-                // A request that was never answered stays open: who asked takes it up again.
+                // A request without an answer stays open; its sender repeats it.
                 self.failovers.lost = false;
             }
             Ok(()) => {}
@@ -301,7 +303,7 @@ impl Life {
         }
     }
 
-    /// Looks whether a failover was committed: whose the volume is now.
+    /// Determines whether a failover was committed, and so who owns the volume now.
     pub fn see_commits(&mut self, surely: bool) {
         if self.failovers.over.is_none() {
             return;
@@ -328,7 +330,7 @@ impl Life {
         });
         let mut offered = self.oracle.divide(at);
         if self.owner().plan.policy.retention.is_some() {
-            // It may have given up more since that was looked at.
+            // It may have given up more since the last look.
             let branch = replica.branch(Epoch(self.failovers.epoch)).expect("it was just made");
             let points = branch.points();
             offered.retain(|(point, _)| points.iter().any(|p| p.id == *point));
@@ -347,7 +349,7 @@ impl Life {
         self.failovers.lost = true;
     }
 
-    /// What becomes of a site that lost the volume.
+    /// Advances a site that lost the volume.
     fn go_on_at_home(&mut self) {
         let (world, site) = (self.world.clone(), self.sites[self.other()].clone());
         let random = &world.random;
@@ -374,10 +376,10 @@ impl Life {
         }
     }
 
-    /// Promise 9: the agent of a source that lost the volume says so.
+    /// Promise 9: the agent of a source that lost the volume reports it.
     fn start_the_old_source(&mut self) {
         let site = self.sites[self.other()].clone();
-        // A disk that is not whole, or a failback that was not committed, is no plain agent's.
+        // A plain agent never has an incomplete disk or an uncommitted failback.
         if site.has_failover() || site.comes_home() {
             return;
         }
@@ -387,12 +389,12 @@ impl Life {
         assert!(!started, "promise 9: an agent started that had lost the volume");
     }
 
-    /// The disk of the site that lost the volume follows, and with `back` or when that was begun it takes the volume home. True:
-    /// it follows.
+    /// Makes the disk of the site that lost the volume follow. With `back`, or if that was begun,
+    /// it takes the volume home. Returns whether it follows.
     fn follow(&mut self, back: bool) -> bool {
         let (world, site) = (self.world.clone(), self.sites[self.other()].clone());
         if !site.has_divergence() {
-            // Where it is not whole, the disk is what its log says, and nobody was told of the rest.
+            // An incomplete disk is what its log describes; the rest was never reported.
             self.failovers.end = (!site.has_failover()).then(|| tags_of(&site.platter().peek()));
         }
         let owner = self.owner().clone();
@@ -409,7 +411,8 @@ impl Life {
                 if let Some(error) = error.filter(|_| alive && self.failovers.lost) {
                     world.say(format!("follow: {error}"));
                     let late = is_late(error.kind());
-                    // A segment that was put and never named is a stray; it is handed in when that is gone.
+                    // A segment that was put and never published is a stray; the branch gets it
+                    // once the stray is gone.
                     let is_retained = site.plan.policy.retention.is_some();
                     let late = late || (is_retained && error.kind() == ErrorKind::Changed);
                     assert!(
@@ -474,7 +477,7 @@ impl Life {
         }
     }
 
-    /// What the old source had was handed in: it is on the branch, all of it.
+    /// Everything the old source had was handed in and is on the branch.
     fn see_handed_in(&mut self) {
         let end = self.failovers.end.take();
         let site = self.sites[self.other()].clone();
@@ -484,7 +487,7 @@ impl Life {
         };
         let model = site.model.borrow().clone();
         for (point, sequence) in &model.confirmed {
-            // What retention gave up before is not told apart.
+            // What retention gave up before is not distinguished.
             if *sequence > division.at && site.plan.policy.retention.is_none() {
                 division.offered.push((*point, *sequence));
             }
@@ -495,7 +498,7 @@ impl Life {
         self.check_branch(at, 4);
     }
 
-    /// Looks at a branch as the oracle looks at the volume.
+    /// Checks a branch as the oracle checks the volume.
     pub fn look_at_some_branch(&self) {
         let count = self.failovers.divisions.len() as u64;
         if count > 0 {
@@ -542,7 +545,7 @@ impl Life {
         }
     }
 
-    /// Without faults all that is under way comes to its end.
+    /// Without faults, everything under way comes to its end.
     pub fn end_failovers(&mut self) {
         self.faulty = Faults::default();
         if self.failovers.every == 0 {
@@ -573,7 +576,8 @@ impl Life {
                 }
             } else if self.failovers.lost {
                 if other.is_alive() {
-                    // Until it is told so, it does not know that it had the volume and lost it.
+                    // Until it learns of it, the site does not know that it had the volume and lost
+                    // it.
                     commit_again(&other).expect("nothing is wrong");
                     other.settle();
                 }

@@ -1,5 +1,5 @@
-//! Simulated local files: what a kill leaves is all that was written, what a power failure leaves is what was synced and
-//! any of the rest, torn at 512 bytes.
+//! Simulated local files. A kill leaves everything that was written. A power failure leaves what
+//! was synced and any part of the rest, torn at 512 bytes.
 
 use std::collections::BTreeMap;
 use std::io::{Error, ErrorKind, Result};
@@ -17,7 +17,7 @@ const SECTOR: usize = 512;
 struct Inode {
     content: Vec<u8>,
     durable: Vec<u8>,
-    /// A sync failed: what was written until then is never made durable by another.
+    /// A failed sync: data written until then is never made durable by a later one.
     broken: bool,
     is_directory: bool,
 }
@@ -35,7 +35,7 @@ struct State {
     bytes_max: usize,
 }
 
-/// The file system of a machine. Survives it.
+/// The file system of a machine. It survives the machine.
 #[derive(Default)]
 pub struct FileSystem(Mutex<State>);
 
@@ -50,7 +50,7 @@ impl FileSystem {
         let system = Self::default();
         let mut state = system.lock();
         state.bytes_max = usize::MAX;
-        // What is above a state directory was made with the machine.
+        // Directories above a state directory exist from the beginning.
         for above in std::env::temp_dir().ancestors().collect::<Vec<_>>().into_iter().rev() {
             if above.parent().is_some() {
                 state.add(above, true).expect("nothing is there");
@@ -66,7 +66,7 @@ impl FileSystem {
         Arc::new(SimFiles { system: self.clone(), machine: machine.clone() })
     }
 
-    /// From now on there is room for so many bytes in all.
+    /// Limits the space to this many bytes in all.
     pub fn set_room(&self, bytes_max: usize) {
         self.lock().bytes_max = bytes_max;
     }
@@ -76,14 +76,14 @@ impl FileSystem {
         state.names.values().map(|inode| state.inodes[*inode].content.len()).sum()
     }
 
-    /// Content of a file, without a request.
+    /// Returns the content of a file, without a request.
     pub fn peek(&self, path: &Path) -> Option<Vec<u8>> {
         let state = self.lock();
         state.names.get(path).map(|inode| state.inodes[*inode].content.clone())
     }
 
-    /// Alters a sealed segment in `directory`: a bit, a sector that was meant for another place, or a lost end. False where
-    /// there is none.
+    /// Alters a closed segment in `directory`: a bit, a sector meant for another place, or a lost
+    /// end. Returns false if there is none.
     pub fn rot(&self, random: &Random, directory: &Path) -> bool {
         let mut state = self.lock();
         let is_segment = |path: &&PathBuf| {
@@ -115,17 +115,17 @@ impl FileSystem {
         inode.content != before
     }
 
-    /// The machine was killed: the page cache stays.
+    /// The machine is killed: the page cache stays.
     pub fn killed(&self) {
         self.lock().locked.clear();
     }
 
-    /// The power failed.
+    /// The power fails.
     pub fn power_failed(&self, random: &Random) {
         let mut state = self.lock();
         state.locked.clear();
         let pending = std::mem::take(&mut state.pending);
-        // Mostly names are journaled in order; some file systems are not that kind.
+        // Most file systems journal names in order; some do not.
         let in_order = !random.one_in(4);
         let kept = random.below(pending.len() as u64 + 1) as usize;
         for (number, change) in pending.into_iter().enumerate() {
@@ -134,7 +134,7 @@ impl FileSystem {
             }
         }
         state.names = state.durable_names.clone();
-        // Nothing is in a directory whose own name was lost.
+        // A directory whose own name was lost contains nothing.
         let lost: Vec<_> =
             state.names.keys().filter(|path| !state.is_inside(path)).cloned().collect();
         for path in lost {
@@ -153,7 +153,7 @@ impl FileSystem {
     }
 }
 
-/// What a power failure leaves of a file.
+/// Returns what a power failure leaves of a file.
 fn torn(inode: &Inode, random: &Random) -> Vec<u8> {
     let (cached, durable) = (&inode.content, &inode.durable);
     if cached == durable {
@@ -181,7 +181,7 @@ fn torn(inode: &Inode, random: &Random) -> Vec<u8> {
         let from = if keeps_new { new } else { old };
         let bytes = from.len().min(sector.len());
         sector[..bytes].copy_from_slice(&from[..bytes]);
-        // A sector that was never written before may hold anything.
+        // A sector that was never written before may contain anything.
         if old.is_empty() && style == 3 && random.one_in(4) {
             sector.fill_with(|| random.next() as u8);
         }
@@ -213,7 +213,7 @@ impl State {
             || self.find(path).is_ok_and(|inode| self.inodes[inode].is_directory)
     }
 
-    /// All directories above `path` are there.
+    /// Returns whether all directories above `path` exist.
     fn is_inside(&self, path: &Path) -> bool {
         path.ancestors().skip(1).all(|above| self.is_directory(above))
     }
@@ -251,7 +251,7 @@ impl SimFiles {
         Ok(())
     }
 
-    /// The request was carried out; its answer may not arrive.
+    /// The request was carried out; its answer may be lost.
     fn done(&self) -> Result<()> {
         if World::current().request(&self.machine) { Ok(()) } else { Err(dead()) }
     }
@@ -414,7 +414,7 @@ impl SimFile {
             return Err(Error::other("injected"));
         }
         if !*broken {
-            // Whole pages go to the disk.
+            // Whole pages reach the disk.
             let first = from / 4096 * 4096;
             let end = (from + length).next_multiple_of(4096).min(content.len());
             durable.resize(durable.len().max(end), 0);
@@ -433,7 +433,7 @@ impl NewFile for SimFile {
         let room = state.room();
         let kept = match &whole {
             Ok(()) => bytes.len().min(room),
-            // A write that fails may have been done in part.
+            // A failed write may have been done in part.
             Err(_) => world.random.below(bytes.len().min(room) as u64 + 1) as usize,
         };
         if self.files.machine.is_alive() || whole.is_ok() {
@@ -467,7 +467,7 @@ impl MappedBytes for SimMap {
 
     fn change(&mut self, change: &mut dyn FnMut(&mut [u8])) {
         change(&mut self.bytes);
-        // The machine died: what is stored from now on goes nowhere.
+        // The machine died: later data is not stored.
         if self.files.machine.is_alive() {
             self.files.system.lock().inodes[self.inode].content.clone_from(&self.bytes);
         }

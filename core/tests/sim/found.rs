@@ -1,4 +1,4 @@
-//! What the simulation found once, each as a test of its own.
+//! Faults that the simulation found, each as a test.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -22,7 +22,7 @@ use crate::world::{Faults, Incarnation, World};
 pub const REGION: u64 = 16 << 10;
 pub const BLOCK: Extent = Extent { offset: 4096, length: 4096 };
 
-/// What stays when an agent dies.
+/// What survives the death of an agent.
 pub struct Machine {
     pub world: std::rc::Rc<World>,
     pub files: Arc<FileSystem>,
@@ -30,7 +30,7 @@ pub struct Machine {
     pub server: Arc<Server>,
 }
 
-/// An agent whose tasks step in turns, without any fault but those that a test makes.
+/// An agent whose tasks step in turns, without any fault except the test's own.
 pub struct Agent {
     pub protection: SteppedProtection,
     pub tasks: Vec<SteppedTask>,
@@ -46,7 +46,7 @@ impl Machine {
         Self { world: World::enter(1, false), files: FileSystem::new(), platter, server }
     }
 
-    /// Another machine at the same vault.
+    /// Returns another machine at the same vault.
     pub fn beside(&self) -> Self {
         let (files, platter) = (FileSystem::new(), Platter::new(4 * REGION, Discarded::Zeroes));
         Self { world: self.world.clone(), files, platter, server: self.server.clone() }
@@ -77,13 +77,13 @@ impl Machine {
         Ok(Agent { protection, tasks, files, world })
     }
 
-    /// The agent dies; what it wrote is there.
+    /// The agent dies; what it wrote stays.
     pub fn kill(&self, agent: Agent) {
         drop(agent);
         self.files.killed();
     }
 
-    /// A point that is durable once the volume is in order is there after a kill too.
+    /// A point that is durable once the volume is ordered survives a kill.
     fn check_that_a_point_stays(&self, mut agent: Agent) {
         agent.run(|protection| protection.stats().mode == Mode::Ordered);
         let placed = agent.protection.place(PointKind::Crash, "").expect("in order");
@@ -101,7 +101,7 @@ impl Machine {
         vault.replica("disk").expect("replica")
     }
 
-    /// Folds and deletes whatever can be.
+    /// Folds and deletes as much as possible.
     pub fn fold_all(&self) {
         let options = CompactOptions::default();
         self.replica().compact(&keeps_nothing(), &options, &|_, _| true).expect("fold");
@@ -141,7 +141,7 @@ impl Agent {
         });
     }
 
-    /// Writes once the region is marked.
+    /// Writes once the region is set dirty.
     pub fn write(&mut self, extent: Extent, byte: u8) {
         let volume = self.protection.volume().clone();
         let tap = volume.tap().expect("it is protected");
@@ -179,13 +179,14 @@ pub fn policy() -> Policy {
     }
 }
 
-/// A policy by which next to nothing stays.
+/// A policy that keeps almost nothing.
 pub fn keeps_nothing() -> RetentionPolicy {
     let (full, bytes_max) = (Duration::ZERO, Some(1));
     RetentionPolicy { full, bytes_max, thinning: Vec::new(), ..Default::default() }
 }
 
-/// Leaves an agent in the middle of a resync after a crash, with a block journaled that the replica had as zeroes before.
+/// Leaves an agent in the middle of a resync after a crash. A block is journaled that the replica
+/// had as zeroes before.
 fn in_the_middle_of_a_resync(machine: &Machine) -> Agent {
     let mut agent = machine.start();
     agent.settle();
@@ -205,7 +206,7 @@ fn promise_3_a_resync_asked_for_within_a_resync_compares_with_nothing_stale() {
     let machine = Machine::new();
     let mut agent = in_the_middle_of_a_resync(&machine);
     agent.protection.resync().expect("resync");
-    // As the replica had it when the agent started, and not as it has it now.
+    // As the replica had it when the agent started, not as it has it now.
     agent.write(BLOCK, 0);
     agent.settle();
     assert_eq!(machine.content(&At::Newest), machine.platter.peek());
@@ -223,7 +224,8 @@ fn promise_3_what_is_written_where_a_resync_is_due_is_left_to_it_whole() {
     let mut agent = machine.open_with(policy, false).expect("open");
     agent.step("resync");
     agent.step("resync");
-    // Were it journaled, and the second change not, the disk would be what the replica had at the start, and equal to it.
+    // If it were journaled and the second change not, the disk would be what the replica had at the
+    // start, and equal to it.
     agent.write(waits, 5);
     for byte in 1..5 {
         agent.write(Extent { offset: 0, length: REGION }, byte);
@@ -257,7 +259,7 @@ fn promise_4_a_start_that_fails_after_it_put_a_segment_aside_hides_nothing() {
     agent.settle();
     machine.server.set_down(true);
     agent.write(BLOCK, 7);
-    // It is in a sealed segment alone, and no mark tells of it.
+    // Only a closed segment contains it, and no dirty region covers it.
     agent.run(|protection| {
         let stats = protection.stats();
         stats.marked_regions == 0 && stats.journaled_sequence == stats.last_sequence
@@ -277,7 +279,7 @@ fn promise_4_a_start_that_fails_after_it_put_a_segment_aside_hides_nothing() {
     assert!(machine.content(&At::Newest) == machine.platter.peek(), "something is missing");
 }
 
-/// Its sequences had been given to others by then, which the next start put aside: points and all.
+/// By then its sequences had been given to others, which the next start put aside, points included.
 #[test]
 fn promise_4_a_version_that_names_what_was_put_aside_may_arrive_late() {
     let machine = Machine::new();
@@ -298,7 +300,8 @@ fn promise_4_a_version_that_names_what_was_put_aside_may_arrive_late() {
     assert_eq!(machine.content(&At::Newest), machine.platter.peek());
 }
 
-/// Nothing was shipped any more: what a version named that arrived late had been folded, and deleted, before its source looked.
+/// Shipping stopped: a late version named a segment that was folded and deleted before its source
+/// looked.
 #[test]
 fn promise_4_what_a_late_version_named_may_be_folded_before_its_source_looks() {
     for forgotten in [false, true] {
@@ -380,7 +383,7 @@ fn promise_4_who_takes_a_volume_back_trusts_no_mark_of_before() {
     let mut agent = home.start();
     agent.write(BLOCK, 7);
     agent.settle();
-    // Long enough that nothing is marked any more.
+    // Long enough that no region is dirty any more.
     agent.run(|protection| protection.stats().marked_regions == 0);
     home.kill(agent);
     let mut agent = away.open(true).expect("open");

@@ -1,4 +1,4 @@
-//! What the simulation found of failovers once, each as a test of its own.
+//! Faults of failovers that the simulation found, each as a test.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -40,7 +40,7 @@ impl Machine {
         Ok(Agent { protection, tasks, files, world })
     }
 
-    /// A planned failover whose operator gives up waiting: the vault does not take the end of it.
+    /// A planned failover whose operator stops waiting: the vault does not take its end.
     fn ask(&self) -> Result<()> {
         let machine = Incarnation::start();
         let files = self.files.mount(&machine);
@@ -94,7 +94,8 @@ fn newest(agent: &Agent) -> At {
     At::Sequence(agent.protection.stats().last_sequence)
 }
 
-/// It was taken for a copy of the state that it had only begun to hold, and would have come home so.
+/// The disk was taken for a complete copy of a state that it had only begun to receive, and would
+/// have come home so.
 #[test]
 fn promise_3_a_disk_that_was_never_whole_follows_everywhere() {
     let (home, agent) = at_home();
@@ -118,7 +119,8 @@ fn promise_3_a_disk_that_was_never_whole_follows_everywhere() {
     assert_eq!(away.platter.peek(), away.content(&At::Newest));
 }
 
-/// What the branch of an epoch stood on was looked for in the volume, which by then had another history there.
+/// The base of an epoch's branch was looked up in the volume, which had another history there by
+/// then.
 #[test]
 fn promise_5_a_branch_keeps_its_history_when_a_later_failover_goes_to_an_older_state() {
     let (home, mut agent) = at_home();
@@ -156,7 +158,7 @@ fn promise_5_a_branch_keeps_its_history_when_a_later_failover_goes_to_an_older_s
     assert!(replica.catalog().last_sequence() > Sequence::ZERO);
 }
 
-/// It was in the catalog then, and nobody could go on with it: every other one was refused.
+/// It was in the catalog then and nobody could continue it, while every other failover was refused.
 #[test]
 fn promise_9_a_cancelled_failover_does_not_begin_when_its_start_arrives_late() {
     let (home, agent) = at_home();
@@ -171,7 +173,7 @@ fn promise_9_a_cancelled_failover_does_not_begin_when_its_start_arrives_late() {
     agent.protection.commit_failover().expect("commit");
 }
 
-/// It could not go on, because its state was gone, and every other one was refused.
+/// It could not continue because its state was gone, and every other failover was refused.
 #[test]
 fn promise_5_a_failover_that_nobody_was_served_by_chooses_again_when_its_state_is_gone() {
     let (home, mut agent) = at_home();
@@ -195,7 +197,8 @@ fn promise_5_a_failover_that_nobody_was_served_by_chooses_again_when_its_state_i
     assert_eq!(home.content(&At::Newest), home.platter.peek());
 }
 
-/// The state that was handed over was folded into a later one before the catalog said that it is needed.
+/// The state that was handed over was folded into a later one before the catalog recorded that it
+/// was needed.
 #[test]
 fn promise_5_nothing_is_folded_while_a_volume_is_handed_over() {
     let home = Machine::new();
@@ -224,7 +227,8 @@ fn promise_5_nothing_is_folded_while_a_volume_is_handed_over() {
     agent.run(|protection| !protection.stats().handed_over && folded(&home));
 }
 
-/// Nobody could write the volume any more: its source had refused writes, and there was nothing to cancel.
+/// Nobody could write the volume any more: its source refused writes, and there was nothing to
+/// cancel.
 #[test]
 fn promise_6_a_planned_failover_that_never_began_is_cancelled() {
     let (home, mut agent) = at_home();
@@ -238,7 +242,8 @@ fn promise_6_a_planned_failover_that_never_began_is_cancelled() {
     assert_eq!(home.content(&At::Newest), home.platter.peek());
 }
 
-/// It was refused as a failover under way, and cancelling that would have dropped what its spool had.
+/// It was refused as a failover under way, and cancelling it would have dropped the content of its
+/// spool.
 #[test]
 fn promise_4_a_source_killed_right_after_its_commit_hands_in_and_follows_later() {
     let (home, agent) = at_home();

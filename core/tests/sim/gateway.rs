@@ -1,5 +1,5 @@
-//! A gateway as its clients see it: it acknowledges segments before the vault has them, brings them there before a catalog
-//! version, and may die with all that it had.
+//! A gateway as its clients see it. It acknowledges segments before the vault has them, forwards
+//! them before a catalog version, and may die with all its content.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -17,7 +17,7 @@ use crate::world::{Incarnation, World};
 #[derive(Default)]
 struct State {
     cache: BTreeMap<String, Vec<u8>>,
-    /// Which cache this is.
+    /// Identity of the cache.
     identity: u64,
 }
 
@@ -27,7 +27,7 @@ pub struct Gateway {
     server: Arc<Server>,
 }
 
-/// A client of it.
+/// A client of the gateway.
 struct Client {
     gateway: Arc<Gateway>,
     files: Arc<SimFiles>,
@@ -50,7 +50,7 @@ impl Gateway {
         Arc::new(Client { gateway: self.clone(), files, vault, took: Mutex::default() })
     }
 
-    /// It dies for ever, and another one stands in its place.
+    /// The gateway dies forever, and another one replaces it.
     pub fn dies(&self) {
         let mut state = self.lock();
         state.cache.clear();
@@ -63,7 +63,7 @@ impl Gateway {
 }
 
 impl Client {
-    /// Brings what waits to the vault.
+    /// Forwards waiting objects to the vault.
     fn forward(&self) -> Result<()> {
         loop {
             let next =
@@ -83,7 +83,7 @@ impl Store for Client {
     fn put(&self, name: &str, content: &[u8]) -> Result<PutOutcome> {
         let identity = self.gateway.lock().identity;
         if name.contains("/segments/") {
-            // A request to the vault tells whether the way is open at all.
+            // A request to the vault shows whether the way is open at all.
             if self.vault.head(name)?.is_some() {
                 return Ok(PutOutcome::AlreadyExists);
             }

@@ -1,5 +1,6 @@
-//! Deterministic simulation: a seed decides workload, faults and schedule, one thread does everything, and the promises
-//! of the design are checked against a model of the disk. See `core/docs/testing.md`.
+//! Deterministic simulation: a seed decides workload, faults and schedule, and one thread does
+//! everything. The promises of the design are checked against a model of the disk. See
+//! `core/docs/testing.md`.
 
 mod application;
 mod away;
@@ -26,10 +27,10 @@ fn variable(name: &str) -> Option<u64> {
     std::env::var(name).ok()?.parse().ok()
 }
 
-/// Failures of a thread after which it looks no further.
+/// Failures after which a thread stops looking.
 const FAILURES: usize = 8;
 
-/// Runs seeds on all processors; the outcome of all, or what was found first.
+/// Runs seeds on all processors. Returns the outcome of all, or the first finding.
 fn run_seeds(first: u64, count: u64) {
     let threads = std::thread::available_parallelism().map_or(1, usize::from) as u64;
     run::quiet_panics();

@@ -1,7 +1,7 @@
-//! The oracle's own model of one volume: every change in the order in which it was acknowledged, where the volume was in
-//! order, and which points were promised.
+//! The oracle's own model of one volume: every change in the order of acknowledgement, where the
+//! volume was ordered, and which points were promised.
 //!
-//! A sector is known by its tag, a number from which all of its bytes follow.
+//! A sector is known by its tag, a number that determines all of its bytes.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
@@ -14,10 +14,10 @@ use crate::disk::SECTOR;
 /// Changes between two snapshots.
 const SNAPSHOT_EVERY: usize = 48;
 
-/// What a whole disk holds.
+/// Content of a whole disk.
 pub type Tags = Rc<Vec<u64>>;
 
-/// The bytes of sectors with these tags.
+/// Returns the bytes of sectors with these tags.
 pub fn bytes_of(tags: &[u64]) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(tags.len() * SECTOR as usize);
     for tag in tags {
@@ -29,7 +29,8 @@ pub fn bytes_of(tags: &[u64]) -> Vec<u8> {
     bytes
 }
 
-/// The tags of sectors with these bytes. A sector that was never written so has a tag of its own.
+/// Returns the tags of sectors with these bytes. A sector with any other content gets a tag of its
+/// own.
 pub fn tags_of(bytes: &[u8]) -> Vec<u64> {
     bytes
         .chunks(SECTOR as usize)
@@ -46,13 +47,14 @@ pub fn tags_of(bytes: &[u8]) -> Vec<u64> {
 
 #[derive(Clone)]
 struct Entry {
-    /// Twice the sequence, and one more when the change was not captured: then it is in the states after it only.
+    /// Twice the sequence, plus one if the change was not captured: then only later states contain
+    /// it.
     key: u64,
     first: usize,
     tags: Rc<[u64]>,
 }
 
-/// An interval without order: after the first sequence, before the second.
+/// An unordered interval: after the first sequence, before the second.
 #[derive(Clone, Copy, Debug)]
 struct Gap {
     begin: u64,
@@ -63,22 +65,23 @@ struct Gap {
 pub struct Model {
     now: Vec<u64>,
     log: Vec<Entry>,
-    /// The state before the entry with this number.
+    /// Returns the state before the entry with this number.
     snapshots: BTreeMap<usize, Tags>,
     gaps: Vec<Gap>,
     ordered: bool,
-    /// Points whose marking returned: they are never lost.
+    /// Points whose mark returned: they are never lost.
     pub confirmed: BTreeMap<PointId, u64>,
-    /// Points that were placed and are lost with the journal: they are never offered.
+    /// Points that were placed and lost with the journal: they are never offered.
     pub lost: BTreeSet<PointId>,
     placed: BTreeMap<PointId, u64>,
     losses: Vec<Loss>,
 }
 
-/// What was known before the journal lost something. A crash soon after may bring it back: the segment may be there after all.
+/// Knowledge from before the journal lost something. A crash soon after may bring it back, because
+/// the segment may exist after all.
 #[derive(Clone)]
 struct Loss {
-    /// Where the journal went on.
+    /// Where the journal continued.
     begin: u64,
     keys: Vec<u64>,
     gaps: Vec<Gap>,
@@ -101,12 +104,12 @@ impl Model {
         }
     }
 
-    /// What the disk holds as far as its writers were told.
+    /// What the disk contains according to its writers.
     pub fn now(&self) -> &[u64] {
         &self.now
     }
 
-    /// A change was acknowledged, `before` and `after` being what the tap said around it.
+    /// Records an acknowledged change; `before` and `after` are the tap's answers around it.
     pub fn changed(&mut self, first: usize, tags: &[u64], before: &TapStats, after: &TapStats) {
         let captured = after.last_sequence > before.last_sequence
             && !(before.mode == Mode::Ordered && after.mode != Mode::Ordered);
@@ -115,7 +118,7 @@ impl Model {
         self.push(key, first, tags);
     }
 
-    /// Looks whether the volume came into order or fell out of it.
+    /// Checks whether the volume came into order or fell out of it.
     pub fn observe(&mut self, stats: &TapStats) {
         let ordered = stats.mode == Mode::Ordered;
         if ordered == self.ordered {
@@ -130,7 +133,8 @@ impl Model {
         }
     }
 
-    /// The journal lost everything after `durable` and began a gap, its last sequence now.
+    /// The journal lost everything after `durable` and began a gap, whose last sequence is the
+    /// current one.
     pub fn journal_lost(&mut self, durable: u64, stats: &TapStats) {
         let begin = stats.last_sequence.0;
         self.losses.push(Loss {
@@ -150,7 +154,7 @@ impl Model {
         }
     }
 
-    /// A session began after `last`; the disk holds `tags`.
+    /// A session began after `last`; the disk contains `tags`.
     pub fn restarted(&mut self, last: u64, tags: &[u64], stats: &TapStats) {
         if let Some(at) = self.losses.iter().position(|loss| loss.begin > last) {
             let loss = self.losses.swap_remove(at);
@@ -194,14 +198,14 @@ impl Model {
         }
     }
 
-    /// Another source has the volume from now on, with what there is up to `last`.
+    /// Another source owns the volume from now on, with its content up to `last`.
     pub fn taken_over(&mut self, last: u64) {
         let late = self.confirmed.iter().filter(|(_, sequence)| **sequence > last);
         self.lost.extend(late.map(|(point, _)| *point));
         self.confirmed.retain(|_, sequence| *sequence <= last);
     }
 
-    /// The history as it is on another site that goes on after `at`.
+    /// Returns the history as it is on another site that continues after `at`.
     pub fn divided(&self, at: u64) -> Self {
         let mut model = self.clone();
         model.taken_over(at);
@@ -209,7 +213,7 @@ impl Model {
         model
     }
 
-    /// What the session that ended last may have captured after `at` is as it was captured: the journal lost nothing.
+    /// Whatever the last session may have captured after `at` stays: the journal lost nothing.
     pub fn is_certain_after(&self, at: u64) -> bool {
         self.losses.iter().all(|loss| loss.begin <= at)
     }
@@ -220,7 +224,8 @@ impl Model {
         self.placed.insert(point, sequence);
     }
 
-    /// The volume was in order at `sequence`: `Some(false)` strictly inside a gap, `None` at its very edges.
+    /// Returns whether the volume was ordered at `sequence`: `Some(false)` strictly inside a gap,
+    /// `None` at its very edges.
     pub fn is_ordered_at(&self, sequence: u64) -> Option<bool> {
         for gap in &self.gaps {
             let end = gap.end.unwrap_or(u64::MAX);
@@ -234,7 +239,7 @@ impl Model {
         Some(true)
     }
 
-    /// What the volume held at `sequence`.
+    /// Returns the content of the volume at `sequence`.
     pub fn state_at(&self, sequence: u64) -> Tags {
         let end = self.log.partition_point(|entry| entry.key <= 2 * sequence);
         let (from, base) =
@@ -246,7 +251,7 @@ impl Model {
         Rc::new(tags)
     }
 
-    /// The content of a range became known although nobody was told of a change.
+    /// The content of a range became known without any reported change.
     pub fn set(&mut self, first: usize, tags: &[u64], sequence: u64) {
         self.push(2 * sequence + 1, first, tags);
     }

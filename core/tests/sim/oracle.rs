@@ -1,4 +1,4 @@
-//! What is asked of the vault, by somebody who only reads: does everything that it offers hold?
+//! Checks of a reader of the vault: is everything that it offers true?
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -17,15 +17,15 @@ use crate::world::World;
 /// A point that arrived late may be old when it is seen first.
 const SHIPPING: Duration = Duration::from_secs(120);
 
-/// What the vault offered when it was last looked at.
+/// What the vault offered at the last check.
 #[derive(Default)]
 pub struct Oracle {
-    /// Their sequences, and when they were seen first.
+    /// Sequences, and when each was seen first.
     offered: BTreeMap<PointId, (u64, Duration)>,
 }
 
 impl Oracle {
-    /// Looks at some of what the vault offers, or with `all` at everything.
+    /// Checks some of what the vault offers, or with `all` everything.
     pub fn look(&mut self, site: &Site, all: bool) {
         let Some(replica) = replica(site) else { return };
         let world = &site.world;
@@ -55,7 +55,7 @@ impl Oracle {
         }
     }
 
-    /// The epoch was ended at `at`: what was offered after it is on the branch.
+    /// The epoch ended at `at`: what was offered after it is on the branch.
     pub fn divide(&mut self, at: u64) -> Vec<(PointId, u64)> {
         let later = self.offered.iter().filter(|(_, (sequence, _))| *sequence > at);
         let later = later.map(|(point, (sequence, _))| (*point, *sequence)).collect();
@@ -63,7 +63,7 @@ impl Oracle {
         later
     }
 
-    /// Promise 5: what was offered is offered, unless it is as old as retention may take.
+    /// Promise 5: what was offered is still offered, unless retention may have removed it.
     fn check_kept(&mut self, site: &Site, points: &BTreeMap<PointId, u64>) {
         let world = &site.world;
         let retention = site.plan.policy.retention.as_ref();
@@ -72,7 +72,7 @@ impl Oracle {
         self.offered.retain(|point, (sequence, since)| {
             let now = points.get(point);
             let age = world.clock.elapsed().saturating_sub(*since);
-            // It was marked before it was seen, so it is older than that by what shipping took.
+            // It was marked before it was seen, so it is older by the time that shipping took.
             let may_go = full.is_some_and(|full| jumped || age + SHIPPING >= full);
             assert!(
                 now == Some(sequence) || (may_go && now.is_none()),
@@ -89,7 +89,7 @@ impl Oracle {
         });
     }
 
-    /// Any sequence may be asked for.
+    /// Any sequence may be requested.
     fn ask(site: &Site, replica: &Replica, sequence: u64) {
         let ordered = site.model.borrow().is_ordered_at(sequence);
         let arrived = replica.catalog().segments().iter().any(|entry| {
@@ -112,7 +112,7 @@ impl Oracle {
         }
     }
 
-    /// The view at `sequence` is the model's prefix.
+    /// Checks that the view at `sequence` is the model's prefix.
     fn compare(site: &Site, replica: &Replica, sequence: u64) {
         let found = content(replica, &At::Sequence(Sequence(sequence)));
         let expected = site.model.borrow().state_at(sequence);
@@ -120,7 +120,7 @@ impl Oracle {
         differ(&format!("promise 3: the view at {sequence} is no prefix"), &expected, &found);
     }
 
-    /// After everything settled: all of it is there, and the newest state is the disk.
+    /// Checks that finally everything is there and the newest state is the disk.
     pub fn look_at_the_end(&mut self, site: &Site) {
         self.look(site, true);
         let replica = replica(site).expect("it has replicated");
@@ -145,7 +145,7 @@ impl Oracle {
 }
 
 impl Oracle {
-    /// Somebody alters an object of the vault: whoever reads gets what was there, or an error.
+    /// Alters an object of the vault: every reader gets the original bytes or an error.
     pub fn look_at_altered(site: &Site) {
         let world = &site.world;
         let names = site.server.names("volumes/disk/");
@@ -184,7 +184,7 @@ impl Oracle {
     }
 }
 
-/// The last sequence that the catalog has.
+/// Returns the last sequence of the catalog.
 pub fn last_in_vault(site: &Site) -> u64 {
     replica(site).map_or(0, |replica| replica.catalog().last_sequence().0)
 }

@@ -1,4 +1,4 @@
-//! One life: what a seed decides, and how a failure is told.
+//! One life, decided by a seed, and the report of a failure.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -61,7 +61,7 @@ thread_local! {
     static PANIC: RefCell<String> = const { RefCell::new(String::new()) };
 }
 
-/// Panics are kept for the report instead of being printed as they happen.
+/// Panics are stored for the report instead of printed at once.
 pub fn quiet_panics() {
     std::panic::set_hook(Box::new(|info| {
         let place = info.location().map(|at| format!(" ({}:{})", at.file(), at.line()));
@@ -73,7 +73,7 @@ pub fn quiet_panics() {
     }));
 }
 
-/// Runs one seed, for `steps` steps when they are given.
+/// Runs one seed, for `steps` steps if given.
 pub fn simulate(seed: u64, steps: Option<u64>, verbose: bool) -> Result<Outcome, Found> {
     let world = World::enter(seed, verbose);
     let result =
@@ -84,14 +84,14 @@ pub fn simulate(seed: u64, steps: Option<u64>, verbose: bool) -> Result<Outcome,
     match result {
         Ok(()) => Ok(Outcome { hash: world.hash(), counts, injected: world.injected.take() }),
         Err(payload) => {
-            // Whatever the run still holds may be locked.
+            // Anything that the run still owns may be locked.
             std::mem::forget(payload);
             Err(Found { message: PANIC.take(), lines: world.lines() })
         }
     }
 }
 
-/// Finds about the smallest number of steps that fails, and prints it with its trace.
+/// Finds about the smallest failing number of steps, and prints it with its trace.
 pub fn explain(seed: u64) {
     let (mut low, mut high) = (0, steps_of(seed));
     while high - low > 1 {
@@ -169,25 +169,26 @@ fn faults(random: &Random) -> Faults {
     }
 }
 
-/// All that a run has.
+/// Everything of a run.
 pub struct Life {
     pub world: Rc<World>,
     pub server: Arc<Server>,
     gateway: Option<Arc<Gateway>>,
     pub sites: Vec<Rc<Site>>,
-    /// The site whose volume it is.
+    /// The site that owns the volume.
     pub owner: usize,
-    /// The site that takes it over, until it has.
+    /// The site that takes it over, until it owns it.
     taker: Option<usize>,
     pub oracle: Oracle,
     pub failovers: Failovers,
     pub faulty: Faults,
-    /// A crash once in so many steps; zero is none.
+    /// A crash happens once in this many steps; zero is never.
     pub crashes: u64,
-    /// Somebody takes the volume over once in so many steps; zero is never.
+    /// Another machine takes the volume over once in this many steps; zero is never.
     takeovers: u64,
     down_until: Duration,
-    /// Faults strike; else only crashes do, so that the volume comes into order now and then.
+    /// Whether faults strike. Otherwise only crashes do, so that the volume becomes ordered now and
+    /// then.
     pub stormy: bool,
 }
 
@@ -195,7 +196,7 @@ impl Life {
     fn begin(world: &Rc<World>) -> Self {
         let random = &world.random;
         let server = Arc::new(Server::default());
-        // An empty vault: making one probes the store with threads.
+        // An empty vault: creating one probes the store with threads.
         server.set_content("hrl-vault", b"hrl vault 1\n".as_slice().into());
         let plan = plan(random);
         let gateway = random.one_in(3).then(|| Gateway::new(&server));
@@ -249,7 +250,7 @@ impl Life {
         world.dies_at.set(None);
         let from = takes.then(|| self.owner());
         if site.comes_home() && random.one_in(2) {
-            // Whoever takes it home once more is told that it is.
+            // A second attempt to take it home gets the answer that it is home.
             let (machine, follower) = site.follow();
             assert!(follower.is_err(), "promise 9: who has the volume follows");
             site.switch_off(&machine, false);
@@ -272,7 +273,7 @@ impl Life {
         world.faults.set(if self.stormy { self.faulty } else { Faults::default() });
     }
 
-    /// The disk under a spool gives back something else than what was synced to it.
+    /// The disk under a spool returns something else than what was synced.
     fn rot(&self, number: usize) {
         let (world, site) = (&self.world, &self.sites[number]);
         if !self.stormy || !world.random.one_in(6) {
@@ -280,13 +281,13 @@ impl Life {
         }
         if site.files().rot(&world.random, &state_directory().join("spool")) {
             world.inject("a synced segment in the spool is altered");
-            // What only the journal had is read again from the disk; the points in it are gone.
+            // Data that only the journal had is read again from the disk; points in it are gone.
             let last = world.in_peace(|| last_in_vault(self.owner()));
             site.model.borrow_mut().confirmed.retain(|_, sequence| *sequence <= last);
         }
     }
 
-    /// What happens to the world.
+    /// Something happens to the world.
     fn happen(&mut self) {
         let world = self.world.clone();
         let random = &world.random;
@@ -307,7 +308,7 @@ impl Life {
                 site.files().set_room(site.files().bytes() + random.within(0, 40_000) as usize);
             }
             5..=8 => self.sites.iter().for_each(|site| site.files().set_room(usize::MAX)),
-            // Nothing is given up by a clock that jumped.
+            // A clock that jumped must not make anyone give up.
             9..=10 if self.owner().plan.policy.retention.is_none() => {
                 world.inject("clock jumps");
                 let by = random.within(0, 7_200_000_000_000) as i64 - 3_600_000_000_000;
@@ -353,7 +354,7 @@ impl Life {
         }
     }
 
-    /// No faults any more: everything comes together.
+    /// Without faults everything comes together.
     fn end(mut self) {
         let world = self.world.clone();
         world.faults.set(Faults::default());
@@ -388,10 +389,10 @@ impl Life {
             site.settle();
             self.oracle.look_at_the_end(&site);
         }
-        // A record of a failover that could not be removed does not matter.
+        // A record of a failover that could not be removed does no harm.
         let whole = site.running().is_some_and(|running| running.instant.borrow().is_some());
         let stopped = if whole {
-            // A flush that failed once is final for a disk until it is opened again.
+            // A failed flush is final for a disk until it is opened again.
             site.crash(false);
             self.revive(self.owner);
             site.settle();

@@ -1,6 +1,7 @@
-//! A machine that protects a volume: its disk and files, its writers, and the agent whose tasks are stepped.
+//! A machine that protects a volume: its disk and files, its writers, and the agent whose tasks are
+//! stepped.
 //!
-//! What is borrowed here is never borrowed across a call of the product, because others may run within it.
+//! Nothing here stays borrowed across a call of the product, because others may run within it.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
@@ -31,7 +32,7 @@ use crate::store::Server;
 use crate::world::{Incarnation, World};
 use crate::writing::Op;
 
-/// What a seed decides once.
+/// Choices that a seed makes once.
 #[derive(Clone)]
 pub struct Plan {
     pub policy: Policy,
@@ -45,7 +46,7 @@ pub struct Plan {
     pub flushes: bool,
 }
 
-/// What steps on a machine.
+/// Things that step on a machine.
 pub enum Work {
     Task(SteppedTask),
     /// The copy behind the reads of a volume that failed over to here.
@@ -100,17 +101,18 @@ pub struct Running {
     pub protection: SteppedProtection,
     pub slots: RefCell<Vec<Slot>>,
     pub ops: RefCell<Vec<Op>>,
-    /// What is between begin and end at the tap.
+    /// Changes between begin and end at the tap.
     pub in_flight: RefCell<Vec<Extent>>,
     pub points: RefCell<Vec<(PlacedPoint, u64)>>,
     pub keeper_steps: Cell<u64>,
-    /// An application is quiesced: one at a time.
+    /// An application is quiesced; one at a time.
     pub quiescing: Cell<bool>,
-    /// Regions that were marked when the agent started, as far as that binds the resync, and those written since.
+    /// Regions that were dirty when the agent started, as far as that limits the resync, and
+    /// regions written since.
     pub marked: RefCell<Option<BTreeSet<u64>>>,
 }
 
-/// Events as they come, with what the tap said then.
+/// Events in order, with the tap's answer at each.
 type Seen = Arc<Mutex<Vec<Event>>>;
 
 pub struct Site {
@@ -123,18 +125,18 @@ pub struct Site {
     pub running: RefCell<Option<Rc<Running>>>,
     events: Seen,
     pub next_tag: Cell<u64>,
-    /// The agent says that another source has the volume.
+    /// The agent reported that another source owns the volume.
     pub fenced: Cell<bool>,
-    /// Which site of the run it is.
+    /// Number of the site in the run.
     pub number: usize,
-    /// The state on which its model stands, after a failover to here began.
+    /// The state that the model stands on, after a failover to here began.
     pub basis: Cell<Option<u64>>,
-    /// That state may be another one by now.
+    /// That state may have changed by now.
     pub changes: Cell<bool>,
     gateway: Option<Arc<Gateway>>,
 }
 
-/// Nothing of it is on a real disk but what retention folds.
+/// Only what retention folds is on a real disk.
 pub fn state_directory() -> PathBuf {
     let thread = format!("{:?}", std::thread::current().id());
     let number: String = thread.chars().filter(char::is_ascii_digit).collect();
@@ -176,7 +178,7 @@ impl Site {
         self.running().is_some_and(|running| running.machine.is_alive())
     }
 
-    /// Switches the machine on. Its disk lets nobody else run while it is asked when it is used with `locks` held.
+    /// Switches the machine on. Nobody else runs during a request to its disk if locks are held.
     pub fn switch_on(&self, locks: bool) -> Machine {
         let incarnation = Incarnation::start();
         let files = self.files().mount(&incarnation);
@@ -193,11 +195,11 @@ impl Site {
         Vault::open(store, self.plan.key.clone(), self.world.clock.clone())
     }
 
-    /// Where events of its agent go.
+    /// Receives the agent's events.
     pub fn sink(&self) -> EventSink {
         let (events, number) = (self.events.clone(), self.number);
         Arc::new(move |event: &Event| {
-            // What the tap says now belongs to what is told.
+            // The tap's current answer belongs to the event.
             let mut events = events.lock().expect("one thread");
             events.push(event.clone());
             drop(events);
@@ -208,8 +210,8 @@ impl Site {
         })
     }
 
-    /// Starts the machine and its agent, which takes the volume over from another one where that is given. False when the
-    /// agent could not start, which is for faults to explain.
+    /// Starts the machine and its agent, which takes the volume over from another one if given.
+    /// Returns false if the agent could not start, which only faults may explain.
     pub fn start(&self, expect_clean: bool, from: Option<&Self>) -> bool {
         let world = &self.world;
         let marked = self.marked_regions();
@@ -240,7 +242,7 @@ impl Site {
         let last = last_of(&protection);
         let unordered = tap_of(&protection).mode() != Mode::Ordered;
         assert!(!(expect_clean && unordered), "promise 4: a clean stop needs no resync");
-        // What is still in the spool goes on where the vault ends, when nobody else added to it.
+        // The content of the spool continues the vault's end, if nobody else added to it.
         if let Some(from) = from.filter(|_| last <= crate::oracle::last_in_vault(self)) {
             *self.model.borrow_mut() = from.model.borrow().clone();
             self.model.borrow_mut().taken_over(last);
@@ -263,7 +265,7 @@ impl Site {
         self.files().killed();
     }
 
-    /// An agent started on `disk`; from here on its tasks step and writers write.
+    /// An agent started on `disk`; from now on its tasks step and writers write.
     pub fn run(
         &self,
         machine: Machine,
@@ -307,14 +309,14 @@ impl Site {
         running
     }
 
-    /// What a disk holds, read without faults.
+    /// Returns the content of a disk, without faults.
     pub fn seen_through(&self, disk: &dyn BlockDevice) -> Vec<u64> {
         let mut bytes = vec![0; self.plan.disk_bytes as usize];
         self.world.in_peace(|| disk.read(0, &mut bytes)).expect("nothing fails in peace");
         tags_of(&bytes)
     }
 
-    /// What the volume holds here, as its users see it.
+    /// Returns the content of the volume here, as its users see it.
     pub fn disk_now(&self) -> Vec<u64> {
         match self.running().filter(|running| running.machine.is_alive()) {
             Some(running) => self.seen_through(&*running.disk),
@@ -330,7 +332,7 @@ impl Site {
         self.platter.borrow().clone()
     }
 
-    /// Another machine in its place: nothing of the old one is left, and its disk holds anything.
+    /// Replaces the machine: nothing of the old one is left, and its disk contains anything.
     pub fn replace(&self) {
         assert!(self.running().is_none(), "it is off");
         self.files.replace(FileSystem::new());
@@ -341,7 +343,7 @@ impl Site {
         self.changes.set(false);
     }
 
-    /// Regions that the dirty map has, when there is one that can be read.
+    /// Returns the regions of the dirty map, if there is one that can be read.
     pub fn marked_regions(&self) -> Option<BTreeSet<u64>> {
         let bytes = self.files().peek(&state_directory().join("dirty"))?;
         let regions = self.plan.disk_bytes / self.plan.policy.region_bytes;
@@ -368,7 +370,7 @@ impl Site {
         }
     }
 
-    /// One thing that happens: a task steps, or a writer does.
+    /// One thing happens: a task steps, or a writer does.
     pub fn act(&self) {
         let Some(running) = self.running() else { return };
         if !running.machine.is_alive() {
@@ -397,13 +399,13 @@ impl Site {
         }
     }
 
-    /// A task whose time has come steps, or any.
+    /// Steps a task whose time has come, or any.
     pub fn step_some_task(&self, running: &Running) {
         let (now, random) = (self.world.clock.elapsed(), &self.world.random);
         let any = random.one_in(12);
         let picked = {
             let mut slots = running.slots.borrow_mut();
-            // These two wait for each other's lock of the catalog, which one thread cannot.
+            // These two wait for each other's lock of the catalog, which one thread cannot do.
             let locks = |slot: &Slot| matches!(slot.name, "ship" | "timer");
             let locked = slots.iter().any(|slot| locks(slot) && slot.is_stepping.get());
             let ready: Vec<usize> = (0..slots.len())
@@ -469,7 +471,7 @@ impl Site {
                 self.world.say(format!("no point: {error}"));
                 let kind = error.kind();
                 let refused = matches!(kind, ErrorKind::NotOrdered | ErrorKind::Fenced);
-                // An application that cannot be held, or a disk that cannot be flushed.
+                // The application cannot be quiesced, or the disk cannot be flushed.
                 let failed =
                     matches!(kind, ErrorKind::Unavailable | ErrorKind::Io | ErrorKind::Poisoned);
                 assert!(refused || failed, "no point: {error}");
@@ -482,7 +484,7 @@ impl Site {
         }
     }
 
-    /// Promise 8: whatever happens meanwhile, the application goes on afterwards.
+    /// Promise 8: whatever happens meanwhile, the application resumes afterwards.
     fn mark_an_application(&self, running: &Running) -> hrl::Result<PlacedPoint> {
         let random = &self.world.random;
         let application = Application {
@@ -496,7 +498,7 @@ impl Site {
         placed
     }
 
-    /// What can be seen from outside after anything was done.
+    /// Checks what is visible from outside after every action.
     pub fn look(&self, running: &Running) {
         if !running.machine.is_alive() {
             return;
@@ -515,7 +517,7 @@ impl Site {
         }
         let stats = running.protection.stats();
         let policy = &self.plan.policy;
-        // One change more than the budget, what a resync may add, and a record that says that order ended.
+        // One change beyond the budget, what a resync may add, and a record that order ended.
         let slack = 2 * policy.region_bytes.max(self.plan.write_sectors_max * SECTOR) + 65_536;
         assert!(
             stats.queue_bytes <= policy.memory_budget_bytes + slack,
@@ -538,7 +540,8 @@ impl Site {
         }
     }
 
-    /// Takes in what the product told. Called from within its event sink too, so that what the tap says belongs to it.
+    /// Processes the product's events. Also called from its event sink, so that the tap's answer
+    /// belongs to the event.
     fn look_at_events(&self) {
         let events = std::mem::take(&mut *self.events.lock().expect("one thread"));
         let Some(running) = self.running() else { return };
@@ -574,7 +577,7 @@ impl Site {
         self.model.borrow_mut().observe(&stats);
     }
 
-    /// Promise 4: after a crash only marked regions are read again.
+    /// Promise 4: after a crash only dirty regions are read again.
     fn check_reads(&self, running: &Running) {
         let reads = self.platter().watch(false);
         let Some(marked) = running.marked.borrow_mut().take() else { return };
@@ -590,7 +593,7 @@ impl Site {
         }
     }
 
-    /// Lets everything come to its end, without faults. Fails when it does not.
+    /// Lets everything come to its end, without faults. Fails if it does not.
     pub fn settle(&self) {
         let world = &self.world;
         world.note("settles", 0, 0);
@@ -621,7 +624,7 @@ impl Site {
         panic!("promise 4: source and replica do not come together: {stats:?}");
     }
 
-    /// Stops cleanly; false when a fault was in the way, and the machine is to be ended.
+    /// Stops cleanly. Returns false if a fault prevented it; the machine must then be ended.
     pub fn stop(&self) -> bool {
         self.settle();
         self.world.note("stops", 0, 0);
@@ -648,11 +651,11 @@ impl Site {
 }
 
 thread_local! {
-    /// The sites of the run, for events that come from them.
+    /// The sites of the run, for their events.
     pub static SITES: RefCell<Vec<Weak<Site>>> = const { RefCell::new(Vec::new()) };
 }
 
-/// Where the journal of the session goes on.
+/// Where the session's journal continues.
 fn last_of(protection: &SteppedProtection) -> u64 {
     let stats = tap_of(protection).stats();
     stats.last_sequence.0 - u64::from(stats.mode != Mode::Ordered)

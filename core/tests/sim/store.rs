@@ -1,5 +1,5 @@
-//! The simulated store: objects that survive everything, behind a way that loses requests and answers and brings
-//! some of them late.
+//! The simulated store: objects that survive everything, behind a network that loses requests and
+//! answers and delivers some late.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -17,12 +17,13 @@ use crate::world::{Incarnation, World};
 #[derive(Default)]
 struct State {
     objects: BTreeMap<String, Arc<[u8]>>,
-    /// Requests that were given up by who sent them and still arrive, or arrive a second time. A delete has no content.
+    /// Requests that their sender gave up and that still arrive, or arrive a second time. A delete
+    /// has no content.
     late: Vec<(Duration, String, Option<Arc<[u8]>>)>,
     down: bool,
-    /// Puts of names with this in them arrive late.
+    /// Puts of names with this part arrive late.
     delayed: Option<&'static str>,
-    /// Versions of catalogs that were put.
+    /// Number of catalog versions that were put.
     versions: u64,
 }
 
@@ -46,7 +47,7 @@ pub struct SimStore {
     server: Arc<Server>,
     machine: Arc<Incarnation>,
     files: Option<Arc<SimFiles>>,
-    /// No faults: the eye of the oracle.
+    /// No faults: the oracle's access.
     clear: bool,
 }
 
@@ -60,7 +61,7 @@ impl Server {
         Arc::new(SimStore { server, machine, files, clear: false })
     }
 
-    /// The store as it is, without faults.
+    /// Returns the store without faults.
     pub fn clear_sight(self: &Arc<Self>) -> Arc<SimStore> {
         let machine = Incarnation::start();
         Arc::new(SimStore { server: self.clone(), machine, files: None, clear: true })
@@ -70,12 +71,12 @@ impl Server {
         self.lock().down = down;
     }
 
-    /// From now on puts of names with `part` in them arrive late, an hour from now.
+    /// From now on puts of names with `part` arrive an hour late.
     pub fn delay(&self, part: Option<&'static str>) {
         self.lock().delayed = part;
     }
 
-    /// How many versions of catalogs there have been.
+    /// Returns the number of catalog versions so far.
     pub fn versions(&self) -> u64 {
         self.lock().versions
     }
@@ -84,7 +85,7 @@ impl Server {
         self.lock().down
     }
 
-    /// Late requests whose time has come arrive; with `all`, all do.
+    /// Delivers late requests whose time has come; with `all`, all of them.
     pub fn deliver(&self, now: Duration, all: bool) {
         let mut state = self.lock();
         let (due, rest): (Vec<_>, Vec<_>) =
@@ -121,7 +122,7 @@ impl SimStore {
         Error::new(ErrorKind::Unavailable, what, name).message(why)
     }
 
-    /// The request goes out; an error when it does not arrive.
+    /// The request is sent; fails if it does not arrive.
     fn send(&self, what: &'static str, name: &str) -> Result<()> {
         if self.clear {
             return Ok(());
@@ -132,7 +133,7 @@ impl SimStore {
         }
         world.trace(what, hash(name), 0);
         world.say(format!("{what} {name}"));
-        // Readers of packs hold locks while they ask.
+        // Readers of packs hold locks during their requests.
         if matches!(what, "put" | "delete") {
             world.takes_time();
         }
@@ -149,7 +150,7 @@ impl SimStore {
         Ok(())
     }
 
-    /// The network delivers a request once more, now and then.
+    /// Now and then the network delivers a request twice.
     fn repeat(&self, name: &str, content: Option<Arc<[u8]>>) {
         let world = World::current();
         if !self.clear && world.strikes(world.faults.get().store_repeats, "a request arrives twice")
@@ -159,7 +160,7 @@ impl SimStore {
         }
     }
 
-    /// The answer comes back; an error when it does not.
+    /// The answer is sent back; fails if it does not arrive.
     fn answer(&self, what: &'static str, name: &str) -> Result<()> {
         if self.clear {
             return Ok(());

@@ -1,8 +1,8 @@
-//! What everything in a simulation shares: the seeded random numbers, the clock, the trace, and the points where I/O
-//! happens, at which the power may fail, a request may fail, and others may run.
+//! What everything in a simulation shares: seeded random numbers, the clock, the trace, and the
+//! points of I/O at which the power may fail, a request may fail, and others may run.
 //!
-//! A simulation is one thread. Devices, files and stores are reached by the product through its `Send + Sync` traits, so
-//! they find the world in a thread-local variable.
+//! A simulation is one thread. The product reaches devices, files and stores through its `Send +
+//! Sync` traits, so they find the world in a thread-local variable.
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
@@ -13,9 +13,9 @@ use std::time::Duration;
 
 use hrl::{Clock, ManualClock, Timestamp};
 
-/// Lines of the trace that are shown when something is found, unless `SIM_LINES` says otherwise.
+/// Lines of the trace that are shown with a finding, unless `SIM_LINES` sets another number.
 const TRACE_LINES: usize = 120;
-/// Others run inside of requests of others up to this depth.
+/// Nesting depth up to which others run inside requests.
 const NESTING_MAX: u32 = 2;
 
 thread_local! {
@@ -39,17 +39,17 @@ impl Random {
         z ^ (z >> 31)
     }
 
-    /// A number below `limit`, which is not zero.
+    /// Returns a number below `limit`, which must not be zero.
     pub fn below(&self, limit: u64) -> u64 {
         self.next() % limit
     }
 
-    /// A number in `low..=high`.
+    /// Returns a number in `low..=high`.
     pub fn within(&self, low: u64, high: u64) -> u64 {
         low + self.below(high - low + 1)
     }
 
-    /// True once in `times`.
+    /// Returns true once in `times`.
     pub fn one_in(&self, times: u64) -> bool {
         self.below(times) == 0
     }
@@ -59,7 +59,7 @@ impl Random {
     }
 }
 
-/// A machine as it runs: from its start to its end. Whatever it holds is cut off when it dies.
+/// A running machine, from start to end. Everything it owns is cut off when it dies.
 pub struct Incarnation {
     alive: AtomicBool,
 }
@@ -78,7 +78,7 @@ impl Incarnation {
     }
 }
 
-/// How likely requests fail: once in so many, zero is never.
+/// How likely requests fail: once in this many; zero is never.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Faults {
     pub file_error: u64,
@@ -93,7 +93,7 @@ pub struct Faults {
     pub store_repeats: u64,
 }
 
-/// What was done in a run, for the figures.
+/// Counts of what a run did.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Counts {
     pub steps: u64,
@@ -125,14 +125,14 @@ pub struct World {
     pub counts: Cell<Counts>,
     /// The machine dies at the request with this number.
     pub dies_at: Cell<Option<u64>>,
-    /// How often each sort of fault was injected.
+    /// How often each kind of fault was injected.
     pub injected: RefCell<BTreeMap<&'static str, u64>>,
-    /// Runs others while a request is under way.
+    /// Runs others during a request.
     others: RefCell<Option<Rc<dyn Fn()>>>,
     nesting: Cell<u32>,
-    /// The store answers, whatever is wrong with it otherwise.
+    /// The store answers, even if it is faulty otherwise.
     pub peace: Cell<bool>,
-    /// Who runs: a task or a writer.
+    /// The current task or writer.
     pub doing: Cell<&'static str>,
     hash: Cell<u64>,
     lines: RefCell<VecDeque<String>>,
@@ -141,7 +141,7 @@ pub struct World {
 }
 
 impl World {
-    /// The world of `seed`, entered by the calling thread.
+    /// Creates the world of `seed` for the calling thread.
     pub fn enter(seed: u64, verbose: bool) -> Rc<Self> {
         let start = Timestamp(1_800_000_000_000_000_000);
         let world = Rc::new(Self {
@@ -172,7 +172,7 @@ impl World {
         *self.others.borrow_mut() = others;
     }
 
-    /// Adds to the trace: what happened, and two numbers that say which.
+    /// Adds to the trace: a word and two numbers.
     pub fn note(&self, what: &'static str, a: u64, b: u64) {
         self.trace(what, a, b);
         if self.verbose {
@@ -190,7 +190,7 @@ impl World {
         self.hash.set(hash);
     }
 
-    /// Adds a line for people, where somebody reads it.
+    /// Adds a line for people, if the trace is shown.
     pub fn say(&self, line: String) {
         if !self.verbose {
             return;
@@ -203,7 +203,7 @@ impl World {
         lines.push_back(format!("{time:>12} {}{line}", "  ".repeat(depth)));
     }
 
-    /// Hash of the whole trace.
+    /// Returns a hash of the whole trace.
     pub fn hash(&self) -> u64 {
         self.hash.get()
     }
@@ -218,7 +218,7 @@ impl World {
         self.counts.set(counts);
     }
 
-    /// Whether a fault strikes that does once in `times`.
+    /// Returns whether a fault strikes that does once in `times`.
     pub fn strikes(&self, times: u64, what: &'static str) -> bool {
         let yes = times > 0 && self.random.one_in(times);
         if yes {
@@ -242,7 +242,8 @@ impl World {
         *self.injected.borrow_mut().entry(what).or_default() += 1;
     }
 
-    /// A request of `machine` begins or ends: the machine may die here. False when it is dead.
+    /// A request of `machine` begins or ends: the machine may die here. Returns false if it is
+    /// dead.
     pub fn request(&self, machine: &Incarnation) -> bool {
         self.count(|counts| counts.requests += 1);
         if self.dies_at.get().is_some_and(|at| self.counts.get().requests >= at) {
@@ -253,7 +254,7 @@ impl World {
         machine.is_alive()
     }
 
-    /// Does something without faults, without anybody else and without an end of the machine.
+    /// Runs something without faults, without anyone else, and without a death of the machine.
     pub fn in_peace<T>(&self, work: impl FnOnce() -> T) -> T {
         let (faults, dies_at) = (self.faults.take(), self.dies_at.take());
         let (nesting, peace) = (self.nesting.replace(NESTING_MAX), self.peace.replace(true));
@@ -265,7 +266,7 @@ impl World {
         result
     }
 
-    /// So much time passes, in which others run.
+    /// Lets time pass, in which others run.
     pub fn waits(&self, by: Duration) {
         let depth = self.nesting.replace(1);
         let others = self.others.borrow().clone();

@@ -1,4 +1,4 @@
-//! The writers of a machine: each change goes through its stages, with anything in between.
+//! The writers of a machine: each change passes its stages, with anything in between.
 
 use std::task::{Poll, Waker};
 
@@ -10,10 +10,10 @@ use crate::disk::SECTOR;
 use crate::model::{bytes_of, tags_of};
 use crate::site::{Running, Site, tap_of};
 
-/// Writes that may be under way at once.
+/// Most writes under way at once.
 const WRITERS: usize = 5;
 
-/// Marks that a writer may miss one after the other.
+/// How often in a row a region may be cleaned again before its writer came.
 const MARKS_MAX: u32 = 40;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,7 +39,7 @@ pub struct Op {
 }
 
 impl Site {
-    /// Lets a writer go on, or a new one begin.
+    /// Lets a writer continue, or a new one begin.
     pub fn write_something(&self, running: &Running) {
         let random = &self.world.random;
         let op = {
@@ -79,11 +79,11 @@ impl Site {
 
     fn tag(&self) -> u64 {
         self.next_tag.set(self.next_tag.get() + 1);
-        // Content that comes back now and then is found to be the same.
+        // Repeated content is found to be the same.
         if self.world.random.one_in(10) { 7 } else { self.next_tag.get() & !(1 << 63) }
     }
 
-    /// Brings a write one stage further; `None` when it ended.
+    /// Advances a write by one stage; `None` once it ended.
     pub fn advance(&self, running: &Running, mut op: Op) -> Option<Op> {
         let tap = tap_of(&running.protection);
         match op.stage {
@@ -123,7 +123,8 @@ impl Site {
         }
     }
 
-    /// Does the change as [`hrl::capture::Volume`] does, in stages. `None`: nobody knows what the disk holds.
+    /// Makes the change as [`hrl::capture::Volume`] does, in stages. `None` if the content of the
+    /// disk is unknown.
     fn change_disk(
         &self,
         running: &Running,
@@ -164,7 +165,8 @@ impl Site {
             Some(Change::Write(data)) => tags_of(data),
             Some(Change::Zero | Change::Discard(_)) => vec![0; sectors],
             None => {
-                // What the volume's users see: of an instant disk, also what its own disk does not have yet.
+                // Returns what the volume's users see, including what an instant disk has not
+                // copied yet.
                 self.disk_now()[first..first + sectors].to_vec()
             }
         };
@@ -187,7 +189,7 @@ impl Site {
         }
     }
 
-    /// Promise 1: what is completed later has a higher sequence.
+    /// Promise 1: a change completed later has a higher sequence.
     fn check_order(before: &TapStats, after: &TapStats, ignored: bool) {
         assert!(after.last_sequence >= before.last_sequence, "promise 1: sequences went back");
         let captured = before.mode == Mode::Ordered && after.mode == Mode::Ordered && !ignored;
@@ -197,7 +199,7 @@ impl Site {
         );
     }
 
-    /// Promise 6: a writer waits for a change under way, or once for a mark.
+    /// Promise 6: a writer waits for a change under way, or once for a region to be set dirty.
     fn check_wait(running: &Running, op: &mut Op) {
         let block = |extent: &Extent| extent.aligned_outwards(4096);
         let overlaps = |busy: &Extent| {
@@ -214,7 +216,7 @@ impl Site {
         let steps = running.keeper_steps.get();
         let (since, times) = op.waits.unwrap_or((steps, 0));
         let again = times + u32::from(steps > since);
-        // A region may be cleaned again before its writer came; not every time.
+        // A region may be cleaned again before its writer came, but not every time.
         assert!(again <= MARKS_MAX, "promise 6: a writer waits for nothing");
         op.waits = Some((steps, again));
     }

@@ -1,5 +1,6 @@
-//! A failover to another disk, its commit, the copy behind the reads, and the way home: instant disk, presence log, record
-//! of the failover, base, and what the old source's disk follows by.
+//! A failover to another disk, its commit, the copy behind the reads, and the way home. Covers
+//! instant disk, presence log, record of the failover, base, and what the old source's disk follows
+//! by.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -21,20 +22,20 @@ const AWAY: &str = "/away/state";
 /// Where the volume is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Phase {
-    /// It is served away, and may still be given up.
+    /// Served away, and can still be given up.
     Served,
-    /// It is away for good.
+    /// Away for good.
     Committed,
     /// The disk at home follows, or the volume comes home.
     Following,
 }
 
-/// What is promised at a moment.
+/// Promises at a moment.
 #[derive(Clone)]
 pub struct Known {
     life: life::Known,
     phase: Phase,
-    /// What the volume held when it was flushed last, and each state since; the last of them is that of now.
+    /// Content of the volume at the last flush, and each state since; the last is the current one.
     states: Vec<Arc<Vec<u8>>>,
 }
 
@@ -103,7 +104,7 @@ impl Writer {
         let (region, sector, sectors) = at;
         let extent = Extent { offset: region * REGION + sector * 512, length: sectors * 512 };
         let data: Vec<u8> = (0..extent.length).map(|_| self.random.next() as u8).collect();
-        // What is being written may be there before its writer is told.
+        // Data may be there before its writer gets the answer.
         let mut next = self.now.states.last().expect("a state").to_vec();
         next[extent.offset as usize..extent.end() as usize].copy_from_slice(&data);
         self.now.states.push(Arc::new(next));
@@ -130,7 +131,7 @@ pub fn write_away(name: &str) -> (Recording<Known>, History) {
         author.mark(&source);
         author.settle(&mut source);
     }
-    // What the source alone has is no state of the volume any more.
+    // What only the source has is no state of the volume any more.
     author.write(&mut source, 4, 1, 3);
     drop(source);
     let life = author.promised();
@@ -154,7 +155,7 @@ pub fn write_away(name: &str) -> (Recording<Known>, History) {
     writer.write(&mut author, &mut agent, &*disk, (1, 7, 2));
     writer.turns(&mut author, &mut agent, &*disk, 6);
     writer.now.phase = Phase::Committed;
-    // It may be in the vault before its operator is told.
+    // It may be in the vault before its operator gets the answer.
     agent.protection.commit_failover().expect("commit");
     for _ in 0..40 {
         writer.turns(&mut author, &mut agent, &*disk, 1);
@@ -187,7 +188,8 @@ pub fn write_away(name: &str) -> (Recording<Known>, History) {
     (recording, history)
 }
 
-/// Whatever the power left: the operator repeats the command, and the volume is what it was.
+/// Checks that the operator can repeat the command after any power failure, and that the volume is
+/// as before.
 pub fn check(image: &Image, known: &Known, history: &History) {
     let machine = Machine::found(image, life::setup(false), known.life.time);
     life::look_into_vault(&machine, &known.life, history);
@@ -258,7 +260,7 @@ fn newest(machine: &Machine) -> Vec<u8> {
     content(&replica, &At::Newest).unwrap_or_else(|error| panic!("promise 3: no view: {error}"))
 }
 
-/// Each sector holds what was flushed, or what was written since.
+/// Each sector contains what was flushed, or what was written since.
 fn check_content(known: &Known, found: &[u8]) {
     for (number, sector) in found.chunks(SECTOR).enumerate() {
         let at = number * SECTOR;

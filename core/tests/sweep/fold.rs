@@ -20,7 +20,8 @@ use crate::sweep::Recording;
 const HOUR: Duration = Duration::from_secs(3600);
 const GRACE: Duration = Duration::from_secs(60);
 
-/// The vault, which takes folded segments from real files too: scratch files are no part of what a crash leaves.
+/// The vault. It also takes folded segments from real files: scratch files are no part of what a
+/// crash leaves.
 struct WithScratch {
     inner: DirStore,
     files: Arc<dyn Files>,
@@ -91,7 +92,7 @@ pub fn write_folds(name: &str) -> (Recording<Known>, History) {
             author.does(compact);
         }
     }
-    // What the last fold left is known to be kept.
+    // The result of the last fold is known to be kept.
     let replica = author.machine.replica().expect("replica");
     let kept: BTreeSet<_> = replica.points().iter().map(|point| point.id).collect();
     assert!(kept.len() < 12, "something was folded");
@@ -99,7 +100,8 @@ pub fn write_folds(name: &str) -> (Recording<Known>, History) {
     author.recorded(name, disk)
 }
 
-/// Whatever the power left: what is kept holds, before and after retention goes on, and in the end nothing else is left.
+/// Checks what the power failure left: kept points are intact before and after retention continues,
+/// and in the end nothing else is left.
 pub fn check(image: &Image, known: &Known, history: &History) {
     let machine = Machine::found(image, life::setup(false), known.time);
     life::look_into_vault(&machine, known, history);

@@ -1,4 +1,4 @@
-//! What a power failure may leave of a tape's first operations.
+//! Images that a power failure may leave of a tape's first operations.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -7,10 +7,10 @@ use std::path::PathBuf;
 use crate::tape::{Inode, Names, Op, SECTOR};
 use crate::world::Random;
 
-/// Operations that are not durable of which each one is dropped alone and kept alone; of more, the newest half of so many
-/// and as many spread over the others.
+/// Up to this many operations that are not durable are each dropped alone and kept alone. Of more,
+/// half of this many are the newest, and as many are spread over the others.
 const SINGLES_MAX: usize = 16;
-/// Random subsets at each boundary.
+/// Number of random subsets at each boundary.
 const SUBSETS: usize = 4;
 
 /// Disks, and files by path; `None` is a directory.
@@ -28,16 +28,16 @@ impl Image {
     }
 }
 
-/// What becomes of an operation that was not durable.
+/// Fate of an operation that was not durable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Fate {
     Kept,
     Dropped,
-    /// Its first sectors alone are kept.
+    /// Only its first sectors are kept.
     Head(usize),
-    /// Its first sectors alone are dropped.
+    /// Only its first sectors are dropped.
     Tail(usize),
-    /// It is kept but for one sector, which holds anything.
+    /// It is kept except for one sector, which contains anything.
     Garbage(usize),
 }
 
@@ -59,7 +59,7 @@ pub struct Boundary<'a> {
 }
 
 impl<'a> Boundary<'a> {
-    /// Before the first operation. The first inodes are disks that hold this.
+    /// Starts before the first operation. The first inodes are disks with this content.
     pub fn new(ops: &'a [Op], directories: &'a [bool], disks: &[Vec<u8>]) -> Self {
         let mut durable = disks.to_vec();
         durable.resize(directories.len(), Vec::new());
@@ -67,7 +67,7 @@ impl<'a> Boundary<'a> {
         Self { ops, directories, disks: disks.len(), at: 0, durable, names, pending }
     }
 
-    /// What is done next, for people.
+    /// Describes the next operation for people.
     pub fn next_op(&self) -> String {
         self.ops.get(self.at).map_or_else(|| "the end".to_owned(), |op| self.describe(op))
     }
@@ -98,7 +98,7 @@ impl<'a> Boundary<'a> {
         }
     }
 
-    /// Takes one operation in.
+    /// Applies one operation.
     pub fn advance(&mut self) {
         let op = self.ops[self.at].clone();
         self.at += 1;
@@ -133,7 +133,7 @@ impl<'a> Boundary<'a> {
         self.forget_nameless();
     }
 
-    /// What was written to a file that no failure can bring back.
+    /// Returns data written to a file that no failure can lose.
     fn forget_nameless(&mut self) {
         let mut named: BTreeSet<Inode> = self.names.values().copied().collect();
         for op in &self.pending {
@@ -148,7 +148,8 @@ impl<'a> Boundary<'a> {
         });
     }
 
-    /// All ways for the power to fail here that are tried, the first two being all kept and all dropped.
+    /// Returns the ways for the power to fail here that are tried; the first two keep all and drop
+    /// all.
     pub fn recipes(&self) -> Vec<Recipe> {
         let count = self.pending.len();
         let mut recipes = Recipes::default();
@@ -221,7 +222,7 @@ impl<'a> Boundary<'a> {
         }
     }
 
-    /// What is left.
+    /// Returns the image.
     pub fn image(&self, recipe: &Recipe) -> Image {
         let mut contents = self.durable.clone();
         let mut names = self.names.clone();
@@ -237,7 +238,8 @@ impl<'a> Boundary<'a> {
         let mut files = BTreeMap::new();
         for (path, inode) in names {
             let above = path.parent().filter(|above| above.parent().is_some());
-            // Nothing is in a directory whose own name was lost. Paths come after those of their directories.
+            // A directory whose own name was lost contains nothing. Paths come after those of their
+            // directories.
             if above.is_none_or(|above| files.contains_key(above)) {
                 let is_directory = self.directories[inode];
                 files.insert(path, (!is_directory).then(|| contents[inode].clone()));

@@ -1,4 +1,5 @@
-//! The life of a protection: first copy, writes, marks, sealing, shipping, overflow, resync, clean stop, start.
+//! The life of a protection: first copy, writes, points, closing, shipping, overflow, resync, clean
+//! stop, start.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -17,26 +18,26 @@ use crate::world::Random;
 pub const REGION: u64 = 16 << 10;
 pub const DISK: u64 = 6 * REGION;
 
-/// What is promised at a moment.
+/// Promises at a moment.
 #[derive(Clone, Default)]
 pub struct Known {
-    /// Points that were durable.
+    /// Durable points.
     pub points: Vec<(PointId, u64)>,
-    /// The vault's catalog had everything up to here.
+    /// The vault's catalog contained everything up to here.
     pub named: u64,
     /// The agent stopped cleanly and was not started again.
     pub clean: bool,
-    /// The first start is complete, so the dirty map is there.
+    /// The first start is complete, so the dirty map exists.
     pub started: bool,
     /// Time of the machine.
     pub time: Duration,
 }
 
-/// What the volume held, as its writers were told.
+/// Content of the volume according to its writers.
 #[derive(Clone, Default)]
 pub struct History {
     states: BTreeMap<u64, Arc<Vec<u8>>>,
-    /// Intervals without order.
+    /// Unordered intervals.
     gaps: Vec<(u64, u64)>,
 }
 
@@ -61,19 +62,19 @@ impl History {
         }
     }
 
-    /// What a view of `sequence` shows.
+    /// Returns what a view at `sequence` shows.
     pub fn state_at(&self, sequence: u64) -> Vec<u8> {
         let state = self.states.range(..=sequence).next_back();
         state.map_or_else(|| vec![0; DISK as usize], |(_, state)| state.to_vec())
     }
 
-    /// It lies strictly within an interval without order.
+    /// Returns whether `sequence` lies strictly within an unordered interval.
     pub fn is_in_gap(&self, sequence: u64) -> bool {
         self.gaps.iter().any(|(begin, end)| *begin < sequence && sequence < *end)
     }
 }
 
-/// A life as it is written.
+/// A life while it is recorded.
 pub struct Author {
     pub machine: Machine,
     tape: Arc<Tape>,
@@ -89,18 +90,18 @@ impl Author {
         Self::with_disks(setup, Vec::new())
     }
 
-    /// A life at two sites, the disk of the other one holding this.
+    /// Starts a life at two sites; the disk of the other one has this content.
     pub fn with_disks(setup: Setup, away: Vec<Vec<u8>>) -> Self {
         let random = Random::new(7);
         let mut disk = vec![0; DISK as usize];
-        // Two regions hold something before the first copy, the others nothing.
+        // Two regions have content before the first copy, the others none.
         disk[..2 * REGION as usize].fill_with(|| random.next() as u8);
         let disks: Vec<_> = std::iter::once(disk).chain(away).collect();
         let (machine, tape) = Machine::taped(&disks, setup);
         Self::begin(machine, tape, History::default(), Known::default(), random)
     }
 
-    /// Goes on where a power failure left an image.
+    /// Continues where a power failure left an image.
     pub fn after(image: &Image, setup: Setup, history: History, known: Known) -> Self {
         let (machine, tape) = Machine::taped_from(image, setup, known.time);
         Self::begin(machine, tape, history, known, Random::new(image.hash()))
@@ -119,7 +120,7 @@ impl Author {
 
     pub fn start(&mut self) -> Agent {
         self.now.clean = false;
-        // A stop holds until something is done.
+        // A stop is clean until something else happens.
         self.know(self.tape.length() + 1);
         self.placed.clear();
         let agent = self.machine.protect().expect("start");
@@ -129,7 +130,7 @@ impl Author {
         agent
     }
 
-    /// Takes down what is true now.
+    /// Records the current promises.
     fn look(&mut self, agent: &Agent) {
         let stats = agent.stats();
         self.history.observe(stats.last_sequence.0, stats.mode, self.machine.disk.content());
@@ -144,26 +145,26 @@ impl Author {
         self.know(self.tape.length());
     }
 
-    /// From this operation on this is known.
+    /// Holds from this operation on.
     fn know(&mut self, at: usize) {
         self.now.time = self.machine.clock().elapsed();
         self.known.push((at, self.now.clone()));
     }
 
-    /// Time passes.
+    /// Lets time pass.
     pub fn wait(&mut self, time: Duration) {
         self.machine.world.clock.advance(time);
         self.know(self.tape.length());
     }
 
-    /// Something else is done at the machine.
+    /// Does something else at the machine.
     pub fn does(&mut self, work: impl FnOnce(&Machine)) {
         self.know(self.tape.length());
         work(&self.machine);
         self.know(self.tape.length());
     }
 
-    /// Of the points these alone are promised.
+    /// Only these points are promised.
     pub fn keep_points(&mut self, kept: impl Fn(PointId) -> bool) {
         self.known.iter_mut().for_each(|(_, known)| known.points.retain(|(point, _)| kept(*point)));
     }
@@ -213,12 +214,12 @@ impl Author {
         self.know(self.tape.length());
     }
 
-    /// Operations until now.
+    /// Returns the number of operations so far.
     pub fn position(&self) -> usize {
         self.tape.length()
     }
 
-    /// What is promised now.
+    /// Returns the current promises.
     pub fn promised(&self) -> Known {
         self.now.clone()
     }
@@ -228,7 +229,7 @@ impl Author {
         self.recorded_with(name, vec![disk], known)
     }
 
-    /// All that was done to disks that held this before, and what is known when.
+    /// Returns all operations on disks with this content, and the promises with their times.
     pub fn recorded_with<K>(
         self,
         name: &str,
@@ -261,12 +262,12 @@ pub fn setup(key: bool) -> Setup {
     Setup { policy, key: key.then(|| WrappingKey::from_bytes([7; 32])) }
 }
 
-/// A life of everything that a protection does.
+/// Records a life with everything that a protection does.
 pub fn write_life(name: &str, key: bool) -> (Recording<Known>, History) {
     let mut author = Author::new(setup(key));
     let disk = author.machine.disk.content();
     let mut agent = author.start();
-    // The first copy, in the middle of writes.
+    // The first copy, during writes.
     author.turns(&mut agent, 2, &["ship"]);
     author.write(&mut agent, 1, 3, 5);
     author.write(&mut agent, 4, 0, 2);
@@ -276,7 +277,7 @@ pub fn write_life(name: &str, key: bool) -> (Recording<Known>, History) {
     author.mark(&agent);
     author.write(&mut agent, 2, 30, 4);
     author.settle(&mut agent);
-    // A backlog of segments in the spool, named together.
+    // A backlog of segments in the spool, published together.
     for round in 0..3 {
         author.write(&mut agent, round, 8 * round, 6);
         author.zero(&mut agent, 1, 2, 3);
@@ -285,13 +286,13 @@ pub fn write_life(name: &str, key: bool) -> (Recording<Known>, History) {
     }
     author.write(&mut agent, 5, 10, 1);
     author.settle(&mut agent);
-    // Nobody writes: regions are cleaned.
+    // Without writes regions are cleaned.
     author.turns(&mut agent, 2, &[]);
     author.wait(Duration::from_secs(3));
     author.turns(&mut agent, 3, &[]);
     author.wait(Duration::from_secs(3));
     author.turns(&mut agent, 3, &[]);
-    // More than the queue holds while the journal stands still.
+    // More than the queue can take, while the journal stands still.
     for number in 0..8 {
         author.write(&mut agent, number % 4, number, 14);
     }
@@ -310,7 +311,7 @@ pub fn write_life(name: &str, key: bool) -> (Recording<Known>, History) {
     author.write(&mut agent, 4, 6, 4);
     author.mark(&agent);
     author.settle(&mut agent);
-    // Killed with an open segment, and with what was not in it yet.
+    // Killed with an open segment, and with changes outside it.
     author.write(&mut agent, 1, 6, 9);
     author.turns(&mut agent, 1, &[]);
     author.write(&mut agent, 2, 6, 9);
@@ -322,7 +323,7 @@ pub fn write_life(name: &str, key: bool) -> (Recording<Known>, History) {
     author.write(&mut agent, 5, 11, 9);
     author.mark(&agent);
     author.settle(&mut agent);
-    // Killed while it cannot follow.
+    // Killed while the journal cannot follow.
     for number in 0..8 {
         author.write(&mut agent, number % 5, number, 14);
     }
@@ -351,7 +352,7 @@ pub fn write_repair(name: &str) -> (Recording<Known>, History) {
     author.recorded(name, disk)
 }
 
-/// What an agent does after a power failure.
+/// Records what an agent does after a power failure.
 pub fn write_recovery(
     name: &str,
     image: &Image,
@@ -371,14 +372,15 @@ pub fn write_recovery(
     author.recorded(name, disk)
 }
 
-/// Whatever the power left: what was promised holds, and source and replica come together again.
+/// Checks what the power failure left: promises are kept, and source and replica come together
+/// again.
 pub fn check(image: &Image, known: &Known, history: &History, setup: &Setup) {
     let machine = Machine::found(image, setup.clone(), known.time);
     look_into_vault(&machine, known, history);
     check_agent(&machine, image, known, history);
 }
 
-/// The agent is started again, and all comes together.
+/// Starts the agent again and waits until all comes together.
 pub fn check_agent(machine: &Machine, image: &Image, known: &Known, history: &History) {
     let marked = machine.marked();
     let mut agent = machine
@@ -400,7 +402,7 @@ pub fn check_agent(machine: &Machine, image: &Image, known: &Known, history: &Hi
     }
     look_at_the_end(machine, known, history, last);
     if image.hash().is_multiple_of(4) {
-        // It goes on.
+        // It continues.
         agent.change(Extent { offset: 1024, length: 512 }, Some(&[9; 512]));
         let placed = agent.place();
         agent.settle();
@@ -411,7 +413,7 @@ pub fn check_agent(machine: &Machine, image: &Image, known: &Known, history: &Hi
     }
 }
 
-/// Before the agent is started again: what the vault offers holds, and what it offered is there.
+/// Checks the vault before the agent starts: what it offers is true, and what it offered is there.
 pub fn look_into_vault(machine: &Machine, known: &Known, history: &History) {
     let replica = match machine.replica() {
         Ok(replica) => replica,
@@ -449,7 +451,7 @@ fn newest(machine: &Machine) -> Vec<u8> {
     content(&replica, &At::Newest).unwrap_or_else(|error| panic!("promise 3: no view: {error}"))
 }
 
-/// Every point up to `last`, and some of the sequences, are prefixes of what was written.
+/// Checks that every point up to `last`, and some sequences, are prefixes of what was written.
 fn check_states(replica: &hrl::replica::Replica, history: &History, last: u64) {
     let points: Vec<u64> = replica.points().iter().map(|point| point.sequence.0).collect();
     for sequence in
@@ -469,7 +471,8 @@ fn check_states(replica: &hrl::replica::Replica, history: &History, last: u64) {
             }
             Err(error) => {
                 assert!(!points.contains(&sequence), "promise 5: no point at {sequence}: {error}");
-                // A sequence may be one that the crash took, or within the gap that follows it, or folded.
+                // The crash may have removed the sequence; or it is in the gap that follows, or
+                // folded.
                 let fine = matches!(error.kind(), ErrorKind::NotOrdered | ErrorKind::NotFound);
                 assert!(fine, "promise 3: {sequence}: {error}");
             }

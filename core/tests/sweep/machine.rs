@@ -1,4 +1,5 @@
-//! A machine with a disk, an agent, and a vault in a directory; as it runs, and as a power failure left it.
+//! A machine with a disk, an agent, and a vault in a directory: as it runs, and as a power failure
+//! left it.
 
 use std::path::Path;
 use std::rc::Rc;
@@ -24,7 +25,7 @@ use crate::world::{Incarnation, World};
 pub const VAULT: &str = "/vault";
 pub const STATE: &str = "/agent/state";
 
-/// Turns after which what does not come to its end never will.
+/// Turns after which something that has not ended never will.
 const TURNS_MAX: usize = 3000;
 const TURN: Duration = Duration::from_millis(5);
 
@@ -39,13 +40,14 @@ pub struct Machine {
     pub world: Rc<World>,
     pub files: Arc<dyn Files>,
     pub disk: Arc<TapedDisk>,
-    /// The disk of another site, where there is one.
+    /// The disk of another site, if there is one.
     away: Option<Arc<TapedDisk>>,
     pub setup: Setup,
 }
 
 impl Machine {
-    /// A new machine whose changes go onto a tape, at an empty vault. Its disks are the first inodes of the tape.
+    /// Makes a machine whose changes are recorded on a tape, at an empty vault. Its disks are the
+    /// first inodes of the tape.
     pub fn taped(disks: &[Vec<u8>], setup: Setup) -> (Self, Arc<Tape>) {
         let world = World::enter(1, false);
         let tape = Arc::new(Tape::default());
@@ -54,12 +56,12 @@ impl Machine {
         let files = Arc::new(TapedFiles { inner, tape: tape.clone() });
         files.create_directory(Path::new(VAULT)).expect("directory");
         let machine = Self { world, files, disk, away, setup };
-        // Making a vault asks the store with threads.
+        // Creating a vault probes the store with threads.
         machine.store().put("hrl-vault", b"hrl vault 1\n").expect("vault");
         (machine, tape)
     }
 
-    /// As [`Machine::found`], with a tape for what is done from now on.
+    /// As [`Machine::found`], with a tape for the changes from now on.
     pub fn taped_from(image: &Image, setup: Setup, time: Duration) -> (Self, Arc<Tape>) {
         let found = Self::found(image, setup, time);
         let tape = Arc::new(Tape::default());
@@ -70,7 +72,7 @@ impl Machine {
         (Self { files, disk, away, ..found }, tape)
     }
 
-    /// What a power failure at this time left, a second later.
+    /// Returns what a power failure at this time left, a second later.
     pub fn found(image: &Image, setup: Setup, time: Duration) -> Self {
         SteppedProtection::stay_on_this_thread();
         let world = World::enter(image.hash(), false);
@@ -102,7 +104,7 @@ impl Machine {
         self.protect_with(self.disk.clone(), STATE)
     }
 
-    /// An agent with this disk and state directory.
+    /// Opens an agent with this disk and state directory.
     pub fn protect_with(&self, disk: Arc<TapedDisk>, state: &str) -> hrl::Result<Agent> {
         let options = ProtectionOptions::new("disk", disk, self.vault()?, state)
             .policy(self.setup.policy.clone())
@@ -111,12 +113,12 @@ impl Machine {
         Ok(Agent::of(SteppedProtection::open(options)?, self.world.clone()))
     }
 
-    /// The disk of the other site.
+    /// Returns the disk of the other site.
     pub fn away(&self) -> Arc<TapedDisk> {
         self.away.clone().expect("there is another site")
     }
 
-    /// Regions marked in the dirty map; `None` where there is none.
+    /// Returns the regions of the dirty map; `None` if there is none.
     pub fn marked(&self) -> Option<Vec<bool>> {
         let bytes = self.files.read(&Path::new(STATE).join("dirty")).ok()?;
         let regions = self.disk.size_bytes() / self.setup.policy.region_bytes;
@@ -125,7 +127,7 @@ impl Machine {
     }
 }
 
-/// The disk of a machine, and that of another site.
+/// Returns the disk of a machine, and that of another site.
 fn attached(
     disks: &[Vec<u8>],
     tape: Option<&Arc<Tape>>,
@@ -137,7 +139,7 @@ fn attached(
     (attach(&disks[0]), disks.get(1).map(attach))
 }
 
-/// Makes the files of an image, durably.
+/// Writes the files of an image, durably.
 fn fill(files: &dyn Files, image: &Image) {
     for (path, content) in &image.files {
         match content {
@@ -151,7 +153,7 @@ fn fill(files: &dyn Files, image: &Image) {
     }
 }
 
-/// What a view shows of a whole volume.
+/// Returns what a view shows of a whole volume.
 pub fn content(replica: &Replica, at: &At) -> hrl::Result<Vec<u8>> {
     let view = replica.view(at, &ViewOptions::default())?;
     let mut bytes = vec![0; view.size_bytes() as usize];
@@ -175,13 +177,13 @@ impl Agent {
         self.protection.stats()
     }
 
-    /// The last sequence that it found when it started.
+    /// Last sequence found at the start.
     pub fn found_sequence(&self) -> u64 {
         let stats = self.stats();
         stats.last_sequence.0 - u64::from(stats.mode != Mode::Ordered)
     }
 
-    /// Each task that is not `held` back steps once, and some time passes.
+    /// Steps each task that is not held back once, and lets some time pass.
     pub fn turn(&mut self, held: &[&str]) {
         for task in self.tasks.iter_mut().filter(|task| !held.contains(&task.name())) {
             task.step();
@@ -199,7 +201,7 @@ impl Agent {
         panic!("promise 4: it does not come to its end: {:?}", self.stats());
     }
 
-    /// Until source and replica are the same.
+    /// Steps until source and replica are the same.
     pub fn settle(&mut self) {
         self.run(|protection| {
             let stats = protection.stats();
@@ -207,7 +209,7 @@ impl Agent {
         });
     }
 
-    /// A change of the disk, once its region is marked. `None` is zeroes.
+    /// Changes the disk, once its region is set dirty. `None` is zeroes.
     pub fn change(&mut self, extent: Extent, data: Option<&[u8]>) {
         let volume = self.protection.volume().clone();
         let tap = volume.tap().expect("it is protected");
@@ -230,7 +232,7 @@ impl Agent {
         self.protection.place(PointKind::Crash, "").expect("a point")
     }
 
-    /// The point when it is durable.
+    /// Returns the point once it is durable.
     pub fn confirmed(&self, placed: &PlacedPoint) -> Option<(PointId, Sequence)> {
         let outcome = self.protection.outcome(placed)?;
         let point = outcome.expect("promise 5: a point becomes durable");

@@ -1,5 +1,6 @@
-//! Crash sweep: every write, sync and change of names of a life is a boundary at which the power fails, and each image
-//! that the failure may leave is recovered by the product and compared with what was promised. See `core/docs/testing.md`.
+//! Crash sweep: every write, sync and change of names of a life is a boundary at which the power
+//! fails. The product recovers each image that the failure may leave, and the result is compared
+//! with the promises. See `core/docs/testing.md`.
 
 mod away;
 #[path = "../sim/files.rs"]
@@ -18,7 +19,7 @@ mod world;
 
 use crate::sweep::sweep;
 
-/// Of the images of a boundary each so many is checked by default.
+/// By default one in this many images of a boundary is checked.
 const STRIDE: usize = 5;
 
 fn variable(name: &str) -> Option<u64> {
@@ -37,7 +38,7 @@ fn recoveries(name: &str, key: bool, count: usize, stride: usize) {
     let setup = life::setup(key);
     let span = recording.ops.len() - recording.first;
     for number in 0..count {
-        // Another image of another boundary each time.
+        // Choose another image of another boundary each time.
         let at = recording.first + span * (number + 1) / count;
         let image = recording.image(at, number * 7 + 3);
         let known = recording.known_at(at).clone();
@@ -68,11 +69,12 @@ fn away(name: &str, stride: usize) {
     sweep(&recording, stride, &|image, known| away::check(image, known, &history));
 }
 
-/// A bit of each so many bytes, each sector, and the end before each sector, of each file of the vault or of the agent.
+/// Damage a bit of each so many bytes, each sector, and the end before each sector, of each file of
+/// the vault or of the agent.
 fn rot(name: &str, key: bool, vault: bool, bytes: usize) {
     let (recording, history) = life::write_life(name, key);
     let setup = life::setup(key);
-    // Before the last start is over there is a backlog, and the dirty map is in use.
+    // Before the end of the last start there is a backlog, and the dirty map is in use.
     let image = recording.image(recording.ops.len(), 0);
     let known = recording.known_at(recording.ops.len());
     let what = |path: &std::path::Path| path.starts_with(machine::VAULT) == vault;
@@ -84,7 +86,8 @@ fn rot(name: &str, key: bool, vault: bool, bytes: usize) {
     assert!(failures.is_empty(), "{name}: {} damages do not hold", failures.len());
 }
 
-/// Its removal was not durable once: it came back, did not fit what was there by then, and the whole disk was read.
+/// Its removal was not durable once: it came back, did not fit what was there by then, and the
+/// whole disk was read.
 #[test]
 fn promise_4_a_torn_segment_that_was_repaired_does_not_come_back() {
     let (recording, history) = life::write_repair("repair");
@@ -108,7 +111,7 @@ fn promise_11_what_a_disk_alters_or_misplaces_is_found() {
     rot("rot_of_the_agent", false, false, 29);
 }
 
-/// A sync that the product did not make would be found: without those of a kind, some image does not hold.
+/// A missing sync would be found: without the syncs of any one kind, some image breaks a promise.
 fn each_sync_is_needed(stride: usize, every: usize) {
     if std::env::var("SWEEP").is_ok() {
         return;

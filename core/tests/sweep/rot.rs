@@ -1,4 +1,5 @@
-//! Bit rot and misdirected writes: one byte or one sector of one synced file is not what was written.
+//! Bit rot and misdirected writes: one byte or one sector of one synced file differs from what was
+//! written.
 
 use std::path::{Path, PathBuf};
 
@@ -15,16 +16,16 @@ use crate::world::Random;
 /// One way to damage a file.
 #[derive(Clone, Copy, Debug)]
 pub enum Damage {
-    /// This bit is the other one.
+    /// This bit is inverted.
     Bit(usize),
-    /// This sector holds what belongs to another place, which the number chooses.
+    /// This sector contains the data of another place, which the number selects.
     Sector(usize, u64),
     /// The file ends here.
     Cut(usize),
 }
 
-/// All that is done to a file of so many bytes: a bit in each of so many, and for each sector the next one, one of another
-/// file, and the end of the file before it.
+/// Returns the damages of a file of this length: a bit in each of so many, and for each sector the
+/// next one, one of another file, and the end of the file before it.
 pub fn damages(length: usize, bytes: usize) -> Vec<Damage> {
     let bits = (0..length).step_by(bytes).map(|at| Damage::Bit(8 * at + at % 7));
     let sectors = (0..length.div_ceil(SECTOR)).flat_map(|sector| {
@@ -36,7 +37,7 @@ pub fn damages(length: usize, bytes: usize) -> Vec<Damage> {
     bits.chain(sectors).collect()
 }
 
-/// The image with this damage; `None` where that changes nothing.
+/// Returns the image with this damage; `None` if the damage changes nothing.
 pub fn damaged(image: &Image, path: &Path, damage: Damage) -> Option<Image> {
     let before = image.files[path].as_ref()?;
     let mut after = before.clone();
@@ -83,14 +84,14 @@ fn another_file(image: &Image, path: &Path, sector: usize) -> Vec<u8> {
     other[at..at + SECTOR].to_vec()
 }
 
-/// The files of an image, by path.
+/// Returns the files of an image, by path.
 pub fn files(image: &Image) -> Vec<PathBuf> {
     let files =
         image.files.iter().filter(|(_, content)| content.as_ref().is_some_and(|c| !c.is_empty()));
     files.map(|(path, _)| path.clone()).collect()
 }
 
-/// Somebody reads, and the agent goes on: right bytes, or an error that names what is damaged.
+/// Checks that a reader and the agent get the right bytes, or an error that names the damaged file.
 pub fn check(image: &Image, path: &Path, known: &Known, history: &History, setup: &Setup) {
     let machine = Machine::found(image, setup.clone(), known.time);
     let last = read(&machine, path, history, None);
@@ -99,7 +100,7 @@ pub fn check(image: &Image, path: &Path, known: &Known, history: &History, setup
         Err(error) => return named(&error, path),
     };
     let found = agent.found_sequence();
-    // A vault that is damaged may keep it from ever coming to its end.
+    // A damaged vault may prevent this for ever.
     for _ in 0..400 {
         let stats = agent.stats();
         if stats.mode == Mode::Ordered && stats.replicated_sequence == stats.last_sequence {
@@ -120,7 +121,7 @@ pub fn check(image: &Image, path: &Path, known: &Known, history: &History, setup
     }
 }
 
-/// All points up to `last`, or of the whole vault: as they were, or an error.
+/// Checks that all points up to `last`, or of the whole vault, are intact or give an error.
 fn read(machine: &Machine, path: &Path, history: &History, last: Option<u64>) -> u64 {
     let replica = match machine.replica() {
         Ok(replica) => replica,
@@ -146,7 +147,7 @@ fn read(machine: &Machine, path: &Path, history: &History, last: Option<u64>) ->
     last
 }
 
-/// The error tells which file it is about.
+/// Returns whether the error names the file.
 fn named(error: &Error, path: &Path) {
     let mut text = error.to_string();
     let mut source = std::error::Error::source(error);
@@ -158,7 +159,7 @@ fn named(error: &Error, path: &Path) {
     assert!(text.contains(name), "promise 11: the error does not name {name}: {text}");
 }
 
-/// Damages each file in each way; what does not hold.
+/// Damages each file in each way. Returns what breaks a promise.
 pub fn sweep(
     image: &Image,
     bytes: usize,

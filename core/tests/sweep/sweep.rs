@@ -1,4 +1,5 @@
-//! Goes through all boundaries of a recording and all images of each, and tells which do not hold.
+//! Goes through all boundaries of a recording and all images of each, and reports those that break
+//! a promise.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet, HashSet};
@@ -20,13 +21,13 @@ const FAILURES_MAX: usize = 8;
 pub struct Recording<K> {
     pub name: String,
     pub ops: Vec<Op>,
-    /// For each inode whether it is a directory.
+    /// Whether each inode is a directory.
     pub directories: Vec<bool>,
     /// The disks before the first operation.
     pub disks: Vec<Vec<u8>>,
     /// The first boundary of interest.
     pub first: usize,
-    /// What is known once so many operations are done, until the next.
+    /// What is promised from this operation until the next entry.
     pub known: Vec<(usize, K)>,
 }
 
@@ -41,7 +42,7 @@ impl<K> Recording<K> {
         boundary.image(&recipes[number % recipes.len()])
     }
 
-    /// The kinds of syncs that were made, see [`kind_of`].
+    /// Returns the kinds of syncs in the recording, see [`kind_of`].
     pub fn syncs(&self) -> BTreeSet<String> {
         let mut names = BTreeMap::new();
         self.ops[..]
@@ -54,7 +55,7 @@ impl<K> Recording<K> {
             .collect()
     }
 
-    /// The same life of a product that does not make syncs of this kind.
+    /// Returns the same life without the syncs of one kind.
     pub fn without(mut self, kind: &str) -> Self {
         let mut names = BTreeMap::new();
         let mut gone = Vec::new();
@@ -66,7 +67,7 @@ impl<K> Recording<K> {
             }
         }
         for at in gone {
-            // It takes its time, and does nothing.
+            // A sync that takes its time and does nothing.
             self.ops[at] = Op::Names(Vec::new());
         }
         self.name = format!("{} without {kind}", self.name);
@@ -79,7 +80,7 @@ impl<K> Recording<K> {
     }
 }
 
-/// Of a sync: what is synced, by the directory that it is in and, of a file, the end of its name.
+/// Returns the kind of a sync: the directory of its inode and, for a file, the end of its name.
 fn kind_of(op: &Op, names: &mut BTreeMap<Inode, PathBuf>, disks: usize) -> Option<String> {
     let last = |path: &Path| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
     match op {
@@ -104,7 +105,7 @@ thread_local! {
     static PANIC: RefCell<String> = const { RefCell::new(String::new()) };
 }
 
-/// Panics are kept for the report instead of being printed as they happen.
+/// Panics are stored for the report instead of printed at once.
 pub fn quiet_panics() {
     std::panic::set_hook(Box::new(|info| {
         let place = info.location().map(|at| format!(" ({}:{})", at.file(), at.line()));
@@ -115,17 +116,17 @@ pub fn quiet_panics() {
     }));
 }
 
-/// Runs a check; what it found, when it does not hold.
+/// Runs a check; returns what it found.
 pub fn attempt(check: impl FnOnce()) -> Option<String> {
     let result = catch_unwind(AssertUnwindSafe(check));
     result.err().map(|payload| {
-        // Whatever the check still holds may be locked.
+        // Anything that the check still owns may be locked.
         std::mem::forget(payload);
         PANIC.take()
     })
 }
 
-/// What a sweep did.
+/// Result of a sweep.
 #[derive(Default)]
 pub struct Figures {
     boundaries: AtomicUsize,
@@ -146,7 +147,7 @@ impl fmt::Display for Figures {
     }
 }
 
-/// An image that does not hold.
+/// An image that breaks a promise.
 pub struct Failure {
     at: usize,
     number: usize,
@@ -154,8 +155,9 @@ pub struct Failure {
     pub text: String,
 }
 
-/// Checks images of all boundaries: those with everything and with nothing that was not durable, and of the others each
-/// `stride`th, beginning at another one at each boundary. Panics with what does not hold.
+/// Checks images of all boundaries: those with everything and with nothing that was not durable,
+/// and every `stride`th of the others, from a different start at each boundary. Panics with what
+/// was found.
 pub fn sweep<K: Sync>(
     recording: &Recording<K>,
     stride: usize,
@@ -184,7 +186,7 @@ pub fn sweep<K: Sync>(
     assert!(failures.is_empty(), "{}: {} images do not hold", recording.name, failures.len());
 }
 
-/// As [`sweep`], up to so many images that do not hold.
+/// As [`sweep`], up to this many failing images.
 pub fn failures<K: Sync>(
     recording: &Recording<K>,
     stride: usize,
@@ -259,7 +261,7 @@ fn look<K>(
     failures
 }
 
-/// One image, asked for by `SWEEP=NAME:BOUNDARY:IMAGE`.
+/// Returns the one image in `SWEEP=NAME:BOUNDARY:IMAGE`.
 fn wanted() -> Option<(String, usize, usize)> {
     let text = std::env::var("SWEEP").ok()?;
     let mut parts = text.split(':');

@@ -1,7 +1,7 @@
 //! A tape of every change that a machine makes to its disks and files, and of every sync.
 //!
-//! Disks and files are alike here: an inode with content. A write is in the cache until a sync of its inode covers it, a
-//! change of names until its directory is synced.
+//! Disks and files are alike here: an inode with content. A write is in the cache until a sync of
+//! its inode covers it, a change of names until its directory is synced.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -35,11 +35,11 @@ pub enum Op {
 struct State {
     ops: Vec<Op>,
     names: BTreeMap<PathBuf, Inode>,
-    /// Whether each is a directory.
+    /// Whether each inode is a directory.
     inodes: Vec<bool>,
 }
 
-/// What was done, in order.
+/// The operations, in order.
 #[derive(Default)]
 pub struct Tape(Mutex<State>);
 
@@ -52,7 +52,7 @@ impl Tape {
         self.lock().ops.len()
     }
 
-    /// All that was done, and which inodes are directories.
+    /// Returns all operations, and which inodes are directories.
     pub fn take(&self) -> (Vec<Op>, Vec<bool>) {
         let mut state = self.lock();
         (std::mem::take(&mut state.ops), std::mem::take(&mut state.inodes))
@@ -82,7 +82,7 @@ impl Tape {
     }
 }
 
-/// Files whose changes go onto a tape.
+/// Files whose changes are recorded on a tape.
 pub struct TapedFiles {
     pub inner: Arc<dyn Files>,
     pub tape: Arc<Tape>,
@@ -204,7 +204,7 @@ impl MappedBytes for TapedMap {
     fn change(&mut self, change: &mut dyn FnMut(&mut [u8])) {
         let before = self.map.bytes().to_vec();
         self.map.change(change);
-        // A sector goes to the disk as a whole, each when it will.
+        // Each sector reaches the disk as a whole, at any time.
         for (number, sector) in self.map.bytes().chunks(SECTOR).enumerate() {
             let offset = number * SECTOR;
             if before[offset..offset + sector.len()] != *sector {
@@ -215,14 +215,14 @@ impl MappedBytes for TapedMap {
 
     fn sync(&self, offset: usize, length: usize) -> io::Result<()> {
         self.map.sync(offset, length)?;
-        // Whole pages go to the disk.
+        // Whole pages reach the disk.
         let range = offset / PAGE * PAGE..(offset + length).next_multiple_of(PAGE);
         self.tape.add(Op::Sync { inode: self.inode, range });
         Ok(())
     }
 }
 
-/// A disk in memory whose changes go onto a tape, where there is one.
+/// A disk in memory whose changes are recorded on a tape, if there is one.
 pub struct TapedDisk {
     content: Mutex<Vec<u8>>,
     reads: Mutex<Vec<Extent>>,
@@ -238,7 +238,7 @@ impl TapedDisk {
         self.content.lock().expect("one thread").clone()
     }
 
-    /// What was read since the last call.
+    /// Returns what was read since the last call.
     pub fn take_reads(&self) -> Vec<Extent> {
         std::mem::take(&mut self.reads.lock().expect("one thread"))
     }

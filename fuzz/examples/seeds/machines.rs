@@ -1,4 +1,4 @@
-//! Seeds of targets that drive a machine by steps, or read messages, records and small texts.
+//! Seeds of targets that drive a machine by steps, or decode messages, records and small texts.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,7 +26,7 @@ pub fn all() {
     catalogs();
 }
 
-/// A byte that says what follows, and steps.
+/// Prepends the byte that selects what follows.
 fn steps<const N: usize>(kind: u8, steps: &[[u8; N]]) -> Vec<u8> {
     [&[kind], steps.concat().as_slice()].concat()
 }
@@ -225,7 +225,8 @@ fn plans() {
     save("plan", "test-cut-off", &[2, 0, 7, 0, 0, 75, 0, 0x44, 3, 0, 0]);
 }
 
-/// Entries as `targets/log_writes.rs` reads them: first sector, sectors, flags, text, and what fills a write.
+/// Entries as `targets/log_writes.rs` reads them: first sector, sectors, flags, text, and what
+/// fills a write.
 fn logs_of_writes() {
     let mut log = 0x006a_7366_7773_6872_u64.to_le_bytes().to_vec();
     log.extend_from_slice(&1_u64.to_le_bytes());
@@ -325,7 +326,8 @@ fn instants() {
 }
 
 fn c_calls() {
-    // Devices in slots 0 to 2, an overlay of two of them in 3, writes, reads, a look, frees, buffers, and a life.
+    // Devices in slots 0 to 2, an overlay of two of them in 3, writes, reads, a look, frees,
+    // buffers, and a life.
     let calls: [&[u8]; 12] = [
         &[0, 0, 0],
         &[0, 1, 1],
@@ -347,7 +349,8 @@ fn c_calls() {
 
 fn catalogs() {
     for (name, base) in [("from-the-start", 0), ("to-a-whole-state", 1)] {
-        // Two segments with a mark and a commitment, pin, division inside, late segment, steps, drop.
+        // Two segments with a mark and a commitment, pin, division inside, late segment, steps,
+        // drop.
         let edits: [&[u8]; 9] = [
             &[0, 1, 1, 2, 0x0f, 9, 6, 9, 1, 2],
             &[0, 1, 1, 1, 0x06, 9, 2, 3],

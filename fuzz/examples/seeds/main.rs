@@ -1,5 +1,6 @@
-//! Writes the seeds of every target with the crate's own writers, where a seed is made of what those write:
-//! `cargo run --manifest-path fuzz/Cargo.toml --example seeds`. Seeds of other names are left alone.
+//! Writes the seeds of every target with the crate's own writers, where a seed is made of what
+//! those write: `cargo run --manifest-path fuzz/Cargo.toml --example seeds`. Seeds of other names
+//! are left alone.
 
 mod machines;
 
@@ -68,7 +69,7 @@ fn gap() -> Vec<Body<'static>> {
     ]
 }
 
-/// A log of these changes, whose first sequence is `first`.
+/// Returns a log of these changes, whose first sequence is `first`.
 fn log(
     bodies: Vec<Body<'_>>,
     first: u64,
@@ -109,7 +110,8 @@ fn segments() {
     }
 }
 
-/// An export with metadata blocks of 512 bytes in place of 4096, and no more of the header than is used.
+/// An export with metadata blocks of 512 bytes in place of 4096, and no more of the header than is
+/// used.
 fn hyperv_logs() {
     let native = log(
         vec![
@@ -200,7 +202,7 @@ fn catalogs() {
     }
 }
 
-/// The volume `v`, with one segment that ends with a mark.
+/// Returns the volume `v`, with one segment that ends with a mark.
 pub fn volume_with_a_mark(vault: &Vault, store: &hrl_fuzz::Memory) {
     let id = vault.create_volume("v", VOLUME_BYTES, 512, false).expect("volume").id;
     let chain = ChainHash::default();
@@ -240,7 +242,7 @@ fn dirty_maps() {
     }
 }
 
-/// Messages as `targets/nbd.rs` reads them.
+/// Messages in the form of `targets/nbd.rs`.
 fn conversations() {
     let request = |flags: u8, command: u8, offset: u32, half_length: u16| {
         let mut bytes = vec![5, flags, command];

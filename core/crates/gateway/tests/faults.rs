@@ -1,10 +1,11 @@
-//! Everything that goes wrong between an agent and its vault, one row a fault: agent, network, gateway, vault.
+//! Faults between an agent and its vault, one row for each: agent, network, gateway, vault.
 //!
-//! While a fault is on, a writer writes and its longest wait is measured (promise 6). When it is over the replica is the
-//! source (promise 4), a point from before is what it was (promise 5), and everything verifies.
+//! During a fault a writer writes and its longest wait is measured (promise 6). Afterwards the
+//! replica equals the source (promise 4), an earlier point is unchanged (promise 5), and everything
+//! verifies.
 
 mod network {
-    //! A network that delays and cuts, between an agent and whichever gateway is up.
+    //! A network that delays and cuts, between an agent and the gateway that is up.
 
     use std::io::{Read, Write};
     use std::net::{Shutdown, TcpListener, TcpStream};
@@ -15,9 +16,9 @@ mod network {
     #[derive(Default)]
     pub struct Network {
         pub port: u16,
-        /// Where connections go; zero refuses them.
+        /// Destination of connections; zero refuses them.
         pub gateway: AtomicU16,
-        /// A connection is cut after so many bytes; zero never.
+        /// A connection is cut after this many bytes; zero never.
         pub cut_after: AtomicU64,
         pub delay_ms: AtomicU64,
         ended: AtomicBool,
@@ -95,7 +96,7 @@ const LIMIT: Duration = Duration::from_secs(60);
 const DISK_BYTES: u64 = 4 << 20;
 const HOSTS: [&str; 1] = ["127.0.0.1"];
 const CHILD: &str = "HRL_TEST_FAULTS_GATEWAY";
-/// What a writer may wait at most, on a machine that does other things too: far less than any fault lasts.
+/// Longest permitted wait of a writer, on a busy machine: far less than any fault lasts.
 const WAIT_MAX: Duration = Duration::from_millis(1500);
 
 /// A system clock whose time of day jumps.
@@ -160,7 +161,7 @@ impl Rig {
         self.start_with(&self.path("pki"), change);
     }
 
-    /// Starts a gateway in place of the one before, and leads the network there.
+    /// Starts a gateway in place of the previous one, and directs the network to it.
     fn start_with(&self, pki: &Path, change: impl Fn(GatewayOptions) -> GatewayOptions) {
         self.stop();
         let options = GatewayOptions::new("127.0.0.1:0", pki)
@@ -178,7 +179,7 @@ impl Rig {
         drop(self.gateway.lock().expect("lock").take());
     }
 
-    /// The same gateway as a process of its own.
+    /// Starts the same gateway in a child process.
     fn start_child(&self) {
         self.stop();
         let mut child = Command::new(std::env::current_exe().expect("this test"))
@@ -230,7 +231,7 @@ impl Rig {
             .expect("protect")
     }
 
-    /// Straight to the vault.
+    /// Connects directly to the vault.
     fn check(&self, points: &[(RecoveryPoint, Vec<u8>)]) {
         let vault = Vault::open(self.vault.clone(), None, self.clock.clone()).expect("vault");
         let replica = vault.replica("disk").expect("replica");
@@ -255,7 +256,7 @@ impl Drop for Rig {
     }
 }
 
-/// What the child process does until it is killed.
+/// The child process: a gateway, until it is killed.
 #[test]
 fn child_gateway() {
     let Ok(directory) = std::env::var(CHILD) else { return };
@@ -425,7 +426,7 @@ fn content(device: &dyn BlockDevice) -> Vec<u8> {
     bytes
 }
 
-/// Writes for some time; the longest that a write took.
+/// Writes for some time; returns the longest time of a write.
 fn write_for(rig: &Rig, protection: &Protection, time: Duration, seed: u64) -> Duration {
     let clock = SystemClock::default();
     let (mut longest, mut random) = (Duration::ZERO, seed * 2 + 1);
@@ -451,7 +452,7 @@ fn mark(rig: &Rig, protection: &Protection, label: &str) -> (RecoveryPoint, Vec<
     (point, bytes)
 }
 
-/// One fault from its begin to its end; the longest wait of the writer.
+/// Runs one fault from begin to end; returns the writer's longest wait.
 fn suffer(
     rig: &Rig,
     protection: &Protection,
@@ -495,7 +496,7 @@ fn promises_4_5_and_6_hold_through_every_fault() {
     });
 }
 
-/// A put that is done twice, and one that comes back after retention deleted its object.
+/// A put is repeated, and a put comes back after retention deleted its object.
 #[test]
 fn promise_5_replayed_requests_change_nothing() {
     let rig = Rig::new();
@@ -509,7 +510,7 @@ fn promise_5_replayed_requests_change_nothing() {
     let names = remote.list("volumes/disk/segments/").expect("list");
     for info in &names {
         let bytes = remote.get(&info.name, 0..info.length).expect("get");
-        // Twice as it was, then as somebody would have it who cannot make the name's salt again.
+        // Twice as it was, then as a forger would send it who cannot reproduce the name's salt.
         remote.put(&info.name, &bytes).expect("replayed");
     }
     rig.start(|options| options);
@@ -520,7 +521,7 @@ fn promise_5_replayed_requests_change_nothing() {
         let outcome = remote.put(&info.name, &bytes).expect("replayed");
         assert_eq!(outcome, hrl::store::PutOutcome::AlreadyExists);
     }
-    // Deleted by retention, and put again by a request that was long under way.
+    // Deleted by retention, then put again by a request that was long under way.
     let mut policy: hrl::RetentionPolicy = "1h all".parse().expect("policy");
     (policy.full, policy.grace) = (Duration::from_millis(1), Duration::from_secs(1));
     let old = &names[0];

@@ -1,4 +1,4 @@
-//! Gateways: the store's contract through one, who may touch what, outages, kills and failover.
+//! Gateways: the store's contract through one, rights of clients, outages, kills and failover.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -61,7 +61,7 @@ impl Site {
     }
 }
 
-/// The names of the conformance test, put below a volume that the client may touch.
+/// Puts the names of the conformance test below a volume that the client may touch.
 struct Below(RemoteStore);
 
 const BELOW: &str = "volumes/disk/";
@@ -138,7 +138,7 @@ impl Store for ArrivesAfter {
         let found = self.inner.list(prefix)?;
         self.was_listed.store(true, Ordering::SeqCst);
         Self::wait(|| matches!(self.inner.head(ARRIVES), Ok(Some(_))));
-        // The gateway notes that it is there.
+        // The gateway records that it is there.
         std::thread::sleep(Duration::from_millis(200));
         Ok(found)
     }
@@ -150,7 +150,8 @@ impl Store for ArrivesAfter {
     }
 }
 
-/// Once a segment was neither in what the vault had before it came nor in the cache after it went.
+/// Once a segment was missing from a list: the vault was listed before it came, the cache after it
+/// left.
 #[test]
 fn a_segment_on_its_way_to_the_vault_is_listed() {
     let site = Site::new();
@@ -169,7 +170,7 @@ fn a_segment_on_its_way_to_the_vault_is_listed() {
 }
 
 #[test]
-fn a_client_touches_its_own_volumes_alone() {
+fn a_client_touches_only_its_own_volumes() {
     let site = Site::new();
     site.enroll("stranger", &["theirs"]);
     let gateway = site.gateway(site.vault_store(), |options| options);
@@ -190,7 +191,7 @@ fn a_client_touches_its_own_volumes_alone() {
     assert!(stranger.list("volumes/").expect("list").is_empty());
     assert_eq!(agent.list("volumes/").expect("list").len(), 1);
     assert_eq!(agent.list("").expect("list").len(), 1);
-    // A pin taken away shuts the client out, though its certificate is still good.
+    // Removing a client's pin locks it out, although its certificate is still valid.
     std::fs::remove_file(site.path("pki/clients/agent")).expect("remove");
     let again = site.client("agent", &[&gateway]);
     let error = again.get("volumes/disk/volume", 0..4).expect_err("not enrolled any more");
@@ -207,7 +208,7 @@ fn foreign_certificates_plain_text_and_oversized_requests_are_refused() {
         foreign.head("volumes/disk/volume").expect_err("foreign").kind(),
         ErrorKind::Unavailable
     );
-    // Whatever comes, the gateway goes on.
+    // Whatever a client sends, the gateway continues.
     for bytes in [&b"GET /metrics HTTP/1.1\r\n\r\n"[..], &[0x16, 3, 1, 0xff, 0xff, 1, 2, 3], &[]] {
         let mut socket = TcpStream::connect(gateway.address()).expect("connect");
         socket.write_all(bytes).expect("write");
@@ -223,7 +224,7 @@ fn foreign_certificates_plain_text_and_oversized_requests_are_refused() {
 }
 
 #[test]
-fn what_was_acknowledged_survives_an_outage_and_the_end_of_the_gateway() {
+fn acknowledged_segments_survive_an_outage_and_the_end_of_the_gateway() {
     let site = Site::new();
     let vault = Arc::new(FaultStore::new(site.vault_store()));
     let cached = |options: GatewayOptions| options.cache(site.path("cache"));
@@ -235,7 +236,7 @@ fn what_was_acknowledged_survives_an_outage_and_the_end_of_the_gateway() {
     assert_eq!(agent.put(segment, b"sealed").expect("again"), PutOutcome::AlreadyExists);
     assert_eq!(agent.get(segment, 1..4).expect("from the cache"), b"eal");
     assert_eq!(gateway.stats().cached_objects, 1);
-    // What names segments waits for them, and never goes first.
+    // Objects that name segments wait for them, and never go first.
     drop(gateway);
     assert!(!site.path("vault").join(segment).exists());
     vault.set_down(false);
@@ -269,7 +270,7 @@ fn write_some(volume: &dyn BlockDevice, seed: u64) {
 }
 
 #[test]
-fn promise_4_and_6_a_gateway_dies_and_the_agent_goes_on_with_the_next() {
+fn promise_4_and_6_the_agent_uses_another_gateway_after_one_dies() {
     for cache in [false, true] {
         let site = Site::new();
         let store = site.vault_store();
@@ -300,7 +301,7 @@ fn promise_4_and_6_a_gateway_dies_and_the_agent_goes_on_with_the_next() {
         drop(first);
         write_some(&**protection.volume(), 2);
         protection.wait_replicated(LIMIT).expect("by the second");
-        // The first comes back with what its cache held, and the second goes.
+        // The first gateway comes back with the content of its cache, and the second goes.
         let back = start("cache1");
         drop(second);
         write_some(&**protection.volume(), 3);
@@ -308,7 +309,7 @@ fn promise_4_and_6_a_gateway_dies_and_the_agent_goes_on_with_the_next() {
         assert!(error.is_err(), "no gateway at the known addresses");
         drop(back);
         protection.stop(Duration::from_millis(100)).expect("the rest stays in the spool");
-        // Straight to the vault: the spool is shipped, nothing is read again.
+        // Directly to the vault: the spool is shipped, nothing is read again.
         let protection =
             ProtectionOptions::new("disk", disk.clone(), main.clone(), site.path("state"))
                 .open()
@@ -346,7 +347,7 @@ fn metrics_and_health_can_be_read_without_a_certificate() {
 }
 
 #[test]
-fn when_a_segment_is_acknowledged_is_a_policy() {
+fn the_policy_decides_when_a_segment_is_acknowledged() {
     let site = Site::new();
     let options = GatewayOptions::new("127.0.0.1:0", site.path("pki"));
     let error = options.acknowledge(Acknowledge::Gateway).start(site.vault_store()).map(drop);
@@ -359,7 +360,7 @@ fn when_a_segment_is_acknowledged_is_a_policy() {
     let agent = site.client("agent", &[&gateway]);
     agent.put("volumes/disk/segments/one.hrl", b"1").expect("durable in the cache");
     drop(gateway);
-    // The cache takes nothing new, and gives what it has.
+    // The cache takes no new segments, and forwards those it has.
     let through = |options: GatewayOptions| cached(options).acknowledge(Acknowledge::Vault);
     let gateway = site.gateway(vault.clone(), through);
     let agent = site.client("agent", &[&gateway]);
@@ -378,7 +379,7 @@ fn when_a_segment_is_acknowledged_is_a_policy() {
 }
 
 #[test]
-fn objects_are_deleted_together_and_only_ones_own() {
+fn a_client_deletes_many_objects_at_once_but_only_its_own() {
     let site = Site::new();
     site.enroll("stranger", &["theirs"]);
     let gateway = site.gateway(site.vault_store(), |options| options);
@@ -398,9 +399,10 @@ fn objects_are_deleted_together_and_only_ones_own() {
     assert!(agent.list("volumes/disk/").expect("list").is_empty());
 }
 
-/// Found by a hundred volumes: segments in the cache of a gateway that died were named through the other one.
+/// Found with a hundred volumes: segments in the cache of a dead gateway were published through the
+/// other one.
 #[test]
-fn promise_4_a_version_goes_only_where_its_segments_went() {
+fn promise_4_a_version_goes_only_to_the_gateway_of_its_segments() {
     let site = Site::new();
     let vault = Arc::new(FaultStore::new(site.vault_store()));
     let start = |name: &str| site.gateway(vault.clone(), |options| options.cache(site.path(name)));
@@ -411,7 +413,7 @@ fn promise_4_a_version_goes_only_where_its_segments_went() {
     agent.put(segment, b"sealed").expect("in the cache of the first");
     drop(first);
     vault.set_down(false);
-    // Perhaps it was done when it died; then certainly not.
+    // The version may have been put when the gateway died; from now on it must not be.
     for kind in [ErrorKind::Unavailable, ErrorKind::Changed] {
         let error = agent.put(version, b"names it").expect_err("the second does not have it");
         assert_eq!(error.kind(), kind, "{error}");
@@ -420,14 +422,14 @@ fn promise_4_a_version_goes_only_where_its_segments_went() {
     agent.put(segment, b"sealed").expect("again, to the second");
     agent.put(version, b"names it").expect("after it");
     assert!(vault.head(segment).expect("head").is_some());
-    // What comes next needs no segment, and any gateway does.
+    // The next version needs no segment, so any gateway can take it.
     agent.put("volumes/disk/catalog/2", b"a pin").expect("put");
     assert!(second.stop(LIMIT));
 }
 
-/// A gateway that comes back at its address with an empty disk does not have what it acknowledged.
+/// A gateway that comes back at its address with an empty disk lacks what it acknowledged.
 #[test]
-fn promise_4_a_version_is_refused_where_the_cache_was_lost() {
+fn promise_4_a_version_is_refused_if_the_cache_was_lost() {
     let site = Site::new();
     let vault = Arc::new(FaultStore::new(site.vault_store()));
     let port =
@@ -454,7 +456,8 @@ fn promise_4_a_version_is_refused_where_the_cache_was_lost() {
     assert!(second.stop(LIMIT));
 }
 
-/// A pin came first once, and took the news of the lost cache from the shipper, which then named what was lost.
+/// Once a pin came first and took the report of the lost cache from the shipper, which then
+/// published lost segments.
 #[test]
 fn promise_4_a_lost_cache_is_reported_to_the_shipper_even_if_another_writer_comes_first() {
     let site = Site::new();

@@ -1,4 +1,5 @@
-//! A vault that follows another: what it holds is always a vault, also when the mirror or the source dies at any call.
+//! A vault that follows another. It is a sound vault at any time, even if the mirror or the source
+//! dies at any call.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -82,7 +83,7 @@ fn write(protection: &Protection, tag: u64) {
     }
 }
 
-/// Each write and mark is a state of its own, in the vault.
+/// Each write and point is a separate state in the vault.
 fn states(
     protection: &Protection,
     device: &MemoryDevice,
@@ -98,7 +99,8 @@ fn states(
     .collect()
 }
 
-/// Everything that the catalog of `vault` names is there and sound, and these states are what they were.
+/// Checks that everything that the catalog of `vault` names exists and is sound, and that these
+/// states are unchanged.
 fn check(vault: &Vault, states: &[(At, Vec<u8>)]) {
     let replica = vault.replica("disk").expect("replica");
     let report = replica.verify(&|_, _| true).expect("verify");
@@ -110,7 +112,7 @@ fn check(vault: &Vault, states: &[(At, Vec<u8>)]) {
 }
 
 #[test]
-fn promise_4_and_5_a_mirror_follows_and_stands_alone_when_its_source_is_gone() {
+fn promise_4_and_5_a_mirror_follows_and_is_complete_without_its_source() {
     let sites = Sites::new();
     let key = || Some(WrappingKey::from_bytes([3; 32]));
     let protection = sites.protect(key());
@@ -122,7 +124,7 @@ fn promise_4_and_5_a_mirror_follows_and_stands_alone_when_its_source_is_gone() {
     check(&vault(&sites.target, key()), &known);
     let idle = run(&mut mirror);
     assert_eq!((idle.objects_copied, idle.lag), (0, Duration::ZERO), "nothing to do");
-    // A mirror that begins anew goes on where the other ended.
+    // A new mirror continues where the other ended.
     let mut mirror = sites.mirror();
     known.extend(states(&protection, &sites.device, 3..5));
     let report = run(&mut mirror);
@@ -139,13 +141,13 @@ fn promise_4_and_5_a_mirror_follows_and_stands_alone_when_its_source_is_gone() {
 }
 
 #[test]
-fn a_mirror_with_a_history_of_its_own_is_left_alone() {
+fn a_mirror_with_its_own_history_is_left_alone() {
     let sites = Sites::new();
     let protection = sites.protect(None);
     states(&protection, &sites.device, 0..2);
     let mut mirror = sites.mirror();
     assert!(run(&mut mirror).failure.is_none());
-    // Somebody fails over to it.
+    // An operator fails over to it.
     let target = vault(&sites.target, None);
     let other = Arc::new(MemoryDevice::new(DISK_BYTES));
     let state = sites.directory.path().join("other");
@@ -160,14 +162,14 @@ fn a_mirror_with_a_history_of_its_own_is_left_alone() {
 }
 
 #[test]
-fn promise_5_a_lost_source_takes_nothing_with_it() {
+fn promise_5_a_lost_source_does_not_harm_the_mirror() {
     let sites = Sites::new();
     let protection = sites.protect(None);
     let known = states(&protection, &sites.device, 0..3);
     protection.stop(LIMIT).expect("stop");
     let mut mirror = sites.mirror();
     run(&mut mirror);
-    // Segments vanish without a word in the catalog, then everything.
+    // Segments vanish while the catalog still names them, then everything vanishes.
     for info in sites.source.list("volumes/disk/segments/").expect("list") {
         sites.source.delete(&info.name).expect("delete");
     }
@@ -194,15 +196,16 @@ fn compact_all(store: &Arc<FaultStore>) {
     replica.compact(&policy, &options, &|_, _| true).expect("compact");
 }
 
-/// Stopped after every number of calls to the source or the target: the target is a sound vault each time, never ahead,
-/// and the next run catches up; the source folds and deletes in between.
+/// Stopped after every number of calls to the source or the target: the target is a sound vault
+/// each time and never ahead, and the next run catches up. Meanwhile the source folds and deletes.
 #[test]
 fn promise_4_and_5_the_mirror_is_a_sound_vault_after_a_crash_at_any_call() {
     let sites = Sites::new();
     let protection = sites.protect(None);
     let early = states(&protection, &sites.device, 0..4);
     assert!(run(&mut sites.mirror()).failure.is_none());
-    // What the mirror lacks then is folded and deleted: some versions between name what is nowhere any more.
+    // What the mirror lacks is then folded and deleted: some versions between name objects that
+    // exist nowhere.
     states(&protection, &sites.device, 4..8);
     compact_all(&sites.source);
     let late = states(&protection, &sites.device, 8..10);

@@ -1,4 +1,5 @@
-//! Small segments packed by a gateway before they reach the vault: fewer requests, and nothing else is different.
+//! Small segments, packed by a gateway on their way to the vault: fewer requests, and no other
+//! difference.
 
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -18,7 +19,7 @@ use hrl_tls::{create_authority, enroll_client};
 const LIMIT: Duration = Duration::from_secs(60);
 const DISK_BYTES: u64 = 4 << 20;
 
-/// A directory that is asked by requests alone, and counts them.
+/// A directory that is reached only by requests, and counts them.
 struct Counted {
     inner: DirStore,
     requests: AtomicU64,
@@ -125,7 +126,7 @@ fn content(device: &dyn BlockDevice) -> Vec<u8> {
     bytes
 }
 
-/// One write, then time for its segment to be sealed.
+/// Makes one write, then waits until its segment is closed.
 fn write_slowly(protection: &Protection, rounds: Range<u64>) {
     for round in rounds {
         let data = vec![round as u8 | 1; 4096];
@@ -156,7 +157,7 @@ fn promise_4_and_5_packed_segments_are_read_folded_and_deleted_like_others() {
     let stats = gateway.stats();
     assert!(stats.forwarded_puts * 3 < stats.forwarded_objects, "{stats:?}");
     assert!(site.packs() > 0, "small segments were packed");
-    // The gateway dies with segments in its cache and others on their way; another goes on.
+    // The gateway dies with segments in its cache and others on their way; another one continues.
     write_slowly(&protection, 40..50);
     drop(gateway);
     let error = protection.wait_replicated(Duration::from_millis(100));
@@ -171,7 +172,8 @@ fn promise_4_and_5_packed_segments_are_read_folded_and_deleted_like_others() {
         assert_replica_is(&vault, &At::Newest, &content(&*device));
         assert_replica_is(&vault, &At::Point(point.id), &at_point);
     }
-    // Retention takes all but the pinned point and the newest state, by the gateway; then no pack is left.
+    // Through the gateway, retention removes all but the pinned point and the newest state; then no
+    // pack is left.
     let vault = site.vault_at(&gateway);
     let mut replica = vault.replica("disk").expect("replica");
     replica.pin(&At::Point(point.id), hrl::vault::PinUntil::Forever, "kept").expect("pin");
@@ -191,7 +193,7 @@ fn promise_4_and_5_packed_segments_are_read_folded_and_deleted_like_others() {
 }
 
 #[test]
-fn requests_for_each_segment_fall_with_the_interval_of_the_catalog() {
+fn requests_for_each_segment_fall_with_the_catalog_interval() {
     let mut figures = Vec::new();
     for interval in [0, 500] {
         let site = Site::new();
@@ -214,7 +216,7 @@ fn requests_for_each_segment_fall_with_the_interval_of_the_catalog() {
     assert!(figures[1] <= 0.6, "most of both are shared: {figures:?}");
 }
 
-/// What a shredded volume leaves: nothing, packs included.
+/// A shredded volume leaves nothing, packs included.
 #[test]
 fn deleting_a_volume_deletes_its_packs() {
     let site = Site::new();

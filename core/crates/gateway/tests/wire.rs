@@ -1,4 +1,4 @@
-//! The bytes between a gateway and its client are those that older versions of either understand.
+//! Gateways and clients send the bytes that older versions of either expect.
 
 use std::io::{Cursor, Read, Write};
 use std::sync::{Arc, Mutex};
@@ -11,7 +11,7 @@ use hrl_tls::{create_authority, enroll_client};
 const SEGMENT: &str = "volumes/disk/segments/one.hrl";
 const VERSION: &str = "volumes/disk/catalog/0000000000000001";
 
-/// Gives one answer, whatever is asked, and keeps the question.
+/// Gives one answer to any request, and stores the request.
 struct Tape {
     answer: Cursor<Vec<u8>>,
     asked: Arc<Mutex<Vec<u8>>>,
@@ -34,10 +34,10 @@ impl Write for Tape {
     }
 }
 
-/// A call of the client, the bytes that it sends, and those that a gateway answers.
+/// A call of the client, its bytes, and the gateway's answer.
 type Exchange = (fn(&dyn Store) -> Result<String>, &'static str, &'static str, &'static str);
 
-/// In this order: each finds what those before it left.
+/// In this order, because each depends on those before it.
 const EXCHANGES: [Exchange; 9] = [
     (
         |store| store.put(SEGMENT, b"0123456789").map(|outcome| format!("{outcome:?}")),
@@ -108,7 +108,7 @@ const EXCHANGES: [Exchange; 9] = [
 ];
 
 #[test]
-fn requests_and_answers_have_the_bytes_that_they_always_had() {
+fn requests_and_answers_keep_their_bytes() {
     let directory = tempfile::tempdir().expect("directory");
     let path = |name: &str| directory.path().join(name);
     create_authority(&path("pki"), &["127.0.0.1".into()]).expect("authority");
@@ -135,9 +135,9 @@ fn requests_and_answers_have_the_bytes_that_they_always_had() {
     }
 }
 
-/// What a gateway refuses names the kind of the error, which the client gives on.
+/// A refusal carries the kind of the error, which the client returns.
 #[test]
-fn a_refusal_has_the_bytes_that_it_always_had() {
+fn a_refusal_keeps_its_bytes() {
     let directory = tempfile::tempdir().expect("directory");
     let path = |name: &str| directory.path().join(name);
     create_authority(&path("pki"), &["127.0.0.1".into()]).expect("authority");
