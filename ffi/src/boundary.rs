@@ -7,7 +7,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use engine::{Error, ErrorKind, Result};
 
-use crate::handle;
+use crate::handle::{self, Out};
 
 /// Major version that this header belongs to.
 pub const HRL_VERSION_MAJOR: u32 = 0;
@@ -192,9 +192,9 @@ pub extern "C" fn hrl_error_object() -> *const c_char {
 /// Puts the byte offset of the last error in its object into `offset` and returns true; false, and `offset` untouched, when
 /// there is none. Since 0.1.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn hrl_error_offset(offset: *mut u64) -> bool {
+pub unsafe extern "C" fn hrl_error_offset(offset: Out<'_, u64>) -> bool {
     let Some(place) = last(None, |error| error.offset) else { return false };
-    guard_value(false, || handle::put(offset, place, "offset").is_ok())
+    guard_value(false, || offset.put(place, "offset").is_ok())
 }
 
 /// The operating system's code (errno) of the last error; 0 when its cause was another. Since 0.1.

@@ -3,7 +3,7 @@
 use engine::device::Buffer;
 
 use crate::boundary::{guard, guard_value, hrl_status};
-use crate::handle;
+use crate::handle::{self, Out};
 
 /// Page-aligned memory, good for direct I/O. Used by one thread at a time.
 pub struct hrl_buffer {
@@ -13,10 +13,13 @@ pub struct hrl_buffer {
 /// Makes a buffer of `length` zero bytes. Free it with `hrl_buffer_free`, unless `hrl_tap_complete_buffer` took it.
 /// Statuses: HRL_ERROR_INVALID_INPUT. Since 0.1.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn hrl_buffer_new(length: usize, out: *mut *mut hrl_buffer) -> hrl_status {
+pub unsafe extern "C" fn hrl_buffer_new(
+    length: usize,
+    out: Out<'_, *mut hrl_buffer>,
+) -> hrl_status {
     guard(|| {
-        handle::check_out(out, "out")?;
-        handle::give(out, hrl_buffer { inner: Buffer::zeroed(check(length)?) })
+        out.check("out")?;
+        out.give(hrl_buffer { inner: Buffer::zeroed(check(length)?) })
     })
 }
 
@@ -25,34 +28,36 @@ pub unsafe extern "C" fn hrl_buffer_new(length: usize, out: *mut *mut hrl_buffer
 pub unsafe extern "C" fn hrl_buffer_copy(
     data: *const u8,
     length: usize,
-    out: *mut *mut hrl_buffer,
+    out: Out<'_, *mut hrl_buffer>,
 ) -> hrl_status {
     guard(|| {
-        handle::check_out(out, "out")?;
-        let data = handle::bytes(data, check(length)?, "data")?;
-        handle::give(out, hrl_buffer { inner: Buffer::copy_of(data) })
+        out.check("out")?;
+        let length = check(length)?;
+        // SAFETY: the caller promises that the buffer has the length beside it.
+        let data = unsafe { handle::bytes(data, length, "data")? };
+        out.give(hrl_buffer { inner: Buffer::copy_of(data) })
     })
 }
 
 /// The memory of the buffer, as long as the buffer lives; NULL for NULL. Since 0.1.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn hrl_buffer_data(buffer: *mut hrl_buffer) -> *mut u8 {
+pub unsafe extern "C" fn hrl_buffer_data(buffer: Option<&mut hrl_buffer>) -> *mut u8 {
     guard_value(std::ptr::null_mut(), || {
-        handle::borrow_mut(buffer, "buffer")
+        handle::given(buffer, "buffer")
             .map_or(std::ptr::null_mut(), |buffer| buffer.inner.as_mut_ptr())
     })
 }
 
 /// Length in bytes; 0 for NULL. Since 0.1.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn hrl_buffer_length(buffer: *const hrl_buffer) -> usize {
-    guard_value(0, || handle::borrow(buffer, "buffer").map_or(0, |buffer| buffer.inner.len()))
+pub unsafe extern "C" fn hrl_buffer_length(buffer: Option<&hrl_buffer>) -> usize {
+    guard_value(0, || handle::given(buffer, "buffer").map_or(0, |buffer| buffer.inner.len()))
 }
 
 /// Frees a buffer; NULL is fine. Since 0.1.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn hrl_buffer_free(buffer: *mut hrl_buffer) {
-    guard_value((), || drop(handle::take(buffer)));
+pub unsafe extern "C" fn hrl_buffer_free(buffer: Option<Box<hrl_buffer>>) {
+    guard_value((), || drop(buffer));
 }
 
 /// Longest buffer, in bytes.

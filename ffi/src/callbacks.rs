@@ -51,16 +51,6 @@ pub(crate) fn outcome(code: i32, operation: &'static str, object: &str) -> Resul
     Err(Error::io(operation, object, io::Error::from_raw_os_error(code.saturating_abs())))
 }
 
-/// `InvalidInput` unless a table of callbacks has the size of its type, by which versions of it are told apart.
-pub(crate) fn check_size<T>(struct_bytes: usize, name: &str) -> Result<()> {
-    if struct_bytes == size_of::<T>() {
-        return Ok(());
-    }
-    Err(bad_argument("callbacks.struct_bytes")
-        .expected(format_args!("sizeof({name})"))
-        .found(struct_bytes))
-}
-
 /// A callback that has to be there.
 pub(crate) fn needed<F>(callback: Option<F>, name: &str) -> Result<F> {
     callback.ok_or_else(|| bad_argument(name).expected("a function").found("NULL"))

@@ -13,8 +13,8 @@ use engine::replica::Overlay;
 use engine::{Error, ErrorKind, Extent, Result};
 
 use crate::boundary::{bad_argument, guard, guard_value, hrl_status};
-use crate::callbacks::{User, check_size, needed, outcome};
-use crate::handle;
+use crate::callbacks::{User, needed, outcome};
+use crate::handle::{self, In, Out, Text, versioned};
 use crate::tap::hrl_discarded;
 
 /// A disk: a file or block device, memory, a protected volume, a view of a replica, an overlay, or one of your own. All
@@ -53,14 +53,14 @@ pub const HRL_KEEP_ALLOCATED: u32 = 2;
 /// another process), HRL_ERROR_ALREADY_EXISTS (another size), HRL_ERROR_IO. Since 0.1.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hrl_device_open_file(
-    path: *const c_char,
+    path: Text<'_>,
     flags: u32,
     create_bytes: u64,
-    out: *mut *mut hrl_device,
+    out: Out<'_, *mut hrl_device>,
 ) -> hrl_status {
     guard(|| {
-        handle::check_out(out, "out")?;
-        let path = Path::new(handle::text(path, "path")?);
+        out.check("out")?;
+        let path = Path::new(path.read("path")?);
         if flags & !(HRL_OPEN_READ_ONLY | HRL_OPEN_EXCLUSIVE | HRL_OPEN_BUFFERED) != 0 {
             return Err(bad_argument("flags").expected("HRL_OPEN_ flags").found(flags));
         }
@@ -75,7 +75,7 @@ pub unsafe extern "C" fn hrl_device_open_file(
             exclusive: has(HRL_OPEN_EXCLUSIVE),
             create_bytes: (create_bytes > 0).then_some(create_bytes),
         };
-        handle::give(out, hrl_device::new(Arc::new(FileDevice::open(path, &options)?)))
+        out.give(hrl_device::new(Arc::new(FileDevice::open(path, &options)?)))
     })
 }
 
@@ -84,16 +84,16 @@ pub unsafe extern "C" fn hrl_device_open_file(
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hrl_device_new_memory(
     size_bytes: u64,
-    out: *mut *mut hrl_device,
+    out: Out<'_, *mut hrl_device>,
 ) -> hrl_status {
     guard(|| {
-        handle::check_out(out, "out")?;
+        out.check("out")?;
         if size_bytes == 0 || !size_bytes.is_multiple_of(512) || size_bytes > i64::MAX as u64 {
             return Err(bad_argument("size_bytes")
                 .expected("a multiple of 512 bytes above 0")
                 .found(size_bytes));
         }
-        handle::give(out, hrl_device::new(Arc::new(MemoryDevice::new(size_bytes))))
+        out.give(hrl_device::new(Arc::new(MemoryDevice::new(size_bytes))))
     })
 }
 
@@ -101,15 +101,15 @@ pub unsafe extern "C" fn hrl_device_new_memory(
 /// content is not read before it was written. Both may be freed afterwards. Statuses: HRL_ERROR_INVALID_INPUT. Since 0.1.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hrl_device_new_overlay(
-    base: *const hrl_device,
-    scratch: *const hrl_device,
-    out: *mut *mut hrl_device,
+    base: Option<&hrl_device>,
+    scratch: Option<&hrl_device>,
+    out: Out<'_, *mut hrl_device>,
 ) -> hrl_status {
     guard(|| {
-        handle::check_out(out, "out")?;
-        let base = handle::borrow(base, "base")?.inner.clone();
-        let scratch = handle::borrow(scratch, "scratch")?.inner.clone();
-        handle::give(out, hrl_device::new(Arc::new(Overlay::new(base, scratch)?)))
+        out.check("out")?;
+        let base = handle::given(base, "base")?.inner.clone();
+        let scratch = handle::given(scratch, "scratch")?.inner.clone();
+        out.give(hrl_device::new(Arc::new(Overlay::new(base, scratch)?)))
     })
 }
 
@@ -118,7 +118,7 @@ pub unsafe extern "C" fn hrl_device_new_overlay(
 /// sees it; what was written before a flush returned survives a power failure; a failed write changes nothing outside its
 /// range. Offsets and lengths are within the disk, in bytes, and may be unaligned.
 #[repr(C)]
-pub struct hrl_device_callbacks {
+pub struct hrl_device_callbacks<'a> {
     /// `sizeof(hrl_device_callbacks)`, so that later versions can add to it.
     pub struct_bytes: usize,
     /// Size of the disk: a multiple of 512 above 0, which never changes.
@@ -128,7 +128,7 @@ pub struct hrl_device_callbacks {
     /// Refuses changes.
     pub read_only: bool,
     /// Name for errors; copied. NULL: "device".
-    pub name: *const c_char,
+    pub name: Text<'a>,
     /// Fills `buffer`. Needed.
     pub read: Option<
         unsafe extern "C" fn(user: *mut c_void, offset: u64, buffer: *mut u8, length: usize) -> i32,
@@ -155,19 +155,21 @@ pub struct hrl_device_callbacks {
     pub free: Option<unsafe extern "C" fn(user: *mut c_void)>,
 }
 
+versioned!(hrl_device_callbacks<'_>);
+
 /// Makes a device of your functions. `callbacks` is copied; `user` is handed to each function. Free it with
 /// `hrl_device_free`; `free` of the callbacks comes when the last user (a protection, a server) is gone too.
 /// Statuses: HRL_ERROR_INVALID_INPUT; then `free` is not called. Since 0.1.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hrl_device_from_callbacks(
-    callbacks: *const hrl_device_callbacks,
+    callbacks: In<'_, hrl_device_callbacks<'_>>,
     user: *mut c_void,
-    out: *mut *mut hrl_device,
+    out: Out<'_, *mut hrl_device>,
 ) -> hrl_status {
     guard(|| {
-        handle::check_out(out, "out")?;
-        let device = CallbackDevice::new(handle::borrow(callbacks, "callbacks")?, User(user))?;
-        handle::give(out, hrl_device::new(Arc::new(device)))
+        out.check("out")?;
+        let device = CallbackDevice::new(callbacks.read("callbacks")?, User(user))?;
+        out.give(hrl_device::new(Arc::new(device)))
     })
 }
 
@@ -188,9 +190,8 @@ struct CallbackDevice {
 static ZEROES: [u8; 64 << 10] = [0; 64 << 10];
 
 impl CallbackDevice {
-    fn new(callbacks: &hrl_device_callbacks, user: User) -> Result<Self> {
+    fn new(callbacks: &hrl_device_callbacks<'_>, user: User) -> Result<Self> {
         let bad = |name: &str, expected: &str| bad_argument(name).expected(expected);
-        check_size::<hrl_device_callbacks>(callbacks.struct_bytes, "hrl_device_callbacks")?;
         let (size, block) = (callbacks.size_bytes, callbacks.block_bytes);
         if size == 0 || !size.is_multiple_of(512) || size > i64::MAX as u64 {
             return Err(bad("callbacks.size_bytes", "a multiple of 512 above 0").found(size));
@@ -208,11 +209,7 @@ impl CallbackDevice {
         if !read_only && callbacks.flush.is_none() {
             return Err(bad("callbacks.flush", "a function").found("NULL"));
         }
-        let name = if callbacks.name.is_null() {
-            "device"
-        } else {
-            handle::text(callbacks.name, "callbacks.name")?
-        };
+        let name = callbacks.name.optional("callbacks.name")?.unwrap_or("device");
         Ok(Self {
             name: name.to_owned(),
             size_bytes: size,
@@ -328,27 +325,27 @@ impl BlockDevice for CallbackDevice {
 
 /// Size in bytes; 0 for NULL. Since 0.1.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn hrl_device_size_bytes(device: *const hrl_device) -> u64 {
-    guard_value(0, || handle::borrow(device, "device").map_or(0, |d| d.inner.size_bytes()))
+pub unsafe extern "C" fn hrl_device_size_bytes(device: Option<&hrl_device>) -> u64 {
+    guard_value(0, || handle::given(device, "device").map_or(0, |d| d.inner.size_bytes()))
 }
 
 /// The unit that is written without tearing, in bytes; 0 for NULL. Since 0.1.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn hrl_device_block_bytes(device: *const hrl_device) -> u32 {
-    guard_value(0, || handle::borrow(device, "device").map_or(0, |d| d.inner.block_bytes()))
+pub unsafe extern "C" fn hrl_device_block_bytes(device: Option<&hrl_device>) -> u32 {
+    guard_value(0, || handle::given(device, "device").map_or(0, |d| d.inner.block_bytes()))
 }
 
 /// Refuses changes; true for NULL. Since 0.1.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn hrl_device_is_read_only(device: *const hrl_device) -> bool {
-    guard_value(true, || handle::borrow(device, "device").map_or(true, |d| d.inner.is_read_only()))
+pub unsafe extern "C" fn hrl_device_is_read_only(device: Option<&hrl_device>) -> bool {
+    guard_value(true, || handle::given(device, "device").map_or(true, |d| d.inner.is_read_only()))
 }
 
 /// Name, for example a path; as long as the device lives. Empty for NULL. Since 0.1.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn hrl_device_name(device: *const hrl_device) -> *const c_char {
+pub unsafe extern "C" fn hrl_device_name(device: Option<&hrl_device>) -> *const c_char {
     guard_value(c"".as_ptr(), || {
-        handle::borrow(device, "device").map_or(c"".as_ptr(), |d| d.name.as_ptr())
+        handle::given(device, "device").map_or(c"".as_ptr(), |d| d.name.as_ptr())
     })
 }
 
@@ -356,14 +353,15 @@ pub unsafe extern "C" fn hrl_device_name(device: *const hrl_device) -> *const c_
 /// HRL_ERROR_UNAVAILABLE (views). Since 0.1.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hrl_device_read(
-    device: *const hrl_device,
+    device: Option<&hrl_device>,
     offset: u64,
     buffer: *mut u8,
     length: usize,
 ) -> hrl_status {
     guard(|| {
-        let buffer = handle::bytes_mut(buffer, length, "buffer")?;
-        handle::borrow(device, "device")?.inner.read(offset, buffer)
+        // SAFETY: the caller promises that the buffer has the length beside it.
+        let buffer = unsafe { handle::bytes_mut(buffer, length, "buffer")? };
+        handle::given(device, "device")?.inner.read(offset, buffer)
     })
 }
 
@@ -373,23 +371,24 @@ pub unsafe extern "C" fn hrl_device_read(
 /// Since 0.1.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hrl_device_write(
-    device: *const hrl_device,
+    device: Option<&hrl_device>,
     offset: u64,
     data: *const u8,
     length: usize,
     flags: u32,
 ) -> hrl_status {
     guard(|| {
-        let data = handle::bytes(data, length, "data")?;
+        // SAFETY: the caller promises that the buffer has the length beside it.
+        let data = unsafe { handle::bytes(data, length, "data")? };
         let (_, durability) = of_flags(flags)?;
-        handle::borrow(device, "device")?.inner.write(offset, data, durability)
+        handle::given(device, "device")?.inner.write(offset, data, durability)
     })
 }
 
 /// Makes a range read as zeroes; `flags` of HRL_DURABLE and HRL_KEEP_ALLOCATED. Statuses as for `hrl_device_write`. Since 0.1.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hrl_device_zero(
-    device: *const hrl_device,
+    device: Option<&hrl_device>,
     offset: u64,
     length: u64,
     flags: u32,
@@ -397,7 +396,7 @@ pub unsafe extern "C" fn hrl_device_zero(
     guard(|| {
         let (unmap, durability) = of_flags(flags)?;
         let extent = Extent::new(offset, length)?;
-        handle::borrow(device, "device")?.inner.zero(extent, unmap, durability)
+        handle::given(device, "device")?.inner.zero(extent, unmap, durability)
     })
 }
 
@@ -405,15 +404,15 @@ pub unsafe extern "C" fn hrl_device_zero(
 /// for `hrl_device_write`. Since 0.1.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hrl_device_discard(
-    device: *const hrl_device,
+    device: Option<&hrl_device>,
     offset: u64,
     length: u64,
-    effect: *mut u32,
+    effect: Out<'_, u32>,
 ) -> hrl_status {
     guard(|| {
         let extent = Extent::new(offset, length)?;
-        let done = handle::borrow(device, "device")?.inner.discard(extent)?;
-        handle::put_optional(effect, hrl_discarded::from(done) as u32);
+        let done = handle::given(device, "device")?.inner.discard(extent)?;
+        effect.put_optional(hrl_discarded::from(done) as u32);
         Ok(())
     })
 }
@@ -421,8 +420,8 @@ pub unsafe extern "C" fn hrl_device_discard(
 /// Makes every write that returned durable. A failed flush is final: HRL_ERROR_POISONED ever after. Statuses: HRL_ERROR_IO,
 /// HRL_ERROR_POISONED. Since 0.1.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn hrl_device_flush(device: *const hrl_device) -> hrl_status {
-    guard(|| handle::borrow(device, "device")?.inner.flush())
+pub unsafe extern "C" fn hrl_device_flush(device: Option<&hrl_device>) -> hrl_status {
+    guard(|| handle::given(device, "device")?.inner.flush())
 }
 
 /// Is given one run of a disk's allocation map; returns false to stop.
@@ -434,7 +433,7 @@ pub type hrl_allocation_fn = Option<
 /// Statuses: HRL_ERROR_INVALID_INPUT, HRL_ERROR_IO. Since 0.1.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hrl_device_allocation(
-    device: *const hrl_device,
+    device: Option<&hrl_device>,
     offset: u64,
     length: u64,
     visit: hrl_allocation_fn,
@@ -445,7 +444,7 @@ pub unsafe extern "C" fn hrl_device_allocation(
             visit.ok_or_else(|| bad_argument("visit").expected("a function").found("NULL"))?;
         let extent = Extent::new(offset, length)?;
         for Allocation { extent, allocated } in
-            handle::borrow(device, "device")?.inner.allocation(extent)?
+            handle::given(device, "device")?.inner.allocation(extent)?
         {
             // SAFETY: a function of this type, called as the header says.
             if !unsafe { visit(user, extent.offset, extent.length, allocated) } {
@@ -458,8 +457,8 @@ pub unsafe extern "C" fn hrl_device_allocation(
 
 /// Frees the handle; NULL is fine. What else uses the disk (a protection, a server, an overlay) goes on. Since 0.1.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn hrl_device_free(device: *mut hrl_device) {
-    guard_value((), || drop(handle::take(device)));
+pub unsafe extern "C" fn hrl_device_free(device: Option<Box<hrl_device>>) {
+    guard_value((), || drop(device));
 }
 
 fn of_flags(flags: u32) -> Result<(Unmap, Durability)> {

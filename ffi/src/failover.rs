@@ -12,9 +12,9 @@ use engine::vault::{Branch, Stage, Step, StepKind};
 use engine::{Epoch, Error, ErrorKind, Result, SystemClock};
 
 use crate::boundary::{bad_argument, guard, guard_value, hrl_status};
-use crate::callbacks::{check_size, hrl_progress_fn, progress};
+use crate::callbacks::{hrl_progress_fn, progress};
 use crate::device::hrl_device;
-use crate::handle;
+use crate::handle::{self, In, Out, Text, versioned};
 use crate::points::{HRL_ID_CHARS, HRL_LABEL_CHARS, hrl_point, visit};
 use crate::protection::{hrl_protection, hrl_protection_options, hrl_stats};
 use crate::quiesce;
@@ -106,17 +106,17 @@ pub type hrl_step_fn =
 /// Statuses: HRL_ERROR_INVALID_INPUT. Since 0.1.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hrl_replica_lifecycle(
-    replica: *const hrl_replica,
-    stage: *mut u32,
-    epoch: *mut u32,
+    replica: Option<&hrl_replica>,
+    stage: Out<'_, u32>,
+    epoch: Out<'_, u32>,
     each: hrl_step_fn,
     user: *mut c_void,
 ) -> hrl_status {
     guard(|| {
-        let replica = handle::borrow(replica, "replica")?.read().clone();
+        let replica = handle::given(replica, "replica")?.read().clone();
         let lifecycle = replica.catalog().lifecycle();
-        handle::put(stage, stage_code(lifecycle.stage()), "stage")?;
-        handle::put_optional(epoch, replica.catalog().epoch().0);
+        stage.put(stage_code(lifecycle.stage()), "stage")?;
+        epoch.put_optional(replica.catalog().epoch().0);
         if each.is_none() {
             return Ok(());
         }
@@ -166,12 +166,12 @@ pub type hrl_branch_fn =
 /// Gives the branches of the volume, oldest first, to `each` on the calling thread. Statuses: HRL_ERROR_INVALID_INPUT. Since 0.1.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hrl_replica_branches(
-    replica: *const hrl_replica,
+    replica: Option<&hrl_replica>,
     each: hrl_branch_fn,
     user: *mut c_void,
 ) -> hrl_status {
     guard(|| {
-        let replica = handle::borrow(replica, "replica")?.read().clone();
+        let replica = handle::given(replica, "replica")?.read().clone();
         visit(replica.catalog().branches().iter().map(hrl_branch::from), each, user)
     })
 }
@@ -180,7 +180,7 @@ pub unsafe extern "C" fn hrl_replica_branches(
 /// HRL_ERROR_UNAVAILABLE. Since 0.1.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hrl_replica_drop_branch(
-    replica: *const hrl_replica,
+    replica: Option<&hrl_replica>,
     epoch: u32,
 ) -> hrl_status {
     guard(|| amend(replica, |replica| replica.drop_branch(Epoch(epoch))))
@@ -192,27 +192,27 @@ pub unsafe extern "C" fn hrl_replica_drop_branch(
 /// Since 0.1.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hrl_replica_begin_test(
-    replica: *const hrl_replica,
-    name: *const c_char,
-    at: *const c_char,
-    sequence: *mut u64,
+    replica: Option<&hrl_replica>,
+    name: Text<'_>,
+    at: Text<'_>,
+    sequence: Out<'_, u64>,
 ) -> hrl_status {
     guard(|| {
-        let (name, at) = (handle::text(name, "name")?, optional_state(at)?);
+        let (name, at) = (name.read("name")?, optional_state(at)?);
         let clock = SystemClock::shared();
         let test = amend(replica, |replica| begin_test(replica, name, &at, &*clock))?;
-        handle::put(sequence, test.begin.at.0, "sequence")
+        sequence.put(test.begin.at.0, "sequence")
     })
 }
 
 /// Records that a test failover is cleaned up. Statuses: HRL_ERROR_NOT_FOUND, HRL_ERROR_UNAVAILABLE. Since 0.1.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hrl_replica_end_test(
-    replica: *const hrl_replica,
-    name: *const c_char,
+    replica: Option<&hrl_replica>,
+    name: Text<'_>,
 ) -> hrl_status {
     guard(|| {
-        let name = handle::text(name, "name")?;
+        let name = name.read("name")?;
         amend(replica, |replica| end_test(replica, name, &*SystemClock::shared()))
     })
 }
@@ -220,11 +220,11 @@ pub unsafe extern "C" fn hrl_replica_end_test(
 /// How to fail over. Fill it with zeroes, then set what is needed; everything is copied.
 #[repr(C)]
 #[derive(Clone, Copy)]
-pub struct hrl_failover_options {
+pub struct hrl_failover_options<'a> {
     /// `sizeof(hrl_failover_options)`.
     pub struct_bytes: usize,
     /// The state, see `hrl_replica_resolve`. NULL: "newest-good".
-    pub at: *const c_char,
+    pub at: Text<'a>,
     /// Ask the source to hand over what is left, and wait for it so long. 0: unplanned.
     pub planned_ms: u64,
     /// Change the point of the failover that is under way in the state directory: what was written since is dropped.
@@ -233,22 +233,24 @@ pub struct hrl_failover_options {
     pub disk_reads_zero: bool,
 }
 
+versioned!(hrl_failover_options<'_>);
+
 /// A volume that failed over to here, running. All threads may use it at once.
 pub struct hrl_failover {
     inner: RwLock<Option<FailedOver>>,
 }
 
 fn with<T>(
-    failover: *const hrl_failover,
+    failover: Option<&hrl_failover>,
     work: impl FnOnce(&FailedOver) -> Result<T>,
 ) -> Result<T> {
-    let handle = handle::borrow(failover, "failover")?;
+    let handle = handle::given(failover, "failover")?;
     let guard = handle.inner.read();
     work(guard.as_ref().ok_or_else(|| bad_argument("failover").message("it was ended"))?)
 }
 
-fn end(failover: *const hrl_failover, work: impl FnOnce(FailedOver) -> Result<()>) -> Result<()> {
-    let handle = handle::borrow(failover, "failover")?;
+fn end(failover: Option<&hrl_failover>, work: impl FnOnce(FailedOver) -> Result<()>) -> Result<()> {
+    let handle = handle::given(failover, "failover")?;
     let taken = handle.inner.write().take();
     taken.map_or(Ok(()), work)
 }
@@ -262,13 +264,13 @@ fn end(failover: *const hrl_failover, work: impl FnOnce(FailedOver) -> Result<()
 /// Since 0.1.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hrl_failover_start(
-    r#where: *const hrl_protection_options,
-    options: *const hrl_failover_options,
-    out: *mut *mut hrl_failover,
+    r#where: Option<&hrl_protection_options>,
+    options: In<'_, hrl_failover_options<'_>>,
+    out: Out<'_, *mut hrl_failover>,
 ) -> hrl_status {
     guard(|| {
-        handle::check_out(out, "out")?;
-        let given = handle::borrow(r#where, "where")?;
+        out.check("out")?;
+        let given = handle::given(r#where, "where")?;
         let mut failover = FailoverOptions::new(
             &given.volume,
             given.vault.clone(),
@@ -282,8 +284,7 @@ pub unsafe extern "C" fn hrl_failover_start(
         if let Some(applications) = quiesce::of_policy(&given.policy)? {
             failover = failover.applications(applications);
         }
-        if let Some(options) = handle::borrow_optional(options) {
-            check_size::<hrl_failover_options>(options.struct_bytes, "options")?;
+        if let Some(options) = options.optional()? {
             failover = failover
                 .at(optional_state(options.at)?)
                 .change_point(options.change_point)
@@ -292,7 +293,7 @@ pub unsafe extern "C" fn hrl_failover_start(
                 failover = failover.planned(Duration::from_millis(options.planned_ms));
             }
         }
-        handle::give(out, hrl_failover { inner: RwLock::new(Some(failover.start()?)) })
+        out.give(hrl_failover { inner: RwLock::new(Some(failover.start()?)) })
     })
 }
 
@@ -321,9 +322,9 @@ pub struct hrl_failover_status {
 /// How it began and how far it is. `stats` may be NULL. Statuses: HRL_ERROR_INVALID_INPUT. Since 0.1.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hrl_failover_get_status(
-    failover: *const hrl_failover,
-    status: *mut hrl_failover_status,
-    stats: *mut hrl_stats,
+    failover: Option<&hrl_failover>,
+    status: Out<'_, hrl_failover_status>,
+    stats: Out<'_, hrl_stats>,
 ) -> hrl_status {
     guard(|| {
         let (started, hydration, now) = with(failover, |over| {
@@ -340,8 +341,8 @@ pub unsafe extern "C" fn hrl_failover_get_status(
             whole: hydration.is_whole(),
             committed: !now.provisional,
         };
-        handle::put_optional(stats, hrl_stats::from(&now));
-        handle::put(status, told, "status")
+        stats.put_optional(hrl_stats::from(&now));
+        status.put(told, "status")
     })
 }
 
@@ -349,28 +350,28 @@ pub unsafe extern "C" fn hrl_failover_get_status(
 /// HRL_ERROR_INVALID_INPUT. Since 0.1.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hrl_failover_device(
-    failover: *const hrl_failover,
-    out: *mut *mut hrl_device,
+    failover: Option<&hrl_failover>,
+    out: Out<'_, *mut hrl_device>,
 ) -> hrl_status {
     guard(|| {
-        handle::check_out(out, "out")?;
+        out.check("out")?;
         let volume = with(failover, |over| Ok(over.volume().clone()))?;
-        handle::give(out, hrl_device::of_volume(volume))
+        out.give(hrl_device::of_volume(volume))
     })
 }
 
 /// Marks a crash-consistent point; `label` and `point` may be NULL. Statuses as for `hrl_protection_mark`. Since 0.1.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hrl_failover_mark(
-    failover: *const hrl_failover,
-    label: *const c_char,
-    point: *mut hrl_point,
+    failover: Option<&hrl_failover>,
+    label: Text<'_>,
+    point: Out<'_, hrl_point>,
 ) -> hrl_status {
     guard(|| {
-        let label = handle::optional_text(label, "label")?.unwrap_or_default();
+        let label = label.optional("label")?.unwrap_or_default();
         let kind = engine::journal::PointKind::Crash;
         let marked = with(failover, |over| over.protection().mark(kind, label))?;
-        handle::put_optional(point, hrl_point::from(&marked));
+        point.put_optional(hrl_point::from(&marked));
         Ok(())
     })
 }
@@ -379,7 +380,7 @@ pub unsafe extern "C" fn hrl_failover_mark(
 /// Durable when it returns; may be repeated. Statuses: HRL_ERROR_FENCED (cancelled, or another came first),
 /// HRL_ERROR_UNAVAILABLE. Since 0.1.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn hrl_failover_commit(failover: *const hrl_failover) -> hrl_status {
+pub unsafe extern "C" fn hrl_failover_commit(failover: Option<&hrl_failover>) -> hrl_status {
     guard(|| with(failover, FailedOver::commit))
 }
 
@@ -387,14 +388,14 @@ pub unsafe extern "C" fn hrl_failover_commit(failover: *const hrl_failover) -> h
 /// HRL_ERROR_UNAVAILABLE (not within `limit_ms`), HRL_ERROR_FENCED. Since 0.1.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hrl_failover_wait_replicated(
-    failover: *const hrl_failover,
+    failover: Option<&hrl_failover>,
     limit_ms: u64,
-    sequence: *mut u64,
+    sequence: Out<'_, u64>,
 ) -> hrl_status {
     guard(|| {
         let limit = Duration::from_millis(limit_ms);
         let newest = with(failover, |over| over.protection().wait_replicated(limit))?;
-        handle::put_optional(sequence, newest.0);
+        sequence.put_optional(newest.0);
         Ok(())
     })
 }
@@ -402,7 +403,7 @@ pub unsafe extern "C" fn hrl_failover_wait_replicated(
 /// Waits until the disk is whole. Statuses: HRL_ERROR_UNAVAILABLE (not within `limit_ms`). Since 0.1.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hrl_failover_wait_hydrated(
-    failover: *const hrl_failover,
+    failover: Option<&hrl_failover>,
     limit_ms: u64,
 ) -> hrl_status {
     guard(|| with(failover, |over| over.wait_hydrated(Duration::from_millis(limit_ms))))
@@ -411,7 +412,7 @@ pub unsafe extern "C" fn hrl_failover_wait_hydrated(
 /// Gives the failover up before the commit: what was written is dropped, and the source goes on as before. Afterwards only
 /// `hrl_failover_free` is of use. Statuses: HRL_ERROR_INVALID_INPUT (it was committed), HRL_ERROR_UNAVAILABLE. Since 0.1.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn hrl_failover_cancel(failover: *const hrl_failover) -> hrl_status {
+pub unsafe extern "C" fn hrl_failover_cancel(failover: Option<&hrl_failover>) -> hrl_status {
     guard(|| end(failover, FailedOver::cancel))
 }
 
@@ -419,7 +420,7 @@ pub unsafe extern "C" fn hrl_failover_cancel(failover: *const hrl_failover) -> h
 /// for `hrl_protection_stop`. Since 0.1.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hrl_failover_stop(
-    failover: *const hrl_failover,
+    failover: Option<&hrl_failover>,
     limit_ms: u64,
 ) -> hrl_status {
     guard(|| end(failover, |over| over.stop(Duration::from_millis(limit_ms))))
@@ -429,7 +430,7 @@ pub unsafe extern "C" fn hrl_failover_stop(
 /// HRL_ERROR_UNAVAILABLE (it is not whole; the session is ended), and those of `hrl_protection_stop`. Since 0.1.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hrl_failover_detach(
-    failover: *const hrl_failover,
+    failover: Option<&hrl_failover>,
     limit_ms: u64,
 ) -> hrl_status {
     guard(|| end(failover, |over| over.detach(Duration::from_millis(limit_ms))))
@@ -437,21 +438,21 @@ pub unsafe extern "C" fn hrl_failover_detach(
 
 /// Frees the handle; NULL is fine. A failover that was not ended is left as by a crash: it can go on. Since 0.1.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn hrl_failover_free(failover: *mut hrl_failover) {
-    guard_value((), || drop(handle::take(failover)));
+pub unsafe extern "C" fn hrl_failover_free(failover: Option<Box<hrl_failover>>) {
+    guard_value((), || drop(failover));
 }
 
 /// Gives up a failover that is not committed and whose process has ended. Statuses: HRL_ERROR_FENCED (it runs),
 /// HRL_ERROR_INVALID_INPUT (it was committed), HRL_ERROR_UNAVAILABLE. Since 0.1.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hrl_vault_cancel_failover(
-    vault: *const hrl_vault,
-    volume: *const c_char,
-    state: *const c_char,
+    vault: Option<&hrl_vault>,
+    volume: Text<'_>,
+    state: Text<'_>,
 ) -> hrl_status {
     guard(|| {
-        let vault = &handle::borrow(vault, "vault")?.inner;
-        let (volume, state) = (handle::text(volume, "volume")?, handle::text(state, "state")?);
+        let vault = &handle::given(vault, "vault")?.inner;
+        let (volume, state) = (volume.read("volume")?, state.read("state")?);
         cancel(vault, volume, Path::new(state), &*SystemClock::shared())
     })
 }
@@ -460,12 +461,12 @@ pub unsafe extern "C" fn hrl_vault_cancel_failover(
 /// when none is under way; HRL_ERROR_UNAVAILABLE. Since 0.1.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hrl_vault_abandon_failover(
-    vault: *const hrl_vault,
-    volume: *const c_char,
+    vault: Option<&hrl_vault>,
+    volume: Text<'_>,
 ) -> hrl_status {
     guard(|| {
-        let vault = &handle::borrow(vault, "vault")?.inner;
-        let volume = handle::text(volume, "volume")?;
+        let vault = &handle::given(vault, "vault")?.inner;
+        let volume = volume.read("volume")?;
         abandon(vault, volume, &*SystemClock::shared())?.map(drop).ok_or_else(|| {
             Error::new(ErrorKind::NotFound, "abandon failover of", volume)
                 .message("none is under way")
@@ -510,16 +511,16 @@ impl From<&CatchUp> for hrl_catch_up {
 /// HRL_ERROR_CHANGED, HRL_ERROR_UNAVAILABLE. Since 0.1.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hrl_follower_open(
-    r#where: *const hrl_protection_options,
-    out: *mut *mut hrl_follower,
+    r#where: Option<&hrl_protection_options>,
+    out: Out<'_, *mut hrl_follower>,
 ) -> hrl_status {
     guard(|| {
-        handle::check_out(out, "out")?;
-        let given = handle::borrow(r#where, "where")?;
+        out.check("out")?;
+        let given = handle::given(r#where, "where")?;
         let (vault, disk, clock) =
             (given.vault.clone(), given.device.clone(), SystemClock::shared());
         let follower = Follower::open(&given.volume, vault, &given.state, disk, clock)?;
-        handle::give(out, hrl_follower { inner: Some(follower) })
+        out.give(hrl_follower { inner: Some(follower) })
     })
 }
 
@@ -528,18 +529,18 @@ pub unsafe extern "C" fn hrl_follower_open(
 /// HRL_ERROR_UNAVAILABLE (also when `tell` stopped it): call it again. Since 0.1.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hrl_follower_catch_up(
-    follower: *mut hrl_follower,
-    at: *const c_char,
+    follower: Option<&mut hrl_follower>,
+    at: Text<'_>,
     tell: hrl_progress_fn,
     user: *mut c_void,
-    done: *mut hrl_catch_up,
+    done: Out<'_, hrl_catch_up>,
 ) -> hrl_status {
     guard(|| {
-        let at = handle::optional_text(at, "at")?.map_or(Ok(At::Newest), At::parse)?;
+        let at = at.optional("at")?.map_or(Ok(At::Newest), At::parse)?;
         let follower = follower_of(follower)?;
         let report = follower.catch_up(&at, &progress(tell, user))?;
         follower.record()?;
-        handle::put_optional(done, hrl_catch_up::from(&report));
+        done.put_optional(hrl_catch_up::from(&report));
         Ok(())
     })
 }
@@ -550,19 +551,19 @@ pub unsafe extern "C" fn hrl_follower_catch_up(
 /// Statuses: those of `hrl_follower_catch_up` and `hrl_protection_open`. Since 0.1.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hrl_follower_fail_back(
-    follower: *mut hrl_follower,
-    r#where: *const hrl_protection_options,
+    follower: Option<&mut hrl_follower>,
+    r#where: Option<&hrl_protection_options>,
     planned_ms: u64,
     tell: hrl_progress_fn,
     user: *mut c_void,
-    done: *mut hrl_catch_up,
-    out: *mut *mut hrl_protection,
+    done: Out<'_, hrl_catch_up>,
+    out: Out<'_, *mut hrl_protection>,
 ) -> hrl_status {
     guard(|| {
-        handle::check_out(out, "out")?;
-        let given = handle::borrow(r#where, "where")?;
+        out.check("out")?;
+        let given = handle::given(r#where, "where")?;
         let applications = quiesce::of_policy(&given.policy)?;
-        let taken = handle::borrow_mut(follower, "follower")?.inner.take();
+        let taken = handle::given(follower, "follower")?.inner.take();
         let mut follower = taken.ok_or_else(ended)?;
         if let Some(applications) = applications {
             follower = follower.applications(applications);
@@ -572,27 +573,27 @@ pub unsafe extern "C" fn hrl_follower_fail_back(
         let tell = progress(tell, user);
         let (protection, report) =
             follower.fail_back(planned, given.policy.clone(), events, &tell)?;
-        handle::put_optional(done, hrl_catch_up::from(&report));
-        handle::give(out, hrl_protection::of(protection))
+        done.put_optional(hrl_catch_up::from(&report));
+        out.give(hrl_protection::of(protection))
     })
 }
 
 /// Frees the handle; NULL is fine. Since 0.1.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn hrl_follower_free(follower: *mut hrl_follower) {
-    guard_value((), || drop(handle::take(follower)));
+pub unsafe extern "C" fn hrl_follower_free(follower: Option<Box<hrl_follower>>) {
+    guard_value((), || drop(follower));
 }
 
-fn follower_of<'a>(follower: *mut hrl_follower) -> Result<&'a mut Follower> {
-    handle::borrow_mut(follower, "follower")?.inner.as_mut().ok_or_else(ended)
+fn follower_of(follower: Option<&mut hrl_follower>) -> Result<&mut Follower> {
+    handle::given(follower, "follower")?.inner.as_mut().ok_or_else(ended)
 }
 
 fn ended() -> engine::Error {
     bad_argument("follower").message("it failed back, and is of no more use")
 }
 
-fn optional_state(at: *const c_char) -> Result<At> {
-    handle::optional_text(at, "at")?.map_or(Ok(At::NewestGood), At::parse)
+fn optional_state(at: Text<'_>) -> Result<At> {
+    at.optional("at")?.map_or(Ok(At::NewestGood), At::parse)
 }
 
 /// The names of steps fit.

@@ -7,8 +7,7 @@ use std::time::Duration;
 use engine::{GroupMark, GroupPoint};
 
 use crate::boundary::{guard, guard_value, hrl_status};
-use crate::callbacks::check_size;
-use crate::handle;
+use crate::handle::{self, In, Out, Text, versioned};
 use crate::points::{HRL_ID_CHARS, HRL_LABEL_CHARS, HRL_NAME_CHARS, kind_code, visit};
 use crate::protection::{CallbackQuiesce, hrl_protection, hrl_quiesce_callbacks};
 use crate::vault::hrl_vault;
@@ -91,27 +90,27 @@ fn visit_points(
 /// Statuses: HRL_ERROR_WRONG_KEY, HRL_ERROR_CORRUPT, HRL_ERROR_UNAVAILABLE, HRL_ERROR_IO. Since 0.1.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hrl_vault_group_points(
-    vault: *const hrl_vault,
+    vault: Option<&hrl_vault>,
     visit: hrl_group_point_fn,
     user: *mut c_void,
 ) -> hrl_status {
-    guard(|| visit_points(&handle::borrow(vault, "vault")?.inner.group_points()?, visit, user))
+    guard(|| visit_points(&handle::given(vault, "vault")?.inner.group_points()?, visit, user))
 }
 
 /// How to run a coordinator. Fill it with zeroes, then set what is needed; everything is copied.
 #[repr(C)]
 #[derive(Clone, Copy)]
-pub struct hrl_group_options {
+pub struct hrl_group_options<'a> {
     /// `sizeof(hrl_group_options)`.
     pub struct_bytes: usize,
     /// Name of the group.
-    pub name: *const c_char,
+    pub name: Text<'a>,
     /// Directory in which it remembers its members; created when it is absent.
-    pub state: *const c_char,
+    pub state: Text<'a>,
     /// Directory with the certificates and enrolled clients, as `hrl enroll` makes it.
-    pub pki: *const c_char,
+    pub pki: Text<'a>,
     /// "ADDRESS:PORT"; port 0 takes a free one. NULL: "0.0.0.0:20004".
-    pub listen: *const c_char,
+    pub listen: Text<'a>,
     /// Writers are never held longer than this. 0: 300.
     pub budget_ms: u64,
     /// Crash-consistent points are made this often. 0: on demand only.
@@ -121,6 +120,8 @@ pub struct hrl_group_options {
     /// Applications are quiesced within this. 0: 10,000.
     pub quiesce_limit_ms: u64,
 }
+
+versioned!(hrl_group_options<'_>);
 
 /// The coordinator of a consistency group. All threads may use it at once.
 pub struct hrl_group_coordinator {
@@ -133,26 +134,23 @@ pub struct hrl_group_coordinator {
 /// without the feature `tls`. Since 0.1.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hrl_group_coordinator_start(
-    options: *const hrl_group_options,
-    out: *mut *mut hrl_group_coordinator,
+    options: In<'_, hrl_group_options<'_>>,
+    out: Out<'_, *mut hrl_group_coordinator>,
 ) -> hrl_status {
     guard(|| {
-        handle::check_out(out, "out")?;
-        let options = handle::borrow(options, "options")?;
-        check_size::<hrl_group_options>(options.struct_bytes, "hrl_group_options")?;
+        out.check("out")?;
+        let options = options.read("options")?;
         let (inner, address) = session::start(options)?;
-        handle::give(out, hrl_group_coordinator { inner, address: handle::c_text(&address) })
+        out.give(hrl_group_coordinator { inner, address: handle::c_text(&address) })
     })
 }
 
 /// Where it listens, "ADDRESS:PORT"; lives as long as the coordinator. NULL for NULL. Since 0.1.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hrl_group_coordinator_address(
-    coordinator: *const hrl_group_coordinator,
+    coordinator: Option<&hrl_group_coordinator>,
 ) -> *const c_char {
-    guard_value(std::ptr::null(), || {
-        handle::borrow_optional(coordinator).map_or(std::ptr::null(), |c| c.address.as_ptr())
-    })
+    guard_value(std::ptr::null(), || coordinator.map_or(std::ptr::null(), |c| c.address.as_ptr()))
 }
 
 /// Makes a point of the group now, application-consistent with `app`, and gives it to `visit` on the calling thread. `label` may
@@ -161,15 +159,15 @@ pub unsafe extern "C" fn hrl_group_coordinator_address(
 /// Since 0.1.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hrl_group_coordinator_point(
-    coordinator: *const hrl_group_coordinator,
+    coordinator: Option<&hrl_group_coordinator>,
     app: bool,
-    label: *const c_char,
+    label: Text<'_>,
     visit: hrl_group_point_fn,
     user: *mut c_void,
 ) -> hrl_status {
     guard(|| {
-        let coordinator = handle::borrow(coordinator, "coordinator")?;
-        let label = handle::optional_text(label, "label")?.unwrap_or_default();
+        let coordinator = handle::given(coordinator, "coordinator")?;
+        let label = label.optional("label")?.unwrap_or_default();
         visit_points(&[session::point(&coordinator.inner, app, label)?], visit, user)
     })
 }
@@ -177,19 +175,21 @@ pub unsafe extern "C" fn hrl_group_coordinator_point(
 /// Takes a member out that is not coming back. HRL_ERROR_NOT_FOUND when it is none. Since 0.1.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hrl_group_coordinator_remove(
-    coordinator: *const hrl_group_coordinator,
-    volume: *const c_char,
+    coordinator: Option<&hrl_group_coordinator>,
+    volume: Text<'_>,
 ) -> hrl_status {
     guard(|| {
-        let coordinator = handle::borrow(coordinator, "coordinator")?;
-        session::remove(&coordinator.inner, handle::text(volume, "volume")?)
+        let coordinator = handle::given(coordinator, "coordinator")?;
+        session::remove(&coordinator.inner, volume.read("volume")?)
     })
 }
 
 /// Stops a coordinator and frees it; NULL is fine. Since 0.1.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn hrl_group_coordinator_free(coordinator: *mut hrl_group_coordinator) {
-    guard_value((), || drop(handle::take(coordinator)));
+pub unsafe extern "C" fn hrl_group_coordinator_free(
+    coordinator: Option<Box<hrl_group_coordinator>>,
+) {
+    guard_value((), || drop(coordinator));
 }
 
 /// A volume's membership in a group. All threads may use it at once.
@@ -205,28 +205,29 @@ pub struct hrl_group_member {
 /// Since 0.1.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hrl_protection_join_group(
-    protection: *const hrl_protection,
-    group: *const c_char,
-    coordinators: *const *const c_char,
+    protection: Option<&hrl_protection>,
+    group: Text<'_>,
+    coordinators: *const Text<'_>,
     count: usize,
-    identity: *const c_char,
-    application: *const hrl_quiesce_callbacks,
+    identity: Text<'_>,
+    application: In<'_, hrl_quiesce_callbacks<'_>>,
     user: *mut c_void,
-    out: *mut *mut hrl_group_member,
+    out: Out<'_, *mut hrl_group_member>,
 ) -> hrl_status {
     guard(|| {
-        handle::check_out(out, "out")?;
-        let coordinators = handle::array(coordinators, count, "coordinators")?
+        out.check("out")?;
+        // SAFETY: the caller promises that the array has the length beside it.
+        let coordinators = unsafe { handle::array(coordinators, count, "coordinators")? }
             .iter()
-            .map(|host| handle::text(*host, "coordinators"))
+            .map(|host| host.read("coordinators"))
             .collect::<engine::Result<Vec<_>>>()?;
-        let application = handle::borrow_optional(application)
+        let application = application
+            .optional()?
             .map(|callbacks| CallbackQuiesce::new(callbacks, user))
             .transpose()?;
-        let (group, identity) =
-            (handle::text(group, "group")?, handle::text(identity, "identity")?);
+        let (group, identity) = (group.read("group")?, identity.read("identity")?);
         let inner = session::join(protection, group, &coordinators, identity, application)?;
-        handle::give(out, hrl_group_member { inner })
+        out.give(hrl_group_member { inner })
     })
 }
 
@@ -247,23 +248,23 @@ pub struct hrl_group_member_stats {
 /// How a member is doing. Since 0.1.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hrl_group_member_stats_get(
-    member: *const hrl_group_member,
-    stats: *mut hrl_group_member_stats,
+    member: Option<&hrl_group_member>,
+    stats: Out<'_, hrl_group_member_stats>,
 ) -> hrl_status {
     guard(|| {
-        let member = handle::borrow(member, "member")?;
-        handle::put(stats, session::stats(&member.inner), "stats")
+        let member = handle::given(member, "member")?;
+        stats.put(session::stats(&member.inner), "stats")
     })
 }
 
 /// Waits until a coordinator has taken the member in. HRL_ERROR_UNAVAILABLE at the limit says what is in the way. Since 0.1.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hrl_group_member_wait_connected(
-    member: *const hrl_group_member,
+    member: Option<&hrl_group_member>,
     limit_ms: u64,
 ) -> hrl_status {
     guard(|| {
-        let member = handle::borrow(member, "member")?;
+        let member = handle::given(member, "member")?;
         session::wait_connected(&member.inner, Duration::from_millis(limit_ms))
     })
 }
@@ -272,19 +273,19 @@ pub unsafe extern "C" fn hrl_group_member_wait_connected(
 /// limit; then the group still waits for the volume. The member is to be freed all the same. Since 0.1.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hrl_group_member_leave(
-    member: *const hrl_group_member,
+    member: Option<&hrl_group_member>,
     limit_ms: u64,
 ) -> hrl_status {
     guard(|| {
-        let member = handle::borrow(member, "member")?;
+        let member = handle::given(member, "member")?;
         session::leave(&member.inner, Duration::from_millis(limit_ms))
     })
 }
 
 /// Ends the connection and frees the member; NULL is fine. The volume stays a member of the group. Since 0.1.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn hrl_group_member_free(member: *mut hrl_group_member) {
-    guard_value((), || drop(handle::take(member)));
+pub unsafe extern "C" fn hrl_group_member_free(member: Option<Box<hrl_group_member>>) {
+    guard_value((), || drop(member));
 }
 
 #[cfg(feature = "tls")]
@@ -296,21 +297,20 @@ mod session {
     use hrl_group::{GroupCoordinator, GroupJoin, GroupMember, GroupOptions};
 
     use super::{hrl_group_member_stats, hrl_group_options};
-    use crate::handle;
     use crate::protection::{CallbackQuiesce, hrl_protection, with};
 
     pub(super) type Coordinator = GroupCoordinator;
     pub(super) type Member = GroupMember;
 
-    pub(super) fn start(chosen: &hrl_group_options) -> Result<(Coordinator, String)> {
+    pub(super) fn start(chosen: &hrl_group_options<'_>) -> Result<(Coordinator, String)> {
         let [name, state, pki] =
             [(chosen.name, "name"), (chosen.state, "state"), (chosen.pki, "pki")]
-                .map(|(text, what)| handle::text(text, what));
+                .map(|(text, what)| text.read(what));
         let millis = Duration::from_millis;
         let mut options = GroupOptions::new(name?, state?, pki?)
             .interval(millis(chosen.interval_ms))
             .app_interval(millis(chosen.app_interval_ms));
-        if let Some(listen) = handle::optional_text(chosen.listen, "listen")? {
+        if let Some(listen) = chosen.listen.optional("listen")? {
             options = options.listen(listen);
         }
         if chosen.budget_ms != 0 {
@@ -333,7 +333,7 @@ mod session {
     }
 
     pub(super) fn join(
-        protection: *const hrl_protection,
+        protection: Option<&hrl_protection>,
         group: &str,
         coordinators: &[&str],
         identity: &str,
@@ -372,15 +372,14 @@ mod session {
     use engine::{Error, ErrorKind, GroupPoint, Result};
 
     use super::{hrl_group_member_stats, hrl_group_options};
-    use crate::handle;
     use crate::protection::{CallbackQuiesce, hrl_protection};
 
     /// Nothing can be started, so there is none.
     pub(super) enum Coordinator {}
     pub(super) enum Member {}
 
-    pub(super) fn start(chosen: &hrl_group_options) -> Result<(Coordinator, String)> {
-        Err(unsupported(handle::text(chosen.name, "name")?))
+    pub(super) fn start(chosen: &hrl_group_options<'_>) -> Result<(Coordinator, String)> {
+        Err(unsupported(chosen.name.read("name")?))
     }
 
     pub(super) fn point(coordinator: &Coordinator, _: bool, _: &str) -> Result<GroupPoint> {
@@ -392,7 +391,7 @@ mod session {
     }
 
     pub(super) fn join(
-        _: *const hrl_protection,
+        _: Option<&hrl_protection>,
         group: &str,
         _: &[&str],
         _: &str,
@@ -423,7 +422,7 @@ mod session {
 mod tests {
     use std::ffi::CStr;
     use std::path::Path;
-    use std::ptr::{null, null_mut};
+    use std::ptr::null_mut;
 
     use super::*;
     use crate::boundary::{HRL_ERROR_NOT_FOUND, HRL_ERROR_UNAVAILABLE, HRL_OK};
@@ -458,25 +457,30 @@ mod tests {
         true
     }
 
-    fn protect(directory: &Path, vault: *const hrl_vault, volume: &str) -> *mut hrl_protection {
+    fn protect(directory: &Path, vault: Option<&hrl_vault>, volume: &str) -> *mut hrl_protection {
         let [disk, state] = ["disk", "state"]
             .map(|kind| text(directory.join(format!("{kind}-{volume}")).to_string_lossy()));
         let (mut device, mut options, mut protection) = (null_mut(), null_mut(), null_mut());
         // SAFETY: every pointer is what the header asks for.
         unsafe {
-            check(hrl_device_open_file(disk.as_ptr(), 0, 1 << 20, &raw mut device));
+            check(hrl_device_open_file(
+                Text::from_c(&disk),
+                0,
+                1 << 20,
+                Out::from_mut(&mut device),
+            ));
             let name = text(volume);
             check(hrl_protection_options_new(
-                name.as_ptr(),
-                device,
+                Text::from_c(&name),
+                device.as_ref(),
                 vault,
-                state.as_ptr(),
-                &raw mut options,
+                Text::from_c(&state),
+                Out::from_mut(&mut options),
             ));
-            check(hrl_protection_open(options, &raw mut protection));
-            check(hrl_protection_wait_ordered(protection, 60_000));
-            hrl_protection_options_free(options);
-            hrl_device_free(device);
+            check(hrl_protection_open(options.as_ref(), Out::from_mut(&mut protection)));
+            check(hrl_protection_wait_ordered(protection.as_ref(), 60_000));
+            hrl_protection_options_free(Some(Box::from_raw(options)));
+            hrl_device_free(Some(Box::from_raw(device)));
         }
         protection
     }
@@ -495,11 +499,11 @@ mod tests {
         let (mut store, mut vault, mut coordinator, mut member) =
             (null_mut(), null_mut(), null_mut(), null_mut());
         let options = hrl_group_options {
-            struct_bytes: size_of::<hrl_group_options>(),
-            name: group.as_ptr(),
-            state: state.as_ptr(),
-            pki: pki.as_ptr(),
-            listen: listen.as_ptr(),
+            struct_bytes: size_of::<hrl_group_options<'_>>(),
+            name: Text::from_c(&group),
+            state: Text::from_c(&state),
+            pki: Text::from_c(&pki),
+            listen: Text::from_c(&listen),
             budget_ms: 0,
             interval_ms: 0,
             app_interval_ms: 0,
@@ -509,45 +513,63 @@ mod tests {
         let user = (&raw mut notes).cast();
         // SAFETY: every pointer is what the header asks for.
         unsafe {
-            check(hrl_store_open_directory(vault_path.as_ptr(), true, &raw mut store));
-            check(hrl_vault_create(store, null(), &raw mut vault));
-            let protection = protect(directory, vault, "web");
-            check(hrl_group_coordinator_start(&raw const options, &raw mut coordinator));
-            let address = CStr::from_ptr(hrl_group_coordinator_address(coordinator));
+            check(hrl_store_open_directory(
+                Text::from_c(&vault_path),
+                true,
+                Out::from_mut(&mut store),
+            ));
+            check(hrl_vault_create(store.as_ref(), None, Out::from_mut(&mut vault)));
+            let protection = protect(directory, vault.as_ref(), "web");
+            check(hrl_group_coordinator_start(
+                In::from_ref(&options),
+                Out::from_mut(&mut coordinator),
+            ));
+            let address = CStr::from_ptr(hrl_group_coordinator_address(coordinator.as_ref()));
             let port = address.to_str().expect("UTF-8").rsplit(':').next().expect("a port");
             let at = text(format!("localhost:{port}"));
-            let hosts = [at.as_ptr()];
+            let hosts = [Text::from_c(&at)];
             check(hrl_protection_join_group(
-                protection,
-                group.as_ptr(),
+                protection.as_ref(),
+                Text::from_c(&group),
                 hosts.as_ptr(),
                 1,
-                identity.as_ptr(),
-                null(),
+                Text::from_c(&identity),
+                In::none(),
                 null_mut(),
-                &raw mut member,
+                Out::from_mut(&mut member),
             ));
-            check(hrl_group_member_wait_connected(member, 60_000));
+            check(hrl_group_member_wait_connected(member.as_ref(), 60_000));
             let label = text("nightly");
-            let made =
-                hrl_group_coordinator_point(coordinator, false, label.as_ptr(), Some(note), user);
+            let made = hrl_group_coordinator_point(
+                coordinator.as_ref(),
+                false,
+                Text::from_c(&label),
+                Some(note),
+                user,
+            );
             check(made);
             let mut stats = std::mem::zeroed();
-            check(hrl_group_member_stats_get(member, &raw mut stats));
+            check(hrl_group_member_stats_get(member.as_ref(), Out::from_mut(&mut stats)));
             assert!(stats.connected && stats.rounds == 1);
-            check(hrl_group_member_leave(member, 60_000));
-            hrl_group_member_free(member);
+            check(hrl_group_member_leave(member.as_ref(), 60_000));
+            hrl_group_member_free(Some(Box::from_raw(member)));
             let gone = text("web");
-            let status = hrl_group_coordinator_remove(coordinator, gone.as_ptr());
+            let status = hrl_group_coordinator_remove(coordinator.as_ref(), Text::from_c(&gone));
             assert_eq!(status, HRL_ERROR_NOT_FOUND);
-            let status = hrl_group_coordinator_point(coordinator, false, null(), Some(note), user);
+            let status = hrl_group_coordinator_point(
+                coordinator.as_ref(),
+                false,
+                Text::none(),
+                Some(note),
+                user,
+            );
             assert_eq!(status, HRL_ERROR_UNAVAILABLE, "nobody is left");
-            check(hrl_protection_stop(protection, 60_000));
-            hrl_protection_free(protection);
-            check(hrl_vault_group_points(vault, Some(note), user));
-            hrl_group_coordinator_free(coordinator);
-            hrl_vault_free(vault);
-            hrl_store_free(store);
+            check(hrl_protection_stop(protection.as_ref(), 60_000));
+            hrl_protection_free(Some(Box::from_raw(protection)));
+            check(hrl_vault_group_points(vault.as_ref(), Some(note), user));
+            hrl_group_coordinator_free(Some(Box::from_raw(coordinator)));
+            hrl_vault_free(Some(Box::from_raw(vault)));
+            hrl_store_free(Some(Box::from_raw(store)));
         }
         assert_eq!(notes.len(), 2, "{notes:?}");
         assert_eq!(notes[0], notes[1], "made and found again");

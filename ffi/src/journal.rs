@@ -8,7 +8,7 @@ use engine::{Result, SystemClock};
 use hrl_interchange::{ExportReport, convert_to_hyperv, convert_to_log_writes, convert_to_native};
 
 use crate::boundary::{bad_argument, guard, guard_value, hrl_status};
-use crate::handle;
+use crate::handle::{self, Out, Text};
 use crate::points::{HRL_HASH_CHARS, HRL_ID_CHARS};
 use crate::replica::hrl_replica;
 
@@ -22,21 +22,20 @@ pub struct hrl_segment {
 /// Statuses: HRL_ERROR_NOT_FOUND, HRL_ERROR_CORRUPT, HRL_ERROR_WRONG_KEY, HRL_ERROR_UNSUPPORTED. Since 0.1.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hrl_segment_open(
-    path: *const c_char,
-    replica: *const hrl_replica,
-    out: *mut *mut hrl_segment,
+    path: Text<'_>,
+    replica: Option<&hrl_replica>,
+    out: Out<'_, *mut hrl_segment>,
 ) -> hrl_status {
     guard(|| {
-        handle::check_out(out, "out")?;
-        let path = Path::new(handle::text(path, "path")?);
+        out.check("out")?;
+        let path = Path::new(path.read("path")?);
         let inner = Segment::open(open_mapped(path)?, &keys_of(replica))?;
-        handle::give(out, hrl_segment { inner })
+        out.give(hrl_segment { inner })
     })
 }
 
-fn keys_of(replica: *const hrl_replica) -> KeyRing {
-    handle::borrow_optional(replica)
-        .map_or_else(KeyRing::default, |replica| replica.read().keys().clone())
+fn keys_of(replica: Option<&hrl_replica>) -> KeyRing {
+    replica.map_or_else(KeyRing::default, |replica| replica.read().keys().clone())
 }
 
 /// What a segment is.
@@ -86,11 +85,11 @@ pub struct hrl_segment_summary {
 /// What the segment holds. Statuses: HRL_ERROR_INVALID_INPUT. Since 0.1.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hrl_segment_get_summary(
-    segment: *const hrl_segment,
-    summary: *mut hrl_segment_summary,
+    segment: Option<&hrl_segment>,
+    summary: Out<'_, hrl_segment_summary>,
 ) -> hrl_status {
     guard(|| {
-        let found = handle::borrow(segment, "segment")?.inner.summary();
+        let found = handle::given(segment, "segment")?.inner.summary();
         let told = hrl_segment_summary {
             kind: match found.kind {
                 SegmentKind::Log => hrl_segment_kind::HRL_SEGMENT_LOG as u32,
@@ -110,7 +109,7 @@ pub unsafe extern "C" fn hrl_segment_get_summary(
             previous: handle::fixed_text(&found.previous.to_string()),
             chain: handle::fixed_text(&found.chain.to_string()),
         };
-        handle::put(summary, told, "summary")
+        summary.put(told, "summary")
     })
 }
 
@@ -161,13 +160,13 @@ pub type hrl_record_fn =
 /// HRL_ERROR_UNSUPPORTED. Since 0.1.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hrl_segment_records(
-    segment: *const hrl_segment,
+    segment: Option<&hrl_segment>,
     each: hrl_record_fn,
     user: *mut c_void,
 ) -> hrl_status {
     guard(|| {
         let each = each.ok_or_else(|| bad_argument("each").expected("a function").found("NULL"))?;
-        let segment = &handle::borrow(segment, "segment")?.inner;
+        let segment = &handle::given(segment, "segment")?.inner;
         for number in 0..segment.frame_count() {
             for record in segment.frame(number)?.records() {
                 let record = record?;
@@ -208,14 +207,14 @@ fn kind_and_data(body: &Body<'_>) -> (hrl_record_kind, *const u8) {
 
 /// Checks every byte of the segment. Statuses: HRL_ERROR_CORRUPT, HRL_ERROR_WRONG_KEY. Since 0.1.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn hrl_segment_verify(segment: *const hrl_segment) -> hrl_status {
-    guard(|| handle::borrow(segment, "segment")?.inner.verify())
+pub unsafe extern "C" fn hrl_segment_verify(segment: Option<&hrl_segment>) -> hrl_status {
+    guard(|| handle::given(segment, "segment")?.inner.verify())
 }
 
 /// Frees the handle; NULL is fine. Since 0.1.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn hrl_segment_free(segment: *mut hrl_segment) {
-    guard_value((), || drop(handle::take(segment)));
+pub unsafe extern "C" fn hrl_segment_free(segment: Option<Box<hrl_segment>>) {
+    guard_value((), || drop(segment));
 }
 
 /// Is given one sentence; the text lives until it returns.
@@ -240,17 +239,18 @@ pub struct hrl_convert_report {
 /// Since 0.1.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hrl_convert_to_hyperv(
-    inputs: *const *const c_char,
+    inputs: *const Text<'_>,
     input_count: usize,
-    directory: *const c_char,
-    replica: *const hrl_replica,
+    directory: Text<'_>,
+    replica: Option<&hrl_replica>,
     note: hrl_note_fn,
     user: *mut c_void,
-    report: *mut hrl_convert_report,
+    report: Out<'_, hrl_convert_report>,
 ) -> hrl_status {
     guard(|| {
-        let inputs = paths(inputs, input_count)?;
-        let directory = Path::new(handle::text(directory, "directory")?);
+        // SAFETY: the caller promises that the array has the length beside it.
+        let inputs = unsafe { paths(inputs, input_count)? };
+        let directory = Path::new(directory.read("directory")?);
         let clock = SystemClock::default();
         let done = convert_to_hyperv(&inputs, directory, &keys_of(replica), &clock)?;
         tell_export(&done, note, user, report);
@@ -262,17 +262,18 @@ pub unsafe extern "C" fn hrl_convert_to_hyperv(
 /// change is not of whole sectors of 512 bytes. As `hrl_convert_to_hyperv` otherwise. Since 0.1.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hrl_convert_to_log_writes(
-    inputs: *const *const c_char,
+    inputs: *const Text<'_>,
     input_count: usize,
-    file: *const c_char,
-    replica: *const hrl_replica,
+    file: Text<'_>,
+    replica: Option<&hrl_replica>,
     note: hrl_note_fn,
     user: *mut c_void,
-    report: *mut hrl_convert_report,
+    report: Out<'_, hrl_convert_report>,
 ) -> hrl_status {
     guard(|| {
-        let inputs = paths(inputs, input_count)?;
-        let file = Path::new(handle::text(file, "file")?);
+        // SAFETY: the caller promises that the array has the length beside it.
+        let inputs = unsafe { paths(inputs, input_count)? };
+        let file = Path::new(file.read("file")?);
         let done = convert_to_log_writes(&inputs, file, &keys_of(replica))?;
         tell_export(&done, note, user, report);
         Ok(())
@@ -283,17 +284,18 @@ pub unsafe extern "C" fn hrl_convert_to_log_writes(
 /// `hrl_convert_to_hyperv` otherwise. Since 0.1.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hrl_convert_to_native(
-    inputs: *const *const c_char,
+    inputs: *const Text<'_>,
     input_count: usize,
-    file: *const c_char,
-    report: *mut hrl_convert_report,
+    file: Text<'_>,
+    report: Out<'_, hrl_convert_report>,
 ) -> hrl_status {
     guard(|| {
-        let inputs = paths(inputs, input_count)?;
-        let file = Path::new(handle::text(file, "file")?);
+        // SAFETY: the caller promises that the array has the length beside it.
+        let inputs = unsafe { paths(inputs, input_count)? };
+        let file = Path::new(file.read("file")?);
         let done = convert_to_native(&inputs, file, &SystemClock::default())?;
         let told = hrl_convert_report { files: 1, writes: done.records, bytes: done.data_bytes };
-        handle::put_optional(report, told);
+        report.put_optional(told);
         Ok(())
     })
 }
@@ -302,7 +304,7 @@ fn tell_export(
     done: &ExportReport,
     note: hrl_note_fn,
     user: *mut c_void,
-    report: *mut hrl_convert_report,
+    report: Out<'_, hrl_convert_report>,
 ) {
     if let Some(note) = note {
         for text in &done.warnings {
@@ -313,12 +315,15 @@ fn tell_export(
     }
     let files = done.logs.len() as u64;
     let told = hrl_convert_report { files, writes: done.writes, bytes: done.bytes };
-    handle::put_optional(report, told);
+    report.put_optional(told);
 }
 
-fn paths(inputs: *const *const c_char, count: usize) -> Result<Vec<PathBuf>> {
-    handle::array(inputs, count, "inputs")?
+/// # Safety
+/// As for [`handle::array`].
+unsafe fn paths(inputs: *const Text<'_>, count: usize) -> Result<Vec<PathBuf>> {
+    // SAFETY: the premise of this function.
+    unsafe { handle::array(inputs, count, "inputs")? }
         .iter()
-        .map(|path| Ok(PathBuf::from(handle::text(*path, "inputs")?)))
+        .map(|path| Ok(PathBuf::from(path.read("inputs")?)))
         .collect()
 }

@@ -7,7 +7,7 @@ use engine::journal::WrappingKey;
 use engine::vault::ShredOptions;
 
 use crate::boundary::{bad_argument, guard, guard_value, hrl_status};
-use crate::handle;
+use crate::handle::{self, Out, Text};
 use crate::vault::hrl_vault;
 
 /// Length of a key, in bytes.
@@ -19,9 +19,9 @@ pub struct hrl_key {
     id: CString,
 }
 
-fn give(out: *mut *mut hrl_key, inner: WrappingKey) -> engine::Result<()> {
+fn give(out: Out<'_, *mut hrl_key>, inner: WrappingKey) -> engine::Result<()> {
     let id = handle::c_text(&inner.id().to_string());
-    handle::give(out, hrl_key { inner, id })
+    out.give(hrl_key { inner, id })
 }
 
 /// Makes a key of `HRL_KEY_BYTES` random bytes; they are copied. Free it with `hrl_key_free`.
@@ -30,11 +30,12 @@ fn give(out: *mut *mut hrl_key, inner: WrappingKey) -> engine::Result<()> {
 pub unsafe extern "C" fn hrl_key_from_bytes(
     bytes: *const u8,
     length: usize,
-    out: *mut *mut hrl_key,
+    out: Out<'_, *mut hrl_key>,
 ) -> hrl_status {
     guard(|| {
-        handle::check_out(out, "out")?;
-        let bytes = handle::bytes(bytes, length, "bytes")?;
+        out.check("out")?;
+        // SAFETY: the caller promises that the buffer has the length beside it.
+        let bytes = unsafe { handle::bytes(bytes, length, "bytes")? };
         let key = bytes.try_into().map_err(|_| {
             bad_argument("length").expected(format_args!("{HRL_KEY_BYTES} bytes")).found(length)
         })?;
@@ -46,28 +47,28 @@ pub unsafe extern "C" fn hrl_key_from_bytes(
 /// Statuses: HRL_ERROR_NOT_FOUND, HRL_ERROR_INVALID_INPUT, HRL_ERROR_IO. Since 0.1.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hrl_key_from_file(
-    path: *const c_char,
-    out: *mut *mut hrl_key,
+    path: Text<'_>,
+    out: Out<'_, *mut hrl_key>,
 ) -> hrl_status {
     guard(|| {
-        handle::check_out(out, "out")?;
-        give(out, WrappingKey::from_file(Path::new(handle::text(path, "path")?))?)
+        out.check("out")?;
+        give(out, WrappingKey::from_file(Path::new(path.read("path")?))?)
     })
 }
 
 /// Name of the key in hexadecimal digits, which tells nothing about it: errors name by it the key that is needed. Valid as
 /// long as the handle lives; empty for NULL. Since 0.1.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn hrl_key_id(key: *const hrl_key) -> *const c_char {
+pub unsafe extern "C" fn hrl_key_id(key: Option<&hrl_key>) -> *const c_char {
     guard_value(c"".as_ptr(), || {
-        handle::borrow(key, "key").map_or(c"".as_ptr(), |key| key.id.as_ptr())
+        handle::given(key, "key").map_or(c"".as_ptr(), |key| key.id.as_ptr())
     })
 }
 
 /// Frees a key; NULL is fine. Since 0.1.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn hrl_key_free(key: *mut hrl_key) {
-    guard_value((), || drop(handle::take(key)));
+pub unsafe extern "C" fn hrl_key_free(key: Option<Box<hrl_key>>) {
+    guard_value((), || drop(key));
 }
 
 /// What a rotation did.
@@ -89,21 +90,21 @@ pub struct hrl_rotation_report {
 /// HRL_ERROR_CORRUPT, HRL_ERROR_UNAVAILABLE. Since 0.1.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hrl_vault_rotate_key(
-    vault: *const hrl_vault,
-    volume: *const c_char,
-    new_key: *const hrl_key,
-    report: *mut hrl_rotation_report,
+    vault: Option<&hrl_vault>,
+    volume: Text<'_>,
+    new_key: Option<&hrl_key>,
+    report: Out<'_, hrl_rotation_report>,
 ) -> hrl_status {
     guard(|| {
-        let vault = handle::borrow(vault, "vault")?;
-        let volume = handle::text(volume, "volume")?;
-        let done = vault.inner.rotate_key(volume, &handle::borrow(new_key, "new_key")?.inner)?;
+        let vault = handle::given(vault, "vault")?;
+        let volume = volume.read("volume")?;
+        let done = vault.inner.rotate_key(volume, &handle::given(new_key, "new_key")?.inner)?;
         let told = hrl_rotation_report {
             wrapped: done.wrapped,
             unwrapped: done.unwrapped,
             others: done.others.len() as u64,
         };
-        handle::put_optional(report, told);
+        report.put_optional(told);
         Ok(())
     })
 }
@@ -134,10 +135,10 @@ pub struct hrl_shred_report {
 /// HRL_ERROR_INVALID_INPUT (not sealed, and HRL_SHRED_DATA not given), HRL_ERROR_UNAVAILABLE. Since 0.1.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hrl_vault_shred(
-    vault: *const hrl_vault,
-    volume: *const c_char,
+    vault: Option<&hrl_vault>,
+    volume: Text<'_>,
     flags: u32,
-    report: *mut hrl_shred_report,
+    report: Out<'_, hrl_shred_report>,
 ) -> hrl_status {
     guard(|| {
         if flags & !(HRL_SHRED_DATA | HRL_SHRED_OVERRIDE_LEGAL_HOLD) != 0 {
@@ -147,15 +148,15 @@ pub unsafe extern "C" fn hrl_vault_shred(
             data: flags & HRL_SHRED_DATA != 0,
             override_legal_hold: flags & HRL_SHRED_OVERRIDE_LEGAL_HOLD != 0,
         };
-        let vault = handle::borrow(vault, "vault")?;
-        let done = vault.inner.shred(handle::text(volume, "volume")?, options)?;
+        let vault = handle::given(vault, "vault")?;
+        let done = vault.inner.shred(volume.read("volume")?, options)?;
         let told = hrl_shred_report {
             was_shredded: done.was_shredded,
             keys_deleted: done.keys_deleted,
             objects_deleted: done.objects_deleted,
             bytes_deleted: done.bytes_deleted,
         };
-        handle::put_optional(report, told);
+        report.put_optional(told);
         Ok(())
     })
 }

@@ -1,7 +1,7 @@
 //! The C API of hrl. `include/hrl.h` is generated from the comments here; `include/hrl.hpp` wraps it for C++.
 //!
-//! Every function goes through `boundary`, which catches panics and keeps the last error of the thread; `handle` owns all
-//! casts of pointers. The other files are one kind of handle each.
+//! Every function goes through `boundary`, which catches panics and keeps the last error of the thread. The types of
+//! `handle` stand for pointers in signatures, and alone read through them. The other files are one kind of handle each.
 
 #![allow(non_camel_case_types, reason = "names of C")]
 #![allow(

@@ -8,9 +8,8 @@ use hrl_nbd::{Export, ExportContext, NbdAddress, NbdLimits, NbdServer};
 use crate::boundary::{bad_argument, guard, guard_value, hrl_status};
 #[cfg(feature = "tls")]
 use crate::callbacks::User;
-use crate::callbacks::check_size;
 use crate::device::hrl_device;
-use crate::handle;
+use crate::handle::{self, In, Out, Text, versioned};
 use crate::replica::hrl_changes;
 use engine::sync::lock::Mutex;
 
@@ -30,15 +29,15 @@ pub const HRL_SERVE_READ_ONLY: u32 = 1;
 /// Since 0.1.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hrl_nbd_server_start(
-    address: *const c_char,
-    name: *const c_char,
-    device: *const hrl_device,
-    changes: *const hrl_changes,
+    address: Text<'_>,
+    name: Text<'_>,
+    device: Option<&hrl_device>,
+    changes: Option<&hrl_changes>,
     flags: u32,
-    out: *mut *mut hrl_nbd_server,
+    out: Out<'_, *mut hrl_nbd_server>,
 ) -> hrl_status {
     guard(|| {
-        handle::check_out(out, "out")?;
+        out.check("out")?;
         let (address, export) = what(address, name, device, changes, flags)?;
         let name = export.name.clone();
         let server = NbdServer::start(&address, vec![export], NbdLimits::default())?;
@@ -52,13 +51,13 @@ pub type hrl_refused_fn = Option<unsafe extern "C" fn(user: *mut c_void, line: *
 /// TLS of an NBD server. Fill it with zeroes, then set what is needed.
 #[repr(C)]
 #[derive(Clone, Copy)]
-pub struct hrl_nbd_tls {
+pub struct hrl_nbd_tls<'a> {
     /// `sizeof(hrl_nbd_tls)`.
     pub struct_bytes: usize,
     /// Directory with the certificates, as `hrl enroll` makes it.
-    pub pki: *const c_char,
+    pub pki: Text<'a>,
     /// The volume that clients must be enrolled for. NULL: the name of the export.
-    pub volume: *const c_char,
+    pub volume: Text<'a>,
     /// Serve clients without a certificate, too: encrypted, but whoever reaches the port.
     pub no_verify: bool,
     /// Is told of refused clients; NULL: nobody.
@@ -67,39 +66,44 @@ pub struct hrl_nbd_tls {
     pub user: *mut c_void,
 }
 
+versioned!(hrl_nbd_tls<'_>);
+
 /// As `hrl_nbd_server_start` with TLS, and nothing without it. `tls` and its texts are copied; `refused` is called until
 /// `hrl_nbd_server_free` or `hrl_nbd_server_stop` has returned.
 /// Statuses: also HRL_ERROR_NOT_FOUND and HRL_ERROR_INVALID_INPUT for certificates that cannot be used, HRL_ERROR_UNSUPPORTED in
 /// builds without the feature `tls`. Since 0.1.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hrl_nbd_server_start_tls(
-    address: *const c_char,
-    name: *const c_char,
-    device: *const hrl_device,
-    changes: *const hrl_changes,
+    address: Text<'_>,
+    name: Text<'_>,
+    device: Option<&hrl_device>,
+    changes: Option<&hrl_changes>,
     flags: u32,
-    tls: *const hrl_nbd_tls,
-    out: *mut *mut hrl_nbd_server,
+    tls: In<'_, hrl_nbd_tls<'_>>,
+    out: Out<'_, *mut hrl_nbd_server>,
 ) -> hrl_status {
     guard(|| {
-        handle::check_out(out, "out")?;
+        out.check("out")?;
         let (address, export) = what(address, name, device, changes, flags)?;
-        let tls = handle::borrow(tls, "tls")?;
-        check_size::<hrl_nbd_tls>(tls.struct_bytes, "hrl_nbd_tls")?;
+        let tls = tls.read("tls")?;
         let name = export.name.clone();
         give(out, start_tls(&address, export, tls)?, &name)
     })
 }
 
 #[cfg(feature = "tls")]
-fn start_tls(address: &NbdAddress, export: Export, tls: &hrl_nbd_tls) -> engine::Result<NbdServer> {
+fn start_tls(
+    address: &NbdAddress,
+    export: Export,
+    tls: &hrl_nbd_tls<'_>,
+) -> engine::Result<NbdServer> {
     use std::path::Path;
 
     use hrl_nbd::NbdTls;
 
-    let mut options = NbdTls::new(Path::new(handle::text(tls.pki, "tls.pki")?));
+    let mut options = NbdTls::new(Path::new(tls.pki.read("tls.pki")?));
     options = options.verify(!tls.no_verify);
-    if let Some(volume) = handle::optional_text(tls.volume, "tls.volume")? {
+    if let Some(volume) = tls.volume.optional("tls.volume")? {
         options = options.volume(volume);
     }
     if let Some(refused) = tls.refused {
@@ -114,31 +118,31 @@ fn start_tls(address: &NbdAddress, export: Export, tls: &hrl_nbd_tls) -> engine:
 }
 
 #[cfg(not(feature = "tls"))]
-fn start_tls(address: &NbdAddress, _: Export, _: &hrl_nbd_tls) -> engine::Result<NbdServer> {
+fn start_tls(address: &NbdAddress, _: Export, _: &hrl_nbd_tls<'_>) -> engine::Result<NbdServer> {
     Err(engine::Error::new(engine::ErrorKind::Unsupported, "serve", format_args!("{address:?}"))
         .message("this build has no TLS (feature tls)"))
 }
 
 /// What is to be served, and where.
 fn what(
-    address: *const c_char,
-    name: *const c_char,
-    device: *const hrl_device,
-    changes: *const hrl_changes,
+    address: Text<'_>,
+    name: Text<'_>,
+    device: Option<&hrl_device>,
+    changes: Option<&hrl_changes>,
     flags: u32,
 ) -> engine::Result<(NbdAddress, Export)> {
-    let address = NbdAddress::parse(handle::text(address, "address")?)?;
-    let name = handle::text(name, "name")?;
+    let address = NbdAddress::parse(address.read("address")?)?;
+    let name = name.read("name")?;
     if flags & !HRL_SERVE_READ_ONLY != 0 {
         return Err(bad_argument("flags").expected("HRL_SERVE_ flags").found(flags));
     }
-    let device = handle::borrow(device, "device")?;
+    let device = handle::given(device, "device")?;
     let mut export = match &device.volume {
         Some(volume) => Export::volume(name, volume.clone()),
         None => Export::device(name, device.inner.clone()),
     };
     export.read_only |= flags & HRL_SERVE_READ_ONLY != 0;
-    if let Some(changes) = handle::borrow_optional(changes) {
+    if let Some(changes) = changes {
         let extents = Arc::new(changes.inner.extents().clone());
         for name in ["qemu:dirty-bitmap:changes", "hrl:changes"] {
             export.contexts.push(ExportContext { name: name.to_owned(), extents: extents.clone() });
@@ -147,16 +151,16 @@ fn what(
     Ok((address, export))
 }
 
-fn give(out: *mut *mut hrl_nbd_server, server: NbdServer, name: &str) -> engine::Result<()> {
+fn give(out: Out<'_, *mut hrl_nbd_server>, server: NbdServer, name: &str) -> engine::Result<()> {
     let uri = handle::c_text(&server.uri(name));
-    handle::give(out, hrl_nbd_server { inner: Mutex::new(Some(server)), uri })
+    out.give(hrl_nbd_server { inner: Mutex::new(Some(server)), uri })
 }
 
 /// The URI that clients connect to, as long as the handle lives. Empty for NULL. Since 0.1.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn hrl_nbd_server_uri(server: *const hrl_nbd_server) -> *const c_char {
+pub unsafe extern "C" fn hrl_nbd_server_uri(server: Option<&hrl_nbd_server>) -> *const c_char {
     guard_value(c"".as_ptr(), || {
-        handle::borrow(server, "server").map_or(c"".as_ptr(), |server| server.uri.as_ptr())
+        handle::given(server, "server").map_or(c"".as_ptr(), |server| server.uri.as_ptr())
     })
 }
 
@@ -181,11 +185,11 @@ pub struct hrl_nbd_stats {
 /// Counters now; all 0 once the server stopped. Statuses: HRL_ERROR_INVALID_INPUT. Since 0.1.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hrl_nbd_server_stats(
-    server: *const hrl_nbd_server,
-    stats: *mut hrl_nbd_stats,
+    server: Option<&hrl_nbd_server>,
+    stats: Out<'_, hrl_nbd_stats>,
 ) -> hrl_status {
     guard(|| {
-        let server = handle::borrow(server, "server")?;
+        let server = handle::given(server, "server")?;
         let inner = server.inner.lock();
         let now = inner.as_ref().map(NbdServer::stats).unwrap_or_default();
         let told = hrl_nbd_stats {
@@ -196,16 +200,16 @@ pub unsafe extern "C" fn hrl_nbd_server_stats(
             bytes_read: now.bytes_read,
             bytes_written: now.bytes_written,
         };
-        handle::put(stats, told, "stats")
+        stats.put(told, "stats")
     })
 }
 
 /// Stops listening, lets requests in flight end, closes the connections. A second stop does nothing. Statuses:
 /// HRL_ERROR_INVALID_INPUT. Since 0.1.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn hrl_nbd_server_stop(server: *const hrl_nbd_server) -> hrl_status {
+pub unsafe extern "C" fn hrl_nbd_server_stop(server: Option<&hrl_nbd_server>) -> hrl_status {
     guard(|| {
-        let server = handle::borrow(server, "server")?;
+        let server = handle::given(server, "server")?;
         let taken = server.inner.lock().take();
         drop(taken);
         Ok(())
@@ -214,6 +218,6 @@ pub unsafe extern "C" fn hrl_nbd_server_stop(server: *const hrl_nbd_server) -> h
 
 /// Stops the server, if it was not, and frees the handle; NULL is fine. Since 0.1.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn hrl_nbd_server_free(server: *mut hrl_nbd_server) {
-    guard_value((), || drop(handle::take(server)));
+pub unsafe extern "C" fn hrl_nbd_server_free(server: Option<Box<hrl_nbd_server>>) {
+    guard_value((), || drop(server));
 }

@@ -11,8 +11,8 @@ use ::hrl_plan::{
 use engine::{Error, ErrorKind, PointId, Result, Sequence, Timestamp};
 
 use crate::boundary::{bad_argument, guard, guard_value, hrl_status};
-use crate::callbacks::{User, check_size, needed, outcome};
-use crate::handle;
+use crate::callbacks::{User, needed, outcome};
+use crate::handle::{self, In, Out, Text, versioned};
 use crate::points::HRL_ID_CHARS;
 use crate::vault::hrl_vault;
 
@@ -105,13 +105,15 @@ pub struct hrl_plan_callbacks {
         Option<unsafe extern "C" fn(user: *mut c_void, run: *const c_char, step: *const c_char)>,
 }
 
+versioned!(hrl_plan_callbacks);
+
 /// How to run a plan. Fill it with zeroes, then set what is needed; everything is copied.
 #[repr(C)]
-pub struct hrl_plan_options {
+pub struct hrl_plan_options<'a> {
     /// `sizeof(hrl_plan_options)`.
     pub struct_bytes: usize,
     /// Identity of a new run; NULL: plan, time and a random number.
-    pub run: *const c_char,
+    pub run: Text<'a>,
     /// A `hrl_plan_mode`.
     pub mode: u32,
     /// The source is there still, and nothing is lost.
@@ -126,6 +128,8 @@ pub struct hrl_plan_options {
     pub poll_ms: u64,
 }
 
+versioned!(hrl_plan_options<'_>);
+
 /// Is given a text, which lives until it returns.
 pub type hrl_text_fn = Option<unsafe extern "C" fn(user: *mut c_void, text: *const c_char)>;
 
@@ -133,21 +137,21 @@ pub type hrl_text_fn = Option<unsafe extern "C" fn(user: *mut c_void, text: *con
 /// Statuses: HRL_ERROR_INVALID_INPUT names the key, its line, what was expected and what is there. Since 0.1.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hrl_plan_parse(
-    text: *const c_char,
-    name: *const c_char,
-    out: *mut *mut hrl_plan,
+    text: Text<'_>,
+    name: Text<'_>,
+    out: Out<'_, *mut hrl_plan>,
 ) -> hrl_status {
     guard(|| {
-        handle::check_out(out, "out")?;
-        let inner = Plan::parse(handle::text(text, "text")?, handle::text(name, "name")?)?;
-        handle::give(out, hrl_plan { inner })
+        out.check("out")?;
+        let inner = Plan::parse(text.read("text")?, name.read("name")?)?;
+        out.give(hrl_plan { inner })
     })
 }
 
 /// Frees the plan; NULL is fine. Since 0.1.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn hrl_plan_free(plan: *mut hrl_plan) {
-    guard_value((), || drop(handle::take(plan)));
+pub unsafe extern "C" fn hrl_plan_free(plan: Option<Box<hrl_plan>>) {
+    guard_value((), || drop(plan));
 }
 
 /// Finds the state that each volume would come up at and what that loses, and gives it as JSON to `tell`, with the problems that
@@ -155,13 +159,13 @@ pub unsafe extern "C" fn hrl_plan_free(plan: *mut hrl_plan) {
 /// Statuses: HRL_ERROR_UNAVAILABLE. Since 0.1.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hrl_plan_check(
-    plan: *const hrl_plan,
-    vault: *const hrl_vault,
+    plan: Option<&hrl_plan>,
+    vault: Option<&hrl_vault>,
     tell: hrl_text_fn,
     user: *mut c_void,
 ) -> hrl_status {
     guard(|| {
-        let (plan, vault) = (handle::borrow(plan, "plan")?, handle::borrow(vault, "vault")?);
+        let (plan, vault) = (handle::given(plan, "plan")?, handle::given(vault, "vault")?);
         let tell = needed(tell, "tell")?;
         say(tell, user, &plan.inner.check(&vault.inner)?.to_json());
         Ok(())
@@ -174,15 +178,15 @@ pub unsafe extern "C" fn hrl_plan_check(
 /// identity; HRL_ERROR_FENCED when another runner took it; those of the store, after which it can be resumed. Since 0.1.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hrl_plan_run(
-    plan: *const hrl_plan,
-    vault: *const hrl_vault,
-    callbacks: *const hrl_plan_callbacks,
-    options: *const hrl_plan_options,
+    plan: Option<&hrl_plan>,
+    vault: Option<&hrl_vault>,
+    callbacks: In<'_, hrl_plan_callbacks>,
+    options: In<'_, hrl_plan_options<'_>>,
     tell: hrl_text_fn,
     user: *mut c_void,
 ) -> hrl_status {
     guard(|| {
-        let (plan, vault) = (handle::borrow(plan, "plan")?, handle::borrow(vault, "vault")?);
+        let (plan, vault) = (handle::given(plan, "plan")?, handle::given(vault, "vault")?);
         with_host(callbacks, options, tell, user, |host, options| {
             plan::run(&plan.inner, &vault.inner, host, options)
         })
@@ -194,15 +198,15 @@ pub unsafe extern "C" fn hrl_plan_run(
 /// Statuses: HRL_ERROR_NOT_FOUND; HRL_ERROR_FENCED when its runner lives on this machine or another one takes it. Since 0.1.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hrl_plan_resume(
-    vault: *const hrl_vault,
-    run: *const c_char,
-    callbacks: *const hrl_plan_callbacks,
-    options: *const hrl_plan_options,
+    vault: Option<&hrl_vault>,
+    run: Text<'_>,
+    callbacks: In<'_, hrl_plan_callbacks>,
+    options: In<'_, hrl_plan_options<'_>>,
     tell: hrl_text_fn,
     user: *mut c_void,
 ) -> hrl_status {
     guard(|| {
-        let (vault, run) = (handle::borrow(vault, "vault")?, handle::text(run, "run")?);
+        let (vault, run) = (handle::given(vault, "vault")?, run.read("run")?);
         with_host(callbacks, options, tell, user, |host, options| {
             plan::resume(&vault.inner, run, host, options)
         })
@@ -213,18 +217,18 @@ pub unsafe extern "C" fn hrl_plan_resume(
 /// Statuses: HRL_ERROR_NOT_FOUND names the steps that wait; HRL_ERROR_ALREADY_EXISTS when somebody decided before. Since 0.1.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hrl_plan_approve(
-    vault: *const hrl_vault,
-    run: *const c_char,
-    step: *const c_char,
+    vault: Option<&hrl_vault>,
+    run: Text<'_>,
+    step: Text<'_>,
     approved: bool,
-    by: *const c_char,
-    note: *const c_char,
+    by: Text<'_>,
+    note: Text<'_>,
 ) -> hrl_status {
     guard(|| {
-        let vault = handle::borrow(vault, "vault")?;
-        let (run, step) = (handle::text(run, "run")?, handle::text(step, "step")?);
-        let by = handle::text(by, "by")?;
-        let note = handle::optional_text(note, "note")?.unwrap_or_default();
+        let vault = handle::given(vault, "vault")?;
+        let (run, step) = (run.read("run")?, step.read("step")?);
+        let by = by.read("by")?;
+        let note = note.optional("note")?.unwrap_or_default();
         plan::approve(&vault.inner, run, step, approved, by, note).map(drop)
     })
 }
@@ -233,13 +237,13 @@ pub unsafe extern "C" fn hrl_plan_approve(
 /// Statuses: HRL_ERROR_NOT_FOUND, HRL_ERROR_WRONG_KEY, HRL_ERROR_CORRUPT, HRL_ERROR_UNAVAILABLE. Since 0.1.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hrl_plan_report(
-    vault: *const hrl_vault,
-    run: *const c_char,
+    vault: Option<&hrl_vault>,
+    run: Text<'_>,
     tell: hrl_text_fn,
     user: *mut c_void,
 ) -> hrl_status {
     guard(|| {
-        let (vault, run) = (handle::borrow(vault, "vault")?, handle::text(run, "run")?);
+        let (vault, run) = (handle::given(vault, "vault")?, run.read("run")?);
         let tell = needed(tell, "tell")?;
         say(tell, user, &plan::report(&vault.inner, run)?.to_json());
         Ok(())
@@ -248,8 +252,8 @@ pub unsafe extern "C" fn hrl_plan_report(
 
 /// Whether what is under way has to end; false for NULL. Since 0.1.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn hrl_plan_stop_is_set(stop: *const hrl_plan_stop) -> bool {
-    guard_value(false, || handle::borrow_optional(stop).is_some_and(|stop| stop.inner.is_set()))
+pub unsafe extern "C" fn hrl_plan_stop_is_set(stop: Option<&hrl_plan_stop>) -> bool {
+    guard_value(false, || stop.is_some_and(|stop| stop.inner.is_set()))
 }
 
 type Teller = unsafe extern "C" fn(*mut c_void, *const c_char);
@@ -262,14 +266,13 @@ fn say(tell: Teller, user: *mut c_void, text: &str) {
 }
 
 fn with_host(
-    callbacks: *const hrl_plan_callbacks,
-    options: *const hrl_plan_options,
+    callbacks: In<'_, hrl_plan_callbacks>,
+    options: In<'_, hrl_plan_options<'_>>,
     tell: hrl_text_fn,
     user: *mut c_void,
     work: impl FnOnce(&dyn PlanHost, &RunOptions<'_>) -> Result<RunReport>,
 ) -> Result<()> {
-    let callbacks = handle::borrow(callbacks, "callbacks")?;
-    check_size::<hrl_plan_callbacks>(callbacks.struct_bytes, "hrl_plan_callbacks")?;
+    let callbacks = callbacks.read("callbacks")?;
     let tell = needed(tell, "tell")?;
     let callback_user = User(user);
     let host = CallbackHost {
@@ -291,7 +294,7 @@ fn with_host(
             unsafe { on_step(callback_user.pointer(), run.as_ptr(), step.as_ptr()) }
         }
     };
-    let mut chosen = match handle::borrow_optional(options) {
+    let mut chosen = match options.optional()? {
         Some(options) => options_from(options)?,
         None => RunOptions::default(),
     };
@@ -301,8 +304,7 @@ fn with_host(
     Ok(())
 }
 
-fn options_from(options: &hrl_plan_options) -> Result<RunOptions<'static>> {
-    check_size::<hrl_plan_options>(options.struct_bytes, "hrl_plan_options")?;
+fn options_from(options: &hrl_plan_options<'_>) -> Result<RunOptions<'static>> {
     let mode = match options.mode {
         mode if mode == hrl_plan_mode::HRL_PLAN_TEST as u32 => RunMode::Test,
         mode if mode == hrl_plan_mode::HRL_PLAN_REAL as u32 => RunMode::Real,
@@ -312,7 +314,7 @@ fn options_from(options: &hrl_plan_options) -> Result<RunOptions<'static>> {
     };
     let poll_ms = if options.poll_ms == 0 { 1_000 } else { options.poll_ms };
     Ok(RunOptions {
-        run: handle::optional_text(options.run, "options.run")?.map(str::to_owned),
+        run: options.run.optional("options.run")?.map(str::to_owned),
         mode,
         planned: options.planned,
         failed_at: (options.failed_at_ns != 0).then_some(Timestamp(options.failed_at_ns)),
@@ -425,7 +427,7 @@ fn text_in(array: &[c_char]) -> Option<&str> {
 
 #[cfg(test)]
 mod tests {
-    use std::ptr::{null, null_mut};
+    use std::ptr::null_mut;
 
     use super::*;
     use crate::boundary::{
@@ -467,7 +469,7 @@ mod tests {
         let (request, started) = unsafe { (&*request, &mut *started) };
         assert!(request.state.is_null() && request.nbd.is_null() && request.limit_ms == 600_000);
         // SAFETY: as the header asks.
-        assert!(!unsafe { hrl_plan_stop_is_set(request.stop) });
+        assert!(!unsafe { hrl_plan_stop_is_set(request.stop.as_ref()) });
         let line = format!("start {} at {}", shown(request.volume), shown(request.at));
         // SAFETY: as in `tell`.
         unsafe { tell(user, handle::c_text(&line).as_ptr()) };
@@ -502,8 +504,8 @@ mod tests {
             on_step: None,
         };
         let chosen = hrl_plan_options {
-            struct_bytes: size_of::<hrl_plan_options>(),
-            run: run.as_ptr(),
+            struct_bytes: size_of::<hrl_plan_options<'_>>(),
+            run: Text::from_c(&run),
             mode: hrl_plan_mode::HRL_PLAN_TEST as u32,
             planned: false,
             commit: false,
@@ -513,41 +515,62 @@ mod tests {
         };
         // SAFETY: every pointer is what the header asks for.
         unsafe {
-            check(hrl_store_open_directory(vault_path.as_ptr(), true, &raw mut store));
-            check(hrl_vault_create(store, null(), &raw mut vault));
-            check(hrl_device_new_memory(1 << 20, &raw mut device));
-            check(hrl_protection_options_new(
-                name.as_ptr(),
-                device,
-                vault,
-                state.as_ptr(),
-                &raw mut options,
+            check(hrl_store_open_directory(
+                Text::from_c(&vault_path),
+                true,
+                Out::from_mut(&mut store),
             ));
-            check(hrl_protection_open(options, &raw mut protection));
-            check(hrl_protection_wait_ordered(protection, 60_000));
-            check(hrl_protection_stop(protection, 60_000));
-            hrl_protection_options_free(options);
-            hrl_protection_free(protection);
-            hrl_device_free(device);
+            check(hrl_vault_create(store.as_ref(), None, Out::from_mut(&mut vault)));
+            check(hrl_device_new_memory(1 << 20, Out::from_mut(&mut device)));
+            check(hrl_protection_options_new(
+                Text::from_c(&name),
+                device.as_ref(),
+                vault.as_ref(),
+                Text::from_c(&state),
+                Out::from_mut(&mut options),
+            ));
+            check(hrl_protection_open(options.as_ref(), Out::from_mut(&mut protection)));
+            check(hrl_protection_wait_ordered(protection.as_ref(), 60_000));
+            check(hrl_protection_stop(protection.as_ref(), 60_000));
+            hrl_protection_options_free(Some(Box::from_raw(options)));
+            hrl_protection_free(Some(Box::from_raw(protection)));
+            hrl_device_free(Some(Box::from_raw(device)));
 
-            let bad = hrl_plan_parse(text("name = 7").as_ptr(), name.as_ptr(), &raw mut plan);
+            let bad = hrl_plan_parse(
+                Text::from_c(&text("name = 7")),
+                Text::from_c(&name),
+                Out::from_mut(&mut plan),
+            );
             assert_eq!(bad, HRL_ERROR_INVALID_INPUT);
             assert!(shown(hrl_error_message()).contains("line 1"));
-            check(hrl_plan_parse(toml.as_ptr(), name.as_ptr(), &raw mut plan));
-            check(hrl_plan_check(plan, vault, Some(tell), user));
-            let (calls, wanted) = (&raw const callbacks, &raw const chosen);
-            check(hrl_plan_run(plan, vault, calls, wanted, Some(tell), user));
-            check(hrl_plan_report(vault, run.as_ptr(), Some(tell), user));
-            let again = hrl_plan_run(plan, vault, calls, wanted, Some(tell), user);
+            check(hrl_plan_parse(
+                Text::from_c(&toml),
+                Text::from_c(&name),
+                Out::from_mut(&mut plan),
+            ));
+            check(hrl_plan_check(plan.as_ref(), vault.as_ref(), Some(tell), user));
+            let (calls, wanted) = (|| In::from_ref(&callbacks), || In::from_ref(&chosen));
+            check(hrl_plan_run(plan.as_ref(), vault.as_ref(), calls(), wanted(), Some(tell), user));
+            check(hrl_plan_report(vault.as_ref(), Text::from_c(&run), Some(tell), user));
+            let again =
+                hrl_plan_run(plan.as_ref(), vault.as_ref(), calls(), wanted(), Some(tell), user);
             assert_eq!(again, HRL_ERROR_ALREADY_EXISTS);
-            check(hrl_plan_resume(vault, run.as_ptr(), calls, wanted, Some(tell), user));
+            check(hrl_plan_resume(
+                vault.as_ref(),
+                Text::from_c(&run),
+                calls(),
+                wanted(),
+                Some(tell),
+                user,
+            ));
             let step = text("g/before/1");
-            let (run, by) = (run.as_ptr(), name.as_ptr());
-            let none = hrl_plan_approve(vault, run, step.as_ptr(), true, by, null());
+            let (run, by) = (Text::from_c(&run), Text::from_c(&name));
+            let none =
+                hrl_plan_approve(vault.as_ref(), run, Text::from_c(&step), true, by, Text::none());
             assert_eq!(none, HRL_ERROR_NOT_FOUND);
-            hrl_plan_free(plan);
-            hrl_vault_free(vault);
-            hrl_store_free(store);
+            hrl_plan_free(Some(Box::from_raw(plan)));
+            hrl_vault_free(Some(Box::from_raw(vault)));
+            hrl_store_free(Some(Box::from_raw(store)));
         }
         let notes = notes.into_inner().expect("notes");
         assert!(notes[0].contains("\"problems\":[]"), "{notes:?}");

@@ -11,9 +11,9 @@ use engine::{
 };
 
 use crate::boundary::{bad_argument, guard, guard_value, hrl_status};
-use crate::callbacks::{User, check_size, needed, outcome};
+use crate::callbacks::{User, needed, outcome};
 use crate::device::hrl_device;
-use crate::handle;
+use crate::handle::{self, In, Out, Text, versioned};
 use crate::points::{hrl_point, hrl_timeline_entry, hrl_timeline_fn, kind_of, mode_code, visit};
 use crate::quiesce;
 use crate::tap::hrl_tap;
@@ -36,24 +36,24 @@ pub struct hrl_protection_options {
 /// afterwards. Free the options with `hrl_protection_options_free`. Statuses: HRL_ERROR_INVALID_INPUT. Since 0.1.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hrl_protection_options_new(
-    volume: *const c_char,
-    device: *const hrl_device,
-    vault: *const hrl_vault,
-    state: *const c_char,
-    out: *mut *mut hrl_protection_options,
+    volume: Text<'_>,
+    device: Option<&hrl_device>,
+    vault: Option<&hrl_vault>,
+    state: Text<'_>,
+    out: Out<'_, *mut hrl_protection_options>,
 ) -> hrl_status {
     guard(|| {
-        handle::check_out(out, "out")?;
+        out.check("out")?;
         let options = hrl_protection_options {
-            volume: handle::text(volume, "volume")?.to_owned(),
-            state: Path::new(handle::text(state, "state")?).to_owned(),
-            device: handle::borrow(device, "device")?.inner.clone(),
-            vault: handle::borrow(vault, "vault")?.inner.clone(),
+            volume: volume.read("volume")?.to_owned(),
+            state: Path::new(state.read("state")?).to_owned(),
+            device: handle::given(device, "device")?.inner.clone(),
+            vault: handle::given(vault, "vault")?.inner.clone(),
             policy: Policy::default(),
             take_over: false,
             events: None,
         };
-        handle::give(out, options)
+        out.give(options)
     })
 }
 
@@ -62,13 +62,13 @@ pub unsafe extern "C" fn hrl_protection_options_new(
 /// `hrl_protection_open`. Statuses: HRL_ERROR_INVALID_INPUT (the message lists the names). Since 0.1.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hrl_protection_options_set(
-    options: *mut hrl_protection_options,
-    name: *const c_char,
-    value: *const c_char,
+    options: Option<&mut hrl_protection_options>,
+    name: Text<'_>,
+    value: Text<'_>,
 ) -> hrl_status {
     guard(|| {
-        let (name, value) = (handle::text(name, "name")?, handle::text(value, "value")?);
-        handle::borrow_mut(options, "options")?.policy.set(name, value)
+        let (name, value) = (name.read("name")?, value.read("value")?);
+        handle::given(options, "options")?.policy.set(name, value)
     })
 }
 
@@ -76,11 +76,11 @@ pub unsafe extern "C" fn hrl_protection_options_set(
 /// Since 0.1.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hrl_protection_options_take_over(
-    options: *mut hrl_protection_options,
+    options: Option<&mut hrl_protection_options>,
     take_over: bool,
 ) -> hrl_status {
     guard(|| {
-        handle::borrow_mut(options, "options")?.take_over = take_over;
+        handle::given(options, "options")?.take_over = take_over;
         Ok(())
     })
 }
@@ -105,13 +105,12 @@ pub type hrl_event_fn = Option<unsafe extern "C" fn(user: *mut c_void, event: *c
 /// HRL_ERROR_INVALID_INPUT. Since 0.1.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hrl_protection_options_on_event(
-    options: *mut hrl_protection_options,
+    options: Option<&mut hrl_protection_options>,
     callback: hrl_event_fn,
     user: *mut c_void,
 ) -> hrl_status {
     guard(|| {
-        handle::borrow_mut(options, "options")?.events =
-            callback.map(|call| sink(call, User(user)));
+        handle::given(options, "options")?.events = callback.map(|call| sink(call, User(user)));
         Ok(())
     })
 }
@@ -136,8 +135,8 @@ fn sink(
 
 /// Frees the options; NULL is fine. Since 0.1.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn hrl_protection_options_free(options: *mut hrl_protection_options) {
-    guard_value((), || drop(handle::take(options)));
+pub unsafe extern "C" fn hrl_protection_options_free(options: Option<Box<hrl_protection_options>>) {
+    guard_value((), || drop(options));
 }
 
 /// One protected volume, running. All threads may use it at once.
@@ -157,10 +156,10 @@ impl hrl_protection {
 
 /// Runs work with the protection behind a handle; it cannot be stopped meanwhile.
 pub(crate) fn with<T>(
-    protection: *const hrl_protection,
+    protection: Option<&hrl_protection>,
     work: impl FnOnce(&Protection) -> Result<T>,
 ) -> Result<T> {
-    let guard = handle::borrow(protection, "protection")?.read();
+    let guard = handle::given(protection, "protection")?.read();
     work(guard.as_ref().ok_or_else(|| bad_argument("protection").message("it was stopped"))?)
 }
 
@@ -171,12 +170,12 @@ pub(crate) fn with<T>(
 /// Since 0.1.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hrl_protection_open(
-    options: *const hrl_protection_options,
-    out: *mut *mut hrl_protection,
+    options: Option<&hrl_protection_options>,
+    out: Out<'_, *mut hrl_protection>,
 ) -> hrl_status {
     guard(|| {
-        handle::check_out(out, "out")?;
-        let given = handle::borrow(options, "options")?;
+        out.check("out")?;
+        let given = handle::given(options, "options")?;
         let mut options = ProtectionOptions::new(
             &given.volume,
             given.device.clone(),
@@ -191,7 +190,7 @@ pub unsafe extern "C" fn hrl_protection_open(
         if let Some(applications) = quiesce::of_policy(&given.policy)? {
             options = options.applications(applications);
         }
-        handle::give(out, hrl_protection::of(options.open()?))
+        out.give(hrl_protection::of(options.open()?))
     })
 }
 
@@ -199,13 +198,13 @@ pub unsafe extern "C" fn hrl_protection_open(
 /// with `hrl_device_free`, before `hrl_protection_stop`. Statuses: HRL_ERROR_INVALID_INPUT. Since 0.1.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hrl_protection_device(
-    protection: *const hrl_protection,
-    out: *mut *mut hrl_device,
+    protection: Option<&hrl_protection>,
+    out: Out<'_, *mut hrl_device>,
 ) -> hrl_status {
     guard(|| {
-        handle::check_out(out, "out")?;
+        out.check("out")?;
         let volume = with(protection, |p| Ok(p.volume().clone()))?;
-        handle::give(out, hrl_device::of_volume(volume))
+        out.give(hrl_device::of_volume(volume))
     })
 }
 
@@ -213,16 +212,16 @@ pub unsafe extern "C" fn hrl_protection_device(
 /// Since 0.1.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hrl_protection_tap(
-    protection: *const hrl_protection,
-    out: *mut *mut hrl_tap,
+    protection: Option<&hrl_protection>,
+    out: Out<'_, *mut hrl_tap>,
 ) -> hrl_status {
     guard(|| {
-        handle::check_out(out, "out")?;
+        out.check("out")?;
         let inner = with(protection, |p| {
             let tap = p.volume().tap().cloned();
             tap.ok_or_else(|| Error::new(ErrorKind::Unsupported, "tap", &p.info().name))
         })?;
-        handle::give(out, hrl_tap { inner })
+        out.give(hrl_tap { inner })
     })
 }
 
@@ -232,31 +231,33 @@ pub unsafe extern "C" fn hrl_protection_tap(
 /// HRL_ERROR_FENCED. Since 0.1.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hrl_protection_mark(
-    protection: *const hrl_protection,
+    protection: Option<&hrl_protection>,
     kind: u32,
-    label: *const c_char,
-    point: *mut hrl_point,
+    label: Text<'_>,
+    point: Out<'_, hrl_point>,
 ) -> hrl_status {
     guard(|| {
-        let (kind, label) = (kind_of(kind)?, optional_text(label)?);
+        let (kind, label) = (kind_of(kind)?, label.optional("label")?.unwrap_or_default());
         let marked = with(protection, |p| p.mark(kind, label))?;
-        handle::put_optional(point, hrl_point::from(&marked));
+        point.put_optional(hrl_point::from(&marked));
         Ok(())
     })
 }
 
 /// How an application is quiesced around a mark. The functions return 0 or an errno, and must not unwind.
 #[repr(C)]
-pub struct hrl_quiesce_callbacks {
+pub struct hrl_quiesce_callbacks<'a> {
     /// `sizeof(hrl_quiesce_callbacks)`, so that later versions can add to it.
     pub struct_bytes: usize,
     /// Name for errors and events; copied. NULL: "application".
-    pub name: *const c_char,
+    pub name: Text<'a>,
     /// Makes the disk consistent and keeps it so until `release`; to be done within `limit_ms`.
     pub quiesce: Option<unsafe extern "C" fn(user: *mut c_void, limit_ms: u64) -> i32>,
     /// Lets the application go on. Called exactly once for each `quiesce`, also when that failed.
     pub release: Option<unsafe extern "C" fn(user: *mut c_void) -> i32>,
 }
+
+versioned!(hrl_quiesce_callbacks<'_>);
 
 pub(crate) struct CallbackQuiesce {
     name: String,
@@ -266,9 +267,8 @@ pub(crate) struct CallbackQuiesce {
 }
 
 impl CallbackQuiesce {
-    pub(crate) fn new(callbacks: &hrl_quiesce_callbacks, user: *mut c_void) -> Result<Self> {
-        check_size::<hrl_quiesce_callbacks>(callbacks.struct_bytes, "hrl_quiesce_callbacks")?;
-        let name = optional_text(callbacks.name)?;
+    pub(crate) fn new(callbacks: &hrl_quiesce_callbacks<'_>, user: *mut c_void) -> Result<Self> {
+        let name = callbacks.name.optional("callbacks.name")?.unwrap_or_default();
         Ok(Self {
             name: if name.is_empty() { "application" } else { name }.to_owned(),
             quiesce: needed(callbacks.quiesce, "callbacks.quiesce")?,
@@ -301,19 +301,19 @@ impl Quiesce for CallbackQuiesce {
 /// Statuses: those of `hrl_protection_mark`, and what the callbacks return. Since 0.1.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hrl_protection_mark_quiesced(
-    protection: *const hrl_protection,
-    callbacks: *const hrl_quiesce_callbacks,
+    protection: Option<&hrl_protection>,
+    callbacks: In<'_, hrl_quiesce_callbacks<'_>>,
     user: *mut c_void,
-    label: *const c_char,
+    label: Text<'_>,
     limit_ms: u64,
-    point: *mut hrl_point,
+    point: Out<'_, hrl_point>,
 ) -> hrl_status {
     guard(|| {
-        let provider = CallbackQuiesce::new(handle::borrow(callbacks, "callbacks")?, user)?;
-        let label = optional_text(label)?;
+        let provider = CallbackQuiesce::new(callbacks.read("callbacks")?, user)?;
+        let label = label.optional("label")?.unwrap_or_default();
         let limit = Duration::from_millis(limit_ms);
         let marked = with(protection, |p| p.mark_quiesced(&provider, label, limit))?;
-        handle::put_optional(point, hrl_point::from(&marked));
+        point.put_optional(hrl_point::from(&marked));
         Ok(())
     })
 }
@@ -326,14 +326,14 @@ pub unsafe extern "C" fn hrl_protection_mark_quiesced(
 /// then there is no point and they are released. HRL_ERROR_INVALID_INPUT (the policy names none). Since 0.1.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hrl_protection_mark_app(
-    protection: *const hrl_protection,
-    label: *const c_char,
-    point: *mut hrl_point,
+    protection: Option<&hrl_protection>,
+    label: Text<'_>,
+    point: Out<'_, hrl_point>,
 ) -> hrl_status {
     guard(|| {
-        let label = optional_text(label)?;
+        let label = label.optional("label")?.unwrap_or_default();
         let marked = with(protection, |p| p.mark_app(label))?;
-        handle::put_optional(point, hrl_point::from(&marked));
+        point.put_optional(hrl_point::from(&marked));
         Ok(())
     })
 }
@@ -341,8 +341,8 @@ pub unsafe extern "C" fn hrl_protection_mark_app(
 /// Says where the program hrl-watchdog is, for this process. Not needed where it is in `libexec` of the prefix that the library
 /// was installed into, beside the running program, or named by HRL_WATCHDOG. Statuses: HRL_ERROR_INVALID_INPUT. Since 0.1.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn hrl_set_watchdog(path: *const c_char) -> hrl_status {
-    guard(|| quiesce::set_watchdog(handle::text(path, "path")?))
+pub unsafe extern "C" fn hrl_set_watchdog(path: Text<'_>) -> hrl_status {
+    guard(|| quiesce::set_watchdog(path.read("path")?))
 }
 
 /// How a protection is doing.
@@ -425,19 +425,19 @@ impl From<&engine::ProtectionStats> for hrl_stats {
 /// How the protection is doing now. Statuses: HRL_ERROR_INVALID_INPUT. Since 0.1.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hrl_protection_stats(
-    protection: *const hrl_protection,
-    stats: *mut hrl_stats,
+    protection: Option<&hrl_protection>,
+    stats: Out<'_, hrl_stats>,
 ) -> hrl_status {
     guard(|| {
         let now = with(protection, |p| Ok(p.stats()))?;
-        handle::put(stats, hrl_stats::from(&now), "stats")
+        stats.put(hrl_stats::from(&now), "stats")
     })
 }
 
 /// Gives the history that the vault knows to `each` on the calling thread. Statuses: HRL_ERROR_INVALID_INPUT. Since 0.1.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hrl_protection_timeline(
-    protection: *const hrl_protection,
+    protection: Option<&hrl_protection>,
     each: hrl_timeline_fn,
     user: *mut c_void,
 ) -> hrl_status {
@@ -451,7 +451,7 @@ pub unsafe extern "C" fn hrl_protection_timeline(
 /// Since 0.1.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hrl_protection_wait_ordered(
-    protection: *const hrl_protection,
+    protection: Option<&hrl_protection>,
     limit_ms: u64,
 ) -> hrl_status {
     guard(|| with(protection, |p| p.wait_ordered(Duration::from_millis(limit_ms))))
@@ -461,14 +461,14 @@ pub unsafe extern "C" fn hrl_protection_wait_ordered(
 /// there. Statuses as for `hrl_protection_wait_ordered`. Since 0.1.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hrl_protection_wait_replicated(
-    protection: *const hrl_protection,
+    protection: Option<&hrl_protection>,
     limit_ms: u64,
-    sequence: *mut u64,
+    sequence: Out<'_, u64>,
 ) -> hrl_status {
     guard(|| {
         let limit = Duration::from_millis(limit_ms);
         let newest = with(protection, |p| p.wait_replicated(limit))?;
-        handle::put_optional(sequence, newest.0);
+        sequence.put_optional(newest.0);
         Ok(())
     })
 }
@@ -476,7 +476,7 @@ pub unsafe extern "C" fn hrl_protection_wait_replicated(
 /// Reads the whole disk again, beside the writes. Older points stay usable; none is marked until it is complete. Statuses:
 /// HRL_ERROR_IO, HRL_ERROR_FULL. Since 0.1.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn hrl_protection_resync(protection: *const hrl_protection) -> hrl_status {
+pub unsafe extern "C" fn hrl_protection_resync(protection: Option<&hrl_protection>) -> hrl_status {
     guard(|| with(protection, Protection::resync))
 }
 
@@ -487,11 +487,11 @@ pub unsafe extern "C" fn hrl_protection_resync(protection: *const hrl_protection
 /// Statuses: HRL_ERROR_UNAVAILABLE, HRL_ERROR_FENCED, HRL_ERROR_IO: the next session then reads some regions again. Since 0.1.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hrl_protection_stop(
-    protection: *const hrl_protection,
+    protection: Option<&hrl_protection>,
     limit_ms: u64,
 ) -> hrl_status {
     guard(|| {
-        let handle = handle::borrow(protection, "protection")?;
+        let handle = handle::given(protection, "protection")?;
         let taken = handle.inner.write().take();
         taken.map_or(Ok(()), |running| running.stop(Duration::from_millis(limit_ms)))
     })
@@ -500,10 +500,6 @@ pub unsafe extern "C" fn hrl_protection_stop(
 /// Frees the protection; NULL is fine. One that was not stopped ends as in a crash: the next session reads the marked regions
 /// again. Since 0.1.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn hrl_protection_free(protection: *mut hrl_protection) {
-    guard_value((), || drop(handle::take(protection)));
-}
-
-fn optional_text<'a>(text: *const c_char) -> Result<&'a str> {
-    if text.is_null() { Ok("") } else { handle::text(text, "label") }
+pub unsafe extern "C" fn hrl_protection_free(protection: Option<Box<hrl_protection>>) {
+    guard_value((), || drop(protection));
 }

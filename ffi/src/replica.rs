@@ -10,7 +10,7 @@ use engine::replica::{At, ChangeSet, Replica, RestoreTarget, ViewOptions};
 use crate::boundary::{guard, guard_value, hrl_status};
 use crate::callbacks::{hrl_progress_fn, progress};
 use crate::device::hrl_device;
-use crate::handle;
+use crate::handle::{self, Out, Text};
 use crate::points::{
     hrl_point, hrl_point_fn, hrl_timeline_entry, hrl_timeline_fn, hrl_volume_info, visit,
 };
@@ -32,23 +32,23 @@ impl hrl_replica {
 /// Statuses: HRL_ERROR_NOT_FOUND, HRL_ERROR_WRONG_KEY, HRL_ERROR_CORRUPT, HRL_ERROR_UNAVAILABLE. Since 0.1.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hrl_replica_open(
-    vault: *const hrl_vault,
-    name: *const c_char,
-    out: *mut *mut hrl_replica,
+    vault: Option<&hrl_vault>,
+    name: Text<'_>,
+    out: Out<'_, *mut hrl_replica>,
 ) -> hrl_status {
     guard(|| {
-        handle::check_out(out, "out")?;
-        let name = handle::text(name, "name")?;
-        let replica = handle::borrow(vault, "vault")?.inner.replica(name)?;
-        handle::give(out, hrl_replica { inner: RwLock::new(replica) })
+        out.check("out")?;
+        let name = name.read("name")?;
+        let replica = handle::given(vault, "vault")?.inner.replica(name)?;
+        out.give(hrl_replica { inner: RwLock::new(replica) })
     })
 }
 
 /// Reads the newest version of the catalog. Statuses: HRL_ERROR_UNAVAILABLE, HRL_ERROR_CORRUPT. Since 0.1.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn hrl_replica_refresh(replica: *const hrl_replica) -> hrl_status {
+pub unsafe extern "C" fn hrl_replica_refresh(replica: Option<&hrl_replica>) -> hrl_status {
     guard(|| {
-        let replica = handle::borrow(replica, "replica")?;
+        let replica = handle::given(replica, "replica")?;
         replica.inner.write().refresh()
     })
 }
@@ -56,24 +56,24 @@ pub unsafe extern "C" fn hrl_replica_refresh(replica: *const hrl_replica) -> hrl
 /// What the vault says of the volume. Statuses: HRL_ERROR_INVALID_INPUT. Since 0.1.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hrl_replica_info(
-    replica: *const hrl_replica,
-    info: *mut hrl_volume_info,
+    replica: Option<&hrl_replica>,
+    info: Out<'_, hrl_volume_info>,
 ) -> hrl_status {
     guard(|| {
-        let found = hrl_volume_info::from(handle::borrow(replica, "replica")?.read().info());
-        handle::put(info, found, "info")
+        let found = hrl_volume_info::from(handle::given(replica, "replica")?.read().info());
+        info.put(found, "info")
     })
 }
 
 /// Gives every recovery point to `each` on the calling thread, oldest first. Statuses: HRL_ERROR_INVALID_INPUT. Since 0.1.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hrl_replica_points(
-    replica: *const hrl_replica,
+    replica: Option<&hrl_replica>,
     each: hrl_point_fn,
     user: *mut c_void,
 ) -> hrl_status {
     guard(|| {
-        let points = handle::borrow(replica, "replica")?.read().points();
+        let points = handle::given(replica, "replica")?.read().points();
         visit(points.iter().map(hrl_point::from), each, user)
     })
 }
@@ -82,12 +82,12 @@ pub unsafe extern "C" fn hrl_replica_points(
 /// Since 0.1.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hrl_replica_timeline(
-    replica: *const hrl_replica,
+    replica: Option<&hrl_replica>,
     each: hrl_timeline_fn,
     user: *mut c_void,
 ) -> hrl_status {
     guard(|| {
-        let timeline = handle::borrow(replica, "replica")?.read().timeline();
+        let timeline = handle::given(replica, "replica")?.read().timeline();
         visit(timeline.iter().map(hrl_timeline_entry::from), each, user)
     })
 }
@@ -98,14 +98,14 @@ pub unsafe extern "C" fn hrl_replica_timeline(
 /// Statuses: HRL_ERROR_NOT_FOUND, HRL_ERROR_NOT_ORDERED (inside a gap), HRL_ERROR_INVALID_INPUT. Since 0.1.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hrl_replica_resolve(
-    replica: *const hrl_replica,
-    at: *const c_char,
-    sequence: *mut u64,
+    replica: Option<&hrl_replica>,
+    at: Text<'_>,
+    sequence: Out<'_, u64>,
 ) -> hrl_status {
     guard(|| {
         let at = state(at)?;
-        let found = handle::borrow(replica, "replica")?.read().resolve(&at)?;
-        handle::put(sequence, found.0, "sequence")
+        let found = handle::given(replica, "replica")?.read().resolve(&at)?;
+        sequence.put(found.0, "sequence")
     })
 }
 
@@ -115,16 +115,16 @@ pub unsafe extern "C" fn hrl_replica_resolve(
 /// data). Since 0.1.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hrl_replica_view(
-    replica: *const hrl_replica,
-    at: *const c_char,
-    out: *mut *mut hrl_device,
+    replica: Option<&hrl_replica>,
+    at: Text<'_>,
+    out: Out<'_, *mut hrl_device>,
 ) -> hrl_status {
     guard(|| {
-        handle::check_out(out, "out")?;
+        out.check("out")?;
         let at = state(at)?;
-        let replica = handle::borrow(replica, "replica")?.read().clone();
+        let replica = handle::given(replica, "replica")?.read().clone();
         let view = replica.view(&at, &ViewOptions::default())?;
-        handle::give(out, hrl_device::new(Arc::new(view)))
+        out.give(hrl_device::new(Arc::new(view)))
     })
 }
 
@@ -153,17 +153,17 @@ pub struct hrl_restore_report {
 /// `tell`). Since 0.1.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hrl_replica_restore(
-    replica: *const hrl_replica,
-    at: *const c_char,
-    path: *const c_char,
+    replica: Option<&hrl_replica>,
+    at: Text<'_>,
+    path: Text<'_>,
     flags: u32,
     tell: hrl_progress_fn,
     user: *mut c_void,
-    report: *mut hrl_restore_report,
+    report: Out<'_, hrl_restore_report>,
 ) -> hrl_status {
     guard(|| {
         let at = state(at)?;
-        let path = Path::new(handle::text(path, "path")?).to_owned();
+        let path = Path::new(path.read("path")?).to_owned();
         if flags & !(HRL_RESTORE_OVERWRITE | HRL_RESTORE_DEVICE) != 0 {
             return Err(crate::boundary::bad_argument("flags")
                 .expected("HRL_RESTORE_ flags")
@@ -174,7 +174,7 @@ pub unsafe extern "C" fn hrl_replica_restore(
         } else {
             RestoreTarget::File { path, overwrite: flags & HRL_RESTORE_OVERWRITE != 0 }
         };
-        let replica = handle::borrow(replica, "replica")?.read().clone();
+        let replica = handle::given(replica, "replica")?.read().clone();
         let done = replica.restore(&at, &target, &progress(tell, user))?;
         let told = hrl_restore_report {
             sequence: done.sequence.0,
@@ -182,7 +182,7 @@ pub unsafe extern "C" fn hrl_replica_restore(
             volume_bytes: done.volume_bytes,
             segments: done.segments,
         };
-        handle::put_optional(report, told);
+        report.put_optional(told);
         Ok(())
     })
 }
@@ -213,15 +213,15 @@ pub type hrl_finding_fn =
 /// Statuses: HRL_ERROR_UNAVAILABLE. Since 0.1.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hrl_replica_verify(
-    replica: *const hrl_replica,
+    replica: Option<&hrl_replica>,
     tell: hrl_progress_fn,
     found: hrl_finding_fn,
     user: *mut c_void,
-    report: *mut hrl_verify_report,
+    report: Out<'_, hrl_verify_report>,
 ) -> hrl_status {
     guard(|| {
-        handle::check_out(report, "report")?;
-        let replica = handle::borrow(replica, "replica")?.read().clone();
+        report.check("report")?;
+        let replica = handle::given(replica, "replica")?.read().clone();
         let done = replica.verify(&progress(tell, user))?;
         if let Some(found) = found {
             for finding in &done.findings {
@@ -238,14 +238,14 @@ pub unsafe extern "C" fn hrl_replica_verify(
             findings: done.findings.len() as u64,
             strays: done.strays.len() as u64,
         };
-        handle::put(report, told, "report")
+        report.put(told, "report")
     })
 }
 
 /// Frees the handle; NULL is fine. Since 0.1.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn hrl_replica_free(replica: *mut hrl_replica) {
-    guard_value((), || drop(handle::take(replica)));
+pub unsafe extern "C" fn hrl_replica_free(replica: Option<Box<hrl_replica>>) {
+    guard_value((), || drop(replica));
 }
 
 /// The exact extents that changed between two states. All threads may use it at once.
@@ -257,24 +257,24 @@ pub struct hrl_changes {
 /// Statuses: those of `hrl_replica_resolve`, HRL_ERROR_CORRUPT, HRL_ERROR_UNAVAILABLE. Since 0.1.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hrl_replica_changes(
-    replica: *const hrl_replica,
-    from: *const c_char,
-    to: *const c_char,
-    out: *mut *mut hrl_changes,
+    replica: Option<&hrl_replica>,
+    from: Text<'_>,
+    to: Text<'_>,
+    out: Out<'_, *mut hrl_changes>,
 ) -> hrl_status {
     guard(|| {
-        handle::check_out(out, "out")?;
+        out.check("out")?;
         let (from, to) = (state(from)?, state(to)?);
-        let replica = handle::borrow(replica, "replica")?.read().clone();
-        handle::give(out, hrl_changes { inner: replica.changes(&from, &to)? })
+        let replica = handle::given(replica, "replica")?.read().clone();
+        out.give(hrl_changes { inner: replica.changes(&from, &to)? })
     })
 }
 
 /// Bytes that changed; 0 for NULL. Since 0.1.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn hrl_changes_total_bytes(changes: *const hrl_changes) -> u64 {
+pub unsafe extern "C" fn hrl_changes_total_bytes(changes: Option<&hrl_changes>) -> u64 {
     guard_value(0, || {
-        handle::borrow(changes, "changes").map_or(0, |c| c.inner.extents().total_bytes())
+        handle::given(changes, "changes").map_or(0, |c| c.inner.extents().total_bytes())
     })
 }
 
@@ -297,12 +297,12 @@ pub type hrl_change_fn =
 /// Gives the runs, in order of their offsets, to `each` on the calling thread. Statuses: HRL_ERROR_INVALID_INPUT. Since 0.1.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hrl_changes_runs(
-    changes: *const hrl_changes,
+    changes: Option<&hrl_changes>,
     each: hrl_change_fn,
     user: *mut c_void,
 ) -> hrl_status {
     guard(|| {
-        let runs = handle::borrow(changes, "changes")?.inner.runs();
+        let runs = handle::given(changes, "changes")?.inner.runs();
         let told = runs.into_iter().map(|run| hrl_change {
             offset: run.extent.offset,
             length: run.extent.length,
@@ -317,24 +317,24 @@ pub unsafe extern "C" fn hrl_changes_runs(
 /// HRL_ERROR_CORRUPT, HRL_ERROR_IO. Since 0.1.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hrl_changes_write_to_file(
-    changes: *const hrl_changes,
-    path: *const c_char,
-    bytes: *mut u64,
+    changes: Option<&hrl_changes>,
+    path: Text<'_>,
+    bytes: Out<'_, u64>,
 ) -> hrl_status {
     guard(|| {
-        let path = Path::new(handle::text(path, "path")?);
-        let written = handle::borrow(changes, "changes")?.inner.write_to_file(path)?;
-        handle::put_optional(bytes, written);
+        let path = Path::new(path.read("path")?);
+        let written = handle::given(changes, "changes")?.inner.write_to_file(path)?;
+        bytes.put_optional(written);
         Ok(())
     })
 }
 
 /// Frees the handle; NULL is fine. Since 0.1.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn hrl_changes_free(changes: *mut hrl_changes) {
-    guard_value((), || drop(handle::take(changes)));
+pub unsafe extern "C" fn hrl_changes_free(changes: Option<Box<hrl_changes>>) {
+    guard_value((), || drop(changes));
 }
 
-fn state(at: *const c_char) -> Result<At> {
-    At::parse(handle::text(at, "at")?)
+fn state(at: Text<'_>) -> Result<At> {
+    At::parse(at.read("at")?)
 }

@@ -1,6 +1,6 @@
 //! Retention of a replica: compaction and pins.
 
-use std::ffi::{c_char, c_void};
+use std::ffi::c_void;
 use std::path::Path;
 
 use engine::Result;
@@ -10,7 +10,7 @@ use engine::vault::PinUntil;
 
 use crate::boundary::{bad_argument, guard, hrl_status};
 use crate::callbacks::{hrl_progress_fn, progress};
-use crate::handle;
+use crate::handle::{self, Out, Text};
 use crate::replica::hrl_replica;
 
 /// Flag of `hrl_replica_compact`: change nothing, and report what would be done.
@@ -58,23 +58,23 @@ pub struct hrl_compact_report {
 /// HRL_ERROR_FULL, HRL_ERROR_CORRUPT. Since 0.1.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hrl_replica_compact(
-    replica: *const hrl_replica,
-    retention: *const c_char,
+    replica: Option<&hrl_replica>,
+    retention: Text<'_>,
     flags: u32,
-    scratch: *const c_char,
+    scratch: Text<'_>,
     tell: hrl_progress_fn,
     user: *mut c_void,
-    report: *mut hrl_compact_report,
+    report: Out<'_, hrl_compact_report>,
 ) -> hrl_status {
     guard(|| {
-        let policy = match handle::optional_text(retention, "retention")? {
+        let policy = match retention.optional("retention")? {
             Some(text) => text.parse()?,
             None => engine::RetentionPolicy::default(),
         };
         if flags & !(HRL_COMPACT_DRY_RUN | HRL_COMPACT_ALL) != 0 {
             return Err(bad_argument("flags").expected("HRL_COMPACT_ flags").found(flags));
         }
-        let scratch = handle::optional_text(scratch, "scratch")?;
+        let scratch = scratch.optional("scratch")?;
         let options = CompactOptions {
             dry_run: flags & HRL_COMPACT_DRY_RUN != 0,
             fold_all: flags & HRL_COMPACT_ALL != 0,
@@ -98,7 +98,7 @@ pub unsafe extern "C" fn hrl_replica_compact(
             findings: done.findings.len() as u64,
             lost_race: done.lost_race,
         };
-        handle::put_optional(report, told);
+        report.put_optional(told);
         Ok(())
     })
 }
@@ -113,14 +113,14 @@ pub const HRL_PIN_LEGAL_HOLD: i64 = -1;
 /// Statuses: HRL_ERROR_NOT_FOUND, HRL_ERROR_INVALID_INPUT, HRL_ERROR_FULL (too many pins), HRL_ERROR_UNAVAILABLE. Since 0.1.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hrl_replica_pin(
-    replica: *const hrl_replica,
-    point: *const c_char,
+    replica: Option<&hrl_replica>,
+    point: Text<'_>,
     until_ns: i64,
-    reason: *const c_char,
+    reason: Text<'_>,
 ) -> hrl_status {
     guard(|| {
-        let at = At::parse(handle::text(point, "point")?)?;
-        let reason = handle::optional_text(reason, "reason")?.unwrap_or_default();
+        let at = At::parse(point.read("point")?)?;
+        let reason = reason.optional("reason")?.unwrap_or_default();
         let until = match until_ns {
             HRL_PIN_FOREVER => PinUntil::Forever,
             HRL_PIN_LEGAL_HOLD => PinUntil::LegalHold,
@@ -139,22 +139,22 @@ pub unsafe extern "C" fn hrl_replica_pin(
 /// Statuses: HRL_ERROR_NOT_FOUND (no such point, or it has none), HRL_ERROR_UNAVAILABLE. Since 0.1.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hrl_replica_unpin(
-    replica: *const hrl_replica,
-    point: *const c_char,
+    replica: Option<&hrl_replica>,
+    point: Text<'_>,
     hold: bool,
 ) -> hrl_status {
     guard(|| {
-        let at = At::parse(handle::text(point, "point")?)?;
+        let at = At::parse(point.read("point")?)?;
         amend(replica, |replica| replica.unpin(&at, hold))
     })
 }
 
 /// Works on a copy, so that other threads read meanwhile, and then shows what it left.
 pub(crate) fn amend<R>(
-    replica: *const hrl_replica,
+    replica: Option<&hrl_replica>,
     work: impl FnOnce(&mut Replica) -> Result<R>,
 ) -> Result<R> {
-    let handle = handle::borrow(replica, "replica")?;
+    let handle = handle::given(replica, "replica")?;
     let mut copy = handle.read().clone();
     let result = work(&mut copy);
     *handle.inner.write() = copy;

@@ -10,8 +10,8 @@ use engine::{Error, ErrorKind, Result};
 use hrl_stores::{create_url, open_url};
 
 use crate::boundary::{guard, guard_value, hrl_status};
-use crate::callbacks::{User, check_size, needed, outcome};
-use crate::handle;
+use crate::callbacks::{User, needed, outcome};
+use crate::handle::{In, Out, Text, versioned};
 
 /// A place for immutable objects: what a vault is kept in. All threads may use it at once.
 pub struct hrl_store {
@@ -27,15 +27,15 @@ const ENOENT: i32 = 2;
 /// Statuses: HRL_ERROR_NOT_FOUND, HRL_ERROR_INVALID_INPUT (no directory), HRL_ERROR_IO. Since 0.1.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hrl_store_open_directory(
-    path: *const c_char,
+    path: Text<'_>,
     create: bool,
-    out: *mut *mut hrl_store,
+    out: Out<'_, *mut hrl_store>,
 ) -> hrl_status {
     guard(|| {
-        handle::check_out(out, "out")?;
-        let path = Path::new(handle::text(path, "path")?);
+        out.check("out")?;
+        let path = Path::new(path.read("path")?);
         let store = if create { DirStore::create(path)? } else { DirStore::open(path)? };
-        handle::give(out, hrl_store { inner: Arc::new(store) })
+        out.give(hrl_store { inner: Arc::new(store) })
     })
 }
 
@@ -46,15 +46,15 @@ pub unsafe extern "C" fn hrl_store_open_directory(
 /// HRL_ERROR_UNSUPPORTED (a build without `cloud`), HRL_ERROR_UNAVAILABLE. Since 0.1.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hrl_store_open_url(
-    url: *const c_char,
+    url: Text<'_>,
     create: bool,
-    out: *mut *mut hrl_store,
+    out: Out<'_, *mut hrl_store>,
 ) -> hrl_status {
     guard(|| {
-        handle::check_out(out, "out")?;
-        let url = handle::text(url, "url")?;
+        out.check("out")?;
+        let url = url.read("url")?;
         let inner = if create { create_url(url)? } else { open_url(url)? };
-        handle::give(out, hrl_store { inner })
+        out.give(hrl_store { inner })
     })
 }
 
@@ -65,11 +65,11 @@ pub type hrl_list_fn =
 /// A store of your own. The functions return 0 or an errno; they are called from any thread, several at once, and must not
 /// unwind. Objects never change once they are put. Temporary failures are ETIMEDOUT or ECONNREFUSED: they are tried again.
 #[repr(C)]
-pub struct hrl_store_callbacks {
+pub struct hrl_store_callbacks<'a> {
     /// `sizeof(hrl_store_callbacks)`, so that later versions can add to it.
     pub struct_bytes: usize,
     /// Name for errors; copied. NULL: "store".
-    pub name: *const c_char,
+    pub name: Text<'a>,
     /// Creates an object whole and durably, or returns EEXIST when there is one of this name; of several that race exactly one
     /// creates it.
     pub put: Option<
@@ -109,25 +109,27 @@ pub struct hrl_store_callbacks {
     pub free: Option<unsafe extern "C" fn(user: *mut c_void)>,
 }
 
+versioned!(hrl_store_callbacks<'_>);
+
 /// Makes a store of your functions, all of which are needed but `free`. `callbacks` is copied; `user` is handed to each.
 /// Statuses: HRL_ERROR_INVALID_INPUT; then `free` is not called. Since 0.1.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hrl_store_from_callbacks(
-    callbacks: *const hrl_store_callbacks,
+    callbacks: In<'_, hrl_store_callbacks<'_>>,
     user: *mut c_void,
-    out: *mut *mut hrl_store,
+    out: Out<'_, *mut hrl_store>,
 ) -> hrl_status {
     guard(|| {
-        handle::check_out(out, "out")?;
-        let store = CallbackStore::new(handle::borrow(callbacks, "callbacks")?, User(user))?;
-        handle::give(out, hrl_store { inner: Arc::new(store) })
+        out.check("out")?;
+        let store = CallbackStore::new(callbacks.read("callbacks")?, User(user))?;
+        out.give(hrl_store { inner: Arc::new(store) })
     })
 }
 
 /// Frees the handle; NULL is fine. Vaults in the store go on. Since 0.1.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn hrl_store_free(store: *mut hrl_store) {
-    guard_value((), || drop(handle::take(store)));
+pub unsafe extern "C" fn hrl_store_free(store: Option<Box<hrl_store>>) {
+    guard_value((), || drop(store));
 }
 
 struct CallbackStore {
@@ -142,13 +144,8 @@ struct CallbackStore {
 }
 
 impl CallbackStore {
-    fn new(callbacks: &hrl_store_callbacks, user: User) -> Result<Self> {
-        check_size::<hrl_store_callbacks>(callbacks.struct_bytes, "hrl_store_callbacks")?;
-        let name = if callbacks.name.is_null() {
-            "store"
-        } else {
-            handle::text(callbacks.name, "callbacks.name")?
-        };
+    fn new(callbacks: &hrl_store_callbacks<'_>, user: User) -> Result<Self> {
+        let name = callbacks.name.optional("callbacks.name")?.unwrap_or("store");
         Ok(Self {
             name: name.to_owned(),
             put: needed(callbacks.put, "callbacks.put")?,
@@ -220,8 +217,11 @@ impl Store for CallbackStore {
         /// Takes one object of a listing; `context` is the vector of `list`.
         unsafe extern "C" fn found(context: *mut c_void, name: *const c_char, length: u64) {
             guard_value((), || {
-                let list = handle::borrow_mut(context.cast::<Vec<ObjectInfo>>(), "context");
-                if let (Ok(list), Ok(name)) = (list, handle::text(name, "name")) {
+                // SAFETY: the context that `list` gave, which nothing else uses during the call.
+                let list = unsafe { context.cast::<Vec<ObjectInfo>>().as_mut() };
+                // SAFETY: the header asks callbacks for NUL-terminated text.
+                let name = unsafe { Text::from_raw(name) }.read("name");
+                if let (Some(list), Ok(name)) = (list, name) {
                     list.push(ObjectInfo { name: name.to_owned(), length });
                 }
             });

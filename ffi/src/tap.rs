@@ -13,7 +13,7 @@ use crate::boundary::{
 };
 use crate::buffer::hrl_buffer;
 use crate::callbacks::User;
-use crate::handle;
+use crate::handle::{self, Out};
 
 /// Gives each change of a volume its place in the write order. For agents with their own I/O path: ask before the disk is
 /// changed (`hrl_tap_begin`), change it, and tell what was done (`hrl_tap_complete_write` and its like). All threads may
@@ -62,17 +62,16 @@ impl From<Discarded> for hrl_discarded {
 /// Statuses: HRL_ERROR_INVALID_INPUT (empty, or outside the volume). Since 0.1.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hrl_tap_begin(
-    tap: *const hrl_tap,
+    tap: Option<&hrl_tap>,
     offset: u64,
     length: u64,
-    ticket: *mut hrl_ticket,
+    ticket: Out<'_, hrl_ticket>,
 ) -> hrl_status {
     guard(|| {
-        handle::check_out(ticket, "ticket")?;
-        let granted =
-            handle::borrow(tap, "tap")?.inner.begin_blocking(Extent { offset, length })?;
+        ticket.check("ticket")?;
+        let granted = handle::given(tap, "tap")?.inner.begin_blocking(Extent { offset, length })?;
         granted.into_extent();
-        handle::put(ticket, hrl_ticket { offset, length }, "ticket")
+        ticket.put(hrl_ticket { offset, length }, "ticket")
     })
 }
 
@@ -80,22 +79,22 @@ pub unsafe extern "C" fn hrl_tap_begin(
 /// any thread, when it is worth asking again. It must return soon and must not call the tap. Since 0.1.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hrl_tap_try_begin(
-    tap: *const hrl_tap,
+    tap: Option<&hrl_tap>,
     offset: u64,
     length: u64,
     wake: Option<unsafe extern "C" fn(user: *mut c_void)>,
     user: *mut c_void,
-    ticket: *mut hrl_ticket,
+    ticket: Out<'_, hrl_ticket>,
 ) -> hrl_status {
     guard_status(|| {
-        handle::check_out(ticket, "ticket")?;
+        ticket.check("ticket")?;
         let wake = wake.ok_or_else(|| bad_argument("wake").expected("a function").found("NULL"))?;
         let waker = Waker::from(Arc::new(Wakeful { wake, user: User(user) }));
-        match handle::borrow(tap, "tap")?.inner.begin(Extent { offset, length }, &waker) {
+        match handle::given(tap, "tap")?.inner.begin(Extent { offset, length }, &waker) {
             Poll::Pending => Ok(HRL_PENDING),
             Poll::Ready(granted) => {
                 granted?.into_extent();
-                handle::put(ticket, hrl_ticket { offset, length }, "ticket")?;
+                ticket.put(hrl_ticket { offset, length }, "ticket")?;
                 Ok(HRL_OK)
             }
         }
@@ -120,14 +119,15 @@ impl Wake for Wakeful {
 /// Statuses: HRL_ERROR_INVALID_INPUT (no such change in flight, another length; the ticket stays). Since 0.1.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hrl_tap_complete_write(
-    tap: *const hrl_tap,
+    tap: Option<&hrl_tap>,
     ticket: hrl_ticket,
     data: *const u8,
     length: usize,
-    sequence: *mut u64,
+    sequence: Out<'_, u64>,
 ) -> hrl_status {
     guard(|| {
-        let data = handle::bytes(data, length, "data")?;
+        // SAFETY: the caller promises that the buffer has the length beside it.
+        let data = unsafe { handle::bytes(data, length, "data")? };
         check_length(ticket, length)?;
         complete(tap, ticket, Change::Write(Buffer::copy_of(data)), sequence)
     })
@@ -137,14 +137,14 @@ pub unsafe extern "C" fn hrl_tap_complete_write(
 /// library afterwards, also when the call failed. Since 0.1.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hrl_tap_complete_buffer(
-    tap: *const hrl_tap,
+    tap: Option<&hrl_tap>,
     ticket: hrl_ticket,
-    buffer: *mut hrl_buffer,
-    sequence: *mut u64,
+    buffer: Option<Box<hrl_buffer>>,
+    sequence: Out<'_, u64>,
 ) -> hrl_status {
     guard(|| {
-        let buffer = handle::take(buffer)
-            .ok_or_else(|| bad_argument("buffer").expected("a pointer").found("NULL"))?;
+        let buffer =
+            buffer.ok_or_else(|| bad_argument("buffer").expected("a pointer").found("NULL"))?;
         check_length(ticket, buffer.inner.len())?;
         complete(tap, ticket, Change::Write(buffer.inner), sequence)
     })
@@ -153,9 +153,9 @@ pub unsafe extern "C" fn hrl_tap_complete_buffer(
 /// The range reads as zeroes now. As `hrl_tap_complete_write` otherwise. Since 0.1.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hrl_tap_complete_zero(
-    tap: *const hrl_tap,
+    tap: Option<&hrl_tap>,
     ticket: hrl_ticket,
-    sequence: *mut u64,
+    sequence: Out<'_, u64>,
 ) -> hrl_status {
     guard(|| complete(tap, ticket, Change::Zero, sequence))
 }
@@ -163,10 +163,10 @@ pub unsafe extern "C" fn hrl_tap_complete_zero(
 /// The range was discarded, with this effect. As `hrl_tap_complete_write` otherwise. Since 0.1.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hrl_tap_complete_discard(
-    tap: *const hrl_tap,
+    tap: Option<&hrl_tap>,
     ticket: hrl_ticket,
     effect: u32,
-    sequence: *mut u64,
+    sequence: Out<'_, u64>,
 ) -> hrl_status {
     guard(|| {
         let known = [Discarded::Zeroes, Discarded::Undefined, Discarded::Ignored];
@@ -182,9 +182,9 @@ pub unsafe extern "C" fn hrl_tap_complete_discard(
 /// The disk failed the change: what it holds is unknown and will be read again; no points until then.
 /// Statuses: HRL_ERROR_INVALID_INPUT (no such change in flight). Since 0.1.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn hrl_tap_fail(tap: *const hrl_tap, ticket: hrl_ticket) -> hrl_status {
+pub unsafe extern "C" fn hrl_tap_fail(tap: Option<&hrl_tap>, ticket: hrl_ticket) -> hrl_status {
     guard(|| {
-        let tap = &handle::borrow(tap, "tap")?.inner;
+        let tap = &handle::given(tap, "tap")?.inner;
         tap.fail(tap.resume(extent(ticket))?);
         Ok(())
     })
@@ -192,9 +192,9 @@ pub unsafe extern "C" fn hrl_tap_fail(tap: *const hrl_tap, ticket: hrl_ticket) -
 
 /// The disk was not touched. Statuses: HRL_ERROR_INVALID_INPUT (no such change in flight). Since 0.1.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn hrl_tap_cancel(tap: *const hrl_tap, ticket: hrl_ticket) -> hrl_status {
+pub unsafe extern "C" fn hrl_tap_cancel(tap: Option<&hrl_tap>, ticket: hrl_ticket) -> hrl_status {
     guard(|| {
-        let tap = &handle::borrow(tap, "tap")?.inner;
+        let tap = &handle::given(tap, "tap")?.inner;
         tap.cancel(tap.resume(extent(ticket))?);
         Ok(())
     })
@@ -203,17 +203,20 @@ pub unsafe extern "C" fn hrl_tap_cancel(tap: *const hrl_tap, ticket: hrl_ticket)
 /// Records that the writer flushed; to be called after the disk's own flush returned. Statuses: HRL_ERROR_INVALID_INPUT.
 /// Since 0.1.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn hrl_tap_flush(tap: *const hrl_tap, sequence: *mut u64) -> hrl_status {
+pub unsafe extern "C" fn hrl_tap_flush(
+    tap: Option<&hrl_tap>,
+    sequence: Out<'_, u64>,
+) -> hrl_status {
     guard(|| {
-        handle::put_optional(sequence, handle::borrow(tap, "tap")?.inner.flush().0);
+        sequence.put_optional(handle::given(tap, "tap")?.inner.flush().0);
         Ok(())
     })
 }
 
 /// Frees the handle; NULL is fine. The protection goes on. Since 0.1.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn hrl_tap_free(tap: *mut hrl_tap) {
-    guard_value((), || drop(handle::take(tap)));
+pub unsafe extern "C" fn hrl_tap_free(tap: Option<Box<hrl_tap>>) {
+    guard_value((), || drop(tap));
 }
 
 fn extent(ticket: hrl_ticket) -> Extent {
@@ -230,13 +233,13 @@ fn check_length(ticket: hrl_ticket, length: usize) -> engine::Result<()> {
 }
 
 fn complete(
-    tap: *const hrl_tap,
+    tap: Option<&hrl_tap>,
     ticket: hrl_ticket,
     change: Change,
-    sequence: *mut u64,
+    sequence: Out<'_, u64>,
 ) -> engine::Result<()> {
-    let tap = &handle::borrow(tap, "tap")?.inner;
+    let tap = &handle::given(tap, "tap")?.inner;
     let newest = tap.complete(tap.resume(extent(ticket))?, change);
-    handle::put_optional(sequence, newest.0);
+    sequence.put_optional(newest.0);
     Ok(())
 }

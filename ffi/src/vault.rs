@@ -7,7 +7,7 @@ use engine::journal::WrappingKey;
 use engine::vault::Vault;
 
 use crate::boundary::{guard, guard_value, hrl_status};
-use crate::handle;
+use crate::handle::{self, Out};
 use crate::keys::hrl_key;
 use crate::points::{hrl_volume_fn, hrl_volume_info, visit};
 use crate::store::hrl_store;
@@ -23,9 +23,9 @@ pub struct hrl_vault {
 /// Since 0.1.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hrl_vault_create(
-    store: *const hrl_store,
-    key: *const hrl_key,
-    out: *mut *mut hrl_vault,
+    store: Option<&hrl_store>,
+    key: Option<&hrl_key>,
+    out: Out<'_, *mut hrl_vault>,
 ) -> hrl_status {
     open(store, key, out, Vault::create)
 }
@@ -33,9 +33,9 @@ pub unsafe extern "C" fn hrl_vault_create(
 /// Opens a vault. As `hrl_vault_create` otherwise, and HRL_ERROR_NOT_FOUND when the store is none. Since 0.1.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hrl_vault_open(
-    store: *const hrl_store,
-    key: *const hrl_key,
-    out: *mut *mut hrl_vault,
+    store: Option<&hrl_store>,
+    key: Option<&hrl_key>,
+    out: Out<'_, *mut hrl_vault>,
 ) -> hrl_status {
     open(store, key, out, Vault::open)
 }
@@ -47,16 +47,16 @@ type Opener = fn(
 ) -> engine::Result<Vault>;
 
 fn open(
-    store: *const hrl_store,
-    key: *const hrl_key,
-    out: *mut *mut hrl_vault,
+    store: Option<&hrl_store>,
+    key: Option<&hrl_key>,
+    out: Out<'_, *mut hrl_vault>,
     opener: Opener,
 ) -> hrl_status {
     guard(|| {
-        handle::check_out(out, "out")?;
-        let store = handle::borrow(store, "store")?.inner.clone();
-        let key = handle::borrow_optional(key).map(|key| key.inner.clone());
-        handle::give(out, hrl_vault { inner: opener(store, key, SystemClock::shared())? })
+        out.check("out")?;
+        let store = handle::given(store, "store")?.inner.clone();
+        let key = key.map(|key| key.inner.clone());
+        out.give(hrl_vault { inner: opener(store, key, SystemClock::shared())? })
     })
 }
 
@@ -64,18 +64,18 @@ fn open(
 /// HRL_ERROR_IO. Since 0.1.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hrl_vault_volumes(
-    vault: *const hrl_vault,
+    vault: Option<&hrl_vault>,
     each: hrl_volume_fn,
     user: *mut c_void,
 ) -> hrl_status {
     guard(|| {
-        let volumes = handle::borrow(vault, "vault")?.inner.volumes()?;
+        let volumes = handle::given(vault, "vault")?.inner.volumes()?;
         visit(volumes.iter().map(hrl_volume_info::from), each, user)
     })
 }
 
 /// Frees the handle; NULL is fine. Protections and replicas of the vault go on. Since 0.1.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn hrl_vault_free(vault: *mut hrl_vault) {
-    guard_value((), || drop(handle::take(vault)));
+pub unsafe extern "C" fn hrl_vault_free(vault: Option<Box<hrl_vault>>) {
+    guard_value((), || drop(vault));
 }
