@@ -1,5 +1,6 @@
 //! `include/hrl.h` is what cbindgen makes of the crate. `HRL_UPDATE=1 cargo test -p hrl-ffi --test header` renews it.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 
@@ -51,6 +52,36 @@ fn generated() -> String {
         .expect("a header")
         .write(&mut text);
     String::from_utf8(text).expect("UTF-8")
+}
+
+/// Returns the functions that the header declares.
+fn functions(header: &str) -> BTreeSet<&str> {
+    let before = header.match_indices('(').map(|(at, _)| &header[..at]);
+    let names = before.filter_map(|text| words(text).next_back());
+    names.filter(|name| name.starts_with("hrl_") && header.contains(&format!("{name}("))).collect()
+}
+
+fn words(text: &str) -> impl DoubleEndedIterator<Item = &str> {
+    text.split(|c: char| c != '_' && !c.is_ascii_alphanumeric())
+}
+
+#[test]
+fn every_function_can_be_reached_from_cpp() {
+    let include = Path::new(env!("CARGO_MANIFEST_DIR")).join("../include");
+    let header = fs::read_to_string(include.join("hrl.h")).expect("hrl.h");
+    let functions = functions(&header);
+    assert!(functions.len() > 140, "{functions:?}");
+    let mut wrapper = String::new();
+    for entry in fs::read_dir(include.join("hrl")).expect("include/hrl") {
+        let path = entry.expect("entry").path();
+        let included = format!("#include \"hrl/{}\"", path.file_name().unwrap().display());
+        let all = fs::read_to_string(include.join("hrl.hpp")).expect("hrl.hpp");
+        assert!(all.contains(&included), "hrl.hpp lacks {included}");
+        wrapper += &fs::read_to_string(&path).expect("header");
+    }
+    let used: BTreeSet<_> = words(&wrapper).collect();
+    let missing: Vec<_> = functions.into_iter().filter(|name| !used.contains(name)).collect();
+    assert!(missing.is_empty(), "not in include/hrl/: {missing:?}");
 }
 
 #[test]

@@ -4,6 +4,9 @@
 #include <cstring>
 #include <hrl.hpp>
 #include <iostream>
+#include <map>
+#include <mutex>
+#include <set>
 #include <thread>
 
 #define CHECK(condition)                                                                     \
@@ -64,8 +67,169 @@ static void errors() {
     }
 }
 
+// A store in memory.
+struct MemoryStore : hrl::ObjectStore {
+    explicit MemoryStore(std::atomic<int> &deaths) : deaths_(deaths) {}
+    ~MemoryStore() override { deaths_++; }
+    bool put(const std::string &name, const std::uint8_t *data, std::size_t length) override {
+        const std::lock_guard<std::mutex> lock(mutex_);
+        return objects_.emplace(name, std::vector<std::uint8_t>(data, data + length)).second;
+    }
+    void get(const std::string &name, std::uint64_t offset, std::uint8_t *buffer, std::size_t length) override {
+        const std::lock_guard<std::mutex> lock(mutex_);
+        const auto found = objects_.find(name);
+        if (found == objects_.end()) throw std::system_error(ENOENT, std::generic_category());
+        if (length > 0) std::memcpy(buffer, found->second.data() + offset, length);
+    }
+    std::optional<std::uint64_t> head(const std::string &name) override {
+        const std::lock_guard<std::mutex> lock(mutex_);
+        const auto found = objects_.find(name);
+        if (found == objects_.end()) return std::nullopt;
+        return found->second.size();
+    }
+    void list(const std::string &prefix,
+              const std::function<void(const std::string &, std::uint64_t)> &found) override {
+        const std::lock_guard<std::mutex> lock(mutex_);
+        for (const auto &[name, content] : objects_) {
+            if (name.compare(0, prefix.size(), prefix) == 0) found(name, content.size());
+        }
+    }
+    void remove(const std::string &name) override {
+        const std::lock_guard<std::mutex> lock(mutex_);
+        objects_.erase(name);
+    }
+
+private:
+    std::mutex mutex_;
+    std::map<std::string, std::vector<std::uint8_t>> objects_;
+    std::atomic<int> &deaths_;
+};
+
+struct Stopped : std::runtime_error {
+    Stopped() : std::runtime_error("stopped by the test") {}
+};
+
+// Runs a call whose callback throws, and returns whether the exception came out.
+template <typename Call>
+static bool comes_out(Call &&call) {
+    try {
+        call();
+    } catch (const Stopped &) {
+        return true;
+    }
+    return false;
+}
+
+// Serves nothing, and throws in the method that it is told to.
+struct Host : hrl::PlanHost {
+    std::string throws;
+    std::set<std::string> called;
+
+    void enter(const std::string &method) {
+        called.insert(method);
+        if (method == throws) throw Stopped();
+    }
+    hrl_plan_started start(const hrl_plan_request &request) override {
+        CHECK(std::string(request.volume) == "disk" && !hrl::is_stopped(request));
+        enter("start");
+        hrl_plan_started started{};
+        std::strcpy(started.uri, "nbd://there");
+        started.sequence = 1;
+        return started;
+    }
+    void commit(const hrl_plan_request &) override { enter("commit"); }
+    void clean_up(const hrl_plan_request &) override { enter("clean_up"); }
+    void on_step(const std::string &run, const std::string &) override {
+        CHECK(!run.empty());
+        enter("on_step");
+    }
+};
+
+// What callbacks throw comes out of the calls that run them, whatever thread ran the callback.
+static void thrown(const hrl::Vault &vault, const hrl::Replica &replica) {
+    const hrl::Progress stop = [](auto, auto) -> bool { throw Stopped(); };
+    CHECK(comes_out([&] { replica.restore("newest", in_directory("image3"), 0, stop); }));
+    CHECK(comes_out([&] { replica.verify(nullptr, stop); }));
+    std::size_t runs = 0;
+    const hrl::Device disk = hrl::Device::memory(8192);
+    disk.allocation(0, 8192, [&](auto, auto, bool) { runs++; });
+    CHECK(runs > 0 && comes_out([&] { disk.allocation(0, 8192, [](auto, auto, bool) { throw Stopped(); }); }));
+
+    const hrl::Plan plan("name = \"p\"\n[[group]]\nname = \"g\"\n[[group.member]]\nvolume = \"disk\"\n");
+    CHECK(plan.check(vault).find("\"problems\":[]") != std::string::npos);
+    Host host;
+    hrl_plan_options options{};
+    options.run = "good";
+    options.poll_ms = 10;
+    const std::string good = plan.run(vault, host, options);
+    CHECK(good.find("\"outcome\":\"done\"") != std::string::npos);
+    CHECK(host.called.count("clean_up") == 1 && host.called.count("on_step") == 1);
+    CHECK(hrl::Plan::report(vault, "good") == good && hrl::Plan::resume(vault, "good", host) == good);
+    for (const char *method : {"start", "clean_up", "on_step"}) {
+        host.throws = method;
+        options.run = method;
+        std::string report;
+        CHECK(comes_out([&] { plan.run(vault, host, options, &report); }));
+        CHECK(report == hrl::Plan::report(vault, method));
+    }
+    try {
+        hrl::Plan::approve(vault, "good", "g/before/1", true, "test");
+        CHECK(false);
+    } catch (const hrl::Error &error) {
+        CHECK(error.status() == HRL_ERROR_NOT_FOUND);
+    }
+}
+
+// Pins and compaction; a store, a tap that does not wait, and conversions.
+static void the_rest() {
+    CHECK(hrl::version_number() == 1000 && hrl::version() == "0.1.0");
+    hrl::set_watchdog(in_directory("no-watchdog"));
+    std::atomic<int> deaths{0};
+    {
+        const auto vault = hrl::Vault::create(hrl::Store::from(std::make_unique<MemoryStore>(deaths)));
+        const hrl::Device disk = hrl::Device::memory(1 << 20);
+        hrl::ProtectionOptions options("disk", disk, vault, in_directory("state-memory"));
+        options.set("crash_point_interval", "0s");
+        const hrl::Protection protection(options);
+        protection.wait_ordered(hrl::Limit(60000));
+        {
+            const hrl::Tap tap = protection.tap();
+            std::atomic<int> woken{0};
+            std::optional<hrl::Ticket> first = tap.try_begin(0, 4096, [&] { woken++; });
+            while (!first) first = tap.try_begin(0, 4096, [&] { woken++; });
+            CHECK(!tap.try_begin(0, 4096, [&] { woken++; }));
+            first->cancel();
+            while (woken == 0) std::this_thread::yield();
+        }
+        protection.mark("kept");
+        protection.wait_replicated(hrl::Limit(60000));
+        CHECK(!protection.timeline().empty());
+        const hrl::Replica replica = vault.replica("disk");
+        replica.pin("kept", HRL_PIN_FOREVER, "test");
+        CHECK(replica.points().back().pinned);
+        replica.unpin("kept");
+        CHECK(!replica.points().back().pinned && replica.compact("1h all", HRL_COMPACT_DRY_RUN).findings == 0);
+        CHECK(vault.group_points().empty());
+        try {
+            vault.abandon_failover("disk");
+            CHECK(false);
+        } catch (const hrl::Error &error) {
+            CHECK(error.status() == HRL_ERROR_NOT_FOUND);
+        }
+        try {
+            hrl::convert_to_native({in_directory("absent")}, in_directory("native.hrl"));
+            CHECK(false);
+        } catch (const hrl::Error &error) {
+            CHECK(error.status() == HRL_ERROR_NOT_FOUND);
+        }
+        protection.stop(hrl::Limit(60000));
+    }
+    CHECK(deaths == 1);
+}
+
 int main() {
     errors();
+    the_rest();
     std::atomic<int> deaths{0}, events{0};
     {
         auto faulty = std::make_unique<Faulty>(deaths);
@@ -134,6 +298,7 @@ int main() {
         } catch (const hrl::Error &error) {
             CHECK(error.status() == HRL_ERROR_UNAVAILABLE);
         }
+        thrown(vault, replica);
         CHECK(replica.changes("start", "app").total_bytes() > 0);
         const hrl::NbdServer server("unix:" + in_directory("s"), "view", view);
         CHECK(server.uri().find("nbd+unix:///view") == 0 && server.stats().connections == 0);

@@ -1,0 +1,159 @@
+/** Stores, keys and vaults. Part of hrl.hpp. */
+#ifndef HRL_VAULT_HPP
+#define HRL_VAULT_HPP
+
+#include "handle.hpp"
+
+namespace hrl {
+
+/**
+ * A store to implement: the contract is that of hrl_store_callbacks. Methods may throw: a std::system_error counts as its
+ * errno, anything else as EIO.
+ */
+class ObjectStore {
+public:
+    virtual ~ObjectStore() = default;
+    virtual std::string name() const { return "store"; }
+    /** Creates an object whole and durably; returns false if there is one of this name. */
+    virtual bool put(const std::string &name, const std::uint8_t *data, std::size_t length) = 0;
+    /** Fills `buffer` from an object, never beyond its end. */
+    virtual void get(const std::string &name, std::uint64_t offset, std::uint8_t *buffer, std::size_t length) = 0;
+    /** Returns the size of an object; nothing if there is none. */
+    virtual std::optional<std::uint64_t> head(const std::string &name) = 0;
+    /** Calls `found` with name and size of each object whose name begins with `prefix`. */
+    virtual void list(const std::string &prefix,
+                      const std::function<void(const std::string &name, std::uint64_t length)> &found) = 0;
+    /** Removes an object, if there is one. */
+    virtual void remove(const std::string &name) = 0;
+};
+
+/** Where a vault is kept. */
+class Store : public detail::Handle<hrl_store, hrl_store_free> {
+public:
+    using Handle::Handle;
+    /** Opens a directory; makes it when it is absent, if asked. */
+    static Store directory(const std::string &path, bool create = true) {
+        return Store(detail::make<hrl_store>(
+            [&](hrl_store **out) { return hrl_store_open_directory(path.c_str(), create, out); }));
+    }
+    /** Opens a directory or, in builds with the feature `cloud`, an object store: s3://, az://, gs://. */
+    static Store url(const std::string &url, bool create = true) {
+        return Store(detail::make<hrl_store>(
+            [&](hrl_store **out) { return hrl_store_open_url(url.c_str(), create, out); }));
+    }
+    /** Makes a store of an object, and keeps it for as long as something uses it. */
+    static Store from(std::unique_ptr<ObjectStore> store);
+};
+
+inline Store Store::from(std::unique_ptr<ObjectStore> store) {
+    struct Glue {
+        static ObjectStore &of(void *user) { return *static_cast<ObjectStore *>(user); }
+        static std::int32_t put(void *user, const char *name, const std::uint8_t *data, std::size_t length) noexcept {
+            bool created = false;
+            const std::int32_t code = detail::errno_of([&] { created = of(user).put(name, data, length); });
+            return code != 0 || created ? code : EEXIST;
+        }
+        static std::int32_t get(void *user, const char *name, std::uint64_t offset, std::uint8_t *buffer,
+                                std::size_t length) noexcept {
+            return detail::errno_of([&] { of(user).get(name, offset, buffer, length); });
+        }
+        static std::int32_t head(void *user, const char *name, std::uint64_t *length) noexcept {
+            std::optional<std::uint64_t> found;
+            const std::int32_t code = detail::errno_of([&] { found = of(user).head(name); });
+            if (code == 0 && found) *length = *found;
+            return code != 0 || found ? code : ENOENT;
+        }
+        static std::int32_t list(void *user, const char *prefix, hrl_list_fn found, void *context) noexcept {
+            return detail::errno_of([&] {
+                of(user).list(prefix, [&](const std::string &name, std::uint64_t length) {
+                    found(context, name.c_str(), length);
+                });
+            });
+        }
+        static std::int32_t remove(void *user, const char *name) noexcept {
+            return detail::errno_of([&] { of(user).remove(name); });
+        }
+        static void free(void *user) noexcept { delete static_cast<ObjectStore *>(user); }
+    };
+    if (!store) throw std::invalid_argument("hrl::Store::from needs a store");
+    const std::string name = store->name();
+    hrl_store_callbacks callbacks{};
+    callbacks.struct_bytes = sizeof callbacks;
+    callbacks.name = name.c_str();
+    callbacks.put = &Glue::put;
+    callbacks.get = &Glue::get;
+    callbacks.head = &Glue::head;
+    callbacks.list = &Glue::list;
+    callbacks.remove = &Glue::remove;
+    callbacks.free = &Glue::free;
+    Store made(detail::make<hrl_store>(
+        [&](hrl_store **out) { return hrl_store_from_callbacks(&callbacks, store.get(), out); }));
+    // From here on the callbacks free it.
+    store.release();
+    return made;
+}
+
+/** A key-encryption key. */
+class Key : public detail::Handle<hrl_key, hrl_key_free> {
+public:
+    using Handle::Handle;
+    static Key from_bytes(const std::uint8_t *bytes, std::size_t length) {
+        return Key(
+            detail::make<hrl_key>([&](hrl_key **out) { return hrl_key_from_bytes(bytes, length, out); }));
+    }
+    static Key from_file(const std::string &path) {
+        return Key(detail::make<hrl_key>([&](hrl_key **out) { return hrl_key_from_file(path.c_str(), out); }));
+    }
+    /** Its name, which tells nothing about it. */
+    std::string id() const { return hrl_key_id(get()); }
+};
+
+class Replica;
+struct GroupPoint;
+
+/** A store with volumes in it. */
+class Vault : public detail::Handle<hrl_vault, hrl_vault_free> {
+public:
+    using Handle::Handle;
+    /** Makes a store into a vault, or opens it when it is one. */
+    static Vault create(const Store &store, const Key &key = Key()) {
+        return Vault(detail::make<hrl_vault>(
+            [&](hrl_vault **out) { return hrl_vault_create(store.get(), key.get(), out); }));
+    }
+    static Vault open(const Store &store, const Key &key = Key()) {
+        return Vault(detail::make<hrl_vault>(
+            [&](hrl_vault **out) { return hrl_vault_open(store.get(), key.get(), out); }));
+    }
+    std::vector<hrl_volume_info> volumes() const {
+        return detail::collect<hrl_volume_info>(
+            [&](auto call, void *user) { return hrl_vault_volumes(get(), call, user); });
+    }
+    /** The group points that were committed, oldest first, each once. */
+    std::vector<GroupPoint> group_points() const;
+    /** One of its volumes. */
+    Replica replica(const std::string &name) const;
+    /** Wraps the key of a volume anew with another key-encryption key. */
+    hrl_rotation_report rotate_key(const std::string &volume, const Key &new_key) const {
+        hrl_rotation_report report{};
+        check(hrl_vault_rotate_key(get(), volume.c_str(), new_key.get(), &report));
+        return report;
+    }
+    /** Makes a sealed volume unreadable for ever; `flags` are of HRL_SHRED_. */
+    hrl_shred_report shred(const std::string &volume, std::uint32_t flags = 0) const {
+        hrl_shred_report report{};
+        check(hrl_vault_shred(get(), volume.c_str(), flags, &report));
+        return report;
+    }
+    /** Gives up a failover that is not committed and whose process has ended. */
+    void cancel_failover(const std::string &volume, const std::string &state) const {
+        check(hrl_vault_cancel_failover(get(), volume.c_str(), state.c_str()));
+    }
+    /** Gives up a failover whose site is lost with its state directory. */
+    void abandon_failover(const std::string &volume) const {
+        check(hrl_vault_abandon_failover(get(), volume.c_str()));
+    }
+};
+
+}  // namespace hrl
+
+#endif
