@@ -167,7 +167,7 @@ impl Rig {
             writer.append(&Record { sequence, time, body: body.clone() }).expect("append");
         }
         let (bytes, summary) = writer.close(None).expect("close");
-        let object = format!("volumes/disk/segments/{}", summary.object_name());
+        let object = layout::segment("disk", &summary);
         self.chain = summary.chain;
         self.store.put(&object, &bytes).expect("put");
         let entry = SegmentEntry { object, summary };

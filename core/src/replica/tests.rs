@@ -80,7 +80,7 @@ impl Rig {
         records.iter().for_each(|record| writer.append(record).expect("append"));
         let (bytes, summary) = writer.close(None).expect("close");
         self.chain = summary.chain;
-        let object = format!("volumes/disk/segments/{}", summary.object_name());
+        let object = layout::segment("disk", &summary);
         self.store.put(&object, &bytes).expect("put");
         SegmentEntry { object, summary }
     }

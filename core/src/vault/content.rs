@@ -383,3 +383,131 @@ impl CatalogContent {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::journal::{SegmentKind, SegmentSummary};
+    use crate::vault::{Division, PinUntil, Step, StepKind, VerdictKind};
+
+    const VOLUME: VolumeId = VolumeId([1; 16]);
+    const POINT: PointId = PointId([2; 16]);
+
+    fn segment(number: u8, previous: u8, epoch: u32) -> SegmentEntry {
+        let sequence = Sequence(u64::from(number) * 2);
+        let summary = SegmentSummary {
+            kind: SegmentKind::Log,
+            volume: VOLUME,
+            epoch: Epoch(epoch),
+            first_sequence: sequence,
+            last_sequence: sequence.next(),
+            first_time: Timestamp(0),
+            last_time: Timestamp(0),
+            salt: [number; 16],
+            previous: ChainHash([previous; 32]),
+            chain: ChainHash([number; 32]),
+            records: 2,
+            data_bytes: 0,
+            stored_bytes: 100,
+            marks: Vec::new(),
+            order_changes: Vec::new(),
+        };
+        SegmentEntry { object: format!("segment-{number}"), summary }
+    }
+
+    fn source(id: u8) -> SourceIdentity {
+        SourceIdentity { id: [id; 16], host: "host".into(), since: Timestamp(0) }
+    }
+
+    fn names(numbers: &[u8]) -> Vec<String> {
+        numbers.iter().map(|number| format!("segment-{number}")).collect()
+    }
+
+    /// An edit of each kind, each of which changes what the ones before it made.
+    fn edits() -> Vec<CatalogEdit> {
+        let (at, time) = (Sequence(5), Timestamp(7));
+        let until = PinUntil::LegalHold;
+        let pin = Pin { point: POINT, until, reason: String::new(), since: time };
+        let (kind, text) = (VerdictKind::Command, String::new());
+        let verdict = Verdict { point: POINT, kind, ok: true, time, text };
+        let division = Division { epoch: Epoch(2), at, cut: None, source: source(2), time };
+        let step = Step {
+            kind: StepKind::Start,
+            failover: POINT,
+            time,
+            host: String::new(),
+            at,
+            point: None,
+            at_time: time,
+            epoch: Epoch(2),
+            note: String::new(),
+        };
+        let mut lifecycle = Lifecycle::default();
+        lifecycle.apply(Step { kind: StepKind::TestBegin, ..step.clone() });
+        let branch = Branch {
+            epoch: Epoch(9),
+            at,
+            base: at,
+            chain: ChainHash::default(),
+            source: None,
+            time,
+            segments: vec![segment(9, 8, 9)],
+        };
+        let commitment = Commitment { group: POINT, members: 2, name: "group".into() };
+        vec![
+            CatalogEdit::Source(source(1)),
+            CatalogEdit::Segments(vec![segment(1, 0, 1), segment(2, 1, 1), segment(3, 2, 1)]),
+            CatalogEdit::Verdict(verdict.clone()),
+            CatalogEdit::Verdict(Verdict { ok: false, ..verdict }),
+            CatalogEdit::Pin(pin.clone()),
+            CatalogEdit::Unpin { point: POINT, legal_hold: true },
+            CatalogEdit::Pin(pin),
+            CatalogEdit::Committed(commitment.clone()),
+            CatalogEdit::Committed(Commitment { members: 3, ..commitment }),
+            CatalogEdit::Divide(division),
+            CatalogEdit::Late { epoch: Epoch(1), segments: vec![segment(4, 3, 1)] },
+            CatalogEdit::Step(step),
+            CatalogEdit::Retired { objects: names(&[7, 8]), at: time },
+            CatalogEdit::Retired { objects: names(&[8, 9]), at: Timestamp(8) },
+            CatalogEdit::Deleted(names(&[6, 7, 8])),
+            CatalogEdit::Branch(branch),
+            CatalogEdit::Epoch(Epoch(3)),
+            CatalogEdit::Lifecycle(lifecycle),
+            CatalogEdit::Replace { with: vec![segment(2, 0, 1)], objects: names(&[1, 2]) },
+            CatalogEdit::DropBranch(Epoch(1)),
+        ]
+    }
+
+    #[test]
+    fn edits_that_are_taken_back_leave_no_trace() {
+        let empty = CatalogContent::empty(VOLUME, "catalog/".into());
+        let mut content = empty.clone();
+        for edit in edits() {
+            let before = content.clone();
+            let undo = content.apply_all([edit.clone()], |_, _| Ok(())).expect("it fits");
+            let after = content.clone();
+            assert_ne!(after, before, "{edit:?}");
+            content.take_back(undo);
+            assert_eq!(content, before, "{edit:?}");
+            let _kept = content.apply_all([edit], |_, _| Ok(())).expect("it fits again");
+            assert_eq!(content, after);
+        }
+        let read = CatalogContent::from_snapshot(VOLUME, empty.prefix.clone(), content.snapshot());
+        assert_eq!(read.expect("its own snapshot"), content);
+        let mut at_once = empty.clone();
+        let undo = at_once.apply_all(edits(), |_, _| Ok(())).expect("all fit");
+        assert_eq!(at_once, content);
+        at_once.take_back(undo);
+        assert_eq!(at_once, empty);
+    }
+
+    #[test]
+    fn edits_before_one_that_does_not_fit_are_not_applied() {
+        let empty = CatalogContent::empty(VOLUME, "catalog/".into());
+        let mut content = empty.clone();
+        let misfit = CatalogEdit::Segments(vec![segment(1, 0, 1), segment(3, 2, 1)]);
+        let edits = [CatalogEdit::Source(source(1)), misfit];
+        let error = content.apply_all(edits, |_, _| Ok(())).err().expect("a gap in the chain");
+        assert_eq!((error.kind(), content), (ErrorKind::Corrupt, empty));
+    }
+}

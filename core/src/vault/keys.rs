@@ -282,7 +282,7 @@ impl Wrappings {
         let mark = layout::shredded(&info.name);
         if objects.iter().any(|object| object.name == mark) {
             return Err(Error::new(ErrorKind::WrongKey, "open volume", &info.name)
-                .message("the volume was shredded: its keys are gone for ever"));
+                .message("the volume was shredded: its keys are gone forever"));
         }
         let found = objects.iter().filter_map(|object| Wrapping::parse(&object.name, &prefix));
         Ok(Self(found.take(WRAPPINGS_MAX).collect()))
