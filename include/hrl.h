@@ -27,6 +27,66 @@
 #define HRL_API
 #endif
 
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+struct hrl_buffer;
+struct hrl_changes;
+struct hrl_device;
+struct hrl_failover;
+struct hrl_follower;
+struct hrl_group_coordinator;
+struct hrl_group_member;
+struct hrl_key;
+struct hrl_nbd_server;
+struct hrl_plan;
+struct hrl_plan_stop;
+struct hrl_protection;
+struct hrl_protection_options;
+struct hrl_replica;
+struct hrl_segment;
+struct hrl_store;
+struct hrl_tap;
+struct hrl_vault;
+struct hrl_device_callbacks;
+struct hrl_step;
+struct hrl_branch;
+struct hrl_failover_options;
+struct hrl_failover_status;
+struct hrl_stats;
+struct hrl_point;
+struct hrl_catch_up;
+struct hrl_group_mark;
+struct hrl_group_point;
+struct hrl_group_options;
+struct hrl_quiesce_callbacks;
+struct hrl_group_member_stats;
+struct hrl_segment_summary;
+struct hrl_record;
+struct hrl_convert_report;
+struct hrl_rotation_report;
+struct hrl_shred_report;
+struct hrl_nbd_tls;
+struct hrl_nbd_stats;
+struct hrl_plan_request;
+struct hrl_plan_started;
+struct hrl_plan_callbacks;
+struct hrl_plan_options;
+struct hrl_event;
+struct hrl_timeline_entry;
+struct hrl_volume_info;
+struct hrl_restore_report;
+struct hrl_verify_report;
+struct hrl_change;
+struct hrl_compact_report;
+struct hrl_store_callbacks;
+struct hrl_ticket;
+
+/* ---- General ----
+ * Version, statuses, and the last error of a thread.
+ */
+
 /**
  * Major version that this header belongs to.
  */
@@ -43,59 +103,149 @@
 #define HRL_VERSION_PATCH 0
 
 /**
- * Flag of `hrl_device_open_file`: reads only.
+ * What a function returns: 0 is success, a negative value one of the `HRL_ERROR_` numbers, a positive one (of the few
+ * functions that say so) neither.
  */
-#define HRL_OPEN_READ_ONLY 1
+typedef int32_t hrl_status;
 
 /**
- * Flag of `hrl_device_open_file`: take an advisory lock, and on a block device the claim that a mount takes too.
+ * Told how far a long operation is, in bytes; returns false to stop it. Called from several threads, not at the same
+ * time as its own operation returns.
  */
-#define HRL_OPEN_EXCLUSIVE 2
+typedef bool (*hrl_progress_fn)(void *user, uint64_t bytes_done, uint64_t bytes_total);
 
 /**
- * Flag of `hrl_device_open_file`: through the page cache, instead of direct I/O where that is possible.
+ * Success.
  */
-#define HRL_OPEN_BUFFERED 4
+#define HRL_OK 0
 
 /**
- * Flag of writes: the data is on stable storage when the call returns.
+ * Not yet: ask again when the callback was called (`hrl_tap_try_begin` alone).
  */
-#define HRL_DURABLE 1
+#define HRL_PENDING 1
 
 /**
- * Flag of `hrl_device_zero`: the blocks stay allocated.
+ * Fix the request: an argument, option or file that can never work as given; also NULL where a pointer is needed.
  */
-#define HRL_KEEP_ALLOCATED 2
+#define HRL_ERROR_INVALID_INPUT -1
 
 /**
- * Room for the name of a step.
+ * Name another object: the one asked for does not exist.
  */
-#define HRL_STEP_CHARS 16
+#define HRL_ERROR_NOT_FOUND -2
 
 /**
- * Length of a key, in bytes.
+ * The object exists already and is never overwritten.
  */
-#define HRL_KEY_BYTES 32
+#define HRL_ERROR_ALREADY_EXISTS -3
 
 /**
- * Flag of `hrl_vault_shred`: also delete everything else of the volume, which frees its name.
+ * Use another copy: bytes are not what was written.
  */
-#define HRL_SHRED_DATA 1
+#define HRL_ERROR_CORRUPT -4
 
 /**
- * Flag of `hrl_vault_shred`: also what is under legal hold, or where that cannot be known without the key.
+ * Supply the right key.
  */
-#define HRL_SHRED_OVERRIDE_LEGAL_HOLD 2
+#define HRL_ERROR_WRONG_KEY -5
 
 /**
- * Flag of `hrl_nbd_server_start`: refuse changes, also where the device would take them.
+ * Upgrade: a feature or version that this build does not know.
  */
-#define HRL_SERVE_READ_ONLY 1
+#define HRL_ERROR_UNSUPPORTED -6
 
 /**
- * Room for an address that a volume is served at.
+ * Retry later: a store, socket or device does not answer now.
  */
-#define HRL_URI_CHARS 1024
+#define HRL_ERROR_UNAVAILABLE -7
+
+/**
+ * Make room: a disk, quota or named limit is exhausted.
+ */
+#define HRL_ERROR_FULL -8
+
+/**
+ * Reopen: a flush failed, so nothing written through this handle can be trusted.
+ */
+#define HRL_ERROR_POISONED -9
+
+/**
+ * Stop: another agent or a newer epoch owns the volume.
+ */
+#define HRL_ERROR_FENCED -10
+
+/**
+ * Resync or choose again: the disk is not the one that was protected, or changed while nobody watched.
+ */
+#define HRL_ERROR_CHANGED -11
+
+/**
+ * Write elsewhere: the object is read-only.
+ */
+#define HRL_ERROR_READ_ONLY -12
+
+/**
+ * Wait for the resync: the volume is in an unordered interval, where no point can exist.
+ */
+#define HRL_ERROR_NOT_ORDERED -13
+
+/**
+ * The operating system refused; `hrl_error_os_code` says why.
+ */
+#define HRL_ERROR_IO -14
+
+/**
+ * A defect of the library was caught at its boundary. The handles in use may be unusable; please report it.
+ */
+#define HRL_ERROR_PANIC -100
+
+/**
+ * Version of the library as text, such as "0.1.0". Static; never NULL. Since 0.1.
+ */
+HRL_API const char *hrl_version(void);
+
+/**
+ * Version of the library as a number: major * 1,000,000 + minor * 1,000 + patch. Since 0.1.
+ */
+HRL_API uint32_t hrl_version_number(void);
+
+/**
+ * Name of a status, such as "not-found". Static; never NULL. Since 0.1.
+ */
+HRL_API const char *hrl_status_name(hrl_status status);
+
+/**
+ * The last error of the calling thread as a sentence: operation, object, place, expected, found, cause. Never NULL; empty
+ * when there was none. Valid until the next function of the library fails on this thread. Since 0.1.
+ */
+HRL_API
+const char *hrl_error_message(void);
+
+/**
+ * What was being done, such as "read segment". As `hrl_error_message` otherwise. Since 0.1.
+ */
+HRL_API const char *hrl_error_operation(void);
+
+/**
+ * Name of the object that it was done to. As `hrl_error_message` otherwise. Since 0.1.
+ */
+HRL_API const char *hrl_error_object(void);
+
+/**
+ * Puts the byte offset of the last error in its object into `offset` and returns true; false, and `offset` untouched, when
+ * there is none. Since 0.1.
+ */
+HRL_API
+bool hrl_error_offset(uint64_t *offset);
+
+/**
+ * The operating system's code (errno) of the last error; 0 when its cause was another. Since 0.1.
+ */
+HRL_API int32_t hrl_error_os_code(void);
+
+/* ---- Values ----
+ * Points, history and volumes, as several functions return them.
+ */
 
 /**
  * Room for an identity: 32 hexadecimal digits and the end.
@@ -116,6 +266,751 @@
  * Room for the name of a volume.
  */
 #define HRL_NAME_CHARS 129
+
+/**
+ * How much a volume's capture can promise.
+ */
+typedef enum hrl_mode {
+    /**
+     * Every write is captured with its data, in order: points can be marked.
+     */
+    HRL_MODE_ORDERED = 0,
+    /**
+     * Data is not captured; the dirty map alone grows and the writer goes on.
+     */
+    HRL_MODE_DIRTY = 1,
+    /**
+     * Dirty ranges are being read again while new writes are captured.
+     */
+    HRL_MODE_RESYNC = 2,
+} hrl_mode;
+
+/**
+ * What a recovery point promises.
+ */
+typedef enum hrl_point_kind {
+    /**
+     * Write order held, nothing more: what a power failure would leave.
+     */
+    HRL_POINT_CRASH = 1,
+    /**
+     * Applications were quiesced and flushed.
+     */
+    HRL_POINT_APP = 2,
+    /**
+     * One cut across the volumes of a group, crash-consistent.
+     */
+    HRL_POINT_GROUP_CRASH = 3,
+    /**
+     * One cut across a group whose applications were quiesced.
+     */
+    HRL_POINT_GROUP_APP = 4,
+    /**
+     * The application declared it at a transaction boundary of its own, without a freeze.
+     */
+    HRL_POINT_DECLARED = 5,
+} hrl_point_kind;
+
+/**
+ * A recovery point. Times are nanoseconds since 1970 in UTC.
+ */
+typedef struct hrl_point {
+    /**
+     * Identity, in hexadecimal digits.
+     */
+    char id[HRL_ID_CHARS];
+    /**
+     * A `hrl_point_kind`.
+     */
+    uint32_t kind;
+    /**
+     * Its place in the write order.
+     */
+    uint64_t sequence;
+    /**
+     * When it was marked.
+     */
+    int64_t time_ns;
+    /**
+     * Epoch of the source.
+     */
+    uint32_t epoch;
+    /**
+     * Text of who marked it.
+     */
+    char label[HRL_LABEL_CHARS];
+    /**
+     * Chain hash of the segment that ends with it, in hexadecimal digits.
+     */
+    char chain[HRL_HASH_CHARS];
+    /**
+     * It has a pin, which keeps it through retention.
+     */
+    bool pinned;
+    /**
+     * It is under legal hold.
+     */
+    bool held;
+    /**
+     * When its pin ends, in nanoseconds since 1970 in UTC; 0 for a pin without an end, and without one.
+     */
+    int64_t pinned_until_ns;
+    /**
+     * Checks that found it good, of those kept: the newest of each kind.
+     */
+    uint32_t checks_good;
+    /**
+     * Checks that found it bad.
+     */
+    uint32_t checks_bad;
+} hrl_point;
+
+/**
+ * A stretch of a volume's history, from one sequence to another, both included.
+ */
+typedef struct hrl_timeline_entry {
+    /**
+     * First sequence.
+     */
+    uint64_t first_sequence;
+    /**
+     * Last sequence.
+     */
+    uint64_t last_sequence;
+    /**
+     * Time of the first, in nanoseconds since 1970 in UTC.
+     */
+    int64_t first_time_ns;
+    /**
+     * Time of the last.
+     */
+    int64_t last_time_ns;
+    /**
+     * NULL for an ordered stretch; otherwise why no state inside it can be restored, such as "crash". Static.
+     */
+    const char *unordered;
+    /**
+     * Retention folded the stretch into one state: only the last sequence of the fold can be restored.
+     */
+    bool folded;
+} hrl_timeline_entry;
+
+/**
+ * Is given one stretch of history; returns false to stop.
+ */
+typedef bool (*hrl_timeline_fn)(void *user, const struct hrl_timeline_entry *entry);
+
+/**
+ * A volume of a vault.
+ */
+typedef struct hrl_volume_info {
+    /**
+     * Name in the vault.
+     */
+    char name[HRL_NAME_CHARS];
+    /**
+     * Identity, in hexadecimal digits.
+     */
+    char id[HRL_ID_CHARS];
+    /**
+     * Size in bytes.
+     */
+    uint64_t size_bytes;
+    /**
+     * Block size in bytes.
+     */
+    uint32_t block_bytes;
+    /**
+     * When it was created, in nanoseconds since 1970 in UTC.
+     */
+    int64_t created_ns;
+    /**
+     * Its data is sealed with a key.
+     */
+    bool sealed;
+    /**
+     * Tracked without data: change sets alone can be had.
+     */
+    bool extents_only;
+    /**
+     * Its keys were deleted: nothing of it can be read any more.
+     */
+    bool shredded;
+} hrl_volume_info;
+
+/**
+ * Is given one point, which lives until it returns; returns false to stop.
+ */
+typedef bool (*hrl_point_fn)(void *user, const struct hrl_point *point);
+
+/**
+ * Is given one volume; returns false to stop.
+ */
+typedef bool (*hrl_volume_fn)(void *user, const struct hrl_volume_info *volume);
+
+/* ---- Vaults ----
+ * Where replicas are kept: stores, keys, vaults.
+ */
+
+/**
+ * Length of a key, in bytes.
+ */
+#define HRL_KEY_BYTES 32
+
+/**
+ * Flag of `hrl_vault_shred`: also delete everything else of the volume, which frees its name.
+ */
+#define HRL_SHRED_DATA 1
+
+/**
+ * Flag of `hrl_vault_shred`: also what is under legal hold, or where that cannot be known without the key.
+ */
+#define HRL_SHRED_OVERRIDE_LEGAL_HOLD 2
+
+/**
+ * A key-encryption key: it wraps the keys of volumes.
+ */
+typedef struct hrl_key hrl_key;
+
+/**
+ * A place for immutable objects: what a vault is kept in. All threads may use it at once.
+ */
+typedef struct hrl_store hrl_store;
+
+/**
+ * A store with volumes in it. All threads may use it at once.
+ */
+typedef struct hrl_vault hrl_vault;
+
+/**
+ * What a rotation did.
+ */
+typedef struct hrl_rotation_report {
+    /**
+     * The new key opens the volume since now; false when it did before.
+     */
+    bool wrapped;
+    /**
+     * The old key opens it no more since now; false when it did not before.
+     */
+    bool unwrapped;
+    /**
+     * Other keys that still open it, as interrupted rotations leave them. Rotating from each takes it away.
+     */
+    uint64_t others;
+} hrl_rotation_report;
+
+/**
+ * What shredding did.
+ */
+typedef struct hrl_shred_report {
+    /**
+     * The volume was shredded before.
+     */
+    bool was_shredded;
+    /**
+     * Wrapped keys deleted.
+     */
+    uint64_t keys_deleted;
+    /**
+     * Other objects deleted.
+     */
+    uint64_t objects_deleted;
+    /**
+     * Their bytes.
+     */
+    uint64_t bytes_deleted;
+} hrl_shred_report;
+
+/**
+ * Is given the name and size of one object of a listing, with the pointer `context` that came with it.
+ */
+typedef void (*hrl_list_fn)(void *context, const char *name, uint64_t length);
+
+/**
+ * A store of your own. The functions return 0 or an errno; they are called from any thread, several at once, and must not
+ * unwind. Objects never change once they are put. Temporary failures are ETIMEDOUT or ECONNREFUSED: they are tried again.
+ */
+typedef struct hrl_store_callbacks {
+    /**
+     * `sizeof(hrl_store_callbacks)`, so that later versions can add to it.
+     */
+    size_t struct_bytes;
+    /**
+     * Name for errors; copied. NULL: "store".
+     */
+    const char *name;
+    /**
+     * Creates an object whole and durably, or returns EEXIST when there is one of this name; of several that race exactly one
+     * creates it.
+     */
+    int32_t (*put)(void *user, const char *name, const uint8_t *data, size_t length);
+    /**
+     * Fills `buffer` with the bytes of an object from `offset` on; ENOENT when there is none. Never asked beyond the end.
+     */
+    int32_t (*get)(void *user, const char *name, uint64_t offset, uint8_t *buffer, size_t length);
+    /**
+     * Gives the size of an object; ENOENT when there is none.
+     */
+    int32_t (*head)(void *user, const char *name, uint64_t *length);
+    /**
+     * Calls `found(context, name, length)` for every object whose name starts with `prefix`, in any order.
+     */
+    int32_t (*list)(void *user, const char *prefix, hrl_list_fn found, void *context);
+    /**
+     * Removes an object; succeeds when there is none.
+     */
+    int32_t (*remove)(void *user, const char *name);
+    /**
+     * Called once, when nothing uses the store any more. NULL: nothing.
+     */
+    void (*free)(void *user);
+} hrl_store_callbacks;
+
+/**
+ * Makes a key of `HRL_KEY_BYTES` random bytes; they are copied. Free it with `hrl_key_free`.
+ * Statuses: HRL_ERROR_INVALID_INPUT (another length). Since 0.1.
+ */
+HRL_API hrl_status hrl_key_from_bytes(const uint8_t *bytes, size_t length, struct hrl_key **out);
+
+/**
+ * Reads a key from a file: 32 bytes, or 64 hexadecimal digits and white space around them.
+ * Statuses: HRL_ERROR_NOT_FOUND, HRL_ERROR_INVALID_INPUT, HRL_ERROR_IO. Since 0.1.
+ */
+HRL_API hrl_status hrl_key_from_file(const char *path, struct hrl_key **out);
+
+/**
+ * Name of the key in hexadecimal digits, which tells nothing about it: errors name by it the key that is needed. Valid as
+ * long as the handle lives; empty for NULL. Since 0.1.
+ */
+HRL_API
+const char *hrl_key_id(const struct hrl_key *key);
+
+/**
+ * Frees a key; NULL is fine. Since 0.1.
+ */
+HRL_API void hrl_key_free(struct hrl_key *key);
+
+/**
+ * Wraps the key of a volume anew with `new_key` and takes the wrapping of the key that the vault was opened with away. No
+ * data is rewritten, and who has the volume open goes on. When it was interrupted the volume opens with the old or the
+ * new key; run it again to finish. `report` may be NULL.
+ * Statuses: HRL_ERROR_NOT_FOUND, HRL_ERROR_WRONG_KEY, HRL_ERROR_INVALID_INPUT (not sealed, or the same key),
+ * HRL_ERROR_CORRUPT, HRL_ERROR_UNAVAILABLE. Since 0.1.
+ */
+HRL_API
+hrl_status hrl_vault_rotate_key(const struct hrl_vault *vault,
+                                const char *volume,
+                                const struct hrl_key *new_key,
+                                struct hrl_rotation_report *report);
+
+/**
+ * Makes a sealed volume unreadable for ever by deleting every wrapped key of it. `flags` are of HRL_SHRED_. Stop its source
+ * first. Versions, snapshots and copies that a store keeps of deleted objects are beyond it. It can be run again, and
+ * finishes what was interrupted. `report` may be NULL.
+ * Statuses: HRL_ERROR_NOT_FOUND, HRL_ERROR_FENCED (legal hold), HRL_ERROR_WRONG_KEY (holds cannot be read),
+ * HRL_ERROR_INVALID_INPUT (not sealed, and HRL_SHRED_DATA not given), HRL_ERROR_UNAVAILABLE. Since 0.1.
+ */
+HRL_API
+hrl_status hrl_vault_shred(const struct hrl_vault *vault,
+                           const char *volume,
+                           uint32_t flags,
+                           struct hrl_shred_report *report);
+
+/**
+ * Opens a directory as a store; with `create` it is made when it is absent. Free it with `hrl_store_free`.
+ * Statuses: HRL_ERROR_NOT_FOUND, HRL_ERROR_INVALID_INPUT (no directory), HRL_ERROR_IO. Since 0.1.
+ */
+HRL_API hrl_status hrl_store_open_directory(const char *path, bool create, struct hrl_store **out);
+
+/**
+ * Opens the store that `url` names: a path or file://PATH, and in builds with the feature `cloud` s3://BUCKET/PREFIX,
+ * az://CONTAINER/PREFIX and gs://BUCKET/PREFIX, with options after `?` as in `s3://vaults?endpoint=https://s3.example.net`.
+ * Credentials come from the environment. With `create` a directory is made when it is absent; buckets never are.
+ * Free it with `hrl_store_free`. Statuses: HRL_ERROR_NOT_FOUND, HRL_ERROR_INVALID_INPUT (also refused credentials),
+ * HRL_ERROR_UNSUPPORTED (a build without `cloud`), HRL_ERROR_UNAVAILABLE. Since 0.1.
+ */
+HRL_API
+hrl_status hrl_store_open_url(const char *url,
+                              bool create,
+                              struct hrl_store **out);
+
+/**
+ * Makes a store of your functions, all of which are needed but `free`. `callbacks` is copied; `user` is handed to each.
+ * Statuses: HRL_ERROR_INVALID_INPUT; then `free` is not called. Since 0.1.
+ */
+HRL_API
+hrl_status hrl_store_from_callbacks(const struct hrl_store_callbacks *callbacks,
+                                    void *user,
+                                    struct hrl_store **out);
+
+/**
+ * Frees the handle; NULL is fine. Vaults in the store go on. Since 0.1.
+ */
+HRL_API void hrl_store_free(struct hrl_store *store);
+
+/**
+ * Makes a store into a vault, or opens it when it is one. With a key (NULL: none) the volumes made through this handle are
+ * sealed. Store and key may be freed afterwards. Free the vault with `hrl_vault_free`.
+ * Statuses: HRL_ERROR_UNAVAILABLE, HRL_ERROR_UNSUPPORTED (a later version), HRL_ERROR_FULL, HRL_ERROR_READ_ONLY, HRL_ERROR_IO.
+ * Since 0.1.
+ */
+HRL_API
+hrl_status hrl_vault_create(const struct hrl_store *store,
+                            const struct hrl_key *key,
+                            struct hrl_vault **out);
+
+/**
+ * Opens a vault. As `hrl_vault_create` otherwise, and HRL_ERROR_NOT_FOUND when the store is none. Since 0.1.
+ */
+HRL_API
+hrl_status hrl_vault_open(const struct hrl_store *store,
+                          const struct hrl_key *key,
+                          struct hrl_vault **out);
+
+/**
+ * Gives every volume of the vault to `each` on the calling thread. Statuses: HRL_ERROR_UNAVAILABLE, HRL_ERROR_CORRUPT,
+ * HRL_ERROR_IO. Since 0.1.
+ */
+HRL_API
+hrl_status hrl_vault_volumes(const struct hrl_vault *vault,
+                             hrl_volume_fn each,
+                             void *user);
+
+/**
+ * Frees the handle; NULL is fine. Protections and replicas of the vault go on. Since 0.1.
+ */
+HRL_API void hrl_vault_free(struct hrl_vault *vault);
+
+/* ---- Protection ----
+ * Capture and replicate a volume, and take points.
+ */
+
+/**
+ * One protected volume, running. All threads may use it at once.
+ */
+typedef struct hrl_protection hrl_protection;
+
+/**
+ * How to open a protection. Used by one thread at a time.
+ */
+typedef struct hrl_protection_options hrl_protection_options;
+
+/**
+ * How a protection is doing.
+ */
+typedef struct hrl_stats {
+    /**
+     * A `hrl_mode`.
+     */
+    uint32_t mode;
+    /**
+     * Newest sequence captured.
+     */
+    uint64_t last_sequence;
+    /**
+     * Newest sequence durable in the local journal.
+     */
+    uint64_t journaled_sequence;
+    /**
+     * Newest sequence in the vault.
+     */
+    uint64_t replicated_sequence;
+    /**
+     * Age of the oldest captured change that is not in the vault, in milliseconds.
+     */
+    uint64_t rpo_ms;
+    /**
+     * Changes captured: writes, zeroes, discards.
+     */
+    uint64_t changes;
+    /**
+     * Bytes of data captured.
+     */
+    uint64_t bytes_captured;
+    /**
+     * Bytes of sealed segments written.
+     */
+    uint64_t bytes_stored;
+    /**
+     * Memory of the queue, in bytes.
+     */
+    uint64_t queue_bytes;
+    /**
+     * Segments waiting for the vault, in bytes.
+     */
+    uint64_t spool_bytes;
+    /**
+     * What is captured and not in the vault, in bytes: queue and spool.
+     */
+    uint64_t backlog_bytes;
+    /**
+     * Speed of shipping of late, or the bandwidth allowed now where that is less; 0 when nothing has gone yet.
+     */
+    uint64_t ship_bytes_per_second;
+    /**
+     * Milliseconds until the backlog is in the vault at that speed, if nothing more were written; UINT64_MAX when the vault
+     * does not answer or the speed is not known.
+     */
+    uint64_t eta_ms;
+    /**
+     * Regions that a crash now would have to read again.
+     */
+    uint64_t marked_regions;
+    /**
+     * Bytes that a resync has still to read.
+     */
+    uint64_t resync_bytes_left;
+    /**
+     * Bytes that the resync under way, or the last, has read.
+     */
+    uint64_t resync_bytes_read;
+    /**
+     * Points marked in this session.
+     */
+    uint64_t points;
+    /**
+     * The vault took the last segment.
+     */
+    bool vault_available;
+    /**
+     * Another source has the volume now; nothing is replicated any more.
+     */
+    bool fenced;
+    /**
+     * A failover to here is not committed: what is written stays in the spool.
+     */
+    bool provisional;
+    /**
+     * A planned failover has the volume: writes are refused.
+     */
+    bool handed_over;
+} hrl_stats;
+
+/**
+ * How an application is quiesced around a mark. The functions return 0 or an errno, and must not unwind.
+ */
+typedef struct hrl_quiesce_callbacks {
+    /**
+     * `sizeof(hrl_quiesce_callbacks)`, so that later versions can add to it.
+     */
+    size_t struct_bytes;
+    /**
+     * Name for errors and events; copied. NULL: "application".
+     */
+    const char *name;
+    /**
+     * Makes the disk consistent and keeps it so until `release`; to be done within `limit_ms`.
+     */
+    int32_t (*quiesce)(void *user, uint64_t limit_ms);
+    /**
+     * Lets the application go on. Called exactly once for each `quiesce`, also when that failed.
+     */
+    int32_t (*release)(void *user);
+} hrl_quiesce_callbacks;
+
+/**
+ * What happened to a protected volume. The texts live until the callback returns.
+ */
+typedef struct hrl_event {
+    /**
+     * When, in nanoseconds since 1970 in UTC.
+     */
+    int64_t time_ns;
+    /**
+     * Name of the volume.
+     */
+    const char *volume;
+    /**
+     * Stable name of what happened, such as "mode-changed", "point-marked", "vault-unavailable", "fenced".
+     */
+    const char *kind;
+    /**
+     * One sentence for people.
+     */
+    const char *message;
+} hrl_event;
+
+/**
+ * Is told of an event, from a thread of the library; must return soon.
+ */
+typedef void (*hrl_event_fn)(void *user, const struct hrl_event *event);
+
+/**
+ * Begins the options for protecting `device` as `volume` of `vault`. `state` is the local directory of this agent (dirty
+ * map, spool, identity), created when it is absent; it must not be on the protected device. Device and vault may be freed
+ * afterwards. Free the options with `hrl_protection_options_free`. Statuses: HRL_ERROR_INVALID_INPUT. Since 0.1.
+ */
+HRL_API
+hrl_status hrl_protection_options_new(const char *volume,
+                                      const struct hrl_device *device,
+                                      const struct hrl_vault *vault,
+                                      const char *state,
+                                      struct hrl_protection_options **out);
+
+/**
+ * Sets one field of the policy from text, by the names of policy files: "memory_budget_bytes" "67108864",
+ * "crash_point_interval" "60s", "compression" "zstd:1", and so on. The values are checked together by
+ * `hrl_protection_open`. Statuses: HRL_ERROR_INVALID_INPUT (the message lists the names). Since 0.1.
+ */
+HRL_API
+hrl_status hrl_protection_options_set(struct hrl_protection_options *options,
+                                      const char *name,
+                                      const char *value);
+
+/**
+ * Take the volume over when another source has it. Default: no, that is HRL_ERROR_FENCED. Statuses: HRL_ERROR_INVALID_INPUT.
+ * Since 0.1.
+ */
+HRL_API
+hrl_status hrl_protection_options_take_over(struct hrl_protection_options *options,
+                                            bool take_over);
+
+/**
+ * Where events go; NULL: nowhere. `callback` is called until `hrl_protection_free` has returned. Statuses:
+ * HRL_ERROR_INVALID_INPUT. Since 0.1.
+ */
+HRL_API
+hrl_status hrl_protection_options_on_event(struct hrl_protection_options *options,
+                                           hrl_event_fn callback,
+                                           void *user);
+
+/**
+ * Frees the options; NULL is fine. Since 0.1.
+ */
+HRL_API void hrl_protection_options_free(struct hrl_protection_options *options);
+
+/**
+ * Opens the volume, finds what must be read again, and starts. The options may be used again and freed. Free the protection
+ * with `hrl_protection_free`, after `hrl_protection_stop`.
+ * Statuses: HRL_ERROR_FENCED (another agent or source has the volume), HRL_ERROR_CHANGED (not the disk that was protected),
+ * HRL_ERROR_WRONG_KEY, HRL_ERROR_UNAVAILABLE (the vault), HRL_ERROR_INVALID_INPUT (the policy), HRL_ERROR_FULL, HRL_ERROR_IO.
+ * Since 0.1.
+ */
+HRL_API
+hrl_status hrl_protection_open(const struct hrl_protection_options *options,
+                               struct hrl_protection **out);
+
+/**
+ * The protected volume as a device: writes to it are captured. From now on nothing else may write to the disk below. Free it
+ * with `hrl_device_free`, before `hrl_protection_stop`. Statuses: HRL_ERROR_INVALID_INPUT. Since 0.1.
+ */
+HRL_API
+hrl_status hrl_protection_device(const struct hrl_protection *protection,
+                                 struct hrl_device **out);
+
+/**
+ * The tap of the volume, for agents that do their own I/O. Free it with `hrl_tap_free`. Statuses: HRL_ERROR_INVALID_INPUT.
+ * Since 0.1.
+ */
+HRL_API
+hrl_status hrl_protection_tap(const struct hrl_protection *protection,
+                              struct hrl_tap **out);
+
+/**
+ * Marks a recovery point now, and returns once it is durable in the local journal. `kind` is a `hrl_point_kind`:
+ * HRL_POINT_CRASH, or HRL_POINT_DECLARED at a transaction boundary of the caller's. `label` may be NULL; `point` too.
+ * Statuses: HRL_ERROR_NOT_ORDERED (first copy, resync or overflow), HRL_ERROR_INVALID_INPUT (label above 255 bytes),
+ * HRL_ERROR_FENCED. Since 0.1.
+ */
+HRL_API
+hrl_status hrl_protection_mark(const struct hrl_protection *protection,
+                               uint32_t kind,
+                               const char *label,
+                               struct hrl_point *point);
+
+/**
+ * Marks an application-consistent point: quiesce, flush, mark, release, in this order, with the callbacks on the calling
+ * thread. No point, and the application released, when it cannot be quiesced or the mark would come after `limit_ms`
+ * (HRL_ERROR_UNAVAILABLE). `label` and `point` may be NULL.
+ * Statuses: those of `hrl_protection_mark`, and what the callbacks return. Since 0.1.
+ */
+HRL_API
+hrl_status hrl_protection_mark_quiesced(const struct hrl_protection *protection,
+                                        const struct hrl_quiesce_callbacks *callbacks,
+                                        void *user,
+                                        const char *label,
+                                        uint64_t limit_ms,
+                                        struct hrl_point *point);
+
+/**
+ * Marks an application-consistent point with the applications and the limit of the policy: its names "quiesce" (one
+ * specification a line, such as "postgresql:dbname=app\nfs:/srv"; core/docs/quiesce.md lists them), "quiesce_limit" and,
+ * for points by the clock, "app_point_interval". The program hrl-watchdog quiesces and releases them, also when this process
+ * is killed meanwhile. `label` and `point` may be NULL.
+ * Statuses: those of `hrl_protection_mark`; HRL_ERROR_UNAVAILABLE and others when they cannot be quiesced or did not stay so:
+ * then there is no point and they are released. HRL_ERROR_INVALID_INPUT (the policy names none). Since 0.1.
+ */
+HRL_API
+hrl_status hrl_protection_mark_app(const struct hrl_protection *protection,
+                                   const char *label,
+                                   struct hrl_point *point);
+
+/**
+ * Says where the program hrl-watchdog is, for this process. Not needed where it is in `libexec` of the prefix that the library
+ * was installed into, beside the running program, or named by HRL_WATCHDOG. Statuses: HRL_ERROR_INVALID_INPUT. Since 0.1.
+ */
+HRL_API
+hrl_status hrl_set_watchdog(const char *path);
+
+/**
+ * How the protection is doing now. Statuses: HRL_ERROR_INVALID_INPUT. Since 0.1.
+ */
+HRL_API hrl_status hrl_protection_stats(const struct hrl_protection *protection, struct hrl_stats *stats);
+
+/**
+ * Gives the history that the vault knows to `each` on the calling thread. Statuses: HRL_ERROR_INVALID_INPUT. Since 0.1.
+ */
+HRL_API
+hrl_status hrl_protection_timeline(const struct hrl_protection *protection,
+                                   hrl_timeline_fn each,
+                                   void *user);
+
+/**
+ * Waits until the first copy or resync is complete. Statuses: HRL_ERROR_UNAVAILABLE (not within `limit_ms`), HRL_ERROR_FENCED.
+ * Since 0.1.
+ */
+HRL_API
+hrl_status hrl_protection_wait_ordered(const struct hrl_protection *protection,
+                                       uint64_t limit_ms);
+
+/**
+ * Waits until everything captured before the call is in the vault. `sequence`, which may be NULL, receives the newest sequence
+ * there. Statuses as for `hrl_protection_wait_ordered`. Since 0.1.
+ */
+HRL_API
+hrl_status hrl_protection_wait_replicated(const struct hrl_protection *protection,
+                                          uint64_t limit_ms,
+                                          uint64_t *sequence);
+
+/**
+ * Reads the whole disk again, beside the writes. Older points stay usable; none is marked until it is complete. Statuses:
+ * HRL_ERROR_IO, HRL_ERROR_FULL. Since 0.1.
+ */
+HRL_API
+hrl_status hrl_protection_resync(const struct hrl_protection *protection);
+
+/**
+ * Ends the session cleanly: seals and ships what there is (waiting for the vault up to `limit_ms`; the rest stays in the
+ * spool), flushes the disk, and leaves a clean dirty map, so that the next session reads nothing again. Every writer must be
+ * gone before; calls on other threads are waited for. Afterwards every function but `hrl_protection_free` gives
+ * HRL_ERROR_INVALID_INPUT, also when this one failed; a second stop does nothing.
+ * Statuses: HRL_ERROR_UNAVAILABLE, HRL_ERROR_FENCED, HRL_ERROR_IO: the next session then reads some regions again. Since 0.1.
+ */
+HRL_API
+hrl_status hrl_protection_stop(const struct hrl_protection *protection,
+                               uint64_t limit_ms);
+
+/**
+ * Frees the protection; NULL is fine. One that was not stopped ends as in a crash: the next session reads the marked regions
+ * again. Since 0.1.
+ */
+HRL_API
+void hrl_protection_free(struct hrl_protection *protection);
+
+/* ---- Replicas ----
+ * View, restore, compare, verify and retain.
+ */
 
 /**
  * Flag of `hrl_replica_restore`: replace an existing file, once the restore is complete.
@@ -148,136 +1043,320 @@
 #define HRL_PIN_LEGAL_HOLD -1
 
 /**
- * What a discard left behind.
+ * The exact extents that changed between two states. All threads may use it at once.
  */
-typedef enum hrl_discarded {
-    /**
-     * The range reads as zeroes now.
-     */
-    HRL_DISCARDED_ZEROES = 0,
-    /**
-     * The range reads as anything until it is written again.
-     */
-    HRL_DISCARDED_UNDEFINED = 1,
-    /**
-     * Nothing happened.
-     */
-    HRL_DISCARDED_IGNORED = 2,
-} hrl_discarded;
+typedef struct hrl_changes hrl_changes;
 
 /**
- * How much a volume's capture can promise.
+ * One volume in a vault, as of the version of its catalog that was read last. All threads may use it at once.
  */
-typedef enum hrl_mode {
-    /**
-     * Every write is captured with its data, in order: points can be marked.
-     */
-    HRL_MODE_ORDERED = 0,
-    /**
-     * Data is not captured; the dirty map alone grows and the writer goes on.
-     */
-    HRL_MODE_DIRTY = 1,
-    /**
-     * Dirty ranges are being read again while new writes are captured.
-     */
-    HRL_MODE_RESYNC = 2,
-} hrl_mode;
+typedef struct hrl_replica hrl_replica;
 
 /**
- * What a run is.
+ * What a restore did.
  */
-typedef enum hrl_plan_mode {
+typedef struct hrl_restore_report {
     /**
-     * Isolated test failovers, which are cleaned up.
+     * The state restored.
      */
-    HRL_PLAN_TEST = 0,
+    uint64_t sequence;
     /**
-     * Failovers.
+     * Bytes of data written.
      */
-    HRL_PLAN_REAL = 1,
-} hrl_plan_mode;
+    uint64_t bytes_written;
+    /**
+     * Size of the volume in bytes.
+     */
+    uint64_t volume_bytes;
+    /**
+     * Segments read.
+     */
+    uint64_t segments;
+} hrl_restore_report;
 
 /**
- * What a recovery point promises.
+ * Is given the name of an object that is not as it was written, and a sentence that says what is wrong. Both live until it
+ * returns.
  */
-typedef enum hrl_point_kind {
-    /**
-     * Write order held, nothing more: what a power failure would leave.
-     */
-    HRL_POINT_CRASH = 1,
-    /**
-     * Applications were quiesced and flushed.
-     */
-    HRL_POINT_APP = 2,
-    /**
-     * One cut across the volumes of a group, crash-consistent.
-     */
-    HRL_POINT_GROUP_CRASH = 3,
-    /**
-     * One cut across a group whose applications were quiesced.
-     */
-    HRL_POINT_GROUP_APP = 4,
-    /**
-     * The application declared it at a transaction boundary of its own, without a freeze.
-     */
-    HRL_POINT_DECLARED = 5,
-} hrl_point_kind;
+typedef void (*hrl_finding_fn)(void *user, const char *object, const char *message);
 
 /**
- * What a record says.
+ * What a verification found.
  */
-typedef enum hrl_record_kind {
+typedef struct hrl_verify_report {
     /**
-     * Data was written.
+     * Segments checked.
      */
-    HRL_RECORD_WRITE = 0,
+    uint64_t segments;
     /**
-     * The range was made to read as zeroes.
+     * Bytes checked.
      */
-    HRL_RECORD_ZERO = 1,
+    uint64_t bytes;
     /**
-     * The range was discarded.
+     * Recovery points offered.
      */
-    HRL_RECORD_DISCARD = 2,
+    uint64_t points;
     /**
-     * The range changed; its data was not captured.
+     * Objects that are not as they were written; 0 when the replica is sound.
      */
-    HRL_RECORD_TOUCH = 3,
+    uint64_t findings;
     /**
-     * The writer flushed.
+     * Objects that the catalog does not name; they do no harm.
      */
-    HRL_RECORD_FLUSH = 4,
-    /**
-     * A recovery point.
-     */
-    HRL_RECORD_MARK = 5,
-    /**
-     * Unordered from here.
-     */
-    HRL_RECORD_UNORDERED_BEGIN = 6,
-    /**
-     * Ordered again.
-     */
-    HRL_RECORD_UNORDERED_END = 7,
-} hrl_record_kind;
+    uint64_t strays;
+} hrl_verify_report;
 
 /**
- * What a segment is.
+ * One run of a change set.
  */
-typedef enum hrl_segment_kind {
+typedef struct hrl_change {
     /**
-     * Changes in write order.
+     * First byte.
      */
-    HRL_SEGMENT_LOG = 0,
+    uint64_t offset;
     /**
-     * Several segments as one, superseded data dropped.
+     * Bytes.
      */
-    HRL_SEGMENT_MERGED = 1,
+    uint64_t length;
     /**
-     * All of a volume's data as of one sequence, in order of offsets.
+     * It reads as zeroes in the later state.
      */
-    HRL_SEGMENT_IMAGE = 2,
-} hrl_segment_kind;
+    bool zero;
+} hrl_change;
+
+/**
+ * Is given one run of a change set; returns false to stop.
+ */
+typedef bool (*hrl_change_fn)(void *user, const struct hrl_change *change);
+
+/**
+ * What a compaction did, or would do.
+ */
+typedef struct hrl_compact_report {
+    /**
+     * States beyond the full window that stay.
+     */
+    uint64_t states_kept;
+    /**
+     * Segments before.
+     */
+    uint64_t segments_before;
+    /**
+     * Segments after.
+     */
+    uint64_t segments_after;
+    /**
+     * Folds made.
+     */
+    uint64_t folds;
+    /**
+     * Points that the folds dropped.
+     */
+    uint64_t points_dropped;
+    /**
+     * Bytes of the segments folded.
+     */
+    uint64_t bytes_read;
+    /**
+     * Bytes of the segments that took their place.
+     */
+    uint64_t bytes_written;
+    /**
+     * Objects deleted, their grace being over.
+     */
+    uint64_t objects_deleted;
+    /**
+     * Objects that wait for the end of their grace.
+     */
+    uint64_t objects_waiting;
+    /**
+     * Objects that no catalog names and that were retired.
+     */
+    uint64_t strays_retired;
+    /**
+     * Bytes above the limit of the policy, before.
+     */
+    uint64_t over_budget_bytes;
+    /**
+     * Segments that could not be folded because they are not as they were written.
+     */
+    uint64_t findings;
+    /**
+     * Another compaction or pin came first: compact again.
+     */
+    bool lost_race;
+} hrl_compact_report;
+
+/**
+ * Opens a volume of a vault; "VOLUME@EPOCH" is the branch of an ended epoch. Reading never writes to the vault. Free it with `hrl_replica_free`.
+ * Statuses: HRL_ERROR_NOT_FOUND, HRL_ERROR_WRONG_KEY, HRL_ERROR_CORRUPT, HRL_ERROR_UNAVAILABLE. Since 0.1.
+ */
+HRL_API
+hrl_status hrl_replica_open(const struct hrl_vault *vault,
+                            const char *name,
+                            struct hrl_replica **out);
+
+/**
+ * Reads the newest version of the catalog. Statuses: HRL_ERROR_UNAVAILABLE, HRL_ERROR_CORRUPT. Since 0.1.
+ */
+HRL_API hrl_status hrl_replica_refresh(const struct hrl_replica *replica);
+
+/**
+ * What the vault says of the volume. Statuses: HRL_ERROR_INVALID_INPUT. Since 0.1.
+ */
+HRL_API hrl_status hrl_replica_info(const struct hrl_replica *replica, struct hrl_volume_info *info);
+
+/**
+ * Gives every recovery point to `each` on the calling thread, oldest first. Statuses: HRL_ERROR_INVALID_INPUT. Since 0.1.
+ */
+HRL_API
+hrl_status hrl_replica_points(const struct hrl_replica *replica,
+                              hrl_point_fn each,
+                              void *user);
+
+/**
+ * Gives the history in stretches, ordered and not, to `each` on the calling thread. Statuses: HRL_ERROR_INVALID_INPUT.
+ * Since 0.1.
+ */
+HRL_API
+hrl_status hrl_replica_timeline(const struct hrl_replica *replica,
+                                hrl_timeline_fn each,
+                                void *user);
+
+/**
+ * Finds the sequence of a state. `at` is "newest", "newest-good" (the newest point that checks found good, else the newest
+ * application-consistent point, else the newest), a sequence number, a time as RFC 3339, the identity of a point or
+ * "point:" and its first digits, "label:" and a label, or a label.
+ * Statuses: HRL_ERROR_NOT_FOUND, HRL_ERROR_NOT_ORDERED (inside a gap), HRL_ERROR_INVALID_INPUT. Since 0.1.
+ */
+HRL_API
+hrl_status hrl_replica_resolve(const struct hrl_replica *replica,
+                               const char *at,
+                               uint64_t *sequence);
+
+/**
+ * Opens the volume as of `at` (see `hrl_replica_resolve`) as a read-only device, without a restore. Free it with
+ * `hrl_device_free`; the replica may be freed before.
+ * Statuses: those of `hrl_replica_resolve`, HRL_ERROR_CORRUPT, HRL_ERROR_UNAVAILABLE, HRL_ERROR_UNSUPPORTED (tracked without
+ * data). Since 0.1.
+ */
+HRL_API
+hrl_status hrl_replica_view(const struct hrl_replica *replica,
+                            const char *at,
+                            struct hrl_device **out);
+
+/**
+ * Writes the volume as of `at` (see `hrl_replica_resolve`) to a new sparse file, which gets its name when it is whole and
+ * durable; or, by a flag, over an existing file or device. `tell` and `report` may be NULL.
+ * Statuses: those of `hrl_replica_view`, HRL_ERROR_ALREADY_EXISTS, HRL_ERROR_FULL, HRL_ERROR_IO, HRL_ERROR_UNAVAILABLE (stopped by
+ * `tell`). Since 0.1.
+ */
+HRL_API
+hrl_status hrl_replica_restore(const struct hrl_replica *replica,
+                               const char *at,
+                               const char *path,
+                               uint32_t flags,
+                               hrl_progress_fn tell,
+                               void *user,
+                               struct hrl_restore_report *report);
+
+/**
+ * Reads and checks everything that the catalog names: checksums, seals, chain. What is wrong is given to `found` (may be
+ * NULL) and counted in `report`; the status is HRL_OK when all was checked, sound or not.
+ * Statuses: HRL_ERROR_UNAVAILABLE. Since 0.1.
+ */
+HRL_API
+hrl_status hrl_replica_verify(const struct hrl_replica *replica,
+                              hrl_progress_fn tell,
+                              hrl_finding_fn found,
+                              void *user,
+                              struct hrl_verify_report *report);
+
+/**
+ * Frees the handle; NULL is fine. Since 0.1.
+ */
+HRL_API void hrl_replica_free(struct hrl_replica *replica);
+
+/**
+ * Finds what was written after state `from`, up to state `to` (see `hrl_replica_resolve`). Free it with `hrl_changes_free`.
+ * Statuses: those of `hrl_replica_resolve`, HRL_ERROR_CORRUPT, HRL_ERROR_UNAVAILABLE. Since 0.1.
+ */
+HRL_API
+hrl_status hrl_replica_changes(const struct hrl_replica *replica,
+                               const char *from,
+                               const char *to,
+                               struct hrl_changes **out);
+
+/**
+ * Bytes that changed; 0 for NULL. Since 0.1.
+ */
+HRL_API uint64_t hrl_changes_total_bytes(const struct hrl_changes *changes);
+
+/**
+ * Gives the runs, in order of their offsets, to `each` on the calling thread. Statuses: HRL_ERROR_INVALID_INPUT. Since 0.1.
+ */
+HRL_API
+hrl_status hrl_changes_runs(const struct hrl_changes *changes,
+                            hrl_change_fn each,
+                            void *user);
+
+/**
+ * Writes the changed bytes, each at its own offset, to a new sparse file of the volume's size. `bytes`, which may be NULL,
+ * receives how many. Statuses: HRL_ERROR_ALREADY_EXISTS, HRL_ERROR_UNSUPPORTED (tracked without data), HRL_ERROR_FULL,
+ * HRL_ERROR_CORRUPT, HRL_ERROR_IO. Since 0.1.
+ */
+HRL_API
+hrl_status hrl_changes_write_to_file(const struct hrl_changes *changes,
+                                     const char *path,
+                                     uint64_t *bytes);
+
+/**
+ * Frees the handle; NULL is fine. Since 0.1.
+ */
+HRL_API void hrl_changes_free(struct hrl_changes *changes);
+
+/**
+ * Carries retention out once: folds segments between the states that the policy keeps, and deletes what was replaced longer
+ * ago than its grace. Safe beside sources, restores, views and other compactions. `retention` is text such as
+ * "2h all; 24h hourly; 30d daily; bytes 100G" (NULL: the default); `flags` are of HRL_COMPACT_; `scratch` is a directory
+ * for temporary files (NULL: that of the system). `tell` and `report` may be NULL. The replica then shows what is left.
+ * Statuses: HRL_ERROR_INVALID_INPUT (names what is not understood), HRL_ERROR_UNAVAILABLE (also when `tell` stopped it),
+ * HRL_ERROR_FULL, HRL_ERROR_CORRUPT. Since 0.1.
+ */
+HRL_API
+hrl_status hrl_replica_compact(const struct hrl_replica *replica,
+                               const char *retention,
+                               uint32_t flags,
+                               const char *scratch,
+                               hrl_progress_fn tell,
+                               void *user,
+                               struct hrl_compact_report *report);
+
+/**
+ * Keeps a recovery point (see `hrl_replica_resolve`) through retention until `until_ns`, in nanoseconds since 1970 in UTC, or
+ * one of HRL_PIN_. `reason` is for people and may be NULL. Durable when it returns.
+ * Statuses: HRL_ERROR_NOT_FOUND, HRL_ERROR_INVALID_INPUT, HRL_ERROR_FULL (too many pins), HRL_ERROR_UNAVAILABLE. Since 0.1.
+ */
+HRL_API
+hrl_status hrl_replica_pin(const struct hrl_replica *replica,
+                           const char *point,
+                           int64_t until_ns,
+                           const char *reason);
+
+/**
+ * Takes the pin of a point off, or with `hold` its legal hold; neither takes off the other.
+ * Statuses: HRL_ERROR_NOT_FOUND (no such point, or it has none), HRL_ERROR_UNAVAILABLE. Since 0.1.
+ */
+HRL_API hrl_status hrl_replica_unpin(const struct hrl_replica *replica, const char *point, bool hold);
+
+/* ---- Failover ----
+ * Continue a volume elsewhere, and take it home.
+ */
+
+/**
+ * Room for the name of a step.
+ */
+#define HRL_STEP_CHARS 16
 
 /**
  * Where a volume is in its life cycle.
@@ -310,22 +1389,6 @@ typedef enum hrl_stage {
 } hrl_stage;
 
 /**
- * Page-aligned memory, good for direct I/O. Used by one thread at a time.
- */
-typedef struct hrl_buffer hrl_buffer;
-
-/**
- * The exact extents that changed between two states. All threads may use it at once.
- */
-typedef struct hrl_changes hrl_changes;
-
-/**
- * A disk: a file or block device, memory, a protected volume, a view of a replica, an overlay, or one of your own. All
- * threads may use it at once.
- */
-typedef struct hrl_device hrl_device;
-
-/**
  * A volume that failed over to here, running. All threads may use it at once.
  */
 typedef struct hrl_failover hrl_failover;
@@ -334,137 +1397,6 @@ typedef struct hrl_failover hrl_failover;
  * A disk at the old site that follows the volume. One thread at a time uses it.
  */
 typedef struct hrl_follower hrl_follower;
-
-/**
- * The coordinator of a consistency group. All threads may use it at once.
- */
-typedef struct hrl_group_coordinator hrl_group_coordinator;
-
-/**
- * A volume's membership in a group. All threads may use it at once.
- */
-typedef struct hrl_group_member hrl_group_member;
-
-/**
- * A key-encryption key: it wraps the keys of volumes.
- */
-typedef struct hrl_key hrl_key;
-
-/**
- * A listening NBD server. All threads may use it at once.
- */
-typedef struct hrl_nbd_server hrl_nbd_server;
-
-/**
- * A recovery plan. All threads may use it at once.
- */
-typedef struct hrl_plan hrl_plan;
-
-/**
- * Whether what is under way has to end; see `hrl_plan_stop_is_set`.
- */
-typedef struct hrl_plan_stop hrl_plan_stop;
-
-/**
- * One protected volume, running. All threads may use it at once.
- */
-typedef struct hrl_protection hrl_protection;
-
-/**
- * How to open a protection. Used by one thread at a time.
- */
-typedef struct hrl_protection_options hrl_protection_options;
-
-/**
- * One volume in a vault, as of the version of its catalog that was read last. All threads may use it at once.
- */
-typedef struct hrl_replica hrl_replica;
-
-/**
- * A sealed segment of a journal. All threads may use it at once.
- */
-typedef struct hrl_segment hrl_segment;
-
-/**
- * A place for immutable objects: what a vault is kept in. All threads may use it at once.
- */
-typedef struct hrl_store hrl_store;
-
-/**
- * Gives each change of a volume its place in the write order. For agents with their own I/O path: ask before the disk is
- * changed (`hrl_tap_begin`), change it, and tell what was done (`hrl_tap_complete_write` and its like). All threads may
- * use it at once.
- */
-typedef struct hrl_tap hrl_tap;
-
-/**
- * A store with volumes in it. All threads may use it at once.
- */
-typedef struct hrl_vault hrl_vault;
-
-/**
- * What a function returns: 0 is success, a negative value one of the `HRL_ERROR_` numbers, a positive one (of the few
- * functions that say so) neither.
- */
-typedef int32_t hrl_status;
-
-/**
- * A disk of your own. The functions return 0, or an errno such as EIO; they are called from any thread, several at once,
- * and must not unwind. The contract is that of the crate's `BlockDevice`: a read that starts after a write returned
- * sees it; what was written before a flush returned survives a power failure; a failed write changes nothing outside its
- * range. Offsets and lengths are within the disk, in bytes, and may be unaligned.
- */
-typedef struct hrl_device_callbacks {
-    /**
-     * `sizeof(hrl_device_callbacks)`, so that later versions can add to it.
-     */
-    size_t struct_bytes;
-    /**
-     * Size of the disk: a multiple of 512 above 0, which never changes.
-     */
-    uint64_t size_bytes;
-    /**
-     * The unit that is written without tearing: a power of two from 512 to 65536.
-     */
-    uint32_t block_bytes;
-    /**
-     * Refuses changes.
-     */
-    bool read_only;
-    /**
-     * Name for errors; copied. NULL: "device".
-     */
-    const char *name;
-    /**
-     * Fills `buffer`. Needed.
-     */
-    int32_t (*read)(void *user, uint64_t offset, uint8_t *buffer, size_t length);
-    /**
-     * Writes `data`; with HRL_DURABLE in `flags` it is on stable storage afterwards. Needed unless `read_only`.
-     */
-    int32_t (*write)(void *user, uint64_t offset, const uint8_t *data, size_t length, uint32_t flags);
-    /**
-     * Makes a range read as zeroes; `flags` of HRL_DURABLE and HRL_KEEP_ALLOCATED. NULL: zeroes are written.
-     */
-    int32_t (*zero)(void *user, uint64_t offset, uint64_t length, uint32_t flags);
-    /**
-     * Is told that a range is not needed, and makes it read as zeroes. NULL: discards do nothing.
-     */
-    int32_t (*discard)(void *user, uint64_t offset, uint64_t length);
-    /**
-     * Makes every finished write durable. Needed unless `read_only`.
-     */
-    int32_t (*flush)(void *user);
-    /**
-     * Called once, when nothing uses the disk any more. NULL: nothing.
-     */
-    void (*free)(void *user);
-} hrl_device_callbacks;
-
-/**
- * Is given one run of a disk's allocation map; returns false to stop.
- */
-typedef bool (*hrl_allocation_fn)(void *user, uint64_t offset, uint64_t length, bool allocated);
 
 /**
  * A step in the life cycle of a volume, as it was recorded.
@@ -617,157 +1549,6 @@ typedef struct hrl_failover_status {
 } hrl_failover_status;
 
 /**
- * How a protection is doing.
- */
-typedef struct hrl_stats {
-    /**
-     * A `hrl_mode`.
-     */
-    uint32_t mode;
-    /**
-     * Newest sequence captured.
-     */
-    uint64_t last_sequence;
-    /**
-     * Newest sequence durable in the local journal.
-     */
-    uint64_t journaled_sequence;
-    /**
-     * Newest sequence in the vault.
-     */
-    uint64_t replicated_sequence;
-    /**
-     * Age of the oldest captured change that is not in the vault, in milliseconds.
-     */
-    uint64_t rpo_ms;
-    /**
-     * Changes captured: writes, zeroes, discards.
-     */
-    uint64_t changes;
-    /**
-     * Bytes of data captured.
-     */
-    uint64_t bytes_captured;
-    /**
-     * Bytes of sealed segments written.
-     */
-    uint64_t bytes_stored;
-    /**
-     * Memory of the queue, in bytes.
-     */
-    uint64_t queue_bytes;
-    /**
-     * Segments waiting for the vault, in bytes.
-     */
-    uint64_t spool_bytes;
-    /**
-     * What is captured and not in the vault, in bytes: queue and spool.
-     */
-    uint64_t backlog_bytes;
-    /**
-     * Speed of shipping of late, or the bandwidth allowed now where that is less; 0 when nothing has gone yet.
-     */
-    uint64_t ship_bytes_per_second;
-    /**
-     * Milliseconds until the backlog is in the vault at that speed, if nothing more were written; UINT64_MAX when the vault
-     * does not answer or the speed is not known.
-     */
-    uint64_t eta_ms;
-    /**
-     * Regions that a crash now would have to read again.
-     */
-    uint64_t marked_regions;
-    /**
-     * Bytes that a resync has still to read.
-     */
-    uint64_t resync_bytes_left;
-    /**
-     * Bytes that the resync under way, or the last, has read.
-     */
-    uint64_t resync_bytes_read;
-    /**
-     * Points marked in this session.
-     */
-    uint64_t points;
-    /**
-     * The vault took the last segment.
-     */
-    bool vault_available;
-    /**
-     * Another source has the volume now; nothing is replicated any more.
-     */
-    bool fenced;
-    /**
-     * A failover to here is not committed: what is written stays in the spool.
-     */
-    bool provisional;
-    /**
-     * A planned failover has the volume: writes are refused.
-     */
-    bool handed_over;
-} hrl_stats;
-
-/**
- * A recovery point. Times are nanoseconds since 1970 in UTC.
- */
-typedef struct hrl_point {
-    /**
-     * Identity, in hexadecimal digits.
-     */
-    char id[HRL_ID_CHARS];
-    /**
-     * A `hrl_point_kind`.
-     */
-    uint32_t kind;
-    /**
-     * Its place in the write order.
-     */
-    uint64_t sequence;
-    /**
-     * When it was marked.
-     */
-    int64_t time_ns;
-    /**
-     * Epoch of the source.
-     */
-    uint32_t epoch;
-    /**
-     * Text of who marked it.
-     */
-    char label[HRL_LABEL_CHARS];
-    /**
-     * Chain hash of the segment that ends with it, in hexadecimal digits.
-     */
-    char chain[HRL_HASH_CHARS];
-    /**
-     * It has a pin, which keeps it through retention.
-     */
-    bool pinned;
-    /**
-     * It is under legal hold.
-     */
-    bool held;
-    /**
-     * When its pin ends, in nanoseconds since 1970 in UTC; 0 for a pin without an end, and without one.
-     */
-    int64_t pinned_until_ns;
-    /**
-     * Checks that found it good, of those kept: the newest of each kind.
-     */
-    uint32_t checks_good;
-    /**
-     * Checks that found it bad.
-     */
-    uint32_t checks_bad;
-} hrl_point;
-
-/**
- * Told how far a long operation is, in bytes; returns false to stop it. Called from several threads, not at the same
- * time as its own operation returns.
- */
-typedef bool (*hrl_progress_fn)(void *user, uint64_t bytes_done, uint64_t bytes_total);
-
-/**
  * What catching up did.
  */
 typedef struct hrl_catch_up {
@@ -788,1114 +1569,6 @@ typedef struct hrl_catch_up {
      */
     uint64_t bytes_written;
 } hrl_catch_up;
-
-/**
- * The place of a group point in one member.
- */
-typedef struct hrl_group_mark {
-    /**
-     * Name of the volume.
-     */
-    char volume[HRL_NAME_CHARS];
-    /**
-     * Identity of the recovery point in it, in hexadecimal digits.
-     */
-    char point[HRL_ID_CHARS];
-    /**
-     * Its place in the write order of the volume.
-     */
-    uint64_t sequence;
-    /**
-     * When it was marked, by the clock of its machine, in nanoseconds since 1970 in UTC.
-     */
-    int64_t time_ns;
-} hrl_group_mark;
-
-/**
- * One cut across the volumes of a group.
- */
-typedef struct hrl_group_point {
-    /**
-     * Identity, in hexadecimal digits: every member can be restored or viewed at it.
-     */
-    char id[HRL_ID_CHARS];
-    /**
-     * A `hrl_point_kind`.
-     */
-    uint32_t kind;
-    /**
-     * When the coordinator began it, in nanoseconds since 1970 in UTC.
-     */
-    int64_t time_ns;
-    /**
-     * Name of the group.
-     */
-    char group[HRL_NAME_CHARS];
-    /**
-     * Text of who marked it.
-     */
-    char label[HRL_LABEL_CHARS];
-    /**
-     * Members that it was made of; all can be restored to this cut when `mark_count` is as many.
-     */
-    uint32_t members;
-    /**
-     * Where it is in each member.
-     */
-    const struct hrl_group_mark *marks;
-    /**
-     * Number of `marks`.
-     */
-    size_t mark_count;
-    /**
-     * Longest hold of a member's writers, in microseconds; 0 for a point found in a vault.
-     */
-    uint64_t held_us;
-} hrl_group_point;
-
-/**
- * Is given one group point, which lives until it returns with its marks; returns false to stop.
- */
-typedef bool (*hrl_group_point_fn)(void *user, const struct hrl_group_point *point);
-
-/**
- * How to run a coordinator. Fill it with zeroes, then set what is needed; everything is copied.
- */
-typedef struct hrl_group_options {
-    /**
-     * `sizeof(hrl_group_options)`.
-     */
-    size_t struct_bytes;
-    /**
-     * Name of the group.
-     */
-    const char *name;
-    /**
-     * Directory in which it remembers its members; created when it is absent.
-     */
-    const char *state;
-    /**
-     * Directory with the certificates and enrolled clients, as `hrl enroll` makes it.
-     */
-    const char *pki;
-    /**
-     * "ADDRESS:PORT"; port 0 takes a free one. NULL: "0.0.0.0:20004".
-     */
-    const char *listen;
-    /**
-     * Writers are never held longer than this. 0: 300.
-     */
-    uint64_t budget_ms;
-    /**
-     * Crash-consistent points are made this often. 0: on demand only.
-     */
-    uint64_t interval_ms;
-    /**
-     * Application-consistent points are made this often. 0: on demand only.
-     */
-    uint64_t app_interval_ms;
-    /**
-     * Applications are quiesced within this. 0: 10,000.
-     */
-    uint64_t quiesce_limit_ms;
-} hrl_group_options;
-
-/**
- * How an application is quiesced around a mark. The functions return 0 or an errno, and must not unwind.
- */
-typedef struct hrl_quiesce_callbacks {
-    /**
-     * `sizeof(hrl_quiesce_callbacks)`, so that later versions can add to it.
-     */
-    size_t struct_bytes;
-    /**
-     * Name for errors and events; copied. NULL: "application".
-     */
-    const char *name;
-    /**
-     * Makes the disk consistent and keeps it so until `release`; to be done within `limit_ms`.
-     */
-    int32_t (*quiesce)(void *user, uint64_t limit_ms);
-    /**
-     * Lets the application go on. Called exactly once for each `quiesce`, also when that failed.
-     */
-    int32_t (*release)(void *user);
-} hrl_quiesce_callbacks;
-
-/**
- * How a member is doing.
- */
-typedef struct hrl_group_member_stats {
-    /**
-     * A coordinator has it as a member now.
-     */
-    bool connected;
-    /**
-     * Rounds that held its writers.
-     */
-    uint64_t rounds;
-    /**
-     * Group points that were committed.
-     */
-    uint64_t points;
-    /**
-     * Longest hold of its writers, in microseconds.
-     */
-    uint64_t held_max_us;
-} hrl_group_member_stats;
-
-/**
- * What a segment holds.
- */
-typedef struct hrl_segment_summary {
-    /**
-     * A `hrl_segment_kind`.
-     */
-    uint32_t kind;
-    /**
-     * Epoch of the source.
-     */
-    uint32_t epoch;
-    /**
-     * Volume, in hexadecimal digits.
-     */
-    char volume[HRL_ID_CHARS];
-    /**
-     * First sequence covered.
-     */
-    uint64_t first_sequence;
-    /**
-     * Last sequence covered.
-     */
-    uint64_t last_sequence;
-    /**
-     * Time of the first record, in nanoseconds since 1970 in UTC.
-     */
-    int64_t first_time_ns;
-    /**
-     * Time of the last record.
-     */
-    int64_t last_time_ns;
-    /**
-     * Number of records.
-     */
-    uint64_t records;
-    /**
-     * Bytes of data in write records.
-     */
-    uint64_t data_bytes;
-    /**
-     * Bytes of the whole file.
-     */
-    uint64_t stored_bytes;
-    /**
-     * Recovery points in it.
-     */
-    uint64_t points;
-    /**
-     * Chain hash of the segment before, in hexadecimal digits.
-     */
-    char previous[HRL_HASH_CHARS];
-    /**
-     * Its own chain hash.
-     */
-    char chain[HRL_HASH_CHARS];
-} hrl_segment_summary;
-
-/**
- * A record of a segment. The data lives until the callback returns.
- */
-typedef struct hrl_record {
-    /**
-     * Its place in the write order.
-     */
-    uint64_t sequence;
-    /**
-     * When it was captured, in nanoseconds since 1970 in UTC.
-     */
-    int64_t time_ns;
-    /**
-     * A `hrl_record_kind`.
-     */
-    uint32_t kind;
-    /**
-     * First byte of the volume; 0 where there is no range.
-     */
-    uint64_t offset;
-    /**
-     * Bytes of the range; 0 where there is none.
-     */
-    uint64_t length;
-    /**
-     * The data of a write, `length` bytes; NULL for the others.
-     */
-    const uint8_t *data;
-} hrl_record;
-
-/**
- * Is given one record; returns false to stop.
- */
-typedef bool (*hrl_record_fn)(void *user, const struct hrl_record *record);
-
-/**
- * Is given one sentence; the text lives until it returns.
- */
-typedef void (*hrl_note_fn)(void *user, const char *text);
-
-/**
- * What a conversion wrote.
- */
-typedef struct hrl_convert_report {
-    /**
-     * Files written.
-     */
-    uint64_t files;
-    /**
-     * Writes in them.
-     */
-    uint64_t writes;
-    /**
-     * Bytes of data in them.
-     */
-    uint64_t bytes;
-} hrl_convert_report;
-
-/**
- * What a rotation did.
- */
-typedef struct hrl_rotation_report {
-    /**
-     * The new key opens the volume since now; false when it did before.
-     */
-    bool wrapped;
-    /**
-     * The old key opens it no more since now; false when it did not before.
-     */
-    bool unwrapped;
-    /**
-     * Other keys that still open it, as interrupted rotations leave them. Rotating from each takes it away.
-     */
-    uint64_t others;
-} hrl_rotation_report;
-
-/**
- * What shredding did.
- */
-typedef struct hrl_shred_report {
-    /**
-     * The volume was shredded before.
-     */
-    bool was_shredded;
-    /**
-     * Wrapped keys deleted.
-     */
-    uint64_t keys_deleted;
-    /**
-     * Other objects deleted.
-     */
-    uint64_t objects_deleted;
-    /**
-     * Their bytes.
-     */
-    uint64_t bytes_deleted;
-} hrl_shred_report;
-
-/**
- * Is told of a client that was refused, as one line for people that lives until it returns, from a thread of the library.
- */
-typedef void (*hrl_refused_fn)(void *user, const char *line);
-
-/**
- * TLS of an NBD server. Fill it with zeroes, then set what is needed.
- */
-typedef struct hrl_nbd_tls {
-    /**
-     * `sizeof(hrl_nbd_tls)`.
-     */
-    size_t struct_bytes;
-    /**
-     * Directory with the certificates, as `hrl enroll` makes it.
-     */
-    const char *pki;
-    /**
-     * The volume that clients must be enrolled for. NULL: the name of the export.
-     */
-    const char *volume;
-    /**
-     * Serve clients without a certificate, too: encrypted, but whoever reaches the port.
-     */
-    bool no_verify;
-    /**
-     * Is told of refused clients; NULL: nobody.
-     */
-    hrl_refused_fn refused;
-    /**
-     * Given to `refused`.
-     */
-    void *user;
-} hrl_nbd_tls;
-
-/**
- * Counters of a server.
- */
-typedef struct hrl_nbd_stats {
-    /**
-     * Connections open now.
-     */
-    uint64_t connections;
-    /**
-     * Connections refused at the limit, or because TLS did not let them in.
-     */
-    uint64_t connections_refused;
-    /**
-     * Requests answered.
-     */
-    uint64_t requests;
-    /**
-     * Requests answered with an error.
-     */
-    uint64_t errors;
-    /**
-     * Bytes of data sent.
-     */
-    uint64_t bytes_read;
-    /**
-     * Bytes of data received.
-     */
-    uint64_t bytes_written;
-} hrl_nbd_stats;
-
-/**
- * Is given a text, which lives until it returns.
- */
-typedef void (*hrl_text_fn)(void *user, const char *text);
-
-/**
- * What the host of a plan is asked for. Lives until the callback returns.
- */
-typedef struct hrl_plan_request {
-    /**
-     * Identity of the run.
-     */
-    const char *run;
-    /**
-     * A `hrl_plan_mode`.
-     */
-    uint32_t mode;
-    /**
-     * The source is there still: its last bytes come first.
-     */
-    bool planned;
-    /**
-     * Name of the volume in the vault.
-     */
-    const char *volume;
-    /**
-     * The state to come up at, as `hrl_replica_view` takes it.
-     */
-    const char *at;
-    /**
-     * The disk that a failover fills; NULL when the plan names none.
-     */
-    const char *disk;
-    /**
-     * Directory for the failover's state, in a test one of the run's; NULL when the plan names none.
-     */
-    const char *state;
-    /**
-     * Address at which to serve, that of this mode; NULL when the plan names none.
-     */
-    const char *nbd;
-    /**
-     * How long it may take, in milliseconds; the host keeps to it.
-     */
-    uint64_t limit_ms;
-    /**
-     * To be looked at now and then with `hrl_plan_stop_is_set`.
-     */
-    const struct hrl_plan_stop *stop;
-} hrl_plan_request;
-
-/**
- * A volume that is up; all zeroes before the callback fills it.
- */
-typedef struct hrl_plan_started {
-    /**
-     * Where it is served: `HRL_URI` of commands.
-     */
-    char uri[HRL_URI_CHARS];
-    /**
-     * The recovery point that it came up at, in hexadecimal digits; empty when the state is none.
-     */
-    char point[HRL_ID_CHARS];
-    /**
-     * The sequence of that state.
-     */
-    uint64_t sequence;
-    /**
-     * The time of that state, in nanoseconds since 1970 in UTC.
-     */
-    int64_t time_ns;
-} hrl_plan_started;
-
-/**
- * Brings the volumes of plans up. The functions return 0 or an errno, must not unwind, and are called from any thread, for
- * different volumes at once. Each may come again for the same run and volume, because the runner was killed before it recorded the
- * answer: `start` then finds what is up and starts nothing twice, the others succeed for what is done.
- */
-typedef struct hrl_plan_callbacks {
-    /**
-     * `sizeof(hrl_plan_callbacks)`, so that later versions can add to it.
-     */
-    size_t struct_bytes;
-    /**
-     * Brings a volume up; returns once it is served.
-     */
-    int32_t (*start)(void *user, const struct hrl_plan_request *request, struct hrl_plan_started *started);
-    /**
-     * Commits the failover of a volume, of a real run only.
-     */
-    int32_t (*commit)(void *user, const struct hrl_plan_request *request);
-    /**
-     * Takes a test failover down, also one whose start failed.
-     */
-    int32_t (*clean_up)(void *user, const struct hrl_plan_request *request);
-    /**
-     * Asked every `poll_ms`: true stops the run, which can be resumed. NULL: never.
-     */
-    bool (*stopped)(void *user);
-    /**
-     * Told a run and a step, as JSON, when one begins and when it has ended. NULL: nobody.
-     */
-    void (*on_step)(void *user, const char *run, const char *step);
-} hrl_plan_callbacks;
-
-/**
- * How to run a plan. Fill it with zeroes, then set what is needed; everything is copied.
- */
-typedef struct hrl_plan_options {
-    /**
-     * `sizeof(hrl_plan_options)`.
-     */
-    size_t struct_bytes;
-    /**
-     * Identity of a new run; NULL: plan, time and a random number.
-     */
-    const char *run;
-    /**
-     * A `hrl_plan_mode`.
-     */
-    uint32_t mode;
-    /**
-     * The source is there still, and nothing is lost.
-     */
-    bool planned;
-    /**
-     * Commit a real run at its end, whatever the plan says; on resuming, one that waits for it.
-     */
-    bool commit;
-    /**
-     * Take a run over although its runner seems to live.
-     */
-    bool take_over;
-    /**
-     * When the source failed, in nanoseconds since 1970 in UTC. 0: when the run begins.
-     */
-    int64_t failed_at_ns;
-    /**
-     * How often approvals, the stop and other runners are looked for. 0: 1,000.
-     */
-    uint64_t poll_ms;
-} hrl_plan_options;
-
-/**
- * What happened to a protected volume. The texts live until the callback returns.
- */
-typedef struct hrl_event {
-    /**
-     * When, in nanoseconds since 1970 in UTC.
-     */
-    int64_t time_ns;
-    /**
-     * Name of the volume.
-     */
-    const char *volume;
-    /**
-     * Stable name of what happened, such as "mode-changed", "point-marked", "vault-unavailable", "fenced".
-     */
-    const char *kind;
-    /**
-     * One sentence for people.
-     */
-    const char *message;
-} hrl_event;
-
-/**
- * Is told of an event, from a thread of the library; must return soon.
- */
-typedef void (*hrl_event_fn)(void *user, const struct hrl_event *event);
-
-/**
- * A stretch of a volume's history, from one sequence to another, both included.
- */
-typedef struct hrl_timeline_entry {
-    /**
-     * First sequence.
-     */
-    uint64_t first_sequence;
-    /**
-     * Last sequence.
-     */
-    uint64_t last_sequence;
-    /**
-     * Time of the first, in nanoseconds since 1970 in UTC.
-     */
-    int64_t first_time_ns;
-    /**
-     * Time of the last.
-     */
-    int64_t last_time_ns;
-    /**
-     * NULL for an ordered stretch; otherwise why no state inside it can be restored, such as "crash". Static.
-     */
-    const char *unordered;
-    /**
-     * Retention folded the stretch into one state: only the last sequence of the fold can be restored.
-     */
-    bool folded;
-} hrl_timeline_entry;
-
-/**
- * Is given one stretch of history; returns false to stop.
- */
-typedef bool (*hrl_timeline_fn)(void *user, const struct hrl_timeline_entry *entry);
-
-/**
- * A volume of a vault.
- */
-typedef struct hrl_volume_info {
-    /**
-     * Name in the vault.
-     */
-    char name[HRL_NAME_CHARS];
-    /**
-     * Identity, in hexadecimal digits.
-     */
-    char id[HRL_ID_CHARS];
-    /**
-     * Size in bytes.
-     */
-    uint64_t size_bytes;
-    /**
-     * Block size in bytes.
-     */
-    uint32_t block_bytes;
-    /**
-     * When it was created, in nanoseconds since 1970 in UTC.
-     */
-    int64_t created_ns;
-    /**
-     * Its data is sealed with a key.
-     */
-    bool sealed;
-    /**
-     * Tracked without data: change sets alone can be had.
-     */
-    bool extents_only;
-    /**
-     * Its keys were deleted: nothing of it can be read any more.
-     */
-    bool shredded;
-} hrl_volume_info;
-
-/**
- * Is given one point, which lives until it returns; returns false to stop.
- */
-typedef bool (*hrl_point_fn)(void *user, const struct hrl_point *point);
-
-/**
- * What a restore did.
- */
-typedef struct hrl_restore_report {
-    /**
-     * The state restored.
-     */
-    uint64_t sequence;
-    /**
-     * Bytes of data written.
-     */
-    uint64_t bytes_written;
-    /**
-     * Size of the volume in bytes.
-     */
-    uint64_t volume_bytes;
-    /**
-     * Segments read.
-     */
-    uint64_t segments;
-} hrl_restore_report;
-
-/**
- * Is given the name of an object that is not as it was written, and a sentence that says what is wrong. Both live until it
- * returns.
- */
-typedef void (*hrl_finding_fn)(void *user, const char *object, const char *message);
-
-/**
- * What a verification found.
- */
-typedef struct hrl_verify_report {
-    /**
-     * Segments checked.
-     */
-    uint64_t segments;
-    /**
-     * Bytes checked.
-     */
-    uint64_t bytes;
-    /**
-     * Recovery points offered.
-     */
-    uint64_t points;
-    /**
-     * Objects that are not as they were written; 0 when the replica is sound.
-     */
-    uint64_t findings;
-    /**
-     * Objects that the catalog does not name; they do no harm.
-     */
-    uint64_t strays;
-} hrl_verify_report;
-
-/**
- * One run of a change set.
- */
-typedef struct hrl_change {
-    /**
-     * First byte.
-     */
-    uint64_t offset;
-    /**
-     * Bytes.
-     */
-    uint64_t length;
-    /**
-     * It reads as zeroes in the later state.
-     */
-    bool zero;
-} hrl_change;
-
-/**
- * Is given one run of a change set; returns false to stop.
- */
-typedef bool (*hrl_change_fn)(void *user, const struct hrl_change *change);
-
-/**
- * What a compaction did, or would do.
- */
-typedef struct hrl_compact_report {
-    /**
-     * States beyond the full window that stay.
-     */
-    uint64_t states_kept;
-    /**
-     * Segments before.
-     */
-    uint64_t segments_before;
-    /**
-     * Segments after.
-     */
-    uint64_t segments_after;
-    /**
-     * Folds made.
-     */
-    uint64_t folds;
-    /**
-     * Points that the folds dropped.
-     */
-    uint64_t points_dropped;
-    /**
-     * Bytes of the segments folded.
-     */
-    uint64_t bytes_read;
-    /**
-     * Bytes of the segments that took their place.
-     */
-    uint64_t bytes_written;
-    /**
-     * Objects deleted, their grace being over.
-     */
-    uint64_t objects_deleted;
-    /**
-     * Objects that wait for the end of their grace.
-     */
-    uint64_t objects_waiting;
-    /**
-     * Objects that no catalog names and that were retired.
-     */
-    uint64_t strays_retired;
-    /**
-     * Bytes above the limit of the policy, before.
-     */
-    uint64_t over_budget_bytes;
-    /**
-     * Segments that could not be folded because they are not as they were written.
-     */
-    uint64_t findings;
-    /**
-     * Another compaction or pin came first: compact again.
-     */
-    bool lost_race;
-} hrl_compact_report;
-
-/**
- * Is given the name and size of one object of a listing, with the pointer `context` that came with it.
- */
-typedef void (*hrl_list_fn)(void *context, const char *name, uint64_t length);
-
-/**
- * A store of your own. The functions return 0 or an errno; they are called from any thread, several at once, and must not
- * unwind. Objects never change once they are put. Temporary failures are ETIMEDOUT or ECONNREFUSED: they are tried again.
- */
-typedef struct hrl_store_callbacks {
-    /**
-     * `sizeof(hrl_store_callbacks)`, so that later versions can add to it.
-     */
-    size_t struct_bytes;
-    /**
-     * Name for errors; copied. NULL: "store".
-     */
-    const char *name;
-    /**
-     * Creates an object whole and durably, or returns EEXIST when there is one of this name; of several that race exactly one
-     * creates it.
-     */
-    int32_t (*put)(void *user, const char *name, const uint8_t *data, size_t length);
-    /**
-     * Fills `buffer` with the bytes of an object from `offset` on; ENOENT when there is none. Never asked beyond the end.
-     */
-    int32_t (*get)(void *user, const char *name, uint64_t offset, uint8_t *buffer, size_t length);
-    /**
-     * Gives the size of an object; ENOENT when there is none.
-     */
-    int32_t (*head)(void *user, const char *name, uint64_t *length);
-    /**
-     * Calls `found(context, name, length)` for every object whose name starts with `prefix`, in any order.
-     */
-    int32_t (*list)(void *user, const char *prefix, hrl_list_fn found, void *context);
-    /**
-     * Removes an object; succeeds when there is none.
-     */
-    int32_t (*remove)(void *user, const char *name);
-    /**
-     * Called once, when nothing uses the store any more. NULL: nothing.
-     */
-    void (*free)(void *user);
-} hrl_store_callbacks;
-
-/**
- * Permission to change these bytes of the disk. Ends with exactly one of the `hrl_tap_complete_` functions,
- * `hrl_tap_fail` and `hrl_tap_cancel`, on any thread.
- */
-typedef struct hrl_ticket {
-    /**
-     * First byte that may be changed.
-     */
-    uint64_t offset;
-    /**
-     * Bytes that may be changed.
-     */
-    uint64_t length;
-} hrl_ticket;
-
-/**
- * Is given one volume; returns false to stop.
- */
-typedef bool (*hrl_volume_fn)(void *user, const struct hrl_volume_info *volume);
-
-/**
- * Success.
- */
-#define HRL_OK 0
-
-/**
- * Not yet: ask again when the callback was called (`hrl_tap_try_begin` alone).
- */
-#define HRL_PENDING 1
-
-/**
- * Fix the request: an argument, option or file that can never work as given; also NULL where a pointer is needed.
- */
-#define HRL_ERROR_INVALID_INPUT -1
-
-/**
- * Name another object: the one asked for does not exist.
- */
-#define HRL_ERROR_NOT_FOUND -2
-
-/**
- * The object exists already and is never overwritten.
- */
-#define HRL_ERROR_ALREADY_EXISTS -3
-
-/**
- * Use another copy: bytes are not what was written.
- */
-#define HRL_ERROR_CORRUPT -4
-
-/**
- * Supply the right key.
- */
-#define HRL_ERROR_WRONG_KEY -5
-
-/**
- * Upgrade: a feature or version that this build does not know.
- */
-#define HRL_ERROR_UNSUPPORTED -6
-
-/**
- * Retry later: a store, socket or device does not answer now.
- */
-#define HRL_ERROR_UNAVAILABLE -7
-
-/**
- * Make room: a disk, quota or named limit is exhausted.
- */
-#define HRL_ERROR_FULL -8
-
-/**
- * Reopen: a flush failed, so nothing written through this handle can be trusted.
- */
-#define HRL_ERROR_POISONED -9
-
-/**
- * Stop: another agent or a newer epoch owns the volume.
- */
-#define HRL_ERROR_FENCED -10
-
-/**
- * Resync or choose again: the disk is not the one that was protected, or changed while nobody watched.
- */
-#define HRL_ERROR_CHANGED -11
-
-/**
- * Write elsewhere: the object is read-only.
- */
-#define HRL_ERROR_READ_ONLY -12
-
-/**
- * Wait for the resync: the volume is in an unordered interval, where no point can exist.
- */
-#define HRL_ERROR_NOT_ORDERED -13
-
-/**
- * The operating system refused; `hrl_error_os_code` says why.
- */
-#define HRL_ERROR_IO -14
-
-/**
- * A defect of the library was caught at its boundary. The handles in use may be unusable; please report it.
- */
-#define HRL_ERROR_PANIC -100
-
-#ifdef __cplusplus
-extern "C" {
-#endif // __cplusplus
-
-/**
- * Version of the library as text, such as "0.1.0". Static; never NULL. Since 0.1.
- */
-HRL_API const char *hrl_version(void);
-
-/**
- * Version of the library as a number: major * 1,000,000 + minor * 1,000 + patch. Since 0.1.
- */
-HRL_API uint32_t hrl_version_number(void);
-
-/**
- * Name of a status, such as "not-found". Static; never NULL. Since 0.1.
- */
-HRL_API const char *hrl_status_name(hrl_status status);
-
-/**
- * The last error of the calling thread as a sentence: operation, object, place, expected, found, cause. Never NULL; empty
- * when there was none. Valid until the next function of the library fails on this thread. Since 0.1.
- */
-HRL_API
-const char *hrl_error_message(void);
-
-/**
- * What was being done, such as "read segment". As `hrl_error_message` otherwise. Since 0.1.
- */
-HRL_API const char *hrl_error_operation(void);
-
-/**
- * Name of the object that it was done to. As `hrl_error_message` otherwise. Since 0.1.
- */
-HRL_API const char *hrl_error_object(void);
-
-/**
- * Puts the byte offset of the last error in its object into `offset` and returns true; false, and `offset` untouched, when
- * there is none. Since 0.1.
- */
-HRL_API
-bool hrl_error_offset(uint64_t *offset);
-
-/**
- * The operating system's code (errno) of the last error; 0 when its cause was another. Since 0.1.
- */
-HRL_API int32_t hrl_error_os_code(void);
-
-/**
- * Makes a buffer of `length` zero bytes. Free it with `hrl_buffer_free`, unless `hrl_tap_complete_buffer` took it.
- * Statuses: HRL_ERROR_INVALID_INPUT. Since 0.1.
- */
-HRL_API
-hrl_status hrl_buffer_new(size_t length,
-                          struct hrl_buffer **out);
-
-/**
- * Makes a buffer that holds a copy of `data`. As `hrl_buffer_new` otherwise. Since 0.1.
- */
-HRL_API hrl_status hrl_buffer_copy(const uint8_t *data, size_t length, struct hrl_buffer **out);
-
-/**
- * The memory of the buffer, as long as the buffer lives; NULL for NULL. Since 0.1.
- */
-HRL_API uint8_t *hrl_buffer_data(struct hrl_buffer *buffer);
-
-/**
- * Length in bytes; 0 for NULL. Since 0.1.
- */
-HRL_API size_t hrl_buffer_length(const struct hrl_buffer *buffer);
-
-/**
- * Frees a buffer; NULL is fine. Since 0.1.
- */
-HRL_API void hrl_buffer_free(struct hrl_buffer *buffer);
-
-/**
- * Opens a regular file or block device. `create_bytes` above 0 creates a sparse file of this size; one that exists must have
- * it. Free the device with `hrl_device_free`.
- * Statuses: HRL_ERROR_NOT_FOUND, HRL_ERROR_INVALID_INPUT (size 0 or no multiple of 512 bytes), HRL_ERROR_FENCED (in use by
- * another process), HRL_ERROR_ALREADY_EXISTS (another size), HRL_ERROR_IO. Since 0.1.
- */
-HRL_API
-hrl_status hrl_device_open_file(const char *path,
-                                uint32_t flags,
-                                uint64_t create_bytes,
-                                struct hrl_device **out);
-
-/**
- * Makes a sparse disk in memory; `size_bytes` is a multiple of 512 above 0. Free it with `hrl_device_free`.
- * Statuses: HRL_ERROR_INVALID_INPUT. Since 0.1.
- */
-HRL_API hrl_status hrl_device_new_memory(uint64_t size_bytes, struct hrl_device **out);
-
-/**
- * Makes a writable disk of a read-only one: reads see `base`, changes go to `scratch`, which has the same size and whose
- * content is not read before it was written. Both may be freed afterwards. Statuses: HRL_ERROR_INVALID_INPUT. Since 0.1.
- */
-HRL_API
-hrl_status hrl_device_new_overlay(const struct hrl_device *base,
-                                  const struct hrl_device *scratch,
-                                  struct hrl_device **out);
-
-/**
- * Makes a device of your functions. `callbacks` is copied; `user` is handed to each function. Free it with
- * `hrl_device_free`; `free` of the callbacks comes when the last user (a protection, a server) is gone too.
- * Statuses: HRL_ERROR_INVALID_INPUT; then `free` is not called. Since 0.1.
- */
-HRL_API
-hrl_status hrl_device_from_callbacks(const struct hrl_device_callbacks *callbacks,
-                                     void *user,
-                                     struct hrl_device **out);
-
-/**
- * Size in bytes; 0 for NULL. Since 0.1.
- */
-HRL_API uint64_t hrl_device_size_bytes(const struct hrl_device *device);
-
-/**
- * The unit that is written without tearing, in bytes; 0 for NULL. Since 0.1.
- */
-HRL_API uint32_t hrl_device_block_bytes(const struct hrl_device *device);
-
-/**
- * Refuses changes; true for NULL. Since 0.1.
- */
-HRL_API bool hrl_device_is_read_only(const struct hrl_device *device);
-
-/**
- * Name, for example a path; as long as the device lives. Empty for NULL. Since 0.1.
- */
-HRL_API const char *hrl_device_name(const struct hrl_device *device);
-
-/**
- * Fills `buffer` from `offset`. Statuses: HRL_ERROR_INVALID_INPUT (outside the disk), HRL_ERROR_IO, HRL_ERROR_CORRUPT and
- * HRL_ERROR_UNAVAILABLE (views). Since 0.1.
- */
-HRL_API
-hrl_status hrl_device_read(const struct hrl_device *device,
-                           uint64_t offset,
-                           uint8_t *buffer,
-                           size_t length);
-
-/**
- * Writes `data` at `offset`; with HRL_DURABLE in `flags` it is on stable storage afterwards. On a protected volume the bytes
- * are copied once, before anything else, so that journal and disk hold the same whatever happens to `data` meanwhile.
- * Statuses: HRL_ERROR_INVALID_INPUT (outside the disk), HRL_ERROR_READ_ONLY, HRL_ERROR_POISONED, HRL_ERROR_FULL, HRL_ERROR_IO.
- * Since 0.1.
- */
-HRL_API
-hrl_status hrl_device_write(const struct hrl_device *device,
-                            uint64_t offset,
-                            const uint8_t *data,
-                            size_t length,
-                            uint32_t flags);
-
-/**
- * Makes a range read as zeroes; `flags` of HRL_DURABLE and HRL_KEEP_ALLOCATED. Statuses as for `hrl_device_write`. Since 0.1.
- */
-HRL_API
-hrl_status hrl_device_zero(const struct hrl_device *device,
-                           uint64_t offset,
-                           uint64_t length,
-                           uint32_t flags);
-
-/**
- * Tells the disk that a range is not needed. `effect`, which may be NULL, receives what it did, a `hrl_discarded`. Statuses as
- * for `hrl_device_write`. Since 0.1.
- */
-HRL_API
-hrl_status hrl_device_discard(const struct hrl_device *device,
-                              uint64_t offset,
-                              uint64_t length,
-                              uint32_t *effect);
-
-/**
- * Makes every write that returned durable. A failed flush is final: HRL_ERROR_POISONED ever after. Statuses: HRL_ERROR_IO,
- * HRL_ERROR_POISONED. Since 0.1.
- */
-HRL_API
-hrl_status hrl_device_flush(const struct hrl_device *device);
-
-/**
- * Gives the allocation runs of a range, in order, to `visit` on the calling thread; what is not allocated reads as zeroes.
- * Statuses: HRL_ERROR_INVALID_INPUT, HRL_ERROR_IO. Since 0.1.
- */
-HRL_API
-hrl_status hrl_device_allocation(const struct hrl_device *device,
-                                 uint64_t offset,
-                                 uint64_t length,
-                                 hrl_allocation_fn visit,
-                                 void *user);
-
-/**
- * Frees the handle; NULL is fine. What else uses the disk (a protection, a server, an overlay) goes on. Since 0.1.
- */
-HRL_API
-void hrl_device_free(struct hrl_device *device);
 
 /**
  * Where the volume is: `stage` receives a `hrl_stage`, `epoch` (may be NULL) its epoch; the newest steps, oldest first, are
@@ -2091,6 +1764,791 @@ hrl_status hrl_follower_fail_back(struct hrl_follower *follower,
  */
 HRL_API void hrl_follower_free(struct hrl_follower *follower);
 
+/* ---- Devices ----
+ * Disks: files, memory, overlays, and your own.
+ */
+
+/**
+ * Flag of `hrl_device_open_file`: reads only.
+ */
+#define HRL_OPEN_READ_ONLY 1
+
+/**
+ * Flag of `hrl_device_open_file`: take an advisory lock, and on a block device the claim that a mount takes too.
+ */
+#define HRL_OPEN_EXCLUSIVE 2
+
+/**
+ * Flag of `hrl_device_open_file`: through the page cache, instead of direct I/O where that is possible.
+ */
+#define HRL_OPEN_BUFFERED 4
+
+/**
+ * Flag of writes: the data is on stable storage when the call returns.
+ */
+#define HRL_DURABLE 1
+
+/**
+ * Flag of `hrl_device_zero`: the blocks stay allocated.
+ */
+#define HRL_KEEP_ALLOCATED 2
+
+/**
+ * A disk: a file or block device, memory, a protected volume, a view of a replica, an overlay, or one of your own. All
+ * threads may use it at once.
+ */
+typedef struct hrl_device hrl_device;
+
+/**
+ * A disk of your own. The functions return 0, or an errno such as EIO; they are called from any thread, several at once,
+ * and must not unwind. The contract is that of the crate's `BlockDevice`: a read that starts after a write returned
+ * sees it; what was written before a flush returned survives a power failure; a failed write changes nothing outside its
+ * range. Offsets and lengths are within the disk, in bytes, and may be unaligned.
+ */
+typedef struct hrl_device_callbacks {
+    /**
+     * `sizeof(hrl_device_callbacks)`, so that later versions can add to it.
+     */
+    size_t struct_bytes;
+    /**
+     * Size of the disk: a multiple of 512 above 0, which never changes.
+     */
+    uint64_t size_bytes;
+    /**
+     * The unit that is written without tearing: a power of two from 512 to 65536.
+     */
+    uint32_t block_bytes;
+    /**
+     * Refuses changes.
+     */
+    bool read_only;
+    /**
+     * Name for errors; copied. NULL: "device".
+     */
+    const char *name;
+    /**
+     * Fills `buffer`. Needed.
+     */
+    int32_t (*read)(void *user, uint64_t offset, uint8_t *buffer, size_t length);
+    /**
+     * Writes `data`; with HRL_DURABLE in `flags` it is on stable storage afterwards. Needed unless `read_only`.
+     */
+    int32_t (*write)(void *user, uint64_t offset, const uint8_t *data, size_t length, uint32_t flags);
+    /**
+     * Makes a range read as zeroes; `flags` of HRL_DURABLE and HRL_KEEP_ALLOCATED. NULL: zeroes are written.
+     */
+    int32_t (*zero)(void *user, uint64_t offset, uint64_t length, uint32_t flags);
+    /**
+     * Is told that a range is not needed, and makes it read as zeroes. NULL: discards do nothing.
+     */
+    int32_t (*discard)(void *user, uint64_t offset, uint64_t length);
+    /**
+     * Makes every finished write durable. Needed unless `read_only`.
+     */
+    int32_t (*flush)(void *user);
+    /**
+     * Called once, when nothing uses the disk any more. NULL: nothing.
+     */
+    void (*free)(void *user);
+} hrl_device_callbacks;
+
+/**
+ * Is given one run of a disk's allocation map; returns false to stop.
+ */
+typedef bool (*hrl_allocation_fn)(void *user, uint64_t offset, uint64_t length, bool allocated);
+
+/**
+ * Opens a regular file or block device. `create_bytes` above 0 creates a sparse file of this size; one that exists must have
+ * it. Free the device with `hrl_device_free`.
+ * Statuses: HRL_ERROR_NOT_FOUND, HRL_ERROR_INVALID_INPUT (size 0 or no multiple of 512 bytes), HRL_ERROR_FENCED (in use by
+ * another process), HRL_ERROR_ALREADY_EXISTS (another size), HRL_ERROR_IO. Since 0.1.
+ */
+HRL_API
+hrl_status hrl_device_open_file(const char *path,
+                                uint32_t flags,
+                                uint64_t create_bytes,
+                                struct hrl_device **out);
+
+/**
+ * Makes a sparse disk in memory; `size_bytes` is a multiple of 512 above 0. Free it with `hrl_device_free`.
+ * Statuses: HRL_ERROR_INVALID_INPUT. Since 0.1.
+ */
+HRL_API hrl_status hrl_device_new_memory(uint64_t size_bytes, struct hrl_device **out);
+
+/**
+ * Makes a writable disk of a read-only one: reads see `base`, changes go to `scratch`, which has the same size and whose
+ * content is not read before it was written. Both may be freed afterwards. Statuses: HRL_ERROR_INVALID_INPUT. Since 0.1.
+ */
+HRL_API
+hrl_status hrl_device_new_overlay(const struct hrl_device *base,
+                                  const struct hrl_device *scratch,
+                                  struct hrl_device **out);
+
+/**
+ * Makes a device of your functions. `callbacks` is copied; `user` is handed to each function. Free it with
+ * `hrl_device_free`; `free` of the callbacks comes when the last user (a protection, a server) is gone too.
+ * Statuses: HRL_ERROR_INVALID_INPUT; then `free` is not called. Since 0.1.
+ */
+HRL_API
+hrl_status hrl_device_from_callbacks(const struct hrl_device_callbacks *callbacks,
+                                     void *user,
+                                     struct hrl_device **out);
+
+/**
+ * Size in bytes; 0 for NULL. Since 0.1.
+ */
+HRL_API uint64_t hrl_device_size_bytes(const struct hrl_device *device);
+
+/**
+ * The unit that is written without tearing, in bytes; 0 for NULL. Since 0.1.
+ */
+HRL_API uint32_t hrl_device_block_bytes(const struct hrl_device *device);
+
+/**
+ * Refuses changes; true for NULL. Since 0.1.
+ */
+HRL_API bool hrl_device_is_read_only(const struct hrl_device *device);
+
+/**
+ * Name, for example a path; as long as the device lives. Empty for NULL. Since 0.1.
+ */
+HRL_API const char *hrl_device_name(const struct hrl_device *device);
+
+/**
+ * Fills `buffer` from `offset`. Statuses: HRL_ERROR_INVALID_INPUT (outside the disk), HRL_ERROR_IO, HRL_ERROR_CORRUPT and
+ * HRL_ERROR_UNAVAILABLE (views). Since 0.1.
+ */
+HRL_API
+hrl_status hrl_device_read(const struct hrl_device *device,
+                           uint64_t offset,
+                           uint8_t *buffer,
+                           size_t length);
+
+/**
+ * Writes `data` at `offset`; with HRL_DURABLE in `flags` it is on stable storage afterwards. On a protected volume the bytes
+ * are copied once, before anything else, so that journal and disk hold the same whatever happens to `data` meanwhile.
+ * Statuses: HRL_ERROR_INVALID_INPUT (outside the disk), HRL_ERROR_READ_ONLY, HRL_ERROR_POISONED, HRL_ERROR_FULL, HRL_ERROR_IO.
+ * Since 0.1.
+ */
+HRL_API
+hrl_status hrl_device_write(const struct hrl_device *device,
+                            uint64_t offset,
+                            const uint8_t *data,
+                            size_t length,
+                            uint32_t flags);
+
+/**
+ * Makes a range read as zeroes; `flags` of HRL_DURABLE and HRL_KEEP_ALLOCATED. Statuses as for `hrl_device_write`. Since 0.1.
+ */
+HRL_API
+hrl_status hrl_device_zero(const struct hrl_device *device,
+                           uint64_t offset,
+                           uint64_t length,
+                           uint32_t flags);
+
+/**
+ * Tells the disk that a range is not needed. `effect`, which may be NULL, receives what it did, a `hrl_discarded`. Statuses as
+ * for `hrl_device_write`. Since 0.1.
+ */
+HRL_API
+hrl_status hrl_device_discard(const struct hrl_device *device,
+                              uint64_t offset,
+                              uint64_t length,
+                              uint32_t *effect);
+
+/**
+ * Makes every write that returned durable. A failed flush is final: HRL_ERROR_POISONED ever after. Statuses: HRL_ERROR_IO,
+ * HRL_ERROR_POISONED. Since 0.1.
+ */
+HRL_API
+hrl_status hrl_device_flush(const struct hrl_device *device);
+
+/**
+ * Gives the allocation runs of a range, in order, to `visit` on the calling thread; what is not allocated reads as zeroes.
+ * Statuses: HRL_ERROR_INVALID_INPUT, HRL_ERROR_IO. Since 0.1.
+ */
+HRL_API
+hrl_status hrl_device_allocation(const struct hrl_device *device,
+                                 uint64_t offset,
+                                 uint64_t length,
+                                 hrl_allocation_fn visit,
+                                 void *user);
+
+/**
+ * Frees the handle; NULL is fine. What else uses the disk (a protection, a server, an overlay) goes on. Since 0.1.
+ */
+HRL_API
+void hrl_device_free(struct hrl_device *device);
+
+/* ---- Taps ----
+ * For agents that do their own I/O: ask, write, report.
+ */
+
+/**
+ * What a discard left behind.
+ */
+typedef enum hrl_discarded {
+    /**
+     * The range reads as zeroes now.
+     */
+    HRL_DISCARDED_ZEROES = 0,
+    /**
+     * The range reads as anything until it is written again.
+     */
+    HRL_DISCARDED_UNDEFINED = 1,
+    /**
+     * Nothing happened.
+     */
+    HRL_DISCARDED_IGNORED = 2,
+} hrl_discarded;
+
+/**
+ * Page-aligned memory, good for direct I/O. Used by one thread at a time.
+ */
+typedef struct hrl_buffer hrl_buffer;
+
+/**
+ * Gives each change of a volume its place in the write order. For agents with their own I/O path: ask before the disk is
+ * changed (`hrl_tap_begin`), change it, and tell what was done (`hrl_tap_complete_write` and its like). All threads may
+ * use it at once.
+ */
+typedef struct hrl_tap hrl_tap;
+
+/**
+ * Permission to change these bytes of the disk. Ends with exactly one of the `hrl_tap_complete_` functions,
+ * `hrl_tap_fail` and `hrl_tap_cancel`, on any thread.
+ */
+typedef struct hrl_ticket {
+    /**
+     * First byte that may be changed.
+     */
+    uint64_t offset;
+    /**
+     * Bytes that may be changed.
+     */
+    uint64_t length;
+} hrl_ticket;
+
+/**
+ * Makes a buffer of `length` zero bytes. Free it with `hrl_buffer_free`, unless `hrl_tap_complete_buffer` took it.
+ * Statuses: HRL_ERROR_INVALID_INPUT. Since 0.1.
+ */
+HRL_API
+hrl_status hrl_buffer_new(size_t length,
+                          struct hrl_buffer **out);
+
+/**
+ * Makes a buffer that holds a copy of `data`. As `hrl_buffer_new` otherwise. Since 0.1.
+ */
+HRL_API hrl_status hrl_buffer_copy(const uint8_t *data, size_t length, struct hrl_buffer **out);
+
+/**
+ * The memory of the buffer, as long as the buffer lives; NULL for NULL. Since 0.1.
+ */
+HRL_API uint8_t *hrl_buffer_data(struct hrl_buffer *buffer);
+
+/**
+ * Length in bytes; 0 for NULL. Since 0.1.
+ */
+HRL_API size_t hrl_buffer_length(const struct hrl_buffer *buffer);
+
+/**
+ * Frees a buffer; NULL is fine. Since 0.1.
+ */
+HRL_API void hrl_buffer_free(struct hrl_buffer *buffer);
+
+/**
+ * Waits for permission to change `length` bytes at `offset`: while an overlapping change is in flight, until the dirty map
+ * has the region (the first write to it), and, where the policy says `when_full = block`, while the queue is full.
+ * Two tickets that overlap in blocks of 4096 bytes exclude each other: a thread that holds one and asks for the other
+ * waits for itself.
+ * Statuses: HRL_ERROR_INVALID_INPUT (empty, or outside the volume). Since 0.1.
+ */
+HRL_API
+hrl_status hrl_tap_begin(const struct hrl_tap *tap,
+                         uint64_t offset,
+                         uint64_t length,
+                         struct hrl_ticket *ticket);
+
+/**
+ * As `hrl_tap_begin`, without waiting: HRL_PENDING means that there is no ticket yet; `wake(user)` is then called once, from
+ * any thread, when it is worth asking again. It must return soon and must not call the tap. Since 0.1.
+ */
+HRL_API
+hrl_status hrl_tap_try_begin(const struct hrl_tap *tap,
+                             uint64_t offset,
+                             uint64_t length,
+                             void (*wake)(void *user),
+                             void *user,
+                             struct hrl_ticket *ticket);
+
+/**
+ * The disk took the write. `data` are the bytes that are now on it: the same memory that was written, unchanged since, and as
+ * long as the ticket; it is copied. Memory that others may change meanwhile (a guest's) is first copied into a buffer:
+ * `hrl_tap_complete_buffer`. Never waits. `sequence`, which may be NULL, receives the newest sequence.
+ * Statuses: HRL_ERROR_INVALID_INPUT (no such change in flight, another length; the ticket stays). Since 0.1.
+ */
+HRL_API
+hrl_status hrl_tap_complete_write(const struct hrl_tap *tap,
+                                  struct hrl_ticket ticket,
+                                  const uint8_t *data,
+                                  size_t length,
+                                  uint64_t *sequence);
+
+/**
+ * As `hrl_tap_complete_write`, without a copy: the bytes of `buffer` were written to the disk. The buffer belongs to the
+ * library afterwards, also when the call failed. Since 0.1.
+ */
+HRL_API
+hrl_status hrl_tap_complete_buffer(const struct hrl_tap *tap,
+                                   struct hrl_ticket ticket,
+                                   struct hrl_buffer *buffer,
+                                   uint64_t *sequence);
+
+/**
+ * The range reads as zeroes now. As `hrl_tap_complete_write` otherwise. Since 0.1.
+ */
+HRL_API
+hrl_status hrl_tap_complete_zero(const struct hrl_tap *tap,
+                                 struct hrl_ticket ticket,
+                                 uint64_t *sequence);
+
+/**
+ * The range was discarded, with this effect. As `hrl_tap_complete_write` otherwise. Since 0.1.
+ */
+HRL_API
+hrl_status hrl_tap_complete_discard(const struct hrl_tap *tap,
+                                    struct hrl_ticket ticket,
+                                    uint32_t effect,
+                                    uint64_t *sequence);
+
+/**
+ * The disk failed the change: what it holds is unknown and will be read again; no points until then.
+ * Statuses: HRL_ERROR_INVALID_INPUT (no such change in flight). Since 0.1.
+ */
+HRL_API hrl_status hrl_tap_fail(const struct hrl_tap *tap, struct hrl_ticket ticket);
+
+/**
+ * The disk was not touched. Statuses: HRL_ERROR_INVALID_INPUT (no such change in flight). Since 0.1.
+ */
+HRL_API hrl_status hrl_tap_cancel(const struct hrl_tap *tap, struct hrl_ticket ticket);
+
+/**
+ * Records that the writer flushed; to be called after the disk's own flush returned. Statuses: HRL_ERROR_INVALID_INPUT.
+ * Since 0.1.
+ */
+HRL_API
+hrl_status hrl_tap_flush(const struct hrl_tap *tap,
+                         uint64_t *sequence);
+
+/**
+ * Frees the handle; NULL is fine. The protection goes on. Since 0.1.
+ */
+HRL_API void hrl_tap_free(struct hrl_tap *tap);
+
+/* ---- Journal ----
+ * Segments, and conversion to and from other formats.
+ */
+
+/**
+ * What a record says.
+ */
+typedef enum hrl_record_kind {
+    /**
+     * Data was written.
+     */
+    HRL_RECORD_WRITE = 0,
+    /**
+     * The range was made to read as zeroes.
+     */
+    HRL_RECORD_ZERO = 1,
+    /**
+     * The range was discarded.
+     */
+    HRL_RECORD_DISCARD = 2,
+    /**
+     * The range changed; its data was not captured.
+     */
+    HRL_RECORD_TOUCH = 3,
+    /**
+     * The writer flushed.
+     */
+    HRL_RECORD_FLUSH = 4,
+    /**
+     * A recovery point.
+     */
+    HRL_RECORD_MARK = 5,
+    /**
+     * Unordered from here.
+     */
+    HRL_RECORD_UNORDERED_BEGIN = 6,
+    /**
+     * Ordered again.
+     */
+    HRL_RECORD_UNORDERED_END = 7,
+} hrl_record_kind;
+
+/**
+ * What a segment is.
+ */
+typedef enum hrl_segment_kind {
+    /**
+     * Changes in write order.
+     */
+    HRL_SEGMENT_LOG = 0,
+    /**
+     * Several segments as one, superseded data dropped.
+     */
+    HRL_SEGMENT_MERGED = 1,
+    /**
+     * All of a volume's data as of one sequence, in order of offsets.
+     */
+    HRL_SEGMENT_IMAGE = 2,
+} hrl_segment_kind;
+
+/**
+ * A sealed segment of a journal. All threads may use it at once.
+ */
+typedef struct hrl_segment hrl_segment;
+
+/**
+ * What a segment holds.
+ */
+typedef struct hrl_segment_summary {
+    /**
+     * A `hrl_segment_kind`.
+     */
+    uint32_t kind;
+    /**
+     * Epoch of the source.
+     */
+    uint32_t epoch;
+    /**
+     * Volume, in hexadecimal digits.
+     */
+    char volume[HRL_ID_CHARS];
+    /**
+     * First sequence covered.
+     */
+    uint64_t first_sequence;
+    /**
+     * Last sequence covered.
+     */
+    uint64_t last_sequence;
+    /**
+     * Time of the first record, in nanoseconds since 1970 in UTC.
+     */
+    int64_t first_time_ns;
+    /**
+     * Time of the last record.
+     */
+    int64_t last_time_ns;
+    /**
+     * Number of records.
+     */
+    uint64_t records;
+    /**
+     * Bytes of data in write records.
+     */
+    uint64_t data_bytes;
+    /**
+     * Bytes of the whole file.
+     */
+    uint64_t stored_bytes;
+    /**
+     * Recovery points in it.
+     */
+    uint64_t points;
+    /**
+     * Chain hash of the segment before, in hexadecimal digits.
+     */
+    char previous[HRL_HASH_CHARS];
+    /**
+     * Its own chain hash.
+     */
+    char chain[HRL_HASH_CHARS];
+} hrl_segment_summary;
+
+/**
+ * A record of a segment. The data lives until the callback returns.
+ */
+typedef struct hrl_record {
+    /**
+     * Its place in the write order.
+     */
+    uint64_t sequence;
+    /**
+     * When it was captured, in nanoseconds since 1970 in UTC.
+     */
+    int64_t time_ns;
+    /**
+     * A `hrl_record_kind`.
+     */
+    uint32_t kind;
+    /**
+     * First byte of the volume; 0 where there is no range.
+     */
+    uint64_t offset;
+    /**
+     * Bytes of the range; 0 where there is none.
+     */
+    uint64_t length;
+    /**
+     * The data of a write, `length` bytes; NULL for the others.
+     */
+    const uint8_t *data;
+} hrl_record;
+
+/**
+ * Is given one record; returns false to stop.
+ */
+typedef bool (*hrl_record_fn)(void *user, const struct hrl_record *record);
+
+/**
+ * Is given one sentence; the text lives until it returns.
+ */
+typedef void (*hrl_note_fn)(void *user, const char *text);
+
+/**
+ * What a conversion wrote.
+ */
+typedef struct hrl_convert_report {
+    /**
+     * Files written.
+     */
+    uint64_t files;
+    /**
+     * Writes in them.
+     */
+    uint64_t writes;
+    /**
+     * Bytes of data in them.
+     */
+    uint64_t bytes;
+} hrl_convert_report;
+
+/**
+ * Opens a `.hrl` segment; the file must not change while it is open. A sealed one is opened with the keys of `replica`, which
+ * may be NULL. Free it with `hrl_segment_free`.
+ * Statuses: HRL_ERROR_NOT_FOUND, HRL_ERROR_CORRUPT, HRL_ERROR_WRONG_KEY, HRL_ERROR_UNSUPPORTED. Since 0.1.
+ */
+HRL_API
+hrl_status hrl_segment_open(const char *path,
+                            const struct hrl_replica *replica,
+                            struct hrl_segment **out);
+
+/**
+ * What the segment holds. Statuses: HRL_ERROR_INVALID_INPUT. Since 0.1.
+ */
+HRL_API
+hrl_status hrl_segment_get_summary(const struct hrl_segment *segment,
+                                   struct hrl_segment_summary *summary);
+
+/**
+ * Gives every record, in the order of the segment, to `each` on the calling thread. Statuses: HRL_ERROR_CORRUPT,
+ * HRL_ERROR_UNSUPPORTED. Since 0.1.
+ */
+HRL_API
+hrl_status hrl_segment_records(const struct hrl_segment *segment,
+                               hrl_record_fn each,
+                               void *user);
+
+/**
+ * Checks every byte of the segment. Statuses: HRL_ERROR_CORRUPT, HRL_ERROR_WRONG_KEY. Since 0.1.
+ */
+HRL_API hrl_status hrl_segment_verify(const struct hrl_segment *segment);
+
+/**
+ * Frees the handle; NULL is fine. Since 0.1.
+ */
+HRL_API void hrl_segment_free(struct hrl_segment *segment);
+
+/**
+ * Writes native segments as a chain of Hyper-V logs ([MS-HRL] version 2) into a new directory. `inputs` are files, or
+ * directories that are searched for `.hrl` files. What that format cannot carry is told to `note` (may be NULL), one
+ * sentence for each. `replica` gives the keys, and may be NULL; `report` too.
+ * Statuses: HRL_ERROR_NOT_FOUND, HRL_ERROR_CORRUPT, HRL_ERROR_WRONG_KEY, HRL_ERROR_ALREADY_EXISTS, HRL_ERROR_FULL, HRL_ERROR_IO.
+ * Since 0.1.
+ */
+HRL_API
+hrl_status hrl_convert_to_hyperv(const char *const *inputs,
+                                 size_t input_count,
+                                 const char *directory,
+                                 const struct hrl_replica *replica,
+                                 hrl_note_fn note,
+                                 void *user,
+                                 struct hrl_convert_report *report);
+
+/**
+ * Writes native segments as a log of the kernel's dm-log-writes (version 1) into a new file. HRL_ERROR_UNSUPPORTED where a
+ * change is not of whole sectors of 512 bytes. As `hrl_convert_to_hyperv` otherwise. Since 0.1.
+ */
+HRL_API
+hrl_status hrl_convert_to_log_writes(const char *const *inputs,
+                                     size_t input_count,
+                                     const char *file,
+                                     const struct hrl_replica *replica,
+                                     hrl_note_fn note,
+                                     void *user,
+                                     struct hrl_convert_report *report);
+
+/**
+ * Writes a chain of Hyper-V logs, or one log of dm-log-writes, as one native segment into a new file. As
+ * `hrl_convert_to_hyperv` otherwise. Since 0.1.
+ */
+HRL_API
+hrl_status hrl_convert_to_native(const char *const *inputs,
+                                 size_t input_count,
+                                 const char *file,
+                                 struct hrl_convert_report *report);
+
+/* ---- Groups ----
+ * One cut across volumes on several machines.
+ */
+
+/**
+ * The coordinator of a consistency group. All threads may use it at once.
+ */
+typedef struct hrl_group_coordinator hrl_group_coordinator;
+
+/**
+ * A volume's membership in a group. All threads may use it at once.
+ */
+typedef struct hrl_group_member hrl_group_member;
+
+/**
+ * The place of a group point in one member.
+ */
+typedef struct hrl_group_mark {
+    /**
+     * Name of the volume.
+     */
+    char volume[HRL_NAME_CHARS];
+    /**
+     * Identity of the recovery point in it, in hexadecimal digits.
+     */
+    char point[HRL_ID_CHARS];
+    /**
+     * Its place in the write order of the volume.
+     */
+    uint64_t sequence;
+    /**
+     * When it was marked, by the clock of its machine, in nanoseconds since 1970 in UTC.
+     */
+    int64_t time_ns;
+} hrl_group_mark;
+
+/**
+ * One cut across the volumes of a group.
+ */
+typedef struct hrl_group_point {
+    /**
+     * Identity, in hexadecimal digits: every member can be restored or viewed at it.
+     */
+    char id[HRL_ID_CHARS];
+    /**
+     * A `hrl_point_kind`.
+     */
+    uint32_t kind;
+    /**
+     * When the coordinator began it, in nanoseconds since 1970 in UTC.
+     */
+    int64_t time_ns;
+    /**
+     * Name of the group.
+     */
+    char group[HRL_NAME_CHARS];
+    /**
+     * Text of who marked it.
+     */
+    char label[HRL_LABEL_CHARS];
+    /**
+     * Members that it was made of; all can be restored to this cut when `mark_count` is as many.
+     */
+    uint32_t members;
+    /**
+     * Where it is in each member.
+     */
+    const struct hrl_group_mark *marks;
+    /**
+     * Number of `marks`.
+     */
+    size_t mark_count;
+    /**
+     * Longest hold of a member's writers, in microseconds; 0 for a point found in a vault.
+     */
+    uint64_t held_us;
+} hrl_group_point;
+
+/**
+ * Is given one group point, which lives until it returns with its marks; returns false to stop.
+ */
+typedef bool (*hrl_group_point_fn)(void *user, const struct hrl_group_point *point);
+
+/**
+ * How to run a coordinator. Fill it with zeroes, then set what is needed; everything is copied.
+ */
+typedef struct hrl_group_options {
+    /**
+     * `sizeof(hrl_group_options)`.
+     */
+    size_t struct_bytes;
+    /**
+     * Name of the group.
+     */
+    const char *name;
+    /**
+     * Directory in which it remembers its members; created when it is absent.
+     */
+    const char *state;
+    /**
+     * Directory with the certificates and enrolled clients, as `hrl enroll` makes it.
+     */
+    const char *pki;
+    /**
+     * "ADDRESS:PORT"; port 0 takes a free one. NULL: "0.0.0.0:20004".
+     */
+    const char *listen;
+    /**
+     * Writers are never held longer than this. 0: 300.
+     */
+    uint64_t budget_ms;
+    /**
+     * Crash-consistent points are made this often. 0: on demand only.
+     */
+    uint64_t interval_ms;
+    /**
+     * Application-consistent points are made this often. 0: on demand only.
+     */
+    uint64_t app_interval_ms;
+    /**
+     * Applications are quiesced within this. 0: 10,000.
+     */
+    uint64_t quiesce_limit_ms;
+} hrl_group_options;
+
+/**
+ * How a member is doing.
+ */
+typedef struct hrl_group_member_stats {
+    /**
+     * A coordinator has it as a member now.
+     */
+    bool connected;
+    /**
+     * Rounds that held its writers.
+     */
+    uint64_t rounds;
+    /**
+     * Group points that were committed.
+     */
+    uint64_t points;
+    /**
+     * Longest hold of its writers, in microseconds.
+     */
+    uint64_t held_max_us;
+} hrl_group_member_stats;
+
 /**
  * Gives every group point of a vault that was committed, oldest first, each once, to `visit` on the calling thread.
  * Statuses: HRL_ERROR_WRONG_KEY, HRL_ERROR_CORRUPT, HRL_ERROR_UNAVAILABLE, HRL_ERROR_IO. Since 0.1.
@@ -2184,181 +2642,181 @@ hrl_status hrl_group_member_leave(const struct hrl_group_member *member,
  */
 HRL_API void hrl_group_member_free(struct hrl_group_member *member);
 
-/**
- * Opens a `.hrl` segment; the file must not change while it is open. A sealed one is opened with the keys of `replica`, which
- * may be NULL. Free it with `hrl_segment_free`.
- * Statuses: HRL_ERROR_NOT_FOUND, HRL_ERROR_CORRUPT, HRL_ERROR_WRONG_KEY, HRL_ERROR_UNSUPPORTED. Since 0.1.
+/* ---- Plans ----
+ * Recovery of many volumes, step by step.
  */
-HRL_API
-hrl_status hrl_segment_open(const char *path,
-                            const struct hrl_replica *replica,
-                            struct hrl_segment **out);
 
 /**
- * What the segment holds. Statuses: HRL_ERROR_INVALID_INPUT. Since 0.1.
+ * Room for an address that a volume is served at.
  */
-HRL_API
-hrl_status hrl_segment_get_summary(const struct hrl_segment *segment,
-                                   struct hrl_segment_summary *summary);
+#define HRL_URI_CHARS 1024
 
 /**
- * Gives every record, in the order of the segment, to `each` on the calling thread. Statuses: HRL_ERROR_CORRUPT,
- * HRL_ERROR_UNSUPPORTED. Since 0.1.
+ * What a run is.
  */
-HRL_API
-hrl_status hrl_segment_records(const struct hrl_segment *segment,
-                               hrl_record_fn each,
-                               void *user);
+typedef enum hrl_plan_mode {
+    /**
+     * Isolated test failovers, which are cleaned up.
+     */
+    HRL_PLAN_TEST = 0,
+    /**
+     * Failovers.
+     */
+    HRL_PLAN_REAL = 1,
+} hrl_plan_mode;
 
 /**
- * Checks every byte of the segment. Statuses: HRL_ERROR_CORRUPT, HRL_ERROR_WRONG_KEY. Since 0.1.
+ * A recovery plan. All threads may use it at once.
  */
-HRL_API hrl_status hrl_segment_verify(const struct hrl_segment *segment);
+typedef struct hrl_plan hrl_plan;
 
 /**
- * Frees the handle; NULL is fine. Since 0.1.
+ * Whether what is under way has to end; see `hrl_plan_stop_is_set`.
  */
-HRL_API void hrl_segment_free(struct hrl_segment *segment);
+typedef struct hrl_plan_stop hrl_plan_stop;
 
 /**
- * Writes native segments as a chain of Hyper-V logs ([MS-HRL] version 2) into a new directory. `inputs` are files, or
- * directories that are searched for `.hrl` files. What that format cannot carry is told to `note` (may be NULL), one
- * sentence for each. `replica` gives the keys, and may be NULL; `report` too.
- * Statuses: HRL_ERROR_NOT_FOUND, HRL_ERROR_CORRUPT, HRL_ERROR_WRONG_KEY, HRL_ERROR_ALREADY_EXISTS, HRL_ERROR_FULL, HRL_ERROR_IO.
- * Since 0.1.
+ * Is given a text, which lives until it returns.
  */
-HRL_API
-hrl_status hrl_convert_to_hyperv(const char *const *inputs,
-                                 size_t input_count,
-                                 const char *directory,
-                                 const struct hrl_replica *replica,
-                                 hrl_note_fn note,
-                                 void *user,
-                                 struct hrl_convert_report *report);
+typedef void (*hrl_text_fn)(void *user, const char *text);
 
 /**
- * Writes native segments as a log of the kernel's dm-log-writes (version 1) into a new file. HRL_ERROR_UNSUPPORTED where a
- * change is not of whole sectors of 512 bytes. As `hrl_convert_to_hyperv` otherwise. Since 0.1.
+ * What the host of a plan is asked for. Lives until the callback returns.
  */
-HRL_API
-hrl_status hrl_convert_to_log_writes(const char *const *inputs,
-                                     size_t input_count,
-                                     const char *file,
-                                     const struct hrl_replica *replica,
-                                     hrl_note_fn note,
-                                     void *user,
-                                     struct hrl_convert_report *report);
+typedef struct hrl_plan_request {
+    /**
+     * Identity of the run.
+     */
+    const char *run;
+    /**
+     * A `hrl_plan_mode`.
+     */
+    uint32_t mode;
+    /**
+     * The source is there still: its last bytes come first.
+     */
+    bool planned;
+    /**
+     * Name of the volume in the vault.
+     */
+    const char *volume;
+    /**
+     * The state to come up at, as `hrl_replica_view` takes it.
+     */
+    const char *at;
+    /**
+     * The disk that a failover fills; NULL when the plan names none.
+     */
+    const char *disk;
+    /**
+     * Directory for the failover's state, in a test one of the run's; NULL when the plan names none.
+     */
+    const char *state;
+    /**
+     * Address at which to serve, that of this mode; NULL when the plan names none.
+     */
+    const char *nbd;
+    /**
+     * How long it may take, in milliseconds; the host keeps to it.
+     */
+    uint64_t limit_ms;
+    /**
+     * To be looked at now and then with `hrl_plan_stop_is_set`.
+     */
+    const struct hrl_plan_stop *stop;
+} hrl_plan_request;
 
 /**
- * Writes a chain of Hyper-V logs, or one log of dm-log-writes, as one native segment into a new file. As
- * `hrl_convert_to_hyperv` otherwise. Since 0.1.
+ * A volume that is up; all zeroes before the callback fills it.
  */
-HRL_API
-hrl_status hrl_convert_to_native(const char *const *inputs,
-                                 size_t input_count,
-                                 const char *file,
-                                 struct hrl_convert_report *report);
+typedef struct hrl_plan_started {
+    /**
+     * Where it is served: `HRL_URI` of commands.
+     */
+    char uri[HRL_URI_CHARS];
+    /**
+     * The recovery point that it came up at, in hexadecimal digits; empty when the state is none.
+     */
+    char point[HRL_ID_CHARS];
+    /**
+     * The sequence of that state.
+     */
+    uint64_t sequence;
+    /**
+     * The time of that state, in nanoseconds since 1970 in UTC.
+     */
+    int64_t time_ns;
+} hrl_plan_started;
 
 /**
- * Makes a key of `HRL_KEY_BYTES` random bytes; they are copied. Free it with `hrl_key_free`.
- * Statuses: HRL_ERROR_INVALID_INPUT (another length). Since 0.1.
+ * Brings the volumes of plans up. The functions return 0 or an errno, must not unwind, and are called from any thread, for
+ * different volumes at once. Each may come again for the same run and volume, because the runner was killed before it recorded the
+ * answer: `start` then finds what is up and starts nothing twice, the others succeed for what is done.
  */
-HRL_API hrl_status hrl_key_from_bytes(const uint8_t *bytes, size_t length, struct hrl_key **out);
+typedef struct hrl_plan_callbacks {
+    /**
+     * `sizeof(hrl_plan_callbacks)`, so that later versions can add to it.
+     */
+    size_t struct_bytes;
+    /**
+     * Brings a volume up; returns once it is served.
+     */
+    int32_t (*start)(void *user, const struct hrl_plan_request *request, struct hrl_plan_started *started);
+    /**
+     * Commits the failover of a volume, of a real run only.
+     */
+    int32_t (*commit)(void *user, const struct hrl_plan_request *request);
+    /**
+     * Takes a test failover down, also one whose start failed.
+     */
+    int32_t (*clean_up)(void *user, const struct hrl_plan_request *request);
+    /**
+     * Asked every `poll_ms`: true stops the run, which can be resumed. NULL: never.
+     */
+    bool (*stopped)(void *user);
+    /**
+     * Told a run and a step, as JSON, when one begins and when it has ended. NULL: nobody.
+     */
+    void (*on_step)(void *user, const char *run, const char *step);
+} hrl_plan_callbacks;
 
 /**
- * Reads a key from a file: 32 bytes, or 64 hexadecimal digits and white space around them.
- * Statuses: HRL_ERROR_NOT_FOUND, HRL_ERROR_INVALID_INPUT, HRL_ERROR_IO. Since 0.1.
+ * How to run a plan. Fill it with zeroes, then set what is needed; everything is copied.
  */
-HRL_API hrl_status hrl_key_from_file(const char *path, struct hrl_key **out);
-
-/**
- * Name of the key in hexadecimal digits, which tells nothing about it: errors name by it the key that is needed. Valid as
- * long as the handle lives; empty for NULL. Since 0.1.
- */
-HRL_API
-const char *hrl_key_id(const struct hrl_key *key);
-
-/**
- * Frees a key; NULL is fine. Since 0.1.
- */
-HRL_API void hrl_key_free(struct hrl_key *key);
-
-/**
- * Wraps the key of a volume anew with `new_key` and takes the wrapping of the key that the vault was opened with away. No
- * data is rewritten, and who has the volume open goes on. When it was interrupted the volume opens with the old or the
- * new key; run it again to finish. `report` may be NULL.
- * Statuses: HRL_ERROR_NOT_FOUND, HRL_ERROR_WRONG_KEY, HRL_ERROR_INVALID_INPUT (not sealed, or the same key),
- * HRL_ERROR_CORRUPT, HRL_ERROR_UNAVAILABLE. Since 0.1.
- */
-HRL_API
-hrl_status hrl_vault_rotate_key(const struct hrl_vault *vault,
-                                const char *volume,
-                                const struct hrl_key *new_key,
-                                struct hrl_rotation_report *report);
-
-/**
- * Makes a sealed volume unreadable for ever by deleting every wrapped key of it. `flags` are of HRL_SHRED_. Stop its source
- * first. Versions, snapshots and copies that a store keeps of deleted objects are beyond it. It can be run again, and
- * finishes what was interrupted. `report` may be NULL.
- * Statuses: HRL_ERROR_NOT_FOUND, HRL_ERROR_FENCED (legal hold), HRL_ERROR_WRONG_KEY (holds cannot be read),
- * HRL_ERROR_INVALID_INPUT (not sealed, and HRL_SHRED_DATA not given), HRL_ERROR_UNAVAILABLE. Since 0.1.
- */
-HRL_API
-hrl_status hrl_vault_shred(const struct hrl_vault *vault,
-                           const char *volume,
-                           uint32_t flags,
-                           struct hrl_shred_report *report);
-
-/**
- * Serves a device over NBD at `address`, "unix:PATH" or "tcp:HOST:PORT" (port 0 takes a free one), as export `name`. A
- * protected volume is captured. `changes`, which may be NULL, become the meta contexts "qemu:dirty-bitmap:changes" and
- * "hrl:changes". The device may be freed afterwards. Free the server with `hrl_nbd_server_free`.
- * Statuses: HRL_ERROR_INVALID_INPUT, HRL_ERROR_FENCED (the address is taken), HRL_ERROR_UNSUPPORTED (no io_uring), HRL_ERROR_IO.
- * Since 0.1.
- */
-HRL_API
-hrl_status hrl_nbd_server_start(const char *address,
-                                const char *name,
-                                const struct hrl_device *device,
-                                const struct hrl_changes *changes,
-                                uint32_t flags,
-                                struct hrl_nbd_server **out);
-
-/**
- * As `hrl_nbd_server_start` with TLS, and nothing without it. `tls` and its texts are copied; `refused` is called until
- * `hrl_nbd_server_free` or `hrl_nbd_server_stop` has returned.
- * Statuses: also HRL_ERROR_NOT_FOUND and HRL_ERROR_INVALID_INPUT for certificates that cannot be used, HRL_ERROR_UNSUPPORTED in
- * builds without the feature `tls`. Since 0.1.
- */
-HRL_API
-hrl_status hrl_nbd_server_start_tls(const char *address,
-                                    const char *name,
-                                    const struct hrl_device *device,
-                                    const struct hrl_changes *changes,
-                                    uint32_t flags,
-                                    const struct hrl_nbd_tls *tls,
-                                    struct hrl_nbd_server **out);
-
-/**
- * The URI that clients connect to, as long as the handle lives. Empty for NULL. Since 0.1.
- */
-HRL_API const char *hrl_nbd_server_uri(const struct hrl_nbd_server *server);
-
-/**
- * Counters now; all 0 once the server stopped. Statuses: HRL_ERROR_INVALID_INPUT. Since 0.1.
- */
-HRL_API hrl_status hrl_nbd_server_stats(const struct hrl_nbd_server *server, struct hrl_nbd_stats *stats);
-
-/**
- * Stops listening, lets requests in flight end, closes the connections. A second stop does nothing. Statuses:
- * HRL_ERROR_INVALID_INPUT. Since 0.1.
- */
-HRL_API hrl_status hrl_nbd_server_stop(const struct hrl_nbd_server *server);
-
-/**
- * Stops the server, if it was not, and frees the handle; NULL is fine. Since 0.1.
- */
-HRL_API void hrl_nbd_server_free(struct hrl_nbd_server *server);
+typedef struct hrl_plan_options {
+    /**
+     * `sizeof(hrl_plan_options)`.
+     */
+    size_t struct_bytes;
+    /**
+     * Identity of a new run; NULL: plan, time and a random number.
+     */
+    const char *run;
+    /**
+     * A `hrl_plan_mode`.
+     */
+    uint32_t mode;
+    /**
+     * The source is there still, and nothing is lost.
+     */
+    bool planned;
+    /**
+     * Commit a real run at its end, whatever the plan says; on resuming, one that waits for it.
+     */
+    bool commit;
+    /**
+     * Take a run over although its runner seems to live.
+     */
+    bool take_over;
+    /**
+     * When the source failed, in nanoseconds since 1970 in UTC. 0: when the run begins.
+     */
+    int64_t failed_at_ns;
+    /**
+     * How often approvals, the stop and other runners are looked for. 0: 1,000.
+     */
+    uint64_t poll_ms;
+} hrl_plan_options;
 
 /**
  * Reads a plan, which is TOML; `name` is what errors call it. Free it with `hrl_plan_free`.
@@ -2436,496 +2894,138 @@ hrl_status hrl_plan_report(const struct hrl_vault *vault,
  */
 HRL_API bool hrl_plan_stop_is_set(const struct hrl_plan_stop *stop);
 
-/**
- * Begins the options for protecting `device` as `volume` of `vault`. `state` is the local directory of this agent (dirty
- * map, spool, identity), created when it is absent; it must not be on the protected device. Device and vault may be freed
- * afterwards. Free the options with `hrl_protection_options_free`. Statuses: HRL_ERROR_INVALID_INPUT. Since 0.1.
+/* ---- NBD ----
+ * Serve devices to clients.
  */
-HRL_API
-hrl_status hrl_protection_options_new(const char *volume,
-                                      const struct hrl_device *device,
-                                      const struct hrl_vault *vault,
-                                      const char *state,
-                                      struct hrl_protection_options **out);
 
 /**
- * Sets one field of the policy from text, by the names of policy files: "memory_budget_bytes" "67108864",
- * "crash_point_interval" "60s", "compression" "zstd:1", and so on. The values are checked together by
- * `hrl_protection_open`. Statuses: HRL_ERROR_INVALID_INPUT (the message lists the names). Since 0.1.
+ * Flag of `hrl_nbd_server_start`: refuse changes, also where the device would take them.
  */
-HRL_API
-hrl_status hrl_protection_options_set(struct hrl_protection_options *options,
-                                      const char *name,
-                                      const char *value);
+#define HRL_SERVE_READ_ONLY 1
 
 /**
- * Take the volume over when another source has it. Default: no, that is HRL_ERROR_FENCED. Statuses: HRL_ERROR_INVALID_INPUT.
+ * A listening NBD server. All threads may use it at once.
+ */
+typedef struct hrl_nbd_server hrl_nbd_server;
+
+/**
+ * Is told of a client that was refused, as one line for people that lives until it returns, from a thread of the library.
+ */
+typedef void (*hrl_refused_fn)(void *user, const char *line);
+
+/**
+ * TLS of an NBD server. Fill it with zeroes, then set what is needed.
+ */
+typedef struct hrl_nbd_tls {
+    /**
+     * `sizeof(hrl_nbd_tls)`.
+     */
+    size_t struct_bytes;
+    /**
+     * Directory with the certificates, as `hrl enroll` makes it.
+     */
+    const char *pki;
+    /**
+     * The volume that clients must be enrolled for. NULL: the name of the export.
+     */
+    const char *volume;
+    /**
+     * Serve clients without a certificate, too: encrypted, but whoever reaches the port.
+     */
+    bool no_verify;
+    /**
+     * Is told of refused clients; NULL: nobody.
+     */
+    hrl_refused_fn refused;
+    /**
+     * Given to `refused`.
+     */
+    void *user;
+} hrl_nbd_tls;
+
+/**
+ * Counters of a server.
+ */
+typedef struct hrl_nbd_stats {
+    /**
+     * Connections open now.
+     */
+    uint64_t connections;
+    /**
+     * Connections refused at the limit, or because TLS did not let them in.
+     */
+    uint64_t connections_refused;
+    /**
+     * Requests answered.
+     */
+    uint64_t requests;
+    /**
+     * Requests answered with an error.
+     */
+    uint64_t errors;
+    /**
+     * Bytes of data sent.
+     */
+    uint64_t bytes_read;
+    /**
+     * Bytes of data received.
+     */
+    uint64_t bytes_written;
+} hrl_nbd_stats;
+
+/**
+ * Serves a device over NBD at `address`, "unix:PATH" or "tcp:HOST:PORT" (port 0 takes a free one), as export `name`. A
+ * protected volume is captured. `changes`, which may be NULL, become the meta contexts "qemu:dirty-bitmap:changes" and
+ * "hrl:changes". The device may be freed afterwards. Free the server with `hrl_nbd_server_free`.
+ * Statuses: HRL_ERROR_INVALID_INPUT, HRL_ERROR_FENCED (the address is taken), HRL_ERROR_UNSUPPORTED (no io_uring), HRL_ERROR_IO.
  * Since 0.1.
  */
 HRL_API
-hrl_status hrl_protection_options_take_over(struct hrl_protection_options *options,
-                                            bool take_over);
+hrl_status hrl_nbd_server_start(const char *address,
+                                const char *name,
+                                const struct hrl_device *device,
+                                const struct hrl_changes *changes,
+                                uint32_t flags,
+                                struct hrl_nbd_server **out);
 
 /**
- * Where events go; NULL: nowhere. `callback` is called until `hrl_protection_free` has returned. Statuses:
+ * As `hrl_nbd_server_start` with TLS, and nothing without it. `tls` and its texts are copied; `refused` is called until
+ * `hrl_nbd_server_free` or `hrl_nbd_server_stop` has returned.
+ * Statuses: also HRL_ERROR_NOT_FOUND and HRL_ERROR_INVALID_INPUT for certificates that cannot be used, HRL_ERROR_UNSUPPORTED in
+ * builds without the feature `tls`. Since 0.1.
+ */
+HRL_API
+hrl_status hrl_nbd_server_start_tls(const char *address,
+                                    const char *name,
+                                    const struct hrl_device *device,
+                                    const struct hrl_changes *changes,
+                                    uint32_t flags,
+                                    const struct hrl_nbd_tls *tls,
+                                    struct hrl_nbd_server **out);
+
+/**
+ * The URI that clients connect to, as long as the handle lives. Empty for NULL. Since 0.1.
+ */
+HRL_API const char *hrl_nbd_server_uri(const struct hrl_nbd_server *server);
+
+/**
+ * Counters now; all 0 once the server stopped. Statuses: HRL_ERROR_INVALID_INPUT. Since 0.1.
+ */
+HRL_API hrl_status hrl_nbd_server_stats(const struct hrl_nbd_server *server, struct hrl_nbd_stats *stats);
+
+/**
+ * Stops listening, lets requests in flight end, closes the connections. A second stop does nothing. Statuses:
  * HRL_ERROR_INVALID_INPUT. Since 0.1.
  */
-HRL_API
-hrl_status hrl_protection_options_on_event(struct hrl_protection_options *options,
-                                           hrl_event_fn callback,
-                                           void *user);
+HRL_API hrl_status hrl_nbd_server_stop(const struct hrl_nbd_server *server);
 
 /**
- * Frees the options; NULL is fine. Since 0.1.
+ * Stops the server, if it was not, and frees the handle; NULL is fine. Since 0.1.
  */
-HRL_API void hrl_protection_options_free(struct hrl_protection_options *options);
-
-/**
- * Opens the volume, finds what must be read again, and starts. The options may be used again and freed. Free the protection
- * with `hrl_protection_free`, after `hrl_protection_stop`.
- * Statuses: HRL_ERROR_FENCED (another agent or source has the volume), HRL_ERROR_CHANGED (not the disk that was protected),
- * HRL_ERROR_WRONG_KEY, HRL_ERROR_UNAVAILABLE (the vault), HRL_ERROR_INVALID_INPUT (the policy), HRL_ERROR_FULL, HRL_ERROR_IO.
- * Since 0.1.
- */
-HRL_API
-hrl_status hrl_protection_open(const struct hrl_protection_options *options,
-                               struct hrl_protection **out);
-
-/**
- * The protected volume as a device: writes to it are captured. From now on nothing else may write to the disk below. Free it
- * with `hrl_device_free`, before `hrl_protection_stop`. Statuses: HRL_ERROR_INVALID_INPUT. Since 0.1.
- */
-HRL_API
-hrl_status hrl_protection_device(const struct hrl_protection *protection,
-                                 struct hrl_device **out);
-
-/**
- * The tap of the volume, for agents that do their own I/O. Free it with `hrl_tap_free`. Statuses: HRL_ERROR_INVALID_INPUT.
- * Since 0.1.
- */
-HRL_API
-hrl_status hrl_protection_tap(const struct hrl_protection *protection,
-                              struct hrl_tap **out);
-
-/**
- * Marks a recovery point now, and returns once it is durable in the local journal. `kind` is a `hrl_point_kind`:
- * HRL_POINT_CRASH, or HRL_POINT_DECLARED at a transaction boundary of the caller's. `label` may be NULL; `point` too.
- * Statuses: HRL_ERROR_NOT_ORDERED (first copy, resync or overflow), HRL_ERROR_INVALID_INPUT (label above 255 bytes),
- * HRL_ERROR_FENCED. Since 0.1.
- */
-HRL_API
-hrl_status hrl_protection_mark(const struct hrl_protection *protection,
-                               uint32_t kind,
-                               const char *label,
-                               struct hrl_point *point);
-
-/**
- * Marks an application-consistent point: quiesce, flush, mark, release, in this order, with the callbacks on the calling
- * thread. No point, and the application released, when it cannot be quiesced or the mark would come after `limit_ms`
- * (HRL_ERROR_UNAVAILABLE). `label` and `point` may be NULL.
- * Statuses: those of `hrl_protection_mark`, and what the callbacks return. Since 0.1.
- */
-HRL_API
-hrl_status hrl_protection_mark_quiesced(const struct hrl_protection *protection,
-                                        const struct hrl_quiesce_callbacks *callbacks,
-                                        void *user,
-                                        const char *label,
-                                        uint64_t limit_ms,
-                                        struct hrl_point *point);
-
-/**
- * Marks an application-consistent point with the applications and the limit of the policy: its names "quiesce" (one
- * specification a line, such as "postgresql:dbname=app\nfs:/srv"; core/docs/quiesce.md lists them), "quiesce_limit" and,
- * for points by the clock, "app_point_interval". The program hrl-watchdog quiesces and releases them, also when this process
- * is killed meanwhile. `label` and `point` may be NULL.
- * Statuses: those of `hrl_protection_mark`; HRL_ERROR_UNAVAILABLE and others when they cannot be quiesced or did not stay so:
- * then there is no point and they are released. HRL_ERROR_INVALID_INPUT (the policy names none). Since 0.1.
- */
-HRL_API
-hrl_status hrl_protection_mark_app(const struct hrl_protection *protection,
-                                   const char *label,
-                                   struct hrl_point *point);
-
-/**
- * Says where the program hrl-watchdog is, for this process. Not needed where it is in `libexec` of the prefix that the library
- * was installed into, beside the running program, or named by HRL_WATCHDOG. Statuses: HRL_ERROR_INVALID_INPUT. Since 0.1.
- */
-HRL_API
-hrl_status hrl_set_watchdog(const char *path);
-
-/**
- * How the protection is doing now. Statuses: HRL_ERROR_INVALID_INPUT. Since 0.1.
- */
-HRL_API hrl_status hrl_protection_stats(const struct hrl_protection *protection, struct hrl_stats *stats);
-
-/**
- * Gives the history that the vault knows to `each` on the calling thread. Statuses: HRL_ERROR_INVALID_INPUT. Since 0.1.
- */
-HRL_API
-hrl_status hrl_protection_timeline(const struct hrl_protection *protection,
-                                   hrl_timeline_fn each,
-                                   void *user);
-
-/**
- * Waits until the first copy or resync is complete. Statuses: HRL_ERROR_UNAVAILABLE (not within `limit_ms`), HRL_ERROR_FENCED.
- * Since 0.1.
- */
-HRL_API
-hrl_status hrl_protection_wait_ordered(const struct hrl_protection *protection,
-                                       uint64_t limit_ms);
-
-/**
- * Waits until everything captured before the call is in the vault. `sequence`, which may be NULL, receives the newest sequence
- * there. Statuses as for `hrl_protection_wait_ordered`. Since 0.1.
- */
-HRL_API
-hrl_status hrl_protection_wait_replicated(const struct hrl_protection *protection,
-                                          uint64_t limit_ms,
-                                          uint64_t *sequence);
-
-/**
- * Reads the whole disk again, beside the writes. Older points stay usable; none is marked until it is complete. Statuses:
- * HRL_ERROR_IO, HRL_ERROR_FULL. Since 0.1.
- */
-HRL_API
-hrl_status hrl_protection_resync(const struct hrl_protection *protection);
-
-/**
- * Ends the session cleanly: seals and ships what there is (waiting for the vault up to `limit_ms`; the rest stays in the
- * spool), flushes the disk, and leaves a clean dirty map, so that the next session reads nothing again. Every writer must be
- * gone before; calls on other threads are waited for. Afterwards every function but `hrl_protection_free` gives
- * HRL_ERROR_INVALID_INPUT, also when this one failed; a second stop does nothing.
- * Statuses: HRL_ERROR_UNAVAILABLE, HRL_ERROR_FENCED, HRL_ERROR_IO: the next session then reads some regions again. Since 0.1.
- */
-HRL_API
-hrl_status hrl_protection_stop(const struct hrl_protection *protection,
-                               uint64_t limit_ms);
-
-/**
- * Frees the protection; NULL is fine. One that was not stopped ends as in a crash: the next session reads the marked regions
- * again. Since 0.1.
- */
-HRL_API
-void hrl_protection_free(struct hrl_protection *protection);
-
-/**
- * Opens a volume of a vault; "VOLUME@EPOCH" is the branch of an ended epoch. Reading never writes to the vault. Free it with `hrl_replica_free`.
- * Statuses: HRL_ERROR_NOT_FOUND, HRL_ERROR_WRONG_KEY, HRL_ERROR_CORRUPT, HRL_ERROR_UNAVAILABLE. Since 0.1.
- */
-HRL_API
-hrl_status hrl_replica_open(const struct hrl_vault *vault,
-                            const char *name,
-                            struct hrl_replica **out);
-
-/**
- * Reads the newest version of the catalog. Statuses: HRL_ERROR_UNAVAILABLE, HRL_ERROR_CORRUPT. Since 0.1.
- */
-HRL_API hrl_status hrl_replica_refresh(const struct hrl_replica *replica);
-
-/**
- * What the vault says of the volume. Statuses: HRL_ERROR_INVALID_INPUT. Since 0.1.
- */
-HRL_API hrl_status hrl_replica_info(const struct hrl_replica *replica, struct hrl_volume_info *info);
-
-/**
- * Gives every recovery point to `each` on the calling thread, oldest first. Statuses: HRL_ERROR_INVALID_INPUT. Since 0.1.
- */
-HRL_API
-hrl_status hrl_replica_points(const struct hrl_replica *replica,
-                              hrl_point_fn each,
-                              void *user);
-
-/**
- * Gives the history in stretches, ordered and not, to `each` on the calling thread. Statuses: HRL_ERROR_INVALID_INPUT.
- * Since 0.1.
- */
-HRL_API
-hrl_status hrl_replica_timeline(const struct hrl_replica *replica,
-                                hrl_timeline_fn each,
-                                void *user);
-
-/**
- * Finds the sequence of a state. `at` is "newest", "newest-good" (the newest point that checks found good, else the newest
- * application-consistent point, else the newest), a sequence number, a time as RFC 3339, the identity of a point or
- * "point:" and its first digits, "label:" and a label, or a label.
- * Statuses: HRL_ERROR_NOT_FOUND, HRL_ERROR_NOT_ORDERED (inside a gap), HRL_ERROR_INVALID_INPUT. Since 0.1.
- */
-HRL_API
-hrl_status hrl_replica_resolve(const struct hrl_replica *replica,
-                               const char *at,
-                               uint64_t *sequence);
-
-/**
- * Opens the volume as of `at` (see `hrl_replica_resolve`) as a read-only device, without a restore. Free it with
- * `hrl_device_free`; the replica may be freed before.
- * Statuses: those of `hrl_replica_resolve`, HRL_ERROR_CORRUPT, HRL_ERROR_UNAVAILABLE, HRL_ERROR_UNSUPPORTED (tracked without
- * data). Since 0.1.
- */
-HRL_API
-hrl_status hrl_replica_view(const struct hrl_replica *replica,
-                            const char *at,
-                            struct hrl_device **out);
-
-/**
- * Writes the volume as of `at` (see `hrl_replica_resolve`) to a new sparse file, which gets its name when it is whole and
- * durable; or, by a flag, over an existing file or device. `tell` and `report` may be NULL.
- * Statuses: those of `hrl_replica_view`, HRL_ERROR_ALREADY_EXISTS, HRL_ERROR_FULL, HRL_ERROR_IO, HRL_ERROR_UNAVAILABLE (stopped by
- * `tell`). Since 0.1.
- */
-HRL_API
-hrl_status hrl_replica_restore(const struct hrl_replica *replica,
-                               const char *at,
-                               const char *path,
-                               uint32_t flags,
-                               hrl_progress_fn tell,
-                               void *user,
-                               struct hrl_restore_report *report);
-
-/**
- * Reads and checks everything that the catalog names: checksums, seals, chain. What is wrong is given to `found` (may be
- * NULL) and counted in `report`; the status is HRL_OK when all was checked, sound or not.
- * Statuses: HRL_ERROR_UNAVAILABLE. Since 0.1.
- */
-HRL_API
-hrl_status hrl_replica_verify(const struct hrl_replica *replica,
-                              hrl_progress_fn tell,
-                              hrl_finding_fn found,
-                              void *user,
-                              struct hrl_verify_report *report);
-
-/**
- * Frees the handle; NULL is fine. Since 0.1.
- */
-HRL_API void hrl_replica_free(struct hrl_replica *replica);
-
-/**
- * Finds what was written after state `from`, up to state `to` (see `hrl_replica_resolve`). Free it with `hrl_changes_free`.
- * Statuses: those of `hrl_replica_resolve`, HRL_ERROR_CORRUPT, HRL_ERROR_UNAVAILABLE. Since 0.1.
- */
-HRL_API
-hrl_status hrl_replica_changes(const struct hrl_replica *replica,
-                               const char *from,
-                               const char *to,
-                               struct hrl_changes **out);
-
-/**
- * Bytes that changed; 0 for NULL. Since 0.1.
- */
-HRL_API uint64_t hrl_changes_total_bytes(const struct hrl_changes *changes);
-
-/**
- * Gives the runs, in order of their offsets, to `each` on the calling thread. Statuses: HRL_ERROR_INVALID_INPUT. Since 0.1.
- */
-HRL_API
-hrl_status hrl_changes_runs(const struct hrl_changes *changes,
-                            hrl_change_fn each,
-                            void *user);
-
-/**
- * Writes the changed bytes, each at its own offset, to a new sparse file of the volume's size. `bytes`, which may be NULL,
- * receives how many. Statuses: HRL_ERROR_ALREADY_EXISTS, HRL_ERROR_UNSUPPORTED (tracked without data), HRL_ERROR_FULL,
- * HRL_ERROR_CORRUPT, HRL_ERROR_IO. Since 0.1.
- */
-HRL_API
-hrl_status hrl_changes_write_to_file(const struct hrl_changes *changes,
-                                     const char *path,
-                                     uint64_t *bytes);
-
-/**
- * Frees the handle; NULL is fine. Since 0.1.
- */
-HRL_API void hrl_changes_free(struct hrl_changes *changes);
-
-/**
- * Carries retention out once: folds segments between the states that the policy keeps, and deletes what was replaced longer
- * ago than its grace. Safe beside sources, restores, views and other compactions. `retention` is text such as
- * "2h all; 24h hourly; 30d daily; bytes 100G" (NULL: the default); `flags` are of HRL_COMPACT_; `scratch` is a directory
- * for temporary files (NULL: that of the system). `tell` and `report` may be NULL. The replica then shows what is left.
- * Statuses: HRL_ERROR_INVALID_INPUT (names what is not understood), HRL_ERROR_UNAVAILABLE (also when `tell` stopped it),
- * HRL_ERROR_FULL, HRL_ERROR_CORRUPT. Since 0.1.
- */
-HRL_API
-hrl_status hrl_replica_compact(const struct hrl_replica *replica,
-                               const char *retention,
-                               uint32_t flags,
-                               const char *scratch,
-                               hrl_progress_fn tell,
-                               void *user,
-                               struct hrl_compact_report *report);
-
-/**
- * Keeps a recovery point (see `hrl_replica_resolve`) through retention until `until_ns`, in nanoseconds since 1970 in UTC, or
- * one of HRL_PIN_. `reason` is for people and may be NULL. Durable when it returns.
- * Statuses: HRL_ERROR_NOT_FOUND, HRL_ERROR_INVALID_INPUT, HRL_ERROR_FULL (too many pins), HRL_ERROR_UNAVAILABLE. Since 0.1.
- */
-HRL_API
-hrl_status hrl_replica_pin(const struct hrl_replica *replica,
-                           const char *point,
-                           int64_t until_ns,
-                           const char *reason);
-
-/**
- * Takes the pin of a point off, or with `hold` its legal hold; neither takes off the other.
- * Statuses: HRL_ERROR_NOT_FOUND (no such point, or it has none), HRL_ERROR_UNAVAILABLE. Since 0.1.
- */
-HRL_API hrl_status hrl_replica_unpin(const struct hrl_replica *replica, const char *point, bool hold);
-
-/**
- * Opens a directory as a store; with `create` it is made when it is absent. Free it with `hrl_store_free`.
- * Statuses: HRL_ERROR_NOT_FOUND, HRL_ERROR_INVALID_INPUT (no directory), HRL_ERROR_IO. Since 0.1.
- */
-HRL_API hrl_status hrl_store_open_directory(const char *path, bool create, struct hrl_store **out);
-
-/**
- * Opens the store that `url` names: a path or file://PATH, and in builds with the feature `cloud` s3://BUCKET/PREFIX,
- * az://CONTAINER/PREFIX and gs://BUCKET/PREFIX, with options after `?` as in `s3://vaults?endpoint=https://s3.example.net`.
- * Credentials come from the environment. With `create` a directory is made when it is absent; buckets never are.
- * Free it with `hrl_store_free`. Statuses: HRL_ERROR_NOT_FOUND, HRL_ERROR_INVALID_INPUT (also refused credentials),
- * HRL_ERROR_UNSUPPORTED (a build without `cloud`), HRL_ERROR_UNAVAILABLE. Since 0.1.
- */
-HRL_API
-hrl_status hrl_store_open_url(const char *url,
-                              bool create,
-                              struct hrl_store **out);
-
-/**
- * Makes a store of your functions, all of which are needed but `free`. `callbacks` is copied; `user` is handed to each.
- * Statuses: HRL_ERROR_INVALID_INPUT; then `free` is not called. Since 0.1.
- */
-HRL_API
-hrl_status hrl_store_from_callbacks(const struct hrl_store_callbacks *callbacks,
-                                    void *user,
-                                    struct hrl_store **out);
-
-/**
- * Frees the handle; NULL is fine. Vaults in the store go on. Since 0.1.
- */
-HRL_API void hrl_store_free(struct hrl_store *store);
-
-/**
- * Waits for permission to change `length` bytes at `offset`: while an overlapping change is in flight, until the dirty map
- * has the region (the first write to it), and, where the policy says `when_full = block`, while the queue is full.
- * Two tickets that overlap in blocks of 4096 bytes exclude each other: a thread that holds one and asks for the other
- * waits for itself.
- * Statuses: HRL_ERROR_INVALID_INPUT (empty, or outside the volume). Since 0.1.
- */
-HRL_API
-hrl_status hrl_tap_begin(const struct hrl_tap *tap,
-                         uint64_t offset,
-                         uint64_t length,
-                         struct hrl_ticket *ticket);
-
-/**
- * As `hrl_tap_begin`, without waiting: HRL_PENDING means that there is no ticket yet; `wake(user)` is then called once, from
- * any thread, when it is worth asking again. It must return soon and must not call the tap. Since 0.1.
- */
-HRL_API
-hrl_status hrl_tap_try_begin(const struct hrl_tap *tap,
-                             uint64_t offset,
-                             uint64_t length,
-                             void (*wake)(void *user),
-                             void *user,
-                             struct hrl_ticket *ticket);
-
-/**
- * The disk took the write. `data` are the bytes that are now on it: the same memory that was written, unchanged since, and as
- * long as the ticket; it is copied. Memory that others may change meanwhile (a guest's) is first copied into a buffer:
- * `hrl_tap_complete_buffer`. Never waits. `sequence`, which may be NULL, receives the newest sequence.
- * Statuses: HRL_ERROR_INVALID_INPUT (no such change in flight, another length; the ticket stays). Since 0.1.
- */
-HRL_API
-hrl_status hrl_tap_complete_write(const struct hrl_tap *tap,
-                                  struct hrl_ticket ticket,
-                                  const uint8_t *data,
-                                  size_t length,
-                                  uint64_t *sequence);
-
-/**
- * As `hrl_tap_complete_write`, without a copy: the bytes of `buffer` were written to the disk. The buffer belongs to the
- * library afterwards, also when the call failed. Since 0.1.
- */
-HRL_API
-hrl_status hrl_tap_complete_buffer(const struct hrl_tap *tap,
-                                   struct hrl_ticket ticket,
-                                   struct hrl_buffer *buffer,
-                                   uint64_t *sequence);
-
-/**
- * The range reads as zeroes now. As `hrl_tap_complete_write` otherwise. Since 0.1.
- */
-HRL_API
-hrl_status hrl_tap_complete_zero(const struct hrl_tap *tap,
-                                 struct hrl_ticket ticket,
-                                 uint64_t *sequence);
-
-/**
- * The range was discarded, with this effect. As `hrl_tap_complete_write` otherwise. Since 0.1.
- */
-HRL_API
-hrl_status hrl_tap_complete_discard(const struct hrl_tap *tap,
-                                    struct hrl_ticket ticket,
-                                    uint32_t effect,
-                                    uint64_t *sequence);
-
-/**
- * The disk failed the change: what it holds is unknown and will be read again; no points until then.
- * Statuses: HRL_ERROR_INVALID_INPUT (no such change in flight). Since 0.1.
- */
-HRL_API hrl_status hrl_tap_fail(const struct hrl_tap *tap, struct hrl_ticket ticket);
-
-/**
- * The disk was not touched. Statuses: HRL_ERROR_INVALID_INPUT (no such change in flight). Since 0.1.
- */
-HRL_API hrl_status hrl_tap_cancel(const struct hrl_tap *tap, struct hrl_ticket ticket);
-
-/**
- * Records that the writer flushed; to be called after the disk's own flush returned. Statuses: HRL_ERROR_INVALID_INPUT.
- * Since 0.1.
- */
-HRL_API
-hrl_status hrl_tap_flush(const struct hrl_tap *tap,
-                         uint64_t *sequence);
-
-/**
- * Frees the handle; NULL is fine. The protection goes on. Since 0.1.
- */
-HRL_API void hrl_tap_free(struct hrl_tap *tap);
-
-/**
- * Makes a store into a vault, or opens it when it is one. With a key (NULL: none) the volumes made through this handle are
- * sealed. Store and key may be freed afterwards. Free the vault with `hrl_vault_free`.
- * Statuses: HRL_ERROR_UNAVAILABLE, HRL_ERROR_UNSUPPORTED (a later version), HRL_ERROR_FULL, HRL_ERROR_READ_ONLY, HRL_ERROR_IO.
- * Since 0.1.
- */
-HRL_API
-hrl_status hrl_vault_create(const struct hrl_store *store,
-                            const struct hrl_key *key,
-                            struct hrl_vault **out);
-
-/**
- * Opens a vault. As `hrl_vault_create` otherwise, and HRL_ERROR_NOT_FOUND when the store is none. Since 0.1.
- */
-HRL_API
-hrl_status hrl_vault_open(const struct hrl_store *store,
-                          const struct hrl_key *key,
-                          struct hrl_vault **out);
-
-/**
- * Gives every volume of the vault to `each` on the calling thread. Statuses: HRL_ERROR_UNAVAILABLE, HRL_ERROR_CORRUPT,
- * HRL_ERROR_IO. Since 0.1.
- */
-HRL_API
-hrl_status hrl_vault_volumes(const struct hrl_vault *vault,
-                             hrl_volume_fn each,
-                             void *user);
-
-/**
- * Frees the handle; NULL is fine. Protections and replicas of the vault go on. Since 0.1.
- */
-HRL_API void hrl_vault_free(struct hrl_vault *vault);
+HRL_API void hrl_nbd_server_free(struct hrl_nbd_server *server);
 
 #ifdef __cplusplus
-}  // extern "C"
-#endif  // __cplusplus
+}
+#endif
 
 #endif  /* HRL_H */

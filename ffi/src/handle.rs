@@ -64,7 +64,9 @@ impl<'a> Text<'a> {
         }
         // SAFETY: not NULL, so NUL-terminated and unchanged during 'a (invariant of the type).
         let text = unsafe { CStr::from_ptr(self.pointer) };
-        text.to_str().map(Some).map_err(|error| bad_argument(name).expected("UTF-8").caused_by(error))
+        text.to_str()
+            .map(Some)
+            .map_err(|error| bad_argument(name).expected("UTF-8").caused_by(error))
     }
 }
 

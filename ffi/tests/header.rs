@@ -1,6 +1,7 @@
 //! `include/hrl.h` is what cbindgen makes of the crate. `HRL_UPDATE=1 cargo test -p hrl-ffi --test header` renews it.
 
 use std::collections::BTreeSet;
+use std::fmt::Write as _;
 use std::fs;
 use std::path::Path;
 
@@ -51,7 +52,86 @@ fn generated() -> String {
         .generate()
         .expect("a header")
         .write(&mut text);
-    String::from_utf8(text).expect("UTF-8")
+    in_sections(&String::from_utf8(text).expect("UTF-8"))
+}
+
+/// The sections of the header: title, head, and the sources that declare what is in them.
+const SECTIONS: [(&str, &str, &[&str]); 12] = [
+    (
+        "General",
+        "Version, statuses, and the last error of a thread.",
+        &["lib", "boundary", "callbacks"],
+    ),
+    ("Values", "Points, history and volumes, as several functions return them.", &["points"]),
+    ("Vaults", "Where replicas are kept: stores, keys, vaults.", &["store", "keys", "vault"]),
+    ("Protection", "Capture and replicate a volume, and take points.", &["protection", "quiesce"]),
+    ("Replicas", "View, restore, compare, verify and retain.", &["replica", "retention"]),
+    ("Failover", "Continue a volume elsewhere, and take it home.", &["failover"]),
+    ("Devices", "Disks: files, memory, overlays, and your own.", &["device"]),
+    ("Taps", "For agents that do their own I/O: ask, write, report.", &["tap", "buffer"]),
+    ("Journal", "Segments, and conversion to and from other formats.", &["journal"]),
+    ("Groups", "One cut across volumes on several machines.", &["group"]),
+    ("Plans", "Recovery of many volumes, step by step.", &["plan"]),
+    ("NBD", "Serve devices to clients.", &["nbd"]),
+];
+
+/// Returns the header with its declarations in the order of [`SECTIONS`], all of it with the linkage of C.
+fn in_sections(header: &str) -> String {
+    const API: &str = "#define HRL_API\n#endif\n";
+    let begin = header.find(API).expect("HRL_API") + API.len();
+    let end = header.rfind("\n#endif  /* HRL_H */").expect("the end of the header");
+    let mut left: Vec<(&str, &str)> = header[begin..end]
+        .split("\n\n")
+        .map(|item| item.trim_matches('\n'))
+        .filter(|item| !item.is_empty() && !item.starts_with("#ifdef __cplusplus"))
+        .map(|item| (declared(item), item))
+        .collect();
+    let mut text = header[..begin].to_owned();
+    text += "\n#ifdef __cplusplus\nextern \"C\" {\n#endif\n\n";
+    for (name, item) in &left {
+        if item.contains("\ntypedef struct ") {
+            writeln!(text, "struct {name};").expect("text");
+        }
+    }
+    for (title, head, sources) in SECTIONS {
+        write!(text, "\n/* ---- {title} ----\n * {head}\n */\n").expect("text");
+        let names: BTreeSet<String> = sources.iter().flat_map(|source| names_of(source)).collect();
+        let (here, elsewhere) = left.into_iter().partition(|(name, _)| names.contains(*name));
+        left = elsewhere;
+        for (_, item) in here {
+            write!(text, "\n{item}\n").expect("text");
+        }
+    }
+    assert!(left.is_empty(), "in no section: {left:?}");
+    text + "\n#ifdef __cplusplus\n}\n#endif\n" + &header[end..]
+}
+
+/// Returns the name that a declaration with its comment declares.
+fn declared(item: &str) -> &str {
+    let code = match item.strip_prefix("/**") {
+        Some(comment) => comment.split_once("*/\n").map_or("", |(_, code)| code),
+        None => item,
+    };
+    let name = if let Some(function) = code.strip_prefix("HRL_API") {
+        words(&function[..function.find('(').expect("arguments")]).next_back()
+    } else if let Some(constant) = code.strip_prefix("#define ") {
+        words(constant).next()
+    } else if let (false, Some((_, callback))) = (code.contains('{'), code.split_once("(*")) {
+        words(callback).next()
+    } else {
+        words(code.trim_end_matches(';')).next_back()
+    };
+    name.unwrap_or_else(|| panic!("no name in {item}"))
+}
+
+/// Returns the names that a source file declares.
+fn names_of(source: &str) -> Vec<String> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("src/{source}.rs"));
+    let text = fs::read_to_string(path).expect("source");
+    let lines = text.lines().filter(|line| line.starts_with("pub "));
+    let names =
+        lines.filter_map(|line| words(line).find(|word| word.to_lowercase().starts_with("hrl_")));
+    names.map(str::to_owned).collect()
 }
 
 /// Returns the functions that the header declares.
