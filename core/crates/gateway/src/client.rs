@@ -16,7 +16,6 @@
 
 use std::collections::HashMap;
 use std::io::{BufReader, Read, Write};
-use std::net::{TcpStream, ToSocketAddrs};
 use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
@@ -27,7 +26,7 @@ use hrl::store::{ObjectInfo, PutOutcome, Store, check_name};
 use hrl::sync::lock::{Condvar, Mutex};
 use hrl::vault::layout;
 use hrl::{Error, ErrorKind, Result};
-use hrl_tls::rustls::pki_types::ServerName;
+use hrl_tls::ServerAddress;
 use hrl_tls::rustls::{ClientConfig, ClientConnection, StreamOwned};
 
 use crate::http::{self, check_length, error_of, read_body, read_response, write_request};
@@ -58,9 +57,7 @@ type Connection = BufReader<Box<dyn GatewayStream>>;
 type Dial = Box<dyn Fn() -> std::io::Result<Box<dyn GatewayStream>> + Send + Sync>;
 
 struct Endpoint {
-    /// `host:port`.
-    address: String,
-    server_name: ServerName<'static>,
+    address: ServerAddress,
     idle: Mutex<Vec<Connection>>,
     /// Requests under way.
     busy: Mutex<usize>,
@@ -205,7 +202,7 @@ impl RemoteStore {
             }
             Err(error) => {
                 self.current.store((current + 1) % self.endpoints.len(), Ordering::Relaxed);
-                Err(Error::new(ErrorKind::Unavailable, "reach gateway", &endpoint.address)
+                Err(Error::new(ErrorKind::Unavailable, "reach gateway", endpoint.address.as_str())
                     .caused_by(error))
             }
         }
@@ -257,7 +254,8 @@ impl RemoteStore {
             }
         }
         let (endpoint, error) = failure.expect("an answer of the last gateway is returned");
-        Err(Error::new(ErrorKind::Unavailable, "reach gateway", &endpoint.address).caused_by(error))
+        Err(Error::new(ErrorKind::Unavailable, "reach gateway", endpoint.address.as_str())
+            .caused_by(error))
     }
 
     fn request_at(
@@ -288,22 +286,12 @@ impl RemoteStore {
         if let Some(dial) = &self.dial {
             return dial().map(BufReader::new);
         }
-        let mut failure = std::io::Error::from(std::io::ErrorKind::NotFound);
-        for address in endpoint.address.to_socket_addrs()? {
-            match TcpStream::connect_timeout(&address, CONNECT_LIMIT) {
-                Ok(socket) => {
-                    socket.set_nodelay(true)?;
-                    socket.set_read_timeout(Some(ANSWER_LIMIT))?;
-                    socket.set_write_timeout(Some(ANSWER_LIMIT))?;
-                    let name = endpoint.server_name.clone();
-                    let tls = ClientConnection::new(self.tls.clone(), name)
-                        .map_err(std::io::Error::other)?;
-                    return Ok(BufReader::new(Box::new(StreamOwned::new(tls, socket))));
-                }
-                Err(error) => failure = error,
-            }
-        }
-        Err(failure)
+        let socket = endpoint.address.connect(CONNECT_LIMIT)?;
+        socket.set_read_timeout(Some(ANSWER_LIMIT))?;
+        socket.set_write_timeout(Some(ANSWER_LIMIT))?;
+        let tls = ClientConnection::new(self.tls.clone(), endpoint.address.name())
+            .map_err(std::io::Error::other)?;
+        Ok(BufReader::new(Box::new(StreamOwned::new(tls, socket))))
     }
 
     fn object(
@@ -341,21 +329,13 @@ fn exchange(
 }
 
 fn endpoint(text: &str) -> Result<Endpoint> {
-    let bad = || {
+    let address = ServerAddress::parse(text, GATEWAY_PORT).ok_or_else(|| {
         Error::new(ErrorKind::InvalidInput, "open store", text)
             .expected("HOST or HOST:PORT of a gateway")
             .found(text)
-    };
-    let (host, port) = match text.rsplit_once(':') {
-        Some((host, port)) if !host.ends_with(':') => (host, port.parse().map_err(|_| bad())?),
-        _ => (text, GATEWAY_PORT),
-    };
-    let host = host.trim_matches(['[', ']']);
-    let server_name = ServerName::try_from(host.to_owned()).map_err(|_| bad())?;
-    let address =
-        if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") };
+    })?;
     let (idle, busy, free) = (Mutex::default(), Mutex::default(), Condvar::new());
-    Ok(Endpoint { address, server_name, idle, busy, free })
+    Ok(Endpoint { address, idle, busy, free })
 }
 
 impl Store for RemoteStore {

@@ -8,7 +8,6 @@ use hrl::journal::PointKind;
 use hrl::{Clock, PointId, Protection, Quiesce, Result, VolumeCut};
 use hrl_tls::client_config;
 
-use crate::GROUP_PORT;
 use crate::member::{GroupMember, JoinOptions, Target};
 use crate::wire::Marked;
 
@@ -23,16 +22,12 @@ pub struct GroupJoin {
 impl GroupJoin {
     /// Joins `group` at the first of `coordinators` that answers.
     ///
-    /// Each is `HOST` or `HOST:PORT`; the default port is [`GROUP_PORT`]. `identity` is the bundle
+    /// Each is `HOST` or `HOST:PORT`; the default port is [`GROUP_PORT`](crate::GROUP_PORT). `identity` is the bundle
     /// with the member's certificate, as made by `hrl_tls::enroll_client`.
     pub fn new(group: &str, coordinators: &[impl AsRef<str>], identity: impl AsRef<Path>) -> Self {
-        let with_port = |host: &str| match host.rsplit_once(':') {
-            Some((_, port)) if port.bytes().all(|b| b.is_ascii_digit()) => host.to_owned(),
-            _ => format!("{host}:{GROUP_PORT}"),
-        };
         Self {
             group: group.to_owned(),
-            coordinators: coordinators.iter().map(|host| with_port(host.as_ref())).collect(),
+            coordinators: coordinators.iter().map(|host| host.as_ref().to_owned()).collect(),
             identity: identity.as_ref().to_owned(),
             quiesce: None,
         }

@@ -4,16 +4,17 @@
 //! many received messages wait to be taken.
 
 use std::io::{ErrorKind as IoKind, Read, Write};
-use std::net::{TcpListener, TcpStream, ToSocketAddrs};
+use std::net::{TcpListener, TcpStream};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
 use hrl::{Error, ErrorKind, Result};
-use hrl_tls::rustls::pki_types::ServerName;
+use hrl_tls::ServerAddress;
 use hrl_tls::rustls::{ClientConfig, ClientConnection, Connection, ServerConfig, ServerConnection};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 
+use crate::GROUP_PORT;
 use crate::wire::{FRAME_BYTES_MAX, take_frame};
 
 /// Received bytes that wait to be taken; beyond this nothing more is read.
@@ -30,31 +31,23 @@ pub(crate) struct Link {
 }
 
 impl Link {
-    /// Connects to `address` (`HOST:PORT`), trying each resolved address for up to `limit`. The
+    /// Connects to `address` (`HOST` or `HOST:PORT`), trying each resolved address for up to `limit`. The
     /// handshake continues with each call of [`Link::pump`].
     pub(crate) fn connect(
         address: &str,
         config: &Arc<ClientConfig>,
         limit: Duration,
     ) -> Result<Self> {
-        let io = |error| Error::io("connect to coordinator", address, error);
-        let host = address.rsplit_once(':').map_or(address, |(host, _)| host);
-        let host = host.trim_start_matches('[').trim_end_matches(']');
-        let name = ServerName::try_from(host.to_owned()).map_err(|error| {
-            Error::new(ErrorKind::InvalidInput, "connect to coordinator", address).caused_by(error)
+        let server = ServerAddress::parse(address, GROUP_PORT).ok_or_else(|| {
+            Error::new(ErrorKind::InvalidInput, "connect to coordinator", address)
+                .expected("HOST or HOST:PORT")
         })?;
-        let mut failure = std::io::Error::from(IoKind::NotFound);
-        for candidate in address.to_socket_addrs().map_err(io)? {
-            match TcpStream::connect_timeout(&candidate, limit) {
-                Ok(socket) => {
-                    let tls = ClientConnection::new(config.clone(), name)
-                        .map_err(|error| broken(address, error))?;
-                    return Self::new(tls.into(), socket, address.to_owned());
-                }
-                Err(error) => failure = error,
-            }
-        }
-        Err(io(failure))
+        let socket = server
+            .connect(limit)
+            .map_err(|error| Error::io("connect to coordinator", address, error))?;
+        let tls = ClientConnection::new(config.clone(), server.name())
+            .map_err(|error| broken(address, error))?;
+        Self::new(tls.into(), socket, server.as_str().to_owned())
     }
 
     /// Wraps an accepted connection.

@@ -58,7 +58,7 @@ pub(crate) trait Target: Send + Sync {
 pub(crate) struct JoinOptions {
     /// Name of the group.
     pub group: String,
-    /// `HOST:PORT` of each coordinator, in the order of trying.
+    /// `HOST` or `HOST:PORT` of each coordinator, in the order of trying.
     pub coordinators: Vec<String>,
     /// TLS configuration from the member's bundle.
     pub config: Arc<ClientConfig>,

@@ -10,11 +10,13 @@
 //! Removing its file under `clients` locks it out at its next connection. The provider is ring; no
 //! global default is installed.
 
+mod address;
 #[cfg(feature = "authority")]
 mod authority;
 mod config;
 mod enrolled;
 
+pub use address::ServerAddress;
 #[cfg(feature = "authority")]
 pub use authority::{create_authority, enroll_client};
 #[cfg(feature = "testing")]
