@@ -425,9 +425,9 @@ typedef struct hrl_volume_info {
      */
     int64_t created_ns;
     /**
-     * Its data is sealed with a key.
+     * Its data is encrypted.
      */
-    bool sealed;
+    bool encrypted;
     /**
      * Tracked without data: change sets alone can be had.
      */
@@ -595,7 +595,7 @@ HRL_API void hrl_key_free(struct hrl_key *key);
  * Wraps the key of a volume anew with `new_key` and takes the wrapping of the key that the vault was opened with away. No
  * data is rewritten, and who has the volume open goes on. When it was interrupted the volume opens with the old or the
  * new key; run it again to finish. `report` may be NULL.
- * Statuses: HRL_ERROR_NOT_FOUND, HRL_ERROR_WRONG_KEY, HRL_ERROR_INVALID_INPUT (not sealed, or the same key),
+ * Statuses: HRL_ERROR_NOT_FOUND, HRL_ERROR_WRONG_KEY, HRL_ERROR_INVALID_INPUT (not encrypted, or the same key),
  * HRL_ERROR_CORRUPT, HRL_ERROR_UNAVAILABLE. Since 0.1.
  */
 HRL_API
@@ -605,11 +605,11 @@ hrl_status hrl_vault_rotate_key(const struct hrl_vault *vault,
                                 struct hrl_rotation_report *report);
 
 /**
- * Makes a sealed volume unreadable for ever by deleting every wrapped key of it. `flags` are of HRL_SHRED_. Stop its source
+ * Makes an encrypted volume unreadable for ever by deleting every wrapped key of it. `flags` are of HRL_SHRED_. Stop its source
  * first. Versions, snapshots and copies that a store keeps of deleted objects are beyond it. It can be run again, and
  * finishes what was interrupted. `report` may be NULL.
  * Statuses: HRL_ERROR_NOT_FOUND, HRL_ERROR_FENCED (legal hold), HRL_ERROR_WRONG_KEY (holds cannot be read),
- * HRL_ERROR_INVALID_INPUT (not sealed, and HRL_SHRED_DATA not given), HRL_ERROR_UNAVAILABLE. Since 0.1.
+ * HRL_ERROR_INVALID_INPUT (not encrypted, and HRL_SHRED_DATA not given), HRL_ERROR_UNAVAILABLE. Since 0.1.
  */
 HRL_API
 hrl_status hrl_vault_shred(const struct hrl_vault *vault,
@@ -651,7 +651,7 @@ HRL_API void hrl_store_free(struct hrl_store *store);
 
 /**
  * Makes a store into a vault, or opens it when it is one. With a key (NULL: none) the volumes made through this handle are
- * sealed. Store and key may be freed afterwards. Free the vault with `hrl_vault_free`.
+ * encrypted. Store and key may be freed afterwards. Free the vault with `hrl_vault_free`.
  * Statuses: HRL_ERROR_UNAVAILABLE, HRL_ERROR_UNSUPPORTED (a later version), HRL_ERROR_FULL, HRL_ERROR_READ_ONLY, HRL_ERROR_IO.
  * Since 0.1.
  */
@@ -729,7 +729,7 @@ typedef struct hrl_stats {
      */
     uint64_t bytes_captured;
     /**
-     * Bytes of sealed segments written.
+     * Bytes of closed segments written.
      */
     uint64_t bytes_stored;
     /**
@@ -991,7 +991,7 @@ HRL_API
 hrl_status hrl_protection_resync(const struct hrl_protection *protection);
 
 /**
- * Ends the session cleanly: seals and ships what there is (waiting for the vault up to `limit_ms`; the rest stays in the
+ * Ends the session cleanly: closes and ships what there is (waiting for the vault up to `limit_ms`; the rest stays in the
  * spool), flushes the disk, and leaves a clean dirty map, so that the next session reads nothing again. Every writer must be
  * gone before; calls on other threads are waited for. Afterwards every function but `hrl_protection_free` gives
  * HRL_ERROR_INVALID_INPUT, also when this one failed; a second stop does nothing.
@@ -1261,7 +1261,7 @@ hrl_status hrl_replica_restore(const struct hrl_replica *replica,
                                struct hrl_restore_report *report);
 
 /**
- * Reads and checks everything that the catalog names: checksums, seals, chain. What is wrong is given to `found` (may be
+ * Reads and checks everything that the catalog names: checksums, encryption, chain. What is wrong is given to `found` (may be
  * NULL) and counted in `report`; the status is HRL_OK when all was checked, sound or not.
  * Statuses: HRL_ERROR_UNAVAILABLE. Since 0.1.
  */
@@ -2207,7 +2207,7 @@ typedef enum hrl_segment_kind {
 } hrl_segment_kind;
 
 /**
- * A sealed segment of a journal. All threads may use it at once.
+ * A closed segment of a journal. All threads may use it at once.
  */
 typedef struct hrl_segment hrl_segment;
 
@@ -2328,7 +2328,7 @@ typedef struct hrl_convert_report {
 } hrl_convert_report;
 
 /**
- * Opens a `.hrl` segment; the file must not change while it is open. A sealed one is opened with the keys of `replica`, which
+ * Opens a `.hrl` segment; the file must not change while it is open. An encrypted one is opened with the keys of `replica`, which
  * may be NULL. Free it with `hrl_segment_free`.
  * Statuses: HRL_ERROR_NOT_FOUND, HRL_ERROR_CORRUPT, HRL_ERROR_WRONG_KEY, HRL_ERROR_UNSUPPORTED. Since 0.1.
  */

@@ -12,12 +12,12 @@ use crate::handle::{self, Out, Text};
 use crate::points::{HRL_HASH_CHARS, HRL_ID_CHARS};
 use crate::replica::hrl_replica;
 
-/// A sealed segment of a journal. All threads may use it at once.
+/// A closed segment of a journal. All threads may use it at once.
 pub struct hrl_segment {
     inner: Segment,
 }
 
-/// Opens a `.hrl` segment; the file must not change while it is open. A sealed one is opened with the keys of `replica`, which
+/// Opens a `.hrl` segment; the file must not change while it is open. An encrypted one is opened with the keys of `replica`, which
 /// may be NULL. Free it with `hrl_segment_free`.
 /// Statuses: HRL_ERROR_NOT_FOUND, HRL_ERROR_CORRUPT, HRL_ERROR_WRONG_KEY, HRL_ERROR_UNSUPPORTED. Since 0.1.
 #[unsafe(no_mangle)]

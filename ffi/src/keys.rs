@@ -86,7 +86,7 @@ pub struct hrl_rotation_report {
 /// Wraps the key of a volume anew with `new_key` and takes the wrapping of the key that the vault was opened with away. No
 /// data is rewritten, and who has the volume open goes on. When it was interrupted the volume opens with the old or the
 /// new key; run it again to finish. `report` may be NULL.
-/// Statuses: HRL_ERROR_NOT_FOUND, HRL_ERROR_WRONG_KEY, HRL_ERROR_INVALID_INPUT (not sealed, or the same key),
+/// Statuses: HRL_ERROR_NOT_FOUND, HRL_ERROR_WRONG_KEY, HRL_ERROR_INVALID_INPUT (not encrypted, or the same key),
 /// HRL_ERROR_CORRUPT, HRL_ERROR_UNAVAILABLE. Since 0.1.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hrl_vault_rotate_key(
@@ -128,11 +128,11 @@ pub struct hrl_shred_report {
     pub bytes_deleted: u64,
 }
 
-/// Makes a sealed volume unreadable for ever by deleting every wrapped key of it. `flags` are of HRL_SHRED_. Stop its source
+/// Makes an encrypted volume unreadable for ever by deleting every wrapped key of it. `flags` are of HRL_SHRED_. Stop its source
 /// first. Versions, snapshots and copies that a store keeps of deleted objects are beyond it. It can be run again, and
 /// finishes what was interrupted. `report` may be NULL.
 /// Statuses: HRL_ERROR_NOT_FOUND, HRL_ERROR_FENCED (legal hold), HRL_ERROR_WRONG_KEY (holds cannot be read),
-/// HRL_ERROR_INVALID_INPUT (not sealed, and HRL_SHRED_DATA not given), HRL_ERROR_UNAVAILABLE. Since 0.1.
+/// HRL_ERROR_INVALID_INPUT (not encrypted, and HRL_SHRED_DATA not given), HRL_ERROR_UNAVAILABLE. Since 0.1.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hrl_vault_shred(
     vault: Option<&hrl_vault>,

@@ -188,8 +188,8 @@ pub struct hrl_volume_info {
     pub block_bytes: u32,
     /// When it was created, in nanoseconds since 1970 in UTC.
     pub created_ns: i64,
-    /// Its data is sealed with a key.
-    pub sealed: bool,
+    /// Its data is encrypted.
+    pub encrypted: bool,
     /// Tracked without data: change sets alone can be had.
     pub extents_only: bool,
     /// Its keys were deleted: nothing of it can be read any more.
@@ -204,7 +204,7 @@ impl From<&VolumeInfo> for hrl_volume_info {
             size_bytes: info.device_bytes,
             block_bytes: info.block_bytes,
             created_ns: info.created.0,
-            sealed: info.key_id.is_some(),
+            encrypted: info.key_id.is_some(),
             extents_only: info.extents_only,
             shredded: info.shredded,
         }

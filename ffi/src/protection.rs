@@ -363,7 +363,7 @@ pub struct hrl_stats {
     pub changes: u64,
     /// Bytes of data captured.
     pub bytes_captured: u64,
-    /// Bytes of sealed segments written.
+    /// Bytes of closed segments written.
     pub bytes_stored: u64,
     /// Memory of the queue, in bytes.
     pub queue_bytes: u64,
@@ -480,7 +480,7 @@ pub unsafe extern "C" fn hrl_protection_resync(protection: Option<&hrl_protectio
     guard(|| with(protection, Protection::resync))
 }
 
-/// Ends the session cleanly: seals and ships what there is (waiting for the vault up to `limit_ms`; the rest stays in the
+/// Ends the session cleanly: closes and ships what there is (waiting for the vault up to `limit_ms`; the rest stays in the
 /// spool), flushes the disk, and leaves a clean dirty map, so that the next session reads nothing again. Every writer must be
 /// gone before; calls on other threads are waited for. Afterwards every function but `hrl_protection_free` gives
 /// HRL_ERROR_INVALID_INPUT, also when this one failed; a second stop does nothing.

@@ -208,7 +208,7 @@ pub struct hrl_verify_report {
 pub type hrl_finding_fn =
     Option<unsafe extern "C" fn(user: *mut c_void, object: *const c_char, message: *const c_char)>;
 
-/// Reads and checks everything that the catalog names: checksums, seals, chain. What is wrong is given to `found` (may be
+/// Reads and checks everything that the catalog names: checksums, encryption, chain. What is wrong is given to `found` (may be
 /// NULL) and counted in `report`; the status is HRL_OK when all was checked, sound or not.
 /// Statuses: HRL_ERROR_UNAVAILABLE. Since 0.1.
 #[unsafe(no_mangle)]

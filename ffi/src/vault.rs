@@ -18,7 +18,7 @@ pub struct hrl_vault {
 }
 
 /// Makes a store into a vault, or opens it when it is one. With a key (NULL: none) the volumes made through this handle are
-/// sealed. Store and key may be freed afterwards. Free the vault with `hrl_vault_free`.
+/// encrypted. Store and key may be freed afterwards. Free the vault with `hrl_vault_free`.
 /// Statuses: HRL_ERROR_UNAVAILABLE, HRL_ERROR_UNSUPPORTED (a later version), HRL_ERROR_FULL, HRL_ERROR_READ_ONLY, HRL_ERROR_IO.
 /// Since 0.1.
 #[unsafe(no_mangle)]

@@ -138,7 +138,7 @@ public:
         check(hrl_vault_rotate_key(get(), volume.c_str(), new_key.get(), &report));
         return report;
     }
-    /** Makes a sealed volume unreadable for ever; `flags` are of HRL_SHRED_. */
+    /** Makes an encrypted volume unreadable for ever; `flags` are of HRL_SHRED_. */
     hrl_shred_report shred(const std::string &volume, std::uint32_t flags = 0) const {
         hrl_shred_report report{};
         check(hrl_vault_shred(get(), volume.c_str(), flags, &report));

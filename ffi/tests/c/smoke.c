@@ -1,5 +1,5 @@
 /* One whole life: protect, write, mark, replicate, stop; then points, views, overlays, restores, change sets, verification,
- * segments, conversion, and the server, all of it sealed with a key. */
+ * segments, conversion, and the server, all of it encrypted. */
 #include <sys/stat.h>
 
 #include "check.h"
@@ -19,7 +19,7 @@ static bool on_point(void *user, const hrl_point *point) {
 }
 
 static bool on_volume(void *user, const hrl_volume_info *info) {
-    CHECK(strcmp(info->name, "disk") == 0 && info->size_bytes == 8 << 20 && info->sealed);
+    CHECK(strcmp(info->name, "disk") == 0 && info->size_bytes == 8 << 20 && info->encrypted);
     ++*(int *)user;
     return true;
 }
