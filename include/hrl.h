@@ -39,6 +39,7 @@ struct hrl_follower;
 struct hrl_group_coordinator;
 struct hrl_group_member;
 struct hrl_key;
+struct hrl_mirror;
 struct hrl_nbd_server;
 struct hrl_plan;
 struct hrl_plan_stop;
@@ -67,6 +68,7 @@ struct hrl_record;
 struct hrl_convert_report;
 struct hrl_rotation_report;
 struct hrl_shred_report;
+struct hrl_mirrored_volume;
 struct hrl_nbd_tls;
 struct hrl_nbd_stats;
 struct hrl_plan_request;
@@ -2401,6 +2403,102 @@ hrl_status hrl_convert_to_native(const char *const *inputs,
                                  size_t input_count,
                                  const char *file,
                                  struct hrl_convert_report *report);
+
+/* ---- Mirrors ----
+ * Make one vault follow another.
+ */
+
+/**
+ * Makes one vault follow another. All threads may use it at once; runs wait for each other.
+ */
+typedef struct hrl_mirror hrl_mirror;
+
+/**
+ * Returns whether the run goes on. Called from any thread.
+ */
+typedef bool (*hrl_go_on_fn)(void *user);
+
+/**
+ * The result of a mirror's run for one volume.
+ */
+typedef struct hrl_mirrored_volume {
+    /**
+     * Name of the volume.
+     */
+    char volume[HRL_NAME_CHARS];
+    /**
+     * Newest catalog version of the source.
+     */
+    uint64_t source_version;
+    /**
+     * Newest catalog version of the target, which is never above that of the source.
+     */
+    uint64_t version;
+    /**
+     * Time by which the target is behind, in milliseconds.
+     */
+    uint64_t lag_ms;
+    /**
+     * Objects copied.
+     */
+    uint64_t objects_copied;
+    /**
+     * Bytes copied.
+     */
+    uint64_t bytes_copied;
+    /**
+     * Objects deleted.
+     */
+    uint64_t objects_deleted;
+    /**
+     * Objects that the source lacks.
+     */
+    uint64_t source_lacks;
+    /**
+     * HRL_OK, or the status of the error that ended the run for this volume.
+     */
+    hrl_status status;
+    /**
+     * That error as a sentence, cut if it does not fit; empty if there was none.
+     */
+    char failure[HRL_LABEL_CHARS];
+} hrl_mirrored_volume;
+
+/**
+ * Receives the result for one volume, which lives until it returns; returns false to stop.
+ */
+typedef bool (*hrl_mirrored_fn)(void *user, const struct hrl_mirrored_volume *volume);
+
+/**
+ * Makes a mirror that brings `target` to the state of `source`, without the keys of its volumes. `count` names in `volumes`
+ * select volumes; 0 selects all. `scratch` is a directory for copies of objects above 32 MiB; NULL: that of the system.
+ * The vaults may be freed afterwards. Run one mirror at a time for each target. Free it with `hrl_mirror_free`.
+ * Statuses: HRL_ERROR_INVALID_INPUT. Since 0.1.
+ */
+HRL_API
+hrl_status hrl_mirror_new(const struct hrl_vault *source,
+                          const struct hrl_vault *target,
+                          const char *const *volumes,
+                          size_t count,
+                          const char *scratch,
+                          struct hrl_mirror **out);
+
+/**
+ * Catches up once, and gives the result of every volume to `each` on the calling thread. Call it again to follow. A failure
+ * of one volume is in its result and does not stop the others. `go_on` (NULL: always) is asked now and then; false ends the
+ * run, which the next one continues.
+ * Statuses: HRL_ERROR_UNAVAILABLE, HRL_ERROR_INVALID_INPUT. Since 0.1.
+ */
+HRL_API
+hrl_status hrl_mirror_run(const struct hrl_mirror *mirror,
+                          hrl_go_on_fn go_on,
+                          hrl_mirrored_fn each,
+                          void *user);
+
+/**
+ * Frees the mirror; NULL is fine. Since 0.1.
+ */
+HRL_API void hrl_mirror_free(struct hrl_mirror *mirror);
 
 /* ---- Groups ----
  * One cut across volumes on several machines.

@@ -14,6 +14,7 @@
 #include "hrl/group.hpp"
 #include "hrl/handle.hpp"
 #include "hrl/journal.hpp"
+#include "hrl/mirror.hpp"
 #include "hrl/nbd.hpp"
 #include "hrl/plan.hpp"
 #include "hrl/protection.hpp"

@@ -23,6 +23,7 @@ TITLES = {
     "device": "Devices",
     "tap": "Taps",
     "plan": "Recovery plans",
+    "mirror": "Mirrors",
     "group": "Consistency groups",
     "nbd_server": "NBD servers",
     "segment": "Segments",

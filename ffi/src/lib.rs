@@ -19,6 +19,8 @@ mod group;
 mod handle;
 mod journal;
 mod keys;
+#[cfg(feature = "mirror")]
+mod mirror;
 mod nbd;
 #[cfg(feature = "plan")]
 mod plan;

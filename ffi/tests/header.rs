@@ -56,7 +56,7 @@ fn generated() -> String {
 }
 
 /// The sections of the header: title, head, and the sources that declare what is in them.
-const SECTIONS: [(&str, &str, &[&str]); 12] = [
+const SECTIONS: [(&str, &str, &[&str]); 13] = [
     (
         "General",
         "Version, statuses, and the last error of a thread.",
@@ -70,6 +70,7 @@ const SECTIONS: [(&str, &str, &[&str]); 12] = [
     ("Devices", "Disks: files, memory, overlays, and your own.", &["device"]),
     ("Taps", "For agents that do their own I/O: ask, write, report.", &["tap", "buffer"]),
     ("Journal", "Segments, and conversion to and from other formats.", &["journal"]),
+    ("Mirrors", "Make one vault follow another.", &["mirror"]),
     ("Groups", "One cut across volumes on several machines.", &["group"]),
     ("Plans", "Recovery of many volumes, step by step.", &["plan"]),
     ("NBD", "Serve devices to clients.", &["nbd"]),

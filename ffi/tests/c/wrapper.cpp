@@ -210,6 +210,13 @@ static void the_rest() {
         replica.unpin("kept");
         CHECK(!replica.points().back().pinned && replica.compact("1h all", HRL_COMPACT_DRY_RUN).findings == 0);
         CHECK(vault.group_points().empty());
+        const auto second = hrl::Vault::create(hrl::Store::directory(in_directory("mirror")));
+        const hrl::Mirror mirror(vault, second);
+        CHECK(comes_out([&] { mirror.run([]() -> bool { throw Stopped(); }); }));
+        const auto mirrored = mirror.run();
+        CHECK(mirrored.size() == 1 && std::string(mirrored[0].volume) == "disk");
+        CHECK(mirrored[0].status == HRL_OK && mirrored[0].version == mirrored[0].source_version);
+        CHECK(second.replica("disk").points().size() == replica.points().size());
         try {
             vault.abandon_failover("disk");
             CHECK(false);
