@@ -23,13 +23,12 @@ use hrl_tls::rustls::ServerConfig;
 use hrl_tls::{find_client, fingerprint, server_config};
 
 use crate::link::{Link, Wake};
+use crate::members::MEMBERS_MAX;
 use crate::random;
 use crate::round::{Output, Plan, Round};
 use crate::wire::{PROTOCOL, ToCoordinator, ToMember};
 use crate::{GroupOptions, members};
 
-/// Most members of a group.
-pub const MEMBERS_MAX: usize = 64;
 /// Most connections, including those of clients that are not members yet.
 const CONNECTIONS_MAX: usize = 2 * MEMBERS_MAX;
 /// A client must introduce itself within this time.

@@ -51,10 +51,11 @@ mod wire;
 
 use std::time::Duration;
 
-pub use coordinator::{GroupCoordinator, GroupMemberStatus, GroupStatus, MEMBERS_MAX};
+pub use coordinator::{GroupCoordinator, GroupMemberStatus, GroupStatus};
 use hrl::Clock;
 pub use join::GroupJoin;
 pub use member::{GroupMember, GroupMemberStats};
+pub use members::MEMBERS_MAX;
 pub use options::GroupOptions;
 
 /// Default port of coordinators.

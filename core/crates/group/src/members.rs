@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use hrl::store::check_name;
 use hrl::{Error, ErrorKind, Result};
 
-use crate::MEMBERS_MAX;
-
+/// Most members of a group.
+pub const MEMBERS_MAX: usize = 64;
 const MEMBERS_FILE_BYTES_MAX: u64 = 64 << 10;
 
 fn path_in(state: &Path) -> PathBuf {

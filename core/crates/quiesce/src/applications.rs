@@ -17,9 +17,9 @@ use std::time::Duration;
 use hrl::sync::lock::{Mutex, MutexGuard};
 use hrl::{Clock, Error, ErrorKind, Policy, Quiesce, QuiesceRequest, Result, SystemClock};
 
+use crate::kinds::provider;
 use crate::locate::watchdog_command;
 use crate::provider::{Deadline, Provider};
-use crate::spec::provider;
 use crate::watchdog::{LIMIT_MAX, PROVIDERS_MAX};
 use crate::wire::{Channel, GREETING, Message};
 

@@ -28,6 +28,7 @@ mod applications;
 mod child;
 mod filesystem;
 mod freeze;
+mod kinds;
 mod locate;
 mod mariadb;
 mod order;

@@ -26,9 +26,9 @@ use std::time::Duration;
 use hrl::sync::lock::{Mutex, MutexGuard};
 use hrl::{Clock, Error, ErrorKind, Result, SystemClock};
 
+use crate::kinds::provider;
 use crate::provider::{Deadline, Occasion, Provider, Quiesced, Rank, too_late};
 use crate::signals::block_endings;
-use crate::spec::provider;
 use crate::wire::{Channel, GREETING, Message};
 
 /// How often quiesced applications are checked.
