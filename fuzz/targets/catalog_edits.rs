@@ -193,7 +193,9 @@ impl Rig {
                 };
                 CatalogEdit::Pin(Pin { point, until, reason: self.text(input)?, since: time })
             }
-            6 => CatalogEdit::Unpin { point: point(input.arbitrary()?), legal_hold: kind >> 7 == 1 },
+            6 => {
+                CatalogEdit::Unpin { point: point(input.arbitrary()?), legal_hold: kind >> 7 == 1 }
+            }
             7 => {
                 let (point, ok) = (point(input.arbitrary()?), kind >> 7 == 1);
                 let kind = VerdictKind::ALL[input.choose_index(VerdictKind::ALL.len())?];
