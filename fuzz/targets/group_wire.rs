@@ -94,12 +94,12 @@ impl Model {
             0 => self.begin(a & 1 == 1),
             1 | 2 => {
                 if let Some(frame) = self.to_members[who].pop_front() {
-                    self.to_member(who, &frame);
+                    self.deliver_to_member(who, &frame);
                 }
             }
             3 | 4 => {
                 if let Some(frame) = self.to_round[who].pop_front() {
-                    self.to_round(who, &frame);
+                    self.deliver_to_round(who, &frame);
                 }
             }
             5 => self.advance(self.budget * u32::from(a) / 64),
@@ -116,11 +116,11 @@ impl Model {
             10 => {
                 self.is_forged = true;
                 self.budget_is_forged |= a % 10 == 0;
-                self.to_member(who, &forged_to_member(a, self.number(b), b));
+                self.deliver_to_member(who, &forged_to_member(a, self.number(b), b));
             }
             _ => {
                 self.is_forged = true;
-                self.to_round(who, &forged_to_round(a, self.number(b), b));
+                self.deliver_to_round(who, &forged_to_round(a, self.number(b), b));
             }
         }
         self.check_barriers();
@@ -184,7 +184,7 @@ impl Model {
         }
     }
 
-    fn to_member(&mut self, who: usize, frame: &[u8]) {
+    fn deliver_to_member(&mut self, who: usize, frame: &[u8]) {
         match self.stage.deliver_to_member(who, frame) {
             Ok(Some(answer)) => {
                 if let Some(RoundAnswer::BarrierRaised) = said_of_any_round(&answer) {
@@ -200,7 +200,7 @@ impl Model {
         self.carry();
     }
 
-    fn to_round(&mut self, who: usize, frame: &[u8]) {
+    fn deliver_to_round(&mut self, who: usize, frame: &[u8]) {
         self.said[who].extend(GroupStage::answer(frame, self.round));
         if self.stage.deliver_to_round(who, frame).is_err() {
             self.lose(who);
@@ -251,9 +251,9 @@ impl Model {
         while let Some(who) = (0..MEMBERS).find(|who| !self.to_members[*who].is_empty()) {
             let frame = self.to_members[who].pop_front().expect("there is one");
             commits += usize::from(GroupStage::kind(&frame) == "commit");
-            self.to_member(who, &frame);
+            self.deliver_to_member(who, &frame);
             while let Some(frame) = self.to_round[who].pop_front() {
-                self.to_round(who, &frame);
+                self.deliver_to_round(who, &frame);
             }
         }
         assert!(
