@@ -239,3 +239,12 @@ def test_output_that_is_cut_off_is_no_failure(vault: Path) -> None:
     done = subprocess.run([sys.executable, "-P", "-m", "hrl", "points", str(vault)], stdout=write, timeout=60)
     os.close(write)
     assert done.returncode == 0
+
+
+def test_a_process_runs_any_number_of_commands() -> None:
+    """Each run once wrapped the command anew, so that a process that ran hundreds ended with a RecursionError."""
+    from hrl.cli.app import root
+
+    before = root().get_command(None, "points").callback
+    for _ in range(3):
+        assert root().get_command(None, "points").callback is before

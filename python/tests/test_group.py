@@ -49,7 +49,7 @@ def test_a_group_of_one_agent_lives_as_its_command_says(
 
     # The agent joins again by itself after it was killed; without it there is no point.
     agent.kill()
-    assert "disk.img not connected" in hrl("group", "point", group, code=8)
+    assert "not connected: disk.img" in hrl("group", "point", group, code=8)
     again = start()
     deadline = 100
     while not hrl_json("group", "status", again.state)["connected"]:

@@ -3,6 +3,7 @@
 A failure is one line on standard error and an exit code; nothing else is ever shown of it.
 """
 
+import functools
 import os
 import sys
 from typing import Annotated, Any, NoReturn
@@ -35,8 +36,9 @@ def show_version(asked: bool) -> None:
         raise typer.Exit
 
 
+@functools.cache
 def root() -> Any:
-    """Makes the command with all of its commands, none of which is made yet."""
+    """Makes the command with all of its commands, none of which is made yet. A process has one, however often it runs."""
     app = typer.Typer(name="hrl", cls=Root, help=HELP, no_args_is_help=True, **{**STYLE, "add_completion": True})
 
     @app.callback()

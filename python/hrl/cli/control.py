@@ -3,6 +3,7 @@
 An answer is `{"result": …}`, or `{"error": TEXT, "kind": KIND, "code": N}` with the exit code that the failure has.
 """
 
+import contextlib
 import json
 import os
 import socket
@@ -52,14 +53,18 @@ class ControlServer:
             threading.Thread(target=self._answer, args=(peer,), daemon=True).start()
 
     def _answer(self, peer: socket.socket) -> None:
-        with peer:
-            peer.settimeout(30)
-            try:
-                with peer.makefile("rwb") as stream:
-                    line = stream.readline(REQUEST_BYTES_MAX)
-                    stream.write(json.dumps(self._handle(line), default=plain).encode() + b"\n")
-            except OSError:
-                return
+        peer.settimeout(30)
+        try:
+            with peer.makefile("rb") as stream:
+                line = stream.readline(REQUEST_BYTES_MAX)
+        except OSError:
+            return peer.close()
+        # The process waits for this thread when it ends, so a request that ends the process is answered, too.
+        threading.Thread(target=self._give, args=(peer, line), daemon=False).start()
+
+    def _give(self, peer: socket.socket, line: bytes) -> None:
+        with peer, contextlib.suppress(OSError):
+            peer.sendall(json.dumps(self._handle(line), default=plain).encode() + b"\n")
 
     def _handle(self, line: bytes) -> dict[str, Any]:
         try:
@@ -100,14 +105,15 @@ def ask(state: Path, command: str, **arguments: Any) -> Any:
             peer.connect(short_path(state / SOCKET))
         except OSError:
             raise Refused(f"no agent is running with {state}", Exit.NOT_RUNNING) from None
-        with peer.makefile("rwb") as stream:
-            stream.write(json.dumps({"command": command, **arguments}).encode() + b"\n")
-            stream.flush()
-            try:
+        try:
+            peer.sendall(json.dumps({"command": command, **arguments}).encode() + b"\n")
+            with peer.makefile("rb") as stream:
                 line = stream.readline()
-            except TimeoutError:
-                problem = f"the agent of {state} did not answer within {ANSWER_SECONDS_MAX} s"
-                raise Refused(problem, Exit.TIMED_OUT) from None
+        except TimeoutError:
+            problem = f"the agent of {state} did not answer within {ANSWER_SECONDS_MAX} s"
+            raise Refused(problem, Exit.TIMED_OUT) from None
+        except ConnectionError:
+            line = b""
     if not line:
         raise Refused(f"the agent of {state} ended before it answered", Exit.NOT_RUNNING)
     answer = json.loads(line)

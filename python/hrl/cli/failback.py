@@ -1,6 +1,5 @@
 """Commands of the way home: hrl reprotect, hrl failback, hrl branch."""
 
-import threading
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -31,7 +30,7 @@ from hrl.cli.options import (
 from hrl.cli.output import Table, print_json, print_line, progress_bar, say
 from hrl.cli.policy import policy_of, read_events, read_policy
 from hrl.cli.protect import agent_control, print_event
-from hrl.cli.signals import ended_by_signals
+from hrl.cli.signals import Ending, ended_by_signals
 from hrl.cli.times import Duration
 from hrl.words import human, local
 
@@ -79,7 +78,7 @@ def as_json(done: CatchUp) -> dict[str, int]:
     return moved | {"bytes_diverged": done.bytes_diverged, "bytes_written": done.bytes_written}
 
 
-def until(ended: threading.Event, show: Callable[[int, int], None]) -> Callable[[int, int], bool]:
+def until(ended: Ending, show: Callable[[int, int], None]) -> Callable[[int, int], bool]:
     """Returns a callback that shows progress, and that stops the work when the process is to end."""
 
     def progress(done: int, total: int) -> bool:

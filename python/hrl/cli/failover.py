@@ -39,7 +39,7 @@ from hrl.cli.output import Table, fields, print_json, say
 from hrl.cli.policy import policy_of, read_events, read_policy, seconds_of
 from hrl.cli.programs import need
 from hrl.cli.protect import print_event
-from hrl.cli.signals import ended_by_signals, on_signals
+from hrl.cli.signals import Ending, ended_by_signals, on_signals
 from hrl.cli.states import state_of
 from hrl.cli.times import Duration
 from hrl.health import RPO_SECONDS
@@ -204,7 +204,7 @@ class Session:
     def __init__(self, state: Path, disk: Path) -> None:
         self._state = state
         self._disk = disk
-        self._ended = threading.Event()
+        self._ended = Ending()
         self._how = "stop"
         self._at: str | None = None
         self._ready: dict[str, Any] | None = None

@@ -1,6 +1,5 @@
 """The command mirror."""
 
-import threading
 from typing import Annotated
 
 import typer
@@ -10,7 +9,7 @@ from hrl.cli.commands import command
 from hrl.cli.exits import Exit, Refused
 from hrl.cli.options import Json, KeyFile, duration_of, open_vault
 from hrl.cli.output import note, print_line, say
-from hrl.cli.signals import on_signals
+from hrl.cli.signals import Ending, on_signals
 from hrl.cli.times import Duration
 from hrl.words import count, human
 
@@ -35,7 +34,7 @@ def mirror(
     """
     followed = open_vault(source, None)
     copier = Mirror(followed, open_vault(target, key_file, create=True), volumes=volume)
-    ended = threading.Event()
+    ended = Ending()
 
     def end() -> None:
         copier.stop()

@@ -2,7 +2,6 @@
 
 import enum
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -33,7 +32,7 @@ from hrl.cli.options import (
 from hrl.cli.output import Table, fields, print_address, print_json, progress_bar, say
 from hrl.cli.policy import policy_of, read_events, read_policy, read_table, seconds_of
 from hrl.cli.scheduled_checks import arguments_of, checks_by_policy
-from hrl.cli.signals import ended_by_signals
+from hrl.cli.signals import Ending, ended_by_signals
 from hrl.cli.times import Duration
 from hrl.health import RPO_SECONDS
 from hrl.words import clean, count, human, local
@@ -140,7 +139,7 @@ def protect(
 
 @contextmanager
 def agent_control(
-    protection: Protection, state: Path, name: str, policy: dict[str, str], ended: threading.Event
+    protection: Protection, state: Path, name: str, policy: dict[str, str], ended: Ending
 ) -> Iterator[Callable[[], dict[str, Any]]]:
     """Answers the commands about an agent while the block runs. Yields a function that returns the agent's status."""
     status = status_of(protection, name, seconds_of(policy, "rpo_threshold", RPO_SECONDS))
@@ -182,7 +181,7 @@ def mark(protection: Protection, request: dict[str, Any]) -> RecoveryPoint:
     return protection.mark_app(label) if request.get("app") else protection.mark(label)
 
 
-def watch(protection: Protection, progress: Callable[[int, int], None], ended: threading.Event) -> None:
+def watch(protection: Protection, progress: Callable[[int, int], None], ended: Ending) -> None:
     """Shows the progress of initial replication or resync on a terminal until it is complete."""
     total = protection.stats().resync_bytes_left
     while sys.stderr.isatty() and not ended.is_set():
