@@ -47,9 +47,10 @@ def call_json(*arguments: object) -> Any:
 
 
 def is_running(process: int) -> bool:
-    """A process is there that is no zombie."""
+    """A process is there that is no zombie. Its first thread may be one while others still have its sockets open."""
     try:
-        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+        state = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
+        return state != "Z" or len(os.listdir(f"/proc/{process}/task")) > 1
     except OSError:
         return False
 
