@@ -1,28 +1,33 @@
 """The signals that end a command which otherwise runs on."""
 
 import contextlib
+import functools
 import os
 import select
 import signal
+import time
 from collections.abc import Callable
 
 ENDING = (signal.SIGTERM, signal.SIGINT)
 
 
-class Ending:
-    """A flag that signal handlers may set, and that threads wait for.
+@functools.cache
+def pipe() -> tuple[int, int]:
+    """Returns the two ends of the pipe that wakes the waiting thread. A process has one and never closes it."""
+    return os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
 
-    `threading.Event` is no such flag: a handler runs in the thread that waits, in the middle of the event's own lock, and
-    would wait for itself. This one takes no lock; what wakes the waiting thread is a byte in a pipe.
+
+class Ending:
+    """A flag that handlers of signals may set, and that one thread waits for.
+
+    `threading.Event` is no such flag. A handler runs in the thread that waits, in the middle of the event's own lock, and
+    would wait for itself; and a signal that comes just before the wait begins is not handled until the wait is over. This
+    one takes no lock, and the interpreter itself writes the byte that wakes the thread, before any handler runs.
     """
 
     def __init__(self) -> None:
         self._is_set = False
-        self._wake, self._write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-
-    def __del__(self) -> None:
-        os.close(self._wake)
-        os.close(self._write)
+        self._wake, self._write = pipe()
 
     def set(self) -> None:
         """Sets the flag. May be called again, from any thread and from handlers of signals."""
@@ -34,8 +39,6 @@ class Ending:
     def clear(self) -> None:
         """Takes the flag back. No other thread may set it meanwhile."""
         self._is_set = False
-        while select.select([self._wake], [], [], 0)[0]:
-            os.read(self._wake, 4096)
 
     def is_set(self) -> bool:
         """Returns whether the flag is set."""
@@ -43,8 +46,14 @@ class Ending:
 
     def wait(self, timeout: float | None = None) -> bool:
         """Waits until the flag is set, for at most `timeout` seconds. Returns whether it is."""
-        if not self._is_set:
-            select.select([self._wake], [], [], timeout)
+        end = None if timeout is None else time.monotonic() + timeout
+        while not self._is_set:
+            left = None if end is None else end - time.monotonic()
+            if left is not None and left <= 0:
+                break
+            if select.select([self._wake], [], [], left)[0]:
+                with contextlib.suppress(BlockingIOError):
+                    os.read(self._wake, 4096)
         return self._is_set
 
 
@@ -53,6 +62,7 @@ def on_signals(act: Callable[[], object], numbers: tuple[signal.Signals, ...] = 
 
     `act` runs between any two steps of the main thread, so it must take no lock.
     """
+    signal.set_wakeup_fd(pipe()[1], warn_on_full_buffer=False)
     for number in numbers:
         signal.signal(number, lambda *_: act())
 
