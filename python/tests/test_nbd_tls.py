@@ -2,8 +2,8 @@
 
 import random
 import subprocess
-import time
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
