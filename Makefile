@@ -65,7 +65,7 @@ demo:  ## Protect a real file system, crash, recover, prove every point
 	@.ci/timed "Build hrl and install it into $(VENV): minutes the first time" $(MAKE) --no-print-directory install
 	@.ci/timed "Run the demonstration" $(VENV)/bin/hrl demo
 
-lint: $(VENV)/.tools $(ANY_STAMP) deny  ## Formatting, lints, types, licences and generated pages
+lint: $(VENV)/.docs $(ANY_STAMP) deny  ## Formatting, lints, types, licences and generated pages
 	.ci/mutants --check
 	$(VENV)/bin/python .ci/docs/promises.py --check
 	$(VENV)/bin/python .ci/docs/policy.py --check
