@@ -1,11 +1,11 @@
-//! Reading and writing bytes: one bounded cursor for every binary format, hexadecimal and percent
+//! Reads and writes bytes: a bounded cursor for every binary format, hexadecimal and percent
 //! decoding.
 //!
-//! [`Reader`] is total: any bytes give a value or an [`Error`] that names the object and the offset
-//! in it. It allocates nothing before a length was compared with the bytes that are there and with
-//! the format's limit. [`Writer`] adds the matching values to a `Vec<u8>`. Names end in `_le` or
-//! `_be`, so that each format shows its byte order. Layouts stay with their formats: this module
-//! knows no structure.
+//! [`Reader`] is total: any bytes give a value or an [`Error`] that identifies the object and the
+//! offset in it. It allocates nothing before a length was compared with the bytes that are there
+//! and with the format's limit. [`Writer`] adds the matching values to a `Vec<u8>`. Names end in
+//! `_le` or `_be`, so that each format shows its byte order. Layouts stay with their formats: this
+//! module knows no structure.
 //!
 //! ```
 //! use hrl::bytes::{Reader, Writer};

@@ -1,4 +1,4 @@
-//! The only place that knows time and randomness, so that tests and simulation can replace both.
+//! The only place that reads time and entropy, so that tests and simulation can replace both.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
@@ -6,27 +6,29 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crate::units::Timestamp;
 
-/// Source of time and entropy.
+/// Gives time and entropy.
 ///
-/// Contract: `now` is UTC and may jump in either direction; `elapsed` never goes back; `fill_random` gives
-/// bytes that no other run gives (a seeded simulation excepted). All may be called from any thread.
+/// Contract: `now` is UTC and may jump in either direction. `elapsed` never goes back.
+/// `fill_random` gives bytes that no other run gives, unless a simulation is seeded. May be called
+/// from any thread.
 pub trait Clock: Send + Sync {
-    /// Wall-clock time, for people.
+    /// Returns the wall-clock time, for people.
     fn now(&self) -> Timestamp;
-    /// Time since an arbitrary start, for intervals and deadlines.
+    /// Returns the time since an arbitrary start, for intervals and deadlines.
     fn elapsed(&self) -> Duration;
     /// Fills `out` with unpredictable bytes.
     fn fill_random(&self, out: &mut [u8]);
 }
 
-/// Unpredictable bytes: with 16 or more of them, an identity that nothing else has.
+/// Returns unpredictable bytes. 16 or more make a unique identity.
 pub(crate) fn random_bytes<const N: usize>(clock: &dyn Clock) -> [u8; N] {
     let mut bytes = [0; N];
     clock.fill_random(&mut bytes);
     bytes
 }
 
-/// Half of `pause` to all of it, so that those who failed together do not come back together.
+/// Returns half of `pause` to all of it, so that clients that failed together do not retry
+/// together.
 pub(crate) fn jittered(pause: Duration, clock: &dyn Clock) -> Duration {
     let [random] = random_bytes(clock);
     pause.mul_f64(0.5 + f64::from(random) / 510.0)
@@ -39,7 +41,7 @@ pub struct SystemClock {
 }
 
 impl SystemClock {
-    /// A shared handle, the form that constructors take.
+    /// Makes a shared handle, the form that constructors take.
     pub fn shared() -> Arc<dyn Clock> {
         Arc::new(Self::default())
     }
@@ -71,7 +73,7 @@ impl Clock for SystemClock {
     }
 }
 
-/// A clock that moves only when told to, with seeded entropy: runs with one seed are equal.
+/// A clock that moves only on request, with seeded entropy: equal seeds give equal runs.
 #[derive(Debug)]
 pub struct ManualClock {
     now_ns: AtomicI64,

@@ -1,8 +1,9 @@
-//! Lengths of time as text: the one reader and the one writer of policies, plans and command lines.
+//! Lengths of time as text, read and written in one way by policies, plans and command lines.
 //!
-//! A length is a number and a unit: `500ms`, `60s`, `5m`, `2h`, `1d`, `1w`. `min` is `m`, a space may stand before the
-//! unit, and the number may have a fraction (`1.5h`). A length is a whole number of milliseconds, so text and value convert
-//! without loss. Zero needs no unit. A bare number counts the unit that the caller names, and is refused if it names none.
+//! A length is a number and a unit: `500ms`, `60s`, `5m`, `2h`, `1d`, `1w`. `min` is `m`, a space
+//! may stand before the unit, and the number may have a fraction (`1.5h`). A length is a whole
+//! number of milliseconds, so text and value convert without loss. Zero needs no unit. A bare
+//! number counts the unit that the caller names, and is refused if it names none.
 
 use std::time::Duration;
 
@@ -15,7 +16,7 @@ pub enum TimeUnit {
     Milliseconds,
     /// `s`.
     Seconds,
-    /// `m`, and `min` where it is read.
+    /// `m`; `min` is accepted too.
     Minutes,
     /// `h`.
     Hours,
@@ -30,7 +31,7 @@ impl TimeUnit {
     pub const ALL: [Self; 6] =
         [Self::Milliseconds, Self::Seconds, Self::Minutes, Self::Hours, Self::Days, Self::Weeks];
 
-    /// Returns the short name, as `60s` ends with it.
+    /// Returns the short name, which ends a text such as `60s`.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Milliseconds => "ms",
@@ -42,7 +43,7 @@ impl TimeUnit {
         }
     }
 
-    /// Finds the unit of a short name; `min` is a name of minutes too.
+    /// Returns the unit of a short name. `min` means minutes too.
     pub fn from_name(name: &str) -> Option<Self> {
         if name == "min" {
             return Some(Self::Minutes);
@@ -62,8 +63,8 @@ impl TimeUnit {
     }
 }
 
-/// Reads a length of time such as `500ms`, `60s`, `5m`, `2h`, `1d` or `1w`. A bare number counts `bare`; without it only
-/// zero may be bare. `InvalidInput` says what was expected.
+/// Reads a length of time such as `500ms`, `60s`, `5m`, `2h`, `1d` or `1w`. A bare number counts
+/// `bare`; if that is `None`, only zero may be bare. `InvalidInput` says what was expected.
 pub fn parse_duration(text: &str, bare: Option<TimeUnit>) -> Result<Duration> {
     parsed(text.trim(), bare).ok_or_else(|| {
         let expected = "a time such as 500ms, 60s, 5m, 2h, 1d or 1w";
@@ -77,8 +78,8 @@ pub fn parse_duration(text: &str, bare: Option<TimeUnit>) -> Result<Duration> {
     })
 }
 
-/// Writes a length of time in the largest unit up to days of which it is a whole number; [`parse_duration`] reads it back.
-/// Less than a millisecond is left out.
+/// Writes a length of time in the largest unit, up to days, of which it is a whole number. Omits
+/// less than a millisecond. [`parse_duration`] reads it back.
 pub fn duration_text(time: Duration) -> String {
     let millis = u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
     let units = TimeUnit::ALL.into_iter().rev().skip(1);
@@ -104,7 +105,8 @@ fn parsed(text: &str, bare: Option<TimeUnit>) -> Option<Duration> {
     Some(Duration::from_millis(whole.checked_mul(unit.millis())?.checked_add(parts)?))
 }
 
-/// So many milliseconds as `fraction`, the digits after a point, is of `millis`. `None` unless that is a whole number.
+/// Returns the part of `millis` that `fraction`, the digits after a point, stands for. `None`
+/// unless it is a whole number.
 fn part_of(millis: u64, fraction: &str) -> Option<u64> {
     let fraction = fraction.trim_end_matches('0');
     if fraction.is_empty() {
@@ -128,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn numbers_and_units_are_read() {
+    fn a_number_with_a_unit_is_read() {
         for (text, expected) in [
             ("500ms", 500),
             ("60s", 60_000),
@@ -151,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn anything_else_is_refused_with_what_was_expected() {
+    fn a_text_that_is_no_time_is_refused_with_what_was_expected() {
         let bad = [
             "",
             "s",

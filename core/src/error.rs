@@ -130,7 +130,7 @@ impl Error {
         Self::new(kind, operation, object).caused_by(cause)
     }
 
-    /// Replaces the object, where the caller knows it by a better name.
+    /// Replaces the object, if the caller knows a better name for it.
     pub(crate) fn about(mut self, object: impl fmt::Display) -> Self {
         self.0.object = object.to_string();
         self
@@ -191,8 +191,8 @@ impl Error {
         self.0.cause.as_ref()?.downcast_ref::<std::io::Error>()?.raw_os_error()
     }
 
-    /// Returns the same error for a second caller that waits for the same failure. The cause becomes
-    /// text, unless it is a code of the operating system.
+    /// Returns the same error for a second caller that waits for the same failure. The cause
+    /// becomes text, unless it is a code of the operating system.
     pub fn duplicate(&self) -> Self {
         let d = &self.0;
         Self(Box::new(Details {

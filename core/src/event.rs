@@ -1,11 +1,11 @@
 //! Events: what happens to a protected volume, reported to the embedding program.
 //!
-//! Events are for people and alarms; the durable record of gaps is the timeline of the replica. A sink
-//! is called from worker threads, never under a lock of this crate, and must return soon.
+//! Events are for people and alarms; the durable record of gaps is the timeline of the replica. A
+//! sink is called from worker threads, never under a lock of this crate, and must return soon.
 //!
-//! An event prints as one line and has a [`Severity`], so a bridge to a logging library is a closure.
-//! With the crates `log` and `tracing` it has three arms: `log::error!("{event}")`, `log::warn!` and
-//! `log::info!`.
+//! An event prints as one line and has a [`Severity`], so a bridge to a logging library is a
+//! closure. With the crates `log` and `tracing` it has three arms: `log::error!("{event}")`,
+//! `log::warn!` and `log::info!`.
 
 use std::fmt;
 use std::sync::Arc;
@@ -52,7 +52,7 @@ pub enum Cause {
     Untracked,
     /// The journal could not be written (I/O error).
     JournalError,
-    /// The operator asked for it.
+    /// The operator requested it.
     Requested,
 }
 

@@ -1,7 +1,7 @@
 //! Byte ranges of a volume, and sets of them.
 //!
-//! Invariants: an [`Extent`] never reaches past `u64::MAX`; an [`ExtentSet`] holds sorted, disjoint,
-//! non-empty extents that do not touch each other (neighbours are joined).
+//! Invariants: an [`Extent`] never reaches past `u64::MAX`. The extents of an [`ExtentSet`] are
+//! sorted, not empty, and neither overlap nor touch (neighbours are joined).
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -19,7 +19,7 @@ pub struct Extent {
 }
 
 impl Extent {
-    /// The extent, or `InvalidInput` when its end overflows.
+    /// Makes an extent; `InvalidInput` if its end overflows.
     pub fn new(offset: u64, length: u64) -> Result<Self> {
         if offset.checked_add(length).is_none() {
             return Err(Error::new(ErrorKind::InvalidInput, "form extent", "volume")
@@ -30,37 +30,38 @@ impl Extent {
         Ok(Self { offset, length })
     }
 
-    /// The extent from `start` up to, not including, `end`; empty when `end` is not after `start`.
+    /// Makes the extent from `start` up to, not including, `end`. It is empty if `end` is not after
+    /// `start`.
     pub const fn from_bounds(start: u64, end: u64) -> Self {
         Self { offset: start, length: end.saturating_sub(start) }
     }
 
-    /// First byte after the extent.
+    /// Returns the first byte after the extent.
     pub const fn end(self) -> u64 {
         self.offset + self.length
     }
 
-    /// Has no bytes.
+    /// Returns whether it has no bytes.
     pub const fn is_empty(self) -> bool {
         self.length == 0
     }
 
-    /// Shares at least one byte with `other`.
+    /// Returns whether it shares at least one byte with `other`.
     pub const fn overlaps(self, other: Self) -> bool {
         self.offset < other.end() && other.offset < self.end()
     }
 
-    /// Holds every byte of `other`.
+    /// Returns whether it has every byte of `other`.
     pub const fn contains(self, other: Self) -> bool {
         self.offset <= other.offset && other.end() <= self.end()
     }
 
-    /// The shared bytes; empty when there are none.
+    /// Returns the shared bytes; empty if there are none.
     pub fn intersection(self, other: Self) -> Self {
         Self::from_bounds(self.offset.max(other.offset), self.end().min(other.end()))
     }
 
-    /// `InvalidInput` unless the extent lies within a volume of `size_bytes`.
+    /// Checks that the extent lies within a volume of `size_bytes`; `InvalidInput` if not.
     pub fn check_within(
         self,
         size_bytes: u64,
@@ -76,7 +77,7 @@ impl Extent {
         }
     }
 
-    /// The extent widened outwards to multiples of `alignment`, a power of two.
+    /// Widens the extent to multiples of `alignment`, a power of two.
     pub fn aligned_outwards(self, alignment: u64) -> Self {
         debug_assert!(alignment.is_power_of_two());
         let start = self.offset & !(alignment - 1);
@@ -94,12 +95,12 @@ impl fmt::Display for Extent {
 /// A set of bytes as sorted, disjoint, joined extents.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ExtentSet {
-    /// Start of each extent to its end.
+    /// End of each extent, by its start.
     ends: BTreeMap<u64, u64>,
 }
 
 impl ExtentSet {
-    /// The empty set.
+    /// Makes an empty set.
     pub fn new() -> Self {
         Self::default()
     }
@@ -125,7 +126,7 @@ impl ExtentSet {
         self.ends.insert(start, end);
     }
 
-    /// Takes away every byte of `extent`.
+    /// Removes every byte of `extent`.
     pub fn remove(&mut self, extent: Extent) {
         if extent.is_empty() {
             return;
@@ -148,7 +149,7 @@ impl ExtentSet {
         }
     }
 
-    /// Shares at least one byte with `extent`.
+    /// Returns whether the set shares at least one byte with `extent`.
     pub fn overlaps(&self, extent: Extent) -> bool {
         !extent.is_empty()
             && self
@@ -158,7 +159,7 @@ impl ExtentSet {
                 .is_some_and(|(_, &end)| end > extent.offset)
     }
 
-    /// Holds every byte of `extent`.
+    /// Returns whether the set has every byte of `extent`.
     pub fn contains(&self, extent: Extent) -> bool {
         extent.is_empty()
             || self
@@ -168,12 +169,12 @@ impl ExtentSet {
                 .is_some_and(|(_, &end)| end >= extent.end())
     }
 
-    /// The extents, by offset.
+    /// Returns the extents, by offset.
     pub fn iter(&self) -> impl Iterator<Item = Extent> + '_ {
         self.ends.iter().map(|(&start, &end)| Extent::from_bounds(start, end))
     }
 
-    /// The parts of the set inside `window`, by offset.
+    /// Returns the parts of the set inside `window`, by offset.
     pub fn within(&self, window: Extent) -> impl Iterator<Item = Extent> + '_ {
         let first = self
             .ends
@@ -187,17 +188,17 @@ impl ExtentSet {
             .filter(|extent| !extent.is_empty())
     }
 
-    /// Number of extents.
+    /// Returns the number of extents.
     pub fn count(&self) -> usize {
         self.ends.len()
     }
 
-    /// Has no bytes.
+    /// Returns whether the set has no bytes.
     pub fn is_empty(&self) -> bool {
         self.ends.is_empty()
     }
 
-    /// Number of bytes in the set.
+    /// Returns the number of bytes in the set.
     pub fn total_bytes(&self) -> u64 {
         self.ends.iter().map(|(start, end)| end - start).sum()
     }
@@ -211,7 +212,8 @@ impl FromIterator<Extent> for ExtentSet {
     }
 }
 
-/// The runs of blocks of one kind in `bytes`, in order: where each is, and its kind. `kind` is told where its block begins.
+/// Splits `bytes` into runs of blocks of one kind, in order. `kind` gets where a block begins, and
+/// its bytes.
 pub(crate) fn block_runs<K: Copy + PartialEq>(
     bytes: &[u8],
     block_bytes: usize,

@@ -1,4 +1,4 @@
-//! Many requests at once, for stores where each is a round trip.
+//! Runs many requests at once, for stores to which each is a round trip.
 
 #[cfg(any(test, feature = "testing"))]
 use std::cell::Cell;
@@ -6,11 +6,12 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::error::{Error, ErrorKind, Result};
 
-/// Requests in flight at once. Memory: each holds the end of a segment, or a frame.
+/// Most requests in flight at once. Memory: each has the end of a segment, or a frame.
 pub(crate) const REQUESTS: usize = 16;
 
-/// The results of `work` on each item, in order; on one thread each, at most [`REQUESTS`] at once, when they are `remote`.
-/// After a failure no more items are begun, and the first of them in order is returned.
+/// Returns the results of `work` on each item, in order. If `remote`, each runs on a thread of its
+/// own, at most [`REQUESTS`] at once. After a failure no more items are begun, and the first
+/// failure in order is returned.
 pub(crate) fn each<T: Sync, R: Send>(
     items: &[T],
     remote: bool,
@@ -44,7 +45,7 @@ pub(crate) fn each<T: Sync, R: Send>(
     results.into_iter().map(|(_, result)| result).collect()
 }
 
-/// The results of `work` on all items, in order; on one thread each.
+/// Returns the results of `work` on all items, in order. Each item has a thread of its own.
 pub(crate) fn all<T: Sync, R: Send>(
     items: &[T],
     work: impl Fn(&T) -> Result<R> + Sync,
@@ -71,14 +72,15 @@ thread_local! {
     static ALONE: Cell<bool> = const { Cell::new(false) };
 }
 
-/// From now on this thread does everything itself, one after the other: a simulation replays exactly. Feature `testing`.
+/// Makes this thread do everything itself from now on, so that a simulation replays exactly.
+/// Feature `testing`.
 #[cfg(any(test, feature = "testing"))]
 pub(crate) fn stay_on_this_thread() {
     ALONE.set(true);
 }
 
 #[cfg(any(test, feature = "testing"))]
-/// Nothing may be done on another thread.
+/// Returns whether this thread must do everything itself.
 pub(crate) fn is_alone() -> bool {
     ALONE.get()
 }

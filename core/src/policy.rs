@@ -1,6 +1,6 @@
 //! Every limit and choice of a protected volume, named, with unit and default.
 //!
-//! A policy is checked once, when a volume is opened with it. Behaviour at each limit is documented at the field.
+//! A policy is checked once, when a volume is opened with it. Each field documents its limit.
 
 mod bandwidth;
 mod retention;
@@ -18,7 +18,7 @@ use crate::error::{Error, ErrorKind, Result};
 /// What happens when capture cannot keep up.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum WhenFull {
-    /// Fall back to the dirty map; the writer notices nothing.
+    /// Fall back to the dirty map; writers go on.
     #[default]
     Degrade,
     /// Block the writer until there is room (strict mode).
@@ -28,27 +28,27 @@ pub enum WhenFull {
 /// What is captured of each write.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum CaptureContent {
-    /// Extent and data: replication.
+    /// Extent and data, for replication.
     #[default]
     Data,
-    /// Extent only: change tracking for incremental backup; no views.
+    /// Extent only: change tracking for incremental backup. There are no views.
     ExtentsOnly,
 }
 
-/// How much a sealed frame is compressed.
+/// How frames are compressed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Compression {
-    /// Stored as it is.
+    /// Not at all.
     None,
-    /// zstd at this level, 1 to 19; frames where it does not pay are stored as they are.
+    /// By zstd at this level, 1 to 19. A frame that does not shrink by it is stored as it is.
     Zstd(i32),
 }
 
-/// Limits and choices of one protected volume. Build with [`Policy::default`], change fields, pass it on.
+/// Limits and choices of one protected volume. Start from [`Policy::default`] and change fields.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Policy {
-    /// Limits the captured data that waits in memory, in bytes. At the limit: [`Policy::when_full`].
-    /// Default 64 MiB.
+    /// Limits the captured data that waits in memory, in bytes. At the limit:
+    /// [`Policy::when_full`]. Default 64 MiB.
     pub memory_budget_bytes: u64,
     /// Decides what happens at the memory budget. Default: degrade to the dirty map.
     pub when_full: WhenFull,
@@ -66,13 +66,13 @@ pub struct Policy {
     pub frame_bytes: u64,
     /// Sets the compression of frames. Default zstd level 1.
     pub compression: Compression,
-    /// Limits the share of one processor that compression may take, so that a burst of writes is not
-    /// slowed down; 100 is no limit. Beyond it frames are stored uncompressed. Below 100 they are also
-    /// stored uncompressed while the journal waits for a processor that others use, unless an eighth
-    /// of the spool is full. Default 25.
+    /// Limits the share of one processor that compression may take, so that a burst of writes is
+    /// not slowed down; 100 is no limit. Beyond it frames are stored uncompressed. Below 100 they
+    /// are also stored uncompressed while the journal waits for a processor that others use, unless
+    /// an eighth of the spool is full. Default 25.
     pub compression_cpu_percent_max: u32,
-    /// Limits the closed segments that wait on the local disk, in bytes. At the limit: `Dirty` mode.
-    /// Default 4 GiB.
+    /// Limits the closed segments that wait on the local disk, in bytes. At the limit: `Dirty`
+    /// mode. Default 4 GiB.
     pub spool_bytes_max: u64,
     /// Takes a crash-consistent point this often; zero switches it off. Default 60 s.
     pub crash_point_interval: Duration,
@@ -91,17 +91,17 @@ pub struct Policy {
     pub rpo_threshold: Duration,
     /// Limits the puts to the vault in flight at once. Default 4.
     pub puts_in_flight_max: u32,
-    /// Publishes segments in the catalog at most this often; they are put at once. Above zero there are
-    /// fewer catalog versions, a gateway packs more segments into one object, and the RPO grows by
-    /// this time. Default zero.
+    /// Publishes segments in the catalog at most this often; they are put at once. Above zero there
+    /// are fewer catalog versions, a gateway packs more segments into one object, and the RPO grows
+    /// by this time. Default zero.
     pub catalog_interval: Duration,
     /// Asks the vault this often whether a planned failover wants the volume, or took it: one small
     /// request. At zero the agent notices only when it ships. Default 5 s.
     pub failover_poll_interval: Duration,
     /// Limits the pause between two tries to reach the vault. Default 30 s.
     pub retry_interval_max: Duration,
-    /// Limits the bandwidth of shipping by hour and weekday. Segments go at the speed of the link with
-    /// pauses between them, so smaller segments make it smoother. Default: no limit.
+    /// Limits the bandwidth of shipping by hour and weekday. Segments go at the speed of the link
+    /// with pauses between them, so smaller segments make it smoother. Default: no limit.
     pub bandwidth: Bandwidth,
     /// Decides how long recovery states stay in the vault. With none this agent folds nothing.
     /// Default: that of [`RetentionPolicy`].
@@ -141,7 +141,7 @@ impl Default for Policy {
 }
 
 impl Policy {
-    /// Names that [`Policy::set`] knows, in the order of the fields.
+    /// Names that [`Policy::set`] accepts, in the order of the fields.
     pub const NAMES: [&'static str; 23] = [
         "memory_budget_bytes",
         "when_full",
@@ -168,13 +168,14 @@ impl Policy {
         "retention_interval",
     ];
 
-    /// Sets one field from text, as policy files and other languages do. A time is text that [`parse_duration`] reads, such
-    /// as `60s`; with `_ms` after the name, `crash_point_interval_ms`, a bare number counts milliseconds.
+    /// Sets one field from text, as policy files and other languages do. A time is text that
+    /// [`parse_duration`] reads, such as `60s`. With `_ms` after the name, such as
+    /// `crash_point_interval_ms`, a bare number counts milliseconds.
     ///
-    /// `when_full` is `degrade` or `block`; `content` is `data` or `extents-only`; `compression` is `none` or `zstd:LEVEL`;
-    /// `quiesce` is a specification on each line;
-    /// `bandwidth` is the text of a [`Bandwidth`]; `retention` is `none` or the text of a [`RetentionPolicy`].
-    /// `InvalidInput` names the field and what it takes.
+    /// `when_full` is `degrade` or `block`, `content` is `data` or `extents-only`, `compression` is
+    /// `none` or `zstd:LEVEL`. `quiesce` is one specification per line. `bandwidth` is the text of
+    /// a [`Bandwidth`], `retention` is `none` or the text of a [`RetentionPolicy`]. `InvalidInput`
+    /// identifies the field and what it accepts.
     pub fn set(&mut self, name: &str, value: &str) -> Result<()> {
         let bad = |expected: &str| {
             Error::new(ErrorKind::InvalidInput, "set policy", name).expected(expected).found(value)
@@ -273,7 +274,7 @@ impl Policy {
         })
     }
 
-    /// `InvalidInput` names the first field that is out of its range.
+    /// Checks every range. `InvalidInput` identifies the first field outside of its range.
     pub fn validate(&self) -> Result<()> {
         let check = |name: &str, value: u64, low: u64, high: u64| {
             if (low..=high).contains(&value) {

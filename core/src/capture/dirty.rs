@@ -1,8 +1,10 @@
-//! The dirty map: one bit for each region of a volume, durable before the first write that reaches the region.
+//! The dirty map: one bit for each region of a volume, durable before the first write to the
+//! region.
 //!
-//! The file is a 4096-byte header and sectors of 512 bytes: 4064 bits, the first region in the lowest bit of the first
-//! byte, and the CRC-32 of volume id, number of the sector (u64) and bits. It is written in full when it is created, so
-//! that marking never needs space. Layout of the header (little-endian):
+//! The file is a 4096-byte header and sectors of 512 bytes. A sector has 4064 bits, the first
+//! region in the lowest bit of the first byte, and the CRC-32 of volume id, number of the sector
+//! (u64) and bits. The file is written in full when it is created, so that setting bits never needs
+//! space. Layout of the header (little-endian):
 //!
 //! | offset | size | field |
 //! |---|---|---|
@@ -18,12 +20,14 @@
 //! | 72 | 32 | clean stop: hash of sampled content |
 //! | 508 | 4 | CRC-32 of bytes 0 to 507 |
 //!
-//! Invariants: when [`DirtyMap::set_dirty`] returns the bits survive a power failure; a cleared bit may come back,
-//! which costs a needless read and nothing else. Of a sector whose checksum does not hold, which a disk has altered or
-//! the power has caught between bits and checksum, all regions count as marked. After a failed sync the map is poisoned for good:
-//! what later syncs of that file achieve is not known either, and marks of a killed agent may be there to read and not be
-//! durable. So each session begins with a file of its own, which has the marks of the one before.
-//! Only one process has the map open: the state directory is locked.
+//! Invariants: when [`DirtyMap::set_dirty`] returns, its bits survive a power failure. A cleared
+//! bit may come back, which only costs a needless read. If the checksum of a sector is wrong, all
+//! its regions count as dirty: a disk altered it, or the power failed between bits and checksum.
+//!
+//! After a failed sync the map is poisoned for good, because later syncs of that file prove
+//! nothing. Bits that a killed agent left may be readable and yet not durable. So each session
+//! begins with a new file that has the bits of the one before. Only one process has the map open:
+//! the state directory is locked.
 
 use std::path::{Path, PathBuf};
 
@@ -36,18 +40,18 @@ const MAGIC: &[u8; 8] = b"HRLDIRTY";
 const VERSION: u32 = 2;
 const HEADER_BYTES: usize = 4096;
 const CHECKED_BYTES: usize = 508;
-/// The unit of the marks, which disks write whole.
+/// The unit of writing, which disks write whole.
 const SECTOR_BYTES: usize = 512;
-/// Regions of a sector; the rest is its checksum.
+/// Regions of a sector; the rest of it is its checksum.
 const SECTOR_REGIONS: u64 = 8 * (SECTOR_BYTES as u64 - 4);
-/// A new map is written in pieces of this size, which its length is a multiple of.
+/// Size of the chunks that a new map is written in. The length of a map is a multiple of it.
 const FILL_BYTES: usize = 4096;
 const STATE_IN_USE: u32 = 1;
 const STATE_CLEAN: u32 = 2;
-/// A volume has at most this many regions: 64 TiB of the smallest region.
+/// Most regions of a volume: 64 TiB of the smallest region.
 const REGIONS_MAX: u64 = 1 << 30;
 
-/// What a map is for.
+/// Volume and geometry of a map.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DirtyMapParams {
     /// The volume.
@@ -63,7 +67,7 @@ pub struct DirtyMapParams {
 pub struct CleanStop {
     /// Last sequence of the session.
     pub last_sequence: Sequence,
-    /// Modification time of the disk, where it has one.
+    /// Modification time of the disk, if it has one.
     pub modified: Option<Timestamp>,
     /// Hash of sampled content.
     pub sample: [u8; 32],
@@ -72,13 +76,13 @@ pub struct CleanStop {
 /// How the last session ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LastSession {
-    /// Killed, or the power failed: every marked region must be read again.
+    /// Killed, or the power failed: every dirty region must be read again.
     InUse,
-    /// Stopped cleanly: the regions still marked were waiting for their resync.
+    /// Stopped cleanly: the regions still dirty were waiting for their resync.
     Clean(CleanStop),
 }
 
-/// An open map. Not shared: its owner serialises marks and clears.
+/// An open map. Its owner serialises all changes.
 pub struct DirtyMap {
     path: PathBuf,
     map: Box<dyn MappedBytes>,
@@ -88,29 +92,29 @@ pub struct DirtyMap {
 }
 
 impl DirtyMap {
-    /// Creates the file, every region marked or none, and syncs it and its directory.
-    pub fn create(path: &Path, params: DirtyMapParams, marked: bool) -> Result<Self> {
-        Self::create_in(&SystemFiles, path, params, marked)
+    /// Creates the file with every region dirty or none, and syncs it and its directory.
+    pub fn create(path: &Path, params: DirtyMapParams, dirty: bool) -> Result<Self> {
+        Self::create_in(&SystemFiles, path, params, dirty)
     }
 
-    /// Opens the file and says how the last session ended. `Corrupt` when header or size do not hold:
-    /// the caller then knows nothing about the disk.
+    /// Opens the file and returns how the last session ended. `Corrupt` if header or size are
+    /// wrong: then nothing is known about the disk.
     pub fn open(path: &Path) -> Result<(Self, LastSession)> {
         Self::open_in(&SystemFiles, path)
     }
 
-    /// As [`DirtyMap::create`], among these files.
+    /// Creates the file among `files`, as [`DirtyMap::create`] does.
     pub(crate) fn create_in(
         files: &dyn Files,
         path: &Path,
         params: DirtyMapParams,
-        marked: bool,
+        dirty: bool,
     ) -> Result<Self> {
         let regions = check_params(&params, path)?;
         let header = encode_header(&params, 0, None);
-        // The map is a whole number of pieces.
+        // The map is a whole number of chunks.
         let pieces = (0..map_bytes(regions) / FILL_BYTES as u64).map(|piece| {
-            let mut bytes = vec![if marked { 0xff } else { 0 }; FILL_BYTES];
+            let mut bytes = vec![if dirty { 0xff } else { 0 }; FILL_BYTES];
             let first = piece * (FILL_BYTES / SECTOR_BYTES) as u64;
             for (number, sector) in (first..).zip(bytes.chunks_exact_mut(SECTOR_BYTES)) {
                 put_checksum(sector, params.volume, number);
@@ -124,7 +128,7 @@ impl DirtyMap {
         Ok(map)
     }
 
-    /// As [`DirtyMap::open`], among these files.
+    /// Opens the file among `files`, as [`DirtyMap::open`] does.
     pub(crate) fn open_in(files: &dyn Files, path: &Path) -> Result<(Self, LastSession)> {
         let map = files
             .map_mut(path)
@@ -149,7 +153,7 @@ impl DirtyMap {
         Ok((map, state))
     }
 
-    /// Marks all regions of the sectors whose checksums do not hold.
+    /// Sets all regions of the sectors with a wrong checksum dirty.
     fn set_unsound_dirty(&mut self) {
         let volume = self.params.volume;
         let marks = &self.map.bytes()[HEADER_BYTES..];
@@ -169,23 +173,23 @@ impl DirtyMap {
         }
     }
 
-    /// What the map is for.
+    /// Returns volume and geometry of the map.
     pub fn params(&self) -> &DirtyMapParams {
         &self.params
     }
 
-    /// Sessions begun so far.
+    /// Returns the number of sessions begun so far.
     pub fn generation(&self) -> u64 {
         self.generation
     }
 
-    /// Begins a session: from now on a stop without [`DirtyMap::end_session`] counts as a crash. Durable, as are all marks
-    /// from here on, whatever became of syncs of the file before.
+    /// Begins a session, durably. A stop without [`DirtyMap::end_session`] now counts as a crash.
+    /// All bits are durable too, whether or not earlier syncs of the file succeeded.
     pub fn begin_session(&mut self) -> Result<()> {
         self.begin_session_in(&SystemFiles)
     }
 
-    /// As [`DirtyMap::begin_session`], among these files.
+    /// Begins a session among `files`, as [`DirtyMap::begin_session`] does.
     pub(crate) fn begin_session_in(&mut self, files: &dyn Files) -> Result<()> {
         self.generation = self.generation.wrapping_add(1);
         let header = encode_header(&self.params, self.generation, None);
@@ -196,7 +200,7 @@ impl DirtyMap {
         Ok(())
     }
 
-    /// Ends the session cleanly. The bits are made durable before the header says so.
+    /// Ends the session cleanly. Makes the bits durable before the header says so.
     pub fn end_session(&mut self, stop: CleanStop) -> Result<()> {
         self.sync(HEADER_BYTES, self.map.bytes().len() - HEADER_BYTES)?;
         let header = encode_header(&self.params, self.generation, Some(stop));
@@ -204,7 +208,7 @@ impl DirtyMap {
         self.sync(0, 512)
     }
 
-    /// Marks regions; they are durable when it returns.
+    /// Sets regions dirty. They are durable when it returns.
     pub fn set_dirty(&mut self, ranges: &[RegionRange]) -> Result<()> {
         let (mut low, mut high) = (usize::MAX, 0);
         for range in ranges {
@@ -219,7 +223,7 @@ impl DirtyMap {
         self.sync(low, high - low + SECTOR_BYTES)
     }
 
-    /// Clears regions, without hurry to make it durable.
+    /// Clears regions, without making that durable.
     pub fn clear(&mut self, ranges: &[RegionRange]) -> Result<()> {
         for range in ranges {
             let range = self.check(*range)?;
@@ -228,7 +232,7 @@ impl DirtyMap {
         Ok(())
     }
 
-    /// The marked regions, as ranges in order.
+    /// Returns the dirty regions, as ranges in order.
     pub fn dirty_regions(&self) -> Vec<RegionRange> {
         let regions = self.regions();
         let mut ranges: Vec<RegionRange> = Vec::new();
@@ -259,7 +263,7 @@ impl DirtyMap {
         if range.first <= range.last && range.last < regions {
             return Ok(range);
         }
-        Err(Error::new(ErrorKind::InvalidInput, "mark regions in", self.path.display())
+        Err(Error::new(ErrorKind::InvalidInput, "set regions dirty in", self.path.display())
             .expected(format_args!("regions below {regions}"))
             .found(format_args!("{} to {}", range.first, range.last)))
     }
@@ -295,7 +299,7 @@ impl std::fmt::Debug for DirtyMap {
     }
 }
 
-/// Makes the checksums of a dirty map's file right again after it was altered. Feature `testing`.
+/// Corrects the checksums of a dirty map's file that was altered. Feature `testing`.
 #[cfg(any(test, feature = "testing"))]
 pub fn mend_dirty_map(bytes: &mut [u8]) {
     let Some(header) = bytes.get_mut(..512) else { return };
@@ -316,7 +320,7 @@ fn sector_of(bytes: &mut [u8], number: u64) -> &mut [u8] {
     &mut bytes[sector_at(number)..][..SECTOR_BYTES]
 }
 
-/// Sets bits of a sector, the last included.
+/// Sets the bits `first ..= last` of a sector.
 fn set_bits(sector: &mut [u8], first: u64, last: u64, value: bool) {
     let mut bit = first;
     while bit <= last {
@@ -349,7 +353,7 @@ fn map_bytes(regions: u64) -> u64 {
     (regions.div_ceil(SECTOR_REGIONS) * SECTOR_BYTES as u64).next_multiple_of(FILL_BYTES as u64)
 }
 
-/// Number of regions, when the parameters make sense.
+/// Returns the number of regions, if the parameters make sense.
 fn check_params(params: &DirtyMapParams, path: &Path) -> Result<u64> {
     let regions = params
         .device_bytes
@@ -412,7 +416,7 @@ fn decode_header(
         let found = format!("{:#010x}", u32_at(CHECKED_BYTES));
         return Err(corrupt(path, CHECKED_BYTES as u64, &format!("checksum {crc:#010x}"), found));
     }
-    // Nobody relies on the marks of an older layout: everything is read again.
+    // The bits of an older layout are not used: the whole disk is read again.
     if u32_at(8) < VERSION {
         return Err(corrupt(path, 8, &format!("version {VERSION}"), u32_at(8).to_string()));
     }
@@ -457,12 +461,12 @@ mod tests {
     }
 
     #[test]
-    fn promise_4_marks_survive_and_a_stop_without_end_is_a_crash() {
+    fn promise_4_dirty_regions_survive_and_a_stop_without_an_end_counts_as_a_crash() {
         let directory = tempfile::tempdir().expect("temporary directory");
         let path = directory.path().join("dirty");
         let mut map = DirtyMap::create(&path, PARAMS, false).expect("create");
         map.begin_session().expect("begin");
-        map.set_dirty(&[range(3, 3), range(8, 31), range(99, 99)]).expect("mark");
+        map.set_dirty(&[range(3, 3), range(8, 31), range(99, 99)]).expect("set dirty");
         map.clear(&[range(10, 12)]).expect("clear");
         assert!(map.set_dirty(&[range(100, 100)]).is_err());
         drop(map);
@@ -478,16 +482,16 @@ mod tests {
     }
 
     #[test]
-    fn promise_4_a_session_begins_with_a_file_of_its_own_and_all_marks() {
+    fn promise_4_a_session_begins_with_a_new_file_and_all_dirty_regions() {
         let directory = tempfile::tempdir().expect("temporary directory");
         let path = directory.path().join("dirty");
         let mut before = DirtyMap::create(&path, PARAMS, false).expect("create");
         before.begin_session().expect("begin");
-        before.set_dirty(&[range(3, 4)]).expect("mark");
+        before.set_dirty(&[range(3, 4)]).expect("set dirty");
         let (mut map, _) = DirtyMap::open(&path).expect("open");
         map.begin_session().expect("begin");
-        before.set_dirty(&[range(50, 50)]).expect("mark");
-        map.set_dirty(&[range(70, 70)]).expect("mark");
+        before.set_dirty(&[range(50, 50)]).expect("set dirty");
+        map.set_dirty(&[range(70, 70)]).expect("set dirty");
         drop((before, map));
         let (map, state) = DirtyMap::open(&path).expect("open");
         assert_eq!(map.dirty_regions(), [range(3, 4), range(70, 70)]);
@@ -528,29 +532,29 @@ mod tests {
     }
 
     #[test]
-    fn promise_4_marks_that_a_disk_altered_or_misplaced_are_all_set() {
+    fn promise_4_all_regions_of_an_altered_or_misplaced_sector_are_dirty() {
         let directory = tempfile::tempdir().expect("temporary directory");
         let path = directory.path().join("dirty");
         let params = DirtyMapParams { device_bytes: 10_000 << 20, ..PARAMS };
         let mut map = DirtyMap::create(&path, params, false).expect("create");
-        map.set_dirty(&[range(3, 3), range(4060, 4070), range(9000, 9000)]).expect("mark");
+        map.set_dirty(&[range(3, 3), range(4060, 4070), range(9000, 9000)]).expect("set dirty");
         drop(map);
         let good = std::fs::read(&path).expect("read");
-        let marked = |bytes: &[u8]| {
+        let found = |bytes: &[u8]| {
             std::fs::write(&path, bytes).expect("write");
             DirtyMap::open(&path).expect("open").0.dirty_regions()
         };
         let all = [range(3, 3), range(4060, 4070), range(9000, 9000)];
-        assert_eq!(marked(&good), all);
+        assert_eq!(found(&good), all);
         for byte in HEADER_BYTES..HEADER_BYTES + SECTOR_BYTES {
             let mut bad = good.clone();
             bad[byte] ^= 1 << (byte % 8);
-            assert_eq!(marked(&bad), [range(0, 4070), range(9000, 9000)]);
+            assert_eq!(found(&bad), [range(0, 4070), range(9000, 9000)]);
         }
         let mut bad = good.clone();
         bad.copy_within(sector_at(1)..sector_at(2), sector_at(2));
-        assert_eq!(marked(&bad), [range(3, 3), range(4060, 4070), range(8128, 9999)]);
+        assert_eq!(found(&bad), [range(3, 3), range(4060, 4070), range(8128, 9999)]);
         bad.copy_within(0..512, sector_at(1));
-        assert_eq!(marked(&bad), [range(3, 3), range(4060, 9999)]);
+        assert_eq!(found(&bad), [range(3, 3), range(4060, 9999)]);
     }
 }

@@ -1,9 +1,9 @@
-//! Keeps tap and dirty map in step: sets dirty what writers wait for, and cleans what a crash would not
-//! need any more.
+//! Keeps tap and dirty map in step: sets dirty what writers wait for, and cleans what a crash would
+//! not need any more.
 //!
-//! Invariants kept: the tap learns of a dirty region when that is durable; a region that the tap forgot
-//! is cleared before it can become dirty again, because both happen under the lock of the map
-//! (promise 4). Writers go on even if the map is lost (promise 6).
+//! Invariants kept: the tap learns of a dirty region when that is durable; a region that the tap
+//! forgot is cleared before it can become dirty again, because both happen under the lock of the
+//! map (promise 4). Writers go on even if the map is lost (promise 6).
 
 use std::time::Duration;
 
@@ -19,8 +19,8 @@ use crate::units::Sequence;
 /// Sets dirty the regions that writers wait for, and lets the writers go on. Returns false if there
 /// were none.
 ///
-/// If the map cannot be written, `give_up` must make sure that the next session reads the whole disk.
-/// Then the writers go on without dirty regions, and the error is returned.
+/// If the map cannot be written, `give_up` must make sure that the next session reads the whole
+/// disk. Then the writers go on without dirty regions, and the error is returned.
 pub(crate) fn set_wanted_dirty(
     tap: &Tap,
     map: &Mutex<DirtyMap>,
@@ -62,7 +62,8 @@ pub(crate) fn require_resync(
 ) -> Result<()> {
     let mut map = map.lock();
     map.set_dirty(&[regions])?;
-    // Under the map's lock: a cleaning in between would clear regions that the tap relies on from now on.
+    // Under the map's lock: a cleaning in between would clear regions that the tap relies on from
+    // now on.
     tap.require_resync(&[regions], cause);
     Ok(())
 }

@@ -1,12 +1,14 @@
-//! The table of dirty regions: which ones may differ between disk and replica, and since which write.
+//! The table of dirty regions: which ones may differ between disk and replica, and since which
+//! write.
 //!
 //! A region is *dirty* while a write to it may be missing from the replica after a crash. There are
-//! three sorts. *Captured* regions carry the sequence of their last write and become clean once that is
-//! durable. *Wide* ranges do the same for changes of many regions at once, so that a discard of the
-//! whole disk costs one entry. *Resync* regions were written without capture and must be read again.
+//! three sorts. *Captured* regions carry the sequence of their last write and become clean once
+//! that is durable. *Wide* ranges do the same for changes of many regions at once, so that a
+//! discard of the whole disk costs one entry. *Resync* regions were written without capture and
+//! must be read again.
 //!
-//! Invariants: a region in `resync` is never clean, whatever its sequence. Memory is bounded by two bits
-//! for each region and by the captured regions, never by the size of the volume alone.
+//! Invariants: a region in `resync` is never clean, whatever its sequence. Memory is bounded by two
+//! bits for each region and by the captured regions, never by the size of the volume alone.
 
 use crate::units::Sequence;
 
@@ -456,7 +458,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wide_mark_costs_one_entry_and_leaves_newer_writes_marked() {
+    fn a_wide_range_costs_one_entry_and_leaves_newer_writes_dirty() {
         let mut table = RegionTable::new(1 << 26);
         let all = RegionRange { first: 0, last: (1 << 26) - 1 };
         table.set_dirty(all, Sequence(1));
@@ -475,9 +477,9 @@ mod tests {
         assert!(table.is_dirty(one(5_000)));
     }
 
-    /// Found by fuzzing: such a change waited for marks that were there.
+    /// Found by fuzzing: such a change waited for regions that were already dirty.
     #[test]
-    fn a_change_across_a_wide_mark_and_a_narrow_one_is_marked() {
+    fn a_change_across_a_wide_range_and_a_single_region_is_dirty() {
         let mut table = RegionTable::new(1_000);
         table.set_dirty(RegionRange { first: 0, last: 99 }, Sequence(1));
         table.set_dirty(one(100), Sequence(1));
@@ -497,7 +499,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_not_durable_is_read_again() {
+    fn regions_changed_after_the_durable_sequence_are_read_again() {
         let mut table = RegionTable::new(100);
         table.set_dirty(one(1), Sequence(1));
         table.set_dirty(one(2), Sequence(1));

@@ -1,18 +1,19 @@
 //! The tap: gives every change of a volume its place in the write order, without I/O of its own.
 //!
 //! A caller asks to change an extent ([`Tap::begin`]), changes its device, and reports what it did
-//! ([`Tap::complete`]); all of that is in this file. The journal drains the queue (`queue`), points are
-//! marked in it (`marks`), and regions are set dirty, cleaned and read again (`regions`).
+//! ([`Tap::complete`]); all of that is in this file. The journal drains the queue (`queue`), points
+//! are marked in it (`marks`), and regions are set dirty, cleaned and read again (`regions`).
 //!
 //! Invariants kept:
-//! - two overlapping changes are never in flight together, so completion order is write order (promise 1);
+//! - two overlapping changes are never in flight together, so completion order is write order
+//!   (promise 1);
 //! - a ticket is given only for regions that are durably dirty (promise 4);
 //! - the queue is in sequence order, and what is not queued is in the resync set (promise 4);
-//! - `complete` never waits: over the budget the mode falls to `Dirty`, and a resync reads the region
-//!   later (promise 6);
+//! - `complete` never waits: over the budget the mode falls to `Dirty`, and a resync reads the
+//!   region later (promise 6);
 //! - a mark is placed in `Ordered` mode only (promise 7);
-//! - while a barrier is in force no ticket is given, so no change that began after it completes before
-//!   its end (promise 7, groups).
+//! - while a barrier is in force no ticket is given, so no change that began after it completes
+//!   before its end (promise 7, groups).
 //!
 //! Locks are held for a few hundred nanoseconds. Wakers are called outside of them.
 
@@ -60,8 +61,8 @@ impl Ticket {
         self.extent
     }
 
-    /// Turns the ticket into its extent, for callers that cannot store it, such as another language.
-    /// The change stays in flight until [`Tap::resume`] returns its ticket and that ends.
+    /// Turns the ticket into its extent, for callers that cannot store it, such as another
+    /// language. The change stays in flight until [`Tap::resume`] returns its ticket and that ends.
     pub fn into_extent(self) -> Extent {
         self.extent
     }
@@ -140,9 +141,9 @@ impl Tap {
     /// Asks to change `extent`, which is not empty.
     ///
     /// `Pending` if an overlapping change is in flight, the regions are not durably dirty yet, a
-    /// barrier is in force, or the queue is full in strict mode. `waker` is then woken once, when it
-    /// is worth asking again. `InvalidInput` if the extent is empty or not within the volume, or the
-    /// tap is closed. `Fenced` after a hand-over.
+    /// barrier is in force, or the queue is full in strict mode. `waker` is then woken once, when
+    /// it is worth asking again. `InvalidInput` if the extent is empty or not within the volume, or
+    /// the tap is closed. `Fenced` after a hand-over.
     pub fn begin(&self, extent: Extent, waker: &Waker) -> Poll<Result<Ticket>> {
         self.begin_for(extent, waker, false)
     }
@@ -191,8 +192,8 @@ impl Tap {
         Poll::Ready(Ok(Ticket { extent }))
     }
 
-    /// Refuses changes from now on (`Fenced`), or admits them again, when the volume is handed over to
-    /// a failover. Changes in flight end as usual.
+    /// Refuses changes from now on (`Fenced`), or admits them again, when the volume is handed over
+    /// to a failover. Changes in flight end as usual.
     pub fn refuse(&self, yes: bool) {
         let wakers = {
             let mut state = self.lock();
@@ -225,8 +226,8 @@ impl Tap {
             .found(format_args!("{} bytes", extent.length)))
     }
 
-    /// Ends a change that the device completed: gives it its place in the write order and queues it.
-    /// Never waits.
+    /// Ends a change that the device completed: gives it its place in the write order and queues
+    /// it. Never waits.
     ///
     /// Returns the sequence of the newest record, which is the change's own if it was captured.
     ///
@@ -252,8 +253,8 @@ impl Tap {
         Self::end(state, ticket)
     }
 
-    /// Ends a change that the device failed. The content of the extent is unknown, so a resync reads it
-    /// again, and the volume is not `Ordered` until then.
+    /// Ends a change that the device failed. The content of the extent is unknown, so a resync
+    /// reads it again, and the volume is not `Ordered` until then.
     pub fn fail(&self, ticket: Ticket) {
         let range = self.regions_of(ticket.extent);
         let time = self.clock.now();
@@ -301,8 +302,8 @@ impl Tap {
         }
     }
 
-    /// Closes the tap, because its queue is not drained and no region is set dirty any more. No ticket
-    /// is given from now on, and every wait for one ends. Tickets given before end as usual.
+    /// Closes the tap, because its queue is not drained and no region is set dirty any more. No
+    /// ticket is given from now on, and every wait for one ends. Tickets given before end as usual.
     pub fn close(&self) {
         let mut state = self.lock();
         state.closed = true;
@@ -365,9 +366,9 @@ impl Tap {
             state.read_again(range);
             return;
         }
-        // A region that waits for its resync will be read in any case. Capturing a part of it would make
-        // the resync's comparison with the replica wrong, so a change that reaches one such region is
-        // left to the resync as a whole.
+        // A region that waits for its resync will be read in any case. Capturing a part of it would
+        // make the resync's comparison with the replica wrong, so a change that reaches one such
+        // region is left to the resync as a whole.
         if state.mode == Mode::Resync
             && state.regions.resync.next(range.first).is_some_and(|region| region <= range.last)
         {

@@ -1,8 +1,9 @@
-//! A device and its tap, for callers who let us do the I/O.
+//! A device and its tap, for callers who leave the I/O to us.
 //!
-//! A write copies the caller's bytes once; that copy goes to the device and to the journal, so both hold the same
-//! bytes whatever the caller does to its own (promise 2). When the device fails a write, what it holds now is read
-//! back under the range lock and journaled; when that fails too, the range is left to a resync.
+//! A write copies the caller's bytes once. That copy goes to the device and to the journal, so both
+//! get the same bytes whatever the caller does to its own (promise 2). If the device fails a write,
+//! what it has now is read back under the ticket and journaled. If that fails too, a resync reads
+//! the extent later.
 
 use std::sync::Arc;
 
@@ -12,37 +13,38 @@ use crate::error::Result;
 use crate::extent::Extent;
 use crate::units::Timestamp;
 
-/// A write to the device is at most this long; longer ones are done in pieces, as several changes.
+/// Most bytes of one write to the device. Longer writes become several changes.
 const WRITE_BYTES_MAX: usize = 4 << 20;
 
-/// A device whose every change goes through a tap. Clones of its `Arc` may be used from any thread.
+/// A device with all its changes going through a tap. May be used from any thread.
 pub struct Volume {
     device: Arc<dyn BlockDevice>,
     tap: Option<Arc<Tap>>,
 }
 
 impl Volume {
-    /// Changes to `device` go through `tap`. From now on nothing else may write to the device.
+    /// Puts `tap` in front of `device`. From now on nothing else may write to the device.
     pub fn new(device: Arc<dyn BlockDevice>, tap: Arc<Tap>) -> Self {
         Self { device, tap: Some(tap) }
     }
 
-    /// A volume without protection: writes go straight to the device.
+    /// Makes a volume without protection: writes go straight to the device.
     pub fn unprotected(device: Arc<dyn BlockDevice>) -> Self {
         Self { device, tap: None }
     }
 
-    /// The device below.
+    /// Returns the device below.
     pub fn device(&self) -> &Arc<dyn BlockDevice> {
         &self.device
     }
 
-    /// The tap; `None` when protection is off.
+    /// Returns the tap; `None` if the volume is unprotected.
     pub fn tap(&self) -> Option<&Arc<Tap>> {
         self.tap.as_ref()
     }
 
-    /// Writes a buffer that the caller gives up: the one copy that a write needs, made already. Otherwise as `write`.
+    /// Writes a buffer that the caller gives up, without a copy. Otherwise does the same as
+    /// `write`.
     pub fn write_buffer(&self, offset: u64, data: Buffer, durability: Durability) -> Result<()> {
         match &self.tap {
             Some(tap) if !data.is_empty() && data.len() <= WRITE_BYTES_MAX => {
@@ -155,7 +157,7 @@ impl BlockDevice for Volume {
     }
 
     fn ring_target(&self) -> Option<RingTarget<'_>> {
-        // Writes on the bare descriptor would pass the tap by.
+        // Writes to the bare descriptor would bypass the tap.
         if self.tap.is_some() { None } else { self.device.ring_target() }
     }
 

@@ -1,7 +1,8 @@
 //! Waits for a ticket on the calling thread, for callers without an event loop.
 //!
-//! A thread has one waker for all its waits, so a wait costs no allocation. A wait that ended at its
-//! limit leaves at most one idle wake-up behind: every wait asks the tap again after it was woken.
+//! A thread has one waker for all its waits, so a wait costs no allocation. A wait that ended at
+//! its limit leaves at most one idle wake-up behind: every wait asks the tap again after it was
+//! woken.
 
 use std::sync::Arc;
 use std::task::{Poll, Wake, Waker};
@@ -14,8 +15,8 @@ use crate::sync::thread::{self, Thread};
 use crate::sync::thread_local;
 
 impl Tap {
-    /// Waits on the calling thread until [`Tap::begin`] gives a ticket. A thread that has a ticket and
-    /// asks for an overlapping one waits for itself: [`Tap::begin_within`] ends such a wait.
+    /// Waits on the calling thread until [`Tap::begin`] gives a ticket. A thread that has a ticket
+    /// and asks for an overlapping one waits for itself: [`Tap::begin_within`] ends such a wait.
     pub fn begin_blocking(&self, extent: Extent) -> Result<Ticket> {
         self.begin_within(extent, Duration::MAX)
     }

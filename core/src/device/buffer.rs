@@ -1,7 +1,8 @@
 //! Memory for captured data: page-aligned, so that one copy serves both direct I/O and the journal.
 //!
-//! Most captured writes are one page. Such pages are kept when they are given back, up to [`IDLE_PAGES_MAX`]: the allocator
-//! would return them to the system and fault them in again, because the thread that frees is never the one that takes.
+//! Most captured writes are one page. Up to [`IDLE_PAGES_MAX`] freed pages are kept for the next
+//! buffers. The allocator would return them to the system and fault them in again, because one
+//! thread takes pages and another frees them.
 
 #![allow(unsafe_code, reason = "aligned allocation")]
 
@@ -12,7 +13,7 @@ use std::ops::{Deref, DerefMut};
 use std::ptr::NonNull;
 use std::slice;
 
-/// Pages of one process that are kept for the next buffers: 4 MiB.
+/// Most pages of one process that are kept for the next buffers: 4 MiB.
 const IDLE_PAGES_MAX: usize = 1024;
 
 /// Alignment of every [`Buffer`], enough for direct I/O on any disk.
@@ -25,41 +26,42 @@ pub struct Buffer {
     capacity: usize,
 }
 
-// SAFETY: a Buffer owns its memory alone and gives it out by the rules of & and &mut.
+// SAFETY: a Buffer alone owns its memory and lends it by the rules of & and &mut.
 unsafe impl Send for Buffer {}
 // SAFETY: as above; a shared Buffer can only be read.
 unsafe impl Sync for Buffer {}
 
 impl Buffer {
-    /// `length` bytes of zeroes.
+    /// Makes a buffer of `length` zeroes.
     pub fn zeroed(length: usize) -> Self {
         let mut buffer = Self::uninitialised(length);
-        // SAFETY: the allocation holds at least `length` bytes, and nothing else points to it.
+        // SAFETY: the allocation has at least `length` bytes, and nothing else points to it.
         unsafe { buffer.start.as_ptr().write_bytes(0, length) };
         buffer.length = length;
         buffer
     }
 
-    /// A copy of `bytes`.
+    /// Makes a copy of `bytes`.
     pub fn copy_of(bytes: &[u8]) -> Self {
         let mut buffer = Self::uninitialised(bytes.len());
-        // SAFETY: nobody else has this memory, new or used again, so it cannot overlap `bytes`; it holds at least as many bytes.
+        // SAFETY: nothing else points to this memory, new or reused, so it cannot overlap `bytes`.
+        // It has at least as many bytes.
         unsafe { bytes.as_ptr().copy_to_nonoverlapping(buffer.start.as_ptr(), bytes.len()) };
         buffer.length = bytes.len();
         buffer
     }
 
-    /// Bytes of memory held.
+    /// Returns the bytes of memory allocated.
     pub fn capacity(&self) -> usize {
         self.capacity
     }
 
-    /// Shortens to `length` bytes; does nothing when it is not shorter.
+    /// Shortens to `length` bytes; does nothing if it is not shorter.
     pub fn truncate(&mut self, length: usize) {
         self.length = self.length.min(length);
     }
 
-    /// Allocates room for `length` bytes; the length stays zero until the caller has written them.
+    /// Allocates room for `length` bytes. The length stays zero until the caller has written them.
     fn uninitialised(length: usize) -> Self {
         let capacity = length.max(1).next_multiple_of(BUFFER_ALIGNMENT_BYTES);
         if capacity == BUFFER_ALIGNMENT_BYTES
@@ -80,19 +82,19 @@ impl Buffer {
     }
 }
 
-/// Memory of a buffer of one page that nobody owns.
+/// Memory of a freed buffer of one page.
 struct Page(NonNull<u8>);
 
-// SAFETY: whoever has the Page owns its memory alone; no pointer into it is left elsewhere.
+// SAFETY: a Page alone owns its memory; no pointer into it is left elsewhere.
 unsafe impl Send for Page {}
 
-/// The page given back last is taken first: it is the one that a cache may still hold.
+/// Returns the idle pages. The last page freed is taken first, because a cache may still have it.
 fn idle_pages() -> MutexGuard<'static, Vec<Page>> {
     static IDLE: Mutex<Vec<Page>> = Mutex::new(Vec::new());
     IDLE.lock()
 }
 
-/// Keeps a page for the next buffer; false when there are enough.
+/// Keeps a page for the next buffer; returns false if there are enough.
 fn keep(page: Page) -> bool {
     let mut idle = idle_pages();
     let keeps = idle.len() < IDLE_PAGES_MAX;
@@ -107,7 +109,8 @@ impl Drop for Buffer {
         if self.capacity == BUFFER_ALIGNMENT_BYTES && keep(Page(self.start)) {
             return;
         }
-        // SAFETY: `start` came from `alloc` with this layout, and was not kept for another buffer: it is released once.
+        // SAFETY: `start` came from `alloc` with this layout, and was not kept for another buffer,
+        // so it is released once.
         unsafe { dealloc(self.start.as_ptr(), Self::layout(self.capacity)) };
     }
 }
@@ -116,7 +119,8 @@ impl Deref for Buffer {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {
-        // SAFETY: the first `length` bytes are initialised (every constructor writes them before it sets it).
+        // SAFETY: the first `length` bytes are initialised: every constructor writes them before it
+        // sets the length.
         unsafe { slice::from_raw_parts(self.start.as_ptr(), self.length) }
     }
 }
@@ -139,7 +143,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_page_that_is_used_again_has_its_new_bytes_alone() {
+    fn a_reused_page_has_only_its_new_bytes() {
         let old: Vec<Buffer> =
             (0..IDLE_PAGES_MAX + 10).map(|_| Buffer::copy_of(&[7; 4096])).collect();
         drop(old);

@@ -1,4 +1,4 @@
-//! The contract of a device as a test that embedders can run on their own.
+//! Tests the contract of a device; embedders can run it on their own.
 
 use std::sync::Arc;
 
@@ -9,10 +9,11 @@ use crate::extent::Extent;
 const SIZE: u64 = 1 << 20;
 const STEPS: u64 = 600;
 
-/// Checks the contract of [`BlockDevice`] on fresh, zeroed devices of the size that `make` is given, in bytes.
+/// Checks the contract of [`BlockDevice`]. `make` returns a fresh, zeroed device of the given size
+/// in bytes.
 ///
 /// # Panics
-/// Where the contract does not hold; the message says which part.
+/// If the device breaks the contract; the message says which part.
 pub fn check(make: &dyn Fn(u64) -> Arc<dyn BlockDevice>) {
     check_limits(&*make(SIZE));
     check_model(&*make(SIZE));
@@ -40,7 +41,7 @@ fn check_limits(device: &dyn BlockDevice) {
     device.write(SIZE, &[], Durability::Cached).expect("an empty write at the end");
 }
 
-/// Random operations against a byte array.
+/// Compares random operations with the same on a byte array.
 fn check_model(device: &dyn BlockDevice) {
     let mut model = vec![0_u8; SIZE as usize];
     let mut state = 1_u64;
@@ -105,7 +106,7 @@ fn check_model(device: &dyn BlockDevice) {
     assert_eq!(at, SIZE, "runs cover the extent");
 }
 
-/// Many threads write neighbouring, unaligned parts of the same blocks; none may undo another.
+/// Lets threads write neighbouring, unaligned parts of the same blocks; none may undo another.
 fn check_neighbours(device: &dyn BlockDevice) {
     const PART: u64 = 100;
     const THREADS: u64 = 8;

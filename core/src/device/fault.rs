@@ -1,4 +1,5 @@
-//! A disk with a volatile write cache that fails and loses power on demand, for tests. Runs with one seed are equal.
+//! A disk with a volatile write cache that fails and loses power on demand, for tests. Equal seeds
+//! give equal runs.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -10,7 +11,7 @@ use crate::sync::lock::{Mutex, MutexGuard};
 
 const BLOCK_BYTES: u64 = 512;
 
-/// Which requests fail: the next so many of each sort.
+/// Which requests fail: the next ones of each sort, as many as stated.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct FaultPlan {
     /// Reads that fail.
@@ -23,20 +24,20 @@ pub struct FaultPlan {
 
 struct State {
     plan: FaultPlan,
-    /// What the platter held before each block that was written since the last flush.
+    /// Content on stable storage of each block that was written since the last flush.
     unflushed: BTreeMap<u64, Vec<u8>>,
     random: u64,
     bytes_read: u64,
 }
 
-/// A device over another one.
+/// Injects faults into a device.
 pub struct FaultDevice {
     inner: Arc<dyn BlockDevice>,
     state: Mutex<State>,
 }
 
 impl FaultDevice {
-    /// Passes everything on to `inner` until told otherwise; `seed` decides what a crash loses.
+    /// Passes requests on to `inner`. `seed` decides what a crash loses.
     pub fn new(inner: Arc<dyn BlockDevice>, seed: u64) -> Self {
         let state = State {
             plan: FaultPlan::default(),
@@ -47,17 +48,18 @@ impl FaultDevice {
         Self { inner, state: Mutex::new(state) }
     }
 
-    /// From now on these requests fail.
+    /// Sets which requests fail from now on.
     pub fn set_plan(&self, plan: FaultPlan) {
         self.lock().plan = plan;
     }
 
-    /// Bytes read so far.
+    /// Returns the bytes read so far.
     pub fn bytes_read(&self) -> u64 {
         self.lock().bytes_read
     }
 
-    /// The power fails: each block written since the last flush is kept or lost by chance, in no order.
+    /// Fails the power: each block written since the last flush is kept or lost by chance, in any
+    /// order.
     pub fn crash(&self) -> Result<()> {
         let mut state = self.lock();
         for (block, before) in std::mem::take(&mut state.unflushed) {
@@ -75,7 +77,7 @@ impl FaultDevice {
         self.state.lock()
     }
 
-    /// Keeps what the platter holds under `extent`, unless what is written there now reaches it at once.
+    /// Notes the content on stable storage under `extent`, unless a write there is durable at once.
     fn remember(&self, state: &mut State, extent: Extent, durability: Durability) -> Result<()> {
         let blocks = extent.aligned_outwards(BLOCK_BYTES);
         for block in blocks.offset / BLOCK_BYTES..blocks.end() / BLOCK_BYTES {
@@ -170,15 +172,15 @@ mod tests {
     use crate::device::MemoryDevice;
 
     #[test]
-    fn the_contract_holds_without_faults() {
+    fn a_device_without_faults_keeps_the_contract() {
         crate::device::conformance::check(&|size| {
             Arc::new(FaultDevice::new(Arc::new(MemoryDevice::new(size)), 1))
         });
     }
 
-    /// It takes the map that a device has which says nothing of its own.
+    /// `FaultDevice` uses the default of `allocation`.
     #[test]
-    fn nothing_is_told_of_what_is_outside() {
+    fn an_allocation_outside_the_device_is_refused() {
         let device = FaultDevice::new(Arc::new(MemoryDevice::new(4096)), 1);
         for (offset, length) in [(4096, 1), (8192, 0), (u64::MAX, 1)] {
             let error = device.allocation(Extent { offset, length }).expect_err("outside");
@@ -187,7 +189,7 @@ mod tests {
     }
 
     #[test]
-    fn a_crash_loses_some_of_what_was_not_flushed_and_nothing_else() {
+    fn a_crash_loses_some_unflushed_writes_and_nothing_else() {
         let device = FaultDevice::new(Arc::new(MemoryDevice::new(1 << 20)), 3);
         device.write(0, &[1; 65_536], Durability::Cached).expect("write");
         device.flush().expect("flush");

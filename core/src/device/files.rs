@@ -1,7 +1,7 @@
 //! The local files of an agent (identity, dirty map, spool) and of a vault in a directory.
 //!
-//! They go through [`Files`] and not to the system directly, so that a test can put a disk under them that tears
-//! and loses what was not synced, fails and fills up.
+//! All access goes through [`Files`], so that tests can use a disk that tears writes, loses what
+//! was not synced, fails and fills up.
 
 #![allow(unsafe_code, reason = "the dirty map is memory-mapped")]
 
@@ -18,32 +18,33 @@ use rustix::fs::FlockOperation;
 use super::MappedFile;
 use crate::error::{Error, Result};
 
-/// A file that is being written, from its beginning on.
+/// A file that is being written, from its begin on.
 pub trait NewFile: Send {
     /// Appends all of `bytes`.
     fn append(&mut self, bytes: &[u8]) -> io::Result<()>;
-    /// Makes the content durable, not the name. After a failure nothing in the file can be trusted.
+    /// Makes the content durable, but not the name. After a failure nothing in the file can be
+    /// trusted.
     fn sync(&mut self) -> io::Result<()>;
 }
 
-/// A file of fixed length as memory that may be changed.
+/// A file of fixed length as changeable memory.
 pub trait MappedBytes: Send {
-    /// All of it.
+    /// Returns the whole content.
     fn bytes(&self) -> &[u8];
-    /// Changes it. What is changed may become durable at any time before it is synced.
+    /// Changes the content. A change may become durable at any time before it is synced.
     fn change(&mut self, change: &mut dyn FnMut(&mut [u8]));
     /// Makes a range durable.
     fn sync(&self, offset: usize, length: usize) -> io::Result<()>;
 }
 
-/// What a path names; a symbolic link is not followed.
+/// What a path names. A symbolic link is not followed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FileInfo {
-    /// What it is.
+    /// Kind of what is there.
     pub kind: FileKind,
     /// Length in bytes, of a regular file.
     pub length: u64,
-    /// Time since its last change, where that is known.
+    /// Time since its last change, if known.
     pub age: Option<Duration>,
 }
 
@@ -58,14 +59,15 @@ pub enum FileKind {
     Other,
 }
 
-/// Files by path, with the rules of POSIX: what was synced survives a power failure, a name once its directory was
-/// synced. May be used from any thread.
+/// Files by path, with the rules of POSIX: content is durable once it was synced, a name once its
+/// directory was. May be used from any thread.
 pub trait Files: Send + Sync {
-    /// Makes one directory, without making its name durable; `AlreadyExists` when there is something.
+    /// Makes one directory, without making its name durable; `AlreadyExists` if the path names
+    /// something.
     fn make_directory(&self, path: &Path) -> io::Result<()>;
-    /// Whether there is a directory at `path`, or a link to one.
+    /// Returns whether there is a directory at `path`, or a link to one.
     fn is_directory(&self, path: &Path) -> bool;
-    /// Makes a directory and those above it, each durably; fine when it is there.
+    /// Makes a directory and those above it, each durably. Does nothing if it is there.
     fn create_directory(&self, path: &Path) -> io::Result<()> {
         if path.as_os_str().is_empty() || self.is_directory(path) {
             return Ok(());
@@ -81,31 +83,34 @@ pub trait Files: Send + Sync {
         }
         self.sync_directory(directory_of(path))
     }
-    /// Locks a file, created when it is absent, until the result is dropped. `WouldBlock` while another has it.
+    /// Locks a file until the result is dropped, and creates it if absent. `WouldBlock` while
+    /// another process has the lock.
     fn lock(&self, path: &Path) -> io::Result<Box<dyn Send + Sync>>;
-    /// A new file; `AlreadyExists` when there is one.
+    /// Creates a file; `AlreadyExists` if there is one.
     fn create(&self, path: &Path) -> io::Result<Box<dyn NewFile>>;
-    /// The whole content of a file.
+    /// Returns the whole content of a file.
     fn read(&self, path: &Path) -> io::Result<Vec<u8>>;
-    /// The bytes `range` of a file, and the length of all of it. Of a range that passes the end nothing is read.
+    /// Returns the bytes `range` of a file, and its length. Reads nothing if the range passes the
+    /// end.
     fn read_range(&self, path: &Path, range: Range<u64>) -> io::Result<(Vec<u8>, u64)>;
-    /// The content of a file that does not change any more, without reading it at once.
+    /// Maps a file that does not change any more, without reading it at once.
     fn map(&self, path: &Path) -> Result<Box<dyn AsRef<[u8]> + Send + Sync>>;
-    /// The content of a file to change in place, whose length stays.
+    /// Maps a file to change it in place. Its length stays.
     fn map_mut(&self, path: &Path) -> io::Result<Box<dyn MappedBytes>>;
-    /// Whether there is something at `path`.
+    /// Returns whether `path` names something.
     fn exists(&self, path: &Path) -> bool;
-    /// What is at `path`.
+    /// Returns what is at `path`.
     fn info(&self, path: &Path) -> io::Result<FileInfo>;
-    /// Gives a file a further name; `AlreadyExists` when that names something.
+    /// Gives a file a second name; `AlreadyExists` if that names something.
     fn link(&self, from: &Path, to: &Path) -> io::Result<()>;
-    /// Gives a file another name, in place of what had it.
+    /// Renames a file, and replaces what had the new name.
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
     /// Removes a file.
     fn remove(&self, path: &Path) -> io::Result<()>;
-    /// A hint: nobody reads this file soon, so what the system keeps of it in memory may go. Default: nothing.
+    /// Hints that this file will not be read soon, so that the system can drop it from its cache.
+    /// Default: does nothing.
     fn will_not_need(&self, _path: &Path) {}
-    /// The paths in a directory, sorted.
+    /// Lists the paths in a directory, sorted.
     fn list(&self, directory: &Path) -> io::Result<Vec<PathBuf>>;
     /// Makes the names in a directory durable.
     fn sync_directory(&self, directory: &Path) -> io::Result<()>;
@@ -153,8 +158,9 @@ impl Files for SystemFiles {
 
     fn map_mut(&self, path: &Path) -> io::Result<Box<dyn MappedBytes>> {
         let file = OpenOptions::new().read(true).write(true).open(path)?;
-        // SAFETY: the file has its full length, which nobody changes while the locked state directory is ours; bytes
-        // may be read as any value, so a change from outside is a wrong bit, not undefined behaviour of ours.
+        // SAFETY: the file has its full length, and the locked state directory keeps other agents
+        // from changing it. Any byte is a valid value, so a change from outside gives a wrong bit,
+        // not undefined behaviour.
         let map = unsafe { MmapMut::map_mut(&file) }?;
         Ok(Box::new(map))
     }
@@ -228,12 +234,12 @@ impl MappedBytes for MmapMut {
     }
 }
 
-/// The directory that a path is in, as it can be opened.
+/// Returns the directory that contains a path, in a form that can be opened.
 pub(crate) fn directory_of(path: &Path) -> &Path {
     path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
-/// Removes a file; fine when there is none.
+/// Removes a file. Does nothing if there is none.
 pub(crate) fn remove_if_there(files: &dyn Files, path: &Path) -> Result<()> {
     match files.remove(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {
@@ -243,7 +249,7 @@ pub(crate) fn remove_if_there(files: &dyn Files, path: &Path) -> Result<()> {
     }
 }
 
-/// Writes a whole file durably in place of the one before: under another name first, so that no crash leaves a part of it.
+/// Replaces a file durably. Writes under another name first, so that no crash leaves a part of it.
 pub(crate) fn replace_file(
     files: &dyn Files,
     path: &Path,

@@ -10,7 +10,7 @@ use memmap2::Mmap;
 
 use crate::error::{Error, ErrorKind, Result};
 
-/// A read-only map of a file that nobody changes: a sealed segment. Its length is fixed at open.
+/// A read-only map of a file that does not change: a closed segment. Its length is fixed at open.
 #[derive(Debug)]
 pub(crate) struct MappedFile {
     map: Option<Mmap>,
@@ -30,8 +30,8 @@ impl MappedFile {
         if metadata.len() == 0 {
             return Ok(Self { map: None });
         }
-        // SAFETY: segments are immutable once named (stores create objects whole and only ever unlink them), so the
-        // bytes do not change under us and the file is not truncated while it is mapped.
+        // SAFETY: a segment never changes once it has its name (stores create objects whole and
+        // only unlink them). So the bytes stay and the file is not truncated while it is mapped.
         let map = unsafe { Mmap::map(&file) }.map_err(io)?;
         Ok(Self { map: Some(map) })
     }

@@ -8,19 +8,19 @@ use crate::extent::Extent;
 use crate::sync::lock::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 const CHUNK_BYTES: u64 = 64 << 10;
-/// Locks that the chunks are spread over.
+/// Number of locks that the chunks are spread over.
 const STRIPES: u64 = 64;
 
 type Chunks = HashMap<u64, Box<[u8]>>;
 
-/// A disk of any size whose chunks exist once they are written. Reads zeroes elsewhere.
+/// A disk of any size. Chunks exist once they are written; the rest reads as zeroes.
 pub struct MemoryDevice {
     size_bytes: u64,
     stripes: Vec<RwLock<Chunks>>,
 }
 
 impl MemoryDevice {
-    /// An empty disk.
+    /// Makes an empty disk.
     pub fn new(size_bytes: u64) -> Self {
         Self { size_bytes, stripes: (0..STRIPES).map(|_| RwLock::default()).collect() }
     }
@@ -40,7 +40,7 @@ impl MemoryDevice {
     }
 }
 
-/// The parts of an extent, one for each chunk: number, place in the chunk, length.
+/// Splits an extent into its parts, one for each chunk: number, place in the chunk, length.
 fn parts(extent: Extent) -> impl Iterator<Item = (u64, usize, usize)> {
     let mut at = extent.offset;
     std::iter::from_fn(move || {
@@ -145,7 +145,7 @@ mod tests {
     use std::sync::Arc;
 
     #[test]
-    fn the_contract_holds() {
+    fn a_memory_device_keeps_the_contract() {
         crate::device::conformance::check(&|size| Arc::new(MemoryDevice::new(size)));
     }
 }

@@ -1,7 +1,8 @@
-//! Block devices: what the rest of the crate reads and writes disks through.
+//! Block devices: the rest of the crate reads and writes disks through them.
 //!
-//! A device is a flat array of bytes with a fixed size. [`BlockDevice`] is small, blocking and object-safe so
-//! that embedders can bring their own; `device::conformance` (feature `testing`) checks their implementation.
+//! A device is a flat array of bytes with a fixed size. [`BlockDevice`] is small, blocking and
+//! object-safe, so that embedders can bring their own. `device::conformance` (feature `testing`)
+//! checks it.
 
 mod buffer;
 #[cfg(any(test, feature = "testing"))]
@@ -32,16 +33,16 @@ use crate::units::Timestamp;
 /// What a write promises when it returns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Durability {
-    /// The device has it; a flush makes it durable.
+    /// The device has the data; a flush makes it durable.
     Cached,
-    /// It is on stable storage (force unit access).
+    /// The data is on stable storage (force unit access).
     Durable,
 }
 
-/// Whether zeroed blocks may be given back to the device.
+/// Whether a device may free zeroed blocks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Unmap {
-    /// Blocks may become holes: the cheap way.
+    /// Blocks may become holes, which is cheaper.
     Allowed,
     /// Blocks must stay allocated.
     Forbidden,
@@ -63,19 +64,20 @@ pub enum Discarded {
 pub struct Allocation {
     /// The bytes of the run.
     pub extent: Extent,
-    /// False: a hole, which reads as zeroes without being stored.
+    /// False for a hole, which reads as zeroes and takes no space.
     pub allocated: bool,
 }
 
-/// A file descriptor that a caller's own io_uring may read and write directly, beside the methods of the device.
+/// A file descriptor that a caller's own io_uring may read and write directly.
 ///
-/// Flush with [`BlockDevice::flush`] all the same: of two flushes of one file that run at once only one is told of a
-/// loss. When a durable write fails here, call [`BlockDevice::poison`].
+/// Flush only by [`BlockDevice::flush`]: if two flushes of one file run at once, the kernel reports
+/// a loss to one of them. If a durable write fails here, call [`BlockDevice::poison`].
 #[derive(Clone, Copy, Debug)]
 pub struct RingTarget<'a> {
     /// Open for reading, and for writing unless the device is read-only.
     pub fd: BorrowedFd<'a>,
-    /// Opened for direct I/O: offset, length and memory address must be multiples of this; 1 when buffered.
+    /// Alignment of direct I/O: offset, length and memory address must be multiples of it. 1 if
+    /// buffered.
     pub alignment_bytes: u32,
 }
 
@@ -91,25 +93,28 @@ pub enum Operation<'a> {
 /// A disk.
 ///
 /// Contract, checked by `device::conformance::check`:
-/// - the size never changes while the device is open; it is a multiple of `block_bytes`;
-/// - reads and writes of any offset and length within the size work (unaligned ones may be slower), those outside
-///   fail with `InvalidInput` and touch nothing; empty ones succeed;
-/// - a read that starts after a write returned sees it; two overlapping concurrent writes leave either's bytes per block;
-/// - when `flush` returns Ok, every write that returned before `flush` was called survives a power failure;
-/// - after a failed `flush` the device is poisoned: writes and flushes fail with `Poisoned` until it is reopened, those
-///   that ran at the same time included; a failed durable write may poison it too;
-/// - a failed write leaves the range with old, new or mixed content, and nothing outside it changed;
-/// - `zero` always reads back as zeroes; `discard` says what it left.
+/// - The size never changes while the device is open. It is a multiple of `block_bytes`.
+/// - Reads and writes of any offset and length within the size work, even if unaligned ones are
+///   slower. Those outside fail with `InvalidInput` and touch nothing. Empty ones succeed.
+/// - A read that starts after a write returned sees it. Of two overlapping concurrent writes each
+///   block has one's bytes.
+/// - When `flush` returns Ok, every write that returned before the call survives a power failure.
+/// - After a failed `flush` the device is poisoned: writes and flushes fail with `Poisoned` until
+///   it is reopened, even those that ran at the same time. A failed durable write may poison it
+///   too.
+/// - A failed write leaves the range with old, new or mixed content, and the rest unchanged.
+/// - After `zero` the extent reads as zeroes. `discard` returns what it left.
 ///
 /// All methods may be called from any thread at once.
 pub trait BlockDevice: Send + Sync {
-    /// Name for errors and listings, for example a path.
+    /// Returns a name for errors and listings, for example a path.
     fn name(&self) -> String;
-    /// Size in bytes.
+    /// Returns the size in bytes.
     fn size_bytes(&self) -> u64;
-    /// Logical block size in bytes, a power of two: the unit that is written without tearing.
+    /// Returns the logical block size in bytes, a power of two: the unit that is written without
+    /// tearing.
     fn block_bytes(&self) -> u32;
-    /// Refuses writes.
+    /// Returns whether the device refuses writes. Default: no.
     fn is_read_only(&self) -> bool {
         false
     }
@@ -119,16 +124,17 @@ pub trait BlockDevice: Send + Sync {
     fn write(&self, offset: u64, data: &[u8], durability: Durability) -> Result<()>;
     /// Makes `extent` read as zeroes.
     fn zero(&self, extent: Extent, unmap: Unmap, durability: Durability) -> Result<()>;
-    /// Tells the device that `extent` is not needed.
+    /// Discards `extent`, whose content is not needed any more; returns what the device did.
     fn discard(&self, extent: Extent) -> Result<Discarded>;
     /// Makes every finished write durable.
     fn flush(&self) -> Result<()>;
-    /// The allocation runs of `extent`, in order, covering all of it. Default: all allocated.
+    /// Returns the allocation runs of `extent`: in order, covering all of it. Default: all
+    /// allocated.
     fn allocation(&self, extent: Extent) -> Result<Vec<Allocation>> {
         extent.check_within(self.size_bytes(), "map", &self.name())?;
         Ok(vec![Allocation { extent, allocated: true }])
     }
-    /// Runs requests, in any order or at once; the result has one entry per request. Default: one by one.
+    /// Runs requests, in any order or at once; returns one result for each. Default: one by one.
     fn batch(&self, operations: &mut [Operation<'_>]) -> Vec<Result<()>> {
         operations
             .iter_mut()
@@ -138,20 +144,22 @@ pub trait BlockDevice: Send + Sync {
             })
             .collect()
     }
-    /// A descriptor for the caller's own ring, where the device is a plain file or block device that is not poisoned.
-    /// Ask anew for each request.
+    /// Returns a descriptor for the caller's own ring, if the device is a file or block device that
+    /// is not poisoned. Call it again for each request. Default: `None`.
     fn ring_target(&self) -> Option<RingTarget<'_>> {
         None
     }
-    /// Time of the last change as the file system tells it; reveals a disk that was changed while nobody watched.
+    /// Returns the time of the last change according to the file system. It reveals changes made
+    /// while the volume was unprotected. Default: `None`.
     fn modified(&self) -> Option<Timestamp> {
         None
     }
-    /// Poisons the device after a durable write failed on its [`RingTarget`]; does nothing where there is none.
+    /// Poisons the device after a durable write failed on its [`RingTarget`]. Default: does
+    /// nothing.
     fn poison(&self) {}
 }
 
-/// `ReadOnly` error of a device that takes no writes.
+/// Makes the `ReadOnly` error of a device that takes no writes.
 pub(crate) fn read_only_error(operation: &'static str, name: impl std::fmt::Display) -> Error {
     Error::new(ErrorKind::ReadOnly, operation, name).message("the device is read-only")
 }

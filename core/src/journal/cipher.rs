@@ -1,8 +1,9 @@
-//! Keys: the volume key that seals segments, and the ring that readers search.
+//! Keys: the volume key that encrypts segments, and the ring that readers search.
 //!
-//! Every segment is sealed with a key of its own, derived from the volume key and the whole segment header (which
-//! holds a random salt), so a changed header opens nothing and a nonce, the frame's number, never repeats under one key.
-//! Derivation is BLAKE3's `derive_key` mode; sealing is ChaCha20-Poly1305 (RFC 8439). How keys are kept: `wrapping`.
+//! Each segment has its own key, derived from the volume key and the whole segment header. The
+//! header contains a random salt, so no nonce (the frame's number) repeats under one key; an
+//! altered header gives a key that decrypts nothing. Derivation is BLAKE3's `derive_key` mode,
+//! encryption is ChaCha20-Poly1305 (RFC 8439). `wrapping` stores keys.
 
 use std::fmt;
 
@@ -15,17 +16,17 @@ use crate::units::KeyId;
 const SEGMENT_CONTEXT: &str = "hrl 2026-11-21 segment key v1";
 const KEY_ID_CONTEXT: &str = "hrl 2026-11-21 volume key id v1";
 
-/// Secret of one volume; every segment key and the catalog key derive from it.
+/// Secret of one volume. Every segment key and the catalog key derive from it.
 #[derive(Clone, PartialEq, Eq)]
 pub struct VolumeKey([u8; 32]);
 
 impl VolumeKey {
-    /// A new random key.
+    /// Makes a random key.
     pub fn generate(clock: &dyn Clock) -> Self {
         Self(random_bytes(clock))
     }
 
-    /// A key from its bytes.
+    /// Makes a key from its bytes.
     pub fn from_bytes(bytes: [u8; 32]) -> Self {
         Self(bytes)
     }
@@ -34,13 +35,13 @@ impl VolumeKey {
         &self.0
     }
 
-    /// The name of the key, which tells nothing about it.
+    /// Returns the name of the key, which reveals nothing about it.
     pub fn id(&self) -> KeyId {
         let hash = self.derive(KEY_ID_CONTEXT, &[]);
         KeyId(hash[..16].try_into().expect("16 bytes"))
     }
 
-    /// Derives a key for `context`, a constant unique to the use, and `salt`.
+    /// Derives a key. `context` is a constant, unique to the use.
     pub(crate) fn derive(&self, context: &'static str, salt: &[u8]) -> [u8; 32] {
         let mut hasher = blake3::Hasher::new_derive_key(context);
         hasher.update(&self.0);
@@ -62,18 +63,18 @@ pub struct KeyRing {
 }
 
 impl KeyRing {
-    /// Adds a key; it becomes the one that new segments are sealed with.
+    /// Adds a key and makes it the newest.
     pub fn insert(&mut self, key: VolumeKey) {
         self.keys.retain(|known| *known != key);
         self.keys.push(key);
     }
 
-    /// The key of this name.
+    /// Returns the key of this name.
     pub fn find(&self, id: KeyId) -> Option<&VolumeKey> {
         self.keys.iter().find(|key| key.id() == id)
     }
 
-    /// The key that new segments are sealed with.
+    /// Returns the key that encrypts new segments.
     pub fn newest(&self) -> Option<&VolumeKey> {
         self.keys.last()
     }
@@ -85,16 +86,16 @@ impl From<VolumeKey> for KeyRing {
     }
 }
 
-/// Seals and opens the frames of one segment.
+/// Encrypts and decrypts the frames of one segment.
 pub(super) struct SegmentCipher(ChaCha20Poly1305);
 
 impl SegmentCipher {
-    /// The seal of the segment with this header.
+    /// Derives the key of the segment with this header.
     pub(super) fn new(key: &VolumeKey, header: &[u8]) -> Self {
         Self(ChaCha20Poly1305::new(&key.derive(SEGMENT_CONTEXT, header).into()))
     }
 
-    /// Encrypts `content` in place and gives its tag.
+    /// Encrypts `content` in place and returns its tag.
     pub(super) fn encrypt(&self, number: u32, aad: &[u8], content: &mut [u8]) -> [u8; 16] {
         self.0
             .encrypt_inout_detached(&nonce(number).into(), aad, content.into())
@@ -102,7 +103,7 @@ impl SegmentCipher {
             .into()
     }
 
-    /// Decrypts `content` in place; false when it, its place or its header are not what was sealed.
+    /// Decrypts `content` in place; returns false if it, its place or its header was altered.
     pub(super) fn decrypt(
         &self,
         number: u32,

@@ -1,7 +1,7 @@
-//! Frames of a segment: read, checked, opened and decompressed.
+//! Reads frames of a segment: checks, decrypts and decompresses them.
 //!
-//! A frame is given out only when its checksum, its number and (with a key) its seal are right; the records in it are
-//! checked when they are decoded.
+//! A frame is returned only if its checksum, its number and (with a key) its tag are right. Its
+//! records are checked when they are decoded.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -28,7 +28,7 @@ pub struct Frame {
 }
 
 impl Frame {
-    /// The records, in order.
+    /// Decodes the records, in order.
     pub fn records(&self) -> impl Iterator<Item = Result<Record<'_>>> + '_ {
         self.descriptors().map(|item| {
             let (descriptor, data_at) = item?;
@@ -37,12 +37,13 @@ impl Frame {
         })
     }
 
-    /// The data area, as index entries address it.
+    /// Returns the data area, as index entries address it.
     pub fn data(&self) -> &[u8] {
         &self.raw[..self.raw.len() - self.table_bytes()]
     }
 
-    /// The bytes of `entry` from byte `skip` of it; `Corrupt` when the frame does not hold them.
+    /// Returns the bytes of `entry` from its byte `skip` on; `Corrupt` if the frame does not
+    /// contain them.
     pub fn entry_data(&self, entry: &IndexEntry, skip: u64, length: usize) -> Result<&[u8]> {
         let start = u64::from(entry.data_offset).saturating_add(skip);
         usize::try_from(start)
@@ -56,12 +57,13 @@ impl Frame {
             })
     }
 
-    /// Memory that the frame takes, in bytes.
+    /// Returns the memory that the frame takes, in bytes.
     pub fn memory_bytes(&self) -> usize {
         self.raw.capacity() + size_of::<Self>()
     }
 
-    /// The descriptors of the records, each with the place of its data in the data area, which holds all of it.
+    /// Decodes the descriptors of the records, each with the checked place of its data in the data
+    /// area.
     pub(super) fn descriptors(&self) -> impl Iterator<Item = Result<(Descriptor, usize)>> + '_ {
         let data_bytes = self.data().len();
         let mut next = 0;
@@ -79,7 +81,8 @@ impl Frame {
         })
     }
 
-    /// Adds index entries of the records whose sequence is `wanted`; `Corrupt` when there are more than a segment has.
+    /// Adds index entries of the records whose sequence is `wanted`; `Corrupt` if they are more
+    /// than a segment may contain.
     pub(super) fn collect(
         &self,
         wanted: impl Fn(Sequence) -> bool,
@@ -120,7 +123,7 @@ impl fmt::Debug for Frame {
     }
 }
 
-/// Reads and opens the frames of one segment.
+/// Reads and decrypts the frames of one segment.
 pub(super) struct Opener {
     cipher: Option<SegmentCipher>,
     pub(super) key_id: Option<KeyId>,
@@ -155,8 +158,8 @@ impl Opener {
         Ok((opener, header))
     }
 
-    /// Reads frame `number`, which begins at `at`, and ends at `end` where that is known (one read instead of two).
-    /// Gives the frame and the place after it.
+    /// Reads frame `number`, which begins at `at`. If `end` is known, one read suffices instead of
+    /// two. Returns the frame and the place after it.
     pub(super) fn read_frame(
         &self,
         source: &dyn SegmentSource,
@@ -207,7 +210,8 @@ impl Opener {
         Ok((Frame { header, head, raw, device_bytes, name, at }, at + whole.len() as u64))
     }
 
-    /// Whether `tag` is that of `aad` alone, under the nonce `number`; without a key it must be zero.
+    /// Returns whether `tag` authenticates `aad` under the nonce `number`; without a key it must be
+    /// zero.
     pub(super) fn authenticates(&self, number: u32, aad: &[u8], tag: &[u8; 16]) -> bool {
         match &self.cipher {
             Some(cipher) => cipher.decrypt(number, aad, &mut [], tag),
@@ -225,7 +229,7 @@ impl Opener {
             Some(cipher) => {
                 let mut content = stored.to_vec();
                 if !cipher.decrypt(header.number, &header.encode_aad(), &mut content, &header.tag) {
-                    return Err(bad().expected("the frame that was sealed here").found(
+                    return Err(bad().expected("the frame that was written here").found(
                         "another: the frame, its place or the segment's header was altered",
                     ));
                 }
@@ -246,7 +250,7 @@ impl Opener {
     }
 }
 
-/// The error of a frame that is sound but not of the kind that belongs there.
+/// Makes the error of a sound frame of the wrong kind.
 pub(super) fn misplaced(name: &str, at: u64, expected: FrameKind, found: &FrameHeader) -> Error {
     Error::new(ErrorKind::Corrupt, "read segment", name)
         .at(at)

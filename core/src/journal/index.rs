@@ -1,19 +1,21 @@
-//! Who wrote each byte last: the sweep that turns changes in write order into disjoint extents in disk order.
+//! Finds the last writer of each byte: turns changes in write order into disjoint extents in disk
+//! order.
 
 use std::collections::BinaryHeap;
 
 use super::format::IndexEntry;
 use crate::extent::Extent;
 
-/// An entry in the heap of those that cover the sweep's position: the newest is on top.
+/// An entry that covers the sweep's position. In the heap the newest is on top.
 #[derive(PartialEq, Eq, PartialOrd, Ord)]
 struct Active {
     rank: (u64, usize),
 }
 
-/// The last writer of each byte: sorted by offset, disjoint. Among equal sequences the later in `entries` wins.
+/// Returns the last writer of each byte, by offset and disjoint. Among equal sequences the later in
+/// `entries` wins.
 ///
-/// Costs a sort of the entries, and nothing more where they do not overlap.
+/// Costs a sort of the entries, and no more if they do not overlap.
 pub(super) fn last_writers(mut entries: Vec<IndexEntry>) -> Vec<IndexEntry> {
     entries.sort_by_key(|entry| entry.extent.offset);
     if entries.windows(2).all(|pair| pair[0].extent.end() <= pair[1].extent.offset) {
@@ -54,7 +56,7 @@ pub(super) fn last_writers(mut entries: Vec<IndexEntry>) -> Vec<IndexEntry> {
     out
 }
 
-/// The part of an entry that lies in `window`, which it covers.
+/// Returns the part of an entry that lies in `window`, which it covers.
 pub(super) fn part(entry: &IndexEntry, window: Extent) -> IndexEntry {
     debug_assert!(entry.extent.contains(window));
     let skipped = window.offset - entry.extent.offset;

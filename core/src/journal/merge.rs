@@ -1,13 +1,14 @@
-//! Merging: consecutive segments become one, in disk order, without what was written over.
+//! Merges consecutive segments into one, in disk order, without what was overwritten.
 //!
-//! The result stands for its inputs as a whole: it gives the state at their last sequence and no state before. Each
-//! block keeps the sequence and time of its last write, so that change sets that begin before the inputs stay exact.
-//! Of the marks only one at the very last sequence is kept, since no other can be restored; begins and ends of
-//! unordered intervals are kept, so that the timeline still shows them. The result names the chain hashes before its
-//! first and of its last input, and so takes their place in the chain.
+//! The result stands for its inputs as a whole: it has the recovery state at their last sequence
+//! and none before. Each block keeps the sequence and time of its last write, so that change sets
+//! that begin before the inputs stay exact. Of the marks only one at the very last sequence is
+//! kept, because no other can be restored. Begins and ends of unordered intervals are kept for the
+//! timeline. The result takes the place of its inputs in the chain: it has the chain hash before
+//! its first and that of its last input.
 //!
-//! Memory: the indexes of the inputs, and `WINDOW_BYTES` of data with one frame. A frame is decoded once for each window
-//! of the volume that has data in it.
+//! Memory: the indexes of the inputs, one frame, and `WINDOW_BYTES` of data. A frame is decoded
+//! once for each window of the volume that it has data in.
 
 use super::format::{IndexEntry, IndexKind};
 use super::index::last_writers;
@@ -39,11 +40,12 @@ pub struct MergeReport {
     pub data_bytes_dropped: u64,
 }
 
-/// Folds consecutive segments (oldest first) into one of `kind`, which must not be a log. An image begins with an image
-/// or with the first segment of the volume, and leaves out what reads as zeroes.
+/// Folds consecutive segments (oldest first) into one of `kind`, which must not be a log. An image
+/// begins with an image or with the first segment of the volume, and omits what reads as zeroes.
 ///
-/// `InvalidInput` when the inputs do not follow each other or would lose their encryption, `NotOrdered` when they end
-/// inside an unordered interval, `Full` when they hold more than one segment can: merge fewer.
+/// `InvalidInput` if the inputs do not follow each other or would lose their encryption.
+/// `NotOrdered` if they end inside an unordered interval. `Full` if they contain more than one
+/// segment can: merge fewer.
 pub fn merge<S: SegmentSink>(
     segments: &[&Segment],
     kind: SegmentKind,
@@ -57,8 +59,8 @@ pub fn merge<S: SegmentSink>(
     merge_into(writer, segments, kind, WINDOW_BYTES)
 }
 
-/// Bytes of data that a merge of segments would keep, from their indexes alone; `None` when [`merge`] would not take that
-/// many entries.
+/// Returns the bytes of data that a merge would keep, from the indexes alone; `None` if there are
+/// more entries than [`merge`] takes.
 pub(crate) fn merged_data_bytes(indexes: Vec<Vec<IndexEntry>>, kind: SegmentKind) -> Option<u64> {
     if indexes.iter().map(Vec::len).sum::<usize>() > MERGE_ENTRIES_MAX {
         return None;
@@ -87,7 +89,7 @@ pub(super) fn merge_into<S: SegmentSink>(
         writer.set_times(first.summary().first_time, last.summary().last_time);
     }
     let (sink, summary) = writer.close(Some(last_sequence))?;
-    // What a footer says is checked by `verify` only.
+    // Not checked against the records: only `verify` does that.
     let data_bytes_in = segments
         .iter()
         .fold(0_u64, |total, segment| total.saturating_add(segment.summary().data_bytes));
@@ -100,7 +102,8 @@ pub(super) fn merge_into<S: SegmentSink>(
     Ok((sink, summary, report))
 }
 
-/// The last writers that a segment of this kind holds: an image begins with zeroes.
+/// Returns the last writers that a segment of this kind contains. An image begins with zeroes, so
+/// it omits those that read as zeroes.
 fn last_writers_for(kind: SegmentKind, entries: Vec<IndexEntry>) -> Vec<IndexEntry> {
     let mut entries = last_writers(entries);
     if kind == SegmentKind::Image {
@@ -109,7 +112,7 @@ fn last_writers_for(kind: SegmentKind, entries: Vec<IndexEntry>) -> Vec<IndexEnt
     entries
 }
 
-/// Checks the inputs and gives the header of the result.
+/// Checks the inputs and returns the header of the result.
 fn params_of_merged(
     segments: &[&Segment],
     kind: SegmentKind,
@@ -132,9 +135,9 @@ fn params_of_merged(
         return Err(refused(first.name())
             .message("an image begins with an image or the first segment of the volume"));
     }
-    let sealed = segments.iter().find(|segment| segment.key_id().is_some());
-    if let Some(sealed) = sealed.filter(|_| key.is_none()) {
-        return Err(refused(sealed.name())
+    let encrypted = segments.iter().find(|segment| segment.key_id().is_some());
+    if let Some(encrypted) = encrypted.filter(|_| key.is_none()) {
+        return Err(refused(encrypted.name())
             .message("its content would be stored without encryption")
             .expected("a key for the result")
             .found("none"));
@@ -161,7 +164,7 @@ fn refused(object: impl std::fmt::Display) -> Error {
     Error::new(ErrorKind::InvalidInput, "merge", object)
 }
 
-/// `InvalidInput` unless `next` is the segment after `before`.
+/// Checks that `next` is the segment after `before`; `InvalidInput` if not.
 fn check_follows(before: &Segment, next: &Segment) -> Result<()> {
     let (a, b) = (before.params(), next.params());
     let same_volume =
@@ -183,7 +186,7 @@ fn check_follows(before: &Segment, next: &Segment) -> Result<()> {
     Ok(())
 }
 
-/// Number of entries at the begin of `entries` whose data fits into a window; at least one.
+/// Counts the entries at the begin of `entries` whose data fits into a window; at least one.
 fn window_length(entries: &[IndexEntry], window_bytes: usize) -> usize {
     let mut bytes = 0;
     let fits = |entry: &&IndexEntry| {
@@ -193,12 +196,12 @@ fn window_length(entries: &[IndexEntry], window_bytes: usize) -> usize {
     entries.iter().take_while(fits).count().max(1)
 }
 
-/// Bytes of an entry in its frame; bounded, because the index was checked when it was read.
+/// Returns the bytes of an entry in its frame. They are bounded: reading the index checked them.
 fn data_bytes(entry: &IndexEntry) -> usize {
     if entry.kind == IndexKind::Data { entry.extent.length as usize } else { 0 }
 }
 
-/// Writes what is kept of marks and order changes; gives the last sequence of the inputs.
+/// Writes the marks and order changes that are kept; returns the last sequence of the inputs.
 fn append_notes<S: SegmentSink>(
     segments: &[&Segment],
     writer: &mut SegmentWriter<S>,
@@ -217,7 +220,7 @@ fn append_notes<S: SegmentSink>(
     Ok(last.last_sequence)
 }
 
-/// The segments to merge; their data frames are numbered through.
+/// The segments to merge. Their data frames are numbered through.
 struct Inputs<'a> {
     segments: &'a [&'a Segment],
     /// Number of the first frame of each segment.
@@ -235,7 +238,7 @@ impl<'a> Inputs<'a> {
         Ok(Self { segments, first_frames })
     }
 
-    /// The last writers among all inputs, by offset; their frames are numbered through.
+    /// Finds the last writers among all inputs, by offset. Their frames are numbered through.
     fn last_writers(&self, kind: SegmentKind) -> Result<Vec<IndexEntry>> {
         let mut entries = Vec::new();
         for (segment, first_frame) in self.segments.iter().zip(&self.first_frames) {
@@ -302,11 +305,11 @@ impl<'a> Inputs<'a> {
 
 fn too_much(segment: &Segment) -> Error {
     Error::new(ErrorKind::Full, "merge", segment.name())
-        .message("the segments hold more changes than one can: merge fewer of them")
+        .message("the segments contain more changes than one can: merge fewer of them")
         .expected(format_args!("at most {MERGE_ENTRIES_MAX} extents"))
 }
 
-/// Sequence and time of each record of a frame, by sequence.
+/// Returns sequence and time of each record of a frame, by sequence.
 fn times_of(frame: &Frame) -> Result<Vec<(Sequence, Timestamp)>> {
     let mut times = frame
         .descriptors()

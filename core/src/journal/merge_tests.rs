@@ -1,4 +1,4 @@
-//! Merged segments against a map of single bytes.
+//! Compares merged segments with a map of single bytes.
 
 use proptest::prelude::*;
 
@@ -9,7 +9,7 @@ use crate::error::{ErrorKind, Result};
 
 const VOLUME_BYTES: u64 = 4096;
 
-/// What is known of one byte: its last writer, and its value where there is one.
+/// Last writer of one byte, and its value if the writer has data.
 type Byte = Option<(Sequence, IndexKind, u8)>;
 
 #[derive(Clone, Debug)]
@@ -19,7 +19,7 @@ enum Step {
     Undefined(u64, u64),
     Touch(u64, u64),
     Mark,
-    Seal,
+    Close,
 }
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
@@ -30,7 +30,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         1 => place().prop_map(|(o, l)| Step::Undefined(o, l)),
         1 => place().prop_map(|(o, l)| Step::Touch(o, l)),
         1 => Just(Step::Mark),
-        3 => Just(Step::Seal),
+        3 => Just(Step::Close),
     ];
     prop::collection::vec(step, 1..80)
 }
@@ -68,13 +68,13 @@ fn mark(number: u64) -> Mark {
     Mark { point: PointId(point), kind: PointKind::Crash, label: String::new(), group: None }
 }
 
-/// Writes chained logs; a sequence number is left out now and then, as flushes would.
+/// Writes chained logs. Now and then a sequence is left out, as flushes would.
 fn write_logs(steps: &[Step], key: Option<&VolumeKey>) -> (Vec<Segment>, Vec<Byte>) {
     let clock = clock();
     let (mut segments, mut model) = (Vec::new(), vec![None; VOLUME_BYTES as usize]);
     let mut previous = ChainHash::default();
     let mut sequence = 0;
-    for part in steps.split(|step| matches!(step, Step::Seal)) {
+    for part in steps.split(|step| matches!(step, Step::Close)) {
         let mut writer =
             SegmentWriter::create(Vec::new(), params(sequence + 1, previous), key, &clock)
                 .expect("create");
@@ -116,7 +116,7 @@ fn write_logs(steps: &[Step], key: Option<&VolumeKey>) -> (Vec<Segment>, Vec<Byt
     (segments, model)
 }
 
-/// The byte map of a segment, with the time of each record checked on the way.
+/// Returns the byte map of a segment; checks the time of each record.
 fn map_of(segment: &Segment) -> Vec<Byte> {
     let mut map = vec![None; VOLUME_BYTES as usize];
     for entry in segment.index().expect("index").iter() {
@@ -151,8 +151,8 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(96))]
 
     #[test]
-    fn a_merged_segment_is_the_state_at_its_end(steps in steps(), sealed in any::<bool>(), cut in 1_usize..6) {
-        let key = sealed.then(|| VolumeKey::from_bytes([5; 32]));
+    fn a_merged_segment_has_the_recovery_state_at_its_end(steps in steps(), encrypted in any::<bool>(), cut in 1_usize..6) {
+        let key = encrypted.then(|| VolumeKey::from_bytes([5; 32]));
         let (segments, model) = write_logs(&steps, key.as_ref());
         prop_assume!(!segments.is_empty());
         let all: Vec<_> = segments.iter().collect();
@@ -169,7 +169,7 @@ proptest! {
         let written: u64 = segments.iter().map(|segment| segment.summary().data_bytes).sum();
         prop_assert_eq!(report.data_bytes_dropped, written - live);
 
-        // In two steps as in one, and with windows that hold next to nothing.
+        // Merging in two steps gives the same as in one, even with tiny windows.
         let (left, right) = all.split_at(cut.min(all.len()));
         let (left, _) = fold(left, SegmentKind::Merged, key.as_ref()).expect("merge");
         let again: Vec<_> = std::iter::once(&left).chain(right.iter().copied()).collect();
@@ -201,9 +201,9 @@ proptest! {
 }
 
 #[test]
-fn what_does_not_follow_is_refused() {
+fn segments_that_do_not_follow_each_other_are_refused() {
     let write = |value| Step::Write(0, 10, value);
-    let steps = [write(1), Step::Seal, write(2), Step::Seal, write(3)];
+    let steps = [write(1), Step::Close, write(2), Step::Close, write(3)];
     let (segments, _) = write_logs(&steps, None);
     let [a, b, c] = segments.as_slice() else { panic!("three segments") };
     let kind_of =

@@ -1,8 +1,9 @@
-//! Journals: the changes of a volume in write order, as `.hrl` segments.
+//! Stores the changes of a volume in write order, as `.hrl` segments.
 //!
-//! A segment is written once by [`SegmentWriter`], sealed (compressed, encrypted, checksummed, indexed, chained),
-//! and from then on only read: by memory map on a local file, by ranges in a store. `core/docs/format.md` is the
-//! specification of the bytes; `format` is the only module that knows them.
+//! [`SegmentWriter`] writes a segment once: compressed, checksummed, encrypted if there is a key,
+//! indexed and chained to the segment before. A closed segment is only read: by memory map on a
+//! local file, by ranges in a store. `core/docs/format.md` specifies the bytes; only `format` knows
+//! them.
 
 mod cipher;
 mod format;
@@ -50,7 +51,7 @@ use crate::{Extent, device::Discarded};
 /// What a recovery point promises.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum PointKind {
-    /// Write order held, nothing more: what a power failure would leave.
+    /// Crash-consistent: what a power failure would leave.
     Crash,
     /// Applications were quiesced and flushed.
     App,
@@ -63,11 +64,11 @@ pub enum PointKind {
 }
 
 impl PointKind {
-    /// Every kind, in the order of its code in the journal format (code 1 is the first).
+    /// Every kind. The code of a kind in the journal format is its place here, counted from 1.
     pub const ALL: [Self; 5] =
         [Self::Crash, Self::App, Self::GroupCrash, Self::GroupApp, Self::Declared];
 
-    /// Stable lower-case name.
+    /// Returns the stable lower-case name.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Crash => "crash",
@@ -79,7 +80,7 @@ impl PointKind {
     }
 }
 
-/// A recovery point as it stands in the write order.
+/// A recovery point in its place in the write order.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mark {
     /// Its identity.
@@ -93,8 +94,9 @@ pub struct Mark {
 }
 
 impl Mark {
-    /// It is no point, but says that the group point whose identity it has is one: every member's mark is durable. Its label is
-    /// the number of members and the name of the group.
+    /// Returns whether this mark commits the group point whose identity it has, and is no point
+    /// itself. It says that every member's mark is durable; its label is the member count and the
+    /// group's name.
     pub fn is_commitment(&self) -> bool {
         self.group == Some(self.point)
     }
@@ -103,10 +105,10 @@ impl Mark {
 /// Longest label of a mark, in bytes of UTF-8.
 pub const LABEL_BYTES_MAX: usize = 255;
 
-/// Most data in one write record, in bytes; longer writes become several records.
+/// Most data in one write record, in bytes. Longer writes become several records.
 pub const RECORD_DATA_BYTES_MAX: usize = 1 << 20;
 
-/// What a record says.
+/// What a record says happened.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Body<'a> {
     /// These bytes were written at this offset.
@@ -126,14 +128,15 @@ pub enum Body<'a> {
     Flush,
     /// A recovery point.
     Mark(Mark),
-    /// From here the journal is unordered, for this cause: no prefix that ends before the matching end is a point.
+    /// The journal is unordered from here on, for this cause. No prefix that ends before the
+    /// matching end is a point.
     UnorderedBegin(Cause),
     /// The journal is complete and ordered again.
     UnorderedEnd,
 }
 
 impl Body<'_> {
-    /// The bytes of the volume that the record changes; empty for the others.
+    /// Returns the bytes of the volume that the record changes; empty if it changes none.
     pub fn extent(&self) -> Extent {
         match self {
             Self::Write { offset, data } => Extent { offset: *offset, length: data.len() as u64 },
@@ -154,34 +157,35 @@ pub struct Record<'a> {
     pub body: Body<'a>,
 }
 
-/// What a segment is.
+/// Kind of a segment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum SegmentKind {
     /// Records in write order.
     Log,
-    /// Several logs folded into one: last writer of each block only, in disk order. Valid as a whole only.
+    /// Several logs folded into one: the last writer of each block, in disk order. Valid only as a
+    /// whole.
     Merged,
     /// The whole volume as of its last sequence, in disk order. Absent ranges read as zeroes.
     Image,
 }
 
-/// What a new segment says of itself in its header.
+/// Header of a new segment, and how it is written.
 #[derive(Clone, Debug)]
 pub struct SegmentParams {
-    /// What it is.
+    /// Kind of the segment.
     pub kind: SegmentKind,
-    /// Whose changes it holds.
+    /// Volume whose changes it contains.
     pub volume: VolumeId,
-    /// In which epoch they were made.
+    /// Epoch in which they were made.
     pub epoch: Epoch,
-    /// The first sequence that it covers (also when its first record comes later).
+    /// First sequence covered, even if the first record comes later.
     pub first_sequence: Sequence,
     /// Size of the volume in bytes.
     pub device_bytes: u64,
     /// Logical block size of the volume in bytes.
     pub block_bytes: u32,
-    /// Chain hash of the segment before it; zeroes for the first. A merged segment or image names the hash
-    /// *before the first* segment that it replaces.
+    /// Chain hash of the segment before it; zeroes for the first. A merged segment or image has the
+    /// hash *before the first* segment that it replaces.
     pub previous: ChainHash,
     /// For a merged segment or image: the chain hash of the last segment that it replaces.
     pub replaces_through: Option<ChainHash>,
@@ -215,12 +219,12 @@ pub struct OrderChange {
     pub begin: Option<Cause>,
 }
 
-/// What a sealed segment holds, as told by its index and footer; catalogs keep it.
+/// What a closed segment contains, according to its footer and notes. Catalogs keep it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SegmentSummary {
-    /// What it is.
+    /// Kind of the segment.
     pub kind: SegmentKind,
-    /// Whose changes.
+    /// Volume of the changes.
     pub volume: VolumeId,
     /// Epoch of the changes.
     pub epoch: Epoch,
@@ -251,8 +255,10 @@ pub struct SegmentSummary {
 }
 
 impl SegmentSummary {
-    /// The object name of the segment, without folder: `e00000001-00000000000000000001-00000000000000000fff-1a2b3c4d.hrl`
-    /// (epoch, first and last sequence in hexadecimal, begin of the salt); an image starts with `i`, a merged segment with `m`.
+    /// Returns the object name of the segment, without folder:
+    /// `e00000001-00000000000000000001-00000000000000000fff-1a2b3c4d.hrl`. The parts are epoch,
+    /// first and last sequence in hexadecimal, and the begin of the salt. An image starts with `i`,
+    /// a merged segment with `m`.
     pub fn object_name(&self) -> String {
         let letter = match self.kind {
             SegmentKind::Log => 'e',

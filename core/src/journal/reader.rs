@@ -1,7 +1,7 @@
 //! Reads segments; never writes.
 //!
-//! Opening a sealed segment checks its header, footer and notes; frames and index are checked when they are read.
-//! A segment without a sound footer is refused: only `repair` reads what a crash left.
+//! Opening a closed segment checks its header, footer and notes; reading checks frames and index. A
+//! segment without a sound footer is refused: only `repair` reads what a crash left.
 
 use std::sync::Arc;
 
@@ -19,7 +19,7 @@ use crate::policy::Compression;
 use crate::sync::lock::Mutex;
 use crate::units::{ChainHash, KeyId, Sequence};
 
-/// A sealed segment. May be used from any thread.
+/// A closed segment. May be used from any thread.
 pub struct Segment {
     pub(super) source: Box<dyn SegmentSource>,
     pub(super) opener: Opener,
@@ -31,8 +31,8 @@ pub struct Segment {
 }
 
 impl Segment {
-    /// Opens a sealed segment. `Corrupt` names the place that is not as it was written, `WrongKey` the key that is
-    /// missing, `Unsupported` the feature.
+    /// Opens a closed segment. `Corrupt` identifies the place that is not as written, `WrongKey`
+    /// the missing key, `Unsupported` the feature.
     pub fn open(source: Box<dyn SegmentSource>, keys: &KeyRing) -> Result<Self> {
         let name = source.name();
         let (opener, header) = Opener::open(&*source, keys)?;
@@ -51,32 +51,33 @@ impl Segment {
         Ok(Self { source, opener, params, footer, summary, frame_offsets, index })
     }
 
-    /// Name of the source.
+    /// Returns the name of the segment's source.
     pub fn name(&self) -> String {
         self.source.name()
     }
 
-    /// What the header says.
+    /// Returns what the header says.
     pub fn params(&self) -> &SegmentParams {
         &self.params
     }
 
-    /// What the segment holds.
+    /// Returns what the segment contains.
     pub fn summary(&self) -> &SegmentSummary {
         &self.summary
     }
 
-    /// Number of data frames.
+    /// Returns the number of data frames.
     pub fn frame_count(&self) -> u32 {
         self.footer.data_frames
     }
 
-    /// Name of the key that it is sealed with; `None` when it is not encrypted.
+    /// Returns the name of the key that encrypts it; `None` if it is not encrypted.
     pub fn key_id(&self) -> Option<KeyId> {
         self.opener.key_id
     }
 
-    /// The last writers of the segment, by offset and disjoint. Kept in memory until [`Segment::forget_index`].
+    /// Returns the last writers of the segment, by offset and disjoint. Keeps them in memory until
+    /// [`Segment::forget_index`].
     pub fn index(&self) -> Result<Arc<[IndexEntry]>> {
         let mut kept = self.index.lock();
         if let Some(index) = &*kept {
@@ -87,7 +88,7 @@ impl Segment {
         Ok(index)
     }
 
-    /// Each frame is a request to a store, so that many at once are faster than one after the other.
+    /// Returns whether each frame is a request to a store, so that reading many at once is faster.
     pub fn is_remote(&self) -> bool {
         self.source.is_remote()
     }
@@ -98,12 +99,12 @@ impl Segment {
         *self.index.lock() = None;
     }
 
-    /// The last writers among the records up to `sequence`, made from the records themselves.
+    /// Computes the last writers among the records up to `sequence`, from the records themselves.
     pub fn index_at(&self, sequence: Sequence) -> Result<Vec<IndexEntry>> {
         self.index_between(Sequence::ZERO, sequence)
     }
 
-    /// The last writers among the records after `after` and up to `through`.
+    /// Computes the last writers among the records after `after` and up to `through`.
     pub fn index_between(&self, after: Sequence, through: Sequence) -> Result<Vec<IndexEntry>> {
         let mut pieces = Vec::new();
         for number in 0..self.frame_count() {
@@ -119,7 +120,8 @@ impl Segment {
         Ok(last_writers(pieces))
     }
 
-    /// Reads, checks, opens and decompresses a data frame. `InvalidInput` when there is none of this number.
+    /// Reads, checks, decrypts and decompresses a data frame. `InvalidInput` if there is none of
+    /// this number.
     pub fn frame(&self, number: u32) -> Result<Frame> {
         let at = *self.frame_offsets.get(number as usize).ok_or_else(|| {
             Error::new(ErrorKind::InvalidInput, "read frame of", self.name())
@@ -134,13 +136,13 @@ impl Segment {
         Ok(frame)
     }
 
-    /// Reads everything and checks everything: frames, seals, chain hash, and that index, notes, frame headers and
-    /// footer say what the records say.
+    /// Reads and checks everything: frames, tags and chain hash, and that index, notes, frame
+    /// headers and footer agree with the records.
     pub fn verify(&self) -> Result<()> {
         super::verify::verify(self)
     }
 
-    /// Where frame `number` ends, as notes and footer tell it; `None` inside the index.
+    /// Returns where frame `number` ends, from notes and footer; `None` inside the index.
     pub(super) fn frame_end(&self, number: u32) -> Option<u64> {
         let footer = &self.footer;
         let next = number.checked_add(1)?;
@@ -223,7 +225,7 @@ fn read_footer(source: &dyn SegmentSource, opener: &Opener, name: &str) -> Resul
     if length < least {
         return Err(Error::new(ErrorKind::Corrupt, "read segment", name)
             .at(length)
-            .message("the segment was not sealed, or its end was cut off")
+            .message("the segment was not closed, or its end was cut off")
             .expected(format_args!("at least {least} bytes"))
             .found(length));
     }
@@ -234,13 +236,13 @@ fn read_footer(source: &dyn SegmentSource, opener: &Opener, name: &str) -> Resul
     if !opener.authenticates(FOOTER_NONCE, &footer.encode_aad(), &footer.tag) {
         return Err(Error::new(ErrorKind::Corrupt, "read segment", name)
             .at(at)
-            .expected("the footer that was sealed here")
+            .expected("the footer that was written here")
             .found("another: the footer or the segment's header was altered"));
     }
     Ok(footer)
 }
 
-/// What a header says. Frame size and level of compression are the writer's affair and not in it.
+/// Returns what a header says. It does not contain frame size and level of compression.
 pub(super) fn params_of(header: &Header) -> SegmentParams {
     let replaces = header.replaces_through;
     SegmentParams {

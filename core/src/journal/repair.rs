@@ -1,8 +1,8 @@
-//! Repair: what a crash left of an open segment becomes a sealed one.
+//! Repairs torn segments: copies what a crash left into a closed segment.
 //!
-//! The torn file is read up to its last whole frame, and nothing after; it is never changed. The records go into a
-//! *new* segment with a salt of its own, because appending to the torn one could repeat a nonce under its key.
-//! Repair can run twice: a segment that is sealed and sound is copied record by record, with nothing dropped.
+//! Repair reads the torn file up to its last whole frame, and never changes it. The records go into
+//! a *new* segment with a salt of its own: appending to the torn one could repeat a nonce under its
+//! key. Repair can run twice: of a closed, sound segment it copies every record.
 
 use std::path::Path;
 
@@ -28,13 +28,14 @@ pub struct RepairReport {
     pub last_sequence: Option<Sequence>,
 }
 
-/// Writes the whole frames of the torn segment at `torn` as a sealed segment to `sink`.
+/// Writes the whole frames of the torn segment at `torn` to `sink`, as a closed segment.
 ///
-/// The summary is `None` (and the sink as it was, or holding a header only) when no record is whole. Errors are those
-/// of the new segment, `WrongKey` when the torn one cannot be opened at all, and `InvalidInput` when it is no log.
+/// Without a whole record the summary is `None`, and the sink is unchanged or contains a header.
+/// `WrongKey` if the torn segment cannot be opened, `InvalidInput` if it is no log; else the errors
+/// of the new segment.
 ///
-/// A frame that is damaged ends the journal like one that is cut off: compare `last_sequence` with what was known to be
-/// durable, and resync when it is lower.
+/// A damaged frame ends the journal, as a cut does. Compare `last_sequence` with what was known to
+/// be durable, and resync if it is lower.
 pub fn repair<S: SegmentSink>(
     torn: &Path,
     sink: S,
@@ -44,7 +45,7 @@ pub fn repair<S: SegmentSink>(
     repair_source(&*open_mapped(torn)?, sink, keys, clock)
 }
 
-/// As [`repair`], for a torn segment that was opened.
+/// Repairs a torn segment that was opened, as [`repair`] does.
 pub(crate) fn repair_source<S: SegmentSink>(
     source: &dyn SegmentSource,
     sink: S,
@@ -106,7 +107,8 @@ pub(crate) fn repair_source<S: SegmentSink>(
     }
 }
 
-/// The records of a frame, if all of them are sound and their sequences grow from `least` on.
+/// Returns the records of a frame, if all of them are sound and their sequences grow from `least`
+/// on.
 fn whole_records(frame: &Frame, mut least: Sequence) -> Option<Vec<Record<'_>>> {
     let records = frame.records().map(|record| {
         let record = record.ok().filter(|record| record.sequence >= least)?;

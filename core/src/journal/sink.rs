@@ -1,14 +1,14 @@
-//! Where a new segment goes: a local file, or memory.
+//! Sinks for new segments: a local file, or memory.
 //!
-//! A sink takes whole frames in order and nothing else. After a failed sync it is poisoned for good: the system may have
-//! dropped what it could not write, so a later sync that succeeds would prove nothing.
+//! A sink gets whole frames in order. After a failed sync it is poisoned for good: the system may
+//! have dropped what it could not write, so a later sync that succeeds would prove nothing.
 
 use std::path::{Path, PathBuf};
 
 use crate::device::{Files, NewFile, SystemFiles};
 use crate::error::{Error, ErrorKind, Result};
 
-/// Where the bytes of a segment go: appended in order.
+/// Takes the bytes of a segment, in order.
 pub trait SegmentSink {
     /// Appends bytes.
     fn append(&mut self, bytes: &[u8]) -> Result<()>;
@@ -27,7 +27,7 @@ impl SegmentSink for Vec<u8> {
     }
 }
 
-/// A sink on a new local file. The caller makes the file's name durable.
+/// Writes a segment to a new local file. The caller makes the file's name durable.
 pub struct FileSink {
     path: PathBuf,
     file: Box<dyn NewFile>,
@@ -35,12 +35,12 @@ pub struct FileSink {
 }
 
 impl FileSink {
-    /// Creates the file; `AlreadyExists` when there is one.
+    /// Creates the file; `AlreadyExists` if there is one.
     pub fn create(path: &Path) -> Result<Self> {
         Self::create_in(&SystemFiles, path)
     }
 
-    /// As [`FileSink::create`], among these files.
+    /// Creates the file among `files`, as [`FileSink::create`] does.
     pub(crate) fn create_in(files: &dyn Files, path: &Path) -> Result<Self> {
         let file = files
             .create(path)
@@ -48,7 +48,7 @@ impl FileSink {
         Ok(Self { path: path.to_owned(), file, poisoned: false })
     }
 
-    /// Path of the file.
+    /// Returns the path of the file.
     pub fn path(&self) -> &Path {
         &self.path
     }

@@ -1,4 +1,4 @@
-//! Where a segment is read from: a mapped file, an object of a store, or memory.
+//! Inputs of a segment: a mapped file, an object of a store, or memory.
 
 use std::borrow::Cow;
 use std::ops::Range;
@@ -10,19 +10,20 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::store::Store;
 use crate::sync::lock::Mutex;
 
-/// Random access to the bytes of a segment. May be used from any thread.
+/// Reads the bytes of a segment at any place. May be used from any thread.
 pub trait SegmentSource: Send + Sync {
-    /// Name for errors.
+    /// Returns a name for errors.
     fn name(&self) -> String;
-    /// Length in bytes; it does not change.
+    /// Returns the length in bytes, which does not change.
     fn length(&self) -> u64;
-    /// The bytes of `range`; `Corrupt` when it passes the end.
+    /// Reads the bytes of `range`; `Corrupt` if it passes the end.
     fn read(&self, range: Range<u64>) -> Result<Cow<'_, [u8]>>;
-    /// Each read is a request to somewhere else, so that many at once are faster than one after the other. Default: no.
+    /// Returns whether each read is a request to another machine, so that many at once are faster.
+    /// Default: no.
     fn is_remote(&self) -> bool {
         false
     }
-    /// Frees what was read ahead. Default: there is none.
+    /// Frees what was read ahead. Default: does nothing.
     fn forget(&self) {}
 }
 
@@ -34,7 +35,7 @@ pub struct BytesSource {
 }
 
 impl BytesSource {
-    /// A source over `bytes`.
+    /// Makes a source over `bytes`.
     pub fn new(name: impl Into<String>, bytes: Vec<u8>) -> Self {
         Self { name: name.into(), bytes }
     }
@@ -73,18 +74,18 @@ impl SegmentSource for MappedSource {
     }
 }
 
-/// A source over a local file, memory-mapped. The file must not change while the source lives.
+/// Opens a local file by memory map. The file must not change while the source lives.
 pub fn open_mapped(path: &Path) -> Result<Box<dyn SegmentSource>> {
     open_mapped_in(&SystemFiles, path)
 }
 
-/// As [`open_mapped`], among these files.
+/// Opens a file among `files`, as [`open_mapped`] does.
 pub(crate) fn open_mapped_in(files: &dyn Files, path: &Path) -> Result<Box<dyn SegmentSource>> {
     Ok(Box::new(MappedSource { name: path.display().to_string(), map: files.map(path)? }))
 }
 
-/// Bytes at the end of an object that are read when it is opened: all of a small segment, and footer, notes and index of
-/// most others, in one request.
+/// Bytes at the end of an object that are read when it is opened. One request gets a small segment
+/// whole, and footer, notes and index of most others.
 const TAIL_BYTES: u64 = 64 << 10;
 
 /// An object of a store, read by ranges.
@@ -92,12 +93,13 @@ pub struct ObjectSource {
     store: Arc<dyn Store>,
     name: String,
     length: u64,
-    /// The end of the object; empty once it was forgotten.
+    /// The end of the object; empty once it was freed.
     tail: Mutex<Vec<u8>>,
 }
 
 impl ObjectSource {
-    /// Opens an object: memory-mapped where the store has a local file for it. `NotFound` when it is absent.
+    /// Opens an object, by memory map if the store has a local file for it. `NotFound` if it is
+    /// absent.
     pub fn open(store: &Arc<dyn Store>, name: &str) -> Result<Box<dyn SegmentSource>> {
         if let Some(source) = Self::mapped(store, name)? {
             return Ok(source);
@@ -108,7 +110,7 @@ impl ObjectSource {
         Self::open_tail(store, name, info.length)
     }
 
-    /// Opens an object whose length is known, which saves a request. `Corrupt` when the object is shorter.
+    /// Opens an object of known length, which saves a request. `Corrupt` if the object is shorter.
     pub fn open_sized(
         store: &Arc<dyn Store>,
         name: &str,
@@ -168,11 +170,11 @@ impl SegmentSource for ObjectSource {
     }
 }
 
-/// Stores are checked here, because every place in a segment is counted on their answers.
+/// Reads exactly `range`: a store that answers less would shift every later place in the segment.
 fn get_exactly(store: &dyn Store, name: &str, range: Range<u64>) -> Result<Vec<u8>> {
     let (at, expected) = (range.start, range.end - range.start);
     let bytes = store.get(name, range).map_err(|error| match error.kind() {
-        // The store says where the object ends, which is not where the caller was told.
+        // The object ends before the length that the caller knew.
         ErrorKind::InvalidInput => Error::new(ErrorKind::Corrupt, "read segment", name)
             .at(at)
             .expected(format_args!("{expected} bytes"))

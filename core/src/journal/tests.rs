@@ -1,4 +1,4 @@
-//! Attacks on the native format: round trips, cuts, flips, swaps, splices.
+//! Attacks on the native format: cuts, flips, swaps, splices; and round trips.
 
 use std::sync::Arc;
 
@@ -42,7 +42,7 @@ fn open(bytes: &[u8], key: Option<&VolumeKey>) -> Result<Segment> {
     Segment::open(Box::new(BytesSource::new("test.hrl", bytes.to_vec())), &ring)
 }
 
-/// Reads everything that there is to read.
+/// Returns the records as text, and the summary, after checking everything.
 fn read_all(bytes: &[u8], key: Option<&VolumeKey>) -> Result<(Vec<String>, SegmentSummary)> {
     let segment = open(bytes, key)?;
     segment.verify()?;
@@ -137,10 +137,10 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
     #[test]
-    fn what_was_written_is_read(
-        records in prop::collection::vec(arbitrary(), 0..60), sealed in any::<bool>(), packed in any::<bool>()
+    fn every_record_is_read_as_it_was_written(
+        records in prop::collection::vec(arbitrary(), 0..60), encrypted in any::<bool>(), packed in any::<bool>()
     ) {
-        let key = sealed.then(some_key);
+        let key = encrypted.then(some_key);
         let compression = if packed { Compression::Zstd(1) } else { Compression::None };
         let bytes = write(&records, key.as_ref(), compression);
         let (found, summary) = read_all(&bytes, key.as_ref()).expect("sound");
@@ -182,7 +182,7 @@ proptest! {
     }
 }
 
-/// Reads in every way that there is, so that a decoder that can panic does.
+/// Calls every reading function, so that a decoder that can panic does.
 fn read_in_every_way(bytes: &[u8]) -> Result<()> {
     let segment = open(bytes, None)?;
     let _ = segment.verify();
@@ -201,7 +201,8 @@ fn read_in_every_way(bytes: &[u8]) -> Result<()> {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(2_000))]
 
-    /// Without a key anyone can make checksums right, so the decoders below them must stand anything too.
+    /// Without a key anyone can correct checksums, so the decoders below them must withstand any
+    /// bytes.
     #[test]
     fn promise_11_altered_content_with_right_checksums_never_panics(
         changes in prop::collection::vec((any::<prop::sample::Index>(), any::<[u8; 8]>(), 1_usize..9), 1..4)
@@ -215,7 +216,7 @@ proptest! {
         let _ = read_in_every_way(&bytes);
     }
 
-    /// As above, aimed at one field of the places that hold offsets and lengths.
+    /// Aims at single fields of the places that contain offsets and lengths.
     #[test]
     fn promise_11_extreme_fields_never_panic(
         part in 0_usize..5, field in 0_usize..32,
@@ -233,7 +234,7 @@ proptest! {
     }
 }
 
-/// A length that is sound for the volume, and more than the frame has.
+/// The length is sound for the volume, and more than the frame has.
 #[test]
 fn promise_11_a_record_that_claims_more_data_than_its_frame_has_is_an_error() {
     let good = write(&sample(), None, Compression::None);
@@ -249,7 +250,7 @@ fn promise_11_a_record_that_claims_more_data_than_its_frame_has_is_an_error() {
     }
 }
 
-/// Every alteration must be an error: content that differs from the original is the one thing that must not happen.
+/// Asserts that reading fails. What must never happen is content that differs from the original.
 fn assert_refused(bytes: &[u8], key: Option<&VolumeKey>, what: &str) -> Error {
     match read_all(bytes, key) {
         Err(error) => error,
@@ -307,7 +308,7 @@ fn frames(bytes: &[u8]) -> Vec<std::ops::Range<usize>> {
     ranges
 }
 
-/// What an attacker who knows the format does after changing a frame: makes the checksum right again.
+/// Corrects the checksum of a changed frame, as an attacker who knows the format does.
 fn mend_checksum(bytes: &mut [u8], frame: &std::ops::Range<usize>) {
     let mut crc = crc32fast::Hasher::new();
     crc.update(&bytes[frame.start..frame.start + 60]);
@@ -317,7 +318,7 @@ fn mend_checksum(bytes: &mut [u8], frame: &std::ops::Range<usize>) {
 }
 
 #[test]
-fn promise_10_equal_content_is_sealed_differently_each_time() {
+fn promise_10_equal_content_is_encrypted_differently_each_time() {
     let key = some_key();
     let equal: Vec<_> = (0_u64..6).map(|n| Owned::Write(n * 8192, vec![7; 4096])).collect();
     let mut seen = std::collections::HashSet::new();
@@ -331,7 +332,7 @@ fn promise_10_equal_content_is_sealed_differently_each_time() {
         }
         let (bytes, _) = writer.close(None).expect("close");
         for frame in frames(&bytes).iter().take(equal.len()) {
-            // Under one nonce and one key equal content has equal bytes.
+            // Under one nonce and one key, equal content would have equal bytes.
             let content = &bytes[frame.start + FRAME_HEADER_BYTES..][..64];
             assert!(seen.insert(content.to_vec()), "frame at {} of seed {seed}", frame.start);
         }
@@ -353,7 +354,7 @@ fn promise_10_an_attacker_without_the_key_is_noticed() {
     mend_checksum(&mut altered, &places[0]);
     assert_refused(&altered, Some(&key), "an altered frame with a right checksum");
 
-    // All but tag and checksum.
+    // Every byte but tag and checksum.
     for at in 0..FRAME_HEADER_BYTES - 20 {
         let mut altered = good.clone();
         altered[places[1].start + at] ^= 1;
@@ -399,7 +400,7 @@ fn promise_10_an_attacker_without_the_key_is_noticed() {
     spliced[places[2].clone()].copy_from_slice(&other[places[2].clone()]);
     assert_refused(&spliced, Some(&key), "a frame of another segment under the same key");
 
-    // A shorter segment: the last data frame is cut out and everything unauthenticated is made consistent.
+    // A shorter segment: the last data frame cut out, and everything unauthenticated corrected.
     let mut cut = good.clone();
     cut.drain(places[5].clone());
     mend_segment(&mut cut);
@@ -407,7 +408,7 @@ fn promise_10_an_attacker_without_the_key_is_noticed() {
 }
 
 #[test]
-fn a_missing_or_other_key_is_named() {
+fn a_missing_or_wrong_key_is_named_in_the_error() {
     let key = some_key();
     let bytes = write(&sample(), Some(&key), Compression::Zstd(1));
     let other = VolumeKey::from_bytes([8; 32]);
@@ -473,7 +474,7 @@ fn promise_11_a_frame_whose_records_are_not_sound_ends_a_torn_journal() {
     let good = write(&many, None, Compression::None);
     let second = frames(&good)[1].clone();
     let record = second.end - super::format::RECORD_BYTES;
-    // A kind that is none, and a sequence that goes back.
+    // An unknown kind, and a sequence that goes back.
     for (at, value) in [(record, 99_u8), (record + 24, 1)] {
         let mut bad = good.clone();
         bad[at] = value;
@@ -486,7 +487,7 @@ fn promise_11_a_frame_whose_records_are_not_sound_ends_a_torn_journal() {
     }
 }
 
-/// A few bytes can unpack to hundreds of thousands of records: their number is bounded all the same.
+/// A few bytes can unpack to hundreds of thousands of records, so their number must be bounded.
 #[test]
 #[ignore = "takes 1 GiB of memory"]
 fn promise_12_frames_that_unpack_to_more_records_than_a_segment_has_are_refused() {
@@ -547,7 +548,7 @@ fn the_writer_refuses_what_would_break_the_order() {
 }
 
 #[test]
-fn a_file_is_new_and_read_by_its_map() {
+fn a_segment_in_a_new_file_is_read_by_its_map() {
     let directory = tempfile::tempdir().expect("temporary directory");
     let path = directory.path().join("new.hrl");
     let clock = ManualClock::new(Timestamp(0), 5);
@@ -575,7 +576,7 @@ fn objects_without_a_local_path_are_read_by_ranges() {
     segment.verify().expect("sound");
     assert_eq!(segment.index().expect("index").len(), 60);
     let short: Arc<dyn crate::store::Store> = Arc::new(Short);
-    assert!(ObjectSource::open(&short, "s.hrl").is_err(), "a store that gives less than asked");
+    assert!(ObjectSource::open(&short, "s.hrl").is_err(), "a store that returns less than requested");
 }
 
 /// A store without local paths.
@@ -602,7 +603,7 @@ impl crate::store::Store for Remote {
     }
 }
 
-/// A store that gives less than it was asked for.
+/// A store that returns less than requested.
 struct Short;
 
 impl crate::store::Store for Short {
@@ -655,7 +656,7 @@ fn after_a_failed_append_the_writer_is_poisoned() {
 }
 
 #[test]
-fn only_random_data_is_not_compressed() {
+fn all_but_random_data_is_compressed() {
     let clock = ManualClock::new(Timestamp(0), 3);
     let mut noise = vec![0; 256 << 10];
     crate::clock::Clock::fill_random(&clock, &mut noise);
@@ -679,7 +680,7 @@ fn only_random_data_is_not_compressed() {
 }
 
 #[test]
-fn segments_are_shared_between_threads() {
+fn a_segment_may_be_shared_between_threads() {
     fn assert_shared<T: Send + Sync>(_: &T) {}
     let segment = Arc::new(open(&write(&sample(), None, Compression::None), None).expect("sound"));
     assert_shared(&segment);

@@ -1,7 +1,7 @@
-//! Trimming: a copy of a log up to one of its sequences, sealed as a segment of its own.
+//! Copies a log up to one of its sequences, as a closed segment.
 //!
-//! It has the place of the original in the chain, and a salt and a chain hash of its own. A failover to a state inside a
-//! segment ends its epoch with one.
+//! The copy takes the place of the original in the chain, with a salt and a chain hash of its own.
+//! A failover to a recovery state inside a segment ends its epoch with one.
 
 use super::{KeyRing, Segment, SegmentKind, SegmentSink, SegmentSummary, SegmentWriter};
 use crate::clock::Clock;
@@ -10,7 +10,8 @@ use crate::units::Sequence;
 
 /// Writes the records of `segment` up to and including `through` to `sink`.
 ///
-/// `InvalidInput` when the segment is no log or begins after `through`; `WrongKey`, `Corrupt` and those of the sink.
+/// `InvalidInput` if the segment is no log or begins after `through`; `WrongKey`, `Corrupt`, and
+/// the errors of the sink.
 pub(crate) fn trim<S: SegmentSink>(
     segment: &Segment,
     through: Sequence,

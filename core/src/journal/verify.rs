@@ -1,4 +1,4 @@
-//! Verification of one segment: everything that it says twice must agree.
+//! Verifies one segment: everything that it says twice must agree.
 
 use super::format::{FOOTER_BYTES, FrameKind, HEADER_BYTES, IndexEntry, NOTES_RECORDS_MAX};
 use super::frame::{Frame, misplaced};
@@ -7,7 +7,7 @@ use super::{Body, MarkEntry, OrderChange, Segment, SegmentKind};
 use crate::error::{Error, ErrorKind, Result};
 use crate::units::{ChainHash, Sequence, Timestamp};
 
-/// What the records of the data frames add up to.
+/// Sums over the records of the data frames.
 #[derive(Default)]
 struct Totals {
     pieces: Vec<IndexEntry>,

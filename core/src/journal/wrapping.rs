@@ -1,10 +1,11 @@
-//! The key-encryption key, which wraps volume keys: it can change without rewriting data, and without it nothing opens.
+//! Wraps volume keys with a key-encryption key, which can change without rewriting data.
 //!
-//! A wrapped key names the key-encryption key that wrapped it, by an id that tells nothing about that key, and is bound to the
-//! volume and the key that it stands for: in the place of another it does not open. Wrapping is XChaCha20-Poly1305 with a
-//! random nonce. `core/docs/format.md` specifies the bytes. Version 1, which bound and named nothing, is still read.
+//! A wrapped key names its key-encryption key, by an id that reveals nothing about that key. It is
+//! bound to its volume and to the key that it stands for, so it does not open in the place of
+//! another. Wrapping is XChaCha20-Poly1305 with a random nonce; `core/docs/format.md` specifies the
+//! bytes. Version 1, which neither named nor bound anything, is still read.
 //!
-//! No error and no `Debug` output holds key material.
+//! No error and no `Debug` output contains key material.
 
 use std::fmt;
 use std::io::Read;
@@ -22,27 +23,28 @@ use crate::units::{KeyId, VolumeId};
 const KEY_ID_CONTEXT: &str = "hrl 2026-11-21 key-encryption key id v1";
 const MAGIC: &[u8; 8] = b"HRLWRAP\x02";
 const MAGIC_V1: &[u8; 8] = b"HRLWRAP\x01";
-/// Magic and key id of the key-encryption key; then nonce, key and tag.
+/// Magic, and the id of the key-encryption key.
 const HEAD_BYTES: usize = 8 + 16;
-const WRAPPED_BYTES: usize = HEAD_BYTES + SEALED_BYTES;
-const WRAPPED_V1_BYTES: usize = 8 + SEALED_BYTES;
+const WRAPPED_BYTES: usize = HEAD_BYTES + ENCRYPTED_BYTES;
+const WRAPPED_V1_BYTES: usize = 8 + ENCRYPTED_BYTES;
 /// Nonce, key and tag.
-const SEALED_BYTES: usize = 24 + 32 + 16;
-/// Longest text of a key that is read.
+const ENCRYPTED_BYTES: usize = 24 + 32 + 16;
+/// Most bytes that are read of a key's text.
 const KEY_TEXT_BYTES_MAX: u64 = 4096;
 
-/// Key-encryption key: wraps volume keys.
+/// Key-encryption key: wraps the keys of volumes.
 #[derive(Clone, PartialEq, Eq)]
 pub struct WrappingKey([u8; 32]);
 
 impl WrappingKey {
-    /// A key from its bytes.
+    /// Makes a key from its bytes.
     pub fn from_bytes(bytes: [u8; 32]) -> Self {
         Self(bytes)
     }
 
-    /// A key from what a file, a command or a variable gave: 32 raw bytes, or 64 hexadecimal digits and white space around
-    /// them. `InvalidInput` when it is neither; the error names `origin` and no byte of `content`.
+    /// Parses a key from a file, a command or a variable: 32 raw bytes, or 64 hexadecimal digits
+    /// with white space around them. Otherwise `InvalidInput`; the error names `origin` and no byte
+    /// of `content`.
     pub fn from_text(content: &[u8], origin: &str) -> Result<Self> {
         if let Ok(raw) = content.try_into() {
             return Ok(Self(raw));
@@ -60,19 +62,19 @@ impl WrappingKey {
         let io = |error| Error::io("read key file", path.display(), error);
         let mut content = Vec::new();
         let file = std::fs::File::open(path).map_err(io)?;
-        // One byte more than a key can have tells that it is none, also of a device without end.
+        // Reads at most one byte past the limit, so that an endless device is refused too.
         file.take(KEY_TEXT_BYTES_MAX + 1).read_to_end(&mut content).map_err(io)?;
         Self::from_text(&content, &path.display().to_string())
     }
 
-    /// The name of the key, which tells nothing about it.
+    /// Returns the name of the key, which reveals nothing about it.
     pub fn id(&self) -> KeyId {
         let hash = blake3::derive_key(KEY_ID_CONTEXT, &self.0);
         KeyId(hash[..16].try_into().expect("16 bytes"))
     }
 
-    /// Derives another key for one purpose. `context` names it, is unique to it, and never changes: a sentence with a date.
-    /// The derived key says nothing about this one.
+    /// Derives a key for one purpose. `context` is unique to it and never changes: a sentence with
+    /// a date. The derived key reveals nothing about this one.
     pub fn derive(&self, context: &'static str) -> [u8; 32] {
         blake3::derive_key(context, &self.0)
     }
@@ -93,10 +95,10 @@ impl WrappingKey {
         wrapped
     }
 
-    /// The key `id` of `volume` in `wrapped`, read from `object`.
+    /// Unwraps the key `id` of `volume` from `wrapped`, the content of `object`.
     ///
-    /// `WrongKey` when another key wrapped it, naming both where the bytes do; `Corrupt` when it is no wrapped key, was
-    /// altered, or is that of another volume.
+    /// `WrongKey` if another key wrapped it; the error names both if the bytes do. `Corrupt` if the
+    /// bytes are no wrapped key, were altered, or belong to another volume.
     pub fn unwrap(
         &self,
         wrapped: &[u8],
@@ -136,23 +138,23 @@ impl WrappingKey {
         id: KeyId,
         object: &str,
     ) -> Result<VolumeKey> {
-        let (head, sealed) = wrapped.split_at(HEAD_BYTES);
+        let (head, encrypted) = wrapped.split_at(HEAD_BYTES);
         let wrapped_by = KeyId(head[8..].try_into().expect("16 bytes"));
         if wrapped_by != self.id() {
             return Err(wrong_key(object, &[wrapped_by], self.id()));
         }
-        self.open(sealed, &bound_to(head, volume, id)).ok_or_else(|| {
+        self.open(encrypted, &bound_to(head, volume, id)).ok_or_else(|| {
             Error::new(ErrorKind::Corrupt, "unwrap key", object)
                 .expected(format_args!("key {id} of volume {volume}, as it was wrapped"))
                 .found("another key, or altered bytes")
         })
     }
 
-    /// Opens nonce, key and tag.
-    fn open(&self, sealed: &[u8], aad: &[u8]) -> Option<VolumeKey> {
-        let nonce: [u8; 24] = sealed[..24].try_into().expect("24 bytes");
-        let mut key: [u8; 32] = sealed[24..56].try_into().expect("32 bytes");
-        let tag: [u8; 16] = sealed[56..].try_into().expect("16 bytes");
+    /// Decrypts a key from nonce, key and tag.
+    fn open(&self, encrypted: &[u8], aad: &[u8]) -> Option<VolumeKey> {
+        let nonce: [u8; 24] = encrypted[..24].try_into().expect("24 bytes");
+        let mut key: [u8; 32] = encrypted[24..56].try_into().expect("32 bytes");
+        let tag: [u8; 16] = encrypted[56..].try_into().expect("16 bytes");
         XChaCha20Poly1305::new(&self.0.into())
             .decrypt_inout_detached(&nonce.into(), aad, (&mut key[..]).into(), &tag.into())
             .ok()?;
@@ -166,7 +168,7 @@ impl fmt::Debug for WrappingKey {
     }
 }
 
-/// The error of a key-encryption key that is not one of those that `object` needs.
+/// Makes the error of a key-encryption key that is not one of those that `object` needs.
 pub(crate) fn wrong_key(object: &str, needed: &[KeyId], given: KeyId) -> Error {
     let needed: Vec<_> = needed.iter().map(ToString::to_string).collect();
     Error::new(ErrorKind::WrongKey, "unwrap key", object)
@@ -178,7 +180,7 @@ fn bound_to(head: &[u8], volume: VolumeId, id: KeyId) -> Vec<u8> {
     [head, &volume.0, &id.0].concat()
 }
 
-/// A key as version 1 wrapped it. Feature `testing`.
+/// Wraps a key as version 1 did. Feature `testing`.
 #[cfg(any(test, feature = "testing"))]
 pub fn wrap_version_1(wrapping: &WrappingKey, key: &VolumeKey, clock: &dyn Clock) -> Vec<u8> {
     let nonce: [u8; 24] = random_bytes(clock);
@@ -231,7 +233,7 @@ mod tests {
     }
 
     #[test]
-    fn keys_wrapped_by_version_1_open_and_are_told_apart() {
+    fn keys_wrapped_by_version_1_open_with_the_right_key_only() {
         let clock = ManualClock::new(Timestamp(0), 1);
         let (key, other_key) = (VolumeKey::generate(&clock), VolumeKey::generate(&clock));
         let wrapping = WrappingKey([1; 32]);

@@ -1,10 +1,13 @@
 //! Writes one segment: records into frames, frames into a sink, index and footer at the end.
 //!
-//! Invariants: sequences of a log only grow, offsets of an image or merged segment only grow; a frame is given to the
-//! sink whole; what `sync` returned for is found again by `repair` after a crash. The data of a record is copied
-//! once, into the open frame, which is compressed, encrypted and checksummed there.
-//! A record that is refused leaves the writer as it was. After the sink failed nobody knows where the segment ends: the
-//! writer is poisoned, and the segment is abandoned or repaired.
+//!
+//! Invariants: the sequences of a log only grow, the offsets of an image or merged segment only
+//! grow. The sink gets whole frames. After a crash `repair` finds everything that a successful
+//! `sync` covered. The data of a record is copied once, into the open frame; that is checksummed
+//! and encrypted in place.
+//!
+//! A refused record leaves the writer as it was. After a failure of the sink the end of the segment
+//! is unknown: the writer is poisoned, and the segment is abandoned or repaired.
 
 use super::cipher::SegmentCipher;
 use super::format::{
@@ -24,7 +27,7 @@ use crate::extent::Extent;
 use crate::policy::Compression;
 use crate::units::{ChainHash, KeyId, Sequence, Timestamp};
 
-/// Bytes looked at in a frame to see whether compression can pay, in `PROBE_PIECES` pieces.
+/// Size and number of the samples of a frame that show whether compression can pay.
 const PROBE_PIECE_BYTES: usize = 128;
 const PROBE_PIECES: usize = 64;
 /// Compression must save at least one part in this many, or the frame is stored.
@@ -35,7 +38,7 @@ const PROBE_FRAME_BYTES_MIN: usize = 64 << 10;
 /// Writes one segment to a sink.
 pub struct SegmentWriter<S: SegmentSink> {
     sink: S,
-    /// The sink failed, or is at work.
+    /// The sink failed, or a call of it has not returned.
     poisoned: bool,
     params: SegmentParams,
     salt: [u8; 16],
@@ -65,8 +68,9 @@ pub struct SegmentWriter<S: SegmentSink> {
 }
 
 impl<S: SegmentSink> SegmentWriter<S> {
-    /// Writes the header of a new segment. With a key its frames are sealed with ChaCha20-Poly1305.
-    /// `InvalidInput` for a block size that is no power of two, and for frames of nothing or above 8 MiB.
+    /// Writes the header of a new segment. With a key, frames are encrypted with ChaCha20-Poly1305.
+    /// `InvalidInput` if the block size is no power of two, or `frame_bytes` is zero or above 8
+    /// MiB.
     pub fn create(
         mut sink: S,
         params: SegmentParams,
@@ -114,15 +118,18 @@ impl<S: SegmentSink> SegmentWriter<S> {
         })
     }
 
-    /// Whether frames are compressed from now on, where the parameters ask for it and it pays. Default: yes.
+    /// Sets whether frames are compressed from now on, if the parameters ask for it and it pays.
+    /// Default: yes.
     pub fn set_compressing(&mut self, yes: bool) {
         self.compressing = yes;
     }
 
-    /// Adds a record. Its sequence must be above the last one's (log), or its offset not below the last one's
-    /// (merged, image); `InvalidInput` otherwise, and for records outside the volume or beyond the limits of a record.
-    /// `Full` at a limit of the segment: seal it and go on in another. Errors of the sink as they are, and `Poisoned` ever
-    /// after.
+    /// Adds a record. In a log its sequence must be above the last one's. In a merged segment or
+    /// image its offset must not be below the last one's.
+    ///
+    /// `InvalidInput` otherwise, and for a record outside the volume or above the limits of a
+    /// record. `Full` at a limit of the segment: close it and go on in another. After an error of
+    /// the sink, every later call fails with `Poisoned`.
     pub fn append(&mut self, record: &Record<'_>) -> Result<()> {
         self.check_sound()?;
         self.check(record)?;
@@ -138,7 +145,7 @@ impl<S: SegmentSink> SegmentWriter<S> {
         Ok(())
     }
 
-    /// Gives the open frame to the sink, if it has records.
+    /// Passes the open frame to the sink, unless it is empty.
     pub fn flush_frame(&mut self) -> Result<()> {
         if self.frame_records == 0 {
             return Ok(());
@@ -155,7 +162,7 @@ impl<S: SegmentSink> SegmentWriter<S> {
         Ok(())
     }
 
-    /// Gives the open frame to the sink and makes everything durable.
+    /// Passes the open frame to the sink and makes everything durable.
     pub fn sync(&mut self) -> Result<()> {
         self.flush_frame()?;
         self.check_sound()?;
@@ -165,22 +172,22 @@ impl<S: SegmentSink> SegmentWriter<S> {
         Ok(())
     }
 
-    /// Bytes given to the sink and waiting in the open frame.
+    /// Returns the bytes passed to the sink and those waiting in the open frame.
     pub fn bytes(&self) -> u64 {
         self.written + (self.frame.len() + self.table.len()) as u64
     }
 
-    /// Records appended.
+    /// Returns the number of records appended.
     pub fn records(&self) -> u64 {
         self.records
     }
 
-    /// Sequence of the last record appended.
+    /// Returns the sequence of the last record appended.
     pub fn last_sequence(&self) -> Sequence {
         self.last_sequence
     }
 
-    /// Writes index and footer, syncs, and returns the sink and what the segment holds.
+    /// Writes index and footer, syncs, and returns the sink and a summary of the segment.
     ///
     /// A log ends with its last record; a merged segment or image covers up to `last_sequence`.
     pub fn close(mut self, last_sequence: Option<Sequence>) -> Result<(S, SegmentSummary)> {
@@ -217,8 +224,8 @@ impl<S: SegmentSink> SegmentWriter<S> {
         Ok((self.sink, summary))
     }
 
-    /// For a merged segment or image: the time of the first and last record that it stands for, in place of those of
-    /// the records that are left.
+    /// Sets the times of the first and last record that a merged segment or image stands for,
+    /// instead of the times of the records in it.
     pub(super) fn set_times(&mut self, first: Timestamp, last: Timestamp) {
         debug_assert!(self.params.kind != SegmentKind::Log);
         self.times = Some((first, last));
@@ -260,7 +267,7 @@ impl<S: SegmentSink> SegmentWriter<S> {
         let full = |what: &str, limit: u64| {
             Err(Error::new(ErrorKind::Full, "append to", "segment")
                 .at(record.body.extent().offset)
-                .message("the segment is at a limit of the format: seal it and go on in another")
+                .message("the segment is at a limit of the format: close it and go on in another")
                 .expected(format_args!("at most {limit} {what}")))
         };
         if self.data_frames >= DATA_FRAMES_MAX {
@@ -281,7 +288,7 @@ impl<S: SegmentSink> SegmentWriter<S> {
         }
     }
 
-    /// Keeps what frame header and footer will say of the record's place.
+    /// Notes what frame header and footer will say of the record's place.
     fn note_place(&mut self, record: &Record<'_>) {
         let sequence = record.sequence;
         let (low, high) = self.frame_span.unwrap_or((sequence, sequence));
@@ -300,7 +307,7 @@ impl<S: SegmentSink> SegmentWriter<S> {
         }
     }
 
-    /// Keeps what index and notes will say of the record.
+    /// Notes what index and notes will say of the record.
     fn note(&mut self, record: &Record<'_>, data_offset: u32) {
         let kind = match &record.body {
             Body::Write { data, .. } => {
@@ -346,7 +353,7 @@ impl<S: SegmentSink> SegmentWriter<S> {
         Ok(())
     }
 
-    /// Compresses, encrypts, checksums and appends one frame. `raw` is used up.
+    /// Compresses, encrypts, checksums and appends one frame. Overwrites `raw`.
     fn write_frame(&mut self, kind: FrameKind, raw: &mut [u8], count: u32) -> Result<()> {
         self.check_sound()?;
         assert!(
@@ -382,7 +389,7 @@ impl<S: SegmentSink> SegmentWriter<S> {
         Ok(())
     }
 
-    /// Compresses `raw` into `self.packed`; false when that does not pay.
+    /// Compresses `raw` into `self.packed`; returns false if that does not pay.
     fn compress(&mut self, raw: &[u8]) -> bool {
         let Some(zstd) = self.zstd.as_mut().filter(|_| self.compressing) else { return false };
         if raw.len() >= PROBE_FRAME_BYTES_MIN && looks_random(raw) {
@@ -436,12 +443,13 @@ fn check_body(body: &Body<'_>, record: &Record<'_>) -> Result<()> {
     }
 }
 
-/// Whether a sample of `raw`, spread over it, has every byte about as often as random data has: then compression cannot
-/// pay, short of repetitions further apart than a sample is long. Costs a hundredth of trying it.
+/// Returns whether a sample, spread over `raw`, has every byte about as often as random data has.
+/// Then compression cannot pay, unless repetitions lie further apart than a piece of the sample is
+/// long. The sample costs a hundredth of compressing.
 fn looks_random(raw: &[u8]) -> bool {
     let mut counts = [[0_u32; 256]; 2];
     for piece in 0..PROBE_PIECES {
-        // Irregular places, so that they meet every kind of block; not the end, where the record table is.
+        // Irregular places, to meet every kind of block; not the end, which is the record table.
         let place = (piece as u32).wrapping_mul(0x9e37_79b9);
         let room = (raw.len() - raw.len() / 16 - PROBE_PIECE_BYTES) as u64;
         let start = ((room * u64::from(place)) >> 32) as usize;
@@ -453,7 +461,7 @@ fn looks_random(raw: &[u8]) -> bool {
     }
     let count = |byte: usize| u64::from(counts[0][byte] + counts[1][byte]);
     let squares: u64 = (0..256).map(|byte| count(byte) * count(byte)).sum();
-    // Of n random bytes the sum of squares is n * n / 256 + n, give or take a quarter of a hundredth.
+    // Of n random bytes the sum of squares is n * n / 256 + n, within a quarter of a hundredth.
     let bytes = (PROBE_PIECES * PROBE_PIECE_BYTES) as u64;
     squares < (bytes * bytes / 256 + bytes) * 104 / 100
 }
@@ -479,7 +487,7 @@ fn header_of(params: &SegmentParams, salt: [u8; 16], key: Option<&VolumeKey>) ->
     }
 }
 
-/// What a sealed segment holds.
+/// Summarises a closed segment.
 pub(super) fn summary_of(
     params: &SegmentParams,
     salt: [u8; 16],
@@ -496,7 +504,8 @@ pub(super) fn summary_of(
         last_time: footer.last_time,
         salt,
         previous: params.previous,
-        // A merged segment takes the place of the last one that it replaces, so that the chain goes on after it.
+        // A merged segment takes the place of the last one that it replaces; the chain goes on
+        // there.
         chain: params.replaces_through.unwrap_or(footer.chain),
         records: footer.records,
         data_bytes: footer.data_bytes,

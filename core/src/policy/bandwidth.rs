@@ -1,8 +1,9 @@
-//! How much of the link to the vault shipping may take, by hour and weekday.
+//! Bandwidth that shipping may take of the link to the vault, by hour and weekday.
 //!
-//! As text: entries separated by `;`, the last that applies holds. An entry is `[DAYS] [HH:MM-HH:MM] RATE`. A rate is bytes a
-//! second, with `K`, `M` or `G` for 2^10, 2^20 or 2^30 of them, or `none`. Days are `mon` to `sun`, ranges and lists of them.
-//! Times are UTC; a window that ends before it begins ends on the next day.
+//! A schedule as text has entries separated by `;`, of which the last that applies is in force. An
+//! entry is `[DAYS] [HH:MM-HH:MM] RATE`. A rate is bytes per second, with `K`, `M` or `G` for 2^10,
+//! 2^20 or 2^30 of them, or `none`. Days are `mon` to `sun`, ranges and lists of them. Times are
+//! UTC. A window that ends before it begins ends on the next day.
 //!
 //! `8M; mon-fri 08:00-18:00 2M; sat,sun none`
 
@@ -12,9 +13,9 @@ use std::str::FromStr;
 use crate::error::{Error, ErrorKind, Result};
 use crate::units::Timestamp;
 
-/// Entries of a schedule.
+/// Most entries of a schedule.
 const ENTRIES_MAX: usize = 64;
-/// Below this a segment of default size takes hours.
+/// Lowest rate. Below it a segment of default size takes hours.
 const RATE_MIN: u64 = 4 << 10;
 const RATE_MAX: u64 = 1 << 40;
 const DAYS: [&str; 7] = ["mon", "tue", "wed", "thu", "fri", "sat", "sun"];
@@ -22,7 +23,7 @@ const DAY_MINUTES: u16 = 24 * 60;
 const EVERY_DAY: u8 = 0x7f;
 const MINUTE_NS: i64 = 60_000_000_000;
 
-/// A limit of bandwidth with a weekly schedule. Default: none.
+/// Limits bandwidth by a weekly schedule. Default: no limit.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Bandwidth {
     entries: Vec<Entry>,
@@ -30,17 +31,17 @@ pub struct Bandwidth {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Entry {
-    /// Bit 0 is Monday.
+    /// Set of days; bit 0 is Monday.
     days: u8,
-    /// Minutes of the day, the end excluded.
+    /// Minutes of the day, from `from` up to, not including, `to`.
     from: u16,
     to: u16,
-    /// Bytes a second; `None` is no limit.
+    /// Bytes per second; `None` is no limit.
     rate: Option<u64>,
 }
 
 impl Bandwidth {
-    /// The limit at `time` in bytes a second; `None` is no limit.
+    /// Returns the limit at `time`, in bytes per second; `None` is no limit.
     pub fn at(&self, time: Timestamp) -> Option<u64> {
         let minute = time.0.div_euclid(MINUTE_NS);
         // The first of January 1970 was a Thursday.
@@ -80,7 +81,8 @@ impl FromStr for Bandwidth {
         }
         let entries = parts.into_iter().map(|part| entry(part).ok_or_else(|| bad(part)));
         let mut entries = entries.collect::<Result<Vec<_>>>()?;
-        // Nothing before a limit for all time matters, and no limit at first is what an empty schedule says.
+        // An entry for all time hides those before it, and an empty schedule already begins with no
+        // limit.
         let last = entries.iter().rposition(Entry::is_always).unwrap_or(0);
         entries.drain(..last);
         if entries.first().is_some_and(|entry| entry.is_always() && entry.rate.is_none()) {
@@ -160,7 +162,7 @@ fn minute(text: &str) -> Option<u16> {
     (minute < 60 && total <= DAY_MINUTES).then_some(total)
 }
 
-/// `None` for what is no rate; `Some(None)` for no limit.
+/// Parses a rate: `None` if it is none, `Some(None)` for no limit.
 #[allow(clippy::option_option, reason = "\"none\" is a rate that is understood")]
 fn rate(text: &str) -> Option<Option<u64>> {
     if text == "none" {
@@ -188,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn the_last_entry_that_applies_holds() {
+    fn the_last_entry_that_applies_is_in_force() {
         let schedule = "8M; mon-fri 08:00-18:00 2M; sat,sun none";
         // A Friday.
         assert_eq!(at(schedule, "2026-11-20T07:59:59Z"), Some(8 << 20));
@@ -213,7 +215,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_schedule_is_refused_with_its_place() {
+    fn a_text_that_is_no_schedule_is_refused_with_its_place() {
         for text in [
             "fast",
             "1",

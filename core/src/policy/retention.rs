@@ -1,12 +1,13 @@
-//! How long states of a volume are kept, as a value and as the text of policy files.
+//! How long recovery states of a volume are kept, as a value and as the text of policy files.
 //!
 //! ```text
 //! 2h all; 24h hourly; 30d daily; bytes 100G; grace 1h
 //! ```
-//! Steps are an age and an interval: up to the age, one state of each interval is kept (`all`: every sequence). Ages
-//! grow from step to step; the last one is the whole window. `bytes` bounds what the vault holds of the volume, `grace`
-//! is how long replaced objects stay for readers that hold an older catalog. Times are as
-//! [`parse_duration`](crate::parse_duration) reads them, sizes end with `K M G T` (powers of 1024).
+//! A step is an age and an interval: up to the age, one recovery state of each interval is kept
+//! (`all`: every sequence). Ages grow from step to step; the last is the whole window. `bytes`
+//! bounds what the vault stores of the volume. `grace` is how long replaced objects stay for
+//! readers of an older catalog version. [`parse_duration`](crate::parse_duration) reads times.
+//! Sizes end with `K M G T` (powers of 1024).
 
 use std::fmt;
 use std::str::FromStr;
@@ -19,7 +20,7 @@ use crate::error::{Error, ErrorKind, Result};
 const STEPS_MAX: usize = 16;
 /// Longest age, interval or grace: ten years.
 const DURATION_MAX: Duration = Duration::from_secs(10 * 366 * 86_400);
-/// Shortest grace: less would take objects from under readers that have just opened the catalog.
+/// Shortest grace. Less would delete objects that a reader has just found in the catalog.
 const GRACE_MIN: Duration = Duration::from_secs(1);
 const HOUR: Duration = Duration::from_secs(3600);
 const DAY: Duration = Duration::from_secs(86_400);
@@ -28,32 +29,34 @@ const INTERVALS: [(&str, Duration); 3] = [("hourly", HOUR), ("daily", DAY), ("we
 const SIZE_UNITS: [(char, u64); 4] =
     [('T', 1 << 40), ('G', 1 << 30), ('M', 1 << 20), ('K', 1 << 10)];
 
-/// Up to an age, one state of each interval is kept.
+/// Keeps one recovery state of each interval, up to an age.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Thinning {
-    /// Age up to which the step holds.
+    /// Age up to which the step applies.
     pub age: Duration,
-    /// One state is kept of each interval of this length, counted from 1970: its first point, or where it has none, its
-    /// first state that can be restored.
+    /// Length of the intervals, counted from 1970. Of each the first point is kept; without one,
+    /// the first recovery state that can be restored.
     pub interval: Duration,
 }
 
-/// How long states of a volume are kept. Never dropped, whatever the policy: pinned points and those under legal hold,
-/// the last verified and the last application-consistent point, and the newest state.
+/// How long recovery states of a volume are kept. Whatever the policy, these are never dropped:
+/// pinned points, points under legal hold, the last verified and the last application-consistent
+/// point, and the newest recovery state.
 ///
-/// Text of the default: `2h all; 24h hourly; 30d daily; grace 1h`. Parsed with [`FromStr`], written with `Display`.
+/// Text of the default: `2h all; 24h hourly; 30d daily; grace 1h`. Parsed with [`FromStr`], written
+/// with `Display`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RetentionPolicy {
-    /// Every point and every sequence is kept up to this age. Default 2 h.
+    /// Keeps every point and every sequence up to this age. Default 2 h.
     pub full: Duration,
-    /// Coarser steps for older states, by age. Beyond the last one a state is kept only as the base of the others.
-    /// Default: hourly up to 24 h, daily up to 30 days.
+    /// Keeps fewer of the older recovery states, by age. Beyond the last step one is kept only as
+    /// the base of others. Default: hourly up to 24 h, daily up to 30 days.
     pub thinning: Vec<Thinning>,
-    /// Bytes that the vault may hold of the volume; at the limit the oldest states are given up before their time, those
-    /// that are never dropped excepted. Default: no limit.
+    /// Limits the bytes that the vault stores of the volume. At the limit the oldest recovery
+    /// states are dropped early, except those that are never dropped. Default: no limit.
     pub bytes_max: Option<u64>,
-    /// How long an object stays after it was replaced, so that restores and views which hold an older catalog finish: set
-    /// it above the longest restore. Default 1 h.
+    /// Keeps a replaced object this long, so that restores and views with an older catalog version
+    /// can finish. Set it above the longest restore. Default 1 h.
     pub grace: Duration,
 }
 
@@ -72,12 +75,12 @@ impl Default for RetentionPolicy {
 }
 
 impl RetentionPolicy {
-    /// Age beyond which states are kept only as the base of younger ones.
+    /// Returns the age beyond which recovery states are kept only as the base of younger ones.
     pub fn window(&self) -> Duration {
         self.thinning.last().map_or(self.full, |step| step.age)
     }
 
-    /// `InvalidInput` names what is out of order or range.
+    /// Checks order and ranges. `InvalidInput` identifies what is wrong.
     pub fn validate(&self) -> Result<()> {
         let bad = |expected: String, found: String| {
             Err(Error::new(ErrorKind::InvalidInput, "use policy", "retention")
@@ -117,7 +120,7 @@ impl RetentionPolicy {
 impl FromStr for RetentionPolicy {
     type Err = Error;
 
-    /// `InvalidInput` names the item that is not understood.
+    /// Parses a policy. `InvalidInput` identifies the item that is not understood.
     fn from_str(text: &str) -> Result<Self> {
         let mut policy =
             Self { full: Duration::ZERO, thinning: Vec::new(), bytes_max: None, grace: HOUR };
@@ -232,7 +235,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_understood_is_named() {
+    fn an_item_that_is_not_understood_is_named_in_the_error() {
         for (text, named) in [
             ("", "at least one step"),
             ("bytes 5G", "at least one step"),

@@ -1,8 +1,9 @@
-//! Holds shipping, and copying to a disk that is served, to a bandwidth.
+//! Limits shipping, and copying to a served disk, to a bandwidth.
 //!
-//! A bucket of debt: what is sent is owed, and the debt shrinks with time at the rate that the schedule has at that time.
-//! The next piece may go when nothing is owed. So pieces go at the speed of the link, with pauses between them that
-//! make the average right; a change of the schedule acts at once. What was not used in an idle second may be used in the next.
+//! What is sent is added to a debt, which shrinks at the scheduled rate. The next chunk may go once
+//! there is no debt. So chunks go at the speed of the link, and pauses between them make the
+//! average right. A change of the schedule acts at once. What an idle second left unused may be
+//! used in the next.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,12 +12,12 @@ use super::Bandwidth;
 use crate::clock::Clock;
 use crate::sync::lock::Mutex;
 
-/// Unused bandwidth is kept for this long.
+/// How long unused bandwidth may be saved.
 const CREDIT_SECONDS: f64 = 1.0;
-/// Longest time until the schedule is looked at again.
+/// Longest pause before the schedule is read again.
 const LOOK_AGAIN: Duration = Duration::from_millis(200);
 
-/// Holds the sender of one volume to a bandwidth. Threads may share it.
+/// Limits the sender of one volume to a bandwidth. Threads may share it.
 pub struct Throttle {
     bandwidth: Bandwidth,
     clock: Arc<dyn Clock>,
@@ -24,7 +25,7 @@ pub struct Throttle {
 }
 
 struct Debt {
-    /// Below zero it is credit.
+    /// Bytes owed; below zero it is credit.
     bytes: f64,
     as_of: Duration,
 }
@@ -36,7 +37,7 @@ impl Throttle {
         Self { bandwidth, clock, state }
     }
 
-    /// Returns the bytes a second that the schedule allows now; `None` is no limit.
+    /// Returns the bytes per second that the schedule allows now; `None` is no limit.
     pub fn limit(&self) -> Option<u64> {
         self.bandwidth.at(self.clock.now())
     }
@@ -69,7 +70,8 @@ mod tests {
 
     const MIB: u64 = 1 << 20;
 
-    /// Bytes sent in `seconds` by one who always has a segment of `segment` bytes.
+    /// Returns the bytes sent in `seconds` by a sender that always has a segment of `segment`
+    /// bytes.
     fn sent(throttle: &Throttle, clock: &ManualClock, seconds: u64, segment: u64) -> u64 {
         let (end, mut sent) = (clock.elapsed() + Duration::from_secs(seconds), 0);
         while clock.elapsed() < end {

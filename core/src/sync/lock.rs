@@ -1,7 +1,8 @@
 //! Locks whose `lock()` cannot fail.
 //!
-//! A panic while a lock is held does not poison it: a task that panics leaves what a crash would leave, and everything
-//! that is shared under a lock is built for that. Each type has the methods of std's type of the same name.
+//! A panic under a lock does not poison it. A task that panics leaves what a crash would leave, and
+//! everything shared under a lock withstands that. Each type has the methods of std's type of the
+//! same name.
 
 use std::fmt;
 pub use std::sync::{MutexGuard, RwLockReadGuard, RwLockWriteGuard, WaitTimeoutResult};
@@ -39,7 +40,7 @@ impl<T: ?Sized> Mutex<T> {
         }
     }
 
-    /// Returns the value without locking, because nobody else can have it.
+    /// Returns the value without locking: `&mut self` excludes every other thread.
     pub fn get_mut(&mut self) -> &mut T {
         self.0.get_mut().unwrap_or_else(PoisonError::into_inner)
     }
@@ -66,18 +67,18 @@ impl<T> RwLock<T> {
         self.0.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Waits until nobody has the lock, and takes it for writing.
+    /// Waits until no thread has the lock, and takes it for writing.
     pub fn write(&self) -> RwLockWriteGuard<'_, T> {
         self.0.write().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// Lets threads wait for a change of what a [`Mutex`] holds.
+/// Lets threads wait for a change of what a [`Mutex`] protects.
 #[derive(Debug, Default)]
 pub struct Condvar(std::sync::Condvar);
 
 impl Condvar {
-    /// Makes one that nobody waits for.
+    /// Makes a condition variable without waiting threads.
     pub const fn new() -> Self {
         Self(std::sync::Condvar::new())
     }
@@ -92,12 +93,13 @@ impl Condvar {
         self.0.notify_all();
     }
 
-    /// Lets the lock go, waits for a notification, and takes the lock again. May return without a notification.
+    /// Releases the lock, waits for a notification, and takes the lock again. May return without a
+    /// notification.
     pub fn wait<'a, T>(&self, guard: MutexGuard<'a, T>) -> MutexGuard<'a, T> {
         self.0.wait(guard).unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Waits while `condition` holds.
+    /// Waits while `condition` is true.
     pub fn wait_while<'a, T>(
         &self,
         guard: MutexGuard<'a, T>,
@@ -115,7 +117,7 @@ impl Condvar {
         self.0.wait_timeout(guard, limit).unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Waits while `condition` holds, at most for `limit`.
+    /// Waits while `condition` is true, at most for `limit`.
     pub fn wait_timeout_while<'a, T>(
         &self,
         guard: MutexGuard<'a, T>,
@@ -135,14 +137,14 @@ mod tests {
         let lock = Mutex::new(1);
         std::thread::scope(|scope| {
             let holder = scope.spawn(|| {
-                let mut held = lock.lock();
-                *held = 2;
-                panic!("with the lock held");
+                let mut value = lock.lock();
+                *value = 2;
+                panic!("under the lock");
             });
             drop(holder.join());
         });
         assert_eq!(*lock.lock(), 2);
-        assert_eq!(lock.try_lock().map(|held| *held), Some(2));
+        assert_eq!(lock.try_lock().map(|value| *value), Some(2));
         assert_eq!(lock.into_inner(), 2);
     }
 }

@@ -1,11 +1,12 @@
-//! The primitives of a model that loom explores: atomics, locks and what is initialised once. Threads are std's: no model of
-//! loom's reaches a module that uses them.
+//! Atomics, locks and one-time initialisation for models that loom explores.
+//!
+//! Threads are std's: no model of loom's reaches a module that uses them.
 
 pub(crate) use std::{thread, thread_local};
 
 pub(crate) use ::loom::sync::{MutexGuard, atomic};
 
-/// As [`super::lock::Mutex`]: a model ends with its first panic.
+/// Stands in for [`super::lock::Mutex`]. A model ends with its first panic.
 #[derive(Debug, Default)]
 pub(crate) struct Mutex<T>(::loom::sync::Mutex<T>);
 
@@ -19,7 +20,7 @@ impl<T> Mutex<T> {
     }
 }
 
-/// As [`super::lock::Condvar`].
+/// Stands in for [`super::lock::Condvar`].
 #[derive(Debug, Default)]
 pub(crate) struct Condvar(::loom::sync::Condvar);
 
@@ -37,11 +38,11 @@ impl Condvar {
     }
 }
 
-/// As std's, which loom lacks.
+/// Stands in for std's, which loom lacks.
 #[derive(Debug, Default)]
 pub(crate) struct OnceLock<T> {
     value: std::sync::OnceLock<T>,
-    /// These tell the model that whoever finds the value sees what was done before.
+    /// Tells the model that a thread that finds the value sees everything done before it was set.
     is_set: atomic::AtomicBool,
     setting: Mutex<()>,
 }
@@ -70,10 +71,11 @@ impl<T> OnceLock<T> {
     }
 }
 
-/// Preemptions in one schedule at most; what is between is tried in full (Musuvathi and Qadeer 2007).
+/// Most preemptions in one schedule. All schedules with up to so many are tried (Musuvathi and
+/// Qadeer 2007).
 const PREEMPTIONS: usize = 3;
 
-/// Runs a model with every order of its steps and every value that a load may see.
+/// Runs a model with every order of its steps and every value that a load may return.
 pub(crate) fn explore(model: impl Fn() + Send + Sync + 'static) {
     let mut builder = ::loom::model::Builder::new();
     builder.preemption_bound = builder.preemption_bound.or(Some(PREEMPTIONS));

@@ -1,7 +1,8 @@
 //! The primitives of a model that shuttle schedules, and the search through its schedules.
 //!
-//! There is no time in a model. A wait with a limit of [`PATIENCE`] or more never ends by it, so a wake-up that is lost stands
-//! out as a deadlock; one with a shorter limit may end at any moment, for those who look again by themselves anyway.
+//! A model has no time. A wait with a limit of [`PATIENCE`] or more never ends by it, so a lost
+//! wake-up shows as a deadlock. A wait with a shorter limit may end at any moment: its caller looks
+//! again by itself anyway.
 
 use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
@@ -12,19 +13,20 @@ use ::shuttle::scheduler::{PctScheduler, RandomScheduler, ReplayScheduler, Sched
 use ::shuttle::{Config, Runner};
 pub(crate) use ::shuttle::{sync::atomic, thread_local};
 
-/// Limits from here on are never reached in a model.
+/// Shortest limit that is never reached in a model.
 const PATIENCE: Duration = Duration::from_secs(1);
-/// Schedules that each model is run with by each scheduler, unless `SCHEDULES` says otherwise.
+/// Schedules of each model under each scheduler, unless `SCHEDULES` says otherwise.
 const SCHEDULES: usize = 1_000;
-/// Changes of priority in a schedule of PCT: it finds what needs that many in an order of their own (Burckhardt et al. 2010).
+/// Changes of priority in a schedule of PCT. It finds bugs that need so many in a certain order
+/// (Burckhardt et al. 2010).
 const DEPTH: usize = 4;
 const STACK_BYTES: usize = 512 << 10;
 
-/// As [`super::lock::Mutex`]: a model ends with its first panic.
+/// Stands in for [`super::lock::Mutex`]. A model ends with its first panic.
 #[derive(Debug, Default)]
 pub(crate) struct Mutex<T>(::shuttle::sync::Mutex<T>);
 
-/// As std's; knows its mutex, which a wait with a limit locks again.
+/// Stands in for std's guard. Knows its mutex, because a wait with a limit locks that again.
 pub(crate) struct MutexGuard<'a, T> {
     inner: ::shuttle::sync::MutexGuard<'a, T>,
     mutex: &'a Mutex<T>,
@@ -55,11 +57,11 @@ impl<T> DerefMut for MutexGuard<'_, T> {
     }
 }
 
-/// As std's.
+/// Stands in for [`super::lock::Condvar`].
 #[derive(Debug, Default)]
 pub(crate) struct Condvar(::shuttle::sync::Condvar);
 
-/// Whether a wait ended by its limit.
+/// Says that a wait ended by its limit.
 pub(crate) struct TimedOut;
 
 impl Condvar {
@@ -96,7 +98,7 @@ impl Condvar {
     }
 }
 
-/// As std's.
+/// Stands in for `std::thread`.
 pub(crate) mod thread {
     #[allow(unused_imports, reason = "std's names, as far as they are needed")]
     pub(crate) use ::shuttle::thread::{
@@ -110,20 +112,21 @@ pub(crate) mod thread {
         if limit >= PATIENCE { park() } else { yield_now() }
     }
 
-    /// Lets the others go on, or not: a place where a request to a device takes its time.
+    /// Lets other threads run, or not: the place at which a request to a device takes its time.
     pub(crate) fn switch() {
         ::shuttle::thread::sleep(Duration::ZERO);
     }
 }
 
-/// One of `count` ways, which the schedule chooses.
+/// Returns a number below `count` that the schedule chooses.
 pub(crate) fn choose(count: u32) -> u32 {
     use ::shuttle::rand::Rng;
     ::shuttle::rand::thread_rng().gen_range(0..count)
 }
 
-/// Runs a model under many schedules: some by chance, and some by priorities that change [`DEPTH`] times. Each run tries the same
-/// ones. `SCHEDULES=N` sets how many; a failure prints its schedule, which `SCHEDULE=…` plays again.
+/// Runs a model under many schedules: random ones, and ones with priorities that change [`DEPTH`]
+/// times. Each run tries the same schedules. `SCHEDULES=N` sets how many. A failure prints its
+/// schedule, which `SCHEDULE=…` replays.
 pub(crate) fn explore(model: impl Fn() + Send + Sync + 'static) {
     let model = Arc::new(model);
     if let Ok(schedule) = std::env::var("SCHEDULE") {

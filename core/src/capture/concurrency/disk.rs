@@ -1,4 +1,4 @@
-//! A disk and a dirty map's file that tell [`Facts`] what happens to them, and let others go on while it does.
+//! A disk and a dirty map's file that report to [`Facts`], and let other threads run meanwhile.
 
 use std::io;
 use std::ops::Range;
@@ -15,10 +15,10 @@ use crate::sync::choose;
 use crate::sync::lock::{Mutex, MutexGuard};
 use crate::sync::thread::switch;
 
-/// Of the header of a dirty map.
+/// Bytes of the header of a dirty map.
 const HEADER_BYTES: usize = 4096;
 
-/// What a model knows; its lock is std's, as nobody is stopped while he holds it.
+/// The facts of a model. The lock is std's, because no thread is suspended while it has it.
 #[derive(Clone)]
 pub(super) struct Known(Arc<Mutex<Facts>>);
 
@@ -36,7 +36,7 @@ impl Known {
 pub(super) struct Disk {
     pub known: Known,
     pub size_bytes: u64,
-    /// One of so many writes fails, and one of two reads after it; never when zero.
+    /// One of this many writes fails, and every other read after it. Zero: none fails.
     pub failing: u32,
 }
 
@@ -106,7 +106,7 @@ impl BlockDevice for Disk {
     }
 }
 
-/// The one file that a dirty map needs.
+/// The only file that a dirty map needs.
 pub(super) struct MapFile {
     pub known: Known,
     pub content: Arc<Mutex<Vec<u8>>>,

@@ -1,4 +1,4 @@
-//! What really happened in a model, and what must hold of it at every instant.
+//! What really happened in a model, and what must be true of it at every instant.
 
 use std::collections::BTreeMap;
 
@@ -9,20 +9,20 @@ use crate::units::Sequence;
 pub(super) const BLOCK_BYTES: u64 = 4096;
 pub(super) const REGION_BYTES: u64 = 64 << 10;
 
-/// What names the content of a block: every write has its own. Zero is what the disk began with.
+/// Identifies the content of a block: each write has its own. Zero is the initial content.
 pub(super) type Stamp = u64;
 
-/// A number for each thing that happens, in order.
+/// Numbers all events, in order.
 pub(super) type Moment = u64;
 
-/// One block of the disk, as the contents that it had or was getting, oldest first.
+/// One block of the disk: the contents that it had or was getting, oldest first.
 struct Block {
     versions: Vec<Stamp>,
-    /// The newest that is whole.
+    /// The newest content that is whole.
     completed: usize,
-    /// The oldest that a power failure could bring back.
+    /// The oldest content that a power failure could bring back.
     flushed: usize,
-    /// The one that the durable journal ends with.
+    /// The content at the end of the durable journal.
     journaled: usize,
     changing: bool,
 }
@@ -38,15 +38,15 @@ pub(super) struct Write {
     pub stamp: Stamp,
     pub blocks: std::ops::Range<u64>,
     pub submitted: Moment,
-    /// The device had it.
+    /// When the device had it.
     pub done: Option<Moment>,
-    /// The caller was told so.
+    /// When its caller got the result.
     pub returned: Option<Moment>,
-    /// Of the first record that has it.
+    /// Sequence of its first record.
     pub sequence: Option<Sequence>,
 }
 
-/// A point that was marked.
+/// A point that was contents.
 struct Point {
     sequence: Sequence,
     called: Moment,
@@ -59,18 +59,18 @@ pub(super) struct Facts {
     blocks: BTreeMap<u64, Block>,
     pub writes: Vec<Write>,
     points: Vec<Point>,
-    /// Regions whose mark every possible power failure leaves.
-    marks: Vec<bool>,
-    /// Of the last durable record.
+    /// Regions that are dirty after every possible power failure.
+    dirty: Vec<bool>,
+    /// Sequence of the last durable record.
     pub durable: Sequence,
-    /// What the journal holds of each block at each durable point.
-    marked: BTreeMap<u64, BTreeMap<u64, usize>>,
+    /// Content of each block in the journal at each durable point.
+    contents: BTreeMap<u64, BTreeMap<u64, usize>>,
     unordered: bool,
 }
 
 impl Facts {
     pub(super) fn new(regions: usize) -> Self {
-        Self { marks: vec![false; regions], ..Self::default() }
+        Self { dirty: vec![false; regions], ..Self::default() }
     }
 
     pub(super) fn moment(&mut self) -> Moment {
@@ -111,7 +111,7 @@ impl Facts {
         self.check_covered();
     }
 
-    /// The device did it.
+    /// Records that the device completed the change.
     pub(super) fn end_change(&mut self, extent: Extent, stamp: Stamp) {
         let now = self.moment();
         for number in blocks_of(extent) {
@@ -122,7 +122,7 @@ impl Facts {
         self.writes[stamp as usize - 1].done = Some(now);
     }
 
-    /// The device failed: some of the blocks have the new content and some the old.
+    /// Records that the device failed: some of the blocks have the new content, some the old.
     pub(super) fn tear_change(&mut self, extent: Extent, mut is_new: impl FnMut() -> bool) {
         for number in blocks_of(extent) {
             let block = self.blocks.get_mut(&number).expect("begun");
@@ -141,7 +141,7 @@ impl Facts {
         block.versions[block.completed]
     }
 
-    /// What a flush that begins now will make durable.
+    /// Returns what a flush that begins now will make durable.
     pub(super) fn begin_flush(&self) -> Vec<(u64, usize)> {
         self.blocks.iter().map(|(number, block)| (*number, block.completed)).collect()
     }
@@ -155,25 +155,25 @@ impl Facts {
 
     // --- the dirty map ---
 
-    /// Marks of these regions are durable as they are in `bits` now.
+    /// Records that the bits of these regions are durable.
     pub(super) fn map_synced(&mut self, regions: std::ops::Range<usize>, bits: &[u8]) {
-        for region in regions.start..regions.end.min(self.marks.len()) {
-            self.marks[region] = is_dirty(bits, region);
+        for region in regions.start..regions.end.min(self.dirty.len()) {
+            self.dirty[region] = is_dirty(bits, region);
         }
         self.check_covered();
     }
 
-    /// The map may become durable as it is in `bits` now, or not.
+    /// Records that `bits` may become durable, or not.
     pub(super) fn map_changed(&mut self, bits: &[u8]) {
-        for (region, mark) in self.marks.iter_mut().enumerate() {
-            *mark &= is_dirty(bits, region);
+        for (region, dirty) in self.dirty.iter_mut().enumerate() {
+            *dirty &= is_dirty(bits, region);
         }
         self.check_covered();
     }
 
     // --- the journal ---
 
-    /// The records are durable.
+    /// Records that these records are durable.
     pub(super) fn journal(&mut self, records: Vec<QueuedRecord>) {
         for record in records {
             assert!(record.sequence > self.durable, "promise 1: the journal is in order");
@@ -184,8 +184,8 @@ impl Facts {
                 QueuedBody::UnorderedEnd => self.unordered = false,
                 QueuedBody::Mark(_) => {
                     assert!(!self.unordered, "promise 7: a point inside a gap");
-                    let held = self.blocks.iter().map(|(number, block)| (*number, block.journaled));
-                    self.marked.insert(record.sequence.0, held.collect());
+                    let content = self.blocks.iter().map(|(number, block)| (*number, block.journaled));
+                    self.contents.insert(record.sequence.0, content.collect());
                 }
                 _ => {}
             }
@@ -212,33 +212,35 @@ impl Facts {
         }
     }
 
-    // --- what must hold ---
+    // --- what must be true ---
 
-    /// Promise 4: what a crash now could leave on the disk is in the durable journal, or its region is marked.
+    /// Promise 4: what a crash now could leave on the disk is in the durable journal, or its region
+    /// is dirty.
     fn check_covered(&self) {
         for (number, block) in &self.blocks {
             let region = number * BLOCK_BYTES / REGION_BYTES;
             let same =
                 block.flushed == block.versions.len() - 1 && block.flushed == block.journaled;
             assert!(
-                same || self.marks[region as usize],
+                same || self.dirty[region as usize],
                 "promise 4: block {number} may be any of the writes {:?} after a crash, the journal has {}, and its region \
-                 is not marked",
+                 is not dirty",
                 &block.versions[block.flushed..],
                 block.versions[block.journaled],
             );
         }
     }
 
-    /// Promise 3: each durable point holds what it must and nothing that came later, and with a write all that its writer knew of.
+    /// Promise 3: each durable point contains all writes that returned before it and none that
+    /// began after it. With a write it contains all that the writer knew of.
     pub(super) fn check_points(&self) {
         for point in &self.points {
-            let Some(held) = self.marked.get(&point.sequence.0) else { continue };
+            let Some(content) = self.contents.get(&point.sequence.0) else { continue };
             let is_in = |write: &Write| {
                 let mut parts = write.blocks.clone().map(|number| {
                     let versions = &self.blocks[&number].versions;
                     let version = versions.iter().position(|version| *version == write.stamp);
-                    version <= Some(held.get(&number).copied().unwrap_or(0))
+                    version <= Some(content.get(&number).copied().unwrap_or(0))
                 });
                 let first = parts.next();
                 assert!(parts.all(|part| Some(part) == first), "promise 3: a part of a write");
@@ -268,7 +270,8 @@ impl Facts {
         }
     }
 
-    /// Promise 1, for a volume that was always in order: the sequence of a write is above those that ended before it.
+    /// Promise 1, for a volume that was always in order: the sequence of a write is above those of
+    /// the writes that ended before it.
     pub(super) fn check_sequences(&self) {
         for write in &self.writes {
             let sequence = write.sequence.expect("captured, as all in order");
@@ -278,24 +281,25 @@ impl Facts {
         }
     }
 
-    /// The replica is the disk.
+    /// Checks that replica and disk are equal.
     pub(super) fn check_same(&self) {
         for (number, block) in &self.blocks {
             assert_eq!(block.completed, block.journaled, "block {number} of replica and disk");
         }
     }
 
-    /// The number of blocks that the journal holds at the point.
-    pub(super) fn holds_at(&self, point: Sequence, stamp: Stamp) -> Option<bool> {
-        let held = self.marked.get(&point.0)?;
+    /// Returns whether the journal contains the write at the point; `None` if the point is not
+    /// durable.
+    pub(super) fn contains_at(&self, point: Sequence, stamp: Stamp) -> Option<bool> {
+        let content = self.contents.get(&point.0)?;
         let write = &self.writes[stamp as usize - 1];
         let number = write.blocks.start;
         let version = self.blocks[&number].versions.iter().position(|version| *version == stamp);
-        Some(version <= Some(held.get(&number).copied().unwrap_or(0)))
+        Some(version <= Some(content.get(&number).copied().unwrap_or(0)))
     }
 }
 
-/// The caller of `after` could know of `before`.
+/// Returns whether the caller of `after` could know of `before`.
 fn precedes(before: &Write, after: &Write) -> bool {
     before.returned.is_some_and(|returned| returned < after.submitted)
 }

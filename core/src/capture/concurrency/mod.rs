@@ -1,7 +1,8 @@
-//! Models of capture under every schedule: writers, keeper, cleaner, journal, resync, marks, holds and the end.
+//! Models of capture under every schedule: writers, keeper, cleaner, journal, resync, marks,
+//! barriers and the end.
 //!
-//! Built with `--cfg shuttle` alone, by `make concurrency`. [`facts`] holds what must be true at every instant, also of a crash
-//! in it; a wake-up that is lost stands out as a deadlock.
+//! Built with `--cfg shuttle` alone, by `make concurrency`. [`facts`] checks what must be true at
+//! every instant, even if a crash comes then. A lost wake-up shows as a deadlock.
 
 mod disk;
 mod facts;
@@ -18,7 +19,7 @@ use crate::sync::thread::{self, JoinHandle};
 use crate::sync::{choose, explore};
 use crate::units::Sequence;
 
-/// The first block of a region.
+/// Returns the first block of a region.
 const fn block(region: u64) -> u64 {
     region * 16
 }
@@ -26,7 +27,7 @@ const fn block(region: u64) -> u64 {
 /// Cost of a record of one block in the queue.
 const RECORD_BYTES: u64 = 4096 + 128;
 
-/// All that runs beside the writers of a volume that cannot leave its order.
+/// Starts all that runs beside the writers of a volume that cannot leave its order.
 fn keeper_and_journal(world: &Arc<World>) -> Vec<JoinHandle<()>> {
     vec![spawn(world, World::keep), spawn(world, |world| world.journal(0))]
 }
@@ -56,7 +57,7 @@ fn promises_1_and_3_overlapping_writes_and_points_among_them_are_in_one_order() 
 }
 
 #[test]
-fn promise_4_cleaning_never_takes_a_mark_that_a_write_needs() {
+fn promise_4_cleaning_never_clears_a_region_that_a_write_needs() {
     explore(|| {
         let world = World::new(Setup::default());
         let mut beside = keeper_and_journal(&world);
@@ -66,7 +67,7 @@ fn promise_4_cleaning_never_takes_a_mark_that_a_write_needs() {
                 for region in [0, at, 0] {
                     world.write(block(region) + at, 1).expect("written");
                 }
-                // Across a region that is marked perhaps, and one that is not.
+                // Across a region that may be dirty, and one that is not.
                 world.write(block(2 + at) - 1, 2).expect("written");
             })
         });
@@ -77,7 +78,7 @@ fn promise_4_cleaning_never_takes_a_mark_that_a_write_needs() {
 }
 
 #[test]
-fn promises_4_6_7_and_12_hold_through_overflows_losses_and_failed_writes() {
+fn promises_4_6_7_and_12_are_kept_through_overflows_losses_and_failed_writes() {
     explore(|| {
         let world =
             World::new(Setup { budget_bytes: 2 * RECORD_BYTES, failing: 6, ..Setup::default() });
@@ -90,7 +91,7 @@ fn promises_4_6_7_and_12_hold_through_overflows_losses_and_failed_writes() {
         let writers = [0, 1].map(|at| {
             spawn(&world, move |world| {
                 for region in [0, 1 + at, 0] {
-                    // One that fails is in doubt, and read again.
+                    // A failed write is in doubt, and read again.
                     let _ = world.write(block(region) + at, 2);
                 }
             })
@@ -106,7 +107,7 @@ fn promises_4_6_7_and_12_hold_through_overflows_losses_and_failed_writes() {
 }
 
 #[test]
-fn promise_4_a_resync_that_is_asked_for_keeps_the_marks_it_counts_on() {
+fn promise_4_a_requested_resync_keeps_the_dirty_regions_it_relies_on() {
     explore(|| {
         let world = World::new(Setup::default());
         let mut beside = keeper_and_journal(&world);
@@ -115,7 +116,7 @@ fn promise_4_a_resync_that_is_asked_for_keeps_the_marks_it_counts_on() {
         let cleaner = spawn(&world, |world| (0..2).for_each(|_| world.clean()));
         let asker = spawn(&world, |world| {
             let (tap, map) = (&world.tap, &world.map);
-            require_resync(tap, map, all_regions(), Cause::Requested).expect("marked");
+            require_resync(tap, map, all_regions(), Cause::Requested).expect("set dirty");
         });
         let writer = spawn(&world, |world| drop(world.write(block(0), 1)));
         join([cleaner, asker, writer]);
@@ -125,7 +126,7 @@ fn promise_4_a_resync_that_is_asked_for_keeps_the_marks_it_counts_on() {
 }
 
 #[test]
-fn promise_6_without_a_journal_writers_come_to_their_end_within_the_budget() {
+fn promise_6_writers_without_a_journal_end_within_the_budget() {
     explore(|| {
         let world = World::new(Setup { budget_bytes: 2 * RECORD_BYTES, ..Setup::default() });
         let keeper = spawn(&world, World::keep);
@@ -146,7 +147,7 @@ fn promise_6_without_a_journal_writers_come_to_their_end_within_the_budget() {
     });
 }
 
-/// Those beside the writers sleep until they are woken.
+/// A world in which nothing beside the writers looks for work until it is woken.
 const SLEEPERS: Setup = Setup {
     budget_bytes: 256 << 10,
     when_full: WhenFull::Block,
@@ -159,7 +160,7 @@ fn promise_6_no_wake_up_is_lost_among_writers_keeper_and_journal() {
     explore(|| {
         let world = World::new(SLEEPERS);
         let beside = keeper_and_journal(&world);
-        // Regions as a whole, so that a few fill the queue.
+        // Whole regions, so that a few fill the queue.
         let writers = [0, 1].map(|at| {
             spawn(&world, move |world| {
                 for region in [at, 2, at + 2, at] {
@@ -228,22 +229,22 @@ fn promise_6_no_wake_up_is_lost_when_the_volume_leaves_its_order() {
 }
 
 #[test]
-fn promise_6_the_end_wakes_everybody() {
+fn promise_6_closing_a_tap_wakes_every_waiting_thread() {
     explore(|| {
         let world = World::new(SLEEPERS);
         let beside = keeper_and_journal(&world);
         let writers = [0, 0, 1].map(|region| {
             spawn(&world, move |world| {
-                // What is refused was not begun.
+                // A refused write was not begun.
                 let _ = world.write(block(region), 1);
             })
         });
-        let held = spawn(&world, |world| {
+        let barrier = spawn(&world, |world| {
             let _ = world.tap.barrier(Duration::MAX);
         });
         world.end(beside);
         join(writers);
-        join([held]);
+        join([barrier]);
     });
 }
 
@@ -269,8 +270,8 @@ fn promise_7_a_barrier_cuts_two_volumes_between_a_cause_and_its_effect() {
         }
         let Some(marks) = marks else { return };
         for (first, (cause, effect)) in chains.into_iter().enumerate() {
-            let holds = |at: usize, stamp| worlds[at].known.facts().holds_at(marks[at], stamp);
-            let (cause, effect) = (holds(first, cause), holds(1 - first, effect));
+            let contains = |at: usize, stamp| worlds[at].known.facts().contains_at(marks[at], stamp);
+            let (cause, effect) = (contains(first, cause), contains(1 - first, effect));
             assert!(
                 cause == Some(true) || effect == Some(false),
                 "promise 7: an effect without its cause"
@@ -279,21 +280,21 @@ fn promise_7_a_barrier_cuts_two_volumes_between_a_cause_and_its_effect() {
     });
 }
 
-/// What a group's coordinator makes its members do; the points when it worked.
+/// Marks two volumes as a group's coordinator does. Returns the points, if it worked.
 fn mark_at_barriers(worlds: &[Arc<World>; 2]) -> Option<[Sequence; 2]> {
-    // Some holds are over before they are released.
+    // Some barriers end before they are released.
     let limit = Duration::from_millis(10);
-    let holds = worlds.each_ref().map(|world| world.tap.barrier(limit).expect("nobody else holds"));
+    let barriers = worlds.each_ref().map(|world| world.tap.barrier(limit).expect("no other barrier"));
     if choose(3) == 0 {
         worlds[choose(2) as usize].clock.advance(limit);
     }
     let marks = [0, 1].map(|at| {
-        // Long enough for a cause and its effect, were there no hold.
+        // Long enough for a cause and its effect, if there were no barrier.
         (0..choose(64)).for_each(|_| thread::yield_now());
-        worlds[at].tap.mark_at_barrier(holds[at], a_mark(), || Ok(()))
+        worlds[at].tap.mark_at_barrier(barriers[at], a_mark(), || Ok(()))
     });
-    for (world, hold) in worlds.iter().zip(holds) {
-        world.tap.release(hold);
+    for (world, barrier) in worlds.iter().zip(barriers) {
+        world.tap.release(barrier);
     }
     match marks {
         [Ok((first, _)), Ok((second, _))] => Some([first, second]),

@@ -1,6 +1,7 @@
 //! A volume with its tap, dirty map, disk and journal, and what runs beside the writers.
 //!
-//! Tap, volume, dirty map and its keeping are the product's; disk, journal and the files are models that know what must hold.
+//! Tap, volume, dirty map and its keeper are the product's. Disk, journal and files are models that
+//! check what must be true.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -26,20 +27,20 @@ use crate::sync::{Condvar, Mutex, choose};
 use crate::units::{PointId, Sequence, Timestamp, VolumeId};
 
 pub(super) const REGIONS: u64 = 4;
-/// What may be queued above the budget, beside one change: what a resync found in a region, of which three blocks at most are
-/// in use, and the marks, begins and ends of gaps of these short lives.
+/// Most bytes that may be queued above the budget, beside one change. They are what a resync found
+/// in a region, of which at most three blocks are in use, and marks, begins and ends of gaps.
 const ABOVE_BUDGET_BYTES: u64 = 3 * (BLOCK_BYTES + 128) + 1024;
 const CLEANINGS_MAX: u32 = 500;
 
-/// What a model begins with.
+/// Parameters of a model.
 #[derive(Clone, Copy)]
 pub(super) struct Setup {
     pub budget_bytes: u64,
     pub when_full: WhenFull,
     /// See [`Disk`].
     pub failing: u32,
-    /// Limit of the waits of those beside the writers: short, and they look again by themselves at any moment; long, and
-    /// they must be woken.
+    /// Limit of the waits beside the writers. If it is short, they look for work at any moment; if
+    /// it is long, they must be woken.
     pub patience: Duration,
 }
 
@@ -62,7 +63,7 @@ pub(super) struct World {
     pub map: Mutex<DirtyMap>,
     disk: Arc<Disk>,
     volume: Volume,
-    /// What the journal told to be durable.
+    /// The sequence that the journal reported durable.
     durable: Mutex<Sequence>,
     journaled: Condvar,
     stopping: AtomicBool,
@@ -104,7 +105,7 @@ impl World {
 
     // --- writers ---
 
-    /// Writes whole blocks; what was written.
+    /// Writes whole blocks; returns the stamp of the write.
     pub(super) fn write(&self, first_block: u64, blocks: u64) -> Result<Stamp> {
         let extent = Extent { offset: first_block * BLOCK_BYTES, length: blocks * BLOCK_BYTES };
         let stamp = self.known.facts().submit(extent);
@@ -120,7 +121,7 @@ impl World {
         Ok(stamp)
     }
 
-    /// Marks a point; `None` where the volume is not in order.
+    /// Marks a point; `None` if the volume is not in order.
     pub(super) fn mark(&self) -> Option<Sequence> {
         let called = self.known.facts().moment();
         let (sequence, _) = self.tap.mark(a_mark()).ok()?;
@@ -130,24 +131,25 @@ impl World {
 
     // --- beside the writers ---
 
-    /// Marks regions until the end.
+    /// Sets wanted regions dirty until the end.
     pub(super) fn keep(&self) {
         while !self.is_stopping() {
-            let marked = set_wanted_dirty(&self.tap, &self.map, || unreachable!("syncs succeed"));
-            if !marked.expect("syncs succeed") {
+            let found = set_wanted_dirty(&self.tap, &self.map, || unreachable!("syncs succeed"));
+            if !found.expect("syncs succeed") {
                 self.tap.wait_to_set_dirty(self.setup.patience);
             }
         }
     }
 
-    /// Cleans regions as far as may be.
+    /// Cleans regions as far as is allowed.
     pub(super) fn clean(&self) {
         let through = self.durable();
         clean(&self.tap, &self.map, &*self.disk, through).expect("flushes succeed");
     }
 
-    /// Cleans again and again, until the end or up to a limit: where it always comes between a mark and the writer who waited
-    /// for it, as some schedules have it, nobody would come to an end. An agent cleans once a second at most.
+    /// Cleans repeatedly, until the end or up to a limit. Some schedules always clean a region
+    /// before the writer that waited for it goes on, and would never end. An agent cleans at most
+    /// once a second.
     pub(super) fn clean_often(&self) {
         for _ in 0..CLEANINGS_MAX {
             if self.is_stopping() {
@@ -158,7 +160,7 @@ impl World {
         }
     }
 
-    /// Journals until the end, and loses what is not durable yet up to `losses` times.
+    /// Journals until the end, and loses up to `losses` times what is not durable yet.
     pub(super) fn journal(&self, mut losses: u32) {
         let mut open = Vec::new();
         loop {
@@ -242,7 +244,7 @@ impl World {
 
     // --- the end ---
 
-    /// Waits until the journal told that `sequence` is durable.
+    /// Waits until the journal reported `sequence` durable.
     pub(super) fn wait_durable(&self, sequence: Sequence) {
         let mut durable = self.durable.lock();
         while *durable < sequence {
@@ -250,7 +252,7 @@ impl World {
         }
     }
 
-    /// Waits for order, with everything durable.
+    /// Waits until the volume is in order and everything is durable.
     pub(super) fn confirm(&self) {
         loop {
             let stats = self.tap.stats();
@@ -268,7 +270,7 @@ impl World {
         join(beside);
     }
 
-    /// As [`World::end`] when the writers are gone, and looks whether all that was promised held.
+    /// Ends the model after the writers ended, and checks that all promises were kept.
     pub(super) fn stop(&self, beside: Vec<JoinHandle<()>>) {
         self.end(beside);
         let facts = self.known.facts();

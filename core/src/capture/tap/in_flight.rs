@@ -56,7 +56,8 @@ impl InFlightSet {
         self.0.insert(at, busy);
     }
 
-    /// Removes exactly this extent and returns the wakers that wait for it; `None` if it is not there.
+    /// Removes exactly this extent and returns the wakers that wait for it; `None` if it is not
+    /// there.
     pub fn remove(&mut self, extent: Extent) -> Option<Vec<Waker>> {
         let at = self.first_ending_after(extent.offset);
         let busy = self.0.get(at)?;

@@ -1,8 +1,8 @@
 //! Marks of recovery points, and barriers under which several volumes are marked as one cut.
 //!
 //! A mark is placed in `Ordered` mode only. An unconfirmed mark stays in the queue, with everything
-//! after it, until it is confirmed or demoted. The check before a mark runs under the lock that orders
-//! writes.
+//! after it, until it is confirmed or demoted. The check before a mark runs under the lock that
+//! orders writes.
 
 use std::task::Waker;
 use std::time::Duration;
@@ -28,11 +28,12 @@ impl Tap {
         self.push_mark(&mut state, mark)
     }
 
-    /// Places an unconfirmed mark, if `still_quiesced` succeeds at that instant. The journal gets the mark
-    /// and what follows after [`Tap::confirm`]; call that soon, because the queue grows meanwhile.
+    /// Places an unconfirmed mark, if `still_quiesced` succeeds at that instant. The journal gets
+    /// the mark and what follows after [`Tap::confirm`]; call that soon, because the queue grows
+    /// meanwhile.
     ///
-    /// `still_quiesced` runs under the lock that orders writes. The releasing side makes it fail *before*
-    /// it lets applications go on; then none of their later writes comes before the mark.
+    /// `still_quiesced` runs under the lock that orders writes. The releasing side makes it fail
+    /// *before* it lets applications go on; then none of their later writes comes before the mark.
     /// `Unavailable` while another mark is unconfirmed.
     pub(crate) fn mark_unconfirmed(
         &self,
@@ -68,13 +69,14 @@ impl Tap {
         self.queued.notify_all();
     }
 
-    /// Gives no tickets until [`Tap::release`] or until `limit` is over. Changes in flight go on to their
-    /// end. Several volumes get one cut if each is marked while barriers are in force in all of them:
-    /// then no mark comes after a change that a writer began in the knowledge of it.
+    /// Gives no tickets until [`Tap::release`] or until `limit` is over. Changes in flight go on to
+    /// their end. Several volumes get one cut if each is marked while barriers are in force in all
+    /// of them: then no mark comes after a change that a writer began in the knowledge of it.
     ///
-    /// Call [`Tap::release`] at the limit at the latest: that wakes waiting writers at once. Without it
-    /// they are woken when the journal next drains. `NotOrdered` outside of `Ordered` mode,
-    /// `AlreadyExists` while another barrier is in force, `InvalidInput` if the tap is closed.
+    /// Call [`Tap::release`] at the limit at the latest: that wakes waiting writers at once.
+    /// Without it they are woken when the journal next drains. `NotOrdered` outside of `Ordered`
+    /// mode, `AlreadyExists` while another barrier is in force, `InvalidInput` if the tap is
+    /// closed.
     pub fn barrier(&self, limit: Duration) -> Result<Barrier> {
         let mut state = self.lock();
         if state.closed {
@@ -92,8 +94,8 @@ impl Tap {
         Ok(Barrier { number })
     }
 
-    /// Places a mark under a barrier, if `still_quiesced` succeeds under the lock that orders writes.
-    /// `NotOrdered` outside of `Ordered` mode, `Unavailable` if the barrier is over.
+    /// Places a mark under a barrier, if `still_quiesced` succeeds under the lock that orders
+    /// writes. `NotOrdered` outside of `Ordered` mode, `Unavailable` if the barrier is over.
     pub fn mark_at_barrier(
         &self,
         barrier: Barrier,

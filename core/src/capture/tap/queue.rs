@@ -13,9 +13,9 @@ use crate::sync::MutexGuard;
 use crate::units::Sequence;
 
 impl Tap {
-    /// Takes records off the queue, oldest first: at least one, up to about `bytes_max`. Waits up to
-    /// `wait` for the first, and may return none. Wakes writers that wait for room, and those of a
-    /// barrier that expired.
+    /// Takes records off the queue, oldest first: at least one, up to about `bytes_max`. Waits up
+    /// to `wait` for the first, and may return none. Wakes writers that wait for room, and those of
+    /// a barrier that expired.
     pub fn drain(&self, bytes_max: u64, wait: Duration) -> Vec<QueuedRecord> {
         let mut state = self.wait_queued(wait);
         let mut bytes = 0;
@@ -67,8 +67,8 @@ impl Tap {
         self.lock().pressure = cause;
     }
 
-    /// Empties the queue after the journal lost everything after `durable`. The regions changed since
-    /// are read again.
+    /// Empties the queue after the journal lost everything after `durable`. The regions changed
+    /// since are read again.
     pub fn journal_lost(&self, durable: Sequence, cause: Cause) {
         let time = self.clock.now();
         let mut state = self.lock();

@@ -13,8 +13,8 @@ const RECORD_OVERHEAD_BYTES: u64 = 128;
 #[derive(Debug)]
 pub enum QueuedBody {
     /// Data at an offset. Data above
-    /// [`RECORD_DATA_BYTES_MAX`](crate::journal::RECORD_DATA_BYTES_MAX) takes one sequence per chunk of
-    /// that size; the record carries the last of them.
+    /// [`RECORD_DATA_BYTES_MAX`](crate::journal::RECORD_DATA_BYTES_MAX) takes one sequence per
+    /// chunk of that size; the record carries the last of them.
     Write(u64, Buffer),
     /// The extent was made to read as zeroes.
     Zero(Extent),

@@ -1,4 +1,5 @@
-//! The tap's view of regions: the dirty map sets them dirty and cleans them, a resync reads them again.
+//! The tap's view of regions: the dirty map sets them dirty and cleans them, a resync reads them
+//! again.
 
 use std::task::Waker;
 use std::time::Duration;
@@ -43,10 +44,12 @@ impl Tap {
         wakers.into_iter().for_each(Waker::wake);
     }
 
-    /// Forgets the regions last changed at or before `through` that no change in flight touches, and
-    /// returns them. The caller clears them in the dirty map *before* it sets the next ones dirty.
+    /// Forgets the regions last changed at or before `through` that no change in flight touches,
+    /// and returns them. The caller clears them in the dirty map *before* it sets the next ones
+    /// dirty.
     ///
-    /// The caller guarantees that everything up to `through` is durable on the disk and in the journal.
+    /// The caller guarantees that everything up to `through` is durable on the disk and in the
+    /// journal.
     pub fn clean(&self, through: Sequence) -> Vec<RegionRange> {
         let mut state = self.lock();
         let TapState { regions, in_flight, .. } = &mut *state;
@@ -58,8 +61,8 @@ impl Tap {
         })
     }
 
-    /// Returns the number of dirty regions last changed at or before `through`, which is about what a
-    /// cleaning would free.
+    /// Returns the number of dirty regions last changed at or before `through`, which is about what
+    /// a cleaning would free.
     pub(crate) fn changed_through(&self, through: Sequence) -> u64 {
         self.lock().regions.changed_through(through)
     }
@@ -91,8 +94,8 @@ impl Tap {
         state.mode != Mode::Ordered
     }
 
-    /// Goes from `Dirty` to `Resync`: writes outside of the resync regions are captured again. Returns
-    /// the cause of the interval.
+    /// Goes from `Dirty` to `Resync`: writes outside of the resync regions are captured again.
+    /// Returns the cause of the interval.
     pub fn start_resync(&self) -> Cause {
         let mut state = self.lock();
         let cause = state.cause;
@@ -103,8 +106,8 @@ impl Tap {
         cause
     }
 
-    /// Returns whether no waiting region can have records newer than the begin of the unordered interval.
-    /// Then its content may be compared with the replica as of that begin.
+    /// Returns whether no waiting region can have records newer than the begin of the unordered
+    /// interval. Then its content may be compared with the replica as of that begin.
     pub fn may_compare(&self) -> bool {
         let state = self.lock();
         state.mode == Mode::Resync && !state.dropped_in_resync
@@ -118,8 +121,9 @@ impl Tap {
         Some((region, Extent::from_bounds(start, end)))
     }
 
-    /// Ends the ticket of a region that was read, and queues `changes`: the extents of it that differ
-    /// from the replica. They are queued even over the budget, so wait for [`Tap::has_room`] first.
+    /// Ends the ticket of a region that was read, and queues `changes`: the extents of it that
+    /// differ from the replica. They are queued even over the budget, so wait for [`Tap::has_room`]
+    /// first.
     pub fn complete_resync(&self, ticket: Ticket, region: u64, changes: Vec<(Extent, Change)>) {
         let time = self.clock.now();
         let mut state = self.lock();
@@ -132,8 +136,8 @@ impl Tap {
         Self::end(state, ticket);
     }
 
-    /// Ends the unordered interval if no region waits any more. Returns false if some do, or if there is
-    /// no resync.
+    /// Ends the unordered interval if no region waits any more. Returns false if some do, or if
+    /// there is no resync.
     pub fn finish_resync(&self) -> bool {
         let time = self.clock.now();
         let mut state = self.lock();

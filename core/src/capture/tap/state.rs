@@ -1,7 +1,7 @@
 //! What a tap knows, under its one lock.
 //!
-//! Invariants kept: the queue is in sequence order, and `queue_bytes` is its cost; changes in flight
-//! are disjoint; a region that waits for its resync is dirty.
+//! Invariants kept: the queue is in sequence order, and `queue_bytes` is its cost; changes in
+//! flight are disjoint; a region that waits for its resync is dirty.
 
 use std::collections::VecDeque;
 use std::task::Waker;

@@ -1,24 +1,25 @@
 //! One flush at a time, and none after a failed one.
 //!
-//! The kernel reports a lost write to one flush of a descriptor only: of two that run at once, one would fail and
-//! the other succeed over the same loss. So they take turns. Waiting costs little, because a flush that began after
-//! a caller asked and has succeeded is that caller's flush too.
+//! The kernel reports a lost write to one flush of a descriptor only. Of two flushes at once, one
+//! would fail and the other succeed over the same loss, so they take turns. A caller need not flush
+//! if a flush that began after its call succeeded, so waiting costs little.
 
 use crate::sync::Mutex;
 use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-/// Turns of flushes of one descriptor, or of what is made of several.
+/// Makes the flushes of one descriptor, or of a device made of several, take turns.
 #[derive(Debug, Default)]
 pub(crate) struct FlushTurns {
     poisoned: AtomicBool,
-    /// Flushes begun so far.
+    /// Number of flushes begun so far.
     begun: AtomicU64,
-    /// Number of the last flush that succeeded; held while one runs.
+    /// Number of the last flush that succeeded. Locked while a flush runs.
     succeeded: Mutex<u64>,
 }
 
 impl FlushTurns {
-    /// Runs `sync`, or waits for one that covers this call. `None`: poisoned, before or meanwhile.
+    /// Runs `sync`, or waits for one that covers this call. `None` if poisoned, before or
+    /// meanwhile.
     pub(crate) fn run<E>(&self, sync: impl FnOnce() -> Result<(), E>) -> Option<Result<(), E>> {
         let begun_before = self.begun.load(Ordering::SeqCst);
         let mut succeeded = self.succeeded.lock();
@@ -37,7 +38,7 @@ impl FlushTurns {
         Some(result)
     }
 
-    /// No flush succeeds from now on.
+    /// Makes every later flush fail.
     pub(crate) fn poison(&self) {
         self.poisoned.store(true, Ordering::Release);
     }
@@ -57,12 +58,12 @@ mod tests {
     fn a_flush_that_waited_for_a_failed_one_fails_too() {
         let turns = FlushTurns::default();
         let (running, is_running) = mpsc::channel();
-        let (go_on, told_to_go_on) = mpsc::channel::<()>();
+        let (go_on, may_go_on) = mpsc::channel::<()>();
         std::thread::scope(|scope| {
             let first = scope.spawn(|| {
                 turns.run(move || {
                     running.send(()).expect("test waits");
-                    told_to_go_on.recv().expect("test sends");
+                    may_go_on.recv().expect("test sends");
                     Err(io::Error::from(io::ErrorKind::Other))
                 })
             });
@@ -96,7 +97,8 @@ mod concurrency {
     use super::*;
     use crate::sync::explore;
 
-    /// A disk as the kernel has it: of what a failed flush lost, no later one tells.
+    /// A disk with the kernel's behaviour: a failed flush loses what was cached, and no later one
+    /// reports it.
     #[derive(Default)]
     struct Disk {
         cached: u32,
@@ -104,7 +106,7 @@ mod concurrency {
         flushes: u32,
     }
 
-    /// Writes bit `mine`, flushes, and looks whether a flush that succeeded made it durable.
+    /// Writes bit `mine`, flushes, and checks that a flush that succeeded made it durable.
     fn write_and_flush(turns: &FlushTurns, disk: &Mutex<Disk>, mine: u32, failing: u32) {
         let lock = || disk.lock();
         lock().cached |= 1 << mine;
@@ -130,7 +132,7 @@ mod concurrency {
     }
 
     #[test]
-    fn promise_4_a_flush_that_succeeds_covers_its_caller_also_when_another_ran_for_it() {
+    fn promise_4_a_flush_that_succeeds_covers_its_caller_even_if_another_ran_it() {
         for failing in 0..3 {
             explore(move || {
                 let (turns, disk) = (Arc::<FlushTurns>::default(), Arc::<Mutex<Disk>>::default());

@@ -1,13 +1,13 @@
 //! A regular file or raw block device.
 //!
-//! The descriptor bypasses the page cache where the file system allows it (direct I/O). Requests that are not
-//! aligned for it are done by reading, changing and writing whole blocks under an exclusive lock; aligned ones share
-//! that lock, so neither undoes the other. One descriptor serves both: a second, buffered one would not be coherent
-//! with it. Batches go through io_uring.
+//! The descriptor bypasses the page cache if the file system allows it (direct I/O). Requests that
+//! are not aligned for it read, change and write whole blocks under an exclusive lock. Aligned
+//! requests share that lock, so neither undoes the other. There is one descriptor, because a
+//! second, buffered one would not be coherent with it. Batches go through io_uring.
 //!
-//! After a failed flush the device is poisoned: the kernel may have dropped the pages that it could not write, so a
-//! second flush proves nothing. A failed durable write counts as a failed flush, because the kernel reports the loss of
-//! earlier writes through whichever of the two comes first.
+//! After a failed flush the device is poisoned: the kernel may have dropped the pages that it could
+//! not write, so a second flush proves nothing. A failed durable write counts as a failed flush,
+//! because the kernel may report the loss of earlier writes through it.
 
 #![allow(unsafe_code, reason = "an ioctl for which there is no safe call")]
 
@@ -36,11 +36,11 @@ use crate::extent::Extent;
 use crate::sync::lock::RwLock;
 use crate::units::Timestamp;
 
-/// Requests whose memory is not aligned are copied in pieces of this size, and zeroes written in them.
-const PIECE_BYTES: usize = 1 << 20;
+/// Size of the chunks in which unaligned memory is copied and zeroes are written.
+const CHUNK_BYTES: usize = 1 << 20;
 /// Sizes must be multiples of this.
 const SECTOR_BYTES: u64 = 512;
-/// Allocation runs given at most by one call; the rest counts as allocated.
+/// Most allocation runs that one call returns; the rest counts as allocated.
 const RUNS_MAX: usize = 1 << 16;
 
 /// A disk in a regular file or on a block device.
@@ -51,13 +51,14 @@ pub struct FileDevice {
     read_only: bool,
     flushes: FlushTurns,
     rings: Rings,
-    /// Shared by aligned requests, exclusive for read-change-write.
+    /// Shared by aligned requests, exclusive while blocks are read, changed and written.
     blocks: RwLock<()>,
 }
 
 impl FileDevice {
-    /// Opens a file or block device. `InvalidInput` names a size that is zero or no multiple of 512 bytes; `Fenced` a
-    /// device that another process uses; `AlreadyExists` a file to be created that exists with another size.
+    /// Opens a file or block device. `InvalidInput` if its size is zero or no multiple of 512
+    /// bytes. `Fenced` if another process uses it. `AlreadyExists` if the file to create exists
+    /// with another size.
     pub fn open(path: &Path, options: &FileDeviceOptions) -> Result<Self> {
         Ok(Self {
             path: path.to_owned(),
@@ -69,7 +70,7 @@ impl FileDevice {
         })
     }
 
-    /// Path that it was opened by.
+    /// Returns the path that it was opened by.
     pub fn path(&self) -> &Path {
         &self.path
     }
@@ -107,7 +108,7 @@ impl FileDevice {
         memory.as_ptr().addr().is_multiple_of(self.opened.alignment_bytes as usize)
     }
 
-    /// A descriptor's write of whole blocks from aligned memory.
+    /// Writes whole blocks from aligned memory to the descriptor.
     fn write_raw(&self, offset: u64, data: &[u8], durability: Durability) -> std::io::Result<()> {
         let flags = match durability {
             Durability::Cached => ReadWriteFlags::empty(),
@@ -115,8 +116,8 @@ impl FileDevice {
         };
         let mut done = 0;
         while done < data.len() {
-            let piece = [IoSlice::new(&data[done..])];
-            match rustix::io::pwritev2(&self.opened.file, &piece, offset + done as u64, flags) {
+            let rest = [IoSlice::new(&data[done..])];
+            match rustix::io::pwritev2(&self.opened.file, &rest, offset + done as u64, flags) {
                 Ok(0) => return Err(std::io::ErrorKind::WriteZero.into()),
                 Ok(written) => done += written,
                 Err(Errno::INTR) => {}
@@ -126,7 +127,7 @@ impl FileDevice {
         Ok(())
     }
 
-    /// Writes anything, by whole blocks; what they hold around the range is read first.
+    /// Writes any range, by whole blocks; reads first what they contain around it.
     fn write_copied(
         &self,
         offset: u64,
@@ -134,16 +135,16 @@ impl FileDevice {
         durability: Durability,
     ) -> std::io::Result<()> {
         let alignment = u64::from(self.opened.alignment_bytes);
-        for (data, at) in data.chunks(PIECE_BYTES).zip((offset..).step_by(PIECE_BYTES)) {
-            let piece = Extent { offset: at, length: data.len() as u64 };
-            let around = piece.aligned_outwards(alignment);
+        for (data, at) in data.chunks(CHUNK_BYTES).zip((offset..).step_by(CHUNK_BYTES)) {
+            let chunk = Extent { offset: at, length: data.len() as u64 };
+            let around = chunk.aligned_outwards(alignment);
             let mut buffer = Buffer::zeroed(around.length as usize);
             let first = around.offset..around.offset + alignment;
             let last = around.end() - alignment..around.end();
-            if first.start < piece.offset || (last == first && piece.end() < last.end) {
+            if first.start < chunk.offset || (last == first && chunk.end() < last.end) {
                 self.opened.file.read_exact_at(&mut buffer[..alignment as usize], around.offset)?;
             }
-            if last != first && piece.end() < last.end {
+            if last != first && chunk.end() < last.end {
                 let tail = buffer.len() - alignment as usize;
                 self.opened.file.read_exact_at(&mut buffer[tail..], last.start)?;
             }
@@ -166,21 +167,21 @@ impl FileDevice {
         self.write_copied(offset, data, durability)
     }
 
-    /// Reads anything, by whole blocks.
+    /// Reads any range, by whole blocks.
     fn read_copied(&self, offset: u64, buffer: &mut [u8]) -> std::io::Result<()> {
-        for (piece, at) in buffer.chunks_mut(PIECE_BYTES).zip((offset..).step_by(PIECE_BYTES)) {
-            let extent = Extent { offset: at, length: piece.len() as u64 };
+        for (chunk, at) in buffer.chunks_mut(CHUNK_BYTES).zip((offset..).step_by(CHUNK_BYTES)) {
+            let extent = Extent { offset: at, length: chunk.len() as u64 };
             let around = extent.aligned_outwards(self.opened.alignment_bytes.into());
             let mut blocks = Buffer::zeroed(around.length as usize);
             self.opened.file.read_exact_at(&mut blocks, around.offset)?;
             let start = (at - around.offset) as usize;
-            piece.copy_from_slice(&blocks[start..start + piece.len()]);
+            chunk.copy_from_slice(&blocks[start..start + chunk.len()]);
         }
         Ok(())
     }
 
     fn write_zeroes(&self, extent: Extent) -> Result<()> {
-        let zeroes = Buffer::zeroed(extent.length.min(PIECE_BYTES as u64) as usize);
+        let zeroes = Buffer::zeroed(extent.length.min(CHUNK_BYTES as u64) as usize);
         let mut at = extent.offset;
         while at < extent.end() {
             let length = (extent.end() - at).min(zeroes.len() as u64);
@@ -190,7 +191,7 @@ impl FileDevice {
         Ok(())
     }
 
-    /// Asks the file system or device to zero or free a range; false when it cannot.
+    /// Asks the file system or device to zero or free a range; returns false if it cannot.
     fn fallocate(&self, flags: FallocateFlags, extent: Extent) -> std::io::Result<bool> {
         let _shared = self.blocks.read();
         let flags = flags | FallocateFlags::KEEP_SIZE;
@@ -206,13 +207,14 @@ impl FileDevice {
         }
     }
 
-    /// Frees blocks of a block device without a promise of zeroes; false when it cannot.
+    /// Frees blocks of a block device, which may not read as zeroes then; returns false if it
+    /// cannot.
     fn discard_blocks(&self, extent: Extent) -> std::io::Result<bool> {
         /// `BLKDISCARD` of `linux/fs.h`: its argument is offset and length in bytes.
         const BLKDISCARD: rustix::ioctl::Opcode = rustix::ioctl::opcode::none(0x12, 119);
         let _shared = self.blocks.read();
         let range = [extent.offset, extent.length];
-        // SAFETY: the kernel takes BLKDISCARD with a pointer to two 64-bit numbers that it only reads.
+        // SAFETY: BLKDISCARD takes a pointer to two 64-bit numbers, which the kernel only reads.
         let result = unsafe {
             let request = rustix::ioctl::Setter::<BLKDISCARD, [u64; 2]>::new(range);
             rustix::ioctl::ioctl(&self.opened.file, request)
@@ -224,13 +226,14 @@ impl FileDevice {
         }
     }
 
-    /// The ring can do this request, and is not slower at it.
+    /// Returns whether the ring can run this request and is not slower at it.
     fn suits_ring(&self, operation: &Operation<'_>) -> bool {
         let (offset, memory, allowed) = match operation {
             Operation::Read(offset, buffer) => (*offset, &**buffer, true),
             Operation::Write(offset, data) => {
                 let allowed = !self.read_only && !self.flushes.is_poisoned();
-                // Most file systems hand buffered writes of a ring to a kernel thread: dearer than the copy they are.
+                // Most file systems pass buffered writes of a ring to a kernel thread, which costs
+                // more than copying.
                 (*offset, *data, allowed && self.opened.alignment_bytes > 1)
             }
         };
@@ -288,7 +291,7 @@ impl BlockDevice for FileDevice {
             Unmap::Allowed => FallocateFlags::PUNCH_HOLE,
             Unmap::Forbidden => FallocateFlags::ZERO_RANGE,
         };
-        // A file system zeroes any bytes, a block device whole blocks only.
+        // A file system can zero any bytes, a block device only whole blocks.
         let unit = if self.opened.is_block_device { self.opened.block_bytes } else { 1 };
         let middle = aligned_inwards(extent, unit.into());
         let done = !middle.is_empty()
@@ -310,7 +313,7 @@ impl BlockDevice for FileDevice {
             return Ok(Discarded::Ignored);
         }
         let failed = |error| self.failed("discard", extent.offset, error);
-        // On a block device too the kernel frees with this only where freed blocks read as zeroes.
+        // Of a block device, the kernel frees with this only blocks that then read as zeroes.
         if self.fallocate(FallocateFlags::PUNCH_HOLE, extent).map_err(failed)? {
             return Ok(Discarded::Zeroes);
         }
@@ -360,7 +363,7 @@ impl BlockDevice for FileDevice {
     fn batch(&self, operations: &mut [Operation<'_>]) -> Vec<Result<()>> {
         let suited: Vec<bool> = operations.iter().map(|o| self.suits_ring(o)).collect();
         let mut outcomes = Vec::new();
-        // A ring is worth its two system calls from the second request on.
+        // A ring takes two system calls, so it pays from the second request on.
         if suited.iter().filter(|suited| **suited).count() > 1 {
             let _shared = self.blocks.read();
             outcomes = self.rings.run(&self.opened.file, operations, &suited);
@@ -383,7 +386,7 @@ impl BlockDevice for FileDevice {
     }
 
     fn ring_target(&self) -> Option<RingTarget<'_>> {
-        // The methods refuse for the poisoned; a caller's ring would not.
+        // If poisoned, the methods refuse writes; a caller's ring would not.
         (!self.flushes.is_poisoned()).then(|| RingTarget {
             fd: self.opened.file.as_fd(),
             alignment_bytes: self.opened.alignment_bytes,
@@ -401,7 +404,7 @@ impl BlockDevice for FileDevice {
     }
 }
 
-/// The whole blocks of an extent; empty, at its start, when it has none.
+/// Returns the whole blocks of an extent; empty, at its start, if it has none.
 fn aligned_inwards(extent: Extent, alignment: u64) -> Extent {
     let start = extent.offset.next_multiple_of(alignment);
     let end = extent.end() & !(alignment - 1);

@@ -1,7 +1,7 @@
-//! Opening: descriptor, exclusive claim, size, and the alignment of direct I/O.
+//! Opens a device: descriptor, exclusive claim, size, and the alignment of direct I/O.
 //!
-//! The descriptor that holds the lock is the one that is kept: where direct I/O turns out not to fit, the flag is taken
-//! off it instead of opening a second one, which would lose the lock and fail on a claimed block device.
+//! The locked descriptor is kept. If direct I/O does not fit, the flag is removed from it: opening
+//! a second descriptor would lose the lock, and fail on a claimed block device.
 
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::{FileExt, FileTypeExt, OpenOptionsExt};
@@ -17,16 +17,16 @@ use crate::error::{Error, ErrorKind, Result};
 /// Whether to bypass the page cache.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum DirectIo {
-    /// Where the file system and the size allow it.
+    /// Yes, if the file system and the size allow it.
     #[default]
     Auto,
-    /// Or fail with `Unsupported`.
+    /// Yes, or fail with `Unsupported`.
     Always,
-    /// Through the page cache.
+    /// No: use the page cache.
     Never,
 }
 
-/// What the device is opened for.
+/// What a device is opened for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Access {
     /// Reads only.
@@ -41,11 +41,13 @@ pub enum Access {
 pub struct FileDeviceOptions {
     /// Default: read and write.
     pub access: Access,
-    /// Default: direct where possible.
+    /// Default: direct if possible.
     pub direct: DirectIo,
-    /// Take an advisory lock (and, on a block device, the exclusive claim that a mount takes too). Default: no.
+    /// Take an advisory lock and, on a block device, the exclusive claim that a mount takes.
+    /// Default: no.
     pub exclusive: bool,
-    /// Create the file, sparse, with this size; an existing one must have it. Default: the file must exist.
+    /// Create the file, sparse, with this size. An existing file must have it. Default: the file
+    /// must exist.
     pub create_bytes: Option<u64>,
 }
 
@@ -55,7 +57,7 @@ pub(super) struct Opened {
     pub(super) file: File,
     pub(super) size_bytes: u64,
     pub(super) block_bytes: u32,
-    /// 1 when the page cache is used.
+    /// 1 if the page cache is used.
     pub(super) alignment_bytes: u32,
     pub(super) is_block_device: bool,
 }
@@ -65,7 +67,7 @@ pub(super) fn open(path: &Path, options: &FileDeviceOptions) -> Result<Opened> {
     if let Some(size) = options.create_bytes {
         create(path, size)?;
     }
-    // Looked at before it is opened: opening a pipe would wait for its other end.
+    // Checked before opening, because opening a pipe would wait for its other end.
     let kind = std::fs::metadata(path).map_err(io)?.file_type();
     let is_block_device = kind.is_block_device();
     if !is_block_device && !kind.is_file() {
@@ -97,7 +99,8 @@ pub(super) fn open(path: &Path, options: &FileDeviceOptions) -> Result<Opened> {
 }
 
 impl Opened {
-    /// Finds the alignment that direct I/O needs; goes back to the page cache when there is none that fits the size.
+    /// Finds the alignment that direct I/O needs. Falls back to the page cache if none fits the
+    /// size.
     pub(super) fn settle_alignment(&mut self, path: &Path, direct: DirectIo) -> Result<()> {
         let alignment = match self.stated_alignment() {
             Some(stated) => Some(stated).filter(|alignment| self.suits(*alignment)),
@@ -117,14 +120,15 @@ impl Opened {
         Ok(())
     }
 
-    /// Every block can be reached, with memory as [`Buffer`] aligns it.
+    /// Returns whether every block can be reached, with memory as [`Buffer`] aligns it.
     fn suits(&self, alignment: u32) -> bool {
         alignment.is_power_of_two()
             && alignment as usize <= BUFFER_ALIGNMENT_BYTES
             && self.size_bytes.is_multiple_of(alignment.into())
     }
 
-    /// What the kernel says (since Linux 6.1), 0 when the file takes no direct I/O. `None` when it does not say.
+    /// Returns the alignment that the kernel states (since Linux 6.1); 0 if the file takes no
+    /// direct I/O. `None` if the kernel does not state it.
     fn stated_alignment(&self) -> Option<u32> {
         let flags = StatxFlags::DIOALIGN;
         let stat = rustix::fs::statx(&self.file, c"", AtFlags::EMPTY_PATH, flags).ok()?;
@@ -137,17 +141,17 @@ impl Opened {
         }
     }
 
-    /// The kernel takes a direct read of this alignment.
+    /// Returns whether the kernel accepts a direct read of this alignment.
     fn reads(&self, alignment: u32) -> bool {
         let length = alignment as usize;
         let mut buffer = Buffer::zeroed(length * 2);
-        // Not at the start, which is a multiple of everything, where there is a second block.
+        // At the second block, if there is one: the start is a multiple of everything.
         let at = if self.size_bytes >= 2 * u64::from(alignment) { u64::from(alignment) } else { 0 };
         self.file.read_at(&mut buffer[length..], at).is_ok()
     }
 }
 
-/// Opens with direct I/O where asked and possible; says which it became.
+/// Opens with direct I/O if requested and possible; returns whether it is direct.
 fn open_file(path: &Path, options: &FileDeviceOptions, claim: OFlags) -> Result<(File, bool)> {
     let open = |extra: OFlags| {
         OpenOptions::new()
@@ -190,7 +194,7 @@ fn lock(file: &File, path: &Path) -> Result<()> {
     }
 }
 
-/// Creates a sparse file, durably; one that exists is left as it is.
+/// Creates a sparse file, durably. Leaves one that exists as it is.
 fn create(path: &Path, size_bytes: u64) -> Result<()> {
     let io = |error| Error::io("create device", path.display(), error);
     check_size(size_bytes, "create device", path)?;
@@ -200,7 +204,7 @@ fn create(path: &Path, size_bytes: u64) -> Result<()> {
         Err(error) => return Err(io(error)),
     };
     if let Err(error) = file.set_len(size_bytes).and_then(|()| file.sync_all()) {
-        // Ours, and of no use: a second try would find it and complain of its size.
+        // A second try would find this useless file and complain of its size.
         let _ = std::fs::remove_file(path);
         return Err(io(error));
     }

@@ -1,8 +1,10 @@
 //! Many requests at once by io_uring.
 //!
-//! A batch borrows an idle ring, or makes one; a few are kept. Requests that the ring cannot end (short, interrupted, or
-//! no ring at all because the system forbids io_uring) are left to the caller, who does them one by one.
-//! Invariant: when [`Rings::run`] returns, the kernel holds no pointer into the requests, whatever failed.
+//! A batch borrows an idle ring, or makes one; a few are kept. The caller runs one by one what the
+//! ring cannot end: short or interrupted requests, or all of them if the system forbids io_uring.
+//!
+//! Invariant: when [`Rings::run`] returns, the kernel has no pointer into the requests, whatever
+//! failed.
 
 #![allow(unsafe_code, reason = "the kernel reads and writes memory of the requests")]
 
@@ -18,23 +20,23 @@ use rustix::io::Errno;
 use crate::device::Operation;
 use crate::sync::lock::Mutex;
 
-/// Requests in flight in one ring.
+/// Most requests in flight in one ring.
 const IN_FLIGHT_MAX: u32 = 64;
-/// Idle rings kept for the next batches.
+/// Most idle rings kept for the next batches.
 const IDLE_RINGS_MAX: usize = 4;
-/// Longer requests are not for the ring: the kernel would end them short.
+/// Longest request that goes to a ring. The kernel would end longer ones short.
 pub(super) const REQUEST_BYTES_MAX: usize = 1 << 30;
-/// How often completions are looked for once the kernel refuses to be entered.
+/// Interval at which completions are polled for after the kernel refused to be entered.
 const POLL_INTERVAL: Duration = Duration::from_millis(1);
 
 /// How a request of a batch ended.
 #[derive(Debug)]
 pub(super) enum Outcome {
-    /// All of it.
+    /// Completed in full.
     Done,
-    /// With an error of the device.
+    /// Ended with an error of the device.
     Failed(io::Error),
-    /// Not, or not all of it: to be done anew.
+    /// Not done, or not in full. The caller must run it again.
     Left,
 }
 
@@ -52,7 +54,8 @@ impl std::fmt::Debug for Rings {
 }
 
 impl Rings {
-    /// Runs the operations marked in `suited`, each of 1 to [`REQUEST_BYTES_MAX`] bytes. One outcome per operation.
+    /// Runs the operations marked in `suited`, each of 1 to [`REQUEST_BYTES_MAX`] bytes. Returns
+    /// one outcome for each operation.
     pub(super) fn run(
         &self,
         file: &File,
@@ -76,7 +79,7 @@ impl Rings {
         idle.or_else(|| match IoUring::new(IN_FLIGHT_MAX) {
             Ok(ring) => Some(ring),
             Err(error) => {
-                // Forbidden for good (containers often do), unless it is for want of memory or descriptors.
+                // Forbidden for good (containers often do), unless memory or descriptors ran out.
                 let forbidden = matches!(
                     Errno::from_io_error(&error),
                     Some(Errno::NOSYS | Errno::PERM | Errno::ACCESS)
@@ -95,7 +98,7 @@ impl Rings {
     }
 }
 
-/// Keeps the ring full until all is done. False: the ring must not be used again.
+/// Runs the requests, keeping the ring full. Returns false if the ring must not be used again.
 fn drive(
     ring: &mut IoUring,
     file: &File,
@@ -114,11 +117,13 @@ fn drive(
         .peekable();
     let mut in_flight = 0_u32;
     let mut broken = false;
-    // From the first push to the last completion nothing here panics or returns: the kernel uses the memory.
+    // Between the first push and the last completion nothing may panic or return: the kernel uses
+    // the memory.
     loop {
         while let Some(entry) = waiting.next_if(|_| !broken && in_flight < IN_FLIGHT_MAX) {
-            // SAFETY: the memory is borrowed by `operations` until this function returns, which it does only once
-            // nothing is in flight; the descriptor stays open because `file` is borrowed as long.
+            // SAFETY: `operations` borrows the memory until this function returns, which it does
+            // only once nothing is in flight. `file` is borrowed as long, so the descriptor stays
+            // open.
             if unsafe { ring.submission().push(&entry) }.is_ok() {
                 in_flight += 1;
             }
@@ -126,7 +131,7 @@ fn drive(
         if in_flight == 0 {
             return !broken;
         }
-        // While more is to come, a ring that is half empty is worth filling.
+        // While more requests wait, a half-empty ring is worth filling.
         let wanted =
             if waiting.peek().is_some() { in_flight.div_ceil(2) } else { in_flight } as usize;
         if broken {
@@ -135,7 +140,7 @@ fn drive(
             let again = [Errno::INTR, Errno::AGAIN, Errno::BUSY];
             broken = !Errno::from_io_error(&error).is_some_and(|errno| again.contains(&errno));
             if broken {
-                // Not entered again, the kernel never sees what it has not taken yet.
+                // The kernel is not entered again, so it never sees what it has not taken yet.
                 in_flight -= ring.submission().len() as u32;
             }
         }
@@ -174,7 +179,8 @@ fn judge(result: i32, length: usize) -> Outcome {
     }
     let again = [Errno::INTR, Errno::AGAIN, Errno::CANCELED].map(Errno::raw_os_error);
     match result {
-        // Short, or the ring's own reason: done once more the plain way, which ends or says why not.
+        // Short, or an error of the ring itself. The plain call that follows ends it or reports why
+        // not.
         0.. => Outcome::Left,
         error if again.contains(&-error) => Outcome::Left,
         error => Outcome::Failed(io::Error::from_raw_os_error(-error)),

@@ -1,4 +1,4 @@
-//! Files with and without the page cache, and loop devices where the tests may make them.
+//! Files with and without the page cache, and loop devices if the tests may make them.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -28,7 +28,7 @@ fn make(direct: DirectIo) -> impl Fn(u64) -> Arc<dyn BlockDevice> {
 }
 
 #[test]
-fn the_contract_holds_with_and_without_the_page_cache() {
+fn a_file_keeps_the_contract_with_and_without_the_page_cache() {
     conformance::check(&make(DirectIo::Auto));
     conformance::check(&make(DirectIo::Never));
 }
@@ -70,7 +70,7 @@ fn a_file_is_created_with_a_size_that_works_or_not_at_all() {
 }
 
 #[test]
-fn a_size_without_direct_io_keeps_the_lock() {
+fn a_device_whose_size_excludes_direct_io_keeps_its_lock() {
     let directory = directory();
     let path = directory.path().join("disk");
     let mut opened = open::open(
@@ -78,17 +78,17 @@ fn a_size_without_direct_io_keeps_the_lock() {
         &FileDeviceOptions { create_bytes: Some(4096), exclusive: true, ..Default::default() },
     )
     .expect("open");
-    // As on a disk of 4 KiB blocks with a size of half a block.
+    // As on a disk of 4 KiB blocks whose size ends in half a block.
     opened.size_bytes = 512 + 256;
     opened.settle_alignment(&path, DirectIo::Auto).expect("goes back to the page cache");
     let mut buffer = [0; 3];
     opened.file.read_exact_at(&mut buffer, 1).expect("an unaligned read by the page cache");
     let options = FileDeviceOptions { exclusive: true, ..Default::default() };
-    assert_eq!(FileDevice::open(&path, &options).expect_err("held").kind(), ErrorKind::Fenced);
+    assert_eq!(FileDevice::open(&path, &options).expect_err("locked").kind(), ErrorKind::Fenced);
 }
 
 #[test]
-fn a_poisoned_device_refuses_writes_and_flushes_on_every_way() {
+fn a_poisoned_device_refuses_every_write_and_flush() {
     let directory = directory();
     for direct in [DirectIo::Auto, DirectIo::Never] {
         let device = create(&directory.path().join(format!("{direct:?}")), 1 << 20, direct);
@@ -111,7 +111,7 @@ fn a_poisoned_device_refuses_writes_and_flushes_on_every_way() {
 }
 
 #[test]
-fn a_read_only_device_takes_no_change() {
+fn a_read_only_device_refuses_every_change() {
     let directory = directory();
     let path = directory.path().join("disk");
     drop(create(&path, 1 << 20, DirectIo::Never));
@@ -125,7 +125,8 @@ fn a_read_only_device_takes_no_change() {
     device.flush().expect("nothing to flush");
 }
 
-/// Unaligned writes of several threads share blocks, beside batches to the blocks between them.
+/// Several threads write unaligned parts of shared blocks, beside batches to the blocks between
+/// them.
 #[test]
 fn unaligned_writes_lose_nothing_beside_batches() {
     const BLOCKS: u64 = 64;
@@ -143,7 +144,8 @@ fn unaligned_writes_lose_nothing_beside_batches() {
         for thread in 0..4 {
             let device = &device;
             scope.spawn(move || {
-                // Parts of 256 bytes, thread by thread: each block of the disk belongs to two threads or more.
+                // Parts of 256 bytes, thread by thread: each block of the disk belongs to two or
+                // more threads.
                 for part in (thread..BLOCKS * 16).step_by(4) {
                     let offset = part / 16 * 8192 + 4096 + part % 16 * 256;
                     let data = [thread as u8 + 1; 256];
@@ -161,14 +163,14 @@ fn unaligned_writes_lose_nothing_beside_batches() {
 }
 
 #[test]
-fn whole_blocks_at_the_edges_of_an_odd_extent() {
+fn an_odd_extent_is_narrowed_to_its_whole_blocks() {
     let inwards = |offset, length| aligned_inwards(Extent { offset, length }, 512);
     assert_eq!(inwards(1, 1535), Extent { offset: 512, length: 1024 });
     assert_eq!(inwards(512, 512), Extent { offset: 512, length: 512 });
     assert!(inwards(1, 600).is_empty() && inwards(100, 100).is_empty());
 }
 
-/// A loop device over a new file; taken apart when dropped. `None` where the tests may not make one.
+/// A loop device over a new file, removed when dropped. `None` if the tests may not make one.
 struct Loop(PathBuf);
 
 impl Loop {
@@ -192,7 +194,7 @@ impl Drop for Loop {
 }
 
 #[test]
-fn the_contract_holds_on_block_devices() {
+fn a_block_device_keeps_the_contract() {
     for sector in [512, 4096] {
         let directory = directory();
         let loops = std::cell::RefCell::new(Vec::new());

@@ -1,6 +1,7 @@
-//! Headers of frames, and the footer at the end of a sealed segment.
+//! Headers of frames, and the footer at the end of a closed segment.
 //!
-//! Both end with a tag (zeroes without a key) and a checksum; what comes before the tag is authenticated.
+//! Both end with a tag (zeroes without a key) and a checksum. The tag authenticates what is before
+//! it.
 
 use super::{
     Codec, DATA_FRAMES_MAX, FRAME_RAW_BYTES_MAX, HEADER_BYTES, array_at, bad, check_crc,
@@ -52,7 +53,7 @@ pub(in crate::journal) const FOOTER_AAD_BYTES: usize = footer::TAG.start;
 pub(super) const FRAME_MAGIC: [u8; 4] = *b"HRLF";
 const FOOTER_MAGIC: [u8; 4] = *b"HRLZ";
 
-/// What a frame holds.
+/// What a frame contains.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::journal) enum FrameKind {
     Data = 1,
@@ -74,7 +75,7 @@ pub(in crate::journal) struct FrameHeader {
     pub tag: [u8; 16],
 }
 
-/// The end of a sealed segment.
+/// The end of a closed segment.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(in crate::journal) struct Footer {
     pub frames: u32,
@@ -92,7 +93,7 @@ pub(in crate::journal) struct Footer {
 }
 
 impl FrameHeader {
-    /// Encodes all but tag and checksum: what is authenticated.
+    /// Encodes what is authenticated: all but tag and checksum.
     pub(in crate::journal) fn encode_aad(&self) -> [u8; FRAME_AAD_BYTES] {
         let mut bytes = [0; FRAME_AAD_BYTES];
         put(&mut bytes, frame::MAGIC, &FRAME_MAGIC);
@@ -116,7 +117,8 @@ impl FrameHeader {
         bytes
     }
 
-    /// Decodes the header at `at`; its checksum covers the content too and is checked by `check_content`.
+    /// Decodes the header at `at`. `check_content` checks its checksum, which covers the content
+    /// too.
     pub(in crate::journal) fn decode(bytes: &[u8], name: &str, at: u64) -> Result<Self> {
         if bytes.len() < FRAME_HEADER_BYTES {
             return Err(bad(name, at)
@@ -166,7 +168,7 @@ impl FrameHeader {
         Ok(header)
     }
 
-    /// Checks the checksum of the header in `bytes` with its content.
+    /// Compares the checksum of the header in `bytes` with the header and its content.
     pub(in crate::journal) fn check_content(
         bytes: &[u8],
         stored: &[u8],
@@ -186,7 +188,7 @@ impl FrameHeader {
 }
 
 impl Footer {
-    /// Encodes all but tag and checksum: what is authenticated.
+    /// Encodes what is authenticated: all but tag and checksum.
     pub(in crate::journal) fn encode_aad(&self) -> [u8; FOOTER_AAD_BYTES] {
         let mut bytes = [0; FOOTER_AAD_BYTES];
         put(&mut bytes, footer::MAGIC, &FOOTER_MAGIC);
@@ -222,7 +224,7 @@ impl Footer {
         let at = length.saturating_sub(FOOTER_BYTES as u64);
         if bytes[footer::MAGIC] != FOOTER_MAGIC {
             return Err(bad(name, at)
-                .message("the segment was not sealed, or its end was cut off")
+                .message("the segment was not closed, or its end was cut off")
                 .expected("footer magic HRLZ")
                 .found(format_args!("{:02x?}", &bytes[footer::MAGIC])));
         }
@@ -247,7 +249,7 @@ impl Footer {
         Ok(decoded)
     }
 
-    /// Checks that the places it names lie in this order: header, data frames, index, notes, footer.
+    /// Checks that the parts lie in this order: header, data frames, index, notes, footer.
     fn check(&self, name: &str, at: u64, length: u64) -> Result<()> {
         if self.length != length {
             return Err(bad(name, at + footer::LENGTH.start as u64)

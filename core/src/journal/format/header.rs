@@ -1,7 +1,7 @@
-//! The header of a segment: what it is, and what a reader needs to know before it reads on.
+//! The header of a segment: what it is, and what a reader must know before it reads on.
 //!
-//! The header is checked by its own checksum; with a key it is bound to every frame, because the segment's key is
-//! derived from all of its bytes.
+//! A checksum protects the header. With a key, every frame authenticates the header too, because
+//! the segment's key derives from all of its bytes.
 
 use super::{
     FEATURES_INCOMPATIBLE, MAGIC, VERSION_MAJOR, VERSION_MINOR, array_at, bad, check_crc,
@@ -53,7 +53,7 @@ impl Codec {
     }
 }
 
-/// How frames are sealed.
+/// How frames are encrypted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::journal) enum Aead {
     None = 0,
@@ -108,7 +108,8 @@ impl Header {
         bytes
     }
 
-    /// `Corrupt`, or `Unsupported` for a version, feature, kind or algorithm that this build does not know.
+    /// Decodes a header. `Corrupt`, or `Unsupported` if this build does not know a version,
+    /// feature, kind or algorithm in it.
     pub(in crate::journal) fn decode(bytes: &[u8], name: &str) -> Result<Self> {
         if bytes.len() < HEADER_BYTES {
             return Err(bad(name, bytes.len() as u64)
@@ -151,8 +152,8 @@ fn unsupported(name: &str, at: std::ops::Range<usize>) -> Error {
     Error::new(ErrorKind::Unsupported, "read segment", name).at(at.start as u64)
 }
 
-/// Checks what comes before the meaning of any other field. The major version comes before the checksum, whose place
-/// another version may choose anew.
+/// Checks magic, versions, checksum and features, which decide what other fields mean. The major
+/// version comes before the checksum, which another version may put elsewhere.
 fn check_versions(bytes: &[u8], name: &str) -> Result<()> {
     if bytes[header::MAGIC] != MAGIC {
         return Err(bad(name, 0)
@@ -179,7 +180,7 @@ fn check_versions(bytes: &[u8], name: &str) -> Result<()> {
             .expected("no incompatible feature beyond this build's")
             .found(format_args!("bits {incompatible:#x}")));
     }
-    // A later minor version may have given these bytes a meaning that may be ignored.
+    // A later minor version may have given these bytes a meaning that this one may ignore.
     let is_later = u16_at(bytes, header::VERSION_MINOR).checked_sub(VERSION_MINOR + 1).is_some();
     if !is_later {
         check_zero(bytes, header::RESERVED_1, name, 0)?;

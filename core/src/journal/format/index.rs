@@ -1,4 +1,4 @@
-//! Entries of the index of a sealed segment.
+//! Entries of the index of a closed segment.
 
 use super::{FRAME_RAW_BYTES_MAX, bad, check_zero, layout, put, u8_at, u32_at, u64_at};
 use crate::error::Result;
@@ -18,14 +18,14 @@ layout! { index_entry, 40;
 
 pub(in crate::journal) const INDEX_ENTRY_BYTES: usize = index_entry::BYTES;
 
-/// What an index entry says of its extent.
+/// Content of an extent, according to its index entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum IndexKind {
     /// Its data is in the frame.
     Data,
     /// It reads as zeroes.
     Zero,
-    /// It was discarded and reads as anything; a view gives zeroes and a comparison skips it.
+    /// It was discarded and reads as anything. A view returns zeroes, a comparison skips it.
     Undefined,
     /// It changed and its data was not captured.
     Touch,
@@ -36,11 +36,11 @@ pub enum IndexKind {
 pub struct IndexEntry {
     /// The bytes of the volume.
     pub extent: Extent,
-    /// What is known of them.
+    /// Its content.
     pub kind: IndexKind,
-    /// The write that they come from.
+    /// Sequence of its last write.
     pub sequence: Sequence,
-    /// Number of the data frame that holds the write.
+    /// Number of the data frame that contains the write.
     pub frame: u32,
     /// Where the extent's first byte lies in the frame's data area.
     pub data_offset: u32,

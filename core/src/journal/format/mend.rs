@@ -1,12 +1,12 @@
-//! Makes altered segments consistent again, as anybody can who does not have to hold a key: so that tests and fuzzing
-//! reach the decoders below the checksums.
+//! Makes altered segments consistent again, as an attacker can if there is no key. Tests and
+//! fuzzing so reach the decoders below the checksums.
 
 use super::frame::{footer, frame};
 use super::header::header;
 use super::{FOOTER_BYTES, FRAME_HEADER_BYTES, HEADER_BYTES, put, u32_at};
 
-/// Makes the checksums, frame numbers, length and chain hash of an unencrypted segment right, as far as its frames can
-/// be followed from its header on. What they are about stays as it is. Feature `testing`.
+/// Corrects checksums, frame numbers, length and chain hash of an unencrypted segment, as far as
+/// its frames can be followed from its header on. Leaves all else as it is. Feature `testing`.
 pub fn mend_segment(bytes: &mut [u8]) {
     let length = bytes.len();
     if length < HEADER_BYTES {
@@ -39,7 +39,7 @@ pub fn mend_segment(bytes: &mut [u8]) {
     put(end, footer::CHECKSUM, &checksum.to_le_bytes());
 }
 
-/// Where the frame at the begin of `bytes` ends; `None` when none begins there or it is not whole.
+/// Returns where the first frame of `bytes` ends; `None` if none begins there or it is not whole.
 fn frame_end(bytes: &[u8]) -> Option<usize> {
     let head = bytes.get(..FRAME_HEADER_BYTES)?;
     if head[frame::MAGIC] != super::frame::FRAME_MAGIC {

@@ -1,8 +1,9 @@
-//! The bytes of a native segment. `core/docs/format.md` is the specification; no other module knows an offset.
+//! The bytes of a segment. `core/docs/format.md` specifies them; no other module knows an offset.
 //!
-//! Each structure is a [`layout!`] of named byte ranges, which encoder and decoder share and a test compares with the
-//! tables of the specification. Every decoder is total: any bytes give a value or an error that names the place.
-//! Lengths are checked against the limits below before anything is allocated.
+//! Each structure is a [`layout!`] of named byte ranges, shared by encoder and decoder. A test
+//! compares them with the tables of the specification. Every decoder is total: any bytes give a
+//! value or an error that identifies the place. Lengths are checked against the limits below before
+//! anything is allocated.
 
 mod frame;
 mod header;
@@ -27,7 +28,7 @@ use std::ops::Range;
 
 use crate::error::{Error, ErrorKind, Result};
 
-/// First bytes of a segment: not text, and damaged by every transfer that takes it for text.
+/// First bytes of a segment. Not text, so that a transfer that converts text damages them.
 pub(super) const MAGIC: [u8; 8] = *b"\x89HRL\r\n\x1a\n";
 pub(super) const VERSION_MAJOR: u16 = 1;
 pub(super) const VERSION_MINOR: u16 = 0;
@@ -36,13 +37,13 @@ pub(super) const FEATURES_INCOMPATIBLE: u64 = 0;
 
 /// Most bytes in a frame before compression.
 pub(super) const FRAME_RAW_BYTES_MAX: usize = 16 << 20;
-/// Most bytes that a writer may aim at for a data frame: a record of the largest size still fits on top.
+/// Most bytes that a writer may aim at for a data frame. The largest record still fits on top.
 pub(super) const FRAME_TARGET_BYTES_MAX: u64 = 8 << 20;
-/// Most data frames in a segment; their offsets fit into the notes frame.
+/// Most data frames in a segment. Their offsets fit into the notes frame.
 pub(super) const DATA_FRAMES_MAX: u32 = 1 << 20;
-/// Most marks and order changes in a segment; they fit into the notes frame beside the offsets.
+/// Most marks and order changes in a segment. They fit into the notes frame beside the offsets.
 pub(super) const NOTES_RECORDS_MAX: u32 = 1 << 14;
-/// Most records of a segment that change something; the index has at most twice as many entries.
+/// Most records of a segment that change the volume. The index has at most twice as many entries.
 pub(super) const EXTENT_RECORDS_MAX: u64 = 1 << 23;
 /// Most entries in one index frame.
 pub(super) const INDEX_FRAME_ENTRIES_MAX: u32 = 1 << 16;
@@ -97,7 +98,7 @@ fn put(bytes: &mut [u8], field: Range<usize>, value: &[u8]) {
     bytes[field].copy_from_slice(value);
 }
 
-/// `base` is where `bytes` begin in the segment.
+/// Checks that a reserved field is zero. `bytes` begin at `base` in the segment.
 fn check_zero(bytes: &[u8], field: Range<usize>, name: &str, base: u64) -> Result<()> {
     match bytes[field.clone()].iter().position(|byte| *byte != 0) {
         None => Ok(()),

@@ -1,6 +1,6 @@
-//! The notes frame of a sealed segment: where its data frames are, its marks and its order changes.
+//! The notes frame of a closed segment: places of its data frames, its marks and its order changes.
 //!
-//! What opening a segment needs, so that neither index nor data is read for it.
+//! Opening a segment needs the notes, and neither index nor data.
 
 use super::{
     Descriptor, Footer, HEADER_BYTES, NOTES_RECORDS_MAX, RECORD_BYTES, bad, encode_record, u64_at,
@@ -17,7 +17,7 @@ pub(in crate::journal) struct Notes {
 }
 
 impl Notes {
-    /// The content of the notes frame, and how many records it repeats.
+    /// Encodes the content of the notes frame; returns it with the number of records in it.
     pub(in crate::journal) fn encode(&self) -> (Vec<u8>, u32) {
         let mut raw = Vec::with_capacity(self.frame_offsets.len() * 8 + 64);
         let mut table = Vec::new();
@@ -38,12 +38,12 @@ impl Notes {
         (raw, self.records())
     }
 
-    /// Marks and order changes.
+    /// Counts marks and order changes.
     pub(in crate::journal) fn records(&self) -> u32 {
         (self.marks.len() + self.order_changes.len()) as u32
     }
 
-    /// Decodes the content of the notes frame with `count` records of the segment that ends with `footer`.
+    /// Decodes the notes frame, which has `count` records, of the segment that ends with `footer`.
     pub(in crate::journal) fn decode(
         raw: &[u8],
         count: u32,
@@ -68,7 +68,7 @@ impl Notes {
             Self { frame_offsets: decode_offsets(offsets, footer, name)?, ..Self::default() };
         let mut data_at = 0;
         for bytes in table.chunks_exact(RECORD_BYTES) {
-            // Marks and order changes are nowhere on the volume: any size will do.
+            // Marks and order changes have no extent, so the size of the volume is irrelevant.
             let descriptor = Descriptor::decode(bytes, 0, name, at)?;
             let end = data_at + descriptor.data_bytes as usize;
             let data = data.get(data_at..end).ok_or_else(|| {
@@ -115,7 +115,7 @@ impl Notes {
     }
 }
 
-/// Data frames begin after the header and go on up to the index, each after the one before.
+/// Decodes the offsets of the data frames. They rise from the end of the header up to the index.
 fn decode_offsets(bytes: &[u8], footer: &Footer, name: &str) -> Result<Vec<u64>> {
     let offsets: Vec<u64> = bytes.chunks_exact(8).map(|chunk| u64_at(chunk, 0..8)).collect();
     let first = offsets.first().copied().unwrap_or(footer.index_offset);

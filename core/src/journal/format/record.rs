@@ -43,7 +43,7 @@ const MARK: u8 = 7;
 const UNORDERED_BEGIN: u8 = 8;
 const UNORDERED_END: u8 = 9;
 
-/// Appends the descriptor of a record to `table`, and the data of a record that has some to `data`.
+/// Appends the descriptor of a record to `table`, and its data, if it has any, to `data`.
 pub(in crate::journal) fn encode_record(
     record: &Record<'_>,
     table: &mut Vec<u8>,
@@ -162,11 +162,11 @@ impl Descriptor {
         parts_agree
             && offset.checked_add(length).is_some_and(|end| end <= device_bytes)
             && (self.kind == UNORDERED_BEGIN || self.argument == 0)
-            // There is always a sequence after it.
+            // The last number stays free, so that every record can have a successor.
             && self.sequence < Sequence::MAX
     }
 
-    /// What the index says of the record's extent; `None` for records that change nothing.
+    /// Returns what the index says of the record's extent; `None` if the record changes nothing.
     pub(in crate::journal) fn index_kind(&self) -> Option<IndexKind> {
         match self.kind {
             WRITE => Some(IndexKind::Data),
@@ -177,7 +177,7 @@ impl Descriptor {
         }
     }
 
-    /// The whole record, with its data.
+    /// Returns the whole record, with its data.
     pub(in crate::journal) fn record<'a>(
         &self,
         data: &'a [u8],

@@ -1,4 +1,4 @@
-//! `core/docs/format.md` against the code: its tables, its limits, and its example.
+//! Compares `core/docs/format.md` with the code: its tables, its limits, and its examples.
 
 use std::fmt::Write;
 
@@ -17,7 +17,7 @@ use crate::units::{ChainHash, Epoch, PointId, Sequence, Timestamp, VolumeId};
 
 const SPECIFICATION: &str = include_str!("../../../docs/format.md");
 
-/// The cells of the rows of the table after `marker`, without its two lines of heading.
+/// Returns the cells of the table after `marker`, row by row, without its two lines of heading.
 fn rows_after(marker: &str) -> Vec<Vec<&'static str>> {
     let (_, after) = SPECIFICATION.split_once(marker).expect("the specification has the marker");
     after
@@ -29,7 +29,7 @@ fn rows_after(marker: &str) -> Vec<Vec<&'static str>> {
         .collect()
 }
 
-/// The text of the fenced block with this language.
+/// Returns the text of the fenced block with this language.
 fn block(language: &str) -> &'static str {
     let (_, after) = SPECIFICATION.split_once(&format!("```{language}\n")).expect("the block");
     after.split_once("```").expect("its end").0
@@ -141,7 +141,7 @@ fn example(key: Option<&VolumeKey>) -> Vec<u8> {
     writer.close(None).expect("close").0
 }
 
-/// Lines of 16 bytes, with a line of text before each part.
+/// Dumps lines of 16 bytes, with a line of text before each part.
 fn dump(bytes: &[u8], parts: &[(usize, &str)]) -> String {
     let mut text = String::new();
     let ends = parts.iter().skip(1).map(|(start, _)| *start).chain([bytes.len()]);
@@ -181,7 +181,7 @@ fn the_example_is_what_the_code_writes() {
 }
 
 #[test]
-fn the_sealed_example_is_what_the_code_writes() {
+fn the_encrypted_example_is_what_the_code_writes() {
     let mut secret = [0; 32];
     (0..).zip(&mut secret).for_each(|(value, byte)| *byte = value);
     let key = VolumeKey::from_bytes(secret);
@@ -200,5 +200,5 @@ fn the_sealed_example_is_what_the_code_writes() {
     ] {
         let _ = writeln!(text, "{name:17} {}", hex(value, ""));
     }
-    assert!(text == block("encrypted"), "the sealed example should be:\n{text}");
+    assert!(text == block("encrypted"), "the encrypted example should be:\n{text}");
 }
