@@ -100,7 +100,7 @@ concurrency:  ## Run models of concurrency: SCHEDULES (1000) of each by shuttle,
 	RUSTFLAGS="--cfg loom" cargo test -p hrl --lib --target-dir target/loom concurrency
 
 sim:  ## Simulate SEEDS lives (1000) from seed FROM (0), every promise against a model
-	SIM_SEEDS=$(SEEDS) SIM_FROM=$(FROM) cargo test --release -p hrl --test sim promises_hold_in_many_simulated_lives -- --nocapture
+	SIM_SEEDS=$(SEEDS) SIM_FROM=$(FROM) cargo test --release -p hrl --test sim promises_are_kept_in_many_simulated_lives -- --nocapture
 
 # WORD chooses those whose name, file or test has it.
 WORD :=

@@ -194,7 +194,7 @@ fn promise_9_a_volume_fails_over_and_its_old_source_is_fenced_with_its_late_writ
 }
 
 #[test]
-fn promise_4_the_disk_at_home_follows_by_what_differs_alone_and_takes_the_volume_back() {
+fn promise_4_the_disk_at_home_receives_only_what_differs_and_takes_the_volume_back() {
     let world = World::new();
     let source = world.source();
     for block in 0..1024 {
@@ -249,7 +249,7 @@ fn promise_4_the_disk_at_home_follows_by_what_differs_alone_and_takes_the_volume
 }
 
 #[test]
-fn promise_4_what_the_disk_at_home_alone_has_is_kept_on_the_branch_before_it_is_overwritten() {
+fn promise_4_changes_that_only_the_disk_at_home_has_go_to_the_branch_before_they_are_overwritten() {
     let world = World::new();
     let source = world.source();
     write(&**source.volume(), 1, 1);
@@ -344,21 +344,22 @@ fn a_planned_failover_ends_an_overflow_that_the_writer_keeps_up() {
 }
 
 #[test]
-fn a_source_that_does_not_answer_is_waited_for_no_longer_than_the_limit() {
+fn a_planned_failover_waits_for_a_silent_source_no_longer_than_its_limit() {
     let world = World::new();
     let source = world.source();
     source.mark(PointKind::Crash, "").expect("mark");
     source.wait_replicated(LIMIT).expect("replicated");
     drop(source);
     let planned = world.failover(At::Newest).planned(Duration::from_millis(300)).start();
-    let error = planned.err().expect("nobody hands over");
+    let error = planned.err().expect("no source hands over");
     assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
     assert_eq!(world.stage(), Stage::Protected);
     world.failover(At::Newest).start().expect("unplanned").commit().expect("commit");
 }
 
 #[test]
-fn promise_3_a_state_inside_a_segment_is_cut_and_a_cancelled_failover_leaves_no_trace() {
+fn promise_3_a_recovery_state_inside_a_segment_is_cut_out_and_a_cancelled_failover_leaves_no_trace()
+{
     let world = World::new();
     let source = world.source();
     source.wait_replicated(LIMIT).expect("replicated");
@@ -407,7 +408,7 @@ fn promise_3_a_state_inside_a_segment_is_cut_and_a_cancelled_failover_leaves_no_
 
 /// Data that is not shipped before the commit is not waited for: a stop once took its whole limit.
 #[test]
-fn a_failover_that_is_not_committed_stops_at_once_and_goes_on_where_it_was() {
+fn an_uncommitted_failover_stops_at_once_and_goes_on_where_it_was() {
     let world = World::new();
     let source = world.source();
     write(&**source.volume(), 1, 1);
@@ -489,7 +490,7 @@ fn promise_9_every_step_of_a_failover_can_be_repeated_after_a_crash_at_any_reque
 }
 
 #[test]
-fn promise_9_of_two_failovers_one_is_refused() {
+fn promise_9_the_second_of_two_failovers_is_refused() {
     let world = World::new();
     let source = world.source();
     source.mark(PointKind::Crash, "").expect("mark");
@@ -517,7 +518,7 @@ fn promise_9_of_two_failovers_one_is_refused() {
 }
 
 #[test]
-fn promise_9_a_failover_to_a_site_that_is_lost_is_abandoned_by_anybody() {
+fn promise_9_any_site_can_abandon_a_failover_to_a_lost_site() {
     let world = World::new();
     let source = world.source();
     source.mark(PointKind::Crash, "").expect("mark");
@@ -545,7 +546,7 @@ fn promise_9_a_failover_to_a_site_that_is_lost_is_abandoned_by_anybody() {
 }
 
 #[test]
-fn promise_5_retention_keeps_what_branches_and_tests_stand_on_and_a_dropped_branch_goes() {
+fn promise_5_retention_keeps_what_branches_and_tests_need_and_a_dropped_branch_is_deleted() {
     let world = World::new();
     let clock = Arc::new(ManualClock::new(SystemClock::shared().now(), 3));
     let vault =
@@ -602,7 +603,7 @@ fn promise_5_retention_keeps_what_branches_and_tests_stand_on_and_a_dropped_bran
 }
 
 #[test]
-fn a_preview_says_what_would_be_done_and_does_nothing() {
+fn a_preview_reports_what_a_failover_would_do_and_does_nothing() {
     let world = World::new();
     let source = world.source();
     let point = source.mark(PointKind::App, "app").expect("mark");

@@ -16,7 +16,7 @@
 //! | 40 | 8 | size of a region in bytes |
 //! | 48 | 8 | generation: one more at each session |
 //! | 56 | 8 | clean stop: last sequence |
-//! | 64 | 8 | clean stop: modification time of the disk in ns since 1970, 0 when it has none |
+//! | 64 | 8 | clean stop: modification time of the disk in ns since 1970, 0 if it has none |
 //! | 72 | 32 | clean stop: hash of sampled content |
 //! | 508 | 4 | CRC-32 of bytes 0 to 507 |
 //!

@@ -77,7 +77,7 @@ impl FaultDevice {
         self.state.lock()
     }
 
-    /// Notes the content on stable storage under `extent`, unless a write there is durable at once.
+    /// Records the content on stable storage under `extent`, unless a write there is durable at once.
     fn remember(&self, state: &mut State, extent: Extent, durability: Durability) -> Result<()> {
         let blocks = extent.aligned_outwards(BLOCK_BYTES);
         for block in blocks.offset / BLOCK_BYTES..blocks.end() / BLOCK_BYTES {

@@ -84,7 +84,7 @@ pub trait Files: Send + Sync {
         self.sync_directory(directory_of(path))
     }
     /// Locks a file until the result is dropped, and creates it if absent. `WouldBlock` while
-    /// another process has the lock.
+    /// it is locked.
     fn lock(&self, path: &Path) -> io::Result<Box<dyn Send + Sync>>;
     /// Creates a file; `AlreadyExists` if there is one.
     fn create(&self, path: &Path) -> io::Result<Box<dyn NewFile>>;

@@ -576,7 +576,10 @@ fn objects_without_a_local_path_are_read_by_ranges() {
     segment.verify().expect("sound");
     assert_eq!(segment.index().expect("index").len(), 60);
     let short: Arc<dyn crate::store::Store> = Arc::new(Short);
-    assert!(ObjectSource::open(&short, "s.hrl").is_err(), "a store that returns less than requested");
+    assert!(
+        ObjectSource::open(&short, "s.hrl").is_err(),
+        "a store that returns less than requested"
+    );
 }
 
 /// A store without local paths.

@@ -1,6 +1,5 @@
 //! Writes one segment: records into frames, frames into a sink, index and footer at the end.
 //!
-//!
 //! Invariants: the sequences of a log only grow, the offsets of an image or merged segment only
 //! grow. The sink gets whole frames. After a crash `repair` finds everything that a successful
 //! `sync` covered. The data of a record is copied once, into the open frame; that is checksummed
@@ -288,7 +287,7 @@ impl<S: SegmentSink> SegmentWriter<S> {
         }
     }
 
-    /// Notes what frame header and footer will say of the record's place.
+    /// Records what frame header and footer will say of the record's place.
     fn note_place(&mut self, record: &Record<'_>) {
         let sequence = record.sequence;
         let (low, high) = self.frame_span.unwrap_or((sequence, sequence));
@@ -307,7 +306,7 @@ impl<S: SegmentSink> SegmentWriter<S> {
         }
     }
 
-    /// Notes what index and notes will say of the record.
+    /// Records what index and notes will say of the record.
     fn note(&mut self, record: &Record<'_>, data_offset: u32) {
         let kind = match &record.body {
             Body::Write { data, .. } => {

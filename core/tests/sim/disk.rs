@@ -41,7 +41,7 @@ impl Platter {
         Arc::new(Self { state: Mutex::new(state), discard })
     }
 
-    /// With `locks` the caller holds locks: nobody else runs during a request.
+    /// With `locks` the caller has locks, so nothing else runs during a request.
     pub fn attach(self: &Arc<Self>, machine: &Arc<Incarnation>, locks: bool) -> Arc<SimDisk> {
         let (platter, machine) = (self.clone(), machine.clone());
         Arc::new(SimDisk { platter, machine, poisoned: Mutex::new(false), locks })

@@ -33,10 +33,10 @@ fn commit_again(site: &Site) -> hrl::Result<()> {
 /// Where the records of a branch begin that were read from the disk when its differences were
 /// determined. They are unordered intervals, several if that was interrupted. At their ends they
 /// equal the disk of that time, not a prefix of its agent's history.
-fn sealed_from(branch: &Replica) -> u64 {
+fn differences_from(branch: &Replica) -> u64 {
     let timeline = branch.timeline();
-    let sealed = timeline.iter().rev().take_while(|e| e.unordered.is_some() || e.from == e.to);
-    sealed.last().map_or(u64::MAX, |first| first.from.0)
+    let differences = timeline.iter().rev().take_while(|e| e.unordered.is_some() || e.from == e.to);
+    differences.last().map_or(u64::MAX, |first| first.from.0)
 }
 
 /// A failover under way.
@@ -532,11 +532,11 @@ impl Life {
         if last <= *at || !model.is_certain_after(*at) {
             return;
         }
-        let sealed = sealed_from(&branch);
+        let differences = differences_from(&branch);
         for _ in 0..times {
             let sequence = self.world.random.within(*at + 1, last);
             let state = At::Sequence(Sequence(sequence));
-            if sequence == last || sequence >= sealed || branch.resolve(&state).is_err() {
+            if sequence == last || sequence >= differences || branch.resolve(&state).is_err() {
                 continue;
             }
             let what = format!("promise 3: the branch of epoch {epoch} at {sequence} is no prefix");

@@ -202,7 +202,7 @@ fn in_the_middle_of_a_resync(machine: &Machine) -> Agent {
 }
 
 #[test]
-fn promise_3_a_resync_asked_for_within_a_resync_compares_with_nothing_stale() {
+fn promise_3_a_resync_requested_within_a_resync_uses_no_stale_content() {
     let machine = Machine::new();
     let mut agent = in_the_middle_of_a_resync(&machine);
     agent.protection.resync().expect("resync");
@@ -213,7 +213,7 @@ fn promise_3_a_resync_asked_for_within_a_resync_compares_with_nothing_stale() {
 }
 
 #[test]
-fn promise_3_what_is_written_where_a_resync_is_due_is_left_to_it_whole() {
+fn promise_3_writes_to_a_region_that_waits_for_its_resync_are_left_to_it() {
     let machine = Machine::new();
     let mut agent = machine.start();
     agent.settle();
@@ -238,7 +238,7 @@ fn promise_3_what_is_written_where_a_resync_is_due_is_left_to_it_whole() {
 }
 
 #[test]
-fn promise_3_a_device_error_within_a_resync_compares_with_nothing_stale() {
+fn promise_3_a_resync_with_a_device_error_in_it_uses_no_stale_content() {
     let machine = Machine::new();
     let mut agent = in_the_middle_of_a_resync(&machine);
     agent.protection.volume().device().zero(BLOCK, Unmap::Allowed, Durability::Cached).expect("z");
@@ -253,7 +253,7 @@ fn promise_3_a_device_error_within_a_resync_compares_with_nothing_stale() {
 }
 
 #[test]
-fn promise_4_a_start_that_fails_after_it_put_a_segment_aside_hides_nothing() {
+fn promise_4_a_failed_start_that_put_a_segment_aside_hides_no_change() {
     let machine = Machine::new();
     let mut agent = machine.start();
     agent.settle();
@@ -281,7 +281,7 @@ fn promise_4_a_start_that_fails_after_it_put_a_segment_aside_hides_nothing() {
 
 /// By then its sequences had been given to others, which the next start put aside, points included.
 #[test]
-fn promise_4_a_version_that_names_what_was_put_aside_may_arrive_late() {
+fn promise_4_a_late_version_that_lists_a_segment_put_aside_does_no_harm() {
     let machine = Machine::new();
     let mut agent = machine.start();
     agent.settle();
@@ -303,7 +303,7 @@ fn promise_4_a_version_that_names_what_was_put_aside_may_arrive_late() {
 /// Shipping stopped: a late version named a segment that was folded and deleted before its source
 /// looked.
 #[test]
-fn promise_4_what_a_late_version_named_may_be_folded_before_its_source_looks() {
+fn promise_4_a_segment_of_a_late_version_may_be_folded_before_its_source_looks() {
     for forgotten in [false, true] {
         let machine = Machine::new();
         let mut agent = machine.start();
@@ -349,7 +349,7 @@ fn promise_4_a_segment_whose_name_was_not_synced_never_takes_the_place_of_its_su
 }
 
 #[test]
-fn promise_7_there_is_no_state_before_the_first_record_that_arrived() {
+fn promise_7_there_is_no_recovery_state_before_the_first_record_that_arrived() {
     let machine = Machine::new();
     machine
         .platter
@@ -377,7 +377,7 @@ fn promise_7_there_is_no_state_before_the_first_record_that_arrived() {
 }
 
 #[test]
-fn promise_4_who_takes_a_volume_back_trusts_no_mark_of_before() {
+fn promise_4_an_agent_that_takes_a_volume_back_trusts_no_old_dirty_map() {
     let home = Machine::new();
     let away = home.beside();
     let mut agent = home.start();
@@ -397,7 +397,7 @@ fn promise_4_who_takes_a_volume_back_trusts_no_mark_of_before() {
 }
 
 #[test]
-fn promise_7_what_the_journal_lost_is_no_state() {
+fn promise_7_a_change_that_the_journal_lost_is_in_no_recovery_state() {
     let machine = Machine::new();
     let mut agent = machine.start();
     agent.settle();

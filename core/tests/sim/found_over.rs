@@ -97,7 +97,7 @@ fn newest(agent: &Agent) -> At {
 /// The disk was taken for a complete copy of a state that it had only begun to receive, and would
 /// have come home so.
 #[test]
-fn promise_3_a_disk_that_was_never_whole_follows_everywhere() {
+fn promise_3_a_disk_that_was_never_complete_is_compared_everywhere() {
     let (home, agent) = at_home();
     home.kill(agent);
     let (away, third) = (home.beside(), home.beside());
@@ -122,7 +122,7 @@ fn promise_3_a_disk_that_was_never_whole_follows_everywhere() {
 /// The base of an epoch's branch was looked up in the volume, which had another history there by
 /// then.
 #[test]
-fn promise_5_a_branch_keeps_its_history_when_a_later_failover_goes_to_an_older_state() {
+fn promise_5_a_branch_keeps_its_history_if_a_later_failover_goes_to_an_older_recovery_state() {
     let (home, mut agent) = at_home();
     let first = newest(&agent);
     agent.write(BLOCK, 8);
@@ -158,9 +158,9 @@ fn promise_5_a_branch_keeps_its_history_when_a_later_failover_goes_to_an_older_s
     assert!(replica.catalog().last_sequence() > Sequence::ZERO);
 }
 
-/// It was in the catalog then and nobody could continue it, while every other failover was refused.
+/// It was in the catalog then and could not be continued, while every other failover was refused.
 #[test]
-fn promise_9_a_cancelled_failover_does_not_begin_when_its_start_arrives_late() {
+fn promise_9_a_cancelled_failover_does_not_begin_if_its_start_arrives_late() {
     let (home, agent) = at_home();
     home.kill(agent);
     let (away, third) = (home.beside(), home.beside());
@@ -175,7 +175,7 @@ fn promise_9_a_cancelled_failover_does_not_begin_when_its_start_arrives_late() {
 
 /// It could not continue because its state was gone, and every other failover was refused.
 #[test]
-fn promise_5_a_failover_that_nobody_was_served_by_chooses_again_when_its_state_is_gone() {
+fn promise_5_a_failover_that_never_served_chooses_again_if_its_recovery_state_is_gone() {
     let (home, mut agent) = at_home();
     let first = newest(&agent);
     for byte in 20..30 {
@@ -214,7 +214,7 @@ fn promise_5_nothing_is_folded_while_a_volume_is_handed_over() {
         let replica = home.replica();
         replica.catalog().segments().iter().any(|e| e.summary.kind != SegmentKind::Log)
     };
-    away.ask().expect_err("nobody hands over while nobody steps");
+    away.ask().expect_err("no agent steps, so none hands over");
     agent.run(|protection| protection.stats().handed_over);
     home.world.clock.advance(Duration::from_secs(120));
     for _ in 0..100 {
@@ -230,10 +230,10 @@ fn promise_5_nothing_is_folded_while_a_volume_is_handed_over() {
 /// Nobody could write the volume any more: its source refused writes, and there was nothing to
 /// cancel.
 #[test]
-fn promise_6_a_planned_failover_that_never_began_is_cancelled() {
+fn promise_6_a_planned_failover_that_never_began_can_be_cancelled() {
     let (home, mut agent) = at_home();
     let away = home.beside();
-    away.ask().expect_err("nobody hands over while nobody steps");
+    away.ask().expect_err("no agent steps, so none hands over");
     agent.run(|protection| protection.stats().handed_over);
     away.cancel().expect("cancel");
     agent.run(|protection| !protection.stats().handed_over);
@@ -245,7 +245,7 @@ fn promise_6_a_planned_failover_that_never_began_is_cancelled() {
 /// It was refused as a failover under way, and cancelling it would have dropped the content of its
 /// spool.
 #[test]
-fn promise_4_a_source_killed_right_after_its_commit_hands_in_and_follows_later() {
+fn promise_4_a_source_killed_right_after_its_commit_hands_in_its_journal_and_follows_later() {
     let (home, agent) = at_home();
     home.kill(agent);
     let (away, third) = (home.beside(), home.beside());

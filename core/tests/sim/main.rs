@@ -72,7 +72,7 @@ fn run_seeds(first: u64, count: u64) {
 }
 
 #[test]
-fn promises_hold_in_many_simulated_lives() {
+fn promises_are_kept_in_many_simulated_lives() {
     let (first, count) = match variable("SIM_SEED") {
         Some(seed) => (seed, 1),
         None => (variable("SIM_FROM").unwrap_or(0), variable("SIM_SEEDS").unwrap_or(SEEDS)),
@@ -82,15 +82,15 @@ fn promises_hold_in_many_simulated_lives() {
 
 #[test]
 #[ignore = "long: the same with many seeds"]
-fn promises_hold_in_many_more_simulated_lives() {
+fn promises_are_kept_in_many_more_simulated_lives() {
     run_seeds(1_000_000, 5_000);
 }
 
 #[test]
 fn a_seed_replays_exactly() {
     for seed in [3, 17, 40] {
-        let one = simulate(seed, None, false).expect("it holds").hash;
-        let other = simulate(seed, None, true).expect("it holds").hash;
+        let one = simulate(seed, None, false).expect("every promise is kept").hash;
+        let other = simulate(seed, None, true).expect("every promise is kept").hash;
         assert_eq!(one, other, "seed {seed}");
     }
 }

@@ -177,7 +177,7 @@ impl Oracle {
             let mut found = vec![0; view.size_bytes() as usize];
             if view.read(0, &mut found).is_ok() {
                 let expected = site.model.borrow().state_at(point.sequence.0);
-                let what = format!("promise 10: {name} was altered, which nobody noticed");
+                let what = format!("promise 10: {name} was altered unnoticed");
                 differ(&what, &expected, &tags_of(&found));
             }
         }

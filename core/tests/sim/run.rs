@@ -104,7 +104,7 @@ pub fn explain(seed: u64) {
     found.lines.iter().for_each(|line| println!("{line}"));
     println!("\nseed {seed}, {high} steps: {}", found.message);
     println!(
-        "replay: SIM_SEED={seed} cargo test -p hrl --test sim promises_hold_in_many_simulated -- --nocapture"
+        "replay: SIM_SEED={seed} cargo test -p hrl --test sim promises_are_kept_in_many_simulated -- --nocapture"
     );
 }
 

@@ -242,7 +242,7 @@ impl Site {
         let last = last_of(&protection);
         let unordered = tap_of(&protection).mode() != Mode::Ordered;
         assert!(!(expect_clean && unordered), "promise 4: a clean stop needs no resync");
-        // The content of the spool continues the vault's end, if nobody else added to it.
+        // The content of the spool continues the vault's end, if no other agent added to it.
         if let Some(from) = from.filter(|_| last <= crate::oracle::last_in_vault(self)) {
             *self.model.borrow_mut() = from.model.borrow().clone();
             self.model.borrow_mut().taken_over(last);
@@ -521,13 +521,13 @@ impl Site {
         let slack = 2 * policy.region_bytes.max(self.plan.write_sectors_max * SECTOR) + 65_536;
         assert!(
             stats.queue_bytes <= policy.memory_budget_bytes + slack,
-            "promise 12: the queue holds {} bytes",
+            "promise 12: the queue has {} bytes",
             stats.queue_bytes
         );
         let segment = policy.segment_bytes_max + policy.memory_budget_bytes + slack;
         assert!(
             stats.spool_bytes <= policy.spool_bytes_max + segment,
-            "promise 12: the spool holds {} bytes",
+            "promise 12: the spool has {} bytes",
             stats.spool_bytes
         );
     }

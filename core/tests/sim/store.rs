@@ -133,7 +133,7 @@ impl SimStore {
         }
         world.trace(what, hash(name), 0);
         world.say(format!("{what} {name}"));
-        // Readers of packs hold locks during their requests.
+        // Readers of packs have locks during their requests.
         if matches!(what, "put" | "delete") {
             world.takes_time();
         }

@@ -34,7 +34,7 @@ pub struct Op {
     extent: Extent,
     tags: Vec<u64>,
     stage: Stage,
-    /// Steps of the keeper when it was last told to wait for a mark, and how often it was.
+    /// Steps of the keeper when it last had to wait for a mark, and how often it had to.
     waits: Option<(u64, u32)>,
 }
 

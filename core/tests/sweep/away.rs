@@ -267,7 +267,7 @@ fn check_content(known: &Known, found: &[u8]) {
         let fine = known.states.iter().any(|state| state[at..at + SECTOR] == *sector);
         assert!(
             fine,
-            "promise 4: sector {number} holds neither what was flushed nor what was written since"
+            "promise 4: sector {number} has neither what was flushed nor what was written since"
         );
     }
 }

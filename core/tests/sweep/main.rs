@@ -4,7 +4,7 @@
 
 mod away;
 #[path = "../sim/files.rs"]
-#[allow(dead_code, reason = "of the simulation's files only what holds them is used")]
+#[allow(dead_code, reason = "of the simulation's files only their store is used")]
 mod files;
 mod fold;
 mod image;
@@ -50,12 +50,12 @@ fn recoveries(name: &str, key: bool, count: usize, stride: usize) {
 }
 
 #[test]
-fn promises_3_4_5_and_7_hold_after_a_power_failure_at_each_boundary_of_a_life() {
+fn promises_3_4_5_and_7_are_kept_after_a_power_failure_at_each_boundary_of_a_life() {
     life("life", false, STRIDE);
 }
 
 #[test]
-fn promises_3_4_5_and_7_hold_after_a_power_failure_in_a_recovery() {
+fn promises_3_4_5_and_7_are_kept_after_a_power_failure_in_a_recovery() {
     recoveries("recovery", true, 6, STRIDE);
 }
 
@@ -96,17 +96,18 @@ fn promise_4_a_torn_segment_that_was_repaired_does_not_come_back() {
 }
 
 #[test]
-fn promises_3_and_5_hold_after_a_power_failure_at_each_boundary_of_retention() {
+fn promises_3_and_5_are_kept_after_a_power_failure_at_each_boundary_of_retention() {
     folds("folds", STRIDE);
 }
 
 #[test]
-fn promises_3_4_and_9_hold_after_a_power_failure_at_each_boundary_of_a_failover_and_the_way_home() {
+fn promises_3_4_and_9_are_kept_after_a_power_failure_at_each_boundary_of_a_failover_and_the_way_home()
+ {
     away("away", STRIDE);
 }
 
 #[test]
-fn promise_11_what_a_disk_alters_or_misplaces_is_found() {
+fn promise_11_content_that_a_disk_altered_or_misplaced_is_found() {
     rot("rot_of_the_vault", false, true, 97);
     rot("rot_of_the_agent", false, false, 29);
 }
@@ -131,7 +132,7 @@ fn each_sync_is_needed(stride: usize, every: usize) {
             needless.push(kind);
         }
     }
-    assert!(needless.is_empty(), "nobody would miss: {needless:?}");
+    assert!(needless.is_empty(), "these can be missed: {needless:?}");
 }
 
 #[test]
@@ -142,22 +143,22 @@ fn each_kind_of_sync_is_needed() {
 
 #[test]
 #[ignore = "long: all images, with and without a key"]
-fn promises_3_4_5_and_7_hold_in_every_image_of_a_life() {
+fn promises_3_4_5_and_7_are_kept_in_every_image_of_a_life() {
     life("whole_life", false, 1);
-    life("sealed_life", true, 1);
+    life("encrypted_life", true, 1);
     recoveries("whole_recovery", false, 40, 1);
 }
 
 #[test]
 #[ignore = "long: all images of retention and failover"]
-fn promises_3_5_and_9_hold_in_every_image_of_retention_and_failover() {
+fn promises_3_5_and_9_are_kept_in_every_image_of_retention_and_failover() {
     folds("whole_folds", 1);
     away("whole_away", 1);
 }
 
 #[test]
 #[ignore = "long: each byte of an agent, and more of a vault, with and without a key"]
-fn promise_11_everything_that_a_disk_alters_or_misplaces_is_found() {
+fn promise_11_each_byte_that_a_disk_altered_or_misplaced_is_found() {
     for key in [false, true] {
         rot("all_rot_of_the_vault", key, true, 16);
         rot("all_rot_of_the_agent", key, false, 1);

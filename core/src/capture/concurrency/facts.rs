@@ -46,7 +46,7 @@ pub(super) struct Write {
     pub sequence: Option<Sequence>,
 }
 
-/// A point that was contents.
+/// A point that was marked.
 struct Point {
     sequence: Sequence,
     called: Moment,
@@ -184,7 +184,8 @@ impl Facts {
                 QueuedBody::UnorderedEnd => self.unordered = false,
                 QueuedBody::Mark(_) => {
                     assert!(!self.unordered, "promise 7: a point inside a gap");
-                    let content = self.blocks.iter().map(|(number, block)| (*number, block.journaled));
+                    let content =
+                        self.blocks.iter().map(|(number, block)| (*number, block.journaled));
                     self.contents.insert(record.sequence.0, content.collect());
                 }
                 _ => {}

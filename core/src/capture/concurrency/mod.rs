@@ -270,7 +270,8 @@ fn promise_7_a_barrier_cuts_two_volumes_between_a_cause_and_its_effect() {
         }
         let Some(marks) = marks else { return };
         for (first, (cause, effect)) in chains.into_iter().enumerate() {
-            let contains = |at: usize, stamp| worlds[at].known.facts().contains_at(marks[at], stamp);
+            let contains =
+                |at: usize, stamp| worlds[at].known.facts().contains_at(marks[at], stamp);
             let (cause, effect) = (contains(first, cause), contains(1 - first, effect));
             assert!(
                 cause == Some(true) || effect == Some(false),
@@ -284,7 +285,8 @@ fn promise_7_a_barrier_cuts_two_volumes_between_a_cause_and_its_effect() {
 fn mark_at_barriers(worlds: &[Arc<World>; 2]) -> Option<[Sequence; 2]> {
     // Some barriers end before they are released.
     let limit = Duration::from_millis(10);
-    let barriers = worlds.each_ref().map(|world| world.tap.barrier(limit).expect("no other barrier"));
+    let barriers =
+        worlds.each_ref().map(|world| world.tap.barrier(limit).expect("no other barrier"));
     if choose(3) == 0 {
         worlds[choose(2) as usize].clock.advance(limit);
     }
