@@ -253,7 +253,7 @@ impl World {
     }
 
     /// Waits until the volume is in order and everything is durable.
-    pub(super) fn confirm(&self) {
+    pub(super) fn settle(&self) {
         loop {
             let stats = self.tap.stats();
             if stats.mode == Mode::Ordered && self.durable() >= stats.last_sequence {
