@@ -40,11 +40,15 @@ pub enum ErrorKind {
     NotOrdered,
     /// Look at the cause: the operating system refused.
     Io,
+    /// Use another identity: the server knows this one, and does not let it do that.
+    Denied,
+    /// Compare: the vault and what is known of it here are not of one history.
+    Diverged,
 }
 
 impl ErrorKind {
     /// All kinds.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 16] = [
         Self::InvalidInput,
         Self::NotFound,
         Self::AlreadyExists,
@@ -59,6 +63,8 @@ impl ErrorKind {
         Self::ReadOnly,
         Self::NotOrdered,
         Self::Io,
+        Self::Denied,
+        Self::Diverged,
     ];
 
     /// Returns the stable lower-case name that bindings, logs and exit codes use.
@@ -78,6 +84,8 @@ impl ErrorKind {
             Self::ReadOnly => "read-only",
             Self::NotOrdered => "not-ordered",
             Self::Io => "io",
+            Self::Denied => "denied",
+            Self::Diverged => "diverged",
         }
     }
 }

@@ -54,11 +54,17 @@ pub enum Cause {
     JournalError,
     /// The operator requested it.
     Requested,
+    /// The vault lacks what was published from here: it went back, or it is another copy.
+    VaultWentBack,
+    /// The vault has more of this source than its state directory: the machine went back.
+    StateWentBack,
+    /// Another session has used a copy of the state directory.
+    OtherInstance,
 }
 
 impl Cause {
     /// All causes, in the order of their codes in the journal format.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 11] = [
         Self::InitialReplication,
         Self::Crash,
         Self::MemoryBudget,
@@ -67,6 +73,9 @@ impl Cause {
         Self::Untracked,
         Self::JournalError,
         Self::Requested,
+        Self::VaultWentBack,
+        Self::StateWentBack,
+        Self::OtherInstance,
     ];
 
     /// Returns the code in the journal format: 1 and up.
@@ -90,6 +99,9 @@ impl Cause {
             Self::Untracked => "untracked-change",
             Self::JournalError => "journal-error",
             Self::Requested => "requested",
+            Self::VaultWentBack => "vault-went-back",
+            Self::StateWentBack => "state-went-back",
+            Self::OtherInstance => "other-instance",
         }
     }
 }
@@ -163,6 +175,14 @@ pub enum EventKind {
     FailoverCommitted,
     /// A background task failed and will be tried again.
     TaskFailed,
+    /// Disk, state directory and vault are not of one history. What cannot be proven equal is read
+    /// again.
+    Diverged {
+        /// What went back or is another.
+        cause: Cause,
+    },
+    /// The vault has no record of the volume any more; nothing is replicated until it is restarted.
+    VolumeLost,
 }
 
 impl EventKind {
@@ -185,6 +205,8 @@ impl EventKind {
             Self::LateWrites { .. } => "late-writes",
             Self::FailoverCommitted => "failover-committed",
             Self::TaskFailed => "task-failed",
+            Self::Diverged { .. } => "diverged",
+            Self::VolumeLost => "volume-lost",
         }
     }
 }
@@ -193,7 +215,7 @@ impl EventKind {
     /// Returns how much attention the event needs.
     pub const fn severity(&self) -> Severity {
         match self {
-            Self::Fenced => Severity::Error,
+            Self::Fenced | Self::Diverged { .. } | Self::VolumeLost => Severity::Error,
             // The first copy, and a resync that was requested, are normal.
             Self::ModeChanged { to: Mode::Ordered, .. }
             | Self::ModeChanged { cause: Cause::InitialReplication | Cause::Requested, .. } => {
@@ -226,7 +248,7 @@ pub enum Severity {
     Info,
     /// Protection is worse than the policy asks for, and recovers by itself.
     Warning,
-    /// Protection ended.
+    /// Protection ended, or the history has a break that an operator must know of.
     Error,
 }
 

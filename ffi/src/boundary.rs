@@ -52,10 +52,14 @@ pub const HRL_ERROR_READ_ONLY: hrl_status = -12;
 pub const HRL_ERROR_NOT_ORDERED: hrl_status = -13;
 /// The operating system refused; `hrl_error_os_code` says why.
 pub const HRL_ERROR_IO: hrl_status = -14;
+/// Use another identity: the server knows this one, and does not let it do that.
+pub const HRL_ERROR_DENIED: hrl_status = -15;
+/// Compare: the vault and what is known of it here are not of one history.
+pub const HRL_ERROR_DIVERGED: hrl_status = -16;
 /// A defect of the library was caught at its boundary. The handles in use may be unusable; please report it.
 pub const HRL_ERROR_PANIC: hrl_status = -100;
 
-const KINDS: [(ErrorKind, hrl_status); 14] = [
+const KINDS: [(ErrorKind, hrl_status); 16] = [
     (ErrorKind::InvalidInput, HRL_ERROR_INVALID_INPUT),
     (ErrorKind::NotFound, HRL_ERROR_NOT_FOUND),
     (ErrorKind::AlreadyExists, HRL_ERROR_ALREADY_EXISTS),
@@ -70,6 +74,8 @@ const KINDS: [(ErrorKind, hrl_status); 14] = [
     (ErrorKind::ReadOnly, HRL_ERROR_READ_ONLY),
     (ErrorKind::NotOrdered, HRL_ERROR_NOT_ORDERED),
     (ErrorKind::Io, HRL_ERROR_IO),
+    (ErrorKind::Denied, HRL_ERROR_DENIED),
+    (ErrorKind::Diverged, HRL_ERROR_DIVERGED),
 ];
 
 struct LastError {
@@ -164,6 +170,8 @@ pub extern "C" fn hrl_status_name(status: hrl_status) -> *const c_char {
         HRL_ERROR_READ_ONLY => c"read-only",
         HRL_ERROR_NOT_ORDERED => c"not-ordered",
         HRL_ERROR_IO => c"io",
+        HRL_ERROR_DENIED => c"denied",
+        HRL_ERROR_DIVERGED => c"diverged",
         HRL_ERROR_PANIC => c"panic",
         _ => c"unknown",
     };

@@ -169,6 +169,9 @@ fn cause_text(cause: Cause) -> *const c_char {
         Cause::Untracked => c"untracked-change",
         Cause::JournalError => c"journal-error",
         Cause::Requested => c"requested",
+        Cause::VaultWentBack => c"vault-went-back",
+        Cause::StateWentBack => c"state-went-back",
+        Cause::OtherInstance => c"other-instance",
         _ => c"unknown",
     };
     text.as_ptr()

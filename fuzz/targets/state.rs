@@ -9,7 +9,7 @@
 #![no_main]
 
 use hrl::journal::{VolumeKey, WrappingKey};
-use hrl::testing::{reprint_failover, reprint_follow, reprint_state};
+use hrl::testing::{reprint_anchor, reprint_failover, reprint_follow, reprint_state};
 use hrl::{
     Bandwidth, ErrorKind, ManualClock, RetentionPolicy, Timestamp, VolumeId, duration_text,
     parse_duration,
@@ -21,7 +21,7 @@ use libfuzzer_sys::fuzz_target;
 fuzz_target!(|input: &[u8]| {
     let Some((kind, bytes)) = input.split_first() else { return };
     let text = || std::str::from_utf8(bytes).ok();
-    match kind % 10 {
+    match kind % 11 {
         0 => again(text(), reprint_state),
         1 => again(text(), reprint_failover),
         2 => again(text(), reprint_follow),
@@ -31,7 +31,8 @@ fuzz_target!(|input: &[u8]| {
         6 => key(bytes),
         7 => wrapped(bytes),
         8 => applications(text()),
-        _ => policies(text()),
+        9 => policies(text()),
+        _ => again(text(), reprint_anchor),
     }
 });
 

@@ -113,6 +113,8 @@ from hrl.applications import (
 from hrl.errors import (
     AlreadyExistsError,
     CorruptError,
+    DeniedError,
+    DivergedError,
     FencedError,
     HrlError,
     NotFoundError,
@@ -141,7 +143,9 @@ __all__ = [
     "ChurnTotal",
     "CompactReport",
     "CorruptError",
+    "DeniedError",
     "Device",
+    "DivergedError",
     "ExportReport",
     "Extent",
     "FailedOver",

@@ -9,7 +9,7 @@ class HrlError(Exception):
 
     kind: str
     """What the caller can do about it: invalid-input, not-found, already-exists, corrupt, wrong-key, unsupported,
-    unavailable, full, poisoned, fenced, changed, read-only, not-ordered or io."""
+    unavailable, full, poisoned, fenced, changed, read-only, not-ordered, io, denied or diverged."""
     operation: str
     """Operation that failed."""
     object: str
@@ -64,6 +64,14 @@ class NotOrderedError(HrlError):
     """The volume is out of order, so that no point can be taken there."""
 
 
+class DeniedError(HrlError, PermissionError):
+    """The server knows this identity, and does not let it do that."""
+
+
+class DivergedError(HrlError):
+    """The vault and what is known of it here are not of one history: compare."""
+
+
 class SystemFailure(HrlError, OSError):
     """A full disk, a read-only file, a failed flush or another refusal of the operating system."""
 
@@ -76,6 +84,8 @@ BY_KIND: dict[str, type[HrlError]] = {
     "unavailable": UnavailableError,
     "fenced": FencedError,
     "not-ordered": NotOrderedError,
+    "denied": DeniedError,
+    "diverged": DivergedError,
     "full": SystemFailure,
     "poisoned": SystemFailure,
     "read-only": SystemFailure,

@@ -116,6 +116,13 @@ impl JournalProgress {
         state.durable
     }
 
+    /// Records that the journal goes on after another segment, and that what it closed since that
+    /// one is of no more use. Returns the last sequence closed.
+    pub fn goes_on_after(&self, chain: ChainHash) -> Sequence {
+        self.state.lock().chain = chain;
+        self.lost()
+    }
+
     /// Wakes those who wait, after the tap learned of a loss.
     pub fn wake(&self) {
         self.changed.notify_all();

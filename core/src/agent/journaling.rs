@@ -13,6 +13,7 @@ use std::task::Waker;
 use std::time::Duration;
 
 use super::requests::Request;
+use super::rewind;
 use super::shared::Shared;
 use super::spool::Spooled;
 use super::task::{Next, Task};
@@ -116,9 +117,22 @@ impl Task for Journaling {
 }
 
 impl Journaling {
+    /// Continues a vault that went back. If that fails, shipping finds it out again.
+    fn continue_vault(&self, shared: &Shared, rewind: rewind::Rewind) {
+        if let Err(error) = rewind::carry_out(shared, rewind) {
+            shared.event(EventKind::TaskFailed, format!("going on in the vault: {error}"));
+        }
+        shared.session.went_back();
+    }
+
     fn go_on(&mut self, shared: &Shared) -> Next {
         let stopping = shared.requests.is_stopping();
         let pause = if stopping { Next::Ended } else { Next::Later(PAUSE) };
+        if let Some(rewind) = shared.session.take_rewind() {
+            self.open = None;
+            self.continue_vault(shared, rewind);
+            return Next::Now;
+        }
         let Self { open, budget } = self;
         if shared.session.is_fenced() {
             if !shared.journal.is_drained() {

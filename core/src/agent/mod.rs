@@ -16,6 +16,7 @@
 //! Behaviour on failure: dropping the handle without [`Protection::stop`] leaves what a crash would
 //! leave. The next session reads the dirty regions again.
 
+pub(crate) mod anchor;
 mod applications;
 pub(crate) mod clean_stop;
 mod crowding;
@@ -33,6 +34,7 @@ mod requests;
 mod resync;
 mod resync_progress;
 mod retention;
+mod rewind;
 mod session;
 mod shared;
 mod shipments;
@@ -47,6 +49,8 @@ pub(crate) mod surrender;
 mod task;
 mod timer;
 
+#[cfg(any(test, feature = "testing"))]
+pub use anchor::reprint_anchor;
 pub(crate) use applications::check as check_applications;
 pub use cut::VolumeCut;
 pub use open::ProtectionOptions;

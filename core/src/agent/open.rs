@@ -7,6 +7,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use super::anchor::{Anchor, AnchorFile, Difference, new_instance};
 use super::journal_progress::JournalProgress;
 use super::points::Points;
 use super::protection::Protection;
@@ -171,6 +172,10 @@ impl ProtectionOptions {
             replica = self.with_late_versions(replica, &source)?;
             left = left.again(recover::journal(&state, &replica, &*self.clock)?);
         }
+        let anchor = Anchor::read(&state)?;
+        if let Some(anchor) = &anchor {
+            left.compare(anchor, &replica, &source);
+        }
         let mut needed = recover::disk(&state, &*self.device, &info, &self.policy, &left)?;
         needed.map.begin_session_in(&**state.files())?;
         let baseline = recover::baseline(&state, &replica, &left, &needed);
@@ -184,13 +189,18 @@ impl ProtectionOptions {
         let keys = replica.keys().clone();
         let epoch = replica.catalog().epoch();
         let replicated = replica.catalog().last_sequence();
-        let catalog = replica.into_catalog();
+        let mut catalog = replica.into_catalog();
+        let instance = new_instance(&*self.clock);
+        let anchor = Anchor::begin(&catalog, &source, &instance, left.end, anchor.as_ref());
+        catalog.begin_session(instance, &anchor.sessions);
+        let anchor = Arc::new(AnchorFile::begin(&state, anchor)?);
         let shipper = Shipper::new(
             self.vault.store().clone(),
             self.files.clone(),
             self.volume.clone(),
             catalog,
             source,
+            anchor.clone(),
             &self.policy,
             self.clock.clone(),
         );
@@ -205,6 +215,7 @@ impl ProtectionOptions {
             clock: self.clock,
             events: self.events,
             state,
+            anchor,
             dirty: sync::Mutex::new(needed.map),
             journal: JournalProgress::new(left.last_sequence, left.chain),
             points: Points::new(applications),
@@ -213,6 +224,10 @@ impl ProtectionOptions {
             session: Session::new(provisional),
             requests: Requests::default(),
         });
+        if let Some(Difference { cause, message, content }) = left.difference {
+            let then = if content { "; the disk is compared with the replica" } else { "" };
+            shared.event(EventKind::Diverged { cause }, format!("{message}{then}"));
+        }
         for repair in left.repairs {
             shared.event(EventKind::JournalRepaired, repair);
         }

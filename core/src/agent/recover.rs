@@ -9,6 +9,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::anchor::{Anchor, Difference, End};
 use super::clean_stop::is_as_left;
 use super::resync::Baseline;
 use super::spool::Spooled;
@@ -22,8 +23,8 @@ use crate::journal::{FileSink, Segment, SegmentSummary, open_mapped_in, repair_s
 use crate::policy::{CaptureContent, Policy};
 use crate::replica::{Replica, View, ViewOptions};
 use crate::units::{ChainHash, Sequence};
-use crate::vault::VolumeInfo;
 use crate::vault::layout;
+use crate::vault::{SegmentEntry, SourceIdentity, VolumeInfo};
 
 /// Most records of a replica that is compared with. Beyond it, dirty regions are journaled as they
 /// are.
@@ -36,6 +37,8 @@ pub(super) struct Left {
     pub spooled: Vec<Spooled>,
     /// Newest sequence in catalog or spool.
     pub last_sequence: Sequence,
+    /// The same, even if higher sequences were given before and `last_sequence` is the last of those.
+    pub end: Sequence,
     /// Chain hash of the newest segment.
     pub chain: ChainHash,
     /// The journal ended inside an unordered interval.
@@ -44,6 +47,10 @@ pub(super) struct Left {
     pub repairs: Vec<String>,
     /// Some of the journal could not be used: the whole disk must be read again.
     pub broken: bool,
+    /// Ends of the closed segments that were in the spool, published or not.
+    ends: Vec<End>,
+    /// Vault and state directory are not of one history.
+    pub difference: Option<Difference>,
 }
 
 impl Left {
@@ -54,6 +61,18 @@ impl Left {
     pub(super) fn may_lack_what_was_published(&self, state: &StateDirectory) -> bool {
         let is_fresh = self.last_sequence == Sequence::ZERO && !self.broken;
         self.broken || (!is_fresh && !state.files().exists(&state.dirty_map()))
+    }
+
+    /// Compares vault and spool with the anchor of the last session. No sequence that was given
+    /// before is given again.
+    pub(super) fn compare(&mut self, anchor: &Anchor, replica: &Replica, source: &SourceIdentity) {
+        if anchor.source != source.id {
+            return;
+        }
+        self.difference = anchor.compare(replica.catalog(), source, &self.ends);
+        // The dirty map relies on segments that are neither in the vault nor in the spool.
+        self.broken |= self.end < anchor.end();
+        self.last_sequence = self.last_sequence.max(anchor.given).max(anchor.end());
     }
 
     /// Joins this recovery with another one by a newer catalog.
@@ -75,15 +94,20 @@ pub(super) fn journal(
     let mut left = Left {
         spooled: Vec::new(),
         last_sequence: catalog.last_sequence(),
+        end: catalog.last_sequence(),
         chain: catalog.last_chain(),
         open_unordered: catalog.open_unordered(),
         repairs: spool.repairs,
         broken: spool.broken,
+        ends: spool.segments.iter().map(|(_, summary)| End::of_segment(summary)).collect(),
+        difference: None,
     };
     for (path, summary) in spool.segments {
         let object = layout::segment(&replica.info().name, &summary);
-        let shipped = catalog.segments().iter().any(|entry| entry.object == object)
-            || catalog.retired().contains_key(&object);
+        let is_listed =
+            |entry: &SegmentEntry| entry.object == object && entry.summary.chain == summary.chain;
+        let shipped =
+            catalog.segments().iter().any(is_listed) || catalog.retired().contains_key(&object);
         if shipped {
             state.remove(&path)?;
         } else if summary.previous != left.chain || summary.first_sequence <= left.last_sequence {
@@ -99,6 +123,7 @@ pub(super) fn journal(
             left.spooled.push(Spooled { path, summary });
         }
     }
+    left.end = left.last_sequence;
     Ok(left)
 }
 
@@ -247,6 +272,9 @@ pub(super) fn disk(
         let map = DirtyMap::create_in(files, &path, params, !nothing)?;
         Ok(Needed { regions: map.dirty_regions(), map, cause, fresh })
     };
+    if let Some(difference) = left.difference.as_ref().filter(|difference| difference.content) {
+        return everything(difference.cause);
+    }
     if !files.exists(&path) {
         return everything(if fresh { Cause::InitialReplication } else { Cause::Untracked });
     }
@@ -284,14 +312,25 @@ pub(super) fn baseline(
     if needed.fresh {
         return Baseline::Empty;
     }
-    let records: u64 = replica
-        .catalog()
-        .segments()
-        .iter()
-        .map(|entry| entry.summary.records)
-        .chain(left.spooled.iter().map(|spooled| spooled.summary.records))
-        .sum();
-    if needed.regions.is_empty() || records > COMPARE_RECORDS_MAX {
+    if needed.regions.is_empty() {
+        return Baseline::Unknown;
+    }
+    view_of(state, replica, &left.spooled, left.last_sequence)
+}
+
+/// Returns the replica's content with these segments after it, unless that costs too much memory or
+/// fails.
+///
+/// Without a comparison dirty regions are journaled as they are: more bytes, the same result.
+pub(super) fn view_of(
+    state: &StateDirectory,
+    replica: &Replica,
+    spooled: &[Spooled],
+    at: Sequence,
+) -> Baseline {
+    let published = replica.catalog().segments().iter().map(|entry| entry.summary.records);
+    let records: u64 = published.chain(spooled.iter().map(|s| s.summary.records)).sum();
+    if records > COMPARE_RECORDS_MAX {
         return Baseline::Unknown;
     }
     let open = || -> Result<View> {
@@ -299,13 +338,12 @@ pub(super) fn baseline(
         for entry in replica.catalog().segments() {
             segments.push(Arc::new(replica.open_segment(&entry.object)?));
         }
-        for spooled in &left.spooled {
+        for spooled in spooled {
             let source = open_mapped_in(&**state.files(), &spooled.path)?;
             segments.push(Arc::new(Segment::open(source, replica.keys())?));
         }
         let options = ViewOptions { cache_bytes: COMPARE_CACHE_BYTES, unordered: true };
-        View::from_segments(replica.info(), segments, left.last_sequence, &options)
+        View::from_segments(replica.info(), segments, at, &options)
     };
-    // Without a comparison dirty regions are journaled as they are: more bytes, the same result.
     open().map_or(Baseline::Unknown, |view| Baseline::View(Box::new(view)))
 }

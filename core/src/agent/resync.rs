@@ -44,7 +44,7 @@ pub(super) enum Baseline {
 
 /// Runs until the protection stops.
 pub(super) struct Resync {
-    /// For the first resync only.
+    /// For one resync only.
     baseline: Baseline,
     /// Hashes of the baseline in the regions that are read next.
     prints: Option<Fingerprints>,
@@ -84,6 +84,9 @@ impl Resync {
         let message = format!("reading {bytes} bytes again ({cause})");
         shared.event(EventKind::ResyncStarted { bytes, cause }, message);
         shared.resync.begin();
+        if let Some(baseline) = shared.resync.take_baseline() {
+            (self.baseline, self.prints) = (baseline, None);
+        }
         self.losses = shared.journal.now().losses;
         self.stage = Stage::Reading(0);
         Next::Now

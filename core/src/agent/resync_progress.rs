@@ -1,15 +1,29 @@
-//! Counts what a resync reads and journals.
+//! Counts what a resync reads and journals, and has what the next one compares with.
 
 use std::sync::atomic::{AtomicU64, Ordering};
+
+use super::resync::Baseline;
+use crate::sync::lock::Mutex;
 
 /// Bytes of the resync under way, or of the last one.
 #[derive(Default)]
 pub(super) struct ResyncProgress {
     read: AtomicU64,
     journaled: AtomicU64,
+    baseline: Mutex<Option<Baseline>>,
 }
 
 impl ResyncProgress {
+    /// Sets what the next resync compares with. The journal must continue it from now on.
+    pub fn offer(&self, baseline: Baseline) {
+        *self.baseline.lock() = Some(baseline);
+    }
+
+    /// Takes what the resync that begins is to compare with.
+    pub fn take_baseline(&self) -> Option<Baseline> {
+        self.baseline.lock().take()
+    }
+
     /// Begins a resync.
     pub fn begin(&self) {
         self.read.store(0, Ordering::Relaxed);

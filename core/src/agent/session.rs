@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use super::provisional::Provisional;
+use super::rewind::Rewind;
 use crate::sync::lock::{Mutex, MutexGuard};
 use crate::units::PointId;
 
@@ -17,8 +18,14 @@ struct SessionState {
     /// The planned failover that the volume was handed over to: nothing is written until it is
     /// cancelled.
     handed_over: Option<PointId>,
-    /// Another source owns the volume.
+    /// Another source owns the volume, or the vault has no record of it.
     fenced: bool,
+    /// The vault has no record of the volume.
+    lost: bool,
+    /// The vault went back, and the journal does not continue it yet.
+    going_back: bool,
+    /// What the vault has then, for the journal task.
+    rewind: Option<Rewind>,
 }
 
 /// Ownership of the volume in one session of an agent.
@@ -49,6 +56,38 @@ impl Session {
     /// Records that another source owns the volume, for the rest of the session.
     pub fn fence(&self) {
         self.state.lock().fenced = true;
+    }
+
+    /// Records that the vault has no record of the volume any more, for the rest of the session.
+    pub fn lose(&self) {
+        let mut state = self.state.lock();
+        (state.fenced, state.lost) = (true, true);
+    }
+
+    /// Returns whether the vault has no record of the volume any more.
+    pub fn is_lost(&self) -> bool {
+        self.state.lock().lost
+    }
+
+    /// Asks the journal task to continue a vault that went back.
+    pub fn go_back(&self, rewind: Rewind) {
+        let mut state = self.state.lock();
+        (state.going_back, state.rewind) = (true, Some(rewind));
+    }
+
+    /// Takes what the journal is to continue.
+    pub fn take_rewind(&self) -> Option<Rewind> {
+        self.state.lock().rewind.take()
+    }
+
+    /// Records that the journal continues the vault.
+    pub fn went_back(&self) {
+        self.state.lock().going_back = false;
+    }
+
+    /// Returns whether the vault went back and the journal does not continue it yet.
+    pub fn is_going_back(&self) -> bool {
+        self.state.lock().going_back
     }
 
     /// Returns whether a failover to here is not committed.

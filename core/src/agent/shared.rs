@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 
+use super::anchor::AnchorFile;
 use super::clean_stop::clean_stop;
 use super::journal_progress::JournalProgress;
 use super::points::Points;
@@ -34,6 +35,7 @@ pub(super) struct Shared {
     pub clock: Arc<dyn Clock>,
     pub events: EventSink,
     pub state: StateDirectory,
+    pub anchor: Arc<AnchorFile>,
     pub tap: Arc<Tap>,
     pub volume: Arc<Volume>,
     pub dirty: sync::Mutex<DirtyMap>,
@@ -54,7 +56,7 @@ impl Shared {
         let replica = self.vault.replica_with_keys(&self.info.name, &self.keys)?;
         let catalog = under_way.commit(&self.state, &self.vault, replica, &*self.clock)?;
         let (at, epoch) = (under_way.at, under_way.epoch);
-        self.shipping.shipper.set_catalog(catalog);
+        self.shipping.shipper.set_catalog(catalog)?;
         self.session.committed();
         // The next start removes what this fails to remove: the catalog shows that the failover is
         // over.
@@ -66,9 +68,14 @@ impl Shared {
 
     /// Makes all regions dirty, so that the resync reads them.
     pub fn request_resync(&self) -> Result<()> {
+        self.require_resync(Cause::Requested)
+    }
+
+    /// Makes all regions dirty because of `cause`.
+    pub fn require_resync(&self, cause: Cause) -> Result<()> {
         let regions = self.info.device_bytes.div_ceil(self.policy.region_bytes).max(1);
         let all = RegionRange { first: 0, last: regions - 1 };
-        require_resync(&self.tap, &self.dirty, all, Cause::Requested)
+        require_resync(&self.tap, &self.dirty, all, cause)
     }
 
     /// Begins a clean stop, once a point that is being taken is complete, and flushes the disk.
@@ -96,6 +103,7 @@ impl Shared {
         let durable = self.journal.now().durable;
         let cleaned = self.tap.clean(durable);
         let stop = clean_stop(&**self.volume.device(), last)?;
+        self.anchor.promise(last)?;
         let mut dirty = self.dirty.lock();
         dirty.clear(&cleaned)?;
         dirty.end_session(stop)
@@ -124,6 +132,10 @@ impl Shared {
 
     /// Returns the error of a source that was fenced.
     pub fn fenced_error(&self, operation: &'static str) -> Error {
+        if self.session.is_lost() {
+            return Error::new(ErrorKind::Diverged, operation, &self.info.name)
+                .message("the vault has no record of the volume any more; nothing is replicated");
+        }
         Error::new(ErrorKind::Fenced, operation, &self.info.name).message(
             "another source has taken the volume; nothing is replicated from here any more",
         )

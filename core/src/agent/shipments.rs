@@ -38,6 +38,11 @@ impl Shipments {
         !self.vault_available.swap(true, Ordering::Relaxed)
     }
 
+    /// Records that the vault went back to `last`.
+    pub fn went_back(&self, last: Sequence) {
+        self.replicated.store(last.0, Ordering::Release);
+    }
+
     /// Records that the vault does not answer. Returns whether it did before.
     pub fn vault_failed(&self) -> bool {
         self.vault_available.swap(false, Ordering::Relaxed)

@@ -13,6 +13,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use super::anchor::AnchorFile;
 use super::spool::{Spool, Spooled};
 use crate::clock::Clock;
 use crate::device::Files;
@@ -89,6 +90,7 @@ pub(crate) struct Shipper {
     volume: String,
     catalog: Mutex<Catalog>,
     source: SourceIdentity,
+    anchor: Arc<AnchorFile>,
     puts_in_flight_max: usize,
     catalog_interval: Duration,
     throttle: Throttle,
@@ -108,6 +110,7 @@ impl Shipper {
         volume: String,
         catalog: Catalog,
         source: SourceIdentity,
+        anchor: Arc<AnchorFile>,
         policy: &Policy,
         clock: Arc<dyn Clock>,
     ) -> Self {
@@ -117,6 +120,7 @@ impl Shipper {
             volume,
             catalog: Mutex::new(catalog),
             source,
+            anchor,
             puts_in_flight_max: policy.puts_in_flight_max as usize,
             catalog_interval: policy.catalog_interval,
             throttle: Throttle::new(policy.bandwidth.clone(), clock.clone()),
@@ -154,6 +158,7 @@ impl Shipper {
         if let Some(last) = self.reconcile(spool, &mut unpublished)? {
             return Ok(Shipped { published: Some(last), next: ShipNext::Now });
         }
+        self.check_vault()?;
         let batch = spool.oldest_batch(unpublished.entries.len(), BATCH_MAX);
         let start = self.clock.elapsed();
         let mut next = if batch.is_empty() { ShipNext::Segments } else { ShipNext::Now };
@@ -185,6 +190,20 @@ impl Shipper {
             self.record_speed(bytes, self.clock.elapsed().saturating_sub(start));
         }
         Ok(Shipped { published, next })
+    }
+
+    /// Fails with `Unavailable` if a vault of local files is none at present. Segments that are put
+    /// where its file system should be mounted would be missing afterwards.
+    fn check_vault(&self) -> Result<()> {
+        match self.store.local_path(layout::MARKER) {
+            Some(marker) if !marker.exists() => {
+                Err(Error::new(ErrorKind::Unavailable, "ship segments of", &self.volume)
+                    .message("the vault is not there: is its file system mounted?")
+                    .expected(marker.display())
+                    .found("no such file"))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Returns how many of the oldest segments may be put at once now. If none may, also the pause
@@ -230,7 +249,8 @@ impl Shipper {
         let edit = CatalogEdit::Segments(unpublished.entries.clone());
         let appended = catalog.append(&self.source, vec![edit]);
         self.unsure.store(appended.is_err(), Ordering::Relaxed);
-        if appended.as_ref().is_err_and(|error| error.kind() == ErrorKind::Changed) {
+        let lacks = |error: &Error| matches!(error.kind(), ErrorKind::Changed | ErrorKind::Diverged);
+        if appended.as_ref().is_err_and(lacks) {
             // A store that this version would go to lacks some of the objects: put them again.
             unpublished.clear();
         }
@@ -238,6 +258,7 @@ impl Shipper {
         let last = catalog.last_sequence();
         let newest = unpublished.entries.last().map(|entry| entry.summary.last_sequence);
         assert!(newest == Some(last), "the catalog ends with what was published");
+        self.record(&catalog);
         drop(catalog);
         unpublished.published_at = Some(now);
         spool.remove_published(&unpublished.entries);
@@ -253,17 +274,29 @@ impl Shipper {
         }
         let mut catalog = self.catalog.lock();
         catalog.refresh()?;
-        // Only the owner adds sequences. A source that lost the volume learns it from its next
-        // append.
-        let is_ours = catalog.source().is_some_and(|owner| owner.id == self.source.id);
-        let last = catalog.last_sequence();
+        // A batch is published whole or not at all, and nobody else adds to the end. So it is
+        // published if the catalog ends with one of its segments, even if a fold came since.
+        let (last, chain) = (catalog.last_sequence(), catalog.last_chain());
+        let newest = unpublished.entries.iter().rposition(|entry| entry.summary.chain == chain);
+        let count = newest.map_or(0, |at| at + 1);
+        if count == 0 {
+            self.check_end(&catalog, spool)?;
+        }
+        if count > 0 {
+            self.record(&catalog);
+        }
         drop(catalog);
-        let is_published = |put: &&SegmentEntry| is_ours && put.summary.last_sequence <= last;
-        let count = unpublished.entries.iter().take_while(is_published).count();
         self.unsure.store(false, Ordering::Relaxed);
         spool.remove_published(&unpublished.entries[..count]);
         unpublished.entries.drain(..count);
         Ok((count > 0).then_some(last))
+    }
+
+    /// Records in the anchor what the catalog lists.
+    ///
+    /// If that fails, the next start may not know the end of the catalog, and compares the disk.
+    fn record(&self, catalog: &Catalog) {
+        let _ = self.anchor.published(catalog);
     }
 
     fn record_speed(&self, bytes: u64, took: Duration) {
@@ -281,14 +314,31 @@ impl Shipper {
     }
 
     /// Reads what others appended to the catalog: one request if nobody did. `Fenced` if another
-    /// source owns the volume.
-    pub(crate) fn look(&self) -> Result<()> {
+    /// source owns the volume, or another session of this one publishes. `Diverged` if what was
+    /// published from here is gone.
+    pub(crate) fn look(&self, spool: &Spool) -> Result<()> {
         let mut catalog = self.catalog.lock();
-        if catalog.is_behind()? {
-            catalog.refresh()?;
-        }
+        catalog.refresh()?;
+        catalog.check_session()?;
+        self.check_end(&catalog, spool)?;
         let owner = catalog.source().filter(|owner| owner.id != self.source.id);
         owner.map_or(Ok(()), |owner| Err(fenced(&self.volume, owner)))
+    }
+
+    /// Fails with `Fenced` if the catalog ends with a segment that is not of this state directory:
+    /// one of the last session, which runs on a copy of it.
+    fn check_end(&self, catalog: &Catalog, spool: &Spool) -> Result<()> {
+        let chain = catalog.last_chain();
+        let is_ours = catalog.source().is_some_and(|owner| owner.id == self.source.id);
+        if !is_ours || chain == self.anchor.chain() || spool.contains(chain) {
+            return Ok(());
+        }
+        Err(Error::new(ErrorKind::Fenced, "ship segments of", &self.volume)
+            .message(
+                "another session of this source publishes: is there a copy of the state directory?",
+            )
+            .expected(format_args!("a catalog that ends with chain hash {}", self.anchor.chain()))
+            .found(chain))
     }
 
     /// Looks at the catalog as it was read last. Returns `None` while it is appended to.
@@ -296,9 +346,24 @@ impl Shipper {
         self.catalog.try_lock().map(|catalog| look(&catalog))
     }
 
-    /// Replaces the catalog by a newer one.
-    pub(crate) fn set_catalog(&self, catalog: Catalog) {
-        *self.catalog.lock() = catalog;
+    /// Replaces the catalog by the one that a commit of this session made.
+    pub(crate) fn set_catalog(&self, mut catalog: Catalog) -> Result<()> {
+        let mut current = self.catalog.lock();
+        catalog.go_on_with_session_of(&current);
+        *current = catalog;
+        self.anchor.published(&current)
+    }
+
+    /// Goes on with the catalog of a vault that went back. `given` is the last sequence given.
+    pub(crate) fn go_back_to(&self, mut catalog: Catalog, given: Sequence) -> Result<()> {
+        let mut unpublished = self.unpublished.lock();
+        let mut current = self.catalog.lock();
+        catalog.go_on_with_session_of(&current);
+        self.anchor.went_back(&catalog, given)?;
+        *current = catalog;
+        unpublished.clear();
+        self.unsure.store(false, Ordering::Relaxed);
+        Ok(())
     }
 
     /// Returns the source that ships.

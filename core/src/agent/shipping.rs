@@ -1,4 +1,5 @@
-//! The shipping task: calls the shipper, and notices when another source takes the volume over.
+//! The shipping task: calls the shipper, and notices when another source takes the volume over or
+//! the vault goes back.
 //!
 //! Once fenced, it ships nothing more and hands in to the branch what the journal has closed.
 //!
@@ -8,6 +9,7 @@ use std::task::Waker;
 use std::time::Duration;
 
 use super::requests::Request;
+use super::rewind::{self, Found};
 use super::shared::Shared;
 use super::shipper::{ShipNext, Shipped};
 use super::surrender;
@@ -19,6 +21,8 @@ use crate::units::Sequence;
 
 const WAIT: Duration = Duration::from_millis(100);
 const RETRY_MIN: Duration = Duration::from_millis(100);
+/// Looks in a row that must not find what was published, before the vault counts as gone back.
+const LACKS_MIN: u32 = 3;
 /// How often a fenced source looks whether its journal is closed.
 const TICK: Duration = Duration::from_millis(50);
 
@@ -28,11 +32,13 @@ pub(super) struct Shipping {
     pause: Duration,
     /// When the catalog was last looked at for other sources and their requests.
     looked: Duration,
+    /// How often in a row the vault lacked what was published.
+    lacks: u32,
 }
 
 impl Shipping {
     pub(super) fn new(shared: &Shared) -> Self {
-        Self { pause: RETRY_MIN, looked: shared.clock.elapsed() }
+        Self { pause: RETRY_MIN, looked: shared.clock.elapsed(), lacks: 0 }
     }
 
     fn ship(&mut self, shared: &Shared) -> Next {
@@ -50,7 +56,7 @@ impl Shipping {
                     ShipNext::Bandwidth(wait) => Next::Later(wait),
                 }
             }
-            Err(error) if error.kind() == ErrorKind::Fenced => fence(shared, &error),
+            Err(error) if is_decisive(&error) => self.decide(shared, &error),
             Err(error) => {
                 if shared.shipping.vault_failed() {
                     shared.event(EventKind::VaultUnavailable, error.to_string());
@@ -60,15 +66,58 @@ impl Shipping {
         }
     }
 
-    /// Looks at the catalog when that is due. Returns the error if another source owns the volume;
-    /// other errors appear when shipping.
+    /// Looks at the catalog when that is due. Returns the error if another source owns the volume or
+    /// the vault went back; other errors appear when shipping.
     fn look(&mut self, shared: &Shared) -> Option<Error> {
         let (now, interval) = (shared.clock.elapsed(), shared.policy.failover_poll_interval);
-        if interval.is_zero() || now.saturating_sub(self.looked) < interval {
+        let due = !interval.is_zero() && now.saturating_sub(self.looked) >= interval;
+        if !due && self.lacks == 0 {
             return None;
         }
         self.looked = now;
-        shared.shipping.shipper.look().err().filter(|error| error.kind() == ErrorKind::Fenced)
+        let shipping = &shared.shipping;
+        let looked = shipping.shipper.look(&shipping.spool);
+        if looked.is_ok() {
+            self.lacks = 0;
+        }
+        looked.err().filter(is_decisive)
+    }
+
+    /// Ends the session if another one owns the volume. If the vault went back, asks the journal to
+    /// continue it.
+    fn decide(&mut self, shared: &Shared, error: &Error) -> Next {
+        if error.kind() == ErrorKind::Fenced {
+            return fence(shared, error);
+        }
+        // A listing may lag behind what was put.
+        self.lacks += 1;
+        if self.lacks < LACKS_MIN {
+            return Next::Later(RETRY_MIN);
+        }
+        if shared.requests.is_stopping() {
+            // The next start compares by the anchor.
+            return self.back_off(shared);
+        }
+        match rewind::look(shared, error) {
+            Ok(Found::Volume(volume)) => {
+                self.lacks = 0;
+                shared.session.go_back(*volume);
+                Next::Later(TICK)
+            }
+            Ok(Found::Nothing) => {
+                shared.session.lose();
+                let message = "the vault has no record of the volume any more; nothing is replicated from here";
+                shared.event(EventKind::VolumeLost, message.to_owned());
+                Next::Later(TICK)
+            }
+            Err(error) if error.kind() == ErrorKind::Fenced => fence(shared, &error),
+            Err(error) => {
+                if shared.shipping.vault_failed() {
+                    shared.event(EventKind::VaultUnavailable, error.to_string());
+                }
+                self.back_off(shared)
+            }
+        }
     }
 
     /// Hands in what the journal has closed, once this source is fenced.
@@ -82,12 +131,16 @@ impl Shipping {
                 surrender::hand_in(&shared.state, &replica, source, clock)
             });
         let Ok(done) = result else { return self.back_off(shared) };
-        shared.shipping.spool.forget();
+        let left = shared.shipping.spool.take_all().len();
         let (segments, records) = (done.segments, done.records);
-        let message = if segments == 0 {
-            "nothing was captured here after the failover".to_owned()
-        } else {
+        let message = if segments > 0 {
             format!("{segments} segments with {records} records are kept as a branch")
+        } else if left > 0 {
+            format!(
+                "{left} segments stay in the spool: no failover took the volume, so there is no branch for them"
+            )
+        } else {
+            "nothing was captured here after the failover".to_owned()
         };
         shared.event(EventKind::LateWrites { segments, records }, message);
         for repair in done.repairs {
@@ -114,14 +167,22 @@ impl Task for Shipping {
         if shared.requests.has_ended() {
             return Next::Ended;
         }
+        if shared.session.is_lost() && shared.journal.is_drained() {
+            // The files stay: they are for people now.
+            drop(shared.shipping.spool.take_all());
+            return Next::Ended;
+        }
+        if shared.session.is_lost() {
+            return Next::Later(TICK);
+        }
         if shared.session.is_fenced() {
             return self.hand_in(shared);
         }
-        if shared.session.is_provisional() {
+        if shared.session.is_provisional() || shared.session.is_going_back() {
             return Next::Later(WAIT);
         }
         match self.look(shared) {
-            Some(error) => fence(shared, &error),
+            Some(error) => self.decide(shared, &error),
             None => self.ship(shared),
         }
     }
@@ -129,6 +190,11 @@ impl Task for Shipping {
     fn wait_for_work(&self, shared: &Shared, limit: Duration) {
         shared.shipping.shipper.wait_for_segments(&shared.shipping.spool, limit);
     }
+}
+
+/// Returns whether an error ends the session or needs another history.
+fn is_decisive(error: &Error) -> bool {
+    matches!(error.kind(), ErrorKind::Fenced | ErrorKind::Diverged)
 }
 
 fn record_published(shared: &Shared, last: Sequence) {

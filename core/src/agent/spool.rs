@@ -85,6 +85,18 @@ impl Spool {
         self.lock().queue.iter().skip(skipped).take(count).cloned().collect()
     }
 
+    /// Returns whether a segment of this chain hash is inside.
+    pub(super) fn contains(&self, chain: ChainHash) -> bool {
+        self.lock().queue.iter().any(|spooled| spooled.summary.chain == chain)
+    }
+
+    /// Takes all segments out without removing their files.
+    pub(super) fn take_all(&self) -> Vec<Spooled> {
+        let taken = std::mem::take(&mut *self.lock());
+        self.changed.notify_all();
+        taken.queue.into()
+    }
+
     /// Waits up to `wait` for a segment after the first `skipped`.
     pub(super) fn wait_for_more(&self, skipped: usize, wait: Duration) {
         let state = self.lock();
@@ -98,12 +110,6 @@ impl Spool {
         let state = self.lock();
         let waited = self.changed.wait_timeout_while(state, wait, |state| !state.queue.is_empty());
         waited.0.queue.is_empty()
-    }
-
-    /// Forgets the segments without removing their files: those were handed in, or put aside.
-    pub(crate) fn forget(&self) {
-        *self.lock() = SpoolState::default();
-        self.changed.notify_all();
     }
 
     /// Wakes those who wait, so that they see a stop.

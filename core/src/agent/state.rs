@@ -4,6 +4,7 @@
 //! STATE/state      identity of volume and source, as text
 //! STATE/lock       locked while the agent runs
 //! STATE/dirty      the dirty map
+//! STATE/anchor     what is known of the vault and the journal, see `anchor.rs`
 //! STATE/spool/     closed segments on their way to the vault; open.part is the open one
 //! STATE/request    a planned failover that was asked for and has not begun
 //! STATE/failover   a failover to here that is not committed, and STATE/cut.hrl
@@ -175,10 +176,7 @@ impl StateDirectory {
     /// Replaces a small text file of the directory durably, with a checksum in its last line. A
     /// crash leaves the old or the new file.
     pub(crate) fn write_text(&self, path: &Path, text: impl AsRef<[u8]>) -> Result<()> {
-        let checksum = format!("crc={:08x}\n", crc32fast::hash(text.as_ref()));
-        let parts = [text.as_ref(), checksum.as_bytes()];
-        replace_file(&*self.files, path, &path.with_extension("new"), parts)
-            .map_err(|error| Error::io("write", path.display(), error))
+        write_text(&*self.files, path, text)
     }
 
     /// Removes a file of the directory, if it exists.
@@ -233,6 +231,15 @@ impl StateDirectory {
     fn identity_path(&self) -> PathBuf {
         self.root.join("state")
     }
+}
+
+/// Replaces a small text file durably, with a checksum in its last line. A crash leaves the old or
+/// the new file.
+pub(super) fn write_text(files: &dyn Files, path: &Path, text: impl AsRef<[u8]>) -> Result<()> {
+    let checksum = format!("crc={:08x}\n", crc32fast::hash(text.as_ref()));
+    let parts = [text.as_ref(), checksum.as_bytes()];
+    replace_file(files, path, &path.with_extension("new"), parts)
+        .map_err(|error| Error::io("write", path.display(), error))
 }
 
 /// Returns the text before the checksum in the last line, if the checksum is right.

@@ -175,9 +175,10 @@ fn clean(shared: &Shared, through: Sequence) {
     if through == Sequence::ZERO || shared.tap.stats().marked_regions == 0 {
         return;
     }
-    if let Err(error) =
+    let cleaned = shared.anchor.promise(through).and_then(|()| {
         crate::capture::clean(&shared.tap, &shared.dirty, &**shared.volume.device(), through)
-    {
+    });
+    if let Err(error) = cleaned {
         shared.event(EventKind::TaskFailed, format!("the dirty map is not cleaned: {error}"));
     }
 }

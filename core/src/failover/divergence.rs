@@ -2,11 +2,13 @@
 //!
 //! Up to the recovery state at which its epoch ended, the source's history is the volume's. Later
 //! writes are on the branch of that epoch, in the spool, or in dirty regions. If one of the three
-//! is missing or damaged, the whole disk counts as different.
+//! is missing or damaged, the whole disk counts as different. It does so too if the source had
+//! published more than this vault has, which the anchor of its state directory shows.
 //!
 //! What only the disk has goes to the branch first ([`keep`]), before the follower overwrites it.
 
 use super::keep::{self, Old};
+use crate::agent::anchor::Anchor;
 use crate::agent::clean_stop::is_as_left;
 use crate::agent::provisional::Provisional;
 use crate::agent::state::StateDirectory;
@@ -47,10 +49,16 @@ pub(super) fn of_old_source(vault: &Vault, volume: &str, old: &Old<'_>) -> Resul
     };
     let handed_in = hand_in(state, &replica, &source, clock)?;
     let (epoch, at) = (branch.epoch, branch.at);
+    replica.refresh()?;
+    let branch = replica.catalog().branch(epoch)?.clone();
+    let anchor = Anchor::read(state)?.filter(|anchor| anchor.source == source.id);
+    let lacking = anchor.as_ref().and_then(|anchor| anchor.lacking_in(&branch));
     let dirty = dirty(disk, state)?;
     let present = present(state)?;
     let why = if handed_in.broken {
         Some(handed_in.repairs.join("; "))
+    } else if lacking.is_some() {
+        lacking
     } else if present.is_some() {
         Some("the volume had failed over to it, and it was not a whole copy yet".to_owned())
     } else if dirty.is_none() {
@@ -62,13 +70,12 @@ pub(super) fn of_old_source(vault: &Vault, volume: &str, old: &Old<'_>) -> Resul
         (Some(dirty), None) => dirty,
         _ => std::iter::once(whole).collect(),
     };
-    replica.refresh()?;
-    let branch = replica.catalog().branch(epoch)?.clone();
     // An extent that the disk never held has no writes of its own.
     let unsure = present.map_or(unsure.clone(), |present| {
         present.iter().flat_map(|extent| unsure.within(extent).collect::<Vec<_>>()).collect()
     });
-    if keep::journal_difference(old, &replica, &branch, &unsure)? {
+    let given = anchor.map_or(Sequence::ZERO, |anchor| anchor.given.max(anchor.end()));
+    if keep::journal_difference(old, &replica, &branch, given, &unsure)? {
         hand_in(state, &replica, &source, clock)?;
         replica.refresh()?;
     }

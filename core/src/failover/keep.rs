@@ -33,11 +33,14 @@ pub(super) struct Old<'a> {
 /// Journals where the disk differs from the end of the branch, within `extents`, into closed
 /// segments in the spool. Returns whether there is anything to hand in.
 ///
+/// Their sequences are above `given`, the last one that the source gave to a change.
+///
 /// May be repeated once the segments of an earlier call are handed in.
 pub(super) fn journal_difference(
     old: &Old<'_>,
     replica: &Replica,
     branch: &Branch,
+    given: Sequence,
     extents: &ExtentSet,
 ) -> Result<bool> {
     if replica.info().extents_only {
@@ -54,7 +57,7 @@ pub(super) fn journal_difference(
         branch,
         policy: Policy::default(),
         writer: None,
-        last: end,
+        last: end.max(given),
         chain: branch.chain,
         is_open: open.is_some(),
         any: false,

@@ -17,6 +17,7 @@ pub(super) fn check(content: &CatalogContent, edit: &CatalogEdit) -> Result<()> 
     let refused = |kind| Error::new(kind, "amend catalog", &content.prefix);
     match edit {
         CatalogEdit::Source(_)
+        | CatalogEdit::Instance(_)
         | CatalogEdit::Segments(_)
         | CatalogEdit::Committed(_)
         | CatalogEdit::Divide(_)

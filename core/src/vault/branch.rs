@@ -47,6 +47,7 @@ impl CatalogContent {
         }
         content.epoch = branch.epoch;
         content.source = branch.source;
+        content.instance = None;
         content.branches.clear();
         Ok(content)
     }
@@ -120,6 +121,7 @@ impl CatalogContent {
             Some(last) => self.segments[last].summary.last_sequence,
             None => Sequence::ZERO,
         };
+        let instance = self.instance.take();
         let segments = self.segments.split_off(kept);
         let before = self.segments.last().map_or(ChainHash::default(), |e| e.summary.chain);
         self.branches.push(Branch {
@@ -138,6 +140,7 @@ impl CatalogContent {
             content.segments.truncate(kept);
             content.segments.extend(branch.segments);
             (content.epoch, content.source) = (branch.epoch, branch.source);
+            content.instance = instance;
         }));
         Ok(())
     }

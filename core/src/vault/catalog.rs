@@ -7,7 +7,8 @@
 //!
 //! Invariants: a version never changes; a gap or a wrong hash is `Corrupt`; only the source that
 //! took the volume last adds segments, and a source that finds the volume taken by another is
-//! `Fenced`. Everything else (folding, pins, verdicts, deletions) may come from anybody who has the
+//! `Fenced`, as is a session of the source that finds another one publishing. A handle that finds
+//! the version it knows gone or replaced is `Diverged`: the vault went back, or is another copy. Everything else (folding, pins, verdicts, deletions) may come from anybody who has the
 //! key. Such an amendment never touches the end of the chain: it fences no source, and a source's
 //! append never invalidates it.
 
@@ -17,7 +18,7 @@ use std::ops::Deref;
 use std::sync::Arc;
 
 use super::content::{CatalogContent, Undo};
-use super::edit::{CatalogEdit, Division, SegmentEntry, SourceIdentity};
+use super::edit::{CatalogEdit, Division, SegmentEntry, SourceIdentity, SourceInstance};
 use super::lifecycle::Step;
 use super::losses::VolumeLosses;
 use super::version::{self, VERSION_BYTES_MAX, Version, VersionId};
@@ -48,10 +49,22 @@ pub struct Catalog {
     /// Losses that this writer knows of.
     losses_seen: u64,
     key: Option<VolumeKey>,
+    /// The session that publishes through this handle.
+    session: Option<PublishingSession>,
     version: u64,
     /// Hash of the version's object; zeroes for version 0.
     hash: [u8; 32],
+    /// Length of the version's object; zero for version 0.
+    length: u64,
     content: CatalogContent,
+}
+
+/// A session of a source, and what it found when it began.
+#[derive(Clone)]
+struct PublishingSession {
+    instance: SourceInstance,
+    /// The sessions before it: of its state directory, and the one that had published last.
+    before: Vec<[u8; 16]>,
 }
 
 impl Deref for Catalog {
@@ -66,9 +79,11 @@ impl Deref for Catalog {
 enum NotPut {
     /// Another object has its number: perhaps the same version, put by an earlier try whose answer
     /// was lost.
-    Taken { version: Version, hash: [u8; 32], is_ours: bool },
+    Taken { version: Version, hash: [u8; 32], length: u64, is_ours: bool },
     /// It was written, and is no part of the catalog: others went on far beyond it.
     Passed,
+    /// It was removed again: the version before it is gone or another.
+    Diverged(Error),
     /// It may have been written.
     Failed(Error),
 }
@@ -95,8 +110,10 @@ impl Catalog {
             losses_seen: losses.reported(),
             losses,
             key: key.cloned(),
+            session: None,
             version: 0,
             hash: [0; 32],
+            length: 0,
             content: CatalogContent::empty(volume, layout::catalog_prefix(volume_name)),
         };
         catalog.refresh()?;
@@ -106,6 +123,27 @@ impl Catalog {
     /// Returns the number of the version.
     pub fn version(&self) -> u64 {
         self.version
+    }
+
+    /// Returns the hash of the version's object; zeroes for version 0.
+    pub(crate) fn version_hash(&self) -> [u8; 32] {
+        self.hash
+    }
+
+    /// Publishes as `instance` from now on. Once it has published, any other session of the source
+    /// is `Fenced`. So is this one if another has published since now, unless it is one of the
+    /// sessions `before` it, whose put may come late.
+    pub(crate) fn begin_session(&mut self, instance: SourceInstance, before: &[[u8; 16]]) {
+        let newest = self.content.instance().map(|newest| newest.id);
+        let before = before.iter().copied().chain(newest).collect();
+        self.session = Some(PublishingSession { instance, before });
+    }
+
+    /// Publishes as the session of another handle, which replaces what this one had found.
+    pub(crate) fn go_on_with_session_of(&mut self, other: &Self) {
+        if let Some(session) = &other.session {
+            self.begin_session(session.instance.clone(), &session.before);
+        }
     }
 
     pub(crate) fn clock(&self) -> &Arc<dyn Clock> {
@@ -119,7 +157,8 @@ impl Catalog {
 
     /// Writes the next version and applies it here. Durable when it returns.
     ///
-    /// `Fenced` if another source took the volume; `Corrupt` if segments do not continue the chain;
+    /// `Fenced` if another source took the volume or another session of this one publishes;
+    /// `Diverged` if the version before it is gone or another; `Corrupt` if segments do not continue the chain;
     /// `Changed` if segments that were put for it may be lost: nothing was written, and they are to
     /// be put again. May be called again with the same edits after any other failure, even if the
     /// answer of a put was lost.
@@ -127,6 +166,7 @@ impl Catalog {
         for _ in 0..RACES_MAX {
             self.check_source(source, &edits)?;
             self.check_steps(&edits)?;
+            let edits = self.with_instance(source, &edits)?;
             let undo = self.content.apply_all(edits.iter().cloned(), |_, _| Ok(()))?;
             if self.put_applied(source.id, &edits, undo)? {
                 return Ok(());
@@ -209,25 +249,51 @@ impl Catalog {
         self.read_listed()
     }
 
-    /// Returns whether others appended versions that were not read yet. One request.
-    pub(crate) fn is_behind(&self) -> Result<bool> {
-        Ok(self.store.head(&self.object(self.version + 1))?.is_some())
-    }
-
     fn lost_races(&self) -> Error {
         Error::new(ErrorKind::Unavailable, "append to catalog", &self.content.prefix)
             .message("other writers were faster each time")
             .found(format_args!("{RACES_MAX} lost races"))
     }
 
-    fn check_source(&self, source: &SourceIdentity, edits: &[CatalogEdit]) -> Result<()> {
-        let takes = match edits.first() {
-            Some(CatalogEdit::Source(taker)) => taker.id == source.id,
-            Some(CatalogEdit::Divide(division)) => division.source.id == source.id,
-            _ => false,
+    /// Returns the edits of a source, with its session after them unless that published last.
+    /// `Fenced` if another session has published since this one began.
+    fn with_instance<'a>(
+        &self,
+        source: &SourceIdentity,
+        edits: &'a [CatalogEdit],
+    ) -> Result<Cow<'a, [CatalogEdit]>> {
+        let Some(session) = &self.session else { return Ok(Cow::Borrowed(edits)) };
+        if !takes(source, edits) {
+            self.check_session()?;
+            if self.content.instance().is_some_and(|newest| newest.id == session.instance.id) {
+                return Ok(Cow::Borrowed(edits));
+            }
+        }
+        let mut edits = edits.to_vec();
+        edits.push(CatalogEdit::Instance(session.instance.clone()));
+        Ok(Cow::Owned(edits))
+    }
+
+    /// Fails with `Fenced` if another session of the source has published since this one began.
+    pub(crate) fn check_session(&self) -> Result<()> {
+        let (Some(session), Some(newest)) = (&self.session, self.content.instance()) else {
+            return Ok(());
         };
+        if newest.id == session.instance.id || session.before.contains(&newest.id) {
+            return Ok(());
+        }
+        Err(Error::new(ErrorKind::Fenced, "append to catalog", &self.content.prefix).message(
+            format_args!(
+                "another session of this source has published since, begun on {} at {}: is there a copy of the state \
+                 directory?",
+                newest.host, newest.since
+            ),
+        ))
+    }
+
+    fn check_source(&self, source: &SourceIdentity, edits: &[CatalogEdit]) -> Result<()> {
         match self.source() {
-            Some(owner) if owner.id != source.id && !takes => {
+            Some(owner) if owner.id != source.id && !takes(source, edits) => {
                 Err(Error::new(ErrorKind::Fenced, "append to catalog", &self.content.prefix)
                     .message(format_args!(
                         "the volume belongs to the source on {} since {}",
@@ -250,10 +316,11 @@ impl Catalog {
     fn put_applied(&mut self, author: [u8; 16], edits: &[CatalogEdit], undo: Undo) -> Result<bool> {
         let number = self.version + 1;
         let not_put = match self.put_version(number, author, edits) {
-            Ok(hash) => {
+            Ok((hash, length)) => {
                 assert_ne!(hash, self.hash, "a version names the one before it, so it differs");
                 self.version = number;
                 self.hash = hash;
+                self.length = length;
                 self.forget_old_versions();
                 return Ok(true);
             }
@@ -261,9 +328,9 @@ impl Catalog {
         };
         self.content.take_back(undo);
         match not_put {
-            NotPut::Failed(error) => Err(error),
-            NotPut::Taken { version, hash, is_ours } => {
-                self.apply_read(version, hash, number)?;
+            NotPut::Failed(error) | NotPut::Diverged(error) => Err(error),
+            NotPut::Taken { version, hash, length, is_ours } => {
+                self.apply_read(version, hash, length, number)?;
                 Ok(is_ours)
             }
             NotPut::Passed => {
@@ -276,13 +343,13 @@ impl Catalog {
     }
 
     /// Puts version `number` with these edits, or with the whole content if it is a snapshot.
-    /// Returns its hash. Leaves the content as it is.
+    /// Returns hash and length of its object. Leaves the content as it is.
     fn put_version(
         &mut self,
         number: u64,
         author: [u8; 16],
         edits: &[CatalogEdit],
-    ) -> Result<[u8; 32], NotPut> {
+    ) -> Result<([u8; 32], u64), NotPut> {
         let lists_segments = edits.iter().any(CatalogEdit::lists_segments);
         let edits = if is_snapshot(number) {
             Cow::Owned(self.content.snapshot())
@@ -296,59 +363,104 @@ impl Catalog {
         match self.losses.publish(&mut self.losses_seen, lists_segments, &object, put)? {
             PutOutcome::Created => {
                 let hash = version::hash(&bytes);
-                if self.is_part(number, hash)? { Ok(hash) } else { Err(NotPut::Passed) }
+                self.check_part(number, hash)?;
+                Ok((hash, bytes.len() as u64))
             }
             PutOutcome::AlreadyExists => {
-                let (version, hash) = self.read(number, None)?;
-                let is_ours = version.author == author && version.edits == *edits;
-                if is_ours && !self.is_part(number, hash)? {
-                    return Err(NotPut::Passed);
+                let Read { version, hash, length } = self.read(number, None)?;
+                if version.previous != self.hash {
+                    return Err(NotPut::Diverged(self.diverged("another version in its place")));
                 }
-                Err(NotPut::Taken { version, hash, is_ours })
+                let is_ours = version.author == author && version.edits == *edits;
+                if is_ours {
+                    self.check_part(number, hash)?;
+                }
+                Err(NotPut::Taken { version, hash, length, is_ours })
             }
         }
     }
 
-    /// Returns whether version `number`, which has this hash and was put from here, is part of the
-    /// catalog: it is the newest, or the next one names its hash.
+    /// Checks that version `number`, which has this hash and was put from here, is part of the
+    /// catalog: it is the newest and follows the one that is known here, or the next one names its
+    /// hash.
     ///
-    /// It is not if others were two snapshots on and had forgotten the version of that number
-    /// before it was put. Then it is in no reader's way.
-    fn is_part(&self, number: u64, hash: [u8; 32]) -> Result<bool> {
-        let prefix = &self.content.prefix;
-        let names = VersionNames::of(prefix, &self.store.list(prefix)?);
+    /// `Passed` if others were two snapshots on and had forgotten the version of that number before
+    /// it was put. Then it is in no reader's way. `Diverged` if the version before it is gone or
+    /// another: then it is removed again, because readers would find a gap.
+    fn check_part(&self, number: u64, hash: [u8; 32]) -> Result<(), NotPut> {
+        let names = self.listed()?;
         if names.newest() <= number {
-            return Ok(true);
+            return match self.check_known(&names) {
+                Ok(()) => Ok(()),
+                Err(diverged) => {
+                    self.store.delete(&self.object(number))?;
+                    Err(NotPut::Diverged(diverged))
+                }
+            };
         }
         if !names.has(number + 1) {
-            return Ok(false);
+            return Err(NotPut::Passed);
         }
         match self.read(number + 1, None) {
-            Ok((after, _)) => Ok(after.previous == hash),
-            Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
-            Err(error) => Err(error),
+            Ok(after) if after.version.previous == hash => Ok(()),
+            Ok(_) => Err(NotPut::Passed),
+            Err(error) if error.kind() == ErrorKind::NotFound => Err(NotPut::Passed),
+            Err(error) => Err(error.into()),
         }
+    }
+
+    /// Fails with `Diverged` if the version that was read last is gone from a listing, or has
+    /// another length there. It may have been forgotten if a snapshot follows.
+    fn check_known(&self, names: &VersionNames) -> Result<()> {
+        match names.length_of(self.version) {
+            _ if self.version == 0 => Ok(()),
+            Some(length) if length == self.length => Ok(()),
+            Some(length) => Err(self.diverged(format_args!("one of {length} bytes"))),
+            None if names.newest() >= (self.version / SNAPSHOT_EVERY + 1) * SNAPSHOT_EVERY => {
+                Ok(())
+            }
+            None => Err(self.diverged(format_args!("versions up to {}", names.newest()))),
+        }
+    }
+
+    fn diverged(&self, found: impl std::fmt::Display) -> Error {
+        Error::new(ErrorKind::Diverged, "append to catalog", self.object(self.version))
+            .message("the vault went back, or is another copy")
+            .expected("the version that was read or put from here")
+            .found(found)
     }
 
     /// Reads what a listing names. What was read before a failure is kept.
     fn read_listed(&mut self) -> Result<()> {
-        let numbers = self.numbers()?;
+        let names = self.listed()?;
+        self.check_known(&names)?;
+        let known = self.version;
+        let numbers = self.readable(names)?;
         let newest = numbers.keys().last().copied().unwrap_or(0);
         // A snapshot says all that the versions before it said; a mirror may have none of those.
         let first = (self.version + 1).max(newest / SNAPSHOT_EVERY * SNAPSHOT_EVERY);
         for number in first..=newest {
-            let (version, hash) = self.read(number, numbers.get(&number).copied())?;
-            self.apply_read(version, hash, number)?;
+            let Read { version, hash, length } =
+                self.read(number, numbers.get(&number).copied())?;
+            if number == known + 1 && known > 0 && version.previous != self.hash {
+                return Err(self.diverged("another version in its place"));
+            }
+            self.apply_read(version, hash, length, number)?;
         }
         Ok(())
     }
 
-    /// Returns the numbers of the versions in the store, and their sizes. They must follow each
-    /// other from the newest snapshot on. Objects with other names are ignored.
-    fn numbers(&self) -> Result<BTreeMap<u64, u64>> {
+    /// Returns the names of the versions in the store. One request.
+    fn listed(&self) -> Result<VersionNames> {
         let prefix = &self.content.prefix;
-        let objects = self.store.list(prefix)?;
-        let numbers = VersionNames::of(prefix, &objects).into_readable();
+        Ok(VersionNames::of(prefix, &self.store.list(prefix)?))
+    }
+
+    /// Returns the numbers of the versions that readers may see, and their sizes. They must follow
+    /// each other from the newest snapshot on.
+    fn readable(&self, names: VersionNames) -> Result<BTreeMap<u64, u64>> {
+        let prefix = &self.content.prefix;
+        let numbers = names.into_readable();
         if let Some(newest) = numbers.keys().last() {
             if *newest > VERSIONS_MAX {
                 return Err(Error::new(ErrorKind::Corrupt, "read catalog", prefix)
@@ -369,7 +481,13 @@ impl Catalog {
 
     /// Applies version `number` as it was read, or nothing of it. Only a snapshot may be beyond the
     /// next one.
-    fn apply_read(&mut self, version: Version, hash: [u8; 32], number: u64) -> Result<()> {
+    fn apply_read(
+        &mut self,
+        version: Version,
+        hash: [u8; 32],
+        length: u64,
+        number: u64,
+    ) -> Result<()> {
         let whole = is_snapshot(number);
         assert!(number == self.version + 1 || whole && number > self.version);
         if version.previous != self.hash && !(whole && self.version + 1 != number) {
@@ -385,18 +503,19 @@ impl Catalog {
         }
         self.version = number;
         self.hash = hash;
+        self.length = length;
         Ok(())
     }
 
-    /// Reads a version and its hash. The object's length is asked for unless it is known.
-    fn read(&self, number: u64, length: Option<u64>) -> Result<(Version, [u8; 32])> {
+    /// Reads a version. The object's length is asked for unless it is known.
+    fn read(&self, number: u64, length: Option<u64>) -> Result<Read> {
         let object = self.object(number);
         let bytes = match length {
             Some(length) if length <= VERSION_BYTES_MAX => self.store.get(&object, 0..length)?,
             _ => get_all(&*self.store, &object, VERSION_BYTES_MAX)?,
         };
         let version = version::decode(&bytes, &object, self.id(number), self.key.as_ref())?;
-        Ok((version, version::hash(&bytes)))
+        Ok(Read { version, hash: version::hash(&bytes), length: bytes.len() as u64 })
     }
 
     fn id(&self, number: u64) -> VersionId {
@@ -409,9 +528,27 @@ impl Catalog {
             return;
         }
         let first_kept = self.version - SNAPSHOT_EVERY;
-        let numbers = self.numbers().unwrap_or_default();
-        let old = numbers.into_keys().filter(|number| *number < first_kept);
+        let names = self.listed().unwrap_or_default();
+        let old = names.numbers().filter(|number| *number < first_kept);
         let _ = self.store.delete_many(&old.map(|number| self.object(number)).collect::<Vec<_>>());
+    }
+}
+
+/// A version as it was read.
+struct Read {
+    version: Version,
+    /// Hash of its object.
+    hash: [u8; 32],
+    /// Length of its object.
+    length: u64,
+}
+
+/// Returns whether the edits take the volume for `source`.
+fn takes(source: &SourceIdentity, edits: &[CatalogEdit]) -> bool {
+    match edits.first() {
+        Some(CatalogEdit::Source(taker)) => taker.id == source.id,
+        Some(CatalogEdit::Divide(division)) => division.source.id == source.id,
+        _ => false,
     }
 }
 

@@ -2,7 +2,7 @@
 //! bounded.
 
 use super::annotations::{Commitment, Pin, PinUntil, Verdict, VerdictKind};
-use super::edit::{Branch, CatalogEdit, Division, SegmentEntry, SourceIdentity};
+use super::edit::{Branch, CatalogEdit, Division, SegmentEntry, SourceIdentity, SourceInstance};
 use super::lifecycle::{Lifecycle, Stage, Step, StepKind};
 use crate::bytes::{Reader, Writer};
 use crate::error::Result;
@@ -117,6 +117,11 @@ pub(super) fn put_edit(out: &mut Vec<u8>, edit: &CatalogEdit) {
                 put_source(out, source);
             }
             put_entries(out, &branch.segments);
+        }
+        CatalogEdit::Instance(instance) => {
+            out.put_u8(17).put_bytes(&instance.id);
+            put_text(out, &instance.host);
+            out.put_i64_le(instance.since.0);
         }
         CatalogEdit::Lifecycle(lifecycle) => {
             let (stage, before, current, tests, steps) = lifecycle.parts();
@@ -264,6 +269,10 @@ pub(super) fn read_edit(from: &mut Reader<'_>) -> Result<CatalogEdit> {
             let (tests, steps) = (read_steps(from)?, read_steps(from)?);
             let lifecycle = Lifecycle::restored(stages, current.pop(), tests, steps);
             Ok(CatalogEdit::Lifecycle(lifecycle))
+        }
+        17 => {
+            let (id, host, since) = (from.array()?, read_text(from)?, read_time(from)?);
+            Ok(CatalogEdit::Instance(SourceInstance { id, host, since }))
         }
         other => Err(from.invalid("a known edit", other)),
     }

@@ -9,7 +9,7 @@
 use std::collections::BTreeMap;
 
 use super::annotations::{Annotations, Commitment, Pin, Verdict};
-use super::edit::{Branch, CatalogEdit, SegmentEntry, SourceIdentity};
+use super::edit::{Branch, CatalogEdit, SegmentEntry, SourceIdentity, SourceInstance};
 use super::lifecycle::Lifecycle;
 use crate::error::{Error, ErrorKind, Result};
 use crate::units::{ChainHash, Epoch, PointId, Sequence, Timestamp, VolumeId};
@@ -23,6 +23,7 @@ pub struct CatalogContent {
     pub(super) prefix: String,
     pub(super) epoch: Epoch,
     pub(super) source: Option<SourceIdentity>,
+    pub(super) instance: Option<SourceInstance>,
     pub(super) segments: Vec<SegmentEntry>,
     pub(super) branches: Vec<Branch>,
     pub(super) lifecycle: Lifecycle,
@@ -50,6 +51,7 @@ impl CatalogContent {
             prefix,
             epoch: Epoch(1),
             source: None,
+            instance: None,
             segments: Vec::new(),
             branches: Vec::new(),
             lifecycle: Lifecycle::default(),
@@ -65,6 +67,11 @@ impl CatalogContent {
     /// Returns the source that writes the volume.
     pub fn source(&self) -> Option<&SourceIdentity> {
         self.source.as_ref()
+    }
+
+    /// Returns the session of the source that published last; `None` before the first.
+    pub fn instance(&self) -> Option<&SourceInstance> {
+        self.instance.as_ref()
     }
 
     /// Returns the last sequence in the catalog.
@@ -141,6 +148,7 @@ impl CatalogContent {
     /// Returns the edits that make this content from nothing.
     pub(super) fn snapshot(&self) -> Vec<CatalogEdit> {
         let mut edits: Vec<_> = self.source.clone().map(CatalogEdit::Source).into_iter().collect();
+        edits.extend(self.instance.clone().map(CatalogEdit::Instance));
         edits.push(CatalogEdit::Segments(self.segments.clone()));
         edits.push(CatalogEdit::Epoch(self.epoch));
         edits.extend(self.branches.iter().cloned().map(CatalogEdit::Branch));
@@ -233,8 +241,12 @@ impl CatalogContent {
     fn apply(&mut self, edit: CatalogEdit, undo: &mut Vec<Inverse>) -> Result<()> {
         match edit {
             CatalogEdit::Source(source) => {
-                let old = self.source.replace(source);
-                undo.push(Box::new(move |content| content.source = old));
+                let old = (self.source.replace(source), self.instance.take());
+                undo.push(Box::new(move |content| (content.source, content.instance) = old));
+            }
+            CatalogEdit::Instance(instance) => {
+                let old = self.instance.replace(instance);
+                undo.push(Box::new(move |content| content.instance = old));
             }
             CatalogEdit::Segments(entries) => self.add_segments(entries, undo)?,
             CatalogEdit::Replace { with, objects } => self.replace(with, &objects, undo)?,
@@ -419,6 +431,10 @@ mod tests {
         SourceIdentity { id: [id; 16], host: "host".into(), since: Timestamp(0) }
     }
 
+    fn instance(id: u8) -> SourceInstance {
+        SourceInstance { id: [id; 16], host: "host".into(), since: Timestamp(0) }
+    }
+
     fn names(numbers: &[u8]) -> Vec<String> {
         numbers.iter().map(|number| format!("segment-{number}")).collect()
     }
@@ -456,6 +472,8 @@ mod tests {
         let commitment = Commitment { group: POINT, members: 2, name: "group".into() };
         vec![
             CatalogEdit::Source(source(1)),
+            CatalogEdit::Instance(instance(1)),
+            CatalogEdit::Instance(instance(2)),
             CatalogEdit::Segments(vec![segment(1, 0, 1), segment(2, 1, 1), segment(3, 2, 1)]),
             CatalogEdit::Verdict(verdict.clone()),
             CatalogEdit::Verdict(Verdict { ok: false, ..verdict }),

@@ -17,6 +17,20 @@ pub struct SourceIdentity {
     pub since: Timestamp,
 }
 
+/// One session of a source: drawn at random each time that an agent opens a protection.
+///
+/// The catalog names the instance that published last. So two agents on copies of one state
+/// directory, which share the identity of their source, are told apart.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SourceInstance {
+    /// Random identity.
+    pub id: [u8; 16],
+    /// Name of the host, for people.
+    pub host: String,
+    /// When it began.
+    pub since: Timestamp,
+}
+
 /// A segment that belongs to the volume.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SegmentEntry {
@@ -44,6 +58,8 @@ impl SegmentEntry {
 pub enum CatalogEdit {
     /// A source takes the volume; edits of any other source are refused from now on.
     Source(SourceIdentity),
+    /// A session of the source publishes from now on; other sessions of it are refused.
+    Instance(SourceInstance),
     /// Segments at the end of the chain.
     Segments(Vec<SegmentEntry>),
     /// These entries take the place of these objects.

@@ -30,7 +30,7 @@ pub use annotations::{
 pub use branch::BRANCHES_MAX;
 pub use catalog::{Catalog, SNAPSHOT_EVERY};
 pub use content::CatalogContent;
-pub use edit::{Branch, CatalogEdit, Division, SegmentEntry, SourceIdentity};
+pub use edit::{Branch, CatalogEdit, Division, SegmentEntry, SourceIdentity, SourceInstance};
 pub(crate) use history::Intervals;
 pub use history::TimelineEntry;
 pub use keys::{RotationReport, ShredOptions, ShredReport};

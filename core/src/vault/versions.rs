@@ -61,6 +61,11 @@ impl VersionNames {
         self.lengths.contains_key(&number)
     }
 
+    /// Returns the length of a version's object; `None` if it is not there.
+    pub(super) fn length_of(&self, number: u64) -> Option<u64> {
+        self.lengths.get(&number).copied()
+    }
+
     /// Returns the versions that are there, in order.
     pub fn numbers(&self) -> impl Iterator<Item = u64> {
         self.lengths.keys().copied()

@@ -7,7 +7,7 @@ from typing import Self
 class Exit(enum.IntEnum):
     """How a command ended: the code, its meaning, and what to do about it.
 
-    Codes 2 to 15 are the kinds of `hrl.HrlError` in upper case.
+    Codes 2 to 15, 20 and 21 are the kinds of `hrl.HrlError` in upper case.
     """
 
     meaning: str
@@ -40,6 +40,8 @@ class Exit(enum.IntEnum):
     CHECK_FAILED = 17, "a check failed", "restore an earlier point, such as `newest-good`"
     PLAN_FAILED = 18, "a plan failed", "look at its report, then resume it"
     TIMED_OUT = 19, "a time limit was reached", "the work goes on: look again later, or raise the limit"
+    DENIED = 20, "denied", "use an identity that may do that"
+    DIVERGED = 21, "not of one history", "compare: see the page When something went back"
     STOPPED = 130, "stopped by a signal", "run it again"
 
     @property

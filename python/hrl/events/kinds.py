@@ -11,6 +11,8 @@ MAIL_KINDS = (
     "check-failed",
     "failover-committed",
     "fenced",
+    "diverged",
+    "volume-lost",
     "handed-over",
     "task-failed",
     "mode-changed:dirty",

@@ -1,0 +1,329 @@
+//! The anchor: what the state directory knows of the vault and of its own journal, to find out at
+//! the next start whether both still are of one history.
+//!
+//! ```text
+//! STATE/anchor     the newest catalog version and segment that this source published, and how far the dirty map relies on the journal
+//! ```
+//!
+//! A start finds one of these: both agree; the vault went back, or is another copy that lacks what
+//! was published; the state directory went back; another session used a copy of the directory. Only
+//! the first is trusted. Otherwise the disk is compared with the replica.
+//!
+//! Invariants: the anchor is durable before a segment leaves the spool, and before the dirty map
+//! relies on the journal. So an end of the catalog that neither the anchor nor the spool knows was
+//! made by somebody else.
+//!
+//! Behaviour on failure: if the anchor cannot be written, the next start may find the end of the
+//! catalog unknown. Then it compares more than needed.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use super::state::{StateDirectory, host, write_text};
+use crate::bytes::{hex, parse_hex};
+use crate::clock::{Clock, random_bytes};
+use crate::device::Files;
+use crate::error::Result;
+use crate::event::Cause;
+use crate::journal::{SegmentKind, SegmentSummary};
+use crate::sync::lock::Mutex;
+use crate::units::{ChainHash, Epoch, Sequence};
+use crate::vault::{Branch, Catalog, CatalogContent, SourceIdentity, SourceInstance};
+
+const FIRST_LINE: &str = "hrl anchor 1";
+/// Sessions of the directory that are remembered: a put of one may arrive after it was killed.
+const SESSIONS_MAX: usize = 8;
+
+/// The end of a chain of segments.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct End {
+    pub sequence: Sequence,
+    pub chain: ChainHash,
+}
+
+impl End {
+    /// Returns the end of a segment.
+    pub(super) fn of_segment(summary: &SegmentSummary) -> Self {
+        Self { sequence: summary.last_sequence, chain: summary.chain }
+    }
+
+    fn of(catalog: &CatalogContent) -> Self {
+        Self { sequence: catalog.last_sequence(), chain: catalog.last_chain() }
+    }
+}
+
+/// What the state directory knows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Anchor {
+    /// Identity of the source that published.
+    pub source: [u8; 16],
+    /// Its epoch.
+    pub epoch: Epoch,
+    /// The sessions that used the directory, newest first.
+    pub sessions: Vec<[u8; 16]>,
+    /// Newest catalog version known.
+    pub version: u64,
+    /// Hash of its object.
+    pub hash: [u8; 32],
+    /// End of the catalog in that version.
+    pub published: End,
+    /// The dirty map relies on the journal up to here.
+    pub promised: Sequence,
+    /// No change gets a sequence up to this one any more.
+    pub given: Sequence,
+}
+
+/// How the vault and the state directory differ.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Difference {
+    /// What went back, or is another.
+    pub cause: Cause,
+    /// The difference, in a sentence.
+    pub message: String,
+    /// Whether the disk must be compared with the replica. If not, only what others published to
+    /// the catalog is gone.
+    pub content: bool,
+}
+
+impl Anchor {
+    /// Reads `STATE/anchor`; `None` in a directory of an older version, or in a new one.
+    pub(crate) fn read(state: &StateDirectory) -> Result<Option<Self>> {
+        state.read_text(&path_of(state), "the anchor of an agent", parse)
+    }
+
+    /// Returns the anchor of a session that begins with `catalog`. `before` is that of the last
+    /// session.
+    ///
+    /// The dirty map relies on the journal up to `promised`.
+    pub(super) fn begin(
+        catalog: &Catalog,
+        source: &SourceIdentity,
+        instance: &SourceInstance,
+        promised: Sequence,
+        before: Option<&Self>,
+    ) -> Self {
+        let before = before.filter(|before| before.source == source.id);
+        let mut sessions = vec![instance.id];
+        sessions.extend(before.iter().flat_map(|before| &before.sessions));
+        sessions.truncate(SESSIONS_MAX);
+        Self {
+            source: source.id,
+            epoch: catalog.epoch(),
+            sessions,
+            version: catalog.version(),
+            hash: catalog.version_hash(),
+            published: End::of(catalog),
+            promised,
+            given: before.map_or(Sequence::ZERO, |before| before.given.max(before.end())),
+        }
+    }
+
+    /// Returns the highest sequence that is in the vault, or that the dirty map relies on.
+    pub(crate) fn end(&self) -> Sequence {
+        self.published.sequence.max(self.promised)
+    }
+
+    /// Compares the catalog with what the directory knows: this anchor, and the `spooled` segments
+    /// that may be published already. `None` if they agree.
+    pub(super) fn compare(
+        &self,
+        catalog: &Catalog,
+        source: &SourceIdentity,
+        spooled: &[End],
+    ) -> Option<Difference> {
+        if self.source != source.id || self.epoch != catalog.epoch() {
+            return None;
+        }
+        let end = End::of(catalog);
+        let differs = |cause, message| Some(Difference { cause, message, content: true });
+        if end == self.published || spooled.contains(&end) {
+            return self.compare_versions(catalog);
+        }
+        if end.sequence <= self.published.sequence || !contains(catalog, self.published) {
+            return differs(
+                Cause::VaultWentBack,
+                format!(
+                    "the vault ends with sequence {} of version {}, but {} of version {} were published from here: it went \
+                     back, or it is another copy",
+                    end.sequence,
+                    catalog.version(),
+                    self.published.sequence,
+                    self.version
+                ),
+            );
+        }
+        let newest = catalog.instance();
+        match newest.filter(|newest| newest.host != host()) {
+            Some(other) => differs(
+                Cause::OtherInstance,
+                format!(
+                    "a session on {}, begun at {}, has published sequences {} to {} as this source: it uses a copy of the \
+                     state directory",
+                    other.host, other.since, self.published.sequence, end.sequence
+                ),
+            ),
+            None => differs(
+                Cause::StateWentBack,
+                format!(
+                    "the vault has sequences {} to {} of this source, which the state directory does not know: the machine \
+                     went back, or a copy of it is in use",
+                    self.published.sequence, end.sequence
+                ),
+            ),
+        }
+    }
+
+    /// Compares catalogs whose segments end alike.
+    fn compare_versions(&self, catalog: &Catalog) -> Option<Difference> {
+        let version = catalog.version();
+        let is_there = version > self.version
+            || (version == self.version && catalog.version_hash() == self.hash);
+        (!is_there).then(|| Difference {
+            cause: Cause::VaultWentBack,
+            message: format!(
+                "the vault has all data, but its catalog ends with another version {version} than the {} known here: pins, \
+                 verdicts and deletions published since may be gone",
+                self.version
+            ),
+            content: false,
+        })
+    }
+
+    /// Returns what the branch of this source lacks, in a sentence; `None` if it has everything that
+    /// the source published and that its dirty map relies on.
+    pub(crate) fn lacking_in(&self, branch: &Branch) -> Option<String> {
+        let last = branch.last_sequence();
+        let is_other = last == self.published.sequence && branch.chain != self.published.chain;
+        (last < self.end() || is_other).then(|| {
+            format!(
+                "its source had published or journaled up to sequence {}, and this vault has its changes up to {last}",
+                self.end()
+            )
+        })
+    }
+
+    fn print(&self) -> String {
+        let sessions: Vec<_> = self.sessions.iter().map(|id| hex(id).to_string()).collect();
+        format!(
+            "{FIRST_LINE}\nsource={}\nepoch={}\nsessions={}\nversion={}\nhash={}\npublished={}\nchain={}\n\
+             promised={}\ngiven={}\n",
+            hex(&self.source),
+            self.epoch,
+            sessions.join(","),
+            self.version,
+            hex(&self.hash),
+            self.published.sequence.0,
+            hex(&self.published.chain.0),
+            self.promised.0,
+            self.given.0
+        )
+    }
+}
+
+/// Returns whether the catalog went through `end`. An end inside a fold counts: only the state at
+/// the end of the fold is left.
+fn contains(catalog: &CatalogContent, end: End) -> bool {
+    end.sequence == Sequence::ZERO
+        || catalog.segments().iter().any(|entry| {
+            let summary = &entry.summary;
+            let folds_over = summary.kind != SegmentKind::Log
+                && (summary.first_sequence..summary.last_sequence).contains(&end.sequence);
+            folds_over || (summary.last_sequence, summary.chain) == (end.sequence, end.chain)
+        })
+}
+
+/// The anchor of the running session, and its file.
+pub(super) struct AnchorFile {
+    path: PathBuf,
+    files: Arc<dyn Files>,
+    anchor: Mutex<Anchor>,
+}
+
+impl AnchorFile {
+    /// Begins a session: writes `anchor` durably.
+    pub(super) fn begin(state: &StateDirectory, anchor: Anchor) -> Result<Self> {
+        let file =
+            Self { path: path_of(state), files: state.files().clone(), anchor: Mutex::new(anchor) };
+        file.change(|_| {})?;
+        Ok(file)
+    }
+
+    /// Records what the catalog lists. Before a segment leaves the spool.
+    pub(super) fn published(&self, catalog: &Catalog) -> Result<()> {
+        self.change(|anchor| {
+            anchor.epoch = catalog.epoch();
+            anchor.version = catalog.version();
+            anchor.hash = catalog.version_hash();
+            anchor.published = End::of(catalog);
+            anchor.given = anchor.given.max(anchor.published.sequence);
+        })
+    }
+
+    /// Records that the dirty map will rely on the journal up to `sequence`.
+    pub(super) fn promise(&self, sequence: Sequence) -> Result<()> {
+        if self.anchor.lock().promised >= sequence {
+            return Ok(());
+        }
+        self.change(|anchor| {
+            anchor.promised = anchor.promised.max(sequence);
+            anchor.given = anchor.given.max(sequence);
+        })
+    }
+
+    /// Records that the vault went back to `catalog`, so that no promise is left.
+    pub(super) fn went_back(&self, catalog: &Catalog, given: Sequence) -> Result<()> {
+        self.change(|anchor| {
+            anchor.promised = Sequence::ZERO;
+            anchor.given = anchor.given.max(anchor.published.sequence).max(given);
+        })?;
+        self.published(catalog)
+    }
+
+    /// Returns the chain hash of the newest segment that was published.
+    pub(super) fn chain(&self) -> ChainHash {
+        self.anchor.lock().published.chain
+    }
+
+    fn change(&self, change: impl FnOnce(&mut Anchor)) -> Result<()> {
+        let mut anchor = self.anchor.lock();
+        change(&mut anchor);
+        write_text(&*self.files, &self.path, anchor.print())
+    }
+}
+
+/// Returns a new session of the source on this host.
+pub(super) fn new_instance(clock: &dyn Clock) -> SourceInstance {
+    SourceInstance { id: random_bytes(clock), host: host(), since: clock.now() }
+}
+
+fn path_of(state: &StateDirectory) -> PathBuf {
+    state.path().join("anchor")
+}
+
+/// Parses the text of `STATE/anchor` and prints it again; `None` if it is not valid. Feature
+/// `testing`.
+#[cfg(any(test, feature = "testing"))]
+pub fn reprint_anchor(text: &str) -> Option<String> {
+    parse(text).map(|anchor| anchor.print())
+}
+
+fn parse(text: &str) -> Option<Anchor> {
+    let mut lines = text.lines();
+    if lines.next()? != FIRST_LINE {
+        return None;
+    }
+    let mut field = |name: &str| lines.next()?.strip_prefix(name)?.strip_prefix('=');
+    Some(Anchor {
+        source: parse_hex(field("source")?)?,
+        epoch: Epoch(field("epoch")?.parse().ok()?),
+        sessions: field("sessions")?.split(',').map(parse_hex).collect::<Option<_>>()?,
+        version: field("version")?.parse().ok()?,
+        hash: parse_hex(field("hash")?)?,
+        published: End {
+            sequence: Sequence(field("published")?.parse().ok()?),
+            chain: ChainHash(parse_hex(field("chain")?)?),
+        },
+        promised: Sequence(field("promised")?.parse().ok()?),
+        given: Sequence(field("given")?.parse().ok()?),
+    })
+}

@@ -1,0 +1,405 @@
+//! Disk, state directory and vault that are not of one history: one of them went back, was copied,
+//! or is another copy. Whatever is marked afterwards must be the disk, and someone must hear of it.
+
+use std::path::PathBuf;
+use std::process::Command;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use hrl::device::{BlockDevice, Durability, FileDevice, FileDeviceOptions, MemoryDevice};
+use hrl::failover::{FailoverOptions, Follower};
+use hrl::journal::{PointKind, WrappingKey};
+use hrl::replica::{At, Replica, ViewOptions};
+use hrl::store::DirStore;
+use hrl::vault::Vault;
+use hrl::{
+    Cause, ErrorKind, Event, EventKind, Mode, Policy, Protection, ProtectionOptions, SystemClock,
+};
+
+const LIMIT: Duration = Duration::from_secs(60);
+const BLOCK: u64 = 64 << 10;
+const BLOCKS: u64 = 64;
+
+/// A machine with a disk and a state directory, and a vault beside it.
+struct Site {
+    directory: tempfile::TempDir,
+    events: Arc<Mutex<Vec<Event>>>,
+}
+
+impl Site {
+    fn new() -> Self {
+        let site =
+            Self { directory: tempfile::tempdir().expect("directory"), events: Arc::default() };
+        std::fs::create_dir(site.path("machine")).expect("machine");
+        let disk = std::fs::File::create(site.path("machine/disk")).expect("disk");
+        disk.set_len(BLOCK * BLOCKS).expect("size");
+        site
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    fn copy(&self, from: &str, to: &str) {
+        let status = Command::new("cp").arg("-a").args([self.path(from), self.path(to)]).status();
+        assert!(status.expect("cp").success());
+    }
+
+    /// Puts a copy that was made before in the place of a directory.
+    fn revert(&self, name: &str, copy: &str) {
+        std::fs::remove_dir_all(self.path(name)).expect("remove");
+        self.copy(copy, name);
+    }
+
+    fn vault(&self, name: &str) -> Vault {
+        let store = Arc::new(DirStore::create(&self.path(name)).expect("store"));
+        let key = WrappingKey::from_bytes([7; 32]);
+        Vault::create(store, Some(key), SystemClock::shared()).expect("vault")
+    }
+
+    fn disk(&self, machine: &str) -> Arc<FileDevice> {
+        let path = self.path(machine).join("disk");
+        Arc::new(FileDevice::open(&path, &FileDeviceOptions::default()).expect("disk"))
+    }
+
+    fn open(&self, machine: &str, vault: &str) -> hrl::Result<Protection> {
+        let events = self.events.clone();
+        let sink =
+            Arc::new(move |event: &Event| events.lock().expect("events").push(event.clone()));
+        let state = self.path(machine).join("state");
+        ProtectionOptions::new("disk", self.disk(machine), self.vault(vault), state)
+            .policy(policy())
+            .events(sink)
+            .open()
+    }
+
+    fn protect(&self, machine: &str, vault: &str) -> Protection {
+        let protection = self.open(machine, vault).expect("protect");
+        protection.wait_ordered(LIMIT).expect("ordered");
+        protection
+    }
+
+    fn replica(&self, vault: &str) -> Replica {
+        self.vault(vault).replica("disk").expect("replica")
+    }
+
+    /// Marks a point, ships it, and compares it with the disk.
+    fn check_point(&self, protection: &Protection, machine: &str, vault: &str) {
+        let point = protection.mark(PointKind::Crash, "check").expect("mark");
+        protection.wait_replicated(LIMIT).expect("replicated");
+        let replica = self.replica(vault);
+        let view = replica.view(&At::Point(point.id), &ViewOptions::default()).expect("view");
+        assert!(content(&view) == content(&*self.disk(machine)), "the point is not the disk");
+        assert!(replica.verify(&|_, _| true).expect("verify").is_sound());
+    }
+
+    fn causes(&self) -> Vec<Cause> {
+        let events = self.events.lock().expect("events");
+        let cause = |event: &Event| match event.kind {
+            EventKind::Diverged { cause } => Some(cause),
+            _ => None,
+        };
+        events.iter().filter_map(cause).collect()
+    }
+
+    fn forget_events(&self) {
+        self.events.lock().expect("events").clear();
+    }
+}
+
+fn policy() -> Policy {
+    Policy {
+        segment_interval: Duration::from_millis(20),
+        region_bytes: 64 << 10,
+        crash_point_interval: Duration::ZERO,
+        catalog_interval: Duration::ZERO,
+        failover_poll_interval: Duration::from_millis(50),
+        retry_interval_max: Duration::from_millis(200),
+        ..Policy::default()
+    }
+}
+
+fn write(volume: &dyn BlockDevice, block: u64, tag: u8) {
+    volume.write(block * BLOCK, &[tag; BLOCK as usize], Durability::Cached).expect("write");
+}
+
+fn content(device: &dyn BlockDevice) -> Vec<u8> {
+    let mut bytes = vec![0; device.size_bytes() as usize];
+    device.read(0, &mut bytes).expect("read");
+    bytes
+}
+
+/// Writes some blocks and a point with each, and ships them.
+fn work(protection: &Protection, blocks: std::ops::Range<u64>) {
+    for block in blocks {
+        write(&**protection.volume(), block, block as u8 + 1);
+        protection.mark(PointKind::Crash, &format!("p{block}")).expect("mark");
+    }
+    protection.wait_replicated(LIMIT).expect("replicated");
+}
+
+fn until(what: &str, done: impl Fn() -> bool) {
+    let clock = SystemClock::shared();
+    let begun = clock.elapsed();
+    while !done() {
+        assert!(clock.elapsed().saturating_sub(begun) < LIMIT, "{what} did not come");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+fn labels(replica: &Replica) -> Vec<String> {
+    replica.points().into_iter().map(|point| point.label).collect()
+}
+
+#[test]
+fn a_normal_restart_or_a_kill_raises_no_event_and_compares_nothing() {
+    let site = Site::new();
+    let protection = site.protect("machine", "vault");
+    work(&protection, 0..4);
+    protection.stop(LIMIT).expect("stop");
+    let protection = site.protect("machine", "vault");
+    assert_eq!(protection.stats().resync_bytes_read, 0);
+    work(&protection, 4..8);
+    drop(protection);
+    let protection = site.protect("machine", "vault");
+    assert!(protection.stats().resync_bytes_read < BLOCK * BLOCKS, "dirty regions alone");
+    site.check_point(&protection, "machine", "vault");
+    assert_eq!(site.causes(), []);
+}
+
+#[test]
+fn promise_3_a_machine_that_was_reverted_is_compared_and_its_next_point_is_its_disk() {
+    for running in [false, true] {
+        let site = Site::new();
+        let mut protection = site.protect("machine", "vault");
+        work(&protection, 0..3);
+        if running {
+            site.copy("machine", "snapshot");
+        } else {
+            protection.stop(LIMIT).expect("stop");
+            site.copy("machine", "snapshot");
+            protection = site.protect("machine", "vault");
+        }
+        write(&**protection.volume(), 1, 99);
+        work(&protection, 20..24);
+        protection.stop(LIMIT).expect("stop");
+        let before = labels(&site.replica("vault"));
+        site.revert("machine", "snapshot");
+        site.forget_events();
+        let protection = site.protect("machine", "vault");
+        assert_eq!(site.causes(), [Cause::StateWentBack], "running: {running}");
+        site.check_point(&protection, "machine", "vault");
+        let after = labels(&site.replica("vault"));
+        assert_eq!(after[..before.len()], before, "no point that was offered is lost");
+        let timeline = protection.timeline();
+        let gap = timeline.iter().find(|stretch| stretch.unordered == Some(Cause::StateWentBack));
+        assert!(gap.is_some(), "{timeline:?}");
+    }
+}
+
+/// Copies the newest version out of the way of a vault that goes back.
+fn roll_back(site: &Site, how: &str) {
+    match how {
+        "restored" => site.revert("vault", "backup"),
+        "suffix" => {
+            let catalog = site.path("vault/volumes/disk/catalog");
+            let mut versions: Vec<_> = std::fs::read_dir(catalog)
+                .expect("catalog")
+                .map(|entry| entry.expect("entry").path())
+                .collect();
+            versions.sort();
+            for version in versions.iter().rev().take(4) {
+                std::fs::remove_file(version).expect("remove");
+            }
+        }
+        other => panic!("{other}"),
+    }
+}
+
+#[test]
+fn promise_3_a_vault_that_went_back_is_noticed_at_the_next_start() {
+    for how in ["restored", "suffix", "mirror"] {
+        for killed in [false, true] {
+            let site = Site::new();
+            let protection = site.protect("machine", "vault");
+            work(&protection, 0..3);
+            site.copy("vault", "backup");
+            work(&protection, 3..9);
+            let last = protection.stats().last_sequence;
+            if killed {
+                drop(protection);
+            } else {
+                protection.stop(LIMIT).expect("stop");
+            }
+            let vault = if how == "mirror" { "backup" } else { "vault" };
+            if how != "mirror" {
+                roll_back(&site, how);
+            }
+            let before = labels(&site.replica(vault));
+            site.forget_events();
+            let protection = site.protect("machine", vault);
+            assert_eq!(site.causes(), [Cause::VaultWentBack], "{how}, killed: {killed}");
+            assert!(protection.stats().last_sequence > last, "no sequence is given twice");
+            site.check_point(&protection, "machine", vault);
+            work(&protection, 30..32);
+            site.check_point(&protection, "machine", vault);
+            assert_eq!(labels(&site.replica(vault))[..before.len()], before);
+            protection.stop(LIMIT).expect("stop");
+            site.forget_events();
+            let protection = site.protect("machine", vault);
+            assert_eq!(protection.stats().resync_bytes_read, 0, "it agrees again");
+            assert_eq!(site.causes(), []);
+        }
+    }
+}
+
+#[test]
+fn promise_3_a_vault_that_goes_back_under_a_running_agent_is_gone_on_with() {
+    for how in ["restored", "suffix"] {
+        for idle in [false, true] {
+            let site = Site::new();
+            let protection = site.protect("machine", "vault");
+            work(&protection, 0..3);
+            site.copy("vault", "backup");
+            work(&protection, 3..9);
+            let last = protection.stats().last_sequence;
+            roll_back(&site, how);
+            if !idle {
+                write(&**protection.volume(), 40, 41);
+            }
+            until("an event", || site.causes() == [Cause::VaultWentBack]);
+            protection.wait_ordered(LIMIT).expect("ordered again");
+            site.check_point(&protection, "machine", "vault");
+            work(&protection, 30..32);
+            site.check_point(&protection, "machine", "vault");
+            assert!(protection.stats().last_sequence > last);
+            protection.stop(LIMIT).expect("stop");
+            assert_eq!(site.causes(), [Cause::VaultWentBack], "{how}, idle: {idle}");
+        }
+    }
+}
+
+#[test]
+fn a_vault_without_the_volume_ends_the_session_and_one_without_anything_is_waited_for() {
+    let site = Site::new();
+    let protection = site.protect("machine", "vault");
+    work(&protection, 0..3);
+    std::fs::rename(site.path("vault"), site.path("unmounted")).expect("rename");
+    std::fs::create_dir(site.path("vault")).expect("an empty mount point");
+    write(&**protection.volume(), 9, 10);
+    until("an event", || {
+        let events = site.events.lock().expect("events");
+        events.iter().any(|event| event.kind == EventKind::VaultUnavailable)
+    });
+    assert!(!protection.stats().fenced && protection.stats().mode == Mode::Ordered);
+    std::fs::remove_dir_all(site.path("vault")).expect("remove");
+    std::fs::rename(site.path("unmounted"), site.path("vault")).expect("mounted again");
+    site.check_point(&protection, "machine", "vault");
+    assert_eq!(site.causes(), []);
+
+    std::fs::remove_dir_all(site.path("vault/volumes")).expect("the volumes are gone");
+    write(&**protection.volume(), 10, 11);
+    until("an event", || {
+        let events = site.events.lock().expect("events");
+        events.iter().any(|event| event.kind == EventKind::VolumeLost)
+    });
+    let error = protection.mark(PointKind::Crash, "").expect_err("nothing is replicated");
+    assert_eq!(error.kind(), ErrorKind::Diverged);
+    let error = protection.stop(LIMIT).expect_err("nor was it");
+    assert_eq!(error.kind(), ErrorKind::Diverged);
+    let error = site.open("machine", "vault").map(drop).expect_err("a volume is missing");
+    assert_eq!(error.kind(), ErrorKind::Changed, "{error}");
+}
+
+#[test]
+fn promise_9_of_two_agents_on_copies_of_a_state_directory_one_is_fenced_and_loses_nothing() {
+    for first_publishes in [false, true] {
+        let site = Site::new();
+        let protection = site.protect("machine", "vault");
+        work(&protection, 0..3);
+        protection.stop(LIMIT).expect("stop");
+        site.copy("machine", "clone");
+        let first = site.protect("machine", "vault");
+        let second = site.protect("clone", "vault");
+        if first_publishes {
+            work(&first, 10..11);
+        } else {
+            work(&second, 10..11);
+        }
+        let (winner, loser, machine) =
+            if first_publishes { (first, second, "machine") } else { (second, first, "clone") };
+        until("a fence", || {
+            write(&**loser.volume(), 20, 21);
+            loser.stats().fenced
+        });
+        assert_eq!(loser.mark(PointKind::Crash, "").expect_err("fenced").kind(), ErrorKind::Fenced);
+        assert_eq!(loser.stop(LIMIT).expect_err("fenced").kind(), ErrorKind::Fenced);
+        site.check_point(&winner, machine, "vault");
+        winner.stop(LIMIT).expect("stop");
+        // The one that was fenced may come back, and is compared.
+        let other = if first_publishes { "clone" } else { "machine" };
+        site.forget_events();
+        let protection = site.protect(other, "vault");
+        assert_eq!(site.causes(), [Cause::StateWentBack]);
+        site.check_point(&protection, other, "vault");
+    }
+}
+
+#[test]
+fn a_spool_that_lost_segments_which_the_dirty_map_relies_on_is_noticed() {
+    let site = Site::new();
+    let protection = site.protect("machine", "vault");
+    work(&protection, 0..3);
+    std::fs::rename(site.path("vault"), site.path("away")).expect("no vault");
+    for block in 5..9 {
+        write(&**protection.volume(), block, 77);
+    }
+    let limit = Duration::from_millis(100);
+    protection.stop(limit).expect("what the vault does not take stays in the spool");
+    std::fs::rename(site.path("away"), site.path("vault")).expect("the vault is back");
+    for entry in std::fs::read_dir(site.path("machine/state/spool")).expect("spool") {
+        std::fs::remove_file(entry.expect("entry").path()).expect("remove");
+    }
+    let protection = site.protect("machine", "vault");
+    site.check_point(&protection, "machine", "vault");
+}
+
+#[test]
+fn promise_9_a_disk_whose_source_was_ahead_of_a_lagging_mirror_comes_home_whole() {
+    for killed in [false, true] {
+        let site = Site::new();
+        let source = site.protect("machine", "vault");
+        work(&source, 0..3);
+        site.copy("vault", "mirror");
+        work(&source, 3..9);
+        if killed {
+            // Long enough for the dirty map to be cleaned.
+            std::thread::sleep(Duration::from_millis(2500));
+            drop(source);
+        } else {
+            source.stop(LIMIT).expect("stop");
+        }
+        let away = Arc::new(MemoryDevice::new(BLOCK * BLOCKS));
+        let vault = site.vault("mirror");
+        let over = FailoverOptions::new("disk", vault.clone(), site.path("away"), away.clone())
+            .policy(policy())
+            .disk_reads_zero(true)
+            .start()
+            .expect("fail over");
+        over.commit().expect("commit");
+        write(&**over.volume(), 50, 51);
+        write(&**over.volume(), 1, 52);
+        over.protection().mark(PointKind::Crash, "there").expect("mark");
+        over.protection().wait_replicated(LIMIT).expect("replicated");
+        let clock = SystemClock::shared();
+        let state = site.path("machine/state");
+        let mut follower =
+            Follower::open("disk", vault.clone(), state, site.disk("machine"), clock)
+                .expect("follow");
+        follower.catch_up(&At::Newest, &|_, _| true).expect("catch up");
+        let replica = site.replica("mirror");
+        let newest = replica.view(&At::Newest, &ViewOptions::default()).expect("view");
+        let home = content(&*site.disk("machine"));
+        assert!(home == content(&newest), "the disk at home is not the volume; killed: {killed}");
+    }
+}
