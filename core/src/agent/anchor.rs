@@ -91,6 +91,11 @@ impl Anchor {
         state.read_text(&path_of(state), "the anchor of an agent", parse)
     }
 
+    /// Removes `STATE/anchor`, because another history begins.
+    pub(super) fn forget(state: &StateDirectory) -> Result<()> {
+        state.remove_durably(&path_of(state))
+    }
+
     /// Returns the anchor of a session that begins with `catalog`. `before` is that of the last
     /// session.
     ///

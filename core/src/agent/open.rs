@@ -301,8 +301,9 @@ impl ProtectionOptions {
             return Ok(Claim { replica, source, provisional: None });
         }
         // Another source has changed the volume: the dirty map does not show where the disk
-        // differs.
+        // differs, and the anchor is of the history before.
         state.forget_dirty_map()?;
+        Anchor::forget(state)?;
         // Before the catalog is read: from here on no other source can add to it.
         let taken = vec![CatalogEdit::Source(source.clone())];
         replica.into_catalog().append(&source, taken)?;

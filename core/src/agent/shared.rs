@@ -56,7 +56,7 @@ impl Shared {
         let replica = self.vault.replica_with_keys(&self.info.name, &self.keys)?;
         let catalog = under_way.commit(&self.state, &self.vault, replica, &*self.clock)?;
         let (at, epoch) = (under_way.at, under_way.epoch);
-        self.shipping.shipper.set_catalog(catalog)?;
+        self.shipping.shipper.set_catalog(catalog);
         self.session.committed();
         // The next start removes what this fails to remove: the catalog shows that the failover is
         // over.

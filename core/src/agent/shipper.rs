@@ -319,10 +319,10 @@ impl Shipper {
     pub(crate) fn look(&self, spool: &Spool) -> Result<()> {
         let mut catalog = self.catalog.lock();
         catalog.refresh()?;
-        catalog.check_session()?;
-        self.check_end(&catalog, spool)?;
         let owner = catalog.source().filter(|owner| owner.id != self.source.id);
-        owner.map_or(Ok(()), |owner| Err(fenced(&self.volume, owner)))
+        owner.map_or(Ok(()), |owner| Err(fenced(&self.volume, owner)))?;
+        catalog.check_session()?;
+        self.check_end(&catalog, spool)
     }
 
     /// Fails with `Fenced` if the catalog ends with a segment that is not of this state directory:
@@ -347,11 +347,11 @@ impl Shipper {
     }
 
     /// Replaces the catalog by the one that a commit of this session made.
-    pub(crate) fn set_catalog(&self, mut catalog: Catalog) -> Result<()> {
+    pub(crate) fn set_catalog(&self, mut catalog: Catalog) {
         let mut current = self.catalog.lock();
         catalog.go_on_with_session_of(&current);
         *current = catalog;
-        self.anchor.published(&current)
+        self.record(&current);
     }
 
     /// Goes on with the catalog of a vault that went back. `given` is the last sequence given.
