@@ -197,6 +197,16 @@ typedef bool (*hrl_progress_fn)(void *user, uint64_t bytes_done, uint64_t bytes_
 #define HRL_ERROR_IO -14
 
 /**
+ * Use another identity: the server knows this one, and does not let it do that.
+ */
+#define HRL_ERROR_DENIED -15
+
+/**
+ * Compare: the vault and what is known of it here are not of one history.
+ */
+#define HRL_ERROR_DIVERGED -16
+
+/**
  * A defect of the library was caught at its boundary. The handles in use may be unusable; please report it.
  */
 #define HRL_ERROR_PANIC -100

@@ -117,20 +117,12 @@ impl Task for Journaling {
 }
 
 impl Journaling {
-    /// Continues a vault that went back. If that fails, shipping finds it out again.
-    fn continue_vault(&self, shared: &Shared, rewind: rewind::Rewind) {
-        if let Err(error) = rewind::carry_out(shared, rewind) {
-            shared.event(EventKind::TaskFailed, format!("going on in the vault: {error}"));
-        }
-        shared.session.went_back();
-    }
-
     fn go_on(&mut self, shared: &Shared) -> Next {
         let stopping = shared.requests.is_stopping();
         let pause = if stopping { Next::Ended } else { Next::Later(PAUSE) };
         if let Some(rewind) = shared.session.take_rewind() {
             self.open = None;
-            self.continue_vault(shared, rewind);
+            continue_vault(shared, rewind);
             return Next::Now;
         }
         let Self { open, budget } = self;
@@ -156,6 +148,14 @@ impl Journaling {
             }
         }
     }
+}
+
+/// Continues a vault that went back. If that fails, shipping finds it out again.
+fn continue_vault(shared: &Shared, rewind: rewind::Rewind) {
+    if let Err(error) = rewind::carry_out(shared, rewind) {
+        shared.event(EventKind::TaskFailed, format!("going on in the vault: {error}"));
+    }
+    shared.session.went_back();
 }
 
 /// Closes what was captured until now, once this source is fenced. From here on only the dirty map

@@ -17,7 +17,7 @@ use super::resync_progress::ResyncProgress;
 use super::session::Session;
 use super::shared::Shared;
 use super::shipments::Shipments;
-use super::shipper::Shipper;
+use super::shipper::{Sender, Shipper};
 use super::spool::Spool;
 use super::task::Task;
 use super::{
@@ -197,10 +197,8 @@ impl ProtectionOptions {
         let shipper = Shipper::new(
             self.vault.store().clone(),
             self.files.clone(),
-            self.volume.clone(),
             catalog,
-            source,
-            anchor.clone(),
+            Sender { volume: self.volume.clone(), source, anchor: anchor.clone() },
             &self.policy,
             self.clock.clone(),
         );

@@ -83,6 +83,16 @@ pub(crate) enum ShipNext {
     Bandwidth(Duration),
 }
 
+/// Whose segments a shipper moves.
+pub(crate) struct Sender {
+    /// Name of the volume.
+    pub volume: String,
+    /// The source that owns it.
+    pub source: SourceIdentity,
+    /// The anchor of its state directory.
+    pub anchor: Arc<AnchorFile>,
+}
+
 /// Moves the segments of one source from a spool to the vault.
 pub(crate) struct Shipper {
     store: Arc<dyn Store>,
@@ -103,17 +113,16 @@ pub(crate) struct Shipper {
 }
 
 impl Shipper {
-    /// Makes the shipper of `source`, whose volume has `catalog`.
+    /// Makes the shipper of `sender`, whose volume has `catalog`.
     pub(crate) fn new(
         store: Arc<dyn Store>,
         files: Arc<dyn Files>,
-        volume: String,
         catalog: Catalog,
-        source: SourceIdentity,
-        anchor: Arc<AnchorFile>,
+        sender: Sender,
         policy: &Policy,
         clock: Arc<dyn Clock>,
     ) -> Self {
+        let Sender { volume, source, anchor } = sender;
         Self {
             store,
             files,
@@ -249,7 +258,8 @@ impl Shipper {
         let edit = CatalogEdit::Segments(unpublished.entries.clone());
         let appended = catalog.append(&self.source, vec![edit]);
         self.unsure.store(appended.is_err(), Ordering::Relaxed);
-        let lacks = |error: &Error| matches!(error.kind(), ErrorKind::Changed | ErrorKind::Diverged);
+        let lacks =
+            |error: &Error| matches!(error.kind(), ErrorKind::Changed | ErrorKind::Diverged);
         if appended.as_ref().is_err_and(lacks) {
             // A store that this version would go to lacks some of the objects: put them again.
             unpublished.clear();
