@@ -3,8 +3,7 @@
 //! The interpreter's lock is taken inside each call and only there, so such an object may be used from any thread of the
 //! library. Two calls may run at once when a method releases the lock. Every answer is checked before it is used.
 
-use std::sync::{Mutex, PoisonError};
-
+use hrl::sync::lock::Mutex;
 use hrl::{Error, ErrorKind};
 use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
@@ -83,7 +82,7 @@ impl Progress {
         work: impl FnOnce(&(dyn Fn(u64, u64) -> bool + Sync)) -> hrl::Result<T> + Send,
     ) -> PyResult<T> {
         py.detach(|| work(&|done, total| self.goes_on(done, total))).map_err(|error| {
-            let raised = self.raised.lock().unwrap_or_else(PoisonError::into_inner).take();
+            let raised = self.raised.lock().take();
             raised.unwrap_or_else(|| raise(&error))
         })
     }
@@ -96,7 +95,7 @@ impl Progress {
         });
         answer.map_or_else(
             |error| {
-                *self.raised.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
+                *self.raised.lock() = Some(error);
                 false
             },
             |stop| !stop,

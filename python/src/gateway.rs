@@ -1,10 +1,10 @@
 //! `Gateway` and the enrolment of its clients.
 
 use std::path::PathBuf;
-use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use hrl::SystemClock;
+use hrl::sync::lock::Mutex;
 use hrl::vault::Vault;
 use hrl_gateway::GatewayOptions;
 use hrl_stores::{create_url, open_url};
@@ -110,7 +110,7 @@ impl Gateway {
 
     /// Returns counters and conditions as of now.
     fn stats(&self) -> GatewayStats {
-        let inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        let inner = self.inner.lock();
         inner.as_ref().map(hrl_gateway::Gateway::stats).unwrap_or_default().shown()
     }
 
@@ -118,13 +118,13 @@ impl Gateway {
     /// whether the cache is empty.
     #[pyo3(signature = (limit=60.0))]
     fn stop(&self, py: Python<'_>, limit: f64) -> bool {
-        let taken = self.inner.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let taken = self.inner.lock().take();
         let limit = Duration::from_secs_f64(limit.max(0.0));
         py.detach(move || taken.is_none_or(|gateway| gateway.stop(limit)))
     }
 
     fn __repr__(&self) -> String {
-        let inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        let inner = self.inner.lock();
         let stopped = if inner.is_none() { ", stopped" } else { "" };
         format!("<Gateway at {}{stopped}>", self.address)
     }

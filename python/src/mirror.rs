@@ -2,9 +2,9 @@
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, PoisonError};
 
 use hrl::SystemClock;
+use hrl::sync::lock::Mutex;
 use hrl_gateway::MirrorOptions;
 use pyo3::prelude::*;
 
@@ -70,7 +70,7 @@ impl Mirror {
     /// does not stop the others.
     fn run(&self, py: Python<'_>) -> PyResult<Vec<MirroredVolume>> {
         let report = run(py, || {
-            let mut mirror = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut mirror = self.inner.lock();
             mirror.run(&|| !self.stopped.load(Ordering::Relaxed))
         })?;
         Ok(report.shown())

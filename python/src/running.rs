@@ -3,9 +3,10 @@
 //!
 //! At the exit of the process running handles are dropped, the newest first. A protection then leaves what a crash leaves.
 
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use hrl::sync::lock::Mutex;
 use pyo3::prelude::*;
 
 /// A value with threads, which run until it is taken.
@@ -22,7 +23,7 @@ impl<T: Send + 'static> Running<T> {
     pub(crate) fn new(value: T) -> Arc<Self> {
         let running = Arc::new(Self(Mutex::new(Some(value))));
         let known: Arc<dyn End> = running.clone();
-        let mut all = RUNNING.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut all = RUNNING.lock();
         all.retain(|other| other.strong_count() > 0);
         all.push(Arc::downgrade(&known));
         running
@@ -30,17 +31,17 @@ impl<T: Send + 'static> Running<T> {
 
     /// Takes it, in order to end it. Later calls give `None`.
     pub(crate) fn take(&self) -> Option<T> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+        self.0.lock().take()
     }
 
     /// Puts back a value that was taken for a while.
     pub(crate) fn put_back(&self, value: T) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(value);
+        *self.0.lock() = Some(value);
     }
 
     /// Calls `look` with it; `None` once it was taken.
     pub(crate) fn with<R>(&self, look: impl FnOnce(&T) -> R) -> Option<R> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).as_ref().map(look)
+        self.0.lock().as_ref().map(look)
     }
 }
 
@@ -100,7 +101,7 @@ pub(crate) use ends_with_block;
 /// Drops every running value.
 #[pyfunction]
 pub(crate) fn end_all(py: Python<'_>) {
-    let all = std::mem::take(&mut *RUNNING.lock().unwrap_or_else(PoisonError::into_inner));
+    let all = std::mem::take(&mut *RUNNING.lock());
     // Their threads may wait for the interpreter's lock.
     py.detach(|| all.iter().rev().filter_map(Weak::upgrade).for_each(|running| running.end()));
 }

@@ -1,8 +1,9 @@
 //! `Tap` and `Ticket`, for programs that do the I/O themselves.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use hrl::capture::Change;
+use hrl::sync::lock::Mutex;
 use hrl::{Error, ErrorKind, Extent};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
@@ -117,7 +118,7 @@ pub(crate) struct Ticket {
 
 impl Ticket {
     fn take(&self) -> Option<hrl::capture::Ticket> {
-        self.inner.lock().unwrap_or_else(PoisonError::into_inner).take()
+        self.inner.lock().take()
     }
 
     /// Fails the ticket unless it has ended: what was done is not known, so the range is

@@ -10,13 +10,14 @@
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 use std::ops::Range;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use hrl::journal::{Body, Mark, PointKind, Record, SegmentKind, SegmentParams, SegmentWriter};
 use hrl::replica::{CompactOptions, Compactor};
 use hrl::store::{ObjectInfo, PutOutcome, Store};
+use hrl::sync::lock::{Mutex, MutexGuard};
 use hrl::vault::{CatalogEdit, SegmentEntry, SourceIdentity, Vault};
 use hrl::{
     ChainHash, Clock, Compression, Epoch, Error, ErrorKind, ManualClock, PointId, Result,
@@ -43,9 +44,9 @@ struct Counted {
 impl Counted {
     fn objects(&self, verb: &str, name: &str) -> MutexGuard<'_, BTreeMap<String, Vec<u8>>> {
         let kind = name.split('/').nth(2).unwrap_or(name);
-        let mut operations = self.operations.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut operations = self.operations.lock();
         *operations.entry(format!("{verb} {kind}")).or_default() += 1;
-        self.objects.lock().unwrap_or_else(PoisonError::into_inner)
+        self.objects.lock()
     }
 
     fn counts(&self) -> [u64; 3] {
@@ -56,7 +57,7 @@ impl Counted {
     }
 
     fn operations(&self) -> BTreeMap<String, u64> {
-        self.operations.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.operations.lock().clone()
     }
 }
 
