@@ -1,8 +1,9 @@
 //! Where events go: to a callable, or to the logger "hrl".
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
-use hrl::{Cause, Event, EventKind, EventSink, Mode};
+use hrl::sync::lock::Mutex;
+use hrl::{Event, EventKind, EventSink, Mode, Severity};
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
@@ -63,30 +64,16 @@ fn log(event: &Event, told: Bound<'_, PyDict>) -> PyResult<()> {
     extra.set_item("hrl_event", told)?;
     let options = PyDict::new(py);
     options.set_item("extra", extra)?;
-    let message = (level(&event.kind), "%s: %s", &event.volume, &event.message);
+    let message = (level(event.kind.severity()), "%s: %s", &event.volume, &event.message);
     logger(py)?.call_method("log", message, Some(&options)).map(drop)
 }
 
-// Levels of `logging`.
-const INFO: u8 = 20;
-const WARNING: u8 = 30;
-const ERROR: u8 = 40;
-
-/// Level of the event's record.
-fn level(kind: &EventKind) -> u8 {
-    match kind {
-        EventKind::Fenced => ERROR,
-        // A first copy or a resync that was asked for is no trouble.
-        EventKind::ModeChanged { cause: Cause::InitialReplication | Cause::Requested, .. } => INFO,
-        EventKind::ModeChanged { to, .. } if *to == Mode::Ordered => INFO,
-        EventKind::ModeChanged { .. }
-        | EventKind::PointSkipped
-        | EventKind::VaultUnavailable
-        | EventKind::RpoExceeded
-        | EventKind::JournalRepaired
-        | EventKind::LateWrites { .. }
-        | EventKind::TaskFailed => WARNING,
-        _ => INFO,
+/// Returns the level of `logging` for a severity.
+fn level(severity: Severity) -> u8 {
+    match severity {
+        Severity::Error => 40,
+        Severity::Warning => 30,
+        _ => 20,
     }
 }
 
@@ -101,9 +88,8 @@ impl Trouble {
         Arc::new(move |event: &Event| {
             let out_of_order =
                 matches!(event.kind, EventKind::ModeChanged { to, .. } if to != Mode::Ordered);
-            if out_of_order || level(&event.kind) > INFO {
-                let mut newest = newest.lock().unwrap_or_else(PoisonError::into_inner);
-                *newest = Some(event.message.clone());
+            if out_of_order || event.kind.severity() > Severity::Info {
+                *newest.lock() = Some(event.message.clone());
             }
             sink(event);
         })
@@ -111,6 +97,6 @@ impl Trouble {
 
     /// The message of the newest warning, or of the newest change to a mode without order.
     pub(crate) fn newest(&self) -> Option<String> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.0.lock().clone()
     }
 }
