@@ -2,8 +2,7 @@
 //!
 //! A call under way has a reference of its own, so that it ends as usual when its handle is closed.
 
-use std::sync::{PoisonError, RwLock};
-
+use hrl::sync::lock::RwLock;
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 
@@ -21,24 +20,48 @@ impl<T: Clone> Handle<T> {
 
     /// The value. `ValueError` after the close, as files raise it.
     pub(crate) fn get(&self) -> PyResult<T> {
-        let inner = self.inner.read().unwrap_or_else(PoisonError::into_inner);
+        let inner = self.inner.read();
         inner.clone().ok_or_else(|| PyValueError::new_err(format!("{} is closed", self.what)))
     }
 
     /// Replaces the value, unless the handle is closed.
     pub(crate) fn replace(&self, inner: T) {
-        let mut held = self.inner.write().unwrap_or_else(PoisonError::into_inner);
-        if held.is_some() {
-            *held = Some(inner);
+        let mut current = self.inner.write();
+        if current.is_some() {
+            *current = Some(inner);
         }
     }
 
     /// Closes it and gives the value out. Later calls give `None`.
     pub(crate) fn close(&self) -> Option<T> {
-        self.inner.write().unwrap_or_else(PoisonError::into_inner).take()
+        self.inner.write().take()
     }
 
     pub(crate) fn is_closed(&self) -> bool {
-        self.inner.read().unwrap_or_else(PoisonError::into_inner).is_none()
+        self.inner.read().is_none()
     }
 }
+
+/// Gives a class whose field `inner` is a [`Handle`] the attribute `closed`, the method `close`
+/// with the doc given, and `with` blocks that close it.
+macro_rules! closes_handle {
+    ($(#[$about:meta])* $class:ty) => {
+        #[pymethods]
+        impl $class {
+            /// Whether it was closed.
+            #[getter]
+            fn closed(&self) -> bool {
+                self.inner.is_closed()
+            }
+
+            $(#[$about])*
+            fn close(&self, py: Python<'_>) {
+                let taken = self.inner.close();
+                py.detach(move || drop(taken));
+            }
+        }
+
+        $crate::running::ends_with_block!($class, |it, py| it.close(py));
+    };
+}
+pub(crate) use closes_handle;

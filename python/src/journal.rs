@@ -1,9 +1,10 @@
 //! `Segment`, its records, and conversion to and from other journals.
 
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use hrl::journal::{Body, Frame, KeyRing, open_mapped};
+use hrl::sync::lock::Mutex;
 use hrl::{Clock, PointId, SystemClock};
 use hrl_interchange::{ExportReport as Exported, ForeignFormat, HypervHeader, HypervLog};
 use pyo3::exceptions::PyValueError;
@@ -12,9 +13,8 @@ use pyo3::types::PyMemoryView;
 
 use crate::buffer::RecordData;
 use crate::errors::run;
-use crate::handle::Handle;
+use crate::handle::{Handle, closes_handle};
 use crate::replica::{Replica, kind_name as segment_kind};
-use crate::running::ends_with_block;
 use crate::value::{Shown, mirror};
 
 mirror! {
@@ -172,18 +172,6 @@ impl Segment {
         run(py, || segment.verify())
     }
 
-    /// Whether it was closed.
-    #[getter]
-    fn closed(&self) -> bool {
-        self.inner.is_closed()
-    }
-
-    /// Closes it. The data of records stays readable.
-    fn close(&self, py: Python<'_>) {
-        let taken = self.inner.close();
-        py.detach(move || drop(taken));
-    }
-
     fn __repr__(&self) -> String {
         match self.inner.get() {
             Ok(segment) => {
@@ -196,7 +184,10 @@ impl Segment {
     }
 }
 
-ends_with_block!(Segment, |it, py| it.close(py));
+closes_handle! {
+    /// Closes it. The data of records stays readable.
+    Segment
+}
 
 #[pymethods]
 impl Replica {
@@ -260,7 +251,7 @@ impl RecordIterator {
     fn __next__(&self, py: Python<'_>) -> PyResult<Option<Record>> {
         loop {
             let frame = {
-                let mut place = self.place.lock().unwrap_or_else(PoisonError::into_inner);
+                let mut place = self.place.lock();
                 if let Some(record) = place.left.pop() {
                     return Ok(Some(record));
                 }
@@ -274,7 +265,7 @@ impl RecordIterator {
             let frame = Arc::new(run(py, || self.segment.frame(frame))?);
             let mut records = decode(py, &frame)?;
             records.reverse();
-            self.place.lock().unwrap_or_else(PoisonError::into_inner).left.append(&mut records);
+            self.place.lock().left.append(&mut records);
         }
     }
 }

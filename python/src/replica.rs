@@ -16,11 +16,10 @@ use crate::callback::Progress;
 use crate::changes::ChangeSet;
 use crate::churn::{Churn, churn_options};
 use crate::errors::{raise, run};
-use crate::handle::Handle;
+use crate::handle::{Handle, closes_handle};
 use crate::lifecycle::{Lifecycle, TestFailover};
 use crate::point::{Pin, RecoveryPoint, TimelineEntry, Verdict, pin_until, verdict_kind};
 use crate::retention::{CompactReport, Finding, RetentionPlan};
-use crate::running::ends_with_block;
 use crate::value::{Shown, mirror};
 use crate::view::View;
 use crate::volume_info::VolumeInfo;
@@ -426,19 +425,6 @@ impl Replica {
         .map(Shown::shown)
     }
 
-    /// Whether it was closed.
-    #[getter]
-    fn closed(&self) -> bool {
-        self.inner.is_closed()
-    }
-
-    /// Releases the store. Views and change sets that were opened from the replica stay
-    /// usable.
-    fn close(&self, py: Python<'_>) {
-        let taken = self.inner.close();
-        py.detach(move || drop(taken));
-    }
-
     fn __repr__(&self) -> String {
         match self.inner() {
             Ok(replica) => {
@@ -450,4 +436,8 @@ impl Replica {
     }
 }
 
-ends_with_block!(Replica, |it, py| it.close(py));
+closes_handle! {
+    /// Releases the store. Views and change sets that were opened from the replica stay
+    /// usable.
+    Replica
+}

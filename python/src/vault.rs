@@ -13,11 +13,10 @@ use pyo3::prelude::*;
 
 use crate::callback_store::CallbackStore;
 use crate::errors::run;
-use crate::handle::Handle;
+use crate::handle::{Handle, closes_handle};
 use crate::key::Key;
 use crate::point::GroupPoint;
 use crate::replica::Replica;
-use crate::running::ends_with_block;
 use crate::value::{Shown, mirror};
 use crate::volume_info::VolumeInfo;
 
@@ -169,18 +168,6 @@ impl Vault {
         run(py, || vault.shred(volume, options)).map(Shown::shown)
     }
 
-    /// Whether it was closed.
-    #[getter]
-    fn closed(&self) -> bool {
-        self.inner.is_closed()
-    }
-
-    /// Releases the store. Handles that were opened from the vault stay usable.
-    fn close(&self, py: Python<'_>) {
-        let taken = self.inner.close();
-        py.detach(move || drop(taken));
-    }
-
     fn __repr__(&self) -> String {
         match self.inner() {
             Ok(vault) => format!("<Vault {}>", vault.store().name()),
@@ -189,4 +176,7 @@ impl Vault {
     }
 }
 
-ends_with_block!(Vault, |it, py| it.close(py));
+closes_handle! {
+    /// Releases the store. Handles that were opened from the vault stay usable.
+    Vault
+}
