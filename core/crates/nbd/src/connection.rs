@@ -21,7 +21,7 @@ use rustix::net::{RecvFlags, SendFlags};
 use crate::Export;
 use crate::handshake::{ALLOCATION_CONTEXT, Session};
 use crate::ring::{Completion, Memory, Ring, Submit};
-use crate::server::Server;
+use crate::service::Service;
 use crate::stream::Stream;
 use crate::wire::*;
 
@@ -38,16 +38,16 @@ const TOKEN_SEND: u64 = u64::MAX - 1;
 const TOKEN_EVENT: u64 = u64::MAX - 2;
 
 /// Serves until the client leaves or breaks the protocol, or the server stops.
-pub(crate) fn run(server: &Arc<Server>, stream: &Stream, session: &Session) {
+pub(crate) fn run(service: &Service, stream: &Stream, session: &Session) {
     let Ok(ring) = Ring::new() else { return };
     let flags = rustix::event::EventfdFlags::CLOEXEC;
     let Ok(event) = rustix::event::eventfd(0, flags) else { return };
     let inbox =
         Arc::new(Inbox { event, done: Mutex::default(), signalled: AtomicBool::new(false) });
-    let export = &server.exports[session.export];
+    let export = &service.exports[session.export];
     Connection {
         ring,
-        server,
+        service,
         stream,
         waker: Waker::from(inbox.clone()),
         inbox,
@@ -66,7 +66,7 @@ pub(crate) fn run(server: &Arc<Server>, stream: &Stream, session: &Session) {
         spare: Vec::new(),
         sending: false,
         sending_bytes: 0,
-        held_bytes: 0,
+        buffered_bytes: 0,
         closing: false,
     }
     .turn_until_done();
@@ -111,7 +111,7 @@ struct Slot {
     /// Payload of a write, or space for a read, while neither ring nor pool owns it.
     buffer: Option<Buffer>,
     /// Memory of the buffer as counted for the connection, whoever owns it now.
-    held_bytes: u64,
+    buffered_bytes: u64,
     bytes_done: usize,
 }
 
@@ -123,7 +123,7 @@ impl Slot {
 
 struct Connection<'a> {
     ring: Ring,
-    server: &'a Arc<Server>,
+    service: &'a Service,
     stream: &'a Stream,
     inbox: Arc<Inbox>,
     waker: Waker,
@@ -149,7 +149,7 @@ struct Connection<'a> {
     sending: bool,
     sending_bytes: usize,
     /// Bytes of the buffers of requests under way.
-    held_bytes: u64,
+    buffered_bytes: u64,
     closing: bool,
 }
 
@@ -230,9 +230,9 @@ impl Connection<'_> {
     }
 
     fn has_room(&self) -> bool {
-        let limits = &self.server.limits;
-        let held = self.held_bytes + (self.out.len() + self.sending_bytes) as u64;
-        self.active < limits.requests_in_flight_max as usize && held < limits.backlog_bytes_max
+        let limits = &self.service.limits;
+        let buffered = self.buffered_bytes + (self.out.len() + self.sending_bytes) as u64;
+        self.active < limits.requests_in_flight_max as usize && buffered < limits.backlog_bytes_max
     }
 
     /// Submits a receive, unless one is under way or the client has to wait.
@@ -295,7 +295,7 @@ impl Connection<'_> {
             if request.command == CMD_WRITE {
                 let payload = &received[at + REQUEST_BYTES..];
                 let length = request.length as usize;
-                if request.length > self.server.limits.request_bytes_max {
+                if request.length > self.service.limits.request_bytes_max {
                     self.closing = true;
                     break;
                 }
@@ -361,7 +361,7 @@ impl Connection<'_> {
     }
 
     fn check(&self, request: &Request, extent: Extent) -> std::result::Result<(), u32> {
-        let limits = &self.server.limits;
+        let limits = &self.service.limits;
         let allowed = match request.command {
             CMD_READ => 1 << 2 | CMD_FLAG_FUA,
             CMD_WRITE | CMD_TRIM => CMD_FLAG_FUA,
@@ -417,8 +417,8 @@ impl Connection<'_> {
         let Some(slot) = self.slots[number].as_mut() else { return };
         let extent = slot.extent();
         slot.buffer = Some(Buffer::zeroed(extent.length as usize));
-        slot.held_bytes = extent.length;
-        self.held_bytes += extent.length;
+        slot.buffered_bytes = extent.length;
+        self.buffered_bytes += extent.length;
         if self.on_ring(extent) {
             return self.continue_on_ring(number);
         }
@@ -508,7 +508,7 @@ impl Connection<'_> {
     ) {
         let mut buffer = self.slots[number].as_mut().and_then(|slot| slot.buffer.take());
         let (device, inbox) = (self.device.clone(), self.inbox.clone());
-        self.server.pool.run(move || {
+        self.service.pool.run(move || {
             let guarded = std::panic::AssertUnwindSafe(|| work(&*device, buffer.as_deref_mut()));
             let result = std::panic::catch_unwind(guarded).unwrap_or_else(|_| {
                 Err(Error::new(ErrorKind::Io, "serve", device.name())
@@ -591,7 +591,7 @@ impl Connection<'_> {
         let ticket = slot.ticket.take();
         let tap: Option<Arc<Tap>> = self.export.tap().cloned();
         let errno = result.as_ref().err().map_or(0, errno);
-        let counters = &self.server.counters;
+        let counters = &self.service.counters;
         match request.command {
             CMD_READ => {
                 if let (0, Some(buffer)) = (errno, &buffer) {
@@ -630,8 +630,8 @@ impl Connection<'_> {
     fn answer(&mut self, number: usize, errno: u32) {
         if let Some(slot) = &self.slots[number] {
             self.replies.plain(&mut self.out, slot.request.cookie, errno);
-            self.server.counters.requests.fetch_add(1, Ordering::Relaxed);
-            self.server.counters.errors.fetch_add(u64::from(errno != 0), Ordering::Relaxed);
+            self.service.counters.requests.fetch_add(1, Ordering::Relaxed);
+            self.service.counters.errors.fetch_add(u64::from(errno != 0), Ordering::Relaxed);
         }
         self.release(number);
     }
@@ -651,7 +651,7 @@ impl Connection<'_> {
             let last = at + 1 == self.contexts.len();
             Replies::status(&mut self.out, request.cookie, *context, &runs, last);
         }
-        self.server.counters.requests.fetch_add(1, Ordering::Relaxed);
+        self.service.counters.requests.fetch_add(1, Ordering::Relaxed);
         self.release(number);
     }
 
@@ -701,9 +701,9 @@ impl Connection<'_> {
     }
 
     fn insert(&mut self, request: Request, buffer: Option<Buffer>) -> usize {
-        let held_bytes = buffer.as_ref().map_or(0, |buffer| buffer.len() as u64);
-        self.held_bytes += held_bytes;
-        let slot = Slot { request, ticket: None, buffer, held_bytes, bytes_done: 0 };
+        let buffered_bytes = buffer.as_ref().map_or(0, |buffer| buffer.len() as u64);
+        self.buffered_bytes += buffered_bytes;
+        let slot = Slot { request, ticket: None, buffer, buffered_bytes, bytes_done: 0 };
         self.active += 1;
         match self.free.pop() {
             Some(number) => {
@@ -720,7 +720,7 @@ impl Connection<'_> {
     fn release(&mut self, number: usize) {
         let Some(slot) = self.slots[number].take() else { return };
         debug_assert!(slot.ticket.is_none(), "a ticket ends before its request does");
-        self.held_bytes -= slot.held_bytes;
+        self.buffered_bytes -= slot.buffered_bytes;
         self.active -= 1;
         self.free.push(number);
     }

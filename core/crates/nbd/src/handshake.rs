@@ -8,8 +8,10 @@ use std::time::Duration;
 
 use hrl::Clock;
 
+use crate::Export;
+use crate::service::{NbdLimits, Service};
+use crate::stream::Stream;
 use crate::wire::*;
-use crate::{Export, NbdLimits};
 
 /// Longest content of an option.
 const OPTION_BYTES_MAX: u32 = 16 << 10;
@@ -18,11 +20,6 @@ const OPTIONS_MAX: u32 = 256;
 /// First number given to a context of an export; `base:allocation` is 1.
 const FIRST_CONTEXT: u32 = 2;
 pub(crate) const ALLOCATION_CONTEXT: u32 = 1;
-
-/// A socket whose reads and writes can have a time limit.
-pub(crate) trait Socket: Read + Write {
-    fn limit(&self, wait: Option<Duration>) -> std::io::Result<()>;
-}
 
 /// The client's choices.
 #[derive(Clone, Debug)]
@@ -68,13 +65,13 @@ pub(crate) enum Outcome {
 
 /// Negotiates with a new client until it chooses an export or asks for TLS. `security` is not
 /// `Secured` yet.
-pub(crate) fn run<S: Socket>(
-    socket: &mut S,
-    exports: &[Export],
-    limits: &NbdLimits,
+pub(crate) fn run(
+    socket: &mut Stream,
+    service: &Service,
     clock: &dyn Clock,
     security: Security,
 ) -> std::io::Result<Outcome> {
+    let Service { exports, limits, .. } = service;
     let seconds = Duration::from_secs(limits.handshake_seconds_max.into());
     let deadline = clock.elapsed() + seconds;
     let mut peer = Peer { socket, clock, deadline, exports, limits, security };
@@ -86,13 +83,13 @@ pub(crate) fn run<S: Socket>(
 
 /// Continues over TLS. Options from before TLS are forgotten, as the protocol demands.
 #[cfg(feature = "tls")]
-pub(crate) fn resume<S: Socket>(
-    socket: &mut S,
-    exports: &[Export],
-    limits: &NbdLimits,
+pub(crate) fn resume(
+    socket: &mut Stream,
+    service: &Service,
     clock: &dyn Clock,
     greeting: Greeting,
 ) -> std::io::Result<Outcome> {
+    let Service { exports, limits, .. } = service;
     let (deadline, security) = (greeting.deadline, Security::Secured);
     let outcome =
         Peer { socket, clock, deadline, exports, limits, security }.negotiate(greeting)?;
@@ -100,8 +97,8 @@ pub(crate) fn resume<S: Socket>(
     Ok(outcome)
 }
 
-struct Peer<'a, S> {
-    socket: &'a mut S,
+struct Peer<'a> {
+    socket: &'a mut Stream,
     clock: &'a dyn Clock,
     deadline: Duration,
     exports: &'a [Export],
@@ -109,7 +106,7 @@ struct Peer<'a, S> {
     security: Security,
 }
 
-impl<S: Socket> Peer<'_, S> {
+impl Peer<'_> {
     fn greet(&mut self) -> std::io::Result<Option<Greeting>> {
         let mut hello = Vec::new();
         hello.extend_from_slice(&NBD_MAGIC.to_be_bytes());

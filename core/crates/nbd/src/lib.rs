@@ -35,6 +35,7 @@ mod handshake;
 mod pool;
 mod ring;
 mod server;
+mod service;
 mod stream;
 #[cfg(feature = "tls")]
 mod tls;
@@ -42,6 +43,7 @@ mod wire;
 
 pub use address::NbdAddress;
 pub use export::{Export, ExportContext, ExportTarget};
-pub use server::{NbdLimits, NbdServer, NbdStats};
+pub use server::NbdServer;
+pub use service::{NbdLimits, NbdStats};
 #[cfg(feature = "tls")]
 pub use tls::{NbdTls, RefusalSink};

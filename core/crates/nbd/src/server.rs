@@ -3,87 +3,28 @@
 use std::collections::HashMap;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use hrl::sync::lock::{Mutex, MutexGuard};
+use hrl::sync::lock::Mutex;
 use hrl::{Clock, Error, ErrorKind, Result, SystemClock};
 
 use crate::handshake::{Outcome, Security};
 use crate::pool::Pool;
+use crate::service::{Counters, Service};
 use crate::stream::{Listener, Stream};
 #[cfg(feature = "tls")]
 use crate::tls::{Gate, NbdTls};
-use crate::{Export, NbdAddress, connection, handshake, ring};
+use crate::{Export, NbdAddress, NbdLimits, NbdStats, connection, handshake, ring};
 
 /// Pause after a failed accept, for example because no descriptor was free.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
-/// Limits that bound what the clients of a server can take.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct NbdLimits {
-    /// Connections at once; any further one is closed immediately. Default 128.
-    pub connections_max: u32,
-    /// Requests of a connection at once; more wait in the socket. Default 128.
-    pub requests_in_flight_max: u32,
-    /// Bytes of a read or write; a longer one is refused with `EINVAL`, and a longer write ends the
-    /// connection, because its data cannot be skipped within bounds. Default 32 MiB.
-    pub request_bytes_max: u32,
-    /// Time for the whole handshake, in seconds. Default 10.
-    pub handshake_seconds_max: u32,
-    /// Bytes of requests and replies held for a connection; beyond it nothing more is read from it.
-    /// Default 64 MiB.
-    pub backlog_bytes_max: u64,
-}
-
-impl Default for NbdLimits {
-    fn default() -> Self {
-        Self {
-            connections_max: 128,
-            requests_in_flight_max: 128,
-            request_bytes_max: 32 << 20,
-            handshake_seconds_max: 10,
-            backlog_bytes_max: 64 << 20,
-        }
-    }
-}
-
-/// Counters of a server.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct NbdStats {
-    /// Connections open now.
-    pub connections: u64,
-    /// Connections refused at the limit or by TLS.
-    pub connections_refused: u64,
-    /// Requests answered.
-    pub requests: u64,
-    /// Requests answered with an error.
-    pub errors: u64,
-    /// Bytes of data sent.
-    pub bytes_read: u64,
-    /// Bytes of data received.
-    pub bytes_written: u64,
-}
-
-/// Counters that connections share.
-#[derive(Debug, Default)]
-pub(crate) struct Counters {
-    connections: AtomicU64,
-    connections_refused: AtomicU64,
-    pub(crate) requests: AtomicU64,
-    pub(crate) errors: AtomicU64,
-    pub(crate) bytes_read: AtomicU64,
-    pub(crate) bytes_written: AtomicU64,
-}
-
-/// State that the connections of a server share.
-pub(crate) struct Server {
-    pub(crate) exports: Vec<Export>,
-    pub(crate) limits: NbdLimits,
-    pub(crate) counters: Counters,
+/// Content of a server: what connections use, and what ends them.
+struct Server {
+    service: Service,
     clock: Arc<dyn Clock>,
-    pub(crate) pool: Pool,
     stopping: AtomicBool,
     sockets: Mutex<HashMap<u64, OwnedFd>>,
     threads: Mutex<Vec<JoinHandle<()>>>,
@@ -94,12 +35,10 @@ pub(crate) struct Server {
 
 impl Server {
     fn new(exports: Vec<Export>, limits: NbdLimits) -> Self {
+        let (counters, pool) = (Counters::default(), Pool::start());
         Self {
-            exports,
-            limits,
-            counters: Counters::default(),
+            service: Service { exports, limits, counters, pool },
             clock: SystemClock::shared(),
-            pool: Pool::start(),
             stopping: AtomicBool::new(false),
             sockets: Mutex::default(),
             threads: Mutex::default(),
@@ -179,16 +118,7 @@ impl NbdServer {
 
     /// Returns the counters.
     pub fn stats(&self) -> NbdStats {
-        let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        let counters = &self.server.counters;
-        NbdStats {
-            connections: get(&counters.connections),
-            connections_refused: get(&counters.connections_refused),
-            requests: get(&counters.requests),
-            errors: get(&counters.errors),
-            bytes_read: get(&counters.bytes_read),
-            bytes_written: get(&counters.bytes_written),
-        }
+        self.server.service.counters.stats()
     }
 
     /// Stops listening, waits for requests in flight, and closes the connections.
@@ -205,10 +135,10 @@ impl Drop for NbdServer {
         if let Some(accepting) = self.accepting.take() {
             let _ = accepting.join();
         }
-        for socket in lock(&self.server.sockets).values() {
+        for socket in self.server.sockets.lock().values() {
             let _ = rustix::net::shutdown(socket, rustix::net::Shutdown::Both);
         }
-        for thread in std::mem::take(&mut *lock(&self.server.threads)) {
+        for thread in std::mem::take(&mut *self.server.threads.lock()) {
             let _ = thread.join();
         }
         if let NbdAddress::Unix(path) = &self.address {
@@ -226,10 +156,6 @@ fn check_exports(exports: &[Export]) -> Result<()> {
     Ok(())
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock()
-}
-
 /// Accepts connections until the server stops.
 fn accept(server: &Arc<Server>, listener: &Listener) {
     for number in 0.. {
@@ -241,14 +167,15 @@ fn accept(server: &Arc<Server>, listener: &Listener) {
             std::thread::sleep(ACCEPT_PAUSE);
             continue;
         };
-        let open = server.counters.connections.load(Ordering::Relaxed);
-        if open >= u64::from(server.limits.connections_max) {
-            server.counters.connections_refused.fetch_add(1, Ordering::Relaxed);
+        let Service { limits, counters, .. } = &server.service;
+        let open = counters.connections.load(Ordering::Relaxed);
+        if open >= u64::from(limits.connections_max) {
+            counters.connections_refused.fetch_add(1, Ordering::Relaxed);
             continue;
         }
         let Ok(copy) = stream.as_fd().try_clone_to_owned() else { continue };
-        server.counters.connections.fetch_add(1, Ordering::Relaxed);
-        lock(&server.sockets).insert(number, copy);
+        counters.connections.fetch_add(1, Ordering::Relaxed);
+        server.sockets.lock().insert(number, copy);
         let thread = {
             let server = server.clone();
             std::thread::Builder::new().name("hrl-nbd-conn".into()).spawn(move || {
@@ -258,7 +185,7 @@ fn accept(server: &Arc<Server>, listener: &Listener) {
         };
         match thread {
             Ok(thread) => {
-                let mut threads = lock(&server.threads);
+                let mut threads = server.threads.lock();
                 threads.retain(|thread| !thread.is_finished());
                 threads.push(thread);
             }
@@ -275,16 +202,16 @@ struct OpenConnection<'a> {
 
 impl Drop for OpenConnection<'_> {
     fn drop(&mut self) {
-        lock(&self.server.sockets).remove(&self.number);
-        self.server.counters.connections.fetch_sub(1, Ordering::Relaxed);
+        self.server.sockets.lock().remove(&self.number);
+        self.server.service.counters.connections.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
 /// Serves one connection from greeting to end. Its errors concern its client only.
-fn serve(server: &Arc<Server>, mut stream: Stream) {
-    let Server { exports, limits, clock, .. } = &**server;
-    match handshake::run(&mut stream, exports, limits, &**clock, server.security) {
-        Ok(Outcome::Chosen(session)) => connection::run(server, &stream, &session),
+fn serve(server: &Server, mut stream: Stream) {
+    let Server { service, clock, .. } = server;
+    match handshake::run(&mut stream, service, &**clock, server.security) {
+        Ok(Outcome::Chosen(session)) => connection::run(service, &stream, &session),
         #[cfg(feature = "tls")]
         Ok(Outcome::StartTls(greeting)) => serve_in_tls(server, stream, greeting),
         _ => {}
@@ -292,17 +219,17 @@ fn serve(server: &Arc<Server>, mut stream: Stream) {
 }
 
 #[cfg(feature = "tls")]
-fn serve_in_tls(server: &Arc<Server>, stream: Stream, greeting: handshake::Greeting) {
-    let Server { exports, limits, clock, .. } = &**server;
+fn serve_in_tls(server: &Server, stream: Stream, greeting: handshake::Greeting) {
+    let Server { service, clock, .. } = server;
     let admitted =
         server.gate.as_ref().and_then(|gate| gate.admit(stream, greeting.deadline, &**clock));
     let Some((mut plain, pump)) = admitted else {
-        server.counters.connections_refused.fetch_add(1, Ordering::Relaxed);
+        service.counters.connections_refused.fetch_add(1, Ordering::Relaxed);
         return;
     };
-    let outcome = handshake::resume(&mut plain, exports, limits, &**clock, greeting);
+    let outcome = handshake::resume(&mut plain, service, &**clock, greeting);
     if let Ok(Outcome::Chosen(session)) = outcome {
-        connection::run(server, &plain, &session);
+        connection::run(service, &plain, &session);
     }
     drop(plain);
     // A panic of the pump would end this connection only.

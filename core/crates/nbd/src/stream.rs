@@ -9,7 +9,6 @@ use std::time::Duration;
 use hrl::{Error, ErrorKind, Result};
 
 use crate::NbdAddress;
-use crate::handshake::Socket;
 
 /// A listening socket.
 pub(crate) enum Listener {
@@ -65,6 +64,22 @@ impl Listener {
     }
 }
 
+impl Stream {
+    /// Limits how long a read or write may wait; `None` for no limit.
+    pub(crate) fn limit(&self, wait: Option<Duration>) -> std::io::Result<()> {
+        match self {
+            Self::Unix(stream) => {
+                stream.set_read_timeout(wait)?;
+                stream.set_write_timeout(wait)
+            }
+            Self::Tcp(stream) => {
+                stream.set_read_timeout(wait)?;
+                stream.set_write_timeout(wait)
+            }
+        }
+    }
+}
+
 impl AsFd for Stream {
     fn as_fd(&self) -> BorrowedFd<'_> {
         match self {
@@ -93,20 +108,5 @@ impl Write for Stream {
 
     fn flush(&mut self) -> std::io::Result<()> {
         Ok(())
-    }
-}
-
-impl Socket for Stream {
-    fn limit(&self, wait: Option<Duration>) -> std::io::Result<()> {
-        match self {
-            Self::Unix(stream) => {
-                stream.set_read_timeout(wait)?;
-                stream.set_write_timeout(wait)
-            }
-            Self::Tcp(stream) => {
-                stream.set_read_timeout(wait)?;
-                stream.set_write_timeout(wait)
-            }
-        }
     }
 }

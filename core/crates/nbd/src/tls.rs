@@ -24,7 +24,6 @@ use hrl_tls::{find_client, fingerprint, server_config};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::{SendAncillaryBuffer, SendFlags, sendmsg};
 
-use crate::handshake::Socket;
 use crate::stream::Stream;
 
 /// Most bytes that the pump moves at once.
