@@ -99,7 +99,7 @@ impl Applications {
         let (child, channel) = spawn(&watchdog_command()?)?;
         let mut running = Running {
             channel,
-            taking: 0,
+            begun: 0,
             quiesced: Duration::ZERO,
             volume: request.volume.clone(),
             failure: None,
@@ -119,7 +119,7 @@ impl Applications {
 
     /// Releases what a killed watchdog had quiesced.
     fn rescue(&self, running: &Running) {
-        for provider in self.providers[..running.taking].iter().rev() {
+        for provider in self.providers[..running.begun].iter().rev() {
             // The point has failed already, so each provider is tried without a report.
             let _ = provider.rescue(&running.volume);
         }
@@ -183,7 +183,7 @@ impl Quiesce for Applications {
 struct Running {
     channel: Channel,
     /// Number of providers, from the first, that were quiesced or are being quiesced.
-    taking: usize,
+    begun: usize,
     volume: String,
     /// How long the applications were quiesced, once they are released.
     quiesced: Duration,
@@ -219,7 +219,7 @@ impl Running {
     fn record(&mut self, message: Message) {
         let failure = match message.word.as_str() {
             "taking" => {
-                self.taking = message.text.parse().map_or(self.taking, |number: usize| number + 1);
+                self.begun = message.text.parse().map_or(self.begun, |number: usize| number + 1);
                 return;
             }
             "failed" => {

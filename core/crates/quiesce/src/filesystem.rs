@@ -97,7 +97,7 @@ struct Thawed {
 }
 
 impl Prepared for Thawed {
-    fn take(self: Box<Self>, _occasion: &Occasion) -> Result<Box<dyn Quiesced>> {
+    fn quiesce(self: Box<Self>, _occasion: &Occasion) -> Result<Box<dyn Quiesced>> {
         freeze(&self.file).map_err(|error| self.of.frozen(error))?;
         Ok(Box::new(Frozen(*self)))
     }

@@ -16,9 +16,9 @@ pub(crate) fn provider(text: &str) -> Result<Box<dyn Provider>> {
         "fs" => Box::new(filesystem::FileSystem::new(spec)?),
         "script" => Box::new(script::Script::new(spec)?),
         "qemu-ga" => Box::new(qemu::GuestAgent::new(spec)?),
-        "postgresql" => Box::new(postgresql::PostgreSql::new(spec)?),
-        "mariadb" | "mysql" => Box::new(mariadb::MariaDb::new(spec)?),
-        "sqlite" => Box::new(sqlite::Sqlite::new(spec)?),
+        "postgresql" => Box::new(postgresql::PostgreSql::new(&spec)?),
+        "mariadb" | "mysql" => Box::new(mariadb::MariaDb::new(&spec)?),
+        "sqlite" => Box::new(sqlite::Sqlite::new(&spec)?),
         "redis" => Box::new(redis::Redis::new(spec)?),
         _ => return Err(spec.bad().expected(KINDS).found(&spec.kind)),
     })

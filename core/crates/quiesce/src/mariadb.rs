@@ -12,20 +12,17 @@ use std::process::Command;
 
 use hrl::Result;
 
-use crate::child::quiet_as;
 use crate::provider::{Deadline, Occasion, Prepared, Provider, Quiesced, Rank};
-use crate::session::Session;
+use crate::session::{Client, Session};
 use crate::spec::Spec;
 
 pub(crate) struct MariaDb {
-    name: String,
-    client: String,
-    user: Option<String>,
+    client: Client,
     arguments: Vec<String>,
 }
 
 impl MariaDb {
-    pub(crate) fn new(spec: Spec) -> Result<Self> {
+    pub(crate) fn new(spec: &Spec) -> Result<Self> {
         spec.finish(&["defaults-file", "socket", "host", "port", "login", "user", "client"])?;
         if !spec.target.is_empty() {
             return Err(spec.bad().expected("options such as ?socket=PATH").found(&spec.target));
@@ -42,16 +39,11 @@ impl MariaDb {
         for (option, argument) in given {
             arguments.extend(spec.option(option).map(|value| format!("--{argument}={value}")));
         }
-        Ok(Self {
-            client: spec.option("client").unwrap_or(&spec.kind).to_owned(),
-            user: spec.option("user").map(str::to_owned),
-            name: spec.text,
-            arguments,
-        })
+        Ok(Self { client: Client::of(spec, &spec.kind), arguments })
     }
 
     fn command(&self, deadline: &Deadline) -> Command {
-        let mut command = quiet_as(self.user.as_deref(), &self.client);
+        let mut command = self.client.command();
         command
             .args(&self.arguments)
             .args(["--batch", "--skip-column-names", "--unbuffered", "--skip-reconnect"])
@@ -62,7 +54,7 @@ impl MariaDb {
 
 impl Provider for MariaDb {
     fn name(&self) -> String {
-        self.name.clone()
+        self.client.name.clone()
     }
 
     fn rank(&self) -> Rank {
@@ -72,7 +64,7 @@ impl Provider for MariaDb {
     fn prepare(&self, occasion: &Occasion) -> Result<Box<dyn Prepared>> {
         let deadline = &occasion.deadline;
         let echo = |mark: &str| format!("SELECT '{mark}';");
-        let mut session = Session::start(&mut self.command(deadline), &self.name, echo)?;
+        let mut session = Session::start(&mut self.command(deadline), &self.client.name, echo)?;
         let version = session.ask("SELECT VERSION();", deadline)?.join(" ");
         let seconds = deadline.left().as_secs().max(1);
         let statement = format!(
@@ -95,7 +87,7 @@ struct Connected {
 }
 
 impl Prepared for Connected {
-    fn take(mut self: Box<Self>, occasion: &Occasion) -> Result<Box<dyn Quiesced>> {
+    fn quiesce(mut self: Box<Self>, occasion: &Occasion) -> Result<Box<dyn Quiesced>> {
         let lock = if self.stages {
             "BACKUP STAGE START; BACKUP STAGE BLOCK_COMMIT;"
         } else {
@@ -111,11 +103,9 @@ impl Quiesced for Connected {
         self.session.still_quiesced()
     }
 
-    fn release(mut self: Box<Self>) -> Result<()> {
+    fn release(self: Box<Self>) -> Result<()> {
+        let Self { session, deadline, stages } = *self;
         // The client does not reconnect, so this fails if the locking connection was lost.
-        let unlock = if self.stages { "BACKUP STAGE END;" } else { "UNLOCK TABLES;" };
-        self.session.ask(unlock, &self.deadline.anew(crate::RELEASE_LIMIT))?;
-        self.session.close();
-        Ok(())
+        session.finish(if stages { "BACKUP STAGE END;" } else { "UNLOCK TABLES;" }, &deadline)
     }
 }

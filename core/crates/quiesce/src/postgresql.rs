@@ -11,37 +11,29 @@
 
 use hrl::Result;
 
-use crate::child::quiet_as;
 use crate::provider::{Deadline, Occasion, Prepared, Provider, Quiesced, Rank};
-use crate::session::Session;
+use crate::session::{Client, Session};
 use crate::spec::Spec;
 
 pub(crate) struct PostgreSql {
-    name: String,
+    client: Client,
     connection: String,
-    client: String,
-    user: Option<String>,
 }
 
 impl PostgreSql {
-    pub(crate) fn new(spec: Spec) -> Result<Self> {
+    pub(crate) fn new(spec: &Spec) -> Result<Self> {
         spec.finish(&["user", "client"])?;
         let connection = match spec.target.as_str() {
             "" => "dbname=postgres".to_owned(),
             given => given.to_owned(),
         };
-        Ok(Self {
-            client: spec.option("client").unwrap_or("psql").to_owned(),
-            user: spec.option("user").map(str::to_owned),
-            name: spec.text,
-            connection,
-        })
+        Ok(Self { client: Client::of(spec, "psql"), connection })
     }
 }
 
 impl Provider for PostgreSql {
     fn name(&self) -> String {
-        self.name.clone()
+        self.client.name.clone()
     }
 
     fn rank(&self) -> Rank {
@@ -50,13 +42,13 @@ impl Provider for PostgreSql {
 
     fn prepare(&self, occasion: &Occasion) -> Result<Box<dyn Prepared>> {
         let deadline = &occasion.deadline;
-        let mut command = quiet_as(self.user.as_deref(), &self.client);
+        let mut command = self.client.command();
         command
             .args(["-X", "-q", "-A", "-t", "-w", "-v", "ON_ERROR_STOP=1", "-d", &self.connection])
             .env("PGCONNECT_TIMEOUT", (deadline.left().as_secs() + 1).to_string())
             .env("PGAPPNAME", "hrl");
         let mut session =
-            Session::start(&mut command, &self.name, |mark| format!("\\echo {mark}"))?;
+            Session::start(&mut command, &self.client.name, |mark| format!("\\echo {mark}"))?;
         session.ask("CHECKPOINT;", deadline)?;
         Ok(Box::new(Checkpointed { session, deadline: deadline.clone() }))
     }
@@ -68,7 +60,7 @@ struct Checkpointed {
 }
 
 impl Prepared for Checkpointed {
-    fn take(self: Box<Self>, _occasion: &Occasion) -> Result<Box<dyn Quiesced>> {
+    fn quiesce(self: Box<Self>, _occasion: &Occasion) -> Result<Box<dyn Quiesced>> {
         Ok(self)
     }
 }
@@ -78,10 +70,9 @@ impl Quiesced for Checkpointed {
         self.session.still_quiesced()
     }
 
-    fn release(mut self: Box<Self>) -> Result<()> {
+    fn release(self: Box<Self>) -> Result<()> {
+        let Self { session, deadline } = *self;
         // The answer proves that the server lived until now.
-        self.session.ask("SELECT 1;", &self.deadline.anew(crate::RELEASE_LIMIT))?;
-        self.session.close();
-        Ok(())
+        session.finish("SELECT 1;", &deadline)
     }
 }

@@ -1,7 +1,7 @@
 //! The interface between the watchdog and each kind of application.
 //!
 //! Quiescing has two steps, to keep the interruption short. First all applications are prepared:
-//! long work that stops nobody, such as checkpoints and syncs. Then each is taken, which gives a
+//! long work that stops nobody, such as checkpoints and syncs. Then each is quiesced, which gives a
 //! [`Quiesced`].
 
 use std::path::Path;
@@ -90,10 +90,10 @@ pub(crate) trait Provider: Send + Sync {
     }
 }
 
-/// An application ready to be taken. Dropping it restores its condition.
+/// An application ready to be quiesced. Dropping it restores its condition.
 pub(crate) trait Prepared: Send {
     /// Quiesces the application within the deadline. On failure it is not quiesced.
-    fn take(self: Box<Self>, occasion: &Occasion) -> Result<Box<dyn Quiesced>>;
+    fn quiesce(self: Box<Self>, occasion: &Occasion) -> Result<Box<dyn Quiesced>>;
 }
 
 /// A quiesced application.

@@ -71,16 +71,16 @@ struct Connected {
 }
 
 impl Prepared for Connected {
-    fn take(mut self: Box<Self>, occasion: &Occasion) -> Result<Box<dyn Quiesced>> {
-        let taken =
-            self.client.call("guest-fsfreeze-freeze", &occasion.deadline).and_then(|frozen| {
-                match frozen.as_u64() {
+    fn quiesce(mut self: Box<Self>, occasion: &Occasion) -> Result<Box<dyn Quiesced>> {
+        let frozen =
+            self.client.call("guest-fsfreeze-freeze", &occasion.deadline).and_then(|count| {
+                match count.as_u64() {
                     Some(1..) => Ok(()),
                     _ => Err(Error::new(ErrorKind::Unsupported, "quiesce", &self.client.name)
                         .message("the guest has no file system that can be frozen")),
                 }
             });
-        match taken {
+        match frozen {
             Ok(()) => Ok(self),
             Err(error) => {
                 // A guest that did not answer in time may still have frozen. The caller gets the

@@ -157,7 +157,7 @@ impl Connected {
 }
 
 impl Prepared for Connected {
-    fn take(mut self: Box<Self>, occasion: &Occasion) -> Result<Box<dyn Quiesced>> {
+    fn quiesce(mut self: Box<Self>, occasion: &Occasion) -> Result<Box<dyn Quiesced>> {
         let pause = (occasion.deadline.left() + PAUSE_MARGIN).as_millis().to_string();
         self.client.ask(&["CLIENT", "PAUSE", &pause, "WRITE"], &occasion.deadline)?;
         match self.make_durable() {

@@ -122,7 +122,7 @@ impl Provider for Script {
 }
 
 impl Prepared for Script {
-    fn take(self: Box<Self>, occasion: &Occasion) -> Result<Box<dyn Quiesced>> {
+    fn quiesce(self: Box<Self>, occasion: &Occasion) -> Result<Box<dyn Quiesced>> {
         let about = About { volume: occasion.volume.clone(), label: occasion.label.clone() };
         let pre = self.run("pre", &about, &occasion.deadline.within(self.limit));
         let hooked = Box::new(Hooked { deadline: occasion.deadline.clone(), script: *self, about });

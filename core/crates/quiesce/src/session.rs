@@ -12,8 +12,9 @@ use std::time::Duration;
 
 use hrl::{Error, ErrorKind, Result, SystemClock};
 
-use crate::child::{Running, Said};
+use crate::child::{Running, Said, quiet_as};
 use crate::provider::{Deadline, too_late};
+use crate::spec::Spec;
 
 /// Longest line of an answer; longer ones are cut.
 const LINE_BYTES_MAX: u64 = 4 << 10;
@@ -21,6 +22,31 @@ const LINE_BYTES_MAX: u64 = 4 << 10;
 const LINES_MAX: usize = 256;
 /// How long a client may take to end after its input was closed.
 const END_LIMIT: Duration = Duration::from_secs(2);
+
+/// A client as a specification describes it, by its options `client` and `user`.
+pub(crate) struct Client {
+    /// The application, for errors.
+    pub name: String,
+    pub program: String,
+    /// The system's user who runs it, if not this process's own.
+    pub user: Option<String>,
+}
+
+impl Client {
+    /// Returns the client of a specification; `program` is the default.
+    pub(crate) fn of(spec: &Spec, program: &str) -> Self {
+        Self {
+            name: spec.text.clone(),
+            program: spec.option("client").unwrap_or(program).to_owned(),
+            user: spec.option("user").map(str::to_owned),
+        }
+    }
+
+    /// Returns its command, without arguments.
+    pub(crate) fn command(&self) -> Command {
+        quiet_as(self.user.as_deref(), &self.program)
+    }
+}
 
 /// A running client.
 pub(crate) struct Session {
@@ -91,6 +117,14 @@ impl Session {
             None => Ok(()),
             Some(_) => Err(self.lost("its client ended, and with it the lock")),
         }
+    }
+
+    /// Sends the statements that release a lock, and ends the client in order. They get the time
+    /// of a release, even if `deadline` is over.
+    pub(crate) fn finish(mut self, statements: &str, deadline: &Deadline) -> Result<()> {
+        self.ask(statements, &deadline.anew(crate::RELEASE_LIMIT))?;
+        self.close();
+        Ok(())
     }
 
     /// Ends the client in order.

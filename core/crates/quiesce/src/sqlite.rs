@@ -15,34 +15,28 @@ use hrl::{Error, ErrorKind, Result};
 
 use crate::child::quiet_as;
 use crate::provider::{Deadline, Occasion, Prepared, Provider, Quiesced, Rank};
-use crate::session::Session;
+use crate::session::{Client, Session};
 use crate::spec::Spec;
 
 /// Length of one wait for a lock.
 const TRY: Duration = Duration::from_millis(10);
 
 pub(crate) struct Sqlite {
-    name: String,
+    client: Client,
     path: PathBuf,
-    client: String,
-    user: Option<String>,
 }
 
 impl Sqlite {
-    pub(crate) fn new(spec: Spec) -> Result<Self> {
+    pub(crate) fn new(spec: &Spec) -> Result<Self> {
         spec.finish(&["user", "client"])?;
-        Ok(Self {
-            path: spec.absolute_path("the database")?,
-            client: spec.option("client").unwrap_or("sqlite3").to_owned(),
-            user: spec.option("user").map(str::to_owned),
-            name: spec.text,
-        })
+        let path = spec.absolute_path("the database")?;
+        Ok(Self { client: Client::of(spec, "sqlite3"), path })
     }
 }
 
 impl Provider for Sqlite {
     fn name(&self) -> String {
-        self.name.clone()
+        self.client.name.clone()
     }
 
     fn rank(&self) -> Rank {
@@ -54,14 +48,13 @@ impl Provider for Sqlite {
         if !self.path.is_file() {
             return Err(Error::new(ErrorKind::NotFound, "quiesce", self.path.display()));
         }
-        let deadline = &occasion.deadline;
-        let mut command = quiet_as(self.user.as_deref(), "/bin/sh");
+        let Client { name, program, user } = &self.client;
+        let mut command = quiet_as(user.as_deref(), "/bin/sh");
         // The client's errors become part of its answers.
-        command.args(["-c", r#"exec "$0" "$@" 2>&1"#, &self.client, "-batch"]).arg(&self.path);
-        let session = Session::start(&mut command, &self.name, |mark| format!(".print {mark}"))?;
-        let deadline = deadline.clone();
-        let mut opened =
-            Opened { session, name: self.name.clone(), path: self.path.clone(), deadline };
+        command.args(["-c", r#"exec "$0" "$@" 2>&1"#, program, "-batch"]).arg(&self.path);
+        let session = Session::start(&mut command, name, |mark| format!(".print {mark}"))?;
+        let (name, path, deadline) = (name.clone(), self.path.clone(), occasion.deadline.clone());
+        let mut opened = Opened { session, name, path, deadline };
         // Readers may keep the log from being emptied. That is no failure: it then belongs to the
         // database.
         opened.ask(&format!(".timeout {}\nPRAGMA wal_checkpoint(TRUNCATE);", TRY.as_millis()))?;
@@ -93,7 +86,7 @@ impl Opened {
 }
 
 impl Prepared for Opened {
-    fn take(mut self: Box<Self>, _occasion: &Occasion) -> Result<Box<dyn Quiesced>> {
+    fn quiesce(mut self: Box<Self>, _occasion: &Occasion) -> Result<Box<dyn Quiesced>> {
         self.ask("BEGIN IMMEDIATE;")?;
         sync(&self.path)?;
         let mut log = self.path.clone().into_os_string();

@@ -133,26 +133,26 @@ impl Plan {
         }
         let (happened, happenings) = std::sync::mpsc::channel();
         let clock = SystemClock::shared();
-        let taker = Taker {
+        let quiescer = Quiescer {
             occasion: Occasion {
                 volume: self.volume,
                 label: self.label,
                 deadline: Deadline::after(clock.clone(), self.limit),
                 freezes: self.providers.iter().any(|p| p.rank() == Rank::FileSystem),
             },
-            held: Arc::default(),
+            progress: Arc::default(),
             clock,
             agent: Arc::new(Mutex::new(sender)),
         };
-        let watch = Watch { taker: taker.clone(), happenings };
+        let watch = Watch { quiescer: quiescer.clone(), happenings };
         let finished = happened.clone();
         let work = std::thread::spawn(move || {
-            let result = taker.take_all(&self.providers);
-            let _ = finished.send(Happening::Taken(result));
+            let result = quiescer.quiesce_all(&self.providers);
+            let _ = finished.send(Happening::Quiesced(result));
         });
         std::thread::spawn(move || listen(channel, &happened));
         let released = watch.run();
-        watch.taker.report_released(released);
+        watch.quiescer.report_released(released);
         // A step may hang in the kernel. Its result must be released, so it is waited for.
         let _ = work.join();
         Ok(())
@@ -161,7 +161,7 @@ impl Plan {
 
 enum Happening {
     /// All steps are done, or one failed.
-    Taken(Result<()>),
+    Quiesced(Result<()>),
     /// The agent wants everything released.
     Release,
     /// The agent is gone.
@@ -189,10 +189,10 @@ fn failure(error: &Error) -> String {
 
 /// The quiesced applications, and whether more may follow.
 #[derive(Default)]
-struct Held {
+struct Progress {
     quiesced: Vec<Box<dyn Quiesced>>,
     over: bool,
-    /// When the first application began to be taken.
+    /// When the first application began to be quiesced.
     since: Option<Duration>,
     /// The application at work, for messages.
     current: String,
@@ -200,15 +200,15 @@ struct Held {
 
 /// Quiesces one application after the other.
 #[derive(Clone)]
-struct Taker {
+struct Quiescer {
     occasion: Occasion,
-    held: Arc<Mutex<Held>>,
+    progress: Arc<Mutex<Progress>>,
     clock: Arc<dyn Clock>,
     agent: Arc<Mutex<Channel>>,
 }
 
-impl Taker {
-    fn take_all(&self, providers: &[Box<dyn Provider>]) -> Result<()> {
+impl Quiescer {
+    fn quiesce_all(&self, providers: &[Box<dyn Provider>]) -> Result<()> {
         let mut prepared = Vec::new();
         for provider in providers {
             self.may_go_on(&**provider)?;
@@ -219,30 +219,30 @@ impl Taker {
             // Sent before the step, so that the agent can release the application if this process
             // is killed during it.
             self.send("taking", &number.to_string());
-            self.held().since.get_or_insert_with(|| self.clock.elapsed());
-            let one = prepared.take(&self.occasion)?;
-            let mut held = self.held();
-            if held.over {
-                drop(held);
+            self.progress().since.get_or_insert_with(|| self.clock.elapsed());
+            let one = prepared.quiesce(&self.occasion)?;
+            let mut progress = self.progress();
+            if progress.over {
+                drop(progress);
                 one.release()?;
                 return Err(too_late(&provider.name()));
             }
-            held.quiesced.push(one);
+            progress.quiesced.push(one);
         }
         Ok(())
     }
 
     fn may_go_on(&self, provider: &dyn Provider) -> Result<()> {
-        let mut held = self.held();
-        held.current = provider.name();
-        if held.over {
-            return Err(too_late(&held.current));
+        let mut progress = self.progress();
+        progress.current = provider.name();
+        if progress.over {
+            return Err(too_late(&progress.current));
         }
-        self.occasion.deadline.check(&held.current)
+        self.occasion.deadline.check(&progress.current)
     }
 
-    fn held(&self) -> MutexGuard<'_, Held> {
-        self.held.lock()
+    fn progress(&self) -> MutexGuard<'_, Progress> {
+        self.progress.lock()
     }
 
     /// Sends a message to the agent, which may be gone.
@@ -259,15 +259,16 @@ impl Taker {
         if let Err(error) = released {
             self.fail(&error);
         }
-        let since = self.held().since;
-        let held = since.map_or(Duration::ZERO, |since| self.clock.elapsed().saturating_sub(since));
-        self.send("released", &held.as_micros().to_string());
+        let since = self.progress().since;
+        let quiesced =
+            since.map_or(Duration::ZERO, |since| self.clock.elapsed().saturating_sub(since));
+        self.send("released", &quiesced.as_micros().to_string());
     }
 }
 
 /// Watches over the quiesced applications.
 struct Watch {
-    taker: Taker,
+    quiescer: Quiescer,
     happenings: Receiver<Happening>,
 }
 
@@ -275,11 +276,11 @@ impl Watch {
     /// Runs until everything is released, or left to a thread that hangs.
     fn run(&self) -> Result<()> {
         loop {
-            let deadline = &self.taker.occasion.deadline;
+            let deadline = &self.quiescer.occasion.deadline;
             match self.happenings.recv_timeout(LOOK.min(deadline.left())) {
-                Ok(Happening::Taken(Ok(()))) => self.taker.send("quiesced", ""),
-                Ok(Happening::Taken(Err(error))) => {
-                    self.taker.fail(&error);
+                Ok(Happening::Quiesced(Ok(()))) => self.quiescer.send("quiesced", ""),
+                Ok(Happening::Quiesced(Err(error))) => {
+                    self.quiescer.fail(&error);
                     return self.release();
                 }
                 Ok(Happening::Release) => {
@@ -291,12 +292,12 @@ impl Watch {
                 Err(RecvTimeoutError::Disconnected) => return self.release(),
                 Err(RecvTimeoutError::Timeout) => {
                     if deadline.is_over() {
-                        let current = self.taker.held().current.clone();
-                        self.taker.send("expired", &current);
+                        let current = self.quiescer.progress().current.clone();
+                        self.quiescer.send("expired", &current);
                         return self.release();
                     }
                     if let Err(error) = self.still_quiesced() {
-                        self.taker.fail(&error);
+                        self.quiescer.fail(&error);
                         return self.release();
                     }
                 }
@@ -305,15 +306,15 @@ impl Watch {
     }
 
     fn still_quiesced(&self) -> Result<()> {
-        self.taker.held().quiesced.iter_mut().try_for_each(|one| one.still_quiesced())
+        self.quiescer.progress().quiesced.iter_mut().try_for_each(|one| one.still_quiesced())
     }
 
     /// Releases last to first; returns the first failure.
     fn release(&self) -> Result<()> {
         let quiesced = {
-            let mut held = self.taker.held();
-            held.over = true;
-            std::mem::take(&mut held.quiesced)
+            let mut progress = self.quiescer.progress();
+            progress.over = true;
+            std::mem::take(&mut progress.quiesced)
         };
         let mut outcomes = Vec::new();
         for one in quiesced.into_iter().rev() {

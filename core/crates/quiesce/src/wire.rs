@@ -5,8 +5,8 @@
 //!
 //! The watchdog sends `ready`, `taking N` before it quiesces provider N, `quiesced`, `failed` with
 //! an error's kind and sentence, `expired` with its current provider *before* it releases at the
-//! limit, and `released` with the microseconds since the first was taken. When a process ends, its
-//! socket closes, which the peer notices.
+//! limit, and `released` with the microseconds since the first was quiesced. When a process ends,
+//! its socket closes, which the peer notices.
 
 use std::io::{ErrorKind as Os, Read, Write};
 use std::os::unix::net::UnixStream;

@@ -180,13 +180,13 @@ fn sweep(kind: &'static str, points: usize) {
     let databases = Databases::create(&rig.path("mnt"));
     let applications = Applications::parse(databases.specs()).expect("specifications");
     let load = databases.load();
-    let (mut marked, mut held) = (Vec::new(), Vec::new());
+    let (mut marked, mut times) = (Vec::new(), Vec::new());
     for number in 0..points {
         std::thread::sleep(Duration::from_millis(300 + (number as u64 * 37) % 200));
         marked.push(rig.protection.mark(PointKind::Crash, "").expect("mark"));
         let limit = Duration::from_secs(30);
         marked.push(rig.protection.mark_quiesced(&applications, "", limit).expect("quiesced"));
-        held.push(applications.last_quiesced().expect("quiesced"));
+        times.push(applications.last_quiesced().expect("quiesced"));
     }
     drop(load);
     drop(databases);
@@ -200,12 +200,12 @@ fn sweep(kind: &'static str, points: usize) {
         );
         before = rows;
     }
-    held.sort();
+    times.sort();
     println!(
-        "{kind}: {points} application-consistent and {points} crash-consistent points, no failure, {before:?} transactions; held p50 {:?}, p99 {:?}, most {:?}",
-        held[held.len() / 2],
-        held[held.len() * 99 / 100],
-        held[held.len() - 1]
+        "{kind}: {points} application-consistent and {points} crash-consistent points, no failure, {before:?} transactions; quiesced p50 {:?}, p99 {:?}, most {:?}",
+        times[times.len() / 2],
+        times[times.len() * 99 / 100],
+        times[times.len() - 1]
     );
 }
 

@@ -94,8 +94,8 @@ fn promise_8_applications_resume_while_the_disk_hangs() {
     *device.hang.lock().expect("no panic") = Duration::ZERO;
     let text = std::fs::read_to_string(&log).expect("log");
     let times: Vec<u64> = text.lines().map(|line| line.parse().expect("nanoseconds")).collect();
-    let held = Duration::from_nanos(times[1] - times[0]);
-    assert!(held < Duration::from_secs(2), "{held:?}");
+    let quiesced = Duration::from_nanos(times[1] - times[0]);
+    assert!(quiesced < Duration::from_secs(2), "{quiesced:?}");
     assert!(events.lock().expect("no panic").contains(&"point-skipped"));
     assert_eq!(points(), []);
     protection.mark_app("now").expect("it flushes again");

@@ -97,19 +97,19 @@ fn promise_8_applications_are_released_at_the_limit() {
     let mount = Mount::new("ext4");
     let database = mount.sqlite();
     let log = mount.outside("log");
-    let held =
+    let three =
         applications(&[mount.spec(), noting(&log, ""), format!("sqlite:{}", database.display())]);
     let start = now();
-    held.quiesce(&request(2 * SECOND)).expect("quiesce");
+    three.quiesce(&request(2 * SECOND)).expect("quiesce");
     assert_eq!(lines(&log), ["pre disk"]);
     assert!(mount.is_frozen());
     // No release is requested.
     wait_until(AT_ONCE, || !mount.is_frozen()).expect("thawed");
-    let taken = start.elapsed();
-    assert!(taken > SECOND && taken < 3 * SECOND, "{taken:?}");
-    held.still_quiesced().expect_err("it was let go");
+    let took = start.elapsed();
+    assert!(took > SECOND && took < 3 * SECOND, "{took:?}");
+    three.still_quiesced().expect_err("it was released");
     wait_until(AT_ONCE, || lines(&log).len() == 2).expect("post was run");
-    let error = held.release().expect_err("not held to the end");
+    let error = three.release().expect_err("not quiesced to the end");
     assert!(error.to_string().contains("time limit"), "{error}");
     mount.insert(&database).expect("the lock is gone");
     assert_eq!(lines(&log), ["pre disk", "post"]);
@@ -123,12 +123,12 @@ fn a_lock_of_sqlite_keeps_writers_out_until_the_release() {
     let directory = tempfile::tempdir().expect("directory");
     let database = directory.path().join("a.db");
     parts::make_sqlite(&database);
-    let held = applications(&[format!("sqlite:{}", database.display())]);
-    held.quiesce(&request(5 * SECOND)).expect("lock");
+    let sqlite = applications(&[format!("sqlite:{}", database.display())]);
+    sqlite.quiesce(&request(5 * SECOND)).expect("lock");
     parts::insert(&database).expect_err("locked");
     let log = std::fs::metadata(directory.path().join("a.db-wal")).map_or(0, |found| found.len());
     assert_eq!(log, 0, "the log was emptied into the database");
-    held.release().expect("unlock");
+    sqlite.release().expect("unlock");
     parts::insert(&database).expect("unlocked");
     let absent = applications(&[format!("sqlite:{}.no", database.display())]);
     let error = absent.quiesce(&request(SECOND)).expect_err("absent");
@@ -145,16 +145,16 @@ fn a_lock_is_lost_with_its_client() {
     let directory = tempfile::tempdir().expect("directory");
     let database = directory.path().join("lost.db");
     parts::make_sqlite(&database);
-    let held = applications(&[format!("sqlite:{}", database.display())]);
-    held.quiesce(&request(10 * SECOND)).expect("lock");
+    let sqlite = applications(&[format!("sqlite:{}", database.display())]);
+    sqlite.quiesce(&request(10 * SECOND)).expect("lock");
     // The loss must be noticed at the very end too, even if nobody checked in between.
     run("pkill", &["-9", "-f", &format!("^sqlite3 .*{}", database.display())]);
-    let error = held.release().expect_err("lost");
+    let error = sqlite.release().expect_err("lost");
     assert!(error.to_string().contains("its client ended"), "{error}");
-    held.quiesce(&request(10 * SECOND)).expect("lock");
+    sqlite.quiesce(&request(10 * SECOND)).expect("lock");
     run("pkill", &["-9", "-f", &format!("^sqlite3 .*{}", database.display())]);
-    wait_until(AT_ONCE, || held.still_quiesced().is_err()).expect("noticed");
-    held.release().expect_err("lost");
+    wait_until(AT_ONCE, || sqlite.still_quiesced().is_err()).expect("noticed");
+    sqlite.release().expect_err("lost");
 }
 
 #[test]
@@ -164,7 +164,7 @@ fn hooks_that_fail_or_hang_are_killed_and_followed_by_post() {
     let failing = applications(&[noting(&log, "echo no space >%262; exit 3")]);
     let error = failing.quiesce(&request(5 * SECOND)).expect_err("it fails");
     assert!(error.to_string().contains("exit status: 3, saying \"no space\""), "{error}");
-    failing.release().expect("nothing is held");
+    failing.release().expect("nothing is quiesced");
     assert_eq!(lines(&log), ["pre disk", "post"]);
 
     std::fs::remove_file(&log).expect("remove");
@@ -222,7 +222,7 @@ fn without_a_watchdog_nothing_is_quiesced() {
     // In a separate process, because the watchdog's command is a setting of the process.
     let directory = tempfile::tempdir().expect("directory");
     let log = directory.path().join("log");
-    let said = agent(&[noting(&log, "")], "none", "hold").stdin(Stdio::null()).output();
+    let said = agent(&[noting(&log, "")], "none", "stay").stdin(Stdio::null()).output();
     let said = String::from_utf8_lossy(&said.expect("agent").stdout).into_owned();
     assert!(said.contains("refused: cannot start the watchdog"), "{said}");
     assert!(!log.exists());
@@ -248,21 +248,21 @@ fn child_agent() {
         other => set_watchdog([other]),
     }
     let act = std::env::var("HRL_TEST_ACT").expect("act");
-    let held = Applications::parse(specs.lines()).expect("specifications");
+    let applications = Applications::parse(specs.lines()).expect("specifications");
     let say = |text: &str| {
         println!("\n{text}");
         std::io::stdout().flush().expect("flush");
     };
-    match held.quiesce(&request(4 * SECOND)) {
+    match applications.quiesce(&request(4 * SECOND)) {
         Ok(()) => say("quiesced"),
         Err(error) => {
             say(&format!("refused: {error}"));
-            let _ = held.release();
+            let _ = applications.release();
             return;
         }
     }
     if act == "release" {
-        let _ = held.release();
+        let _ = applications.release();
         say("released");
     }
     std::thread::sleep(60 * SECOND);
@@ -316,15 +316,15 @@ fn promise_8_freezes_end_when_the_agent_is_killed_at_any_step() {
         });
         stopped.elapsed()
     };
-    // Steps: ready, hook, prepare, take, quiesced, release.
+    // Steps: ready, hook, prepare, quiesce, quiesced, release.
     for millis in [1, 5, 10, 20, 50, 100, 150, 200, 250, 300, 400, 600] {
-        for act in ["hold", "release"] {
+        for act in ["stay", "release"] {
             let took = kill_after(millis, "-9", act);
             assert!(took < AT_ONCE, "killed at {millis} ms: {took:?}");
         }
     }
     // A stopped agent is waited for until the limit.
-    kill_after(700, "-STOP", "hold");
+    kill_after(700, "-STOP", "stay");
 }
 
 #[test]
@@ -334,12 +334,12 @@ fn promise_8_the_agent_releases_what_a_killed_watchdog_had_quiesced() {
     }
     let mount = Mount::new("ext4");
     let log = mount.outside("log");
-    let held = applications(&[mount.spec(), noting(&log, "")]);
-    held.quiesce(&request(10 * SECOND)).expect("quiesce");
+    let both = applications(&[mount.spec(), noting(&log, "")]);
+    both.quiesce(&request(10 * SECOND)).expect("quiesce");
     assert!(mount.is_frozen());
     run("pkill", &["-9", "-P", &std::process::id().to_string(), "hrl-watchdog"]);
-    wait_until(AT_ONCE, || held.still_quiesced().is_err()).expect("noticed");
-    held.release().expect_err("no point");
+    wait_until(AT_ONCE, || both.still_quiesced().is_err()).expect("noticed");
+    both.release().expect_err("no point");
     assert!(!mount.is_frozen());
     assert_eq!(lines(&log), ["pre disk", "post"]);
 }
@@ -348,10 +348,10 @@ fn promise_8_the_agent_releases_what_a_killed_watchdog_had_quiesced() {
 fn a_guest_is_frozen_and_thawed_by_its_agent() {
     let directory = tempfile::tempdir().expect("directory");
     let guest = FakeGuest::start(&directory.path().join("qga"), Guest::default());
-    let held = applications(&[guest.spec()]);
-    held.quiesce(&request(5 * SECOND)).expect("freeze");
+    let by_agent = applications(&[guest.spec()]);
+    by_agent.quiesce(&request(5 * SECOND)).expect("freeze");
     assert!(guest.is_frozen());
-    held.release().expect("thaw");
+    by_agent.release().expect("thaw");
     assert!(!guest.is_frozen());
 
     // A guest that is frozen by another, unable, silent or lost is not quiesced, and is thawed if
@@ -371,23 +371,23 @@ fn a_guest_is_frozen_and_thawed_by_its_agent() {
     for (number, (guest, expected)) in cases.into_iter().enumerate() {
         let was = guest.frozen;
         let guest = FakeGuest::start(&directory.path().join(format!("qga{number}")), guest);
-        let held = applications(&[guest.spec()]);
-        let error = held.quiesce(&request(SECOND)).expect_err(expected);
+        let by_agent = applications(&[guest.spec()]);
+        let error = by_agent.quiesce(&request(SECOND)).expect_err(expected);
         assert!(error.to_string().contains(expected), "{error}");
-        let _ = held.release();
+        let _ = by_agent.release();
         assert_eq!(guest.is_frozen(), was, "{expected}");
     }
     // If another program thaws the guest, the release reports it.
-    held.quiesce(&request(5 * SECOND)).expect("freeze");
+    by_agent.quiesce(&request(5 * SECOND)).expect("freeze");
     guest.thaw();
-    let error = held.release().expect_err("not frozen all the time");
+    let error = by_agent.release().expect_err("not frozen all the time");
     assert!(error.to_string().contains("expected a guest that is frozen"), "{error}");
     // An agent that answered too late has frozen all the same.
     let slow = Guest { slow: SECOND * 3 / 2, ..Guest::default() };
     let guest = FakeGuest::start(&directory.path().join("slow"), slow);
-    let held = applications(&[guest.spec()]);
-    held.quiesce(&request(SECOND)).expect_err("too late");
-    let _ = held.release();
+    let by_agent = applications(&[guest.spec()]);
+    by_agent.quiesce(&request(SECOND)).expect_err("too late");
+    let _ = by_agent.release();
     wait_until(10 * SECOND, || guest.asked("guest-fsfreeze-thaw") && !guest.is_frozen())
         .expect("thawed");
 }
@@ -405,8 +405,8 @@ fn writes_to_redis_wait_and_earlier_ones_are_on_disk() {
             redis.ask(&["CONFIG", "SET", "appendfsync", "always"]);
         }
         redis.ask(&["SET", "key", "before"]);
-        let held = applications(&[format!("redis:{socket}")]);
-        held.quiesce(&request(5 * SECOND)).expect("pause");
+        let paused = applications(&[format!("redis:{socket}")]);
+        paused.quiesce(&request(5 * SECOND)).expect("pause");
         if how == "rdb_saves" {
             let saved = std::fs::read(redis.directory.path().join("dump.rdb")).expect("saved");
             assert!(saved.windows(6).any(|bytes| bytes == b"before"));
@@ -415,7 +415,7 @@ fn writes_to_redis_wait_and_earlier_ones_are_on_disk() {
         let mut writer = writer.args(["-s", &socket, "SET", "key", "after"]).spawn().expect("cli");
         std::thread::sleep(SECOND / 2);
         assert_eq!(redis.ask(&["GET", "key"]), "before");
-        held.release().expect("go on");
+        paused.release().expect("go on");
         assert!(writer.wait().expect("writer").success());
         assert_eq!(redis.ask(&["GET", "key"]), "after");
     }
