@@ -97,6 +97,15 @@ pub struct RemoteStore {
     dial: Option<Dial>,
 }
 
+/// A request, which may be sent to several gateways.
+struct Request<'a> {
+    method: &'static str,
+    target: &'a str,
+    headers: &'a [(&'a str, String)],
+    body: &'a [u8],
+    answer_bytes_max: u64,
+}
+
 /// An answer: head and body.
 struct Answer {
     head: http::ResponseHead,
@@ -184,9 +193,15 @@ impl RemoteStore {
             place.cache.clone()
         };
         check_name(name)?;
-        let (endpoint, target) = (&self.endpoints[current], format!("/v1/objects/{name}"));
-        let headers = [(IF_ABSENT, "*".to_owned()), (http::CACHE_HEADER, cache)];
-        match self.request_at(endpoint, "PUT", &target, &headers, content, OBJECT_BYTES_MAX) {
+        let endpoint = &self.endpoints[current];
+        let request = Request {
+            method: "PUT",
+            target: &format!("/v1/objects/{name}"),
+            headers: &[(IF_ABSENT, "*".to_owned()), (http::CACHE_HEADER, cache)],
+            body: content,
+            answer_bytes_max: OBJECT_BYTES_MAX,
+        };
+        match self.request_at(endpoint, &request) {
             Ok(answer) => {
                 if matches!(answer.head.status, 201 | 412) {
                     // The gateway forwarded all earlier segments before the version.
@@ -225,25 +240,19 @@ impl RemoteStore {
     }
 
     /// Sends a request to the gateways in turn until one answers.
-    fn request(
-        &self,
-        method: &'static str,
-        target: &str,
-        headers: &[(&str, String)],
-        body: &[u8],
-        answer_bytes_max: u64,
-    ) -> Result<Answer> {
+    fn request(&self, request: &Request<'_>) -> Result<Answer> {
         let first = self.current.load(Ordering::Relaxed);
         let mut failure = None;
         for step in 0..self.endpoints.len() {
             let number = (first + step) % self.endpoints.len();
             let endpoint = &self.endpoints[number];
-            match self.request_at(endpoint, method, target, headers, body, answer_bytes_max) {
+            match self.request_at(endpoint, request) {
                 // This gateway cannot serve the request now; perhaps another can.
                 Ok(answer) if answer.head.status == 503 && step + 1 < self.endpoints.len() => {}
                 Ok(answer) => {
                     self.current.store(number, Ordering::Relaxed);
-                    if let ("PUT", Some(name)) = (method, target.strip_prefix("/v1/objects/"))
+                    let name = request.target.strip_prefix("/v1/objects/");
+                    if let ("PUT", Some(name)) = (request.method, name)
                         && let Part::Segment(volume) = part_of(name)
                     {
                         self.record_cached(volume, number, answer.head.header(http::CACHE_HEADER));
@@ -258,27 +267,16 @@ impl RemoteStore {
             .caused_by(error))
     }
 
-    fn request_at(
-        &self,
-        endpoint: &Endpoint,
-        method: &'static str,
-        target: &str,
-        headers: &[(&str, String)],
-        body: &[u8],
-        answer_bytes_max: u64,
-    ) -> std::io::Result<Answer> {
+    fn request_at(&self, endpoint: &Endpoint, request: &Request<'_>) -> std::io::Result<Answer> {
         let _turn = endpoint.turn();
         let kept = endpoint.idle.lock().pop();
         if let Some(connection) = kept {
             // The gateway may have closed an idle connection, which is no failure of the gateway.
-            if let Ok(answer) =
-                exchange(connection, endpoint, method, target, headers, body, answer_bytes_max)
-            {
+            if let Ok(answer) = exchange(connection, endpoint, request) {
                 return Ok(answer);
             }
         }
-        let connection = self.connect(endpoint)?;
-        exchange(connection, endpoint, method, target, headers, body, answer_bytes_max)
+        exchange(self.connect(endpoint)?, endpoint, request)
     }
 
     fn connect(&self, endpoint: &Endpoint) -> std::io::Result<Connection> {
@@ -302,20 +300,23 @@ impl RemoteStore {
         body: &[u8],
     ) -> Result<Answer> {
         check_name(name)?;
-        let target = format!("/v1/objects/{name}");
-        self.request(method, &target, headers, body, OBJECT_BYTES_MAX)
+        self.request(&Request {
+            method,
+            target: &format!("/v1/objects/{name}"),
+            headers,
+            body,
+            answer_bytes_max: OBJECT_BYTES_MAX,
+        })
     }
 }
 
+/// Sends a request, reads the answer, and keeps the connection for further requests.
 fn exchange(
     mut connection: Connection,
     endpoint: &Endpoint,
-    method: &'static str,
-    target: &str,
-    headers: &[(&str, String)],
-    body: &[u8],
-    answer_bytes_max: u64,
+    request: &Request<'_>,
 ) -> std::io::Result<Answer> {
+    let Request { method, target, headers, body, answer_bytes_max } = *request;
     write_request(connection.get_mut(), method, target, headers, body)?;
     let head = read_response(&mut connection)?;
     let length = check_length(head.content_length(), answer_bytes_max, "read answer", target)
@@ -388,8 +389,13 @@ impl Store for RemoteStore {
 
     fn list(&self, prefix: &str) -> Result<Vec<ObjectInfo>> {
         // Prefixes are parts of names, which need no escapes.
-        let target = format!("/v1/list?prefix={prefix}");
-        let answer = self.request("GET", &target, &[], &[], LIST_BYTES_MAX)?;
+        let answer = self.request(&Request {
+            method: "GET",
+            target: &format!("/v1/list?prefix={prefix}"),
+            headers: &[],
+            body: &[],
+            answer_bytes_max: LIST_BYTES_MAX,
+        })?;
         if answer.head.status != 200 {
             return Err(error_of(&answer.head, &answer.body, "list store", prefix));
         }
@@ -434,8 +440,13 @@ impl Store for RemoteStore {
     fn delete_many(&self, names: &[String]) -> Result<()> {
         names.iter().try_for_each(|name| check_name(name))?;
         for some in names.chunks(DELETED_AT_ONCE_MAX) {
-            let body = some.join("\n");
-            let answer = self.request("POST", "/v1/delete", &[], body.as_bytes(), 1 << 20)?;
+            let answer = self.request(&Request {
+                method: "POST",
+                target: "/v1/delete",
+                headers: &[],
+                body: some.join("\n").as_bytes(),
+                answer_bytes_max: 1 << 20,
+            })?;
             if answer.head.status != 204 {
                 return Err(error_of(&answer.head, &answer.body, "delete from store", &some[0]));
             }
