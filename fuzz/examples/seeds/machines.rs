@@ -6,13 +6,13 @@ use std::time::Duration;
 use hrl::device::{BlockDevice, Durability, MemoryDevice};
 use hrl::journal::{VolumeKey, WrappingKey};
 use hrl::replica::{InstantBase, InstantDisk, InstantOptions, TargetContent};
-use hrl::vault::{PackedStore, Vault};
-use hrl::{Clock, ManualClock, Result, Sequence, SystemClock, Timestamp, VolumeId};
+use hrl::vault::PackedStore;
+use hrl::{Result, Sequence, SystemClock, Timestamp, VolumeId};
 use hrl_fuzz::{Memory, scratch};
 use hrl_group::testing::GroupStage;
 use hrl_plan::{Member, Plan, PlanHost, RunMode, RunOptions, StartRequest, Started, run};
 
-use crate::save;
+use crate::{Vaulted, save};
 
 pub fn all() {
     packs();
@@ -199,10 +199,7 @@ impl PlanHost for Nothing {
 
 fn plans() {
     save("plan", "shop", &after(0, PLAN.as_bytes()));
-    let store = Arc::new(Memory::default());
-    let clock: Arc<dyn Clock> = Arc::new(ManualClock::new(Timestamp(1), 1));
-    let vault = Vault::create(store.clone(), None, clock).expect("vault");
-    crate::volume_with_a_mark(&vault, &store);
+    let Vaulted { store, vault, .. } = Vaulted::with_a_mark();
     let text = "name = \"p\"\n[[group]]\nname = \"g\"\n[[group.member]]\nvolume = \"v\"\n";
     let plan = Plan::parse(text, "plan").expect("a plan");
     let options = RunOptions {

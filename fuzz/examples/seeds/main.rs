@@ -10,13 +10,12 @@ use std::sync::Arc;
 use hrl::capture::{CleanStop, DirtyMap, DirtyMapParams, RegionRange};
 use hrl::device::Discarded;
 use hrl::journal::{Body, Mark, PointKind, Record, SegmentSummary, SegmentWriter, VolumeKey};
-use hrl::store::{DirStore, Store};
-use hrl::vault::{CatalogEdit, SegmentEntry, SourceIdentity, Vault};
+use hrl::vault::{Catalog, CatalogEdit, SegmentEntry, SourceIdentity, Vault};
 use hrl::{
     Cause, ChainHash, Clock, Compression, Extent, ManualClock, PointId, Sequence, Timestamp,
     VolumeId,
 };
-use hrl_fuzz::{key, log_params, open_segment, scratch};
+use hrl_fuzz::{Memory, key, log_params, open_segment, scratch};
 use hrl_interchange::{export_hyperv, mend_hyperv_log};
 
 const VOLUME_BYTES: u64 = 64 << 10;
@@ -152,68 +151,82 @@ fn hyperv_logs() {
 
 // --- vaults ---
 
-fn catalogs() {
-    for (name, versions) in [("one-version", 1), ("two-versions", 2), ("snapshot", 64)] {
-        let directory = scratch("seeds").join(name);
-        let _ = std::fs::remove_dir_all(&directory);
-        let store: Arc<dyn Store> = Arc::new(DirStore::create(&directory).expect("store"));
+/// A vault with the volume `v`, and the source that adds to it.
+pub struct Vaulted {
+    pub store: Arc<Memory>,
+    pub vault: Vault,
+    id: VolumeId,
+    source: SourceIdentity,
+    catalog: Catalog,
+}
+
+impl Vaulted {
+    fn new() -> Self {
+        let store = Arc::new(Memory::default());
         let clock: Arc<dyn Clock> = Arc::new(ManualClock::new(Timestamp(1), 1));
         let vault = Vault::create(store.clone(), None, clock).expect("vault");
         let id = vault.create_volume("v", VOLUME_BYTES, 512, false).expect("volume").id;
         let source = SourceIdentity { id: [7; 16], host: "alpha".into(), since: Timestamp(3) };
-        let mut catalog = vault.replica("v").expect("replica").into_catalog();
-        let mut objects = Vec::new();
-        for number in 0..2 {
-            let bodies = if number == 0 { gap() } else { changes() };
-            let (first, previous) = (catalog.last_sequence().next().0, catalog.last_chain());
-            let (bytes, summary) = log(bodies, first, previous, id, Compression::Zstd(3), None);
-            let object = format!("volumes/v/segments/{number}.hrl");
-            store.put(&object, &bytes).expect("put");
-            let added = CatalogEdit::Segments(vec![SegmentEntry { object, summary }]);
-            let edits = if number == 0 {
-                vec![CatalogEdit::Source(source.clone()), added]
-            } else {
-                vec![added]
-            };
-            catalog.append(&source, edits).expect("append");
-            objects.push(bytes);
-            if catalog.version() == versions {
-                break;
-            }
+        let catalog = vault.replica("v").expect("replica").into_catalog();
+        Self { store, vault, id, source, catalog }
+    }
+
+    /// Returns a volume with one segment that ends with a mark.
+    pub fn with_a_mark() -> Self {
+        let mut volume = Self::new();
+        volume.add(vec![Body::Flush, mark(4, None)], Compression::None);
+        volume
+    }
+
+    /// Adds a segment with these changes, and returns its bytes.
+    fn add(&mut self, bodies: Vec<Body<'_>>, compression: Compression) -> Vec<u8> {
+        let catalog = &mut self.catalog;
+        let (first, previous) = (catalog.last_sequence().next().0, catalog.last_chain());
+        let (bytes, summary) = log(bodies, first, previous, self.id, compression, None);
+        let number = catalog.segments().len();
+        let object = format!("volumes/v/segments/{number}.hrl");
+        self.store.add(object.clone(), &bytes);
+        let mut edits = vec![CatalogEdit::Segments(vec![SegmentEntry { object, summary }])];
+        if number == 0 {
+            edits.insert(0, CatalogEdit::Source(self.source.clone()));
         }
-        while catalog.version() < versions {
-            catalog.append(&source, vec![CatalogEdit::Source(source.clone())]).expect("append");
+        catalog.append(&self.source, edits).expect("append");
+        bytes
+    }
+
+    /// Appends versions that change nothing, up to this one.
+    fn fill(&mut self, versions: u64) {
+        while self.catalog.version() < versions {
+            let edits = vec![CatalogEdit::Source(self.source.clone())];
+            self.catalog.append(&self.source, edits).expect("append");
         }
+    }
+}
+
+fn catalogs() {
+    for (name, versions) in [("one-version", 1), ("two-versions", 2), ("snapshot", 64)] {
+        let mut volume = Vaulted::new();
+        let mut segments = vec![volume.add(gap(), Compression::Zstd(3))];
+        if versions > 1 {
+            segments.push(volume.add(changes(), Compression::Zstd(3)));
+        }
+        volume.fill(versions);
         let mut seed = vec![u8::from(versions == 64)];
         let mut add = |kind: u8, content: &[u8]| {
             seed.push(kind);
             seed.extend_from_slice(&(content.len() as u16).to_le_bytes());
             seed.extend_from_slice(content);
         };
-        let read = |object: &str| std::fs::read(directory.join(object)).expect("read");
-        add(0, &read("volumes/v/volume"));
+        let objects = volume.store.all();
+        add(0, &objects["volumes/v/volume"]);
         for version in if versions == 64 { 64..=64 } else { 1..=versions } {
-            add(1, &read(&format!("volumes/v/catalog/{version:016x}")));
+            add(1, &objects[&format!("volumes/v/catalog/{version:016x}")]);
         }
-        for object in &objects {
-            add(2, object);
+        for segment in &segments {
+            add(2, segment);
         }
         save("catalog", name, &seed);
     }
-}
-
-/// Returns the volume `v`, with one segment that ends with a mark.
-pub fn volume_with_a_mark(vault: &Vault, store: &hrl_fuzz::Memory) {
-    let id = vault.create_volume("v", VOLUME_BYTES, 512, false).expect("volume").id;
-    let chain = ChainHash::default();
-    let bodies = vec![Body::Flush, mark(4, None)];
-    let (bytes, summary) = log(bodies, 1, chain, id, Compression::None, None);
-    let object = "volumes/v/segments/0.hrl".to_owned();
-    store.add(object.clone(), &bytes);
-    let source = SourceIdentity { id: [7; 16], host: "alpha".into(), since: Timestamp(3) };
-    let mut catalog = vault.replica("v").expect("replica").into_catalog();
-    let added = CatalogEdit::Segments(vec![SegmentEntry { object, summary }]);
-    catalog.append(&source, vec![CatalogEdit::Source(source.clone()), added]).expect("append");
 }
 
 // --- capture ---

@@ -12,7 +12,7 @@ use hrl::vault::Vault;
 use hrl::{ErrorKind, Result, SystemClock};
 use hrl_plan::{self as plan, Plan, RunMode, RunOptions, RunOutcome, StepOutcome};
 
-use parts::{Host, POLL, Site, options, outcome, runs, step};
+use parts::{Host, POLL, Site, options, outcome, step};
 
 mod parts;
 
@@ -37,8 +37,7 @@ fn a_stopped_run_interrupts_its_steps_and_can_be_resumed() {
         (RunOutcome::Stopped, StepOutcome::Stopped)
     );
     assert_eq!(outcome(&report, "g/db/clean-up"), StepOutcome::Skipped);
-    let report =
-        plan::resume(&site.vault, "r", &site.host(), &options(RunMode::Test)).expect("resumed");
+    let report = site.resume(&options(RunMode::Test)).expect("resumed");
     assert_eq!(
         (report.outcome, outcome(&report, "g/db/clean-up")),
         (RunOutcome::Done, StepOutcome::Done)
@@ -66,12 +65,11 @@ fn promise_9_of_two_runners_of_a_run_only_one_continues() {
     while site.log().is_empty() {
         std::thread::sleep(POLL);
     }
-    let lives = plan::resume(&site.vault, "r", &site.host(), &options(RunMode::Test))
-        .expect_err("it lives");
+    let lives = site.resume(&options(RunMode::Test)).expect_err("it lives");
     assert_eq!(lives.kind(), ErrorKind::Fenced);
     assert!(lives.to_string().contains(&std::process::id().to_string()), "{lives}");
     let take_over = RunOptions { take_over: true, ..options(RunMode::Test) };
-    let report = plan::resume(&site.vault, "r", &site.host(), &take_over).expect("taken");
+    let report = site.resume(&take_over).expect("taken");
     let lost = first.join().expect("ended").expect_err("lost");
     assert_eq!(lost.kind(), ErrorKind::Fenced);
     assert!(lost.to_string().contains("another runner"), "{lost}");
@@ -214,10 +212,10 @@ fn killed_and_resumed(record: u32, after: bool, mode: RunMode) -> bool {
     assert_eq!(started, 1, "{}", context());
     let last = site.log().into_iter().rfind(|line| line.ends_with(" db")).expect("an end");
     assert_eq!(last, if mode == RunMode::Test { "clean-up db" } else { "commit db" });
-    let pid = std::fs::read_to_string(site.path("pid")).expect("pid");
-    assert_eq!(runs(&pid), mode == RunMode::Real, "{}", context());
+    let boot = site.process();
+    assert_eq!(boot.runs(), mode == RunMode::Real, "{}", context());
     if mode == RunMode::Real {
-        Command::new("kill").arg(pid.trim()).status().expect("kill");
+        boot.end();
     }
     was_killed
 }

@@ -1,7 +1,6 @@
 //! Recovery plans on a host that makes files: order, parallelism, limits, policies, approvals, both
 //! modes and reports.
 
-use std::process::Command;
 use std::sync::Mutex;
 use std::sync::atomic::AtomicU32;
 use std::time::Duration;
@@ -11,7 +10,7 @@ use hrl::vault::{PinUntil, Vault, VerdictKind};
 use hrl::{Clock, ErrorKind, Result, SystemClock, Timestamp};
 use hrl_plan::{self as plan, RunMode, RunOptions, RunOutcome, RunReport, StepOutcome, StepReport};
 
-use parts::{Host, POLL, Site, options, outcome, runs, step};
+use parts::{Host, POLL, Site, options, outcome, step};
 
 mod parts;
 
@@ -116,8 +115,7 @@ fn a_program_that_hangs_is_killed_with_all_that_it_started() {
     assert_eq!((hung.outcome, hung.output.as_str()), (StepOutcome::TimedOut, "said\n"));
     assert!(hung.message.contains("300ms"), "{}", hung.message);
     assert_eq!(outcome(&report, "g/db/start"), StepOutcome::Skipped);
-    let pid = std::fs::read_to_string(site.path("pid")).expect("pid");
-    assert!(!runs(&pid), "it runs");
+    assert!(!site.process().runs(), "it runs");
 }
 
 #[test]
@@ -219,8 +217,7 @@ fn a_person_approves_or_rejects_within_the_limit() {
         decide(&vault, true);
         plan::approve(&vault, "r", "1", false, "bob", "")
     });
-    let report =
-        plan::resume(&site.vault, "r", &site.host(), &options(RunMode::Real)).expect("run");
+    let report = site.resume(&options(RunMode::Real)).expect("run");
     let second = other.join().expect("decided").expect_err("decided before");
     assert!(matches!(second.kind(), ErrorKind::AlreadyExists | ErrorKind::NotFound), "{second}");
     let approval = step(&report, "g/before/dns").approval.clone().expect("approval");
@@ -265,10 +262,8 @@ fn a_test_is_taken_down_even_after_a_failure() {
     assert_eq!(report.members[0].verified, Some(false));
     assert_eq!(outcome(&report, "h/web/clean-up"), StepOutcome::Skipped);
     assert_eq!(site.log()[1..], ["stop nbd+unix:///db", "clean-up db"]);
-    let pid = std::fs::read_to_string(site.path("pid")).expect("pid");
-    assert!(!runs(&pid), "the boot runs");
-    let again =
-        plan::resume(&site.vault, "r", &site.host(), &options(RunMode::Test)).expect("over");
+    assert!(!site.process().runs(), "the boot runs");
+    let again = site.resume(&options(RunMode::Test)).expect("over");
     assert_eq!((again.outcome, site.log().len()), (RunOutcome::Failed, 3));
 }
 
@@ -293,9 +288,9 @@ fn a_ready_boot_keeps_running_after_a_real_run() {
             && report.members[0].usable < Some(Duration::from_millis(300))
     );
     assert_eq!(std::fs::read_to_string(site.path("boot.log")).expect("log"), "booting\n");
-    let pid = std::fs::read_to_string(site.path("pid")).expect("pid");
-    assert!(runs(&pid), "the boot does not run");
-    Command::new("kill").arg(pid.trim()).status().expect("kill");
+    let boot = site.process();
+    assert!(boot.runs(), "the boot does not run");
+    boot.end();
 
     std::fs::remove_file(site.path("ready")).expect("remove");
     let dead = text.replace("sleep 0.3", "exit 4");

@@ -4,6 +4,7 @@
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
@@ -77,6 +78,32 @@ impl Site {
     pub fn run(&self, text: &str, options: &RunOptions<'_>) -> RunReport {
         plan::run(&self.plan(text), &self.vault, &self.host(), options).expect("a run")
     }
+
+    /// Resumes the run that [`options`] name.
+    pub fn resume(&self, options: &RunOptions<'_>) -> Result<RunReport> {
+        plan::resume(&self.vault, "r", &self.host(), options)
+    }
+
+    /// Returns the process that wrote its number to DIR/pid.
+    pub fn process(&self) -> Process {
+        let pid = std::fs::read_to_string(self.path("pid")).expect("pid");
+        Process(pid.trim().to_owned())
+    }
+}
+
+/// A process that a command of a plan started.
+pub struct Process(String);
+
+impl Process {
+    /// Returns whether it runs and is not a zombie.
+    pub fn runs(&self) -> bool {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.0));
+        stat.is_ok_and(|stat| !stat.contains(") Z"))
+    }
+
+    pub fn end(&self) {
+        Command::new("kill").arg(&self.0).status().expect("kill");
+    }
 }
 
 pub fn options(mode: RunMode) -> RunOptions<'static> {
@@ -145,12 +172,6 @@ impl PlanHost for Host {
         self.log(format!("clean-up {}", member.volume));
         Ok(())
     }
-}
-
-/// Returns whether a process runs and is not a zombie.
-pub fn runs(pid: &str) -> bool {
-    let stat = std::fs::read_to_string(format!("/proc/{}/stat", pid.trim()));
-    stat.is_ok_and(|stat| !stat.contains(") Z"))
 }
 
 pub fn step<'a>(report: &'a RunReport, id: &str) -> &'a StepReport {
