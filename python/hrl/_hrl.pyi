@@ -2026,6 +2026,7 @@ class NbdServer:
         """Serves a recovery state: read-only, or writable with its changes in a new `scratch`
         file.
 
+        The export has the volume's name; `replica` and the empty name reach it, too.
         `changes` are shown as a dirty bitmap, which backup programs read.
         """
     @property

@@ -19,6 +19,9 @@ use crate::replica::Replica;
 use crate::running::{Running, ends_with_block};
 use crate::value::{Shown, mirror};
 
+/// Export by which every server of a recovery state can be reached, beside the volume's name.
+const REPLICA_EXPORT: &str = "replica";
+
 mirror! {
     /// Counters of an NBD server since its start. They unpack in this order.
     unpacking NbdStats(stats: hrl_nbd::NbdStats) {
@@ -65,11 +68,11 @@ impl Tls {
         }))
     }
 
-    fn start(self, address: &str, export: Export) -> hrl::Result<NbdServer> {
+    /// Starts a server. Its URI is that of the first export.
+    fn start(self, address: &str, exports: Vec<Export>) -> hrl::Result<NbdServer> {
         use hrl_nbd::NbdServer as Server;
-        let name = export.name.clone();
-        let address = NbdAddress::parse(address)?;
-        let (exports, limits) = (vec![export], NbdLimits::default());
+        let name = exports[0].name.clone();
+        let (address, limits) = (NbdAddress::parse(address)?, NbdLimits::default());
         let server = match self.0 {
             Some(tls) => Server::start_tls(&address, exports, limits, tls)?,
             None => Server::start(&address, exports, limits)?,
@@ -95,7 +98,7 @@ impl NbdServer {
     ) -> PyResult<Self> {
         let volume = protection.inner_volume()?;
         let tls = Tls::new(tls, tls_verify, on_refused, name);
-        run(py, || tls.start(address, Export::volume(name, volume)))
+        run(py, || tls.start(address, vec![Export::volume(name, volume)]))
     }
 
     /// Serves a volume that failed over to here.
@@ -112,12 +115,13 @@ impl NbdServer {
     ) -> PyResult<Self> {
         let volume = failed_over.inner_volume()?;
         let tls = Tls::new(tls, tls_verify, on_refused, name);
-        run(py, || tls.start(address, Export::volume(name, volume)))
+        run(py, || tls.start(address, vec![Export::volume(name, volume)]))
     }
 
     /// Serves a recovery state: read-only, or writable with its changes in a new `scratch`
     /// file.
     ///
+    /// The export has the volume's name; `replica` and the empty name reach it, too.
     /// `changes` are shown as a dirty bitmap, which backup programs read.
     #[staticmethod]
     #[pyo3(signature = (address, replica, at, *, scratch=None, changes=None, tls=None, tls_verify=true, on_refused=None))]
@@ -135,7 +139,8 @@ impl NbdServer {
     ) -> PyResult<Self> {
         let extents = changes.map(ChangeSet::extents);
         let view = replica.view_at(py, &at)?;
-        let tls = Tls::new(tls, tls_verify, on_refused, &replica.name()?);
+        let name = replica.name()?;
+        let tls = Tls::new(tls, tls_verify, on_refused, &name);
         run(py, || {
             let device: Arc<dyn BlockDevice> = match scratch {
                 None => view,
@@ -144,7 +149,7 @@ impl NbdServer {
                     Arc::new(Overlay::new(view, Arc::new(scratch))?)
                 }
             };
-            let mut export = Export::device("replica", device);
+            let mut export = Export::device(&name, device);
             if let Some(extents) = extents {
                 for name in ["qemu:dirty-bitmap:changes", "hrl:changes"] {
                     export
@@ -152,7 +157,11 @@ impl NbdServer {
                         .push(ExportContext { name: name.to_owned(), extents: extents.clone() });
                 }
             }
-            tls.start(address, export)
+            let mut exports = vec![export];
+            if name != REPLICA_EXPORT {
+                exports.push(Export { name: REPLICA_EXPORT.to_owned(), ..exports[0].clone() });
+            }
+            tls.start(address, exports)
         })
     }
 
@@ -171,7 +180,7 @@ impl NbdServer {
         let device =
             device.open(py, FileDeviceOptions { exclusive: true, ..Default::default() })?;
         let tls = Tls::new(tls, tls_verify, on_refused, name);
-        run(py, || tls.start(address, Export::device(name, device)))
+        run(py, || tls.start(address, vec![Export::device(name, device)]))
     }
 
     /// URI by which clients find it.

@@ -17,7 +17,10 @@ from conftest import DISK_BYTES, Agent, hrl, hrl_json, need, run
 
 from hrl.cli.app import root
 from hrl.cli.commands import SECTIONS
-from hrl.cli.exits import Exit
+from hrl.cli.control import ControlServer
+from hrl.cli.exits import Exit, Refused
+from hrl.cli.protect import Wait, wait_for
+from hrl.cli.times import Duration
 from hrl.errors import BY_KIND
 
 Start = Callable[..., Agent]
@@ -123,8 +126,11 @@ def test_a_point_is_served_without_a_restore(start: Start, tmp_path: Path) -> No
             assert server.stdout is not None
             uri = server.stdout.readline().strip()
             copy = tmp_path / "copy"
-            run("nbdcopy", uri, copy)
-            assert copy.read_bytes() == agent.disk.read_bytes()
+            assert uri.startswith("nbd+unix:///disk.img?")
+            for name in ("disk.img", "replica", ""):
+                copy.unlink(missing_ok=True)
+                run("nbdcopy", uri.replace("disk.img", name, 1), copy)
+                assert copy.read_bytes() == agent.disk.read_bytes(), name
             for context in ("hrl:changes", "qemu:dirty-bitmap:changes"):
                 extents = json.loads(run("nbdinfo", "--json", f"--map={context}", uri))
                 dirty = [(e["offset"], e["length"]) for e in extents if e["type"] & 1]
@@ -221,6 +227,30 @@ def test_the_control_socket_takes_only_what_it_knows(start: Start) -> None:
     assert agent.process.wait(60) == 0
     assert not path.exists()
     hrl("point", agent.state, code=Exit.NOT_RUNNING)
+
+
+def test_a_wait_for_an_agent_ends_when_it_answers_or_at_its_limit(start: Start, tmp_path: Path) -> None:
+    for absent in (tmp_path / "absent", tmp_path):
+        told = hrl("status", absent, "--wait", "running", "--limit", "50ms", code=Exit.NOT_RUNNING)
+        assert f"no agent is running with {absent} (waited 50ms)" in told
+    agent = start()
+    assert "ordered" in hrl("status", agent.state, "--wait", "ordered")
+    agent.kill()
+    assert "expected one of running, ordered" in hrl("status", tmp_path, "--wait", "long", code=Exit.INVALID_INPUT)
+
+
+def test_a_wait_for_order_reports_how_much_is_left(tmp_path: Path) -> None:
+    found = {"volume": "disk.img", "mode": "resync", "resync_bytes_left": 3 * MIB}
+    server = ControlServer(tmp_path, {"status": lambda _: found})
+    try:
+        wait_for(Wait.RUNNING, tmp_path, Duration("0s"))
+        with pytest.raises(Refused, match=r"disk.img is in mode resync, .* left to read \(waited 10ms\)") as raised:
+            wait_for(Wait.ORDERED, tmp_path, Duration("10ms"))
+        assert raised.value.code == Exit.TIMED_OUT
+        found["mode"] = "ordered"
+        wait_for(Wait.ORDERED, tmp_path, Duration("0s"))
+    finally:
+        server.close()
 
 
 def test_a_socket_left_by_a_dead_agent_is_replaced(start: Start) -> None:

@@ -38,6 +38,8 @@ from hrl.health import RPO_SECONDS
 from hrl.words import clean, count, human, local
 
 CLEAR_SCREEN = "\x1b[H\x1b[2J"
+WAIT_LIMIT = Duration("60s")
+WAIT_SECONDS = 0.1
 
 
 class Cache(enum.StrEnum):
@@ -50,6 +52,13 @@ class Cache(enum.StrEnum):
     def direct(self) -> Literal["auto", "never"]:
         """Returns the same in the words of `FileDevice`."""
         return "auto" if self is Cache.NONE else "never"
+
+
+class Wait(enum.StrEnum):
+    """What `hrl status` waits for: an agent that answers, or a volume whose first copy or resync is complete."""
+
+    RUNNING = "running"
+    ORDERED = "ordered"
 
 
 def print_event(event: dict[str, str]) -> None:
@@ -221,14 +230,21 @@ def status(
     state: StateDirectory,
     json: Json = False,
     watch: Annotated[bool, typer.Option("--watch", help="Refresh every second until interrupted.")] = False,
+    wait: Annotated[
+        Wait | None,
+        typer.Option("--wait", metavar="running|ordered", help="Wait for the agent, or until its volume is in order."),
+    ] = None,
+    limit: Annotated[Duration, duration_of("--limit", "Give up --wait after this time.")] = WAIT_LIMIT,
 ) -> None:
     """Shows how an agent is doing. The exit code is 16 when it is not running."""
-    while watch and sys.stdout.isatty():
-        table = status_table(ask(state, "status"))
-        print(CLEAR_SCREEN, end="")
-        table.print()
-        time.sleep(1)
     try:
+        if wait is not None:
+            wait_for(wait, state, limit)
+        while watch and sys.stdout.isatty():
+            table = status_table(ask(state, "status"))
+            print(CLEAR_SCREEN, end="")
+            table.print()
+            time.sleep(1)
         found = ask(state, "status")
     except Refused as refused:
         if json and refused.code == Exit.NOT_RUNNING:
@@ -238,6 +254,26 @@ def status(
         print_json({"running": True, **found})
     else:
         status_table(found).print()
+
+
+def wait_for(wanted: Wait, state: Path, limit: Duration) -> None:
+    """Waits for the agent of a state directory. When the limit is over, raises `Refused` with what is missing."""
+    end = time.monotonic() + limit
+    while True:
+        try:
+            found = ask(state, "status")
+            if wanted is Wait.RUNNING or found["mode"] == "ordered":
+                return
+            left = human(found["resync_bytes_left"])
+            missing = Refused(f"{found['volume']} is in mode {found['mode']}, {left} left to read", Exit.TIMED_OUT)
+        except Refused as refused:
+            # An agent makes its state directory when it starts.
+            if refused.code not in (Exit.NOT_RUNNING, Exit.NOT_FOUND):
+                raise
+            missing = Refused(f"no agent is running with {state}", Exit.NOT_RUNNING)
+        if time.monotonic() >= end:
+            raise Refused(f"{missing} (waited {limit})", missing.code)
+        time.sleep(WAIT_SECONDS)
 
 
 def standing(found: dict[str, Any]) -> str:
