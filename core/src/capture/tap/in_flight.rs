@@ -26,11 +26,13 @@ impl InFlightSet {
     }
 
     /// Returns the position of the first extent that ends after `offset`.
+    #[inline]
     fn first_ending_after(&self, offset: u64) -> usize {
         self.0.partition_point(|busy| busy.end <= offset)
     }
 
     /// Returns the first one that overlaps `extent`.
+    #[inline]
     pub fn overlapping(&mut self, extent: Extent) -> Option<&mut InFlight> {
         let at = self.first_ending_after(extent.offset);
         self.0.get_mut(at).filter(|busy| busy.start < extent.end())
@@ -42,12 +44,14 @@ impl InFlightSet {
     }
 
     /// Returns whether exactly this extent is in the set.
+    #[inline]
     pub fn contains(&self, extent: Extent) -> bool {
         let first = self.0.get(self.first_ending_after(extent.offset));
         first.is_some_and(|busy| (busy.start, busy.end) == (extent.offset, extent.end()))
     }
 
     /// Adds an extent that overlaps none.
+    #[inline]
     pub fn insert(&mut self, extent: Extent) {
         let at = self.first_ending_after(extent.offset);
         let is_free = |busy: &InFlight| busy.start >= extent.end();
@@ -58,6 +62,7 @@ impl InFlightSet {
 
     /// Removes exactly this extent and returns the wakers that wait for it; `None` if it is not
     /// there.
+    #[inline]
     pub fn remove(&mut self, extent: Extent) -> Option<Vec<Waker>> {
         let at = self.first_ending_after(extent.offset);
         let busy = self.0.get(at)?;

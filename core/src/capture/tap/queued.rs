@@ -44,6 +44,7 @@ pub struct QueuedRecord {
 }
 
 impl QueuedRecord {
+    #[inline]
     pub(super) fn cost_bytes(&self) -> u64 {
         RECORD_OVERHEAD_BYTES
             + if let QueuedBody::Write(_, data) = &self.body { data.capacity() as u64 } else { 0 }

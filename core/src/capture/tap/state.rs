@@ -101,6 +101,7 @@ impl TapState {
     }
 
     /// Gives the record the next sequence (one per chunk of a long write) and queues it.
+    #[inline]
     pub fn push(&mut self, time: Timestamp, body: QueuedBody) {
         let sequences = match &body {
             QueuedBody::Write(_, data) => {
@@ -118,6 +119,7 @@ impl TapState {
     }
 
     /// Takes the oldest `count` records off the queue.
+    #[inline]
     pub fn take_front(&mut self, count: usize) -> Vec<QueuedRecord> {
         let records: Vec<_> = self.queue.drain(..count).collect();
         self.queue_bytes -= records.iter().map(QueuedRecord::cost_bytes).sum::<u64>();
