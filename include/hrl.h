@@ -1,17 +1,26 @@
 /**
  * hrl: continuous replication of disks, as a library for C.
  *
- * Handles. A pointer to a handle comes from a function with an output `out`, and is freed once with the `_free` of its type;
- * `_free(NULL)` does nothing. A handle keeps alive what it was made of, so handles may be freed in any order. Unless its type
- * says otherwise a handle may be used by all threads at once, but not while it is being freed.
+ * Handles. A pointer to a handle comes from a function with an output `out`. Free it once with the
+ * `_free` of its type; `_free(NULL)` does nothing. A handle keeps alive what it was made of, so
+ * handles may be freed in any order. Unless its type says otherwise, all threads may use a handle
+ * at once, but not while it is being freed.
  *
- * Statuses. Functions that can fail return HRL_OK (0) or a negative number that says what to do next; outputs are then
- * untouched. `hrl_error_message` and its like tell the rest, for the thread that saw the failure. NULL where a pointer is
- * needed is HRL_ERROR_INVALID_INPUT, never a crash.
+ * Statuses. Functions that can fail return HRL_OK (0), or a negative number that says what to do
+ * next. Outputs are then untouched. `hrl_error_message` and its like return the details, for the
+ * thread that saw the failure. NULL instead of a needed pointer is HRL_ERROR_INVALID_INPUT, never
+ * a crash.
  *
- * Pointers. Text is NUL-terminated UTF-8. Sizes stand beside their buffers, in bytes. What is passed must not change or be
- * freed before the call returns; nothing is kept unless the function says so. Callbacks must not unwind (no C++ exceptions),
- * must not free the handle that calls them, and are called from threads of the library where the type says so.
+ * Pointers. Text is NUL-terminated UTF-8. Sizes stand beside their buffers, in bytes. Arguments
+ * must not change or be freed before the call returns. The library keeps none of them unless the
+ * function says so. Callbacks must not unwind (no C++ exceptions) and must not free the handle that
+ * calls them. Threads of the library call them if their type says so.
+ *
+ * Structures. A structure that the library fills begins with `struct_bytes`. Set it to the size of
+ * the structure, for example by HRL_INIT. The library fills at most that many bytes, and stores in
+ * `struct_bytes` how many it filled. Later versions add fields at the end and change nothing else.
+ * A size below that of the first release is HRL_ERROR_INVALID_INPUT. In a structure that a callback
+ * receives, `struct_bytes` is the size that the library filled.
  */
 
 
@@ -25,6 +34,14 @@
 /** Marks functions of the library. */
 #ifndef HRL_API
 #define HRL_API
+#endif
+
+/**
+ * Initializes a structure that begins with `struct_bytes`: `hrl_stats stats = HRL_INIT(hrl_stats);`.
+ * The other fields are 0. Since 0.1.
+ */
+#ifndef __cplusplus
+#define HRL_INIT(type) {.struct_bytes = sizeof(type)}
 #endif
 
 #ifdef __cplusplus
@@ -90,29 +107,29 @@ struct hrl_ticket;
  */
 
 /**
- * Major version that this header belongs to.
+ * Major version of this header.
  */
 #define HRL_VERSION_MAJOR 0
 
 /**
- * Minor version that this header belongs to.
+ * Minor version of this header.
  */
 #define HRL_VERSION_MINOR 1
 
 /**
- * Patch version that this header belongs to.
+ * Patch version of this header.
  */
 #define HRL_VERSION_PATCH 0
 
 /**
- * What a function returns: 0 is success, a negative value one of the `HRL_ERROR_` numbers, a positive one (of the few
- * functions that say so) neither.
+ * Result of a function: 0 is success, and a negative value is one of the `HRL_ERROR_` numbers. A
+ * positive value is neither; the few functions that return one say so.
  */
 typedef int32_t hrl_status;
 
 /**
- * Told how far a long operation is, in bytes; returns false to stop it. Called from several threads, not at the same
- * time as its own operation returns.
+ * Receives the progress of a long operation, in bytes; returns false to stop it. Called from
+ * several threads, never after its own operation has returned.
  */
 typedef bool (*hrl_progress_fn)(void *user, uint64_t bytes_done, uint64_t bytes_total);
 
@@ -122,17 +139,18 @@ typedef bool (*hrl_progress_fn)(void *user, uint64_t bytes_done, uint64_t bytes_
 #define HRL_OK 0
 
 /**
- * Not yet: ask again when the callback was called (`hrl_tap_try_begin` alone).
+ * Not yet: ask again after the callback was called. Only `hrl_tap_try_begin` returns it.
  */
 #define HRL_PENDING 1
 
 /**
- * Fix the request: an argument, option or file that can never work as given; also NULL where a pointer is needed.
+ * Fix the request: an argument, option or file can never work as given. Also for NULL instead of a
+ * needed pointer.
  */
 #define HRL_ERROR_INVALID_INPUT -1
 
 /**
- * Name another object: the one asked for does not exist.
+ * Ask for another object: this one does not exist.
  */
 #define HRL_ERROR_NOT_FOUND -2
 
@@ -142,7 +160,7 @@ typedef bool (*hrl_progress_fn)(void *user, uint64_t bytes_done, uint64_t bytes_
 #define HRL_ERROR_ALREADY_EXISTS -3
 
 /**
- * Use another copy: bytes are not what was written.
+ * Use another copy: bytes are not as they were written.
  */
 #define HRL_ERROR_CORRUPT -4
 
@@ -152,7 +170,7 @@ typedef bool (*hrl_progress_fn)(void *user, uint64_t bytes_done, uint64_t bytes_
 #define HRL_ERROR_WRONG_KEY -5
 
 /**
- * Upgrade: a feature or version that this build does not know.
+ * Upgrade: this build does not know a feature or version.
  */
 #define HRL_ERROR_UNSUPPORTED -6
 
@@ -167,7 +185,7 @@ typedef bool (*hrl_progress_fn)(void *user, uint64_t bytes_done, uint64_t bytes_
 #define HRL_ERROR_FULL -8
 
 /**
- * Reopen: a flush failed, so nothing written through this handle can be trusted.
+ * Reopen: a flush failed, so no write through this handle can be trusted.
  */
 #define HRL_ERROR_POISONED -9
 
@@ -177,7 +195,7 @@ typedef bool (*hrl_progress_fn)(void *user, uint64_t bytes_done, uint64_t bytes_
 #define HRL_ERROR_FENCED -10
 
 /**
- * Resync or choose again: the disk is not the one that was protected, or changed while nobody watched.
+ * Resync or choose again: the disk is not the protected one, or it changed while unprotected.
  */
 #define HRL_ERROR_CHANGED -11
 
@@ -192,66 +210,67 @@ typedef bool (*hrl_progress_fn)(void *user, uint64_t bytes_done, uint64_t bytes_
 #define HRL_ERROR_NOT_ORDERED -13
 
 /**
- * The operating system refused; `hrl_error_os_code` says why.
+ * The operating system refused; `hrl_error_os_code` returns its code.
  */
 #define HRL_ERROR_IO -14
 
 /**
- * Use another identity: the server knows this one, and does not let it do that.
+ * Use another identity: the server knows this one, and denies it the request.
  */
 #define HRL_ERROR_DENIED -15
 
 /**
- * Compare: the vault and what is known of it here are not of one history.
+ * Compare: the history of the vault and the records of it here diverged.
  */
 #define HRL_ERROR_DIVERGED -16
 
 /**
- * A defect of the library was caught at its boundary. The handles in use may be unusable; please report it.
+ * A defect of the library was caught at its boundary. The handles in use may be unusable. Please
+ * report it.
  */
 #define HRL_ERROR_PANIC -100
 
 /**
- * Version of the library as text, such as "0.1.0". Static; never NULL. Since 0.1.
+ * Returns the version of the library as text, such as "0.1.0". Static; never NULL. Since 0.1.
  */
 HRL_API const char *hrl_version(void);
 
 /**
- * Version of the library as a number: major * 1,000,000 + minor * 1,000 + patch. Since 0.1.
+ * Returns the version of the library: major * 1,000,000 + minor * 1,000 + patch. Since 0.1.
  */
 HRL_API uint32_t hrl_version_number(void);
 
 /**
- * Name of a status, such as "not-found". Static; never NULL. Since 0.1.
+ * Returns the name of a status, such as "not-found". Static; never NULL. Since 0.1.
  */
 HRL_API const char *hrl_status_name(hrl_status status);
 
 /**
- * The last error of the calling thread as a sentence: operation, object, place, expected, found, cause. Never NULL; empty
- * when there was none. Valid until the next function of the library fails on this thread. Since 0.1.
+ * Returns the last error of the calling thread as a sentence: operation, object, place, expected,
+ * found, cause. Never NULL; empty if there was none. Valid until the next function of the library
+ * fails on this thread. Since 0.1.
  */
-HRL_API
-const char *hrl_error_message(void);
+HRL_API const char *hrl_error_message(void);
 
 /**
- * What was being done, such as "read segment". As `hrl_error_message` otherwise. Since 0.1.
+ * Returns what the library was doing, such as "read segment". As `hrl_error_message` otherwise.
+ * Since 0.1.
  */
 HRL_API const char *hrl_error_operation(void);
 
 /**
- * Name of the object that it was done to. As `hrl_error_message` otherwise. Since 0.1.
+ * Returns the name of the object of that operation. As `hrl_error_message` otherwise. Since 0.1.
  */
 HRL_API const char *hrl_error_object(void);
 
 /**
- * Puts the byte offset of the last error in its object into `offset` and returns true; false, and `offset` untouched, when
- * there is none. Since 0.1.
+ * Stores the byte offset of the last error in its object, and returns true. Returns false, with
+ * `offset` untouched, if there is none. Since 0.1.
  */
-HRL_API
-bool hrl_error_offset(uint64_t *offset);
+HRL_API bool hrl_error_offset(uint64_t *offset);
 
 /**
- * The operating system's code (errno) of the last error; 0 when its cause was another. Since 0.1.
+ * Returns the operating system's code (errno) of the last error; 0 for another cause. Since 0.1.
  */
 HRL_API int32_t hrl_error_os_code(void);
 
@@ -280,7 +299,7 @@ HRL_API int32_t hrl_error_os_code(void);
 #define HRL_NAME_CHARS 129
 
 /**
- * How much a volume's capture can promise.
+ * How much the capture of a volume can promise.
  */
 typedef enum hrl_mode {
     /**
@@ -288,11 +307,11 @@ typedef enum hrl_mode {
      */
     HRL_MODE_ORDERED = 0,
     /**
-     * Data is not captured; the dirty map alone grows and the writer goes on.
+     * Data is not captured. Only the dirty map grows, and the writer goes on.
      */
     HRL_MODE_DIRTY = 1,
     /**
-     * Dirty ranges are being read again while new writes are captured.
+     * Dirty regions are being read again while new writes are captured.
      */
     HRL_MODE_RESYNC = 2,
 } hrl_mode;
@@ -302,7 +321,7 @@ typedef enum hrl_mode {
  */
 typedef enum hrl_point_kind {
     /**
-     * Write order held, nothing more: what a power failure would leave.
+     * Write order, nothing more: what a power failure would leave.
      */
     HRL_POINT_CRASH = 1,
     /**
@@ -328,6 +347,11 @@ typedef enum hrl_point_kind {
  */
 typedef struct hrl_point {
     /**
+     * Size of the structure in bytes. The caller sets it, and the library stores how much it filled.
+     * See "Structures" at the top of this file.
+     */
+    size_t struct_bytes;
+    /**
      * Identity, in hexadecimal digits.
      */
     char id[HRL_ID_CHARS];
@@ -340,7 +364,7 @@ typedef struct hrl_point {
      */
     uint64_t sequence;
     /**
-     * When it was marked.
+     * Time of the mark.
      */
     int64_t time_ns;
     /**
@@ -348,7 +372,7 @@ typedef struct hrl_point {
      */
     uint32_t epoch;
     /**
-     * Text of who marked it.
+     * Label that it was marked with.
      */
     char label[HRL_LABEL_CHARS];
     /**
@@ -356,19 +380,19 @@ typedef struct hrl_point {
      */
     char chain[HRL_HASH_CHARS];
     /**
-     * It has a pin, which keeps it through retention.
+     * Whether a pin keeps it through retention.
      */
     bool pinned;
     /**
-     * It is under legal hold.
+     * Whether it is under legal hold.
      */
     bool held;
     /**
-     * When its pin ends, in nanoseconds since 1970 in UTC; 0 for a pin without an end, and without one.
+     * End of its pin; 0 for a pin without an end, and without a pin.
      */
     int64_t pinned_until_ns;
     /**
-     * Checks that found it good, of those kept: the newest of each kind.
+     * Checks that found it good. Of each kind of check the newest counts.
      */
     uint32_t checks_good;
     /**
@@ -381,6 +405,11 @@ typedef struct hrl_point {
  * A stretch of a volume's history, from one sequence to another, both included.
  */
 typedef struct hrl_timeline_entry {
+    /**
+     * Size of the structure in bytes. The caller sets it, and the library stores how much it filled.
+     * See "Structures" at the top of this file.
+     */
+    size_t struct_bytes;
     /**
      * First sequence.
      */
@@ -398,17 +427,19 @@ typedef struct hrl_timeline_entry {
      */
     int64_t last_time_ns;
     /**
-     * NULL for an ordered stretch; otherwise why no state inside it can be restored, such as "crash". Static.
+     * Cause, such as "crash", for which no state inside the stretch can be restored. Static.
+     * NULL for an ordered stretch.
      */
     const char *unordered;
     /**
-     * Retention folded the stretch into one state: only the last sequence of the fold can be restored.
+     * Whether retention folded the stretch. Then only the last sequence of the fold can be
+     * restored.
      */
     bool folded;
 } hrl_timeline_entry;
 
 /**
- * Is given one stretch of history; returns false to stop.
+ * Receives one stretch of history; returns false to stop.
  */
 typedef bool (*hrl_timeline_fn)(void *user, const struct hrl_timeline_entry *entry);
 
@@ -416,6 +447,11 @@ typedef bool (*hrl_timeline_fn)(void *user, const struct hrl_timeline_entry *ent
  * A volume of a vault.
  */
 typedef struct hrl_volume_info {
+    /**
+     * Size of the structure in bytes. The caller sets it, and the library stores how much it filled.
+     * See "Structures" at the top of this file.
+     */
+    size_t struct_bytes;
     /**
      * Name in the vault.
      */
@@ -433,30 +469,30 @@ typedef struct hrl_volume_info {
      */
     uint32_t block_bytes;
     /**
-     * When it was created, in nanoseconds since 1970 in UTC.
+     * Time of its creation, in nanoseconds since 1970 in UTC.
      */
     int64_t created_ns;
     /**
-     * Its data is encrypted.
+     * Whether its data is encrypted.
      */
     bool encrypted;
     /**
-     * Tracked without data: change sets alone can be had.
+     * Whether it is tracked without data. Then it has change sets, but no states.
      */
     bool extents_only;
     /**
-     * Its keys were deleted: nothing of it can be read any more.
+     * Whether its keys were deleted. Then nothing of it can be read any more.
      */
     bool shredded;
 } hrl_volume_info;
 
 /**
- * Is given one point, which lives until it returns; returns false to stop.
+ * Receives one point, which lives until it returns; returns false to stop.
  */
 typedef bool (*hrl_point_fn)(void *user, const struct hrl_point *point);
 
 /**
- * Is given one volume; returns false to stop.
+ * Receives one volume; returns false to stop.
  */
 typedef bool (*hrl_volume_fn)(void *user, const struct hrl_volume_info *volume);
 
@@ -475,7 +511,8 @@ typedef bool (*hrl_volume_fn)(void *user, const struct hrl_volume_info *volume);
 #define HRL_SHRED_DATA 1
 
 /**
- * Flag of `hrl_vault_shred`: also what is under legal hold, or where that cannot be known without the key.
+ * Flag of `hrl_vault_shred`: go on despite a legal hold, or if legal holds cannot be read without
+ * the key.
  */
 #define HRL_SHRED_OVERRIDE_LEGAL_HOLD 2
 
@@ -485,7 +522,7 @@ typedef bool (*hrl_volume_fn)(void *user, const struct hrl_volume_info *volume);
 typedef struct hrl_key hrl_key;
 
 /**
- * A place for immutable objects: what a vault is kept in. All threads may use it at once.
+ * A place for immutable objects, in which a vault is kept. All threads may use it at once.
  */
 typedef struct hrl_store hrl_store;
 
@@ -495,29 +532,41 @@ typedef struct hrl_store hrl_store;
 typedef struct hrl_vault hrl_vault;
 
 /**
- * What a rotation did.
+ * Reports what a rotation did.
  */
 typedef struct hrl_rotation_report {
     /**
-     * The new key opens the volume since now; false when it did before.
+     * Size of the structure in bytes. The caller sets it, and the library stores how much it filled.
+     * See "Structures" at the top of this file.
+     */
+    size_t struct_bytes;
+    /**
+     * Whether this rotation wrapped the volume key with the new key; false if it was wrapped
+     * before.
      */
     bool wrapped;
     /**
-     * The old key opens it no more since now; false when it did not before.
+     * Whether this rotation removed the wrapping of the old key; false if there was none.
      */
     bool unwrapped;
     /**
-     * Other keys that still open it, as interrupted rotations leave them. Rotating from each takes it away.
+     * Other keys that still open it, as interrupted rotations leave them. Rotating from each
+     * removes it.
      */
     uint64_t others;
 } hrl_rotation_report;
 
 /**
- * What shredding did.
+ * Reports what shredding did.
  */
 typedef struct hrl_shred_report {
     /**
-     * The volume was shredded before.
+     * Size of the structure in bytes. The caller sets it, and the library stores how much it filled.
+     * See "Structures" at the top of this file.
+     */
+    size_t struct_bytes;
+    /**
+     * Whether the volume was shredded before.
      */
     bool was_shredded;
     /**
@@ -529,19 +578,20 @@ typedef struct hrl_shred_report {
      */
     uint64_t objects_deleted;
     /**
-     * Their bytes.
+     * Bytes of these objects.
      */
     uint64_t bytes_deleted;
 } hrl_shred_report;
 
 /**
- * Is given the name and size of one object of a listing, with the pointer `context` that came with it.
+ * Receives name and size of one object of a listing, with the `context` of that listing.
  */
 typedef void (*hrl_list_fn)(void *context, const char *name, uint64_t length);
 
 /**
- * A store of your own. The functions return 0 or an errno; they are called from any thread, several at once, and must not
- * unwind. Objects never change once they are put. Temporary failures are ETIMEDOUT or ECONNREFUSED: they are tried again.
+ * A store of your own. The functions return 0 or an errno. They are called from any thread,
+ * several at once, and must not unwind. Objects never change after they were put. ETIMEDOUT and
+ * ECONNREFUSED are temporary failures, and are tried again.
  */
 typedef struct hrl_store_callbacks {
     /**
@@ -553,24 +603,26 @@ typedef struct hrl_store_callbacks {
      */
     const char *name;
     /**
-     * Creates an object whole and durably, or returns EEXIST when there is one of this name; of several that race exactly one
-     * creates it.
+     * Creates an object whole and durably, or returns EEXIST if the name is taken. Of several
+     * callers that race exactly one creates it.
      */
     int32_t (*put)(void *user, const char *name, const uint8_t *data, size_t length);
     /**
-     * Fills `buffer` with the bytes of an object from `offset` on; ENOENT when there is none. Never asked beyond the end.
+     * Fills `buffer` with the bytes of an object from `offset` on; ENOENT if it is absent. The
+     * range is never beyond the end.
      */
     int32_t (*get)(void *user, const char *name, uint64_t offset, uint8_t *buffer, size_t length);
     /**
-     * Gives the size of an object; ENOENT when there is none.
+     * Stores the size of an object in `length`; ENOENT if it is absent.
      */
     int32_t (*head)(void *user, const char *name, uint64_t *length);
     /**
-     * Calls `found(context, name, length)` for every object whose name starts with `prefix`, in any order.
+     * Calls `found(context, name, length)` for every object whose name starts with `prefix`, in
+     * any order.
      */
     int32_t (*list)(void *user, const char *prefix, hrl_list_fn found, void *context);
     /**
-     * Removes an object; succeeds when there is none.
+     * Removes an object; succeeds if it is absent.
      */
     int32_t (*remove)(void *user, const char *name);
     /**
@@ -580,7 +632,7 @@ typedef struct hrl_store_callbacks {
 } hrl_store_callbacks;
 
 /**
- * Makes a key of `HRL_KEY_BYTES` random bytes; they are copied. Free it with `hrl_key_free`.
+ * Makes a key of `HRL_KEY_BYTES` random bytes, which are copied. Free it with `hrl_key_free`.
  * Statuses: HRL_ERROR_INVALID_INPUT (another length). Since 0.1.
  */
 HRL_API hrl_status hrl_key_from_bytes(const uint8_t *bytes, size_t length, struct hrl_key **out);
@@ -592,11 +644,11 @@ HRL_API hrl_status hrl_key_from_bytes(const uint8_t *bytes, size_t length, struc
 HRL_API hrl_status hrl_key_from_file(const char *path, struct hrl_key **out);
 
 /**
- * Name of the key in hexadecimal digits, which tells nothing about it: errors name by it the key that is needed. Valid as
- * long as the handle lives; empty for NULL. Since 0.1.
+ * Returns the name of the key in hexadecimal digits, which reveals nothing about it. Errors
+ * identify by it the key that is needed. Valid as long as the handle lives; empty for NULL. Since
+ * 0.1.
  */
-HRL_API
-const char *hrl_key_id(const struct hrl_key *key);
+HRL_API const char *hrl_key_id(const struct hrl_key *key);
 
 /**
  * Frees a key; NULL is fine. Since 0.1.
@@ -604,11 +656,11 @@ const char *hrl_key_id(const struct hrl_key *key);
 HRL_API void hrl_key_free(struct hrl_key *key);
 
 /**
- * Wraps the key of a volume anew with `new_key` and takes the wrapping of the key that the vault was opened with away. No
- * data is rewritten, and who has the volume open goes on. When it was interrupted the volume opens with the old or the
- * new key; run it again to finish. `report` may be NULL.
- * Statuses: HRL_ERROR_NOT_FOUND, HRL_ERROR_WRONG_KEY, HRL_ERROR_INVALID_INPUT (not encrypted, or the same key),
- * HRL_ERROR_CORRUPT, HRL_ERROR_UNAVAILABLE. Since 0.1.
+ * Wraps the key of a volume anew with `new_key`, and removes the wrapping by the key of the
+ * vault's handle. No data is rewritten, and agents that have the volume open go on. After an
+ * interruption the volume opens with either key; run it again to finish. `report` may be NULL.
+ * Statuses: HRL_ERROR_NOT_FOUND, HRL_ERROR_WRONG_KEY, HRL_ERROR_INVALID_INPUT (not encrypted, or
+ * the same key), HRL_ERROR_CORRUPT, HRL_ERROR_UNAVAILABLE. Since 0.1.
  */
 HRL_API
 hrl_status hrl_vault_rotate_key(const struct hrl_vault *vault,
@@ -617,11 +669,13 @@ hrl_status hrl_vault_rotate_key(const struct hrl_vault *vault,
                                 struct hrl_rotation_report *report);
 
 /**
- * Makes an encrypted volume unreadable for ever by deleting every wrapped key of it. `flags` are of HRL_SHRED_. Stop its source
- * first. Versions, snapshots and copies that a store keeps of deleted objects are beyond it. It can be run again, and
- * finishes what was interrupted. `report` may be NULL.
- * Statuses: HRL_ERROR_NOT_FOUND, HRL_ERROR_FENCED (legal hold), HRL_ERROR_WRONG_KEY (holds cannot be read),
- * HRL_ERROR_INVALID_INPUT (not encrypted, and HRL_SHRED_DATA not given), HRL_ERROR_UNAVAILABLE. Since 0.1.
+ * Makes an encrypted volume unreadable for ever: deletes every wrapped key of it. `flags` are of
+ * HRL_SHRED_. Stop its source first. It does not reach versions, snapshots and copies that a store
+ * keeps of deleted objects. It can be run again, and finishes what was interrupted. `report` may
+ * be NULL.
+ * Statuses: HRL_ERROR_NOT_FOUND, HRL_ERROR_FENCED (legal hold), HRL_ERROR_WRONG_KEY (legal holds
+ * cannot be read), HRL_ERROR_INVALID_INPUT (not encrypted, and HRL_SHRED_DATA not given),
+ * HRL_ERROR_UNAVAILABLE. Since 0.1.
  */
 HRL_API
 hrl_status hrl_vault_shred(const struct hrl_vault *vault,
@@ -630,25 +684,26 @@ hrl_status hrl_vault_shred(const struct hrl_vault *vault,
                            struct hrl_shred_report *report);
 
 /**
- * Opens a directory as a store; with `create` it is made when it is absent. Free it with `hrl_store_free`.
+ * Opens a directory as a store, and with `create` makes it if it is absent. Free it with
+ * `hrl_store_free`.
  * Statuses: HRL_ERROR_NOT_FOUND, HRL_ERROR_INVALID_INPUT (no directory), HRL_ERROR_IO. Since 0.1.
  */
 HRL_API hrl_status hrl_store_open_directory(const char *path, bool create, struct hrl_store **out);
 
 /**
- * Opens the store that `url` names: a path or file://PATH, and in builds with the feature `cloud` s3://BUCKET/PREFIX,
- * az://CONTAINER/PREFIX and gs://BUCKET/PREFIX, with options after `?` as in `s3://vaults?endpoint=https://s3.example.net`.
- * Credentials come from the environment. With `create` a directory is made when it is absent; buckets never are.
- * Free it with `hrl_store_free`. Statuses: HRL_ERROR_NOT_FOUND, HRL_ERROR_INVALID_INPUT (also refused credentials),
+ * Opens the store at `url`: a path or file://PATH. Builds with the feature `cloud` also take
+ * s3://BUCKET/PREFIX, az://CONTAINER/PREFIX and gs://BUCKET/PREFIX. Options follow `?`, as in
+ * `s3://vaults?endpoint=https://s3.example.net`. Credentials come from the environment. With
+ * `create` a directory is made if it is absent; buckets never are. Free the store with
+ * `hrl_store_free`.
+ * Statuses: HRL_ERROR_NOT_FOUND, HRL_ERROR_INVALID_INPUT (also refused credentials),
  * HRL_ERROR_UNSUPPORTED (a build without `cloud`), HRL_ERROR_UNAVAILABLE. Since 0.1.
  */
-HRL_API
-hrl_status hrl_store_open_url(const char *url,
-                              bool create,
-                              struct hrl_store **out);
+HRL_API hrl_status hrl_store_open_url(const char *url, bool create, struct hrl_store **out);
 
 /**
- * Makes a store of your functions, all of which are needed but `free`. `callbacks` is copied; `user` is handed to each.
+ * Makes a store of your functions. All are needed but `free`. `callbacks` is copied; each function
+ * receives `user`.
  * Statuses: HRL_ERROR_INVALID_INPUT; then `free` is not called. Since 0.1.
  */
 HRL_API
@@ -662,10 +717,11 @@ hrl_status hrl_store_from_callbacks(const struct hrl_store_callbacks *callbacks,
 HRL_API void hrl_store_free(struct hrl_store *store);
 
 /**
- * Makes a store into a vault, or opens it when it is one. With a key (NULL: none) the volumes made through this handle are
- * encrypted. Store and key may be freed afterwards. Free the vault with `hrl_vault_free`.
- * Statuses: HRL_ERROR_UNAVAILABLE, HRL_ERROR_UNSUPPORTED (a later version), HRL_ERROR_FULL, HRL_ERROR_READ_ONLY, HRL_ERROR_IO.
- * Since 0.1.
+ * Makes a store into a vault, or opens the vault that it is. With a key, volumes made through this
+ * handle are encrypted; NULL: no key. Store and key may be freed afterwards. Free the vault with
+ * `hrl_vault_free`.
+ * Statuses: HRL_ERROR_UNAVAILABLE, HRL_ERROR_UNSUPPORTED (a later version), HRL_ERROR_FULL,
+ * HRL_ERROR_READ_ONLY, HRL_ERROR_IO. Since 0.1.
  */
 HRL_API
 hrl_status hrl_vault_create(const struct hrl_store *store,
@@ -673,7 +729,8 @@ hrl_status hrl_vault_create(const struct hrl_store *store,
                             struct hrl_vault **out);
 
 /**
- * Opens a vault. As `hrl_vault_create` otherwise, and HRL_ERROR_NOT_FOUND when the store is none. Since 0.1.
+ * Opens a vault. As `hrl_vault_create` otherwise, and HRL_ERROR_NOT_FOUND if the store is no
+ * vault. Since 0.1.
  */
 HRL_API
 hrl_status hrl_vault_open(const struct hrl_store *store,
@@ -681,13 +738,10 @@ hrl_status hrl_vault_open(const struct hrl_store *store,
                           struct hrl_vault **out);
 
 /**
- * Gives every volume of the vault to `each` on the calling thread. Statuses: HRL_ERROR_UNAVAILABLE, HRL_ERROR_CORRUPT,
- * HRL_ERROR_IO. Since 0.1.
+ * Passes every volume of the vault to `each` on the calling thread.
+ * Statuses: HRL_ERROR_UNAVAILABLE, HRL_ERROR_CORRUPT, HRL_ERROR_IO. Since 0.1.
  */
-HRL_API
-hrl_status hrl_vault_volumes(const struct hrl_vault *vault,
-                             hrl_volume_fn each,
-                             void *user);
+HRL_API hrl_status hrl_vault_volumes(const struct hrl_vault *vault, hrl_volume_fn each, void *user);
 
 /**
  * Frees the handle; NULL is fine. Protections and replicas of the vault go on. Since 0.1.
@@ -704,14 +758,19 @@ HRL_API void hrl_vault_free(struct hrl_vault *vault);
 typedef struct hrl_protection hrl_protection;
 
 /**
- * How to open a protection. Used by one thread at a time.
+ * Options for opening a protection. Used by one thread at a time.
  */
 typedef struct hrl_protection_options hrl_protection_options;
 
 /**
- * How a protection is doing.
+ * Reports the condition of a protection.
  */
 typedef struct hrl_stats {
+    /**
+     * Size of the structure in bytes. The caller sets it, and the library stores how much it filled.
+     * See "Structures" at the top of this file.
+     */
+    size_t struct_bytes;
     /**
      * A `hrl_mode`.
      */
@@ -753,20 +812,21 @@ typedef struct hrl_stats {
      */
     uint64_t spool_bytes;
     /**
-     * What is captured and not in the vault, in bytes: queue and spool.
+     * Bytes captured that are not in the vault: queue and spool.
      */
     uint64_t backlog_bytes;
     /**
-     * Speed of shipping of late, or the bandwidth allowed now where that is less; 0 when nothing has gone yet.
+     * Recent throughput of shipping, in bytes per second, or the bandwidth allowed now if that
+     * is less. 0 before anything was shipped.
      */
     uint64_t ship_bytes_per_second;
     /**
-     * Milliseconds until the backlog is in the vault at that speed, if nothing more were written; UINT64_MAX when the vault
-     * does not answer or the speed is not known.
+     * Milliseconds until the backlog is in the vault at that throughput, if nothing more is
+     * written. UINT64_MAX if the vault does not answer or the throughput is unknown.
      */
     uint64_t eta_ms;
     /**
-     * Regions that a crash now would have to read again.
+     * Dirty regions, which would be read again after a crash now.
      */
     uint64_t marked_regions;
     /**
@@ -774,7 +834,7 @@ typedef struct hrl_stats {
      */
     uint64_t resync_bytes_left;
     /**
-     * Bytes that the resync under way, or the last, has read.
+     * Bytes that the current resync, or the last one, has read.
      */
     uint64_t resync_bytes_read;
     /**
@@ -782,25 +842,25 @@ typedef struct hrl_stats {
      */
     uint64_t points;
     /**
-     * The vault took the last segment.
+     * Whether the vault took the last segment.
      */
     bool vault_available;
     /**
-     * Another source has the volume now; nothing is replicated any more.
+     * Whether another source has the volume now. Then nothing is replicated any more.
      */
     bool fenced;
     /**
-     * A failover to here is not committed: what is written stays in the spool.
+     * Whether the failover to here is not committed. Then changes stay in the spool.
      */
     bool provisional;
     /**
-     * A planned failover has the volume: writes are refused.
+     * Whether a planned failover has the volume. Then writes are refused.
      */
     bool handed_over;
 } hrl_stats;
 
 /**
- * How an application is quiesced around a mark. The functions return 0 or an errno, and must not unwind.
+ * Quiesces an application around a mark. The functions return 0 or an errno, and must not unwind.
  */
 typedef struct hrl_quiesce_callbacks {
     /**
@@ -812,21 +872,27 @@ typedef struct hrl_quiesce_callbacks {
      */
     const char *name;
     /**
-     * Makes the disk consistent and keeps it so until `release`; to be done within `limit_ms`.
+     * Makes the data on disk consistent and keeps it so until `release`. Should be done within
+     * `limit_ms`.
      */
     int32_t (*quiesce)(void *user, uint64_t limit_ms);
     /**
-     * Lets the application go on. Called exactly once for each `quiesce`, also when that failed.
+     * Lets the application go on. Called exactly once for each `quiesce`, even if that failed.
      */
     int32_t (*release)(void *user);
 } hrl_quiesce_callbacks;
 
 /**
- * What happened to a protected volume. The texts live until the callback returns.
+ * Describes an event of a protected volume. The texts live until the callback returns.
  */
 typedef struct hrl_event {
     /**
-     * When, in nanoseconds since 1970 in UTC.
+     * Size of the structure in bytes. The caller sets it, and the library stores how much it filled.
+     * See "Structures" at the top of this file.
+     */
+    size_t struct_bytes;
+    /**
+     * Time of the event, in nanoseconds since 1970 in UTC.
      */
     int64_t time_ns;
     /**
@@ -834,7 +900,8 @@ typedef struct hrl_event {
      */
     const char *volume;
     /**
-     * Stable name of what happened, such as "mode-changed", "point-marked", "vault-unavailable", "fenced".
+     * Stable name of the event, such as "mode-changed", "point-marked", "vault-unavailable",
+     * "fenced".
      */
     const char *kind;
     /**
@@ -844,14 +911,16 @@ typedef struct hrl_event {
 } hrl_event;
 
 /**
- * Is told of an event, from a thread of the library; must return soon.
+ * Receives an event, on a thread of the library; must return soon.
  */
 typedef void (*hrl_event_fn)(void *user, const struct hrl_event *event);
 
 /**
- * Begins the options for protecting `device` as `volume` of `vault`. `state` is the local directory of this agent (dirty
- * map, spool, identity), created when it is absent; it must not be on the protected device. Device and vault may be freed
- * afterwards. Free the options with `hrl_protection_options_free`. Statuses: HRL_ERROR_INVALID_INPUT. Since 0.1.
+ * Begins the options for protecting `device` as `volume` of `vault`. `state` is the state
+ * directory of this agent: dirty map, spool, identity. It is created if it is absent, and must not
+ * be on the protected device. Device and vault may be freed afterwards. Free the options with
+ * `hrl_protection_options_free`.
+ * Statuses: HRL_ERROR_INVALID_INPUT. Since 0.1.
  */
 HRL_API
 hrl_status hrl_protection_options_new(const char *volume,
@@ -861,9 +930,10 @@ hrl_status hrl_protection_options_new(const char *volume,
                                       struct hrl_protection_options **out);
 
 /**
- * Sets one field of the policy from text, by the names of policy files: "memory_budget_bytes" "67108864",
- * "crash_point_interval" "60s", "compression" "zstd:1", and so on. The values are checked together by
- * `hrl_protection_open`. Statuses: HRL_ERROR_INVALID_INPUT (the message lists the names). Since 0.1.
+ * Sets one field of the policy from text, by the names of policy files. For example
+ * "memory_budget_bytes" "67108864", "crash_point_interval" "60s", "compression" "zstd:1".
+ * `hrl_protection_open` checks the values together.
+ * Statuses: HRL_ERROR_INVALID_INPUT (the message lists the names). Since 0.1.
  */
 HRL_API
 hrl_status hrl_protection_options_set(struct hrl_protection_options *options,
@@ -871,16 +941,15 @@ hrl_status hrl_protection_options_set(struct hrl_protection_options *options,
                                       const char *value);
 
 /**
- * Take the volume over when another source has it. Default: no, that is HRL_ERROR_FENCED. Statuses: HRL_ERROR_INVALID_INPUT.
- * Since 0.1.
+ * Takes the volume over if another source has it. By default that is HRL_ERROR_FENCED.
+ * Statuses: HRL_ERROR_INVALID_INPUT. Since 0.1.
  */
-HRL_API
-hrl_status hrl_protection_options_take_over(struct hrl_protection_options *options,
-                                            bool take_over);
+HRL_API hrl_status hrl_protection_options_take_over(struct hrl_protection_options *options, bool take_over);
 
 /**
- * Where events go; NULL: nowhere. `callback` is called until `hrl_protection_free` has returned. Statuses:
- * HRL_ERROR_INVALID_INPUT. Since 0.1.
+ * Sets the callback that receives events; NULL: events are dropped. It is called until
+ * `hrl_protection_free` has returned.
+ * Statuses: HRL_ERROR_INVALID_INPUT. Since 0.1.
  */
 HRL_API
 hrl_status hrl_protection_options_on_event(struct hrl_protection_options *options,
@@ -893,37 +962,35 @@ hrl_status hrl_protection_options_on_event(struct hrl_protection_options *option
 HRL_API void hrl_protection_options_free(struct hrl_protection_options *options);
 
 /**
- * Opens the volume, finds what must be read again, and starts. The options may be used again and freed. Free the protection
- * with `hrl_protection_free`, after `hrl_protection_stop`.
- * Statuses: HRL_ERROR_FENCED (another agent or source has the volume), HRL_ERROR_CHANGED (not the disk that was protected),
- * HRL_ERROR_WRONG_KEY, HRL_ERROR_UNAVAILABLE (the vault), HRL_ERROR_INVALID_INPUT (the policy), HRL_ERROR_FULL, HRL_ERROR_IO.
- * Since 0.1.
+ * Opens the volume, finds the regions to read again, and starts. The options may be used again and
+ * freed. Free the protection with `hrl_protection_free`, after `hrl_protection_stop`.
+ * Statuses: HRL_ERROR_FENCED (another agent or source has the volume), HRL_ERROR_CHANGED (not the
+ * disk that was protected), HRL_ERROR_WRONG_KEY, HRL_ERROR_UNAVAILABLE (the vault),
+ * HRL_ERROR_INVALID_INPUT (the policy), HRL_ERROR_FULL, HRL_ERROR_IO. Since 0.1.
  */
 HRL_API
 hrl_status hrl_protection_open(const struct hrl_protection_options *options,
                                struct hrl_protection **out);
 
 /**
- * The protected volume as a device: writes to it are captured. From now on nothing else may write to the disk below. Free it
- * with `hrl_device_free`, before `hrl_protection_stop`. Statuses: HRL_ERROR_INVALID_INPUT. Since 0.1.
+ * Returns the protected volume as a device: writes to it are captured. From now on nothing else
+ * may write to the disk below. Free it with `hrl_device_free`, before `hrl_protection_stop`.
+ * Statuses: HRL_ERROR_INVALID_INPUT. Since 0.1.
  */
-HRL_API
-hrl_status hrl_protection_device(const struct hrl_protection *protection,
-                                 struct hrl_device **out);
+HRL_API hrl_status hrl_protection_device(const struct hrl_protection *protection, struct hrl_device **out);
 
 /**
- * The tap of the volume, for agents that do their own I/O. Free it with `hrl_tap_free`. Statuses: HRL_ERROR_INVALID_INPUT.
- * Since 0.1.
+ * Returns the tap of the volume, for agents that do their own I/O. Free it with `hrl_tap_free`.
+ * Statuses: HRL_ERROR_INVALID_INPUT. Since 0.1.
  */
-HRL_API
-hrl_status hrl_protection_tap(const struct hrl_protection *protection,
-                              struct hrl_tap **out);
+HRL_API hrl_status hrl_protection_tap(const struct hrl_protection *protection, struct hrl_tap **out);
 
 /**
- * Marks a recovery point now, and returns once it is durable in the local journal. `kind` is a `hrl_point_kind`:
- * HRL_POINT_CRASH, or HRL_POINT_DECLARED at a transaction boundary of the caller's. `label` may be NULL; `point` too.
- * Statuses: HRL_ERROR_NOT_ORDERED (first copy, resync or overflow), HRL_ERROR_INVALID_INPUT (label above 255 bytes),
- * HRL_ERROR_FENCED. Since 0.1.
+ * Marks a recovery point now, and returns once it is durable in the local journal. `kind` is a
+ * `hrl_point_kind`: HRL_POINT_CRASH, or HRL_POINT_DECLARED at a transaction boundary of the
+ * caller's. `label` and `point` may be NULL.
+ * Statuses: HRL_ERROR_NOT_ORDERED (first copy, resync or overflow), HRL_ERROR_INVALID_INPUT (label
+ * above 255 bytes), HRL_ERROR_FENCED. Since 0.1.
  */
 HRL_API
 hrl_status hrl_protection_mark(const struct hrl_protection *protection,
@@ -932,10 +999,11 @@ hrl_status hrl_protection_mark(const struct hrl_protection *protection,
                                struct hrl_point *point);
 
 /**
- * Marks an application-consistent point: quiesce, flush, mark, release, in this order, with the callbacks on the calling
- * thread. No point, and the application released, when it cannot be quiesced or the mark would come after `limit_ms`
- * (HRL_ERROR_UNAVAILABLE). `label` and `point` may be NULL.
- * Statuses: those of `hrl_protection_mark`, and what the callbacks return. Since 0.1.
+ * Marks an application-consistent point: quiesce, flush, mark, release, in this order. The
+ * callbacks run on the calling thread. If the application cannot be quiesced, or the mark would
+ * come after `limit_ms`, there is no point (HRL_ERROR_UNAVAILABLE), and the application is
+ * released. `label` and `point` may be NULL.
+ * Statuses: those of `hrl_protection_mark`, and those of the callbacks. Since 0.1.
  */
 HRL_API
 hrl_status hrl_protection_mark_quiesced(const struct hrl_protection *protection,
@@ -946,12 +1014,14 @@ hrl_status hrl_protection_mark_quiesced(const struct hrl_protection *protection,
                                         struct hrl_point *point);
 
 /**
- * Marks an application-consistent point with the applications and the limit of the policy: its names "quiesce" (one
- * specification a line, such as "postgresql:dbname=app\nfs:/srv"; core/docs/quiesce.md lists them), "quiesce_limit" and,
- * for points by the clock, "app_point_interval". The program hrl-watchdog quiesces and releases them, also when this process
- * is killed meanwhile. `label` and `point` may be NULL.
- * Statuses: those of `hrl_protection_mark`; HRL_ERROR_UNAVAILABLE and others when they cannot be quiesced or did not stay so:
- * then there is no point and they are released. HRL_ERROR_INVALID_INPUT (the policy names none). Since 0.1.
+ * Marks an application-consistent point with the applications and the limit of the policy. Its
+ * name "quiesce" takes one specification a line, such as "postgresql:dbname=app\nfs:/srv";
+ * core/docs/quiesce.md lists them. "quiesce_limit" is the limit, and "app_point_interval" makes
+ * such points by the clock. The program hrl-watchdog quiesces and releases them, even if this
+ * process is killed meanwhile. `label` and `point` may be NULL.
+ * Statuses: those of `hrl_protection_mark`; HRL_ERROR_UNAVAILABLE and others if they cannot be
+ * quiesced or did not stay so. Then there is no point, and they are released.
+ * HRL_ERROR_INVALID_INPUT (the policy lists none). Since 0.1.
  */
 HRL_API
 hrl_status hrl_protection_mark_app(const struct hrl_protection *protection,
@@ -959,19 +1029,21 @@ hrl_status hrl_protection_mark_app(const struct hrl_protection *protection,
                                    struct hrl_point *point);
 
 /**
- * Says where the program hrl-watchdog is, for this process. Not needed where it is in `libexec` of the prefix that the library
- * was installed into, beside the running program, or named by HRL_WATCHDOG. Statuses: HRL_ERROR_INVALID_INPUT. Since 0.1.
+ * Sets the path of the program hrl-watchdog for this process. By default it is searched in
+ * `libexec` of the library's prefix, beside the running program, and by HRL_WATCHDOG.
+ * Statuses: HRL_ERROR_INVALID_INPUT. Since 0.1.
  */
-HRL_API
-hrl_status hrl_set_watchdog(const char *path);
+HRL_API hrl_status hrl_set_watchdog(const char *path);
 
 /**
- * How the protection is doing now. Statuses: HRL_ERROR_INVALID_INPUT. Since 0.1.
+ * Reports the condition of the protection now.
+ * Statuses: HRL_ERROR_INVALID_INPUT. Since 0.1.
  */
 HRL_API hrl_status hrl_protection_stats(const struct hrl_protection *protection, struct hrl_stats *stats);
 
 /**
- * Gives the history that the vault knows to `each` on the calling thread. Statuses: HRL_ERROR_INVALID_INPUT. Since 0.1.
+ * Passes the history that the vault knows to `each` on the calling thread.
+ * Statuses: HRL_ERROR_INVALID_INPUT. Since 0.1.
  */
 HRL_API
 hrl_status hrl_protection_timeline(const struct hrl_protection *protection,
@@ -979,16 +1051,15 @@ hrl_status hrl_protection_timeline(const struct hrl_protection *protection,
                                    void *user);
 
 /**
- * Waits until the first copy or resync is complete. Statuses: HRL_ERROR_UNAVAILABLE (not within `limit_ms`), HRL_ERROR_FENCED.
- * Since 0.1.
+ * Waits until the first copy or resync is complete.
+ * Statuses: HRL_ERROR_UNAVAILABLE (not within `limit_ms`), HRL_ERROR_FENCED. Since 0.1.
  */
-HRL_API
-hrl_status hrl_protection_wait_ordered(const struct hrl_protection *protection,
-                                       uint64_t limit_ms);
+HRL_API hrl_status hrl_protection_wait_ordered(const struct hrl_protection *protection, uint64_t limit_ms);
 
 /**
- * Waits until everything captured before the call is in the vault. `sequence`, which may be NULL, receives the newest sequence
- * there. Statuses as for `hrl_protection_wait_ordered`. Since 0.1.
+ * Waits until everything captured before the call is in the vault. `sequence`, which may be NULL,
+ * receives the newest sequence there.
+ * Statuses: those of `hrl_protection_wait_ordered`. Since 0.1.
  */
 HRL_API
 hrl_status hrl_protection_wait_replicated(const struct hrl_protection *protection,
@@ -996,29 +1067,28 @@ hrl_status hrl_protection_wait_replicated(const struct hrl_protection *protectio
                                           uint64_t *sequence);
 
 /**
- * Reads the whole disk again, beside the writes. Older points stay usable; none is marked until it is complete. Statuses:
- * HRL_ERROR_IO, HRL_ERROR_FULL. Since 0.1.
+ * Reads the whole disk again, beside the writes. Older points stay usable; none is marked until it
+ * is complete.
+ * Statuses: HRL_ERROR_IO, HRL_ERROR_FULL. Since 0.1.
  */
-HRL_API
-hrl_status hrl_protection_resync(const struct hrl_protection *protection);
+HRL_API hrl_status hrl_protection_resync(const struct hrl_protection *protection);
 
 /**
- * Ends the session cleanly: closes and ships what there is (waiting for the vault up to `limit_ms`; the rest stays in the
- * spool), flushes the disk, and leaves a clean dirty map, so that the next session reads nothing again. Every writer must be
- * gone before; calls on other threads are waited for. Afterwards every function but `hrl_protection_free` gives
- * HRL_ERROR_INVALID_INPUT, also when this one failed; a second stop does nothing.
- * Statuses: HRL_ERROR_UNAVAILABLE, HRL_ERROR_FENCED, HRL_ERROR_IO: the next session then reads some regions again. Since 0.1.
+ * Ends the session cleanly. Closes and ships what was captured, flushes the disk, and leaves a
+ * clean dirty map, so that the next session reads nothing again. It waits for the vault up to
+ * `limit_ms`; the rest stays in the spool. Every writer must be gone before. Calls on other
+ * threads are waited for. Afterwards every function but `hrl_protection_free` returns
+ * HRL_ERROR_INVALID_INPUT, even if this one failed. A second stop does nothing.
+ * Statuses: HRL_ERROR_UNAVAILABLE, HRL_ERROR_FENCED, HRL_ERROR_IO. The next session then reads
+ * some regions again. Since 0.1.
  */
-HRL_API
-hrl_status hrl_protection_stop(const struct hrl_protection *protection,
-                               uint64_t limit_ms);
+HRL_API hrl_status hrl_protection_stop(const struct hrl_protection *protection, uint64_t limit_ms);
 
 /**
- * Frees the protection; NULL is fine. One that was not stopped ends as in a crash: the next session reads the marked regions
- * again. Since 0.1.
+ * Frees the protection; NULL is fine. Without a stop before it ends as in a crash: the next
+ * session reads the dirty regions again. Since 0.1.
  */
-HRL_API
-void hrl_protection_free(struct hrl_protection *protection);
+HRL_API void hrl_protection_free(struct hrl_protection *protection);
 
 /* ---- Replicas ----
  * View, restore, compare, verify and retain.
@@ -1030,27 +1100,30 @@ void hrl_protection_free(struct hrl_protection *protection);
 #define HRL_RESTORE_OVERWRITE 1
 
 /**
- * Flag of `hrl_replica_restore`: the path is an existing file or block device, all of which is overwritten.
+ * Flag of `hrl_replica_restore`: overwrite all of an existing file or block device.
  */
 #define HRL_RESTORE_DEVICE 2
 
 /**
- * Flag of `hrl_replica_compact`: change nothing, and report what would be done.
+ * Flag of `hrl_replica_compact`: change nothing, and report the effect that a compaction would
+ * have.
  */
 #define HRL_COMPACT_DRY_RUN 1
 
 /**
- * Flag of `hrl_replica_compact`: fold whatever the policy does not keep, also where that saves few bytes.
+ * Flag of `hrl_replica_compact`: fold everything that the policy does not keep, even if that saves
+ * few bytes.
  */
 #define HRL_COMPACT_ALL 2
 
 /**
- * `until_ns` of `hrl_replica_pin`: until it is unpinned.
+ * Value for `until_ns` of `hrl_replica_pin`: until it is unpinned.
  */
 #define HRL_PIN_FOREVER 0
 
 /**
- * `until_ns` of `hrl_replica_pin`: legal hold, which only `hrl_replica_unpin` with `hold` lifts.
+ * Value for `until_ns` of `hrl_replica_pin`: legal hold, which only `hrl_replica_unpin` with
+ * `hold` lifts.
  */
 #define HRL_PIN_LEGAL_HOLD -1
 
@@ -1060,16 +1133,22 @@ void hrl_protection_free(struct hrl_protection *protection);
 typedef struct hrl_changes hrl_changes;
 
 /**
- * One volume in a vault, as of the version of its catalog that was read last. All threads may use it at once.
+ * One volume in a vault, as of the version of its catalog that was read last. All threads may use
+ * it at once.
  */
 typedef struct hrl_replica hrl_replica;
 
 /**
- * What a restore did.
+ * Reports what a restore did.
  */
 typedef struct hrl_restore_report {
     /**
-     * The state restored.
+     * Size of the structure in bytes. The caller sets it, and the library stores how much it filled.
+     * See "Structures" at the top of this file.
+     */
+    size_t struct_bytes;
+    /**
+     * Sequence of the restored state.
      */
     uint64_t sequence;
     /**
@@ -1087,15 +1166,20 @@ typedef struct hrl_restore_report {
 } hrl_restore_report;
 
 /**
- * Is given the name of an object that is not as it was written, and a sentence that says what is wrong. Both live until it
- * returns.
+ * Receives the name of an object that is not as it was written, and a sentence about the
+ * difference. Both live until it returns.
  */
 typedef void (*hrl_finding_fn)(void *user, const char *object, const char *message);
 
 /**
- * What a verification found.
+ * Reports what a verification found.
  */
 typedef struct hrl_verify_report {
+    /**
+     * Size of the structure in bytes. The caller sets it, and the library stores how much it filled.
+     * See "Structures" at the top of this file.
+     */
+    size_t struct_bytes;
     /**
      * Segments checked.
      */
@@ -1109,11 +1193,11 @@ typedef struct hrl_verify_report {
      */
     uint64_t points;
     /**
-     * Objects that are not as they were written; 0 when the replica is sound.
+     * Objects that are not as they were written; 0 if the replica is sound.
      */
     uint64_t findings;
     /**
-     * Objects that the catalog does not name; they do no harm.
+     * Objects that the catalog does not list; they do no harm.
      */
     uint64_t strays;
 } hrl_verify_report;
@@ -1123,6 +1207,11 @@ typedef struct hrl_verify_report {
  */
 typedef struct hrl_change {
     /**
+     * Size of the structure in bytes. The caller sets it, and the library stores how much it filled.
+     * See "Structures" at the top of this file.
+     */
+    size_t struct_bytes;
+    /**
      * First byte.
      */
     uint64_t offset;
@@ -1131,20 +1220,25 @@ typedef struct hrl_change {
      */
     uint64_t length;
     /**
-     * It reads as zeroes in the later state.
+     * Whether it reads as zeroes in the later state.
      */
     bool zero;
 } hrl_change;
 
 /**
- * Is given one run of a change set; returns false to stop.
+ * Receives one run of a change set; returns false to stop.
  */
 typedef bool (*hrl_change_fn)(void *user, const struct hrl_change *change);
 
 /**
- * What a compaction did, or would do.
+ * Reports what a compaction did, or would do in a dry run.
  */
 typedef struct hrl_compact_report {
+    /**
+     * Size of the structure in bytes. The caller sets it, and the library stores how much it filled.
+     * See "Structures" at the top of this file.
+     */
+    size_t struct_bytes;
     /**
      * States beyond the full window that stay.
      */
@@ -1174,7 +1268,7 @@ typedef struct hrl_compact_report {
      */
     uint64_t bytes_written;
     /**
-     * Objects deleted, their grace being over.
+     * Objects deleted because their grace was over.
      */
     uint64_t objects_deleted;
     /**
@@ -1182,11 +1276,11 @@ typedef struct hrl_compact_report {
      */
     uint64_t objects_waiting;
     /**
-     * Objects that no catalog names and that were retired.
+     * Objects that no catalog lists and that were retired.
      */
     uint64_t strays_retired;
     /**
-     * Bytes above the limit of the policy, before.
+     * Bytes above the limit of the policy, before the compaction.
      */
     uint64_t over_budget_bytes;
     /**
@@ -1194,14 +1288,16 @@ typedef struct hrl_compact_report {
      */
     uint64_t findings;
     /**
-     * Another compaction or pin came first: compact again.
+     * Whether another compaction or pin came first. Then compact again.
      */
     bool lost_race;
 } hrl_compact_report;
 
 /**
- * Opens a volume of a vault; "VOLUME@EPOCH" is the branch of an ended epoch. Reading never writes to the vault. Free it with `hrl_replica_free`.
- * Statuses: HRL_ERROR_NOT_FOUND, HRL_ERROR_WRONG_KEY, HRL_ERROR_CORRUPT, HRL_ERROR_UNAVAILABLE. Since 0.1.
+ * Opens a volume of a vault. "VOLUME@EPOCH" is the branch of an ended epoch. Reading never writes
+ * to the vault. Free it with `hrl_replica_free`.
+ * Statuses: HRL_ERROR_NOT_FOUND, HRL_ERROR_WRONG_KEY, HRL_ERROR_CORRUPT, HRL_ERROR_UNAVAILABLE.
+ * Since 0.1.
  */
 HRL_API
 hrl_status hrl_replica_open(const struct hrl_vault *vault,
@@ -1209,48 +1305,44 @@ hrl_status hrl_replica_open(const struct hrl_vault *vault,
                             struct hrl_replica **out);
 
 /**
- * Reads the newest version of the catalog. Statuses: HRL_ERROR_UNAVAILABLE, HRL_ERROR_CORRUPT. Since 0.1.
+ * Reads the newest version of the catalog.
+ * Statuses: HRL_ERROR_UNAVAILABLE, HRL_ERROR_CORRUPT. Since 0.1.
  */
 HRL_API hrl_status hrl_replica_refresh(const struct hrl_replica *replica);
 
 /**
- * What the vault says of the volume. Statuses: HRL_ERROR_INVALID_INPUT. Since 0.1.
+ * Describes the volume, as the vault records it.
+ * Statuses: HRL_ERROR_INVALID_INPUT. Since 0.1.
  */
 HRL_API hrl_status hrl_replica_info(const struct hrl_replica *replica, struct hrl_volume_info *info);
 
 /**
- * Gives every recovery point to `each` on the calling thread, oldest first. Statuses: HRL_ERROR_INVALID_INPUT. Since 0.1.
+ * Passes every recovery point to `each` on the calling thread, oldest first.
+ * Statuses: HRL_ERROR_INVALID_INPUT. Since 0.1.
  */
-HRL_API
-hrl_status hrl_replica_points(const struct hrl_replica *replica,
-                              hrl_point_fn each,
-                              void *user);
+HRL_API hrl_status hrl_replica_points(const struct hrl_replica *replica, hrl_point_fn each, void *user);
 
 /**
- * Gives the history in stretches, ordered and not, to `each` on the calling thread. Statuses: HRL_ERROR_INVALID_INPUT.
+ * Passes the history in stretches, ordered and unordered, to `each` on the calling thread.
+ * Statuses: HRL_ERROR_INVALID_INPUT. Since 0.1.
+ */
+HRL_API hrl_status hrl_replica_timeline(const struct hrl_replica *replica, hrl_timeline_fn each, void *user);
+
+/**
+ * Finds the sequence of a recovery state. `at` is "newest", "newest-good", a sequence, a time as
+ * RFC 3339, or a point. A point is given by its identity, "point:" and its first digits, "label:"
+ * and a label, or its label. "newest-good" is the newest point that checks found good, else the
+ * newest application-consistent point, else the newest.
+ * Statuses: HRL_ERROR_NOT_FOUND, HRL_ERROR_NOT_ORDERED (inside a gap), HRL_ERROR_INVALID_INPUT.
  * Since 0.1.
  */
-HRL_API
-hrl_status hrl_replica_timeline(const struct hrl_replica *replica,
-                                hrl_timeline_fn each,
-                                void *user);
+HRL_API hrl_status hrl_replica_resolve(const struct hrl_replica *replica, const char *at, uint64_t *sequence);
 
 /**
- * Finds the sequence of a state. `at` is "newest", "newest-good" (the newest point that checks found good, else the newest
- * application-consistent point, else the newest), a sequence number, a time as RFC 3339, the identity of a point or
- * "point:" and its first digits, "label:" and a label, or a label.
- * Statuses: HRL_ERROR_NOT_FOUND, HRL_ERROR_NOT_ORDERED (inside a gap), HRL_ERROR_INVALID_INPUT. Since 0.1.
- */
-HRL_API
-hrl_status hrl_replica_resolve(const struct hrl_replica *replica,
-                               const char *at,
-                               uint64_t *sequence);
-
-/**
- * Opens the volume as of `at` (see `hrl_replica_resolve`) as a read-only device, without a restore. Free it with
- * `hrl_device_free`; the replica may be freed before.
- * Statuses: those of `hrl_replica_resolve`, HRL_ERROR_CORRUPT, HRL_ERROR_UNAVAILABLE, HRL_ERROR_UNSUPPORTED (tracked without
- * data). Since 0.1.
+ * Opens the volume at the state `at` (see `hrl_replica_resolve`) as a read-only device, without a
+ * restore. Free it with `hrl_device_free`. The replica may be freed before.
+ * Statuses: those of `hrl_replica_resolve`, HRL_ERROR_CORRUPT, HRL_ERROR_UNAVAILABLE,
+ * HRL_ERROR_UNSUPPORTED (tracked without data). Since 0.1.
  */
 HRL_API
 hrl_status hrl_replica_view(const struct hrl_replica *replica,
@@ -1258,28 +1350,30 @@ hrl_status hrl_replica_view(const struct hrl_replica *replica,
                             struct hrl_device **out);
 
 /**
- * Writes the volume as of `at` (see `hrl_replica_resolve`) to a new sparse file, which gets its name when it is whole and
- * durable; or, by a flag, over an existing file or device. `tell` and `report` may be NULL.
- * Statuses: those of `hrl_replica_view`, HRL_ERROR_ALREADY_EXISTS, HRL_ERROR_FULL, HRL_ERROR_IO, HRL_ERROR_UNAVAILABLE (stopped by
- * `tell`). Since 0.1.
+ * Writes the volume at the state `at` (see `hrl_replica_resolve`) to a new sparse file. The file
+ * gets its name once it is complete and durable. A flag writes over an existing file or device
+ * instead. `progress` and `report` may be NULL.
+ * Statuses: those of `hrl_replica_view`, HRL_ERROR_ALREADY_EXISTS, HRL_ERROR_FULL, HRL_ERROR_IO,
+ * HRL_ERROR_UNAVAILABLE (stopped by `progress`). Since 0.1.
  */
 HRL_API
 hrl_status hrl_replica_restore(const struct hrl_replica *replica,
                                const char *at,
                                const char *path,
                                uint32_t flags,
-                               hrl_progress_fn tell,
+                               hrl_progress_fn progress,
                                void *user,
                                struct hrl_restore_report *report);
 
 /**
- * Reads and checks everything that the catalog names: checksums, encryption, chain. What is wrong is given to `found` (may be
- * NULL) and counted in `report`; the status is HRL_OK when all was checked, sound or not.
+ * Reads and checks everything that the catalog lists: checksums, encryption, chain. Each damaged
+ * object is passed to `found` (may be NULL) and counted in `report`. The status is HRL_OK if all
+ * was checked, sound or not. `progress` may be NULL.
  * Statuses: HRL_ERROR_UNAVAILABLE. Since 0.1.
  */
 HRL_API
 hrl_status hrl_replica_verify(const struct hrl_replica *replica,
-                              hrl_progress_fn tell,
+                              hrl_progress_fn progress,
                               hrl_finding_fn found,
                               void *user,
                               struct hrl_verify_report *report);
@@ -1290,7 +1384,8 @@ hrl_status hrl_replica_verify(const struct hrl_replica *replica,
 HRL_API void hrl_replica_free(struct hrl_replica *replica);
 
 /**
- * Finds what was written after state `from`, up to state `to` (see `hrl_replica_resolve`). Free it with `hrl_changes_free`.
+ * Finds the extents written after state `from`, up to state `to` (see `hrl_replica_resolve`). Free
+ * it with `hrl_changes_free`.
  * Statuses: those of `hrl_replica_resolve`, HRL_ERROR_CORRUPT, HRL_ERROR_UNAVAILABLE. Since 0.1.
  */
 HRL_API
@@ -1300,22 +1395,21 @@ hrl_status hrl_replica_changes(const struct hrl_replica *replica,
                                struct hrl_changes **out);
 
 /**
- * Bytes that changed; 0 for NULL. Since 0.1.
+ * Returns the number of bytes that changed; 0 for NULL. Since 0.1.
  */
 HRL_API uint64_t hrl_changes_total_bytes(const struct hrl_changes *changes);
 
 /**
- * Gives the runs, in order of their offsets, to `each` on the calling thread. Statuses: HRL_ERROR_INVALID_INPUT. Since 0.1.
+ * Passes the runs, in order of their offsets, to `each` on the calling thread.
+ * Statuses: HRL_ERROR_INVALID_INPUT. Since 0.1.
  */
-HRL_API
-hrl_status hrl_changes_runs(const struct hrl_changes *changes,
-                            hrl_change_fn each,
-                            void *user);
+HRL_API hrl_status hrl_changes_runs(const struct hrl_changes *changes, hrl_change_fn each, void *user);
 
 /**
- * Writes the changed bytes, each at its own offset, to a new sparse file of the volume's size. `bytes`, which may be NULL,
- * receives how many. Statuses: HRL_ERROR_ALREADY_EXISTS, HRL_ERROR_UNSUPPORTED (tracked without data), HRL_ERROR_FULL,
- * HRL_ERROR_CORRUPT, HRL_ERROR_IO. Since 0.1.
+ * Writes the changed bytes, each at its own offset, to a new sparse file of the volume's size.
+ * `bytes`, which may be NULL, receives their number.
+ * Statuses: HRL_ERROR_ALREADY_EXISTS, HRL_ERROR_UNSUPPORTED (tracked without data),
+ * HRL_ERROR_FULL, HRL_ERROR_CORRUPT, HRL_ERROR_IO. Since 0.1.
  */
 HRL_API
 hrl_status hrl_changes_write_to_file(const struct hrl_changes *changes,
@@ -1328,26 +1422,31 @@ hrl_status hrl_changes_write_to_file(const struct hrl_changes *changes,
 HRL_API void hrl_changes_free(struct hrl_changes *changes);
 
 /**
- * Carries retention out once: folds segments between the states that the policy keeps, and deletes what was replaced longer
- * ago than its grace. Safe beside sources, restores, views and other compactions. `retention` is text such as
- * "2h all; 24h hourly; 30d daily; bytes 100G" (NULL: the default); `flags` are of HRL_COMPACT_; `scratch` is a directory
- * for temporary files (NULL: that of the system). `tell` and `report` may be NULL. The replica then shows what is left.
- * Statuses: HRL_ERROR_INVALID_INPUT (names what is not understood), HRL_ERROR_UNAVAILABLE (also when `tell` stopped it),
- * HRL_ERROR_FULL, HRL_ERROR_CORRUPT. Since 0.1.
+ * Carries retention out once. Folds segments between the states that the policy keeps, and deletes
+ * objects that were replaced longer ago than their grace. It is safe beside sources, restores,
+ * views and other compactions.
+ * `retention` is text such as "2h all; 24h hourly; 30d daily; bytes 100G"; NULL: the default.
+ * `flags` are of HRL_COMPACT_. `scratch` is a directory for temporary files; NULL: that of the
+ * system. `progress` and `report` may be NULL. The replica then shows the states that are left.
+ * Statuses: HRL_ERROR_INVALID_INPUT (identifies the part that is not understood),
+ * HRL_ERROR_UNAVAILABLE (also if `progress` stopped it), HRL_ERROR_FULL, HRL_ERROR_CORRUPT. Since
+ * 0.1.
  */
 HRL_API
 hrl_status hrl_replica_compact(const struct hrl_replica *replica,
                                const char *retention,
                                uint32_t flags,
                                const char *scratch,
-                               hrl_progress_fn tell,
+                               hrl_progress_fn progress,
                                void *user,
                                struct hrl_compact_report *report);
 
 /**
- * Keeps a recovery point (see `hrl_replica_resolve`) through retention until `until_ns`, in nanoseconds since 1970 in UTC, or
- * one of HRL_PIN_. `reason` is for people and may be NULL. Durable when it returns.
- * Statuses: HRL_ERROR_NOT_FOUND, HRL_ERROR_INVALID_INPUT, HRL_ERROR_FULL (too many pins), HRL_ERROR_UNAVAILABLE. Since 0.1.
+ * Keeps a recovery point (see `hrl_replica_resolve`) through retention. `until_ns` is a time in
+ * nanoseconds since 1970 in UTC, or one of HRL_PIN_. `reason` is for people and may be NULL.
+ * Durable when it returns.
+ * Statuses: HRL_ERROR_NOT_FOUND, HRL_ERROR_INVALID_INPUT, HRL_ERROR_FULL (too many pins),
+ * HRL_ERROR_UNAVAILABLE. Since 0.1.
  */
 HRL_API
 hrl_status hrl_replica_pin(const struct hrl_replica *replica,
@@ -1356,8 +1455,8 @@ hrl_status hrl_replica_pin(const struct hrl_replica *replica,
                            const char *reason);
 
 /**
- * Takes the pin of a point off, or with `hold` its legal hold; neither takes off the other.
- * Statuses: HRL_ERROR_NOT_FOUND (no such point, or it has none), HRL_ERROR_UNAVAILABLE. Since 0.1.
+ * Removes the pin of a point, or with `hold` its legal hold. Neither removes the other.
+ * Statuses: HRL_ERROR_NOT_FOUND (no such point, or no pin), HRL_ERROR_UNAVAILABLE. Since 0.1.
  */
 HRL_API hrl_status hrl_replica_unpin(const struct hrl_replica *replica, const char *point, bool hold);
 
@@ -1371,7 +1470,7 @@ HRL_API hrl_status hrl_replica_unpin(const struct hrl_replica *replica, const ch
 #define HRL_STEP_CHARS 16
 
 /**
- * Where a volume is in its life cycle.
+ * Stage of a volume in its life cycle.
  */
 typedef enum hrl_stage {
     /**
@@ -1395,7 +1494,7 @@ typedef enum hrl_stage {
      */
     HRL_STAGE_COMMITTED = 5,
     /**
-     * As committed, and the disk at the old site follows.
+     * Committed, and the disk at the old site follows.
      */
     HRL_STAGE_REPROTECTED = 6,
 } hrl_stage;
@@ -1415,58 +1514,70 @@ typedef struct hrl_follower hrl_follower;
  */
 typedef struct hrl_step {
     /**
-     * "request", "hand-over", "start", "commit", "cancel", "reprotect", "fail-back", "test-begin" or "test-end".
+     * Size of the structure in bytes. The caller sets it, and the library stores how much it filled.
+     * See "Structures" at the top of this file.
+     */
+    size_t struct_bytes;
+    /**
+     * Name of the step: "request", "hand-over", "start", "commit", "cancel", "reprotect",
+     * "fail-back", "test-begin" or "test-end".
      */
     char kind[HRL_STEP_CHARS];
     /**
-     * Identity of the failover (or test) that it belongs to, in hexadecimal digits.
+     * Identity of the failover or test that it belongs to, in hexadecimal digits.
      */
     char failover[HRL_ID_CHARS];
     /**
-     * When, in nanoseconds since 1970 in UTC.
+     * Time of the step, in nanoseconds since 1970 in UTC.
      */
     int64_t time_ns;
     /**
-     * The host that recorded it.
+     * Host that recorded it.
      */
     char host[HRL_LABEL_CHARS];
     /**
-     * The state of the volume that it is about.
+     * Sequence of the recovery state that the step is about.
      */
     uint64_t sequence;
     /**
-     * Time of that state.
+     * Time of that recovery state.
      */
     int64_t state_time_ns;
     /**
-     * The recovery point that the state is, in hexadecimal digits; empty where it is none.
+     * Recovery point of that state, in hexadecimal digits; empty if the state is at no point.
      */
     char point[HRL_ID_CHARS];
     /**
-     * Epoch that the volume has after the failover.
+     * Epoch of the volume after the failover.
      */
     uint32_t epoch;
     /**
-     * The name of a test, or a reason.
+     * Name of a test, or a reason.
      */
     char note[HRL_LABEL_CHARS];
 } hrl_step;
 
 /**
- * Is given one step, which lives until it returns; returns false to stop.
+ * Receives one step, which lives until it returns; returns false to stop.
  */
 typedef bool (*hrl_step_fn)(void *user, const struct hrl_step *step);
 
 /**
- * What the source of an ended epoch wrote after the failover. `hrl_replica_open` with the name "VOLUME@EPOCH" reads it.
+ * Changes that the source of an ended epoch made after the failover. `hrl_replica_open` with
+ * the name "VOLUME@EPOCH" reads them.
  */
 typedef struct hrl_branch {
     /**
-     * The ended epoch.
+     * Size of the structure in bytes. The caller sets it, and the library stores how much it filled.
+     * See "Structures" at the top of this file.
+     */
+    size_t struct_bytes;
+    /**
+     * Ended epoch.
      */
     uint32_t epoch;
     /**
-     * The state at which it ended.
+     * Sequence at which the epoch ended.
      */
     uint64_t from_sequence;
     /**
@@ -1474,7 +1585,7 @@ typedef struct hrl_branch {
      */
     uint64_t last_sequence;
     /**
-     * Its segments.
+     * Segments of the branch.
      */
     uint64_t segments;
     /**
@@ -1482,22 +1593,23 @@ typedef struct hrl_branch {
      */
     uint64_t stored_bytes;
     /**
-     * When the epoch was ended, in nanoseconds since 1970 in UTC.
+     * Time at which the epoch was ended, in nanoseconds since 1970 in UTC.
      */
     int64_t ended_ns;
     /**
-     * Host of the source that wrote it.
+     * Host of the source that wrote the branch.
      */
     char source[HRL_LABEL_CHARS];
 } hrl_branch;
 
 /**
- * Is given one branch, which lives until it returns; returns false to stop.
+ * Receives one branch, which lives until it returns; returns false to stop.
  */
 typedef bool (*hrl_branch_fn)(void *user, const struct hrl_branch *branch);
 
 /**
- * How to fail over. Fill it with zeroes, then set what is needed; everything is copied.
+ * Options of a failover. Fill it with zeroes, then set the fields that you need; everything is
+ * copied.
  */
 typedef struct hrl_failover_options {
     /**
@@ -1505,29 +1617,35 @@ typedef struct hrl_failover_options {
      */
     size_t struct_bytes;
     /**
-     * The state, see `hrl_replica_resolve`. NULL: "newest-good".
+     * Recovery state, see `hrl_replica_resolve`. NULL: "newest-good".
      */
     const char *at;
     /**
-     * Ask the source to hand over what is left, and wait for it so long. 0: unplanned.
+     * Time to wait for the source to hand over the rest. 0: unplanned.
      */
     uint64_t planned_ms;
     /**
-     * Change the point of the failover that is under way in the state directory: what was written since is dropped.
+     * Change the point of the failover that is under way in the state directory. Changes written
+     * since are dropped.
      */
     bool change_point;
     /**
-     * The disk reads as zeroes, as a new sparse file does.
+     * Whether the disk reads as zeroes, as a new sparse file does.
      */
     bool disk_reads_zero;
 } hrl_failover_options;
 
 /**
- * How a failover began, and how far it is.
+ * Reports how a failover began, and its progress.
  */
 typedef struct hrl_failover_status {
     /**
-     * The state that the volume was served as of.
+     * Size of the structure in bytes. The caller sets it, and the library stores how much it filled.
+     * See "Structures" at the top of this file.
+     */
+    size_t struct_bytes;
+    /**
+     * Sequence of the recovery state that the volume was served at.
      */
     uint64_t sequence;
     /**
@@ -1535,41 +1653,47 @@ typedef struct hrl_failover_status {
      */
     int64_t state_time_ns;
     /**
-     * The recovery point that it is, in hexadecimal digits; empty where it is none.
+     * Recovery point of that state, in hexadecimal digits; empty if the state is at no point.
      */
     char point[HRL_ID_CHARS];
     /**
-     * From the call of `hrl_failover_start` until the volume could be read and written, in microseconds.
+     * Microseconds from the call of `hrl_failover_start` until the volume could be read and
+     * written.
      */
     uint64_t took_us;
     /**
-     * Bytes of data in the disk.
+     * Bytes of data that the disk has.
      */
     uint64_t hydrated_bytes;
     /**
-     * Bytes of data that must be.
+     * Bytes of data that the disk must have.
      */
     uint64_t hydrate_bytes;
     /**
-     * The disk is whole; the replica is not read any more.
+     * Whether the disk is complete. Then the replica is not read any more.
      */
     bool whole;
     /**
-     * It is committed.
+     * Whether the failover is committed.
      */
     bool committed;
 } hrl_failover_status;
 
 /**
- * What catching up did.
+ * Reports what catching up did.
  */
 typedef struct hrl_catch_up {
     /**
-     * The state that the disk held before, but for where it differed.
+     * Size of the structure in bytes. The caller sets it, and the library stores how much it filled.
+     * See "Structures" at the top of this file.
+     */
+    size_t struct_bytes;
+    /**
+     * Sequence that the disk was at before, except where it differed.
      */
     uint64_t from_sequence;
     /**
-     * The state that it holds now.
+     * Sequence that the disk is at now.
      */
     uint64_t to_sequence;
     /**
@@ -1577,14 +1701,15 @@ typedef struct hrl_catch_up {
      */
     uint64_t bytes_diverged;
     /**
-     * Bytes written: those, and what changed between the states.
+     * Bytes written: those that differed, and those that changed between the two sequences.
      */
     uint64_t bytes_written;
 } hrl_catch_up;
 
 /**
- * Where the volume is: `stage` receives a `hrl_stage`, `epoch` (may be NULL) its epoch; the newest steps, oldest first, are
- * given to `each` (may be NULL) on the calling thread. As of the version that the replica read last.
+ * Returns the stage of the volume, as of the catalog that the replica read last. `stage` receives
+ * a `hrl_stage`, and `epoch` (may be NULL) the epoch. The newest steps, oldest first, are passed
+ * to `each` (may be NULL) on the calling thread.
  * Statuses: HRL_ERROR_INVALID_INPUT. Since 0.1.
  */
 HRL_API
@@ -1595,24 +1720,23 @@ hrl_status hrl_replica_lifecycle(const struct hrl_replica *replica,
                                  void *user);
 
 /**
- * Gives the branches of the volume, oldest first, to `each` on the calling thread. Statuses: HRL_ERROR_INVALID_INPUT. Since 0.1.
+ * Passes the branches of the volume, oldest first, to `each` on the calling thread.
+ * Statuses: HRL_ERROR_INVALID_INPUT. Since 0.1.
  */
-HRL_API
-hrl_status hrl_replica_branches(const struct hrl_replica *replica,
-                                hrl_branch_fn each,
-                                void *user);
+HRL_API hrl_status hrl_replica_branches(const struct hrl_replica *replica, hrl_branch_fn each, void *user);
 
 /**
- * Gives a branch up: retention deletes its data. Durable when it returns. Statuses: HRL_ERROR_NOT_FOUND,
- * HRL_ERROR_UNAVAILABLE. Since 0.1.
+ * Gives a branch up: retention deletes its data. Durable when it returns.
+ * Statuses: HRL_ERROR_NOT_FOUND, HRL_ERROR_UNAVAILABLE. Since 0.1.
  */
 HRL_API hrl_status hrl_replica_drop_branch(const struct hrl_replica *replica, uint32_t epoch);
 
 /**
- * Records that a test failover named `name` begins as of `at` (see `hrl_replica_resolve`; NULL: "newest-good"), and keeps that
- * state through retention. `sequence` receives it: open it with `hrl_replica_view` and lay an overlay over it.
- * Statuses: those of `hrl_replica_resolve`, HRL_ERROR_ALREADY_EXISTS (of another host), HRL_ERROR_FULL, HRL_ERROR_UNAVAILABLE.
- * Since 0.1.
+ * Records that the test failover `name` begins at the state `at` (see `hrl_replica_resolve`; NULL:
+ * "newest-good"), and keeps that state through retention. `sequence` receives it: open it with
+ * `hrl_replica_view` and lay an overlay over it.
+ * Statuses: those of `hrl_replica_resolve`, HRL_ERROR_ALREADY_EXISTS (of another host),
+ * HRL_ERROR_FULL, HRL_ERROR_UNAVAILABLE. Since 0.1.
  */
 HRL_API
 hrl_status hrl_replica_begin_test(const struct hrl_replica *replica,
@@ -1621,20 +1745,20 @@ hrl_status hrl_replica_begin_test(const struct hrl_replica *replica,
                                   uint64_t *sequence);
 
 /**
- * Records that a test failover is cleaned up. Statuses: HRL_ERROR_NOT_FOUND, HRL_ERROR_UNAVAILABLE. Since 0.1.
+ * Records that a test failover is cleaned up.
+ * Statuses: HRL_ERROR_NOT_FOUND, HRL_ERROR_UNAVAILABLE. Since 0.1.
  */
-HRL_API
-hrl_status hrl_replica_end_test(const struct hrl_replica *replica,
-                                const char *name);
+HRL_API hrl_status hrl_replica_end_test(const struct hrl_replica *replica, const char *name);
 
 /**
- * Fails over: serves the volume writable as of a state at once, copies it to the disk behind the reads, and captures what is
- * written. `where` names volume, disk (its content is lost), vault, state directory, policy and events, as for a protection;
- * `options` may be NULL. A failover under way in the state directory goes on as it was. Nothing is final before
- * `hrl_failover_commit`. Free it with `hrl_failover_free`.
- * Statuses: HRL_ERROR_FENCED (another failover), HRL_ERROR_NOT_FOUND and HRL_ERROR_NOT_ORDERED (the state),
- * HRL_ERROR_UNAVAILABLE (the vault, or the source did not hand over), HRL_ERROR_INVALID_INPUT, HRL_ERROR_WRONG_KEY, HRL_ERROR_IO.
- * Since 0.1.
+ * Fails over. Serves the volume writable at a recovery state at once, copies it to the disk behind
+ * the reads, and captures every write. `where` has volume, disk (its content is lost), vault,
+ * state directory, policy and events, as for a protection. `options` may be NULL. A failover under
+ * way in the state directory goes on as it was. Nothing is final before `hrl_failover_commit`.
+ * Free it with `hrl_failover_free`.
+ * Statuses: HRL_ERROR_FENCED (another failover), HRL_ERROR_NOT_FOUND and HRL_ERROR_NOT_ORDERED
+ * (the state), HRL_ERROR_UNAVAILABLE (the vault, or the source did not hand over),
+ * HRL_ERROR_INVALID_INPUT, HRL_ERROR_WRONG_KEY, HRL_ERROR_IO. Since 0.1.
  */
 HRL_API
 hrl_status hrl_failover_start(const struct hrl_protection_options *where,
@@ -1642,7 +1766,8 @@ hrl_status hrl_failover_start(const struct hrl_protection_options *where,
                               struct hrl_failover **out);
 
 /**
- * How it began and how far it is. `stats` may be NULL. Statuses: HRL_ERROR_INVALID_INPUT. Since 0.1.
+ * Reports how the failover began, and its progress. `stats` may be NULL.
+ * Statuses: HRL_ERROR_INVALID_INPUT. Since 0.1.
  */
 HRL_API
 hrl_status hrl_failover_get_status(const struct hrl_failover *failover,
@@ -1650,15 +1775,15 @@ hrl_status hrl_failover_get_status(const struct hrl_failover *failover,
                                    struct hrl_stats *stats);
 
 /**
- * The volume as a device: writes to it are captured. Free it with `hrl_device_free`, before the failover is ended. Statuses:
- * HRL_ERROR_INVALID_INPUT. Since 0.1.
+ * Returns the volume as a device: writes to it are captured. Free it with `hrl_device_free`,
+ * before the failover is ended.
+ * Statuses: HRL_ERROR_INVALID_INPUT. Since 0.1.
  */
-HRL_API
-hrl_status hrl_failover_device(const struct hrl_failover *failover,
-                               struct hrl_device **out);
+HRL_API hrl_status hrl_failover_device(const struct hrl_failover *failover, struct hrl_device **out);
 
 /**
- * Marks a crash-consistent point; `label` and `point` may be NULL. Statuses as for `hrl_protection_mark`. Since 0.1.
+ * Marks a crash-consistent point; `label` and `point` may be NULL.
+ * Statuses: those of `hrl_protection_mark`. Since 0.1.
  */
 HRL_API
 hrl_status hrl_failover_mark(const struct hrl_failover *failover,
@@ -1666,16 +1791,16 @@ hrl_status hrl_failover_mark(const struct hrl_failover *failover,
                              struct hrl_point *point);
 
 /**
- * Makes the failover final: the old source is fenced, its later writes are a branch, and what is written here is shipped.
- * Durable when it returns; may be repeated. Statuses: HRL_ERROR_FENCED (cancelled, or another came first),
- * HRL_ERROR_UNAVAILABLE. Since 0.1.
+ * Makes the failover final. The old source is fenced, its later writes are a branch, and the
+ * writes here are shipped. Durable when it returns; may be repeated.
+ * Statuses: HRL_ERROR_FENCED (cancelled, or another came first), HRL_ERROR_UNAVAILABLE. Since 0.1.
  */
-HRL_API
-hrl_status hrl_failover_commit(const struct hrl_failover *failover);
+HRL_API hrl_status hrl_failover_commit(const struct hrl_failover *failover);
 
 /**
- * Waits until everything captured before the call is in the vault; not before the commit. `sequence` may be NULL. Statuses:
- * HRL_ERROR_UNAVAILABLE (not within `limit_ms`), HRL_ERROR_FENCED. Since 0.1.
+ * Waits until everything captured before the call is in the vault; not before the commit.
+ * `sequence` may be NULL.
+ * Statuses: HRL_ERROR_UNAVAILABLE (not within `limit_ms`), HRL_ERROR_FENCED. Since 0.1.
  */
 HRL_API
 hrl_status hrl_failover_wait_replicated(const struct hrl_failover *failover,
@@ -1683,42 +1808,43 @@ hrl_status hrl_failover_wait_replicated(const struct hrl_failover *failover,
                                         uint64_t *sequence);
 
 /**
- * Waits until the disk is whole. Statuses: HRL_ERROR_UNAVAILABLE (not within `limit_ms`). Since 0.1.
+ * Waits until the disk is complete.
+ * Statuses: HRL_ERROR_UNAVAILABLE (not within `limit_ms`). Since 0.1.
  */
 HRL_API hrl_status hrl_failover_wait_hydrated(const struct hrl_failover *failover, uint64_t limit_ms);
 
 /**
- * Gives the failover up before the commit: what was written is dropped, and the source goes on as before. Afterwards only
- * `hrl_failover_free` is of use. Statuses: HRL_ERROR_INVALID_INPUT (it was committed), HRL_ERROR_UNAVAILABLE. Since 0.1.
+ * Gives the failover up before the commit. Writes to it are dropped, and the source goes on as
+ * before. Afterwards only `hrl_failover_free` is of use.
+ * Statuses: HRL_ERROR_INVALID_INPUT (it was committed), HRL_ERROR_UNAVAILABLE. Since 0.1.
  */
-HRL_API
-hrl_status hrl_failover_cancel(const struct hrl_failover *failover);
+HRL_API hrl_status hrl_failover_cancel(const struct hrl_failover *failover);
 
 /**
- * Ends the session cleanly; `hrl_failover_start` with the same state directory goes on. Every writer must be gone. Statuses as
- * for `hrl_protection_stop`. Since 0.1.
+ * Ends the session cleanly. `hrl_failover_start` with the same state directory goes on. Every
+ * writer must be gone.
+ * Statuses: those of `hrl_protection_stop`. Since 0.1.
  */
-HRL_API
-hrl_status hrl_failover_stop(const struct hrl_failover *failover,
-                             uint64_t limit_ms);
+HRL_API hrl_status hrl_failover_stop(const struct hrl_failover *failover, uint64_t limit_ms);
 
 /**
- * Ends the session and leaves the disk as a plain one, for a protection with the same state directory. Statuses:
- * HRL_ERROR_UNAVAILABLE (it is not whole; the session is ended), and those of `hrl_protection_stop`. Since 0.1.
+ * Ends the session and leaves the disk as a plain one, for a protection with the same state
+ * directory.
+ * Statuses: HRL_ERROR_UNAVAILABLE (the disk is not complete; the session is ended), and those of
+ * `hrl_protection_stop`. Since 0.1.
  */
-HRL_API
-hrl_status hrl_failover_detach(const struct hrl_failover *failover,
-                               uint64_t limit_ms);
+HRL_API hrl_status hrl_failover_detach(const struct hrl_failover *failover, uint64_t limit_ms);
 
 /**
- * Frees the handle; NULL is fine. A failover that was not ended is left as by a crash: it can go on. Since 0.1.
+ * Frees the handle; NULL is fine. A failover that was not ended is left as by a crash: it can go
+ * on. Since 0.1.
  */
-HRL_API
-void hrl_failover_free(struct hrl_failover *failover);
+HRL_API void hrl_failover_free(struct hrl_failover *failover);
 
 /**
- * Gives up a failover that is not committed and whose process has ended. Statuses: HRL_ERROR_FENCED (it runs),
- * HRL_ERROR_INVALID_INPUT (it was committed), HRL_ERROR_UNAVAILABLE. Since 0.1.
+ * Gives up a failover that is not committed and whose process has ended.
+ * Statuses: HRL_ERROR_FENCED (it runs), HRL_ERROR_INVALID_INPUT (it was committed),
+ * HRL_ERROR_UNAVAILABLE. Since 0.1.
  */
 HRL_API
 hrl_status hrl_vault_cancel_failover(const struct hrl_vault *vault,
@@ -1726,47 +1852,47 @@ hrl_status hrl_vault_cancel_failover(const struct hrl_vault *vault,
                                      const char *state);
 
 /**
- * Gives up the failover that is under way, when the site that it was to is lost with its state directory. HRL_ERROR_NOT_FOUND
- * when none is under way; HRL_ERROR_UNAVAILABLE. Since 0.1.
+ * Gives up the failover that is under way, after its site and state directory were lost.
+ * Statuses: HRL_ERROR_NOT_FOUND (none is under way), HRL_ERROR_UNAVAILABLE. Since 0.1.
  */
-HRL_API
-hrl_status hrl_vault_abandon_failover(const struct hrl_vault *vault,
-                                      const char *volume);
+HRL_API hrl_status hrl_vault_abandon_failover(const struct hrl_vault *vault, const char *volume);
 
 /**
- * Makes the disk of an old source follow the volume. `where` names volume, disk, vault and the state directory of the agent that
- * protected the disk, which has ended; policy and events are those of `hrl_follower_fail_back`. What the spool of the agent
- * has is handed in to the branch of its epoch first. Free it with `hrl_follower_free`.
- * Statuses: HRL_ERROR_INVALID_INPUT (no agent's directory, or it still has the volume), HRL_ERROR_FENCED (it runs),
- * HRL_ERROR_CHANGED, HRL_ERROR_UNAVAILABLE. Since 0.1.
+ * Makes the disk of an old source follow the volume. `where` has volume, disk, vault, and the
+ * state directory of the agent that protected the disk and has ended. Its policy and events are
+ * those of `hrl_follower_fail_back`. First the spool of the agent is handed in to the branch of
+ * its epoch. Free it with `hrl_follower_free`.
+ * Statuses: HRL_ERROR_INVALID_INPUT (no agent's directory, or it still has the volume),
+ * HRL_ERROR_FENCED (it runs), HRL_ERROR_CHANGED, HRL_ERROR_UNAVAILABLE. Since 0.1.
  */
-HRL_API
-hrl_status hrl_follower_open(const struct hrl_protection_options *where,
-                             struct hrl_follower **out);
+HRL_API hrl_status hrl_follower_open(const struct hrl_protection_options *where, struct hrl_follower **out);
 
 /**
- * Brings the disk to the state `at` (NULL: "newest"), writing only where it differs, and records that it follows. May be
- * called again and again. `tell` and `done` may be NULL. Statuses: those of `hrl_replica_resolve`, HRL_ERROR_IO,
- * HRL_ERROR_UNAVAILABLE (also when `tell` stopped it): call it again. Since 0.1.
+ * Brings the disk to the state `at` (NULL: "newest"), writing only the blocks that differ, and
+ * records that it follows. May be called again and again. `progress` and `done` may be NULL.
+ * Statuses: those of `hrl_replica_resolve`, HRL_ERROR_IO, HRL_ERROR_UNAVAILABLE (also if
+ * `progress` stopped it): call it again. Since 0.1.
  */
 HRL_API
 hrl_status hrl_follower_catch_up(struct hrl_follower *follower,
                                  const char *at,
-                                 hrl_progress_fn tell,
+                                 hrl_progress_fn progress,
                                  void *user,
                                  struct hrl_catch_up *done);
 
 /**
- * Takes the volume home: catches up, has the other site hand over (waiting `planned_ms`; 0: it is gone and is not asked),
- * catches up with what was left, commits, and protects the disk. Afterwards only `hrl_follower_free` is of use here. `where`
- * is that of `hrl_follower_open`. `tell` and `done` may be NULL. Free the protection as one of `hrl_protection_open`.
+ * Takes the volume home. Catches up, has the other site hand over within `planned_ms`, catches up
+ * with the rest, commits, and protects the disk. `planned_ms` of 0 does not ask the other site,
+ * because it is gone. Afterwards only `hrl_follower_free` is of use here. `where` is that of
+ * `hrl_follower_open`. `progress` and `done` may be NULL. Free the protection as one of
+ * `hrl_protection_open`.
  * Statuses: those of `hrl_follower_catch_up` and `hrl_protection_open`. Since 0.1.
  */
 HRL_API
 hrl_status hrl_follower_fail_back(struct hrl_follower *follower,
                                   const struct hrl_protection_options *where,
                                   uint64_t planned_ms,
-                                  hrl_progress_fn tell,
+                                  hrl_progress_fn progress,
                                   void *user,
                                   struct hrl_catch_up *done,
                                   struct hrl_protection **out);
@@ -1781,17 +1907,18 @@ HRL_API void hrl_follower_free(struct hrl_follower *follower);
  */
 
 /**
- * Flag of `hrl_device_open_file`: reads only.
+ * Flag of `hrl_device_open_file`: open for reads only.
  */
 #define HRL_OPEN_READ_ONLY 1
 
 /**
- * Flag of `hrl_device_open_file`: take an advisory lock, and on a block device the claim that a mount takes too.
+ * Flag of `hrl_device_open_file`: take an advisory lock, and on a block device the claim that a
+ * mount takes too.
  */
 #define HRL_OPEN_EXCLUSIVE 2
 
 /**
- * Flag of `hrl_device_open_file`: through the page cache, instead of direct I/O where that is possible.
+ * Flag of `hrl_device_open_file`: use the page cache, even if direct I/O is possible.
  */
 #define HRL_OPEN_BUFFERED 4
 
@@ -1806,16 +1933,18 @@ HRL_API void hrl_follower_free(struct hrl_follower *follower);
 #define HRL_KEEP_ALLOCATED 2
 
 /**
- * A disk: a file or block device, memory, a protected volume, a view of a replica, an overlay, or one of your own. All
- * threads may use it at once.
+ * A disk: a file or block device, memory, a protected volume, a view of a replica, an overlay, or
+ * one of your own. All threads may use it at once.
  */
 typedef struct hrl_device hrl_device;
 
 /**
- * A disk of your own. The functions return 0, or an errno such as EIO; they are called from any thread, several at once,
- * and must not unwind. The contract is that of the crate's `BlockDevice`: a read that starts after a write returned
- * sees it; what was written before a flush returned survives a power failure; a failed write changes nothing outside its
- * range. Offsets and lengths are within the disk, in bytes, and may be unaligned.
+ * A disk of your own. The functions return 0, or an errno such as EIO. They are called from any
+ * thread, several at once, and must not unwind.
+ * The contract is that of the crate's `BlockDevice`. A read that starts after a write returned
+ * sees it. Writes that returned before a flush began survive a power failure once the flush
+ * returned. A failed write changes nothing outside its range. Offsets and lengths are within the
+ * disk, in bytes, and may be unaligned.
  */
 typedef struct hrl_device_callbacks {
     /**
@@ -1827,11 +1956,11 @@ typedef struct hrl_device_callbacks {
      */
     uint64_t size_bytes;
     /**
-     * The unit that is written without tearing: a power of two from 512 to 65536.
+     * Unit that is written without tearing: a power of two from 512 to 65536.
      */
     uint32_t block_bytes;
     /**
-     * Refuses changes.
+     * Whether changes are refused.
      */
     bool read_only;
     /**
@@ -1843,15 +1972,17 @@ typedef struct hrl_device_callbacks {
      */
     int32_t (*read)(void *user, uint64_t offset, uint8_t *buffer, size_t length);
     /**
-     * Writes `data`; with HRL_DURABLE in `flags` it is on stable storage afterwards. Needed unless `read_only`.
+     * Writes `data`; with HRL_DURABLE in `flags` it is on stable storage afterwards. Needed unless
+     * `read_only`.
      */
     int32_t (*write)(void *user, uint64_t offset, const uint8_t *data, size_t length, uint32_t flags);
     /**
-     * Makes a range read as zeroes; `flags` of HRL_DURABLE and HRL_KEEP_ALLOCATED. NULL: zeroes are written.
+     * Makes a range read as zeroes; `flags` of HRL_DURABLE and HRL_KEEP_ALLOCATED. NULL: zeroes
+     * are written.
      */
     int32_t (*zero)(void *user, uint64_t offset, uint64_t length, uint32_t flags);
     /**
-     * Is told that a range is not needed, and makes it read as zeroes. NULL: discards do nothing.
+     * Drops a range that is not needed, and makes it read as zeroes. NULL: discards do nothing.
      */
     int32_t (*discard)(void *user, uint64_t offset, uint64_t length);
     /**
@@ -1865,15 +1996,16 @@ typedef struct hrl_device_callbacks {
 } hrl_device_callbacks;
 
 /**
- * Is given one run of a disk's allocation map; returns false to stop.
+ * Receives one run of a disk's allocation map; returns false to stop.
  */
 typedef bool (*hrl_allocation_fn)(void *user, uint64_t offset, uint64_t length, bool allocated);
 
 /**
- * Opens a regular file or block device. `create_bytes` above 0 creates a sparse file of this size; one that exists must have
- * it. Free the device with `hrl_device_free`.
- * Statuses: HRL_ERROR_NOT_FOUND, HRL_ERROR_INVALID_INPUT (size 0 or no multiple of 512 bytes), HRL_ERROR_FENCED (in use by
- * another process), HRL_ERROR_ALREADY_EXISTS (another size), HRL_ERROR_IO. Since 0.1.
+ * Opens a regular file or block device. `create_bytes` above 0 creates a sparse file of this size;
+ * an existing file must have it. Free the device with `hrl_device_free`.
+ * Statuses: HRL_ERROR_NOT_FOUND, HRL_ERROR_INVALID_INPUT (size 0 or no multiple of 512 bytes),
+ * HRL_ERROR_FENCED (in use by another process), HRL_ERROR_ALREADY_EXISTS (another size),
+ * HRL_ERROR_IO. Since 0.1.
  */
 HRL_API
 hrl_status hrl_device_open_file(const char *path,
@@ -1882,14 +2014,17 @@ hrl_status hrl_device_open_file(const char *path,
                                 struct hrl_device **out);
 
 /**
- * Makes a sparse disk in memory; `size_bytes` is a multiple of 512 above 0. Free it with `hrl_device_free`.
+ * Makes a sparse disk in memory. `size_bytes` is a multiple of 512 above 0. Free it with
+ * `hrl_device_free`.
  * Statuses: HRL_ERROR_INVALID_INPUT. Since 0.1.
  */
 HRL_API hrl_status hrl_device_new_memory(uint64_t size_bytes, struct hrl_device **out);
 
 /**
- * Makes a writable disk of a read-only one: reads see `base`, changes go to `scratch`, which has the same size and whose
- * content is not read before it was written. Both may be freed afterwards. Statuses: HRL_ERROR_INVALID_INPUT. Since 0.1.
+ * Makes a writable disk of a read-only one. Reads see `base`; changes go to `scratch`, which has
+ * the same size. The content of `scratch` is not read before it was written. Both may be freed
+ * afterwards.
+ * Statuses: HRL_ERROR_INVALID_INPUT. Since 0.1.
  */
 HRL_API
 hrl_status hrl_device_new_overlay(const struct hrl_device *base,
@@ -1897,8 +2032,9 @@ hrl_status hrl_device_new_overlay(const struct hrl_device *base,
                                   struct hrl_device **out);
 
 /**
- * Makes a device of your functions. `callbacks` is copied; `user` is handed to each function. Free it with
- * `hrl_device_free`; `free` of the callbacks comes when the last user (a protection, a server) is gone too.
+ * Makes a device of your functions. `callbacks` is copied; each function receives `user`. Free it
+ * with `hrl_device_free`. `free` of the callbacks is called when the last user (a protection, a
+ * server) is gone too.
  * Statuses: HRL_ERROR_INVALID_INPUT; then `free` is not called. Since 0.1.
  */
 HRL_API
@@ -1907,27 +2043,29 @@ hrl_status hrl_device_from_callbacks(const struct hrl_device_callbacks *callback
                                      struct hrl_device **out);
 
 /**
- * Size in bytes; 0 for NULL. Since 0.1.
+ * Returns the size in bytes; 0 for NULL. Since 0.1.
  */
 HRL_API uint64_t hrl_device_size_bytes(const struct hrl_device *device);
 
 /**
- * The unit that is written without tearing, in bytes; 0 for NULL. Since 0.1.
+ * Returns the unit that is written without tearing, in bytes; 0 for NULL. Since 0.1.
  */
 HRL_API uint32_t hrl_device_block_bytes(const struct hrl_device *device);
 
 /**
- * Refuses changes; true for NULL. Since 0.1.
+ * Returns whether changes are refused; true for NULL. Since 0.1.
  */
 HRL_API bool hrl_device_is_read_only(const struct hrl_device *device);
 
 /**
- * Name, for example a path; as long as the device lives. Empty for NULL. Since 0.1.
+ * Returns the name, for example a path. Valid as long as the device lives; empty for NULL. Since
+ * 0.1.
  */
 HRL_API const char *hrl_device_name(const struct hrl_device *device);
 
 /**
- * Fills `buffer` from `offset`. Statuses: HRL_ERROR_INVALID_INPUT (outside the disk), HRL_ERROR_IO, HRL_ERROR_CORRUPT and
+ * Fills `buffer` from `offset`.
+ * Statuses: HRL_ERROR_INVALID_INPUT (outside the disk), HRL_ERROR_IO, HRL_ERROR_CORRUPT and
  * HRL_ERROR_UNAVAILABLE (views). Since 0.1.
  */
 HRL_API
@@ -1937,10 +2075,11 @@ hrl_status hrl_device_read(const struct hrl_device *device,
                            size_t length);
 
 /**
- * Writes `data` at `offset`; with HRL_DURABLE in `flags` it is on stable storage afterwards. On a protected volume the bytes
- * are copied once, before anything else, so that journal and disk hold the same whatever happens to `data` meanwhile.
- * Statuses: HRL_ERROR_INVALID_INPUT (outside the disk), HRL_ERROR_READ_ONLY, HRL_ERROR_POISONED, HRL_ERROR_FULL, HRL_ERROR_IO.
- * Since 0.1.
+ * Writes `data` at `offset`; with HRL_DURABLE in `flags` it is on stable storage afterwards. On a
+ * protected volume the bytes are copied once, before anything else. So journal and disk are the
+ * same, even if `data` changes meanwhile.
+ * Statuses: HRL_ERROR_INVALID_INPUT (outside the disk), HRL_ERROR_READ_ONLY, HRL_ERROR_POISONED,
+ * HRL_ERROR_FULL, HRL_ERROR_IO. Since 0.1.
  */
 HRL_API
 hrl_status hrl_device_write(const struct hrl_device *device,
@@ -1950,7 +2089,8 @@ hrl_status hrl_device_write(const struct hrl_device *device,
                             uint32_t flags);
 
 /**
- * Makes a range read as zeroes; `flags` of HRL_DURABLE and HRL_KEEP_ALLOCATED. Statuses as for `hrl_device_write`. Since 0.1.
+ * Makes a range read as zeroes; `flags` of HRL_DURABLE and HRL_KEEP_ALLOCATED.
+ * Statuses: those of `hrl_device_write`. Since 0.1.
  */
 HRL_API
 hrl_status hrl_device_zero(const struct hrl_device *device,
@@ -1959,8 +2099,9 @@ hrl_status hrl_device_zero(const struct hrl_device *device,
                            uint32_t flags);
 
 /**
- * Tells the disk that a range is not needed. `effect`, which may be NULL, receives what it did, a `hrl_discarded`. Statuses as
- * for `hrl_device_write`. Since 0.1.
+ * Informs the disk that a range is not needed. `effect`, which may be NULL, receives the effect, a
+ * `hrl_discarded`.
+ * Statuses: those of `hrl_device_write`. Since 0.1.
  */
 HRL_API
 hrl_status hrl_device_discard(const struct hrl_device *device,
@@ -1969,14 +2110,14 @@ hrl_status hrl_device_discard(const struct hrl_device *device,
                               uint32_t *effect);
 
 /**
- * Makes every write that returned durable. A failed flush is final: HRL_ERROR_POISONED ever after. Statuses: HRL_ERROR_IO,
- * HRL_ERROR_POISONED. Since 0.1.
+ * Makes every write that returned durable. A failed flush is final: HRL_ERROR_POISONED ever after.
+ * Statuses: HRL_ERROR_IO, HRL_ERROR_POISONED. Since 0.1.
  */
-HRL_API
-hrl_status hrl_device_flush(const struct hrl_device *device);
+HRL_API hrl_status hrl_device_flush(const struct hrl_device *device);
 
 /**
- * Gives the allocation runs of a range, in order, to `visit` on the calling thread; what is not allocated reads as zeroes.
+ * Passes the allocation runs of a range, in order, to `visit` on the calling thread. A run that is
+ * not allocated reads as zeroes.
  * Statuses: HRL_ERROR_INVALID_INPUT, HRL_ERROR_IO. Since 0.1.
  */
 HRL_API
@@ -1987,17 +2128,17 @@ hrl_status hrl_device_allocation(const struct hrl_device *device,
                                  void *user);
 
 /**
- * Frees the handle; NULL is fine. What else uses the disk (a protection, a server, an overlay) goes on. Since 0.1.
+ * Frees the handle; NULL is fine. Other users of the disk (a protection, a server, an overlay) go
+ * on. Since 0.1.
  */
-HRL_API
-void hrl_device_free(struct hrl_device *device);
+HRL_API void hrl_device_free(struct hrl_device *device);
 
 /* ---- Taps ----
  * For agents that do their own I/O: ask, write, report.
  */
 
 /**
- * What a discard left behind.
+ * Effect of a discard.
  */
 typedef enum hrl_discarded {
     /**
@@ -2020,15 +2161,16 @@ typedef enum hrl_discarded {
 typedef struct hrl_buffer hrl_buffer;
 
 /**
- * Gives each change of a volume its place in the write order. For agents with their own I/O path: ask before the disk is
- * changed (`hrl_tap_begin`), change it, and tell what was done (`hrl_tap_complete_write` and its like). All threads may
- * use it at once.
+ * Gives each change of a volume its place in the write order, for agents with their own I/O path.
+ * Ask before you change the disk (`hrl_tap_begin`), change it, and report the result
+ * (`hrl_tap_complete_write` and its like). All threads may use it at once.
  */
 typedef struct hrl_tap hrl_tap;
 
 /**
- * Permission to change these bytes of the disk. Ends with exactly one of the `hrl_tap_complete_` functions,
- * `hrl_tap_fail` and `hrl_tap_cancel`, on any thread.
+ * Permission to change these bytes of the disk. Ends with exactly one of the `hrl_tap_complete_`
+ * functions, `hrl_tap_fail` and `hrl_tap_cancel`, on any thread. It is passed by value, and so
+ * never grows.
  */
 typedef struct hrl_ticket {
     /**
@@ -2042,25 +2184,24 @@ typedef struct hrl_ticket {
 } hrl_ticket;
 
 /**
- * Makes a buffer of `length` zero bytes. Free it with `hrl_buffer_free`, unless `hrl_tap_complete_buffer` took it.
+ * Makes a buffer of `length` zero bytes. Free it with `hrl_buffer_free`, unless
+ * `hrl_tap_complete_buffer` took it.
  * Statuses: HRL_ERROR_INVALID_INPUT. Since 0.1.
  */
-HRL_API
-hrl_status hrl_buffer_new(size_t length,
-                          struct hrl_buffer **out);
+HRL_API hrl_status hrl_buffer_new(size_t length, struct hrl_buffer **out);
 
 /**
- * Makes a buffer that holds a copy of `data`. As `hrl_buffer_new` otherwise. Since 0.1.
+ * Makes a buffer with a copy of `data`. As `hrl_buffer_new` otherwise. Since 0.1.
  */
 HRL_API hrl_status hrl_buffer_copy(const uint8_t *data, size_t length, struct hrl_buffer **out);
 
 /**
- * The memory of the buffer, as long as the buffer lives; NULL for NULL. Since 0.1.
+ * Returns the memory of the buffer. Valid as long as the buffer lives; NULL for NULL. Since 0.1.
  */
 HRL_API uint8_t *hrl_buffer_data(struct hrl_buffer *buffer);
 
 /**
- * Length in bytes; 0 for NULL. Since 0.1.
+ * Returns the length in bytes; 0 for NULL. Since 0.1.
  */
 HRL_API size_t hrl_buffer_length(const struct hrl_buffer *buffer);
 
@@ -2070,10 +2211,10 @@ HRL_API size_t hrl_buffer_length(const struct hrl_buffer *buffer);
 HRL_API void hrl_buffer_free(struct hrl_buffer *buffer);
 
 /**
- * Waits for permission to change `length` bytes at `offset`: while an overlapping change is in flight, until the dirty map
- * has the region (the first write to it), and, where the policy says `when_full = block`, while the queue is full.
- * Two tickets that overlap in blocks of 4096 bytes exclude each other: a thread that holds one and asks for the other
- * waits for itself.
+ * Waits for permission to change `length` bytes at `offset`. It waits while an overlapping change
+ * is in flight, and at the first write to a region until the dirty map has it. If the policy says
+ * `when_full = block`, it also waits while the queue is full. Two tickets that overlap in blocks
+ * of 4096 bytes exclude each other: a thread with one that asks for the other waits for itself.
  * Statuses: HRL_ERROR_INVALID_INPUT (empty, or outside the volume). Since 0.1.
  */
 HRL_API
@@ -2083,8 +2224,10 @@ hrl_status hrl_tap_begin(const struct hrl_tap *tap,
                          struct hrl_ticket *ticket);
 
 /**
- * As `hrl_tap_begin`, without waiting: HRL_PENDING means that there is no ticket yet; `wake(user)` is then called once, from
- * any thread, when it is worth asking again. It must return soon and must not call the tap. Since 0.1.
+ * Does the same as `hrl_tap_begin` without waiting. HRL_PENDING means that there is no ticket yet.
+ * Then `wake(user)` is called exactly once, from any thread, when it is worth asking again, at the
+ * latest when the protection ends. It may free `user`. It must return soon and must not call the
+ * tap. Since 0.1.
  */
 HRL_API
 hrl_status hrl_tap_try_begin(const struct hrl_tap *tap,
@@ -2095,10 +2238,13 @@ hrl_status hrl_tap_try_begin(const struct hrl_tap *tap,
                              struct hrl_ticket *ticket);
 
 /**
- * The disk took the write. `data` are the bytes that are now on it: the same memory that was written, unchanged since, and as
- * long as the ticket; it is copied. Memory that others may change meanwhile (a guest's) is first copied into a buffer:
- * `hrl_tap_complete_buffer`. Never waits. `sequence`, which may be NULL, receives the newest sequence.
- * Statuses: HRL_ERROR_INVALID_INPUT (no such change in flight, another length; the ticket stays). Since 0.1.
+ * Reports that the disk took the write. `data` are the bytes that are now on it, as long as the
+ * ticket; they are copied. They must be the memory that was written, unchanged since. First copy
+ * memory that others may change meanwhile, such as a guest's, into a buffer:
+ * `hrl_tap_complete_buffer`. Never waits. `sequence`, which may be NULL, receives the newest
+ * sequence.
+ * Statuses: HRL_ERROR_INVALID_INPUT (no such change in flight, or another length; the ticket
+ * stays). Since 0.1.
  */
 HRL_API
 hrl_status hrl_tap_complete_write(const struct hrl_tap *tap,
@@ -2108,8 +2254,8 @@ hrl_status hrl_tap_complete_write(const struct hrl_tap *tap,
                                   uint64_t *sequence);
 
 /**
- * As `hrl_tap_complete_write`, without a copy: the bytes of `buffer` were written to the disk. The buffer belongs to the
- * library afterwards, also when the call failed. Since 0.1.
+ * Reports the bytes of `buffer` as written, without a copy. The buffer belongs to the library
+ * afterwards, even if the call failed. As `hrl_tap_complete_write` otherwise. Since 0.1.
  */
 HRL_API
 hrl_status hrl_tap_complete_buffer(const struct hrl_tap *tap,
@@ -2118,7 +2264,7 @@ hrl_status hrl_tap_complete_buffer(const struct hrl_tap *tap,
                                    uint64_t *sequence);
 
 /**
- * The range reads as zeroes now. As `hrl_tap_complete_write` otherwise. Since 0.1.
+ * Reports that the range reads as zeroes now. As `hrl_tap_complete_write` otherwise. Since 0.1.
  */
 HRL_API
 hrl_status hrl_tap_complete_zero(const struct hrl_tap *tap,
@@ -2126,7 +2272,8 @@ hrl_status hrl_tap_complete_zero(const struct hrl_tap *tap,
                                  uint64_t *sequence);
 
 /**
- * The range was discarded, with this effect. As `hrl_tap_complete_write` otherwise. Since 0.1.
+ * Reports that the range was discarded, with this effect. As `hrl_tap_complete_write` otherwise.
+ * Since 0.1.
  */
 HRL_API
 hrl_status hrl_tap_complete_discard(const struct hrl_tap *tap,
@@ -2135,23 +2282,23 @@ hrl_status hrl_tap_complete_discard(const struct hrl_tap *tap,
                                     uint64_t *sequence);
 
 /**
- * The disk failed the change: what it holds is unknown and will be read again; no points until then.
+ * Reports that the disk failed the change. Its content is unknown there and will be read again;
+ * until then there are no points.
  * Statuses: HRL_ERROR_INVALID_INPUT (no such change in flight). Since 0.1.
  */
 HRL_API hrl_status hrl_tap_fail(const struct hrl_tap *tap, struct hrl_ticket ticket);
 
 /**
- * The disk was not touched. Statuses: HRL_ERROR_INVALID_INPUT (no such change in flight). Since 0.1.
+ * Reports that the disk was not touched.
+ * Statuses: HRL_ERROR_INVALID_INPUT (no such change in flight). Since 0.1.
  */
 HRL_API hrl_status hrl_tap_cancel(const struct hrl_tap *tap, struct hrl_ticket ticket);
 
 /**
- * Records that the writer flushed; to be called after the disk's own flush returned. Statuses: HRL_ERROR_INVALID_INPUT.
- * Since 0.1.
+ * Records that the writer flushed. Call it after the disk's own flush returned.
+ * Statuses: HRL_ERROR_INVALID_INPUT. Since 0.1.
  */
-HRL_API
-hrl_status hrl_tap_flush(const struct hrl_tap *tap,
-                         uint64_t *sequence);
+HRL_API hrl_status hrl_tap_flush(const struct hrl_tap *tap, uint64_t *sequence);
 
 /**
  * Frees the handle; NULL is fine. The protection goes on. Since 0.1.
@@ -2163,7 +2310,7 @@ HRL_API void hrl_tap_free(struct hrl_tap *tap);
  */
 
 /**
- * What a record says.
+ * Kind of a record.
  */
 typedef enum hrl_record_kind {
     /**
@@ -2201,7 +2348,7 @@ typedef enum hrl_record_kind {
 } hrl_record_kind;
 
 /**
- * What a segment is.
+ * Kind of a segment.
  */
 typedef enum hrl_segment_kind {
     /**
@@ -2224,9 +2371,14 @@ typedef enum hrl_segment_kind {
 typedef struct hrl_segment hrl_segment;
 
 /**
- * What a segment holds.
+ * Describes what a segment contains.
  */
 typedef struct hrl_segment_summary {
+    /**
+     * Size of the structure in bytes. The caller sets it, and the library stores how much it filled.
+     * See "Structures" at the top of this file.
+     */
+    size_t struct_bytes;
     /**
      * A `hrl_segment_kind`.
      */
@@ -2236,7 +2388,7 @@ typedef struct hrl_segment_summary {
      */
     uint32_t epoch;
     /**
-     * Volume, in hexadecimal digits.
+     * Identity of the volume, in hexadecimal digits.
      */
     char volume[HRL_ID_CHARS];
     /**
@@ -2276,7 +2428,7 @@ typedef struct hrl_segment_summary {
      */
     char previous[HRL_HASH_CHARS];
     /**
-     * Its own chain hash.
+     * Chain hash of the segment.
      */
     char chain[HRL_HASH_CHARS];
 } hrl_segment_summary;
@@ -2286,11 +2438,16 @@ typedef struct hrl_segment_summary {
  */
 typedef struct hrl_record {
     /**
+     * Size of the structure in bytes. The caller sets it, and the library stores how much it filled.
+     * See "Structures" at the top of this file.
+     */
+    size_t struct_bytes;
+    /**
      * Its place in the write order.
      */
     uint64_t sequence;
     /**
-     * When it was captured, in nanoseconds since 1970 in UTC.
+     * Time of the capture, in nanoseconds since 1970 in UTC.
      */
     int64_t time_ns;
     /**
@@ -2298,33 +2455,38 @@ typedef struct hrl_record {
      */
     uint32_t kind;
     /**
-     * First byte of the volume; 0 where there is no range.
+     * First byte of the extent; 0 for a record without an extent.
      */
     uint64_t offset;
     /**
-     * Bytes of the range; 0 where there is none.
+     * Bytes of the extent; 0 for a record without an extent.
      */
     uint64_t length;
     /**
-     * The data of a write, `length` bytes; NULL for the others.
+     * Data of a write, `length` bytes; NULL for other records.
      */
     const uint8_t *data;
 } hrl_record;
 
 /**
- * Is given one record; returns false to stop.
+ * Receives one record; returns false to stop.
  */
 typedef bool (*hrl_record_fn)(void *user, const struct hrl_record *record);
 
 /**
- * Is given one sentence; the text lives until it returns.
+ * Receives one sentence; the text lives until it returns.
  */
 typedef void (*hrl_note_fn)(void *user, const char *text);
 
 /**
- * What a conversion wrote.
+ * Reports what a conversion wrote.
  */
 typedef struct hrl_convert_report {
+    /**
+     * Size of the structure in bytes. The caller sets it, and the library stores how much it filled.
+     * See "Structures" at the top of this file.
+     */
+    size_t struct_bytes;
     /**
      * Files written.
      */
@@ -2340,9 +2502,10 @@ typedef struct hrl_convert_report {
 } hrl_convert_report;
 
 /**
- * Opens a `.hrl` segment; the file must not change while it is open. An encrypted one is opened with the keys of `replica`, which
- * may be NULL. Free it with `hrl_segment_free`.
- * Statuses: HRL_ERROR_NOT_FOUND, HRL_ERROR_CORRUPT, HRL_ERROR_WRONG_KEY, HRL_ERROR_UNSUPPORTED. Since 0.1.
+ * Opens a `.hrl` segment. The file must not change while it is open. An encrypted one is opened
+ * with the keys of `replica`, which may be NULL. Free it with `hrl_segment_free`.
+ * Statuses: HRL_ERROR_NOT_FOUND, HRL_ERROR_CORRUPT, HRL_ERROR_WRONG_KEY, HRL_ERROR_UNSUPPORTED.
+ * Since 0.1.
  */
 HRL_API
 hrl_status hrl_segment_open(const char *path,
@@ -2350,23 +2513,22 @@ hrl_status hrl_segment_open(const char *path,
                             struct hrl_segment **out);
 
 /**
- * What the segment holds. Statuses: HRL_ERROR_INVALID_INPUT. Since 0.1.
+ * Describes what the segment contains.
+ * Statuses: HRL_ERROR_INVALID_INPUT. Since 0.1.
  */
 HRL_API
 hrl_status hrl_segment_get_summary(const struct hrl_segment *segment,
                                    struct hrl_segment_summary *summary);
 
 /**
- * Gives every record, in the order of the segment, to `each` on the calling thread. Statuses: HRL_ERROR_CORRUPT,
- * HRL_ERROR_UNSUPPORTED. Since 0.1.
+ * Passes every record, in the order of the segment, to `each` on the calling thread.
+ * Statuses: HRL_ERROR_CORRUPT, HRL_ERROR_UNSUPPORTED. Since 0.1.
  */
-HRL_API
-hrl_status hrl_segment_records(const struct hrl_segment *segment,
-                               hrl_record_fn each,
-                               void *user);
+HRL_API hrl_status hrl_segment_records(const struct hrl_segment *segment, hrl_record_fn each, void *user);
 
 /**
- * Checks every byte of the segment. Statuses: HRL_ERROR_CORRUPT, HRL_ERROR_WRONG_KEY. Since 0.1.
+ * Checks every byte of the segment.
+ * Statuses: HRL_ERROR_CORRUPT, HRL_ERROR_WRONG_KEY. Since 0.1.
  */
 HRL_API hrl_status hrl_segment_verify(const struct hrl_segment *segment);
 
@@ -2376,11 +2538,12 @@ HRL_API hrl_status hrl_segment_verify(const struct hrl_segment *segment);
 HRL_API void hrl_segment_free(struct hrl_segment *segment);
 
 /**
- * Writes native segments as a chain of Hyper-V logs ([MS-HRL] version 2) into a new directory. `inputs` are files, or
- * directories that are searched for `.hrl` files. What that format cannot carry is told to `note` (may be NULL), one
- * sentence for each. `replica` gives the keys, and may be NULL; `report` too.
- * Statuses: HRL_ERROR_NOT_FOUND, HRL_ERROR_CORRUPT, HRL_ERROR_WRONG_KEY, HRL_ERROR_ALREADY_EXISTS, HRL_ERROR_FULL, HRL_ERROR_IO.
- * Since 0.1.
+ * Writes native segments as a chain of Hyper-V logs ([MS-HRL] version 2) into a new directory.
+ * `inputs` are files, or directories that are searched for `.hrl` files. `note` (may be NULL)
+ * receives a sentence for each thing that the format cannot carry. `replica` gives the keys, and
+ * may be NULL; so may `report`.
+ * Statuses: HRL_ERROR_NOT_FOUND, HRL_ERROR_CORRUPT, HRL_ERROR_WRONG_KEY, HRL_ERROR_ALREADY_EXISTS,
+ * HRL_ERROR_FULL, HRL_ERROR_IO. Since 0.1.
  */
 HRL_API
 hrl_status hrl_convert_to_hyperv(const char *const *inputs,
@@ -2392,8 +2555,9 @@ hrl_status hrl_convert_to_hyperv(const char *const *inputs,
                                  struct hrl_convert_report *report);
 
 /**
- * Writes native segments as a log of the kernel's dm-log-writes (version 1) into a new file. HRL_ERROR_UNSUPPORTED where a
- * change is not of whole sectors of 512 bytes. As `hrl_convert_to_hyperv` otherwise. Since 0.1.
+ * Writes native segments as a log of the kernel's dm-log-writes (version 1) into a new file.
+ * HRL_ERROR_UNSUPPORTED if a change is not of whole sectors of 512 bytes. As
+ * `hrl_convert_to_hyperv` otherwise. Since 0.1.
  */
 HRL_API
 hrl_status hrl_convert_to_log_writes(const char *const *inputs,
@@ -2405,8 +2569,8 @@ hrl_status hrl_convert_to_log_writes(const char *const *inputs,
                                      struct hrl_convert_report *report);
 
 /**
- * Writes a chain of Hyper-V logs, or one log of dm-log-writes, as one native segment into a new file. As
- * `hrl_convert_to_hyperv` otherwise. Since 0.1.
+ * Writes a chain of Hyper-V logs, or one log of dm-log-writes, as one native segment into a new
+ * file. As `hrl_convert_to_hyperv` otherwise. Since 0.1.
  */
 HRL_API
 hrl_status hrl_convert_to_native(const char *const *inputs,
@@ -2432,6 +2596,11 @@ typedef bool (*hrl_go_on_fn)(void *user);
  * The result of a mirror's run for one volume.
  */
 typedef struct hrl_mirrored_volume {
+    /**
+     * Size of the structure in bytes. The caller sets it, and the library stores how much it filled.
+     * See "Structures" at the top of this file.
+     */
+    size_t struct_bytes;
     /**
      * Name of the volume.
      */
@@ -2469,7 +2638,7 @@ typedef struct hrl_mirrored_volume {
      */
     hrl_status status;
     /**
-     * That error as a sentence, cut if it does not fit; empty if there was none.
+     * That error as a sentence, cut if it does not fit; empty without an error.
      */
     char failure[HRL_LABEL_CHARS];
 } hrl_mirrored_volume;
@@ -2480,9 +2649,10 @@ typedef struct hrl_mirrored_volume {
 typedef bool (*hrl_mirrored_fn)(void *user, const struct hrl_mirrored_volume *volume);
 
 /**
- * Makes a mirror that brings `target` to the state of `source`, without the keys of its volumes. `count` names in `volumes`
- * select volumes; 0 selects all. `scratch` is a directory for copies of objects above 32 MiB; NULL: that of the system.
- * The vaults may be freed afterwards. Run one mirror at a time for each target. Free it with `hrl_mirror_free`.
+ * Makes a mirror that brings `target` to the state of `source`, without the keys of its volumes.
+ * `count` names in `volumes` select volumes; 0 selects all. `scratch` is a directory for copies of
+ * objects above 32 MiB; NULL: that of the system. The vaults may be freed afterwards. Run one
+ * mirror at a time for each target. Free it with `hrl_mirror_free`.
  * Statuses: HRL_ERROR_INVALID_INPUT. Since 0.1.
  */
 HRL_API
@@ -2494,9 +2664,9 @@ hrl_status hrl_mirror_new(const struct hrl_vault *source,
                           struct hrl_mirror **out);
 
 /**
- * Catches up once, and gives the result of every volume to `each` on the calling thread. Call it again to follow. A failure
- * of one volume is in its result and does not stop the others. `go_on` (NULL: always) is asked now and then; false ends the
- * run, which the next one continues.
+ * Catches up once, and passes the result of every volume to `each` on the calling thread. Call it
+ * again to follow. A failure of one volume is in its result and does not stop the others. `go_on`
+ * (NULL: always) is asked now and then; false ends the run, which the next one continues.
  * Statuses: HRL_ERROR_UNAVAILABLE, HRL_ERROR_INVALID_INPUT. Since 0.1.
  */
 HRL_API
@@ -2529,6 +2699,11 @@ typedef struct hrl_group_member hrl_group_member;
  */
 typedef struct hrl_group_mark {
     /**
+     * Size of the structure in bytes. The caller sets it, and the library stores how much it filled.
+     * See "Structures" at the top of this file.
+     */
+    size_t struct_bytes;
+    /**
      * Name of the volume.
      */
     char volume[HRL_NAME_CHARS];
@@ -2541,7 +2716,7 @@ typedef struct hrl_group_mark {
      */
     uint64_t sequence;
     /**
-     * When it was marked, by the clock of its machine, in nanoseconds since 1970 in UTC.
+     * Time of the mark by the clock of its machine, in nanoseconds since 1970 in UTC.
      */
     int64_t time_ns;
 } hrl_group_mark;
@@ -2551,7 +2726,12 @@ typedef struct hrl_group_mark {
  */
 typedef struct hrl_group_point {
     /**
-     * Identity, in hexadecimal digits: every member can be restored or viewed at it.
+     * Size of the structure in bytes. The caller sets it, and the library stores how much it filled.
+     * See "Structures" at the top of this file.
+     */
+    size_t struct_bytes;
+    /**
+     * Identity, in hexadecimal digits. Every member can be restored or viewed at it.
      */
     char id[HRL_ID_CHARS];
     /**
@@ -2559,7 +2739,7 @@ typedef struct hrl_group_point {
      */
     uint32_t kind;
     /**
-     * When the coordinator began it, in nanoseconds since 1970 in UTC.
+     * Time at which the coordinator began it, in nanoseconds since 1970 in UTC.
      */
     int64_t time_ns;
     /**
@@ -2567,34 +2747,36 @@ typedef struct hrl_group_point {
      */
     char group[HRL_NAME_CHARS];
     /**
-     * Text of who marked it.
+     * Label that it was marked with.
      */
     char label[HRL_LABEL_CHARS];
     /**
-     * Members that it was made of; all can be restored to this cut when `mark_count` is as many.
+     * Members that it was made of. All can be restored to this cut if `mark_count` is as many.
      */
     uint32_t members;
     /**
-     * Where it is in each member.
+     * First mark. Marks may be longer than `sizeof(hrl_group_mark)`: use
+     * `hrl_group_point_mark`.
      */
     const struct hrl_group_mark *marks;
     /**
-     * Number of `marks`.
+     * Number of marks.
      */
     size_t mark_count;
     /**
-     * Longest hold of a member's writers, in microseconds; 0 for a point found in a vault.
+     * Longest barrier of a member, in microseconds; 0 for a point found in a vault.
      */
     uint64_t held_us;
 } hrl_group_point;
 
 /**
- * Is given one group point, which lives until it returns with its marks; returns false to stop.
+ * Receives one group point, which lives until it returns with its marks; returns false to stop.
  */
 typedef bool (*hrl_group_point_fn)(void *user, const struct hrl_group_point *point);
 
 /**
- * How to run a coordinator. Fill it with zeroes, then set what is needed; everything is copied.
+ * Options of a coordinator. Fill it with zeroes, then set the fields that you need; everything is
+ * copied.
  */
 typedef struct hrl_group_options {
     /**
@@ -2606,7 +2788,7 @@ typedef struct hrl_group_options {
      */
     const char *name;
     /**
-     * Directory in which it remembers its members; created when it is absent.
+     * Directory in which it remembers its members; created if it is absent.
      */
     const char *state;
     /**
@@ -2618,33 +2800,38 @@ typedef struct hrl_group_options {
      */
     const char *listen;
     /**
-     * Writers are never held longer than this. 0: 300.
+     * Limit of a barrier: writers never wait longer than this. 0: 300.
      */
     uint64_t budget_ms;
     /**
-     * Crash-consistent points are made this often. 0: on demand only.
+     * Interval of crash-consistent points. 0: on demand only.
      */
     uint64_t interval_ms;
     /**
-     * Application-consistent points are made this often. 0: on demand only.
+     * Interval of application-consistent points. 0: on demand only.
      */
     uint64_t app_interval_ms;
     /**
-     * Applications are quiesced within this. 0: 10,000.
+     * Limit for quiescing applications. 0: 10,000.
      */
     uint64_t quiesce_limit_ms;
 } hrl_group_options;
 
 /**
- * How a member is doing.
+ * Reports the condition of a member.
  */
 typedef struct hrl_group_member_stats {
     /**
-     * A coordinator has it as a member now.
+     * Size of the structure in bytes. The caller sets it, and the library stores how much it filled.
+     * See "Structures" at the top of this file.
+     */
+    size_t struct_bytes;
+    /**
+     * Whether a coordinator has it as a member now.
      */
     bool connected;
     /**
-     * Rounds that held its writers.
+     * Rounds in which its writers waited at a barrier.
      */
     uint64_t rounds;
     /**
@@ -2652,14 +2839,22 @@ typedef struct hrl_group_member_stats {
      */
     uint64_t points;
     /**
-     * Longest hold of its writers, in microseconds.
+     * Longest barrier of its writers, in microseconds.
      */
     uint64_t held_max_us;
 } hrl_group_member_stats;
 
 /**
- * Gives every group point of a vault that was committed, oldest first, each once, to `visit` on the calling thread.
- * Statuses: HRL_ERROR_WRONG_KEY, HRL_ERROR_CORRUPT, HRL_ERROR_UNAVAILABLE, HRL_ERROR_IO. Since 0.1.
+ * Returns mark `number` of a point, counted from 0, as long as the point lives. NULL from
+ * `mark_count` on, and for NULL. Since 0.1.
+ */
+HRL_API const struct hrl_group_mark *hrl_group_point_mark(const struct hrl_group_point *point, size_t number);
+
+/**
+ * Passes every committed group point of a vault, oldest first, each once, to `visit` on the
+ * calling thread.
+ * Statuses: HRL_ERROR_WRONG_KEY, HRL_ERROR_CORRUPT, HRL_ERROR_UNAVAILABLE, HRL_ERROR_IO. Since
+ * 0.1.
  */
 HRL_API
 hrl_status hrl_vault_group_points(const struct hrl_vault *vault,
@@ -2668,23 +2863,24 @@ hrl_status hrl_vault_group_points(const struct hrl_vault *vault,
 
 /**
  * Starts a coordinator. Free it with `hrl_group_coordinator_free`.
- * Statuses: HRL_ERROR_INVALID_INPUT (options, certificates), HRL_ERROR_NOT_FOUND, HRL_ERROR_IO, HRL_ERROR_UNSUPPORTED in builds
- * without the feature `tls`. Since 0.1.
+ * Statuses: HRL_ERROR_INVALID_INPUT (options, certificates), HRL_ERROR_NOT_FOUND, HRL_ERROR_IO,
+ * HRL_ERROR_UNSUPPORTED in builds without the feature `tls`. Since 0.1.
  */
 HRL_API
 hrl_status hrl_group_coordinator_start(const struct hrl_group_options *options,
                                        struct hrl_group_coordinator **out);
 
 /**
- * Where it listens, "ADDRESS:PORT"; lives as long as the coordinator. NULL for NULL. Since 0.1.
+ * Returns the address at which it listens, "ADDRESS:PORT". Valid as long as the coordinator lives;
+ * NULL for NULL. Since 0.1.
  */
 HRL_API const char *hrl_group_coordinator_address(const struct hrl_group_coordinator *coordinator);
 
 /**
- * Makes a point of the group now, application-consistent with `app`, and gives it to `visit` on the calling thread. `label` may
- * be NULL.
- * Statuses: HRL_ERROR_UNAVAILABLE (the message says which member is in the way), HRL_ERROR_INVALID_INPUT (the label is too long).
- * Since 0.1.
+ * Makes a point of the group now, application-consistent with `app`, and passes it to `visit` on
+ * the calling thread. `label` may be NULL.
+ * Statuses: HRL_ERROR_UNAVAILABLE (the message identifies the member that is in the way),
+ * HRL_ERROR_INVALID_INPUT (the label is too long). Since 0.1.
  */
 HRL_API
 hrl_status hrl_group_coordinator_point(const struct hrl_group_coordinator *coordinator,
@@ -2694,7 +2890,7 @@ hrl_status hrl_group_coordinator_point(const struct hrl_group_coordinator *coord
                                        void *user);
 
 /**
- * Takes a member out that is not coming back. HRL_ERROR_NOT_FOUND when it is none. Since 0.1.
+ * Removes a member that is not coming back. HRL_ERROR_NOT_FOUND if it is no member. Since 0.1.
  */
 HRL_API
 hrl_status hrl_group_coordinator_remove(const struct hrl_group_coordinator *coordinator,
@@ -2706,12 +2902,13 @@ hrl_status hrl_group_coordinator_remove(const struct hrl_group_coordinator *coor
 HRL_API void hrl_group_coordinator_free(struct hrl_group_coordinator *coordinator);
 
 /**
- * Makes a protected volume a member of `group`, at the first of `count` coordinators ("HOST" or "HOST:PORT", 20004 unless said
- * otherwise) that answers, with the certificate in the directory `identity`. Connects in the background. `application`, which
- * may be NULL, is quiesced for application-consistent points, on a thread of the library, with `user`. Free the member with
+ * Makes a protected volume a member of `group`. Connects in the background to the first of `count`
+ * coordinators that answers, with the certificate in the directory `identity`. A coordinator is
+ * "HOST" or "HOST:PORT"; the default port is 20004. `application`, which may be NULL, is quiesced
+ * for application-consistent points, on a thread of the library, with `user`. Free the member with
  * `hrl_group_member_free`, before the protection.
- * Statuses: HRL_ERROR_INVALID_INPUT, HRL_ERROR_NOT_FOUND (the identity), HRL_ERROR_UNSUPPORTED in builds without the feature `tls`.
- * Since 0.1.
+ * Statuses: HRL_ERROR_INVALID_INPUT, HRL_ERROR_NOT_FOUND (the identity), HRL_ERROR_UNSUPPORTED in
+ * builds without the feature `tls`. Since 0.1.
  */
 HRL_API
 hrl_status hrl_protection_join_group(const struct hrl_protection *protection,
@@ -2724,29 +2921,29 @@ hrl_status hrl_protection_join_group(const struct hrl_protection *protection,
                                      struct hrl_group_member **out);
 
 /**
- * How a member is doing. Since 0.1.
+ * Reports the condition of a member. Since 0.1.
  */
 HRL_API
 hrl_status hrl_group_member_stats_get(const struct hrl_group_member *member,
                                       struct hrl_group_member_stats *stats);
 
 /**
- * Waits until a coordinator has taken the member in. HRL_ERROR_UNAVAILABLE at the limit says what is in the way. Since 0.1.
+ * Waits until a coordinator has taken the member in. HRL_ERROR_UNAVAILABLE at the limit; the
+ * message says why. Since 0.1.
  */
-HRL_API
-hrl_status hrl_group_member_wait_connected(const struct hrl_group_member *member,
-                                           uint64_t limit_ms);
+HRL_API hrl_status hrl_group_member_wait_connected(const struct hrl_group_member *member, uint64_t limit_ms);
 
 /**
- * Leaves the group: its points are made without this volume. HRL_ERROR_UNAVAILABLE when no coordinator confirms it within the
- * limit; then the group still waits for the volume. The member is to be freed all the same. Since 0.1.
+ * Leaves the group: its points are made without this volume. Free the member afterwards in any
+ * case.
+ * Statuses: HRL_ERROR_UNAVAILABLE if no coordinator confirms it within the limit. Then the group
+ * still waits for the volume. Since 0.1.
  */
-HRL_API
-hrl_status hrl_group_member_leave(const struct hrl_group_member *member,
-                                  uint64_t limit_ms);
+HRL_API hrl_status hrl_group_member_leave(const struct hrl_group_member *member, uint64_t limit_ms);
 
 /**
- * Ends the connection and frees the member; NULL is fine. The volume stays a member of the group. Since 0.1.
+ * Ends the connection and frees the member; NULL is fine. The volume stays a member of the group.
+ * Since 0.1.
  */
 HRL_API void hrl_group_member_free(struct hrl_group_member *member);
 
@@ -2755,12 +2952,12 @@ HRL_API void hrl_group_member_free(struct hrl_group_member *member);
  */
 
 /**
- * Room for an address that a volume is served at.
+ * Room for the address of a served volume.
  */
 #define HRL_URI_CHARS 1024
 
 /**
- * What a run is.
+ * Kind of a run.
  */
 typedef enum hrl_plan_mode {
     /**
@@ -2779,19 +2976,23 @@ typedef enum hrl_plan_mode {
 typedef struct hrl_plan hrl_plan;
 
 /**
- * Whether what is under way has to end; see `hrl_plan_stop_is_set`.
+ * Asks the step under way to end; see `hrl_plan_stop_is_set`.
  */
 typedef struct hrl_plan_stop hrl_plan_stop;
 
 /**
- * Is given a text, which lives until it returns.
+ * Receives a text, which lives until it returns.
  */
 typedef void (*hrl_text_fn)(void *user, const char *text);
 
 /**
- * What the host of a plan is asked for. Lives until the callback returns.
+ * Request to the host of a plan. Lives until the callback returns.
  */
 typedef struct hrl_plan_request {
+    /**
+     * `sizeof(hrl_plan_request)` of the library.
+     */
+    size_t struct_bytes;
     /**
      * Identity of the run.
      */
@@ -2801,7 +3002,7 @@ typedef struct hrl_plan_request {
      */
     uint32_t mode;
     /**
-     * The source is there still: its last bytes come first.
+     * Whether the source is still there. Then its last bytes come first.
      */
     bool planned;
     /**
@@ -2809,57 +3010,63 @@ typedef struct hrl_plan_request {
      */
     const char *volume;
     /**
-     * The state to come up at, as `hrl_replica_view` takes it.
+     * Recovery state to come up at, as `hrl_replica_view` takes it.
      */
     const char *at;
     /**
-     * The disk that a failover fills; NULL when the plan names none.
+     * Disk that a failover fills; NULL if the plan has none.
      */
     const char *disk;
     /**
-     * Directory for the failover's state, in a test one of the run's; NULL when the plan names none.
+     * State directory of the failover, in a test one of the run's; NULL if the plan has none.
      */
     const char *state;
     /**
-     * Address at which to serve, that of this mode; NULL when the plan names none.
+     * Address at which to serve in this mode; NULL if the plan has none.
      */
     const char *nbd;
     /**
-     * How long it may take, in milliseconds; the host keeps to it.
+     * Limit in milliseconds, which the host keeps.
      */
     uint64_t limit_ms;
     /**
-     * To be looked at now and then with `hrl_plan_stop_is_set`.
+     * Flag to look at now and then with `hrl_plan_stop_is_set`.
      */
     const struct hrl_plan_stop *stop;
 } hrl_plan_request;
 
 /**
- * A volume that is up; all zeroes before the callback fills it.
+ * A volume that is up. All zeroes but `struct_bytes` before the callback fills it.
  */
 typedef struct hrl_plan_started {
     /**
-     * Where it is served: `HRL_URI` of commands.
+     * `sizeof(hrl_plan_started)` of the library, which the callback leaves as it is.
+     */
+    size_t struct_bytes;
+    /**
+     * Address at which it is served: `HRL_URI` of commands.
      */
     char uri[HRL_URI_CHARS];
     /**
-     * The recovery point that it came up at, in hexadecimal digits; empty when the state is none.
+     * Recovery point that it came up at, in hexadecimal digits; empty if the state is at no point.
      */
     char point[HRL_ID_CHARS];
     /**
-     * The sequence of that state.
+     * Sequence of that state.
      */
     uint64_t sequence;
     /**
-     * The time of that state, in nanoseconds since 1970 in UTC.
+     * Time of that state, in nanoseconds since 1970 in UTC.
      */
     int64_t time_ns;
 } hrl_plan_started;
 
 /**
- * Brings the volumes of plans up. The functions return 0 or an errno, must not unwind, and are called from any thread, for
- * different volumes at once. Each may come again for the same run and volume, because the runner was killed before it recorded the
- * answer: `start` then finds what is up and starts nothing twice, the others succeed for what is done.
+ * Brings the volumes of plans up. The functions return 0 or an errno and must not unwind. They are
+ * called from any thread, for different volumes at once.
+ * Each may come again for the same run and volume, if the runner was killed before it recorded the
+ * answer. Then `start` finds the volume up and starts nothing twice. The others succeed if their
+ * work is done.
  */
 typedef struct hrl_plan_callbacks {
     /**
@@ -2875,7 +3082,7 @@ typedef struct hrl_plan_callbacks {
      */
     int32_t (*commit)(void *user, const struct hrl_plan_request *request);
     /**
-     * Takes a test failover down, also one whose start failed.
+     * Takes a test failover down, even if its start failed.
      */
     int32_t (*clean_up)(void *user, const struct hrl_plan_request *request);
     /**
@@ -2883,13 +3090,14 @@ typedef struct hrl_plan_callbacks {
      */
     bool (*stopped)(void *user);
     /**
-     * Told a run and a step, as JSON, when one begins and when it has ended. NULL: nobody.
+     * Receives a run and a step, as JSON, when the step begins and when it has ended. NULL: steps
+     * are not reported.
      */
     void (*on_step)(void *user, const char *run, const char *step);
 } hrl_plan_callbacks;
 
 /**
- * How to run a plan. Fill it with zeroes, then set what is needed; everything is copied.
+ * Options of a run. Fill it with zeroes, then set the fields that you need; everything is copied.
  */
 typedef struct hrl_plan_options {
     /**
@@ -2905,11 +3113,12 @@ typedef struct hrl_plan_options {
      */
     uint32_t mode;
     /**
-     * The source is there still, and nothing is lost.
+     * Whether the source is still there, so that nothing is lost.
      */
     bool planned;
     /**
-     * Commit a real run at its end, whatever the plan says; on resuming, one that waits for it.
+     * Commit a real run at its end, even if the plan does not. On resuming, commit a run that
+     * waits for it.
      */
     bool commit;
     /**
@@ -2917,18 +3126,19 @@ typedef struct hrl_plan_options {
      */
     bool take_over;
     /**
-     * When the source failed, in nanoseconds since 1970 in UTC. 0: when the run begins.
+     * Time at which the source failed, in nanoseconds since 1970 in UTC. 0: when the run begins.
      */
     int64_t failed_at_ns;
     /**
-     * How often approvals, the stop and other runners are looked for. 0: 1,000.
+     * Interval for approvals, the stop and other runners. 0: 1,000.
      */
     uint64_t poll_ms;
 } hrl_plan_options;
 
 /**
- * Reads a plan, which is TOML; `name` is what errors call it. Free it with `hrl_plan_free`.
- * Statuses: HRL_ERROR_INVALID_INPUT names the key, its line, what was expected and what is there. Since 0.1.
+ * Reads a plan, which is TOML. Errors call it `name`. Free it with `hrl_plan_free`.
+ * Statuses: HRL_ERROR_INVALID_INPUT. The message has the key, its line, what was expected and what
+ * was found. Since 0.1.
  */
 HRL_API hrl_status hrl_plan_parse(const char *text, const char *name, struct hrl_plan **out);
 
@@ -2938,46 +3148,49 @@ HRL_API hrl_status hrl_plan_parse(const char *text, const char *name, struct hrl
 HRL_API void hrl_plan_free(struct hrl_plan *plan);
 
 /**
- * Finds the state that each volume would come up at and what that loses, and gives it as JSON to `tell`, with the problems that
- * would keep the plan from running.
+ * Finds the state that each volume would come up at, and its loss. Passes it as JSON to
+ * `receive`, with the problems that would keep the plan from running.
  * Statuses: HRL_ERROR_UNAVAILABLE. Since 0.1.
  */
 HRL_API
 hrl_status hrl_plan_check(const struct hrl_plan *plan,
                           const struct hrl_vault *vault,
-                          hrl_text_fn tell,
+                          hrl_text_fn receive,
                           void *user);
 
 /**
- * Runs a plan to its end and gives its report, JSON, to `tell`. That a step failed is no error, but the `outcome` of the report.
- * `options` may be NULL: a test.
- * Statuses: what keeps the plan from running, before anything is done; HRL_ERROR_ALREADY_EXISTS when there is a run of this
- * identity; HRL_ERROR_FENCED when another runner took it; those of the store, after which it can be resumed. Since 0.1.
+ * Runs a plan to its end and passes its report, as JSON, to `receive`. A failed step is no error,
+ * but the `outcome` of the report. `options` may be NULL: a test.
+ * Statuses: those that keep the plan from running, before anything is done.
+ * HRL_ERROR_ALREADY_EXISTS if there is a run of this identity. HRL_ERROR_FENCED if another runner
+ * took it. Those of the store, after which it can be resumed. Since 0.1.
  */
 HRL_API
 hrl_status hrl_plan_run(const struct hrl_plan *plan,
                         const struct hrl_vault *vault,
                         const struct hrl_plan_callbacks *callbacks,
                         const struct hrl_plan_options *options,
-                        hrl_text_fn tell,
+                        hrl_text_fn receive,
                         void *user);
 
 /**
- * Goes on with a run where it was and gives its report to `tell`; of one that is over, only the report. Of the options those of
- * a new run are not looked at.
- * Statuses: HRL_ERROR_NOT_FOUND; HRL_ERROR_FENCED when its runner lives on this machine or another one takes it. Since 0.1.
+ * Goes on with an interrupted run and passes its report to `receive`. If the run is over, only the
+ * report. Options of a new run are ignored.
+ * Statuses: HRL_ERROR_NOT_FOUND. HRL_ERROR_FENCED if its runner lives on this machine or another
+ * one takes it. Since 0.1.
  */
 HRL_API
 hrl_status hrl_plan_resume(const struct hrl_vault *vault,
                            const char *run,
                            const struct hrl_plan_callbacks *callbacks,
                            const struct hrl_plan_options *options,
-                           hrl_text_fn tell,
+                           hrl_text_fn receive,
                            void *user);
 
 /**
  * Approves a manual step that waits, or rejects it. `note` may be NULL.
- * Statuses: HRL_ERROR_NOT_FOUND names the steps that wait; HRL_ERROR_ALREADY_EXISTS when somebody decided before. Since 0.1.
+ * Statuses: HRL_ERROR_NOT_FOUND (the message lists the steps that wait), HRL_ERROR_ALREADY_EXISTS
+ * (it was decided before). Since 0.1.
  */
 HRL_API
 hrl_status hrl_plan_approve(const struct hrl_vault *vault,
@@ -2988,17 +3201,18 @@ hrl_status hrl_plan_approve(const struct hrl_vault *vault,
                             const char *note);
 
 /**
- * Gives the report of a run, JSON, to `tell`.
- * Statuses: HRL_ERROR_NOT_FOUND, HRL_ERROR_WRONG_KEY, HRL_ERROR_CORRUPT, HRL_ERROR_UNAVAILABLE. Since 0.1.
+ * Passes the report of a run, as JSON, to `receive`.
+ * Statuses: HRL_ERROR_NOT_FOUND, HRL_ERROR_WRONG_KEY, HRL_ERROR_CORRUPT, HRL_ERROR_UNAVAILABLE.
+ * Since 0.1.
  */
 HRL_API
 hrl_status hrl_plan_report(const struct hrl_vault *vault,
                            const char *run,
-                           hrl_text_fn tell,
+                           hrl_text_fn receive,
                            void *user);
 
 /**
- * Whether what is under way has to end; false for NULL. Since 0.1.
+ * Returns whether the step under way has to end; false for NULL. Since 0.1.
  */
 HRL_API bool hrl_plan_stop_is_set(const struct hrl_plan_stop *stop);
 
@@ -3007,7 +3221,7 @@ HRL_API bool hrl_plan_stop_is_set(const struct hrl_plan_stop *stop);
  */
 
 /**
- * Flag of `hrl_nbd_server_start`: refuse changes, also where the device would take them.
+ * Flag of `hrl_nbd_server_start`: refuse changes, even if the device would take them.
  */
 #define HRL_SERVE_READ_ONLY 1
 
@@ -3017,12 +3231,13 @@ HRL_API bool hrl_plan_stop_is_set(const struct hrl_plan_stop *stop);
 typedef struct hrl_nbd_server hrl_nbd_server;
 
 /**
- * Is told of a client that was refused, as one line for people that lives until it returns, from a thread of the library.
+ * Receives one line for people about a client that was refused, on a thread of the library. The
+ * line lives until it returns.
  */
 typedef void (*hrl_refused_fn)(void *user, const char *line);
 
 /**
- * TLS of an NBD server. Fill it with zeroes, then set what is needed.
+ * TLS of an NBD server. Fill it with zeroes, then set the fields that you need.
  */
 typedef struct hrl_nbd_tls {
     /**
@@ -3038,15 +3253,16 @@ typedef struct hrl_nbd_tls {
      */
     const char *volume;
     /**
-     * Serve clients without a certificate, too: encrypted, but whoever reaches the port.
+     * Serve clients without a certificate, too. The connection is encrypted, but open to every
+     * client that reaches the port.
      */
     bool no_verify;
     /**
-     * Is told of refused clients; NULL: nobody.
+     * Receives refused clients. NULL: they are not reported.
      */
     hrl_refused_fn refused;
     /**
-     * Given to `refused`.
+     * Passed to `refused`.
      */
     void *user;
 } hrl_nbd_tls;
@@ -3056,11 +3272,16 @@ typedef struct hrl_nbd_tls {
  */
 typedef struct hrl_nbd_stats {
     /**
+     * Size of the structure in bytes. The caller sets it, and the library stores how much it filled.
+     * See "Structures" at the top of this file.
+     */
+    size_t struct_bytes;
+    /**
      * Connections open now.
      */
     uint64_t connections;
     /**
-     * Connections refused at the limit, or because TLS did not let them in.
+     * Connections refused at the limit or by TLS.
      */
     uint64_t connections_refused;
     /**
@@ -3082,11 +3303,12 @@ typedef struct hrl_nbd_stats {
 } hrl_nbd_stats;
 
 /**
- * Serves a device over NBD at `address`, "unix:PATH" or "tcp:HOST:PORT" (port 0 takes a free one), as export `name`. A
- * protected volume is captured. `changes`, which may be NULL, become the meta contexts "qemu:dirty-bitmap:changes" and
- * "hrl:changes". The device may be freed afterwards. Free the server with `hrl_nbd_server_free`.
- * Statuses: HRL_ERROR_INVALID_INPUT, HRL_ERROR_FENCED (the address is taken), HRL_ERROR_UNSUPPORTED (no io_uring), HRL_ERROR_IO.
- * Since 0.1.
+ * Serves a device over NBD at `address`, "unix:PATH" or "tcp:HOST:PORT" (port 0 takes a free one),
+ * as export `name`. Writes to a protected volume are captured. `changes`, which may be NULL,
+ * become the meta contexts "qemu:dirty-bitmap:changes" and "hrl:changes". The device may be freed
+ * afterwards. Free the server with `hrl_nbd_server_free`.
+ * Statuses: HRL_ERROR_INVALID_INPUT, HRL_ERROR_FENCED (the address is taken),
+ * HRL_ERROR_UNSUPPORTED (no io_uring), HRL_ERROR_IO. Since 0.1.
  */
 HRL_API
 hrl_status hrl_nbd_server_start(const char *address,
@@ -3097,10 +3319,11 @@ hrl_status hrl_nbd_server_start(const char *address,
                                 struct hrl_nbd_server **out);
 
 /**
- * As `hrl_nbd_server_start` with TLS, and nothing without it. `tls` and its texts are copied; `refused` is called until
- * `hrl_nbd_server_free` or `hrl_nbd_server_stop` has returned.
- * Statuses: also HRL_ERROR_NOT_FOUND and HRL_ERROR_INVALID_INPUT for certificates that cannot be used, HRL_ERROR_UNSUPPORTED in
- * builds without the feature `tls`. Since 0.1.
+ * Does the same as `hrl_nbd_server_start` with TLS, and serves nothing without it. `tls` and its
+ * texts are copied. `refused` is called until `hrl_nbd_server_free` or `hrl_nbd_server_stop` has
+ * returned.
+ * Statuses: also HRL_ERROR_NOT_FOUND and HRL_ERROR_INVALID_INPUT for certificates that cannot be
+ * used, and HRL_ERROR_UNSUPPORTED in builds without the feature `tls`. Since 0.1.
  */
 HRL_API
 hrl_status hrl_nbd_server_start_tls(const char *address,
@@ -3112,23 +3335,26 @@ hrl_status hrl_nbd_server_start_tls(const char *address,
                                     struct hrl_nbd_server **out);
 
 /**
- * The URI that clients connect to, as long as the handle lives. Empty for NULL. Since 0.1.
+ * Returns the URI that clients connect to. Valid as long as the handle lives; empty for NULL.
+ * Since 0.1.
  */
 HRL_API const char *hrl_nbd_server_uri(const struct hrl_nbd_server *server);
 
 /**
- * Counters now; all 0 once the server stopped. Statuses: HRL_ERROR_INVALID_INPUT. Since 0.1.
+ * Reports the counters now; all 0 once the server stopped.
+ * Statuses: HRL_ERROR_INVALID_INPUT. Since 0.1.
  */
 HRL_API hrl_status hrl_nbd_server_stats(const struct hrl_nbd_server *server, struct hrl_nbd_stats *stats);
 
 /**
- * Stops listening, lets requests in flight end, closes the connections. A second stop does nothing. Statuses:
- * HRL_ERROR_INVALID_INPUT. Since 0.1.
+ * Stops listening, lets requests in flight end, and closes the connections. A second stop does
+ * nothing.
+ * Statuses: HRL_ERROR_INVALID_INPUT. Since 0.1.
  */
 HRL_API hrl_status hrl_nbd_server_stop(const struct hrl_nbd_server *server);
 
 /**
- * Stops the server, if it was not, and frees the handle; NULL is fine. Since 0.1.
+ * Stops the server, unless it was stopped, and frees the handle; NULL is fine. Since 0.1.
  */
 HRL_API void hrl_nbd_server_free(struct hrl_nbd_server *server);
 

@@ -21,7 +21,7 @@ static void on_event(void *user, const hrl_event *event) {
     fprintf(stderr, "%s: %s\n", event->kind, event->message);
 }
 
-/* The agent's write path: ask, write, tell. */
+/* The agent's write path: ask, write, report. */
 static void write_disk(const hrl_tap *tap, int disk, uint64_t offset, const char *text) {
     hrl_ticket ticket;
     size_t length = strlen(text);
@@ -39,7 +39,7 @@ int main(int argc, char **argv) {
     hrl_protection_options *options;
     hrl_protection *protection;
     hrl_tap *tap;
-    hrl_point point;
+    hrl_point point = HRL_INIT(hrl_point);
     char line[4096];
     int disk;
     if (argc != 4) return fprintf(stderr, "usage: agent DISK VAULT STATE\n"), 2;

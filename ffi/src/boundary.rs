@@ -1,5 +1,5 @@
-//! The one way from C into the crate and back: results become statuses, panics are caught, and the last error of each
-//! thread is kept for those who ask.
+//! The one way from C into the crate and back. Results become statuses, panics are caught, and the
+//! last error of each thread is kept for its getters.
 
 use std::cell::RefCell;
 use std::ffi::{CString, c_char};
@@ -9,54 +9,56 @@ use engine::{Error, ErrorKind, Result};
 
 use crate::handle::{self, Out};
 
-/// Major version that this header belongs to.
+/// Major version of this header.
 pub const HRL_VERSION_MAJOR: u32 = 0;
-/// Minor version that this header belongs to.
+/// Minor version of this header.
 pub const HRL_VERSION_MINOR: u32 = 1;
-/// Patch version that this header belongs to.
+/// Patch version of this header.
 pub const HRL_VERSION_PATCH: u32 = 0;
 
-/// What a function returns: 0 is success, a negative value one of the `HRL_ERROR_` numbers, a positive one (of the few
-/// functions that say so) neither.
+/// Result of a function: 0 is success, and a negative value is one of the `HRL_ERROR_` numbers. A
+/// positive value is neither; the few functions that return one say so.
 pub type hrl_status = i32;
 
 /// Success.
 pub const HRL_OK: hrl_status = 0;
-/// Not yet: ask again when the callback was called (`hrl_tap_try_begin` alone).
+/// Not yet: ask again after the callback was called. Only `hrl_tap_try_begin` returns it.
 pub const HRL_PENDING: hrl_status = 1;
-/// Fix the request: an argument, option or file that can never work as given; also NULL where a pointer is needed.
+/// Fix the request: an argument, option or file can never work as given. Also for NULL instead of a
+/// needed pointer.
 pub const HRL_ERROR_INVALID_INPUT: hrl_status = -1;
-/// Name another object: the one asked for does not exist.
+/// Ask for another object: this one does not exist.
 pub const HRL_ERROR_NOT_FOUND: hrl_status = -2;
 /// The object exists already and is never overwritten.
 pub const HRL_ERROR_ALREADY_EXISTS: hrl_status = -3;
-/// Use another copy: bytes are not what was written.
+/// Use another copy: bytes are not as they were written.
 pub const HRL_ERROR_CORRUPT: hrl_status = -4;
 /// Supply the right key.
 pub const HRL_ERROR_WRONG_KEY: hrl_status = -5;
-/// Upgrade: a feature or version that this build does not know.
+/// Upgrade: this build does not know a feature or version.
 pub const HRL_ERROR_UNSUPPORTED: hrl_status = -6;
 /// Retry later: a store, socket or device does not answer now.
 pub const HRL_ERROR_UNAVAILABLE: hrl_status = -7;
 /// Make room: a disk, quota or named limit is exhausted.
 pub const HRL_ERROR_FULL: hrl_status = -8;
-/// Reopen: a flush failed, so nothing written through this handle can be trusted.
+/// Reopen: a flush failed, so no write through this handle can be trusted.
 pub const HRL_ERROR_POISONED: hrl_status = -9;
 /// Stop: another agent or a newer epoch owns the volume.
 pub const HRL_ERROR_FENCED: hrl_status = -10;
-/// Resync or choose again: the disk is not the one that was protected, or changed while nobody watched.
+/// Resync or choose again: the disk is not the protected one, or it changed while unprotected.
 pub const HRL_ERROR_CHANGED: hrl_status = -11;
 /// Write elsewhere: the object is read-only.
 pub const HRL_ERROR_READ_ONLY: hrl_status = -12;
 /// Wait for the resync: the volume is in an unordered interval, where no point can exist.
 pub const HRL_ERROR_NOT_ORDERED: hrl_status = -13;
-/// The operating system refused; `hrl_error_os_code` says why.
+/// The operating system refused; `hrl_error_os_code` returns its code.
 pub const HRL_ERROR_IO: hrl_status = -14;
-/// Use another identity: the server knows this one, and does not let it do that.
+/// Use another identity: the server knows this one, and denies it the request.
 pub const HRL_ERROR_DENIED: hrl_status = -15;
-/// Compare: the vault and what is known of it here are not of one history.
+/// Compare: the history of the vault and the records of it here diverged.
 pub const HRL_ERROR_DIVERGED: hrl_status = -16;
-/// A defect of the library was caught at its boundary. The handles in use may be unusable; please report it.
+/// A defect of the library was caught at its boundary. The handles in use may be unusable. Please
+/// report it.
 pub const HRL_ERROR_PANIC: hrl_status = -100;
 
 const KINDS: [(ErrorKind, hrl_status); 16] = [
@@ -95,7 +97,7 @@ pub(crate) fn guard(work: impl FnOnce() -> Result<()>) -> hrl_status {
     guard_status(|| work().map(|()| HRL_OK))
 }
 
-/// As [`guard`], for the functions that return more than success.
+/// Runs the body of an exported function that returns more than success.
 pub(crate) fn guard_status(work: impl FnOnce() -> Result<hrl_status>) -> hrl_status {
     match catch_unwind(AssertUnwindSafe(work)) {
         Ok(Ok(status)) => status,
@@ -128,7 +130,7 @@ pub(crate) fn guard_status(work: impl FnOnce() -> Result<hrl_status>) -> hrl_sta
     }
 }
 
-/// Runs the body of a function that cannot fail; `otherwise` when it panicked.
+/// Runs the body of a function that cannot fail; returns `otherwise` if it panics.
 pub(crate) fn guard_value<T>(otherwise: T, work: impl FnOnce() -> T) -> T {
     catch_unwind(AssertUnwindSafe(work)).unwrap_or(otherwise)
 }
@@ -145,12 +147,12 @@ fn last<T>(otherwise: T, look: impl FnOnce(&LastError) -> T) -> T {
     LAST.with(|last| last.borrow().as_ref().map_or(otherwise, look))
 }
 
-/// An error for an argument that cannot be used.
+/// Returns an error for an argument that cannot be used.
 pub(crate) fn bad_argument(name: &str) -> Error {
     Error::new(ErrorKind::InvalidInput, "use argument", name)
 }
 
-/// Name of a status, such as "not-found". Static; never NULL. Since 0.1.
+/// Returns the name of a status, such as "not-found". Static; never NULL. Since 0.1.
 #[unsafe(no_mangle)]
 pub extern "C" fn hrl_status_name(status: hrl_status) -> *const c_char {
     let name = match status {
@@ -178,34 +180,36 @@ pub extern "C" fn hrl_status_name(status: hrl_status) -> *const c_char {
     name.as_ptr()
 }
 
-/// The last error of the calling thread as a sentence: operation, object, place, expected, found, cause. Never NULL; empty
-/// when there was none. Valid until the next function of the library fails on this thread. Since 0.1.
+/// Returns the last error of the calling thread as a sentence: operation, object, place, expected,
+/// found, cause. Never NULL; empty if there was none. Valid until the next function of the library
+/// fails on this thread. Since 0.1.
 #[unsafe(no_mangle)]
 pub extern "C" fn hrl_error_message() -> *const c_char {
     last(c"".as_ptr(), |error| error.message.as_ptr())
 }
 
-/// What was being done, such as "read segment". As `hrl_error_message` otherwise. Since 0.1.
+/// Returns what the library was doing, such as "read segment". As `hrl_error_message` otherwise.
+/// Since 0.1.
 #[unsafe(no_mangle)]
 pub extern "C" fn hrl_error_operation() -> *const c_char {
     last(c"".as_ptr(), |error| error.operation.as_ptr())
 }
 
-/// Name of the object that it was done to. As `hrl_error_message` otherwise. Since 0.1.
+/// Returns the name of the object of that operation. As `hrl_error_message` otherwise. Since 0.1.
 #[unsafe(no_mangle)]
 pub extern "C" fn hrl_error_object() -> *const c_char {
     last(c"".as_ptr(), |error| error.object.as_ptr())
 }
 
-/// Puts the byte offset of the last error in its object into `offset` and returns true; false, and `offset` untouched, when
-/// there is none. Since 0.1.
+/// Stores the byte offset of the last error in its object, and returns true. Returns false, with
+/// `offset` untouched, if there is none. Since 0.1.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hrl_error_offset(offset: Out<'_, u64>) -> bool {
     let Some(place) = last(None, |error| error.offset) else { return false };
     guard_value(false, || offset.put(place, "offset").is_ok())
 }
 
-/// The operating system's code (errno) of the last error; 0 when its cause was another. Since 0.1.
+/// Returns the operating system's code (errno) of the last error; 0 for another cause. Since 0.1.
 #[unsafe(no_mangle)]
 pub extern "C" fn hrl_error_os_code() -> i32 {
     last(0, |error| error.os_code)

@@ -1,4 +1,4 @@
-//! Memory that can go to a disk and to the journal without another copy.
+//! Memory that goes to a disk and to the journal without another copy.
 
 use engine::device::Buffer;
 
@@ -10,7 +10,8 @@ pub struct hrl_buffer {
     pub(crate) inner: Buffer,
 }
 
-/// Makes a buffer of `length` zero bytes. Free it with `hrl_buffer_free`, unless `hrl_tap_complete_buffer` took it.
+/// Makes a buffer of `length` zero bytes. Free it with `hrl_buffer_free`, unless
+/// `hrl_tap_complete_buffer` took it.
 /// Statuses: HRL_ERROR_INVALID_INPUT. Since 0.1.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hrl_buffer_new(
@@ -23,7 +24,7 @@ pub unsafe extern "C" fn hrl_buffer_new(
     })
 }
 
-/// Makes a buffer that holds a copy of `data`. As `hrl_buffer_new` otherwise. Since 0.1.
+/// Makes a buffer with a copy of `data`. As `hrl_buffer_new` otherwise. Since 0.1.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hrl_buffer_copy(
     data: *const u8,
@@ -39,7 +40,7 @@ pub unsafe extern "C" fn hrl_buffer_copy(
     })
 }
 
-/// The memory of the buffer, as long as the buffer lives; NULL for NULL. Since 0.1.
+/// Returns the memory of the buffer. Valid as long as the buffer lives; NULL for NULL. Since 0.1.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hrl_buffer_data(buffer: Option<&mut hrl_buffer>) -> *mut u8 {
     guard_value(std::ptr::null_mut(), || {
@@ -48,7 +49,7 @@ pub unsafe extern "C" fn hrl_buffer_data(buffer: Option<&mut hrl_buffer>) -> *mu
     })
 }
 
-/// Length in bytes; 0 for NULL. Since 0.1.
+/// Returns the length in bytes; 0 for NULL. Since 0.1.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hrl_buffer_length(buffer: Option<&hrl_buffer>) -> usize {
     guard_value(0, || handle::given(buffer, "buffer").map_or(0, |buffer| buffer.inner.len()))

@@ -1,4 +1,4 @@
-//! What C gives us to call: a function and the pointer that it wants back.
+//! Callbacks of C: a function and the pointer that it takes back.
 
 use std::ffi::c_void;
 use std::io;
@@ -7,31 +7,32 @@ use engine::{Error, Result};
 
 use crate::boundary::bad_argument;
 
-/// The pointer of a callback, as C gave it.
+/// Pointer of a callback, as C gave it.
 ///
-/// The header asks that callbacks may be called from any thread with it.
+/// The header asks that callbacks may be called with it from any thread.
 #[derive(Clone, Copy)]
 pub(crate) struct User(pub(crate) *mut c_void);
 
-// SAFETY: it is only ever handed back to the callbacks that came with it, which the header asks to allow any thread.
+// SAFETY: it is only ever handed back to the callbacks that came with it, which the header asks to
+// allow any thread.
 unsafe impl Send for User {}
 // SAFETY: as above.
 unsafe impl Sync for User {}
 
 impl User {
-    /// A method, so that closures capture all of it and not the bare pointer.
+    /// Returns the pointer. A method, so that closures capture all of it and not the bare pointer.
     pub(crate) fn pointer(self) -> *mut c_void {
         self.0
     }
 }
 
-/// Told how far a long operation is, in bytes; returns false to stop it. Called from several threads, not at the same
-/// time as its own operation returns.
+/// Receives the progress of a long operation, in bytes; returns false to stop it. Called from
+/// several threads, never after its own operation has returned.
 pub type hrl_progress_fn =
     Option<unsafe extern "C" fn(user: *mut c_void, bytes_done: u64, bytes_total: u64) -> bool>;
 
-/// The progress of the crate from that of C.
-pub(crate) fn progress(
+/// Returns the progress of the crate from that of C.
+pub(crate) fn progress_of(
     callback: hrl_progress_fn,
     user: *mut c_void,
 ) -> impl Fn(u64, u64) -> bool + Sync {
@@ -43,7 +44,7 @@ pub(crate) fn progress(
     }
 }
 
-/// What a callback of the embedder returned: 0, or an errno.
+/// Converts the result of an embedder's callback: 0, or an errno.
 pub(crate) fn outcome(code: i32, operation: &'static str, object: &str) -> Result<()> {
     if code == 0 {
         return Ok(());
@@ -51,7 +52,7 @@ pub(crate) fn outcome(code: i32, operation: &'static str, object: &str) -> Resul
     Err(Error::io(operation, object, io::Error::from_raw_os_error(code.saturating_abs())))
 }
 
-/// A callback that has to be there.
+/// Returns a callback; `InvalidInput` for NULL.
 pub(crate) fn needed<F>(callback: Option<F>, name: &str) -> Result<F> {
     callback.ok_or_else(|| bad_argument(name).expected("a function").found("NULL"))
 }

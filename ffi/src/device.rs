@@ -17,8 +17,8 @@ use crate::callbacks::{User, needed, outcome};
 use crate::handle::{self, In, Out, Text, versioned};
 use crate::tap::hrl_discarded;
 
-/// A disk: a file or block device, memory, a protected volume, a view of a replica, an overlay, or one of your own. All
-/// threads may use it at once.
+/// A disk: a file or block device, memory, a protected volume, a view of a replica, an overlay, or
+/// one of your own. All threads may use it at once.
 pub struct hrl_device {
     pub(crate) inner: Arc<dyn BlockDevice>,
     /// Set for a protected volume, so that a server can use its tap.
@@ -36,21 +36,23 @@ impl hrl_device {
     }
 }
 
-/// Flag of `hrl_device_open_file`: reads only.
+/// Flag of `hrl_device_open_file`: open for reads only.
 pub const HRL_OPEN_READ_ONLY: u32 = 1;
-/// Flag of `hrl_device_open_file`: take an advisory lock, and on a block device the claim that a mount takes too.
+/// Flag of `hrl_device_open_file`: take an advisory lock, and on a block device the claim that a
+/// mount takes too.
 pub const HRL_OPEN_EXCLUSIVE: u32 = 2;
-/// Flag of `hrl_device_open_file`: through the page cache, instead of direct I/O where that is possible.
+/// Flag of `hrl_device_open_file`: use the page cache, even if direct I/O is possible.
 pub const HRL_OPEN_BUFFERED: u32 = 4;
 /// Flag of writes: the data is on stable storage when the call returns.
 pub const HRL_DURABLE: u32 = 1;
 /// Flag of `hrl_device_zero`: the blocks stay allocated.
 pub const HRL_KEEP_ALLOCATED: u32 = 2;
 
-/// Opens a regular file or block device. `create_bytes` above 0 creates a sparse file of this size; one that exists must have
-/// it. Free the device with `hrl_device_free`.
-/// Statuses: HRL_ERROR_NOT_FOUND, HRL_ERROR_INVALID_INPUT (size 0 or no multiple of 512 bytes), HRL_ERROR_FENCED (in use by
-/// another process), HRL_ERROR_ALREADY_EXISTS (another size), HRL_ERROR_IO. Since 0.1.
+/// Opens a regular file or block device. `create_bytes` above 0 creates a sparse file of this size;
+/// an existing file must have it. Free the device with `hrl_device_free`.
+/// Statuses: HRL_ERROR_NOT_FOUND, HRL_ERROR_INVALID_INPUT (size 0 or no multiple of 512 bytes),
+/// HRL_ERROR_FENCED (in use by another process), HRL_ERROR_ALREADY_EXISTS (another size),
+/// HRL_ERROR_IO. Since 0.1.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hrl_device_open_file(
     path: Text<'_>,
@@ -79,7 +81,8 @@ pub unsafe extern "C" fn hrl_device_open_file(
     })
 }
 
-/// Makes a sparse disk in memory; `size_bytes` is a multiple of 512 above 0. Free it with `hrl_device_free`.
+/// Makes a sparse disk in memory. `size_bytes` is a multiple of 512 above 0. Free it with
+/// `hrl_device_free`.
 /// Statuses: HRL_ERROR_INVALID_INPUT. Since 0.1.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hrl_device_new_memory(
@@ -97,8 +100,10 @@ pub unsafe extern "C" fn hrl_device_new_memory(
     })
 }
 
-/// Makes a writable disk of a read-only one: reads see `base`, changes go to `scratch`, which has the same size and whose
-/// content is not read before it was written. Both may be freed afterwards. Statuses: HRL_ERROR_INVALID_INPUT. Since 0.1.
+/// Makes a writable disk of a read-only one. Reads see `base`; changes go to `scratch`, which has
+/// the same size. The content of `scratch` is not read before it was written. Both may be freed
+/// afterwards.
+/// Statuses: HRL_ERROR_INVALID_INPUT. Since 0.1.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hrl_device_new_overlay(
     base: Option<&hrl_device>,
@@ -113,19 +118,21 @@ pub unsafe extern "C" fn hrl_device_new_overlay(
     })
 }
 
-/// A disk of your own. The functions return 0, or an errno such as EIO; they are called from any thread, several at once,
-/// and must not unwind. The contract is that of the crate's `BlockDevice`: a read that starts after a write returned
-/// sees it; what was written before a flush returned survives a power failure; a failed write changes nothing outside its
-/// range. Offsets and lengths are within the disk, in bytes, and may be unaligned.
+/// A disk of your own. The functions return 0, or an errno such as EIO. They are called from any
+/// thread, several at once, and must not unwind.
+/// The contract is that of the crate's `BlockDevice`. A read that starts after a write returned
+/// sees it. Writes that returned before a flush began survive a power failure once the flush
+/// returned. A failed write changes nothing outside its range. Offsets and lengths are within the
+/// disk, in bytes, and may be unaligned.
 #[repr(C)]
 pub struct hrl_device_callbacks<'a> {
     /// `sizeof(hrl_device_callbacks)`, so that later versions can add to it.
     pub struct_bytes: usize,
     /// Size of the disk: a multiple of 512 above 0, which never changes.
     pub size_bytes: u64,
-    /// The unit that is written without tearing: a power of two from 512 to 65536.
+    /// Unit that is written without tearing: a power of two from 512 to 65536.
     pub block_bytes: u32,
-    /// Refuses changes.
+    /// Whether changes are refused.
     pub read_only: bool,
     /// Name for errors; copied. NULL: "device".
     pub name: Text<'a>,
@@ -133,7 +140,8 @@ pub struct hrl_device_callbacks<'a> {
     pub read: Option<
         unsafe extern "C" fn(user: *mut c_void, offset: u64, buffer: *mut u8, length: usize) -> i32,
     >,
-    /// Writes `data`; with HRL_DURABLE in `flags` it is on stable storage afterwards. Needed unless `read_only`.
+    /// Writes `data`; with HRL_DURABLE in `flags` it is on stable storage afterwards. Needed unless
+    /// `read_only`.
     pub write: Option<
         unsafe extern "C" fn(
             user: *mut c_void,
@@ -143,11 +151,12 @@ pub struct hrl_device_callbacks<'a> {
             flags: u32,
         ) -> i32,
     >,
-    /// Makes a range read as zeroes; `flags` of HRL_DURABLE and HRL_KEEP_ALLOCATED. NULL: zeroes are written.
+    /// Makes a range read as zeroes; `flags` of HRL_DURABLE and HRL_KEEP_ALLOCATED. NULL: zeroes
+    /// are written.
     pub zero: Option<
         unsafe extern "C" fn(user: *mut c_void, offset: u64, length: u64, flags: u32) -> i32,
     >,
-    /// Is told that a range is not needed, and makes it read as zeroes. NULL: discards do nothing.
+    /// Drops a range that is not needed, and makes it read as zeroes. NULL: discards do nothing.
     pub discard: Option<unsafe extern "C" fn(user: *mut c_void, offset: u64, length: u64) -> i32>,
     /// Makes every finished write durable. Needed unless `read_only`.
     pub flush: Option<unsafe extern "C" fn(user: *mut c_void) -> i32>,
@@ -157,8 +166,9 @@ pub struct hrl_device_callbacks<'a> {
 
 versioned!(hrl_device_callbacks<'_>);
 
-/// Makes a device of your functions. `callbacks` is copied; `user` is handed to each function. Free it with
-/// `hrl_device_free`; `free` of the callbacks comes when the last user (a protection, a server) is gone too.
+/// Makes a device of your functions. `callbacks` is copied; each function receives `user`. Free it
+/// with `hrl_device_free`. `free` of the callbacks is called when the last user (a protection, a
+/// server) is gone too.
 /// Statuses: HRL_ERROR_INVALID_INPUT; then `free` is not called. Since 0.1.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hrl_device_from_callbacks(
@@ -267,7 +277,8 @@ impl BlockDevice for CallbackDevice {
 
     fn read(&self, offset: u64, buffer: &mut [u8]) -> Result<()> {
         self.check(Extent { offset, length: buffer.len() as u64 }, "read from")?;
-        // SAFETY: a function of this type, called as the header says; the memory is ours and this long.
+        // SAFETY: a function of this type, called as the header says; the memory is ours and this
+        // long.
         let code =
             unsafe { (self.read)(self.user.pointer(), offset, buffer.as_mut_ptr(), buffer.len()) };
         outcome(code, "read from", &self.name).map_err(|error| error.at(offset))
@@ -323,25 +334,26 @@ impl BlockDevice for CallbackDevice {
     }
 }
 
-/// Size in bytes; 0 for NULL. Since 0.1.
+/// Returns the size in bytes; 0 for NULL. Since 0.1.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hrl_device_size_bytes(device: Option<&hrl_device>) -> u64 {
     guard_value(0, || handle::given(device, "device").map_or(0, |d| d.inner.size_bytes()))
 }
 
-/// The unit that is written without tearing, in bytes; 0 for NULL. Since 0.1.
+/// Returns the unit that is written without tearing, in bytes; 0 for NULL. Since 0.1.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hrl_device_block_bytes(device: Option<&hrl_device>) -> u32 {
     guard_value(0, || handle::given(device, "device").map_or(0, |d| d.inner.block_bytes()))
 }
 
-/// Refuses changes; true for NULL. Since 0.1.
+/// Returns whether changes are refused; true for NULL. Since 0.1.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hrl_device_is_read_only(device: Option<&hrl_device>) -> bool {
     guard_value(true, || handle::given(device, "device").map_or(true, |d| d.inner.is_read_only()))
 }
 
-/// Name, for example a path; as long as the device lives. Empty for NULL. Since 0.1.
+/// Returns the name, for example a path. Valid as long as the device lives; empty for NULL. Since
+/// 0.1.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hrl_device_name(device: Option<&hrl_device>) -> *const c_char {
     guard_value(c"".as_ptr(), || {
@@ -349,7 +361,8 @@ pub unsafe extern "C" fn hrl_device_name(device: Option<&hrl_device>) -> *const 
     })
 }
 
-/// Fills `buffer` from `offset`. Statuses: HRL_ERROR_INVALID_INPUT (outside the disk), HRL_ERROR_IO, HRL_ERROR_CORRUPT and
+/// Fills `buffer` from `offset`.
+/// Statuses: HRL_ERROR_INVALID_INPUT (outside the disk), HRL_ERROR_IO, HRL_ERROR_CORRUPT and
 /// HRL_ERROR_UNAVAILABLE (views). Since 0.1.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hrl_device_read(
@@ -365,10 +378,11 @@ pub unsafe extern "C" fn hrl_device_read(
     })
 }
 
-/// Writes `data` at `offset`; with HRL_DURABLE in `flags` it is on stable storage afterwards. On a protected volume the bytes
-/// are copied once, before anything else, so that journal and disk hold the same whatever happens to `data` meanwhile.
-/// Statuses: HRL_ERROR_INVALID_INPUT (outside the disk), HRL_ERROR_READ_ONLY, HRL_ERROR_POISONED, HRL_ERROR_FULL, HRL_ERROR_IO.
-/// Since 0.1.
+/// Writes `data` at `offset`; with HRL_DURABLE in `flags` it is on stable storage afterwards. On a
+/// protected volume the bytes are copied once, before anything else. So journal and disk are the
+/// same, even if `data` changes meanwhile.
+/// Statuses: HRL_ERROR_INVALID_INPUT (outside the disk), HRL_ERROR_READ_ONLY, HRL_ERROR_POISONED,
+/// HRL_ERROR_FULL, HRL_ERROR_IO. Since 0.1.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hrl_device_write(
     device: Option<&hrl_device>,
@@ -385,7 +399,8 @@ pub unsafe extern "C" fn hrl_device_write(
     })
 }
 
-/// Makes a range read as zeroes; `flags` of HRL_DURABLE and HRL_KEEP_ALLOCATED. Statuses as for `hrl_device_write`. Since 0.1.
+/// Makes a range read as zeroes; `flags` of HRL_DURABLE and HRL_KEEP_ALLOCATED.
+/// Statuses: those of `hrl_device_write`. Since 0.1.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hrl_device_zero(
     device: Option<&hrl_device>,
@@ -400,8 +415,9 @@ pub unsafe extern "C" fn hrl_device_zero(
     })
 }
 
-/// Tells the disk that a range is not needed. `effect`, which may be NULL, receives what it did, a `hrl_discarded`. Statuses as
-/// for `hrl_device_write`. Since 0.1.
+/// Informs the disk that a range is not needed. `effect`, which may be NULL, receives the effect, a
+/// `hrl_discarded`.
+/// Statuses: those of `hrl_device_write`. Since 0.1.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hrl_device_discard(
     device: Option<&hrl_device>,
@@ -417,19 +433,20 @@ pub unsafe extern "C" fn hrl_device_discard(
     })
 }
 
-/// Makes every write that returned durable. A failed flush is final: HRL_ERROR_POISONED ever after. Statuses: HRL_ERROR_IO,
-/// HRL_ERROR_POISONED. Since 0.1.
+/// Makes every write that returned durable. A failed flush is final: HRL_ERROR_POISONED ever after.
+/// Statuses: HRL_ERROR_IO, HRL_ERROR_POISONED. Since 0.1.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hrl_device_flush(device: Option<&hrl_device>) -> hrl_status {
     guard(|| handle::given(device, "device")?.inner.flush())
 }
 
-/// Is given one run of a disk's allocation map; returns false to stop.
+/// Receives one run of a disk's allocation map; returns false to stop.
 pub type hrl_allocation_fn = Option<
     unsafe extern "C" fn(user: *mut c_void, offset: u64, length: u64, allocated: bool) -> bool,
 >;
 
-/// Gives the allocation runs of a range, in order, to `visit` on the calling thread; what is not allocated reads as zeroes.
+/// Passes the allocation runs of a range, in order, to `visit` on the calling thread. A run that is
+/// not allocated reads as zeroes.
 /// Statuses: HRL_ERROR_INVALID_INPUT, HRL_ERROR_IO. Since 0.1.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hrl_device_allocation(
@@ -455,7 +472,8 @@ pub unsafe extern "C" fn hrl_device_allocation(
     })
 }
 
-/// Frees the handle; NULL is fine. What else uses the disk (a protection, a server, an overlay) goes on. Since 0.1.
+/// Frees the handle; NULL is fine. Other users of the disk (a protection, a server, an overlay) go
+/// on. Since 0.1.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hrl_device_free(device: Option<Box<hrl_device>>) {
     guard_value((), || drop(device));

@@ -5,25 +5,26 @@ use std::path::Path;
 use std::time::Duration;
 
 use engine::failover::{
-    CatchUp, FailedOver, FailoverOptions, Follower, abandon, begin_test, cancel, end_test,
+    CatchUp, FailedOver, FailoverOptions, Follower, Started, abandon, begin_test, cancel, end_test,
 };
-use engine::replica::At;
+use engine::replica::{At, Hydration};
 use engine::vault::{Branch, Stage, Step, StepKind};
-use engine::{Epoch, Error, ErrorKind, Result, SystemClock};
+use engine::{Epoch, Error, ErrorKind, ProtectionStats, Result, SystemClock};
 
 use crate::boundary::{bad_argument, guard, guard_value, hrl_status};
-use crate::callbacks::{hrl_progress_fn, progress};
+use crate::callbacks::{hrl_progress_fn, progress_of};
 use crate::device::hrl_device;
-use crate::handle::{self, In, Out, Text, versioned};
+use crate::handle::{self, In, Out, Room, Text, versioned};
 use crate::points::{HRL_ID_CHARS, HRL_LABEL_CHARS, hrl_point, visit};
 use crate::protection::{hrl_protection, hrl_protection_options, hrl_stats};
 use crate::quiesce;
 use crate::replica::hrl_replica;
+use crate::report::{micros, report};
 use crate::retention::amend;
 use crate::vault::hrl_vault;
 use engine::sync::lock::RwLock;
 
-/// Where a volume is in its life cycle.
+/// Stage of a volume in its life cycle.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub enum hrl_stage {
@@ -37,7 +38,7 @@ pub enum hrl_stage {
     HRL_STAGE_FAILED_OVER = 4,
     /// The failover is final.
     HRL_STAGE_COMMITTED = 5,
-    /// As committed, and the disk at the old site follows.
+    /// Committed, and the disk at the old site follows.
     HRL_STAGE_REPROTECTED = 6,
 }
 
@@ -56,53 +57,38 @@ fn stage_code(stage: Stage) -> u32 {
 /// Room for the name of a step.
 pub const HRL_STEP_CHARS: usize = 16;
 
-/// A step in the life cycle of a volume, as it was recorded.
-#[repr(C)]
-#[derive(Clone, Copy)]
-pub struct hrl_step {
-    /// "request", "hand-over", "start", "commit", "cancel", "reprotect", "fail-back", "test-begin" or "test-end".
-    pub kind: [c_char; HRL_STEP_CHARS],
-    /// Identity of the failover (or test) that it belongs to, in hexadecimal digits.
-    pub failover: [c_char; HRL_ID_CHARS],
-    /// When, in nanoseconds since 1970 in UTC.
-    pub time_ns: i64,
-    /// The host that recorded it.
-    pub host: [c_char; HRL_LABEL_CHARS],
-    /// The state of the volume that it is about.
-    pub sequence: u64,
-    /// Time of that state.
-    pub state_time_ns: i64,
-    /// The recovery point that the state is, in hexadecimal digits; empty where it is none.
-    pub point: [c_char; HRL_ID_CHARS],
-    /// Epoch that the volume has after the failover.
-    pub epoch: u32,
-    /// The name of a test, or a reason.
-    pub note: [c_char; HRL_LABEL_CHARS],
-}
-
-impl From<&Step> for hrl_step {
-    fn from(step: &Step) -> Self {
-        let point = step.point.map(|point| point.to_string()).unwrap_or_default();
-        Self {
-            kind: handle::fixed_text(step.kind.name()),
-            failover: handle::fixed_text(&step.failover.to_string()),
-            time_ns: step.time.0,
-            host: handle::fixed_text(&step.host),
-            sequence: step.at.0,
-            state_time_ns: step.at_time.0,
-            point: handle::fixed_text(&point),
-            epoch: step.epoch.0,
-            note: handle::fixed_text(&step.note),
-        }
+report! {
+    /// A step in the life cycle of a volume, as it was recorded.
+    pub struct hrl_step from step: Step {
+        /// Name of the step: "request", "hand-over", "start", "commit", "cancel", "reprotect",
+        /// "fail-back", "test-begin" or "test-end".
+        kind: [c_char; HRL_STEP_CHARS] = step.kind.name(),
+        /// Identity of the failover or test that it belongs to, in hexadecimal digits.
+        failover: [c_char; HRL_ID_CHARS],
+        /// Time of the step, in nanoseconds since 1970 in UTC.
+        time_ns: i64 = step.time,
+        /// Host that recorded it.
+        host: [c_char; HRL_LABEL_CHARS],
+        /// Sequence of the recovery state that the step is about.
+        sequence: u64 = step.at,
+        /// Time of that recovery state.
+        state_time_ns: i64 = step.at_time,
+        /// Recovery point of that state, in hexadecimal digits; empty if the state is at no point.
+        point: [c_char; HRL_ID_CHARS],
+        /// Epoch of the volume after the failover.
+        epoch: u32,
+        /// Name of a test, or a reason.
+        note: [c_char; HRL_LABEL_CHARS],
     }
 }
 
-/// Is given one step, which lives until it returns; returns false to stop.
+/// Receives one step, which lives until it returns; returns false to stop.
 pub type hrl_step_fn =
     Option<unsafe extern "C" fn(user: *mut c_void, step: *const hrl_step) -> bool>;
 
-/// Where the volume is: `stage` receives a `hrl_stage`, `epoch` (may be NULL) its epoch; the newest steps, oldest first, are
-/// given to `each` (may be NULL) on the calling thread. As of the version that the replica read last.
+/// Returns the stage of the volume, as of the catalog that the replica read last. `stage` receives
+/// a `hrl_stage`, and `epoch` (may be NULL) the epoch. The newest steps, oldest first, are passed
+/// to `each` (may be NULL) on the calling thread.
 /// Statuses: HRL_ERROR_INVALID_INPUT. Since 0.1.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hrl_replica_lifecycle(
@@ -124,46 +110,33 @@ pub unsafe extern "C" fn hrl_replica_lifecycle(
     })
 }
 
-/// What the source of an ended epoch wrote after the failover. `hrl_replica_open` with the name "VOLUME@EPOCH" reads it.
-#[repr(C)]
-#[derive(Clone, Copy)]
-pub struct hrl_branch {
-    /// The ended epoch.
-    pub epoch: u32,
-    /// The state at which it ended.
-    pub from_sequence: u64,
-    /// Last sequence of the branch.
-    pub last_sequence: u64,
-    /// Its segments.
-    pub segments: u64,
-    /// Stored bytes.
-    pub stored_bytes: u64,
-    /// When the epoch was ended, in nanoseconds since 1970 in UTC.
-    pub ended_ns: i64,
-    /// Host of the source that wrote it.
-    pub source: [c_char; HRL_LABEL_CHARS],
-}
-
-impl From<&Branch> for hrl_branch {
-    fn from(branch: &Branch) -> Self {
-        let source = branch.source.as_ref().map_or("", |source| source.host.as_str());
-        Self {
-            epoch: branch.epoch.0,
-            from_sequence: branch.at.0,
-            last_sequence: branch.last_sequence().0,
-            segments: branch.segments.len() as u64,
-            stored_bytes: branch.stored_bytes(),
-            ended_ns: branch.time.0,
-            source: handle::fixed_text(source),
-        }
+report! {
+    /// Changes that the source of an ended epoch made after the failover. `hrl_replica_open` with
+    /// the name "VOLUME@EPOCH" reads them.
+    pub struct hrl_branch from branch: Branch {
+        /// Ended epoch.
+        epoch: u32,
+        /// Sequence at which the epoch ended.
+        from_sequence: u64 = branch.at,
+        /// Last sequence of the branch.
+        last_sequence: u64 = branch.last_sequence(),
+        /// Segments of the branch.
+        segments: u64,
+        /// Stored bytes.
+        stored_bytes: u64 = branch.stored_bytes(),
+        /// Time at which the epoch was ended, in nanoseconds since 1970 in UTC.
+        ended_ns: i64 = branch.time,
+        /// Host of the source that wrote the branch.
+        source: [c_char; HRL_LABEL_CHARS] = branch.source.as_ref().map_or("", |s| s.host.as_str()),
     }
 }
 
-/// Is given one branch, which lives until it returns; returns false to stop.
+/// Receives one branch, which lives until it returns; returns false to stop.
 pub type hrl_branch_fn =
     Option<unsafe extern "C" fn(user: *mut c_void, branch: *const hrl_branch) -> bool>;
 
-/// Gives the branches of the volume, oldest first, to `each` on the calling thread. Statuses: HRL_ERROR_INVALID_INPUT. Since 0.1.
+/// Passes the branches of the volume, oldest first, to `each` on the calling thread.
+/// Statuses: HRL_ERROR_INVALID_INPUT. Since 0.1.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hrl_replica_branches(
     replica: Option<&hrl_replica>,
@@ -176,8 +149,8 @@ pub unsafe extern "C" fn hrl_replica_branches(
     })
 }
 
-/// Gives a branch up: retention deletes its data. Durable when it returns. Statuses: HRL_ERROR_NOT_FOUND,
-/// HRL_ERROR_UNAVAILABLE. Since 0.1.
+/// Gives a branch up: retention deletes its data. Durable when it returns.
+/// Statuses: HRL_ERROR_NOT_FOUND, HRL_ERROR_UNAVAILABLE. Since 0.1.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hrl_replica_drop_branch(
     replica: Option<&hrl_replica>,
@@ -186,10 +159,11 @@ pub unsafe extern "C" fn hrl_replica_drop_branch(
     guard(|| amend(replica, |replica| replica.drop_branch(Epoch(epoch))))
 }
 
-/// Records that a test failover named `name` begins as of `at` (see `hrl_replica_resolve`; NULL: "newest-good"), and keeps that
-/// state through retention. `sequence` receives it: open it with `hrl_replica_view` and lay an overlay over it.
-/// Statuses: those of `hrl_replica_resolve`, HRL_ERROR_ALREADY_EXISTS (of another host), HRL_ERROR_FULL, HRL_ERROR_UNAVAILABLE.
-/// Since 0.1.
+/// Records that the test failover `name` begins at the state `at` (see `hrl_replica_resolve`; NULL:
+/// "newest-good"), and keeps that state through retention. `sequence` receives it: open it with
+/// `hrl_replica_view` and lay an overlay over it.
+/// Statuses: those of `hrl_replica_resolve`, HRL_ERROR_ALREADY_EXISTS (of another host),
+/// HRL_ERROR_FULL, HRL_ERROR_UNAVAILABLE. Since 0.1.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hrl_replica_begin_test(
     replica: Option<&hrl_replica>,
@@ -205,7 +179,8 @@ pub unsafe extern "C" fn hrl_replica_begin_test(
     })
 }
 
-/// Records that a test failover is cleaned up. Statuses: HRL_ERROR_NOT_FOUND, HRL_ERROR_UNAVAILABLE. Since 0.1.
+/// Records that a test failover is cleaned up.
+/// Statuses: HRL_ERROR_NOT_FOUND, HRL_ERROR_UNAVAILABLE. Since 0.1.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hrl_replica_end_test(
     replica: Option<&hrl_replica>,
@@ -217,19 +192,21 @@ pub unsafe extern "C" fn hrl_replica_end_test(
     })
 }
 
-/// How to fail over. Fill it with zeroes, then set what is needed; everything is copied.
+/// Options of a failover. Fill it with zeroes, then set the fields that you need; everything is
+/// copied.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct hrl_failover_options<'a> {
     /// `sizeof(hrl_failover_options)`.
     pub struct_bytes: usize,
-    /// The state, see `hrl_replica_resolve`. NULL: "newest-good".
+    /// Recovery state, see `hrl_replica_resolve`. NULL: "newest-good".
     pub at: Text<'a>,
-    /// Ask the source to hand over what is left, and wait for it so long. 0: unplanned.
+    /// Time to wait for the source to hand over the rest. 0: unplanned.
     pub planned_ms: u64,
-    /// Change the point of the failover that is under way in the state directory: what was written since is dropped.
+    /// Change the point of the failover that is under way in the state directory. Changes written
+    /// since are dropped.
     pub change_point: bool,
-    /// The disk reads as zeroes, as a new sparse file does.
+    /// Whether the disk reads as zeroes, as a new sparse file does.
     pub disk_reads_zero: bool,
 }
 
@@ -255,13 +232,14 @@ fn end(failover: Option<&hrl_failover>, work: impl FnOnce(FailedOver) -> Result<
     taken.map_or(Ok(()), work)
 }
 
-/// Fails over: serves the volume writable as of a state at once, copies it to the disk behind the reads, and captures what is
-/// written. `where` names volume, disk (its content is lost), vault, state directory, policy and events, as for a protection;
-/// `options` may be NULL. A failover under way in the state directory goes on as it was. Nothing is final before
-/// `hrl_failover_commit`. Free it with `hrl_failover_free`.
-/// Statuses: HRL_ERROR_FENCED (another failover), HRL_ERROR_NOT_FOUND and HRL_ERROR_NOT_ORDERED (the state),
-/// HRL_ERROR_UNAVAILABLE (the vault, or the source did not hand over), HRL_ERROR_INVALID_INPUT, HRL_ERROR_WRONG_KEY, HRL_ERROR_IO.
-/// Since 0.1.
+/// Fails over. Serves the volume writable at a recovery state at once, copies it to the disk behind
+/// the reads, and captures every write. `where` has volume, disk (its content is lost), vault,
+/// state directory, policy and events, as for a protection. `options` may be NULL. A failover under
+/// way in the state directory goes on as it was. Nothing is final before `hrl_failover_commit`.
+/// Free it with `hrl_failover_free`.
+/// Statuses: HRL_ERROR_FENCED (another failover), HRL_ERROR_NOT_FOUND and HRL_ERROR_NOT_ORDERED
+/// (the state), HRL_ERROR_UNAVAILABLE (the vault, or the source did not hand over),
+/// HRL_ERROR_INVALID_INPUT, HRL_ERROR_WRONG_KEY, HRL_ERROR_IO. Since 0.1.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hrl_failover_start(
     r#where: Option<&hrl_protection_options>,
@@ -297,57 +275,53 @@ pub unsafe extern "C" fn hrl_failover_start(
     })
 }
 
-/// How a failover began, and how far it is.
-#[repr(C)]
-#[derive(Clone, Copy)]
-pub struct hrl_failover_status {
-    /// The state that the volume was served as of.
-    pub sequence: u64,
-    /// Time of that state, in nanoseconds since 1970 in UTC.
-    pub state_time_ns: i64,
-    /// The recovery point that it is, in hexadecimal digits; empty where it is none.
-    pub point: [c_char; HRL_ID_CHARS],
-    /// From the call of `hrl_failover_start` until the volume could be read and written, in microseconds.
-    pub took_us: u64,
-    /// Bytes of data in the disk.
-    pub hydrated_bytes: u64,
-    /// Bytes of data that must be.
-    pub hydrate_bytes: u64,
-    /// The disk is whole; the replica is not read any more.
-    pub whole: bool,
-    /// It is committed.
-    pub committed: bool,
+type Condition = (Started, Hydration, ProtectionStats);
+
+report! {
+    /// Reports how a failover began, and its progress.
+    pub struct hrl_failover_status from (started, hydration, now): Condition {
+        /// Sequence of the recovery state that the volume was served at.
+        sequence: u64 = started.sequence,
+        /// Time of that state, in nanoseconds since 1970 in UTC.
+        state_time_ns: i64 = started.time,
+        /// Recovery point of that state, in hexadecimal digits; empty if the state is at no point.
+        point: [c_char; HRL_ID_CHARS] = started.point,
+        /// Microseconds from the call of `hrl_failover_start` until the volume could be read and
+        /// written.
+        took_us: u64 = micros(started.took),
+        /// Bytes of data that the disk has.
+        hydrated_bytes: u64 = hydration.data_bytes - hydration.missing_bytes,
+        /// Bytes of data that the disk must have.
+        hydrate_bytes: u64 = hydration.data_bytes,
+        /// Whether the disk is complete. Then the replica is not read any more.
+        whole: bool = hydration.is_whole(),
+        /// Whether the failover is committed.
+        committed: bool = !now.provisional,
+    }
 }
 
-/// How it began and how far it is. `stats` may be NULL. Statuses: HRL_ERROR_INVALID_INPUT. Since 0.1.
+/// Reports how the failover began, and its progress. `stats` may be NULL.
+/// Statuses: HRL_ERROR_INVALID_INPUT. Since 0.1.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hrl_failover_get_status(
     failover: Option<&hrl_failover>,
-    status: Out<'_, hrl_failover_status>,
-    stats: Out<'_, hrl_stats>,
+    status: Room<'_, hrl_failover_status>,
+    stats: Room<'_, hrl_stats>,
 ) -> hrl_status {
     guard(|| {
-        let (started, hydration, now) = with(failover, |over| {
+        let (status, stats) = (status.needed("status")?, stats.optional()?);
+        let parts = with(failover, |over| {
             Ok((over.started().clone(), over.hydration(), over.protection().stats()))
         })?;
-        let point = started.point.map(|point| point.to_string()).unwrap_or_default();
-        let told = hrl_failover_status {
-            sequence: started.sequence.0,
-            state_time_ns: started.time.0,
-            point: handle::fixed_text(&point),
-            took_us: u64::try_from(started.took.as_micros()).unwrap_or(u64::MAX),
-            hydrated_bytes: hydration.data_bytes - hydration.missing_bytes,
-            hydrate_bytes: hydration.data_bytes,
-            whole: hydration.is_whole(),
-            committed: !now.provisional,
-        };
-        stats.put_optional(hrl_stats::from(&now));
-        status.put(told, "status")
+        stats.fill(hrl_stats::from(&parts.2));
+        status.fill(hrl_failover_status::from(&parts));
+        Ok(())
     })
 }
 
-/// The volume as a device: writes to it are captured. Free it with `hrl_device_free`, before the failover is ended. Statuses:
-/// HRL_ERROR_INVALID_INPUT. Since 0.1.
+/// Returns the volume as a device: writes to it are captured. Free it with `hrl_device_free`,
+/// before the failover is ended.
+/// Statuses: HRL_ERROR_INVALID_INPUT. Since 0.1.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hrl_failover_device(
     failover: Option<&hrl_failover>,
@@ -360,32 +334,35 @@ pub unsafe extern "C" fn hrl_failover_device(
     })
 }
 
-/// Marks a crash-consistent point; `label` and `point` may be NULL. Statuses as for `hrl_protection_mark`. Since 0.1.
+/// Marks a crash-consistent point; `label` and `point` may be NULL.
+/// Statuses: those of `hrl_protection_mark`. Since 0.1.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hrl_failover_mark(
     failover: Option<&hrl_failover>,
     label: Text<'_>,
-    point: Out<'_, hrl_point>,
+    point: Room<'_, hrl_point>,
 ) -> hrl_status {
     guard(|| {
+        let point = point.optional()?;
         let label = label.optional("label")?.unwrap_or_default();
         let kind = engine::journal::PointKind::Crash;
         let marked = with(failover, |over| over.protection().mark(kind, label))?;
-        point.put_optional(hrl_point::from(&marked));
+        point.fill(hrl_point::from(&marked));
         Ok(())
     })
 }
 
-/// Makes the failover final: the old source is fenced, its later writes are a branch, and what is written here is shipped.
-/// Durable when it returns; may be repeated. Statuses: HRL_ERROR_FENCED (cancelled, or another came first),
-/// HRL_ERROR_UNAVAILABLE. Since 0.1.
+/// Makes the failover final. The old source is fenced, its later writes are a branch, and the
+/// writes here are shipped. Durable when it returns; may be repeated.
+/// Statuses: HRL_ERROR_FENCED (cancelled, or another came first), HRL_ERROR_UNAVAILABLE. Since 0.1.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hrl_failover_commit(failover: Option<&hrl_failover>) -> hrl_status {
     guard(|| with(failover, FailedOver::commit))
 }
 
-/// Waits until everything captured before the call is in the vault; not before the commit. `sequence` may be NULL. Statuses:
-/// HRL_ERROR_UNAVAILABLE (not within `limit_ms`), HRL_ERROR_FENCED. Since 0.1.
+/// Waits until everything captured before the call is in the vault; not before the commit.
+/// `sequence` may be NULL.
+/// Statuses: HRL_ERROR_UNAVAILABLE (not within `limit_ms`), HRL_ERROR_FENCED. Since 0.1.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hrl_failover_wait_replicated(
     failover: Option<&hrl_failover>,
@@ -400,7 +377,8 @@ pub unsafe extern "C" fn hrl_failover_wait_replicated(
     })
 }
 
-/// Waits until the disk is whole. Statuses: HRL_ERROR_UNAVAILABLE (not within `limit_ms`). Since 0.1.
+/// Waits until the disk is complete.
+/// Statuses: HRL_ERROR_UNAVAILABLE (not within `limit_ms`). Since 0.1.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hrl_failover_wait_hydrated(
     failover: Option<&hrl_failover>,
@@ -409,15 +387,17 @@ pub unsafe extern "C" fn hrl_failover_wait_hydrated(
     guard(|| with(failover, |over| over.wait_hydrated(Duration::from_millis(limit_ms))))
 }
 
-/// Gives the failover up before the commit: what was written is dropped, and the source goes on as before. Afterwards only
-/// `hrl_failover_free` is of use. Statuses: HRL_ERROR_INVALID_INPUT (it was committed), HRL_ERROR_UNAVAILABLE. Since 0.1.
+/// Gives the failover up before the commit. Writes to it are dropped, and the source goes on as
+/// before. Afterwards only `hrl_failover_free` is of use.
+/// Statuses: HRL_ERROR_INVALID_INPUT (it was committed), HRL_ERROR_UNAVAILABLE. Since 0.1.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hrl_failover_cancel(failover: Option<&hrl_failover>) -> hrl_status {
     guard(|| end(failover, FailedOver::cancel))
 }
 
-/// Ends the session cleanly; `hrl_failover_start` with the same state directory goes on. Every writer must be gone. Statuses as
-/// for `hrl_protection_stop`. Since 0.1.
+/// Ends the session cleanly. `hrl_failover_start` with the same state directory goes on. Every
+/// writer must be gone.
+/// Statuses: those of `hrl_protection_stop`. Since 0.1.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hrl_failover_stop(
     failover: Option<&hrl_failover>,
@@ -426,8 +406,10 @@ pub unsafe extern "C" fn hrl_failover_stop(
     guard(|| end(failover, |over| over.stop(Duration::from_millis(limit_ms))))
 }
 
-/// Ends the session and leaves the disk as a plain one, for a protection with the same state directory. Statuses:
-/// HRL_ERROR_UNAVAILABLE (it is not whole; the session is ended), and those of `hrl_protection_stop`. Since 0.1.
+/// Ends the session and leaves the disk as a plain one, for a protection with the same state
+/// directory.
+/// Statuses: HRL_ERROR_UNAVAILABLE (the disk is not complete; the session is ended), and those of
+/// `hrl_protection_stop`. Since 0.1.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hrl_failover_detach(
     failover: Option<&hrl_failover>,
@@ -436,14 +418,16 @@ pub unsafe extern "C" fn hrl_failover_detach(
     guard(|| end(failover, |over| over.detach(Duration::from_millis(limit_ms))))
 }
 
-/// Frees the handle; NULL is fine. A failover that was not ended is left as by a crash: it can go on. Since 0.1.
+/// Frees the handle; NULL is fine. A failover that was not ended is left as by a crash: it can go
+/// on. Since 0.1.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hrl_failover_free(failover: Option<Box<hrl_failover>>) {
     guard_value((), || drop(failover));
 }
 
-/// Gives up a failover that is not committed and whose process has ended. Statuses: HRL_ERROR_FENCED (it runs),
-/// HRL_ERROR_INVALID_INPUT (it was committed), HRL_ERROR_UNAVAILABLE. Since 0.1.
+/// Gives up a failover that is not committed and whose process has ended.
+/// Statuses: HRL_ERROR_FENCED (it runs), HRL_ERROR_INVALID_INPUT (it was committed),
+/// HRL_ERROR_UNAVAILABLE. Since 0.1.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hrl_vault_cancel_failover(
     vault: Option<&hrl_vault>,
@@ -457,8 +441,8 @@ pub unsafe extern "C" fn hrl_vault_cancel_failover(
     })
 }
 
-/// Gives up the failover that is under way, when the site that it was to is lost with its state directory. HRL_ERROR_NOT_FOUND
-/// when none is under way; HRL_ERROR_UNAVAILABLE. Since 0.1.
+/// Gives up the failover that is under way, after its site and state directory were lost.
+/// Statuses: HRL_ERROR_NOT_FOUND (none is under way), HRL_ERROR_UNAVAILABLE. Since 0.1.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hrl_vault_abandon_failover(
     vault: Option<&hrl_vault>,
@@ -479,36 +463,26 @@ pub struct hrl_follower {
     inner: Option<Follower>,
 }
 
-/// What catching up did.
-#[repr(C)]
-#[derive(Clone, Copy)]
-pub struct hrl_catch_up {
-    /// The state that the disk held before, but for where it differed.
-    pub from_sequence: u64,
-    /// The state that it holds now.
-    pub to_sequence: u64,
-    /// Bytes in which the disk may have differed.
-    pub bytes_diverged: u64,
-    /// Bytes written: those, and what changed between the states.
-    pub bytes_written: u64,
-}
-
-impl From<&CatchUp> for hrl_catch_up {
-    fn from(done: &CatchUp) -> Self {
-        Self {
-            from_sequence: done.from.0,
-            to_sequence: done.to.0,
-            bytes_diverged: done.bytes_diverged,
-            bytes_written: done.bytes_written,
-        }
+report! {
+    /// Reports what catching up did.
+    pub struct hrl_catch_up from done: CatchUp {
+        /// Sequence that the disk was at before, except where it differed.
+        from_sequence: u64 = done.from,
+        /// Sequence that the disk is at now.
+        to_sequence: u64 = done.to,
+        /// Bytes in which the disk may have differed.
+        bytes_diverged: u64,
+        /// Bytes written: those that differed, and those that changed between the two sequences.
+        bytes_written: u64,
     }
 }
 
-/// Makes the disk of an old source follow the volume. `where` names volume, disk, vault and the state directory of the agent that
-/// protected the disk, which has ended; policy and events are those of `hrl_follower_fail_back`. What the spool of the agent
-/// has is handed in to the branch of its epoch first. Free it with `hrl_follower_free`.
-/// Statuses: HRL_ERROR_INVALID_INPUT (no agent's directory, or it still has the volume), HRL_ERROR_FENCED (it runs),
-/// HRL_ERROR_CHANGED, HRL_ERROR_UNAVAILABLE. Since 0.1.
+/// Makes the disk of an old source follow the volume. `where` has volume, disk, vault, and the
+/// state directory of the agent that protected the disk and has ended. Its policy and events are
+/// those of `hrl_follower_fail_back`. First the spool of the agent is handed in to the branch of
+/// its epoch. Free it with `hrl_follower_free`.
+/// Statuses: HRL_ERROR_INVALID_INPUT (no agent's directory, or it still has the volume),
+/// HRL_ERROR_FENCED (it runs), HRL_ERROR_CHANGED, HRL_ERROR_UNAVAILABLE. Since 0.1.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hrl_follower_open(
     r#where: Option<&hrl_protection_options>,
@@ -524,43 +498,48 @@ pub unsafe extern "C" fn hrl_follower_open(
     })
 }
 
-/// Brings the disk to the state `at` (NULL: "newest"), writing only where it differs, and records that it follows. May be
-/// called again and again. `tell` and `done` may be NULL. Statuses: those of `hrl_replica_resolve`, HRL_ERROR_IO,
-/// HRL_ERROR_UNAVAILABLE (also when `tell` stopped it): call it again. Since 0.1.
+/// Brings the disk to the state `at` (NULL: "newest"), writing only the blocks that differ, and
+/// records that it follows. May be called again and again. `progress` and `done` may be NULL.
+/// Statuses: those of `hrl_replica_resolve`, HRL_ERROR_IO, HRL_ERROR_UNAVAILABLE (also if
+/// `progress` stopped it): call it again. Since 0.1.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hrl_follower_catch_up(
     follower: Option<&mut hrl_follower>,
     at: Text<'_>,
-    tell: hrl_progress_fn,
+    progress: hrl_progress_fn,
     user: *mut c_void,
-    done: Out<'_, hrl_catch_up>,
+    done: Room<'_, hrl_catch_up>,
 ) -> hrl_status {
     guard(|| {
+        let done = done.optional()?;
         let at = at.optional("at")?.map_or(Ok(At::Newest), At::parse)?;
         let follower = follower_of(follower)?;
-        let report = follower.catch_up(&at, &progress(tell, user))?;
+        let report = follower.catch_up(&at, &progress_of(progress, user))?;
         follower.record()?;
-        done.put_optional(hrl_catch_up::from(&report));
+        done.fill(hrl_catch_up::from(&report));
         Ok(())
     })
 }
 
-/// Takes the volume home: catches up, has the other site hand over (waiting `planned_ms`; 0: it is gone and is not asked),
-/// catches up with what was left, commits, and protects the disk. Afterwards only `hrl_follower_free` is of use here. `where`
-/// is that of `hrl_follower_open`. `tell` and `done` may be NULL. Free the protection as one of `hrl_protection_open`.
+/// Takes the volume home. Catches up, has the other site hand over within `planned_ms`, catches up
+/// with the rest, commits, and protects the disk. `planned_ms` of 0 does not ask the other site,
+/// because it is gone. Afterwards only `hrl_follower_free` is of use here. `where` is that of
+/// `hrl_follower_open`. `progress` and `done` may be NULL. Free the protection as one of
+/// `hrl_protection_open`.
 /// Statuses: those of `hrl_follower_catch_up` and `hrl_protection_open`. Since 0.1.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hrl_follower_fail_back(
     follower: Option<&mut hrl_follower>,
     r#where: Option<&hrl_protection_options>,
     planned_ms: u64,
-    tell: hrl_progress_fn,
+    progress: hrl_progress_fn,
     user: *mut c_void,
-    done: Out<'_, hrl_catch_up>,
+    done: Room<'_, hrl_catch_up>,
     out: Out<'_, *mut hrl_protection>,
 ) -> hrl_status {
     guard(|| {
         out.check("out")?;
+        let done = done.optional()?;
         let given = handle::given(r#where, "where")?;
         let applications = quiesce::of_policy(&given.policy)?;
         let taken = handle::given(follower, "follower")?.inner.take();
@@ -570,10 +549,10 @@ pub unsafe extern "C" fn hrl_follower_fail_back(
         }
         let planned = (planned_ms > 0).then(|| Duration::from_millis(planned_ms));
         let events = given.events.clone().unwrap_or_else(engine::no_events);
-        let tell = progress(tell, user);
+        let progress = progress_of(progress, user);
         let (protection, report) =
-            follower.fail_back(planned, given.policy.clone(), events, &tell)?;
-        done.put_optional(hrl_catch_up::from(&report));
+            follower.fail_back(planned, given.policy.clone(), events, &progress)?;
+        done.fill(hrl_catch_up::from(&report));
         out.give(hrl_protection::of(protection))
     })
 }

@@ -1,5 +1,5 @@
-//! Consistency groups: coordinators, members, and the points that they make. Without the feature `tls` nothing can be started,
-//! but points can be listed.
+//! Consistency groups: coordinators, members, and the points that they make. Without the feature
+//! `tls` nothing can be started, but points can be listed.
 
 use std::ffi::{CString, c_char, c_void};
 use std::time::Duration;
@@ -7,64 +7,69 @@ use std::time::Duration;
 use engine::{GroupMark, GroupPoint};
 
 use crate::boundary::{guard, guard_value, hrl_status};
-use crate::handle::{self, In, Out, Text, versioned};
-use crate::points::{HRL_ID_CHARS, HRL_LABEL_CHARS, HRL_NAME_CHARS, kind_code, visit};
+use crate::handle::{self, In, Out, Room, Text, versioned};
+use crate::points::{HRL_ID_CHARS, HRL_LABEL_CHARS, HRL_NAME_CHARS, visit};
 use crate::protection::{CallbackQuiesce, hrl_protection, hrl_quiesce_callbacks};
+use crate::report::{micros, report};
 use crate::vault::hrl_vault;
 
-/// The place of a group point in one member.
-#[repr(C)]
-#[derive(Clone, Copy)]
-pub struct hrl_group_mark {
-    /// Name of the volume.
-    pub volume: [c_char; HRL_NAME_CHARS],
-    /// Identity of the recovery point in it, in hexadecimal digits.
-    pub point: [c_char; HRL_ID_CHARS],
-    /// Its place in the write order of the volume.
-    pub sequence: u64,
-    /// When it was marked, by the clock of its machine, in nanoseconds since 1970 in UTC.
-    pub time_ns: i64,
-}
-
-impl From<&GroupMark> for hrl_group_mark {
-    fn from(mark: &GroupMark) -> Self {
-        Self {
-            volume: handle::fixed_text(&mark.volume),
-            point: handle::fixed_text(&mark.point.to_string()),
-            sequence: mark.sequence.0,
-            time_ns: mark.time.0,
-        }
+report! {
+    /// The place of a group point in one member.
+    pub struct hrl_group_mark from mark: GroupMark {
+        /// Name of the volume.
+        volume: [c_char; HRL_NAME_CHARS],
+        /// Identity of the recovery point in it, in hexadecimal digits.
+        point: [c_char; HRL_ID_CHARS],
+        /// Its place in the write order of the volume.
+        sequence: u64,
+        /// Time of the mark by the clock of its machine, in nanoseconds since 1970 in UTC.
+        time_ns: i64 = mark.time,
     }
 }
 
-/// One cut across the volumes of a group.
-#[repr(C)]
-pub struct hrl_group_point {
-    /// Identity, in hexadecimal digits: every member can be restored or viewed at it.
-    pub id: [c_char; HRL_ID_CHARS],
-    /// A `hrl_point_kind`.
-    pub kind: u32,
-    /// When the coordinator began it, in nanoseconds since 1970 in UTC.
-    pub time_ns: i64,
-    /// Name of the group.
-    pub group: [c_char; HRL_NAME_CHARS],
-    /// Text of who marked it.
-    pub label: [c_char; HRL_LABEL_CHARS],
-    /// Members that it was made of; all can be restored to this cut when `mark_count` is as many.
-    pub members: u32,
-    /// Where it is in each member.
-    pub marks: *const hrl_group_mark,
-    /// Number of `marks`.
-    pub mark_count: usize,
-    /// Longest hold of a member's writers, in microseconds; 0 for a point found in a vault.
-    pub held_us: u64,
+report! {
+    /// One cut across the volumes of a group.
+    pub struct hrl_group_point from (point, marks): (&GroupPoint, &[hrl_group_mark]) {
+        /// Identity, in hexadecimal digits. Every member can be restored or viewed at it.
+        id: [c_char; HRL_ID_CHARS] = point.id,
+        /// A `hrl_point_kind`.
+        kind: u32 = point.kind,
+        /// Time at which the coordinator began it, in nanoseconds since 1970 in UTC.
+        time_ns: i64 = point.time,
+        /// Name of the group.
+        group: [c_char; HRL_NAME_CHARS] = point.group,
+        /// Label that it was marked with.
+        label: [c_char; HRL_LABEL_CHARS] = point.label,
+        /// Members that it was made of. All can be restored to this cut if `mark_count` is as many.
+        members: u32 = u32::from(point.members),
+        /// First mark. Marks may be longer than `sizeof(hrl_group_mark)`: use
+        /// `hrl_group_point_mark`.
+        marks: *const hrl_group_mark = marks.as_ptr(),
+        /// Number of marks.
+        mark_count: usize = marks.len(),
+        /// Longest barrier of a member, in microseconds; 0 for a point found in a vault.
+        held_us: u64 = point.held.map_or(0, micros),
+    }
 }
 
-/// Is given one group point, which lives until it returns with its marks; returns false to stop.
+/// Returns mark `number` of a point, counted from 0, as long as the point lives. NULL from
+/// `mark_count` on, and for NULL. Since 0.1.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn hrl_group_point_mark(
+    point: Option<&hrl_group_point>,
+    number: usize,
+) -> *const hrl_group_mark {
+    guard_value(std::ptr::null(), || match point {
+        Some(point) if number < point.mark_count => point.marks.wrapping_add(number),
+        _ => std::ptr::null(),
+    })
+}
+
+/// Receives one group point, which lives until it returns with its marks; returns false to stop.
 pub type hrl_group_point_fn =
     Option<unsafe extern "C" fn(user: *mut c_void, point: *const hrl_group_point) -> bool>;
 
-/// Gives points to a callback until it has enough.
+/// Passes points to a callback until it returns false.
 fn visit_points(
     points: &[GroupPoint],
     callback: hrl_group_point_fn,
@@ -72,22 +77,14 @@ fn visit_points(
 ) -> engine::Result<()> {
     let marks: Vec<Vec<hrl_group_mark>> =
         points.iter().map(|point| point.marks.iter().map(Into::into).collect()).collect();
-    let points = points.iter().zip(&marks).map(|(point, marks)| hrl_group_point {
-        id: handle::fixed_text(&point.id.to_string()),
-        kind: kind_code(point.kind),
-        time_ns: point.time.0,
-        group: handle::fixed_text(&point.group),
-        label: handle::fixed_text(&point.label),
-        members: u32::from(point.members),
-        marks: marks.as_ptr(),
-        mark_count: marks.len(),
-        held_us: point.held.map_or(0, |held| u64::try_from(held.as_micros()).unwrap_or(u64::MAX)),
-    });
-    visit(points, callback, user)
+    let points = points.iter().zip(&marks);
+    visit(points.map(|(point, marks)| hrl_group_point::from(&(point, &marks[..]))), callback, user)
 }
 
-/// Gives every group point of a vault that was committed, oldest first, each once, to `visit` on the calling thread.
-/// Statuses: HRL_ERROR_WRONG_KEY, HRL_ERROR_CORRUPT, HRL_ERROR_UNAVAILABLE, HRL_ERROR_IO. Since 0.1.
+/// Passes every committed group point of a vault, oldest first, each once, to `visit` on the
+/// calling thread.
+/// Statuses: HRL_ERROR_WRONG_KEY, HRL_ERROR_CORRUPT, HRL_ERROR_UNAVAILABLE, HRL_ERROR_IO. Since
+/// 0.1.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hrl_vault_group_points(
     vault: Option<&hrl_vault>,
@@ -97,7 +94,8 @@ pub unsafe extern "C" fn hrl_vault_group_points(
     guard(|| visit_points(&handle::given(vault, "vault")?.inner.group_points()?, visit, user))
 }
 
-/// How to run a coordinator. Fill it with zeroes, then set what is needed; everything is copied.
+/// Options of a coordinator. Fill it with zeroes, then set the fields that you need; everything is
+/// copied.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct hrl_group_options<'a> {
@@ -105,19 +103,19 @@ pub struct hrl_group_options<'a> {
     pub struct_bytes: usize,
     /// Name of the group.
     pub name: Text<'a>,
-    /// Directory in which it remembers its members; created when it is absent.
+    /// Directory in which it remembers its members; created if it is absent.
     pub state: Text<'a>,
     /// Directory with the certificates and enrolled clients, as `hrl enroll` makes it.
     pub pki: Text<'a>,
     /// "ADDRESS:PORT"; port 0 takes a free one. NULL: "0.0.0.0:20004".
     pub listen: Text<'a>,
-    /// Writers are never held longer than this. 0: 300.
+    /// Limit of a barrier: writers never wait longer than this. 0: 300.
     pub budget_ms: u64,
-    /// Crash-consistent points are made this often. 0: on demand only.
+    /// Interval of crash-consistent points. 0: on demand only.
     pub interval_ms: u64,
-    /// Application-consistent points are made this often. 0: on demand only.
+    /// Interval of application-consistent points. 0: on demand only.
     pub app_interval_ms: u64,
-    /// Applications are quiesced within this. 0: 10,000.
+    /// Limit for quiescing applications. 0: 10,000.
     pub quiesce_limit_ms: u64,
 }
 
@@ -130,8 +128,8 @@ pub struct hrl_group_coordinator {
 }
 
 /// Starts a coordinator. Free it with `hrl_group_coordinator_free`.
-/// Statuses: HRL_ERROR_INVALID_INPUT (options, certificates), HRL_ERROR_NOT_FOUND, HRL_ERROR_IO, HRL_ERROR_UNSUPPORTED in builds
-/// without the feature `tls`. Since 0.1.
+/// Statuses: HRL_ERROR_INVALID_INPUT (options, certificates), HRL_ERROR_NOT_FOUND, HRL_ERROR_IO,
+/// HRL_ERROR_UNSUPPORTED in builds without the feature `tls`. Since 0.1.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hrl_group_coordinator_start(
     options: In<'_, hrl_group_options<'_>>,
@@ -145,7 +143,8 @@ pub unsafe extern "C" fn hrl_group_coordinator_start(
     })
 }
 
-/// Where it listens, "ADDRESS:PORT"; lives as long as the coordinator. NULL for NULL. Since 0.1.
+/// Returns the address at which it listens, "ADDRESS:PORT". Valid as long as the coordinator lives;
+/// NULL for NULL. Since 0.1.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hrl_group_coordinator_address(
     coordinator: Option<&hrl_group_coordinator>,
@@ -153,10 +152,10 @@ pub unsafe extern "C" fn hrl_group_coordinator_address(
     guard_value(std::ptr::null(), || coordinator.map_or(std::ptr::null(), |c| c.address.as_ptr()))
 }
 
-/// Makes a point of the group now, application-consistent with `app`, and gives it to `visit` on the calling thread. `label` may
-/// be NULL.
-/// Statuses: HRL_ERROR_UNAVAILABLE (the message says which member is in the way), HRL_ERROR_INVALID_INPUT (the label is too long).
-/// Since 0.1.
+/// Makes a point of the group now, application-consistent with `app`, and passes it to `visit` on
+/// the calling thread. `label` may be NULL.
+/// Statuses: HRL_ERROR_UNAVAILABLE (the message identifies the member that is in the way),
+/// HRL_ERROR_INVALID_INPUT (the label is too long). Since 0.1.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hrl_group_coordinator_point(
     coordinator: Option<&hrl_group_coordinator>,
@@ -172,7 +171,7 @@ pub unsafe extern "C" fn hrl_group_coordinator_point(
     })
 }
 
-/// Takes a member out that is not coming back. HRL_ERROR_NOT_FOUND when it is none. Since 0.1.
+/// Removes a member that is not coming back. HRL_ERROR_NOT_FOUND if it is no member. Since 0.1.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hrl_group_coordinator_remove(
     coordinator: Option<&hrl_group_coordinator>,
@@ -197,12 +196,13 @@ pub struct hrl_group_member {
     inner: session::Member,
 }
 
-/// Makes a protected volume a member of `group`, at the first of `count` coordinators ("HOST" or "HOST:PORT", 20004 unless said
-/// otherwise) that answers, with the certificate in the directory `identity`. Connects in the background. `application`, which
-/// may be NULL, is quiesced for application-consistent points, on a thread of the library, with `user`. Free the member with
+/// Makes a protected volume a member of `group`. Connects in the background to the first of `count`
+/// coordinators that answers, with the certificate in the directory `identity`. A coordinator is
+/// "HOST" or "HOST:PORT"; the default port is 20004. `application`, which may be NULL, is quiesced
+/// for application-consistent points, on a thread of the library, with `user`. Free the member with
 /// `hrl_group_member_free`, before the protection.
-/// Statuses: HRL_ERROR_INVALID_INPUT, HRL_ERROR_NOT_FOUND (the identity), HRL_ERROR_UNSUPPORTED in builds without the feature `tls`.
-/// Since 0.1.
+/// Statuses: HRL_ERROR_INVALID_INPUT, HRL_ERROR_NOT_FOUND (the identity), HRL_ERROR_UNSUPPORTED in
+/// builds without the feature `tls`. Since 0.1.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hrl_protection_join_group(
     protection: Option<&hrl_protection>,
@@ -231,33 +231,36 @@ pub unsafe extern "C" fn hrl_protection_join_group(
     })
 }
 
-/// How a member is doing.
-#[repr(C)]
-#[derive(Clone, Copy)]
-pub struct hrl_group_member_stats {
-    /// A coordinator has it as a member now.
-    pub connected: bool,
-    /// Rounds that held its writers.
-    pub rounds: u64,
-    /// Group points that were committed.
-    pub points: u64,
-    /// Longest hold of its writers, in microseconds.
-    pub held_max_us: u64,
+report! {
+    /// Reports the condition of a member.
+    pub struct hrl_group_member_stats from (connected, rounds, points, held_max): session::Stats {
+        /// Whether a coordinator has it as a member now.
+        connected: bool = *connected,
+        /// Rounds in which its writers waited at a barrier.
+        rounds: u64 = *rounds,
+        /// Group points that were committed.
+        points: u64 = *points,
+        /// Longest barrier of its writers, in microseconds.
+        held_max_us: u64 = micros(*held_max),
+    }
 }
 
-/// How a member is doing. Since 0.1.
+/// Reports the condition of a member. Since 0.1.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hrl_group_member_stats_get(
     member: Option<&hrl_group_member>,
-    stats: Out<'_, hrl_group_member_stats>,
+    stats: Room<'_, hrl_group_member_stats>,
 ) -> hrl_status {
     guard(|| {
+        let stats = stats.needed("stats")?;
         let member = handle::given(member, "member")?;
-        stats.put(session::stats(&member.inner), "stats")
+        stats.fill(hrl_group_member_stats::from(&session::stats(&member.inner)));
+        Ok(())
     })
 }
 
-/// Waits until a coordinator has taken the member in. HRL_ERROR_UNAVAILABLE at the limit says what is in the way. Since 0.1.
+/// Waits until a coordinator has taken the member in. HRL_ERROR_UNAVAILABLE at the limit; the
+/// message says why. Since 0.1.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hrl_group_member_wait_connected(
     member: Option<&hrl_group_member>,
@@ -269,8 +272,10 @@ pub unsafe extern "C" fn hrl_group_member_wait_connected(
     })
 }
 
-/// Leaves the group: its points are made without this volume. HRL_ERROR_UNAVAILABLE when no coordinator confirms it within the
-/// limit; then the group still waits for the volume. The member is to be freed all the same. Since 0.1.
+/// Leaves the group: its points are made without this volume. Free the member afterwards in any
+/// case.
+/// Statuses: HRL_ERROR_UNAVAILABLE if no coordinator confirms it within the limit. Then the group
+/// still waits for the volume. Since 0.1.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hrl_group_member_leave(
     member: Option<&hrl_group_member>,
@@ -282,7 +287,8 @@ pub unsafe extern "C" fn hrl_group_member_leave(
     })
 }
 
-/// Ends the connection and frees the member; NULL is fine. The volume stays a member of the group. Since 0.1.
+/// Ends the connection and frees the member; NULL is fine. The volume stays a member of the group.
+/// Since 0.1.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hrl_group_member_free(member: Option<Box<hrl_group_member>>) {
     guard_value((), || drop(member));
@@ -296,11 +302,14 @@ mod session {
     use engine::{GroupPoint, Result};
     use hrl_group::{GroupCoordinator, GroupJoin, GroupMember, GroupOptions};
 
-    use super::{hrl_group_member_stats, hrl_group_options};
+    use super::hrl_group_options;
     use crate::protection::{CallbackQuiesce, hrl_protection, with};
 
+    /// Nothing can be started, so there is no value of it.
     pub(super) type Coordinator = GroupCoordinator;
     pub(super) type Member = GroupMember;
+    /// Connected, rounds, points, and the longest barrier.
+    pub(super) type Stats = (bool, u64, u64, Duration);
 
     pub(super) fn start(chosen: &hrl_group_options<'_>) -> Result<(Coordinator, String)> {
         let [name, state, pki] =
@@ -346,14 +355,9 @@ mod session {
         with(protection, |protection| join.join(protection))
     }
 
-    pub(super) fn stats(member: &Member) -> hrl_group_member_stats {
+    pub(super) fn stats(member: &Member) -> Stats {
         let stats = member.stats();
-        hrl_group_member_stats {
-            connected: stats.connected,
-            rounds: stats.rounds,
-            points: stats.points,
-            held_max_us: u64::try_from(stats.held_max.as_micros()).unwrap_or(u64::MAX),
-        }
+        (stats.connected, stats.rounds, stats.points, stats.held_max)
     }
 
     pub(super) fn wait_connected(member: &Member, limit: Duration) -> Result<()> {
@@ -371,12 +375,13 @@ mod session {
 
     use engine::{Error, ErrorKind, GroupPoint, Result};
 
-    use super::{hrl_group_member_stats, hrl_group_options};
+    use super::hrl_group_options;
     use crate::protection::{CallbackQuiesce, hrl_protection};
 
     /// Nothing can be started, so there is none.
     pub(super) enum Coordinator {}
     pub(super) enum Member {}
+    pub(super) type Stats = (bool, u64, u64, Duration);
 
     pub(super) fn start(chosen: &hrl_group_options<'_>) -> Result<(Coordinator, String)> {
         Err(unsupported(chosen.name.read("name")?))
@@ -400,7 +405,7 @@ mod session {
         Err(unsupported(group))
     }
 
-    pub(super) fn stats(member: &Member) -> hrl_group_member_stats {
+    pub(super) fn stats(member: &Member) -> Stats {
         match *member {}
     }
 
@@ -442,11 +447,12 @@ mod tests {
         assert!(status == HRL_OK, "status {status}");
     }
 
-    /// Writes down what it is given as `ID GROUP LABEL MEMBERS VOLUME`.
+    /// Records a point as `ID GROUP LABEL MEMBERS VOLUME`.
     unsafe extern "C" fn note(user: *mut c_void, point: *const hrl_group_point) -> bool {
         // SAFETY: the test gives a String, and the library a point with its marks.
-        let (notes, point, mark) =
-            unsafe { (&mut *user.cast::<Vec<String>>(), &*point, &*(*point).marks) };
+        let (notes, point, mark) = unsafe {
+            (&mut *user.cast::<Vec<String>>(), &*point, &*hrl_group_point_mark(point.as_ref(), 0))
+        };
         let show = |text: *const c_char| {
             // SAFETY: fixed texts end with a zero.
             unsafe { CStr::from_ptr(text) }.to_str().expect("UTF-8").to_owned()
@@ -548,8 +554,11 @@ mod tests {
                 user,
             );
             check(made);
-            let mut stats = std::mem::zeroed();
-            check(hrl_group_member_stats_get(member.as_ref(), Out::from_mut(&mut stats)));
+            let mut stats = hrl_group_member_stats {
+                struct_bytes: size_of::<hrl_group_member_stats>(),
+                ..std::mem::zeroed()
+            };
+            check(hrl_group_member_stats_get(member.as_ref(), Room::from_mut(&mut stats)));
             assert!(stats.connected && stats.rounds == 1);
             check(hrl_group_member_leave(member.as_ref(), 60_000));
             hrl_group_member_free(Some(Box::from_raw(member)));

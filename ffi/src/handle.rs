@@ -1,14 +1,18 @@
-//! The types of what C passes to a call, and the only code that reads through its pointers.
+//! The types of what C passes to a call, and the only code that reads or writes through its
+//! pointers.
 //!
-//! An exported function names these types in its signature: `Option<&T>` is a handle, `Option<Box<T>>` a handle that C
-//! gives back, [`Text`] a string, [`In`] a structure of options, and [`Out`] room for a result. Each has the layout of
-//! one pointer, and a lifetime that ends with the call, so that nothing of C's can be kept by accident.
+//! An exported function names these types in its signature. `Option<&T>` is a handle, and
+//! `Option<Box<T>>` a handle that C gives back. [`Text`] is a string, [`In`] a structure of
+//! options, [`Out`] room for a value, and [`Room`] room for a structure that may grow. Each has the
+//! layout of one pointer, and a lifetime that ends with the call, so that nothing of C's can be
+//! kept by accident.
 //!
-//! Premise. A value of these types exists because C made the call, or because of an `unsafe` conversion. Exported
-//! functions are `unsafe`: their caller promises what the header asks for. A pointer is NULL or valid for the call; a
-//! handle came from this library and was not freed; text is NUL-terminated; an output has room for its type.
-//! All reading therefore happens behind safe methods. Only lengths stand beside their pointers, so [`bytes`],
-//! [`bytes_mut`] and [`array`] are `unsafe`.
+//! Premise. A value of these types exists because C made the call, or because of an `unsafe`
+//! conversion. Exported functions are `unsafe`: their caller promises what the header asks for. A
+//! pointer is NULL or valid for the call. A handle came from this library and was not freed. Text
+//! is NUL-terminated. An output has room for its type, a structure for the size that it states. All
+//! reading and writing therefore happens behind safe methods. Only lengths stand beside their
+//! pointers, so [`bytes`], [`bytes_mut`] and [`array`] are `unsafe`.
 
 use std::ffi::{CStr, CString, c_char};
 use std::marker::PhantomData;
@@ -16,6 +20,7 @@ use std::marker::PhantomData;
 use engine::Result;
 
 use crate::boundary::bad_argument;
+use crate::report::Report;
 
 /// Returns the handle; `InvalidInput` for NULL.
 pub(crate) fn given<H>(handle: Option<H>, name: &str) -> Result<H> {
@@ -127,11 +132,12 @@ impl<'a, T: Versioned> In<'a, T> {
         if self.pointer.is_null() {
             return Ok(None);
         }
-        // SAFETY: not NULL, so a structure of some version, each of which begins with its size (`Versioned`).
+        // SAFETY: not NULL, so a structure of some version, each of which begins with its size
+        // (`Versioned`).
         let struct_bytes = unsafe { self.pointer.cast::<usize>().read() };
         if struct_bytes != size_of::<T>() {
             return Err(bad_argument("struct_bytes")
-                .expected(format_args!("sizeof({})", T::NAME))
+                .expected(format_args!("sizeof({}), {} bytes", T::NAME, size_of::<T>()))
                 .found(struct_bytes));
         }
         // SAFETY: of this version's size, and unchanged during 'a (invariant of the type).
@@ -178,7 +184,8 @@ impl<T> Out<'_, T> {
     /// Stores a value unless C passed NULL.
     pub(crate) fn put_optional(self, value: T) {
         if !self.pointer.is_null() {
-            // SAFETY: not NULL, so it has room for a T (invariant of the type). Old content is C's and needs no drop.
+            // SAFETY: not NULL, so it has room for a T (invariant of the type). Old content is C's
+            // and needs no drop.
             unsafe { self.pointer.write(value) };
         }
     }
@@ -189,6 +196,80 @@ impl<T> Out<'_, *mut T> {
     pub(crate) fn give(self, value: T) -> Result<()> {
         self.check("out")?;
         self.put(Box::into_raw(Box::new(value)), "out")
+    }
+}
+
+/// Room for a structure whose first field says how much of it C knows; may be NULL.
+///
+/// The rest of the structure need not be initialized.
+#[repr(transparent)]
+pub struct Room<'a, T> {
+    pointer: *mut T,
+    call: PhantomData<&'a mut T>,
+}
+
+#[cfg(test)]
+impl<'a, T> Room<'a, T> {
+    /// Takes a reference as room for a structure.
+    pub(crate) const fn from_mut(value: &'a mut T) -> Self {
+        Self { pointer: value, call: PhantomData }
+    }
+
+    /// Stands for NULL.
+    pub(crate) const fn none() -> Self {
+        Self { pointer: std::ptr::null_mut(), call: PhantomData }
+    }
+}
+
+impl<'a, T: Report> Room<'a, T> {
+    /// Returns the checked room; `InvalidInput` for NULL and for a size below the first release's.
+    /// Called before anything is done.
+    pub(crate) fn needed(self, name: &str) -> Result<Checked<'a, T>> {
+        given((!self.pointer.is_null()).then_some(()), name)?;
+        self.optional()
+    }
+
+    /// Checks as [`Self::needed`]. NULL is room that nothing fills.
+    pub(crate) fn optional(self) -> Result<Checked<'a, T>> {
+        let mut known_bytes = 0;
+        if !self.pointer.is_null() {
+            // SAFETY: not NULL, so a structure of some version, each of which begins with its size
+            // (`Versioned`).
+            known_bytes = unsafe { self.pointer.cast::<usize>().read() };
+            if known_bytes < T::FIRST_BYTES {
+                return Err(bad_argument(&format!("{}.struct_bytes", T::NAME))
+                    .expected(format_args!(
+                        "sizeof({}), at least {} bytes",
+                        T::NAME,
+                        T::FIRST_BYTES
+                    ))
+                    .found(known_bytes));
+            }
+        }
+        Ok(Checked { pointer: self.pointer, known_bytes, call: PhantomData })
+    }
+}
+
+/// Room whose size was checked.
+pub(crate) struct Checked<'a, T> {
+    pointer: *mut T,
+    known_bytes: usize,
+    call: PhantomData<&'a mut T>,
+}
+
+impl<T: Report> Checked<'_, T> {
+    /// Stores as much of `value` as C knows, and the number of these bytes in `struct_bytes`.
+    pub(crate) fn fill(self, mut value: T) {
+        if self.pointer.is_null() {
+            return;
+        }
+        let bytes = self.known_bytes.min(size_of::<T>());
+        // SAFETY: the structure begins with its size (`Versioned`).
+        unsafe { (&raw mut value).cast::<usize>().write(bytes) };
+        let shown: *const u8 = (&raw const value).cast();
+        // SAFETY: not NULL, so C has room for `known_bytes` (invariant of `Room`). `value` is no
+        // shorter than `bytes`.
+        unsafe { self.pointer.cast::<u8>().copy_from_nonoverlapping(shown, bytes) };
     }
 }
 

@@ -1,25 +1,27 @@
-//! Journal files: inspecting segments, and conversion to and from Hyper-V's logs.
+//! Journal files: inspection of segments, and conversion to and from other formats.
 
 use std::ffi::{c_char, c_void};
 use std::path::{Path, PathBuf};
 
-use engine::journal::{Body, KeyRing, Segment, SegmentKind, open_mapped};
+use engine::journal::{Body, KeyRing, Record, Segment, SegmentKind, SegmentSummary, open_mapped};
 use engine::{Result, SystemClock};
 use hrl_interchange::{ExportReport, convert_to_hyperv, convert_to_log_writes, convert_to_native};
 
 use crate::boundary::{bad_argument, guard, guard_value, hrl_status};
-use crate::handle::{self, Out, Text};
+use crate::handle::{self, Checked, Out, Room, Text};
 use crate::points::{HRL_HASH_CHARS, HRL_ID_CHARS};
 use crate::replica::hrl_replica;
+use crate::report::report;
 
 /// A closed segment of a journal. All threads may use it at once.
 pub struct hrl_segment {
     inner: Segment,
 }
 
-/// Opens a `.hrl` segment; the file must not change while it is open. An encrypted one is opened with the keys of `replica`, which
-/// may be NULL. Free it with `hrl_segment_free`.
-/// Statuses: HRL_ERROR_NOT_FOUND, HRL_ERROR_CORRUPT, HRL_ERROR_WRONG_KEY, HRL_ERROR_UNSUPPORTED. Since 0.1.
+/// Opens a `.hrl` segment. The file must not change while it is open. An encrypted one is opened
+/// with the keys of `replica`, which may be NULL. Free it with `hrl_segment_free`.
+/// Statuses: HRL_ERROR_NOT_FOUND, HRL_ERROR_CORRUPT, HRL_ERROR_WRONG_KEY, HRL_ERROR_UNSUPPORTED.
+/// Since 0.1.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hrl_segment_open(
     path: Text<'_>,
@@ -38,7 +40,7 @@ fn keys_of(replica: Option<&hrl_replica>) -> KeyRing {
     replica.map_or_else(KeyRing::default, |replica| replica.read().keys().clone())
 }
 
-/// What a segment is.
+/// Kind of a segment.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub enum hrl_segment_kind {
@@ -50,70 +52,63 @@ pub enum hrl_segment_kind {
     HRL_SEGMENT_IMAGE = 2,
 }
 
-/// What a segment holds.
-#[repr(C)]
-#[derive(Clone, Copy)]
-pub struct hrl_segment_summary {
-    /// A `hrl_segment_kind`.
-    pub kind: u32,
-    /// Epoch of the source.
-    pub epoch: u32,
-    /// Volume, in hexadecimal digits.
-    pub volume: [c_char; HRL_ID_CHARS],
-    /// First sequence covered.
-    pub first_sequence: u64,
-    /// Last sequence covered.
-    pub last_sequence: u64,
-    /// Time of the first record, in nanoseconds since 1970 in UTC.
-    pub first_time_ns: i64,
-    /// Time of the last record.
-    pub last_time_ns: i64,
-    /// Number of records.
-    pub records: u64,
-    /// Bytes of data in write records.
-    pub data_bytes: u64,
-    /// Bytes of the whole file.
-    pub stored_bytes: u64,
-    /// Recovery points in it.
-    pub points: u64,
-    /// Chain hash of the segment before, in hexadecimal digits.
-    pub previous: [c_char; HRL_HASH_CHARS],
-    /// Its own chain hash.
-    pub chain: [c_char; HRL_HASH_CHARS],
+report! {
+    /// Describes what a segment contains.
+    pub struct hrl_segment_summary from found: SegmentSummary {
+        /// A `hrl_segment_kind`.
+        kind: u32 = segment_kind_code(found.kind),
+        /// Epoch of the source.
+        epoch: u32,
+        /// Identity of the volume, in hexadecimal digits.
+        volume: [c_char; HRL_ID_CHARS],
+        /// First sequence covered.
+        first_sequence: u64,
+        /// Last sequence covered.
+        last_sequence: u64,
+        /// Time of the first record, in nanoseconds since 1970 in UTC.
+        first_time_ns: i64 = found.first_time,
+        /// Time of the last record.
+        last_time_ns: i64 = found.last_time,
+        /// Number of records.
+        records: u64,
+        /// Bytes of data in write records.
+        data_bytes: u64,
+        /// Bytes of the whole file.
+        stored_bytes: u64,
+        /// Recovery points in it.
+        points: u64 = found.marks,
+        /// Chain hash of the segment before, in hexadecimal digits.
+        previous: [c_char; HRL_HASH_CHARS],
+        /// Chain hash of the segment.
+        chain: [c_char; HRL_HASH_CHARS],
+    }
 }
 
-/// What the segment holds. Statuses: HRL_ERROR_INVALID_INPUT. Since 0.1.
+fn segment_kind_code(kind: SegmentKind) -> u32 {
+    let kind = match kind {
+        SegmentKind::Log => hrl_segment_kind::HRL_SEGMENT_LOG,
+        SegmentKind::Merged => hrl_segment_kind::HRL_SEGMENT_MERGED,
+        SegmentKind::Image => hrl_segment_kind::HRL_SEGMENT_IMAGE,
+    };
+    kind as u32
+}
+
+/// Describes what the segment contains.
+/// Statuses: HRL_ERROR_INVALID_INPUT. Since 0.1.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hrl_segment_get_summary(
     segment: Option<&hrl_segment>,
-    summary: Out<'_, hrl_segment_summary>,
+    summary: Room<'_, hrl_segment_summary>,
 ) -> hrl_status {
     guard(|| {
-        let found = handle::given(segment, "segment")?.inner.summary();
-        let told = hrl_segment_summary {
-            kind: match found.kind {
-                SegmentKind::Log => hrl_segment_kind::HRL_SEGMENT_LOG as u32,
-                SegmentKind::Merged => hrl_segment_kind::HRL_SEGMENT_MERGED as u32,
-                SegmentKind::Image => hrl_segment_kind::HRL_SEGMENT_IMAGE as u32,
-            },
-            epoch: found.epoch.0,
-            volume: handle::fixed_text(&found.volume.to_string()),
-            first_sequence: found.first_sequence.0,
-            last_sequence: found.last_sequence.0,
-            first_time_ns: found.first_time.0,
-            last_time_ns: found.last_time.0,
-            records: found.records,
-            data_bytes: found.data_bytes,
-            stored_bytes: found.stored_bytes,
-            points: found.marks.len() as u64,
-            previous: handle::fixed_text(&found.previous.to_string()),
-            chain: handle::fixed_text(&found.chain.to_string()),
-        };
-        summary.put(told, "summary")
+        let summary = summary.needed("summary")?;
+        let segment = handle::given(segment, "segment")?;
+        summary.fill(hrl_segment_summary::from(segment.inner.summary()));
+        Ok(())
     })
 }
 
-/// What a record says.
+/// Kind of a record.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub enum hrl_record_kind {
@@ -135,29 +130,30 @@ pub enum hrl_record_kind {
     HRL_RECORD_UNORDERED_END = 7,
 }
 
-/// A record of a segment. The data lives until the callback returns.
-#[repr(C)]
-pub struct hrl_record {
-    /// Its place in the write order.
-    pub sequence: u64,
-    /// When it was captured, in nanoseconds since 1970 in UTC.
-    pub time_ns: i64,
-    /// A `hrl_record_kind`.
-    pub kind: u32,
-    /// First byte of the volume; 0 where there is no range.
-    pub offset: u64,
-    /// Bytes of the range; 0 where there is none.
-    pub length: u64,
-    /// The data of a write, `length` bytes; NULL for the others.
-    pub data: *const u8,
+report! {
+    /// A record of a segment. The data lives until the callback returns.
+    pub struct hrl_record from record: Record<'_> {
+        /// Its place in the write order.
+        sequence: u64,
+        /// Time of the capture, in nanoseconds since 1970 in UTC.
+        time_ns: i64 = record.time,
+        /// A `hrl_record_kind`.
+        kind: u32 = kind_and_data(&record.body).0 as u32,
+        /// First byte of the extent; 0 for a record without an extent.
+        offset: u64 = record.body.extent().offset,
+        /// Bytes of the extent; 0 for a record without an extent.
+        length: u64 = record.body.extent().length,
+        /// Data of a write, `length` bytes; NULL for other records.
+        data: *const u8 = kind_and_data(&record.body).1,
+    }
 }
 
-/// Is given one record; returns false to stop.
+/// Receives one record; returns false to stop.
 pub type hrl_record_fn =
     Option<unsafe extern "C" fn(user: *mut c_void, record: *const hrl_record) -> bool>;
 
-/// Gives every record, in the order of the segment, to `each` on the calling thread. Statuses: HRL_ERROR_CORRUPT,
-/// HRL_ERROR_UNSUPPORTED. Since 0.1.
+/// Passes every record, in the order of the segment, to `each` on the calling thread.
+/// Statuses: HRL_ERROR_CORRUPT, HRL_ERROR_UNSUPPORTED. Since 0.1.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hrl_segment_records(
     segment: Option<&hrl_segment>,
@@ -169,19 +165,10 @@ pub unsafe extern "C" fn hrl_segment_records(
         let segment = &handle::given(segment, "segment")?.inner;
         for number in 0..segment.frame_count() {
             for record in segment.frame(number)?.records() {
-                let record = record?;
-                let extent = record.body.extent();
-                let (kind, data) = kind_and_data(&record.body);
-                let told = hrl_record {
-                    sequence: record.sequence.0,
-                    time_ns: record.time.0,
-                    kind: kind as u32,
-                    offset: extent.offset,
-                    length: extent.length,
-                    data,
-                };
-                // SAFETY: a function of this type, called as the header says; record and data live during the call.
-                if !unsafe { each(user, &raw const told) } {
+                let shown = hrl_record::from(&record?);
+                // SAFETY: a function of this type, called as the header says; record and data live
+                // during the call.
+                if !unsafe { each(user, &raw const shown) } {
                     return Ok(());
                 }
             }
@@ -205,7 +192,8 @@ fn kind_and_data(body: &Body<'_>) -> (hrl_record_kind, *const u8) {
     (kind, std::ptr::null())
 }
 
-/// Checks every byte of the segment. Statuses: HRL_ERROR_CORRUPT, HRL_ERROR_WRONG_KEY. Since 0.1.
+/// Checks every byte of the segment.
+/// Statuses: HRL_ERROR_CORRUPT, HRL_ERROR_WRONG_KEY. Since 0.1.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hrl_segment_verify(segment: Option<&hrl_segment>) -> hrl_status {
     guard(|| handle::given(segment, "segment")?.inner.verify())
@@ -217,26 +205,27 @@ pub unsafe extern "C" fn hrl_segment_free(segment: Option<Box<hrl_segment>>) {
     guard_value((), || drop(segment));
 }
 
-/// Is given one sentence; the text lives until it returns.
+/// Receives one sentence; the text lives until it returns.
 pub type hrl_note_fn = Option<unsafe extern "C" fn(user: *mut c_void, text: *const c_char)>;
 
-/// What a conversion wrote.
-#[repr(C)]
-#[derive(Clone, Copy)]
-pub struct hrl_convert_report {
-    /// Files written.
-    pub files: u64,
-    /// Writes in them.
-    pub writes: u64,
-    /// Bytes of data in them.
-    pub bytes: u64,
+report! {
+    /// Reports what a conversion wrote.
+    pub struct hrl_convert_report from (files, writes, bytes): (u64, u64, u64) {
+        /// Files written.
+        files: u64 = *files,
+        /// Writes in them.
+        writes: u64 = *writes,
+        /// Bytes of data in them.
+        bytes: u64 = *bytes,
+    }
 }
 
-/// Writes native segments as a chain of Hyper-V logs ([MS-HRL] version 2) into a new directory. `inputs` are files, or
-/// directories that are searched for `.hrl` files. What that format cannot carry is told to `note` (may be NULL), one
-/// sentence for each. `replica` gives the keys, and may be NULL; `report` too.
-/// Statuses: HRL_ERROR_NOT_FOUND, HRL_ERROR_CORRUPT, HRL_ERROR_WRONG_KEY, HRL_ERROR_ALREADY_EXISTS, HRL_ERROR_FULL, HRL_ERROR_IO.
-/// Since 0.1.
+/// Writes native segments as a chain of Hyper-V logs ([MS-HRL] version 2) into a new directory.
+/// `inputs` are files, or directories that are searched for `.hrl` files. `note` (may be NULL)
+/// receives a sentence for each thing that the format cannot carry. `replica` gives the keys, and
+/// may be NULL; so may `report`.
+/// Statuses: HRL_ERROR_NOT_FOUND, HRL_ERROR_CORRUPT, HRL_ERROR_WRONG_KEY, HRL_ERROR_ALREADY_EXISTS,
+/// HRL_ERROR_FULL, HRL_ERROR_IO. Since 0.1.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hrl_convert_to_hyperv(
     inputs: *const Text<'_>,
@@ -245,9 +234,10 @@ pub unsafe extern "C" fn hrl_convert_to_hyperv(
     replica: Option<&hrl_replica>,
     note: hrl_note_fn,
     user: *mut c_void,
-    report: Out<'_, hrl_convert_report>,
+    report: Room<'_, hrl_convert_report>,
 ) -> hrl_status {
     guard(|| {
+        let report = report.optional()?;
         // SAFETY: the caller promises that the array has the length beside it.
         let inputs = unsafe { paths(inputs, input_count)? };
         let directory = Path::new(directory.read("directory")?);
@@ -258,8 +248,9 @@ pub unsafe extern "C" fn hrl_convert_to_hyperv(
     })
 }
 
-/// Writes native segments as a log of the kernel's dm-log-writes (version 1) into a new file. HRL_ERROR_UNSUPPORTED where a
-/// change is not of whole sectors of 512 bytes. As `hrl_convert_to_hyperv` otherwise. Since 0.1.
+/// Writes native segments as a log of the kernel's dm-log-writes (version 1) into a new file.
+/// HRL_ERROR_UNSUPPORTED if a change is not of whole sectors of 512 bytes. As
+/// `hrl_convert_to_hyperv` otherwise. Since 0.1.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hrl_convert_to_log_writes(
     inputs: *const Text<'_>,
@@ -268,9 +259,10 @@ pub unsafe extern "C" fn hrl_convert_to_log_writes(
     replica: Option<&hrl_replica>,
     note: hrl_note_fn,
     user: *mut c_void,
-    report: Out<'_, hrl_convert_report>,
+    report: Room<'_, hrl_convert_report>,
 ) -> hrl_status {
     guard(|| {
+        let report = report.optional()?;
         // SAFETY: the caller promises that the array has the length beside it.
         let inputs = unsafe { paths(inputs, input_count)? };
         let file = Path::new(file.read("file")?);
@@ -280,22 +272,22 @@ pub unsafe extern "C" fn hrl_convert_to_log_writes(
     })
 }
 
-/// Writes a chain of Hyper-V logs, or one log of dm-log-writes, as one native segment into a new file. As
-/// `hrl_convert_to_hyperv` otherwise. Since 0.1.
+/// Writes a chain of Hyper-V logs, or one log of dm-log-writes, as one native segment into a new
+/// file. As `hrl_convert_to_hyperv` otherwise. Since 0.1.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hrl_convert_to_native(
     inputs: *const Text<'_>,
     input_count: usize,
     file: Text<'_>,
-    report: Out<'_, hrl_convert_report>,
+    report: Room<'_, hrl_convert_report>,
 ) -> hrl_status {
     guard(|| {
+        let report = report.optional()?;
         // SAFETY: the caller promises that the array has the length beside it.
         let inputs = unsafe { paths(inputs, input_count)? };
         let file = Path::new(file.read("file")?);
         let done = convert_to_native(&inputs, file, &SystemClock::default())?;
-        let told = hrl_convert_report { files: 1, writes: done.records, bytes: done.data_bytes };
-        report.put_optional(told);
+        report.fill(hrl_convert_report::from(&(1, done.records, done.data_bytes)));
         Ok(())
     })
 }
@@ -304,18 +296,18 @@ fn tell_export(
     done: &ExportReport,
     note: hrl_note_fn,
     user: *mut c_void,
-    report: Out<'_, hrl_convert_report>,
+    report: Checked<'_, hrl_convert_report>,
 ) {
     if let Some(note) = note {
         for text in &done.warnings {
             let text = handle::c_text(text);
-            // SAFETY: a function of this type, called as the header says; the text lives during the call.
+            // SAFETY: a function of this type, called as the header says; the text lives during the
+            // call.
             unsafe { note(user, text.as_ptr()) }
         }
     }
     let files = done.logs.len() as u64;
-    let told = hrl_convert_report { files, writes: done.writes, bytes: done.bytes };
-    report.put_optional(told);
+    report.fill(hrl_convert_report::from(&(files, done.writes, done.bytes)));
 }
 
 /// # Safety

@@ -7,10 +7,11 @@ use engine::SystemClock;
 use engine::sync::lock::Mutex;
 use hrl_gateway::{Mirror, MirrorOptions, MirroredVolume};
 
-use crate::boundary::{guard, guard_value, hrl_status, status_of};
+use crate::boundary::{HRL_OK, guard, guard_value, hrl_status, status_of};
 use crate::callbacks::User;
 use crate::handle::{self, Out, Text};
 use crate::points::{HRL_LABEL_CHARS, HRL_NAME_CHARS, visit};
+use crate::report::{millis, report};
 use crate::vault::hrl_vault;
 
 /// Makes one vault follow another. All threads may use it at once; runs wait for each other.
@@ -18,48 +19,34 @@ pub struct hrl_mirror {
     inner: Mutex<Mirror>,
 }
 
-/// The result of a mirror's run for one volume.
-#[repr(C)]
-#[derive(Clone, Copy)]
-pub struct hrl_mirrored_volume {
-    /// Name of the volume.
-    pub volume: [c_char; HRL_NAME_CHARS],
-    /// Newest catalog version of the source.
-    pub source_version: u64,
-    /// Newest catalog version of the target, which is never above that of the source.
-    pub version: u64,
-    /// Time by which the target is behind, in milliseconds.
-    pub lag_ms: u64,
-    /// Objects copied.
-    pub objects_copied: u64,
-    /// Bytes copied.
-    pub bytes_copied: u64,
-    /// Objects deleted.
-    pub objects_deleted: u64,
-    /// Objects that the source lacks.
-    pub source_lacks: u64,
-    /// HRL_OK, or the status of the error that ended the run for this volume.
-    pub status: hrl_status,
-    /// That error as a sentence, cut if it does not fit; empty if there was none.
-    pub failure: [c_char; HRL_LABEL_CHARS],
+report! {
+    /// The result of a mirror's run for one volume.
+    pub struct hrl_mirrored_volume from done: MirroredVolume {
+        /// Name of the volume.
+        volume: [c_char; HRL_NAME_CHARS],
+        /// Newest catalog version of the source.
+        source_version: u64,
+        /// Newest catalog version of the target, which is never above that of the source.
+        version: u64,
+        /// Time by which the target is behind, in milliseconds.
+        lag_ms: u64 = millis(done.lag),
+        /// Objects copied.
+        objects_copied: u64,
+        /// Bytes copied.
+        bytes_copied: u64,
+        /// Objects deleted.
+        objects_deleted: u64,
+        /// Objects that the source lacks.
+        source_lacks: u64,
+        /// HRL_OK, or the status of the error that ended the run for this volume.
+        status: hrl_status = done.failure.as_ref().map_or(HRL_OK, |error| status_of(error.kind())),
+        /// That error as a sentence, cut if it does not fit; empty without an error.
+        failure: [c_char; HRL_LABEL_CHARS] = failure_text(done),
+    }
 }
 
-impl From<&MirroredVolume> for hrl_mirrored_volume {
-    fn from(done: &MirroredVolume) -> Self {
-        let failure = done.failure.as_ref();
-        Self {
-            volume: handle::fixed_text(&done.volume),
-            source_version: done.source_version,
-            version: done.version,
-            lag_ms: u64::try_from(done.lag.as_millis()).unwrap_or(u64::MAX),
-            objects_copied: done.objects_copied,
-            bytes_copied: done.bytes_copied,
-            objects_deleted: done.objects_deleted,
-            source_lacks: done.source_lacks,
-            status: failure.map_or(0, |error| status_of(error.kind())),
-            failure: handle::fixed_text(&failure.map(ToString::to_string).unwrap_or_default()),
-        }
-    }
+fn failure_text(done: &MirroredVolume) -> String {
+    done.failure.as_ref().map(ToString::to_string).unwrap_or_default()
 }
 
 /// Receives the result for one volume, which lives until it returns; returns false to stop.
@@ -69,9 +56,10 @@ pub type hrl_mirrored_fn =
 /// Returns whether the run goes on. Called from any thread.
 pub type hrl_go_on_fn = Option<unsafe extern "C" fn(user: *mut c_void) -> bool>;
 
-/// Makes a mirror that brings `target` to the state of `source`, without the keys of its volumes. `count` names in `volumes`
-/// select volumes; 0 selects all. `scratch` is a directory for copies of objects above 32 MiB; NULL: that of the system.
-/// The vaults may be freed afterwards. Run one mirror at a time for each target. Free it with `hrl_mirror_free`.
+/// Makes a mirror that brings `target` to the state of `source`, without the keys of its volumes.
+/// `count` names in `volumes` select volumes; 0 selects all. `scratch` is a directory for copies of
+/// objects above 32 MiB; NULL: that of the system. The vaults may be freed afterwards. Run one
+/// mirror at a time for each target. Free it with `hrl_mirror_free`.
 /// Statuses: HRL_ERROR_INVALID_INPUT. Since 0.1.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hrl_mirror_new(
@@ -100,9 +88,9 @@ pub unsafe extern "C" fn hrl_mirror_new(
     })
 }
 
-/// Catches up once, and gives the result of every volume to `each` on the calling thread. Call it again to follow. A failure
-/// of one volume is in its result and does not stop the others. `go_on` (NULL: always) is asked now and then; false ends the
-/// run, which the next one continues.
+/// Catches up once, and passes the result of every volume to `each` on the calling thread. Call it
+/// again to follow. A failure of one volume is in its result and does not stop the others. `go_on`
+/// (NULL: always) is asked now and then; false ends the run, which the next one continues.
 /// Statuses: HRL_ERROR_UNAVAILABLE, HRL_ERROR_INVALID_INPUT. Since 0.1.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hrl_mirror_run(

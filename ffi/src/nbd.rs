@@ -3,14 +3,15 @@
 use std::ffi::{CString, c_char, c_void};
 use std::sync::Arc;
 
-use hrl_nbd::{Export, ExportContext, NbdAddress, NbdLimits, NbdServer};
+use hrl_nbd::{Export, ExportContext, NbdAddress, NbdLimits, NbdServer, NbdStats};
 
 use crate::boundary::{bad_argument, guard, guard_value, hrl_status};
 #[cfg(feature = "tls")]
 use crate::callbacks::User;
 use crate::device::hrl_device;
-use crate::handle::{self, In, Out, Text, versioned};
+use crate::handle::{self, In, Out, Room, Text, versioned};
 use crate::replica::hrl_changes;
+use crate::report::report;
 use engine::sync::lock::Mutex;
 
 /// A listening NBD server. All threads may use it at once.
@@ -19,14 +20,15 @@ pub struct hrl_nbd_server {
     uri: CString,
 }
 
-/// Flag of `hrl_nbd_server_start`: refuse changes, also where the device would take them.
+/// Flag of `hrl_nbd_server_start`: refuse changes, even if the device would take them.
 pub const HRL_SERVE_READ_ONLY: u32 = 1;
 
-/// Serves a device over NBD at `address`, "unix:PATH" or "tcp:HOST:PORT" (port 0 takes a free one), as export `name`. A
-/// protected volume is captured. `changes`, which may be NULL, become the meta contexts "qemu:dirty-bitmap:changes" and
-/// "hrl:changes". The device may be freed afterwards. Free the server with `hrl_nbd_server_free`.
-/// Statuses: HRL_ERROR_INVALID_INPUT, HRL_ERROR_FENCED (the address is taken), HRL_ERROR_UNSUPPORTED (no io_uring), HRL_ERROR_IO.
-/// Since 0.1.
+/// Serves a device over NBD at `address`, "unix:PATH" or "tcp:HOST:PORT" (port 0 takes a free one),
+/// as export `name`. Writes to a protected volume are captured. `changes`, which may be NULL,
+/// become the meta contexts "qemu:dirty-bitmap:changes" and "hrl:changes". The device may be freed
+/// afterwards. Free the server with `hrl_nbd_server_free`.
+/// Statuses: HRL_ERROR_INVALID_INPUT, HRL_ERROR_FENCED (the address is taken),
+/// HRL_ERROR_UNSUPPORTED (no io_uring), HRL_ERROR_IO. Since 0.1.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hrl_nbd_server_start(
     address: Text<'_>,
@@ -45,10 +47,11 @@ pub unsafe extern "C" fn hrl_nbd_server_start(
     })
 }
 
-/// Is told of a client that was refused, as one line for people that lives until it returns, from a thread of the library.
+/// Receives one line for people about a client that was refused, on a thread of the library. The
+/// line lives until it returns.
 pub type hrl_refused_fn = Option<unsafe extern "C" fn(user: *mut c_void, line: *const c_char)>;
 
-/// TLS of an NBD server. Fill it with zeroes, then set what is needed.
+/// TLS of an NBD server. Fill it with zeroes, then set the fields that you need.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct hrl_nbd_tls<'a> {
@@ -58,20 +61,22 @@ pub struct hrl_nbd_tls<'a> {
     pub pki: Text<'a>,
     /// The volume that clients must be enrolled for. NULL: the name of the export.
     pub volume: Text<'a>,
-    /// Serve clients without a certificate, too: encrypted, but whoever reaches the port.
+    /// Serve clients without a certificate, too. The connection is encrypted, but open to every
+    /// client that reaches the port.
     pub no_verify: bool,
-    /// Is told of refused clients; NULL: nobody.
+    /// Receives refused clients. NULL: they are not reported.
     pub refused: hrl_refused_fn,
-    /// Given to `refused`.
+    /// Passed to `refused`.
     pub user: *mut c_void,
 }
 
 versioned!(hrl_nbd_tls<'_>);
 
-/// As `hrl_nbd_server_start` with TLS, and nothing without it. `tls` and its texts are copied; `refused` is called until
-/// `hrl_nbd_server_free` or `hrl_nbd_server_stop` has returned.
-/// Statuses: also HRL_ERROR_NOT_FOUND and HRL_ERROR_INVALID_INPUT for certificates that cannot be used, HRL_ERROR_UNSUPPORTED in
-/// builds without the feature `tls`. Since 0.1.
+/// Does the same as `hrl_nbd_server_start` with TLS, and serves nothing without it. `tls` and its
+/// texts are copied. `refused` is called until `hrl_nbd_server_free` or `hrl_nbd_server_stop` has
+/// returned.
+/// Statuses: also HRL_ERROR_NOT_FOUND and HRL_ERROR_INVALID_INPUT for certificates that cannot be
+/// used, and HRL_ERROR_UNSUPPORTED in builds without the feature `tls`. Since 0.1.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hrl_nbd_server_start_tls(
     address: Text<'_>,
@@ -110,7 +115,8 @@ fn start_tls(
         let user = User(tls.user);
         options = options.on_refused(Arc::new(move |line| {
             let line = handle::c_text(line);
-            // SAFETY: a function of this type, called as the header says; the line lives during the call.
+            // SAFETY: a function of this type, called as the header says; the line lives during the
+            // call.
             unsafe { refused(user.pointer(), line.as_ptr()) }
         }));
     }
@@ -123,7 +129,7 @@ fn start_tls(address: &NbdAddress, _: Export, _: &hrl_nbd_tls<'_>) -> engine::Re
         .message("this build has no TLS (feature tls)"))
 }
 
-/// What is to be served, and where.
+/// Returns the address and the export to serve there.
 fn what(
     address: Text<'_>,
     name: Text<'_>,
@@ -156,7 +162,8 @@ fn give(out: Out<'_, *mut hrl_nbd_server>, server: NbdServer, name: &str) -> eng
     out.give(hrl_nbd_server { inner: Mutex::new(Some(server)), uri })
 }
 
-/// The URI that clients connect to, as long as the handle lives. Empty for NULL. Since 0.1.
+/// Returns the URI that clients connect to. Valid as long as the handle lives; empty for NULL.
+/// Since 0.1.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hrl_nbd_server_uri(server: Option<&hrl_nbd_server>) -> *const c_char {
     guard_value(c"".as_ptr(), || {
@@ -164,48 +171,43 @@ pub unsafe extern "C" fn hrl_nbd_server_uri(server: Option<&hrl_nbd_server>) -> 
     })
 }
 
-/// Counters of a server.
-#[repr(C)]
-#[derive(Clone, Copy)]
-pub struct hrl_nbd_stats {
-    /// Connections open now.
-    pub connections: u64,
-    /// Connections refused at the limit, or because TLS did not let them in.
-    pub connections_refused: u64,
-    /// Requests answered.
-    pub requests: u64,
-    /// Requests answered with an error.
-    pub errors: u64,
-    /// Bytes of data sent.
-    pub bytes_read: u64,
-    /// Bytes of data received.
-    pub bytes_written: u64,
+report! {
+    /// Counters of a server.
+    pub struct hrl_nbd_stats from now: NbdStats {
+        /// Connections open now.
+        connections: u64,
+        /// Connections refused at the limit or by TLS.
+        connections_refused: u64,
+        /// Requests answered.
+        requests: u64,
+        /// Requests answered with an error.
+        errors: u64,
+        /// Bytes of data sent.
+        bytes_read: u64,
+        /// Bytes of data received.
+        bytes_written: u64,
+    }
 }
 
-/// Counters now; all 0 once the server stopped. Statuses: HRL_ERROR_INVALID_INPUT. Since 0.1.
+/// Reports the counters now; all 0 once the server stopped.
+/// Statuses: HRL_ERROR_INVALID_INPUT. Since 0.1.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hrl_nbd_server_stats(
     server: Option<&hrl_nbd_server>,
-    stats: Out<'_, hrl_nbd_stats>,
+    stats: Room<'_, hrl_nbd_stats>,
 ) -> hrl_status {
     guard(|| {
+        let stats = stats.needed("stats")?;
         let server = handle::given(server, "server")?;
         let inner = server.inner.lock();
-        let now = inner.as_ref().map(NbdServer::stats).unwrap_or_default();
-        let told = hrl_nbd_stats {
-            connections: now.connections,
-            connections_refused: now.connections_refused,
-            requests: now.requests,
-            errors: now.errors,
-            bytes_read: now.bytes_read,
-            bytes_written: now.bytes_written,
-        };
-        stats.put(told, "stats")
+        stats.fill(hrl_nbd_stats::from(&inner.as_ref().map(NbdServer::stats).unwrap_or_default()));
+        Ok(())
     })
 }
 
-/// Stops listening, lets requests in flight end, closes the connections. A second stop does nothing. Statuses:
-/// HRL_ERROR_INVALID_INPUT. Since 0.1.
+/// Stops listening, lets requests in flight end, and closes the connections. A second stop does
+/// nothing.
+/// Statuses: HRL_ERROR_INVALID_INPUT. Since 0.1.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hrl_nbd_server_stop(server: Option<&hrl_nbd_server>) -> hrl_status {
     guard(|| {
@@ -216,7 +218,7 @@ pub unsafe extern "C" fn hrl_nbd_server_stop(server: Option<&hrl_nbd_server>) ->
     })
 }
 
-/// Stops the server, if it was not, and frees the handle; NULL is fine. Since 0.1.
+/// Stops the server, unless it was stopped, and frees the handle; NULL is fine. Since 0.1.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hrl_nbd_server_free(server: Option<Box<hrl_nbd_server>>) {
     guard_value((), || drop(server));

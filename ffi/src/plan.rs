@@ -1,4 +1,5 @@
-//! Recovery plans: parsed, checked, run through the embedder's callbacks, approved, reported as JSON.
+//! Recovery plans: parsed, checked, run through the embedder's callbacks, approved, reported as
+//! JSON.
 
 use std::ffi::{CStr, CString, c_char, c_void};
 use std::os::unix::ffi::OsStrExt;
@@ -16,7 +17,7 @@ use crate::handle::{self, In, Out, Text, versioned};
 use crate::points::HRL_ID_CHARS;
 use crate::vault::hrl_vault;
 
-/// Room for an address that a volume is served at.
+/// Room for the address of a served volume.
 pub const HRL_URI_CHARS: usize = 1024;
 
 /// A recovery plan. All threads may use it at once.
@@ -24,12 +25,12 @@ pub struct hrl_plan {
     inner: Plan,
 }
 
-/// Whether what is under way has to end; see `hrl_plan_stop_is_set`.
+/// Asks the step under way to end; see `hrl_plan_stop_is_set`.
 pub struct hrl_plan_stop {
     inner: StopFlag,
 }
 
-/// What a run is.
+/// Kind of a run.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub enum hrl_plan_mode {
@@ -39,47 +40,53 @@ pub enum hrl_plan_mode {
     HRL_PLAN_REAL = 1,
 }
 
-/// What the host of a plan is asked for. Lives until the callback returns.
+/// Request to the host of a plan. Lives until the callback returns.
 #[repr(C)]
 pub struct hrl_plan_request {
+    /// `sizeof(hrl_plan_request)` of the library.
+    pub struct_bytes: usize,
     /// Identity of the run.
     pub run: *const c_char,
     /// A `hrl_plan_mode`.
     pub mode: u32,
-    /// The source is there still: its last bytes come first.
+    /// Whether the source is still there. Then its last bytes come first.
     pub planned: bool,
     /// Name of the volume in the vault.
     pub volume: *const c_char,
-    /// The state to come up at, as `hrl_replica_view` takes it.
+    /// Recovery state to come up at, as `hrl_replica_view` takes it.
     pub at: *const c_char,
-    /// The disk that a failover fills; NULL when the plan names none.
+    /// Disk that a failover fills; NULL if the plan has none.
     pub disk: *const c_char,
-    /// Directory for the failover's state, in a test one of the run's; NULL when the plan names none.
+    /// State directory of the failover, in a test one of the run's; NULL if the plan has none.
     pub state: *const c_char,
-    /// Address at which to serve, that of this mode; NULL when the plan names none.
+    /// Address at which to serve in this mode; NULL if the plan has none.
     pub nbd: *const c_char,
-    /// How long it may take, in milliseconds; the host keeps to it.
+    /// Limit in milliseconds, which the host keeps.
     pub limit_ms: u64,
-    /// To be looked at now and then with `hrl_plan_stop_is_set`.
+    /// Flag to look at now and then with `hrl_plan_stop_is_set`.
     pub stop: *const hrl_plan_stop,
 }
 
-/// A volume that is up; all zeroes before the callback fills it.
+/// A volume that is up. All zeroes but `struct_bytes` before the callback fills it.
 #[repr(C)]
 pub struct hrl_plan_started {
-    /// Where it is served: `HRL_URI` of commands.
+    /// `sizeof(hrl_plan_started)` of the library, which the callback leaves as it is.
+    pub struct_bytes: usize,
+    /// Address at which it is served: `HRL_URI` of commands.
     pub uri: [c_char; HRL_URI_CHARS],
-    /// The recovery point that it came up at, in hexadecimal digits; empty when the state is none.
+    /// Recovery point that it came up at, in hexadecimal digits; empty if the state is at no point.
     pub point: [c_char; HRL_ID_CHARS],
-    /// The sequence of that state.
+    /// Sequence of that state.
     pub sequence: u64,
-    /// The time of that state, in nanoseconds since 1970 in UTC.
+    /// Time of that state, in nanoseconds since 1970 in UTC.
     pub time_ns: i64,
 }
 
-/// Brings the volumes of plans up. The functions return 0 or an errno, must not unwind, and are called from any thread, for
-/// different volumes at once. Each may come again for the same run and volume, because the runner was killed before it recorded the
-/// answer: `start` then finds what is up and starts nothing twice, the others succeed for what is done.
+/// Brings the volumes of plans up. The functions return 0 or an errno and must not unwind. They are
+/// called from any thread, for different volumes at once.
+/// Each may come again for the same run and volume, if the runner was killed before it recorded the
+/// answer. Then `start` finds the volume up and starts nothing twice. The others succeed if their
+/// work is done.
 #[repr(C)]
 pub struct hrl_plan_callbacks {
     /// `sizeof(hrl_plan_callbacks)`, so that later versions can add to it.
@@ -95,19 +102,20 @@ pub struct hrl_plan_callbacks {
     /// Commits the failover of a volume, of a real run only.
     pub commit:
         Option<unsafe extern "C" fn(user: *mut c_void, request: *const hrl_plan_request) -> i32>,
-    /// Takes a test failover down, also one whose start failed.
+    /// Takes a test failover down, even if its start failed.
     pub clean_up:
         Option<unsafe extern "C" fn(user: *mut c_void, request: *const hrl_plan_request) -> i32>,
     /// Asked every `poll_ms`: true stops the run, which can be resumed. NULL: never.
     pub stopped: Option<unsafe extern "C" fn(user: *mut c_void) -> bool>,
-    /// Told a run and a step, as JSON, when one begins and when it has ended. NULL: nobody.
+    /// Receives a run and a step, as JSON, when the step begins and when it has ended. NULL: steps
+    /// are not reported.
     pub on_step:
         Option<unsafe extern "C" fn(user: *mut c_void, run: *const c_char, step: *const c_char)>,
 }
 
 versioned!(hrl_plan_callbacks);
 
-/// How to run a plan. Fill it with zeroes, then set what is needed; everything is copied.
+/// Options of a run. Fill it with zeroes, then set the fields that you need; everything is copied.
 #[repr(C)]
 pub struct hrl_plan_options<'a> {
     /// `sizeof(hrl_plan_options)`.
@@ -116,25 +124,27 @@ pub struct hrl_plan_options<'a> {
     pub run: Text<'a>,
     /// A `hrl_plan_mode`.
     pub mode: u32,
-    /// The source is there still, and nothing is lost.
+    /// Whether the source is still there, so that nothing is lost.
     pub planned: bool,
-    /// Commit a real run at its end, whatever the plan says; on resuming, one that waits for it.
+    /// Commit a real run at its end, even if the plan does not. On resuming, commit a run that
+    /// waits for it.
     pub commit: bool,
     /// Take a run over although its runner seems to live.
     pub take_over: bool,
-    /// When the source failed, in nanoseconds since 1970 in UTC. 0: when the run begins.
+    /// Time at which the source failed, in nanoseconds since 1970 in UTC. 0: when the run begins.
     pub failed_at_ns: i64,
-    /// How often approvals, the stop and other runners are looked for. 0: 1,000.
+    /// Interval for approvals, the stop and other runners. 0: 1,000.
     pub poll_ms: u64,
 }
 
 versioned!(hrl_plan_options<'_>);
 
-/// Is given a text, which lives until it returns.
+/// Receives a text, which lives until it returns.
 pub type hrl_text_fn = Option<unsafe extern "C" fn(user: *mut c_void, text: *const c_char)>;
 
-/// Reads a plan, which is TOML; `name` is what errors call it. Free it with `hrl_plan_free`.
-/// Statuses: HRL_ERROR_INVALID_INPUT names the key, its line, what was expected and what is there. Since 0.1.
+/// Reads a plan, which is TOML. Errors call it `name`. Free it with `hrl_plan_free`.
+/// Statuses: HRL_ERROR_INVALID_INPUT. The message has the key, its line, what was expected and what
+/// was found. Since 0.1.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hrl_plan_parse(
     text: Text<'_>,
@@ -154,67 +164,70 @@ pub unsafe extern "C" fn hrl_plan_free(plan: Option<Box<hrl_plan>>) {
     guard_value((), || drop(plan));
 }
 
-/// Finds the state that each volume would come up at and what that loses, and gives it as JSON to `tell`, with the problems that
-/// would keep the plan from running.
+/// Finds the state that each volume would come up at, and its loss. Passes it as JSON to
+/// `receive`, with the problems that would keep the plan from running.
 /// Statuses: HRL_ERROR_UNAVAILABLE. Since 0.1.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hrl_plan_check(
     plan: Option<&hrl_plan>,
     vault: Option<&hrl_vault>,
-    tell: hrl_text_fn,
+    receive: hrl_text_fn,
     user: *mut c_void,
 ) -> hrl_status {
     guard(|| {
         let (plan, vault) = (handle::given(plan, "plan")?, handle::given(vault, "vault")?);
-        let tell = needed(tell, "tell")?;
-        say(tell, user, &plan.inner.check(&vault.inner)?.to_json());
+        let receive = needed(receive, "receive")?;
+        say(receive, user, &plan.inner.check(&vault.inner)?.to_json());
         Ok(())
     })
 }
 
-/// Runs a plan to its end and gives its report, JSON, to `tell`. That a step failed is no error, but the `outcome` of the report.
-/// `options` may be NULL: a test.
-/// Statuses: what keeps the plan from running, before anything is done; HRL_ERROR_ALREADY_EXISTS when there is a run of this
-/// identity; HRL_ERROR_FENCED when another runner took it; those of the store, after which it can be resumed. Since 0.1.
+/// Runs a plan to its end and passes its report, as JSON, to `receive`. A failed step is no error,
+/// but the `outcome` of the report. `options` may be NULL: a test.
+/// Statuses: those that keep the plan from running, before anything is done.
+/// HRL_ERROR_ALREADY_EXISTS if there is a run of this identity. HRL_ERROR_FENCED if another runner
+/// took it. Those of the store, after which it can be resumed. Since 0.1.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hrl_plan_run(
     plan: Option<&hrl_plan>,
     vault: Option<&hrl_vault>,
     callbacks: In<'_, hrl_plan_callbacks>,
     options: In<'_, hrl_plan_options<'_>>,
-    tell: hrl_text_fn,
+    receive: hrl_text_fn,
     user: *mut c_void,
 ) -> hrl_status {
     guard(|| {
         let (plan, vault) = (handle::given(plan, "plan")?, handle::given(vault, "vault")?);
-        with_host(callbacks, options, tell, user, |host, options| {
+        with_host(callbacks, options, receive, user, |host, options| {
             plan::run(&plan.inner, &vault.inner, host, options)
         })
     })
 }
 
-/// Goes on with a run where it was and gives its report to `tell`; of one that is over, only the report. Of the options those of
-/// a new run are not looked at.
-/// Statuses: HRL_ERROR_NOT_FOUND; HRL_ERROR_FENCED when its runner lives on this machine or another one takes it. Since 0.1.
+/// Goes on with an interrupted run and passes its report to `receive`. If the run is over, only the
+/// report. Options of a new run are ignored.
+/// Statuses: HRL_ERROR_NOT_FOUND. HRL_ERROR_FENCED if its runner lives on this machine or another
+/// one takes it. Since 0.1.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hrl_plan_resume(
     vault: Option<&hrl_vault>,
     run: Text<'_>,
     callbacks: In<'_, hrl_plan_callbacks>,
     options: In<'_, hrl_plan_options<'_>>,
-    tell: hrl_text_fn,
+    receive: hrl_text_fn,
     user: *mut c_void,
 ) -> hrl_status {
     guard(|| {
         let (vault, run) = (handle::given(vault, "vault")?, run.read("run")?);
-        with_host(callbacks, options, tell, user, |host, options| {
+        with_host(callbacks, options, receive, user, |host, options| {
             plan::resume(&vault.inner, run, host, options)
         })
     })
 }
 
 /// Approves a manual step that waits, or rejects it. `note` may be NULL.
-/// Statuses: HRL_ERROR_NOT_FOUND names the steps that wait; HRL_ERROR_ALREADY_EXISTS when somebody decided before. Since 0.1.
+/// Statuses: HRL_ERROR_NOT_FOUND (the message lists the steps that wait), HRL_ERROR_ALREADY_EXISTS
+/// (it was decided before). Since 0.1.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hrl_plan_approve(
     vault: Option<&hrl_vault>,
@@ -233,47 +246,48 @@ pub unsafe extern "C" fn hrl_plan_approve(
     })
 }
 
-/// Gives the report of a run, JSON, to `tell`.
-/// Statuses: HRL_ERROR_NOT_FOUND, HRL_ERROR_WRONG_KEY, HRL_ERROR_CORRUPT, HRL_ERROR_UNAVAILABLE. Since 0.1.
+/// Passes the report of a run, as JSON, to `receive`.
+/// Statuses: HRL_ERROR_NOT_FOUND, HRL_ERROR_WRONG_KEY, HRL_ERROR_CORRUPT, HRL_ERROR_UNAVAILABLE.
+/// Since 0.1.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hrl_plan_report(
     vault: Option<&hrl_vault>,
     run: Text<'_>,
-    tell: hrl_text_fn,
+    receive: hrl_text_fn,
     user: *mut c_void,
 ) -> hrl_status {
     guard(|| {
         let (vault, run) = (handle::given(vault, "vault")?, run.read("run")?);
-        let tell = needed(tell, "tell")?;
-        say(tell, user, &plan::report(&vault.inner, run)?.to_json());
+        let receive = needed(receive, "receive")?;
+        say(receive, user, &plan::report(&vault.inner, run)?.to_json());
         Ok(())
     })
 }
 
-/// Whether what is under way has to end; false for NULL. Since 0.1.
+/// Returns whether the step under way has to end; false for NULL. Since 0.1.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hrl_plan_stop_is_set(stop: Option<&hrl_plan_stop>) -> bool {
     guard_value(false, || stop.is_some_and(|stop| stop.inner.is_set()))
 }
 
-type Teller = unsafe extern "C" fn(*mut c_void, *const c_char);
+type Receiver = unsafe extern "C" fn(*mut c_void, *const c_char);
 type Asked = unsafe extern "C" fn(*mut c_void, *const hrl_plan_request) -> i32;
 
-fn say(tell: Teller, user: *mut c_void, text: &str) {
+fn say(receive: Receiver, user: *mut c_void, text: &str) {
     let text = handle::c_text(text);
     // SAFETY: a function of this type, called as the header says; the text outlives the call.
-    unsafe { tell(user, text.as_ptr()) }
+    unsafe { receive(user, text.as_ptr()) }
 }
 
 fn with_host(
     callbacks: In<'_, hrl_plan_callbacks>,
     options: In<'_, hrl_plan_options<'_>>,
-    tell: hrl_text_fn,
+    receive: hrl_text_fn,
     user: *mut c_void,
     work: impl FnOnce(&dyn PlanHost, &RunOptions<'_>) -> Result<RunReport>,
 ) -> Result<()> {
     let callbacks = callbacks.read("callbacks")?;
-    let tell = needed(tell, "tell")?;
+    let receive = needed(receive, "receive")?;
     let callback_user = User(user);
     let host = CallbackHost {
         start: needed(callbacks.start, "callbacks.start")?,
@@ -281,17 +295,18 @@ fn with_host(
         clean_up: needed(callbacks.clean_up, "callbacks.clean_up")?,
         user: callback_user,
     };
-    let (stopped, on_step) = (callbacks.stopped, callbacks.on_step);
+    let (stopped, callback) = (callbacks.stopped, callbacks.on_step);
     let stop = move || match stopped {
         // SAFETY: a function of this type, called as the header says.
         Some(stopped) => unsafe { stopped(callback_user.pointer()) },
         None => false,
     };
-    let told = move |run: &str, step: &StepReport| {
-        if let Some(on_step) = on_step {
+    let on_step = move |run: &str, step: &StepReport| {
+        if let Some(call) = callback {
             let (run, step) = (handle::c_text(run), handle::c_text(&step.to_json()));
-            // SAFETY: a function of this type, called as the header says; the texts outlive the call.
-            unsafe { on_step(callback_user.pointer(), run.as_ptr(), step.as_ptr()) }
+            // SAFETY: a function of this type, called as the header says; the texts outlive the
+            // call.
+            unsafe { call(callback_user.pointer(), run.as_ptr(), step.as_ptr()) }
         }
     };
     let mut chosen = match options.optional()? {
@@ -299,8 +314,8 @@ fn with_host(
         None => RunOptions::default(),
     };
     chosen.stopped = &stop;
-    chosen.on_step = &told;
-    say(tell, user, &work(&host, &chosen)?.to_json());
+    chosen.on_step = &on_step;
+    say(receive, user, &work(&host, &chosen)?.to_json());
     Ok(())
 }
 
@@ -350,6 +365,7 @@ impl CallbackHost {
             |text: &Option<CString>| text.as_ref().map_or(std::ptr::null(), |text| text.as_ptr());
         let stop = hrl_plan_stop { inner: request.stop.clone() };
         let asked = hrl_plan_request {
+            struct_bytes: size_of::<hrl_plan_request>(),
             run: run.as_ptr(),
             mode: match request.mode {
                 RunMode::Test => hrl_plan_mode::HRL_PLAN_TEST as u32,
@@ -371,12 +387,14 @@ impl CallbackHost {
 impl PlanHost for CallbackHost {
     fn start(&self, member: &Member, request: &StartRequest<'_>) -> Result<Started> {
         let mut started = hrl_plan_started {
+            struct_bytes: size_of::<hrl_plan_started>(),
             uri: [0; HRL_URI_CHARS],
             point: [0; HRL_ID_CHARS],
             sequence: 0,
             time_ns: 0,
         };
-        // SAFETY: a function of this type, called as the header says; both structures outlive the call.
+        // SAFETY: a function of this type, called as the header says; both structures outlive the
+        // call.
         let code = Self::ask(member, request, |request| unsafe {
             (self.start)(self.user.pointer(), request, &raw mut started)
         });
@@ -402,7 +420,8 @@ impl PlanHost for CallbackHost {
     }
 
     fn commit(&self, member: &Member, request: &StartRequest<'_>) -> Result<()> {
-        // SAFETY: a function of this type, called as the header says; the request outlives the call.
+        // SAFETY: a function of this type, called as the header says; the request outlives the
+        // call.
         let code = Self::ask(member, request, |request| unsafe {
             (self.commit)(self.user.pointer(), request)
         });
@@ -410,7 +429,8 @@ impl PlanHost for CallbackHost {
     }
 
     fn clean_up(&self, member: &Member, request: &StartRequest<'_>) -> Result<()> {
-        // SAFETY: a function of this type, called as the header says; the request outlives the call.
+        // SAFETY: a function of this type, called as the header says; the request outlives the
+        // call.
         let code = Self::ask(member, request, |request| unsafe {
             (self.clean_up)(self.user.pointer(), request)
         });
@@ -418,7 +438,7 @@ impl PlanHost for CallbackHost {
     }
 }
 
-/// The text in an array that C filled; `None` when it does not end or is no UTF-8.
+/// Returns the text in an array that C filled; `None` if it has no end or is not UTF-8.
 fn text_in(array: &[c_char]) -> Option<&str> {
     let bytes = array.iter().position(|c| *c == 0)?;
     // SAFETY: the array has a zero at `bytes`, and lives as long as the text.
@@ -451,8 +471,8 @@ mod tests {
         unsafe { CStr::from_ptr(text) }.to_str().expect("UTF-8").to_owned()
     }
 
-    /// Keeps what it is told.
-    unsafe extern "C" fn tell(user: *mut c_void, text: *const c_char) {
+    /// Keeps the texts that it receives.
+    unsafe extern "C" fn receive(user: *mut c_void, text: *const c_char) {
         // SAFETY: the test gives its notes.
         unsafe { &*user.cast::<std::sync::Mutex<Vec<String>>>() }
             .lock()
@@ -471,8 +491,8 @@ mod tests {
         // SAFETY: as the header asks.
         assert!(!unsafe { hrl_plan_stop_is_set(request.stop.as_ref()) });
         let line = format!("start {} at {}", shown(request.volume), shown(request.at));
-        // SAFETY: as in `tell`.
-        unsafe { tell(user, handle::c_text(&line).as_ptr()) };
+        // SAFETY: as in `receive`.
+        unsafe { receive(user, handle::c_text(&line).as_ptr()) };
         started.uri = handle::fixed_text("nbd://there");
         started.sequence = 7;
         0
@@ -548,19 +568,26 @@ mod tests {
                 Text::from_c(&name),
                 Out::from_mut(&mut plan),
             ));
-            check(hrl_plan_check(plan.as_ref(), vault.as_ref(), Some(tell), user));
+            check(hrl_plan_check(plan.as_ref(), vault.as_ref(), Some(receive), user));
             let (calls, wanted) = (|| In::from_ref(&callbacks), || In::from_ref(&chosen));
-            check(hrl_plan_run(plan.as_ref(), vault.as_ref(), calls(), wanted(), Some(tell), user));
-            check(hrl_plan_report(vault.as_ref(), Text::from_c(&run), Some(tell), user));
+            check(hrl_plan_run(
+                plan.as_ref(),
+                vault.as_ref(),
+                calls(),
+                wanted(),
+                Some(receive),
+                user,
+            ));
+            check(hrl_plan_report(vault.as_ref(), Text::from_c(&run), Some(receive), user));
             let again =
-                hrl_plan_run(plan.as_ref(), vault.as_ref(), calls(), wanted(), Some(tell), user);
+                hrl_plan_run(plan.as_ref(), vault.as_ref(), calls(), wanted(), Some(receive), user);
             assert_eq!(again, HRL_ERROR_ALREADY_EXISTS);
             check(hrl_plan_resume(
                 vault.as_ref(),
                 Text::from_c(&run),
                 calls(),
                 wanted(),
-                Some(tell),
+                Some(receive),
                 user,
             ));
             let step = text("g/before/1");

@@ -1,26 +1,27 @@
 //! Protection: everything that one protected volume needs, as one handle.
 
-use std::ffi::{c_char, c_void};
+use std::ffi::{CString, c_char, c_void};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use engine::{
-    Error, ErrorKind, Event, EventSink, Policy, Protection, ProtectionOptions, Quiesce,
-    QuiesceRequest, Result,
+    Error, ErrorKind, Event, EventSink, Policy, Protection, ProtectionOptions, ProtectionStats,
+    Quiesce, QuiesceRequest, Result,
 };
 
 use crate::boundary::{bad_argument, guard, guard_value, hrl_status};
 use crate::callbacks::{User, needed, outcome};
 use crate::device::hrl_device;
-use crate::handle::{self, In, Out, Text, versioned};
-use crate::points::{hrl_point, hrl_timeline_entry, hrl_timeline_fn, kind_of, mode_code, visit};
+use crate::handle::{self, In, Out, Room, Text, versioned};
+use crate::points::{hrl_point, hrl_timeline_entry, hrl_timeline_fn, kind_of, visit};
 use crate::quiesce;
+use crate::report::{millis, report};
 use crate::tap::hrl_tap;
 use crate::vault::hrl_vault;
 use engine::sync::lock::{RwLock, RwLockReadGuard};
 
-/// How to open a protection. Used by one thread at a time.
+/// Options for opening a protection. Used by one thread at a time.
 pub struct hrl_protection_options {
     pub(crate) volume: String,
     pub(crate) state: std::path::PathBuf,
@@ -31,9 +32,11 @@ pub struct hrl_protection_options {
     pub(crate) events: Option<EventSink>,
 }
 
-/// Begins the options for protecting `device` as `volume` of `vault`. `state` is the local directory of this agent (dirty
-/// map, spool, identity), created when it is absent; it must not be on the protected device. Device and vault may be freed
-/// afterwards. Free the options with `hrl_protection_options_free`. Statuses: HRL_ERROR_INVALID_INPUT. Since 0.1.
+/// Begins the options for protecting `device` as `volume` of `vault`. `state` is the state
+/// directory of this agent: dirty map, spool, identity. It is created if it is absent, and must not
+/// be on the protected device. Device and vault may be freed afterwards. Free the options with
+/// `hrl_protection_options_free`.
+/// Statuses: HRL_ERROR_INVALID_INPUT. Since 0.1.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hrl_protection_options_new(
     volume: Text<'_>,
@@ -57,9 +60,10 @@ pub unsafe extern "C" fn hrl_protection_options_new(
     })
 }
 
-/// Sets one field of the policy from text, by the names of policy files: "memory_budget_bytes" "67108864",
-/// "crash_point_interval" "60s", "compression" "zstd:1", and so on. The values are checked together by
-/// `hrl_protection_open`. Statuses: HRL_ERROR_INVALID_INPUT (the message lists the names). Since 0.1.
+/// Sets one field of the policy from text, by the names of policy files. For example
+/// "memory_budget_bytes" "67108864", "crash_point_interval" "60s", "compression" "zstd:1".
+/// `hrl_protection_open` checks the values together.
+/// Statuses: HRL_ERROR_INVALID_INPUT (the message lists the names). Since 0.1.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hrl_protection_options_set(
     options: Option<&mut hrl_protection_options>,
@@ -72,8 +76,8 @@ pub unsafe extern "C" fn hrl_protection_options_set(
     })
 }
 
-/// Take the volume over when another source has it. Default: no, that is HRL_ERROR_FENCED. Statuses: HRL_ERROR_INVALID_INPUT.
-/// Since 0.1.
+/// Takes the volume over if another source has it. By default that is HRL_ERROR_FENCED.
+/// Statuses: HRL_ERROR_INVALID_INPUT. Since 0.1.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hrl_protection_options_take_over(
     options: Option<&mut hrl_protection_options>,
@@ -85,24 +89,27 @@ pub unsafe extern "C" fn hrl_protection_options_take_over(
     })
 }
 
-/// What happened to a protected volume. The texts live until the callback returns.
-#[repr(C)]
-pub struct hrl_event {
-    /// When, in nanoseconds since 1970 in UTC.
-    pub time_ns: i64,
-    /// Name of the volume.
-    pub volume: *const c_char,
-    /// Stable name of what happened, such as "mode-changed", "point-marked", "vault-unavailable", "fenced".
-    pub kind: *const c_char,
-    /// One sentence for people.
-    pub message: *const c_char,
+report! {
+    /// Describes an event of a protected volume. The texts live until the callback returns.
+    pub struct hrl_event from (event, texts): (&Event, &[CString; 3]) {
+        /// Time of the event, in nanoseconds since 1970 in UTC.
+        time_ns: i64 = event.time,
+        /// Name of the volume.
+        volume: *const c_char = texts[0].as_ptr(),
+        /// Stable name of the event, such as "mode-changed", "point-marked", "vault-unavailable",
+        /// "fenced".
+        kind: *const c_char = texts[1].as_ptr(),
+        /// One sentence for people.
+        message: *const c_char = texts[2].as_ptr(),
+    }
 }
 
-/// Is told of an event, from a thread of the library; must return soon.
+/// Receives an event, on a thread of the library; must return soon.
 pub type hrl_event_fn = Option<unsafe extern "C" fn(user: *mut c_void, event: *const hrl_event)>;
 
-/// Where events go; NULL: nowhere. `callback` is called until `hrl_protection_free` has returned. Statuses:
-/// HRL_ERROR_INVALID_INPUT. Since 0.1.
+/// Sets the callback that receives events; NULL: events are dropped. It is called until
+/// `hrl_protection_free` has returned.
+/// Statuses: HRL_ERROR_INVALID_INPUT. Since 0.1.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hrl_protection_options_on_event(
     options: Option<&mut hrl_protection_options>,
@@ -121,15 +128,10 @@ fn sink(
 ) -> EventSink {
     Arc::new(move |event: &Event| {
         let texts = [&event.volume, event.kind.name(), &event.message].map(handle::c_text);
-        let [volume, kind, message] = &texts;
-        let told = hrl_event {
-            time_ns: event.time.0,
-            volume: volume.as_ptr(),
-            kind: kind.as_ptr(),
-            message: message.as_ptr(),
-        };
-        // SAFETY: a function of this type, called as the header says; event and texts live during the call.
-        unsafe { callback(user.pointer(), &raw const told) }
+        let shown = hrl_event::from(&(event, &texts));
+        // SAFETY: a function of this type, called as the header says; event and texts live during
+        // the call.
+        unsafe { callback(user.pointer(), &raw const shown) }
     })
 }
 
@@ -154,7 +156,7 @@ impl hrl_protection {
     }
 }
 
-/// Runs work with the protection behind a handle; it cannot be stopped meanwhile.
+/// Runs work with the protection behind a handle. It cannot be stopped meanwhile.
 pub(crate) fn with<T>(
     protection: Option<&hrl_protection>,
     work: impl FnOnce(&Protection) -> Result<T>,
@@ -163,11 +165,11 @@ pub(crate) fn with<T>(
     work(guard.as_ref().ok_or_else(|| bad_argument("protection").message("it was stopped"))?)
 }
 
-/// Opens the volume, finds what must be read again, and starts. The options may be used again and freed. Free the protection
-/// with `hrl_protection_free`, after `hrl_protection_stop`.
-/// Statuses: HRL_ERROR_FENCED (another agent or source has the volume), HRL_ERROR_CHANGED (not the disk that was protected),
-/// HRL_ERROR_WRONG_KEY, HRL_ERROR_UNAVAILABLE (the vault), HRL_ERROR_INVALID_INPUT (the policy), HRL_ERROR_FULL, HRL_ERROR_IO.
-/// Since 0.1.
+/// Opens the volume, finds the regions to read again, and starts. The options may be used again and
+/// freed. Free the protection with `hrl_protection_free`, after `hrl_protection_stop`.
+/// Statuses: HRL_ERROR_FENCED (another agent or source has the volume), HRL_ERROR_CHANGED (not the
+/// disk that was protected), HRL_ERROR_WRONG_KEY, HRL_ERROR_UNAVAILABLE (the vault),
+/// HRL_ERROR_INVALID_INPUT (the policy), HRL_ERROR_FULL, HRL_ERROR_IO. Since 0.1.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hrl_protection_open(
     options: Option<&hrl_protection_options>,
@@ -194,8 +196,9 @@ pub unsafe extern "C" fn hrl_protection_open(
     })
 }
 
-/// The protected volume as a device: writes to it are captured. From now on nothing else may write to the disk below. Free it
-/// with `hrl_device_free`, before `hrl_protection_stop`. Statuses: HRL_ERROR_INVALID_INPUT. Since 0.1.
+/// Returns the protected volume as a device: writes to it are captured. From now on nothing else
+/// may write to the disk below. Free it with `hrl_device_free`, before `hrl_protection_stop`.
+/// Statuses: HRL_ERROR_INVALID_INPUT. Since 0.1.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hrl_protection_device(
     protection: Option<&hrl_protection>,
@@ -208,8 +211,8 @@ pub unsafe extern "C" fn hrl_protection_device(
     })
 }
 
-/// The tap of the volume, for agents that do their own I/O. Free it with `hrl_tap_free`. Statuses: HRL_ERROR_INVALID_INPUT.
-/// Since 0.1.
+/// Returns the tap of the volume, for agents that do their own I/O. Free it with `hrl_tap_free`.
+/// Statuses: HRL_ERROR_INVALID_INPUT. Since 0.1.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hrl_protection_tap(
     protection: Option<&hrl_protection>,
@@ -225,35 +228,38 @@ pub unsafe extern "C" fn hrl_protection_tap(
     })
 }
 
-/// Marks a recovery point now, and returns once it is durable in the local journal. `kind` is a `hrl_point_kind`:
-/// HRL_POINT_CRASH, or HRL_POINT_DECLARED at a transaction boundary of the caller's. `label` may be NULL; `point` too.
-/// Statuses: HRL_ERROR_NOT_ORDERED (first copy, resync or overflow), HRL_ERROR_INVALID_INPUT (label above 255 bytes),
-/// HRL_ERROR_FENCED. Since 0.1.
+/// Marks a recovery point now, and returns once it is durable in the local journal. `kind` is a
+/// `hrl_point_kind`: HRL_POINT_CRASH, or HRL_POINT_DECLARED at a transaction boundary of the
+/// caller's. `label` and `point` may be NULL.
+/// Statuses: HRL_ERROR_NOT_ORDERED (first copy, resync or overflow), HRL_ERROR_INVALID_INPUT (label
+/// above 255 bytes), HRL_ERROR_FENCED. Since 0.1.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hrl_protection_mark(
     protection: Option<&hrl_protection>,
     kind: u32,
     label: Text<'_>,
-    point: Out<'_, hrl_point>,
+    point: Room<'_, hrl_point>,
 ) -> hrl_status {
     guard(|| {
+        let point = point.optional()?;
         let (kind, label) = (kind_of(kind)?, label.optional("label")?.unwrap_or_default());
         let marked = with(protection, |p| p.mark(kind, label))?;
-        point.put_optional(hrl_point::from(&marked));
+        point.fill(hrl_point::from(&marked));
         Ok(())
     })
 }
 
-/// How an application is quiesced around a mark. The functions return 0 or an errno, and must not unwind.
+/// Quiesces an application around a mark. The functions return 0 or an errno, and must not unwind.
 #[repr(C)]
 pub struct hrl_quiesce_callbacks<'a> {
     /// `sizeof(hrl_quiesce_callbacks)`, so that later versions can add to it.
     pub struct_bytes: usize,
     /// Name for errors and events; copied. NULL: "application".
     pub name: Text<'a>,
-    /// Makes the disk consistent and keeps it so until `release`; to be done within `limit_ms`.
+    /// Makes the data on disk consistent and keeps it so until `release`. Should be done within
+    /// `limit_ms`.
     pub quiesce: Option<unsafe extern "C" fn(user: *mut c_void, limit_ms: u64) -> i32>,
-    /// Lets the application go on. Called exactly once for each `quiesce`, also when that failed.
+    /// Lets the application go on. Called exactly once for each `quiesce`, even if that failed.
     pub release: Option<unsafe extern "C" fn(user: *mut c_void) -> i32>,
 }
 
@@ -295,10 +301,11 @@ impl Quiesce for CallbackQuiesce {
     }
 }
 
-/// Marks an application-consistent point: quiesce, flush, mark, release, in this order, with the callbacks on the calling
-/// thread. No point, and the application released, when it cannot be quiesced or the mark would come after `limit_ms`
-/// (HRL_ERROR_UNAVAILABLE). `label` and `point` may be NULL.
-/// Statuses: those of `hrl_protection_mark`, and what the callbacks return. Since 0.1.
+/// Marks an application-consistent point: quiesce, flush, mark, release, in this order. The
+/// callbacks run on the calling thread. If the application cannot be quiesced, or the mark would
+/// come after `limit_ms`, there is no point (HRL_ERROR_UNAVAILABLE), and the application is
+/// released. `label` and `point` may be NULL.
+/// Statuses: those of `hrl_protection_mark`, and those of the callbacks. Since 0.1.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hrl_protection_mark_quiesced(
     protection: Option<&hrl_protection>,
@@ -306,135 +313,116 @@ pub unsafe extern "C" fn hrl_protection_mark_quiesced(
     user: *mut c_void,
     label: Text<'_>,
     limit_ms: u64,
-    point: Out<'_, hrl_point>,
+    point: Room<'_, hrl_point>,
 ) -> hrl_status {
     guard(|| {
+        let point = point.optional()?;
         let provider = CallbackQuiesce::new(callbacks.read("callbacks")?, user)?;
         let label = label.optional("label")?.unwrap_or_default();
         let limit = Duration::from_millis(limit_ms);
         let marked = with(protection, |p| p.mark_quiesced(&provider, label, limit))?;
-        point.put_optional(hrl_point::from(&marked));
+        point.fill(hrl_point::from(&marked));
         Ok(())
     })
 }
 
-/// Marks an application-consistent point with the applications and the limit of the policy: its names "quiesce" (one
-/// specification a line, such as "postgresql:dbname=app\nfs:/srv"; core/docs/quiesce.md lists them), "quiesce_limit" and,
-/// for points by the clock, "app_point_interval". The program hrl-watchdog quiesces and releases them, also when this process
-/// is killed meanwhile. `label` and `point` may be NULL.
-/// Statuses: those of `hrl_protection_mark`; HRL_ERROR_UNAVAILABLE and others when they cannot be quiesced or did not stay so:
-/// then there is no point and they are released. HRL_ERROR_INVALID_INPUT (the policy names none). Since 0.1.
+/// Marks an application-consistent point with the applications and the limit of the policy. Its
+/// name "quiesce" takes one specification a line, such as "postgresql:dbname=app\nfs:/srv";
+/// core/docs/quiesce.md lists them. "quiesce_limit" is the limit, and "app_point_interval" makes
+/// such points by the clock. The program hrl-watchdog quiesces and releases them, even if this
+/// process is killed meanwhile. `label` and `point` may be NULL.
+/// Statuses: those of `hrl_protection_mark`; HRL_ERROR_UNAVAILABLE and others if they cannot be
+/// quiesced or did not stay so. Then there is no point, and they are released.
+/// HRL_ERROR_INVALID_INPUT (the policy lists none). Since 0.1.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hrl_protection_mark_app(
     protection: Option<&hrl_protection>,
     label: Text<'_>,
-    point: Out<'_, hrl_point>,
+    point: Room<'_, hrl_point>,
 ) -> hrl_status {
     guard(|| {
+        let point = point.optional()?;
         let label = label.optional("label")?.unwrap_or_default();
         let marked = with(protection, |p| p.mark_app(label))?;
-        point.put_optional(hrl_point::from(&marked));
+        point.fill(hrl_point::from(&marked));
         Ok(())
     })
 }
 
-/// Says where the program hrl-watchdog is, for this process. Not needed where it is in `libexec` of the prefix that the library
-/// was installed into, beside the running program, or named by HRL_WATCHDOG. Statuses: HRL_ERROR_INVALID_INPUT. Since 0.1.
+/// Sets the path of the program hrl-watchdog for this process. By default it is searched in
+/// `libexec` of the library's prefix, beside the running program, and by HRL_WATCHDOG.
+/// Statuses: HRL_ERROR_INVALID_INPUT. Since 0.1.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hrl_set_watchdog(path: Text<'_>) -> hrl_status {
     guard(|| quiesce::set_watchdog(path.read("path")?))
 }
 
-/// How a protection is doing.
-#[repr(C)]
-#[derive(Clone, Copy)]
-pub struct hrl_stats {
-    /// A `hrl_mode`.
-    pub mode: u32,
-    /// Newest sequence captured.
-    pub last_sequence: u64,
-    /// Newest sequence durable in the local journal.
-    pub journaled_sequence: u64,
-    /// Newest sequence in the vault.
-    pub replicated_sequence: u64,
-    /// Age of the oldest captured change that is not in the vault, in milliseconds.
-    pub rpo_ms: u64,
-    /// Changes captured: writes, zeroes, discards.
-    pub changes: u64,
-    /// Bytes of data captured.
-    pub bytes_captured: u64,
-    /// Bytes of closed segments written.
-    pub bytes_stored: u64,
-    /// Memory of the queue, in bytes.
-    pub queue_bytes: u64,
-    /// Segments waiting for the vault, in bytes.
-    pub spool_bytes: u64,
-    /// What is captured and not in the vault, in bytes: queue and spool.
-    pub backlog_bytes: u64,
-    /// Speed of shipping of late, or the bandwidth allowed now where that is less; 0 when nothing has gone yet.
-    pub ship_bytes_per_second: u64,
-    /// Milliseconds until the backlog is in the vault at that speed, if nothing more were written; UINT64_MAX when the vault
-    /// does not answer or the speed is not known.
-    pub eta_ms: u64,
-    /// Regions that a crash now would have to read again.
-    pub marked_regions: u64,
-    /// Bytes that a resync has still to read.
-    pub resync_bytes_left: u64,
-    /// Bytes that the resync under way, or the last, has read.
-    pub resync_bytes_read: u64,
-    /// Points marked in this session.
-    pub points: u64,
-    /// The vault took the last segment.
-    pub vault_available: bool,
-    /// Another source has the volume now; nothing is replicated any more.
-    pub fenced: bool,
-    /// A failover to here is not committed: what is written stays in the spool.
-    pub provisional: bool,
-    /// A planned failover has the volume: writes are refused.
-    pub handed_over: bool,
-}
-
-impl From<&engine::ProtectionStats> for hrl_stats {
-    fn from(now: &engine::ProtectionStats) -> Self {
-        Self {
-            mode: mode_code(now.mode),
-            last_sequence: now.last_sequence.0,
-            journaled_sequence: now.journaled_sequence.0,
-            replicated_sequence: now.replicated_sequence.0,
-            rpo_ms: u64::try_from(now.rpo.as_millis()).unwrap_or(u64::MAX),
-            changes: now.changes,
-            bytes_captured: now.bytes_captured,
-            bytes_stored: now.bytes_stored,
-            queue_bytes: now.queue_bytes,
-            spool_bytes: now.spool_bytes,
-            backlog_bytes: now.backlog_bytes,
-            ship_bytes_per_second: now.ship_bytes_per_second,
-            eta_ms: now.eta.and_then(|eta| u64::try_from(eta.as_millis()).ok()).unwrap_or(u64::MAX),
-            marked_regions: now.marked_regions,
-            resync_bytes_left: now.resync_bytes_left,
-            resync_bytes_read: now.resync_bytes_read,
-            points: now.points,
-            vault_available: now.vault_available,
-            fenced: now.fenced,
-            provisional: now.provisional,
-            handed_over: now.handed_over,
-        }
+report! {
+    /// Reports the condition of a protection.
+    pub struct hrl_stats from now: ProtectionStats {
+        /// A `hrl_mode`.
+        mode: u32,
+        /// Newest sequence captured.
+        last_sequence: u64,
+        /// Newest sequence durable in the local journal.
+        journaled_sequence: u64,
+        /// Newest sequence in the vault.
+        replicated_sequence: u64,
+        /// Age of the oldest captured change that is not in the vault, in milliseconds.
+        rpo_ms: u64 = millis(now.rpo),
+        /// Changes captured: writes, zeroes, discards.
+        changes: u64,
+        /// Bytes of data captured.
+        bytes_captured: u64,
+        /// Bytes of closed segments written.
+        bytes_stored: u64,
+        /// Memory of the queue, in bytes.
+        queue_bytes: u64,
+        /// Segments waiting for the vault, in bytes.
+        spool_bytes: u64,
+        /// Bytes captured that are not in the vault: queue and spool.
+        backlog_bytes: u64,
+        /// Recent throughput of shipping, in bytes per second, or the bandwidth allowed now if that
+        /// is less. 0 before anything was shipped.
+        ship_bytes_per_second: u64,
+        /// Milliseconds until the backlog is in the vault at that throughput, if nothing more is
+        /// written. UINT64_MAX if the vault does not answer or the throughput is unknown.
+        eta_ms: u64 = now.eta.map_or(u64::MAX, millis),
+        /// Dirty regions, which would be read again after a crash now.
+        marked_regions: u64,
+        /// Bytes that a resync has still to read.
+        resync_bytes_left: u64,
+        /// Bytes that the current resync, or the last one, has read.
+        resync_bytes_read: u64,
+        /// Points marked in this session.
+        points: u64,
+        /// Whether the vault took the last segment.
+        vault_available: bool,
+        /// Whether another source has the volume now. Then nothing is replicated any more.
+        fenced: bool,
+        /// Whether the failover to here is not committed. Then changes stay in the spool.
+        provisional: bool,
+        /// Whether a planned failover has the volume. Then writes are refused.
+        handed_over: bool,
     }
 }
 
-/// How the protection is doing now. Statuses: HRL_ERROR_INVALID_INPUT. Since 0.1.
+/// Reports the condition of the protection now.
+/// Statuses: HRL_ERROR_INVALID_INPUT. Since 0.1.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hrl_protection_stats(
     protection: Option<&hrl_protection>,
-    stats: Out<'_, hrl_stats>,
+    stats: Room<'_, hrl_stats>,
 ) -> hrl_status {
     guard(|| {
-        let now = with(protection, |p| Ok(p.stats()))?;
-        stats.put(hrl_stats::from(&now), "stats")
+        let stats = stats.needed("stats")?;
+        stats.fill(hrl_stats::from(&with(protection, |p| Ok(p.stats()))?));
+        Ok(())
     })
 }
 
-/// Gives the history that the vault knows to `each` on the calling thread. Statuses: HRL_ERROR_INVALID_INPUT. Since 0.1.
+/// Passes the history that the vault knows to `each` on the calling thread.
+/// Statuses: HRL_ERROR_INVALID_INPUT. Since 0.1.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hrl_protection_timeline(
     protection: Option<&hrl_protection>,
@@ -447,8 +435,8 @@ pub unsafe extern "C" fn hrl_protection_timeline(
     })
 }
 
-/// Waits until the first copy or resync is complete. Statuses: HRL_ERROR_UNAVAILABLE (not within `limit_ms`), HRL_ERROR_FENCED.
-/// Since 0.1.
+/// Waits until the first copy or resync is complete.
+/// Statuses: HRL_ERROR_UNAVAILABLE (not within `limit_ms`), HRL_ERROR_FENCED. Since 0.1.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hrl_protection_wait_ordered(
     protection: Option<&hrl_protection>,
@@ -457,8 +445,9 @@ pub unsafe extern "C" fn hrl_protection_wait_ordered(
     guard(|| with(protection, |p| p.wait_ordered(Duration::from_millis(limit_ms))))
 }
 
-/// Waits until everything captured before the call is in the vault. `sequence`, which may be NULL, receives the newest sequence
-/// there. Statuses as for `hrl_protection_wait_ordered`. Since 0.1.
+/// Waits until everything captured before the call is in the vault. `sequence`, which may be NULL,
+/// receives the newest sequence there.
+/// Statuses: those of `hrl_protection_wait_ordered`. Since 0.1.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hrl_protection_wait_replicated(
     protection: Option<&hrl_protection>,
@@ -473,18 +462,21 @@ pub unsafe extern "C" fn hrl_protection_wait_replicated(
     })
 }
 
-/// Reads the whole disk again, beside the writes. Older points stay usable; none is marked until it is complete. Statuses:
-/// HRL_ERROR_IO, HRL_ERROR_FULL. Since 0.1.
+/// Reads the whole disk again, beside the writes. Older points stay usable; none is marked until it
+/// is complete.
+/// Statuses: HRL_ERROR_IO, HRL_ERROR_FULL. Since 0.1.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hrl_protection_resync(protection: Option<&hrl_protection>) -> hrl_status {
     guard(|| with(protection, Protection::resync))
 }
 
-/// Ends the session cleanly: closes and ships what there is (waiting for the vault up to `limit_ms`; the rest stays in the
-/// spool), flushes the disk, and leaves a clean dirty map, so that the next session reads nothing again. Every writer must be
-/// gone before; calls on other threads are waited for. Afterwards every function but `hrl_protection_free` gives
-/// HRL_ERROR_INVALID_INPUT, also when this one failed; a second stop does nothing.
-/// Statuses: HRL_ERROR_UNAVAILABLE, HRL_ERROR_FENCED, HRL_ERROR_IO: the next session then reads some regions again. Since 0.1.
+/// Ends the session cleanly. Closes and ships what was captured, flushes the disk, and leaves a
+/// clean dirty map, so that the next session reads nothing again. It waits for the vault up to
+/// `limit_ms`; the rest stays in the spool. Every writer must be gone before. Calls on other
+/// threads are waited for. Afterwards every function but `hrl_protection_free` returns
+/// HRL_ERROR_INVALID_INPUT, even if this one failed. A second stop does nothing.
+/// Statuses: HRL_ERROR_UNAVAILABLE, HRL_ERROR_FENCED, HRL_ERROR_IO. The next session then reads
+/// some regions again. Since 0.1.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hrl_protection_stop(
     protection: Option<&hrl_protection>,
@@ -497,8 +489,8 @@ pub unsafe extern "C" fn hrl_protection_stop(
     })
 }
 
-/// Frees the protection; NULL is fine. One that was not stopped ends as in a crash: the next session reads the marked regions
-/// again. Since 0.1.
+/// Frees the protection; NULL is fine. Without a stop before it ends as in a crash: the next
+/// session reads the dirty regions again. Since 0.1.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hrl_protection_free(protection: Option<Box<hrl_protection>>) {
     guard_value((), || drop(protection));

@@ -1,4 +1,5 @@
-//! Applications that a policy names: by the crate hrl-quiesce, if this build has it (feature `quiesce`).
+//! Applications that a policy lists: by the crate hrl-quiesce, if this build has it (feature
+//! `quiesce`).
 
 #[cfg(feature = "quiesce")]
 mod applications {

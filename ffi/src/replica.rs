@@ -5,19 +5,23 @@ use std::path::Path;
 use std::sync::Arc;
 
 use engine::Result;
-use engine::replica::{At, ChangeSet, Replica, RestoreTarget, ViewOptions};
+use engine::replica::{
+    At, ChangeRun, ChangeSet, Replica, RestoreReport, RestoreTarget, VerifyReport, ViewOptions,
+};
 
 use crate::boundary::{guard, guard_value, hrl_status};
-use crate::callbacks::{hrl_progress_fn, progress};
+use crate::callbacks::{hrl_progress_fn, progress_of};
 use crate::device::hrl_device;
-use crate::handle::{self, Out, Text};
+use crate::handle::{self, Out, Room, Text};
 use crate::points::{
     hrl_point, hrl_point_fn, hrl_timeline_entry, hrl_timeline_fn, hrl_volume_info, visit,
 };
+use crate::report::report;
 use crate::vault::hrl_vault;
 use engine::sync::lock::{RwLock, RwLockReadGuard};
 
-/// One volume in a vault, as of the version of its catalog that was read last. All threads may use it at once.
+/// One volume in a vault, as of the version of its catalog that was read last. All threads may use
+/// it at once.
 pub struct hrl_replica {
     pub(crate) inner: RwLock<Replica>,
 }
@@ -28,8 +32,10 @@ impl hrl_replica {
     }
 }
 
-/// Opens a volume of a vault; "VOLUME@EPOCH" is the branch of an ended epoch. Reading never writes to the vault. Free it with `hrl_replica_free`.
-/// Statuses: HRL_ERROR_NOT_FOUND, HRL_ERROR_WRONG_KEY, HRL_ERROR_CORRUPT, HRL_ERROR_UNAVAILABLE. Since 0.1.
+/// Opens a volume of a vault. "VOLUME@EPOCH" is the branch of an ended epoch. Reading never writes
+/// to the vault. Free it with `hrl_replica_free`.
+/// Statuses: HRL_ERROR_NOT_FOUND, HRL_ERROR_WRONG_KEY, HRL_ERROR_CORRUPT, HRL_ERROR_UNAVAILABLE.
+/// Since 0.1.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hrl_replica_open(
     vault: Option<&hrl_vault>,
@@ -44,7 +50,8 @@ pub unsafe extern "C" fn hrl_replica_open(
     })
 }
 
-/// Reads the newest version of the catalog. Statuses: HRL_ERROR_UNAVAILABLE, HRL_ERROR_CORRUPT. Since 0.1.
+/// Reads the newest version of the catalog.
+/// Statuses: HRL_ERROR_UNAVAILABLE, HRL_ERROR_CORRUPT. Since 0.1.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hrl_replica_refresh(replica: Option<&hrl_replica>) -> hrl_status {
     guard(|| {
@@ -53,19 +60,22 @@ pub unsafe extern "C" fn hrl_replica_refresh(replica: Option<&hrl_replica>) -> h
     })
 }
 
-/// What the vault says of the volume. Statuses: HRL_ERROR_INVALID_INPUT. Since 0.1.
+/// Describes the volume, as the vault records it.
+/// Statuses: HRL_ERROR_INVALID_INPUT. Since 0.1.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hrl_replica_info(
     replica: Option<&hrl_replica>,
-    info: Out<'_, hrl_volume_info>,
+    info: Room<'_, hrl_volume_info>,
 ) -> hrl_status {
     guard(|| {
-        let found = hrl_volume_info::from(handle::given(replica, "replica")?.read().info());
-        info.put(found, "info")
+        let info = info.needed("info")?;
+        info.fill(hrl_volume_info::from(handle::given(replica, "replica")?.read().info()));
+        Ok(())
     })
 }
 
-/// Gives every recovery point to `each` on the calling thread, oldest first. Statuses: HRL_ERROR_INVALID_INPUT. Since 0.1.
+/// Passes every recovery point to `each` on the calling thread, oldest first.
+/// Statuses: HRL_ERROR_INVALID_INPUT. Since 0.1.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hrl_replica_points(
     replica: Option<&hrl_replica>,
@@ -78,8 +88,8 @@ pub unsafe extern "C" fn hrl_replica_points(
     })
 }
 
-/// Gives the history in stretches, ordered and not, to `each` on the calling thread. Statuses: HRL_ERROR_INVALID_INPUT.
-/// Since 0.1.
+/// Passes the history in stretches, ordered and unordered, to `each` on the calling thread.
+/// Statuses: HRL_ERROR_INVALID_INPUT. Since 0.1.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hrl_replica_timeline(
     replica: Option<&hrl_replica>,
@@ -92,10 +102,12 @@ pub unsafe extern "C" fn hrl_replica_timeline(
     })
 }
 
-/// Finds the sequence of a state. `at` is "newest", "newest-good" (the newest point that checks found good, else the newest
-/// application-consistent point, else the newest), a sequence number, a time as RFC 3339, the identity of a point or
-/// "point:" and its first digits, "label:" and a label, or a label.
-/// Statuses: HRL_ERROR_NOT_FOUND, HRL_ERROR_NOT_ORDERED (inside a gap), HRL_ERROR_INVALID_INPUT. Since 0.1.
+/// Finds the sequence of a recovery state. `at` is "newest", "newest-good", a sequence, a time as
+/// RFC 3339, or a point. A point is given by its identity, "point:" and its first digits, "label:"
+/// and a label, or its label. "newest-good" is the newest point that checks found good, else the
+/// newest application-consistent point, else the newest.
+/// Statuses: HRL_ERROR_NOT_FOUND, HRL_ERROR_NOT_ORDERED (inside a gap), HRL_ERROR_INVALID_INPUT.
+/// Since 0.1.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hrl_replica_resolve(
     replica: Option<&hrl_replica>,
@@ -109,10 +121,10 @@ pub unsafe extern "C" fn hrl_replica_resolve(
     })
 }
 
-/// Opens the volume as of `at` (see `hrl_replica_resolve`) as a read-only device, without a restore. Free it with
-/// `hrl_device_free`; the replica may be freed before.
-/// Statuses: those of `hrl_replica_resolve`, HRL_ERROR_CORRUPT, HRL_ERROR_UNAVAILABLE, HRL_ERROR_UNSUPPORTED (tracked without
-/// data). Since 0.1.
+/// Opens the volume at the state `at` (see `hrl_replica_resolve`) as a read-only device, without a
+/// restore. Free it with `hrl_device_free`. The replica may be freed before.
+/// Statuses: those of `hrl_replica_resolve`, HRL_ERROR_CORRUPT, HRL_ERROR_UNAVAILABLE,
+/// HRL_ERROR_UNSUPPORTED (tracked without data). Since 0.1.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hrl_replica_view(
     replica: Option<&hrl_replica>,
@@ -130,38 +142,40 @@ pub unsafe extern "C" fn hrl_replica_view(
 
 /// Flag of `hrl_replica_restore`: replace an existing file, once the restore is complete.
 pub const HRL_RESTORE_OVERWRITE: u32 = 1;
-/// Flag of `hrl_replica_restore`: the path is an existing file or block device, all of which is overwritten.
+/// Flag of `hrl_replica_restore`: overwrite all of an existing file or block device.
 pub const HRL_RESTORE_DEVICE: u32 = 2;
 
-/// What a restore did.
-#[repr(C)]
-#[derive(Clone, Copy)]
-pub struct hrl_restore_report {
-    /// The state restored.
-    pub sequence: u64,
-    /// Bytes of data written.
-    pub bytes_written: u64,
-    /// Size of the volume in bytes.
-    pub volume_bytes: u64,
-    /// Segments read.
-    pub segments: u64,
+report! {
+    /// Reports what a restore did.
+    pub struct hrl_restore_report from done: RestoreReport {
+        /// Sequence of the restored state.
+        sequence: u64,
+        /// Bytes of data written.
+        bytes_written: u64,
+        /// Size of the volume in bytes.
+        volume_bytes: u64,
+        /// Segments read.
+        segments: u64,
+    }
 }
 
-/// Writes the volume as of `at` (see `hrl_replica_resolve`) to a new sparse file, which gets its name when it is whole and
-/// durable; or, by a flag, over an existing file or device. `tell` and `report` may be NULL.
-/// Statuses: those of `hrl_replica_view`, HRL_ERROR_ALREADY_EXISTS, HRL_ERROR_FULL, HRL_ERROR_IO, HRL_ERROR_UNAVAILABLE (stopped by
-/// `tell`). Since 0.1.
+/// Writes the volume at the state `at` (see `hrl_replica_resolve`) to a new sparse file. The file
+/// gets its name once it is complete and durable. A flag writes over an existing file or device
+/// instead. `progress` and `report` may be NULL.
+/// Statuses: those of `hrl_replica_view`, HRL_ERROR_ALREADY_EXISTS, HRL_ERROR_FULL, HRL_ERROR_IO,
+/// HRL_ERROR_UNAVAILABLE (stopped by `progress`). Since 0.1.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hrl_replica_restore(
     replica: Option<&hrl_replica>,
     at: Text<'_>,
     path: Text<'_>,
     flags: u32,
-    tell: hrl_progress_fn,
+    progress: hrl_progress_fn,
     user: *mut c_void,
-    report: Out<'_, hrl_restore_report>,
+    report: Room<'_, hrl_restore_report>,
 ) -> hrl_status {
     guard(|| {
+        let report = report.optional()?;
         let at = state(at)?;
         let path = Path::new(path.read("path")?).to_owned();
         if flags & !(HRL_RESTORE_OVERWRITE | HRL_RESTORE_DEVICE) != 0 {
@@ -175,70 +189,60 @@ pub unsafe extern "C" fn hrl_replica_restore(
             RestoreTarget::File { path, overwrite: flags & HRL_RESTORE_OVERWRITE != 0 }
         };
         let replica = handle::given(replica, "replica")?.read().clone();
-        let done = replica.restore(&at, &target, &progress(tell, user))?;
-        let told = hrl_restore_report {
-            sequence: done.sequence.0,
-            bytes_written: done.bytes_written,
-            volume_bytes: done.volume_bytes,
-            segments: done.segments,
-        };
-        report.put_optional(told);
+        let done = replica.restore(&at, &target, &progress_of(progress, user))?;
+        report.fill(hrl_restore_report::from(&done));
         Ok(())
     })
 }
 
-/// What a verification found.
-#[repr(C)]
-#[derive(Clone, Copy)]
-pub struct hrl_verify_report {
-    /// Segments checked.
-    pub segments: u64,
-    /// Bytes checked.
-    pub bytes: u64,
-    /// Recovery points offered.
-    pub points: u64,
-    /// Objects that are not as they were written; 0 when the replica is sound.
-    pub findings: u64,
-    /// Objects that the catalog does not name; they do no harm.
-    pub strays: u64,
+report! {
+    /// Reports what a verification found.
+    pub struct hrl_verify_report from done: VerifyReport {
+        /// Segments checked.
+        segments: u64,
+        /// Bytes checked.
+        bytes: u64,
+        /// Recovery points offered.
+        points: u64,
+        /// Objects that are not as they were written; 0 if the replica is sound.
+        findings: u64,
+        /// Objects that the catalog does not list; they do no harm.
+        strays: u64,
+    }
 }
 
-/// Is given the name of an object that is not as it was written, and a sentence that says what is wrong. Both live until it
-/// returns.
+/// Receives the name of an object that is not as it was written, and a sentence about the
+/// difference. Both live until it returns.
 pub type hrl_finding_fn =
     Option<unsafe extern "C" fn(user: *mut c_void, object: *const c_char, message: *const c_char)>;
 
-/// Reads and checks everything that the catalog names: checksums, encryption, chain. What is wrong is given to `found` (may be
-/// NULL) and counted in `report`; the status is HRL_OK when all was checked, sound or not.
+/// Reads and checks everything that the catalog lists: checksums, encryption, chain. Each damaged
+/// object is passed to `found` (may be NULL) and counted in `report`. The status is HRL_OK if all
+/// was checked, sound or not. `progress` may be NULL.
 /// Statuses: HRL_ERROR_UNAVAILABLE. Since 0.1.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hrl_replica_verify(
     replica: Option<&hrl_replica>,
-    tell: hrl_progress_fn,
+    progress: hrl_progress_fn,
     found: hrl_finding_fn,
     user: *mut c_void,
-    report: Out<'_, hrl_verify_report>,
+    report: Room<'_, hrl_verify_report>,
 ) -> hrl_status {
     guard(|| {
-        report.check("report")?;
+        let report = report.needed("report")?;
         let replica = handle::given(replica, "replica")?.read().clone();
-        let done = replica.verify(&progress(tell, user))?;
+        let done = replica.verify(&progress_of(progress, user))?;
         if let Some(found) = found {
             for finding in &done.findings {
                 let object = handle::c_text(&finding.object);
                 let message = handle::c_text(&finding.error.to_string());
-                // SAFETY: a function of this type, called as the header says; the texts live during the call.
+                // SAFETY: a function of this type, called as the header says; the texts live during
+                // the call.
                 unsafe { found(user, object.as_ptr(), message.as_ptr()) }
             }
         }
-        let told = hrl_verify_report {
-            segments: done.segments,
-            bytes: done.bytes,
-            points: done.points,
-            findings: done.findings.len() as u64,
-            strays: done.strays.len() as u64,
-        };
-        report.put(told, "report")
+        report.fill(hrl_verify_report::from(&done));
+        Ok(())
     })
 }
 
@@ -253,7 +257,8 @@ pub struct hrl_changes {
     pub(crate) inner: ChangeSet,
 }
 
-/// Finds what was written after state `from`, up to state `to` (see `hrl_replica_resolve`). Free it with `hrl_changes_free`.
+/// Finds the extents written after state `from`, up to state `to` (see `hrl_replica_resolve`). Free
+/// it with `hrl_changes_free`.
 /// Statuses: those of `hrl_replica_resolve`, HRL_ERROR_CORRUPT, HRL_ERROR_UNAVAILABLE. Since 0.1.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hrl_replica_changes(
@@ -270,7 +275,7 @@ pub unsafe extern "C" fn hrl_replica_changes(
     })
 }
 
-/// Bytes that changed; 0 for NULL. Since 0.1.
+/// Returns the number of bytes that changed; 0 for NULL. Since 0.1.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hrl_changes_total_bytes(changes: Option<&hrl_changes>) -> u64 {
     guard_value(0, || {
@@ -278,23 +283,24 @@ pub unsafe extern "C" fn hrl_changes_total_bytes(changes: Option<&hrl_changes>) 
     })
 }
 
-/// One run of a change set.
-#[repr(C)]
-#[derive(Clone, Copy)]
-pub struct hrl_change {
-    /// First byte.
-    pub offset: u64,
-    /// Bytes.
-    pub length: u64,
-    /// It reads as zeroes in the later state.
-    pub zero: bool,
+report! {
+    /// One run of a change set.
+    pub struct hrl_change from run: ChangeRun {
+        /// First byte.
+        offset: u64 = run.extent.offset,
+        /// Bytes.
+        length: u64 = run.extent.length,
+        /// Whether it reads as zeroes in the later state.
+        zero: bool,
+    }
 }
 
-/// Is given one run of a change set; returns false to stop.
+/// Receives one run of a change set; returns false to stop.
 pub type hrl_change_fn =
     Option<unsafe extern "C" fn(user: *mut c_void, change: *const hrl_change) -> bool>;
 
-/// Gives the runs, in order of their offsets, to `each` on the calling thread. Statuses: HRL_ERROR_INVALID_INPUT. Since 0.1.
+/// Passes the runs, in order of their offsets, to `each` on the calling thread.
+/// Statuses: HRL_ERROR_INVALID_INPUT. Since 0.1.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hrl_changes_runs(
     changes: Option<&hrl_changes>,
@@ -303,18 +309,14 @@ pub unsafe extern "C" fn hrl_changes_runs(
 ) -> hrl_status {
     guard(|| {
         let runs = handle::given(changes, "changes")?.inner.runs();
-        let told = runs.into_iter().map(|run| hrl_change {
-            offset: run.extent.offset,
-            length: run.extent.length,
-            zero: run.zero,
-        });
-        visit(told, each, user)
+        visit(runs.iter().map(hrl_change::from), each, user)
     })
 }
 
-/// Writes the changed bytes, each at its own offset, to a new sparse file of the volume's size. `bytes`, which may be NULL,
-/// receives how many. Statuses: HRL_ERROR_ALREADY_EXISTS, HRL_ERROR_UNSUPPORTED (tracked without data), HRL_ERROR_FULL,
-/// HRL_ERROR_CORRUPT, HRL_ERROR_IO. Since 0.1.
+/// Writes the changed bytes, each at its own offset, to a new sparse file of the volume's size.
+/// `bytes`, which may be NULL, receives their number.
+/// Statuses: HRL_ERROR_ALREADY_EXISTS, HRL_ERROR_UNSUPPORTED (tracked without data),
+/// HRL_ERROR_FULL, HRL_ERROR_CORRUPT, HRL_ERROR_IO. Since 0.1.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hrl_changes_write_to_file(
     changes: Option<&hrl_changes>,

@@ -5,68 +5,75 @@ use std::path::Path;
 
 use engine::Result;
 use engine::Timestamp;
-use engine::replica::{At, CompactOptions, Replica};
+use engine::replica::{At, CompactOptions, CompactReport, Replica};
 use engine::vault::PinUntil;
 
 use crate::boundary::{bad_argument, guard, hrl_status};
-use crate::callbacks::{hrl_progress_fn, progress};
-use crate::handle::{self, Out, Text};
+use crate::callbacks::{hrl_progress_fn, progress_of};
+use crate::handle::{self, Room, Text};
 use crate::replica::hrl_replica;
+use crate::report::report;
 
-/// Flag of `hrl_replica_compact`: change nothing, and report what would be done.
+/// Flag of `hrl_replica_compact`: change nothing, and report the effect that a compaction would
+/// have.
 pub const HRL_COMPACT_DRY_RUN: u32 = 1;
-/// Flag of `hrl_replica_compact`: fold whatever the policy does not keep, also where that saves few bytes.
+/// Flag of `hrl_replica_compact`: fold everything that the policy does not keep, even if that saves
+/// few bytes.
 pub const HRL_COMPACT_ALL: u32 = 2;
 
-/// What a compaction did, or would do.
-#[repr(C)]
-#[derive(Clone, Copy)]
-pub struct hrl_compact_report {
-    /// States beyond the full window that stay.
-    pub states_kept: u64,
-    /// Segments before.
-    pub segments_before: u64,
-    /// Segments after.
-    pub segments_after: u64,
-    /// Folds made.
-    pub folds: u64,
-    /// Points that the folds dropped.
-    pub points_dropped: u64,
-    /// Bytes of the segments folded.
-    pub bytes_read: u64,
-    /// Bytes of the segments that took their place.
-    pub bytes_written: u64,
-    /// Objects deleted, their grace being over.
-    pub objects_deleted: u64,
-    /// Objects that wait for the end of their grace.
-    pub objects_waiting: u64,
-    /// Objects that no catalog names and that were retired.
-    pub strays_retired: u64,
-    /// Bytes above the limit of the policy, before.
-    pub over_budget_bytes: u64,
-    /// Segments that could not be folded because they are not as they were written.
-    pub findings: u64,
-    /// Another compaction or pin came first: compact again.
-    pub lost_race: bool,
+report! {
+    /// Reports what a compaction did, or would do in a dry run.
+    pub struct hrl_compact_report from done: CompactReport {
+        /// States beyond the full window that stay.
+        states_kept: u64,
+        /// Segments before.
+        segments_before: u64,
+        /// Segments after.
+        segments_after: u64,
+        /// Folds made.
+        folds: u64,
+        /// Points that the folds dropped.
+        points_dropped: u64,
+        /// Bytes of the segments folded.
+        bytes_read: u64,
+        /// Bytes of the segments that took their place.
+        bytes_written: u64,
+        /// Objects deleted because their grace was over.
+        objects_deleted: u64,
+        /// Objects that wait for the end of their grace.
+        objects_waiting: u64,
+        /// Objects that no catalog lists and that were retired.
+        strays_retired: u64,
+        /// Bytes above the limit of the policy, before the compaction.
+        over_budget_bytes: u64,
+        /// Segments that could not be folded because they are not as they were written.
+        findings: u64,
+        /// Whether another compaction or pin came first. Then compact again.
+        lost_race: bool,
+    }
 }
 
-/// Carries retention out once: folds segments between the states that the policy keeps, and deletes what was replaced longer
-/// ago than its grace. Safe beside sources, restores, views and other compactions. `retention` is text such as
-/// "2h all; 24h hourly; 30d daily; bytes 100G" (NULL: the default); `flags` are of HRL_COMPACT_; `scratch` is a directory
-/// for temporary files (NULL: that of the system). `tell` and `report` may be NULL. The replica then shows what is left.
-/// Statuses: HRL_ERROR_INVALID_INPUT (names what is not understood), HRL_ERROR_UNAVAILABLE (also when `tell` stopped it),
-/// HRL_ERROR_FULL, HRL_ERROR_CORRUPT. Since 0.1.
+/// Carries retention out once. Folds segments between the states that the policy keeps, and deletes
+/// objects that were replaced longer ago than their grace. It is safe beside sources, restores,
+/// views and other compactions.
+/// `retention` is text such as "2h all; 24h hourly; 30d daily; bytes 100G"; NULL: the default.
+/// `flags` are of HRL_COMPACT_. `scratch` is a directory for temporary files; NULL: that of the
+/// system. `progress` and `report` may be NULL. The replica then shows the states that are left.
+/// Statuses: HRL_ERROR_INVALID_INPUT (identifies the part that is not understood),
+/// HRL_ERROR_UNAVAILABLE (also if `progress` stopped it), HRL_ERROR_FULL, HRL_ERROR_CORRUPT. Since
+/// 0.1.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hrl_replica_compact(
     replica: Option<&hrl_replica>,
     retention: Text<'_>,
     flags: u32,
     scratch: Text<'_>,
-    tell: hrl_progress_fn,
+    progress: hrl_progress_fn,
     user: *mut c_void,
-    report: Out<'_, hrl_compact_report>,
+    report: Room<'_, hrl_compact_report>,
 ) -> hrl_status {
     guard(|| {
+        let report = report.optional()?;
         let policy = match retention.optional("retention")? {
             Some(text) => text.parse()?,
             None => engine::RetentionPolicy::default(),
@@ -81,36 +88,24 @@ pub unsafe extern "C" fn hrl_replica_compact(
             scratch: scratch.map(|path| Path::new(path).to_owned()),
             ..CompactOptions::default()
         };
-        let tell = progress(tell, user);
-        let done = amend(replica, |replica| replica.compact(&policy, &options, &tell))?;
-        let told = hrl_compact_report {
-            states_kept: done.states_kept,
-            segments_before: done.segments_before,
-            segments_after: done.segments_after,
-            folds: done.folds,
-            points_dropped: done.points_dropped,
-            bytes_read: done.bytes_read,
-            bytes_written: done.bytes_written,
-            objects_deleted: done.objects_deleted,
-            objects_waiting: done.objects_waiting,
-            strays_retired: done.strays_retired,
-            over_budget_bytes: done.over_budget_bytes,
-            findings: done.findings.len() as u64,
-            lost_race: done.lost_race,
-        };
-        report.put_optional(told);
+        let progress = progress_of(progress, user);
+        let done = amend(replica, |replica| replica.compact(&policy, &options, &progress))?;
+        report.fill(hrl_compact_report::from(&done));
         Ok(())
     })
 }
 
-/// `until_ns` of `hrl_replica_pin`: until it is unpinned.
+/// Value for `until_ns` of `hrl_replica_pin`: until it is unpinned.
 pub const HRL_PIN_FOREVER: i64 = 0;
-/// `until_ns` of `hrl_replica_pin`: legal hold, which only `hrl_replica_unpin` with `hold` lifts.
+/// Value for `until_ns` of `hrl_replica_pin`: legal hold, which only `hrl_replica_unpin` with
+/// `hold` lifts.
 pub const HRL_PIN_LEGAL_HOLD: i64 = -1;
 
-/// Keeps a recovery point (see `hrl_replica_resolve`) through retention until `until_ns`, in nanoseconds since 1970 in UTC, or
-/// one of HRL_PIN_. `reason` is for people and may be NULL. Durable when it returns.
-/// Statuses: HRL_ERROR_NOT_FOUND, HRL_ERROR_INVALID_INPUT, HRL_ERROR_FULL (too many pins), HRL_ERROR_UNAVAILABLE. Since 0.1.
+/// Keeps a recovery point (see `hrl_replica_resolve`) through retention. `until_ns` is a time in
+/// nanoseconds since 1970 in UTC, or one of HRL_PIN_. `reason` is for people and may be NULL.
+/// Durable when it returns.
+/// Statuses: HRL_ERROR_NOT_FOUND, HRL_ERROR_INVALID_INPUT, HRL_ERROR_FULL (too many pins),
+/// HRL_ERROR_UNAVAILABLE. Since 0.1.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hrl_replica_pin(
     replica: Option<&hrl_replica>,
@@ -135,8 +130,8 @@ pub unsafe extern "C" fn hrl_replica_pin(
     })
 }
 
-/// Takes the pin of a point off, or with `hold` its legal hold; neither takes off the other.
-/// Statuses: HRL_ERROR_NOT_FOUND (no such point, or it has none), HRL_ERROR_UNAVAILABLE. Since 0.1.
+/// Removes the pin of a point, or with `hold` its legal hold. Neither removes the other.
+/// Statuses: HRL_ERROR_NOT_FOUND (no such point, or no pin), HRL_ERROR_UNAVAILABLE. Since 0.1.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hrl_replica_unpin(
     replica: Option<&hrl_replica>,
@@ -149,7 +144,7 @@ pub unsafe extern "C" fn hrl_replica_unpin(
     })
 }
 
-/// Works on a copy, so that other threads read meanwhile, and then shows what it left.
+/// Works on a copy, so that other threads can read meanwhile, and then shows the result.
 pub(crate) fn amend<R>(
     replica: Option<&hrl_replica>,
     work: impl FnOnce(&mut Replica) -> Result<R>,

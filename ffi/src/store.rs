@@ -1,4 +1,4 @@
-//! Stores: a directory, or one that the embedder brings.
+//! Stores: a directory, an object store by URL, or one that the embedder brings.
 
 use std::ffi::{CString, c_char, c_void};
 use std::ops::Range;
@@ -13,17 +13,18 @@ use crate::boundary::{guard, guard_value, hrl_status};
 use crate::callbacks::{User, needed, outcome};
 use crate::handle::{In, Out, Text, versioned};
 
-/// A place for immutable objects: what a vault is kept in. All threads may use it at once.
+/// A place for immutable objects, in which a vault is kept. All threads may use it at once.
 pub struct hrl_store {
     pub(crate) inner: Arc<dyn Store>,
 }
 
-/// errno of an object that is there already.
+/// Errno of an object that exists already.
 const EEXIST: i32 = 17;
-/// errno of an object that is absent.
+/// Errno of an object that is absent.
 const ENOENT: i32 = 2;
 
-/// Opens a directory as a store; with `create` it is made when it is absent. Free it with `hrl_store_free`.
+/// Opens a directory as a store, and with `create` makes it if it is absent. Free it with
+/// `hrl_store_free`.
 /// Statuses: HRL_ERROR_NOT_FOUND, HRL_ERROR_INVALID_INPUT (no directory), HRL_ERROR_IO. Since 0.1.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hrl_store_open_directory(
@@ -39,10 +40,12 @@ pub unsafe extern "C" fn hrl_store_open_directory(
     })
 }
 
-/// Opens the store that `url` names: a path or file://PATH, and in builds with the feature `cloud` s3://BUCKET/PREFIX,
-/// az://CONTAINER/PREFIX and gs://BUCKET/PREFIX, with options after `?` as in `s3://vaults?endpoint=https://s3.example.net`.
-/// Credentials come from the environment. With `create` a directory is made when it is absent; buckets never are.
-/// Free it with `hrl_store_free`. Statuses: HRL_ERROR_NOT_FOUND, HRL_ERROR_INVALID_INPUT (also refused credentials),
+/// Opens the store at `url`: a path or file://PATH. Builds with the feature `cloud` also take
+/// s3://BUCKET/PREFIX, az://CONTAINER/PREFIX and gs://BUCKET/PREFIX. Options follow `?`, as in
+/// `s3://vaults?endpoint=https://s3.example.net`. Credentials come from the environment. With
+/// `create` a directory is made if it is absent; buckets never are. Free the store with
+/// `hrl_store_free`.
+/// Statuses: HRL_ERROR_NOT_FOUND, HRL_ERROR_INVALID_INPUT (also refused credentials),
 /// HRL_ERROR_UNSUPPORTED (a build without `cloud`), HRL_ERROR_UNAVAILABLE. Since 0.1.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hrl_store_open_url(
@@ -58,20 +61,21 @@ pub unsafe extern "C" fn hrl_store_open_url(
     })
 }
 
-/// Is given the name and size of one object of a listing, with the pointer `context` that came with it.
+/// Receives name and size of one object of a listing, with the `context` of that listing.
 pub type hrl_list_fn =
     Option<unsafe extern "C" fn(context: *mut c_void, name: *const c_char, length: u64)>;
 
-/// A store of your own. The functions return 0 or an errno; they are called from any thread, several at once, and must not
-/// unwind. Objects never change once they are put. Temporary failures are ETIMEDOUT or ECONNREFUSED: they are tried again.
+/// A store of your own. The functions return 0 or an errno. They are called from any thread,
+/// several at once, and must not unwind. Objects never change after they were put. ETIMEDOUT and
+/// ECONNREFUSED are temporary failures, and are tried again.
 #[repr(C)]
 pub struct hrl_store_callbacks<'a> {
     /// `sizeof(hrl_store_callbacks)`, so that later versions can add to it.
     pub struct_bytes: usize,
     /// Name for errors; copied. NULL: "store".
     pub name: Text<'a>,
-    /// Creates an object whole and durably, or returns EEXIST when there is one of this name; of several that race exactly one
-    /// creates it.
+    /// Creates an object whole and durably, or returns EEXIST if the name is taken. Of several
+    /// callers that race exactly one creates it.
     pub put: Option<
         unsafe extern "C" fn(
             user: *mut c_void,
@@ -80,7 +84,8 @@ pub struct hrl_store_callbacks<'a> {
             length: usize,
         ) -> i32,
     >,
-    /// Fills `buffer` with the bytes of an object from `offset` on; ENOENT when there is none. Never asked beyond the end.
+    /// Fills `buffer` with the bytes of an object from `offset` on; ENOENT if it is absent. The
+    /// range is never beyond the end.
     pub get: Option<
         unsafe extern "C" fn(
             user: *mut c_void,
@@ -90,11 +95,12 @@ pub struct hrl_store_callbacks<'a> {
             length: usize,
         ) -> i32,
     >,
-    /// Gives the size of an object; ENOENT when there is none.
+    /// Stores the size of an object in `length`; ENOENT if it is absent.
     pub head: Option<
         unsafe extern "C" fn(user: *mut c_void, name: *const c_char, length: *mut u64) -> i32,
     >,
-    /// Calls `found(context, name, length)` for every object whose name starts with `prefix`, in any order.
+    /// Calls `found(context, name, length)` for every object whose name starts with `prefix`, in
+    /// any order.
     pub list: Option<
         unsafe extern "C" fn(
             user: *mut c_void,
@@ -103,7 +109,7 @@ pub struct hrl_store_callbacks<'a> {
             context: *mut c_void,
         ) -> i32,
     >,
-    /// Removes an object; succeeds when there is none.
+    /// Removes an object; succeeds if it is absent.
     pub remove: Option<unsafe extern "C" fn(user: *mut c_void, name: *const c_char) -> i32>,
     /// Called once, when nothing uses the store any more. NULL: nothing.
     pub free: Option<unsafe extern "C" fn(user: *mut c_void)>,
@@ -111,7 +117,8 @@ pub struct hrl_store_callbacks<'a> {
 
 versioned!(hrl_store_callbacks<'_>);
 
-/// Makes a store of your functions, all of which are needed but `free`. `callbacks` is copied; `user` is handed to each.
+/// Makes a store of your functions. All are needed but `free`. `callbacks` is copied; each function
+/// receives `user`.
 /// Statuses: HRL_ERROR_INVALID_INPUT; then `free` is not called. Since 0.1.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hrl_store_from_callbacks(
@@ -182,7 +189,8 @@ impl Store for CallbackStore {
     fn put(&self, name: &str, content: &[u8]) -> Result<PutOutcome> {
         engine::store::check_name(name)?;
         let object = Self::object(name)?;
-        // SAFETY: a function of this type, called as the header says; name and content outlive the call.
+        // SAFETY: a function of this type, called as the header says; name and content outlive the
+        // call.
         let code = unsafe {
             (self.put)(self.user.pointer(), object.as_ptr(), content.as_ptr(), content.len())
         };
@@ -214,7 +222,7 @@ impl Store for CallbackStore {
     }
 
     fn list(&self, prefix: &str) -> Result<Vec<ObjectInfo>> {
-        /// Takes one object of a listing; `context` is the vector of `list`.
+        /// Takes one object of a listing. `context` is the vector of `list`.
         unsafe extern "C" fn found(context: *mut c_void, name: *const c_char, length: u64) {
             guard_value((), || {
                 // SAFETY: the context that `list` gave, which nothing else uses during the call.

@@ -2,6 +2,8 @@
 
 use std::ffi::c_void;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering::Relaxed;
 use std::task::{Poll, Wake, Waker};
 
 use engine::Extent;
@@ -12,18 +14,19 @@ use crate::boundary::{
     HRL_OK, HRL_PENDING, bad_argument, guard, guard_status, guard_value, hrl_status,
 };
 use crate::buffer::hrl_buffer;
-use crate::callbacks::User;
+use crate::callbacks::{User, needed};
 use crate::handle::{self, Out};
 
-/// Gives each change of a volume its place in the write order. For agents with their own I/O path: ask before the disk is
-/// changed (`hrl_tap_begin`), change it, and tell what was done (`hrl_tap_complete_write` and its like). All threads may
-/// use it at once.
+/// Gives each change of a volume its place in the write order, for agents with their own I/O path.
+/// Ask before you change the disk (`hrl_tap_begin`), change it, and report the result
+/// (`hrl_tap_complete_write` and its like). All threads may use it at once.
 pub struct hrl_tap {
     pub(crate) inner: Arc<Tap>,
 }
 
-/// Permission to change these bytes of the disk. Ends with exactly one of the `hrl_tap_complete_` functions,
-/// `hrl_tap_fail` and `hrl_tap_cancel`, on any thread.
+/// Permission to change these bytes of the disk. Ends with exactly one of the `hrl_tap_complete_`
+/// functions, `hrl_tap_fail` and `hrl_tap_cancel`, on any thread. It is passed by value, and so
+/// never grows.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct hrl_ticket {
@@ -33,7 +36,7 @@ pub struct hrl_ticket {
     pub length: u64,
 }
 
-/// What a discard left behind.
+/// Effect of a discard.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub enum hrl_discarded {
@@ -55,10 +58,10 @@ impl From<Discarded> for hrl_discarded {
     }
 }
 
-/// Waits for permission to change `length` bytes at `offset`: while an overlapping change is in flight, until the dirty map
-/// has the region (the first write to it), and, where the policy says `when_full = block`, while the queue is full.
-/// Two tickets that overlap in blocks of 4096 bytes exclude each other: a thread that holds one and asks for the other
-/// waits for itself.
+/// Waits for permission to change `length` bytes at `offset`. It waits while an overlapping change
+/// is in flight, and at the first write to a region until the dirty map has it. If the policy says
+/// `when_full = block`, it also waits while the queue is full. Two tickets that overlap in blocks
+/// of 4096 bytes exclude each other: a thread with one that asks for the other waits for itself.
 /// Statuses: HRL_ERROR_INVALID_INPUT (empty, or outside the volume). Since 0.1.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hrl_tap_begin(
@@ -75,8 +78,10 @@ pub unsafe extern "C" fn hrl_tap_begin(
     })
 }
 
-/// As `hrl_tap_begin`, without waiting: HRL_PENDING means that there is no ticket yet; `wake(user)` is then called once, from
-/// any thread, when it is worth asking again. It must return soon and must not call the tap. Since 0.1.
+/// Does the same as `hrl_tap_begin` without waiting. HRL_PENDING means that there is no ticket yet.
+/// Then `wake(user)` is called exactly once, from any thread, when it is worth asking again, at the
+/// latest when the protection ends. It may free `user`. It must return soon and must not call the
+/// tap. Since 0.1.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hrl_tap_try_begin(
     tap: Option<&hrl_tap>,
@@ -88,10 +93,16 @@ pub unsafe extern "C" fn hrl_tap_try_begin(
 ) -> hrl_status {
     guard_status(|| {
         ticket.check("ticket")?;
-        let wake = wake.ok_or_else(|| bad_argument("wake").expected("a function").found("NULL"))?;
-        let waker = Waker::from(Arc::new(Wakeful { wake, user: User(user) }));
+        let wake = needed(wake, "wake")?;
+        let (waiting, woken) = (AtomicBool::new(false), AtomicBool::new(false));
+        let waiter = Arc::new(Waiter { wake, user: User(user), waiting, woken });
+        let waker = Waker::from(waiter.clone());
         match handle::given(tap, "tap")?.inner.begin(Extent { offset, length }, &waker) {
-            Poll::Pending => Ok(HRL_PENDING),
+            Poll::Pending => {
+                // `waiter` is still alive here, so its end sees this.
+                waiter.waiting.store(true, Relaxed);
+                Ok(HRL_PENDING)
+            }
             Poll::Ready(granted) => {
                 granted?.into_extent();
                 ticket.put(hrl_ticket { offset, length }, "ticket")?;
@@ -101,22 +112,46 @@ pub unsafe extern "C" fn hrl_tap_try_begin(
     })
 }
 
-struct Wakeful {
+/// A wait of C for a ticket. Wakes exactly once, even if the tap drops it without a wake: `user`
+/// may own memory that `wake` frees.
+struct Waiter {
     wake: unsafe extern "C" fn(user: *mut c_void),
     user: User,
+    /// Set once C has to wait. Before, nothing is due.
+    waiting: AtomicBool,
+    woken: AtomicBool,
 }
 
-impl Wake for Wakeful {
-    fn wake(self: Arc<Self>) {
+impl Waiter {
+    fn call(&self) {
         // SAFETY: a function of this type, called as the header says.
         unsafe { (self.wake)(self.user.pointer()) }
     }
 }
 
-/// The disk took the write. `data` are the bytes that are now on it: the same memory that was written, unchanged since, and as
-/// long as the ticket; it is copied. Memory that others may change meanwhile (a guest's) is first copied into a buffer:
-/// `hrl_tap_complete_buffer`. Never waits. `sequence`, which may be NULL, receives the newest sequence.
-/// Statuses: HRL_ERROR_INVALID_INPUT (no such change in flight, another length; the ticket stays). Since 0.1.
+impl Wake for Waiter {
+    fn wake(self: Arc<Self>) {
+        if !self.woken.swap(true, Relaxed) {
+            self.call();
+        }
+    }
+}
+
+impl Drop for Waiter {
+    fn drop(&mut self) {
+        if *self.waiting.get_mut() && !*self.woken.get_mut() {
+            self.call();
+        }
+    }
+}
+
+/// Reports that the disk took the write. `data` are the bytes that are now on it, as long as the
+/// ticket; they are copied. They must be the memory that was written, unchanged since. First copy
+/// memory that others may change meanwhile, such as a guest's, into a buffer:
+/// `hrl_tap_complete_buffer`. Never waits. `sequence`, which may be NULL, receives the newest
+/// sequence.
+/// Statuses: HRL_ERROR_INVALID_INPUT (no such change in flight, or another length; the ticket
+/// stays). Since 0.1.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hrl_tap_complete_write(
     tap: Option<&hrl_tap>,
@@ -133,8 +168,8 @@ pub unsafe extern "C" fn hrl_tap_complete_write(
     })
 }
 
-/// As `hrl_tap_complete_write`, without a copy: the bytes of `buffer` were written to the disk. The buffer belongs to the
-/// library afterwards, also when the call failed. Since 0.1.
+/// Reports the bytes of `buffer` as written, without a copy. The buffer belongs to the library
+/// afterwards, even if the call failed. As `hrl_tap_complete_write` otherwise. Since 0.1.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hrl_tap_complete_buffer(
     tap: Option<&hrl_tap>,
@@ -150,7 +185,7 @@ pub unsafe extern "C" fn hrl_tap_complete_buffer(
     })
 }
 
-/// The range reads as zeroes now. As `hrl_tap_complete_write` otherwise. Since 0.1.
+/// Reports that the range reads as zeroes now. As `hrl_tap_complete_write` otherwise. Since 0.1.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hrl_tap_complete_zero(
     tap: Option<&hrl_tap>,
@@ -160,7 +195,8 @@ pub unsafe extern "C" fn hrl_tap_complete_zero(
     guard(|| complete(tap, ticket, Change::Zero, sequence))
 }
 
-/// The range was discarded, with this effect. As `hrl_tap_complete_write` otherwise. Since 0.1.
+/// Reports that the range was discarded, with this effect. As `hrl_tap_complete_write` otherwise.
+/// Since 0.1.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hrl_tap_complete_discard(
     tap: Option<&hrl_tap>,
@@ -179,7 +215,8 @@ pub unsafe extern "C" fn hrl_tap_complete_discard(
     })
 }
 
-/// The disk failed the change: what it holds is unknown and will be read again; no points until then.
+/// Reports that the disk failed the change. Its content is unknown there and will be read again;
+/// until then there are no points.
 /// Statuses: HRL_ERROR_INVALID_INPUT (no such change in flight). Since 0.1.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hrl_tap_fail(tap: Option<&hrl_tap>, ticket: hrl_ticket) -> hrl_status {
@@ -190,7 +227,8 @@ pub unsafe extern "C" fn hrl_tap_fail(tap: Option<&hrl_tap>, ticket: hrl_ticket)
     })
 }
 
-/// The disk was not touched. Statuses: HRL_ERROR_INVALID_INPUT (no such change in flight). Since 0.1.
+/// Reports that the disk was not touched.
+/// Statuses: HRL_ERROR_INVALID_INPUT (no such change in flight). Since 0.1.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hrl_tap_cancel(tap: Option<&hrl_tap>, ticket: hrl_ticket) -> hrl_status {
     guard(|| {
@@ -200,8 +238,8 @@ pub unsafe extern "C" fn hrl_tap_cancel(tap: Option<&hrl_tap>, ticket: hrl_ticke
     })
 }
 
-/// Records that the writer flushed; to be called after the disk's own flush returned. Statuses: HRL_ERROR_INVALID_INPUT.
-/// Since 0.1.
+/// Records that the writer flushed. Call it after the disk's own flush returned.
+/// Statuses: HRL_ERROR_INVALID_INPUT. Since 0.1.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hrl_tap_flush(
     tap: Option<&hrl_tap>,
@@ -242,4 +280,38 @@ fn complete(
     let newest = tap.complete(tap.resume(extent(ticket))?, change);
     sequence.put_optional(newest.0);
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    unsafe extern "C" fn count(user: *mut c_void) {
+        // SAFETY: the tests give a counter.
+        unsafe { *user.cast::<u32>() += 1 }
+    }
+
+    fn wakes(waiting: bool, wake: bool) -> u32 {
+        let mut calls = 0_u32;
+        let waiter = Arc::new(Waiter {
+            wake: count,
+            user: User((&raw mut calls).cast()),
+            waiting: AtomicBool::new(waiting),
+            woken: AtomicBool::new(false),
+        });
+        let waker = Waker::from(waiter);
+        if wake {
+            waker.wake_by_ref();
+            waker.wake();
+        } else {
+            drop(waker);
+        }
+        calls
+    }
+
+    #[test]
+    fn a_wait_is_woken_exactly_once() {
+        assert_eq!((wakes(true, true), wakes(true, false)), (1, 1));
+        assert_eq!(wakes(false, false), 0, "C got its answer at once");
+    }
 }

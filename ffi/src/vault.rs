@@ -17,10 +17,11 @@ pub struct hrl_vault {
     pub(crate) inner: Vault,
 }
 
-/// Makes a store into a vault, or opens it when it is one. With a key (NULL: none) the volumes made through this handle are
-/// encrypted. Store and key may be freed afterwards. Free the vault with `hrl_vault_free`.
-/// Statuses: HRL_ERROR_UNAVAILABLE, HRL_ERROR_UNSUPPORTED (a later version), HRL_ERROR_FULL, HRL_ERROR_READ_ONLY, HRL_ERROR_IO.
-/// Since 0.1.
+/// Makes a store into a vault, or opens the vault that it is. With a key, volumes made through this
+/// handle are encrypted; NULL: no key. Store and key may be freed afterwards. Free the vault with
+/// `hrl_vault_free`.
+/// Statuses: HRL_ERROR_UNAVAILABLE, HRL_ERROR_UNSUPPORTED (a later version), HRL_ERROR_FULL,
+/// HRL_ERROR_READ_ONLY, HRL_ERROR_IO. Since 0.1.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hrl_vault_create(
     store: Option<&hrl_store>,
@@ -30,7 +31,8 @@ pub unsafe extern "C" fn hrl_vault_create(
     open(store, key, out, Vault::create)
 }
 
-/// Opens a vault. As `hrl_vault_create` otherwise, and HRL_ERROR_NOT_FOUND when the store is none. Since 0.1.
+/// Opens a vault. As `hrl_vault_create` otherwise, and HRL_ERROR_NOT_FOUND if the store is no
+/// vault. Since 0.1.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hrl_vault_open(
     store: Option<&hrl_store>,
@@ -60,8 +62,8 @@ fn open(
     })
 }
 
-/// Gives every volume of the vault to `each` on the calling thread. Statuses: HRL_ERROR_UNAVAILABLE, HRL_ERROR_CORRUPT,
-/// HRL_ERROR_IO. Since 0.1.
+/// Passes every volume of the vault to `each` on the calling thread.
+/// Statuses: HRL_ERROR_UNAVAILABLE, HRL_ERROR_CORRUPT, HRL_ERROR_IO. Since 0.1.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hrl_vault_volumes(
     vault: Option<&hrl_vault>,

@@ -1,14 +1,16 @@
-//! `include/hrl.h` is what cbindgen makes of the crate. `HRL_UPDATE=1 cargo test -p hrl-ffi --test header` renews it.
+//! `include/hrl.h` is what cbindgen makes of the crate. `HRL_UPDATE=1 cargo test -p hrl-ffi --test
+//! header` renews it.
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::fs;
 use std::path::Path;
 
-/// Returns the source as cbindgen is to see it: the types of arguments in `src/handle.rs` are pointers in C.
+/// Returns the source as cbindgen is to see it: the types of arguments in `src/handle.rs` are
+/// pointers in C.
 fn as_pointers(source: &str) -> String {
     let mut text = source.to_owned();
-    for (begin, pointer) in [("In<'", "*const "), ("Out<'", "*mut ")] {
+    for (begin, pointer) in [("In<'", "*const "), ("Out<'", "*mut "), ("Room<'", "*mut ")] {
         while let Some(at) = text.find(begin) {
             let inner = at + text[at..].find(", ").expect("a type after the lifetime") + 2;
             let end = inner + closing(&text[inner..]);
@@ -19,6 +21,53 @@ fn as_pointers(source: &str) -> String {
         .replace("Text<'a>", "*const c_char")
         .replace("<'_>", "")
         .replace("<'a> {", " {")
+}
+
+/// Returns the source with the structures that its `report!` declares written out.
+fn with_structures(source: &str) -> String {
+    let mut text = String::new();
+    let mut lines = source.lines();
+    while let Some(line) = lines.next() {
+        if line == "report! {" {
+            let body = lines.by_ref().take_while(|line| *line != "}");
+            text += &structure(&body.collect::<Vec<_>>());
+        } else {
+            text += line;
+            text.push('\n');
+        }
+    }
+    text
+}
+
+/// The comment of the first field of every structure that a `report!` declares.
+const SIZE: &str = "\
+/// Size of the structure in bytes. The caller sets it, and the library stores how much it filled.
+/// See \"Structures\" at the top of this file.
+";
+
+/// Returns the structure that the lines inside a `report!` declare.
+fn structure(lines: &[&str]) -> String {
+    let mut text = String::new();
+    for line in lines {
+        let field = line.strip_prefix("        ").and_then(|line| line.split_once(": "));
+        if let Some(head) = line.strip_prefix("    pub struct ") {
+            let name = words(head).next().expect("a name");
+            write!(
+                text,
+                "#[repr(C)]\npub struct {name} {{\n\
+                 {SIZE}    pub struct_bytes: usize,\n"
+            )
+            .expect("text");
+        } else if line.trim_start().starts_with("///") {
+            writeln!(text, "{line}").expect("text");
+        } else if let Some((name, rest)) = field
+            && name.chars().all(|c| c == '_' || c.is_ascii_alphanumeric())
+        {
+            let kind = rest.split(" = ").next().expect("a type").trim_end_matches(',');
+            writeln!(text, "    pub {name}: {kind},").expect("text");
+        }
+    }
+    text + "}\n"
 }
 
 /// Returns the place of the bracket that closes what is open at the beginning.
@@ -37,12 +86,15 @@ fn generated() -> String {
     for entry in fs::read_dir(here.join("src")).expect("src") {
         let path = entry.expect("entry").path();
         let name = path.file_name().expect("name");
-        // Its types stand for pointers, and it exports nothing.
-        if name == "handle.rs" {
+        // They export nothing: the types of one stand for pointers, the other has the macro
+        // `report!`.
+        if name == "handle.rs" || name == "report.rs" {
             continue;
         }
-        let source = fs::read_to_string(&path).expect("source").replace("mod handle;", "");
-        fs::write(directory.path().join(name), as_pointers(&source)).expect("write");
+        let mut source = fs::read_to_string(&path).expect("source");
+        source = source.replace("mod handle;", "").replace("mod report;", "");
+        let source = as_pointers(&with_structures(&source));
+        fs::write(directory.path().join(name), source).expect("write");
     }
     let config = cbindgen::Config::from_file(here.join("cbindgen.toml")).expect("cbindgen.toml");
     let mut text = Vec::new();
@@ -76,9 +128,10 @@ const SECTIONS: [(&str, &str, &[&str]); 13] = [
     ("NBD", "Serve devices to clients.", &["nbd"]),
 ];
 
-/// Returns the header with its declarations in the order of [`SECTIONS`], all of it with the linkage of C.
+/// Returns the header with its declarations in the order of [`SECTIONS`], all of it with the
+/// linkage of C.
 fn in_sections(header: &str) -> String {
-    const API: &str = "#define HRL_API\n#endif\n";
+    const API: &str = "(type)}\n#endif\n";
     let begin = header.find(API).expect("HRL_API") + API.len();
     let end = header.rfind("\n#endif  /* HRL_H */").expect("the end of the header");
     let mut left: Vec<(&str, &str)> = header[begin..end]
@@ -128,7 +181,7 @@ fn declared(item: &str) -> &str {
 /// Returns the names that a source file declares.
 fn names_of(source: &str) -> Vec<String> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("src/{source}.rs"));
-    let text = fs::read_to_string(path).expect("source");
+    let text = with_structures(&fs::read_to_string(path).expect("source"));
     let lines = text.lines().filter(|line| line.starts_with("pub "));
     let names =
         lines.filter_map(|line| words(line).find(|word| word.to_lowercase().starts_with("hrl_")));

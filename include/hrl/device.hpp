@@ -7,8 +7,9 @@
 namespace hrl {
 
 /**
- * A disk to implement: the contract is that of hrl_device_callbacks. Methods may throw: a std::system_error counts as its
- * errno, anything else as EIO. The library reports it as hrl::Error to the call that needed the disk.
+ * A disk to implement, with the contract of hrl_device_callbacks. Methods may throw: a
+ * std::system_error counts as its errno, anything else as EIO. The call that needed the disk throws
+ * it as hrl::Error.
  */
 class BlockDevice {
 public:
@@ -20,7 +21,10 @@ public:
     virtual void read(std::uint64_t offset, std::uint8_t *buffer, std::size_t length) = 0;
     virtual void write(std::uint64_t offset, const std::uint8_t *data, std::size_t length, bool durable) = 0;
     virtual void flush() = 0;
-    /** Makes a range read as zeroes; `flags` of HRL_DURABLE and HRL_KEEP_ALLOCATED. By default zeroes are written. */
+    /**
+     * Makes a range read as zeroes; `flags` of HRL_DURABLE and HRL_KEEP_ALLOCATED. By default
+     * zeroes are written.
+     */
     virtual void zero(std::uint64_t offset, std::uint64_t length, std::uint32_t flags) {
         const std::vector<std::uint8_t> zeroes(static_cast<std::size_t>(length < 65536 ? length : 65536));
         for (std::uint64_t done = 0; done < length;) {
@@ -30,7 +34,7 @@ public:
             done += size;
         }
     }
-    /** Whether `discard` does anything. */
+    /** Returns whether `discard` does anything. */
     virtual bool discards() const { return false; }
     /** Drops a range, which then reads as zeroes. */
     virtual void discard(std::uint64_t, std::uint64_t) {}
@@ -56,7 +60,7 @@ public:
         return Device(detail::make<hrl_device>(
             [&](hrl_device **out) { return hrl_device_new_overlay(base.get(), scratch.get(), out); }));
     }
-    /** Makes a device of an object, and keeps it for as long as something uses it. */
+    /** Makes a device of an object, which lives as long as something uses the device. */
     static Device from(std::unique_ptr<BlockDevice> device);
 
     std::uint64_t size_bytes() const noexcept { return hrl_device_size_bytes(get()); }
@@ -84,7 +88,10 @@ public:
         return static_cast<hrl_discarded>(effect);
     }
     void flush() const { check(hrl_device_flush(get())); }
-    /** Gives the allocation runs of a range to `call(offset, length, allocated)`, which returns nothing, or false to stop. */
+    /**
+     * Passes the allocation runs of a range to `call(offset, length, allocated)`, which returns
+     * nothing, or false to stop.
+     */
     template <typename Call>
     void allocation(std::uint64_t offset, std::uint64_t length, Call &&call) const {
         using Guarded = detail::Guarded<std::remove_reference_t<Call>>;
@@ -133,8 +140,7 @@ inline Device Device::from(std::unique_ptr<BlockDevice> device) {
     };
     if (!device) throw std::invalid_argument("hrl::Device::from needs a device");
     const std::string name = device->name();
-    hrl_device_callbacks callbacks{};
-    callbacks.struct_bytes = sizeof callbacks;
+    auto callbacks = sized<hrl_device_callbacks>();
     callbacks.size_bytes = device->size_bytes();
     callbacks.block_bytes = device->block_bytes();
     callbacks.read_only = device->read_only();

@@ -9,7 +9,9 @@ namespace hrl {
 /** A volume that failed over to here, running. Nothing is final before `commit`. */
 class FailedOver {
 public:
-    /** `where` as for a protection: the disk's content is lost. `options.struct_bytes` is set here. */
+    /**
+     * Fails over to the disk of `where`, whose content is lost. `options.struct_bytes` is set here.
+     */
     explicit FailedOver(const ProtectionOptions &where, hrl_failover_options options = hrl_failover_options{})
         : events_(where.events_), handle_(detail::make<hrl_failover>([&](hrl_failover **out) {
               options.struct_bytes = sizeof options;
@@ -17,24 +19,24 @@ public:
           })) {}
 
     hrl_failover *get() const noexcept { return handle_.get(); }
-    /** The volume to write to; free it before the end. */
+    /** Returns the volume to write to. Free it before the end. */
     Device device() const {
         return Device(
             detail::make<hrl_device>([&](hrl_device **out) { return hrl_failover_device(get(), out); }));
     }
     hrl_failover_status status() const {
-        hrl_failover_status status;
+        auto status = sized<hrl_failover_status>();
         check(hrl_failover_get_status(get(), &status, nullptr));
         return status;
     }
     hrl_stats stats() const {
-        hrl_failover_status status;
-        hrl_stats stats;
+        auto status = sized<hrl_failover_status>();
+        auto stats = sized<hrl_stats>();
         check(hrl_failover_get_status(get(), &status, &stats));
         return stats;
     }
     hrl_point mark(const std::string &label = "") const {
-        hrl_point point;
+        auto point = sized<hrl_point>();
         check(hrl_failover_mark(get(), label.c_str(), &point));
         return point;
     }
@@ -64,7 +66,7 @@ public:
         : Handle(detail::make<hrl_follower>(
               [&](hrl_follower **out) { return hrl_follower_open(where.get(), out); })) {}
     hrl_catch_up catch_up(const std::string &at = "newest", const Progress &progress = nullptr) {
-        hrl_catch_up done{};
+        auto done = sized<hrl_catch_up>();
         detail::Watched watched{progress};
         const hrl_status status =
             hrl_follower_catch_up(get(), at.c_str(), watched.callback(), &watched, &done);
@@ -72,11 +74,13 @@ public:
         return done;
     }
     /**
-     * Takes the volume home; a limit of zero does not ask the other site. `done`, if given, receives what it did. What
-     * `progress` throws comes out; if the volume is home by then, its protection ends as in a crash.
+     * Takes the volume home. A limit of zero does not ask the other site. `done`, if given,
+     * receives the report. Exceptions of `progress` come out; if the volume is home by then, its
+     * protection ends as in a crash.
      */
     Protection fail_back(const ProtectionOptions &where, Limit planned, const Progress &progress = nullptr,
                          hrl_catch_up *done = nullptr) {
+        if (done != nullptr) *done = sized<hrl_catch_up>();
         detail::Watched watched{progress};
         hrl_protection *raw = nullptr;
         const hrl_status status = hrl_follower_fail_back(get(), where.get(), detail::millis(planned),

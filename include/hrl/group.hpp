@@ -24,13 +24,17 @@ struct GroupPoint {
 namespace detail {
 
 inline GroupPoint group_point(const hrl_group_point &point) {
+    std::vector<hrl_group_mark> marks;
+    for (std::size_t number = 0; const hrl_group_mark *mark = hrl_group_point_mark(&point, number); number++) {
+        marks.push_back(copied(*mark));
+    }
     return GroupPoint{point.id,
                       static_cast<hrl_point_kind>(point.kind),
                       point.time_ns,
                       point.group,
                       point.label,
                       point.members,
-                      std::vector<hrl_group_mark>(point.marks, point.marks + point.mark_count),
+                      std::move(marks),
                       point.held_us};
 }
 
@@ -67,7 +71,7 @@ public:
               options.struct_bytes = sizeof options;
               return hrl_group_coordinator_start(&options, out);
           })) {}
-    /** Where it listens, "ADDRESS:PORT"; empty for an empty handle. */
+    /** Returns the address at which it listens, "ADDRESS:PORT"; empty for an empty handle. */
     std::string address() const {
         const char *address = hrl_group_coordinator_address(get());
         return address == nullptr ? std::string() : std::string(address);
@@ -89,12 +93,18 @@ public:
 /** A volume's membership in a group. Free it before its protection. */
 class GroupMember {
 public:
-    /** Joins `group` at the first of `coordinators` that answers, with the certificate in the directory `identity`. */
+    /**
+     * Joins `group` at the first of `coordinators` that answers, with the certificate in the
+     * directory `identity`.
+     */
     GroupMember(const Protection &protection, const std::string &group, const std::vector<std::string> &coordinators,
                 const std::string &identity)
         : handle_(join(protection, group, coordinators, identity, nullptr)) {}
-    /** Also quiesces an application for application-consistent points, on a thread of the library. What the functions
-     * throw is reported to the coordinator: a std::system_error as its errno, anything else as EIO. */
+    /**
+     * Also quiesces an application for application-consistent points, on a thread of the library.
+     * Exceptions are reported to the coordinator: a std::system_error as its errno, anything else
+     * as EIO.
+     */
     GroupMember(const Protection &protection, const std::string &group, const std::vector<std::string> &coordinators,
                 const std::string &identity, std::function<void(Limit)> quiesce, std::function<void()> release,
                 std::string name = "application")
@@ -104,7 +114,7 @@ public:
 
     hrl_group_member *get() const noexcept { return handle_.get(); }
     hrl_group_member_stats stats() const {
-        hrl_group_member_stats stats{};
+        auto stats = sized<hrl_group_member_stats>();
         check(hrl_group_member_stats_get(get(), &stats));
         return stats;
     }
@@ -118,8 +128,7 @@ private:
                                   detail::Application *application) {
         std::vector<const char *> hosts;
         for (const std::string &host : coordinators) hosts.push_back(host.c_str());
-        hrl_quiesce_callbacks callbacks{};
-        callbacks.struct_bytes = sizeof callbacks;
+        auto callbacks = sized<hrl_quiesce_callbacks>();
         callbacks.name = application ? application->name.c_str() : nullptr;
         callbacks.quiesce = &detail::Application::on_quiesce;
         callbacks.release = &detail::Application::on_release;

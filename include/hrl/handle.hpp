@@ -2,10 +2,12 @@
 #ifndef HRL_HANDLE_HPP
 #define HRL_HANDLE_HPP
 
+#include <algorithm>
 #include <cerrno>
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 #include <exception>
 #include <functional>
 #include <memory>
@@ -23,7 +25,7 @@
 
 namespace hrl {
 
-/** A failure: what() is the sentence, status() says what to do next. */
+/** A failure: what() returns the sentence, status() the next thing to do. */
 class Error : public std::runtime_error {
 public:
     /** Takes the last error of the calling thread. */
@@ -37,17 +39,17 @@ public:
         if (hrl_error_offset(&place)) offset_ = place;
     }
 
-    /** One of the HRL_ERROR_ numbers. */
+    /** Returns one of the HRL_ERROR_ numbers. */
     hrl_status status() const noexcept { return status_; }
-    /** Name of the status, such as "not-found". */
+    /** Returns the name of the status, such as "not-found". */
     const char *kind() const noexcept { return hrl_status_name(status_); }
-    /** What was being done. */
+    /** Returns what the library was doing. */
     const std::string &operation() const noexcept { return operation_; }
-    /** Name of the object that it was done to. */
+    /** Returns the name of the object of that operation. */
     const std::string &object() const noexcept { return object_; }
-    /** Byte offset in the object, where one is known. */
+    /** Returns the byte offset in the object, if one is known. */
     std::optional<std::uint64_t> offset() const noexcept { return offset_; }
-    /** errno of the cause; 0 when it was another. */
+    /** Returns the errno of the cause; 0 for another cause. */
     int os_code() const noexcept { return os_code_; }
 
 private:
@@ -63,12 +65,44 @@ inline void check(hrl_status status) {
     if (status < 0) throw Error(status);
 }
 
-/** Version of the library, such as "0.1.0". */
+/** Returns the version of the library, such as "0.1.0". */
 inline std::string version() { return hrl_version(); }
-/** Version of the library: major * 1,000,000 + minor * 1,000 + patch. */
+/** Returns the version of the library: major * 1,000,000 + minor * 1,000 + patch. */
 inline std::uint32_t version_number() noexcept { return hrl_version_number(); }
 
+/**
+ * Returns a structure of hrl.h that is empty but for its size: room for the library, or options to
+ * fill in.
+ */
+template <typename T>
+T sized() noexcept {
+    T value{};
+    value.struct_bytes = sizeof value;
+    return value;
+}
+
 namespace detail {
+
+/**
+ * Copies as much of a structure as both sides know. Each side keeps the size that it has room for.
+ */
+template <typename T>
+void copy_known(T *to, std::size_t room, const T &from, std::size_t known) noexcept {
+    const std::size_t bytes = std::min(room, known);
+    std::memcpy(to, &from, bytes);
+    to->struct_bytes = bytes;
+}
+
+/**
+ * Returns a copy of a structure that the library gives, which may be shorter or longer than this
+ * header's.
+ */
+template <typename T>
+T copied(const T &given) noexcept {
+    T value{};
+    copy_known(&value, sizeof value, given, given.struct_bytes);
+    return value;
+}
 
 template <typename T, void (*Free)(T *)>
 class Handle {
@@ -84,16 +118,16 @@ public:
     Handle &operator=(const Handle &) = delete;
     ~Handle() { reset(); }
 
-    /** The handle of hrl.h, which stays owned by this object. */
+    /** Returns the handle of hrl.h, which this object still owns. */
     T *get() const noexcept { return raw_; }
     /** Gives the handle of hrl.h away. */
     T *release() noexcept { return std::exchange(raw_, nullptr); }
-    /** Frees what it holds. */
+    /** Frees the handle of hrl.h and takes another. */
     void reset(T *raw = nullptr) noexcept {
         if (raw_ != nullptr) Free(raw_);
         raw_ = raw;
     }
-    /** Holds something. */
+    /** Returns whether there is a handle of hrl.h. */
     explicit operator bool() const noexcept { return raw_ != nullptr; }
 
 private:
@@ -116,7 +150,7 @@ public:
         const std::lock_guard<std::mutex> lock(mutex_);
         if (!first_) first_ = std::current_exception();
     }
-    /** Ends the call: throws what was kept, else hrl::Error unless the status is HRL_OK. */
+    /** Ends the call: throws the kept exception, else hrl::Error unless the status is HRL_OK. */
     void finish(hrl_status status) const {
         if (first_) std::rethrow_exception(first_);
         check(status);
@@ -127,14 +161,14 @@ private:
     std::exception_ptr first_;
 };
 
-/** A callable that a C callback runs, and what it threw. */
+/** A callable that a C callback runs, and its exception. */
 template <typename Call>
 struct Guarded {
     Call &call;
     Thrown thrown{};
 };
 
-/** Visitor for the functions that give values one by one; the callable returns nothing, or false to stop. */
+/** Runs the callable for one value of a listing. The callable returns nothing, or false to stop. */
 template <typename Value, typename Call>
 bool visit(void *user, const Value *value) noexcept {
     auto *guarded = static_cast<Guarded<Call> *>(user);
@@ -159,15 +193,15 @@ void each(List &&list, Call &&call) {
     guarded.thrown.finish(status);
 }
 
-/** Collects what a function gives one by one. */
+/** Collects the values of a listing. */
 template <typename Value, typename List>
 std::vector<Value> collect(List &&list) {
     std::vector<Value> found;
-    each<Value>(list, [&](const Value &value) { found.push_back(value); });
+    each<Value>(list, [&](const Value &value) { found.push_back(copied(value)); });
     return found;
 }
 
-/** An errno for what a callback threw. */
+/** Returns an errno for the exception of a callback. */
 inline int errno_of_exception() noexcept {
     try {
         throw;
@@ -180,7 +214,7 @@ inline int errno_of_exception() noexcept {
     }
 }
 
-/** Runs a method of an embedder's object for C. */
+/** Runs a method of an embedder's object for C, and returns its errno. */
 template <typename Call>
 std::int32_t errno_of(Call &&call) noexcept {
     try {
@@ -193,7 +227,10 @@ std::int32_t errno_of(Call &&call) noexcept {
 
 }  // namespace detail
 
-/** Called with the bytes done and the total of a long operation, from several threads. Returns false to stop it. */
+/**
+ * Receives the bytes done and the total of a long operation, from several threads. Returns false to
+ * stop it.
+ */
 using Progress = std::function<bool(std::uint64_t done, std::uint64_t total)>;
 /** A time limit. */
 using Limit = std::chrono::milliseconds;

@@ -14,11 +14,11 @@ public:
         : Handle(detail::make<hrl_segment>(
               [&](hrl_segment **out) { return hrl_segment_open(path.c_str(), keys.get(), out); })) {}
     hrl_segment_summary summary() const {
-        hrl_segment_summary summary;
+        auto summary = sized<hrl_segment_summary>();
         check(hrl_segment_get_summary(get(), &summary));
         return summary;
     }
-    /** Gives every record to the callable, which returns nothing, or false to stop. */
+    /** Passes every record to the callable, which returns nothing, or false to stop. */
     template <typename Call>
     void records(Call &&call) const {
         detail::each<hrl_record>(
@@ -29,7 +29,7 @@ public:
 
 namespace detail {
 
-/** Runs a conversion whose notes are added to `notes`. */
+/** Runs a conversion, and adds its warnings to `notes`. */
 template <typename Convert>
 hrl_convert_report convert(const std::vector<std::string> &inputs, std::vector<std::string> *notes, Convert &&call) {
     struct Noting {
@@ -48,7 +48,7 @@ hrl_convert_report convert(const std::vector<std::string> &inputs, std::vector<s
     std::vector<const char *> paths;
     for (const std::string &input : inputs) paths.push_back(input.c_str());
     Noting noting{notes};
-    hrl_convert_report report{};
+    auto report = sized<hrl_convert_report>();
     const hrl_status status = call(paths.data(), paths.size(), notes ? &Noting::on_note : nullptr,
                                    static_cast<void *>(&noting), &report);
     noting.thrown.finish(status);
@@ -57,7 +57,10 @@ hrl_convert_report convert(const std::vector<std::string> &inputs, std::vector<s
 
 }  // namespace detail
 
-/** Writes native segments as a chain of Hyper-V logs into a new directory; warnings are added to `notes`. */
+/**
+ * Writes native segments as a chain of Hyper-V logs into a new directory, and adds warnings to
+ * `notes`.
+ */
 inline hrl_convert_report convert_to_hyperv(const std::vector<std::string> &inputs, const std::string &directory,
                                             const Replica &keys = Replica(),
                                             std::vector<std::string> *notes = nullptr) {
@@ -65,7 +68,9 @@ inline hrl_convert_report convert_to_hyperv(const std::vector<std::string> &inpu
         return hrl_convert_to_hyperv(paths, count, directory.c_str(), keys.get(), note, user, report);
     });
 }
-/** Writes native segments as a log of dm-log-writes into a new file; warnings are added to `notes`. */
+/**
+ * Writes native segments as a log of dm-log-writes into a new file, and adds warnings to `notes`.
+ */
 inline hrl_convert_report convert_to_log_writes(const std::vector<std::string> &inputs, const std::string &file,
                                                 const Replica &keys = Replica(),
                                                 std::vector<std::string> *notes = nullptr) {
@@ -73,7 +78,10 @@ inline hrl_convert_report convert_to_log_writes(const std::vector<std::string> &
         return hrl_convert_to_log_writes(paths, count, file.c_str(), keys.get(), note, user, report);
     });
 }
-/** Writes a chain of Hyper-V logs, or one log of dm-log-writes, as one native segment into a new file. */
+/**
+ * Writes a chain of Hyper-V logs, or one log of dm-log-writes, as one native segment into a new
+ * file.
+ */
 inline hrl_convert_report convert_to_native(const std::vector<std::string> &inputs, const std::string &file) {
     return detail::convert(inputs, nullptr, [&](auto paths, auto count, auto, auto, auto report) {
         return hrl_convert_to_native(paths, count, file.c_str(), report);

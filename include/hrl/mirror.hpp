@@ -19,7 +19,10 @@ public:
               return hrl_mirror_new(source.get(), target.get(), names.data(), names.size(),
                                     scratch.empty() ? nullptr : scratch.c_str(), out);
           })) {}
-    /** Catches up once. `go_on` is asked now and then; false ends the run, and what it throws comes out. */
+    /**
+     * Catches up once. `go_on` is asked now and then; false ends the run, and what it throws comes
+     * out.
+     */
     std::vector<hrl_mirrored_volume> run(const std::function<bool()> &go_on = nullptr) const {
         struct Running {
             const std::function<bool()> &go_on;
@@ -38,7 +41,7 @@ public:
             static bool on_volume(void *user, const hrl_mirrored_volume *volume) noexcept {
                 auto *running = static_cast<Running *>(user);
                 try {
-                    running->done.push_back(*volume);
+                    running->done.push_back(detail::copied(*volume));
                     return true;
                 } catch (...) {
                     running->thrown.keep();

@@ -15,7 +15,7 @@ public:
         : Handle(detail::make<hrl_nbd_server>([&](hrl_nbd_server **out) {
               return hrl_nbd_server_start(address.c_str(), name.c_str(), device.get(), changes.get(), flags, out);
           })) {}
-    /** With TLS, and nothing without it; `options.struct_bytes` is set here. */
+    /** Serves with TLS, and nothing without it. `options.struct_bytes` is set here. */
     static NbdServer tls(const std::string &address, const std::string &name, const Device &device, hrl_nbd_tls options,
                          std::uint32_t flags = 0, const Changes &changes = Changes()) {
         options.struct_bytes = sizeof options;
@@ -26,7 +26,7 @@ public:
     }
     std::string uri() const { return hrl_nbd_server_uri(get()); }
     hrl_nbd_stats stats() const {
-        hrl_nbd_stats stats;
+        auto stats = sized<hrl_nbd_stats>();
         check(hrl_nbd_server_stats(get(), &stats));
         return stats;
     }

@@ -7,8 +7,9 @@
 namespace hrl {
 
 /**
- * Brings the volumes of plans up: the contract is that of hrl_plan_callbacks. Methods may throw: the step fails, the run ends
- * as its plan says, and then the first exception comes out of `Plan::run` or `Plan::resume`.
+ * Brings the volumes of plans up, with the contract of hrl_plan_callbacks. Methods may throw. Then
+ * the step fails, the run ends as its plan says, and the first exception comes out of `Plan::run`
+ * or `Plan::resume`.
  */
 class PlanHost {
 public:
@@ -19,13 +20,13 @@ public:
     virtual void commit(const hrl_plan_request &request) = 0;
     /** Takes a test failover down, even if its start failed. */
     virtual void clean_up(const hrl_plan_request &request) = 0;
-    /** Asked now and then: true stops the run, which can be resumed. */
+    /** Returns whether to stop the run, which can be resumed. Asked now and then. */
     virtual bool stopped() { return false; }
     /** Receives a run and a step, as JSON, when the step begins and when it has ended. */
     virtual void on_step(const std::string &, const std::string &) {}
 };
 
-/** Whether the step of a request has to end. */
+/** Returns whether the step of a request has to end. */
 inline bool is_stopped(const hrl_plan_request &request) noexcept { return hrl_plan_stop_is_set(request.stop); }
 
 /** A recovery plan. Reports are JSON. */
@@ -37,25 +38,31 @@ public:
         : Handle(detail::make<hrl_plan>(
               [&](hrl_plan **out) { return hrl_plan_parse(text.c_str(), name.c_str(), out); })) {}
 
-    /** Finds the state that each volume would come up at, and what keeps the plan from running. */
+    /**
+     * Finds the state that each volume would come up at, and the problems that keep the plan from
+     * running.
+     */
     std::string check(const Vault &vault) const {
-        return text([&](auto tell, void *user) { return hrl_plan_check(get(), vault.get(), tell, user); });
+        return text([&](auto receive, void *user) { return hrl_plan_check(get(), vault.get(), receive, user); });
     }
     /**
-     * Runs the plan to its end and returns the report. `options.struct_bytes` is set here. `report`, if given, receives the
-     * report even if a method of the host threw.
+     * Runs the plan to its end and returns the report. `options.struct_bytes` is set here.
+     * `report`, if given, receives the report even if a method of the host threw.
      */
     std::string run(const Vault &vault, PlanHost &host, hrl_plan_options options = hrl_plan_options{},
                     std::string *report = nullptr) const {
-        return Running(host).run(options, report, [&](auto callbacks, auto chosen, auto tell, void *user) {
-            return hrl_plan_run(get(), vault.get(), callbacks, chosen, tell, user);
+        return Running(host).run(options, report, [&](auto callbacks, auto chosen, auto receive, void *user) {
+            return hrl_plan_run(get(), vault.get(), callbacks, chosen, receive, user);
         });
     }
-    /** Goes on with a run where it was; of a run that is over, returns the report. As `run` otherwise. */
+    /**
+     * Goes on with an interrupted run. Only returns the report of a run that is over. As `run`
+     * otherwise.
+     */
     static std::string resume(const Vault &vault, const std::string &run, PlanHost &host,
                               hrl_plan_options options = hrl_plan_options{}, std::string *report = nullptr) {
-        return Running(host).run(options, report, [&](auto callbacks, auto chosen, auto tell, void *user) {
-            return hrl_plan_resume(vault.get(), run.c_str(), callbacks, chosen, tell, user);
+        return Running(host).run(options, report, [&](auto callbacks, auto chosen, auto receive, void *user) {
+            return hrl_plan_resume(vault.get(), run.c_str(), callbacks, chosen, receive, user);
         });
     }
     /** Approves a manual step that waits, or rejects it. */
@@ -65,7 +72,7 @@ public:
     }
     /** Returns the report of a run. */
     static std::string report(const Vault &vault, const std::string &run) {
-        return text([&](auto tell, void *user) { return hrl_plan_report(vault.get(), run.c_str(), tell, user); });
+        return text([&](auto receive, void *user) { return hrl_plan_report(vault.get(), run.c_str(), receive, user); });
     }
 
 private:
@@ -90,15 +97,14 @@ private:
         return std::move(kept.text);
     }
 
-    /** A run, and what the methods of its host threw. */
+    /** A run, and the first exception of its host. */
     class Running {
     public:
         explicit Running(PlanHost &host) : host_(host) {}
 
         template <typename Call>
         std::string run(hrl_plan_options options, std::string *report, Call &&call) {
-            hrl_plan_callbacks callbacks{};
-            callbacks.struct_bytes = sizeof callbacks;
+            auto callbacks = sized<hrl_plan_callbacks>();
             callbacks.start = &Running::start;
             callbacks.commit = &Running::commit;
             callbacks.clean_up = &Running::clean_up;
@@ -124,7 +130,10 @@ private:
             }
         }
         static std::int32_t start(void *user, const hrl_plan_request *request, hrl_plan_started *started) noexcept {
-            return guard(user, [&](Running &running) { *started = running.host_.start(*request); });
+            return guard(user, [&](Running &running) {
+                const std::size_t room = started->struct_bytes;
+                detail::copy_known(started, room, running.host_.start(*request), sizeof *started);
+            });
         }
         static std::int32_t commit(void *user, const hrl_plan_request *request) noexcept {
             return guard(user, [&](Running &running) { running.host_.commit(*request); });

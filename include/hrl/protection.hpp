@@ -8,7 +8,7 @@
 
 namespace hrl {
 
-/** What happened to a protected volume. */
+/** An event of a protected volume. */
 struct Event {
     std::int64_t time_ns;
     std::string volume;
@@ -16,7 +16,7 @@ struct Event {
     std::string message;
 };
 
-/** How to open a protection; see hrl_protection_options_set for the names of the policy. */
+/** Options for opening a protection. hrl_protection_options_set has the names of the policy. */
 class ProtectionOptions : public detail::Handle<hrl_protection_options, hrl_protection_options_free> {
 public:
     ProtectionOptions(const std::string &volume, const Device &device, const Vault &vault, const std::string &state)
@@ -31,10 +31,12 @@ public:
         check(hrl_protection_options_take_over(get(), yes));
         return *this;
     }
-    /** Called from threads of the library; what it throws is dropped. */
+    /**
+     * Sets the receiver of events, which threads of the library call. What it throws is dropped.
+     */
     ProtectionOptions &on_event(std::function<void(const Event &)> call) {
         auto kept = std::make_shared<std::function<void(const Event &)>>(std::move(call));
-        check(hrl_protection_options_on_event(get(), *kept ? &told : nullptr, kept.get()));
+        check(hrl_protection_options_on_event(get(), *kept ? &received : nullptr, kept.get()));
         events_ = std::move(kept);
         return *this;
     }
@@ -43,12 +45,12 @@ private:
     friend class Protection;
     friend class FailedOver;
     friend class Follower;
-    static void told(void *user, const hrl_event *event) noexcept {
+    static void received(void *user, const hrl_event *event) noexcept {
         try {
             (*static_cast<std::function<void(const Event &)> *>(user))(
                 Event{event->time_ns, event->volume, event->kind, event->message});
         } catch (...) {
-            // Nobody to give it to: events come from threads of the library.
+            // No caller could take it: events come from threads of the library.
         }
     }
     std::shared_ptr<std::function<void(const Event &)>> events_;
@@ -63,7 +65,7 @@ public:
               [&](hrl_protection **out) { return hrl_protection_open(options.get(), out); })) {}
 
     hrl_protection *get() const noexcept { return handle_.get(); }
-    /** The volume to write to; free it before `stop`. */
+    /** Returns the volume to write to. Free it before `stop`. */
     Device device() const {
         return Device(detail::make<hrl_device>(
             [&](hrl_device **out) { return hrl_protection_device(get(), out); }));
@@ -72,25 +74,30 @@ public:
         return Tap(detail::make<hrl_tap>([&](hrl_tap **out) { return hrl_protection_tap(get(), out); }));
     }
     hrl_point mark(const std::string &label = "", hrl_point_kind kind = HRL_POINT_CRASH) const {
-        hrl_point point;
+        auto point = sized<hrl_point>();
         check(hrl_protection_mark(get(), static_cast<std::uint32_t>(kind), label.c_str(), &point));
         return point;
     }
-    /** Marks an application-consistent point with the applications that the policy names: "quiesce", "quiesce_limit". */
+    /**
+     * Marks an application-consistent point with the applications of the policy: "quiesce",
+     * "quiesce_limit".
+     */
     hrl_point mark_app(const std::string &label = "") const {
-        hrl_point point;
+        auto point = sized<hrl_point>();
         check(hrl_protection_mark_app(get(), label.c_str(), &point));
         return point;
     }
-    /** Marks an application-consistent point between `quiesce` and `release`; what either throws comes out. */
+    /**
+     * Marks an application-consistent point between `quiesce` and `release`. Their exceptions come
+     * out.
+     */
     hrl_point mark_quiesced(const std::function<void(Limit)> &quiesce, const std::function<void()> &release,
                             const std::string &label, Limit limit) const {
         Quiescing glue{quiesce, release};
-        hrl_quiesce_callbacks callbacks{};
-        callbacks.struct_bytes = sizeof callbacks;
+        auto callbacks = sized<hrl_quiesce_callbacks>();
         callbacks.quiesce = &Quiescing::on_quiesce;
         callbacks.release = &Quiescing::on_release;
-        hrl_point point;
+        auto point = sized<hrl_point>();
         const hrl_status status =
             hrl_protection_mark_quiesced(get(), &callbacks, &glue, label.c_str(),
                                          detail::millis(limit), &point);
@@ -98,11 +105,11 @@ public:
         return point;
     }
     hrl_stats stats() const {
-        hrl_stats stats;
+        auto stats = sized<hrl_stats>();
         check(hrl_protection_stats(get(), &stats));
         return stats;
     }
-    /** The history that the vault knows. */
+    /** Returns the history that the vault knows. */
     std::vector<hrl_timeline_entry> timeline() const {
         return detail::collect<hrl_timeline_entry>(
             [&](auto call, void *user) { return hrl_protection_timeline(get(), call, user); });

@@ -7,7 +7,7 @@
 
 namespace hrl {
 
-/** What changed between two states. */
+/** The changes between two recovery states. */
 class Changes : public detail::Handle<hrl_changes, hrl_changes_free> {
 public:
     using Handle::Handle;
@@ -23,20 +23,23 @@ public:
     }
 };
 
-/** What a verification found wrong. */
+/** An object that is not as it was written. */
 struct Finding {
     std::string object;
     std::string message;
 };
 
-/** One volume in a vault. States are said as for hrl_replica_resolve: "newest", a sequence, a time, a point, a label. */
+/**
+ * One volume in a vault. States are text, as for hrl_replica_resolve: "newest", a sequence, a time,
+ * a point, a label.
+ */
 class Replica : public detail::Handle<hrl_replica, hrl_replica_free> {
 public:
     using Handle::Handle;
 
     void refresh() const { check(hrl_replica_refresh(get())); }
     hrl_volume_info info() const {
-        hrl_volume_info info;
+        auto info = sized<hrl_volume_info>();
         check(hrl_replica_info(get(), &info));
         return info;
     }
@@ -53,14 +56,14 @@ public:
         check(hrl_replica_resolve(get(), at.c_str(), &sequence));
         return sequence;
     }
-    /** Its stage and, where asked for, its epoch and steps. */
+    /** Returns its stage and, if asked for, its epoch and steps. */
     hrl_stage stage(std::uint32_t *epoch = nullptr, std::vector<hrl_step> *steps = nullptr) const {
         std::uint32_t stage = 0;
         check(hrl_replica_lifecycle(get(), &stage, epoch, nullptr, nullptr));
         if (steps) {
             detail::each<hrl_step>(
                 [&](auto call, void *user) { return hrl_replica_lifecycle(get(), &stage, nullptr, call, user); },
-                [&](const hrl_step &step) { steps->push_back(step); });
+                [&](const hrl_step &step) { steps->push_back(detail::copied(step)); });
         }
         return static_cast<hrl_stage>(stage);
     }
@@ -69,7 +72,7 @@ public:
             [&](auto call, void *user) { return hrl_replica_branches(get(), call, user); });
     }
     void drop_branch(std::uint32_t epoch) const { check(hrl_replica_drop_branch(get(), epoch)); }
-    /** Records a test failover; gives the sequence to view. */
+    /** Records a test failover, and returns the sequence to view. */
     std::uint64_t begin_test(const std::string &name, const std::string &at = "newest-good") const {
         std::uint64_t sequence = 0;
         check(hrl_replica_begin_test(get(), name.c_str(), at.c_str(), &sequence));
@@ -82,17 +85,20 @@ public:
     }
     hrl_restore_report restore(const std::string &at, const std::string &path, std::uint32_t flags = 0,
                                const Progress &progress = nullptr) const {
-        hrl_restore_report report{};
+        auto report = sized<hrl_restore_report>();
         detail::Watched watched{progress};
         const hrl_status status = hrl_replica_restore(get(), at.c_str(), path.c_str(), flags, watched.callback(),
                                                       &watched, &report);
         watched.thrown.finish(status);
         return report;
     }
-    /** Carries retention out once: "2h all; 30d daily"; empty: the default. `flags` are of HRL_COMPACT_. */
+    /**
+     * Carries retention out once. `retention` is text such as "2h all; 30d daily"; empty: the
+     * default. `flags` are of HRL_COMPACT_.
+     */
     hrl_compact_report compact(const std::string &retention = "", std::uint32_t flags = 0,
                                const std::string &scratch = "", const Progress &progress = nullptr) const {
-        hrl_compact_report report{};
+        auto report = sized<hrl_compact_report>();
         detail::Watched watched{progress};
         const hrl_status status = hrl_replica_compact(
             get(), retention.empty() ? nullptr : retention.c_str(), flags,
@@ -100,11 +106,13 @@ public:
         watched.thrown.finish(status);
         return report;
     }
-    /** Keeps a point through retention until a time, in nanoseconds since 1970, or one of HRL_PIN_. */
+    /**
+     * Keeps a point through retention until a time, in nanoseconds since 1970, or one of HRL_PIN_.
+     */
     void pin(const std::string &point, std::int64_t until_ns = HRL_PIN_FOREVER, const std::string &reason = "") const {
         check(hrl_replica_pin(get(), point.c_str(), until_ns, reason.c_str()));
     }
-    /** Takes the pin of a point off, or with `legal_hold` its legal hold. */
+    /** Removes the pin of a point, or with `legal_hold` its legal hold. */
     void unpin(const std::string &point, bool legal_hold = false) const {
         check(hrl_replica_unpin(get(), point.c_str(), legal_hold));
     }
@@ -112,7 +120,7 @@ public:
         return Changes(detail::make<hrl_changes>(
             [&](hrl_changes **out) { return hrl_replica_changes(get(), from.c_str(), to.c_str(), out); }));
     }
-    /** Checks everything; what is wrong is added to `findings`. */
+    /** Checks everything, and adds damaged objects to `findings`. */
     hrl_verify_report verify(std::vector<Finding> *findings = nullptr, const Progress &progress = nullptr) const {
         struct Verifying {
             detail::Watched watched;
@@ -130,7 +138,7 @@ public:
                 }
             }
         };
-        hrl_verify_report report{};
+        auto report = sized<hrl_verify_report>();
         Verifying verifying{detail::Watched{progress}, findings};
         const hrl_status status =
             hrl_replica_verify(get(), progress ? &Verifying::on_progress : nullptr,

@@ -22,7 +22,10 @@ public:
 
 class Tap;
 
-/** Permission to change an extent. Ends it as failed when it is dropped without having been ended: the safe way. */
+/**
+ * Permission to change an extent. A ticket that is dropped before it was ended ends as failed: the
+ * safe way.
+ */
 class Ticket {
 public:
     Ticket(Ticket &&other) noexcept
@@ -41,13 +44,13 @@ public:
         if (tap_ != nullptr) hrl_tap_fail(tap_, ticket_);
     }
 
-    /** The disk took these bytes. Returns the newest sequence. */
+    /** Reports that the disk took these bytes. Returns the newest sequence. */
     std::uint64_t complete(const void *data, std::size_t length) {
         return end([&](std::uint64_t *sequence) {
             return hrl_tap_complete_write(tap_, ticket_, static_cast<const std::uint8_t *>(data), length, sequence);
         });
     }
-    /** The disk took the bytes of the buffer, which is used up. */
+    /** Reports that the disk took the bytes of the buffer, which is used up. */
     std::uint64_t complete(Buffer buffer) {
         return end([&](std::uint64_t *sequence) {
             return hrl_tap_complete_buffer(tap_, ticket_, buffer.release(), sequence);
@@ -61,11 +64,11 @@ public:
             return hrl_tap_complete_discard(tap_, ticket_, static_cast<std::uint32_t>(effect), sequence);
         });
     }
-    /** The disk failed: what it holds is unknown. */
+    /** Reports that the disk failed: its content is unknown there. */
     void fail() {
         end([&](std::uint64_t *) { return hrl_tap_fail(tap_, ticket_); });
     }
-    /** The disk was not touched. */
+    /** Reports that the disk was not touched. */
     void cancel() {
         end([&](std::uint64_t *) { return hrl_tap_cancel(tap_, ticket_); });
     }
@@ -96,8 +99,10 @@ public:
         return Ticket(get(), ticket);
     }
     /**
-     * As `begin`, without waiting. Nothing means that there is no ticket yet: `wake` is then called once, from any thread,
-     * when it is worth asking again. It must return soon and must not call the tap; what it throws is dropped.
+     * Does the same as `begin` without waiting. Returns nothing if there is no ticket yet. Then
+     * `wake` is called exactly once, from any thread, when it is worth asking again, at the latest
+     * when the protection ends. It must return soon and must not call the tap. What it throws is
+     * dropped.
      */
     std::optional<Ticket> try_begin(std::uint64_t offset, std::uint64_t length, std::function<void()> wake) const {
         struct Glue {

@@ -7,8 +7,8 @@
 namespace hrl {
 
 /**
- * A store to implement: the contract is that of hrl_store_callbacks. Methods may throw: a std::system_error counts as its
- * errno, anything else as EIO.
+ * A store to implement, with the contract of hrl_store_callbacks. Methods may throw: a
+ * std::system_error counts as its errno, anything else as EIO.
  */
 class ObjectStore {
 public:
@@ -27,21 +27,24 @@ public:
     virtual void remove(const std::string &name) = 0;
 };
 
-/** Where a vault is kept. */
+/** A place for immutable objects, in which a vault is kept. */
 class Store : public detail::Handle<hrl_store, hrl_store_free> {
 public:
     using Handle::Handle;
-    /** Opens a directory; makes it when it is absent, if asked. */
+    /** Opens a directory, and with `create` makes it if it is absent. */
     static Store directory(const std::string &path, bool create = true) {
         return Store(detail::make<hrl_store>(
             [&](hrl_store **out) { return hrl_store_open_directory(path.c_str(), create, out); }));
     }
-    /** Opens a directory or, in builds with the feature `cloud`, an object store: s3://, az://, gs://. */
+    /**
+     * Opens a directory or, in builds with the feature `cloud`, an object store: s3://, az://,
+     * gs://.
+     */
     static Store url(const std::string &url, bool create = true) {
         return Store(detail::make<hrl_store>(
             [&](hrl_store **out) { return hrl_store_open_url(url.c_str(), create, out); }));
     }
-    /** Makes a store of an object, and keeps it for as long as something uses it. */
+    /** Makes a store of an object, which lives as long as something uses the store. */
     static Store from(std::unique_ptr<ObjectStore> store);
 };
 
@@ -77,8 +80,7 @@ inline Store Store::from(std::unique_ptr<ObjectStore> store) {
     };
     if (!store) throw std::invalid_argument("hrl::Store::from needs a store");
     const std::string name = store->name();
-    hrl_store_callbacks callbacks{};
-    callbacks.struct_bytes = sizeof callbacks;
+    auto callbacks = sized<hrl_store_callbacks>();
     callbacks.name = name.c_str();
     callbacks.put = &Glue::put;
     callbacks.get = &Glue::get;
@@ -104,7 +106,7 @@ public:
     static Key from_file(const std::string &path) {
         return Key(detail::make<hrl_key>([&](hrl_key **out) { return hrl_key_from_file(path.c_str(), out); }));
     }
-    /** Its name, which tells nothing about it. */
+    /** Returns its name, which reveals nothing about it. */
     std::string id() const { return hrl_key_id(get()); }
 };
 
@@ -115,7 +117,7 @@ struct GroupPoint;
 class Vault : public detail::Handle<hrl_vault, hrl_vault_free> {
 public:
     using Handle::Handle;
-    /** Makes a store into a vault, or opens it when it is one. */
+    /** Makes a store into a vault, or opens the vault that it is. */
     static Vault create(const Store &store, const Key &key = Key()) {
         return Vault(detail::make<hrl_vault>(
             [&](hrl_vault **out) { return hrl_vault_create(store.get(), key.get(), out); }));
@@ -128,19 +130,19 @@ public:
         return detail::collect<hrl_volume_info>(
             [&](auto call, void *user) { return hrl_vault_volumes(get(), call, user); });
     }
-    /** The group points that were committed, oldest first, each once. */
+    /** Returns the committed group points, oldest first, each once. */
     std::vector<GroupPoint> group_points() const;
-    /** One of its volumes. */
+    /** Opens one of its volumes. */
     Replica replica(const std::string &name) const;
     /** Wraps the key of a volume anew with another key-encryption key. */
     hrl_rotation_report rotate_key(const std::string &volume, const Key &new_key) const {
-        hrl_rotation_report report{};
+        auto report = sized<hrl_rotation_report>();
         check(hrl_vault_rotate_key(get(), volume.c_str(), new_key.get(), &report));
         return report;
     }
     /** Makes an encrypted volume unreadable for ever; `flags` are of HRL_SHRED_. */
     hrl_shred_report shred(const std::string &volume, std::uint32_t flags = 0) const {
-        hrl_shred_report report{};
+        auto report = sized<hrl_shred_report>();
         check(hrl_vault_shred(get(), volume.c_str(), flags, &report));
         return report;
     }

@@ -139,7 +139,7 @@ static int32_t release(void *user) {
 
 /* What the library quiesces itself, by the policy that `main` sets; its watchdog is found beside the library. */
 static void applications(hrl_protection *protection) {
-    hrl_point point;
+    hrl_point point = HRL_INIT(hrl_point);
     FILE *log;
     char text[64] = {0};
     OK(hrl_protection_mark_app(protection, "by policy", &point));
@@ -156,7 +156,7 @@ static void applications(hrl_protection *protection) {
 static void quiescing(hrl_protection *protection) {
     struct application application = {0, 0, 0};
     hrl_quiesce_callbacks callbacks = {0};
-    hrl_point point;
+    hrl_point point = HRL_INIT(hrl_point);
     callbacks.struct_bytes = sizeof callbacks;
     callbacks.name = "ledger";
     callbacks.quiesce = quiesce;
@@ -185,7 +185,7 @@ int main(void) {
     char hooks[2048];
     hrl_protection *protection;
     hrl_replica *replica;
-    hrl_point point;
+    hrl_point point = HRL_INIT(hrl_point);
     uint8_t data[4096], back[4096];
 
     of_disk.struct_bytes = sizeof of_disk;
@@ -239,7 +239,7 @@ int main(void) {
     quiescing(protection);
     applications(protection);
 
-    /* A store that does not answer holds up nobody. */
+    /* A store that does not answer delays no writer. */
     list.down = ETIMEDOUT;
     memset(data, 6, sizeof data);
     OK(hrl_device_write(volume, 8192, data, sizeof data, 0));

@@ -66,7 +66,7 @@ static void vaults(void) {
     hrl_replica *replica = NULL;
     hrl_device *view = NULL;
     hrl_vault *vault;
-    hrl_stats stats;
+    hrl_stats stats = HRL_INIT(hrl_stats);
     struct rig rig;
     uint64_t sequence = 5;
 
@@ -95,6 +95,42 @@ static void vaults(void) {
     hrl_replica_free(replica);
     hrl_vault_free(vault);
     hrl_key_free(key);
+    rig_close(&rig);
+}
+
+/* A structure says how much of it the caller knows. */
+static void sizes(void) {
+    struct {
+        hrl_stats known;
+        uint64_t later;
+    } longer = {HRL_INIT(hrl_stats), 77};
+    hrl_stats stats = HRL_INIT(hrl_stats);
+    hrl_point point = HRL_INIT(hrl_point);
+    struct rig rig;
+    uint64_t points;
+
+    rig_open(&rig, "vault3", "state3", NULL);
+    OK(hrl_protection_stats(rig.protection, &stats));
+    CHECK(stats.struct_bytes == sizeof stats);
+    points = stats.points;
+    longer.known.struct_bytes = sizeof longer;
+    OK(hrl_protection_stats(rig.protection, &longer.known));
+    CHECK(longer.known.struct_bytes == sizeof(hrl_stats) && longer.later == 77);
+    memset(&stats, 5, sizeof stats);
+    stats.struct_bytes = 0;
+    FAILS(HRL_ERROR_INVALID_INPUT, hrl_protection_stats(rig.protection, &stats));
+    CHECK(strstr(hrl_error_message(), "hrl_stats.struct_bytes") != NULL);
+    CHECK(strstr(hrl_error_message(), "found 0") != NULL);
+    CHECK(stats.struct_bytes == 0 && stats.changes == 0x0505050505050505);
+    /* Nothing is done before the size is known to be good. */
+    point.struct_bytes--;
+    FAILS(HRL_ERROR_INVALID_INPUT, hrl_protection_mark(rig.protection, HRL_POINT_CRASH, NULL, &point));
+    CHECK(point.id[0] == 0);
+    point.struct_bytes++;
+    stats.struct_bytes = sizeof stats;
+    OK(hrl_protection_stats(rig.protection, &stats));
+    CHECK(stats.points == points);
+    OK(hrl_protection_mark(rig.protection, HRL_POINT_CRASH, NULL, &point));
     rig_close(&rig);
 }
 
@@ -133,6 +169,7 @@ int main(void) {
     messages();
     tls();
     vaults();
+    sizes();
     tickets();
     return 0;
 }

@@ -49,13 +49,13 @@ int main(void) {
     hrl_protection *home;
     hrl_failover *over;
     hrl_failover_options options = {0};
-    hrl_failover_status status;
+    hrl_failover_status status = HRL_INIT(hrl_failover_status);
     hrl_follower *follower;
     hrl_replica *replica, *old;
     hrl_branch branch;
-    hrl_catch_up done;
-    hrl_stats stats;
-    hrl_point point;
+    hrl_catch_up done = HRL_INIT(hrl_catch_up);
+    hrl_stats stats = HRL_INIT(hrl_stats);
+    hrl_point point = HRL_INIT(hrl_point);
     uint64_t sequence;
     uint32_t stage, epoch;
     int steps = 0;

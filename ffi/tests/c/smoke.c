@@ -80,8 +80,8 @@ static void find_segment(struct seen *seen) {
 static void write_and_mark(hrl_key *key) {
     struct rig rig;
     hrl_device *volume;
-    hrl_point point;
-    hrl_stats stats;
+    hrl_point point = HRL_INIT(hrl_point);
+    hrl_stats stats = HRL_INIT(hrl_stats);
     hrl_tap *tap;
     hrl_ticket ticket;
     hrl_buffer *buffer;
@@ -144,22 +144,22 @@ static void look_at_replica(hrl_key *key) {
     hrl_store *store;
     hrl_vault *vault;
     hrl_replica *replica;
-    hrl_volume_info info;
+    hrl_volume_info info = HRL_INIT(hrl_volume_info);
     hrl_device *view, *scratch, *overlay, *image;
     hrl_changes *changes;
     hrl_segment *segment;
-    hrl_segment_summary summary;
-    hrl_verify_report verified;
-    hrl_restore_report restored;
-    hrl_convert_report converted;
+    hrl_segment_summary summary = HRL_INIT(hrl_segment_summary);
+    hrl_verify_report verified = HRL_INIT(hrl_verify_report);
+    hrl_restore_report restored = HRL_INIT(hrl_restore_report);
+    hrl_convert_report converted = HRL_INIT(hrl_convert_report);
     hrl_nbd_server *server;
-    hrl_nbd_stats served;
+    hrl_nbd_stats served = HRL_INIT(hrl_nbd_stats);
     struct seen seen;
     const char *inputs[1];
     char address[600];
     uint8_t data[4096];
     uint64_t sequence, bytes = 0, allocated = 0;
-    int volumes = 0, told = 0;
+    int volumes = 0, steps = 0;
 
     memset(&seen, 0, sizeof seen);
     OK(hrl_store_open_directory(in_directory("vault"), false, &store));
@@ -189,8 +189,8 @@ static void look_at_replica(hrl_key *key) {
     OK(hrl_device_read(overlay, 4, data, 3));
     CHECK(data[0] == 2 && data[1] == 9 && data[2] == 2);
 
-    OK(hrl_replica_restore(replica, "newest", in_directory("image"), 0, on_progress, &told, &restored));
-    CHECK(told > 0 && restored.sequence == sequence && restored.volume_bytes == 8 << 20);
+    OK(hrl_replica_restore(replica, "newest", in_directory("image"), 0, on_progress, &steps, &restored));
+    CHECK(steps > 0 && restored.sequence == sequence && restored.volume_bytes == 8 << 20);
     FAILS(HRL_ERROR_ALREADY_EXISTS, hrl_replica_restore(replica, "newest", in_directory("image"), 0, NULL, NULL, NULL));
     OK(hrl_replica_restore(replica, "newest", in_directory("image"), HRL_RESTORE_OVERWRITE, NULL, NULL, NULL));
     OK(hrl_device_open_file(in_directory("image"), HRL_OPEN_READ_ONLY, 0, &image));
@@ -256,8 +256,8 @@ static void rotate_and_shred(hrl_key *old_key) {
     hrl_store *store;
     hrl_vault *with_old, *with_new;
     hrl_replica *replica = NULL;
-    hrl_rotation_report rotated;
-    hrl_shred_report shredded;
+    hrl_rotation_report rotated = HRL_INIT(hrl_rotation_report);
+    hrl_shred_report shredded = HRL_INIT(hrl_shred_report);
 
     OK(hrl_key_from_bytes(bytes, sizeof bytes, &new_key));
     CHECK(strlen(hrl_key_id(new_key)) == 32 && strcmp(hrl_key_id(new_key), hrl_key_id(old_key)) != 0);

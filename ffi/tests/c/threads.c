@@ -48,7 +48,7 @@ static void *write_tapped(void *user) {
 
 static void *mark(void *user) {
     struct shared *shared = user;
-    hrl_stats stats;
+    hrl_stats stats = HRL_INIT(hrl_stats);
     while (!__atomic_load_n(&shared->stop, __ATOMIC_ACQUIRE)) {
         OK(hrl_protection_mark(shared->rig.protection, HRL_POINT_CRASH, NULL, NULL));
         OK(hrl_protection_stats(shared->rig.protection, &stats));
@@ -140,7 +140,7 @@ static void promise_2_what_was_written_is_journaled(void) {
     rig_close(&rig);
 }
 
-static void woken(void *user) { __atomic_store_n((int *)user, 1, __ATOMIC_RELEASE); }
+static void woken(void *user) { __atomic_add_fetch((int *)user, 1, __ATOMIC_ACQ_REL); }
 
 /* What a handle was made of may go first; a protection that is only freed ends as in a crash. */
 static void worst_order(void) {
@@ -151,7 +151,7 @@ static void worst_order(void) {
     hrl_ticket first, second;
     char address[600];
     uint8_t data[BLOCK] = {1};
-    int wake = 0;
+    int wake = 0, last_wake = 0;
 
     rig_open(&rig, "vault2", "state2", NULL);
     OK(hrl_protection_device(rig.protection, &volume));
@@ -171,12 +171,18 @@ static void worst_order(void) {
     hrl_vault_free(rig.vault);
     hrl_protection_options_free(rig.options);
     OK(hrl_device_write(volume, 0, data, sizeof data, 0));
+    /* A wait that nothing else ends is over with the protection. */
+    OK(hrl_tap_begin(tap, 0, BLOCK, &first));
+    CHECK(hrl_tap_try_begin(tap, 0, BLOCK, woken, &last_wake, &second) == HRL_PENDING);
     hrl_protection_free(rig.protection);
+    CHECK(__atomic_load_n(&last_wake, __ATOMIC_ACQUIRE) == 1);
+    CHECK(hrl_tap_try_begin(tap, 0, BLOCK, woken, &last_wake, &second) == HRL_ERROR_INVALID_INPUT);
     hrl_nbd_server_free(server);
     OK(hrl_device_read(volume, 0, data, sizeof data));
     CHECK(data[0] == 1);
     hrl_device_free(volume);
     hrl_tap_free(tap);
+    CHECK(last_wake == 1);
 }
 
 int main(void) {

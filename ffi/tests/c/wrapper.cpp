@@ -22,7 +22,7 @@ static std::string in_directory(const std::string &name) {
     return std::string(base ? base : ".") + "/" + name;
 }
 
-// A disk that throws when it is told to, and counts its deaths.
+// A disk that throws on demand, and counts its deaths.
 struct Faulty : hrl::BlockDevice {
     explicit Faulty(std::atomic<int> &deaths) : deaths_(deaths) {}
     ~Faulty() override { deaths_++; }
@@ -120,7 +120,7 @@ static bool comes_out(Call &&call) {
     return false;
 }
 
-// Serves nothing, and throws in the method that it is told to.
+// Serves nothing, and throws in one chosen method.
 struct Host : hrl::PlanHost {
     std::string throws;
     std::set<std::string> called;
@@ -145,7 +145,7 @@ struct Host : hrl::PlanHost {
     }
 };
 
-// What callbacks throw comes out of the calls that run them, whatever thread ran the callback.
+// Exceptions of callbacks come out of the calls that run them, on any thread.
 static void thrown(const hrl::Vault &vault, const hrl::Replica &replica) {
     const hrl::Progress stop = [](auto, auto) -> bool { throw Stopped(); };
     CHECK(comes_out([&] { replica.restore("newest", in_directory("image3"), 0, stop); }));
@@ -234,8 +234,26 @@ static void the_rest() {
     CHECK(deaths == 1);
 }
 
+// A writer that waits when the protection ends is woken, and its function is freed.
+static void a_wait_ends_with_the_protection() {
+    const auto kept = std::make_shared<int>(0);
+    {
+        const auto vault = hrl::Vault::create(hrl::Store::directory(in_directory("vault-wait")));
+        const hrl::Device disk = hrl::Device::memory(1 << 20);
+        const hrl::Protection protection(hrl::ProtectionOptions("disk", disk, vault, in_directory("state-wait")));
+        protection.wait_ordered(hrl::Limit(60000));
+        const hrl::Tap tap = protection.tap();
+        hrl_ticket never_ended{};
+        hrl::check(hrl_tap_begin(tap.get(), 0, 4096, &never_ended));
+        CHECK(!tap.try_begin(0, 4096, [kept] { ++*kept; }));
+        CHECK(kept.use_count() == 2);
+    }
+    CHECK(kept.use_count() == 1 && *kept == 1);
+}
+
 int main() {
     errors();
+    a_wait_ends_with_the_protection();
     the_rest();
     std::atomic<int> deaths{0}, events{0};
     {
