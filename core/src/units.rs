@@ -63,6 +63,9 @@ impl Timestamp {
     }
 
     /// Reads RFC 3339 with `Z` or a numeric offset. Without an offset the time is UTC.
+    ///
+    /// `InvalidInput` for a day that its month does not have, and for a second 60: leap seconds are
+    /// not counted.
     pub fn parse(text: &str) -> Result<Self> {
         parse_rfc3339(text).ok_or_else(|| {
             Error::new(ErrorKind::InvalidInput, "parse time", text)
@@ -80,6 +83,17 @@ fn days_from_civil(year: i64, month: i64, day: i64) -> i64 {
     let day_of_year = (153 * (month + if month > 2 { -3 } else { 9 }) + 2) / 5 + day - 1;
     let day_of_era = year_of_era * 365 + year_of_era / 4 - year_of_era / 100 + day_of_year;
     era * 146_097 + day_of_era - 719_468
+}
+
+/// Returns how many days a month of the Gregorian calendar has.
+const fn days_in_month(year: i64, month: i64) -> i64 {
+    let is_leap_year = year % 4 == 0 && (year % 100 != 0 || year % 400 == 0);
+    match month {
+        2 if is_leap_year => 29,
+        2 => 28,
+        4 | 6 | 9 | 11 => 30,
+        _ => 31,
+    }
 }
 
 /// Inverts [`days_from_civil`].
@@ -131,10 +145,10 @@ fn parse_rfc3339(text: &str) -> Option<Timestamp> {
     let (year, month, day) = (number(0..4)?, number(5..7)?, number(8..10)?);
     let (hour, minute, second) = (number(11..13)?, number(14..16)?, number(17..19)?);
     let in_range = (1..=12).contains(&month)
-        && (1..=31).contains(&day)
+        && (1..=days_in_month(year, month)).contains(&day)
         && hour < 24
         && minute < 60
-        && second < 61;
+        && second < 60;
     if !in_range {
         return None;
     }
@@ -167,7 +181,8 @@ fn parse_offset_minutes(text: &str) -> Option<i64> {
     let two_digits = |part: &str| -> Option<i64> {
         (part.len() == 2 && part.bytes().all(|b| b.is_ascii_digit())).then(|| part.parse().ok())?
     };
-    Some(sign * (two_digits(hours)? * 60 + two_digits(minutes)?))
+    let (hours, minutes) = (two_digits(hours)?, two_digits(minutes)?);
+    (hours < 24 && minutes < 60).then_some(sign * (hours * 60 + minutes))
 }
 
 /// Defines a 16-byte identity that is shown as 32 hexadecimal digits.
@@ -276,6 +291,27 @@ mod tests {
             "2026-11-21T09:3é:00Z",
         ] {
             assert!(Timestamp::parse(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn times_that_no_calendar_or_clock_has_are_refused() {
+        for text in [
+            "2026-02-29T00:00:00Z",
+            "2026-02-30T00:00:00Z",
+            "2100-02-29T00:00:00Z",
+            "2026-04-31T00:00:00Z",
+            "2026-11-00T00:00:00Z",
+            "2026-11-21T24:00:00Z",
+            "2026-11-21T09:60:00Z",
+            "2016-12-31T23:59:60Z",
+            "2026-11-21T09:30:00+24:00",
+            "2026-11-21T09:30:00+01:60",
+        ] {
+            assert!(Timestamp::parse(text).is_err(), "{text}");
+        }
+        for text in ["2000-02-29T00:00:00Z", "2026-12-31T23:59:59Z", "2026-04-30T00:00:00Z"] {
+            assert_eq!(Timestamp::parse(text).expect("valid").to_string(), text);
         }
     }
 
