@@ -873,6 +873,10 @@ class Vault:
     ) -> Self: ...
     def volumes(self) -> list[VolumeInfo]:
         """Returns the record of every volume."""
+    def volume_names(self) -> list[str]:
+        """Returns the name of every volume, without reading their records. So a damaged record
+        hides no other volume.
+        """
     def volume(self, name: str) -> VolumeInfo:
         """Returns the record of one volume. Raises `NotFoundError` if there is none of that
         name.

@@ -117,6 +117,13 @@ impl Vault {
         run(py, || vault.volumes()).map(Shown::shown)
     }
 
+    /// Returns the name of every volume, without reading their records. So a damaged record
+    /// hides no other volume.
+    fn volume_names(&self, py: Python<'_>) -> PyResult<Vec<String>> {
+        let vault = self.inner()?;
+        run(py, || vault.volume_names())
+    }
+
     /// Returns the record of one volume. Raises `NotFoundError` if there is none of that
     /// name.
     fn volume(&self, py: Python<'_>, name: &str) -> PyResult<VolumeInfo> {

@@ -190,6 +190,18 @@ fn a_shredded_volume_opens_with_nothing_and_the_others_do() {
 }
 
 #[test]
+fn a_damaged_record_hides_no_other_volume() {
+    let rig = rig();
+    rig.vault.create_volume("other", SIZE, 512, false).expect("another");
+    let record = layout::volume_record("other");
+    rig.store.delete(&record).expect("delete");
+    rig.store.put(&record, b"damaged").expect("put");
+    assert_eq!(rig.vault.volumes().expect_err("one of them").kind(), ErrorKind::Corrupt);
+    assert_eq!(rig.vault.volume_names().expect("names"), ["disk", "other"]);
+    read(&rig, Some(key(1))).expect("the volume beside it");
+}
+
+#[test]
 fn shredding_killed_at_any_call_never_gives_the_name_or_a_key_back_and_is_finished_by_another() {
     for calls in 0.. {
         let rig = rig();

@@ -154,13 +154,19 @@ impl Vault {
             .collect()
     }
 
+    /// Returns the names of the volumes, in order, without reading their records. So a damaged
+    /// record hides no other volume.
+    pub fn volume_names(&self) -> Result<Vec<String>> {
+        let objects = self.objects.list(layout::VOLUMES)?;
+        let names = objects.iter().filter_map(|info| layout::volume_of_record(&info.name));
+        Ok(names.map(str::to_owned).collect())
+    }
+
     /// Returns what the vault records of a volume; `NotFound` lists those that it has.
     pub fn volume(&self, name: &str) -> Result<VolumeInfo> {
         layout::check_volume_name(name)?;
         if self.store.head(&layout::volume_record(name))?.is_none() {
-            let objects = self.objects.list(layout::VOLUMES)?;
-            let known: Vec<_> =
-                objects.iter().filter_map(|info| layout::volume_of_record(&info.name)).collect();
+            let known = self.volume_names()?;
             return Err(Error::new(ErrorKind::NotFound, "find volume", name)
                 .expected(format_args!("one of [{}]", known.join(", ")))
                 .found(name));
