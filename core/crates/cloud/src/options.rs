@@ -1,5 +1,6 @@
 //! Location of an object store and how to reach it: the URL, options, and the environment.
 
+use std::ffi::OsString;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -74,6 +75,11 @@ impl ObjectStoreOptions {
                 .expected(expected)
                 .found(value)
         };
+        if value.contains(char::is_control) {
+            // The value may be a secret, so it is not repeated.
+            return Err(Error::new(ErrorKind::InvalidInput, "set store option", name)
+                .expected("a value without line breaks and other control characters"));
+        }
         match name {
             "timeout-ms" => {
                 let millis = value.parse().ok().filter(|ms| (100..=600_000).contains(ms));
@@ -189,6 +195,7 @@ impl Location {
 
     /// Returns a client for this place. Sends nothing yet.
     pub(super) fn client(&self, options: &ObjectStoreOptions) -> Result<Arc<dyn Client>> {
+        self.check_variables(std::env::vars_os())?;
         let failed = |error: object_store::Error| {
             Error::new(ErrorKind::InvalidInput, "open store", self.url()).caused_by(error)
         };
@@ -245,6 +252,33 @@ impl Location {
                 Ok(Arc::new(builder.build().map_err(failed)?))
             }
         }
+    }
+}
+
+impl Location {
+    /// Refuses variables of the environment that cannot be part of a request: the client would panic
+    /// at them. A line break gets in when a variable is read from a file.
+    fn check_variables(&self, all: impl Iterator<Item = (OsString, OsString)>) -> Result<()> {
+        /// The content of a key file, which has lines.
+        const LINES: &str = "GOOGLE_SERVICE_ACCOUNT_KEY";
+        let prefix = match self.service {
+            Service::S3 => "AWS_",
+            Service::Azure => "AZURE_",
+            Service::Google => "GOOGLE_",
+        };
+        for (name, value) in all {
+            let name = name.to_string_lossy();
+            if name.starts_with(prefix)
+                && name != LINES
+                && value.as_encoded_bytes().iter().any(u8::is_ascii_control)
+            {
+                return Err(Error::new(ErrorKind::InvalidInput, "open store", self.url())
+                    .expected(format_args!(
+                        "a value of the environment variable {name} without line breaks and other control characters"
+                    )));
+            }
+        }
+        Ok(())
     }
 }
 
@@ -316,6 +350,11 @@ mod tests {
             "s3://b?region=%ff",
             "s3://user@b",
             "s3://b/%41",
+            "s3://b\n",
+            "s3://b/a\n",
+            "s3://b?region=a%0ab",
+            "s3://b?region=a\nb",
+            "s3://b?access-key-id=a%0a",
         ] {
             assert_eq!(
                 parse(url).map(drop).expect_err(url).kind(),
@@ -325,5 +364,28 @@ mod tests {
         }
         let error = parse("s3://b?secret-access-key=hush").map(drop).expect_err("a secret");
         assert!(!error.to_string().contains("hush"), "{error}");
+    }
+
+    #[test]
+    fn variables_with_line_breaks_are_named_and_not_shown() {
+        let check = |url: &str, name: &str, value: &str| {
+            let (location, _) = parse(url).expect("parse");
+            location.check_variables(std::iter::once((name.into(), value.into())))
+        };
+        for (url, name) in [
+            ("s3://b", "AWS_SECRET_ACCESS_KEY"),
+            ("az://b", "AZURE_STORAGE_ACCOUNT_KEY"),
+            ("gs://b", "GOOGLE_SERVICE_ACCOUNT"),
+        ] {
+            let error = check(url, name, "hush\n").expect_err("a line break");
+            assert_eq!(error.kind(), ErrorKind::InvalidInput);
+            assert!(error.to_string().contains(name) && !error.to_string().contains("hush"));
+            check(url, name, "hush").expect("no line break");
+        }
+        check("gs://b", "GOOGLE_SERVICE_ACCOUNT_KEY", "{\n}").expect("a key file's content");
+        check("s3://b", "AZURE_STORAGE_ACCOUNT_KEY", "hush\n").expect("of another service");
+        let error = ObjectStoreOptions::default().set("session-token", "hush\r\n").map(drop);
+        let error = error.expect_err("a line break").to_string();
+        assert!(error.contains("session-token") && !error.contains("hush"), "{error}");
     }
 }
