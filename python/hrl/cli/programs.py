@@ -17,7 +17,7 @@ from types import FrameType
 from typing import IO, Any, Self
 
 from hrl.cli.exits import Exit, Refused
-from hrl.cli.signals import ENDING
+from hrl.cli.signals import ENDING, heeded
 
 OUTPUT_BYTES_MAX = 8 << 10
 # A program that ended may have left something that holds its pipe; it is not waited for longer.
@@ -33,7 +33,7 @@ class HeldSignals:
         self._before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> Self:
-        self._before = {number: signal.signal(number, self._arrive) for number in (*ENDING, signal.SIGHUP)}
+        self._before = {number: signal.signal(number, self._arrive) for number in heeded(ENDING)}
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:

@@ -5,10 +5,16 @@ import functools
 import os
 import select
 import signal
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
-ENDING = (signal.SIGTERM, signal.SIGINT)
+ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+
+
+def heeded(numbers: tuple[signal.Signals, ...]) -> list[signal.Signals]:
+    """Returns the signals without a SIGHUP that was switched off for this process, as `nohup` does."""
+    return [number for number in numbers if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN]
 
 
 @functools.cache
@@ -63,7 +69,7 @@ def on_signals(act: Callable[[], object], numbers: tuple[signal.Signals, ...] = 
     `act` runs between any two steps of the main thread, so it must take no lock.
     """
     signal.set_wakeup_fd(pipe()[1], warn_on_full_buffer=False)
-    for number in numbers:
+    for number in heeded(numbers):
         signal.signal(number, lambda *_: act())
 
 
@@ -72,3 +78,17 @@ def ended_by_signals(numbers: tuple[signal.Signals, ...] = ENDING) -> Ending:
     ended = Ending()
     on_signals(ended.set, numbers)
     return ended
+
+
+@contextlib.contextmanager
+def raising(numbers: tuple[signal.Signals, ...] = ENDING) -> Iterator[None]:
+    """Makes the signals raise `KeyboardInterrupt` while the block runs, so that it can take down what it made."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, signal.default_int_handler) for number in heeded(numbers)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
