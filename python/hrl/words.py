@@ -57,12 +57,21 @@ def when(time: str) -> str:
 
 def local(time: str) -> str:
     """Returns a time of the catalog to the second, in the local time zone."""
-    return f"{datetime.fromisoformat(time).astimezone():%Y-%m-%d %H:%M:%S}"
+    try:
+        return f"{datetime.fromisoformat(time).astimezone():%Y-%m-%d %H:%M:%S}"
+    except (ValueError, OverflowError):
+        # No calendar of Python's has it. It is shown as it was recorded.
+        return when(time)
 
 
 def zone() -> str:
     """Returns the name of the local time zone."""
-    return datetime.now().astimezone().tzname() or "local"
+    return zone_at(datetime.now())
+
+
+def zone_at(moment: datetime) -> str:
+    """Returns the name of the local time zone at a moment, which differs in summer."""
+    return moment.astimezone().tzname() or "local"
 
 
 def moment(nanos: int) -> str:

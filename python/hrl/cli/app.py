@@ -3,10 +3,10 @@
 A failure is one line on standard error and an exit code; nothing else is ever shown of it.
 """
 
+import contextlib
 import functools
-import os
 import sys
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any
 
 import typer
 
@@ -14,7 +14,7 @@ from hrl import HrlError
 from hrl.cli.commands import STYLE, Root
 from hrl.cli.exits import Exit, Refused
 from hrl.cli.key_options import KeyRefused
-from hrl.words import clean
+from hrl.cli.output import emit, flush_output, leave_output, note, open_standard_streams
 
 HELP = """Continuous replication of disks: capture, recovery points, restore, failover.
 
@@ -32,7 +32,7 @@ def version() -> str:
 def show_version(asked: bool) -> None:
     """Prints the version and ends."""
     if asked:
-        print(f"hrl {version()}")
+        emit(f"hrl {version()}")
         raise typer.Exit
 
 
@@ -54,30 +54,46 @@ def root() -> Any:
 
 def main() -> None:
     """Runs a command, and ends the process with its exit code."""
+    open_standard_streams()
+    code = run()
+    try:
+        flush_output()
+    except Refused as refused:
+        # Of two failures that of the command counts, and its line was printed.
+        code = code or fail(str(refused), refused.code)
+    sys.exit(code)
+
+
+def run() -> int:
+    """Runs the command of this process's arguments. Returns its exit code, after one line about a failure."""
     try:
         # Outside of standalone mode typer returns the code of a typer.Exit; commands themselves return None.
         code = root().main(prog_name="hrl", standalone_mode=False)
-        sys.stdout.flush()
-        sys.exit(code if isinstance(code, int) else 0)
-    except SystemExit as ended:
-        # typer answers a broken pipe itself, with an exit code of 1.
-        if isinstance(ended.__context__, BrokenPipeError):
-            leave_pipe()
-        raise
+        return code if isinstance(code, int) else 0
+    except SystemExit as end:
+        # typer answers a broken pipe itself, with an exit code of 1: the reader of a help page left.
+        if isinstance(end.__context__, BrokenPipeError):
+            leave_output()
+            return 0
+        return end.code if isinstance(end.code, int) else 0
     except (typer.Abort, KeyboardInterrupt):
-        sys.exit(Exit.STOPPED)
+        return Exit.STOPPED
     except BrokenPipeError:
-        leave_pipe()
+        leave_output()
+        return 0
     except Refused as refused:
-        fail(str(refused), refused.code)
+        return fail(str(refused), refused.code)
     except (HrlError, KeyRefused) as error:
-        fail(str(error), Exit.of_kind(error.kind))
+        return fail(str(error), Exit.of_kind(error.kind))
+    except UnicodeEncodeError as error:
+        # The library takes paths as bytes, and everything else as UTF-8.
+        return fail(f"cannot use {error.object}: it is not UTF-8", Exit.INVALID_INPUT)
     except OSError as error:
-        fail(str(error), Exit.IO)
+        return fail(str(error), Exit.of_errno(error.errno))
     except Exception as error:
         if not is_usage(error):
             raise
-        fail(*usage_failure(error))
+        return usage_failure(error)
 
 
 def is_usage(error: Exception) -> bool:
@@ -85,23 +101,18 @@ def is_usage(error: Exception) -> bool:
     return callable(getattr(error, "format_message", None))
 
 
-def usage_failure(error: Any) -> tuple[str, Exit]:
-    """Returns the line about a wrong command line, with the command whose help explains it."""
+def usage_failure(error: Any) -> int:
+    """Prints a line about a wrong command line, with the command whose help explains it. Returns the exit code."""
     if type(error).__name__ == "NoArgsIsHelpError":
-        print(error.ctx.get_help(), file=sys.stderr)
-        sys.exit(Exit.INVALID_INPUT)
+        with contextlib.suppress(OSError):
+            print(error.ctx.get_help(), file=sys.stderr, flush=True)
+        return Exit.INVALID_INPUT
     context = getattr(error, "ctx", None)
     where = f" (see {context.command_path} --help)" if context is not None else ""
-    return error.format_message().rstrip(".") + where, Exit.INVALID_INPUT
+    return fail(error.format_message().rstrip(".") + where, Exit.INVALID_INPUT)
 
 
-def leave_pipe() -> NoReturn:
-    """Ends well: the reader has what it wanted, and nothing more can be written, not even at exit."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.__stdout__.fileno() if sys.__stdout__ else 1)
-    sys.exit(0)
-
-
-def fail(message: str, code: int) -> NoReturn:
-    """Prints one line and ends."""
-    print(f"hrl: {clean(message)}", file=sys.stderr)
-    sys.exit(int(code))
+def fail(message: str, code: int) -> int:
+    """Prints a failure in one line. Returns its exit code."""
+    note(message)
+    return int(code)

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from hrl.cli.exits import Exit, Refused
-from hrl.cli.output import print_line, say
+from hrl.cli.output import announcing, print_line, print_raw, say
 from hrl.words import local
 
 LOG = "log"
@@ -25,10 +25,11 @@ Detach = Annotated[bool, typer.Option("--detach", help="Return once the volume i
 def print_ready(ready: dict[str, Any], *, json: bool) -> None:
     """Prints that the volume is usable, in one line."""
     found = {**ready, "pid": os.getpid()}
-    if json:
-        print_line(found)
-    else:
-        say(f"{sentence_about(found)}, process {found['pid']}")
+    with announcing():
+        if json:
+            print_line(found)
+        else:
+            say(f"{sentence_about(found)}, process {found['pid']}")
 
 
 def sentence_about(ready: dict[str, Any]) -> str:
@@ -54,8 +55,7 @@ def run_detached(state: Path) -> None:
     assert child.stdout is not None
     line = child.stdout.readline()
     if line:
-        sys.stdout.write(line.decode(errors="replace"))
-        sys.stdout.flush()
+        print_raw(os.fsdecode(line).rstrip("\n"))
         return
     code = child.wait()
     said = (state / LOG).read_bytes()[begin:].decode(errors="replace").splitlines()[-LOG_LINES_SHOWN:]

@@ -24,7 +24,8 @@ from typing import Any
 from hrl import HrlError, Vault
 from hrl.cli.control import ask
 from hrl.cli.exits import Exit, Refused
-from hrl.cli.output import Table, print_json, say
+from hrl.cli.output import Table, print_error, print_json, say
+from hrl.cli.signals import raising
 from hrl.words import count, human, span
 
 TOOLS = ("nbdfuse", "mkfs.ext4", "e2fsck", "fusermount3")
@@ -48,7 +49,7 @@ def run(*, json: bool, size_mib: int, keep: Path | None) -> int:
         packages = " ".join(dict.fromkeys(PACKAGES[tool] for tool in missing))
         names = ", ".join(missing)
         raise Refused(f"the demonstration needs {names}: install the Debian packages {packages}", Exit.UNSUPPORTED)
-    with contextlib.ExitStack() as stack:
+    with raising(), contextlib.ExitStack() as stack:
         directory = keep or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="hrl-demo-")))
         directory.mkdir(parents=True, exist_ok=True)
         rig = Rig(directory, size_mib) if os.geteuid() == 0 else UnprivilegedRig(directory, size_mib)
@@ -76,6 +77,7 @@ class Rig:
         self.agent: subprocess.Popen[str] | None = None
         self.bridge: subprocess.Popen[bytes] | None = None
         self.device = ""
+        self.uri = ""
 
     def start_agent(self) -> None:
         policy = self.directory / "policy.toml"
@@ -85,7 +87,8 @@ class Rig:
         with open(self.events, "ab") as events:
             self.agent = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=events, text=True)
         assert self.agent.stdout is not None
-        if not self.agent.stdout.readline():
+        self.uri = self.agent.stdout.readline().strip()
+        if not self.uri:
             raise Refused(f"the agent did not start; see {self.events}:\n{self.events.read_text()[-2000:]}", Exit.FAILED)
 
     def attach(self) -> None:
@@ -96,8 +99,7 @@ class Rig:
 
     def bridge_up(self) -> None:
         """Makes a file of the NBD export."""
-        uri = f"nbd+unix:///{VOLUME}?socket={self.state / 'nbd.sock'}"
-        self.bridge = subprocess.Popen(["nbdfuse", str(self.fuse), uri], stderr=subprocess.DEVNULL)
+        self.bridge = subprocess.Popen(["nbdfuse", str(self.fuse), self.uri], stderr=subprocess.DEVNULL)
         bridge = self.bridge
         wait_for(lambda: (self.fuse / "nbd").exists() or bridge.poll() is not None, "nbdfuse")
         if bridge.poll() is not None:
@@ -366,7 +368,7 @@ class Demo:
     def say(self, text: str) -> None:
         """Prints a line on standard error."""
         if not self.quiet:
-            print(text, file=sys.stderr, flush=True)
+            print_error(text)
 
     def step(self, text: str) -> None:
         """Begins a step, after the time of the one before."""

@@ -1,6 +1,7 @@
 """The exit codes of the command. Each has one meaning, whatever the sub-command; `hrl health` alone speaks its own."""
 
 import enum
+import errno
 from typing import Self
 
 
@@ -42,6 +43,7 @@ class Exit(enum.IntEnum):
     TIMED_OUT = 19, "a time limit was reached", "the work goes on: look again later, or raise the limit"
     DENIED = 20, "denied", "use an identity that may do that"
     DIVERGED = 21, "not of one history", "compare: see the page When something went back"
+    PARTLY = 22, "a part could not be read", "the rest is done: look at what standard error names"
     STOPPED = 130, "stopped by a signal", "run it again"
 
     @property
@@ -58,6 +60,11 @@ class Exit(enum.IntEnum):
     def of_kind(cls, kind: str) -> Self:
         """Returns the code for the kind of an `HrlError`; `FAILED` for a kind that is not known."""
         return next((code for code in cls if code.kind == kind), cls.FAILED)
+
+    @classmethod
+    def of_errno(cls, number: int | None) -> Self:
+        """Returns the code for a refusal of the operating system."""
+        return cls.FULL if number in (errno.ENOSPC, errno.EDQUOT) else cls.IO
 
 
 class Refused(Exception):

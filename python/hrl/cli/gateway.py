@@ -1,6 +1,5 @@
 """Commands of the process server: gateway, enroll."""
 
-import os
 from pathlib import Path
 from typing import Annotated
 
@@ -10,7 +9,7 @@ from hrl import Gateway, create_authority, enroll_client
 from hrl.cli.commands import command
 from hrl.cli.exits import Exit, Refused
 from hrl.cli.options import Json
-from hrl.cli.output import note, print_line
+from hrl.cli.output import note, print_address
 from hrl.cli.signals import ended_by_signals
 
 STOP_SECONDS = 30.0
@@ -55,10 +54,7 @@ def gateway(
         acknowledge=acknowledge,
         metrics=metrics,
     )
-    if json:
-        print_line({"address": server.address, "pid": os.getpid()})
-    else:
-        print(server.address, flush=True)
+    print_address(server.address, json=json, key="address")
     ended.wait()
     if not server.stop(STOP_SECONDS):
         note("the cache is not empty; the next gateway with it goes on from there")

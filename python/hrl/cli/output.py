@@ -1,9 +1,14 @@
 """What the command prints: sentences, tables and JSON on standard output; notes and progress on standard error.
 
 Foreign text (labels, names, messages) passes through `hrl.words.clean` here, so no caller has to think of it. What a script
-takes over as it is, such as an address or a path, is printed by `print` alone.
+takes over, such as an address or a path, is printed by `print_raw`: byte for byte, except to a terminal.
+
+A reader that leaves (EPIPE) is no failure: the command goes on without output, and its exit code is that of its work. Output
+that cannot be written for any other reason ends the command with `FULL` or `IO`. Standard error is best effort.
 """
 
+import codecs
+import contextlib
 import json
 import os
 import sys
@@ -13,6 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from hrl.cli.exits import Exit, Refused
 from hrl.words import clean
 
 ELLIPSIS = "…"
@@ -20,32 +26,113 @@ GAP = "  "
 CELL_CHARACTERS_MIN = 8
 
 
+def open_standard_streams() -> None:
+    """Makes standard streams of those that were closed, and lets all of them take any text.
+
+    Otherwise the next file that is opened would be standard output. Writing to one that was closed fails.
+    """
+    for number, flags in enumerate((os.O_RDONLY, os.O_RDONLY, os.O_WRONLY)):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, flags)
+            os.set_inheritable(number, True)
+    codecs.register_error("hrl", as_bytes)
+    if sys.stdout is None:
+        sys.stdout = open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115  (as long as the process)
+    if sys.stderr is None:
+        sys.stderr = open(2, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
+    if reconfigure := getattr(sys.stdout, "reconfigure", None):
+        reconfigure(errors="hrl")
+
+
+def as_bytes(error: UnicodeError) -> tuple[bytes, int]:
+    """Returns what stands for characters that have no encoding: the bytes of a name that is not UTF-8, or a `?`."""
+    assert isinstance(error, UnicodeEncodeError)
+    found = error.object[error.start : error.end]
+    return b"".join(bytes([ord(c) - 0xDC00]) if "\udc80" <= c <= "\udcff" else b"?" for c in found), error.end
+
+
+def emit(text: str, *, end: str = "\n", flush: bool = False) -> None:
+    """Writes text to standard output. Everything that the command prints goes through here."""
+    with writing():
+        sys.stdout.write(text + end)
+        if flush:
+            sys.stdout.flush()
+
+
+@contextmanager
+def writing() -> Iterator[None]:
+    """Ends the output if its reader left, and refuses if it cannot be written."""
+    try:
+        yield
+    except BrokenPipeError:
+        leave_output()
+    except OSError as error:
+        leave_output()
+        raise Refused(f"cannot write to standard output: {error.strerror}", Exit.of_errno(error.errno)) from None
+
+
+def leave_output() -> None:
+    """Drops everything that is printed from here on, and what is still in the buffer."""
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, 1)
+    os.close(null)
+
+
+def flush_output() -> None:
+    """Writes what is still in the buffer."""
+    with writing():
+        sys.stdout.flush()
+
+
+def print_error(line: str) -> None:
+    """Prints a line on standard error, if that can be written."""
+    with contextlib.suppress(OSError, ValueError):
+        print(clean(line), file=sys.stderr, flush=True)
+
+
 def say(text: str) -> None:
     """Prints a sentence on standard output."""
-    print(clean(text), flush=True)
+    emit(clean(text), flush=True)
 
 
 def note(text: str) -> None:
     """Prints a sentence on standard error, marked as ours."""
-    print(f"hrl: {clean(text)}", file=sys.stderr, flush=True)
+    print_error(f"hrl: {text}")
+
+
+def print_raw(text: str) -> None:
+    """Prints what a script takes over: as it is, or cleaned if a terminal would interpret it."""
+    emit(clean(text) if sys.stdout.isatty() else text, flush=True)
 
 
 def print_json(value: Any) -> None:
     """Prints a value as JSON."""
-    print(json.dumps(value, indent=2, default=plain))
+    emit(json.dumps(value, indent=2, default=plain))
 
 
 def print_line(value: Any) -> None:
     """Prints a value as JSON in one line, at once: for commands that go on after it."""
-    print(json.dumps(value, default=plain), flush=True)
+    emit(json.dumps(value, default=plain), flush=True)
 
 
-def print_address(address: str, *, json: bool, **more: str) -> None:
+@contextmanager
+def announcing() -> Iterator[None]:
+    """Lets a server serve even if nobody can be told where."""
+    try:
+        yield
+    except Refused as refused:
+        note(f"warning: {refused}")
+
+
+def print_address(address: str, *, json: bool, key: str = "uri", **more: str) -> None:
     """Prints where something is served: the address alone, or in a line of JSON with more about it."""
-    if json:
-        print_line({"uri": address, **more, "pid": os.getpid()})
-    else:
-        print(address, flush=True)
+    with announcing():
+        if json:
+            print_line({key: address, **more, "pid": os.getpid()})
+        else:
+            print_raw(address)
 
 
 def fields(value: Any) -> dict[str, Any]:
@@ -81,7 +168,7 @@ class Table:
         """Prints the table."""
         width = os.get_terminal_size().columns if sys.stdout.isatty() else None
         for line in self.lines(width):
-            print(line)
+            emit(line)
 
     def lines(self, width: int | None = None) -> list[str]:
         """Returns the lines of the table. Columns in which no row says anything are left out."""
@@ -132,11 +219,11 @@ def progress_bar(title: str) -> Iterator[Callable[[int, int], None]]:
         yield lambda done, total: None
         return
     from rich.console import Console
-    from rich.markup import escape
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(True), TransferSpeedColumn())
+    title_column = TextColumn("{task.description}", markup=False)
+    columns = (title_column, BarColumn(), DownloadColumn(True), TransferSpeedColumn())
     console = Console(stderr=True)
     with Progress(*columns, TimeRemainingColumn(), console=console, transient=True) as progress:
-        task = progress.add_task(escape(clean(title)), total=None)
+        task = progress.add_task(clean(title), total=None)
         yield lambda done, total: progress.update(task, completed=done, total=total)
