@@ -20,6 +20,7 @@ from hrl.cli.checks import Outcome
 from hrl.cli.exits import Exit, Refused
 from hrl.cli.programs import environment, kill_session, need
 from hrl.cli.served_point import Served
+from hrl.cli.sockets import socket_in
 
 QEMU = "qemu-system-x86_64"
 PATTERN = r"login: *$"
@@ -55,7 +56,7 @@ def check_boot(point: Served, machine: Machine) -> Outcome:
     program = shlex.split(machine.program)
     need("booting a point", program[0])
     console = point.directory / "console"
-    agent = point.directory / "agent"
+    agent = socket_in(point.directory, "agent")
     extra = shlex.split(machine.arguments)
     # QEMU takes the first accelerator that is named, so the user's replaces ours.
     accelerators = [] if "-accel" in extra else ["-accel", "kvm", "-accel", "tcg"]

@@ -148,14 +148,18 @@ def place(device: str, partition: int | None, known: dict[str, str], *, expected
 def probe(device: str) -> dict[str, str]:
     """Returns what blkid finds on a device; empty if that is nothing."""
     command = ["blkid", "-p", "-o", "export", device]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment(), start_new_session=True)
+    done = subprocess.run(
+        command, capture_output=True, text=True, errors="replace", env=environment(), start_new_session=True
+    )
     return dict(line.split("=", 1) for line in done.stdout.splitlines() if "=" in line)
 
 
 def partitions(device: str) -> list[tuple[int, int, int, str]]:
     """Returns number, first sector, sectors and type of each partition."""
     command = ["partx", "-g", "-r", "-o", "NR,START,SECTORS,TYPE", device]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment(), start_new_session=True)
+    done = subprocess.run(
+        command, capture_output=True, text=True, errors="replace", env=environment(), start_new_session=True
+    )
     rows = [line.split() for line in done.stdout.splitlines()]
     return [(int(row[0]), int(row[1]), int(row[2]), row[3].lower()) for row in rows if len(row) == 4]
 

@@ -15,6 +15,8 @@ from typing import Any
 from hrl import HrlError
 from hrl.cli.exits import Exit, Refused
 from hrl.cli.output import plain
+from hrl.cli.sockets import reachable
+from hrl.words import clean
 
 SOCKET = "control.sock"
 REQUEST_BYTES_MAX = 64 * 1024
@@ -33,7 +35,8 @@ class ControlServer:
         self._socket = socket.socket(socket.AF_UNIX)
         old = os.umask(0o177)
         try:
-            self._socket.bind(short_path(self._path))
+            with reachable(self._path) as path:
+                self._socket.bind(path)
         finally:
             os.umask(old)
         self._socket.listen()
@@ -78,6 +81,8 @@ class ControlServer:
             return failure(str(error), Exit.of_kind(error.kind))
         except Refused as refused:
             return failure(str(refused), refused.code)
+        except UnicodeEncodeError as error:
+            return failure(f"cannot use {clean(error.object)}: it is not UTF-8", Exit.INVALID_INPUT)
         except Exception as error:
             return failure(str(error), Exit.INVALID_INPUT)
 
@@ -85,11 +90,6 @@ class ControlServer:
 def failure(message: str, code: int) -> dict[str, Any]:
     """Returns the answer about a failure."""
     return {"error": message, "kind": Exit.of_code(code).kind, "code": int(code)}
-
-
-def short_path(path: Path) -> str:
-    """Returns a path that fits a socket address: relative to the working directory if that is shorter."""
-    return min(str(path), os.path.relpath(path), key=len)
 
 
 def ask(state: Path, command: str, **arguments: Any) -> Any:
@@ -102,7 +102,8 @@ def ask(state: Path, command: str, **arguments: Any) -> Any:
     with socket.socket(socket.AF_UNIX) as peer:
         peer.settimeout(ANSWER_SECONDS_MAX)
         try:
-            peer.connect(short_path(state / SOCKET))
+            with reachable(state / SOCKET) as path:
+                peer.connect(path)
         except OSError:
             raise Refused(f"no agent is running with {state}", Exit.NOT_RUNNING) from None
         try:

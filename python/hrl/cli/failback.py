@@ -31,6 +31,7 @@ from hrl.cli.output import Table, print_json, print_line, progress_bar, say
 from hrl.cli.policy import policy_of, read_events, read_policy
 from hrl.cli.protect import agent_control, print_event
 from hrl.cli.signals import Ending, ended_by_signals
+from hrl.cli.sockets import address_of
 from hrl.cli.times import Duration
 from hrl.words import human, local
 
@@ -128,7 +129,7 @@ def failback(
             )
         stack.enter_context(protection)
         stack.enter_context(agent_control(protection, state, volume, values, ended))
-        address = nbd or f"unix:{state / 'nbd.sock'}"
+        address = address_of(nbd, state)
         with NbdServer.protected(address, protection, volume, **tls_options(nbd_tls, nbd_tls_anyone)) as server:
             started = {"point": None, "sequence": moved.to_sequence, "time": ""}
             ready = ready_of(volume, server.uri, started, time.monotonic() - began)

@@ -19,6 +19,7 @@ from hrl import NbdServer, RecoveryPoint, Replica
 from hrl.cli.exits import Exit, Refused
 from hrl.cli.output import note
 from hrl.cli.programs import HeldSignals, environment, kill_session, need
+from hrl.cli.sockets import SOCKET, socket_in
 
 NBDFUSE_SECONDS_MAX = 30.0
 TEARDOWN_SECONDS_MAX = 10.0
@@ -51,7 +52,7 @@ def served(replica: Replica, point: RecoveryPoint) -> Iterator[Served]:
     """Serves a point while the block runs."""
     with HeldSignals() as signals, tempfile.TemporaryDirectory(prefix="hrl-verify-") as home:
         directory = Path(home)
-        socket = directory / "nbd.sock"
+        socket = socket_in(directory, SOCKET)
         scratch = directory / "scratch"
         with NbdServer.replica(f"unix:{socket}", replica, f"point:{point.id}", scratch=scratch) as server:
             yield Served(replica.info["name"], point, server, socket, directory, signals)
@@ -69,7 +70,12 @@ class Disk:
         command = ["losetup", "-f", "--show", "--direct-io=on", "-o", str(offset_bytes)]
         command += ["--sizelimit", str(length_bytes)] if length_bytes is not None else []
         made = subprocess.run(
-            [*command, str(self._file)], capture_output=True, text=True, env=environment(), start_new_session=True
+            [*command, str(self._file)],
+            capture_output=True,
+            text=True,
+            errors="replace",
+            env=environment(),
+            start_new_session=True,
         )
         if made.returncode:
             raise Refused(f"cannot make a loop device: {made.stderr.strip()}", Exit.UNSUPPORTED)
@@ -82,7 +88,9 @@ class Disk:
         """Mounts a file system while the block runs. Yields what mount said if it failed."""
         where.mkdir(parents=True, exist_ok=True)
         command = ["mount", "-o", options, device, str(where)]
-        done = subprocess.run(command, capture_output=True, text=True, env=environment(), start_new_session=True)
+        done = subprocess.run(
+            command, capture_output=True, text=True, errors="replace", env=environment(), start_new_session=True
+        )
         if done.returncode:
             said = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
             yield "mount: " + said[0].removeprefix(f"mount: {where}: ")
@@ -106,7 +114,13 @@ def block_device(point: Served) -> Iterator[Disk]:
     with contextlib.ExitStack() as stack:
         command = ["nbdfuse", str(fuse), point.server.uri]
         bridge = subprocess.Popen(
-            command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True, env=environment()
+            command,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            errors="replace",
+            start_new_session=True,
+            env=environment(),
         )
         stack.callback(end_bridge, bridge, fuse)
         wait_for_bridge(bridge, fuse / "nbd")
@@ -142,7 +156,9 @@ def take_down(command: list[str], last_resort: list[str] | None = None) -> None:
     while True:
         late = time.monotonic() > end
         now = last_resort if late and last_resort else command
-        done = subprocess.run(now, capture_output=True, text=True, env=environment(), start_new_session=True)
+        done = subprocess.run(
+            now, capture_output=True, text=True, errors="replace", env=environment(), start_new_session=True
+        )
         if done.returncode == 0:
             return
         if late:
