@@ -22,6 +22,7 @@ from typing import Any
 from hrl import HrlError, NotFoundError, PlanMember, PlanRequest, VolumeStarted
 from hrl.cli.control import ask
 from hrl.cli.exits import Exit, Refused
+from hrl.cli.states import is_digits_of_id, is_sequence
 from hrl.errors import BY_KIND
 
 POLL_SECONDS = 0.05
@@ -86,8 +87,8 @@ class FailoverCommands:
 
     def start_command(self, member: PlanMember, request: PlanRequest, state: Path) -> list[str]:
         """Returns the arguments of `hrl failover` that start a volume."""
-        nbd = request.nbd or f"unix:{state / 'nbd.sock'}"
-        common = ["--state", str(state), "--nbd", nbd, "--at", request.at, "--detach", "--json", *self.options]
+        common = ["--state", str(state), "--at", at_of(request), "--detach", "--json", *self.options]
+        common += ["--nbd", request.nbd] if request.nbd else []
         if request.mode == "test":
             return ["test", self.vault, member.volume, "--name", request.run, *common]
         disk = member.disk or state / "disk.img"
@@ -133,7 +134,14 @@ def kind_of(code: int) -> str:
     """Returns the kind of error that an exit code stands for; a time-out is one to try again."""
     if code == Exit.TIMED_OUT:
         return "unavailable"
-    return Exit.of_code(code).kind if Exit.INVALID_INPUT <= code <= Exit.IO else "io"
+    found = Exit.of_code(code)
+    return found.kind if found in (*range(Exit.INVALID_INPUT, Exit.NOT_RUNNING), Exit.DENIED, Exit.DIVERGED) else "io"
+
+
+def at_of(request: PlanRequest) -> str:
+    """Returns the recovery state of a request in the form that means nothing else: a label may look like a sequence."""
+    at = request.at
+    return f"sequence:{at}" if is_sequence(at) else f"point:{at}" if is_digits_of_id(at) else at
 
 
 def state_of(member: PlanMember, request: PlanRequest) -> Path:

@@ -9,8 +9,12 @@ from datetime import UTC, datetime, timedelta
 import typer
 
 from hrl import HrlError, parse_duration
+from hrl.cli.output import note
+from hrl.words import local, zone_at
 
 EXPECTED = "a duration such as 500ms, 60s, 5m, 2h or 1d"
+RFC3339 = r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d{1,9})?([Zz]|[+-]\d\d:\d\d)"
+LOOKS_LIKE_TIME = r"\d{4}-\d\d-\d\d([Tt ]\d\d:\d\d(:\d\d(\.\d+)?)?)?([Zz]|[+-]\d\d:?\d\d)?"
 EXPECTED_INSTANT = "a time such as 2026-11-21T09:30:00Z, 2026-11-21 09:30 (local) or '10m ago'"
 
 
@@ -57,14 +61,41 @@ def instant(text: str) -> datetime | None:
     if not re.match(r"\d{4}-\d\d-\d\d", words):
         return None
     try:
-        return datetime.fromisoformat(words).astimezone(UTC)
+        return read(words)
     except (ValueError, OverflowError):
         return None
 
 
+def read(text: str) -> datetime:
+    """Returns the moment of a date, or date and time. Raises `ValueError` or `OverflowError` for any other text."""
+    return datetime.fromisoformat(text.strip().upper()).astimezone(UTC)
+
+
+def problem_of(text: str) -> str:
+    """Returns why a text that looks like a time is none, such as the 30th of February; else an empty text."""
+    if not re.fullmatch(LOOKS_LIKE_TIME, text.strip(), re.ASCII):
+        return ""
+    try:
+        read(text)
+    except (ValueError, OverflowError) as error:
+        return str(error)
+    return ""
+
+
 def is_rfc3339(text: str) -> bool:
     """Reports whether the library reads a text as a time; it keeps more digits of it than Python."""
-    return bool(re.fullmatch(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d{1,9})?([Zz]|[+-]\d\d:\d\d)", text, re.ASCII))
+    return bool(re.fullmatch(RFC3339, text, re.ASCII)) and instant(text) is not None
+
+
+def has_zone(text: str) -> bool:
+    """Reports whether a time says its own time zone, so that nobody can take it for another."""
+    return bool(re.search(r"([Zz]|[+-]\d\d:?\d\d)$", text.strip()[len("2026-11-21") :]))
+
+
+def shown(moment: datetime) -> str:
+    """Returns a moment in local time, with its zone, and in UTC."""
+    exact = rfc3339(moment)
+    return f"{local(exact)} {zone_at(moment)} ({exact})"
 
 
 def rfc3339(moment: datetime) -> str:
@@ -78,5 +109,8 @@ def time_option(text: str | None) -> str | None:
         return None
     found = instant(text)
     if found is None:
-        raise typer.BadParameter(f"cannot read {text!r}: expected {EXPECTED_INSTANT}")
+        why = f" ({problem})" if (problem := problem_of(text)) else ""
+        raise typer.BadParameter(f"cannot read {text!r}{why}: expected {EXPECTED_INSTANT}")
+    if not has_zone(text):
+        note(f"note: {text} is {shown(found)}")
     return text if is_rfc3339(text) else rfc3339(found)
