@@ -5,7 +5,7 @@ knowing. The rules for a volume in a vault read its catalog, the rules for a run
 switches its rule off.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -55,6 +55,13 @@ def line(volume: str, notices: Sequence[Notice]) -> str:
     """Returns a volume in one line: its state, and why."""
     why = "; ".join(notice.text for notice in notices if notice.level != "note")
     return clean(f"{volume}: {STATES[worst(notices)]}" + (f": {why}" if why else ""))
+
+
+def of_volumes(names: Collection[str], seen: Collection[str] = ()) -> list[Notice]:
+    """Applies the rules for a vault as a whole: what is in it, and what was `seen` in it before."""
+    if gone := [name for name in seen if name not in names]:
+        return [Notice("bad", f"the vault has lost {count(len(gone), 'volume')}: {', '.join(gone)}")]
+    return [] if names else [Notice("warn", "there is no volume in the vault")]
 
 
 def of_replica(replica: Replica, limits: Limits) -> list[Notice]:

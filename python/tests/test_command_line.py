@@ -164,6 +164,30 @@ def test_a_bad_value_of_a_policy_names_the_file_and_the_value(tmp_path: Path) ->
     policy.write_text("[verify]\nmount = true\n")
     told = hrl(*command, code=Exit.INVALID_INPUT)
     assert f"cannot read policy {policy}: the table verify needs every" in told
+    command[3], command[5] = tmp_path / "other", tmp_path / "elsewhere"
+    for table, words in (
+        ('every = "1day"', "verify.every: cannot read '1day': expected a duration"),
+        ('every = "1d"\nlimit = "soon"', "verify.limit: cannot read 'soon'"),
+        ('every = "1d"\nboot_pattern = "("', "verify.boot_pattern: cannot search the console for ("),
+    ):
+        policy.write_text(f"[verify]\n{table}\n")
+        told = hrl(*command, code=Exit.INVALID_INPUT)
+        assert f"cannot read policy {policy}: {words}" in told
+    assert not (tmp_path / "other").exists() and not (tmp_path / "elsewhere").exists(), "nothing ran"
+
+
+@pytest.mark.parametrize("url", ["s3://bucket\n", "gateway://host\n:9443", "s3://bucket/\x1b[31m"])
+def test_a_url_with_a_line_break_is_refused(url: str) -> None:
+    told = hrl("points", url, code=Exit.INVALID_INPUT)
+    assert "has a line break" in told and len(told.splitlines()) == 1 and "\x1b" not in told
+
+
+def test_credentials_with_a_line_break_are_named_and_not_shown() -> None:
+    command = [sys.executable, "-P", "-m", "hrl", "points", "s3://bucket"]
+    secrets = {"AWS_ACCESS_KEY_ID": "id", "AWS_SECRET_ACCESS_KEY": "hush\n", "AWS_REGION": "x"}
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | secrets, timeout=60)
+    assert done.returncode == Exit.INVALID_INPUT
+    assert "AWS_SECRET_ACCESS_KEY" in done.stderr and "hush" not in done.stderr and len(done.stderr.splitlines()) == 1
 
 
 def test_a_key_that_is_missing_is_asked_for_by_its_options(tmp_path: Path) -> None:

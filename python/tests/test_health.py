@@ -83,7 +83,7 @@ def test_the_rules_for_an_agent(change: dict[str, Any], state: str) -> None:
 def test_the_health_of_a_vault_is_an_exit_code(tmp_path: Path) -> None:
     source = tmp_path / "vault"
     vault = package.Vault(source, create=True)
-    assert "no volume" in hrl("health", source)
+    assert check("health", source) == (1, "warning: there is no volume in the vault\n")
     for name in ("db", "web"):
         with package.Protection(package.MemoryDevice(1 << 20), vault=vault, state=tmp_path / name, volume=name) as agent:
             agent.wait_ordered()

@@ -5,11 +5,13 @@ from typing import Annotated
 
 import typer
 
-from hrl import Key, generate_key
+from hrl import Key, KeyRotation, generate_key
 from hrl.cli.commands import command
 from hrl.cli.exits import Exit, Refused
 from hrl.cli.options import Json, KeyFile, NewKeyFile, VaultUrl, Volume, open_vault
 from hrl.cli.output import note, print_json, say
+from hrl.cli.targets import published
+from hrl.cli.volumes import EachVolume
 from hrl.words import count, human
 
 
@@ -19,12 +21,10 @@ def key(
     json: Json = False,
 ) -> None:
     """Makes a key-encryption key. Keep a copy elsewhere: without it an encrypted vault cannot be read."""
-    try:
-        file.touch(mode=0o600, exist_ok=False)
-    except FileExistsError:
-        raise Refused(f"{file} exists", Exit.ALREADY_EXISTS) from None
-    file.write_text(generate_key() + "\n")
-    made = Key.from_file(file).id
+    with published(file) as new:
+        new.touch(mode=0o600)
+        new.write_text(generate_key() + "\n")
+        made = Key.from_file(new).id
     if json:
         print_json({"file": str(file), "key": made})
     else:
@@ -48,14 +48,21 @@ def rotate_key(
     if key_file is None or new_key_file is None:
         raise Refused("cannot rotate: give the old key (--key-file) and the new one (--new-key-file)", Exit.INVALID_INPUT)
     opened = open_vault(vault, key_file)
-    known = [info["name"] for info in opened.volumes() if info["encrypted"] and not info["shredded"]]
-    reports = {name: opened.rotate_key(name, new_key_file) for name in volumes or known}
+    each = EachVolume(opened, volumes)
+
+    def work(name: str) -> KeyRotation | None:
+        is_meant = volumes or opened.volume(name)["encrypted"]
+        return opened.rotate_key(name, new_key_file) if is_meant else None
+
+    reports = {name: report for name, report in each.do(work).items() if report}
     if json:
-        return print_json({"key": new_key_file.id, "volumes": reports})
+        print_json({"key": new_key_file.id, "volumes": reports})
+        return each.end()
     for name, report in reports.items():
         say(f"{name}: {'opens' if report['wrapped'] else 'opened before'} with key {new_key_file.id}")
         for other in report["others"]:
             say(f"  note: another key still opens it: {other}")
+    each.end()
 
 
 @command("shred")

@@ -31,17 +31,19 @@ from hrl.cli.options import (
     VaultUrl,
     Volume,
     duration_of,
-    names_of,
     open_vault,
     tls_options,
 )
-from hrl.cli.output import Table, fields, print_json, say
+from hrl.cli.output import Table, fields, print_json, print_raw, say
 from hrl.cli.policy import policy_of, read_events, read_policy, seconds_of
 from hrl.cli.programs import need
 from hrl.cli.protect import print_event
 from hrl.cli.signals import Ending, ended_by_signals, on_signals
-from hrl.cli.states import state_of
+from hrl.cli.sockets import address_of
+from hrl.cli.states import NEWEST, NEWEST_GOOD, state_of
+from hrl.cli.targets import checked, published
 from hrl.cli.times import Duration
+from hrl.cli.volumes import EachVolume
 from hrl.health import RPO_SECONDS
 from hrl.words import human, local, short
 
@@ -85,8 +87,8 @@ class Disks:
                     Exit.ALREADY_EXISTS,
                 )
             return False
-        if self.path.exists() and self.path.stat().st_blocks and not overwrite:
-            raise Refused(f"{self.path} exists (--overwrite replaces it)", Exit.ALREADY_EXISTS)
+        # A file without content may be taken without a word: it is what truncate(1) makes.
+        checked(self.path, overwrite=overwrite or (self.path.is_file() and not self.path.stat().st_blocks))
         self._is_made = not self.path.exists()
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with self.path.open("ab") as file:
@@ -142,7 +144,8 @@ def start(
     if detach and not dry_run:
         return run_detached(state)
     began = time.monotonic()
-    chosen = at if planned else state_of(replica, at)
+    # A planned failover goes on at what the source hands over.
+    chosen = at if planned and at in (NEWEST, NEWEST_GOOD) else state_of(replica, at)
     if dry_run:
         return print_preview(opened, volume, chosen, limit if planned else None, disk, size_bytes, json=json)
     state.mkdir(parents=True, exist_ok=True)
@@ -152,7 +155,7 @@ def start(
     session = Session(state, disk)
     with ExitStack() as stack:
         sinks = stack.enter_context(open_sinks(read_events(policy), events, print_event))
-        address = nbd or f"unix:{state / 'nbd.sock'}"
+        address = address_of(nbd, state)
         change: str | None = None
         while True:
             with disks.left_alone(), policy_of(policy):
@@ -350,7 +353,7 @@ def test(
     begun = replica.begin_test(name, state_of(replica, at))
     state.mkdir(parents=True, exist_ok=True)
     ended = ended_by_signals()
-    address = nbd or f"unix:{state / 'nbd.sock'}"
+    address = address_of(nbd, state)
     scratch = state / "scratch"
     scratch.unlink(missing_ok=True)
     shown = str(begun["sequence"])
@@ -419,9 +422,11 @@ def status(
 ) -> None:
     """Shows where volumes are in their life cycle, their branches and their test failovers."""
     opened = open_vault(vault, key_file)
-    found = {name: opened.replica(name).lifecycle() for name in names_of(opened, volume)}
+    each = EachVolume(opened, volume)
+    found = each.do(lambda name: opened.replica(name).lifecycle())
     if json:
-        return print_json(found)
+        print_json(found)
+        return each.end()
     table = Table("volume", "stage", "epoch", "source", "state", "since", "branches", "tests")
     for name, life in found.items():
         current = life["current"]
@@ -437,6 +442,7 @@ def status(
             ", ".join(t["name"] for t in life["tests"]),
         )
     table.print()
+    each.end()
 
 
 @failover.command("change-point")
@@ -502,13 +508,15 @@ def detach_disk(
         raise Refused("give --format qcow2 and --to FILE together, or neither", Exit.INVALID_INPUT)
     if form == "qcow2":
         need("writing qcow2", "qemu-img")
+    if to is not None:
+        checked(to)
     disk = detach_when_whole(state, limit)
     if to is not None:
-        made = subprocess.run(
-            ["qemu-img", "convert", "-f", "raw", "-O", "qcow2", disk, str(to)], capture_output=True, text=True
-        )
-        if made.returncode:
-            raise Refused(f"qemu-img: {made.stderr.strip()}", Exit.IO)
+        with published(to) as new:
+            command = ["qemu-img", "convert", "-f", "raw", "-O", "qcow2", disk, str(new)]
+            made = subprocess.run(command, capture_output=True, text=True, errors="replace")
+            if made.returncode:
+                raise Refused(f"qemu-img: {made.stderr.strip()}", Exit.IO)
     print_disk(to or disk, json=json)
 
 
@@ -533,7 +541,7 @@ def print_disk(disk: Path | str, *, json: bool) -> None:
     if json:
         print_json({"disk": str(disk)})
     else:
-        print(disk)
+        print_raw(str(disk))
 
 
 @command("migrate")

@@ -1,7 +1,6 @@
 """Commands of consistency groups: hrl group create, run, join, leave, remove, status, point, points."""
 
 import json as json_text
-import os
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
@@ -15,10 +14,11 @@ from hrl.cli.control import ControlServer, ask
 from hrl.cli.event_options import EventOptions, open_sinks
 from hrl.cli.exits import Exit, Refused
 from hrl.cli.options import Json, KeyFile, Limit, StateDirectory, VaultUrl, duration_of, open_vault
-from hrl.cli.output import Table, fields, print_json, print_line, say
+from hrl.cli.output import Table, fields, print_address, print_json, say
 from hrl.cli.protect import print_event
 from hrl.cli.signals import ended_by_signals
 from hrl.cli.states import short_ids
+from hrl.cli.targets import published
 from hrl.cli.times import Duration
 from hrl.words import count, local, zone
 
@@ -54,11 +54,13 @@ def create(
     if path.exists():
         raise Refused(f"there is a group in {directory}; edit {path} to change it", Exit.ALREADY_EXISTS)
     directory.mkdir(parents=True, exist_ok=True)
-    path.write_text(
+    text = (
         f"name = {quoted(name)}\npki = {quoted(str(pki.resolve()))}\nlisten = {quoted(listen)}\n"
         f"budget_ms = {budget_ms}\ninterval_seconds = {float(interval)!r}\napp_interval_seconds = {float(app_interval)!r}\n"
         f"quiesce_limit_seconds = {float(quiesce_limit)!r}\n"
     )
+    with published(path) as new:
+        new.write_text(text)
 
 
 def quoted(text: str) -> str:
@@ -126,10 +128,7 @@ def run(
             },
         )
         try:
-            if json:
-                print_line({"address": coordinator.address, "pid": os.getpid()})
-            else:
-                print(coordinator.address, flush=True)
+            print_address(coordinator.address, json=json, key="address")
             ended.wait()
         finally:
             control.close()

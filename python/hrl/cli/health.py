@@ -11,21 +11,22 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from hrl import HrlError, Key
+from hrl import HrlError, Vault
 from hrl.cli.commands import Command, command
 from hrl.cli.control import ask
 from hrl.cli.exits import Exit, Refused
 from hrl.cli.key_options import KeyRefused
-from hrl.cli.options import Json, KeyFile, PolicyFile, Volumes, duration_of, names_of, open_vault
-from hrl.cli.output import print_json
+from hrl.cli.options import Json, KeyFile, PolicyFile, Volumes, duration_of, open_vault
+from hrl.cli.output import flush_output, print_json, say
 from hrl.cli.policy import read_policy, seconds_of
 from hrl.cli.times import Duration
-from hrl.health import RPO_SECONDS, STATES, Limits, Notice, app_seconds, line, of_agent, of_replica, worst
+from hrl.cli.volumes import names_of
+from hrl.health import RPO_SECONDS, STATES, Limits, Notice, app_seconds, line, of_agent, of_replica, of_volumes, worst
 from hrl.words import now_nanoseconds
 
 CODES = {"good": 0, "warn": 1, "bad": 2}
 UNKNOWN = 3
-# Errors about the question, or about the vault as a whole; any other is about the volume.
+# Errors that may be about the question, or about the vault as a whole; any other is about the volume.
 NOT_ABOUT_THE_VOLUME = ("not-found", "wrong-key", "invalid-input", "unavailable")
 
 
@@ -92,6 +93,7 @@ def health(
     --policy names a file that makes them, or --app-point-age is given.
     """
     chosen = read_policy(policy)
+    general: list[Notice] = []
     if is_agent(target):
         if volumes:
             raise Refused("an agent has one volume; give no names", UNKNOWN)
@@ -103,15 +105,20 @@ def health(
             app_seconds(seconds_of(chosen, "app_point_interval", 0)) if app_point_age is None else app_point_age,
             verified_age,
         )
-        found = of_vault(target, volumes, limits, key_file)
-    level = worst([notice for notices in found.values() for notice in notices])
+        opened = open_vault(target, key_file)
+        names = volumes or names_of(opened)
+        general = of_volumes(names)
+        found = of_vault(opened, names, limits)
+    level = worst([*general, *(notice for notices in found.values() for notice in notices)])
     if json:
-        print_json({"state": STATES[level], "volumes": [as_json(name, notices) for name, notices in found.items()]})
+        of_each = [as_json(name, notices) for name, notices in found.items()]
+        print_json({"state": STATES[level], "reasons": reasons_of(general), "volumes": of_each})
     else:
+        for notice in general:
+            say(f"{STATES[notice.level]}: {notice.text}")
         for name, notices in found.items():
-            print(line(name, notices))
-        if not found:
-            print("ok: there is no volume")
+            say(line(name, notices))
+    flush_output()
     raise typer.Exit(CODES[level])
 
 
@@ -132,23 +139,31 @@ def of_running(state: Path, rpo: float | None) -> dict[str, list[Notice]]:
     return {status["volume"]: of_agent(status, status["rpo_threshold_seconds"] if rpo is None else rpo)}
 
 
-def of_vault(url: str, volumes: list[str] | None, limits: Limits, key: Key | None) -> dict[str, list[Notice]]:
-    """Returns the notices of volumes in a vault. One that cannot be read is critical."""
-    opened = open_vault(url, key)
+def of_vault(vault: Vault, names: list[str], limits: Limits) -> dict[str, list[Notice]]:
+    """Returns the notices of volumes in a vault. One that cannot be read is critical.
+
+    Raises the error of the first if none can be read, and it may be the question that is wrong, such as the key.
+    """
     found: dict[str, list[Notice]] = {}
-    for name in volumes or names_of(opened, None):
+    errors: list[HrlError] = []
+    for name in names:
         try:
-            with opened.replica(name) as replica:
+            with vault.replica(name) as replica:
                 found[name] = of_replica(replica, limits)
         except HrlError as error:
-            if error.kind in NOT_ABOUT_THE_VOLUME:
-                raise
+            errors.append(error)
             found[name] = [Notice("bad", f"cannot be read: {error}")]
+    if errors and len(errors) == len(names) and errors[0].kind in NOT_ABOUT_THE_VOLUME:
+        raise errors[0]
     return found
 
 
 def as_json(name: str, notices: list[Notice]) -> dict[str, Any]:
     """Returns a volume as JSON can hold it."""
+    return {"volume": name, "state": STATES[worst(notices)], "reasons": reasons_of(notices)}
+
+
+def reasons_of(notices: list[Notice]) -> list[dict[str, str]]:
+    """Returns notices as JSON can hold them."""
     levels = STATES | {"note": "note"}
-    reasons = [{"state": levels[notice.level], "text": notice.text} for notice in notices]
-    return {"volume": name, "state": STATES[worst(notices)], "reasons": reasons}
+    return [{"state": levels[notice.level], "text": notice.text} for notice in notices]

@@ -11,6 +11,7 @@ from hrl.cli.key_options import KeyFile as KeyFile
 from hrl.cli.key_options import NewKeyFile as NewKeyFile
 from hrl.cli.output import note
 from hrl.cli.times import Duration, time_option
+from hrl.words import clean
 
 VaultUrl = Annotated[str, typer.Argument(metavar="VAULT", help="Directory or URL of the vault.")]
 Volume = Annotated[str, typer.Argument(metavar="VOLUME", help="Name of the volume in the vault.")]
@@ -23,7 +24,7 @@ PolicyFile = Annotated[Path | None, typer.Option("--policy", metavar="FILE", hel
 At = Annotated[
     str,
     typer.Option(
-        "--at", metavar="POINT|TIME", help="newest, newest-good, a point's id or label, a sequence, a time, or '10m ago'."
+        "--at", metavar="POINT|TIME", help="newest, newest-good, a label, a point's id, a sequence, a time, or '10m ago'."
     ),
 ]
 Limit = Annotated[Duration, typer.Option("--limit", metavar="TIME", parser=Duration, help="Give up after this time.")]
@@ -56,26 +57,11 @@ def duration_of(name: str, help: str) -> Any:
 
 def open_vault(url: str, key: Key | None, *, create: bool = False) -> Vault:
     """Opens the vault that a command names."""
+    if "://" in url and clean(url) != url:
+        raise Refused(f"the URL {url} has a line break, or another character that no URL has", Exit.INVALID_INPUT)
     return Vault(url, key=key, create=create)
-
-
-def names_of(vault: Vault, volume: str | None) -> list[str]:
-    """Returns the named volume alone, or every volume that was not shredded."""
-    if volume:
-        return [volume]
-    volumes = vault.volumes()
-    for info in volumes:
-        if info["shredded"]:
-            note(f"note: {info['name']} was shredded")
-    return [info["name"] for info in volumes if not info["shredded"]]
 
 
 def tls_options(pki: Path | None, anyone: bool) -> dict[str, Any]:
     """Returns the arguments of an NBD server about TLS. Each client that is refused is logged to standard error."""
     return {"tls": pki, "tls_verify": not anyone, "on_refused": note}
-
-
-def refuse_existing(path: Path, overwrite: bool) -> None:
-    """Refuses to replace a file that nobody said may go."""
-    if path.exists() and not overwrite:
-        raise Refused(f"{path} exists (--overwrite replaces it)", Exit.ALREADY_EXISTS)

@@ -1,7 +1,6 @@
 """Commands of recovery plans: hrl plan check, run, resume, approve, status, report."""
 
 import getpass
-import signal
 import socket
 import threading
 from collections.abc import Callable
@@ -13,10 +12,11 @@ import typer
 from hrl import HrlError, Plan, Vault, approve_plan_step, plan_report, plan_runs, resume_plan
 from hrl.cli.commands import group
 from hrl.cli.exits import Exit, Refused
-from hrl.cli.options import Json, KeyFile, Overwrite, VaultUrl, duration_of, open_vault, refuse_existing, time_of
+from hrl.cli.options import Json, KeyFile, Overwrite, VaultUrl, duration_of, open_vault, time_of
 from hrl.cli.output import Table, note, print_json, say
 from hrl.cli.plan_host import FailoverCommands
-from hrl.cli.signals import ENDING, ended_by_signals
+from hrl.cli.signals import ended_by_signals
+from hrl.cli.targets import published
 from hrl.cli.times import Duration
 from hrl.words import local, short, span
 
@@ -184,10 +184,10 @@ def report(
     if to is None:
         show(found, json)
         return
-    refuse_existing(to, overwrite)
     from hrl.report.plan import write
 
-    write(found, to)
+    with published(to, overwrite=overwrite) as new:
+        write(found, new)
 
 
 def read_plan(file: Path) -> Plan:
@@ -222,7 +222,7 @@ def finish(work: Callable[[Callable[[], bool]], dict[str, Any]], vault: str, jso
 
     The work has a thread of its own, because this one receives the signals that stop it.
     """
-    stop = ended_by_signals((*ENDING, signal.SIGHUP))
+    stop = ended_by_signals()
     came: list[dict[str, Any] | BaseException] = []
 
     def do() -> None:
@@ -312,7 +312,7 @@ def show(found: dict[str, Any], json: bool) -> None:
         took = length(step["took_ms"])
         steps.add(step["number"], step["id"], step["outcome"], began, took, step["tries"], message)
     steps.print()
-    print()
+    say("")
     members = Table("volume", "group", "point", "RPO", "usable", "ready: RTO", "at")
     for member in found["members"]:
         started = member["started"] or {}
@@ -326,7 +326,7 @@ def show(found: dict[str, Any], json: bool) -> None:
             started.get("uri", "-"),
         )
     members.print()
-    print()
+    say("")
     due = "; waits for its commit (hrl plan resume --commit)" if found["commit_is_due"] else ""
     totals = f"RTO {length(found['rto_ms'])}, RPO {length(found['rpo_ms'])}"
     say(f"{found['run']} ({found['mode']}): {found['outcome']}, {totals}{due}")

@@ -29,13 +29,14 @@ from hrl.cli.options import (
     open_vault,
     tls_options,
 )
-from hrl.cli.output import Table, fields, print_address, print_json, progress_bar, say
+from hrl.cli.output import Table, emit, fields, print_address, print_error, print_json, progress_bar, say
 from hrl.cli.policy import policy_of, read_events, read_policy, read_table, seconds_of
 from hrl.cli.scheduled_checks import arguments_of, checks_by_policy
 from hrl.cli.signals import Ending, ended_by_signals
+from hrl.cli.sockets import address_of
 from hrl.cli.times import Duration
 from hrl.health import RPO_SECONDS
-from hrl.words import clean, count, human, local
+from hrl.words import count, human, local
 
 CLEAR_SCREEN = "\x1b[H\x1b[2J"
 WAIT_LIMIT = Duration("60s")
@@ -63,7 +64,7 @@ class Wait(enum.StrEnum):
 
 def print_event(event: dict[str, str]) -> None:
     """Prints an event as a line on standard error."""
-    print(clean(f"{event['time']} {event['kind']}: {event['message']}"), file=sys.stderr, flush=True)
+    print_error(f"{event['time']} {event['kind']}: {event['message']}")
 
 
 @command("protect")
@@ -106,7 +107,7 @@ def protect(
     Prints the NBD address once it is served. Runs until SIGTERM or SIGINT, then stops cleanly.
     """
     ended = ended_by_signals()
-    name = volume or disk.name
+    name = volume or name_of(disk)
     chosen = read_policy(policy)
     checks = read_table(policy, "verify")
     # Read now, so that a mistake is known before anything runs.
@@ -137,13 +138,22 @@ def protect(
             from hrl.cli.metrics import MetricsServer
 
             stack.enter_context(MetricsServer(metrics, status=status, events=sinks.counts, dropped=lambda: sinks.dropped))
-        address = nbd or f"unix:{state / 'nbd.sock'}"
+        address = address_of(nbd, state)
         tls = tls_options(nbd_tls, nbd_tls_anyone)
         with NbdServer.protected(address, protection, name, **tls) as server:
             print_address(server.uri, json=json, volume=name)
             with progress_bar("Initial replication") as progress:
                 watch(protection, progress, ended)
             ended.wait()
+
+
+def name_of(disk: Path) -> str:
+    """Returns the name of a disk as that of its volume. Others than UTF-8 have none that a vault could keep."""
+    try:
+        disk.name.encode()
+    except UnicodeEncodeError:
+        raise Refused(f"the name of {disk} is not UTF-8: name the volume with --volume", Exit.INVALID_INPUT) from None
+    return disk.name
 
 
 @contextmanager
@@ -242,7 +252,7 @@ def status(
             wait_for(wait, state, limit)
         while watch and sys.stdout.isatty():
             table = status_table(ask(state, "status"))
-            print(CLEAR_SCREEN, end="")
+            emit(CLEAR_SCREEN, end="")
             table.print()
             time.sleep(1)
         found = ask(state, "status")

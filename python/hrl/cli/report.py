@@ -6,8 +6,10 @@ from typing import Annotated
 import typer
 
 from hrl.cli.commands import command
-from hrl.cli.options import KeyFile, Overwrite, PolicyFile, VaultUrl, Volumes, duration_of, open_vault, refuse_existing
+from hrl.cli.exits import Exit, Refused
+from hrl.cli.options import KeyFile, Overwrite, PolicyFile, VaultUrl, Volumes, duration_of, open_vault
 from hrl.cli.policy import read_policy, seconds_of
+from hrl.cli.targets import published
 from hrl.cli.times import Duration
 
 
@@ -45,14 +47,16 @@ def report(
     from hrl import report
     from hrl.health import RPO_SECONDS, app_seconds
 
-    refuse_existing(to, overwrite)
     chosen = read_policy(policy)
-    report.write(
-        open_vault(vault, key_file),
-        to,
-        title=vault,
-        volumes=volumes,
-        rpo_threshold=seconds_of(chosen, "rpo_threshold", RPO_SECONDS) if rpo_threshold is None else rpo_threshold,
-        app_within=app_seconds(seconds_of(chosen, "app_point_interval", 0)) if app_within is None else app_within,
-        verified_within=verified_within,
-    )
+    with published(to, overwrite=overwrite) as new:
+        unread = report.write(
+            open_vault(vault, key_file),
+            new,
+            title=vault,
+            volumes=volumes,
+            rpo_threshold=seconds_of(chosen, "rpo_threshold", RPO_SECONDS) if rpo_threshold is None else rpo_threshold,
+            app_within=app_seconds(seconds_of(chosen, "app_point_interval", 0)) if app_within is None else app_within,
+            verified_within=verified_within,
+        )
+    if unread:
+        raise Refused(f"{to} is written, but cannot be read: {', '.join(unread)}", Exit.PARTLY)

@@ -6,13 +6,15 @@ from typing import Annotated
 
 import typer
 
+from hrl import CompactReport
 from hrl.cli.commands import command
 from hrl.cli.exits import Exit, Refused
-from hrl.cli.options import Json, KeyFile, VaultUrl, Volume, VolumeName, names_of, open_vault
+from hrl.cli.options import Json, KeyFile, VaultUrl, Volume, VolumeName, open_vault
 from hrl.cli.output import fields, print_json, progress_bar, say
 from hrl.cli.policy import policy_of, read_policy
 from hrl.cli.states import state_of
 from hrl.cli.times import rfc3339, seconds, time_option
+from hrl.cli.volumes import EachVolume
 from hrl.words import count, human, local
 
 Point = Annotated[str, typer.Argument(metavar="POINT", help="The beginning of its id, or a label.")]
@@ -55,12 +57,13 @@ def compact(
     if policy is not None:
         keep = read_policy(policy).get("retention")
     opened = open_vault(vault, key_file)
-    reports = {}
-    for name in names_of(opened, volume):
-        if keep == "none":
-            continue
+    each = EachVolume(opened, volume)
+
+    def work(name: str) -> CompactReport:
         with progress_bar(f"Compacting {name}") as progress, policy_of(policy):
-            reports[name] = opened.replica(name).compact(keep, fold_all=fold_all, dry_run=dry_run, progress=progress)
+            return opened.replica(name).compact(keep, fold_all=fold_all, dry_run=dry_run, progress=progress)
+
+    reports = each.do(work) if keep != "none" else {}
     if json:
         print_json({"dry_run": dry_run, "volumes": reports})
     else:
@@ -77,6 +80,7 @@ def compact(
                 say(f"  {finding}")
     if any(report["findings"] for report in reports.values()):
         raise typer.Exit(Exit.CORRUPT)
+    each.end()
 
 
 @command("pin")

@@ -14,10 +14,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from hrl.cli.boot import pattern_of
 from hrl.cli.exits import Exit, Refused
 from hrl.cli.programs import environment, kill_session
+from hrl.cli.times import seconds
 
 TEXTS = ("every", "command", "qemu", "boot_args", "boot_pattern", "limit")
+DURATIONS = ("every", "limit")
 FLAGS = ("mount", "fsck", "boot")
 KEY_OPTIONS = ("--key-file", "--key-command", "--key-env")
 # Verdicts are looked at this often; `--due` decides whether one is old enough.
@@ -38,6 +41,16 @@ def arguments_of(table: dict[str, Any], policy: Path | None = None) -> list[str]
         if not isinstance(value, bool if name in FLAGS else str):
             expected = "true or false" if name in FLAGS else "a text"
             raise Refused(f"{where}verify.{name} is {value!r}: expected {expected}", Exit.INVALID_INPUT)
+        if name in DURATIONS:
+            try:
+                seconds(str(value))
+            except ValueError as error:
+                raise Refused(f"{where}verify.{name}: {error}", Exit.INVALID_INPUT) from None
+        if name == "boot_pattern":
+            try:
+                pattern_of(str(value))
+            except Refused as refused:
+                raise Refused(f"{where}verify.{name}: {refused}", Exit.INVALID_INPUT) from None
     if "every" not in table:
         raise Refused(f'{where}the table verify needs every, such as "1d"', Exit.INVALID_INPUT)
     arguments = ["--due"]
@@ -116,6 +129,7 @@ class Schedule:
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
                 text=True,
+                errors="replace",
                 env=environment(),
                 start_new_session=True,
             )

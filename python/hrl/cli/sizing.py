@@ -14,7 +14,9 @@ from hrl.cli.exits import Exit, Refused
 from hrl.cli.options import Json, KeyFile, PolicyFile, VaultUrl, Volumes, duration_of, open_vault, time_of
 from hrl.cli.output import Table, fields, print_json, progress_bar, say
 from hrl.cli.policy import policy_of, read_policy
+from hrl.cli.targets import published
 from hrl.cli.times import Duration
+from hrl.cli.volumes import EachVolume
 from hrl.words import count, human, local
 
 From = Annotated[str | None, time_of("--from", "Leave out what was written before.")]
@@ -27,7 +29,8 @@ Plot = Annotated[
 def draw(draw_to: Callable[[Path], None], to: Path) -> None:
     """Draws to a file, and refuses if that is not possible."""
     try:
-        draw_to(to)
+        with published(to, overwrite=True) as new:
+            draw_to(new)
     except plot.PlotError as error:
         raise Refused(str(error), Exit.UNSUPPORTED) from None
 
@@ -48,20 +51,33 @@ def churn(
     """Shows how much volumes are written to over time, from their journals. Reads indexes, not data."""
     options: dict[str, Any] = {"bucket": bucket, "since": since, "until": until}
     found: dict[str, dict[str, Any]] = {}
+    each: EachVolume | None = None
     if vault.endswith(".hrl"):
         files = [Path(vault), *map(Path, volumes or [])]
         found["journals"] = fields(hrl.churn([hrl.Segment(file) for file in files], **options))
     else:
         opened = open_vault(vault, key_file)
-        for name in volumes or [info["name"] for info in opened.volumes()]:
+        each = EachVolume(opened, volumes)
+
+        def work(name: str) -> dict[str, Any]:
             with progress_bar(f"Reading {name}") as progress:
-                found[name] = fields(opened.replica(name).churn(**options, progress=progress))
+                return fields(opened.replica(name).churn(**options, progress=progress))
+
+        found = each.do(work)
     if to:
         for name, one in found.items():
             file = to if len(found) == 1 else to.with_stem(f"{to.stem}-{name}")
             draw(partial(plot.churn, one, title=f"Churn of {name}"), file)
     if json:
-        return print_json(found)
+        print_json(found)
+    else:
+        show_churn(found)
+    if each is not None:
+        each.end()
+
+
+def show_churn(found: dict[str, dict[str, Any]]) -> None:
+    """Prints how much was written, and what the figures leave out."""
     show_totals(found)
     for name, one in found.items():
         if one["segments_folded"]:
@@ -147,11 +163,12 @@ def plan_capacity(
     The journals may have been made with another policy and link. The guide says what is assumed.
     """
     opened = open_vault(vault, key_file)
-    names = volumes or [info["name"] for info in opened.volumes()]
+    each = EachVolume(opened, volumes)
+    replicas = each.do(opened.replica)
     link = bytes_per_second(bandwidth) if bandwidth else None
     with progress_bar("Reading journals") as progress, policy_of(policy):
         planned = hrl.plan_capacity(
-            [opened.replica(name) for name in names],
+            list(replicas.values()),
             policy=read_policy(policy),
             link=link,
             latency=latency,
@@ -165,10 +182,12 @@ def plan_capacity(
     found["from"], found["to"] = found.pop("from_time"), found.pop("to_time")
     found["month"] = month(found, price_put, price_get, price_gb)
     if to:
-        draw(partial(plot.plan, found, link=link, title=", ".join(names)), to)
+        draw(partial(plot.plan, found, link=link, title=", ".join(replicas)), to)
     if json:
-        return print_json(found)
-    show_plan(found, rpo_target)
+        print_json(found)
+    else:
+        show_plan(found, rpo_target)
+    each.end()
 
 
 def bytes_per_second(text: str) -> int:

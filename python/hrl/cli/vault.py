@@ -1,12 +1,16 @@
 """Commands of the vault: points, timeline, restore, serve, changes, inspect, convert."""
 
+import contextlib
+import stat
 import tempfile
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from hrl import Key, NbdServer, RecoveryPoint, Replica, Segment, inspect_hyperv
+from hrl import Key, NbdServer, RecoveryPoint, Replica, RestoreReport, Segment, inspect_hyperv
 from hrl import convert as convert_journals
 from hrl.cli.commands import command
 from hrl.cli.exits import Exit, Refused
@@ -20,14 +24,17 @@ from hrl.cli.options import (
     VaultUrl,
     Volume,
     VolumeName,
-    names_of,
     open_vault,
     tls_options,
 )
-from hrl.cli.output import Table, fields, print_address, print_json, progress_bar, say
+from hrl.cli.output import Table, emit, fields, note, print_address, print_json, progress_bar, say
 from hrl.cli.signals import ended_by_signals
 from hrl.cli.states import short_ids, state_of
+from hrl.cli.targets import interruptible, published, refuse_in_use
+from hrl.cli.volumes import EachVolume, names_of
 from hrl.words import age, count, human, local, now_nanoseconds, zone
+
+SECTOR_BYTES = 512
 
 
 @command("points")
@@ -37,14 +44,17 @@ def points(vault: VaultUrl, volume: VolumeName = None, key_file: KeyFile = None,
     Times are local. The beginning of an id names the point in --at and wherever else a point is asked for.
     """
     opened = open_vault(vault, key_file)
-    found = {name: opened.replica(name).points() for name in names_of(opened, volume)}
+    each = EachVolume(opened, volume)
+    found = each.do(lambda name: opened.replica(name).points())
     if json:
-        return print_json([{"volume": name, **fields(p)} for name, listed in found.items() for p in listed])
+        print_json([{"volume": name, **fields(p)} for name, listed in found.items() for p in listed])
+        return each.end()
     for at, (name, listed) in enumerate(found.items()):
         if at:
-            print()
+            say("")
         say(f"{name}: {count(len(listed), 'point')}")
         points_table(listed).print()
+    each.end()
 
 
 def points_table(points: list[RecoveryPoint]) -> Table:
@@ -68,18 +78,21 @@ def kept_until(until: str | None) -> str:
 def timeline(vault: VaultUrl, volume: VolumeName = None, key_file: KeyFile = None, json: Json = False) -> None:
     """Shows the history of volumes: ordered intervals, and gaps with their causes."""
     opened = open_vault(vault, key_file)
-    found = {name: opened.replica(name).timeline() for name in names_of(opened, volume)}
+    each = EachVolume(opened, volume)
+    found = each.do(lambda name: opened.replica(name).timeline())
     if json:
-        return print_json([{"volume": name, **fields(e)} for name, listed in found.items() for e in listed])
+        print_json([{"volume": name, **fields(e)} for name, listed in found.items() for e in listed])
+        return each.end()
     for at, (name, listed) in enumerate(found.items()):
         if at:
-            print()
+            say("")
         say(f"{name}:")
         table = Table("first", "last", f"from ({zone()})", "to", "state", right=("first", "last"))
         for e in listed:
             state = f"gap: {e.unordered}" if e.unordered else "folded: its end stays" if e.folded else "ordered"
             table.add(e.first, e.last, local(e.from_time), local(e.to_time), state)
         table.print()
+    each.end()
 
 
 @command("restore")
@@ -97,11 +110,35 @@ def restore(
     replica = open_vault(vault, key_file).replica(volume)
     at = state_of(replica, at)
     with progress_bar("Restoring") as progress:
-        report = replica.restore(at, to, overwrite=overwrite, device=device, progress=progress)
+        report = restored(replica, at, to, overwrite=overwrite, device=device, progress=progress)
+    tell_blocks(replica)
     if json:
         print_json(report)
     else:
         say(f"restored sequence {report['sequence']} to {to}: {human(report['bytes_written'])} written")
+
+
+def restored(
+    replica: Replica, at: str, to: Path, *, overwrite: bool, device: bool, progress: Callable[[int, int], None]
+) -> RestoreReport:
+    """Restores onto a device, or to a file that has its name once it is whole."""
+    if device:
+        with contextlib.suppress(FileNotFoundError):
+            if stat.S_ISREG((found := to.stat()).st_mode):
+                refuse_in_use(to, found)
+        return replica.restore(at, to, device=True, progress=progress)
+    with published(to, overwrite=overwrite, hint="use --device") as new:
+        return replica.restore(at, new, progress=progress)
+
+
+def tell_blocks(replica: Replica) -> None:
+    """Notes that a volume has larger blocks than most disks, because what is on it may depend on them."""
+    if (block_bytes := replica.info["block_bytes"]) > SECTOR_BYTES:
+        name = replica.info["name"]
+        note(
+            f"note: {name} was protected with blocks of {block_bytes} bytes: partition tables and file systems in it may be "
+            f"found only on a disk with such blocks (losetup --sector-size {block_bytes}, or logical_block_size of QEMU)"
+        )
 
 
 @command("serve")
@@ -132,6 +169,7 @@ def serve(
         file = Path(scratch) / "scratch" if writable else None
         tls = tls_options(nbd_tls, nbd_tls_anyone)
         with NbdServer.replica(nbd, replica, at, scratch=file, changes=changes, **tls) as server:
+            tell_blocks(replica)
             print_address(server.uri, json=json, volume=volume)
             ended.wait()
 
@@ -150,7 +188,10 @@ def changes(
     replica = open_vault(vault, key_file).replica(volume)
     found = replica.changes(state_of(replica, since), state_of(replica, until))
     runs = found.runs()
-    written = found.write_to_file(to_file) if to_file else None
+    written = None
+    if to_file:
+        with published(to_file) as new:
+            written = interruptible(partial(found.write_to_file, new))
     if json:
         extents = [{"offset": offset, "length": length, "zero": zero} for offset, length, zero in runs]
         value: dict[str, Any] = {
@@ -164,7 +205,7 @@ def changes(
         say(f"{written} bytes written to {to_file}")
         return
     for offset, length, zero in runs:
-        print(f"{offset} {length}{' zero' if zero else ''}")
+        emit(f"{offset} {length}{' zero' if zero else ''}")
 
 
 @command("inspect")
@@ -195,7 +236,7 @@ def inspect(
     for name, value in found.items():
         say(f"{name:>15}  {value}")
     for sequence, time, kind, offset, length in listed:
-        print(f"{sequence:>12} {time} {kind} {offset} {length}")
+        emit(f"{sequence:>12} {time} {kind} {offset} {length}")
 
 
 def key_holder(vault: str | None, volume: str | None, key_file: Key | None) -> Replica | None:
@@ -225,7 +266,12 @@ def convert(
     """Converts between native journals and logs of Hyper-V Replica or dm-log-writes, and says what could not be carried."""
     if to not in ("native", "ms-hrl", "log-writes"):
         raise Refused(f"cannot convert --to {to}: expected native, ms-hrl or log-writes", Exit.INVALID_INPUT)
-    report = convert_journals(inputs, output, to=to, replica=key_holder(vault, volume, key_file))
+    convert_to = partial(convert_journals, inputs, to=to, replica=key_holder(vault, volume, key_file))
+    if to == "ms-hrl":
+        report = convert_to(output)
+    else:
+        with published(output) as new:
+            report = interruptible(partial(convert_to, new))
     if json:
         return print_json(report)
     counted = count(report["records"], "record") if to == "native" else count(report["writes"], "write")

@@ -6,16 +6,17 @@ from typing import Annotated, Any
 
 import typer
 
-from hrl import HrlError, RecoveryPoint, Replica, Vault
+from hrl import HrlError, RecoveryPoint, Replica, Vault, VerifyReport
 from hrl.cli.boot import PATTERN, QEMU, Machine, check_boot, pattern_of
 from hrl.cli.checks import Kind, Outcome, check_command, check_file_systems, check_integrity
 from hrl.cli.commands import command as register
 from hrl.cli.exits import Exit, Refused
-from hrl.cli.options import Json, KeyFile, VaultUrl, VolumeName, duration_of, names_of, open_vault
+from hrl.cli.options import Json, KeyFile, VaultUrl, VolumeName, duration_of, open_vault
 from hrl.cli.output import note, print_json, progress_bar, say
 from hrl.cli.served_point import served
 from hrl.cli.states import NEWEST, point_of
 from hrl.cli.times import Duration
+from hrl.cli.volumes import EachVolume, names_of
 from hrl.words import count, human
 
 
@@ -91,15 +92,14 @@ def verify(
     machine = Machine(qemu, boot_args, pattern_of(boot_pattern), limit) if boot else None
     checks = Checks(mount, fsck, command, machine, limit)
     opened = open_vault(vault, key_file)
-    names = names_of(opened, volume or named)
     if not (due or mount or boot or command is not None):
         if at is not None:
             raise Refused(
                 "cannot check a point by reading all that is stored: add --mount, --command or --boot", Exit.INVALID_INPUT
             )
-        return verify_stored(opened, names, json=json)
+        return verify_stored(opened, volume or named, json=json)
     run = Run(opened, checks, at or NEWEST, timedelta(seconds=every) if due else None, record=not no_record, quiet=json)
-    run.check(names)
+    run.check(names_of(opened, volume or named))
     if json:
         print_json({"ok": run.ok, "checks": run.rows, "failures": run.failures})
     elif not run.rows and not run.failures:
@@ -108,15 +108,20 @@ def verify(
         raise typer.Exit(run.code)
 
 
-def verify_stored(vault: Vault, names: list[str], *, json: bool) -> None:
-    """Reads and checks everything that is stored of some volumes."""
-    reports = {}
-    for name in names:
+def verify_stored(vault: Vault, volume: str | None, *, json: bool) -> None:
+    """Reads and checks everything that is stored of a volume, or of all. What is damaged beyond reading is not sound."""
+    each = EachVolume(vault, volume)
+
+    def work(name: str) -> VerifyReport:
         with progress_bar(f"Verifying {name}") as progress:
-            reports[name] = vault.replica(name).verify(progress=progress)
-    sound = all(report["sound"] for report in reports.values())
+            return vault.replica(name).verify(progress=progress)
+
+    reports = each.do(work)
+    is_sound = all(report["sound"] for report in reports.values())
+    is_damaged = any(error.kind == "corrupt" for error in each.failures.values())
     if json:
-        print_json({"sound": sound, "volumes": reports})
+        failures = {name: str(error) for name, error in each.failures.items()}
+        print_json({"sound": is_sound and not failures, "volumes": reports, "failures": failures})
     else:
         for name, report in reports.items():
             verdict = "sound" if report["sound"] else count(len(report["findings"]), "finding")
@@ -126,8 +131,9 @@ def verify_stored(vault: Vault, names: list[str], *, json: bool) -> None:
                 say(f"  {finding}")
             for stray in report["strays"]:
                 say(f"  note: {stray} is not in the catalog")
-    if not sound:
+    if not is_sound or is_damaged:
         raise typer.Exit(Exit.CORRUPT)
+    each.end()
 
 
 class Run:

@@ -6,6 +6,7 @@ cannot be read is shown with its error.
 """
 
 import base64
+import contextlib
 import hashlib
 from collections import Counter
 from collections.abc import Sequence
@@ -41,6 +42,7 @@ class Volume:
     name: str
     info: dict[str, Any] = field(default_factory=dict)
     error: str = ""
+    is_shredded: bool = False
     notices: list[Notice] = field(default_factory=list)
     facts: list[tuple[str, str, str]] = field(default_factory=list)
     newest: list[tuple[str, RecoveryPoint]] = field(default_factory=list)
@@ -72,8 +74,8 @@ def write(
     app_within: float = 0,
     verified_within: float = 0,
     now: datetime | None = None,
-) -> None:
-    """Writes the page for a vault (or some of its volumes) to a file.
+) -> list[str]:
+    """Writes the page for a vault (or some of its volumes) to a file. Returns the volumes that could not be read.
 
     The page asks for attention beyond three ages in seconds: `rpo_threshold` of the newest replicated write, `app_within` of
     the newest application-consistent point, `verified_within` of the newest point that passed a check. Zero switches a rule
@@ -81,8 +83,9 @@ def write(
     """
     at = now or datetime.now(UTC)
     limits = Limits(nanoseconds(at), rpo_threshold, app_within, verified_within)
-    shown = [collect(vault, name, limits) for name in volumes or [info["name"] for info in vault.volumes()]]
+    shown = [collect(vault, name, limits) for name in volumes or vault.volume_names()]
     Path(to).write_text(page(title, shown, at), encoding="utf-8", newline="\n")
+    return [volume.name for volume in shown if volume.error and not volume.is_shredded]
 
 
 def page(title: str, volumes: Sequence[Volume], at: datetime) -> str:
@@ -119,10 +122,18 @@ def collect(vault: Vault, name: str, limits: Limits) -> Volume:
     try:
         with vault.replica(name) as replica:
             fill(volume, replica, limits)
-    except HrlError as error:
+    except (HrlError, ValueError, OverflowError) as error:
         volume.error = str(error)
+        volume.is_shredded = is_shredded(vault, name)
         volume.notices.insert(0, Notice("bad", f"cannot be read: {error}"))
     return volume
+
+
+def is_shredded(vault: Vault, name: str) -> bool:
+    """Reports whether a volume that cannot be read was shredded, as far as its record can be read."""
+    with contextlib.suppress(HrlError):
+        return bool(vault.volume(name)["shredded"])
+    return False
 
 
 def fill(volume: Volume, replica: Replica, limits: Limits) -> None:
