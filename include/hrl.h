@@ -788,7 +788,7 @@ typedef struct hrl_stats {
      */
     uint64_t replicated_sequence;
     /**
-     * Age of the oldest captured change that is not in the vault, in milliseconds.
+     * Age of the oldest change that the vault lacks, captured or not, in milliseconds.
      */
     uint64_t rpo_ms;
     /**
@@ -988,9 +988,9 @@ HRL_API hrl_status hrl_protection_tap(const struct hrl_protection *protection, s
 /**
  * Marks a recovery point now, and returns once it is durable in the local journal. `kind` is a
  * `hrl_point_kind`: HRL_POINT_CRASH, or HRL_POINT_DECLARED at a transaction boundary of the
- * caller's. `label` and `point` may be NULL.
- * Statuses: HRL_ERROR_NOT_ORDERED (first copy, resync or overflow), HRL_ERROR_INVALID_INPUT (label
- * above 255 bytes), HRL_ERROR_FENCED. Since 0.1.
+ * caller's. The other kinds need a quiesced application or a group. `label` and `point` may be NULL.
+ * Statuses: HRL_ERROR_NOT_ORDERED (first copy, resync or overflow), HRL_ERROR_INVALID_INPUT (another
+ * kind, a label above 255 bytes), HRL_ERROR_FENCED. Since 0.1.
  */
 HRL_API
 hrl_status hrl_protection_mark(const struct hrl_protection *protection,

@@ -152,7 +152,7 @@ pub enum EventKind {
     VaultUnavailable,
     /// The vault accepts segments again.
     VaultAvailable,
-    /// The newest replicated sequence is older than the policy's RPO threshold.
+    /// The oldest change that the vault lacks is older than the policy's RPO threshold.
     RpoExceeded,
     /// The RPO threshold is met again.
     RpoMet,
@@ -173,8 +173,11 @@ pub enum EventKind {
     },
     /// A failover was committed: the volume is protected from here.
     FailoverCommitted,
-    /// A background task failed and will be tried again.
+    /// A background task failed and will be tried again. Each cause is reported at most once a
+    /// minute.
     TaskFailed,
+    /// A background task that failed works again.
+    TaskRecovered,
     /// Disk, state directory and vault are not of one history. What cannot be proven equal is read
     /// again.
     Diverged {
@@ -205,6 +208,7 @@ impl EventKind {
             Self::LateWrites { .. } => "late-writes",
             Self::FailoverCommitted => "failover-committed",
             Self::TaskFailed => "task-failed",
+            Self::TaskRecovered => "task-recovered",
             Self::Diverged { .. } => "diverged",
             Self::VolumeLost => "volume-lost",
         }
@@ -235,7 +239,8 @@ impl EventKind {
             | Self::RpoMet
             | Self::HandedOver
             | Self::TakenBack
-            | Self::FailoverCommitted => Severity::Info,
+            | Self::FailoverCommitted
+            | Self::TaskRecovered => Severity::Info,
         }
     }
 }

@@ -86,8 +86,8 @@ pub struct Policy {
     /// Limits the time from the beginning of quiescing to the mark. Everything is released then.
     /// Default 10 s.
     pub quiesce_limit: Duration,
-    /// Raises an event when the newest replicated write is older than this; zero switches it off.
-    /// Default 15 min.
+    /// Raises an event when the oldest change that the vault lacks is older than this; zero switches it
+    /// off. Default 15 min.
     pub rpo_threshold: Duration,
     /// Limits the puts to the vault in flight at once. Default 4.
     pub puts_in_flight_max: u32,

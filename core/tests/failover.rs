@@ -606,7 +606,7 @@ fn promise_5_retention_keeps_what_branches_and_tests_need_and_a_dropped_branch_i
 fn a_preview_reports_what_a_failover_would_do_and_does_nothing() {
     let world = World::new();
     let source = world.source();
-    let point = source.mark(PointKind::App, "app").expect("mark");
+    let point = source.mark(PointKind::Declared, "app").expect("mark");
     write(&**source.volume(), 1, 1);
     source.wait_replicated(LIMIT).expect("replicated");
     let version = world.replica().catalog().version();

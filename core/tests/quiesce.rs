@@ -107,6 +107,11 @@ impl Quiesce for Application {
 #[test]
 fn promise_7_a_point_that_was_not_held_is_not_application_consistent() {
     let rig = Rig::new();
+    for kind in [PointKind::App, PointKind::GroupCrash, PointKind::GroupApp] {
+        let error = rig.protection.mark(kind, "claimed").expect_err("nothing is quiesced");
+        assert_eq!(error.kind(), ErrorKind::InvalidInput);
+        assert!(error.to_string().ends_with(&format!("found {}", kind.name())), "{error}");
+    }
     let volume = rig.protection.volume();
     volume.write(0, &[1; 512], Durability::Cached).expect("write");
     rig.protection.mark_quiesced(&Application::default(), "good", LIMIT).expect("mark");

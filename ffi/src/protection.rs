@@ -230,9 +230,9 @@ pub unsafe extern "C" fn hrl_protection_tap(
 
 /// Marks a recovery point now, and returns once it is durable in the local journal. `kind` is a
 /// `hrl_point_kind`: HRL_POINT_CRASH, or HRL_POINT_DECLARED at a transaction boundary of the
-/// caller's. `label` and `point` may be NULL.
-/// Statuses: HRL_ERROR_NOT_ORDERED (first copy, resync or overflow), HRL_ERROR_INVALID_INPUT (label
-/// above 255 bytes), HRL_ERROR_FENCED. Since 0.1.
+/// caller's. The other kinds need a quiesced application or a group. `label` and `point` may be NULL.
+/// Statuses: HRL_ERROR_NOT_ORDERED (first copy, resync or overflow), HRL_ERROR_INVALID_INPUT (another
+/// kind, a label above 255 bytes), HRL_ERROR_FENCED. Since 0.1.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hrl_protection_mark(
     protection: Option<&hrl_protection>,
@@ -368,7 +368,7 @@ report! {
         journaled_sequence: u64,
         /// Newest sequence in the vault.
         replicated_sequence: u64,
-        /// Age of the oldest captured change that is not in the vault, in milliseconds.
+        /// Age of the oldest change that the vault lacks, captured or not, in milliseconds.
         rpo_ms: u64 = millis(now.rpo),
         /// Changes captured: writes, zeroes, discards.
         changes: u64,

@@ -316,7 +316,8 @@ impl Model {
     /// The journal falls back to its durable part.
     fn lose_journal(&mut self, which: u64) {
         let cause = Cause::ALL[which as usize % Cause::ALL.len()];
-        self.tap.journal_lost(self.durable, cause);
+        let taken_since = self.journal.first().map(|record| record.time);
+        self.tap.journal_lost(self.durable, taken_since, cause);
         self.journal.clear();
         self.marks.clear();
         assert_ne!(self.tap.mode(), Mode::Ordered, "records are missing");
@@ -328,7 +329,7 @@ impl Model {
         let first = first % REGIONS;
         let last = (first + count % 8).min(REGIONS - 1);
         self.marked[first as usize..=last as usize].fill(true);
-        self.tap.require_resync(&[RegionRange { first, last }], Cause::Requested);
+        self.tap.require_resync(&[RegionRange { first, last }], Cause::Requested, None);
         assert_ne!(self.tap.mode(), Mode::Ordered);
     }
 

@@ -578,7 +578,7 @@ class Stats(_Value):
         """Newest sequence that is published in the vault."""
     @property
     def rpo_seconds(self) -> float:
-        """Age of the oldest captured change that is not in the vault; zero if all are."""
+        """Age of the oldest change that the vault lacks, captured or not; zero if none."""
     @property
     def changes(self) -> int:
         """Number of changes captured: writes, zeroes and discards."""
@@ -689,8 +689,13 @@ class Protection:
         """Write order, for callers that do the I/O themselves. It is closed when the protection
         is stopped.
         """
-    def mark(self, label: str = "", *, kind: _PointKind = "crash") -> RecoveryPoint:
+    def mark(
+        self, label: str = "", *, kind: Literal["crash", "declared"] = "crash"
+    ) -> RecoveryPoint:
         """Takes a recovery point now. It is durable in the local journal when the call returns.
+
+        With `kind="declared"` the application says that it is at a transaction boundary of its
+        own. Points of other kinds need a quiesced application or a group.
 
         Raises `NotOrderedError` during initial replication, resync or overflow.
         """

@@ -34,7 +34,7 @@ mirror! {
         journaled_sequence: u64,
         /// Newest sequence that is published in the vault.
         replicated_sequence: u64,
-        /// Age of the oldest captured change that is not in the vault; zero if all are.
+        /// Age of the oldest change that the vault lacks, captured or not; zero if none.
         rpo_seconds: f64 = stats.rpo,
         /// Number of changes captured: writes, zeroes and discards.
         changes: u64,
@@ -248,6 +248,9 @@ impl Protection {
     }
 
     /// Takes a recovery point now. It is durable in the local journal when the call returns.
+    ///
+    /// With `kind="declared"` the application says that it is at a transaction boundary of its
+    /// own. Points of other kinds need a quiesced application or a group.
     ///
     /// Raises `NotOrderedError` during initial replication, resync or overflow.
     #[pyo3(signature = (label="", *, kind="crash"))]

@@ -22,18 +22,29 @@ pub(super) enum Fate {
     Lost,
 }
 
+/// What keeps the journal from going on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Stall {
+    /// The spool has no room for the next record.
+    SpoolFull,
+    /// The last segment was lost, and none was closed since.
+    Failing,
+}
+
 /// The journal as far as it is closed. Read it through [`JournalProgress::now`].
 pub(super) struct JournalState {
     /// Last sequence of the newest closed segment.
     pub durable: Sequence,
     /// Chain hash of the newest closed segment.
     pub chain: ChainHash,
-    /// Time of the first record in the open segment.
+    /// Time of the oldest record that was taken from the queue for a segment that is not closed.
     pub open_since: Option<Timestamp>,
     /// Bytes of the segments that were closed in this session.
     pub bytes_stored: u64,
     /// How often the open segment was lost.
     pub losses: u64,
+    /// What keeps the journal from going on.
+    pub stall: Option<Stall>,
     /// The journal closes no more segments in this session.
     pub is_drained: bool,
     points: Vec<(PointId, ChainHash)>,
@@ -72,6 +83,7 @@ impl JournalProgress {
             open_since: None,
             bytes_stored: 0,
             losses: 0,
+            stall: None,
             is_drained: false,
             points: Vec::new(),
         };
@@ -83,8 +95,8 @@ impl JournalProgress {
         self.state.lock()
     }
 
-    /// Records that a segment is open, whose first record is of `first_time`.
-    pub fn opened(&self, first_time: Timestamp) {
+    /// Records that a segment is to be opened for a record of `first_time`.
+    pub fn opens(&self, first_time: Timestamp) {
         let mut state = self.state.lock();
         assert!(state.open_since.is_none(), "one segment is open at a time");
         assert!(!state.is_drained, "nothing is journaled after the drain");
@@ -100,6 +112,7 @@ impl JournalProgress {
         state.durable = summary.last_sequence;
         state.chain = summary.chain;
         state.open_since = None;
+        state.stall = None;
         state.bytes_stored += summary.stored_bytes;
         for mark in &summary.marks {
             state.record_point(mark.mark.point, summary.chain);
@@ -108,17 +121,32 @@ impl JournalProgress {
         self.changed.notify_all();
     }
 
-    /// Records that the open segment is lost. Returns the last sequence that is not.
-    pub fn lost(&self) -> Sequence {
+    /// Records that the open segment, or the record that it was to be opened for, is lost. Returns
+    /// the last sequence that is not, and the time of the oldest lost record.
+    pub fn lost(&self) -> (Sequence, Option<Timestamp>) {
         let mut state = self.state.lock();
         state.losses += 1;
-        state.open_since = None;
-        state.durable
+        state.stall = Some(Stall::Failing);
+        (state.durable, state.open_since.take())
+    }
+
+    /// Records whether the spool has no room for the next record.
+    pub fn set_spool_full(&self, yes: bool) {
+        let mut state = self.state.lock();
+        if state.stall != Some(Stall::Failing) {
+            state.stall = yes.then_some(Stall::SpoolFull);
+        }
+    }
+
+    /// Returns whether the journal cannot go on at present.
+    pub fn is_stalled(&self) -> bool {
+        self.state.lock().stall.is_some()
     }
 
     /// Records that the journal goes on after another segment, and that what it closed since that
-    /// one is of no more use. Returns the last sequence closed.
-    pub fn goes_on_after(&self, chain: ChainHash) -> Sequence {
+    /// one is of no more use. Returns the last sequence closed, and the time of the oldest record
+    /// that was lost with the open segment.
+    pub fn goes_on_after(&self, chain: ChainHash) -> (Sequence, Option<Timestamp>) {
         self.state.lock().chain = chain;
         self.lost()
     }

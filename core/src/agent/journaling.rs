@@ -5,13 +5,18 @@
 //!
 //! Invariant: a segment is in the spool before it counts as durable.
 //!
-//! Behaviour on failure: the open segment is lost, and the regions of its changes become dirty.
-//! With a full spool the tap falls back to dirty regions too. Writers never wait for the journal's
-//! disk.
+//! Invariant: the closed segments do not exceed the limit of the spool. Only a single change that is
+//! larger than the limit does, in an empty spool.
+//!
+//! Behaviour on failure: the open segment is lost, and the regions of its changes become dirty. The
+//! journal then tries to write the begin of the unordered interval, whose time is that of the first
+//! lost change, until that is durable. With a full spool the tap falls back to dirty regions too.
+//! Writers never wait for the journal's disk.
 
 use std::task::Waker;
 use std::time::Duration;
 
+use super::failures::{JOURNAL, REWIND};
 use super::requests::Request;
 use super::rewind;
 use super::shared::Shared;
@@ -19,9 +24,10 @@ use super::spool::Spooled;
 use super::task::{Next, Task};
 use crate::capture::{QueuedBody, QueuedRecord};
 use crate::error::{Error, ErrorKind, Result};
-use crate::event::{Cause, EventKind};
+use crate::event::Cause;
 use crate::journal::{
-    Body, FileSink, RECORD_DATA_BYTES_MAX, Record, SegmentKind, SegmentParams, SegmentWriter,
+    Body, FileSink, RECORD_DATA_BYTES_MAX, RECORD_EXTRA_BYTES_MAX, Record, SegmentKind,
+    SegmentParams, SegmentWriter,
 };
 use crate::units::{Sequence, Timestamp};
 
@@ -29,8 +35,13 @@ use crate::units::{Sequence, Timestamp};
 const DRAIN_BYTES: u64 = 1 << 20;
 /// Pause in which more records gather.
 const DRAIN_WAIT: Duration = Duration::from_millis(5);
-/// Pause while the spool is full or its disk fails.
+/// Records of a batch may add this many times their cost in the queue to a segment: the cost of a
+/// small one is an eighth of [`RECORD_EXTRA_BYTES_MAX`].
+const BATCH_SHARE: u64 = 8;
+/// Pause while the spool is full, and after the first failure of its disk.
 const PAUSE: Duration = Duration::from_millis(50);
+/// Longest pause while the disk of the spool fails.
+const PAUSE_MAX: Duration = Duration::from_secs(1);
 
 /// Segments pile up if they fill this part of the spool.
 const PILE_ONE_IN: u64 = 8;
@@ -80,12 +91,15 @@ struct Open {
 pub(super) struct Journaling {
     open: Option<Open>,
     budget: CompressionBudget,
+    /// Pause after the next loss.
+    pause: Duration,
 }
 
 impl Journaling {
     pub(super) fn new(shared: &Shared) -> Self {
         let percent_max = shared.policy.compression_cpu_percent_max;
-        Self { open: None, budget: CompressionBudget::new(percent_max, shared.clock.elapsed()) }
+        let budget = CompressionBudget::new(percent_max, shared.clock.elapsed());
+        Self { open: None, budget, pause: PAUSE }
     }
 }
 
@@ -118,33 +132,37 @@ impl Task for Journaling {
 
 impl Journaling {
     fn go_on(&mut self, shared: &Shared) -> Next {
-        let stopping = shared.requests.is_stopping();
-        let pause = if stopping { Next::Ended } else { Next::Later(PAUSE) };
         if let Some(rewind) = shared.session.take_rewind() {
             self.open = None;
             continue_vault(shared, rewind);
             return Next::Now;
         }
-        let Self { open, budget } = self;
+        // A stop goes on while shipping may still make room.
+        let ends = shared.requests.has_ended();
+        let pause = |pause| if ends { Next::Ended } else { Next::Later(pause) };
+        let Self { open, budget, .. } = self;
         if shared.session.is_fenced() {
             if !shared.journal.is_drained() {
                 drain(shared, open, budget);
                 shared.journal.drained();
             }
-            return pause;
+            return if shared.requests.is_stopping() { Next::Ended } else { Next::Later(PAUSE) };
         }
-        if !shared.shipping.spool.has_room() && open.is_none() {
-            shared.tap.set_pressure(Cause::SpoolFull);
-            return pause;
-        }
-        shared.tap.set_pressure(Cause::MemoryBudget);
-        match step(shared, open, budget) {
-            Ok(idle) if idle && stopping => Next::Ended,
-            Ok(_) => Next::Work(DRAIN_WAIT),
+        match step(shared, open, budget, shared.policy.spool_bytes_max) {
+            Ok(Step::SpoolFull) => pause(PAUSE),
+            Ok(Step::Idle) if shared.requests.is_stopping() => Next::Ended,
+            Ok(Step::Idle | Step::Worked) => {
+                if !shared.journal.is_stalled() {
+                    self.pause = PAUSE;
+                }
+                Next::Work(DRAIN_WAIT)
+            }
             Err(error) => {
                 *open = None;
                 lose(shared, &error);
-                pause
+                let now = self.pause;
+                self.pause = (2 * now).min(PAUSE_MAX);
+                pause(now)
             }
         }
     }
@@ -152,21 +170,22 @@ impl Journaling {
 
 /// Continues a vault that went back. If that fails, shipping finds it out again.
 fn continue_vault(shared: &Shared, rewind: rewind::Rewind) {
-    if let Err(error) = rewind::carry_out(shared, rewind) {
-        shared.event(EventKind::TaskFailed, format!("going on in the vault: {error}"));
+    match rewind::carry_out(shared, rewind) {
+        Ok(()) => shared.works_again(&REWIND),
+        Err(error) => shared.failed(&REWIND, &error),
     }
     shared.session.went_back();
 }
 
-/// Closes what was captured until now, once this source is fenced. From here on only the dirty map
-/// follows the disk.
+/// Closes what was captured until now, once this source is fenced, whatever the limit of the spool:
+/// from here on only the dirty map follows the disk.
 fn drain(shared: &Shared, open: &mut Option<Open>, budget: &mut CompressionBudget) {
     let target = shared.tap.stats().last_sequence;
     while open.is_some() || shared.journal.now().durable < target {
         shared.requests.ask(Request::Close);
-        match step(shared, open, budget) {
-            Ok(true) => break,
-            Ok(false) => {}
+        match step(shared, open, budget, u64::MAX) {
+            Ok(Step::Idle | Step::SpoolFull) => break,
+            Ok(Step::Worked) => {}
             Err(error) => {
                 *open = None;
                 lose(shared, &error);
@@ -176,9 +195,34 @@ fn drain(shared: &Shared, open: &mut Option<Open>, budget: &mut CompressionBudge
     }
 }
 
-/// Journals one batch. Returns whether there was none and no segment is open.
-fn step(shared: &Shared, open: &mut Option<Open>, budget: &mut CompressionBudget) -> Result<bool> {
-    let records = shared.tap.drain(DRAIN_BYTES, Duration::ZERO);
+/// What a step did.
+enum Step {
+    /// Nothing: the queue is empty and no segment is open.
+    Idle,
+    Worked,
+    /// The next record does not fit the spool.
+    SpoolFull,
+}
+
+/// Journals one batch, in a spool of at most `bytes_max`.
+fn step(
+    shared: &Shared,
+    open: &mut Option<Open>,
+    budget: &mut CompressionBudget,
+    bytes_max: u64,
+) -> Result<Step> {
+    let batch_bytes = batch_bytes(shared, open.as_ref(), bytes_max);
+    shared.journal.set_spool_full(batch_bytes.is_none());
+    let Some(batch_bytes) = batch_bytes else {
+        shared.tap.set_pressure(Cause::SpoolFull);
+        // Wakes writers at the end of a barrier.
+        shared.tap.drain(0, Duration::ZERO);
+        // The vault can take it then.
+        close(shared, open)?;
+        return Ok(Step::SpoolFull);
+    };
+    shared.tap.set_pressure(Cause::MemoryBudget);
+    let records = shared.tap.drain(batch_bytes, Duration::ZERO);
     let idle = records.is_empty();
     let start = shared.clock.elapsed();
     let pile_up = shared.shipping.spool.bytes() > shared.policy.spool_bytes_max / PILE_ONE_IN;
@@ -200,7 +244,8 @@ fn step(shared: &Shared, open: &mut Option<Open>, budget: &mut CompressionBudget
     if compressing {
         budget.spend(shared.clock.elapsed().saturating_sub(start));
     }
-    let wanted = shared.requests.take(Request::Close);
+    // The begin of an unordered interval proves that the disk takes segments again.
+    let wanted = shared.requests.take(Request::Close) || shared.journal.is_stalled();
     if let Some(current) = open {
         let age = shared.clock.elapsed().saturating_sub(current.since);
         if wanted
@@ -211,7 +256,22 @@ fn step(shared: &Shared, open: &mut Option<Open>, budget: &mut CompressionBudget
             close(shared, open)?;
         }
     }
-    Ok(idle && open.is_none())
+    Ok(if idle && open.is_none() { Step::Idle } else { Step::Worked })
+}
+
+/// Returns how much may be taken from the queue so that the open segment fits a spool of `bytes_max`
+/// when it is closed; zero if nothing is queued, `None` if the next record alone does not fit. Into an empty spool everything
+/// fits: otherwise nothing would ever make room for a large record.
+fn batch_bytes(shared: &Shared, open: Option<&Open>, bytes_max: u64) -> Option<u64> {
+    let Some(next) = shared.tap.next_bytes() else { return Some(0) };
+    let spool = &shared.shipping.spool;
+    let taken = open.map_or(RECORD_EXTRA_BYTES_MAX, |open| open.writer.closed_bytes_max());
+    let left = bytes_max.saturating_sub(spool.bytes()).saturating_sub(taken);
+    // Long data becomes several records.
+    let records = 1 + next / RECORD_DATA_BYTES_MAX as u64;
+    let fits = next.saturating_add(records * RECORD_EXTRA_BYTES_MAX) <= left;
+    let is_alone = open.is_none() && spool.is_empty();
+    (fits || is_alone).then_some((left / BATCH_SHARE).clamp(1, DRAIN_BYTES))
 }
 
 fn append(shared: &Shared, open: &mut Option<Open>, queued: &QueuedRecord) -> Result<()> {
@@ -252,6 +312,8 @@ fn opened<'a>(
     first_time: Timestamp,
 ) -> Result<&'a mut SegmentWriter<FileSink>> {
     if open.is_none() {
+        // Even if the file cannot be created, the record is known to be lost.
+        shared.journal.opens(first_time);
         let path = shared.state.open_segment();
         let params = SegmentParams {
             kind: SegmentKind::Log,
@@ -270,7 +332,6 @@ fn opened<'a>(
         let sink = FileSink::create_in(&**shared.state.files(), &path)?;
         let writer = SegmentWriter::create(sink, params, shared.keys.newest(), &*shared.clock)?;
         *open = Some(Open { writer, since: shared.clock.elapsed() });
-        shared.journal.opened(first_time);
     }
     let open = open.as_mut().expect("opened above");
     Ok(&mut open.writer)
@@ -285,19 +346,22 @@ fn close(shared: &Shared, open: &mut Option<Open>) -> Result<()> {
     // it there.
     shared.shipping.spool.push(Spooled { path, summary: summary.clone() });
     shared.journal.closed(&summary);
+    shared.progress.moved();
+    shared.works_again(&JOURNAL);
     Ok(())
 }
 
 /// Gives the open segment up: everything after the last closed one is read from the disk again.
 fn lose(shared: &Shared, error: &Error) {
-    let durable = shared.journal.lost();
     let cause =
         if error.kind() == ErrorKind::Full { Cause::SpoolFull } else { Cause::JournalError };
     // Frees the space of the torn segment.
     let _ = shared.state.remove(&shared.state.open_segment());
-    shared.tap.journal_lost(durable, cause);
+    let (durable, since) = shared.journal.lost();
+    shared.tap.journal_lost(durable, since, cause);
     shared.journal.wake();
-    shared.event(EventKind::TaskFailed, format!("the journal cannot be written: {error}"));
+    shared.progress.moved();
+    shared.failed(&JOURNAL, error);
 }
 
 #[cfg(test)]

@@ -20,6 +20,7 @@ const MARK_WAIT: Duration = Duration::from_secs(30);
 impl Shared {
     /// Takes a point, and waits until it is durable.
     pub(super) fn mark(&self, kind: PointKind, label: &str) -> Result<RecoveryPoint> {
+        self.check_callers_word(kind)?;
         self.check_owns_volume("mark point of")?;
         self.wait_durable(&self.place_mark(kind, label, |mark| self.tap.mark(mark))?)
     }
@@ -83,6 +84,24 @@ impl Shared {
             limit,
             written: vec![self.state.path().to_owned(), self.volume.device().name().into()],
         }
+    }
+
+    /// Refuses kinds that promise more than a caller can know: those of points for which this library
+    /// quiesces applications, or makes one cut of several volumes.
+    fn check_callers_word(&self, kind: PointKind) -> Result<()> {
+        let instead = match kind {
+            PointKind::Crash | PointKind::Declared => return Ok(()),
+            PointKind::App => "such a point is made by quiescing an application",
+            PointKind::GroupCrash | PointKind::GroupApp => "such a point is made by a group",
+        };
+        Err(Error::new(ErrorKind::InvalidInput, "mark point of", &self.info.name)
+            .message(instead)
+            .expected(format_args!(
+                "kind {} or {}",
+                PointKind::Crash.name(),
+                PointKind::Declared.name()
+            ))
+            .found(kind.name()))
     }
 
     /// Refuses what cannot become a point, before applications are quiesced for it.

@@ -8,8 +8,10 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::anchor::{Anchor, AnchorFile, Difference, new_instance};
+use super::failures::Failures;
 use super::journal_progress::JournalProgress;
 use super::points::Points;
+use super::progress::Progress;
 use super::protection::Protection;
 use super::provisional::Provisional;
 use super::requests::Requests;
@@ -221,6 +223,8 @@ impl ProtectionOptions {
             shipping: Shipments::new(spool, shipper, replicated),
             session: Session::new(provisional),
             requests: Requests::default(),
+            progress: Progress::default(),
+            failures: Failures::default(),
         });
         if let Some(Difference { cause, message, content }) = left.difference {
             let then = if content { "; the disk is compared with the replica" } else { "" };
@@ -232,7 +236,8 @@ impl ProtectionOptions {
         left.spooled.into_iter().for_each(|spooled| shared.shipping.spool.push(spooled));
         // An open unordered interval needs its end, even if nothing is left to read.
         if !needed.regions.is_empty() || left.open_unordered.is_some() {
-            shared.tap.require_resync(&needed.regions, needed.cause);
+            let since = shared.unknown_since();
+            shared.tap.require_resync(&needed.regions, needed.cause, since);
         }
         hand_over::resume(&shared);
         Ok((shared, baseline))

@@ -16,9 +16,9 @@ use crate::replica::RecoveryPoint;
 use crate::units::Sequence;
 use crate::vault::{TimelineEntry, VolumeInfo};
 
-/// Pause between two looks at what a caller waits for.
-const POLL: Duration = Duration::from_millis(5);
-/// Shortest time that a stop gives the journal.
+/// Longest pause between two looks at what a caller waits for.
+const LOOK: Duration = Duration::from_millis(100);
+/// Shortest time that a stop gives a journal that can go on.
 const JOURNAL_WAIT_MIN: Duration = Duration::from_secs(10);
 
 /// One protected volume, running. May be used from any thread.
@@ -40,8 +40,12 @@ impl Protection {
 
     /// Takes a recovery point now, and returns once it is durable in the local journal.
     ///
+    /// `kind` is [`PointKind::Crash`], or [`PointKind::Declared`] at a transaction boundary of the
+    /// caller's own. Points of the other kinds are made by [`Protection::mark_quiesced`],
+    /// [`Protection::mark_app`] and [`VolumeCut`](super::VolumeCut).
+    ///
     /// `NotOrdered` during initial replication, resync or overflow, `InvalidInput` if the label is
-    /// too long, `Fenced` if another source owns the volume or it was handed over.
+    /// too long or for another kind, `Fenced` if another source owns the volume or it was handed over.
     pub fn mark(&self, kind: PointKind, label: &str) -> Result<RecoveryPoint> {
         self.shared.mark(kind, label)
     }
@@ -122,16 +126,23 @@ impl Protection {
     /// take within `limit` stays in the spool, and so does all of it before a failover is
     /// committed. Every writer must be gone before: stop an NBD server first.
     ///
-    /// `Fenced` if another source owns the volume. What was captured here was then handed in to a
+    /// `Unavailable` if the journal cannot be closed within `limit` because the spool stays full or
+    /// its disk fails. The next session then reads the dirty regions again, as after a crash. A
+    /// journal that can go on gets at least 10 s. `Fenced` if another source owns the volume. What was captured here was then handed in to a
     /// branch, as far as the vault answered.
     pub fn stop(mut self, limit: Duration) -> Result<()> {
         let shared = self.shared.clone();
         shared.begin_stop()?;
-        let journal_limit = limit.max(JOURNAL_WAIT_MIN);
-        let journaled = self.wait(journal_limit, "journal", || shared.is_journaled());
+        let start = shared.clock.elapsed();
+        let passed = || shared.clock.elapsed().saturating_sub(start);
+        let mut journaled = self.wait(limit, "journal", || shared.is_journaled());
+        if journaled.is_err() && !shared.journal.is_stalled() {
+            let rest = JOURNAL_WAIT_MIN.saturating_sub(passed());
+            journaled = self.wait(rest, "journal", || shared.is_journaled());
+        }
         // Before a failover is committed nothing leaves the spool.
         if !shared.session.is_provisional() {
-            shared.shipping.spool.wait_empty(limit);
+            shared.shipping.spool.wait_empty(limit.saturating_sub(passed()));
         }
         self.end();
         journaled?;
@@ -140,10 +151,16 @@ impl Protection {
     }
 
     fn wait(&self, limit: Duration, what: &'static str, done: impl Fn() -> bool) -> Result<()> {
-        let start = self.shared.clock.elapsed();
-        while !done() {
-            self.shared.check_not_fenced(what)?;
-            if self.shared.clock.elapsed().saturating_sub(start) > limit {
+        let (shared, progress) = (&self.shared, &self.shared.progress);
+        let start = shared.clock.elapsed();
+        loop {
+            let seen = progress.now();
+            if done() {
+                return Ok(());
+            }
+            shared.check_not_fenced(what)?;
+            let left = limit.saturating_sub(shared.clock.elapsed().saturating_sub(start));
+            if left.is_zero() {
                 let stats = self.stats();
                 return Err(Error::new(ErrorKind::Unavailable, what, &self.shared.info.name)
                     .expected(format_args!("it done within {limit:?}"))
@@ -154,9 +171,8 @@ impl Protection {
                         stats.last_sequence
                     )));
             }
-            std::thread::sleep(POLL);
+            progress.wait(seen, left.min(LOOK));
         }
-        Ok(())
     }
 
     fn end(&mut self) {

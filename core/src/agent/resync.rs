@@ -12,6 +12,7 @@
 use std::task::{Poll, Waker};
 use std::time::Duration;
 
+use super::failures::RESYNC;
 use super::requests::Request;
 use super::shared::Shared;
 use super::task::{Next, Task};
@@ -29,8 +30,10 @@ const LOOKED_UP_BYTES: u64 = 256 << 20;
 const POLL: Duration = Duration::from_millis(10);
 /// Longest pause of a task that waits for others.
 const WAIT: Duration = Duration::from_millis(200);
-/// Pause after the device failed a read.
+/// Pause after the device failed a read, and after the journal lost a resync for the first time.
 const RETRY: Duration = Duration::from_millis(500);
+/// Longest pause after the journal lost a resync.
+const RETRY_MAX: Duration = Duration::from_secs(8);
 
 /// What is known of the replica's content in the dirty regions.
 pub(super) enum Baseline {
@@ -51,6 +54,8 @@ pub(super) struct Resync {
     stage: Stage,
     /// Losses of the journal when the resync began.
     losses: u64,
+    /// Pause after the journal loses this resync.
+    retry: Duration,
 }
 
 enum Stage {
@@ -65,7 +70,7 @@ enum Stage {
 
 impl Resync {
     pub(super) fn new(baseline: Baseline) -> Self {
-        Self { baseline, prints: None, stage: Stage::Idle, losses: 0 }
+        Self { baseline, prints: None, stage: Stage::Idle, losses: 0, retry: RETRY }
     }
 
     fn begin(&mut self, shared: &Shared) -> Next {
@@ -126,7 +131,7 @@ impl Resync {
             // Retention removed a segment of the view; without a view everything is journaled.
             self.forget();
         }
-        shared.event(EventKind::TaskFailed, format!("resync: {error}"));
+        shared.failed(&RESYNC, error);
         Next::Later(RETRY)
     }
 
@@ -165,6 +170,8 @@ impl Resync {
             self.stage = Stage::Reading(0);
             return Next::Now;
         }
+        self.retry = RETRY;
+        shared.progress.moved();
         let (bytes_read, bytes_journaled) =
             (shared.resync.bytes_read(), shared.resync.bytes_journaled());
         let message = format!("read {bytes_read} bytes, {bytes_journaled} of them had changed");
@@ -175,8 +182,13 @@ impl Resync {
     fn end(&mut self, shared: &Shared) -> Next {
         self.forget();
         self.stage = Stage::Idle;
-        // While the journal cannot be written, another resync at once would be lost too.
-        if shared.journal.now().losses == self.losses { Next::Now } else { Next::Later(RETRY) }
+        if shared.journal.now().losses == self.losses {
+            return Next::Now;
+        }
+        // On a disk that is nearly full another resync at once would be lost too.
+        let pause = self.retry;
+        self.retry = (2 * pause).min(RETRY_MAX);
+        Next::Later(pause)
     }
 
     fn resync_region(&self, shared: &Shared, region: u64, ticket: Ticket) -> Result<()> {
@@ -187,6 +199,7 @@ impl Resync {
         }
         match self.read_changes(shared, extent) {
             Ok((changes, bytes_read)) => {
+                shared.works_again(&RESYNC);
                 let journaled = changes.iter().map(|(extent, _)| extent.length).sum();
                 shared.resync.add(bytes_read, journaled);
                 shared.tap.complete_resync(ticket, region, changes);
@@ -268,9 +281,9 @@ impl Task for Resync {
     }
 }
 
-/// Returns whether queue and spool have room for more.
+/// Returns whether the queue has room for more, and the journal empties it.
 fn has_room(shared: &Shared) -> bool {
-    shared.tap.has_room() && shared.shipping.spool.has_room()
+    shared.tap.has_room() && !shared.journal.is_stalled()
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]

@@ -20,26 +20,27 @@ use crate::units::Timestamp;
 /// Largest difference between wall clock and interval clock since the start. Beyond it, points
 /// could seem older than they are and be removed, so nothing is.
 const CLOCK_SLACK: Duration = Duration::from_secs(1800);
+/// A clock that kept in step for this long after a jump is taken to be right: it was wrong before,
+/// or the machine slept. Until then, whatever sets clocks has time to correct a wrong one.
+const CLOCK_SETTLES: Duration = Duration::from_secs(6 * 3600);
 const TICK: Duration = Duration::from_millis(100);
 
 /// Runs until the protection stops.
 pub(super) struct Retention {
     compactor: Compactor,
     last: Duration,
-    began: (Timestamp, Duration),
+    clock: ClockWatch,
     failing: bool,
 }
 
 impl Retention {
     pub(super) fn new(shared: &Shared) -> Self {
         let last = shared.clock.elapsed();
-        let began = (shared.clock.now(), last);
-        Self { compactor: Compactor::that_stays(), last, began, failing: false }
+        let clock = ClockWatch::new((shared.clock.now(), last));
+        Self { compactor: Compactor::that_stays(), last, clock, failing: false }
     }
 
-    fn run(&mut self, shared: &Shared, policy: &RetentionPolicy) {
-        let passed = shared.clock.elapsed().saturating_sub(self.began.1);
-        let jump = clock_jump(self.began.0, passed, shared.clock.now());
+    fn run(&mut self, shared: &Shared, policy: &RetentionPolicy, jump: Duration) {
         let result = check_clock(&shared.info.name, jump)
             .and_then(|()| compact(shared, policy, &mut self.compactor));
         self.last = shared.clock.elapsed();
@@ -67,12 +68,14 @@ impl Task for Retention {
             return Next::Ended;
         }
         let interval = shared.policy.retention_interval;
+        // At each step, so that the time of a jump is known.
+        let jump = self.clock.look((shared.clock.now(), shared.clock.elapsed()));
         // Until the catalog records the hand-over, nothing protects its recovery state from a fold.
         let waits = shared.session.is_provisional()
             || shared.session.handed_over().is_some()
             || shared.session.retention_waits().load(Ordering::Acquire);
         if shared.clock.elapsed().saturating_sub(self.last) >= interval && !waits {
-            self.run(shared, policy);
+            self.run(shared, policy, jump);
         }
         Next::Later(TICK)
     }
@@ -87,10 +90,43 @@ fn gives_way(shared: &Shared) -> bool {
     is_over(shared) || shared.session.handed_over().is_some()
 }
 
+/// A moment by the wall clock and by the interval clock.
+type Moment = (Timestamp, Duration);
+
+/// Compares the wall clock with the interval clock.
+struct ClockWatch {
+    /// A moment at which the wall clock was right.
+    right: Moment,
+    /// When it was first seen out of step with that, and from then on in step with itself.
+    jumped: Option<Moment>,
+}
+
+impl ClockWatch {
+    fn new(right: Moment) -> Self {
+        Self { right, jumped: None }
+    }
+
+    /// Returns how far the wall clock has jumped; zero if it is right.
+    fn look(&mut self, now: Moment) -> Duration {
+        let jump = difference(self.right, now);
+        if jump <= CLOCK_SLACK {
+            self.jumped = None;
+            return Duration::ZERO;
+        }
+        let in_step = self.jumped.filter(|jumped| difference(*jumped, now) <= CLOCK_SLACK);
+        let since = *self.jumped.insert(in_step.unwrap_or(now));
+        if now.1.saturating_sub(since.1) < CLOCK_SETTLES {
+            return jump;
+        }
+        *self = Self::new(now);
+        Duration::ZERO
+    }
+}
+
 /// Returns how far the wall clock has moved against the interval clock.
-fn clock_jump(began: Timestamp, passed: Duration, now: Timestamp) -> Duration {
-    let expected = began.0.saturating_add(i64::try_from(passed.as_nanos()).unwrap_or(i64::MAX));
-    Duration::from_nanos(now.0.abs_diff(expected))
+fn difference(from: Moment, now: Moment) -> Duration {
+    let passed = i64::try_from(now.1.saturating_sub(from.1).as_nanos()).unwrap_or(i64::MAX);
+    Duration::from_nanos(now.0.0.abs_diff(from.0.0.saturating_add(passed)))
 }
 
 fn check_clock(volume: &str, jump: Duration) -> Result<()> {
@@ -98,7 +134,8 @@ fn check_clock(volume: &str, jump: Duration) -> Result<()> {
         return Ok(());
     }
     Err(Error::new(ErrorKind::Unavailable, "compact", volume).message(format_args!(
-        "the clock jumped by {jump:.0?}, so no age is certain; if the clock is right now, restart the agent"
+        "the clock jumped by {jump:.0?}, so no age is certain; retention goes on when the clock is as before, or has kept this time for {} h; if it is right now, a restart of the agent is faster",
+        CLOCK_SETTLES.as_secs() / 3600
     )))
 }
 
@@ -131,16 +168,39 @@ fn complaint(report: &CompactReport) -> Option<String> {
 mod tests {
     use super::*;
 
+    const MINUTES: i64 = 60_000_000_000;
+    const HOURS: i64 = 60 * MINUTES;
+
+    /// The moment `passed` after the start, by a wall clock that is `jump` off.
+    fn moment(passed: i64, jump: i64) -> Moment {
+        (Timestamp(1_000 * HOURS + passed + jump), Duration::from_nanos(passed.unsigned_abs()))
+    }
+
     #[test]
     fn promise_5_nothing_is_given_up_by_a_clock_that_jumped() {
-        let (began, hour) = (Timestamp(1_000_000_000_000_000), 3_600_000_000_000_i64);
-        let passed = Duration::from_secs(600);
-        let at = |jump: i64| clock_jump(began, passed, Timestamp(began.0 + 600_000_000_000 + jump));
-        assert_eq!(at(0), Duration::ZERO);
-        assert!(check_clock("disk", at(hour / 4)).is_ok(), "a correction");
-        for jump in [hour, -hour, 24 * hour] {
-            let error = check_clock("disk", at(jump)).expect_err("a jump");
+        for jump in [HOURS, -HOURS, 24 * HOURS] {
+            let mut clock = ClockWatch::new(moment(0, 0));
+            assert_eq!(clock.look(moment(10 * MINUTES, HOURS / 4)), Duration::ZERO, "a correction");
+            let found = clock.look(moment(20 * MINUTES, jump));
+            assert_eq!(found, Duration::from_nanos(jump.unsigned_abs()));
+            let error = check_clock("disk", found).expect_err("a jump");
             assert_eq!(error.kind(), ErrorKind::Unavailable);
+            assert!(!clock.look(moment(6 * HOURS, jump)).is_zero(), "not for long enough");
         }
+        check_clock("disk", Duration::ZERO).expect("no jump");
+    }
+
+    #[test]
+    fn retention_goes_on_when_the_clock_is_right_again() {
+        let mut clock = ClockWatch::new(moment(0, 0));
+        assert!(!clock.look(moment(HOURS, 5 * HOURS)).is_zero());
+        assert!(clock.look(moment(2 * HOURS, 0)).is_zero(), "it was corrected");
+        // Wrong at the start, and corrected in two steps.
+        assert!(!clock.look(moment(3 * HOURS, 5 * HOURS)).is_zero());
+        assert!(!clock.look(moment(8 * HOURS, 7 * HOURS)).is_zero());
+        assert!(!clock.look(moment(13 * HOURS, 7 * HOURS)).is_zero(), "the second jump counts");
+        assert!(clock.look(moment(14 * HOURS, 7 * HOURS)).is_zero(), "it has kept in step");
+        assert!(clock.look(moment(15 * HOURS, 7 * HOURS)).is_zero());
+        assert!(!clock.look(moment(16 * HOURS, 0)).is_zero(), "a jump from the new time");
     }
 }

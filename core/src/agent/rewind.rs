@@ -17,7 +17,7 @@ use super::shared::Shared;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Cause, EventKind};
 use crate::replica::Replica;
-use crate::vault::{Catalog, CatalogEdit, layout};
+use crate::vault::{Catalog, CatalogEdit, layout, missing_since};
 
 /// What the vault has, once it went back.
 pub(super) struct Rewind {
@@ -84,15 +84,19 @@ fn owned(shared: &Shared, replica: Replica) -> Result<Replica> {
 pub(super) fn carry_out(shared: &Shared, rewind: Rewind) -> Result<()> {
     let (last, chain) = (rewind.catalog.last_sequence(), rewind.catalog.last_chain());
     let given = shared.tap.stats().last_sequence;
+    // What was published later is gone.
+    let published = rewind.catalog.segments().iter().map(|entry| &entry.summary);
+    let vault_since = missing_since(published);
     shared.state.remove(&shared.state.open_segment())?;
     for spooled in shared.shipping.spool.take_all() {
         shared.state.reject(&spooled.path)?;
     }
     shared.shipping.shipper.go_back_to(rewind.catalog, given)?;
     shared.shipping.went_back(last);
-    let durable = shared.journal.goes_on_after(chain);
+    let (durable, lost_since) = shared.journal.goes_on_after(chain);
     shared.resync.offer(rewind.baseline);
-    shared.tap.journal_lost(durable, Cause::VaultWentBack);
+    let since = vault_since.into_iter().chain(lost_since).min();
+    shared.tap.journal_lost(durable, since, Cause::VaultWentBack);
     shared.journal.wake();
     shared.require_resync(Cause::VaultWentBack)?;
     let kind = EventKind::Diverged { cause: Cause::VaultWentBack };

@@ -7,8 +7,10 @@ use std::sync::Arc;
 
 use super::anchor::AnchorFile;
 use super::clean_stop::clean_stop;
+use super::failures::Failures;
 use super::journal_progress::JournalProgress;
 use super::points::Points;
+use super::progress::Progress;
 use super::provisional::Provisional;
 use super::requests::{Request, Requests};
 use super::resync_progress::ResyncProgress;
@@ -45,6 +47,8 @@ pub(super) struct Shared {
     pub shipping: Shipments,
     pub session: Session,
     pub requests: Requests,
+    pub progress: Progress,
+    pub failures: Failures,
 }
 
 impl Shared {

@@ -198,13 +198,16 @@ fn is_decisive(error: &Error) -> bool {
 }
 
 fn record_published(shared: &Shared, last: Sequence) {
-    if shared.shipping.published(last) {
+    let is_back = shared.shipping.published(last);
+    shared.progress.moved();
+    if is_back {
         shared.event(EventKind::VaultAvailable, "the vault takes segments again".into());
     }
 }
 
 fn fence(shared: &Shared, error: &Error) -> Next {
     shared.session.fence();
+    shared.progress.moved();
     shared.event(EventKind::Fenced, error.to_string());
     Next::Later(TICK)
 }

@@ -41,7 +41,7 @@ pub(crate) struct Spool {
 }
 
 impl Spool {
-    /// Makes an empty spool. `bytes_max` is the limit that [`Spool::has_room`] compares with.
+    /// Makes an empty spool. It is crowded beyond half of `bytes_max`.
     pub(crate) fn new(files: Arc<dyn Files>, bytes_max: u64) -> Self {
         Self { state: Mutex::default(), changed: Condvar::new(), files, bytes_max }
     }
@@ -65,9 +65,9 @@ impl Spool {
         self.lock().bytes > self.bytes_max / 2
     }
 
-    /// Returns whether there is room for another segment. The last one may exceed the limit.
-    pub(crate) fn has_room(&self) -> bool {
-        self.lock().bytes < self.bytes_max
+    /// Returns whether no segment is inside.
+    pub(super) fn is_empty(&self) -> bool {
+        self.lock().queue.is_empty()
     }
 
     /// Returns the bytes of the segments inside.
@@ -191,11 +191,12 @@ mod tests {
     fn segments_leave_oldest_first_and_take_their_bytes_along() {
         let entries = [entry(1, 0), entry(11, 1), entry(21, 2)];
         let spool = spool_of(&entries);
-        assert!(spool.bytes() == 300 && !spool.has_room() && spool.is_crowded());
+        assert!(spool.bytes() == 300 && spool.is_crowded());
         spool.remove_published(&entries[..2]);
         assert_eq!((spool.bytes(), spool.oldest()), (100, Some(Timestamp(21))));
         spool.remove_published(&entries[2..]);
         assert_eq!((spool.bytes(), spool.oldest()), (0, None));
+        assert!(spool.is_empty());
     }
 
     #[test]

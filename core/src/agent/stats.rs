@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use super::shared::Shared;
 use crate::event::Mode;
-use crate::units::Sequence;
+use crate::units::{Sequence, Timestamp};
+use crate::vault::missing_since;
 
 /// A snapshot of a protection.
 #[derive(Clone, Debug, PartialEq)]
@@ -17,7 +18,9 @@ pub struct ProtectionStats {
     pub journaled_sequence: Sequence,
     /// Newest sequence in the vault's catalog.
     pub replicated_sequence: Sequence,
-    /// Age of the oldest captured change that is not in the vault; zero if all are.
+    /// Age of the oldest change that the vault lacks, whether it was captured or not; zero if it has
+    /// all. A change that was not captured counts until the resync that reads its region again is
+    /// complete and in the vault.
     pub rpo: Duration,
     /// Changes captured: writes, zeroes and discards.
     pub changes: u64,
@@ -64,7 +67,10 @@ impl Shared {
             (journal.durable, journal.bytes_stored, journal.open_since)
         };
         let spool = &self.shipping.spool;
-        let oldest = [spool.oldest(), open_since, tap.oldest_queued].into_iter().flatten().min();
+        let replicated = self.shipping.replicated();
+        let uncaptured = self.tap.uncaptured_since(replicated);
+        let oldest = [spool.oldest(), open_since, tap.oldest_queued, uncaptured];
+        let oldest = oldest.into_iter().flatten().min();
         let now = self.clock.now();
         let vault_available = self.shipping.is_vault_available();
         let spool_bytes = spool.bytes();
@@ -74,7 +80,7 @@ impl Shared {
             mode: tap.mode,
             last_sequence: tap.last_sequence,
             journaled_sequence: journaled,
-            replicated_sequence: self.shipping.replicated(),
+            replicated_sequence: replicated,
             rpo: oldest.map_or(Duration::ZERO, |time| Duration::from_nanos(now.nanos_since(time))),
             changes: tap.changes,
             bytes_captured: tap.bytes_captured,
@@ -94,6 +100,16 @@ impl Shared {
             provisional: self.session.is_provisional(),
             handed_over: self.session.handed_over().is_some(),
         }
+    }
+
+    /// Returns the first time at which a change of earlier sessions may be missing from the journal,
+    /// which was not closed to its end; `None` if there were none.
+    pub(super) fn unknown_since(&self) -> Option<Timestamp> {
+        let spooled = self.shipping.spool.oldest_batch(0, usize::MAX);
+        let catalog = self.shipping.shipper.catalog();
+        let published = catalog.segments().iter().map(|entry| &entry.summary);
+        let summaries = published.chain(spooled.iter().map(|spooled| &spooled.summary));
+        missing_since(summaries)
     }
 }
 

@@ -126,6 +126,11 @@ impl SteppedProtection {
         self.shared.session.retention_waits().clone()
     }
 
+    /// Returns how often the journal lost what it had not closed.
+    pub fn journal_losses(&self) -> u64 {
+        self.shared.journal.now().losses
+    }
+
     /// Asks to close, ship and publish everything without waiting for the policy's intervals.
     pub fn hurry(&self) {
         self.shared.requests.hurry_until(false);

@@ -10,6 +10,7 @@
 use std::task::Waker;
 use std::time::Duration;
 
+use super::failures::CLEANING;
 use super::hand_over::HandOver;
 use super::points::PlacedMark;
 use super::shared::Shared;
@@ -178,8 +179,9 @@ fn clean(shared: &Shared, through: Sequence) {
     let cleaned = shared.anchor.promise(through).and_then(|()| {
         crate::capture::clean(&shared.tap, &shared.dirty, &**shared.volume.device(), through)
     });
-    if let Err(error) = cleaned {
-        shared.event(EventKind::TaskFailed, format!("the dirty map is not cleaned: {error}"));
+    match cleaned {
+        Ok(()) => shared.works_again(&CLEANING),
+        Err(error) => shared.failed(&CLEANING, &error),
     }
 }
 

@@ -64,6 +64,6 @@ pub(crate) fn require_resync(
     map.set_dirty(&[regions])?;
     // Under the map's lock: a cleaning in between would clear regions that the tap relies on from
     // now on.
-    tap.require_resync(&[regions], cause);
+    tap.require_resync(&[regions], cause, None);
     Ok(())
 }

@@ -23,6 +23,7 @@ mod queue;
 mod queued;
 mod regions;
 mod state;
+mod uncaptured;
 
 use std::sync::Arc;
 use std::task::{Poll, Waker};
@@ -260,7 +261,7 @@ impl Tap {
         let time = self.clock.now();
         let mut state = self.lock();
         self.fall(&mut state, Cause::DeviceError, time);
-        state.read_again(range);
+        state.leave_to_resync(range, time);
         Self::end(state, ticket);
     }
 
@@ -300,6 +301,13 @@ impl Tap {
             resync_regions: state.regions.resync.count(),
             oldest_queued: state.queue.front().map(|record| record.time),
         }
+    }
+
+    /// Returns the time of the oldest change that is not captured, or was lost by the journal, and
+    /// that a replica of everything up to `replicated` lacks. `None` if it lacks nothing but the
+    /// queue and what the journal still has.
+    pub fn uncaptured_since(&self, replicated: Sequence) -> Option<Timestamp> {
+        self.lock().uncaptured.since(replicated)
     }
 
     /// Closes the tap, because its queue is not drained and no region is set dirty any more. No
@@ -363,7 +371,7 @@ impl Tap {
             self.fall(state, pressure, time);
         }
         if state.mode == Mode::Dirty || over {
-            state.read_again(range);
+            state.leave_to_resync(range, time);
             return;
         }
         // A region that waits for its resync will be read in any case. Capturing a part of it would
@@ -372,7 +380,7 @@ impl Tap {
         if state.mode == Mode::Resync
             && state.regions.resync.next(range.first).is_some_and(|region| region <= range.last)
         {
-            state.read_again(range);
+            state.leave_to_resync(range, time);
             return;
         }
         state.push(time, body);
@@ -384,10 +392,11 @@ impl Tap {
         }
     }
 
-    /// Leaves `Ordered` mode, if the volume is in it.
-    fn fall(&self, state: &mut TapState, cause: Cause, time: Timestamp) {
+    /// Leaves `Ordered` mode, if the volume is in it. `since` is the time of the first change that
+    /// is not captured: from then on no state can be restored.
+    fn fall(&self, state: &mut TapState, cause: Cause, since: Timestamp) {
         if state.mode == Mode::Ordered {
-            state.push(time, QueuedBody::UnorderedBegin(cause));
+            state.push(since, QueuedBody::UnorderedBegin(cause));
             state.set_mode(Mode::Dirty, cause);
             self.work.notify_all();
         }

@@ -41,6 +41,7 @@ pub use wrapping::WrappingKey;
 #[cfg(any(test, feature = "testing"))]
 pub use wrapping::wrap_version_1;
 pub(crate) use wrapping::wrong_key;
+pub(crate) use writer::RECORD_EXTRA_BYTES_MAX;
 pub use writer::SegmentWriter;
 
 use crate::event::Cause;

@@ -31,10 +31,18 @@ fn write(records: &[Owned], key: Option<&VolumeKey>, compression: Compression) -
     let clock = ManualClock::new(Timestamp(0), 7);
     let mut writer =
         SegmentWriter::create(Vec::new(), params(1, compression), key, &clock).expect("create");
+    assert!(writer.closed_bytes_max() <= RECORD_EXTRA_BYTES_MAX);
     for (at, owned) in records.iter().enumerate() {
-        writer.append(&owned.record(at)).expect("append");
+        let (before, record) = (writer.closed_bytes_max(), owned.record(at));
+        writer.append(&record).expect("append");
+        let data = if let Body::Write { data, .. } = record.body { data.len() as u64 } else { 0 };
+        let added = writer.closed_bytes_max().saturating_sub(before);
+        assert!(added <= data + RECORD_EXTRA_BYTES_MAX, "{added} bytes for {data}");
     }
-    writer.close(None).expect("close").0
+    let most = writer.closed_bytes_max();
+    let bytes = writer.close(None).expect("close").0;
+    assert!(bytes.len() as u64 <= most, "{} bytes, and {most} were promised", bytes.len());
+    bytes
 }
 
 fn open(bytes: &[u8], key: Option<&VolumeKey>) -> Result<Segment> {

@@ -12,7 +12,8 @@ use super::cipher::SegmentCipher;
 use super::format::{
     self, Aead, Codec, DATA_FRAMES_MAX, EXTENT_RECORDS_MAX, FOOTER_BYTES, FOOTER_NONCE,
     FRAME_HEADER_BYTES, FRAME_TARGET_BYTES_MAX, Footer, FrameHeader, FrameKind, HEADER_BYTES,
-    Header, INDEX_FRAME_ENTRIES_MAX, IndexEntry, IndexKind, NOTES_RECORDS_MAX, Notes,
+    Header, INDEX_ENTRY_BYTES, INDEX_FRAME_ENTRIES_MAX, IndexEntry, IndexKind, NOTES_RECORDS_MAX,
+    Notes, RECORD_BYTES,
 };
 use super::index::last_writers;
 use super::{
@@ -31,6 +32,10 @@ const PROBE_PIECE_BYTES: usize = 128;
 const PROBE_PIECES: usize = 64;
 /// Compression must save at least one part in this many, or the frame is stored.
 const PAYS_ONE_IN: usize = 16;
+/// Most bytes that a record adds to a segment beside its data: its row in the frame, its places in
+/// index and notes, and the header of a frame. A segment without records takes no more than this
+/// either.
+pub(crate) const RECORD_EXTRA_BYTES_MAX: u64 = 1024;
 /// Frames shorter than this are compressed without a probe.
 const PROBE_FRAME_BYTES_MIN: usize = 64 << 10;
 
@@ -57,6 +62,8 @@ pub struct SegmentWriter<S: SegmentSink> {
     written: u64,
     pieces: Vec<IndexEntry>,
     notes: Notes,
+    /// Bytes of the marks and order changes in the notes.
+    notes_bytes: u64,
     records: u64,
     data_bytes: u64,
     last_sequence: Sequence,
@@ -107,6 +114,7 @@ impl<S: SegmentSink> SegmentWriter<S> {
             written: HEADER_BYTES as u64,
             pieces: Vec::new(),
             notes: Notes::default(),
+            notes_bytes: 0,
             records: 0,
             data_bytes: 0,
             last_sequence: Sequence::ZERO,
@@ -174,6 +182,18 @@ impl<S: SegmentSink> SegmentWriter<S> {
     /// Returns the bytes passed to the sink and those waiting in the open frame.
     pub fn bytes(&self) -> u64 {
         self.written + (self.frame.len() + self.table.len()) as u64
+    }
+
+    /// Returns the most bytes that the segment takes if it is closed now.
+    pub fn closed_bytes_max(&self) -> u64 {
+        // Where changes overlap, what is left of one may be several pieces: at most two for each.
+        let entries = 2 * self.pieces.len() as u64;
+        let index_frames = entries.div_ceil(u64::from(INDEX_FRAME_ENTRIES_MAX));
+        let notes = self.notes_bytes + 8 * (self.notes.frame_offsets.len() as u64 + 1);
+        // The open frame and the notes have a header each.
+        let headers = (index_frames + 2) * FRAME_HEADER_BYTES as u64;
+        let index = entries * INDEX_ENTRY_BYTES as u64;
+        self.bytes() + headers + index + notes + FOOTER_BYTES as u64
     }
 
     /// Returns the number of records appended.
@@ -319,6 +339,8 @@ impl<S: SegmentSink> SegmentWriter<S> {
             Body::Flush => return,
             Body::Mark(mark) => {
                 let (sequence, time) = (record.sequence, record.time);
+                self.notes_bytes +=
+                    (RECORD_BYTES + self.frame.len()) as u64 - u64::from(data_offset);
                 return self.notes.marks.push(MarkEntry { sequence, time, mark: mark.clone() });
             }
             Body::UnorderedBegin(cause) => return self.note_order(record, Some(*cause)),
@@ -335,6 +357,7 @@ impl<S: SegmentSink> SegmentWriter<S> {
 
     fn note_order(&mut self, record: &Record<'_>, begin: Option<crate::event::Cause>) {
         let (sequence, time) = (record.sequence, record.time);
+        self.notes_bytes += RECORD_BYTES as u64;
         self.notes.order_changes.push(OrderChange { sequence, time, begin });
     }
 

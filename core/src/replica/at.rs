@@ -6,6 +6,7 @@ use super::Replica;
 use crate::error::{Error, ErrorKind, Result};
 use crate::journal::{LABEL_BYTES_MAX, SegmentKind};
 use crate::units::{PointId, Sequence, Timestamp};
+use crate::vault::unordered_at;
 
 /// Selects a recovery state of a volume.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -179,7 +180,11 @@ impl Replica {
         }
         if entries[at].summary.kind != SegmentKind::Log {
             // Only the end of the fold is left, and it is later: the answer is the state before the
-            // fold.
+            // fold. But if the volume was out of order then, no state is.
+            let gap = unordered_at(&entries[at].summary.order_changes, time);
+            if gap.is_some() {
+                return Ok(gap);
+            }
             return Ok(at.checked_sub(1).map(|before| entries[before].summary.last_sequence));
         }
         let segment = self.open_segment(&entries[at].object)?;

@@ -8,7 +8,7 @@
 use super::content::CatalogContent;
 use super::edit::SegmentEntry;
 use crate::event::Cause;
-use crate::journal::{MarkEntry, SegmentKind};
+use crate::journal::{MarkEntry, OrderChange, SegmentKind, SegmentSummary};
 use crate::units::{PointId, Sequence, Timestamp};
 
 /// One stretch of a volume's history.
@@ -28,6 +28,38 @@ pub struct TimelineEntry {
     /// Whether retention folded the stretch into one state. Only the last sequence of the fold can
     /// be restored.
     pub folded: bool,
+}
+
+/// Returns the first time at which a change may be missing from a journal that ends with these
+/// segments, oldest first; `None` without segments.
+///
+/// That is the begin of an unordered interval that they leave open, or else the time after their
+/// last record. A first copy or a requested resync begins without a missing change.
+pub(crate) fn missing_since<'a>(
+    summaries: impl Iterator<Item = &'a SegmentSummary>,
+) -> Option<Timestamp> {
+    let (mut open, mut newest) = (None, None);
+    for summary in summaries {
+        newest = Some(summary.last_time);
+        for change in &summary.order_changes {
+            open = match change.begin {
+                None => None,
+                Some(Cause::InitialReplication | Cause::Requested) => open,
+                Some(_) => open.or(Some(change.time)),
+            };
+        }
+    }
+    open.or_else(|| newest.map(|time| Timestamp(time.0.saturating_add(1))))
+}
+
+/// Returns the sequence of the order change that leaves the volume out of order at `time`; `None` if
+/// it is in order.
+pub(crate) fn unordered_at(changes: &[OrderChange], time: Timestamp) -> Option<Sequence> {
+    let mut open = None;
+    for change in changes.iter().take_while(|change| change.time <= time) {
+        open = change.begin.and(open.or(Some(change.sequence)));
+    }
+    open
 }
 
 /// The unordered intervals of a catalog, each without its end. Sequences that the journal lost are
@@ -85,13 +117,14 @@ impl CatalogContent {
                     continue;
                 }
                 unordered = change.begin;
+                // A gap that the journal began because of a loss begins where the loss does. Its
+                // time is that of the first lost change.
+                let lost = change.begin.is_some() && change.sequence == summary.first_sequence;
+                let from = if lost { before.next() } else { change.sequence };
                 if let Some(last) = entries.last_mut() {
-                    last.to = Sequence(change.sequence.0.saturating_sub(1));
+                    last.to = Sequence(from.0.saturating_sub(1));
                     last.to_time = change.time;
                 }
-                // A gap that the journal began because of a loss begins where the loss does.
-                let lost = change.sequence == summary.first_sequence;
-                let from = if lost { before.next() } else { change.sequence };
                 entries.push(stretch(from, change.time, unordered, folded));
             }
             before = summary.last_sequence;

@@ -31,8 +31,8 @@ pub use branch::BRANCHES_MAX;
 pub use catalog::{Catalog, SNAPSHOT_EVERY};
 pub use content::CatalogContent;
 pub use edit::{Branch, CatalogEdit, Division, SegmentEntry, SourceIdentity, SourceInstance};
-pub(crate) use history::Intervals;
 pub use history::TimelineEntry;
+pub(crate) use history::{Intervals, missing_since, unordered_at};
 pub use keys::{RotationReport, ShredOptions, ShredReport};
 pub use lifecycle::{
     Lifecycle, NOTE_BYTES_MAX, STEPS_MAX, Stage, Step, StepKind, TESTS_MAX, TestFailover,

@@ -10,8 +10,8 @@ use hrl::journal::PointKind;
 use hrl::replica::{At, CompactOptions, Replica, ViewOptions};
 use hrl::vault::Vault;
 use hrl::{
-    Clock, ErrorKind, Extent, Mode, PlacedPoint, Policy, ProtectionOptions, RetentionPolicy,
-    Sequence, SteppedProtection, SteppedTask,
+    Clock, ErrorKind, EventSink, Extent, Mode, PlacedPoint, Policy, ProtectionOptions,
+    RetentionPolicy, Sequence, SteppedProtection, SteppedTask, no_events,
 };
 
 use crate::disk::Platter;
@@ -61,6 +61,15 @@ impl Machine {
     }
 
     pub fn open_with(&self, policy: Policy, take_over: bool) -> hrl::Result<Agent> {
+        self.open_reporting(policy, take_over, no_events())
+    }
+
+    pub fn open_reporting(
+        &self,
+        policy: Policy,
+        take_over: bool,
+        events: EventSink,
+    ) -> hrl::Result<Agent> {
         let machine = Incarnation::start();
         let files = self.files.mount(&machine);
         let store = self.server.connect(&machine, Some(files.clone()));
@@ -71,6 +80,7 @@ impl Machine {
                 .policy(policy)
                 .clock(clock)
                 .take_over(take_over)
+                .events(events)
                 .files(files.clone());
         let mut protection = SteppedProtection::open(options)?;
         let (tasks, world) = (protection.take_tasks(), self.world.clone());

@@ -9,6 +9,7 @@ mod failing;
 mod files;
 mod found;
 mod found_over;
+mod gaps;
 mod gateway;
 mod model;
 mod oracle;

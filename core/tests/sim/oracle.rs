@@ -11,7 +11,7 @@ use hrl::vault::{SegmentEntry, Vault};
 use hrl::{Clock, ErrorKind, PointId, Sequence};
 
 use crate::model::tags_of;
-use crate::site::Site;
+use crate::site::{SITES, Site};
 use crate::world::World;
 
 /// A point that arrived late may be old when it is seen first.
@@ -49,6 +49,7 @@ impl Oracle {
                 Self::ask(site, &replica, world.random.within(1, last));
             }
         }
+        Self::ask_for_a_time(site, &replica, all);
         let now = world.clock.elapsed();
         for (point, sequence) in points {
             self.offered.entry(point).or_insert((sequence, now));
@@ -109,6 +110,37 @@ impl Oracle {
                     site.plan.policy.retention.is_some() && error.kind() == ErrorKind::NotFound;
                 assert!(gap || folded, "promise 3: sequence {sequence} cannot be had: {error}");
             }
+        }
+    }
+
+    /// What is restored for a time is what the disk contained then, or nothing is.
+    fn ask_for_a_time(site: &Site, replica: &Replica, all: bool) {
+        let world = &site.world;
+        let is_alone = SITES.with(|sites| sites.borrow().len() == 1);
+        let jumped = world.injected.borrow().contains_key("clock jumps");
+        if !is_alone || jumped || site.plan.policy.retention.is_some() {
+            return;
+        }
+        let moments = site.moments.borrow();
+        if moments.is_empty() {
+            return;
+        }
+        let count = if all { moments.len() } else { 2 };
+        for number in 0..count {
+            let at = if all { number as u64 } else { world.random.below(moments.len() as u64) };
+            let (time, tags) = &moments[at as usize];
+            // Nothing that came later is in the vault, so it cannot know.
+            let Ok(sequence) = replica.resolve(&At::Time(*time)) else { continue };
+            if sequence == replica.catalog().last_sequence() && !all {
+                continue;
+            }
+            let found = content(replica, &At::Sequence(sequence));
+            world.count(|counts| counts.states_compared += 1);
+            differ(
+                &format!("promise 7: {time} gives {sequence}, which is no state of then"),
+                tags,
+                &found,
+            );
         }
     }
 

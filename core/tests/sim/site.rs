@@ -20,7 +20,7 @@ use hrl::store::Store;
 use hrl::vault::Vault;
 use hrl::{
     Cause, Clock, ErrorKind, Event, EventKind, EventSink, Extent, Mode, PlacedPoint, PointId,
-    Policy, ProtectionOptions, SteppedProtection, SteppedTask,
+    Policy, ProtectionOptions, SteppedProtection, SteppedTask, Timestamp,
 };
 
 use crate::application::Application;
@@ -31,6 +31,9 @@ use crate::model::{Model, tags_of};
 use crate::store::Server;
 use crate::world::{Incarnation, World};
 use crate::writing::Op;
+
+/// Moments of the past that a site remembers.
+const MOMENTS: usize = 24;
 
 /// Choices that a seed makes once.
 #[derive(Clone)]
@@ -107,6 +110,10 @@ pub struct Running {
     pub keeper_steps: Cell<u64>,
     /// An application is quiesced; one at a time.
     pub quiescing: Cell<bool>,
+    /// Bytes that the last session left in the spool.
+    pub spooled_at_start: u64,
+    /// Losses of the journal that the model knows.
+    pub losses: Cell<u64>,
     /// Regions that were dirty when the agent started, as far as that limits the resync, and
     /// regions written since.
     pub marked: RefCell<Option<BTreeSet<u64>>>,
@@ -123,6 +130,8 @@ pub struct Site {
     files: RefCell<Arc<FileSystem>>,
     platter: RefCell<Arc<Platter>>,
     pub running: RefCell<Option<Rc<Running>>>,
+    /// What the disk contained at some times, while no change was in flight.
+    pub moments: RefCell<Vec<(Timestamp, Vec<u64>)>>,
     events: Seen,
     pub next_tag: Cell<u64>,
     /// The agent reported that another source owns the volume.
@@ -163,6 +172,7 @@ impl Site {
             number,
             gateway,
             running: RefCell::new(None),
+            moments: RefCell::default(),
             events: Seen::default(),
             next_tag: Cell::new(world.random.next() >> 20 << 4 | 1),
             fenced: Cell::new(false),
@@ -301,6 +311,8 @@ impl Site {
             keeper_steps: Cell::new(0),
             quiescing: Cell::new(false),
             marked: RefCell::new(marked.filter(|_| unordered)),
+            spooled_at_start: protection.stats().spool_bytes,
+            losses: Cell::new(protection.journal_losses()),
             protection,
         });
         self.platter().watch(true);
@@ -504,6 +516,7 @@ impl Site {
             return;
         }
         self.look_at_events();
+        self.remember_moment(running);
         let points = std::mem::take(&mut *running.points.borrow_mut());
         for (placed, sequence) in points {
             match running.protection.outcome(&placed) {
@@ -524,12 +537,28 @@ impl Site {
             "promise 12: the queue has {} bytes",
             stats.queue_bytes
         );
-        let segment = policy.segment_bytes_max + policy.memory_budget_bytes + slack;
+        // A source that lost the volume closes its queue in any case. A repaired segment may be
+        // longer than the torn one.
+        let spool_bytes_max = policy.spool_bytes_max.max(running.spooled_at_start);
         assert!(
-            stats.spool_bytes <= policy.spool_bytes_max + segment,
+            stats.spool_bytes <= spool_bytes_max || self.fenced.get(),
             "promise 12: the spool has {} bytes",
             stats.spool_bytes
         );
+    }
+
+    /// Perhaps remembers what the disk contains now.
+    fn remember_moment(&self, running: &Running) {
+        if !self.world.random.one_in(60) || !tap_of(&running.protection).is_idle() {
+            return;
+        }
+        let mut moments = self.moments.borrow_mut();
+        if moments.len() == MOMENTS {
+            moments.remove(self.world.random.below(MOMENTS as u64) as usize);
+        }
+        moments.push((self.world.clock.now(), self.disk_now()));
+        // Every later change has a later time.
+        self.world.clock.advance(Duration::from_nanos(1));
     }
 
     fn confirm(&self, point: PointId, sequence: u64) {
@@ -549,6 +578,13 @@ impl Site {
             return;
         }
         let stats = tap_of(&running.protection).stats();
+        // Not every loss is reported.
+        if running.losses.replace(running.protection.journal_losses())
+            < running.protection.journal_losses()
+        {
+            let durable = running.protection.stats().journaled_sequence.0;
+            self.model.borrow_mut().journal_lost(durable, &stats);
+        }
         for event in events {
             self.world.note(event.kind.name(), 0, 0);
             self.world.say(format!(
@@ -558,10 +594,6 @@ impl Site {
                 event.message
             ));
             match event.kind {
-                EventKind::TaskFailed if event.message.starts_with("the journal cannot") => {
-                    let durable = running.protection.stats().journaled_sequence.0;
-                    self.model.borrow_mut().journal_lost(durable, &stats);
-                }
                 EventKind::PointMarked { point, sequence } => self.confirm(point, sequence.0),
                 EventKind::ResyncStarted { cause, .. } => {
                     let bound = matches!(cause, Cause::Crash | Cause::InitialReplication);

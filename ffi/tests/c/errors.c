@@ -77,6 +77,9 @@ static void vaults(void) {
     CHECK(strstr(hrl_error_message(), "memory_budget_bytes") != NULL);
     FAILS(HRL_ERROR_INVALID_INPUT, hrl_protection_mark(rig.protection, 0, NULL, NULL));
     FAILS(HRL_ERROR_INVALID_INPUT, hrl_protection_mark(rig.protection, 6, NULL, NULL));
+    FAILS(HRL_ERROR_INVALID_INPUT, hrl_protection_mark(rig.protection, HRL_POINT_APP, NULL, NULL));
+    CHECK(strstr(hrl_error_message(), "quiescing an application") != NULL);
+    FAILS(HRL_ERROR_INVALID_INPUT, hrl_protection_mark(rig.protection, HRL_POINT_GROUP_APP, NULL, NULL));
     OK(hrl_protection_wait_replicated(rig.protection, 60000, NULL));
     OK(hrl_vault_open(rig.store, NULL, &vault));
     FAILS(HRL_ERROR_WRONG_KEY, hrl_replica_open(vault, "disk", &replica));

@@ -15,6 +15,7 @@ MAIL_KINDS = (
     "volume-lost",
     "handed-over",
     "task-failed",
+    "task-recovered",
     "mode-changed:dirty",
     "point-skipped",
 )

@@ -221,7 +221,7 @@ fn promise_6_no_wake_up_is_lost_when_the_volume_leaves_its_order() {
         let sleeper = spawn(&world, |world| while !world.tap.wait_unordered(Duration::MAX) {});
         let writer = spawn(&world, |world| drop(world.write(0, 1)));
         let loser = spawn(&world, |world| {
-            world.tap.journal_lost(Sequence(0), Cause::JournalError);
+            world.tap.journal_lost(Sequence(0), None, Cause::JournalError);
         });
         join([sleeper, writer, loser]);
         world.end(vec![keeper]);

@@ -170,8 +170,9 @@ impl World {
             open.extend(records);
             if losses > 0 && choose(8) == 0 {
                 losses -= 1;
+                let taken_since = open.first().map(|record: &QueuedRecord| record.time);
                 open.clear();
-                self.tap.journal_lost(self.durable(), Cause::JournalError);
+                self.tap.journal_lost(self.durable(), taken_since, Cause::JournalError);
                 continue;
             }
             // A mark ends a segment, so it is durable soon.

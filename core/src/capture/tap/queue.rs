@@ -10,12 +10,12 @@ use super::state::TapState;
 use super::{Tap, WAKE_BYTES};
 use crate::event::{Cause, Mode};
 use crate::sync::MutexGuard;
-use crate::units::Sequence;
+use crate::units::{Sequence, Timestamp};
 
 impl Tap {
-    /// Takes records off the queue, oldest first: at least one, up to about `bytes_max`. Waits up
-    /// to `wait` for the first, and may return none. Wakes writers that wait for room, and those of
-    /// a barrier that expired.
+    /// Takes records off the queue, oldest first: at least one, up to about `bytes_max`, and none
+    /// if that is zero. Waits up to `wait` for the first, and may return none. Wakes writers that
+    /// wait for room, and those of a barrier that expired.
     pub fn drain(&self, bytes_max: u64, wait: Duration) -> Vec<QueuedRecord> {
         let mut state = self.wait_queued(wait);
         let mut bytes = 0;
@@ -25,7 +25,8 @@ impl Tap {
             .iter()
             .take_while(|record| record.sequence < end)
             .take_while(|record| {
-                let take = bytes == 0 || bytes + record.cost_bytes() <= bytes_max;
+                let take =
+                    bytes_max > 0 && (bytes == 0 || bytes + record.cost_bytes() <= bytes_max);
                 bytes += record.cost_bytes();
                 take
             })
@@ -44,6 +45,14 @@ impl Tap {
         drop(state);
         wakers.into_iter().for_each(Waker::wake);
         records
+    }
+
+    /// Returns the cost in bytes of the next record that [`Tap::drain`] would take; `None` if there
+    /// is none.
+    pub fn next_bytes(&self) -> Option<u64> {
+        let state = self.lock();
+        let next = state.queue.front().filter(|_| !state.awaits_confirmation());
+        next.map(QueuedRecord::cost_bytes)
     }
 
     /// Waits up to `wait` until the queue is worth draining.
@@ -69,17 +78,23 @@ impl Tap {
 
     /// Empties the queue after the journal lost everything after `durable`. The regions changed
     /// since are read again.
-    pub fn journal_lost(&self, durable: Sequence, cause: Cause) {
-        let time = self.clock.now();
+    ///
+    /// `taken_since` is the time of the oldest record that the journal took from the queue and
+    /// lost. The unordered interval begins with it, because the state of any later time is unknown.
+    pub fn journal_lost(&self, durable: Sequence, taken_since: Option<Timestamp>, cause: Cause) {
+        let now = self.clock.now();
         let mut state = self.lock();
+        let queued_since = state.queue.front().map(|record| record.time);
+        let since = taken_since.into_iter().chain(queued_since).min().unwrap_or(now);
+        state.uncaptured.lost(durable, since);
         state.queue.clear();
         state.queue_bytes = 0;
         state.regions.lose_after(durable);
         if state.mode == Mode::Ordered {
-            self.fall(&mut state, cause, time);
+            self.fall(&mut state, cause, since);
         } else {
             // The begin of this interval may be among what was lost.
-            state.push(time, QueuedBody::UnorderedBegin(cause));
+            state.push(since, QueuedBody::UnorderedBegin(cause));
             state.set_mode(Mode::Dirty, cause);
             self.work.notify_all();
         }

@@ -11,7 +11,7 @@ use crate::capture::region::RegionRange;
 use crate::event::{Cause, Mode};
 use crate::extent::Extent;
 use crate::sync::MutexGuard;
-use crate::units::Sequence;
+use crate::units::{Sequence, Timestamp};
 
 impl Tap {
     /// Takes the regions that writers wait for. Waits up to `wait` for the first.
@@ -75,14 +75,20 @@ impl Tap {
 
 impl Tap {
     /// Begins an unordered interval in which `ranges`, set dirty already, are read again.
-    pub fn require_resync(&self, ranges: &[RegionRange], cause: Cause) {
-        let time = self.clock.now();
+    ///
+    /// `since` is the first time at which a change may be missing, if that is earlier than now.
+    /// From then on no state can be restored. With `None` nothing is missing.
+    pub fn require_resync(&self, ranges: &[RegionRange], cause: Cause, since: Option<Timestamp>) {
+        let now = self.clock.now();
         let mut state = self.lock();
+        if let Some(since) = since {
+            state.uncaptured.begin(since);
+        }
         for range in ranges {
             let last = range.last.min(state.regions.regions() - 1);
             state.read_again(RegionRange { first: range.first, last });
         }
-        self.fall(&mut state, cause, time);
+        self.fall(&mut state, cause, since.unwrap_or(now));
     }
 
     /// Waits up to `wait` for a mode other than `Ordered`. Returns whether the mode is another.
@@ -145,6 +151,8 @@ impl Tap {
             return false;
         }
         state.push(time, QueuedBody::UnorderedEnd);
+        let end = state.last_sequence;
+        state.uncaptured.end(end);
         let cause = state.cause;
         state.set_mode(Mode::Ordered, cause);
         self.queued.notify_all();

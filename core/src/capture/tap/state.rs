@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use super::in_flight::InFlightSet;
 use super::queued::{QueuedBody, QueuedRecord};
+use super::uncaptured::Uncaptured;
 use crate::capture::region::{RegionRange, RegionTable};
 use crate::event::{Cause, Mode};
 use crate::journal::RECORD_DATA_BYTES_MAX;
@@ -57,6 +58,7 @@ pub(super) struct TapState {
     /// The cause to give if the queue overflows.
     pub pressure: Cause,
     pub mode_changes: Vec<ModeChange>,
+    pub uncaptured: Uncaptured,
     /// A region that may have been captured since the resync began waits for it again.
     pub dropped_in_resync: bool,
     pub changed_since_flush: bool,
@@ -90,6 +92,7 @@ impl TapState {
             cause: Cause::Requested,
             pressure: Cause::MemoryBudget,
             mode_changes: Vec::new(),
+            uncaptured: Uncaptured::new(),
             dropped_in_resync: false,
             changed_since_flush: false,
             closed: false,
@@ -140,6 +143,12 @@ impl TapState {
     pub fn awaits_confirmation(&self) -> bool {
         let next = self.queue.front();
         next.is_some_and(|record| self.unconfirmed.is_some_and(|mark| mark <= record.sequence))
+    }
+
+    /// Leaves a change of this time to a resync of its regions.
+    pub fn leave_to_resync(&mut self, range: RegionRange, time: Timestamp) {
+        self.uncaptured.begin(time);
+        self.read_again(range);
     }
 
     /// Lets the regions wait for a resync from now on.

@@ -1,0 +1,98 @@
+//! Failures of tasks that go on by themselves: what is reported of them, and how often.
+//!
+//! A task may fail twenty times a second for days. Each cause is reported at once, then at most once
+//! a minute, and the end of the failures once.
+
+use std::time::Duration;
+
+use super::shared::Shared;
+use crate::error::{Error, ErrorKind};
+use crate::event::EventKind;
+use crate::sync::lock::Mutex;
+
+/// Shortest time between two reports of one cause.
+const INTERVAL: Duration = Duration::from_secs(60);
+
+/// Something that a task does again and again, in words.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Work {
+    pub fails: &'static str,
+    pub works: &'static str,
+}
+
+pub(super) static JOURNAL: Work =
+    Work { fails: "the journal cannot be written", works: "the journal is written again" };
+pub(super) static CLEANING: Work =
+    Work { fails: "the dirty map is not cleaned", works: "the dirty map is cleaned again" };
+pub(super) static REWIND: Work =
+    Work { fails: "going on in the vault", works: "the journal goes on in the vault" };
+pub(super) static RESYNC: Work = Work { fails: "resync", works: "the resync goes on" };
+
+struct Failing {
+    work: &'static Work,
+    cause: ErrorKind,
+    reported: Duration,
+}
+
+/// What fails at present, by cause.
+#[derive(Default)]
+pub(super) struct Failures(Mutex<Vec<Failing>>);
+
+impl Failures {
+    /// Records a failure at `now`. Returns whether it is to be reported.
+    fn add(&self, work: &'static Work, cause: ErrorKind, now: Duration) -> bool {
+        let mut failing = self.0.lock();
+        match failing.iter_mut().find(|known| known.work == work && known.cause == cause) {
+            Some(known) if now.saturating_sub(known.reported) < INTERVAL => false,
+            Some(known) => {
+                known.reported = now;
+                true
+            }
+            None => {
+                failing.push(Failing { work, cause, reported: now });
+                true
+            }
+        }
+    }
+
+    /// Records that it works. Returns whether it failed before.
+    fn end(&self, work: &'static Work) -> bool {
+        let mut failing = self.0.lock();
+        let before = failing.len();
+        failing.retain(|known| known.work != work);
+        failing.len() < before
+    }
+}
+
+impl Shared {
+    /// Reports a failure, unless one of the same cause was reported within the last minute.
+    pub fn failed(&self, work: &'static Work, error: &Error) {
+        if self.failures.add(work, error.kind(), self.clock.elapsed()) {
+            self.event(EventKind::TaskFailed, format!("{}: {error}", work.fails));
+        }
+    }
+
+    /// Reports that something works again, if it failed before.
+    pub fn works_again(&self, work: &'static Work) {
+        if self.failures.end(work) {
+            self.event(EventKind::TaskRecovered, work.works.to_owned());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_cause_is_reported_once_a_minute_and_its_end_once() {
+        let failures = Failures::default();
+        let reported = |cause, second| failures.add(&JOURNAL, cause, Duration::from_secs(second));
+        let reports = (100..220).filter(|second| reported(ErrorKind::Full, *second)).count();
+        assert_eq!(reports, 2);
+        assert!(reported(ErrorKind::Io, 220), "another cause");
+        assert!(!failures.end(&RESYNC) && failures.end(&JOURNAL));
+        assert!(!failures.end(&JOURNAL), "reported once");
+        assert!(reported(ErrorKind::Full, 221), "it had worked meanwhile");
+    }
+}
