@@ -14,7 +14,7 @@ use hrl::replica::{At, Replica, ViewOptions};
 use hrl::store::{DirStore, FaultStore, Store};
 use hrl::vault::Vault;
 use hrl::{
-    CaptureContent, Cause, ErrorKind, Event, EventKind, Extent, Mode, Policy, Protection,
+    CaptureContent, Cause, Clock, ErrorKind, Event, EventKind, Extent, Mode, Policy, Protection,
     ProtectionOptions, Sequence, SystemClock,
 };
 
@@ -263,6 +263,8 @@ fn promise_6_a_dead_vault_never_blocks_the_writer_and_nothing_is_lost() {
             // Let the journal fill the spool, so that the spool is the cause and not this loop's
             // speed.
             std::thread::sleep(Duration::from_millis(10));
+            let spooled = protection.stats().spool_bytes;
+            assert!(spooled <= 2 * MIB, "promise 12: the spool has {spooled} bytes");
         }
     }
     assert_ne!(protection.stats().mode, Mode::Ordered);
@@ -283,6 +285,38 @@ fn promise_6_a_dead_vault_never_blocks_the_writer_and_nothing_is_lost() {
         timeline.iter().any(|e| e.unordered == Some(Cause::SpoolFull)),
         "promise 7: {timeline:?}"
     );
+}
+
+#[test]
+fn promise_6_a_stop_with_a_full_spool_takes_no_longer_than_its_limit() {
+    let directory = tempfile::tempdir().expect("directory");
+    let inner = DirStore::create(&directory.path().join("vault")).expect("store");
+    let store = Arc::new(FaultStore::new(Arc::new(inner)));
+    let vault = vault_on(store.clone(), None);
+    let device = Arc::new(MemoryDevice::new(8 * MIB));
+    let policy = Policy {
+        memory_budget_bytes: MIB,
+        spool_bytes_max: MIB,
+        compression: hrl::Compression::None,
+        retry_interval_max: Duration::from_millis(50),
+        ..policy()
+    };
+    let state = directory.path().join("state");
+    let protection = protect(device.clone(), &vault, &state, policy.clone());
+    store.set_down(true);
+    for block in 0..1024_u64 {
+        let data = vec![block as u8 | 1; 4096];
+        protection.volume().write(block * 4096, &data, Durability::Cached).expect("write");
+    }
+    let clock = SystemClock::default();
+    let error = protection.stop(Duration::from_secs(1)).expect_err("there is no room");
+    assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
+    assert!(clock.elapsed() < Duration::from_secs(5), "{:?}", clock.elapsed());
+    store.set_down(false);
+    let protection = protect(device.clone(), &vault, &state, policy);
+    protection.wait_replicated(LIMIT).expect("replicated");
+    protection.stop(LIMIT).expect("stop");
+    assert!(content_at(&vault, &At::Newest) == content(&*device));
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! Failures of tasks that go on by themselves: what is reported of them, and how often.
 //!
-//! A task may fail twenty times a second for days. Each cause is reported at once, then at most once
-//! a minute, and the end of the failures once.
+//! A task may fail twenty times a second for days. Each cause is reported at once, then at most
+//! once a minute, and the end of the failures once.
 
 use std::time::Duration;
 

@@ -3,10 +3,9 @@
 //! A segment is closed at each mark and at the end of an unordered interval, by size and time of
 //! the policy, and on request.
 //!
-//! Invariant: a segment is in the spool before it counts as durable.
-//!
-//! Invariant: the closed segments do not exceed the limit of the spool. Only a single change that is
-//! larger than the limit does, in an empty spool.
+//! Invariants: a segment is in the spool before it counts as durable. The closed segments do not
+//! exceed the limit of the spool; only a single change that is larger than the limit does, in an
+//! empty spool.
 //!
 //! Behaviour on failure: the open segment is lost, and the regions of its changes become dirty. The
 //! journal then tries to write the begin of the unordered interval, whose time is that of the first
@@ -259,9 +258,10 @@ fn step(
     Ok(if idle && open.is_none() { Step::Idle } else { Step::Worked })
 }
 
-/// Returns how much may be taken from the queue so that the open segment fits a spool of `bytes_max`
-/// when it is closed; zero if nothing is queued, `None` if the next record alone does not fit. Into an empty spool everything
-/// fits: otherwise nothing would ever make room for a large record.
+/// Returns how many bytes may be taken from the queue so that the open segment, once it is closed,
+/// fits a spool of `bytes_max`; zero if nothing is queued, `None` if not even the next record fits.
+///
+/// Into an empty spool every record fits: otherwise nothing would ever make room for a large one.
 fn batch_bytes(shared: &Shared, open: Option<&Open>, bytes_max: u64) -> Option<u64> {
     let Some(next) = shared.tap.next_bytes() else { return Some(0) };
     let spool = &shared.shipping.spool;

@@ -86,8 +86,8 @@ impl Shared {
         }
     }
 
-    /// Refuses kinds that promise more than a caller can know: those of points for which this library
-    /// quiesces applications, or makes one cut of several volumes.
+    /// Refuses kinds that promise more than a caller can know: those of points for which this
+    /// library quiesces applications, or makes one cut of several volumes.
     fn check_callers_word(&self, kind: PointKind) -> Result<()> {
         let instead = match kind {
             PointKind::Crash | PointKind::Declared => return Ok(()),

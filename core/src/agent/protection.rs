@@ -45,7 +45,8 @@ impl Protection {
     /// [`Protection::mark_app`] and [`VolumeCut`](super::VolumeCut).
     ///
     /// `NotOrdered` during initial replication, resync or overflow, `InvalidInput` if the label is
-    /// too long or for another kind, `Fenced` if another source owns the volume or it was handed over.
+    /// too long or for another kind, `Fenced` if another source owns the volume or it was handed
+    /// over.
     pub fn mark(&self, kind: PointKind, label: &str) -> Result<RecoveryPoint> {
         self.shared.mark(kind, label)
     }
@@ -128,8 +129,8 @@ impl Protection {
     ///
     /// `Unavailable` if the journal cannot be closed within `limit` because the spool stays full or
     /// its disk fails. The next session then reads the dirty regions again, as after a crash. A
-    /// journal that can go on gets at least 10 s. `Fenced` if another source owns the volume. What was captured here was then handed in to a
-    /// branch, as far as the vault answered.
+    /// journal that can go on gets at least 10 s. `Fenced` if another source owns the volume. What
+    /// was captured here was then handed in to a branch, as far as the vault answered.
     pub fn stop(mut self, limit: Duration) -> Result<()> {
         let shared = self.shared.clone();
         shared.begin_stop()?;

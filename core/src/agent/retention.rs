@@ -134,7 +134,8 @@ fn check_clock(volume: &str, jump: Duration) -> Result<()> {
         return Ok(());
     }
     Err(Error::new(ErrorKind::Unavailable, "compact", volume).message(format_args!(
-        "the clock jumped by {jump:.0?}, so no age is certain; retention goes on when the clock is as before, or has kept this time for {} h; if it is right now, a restart of the agent is faster",
+        "the clock jumped by {jump:.0?}, so no age is certain; retention goes on when it is as \
+         before, or {} h after the jump; if it is right now, restart the agent",
         CLOCK_SETTLES.as_secs() / 3600
     )))
 }

@@ -18,9 +18,9 @@ pub struct ProtectionStats {
     pub journaled_sequence: Sequence,
     /// Newest sequence in the vault's catalog.
     pub replicated_sequence: Sequence,
-    /// Age of the oldest change that the vault lacks, whether it was captured or not; zero if it has
-    /// all. A change that was not captured counts until the resync that reads its region again is
-    /// complete and in the vault.
+    /// Age of the oldest change that the vault lacks, whether it was captured or not; zero if it
+    /// has all. A change that was not captured counts until the resync that reads its region again
+    /// is complete and in the vault.
     pub rpo: Duration,
     /// Changes captured: writes, zeroes and discards.
     pub changes: u64,
@@ -102,8 +102,8 @@ impl Shared {
         }
     }
 
-    /// Returns the first time at which a change of earlier sessions may be missing from the journal,
-    /// which was not closed to its end; `None` if there were none.
+    /// Returns the first time at which a change of earlier sessions may be missing from their
+    /// journal; `None` if there were none.
     pub(super) fn unknown_since(&self) -> Option<Timestamp> {
         let spooled = self.shipping.spool.oldest_batch(0, usize::MAX);
         let catalog = self.shipping.shipper.catalog();

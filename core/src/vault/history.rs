@@ -52,8 +52,8 @@ pub(crate) fn missing_since<'a>(
     open.or_else(|| newest.map(|time| Timestamp(time.0.saturating_add(1))))
 }
 
-/// Returns the sequence of the order change that leaves the volume out of order at `time`; `None` if
-/// it is in order.
+/// Returns the sequence of the order change that leaves the volume out of order at `time`; `None`
+/// if it is in order.
 pub(crate) fn unordered_at(changes: &[OrderChange], time: Timestamp) -> Option<Sequence> {
     let mut open = None;
     for change in changes.iter().take_while(|change| change.time <= time) {

@@ -1,5 +1,5 @@
-//! Gaps begin with the first change that was lost, whenever their record can be written. Until their
-//! resync is in the vault, the RPO counts from that change.
+//! Gaps begin with the first change that was lost, whenever their record can be written. Until
+//! their resync is in the vault, the RPO counts from that change.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
