@@ -1,7 +1,7 @@
 //! Failures of tasks that go on by themselves: what is reported of them, and how often.
 //!
-//! A task may fail twenty times a second for days. Each cause is reported at once, then at most
-//! once a minute, and the end of the failures once.
+//! A task may fail twenty times a second for days, or fail and work in turns. Each cause is
+//! reported at once, then at most once a minute, and the end of what was reported once.
 
 use std::time::Duration;
 
@@ -31,10 +31,13 @@ pub(super) static RESYNC: Work = Work { fails: "resync", works: "the resync goes
 struct Failing {
     work: &'static Work,
     cause: ErrorKind,
+    /// When it was reported last.
     reported: Duration,
+    /// Whether its end is to be reported.
+    is_open: bool,
 }
 
-/// What fails at present, by cause.
+/// What failed in this session, by cause.
 #[derive(Default)]
 pub(super) struct Failures(Mutex<Vec<Failing>>);
 
@@ -45,22 +48,21 @@ impl Failures {
         match failing.iter_mut().find(|known| known.work == work && known.cause == cause) {
             Some(known) if now.saturating_sub(known.reported) < INTERVAL => false,
             Some(known) => {
-                known.reported = now;
+                (known.reported, known.is_open) = (now, true);
                 true
             }
             None => {
-                failing.push(Failing { work, cause, reported: now });
+                failing.push(Failing { work, cause, reported: now, is_open: true });
                 true
             }
         }
     }
 
-    /// Records that it works. Returns whether it failed before.
+    /// Records that it works. Returns whether that is to be reported.
     fn end(&self, work: &'static Work) -> bool {
         let mut failing = self.0.lock();
-        let before = failing.len();
-        failing.retain(|known| known.work != work);
-        failing.len() < before
+        let known = failing.iter_mut().filter(|known| known.work == work);
+        known.fold(false, |any, known| std::mem::take(&mut known.is_open) || any)
     }
 }
 
@@ -72,7 +74,7 @@ impl Shared {
         }
     }
 
-    /// Reports that something works again, if it failed before.
+    /// Reports that something works again, if its failure was reported.
     pub fn works_again(&self, work: &'static Work) {
         if self.failures.end(work) {
             self.event(EventKind::TaskRecovered, work.works.to_owned());
@@ -93,6 +95,7 @@ mod tests {
         assert!(reported(ErrorKind::Io, 220), "another cause");
         assert!(!failures.end(&RESYNC) && failures.end(&JOURNAL));
         assert!(!failures.end(&JOURNAL), "reported once");
-        assert!(reported(ErrorKind::Full, 221), "it had worked meanwhile");
+        assert!(!reported(ErrorKind::Io, 221) && !failures.end(&JOURNAL), "works now and then");
+        assert!(reported(ErrorKind::Full, 221) && failures.end(&JOURNAL), "a minute later");
     }
 }
