@@ -150,6 +150,7 @@ impl Journaling {
         match step(shared, open, budget, shared.policy.spool_bytes_max) {
             Ok(Step::SpoolFull) => pause(PAUSE),
             Ok(Step::Idle) if shared.requests.is_stopping() => Next::Ended,
+            Ok(Step::TookLittle) => Next::Now,
             Ok(Step::Idle | Step::Worked) => {
                 if !shared.journal.is_stalled() {
                     self.pause = PAUSE;
@@ -184,7 +185,7 @@ fn drain(shared: &Shared, open: &mut Option<Open>, budget: &mut CompressionBudge
         shared.requests.ask(Request::Close);
         match step(shared, open, budget, u64::MAX) {
             Ok(Step::Idle | Step::SpoolFull) => break,
-            Ok(Step::Worked) => {}
+            Ok(Step::Worked | Step::TookLittle) => {}
             Err(error) => {
                 *open = None;
                 lose(shared, &error);
@@ -199,6 +200,8 @@ enum Step {
     /// Nothing: the queue is empty and no segment is open.
     Idle,
     Worked,
+    /// It took little from the queue, because little room is left in the spool.
+    TookLittle,
     /// The next record does not fit the spool.
     SpoolFull,
 }
@@ -255,7 +258,11 @@ fn step(
             close(shared, open)?;
         }
     }
-    Ok(if idle && open.is_none() { Step::Idle } else { Step::Worked })
+    Ok(match (idle, open) {
+        (true, None) => Step::Idle,
+        (false, _) if batch_bytes < DRAIN_BYTES => Step::TookLittle,
+        _ => Step::Worked,
+    })
 }
 
 /// Returns how many bytes may be taken from the queue so that the open segment, once it is closed,
