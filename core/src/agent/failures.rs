@@ -61,8 +61,8 @@ impl Failures {
     /// Records that it works. Returns whether that is to be reported.
     fn end(&self, work: &'static Work) -> bool {
         let mut failing = self.0.lock();
-        let known = failing.iter_mut().filter(|known| known.work == work);
-        known.fold(false, |any, known| std::mem::take(&mut known.is_open) || any)
+        let open = failing.iter_mut().filter(|known| known.work == work && known.is_open);
+        open.map(|known| known.is_open = false).count() > 0
     }
 }
 

@@ -95,9 +95,9 @@ mod tests {
     #[test]
     fn many_stretches_take_bounded_memory() {
         let mut uncaptured = Uncaptured::new();
-        for at in 0..1000 {
-            uncaptured.begin(Timestamp(at));
-            uncaptured.end(Sequence(at as u64));
+        for at in 0..1000_u32 {
+            uncaptured.begin(Timestamp(at.into()));
+            uncaptured.end(Sequence(at.into()));
         }
         assert!(uncaptured.0.len() <= STRETCHES_MAX);
         assert_eq!(uncaptured.since(Sequence(998)), Some(Timestamp(15)), "never too late");
