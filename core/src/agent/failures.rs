@@ -5,9 +5,7 @@
 
 use std::time::Duration;
 
-use super::shared::Shared;
-use crate::error::{Error, ErrorKind};
-use crate::event::EventKind;
+use crate::error::ErrorKind;
 use crate::sync::lock::Mutex;
 
 /// Shortest time between two reports of one cause.
@@ -43,7 +41,7 @@ pub(super) struct Failures(Mutex<Vec<Failing>>);
 
 impl Failures {
     /// Records a failure at `now`. Returns whether it is to be reported.
-    fn add(&self, work: &'static Work, cause: ErrorKind, now: Duration) -> bool {
+    pub fn add(&self, work: &'static Work, cause: ErrorKind, now: Duration) -> bool {
         let mut failing = self.0.lock();
         match failing.iter_mut().find(|known| known.work == work && known.cause == cause) {
             Some(known) if now.saturating_sub(known.reported) < INTERVAL => false,
@@ -59,26 +57,14 @@ impl Failures {
     }
 
     /// Records that it works. Returns whether that is to be reported.
-    fn end(&self, work: &'static Work) -> bool {
+    pub fn end(&self, work: &'static Work) -> bool {
         let mut failing = self.0.lock();
         let open = failing.iter_mut().filter(|known| known.work == work && known.is_open);
-        open.map(|known| known.is_open = false).count() > 0
-    }
-}
-
-impl Shared {
-    /// Reports a failure, unless one of the same cause was reported within the last minute.
-    pub fn failed(&self, work: &'static Work, error: &Error) {
-        if self.failures.add(work, error.kind(), self.clock.elapsed()) {
-            self.event(EventKind::TaskFailed, format!("{}: {error}", work.fails));
+        let mut any = false;
+        for known in open {
+            (known.is_open, any) = (false, true);
         }
-    }
-
-    /// Reports that something works again, if its failure was reported.
-    pub fn works_again(&self, work: &'static Work) {
-        if self.failures.end(work) {
-            self.event(EventKind::TaskRecovered, work.works.to_owned());
-        }
+        any
     }
 }
 

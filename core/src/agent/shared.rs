@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use super::anchor::AnchorFile;
 use super::clean_stop::clean_stop;
-use super::failures::Failures;
+use super::failures::{Failures, Work};
 use super::journal_progress::JournalProgress;
 use super::points::Points;
 use super::progress::Progress;
@@ -111,6 +111,20 @@ impl Shared {
         let mut dirty = self.dirty.lock();
         dirty.clear(&cleaned)?;
         dirty.end_session(stop)
+    }
+
+    /// Reports a failure, unless one of the same cause was reported within the last minute.
+    pub fn failed(&self, work: &'static Work, error: &Error) {
+        if self.failures.add(work, error.kind(), self.clock.elapsed()) {
+            self.event(EventKind::TaskFailed, format!("{}: {error}", work.fails));
+        }
+    }
+
+    /// Reports that something works again, if its failure was reported.
+    pub fn works_again(&self, work: &'static Work) {
+        if self.failures.end(work) {
+            self.event(EventKind::TaskRecovered, work.works.to_owned());
+        }
     }
 
     /// Reports an event.
