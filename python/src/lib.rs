@@ -9,7 +9,6 @@
 
 mod buffer;
 mod errors;
-mod handle;
 mod running;
 mod value;
 mod wait;
@@ -18,6 +17,7 @@ mod callback;
 mod callback_device;
 mod callback_store;
 mod events;
+mod handle;
 
 mod extent;
 mod point;
