@@ -102,6 +102,16 @@ def test_verify_reads_the_others_and_is_not_sound(vault: Path) -> None:
     assert code != 0 and json.loads(printed)["checks"][0]["volume"] == GOOD
 
 
+def test_a_mirror_copies_the_others(tmp_path: Path) -> None:
+    source = tmp_path / "vault"
+    add(package.Vault(source, create=True), tmp_path, GOOD)
+    add(package.Vault(source), tmp_path, BAD)
+    damage_record(source)
+    code, printed, told = ends("mirror", source, tmp_path / "other")
+    assert code in (0, Exit.PARTLY) and f"{GOOD}: version" in printed, told
+    assert ends("points", tmp_path / "other", "--volume", GOOD)[0] == 0
+
+
 def test_a_vault_of_which_nothing_can_be_read_has_the_error_itself(tmp_path: Path) -> None:
     hrl("key", tmp_path / "key")
     add(package.Vault(tmp_path / "vault", key=package.Key.from_file(tmp_path / "key"), create=True), tmp_path, GOOD)

@@ -56,7 +56,8 @@ def mirror(
             break
         ended.wait(interval)
     if failures and not follow:
-        raise Refused(failures[0]["failure"], Exit.of_kind(failures[0]["failure_kind"]))
+        some = len(failures) < len(report)
+        raise Refused(failures[0]["failure"], Exit.PARTLY if some else Exit.of_kind(failures[0]["failure_kind"]))
 
 
 def show(report: list[MirroredVolume], *, json: bool) -> None:

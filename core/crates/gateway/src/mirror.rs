@@ -148,8 +148,8 @@ impl Mirror {
         if self.asked.is_some_and(|asked| now.saturating_sub(asked) < VOLUMES_EVERY) {
             return Ok(());
         }
-        let found = self.from.volumes()?;
-        self.volumes = found.into_iter().map(|info| info.name).collect();
+        // By name, so that a damaged record stops its own volume alone.
+        self.volumes = self.from.volume_names()?;
         self.asked = Some(now);
         Ok(())
     }
