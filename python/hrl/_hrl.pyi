@@ -689,9 +689,7 @@ class Protection:
         """Write order, for callers that do the I/O themselves. It is closed when the protection
         is stopped.
         """
-    def mark(
-        self, label: str = "", *, kind: Literal["crash", "declared"] = "crash"
-    ) -> RecoveryPoint:
+    def mark(self, label: str = "", *, kind: Literal["crash", "declared"] = "crash") -> RecoveryPoint:
         """Takes a recovery point now. It is durable in the local journal when the call returns.
 
         With `kind="declared"` the application says that it is at a transaction boundary of its

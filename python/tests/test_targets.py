@@ -155,6 +155,15 @@ def test_after_a_failure_nothing_is_left(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_an_error_names_the_file_that_was_asked_for(tmp_path: Path) -> None:
+    to = tmp_path / "out"
+    with pytest.raises(Refused, match=r"^cannot write to \S+/out at offset 5: full$") as refused, published(to) as new:
+        raise package.HrlError(f"cannot write to {new.parent}/.{new.name}.restoring at offset 5: full", kind="full")
+    assert refused.value.code == Exit.FULL
+    with pytest.raises(package.HrlError, match="another matter"), published(to):
+        raise package.HrlError("another matter", kind="wrong-key")
+
+
 def test_what_a_killed_command_left_is_removed_and_what_runs_is_not(tmp_path: Path) -> None:
     abandoned = tmp_path / f".out.abcdefgh{SUFFIX}"
     abandoned.mkdir()

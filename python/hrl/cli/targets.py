@@ -11,6 +11,7 @@ import contextlib
 import errno
 import fcntl
 import os
+import re
 import shutil
 import stat
 import tempfile
@@ -19,6 +20,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
+from hrl import HrlError
 from hrl.cli.exits import Exit, Refused
 from hrl.cli.signals import raising
 
@@ -47,9 +49,22 @@ def published(to: Path, *, overwrite: bool | None = None, hint: str = "") -> Ite
     with raising(), work_directory(target) as directory:
         # Only the ending of a name means something, such as the format of a picture.
         new = directory / f"new{target.suffix[:SUFFIX_CHARACTERS_MAX]}"
-        yield new
+        with named(to, directory):
+            yield new
         checked(to, overwrite=overwrite, hint=hint)
         give_name(new, target, to, overwrite=bool(overwrite))
+
+
+@contextlib.contextmanager
+def named(to: Path, directory: Path) -> Iterator[None]:
+    """Names the file that was asked for in errors about what is in the work directory."""
+    try:
+        yield
+    except HrlError as error:
+        if str(directory) not in str(error):
+            raise
+        message = re.sub(re.escape(str(directory)) + r"/\S*", lambda _: str(to), str(error))
+        raise Refused(message, Exit.of_kind(error.kind)) from error
 
 
 def checked(to: Path, *, overwrite: bool | None = None, hint: str = "") -> Path:
