@@ -1,5 +1,6 @@
 """Which state of a volume a text means: labels first, and nothing is read as something else without a word."""
 
+import time
 from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
@@ -108,6 +109,21 @@ def test_a_time_without_a_zone_is_local_and_said(capsys: pytest.CaptureFixture[s
         f"2026-11-21 09:30 is 2026-11-21 09:30:00 {datetime(2026, 11, 21).astimezone().tzname()}" in capsys.readouterr().err
     )
     assert has_zone("2026-11-21T09:30+01:00") and has_zone("2026-11-21 09:30z") and not has_zone("2026-11-21")
+
+
+def test_a_time_that_local_clocks_skip_is_refused_and_of_one_twice_the_first_is_said(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("TZ", "Europe/Berlin")
+    time.tzset()
+    try:
+        with pytest.raises(typer.BadParameter, match="local clocks skip it"):
+            time_option("2026-03-29 02:30")
+        assert time_option("2026-10-25 02:30") == "2026-10-25T00:30:00.000000Z"
+        assert "2026-10-25 02:30:00 CEST" in capsys.readouterr().err
+    finally:
+        monkeypatch.undo()
+        time.tzset()
 
 
 @given(st.text(max_size=24), st.booleans())

@@ -67,8 +67,15 @@ def instant(text: str) -> datetime | None:
 
 
 def read(text: str) -> datetime:
-    """Returns the moment of a date, or date and time. Raises `ValueError` or `OverflowError` for any other text."""
-    return datetime.fromisoformat(text.strip().upper()).astimezone(UTC)
+    """Returns the moment of a date, or date and time. Raises `ValueError` or `OverflowError` for any other text.
+
+    Of a local time that was twice, in autumn, it is the first.
+    """
+    found = datetime.fromisoformat(text.strip().upper())
+    moment = found.astimezone(UTC)
+    if found.tzinfo is None and moment.astimezone().replace(tzinfo=None) != found:
+        raise ValueError("local clocks skip it")
+    return moment
 
 
 def problem_of(text: str) -> str:
