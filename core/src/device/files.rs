@@ -6,9 +6,9 @@
 #![allow(unsafe_code, reason = "the dirty map is memory-mapped")]
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::ops::Range;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -105,6 +105,10 @@ pub trait Files: Send + Sync {
     fn link(&self, from: &Path, to: &Path) -> io::Result<()>;
     /// Renames a file, and replaces what had the new name.
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
+    /// Gives a file another name; `AlreadyExists` if that names something. Default: `Unsupported`.
+    fn rename_new(&self, _from: &Path, _to: &Path) -> io::Result<()> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
     /// Removes a file.
     fn remove(&self, path: &Path) -> io::Result<()>;
     /// Hints that this file will not be read soon, so that the system can drop it from its cache.
@@ -140,11 +144,13 @@ impl Files for SystemFiles {
     }
 
     fn read(&self, path: &Path) -> io::Result<Vec<u8>> {
-        fs::read(path)
+        let mut content = Vec::new();
+        open_regular(path)?.read_to_end(&mut content)?;
+        Ok(content)
     }
 
     fn read_range(&self, path: &Path, range: Range<u64>) -> io::Result<(Vec<u8>, u64)> {
-        let file = File::open(path)?;
+        let file = open_regular(path)?;
         let length = file.metadata()?.len();
         let wanted = if range.end <= length { range.end.saturating_sub(range.start) } else { 0 };
         let mut bytes = vec![0; wanted as usize];
@@ -188,12 +194,17 @@ impl Files for SystemFiles {
         fs::rename(from, to)
     }
 
+    fn rename_new(&self, from: &Path, to: &Path) -> io::Result<()> {
+        use rustix::fs::{CWD, RenameFlags, renameat_with};
+        Ok(renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE)?)
+    }
+
     fn remove(&self, path: &Path) -> io::Result<()> {
         fs::remove_file(path)
     }
 
     fn will_not_need(&self, path: &Path) {
-        if let Ok(file) = File::open(path) {
+        if let Ok(file) = open_regular(path) {
             let _ = rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed);
         }
     }
@@ -232,6 +243,17 @@ impl MappedBytes for MmapMut {
     fn sync(&self, offset: usize, length: usize) -> io::Result<()> {
         self.flush_range(offset, length)
     }
+}
+
+/// Opens a regular file to read; `InvalidInput` for anything else, without waiting: a FIFO would
+/// wait for its writer.
+pub(super) fn open_regular(path: &Path) -> io::Result<File> {
+    let flags = rustix::fs::OFlags::NONBLOCK.bits() as i32;
+    let file = OpenOptions::new().read(true).custom_flags(flags).open(path)?;
+    if file.metadata()?.is_file() {
+        return Ok(file);
+    }
+    Err(io::Error::new(io::ErrorKind::InvalidInput, "it is not a regular file"))
 }
 
 /// Returns the directory that contains a path, in a form that can be opened.

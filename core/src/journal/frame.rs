@@ -198,16 +198,17 @@ impl Opener {
         if header.codec == Codec::Zstd && self.codec == Codec::Stored {
             return Err(bad(at + 9).expected("no compression, as the header says").found("zstd"));
         }
-        let raw = self.decode(&header, stored, &name, at)?;
+        let head = head.try_into().expect("split at its length");
+        let next = at + whole.len() as u64;
+        let raw = self.decode(&header, whole, &name, at)?;
         let table = u64::from(header.count) * RECORD_BYTES as u64;
         if header.kind == FrameKind::Data && table > raw.len() as u64 {
             return Err(bad(at + 20)
                 .expected(format_args!("{} records", header.count))
                 .found(format_args!("{} bytes", raw.len())));
         }
-        let head = head.try_into().expect("split at its length");
         let device_bytes = self.device_bytes;
-        Ok((Frame { header, head, raw, device_bytes, name, at }, at + whole.len() as u64))
+        Ok((Frame { header, head, raw, device_bytes, name, at }, next))
     }
 
     /// Returns whether `tag` authenticates `aad` under the nonce `number`; without a key it must be
@@ -219,27 +220,37 @@ impl Opener {
         }
     }
 
-    fn decode(&self, header: &FrameHeader, stored: &[u8], name: &str, at: u64) -> Result<Vec<u8>> {
+    /// Returns the content of a frame before it was compressed and encrypted. `whole` has its
+    /// header, too.
+    fn decode(
+        &self,
+        header: &FrameHeader,
+        whole: Cow<'_, [u8]>,
+        name: &str,
+        at: u64,
+    ) -> Result<Vec<u8>> {
         let bad = || Error::new(ErrorKind::Corrupt, "read segment", name).at(at);
         let plain = match &self.cipher {
             None if header.tag != [0; 16] => {
                 return Err(bad().expected("no tag, as nothing is encrypted").found("one"));
             }
-            None => Cow::Borrowed(stored),
+            None if header.codec == Codec::Stored => return Ok(content_of(whole)),
+            None => whole,
             Some(cipher) => {
-                let mut content = stored.to_vec();
+                let mut content = content_of(whole);
                 if !cipher.decrypt(header.number, &header.encode_aad(), &mut content, &header.tag) {
                     return Err(bad().expected("the frame that was written here").found(
                         "another: the frame, its place or the segment's header was altered",
                     ));
                 }
+                if header.codec == Codec::Stored {
+                    return Ok(content);
+                }
                 Cow::Owned(content)
             }
         };
-        if header.codec == Codec::Stored {
-            return Ok(plain.into_owned());
-        }
-        let raw = zstd::bulk::decompress(&plain, header.raw_bytes as usize)
+        let skipped = if self.cipher.is_some() { 0 } else { FRAME_HEADER_BYTES };
+        let raw = zstd::bulk::decompress(&plain[skipped..], header.raw_bytes as usize)
             .map_err(|error| bad().message("the frame does not decompress").caused_by(error))?;
         if raw.len() != header.raw_bytes as usize {
             return Err(bad()
@@ -247,6 +258,17 @@ impl Opener {
                 .found(raw.len()));
         }
         Ok(raw)
+    }
+}
+
+/// Returns the content of a frame that was read with its header.
+fn content_of(whole: Cow<'_, [u8]>) -> Vec<u8> {
+    match whole {
+        Cow::Borrowed(whole) => whole[FRAME_HEADER_BYTES..].to_vec(),
+        Cow::Owned(mut whole) => {
+            whole.drain(..FRAME_HEADER_BYTES);
+            whole
+        }
     }
 }
 

@@ -2,10 +2,10 @@
 
 use std::borrow::Cow;
 use std::ops::Range;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::device::{Files, SystemFiles};
+use crate::device::{Files, MappedFile, SystemFiles};
 use crate::error::{Error, ErrorKind, Result};
 use crate::store::Store;
 use crate::sync::lock::Mutex;
@@ -74,12 +74,78 @@ impl SegmentSource for MappedSource {
     }
 }
 
-/// Opens a local file by memory map. The file must not change while the source lives.
-pub fn open_mapped(path: &Path) -> Result<Box<dyn SegmentSource>> {
-    open_mapped_in(&SystemFiles, path)
+/// A mapped file that somebody else may cut short or whose disk may fail: reading copies.
+struct CopiedSource {
+    name: String,
+    map: MappedFile,
 }
 
-/// Opens a file among `files`, as [`open_mapped`] does.
+impl SegmentSource for CopiedSource {
+    fn name(&self) -> String {
+        self.name.clone()
+    }
+
+    fn length(&self) -> u64 {
+        self.map.len() as u64
+    }
+
+    fn read(&self, range: Range<u64>) -> Result<Cow<'_, [u8]>> {
+        check_range(&range, self.length(), &self.name)?;
+        let bytes = self.map.copy(range.start as usize..range.end as usize);
+        bytes.map(Cow::Owned).map_err(|error| unreadable(&self.name, range.start, error))
+    }
+}
+
+/// A file that is opened for each read, where a sandbox forbids the call of [`MappedFile::copy`].
+struct FileSource {
+    name: String,
+    path: PathBuf,
+    length: u64,
+}
+
+impl SegmentSource for FileSource {
+    fn name(&self) -> String {
+        self.name.clone()
+    }
+
+    fn length(&self) -> u64 {
+        self.length
+    }
+
+    fn read(&self, range: Range<u64>) -> Result<Cow<'_, [u8]>> {
+        check_range(&range, self.length, &self.name)?;
+        match SystemFiles.read_range(&self.path, range.clone()) {
+            Ok((bytes, length)) => {
+                check_range(&range, length, &self.name)?;
+                Ok(Cow::Owned(bytes))
+            }
+            Err(error) => Err(unreadable(&self.name, range.start, error)),
+        }
+    }
+}
+
+fn unreadable(name: &str, at: u64, error: std::io::Error) -> Error {
+    Error::new(ErrorKind::Corrupt, "read segment", name)
+        .at(at)
+        .expected("the bytes that the file had when it was opened")
+        .caused_by(error)
+}
+
+/// Opens a local file whose content does not change. If it is cut short all the same, reads fail.
+pub fn open_mapped(path: &Path) -> Result<Box<dyn SegmentSource>> {
+    open_copied(path.display().to_string(), path)
+}
+
+fn open_copied(name: String, path: &Path) -> Result<Box<dyn SegmentSource>> {
+    let map = MappedFile::open(path)?;
+    if map.copy(0..map.len().min(1)).is_ok() {
+        return Ok(Box::new(CopiedSource { name, map }));
+    }
+    Ok(Box::new(FileSource { name, path: path.to_owned(), length: map.len() as u64 }))
+}
+
+/// Opens a file of a state directory, which nobody else changes, among these files. Reading copies
+/// nothing.
 pub(crate) fn open_mapped_in(files: &dyn Files, path: &Path) -> Result<Box<dyn SegmentSource>> {
     Ok(Box::new(MappedSource { name: path.display().to_string(), map: files.map(path)? }))
 }
@@ -124,8 +190,7 @@ impl ObjectSource {
 
     fn mapped(store: &Arc<dyn Store>, name: &str) -> Result<Option<Box<dyn SegmentSource>>> {
         let Some(path) = store.local_path(name) else { return Ok(None) };
-        let map = SystemFiles.map(&path)?;
-        Ok(Some(Box::new(MappedSource { name: name.to_owned(), map })))
+        open_copied(name.to_owned(), &path).map(Some)
     }
 
     fn open_tail(
@@ -203,4 +268,46 @@ fn check_range(range: &Range<u64>, length: u64, name: &str) -> Result<()> {
         .at(range.start)
         .expected(format_args!("bytes up to {} within the segment", range.end))
         .found(format_args!("a segment of {length} bytes; it may have been cut off")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_that_shrinks_or_vanishes_is_an_error_of_the_read() {
+        let directory = tempfile::tempdir().expect("directory");
+        let path = directory.path().join("segment");
+        let write = || std::fs::write(&path, [7; 100_000]).expect("write");
+        write();
+        let mapped = open_mapped(&path).expect("open");
+        let by_path: Box<dyn SegmentSource> =
+            Box::new(FileSource { name: "segment".into(), path: path.clone(), length: 100_000 });
+        for source in [&mapped, &by_path] {
+            assert_eq!(source.length(), 100_000);
+            assert_eq!(*source.read(5..90_000).expect("read"), [7; 89_995]);
+            let file = std::fs::OpenOptions::new().write(true).open(&path).expect("open");
+            file.set_len(50_000).expect("cut short");
+            let error = source.read(5..90_000).expect_err("cut short");
+            assert_eq!(error.kind(), ErrorKind::Corrupt, "{error}");
+            file.set_len(0).expect("empty");
+            assert_eq!(source.read(5..10).expect_err("empty").kind(), ErrorKind::Corrupt);
+            write();
+        }
+        std::fs::remove_file(&path).expect("remove");
+        assert_eq!(by_path.read(5..10).expect_err("gone").kind(), ErrorKind::Corrupt);
+    }
+
+    #[test]
+    fn what_is_no_file_in_the_place_of_a_segment_is_an_error_and_nothing_waits_for_it() {
+        let directory = tempfile::tempdir().expect("directory");
+        let path = directory.path().join("fifo");
+        let mode = rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR;
+        let fifo = rustix::fs::FileType::Fifo;
+        rustix::fs::mknodat(rustix::fs::CWD, &path, fifo, mode, 0).expect("a FIFO");
+        for path in [path.as_path(), directory.path()] {
+            let error = open_mapped(path).err().expect("no segment");
+            assert!(error.object() == path.display().to_string(), "{error}");
+        }
+    }
 }

@@ -1,9 +1,10 @@
 //! A directory as a store.
 //!
 //! A put writes a temporary file, syncs it, and links it to its name: the link creates the object,
-//! once and whole. Then the directory is synced, so a put that returned survives a power failure.
+//! once and whole. A file system without hard links renames it, unless the name is taken. Then the directory is synced, so a put that returned survives a power failure.
 //! Temporary names begin with `.`, which no object name does. When the store is opened it removes
-//! old ones that crashes left. A root that has vanished (an unmounted disk) is an error of every
+//! old ones that crashes left. A FIFO, socket, device or link in the place of an object is listed,
+//! and is an error of every other verb but `delete`; nothing waits for it. A root that has vanished (an unmounted disk) is an error of every
 //! verb, never an empty store.
 
 use std::collections::HashSet;
@@ -13,6 +14,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
+
+use rustix::io::Errno;
 
 use super::{ObjectInfo, PutOutcome, Store, check_name};
 use crate::device::{FileKind, Files, NewFile, SystemFiles, directory_of};
@@ -132,7 +135,7 @@ impl DirStore {
         let directory = directory_of(path);
         let (temporary, file) = self.create_temporary(directory)?;
         let result =
-            write_durably(file, content).and_then(|()| match self.files.link(&temporary, path) {
+            write_durably(file, content).and_then(|()| match self.give_name(&temporary, path) {
                 Ok(()) => Ok(PutOutcome::Created),
                 Err(error) if error.kind() == Os::AlreadyExists => Ok(PutOutcome::AlreadyExists),
                 Err(error) => Err(error),
@@ -142,6 +145,29 @@ impl DirStore {
         // The loser of a race syncs too: it may act on an object whose name is not durable yet.
         self.files.sync_directory(directory)?;
         result
+    }
+
+    /// Gives a temporary file a name that is free. `AlreadyExists` if it is not.
+    fn give_name(&self, temporary: &Path, path: &Path) -> std::io::Result<()> {
+        match self.files.link(temporary, path) {
+            Err(error) if has_no_links(&error) => {
+                self.files.rename_new(temporary, path).map_err(|refused| match refused.kind() {
+                    Os::AlreadyExists => refused,
+                    _ => std::io::Error::new(
+                        error.kind(),
+                        "the file system has neither hard links nor a rename that replaces nothing, \
+                         one of which a store needs",
+                    ),
+                })
+            }
+            linked => linked,
+        }
+    }
+
+    fn no_object(&self, operation: &'static str, name: &str) -> Error {
+        Error::new(ErrorKind::Corrupt, operation, format_args!("{}/{name}", self.root.display()))
+            .expected("a regular file")
+            .found("something else in its place")
     }
 
     /// Skips a name that a crashed process of the same number has left. In a container all
@@ -192,6 +218,10 @@ impl DirStore {
                 FileKind::Regular if name.starts_with(prefix) => {
                     found.push(ObjectInfo { name: name.to_owned(), length: info.length });
                 }
+                // Whoever reads it gets the error; a list without it would be one of less.
+                FileKind::Other if name.starts_with(prefix) => {
+                    found.push(ObjectInfo { name: name.to_owned(), length: 0 });
+                }
                 _ => {}
             }
         }
@@ -235,10 +265,11 @@ impl Store for DirStore {
 
     fn get(&self, name: &str, range: Range<u64>) -> Result<Vec<u8>> {
         let path = self.path(name)?;
-        let (bytes, length) = self
-            .files
-            .read_range(&path, range.clone())
-            .map_err(|error| self.failed("get from store", name, error))?;
+        let (bytes, length) =
+            self.files.read_range(&path, range.clone()).map_err(|error| match error.kind() {
+                Os::InvalidInput => self.no_object("get from store", name),
+                _ => self.failed("get from store", name, error),
+            })?;
         if range.start > range.end || range.end > length {
             return Err(Error::new(ErrorKind::InvalidInput, "get from store", name)
                 .at(range.start)
@@ -269,6 +300,10 @@ impl Store for DirStore {
             Ok(info) if info.kind == FileKind::Regular => {
                 Ok(Some(ObjectInfo { name: name.to_owned(), length: info.length }))
             }
+            Ok(info) if info.kind == FileKind::Other => {
+                Err(self.no_object("look into store", name))
+            }
+            // The directory of other objects.
             Ok(_) => Ok(None),
             Err(error) if matches!(error.kind(), Os::NotFound | Os::NotADirectory) => {
                 self.check_root("look into store").map(|()| None)
@@ -313,6 +348,12 @@ fn sweep(files: &dyn Files, directory: &Path) {
     }
 }
 
+/// Returns whether a link failed because the file system has none. Linux says EPERM.
+fn has_no_links(error: &std::io::Error) -> bool {
+    let without = [Errno::PERM, Errno::OPNOTSUPP, Errno::NOSYS];
+    without.iter().any(|errno| error.raw_os_error() == Some(errno.raw_os_error()))
+}
+
 fn write_durably(mut file: Box<dyn NewFile>, content: &[u8]) -> std::io::Result<()> {
     file.append(content)?;
     file.sync()
@@ -352,6 +393,118 @@ mod tests {
         ];
         assert_eq!(kinds, [ErrorKind::Unavailable; 5]);
         assert!(!root.exists(), "a put must not bring an empty vault into being");
+    }
+
+    #[test]
+    fn what_is_no_file_in_the_place_of_an_object_is_an_error_and_nothing_waits_for_it() {
+        let directory = tempfile::tempdir().expect("temporary directory");
+        let store = DirStore::open(directory.path()).expect("open");
+        store.put("v/other", b"x").expect("put");
+        let path = directory.path().join("v/fifo");
+        rustix::fs::mknodat(
+            rustix::fs::CWD,
+            &path,
+            rustix::fs::FileType::Fifo,
+            rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR,
+            0,
+        )
+        .expect("a FIFO");
+        fs::create_dir(directory.path().join("v/directory")).expect("directory");
+        std::os::unix::fs::symlink("other", directory.path().join("v/link")).expect("link");
+        for name in ["v/fifo", "v/directory"] {
+            let error = store.get(name, 0..1).expect_err(name);
+            assert_eq!(error.kind(), ErrorKind::Corrupt, "{error}");
+            assert!(error.object().ends_with(name), "{error}");
+            assert_eq!(store.put(name, b"y").expect("put"), PutOutcome::AlreadyExists);
+        }
+        for name in ["v/fifo", "v/link"] {
+            let error = store.head(name).expect_err(name);
+            assert_eq!(error.kind(), ErrorKind::Corrupt, "{error}");
+        }
+        assert_eq!(store.head("v/directory").expect("no object"), None);
+        let names: Vec<_> = store.list("").expect("list").into_iter().map(|i| i.name).collect();
+        assert_eq!(names, ["v/fifo", "v/link", "v/other"]);
+        store.delete("v/fifo").expect("delete");
+        assert_eq!(store.head("v/fifo").expect("gone"), None);
+    }
+
+    /// A file system without hard links, and perhaps without a rename that replaces nothing.
+    struct NoLinks {
+        renames: bool,
+    }
+
+    impl Files for NoLinks {
+        fn link(&self, _from: &Path, _to: &Path) -> std::io::Result<()> {
+            Err(Errno::PERM.into())
+        }
+        fn rename_new(&self, from: &Path, to: &Path) -> std::io::Result<()> {
+            if self.renames { SystemFiles.rename_new(from, to) } else { Err(Errno::INVAL.into()) }
+        }
+        fn make_directory(&self, path: &Path) -> std::io::Result<()> {
+            SystemFiles.make_directory(path)
+        }
+        fn is_directory(&self, path: &Path) -> bool {
+            SystemFiles.is_directory(path)
+        }
+        fn lock(&self, path: &Path) -> std::io::Result<Box<dyn Send + Sync>> {
+            SystemFiles.lock(path)
+        }
+        fn create(&self, path: &Path) -> std::io::Result<Box<dyn NewFile>> {
+            SystemFiles.create(path)
+        }
+        fn read(&self, path: &Path) -> std::io::Result<Vec<u8>> {
+            SystemFiles.read(path)
+        }
+        fn read_range(&self, path: &Path, range: Range<u64>) -> std::io::Result<(Vec<u8>, u64)> {
+            SystemFiles.read_range(path, range)
+        }
+        fn map(&self, path: &Path) -> Result<Box<dyn AsRef<[u8]> + Send + Sync>> {
+            SystemFiles.map(path)
+        }
+        fn map_mut(&self, path: &Path) -> std::io::Result<Box<dyn crate::device::MappedBytes>> {
+            SystemFiles.map_mut(path)
+        }
+        fn exists(&self, path: &Path) -> bool {
+            SystemFiles.exists(path)
+        }
+        fn info(&self, path: &Path) -> std::io::Result<crate::device::FileInfo> {
+            SystemFiles.info(path)
+        }
+        fn rename(&self, from: &Path, to: &Path) -> std::io::Result<()> {
+            SystemFiles.rename(from, to)
+        }
+        fn remove(&self, path: &Path) -> std::io::Result<()> {
+            SystemFiles.remove(path)
+        }
+        fn list(&self, directory: &Path) -> std::io::Result<Vec<PathBuf>> {
+            SystemFiles.list(directory)
+        }
+        fn sync_directory(&self, directory: &Path) -> std::io::Result<()> {
+            SystemFiles.sync_directory(directory)
+        }
+    }
+
+    #[test]
+    fn the_contract_holds_without_hard_links() {
+        let directory = tempfile::tempdir().expect("temporary directory");
+        let count = AtomicU64::new(0);
+        super::super::conformance::check(&|| {
+            let number = count.fetch_add(1, Ordering::Relaxed);
+            let root = directory.path().join(format!("s{number}"));
+            fs::create_dir(&root).expect("directory");
+            Arc::new(DirStore::open_in(Arc::new(NoLinks { renames: true }), &root).expect("open"))
+        });
+    }
+
+    #[test]
+    fn a_file_system_that_can_neither_link_nor_rename_is_named_as_such() {
+        let directory = tempfile::tempdir().expect("temporary directory");
+        let files = Arc::new(NoLinks { renames: false });
+        let store = DirStore::open_in(files, directory.path()).expect("open");
+        let error = store.put("v/a", b"x").expect_err("no way to put");
+        let cause = std::error::Error::source(&error).expect("a cause").to_string();
+        assert!(cause.contains("hard links"), "{cause}");
+        assert!(store.list("").expect("list").is_empty());
     }
 
     #[test]
