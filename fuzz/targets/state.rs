@@ -8,7 +8,7 @@
 //! An input is one byte that says what, and then it.
 #![no_main]
 
-use hrl::journal::{VolumeKey, WrappingKey};
+use hrl::journal::{Binding, VolumeKey, WrappingKey};
 use hrl::testing::{reprint_anchor, reprint_failover, reprint_follow, reprint_state};
 use hrl::{
     Bandwidth, ErrorKind, ManualClock, RetentionPolicy, Timestamp, VolumeId, duration_text,
@@ -83,10 +83,11 @@ const SEED: &[u8] = include_bytes!("../seeds/state/wrapped");
 /// and key id.
 fn wrapped(bytes: &[u8]) {
     let clock = ManualClock::new(Timestamp(0), 1);
-    let (wrapping, volume) = (WrappingKey::from_bytes([5; 32]), VolumeId([1; 16]));
+    let wrapping = WrappingKey::from_bytes([5; 32]);
+    let to = Binding { volume: VolumeId([1; 16]), properties: b"v" };
     let key = VolumeKey::from_bytes([3; 32]);
-    let whole = wrapping.wrap(&key, volume, &clock);
-    let opened = wrapping.unwrap(&whole, volume, key.id(), "key").expect("as it was wrapped");
+    let whole = wrapping.wrap(&key, &to, &clock);
+    let opened = wrapping.unwrap(&whole, &to, key.id(), "key").expect("as it was wrapped");
     assert_eq!(opened.id(), key.id());
     let Some((start, bytes)) = bytes.split_first() else { return };
     let mut altered = whole.clone();
@@ -98,7 +99,7 @@ fn wrapped(bytes: &[u8]) {
         }
     }
     for altered in [altered, bytes.to_vec()] {
-        match wrapping.unwrap(&altered, volume, key.id(), "key") {
+        match wrapping.unwrap(&altered, &to, key.id(), "key") {
             Ok(opened) => {
                 let is_genuine = altered == whole || altered == SEED[1..];
                 assert!(is_genuine && opened.id() == key.id(), "it was altered");

@@ -1150,6 +1150,9 @@ class VerifyReport(_Value):
     def strays(self) -> list[str]:
         """Names of objects that no catalog version lists."""
     @property
+    def notes(self) -> list[str]:
+        """Markers that are ignored because nothing proves them, and gates of a mirror."""
+    @property
     def sound(self) -> bool:
         """Whether everything that the catalog lists is right."""
 

@@ -113,6 +113,8 @@ mirror! {
         findings: Vec<Finding> = report.findings.iter().collect::<Vec<_>>(),
         /// Names of objects that no catalog version lists.
         strays: Vec<String> = report.strays.clone(),
+        /// Markers that are ignored because nothing proves them, and gates of a mirror.
+        notes: Vec<String> = report.notes.clone(),
         /// Whether everything that the catalog lists is right.
         sound: bool = report.is_sound(),
     }

@@ -127,7 +127,7 @@ def test_a_result_has_attributes_and_is_read_by_name(history: History) -> None:
     report = replica.verify()
     assert report.sound and report["sound"] is True
     assert dict(report) == {**report}
-    assert list(dict(report)) == ["segments", "bytes", "points", "findings", "strays", "sound"]
+    assert list(dict(report)) == ["segments", "bytes", "points", "findings", "strays", "notes", "sound"]
     assert report == replica.verify()
     with pytest.raises(KeyError, match="speed"):
         report["speed"]

@@ -149,7 +149,7 @@ fn compact(
     // A run that was killed left files there.
     let _ = std::fs::remove_dir_all(&scratch);
     let options = CompactOptions { scratch: Some(scratch), ..CompactOptions::default() };
-    let mut replica = shared.vault.replica_with_keys(&shared.info.name, &shared.keys)?;
+    let mut replica = shared.vault.replica_with_keys(&shared.info, &shared.keys)?;
     compactor.run(&mut replica, policy, &options, &|_, _| !gives_way(shared))
 }
 

@@ -48,13 +48,17 @@ pub(super) fn look(shared: &Shared, why: &Error) -> Result<Found> {
         .expected(format_args!("an object named {}", layout::MARKER))
         .found("none"));
     }
-    let replica = match shared.vault.replica_with_keys(&shared.info.name, &shared.keys) {
+    let replica = match shared.vault.replica_with_keys(&shared.info, &shared.keys) {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Found::Nothing),
+        // The record is that of another volume.
+        Err(error)
+            if error.kind() == ErrorKind::Corrupt
+                && error.object() == layout::volume_record(&shared.info.name) =>
+        {
+            return Ok(Found::Nothing);
+        }
         replica => replica?,
     };
-    if replica.info().id != shared.info.id {
-        return Ok(Found::Nothing);
-    }
     let replica = owned(shared, replica)?;
     let baseline = view_of(&shared.state, &replica, &[], replica.catalog().last_sequence());
     let (catalog, why) = (replica.into_catalog(), why.to_string());
@@ -74,7 +78,7 @@ fn owned(shared: &Shared, replica: Replica) -> Result<Replica> {
         )),
         None => {
             replica.into_catalog().append(source, vec![CatalogEdit::Source(source.clone())])?;
-            shared.vault.replica_with_keys(&shared.info.name, &shared.keys)
+            shared.vault.replica_with_keys(&shared.info, &shared.keys)
         }
     }
 }

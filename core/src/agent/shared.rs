@@ -57,7 +57,7 @@ impl Shared {
         let _one = self.session.begin_commit();
         // Callers of `stats` do not wait for the vault: the session is not locked meanwhile.
         let Some(under_way) = self.session.provisional() else { return Ok(()) };
-        let replica = self.vault.replica_with_keys(&self.info.name, &self.keys)?;
+        let replica = self.vault.replica_with_keys(&self.info, &self.keys)?;
         let catalog = under_way.commit(&self.state, &self.vault, replica, &*self.clock)?;
         let (at, epoch) = (under_way.at, under_way.epoch);
         self.shipping.shipper.set_catalog(catalog);

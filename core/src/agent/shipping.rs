@@ -126,7 +126,7 @@ impl Shipping {
             return Next::Later(TICK);
         }
         let result =
-            shared.vault.replica_with_keys(&shared.info.name, &shared.keys).and_then(|replica| {
+            shared.vault.replica_with_keys(&shared.info, &shared.keys).and_then(|replica| {
                 let (source, clock) = (shared.shipping.shipper.source(), &*shared.clock);
                 surrender::hand_in(&shared.state, &replica, source, clock)
             });

@@ -95,7 +95,7 @@ mod tests {
     fn a_file_that_shrinks_while_it_is_mapped_is_an_error() {
         let directory = tempfile::tempdir().expect("directory");
         let path = directory.path().join("file");
-        let content: Vec<u8> = (0..100_000).map(|at| at as u8).collect();
+        let content: Vec<u8> = (0..100_000_u32).map(|at| at as u8).collect();
         std::fs::write(&path, &content).expect("write");
         let map = MappedFile::open(&path).expect("map");
         assert_eq!(map.copy(10..90_000).expect("copy"), content[10..90_000]);

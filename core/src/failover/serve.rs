@@ -51,6 +51,7 @@ impl FailoverOptions {
         let begun = self.clock.elapsed();
         let state = StateDirectory::open(self.files.clone(), &self.state)?;
         let mut replica = self.vault.replica(&self.volume)?;
+        replica.end_gates()?;
         self.check_size(&replica)?;
         if let Some(known) = state.identity()? {
             known.check_volume(replica.info(), "fail over")?;

@@ -37,10 +37,10 @@ pub use sink::{FileSink, SegmentSink};
 pub(crate) use source::open_mapped_in;
 pub use source::{BytesSource, ObjectSource, SegmentSource, open_mapped};
 pub(crate) use trim::trim;
-pub use wrapping::WrappingKey;
-#[cfg(any(test, feature = "testing"))]
-pub use wrapping::wrap_version_1;
 pub(crate) use wrapping::wrong_key;
+pub use wrapping::{Binding, WrappingKey};
+#[cfg(any(test, feature = "testing"))]
+pub use wrapping::{wrap_version_1, wrap_version_2};
 pub(crate) use writer::RECORD_EXTRA_BYTES_MAX;
 pub use writer::SegmentWriter;
 

@@ -1,9 +1,10 @@
 //! Wraps volume keys with a key-encryption key, which can change without rewriting data.
 //!
 //! A wrapped key names its key-encryption key, by an id that reveals nothing about that key. It is
-//! bound to its volume and to the key that it stands for, so it does not open in the place of
-//! another. Wrapping is XChaCha20-Poly1305 with a random nonce; `core/docs/format.md` specifies the
-//! bytes. Version 1, which neither named nor bound anything, is still read.
+//! bound to its volume, to that volume's properties and to the key that it stands for, so it does
+//! not open in the place of another. Wrapping is XChaCha20-Poly1305 with a random nonce;
+//! `core/docs/format.md` specifies the bytes. Versions 1, which neither named nor bound anything,
+//! and 2, which was bound to identities alone, are still read.
 //!
 //! No error and no `Debug` output contains key material.
 
@@ -21,7 +22,8 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::units::{KeyId, VolumeId};
 
 const KEY_ID_CONTEXT: &str = "hrl 2026-11-21 key-encryption key id v1";
-const MAGIC: &[u8; 8] = b"HRLWRAP\x02";
+const MAGIC: &[u8; 8] = b"HRLWRAP\x03";
+const MAGIC_V2: &[u8; 8] = b"HRLWRAP\x02";
 const MAGIC_V1: &[u8; 8] = b"HRLWRAP\x01";
 /// Magic, and the id of the key-encryption key.
 const HEAD_BYTES: usize = 8 + 16;
@@ -31,6 +33,16 @@ const WRAPPED_V1_BYTES: usize = 8 + ENCRYPTED_BYTES;
 const ENCRYPTED_BYTES: usize = 24 + 32 + 16;
 /// Most bytes that are read of a key's text.
 const KEY_TEXT_BYTES_MAX: u64 = 4096;
+
+/// What a wrapped key is bound to: it opens for nothing else.
+#[derive(Clone, Copy, Debug)]
+pub struct Binding<'a> {
+    /// The volume.
+    pub volume: VolumeId,
+    /// What is known of the volume where the key is stored, in any fixed form. Keys of version 2
+    /// are not bound to it.
+    pub properties: &'a [u8],
+}
 
 /// Key-encryption key: wraps the keys of volumes.
 #[derive(Clone, PartialEq, Eq)]
@@ -80,11 +92,11 @@ impl WrappingKey {
     }
 
     /// Wraps the key of a volume for storage beside it.
-    pub fn wrap(&self, key: &VolumeKey, volume: VolumeId, clock: &dyn Clock) -> Vec<u8> {
+    pub fn wrap(&self, key: &VolumeKey, to: &Binding<'_>, clock: &dyn Clock) -> Vec<u8> {
         let nonce: [u8; 24] = random_bytes(clock);
         let mut wrapped = MAGIC.to_vec();
         wrapped.extend_from_slice(&self.id().0);
-        let aad = bound_to(&wrapped, volume, key.id());
+        let aad = bound_to(&wrapped, to.volume, key.id(), to.properties);
         let mut secret = *key.as_bytes();
         let tag = XChaCha20Poly1305::new(&self.0.into())
             .encrypt_inout_detached(&nonce.into(), &aad, (&mut secret[..]).into())
@@ -95,20 +107,23 @@ impl WrappingKey {
         wrapped
     }
 
-    /// Unwraps the key `id` of `volume` from `wrapped`, the content of `object`.
+    /// Unwraps the key `id` from `wrapped`, the content of `object`.
     ///
     /// `WrongKey` if another key wrapped it; the error names both if the bytes do. `Corrupt` if the
-    /// bytes are no wrapped key, were altered, or belong to another volume.
+    /// bytes are no wrapped key, were altered, or are bound to something else.
     pub fn unwrap(
         &self,
         wrapped: &[u8],
-        volume: VolumeId,
+        to: &Binding<'_>,
         id: KeyId,
         object: &str,
     ) -> Result<VolumeKey> {
         let key = match wrapped.first_chunk::<8>() {
             Some(MAGIC) if wrapped.len() == WRAPPED_BYTES => {
-                self.open_bound(wrapped, volume, id, object)?
+                self.open_bound(wrapped, to, id, object)?
+            }
+            Some(MAGIC_V2) if wrapped.len() == WRAPPED_BYTES => {
+                self.open_bound(wrapped, &Binding { properties: &[], ..*to }, id, object)?
             }
             Some(MAGIC_V1) if wrapped.len() == WRAPPED_V1_BYTES => {
                 self.open(&wrapped[8..], MAGIC_V1).ok_or_else(|| {
@@ -134,7 +149,7 @@ impl WrappingKey {
     fn open_bound(
         &self,
         wrapped: &[u8],
-        volume: VolumeId,
+        to: &Binding<'_>,
         id: KeyId,
         object: &str,
     ) -> Result<VolumeKey> {
@@ -143,10 +158,13 @@ impl WrappingKey {
         if wrapped_by != self.id() {
             return Err(wrong_key(object, &[wrapped_by], self.id()));
         }
-        self.open(encrypted, &bound_to(head, volume, id)).ok_or_else(|| {
+        self.open(encrypted, &bound_to(head, to.volume, id, to.properties)).ok_or_else(|| {
             Error::new(ErrorKind::Corrupt, "unwrap key", object)
-                .expected(format_args!("key {id} of volume {volume}, as it was wrapped"))
-                .found("another key, or altered bytes")
+                .expected(format_args!(
+                    "key {id} of volume {}, with the name and properties that it was wrapped for",
+                    to.volume
+                ))
+                .found("another key, altered bytes, or a volume with another name or record")
         })
     }
 
@@ -176,8 +194,29 @@ pub(crate) fn wrong_key(object: &str, needed: &[KeyId], given: KeyId) -> Error {
         .found(format_args!("key-encryption key {given}"))
 }
 
-fn bound_to(head: &[u8], volume: VolumeId, id: KeyId) -> Vec<u8> {
-    [head, &volume.0, &id.0].concat()
+fn bound_to(head: &[u8], volume: VolumeId, id: KeyId, properties: &[u8]) -> Vec<u8> {
+    [head, &volume.0, &id.0, properties].concat()
+}
+
+/// Returns a key as version 2 wrapped it. Feature `testing`.
+#[cfg(any(test, feature = "testing"))]
+pub fn wrap_version_2(
+    wrapping: &WrappingKey,
+    key: &VolumeKey,
+    volume: VolumeId,
+    clock: &dyn Clock,
+) -> Vec<u8> {
+    let nonce: [u8; 24] = random_bytes(clock);
+    let head = [&MAGIC_V2[..], &wrapping.id().0].concat();
+    let mut secret = *key.as_bytes();
+    let tag = XChaCha20Poly1305::new(&wrapping.0.into())
+        .encrypt_inout_detached(
+            &nonce.into(),
+            &bound_to(&head, volume, key.id(), &[]),
+            (&mut secret[..]).into(),
+        )
+        .expect("32 bytes are far below the limit of the cipher");
+    [&head[..], &nonce, &secret, &tag].concat()
 }
 
 /// Wraps a key as version 1 did. Feature `testing`.
@@ -197,7 +236,7 @@ mod tests {
     use crate::clock::ManualClock;
     use crate::units::Timestamp;
 
-    const VOLUME: VolumeId = VolumeId([4; 16]);
+    const PLACE: Binding<'static> = Binding { volume: VolumeId([4; 16]), properties: b"disk a" };
 
     fn kind_of(result: Result<VolumeKey>) -> ErrorKind {
         result.expect_err("refused").kind()
@@ -208,26 +247,30 @@ mod tests {
         let clock = ManualClock::new(Timestamp(0), 1);
         let (key, other_key) = (VolumeKey::generate(&clock), VolumeKey::generate(&clock));
         let (wrapping, other) = (WrappingKey([1; 32]), WrappingKey([2; 32]));
-        let wrapped = wrapping.wrap(&key, VOLUME, &clock);
-        assert_eq!(wrapping.unwrap(&wrapped, VOLUME, key.id(), "k").expect("opens"), key);
-        let error = other.unwrap(&wrapped, VOLUME, key.id(), "k").expect_err("other");
+        let wrapped = wrapping.wrap(&key, &PLACE, &clock);
+        assert_eq!(wrapping.unwrap(&wrapped, &PLACE, key.id(), "k").expect("opens"), key);
+        let error = other.unwrap(&wrapped, &PLACE, key.id(), "k").expect_err("other");
         assert_eq!(error.kind(), ErrorKind::WrongKey);
         for id in [wrapping.id(), other.id()] {
             assert!(error.to_string().contains(&id.to_string()), "{error}");
         }
+        for elsewhere in [
+            Binding { volume: VolumeId([5; 16]), ..PLACE },
+            Binding { properties: b"disk b", ..PLACE },
+            Binding { properties: b"", ..PLACE },
+        ] {
+            let refused = wrapping.unwrap(&wrapped, &elsewhere, key.id(), "k");
+            assert_eq!(kind_of(refused), ErrorKind::Corrupt, "{elsewhere:?}");
+        }
         assert_eq!(
-            kind_of(wrapping.unwrap(&wrapped, VolumeId([5; 16]), key.id(), "k")),
-            ErrorKind::Corrupt
-        );
-        assert_eq!(
-            kind_of(wrapping.unwrap(&wrapped, VOLUME, other_key.id(), "k")),
+            kind_of(wrapping.unwrap(&wrapped, &PLACE, other_key.id(), "k")),
             ErrorKind::Corrupt
         );
         for at in 0..wrapped.len() {
             let mut altered = wrapped.clone();
             altered[at] ^= 1;
-            wrapping.unwrap(&altered, VOLUME, key.id(), "k").expect_err("a flipped bit");
-            wrapping.unwrap(&wrapped[..at], VOLUME, key.id(), "k").expect_err("cut off");
+            wrapping.unwrap(&altered, &PLACE, key.id(), "k").expect_err("a flipped bit");
+            wrapping.unwrap(&wrapped[..at], &PLACE, key.id(), "k").expect_err("cut off");
         }
         assert!(!format!("{key:?} {wrapping:?}").contains("[1"));
     }
@@ -238,15 +281,29 @@ mod tests {
         let (key, other_key) = (VolumeKey::generate(&clock), VolumeKey::generate(&clock));
         let wrapping = WrappingKey([1; 32]);
         let wrapped = wrap_version_1(&wrapping, &key, &clock);
-        assert_eq!(wrapping.unwrap(&wrapped, VOLUME, key.id(), "k").expect("opens"), key);
+        assert_eq!(wrapping.unwrap(&wrapped, &PLACE, key.id(), "k").expect("opens"), key);
         assert_eq!(
-            kind_of(WrappingKey([2; 32]).unwrap(&wrapped, VOLUME, key.id(), "k")),
+            kind_of(WrappingKey([2; 32]).unwrap(&wrapped, &PLACE, key.id(), "k")),
             ErrorKind::WrongKey
         );
         assert_eq!(
-            kind_of(wrapping.unwrap(&wrapped, VOLUME, other_key.id(), "k")),
+            kind_of(wrapping.unwrap(&wrapped, &PLACE, other_key.id(), "k")),
             ErrorKind::Corrupt
         );
+    }
+
+    #[test]
+    fn keys_wrapped_by_version_2_open_for_their_volume_whatever_its_properties() {
+        let clock = ManualClock::new(Timestamp(0), 1);
+        let (key, wrapping) = (VolumeKey::generate(&clock), WrappingKey([1; 32]));
+        let wrapped = wrap_version_2(&wrapping, &key, PLACE.volume, &clock);
+        assert_eq!(wrapping.unwrap(&wrapped, &PLACE, key.id(), "k").expect("opens"), key);
+        let mut newer = wrapped.clone();
+        newer[7] = 3;
+        let other = Binding { volume: VolumeId([5; 16]), ..PLACE };
+        for (bytes, to) in [(&newer, &PLACE), (&wrapped, &other)] {
+            assert_eq!(kind_of(wrapping.unwrap(bytes, to, key.id(), "k")), ErrorKind::Corrupt);
+        }
     }
 
     #[test]

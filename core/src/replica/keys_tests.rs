@@ -7,7 +7,7 @@ use super::tests::{Rig, SIZE, mark, record};
 use super::*;
 use crate::device::BlockDevice;
 use crate::error::{ErrorKind, Result};
-use crate::journal::{Body, VolumeKey, WrappingKey, wrap_version_1};
+use crate::journal::{Binding, Body, VolumeKey, WrappingKey, wrap_version_1};
 use crate::store::{FaultStore, Store, get_all};
 use crate::units::PointId;
 use crate::vault::*;
@@ -102,7 +102,8 @@ fn the_old_wrapping_stays_when_the_new_one_does_not_open() {
     let rig = rig();
     let id = rig.info.key_id.expect("encrypted");
     let damaged = format!("volumes/disk/keys/{id}.{}", key(2).id());
-    let other = key(2).wrap(&VolumeKey::from_bytes([9; 32]), rig.info.id, &*rig.clock);
+    let to = Binding { volume: rig.info.id, properties: b"" };
+    let other = key(2).wrap(&VolumeKey::from_bytes([9; 32]), &to, &*rig.clock);
     rig.store.put(&damaged, &other).expect("put");
     let error = rig.vault.rotate_key("disk", &key(2)).expect_err("damaged");
     assert!(error.kind() == ErrorKind::Corrupt && error.object() == damaged, "{error}");
@@ -139,9 +140,9 @@ fn wrappings_by_other_keys_stay_and_are_reported() {
 fn to_version_1(rig: &Rig) {
     let id = rig.info.key_id.expect("encrypted");
     let objects = key_objects(rig);
-    let wrapped = get_all(&*rig.store, &objects[0], 1000).expect("read");
-    let volume_key = key(1).unwrap(&wrapped, rig.info.id, id, "k").expect("open");
-    let old = wrap_version_1(&key(1), &volume_key, &*rig.clock);
+    let replica = rig.vault.replica("disk").expect("open");
+    let volume_key = replica.keys().newest().expect("encrypted");
+    let old = wrap_version_1(&key(1), volume_key, &*rig.clock);
     rig.store.put(&format!("volumes/disk/keys/{id}"), &old).expect("put");
     objects.iter().for_each(|object| rig.store.delete(object).expect("delete"));
 }

@@ -20,6 +20,8 @@ mod retention;
 mod retention_tests;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod thief_tests;
 mod verify;
 mod view;
 
@@ -128,6 +130,12 @@ impl Replica {
     /// Records a step of the volume's life cycle, see [`Lifecycle`](crate::vault::Lifecycle).
     pub(crate) fn record_step(&mut self, step: &Step) -> Result<()> {
         self.catalog.record_step(step)
+    }
+
+    /// Makes the catalog of a mirror that died one that can be appended to, see
+    /// [`Catalog::end_gates`].
+    pub(crate) fn end_gates(&mut self) -> Result<()> {
+        self.catalog.end_gates()
     }
 
     /// Reads what was appended to the catalog since.
@@ -248,10 +256,11 @@ impl Vault {
         self.open_replica(info, keys)
     }
 
-    /// Opens a replica with keys that the caller has already, so that a rotated key-encryption key
-    /// does not matter.
-    pub(crate) fn replica_with_keys(&self, name: &str, keys: &KeyRing) -> Result<Replica> {
-        self.open_replica(self.volume(name)?, keys.clone())
+    /// Opens the replica of a volume with keys that the caller has already, so that a rotated
+    /// key-encryption key does not matter. `Corrupt` if another volume has its name since.
+    pub(crate) fn replica_with_keys(&self, known: &VolumeInfo, keys: &KeyRing) -> Result<Replica> {
+        self.check_recorded(known)?;
+        self.open_replica(known.clone(), keys.clone())
     }
 
     fn open_replica(&self, info: VolumeInfo, keys: KeyRing) -> Result<Replica> {

@@ -31,6 +31,9 @@ pub struct VerifyReport {
     /// Objects that the catalog does not list, not even for deletion. They were put without a
     /// catalog version that followed. They do no harm, and retention removes them in time.
     pub strays: Vec<String>,
+    /// Markers that are ignored because nothing proves them, each with the reason, and gates of a
+    /// mirror.
+    pub notes: Vec<String>,
 }
 
 impl VerifyReport {
@@ -101,6 +104,11 @@ fn run(replica: &Replica, progress: Progress<'_>) -> Result<VerifyReport> {
         if !published.contains(&info.name) && !retired.contains_key(&info.name) {
             report.strays.push(info.name);
         }
+    }
+    report.notes = catalog.gate_notes();
+    let mark = layout::shredded(&replica.info().name);
+    if replica.store().head(&mark)?.is_some() {
+        report.notes.push(format!("{mark}: it is ignored: the volume can be read"));
     }
     Ok(report)
 }

@@ -13,7 +13,7 @@
 //! append never invalidates it.
 
 use std::borrow::Cow;
-use std::collections::BTreeMap;
+use std::collections::HashSet;
 use std::ops::Deref;
 use std::sync::Arc;
 
@@ -57,6 +57,10 @@ pub struct Catalog {
     /// Length of the version's object; zero for version 0.
     length: u64,
     content: CatalogContent,
+    /// Gates that were listed last.
+    gates: Vec<String>,
+    /// The version up to which a mirror is adding versions, while a gate ends the catalog before.
+    gated: Option<u64>,
 }
 
 /// A session of a source, and what it found when it began.
@@ -115,6 +119,8 @@ impl Catalog {
             hash: [0; 32],
             length: 0,
             content: CatalogContent::empty(volume, layout::catalog_prefix(volume_name)),
+            gates: Vec::new(),
+            gated: None,
         };
         catalog.refresh()?;
         Ok(catalog)
@@ -350,6 +356,7 @@ impl Catalog {
         author: [u8; 16],
         edits: &[CatalogEdit],
     ) -> Result<([u8; 32], u64), NotPut> {
+        self.check_gate()?;
         let lists_segments = edits.iter().any(CatalogEdit::lists_segments);
         let edits = if is_snapshot(number) {
             Cow::Owned(self.content.snapshot())
@@ -431,17 +438,31 @@ impl Catalog {
     }
 
     /// Reads what a listing names. What was read before a failure is kept.
+    ///
+    /// A gate ends the catalog before a gap only if the version that a mirror put first can be
+    /// read: with a key nobody but its source can have made it.
     fn read_listed(&mut self) -> Result<()> {
         let names = self.listed()?;
         self.check_known(&names)?;
+        (self.gates, self.gated) = (names.gates(), None);
+        if let Some((_, until)) = names.gate_in_force() {
+            self.read(until, names.length_of(until))?;
+            self.gated = Some(until);
+        }
+        self.read_to(&names, names.readable())
+    }
+
+    /// Reads the versions up to `end`. They must follow each other from the newest snapshot on.
+    fn read_to(&mut self, names: &VersionNames, end: u64) -> Result<()> {
+        if let Some(number) = names.gap_before(end) {
+            return Err(Error::new(ErrorKind::Corrupt, "read catalog", &self.content.prefix)
+                .expected(format_args!("version {number}"))
+                .found("a gap"));
+        }
         let known = self.version;
-        let numbers = self.readable(names)?;
-        let newest = numbers.keys().last().copied().unwrap_or(0);
         // A snapshot says all that the versions before it said; a mirror may have none of those.
-        let first = (self.version + 1).max(newest / SNAPSHOT_EVERY * SNAPSHOT_EVERY);
-        for number in first..=newest {
-            let Read { version, hash, length } =
-                self.read(number, numbers.get(&number).copied())?;
+        for number in (known + 1).max(end / SNAPSHOT_EVERY * SNAPSHOT_EVERY)..=end {
+            let Read { version, hash, length } = self.read(number, names.length_of(number))?;
             if number == known + 1 && known > 0 && version.previous != self.hash {
                 return Err(self.diverged("another version in its place"));
             }
@@ -450,33 +471,77 @@ impl Catalog {
         Ok(())
     }
 
-    /// Returns the names of the versions in the store. One request.
+    /// Lists the versions in the store, and gates. Objects with other names are ignored.
     fn listed(&self) -> Result<VersionNames> {
         let prefix = &self.content.prefix;
-        Ok(VersionNames::of(prefix, &self.store.list(prefix)?))
+        let names = VersionNames::of(prefix, &self.store.list(prefix)?);
+        if names.newest() > VERSIONS_MAX {
+            return Err(Error::new(ErrorKind::Corrupt, "read catalog", prefix)
+                .expected(format_args!("versions up to {VERSIONS_MAX}"))
+                .found(format_args!("version {}", names.newest())));
+        }
+        Ok(names)
     }
 
-    /// Returns the numbers of the versions that readers may see, and their sizes. They must follow
-    /// each other from the newest snapshot on.
-    fn readable(&self, names: VersionNames) -> Result<BTreeMap<u64, u64>> {
-        let prefix = &self.content.prefix;
-        let numbers = names.into_readable();
-        if let Some(newest) = numbers.keys().last() {
-            if *newest > VERSIONS_MAX {
-                return Err(Error::new(ErrorKind::Corrupt, "read catalog", prefix)
-                    .expected(format_args!("versions up to {VERSIONS_MAX}"))
-                    .found(format_args!("version {newest}")));
-            }
-            let first = (newest / SNAPSHOT_EVERY * SNAPSHOT_EVERY).max(1);
-            for number in first..=*newest {
-                if !numbers.contains_key(&number) {
-                    return Err(Error::new(ErrorKind::Corrupt, "read catalog", prefix)
-                        .expected(format_args!("version {number}"))
-                        .found("a gap"));
-                }
-            }
+    /// Returns a segment that the catalog lists and the store does not have.
+    fn missing_segment(&self) -> Result<Option<String>> {
+        let Some((volume, _)) = layout::split_volume(&self.content.prefix) else {
+            return Ok(None);
+        };
+        let there = self.store.list(&layout::segments_prefix(volume))?;
+        let there: HashSet<_> = there.iter().map(|info| info.name.as_str()).collect();
+        let mut listed = self.published().map(|entry| &entry.object);
+        Ok(listed.find(|object| !there.contains(object.as_str())).cloned())
+    }
+
+    /// Returns `Unavailable` while a gate ends the catalog before its newest version.
+    fn check_gate(&self) -> Result<()> {
+        let Some(until) = self.gated else { return Ok(()) };
+        Err(Error::new(ErrorKind::Unavailable, "append to catalog", &self.content.prefix)
+            .message(format_args!(
+                "a mirror is adding versions after {}, or died in it; if it will not go on, start a \
+                 failover, which drops them",
+                self.version
+            ))
+            .expected(format_args!("all versions up to {until}"))
+            .found("a gap"))
+    }
+
+    /// Returns notes on the gates that were listed last, for people.
+    pub(crate) fn gate_notes(&self) -> Vec<String> {
+        let why = match self.gated {
+            Some(until) => format!(
+                "a mirror is adding versions up to {until} or died in it; until then the catalog ends with {}",
+                self.version
+            ),
+            None => "it is ignored, because no version is missing".to_owned(),
+        };
+        self.gates.iter().map(|gate| format!("{gate}: {why}")).collect()
+    }
+
+    /// Deletes what a mirror that died left: versions after a gap, and gates. Then the catalog can be
+    /// appended to. The mirror must not go on.
+    ///
+    /// Does nothing if no gate was listed. `Corrupt` if segments of the version that was read are
+    /// missing; nothing is deleted then.
+    pub(crate) fn end_gates(&mut self) -> Result<()> {
+        if self.gates.is_empty() {
+            return Ok(());
         }
-        Ok(numbers)
+        self.refresh()?;
+        if let Some(missing) = self.missing_segment()? {
+            return Err(Error::new(ErrorKind::Corrupt, "end mirroring to", &self.content.prefix)
+                .expected(format_args!("all segments of version {}", self.version))
+                .found(format_args!("no {missing}")));
+        }
+        let names = self.listed()?;
+        // The newest last: until it is gone, the gate explains what is left after a crash.
+        for number in names.numbers().filter(|number| *number > self.version) {
+            self.store.delete(&self.object(number))?;
+        }
+        self.store.delete_many(&names.gates())?;
+        (self.gates, self.gated) = (Vec::new(), None);
+        Ok(())
     }
 
     /// Applies version `number` as it was read, or nothing of it. Only a snapshot may be beyond the

@@ -4,19 +4,23 @@
 //! Invariants: a wrapping is deleted only after another one was read back and opened, or by
 //! shredding. After an interrupted rotation the old or the new key-encryption key opens the volume.
 //! Everything here can be run again and then finishes. A shredded volume stays shredded: a rotation
-//! that finds the marker opens nothing, and deletes the wrapping that it put.
+//! that finds a marker ends with an error and deletes the wrapping that it put, and a shredder
+//! deletes wrappings until none is left. A marker that nobody proved keeps nobody from reading
+//! while a wrapping opens (`shredded` says why).
 
 use super::catalog::Catalog;
 use super::edit::{CatalogEdit, SourceIdentity};
-use super::record::{RECORD_BYTES_MAX, VolumeInfo};
+use super::record::{RECORD_BYTES_MAX, VolumeInfo, binding, properties};
+use super::shredded::{self, Marker};
 use super::{Vault, layout};
 use crate::clock::random_bytes;
 use crate::error::{Error, ErrorKind, Result};
 use crate::journal::{KeyRing, VolumeKey, WrappingKey, wrong_key};
-use crate::store::{PutOutcome, get_all};
-use crate::units::KeyId;
+use crate::store::{ObjectInfo, PutOutcome, get_all};
+use crate::units::{KeyId, VolumeId};
 
-const SHREDDED_CONTENT: &[u8] = b"hrl shredded 1\n";
+/// Rounds in which a shredder deletes wrappings. Only rotations that run meanwhile add any.
+const SHRED_ROUNDS_MAX: u32 = 16;
 /// Most wrappings of a volume that are tried; a rotation leaves one.
 const WRAPPINGS_MAX: usize = 256;
 
@@ -62,7 +66,8 @@ impl Vault {
     ///
     /// If it is interrupted, the old or the new key opens the volume, and a second run finishes.
     /// Two rotations in opposite directions must not run at once. `WrongKey` if neither key opens
-    /// the volume, `InvalidInput` if the volume is not encrypted or both keys are the same.
+    /// the volume, `InvalidInput` if the volume is not encrypted or both keys are the same,
+    /// `Corrupt` while an object claims without proof that the volume was shredded.
     pub fn rotate_key(&self, name: &str, new: &WrappingKey) -> Result<RotationReport> {
         let info = self.volume(name)?;
         let refused = |kind| Error::new(kind, "rotate key of", name);
@@ -85,14 +90,19 @@ impl Vault {
                 .map_err(|_| error)?,
             opened => opened?,
         };
+        before.check_unmarked(self, &info, &key)?;
         let wrapped = self.put_wrapping(&info, &key, new)?;
-        let after = Wrappings::list(self, &info);
-        if wrapped && is_shredded_error(&after) {
-            // Shredded meanwhile: a wrapping put after the keys were deleted must not stay.
-            self.store.delete(&layout::wrapped_key(name, id, new.id()))?;
+        let after = Wrappings::list(self, &info)?;
+        if let Err(error) = after.check_unmarked(self, &info, &key) {
+            // Shredded meanwhile: a wrapping put after the keys were deleted must not stay. If
+            // somebody only claims that, the old wrapping is still there.
+            if wrapped {
+                self.store.delete(&layout::wrapped_key(name, id, new.id()))?;
+            }
+            return Err(error);
         }
         let mut report = RotationReport { wrapped, ..RotationReport::default() };
-        for wrapping in after?.of(id).filter(|w| w.wrapped_by != Some(new.id())) {
+        for wrapping in after.of(id).filter(|w| w.wrapped_by != Some(new.id())) {
             let is_old = match wrapping.wrapped_by {
                 Some(by) => by == old.id(),
                 None => wrapping.open(self, &info, old).is_ok(),
@@ -111,12 +121,14 @@ impl Vault {
     /// was there before.
     fn put_wrapping(&self, info: &VolumeInfo, key: &VolumeKey, new: &WrappingKey) -> Result<bool> {
         let object = layout::wrapped_key(&info.name, key.id(), new.id());
-        let wrapped = new.wrap(key, info.id, &*self.clock);
+        let properties = properties(info);
+        let to = binding(info, &properties);
+        let wrapped = new.wrap(key, &to, &*self.clock);
         let outcome = self.store.put(&object, &wrapped)?;
         let read_back = get_all(&*self.store, &object, RECORD_BYTES_MAX)?;
         // Opening checks the key, too: its identity is part of the name and of the authenticated
         // data.
-        new.unwrap(&read_back, info.id, key.id(), &object)?;
+        new.unwrap(&read_back, &to, key.id(), &object)?;
         Ok(outcome == PutOutcome::Created)
     }
 
@@ -132,45 +144,122 @@ impl Vault {
     /// that cannot be known without the key; `NotFound` if nothing has the name.
     pub fn shred(&self, name: &str, options: ShredOptions) -> Result<ShredReport> {
         layout::check_volume_name(name)?;
-        let prefix = layout::volume_prefix(name);
-        let mark = layout::shredded(name);
-        let objects = self.objects.list(&prefix)?;
-        let is_there = |object: &str| objects.iter().any(|info| info.name == object);
+        let objects = self.objects.list(&layout::volume_prefix(name))?;
         if objects.is_empty() {
             return self.volume(name).map(|_| ShredReport::default());
         }
-        let mut report = ShredReport { was_shredded: is_there(&mark), ..ShredReport::default() };
-        if !report.was_shredded && is_there(&layout::volume_record(name)) {
-            let info = self.volume(name)?;
-            if info.key_id.is_none() && !options.data {
-                return Err(Error::new(ErrorKind::InvalidInput, "shred", name).message(
-                    "the volume is not encrypted: only deleting its data makes it unreadable",
-                ));
-            }
-            match self.check_holds_and_fence(name, options.override_legal_hold) {
-                Err(_) if options.override_legal_hold => {}
-                checked => checked?,
-            }
+        let record = layout::volume_record(name);
+        let info = objects.iter().any(|info| info.name == record).then(|| self.volume(name));
+        let was_shredded = self.was_shredded(name, &objects, info.as_ref())?;
+        let mut report = ShredReport { was_shredded, ..ShredReport::default() };
+        if !was_shredded {
+            let info = info.transpose()?;
+            let key = match &info {
+                Some(info) => self.check_and_fence(info, options)?,
+                None => None,
+            };
+            let volume = info.map_or(VolumeId::default(), |info| info.id);
+            self.put_marker(name, &shredded::encode(name, volume, key.as_ref()))?;
         }
-        self.store.put(&mark, SHREDDED_CONTENT)?;
-        let keys = layout::keys_prefix(name);
-        for object in self.store.list(&keys)?.iter().filter(|object| object.name != mark) {
-            self.store.delete(&object.name)?;
-            report.keys_deleted += 1;
-        }
+        self.delete_keys(name, &mut report)?;
         if options.data {
             self.delete_volume(name, &mut report)?;
         }
         Ok(report)
     }
 
+    /// Returns whether a shredder did all of its checks before, and put its marker. Without proof
+    /// the marker counts only if what it claims is so: the keys are gone, or of an unencrypted
+    /// volume, which nobody can prove, its checksum is right.
+    fn was_shredded(
+        &self,
+        name: &str,
+        objects: &[ObjectInfo],
+        info: Option<&Result<VolumeInfo>>,
+    ) -> Result<bool> {
+        let (mark, keys) = (layout::shredded(name), layout::keys_prefix(name));
+        if !objects.iter().any(|info| info.name == mark) {
+            return Ok(false);
+        }
+        let no_keys = !objects.iter().any(|info| Wrapping::parse(&info.name, &keys).is_some());
+        match info {
+            // The record goes after everything else.
+            None => Ok(true),
+            Some(Err(_)) => Ok(no_keys),
+            Some(Ok(info)) if info.key_id.is_none() => {
+                Ok(shredded::read(&*self.store, info, None)? != Marker::None)
+            }
+            Some(Ok(info)) => Ok(no_keys || self.is_proven_shredded(info)?),
+        }
+    }
+
+    /// Returns whether the key of the volume can be had and proves the marker.
+    fn is_proven_shredded(&self, info: &VolumeInfo) -> Result<bool> {
+        let (Some(id), Some(wrapping)) = (info.key_id, &self.wrapping_key) else {
+            return Ok(false);
+        };
+        match Wrappings::list(self, info)?.unwrap(self, info, id, wrapping) {
+            Ok(key) => Ok(shredded::read(&*self.store, info, Some(&key))? == Marker::Proven),
+            Err(error) if error.kind() == ErrorKind::Unavailable => Err(error),
+            Err(_) => Ok(false),
+        }
+    }
+
+    /// Checks that the volume may be shredded, and takes it from its source. Returns its key, if it
+    /// has one that can be had.
+    fn check_and_fence(
+        &self,
+        info: &VolumeInfo,
+        options: ShredOptions,
+    ) -> Result<Option<VolumeKey>> {
+        if info.key_id.is_none() && !options.data {
+            return Err(Error::new(ErrorKind::InvalidInput, "shred", &info.name).message(
+                "the volume is not encrypted: only deleting its data makes it unreadable",
+            ));
+        }
+        match self.check_holds_and_fence(info, options.override_legal_hold) {
+            Err(_) if options.override_legal_hold => {}
+            checked => checked?,
+        }
+        Ok(self.keys(info).ok().and_then(|keys| keys.newest().cloned()))
+    }
+
+    /// Puts the marker, in place of one that somebody else put.
+    fn put_marker(&self, name: &str, content: &[u8]) -> Result<()> {
+        let mark = layout::shredded(name);
+        if self.store.put(&mark, content)? == PutOutcome::AlreadyExists
+            && get_all(&*self.store, &mark, RECORD_BYTES_MAX).ok().as_deref() != Some(content)
+        {
+            self.store.delete(&mark)?;
+            self.store.put(&mark, content)?;
+        }
+        Ok(())
+    }
+
+    /// Deletes wrapped keys until none is left. A rotation that put one before the marker was there
+    /// may have put it after the first listing.
+    fn delete_keys(&self, name: &str, report: &mut ShredReport) -> Result<()> {
+        let (mark, keys) = (layout::shredded(name), layout::keys_prefix(name));
+        for _ in 0..SHRED_ROUNDS_MAX {
+            let objects = self.store.list(&keys)?;
+            let left: Vec<_> = objects.iter().filter(|object| object.name != mark).collect();
+            if left.is_empty() {
+                return Ok(());
+            }
+            for object in left {
+                self.store.delete(&object.name)?;
+                report.keys_deleted += 1;
+            }
+        }
+        Err(Error::new(ErrorKind::Unavailable, "shred", name)
+            .message("somebody adds keys as fast as they are deleted; run it again"))
+    }
+
     /// Returns `Fenced` if a point is under legal hold. Takes the volume from its source, so that a
     /// pin or legal hold that came meanwhile is seen, and nothing is added after the keys are gone.
-    fn check_holds_and_fence(&self, name: &str, override_hold: bool) -> Result<()> {
-        let read = || {
-            let info = self.volume(name)?;
-            self.catalog(&info, &self.keys(&info)?)
-        };
+    fn check_holds_and_fence(&self, info: &VolumeInfo, override_hold: bool) -> Result<()> {
+        let name = &info.name;
+        let read = || self.catalog(info, &self.keys(info)?);
         let mut catalog = read().map_err(|error: Error| {
             Error::new(error.kind(), "shred", name)
                 .message("whether a legal hold is on it cannot be read")
@@ -208,42 +297,67 @@ impl Vault {
         Ok(())
     }
 
-    /// Draws the key of a new volume and stores it, wrapped. Returns it and the name of its object,
-    /// which the caller deletes if the volume is not created. `None` if the vault was opened
-    /// without a key.
+    /// Stores the key of a new volume, wrapped. Returns the name of its object, which the caller
+    /// deletes if the volume is not created.
     pub(super) fn add_key(
         &self,
-        name: &str,
-        volume: crate::VolumeId,
-    ) -> Result<Option<(KeyId, String)>> {
-        let Some(wrapping) = &self.wrapping_key else { return Ok(None) };
-        let key = VolumeKey::generate(&*self.clock);
-        let object = layout::wrapped_key(name, key.id(), wrapping.id());
-        self.store.put(&object, &wrapping.wrap(&key, volume, &*self.clock))?;
-        Ok(Some((key.id(), object)))
+        info: &VolumeInfo,
+        key: &VolumeKey,
+        wrapping: &WrappingKey,
+    ) -> Result<String> {
+        let object = layout::wrapped_key(&info.name, key.id(), wrapping.id());
+        let wrapped = wrapping.wrap(key, &binding(info, &properties(info)), &*self.clock);
+        self.store.put(&object, &wrapped)?;
+        Ok(object)
     }
 
     /// Returns the keys that open a volume. `WrongKey` if they cannot be had. Also `WrongKey` if a
     /// key was given and the volume is not encrypted: anybody could have written such data.
     pub(crate) fn keys(&self, info: &VolumeInfo) -> Result<KeyRing> {
-        let wrappings = Wrappings::list(self, info)?;
         let refused = || Error::new(ErrorKind::WrongKey, "open volume", &info.name);
         match (info.key_id, &self.wrapping_key) {
             (None, None) => Ok(KeyRing::default()),
             (None, Some(_)) => {
                 Err(refused().message("the volume is not encrypted; open it without a key"))
             }
-            (Some(id), None) => Err(refused()
-                .message("the volume is encrypted and no key-encryption key was given")
-                .expected(wrappings.wanted(id))),
-            (Some(id), Some(wrapping)) => wrappings.open(self, info, id, wrapping).map(Into::into),
+            (Some(id), None) => {
+                let wrappings = Wrappings::list(self, info)?;
+                if wrappings.of(id).next().is_none() {
+                    return Err(no_keys(info));
+                }
+                Err(refused()
+                    .message("the volume is encrypted and no key-encryption key was given")
+                    .expected(wrappings.wanted(id)))
+            }
+            (Some(id), Some(wrapping)) => {
+                Wrappings::list(self, info)?.open(self, info, id, wrapping).map(Into::into)
+            }
         }
     }
 
-    /// Returns whether a volume was shredded.
-    pub(super) fn is_shredded(&self, name: &str) -> Result<bool> {
-        Ok(self.store.head(&layout::shredded(name))?.is_some())
+    /// Returns whether a volume was shredded: the marker is there, and what made it readable is
+    /// gone. Costs one request if there is no marker.
+    pub(super) fn is_shredded(&self, info: &VolumeInfo) -> Result<bool> {
+        if self.store.head(&layout::shredded(&info.name))?.is_none() {
+            return Ok(false);
+        }
+        let needed = match info.key_id {
+            Some(_) => layout::keys_prefix(&info.name),
+            None => layout::catalog_prefix(&info.name),
+        };
+        Ok(is_gone(info, &self.store.list(&needed)?))
     }
+}
+
+/// Returns whether nothing among `objects` makes the volume readable: no wrapped key, or of an
+/// unencrypted volume no version of its catalog.
+pub(super) fn is_gone(info: &VolumeInfo, objects: &[ObjectInfo]) -> bool {
+    let (keys, catalog) = (layout::keys_prefix(&info.name), layout::catalog_prefix(&info.name));
+    let is_needed = |object: &ObjectInfo| match info.key_id {
+        Some(_) => Wrapping::parse(&object.name, &keys).is_some(),
+        None => object.name.starts_with(&catalog),
+    };
+    !objects.iter().any(is_needed)
 }
 
 /// The object of a wrapped key.
@@ -267,34 +381,65 @@ impl Wrapping {
 
     fn open(&self, vault: &Vault, info: &VolumeInfo, wrapping: &WrappingKey) -> Result<VolumeKey> {
         let wrapped = get_all(&*vault.store, &self.object, RECORD_BYTES_MAX)?;
-        wrapping.unwrap(&wrapped, info.id, self.key, &self.object)
+        let properties = properties(info);
+        wrapping.unwrap(&wrapped, &binding(info, &properties), self.key, &self.object)
     }
 }
 
 /// The wrapped keys of a volume in its vault.
-struct Wrappings(Vec<Wrapping>);
+struct Wrappings {
+    found: Vec<Wrapping>,
+    /// An object says that the volume was shredded.
+    is_marked: bool,
+}
 
 impl Wrappings {
-    /// Lists them. `WrongKey` if the volume was shredded.
     fn list(vault: &Vault, info: &VolumeInfo) -> Result<Self> {
         let prefix = layout::keys_prefix(&info.name);
         let objects = vault.store.list(&prefix)?;
         let mark = layout::shredded(&info.name);
-        if objects.iter().any(|object| object.name == mark) {
-            return Err(Error::new(ErrorKind::WrongKey, "open volume", &info.name)
-                .message("the volume was shredded: its keys are gone forever"));
-        }
+        let is_marked = objects.iter().any(|object| object.name == mark);
         let found = objects.iter().filter_map(|object| Wrapping::parse(&object.name, &prefix));
-        Ok(Self(found.take(WRAPPINGS_MAX).collect()))
+        Ok(Self { found: found.take(WRAPPINGS_MAX).collect(), is_marked })
     }
 
     fn of(&self, id: KeyId) -> impl Iterator<Item = &Wrapping> {
-        self.0.iter().filter(move |wrapping| wrapping.key == id)
+        self.found.iter().filter(move |wrapping| wrapping.key == id)
     }
 
-    /// Opens the key `id` of a volume. A wrapping whose name has the key-encryption key is tried
-    /// alone.
+    /// Opens the key `id` of a volume. `WrongKey` if the volume was shredded, which that key
+    /// proves.
     fn open(
+        &self,
+        vault: &Vault,
+        info: &VolumeInfo,
+        id: KeyId,
+        wrapping: &WrappingKey,
+    ) -> Result<VolumeKey> {
+        let key = self.unwrap(vault, info, id, wrapping)?;
+        if self.is_marked && shredded::read(&*vault.store, info, Some(&key))? == Marker::Proven {
+            return Err(shredded_error(info));
+        }
+        Ok(key)
+    }
+
+    /// Checks that nobody says that the volume was shredded. `WrongKey` if it was, `Corrupt` if
+    /// nobody proved it.
+    fn check_unmarked(&self, vault: &Vault, info: &VolumeInfo, key: &VolumeKey) -> Result<()> {
+        if !self.is_marked {
+            return Ok(());
+        }
+        if shredded::read(&*vault.store, info, Some(key))? == Marker::Proven {
+            return Err(shredded_error(info));
+        }
+        Err(Error::new(ErrorKind::Corrupt, "rotate key of", layout::shredded(&info.name))
+            .expected("no marker of a shredded volume, because a key opens it")
+            .found("one that anybody may have put; finish shredding, or delete the object"))
+    }
+
+    /// Opens the key `id` of a volume, shredded or not. A wrapping whose name has the
+    /// key-encryption key is tried alone.
+    fn unwrap(
         &self,
         vault: &Vault,
         info: &VolumeInfo,
@@ -309,8 +454,7 @@ impl Wrappings {
         }
         let needed: Vec<KeyId> = self.of(id).filter_map(|w| w.wrapped_by).collect();
         if needed.is_empty() {
-            return Err(Error::new(ErrorKind::WrongKey, "open volume", &info.name)
-                .message("its wrapped key is gone: the volume was shredded"));
+            return Err(no_keys(info));
         }
         Err(wrong_key(&info.name, &needed, wrapping.id()))
     }
@@ -326,6 +470,12 @@ impl Wrappings {
     }
 }
 
-fn is_shredded_error<T>(result: &Result<T>) -> bool {
-    result.as_ref().is_err_and(|error| error.kind() == ErrorKind::WrongKey)
+fn shredded_error(info: &VolumeInfo) -> Error {
+    Error::new(ErrorKind::WrongKey, "open volume", &info.name)
+        .message("the volume was shredded; run shred again to delete the keys that are left")
+}
+
+fn no_keys(info: &VolumeInfo) -> Error {
+    Error::new(ErrorKind::WrongKey, "open volume", &info.name)
+        .message("none of its wrapped keys is left: the volume was shredded, or they were lost")
 }

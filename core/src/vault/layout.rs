@@ -5,12 +5,12 @@
 //! volumes/NAME/volume                            identity, size, block size, key id (immutable)
 //! volumes/NAME/keys/KEYID.WRAPPINGID             a wrapped volume key and the id of what wraps it
 //! volumes/NAME/keys/KEYID                        the same, from before keys could be rotated
-//! volumes/NAME/keys/shredded                     the volume was shredded, whatever else is there
+//! volumes/NAME/keys/shredded                     the marker of a shredded volume, see `shredded`
 //! volumes/NAME/catalog/VERSION                   a catalog version, 16 hexadecimal digits
 //! volumes/NAME/catalog/FROM-UNTIL                a mirror's gate, see `versions`
 //! volumes/NAME/segments/eEPOCH-FIRST-LAST-SALT.hrl   a closed segment or image
 //! volumes/NAME/packs/FIRST-LAST-HASH.pack        small segments together
-//! volumes/NAME/packs/FIRST-LAST-HASH.pack.gone-MEMBERS   empty; the deleted members of a pack
+//! volumes/NAME/packs/FIRST-LAST-HASH.pack.gone-MEMBERS   of older versions; means nothing
 //! plans/RUN/…                                    records of a recovery plan's run
 //! ```
 

@@ -19,6 +19,7 @@ mod losses;
 pub(crate) mod pack;
 mod protected;
 mod record;
+mod shredded;
 mod version;
 mod versions;
 
@@ -50,7 +51,7 @@ use self::losses::Losses;
 use self::record::{RECORD_BYTES_MAX, decode_volume, encode_volume};
 use crate::clock::{Clock, random_bytes};
 use crate::error::{Error, ErrorKind, Result};
-use crate::journal::{KeyRing, WrappingKey};
+use crate::journal::{KeyRing, VolumeKey, WrappingKey};
 use crate::store::{PROBE_PREFIX, PutOutcome, Store, check_put_if_absent, get_all};
 use crate::units::VolumeId;
 
@@ -147,9 +148,11 @@ impl Vault {
             .iter()
             .filter_map(|info| layout::volume_of_record(&info.name))
             .map(|name| {
+                let info = self.read_volume(name)?;
                 let mark = layout::shredded(name);
-                let shredded = objects.iter().any(|info| info.name == mark);
-                self.read_volume(name, shredded)
+                let is_marked = objects.iter().any(|info| info.name == mark);
+                let shredded = is_marked && keys::is_gone(&info, &objects);
+                Ok(VolumeInfo { shredded, ..info })
             })
             .collect()
     }
@@ -171,19 +174,48 @@ impl Vault {
                 .expected(format_args!("one of [{}]", known.join(", ")))
                 .found(name));
         }
-        self.read_volume(name, self.is_shredded(name)?)
+        let info = self.read_volume(name)?;
+        Ok(VolumeInfo { shredded: self.is_shredded(&info)?, ..info })
     }
 
-    /// Reads the catalog of a volume.
+    /// Reads the catalog of a volume. `Corrupt` if it lists objects of another volume: then the
+    /// directory of that one lies here.
     pub(crate) fn catalog(&self, info: &VolumeInfo, keys: &KeyRing) -> Result<Catalog> {
         let losses = self.losses.of(&info.name);
-        Catalog::load(&self.store, &self.clock, losses, &info.name, info.id, keys.newest())
+        let catalog =
+            Catalog::load(&self.store, &self.clock, losses, &info.name, info.id, keys.newest())?;
+        let own = layout::volume_prefix(&info.name);
+        let listed = catalog.published().map(|entry| &entry.object);
+        let foreign = listed.chain(catalog.retired().keys()).find(|name| !name.starts_with(&own));
+        match foreign {
+            None => Ok(catalog),
+            Some(foreign) => Err(Error::new(
+                ErrorKind::Corrupt,
+                "read catalog",
+                layout::catalog_prefix(&info.name),
+            )
+            .expected(format_args!("a catalog of objects of volume {}", info.name))
+            .found(foreign)),
+        }
     }
 
-    fn read_volume(&self, name: &str, shredded: bool) -> Result<VolumeInfo> {
+    /// Checks that the vault records the volume that was opened before.
+    pub(crate) fn check_recorded(&self, known: &VolumeInfo) -> Result<()> {
+        let found = self.read_volume(&known.name)?;
+        if found.is_same_volume(known) {
+            return Ok(());
+        }
+        let object = layout::volume_record(&known.name);
+        Err(Error::new(ErrorKind::Corrupt, "read volume record", object)
+            .expected(format_args!("volume {} as it was opened", known.id))
+            .found(format_args!("volume {} or other properties", found.id)))
+    }
+
+    /// Reads the record of a volume. Whether it was shredded is not asked.
+    fn read_volume(&self, name: &str) -> Result<VolumeInfo> {
         let object = layout::volume_record(name);
         let record = get_all(&*self.store, &object, RECORD_BYTES_MAX)?;
-        Ok(VolumeInfo { shredded, ..decode_volume(name, &record, &object)? })
+        decode_volume(name, &record, &object)
     }
 
     /// Adds a volume. `AlreadyExists` if the name is taken, or if objects of a shredded volume are
@@ -201,25 +233,29 @@ impl Vault {
             Err(Error::new(ErrorKind::AlreadyExists, "create volume", name).message(why))
         };
         let left = self.store.list(&layout::catalog_prefix(name))?;
-        if self.is_shredded(name)? || !left.is_empty() {
+        if self.store.head(&layout::shredded(name))?.is_some() || !left.is_empty() {
             return taken("objects of a volume of this name are left; shred it with its data");
         }
         let id = VolumeId(random_bytes(&*self.clock));
-        let key = self.add_key(name, id)?;
+        let key = self.wrapping_key.as_ref().map(|by| (VolumeKey::generate(&*self.clock), by));
         let info = VolumeInfo {
             name: name.to_owned(),
             id,
             device_bytes,
             block_bytes,
             created: self.clock.now(),
-            key_id: key.as_ref().map(|(key_id, _)| *key_id),
+            key_id: key.as_ref().map(|(key, _)| key.id()),
             extents_only,
             shredded: false,
+        };
+        let wrapped = match &key {
+            Some((key, by)) => Some(self.add_key(&info, key, by)?),
+            None => None,
         };
         match self.store.put(&layout::volume_record(name), &encode_volume(&info))? {
             PutOutcome::Created => Ok(info),
             PutOutcome::AlreadyExists => {
-                if let Some((_, object)) = key {
+                if let Some(object) = wrapped {
                     self.store.delete(&object)?;
                 }
                 taken("the vault has a volume of this name")

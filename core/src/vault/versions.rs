@@ -1,12 +1,17 @@
 //! The names of catalog versions, and of the gates that a mirror puts before those that it is
 //! adding.
 //!
-//! The name of a version is its number in 16 hexadecimal digits. A gate `A-B` (two such numbers)
-//! means: until version B is there, the catalog ends with version A, whatever lies between. So the
-//! versions of one run of the mirror appear at once.
+//! The name of a version is its number in 16 hexadecimal digits. A mirror that adds versions A+1 to
+//! B first puts a gate `A-B` (two such numbers), then version B, and then the others, the newest
+//! first. While one is missing between A and B the catalog ends with A. So readers see what a run
+//! adds when all of it is there.
+//!
+//! Anybody may put a gate, and nothing proves one. But it explains a gap only: a catalog without a
+//! gap ends with its newest version, whatever gates lie there.
 
 use std::collections::BTreeMap;
 
+use super::catalog::SNAPSHOT_EVERY;
 use super::layout;
 use crate::store::ObjectInfo;
 
@@ -49,11 +54,31 @@ impl VersionNames {
         self.lengths.keys().last().copied().unwrap_or(0)
     }
 
-    /// Returns the newest version that readers may see.
+    /// Returns the newest version that can be read.
     pub fn readable(&self) -> u64 {
-        let newest = self.newest();
-        let open = self.gates.iter().filter(|(_, until)| *until > newest);
-        open.map(|(from, _)| *from).min().map_or(newest, |from| from.min(newest))
+        self.gate_in_force().map_or(self.newest(), |(from, _)| from)
+    }
+
+    /// Returns the gate that explains a gap before the newest version, as the version at which the
+    /// catalog ends and the one that a mirror put first.
+    pub(super) fn gate_in_force(&self) -> Option<(u64, u64)> {
+        self.gap_before(self.newest())?;
+        let explains = |(from, until): &&(u64, u64)| {
+            *from < *until && self.has(*until) && self.is_whole_to(*from)
+        };
+        self.gates.iter().filter(explains).max().copied()
+    }
+
+    /// Returns whether this version can be read: it and those before it are there, from the newest
+    /// snapshot on.
+    fn is_whole_to(&self, number: u64) -> bool {
+        self.gap_before(number).is_none()
+    }
+
+    /// Returns the first version that is missing to read this one.
+    pub(super) fn gap_before(&self, number: u64) -> Option<u64> {
+        let snapshot = number / SNAPSHOT_EVERY * SNAPSHOT_EVERY;
+        (snapshot.max(1)..=number).find(|number| !self.has(*number))
     }
 
     /// Returns whether this version is there.
@@ -71,17 +96,9 @@ impl VersionNames {
         self.lengths.keys().copied()
     }
 
-    /// Returns the names of the gates that are of no more use once version `newest` is there.
-    pub fn passed_gates(&self, newest: u64) -> Vec<String> {
-        let over = self.gates.iter().filter(|(_, until)| *until <= newest);
-        over.map(|(from, until)| Self::gate(&self.prefix, *from, *until)).collect()
-    }
-
-    /// Returns the versions that readers may see, and the lengths of their objects.
-    pub(super) fn into_readable(mut self) -> BTreeMap<u64, u64> {
-        let end = self.readable();
-        self.lengths.retain(|number, _| *number <= end);
-        self.lengths
+    /// Returns the names of the gates.
+    pub fn gates(&self) -> Vec<String> {
+        self.gates.iter().map(|(from, until)| Self::gate(&self.prefix, *from, *until)).collect()
     }
 }
 
@@ -89,30 +106,41 @@ impl VersionNames {
 mod tests {
     use super::*;
 
+    fn names(numbers: &[u64], gates: &[(u64, u64)]) -> VersionNames {
+        let versions = numbers.iter().map(|number| format!("c/{number:016x}"));
+        let gates = gates.iter().map(|(from, until)| VersionNames::gate("c/", *from, *until));
+        let other = ["c/x".to_owned(), "c/1".to_owned(), "c/+000000000000001".to_owned()];
+        let objects: Vec<_> =
+            versions.chain(gates).chain(other).map(|name| ObjectInfo { name, length: 1 }).collect();
+        VersionNames::of("c/", &objects)
+    }
+
     #[test]
-    fn a_gate_ends_the_catalog_until_its_last_version_is_there() {
-        let names = |numbers: &[u64], gates: &[(u64, u64)]| {
-            let versions = numbers.iter().map(|number| format!("c/{number:016x}"));
-            let gates = gates.iter().map(|(from, until)| VersionNames::gate("c/", *from, *until));
-            let other = ["c/x".to_owned(), "c/1".to_owned(), "c/+000000000000001".to_owned()];
-            let objects: Vec<_> = versions
-                .chain(gates)
-                .chain(other)
-                .map(|name| ObjectInfo { name, length: 1 })
-                .collect();
-            VersionNames::of("c/", &objects)
-        };
-        assert_eq!(names(&[], &[]).readable(), 0);
-        assert_eq!(names(&[1, 2, 3], &[]).readable(), 3);
-        assert_eq!(names(&[1, 2, 3], &[(1, 4)]).readable(), 1);
-        assert_eq!(names(&[1, 2, 3, 4], &[(1, 4)]).readable(), 4);
-        assert_eq!(
-            names(&[1, 2, 3, 4], &[(1, 4), (1, 9)]).readable(),
-            1,
-            "the gate of a later run is closed"
-        );
-        assert_eq!(names(&[1, 64, 65], &[(1, 4)]).readable(), 65, "passed by a snapshot");
-        assert_eq!(names(&[1, 2], &[(1, 4)]).into_readable().len(), 1);
-        assert_eq!(names(&[1, 2, 3, 4], &[(1, 4), (1, 9)]).passed_gates(4).len(), 1);
+    fn a_gate_ends_the_catalog_until_no_version_is_missing() {
+        for (numbers, gates, readable) in [
+            (&[][..], &[][..], 0),
+            (&[1, 2, 3], &[], 3),
+            (&[1], &[(1, 4)], 1),
+            (&[1, 4], &[(1, 4)], 1),
+            (&[1, 3, 4], &[(1, 4)], 1),
+            (&[1, 2, 3, 4], &[(1, 4)], 4),
+            (&[4], &[(0, 4)], 0),
+            (&[1, 3, 4, 9], &[(1, 4), (1, 9)], 1),
+            (&[1, 3, 4], &[(1, 4), (1, 9)], 1),
+            (&[1, 65], &[(1, 65)], 1),
+            (&[1, 64, 65], &[(1, 65)], 65),
+        ] {
+            assert_eq!(names(numbers, gates).readable(), readable, "{numbers:?} {gates:?}");
+        }
+        assert_eq!(names(&[1, 2, 3, 4], &[(1, 4), (1, 9)]).gates().len(), 2);
+    }
+
+    #[test]
+    fn promise_10_a_gate_hides_no_version_of_a_catalog_without_a_gap() {
+        for gate in [(1, u64::MAX >> 1), (1, 4), (1, 3), (0, 2), (3, 4), (2, 2), (3, 1)] {
+            assert_eq!(names(&[1, 2, 3], &[gate]).readable(), 3, "{gate:?}");
+        }
+        // In the middle of a run, a gate after an older version does not count.
+        assert_eq!(names(&[1, 2, 3, 5, 6], &[(3, 6), (1, 6)]).readable(), 3);
     }
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hrl::device::{BlockDevice, Durability, MemoryDevice};
-use hrl::journal::{VolumeKey, WrappingKey};
+use hrl::journal::{Binding, VolumeKey, WrappingKey};
 use hrl::replica::{InstantBase, InstantDisk, InstantOptions, TargetContent};
 use hrl::vault::PackedStore;
 use hrl::{Result, Sequence, SystemClock, Timestamp, VolumeId};
@@ -268,7 +268,8 @@ fn texts() {
     let follow = "hrl follow 1\nepoch=2\nat=17\neverywhere=\n0 4096\n8192 512\nend\n";
     let clock = SystemClock::shared();
     let wrapping = WrappingKey::from_bytes([5; 32]);
-    let wrapped = wrapping.wrap(&VolumeKey::from_bytes([3; 32]), VolumeId([1; 16]), &*clock);
+    let to = Binding { volume: VolumeId([1; 16]), properties: b"v" };
+    let wrapped = wrapping.wrap(&VolumeKey::from_bytes([3; 32]), &to, &*clock);
     let applications = "fs:/srv/data?limit_ms=500\nscript:/usr/bin/freeze\npostgresql:/run/pg\nredis:/run/r.sock\n\
         qemu-ga:/run/ga.sock\nsqlite:/srv/a%3Fb.db";
     let seeds: [(&str, &[u8]); 11] = [

@@ -131,6 +131,8 @@ def verify_stored(vault: Vault, volume: str | None, *, json: bool) -> None:
                 say(f"  {finding}")
             for stray in report["strays"]:
                 say(f"  note: {stray} is not in the catalog")
+            for note in report["notes"]:
+                say(f"  note: {note}")
     if not is_sound or is_damaged:
         raise typer.Exit(Exit.CORRUPT)
     each.end()

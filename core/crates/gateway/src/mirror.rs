@@ -6,9 +6,11 @@
 //! volume begins anew with a newer version.
 //!
 //! Invariants: the mirror's catalog is a prefix of the source's, or begins at a snapshot of it.
-//! Every segment that its newest version names exists. When more than one version is added, a gate
-//! keeps readers at the version before until the last is there, because those between may name
-//! segments that the source has deleted. A run never deletes what the mirror's catalog names (if it
+//! Every segment that its newest version names exists. Of several versions the newest is added first
+//! and the oldest last; a gate explains the gap and keeps readers at the version before until all
+//! are there, because those between may name segments that the source has deleted. A failover to a
+//! mirror that died in a run ends the gate and drops those versions; if the run goes on all the
+//! same, it takes back what it added. A run never deletes what the mirror's catalog names (if it
 //! can be read), and deletes nothing once the source lacks the volume: a lost source does no harm.
 //!
 //! A mirror with its own history (after a failover to it) is `Fenced`. A run killed anywhere is
@@ -323,20 +325,36 @@ impl Mirror {
             self.check_same(&name(readable), catalog)?;
         }
         let first = (readable + 1).max(newest / SNAPSHOT_EVERY * SNAPSHOT_EVERY);
-        if newest > readable + 1 {
+        if first < newest {
             self.target.put(&VersionNames::gate(catalog, readable, newest), &[])?;
         }
-        for number in first..=newest {
+        let mut added = Vec::new();
+        let copied = (first..=newest).rev().try_for_each(|number| {
             if !go_on() {
                 return Err(Error::new(ErrorKind::Unavailable, "mirror", catalog)
                     .message("it was stopped; the next run goes on"));
             }
             let content = get_all(&*self.source, &name(number), RECORD_BYTES_MAX)?;
-            if self.target.put(&name(number), &content)? == PutOutcome::AlreadyExists {
-                self.check_same(&name(number), catalog)?;
+            match self.target.put(&name(number), &content)? {
+                PutOutcome::Created => added.push(name(number)),
+                PutOutcome::AlreadyExists => self.check_same(&name(number), catalog)?,
             }
+            Ok(())
+        });
+        if copied.as_ref().is_err_and(|error| error.kind() == ErrorKind::Fenced) {
+            self.target.delete_many(&added)?;
         }
-        let holds = VersionNames::of(catalog, &self.target.list(catalog)?).passed_gates(newest);
+        copied?;
+        let there = VersionNames::of(catalog, &self.target.list(catalog)?);
+        let is_whole = (first..=newest).all(|number| there.has(number));
+        if !is_whole || (first < newest && !self.is_same(&name(first))?) {
+            self.target.delete_many(&added)?;
+            return Err(Error::new(ErrorKind::Fenced, "mirror", catalog).message(
+                "a failover to the mirror began meanwhile and dropped versions of this run",
+            ));
+        }
+        // Gates of runs that ended. A run that is under way elsewhere is not permitted.
+        let holds = there.gates();
         let old = ours.numbers().filter(|number| *number + SNAPSHOT_EVERY < first);
         let old = old.filter(|number| !theirs.has(*number)).map(name);
         self.target.delete_many(&holds.into_iter().chain(old).collect::<Vec<_>>())
@@ -344,14 +362,17 @@ impl Mirror {
 
     /// Fails with `Fenced` if an object of the mirror differs from the source's.
     fn check_same(&self, name: &str, object: &str) -> Result<()> {
-        let theirs = get_all(&*self.source, name, RECORD_BYTES_MAX)?;
-        let ours = get_all(&*self.target, name, RECORD_BYTES_MAX)?;
-        if theirs == ours {
+        if self.is_same(name)? {
             return Ok(());
         }
         Err(Error::new(ErrorKind::Fenced, "mirror", object).message(format_args!(
             "{name} is another one in the mirror, which has a history of its own"
         )))
+    }
+
+    fn is_same(&self, name: &str) -> Result<bool> {
+        let theirs = get_all(&*self.source, name, RECORD_BYTES_MAX)?;
+        Ok(theirs == get_all(&*self.target, name, RECORD_BYTES_MAX)?)
     }
 
     /// Deletes what the source deleted before its newest version was listed.

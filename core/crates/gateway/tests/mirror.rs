@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hrl::device::{BlockDevice, Durability, MemoryDevice};
+use hrl::failover::FailoverOptions;
 use hrl::journal::{PointKind, WrappingKey};
 use hrl::replica::{At, CompactOptions, ViewOptions};
 use hrl::store::{DirStore, FaultStore, Store};
@@ -246,6 +247,96 @@ fn promise_4_and_5_the_mirror_is_a_sound_vault_after_a_crash_at_any_call() {
         );
     }
     drop(before);
+}
+
+/// Killed at every number of calls while its source is lost: the mirror is failed over to by one
+/// call, and goes on as a volume of its own.
+#[test]
+fn a_mirror_that_died_in_a_run_can_be_failed_over_to() {
+    let sites = Sites::new();
+    let protection = sites.protect(None);
+    states(&protection, &sites.device, 0..3);
+    assert!(run(&mut sites.mirror()).failure.is_none());
+    states(&protection, &sites.device, 3..8);
+    compact_all(&sites.source);
+    states(&protection, &sites.device, 8..10);
+    protection.stop(LIMIT).expect("stop");
+    std::thread::sleep(Duration::from_millis(1100));
+    compact_all(&sites.source);
+    copy_of(&sites, "b", "saved");
+    let mut in_the_middle = 0;
+    for calls in 0.. {
+        restore(&sites, "saved", "b");
+        let mut mirror = sites.mirror();
+        sites.target.fail_after(calls);
+        let ended = mirror.run(&|| true).expect("run").remove(0).failure.is_none();
+        sites.target.fail_after(u64::MAX);
+        let gates = |store: &Arc<FaultStore>| {
+            let names = store.list("volumes/disk/catalog/").expect("list");
+            names
+                .iter()
+                .filter(|info| info.name.rsplit('/').next().is_some_and(|n| n.contains('-')))
+                .count()
+        };
+        in_the_middle += usize::from(gates(&sites.target) > 0);
+        let away = sites.directory.path().join(format!("away-{calls}"));
+        let disk = Arc::new(MemoryDevice::new(DISK_BYTES));
+        let over = FailoverOptions::new("disk", vault(&sites.target, None), away, disk)
+            .disk_reads_zero(true)
+            .at(At::Newest)
+            .start()
+            .unwrap_or_else(|error| panic!("{calls}: {error}"));
+        over.wait_hydrated(LIMIT).expect("whole");
+        over.commit().expect("commit");
+        over.volume().write(0, &[9; 4096], Durability::Cached).expect("write");
+        over.protection().wait_replicated(LIMIT).expect("replicated");
+        let expected = content(&**over.volume());
+        over.stop(LIMIT).expect("stop");
+        check(&vault(&sites.target, None), &[]);
+        let replica = vault(&sites.target, None).replica("disk").expect("replica");
+        let view = replica.view(&At::Newest, &ViewOptions::default()).expect("view");
+        assert!(content(&view) == expected, "{calls}: what was written there");
+        assert_eq!(gates(&sites.target), 0, "{calls}");
+        if ended {
+            break;
+        }
+    }
+    assert!(in_the_middle > 3, "{in_the_middle}");
+}
+
+/// The mirror goes on although somebody has failed over to it in the middle of its run.
+#[test]
+fn a_mirror_that_goes_on_after_a_failover_to_it_adds_nothing() {
+    let sites = Sites::new();
+    let protection = sites.protect(None);
+    states(&protection, &sites.device, 0..3);
+    assert!(run(&mut sites.mirror()).failure.is_none());
+    let before = vault(&sites.target, None).replica("disk").expect("replica").catalog().version();
+    states(&protection, &sites.device, 3..7);
+    protection.stop(LIMIT).expect("stop");
+    // The newest version is copied first: the hook takes the versions of the run away, as a failover
+    // does, before the last one.
+    let steps = std::sync::atomic::AtomicU64::new(0);
+    let target = sites.target.clone();
+    let newest = vault(&sites.source, None).replica("disk").expect("replica").catalog().version();
+    let go_on = || {
+        let there = |number: u64| format!("volumes/disk/catalog/{number:016x}");
+        if target.head(&there(before + 3)).expect("head").is_some()
+            && steps.fetch_add(1, std::sync::atomic::Ordering::Relaxed) == 0
+        {
+            for number in before + 3..=newest {
+                target.delete(&there(number)).expect("delete");
+            }
+            target.put(&there(before + 1), b"of the failover").expect("put");
+        }
+        true
+    };
+    let error = sites.mirror().run(&go_on).expect("run").remove(0).failure.expect("refused");
+    assert_eq!(error.kind(), ErrorKind::Fenced, "{error}");
+    let names = sites.target.list("volumes/disk/catalog/").expect("list");
+    let newest_left = names.iter().filter(|info| !info.name.contains('-')).map(|i| &i.name).max();
+    let own = format!("volumes/disk/catalog/{:016x}", before + 1);
+    assert_eq!(newest_left, Some(&own));
 }
 
 fn copy_of(sites: &Sites, from: &str, to: &str) -> std::path::PathBuf {

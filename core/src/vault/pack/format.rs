@@ -7,7 +7,7 @@
 
 use std::ops::Range;
 
-use crate::bytes::{Reader, Writer, hex, parse_hex};
+use crate::bytes::{Reader, Writer};
 use crate::error::{Error, ErrorKind, Result};
 use crate::store::check_name;
 use crate::vault::layout::{PACK_NAME_BYTES_MAX, number, span_of};
@@ -34,7 +34,7 @@ pub(super) const MAGIC: &[u8; 8] = b"HRLPAK\x01\x00";
 
 /// End of a pack's name.
 const EXTENSION: &str = ".pack";
-/// Stands between the name of a pack and the members that are gone.
+/// Stands between the name of a pack and what a marker of an older version says of it.
 const GONE: &str = ".gone-";
 
 /// One member of a pack.
@@ -48,29 +48,6 @@ pub(super) struct Member {
 
 /// The members of a pack, in the order of their bytes.
 pub(super) type Table = Vec<Member>;
-
-/// The members that are gone, one bit for each.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Gone([u8; PACK_MEMBERS_MAX / 8]);
-
-impl Gone {
-    pub(super) fn has(&self, number: usize) -> bool {
-        self.0[number / 8] & (1 << (number % 8)) != 0
-    }
-
-    pub(super) fn add(&mut self, number: usize) {
-        self.0[number / 8] |= 1 << (number % 8);
-    }
-
-    pub(super) fn join(&mut self, other: &Self) {
-        self.0.iter_mut().zip(other.0).for_each(|(byte, more)| *byte |= more);
-    }
-
-    /// Returns whether none of the first `count` members is left.
-    pub(super) fn is_all_of(&self, count: usize) -> bool {
-        (0..count).all(|number| self.has(number))
-    }
-}
 
 /// Returns the bytes of a pack of these members, and its name. The name is that of its content: a
 /// repeated put of one pack finds itself.
@@ -93,22 +70,17 @@ pub(super) fn encode(members: &[(&str, &[u8])]) -> (String, Vec<u8>) {
     (format!("{first:016x}-{last:016x}-{}{EXTENSION}", &hash[..32]), bytes)
 }
 
-/// Splits the name of a pack or marker into the pack, its first and last sequence, and for a marker
-/// the members that are gone. `None` for other names.
-pub(super) fn parse_name(name: &str) -> Option<(&str, (u64, u64), Option<Gone>)> {
-    let (pack, gone) = match name.split_once(GONE) {
-        Some((pack, digits)) => (pack, Some(Gone(parse_hex(digits)?))),
-        None => (name, None),
+/// Splits the name of a pack, or of a marker of an older version, into the pack, its first and last
+/// sequence, and whether it is a marker. `None` for other names.
+pub(super) fn parse_name(name: &str) -> Option<(&str, (u64, u64), bool)> {
+    let (pack, is_marker) = match name.split_once(GONE) {
+        Some((pack, _members)) => (pack, true),
+        None => (name, false),
     };
     let mut parts = pack.strip_suffix(EXTENSION)?.split('-');
     let span = (number(parts.next()?)?, number(parts.next()?)?);
     let hash = parts.next()?;
-    (hash.len() == 32 && parts.next().is_none()).then_some((pack, span, gone))
-}
-
-/// Returns the name of the empty object that says which members of a pack are gone.
-pub(super) fn marker_name(pack: &str, gone: &Gone) -> String {
-    format!("{pack}{GONE}{}", hex(&gone.0))
+    (hash.len() == 32 && parts.next().is_none()).then_some((pack, span, is_marker))
 }
 
 /// Makes magic, sums and checksum of an altered pack match again, if its table can be found from

@@ -6,12 +6,14 @@
 //!
 //! ```text
 //! FIRST-LAST-HASH.pack                 segments between two sequences, and a table of them
-//! FIRST-LAST-HASH.pack.gone-MEMBERS    empty; the members that were deleted
+//! FIRST-LAST-HASH.pack.gone-MEMBERS    of older versions: said that these members were deleted
 //! ```
-//! Invariants: a pack never changes. A member is deleted durably by a marker that lists all members
-//! gone so far. A pack with no member left is deleted before its markers. A segment may lie in
-//! several packs, or beside them, if a put was repeated: the bytes are the same, because names of
-//! segments carry random salts, and a delete removes all of them.
+//! Invariants: a pack never changes. A member is deleted by a pack of the other members, put before
+//! the old pack is deleted; so nobody can take a segment away who may only put. Markers of older
+//! versions therefore count for nothing: the members that they name are there until somebody
+//! deletes them again, and go with their pack. A segment may lie in several packs, or beside them,
+//! if a put was repeated or two deleted at once: the bytes are the same, because names of segments
+//! carry random salts, and a delete removes all of them.
 //!
 //! What is known of a volume's packs is cached. It is read again if a segment is not found, and
 //! before any answer about existence (`head`, `list`, `delete`). A `get` may still return a member
@@ -26,20 +28,22 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use self::format::{Gone, Member, TAIL_BYTES_MAX, Table, parse_name};
+use self::format::{Member, TAIL_BYTES_MAX, Table, parse_name};
 pub use self::format::{PACK_DATA_BYTES_MAX, PACK_MEMBERS_MAX};
 #[cfg(any(test, feature = "testing"))]
 pub use self::format::{mend_pack, reprint_pack};
 use super::layout::{self, SegmentName};
 use crate::error::{Error, ErrorKind, Result};
 use crate::parallel;
-use crate::store::{ObjectInfo, PutOutcome, Store};
+use crate::store::{ObjectInfo, PutOutcome, Store, get_all};
 use crate::sync::lock::{Mutex, MutexGuard};
 
 /// Volumes whose packs are cached.
 const VOLUMES_MAX: usize = 256;
 /// Tables read at once.
 const TABLES_AT_ONCE: usize = 16;
+/// Rounds of a delete. Another client that deletes from the same packs makes packs meanwhile.
+const DELETE_ROUNDS_MAX: u32 = 16;
 
 /// A store that finds segments in packs.
 pub struct PackedStore {
@@ -52,16 +56,9 @@ pub struct PackedStore {
 /// The packs of a volume as they were listed.
 #[derive(Default)]
 struct Listing {
-    packs: Vec<Listed>,
-    /// Markers of packs that are gone themselves.
-    orphans: Vec<String>,
-}
-
-struct Listed {
-    pack: Arc<Pack>,
-    gone: Gone,
-    /// Markers that say so.
-    markers: Vec<String>,
+    packs: Vec<Arc<Pack>>,
+    /// Markers of older versions, each with the name of its pack.
+    markers: Vec<(String, String)>,
 }
 
 struct Pack {
@@ -107,27 +104,22 @@ impl PackedStore {
                 ))
                 .found(format_args!("{} of {data_bytes}", members.len())));
         }
-        let (name, bytes) = format::encode(&members);
-        let object = format!("{}{name}", layout::packs_prefix(volume));
-        let outcome = self.inner.put(&object, &bytes)?;
+        self.put_members(volume, &members)?;
         self.volumes().remove(volume);
-        match outcome {
-            PutOutcome::Created => Ok(()),
-            // It is this pack, because its name is that of its content; but members of it may have
-            // been deleted since.
-            PutOutcome::AlreadyExists => self.put_gone(volume, &object, objects),
-        }
+        Ok(())
     }
 
-    /// Puts those members of a pack that are gone from it as objects of their own, because in that
-    /// pack they stay gone.
-    fn put_gone(&self, volume: &str, pack: &str, members: &[(String, Vec<u8>)]) -> Result<()> {
-        let listing = self.refresh(volume)?;
-        let listed = listing.packs.iter().find(|listed| listed.pack.object == pack);
-        for (number, (name, content)) in members.iter().enumerate() {
-            if listed.is_none_or(|listed| listed.gone.has(number)) {
-                self.inner.put(name, content)?;
-            }
+    /// Puts a pack. Its name is that of its content, so if it exists it is the same; `Corrupt` if
+    /// somebody put another object there, because then these members would be nowhere.
+    fn put_members(&self, volume: &str, members: &[(&str, &[u8])]) -> Result<()> {
+        let (name, bytes) = format::encode(members);
+        let object = format!("{}{name}", layout::packs_prefix(volume));
+        if self.inner.put(&object, &bytes)? == PutOutcome::AlreadyExists
+            && get_all(&*self.inner, &object, bytes.len() as u64)? != bytes
+        {
+            return Err(Error::new(ErrorKind::Corrupt, "pack segments of", volume)
+                .expected(format_args!("{object} as its name says"))
+                .found("another object"));
         }
         Ok(())
     }
@@ -157,7 +149,7 @@ impl PackedStore {
         let mut volumes = self.volumes();
         let old = volumes.get(volume).cloned().unwrap_or_default();
         let old: HashMap<&str, &Arc<Pack>> =
-            old.packs.iter().map(|l| (l.pack.object.as_str(), &l.pack)).collect();
+            old.packs.iter().map(|pack| (pack.object.as_str(), pack)).collect();
         let listing = Arc::new(Listing::of(objects, &layout::packs_prefix(volume), &old));
         if volumes.len() >= VOLUMES_MAX {
             volumes.clear();
@@ -173,8 +165,8 @@ impl PackedStore {
         wanted: &SegmentName<'_>,
     ) -> Result<Option<(Arc<Pack>, Member)>> {
         let mut failure = None;
-        for listed in listing.packs.iter().filter(|listed| listed.pack.covers(wanted.span)) {
-            let table = match listed.pack.table(&*self.inner) {
+        for pack in listing.packs.iter().filter(|pack| pack.covers(wanted.span)) {
+            let table = match pack.table(&*self.inner) {
                 Ok(table) => table,
                 Err(error) => {
                     // Deleted meanwhile, with all members; or broken, and the segment may be in
@@ -183,9 +175,8 @@ impl PackedStore {
                     continue;
                 }
             };
-            let found = table.iter().enumerate().find(|(_, m)| m.name == wanted.member);
-            if let Some((_, member)) = found.filter(|(number, _)| !listed.gone.has(*number)) {
-                return Ok(Some((listed.pack.clone(), member.clone())));
+            if let Some(member) = table.iter().find(|member| member.name == wanted.member) {
+                return Ok(Some((pack.clone(), member.clone())));
             }
         }
         failure.map_or(Ok(None), Err)
@@ -214,12 +205,9 @@ impl PackedStore {
     fn members(&self, volume: &str, listing: &Listing) -> Result<Vec<ObjectInfo>> {
         let mut found = Vec::new();
         for some in listing.packs.chunks(TABLES_AT_ONCE) {
-            let tables = parallel::all(some, |listed| listed.pack.table(&*self.inner));
-            for (listed, table) in some.iter().zip(tables) {
+            for table in parallel::all(some, |pack| pack.table(&*self.inner)) {
                 let Some(table) = readable(table)? else { continue };
-                let there =
-                    table.iter().enumerate().filter(|(number, _)| !listed.gone.has(*number));
-                found.extend(there.map(|(_, member)| ObjectInfo {
+                found.extend(table.iter().map(|member| ObjectInfo {
                     name: format!("{}{}", layout::segments_prefix(volume), member.name),
                     length: member.bytes.end - member.bytes.start,
                 }));
@@ -228,73 +216,83 @@ impl PackedStore {
         Ok(found)
     }
 
-    /// Records members as gone, and deletes packs with no member left.
+    /// Deletes members: puts packs of the others, then deletes the packs that had them, until none
+    /// has.
     fn delete_members(&self, volume: &str, segments: &[SegmentName<'_>]) -> Result<()> {
-        let listing = self.refresh(volume)?;
-        let (mut packs, mut markers) = (Vec::new(), listing.orphans.clone());
-        for listed in &listing.packs {
-            let wanted: Vec<_> = segments.iter().filter(|s| listed.pack.covers(s.span)).collect();
-            if wanted.is_empty() {
-                continue;
+        for _ in 0..DELETE_ROUNDS_MAX {
+            let listing = self.refresh(volume)?;
+            let mut old = Vec::new();
+            for pack in &listing.packs {
+                let wanted: Vec<_> = segments.iter().filter(|s| pack.covers(s.span)).collect();
+                if !wanted.is_empty() && self.put_rest(volume, pack, &wanted)? {
+                    old.push(pack.object.clone());
+                }
             }
-            let Some(table) = readable(listed.pack.table(&*self.inner))? else { continue };
-            let mut gone = listed.gone;
-            let numbers = table.iter().enumerate();
-            numbers
-                .filter(|(_, member)| wanted.iter().any(|s| s.member == member.name))
-                .for_each(|(number, _)| gone.add(number));
-            if gone.is_all_of(table.len()) {
-                packs.push(listed.pack.object.clone());
-                markers.extend_from_slice(&listed.markers);
-            } else if gone != listed.gone {
-                self.inner.put(&format::marker_name(&listed.pack.object, &gone), &[])?;
-                // The new marker contains all that these say.
-                markers.extend_from_slice(&listed.markers);
+            let without_pack = |pack: &String| {
+                old.contains(pack) || !listing.packs.iter().any(|p| p.object == *pack)
+            };
+            let markers = listing.markers.iter().filter(|(_, pack)| without_pack(pack));
+            let markers: Vec<_> = markers.map(|(marker, _)| marker.clone()).collect();
+            self.volumes().remove(volume);
+            self.inner.delete_many(&old)?;
+            self.inner.delete_many(&markers)?;
+            if old.is_empty() {
+                return Ok(());
             }
         }
-        self.volumes().remove(volume);
-        self.inner.delete_many(&packs)?;
-        self.inner.delete_many(&markers)
+        Err(Error::new(ErrorKind::Unavailable, "delete from packs of", volume)
+            .message("other clients make packs as fast as they are deleted"))
+    }
+
+    /// Puts a pack of the members that are not wanted. Returns false if the pack has none that is.
+    fn put_rest(
+        &self,
+        volume: &str,
+        pack: &Arc<Pack>,
+        unwanted: &[&SegmentName<'_>],
+    ) -> Result<bool> {
+        let Some(table) = readable(pack.table(&*self.inner))? else { return Ok(false) };
+        let goes = |member: &Member| unwanted.iter().any(|s| s.member == member.name);
+        if !table.iter().any(goes) {
+            return Ok(false);
+        }
+        let rest: Vec<_> = table.iter().filter(|member| !goes(member)).collect();
+        if let (Some(first), Some(last)) = (rest.first(), rest.last()) {
+            let start = first.bytes.start;
+            let read = match self.inner.get(&pack.object, start..last.bytes.end) {
+                // Another client has put its members elsewhere; the next round finds them.
+                Err(error) if error.kind() == ErrorKind::NotFound => return Ok(true),
+                read => read?,
+            };
+            let content = |member: &Member| {
+                &read[(member.bytes.start - start) as usize..(member.bytes.end - start) as usize]
+            };
+            let members: Vec<_> = rest.iter().map(|m| (m.name.as_str(), content(m))).collect();
+            self.put_members(volume, &members)?;
+        }
+        Ok(true)
     }
 }
 
 impl Listing {
     fn of(objects: &[ObjectInfo], directory: &str, known: &HashMap<&str, &Arc<Pack>>) -> Self {
         let mut listing = Self::default();
-        let mut markers: BTreeMap<&str, Vec<(&str, Gone)>> = BTreeMap::new();
         for info in objects {
-            let name = info.name.strip_prefix(directory).and_then(parse_name);
-            match name {
-                Some((pack, _, Some(gone))) => {
-                    markers.entry(pack).or_default().push((&info.name, gone));
+            match info.name.strip_prefix(directory).and_then(parse_name) {
+                Some((pack, _, true)) => {
+                    listing.markers.push((info.name.clone(), format!("{directory}{pack}")));
                 }
-                Some((_, span, None)) => {
+                Some((_, span, false)) => {
                     let new = || {
-                        let table = Mutex::default();
-                        Arc::new(Pack {
-                            object: info.name.clone(),
-                            length: info.length,
-                            span,
-                            table,
-                        })
+                        let (object, table) = (info.name.clone(), Mutex::default());
+                        Arc::new(Pack { object, length: info.length, span, table })
                     };
-                    let pack =
-                        known.get(info.name.as_str()).map_or_else(new, |pack| (*pack).clone());
-                    let (gone, markers) = (Gone::default(), Vec::new());
-                    listing.packs.push(Listed { pack, gone, markers });
+                    let known = known.get(info.name.as_str());
+                    listing.packs.push(known.map_or_else(new, |pack| (*pack).clone()));
                 }
                 None => {}
             }
         }
-        for listed in &mut listing.packs {
-            let name = &listed.pack.object[directory.len()..];
-            for (marker, gone) in markers.remove(name).unwrap_or_default() {
-                listed.gone.join(&gone);
-                listed.markers.push(marker.to_owned());
-            }
-        }
-        let orphans = markers.into_values().flatten().map(|(marker, _)| marker.to_owned());
-        listing.orphans = orphans.collect();
         listing
     }
 }

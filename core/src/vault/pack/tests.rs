@@ -106,9 +106,65 @@ fn segments_of_a_pack_are_found_listed_read_and_deleted_under_their_names() {
         assert_eq!(store.head(&name(number)).expect("head").is_some(), there, "{number}");
         assert!(!there || read(&*store, number) == Some(content(number)));
     }
-    assert_eq!(inner.list("volumes/disk/packs/").expect("list").len(), 2, "one marker at a time");
+    assert_eq!(inner.list("volumes/disk/packs/").expect("list").len(), 1, "a pack of the rest");
     store.delete_many(&names).expect("delete all");
     assert_eq!(inner.list("").expect("list").len(), 1, "nothing is left but the other object");
+}
+
+/// Promise 10: whoever may put, and not delete, takes nothing away.
+#[test]
+fn promise_10_a_marker_that_says_that_members_are_gone_takes_none_away() {
+    let (_directory, inner) = directory();
+    let store = PackedStore::over(inner.clone());
+    store.put_packed("disk", &objects(0..4)).expect("pack");
+    let pack = inner.list("volumes/disk/packs/").expect("list").remove(0).name;
+    inner.put(&format!("{pack}.gone-{}", "ff".repeat(32)), b"").expect("put");
+    let reader = PackedStore::over(inner.clone());
+    assert_eq!(reader.list("volumes/disk/segments/").expect("list").len(), 4);
+    reader.delete(&name(0)).expect("delete one");
+    for number in 1..4 {
+        assert!(reader.head(&name(number)).expect("head").is_some(), "{number} is lost");
+        assert_eq!(read(&*PackedStore::over(inner.clone()), number), Some(content(number)));
+    }
+    let left = inner.list("volumes/disk/packs/").expect("list");
+    assert_eq!(left.len(), 1, "the marker went with its pack: {left:?}");
+}
+
+#[test]
+fn promise_10_another_object_in_the_place_of_the_rest_keeps_the_old_pack() {
+    let (_directory, inner) = directory();
+    let store = PackedStore::over(inner.clone());
+    store.put_packed("disk", &objects(0..4)).expect("pack");
+    let members: Vec<_> = (1..4).map(|number| (member_name(number), content(number))).collect();
+    let rest: Vec<_> = members.iter().map(|(name, bytes)| (name.as_str(), &bytes[..])).collect();
+    let forged = format!("volumes/disk/packs/{}", encode(&rest).0);
+    inner.put(&forged, b"nothing").expect("put");
+    let error = store.delete(&name(0)).expect_err("the rest would be lost");
+    assert_eq!(error.kind(), ErrorKind::Corrupt);
+    assert!(error.to_string().contains(&forged), "{error}");
+    for number in 0..4 {
+        assert_eq!(read(&*store, number), Some(content(number)));
+    }
+    inner.delete(&forged).expect("delete");
+    store.delete(&name(0)).expect("delete");
+    assert_eq!(read(&*store, 3), Some(content(3)));
+}
+
+/// Two clients that delete at once put two packs, each with what the other deletes.
+#[test]
+fn what_two_clients_delete_at_once_stays_deleted() {
+    let (_directory, inner) = directory();
+    let store = PackedStore::over(inner.clone());
+    store.put_packed("disk", &objects(0..4)).expect("pack");
+    let pack = inner.list("volumes/disk/packs/").expect("list").remove(0).name;
+    let whole = get_all(&*inner, &pack, 1 << 20).expect("read");
+    PackedStore::over(inner.clone()).delete(&name(1)).expect("delete");
+    // The other client has read the old pack before, and its delete comes after.
+    inner.put(&pack, &whole).expect("put");
+    store.delete(&name(2)).expect("delete");
+    PackedStore::over(inner.clone()).delete(&name(1)).expect("its second round");
+    let there: Vec<_> = (0..4).map(|number| read(&*store, number).is_some()).collect();
+    assert_eq!(there, [true, false, false, true]);
 }
 
 #[test]
