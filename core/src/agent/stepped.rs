@@ -126,6 +126,14 @@ impl SteppedProtection {
         self.shared.session.retention_waits().clone()
     }
 
+    /// Returns the last sequence in spool or catalog. The next one that is given may be higher: no
+    /// sequence is given again.
+    pub fn newest_closed(&self) -> Sequence {
+        let spooled = self.shared.shipping.spool.oldest_batch(0, usize::MAX);
+        let newest = spooled.last().map(|spooled| spooled.summary.last_sequence);
+        newest.unwrap_or_else(|| self.shared.shipping.shipper.catalog().last_sequence())
+    }
+
     /// Returns how often the journal lost what it had not closed.
     pub fn journal_losses(&self) -> u64 {
         self.shared.journal.now().losses

@@ -687,10 +687,12 @@ thread_local! {
     pub static SITES: RefCell<Vec<Weak<Site>>> = const { RefCell::new(Vec::new()) };
 }
 
-/// Where the session's journal continues.
+/// What is left of the journal of earlier sessions ends here. The sequences of this one may begin
+/// later.
 fn last_of(protection: &SteppedProtection) -> u64 {
     let stats = tap_of(protection).stats();
-    stats.last_sequence.0 - u64::from(stats.mode != Mode::Ordered)
+    let given = stats.last_sequence.0 - u64::from(stats.mode != Mode::Ordered);
+    given.min(protection.newest_closed().0)
 }
 
 pub fn tap_of(protection: &SteppedProtection) -> Arc<Tap> {
