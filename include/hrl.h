@@ -947,6 +947,14 @@ hrl_status hrl_protection_options_set(struct hrl_protection_options *options,
 HRL_API hrl_status hrl_protection_options_take_over(struct hrl_protection_options *options, bool take_over);
 
 /**
+ * Goes on with another disk than the one that was protected, and compares all of it. Has no effect
+ * if the disk is the same. By default another disk is HRL_ERROR_CHANGED.
+ * Statuses: HRL_ERROR_INVALID_INPUT. Since 0.1.
+ */
+HRL_API
+hrl_status hrl_protection_options_adopt_disk(struct hrl_protection_options *options, bool adopt_disk);
+
+/**
  * Sets the callback that receives events; NULL: events are dropped. It is called until
  * `hrl_protection_free` has returned.
  * Statuses: HRL_ERROR_INVALID_INPUT. Since 0.1.
@@ -981,6 +989,8 @@ HRL_API hrl_status hrl_protection_device(const struct hrl_protection *protection
 
 /**
  * Returns the tap of the volume, for agents that do their own I/O. Free it with `hrl_tap_free`.
+ * The protection flushes its device itself before it relies on what you wrote. This covers your
+ * writes through any descriptor of the same file, even if the device is read-only.
  * Statuses: HRL_ERROR_INVALID_INPUT. Since 0.1.
  */
 HRL_API hrl_status hrl_protection_tap(const struct hrl_protection *protection, struct hrl_tap **out);
@@ -989,6 +999,7 @@ HRL_API hrl_status hrl_protection_tap(const struct hrl_protection *protection, s
  * Marks a recovery point now, and returns once it is durable in the local journal. `kind` is a
  * `hrl_point_kind`: HRL_POINT_CRASH, or HRL_POINT_DECLARED at a transaction boundary of the
  * caller's. The other kinds need a quiesced application or a group. `label` and `point` may be NULL.
+ * A mark needs no flush: the journal has the writes.
  * Statuses: HRL_ERROR_NOT_ORDERED (first copy, resync or overflow), HRL_ERROR_INVALID_INPUT (another
  * kind, a label above 255 bytes), HRL_ERROR_FENCED. Since 0.1.
  */

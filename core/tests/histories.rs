@@ -319,6 +319,8 @@ fn promise_9_of_two_agents_on_copies_of_a_state_directory_one_is_fenced_and_lose
         work(&protection, 0..3);
         protection.stop(LIMIT).expect("stop");
         site.copy("machine", "clone");
+        // A machine that is cloned as an image keeps the inodes and times of its files, unlike here.
+        std::fs::remove_file(site.path("clone/state/witness")).expect("remove");
         let first = site.protect("machine", "vault");
         let second = site.protect("clone", "vault");
         if first_publishes {
@@ -402,4 +404,216 @@ fn promise_9_a_disk_whose_source_was_ahead_of_a_lagging_mirror_comes_home_whole(
         let home = content(&*site.disk("machine"));
         assert!(home == content(&newest), "the disk at home is not the volume; killed: {killed}");
     }
+}
+
+/// A place on the disk that no sample of a clean stop is at.
+const BETWEEN_SAMPLES: u64 = 33 * (BLOCK * BLOCKS - 4096) / 63 / 512 * 512 + 16_384;
+
+/// Writes to the disk as somebody does who knows nothing of agents, and sets its time back.
+fn scribble(path: &std::path::Path, offset: u64, data: &[u8]) {
+    use std::os::unix::fs::FileExt;
+    let file = std::fs::File::options().read(true).write(true).open(path).expect("open");
+    let time = file.metadata().expect("metadata").modified().expect("time");
+    // The clock of a file system moves every few milliseconds.
+    std::thread::sleep(Duration::from_millis(20));
+    file.write_all_at(data, offset).expect("write");
+    file.sync_all().expect("sync");
+    if file.metadata().expect("metadata").is_file() {
+        file.set_modified(time).expect("time");
+    }
+}
+
+fn untracked(protection: &Protection) -> usize {
+    let is = |cause: &Option<Cause>| *cause == Some(Cause::Untracked);
+    protection.timeline().iter().filter(|stretch| is(&stretch.unordered)).count()
+}
+
+#[test]
+fn promise_3_a_disk_that_was_written_without_its_agent_is_compared() {
+    let site = Site::new();
+    let protection = site.protect("machine", "vault");
+    work(&protection, 0..4);
+    protection.stop(LIMIT).expect("stop");
+    scribble(&site.path("machine/disk"), BETWEEN_SAMPLES, &[0xbb; 512]);
+    let protection = site.protect("machine", "vault");
+    assert_eq!(protection.stats().resync_bytes_read, BLOCK * BLOCKS);
+    site.check_point(&protection, "machine", "vault");
+    assert_eq!(untracked(&protection), 1);
+    protection.stop(LIMIT).expect("stop");
+    // As a version left it that knew nothing of witnesses.
+    std::fs::remove_file(site.path("machine/state/witness")).expect("remove");
+    let protection = site.protect("machine", "vault");
+    assert_eq!(protection.stats().resync_bytes_read, 0);
+}
+
+/// A file system's superblock with this number in its name, and nothing else.
+fn format(path: &std::path::Path, number: u8) {
+    scribble(path, 1024 + 56, b"\x53\xef");
+    scribble(path, 1024 + 104, &[number; 16]);
+}
+
+#[test]
+fn promise_3_another_disk_under_the_same_name_is_refused_until_it_is_adopted() {
+    let site = Site::new();
+    let disk = site.path("machine/disk");
+    format(&disk, 0x11);
+    let protection = site.protect("machine", "vault");
+    work(&protection, 4..8);
+    protection.stop(LIMIT).expect("stop");
+    let other = site.path("machine/other");
+    std::fs::copy(&disk, &other).expect("copy");
+    std::fs::rename(&other, &disk).expect("a copy has the same names");
+    let protection = site.protect("machine", "vault");
+    site.check_point(&protection, "machine", "vault");
+    protection.stop(LIMIT).expect("stop");
+
+    std::fs::write(&other, vec![7; (BLOCK * BLOCKS) as usize]).expect("other");
+    format(&other, 0x22);
+    std::fs::rename(&other, &disk).expect("swap");
+    let before = labels(&site.replica("vault"));
+    let error = site.open("machine", "vault").map(drop).expect_err("another disk");
+    assert_eq!(error.kind(), ErrorKind::Changed);
+    for number in ["11", "22"] {
+        assert!(error.to_string().contains(&format!("ext {}", number.repeat(16))), "{error}");
+    }
+    assert_eq!(labels(&site.replica("vault")), before);
+    let state = site.path("machine/state");
+    let options = ProtectionOptions::new("disk", site.disk("machine"), site.vault("vault"), state);
+    let protection = options.policy(policy()).adopt_disk(true).open().expect("adopt");
+    protection.wait_ordered(LIMIT).expect("ordered");
+    site.check_point(&protection, "machine", "vault");
+    assert_eq!(untracked(&protection), 2, "the copy, and the other disk");
+    protection.stop(LIMIT).expect("stop");
+    let protection = site.protect("machine", "vault");
+    assert_eq!(protection.stats().resync_bytes_read, 0, "it is the disk now");
+}
+
+/// Fails over to memory, and writes there.
+fn fail_over(site: &Site) -> hrl::failover::FailedOver {
+    let away = Arc::new(MemoryDevice::new(BLOCK * BLOCKS));
+    let vault = site.vault("vault");
+    let over = FailoverOptions::new("disk", vault, site.path("away"), away)
+        .policy(policy())
+        .disk_reads_zero(true)
+        .start()
+        .expect("fail over");
+    over.commit().expect("commit");
+    write(&**over.volume(), 50, 51);
+    over.protection().mark(PointKind::Crash, "there").expect("mark");
+    over.protection().wait_replicated(LIMIT).expect("replicated");
+    over
+}
+
+impl Site {
+    fn follow(&self) -> hrl::Result<Follower> {
+        let state = self.path("machine/state");
+        let clock = SystemClock::shared();
+        Follower::open("disk", self.vault("vault"), state, self.disk("machine"), clock)
+    }
+
+    fn check_home(&self) {
+        let replica = self.replica("vault");
+        let newest = replica.view(&At::Newest, &ViewOptions::default()).expect("view");
+        assert!(content(&*self.disk("machine")) == content(&newest), "home is not the volume");
+    }
+}
+
+#[test]
+fn promise_9_an_old_disk_that_was_written_is_written_whole_and_another_one_is_refused() {
+    let site = Site::new();
+    let disk = site.path("machine/disk");
+    format(&disk, 0x11);
+    let source = site.protect("machine", "vault");
+    work(&source, 4..8);
+    source.stop(LIMIT).expect("stop");
+    let over = fail_over(&site);
+    site.copy("machine", "untouched");
+    scribble(&disk, BETWEEN_SAMPLES, &[0xbb; 512]);
+    let mut follower = site.follow().expect("follow");
+    let why = follower.why_everywhere().map(str::to_owned).unwrap_or_default();
+    assert!(why.contains("written since its agent stopped"), "{why}");
+    follower.catch_up(&At::Newest, &|_, _| true).expect("catch up");
+    site.check_home();
+    drop(follower);
+
+    // A disk that follows already, and is written between two runs.
+    write(&**over.volume(), 51, 52);
+    over.protection().wait_replicated(LIMIT).expect("replicated");
+    let mut follower = site.follow().expect("follow");
+    assert_eq!(follower.why_everywhere(), None);
+    let done = follower.catch_up(&At::Newest, &|_, _| true).expect("catch up");
+    assert_eq!(done.bytes_written, BLOCK);
+    drop(follower);
+    scribble(&disk, BETWEEN_SAMPLES, &[0xcc; 512]);
+    let mut follower = site.follow().expect("follow");
+    assert!(follower.why_everywhere().is_some());
+    follower.catch_up(&At::Newest, &|_, _| true).expect("catch up");
+    site.check_home();
+    drop(follower);
+
+    let other = site.path("machine/other");
+    std::fs::write(&other, vec![7; (BLOCK * BLOCKS) as usize]).expect("other");
+    format(&other, 0x22);
+    std::fs::rename(&other, &disk).expect("swap");
+    let error = site.follow().map(drop).expect_err("another disk");
+    assert_eq!(error.kind(), ErrorKind::Changed, "{error}");
+    assert_eq!(std::fs::read(&disk).expect("read")[100_000], 7, "it was not written");
+}
+
+/// A loop device over the machine's disk, removed when dropped. `None` if the tests may not make
+/// one.
+struct Loop(PathBuf);
+
+impl Loop {
+    fn new(file: &std::path::Path) -> Option<Self> {
+        let output = Command::new("losetup").args(["-f", "--show"]).arg(file).output().ok()?;
+        let path = String::from_utf8(output.stdout).ok()?;
+        output.status.success().then(|| Self(PathBuf::from(path.trim())))
+    }
+}
+
+impl Drop for Loop {
+    fn drop(&mut self) {
+        let _ = Command::new("losetup").arg("-d").arg(&self.0).status();
+    }
+}
+
+#[test]
+fn promise_3_a_block_device_is_compared_unless_its_counters_prove_it_untouched() {
+    let site = Site::new();
+    let Some(device) = Loop::new(&site.path("machine/disk")) else {
+        eprintln!("skipped: no loop devices");
+        return;
+    };
+    let path = device.0.clone();
+    let protect = || {
+        let options = FileDeviceOptions { exclusive: true, ..Default::default() };
+        let disk: Arc<dyn BlockDevice> = Arc::new(FileDevice::open(&path, &options).expect("disk"));
+        let state = site.path("machine/state");
+        let options = ProtectionOptions::new("disk", disk.clone(), site.vault("vault"), state);
+        let protection = options.policy(policy()).open().expect("protect");
+        protection.wait_ordered(LIMIT).expect("ordered");
+        let read = protection.stats().resync_bytes_read;
+        work(&protection, 0..4);
+        protection.mark(PointKind::Crash, "check").expect("mark");
+        protection.wait_replicated(LIMIT).expect("replicated");
+        let replica = site.replica("vault");
+        let view = replica.view(&At::Newest, &ViewOptions::default()).expect("view");
+        assert!(content(&view) == content(&*disk), "the point is not the disk");
+        protection.stop(LIMIT).expect("stop");
+        read
+    };
+    protect();
+    assert_eq!(protect(), 0, "untouched");
+    scribble(&path, BETWEEN_SAMPLES, &[0xbb; 512]);
+    assert_eq!(protect(), BLOCK * BLOCKS, "written");
+    assert_eq!(protect(), 0, "untouched");
+    // As a version left it that knew nothing of witnesses.
+    std::fs::remove_file(site.path("machine/state/witness")).expect("remove");
+    assert_eq!(protect(), BLOCK * BLOCKS, "nothing is known");
+    assert_eq!(protect(), 0, "untouched");
+    // Its file was written, not the device.
+    scribble(&site.path("machine/disk"), BETWEEN_SAMPLES + 4096, &[0xdd; 512]);
+    let _ = Command::new("blockdev").arg("--flushbufs").arg(&path).status();
+    assert_eq!(protect(), BLOCK * BLOCKS, "written below");
 }

@@ -11,7 +11,9 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use hrl::capture::{DirtyMap, LastSession};
-use hrl::device::{BlockDevice, Discarded, Durability, FileDevice, FileDeviceOptions, Unmap};
+use hrl::device::{
+    BlockDevice, Discarded, Durability, FileDevice, FileDeviceOptions, Unmap, Witness,
+};
 use hrl::journal::PointKind;
 use hrl::replica::{At, ViewOptions};
 use hrl::store::DirStore;
@@ -143,6 +145,9 @@ impl BlockDevice for Watched {
     }
     fn modified(&self) -> Option<hrl::Timestamp> {
         self.inner.modified()
+    }
+    fn witness(&self) -> Witness {
+        self.inner.witness()
     }
 }
 

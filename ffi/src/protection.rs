@@ -29,6 +29,7 @@ pub struct hrl_protection_options {
     pub(crate) vault: engine::vault::Vault,
     pub(crate) policy: Policy,
     take_over: bool,
+    adopt_disk: bool,
     pub(crate) events: Option<EventSink>,
 }
 
@@ -54,6 +55,7 @@ pub unsafe extern "C" fn hrl_protection_options_new(
             vault: handle::given(vault, "vault")?.inner.clone(),
             policy: Policy::default(),
             take_over: false,
+            adopt_disk: false,
             events: None,
         };
         out.give(options)
@@ -85,6 +87,20 @@ pub unsafe extern "C" fn hrl_protection_options_take_over(
 ) -> hrl_status {
     guard(|| {
         handle::given(options, "options")?.take_over = take_over;
+        Ok(())
+    })
+}
+
+/// Goes on with another disk than the one that was protected, and compares all of it. Has no effect
+/// if the disk is the same. By default another disk is HRL_ERROR_CHANGED.
+/// Statuses: HRL_ERROR_INVALID_INPUT. Since 0.1.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn hrl_protection_options_adopt_disk(
+    options: Option<&mut hrl_protection_options>,
+    adopt_disk: bool,
+) -> hrl_status {
+    guard(|| {
+        handle::given(options, "options")?.adopt_disk = adopt_disk;
         Ok(())
     })
 }
@@ -185,7 +201,8 @@ pub unsafe extern "C" fn hrl_protection_open(
             given.state.clone(),
         )
         .policy(given.policy.clone())
-        .take_over(given.take_over);
+        .take_over(given.take_over)
+        .adopt_disk(given.adopt_disk);
         if let Some(events) = &given.events {
             options = options.events(events.clone());
         }
@@ -212,6 +229,8 @@ pub unsafe extern "C" fn hrl_protection_device(
 }
 
 /// Returns the tap of the volume, for agents that do their own I/O. Free it with `hrl_tap_free`.
+/// The protection flushes its device itself before it relies on what you wrote. This covers your
+/// writes through any descriptor of the same file, even if the device is read-only.
 /// Statuses: HRL_ERROR_INVALID_INPUT. Since 0.1.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hrl_protection_tap(
@@ -231,6 +250,7 @@ pub unsafe extern "C" fn hrl_protection_tap(
 /// Marks a recovery point now, and returns once it is durable in the local journal. `kind` is a
 /// `hrl_point_kind`: HRL_POINT_CRASH, or HRL_POINT_DECLARED at a transaction boundary of the
 /// caller's. The other kinds need a quiesced application or a group. `label` and `point` may be NULL.
+/// A mark needs no flush: the journal has the writes.
 /// Statuses: HRL_ERROR_NOT_ORDERED (first copy, resync or overflow), HRL_ERROR_INVALID_INPUT (another
 /// kind, a label above 255 bytes), HRL_ERROR_FENCED. Since 0.1.
 #[unsafe(no_mangle)]

@@ -31,6 +31,10 @@ public:
         check(hrl_protection_options_take_over(get(), yes));
         return *this;
     }
+    ProtectionOptions &adopt_disk(bool yes = true) {
+        check(hrl_protection_options_adopt_disk(get(), yes));
+        return *this;
+    }
     /**
      * Sets the receiver of events, which threads of the library call. What it throws is dropped.
      */

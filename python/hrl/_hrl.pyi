@@ -642,7 +642,9 @@ class Protection:
     identity); it must not be on the protected disk.
 
     `policy` sets limits and choices by name. `take_over` takes the volume from another
-    source, which must be gone. `applications` are quiesced by `mark_app` and by the policy.
+    source, which must be gone. `adopt_disk` goes on with another disk than the one that was
+    protected, and compares all of it. `applications` are quiesced by `mark_app` and by the
+    policy.
 
     `on_event` is called with each event, from any thread, and must return soon. An event is
     a dictionary of `time`, `volume`, `kind` and `message`; the kind "mode-changed" adds
@@ -672,6 +674,7 @@ class Protection:
         volume: str | None = None,
         policy: Mapping[str, str | int] | None = None,
         take_over: bool = False,
+        adopt_disk: bool = False,
         on_event: Callable[[dict[str, str]], object] | None = None,
         applications: _Applications | None = None,
     ) -> Self: ...

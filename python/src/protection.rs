@@ -82,7 +82,9 @@ mirror! {
 /// identity); it must not be on the protected disk.
 ///
 /// `policy` sets limits and choices by name. `take_over` takes the volume from another
-/// source, which must be gone. `applications` are quiesced by `mark_app` and by the policy.
+/// source, which must be gone. `adopt_disk` goes on with another disk than the one that was
+/// protected, and compares all of it. `applications` are quiesced by `mark_app` and by the
+/// policy.
 ///
 /// `on_event` is called with each event, from any thread, and must return soon. An event is
 /// a dictionary of `time`, `volume`, `kind` and `message`; the kind "mode-changed" adds
@@ -179,7 +181,7 @@ pub(crate) fn chosen_policy(given: &Bound<'_, PyMapping>) -> PyResult<hrl::Polic
 #[pymethods]
 impl Protection {
     #[new]
-    #[pyo3(signature = (disk, *, vault, state, volume=None, policy=None, take_over=false, on_event=None, applications=None))]
+    #[pyo3(signature = (disk, *, vault, state, volume=None, policy=None, take_over=false, adopt_disk=false, on_event=None, applications=None))]
     #[allow(clippy::too_many_arguments, reason = "they are keyword arguments")]
     fn new(
         py: Python<'_>,
@@ -189,6 +191,7 @@ impl Protection {
         volume: Option<String>,
         policy: Option<&Bound<'_, PyMapping>>,
         take_over: bool,
+        adopt_disk: bool,
         on_event: Option<Py<PyAny>>,
         applications: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<Self> {
@@ -213,6 +216,7 @@ impl Protection {
             let mut options = hrl::ProtectionOptions::new(&name, device, vault, state)
                 .policy(chosen)
                 .take_over(take_over)
+                .adopt_disk(adopt_disk)
                 .events(events);
             if let Some(quiesced) = quiesced {
                 options = options.applications(quiesced);

@@ -1,7 +1,6 @@
-//! Identifies a disk at a clean stop, so that the next start finds out whether it changed since.
+//! Samples the disk at a clean stop, so that the next start may find that it changed since.
 //!
-//! A change that neither the time of modification nor a sample shows goes unnoticed: reading the
-//! whole disk at each start would cost too much.
+//! A change that no sample shows is found only by the disk's witness ([`super::witness`]).
 
 use crate::capture::CleanStop;
 use crate::device::BlockDevice;
@@ -12,14 +11,14 @@ use crate::units::Sequence;
 const SAMPLES: u64 = 64;
 const SAMPLE_BYTES: u64 = 4096;
 
-/// Returns what identifies the disk as it is at a clean stop.
+/// Returns what the dirty map records of the disk at a clean stop.
 pub(super) fn clean_stop(device: &dyn BlockDevice, last_sequence: Sequence) -> Result<CleanStop> {
     Ok(CleanStop { last_sequence, modified: device.modified(), sample: sample(device)? })
 }
 
-/// Returns whether time and samples of the disk are those of the clean stop.
-pub(crate) fn is_as_left(device: &dyn BlockDevice, stop: &CleanStop) -> Result<bool> {
-    Ok(stop.modified == device.modified() && stop.sample == sample(device)?)
+/// Returns whether the samples of the disk are those of the clean stop.
+pub(super) fn is_sampled_alike(device: &dyn BlockDevice, stop: &CleanStop) -> Result<bool> {
+    Ok(stop.sample == sample(device)?)
 }
 
 /// Returns a hash of samples spread evenly over the disk, its first and last block among them.

@@ -18,9 +18,10 @@
 
 pub(crate) mod anchor;
 mod applications;
-pub(crate) mod clean_stop;
+mod clean_stop;
 mod crowding;
 mod cut;
+mod disk_names;
 mod failures;
 mod hand_over;
 mod journal_progress;
@@ -50,6 +51,7 @@ mod stepped;
 pub(crate) mod surrender;
 mod task;
 mod timer;
+pub(crate) mod witness;
 
 #[cfg(any(test, feature = "testing"))]
 pub use anchor::reprint_anchor;
@@ -65,3 +67,5 @@ pub use state::reprint_state;
 pub use stats::ProtectionStats;
 #[cfg(any(test, feature = "testing"))]
 pub use stepped::{PlacedPoint, SteppedProtection, SteppedTask};
+#[cfg(any(test, feature = "testing"))]
+pub use witness::reprint_witness;

@@ -22,6 +22,7 @@ use super::shipments::Shipments;
 use super::shipper::{Sender, Shipper};
 use super::spool::Spool;
 use super::task::Task;
+use super::witness::Seen;
 use super::{
     applications, hand_over, journaling, recover, resync, retention, shipping, state, surrender,
     task, timer,
@@ -49,6 +50,7 @@ pub struct ProtectionOptions {
     clock: Arc<dyn Clock>,
     applications: Option<Arc<dyn Quiesce>>,
     take_over: bool,
+    adopt_disk: bool,
     pub(super) files: Arc<dyn Files>,
 }
 
@@ -73,6 +75,7 @@ impl ProtectionOptions {
             clock: SystemClock::shared(),
             applications: None,
             take_over: false,
+            adopt_disk: false,
             files: Arc::new(SystemFiles),
         }
     }
@@ -109,6 +112,13 @@ impl ProtectionOptions {
     /// then.
     pub fn take_over(mut self, yes: bool) -> Self {
         self.take_over = yes;
+        self
+    }
+
+    /// Goes on with another disk than the one that was protected, and compares all of it. Does
+    /// nothing if the disk is the same. Default: no, `open` fails with `Changed` then.
+    pub fn adopt_disk(mut self, yes: bool) -> Self {
+        self.adopt_disk = yes;
         self
     }
 
@@ -178,8 +188,10 @@ impl ProtectionOptions {
         if let Some(anchor) = &anchor {
             left.compare(anchor, &replica, &source);
         }
-        let mut needed = recover::disk(&state, &*self.device, &info, &self.policy, &left)?;
+        let seen = Seen::of(&state, &*self.device)?;
+        let mut needed = recover::disk(&state, &seen, self.adopt_disk, &info, &self.policy, &left)?;
         needed.map.begin_session_in(&**state.files())?;
+        seen.begin(&state)?;
         let baseline = recover::baseline(&state, &replica, &left, &needed);
         let tap = Arc::new(Tap::new(
             info.device_bytes,

@@ -10,13 +10,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::anchor::{Anchor, Difference, End};
-use super::clean_stop::is_as_left;
 use super::resync::Baseline;
 use super::spool::Spooled;
 use super::state::StateDirectory;
+use super::witness::{Moment, Seen};
 use crate::capture::{DirtyMap, DirtyMapParams, LastSession, RegionRange};
 use crate::clock::Clock;
-use crate::device::BlockDevice;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::Cause;
 use crate::journal::{FileSink, Segment, SegmentSummary, open_mapped_in, repair_source};
@@ -251,9 +250,12 @@ pub(super) struct Needed {
 }
 
 /// Opens or creates the dirty map, and decides which regions are read again and why.
+///
+/// `Changed` if it is another disk than before, unless that one is `adopted`.
 pub(super) fn disk(
     state: &StateDirectory,
-    device: &dyn BlockDevice,
+    seen: &Seen<'_>,
+    adopted: bool,
     info: &VolumeInfo,
     policy: &Policy,
     left: &Left,
@@ -272,34 +274,46 @@ pub(super) fn disk(
         let map = DirtyMap::create_in(files, &path, params, !nothing)?;
         Ok(Needed { regions: map.dirty_regions(), map, cause, fresh })
     };
+    let opened = match files.exists(&path).then(|| DirtyMap::open_in(files, &path)) {
+        Some(Err(error)) if error.kind() != ErrorKind::Corrupt => return Err(error),
+        opened => opened,
+    };
+    let other = match &opened {
+        Some(Ok((map, LastSession::Clean(_)))) => {
+            seen.other_than_left(Moment::Stop(map.generation()))?
+        }
+        _ => seen.other_disk(),
+    };
+    match other {
+        Some(other) if !adopted => {
+            let instead = "adopt it if the volume shall go on with it";
+            return Err(seen.refused("protect", other, instead));
+        }
+        Some(_) => return everything(Cause::Untracked),
+        None => {}
+    }
     if let Some(difference) = left.difference.as_ref().filter(|difference| difference.content) {
         return everything(difference.cause);
     }
-    if !files.exists(&path) {
-        return everything(if fresh { Cause::InitialReplication } else { Cause::Untracked });
-    }
-    let (map, last_session) = match DirtyMap::open_in(files, &path) {
-        Ok(opened) if *opened.0.params() == params => opened,
-        Ok(_) => return everything(Cause::Requested),
-        Err(error) if error.kind() == ErrorKind::Corrupt => return everything(Cause::Crash),
-        Err(error) => return Err(error),
+    let (map, last_session) = match opened {
+        None if fresh => return everything(Cause::InitialReplication),
+        None => return everything(Cause::Untracked),
+        Some(Ok(opened)) if *opened.0.params() == params => opened,
+        Some(Ok(_)) => return everything(Cause::Requested),
+        Some(Err(_)) => return everything(Cause::Crash),
     };
     if left.broken {
         return everything(Cause::JournalError);
     }
-    match last_session {
-        LastSession::InUse => {
-            let cause = left.open_unordered.unwrap_or(Cause::Crash);
-            Ok(Needed { regions: map.dirty_regions(), map, cause, fresh: false })
+    let cause = match last_session {
+        LastSession::InUse => Cause::Crash,
+        LastSession::Clean(stop) if seen.touched(map.generation(), &stop)?.is_some() => {
+            return everything(Cause::Untracked);
         }
-        LastSession::Clean(stop) => {
-            if !is_as_left(device, &stop)? {
-                return everything(Cause::Untracked);
-            }
-            let cause = left.open_unordered.unwrap_or(Cause::Requested);
-            Ok(Needed { regions: map.dirty_regions(), map, cause, fresh: false })
-        }
-    }
+        LastSession::Clean(_) => Cause::Requested,
+    };
+    let cause = left.open_unordered.unwrap_or(cause);
+    Ok(Needed { regions: map.dirty_regions(), map, cause, fresh: false })
 }
 
 /// Returns the replica's content to compare dirty regions with, unless that costs too much memory.

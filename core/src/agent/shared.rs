@@ -17,6 +17,7 @@ use super::resync_progress::ResyncProgress;
 use super::session::Session;
 use super::shipments::Shipments;
 use super::state::StateDirectory;
+use super::witness::{Moment, leave};
 use crate::capture::{DirtyMap, RegionRange, Tap, Volume, require_resync};
 use crate::clock::Clock;
 use crate::error::{Error, ErrorKind, Result};
@@ -110,6 +111,7 @@ impl Shared {
         self.anchor.promise(last)?;
         let mut dirty = self.dirty.lock();
         dirty.clear(&cleaned)?;
+        leave(&self.state, &**self.volume.device(), Moment::Stop(dirty.generation()))?;
         dirty.end_session(stop)
     }
 

@@ -5,6 +5,7 @@
 //! STATE/lock       locked while the agent runs
 //! STATE/dirty      the dirty map
 //! STATE/anchor     what is known of the vault and the journal, see `anchor.rs`
+//! STATE/witness    which disk it is and how it was left, see `witness.rs`
 //! STATE/spool/     closed segments on their way to the vault; open.part is the open one
 //! STATE/request    a planned failover that was asked for and has not begun
 //! STATE/failover   a failover to here that is not committed, and STATE/cut.hrl

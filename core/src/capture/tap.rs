@@ -273,6 +273,9 @@ impl Tap {
 
     /// Records that the writer flushed. Call it after the device's own flush returned. Returns the
     /// newest sequence.
+    ///
+    /// No mark needs it. Before a region counts as clean, and at a stop, the protection flushes its
+    /// device itself.
     pub fn flush(&self) -> Sequence {
         let time = self.clock.now();
         let mut state = self.lock();

@@ -8,7 +8,9 @@
 use std::sync::Arc;
 
 use super::tap::{Change, Tap};
-use crate::device::{Allocation, BlockDevice, Buffer, Discarded, Durability, RingTarget, Unmap};
+use crate::device::{
+    Allocation, BlockDevice, Buffer, Discarded, Durability, RingTarget, Unmap, Witness,
+};
 use crate::error::Result;
 use crate::extent::Extent;
 use crate::units::Timestamp;
@@ -167,5 +169,9 @@ impl BlockDevice for Volume {
 
     fn modified(&self) -> Option<Timestamp> {
         self.device.modified()
+    }
+
+    fn witness(&self) -> Witness {
+        self.device.witness()
     }
 }

@@ -4,10 +4,11 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::{BlockDevice, Discarded, Durability, Unmap};
+use super::{BlockDevice, Discarded, Durability, Unmap, Witness};
 use crate::error::{Error, ErrorKind, Result};
 use crate::extent::Extent;
 use crate::sync::lock::{Mutex, MutexGuard};
+use crate::units::Timestamp;
 
 const BLOCK_BYTES: u64 = 512;
 
@@ -153,6 +154,14 @@ impl BlockDevice for FaultDevice {
     fn discard(&self, extent: Extent) -> Result<Discarded> {
         self.zero(extent, Unmap::Allowed, Durability::Cached)?;
         Ok(Discarded::Zeroes)
+    }
+
+    fn modified(&self) -> Option<Timestamp> {
+        self.inner.modified()
+    }
+
+    fn witness(&self) -> Witness {
+        self.inner.witness()
     }
 
     fn flush(&self) -> Result<()> {

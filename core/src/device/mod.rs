@@ -13,6 +13,7 @@ mod file;
 mod files;
 mod mapped;
 mod memory;
+mod witness;
 
 use std::os::fd::BorrowedFd;
 
@@ -25,6 +26,7 @@ pub use files::{FileInfo, FileKind, Files, MappedBytes, NewFile, SystemFiles};
 pub(crate) use files::{directory_of, remove_if_there, replace_file};
 pub(crate) use mapped::MappedFile;
 pub use memory::MemoryDevice;
+pub use witness::{Witness, Writes};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::extent::Extent;
@@ -126,7 +128,8 @@ pub trait BlockDevice: Send + Sync {
     fn zero(&self, extent: Extent, unmap: Unmap, durability: Durability) -> Result<()>;
     /// Discards `extent`, whose content is not needed any more; returns what the device did.
     fn discard(&self, extent: Extent) -> Result<Discarded>;
-    /// Makes every finished write durable.
+    /// Makes every finished write durable, whoever wrote it. A read-only device may have others
+    /// that write to its disk, so it flushes too.
     fn flush(&self) -> Result<()>;
     /// Returns the allocation runs of `extent`: in order, covering all of it. Default: all
     /// allocated.
@@ -153,6 +156,11 @@ pub trait BlockDevice: Send + Sync {
     /// while the volume was unprotected. Default: `None`.
     fn modified(&self) -> Option<Timestamp> {
         None
+    }
+    /// Returns which disk this is, and what shows that it was written while nobody watched. Default:
+    /// nothing is known, and [`BlockDevice::modified`] and samples of the content decide.
+    fn witness(&self) -> Witness {
+        Witness::default()
     }
     /// Poisons the device after a durable write failed on its [`RingTarget`]. Default: does
     /// nothing.

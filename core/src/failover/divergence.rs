@@ -9,10 +9,10 @@
 
 use super::keep::{self, Old};
 use crate::agent::anchor::Anchor;
-use crate::agent::clean_stop::is_as_left;
 use crate::agent::provisional::Provisional;
 use crate::agent::state::StateDirectory;
 use crate::agent::surrender::hand_in;
+use crate::agent::witness::{Moment, Seen};
 use crate::capture::{DirtyMap, LastSession};
 use crate::device::BlockDevice;
 use crate::error::{Error, ErrorKind, Result};
@@ -41,6 +41,8 @@ pub(super) fn of_old_source(vault: &Vault, volume: &str, old: &Old<'_>) -> Resul
     let Old { disk, state, clock } = *old;
     let mut replica = vault.replica(volume)?;
     let source = check_old_source(state, &replica)?;
+    // Before anything is changed: another disk is refused.
+    drop(dirty(disk, state)?);
     let whole = Extent { offset: 0, length: replica.info().device_bytes };
     let Some(branch) = replica.catalog().branch_of(&source).cloned() else {
         let (epoch, at) = (replica.catalog().epoch(), Sequence::ZERO);
@@ -61,13 +63,11 @@ pub(super) fn of_old_source(vault: &Vault, volume: &str, old: &Old<'_>) -> Resul
         lacking
     } else if present.is_some() {
         Some("the volume had failed over to it, and it was not a whole copy yet".to_owned())
-    } else if dirty.is_none() {
-        Some("its dirty map is missing, damaged, or not that of the disk as it is now".to_owned())
     } else {
-        None
+        dirty.as_ref().err().cloned()
     };
     let unsure = match (dirty, &why) {
-        (Some(dirty), None) => dirty,
+        (Ok(dirty), None) => dirty,
         _ => std::iter::once(whole).collect(),
     };
     // An extent that the disk never held has no writes of its own.
@@ -141,27 +141,39 @@ fn present(state: &StateDirectory) -> Result<Option<ExtentSet>> {
     files.exists(&log).then(|| present_in(files, &log)).transpose()
 }
 
-/// Returns the dirty extents; `None` if the dirty map is missing, damaged or not of the disk as it
-/// is.
-fn dirty(disk: &dyn BlockDevice, state: &StateDirectory) -> Result<Option<ExtentSet>> {
+/// Returns the dirty extents, or why they do not show where the disk differs. `Changed` if it is
+/// another disk.
+fn dirty(
+    disk: &dyn BlockDevice,
+    state: &StateDirectory,
+) -> Result<std::result::Result<ExtentSet, String>> {
+    let seen = Seen::of(state, disk)?;
+    if let Some(other) = seen.other_disk() {
+        return Err(seen.refused("follow with", other, "restore the volume to it"));
+    }
     let path = state.dirty_map();
     if !state.files().exists(&path) {
-        return Ok(None);
+        return Ok(Err("its dirty map is missing".to_owned()));
     }
     let (map, found) = match DirtyMap::open_in(&**state.files(), &path) {
         Ok(opened) => opened,
-        Err(error) if error.kind() == ErrorKind::Corrupt => return Ok(None),
+        Err(error) if error.kind() == ErrorKind::Corrupt => {
+            return Ok(Err("its dirty map is damaged".to_owned()));
+        }
         Err(error) => return Err(error),
     };
-    if let LastSession::Clean(stop) = found
-        && !is_as_left(disk, &stop)?
-    {
-        return Ok(None);
+    if let LastSession::Clean(stop) = found {
+        if let Some(other) = seen.other_than_left(Moment::Stop(map.generation()))? {
+            return Err(seen.refused("follow with", other, "restore the volume to it"));
+        }
+        if let Some(why) = seen.touched(map.generation(), &stop)? {
+            return Ok(Err(why));
+        }
     }
     let (region, size) = (map.params().region_bytes, map.params().device_bytes);
     let extent = |first: u64, last: u64| {
         let end = (last + 1).saturating_mul(region).min(size);
         Extent::from_bounds(first * region, end)
     };
-    Ok(Some(map.dirty_regions().iter().map(|range| extent(range.first, range.last)).collect()))
+    Ok(Ok(map.dirty_regions().iter().map(|range| extent(range.first, range.last)).collect()))
 }

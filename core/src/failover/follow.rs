@@ -21,6 +21,7 @@ use super::prepare::{prepare, take_identity};
 use super::request::{Wait, by_sleeping, request, requested_id};
 use crate::agent::provisional::Provisional;
 use crate::agent::state::{StateDirectory, host};
+use crate::agent::witness::{self, Moment, Seen};
 use crate::agent::{Protection, ProtectionOptions, check_applications};
 use crate::clock::Clock;
 use crate::device::{BlockDevice, Durability, Files, SystemFiles, Unmap};
@@ -71,7 +72,7 @@ impl Follower {
     /// What the spool still contains is handed in to the branch of its epoch first.
     ///
     /// `InvalidInput` if no agent used the directory, or its agent still owns the volume. `Fenced`
-    /// if the agent is running, `Changed` for another volume or a disk of another size,
+    /// if the agent is running, `Changed` for another volume, another disk or one of another size,
     /// `Unavailable` if the vault does not answer.
     pub fn open(
         volume: &str,
@@ -103,11 +104,12 @@ impl Follower {
                 .found(disk.size_bytes()));
         }
         let known = match read(&state)? {
-            Some(known) => known,
+            Some(known) => as_left(known, &state, &*disk)?,
             None => {
                 let old = Old { disk: &*disk, state: &state, clock: &*clock };
                 let found = divergence::of_old_source(&vault, volume, &old)?;
                 write(&state, &found)?;
+                witness::leave(&state, &*disk, Moment::Followed(found.at))?;
                 found
             }
         };
@@ -162,6 +164,7 @@ impl Follower {
         }
         let planned = Divergence { differs: all.clone(), ..self.known.clone() };
         write(&self.state, &planned)?;
+        witness::unleave(&self.state, &*self.disk)?;
         self.known = planned;
         let view = self.replica.view(&At::Sequence(to), &ViewOptions::default())?;
         let total = all.total_bytes();
@@ -312,7 +315,7 @@ impl Follower {
         let now = Divergence { epoch, at, differs: ExtentSet::new(), everywhere: None };
         write(&self.state, &now)?;
         self.known = now;
-        Ok(())
+        witness::leave(&self.state, &*self.disk, Moment::Followed(at))
     }
 }
 
@@ -350,6 +353,25 @@ fn leave(
     };
     write(state, &known)?;
     cancel_in(vault, volume, state, clock)
+}
+
+/// Returns what is known of a disk that followed the volume: nothing, if it was written meanwhile.
+/// `Changed` if it is another disk.
+fn as_left(
+    known: Divergence,
+    state: &StateDirectory,
+    disk: &dyn BlockDevice,
+) -> Result<Divergence> {
+    let seen = Seen::of(state, disk)?;
+    if let Some(other) = seen.other_than_left(Moment::Followed(known.at))? {
+        return Err(seen.refused("follow with", other, "restore the volume to it"));
+    }
+    let Some(why) = seen.touched_since_followed(known.at) else { return Ok(known) };
+    let whole = Extent { offset: 0, length: disk.size_bytes() };
+    let differs = std::iter::once(whole).collect();
+    let known = Divergence { differs, everywhere: Some(why), ..known };
+    write(state, &known)?;
+    Ok(known)
 }
 
 /// Writes a chunk, and zeroes its long runs of zeroes.

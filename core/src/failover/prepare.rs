@@ -4,6 +4,7 @@ use super::chosen::ChosenState;
 use super::request::request_path;
 use crate::agent::provisional::{Provisional, cut};
 use crate::agent::state::{Identity, StateDirectory, new_source};
+use crate::agent::witness;
 use crate::capture::{DirtyMap, DirtyMapParams};
 use crate::clock::Clock;
 use crate::error::Result;
@@ -25,6 +26,10 @@ pub(super) fn prepare(
 ) -> Result<Provisional> {
     let info = replica.info();
     let params = DirtyMapParams { volume: info.id, device_bytes: info.device_bytes, region_bytes };
+    if !home {
+        // The disk gets the volume, whatever disk was here before.
+        witness::forget(state)?;
+    }
     state.remove(&state.dirty_map())?;
     DirtyMap::create_in(&**state.files(), &state.dirty_map(), params, false)?;
     let cut = cut(state, replica, chosen.sequence, clock)?;

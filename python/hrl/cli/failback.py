@@ -27,7 +27,7 @@ from hrl.cli.options import (
     open_vault,
     tls_options,
 )
-from hrl.cli.output import Table, print_json, print_line, progress_bar, say
+from hrl.cli.output import Table, note, print_json, print_line, progress_bar, say
 from hrl.cli.policy import policy_of, read_events, read_policy
 from hrl.cli.protect import agent_control, print_event
 from hrl.cli.signals import Ending, ended_by_signals
@@ -62,6 +62,7 @@ def reprotect(
         if dry_run:
             found = {**follower.status(), "bytes_to_write": follower.bytes_behind()}
             return print_json(found) if json else say(f"would write {human(found['bytes_to_write'])}")
+        explain(follower)
         while True:
             with progress_bar("Catching up") as progress:
                 done = as_json(follower.catch_up(progress=until(ended, progress)))
@@ -71,6 +72,13 @@ def reprotect(
                 say(f"{disk}: sequence {done['to']}, {human(done['bytes_written'])} written")
             if every is None or ended.wait(every):
                 return
+
+
+def explain(follower: Follower) -> None:
+    """Says why the whole disk is about to be written, if it is."""
+    why = follower.status().why_everywhere
+    if why:
+        note(f"the whole disk is written: {why}")
 
 
 def as_json(done: CatchUp) -> dict[str, int]:
@@ -120,6 +128,7 @@ def failback(
     with ExitStack() as stack:
         sinks = stack.enter_context(open_sinks(read_events(policy), events, print_event))
         follower = stack.enter_context(Follower(volume, vault=open_vault(vault, key_file), state=state, disk=disk))
+        explain(follower)
         with progress_bar("Catching up") as progress, policy_of(policy):
             protection, moved = follower.fail_back(
                 planned=None if unplanned else limit,

@@ -98,6 +98,9 @@ def protect(
     take_over: Annotated[
         bool, typer.Option("--take-over", help="Take the volume from another source, which must be gone for good.")
     ] = False,
+    adopt_disk: Annotated[
+        bool, typer.Option("--adopt-disk", help="Go on with another disk than the one that was protected, and compare all of it.")
+    ] = False,
     metrics: MetricsAddress = None,
     json: Json = False,
     events: EventOptions = {},  # noqa: B006  (its options take its place)
@@ -129,6 +132,7 @@ def protect(
                 volume=name,
                 policy=chosen,
                 take_over=take_over,
+                adopt_disk=adopt_disk,
                 on_event=sinks,
             )
         stack.enter_context(protection)

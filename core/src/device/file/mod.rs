@@ -14,6 +14,7 @@
 mod flush;
 mod open;
 mod ring;
+mod witness;
 
 use std::io::IoSlice;
 use std::os::fd::AsFd;
@@ -28,7 +29,7 @@ use self::open::Opened;
 pub use self::open::{Access, DirectIo, FileDeviceOptions};
 use self::ring::{Outcome, Rings};
 use super::{
-    Allocation, BlockDevice, Buffer, Discarded, Durability, Operation, RingTarget, Unmap,
+    Allocation, BlockDevice, Buffer, Discarded, Durability, Operation, RingTarget, Unmap, Witness,
     read_only_error,
 };
 use crate::error::{Error, ErrorKind, Result};
@@ -207,6 +208,16 @@ impl FileDevice {
         }
     }
 
+    /// Makes everything written to the file durable, by this descriptor or by another one.
+    fn sync(&self) -> std::io::Result<()> {
+        let result = self.opened.file.sync_data();
+        // A read-only file system has nothing to flush, and some refuse it.
+        let refused = |error: &std::io::Error| {
+            [Errno::INVAL, Errno::ROFS].map(Some).contains(&Errno::from_io_error(error))
+        };
+        if self.read_only && result.as_ref().is_err_and(refused) { Ok(()) } else { result }
+    }
+
     /// Frees blocks of a block device, which may not read as zeroes then; returns false if it
     /// cannot.
     fn discard_blocks(&self, extent: Extent) -> std::io::Result<bool> {
@@ -324,10 +335,7 @@ impl BlockDevice for FileDevice {
     }
 
     fn flush(&self) -> Result<()> {
-        if self.read_only {
-            return Ok(());
-        }
-        match self.flushes.run(|| self.opened.file.sync_data()) {
+        match self.flushes.run(|| self.sync()) {
             Some(result) => result.map_err(|error| Error::io("flush", self.path.display(), error)),
             None => Err(self.poisoned("flush")),
         }
@@ -397,6 +405,10 @@ impl BlockDevice for FileDevice {
         let metadata = self.opened.file.metadata().ok().filter(std::fs::Metadata::is_file)?;
         let seconds = metadata.mtime().saturating_mul(1_000_000_000);
         Some(Timestamp(seconds.saturating_add(metadata.mtime_nsec())))
+    }
+
+    fn witness(&self) -> Witness {
+        witness::of_file(&self.opened.file)
     }
 
     fn poison(&self) {

@@ -122,7 +122,24 @@ fn a_read_only_device_refuses_every_change() {
     assert_eq!(error.kind(), ErrorKind::ReadOnly);
     let mut batch = [Operation::Write(0, &data), Operation::Write(4096, &data)];
     assert!(device.batch(&mut batch).iter().all(Result::is_err));
-    device.flush().expect("nothing to flush");
+    device.flush().expect("a flush works on it");
+}
+
+#[test]
+fn promise_4_a_read_only_device_flushes_what_others_wrote() {
+    let directory = directory();
+    let Some(made) = Loop::new(&directory.path().join("file"), 1 << 20, 512) else {
+        eprintln!("skipped: no loop devices");
+        return;
+    };
+    let options = FileDeviceOptions { access: Access::ReadOnly, ..Default::default() };
+    let device = FileDevice::open(&made.0, &options).expect("open");
+    let before = device.witness().writes;
+    let other = std::fs::File::options().write(true).open(&made.0).expect("open");
+    other.write_all_at(&[7; 4096], 8192).expect("write");
+    assert_eq!(device.witness().writes, before, "the write is cached");
+    device.flush().expect("flush");
+    assert_ne!(device.witness().writes, before, "the flush wrote it");
 }
 
 /// Several threads write unaligned parts of shared blocks, beside batches to the blocks between

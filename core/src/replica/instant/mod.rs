@@ -35,7 +35,7 @@ use super::view::View;
 use crate::clock::{Clock, SystemClock};
 use crate::device::{
     Allocation, BlockDevice, Discarded, Durability, FileDevice, FileDeviceOptions, Files,
-    FlushTurns, Operation, RingTarget, SystemFiles, Unmap,
+    FlushTurns, Operation, RingTarget, SystemFiles, Unmap, Witness,
 };
 use crate::error::{Error, ErrorKind, Result};
 use crate::extent::{Extent, ExtentSet};
@@ -531,6 +531,10 @@ impl BlockDevice for InstantDisk {
 
     fn modified(&self) -> Option<Timestamp> {
         self.layers.upper.modified()
+    }
+
+    fn witness(&self) -> Witness {
+        self.layers.upper.witness()
     }
 
     fn poison(&self) {
