@@ -20,7 +20,6 @@ use std::marker::PhantomData;
 use engine::Result;
 
 use crate::boundary::bad_argument;
-use crate::report::Report;
 
 /// Returns the handle; `InvalidInput` for NULL.
 pub(crate) fn given<H>(handle: Option<H>, name: &str) -> Result<H> {
@@ -82,6 +81,12 @@ impl<'a> Text<'a> {
 pub(crate) unsafe trait Versioned {
     /// Name of the type in C.
     const NAME: &'static str;
+}
+
+/// A structure that the library fills, as far as its reader knows it.
+pub(crate) trait Report: Versioned + Copy {
+    /// Size of the structure in the first release that has it.
+    const FIRST_BYTES: usize;
 }
 
 /// Declares that a structure begins with `struct_bytes`.

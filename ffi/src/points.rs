@@ -7,7 +7,7 @@ use engine::replica::RecoveryPoint;
 use engine::vault::{Pin, PinUntil, TimelineEntry, VolumeInfo};
 use engine::{Cause, Mode};
 
-use crate::report::report;
+use crate::report::{Shown, report};
 
 /// Room for an identity: 32 hexadecimal digits and the end.
 pub const HRL_ID_CHARS: usize = 33;
@@ -88,6 +88,12 @@ pub(crate) fn kind_code(kind: PointKind) -> u32 {
     KINDS.iter().find(|(known, _)| *known == kind).map_or(0, |(_, code)| *code as u32)
 }
 
+impl Shown<u32> for PointKind {
+    fn shown(&self) -> u32 {
+        kind_code(*self)
+    }
+}
+
 /// Returns the kind with this code.
 pub(crate) fn kind_of(code: u32) -> engine::Result<PointKind> {
     let found = KINDS.iter().find(|(_, known)| *known as u32 == code).map(|(kind, _)| *kind);
@@ -113,6 +119,12 @@ pub(crate) fn mode_code(mode: Mode) -> u32 {
         Mode::Ordered => hrl_mode::HRL_MODE_ORDERED as u32,
         Mode::Dirty => hrl_mode::HRL_MODE_DIRTY as u32,
         Mode::Resync => hrl_mode::HRL_MODE_RESYNC as u32,
+    }
+}
+
+impl Shown<u32> for Mode {
+    fn shown(&self) -> u32 {
+        mode_code(*self)
     }
 }
 

@@ -10,17 +10,9 @@
 use std::ffi::c_char;
 use std::time::Duration;
 
-use engine::journal::PointKind;
-use engine::{ChainHash, Epoch, Mode, PointId, Sequence, Timestamp, VolumeId};
+use engine::{ChainHash, Epoch, PointId, Sequence, Timestamp, VolumeId};
 
-use crate::handle::{Versioned, fixed_text};
-use crate::points::{kind_code, mode_code};
-
-/// A structure that the library fills, as far as its reader knows it.
-pub(crate) trait Report: Versioned + Copy {
-    /// Size of the structure in the first release that has it.
-    const FIRST_BYTES: usize;
-}
+use crate::handle::fixed_text;
 
 /// Converts a value of the crate to its type in C.
 pub(crate) trait Shown<T> {
@@ -68,18 +60,6 @@ impl Shown<u32> for Epoch {
 impl Shown<i64> for Timestamp {
     fn shown(&self) -> i64 {
         self.0
-    }
-}
-
-impl Shown<u32> for Mode {
-    fn shown(&self) -> u32 {
-        mode_code(*self)
-    }
-}
-
-impl Shown<u32> for PointKind {
-    fn shown(&self) -> u32 {
-        kind_code(*self)
     }
 }
 
@@ -165,7 +145,7 @@ macro_rules! report {
                 $($field: $type,)+
             }
 
-            impl $crate::report::Report for $name {
+            impl $crate::handle::Report for $name {
                 const FIRST_BYTES: usize = size_of::<First>();
             }
 
@@ -194,8 +174,7 @@ pub(crate) use report;
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-    use crate::handle::Room;
+    use crate::handle::{Report as _, Room};
 
     struct Figures {
         reads: Vec<u8>,

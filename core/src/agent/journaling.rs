@@ -18,6 +18,7 @@ use std::time::Duration;
 use super::failures::{JOURNAL, REWIND};
 use super::requests::Request;
 use super::rewind;
+use super::session::Rewind;
 use super::shared::Shared;
 use super::spool::Spooled;
 use super::task::{Next, Task};
@@ -169,7 +170,7 @@ impl Journaling {
 }
 
 /// Continues a vault that went back. If that fails, shipping finds it out again.
-fn continue_vault(shared: &Shared, rewind: rewind::Rewind) {
+fn continue_vault(shared: &Shared, rewind: Rewind) {
     match rewind::carry_out(shared, rewind) {
         Ok(()) => shared.works_again(&REWIND),
         Err(error) => shared.failed(&REWIND, &error),

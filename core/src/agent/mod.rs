@@ -18,6 +18,7 @@
 
 pub(crate) mod anchor;
 mod applications;
+mod baseline;
 mod clean_stop;
 mod crowding;
 mod cut;

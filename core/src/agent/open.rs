@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::anchor::{Anchor, AnchorFile, Difference, new_instance};
+use super::baseline::Baseline;
 use super::failures::Failures;
 use super::journal_progress::JournalProgress;
 use super::points::Points;
@@ -171,10 +172,7 @@ impl ProtectionOptions {
     }
 
     /// Opens the volume and finds what must be read again. The caller starts the tasks.
-    pub(super) fn recover(
-        self,
-        state: state::StateDirectory,
-    ) -> Result<(Arc<Shared>, resync::Baseline)> {
+    pub(super) fn recover(self, state: state::StateDirectory) -> Result<(Arc<Shared>, Baseline)> {
         applications::check(self.applications.as_ref(), &self.policy)?;
         let applications = self.applications.clone();
         let Claim { mut replica, source, provisional } = self.claim(&state)?;
@@ -208,6 +206,7 @@ impl ProtectionOptions {
         let anchor = Anchor::begin(&catalog, &source, &instance, left.end, anchor.as_ref());
         catalog.begin_session(instance, &anchor.sessions);
         let anchor = Arc::new(AnchorFile::begin(&state, anchor)?);
+        left.remove_listed(&state)?;
         let shipper = Shipper::new(
             self.vault.store().clone(),
             self.files.clone(),
@@ -385,7 +384,7 @@ struct Claim {
 }
 
 /// Returns the tasks of a protection.
-pub(super) fn tasks(shared: &Shared, baseline: resync::Baseline) -> Vec<Box<dyn Task>> {
+pub(super) fn tasks(shared: &Shared, baseline: Baseline) -> Vec<Box<dyn Task>> {
     vec![
         Box::new(journaling::Journaling::new(shared)),
         Box::new(timer::Keeper),

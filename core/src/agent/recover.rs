@@ -1,16 +1,15 @@
 //! Recovers what the last session left: the spool, and what of the disk must be read again.
 //!
-//! Invariants: the spool continues the catalog afterwards. Changes of a segment that is put aside
+//! Invariants: the spool continues the catalog once what that lists is removed. Changes of a segment that is put aside
 //! are read from the disk again, unless a later unordered interval covers them.
 //!
 //! Behaviour on failure: a recovery that dies is repeated by the next start. Nothing in the spool
 //! is deleted unless the catalog lists it; segments that do not fit go to `STATE/rejected`.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use super::anchor::{Anchor, Difference, End};
-use super::resync::Baseline;
+use super::baseline::Baseline;
 use super::spool::Spooled;
 use super::state::StateDirectory;
 use super::witness::{Moment, Seen};
@@ -20,15 +19,10 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::event::Cause;
 use crate::journal::{FileSink, Segment, SegmentSummary, open_mapped_in, repair_source};
 use crate::policy::{CaptureContent, Policy};
-use crate::replica::{Replica, View, ViewOptions};
+use crate::replica::Replica;
 use crate::units::{ChainHash, Sequence};
 use crate::vault::layout;
 use crate::vault::{SegmentEntry, SourceIdentity, VolumeInfo};
-
-/// Most records of a replica that is compared with. Beyond it, dirty regions are journaled as they
-/// are.
-const COMPARE_RECORDS_MAX: u64 = 200_000;
-const COMPARE_CACHE_BYTES: u64 = 8 << 20;
 
 /// The journal as it was left.
 pub(super) struct Left {
@@ -46,6 +40,8 @@ pub(super) struct Left {
     pub repairs: Vec<String>,
     /// Some of the journal could not be used: the whole disk must be read again.
     pub broken: bool,
+    /// Closed segments that the catalog lists. They are removed once the anchor knows that.
+    listed: Vec<PathBuf>,
     /// Ends of the closed segments that were in the spool, published or not.
     ends: Vec<End>,
     /// Vault and state directory are not of one history.
@@ -70,8 +66,17 @@ impl Left {
         }
         self.difference = anchor.compare(replica.catalog(), source, &self.ends);
         // The dirty map relies on segments that are neither in the vault nor in the spool.
+        eprintln!(
+            "COMPARE {:?} end {:?} anchor {:?} ends {:?}",
+            self.difference, self.end, anchor, self.ends
+        );
         self.broken |= self.end < anchor.end();
         self.last_sequence = self.last_sequence.max(anchor.given).max(anchor.end());
+    }
+
+    /// Removes from the spool what the catalog lists, and the anchor of this session knows.
+    pub(super) fn remove_listed(&self, state: &StateDirectory) -> Result<()> {
+        self.listed.iter().try_for_each(|path| state.remove(path))
     }
 
     /// Joins this recovery with another one by a newer catalog.
@@ -81,8 +86,8 @@ impl Left {
     }
 }
 
-/// Recovers the spool: repairs the torn segment, removes what the catalog lists, and puts aside
-/// what does not fit.
+/// Recovers the spool: repairs the torn segment, finds what the catalog lists, and puts aside what
+/// does not fit.
 pub(super) fn journal(
     state: &StateDirectory,
     replica: &Replica,
@@ -98,6 +103,7 @@ pub(super) fn journal(
         open_unordered: catalog.open_unordered(),
         repairs: spool.repairs,
         broken: spool.broken,
+        listed: Vec::new(),
         ends: spool.segments.iter().map(|(_, summary)| End::of_segment(summary)).collect(),
         difference: None,
     };
@@ -108,7 +114,7 @@ pub(super) fn journal(
         let shipped =
             catalog.segments().iter().any(is_listed) || catalog.retired().contains_key(&object);
         if shipped {
-            state.remove(&path)?;
+            left.listed.push(path);
         } else if summary.previous != left.chain || summary.first_sequence <= left.last_sequence {
             let why = "it does not follow the vault's history";
             left.repairs.push(put_aside_for_resync(state, &path, why)?);
@@ -329,35 +335,5 @@ pub(super) fn baseline(
     if needed.regions.is_empty() {
         return Baseline::Unknown;
     }
-    view_of(state, replica, &left.spooled, left.last_sequence)
-}
-
-/// Returns the replica's content with these segments after it, unless that costs too much memory or
-/// fails.
-///
-/// Without a comparison dirty regions are journaled as they are: more bytes, the same result.
-pub(super) fn view_of(
-    state: &StateDirectory,
-    replica: &Replica,
-    spooled: &[Spooled],
-    at: Sequence,
-) -> Baseline {
-    let published = replica.catalog().segments().iter().map(|entry| entry.summary.records);
-    let records: u64 = published.chain(spooled.iter().map(|s| s.summary.records)).sum();
-    if records > COMPARE_RECORDS_MAX {
-        return Baseline::Unknown;
-    }
-    let open = || -> Result<View> {
-        let mut segments = Vec::new();
-        for entry in replica.catalog().segments() {
-            segments.push(Arc::new(replica.open_segment(&entry.object)?));
-        }
-        for spooled in spooled {
-            let source = open_mapped_in(&**state.files(), &spooled.path)?;
-            segments.push(Arc::new(Segment::open(source, replica.keys())?));
-        }
-        let options = ViewOptions { cache_bytes: COMPARE_CACHE_BYTES, unordered: true };
-        View::from_segments(replica.info(), segments, at, &options)
-    };
-    open().map_or(Baseline::Unknown, |view| Baseline::View(Box::new(view)))
+    Baseline::of(state, replica, &left.spooled, left.last_sequence)
 }

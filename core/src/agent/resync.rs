@@ -12,6 +12,7 @@
 use std::task::{Poll, Waker};
 use std::time::Duration;
 
+use super::baseline::Baseline;
 use super::failures::RESYNC;
 use super::requests::Request;
 use super::shared::Shared;
@@ -22,7 +23,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::event::{EventKind, Mode};
 use crate::extent::{Extent, block_runs};
 use crate::policy::CaptureContent;
-use crate::replica::{COMPARED_BYTES, Fingerprints, View, is_zero};
+use crate::replica::{COMPARED_BYTES, Fingerprints, is_zero};
 use crate::units::Sequence;
 
 /// Bytes of the volume that are looked up in the replica at once.
@@ -34,16 +35,6 @@ const WAIT: Duration = Duration::from_millis(200);
 const RETRY: Duration = Duration::from_millis(500);
 /// Longest pause after the journal lost a resync.
 const RETRY_MAX: Duration = Duration::from_secs(8);
-
-/// What is known of the replica's content in the dirty regions.
-pub(super) enum Baseline {
-    /// Nothing was ever replicated: the content is zeroes.
-    Empty,
-    /// The content of this view.
-    View(Box<View>),
-    /// Nothing is known: everything is journaled.
-    Unknown,
-}
 
 /// Runs until the protection stops.
 pub(super) struct Resync {

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::resync::Baseline;
+use super::baseline::Baseline;
 use crate::sync::lock::Mutex;
 
 /// Bytes of the resync under way, or of the last one.

@@ -11,21 +11,13 @@
 //! Behaviour on failure: both steps are repeated. A start that comes before they are done finds the
 //! same by the anchor.
 
-use super::recover::view_of;
-use super::resync::Baseline;
+use super::baseline::Baseline;
+use super::session::Rewind;
 use super::shared::Shared;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Cause, EventKind};
 use crate::replica::Replica;
-use crate::vault::{Catalog, CatalogEdit, layout, missing_since};
-
-/// What the vault has, once it went back.
-pub(super) struct Rewind {
-    /// How it was noticed, in a sentence.
-    why: String,
-    catalog: Catalog,
-    baseline: Baseline,
-}
+use crate::vault::{CatalogEdit, layout, missing_since};
 
 /// What became of a vault that lacks what was published.
 pub(super) enum Found {
@@ -60,7 +52,7 @@ pub(super) fn look(shared: &Shared, why: &Error) -> Result<Found> {
         replica => replica?,
     };
     let replica = owned(shared, replica)?;
-    let baseline = view_of(&shared.state, &replica, &[], replica.catalog().last_sequence());
+    let baseline = Baseline::of(&shared.state, &replica, &[], replica.catalog().last_sequence());
     let (catalog, why) = (replica.into_catalog(), why.to_string());
     Ok(Found::Volume(Box::new(Rewind { why, catalog, baseline })))
 }

@@ -6,10 +6,19 @@
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
+use super::baseline::Baseline;
 use super::provisional::Provisional;
-use super::rewind::Rewind;
 use crate::sync::lock::{Mutex, MutexGuard};
 use crate::units::PointId;
+use crate::vault::Catalog;
+
+/// What the vault has, once it went back.
+pub(super) struct Rewind {
+    /// How it was noticed, in a sentence.
+    pub why: String,
+    pub catalog: Catalog,
+    pub baseline: Baseline,
+}
 
 #[derive(Default)]
 struct SessionState {

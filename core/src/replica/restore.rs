@@ -9,7 +9,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 use super::view::{Mapping, View, ViewOptions};
 use super::{At, Progress, Replica};
-use crate::device::{BlockDevice, DirectIo, Durability, FileDevice, FileDeviceOptions, Unmap};
+use crate::device::{
+    BlockDevice, DirectIo, Durability, FileDevice, FileDeviceOptions, Unmap, directory_of,
+};
 use crate::error::{Error, ErrorKind, Result};
 use crate::extent::{Extent, ExtentSet};
 use crate::parallel;
@@ -68,11 +70,10 @@ fn run(view: &View, target: &RestoreTarget, progress: Progress<'_>) -> Result<Re
                 return Err(Error::new(ErrorKind::AlreadyExists, "restore to", path.display())
                     .message("a file of this name exists"));
             }
+            check_replaceable(path)?;
             let temporary = temporary_name(path)?;
-            // Left by a restore that was killed; nothing else has this name.
-            let _ = std::fs::remove_file(&temporary);
             let result = restore_file(view, &temporary, progress)
-                .and_then(|report| publish(&temporary, path).map(|()| report));
+                .and_then(|report| publish(&temporary, path, *overwrite).map(|()| report));
             if result.is_err() {
                 let _ = std::fs::remove_file(&temporary);
             }
@@ -110,22 +111,70 @@ fn new_file(view: &View, path: &Path) -> Result<FileDevice> {
     FileDevice::open(path, &options)
 }
 
-/// Returns a name beside the target, so that the rename stays on one file system.
+/// Refuses to replace anything but a regular file: a rename would put a file in the place of a
+/// device node or of a link to one.
+fn check_replaceable(path: &Path) -> Result<()> {
+    match path.metadata() {
+        Ok(there) if !there.is_file() => {
+            Err(Error::new(ErrorKind::InvalidInput, "restore to", path.display())
+                .message("restore to a block device as a device")
+                .expected("a regular file, or none")
+                .found(format_args!("{:?}", there.file_type())))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Returns a name beside the target, so that the rename stays on one file system. No other restore
+/// has it. Removes what restores left that were killed.
 fn temporary_name(path: &Path) -> Result<PathBuf> {
+    static RESTORES: AtomicU64 = AtomicU64::new(0);
     let name = path.file_name().ok_or_else(|| {
         Error::new(ErrorKind::InvalidInput, "restore to", path.display())
             .expected("the path of a file")
     })?;
-    let mut hidden = std::ffi::OsString::from(".");
-    hidden.push(name);
-    hidden.push(".restoring");
-    Ok(path.with_file_name(hidden))
+    let mut prefix = std::ffi::OsString::from(".");
+    prefix.push(name);
+    prefix.push(".restoring-");
+    remove_left(directory_of(path), &prefix);
+    let number = RESTORES.fetch_add(1, Ordering::Relaxed);
+    prefix.push(format!("{}-{number}", std::process::id()));
+    Ok(path.with_file_name(prefix))
 }
 
-fn publish(temporary: &Path, path: &Path) -> Result<()> {
-    let directory = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    std::fs::rename(temporary, path)
-        .and_then(|()| std::fs::File::open(directory)?.sync_all())
+/// Removes files of processes that are gone. A failure costs nothing but space.
+fn remove_left(directory: &Path, prefix: &std::ffi::OsStr) {
+    let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
+    for entry in entries {
+        let name = entry.file_name();
+        let rest = name.as_encoded_bytes().strip_prefix(prefix.as_encoded_bytes());
+        let process = rest.and_then(|rest| std::str::from_utf8(rest).ok()?.split_once('-'));
+        let is_gone = |id: &str| {
+            id.parse::<u32>().is_ok_and(|id| !Path::new(&format!("/proc/{id}")).exists())
+        };
+        if process.is_some_and(|(id, _)| is_gone(id)) {
+            let _ = std::fs::remove_file(entry.path());
+        }
+    }
+}
+
+/// Gives the file its name. `AlreadyExists` if another has it meanwhile, unless that may be
+/// overwritten.
+fn publish(temporary: &Path, path: &Path, overwrite: bool) -> Result<()> {
+    let renamed = if overwrite {
+        std::fs::rename(temporary, path)
+    } else {
+        let (here, flags) = (rustix::fs::CWD, rustix::fs::RenameFlags::NOREPLACE);
+        match rustix::fs::renameat_with(here, temporary, here, path, flags) {
+            // The file system cannot rename so. A link fails if the name is taken, too.
+            Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOSYS) => {
+                std::fs::hard_link(temporary, path).and_then(|()| std::fs::remove_file(temporary))
+            }
+            renamed => renamed.map_err(std::io::Error::from),
+        }
+    };
+    renamed
+        .and_then(|()| std::fs::File::open(directory_of(path))?.sync_all())
         .map_err(|error| Error::io("restore to", path.display(), error))
 }
 

@@ -239,6 +239,36 @@ proptest! {
 }
 
 #[test]
+fn a_restore_replaces_regular_files_alone_and_only_if_it_may() {
+    let mut rig = Rig::new(false);
+    rig.add(&[record(1, Body::Write { offset: 0, data: &[1; 512] })]);
+    let replica = rig.vault.replica("disk").expect("replica");
+    let path = |name: &str| rig.directory.path().join(name);
+    let restore = |name: &str, overwrite: bool, progress: &(dyn Fn(u64, u64) -> bool + Sync)| {
+        let target = RestoreTarget::File { path: path(name), overwrite };
+        replica.restore(&At::Newest, &target, progress).map(drop)
+    };
+    let socket = std::os::unix::net::UnixListener::bind(path("socket")).expect("socket");
+    std::os::unix::fs::symlink("/dev/null", path("by-id")).expect("link");
+    for name in ["socket", "by-id"] {
+        let error = restore(name, true, &|_, _| true).expect_err("no regular file");
+        assert_eq!(error.kind(), ErrorKind::InvalidInput, "{error}");
+    }
+    drop(socket);
+    assert!(path("by-id").is_symlink());
+    // Somebody else makes the file meanwhile.
+    let rival = |_, _| std::fs::write(path("out"), b"theirs").is_ok();
+    let error = restore("out", false, &rival).expect_err("it is there now");
+    assert_eq!(error.kind(), ErrorKind::AlreadyExists, "{error}");
+    assert_eq!(std::fs::read(path("out")).expect("read"), b"theirs");
+    restore("out", true, &|_, _| true).expect("it may be replaced");
+    assert_eq!(std::fs::read(path("out")).expect("read")[..512], [1; 512]);
+    let left = std::fs::read_dir(rig.directory.path()).expect("list").flatten();
+    let left: Vec<_> = left.filter(|e| e.file_name().to_string_lossy().starts_with('.')).collect();
+    assert!(left.is_empty(), "{left:?}");
+}
+
+#[test]
 fn points_are_found_by_every_name_and_none_lies_in_a_gap() {
     let mut rig = Rig::new(false);
     rig.add(&[
