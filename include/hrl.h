@@ -951,8 +951,7 @@ HRL_API hrl_status hrl_protection_options_take_over(struct hrl_protection_option
  * if the disk is the same. By default another disk is HRL_ERROR_CHANGED.
  * Statuses: HRL_ERROR_INVALID_INPUT. Since 0.1.
  */
-HRL_API
-hrl_status hrl_protection_options_adopt_disk(struct hrl_protection_options *options, bool adopt_disk);
+HRL_API hrl_status hrl_protection_options_adopt_disk(struct hrl_protection_options *options, bool adopt_disk);
 
 /**
  * Sets the callback that receives events; NULL: events are dropped. It is called until
