@@ -77,26 +77,43 @@ fn level(severity: Severity) -> u8 {
     }
 }
 
+/// What is wrong with a volume.
+#[derive(Default)]
+struct Troubles {
+    /// The newest warning that is not over.
+    warning: Option<String>,
+    /// The newest change to a mode without order.
+    mode: Option<String>,
+}
+
 /// The newest trouble of a volume, for the error of a wait.
 #[derive(Clone, Default)]
-pub(crate) struct Trouble(Arc<Mutex<Option<String>>>);
+pub(crate) struct Trouble(Arc<Mutex<Troubles>>);
 
 impl Trouble {
     /// A sink that remembers troubles and passes every event on.
     pub(crate) fn watch(&self, sink: EventSink) -> EventSink {
         let newest = self.0.clone();
         Arc::new(move |event: &Event| {
-            let out_of_order =
-                matches!(event.kind, EventKind::ModeChanged { to, .. } if to != Mode::Ordered);
-            if out_of_order || event.kind.severity() > Severity::Info {
-                *newest.lock() = Some(event.message.clone());
+            match event.kind {
+                EventKind::ModeChanged { to: Mode::Ordered, .. } => newest.lock().mode = None,
+                EventKind::ModeChanged { .. } => newest.lock().mode = Some(event.message.clone()),
+                EventKind::TaskRecovered | EventKind::VaultAvailable | EventKind::RpoMet => {
+                    newest.lock().warning = None;
+                }
+                _ if event.kind.severity() > Severity::Info => {
+                    newest.lock().warning = Some(event.message.clone());
+                }
+                _ => {}
             }
             sink(event);
         })
     }
 
-    /// The message of the newest warning, or of the newest change to a mode without order.
+    /// The message of the newest warning, unless it is over, or of the newest change to a mode
+    /// without order.
     pub(crate) fn newest(&self) -> Option<String> {
-        self.0.lock().clone()
+        let troubles = self.0.lock();
+        troubles.warning.clone().or_else(|| troubles.mode.clone())
     }
 }

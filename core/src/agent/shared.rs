@@ -152,7 +152,8 @@ impl Shared {
 
     /// Returns the error of a source that was fenced.
     pub fn fenced_error(&self, operation: &'static str) -> Error {
-        if self.session.is_lost() {
+        // A volume that was handed over may leave the vault.
+        if self.session.is_lost() && self.session.handed_over().is_none() {
             return Error::new(ErrorKind::Diverged, operation, &self.info.name)
                 .message("the vault has no record of the volume any more; nothing is replicated");
         }

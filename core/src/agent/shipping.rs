@@ -107,7 +107,9 @@ impl Shipping {
             Ok(Found::Nothing) => {
                 shared.session.lose();
                 let message = "the vault has no record of the volume any more; nothing is replicated from here";
-                shared.event(EventKind::VolumeLost, message.to_owned());
+                let handed_over = shared.session.handed_over().is_some();
+                let kind = if handed_over { EventKind::Fenced } else { EventKind::VolumeLost };
+                shared.event(kind, message.to_owned());
                 Next::Later(TICK)
             }
             Err(error) if error.kind() == ErrorKind::Fenced => fence(shared, &error),
