@@ -289,6 +289,11 @@ impl AnchorFile {
         self.anchor.lock().published.chain
     }
 
+    /// Returns whether the catalog went through what was published from here.
+    pub(super) fn is_in(&self, catalog: &Catalog) -> bool {
+        contains(catalog, self.anchor.lock().published)
+    }
+
     fn change(&self, change: impl FnOnce(&mut Anchor)) -> Result<()> {
         let mut anchor = self.anchor.lock();
         change(&mut anchor);

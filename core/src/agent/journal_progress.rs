@@ -147,7 +147,10 @@ impl JournalProgress {
     /// one is of no more use. Returns the last sequence closed, and the time of the oldest record
     /// that was lost with the open segment.
     pub fn goes_on_after(&self, chain: ChainHash) -> (Sequence, Option<Timestamp>) {
-        self.state.lock().chain = chain;
+        let mut state = self.state.lock();
+        state.chain = chain;
+        state.points.clear();
+        drop(state);
         self.lost()
     }
 

@@ -173,7 +173,10 @@ impl Journaling {
 fn continue_vault(shared: &Shared, rewind: Rewind) {
     match rewind::carry_out(shared, rewind) {
         Ok(()) => shared.works_again(&REWIND),
-        Err(error) => shared.failed(&REWIND, &error),
+        Err(error) => {
+            give_up_open(shared, Cause::JournalError);
+            shared.failed(&REWIND, &error);
+        }
     }
     shared.session.went_back();
 }
@@ -363,13 +366,17 @@ fn close(shared: &Shared, open: &mut Option<Open>) -> Result<()> {
 fn lose(shared: &Shared, error: &Error) {
     let cause =
         if error.kind() == ErrorKind::Full { Cause::SpoolFull } else { Cause::JournalError };
+    give_up_open(shared, cause);
+    shared.failed(&JOURNAL, error);
+}
+
+fn give_up_open(shared: &Shared, cause: Cause) {
     // Frees the space of the torn segment.
     let _ = shared.state.remove(&shared.state.open_segment());
     let (durable, since) = shared.journal.lost();
     shared.tap.journal_lost(durable, since, cause);
     shared.journal.wake();
     shared.progress.moved();
-    shared.failed(&JOURNAL, error);
 }
 
 #[cfg(test)]

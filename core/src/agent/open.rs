@@ -25,8 +25,8 @@ use super::spool::Spool;
 use super::task::Task;
 use super::witness::Seen;
 use super::{
-    applications, hand_over, journaling, recover, resync, retention, shipping, state, surrender,
-    task, timer,
+    applications, hand_over, journaling, recover, resync, retention, rewind, shipping, state,
+    surrender, task, timer,
 };
 use crate::capture::{Tap, Volume};
 use crate::clock::{Clock, SystemClock};
@@ -178,13 +178,20 @@ impl ProtectionOptions {
         let Claim { mut replica, source, provisional } = self.claim(&state)?;
         let info = replica.info().clone();
         let mut left = recover::journal(&state, &replica, &*self.clock)?;
-        if provisional.is_none() && left.may_lack_what_was_published(&state) {
-            replica = self.with_late_versions(replica, &source)?;
-            left = left.again(recover::journal(&state, &replica, &*self.clock)?);
-        }
         let anchor = Anchor::read(&state)?;
         if let Some(anchor) = &anchor {
             left.compare(anchor, &replica, &source);
+        }
+        if provisional.is_none()
+            && let Some(anchor) = anchor.as_ref().filter(|_| left.vault_went_back())
+        {
+            rewind::go_beyond(replica.catalog_mut(), (anchor.version, anchor.hash), &source)?;
+        } else if provisional.is_none() && left.may_lack_what_was_published(&state) {
+            replica = self.with_late_versions(replica, &source)?;
+            left = left.again(recover::journal(&state, &replica, &*self.clock)?);
+            if let Some(anchor) = &anchor {
+                left.compare(anchor, &replica, &source);
+            }
         }
         let seen = Seen::of(&state, &*self.device)?;
         let mut needed = recover::disk(&state, &seen, self.adopt_disk, &info, &self.policy, &left)?;
@@ -264,6 +271,20 @@ impl ProtectionOptions {
         self.vault.replica(&self.volume)
     }
 
+    /// Opens the replica. If the vault went back to before what this source published, as far as that
+    /// is there: what the source put later has a gap before it.
+    fn replica(&self, state: &state::StateDirectory) -> Result<Replica> {
+        let error = match self.vault.replica(&self.volume) {
+            Err(error) if error.kind() == ErrorKind::Corrupt => error,
+            replica => return replica,
+        };
+        let Some(anchor) = Anchor::read(state)? else { return Err(error) };
+        let info = self.vault.volume(&self.volume)?;
+        let replica = self.vault.replica_up_to_gap(&info, &self.vault.keys(&info)?)?;
+        let went_back = !replica.catalog().has_version(anchor.version, anchor.hash)?;
+        if went_back { Ok(replica) } else { Err(error) }
+    }
+
     /// Finds or creates the volume in the vault, and makes sure that this source owns it.
     fn claim(&self, state: &state::StateDirectory) -> Result<Claim> {
         let known = state.identity()?;
@@ -281,7 +302,7 @@ impl ProtectionOptions {
                 _ => {}
             }
         }
-        let replica = self.vault.replica(&self.volume)?;
+        let replica = self.replica(state)?;
         self.check_disk(replica.info())?;
         let source = match known {
             Some(known) => {

@@ -20,7 +20,7 @@ use crate::event::Cause;
 use crate::journal::{FileSink, Segment, SegmentSummary, open_mapped_in, repair_source};
 use crate::policy::{CaptureContent, Policy};
 use crate::replica::Replica;
-use crate::units::{ChainHash, Sequence};
+use crate::units::{ChainHash, Epoch, Sequence};
 use crate::vault::layout;
 use crate::vault::{SegmentEntry, SourceIdentity, VolumeInfo};
 
@@ -58,18 +58,20 @@ impl Left {
         self.broken || (!is_fresh && !state.files().exists(&state.dirty_map()))
     }
 
+    /// Returns whether the vault went back.
+    pub(super) fn vault_went_back(&self) -> bool {
+        self.difference.as_ref().is_some_and(|found| found.cause == Cause::VaultWentBack)
+    }
+
     /// Compares vault and spool with the anchor of the last session. No sequence that was given
     /// before is given again.
     pub(super) fn compare(&mut self, anchor: &Anchor, replica: &Replica, source: &SourceIdentity) {
         if anchor.source != source.id {
             return;
         }
-        self.difference = anchor.compare(replica.catalog(), source, &self.ends);
+        let difference = anchor.compare(replica.catalog(), source, &self.ends);
+        self.difference = self.difference.take().or(difference);
         // The dirty map relies on segments that are neither in the vault nor in the spool.
-        eprintln!(
-            "COMPARE {:?} end {:?} anchor {:?} ends {:?}",
-            self.difference, self.end, anchor, self.ends
-        );
         self.broken |= self.end < anchor.end();
         self.last_sequence = self.last_sequence.max(anchor.given).max(anchor.end());
     }
@@ -82,7 +84,9 @@ impl Left {
     /// Joins this recovery with another one by a newer catalog.
     pub(super) fn again(self, newer: Self) -> Self {
         let repairs = self.repairs.into_iter().chain(newer.repairs).collect();
-        Self { repairs, broken: self.broken || newer.broken, ..newer }
+        let ends = self.ends.into_iter().chain(newer.ends).collect();
+        let difference = self.difference.or(newer.difference);
+        Self { repairs, ends, difference, broken: self.broken || newer.broken, ..newer }
     }
 }
 
@@ -129,7 +133,28 @@ pub(super) fn journal(
         }
     }
     left.end = left.last_sequence;
+    left.last_sequence = left.last_sequence.max(last_named(state, catalog.epoch())?);
     Ok(left)
+}
+
+/// Returns the last sequence in the names of the segments of an epoch that were spooled or put aside.
+/// Some may have been published, although neither vault nor anchor shows it any more.
+fn last_named(state: &StateDirectory, epoch: Epoch) -> Result<Sequence> {
+    let mut last = Sequence::ZERO;
+    for directory in [state.spool(), state.rejected()] {
+        if !state.files().exists(&directory) {
+            continue;
+        }
+        let paths = state
+            .files()
+            .list(&directory)
+            .map_err(|error| Error::io("list segments", directory.display(), error))?;
+        let of_epoch = format!("e{:08x}-", epoch.0);
+        let names = paths.iter().filter_map(|path| path.file_name()?.to_str());
+        let spans = names.filter(|name| name.starts_with(&of_epoch)).filter_map(layout::span_of);
+        last = spans.map(|(_, to)| Sequence(to)).fold(last, Sequence::max);
+    }
+    Ok(last)
 }
 
 /// The closed segments of a spool.

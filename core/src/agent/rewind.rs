@@ -16,8 +16,7 @@ use super::session::Rewind;
 use super::shared::Shared;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Cause, EventKind};
-use crate::replica::Replica;
-use crate::vault::{CatalogEdit, layout, missing_since};
+use crate::vault::{Catalog, CatalogEdit, SourceIdentity, layout, missing_since};
 
 /// What became of a vault that lacks what was published.
 pub(super) enum Found {
@@ -40,7 +39,7 @@ pub(super) fn look(shared: &Shared, why: &Error) -> Result<Found> {
         .expected(format_args!("an object named {}", layout::MARKER))
         .found("none"));
     }
-    let replica = match shared.vault.replica_with_keys(&shared.info, &shared.keys) {
+    let mut replica = match shared.vault.replica_up_to_gap(&shared.info, &shared.keys) {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Found::Nothing),
         // The record is that of another volume.
         Err(error)
@@ -51,51 +50,79 @@ pub(super) fn look(shared: &Shared, why: &Error) -> Result<Found> {
         }
         replica => replica?,
     };
-    let replica = owned(shared, replica)?;
+    let known = shared.shipping.shipper.known_version();
+    go_beyond(replica.catalog_mut(), known, shared.shipping.shipper.source())?;
     let baseline = Baseline::of(&shared.state, &replica, &[], replica.catalog().last_sequence());
     let (catalog, why) = (replica.into_catalog(), why.to_string());
     Ok(Found::Volume(Box::new(Rewind { why, catalog, baseline })))
 }
 
-/// Takes the volume again if the vault went back to before its source was recorded.
-fn owned(shared: &Shared, replica: Replica) -> Result<Replica> {
-    let source = shared.shipping.shipper.source();
-    match replica.catalog().source() {
-        Some(owner) if owner.id == source.id => Ok(replica),
-        Some(owner) => Err(Error::new(ErrorKind::Fenced, "go on with", &shared.info.name).message(
-            format_args!(
+/// Goes on with a catalog that went back to before the version `known` with its hash. Takes the
+/// volume again if no source was recorded then.
+///
+/// Does nothing if the vault has that version. `Unavailable` if it does not list it: the listing lags
+/// behind. `Fenced` if another source owned the volume then.
+pub(super) fn go_beyond(
+    catalog: &mut Catalog,
+    (known, hash): (u64, [u8; 32]),
+    source: &SourceIdentity,
+) -> Result<()> {
+    let object = catalog.object(known);
+    if catalog.has_version(known, hash)? {
+        if catalog.version() >= known {
+            return Ok(());
+        }
+        return Err(Error::new(ErrorKind::Unavailable, "go on with", object)
+            .message("the vault has this version, and does not list it"));
+    }
+    let edits = match catalog.source() {
+        Some(owner) if owner.id == source.id => Vec::new(),
+        Some(owner) => {
+            return Err(Error::new(ErrorKind::Fenced, "go on with", object).message(format_args!(
                 "the vault went back to when the volume belonged to the source on {} since {}",
                 owner.host, owner.since
-            ),
-        )),
-        None => {
-            replica.into_catalog().append(source, vec![CatalogEdit::Source(source.clone())])?;
-            shared.vault.replica_with_keys(&shared.info, &shared.keys)
+            )));
         }
-    }
+        None => vec![CatalogEdit::Source(source.clone())],
+    };
+    catalog.go_beyond(known, source, &edits)
 }
 
 /// Makes the journal continue the vault. Called by the journal task, which has given up the open
 /// segment.
+///
+/// The anchor is last: until it knows what the vault has now, the next start finds the same.
 pub(super) fn carry_out(shared: &Shared, rewind: Rewind) -> Result<()> {
     let (last, chain) = (rewind.catalog.last_sequence(), rewind.catalog.last_chain());
-    let given = shared.tap.stats().last_sequence;
     // What was published later is gone.
     let published = rewind.catalog.segments().iter().map(|entry| &entry.summary);
     let vault_since = missing_since(published);
+    shared.shipping.shipper.forget_put();
     shared.state.remove(&shared.state.open_segment())?;
-    for spooled in shared.shipping.spool.take_all() {
-        shared.state.reject(&spooled.path)?;
-    }
-    shared.shipping.shipper.go_back_to(rewind.catalog, given)?;
+    put_spool_aside(shared)?;
     shared.shipping.went_back(last);
     let (durable, lost_since) = shared.journal.goes_on_after(chain);
     shared.resync.offer(rewind.baseline);
     let since = vault_since.into_iter().chain(lost_since).min();
     shared.tap.journal_lost(durable, since, Cause::VaultWentBack);
     shared.journal.wake();
-    shared.require_resync(Cause::VaultWentBack)?;
+    let marked = shared.require_resync_of_all(Cause::VaultWentBack);
     let kind = EventKind::Diverged { cause: Cause::VaultWentBack };
     shared.event(kind, format!("{}; the disk is compared with what the vault has", rewind.why));
+    marked?;
+    shared.shipping.shipper.go_back_to(rewind.catalog, shared.tap.stats().last_sequence)
+}
+
+/// Puts all segments of the spool aside. Those that it fails to put aside stay for the next try.
+fn put_spool_aside(shared: &Shared) -> Result<()> {
+    let mut spooled = shared.shipping.spool.take_all().into_iter();
+    while let Some(next) = spooled.next() {
+        if let Err(error) = shared.state.reject(&next.path) {
+            let left = std::iter::once(next).chain(spooled);
+            left.filter(|left| shared.state.files().exists(&left.path))
+                .for_each(|left| shared.shipping.spool.push(left));
+            return Err(error);
+        }
+    }
     Ok(())
 }

@@ -78,9 +78,22 @@ impl Shared {
 
     /// Makes all regions dirty because of `cause`.
     pub fn require_resync(&self, cause: Cause) -> Result<()> {
+        require_resync(&self.tap, &self.dirty, self.all_regions(), cause)
+    }
+
+    /// Makes all regions dirty because of `cause`. If the dirty map cannot be written, it goes, so
+    /// that the next session reads the whole disk.
+    pub fn require_resync_of_all(&self, cause: Cause) -> Result<()> {
+        if self.require_resync(cause).is_err() {
+            self.state.forget_dirty_map()?;
+            self.tap.require_resync(&[self.all_regions()], cause, None);
+        }
+        Ok(())
+    }
+
+    fn all_regions(&self) -> RegionRange {
         let regions = self.info.device_bytes.div_ceil(self.policy.region_bytes).max(1);
-        let all = RegionRange { first: 0, last: regions - 1 };
-        require_resync(&self.tap, &self.dirty, all, cause)
+        RegionRange { first: 0, last: regions - 1 }
     }
 
     /// Begins a clean stop, once a point that is being taken is complete, and flushes the disk.

@@ -145,6 +145,12 @@ impl Shipper {
         self.catalog.lock().clone()
     }
 
+    /// Returns the newest catalog version that this source knows, and its hash.
+    pub(crate) fn known_version(&self) -> (u64, [u8; 32]) {
+        let catalog = self.catalog.lock();
+        (catalog.version(), catalog.version_hash())
+    }
+
     /// Returns the recent throughput, or the bandwidth allowed now if that is less, in bytes per
     /// second. Zero if neither is known.
     pub(crate) fn bytes_per_second(&self) -> u64 {
@@ -335,18 +341,24 @@ impl Shipper {
         self.check_end(&catalog, spool)
     }
 
-    /// Fails with `Fenced` if the catalog ends with a segment that is not of this state directory:
-    /// one of the last session, which runs on a copy of it.
+    /// Fails if the catalog ends with a segment that is not of this state directory. `Fenced` if it
+    /// follows what was published from here: another session runs on a copy of the directory.
+    /// `Diverged` if what was published from here is gone.
     fn check_end(&self, catalog: &Catalog, spool: &Spool) -> Result<()> {
         let chain = catalog.last_chain();
         let is_ours = catalog.source().is_some_and(|owner| owner.id == self.source.id);
         if !is_ours || chain == self.anchor.chain() || spool.contains(chain) {
             return Ok(());
         }
-        Err(Error::new(ErrorKind::Fenced, "ship segments of", &self.volume)
-            .message(
-                "another session of this source publishes: is there a copy of the state directory?",
-            )
+        let (kind, why) = if self.anchor.is_in(catalog) {
+            let why =
+                "another session of this source publishes: is there a copy of the state directory?";
+            (ErrorKind::Fenced, why)
+        } else {
+            (ErrorKind::Diverged, "the vault went back, or is another copy")
+        };
+        Err(Error::new(kind, "ship segments of", &self.volume)
+            .message(why)
             .expected(format_args!("a catalog that ends with chain hash {}", self.anchor.chain()))
             .found(chain))
     }
@@ -364,14 +376,17 @@ impl Shipper {
         self.record(&current);
     }
 
+    /// Forgets what is in the vault and not in its catalog, because that is not to be published.
+    pub(crate) fn forget_put(&self) {
+        self.unpublished.lock().clear();
+    }
+
     /// Goes on with the catalog of a vault that went back. `given` is the last sequence given.
     pub(crate) fn go_back_to(&self, mut catalog: Catalog, given: Sequence) -> Result<()> {
-        let mut unpublished = self.unpublished.lock();
         let mut current = self.catalog.lock();
         catalog.go_on_with_session_of(&current);
         self.anchor.went_back(&catalog, given)?;
         *current = catalog;
-        unpublished.clear();
         self.unsure.store(false, Ordering::Relaxed);
         Ok(())
     }

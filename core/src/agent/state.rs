@@ -140,9 +140,14 @@ impl StateDirectory {
         Ok(path)
     }
 
+    /// Returns the directory of the segments that were put aside.
+    pub(super) fn rejected(&self) -> PathBuf {
+        self.root.join("rejected")
+    }
+
     /// Moves a segment out of the spool to `STATE/rejected`, durably.
     pub(crate) fn reject(&self, path: &Path) -> Result<PathBuf> {
-        let directory = self.root.join("rejected");
+        let directory = self.rejected();
         let io = |error| Error::io("put aside", path.display(), error);
         self.files.create_directory(&directory).map_err(io)?;
         let target = directory.join(path.file_name().unwrap_or_default());

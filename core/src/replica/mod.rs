@@ -151,7 +151,7 @@ impl Replica {
         self.catalog.clock()
     }
 
-    pub(super) fn catalog_mut(&mut self) -> &mut Catalog {
+    pub(crate) fn catalog_mut(&mut self) -> &mut Catalog {
         &mut self.catalog
     }
 
@@ -261,6 +261,16 @@ impl Vault {
     pub(crate) fn replica_with_keys(&self, known: &VolumeInfo, keys: &KeyRing) -> Result<Replica> {
         self.check_recorded(known)?;
         self.open_replica(known.clone(), keys.clone())
+    }
+
+    /// Opens the replica as of the newest catalog version before the first that is missing.
+    ///
+    /// For a source that knows that the vault went back: to others a missing version is damage.
+    pub(crate) fn replica_up_to_gap(&self, known: &VolumeInfo, keys: &KeyRing) -> Result<Replica> {
+        self.check_recorded(known)?;
+        let catalog = self.catalog_up_to_gap(known, keys)?;
+        let (info, keys) = (known.clone(), keys.clone());
+        Ok(Replica { store: self.store().clone(), info, keys, catalog })
     }
 
     fn open_replica(&self, info: VolumeInfo, keys: KeyRing) -> Result<Replica> {

@@ -108,7 +108,20 @@ impl Catalog {
         volume: VolumeId,
         key: Option<&VolumeKey>,
     ) -> Result<Self> {
-        let mut catalog = Self {
+        let mut catalog = Self::empty(store, clock, losses, volume_name, volume, key);
+        catalog.refresh()?;
+        Ok(catalog)
+    }
+
+    fn empty(
+        store: &Arc<dyn Store>,
+        clock: &Arc<dyn Clock>,
+        losses: Arc<VolumeLosses>,
+        volume_name: &str,
+        volume: VolumeId,
+        key: Option<&VolumeKey>,
+    ) -> Self {
+        Self {
             store: store.clone(),
             clock: clock.clone(),
             losses_seen: losses.reported(),
@@ -121,9 +134,7 @@ impl Catalog {
             content: CatalogContent::empty(volume, layout::catalog_prefix(volume_name)),
             gates: Vec::new(),
             gated: None,
-        };
-        catalog.refresh()?;
-        Ok(catalog)
+        }
     }
 
     /// Returns the number of the version.
@@ -174,7 +185,8 @@ impl Catalog {
             self.check_steps(&edits)?;
             let edits = self.with_instance(source, &edits)?;
             let undo = self.content.apply_all(edits.iter().cloned(), |_, _| Ok(()))?;
-            if self.put_applied(source.id, &edits, undo)? {
+            if self.put_applied(self.version + 1, source.id, &edits, undo)? {
+                self.forget_old_versions();
                 return Ok(());
             }
         }
@@ -201,7 +213,8 @@ impl Catalog {
                 self.content.take_back(undo);
                 return Err(error);
             }
-            if self.put_applied(author, edits, undo)? {
+            if self.put_applied(self.version + 1, author, edits, undo)? {
+                self.forget_old_versions();
                 return Ok(());
             }
         }
@@ -241,6 +254,59 @@ impl Catalog {
     /// Returns the catalog as it will be after a division; nothing is written.
     pub(crate) fn divided(&self, division: &Division) -> Result<Self> {
         Ok(Self { content: self.content.divided(division)?, ..self.clone() })
+    }
+
+    /// Writes the content as a snapshot whose number is beyond version `known` and beyond any that
+    /// may be put on top of that. For the source, when the vault went back to before `known`.
+    ///
+    /// A version that was put after those that are gone, or whose put comes late, is before this
+    /// one, where nobody reads.
+    pub(crate) fn go_beyond(
+        &mut self,
+        known: u64,
+        source: &SourceIdentity,
+        edits: &[CatalogEdit],
+    ) -> Result<()> {
+        self.check_source(source, edits)?;
+        let undo = self.content.apply_all(edits.iter().cloned(), |_, _| Ok(()))?;
+        let number = (known.max(self.version) / SNAPSHOT_EVERY + 2) * SNAPSHOT_EVERY;
+        if self.put_applied(number, source.id, edits, undo)? {
+            Ok(())
+        } else {
+            Err(self.lost_races())
+        }
+    }
+
+    /// Reads the catalog up to the first version that is missing.
+    pub(super) fn load_up_to_gap(
+        store: &Arc<dyn Store>,
+        clock: &Arc<dyn Clock>,
+        losses: Arc<VolumeLosses>,
+        volume_name: &str,
+        volume: VolumeId,
+        key: Option<&VolumeKey>,
+    ) -> Result<Self> {
+        let mut catalog = Self::empty(store, clock, losses, volume_name, volume, key);
+        catalog.read_up_to_gap()?;
+        Ok(catalog)
+    }
+
+    fn read_up_to_gap(&mut self) -> Result<()> {
+        let names = self.listed()?;
+        let mut end = names.newest();
+        while let Some(gap) = names.gap_before(end) {
+            end = gap - 1;
+        }
+        self.read_to(&names, end)
+    }
+
+    /// Returns whether the vault has version `number` with this hash.
+    pub(crate) fn has_version(&self, number: u64, hash: [u8; 32]) -> Result<bool> {
+        match get_all(&*self.store, &self.object(number), VERSION_BYTES_MAX) {
+            Ok(bytes) => Ok(version::hash(&bytes) == hash),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
+            Err(error) => Err(error),
+        }
     }
 
     /// Reads versions that others appended since.
@@ -317,17 +383,21 @@ impl Catalog {
         })
     }
 
-    /// Tries to write the next version, whose edits were applied to the content. If that fails they
+    /// Tries to write version `number`, whose edits were applied to the content. If that fails they
     /// are taken back. Returns false if another version was there first; that one is applied then.
-    fn put_applied(&mut self, author: [u8; 16], edits: &[CatalogEdit], undo: Undo) -> Result<bool> {
-        let number = self.version + 1;
+    fn put_applied(
+        &mut self,
+        number: u64,
+        author: [u8; 16],
+        edits: &[CatalogEdit],
+        undo: Undo,
+    ) -> Result<bool> {
         let not_put = match self.put_version(number, author, edits) {
             Ok((hash, length)) => {
                 assert_ne!(hash, self.hash, "a version names the one before it, so it differs");
                 self.version = number;
                 self.hash = hash;
                 self.length = length;
-                self.forget_old_versions();
                 return Ok(true);
             }
             Err(not_put) => not_put,
@@ -417,13 +487,13 @@ impl Catalog {
     }
 
     /// Fails with `Diverged` if the version that was read last is gone from a listing, or has
-    /// another length there. It may have been forgotten if a snapshot follows.
+    /// another length there. It may have been forgotten if two snapshots follow.
     fn check_known(&self, names: &VersionNames) -> Result<()> {
         match names.length_of(self.version) {
             _ if self.version == 0 => Ok(()),
             Some(length) if length == self.length => Ok(()),
             Some(length) => Err(self.diverged(format_args!("one of {length} bytes"))),
-            None if names.newest() >= (self.version / SNAPSHOT_EVERY + 1) * SNAPSHOT_EVERY => {
+            None if names.newest() >= (self.version / SNAPSHOT_EVERY + 2) * SNAPSHOT_EVERY => {
                 Ok(())
             }
             None => Err(self.diverged(format_args!("versions up to {}", names.newest()))),

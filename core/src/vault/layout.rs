@@ -118,7 +118,7 @@ pub(super) fn volume_of_pack(object: &str) -> Option<&str> {
 }
 
 /// Returns first and last sequence in the name of a segment, see [`SegmentSummary::object_name`].
-pub(super) fn span_of(member: &str) -> Option<(u64, u64)> {
+pub(crate) fn span_of(member: &str) -> Option<(u64, u64)> {
     let mut parts = member.split('-').skip(1);
     let (first, last) = (number(parts.next()?)?, number(parts.next()?)?);
     (first <= last && member.len() <= PACK_NAME_BYTES_MAX).then_some((first, last))

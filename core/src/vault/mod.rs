@@ -211,6 +211,12 @@ impl Vault {
             .found(format_args!("volume {} or other properties", found.id)))
     }
 
+    /// Reads the catalog of a volume up to the first version that is missing.
+    pub(crate) fn catalog_up_to_gap(&self, info: &VolumeInfo, keys: &KeyRing) -> Result<Catalog> {
+        let (losses, key) = (self.losses.of(&info.name), keys.newest());
+        Catalog::load_up_to_gap(&self.store, &self.clock, losses, &info.name, info.id, key)
+    }
+
     /// Reads the record of a volume. Whether it was shredded is not asked.
     fn read_volume(&self, name: &str) -> Result<VolumeInfo> {
         let object = layout::volume_record(name);
