@@ -11,6 +11,7 @@ use crate::world::{Incarnation, Random, World};
 
 pub const SECTOR: u64 = 512;
 
+#[derive(Clone)]
 struct State {
     content: Vec<u8>,
     /// Content of the platter under each sector that was written since the last flush.
@@ -39,6 +40,12 @@ impl Platter {
         let content = vec![0; bytes as usize];
         let state = State { content, unflushed: BTreeMap::new(), reads: None };
         Arc::new(Self { state: Mutex::new(state), discard })
+    }
+
+    /// Returns a disk with the same content, written and flushed.
+    pub fn copy(&self) -> Arc<Self> {
+        let state = State { reads: None, ..self.lock().clone() };
+        Arc::new(Self { state: Mutex::new(state), discard: self.discard })
     }
 
     /// With `locks` the caller has locks, so nothing else runs during a request.

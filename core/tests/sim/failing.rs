@@ -488,7 +488,8 @@ impl Life {
         let model = site.model.borrow().clone();
         for (point, sequence) in &model.confirmed {
             // What retention gave up before is not distinguished.
-            if *sequence > division.at && site.plan.policy.retention.is_none() {
+            let may_lack = site.plan.policy.retention.is_some() || site.has_gone_back();
+            if *sequence > division.at && !may_lack {
                 division.offered.push((*point, *sequence));
             }
         }

@@ -25,7 +25,7 @@ struct Inode {
 /// A change of names that is not durable: each path and what it names now.
 type NameChange = Vec<(PathBuf, Option<usize>)>;
 
-#[derive(Default)]
+#[derive(Clone, Default)]
 struct State {
     inodes: Vec<Inode>,
     names: BTreeMap<PathBuf, usize>,
@@ -66,6 +66,13 @@ impl FileSystem {
         Arc::new(SimFiles { system: self.clone(), machine: machine.clone() })
     }
 
+    /// Returns the files as they are at this instant.
+    pub fn copy(&self) -> Arc<Self> {
+        let mut state = self.lock().clone();
+        state.locked.clear();
+        Arc::new(Self(Mutex::new(state)))
+    }
+
     /// Limits the space to this many bytes in all.
     pub fn set_room(&self, bytes_max: usize) {
         self.lock().bytes_max = bytes_max;
@@ -80,6 +87,16 @@ impl FileSystem {
     pub fn peek(&self, path: &Path) -> Option<Vec<u8>> {
         let state = self.lock();
         state.names.get(path).map(|inode| state.inodes[*inode].content.clone())
+    }
+
+    /// Returns whether there is a file, without a request.
+    pub fn has(&self, path: &Path) -> bool {
+        self.lock().names.contains_key(path)
+    }
+
+    /// Returns whether nothing is in a directory, without a request.
+    pub fn is_empty(&self, directory: &Path) -> bool {
+        !self.lock().names.keys().any(|path| path.parent() == Some(directory))
     }
 
     /// Alters a closed segment in `directory`: a bit, a sector meant for another place, or a lost

@@ -126,7 +126,7 @@ impl Machine {
 }
 
 impl Agent {
-    fn step(&mut self, name: &str) {
+    pub fn step(&mut self, name: &str) {
         let task = self.tasks.iter_mut().find(|task| task.name() == name).expect("a task");
         task.step();
     }

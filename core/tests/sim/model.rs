@@ -75,6 +75,8 @@ pub struct Model {
     pub lost: BTreeSet<PointId>,
     placed: BTreeMap<PointId, u64>,
     losses: Vec<Loss>,
+    /// Sequences after the first, up to the second, that may never arrive in the vault.
+    holes: Vec<(u64, u64)>,
 }
 
 /// Knowledge from before the journal lost something. A crash soon after may bring it back, because
@@ -101,6 +103,7 @@ impl Model {
             lost: BTreeSet::new(),
             placed: BTreeMap::new(),
             losses: Vec::new(),
+            holes: Vec::new(),
         }
     }
 
@@ -198,6 +201,33 @@ impl Model {
         }
     }
 
+    /// The vault went back: it has everything up to `last`. Later points are gone with it.
+    pub fn vault_went_back(&mut self, last: u64) {
+        self.confirmed.retain(|_, sequence| *sequence <= last);
+    }
+
+    /// Sequences after `last` up to `given` may never arrive.
+    pub fn hole(&mut self, last: u64, given: u64) {
+        if last < given {
+            self.holes.push((last, given));
+        }
+    }
+
+    /// A running agent goes on in a vault that has everything up to `last`.
+    pub fn goes_on_after(&mut self, last: u64, stats: &TapStats) {
+        self.vault_went_back(last);
+        self.hole(last, stats.last_sequence.0);
+        self.journal_lost(last, stats);
+    }
+
+    /// The machine went back to when it had the history `then`, of which the vault has everything up
+    /// to `published`, and nothing else.
+    pub fn went_back_to(&mut self, then: &Self, published: u64) {
+        let now = std::mem::replace(self, then.clone());
+        let kept = now.confirmed.into_iter().filter(|(_, sequence)| *sequence <= published);
+        self.confirmed.extend(kept);
+    }
+
     /// Another source owns the volume from now on, with its content up to `last`.
     pub fn taken_over(&mut self, last: u64) {
         let late = self.confirmed.iter().filter(|(_, sequence)| **sequence > last);
@@ -236,7 +266,9 @@ impl Model {
                 return None;
             }
         }
-        Some(true)
+        let may_lack =
+            self.holes.iter().any(|(last, given)| (*last + 1..=*given).contains(&sequence));
+        if may_lack { None } else { Some(true) }
     }
 
     /// Returns the content of the volume at `sequence`.

@@ -7,8 +7,8 @@ use std::time::Duration;
 use hrl::device::BlockDevice;
 use hrl::journal::SegmentKind;
 use hrl::replica::{At, Replica, ViewOptions};
-use hrl::vault::{SegmentEntry, Vault};
-use hrl::{Clock, ErrorKind, PointId, Sequence};
+use hrl::vault::{Catalog, SegmentEntry, Vault};
+use hrl::{ChainHash, Clock, ErrorKind, PointId, Sequence};
 
 use crate::model::tags_of;
 use crate::site::{SITES, Site};
@@ -22,6 +22,9 @@ const SHIPPING: Duration = Duration::from_secs(120);
 pub struct Oracle {
     /// Sequences, and when each was seen first.
     offered: BTreeMap<PointId, (u64, Duration)>,
+    /// Segments that the catalog ever listed: last sequence and chain hash, by epoch and first
+    /// sequence.
+    listed: BTreeMap<(u32, u64), (u64, ChainHash)>,
 }
 
 impl Oracle {
@@ -34,6 +37,7 @@ impl Oracle {
         let points: BTreeMap<PointId, u64> =
             replica.points().iter().map(|point| (point.id, point.sequence.0)).collect();
         self.check_kept(site, &points);
+        self.check_sequences(&replica);
         for (point, sequence) in &points {
             let lost = site.model.borrow().lost.contains(point);
             assert!(!lost, "promise 7: point {point} at {sequence} was lost and is offered");
@@ -62,6 +66,36 @@ impl Oracle {
         let later = later.map(|(point, (sequence, _))| (*point, *sequence)).collect();
         self.offered.retain(|_, (sequence, _)| *sequence <= at);
         later
+    }
+
+    /// The vault went back, and offers only some of what it offered before.
+    pub fn vault_went_back(&mut self, site: &Site) {
+        let points = replica(site).map_or_else(Vec::new, |replica| replica.points());
+        self.offered.retain(|offered, _| points.iter().any(|point| point.id == *offered));
+    }
+
+    /// Nobody knows which sequences after the end of the catalog were given.
+    pub fn forget_sequences(&mut self, catalog: &Catalog) {
+        let (epoch, last) = (catalog.epoch().0, catalog.last_sequence().0);
+        self.listed.retain(|(of, first), _| *of != epoch || *first <= last);
+    }
+
+    /// No sequence is given to two changes, even if the vault went back in between.
+    pub fn check_sequences(&mut self, replica: &Replica) {
+        let epoch = replica.catalog().epoch();
+        let logs = replica.catalog().segments().iter().map(|entry| &entry.summary);
+        for log in logs.filter(|log| log.kind == SegmentKind::Log && log.epoch == epoch) {
+            let (first, last) = (log.first_sequence.0, log.last_sequence.0);
+            let before = self.listed.range(..=(epoch.0, last)).next_back();
+            if let Some(((of, from), (to, chain))) = before {
+                let same = (*from, *to, *chain) == (first, last, log.chain);
+                assert!(
+                    same || *of != epoch.0 || *to < first,
+                    "promise 3: the sequences {first} to {last} were given before, as {from} to {to}"
+                );
+            }
+            self.listed.insert((epoch.0, first), (last, log.chain));
+        }
     }
 
     /// Promise 5: what was offered is still offered, unless retention may have removed it.
@@ -232,6 +266,8 @@ pub fn replica(site: &Site) -> Option<Replica> {
     match vault.replica("disk") {
         Ok(replica) => Some(replica),
         Err(error) if error.kind() == ErrorKind::NotFound => None,
+        // What an agent puts before it notices that the vault went back has a gap before it.
+        Err(_) if site.has_gone_back() => None,
         Err(error) => panic!("the replica cannot be opened: {error}"),
     }
 }

@@ -16,6 +16,7 @@ use hrl::{Clock, Compression, Mode, Policy, RetentionPolicy, Thinning, Timestamp
 use crate::away::Wish;
 use crate::failing::Failovers;
 use crate::gateway::Gateway;
+use crate::going_back::Histories;
 use crate::oracle::{Oracle, last_in_vault};
 use crate::site::{Plan, SITES, Site, state_directory};
 use crate::store::Server;
@@ -76,8 +77,9 @@ pub fn quiet_panics() {
 /// Runs one seed, for `steps` steps if given.
 pub fn simulate(seed: u64, steps: Option<u64>, verbose: bool) -> Result<Outcome, Found> {
     let world = World::enter(seed, verbose);
-    let result =
-        catch_unwind(AssertUnwindSafe(|| live(&world, steps.unwrap_or_else(|| steps_of(seed)))));
+    let result = catch_unwind(AssertUnwindSafe(|| {
+        live(&world, seed, steps.unwrap_or_else(|| steps_of(seed)));
+    }));
     world.set_others(None);
     SITES.set(Vec::new());
     let counts = world.counts.get();
@@ -178,9 +180,10 @@ pub struct Life {
     /// The site that owns the volume.
     pub owner: usize,
     /// The site that takes it over, until it owns it.
-    taker: Option<usize>,
+    pub taker: Option<usize>,
     pub oracle: Oracle,
     pub failovers: Failovers,
+    pub histories: Histories,
     pub faulty: Faults,
     /// A crash happens once in this many steps; zero is never.
     pub crashes: u64,
@@ -193,7 +196,7 @@ pub struct Life {
 }
 
 impl Life {
-    fn begin(world: &Rc<World>) -> Self {
+    fn begin(world: &Rc<World>, seed: u64) -> Self {
         let random = &world.random;
         let server = Arc::new(Server::default());
         // An empty vault: creating one probes the store with threads.
@@ -225,6 +228,7 @@ impl Life {
             taker: None,
             oracle: Oracle::default(),
             failovers: Failovers::new(every),
+            histories: Histories::new(seed),
             faulty: faults(random),
             crashes: random.pick(&[0, 150, 300, 600]),
             stormy: false,
@@ -239,8 +243,9 @@ impl Life {
 
     /// Starts a machine that is down. One that lost the volume stays down.
     pub fn revive(&mut self, number: usize) {
-        let (world, random) = (&self.world, &self.world.random);
-        let site = &self.sites[number];
+        let world = self.world.clone();
+        let random = &world.random;
+        let site = self.sites[number].clone();
         let takes = self.taker == Some(number);
         if site.is_alive() || (number != self.owner && !takes) {
             return;
@@ -258,12 +263,13 @@ impl Life {
         self.rot(number);
         let started = if site.has_failover() {
             let wish = Wish { at: At::Newest, planned: None, changes: false };
-            site.fail_over(&wish, site).is_ok()
+            site.fail_over(&wish, &site).is_ok()
         } else {
             site.start(false, from.map(|site| &**site))
         };
         if started {
             if takes {
+                self.forget_sequences();
                 self.owner = number;
                 self.taker = None;
             }
@@ -340,6 +346,7 @@ impl Life {
             self.taker = Some(to);
         }
         self.fail_over_or_back();
+        self.go_back();
         let site = if self.failovers.is_quiet() || random.one_in(2) {
             self.owner()
         } else {
@@ -419,8 +426,8 @@ impl Life {
     }
 }
 
-fn live(world: &Rc<World>, steps: u64) {
-    let mut life = Life::begin(world);
+fn live(world: &Rc<World>, seed: u64, steps: u64) {
+    let mut life = Life::begin(world, seed);
     if world.random.one_in(4) {
         life.stormy = true;
     } else {

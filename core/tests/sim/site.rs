@@ -127,12 +127,12 @@ pub struct Site {
     pub plan: Plan,
     pub server: Arc<Server>,
     pub model: RefCell<Model>,
-    files: RefCell<Arc<FileSystem>>,
-    platter: RefCell<Arc<Platter>>,
+    pub files: RefCell<Arc<FileSystem>>,
+    pub platter: RefCell<Arc<Platter>>,
     pub running: RefCell<Option<Rc<Running>>>,
     /// What the disk contained at some times, while no change was in flight.
     pub moments: RefCell<Vec<(Timestamp, Vec<u64>)>>,
-    events: Seen,
+    pub events: Seen,
     pub next_tag: Cell<u64>,
     /// The agent reported that another source owns the volume.
     pub fenced: Cell<bool>,
@@ -143,6 +143,11 @@ pub struct Site {
     /// That state may have changed by now.
     pub changes: Cell<bool>,
     gateway: Option<Arc<Gateway>>,
+    /// Last sequences given and known to be in the vault, when the machine was last on.
+    pub ends: Cell<(u64, u64)>,
+    /// What the state directory said of the vault when it came to several histories, until the agent
+    /// notices.
+    pub must_notice: RefCell<Option<Vec<String>>>,
 }
 
 /// Only what retention folds is on a real disk.
@@ -176,6 +181,8 @@ impl Site {
             events: Seen::default(),
             next_tag: Cell::new(world.random.next() >> 20 << 4 | 1),
             fenced: Cell::new(false),
+            ends: Cell::default(),
+            must_notice: RefCell::default(),
             plan,
         })
     }
@@ -246,14 +253,17 @@ impl Site {
             }
         };
         if !machine.incarnation.is_alive() {
+            self.ended_early();
             self.files().killed();
             return false;
         }
+        self.check_noticed();
         let last = last_of(&protection);
         let unordered = tap_of(&protection).mode() != Mode::Ordered;
         assert!(!(expect_clean && unordered), "promise 4: a clean stop needs no resync");
         // The content of the spool continues the vault's end, if no other agent added to it.
-        if let Some(from) = from.filter(|_| last <= crate::oracle::last_in_vault(self)) {
+        let nothing_spooled = self.files().is_empty(&state_directory().join("spool"));
+        if let Some(from) = from.filter(|_| nothing_spooled) {
             *self.model.borrow_mut() = from.model.borrow().clone();
             self.model.borrow_mut().taken_over(last);
         }
@@ -271,6 +281,7 @@ impl Site {
                 || !machine.incarnation.is_alive(),
             "an agent cannot start any more: {error}"
         );
+        self.ended_early();
         machine.incarnation.kill();
         self.files().killed();
     }
@@ -296,6 +307,7 @@ impl Site {
         self.fenced.set(false);
         let tags = self.seen_through(&*disk);
         self.model.borrow_mut().restarted(last, &tags, &stats);
+        self.see_hole(last);
         let now = world.clock.elapsed();
         let slots = protection.take_tasks().into_iter();
         let slots = slots.map(|task| Slot::new(Work::Task(task), now));
@@ -365,6 +377,7 @@ impl Site {
 
     /// Ends the machine: killed, or with the power.
     pub fn crash(&self, power: bool) {
+        self.see_ends();
         let Some(running) = self.running.borrow_mut().take() else { return };
         running.machine.kill();
         let running = Rc::into_inner(running).expect("nothing runs within a crash");
@@ -380,6 +393,7 @@ impl Site {
             self.world.count(|counts| counts.kills += 1);
             self.files().killed();
         }
+        self.ended_early();
     }
 
     /// One thing happens: a task steps, or a writer does.
@@ -572,8 +586,8 @@ impl Site {
     /// Processes the product's events. Also called from its event sink, so that the tap's answer
     /// belongs to the event.
     fn look_at_events(&self) {
-        let events = std::mem::take(&mut *self.events.lock().expect("one thread"));
         let Some(running) = self.running() else { return };
+        let events = std::mem::take(&mut *self.events.lock().expect("one thread"));
         if !running.machine.is_alive() {
             return;
         }
@@ -603,6 +617,7 @@ impl Site {
                 }
                 EventKind::ResyncFinished { .. } => self.check_reads(&running),
                 EventKind::Fenced => self.fenced.set(true),
+                EventKind::Diverged { .. } => self.diverged(&event.message, &stats),
                 _ => {}
             }
         }
@@ -641,6 +656,7 @@ impl Site {
             let busy = !running.ops.borrow().is_empty();
             let done =
                 stats.mode == Mode::Ordered && stats.replicated_sequence == stats.last_sequence;
+            let done = done && self.must_notice.borrow().is_none();
             if !busy && (done || self.fenced.get()) {
                 self.look(&running);
                 return;
@@ -660,6 +676,7 @@ impl Site {
     pub fn stop(&self) -> bool {
         self.settle();
         self.world.note("stops", 0, 0);
+        self.see_ends();
         let Some(running) = self.running.borrow_mut().take() else { return false };
         let Ok(mut running) = Rc::try_unwrap(running) else { panic!("nothing runs within a stop") };
         if self.fenced.get() || running.protection.begin_stop().is_err() {

@@ -16,7 +16,7 @@ use crate::world::{Incarnation, World};
 
 #[derive(Default)]
 struct State {
-    objects: BTreeMap<String, Arc<[u8]>>,
+    objects: Objects,
     /// Requests that their sender gave up and that still arrive, or arrive a second time. A delete
     /// has no content.
     late: Vec<(Duration, String, Option<Arc<[u8]>>)>,
@@ -37,6 +37,9 @@ impl State {
         PutOutcome::Created
     }
 }
+
+/// The objects of a store at some instant.
+pub type Objects = BTreeMap<String, Arc<[u8]>>;
 
 /// The store itself.
 #[derive(Default)]
@@ -110,6 +113,20 @@ impl Server {
 
     pub fn set_content(&self, name: &str, content: Arc<[u8]>) {
         self.lock().objects.insert(name.to_owned(), content);
+    }
+
+    /// Returns all objects as they are at this instant.
+    pub fn copy(&self) -> Objects {
+        self.lock().objects.clone()
+    }
+
+    /// Has these objects from now on, and no others. Requests that are under way never arrive.
+    pub fn go_back_to(&self, objects: Objects) {
+        let mut state = self.lock();
+        state.objects = objects;
+        state.late.clear();
+        // Who looks for new versions must look again.
+        state.versions += 1;
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {

@@ -1,0 +1,165 @@
+//! Faults of vaults and machines that went back that the simulation found, each as a test.
+
+use std::time::Duration;
+
+use hrl::Mode;
+use hrl::journal::PointKind;
+use hrl::replica::At;
+
+use crate::found::{Agent, BLOCK, Machine, policy};
+use crate::store::Objects;
+use crate::world::Faults;
+
+impl Agent {
+    /// Writes, and closes the segment of it.
+    fn spool(&mut self, byte: u8) {
+        self.write(BLOCK, byte);
+        self.step("journal");
+        self.world.clock.advance(Duration::from_secs(1));
+        self.step("journal");
+    }
+
+    fn ship(&mut self, byte: u8) {
+        self.write(BLOCK, byte);
+        self.settle();
+    }
+}
+
+impl Machine {
+    /// Ships something, keeps a copy of the vault, and ships something else.
+    fn with_copy(&self) -> (Agent, Objects) {
+        let mut agent = self.start();
+        agent.ship(1);
+        let then = self.server.copy();
+        agent.ship(2);
+        (agent, then)
+    }
+
+    fn check_newest(&self) {
+        assert!(
+            self.content(&At::Newest) == self.platter.peek(),
+            "the newest state is not the disk"
+        );
+        assert!(self.replica().verify(&|_, _| true).expect("verify").is_sound());
+    }
+}
+
+/// Nobody could read the catalog: it had a gap before that version, and no agent started.
+#[test]
+fn promise_5_a_version_put_on_top_of_lost_ones_is_in_nobodys_way() {
+    for (killed, late) in [(false, false), (false, true), (true, false), (true, true)] {
+        let machine = Machine::new();
+        let (mut agent, then) = machine.with_copy();
+        machine.server.go_back_to(then);
+        agent.spool(3);
+        machine.server.delay(Some("/catalog/"));
+        agent.step("ship");
+        machine.server.delay(None);
+        if !late {
+            machine.server.deliver(Duration::ZERO, true);
+        }
+        if killed {
+            machine.kill(agent);
+            agent = machine.start();
+        }
+        agent.settle();
+        machine.check_newest();
+        machine.server.deliver(Duration::ZERO, true);
+        machine.check_newest();
+        agent.ship(4);
+        machine.check_newest();
+        machine.kill(agent);
+        let mut agent = machine.start();
+        agent.settle();
+        machine.check_newest();
+    }
+}
+
+/// A snapshot in the place of the next version hid that: it listed segments that were gone.
+#[test]
+fn promise_3_a_vault_that_goes_back_just_before_a_snapshot_is_noticed() {
+    let machine = Machine::new();
+    let mut agent = machine.start();
+    let mut then = None;
+    for byte in 1..=255 {
+        match machine.replica().catalog().version() {
+            60 => then = Some(machine.server.copy()),
+            63 => break,
+            _ => {}
+        }
+        agent.ship(byte);
+    }
+    assert_eq!(machine.replica().catalog().version(), 63);
+    machine.server.go_back_to(then.expect("one version each"));
+    agent.ship(77);
+    machine.check_newest();
+}
+
+/// Its answer was lost, so the anchor did not know of it, and then the vault lost it too.
+#[test]
+fn promise_3_sequences_of_a_segment_that_was_put_aside_are_not_given_again() {
+    let machine = Machine::new();
+    let (mut agent, then) = machine.with_copy();
+    agent.spool(3);
+    machine.server.delay(Some("/catalog/"));
+    agent.step("ship");
+    machine.server.delay(None);
+    machine.server.deliver(Duration::ZERO, true);
+    let offered = machine.replica().catalog().last_sequence();
+    assert_eq!(agent.protection.stats().last_sequence, offered, "a reader has seen it");
+    machine.kill(agent);
+    machine.server.go_back_to(then);
+    let left = machine.replica().catalog().last_sequence();
+    // A start that fails puts the segment aside, and the next one does not find it.
+    machine.files.set_room(machine.files.bytes());
+    assert!(machine.open_with(policy(), false).is_err());
+    machine.files.killed();
+    machine.files.set_room(usize::MAX);
+    let mut agent = machine.start();
+    agent.settle();
+    let replica = machine.replica();
+    let mut first = replica.catalog().segments().iter().map(|entry| entry.summary.first_sequence);
+    assert!(first.all(|first| first <= left || first > offered), "some are given again");
+    machine.check_newest();
+}
+
+/// It was reported as taken, although its segment had been put aside.
+#[test]
+fn promise_7_a_point_that_is_gone_with_the_vault_is_not_reported_as_taken() {
+    let machine = Machine::new();
+    let (mut agent, then) = machine.with_copy();
+    let placed = agent.protection.place(PointKind::Crash, "").expect("in order");
+    agent.step("journal");
+    agent.world.clock.advance(Duration::from_secs(1));
+    agent.step("journal");
+    machine.server.go_back_to(then);
+    agent.run(|protection| protection.stats().mode != Mode::Ordered);
+    agent.settle();
+    assert!(agent.protection.outcome(&placed).expect("it is decided").is_err());
+    assert!(machine.replica().points().iter().all(|point| point.id != placed.id()));
+}
+
+/// The anchor said that all was well, and nothing was read again.
+#[test]
+fn promise_3_a_dirty_map_that_cannot_be_written_hides_no_vault_that_went_back() {
+    for killed in [false, true] {
+        let machine = Machine::new();
+        let (mut agent, then) = machine.with_copy();
+        agent.run(|protection| protection.stats().marked_regions == 0);
+        machine.server.go_back_to(then);
+        let looks = |agent: &mut Agent| {
+            agent.world.clock.advance(Duration::from_secs(10));
+            agent.step("ship");
+        };
+        (0..4).for_each(|_| looks(&mut agent));
+        agent.world.faults.set(Faults { file_sync_error: 1, ..Faults::default() });
+        agent.step("journal");
+        agent.world.faults.set(Faults::default());
+        if killed {
+            machine.kill(agent);
+            agent = machine.start();
+        }
+        agent.settle();
+        machine.check_newest();
+    }
+}
