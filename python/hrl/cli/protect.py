@@ -99,7 +99,8 @@ def protect(
         bool, typer.Option("--take-over", help="Take the volume from another source, which must be gone for good.")
     ] = False,
     adopt_disk: Annotated[
-        bool, typer.Option("--adopt-disk", help="Go on with another disk than the one that was protected, and compare all of it.")
+        bool,
+        typer.Option("--adopt-disk", help="Go on with another disk than the one that was protected; compare all of it."),
     ] = False,
     metrics: MetricsAddress = None,
     json: Json = False,
