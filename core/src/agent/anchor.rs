@@ -207,6 +207,20 @@ impl Anchor {
         })
     }
 
+    /// Returns what the state directory lacks of the branch of this source, in a sentence; `None` if
+    /// the branch ended with what the source published, or with one of the segments `spooled`.
+    pub(crate) fn lacks(&self, branch: &Branch, spooled: &[ChainHash]) -> Option<String> {
+        let is_known = branch.chain == self.published.chain || spooled.contains(&branch.chain);
+        (!is_known).then(|| {
+            format!(
+                "this vault has changes of its source up to sequence {}, and its state directory knows of those up to {}: \
+                 the machine went back",
+                branch.last_sequence(),
+                self.published.sequence
+            )
+        })
+    }
+
     fn print(&self) -> String {
         let sessions: Vec<_> = self.sessions.iter().map(|id| hex(id).to_string()).collect();
         format!(

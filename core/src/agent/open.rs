@@ -175,7 +175,7 @@ impl ProtectionOptions {
     pub(super) fn recover(self, state: state::StateDirectory) -> Result<(Arc<Shared>, Baseline)> {
         applications::check(self.applications.as_ref(), &self.policy)?;
         let applications = self.applications.clone();
-        let Claim { mut replica, source, provisional } = self.claim(&state)?;
+        let Claim { mut replica, source, provisional, has_gap } = self.claim(&state)?;
         let info = replica.info().clone();
         let mut left = recover::journal(&state, &replica, &*self.clock)?;
         let anchor = Anchor::read(&state)?;
@@ -183,7 +183,7 @@ impl ProtectionOptions {
             left.compare(anchor, &replica, &source);
         }
         if provisional.is_none()
-            && let Some(anchor) = anchor.as_ref().filter(|_| left.vault_went_back())
+            && let Some(anchor) = anchor.as_ref().filter(|_| has_gap || left.vault_went_back())
         {
             rewind::go_beyond(replica.catalog_mut(), (anchor.version, anchor.hash), &source)?;
         } else if provisional.is_none() && left.may_lack_what_was_published(&state) {
@@ -271,18 +271,21 @@ impl ProtectionOptions {
         self.vault.replica(&self.volume)
     }
 
-    /// Opens the replica. If the vault went back to before what this source published, as far as that
-    /// is there: what the source put later has a gap before it.
-    fn replica(&self, state: &state::StateDirectory) -> Result<Replica> {
+    /// Opens the replica, and returns whether its catalog ends before a gap. It does if the vault went
+    /// back, and this source had put a version on top of those that are gone.
+    fn replica(&self, state: &state::StateDirectory) -> Result<(Replica, bool)> {
         let error = match self.vault.replica(&self.volume) {
             Err(error) if error.kind() == ErrorKind::Corrupt => error,
-            replica => return replica,
+            replica => return Ok((replica?, false)),
         };
         let Some(anchor) = Anchor::read(state)? else { return Err(error) };
         let info = self.vault.volume(&self.volume)?;
         let replica = self.vault.replica_up_to_gap(&info, &self.vault.keys(&info)?)?;
-        let went_back = !replica.catalog().has_version(anchor.version, anchor.hash)?;
-        if went_back { Ok(replica) } else { Err(error) }
+        let catalog = replica.catalog();
+        // What the anchor knows is gone, or all of it can be read.
+        let went_back = catalog.version() >= anchor.version
+            || !catalog.has_version(anchor.version, anchor.hash)?;
+        if went_back { Ok((replica, true)) } else { Err(error) }
     }
 
     /// Finds or creates the volume in the vault, and makes sure that this source owns it.
@@ -302,7 +305,7 @@ impl ProtectionOptions {
                 _ => {}
             }
         }
-        let replica = self.replica(state)?;
+        let (replica, has_gap) = self.replica(state)?;
         self.check_disk(replica.info())?;
         let source = match known {
             Some(known) => {
@@ -317,7 +320,7 @@ impl ProtectionOptions {
                 provisional.check_current(replica.catalog())?;
                 let division = provisional.division(state, &replica, self.clock.now())?;
                 let replica = replica.divided(&division)?;
-                return Ok(Claim { replica, source, provisional: Some(provisional) });
+                return Ok(Claim { replica, source, provisional: Some(provisional), has_gap });
             }
             Provisional::forget(state)?;
         }
@@ -333,7 +336,7 @@ impl ProtectionOptions {
             source: source.clone(),
         })?;
         if replica.catalog().source() == Some(&source) {
-            return Ok(Claim { replica, source, provisional: None });
+            return Ok(Claim { replica, source, provisional: None, has_gap });
         }
         // Another source has changed the volume: the dirty map does not show where the disk
         // differs, and the anchor is of the history before.
@@ -341,8 +344,14 @@ impl ProtectionOptions {
         Anchor::forget(state)?;
         // Before the catalog is read: from here on no other source can add to it.
         let taken = vec![CatalogEdit::Source(source.clone())];
-        replica.into_catalog().append(&source, taken)?;
-        Ok(Claim { replica: self.vault.replica(&self.volume)?, source, provisional: None })
+        let mut catalog = replica.into_catalog();
+        if has_gap {
+            catalog.go_beyond(catalog.version(), &source, &taken)?;
+        } else {
+            catalog.append(&source, taken)?;
+        }
+        let replica = self.vault.replica(&self.volume)?;
+        Ok(Claim { replica, source, provisional: None, has_gap: false })
     }
 
     /// Returns the error for a volume that another source owns. After a failover, hands in first
@@ -402,6 +411,8 @@ struct Claim {
     source: SourceIdentity,
     /// A failover to here that is not committed. The replica is as if it were.
     provisional: Option<Provisional>,
+    /// The vault has versions of the catalog after a gap, which nobody can read.
+    has_gap: bool,
 }
 
 /// Returns the tasks of a protection.

@@ -60,8 +60,8 @@ pub(super) fn look(shared: &Shared, why: &Error) -> Result<Found> {
 /// Goes on with a catalog that went back to before the version `known` with its hash. Takes the
 /// volume again if no source was recorded then.
 ///
-/// Does nothing if the vault has that version. `Unavailable` if it does not list it: the listing lags
-/// behind. `Fenced` if another source owned the volume then.
+/// Does nothing if the catalog has that version and ends with the newest. `Unavailable` if the vault
+/// has it and does not list it: the listing lags behind. `Fenced` if another source owned the volume then.
 pub(super) fn go_beyond(
     catalog: &mut Catalog,
     (known, hash): (u64, [u8; 32]),
@@ -69,11 +69,13 @@ pub(super) fn go_beyond(
 ) -> Result<()> {
     let object = catalog.object(known);
     if catalog.has_version(known, hash)? {
-        if catalog.version() >= known {
+        if catalog.version() < known {
+            return Err(Error::new(ErrorKind::Unavailable, "go on with", object)
+                .message("the vault has this version, and does not list it"));
+        }
+        if catalog.is_newest_listed()? {
             return Ok(());
         }
-        return Err(Error::new(ErrorKind::Unavailable, "go on with", object)
-            .message("the vault has this version, and does not list it"));
     }
     let edits = match catalog.source() {
         Some(owner) if owner.id == source.id => Vec::new(),

@@ -14,6 +14,7 @@ use super::state::StateDirectory;
 use crate::clock::Clock;
 use crate::error::{ErrorKind, Result};
 use crate::replica::Replica;
+use crate::units::ChainHash;
 use crate::vault::layout;
 use crate::vault::{Catalog, SegmentEntry, SourceIdentity};
 
@@ -28,6 +29,8 @@ pub(crate) struct Surrendered {
     pub repairs: Vec<String>,
     /// A segment could not be read or does not fit.
     pub broken: bool,
+    /// Chain hashes of the segments that were in the spool.
+    pub spooled: Vec<ChainHash>,
 }
 
 /// Hands in the spool of `source`, whose journal must have ended.
@@ -44,6 +47,7 @@ pub(crate) fn hand_in(
     let files = &**state.files();
     let spool = closed_in_spool(state, replica, clock)?;
     (done.repairs, done.broken) = (spool.repairs, spool.broken);
+    done.spooled = spool.segments.iter().map(|(_, summary)| summary.chain).collect();
     let mut catalog = replica.clone().into_catalog();
     for (path, summary) in spool.segments {
         let object = layout::segment(&replica.info().name, &summary);

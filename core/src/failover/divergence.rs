@@ -50,11 +50,13 @@ pub(super) fn of_old_source(vault: &Vault, volume: &str, old: &Old<'_>) -> Resul
         return Ok(everywhere(epoch, at, whole, why));
     };
     let handed_in = hand_in(state, &replica, &source, clock)?;
-    let (epoch, at) = (branch.epoch, branch.at);
+    let (epoch, at, before) = (branch.epoch, branch.at, branch);
     replica.refresh()?;
     let branch = replica.catalog().branch(epoch)?.clone();
     let anchor = Anchor::read(state)?.filter(|anchor| anchor.source == source.id);
-    let lacking = anchor.as_ref().and_then(|anchor| anchor.lacking_in(&branch));
+    let lacking = anchor.as_ref().and_then(|anchor| {
+        anchor.lacking_in(&branch).or_else(|| anchor.lacks(&before, &handed_in.spooled))
+    });
     let dirty = dirty(disk, state)?;
     let present = present(state)?;
     let why = if handed_in.broken {

@@ -263,7 +263,8 @@ impl Vault {
         self.open_replica(known.clone(), keys.clone())
     }
 
-    /// Opens the replica as of the newest catalog version before the first that is missing.
+    /// Opens the replica as of the newest catalog version before the first that is missing or follows
+    /// another.
     ///
     /// For a source that knows that the vault went back: to others a missing version is damage.
     pub(crate) fn replica_up_to_gap(&self, known: &VolumeInfo, keys: &KeyRing) -> Result<Replica> {

@@ -211,7 +211,7 @@ impl Vault {
             .found(format_args!("volume {} or other properties", found.id)))
     }
 
-    /// Reads the catalog of a volume up to the first version that is missing.
+    /// Reads the catalog of a volume up to the first version that is missing or follows another.
     pub(crate) fn catalog_up_to_gap(&self, info: &VolumeInfo, keys: &KeyRing) -> Result<Catalog> {
         let (losses, key) = (self.losses.of(&info.name), keys.newest());
         Catalog::load_up_to_gap(&self.store, &self.clock, losses, &info.name, info.id, key)

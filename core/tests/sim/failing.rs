@@ -176,6 +176,8 @@ impl Life {
         self.may_die();
         let result = site.fail_over(&wish, &owner);
         self.world.dies_at.set(None);
+        // A commit whose put came late may be why it cannot begin.
+        self.see_commits(true);
         let Some(over) = &mut self.failovers.over else { return };
         match result {
             Ok(_) => over.wish.changes = false,
@@ -347,6 +349,17 @@ impl Life {
         self.failovers.epoch += 1;
         self.failovers.over = None;
         self.failovers.lost = true;
+    }
+
+    /// The vault went back, and its branches may lack what was handed in.
+    pub fn forget_handed_in(&mut self) {
+        let Some(replica) = self.world.in_peace(|| replica(self.owner())) else { return };
+        for division in &mut self.failovers.divisions {
+            let branch = replica.branch(Epoch(division.epoch)).expect("its epoch has ended");
+            let points = branch.points();
+            division.offered.retain(|(point, _)| points.iter().any(|p| p.id == *point));
+            division.end = None;
+        }
     }
 
     /// Advances a site that lost the volume.

@@ -163,3 +163,50 @@ fn promise_3_a_dirty_map_that_cannot_be_written_hides_no_vault_that_went_back() 
         machine.check_newest();
     }
 }
+
+/// It counted itself as fenced: the snapshot that it had put beyond the lost versions made those look
+/// forgotten.
+#[test]
+fn promise_5_a_source_that_hears_nothing_of_its_snapshot_beyond_lost_versions_goes_on() {
+    let machine = Machine::new();
+    let (mut agent, then) = machine.with_copy();
+    machine.server.go_back_to(then);
+    machine.server.delay(Some("/catalog/"));
+    agent.spool(3);
+    for _ in 0..20 {
+        agent.world.clock.advance(Duration::from_secs(10));
+        agent.step("ship");
+    }
+    machine.server.delay(None);
+    machine.server.deliver(Duration::ZERO, true);
+    agent.settle();
+    assert!(!agent.protection.stats().fenced);
+    machine.check_newest();
+}
+
+/// Its number was taken, and what it followed was another version of the same length.
+#[test]
+fn promise_5_a_version_of_an_old_source_on_top_of_replaced_ones_is_in_nobodys_way() {
+    let home = Machine::new();
+    let away = home.beside();
+    let (mut agent, then) = home.with_copy();
+    (3..20).for_each(|byte| agent.ship(byte));
+    home.kill(agent);
+    let newest = home.server.names("volumes/disk/catalog/").pop().expect("versions");
+    let (number, stray) = (home.replica().catalog().version(), home.server.content(&newest));
+    home.server.go_back_to(then);
+    let mut agent = away.open_with(policy(), true).expect("take over");
+    agent.settle();
+    while home.replica().catalog().version() + 1 < number {
+        agent.ship(30);
+    }
+    home.server.set_content(&newest, stray.expect("it was there"));
+    for killed in [false, true] {
+        if killed {
+            away.kill(agent);
+            agent = away.start();
+        }
+        agent.ship(40 + u8::from(killed));
+        assert!(away.content(&At::Newest) == away.platter.peek(), "the newest is not the disk");
+    }
+}

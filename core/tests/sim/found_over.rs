@@ -271,3 +271,24 @@ fn promise_4_a_source_killed_right_after_its_commit_hands_in_its_journal_and_fol
     follower.catch_up(&At::Newest, &|_, _| true).expect("catch up");
     assert_eq!(away.platter.peek(), away.content(&At::Newest));
 }
+
+/// The branch of its epoch had changes that its state directory did not know of, and the disk kept
+/// what it had before them.
+#[test]
+fn promise_9_a_machine_that_went_back_before_its_volume_was_lost_comes_home_whole() {
+    let (mut home, mut agent) = at_home();
+    let (files, platter) = (home.files.copy(), home.platter.copy());
+    agent.write(BLOCK, 8);
+    agent.settle();
+    home.kill(agent);
+    (home.files, home.platter) = (files, platter);
+    let away = home.beside();
+    let mut agent = away.fail_over(At::Newest);
+    agent.protection.commit_failover().expect("commit");
+    agent.write(OTHER, 5);
+    agent.settle();
+    let mut follower = home.follow().expect("follow");
+    assert!(follower.why_everywhere().is_some_and(|why| why.contains("went back")));
+    follower.catch_up(&At::Newest, &|_, _| true).expect("catch up");
+    assert!(home.platter.peek() == home.content(&At::Newest), "the disk at home is not the volume");
+}

@@ -136,6 +136,8 @@ impl Life {
             model.vault_went_back(published);
         }
         drop(model);
+        // What the disk contained since is gone.
+        site.moments.borrow_mut().clear();
         site.ends.set((then.last, 0));
         site.must_notice(!is_known && published > then.last);
     }
@@ -175,6 +177,7 @@ impl Life {
         world.inject(if versions { VERSIONS } else { VAULT });
         world.note("vault went back", before, last);
         self.oracle.vault_went_back(site);
+        self.forget_handed_in();
         site.model.borrow_mut().vault_went_back(last);
         site.must_notice(noticed && !is_misled(&world));
         self.histories.vault = None;
