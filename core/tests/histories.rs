@@ -381,28 +381,12 @@ fn promise_9_a_disk_whose_source_was_ahead_of_a_lagging_mirror_comes_home_whole(
         } else {
             source.stop(LIMIT).expect("stop");
         }
-        let away = Arc::new(MemoryDevice::new(BLOCK * BLOCKS));
-        let vault = site.vault("mirror");
-        let over = FailoverOptions::new("disk", vault.clone(), site.path("away"), away.clone())
-            .policy(policy())
-            .disk_reads_zero(true)
-            .start()
-            .expect("fail over");
-        over.commit().expect("commit");
-        write(&**over.volume(), 50, 51);
+        let over = fail_over(&site, "mirror");
         write(&**over.volume(), 1, 52);
-        over.protection().mark(PointKind::Crash, "there").expect("mark");
         over.protection().wait_replicated(LIMIT).expect("replicated");
-        let clock = SystemClock::shared();
-        let state = site.path("machine/state");
-        let mut follower =
-            Follower::open("disk", vault.clone(), state, site.disk("machine"), clock)
-                .expect("follow");
+        let mut follower = site.follow("mirror").expect("follow");
         follower.catch_up(&At::Newest, &|_, _| true).expect("catch up");
-        let replica = site.replica("mirror");
-        let newest = replica.view(&At::Newest, &ViewOptions::default()).expect("view");
-        let home = content(&*site.disk("machine"));
-        assert!(home == content(&newest), "the disk at home is not the volume; killed: {killed}");
+        site.check_home("mirror");
     }
 }
 
@@ -489,10 +473,9 @@ fn promise_3_another_disk_under_the_same_name_is_refused_until_it_is_adopted() {
 }
 
 /// Fails over to memory, and writes there.
-fn fail_over(site: &Site) -> hrl::failover::FailedOver {
+fn fail_over(site: &Site, vault: &str) -> hrl::failover::FailedOver {
     let away = Arc::new(MemoryDevice::new(BLOCK * BLOCKS));
-    let vault = site.vault("vault");
-    let over = FailoverOptions::new("disk", vault, site.path("away"), away)
+    let over = FailoverOptions::new("disk", site.vault(vault), site.path("away"), away)
         .policy(policy())
         .disk_reads_zero(true)
         .start()
@@ -505,14 +488,14 @@ fn fail_over(site: &Site) -> hrl::failover::FailedOver {
 }
 
 impl Site {
-    fn follow(&self) -> hrl::Result<Follower> {
+    fn follow(&self, vault: &str) -> hrl::Result<Follower> {
         let state = self.path("machine/state");
         let clock = SystemClock::shared();
-        Follower::open("disk", self.vault("vault"), state, self.disk("machine"), clock)
+        Follower::open("disk", self.vault(vault), state, self.disk("machine"), clock)
     }
 
-    fn check_home(&self) {
-        let replica = self.replica("vault");
+    fn check_home(&self, vault: &str) {
+        let replica = self.replica(vault);
         let newest = replica.view(&At::Newest, &ViewOptions::default()).expect("view");
         assert!(content(&*self.disk("machine")) == content(&newest), "home is not the volume");
     }
@@ -526,36 +509,36 @@ fn promise_9_an_old_disk_that_was_written_is_written_whole_and_another_one_is_re
     let source = site.protect("machine", "vault");
     work(&source, 4..8);
     source.stop(LIMIT).expect("stop");
-    let over = fail_over(&site);
+    let over = fail_over(&site, "vault");
     site.copy("machine", "untouched");
     scribble(&disk, BETWEEN_SAMPLES, &[0xbb; 512]);
-    let mut follower = site.follow().expect("follow");
+    let mut follower = site.follow("vault").expect("follow");
     let why = follower.why_everywhere().map(str::to_owned).unwrap_or_default();
     assert!(why.contains("written since its agent stopped"), "{why}");
     follower.catch_up(&At::Newest, &|_, _| true).expect("catch up");
-    site.check_home();
+    site.check_home("vault");
     drop(follower);
 
     // A disk that follows already, and is written between two runs.
     write(&**over.volume(), 51, 52);
     over.protection().wait_replicated(LIMIT).expect("replicated");
-    let mut follower = site.follow().expect("follow");
+    let mut follower = site.follow("vault").expect("follow");
     assert_eq!(follower.why_everywhere(), None);
     let done = follower.catch_up(&At::Newest, &|_, _| true).expect("catch up");
     assert_eq!(done.bytes_written, BLOCK);
     drop(follower);
     scribble(&disk, BETWEEN_SAMPLES, &[0xcc; 512]);
-    let mut follower = site.follow().expect("follow");
+    let mut follower = site.follow("vault").expect("follow");
     assert!(follower.why_everywhere().is_some());
     follower.catch_up(&At::Newest, &|_, _| true).expect("catch up");
-    site.check_home();
+    site.check_home("vault");
     drop(follower);
 
     let other = site.path("machine/other");
     std::fs::write(&other, vec![7; (BLOCK * BLOCKS) as usize]).expect("other");
     format(&other, 0x22);
     std::fs::rename(&other, &disk).expect("swap");
-    let error = site.follow().map(drop).expect_err("another disk");
+    let error = site.follow("vault").map(drop).expect_err("another disk");
     assert_eq!(error.kind(), ErrorKind::Changed, "{error}");
     assert_eq!(std::fs::read(&disk).expect("read")[100_000], 7, "it was not written");
 }

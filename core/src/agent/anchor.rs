@@ -2,7 +2,8 @@
 //! the next start whether both still are of one history.
 //!
 //! ```text
-//! STATE/anchor     the newest catalog version and segment that this source published, and how far the dirty map relies on the journal
+//! STATE/anchor     the newest catalog version and segment that this source published, and how far
+//!                  the dirty map relies on the journal
 //! ```
 //!
 //! A start finds one of these: both agree; the vault went back, or is another copy that lacks what
@@ -126,6 +127,14 @@ impl Anchor {
     /// Returns the highest sequence that is in the vault, or that the dirty map relies on.
     pub(crate) fn end(&self) -> Sequence {
         self.published.sequence.max(self.promised)
+    }
+
+    fn set_published(&mut self, catalog: &Catalog) {
+        self.epoch = catalog.epoch();
+        self.version = catalog.version();
+        self.hash = catalog.version_hash();
+        self.published = End::of(catalog);
+        self.given = self.given.max(self.published.sequence);
     }
 
     /// Compares the catalog with what the directory knows: this anchor, and the `spooled` segments
@@ -269,13 +278,7 @@ impl AnchorFile {
 
     /// Records what the catalog lists. Before a segment leaves the spool.
     pub(super) fn published(&self, catalog: &Catalog) -> Result<()> {
-        self.change(|anchor| {
-            anchor.epoch = catalog.epoch();
-            anchor.version = catalog.version();
-            anchor.hash = catalog.version_hash();
-            anchor.published = End::of(catalog);
-            anchor.given = anchor.given.max(anchor.published.sequence);
-        })
+        self.change(|anchor| anchor.set_published(catalog))
     }
 
     /// Records that the dirty map will rely on the journal up to `sequence`.
@@ -294,8 +297,8 @@ impl AnchorFile {
         self.change(|anchor| {
             anchor.promised = Sequence::ZERO;
             anchor.given = anchor.given.max(anchor.published.sequence).max(given);
-        })?;
-        self.published(catalog)
+            anchor.set_published(catalog);
+        })
     }
 
     /// Returns the chain hash of the newest segment that was published.

@@ -26,6 +26,8 @@ mod writer;
 pub use cipher::{KeyRing, VolumeKey};
 #[cfg(any(test, feature = "testing"))]
 pub use format::mend_segment;
+#[cfg(test)]
+pub(crate) use format::specification;
 pub use format::{IndexEntry, IndexKind};
 pub use frame::Frame;
 pub(crate) use merge::merged_data_bytes;

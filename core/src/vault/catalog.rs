@@ -99,21 +99,8 @@ impl From<Error> for NotPut {
 }
 
 impl Catalog {
-    /// Reads the newest version. An empty catalog is version 0.
-    pub(super) fn load(
-        store: &Arc<dyn Store>,
-        clock: &Arc<dyn Clock>,
-        losses: Arc<VolumeLosses>,
-        volume_name: &str,
-        volume: VolumeId,
-        key: Option<&VolumeKey>,
-    ) -> Result<Self> {
-        let mut catalog = Self::empty(store, clock, losses, volume_name, volume, key);
-        catalog.refresh()?;
-        Ok(catalog)
-    }
-
-    fn empty(
+    /// Returns version 0 of the catalog, which lists nothing, before anything of it is read.
+    pub(super) fn unread(
         store: &Arc<dyn Store>,
         clock: &Arc<dyn Clock>,
         losses: Arc<VolumeLosses>,
@@ -278,21 +265,8 @@ impl Catalog {
         }
     }
 
-    /// Reads the catalog up to the first version that is missing or follows another.
-    pub(super) fn load_up_to_gap(
-        store: &Arc<dyn Store>,
-        clock: &Arc<dyn Clock>,
-        losses: Arc<VolumeLosses>,
-        volume_name: &str,
-        volume: VolumeId,
-        key: Option<&VolumeKey>,
-    ) -> Result<Self> {
-        let mut catalog = Self::empty(store, clock, losses, volume_name, volume, key);
-        catalog.read_up_to_gap()?;
-        Ok(catalog)
-    }
-
-    fn read_up_to_gap(&mut self) -> Result<()> {
+    /// Reads versions up to the first that is missing or follows another.
+    pub(super) fn read_up_to_gap(&mut self) -> Result<()> {
         let names = self.listed()?;
         let mut end = names.newest();
         while let Some(gap) = names.gap_before(end) {

@@ -181,9 +181,8 @@ impl Vault {
     /// Reads the catalog of a volume. `Corrupt` if it lists objects of another volume: then the
     /// directory of that one lies here.
     pub(crate) fn catalog(&self, info: &VolumeInfo, keys: &KeyRing) -> Result<Catalog> {
-        let losses = self.losses.of(&info.name);
-        let catalog =
-            Catalog::load(&self.store, &self.clock, losses, &info.name, info.id, keys.newest())?;
+        let mut catalog = self.unread_catalog(info, keys);
+        catalog.refresh()?;
         let own = layout::volume_prefix(&info.name);
         let listed = catalog.published().map(|entry| &entry.object);
         let foreign = listed.chain(catalog.retired().keys()).find(|name| !name.starts_with(&own));
@@ -213,8 +212,14 @@ impl Vault {
 
     /// Reads the catalog of a volume up to the first version that is missing or follows another.
     pub(crate) fn catalog_up_to_gap(&self, info: &VolumeInfo, keys: &KeyRing) -> Result<Catalog> {
-        let (losses, key) = (self.losses.of(&info.name), keys.newest());
-        Catalog::load_up_to_gap(&self.store, &self.clock, losses, &info.name, info.id, key)
+        let mut catalog = self.unread_catalog(info, keys);
+        catalog.read_up_to_gap()?;
+        Ok(catalog)
+    }
+
+    fn unread_catalog(&self, info: &VolumeInfo, keys: &KeyRing) -> Catalog {
+        let losses = self.losses.of(&info.name);
+        Catalog::unread(&self.store, &self.clock, losses, &info.name, info.id, keys.newest())
     }
 
     /// Reads the record of a volume. Whether it was shredded is not asked.

@@ -136,8 +136,7 @@ pub fn mend_volume_record(bytes: &mut [u8]) {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    const SPECIFICATION: &str = include_str!("../../docs/format.md");
+    use crate::journal::specification::check_fields;
 
     fn info(name: &str) -> VolumeInfo {
         VolumeInfo {
@@ -211,16 +210,7 @@ mod tests {
 
     #[test]
     fn the_specification_is_the_layout_of_the_code() {
-        let (_, after) = SPECIFICATION.split_once("Structure `volume_record`").expect("structure");
-        let mut rows = after.lines().skip_while(|line| !line.starts_with('|')).skip(2);
-        let mut next = 0;
-        for (field, offset, size) in FIELDS {
-            let row: Vec<_> =
-                rows.next().expect("row").trim_matches('|').split('|').map(str::trim).collect();
-            assert_eq!(row[..3], [offset.to_string(), size.to_string(), field.to_owned()]);
-            assert_eq!(offset, next);
-            next += size;
-        }
+        let next = check_fields("Structure `volume_record`", &FIELDS);
         assert_eq!(next, without_name(&encode_volume(&info("a"))).len() - 4);
     }
 }

@@ -82,8 +82,7 @@ pub(super) fn read(
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    const SPECIFICATION: &str = include_str!("../../docs/format.md");
+    use crate::journal::specification::{SPECIFICATION, check_fields};
 
     #[test]
     fn promise_11_any_altered_byte_of_a_marker_is_an_error() {
@@ -102,17 +101,7 @@ mod tests {
 
     #[test]
     fn the_specification_is_the_layout_of_the_code() {
-        let (_, after) =
-            SPECIFICATION.split_once("Structure `shredded`, 60 bytes").expect("structure");
-        let mut rows = after.lines().skip_while(|line| !line.starts_with('|')).skip(2);
-        let mut next = 0;
-        for (field, offset, size) in FIELDS {
-            let row: Vec<_> =
-                rows.next().expect("row").trim_matches('|').split('|').map(str::trim).collect();
-            assert_eq!(row[..3], [offset.to_string(), size.to_string(), field.to_owned()]);
-            assert_eq!(offset, next);
-            next += size;
-        }
+        let next = check_fields("Structure `shredded`, 60 bytes", &FIELDS);
         assert_eq!(next, encode("a", VolumeId::default(), None).len());
         assert!(SPECIFICATION.contains(KEY_CONTEXT));
     }

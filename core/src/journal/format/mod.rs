@@ -14,6 +14,8 @@ mod notes;
 mod record;
 #[cfg(test)]
 mod spec_tests;
+#[cfg(test)]
+pub(crate) mod specification;
 
 pub(super) use frame::{FOOTER_BYTES, FRAME_HEADER_BYTES, Footer, FrameHeader, FrameKind};
 pub(super) use header::{Aead, Codec, HEADER_BYTES, Header};

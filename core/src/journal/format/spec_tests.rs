@@ -2,6 +2,7 @@
 
 use std::fmt::Write;
 
+use super::specification::{SPECIFICATION, check_fields, rows_after};
 use super::{
     DATA_FRAMES_MAX, EXTENT_RECORDS_MAX, FRAME_RAW_BYTES_MAX, FRAME_TARGET_BYTES_MAX,
     INDEX_FRAME_ENTRIES_MAX, NOTES_RECORDS_MAX, frame, header, index, record,
@@ -14,20 +15,6 @@ use crate::journal::{
 };
 use crate::policy::Compression;
 use crate::units::{ChainHash, Epoch, PointId, Sequence, Timestamp, VolumeId};
-
-const SPECIFICATION: &str = include_str!("../../../docs/format.md");
-
-/// Returns the cells of the table after `marker`, row by row, without its two lines of heading.
-fn rows_after(marker: &str) -> Vec<Vec<&'static str>> {
-    let (_, after) = SPECIFICATION.split_once(marker).expect("the specification has the marker");
-    after
-        .lines()
-        .skip_while(|line| !line.starts_with('|'))
-        .take_while(|line| line.starts_with('|'))
-        .skip(2)
-        .map(|line| line.trim_matches('|').split('|').map(str::trim).collect())
-        .collect()
-}
 
 /// Returns the text of the fenced block with this language.
 fn block(language: &str) -> &'static str {
@@ -45,15 +32,9 @@ fn the_tables_are_the_layout_of_the_code() {
         ("mark", record::mark::BYTES, record::mark::FIELDS),
         ("index_entry", index::index_entry::BYTES, index::index_entry::FIELDS),
     ] {
-        let rows = rows_after(&format!("Structure `{name}`, {bytes} bytes"));
-        let mut next = 0;
-        assert_eq!(rows.len(), fields.len(), "{name}");
-        for (row, (field, offset, size)) in rows.iter().zip(fields) {
-            let expected = [offset.to_string(), size.to_string(), field.to_lowercase()];
-            assert_eq!(row[..3], expected, "{name}");
-            assert_eq!(*offset, next, "{name}.{field} follows the field before");
-            next = offset + size;
-        }
+        let marker = format!("Structure `{name}`, {bytes} bytes");
+        assert_eq!(rows_after(&marker).len(), fields.len(), "{name}");
+        let next = check_fields(&marker, fields);
         assert_eq!(next, bytes, "{name} has no gap at its end");
     }
 }

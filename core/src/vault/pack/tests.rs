@@ -3,9 +3,8 @@ use proptest::prelude::*;
 use super::super::layout::PACK_NAME_BYTES_MAX;
 use super::format::{FOOTER_BYTES, FOOTER_FIELDS, MAGIC, decode, encode};
 use super::*;
+use crate::journal::specification::{SPECIFICATION, check_fields};
 use crate::store::{DirStore, FaultStore, conformance, get_all};
-
-const SPECIFICATION: &str = include_str!("../../../docs/format.md");
 
 fn member_name(number: u64) -> String {
     format!(
@@ -234,18 +233,8 @@ fn promise_5_packs_survive_a_crash_after_any_number_of_calls() {
 
 #[test]
 fn the_specification_is_the_layout_of_the_code() {
-    let (_, after) = SPECIFICATION
-        .split_once(&format!("Structure `pack_footer`, {FOOTER_BYTES} bytes"))
-        .expect("structure");
-    let mut rows = after.lines().skip_while(|line| !line.starts_with('|')).skip(2);
-    let mut next = 0;
-    for (field, offset, size) in FOOTER_FIELDS {
-        let row: Vec<_> =
-            rows.next().expect("row").trim_matches('|').split('|').map(str::trim).collect();
-        assert_eq!(row[..3], [offset.to_string(), size.to_string(), field.to_owned()]);
-        assert_eq!(offset, next);
-        next += size;
-    }
+    let next =
+        check_fields(&format!("Structure `pack_footer`, {FOOTER_BYTES} bytes"), &FOOTER_FIELDS);
     assert_eq!(next, FOOTER_BYTES);
     for (limit, value) in [
         ("PACK_MEMBERS_MAX", PACK_MEMBERS_MAX as u64),
