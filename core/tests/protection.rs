@@ -304,14 +304,28 @@ fn promise_6_a_stop_with_a_full_spool_takes_no_longer_than_its_limit() {
     let state = directory.path().join("state");
     let protection = protect(device.clone(), &vault, &state, policy.clone());
     store.set_down(true);
-    for block in 0..1024_u64 {
-        let data = vec![block as u8 | 1; 4096];
-        protection.volume().write(block * 4096, &data, Durability::Cached).expect("write");
-    }
     let clock = SystemClock::default();
+    for batch in 0..64_u64 {
+        let data = vec![batch as u8 | 1; 64 << 10];
+        protection.volume().write(batch * (64 << 10), &data, Durability::Cached).expect("write");
+        // The queue is not to overflow: what it drops needs no room in the spool.
+        let written = clock.elapsed();
+        let waits = || {
+            let stats = protection.stats();
+            stats.journaled_sequence < stats.last_sequence
+        };
+        while waits() && clock.elapsed() < written + Duration::from_millis(500) {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        if waits() {
+            break;
+        }
+    }
+    let began = clock.elapsed();
     let error = protection.stop(Duration::from_secs(1)).expect_err("there is no room");
     assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
-    assert!(clock.elapsed() < Duration::from_secs(5), "{:?}", clock.elapsed());
+    let took = clock.elapsed().checked_sub(began).expect("time goes on");
+    assert!(took < Duration::from_secs(5), "{took:?}");
     store.set_down(false);
     let protection = protect(device.clone(), &vault, &state, policy);
     protection.wait_replicated(LIMIT).expect("replicated");

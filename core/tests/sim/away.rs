@@ -82,7 +82,7 @@ impl Site {
             Ok(over) if machine.incarnation.is_alive() => over,
             Ok(_) => return Err(self.died()),
             Err(error) => {
-                self.did_not_start(&machine, &error);
+                self.did_not_start(&machine, &error, false);
                 return Err(error);
             }
         };
@@ -244,7 +244,7 @@ impl Site {
             Ok(back) if machine.incarnation.is_alive() => back,
             Ok(_) => return Err(self.died()),
             Err(error) => {
-                self.did_not_start(&machine, &error);
+                self.did_not_start(&machine, &error, false);
                 return Err(error);
             }
         };

@@ -188,7 +188,8 @@ impl Life {
                 // Cancelled in the catalog but not here: to be repeated.
                 let cancelled = over.cancelled && kind == ErrorKind::Fenced;
                 over.cancelling |= cancelled;
-                assert!(no_state || late || cancelled, "a failover cannot begin: {error}");
+                let may_fail = no_state || late || cancelled || site.is_unreadable();
+                assert!(may_fail, "a failover cannot begin: {error}");
                 assert!(
                     !no_state || !site.was_served() || wish.changes,
                     "promise 5: the state of a failover under way is gone: {error}"
@@ -571,6 +572,9 @@ impl Life {
         for _ in 0..TRIES {
             self.see_commits(true);
             self.revive(self.owner);
+            if self.owner().is_unreadable() {
+                self.owner().clone().idle();
+            }
             if self.failovers.over.is_none() {
                 commit_again(self.owner()).expect("nothing is wrong");
             }

@@ -145,9 +145,8 @@ impl Life {
     /// Nobody knows any more which sequences that the vault lost were given: the machine that gave
     /// them went back too, or another one took its place.
     pub fn forget_sequences(&mut self) {
-        if let Some(replica) = self.world.in_peace(|| readable(self.owner())) {
-            self.oracle.forget_sequences(replica.catalog());
-        }
+        let replica = self.world.in_peace(|| readable(self.owner()));
+        self.oracle.forget_sequences(replica.as_ref().map(Replica::catalog));
     }
 
     /// Replaces the vault by an older copy, or removes the newest `versions` of its catalog.
@@ -300,6 +299,12 @@ impl Site {
             let arrived = self.world.in_peace(|| last_in_vault(self));
             self.model.borrow_mut().hole(arrived, last);
         }
+    }
+
+    /// Returns whether the catalog cannot be read, because this vault went back under a source that
+    /// has put a version since. That source alone can go on with it.
+    pub fn is_unreadable(&self) -> bool {
+        self.has_gone_back() && self.world.in_peace(|| readable(self)).is_none()
     }
 
     /// Returns what the state directory says of the vault.

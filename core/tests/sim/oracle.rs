@@ -74,8 +74,10 @@ impl Oracle {
         self.offered.retain(|offered, _| points.iter().any(|point| point.id == *offered));
     }
 
-    /// Nobody knows which sequences after the end of the catalog were given.
-    pub fn forget_sequences(&mut self, catalog: &Catalog) {
+    /// Nobody knows which sequences after the end of the catalog were given, or any if it cannot be
+    /// read.
+    pub fn forget_sequences(&mut self, catalog: Option<&Catalog>) {
+        let Some(catalog) = catalog else { return self.listed.clear() };
         let (epoch, last) = (catalog.epoch().0, catalog.last_sequence().0);
         self.listed.retain(|(of, first), _| *of != epoch || *first <= last);
     }

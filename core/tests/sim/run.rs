@@ -274,6 +274,10 @@ impl Life {
                 self.taker = None;
             }
         } else {
+            if takes && site.is_unreadable() {
+                // The old source must go on with what is left first.
+                self.taker = None;
+            }
             world.clock.advance(Duration::from_millis(random.within(1, 500)));
         }
         world.faults.set(if self.stormy { self.faulty } else { Faults::default() });

@@ -248,7 +248,7 @@ impl Site {
             Ok(protection) => protection,
             Err(error) => {
                 self.fenced.set(error.kind() == ErrorKind::Fenced);
-                self.did_not_start(&machine, &error);
+                self.did_not_start(&machine, &error, from.is_none());
                 return false;
             }
         };
@@ -272,13 +272,14 @@ impl Site {
         true
     }
 
-    /// An agent could not start.
-    pub fn did_not_start(&self, machine: &Machine, error: &hrl::Error) {
+    /// An agent could not start, which `owns` the volume or is to get it.
+    pub fn did_not_start(&self, machine: &Machine, error: &hrl::Error, owns: bool) {
         self.world.note("start failed", 0, 0);
         self.world.say(format!("site {} start: {error}", self.number));
         assert!(
             !matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::Changed)
-                || !machine.incarnation.is_alive(),
+                || !machine.incarnation.is_alive()
+                || (!owns && self.is_unreadable()),
             "an agent cannot start any more: {error}"
         );
         self.ended_early();
@@ -343,7 +344,8 @@ impl Site {
     /// Returns the content of the volume here, as its users see it.
     pub fn disk_now(&self) -> Vec<u64> {
         match self.running().filter(|running| running.machine.is_alive()) {
-            Some(running) => self.seen_through(&*running.disk),
+            // Whatever it happens within does not read.
+            Some(running) => self.world.doing("model", || self.seen_through(&*running.disk)),
             None => tags_of(&self.platter().peek()),
         }
     }
@@ -570,8 +572,10 @@ impl Site {
         if moments.len() == MOMENTS {
             moments.remove(self.world.random.below(MOMENTS as u64) as usize);
         }
+        // Every earlier change has an earlier time, even one that a crash loses, and every later
+        // change a later one.
+        self.world.clock.advance(Duration::from_nanos(1));
         moments.push((self.world.clock.now(), self.disk_now()));
-        // Every later change has a later time.
         self.world.clock.advance(Duration::from_nanos(1));
     }
 
