@@ -12,6 +12,9 @@
 //! | `packed` | written through a gateway that packs; in the same group; agent stopped |
 //! | `spooled` | agent killed with segments in its spool, and a write that only its dirty map knows |
 //! | `moved` | failed over to a second agent, stopped since; what the fenced first one wrote later is a branch |
+//!
+//! `fixtures/segments` holds the encrypted example of `core/docs/format.md` as each version of the
+//! segment format wrote it.
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -21,7 +24,7 @@ use std::time::Duration;
 use hrl::capture::{DirtyMap, LastSession};
 use hrl::device::{BlockDevice, Durability, FileDevice, FileDeviceOptions};
 use hrl::failover::{FailoverOptions, Follower};
-use hrl::journal::{PointKind, SegmentKind, WrappingKey};
+use hrl::journal::{BytesSource, KeyRing, PointKind, Segment, SegmentKind, VolumeKey, WrappingKey};
 use hrl::replica::{At, Replica, ViewOptions};
 use hrl::store::{DirStore, Store};
 use hrl::vault::{Stage, Vault};
@@ -159,6 +162,40 @@ fn seen(replica: &Replica, at: &At) -> String {
 fn check_sound(replica: &Replica) {
     let report = replica.verify(&|_, _| true).expect("verify");
     assert!(report.is_sound(), "{report:?}");
+}
+
+#[test]
+fn encrypted_segments_of_each_version_of_the_format_are_read() {
+    let mut secret = [0; 32];
+    (0..).zip(&mut secret).for_each(|(value, byte)| *byte = value);
+    let keys = KeyRing::from(VolumeKey::from_bytes(secret));
+    for version in ["1.0", "1.1"] {
+        let name = format!("tests/fixtures/segments/encrypted-{version}.hrl");
+        let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(name);
+        let bytes = std::fs::read(path).expect("read");
+        let open = |bytes: Vec<u8>| Segment::open(Box::new(BytesSource::new("old", bytes)), &keys);
+        let segment = open(bytes.clone()).expect("opens");
+        segment.verify().expect("sound");
+        let frame = segment.frame(0).expect("a frame");
+        assert_eq!(frame.data()[..16], *b"0123456789abcdef", "{version}");
+        assert_eq!(segment.summary().marks[0].mark.label, "demo");
+        for (at, what) in [(297, "tag"), (330, "content"), (825, "tag of the footer")] {
+            let mut altered = bytes.clone();
+            altered[at] ^= 1;
+            mend_checksums(&mut altered);
+            let read = open(altered).and_then(|segment| segment.verify());
+            assert_eq!(read.expect_err(what).kind(), ErrorKind::Corrupt, "{version}");
+        }
+    }
+}
+
+/// Corrects the checksums of the first frame and of the footer, as an attacker can.
+fn mend_checksums(segment: &mut [u8]) {
+    let frame = crc32fast::hash(&[&segment[256..316], &segment[320..456]].concat());
+    segment[316..320].copy_from_slice(&frame.to_le_bytes());
+    let end = segment.len() - 4;
+    let footer = crc32fast::hash(&segment[end - 124..end]);
+    segment[end..].copy_from_slice(&footer.to_le_bytes());
 }
 
 #[test]

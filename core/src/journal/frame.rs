@@ -140,7 +140,7 @@ impl Opener {
         let (codec, device_bytes) = (header.codec, header.device_bytes);
         let opener = match header.aead {
             Aead::None => Self { cipher: None, key_id: None, codec, device_bytes },
-            Aead::ChaCha20Poly1305 => {
+            aead => {
                 let key =
                     keys.find(header.key_id).ok_or_else(|| {
                         let newest = keys.newest();
@@ -151,7 +151,7 @@ impl Opener {
                                 |key| format!("key {}", key.id()),
                             ))
                     })?;
-                let cipher = Some(SegmentCipher::new(key, &bytes));
+                let cipher = SegmentCipher::new(key, &bytes, aead);
                 Self { cipher, key_id: Some(header.key_id), codec, device_bytes }
             }
         };
@@ -211,7 +211,7 @@ impl Opener {
         Ok((Frame { header, head, raw, device_bytes, name, at }, next))
     }
 
-    /// Returns whether `tag` authenticates `aad` under the nonce `number`; without a key it must be
+    /// Returns whether `tag` authenticates `aad` in the place `number`; without a key it must be
     /// zero.
     pub(super) fn authenticates(&self, number: u32, aad: &[u8], tag: &[u8; 16]) -> bool {
         match &self.cipher {

@@ -23,7 +23,7 @@ mod verify;
 mod wrapping;
 mod writer;
 
-pub use cipher::{KeyRing, VolumeKey};
+pub use cipher::{KeyRing, VolumeKey, nonce_for};
 #[cfg(any(test, feature = "testing"))]
 pub use format::mend_segment;
 #[cfg(test)]

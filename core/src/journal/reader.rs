@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use super::format::{
-    self, Codec, FOOTER_BYTES, FOOTER_NONCE, FRAME_HEADER_BYTES, Footer, FrameKind, HEADER_BYTES,
+    self, Codec, FOOTER_BYTES, FOOTER_NUMBER, FRAME_HEADER_BYTES, Footer, FrameKind, HEADER_BYTES,
     Header, INDEX_ENTRY_BYTES, INDEX_FRAME_ENTRIES_MAX, IndexEntry, Notes,
 };
 use super::frame::{Frame, Opener, misplaced};
@@ -233,7 +233,7 @@ fn read_footer(source: &dyn SegmentSource, opener: &Opener, name: &str) -> Resul
     let bytes = source.read(at..length)?;
     let bytes: &[u8; FOOTER_BYTES] = bytes.as_ref().try_into().expect("as long as was asked");
     let footer = Footer::decode(bytes, name, length)?;
-    if !opener.authenticates(FOOTER_NONCE, &footer.encode_aad(), &footer.tag) {
+    if !opener.authenticates(FOOTER_NUMBER, &footer.encode_aad(), &footer.tag) {
         return Err(Error::new(ErrorKind::Corrupt, "read segment", name)
             .at(at)
             .expected("the footer that was written here")

@@ -2,9 +2,9 @@
 //!
 //! A wrapped key names its key-encryption key, by an id that reveals nothing about that key. It is
 //! bound to its volume, to that volume's properties and to the key that it stands for, so it does
-//! not open in the place of another. Wrapping is XChaCha20-Poly1305 with a random nonce;
-//! `core/docs/format.md` specifies the bytes. Versions 1, which neither named nor bound anything,
-//! and 2, which was bound to identities alone, are still read.
+//! not open in the place of another. Wrapping is XChaCha20-Poly1305; `core/docs/format.md`
+//! specifies the bytes. Versions 1, which neither named nor bound anything, and 2, which was bound
+//! to identities alone, are still read.
 //!
 //! No error and no `Debug` output contains key material.
 
@@ -16,8 +16,9 @@ use chacha20poly1305::XChaCha20Poly1305;
 use chacha20poly1305::aead::{AeadInOut, KeyInit};
 
 use super::VolumeKey;
+use super::cipher::nonce_for;
 use crate::bytes::parse_hex;
-use crate::clock::{Clock, random_bytes};
+use crate::clock::Clock;
 use crate::error::{Error, ErrorKind, Result};
 use crate::units::{KeyId, VolumeId};
 
@@ -93,10 +94,10 @@ impl WrappingKey {
 
     /// Wraps the key of a volume for storage beside it.
     pub fn wrap(&self, key: &VolumeKey, to: &Binding<'_>, clock: &dyn Clock) -> Vec<u8> {
-        let nonce: [u8; 24] = random_bytes(clock);
         let mut wrapped = MAGIC.to_vec();
         wrapped.extend_from_slice(&self.id().0);
         let aad = bound_to(&wrapped, to.volume, key.id(), to.properties);
+        let nonce = nonce_for(&self.0, &[&aad, key.as_bytes()], clock);
         let mut secret = *key.as_bytes();
         let tag = XChaCha20Poly1305::new(&self.0.into())
             .encrypt_inout_detached(&nonce.into(), &aad, (&mut secret[..]).into())
@@ -206,7 +207,7 @@ pub fn wrap_version_2(
     volume: VolumeId,
     clock: &dyn Clock,
 ) -> Vec<u8> {
-    let nonce: [u8; 24] = random_bytes(clock);
+    let nonce = nonce_for(&wrapping.0, &[key.as_bytes()], clock);
     let head = [&MAGIC_V2[..], &wrapping.id().0].concat();
     let mut secret = *key.as_bytes();
     let tag = XChaCha20Poly1305::new(&wrapping.0.into())
@@ -222,7 +223,7 @@ pub fn wrap_version_2(
 /// Wraps a key as version 1 did. Feature `testing`.
 #[cfg(any(test, feature = "testing"))]
 pub fn wrap_version_1(wrapping: &WrappingKey, key: &VolumeKey, clock: &dyn Clock) -> Vec<u8> {
-    let nonce: [u8; 24] = random_bytes(clock);
+    let nonce = nonce_for(&wrapping.0, &[key.as_bytes()], clock);
     let mut secret = *key.as_bytes();
     let tag = XChaCha20Poly1305::new(&wrapping.0.into())
         .encrypt_inout_detached(&nonce.into(), MAGIC_V1, (&mut secret[..]).into())
@@ -273,6 +274,19 @@ mod tests {
             wrapping.unwrap(&wrapped[..at], &PLACE, key.id(), "k").expect_err("cut off");
         }
         assert!(!format!("{key:?} {wrapping:?}").contains("[1"));
+    }
+
+    #[test]
+    fn promise_10_two_keys_are_wrapped_under_two_nonces_although_random_bytes_repeat() {
+        let wrapping = WrappingKey([1; 32]);
+        let [one, two] = [2, 3].map(|byte| {
+            let clock = ManualClock::new(Timestamp(0), 1);
+            wrapping.wrap(&VolumeKey::from_bytes([byte; 32]), &PLACE, &clock)
+        });
+        assert_ne!(one[HEAD_BYTES..][..24], two[HEAD_BYTES..][..24]);
+        let again = ManualClock::new(Timestamp(0), 2);
+        let again = wrapping.wrap(&VolumeKey::from_bytes([2; 32]), &PLACE, &again);
+        assert_ne!(one[HEAD_BYTES..][..24], again[HEAD_BYTES..][..24]);
     }
 
     #[test]

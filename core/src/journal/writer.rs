@@ -10,7 +10,7 @@
 
 use super::cipher::SegmentCipher;
 use super::format::{
-    self, Aead, Codec, DATA_FRAMES_MAX, EXTENT_RECORDS_MAX, FOOTER_BYTES, FOOTER_NONCE,
+    self, Aead, Codec, DATA_FRAMES_MAX, EXTENT_RECORDS_MAX, FOOTER_BYTES, FOOTER_NUMBER,
     FRAME_HEADER_BYTES, FRAME_TARGET_BYTES_MAX, Footer, FrameHeader, FrameKind, HEADER_BYTES,
     Header, INDEX_ENTRY_BYTES, INDEX_FRAME_ENTRIES_MAX, IndexEntry, IndexKind, NOTES_RECORDS_MAX,
     Notes, RECORD_BYTES,
@@ -74,7 +74,7 @@ pub struct SegmentWriter<S: SegmentSink> {
 }
 
 impl<S: SegmentSink> SegmentWriter<S> {
-    /// Writes the header of a new segment. With a key, frames are encrypted with ChaCha20-Poly1305.
+    /// Writes the header of a new segment. With a key, frames are encrypted.
     /// `InvalidInput` if the block size is no power of two, or `frame_bytes` is zero or above 8
     /// MiB.
     pub fn create(
@@ -85,7 +85,9 @@ impl<S: SegmentSink> SegmentWriter<S> {
     ) -> Result<Self> {
         check_params(&params)?;
         let salt = random_bytes(clock);
-        let header = header_of(&params, salt, key).encode();
+        let header = header_of(&params, salt, key);
+        let aead = header.aead;
+        let header = header.encode();
         sink.append(&header)?;
         let zstd = match params.compression {
             Compression::None => None,
@@ -100,7 +102,7 @@ impl<S: SegmentSink> SegmentWriter<S> {
             sink,
             poisoned: false,
             salt,
-            cipher: key.map(|key| SegmentCipher::new(key, &header)),
+            cipher: key.and_then(|key| SegmentCipher::new(key, &header, aead)),
             zstd,
             compressing: true,
             chain,
@@ -235,7 +237,7 @@ impl<S: SegmentSink> SegmentWriter<S> {
             tag: [0; 16],
         };
         if let Some(cipher) = &self.cipher {
-            footer.tag = cipher.encrypt(FOOTER_NONCE, &footer.encode_aad(), &mut []);
+            footer.tag = cipher.encrypt(FOOTER_NUMBER, &footer.encode_aad(), &mut []);
         }
         self.sink.append(&footer.encode())?;
         self.sink.sync()?;
@@ -495,7 +497,7 @@ fn header_of(params: &SegmentParams, salt: [u8; 16], key: Option<&VolumeKey>) ->
             Compression::None => Codec::Stored,
             Compression::Zstd(_) => Codec::Zstd,
         },
-        aead: if key.is_some() { Aead::ChaCha20Poly1305 } else { Aead::None },
+        aead: if key.is_some() { Aead::ChaCha20Blake3 } else { Aead::None },
         block_bytes: params.block_bytes,
         volume: params.volume,
         key_id: key.map_or(KeyId::default(), VolumeKey::id),

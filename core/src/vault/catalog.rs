@@ -420,7 +420,7 @@ impl Catalog {
         } else {
             Cow::Borrowed(edits)
         };
-        let encryption = self.key.as_ref().map(|key| (key, random_bytes(&*self.clock)));
+        let encryption = self.key.as_ref().map(|key| (key, &*self.clock));
         let bytes = version::encode(self.id(number), self.hash, author, &edits, encryption);
         let object = self.object(number);
         let put = || self.store.put(&object, &bytes);

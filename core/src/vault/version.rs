@@ -10,8 +10,9 @@ use chacha20poly1305::aead::{AeadInOut, KeyInit};
 use super::codec::{put_edit, read_edit};
 use super::edit::CatalogEdit;
 use crate::bytes::{Reader, Writer};
+use crate::clock::Clock;
 use crate::error::{Error, ErrorKind, Result};
-use crate::journal::VolumeKey;
+use crate::journal::{VolumeKey, nonce_for};
 use crate::units::VolumeId;
 
 /// Largest version that is read.
@@ -49,13 +50,13 @@ pub(super) fn hash(object: &[u8]) -> [u8; 32] {
     *blake3::hash(object).as_bytes()
 }
 
-/// Returns the bytes of a version, encrypted with a key if there is one. The nonce must be random.
+/// Returns the bytes of a version, encrypted with a key if there is one.
 pub(super) fn encode(
     id: VersionId,
     previous: [u8; 32],
     author: [u8; 16],
     edits: &[CatalogEdit],
-    encryption: Option<(&VolumeKey, [u8; NONCE_BYTES])>,
+    encryption: Option<(&VolumeKey, &dyn Clock)>,
 ) -> Vec<u8> {
     let mut body = Vec::new();
     body.put_u32_le(edits.len() as u32);
@@ -65,8 +66,10 @@ pub(super) fn encode(
     out.put_bytes(&id.volume.0).put_u64_le(id.number).put_bytes(&previous).put_bytes(&author);
     assert_eq!(out.len(), HEAD_BYTES, "the envelope's size is the sum of its fields");
     match encryption {
-        Some((key, nonce)) => {
-            let tag = cipher(key)
+        Some((key, clock)) => {
+            let key = catalog_key(key);
+            let nonce = nonce_for(&key, &[&out, &body], clock);
+            let tag = XChaCha20Poly1305::new(&key.into())
                 .encrypt_inout_detached(&nonce.into(), &out, body.as_mut_slice().into())
                 .expect("a catalog version is far below the limit of the cipher");
             out.put_bytes(&nonce).put_bytes(&tag);
@@ -112,7 +115,7 @@ pub(super) fn decode(
         (None, false) => {}
         (Some(key), true) => {
             let head = &content[..HEAD_BYTES];
-            cipher(key)
+            XChaCha20Poly1305::new(&catalog_key(key).into())
                 .decrypt_inout_detached(
                     &nonce.into(),
                     head,
@@ -159,6 +162,29 @@ pub fn mend_catalog_version(
     hash(bytes)
 }
 
-fn cipher(key: &VolumeKey) -> XChaCha20Poly1305 {
-    XChaCha20Poly1305::new(&key.derive(KEY_CONTEXT, &[]).into())
+fn catalog_key(key: &VolumeKey) -> [u8; 32] {
+    key.derive(KEY_CONTEXT, &[])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::ManualClock;
+    use crate::units::Timestamp;
+
+    #[test]
+    fn promise_10_two_versions_have_two_nonces_although_random_bytes_repeat() {
+        let (key, id) =
+            (VolumeKey::from_bytes([1; 32]), VersionId { volume: VolumeId([2; 16]), number: 7 });
+        let encoded = |name: &str, seed: u64| {
+            let edits = [CatalogEdit::Deleted(vec![name.to_owned()])];
+            let clock = ManualClock::new(Timestamp(0), seed);
+            let bytes = encode(id, [3; 32], [4; 16], &edits, Some((&key, &clock)));
+            let version = decode(&bytes, "version", id, Some(&key)).expect("sound");
+            assert!(version.edits == edits);
+            bytes[HEAD_BYTES..][..NONCE_BYTES].to_vec()
+        };
+        assert_ne!(encoded("one", 1), encoded("two", 1), "one generator, two contents");
+        assert_ne!(encoded("one", 1), encoded("one", 2), "two generators, one content");
+    }
 }

@@ -13,7 +13,7 @@ use chacha20poly1305::XChaCha20Poly1305;
 use chacha20poly1305::aead::{AeadInOut, KeyInit};
 
 use super::fields::is_name;
-use hrl::journal::WrappingKey;
+use hrl::journal::{WrappingKey, nonce_for};
 use hrl::store::{PutOutcome, Store, get_all};
 use hrl::vault::Vault;
 use hrl::vault::layout::PLANS;
@@ -149,15 +149,12 @@ impl Log {
 }
 
 fn encrypt(key: &WrappingKey, object: &str, mut text: Vec<u8>, clock: &dyn Clock) -> Vec<u8> {
-    let mut nonce = [0; 24];
-    clock.fill_random(&mut nonce);
     let head = [&MAGIC[..], &key.id().0].concat();
-    let tag = XChaCha20Poly1305::new(&key.derive(KEY_CONTEXT).into())
-        .encrypt_inout_detached(
-            &nonce.into(),
-            &[&head, object.as_bytes()].concat(),
-            (&mut text[..]).into(),
-        )
+    let aad = [&head, object.as_bytes()].concat();
+    let key = key.derive(KEY_CONTEXT);
+    let nonce = nonce_for(&key, &[&aad, &text], clock);
+    let tag = XChaCha20Poly1305::new(&key.into())
+        .encrypt_inout_detached(&nonce.into(), &aad, (&mut text[..]).into())
         .expect("a record is far below the limit of the cipher");
     [&head[..], &nonce, &tag, &text].concat()
 }
@@ -198,4 +195,23 @@ fn decrypt(key: Option<&WrappingKey>, object: &str, bytes: Vec<u8>) -> Result<Ve
                 .found("another, or altered bytes")
         })?;
     Ok(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use hrl::{ManualClock, Timestamp};
+
+    #[test]
+    fn promise_10_two_records_have_two_nonces_although_random_bytes_repeat() {
+        let key = WrappingKey::from_text(&[1; 32], "test").expect("32 bytes");
+        let nonce = |text: &str| {
+            let clock = ManualClock::new(Timestamp(0), 1);
+            let bytes = encrypt(&key, "plans/run/000001", text.into(), &clock);
+            let opened = decrypt(Some(&key), "plans/run/000001", bytes.clone()).expect("sound");
+            assert_eq!(opened, text.as_bytes());
+            bytes[HEAD_BYTES..][..24].to_vec()
+        };
+        assert_ne!(nonce("one"), nonce("two"));
+    }
 }

@@ -57,7 +57,10 @@ impl Codec {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::journal) enum Aead {
     None = 0,
+    /// The nonce is the number of the frame: version 1.0.
     ChaCha20Poly1305 = 1,
+    /// The nonce is the tag, a keyed hash of the content: version 1.1.
+    ChaCha20Blake3 = 2,
 }
 
 /// The header of a segment.
@@ -207,6 +210,7 @@ fn decode_codes(bytes: &[u8], name: &str) -> Result<(SegmentKind, Codec, Aead)> 
     let aead = match u8_at(bytes, header::AEAD) {
         0 => Aead::None,
         1 => Aead::ChaCha20Poly1305,
+        2 => Aead::ChaCha20Blake3,
         other => {
             return Err(unsupported(name, header::AEAD)
                 .expected("a known AEAD algorithm")

@@ -33,7 +33,7 @@ use crate::error::{Error, ErrorKind, Result};
 /// First bytes of a segment. Not text, so that a transfer that converts text damages them.
 pub(super) const MAGIC: [u8; 8] = *b"\x89HRL\r\n\x1a\n";
 pub(super) const VERSION_MAJOR: u16 = 1;
-pub(super) const VERSION_MINOR: u16 = 0;
+pub(super) const VERSION_MINOR: u16 = 1;
 /// Incompatible features that this build knows: none.
 pub(super) const FEATURES_INCOMPATIBLE: u64 = 0;
 
@@ -49,8 +49,8 @@ pub(super) const NOTES_RECORDS_MAX: u32 = 1 << 14;
 pub(super) const EXTENT_RECORDS_MAX: u64 = 1 << 23;
 /// Most entries in one index frame.
 pub(super) const INDEX_FRAME_ENTRIES_MAX: u32 = 1 << 16;
-/// The nonce of the footer; no frame has this number.
-pub(super) const FOOTER_NONCE: u32 = u32::MAX;
+/// The number under which the footer is authenticated; no frame has it.
+pub(super) const FOOTER_NUMBER: u32 = u32::MAX;
 
 /// Names the byte ranges of a structure.
 macro_rules! layout {
