@@ -363,7 +363,8 @@ impl Connection<'_> {
     fn check(&self, request: &Request, extent: Extent) -> std::result::Result<(), u32> {
         let limits = &self.service.limits;
         let allowed = match request.command {
-            CMD_READ => 1 << 2 | CMD_FLAG_FUA,
+            CMD_READ if self.replies.structured => CMD_FLAG_DF | CMD_FLAG_FUA,
+            CMD_READ => CMD_FLAG_FUA,
             CMD_WRITE | CMD_TRIM => CMD_FLAG_FUA,
             CMD_WRITE_ZEROES => CMD_FLAG_FUA | CMD_FLAG_NO_HOLE | CMD_FLAG_FAST_ZERO,
             CMD_FLUSH | CMD_CACHE => CMD_FLAG_FUA,

@@ -80,13 +80,17 @@ impl Export {
         }
     }
 
-    pub(crate) fn flags(&self) -> u16 {
+    /// Returns the transmission flags. A client that did not ask for structured replies may not be
+    /// offered to keep one whole.
+    pub(crate) fn flags(&self, structured: bool) -> u16 {
         let mut flags = FLAG_HAS_FLAGS
             | FLAG_SEND_FLUSH
             | FLAG_SEND_FUA
-            | FLAG_SEND_DF
             | FLAG_CAN_MULTI_CONN
             | FLAG_SEND_CACHE;
+        if structured {
+            flags |= FLAG_SEND_DF;
+        }
         flags |= if self.read_only {
             FLAG_READ_ONLY
         } else {

@@ -151,7 +151,7 @@ impl Peer<'_> {
                     if contexts_of != Some(export) {
                         session.contexts.clear();
                     }
-                    self.send_export(export, greeting.no_zeroes)?;
+                    self.send_export(&session, greeting.no_zeroes)?;
                     return Ok(Outcome::Chosen(session));
                 }
                 OPT_LIST if content.is_empty() => self.list(option)?,
@@ -160,7 +160,7 @@ impl Peer<'_> {
                     self.reply(option, REP_ACK, &[])?;
                 }
                 OPT_INFO | OPT_GO => {
-                    if let Some(export) = self.info(option, &content)?
+                    if let Some(export) = self.info(option, &content, session.structured)?
                         && option == OPT_GO
                     {
                         session.export = export;
@@ -171,13 +171,11 @@ impl Peer<'_> {
                     }
                 }
                 OPT_LIST_META_CONTEXT | OPT_SET_META_CONTEXT => {
-                    let set = option == OPT_SET_META_CONTEXT;
-                    if let Some((export, contexts)) =
-                        self.contexts(option, &content, session.structured)?
-                        && set
-                    {
-                        session.contexts = contexts;
-                        contexts_of = Some(export);
+                    let answered = self.contexts(option, &content, session.structured)?;
+                    if option == OPT_SET_META_CONTEXT {
+                        // It replaces what was set before, even if it was refused.
+                        contexts_of = answered.as_ref().map(|(export, _)| *export);
+                        session.contexts = answered.map_or(Vec::new(), |(_, chosen)| chosen);
                     }
                 }
                 OPT_LIST | OPT_STRUCTURED_REPLY => self.reply(option, REP_ERR_INVALID, &[])?,
@@ -253,10 +251,10 @@ impl Peer<'_> {
         self.reply(option, REP_ACK, &[])
     }
 
-    fn send_export(&mut self, export: usize, no_zeroes: bool) -> std::io::Result<()> {
-        let export = &self.exports[export];
+    fn send_export(&mut self, session: &Session, no_zeroes: bool) -> std::io::Result<()> {
+        let export = &self.exports[session.export];
         let mut bytes = export.backing().size_bytes().to_be_bytes().to_vec();
-        bytes.extend_from_slice(&export.flags().to_be_bytes());
+        bytes.extend_from_slice(&export.flags(session.structured).to_be_bytes());
         if !no_zeroes {
             bytes.extend_from_slice(&[0; 124]);
         }
@@ -264,7 +262,12 @@ impl Peer<'_> {
     }
 
     /// Answers INFO or GO. Returns the export if it exists.
-    fn info(&mut self, option: u32, content: &[u8]) -> std::io::Result<Option<usize>> {
+    fn info(
+        &mut self,
+        option: u32,
+        content: &[u8],
+        structured: bool,
+    ) -> std::io::Result<Option<usize>> {
         let parsed = text(content).and_then(|(name, rest)| {
             let (count, rest) = rest.split_first_chunk::<2>()?;
             (usize::from(u16::from_be_bytes(*count)) * 2 == rest.len()).then_some((name, rest))
@@ -281,7 +284,7 @@ impl Peer<'_> {
         let asked = |info: u16| wanted.chunks_exact(2).any(|pair| pair == info.to_be_bytes());
         let mut info = INFO_EXPORT.to_be_bytes().to_vec();
         info.extend_from_slice(&export.backing().size_bytes().to_be_bytes());
-        info.extend_from_slice(&export.flags().to_be_bytes());
+        info.extend_from_slice(&export.flags(structured).to_be_bytes());
         self.reply(option, REP_INFO, &info)?;
         for (kind, text) in [(INFO_NAME, &export.name), (INFO_DESCRIPTION, &export.description)] {
             if asked(kind) {
@@ -306,8 +309,12 @@ impl Peer<'_> {
         content: &[u8],
         structured: bool,
     ) -> std::io::Result<Option<(usize, Vec<u32>)>> {
-        let Some((name, mut rest)) = text(content).filter(|_| structured) else {
+        if !structured {
             self.reply(option, REP_ERR_INVALID, b"structured replies come first")?;
+            return Ok(None);
+        }
+        let Some((name, mut rest)) = text(content) else {
+            self.reply(option, REP_ERR_INVALID, &[])?;
             return Ok(None);
         };
         let Some(at) = self.find(name) else {

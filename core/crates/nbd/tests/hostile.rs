@@ -2,135 +2,17 @@
 //!
 //! After each a well-behaved client must still be served.
 
+mod raw;
+
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use hrl::ErrorKind;
-use hrl::capture::Volume;
-use hrl::device::{FileDevice, FileDeviceOptions, MemoryDevice};
+use hrl::device::MemoryDevice;
 use hrl_nbd::{Export, NbdAddress, NbdLimits, NbdServer};
-
-const SIZE: u64 = 4 << 20;
-const OPTION: u64 = 0x4948_4156_454f_5054;
-const READ: u16 = 0;
-const WRITE: u16 = 1;
-const FLUSH: u16 = 3;
-const TRIM: u16 = 4;
-const CACHE: u16 = 5;
-const BLOCK_STATUS: u16 = 7;
-const EPERM: u32 = 1;
-const EINVAL: u32 = 22;
-const ENOSPC: u32 = 28;
-
-struct Rig {
-    _directory: tempfile::TempDir,
-    path: PathBuf,
-    server: NbdServer,
-}
-
-fn rig_with(limits: NbdLimits, ring: bool, read_only: bool) -> Rig {
-    let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("directory");
-    let path = directory.path().join("s");
-    let options = FileDeviceOptions { create_bytes: Some(SIZE), ..Default::default() };
-    let mut export = if ring {
-        let file = FileDevice::open(&directory.path().join("disk"), &options).expect("disk");
-        Export::volume("disk", Arc::new(Volume::unprotected(Arc::new(file))))
-    } else {
-        Export::device("disk", Arc::new(MemoryDevice::new(SIZE)))
-    };
-    export.read_only = read_only;
-    let server =
-        NbdServer::start(&NbdAddress::Unix(path.clone()), vec![export], limits).expect("serve");
-    Rig { _directory: directory, path, server }
-}
-
-fn rig() -> Rig {
-    rig_with(NbdLimits { handshake_seconds_max: 1, ..NbdLimits::default() }, true, false)
-}
-
-struct Client(UnixStream);
-
-impl Client {
-    /// Connects and reads the greeting.
-    fn greet(rig: &Rig) -> Self {
-        let stream = UnixStream::connect(&rig.path).expect("connect");
-        stream.set_read_timeout(Some(Duration::from_secs(10))).expect("limit");
-        let mut client = Self(stream);
-        assert_eq!(&client.read::<8>(), b"NBDMAGIC");
-        client.read::<10>();
-        client
-    }
-
-    /// Connects to the first export.
-    fn open(rig: &Rig) -> Self {
-        let mut client = Self::greet(rig);
-        client.write(&3_u32.to_be_bytes());
-        client.option(1, b"");
-        let size = u64::from_be_bytes(client.read());
-        assert_eq!(size, SIZE);
-        client.read::<2>();
-        client
-    }
-
-    fn read<const N: usize>(&mut self) -> [u8; N] {
-        let mut bytes = [0; N];
-        self.0.read_exact(&mut bytes).expect("an answer");
-        bytes
-    }
-
-    fn write(&mut self, bytes: &[u8]) {
-        // The server may have closed the connection already; the next read tells.
-        let _ = self.0.write_all(bytes);
-    }
-
-    fn option(&mut self, option: u32, content: &[u8]) {
-        self.write(&OPTION.to_be_bytes());
-        self.write(&option.to_be_bytes());
-        self.write(&(content.len() as u32).to_be_bytes());
-        self.write(content);
-    }
-
-    fn request(&mut self, flags: u16, command: u16, offset: u64, length: u32) {
-        self.write(&request(flags, command, offset, length));
-    }
-
-    /// The error of a simple reply.
-    fn reply(&mut self) -> u32 {
-        let bytes: [u8; 16] = self.read();
-        assert_eq!(bytes[..4], 0x6744_6698_u32.to_be_bytes());
-        u32::from_be_bytes(bytes[4..8].try_into().expect("4 bytes"))
-    }
-
-    fn assert_closed(&mut self) {
-        let mut rest = Vec::new();
-        let _ = self.0.read_to_end(&mut rest);
-        assert!(rest.len() < 4096, "the connection ends");
-    }
-}
-
-fn request(flags: u16, command: u16, offset: u64, length: u32) -> Vec<u8> {
-    let mut bytes = 0x2560_9513_u32.to_be_bytes().to_vec();
-    bytes.extend_from_slice(&flags.to_be_bytes());
-    bytes.extend_from_slice(&command.to_be_bytes());
-    bytes.extend_from_slice(&7_u64.to_be_bytes());
-    bytes.extend_from_slice(&offset.to_be_bytes());
-    bytes.extend_from_slice(&length.to_be_bytes());
-    bytes
-}
-
-/// A good client is served: it writes, reads back, and leaves.
-fn assert_alive(rig: &Rig) {
-    let mut client = Client::open(rig);
-    client.request(0, WRITE, 512, 1000);
-    client.write(&[9; 1000]);
-    assert_eq!(client.reply(), 0);
-    client.request(0, READ, 512, 1000);
-    assert_eq!(client.reply(), 0);
-    assert_eq!(client.read::<1000>(), [9; 1000]);
-}
+use raw::*;
 
 #[test]
 fn requests_that_cannot_be_are_answered_and_the_connection_lives() {

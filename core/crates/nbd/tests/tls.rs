@@ -20,7 +20,9 @@ const OPT_LIST: u32 = 3;
 const OPT_STARTTLS: u32 = 5;
 const OPT_GO: u32 = 7;
 const OPT_STRUCTURED_REPLY: u32 = 8;
+const OPT_SET_META_CONTEXT: u32 = 10;
 const REP_ACK: u32 = 1;
+const REP_META_CONTEXT: u32 = 4;
 const REP_ERR_UNSUP: u32 = 0x8000_0001;
 const REP_ERR_INVALID: u32 = 0x8000_0003;
 const REP_ERR_TLS_REQD: u32 = 0x8000_0005;
@@ -115,8 +117,11 @@ fn greet(server: &NbdServer) -> TcpStream {
     stream
 }
 
+/// Asks for TLS, and before it for structured replies, which must have no effect in TLS.
 fn starttls(server: &NbdServer) -> TcpStream {
     let mut stream = greet(server);
+    option(&mut stream, OPT_STRUCTURED_REPLY, b"");
+    assert_eq!(reply(&mut stream).expect("reply"), REP_ERR_TLS_REQD);
     option(&mut stream, OPT_STARTTLS, b"");
     assert_eq!(reply(&mut stream).expect("reply"), REP_ACK);
     stream
@@ -220,6 +225,13 @@ fn nothing_is_served_before_tls() {
     let mut tls = enter(&rig, rig.bundle("agent")).expect("let in");
     option(&mut tls, OPT_STARTTLS, b"");
     assert_eq!(reply(&mut tls).expect("reply"), REP_ERR_INVALID, "TLS in TLS");
+    let contexts = b"\0\0\0\x04disk\0\0\0\x01\0\0\0\x0fbase:allocation";
+    for expected in [REP_ERR_INVALID, REP_META_CONTEXT] {
+        option(&mut tls, OPT_SET_META_CONTEXT, contexts);
+        assert_eq!(reply(&mut tls).expect("reply"), expected, "structured replies come first");
+        option(&mut tls, OPT_STRUCTURED_REPLY, b"");
+        assert_eq!(reply(&mut tls).expect("reply"), REP_ACK);
+    }
     // A server without TLS says so.
     let exports = vec![Export::device("disk", Arc::new(MemoryDevice::new(SIZE)))];
     let address = NbdAddress::parse("tcp:127.0.0.1:0").expect("address");
