@@ -96,6 +96,7 @@ struct hrl_event;
 struct hrl_timeline_entry;
 struct hrl_volume_info;
 struct hrl_restore_report;
+struct hrl_catalog_version;
 struct hrl_verify_report;
 struct hrl_change;
 struct hrl_compact_report;
@@ -857,6 +858,15 @@ typedef struct hrl_stats {
      * Whether a planned failover has the volume. Then writes are refused.
      */
     bool handed_over;
+    /**
+     * Newest version of the catalog, as this agent knows it.
+     */
+    uint64_t catalog_version;
+    /**
+     * Time of the newest record or heartbeat that the version lists, in nanoseconds since 1970;
+     * 0 before both.
+     */
+    int64_t catalog_time_ns;
 } hrl_stats;
 
 /**
@@ -1149,6 +1159,17 @@ typedef struct hrl_changes hrl_changes;
 typedef struct hrl_replica hrl_replica;
 
 /**
+ * Receives the name of an object that is not as it was written, and a sentence about the
+ * difference. Both live until it returns.
+ */
+typedef void (*hrl_finding_fn)(void *user, const char *object, const char *message);
+
+/**
+ * Receives one sentence; the text lives until it returns.
+ */
+typedef void (*hrl_note_fn)(void *user, const char *text);
+
+/**
  * Reports what a restore did.
  */
 typedef struct hrl_restore_report {
@@ -1176,10 +1197,31 @@ typedef struct hrl_restore_report {
 } hrl_restore_report;
 
 /**
- * Receives the name of an object that is not as it was written, and a sentence about the
- * difference. Both live until it returns.
+ * A version of a volume's catalog, as `hrl_replica_version` returns it.
  */
-typedef void (*hrl_finding_fn)(void *user, const char *object, const char *message);
+typedef struct hrl_catalog_version {
+    /**
+     * Size of the structure in bytes. The caller sets it, and the library stores how much it filled.
+     * See "Structures" at the top of this file.
+     */
+    size_t struct_bytes;
+    /**
+     * Its number; 0 for a volume without a catalog.
+     */
+    uint64_t number;
+    /**
+     * The last sequence that it lists.
+     */
+    uint64_t sequence;
+    /**
+     * Time of its newest record or heartbeat in nanoseconds since 1970; 0 before both.
+     */
+    int64_t time_ns;
+    /**
+     * Its text for `hrl_replica_check_at_least`, such as "v12:" and the hash of its object.
+     */
+    char text[96];
+} hrl_catalog_version;
 
 /**
  * Reports what a verification found.
@@ -1210,6 +1252,10 @@ typedef struct hrl_verify_report {
      * Objects that the catalog does not list; they do no harm.
      */
     uint64_t strays;
+    /**
+     * What is ignored, see `hrl_replica_notes`.
+     */
+    uint64_t notes;
 } hrl_verify_report;
 
 /**
@@ -1374,6 +1420,31 @@ hrl_status hrl_replica_restore(const struct hrl_replica *replica,
                                hrl_progress_fn progress,
                                void *user,
                                struct hrl_restore_report *report);
+
+/**
+ * Passes notes on what a reader ignores to `note` on the calling thread: markers that nothing
+ * proves, and gates of a mirror. They are counted in `hrl_verify_report`, too.
+ * Statuses: HRL_ERROR_UNAVAILABLE. Since 0.1.
+ */
+HRL_API hrl_status hrl_replica_notes(const struct hrl_replica *replica, hrl_note_fn note, void *user);
+
+/**
+ * Describes the catalog version that was read last.
+ * Statuses: HRL_ERROR_INVALID_INPUT. Since 0.1.
+ */
+HRL_API
+hrl_status hrl_replica_version(const struct hrl_replica *replica,
+                               struct hrl_catalog_version *version);
+
+/**
+ * Checks that the volume has at least what is expected, so that an old copy of a vault is noticed.
+ * `expected` is the `text` of an `hrl_catalog_version` that was seen before, a version such as
+ * "v12", a time as RFC 3339 (a record or heartbeat of then or later), a sequence, or a point (see
+ * `hrl_replica_resolve`).
+ * Statuses: HRL_ERROR_DIVERGED (the vault went back, or is an old copy), HRL_ERROR_INVALID_INPUT,
+ * HRL_ERROR_UNAVAILABLE. Since 0.1.
+ */
+HRL_API hrl_status hrl_replica_check_at_least(const struct hrl_replica *replica, const char *expected);
 
 /**
  * Reads and checks everything that the catalog lists: checksums, encryption, chain. Each damaged
@@ -2484,11 +2555,6 @@ typedef struct hrl_record {
 typedef bool (*hrl_record_fn)(void *user, const struct hrl_record *record);
 
 /**
- * Receives one sentence; the text lives until it returns.
- */
-typedef void (*hrl_note_fn)(void *user, const char *text);
-
-/**
  * Reports what a conversion wrote.
  */
 typedef struct hrl_convert_report {
@@ -2862,13 +2928,14 @@ HRL_API const struct hrl_group_mark *hrl_group_point_mark(const struct hrl_group
 
 /**
  * Passes every committed group point of a vault, oldest first, each once, to `visit` on the
- * calling thread.
- * Statuses: HRL_ERROR_WRONG_KEY, HRL_ERROR_CORRUPT, HRL_ERROR_UNAVAILABLE, HRL_ERROR_IO. Since
- * 0.1.
+ * calling thread. Volumes that cannot be read hide no other: the name of each and the reason are
+ * passed to `unread` before, which may be NULL.
+ * Statuses: HRL_ERROR_UNAVAILABLE, HRL_ERROR_IO. Since 0.1.
  */
 HRL_API
 hrl_status hrl_vault_group_points(const struct hrl_vault *vault,
                                   hrl_group_point_fn visit,
+                                  hrl_finding_fn unread,
                                   void *user);
 
 /**

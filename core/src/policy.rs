@@ -95,6 +95,10 @@ pub struct Policy {
     /// are fewer catalog versions, a gateway packs more segments into one object, and the RPO grows
     /// by this time. Default zero.
     pub catalog_interval: Duration,
+    /// Publishes a catalog version this often even if there is nothing to ship, so that readers see
+    /// by its age that a copy of the vault is frozen; zero switches it off. Points by policy are
+    /// shipped too, so none is needed with the default interval of those. Default 1 h.
+    pub heartbeat_interval: Duration,
     /// Asks the vault this often whether a planned failover wants the volume, or took it: one small
     /// request. At zero the agent notices only when it ships. Default 5 s.
     pub failover_poll_interval: Duration,
@@ -131,6 +135,7 @@ impl Default for Policy {
             rpo_threshold: Duration::from_secs(15 * 60),
             puts_in_flight_max: 4,
             catalog_interval: Duration::ZERO,
+            heartbeat_interval: Duration::from_secs(60 * 60),
             failover_poll_interval: Duration::from_secs(5),
             retry_interval_max: Duration::from_secs(30),
             bandwidth: Bandwidth::default(),
@@ -142,7 +147,7 @@ impl Default for Policy {
 
 impl Policy {
     /// Names that [`Policy::set`] accepts, in the order of the fields.
-    pub const NAMES: [&'static str; 23] = [
+    pub const NAMES: [&'static str; 24] = [
         "memory_budget_bytes",
         "when_full",
         "content",
@@ -161,6 +166,7 @@ impl Policy {
         "rpo_threshold",
         "puts_in_flight_max",
         "catalog_interval",
+        "heartbeat_interval",
         "failover_poll_interval",
         "retry_interval_max",
         "bandwidth",
@@ -267,6 +273,7 @@ impl Policy {
             "quiesce_limit" => &mut self.quiesce_limit,
             "rpo_threshold" => &mut self.rpo_threshold,
             "catalog_interval" => &mut self.catalog_interval,
+            "heartbeat_interval" => &mut self.heartbeat_interval,
             "failover_poll_interval" => &mut self.failover_poll_interval,
             "retry_interval_max" => &mut self.retry_interval_max,
             "retention_interval" => &mut self.retention_interval,
@@ -313,6 +320,7 @@ impl Policy {
         check_time("quiesce_limit", self.quiesce_limit, 1, 600_000)?;
         check("puts_in_flight_max", u64::from(self.puts_in_flight_max), 1, 64)?;
         check_time("catalog_interval", self.catalog_interval, 0, 3_600_000)?;
+        check_time("heartbeat_interval", self.heartbeat_interval, 0, 7 * 86_400_000)?;
         check_time("failover_poll_interval", self.failover_poll_interval, 0, 3_600_000)?;
         check_time("retry_interval_max", self.retry_interval_max, 1, 86_400_000)?;
         check_time("retention_interval", self.retention_interval, 1, 7 * 86_400_000)?;
@@ -333,7 +341,10 @@ mod tests {
                 "when_full" => "block",
                 "quiesce" => "postgresql:\nfs:/mnt",
                 "segment_interval" | "quiesce_limit" | "retry_interval_max" => "5s",
-                "catalog_interval" | "failover_poll_interval" | "retention_interval" => "0.5h",
+                "catalog_interval"
+                | "heartbeat_interval"
+                | "failover_poll_interval"
+                | "retention_interval" => "0.5h",
                 "crash_point_interval" | "app_point_interval" | "rpo_threshold" => "1d",
                 "content" => "extents-only",
                 "compression" => "zstd:3",

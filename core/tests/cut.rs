@@ -114,7 +114,7 @@ fn promise_7_a_cut_of_one_process_is_a_point_of_the_group() {
     for volume in &rig.volumes {
         volume.wait_replicated(LIMIT).expect("replicated");
     }
-    let points = rig.vault.group_points().expect("list");
+    let points = rig.vault.group_points().expect("list").points;
     let [point] = points.as_slice() else { panic!("one point: {points:?}") };
     assert_eq!((point.id, point.group.as_str(), point.members), (id, "machine", 2));
     let sorted = |mut marks: Vec<GroupMark>| {

@@ -10,6 +10,7 @@ use crate::boundary::{guard, guard_value, hrl_status};
 use crate::handle::{self, In, Out, Room, Text, versioned};
 use crate::points::{HRL_ID_CHARS, HRL_LABEL_CHARS, HRL_NAME_CHARS, visit};
 use crate::protection::{CallbackQuiesce, hrl_protection, hrl_quiesce_callbacks};
+use crate::replica::{hrl_finding_fn, pass_to};
 use crate::report::{micros, report};
 use crate::vault::hrl_vault;
 
@@ -82,16 +83,23 @@ fn visit_points(
 }
 
 /// Passes every committed group point of a vault, oldest first, each once, to `visit` on the
-/// calling thread.
-/// Statuses: HRL_ERROR_WRONG_KEY, HRL_ERROR_CORRUPT, HRL_ERROR_UNAVAILABLE, HRL_ERROR_IO. Since
-/// 0.1.
+/// calling thread. Volumes that cannot be read hide no other: the name of each and the reason are
+/// passed to `unread` before, which may be NULL.
+/// Statuses: HRL_ERROR_UNAVAILABLE, HRL_ERROR_IO. Since 0.1.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hrl_vault_group_points(
     vault: Option<&hrl_vault>,
     visit: hrl_group_point_fn,
+    unread: hrl_finding_fn,
     user: *mut c_void,
 ) -> hrl_status {
-    guard(|| visit_points(&handle::given(vault, "vault")?.inner.group_points()?, visit, user))
+    guard(|| {
+        let found = handle::given(vault, "vault")?.inner.group_points()?;
+        for volume in &found.unread {
+            pass_to(unread, user, &volume.volume, &volume.error.to_string());
+        }
+        visit_points(&found.points, visit, user)
+    })
 }
 
 /// Options of a coordinator. Fill it with zeroes, then set the fields that you need; everything is
@@ -575,7 +583,7 @@ mod tests {
             assert_eq!(status, HRL_ERROR_UNAVAILABLE, "nobody is left");
             check(hrl_protection_stop(protection.as_ref(), 60_000));
             hrl_protection_free(Some(Box::from_raw(protection)));
-            check(hrl_vault_group_points(vault.as_ref(), Some(note), user));
+            check(hrl_vault_group_points(vault.as_ref(), Some(note), None, user));
             hrl_group_coordinator_free(Some(Box::from_raw(coordinator)));
             hrl_vault_free(Some(Box::from_raw(vault)));
             hrl_store_free(Some(Box::from_raw(store)));

@@ -10,7 +10,7 @@ use hrl_interchange::{ExportReport, convert_to_hyperv, convert_to_log_writes, co
 use crate::boundary::{bad_argument, guard, guard_value, hrl_status};
 use crate::handle::{self, Checked, Out, Room, Text};
 use crate::points::{HRL_HASH_CHARS, HRL_ID_CHARS};
-use crate::replica::hrl_replica;
+use crate::replica::{hrl_note_fn, hrl_replica};
 use crate::report::report;
 
 /// A closed segment of a journal. All threads may use it at once.
@@ -204,9 +204,6 @@ pub unsafe extern "C" fn hrl_segment_verify(segment: Option<&hrl_segment>) -> hr
 pub unsafe extern "C" fn hrl_segment_free(segment: Option<Box<hrl_segment>>) {
     guard_value((), || drop(segment));
 }
-
-/// Receives one sentence; the text lives until it returns.
-pub type hrl_note_fn = Option<unsafe extern "C" fn(user: *mut c_void, text: *const c_char)>;
 
 report! {
     /// Reports what a conversion wrote.

@@ -424,6 +424,11 @@ report! {
         provisional: bool,
         /// Whether a planned failover has the volume. Then writes are refused.
         handed_over: bool,
+        /// Newest version of the catalog, as this agent knows it.
+        catalog_version: u64,
+        /// Time of the newest record or heartbeat that the version lists, in nanoseconds since 1970;
+        /// 0 before both.
+        catalog_time_ns: i64 = now.catalog_time.unwrap_or_default(),
     }
 }
 

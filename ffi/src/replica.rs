@@ -6,7 +6,8 @@ use std::sync::Arc;
 
 use engine::Result;
 use engine::replica::{
-    At, ChangeRun, ChangeSet, Replica, RestoreReport, RestoreTarget, VerifyReport, ViewOptions,
+    At, CatalogVersion, ChangeRun, ChangeSet, Expected, Replica, RestoreReport, RestoreTarget,
+    VerifyReport, ViewOptions,
 };
 
 use crate::boundary::{guard, guard_value, hrl_status};
@@ -208,6 +209,8 @@ report! {
         findings: u64,
         /// Objects that the catalog does not list; they do no harm.
         strays: u64,
+        /// What is ignored, see `hrl_replica_notes`.
+        notes: u64,
     }
 }
 
@@ -215,6 +218,88 @@ report! {
 /// difference. Both live until it returns.
 pub type hrl_finding_fn =
     Option<unsafe extern "C" fn(user: *mut c_void, object: *const c_char, message: *const c_char)>;
+
+/// Receives one sentence; the text lives until it returns.
+pub type hrl_note_fn = Option<unsafe extern "C" fn(user: *mut c_void, text: *const c_char)>;
+
+/// Passes an object and a sentence to a callback, unless it is NULL.
+pub(crate) fn pass_to(callback: hrl_finding_fn, user: *mut c_void, object: &str, message: &str) {
+    if let Some(callback) = callback {
+        let (object, message) = (handle::c_text(object), handle::c_text(message));
+        // SAFETY: a function of this type, called as the header says; the texts live during the
+        // call.
+        unsafe { callback(user, object.as_ptr(), message.as_ptr()) }
+    }
+}
+
+/// Passes notes on what a reader ignores to `note` on the calling thread: markers that nothing
+/// proves, and gates of a mirror. They are counted in `hrl_verify_report`, too.
+/// Statuses: HRL_ERROR_UNAVAILABLE. Since 0.1.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn hrl_replica_notes(
+    replica: Option<&hrl_replica>,
+    note: hrl_note_fn,
+    user: *mut c_void,
+) -> hrl_status {
+    guard(|| {
+        let replica = handle::given(replica, "replica")?.read().clone();
+        let note = note.ok_or_else(|| crate::boundary::bad_argument("note"))?;
+        for text in replica.notes()? {
+            let text = handle::c_text(&text);
+            // SAFETY: a function of this type, called as the header says; the text lives during the
+            // call.
+            unsafe { note(user, text.as_ptr()) }
+        }
+        Ok(())
+    })
+}
+
+report! {
+    /// A version of a volume's catalog, as `hrl_replica_version` returns it.
+    pub struct hrl_catalog_version from version: CatalogVersion {
+        /// Its number; 0 for a volume without a catalog.
+        number: u64,
+        /// The last sequence that it lists.
+        sequence: u64,
+        /// Time of its newest record or heartbeat in nanoseconds since 1970; 0 before both.
+        time_ns: i64 = version.time.unwrap_or_default(),
+        /// Its text for `hrl_replica_check_at_least`, such as "v12:" and the hash of its object.
+        text: [c_char; 96] = version.to_string(),
+    }
+}
+
+/// Describes the catalog version that was read last.
+/// Statuses: HRL_ERROR_INVALID_INPUT. Since 0.1.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn hrl_replica_version(
+    replica: Option<&hrl_replica>,
+    version: Room<'_, hrl_catalog_version>,
+) -> hrl_status {
+    guard(|| {
+        let version = version.needed("version")?;
+        version
+            .fill(hrl_catalog_version::from(&handle::given(replica, "replica")?.read().version()));
+        Ok(())
+    })
+}
+
+/// Checks that the volume has at least what is expected, so that an old copy of a vault is noticed.
+/// `expected` is the `text` of an `hrl_catalog_version` that was seen before, a version such as
+/// "v12", a time as RFC 3339 (a record or heartbeat of then or later), a sequence, or a point (see
+/// `hrl_replica_resolve`).
+/// Statuses: HRL_ERROR_DIVERGED (the vault went back, or is an old copy), HRL_ERROR_INVALID_INPUT,
+/// HRL_ERROR_UNAVAILABLE. Since 0.1.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn hrl_replica_check_at_least(
+    replica: Option<&hrl_replica>,
+    expected: Text<'_>,
+) -> hrl_status {
+    guard(|| {
+        let expected = Expected::parse(expected.read("expected")?)?;
+        let replica = handle::given(replica, "replica")?.read().clone();
+        replica.check_at_least(&expected)
+    })
+}
 
 /// Reads and checks everything that the catalog lists: checksums, encryption, chain. Each damaged
 /// object is passed to `found` (may be NULL) and counted in `report`. The status is HRL_OK if all
@@ -232,14 +317,8 @@ pub unsafe extern "C" fn hrl_replica_verify(
         let report = report.needed("report")?;
         let replica = handle::given(replica, "replica")?.read().clone();
         let done = replica.verify(&progress_of(progress, user))?;
-        if let Some(found) = found {
-            for finding in &done.findings {
-                let object = handle::c_text(&finding.object);
-                let message = handle::c_text(&finding.error.to_string());
-                // SAFETY: a function of this type, called as the header says; the texts live during
-                // the call.
-                unsafe { found(user, object.as_ptr(), message.as_ptr()) }
-            }
+        for finding in &done.findings {
+            pass_to(found, user, &finding.object, &finding.error.to_string());
         }
         report.fill(hrl_verify_report::from(&done));
         Ok(())

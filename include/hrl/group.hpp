@@ -3,6 +3,7 @@
 #define HRL_GROUP_HPP
 
 #include "protection.hpp"
+#include "replica.hpp"
 
 namespace hrl {
 
@@ -54,11 +55,36 @@ struct Application {
 
 }  // namespace detail
 
-inline std::vector<GroupPoint> Vault::group_points() const {
-    std::vector<GroupPoint> found;
-    detail::each<hrl_group_point>([&](auto call, void *user) { return hrl_vault_group_points(get(), call, user); },
-                                  [&](const hrl_group_point &point) { found.push_back(detail::group_point(point)); });
-    return found;
+inline std::vector<GroupPoint> Vault::group_points(std::vector<Finding> *unread) const {
+    struct Reading {
+        std::vector<GroupPoint> found;
+        std::vector<Finding> *unread;
+        detail::Thrown thrown{};
+
+        static bool on_point(void *user, const hrl_group_point *point) noexcept {
+            auto *reading = static_cast<Reading *>(user);
+            try {
+                reading->found.push_back(detail::group_point(*point));
+                return true;
+            } catch (...) {
+                reading->thrown.keep();
+                return false;
+            }
+        }
+        static void on_unread(void *user, const char *volume, const char *reason) noexcept {
+            auto *reading = static_cast<Reading *>(user);
+            try {
+                reading->unread->push_back(Finding{volume, reason});
+            } catch (...) {
+                reading->thrown.keep();
+            }
+        }
+    };
+    Reading reading{{}, unread};
+    const hrl_status status =
+        hrl_vault_group_points(get(), &Reading::on_point, unread ? &Reading::on_unread : nullptr, &reading);
+    reading.thrown.finish(status);
+    return std::move(reading.found);
 }
 
 /** The coordinator of a consistency group. */

@@ -120,6 +120,36 @@ public:
         return Changes(detail::make<hrl_changes>(
             [&](hrl_changes **out) { return hrl_replica_changes(get(), from.c_str(), to.c_str(), out); }));
     }
+    /** Returns the catalog version that was read; its `text` is for check_at_least() later. */
+    hrl_catalog_version version() const {
+        auto version = sized<hrl_catalog_version>();
+        check(hrl_replica_version(get(), &version));
+        return version;
+    }
+    /**
+     * Throws HRL_ERROR_DIVERGED unless the volume has a version, point or time, see
+     * hrl_replica_check_at_least.
+     */
+    void check_at_least(const std::string &expected) const { check(hrl_replica_check_at_least(get(), expected.c_str())); }
+    /** Returns what is ignored, each with the reason. */
+    std::vector<std::string> notes() const {
+        struct Noting {
+            std::vector<std::string> notes;
+            detail::Thrown thrown{};
+
+            static void on_note(void *user, const char *text) noexcept {
+                auto *noting = static_cast<Noting *>(user);
+                try {
+                    noting->notes.emplace_back(text);
+                } catch (...) {
+                    noting->thrown.keep();
+                }
+            }
+        };
+        Noting noting{};
+        noting.thrown.finish(hrl_replica_notes(get(), &Noting::on_note, &noting));
+        return std::move(noting.notes);
+    }
     /** Checks everything, and adds damaged objects to `findings`. */
     hrl_verify_report verify(std::vector<Finding> *findings = nullptr, const Progress &progress = nullptr) const {
         struct Verifying {

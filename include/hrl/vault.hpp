@@ -111,6 +111,7 @@ public:
 };
 
 class Replica;
+struct Finding;
 struct GroupPoint;
 
 /** A store with volumes in it. */
@@ -130,8 +131,11 @@ public:
         return detail::collect<hrl_volume_info>(
             [&](auto call, void *user) { return hrl_vault_volumes(get(), call, user); });
     }
-    /** Returns the committed group points, oldest first, each once. */
-    std::vector<GroupPoint> group_points() const;
+    /**
+     * Returns the committed group points, oldest first, each once. Adds volumes that cannot be read,
+     * which hide no other, to `unread`.
+     */
+    std::vector<GroupPoint> group_points(std::vector<Finding> *unread = nullptr) const;
     /** Opens one of its volumes. */
     Replica replica(const std::string &name) const;
     /** Wraps the key of a volume anew with another key-encryption key. */

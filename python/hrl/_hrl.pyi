@@ -35,6 +35,7 @@ __all__ = [
     "CapacityPlan",
     "CapacitySample",
     "CapacityVolume",
+    "CatalogVersion",
     "CatchUp",
     "ChangeSet",
     "ChangedRun",
@@ -63,6 +64,7 @@ __all__ = [
     "GroupMemberStats",
     "GroupMemberStatus",
     "GroupPoint",
+    "GroupPoints",
     "GroupStatus",
     "Hydration",
     "HypervSummary",
@@ -100,6 +102,7 @@ __all__ = [
     "TestFailover",
     "Ticket",
     "TimelineEntry",
+    "UnreadVolume",
     "Vault",
     "Verdict",
     "VerifyReport",
@@ -631,6 +634,14 @@ class Stats(_Value):
     @property
     def handed_over(self) -> bool:
         """Whether a planned failover took the volume over, so that writes are refused."""
+    @property
+    def catalog_version(self) -> int:
+        """Newest version of the catalog, as this agent knows it."""
+    @property
+    def catalog_time_ns(self) -> int | None:
+        """Time of the newest record or heartbeat that the version lists, in nanoseconds since 1970;
+        None before both.
+        """
 
 @final
 class Protection:
@@ -887,14 +898,13 @@ class Vault:
         """Returns the record of one volume. Raises `NotFoundError` if there is none of that
         name.
         """
-    def group_points(self) -> list[GroupPoint]:
-        """Returns the points of consistency groups, oldest first, each once with its members in
-        this vault.
-        """
-    def replica(self, name: str) -> Replica:
+    def group_points(self) -> GroupPoints:
+        """Returns the points of consistency groups, and the volumes that could not be read."""
+    def replica(self, name: str, *, at_least: _State | None = None) -> Replica:
         """Opens one volume as of now. Raises `NotFoundError` if there is none of that name.
 
-        `name` may be "VOLUME@EPOCH", which names the branch of an ended epoch.
+        `name` may be "VOLUME@EPOCH", which names the branch of an ended epoch. With `at_least`
+        raises `DivergedError` for a volume that does not have it, see `Replica.check_at_least`.
         """
     def rotate_key(self, volume: str, new_key: Key) -> KeyRotation:
         """Wraps the key of a volume with `new_key`, and deletes the wrapping of the vault's
@@ -1134,6 +1144,48 @@ class RestoreReport(_Value):
         """Number of segments read."""
 
 @final
+class CatalogVersion(_Value):
+    """A version of a volume's catalog, which a reader may remember."""
+
+    @property
+    def number(self) -> int:
+        """Its number; 0 for a volume without a catalog."""
+    @property
+    def text(self) -> str:
+        """Its text for `Replica.check_at_least`: "v", the number, ":" and the hash of its object."""
+    @property
+    def sequence(self) -> int:
+        """The last sequence that it lists."""
+    @property
+    def time(self) -> str | None:
+        """Time in UTC of its newest record or heartbeat; None before both."""
+    @property
+    def time_ns(self) -> int | None:
+        """That time in nanoseconds since 1970."""
+
+@final
+class GroupPoints(_Value):
+    """The result of `Vault.group_points`."""
+
+    @property
+    def points(self) -> list[GroupPoint]:
+        """The points, oldest first, each once with its members in this vault."""
+    @property
+    def unread(self) -> list[UnreadVolume]:
+        """The volumes that could not be read, whose marks are missing."""
+
+@final
+class UnreadVolume(_Row):
+    """A volume that could not be read. It unpacks as `volume, error`."""
+
+    @property
+    def volume(self) -> str:
+        """Its name."""
+    @property
+    def error(self) -> str:
+        """The reason."""
+
+@final
 class VerifyReport(_Value):
     """The result of `Replica.verify`."""
 
@@ -1356,6 +1408,21 @@ class Replica:
         """Returns for each point the bytes captured and stored since the one before."""
     def refresh(self) -> None:
         """Reads the newest version of the catalog, which this handle shows from then on."""
+    def version(self) -> CatalogVersion:
+        """Returns the catalog version that was read. Remember it to notice later that a vault went
+        back: `check_at_least` takes its `text`.
+        """
+    def check_at_least(self, expected: _State) -> None:
+        """Checks that the volume has at least what is expected.
+
+        `expected` is the `text` of a version that was seen before, a version such as "v12", a
+        time (a record or heartbeat of then or later), a sequence, or a point. Raises
+        `DivergedError` if the volume does not have it: the vault went back, or is an old copy.
+        """
+    def notes(self) -> list[str]:
+        """Returns what a reader ignores, each with the reason: markers that nothing proves, and
+        gates of a mirror.
+        """
     def points(self) -> list[RecoveryPoint]:
         """Returns every recovery point, oldest first."""
     def newest_good(self) -> GoodPoint:

@@ -9,7 +9,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from hrl import RecoveryPoint, Replica, Verdict
+from hrl import CatalogVersion, RecoveryPoint, Replica, Verdict
 from hrl.words import clean, count, human, span, when
 
 RPO_SECONDS = 900.0
@@ -18,6 +18,9 @@ APP_INTERVALS = 2
 BAD_RPO_FACTOR = 4
 """A replicated write that is older than so many times the RPO is bad instead of a warning."""
 APP_KINDS = ("app", "group-app")
+HEARTBEAT_SECONDS = 3600.0
+HEARTBEATS = 3
+"""The newest catalog version may be as old as so many heartbeats of an idle agent."""
 STATES = {"good": "ok", "warn": "warning", "bad": "critical"}
 """Levels in the words of monitoring."""
 
@@ -38,6 +41,7 @@ class Limits:
     rpo_threshold: float = RPO_SECONDS
     app_within: float = 0
     verified_within: float = 0
+    heartbeat_interval: float = 0
 
 
 def app_seconds(interval: float) -> float:
@@ -68,7 +72,21 @@ def of_replica(replica: Replica, limits: Limits) -> list[Notice]:
     """Returns the notices of a volume, from its catalog."""
     segments, stretches = replica.segments(), replica.timeline()
     last = segments[-1]["last_time_ns"] if segments else None
-    return of_catalog(replica.points(), stretches[-1].unordered if stretches else None, last, limits)
+    found = of_catalog(replica.points(), stretches[-1].unordered if stretches else None, last, limits)
+    ignored = [Notice("note", f"ignored: {text}") for text in replica.notes()]
+    return found + of_version(replica.version(), limits) + ignored
+
+
+def of_version(version: CatalogVersion, limits: Limits) -> list[Notice]:
+    """Applies the rule for the newest catalog version, which a copy of a vault that no longer grows breaks."""
+    if version.time_ns is None:
+        return []
+    old = (limits.now - version.time_ns) / 1e9
+    what = f"the newest catalog version, {version.number}, is {span(old)} old"
+    if not limits.heartbeat_interval or old <= HEARTBEATS * limits.heartbeat_interval:
+        return [Notice("note", what)]
+    interval = span(limits.heartbeat_interval)
+    return [Notice("warn", f"{what}: an agent gives a sign of life every {interval} even if nothing is written")]
 
 
 def of_catalog(points: Sequence[RecoveryPoint], open_gap: str | None, last: int | None, limits: Limits) -> list[Notice]:

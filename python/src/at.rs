@@ -1,6 +1,6 @@
 //! Recovery states and times as callers name them.
 
-use hrl::replica::At;
+use hrl::replica::{At, Expected};
 use hrl::{PointId, Sequence, Timestamp};
 use pyo3::exceptions::{PyOverflowError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
@@ -51,6 +51,23 @@ impl<'py> FromPyObject<'_, 'py> for State {
             "a recovery state is a point, a sequence number, a datetime or text, and not {}",
             given.get_type().qualname()?
         )))
+    }
+}
+
+/// The least that a volume must have: what a state may be, or a version of its catalog as text.
+pub(crate) struct Expectation(pub(crate) Expected);
+
+impl<'py> FromPyObject<'_, 'py> for Expectation {
+    type Error = PyErr;
+
+    fn extract(given: Borrowed<'_, 'py, PyAny>) -> PyResult<Self> {
+        if let Ok(text) = given.extract::<String>() {
+            return Expected::parse(&text).map(Self).map_err(|error| raise(&error));
+        }
+        Ok(Self(match given.extract::<State>()?.0 {
+            At::Time(time) => Expected::Time(time),
+            at => Expected::State(at),
+        }))
     }
 }
 

@@ -124,7 +124,8 @@ mod _hrl {
     use crate::quiesce::run_watchdog;
     #[pymodule_export]
     use crate::replica::{
-        GoodPoint, PointBytes, Replica, ReplicaTotals, RestoreReport, SegmentEntry, VerifyReport,
+        CatalogVersion, GoodPoint, PointBytes, Replica, ReplicaTotals, RestoreReport, SegmentEntry,
+        VerifyReport,
     };
     #[pymodule_export]
     use crate::retention::{CompactReport, Finding, KeptState, RetentionPlan};
@@ -133,7 +134,7 @@ mod _hrl {
     #[pymodule_export]
     use crate::tap::{Tap, Ticket};
     #[pymodule_export]
-    use crate::vault::{KeyRotation, ShredReport, Vault};
+    use crate::vault::{GroupPoints, KeyRotation, ShredReport, UnreadVolume, Vault};
     #[pymodule_export]
     use crate::view::View;
     #[pymodule_export]

@@ -70,6 +70,11 @@ mirror! {
         provisional: bool,
         /// Whether a planned failover took the volume over, so that writes are refused.
         handed_over: bool,
+        /// Newest version of the catalog, as this agent knows it.
+        catalog_version: u64,
+        /// Time of the newest record or heartbeat that the version lists, in nanoseconds since 1970;
+        /// None before both.
+        catalog_time_ns: Option<i64> = stats.catalog_time,
     }
     shows mode last_sequence replicated_sequence rpo_seconds backlog_bytes vault_available;
 }

@@ -11,7 +11,7 @@ use hrl::vault::SegmentEntry as Entry;
 use hrl_planner::ChurnOptions;
 use pyo3::prelude::*;
 
-use crate::at::{Moment, State};
+use crate::at::{Expectation, Moment, State};
 use crate::callback::Progress;
 use crate::changes::ChangeSet;
 use crate::churn::{Churn, churn_options};
@@ -97,6 +97,22 @@ mirror! {
         volume_bytes: u64,
         /// Number of segments read.
         segments: u64,
+    }
+}
+
+mirror! {
+    /// A version of a volume's catalog, which a reader may remember.
+    CatalogVersion(version: hrl::replica::CatalogVersion) {
+        /// Its number; 0 for a volume without a catalog.
+        number: u64,
+        /// Its text for `Replica.check_at_least`: "v", the number, ":" and the hash of its object.
+        text: String = version.to_string(),
+        /// The last sequence that it lists.
+        sequence: u64,
+        /// Time in UTC of its newest record or heartbeat; None before both.
+        time: Option<String> = version.time,
+        /// That time in nanoseconds since 1970.
+        time_ns: Option<i64> = version.time,
     }
 }
 
@@ -223,6 +239,29 @@ impl Replica {
     /// Reads the newest version of the catalog, which this handle shows from then on.
     fn refresh(&self, py: Python<'_>) -> PyResult<()> {
         self.amend(py, hrl::replica::Replica::refresh)
+    }
+
+    /// Returns the catalog version that was read. Remember it to notice later that a vault went
+    /// back: `check_at_least` takes its `text`.
+    fn version(&self) -> PyResult<CatalogVersion> {
+        Ok(self.inner()?.version().shown())
+    }
+
+    /// Checks that the volume has at least what is expected.
+    ///
+    /// `expected` is the `text` of a version that was seen before, a version such as "v12", a
+    /// time (a record or heartbeat of then or later), a sequence, or a point. Raises
+    /// `DivergedError` if the volume does not have it: the vault went back, or is an old copy.
+    fn check_at_least(&self, py: Python<'_>, expected: Expectation) -> PyResult<()> {
+        let replica = self.inner()?;
+        run(py, || replica.check_at_least(&expected.0))
+    }
+
+    /// Returns what a reader ignores, each with the reason: markers that nothing proves, and
+    /// gates of a mirror.
+    fn notes(&self, py: Python<'_>) -> PyResult<Vec<String>> {
+        let replica = self.inner()?;
+        run(py, || replica.notes())
     }
 
     /// Returns every recovery point, oldest first.

@@ -11,6 +11,7 @@ use hrl_stores::{create_url, open_url};
 use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
 
+use crate::at::Expectation;
 use crate::callback_store::CallbackStore;
 use crate::errors::run;
 use crate::handle::{Handle, closes_handle};
@@ -44,6 +45,26 @@ mirror! {
         objects_deleted: u64,
         /// Size of all objects deleted.
         bytes_deleted: u64,
+    }
+}
+
+mirror! {
+    /// The result of `Vault.group_points`.
+    GroupPoints(found: hrl::replica::GroupPoints) {
+        /// The points, oldest first, each once with its members in this vault.
+        points: Vec<GroupPoint>,
+        /// The volumes that could not be read, whose marks are missing.
+        unread: Vec<UnreadVolume>,
+    }
+}
+
+mirror! {
+    /// A volume that could not be read. It unpacks as `volume, error`.
+    unpacking UnreadVolume(unread: hrl::replica::UnreadVolume) {
+        /// Its name.
+        volume: String,
+        /// The reason.
+        error: String = unread.error.to_string(),
     }
 }
 
@@ -131,19 +152,30 @@ impl Vault {
         run(py, || vault.volume(name)).map(Shown::shown)
     }
 
-    /// Returns the points of consistency groups, oldest first, each once with its members in
-    /// this vault.
-    fn group_points(&self, py: Python<'_>) -> PyResult<Vec<GroupPoint>> {
+    /// Returns the points of consistency groups, and the volumes that could not be read.
+    fn group_points(&self, py: Python<'_>) -> PyResult<GroupPoints> {
         let vault = self.inner()?;
         run(py, || vault.group_points()).map(Shown::shown)
     }
 
     /// Opens one volume as of now. Raises `NotFoundError` if there is none of that name.
     ///
-    /// `name` may be "VOLUME@EPOCH", which names the branch of an ended epoch.
-    fn replica(&self, py: Python<'_>, name: &str) -> PyResult<Replica> {
+    /// `name` may be "VOLUME@EPOCH", which names the branch of an ended epoch. With `at_least`
+    /// raises `DivergedError` for a volume that does not have it, see `Replica.check_at_least`.
+    #[pyo3(signature = (name, *, at_least=None))]
+    fn replica(
+        &self,
+        py: Python<'_>,
+        name: &str,
+        at_least: Option<Expectation>,
+    ) -> PyResult<Replica> {
         let vault = self.inner()?;
-        Ok(Replica::of("the replica", run(py, || vault.replica(name))?))
+        let opened = run(py, || {
+            let replica = vault.replica(name)?;
+            at_least.map_or(Ok(()), |expected| replica.check_at_least(&expected.0))?;
+            Ok(replica)
+        });
+        Ok(Replica::of("the replica", opened?))
     }
 
     /// Wraps the key of a volume with `new_key`, and deletes the wrapping of the vault's

@@ -92,6 +92,12 @@ def need(*programs: str) -> None:
         pytest.skip(f"{', '.join(missing)} not installed (make packages)")
 
 
+@pytest.fixture(autouse=True, scope="session")
+def memory(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Keeps what commands remember of vaults away from the user's own."""
+    os.environ["XDG_STATE_HOME"] = str(tmp_path_factory.mktemp("state-home"))
+
+
 @pytest.fixture
 def start(tmp_path: Path) -> Iterator[Callable[..., Agent]]:
     """Starts agents that do not outlive the test."""

@@ -66,7 +66,7 @@ def test_a_disk_is_protected_and_restored_at_each_point(start: Start, tmp_path: 
     assert [point["id"] for point in listed] == list(states)
     assert {point["volume"] for point in listed} == {"disk.img"}
     lines = hrl("points", agent.vault).splitlines()
-    assert lines[0] == "disk.img: 3 points" and max(map(len, lines)) <= 80
+    assert lines[0].startswith("disk.img: 3 points, catalog version ") and max(map(len, lines)) <= 80
     assert all(point.startswith(line.split()[0]) for point, line in zip(states, lines[2:], strict=True))
     for point, content in states.items():
         image = tmp_path / "image"

@@ -100,5 +100,5 @@ def test_the_same_from_python(tmp_path: Path) -> None:
         for protection, member in protections:
             member.close()
             protection.stop()
-    assert vault.group_points()[0].id == point.id
+    assert vault.group_points().points[0].id == point.id
     assert vault.replica("web").points()[0].group == point.id

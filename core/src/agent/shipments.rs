@@ -4,7 +4,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use super::shipper::Shipper;
 use super::spool::Spool;
-use crate::units::Sequence;
+use crate::sync::lock::Mutex;
+use crate::units::{Sequence, Timestamp};
 
 /// The spool, the shipper that empties it, and how far the vault is.
 pub(super) struct Shipments {
@@ -12,6 +13,8 @@ pub(super) struct Shipments {
     pub shipper: Shipper,
     replicated: AtomicU64,
     vault_available: AtomicBool,
+    /// The newest catalog version and its time, when nobody appended.
+    version: Mutex<(u64, Option<Timestamp>)>,
 }
 
 impl Shipments {
@@ -22,12 +25,21 @@ impl Shipments {
             shipper,
             replicated: AtomicU64::new(replicated.0),
             vault_available: AtomicBool::new(true),
+            version: Mutex::default(),
         }
     }
 
     /// Returns the newest sequence in the vault's catalog.
     pub fn replicated(&self) -> Sequence {
         Sequence(self.replicated.load(Ordering::Acquire))
+    }
+
+    /// Returns the newest catalog version and its time; those before while it is appended to.
+    pub fn newest_version(&self) -> (u64, Option<Timestamp>) {
+        let newest = self.shipper.peek(|catalog| (catalog.version(), catalog.time()));
+        let mut known = self.version.lock();
+        *known = newest.unwrap_or(*known);
+        *known
     }
 
     /// Records that the catalog lists everything up to `last`. Returns whether the vault was

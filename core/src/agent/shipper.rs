@@ -103,8 +103,11 @@ pub(crate) struct Shipper {
     anchor: Arc<AnchorFile>,
     puts_in_flight_max: usize,
     catalog_interval: Duration,
+    heartbeat_interval: Duration,
     throttle: Throttle,
     clock: Arc<dyn Clock>,
+    /// When the session began to ship.
+    began: Duration,
     unpublished: Mutex<Unpublished>,
     /// Recent throughput in bytes per second; zero before the first batch.
     speed: Mutex<f64>,
@@ -132,7 +135,9 @@ impl Shipper {
             anchor,
             puts_in_flight_max: policy.puts_in_flight_max as usize,
             catalog_interval: policy.catalog_interval,
+            heartbeat_interval: policy.heartbeat_interval,
             throttle: Throttle::new(policy.bandwidth.clone(), clock.clone()),
+            began: clock.elapsed(),
             clock,
             unpublished: Mutex::default(),
             speed: Mutex::new(0.0),
@@ -200,7 +205,10 @@ impl Shipper {
             }
         }
         let more = matches!(next, ShipNext::Bandwidth(_));
-        let published = self.publish(spool, &mut unpublished, urgent, more)?;
+        let mut published = self.publish(spool, &mut unpublished, urgent, more)?;
+        if batch.is_empty() && unpublished.entries.is_empty() && published.is_none() {
+            published = self.beat(&mut unpublished)?;
+        }
         if bytes > 0 {
             self.record_speed(bytes, self.clock.elapsed().saturating_sub(start));
         }
@@ -280,6 +288,27 @@ impl Shipper {
         spool.remove_published(&unpublished.entries);
         unpublished.clear();
         Ok(Some(last))
+    }
+
+    /// Publishes a version that says only that the source is there, if none was published for the
+    /// policy's interval. Returns the last sequence in the catalog, if it did.
+    ///
+    /// A reader of a frozen copy sees by its age that it is one.
+    fn beat(&self, unpublished: &mut Unpublished) -> Result<Option<Sequence>> {
+        let now = self.clock.elapsed();
+        let since = unpublished.published_at.unwrap_or(self.began);
+        let interval = self.heartbeat_interval;
+        if interval.is_zero() || now.saturating_sub(since) < interval {
+            return Ok(None);
+        }
+        let mut catalog = self.catalog.lock();
+        let edits = vec![CatalogEdit::Heartbeat(self.clock.now())];
+        let appended = catalog.append(&self.source, edits);
+        self.unsure.store(appended.is_err(), Ordering::Relaxed);
+        appended?;
+        self.record(&catalog);
+        unpublished.published_at = Some(now);
+        Ok(Some(catalog.last_sequence()))
     }
 
     /// After a failed append, removes from the spool what the catalog lists all the same, or listed

@@ -56,6 +56,10 @@ pub struct ProtectionStats {
     pub provisional: bool,
     /// The volume was handed over to a planned failover; writes are refused.
     pub handed_over: bool,
+    /// Newest version of the catalog, as this agent knows it.
+    pub catalog_version: u64,
+    /// Time of the newest record or heartbeat that the version lists; `None` before both.
+    pub catalog_time: Option<Timestamp>,
 }
 
 impl Shared {
@@ -76,6 +80,7 @@ impl Shared {
         let spool_bytes = spool.bytes();
         let backlog_bytes = spool_bytes + tap.queue_bytes;
         let speed = self.shipping.shipper.bytes_per_second();
+        let (catalog_version, catalog_time) = self.shipping.newest_version();
         ProtectionStats {
             mode: tap.mode,
             last_sequence: tap.last_sequence,
@@ -99,6 +104,8 @@ impl Shared {
             fenced: self.session.is_fenced(),
             provisional: self.session.is_provisional(),
             handed_over: self.session.handed_over().is_some(),
+            catalog_version,
+            catalog_time,
         }
     }
 

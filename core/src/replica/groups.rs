@@ -7,11 +7,29 @@
 use std::collections::BTreeMap;
 
 use super::Replica;
-use crate::error::Result;
+use crate::error::{Error, ErrorKind, Result};
 use crate::journal::PointKind;
 use crate::point::{GroupMark, GroupPoint};
 use crate::units::PointId;
 use crate::vault::{Commitment, Vault};
+
+/// The group points of a vault.
+#[derive(Debug)]
+pub struct GroupPoints {
+    /// The committed ones, oldest first.
+    pub points: Vec<GroupPoint>,
+    /// The volumes whose catalogs could not be read. Their marks are missing above.
+    pub unread: Vec<UnreadVolume>,
+}
+
+/// A volume that could not be read.
+#[derive(Debug)]
+pub struct UnreadVolume {
+    /// Its name.
+    pub volume: String,
+    /// Why.
+    pub error: Error,
+}
 
 #[derive(Default)]
 struct Found {
@@ -24,11 +42,20 @@ struct Found {
 impl Vault {
     /// Returns the committed group points, oldest first, with those members that are in this vault
     /// and that retention has left: see [`GroupPoint::is_complete`]. Reads the catalog of every
-    /// volume; errors are those of [`Vault::replica`].
-    pub fn group_points(&self) -> Result<Vec<GroupPoint>> {
+    /// volume.
+    ///
+    /// A volume that cannot be read, such as one with another key, hides no other: it is in
+    /// [`GroupPoints::unread`]. Shredded ones are left out. `Unavailable` if the vault does not answer.
+    pub fn group_points(&self) -> Result<GroupPoints> {
         let mut found: BTreeMap<PointId, Found> = BTreeMap::new();
-        for volume in self.volumes()? {
-            collect(&self.replica(&volume.name)?, &mut found);
+        let mut unread = Vec::new();
+        for volume in self.volume_names()? {
+            match self.replica(&volume) {
+                Ok(replica) => collect(&replica, &mut found),
+                Err(error) if error.kind() == ErrorKind::Unavailable => return Err(error),
+                Err(_) if self.volume(&volume).is_ok_and(|info| info.shredded) => {}
+                Err(error) => unread.push(UnreadVolume { volume, error }),
+            }
         }
         let point = |(id, found): (PointId, Found)| {
             let commitment = found.commitment?;
@@ -43,7 +70,7 @@ impl Vault {
                 held: None,
             })
         };
-        Ok(found.into_iter().filter_map(point).collect())
+        Ok(GroupPoints { points: found.into_iter().filter_map(point).collect(), unread })
     }
 }
 

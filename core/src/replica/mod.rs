@@ -6,6 +6,7 @@
 mod at;
 mod changes;
 mod compact;
+mod expected;
 mod fingerprints;
 mod groups;
 mod instant;
@@ -31,7 +32,9 @@ pub use at::At;
 pub use changes::{ChangeRun, ChangeSet};
 pub use compact::{CompactOptions, CompactReport, Compactor};
 pub(crate) use compact::{FETCH_BYTES, is_few, least_bytes_in, look_again_at};
+pub use expected::{CatalogVersion, Expected};
 pub(crate) use fingerprints::{COMPARED_BYTES, Fingerprints};
+pub use groups::{GroupPoints, UnreadVolume};
 #[cfg(any(test, feature = "testing"))]
 pub use instant::mend_presence_log;
 pub(crate) use instant::present_in;

@@ -48,6 +48,17 @@ impl Replica {
     pub fn verify(&self, progress: Progress<'_>) -> Result<VerifyReport> {
         run(self, progress)
     }
+
+    /// Returns what a reader ignores, each with the reason: markers that nothing proves, and gates of
+    /// a mirror. One request.
+    pub fn notes(&self) -> Result<Vec<String>> {
+        let mut notes = self.catalog.gate_notes();
+        let mark = layout::shredded(&self.info.name);
+        if self.store.head(&mark)?.is_some() {
+            notes.push(format!("{mark}: it is ignored: the volume can be read"));
+        }
+        Ok(notes)
+    }
 }
 
 fn run(replica: &Replica, progress: Progress<'_>) -> Result<VerifyReport> {
@@ -105,11 +116,7 @@ fn run(replica: &Replica, progress: Progress<'_>) -> Result<VerifyReport> {
             report.strays.push(info.name);
         }
     }
-    report.notes = catalog.gate_notes();
-    let mark = layout::shredded(&replica.info().name);
-    if replica.store().head(&mark)?.is_some() {
-        report.notes.push(format!("{mark}: it is ignored: the volume can be read"));
-    }
+    report.notes = replica.notes()?;
     Ok(report)
 }
 

@@ -23,7 +23,8 @@ pub(super) fn check(content: &CatalogContent, edit: &CatalogEdit) -> Result<()> 
         | CatalogEdit::Divide(_)
         | CatalogEdit::Epoch(_)
         | CatalogEdit::Branch(_)
-        | CatalogEdit::Lifecycle(_) => Err(refused(ErrorKind::InvalidInput)
+        | CatalogEdit::Lifecycle(_)
+        | CatalogEdit::Heartbeat(_) => Err(refused(ErrorKind::InvalidInput)
             .message("only a source takes a volume or adds segments")),
         CatalogEdit::Late { epoch, segments } => content.check_late(*epoch, segments),
         CatalogEdit::DropBranch(epoch) => content.branch(*epoch).map(|_| ()),

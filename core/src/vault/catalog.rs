@@ -289,9 +289,14 @@ impl Catalog {
 
     /// Returns whether the vault has version `number` with this hash.
     pub(crate) fn has_version(&self, number: u64, hash: [u8; 32]) -> Result<bool> {
+        Ok(self.hash_of(number)? == Some(hash))
+    }
+
+    /// Returns the hash of version `number` in the vault; `None` if the vault does not have it.
+    pub(crate) fn hash_of(&self, number: u64) -> Result<Option<[u8; 32]>> {
         match get_all(&*self.store, &self.object(number), VERSION_BYTES_MAX) {
-            Ok(bytes) => Ok(version::hash(&bytes) == hash),
-            Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
+            Ok(bytes) => Ok(Some(version::hash(&bytes))),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
             Err(error) => Err(error),
         }
     }

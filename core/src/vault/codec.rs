@@ -123,6 +123,9 @@ pub(super) fn put_edit(out: &mut Vec<u8>, edit: &CatalogEdit) {
             put_text(out, &instance.host);
             out.put_i64_le(instance.since.0);
         }
+        CatalogEdit::Heartbeat(at) => {
+            out.put_u8(18).put_i64_le(at.0);
+        }
         CatalogEdit::Lifecycle(lifecycle) => {
             let (stage, before, current, tests, steps) = lifecycle.parts();
             out.put_u8(16).put_u8(stage_code(stage)).put_u8(stage_code(before));
@@ -274,6 +277,7 @@ pub(super) fn read_edit(from: &mut Reader<'_>) -> Result<CatalogEdit> {
             let (id, host, since) = (from.array()?, read_text(from)?, read_time(from)?);
             Ok(CatalogEdit::Instance(SourceInstance { id, host, since }))
         }
+        18 => Ok(CatalogEdit::Heartbeat(read_time(from)?)),
         other => Err(from.invalid("a known edit", other)),
     }
 }

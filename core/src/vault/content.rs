@@ -24,6 +24,7 @@ pub struct CatalogContent {
     pub(super) epoch: Epoch,
     pub(super) source: Option<SourceIdentity>,
     pub(super) instance: Option<SourceInstance>,
+    pub(super) heartbeat: Option<Timestamp>,
     pub(super) segments: Vec<SegmentEntry>,
     pub(super) branches: Vec<Branch>,
     pub(super) lifecycle: Lifecycle,
@@ -52,6 +53,7 @@ impl CatalogContent {
             epoch: Epoch(1),
             source: None,
             instance: None,
+            heartbeat: None,
             segments: Vec::new(),
             branches: Vec::new(),
             lifecycle: Lifecycle::default(),
@@ -72,6 +74,13 @@ impl CatalogContent {
     /// Returns the session of the source that published last; `None` before the first.
     pub fn instance(&self) -> Option<&SourceInstance> {
         self.instance.as_ref()
+    }
+
+    /// Returns the latest time that the catalog knows of: that of the newest record, or of the newest
+    /// heartbeat of an idle source. `None` before both.
+    pub fn time(&self) -> Option<Timestamp> {
+        let newest = self.segments.last().map(|entry| entry.summary.last_time);
+        newest.max(self.heartbeat)
     }
 
     /// Returns the last sequence in the catalog.
@@ -149,6 +158,7 @@ impl CatalogContent {
     pub(super) fn snapshot(&self) -> Vec<CatalogEdit> {
         let mut edits: Vec<_> = self.source.clone().map(CatalogEdit::Source).into_iter().collect();
         edits.extend(self.instance.clone().map(CatalogEdit::Instance));
+        edits.extend(self.heartbeat.map(CatalogEdit::Heartbeat));
         edits.push(CatalogEdit::Segments(self.segments.clone()));
         edits.push(CatalogEdit::Epoch(self.epoch));
         edits.extend(self.branches.iter().cloned().map(CatalogEdit::Branch));
@@ -247,6 +257,10 @@ impl CatalogContent {
             CatalogEdit::Instance(instance) => {
                 let old = self.instance.replace(instance);
                 undo.push(Box::new(move |content| content.instance = old));
+            }
+            CatalogEdit::Heartbeat(at) => {
+                let old = self.heartbeat.replace(at);
+                undo.push(Box::new(move |content| content.heartbeat = old));
             }
             CatalogEdit::Segments(entries) => self.add_segments(entries, undo)?,
             CatalogEdit::Replace { with, objects } => self.replace(with, &objects, undo)?,
@@ -474,6 +488,7 @@ mod tests {
             CatalogEdit::Source(source(1)),
             CatalogEdit::Instance(instance(1)),
             CatalogEdit::Instance(instance(2)),
+            CatalogEdit::Heartbeat(time),
             CatalogEdit::Segments(vec![segment(1, 0, 1), segment(2, 1, 1), segment(3, 2, 1)]),
             CatalogEdit::Verdict(verdict.clone()),
             CatalogEdit::Verdict(Verdict { ok: false, ..verdict }),

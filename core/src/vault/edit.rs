@@ -110,6 +110,8 @@ pub enum CatalogEdit {
     Branch(Branch),
     /// The life cycle; snapshots only.
     Lifecycle(Lifecycle),
+    /// The source was there at this time and had nothing else to publish.
+    Heartbeat(Timestamp),
 }
 
 impl CatalogEdit {

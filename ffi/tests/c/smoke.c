@@ -140,6 +140,32 @@ static void write_and_mark(hrl_key *key) {
     CHECK(events > 0);
 }
 
+static void on_note(void *user, const char *text) {
+    CHECK(strstr(text, "keys/shredded: it is ignored") != NULL);
+    ++*(int *)user;
+}
+
+static void read_versions(const hrl_replica *replica) {
+    hrl_catalog_version version = HRL_INIT(hrl_catalog_version);
+    char marker[600];
+    FILE *file;
+    int notes = 0;
+
+    OK(hrl_replica_version(replica, &version));
+    CHECK(version.number > 0 && version.sequence > 0 && version.time_ns > 0 && strlen(version.text) > 64);
+    OK(hrl_replica_check_at_least(replica, version.text));
+    OK(hrl_replica_check_at_least(replica, "v1"));
+    FAILS(HRL_ERROR_DIVERGED, hrl_replica_check_at_least(replica, "v999999"));
+    FAILS(HRL_ERROR_INVALID_INPUT, hrl_replica_check_at_least(replica, "newest"));
+
+    OK(hrl_replica_notes(replica, on_note, &notes));
+    CHECK(notes == 0);
+    snprintf(marker, sizeof marker, "%s/volumes/disk/keys/shredded", in_directory("vault"));
+    CHECK((file = fopen(marker, "w")) != NULL && fclose(file) == 0);
+    OK(hrl_replica_notes(replica, on_note, &notes));
+    CHECK(notes == 1 && remove(marker) == 0);
+}
+
 static void look_at_replica(hrl_key *key) {
     hrl_store *store;
     hrl_vault *vault;
@@ -208,7 +234,8 @@ static void look_at_replica(hrl_key *key) {
     CHECK(bytes == 2 * 4096);
 
     OK(hrl_replica_verify(replica, NULL, NULL, NULL, &verified));
-    CHECK(verified.findings == 0 && verified.segments > 0 && verified.points == 2);
+    CHECK(verified.findings == 0 && verified.segments > 0 && verified.points == 2 && verified.notes == 0);
+    read_versions(replica);
 
     memset(&seen, 0, sizeof seen);
     find_segment(&seen);

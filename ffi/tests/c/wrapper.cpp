@@ -313,6 +313,9 @@ int main() {
         const hrl::Replica replica = vault.replica("disk");
         CHECK(replica.points().size() == 2 && vault.volumes().size() == 1);
         CHECK(!replica.timeline().empty() && replica.verify().findings == 0);
+        replica.check_at_least(replica.version().text);
+        std::vector<hrl::Finding> unread;
+        CHECK(replica.notes().empty() && vault.group_points(&unread).empty() && unread.empty());
         const hrl::Device view = replica.view("app");
         CHECK(view.read(8192, 1)[0] == 7 && view.read(16384, 1)[0] == 7 && view.read(0, 1)[0] == 0);
         const auto report = replica.restore("newest", in_directory("image"), 0, [](auto, auto) { return true; });

@@ -8,6 +8,7 @@ import typer
 from hrl import Key, KeyRotation, generate_key
 from hrl.cli.commands import command
 from hrl.cli.exits import Exit, Refused
+from hrl.cli.memory import forget
 from hrl.cli.options import Json, KeyFile, NewKeyFile, VaultUrl, Volume, open_vault
 from hrl.cli.output import note, print_json, say
 from hrl.cli.targets import published
@@ -84,6 +85,7 @@ def shred(
     if not yes:
         raise Refused(f"{volume} would be unreadable for ever: give --yes", Exit.INVALID_INPUT)
     report = open_vault(vault, key_file).shred(volume, data=data, override_legal_hold=override_legal_hold)
+    forget(vault, volume)
     if json:
         return print_json(report)
     objects = f", {count(report['objects_deleted'], 'object')} deleted ({human(report['bytes_deleted'])})"

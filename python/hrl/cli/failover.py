@@ -19,6 +19,7 @@ from hrl.cli.commands import command, group
 from hrl.cli.control import SOCKET, ControlServer, ask
 from hrl.cli.event_options import EventOptions, open_sinks
 from hrl.cli.exits import Exit, Refused
+from hrl.cli.memory import forget
 from hrl.cli.options import (
     At,
     Json,
@@ -38,6 +39,7 @@ from hrl.cli.output import Table, fields, print_json, print_raw, say
 from hrl.cli.policy import policy_of, read_events, read_policy, seconds_of
 from hrl.cli.programs import need
 from hrl.cli.protect import print_event
+from hrl.cli.reading_options import DEFAULT, Reading
 from hrl.cli.signals import Ending, ended_by_signals, on_signals
 from hrl.cli.sockets import address_of
 from hrl.cli.states import NEWEST, NEWEST_GOOD, state_of
@@ -129,6 +131,7 @@ def start(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")] = False,
     overwrite: Overwrite = False,
     policy: PolicyFile = None,
+    reading: Reading = DEFAULT,
     key_file: KeyFile = None,
     detach: Detach = False,
     json: Json = False,
@@ -138,8 +141,8 @@ def start(
 
     Nothing is final before `hrl failover commit`. Started again with the same directory, it goes on where it was.
     """
-    opened = open_vault(vault, key_file)
-    replica = opened.replica(volume)
+    reader = reading.open(vault, key_file)
+    opened, replica = reader.vault, reader.replica(volume)
     size_bytes = replica.info["size_bytes"]
     if detach and not dry_run:
         return run_detached(state)
@@ -338,6 +341,7 @@ def test(
     nbd_tls: NbdTls = None,
     nbd_tls_anyone: NbdTlsAnyone = False,
     at: At = "newest-good",
+    reading: Reading = DEFAULT,
     key_file: KeyFile = None,
     detach: Detach = False,
     json: Json = False,
@@ -349,7 +353,7 @@ def test(
     if detach:
         return run_detached(state)
     began = time.monotonic()
-    replica = open_vault(vault, key_file).replica(volume)
+    replica = reading.open(vault, key_file).replica(volume)
     begun = replica.begin_test(name, state_of(replica, at))
     state.mkdir(parents=True, exist_ok=True)
     ended = ended_by_signals()
@@ -553,6 +557,7 @@ def migrate(
     limit: Limit = DAY,
     yes: Annotated[bool, typer.Option("--yes", help="Needed: the volume leaves the vault.")] = False,
     overwrite: Overwrite = False,
+    reading: Reading = DEFAULT,
     key_file: KeyFile = None,
     json: Json = False,
 ) -> None:
@@ -563,8 +568,8 @@ def migrate(
     """
     if not yes:
         raise Refused(f"{volume} would leave the vault with all its points: give --yes", Exit.INVALID_INPUT)
-    opened = open_vault(vault, key_file)
-    size_bytes = opened.replica(volume).info["size_bytes"]
+    reader = reading.open(vault, key_file)
+    opened, size_bytes = reader.vault, reader.replica(volume).info["size_bytes"]
     state.mkdir(parents=True, exist_ok=True)
     disks = Disks(disk, state, size_bytes)
     is_zero = disks.prepare(overwrite=overwrite)
@@ -582,5 +587,6 @@ def migrate(
     over.wait_hydrated(limit)
     over.detach()
     opened.shred(volume, data=True)
+    forget(vault, volume)
     shutil.rmtree(state)
     print_disk(disk, json=json)

@@ -8,13 +8,13 @@ from typing import Annotated, Any
 
 import typer
 
-from hrl import GroupCoordinator, HrlError
+from hrl import GroupCoordinator, GroupPoint, HrlError
 from hrl.cli.commands import group as group_of_commands
 from hrl.cli.control import ControlServer, ask
 from hrl.cli.event_options import EventOptions, open_sinks
 from hrl.cli.exits import Exit, Refused
 from hrl.cli.options import Json, KeyFile, Limit, StateDirectory, VaultUrl, duration_of, open_vault
-from hrl.cli.output import Table, fields, print_address, print_json, say
+from hrl.cli.output import Table, fields, note, print_address, print_json, say
 from hrl.cli.protect import print_event
 from hrl.cli.signals import ended_by_signals
 from hrl.cli.states import short_ids
@@ -218,7 +218,17 @@ def points(
     json: Json = False,
 ) -> None:
     """Lists the points of groups in a vault, each once, with its members."""
-    found = [p for p in open_vault(vault, key_file).group_points() if name in (None, p.group)]
+    listed = open_vault(vault, key_file).group_points()
+    for volume, error in listed.unread:
+        note(f"{volume} cannot be read: {error}")
+    print_group_points(vault, [p for p in listed.points if name in (None, p.group)], json=json)
+    if listed.unread:
+        names = ", ".join(volume for volume, _ in listed.unread)
+        raise Refused(f"{count(len(listed.unread), 'volume')} cannot be read: {names}", Exit.PARTLY)
+
+
+def print_group_points(vault: str, found: list[GroupPoint], *, json: bool) -> None:
+    """Prints the points of groups with their members."""
     if json:
         print_json([fields(p) for p in found])
         return

@@ -11,17 +11,31 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from hrl import HrlError, Vault
+from hrl import HrlError, Key, Replica
 from hrl.cli.commands import Command, command
 from hrl.cli.control import ask
 from hrl.cli.exits import Exit, Refused
 from hrl.cli.key_options import KeyRefused
-from hrl.cli.options import Json, KeyFile, PolicyFile, Volumes, duration_of, open_vault
+from hrl.cli.memory import Memory, Reader
+from hrl.cli.options import Json, KeyFile, PolicyFile, Volumes, duration_of
 from hrl.cli.output import flush_output, print_json, say
 from hrl.cli.policy import read_policy, seconds_of
+from hrl.cli.reading_options import DEFAULT, ExpectingReading, ReadingOptions
 from hrl.cli.times import Duration
 from hrl.cli.volumes import names_of
-from hrl.health import RPO_SECONDS, STATES, Limits, Notice, app_seconds, line, of_agent, of_replica, of_volumes, worst
+from hrl.health import (
+    HEARTBEAT_SECONDS,
+    RPO_SECONDS,
+    STATES,
+    Limits,
+    Notice,
+    app_seconds,
+    line,
+    of_agent,
+    of_replica,
+    of_volumes,
+    worst,
+)
 from hrl.words import now_nanoseconds
 
 CODES = {"good": 0, "warn": 1, "bad": 2}
@@ -84,6 +98,13 @@ def health(
     verified_age: Annotated[
         Duration, duration_of("--verified-age", "Warn when the newest point that passed a check is older; 0 is off.")
     ] = Duration("0"),
+    heartbeat: Annotated[
+        Duration | None,
+        duration_of(
+            "--heartbeat", "Warn when the newest catalog version is 3 times older. Default: the policy's, or 1h; 0 is off."
+        ),
+    ] = None,
+    reading: ExpectingReading = DEFAULT,
     key_file: KeyFile = None,
     json: Json = False,
 ) -> None:
@@ -104,11 +125,9 @@ def health(
             seconds_of(chosen, "rpo_threshold", RPO_SECONDS) if rpo is None else rpo,
             app_seconds(seconds_of(chosen, "app_point_interval", 0)) if app_point_age is None else app_point_age,
             verified_age,
+            seconds_of(chosen, "heartbeat_interval", HEARTBEAT_SECONDS) if heartbeat is None else heartbeat,
         )
-        opened = open_vault(target, key_file)
-        names = volumes or names_of(opened)
-        general = of_volumes(names)
-        found = of_vault(opened, names, limits)
+        general, found = of_reading(reading, target, key_file, volumes, limits)
     level = worst([*general, *(notice for notices in found.values() for notice in notices)])
     if json:
         of_each = [as_json(name, notices) for name, notices in found.items()]
@@ -139,8 +158,27 @@ def of_running(state: Path, rpo: float | None) -> dict[str, list[Notice]]:
     return {status["volume"]: of_agent(status, status["rpo_threshold_seconds"] if rpo is None else rpo)}
 
 
-def of_vault(vault: Vault, names: list[str], limits: Limits) -> dict[str, list[Notice]]:
-    """Returns the notices of volumes in a vault. One that cannot be read is critical.
+def of_reading(
+    reading: ReadingOptions, url: str, key: Key | None, volumes: list[str] | None, limits: Limits
+) -> tuple[list[Notice], dict[str, list[Notice]]]:
+    """Returns the notices of a vault as a whole, and of its volumes.
+
+    A place where volumes were seen, and that is no vault any more, is critical.
+    """
+    try:
+        reader = reading.open(url, key)
+    except HrlError as error:
+        seen = [] if error.kind != "not-found" or reading.no_memory else Memory(url).names()
+        if not seen:
+            raise
+        return [*of_volumes([], seen), Notice("bad", f"{error}: is its file system mounted?")], {}
+    lost = reader.lost(volumes)
+    names = [name for name in volumes or names_of(reader.vault) if name not in lost]
+    return of_volumes(names, lost), of_vault(reader, names, limits)
+
+
+def of_vault(reader: Reader, names: list[str], limits: Limits) -> dict[str, list[Notice]]:
+    """Returns the notices of volumes in a vault. One that cannot be read, or that went back, is critical.
 
     Raises the error of the first if none can be read, and it may be the question that is wrong, such as the key.
     """
@@ -148,14 +186,20 @@ def of_vault(vault: Vault, names: list[str], limits: Limits) -> dict[str, list[N
     errors: list[HrlError] = []
     for name in names:
         try:
-            with vault.replica(name) as replica:
-                found[name] = of_replica(replica, limits)
+            with reader.vault.replica(name) as replica:
+                found[name] = of_history(reader, replica) + of_replica(replica, limits)
         except HrlError as error:
             errors.append(error)
             found[name] = [Notice("bad", f"cannot be read: {error}")]
     if errors and len(errors) == len(names) and errors[0].kind in NOT_ABOUT_THE_VOLUME:
         raise errors[0]
     return found
+
+
+def of_history(reader: Reader, replica: Replica) -> list[Notice]:
+    """Returns the notice of a volume that has less than was seen of it, or than is expected."""
+    problem = reader.problem(replica)
+    return [Notice("bad", str(problem))] if problem else []
 
 
 def as_json(name: str, notices: list[Notice]) -> dict[str, Any]:

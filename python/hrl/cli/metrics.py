@@ -37,6 +37,8 @@ METRICS = {
     "points": ("hrl_points_total", "counter", "Points taken since the agent started."),
     "vault_available": ("hrl_vault_available", "gauge", "1 when the vault took the last segment."),
     "fenced": ("hrl_fenced", "gauge", "1 when another source has the volume."),
+    "catalog_version": ("hrl_catalog_version", "gauge", "Newest version of the vault's catalog."),
+    "catalog_time_ns": ("hrl_catalog_time_seconds", "gauge", "Time of the newest record or heartbeat that it lists."),
     "rpo_threshold_seconds": ("hrl_rpo_threshold_seconds", "gauge", "RPO beyond which the agent raises an event; 0 is off."),
     "size_bytes": ("hrl_volume_size_bytes", "gauge", "Size of the volume."),
 }
@@ -131,7 +133,8 @@ def page(status: Mapping[str, Any], events: Mapping[str, int], dropped: Mapping[
     lines: list[str] = []
     for name, (metric, kind, words) in METRICS.items():
         if (value := status[name]) is not None:
-            lines += [*head(metric, kind, words), f"{metric}{{{volume}}} {number(value)}"]
+            shown = value / 1e9 if name.endswith("_ns") else value
+            lines += [*head(metric, kind, words), f"{metric}{{{volume}}} {number(shown)}"]
     lines += head("hrl_mode", "gauge", "1 for the mode of capture, 0 for the others.")
     lines += [f'hrl_mode{{{volume},mode="{mode}"}} {int(status["mode"] == mode)}' for mode in MODES]
     lines += head("hrl_events_total", "counter", "Events by kind since the agent started.")

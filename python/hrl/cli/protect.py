@@ -36,7 +36,7 @@ from hrl.cli.signals import Ending, ended_by_signals
 from hrl.cli.sockets import address_of
 from hrl.cli.times import Duration
 from hrl.health import RPO_SECONDS
-from hrl.words import count, human, local
+from hrl.words import count, human, local, moment
 
 CLEAR_SCREEN = "\x1b[H\x1b[2J"
 WAIT_LIMIT = Duration("60s")
@@ -304,6 +304,11 @@ def time_left(seconds: float | None) -> str:
     return f"{int(seconds // 3600)}:{int(seconds // 60 % 60):02}:{int(seconds % 60):02}"
 
 
+def time_of_version(time_ns: int | None) -> str:
+    """Returns the time of a catalog version, behind its number."""
+    return f" of {moment(time_ns)} UTC" if time_ns is not None else ""
+
+
 def status_table(found: dict[str, Any]) -> Table:
     """Returns the status of an agent for people."""
     table = Table("name", "value", header=False)
@@ -320,6 +325,7 @@ def status_table(found: dict[str, Any]) -> Table:
         "resync": f"{human(found['resync_bytes_left'])} left",
         "dirty regions": str(found["marked_regions"]),
         "points": f"{found['points']} in this session",
+        "catalog": f"version {found['catalog_version']}{time_of_version(found['catalog_time_ns'])}",
         "vault": "answers" if found["vault_available"] else "does not answer",
     }
     for name, value in rows.items():

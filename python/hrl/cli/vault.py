@@ -28,6 +28,7 @@ from hrl.cli.options import (
     tls_options,
 )
 from hrl.cli.output import Table, emit, fields, note, print_address, print_json, progress_bar, say
+from hrl.cli.reading_options import DEFAULT, ExpectingReading, Reading
 from hrl.cli.signals import ended_by_signals
 from hrl.cli.states import short_ids, state_of
 from hrl.cli.targets import interruptible, published, refuse_in_use
@@ -38,23 +39,35 @@ SECTOR_BYTES = 512
 
 
 @command("points")
-def points(vault: VaultUrl, volume: VolumeName = None, key_file: KeyFile = None, json: Json = False) -> None:
+def points(
+    vault: VaultUrl, volume: VolumeName = None, reading: Reading = DEFAULT, key_file: KeyFile = None, json: Json = False
+) -> None:
     """Lists the recovery points of each volume, oldest first.
 
     Times are local. The beginning of an id names the point in --at and wherever else a point is asked for.
     """
-    opened = open_vault(vault, key_file)
-    each = EachVolume(opened, volume)
-    found = each.do(lambda name: opened.replica(name).points())
+    reader = reading.open(vault, key_file)
+    each = EachVolume(reader.vault, volume)
+    found = each.do(reader.replica)
     if json:
-        print_json([{"volume": name, **fields(p)} for name, listed in found.items() for p in listed])
+        print_json([{"volume": name, **fields(p)} for name, replica in found.items() for p in replica.points()])
         return each.end()
-    for at, (name, listed) in enumerate(found.items()):
+    for at, (name, replica) in enumerate(found.items()):
         if at:
             say("")
-        say(f"{name}: {count(len(listed), 'point')}")
+        listed = replica.points()
+        say(f"{name}: {count(len(listed), 'point')}, {version_words(replica)}")
         points_table(listed).print()
     each.end()
+
+
+def version_words(replica: Replica) -> str:
+    """Returns the newest catalog version of a volume, and how old it is."""
+    version = replica.version()
+    if version.time is None or version.time_ns is None:
+        return f"catalog version {version.number}"
+    old = age((now_nanoseconds() - version.time_ns) / 1e9)
+    return f"catalog version {version.number} of {local(version.time)}, {old} ago"
 
 
 def points_table(points: list[RecoveryPoint]) -> Table:
@@ -75,11 +88,13 @@ def kept_until(until: str | None) -> str:
 
 
 @command("timeline")
-def timeline(vault: VaultUrl, volume: VolumeName = None, key_file: KeyFile = None, json: Json = False) -> None:
+def timeline(
+    vault: VaultUrl, volume: VolumeName = None, reading: Reading = DEFAULT, key_file: KeyFile = None, json: Json = False
+) -> None:
     """Shows the history of volumes: ordered intervals, and gaps with their causes."""
-    opened = open_vault(vault, key_file)
-    each = EachVolume(opened, volume)
-    found = each.do(lambda name: opened.replica(name).timeline())
+    reader = reading.open(vault, key_file)
+    each = EachVolume(reader.vault, volume)
+    found = each.do(lambda name: reader.replica(name).timeline())
     if json:
         print_json([{"volume": name, **fields(e)} for name, listed in found.items() for e in listed])
         return each.end()
@@ -103,11 +118,12 @@ def restore(
     at: At = "newest",
     overwrite: Overwrite = False,
     device: Annotated[bool, typer.Option("--device", help="Write onto an existing disk or file.")] = False,
+    reading: ExpectingReading = DEFAULT,
     key_file: KeyFile = None,
     json: Json = False,
 ) -> None:
     """Writes a volume as of a point, sequence or time to a sparse file or a device."""
-    replica = open_vault(vault, key_file).replica(volume)
+    replica = reading.open(vault, key_file).replica(volume)
     at = state_of(replica, at)
     with progress_bar("Restoring") as progress:
         report = restored(replica, at, to, overwrite=overwrite, device=device, progress=progress)
@@ -154,6 +170,7 @@ def serve(
     ] = None,
     nbd_tls: NbdTls = None,
     nbd_tls_anyone: NbdTlsAnyone = False,
+    reading: ExpectingReading = DEFAULT,
     key_file: KeyFile = None,
     json: Json = False,
 ) -> None:
@@ -162,7 +179,7 @@ def serve(
     Prints the NBD address once it is served. Runs until SIGTERM or SIGINT.
     """
     ended = ended_by_signals()
-    replica = open_vault(vault, key_file).replica(volume)
+    replica = reading.open(vault, key_file).replica(volume)
     at = state_of(replica, at)
     changes = replica.changes(state_of(replica, changes_from), at) if changes_from else None
     with tempfile.TemporaryDirectory(prefix="hrl-serve-") as scratch:
@@ -181,11 +198,12 @@ def changes(
     since: Annotated[str, typer.Option("--from", metavar="POINT|TIME", help="The earlier recovery state.")],
     until: Annotated[str, typer.Option("--to", metavar="POINT|TIME", help="The later recovery state.")] = "newest",
     to_file: Annotated[Path | None, typer.Option("--to-file", metavar="FILE", help="New sparse file.")] = None,
+    reading: Reading = DEFAULT,
     key_file: KeyFile = None,
     json: Json = False,
 ) -> None:
     """Lists the exact extents that differ between two recovery states, or writes their data to a sparse file."""
-    replica = open_vault(vault, key_file).replica(volume)
+    replica = reading.open(vault, key_file).replica(volume)
     found = replica.changes(state_of(replica, since), state_of(replica, until))
     runs = found.runs()
     written = None

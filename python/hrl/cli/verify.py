@@ -6,13 +6,15 @@ from typing import Annotated, Any
 
 import typer
 
-from hrl import HrlError, RecoveryPoint, Replica, Vault, VerifyReport
+from hrl import HrlError, RecoveryPoint, Replica, VerifyReport
 from hrl.cli.boot import PATTERN, QEMU, Machine, check_boot, pattern_of
 from hrl.cli.checks import Kind, Outcome, check_command, check_file_systems, check_integrity
 from hrl.cli.commands import command as register
 from hrl.cli.exits import Exit, Refused
-from hrl.cli.options import Json, KeyFile, VaultUrl, VolumeName, duration_of, open_vault
+from hrl.cli.memory import Reader
+from hrl.cli.options import Json, KeyFile, VaultUrl, VolumeName, duration_of
 from hrl.cli.output import note, print_json, progress_bar, say
+from hrl.cli.reading_options import DEFAULT, ExpectingReading
 from hrl.cli.served_point import served
 from hrl.cli.states import NEWEST, point_of
 from hrl.cli.times import Duration
@@ -80,26 +82,28 @@ def verify(
     due: Annotated[bool, typer.Option("--due", help="Check only if the newest verdict is older than --every.")] = False,
     every: Annotated[Duration, duration_of("--every", "With --due: how old a verdict may be.")] = Duration("1d"),
     no_record: Annotated[bool, typer.Option("--no-record", help="Do not keep the verdicts.")] = False,
+    reading: ExpectingReading = DEFAULT,
     key_file: KeyFile = None,
     json: Json = False,
 ) -> None:
     """Reads and checks everything that is stored. With --mount, --command, --boot or --due checks recovery points.
 
-    The exit code is 5 when something stored is wrong, 17 when a check of a point failed. Verdicts are kept on the points.
+    The exit code is 5 when something stored is wrong, 21 when a volume went back since it was seen here, 17 when a check of
+    a point failed. Verdicts are kept on the points.
     """
     if volume and named and volume != named:
         raise Refused(f"two volumes are named, {volume} and {named}: give one", Exit.INVALID_INPUT)
     machine = Machine(qemu, boot_args, pattern_of(boot_pattern), limit) if boot else None
     checks = Checks(mount, fsck, command, machine, limit)
-    opened = open_vault(vault, key_file)
+    reader = reading.open(vault, key_file)
     if not (due or mount or boot or command is not None):
         if at is not None:
             raise Refused(
                 "cannot check a point by reading all that is stored: add --mount, --command or --boot", Exit.INVALID_INPUT
             )
-        return verify_stored(opened, volume or named, json=json)
-    run = Run(opened, checks, at or NEWEST, timedelta(seconds=every) if due else None, record=not no_record, quiet=json)
-    run.check(names_of(opened, volume or named))
+        return verify_stored(reader, volume or named, json=json)
+    run = Run(reader, checks, at or NEWEST, timedelta(seconds=every) if due else None, record=not no_record, quiet=json)
+    run.check(names_of(reader.vault, volume or named))
     if json:
         print_json({"ok": run.ok, "checks": run.rows, "failures": run.failures})
     elif not run.rows and not run.failures:
@@ -108,25 +112,36 @@ def verify(
         raise typer.Exit(run.code)
 
 
-def verify_stored(vault: Vault, volume: str | None, *, json: bool) -> None:
-    """Reads and checks everything that is stored of a volume, or of all. What is damaged beyond reading is not sound."""
-    each = EachVolume(vault, volume)
+def verify_stored(reader: Reader, volume: str | None, *, json: bool) -> None:
+    """Reads and checks everything that is stored of a volume, or of all. What is damaged beyond reading is not sound.
+
+    A volume that has less than it should is a finding of its own: what there is of it is checked all the same.
+    """
+    each = EachVolume(reader.vault, volume)
+    too_old: dict[str, str] = {}
 
     def work(name: str) -> VerifyReport:
+        replica = reader.vault.replica(name)
+        if problem := reader.problem(replica):
+            too_old[name] = str(problem)
         with progress_bar(f"Verifying {name}") as progress:
-            return vault.replica(name).verify(progress=progress)
+            return replica.verify(progress=progress)
 
     reports = each.do(work)
     is_sound = all(report["sound"] for report in reports.values())
     is_damaged = any(error.kind == "corrupt" for error in each.failures.values())
     if json:
         failures = {name: str(error) for name, error in each.failures.items()}
-        print_json({"sound": is_sound and not failures, "volumes": reports, "failures": failures})
+        sound = is_sound and not failures and not too_old
+        print_json({"sound": sound, "volumes": reports, "failures": failures, "went_back": too_old})
     else:
         for name, report in reports.items():
             verdict = "sound" if report["sound"] else count(len(report["findings"]), "finding")
+            verdict += ", but not what was seen or expected of it" if name in too_old else ""
             counts = f"{count(report['segments'], 'segment')}, {count(report['points'], 'point')}"
             say(f"{name}: {verdict}, {counts}, {human(report['bytes'])}")
+            if name in too_old:
+                say(f"  {too_old[name]}")
             for _, finding in report["findings"]:
                 say(f"  {finding}")
             for stray in report["strays"]:
@@ -135,6 +150,8 @@ def verify_stored(vault: Vault, volume: str | None, *, json: bool) -> None:
                 say(f"  note: {note}")
     if not is_sound or is_damaged:
         raise typer.Exit(Exit.CORRUPT)
+    if too_old:
+        raise typer.Exit(Exit.DIVERGED)
     each.end()
 
 
@@ -144,8 +161,10 @@ class Run:
     The exit code is that of a failed check; if none failed, that of the first volume that could not be checked.
     """
 
-    def __init__(self, vault: Vault, checks: Checks, at: str, every: timedelta | None, *, record: bool, quiet: bool) -> None:
-        self._vault = vault
+    def __init__(
+        self, reader: Reader, checks: Checks, at: str, every: timedelta | None, *, record: bool, quiet: bool
+    ) -> None:
+        self._reader = reader
         self._checks = checks
         self._at = at
         self._every = every
@@ -178,7 +197,7 @@ class Run:
                 self._failed(name, str(error), Exit.IO)
 
     def _check_volume(self, name: str) -> None:
-        replica = self._vault.replica(name)
+        replica = self._reader.replica(name)
         kinds = self._checks.kinds
         if self._every is not None:
             kinds = due_kinds(replica.points(), kinds, datetime.now(UTC) - self._every)
