@@ -209,6 +209,7 @@ def test_a_frozen_copy_grows_old(tmp_path: Path) -> None:
     disk = package.MemoryDevice(1 << 20)
     with package.Protection(disk, vault=vault, state=tmp_path / "s", volume="db", policy=policy) as agent:
         agent.wait_ordered()
+        agent.mark("here")
         agent.wait_replicated()
         first = vault.replica("db").version()
         newest = vault.replica("db")
