@@ -288,15 +288,13 @@ pub fn hex(bytes: &[u8]) -> impl fmt::Display + '_ {
 
 /// Parses exactly `2 * N` hexadecimal digits of either case; `None` if the text is anything else.
 pub fn parse_hex<const N: usize>(text: &str) -> Option<[u8; N]> {
+    parse_hex_vec(text)?.try_into().ok()
+}
+
+/// Parses an even number of hexadecimal digits of either case; `None` if the text is anything else.
+pub fn parse_hex_vec(text: &str) -> Option<Vec<u8>> {
     let (pairs, []) = text.as_bytes().as_chunks::<2>() else { return None };
-    if pairs.len() != N {
-        return None;
-    }
-    let mut bytes = [0; N];
-    for (byte, pair) in bytes.iter_mut().zip(pairs) {
-        *byte = hex_byte(*pair)?;
-    }
-    Some(bytes)
+    pairs.iter().map(|pair| hex_byte(*pair)).collect()
 }
 
 /// Resolves each `%XX` of a URL's part; `None` if digits are missing or the result is not UTF-8.

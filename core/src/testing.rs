@@ -3,6 +3,8 @@
 //! What is printed again here is what the crate itself would write: a target reads any bytes, and what was understood has to
 //! be understood again, as the same.
 
-pub use crate::agent::{reprint_anchor, reprint_failover, reprint_state, reprint_witness};
+pub use crate::agent::{
+    reprint_anchor, reprint_failover, reprint_state, reprint_volume, reprint_witness,
+};
 pub use crate::failover::reprint_follow;
 pub use crate::vault::pack::{mend_pack, reprint_pack};

@@ -185,7 +185,9 @@ pub(crate) fn with<T>(
 /// freed. Free the protection with `hrl_protection_free`, after `hrl_protection_stop`.
 /// Statuses: HRL_ERROR_FENCED (another agent or source has the volume), HRL_ERROR_CHANGED (not the
 /// disk that was protected), HRL_ERROR_WRONG_KEY, HRL_ERROR_UNAVAILABLE (the vault),
-/// HRL_ERROR_INVALID_INPUT (the policy), HRL_ERROR_FULL, HRL_ERROR_IO. Since 0.1.
+/// HRL_ERROR_INVALID_INPUT (the policy), HRL_ERROR_FULL, HRL_ERROR_IO. While the vault is away, a
+/// state directory that knows the volume suffices, with a vault of `hrl_vault_open_for_agent`.
+/// Since 0.1.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hrl_protection_open(
     options: Option<&hrl_protection_options>,
@@ -429,6 +431,9 @@ report! {
         /// Time of the newest record or heartbeat that the version lists, in nanoseconds since 1970;
         /// 0 before both.
         catalog_time_ns: i64 = now.catalog_time.unwrap_or_default(),
+        /// Whether the vault has not answered since the start. Then nothing is shipped, and nothing
+        /// counts as replicated.
+        vault_away: bool,
     }
 }
 

@@ -1,13 +1,15 @@
 //! Vaults.
 
 use std::ffi::c_void;
+use std::path::Path;
 
 use engine::SystemClock;
 use engine::journal::WrappingKey;
 use engine::vault::Vault;
+use hrl_stores::agent_vault;
 
 use crate::boundary::{guard, guard_value, hrl_status};
-use crate::handle::{self, Out};
+use crate::handle::{self, Out, Text};
 use crate::keys::hrl_key;
 use crate::points::{hrl_volume_fn, hrl_volume_info, visit};
 use crate::store::hrl_store;
@@ -40,6 +42,26 @@ pub unsafe extern "C" fn hrl_vault_open(
     out: Out<'_, *mut hrl_vault>,
 ) -> hrl_status {
     open(store, key, out, Vault::open)
+}
+
+/// Opens the vault at `url`, as `hrl_store_open_url` takes it, for the agent of the directory
+/// `state`. A new state directory makes a vault of an empty or absent directory. One that knows a
+/// volume makes none, and `hrl_protection_open` then succeeds even while the vault is away.
+/// Statuses: HRL_ERROR_INVALID_INPUT, HRL_ERROR_UNSUPPORTED, and with a new state directory those of
+/// `hrl_store_open_url` and `hrl_vault_create`. Since 0.1.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn hrl_vault_open_for_agent(
+    url: Text<'_>,
+    state: Text<'_>,
+    key: Option<&hrl_key>,
+    out: Out<'_, *mut hrl_vault>,
+) -> hrl_status {
+    guard(|| {
+        out.check("out")?;
+        let (url, state) = (url.read("url")?, Path::new(state.read("state")?));
+        let key = key.map(|key| key.inner.clone());
+        out.give(hrl_vault { inner: agent_vault(url, state, key, SystemClock::shared())? })
+    })
 }
 
 type Opener = fn(

@@ -9,7 +9,7 @@
 #![no_main]
 
 use hrl::journal::{Binding, VolumeKey, WrappingKey};
-use hrl::testing::{reprint_anchor, reprint_failover, reprint_follow, reprint_state};
+use hrl::testing::{reprint_anchor, reprint_failover, reprint_follow, reprint_state, reprint_volume};
 use hrl::{
     Bandwidth, ErrorKind, ManualClock, RetentionPolicy, Timestamp, VolumeId, duration_text,
     parse_duration,
@@ -21,7 +21,7 @@ use libfuzzer_sys::fuzz_target;
 fuzz_target!(|input: &[u8]| {
     let Some((kind, bytes)) = input.split_first() else { return };
     let text = || std::str::from_utf8(bytes).ok();
-    match kind % 11 {
+    match kind % 12 {
         0 => again(text(), reprint_state),
         1 => again(text(), reprint_failover),
         2 => again(text(), reprint_follow),
@@ -32,6 +32,7 @@ fuzz_target!(|input: &[u8]| {
         7 => wrapped(bytes),
         8 => applications(text()),
         9 => policies(text()),
+        10 => again(text(), reprint_volume),
         _ => again(text(), reprint_anchor),
     }
 });

@@ -127,6 +127,12 @@ public:
         return Vault(detail::make<hrl_vault>(
             [&](hrl_vault **out) { return hrl_vault_open(store.get(), key.get(), out); }));
     }
+    /** Opens the vault of an agent. It may be away if the state directory knows a volume. */
+    static Vault open_for_agent(const std::string &url, const std::string &state, const Key &key = Key()) {
+        return Vault(detail::make<hrl_vault>([&](hrl_vault **out) {
+            return hrl_vault_open_for_agent(url.c_str(), state.c_str(), key.get(), out);
+        }));
+    }
     std::vector<hrl_volume_info> volumes() const {
         return detail::collect<hrl_volume_info>(
             [&](auto call, void *user) { return hrl_vault_volumes(get(), call, user); });

@@ -626,6 +626,11 @@ class Stats(_Value):
     def vault_available(self) -> bool:
         """Whether the vault took the last segment."""
     @property
+    def vault_away(self) -> bool:
+        """Whether the vault has not answered since the start, so that nothing is shipped and
+        nothing counts as replicated.
+        """
+    @property
     def fenced(self) -> bool:
         """Whether another source has the volume, so that nothing is replicated any more."""
     @property
@@ -663,7 +668,8 @@ class Protection:
     logger "hrl" of `logging`, as the attribute `hrl_event` of its records.
 
     Raises `FencedError` if another agent or source has the volume, and `UnavailableError`
-    if the vault cannot be reached. If the disk is not the one that was protected, the kind
+    if the vault cannot be reached and `state` is new. With a `state` that knows the volume the
+    protection begins without the vault, if that was opened with `state`. If the disk is not the one that was protected, the kind
     of the `HrlError` is "changed".
 
     >>> vault = hrl.Vault("vault", create=True)
@@ -877,6 +883,10 @@ class Vault:
 
     `key`, or the content of `key_file`, is the key-encryption key of encrypted volumes.
     `create` makes a new vault.
+
+    `state` is the state directory of the agent that the vault is opened for. A new one makes a
+    new vault. One that knows a volume makes none, and its `Protection` begins even while the
+    vault is away.
     """
 
     def __new__(
@@ -887,6 +897,7 @@ class Vault:
         key: Key | None = None,
         key_file: _Path | None = None,
         create: bool = False,
+        state: _Path | None = None,
     ) -> Self: ...
     def volumes(self) -> list[VolumeInfo]:
         """Returns the record of every volume."""

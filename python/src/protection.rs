@@ -64,6 +64,9 @@ mirror! {
         points: u64,
         /// Whether the vault took the last segment.
         vault_available: bool,
+        /// Whether the vault has not answered since the start, so that nothing is shipped and
+        /// nothing counts as replicated.
+        vault_away: bool,
         /// Whether another source has the volume, so that nothing is replicated any more.
         fenced: bool,
         /// Whether a failover to here is not committed, so that changes stay in the spool.
@@ -97,7 +100,8 @@ mirror! {
 /// logger "hrl" of `logging`, as the attribute `hrl_event` of its records.
 ///
 /// Raises `FencedError` if another agent or source has the volume, and `UnavailableError`
-/// if the vault cannot be reached. If the disk is not the one that was protected, the kind
+/// if the vault cannot be reached and `state` is new. With a `state` that knows the volume the
+/// protection begins without the vault, if that was opened with `state`. If the disk is not the one that was protected, the kind
 /// of the `HrlError` is "changed".
 ///
 /// >>> vault = hrl.Vault("vault", create=True)

@@ -7,7 +7,7 @@ use hrl::SystemClock;
 use hrl::journal::WrappingKey;
 use hrl::store::{DirStore, Store};
 use hrl::vault::ShredOptions;
-use hrl_stores::{create_url, open_url};
+use hrl_stores::{agent_vault, create_url, open_url};
 use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
 
@@ -78,6 +78,13 @@ fn store_at(url: &Path, create: bool) -> hrl::Result<Arc<dyn Store>> {
     }
 }
 
+fn key_of(key: Option<&Key>, file: Option<PathBuf>) -> hrl::Result<Option<WrappingKey>> {
+    match file {
+        Some(path) => WrappingKey::from_file(&path).map(Some),
+        None => Ok(key.map(|key| key.0.clone())),
+    }
+}
+
 /// A store with the replicas of volumes.
 ///
 /// `url` is a directory (a path or file://PATH) or an object store (s3://, az:// or gs://,
@@ -86,6 +93,10 @@ fn store_at(url: &Path, create: bool) -> hrl::Result<Arc<dyn Store>> {
 ///
 /// `key`, or the content of `key_file`, is the key-encryption key of encrypted volumes.
 /// `create` makes a new vault.
+///
+/// `state` is the state directory of the agent that the vault is opened for. A new one makes a
+/// new vault. One that knows a volume makes none, and its `Protection` begins even while the
+/// vault is away.
 #[pyclass(frozen, module = "hrl")]
 pub(crate) struct Vault {
     inner: Handle<hrl::vault::Vault>,
@@ -100,7 +111,7 @@ impl Vault {
 #[pymethods]
 impl Vault {
     #[new]
-    #[pyo3(signature = (url=None, *, store=None, key=None, key_file=None, create=false))]
+    #[pyo3(signature = (url=None, *, store=None, key=None, key_file=None, create=false, state=None))]
     fn new(
         py: Python<'_>,
         url: Option<PathBuf>,
@@ -108,9 +119,16 @@ impl Vault {
         key: Option<&Key>,
         key_file: Option<PathBuf>,
         create: bool,
+        state: Option<PathBuf>,
     ) -> PyResult<Self> {
         if key.is_some() && key_file.is_some() {
             return Err(PyTypeError::new_err("a vault is opened by a key or a key_file"));
+        }
+        let clock = SystemClock::shared();
+        if let (Some(url), None, Some(state)) = (&url, store, state) {
+            let url = url.to_str().ok_or_else(|| PyTypeError::new_err("the url is not UTF-8"))?;
+            let inner = run(py, || agent_vault(url, &state, key_of(key, key_file)?, clock))?;
+            return Ok(Self { inner: Handle::new("the vault", inner) });
         }
         let store: Arc<dyn Store> = match (url, store) {
             (Some(url), None) => run(py, || store_at(&url, create))?,
@@ -118,11 +136,7 @@ impl Vault {
             _ => return Err(PyTypeError::new_err("a vault is opened by its url or in a store")),
         };
         let inner = run(py, || {
-            let key = match key_file {
-                Some(path) => Some(WrappingKey::from_file(&path)?),
-                None => key.map(|key| key.0.clone()),
-            };
-            let clock = SystemClock::shared();
+            let key = key_of(key, key_file)?;
             if create {
                 hrl::vault::Vault::create(store, key, clock)
             } else {

@@ -21,7 +21,7 @@ from hrl.health import Limits, worst
 
 SECOND = 1_000_000_000
 STATS: dict[str, Any] = {
-    "fenced": False, "mode": "ordered", "rpo_seconds": 0.0, "vault_available": True, "resync_bytes_left": 0,
+    "fenced": False, "mode": "ordered", "rpo_seconds": 0.0, "vault_available": True, "vault_away": False, "resync_bytes_left": 0,
     "backlog_bytes": 0,
 }  # fmt: skip
 
@@ -71,6 +71,7 @@ def test_the_rules_for_a_catalog(points: list[Any], gap: str | None, last: int |
         ({"rpo_seconds": 101.0}, "warn"),
         ({"rpo_seconds": 401.0}, "bad"),
         ({"vault_available": False}, "warn"),
+        ({"vault_available": False, "vault_away": True}, "warn"),
         ({"mode": "resync"}, "warn"),
         ({"mode": "dirty"}, "bad"),
         ({"fenced": True}, "bad"),

@@ -28,7 +28,7 @@ use crate::error::Result;
 use crate::event::Cause;
 use crate::journal::{SegmentKind, SegmentSummary};
 use crate::sync::lock::Mutex;
-use crate::units::{ChainHash, Epoch, Sequence};
+use crate::units::{ChainHash, Epoch, PointId, Sequence, Timestamp};
 use crate::vault::{Branch, Catalog, CatalogContent, SourceIdentity, SourceInstance};
 
 const FIRST_LINE: &str = "hrl anchor 1";
@@ -72,6 +72,12 @@ pub(crate) struct Anchor {
     pub promised: Sequence,
     /// No change gets a sequence up to this one any more.
     pub given: Sequence,
+    /// The unordered interval that the catalog leaves open, and when it began.
+    pub unordered: Option<(Cause, Timestamp)>,
+    /// Time of the last record that was published.
+    pub until: Timestamp,
+    /// The planned failover that the volume was handed over to.
+    pub handed_over: Option<PointId>,
 }
 
 /// How the vault and the state directory differ.
@@ -112,16 +118,30 @@ impl Anchor {
         let mut sessions = vec![instance.id];
         sessions.extend(before.iter().flat_map(|before| &before.sessions));
         sessions.truncate(SESSIONS_MAX);
-        Self {
+        let mut anchor = Self {
             source: source.id,
             epoch: catalog.epoch(),
             sessions,
             version: catalog.version(),
             hash: catalog.version_hash(),
-            published: End::of(catalog),
+            published: End::default(),
             promised,
             given: before.map_or(Sequence::ZERO, |before| before.given.max(before.end())),
-        }
+            unordered: None,
+            until: Timestamp(0),
+            handed_over: None,
+        };
+        anchor.set_end(catalog, Sequence::ZERO);
+        anchor
+    }
+
+    /// Returns the anchor of a session that begins while the vault is away. Of the vault it knows what
+    /// the session before knew.
+    pub(super) fn begin_away(&self, instance: &SourceInstance, promised: Sequence) -> Self {
+        let mut sessions = vec![instance.id];
+        sessions.extend(&self.sessions);
+        sessions.truncate(SESSIONS_MAX);
+        Self { sessions, promised, given: self.given.max(self.end()), ..self.clone() }
     }
 
     /// Returns the highest sequence that is in the vault, or that the dirty map relies on.
@@ -133,8 +153,29 @@ impl Anchor {
         self.epoch = catalog.epoch();
         self.version = catalog.version();
         self.hash = catalog.version_hash();
-        self.published = End::of(catalog);
+        self.set_end(catalog, self.published.sequence);
         self.given = self.given.max(self.published.sequence);
+    }
+
+    /// Records the end of the catalog, whose segments up to the sequence `known` are known.
+    fn set_end(&mut self, catalog: &Catalog, known: Sequence) {
+        self.published = End::of(catalog);
+        let segments = catalog.segments();
+        let new = segments.partition_point(|entry| entry.summary.last_sequence <= known);
+        for change in segments[new..].iter().flat_map(|entry| &entry.summary.order_changes) {
+            let since = self.unordered.map_or(change.time, |(_, since)| since);
+            self.unordered = change.begin.map(|cause| (cause, since));
+        }
+        self.until = segments.last().map_or(self.until, |last| last.summary.last_time);
+    }
+
+    /// Returns the first time at which a change may be missing from what was published; `None` if
+    /// nothing was.
+    pub(super) fn missing_since(&self) -> Option<Timestamp> {
+        let lacks = |cause| !matches!(cause, Cause::InitialReplication | Cause::Requested);
+        let open = self.unordered.filter(|(cause, _)| lacks(*cause)).map(|(_, since)| since);
+        let after = Timestamp(self.until.0.saturating_add(1));
+        (self.published.sequence > Sequence::ZERO).then(|| open.unwrap_or(after))
     }
 
     /// Compares the catalog with what the directory knows: this anchor, and the `spooled` segments
@@ -232,9 +273,13 @@ impl Anchor {
 
     fn print(&self) -> String {
         let sessions: Vec<_> = self.sessions.iter().map(|id| hex(id).to_string()).collect();
+        let (cause, since) =
+            self.unordered.map_or((0, 0), |(cause, since)| (cause.code(), since.0));
+        let handed_over =
+            self.handed_over.map_or_else(|| "none".to_owned(), |failover| failover.to_string());
         format!(
             "{FIRST_LINE}\nsource={}\nepoch={}\nsessions={}\nversion={}\nhash={}\npublished={}\nchain={}\n\
-             promised={}\ngiven={}\n",
+             promised={}\ngiven={}\nunordered={cause} {since}\nuntil={}\nhanded-over={handed_over}\n",
             hex(&self.source),
             self.epoch,
             sessions.join(","),
@@ -243,7 +288,8 @@ impl Anchor {
             self.published.sequence.0,
             hex(&self.published.chain.0),
             self.promised.0,
-            self.given.0
+            self.given.0,
+            self.until.0
         )
     }
 }
@@ -276,6 +322,19 @@ impl AnchorFile {
         Ok(file)
     }
 
+    /// Returns what is known now.
+    pub(super) fn now(&self) -> Anchor {
+        self.anchor.lock().clone()
+    }
+
+    /// Records the planned failover that the volume is handed over to; `None` if it is not.
+    pub(super) fn hand_over(&self, failover: Option<PointId>) -> Result<()> {
+        if self.anchor.lock().handed_over == failover {
+            return Ok(());
+        }
+        self.change(|anchor| anchor.handed_over = failover)
+    }
+
     /// Records what the catalog lists. Before a segment leaves the spool.
     pub(super) fn published(&self, catalog: &Catalog) -> Result<()> {
         self.change(|anchor| anchor.set_published(catalog))
@@ -297,6 +356,8 @@ impl AnchorFile {
         self.change(|anchor| {
             anchor.promised = Sequence::ZERO;
             anchor.given = anchor.given.max(anchor.published.sequence).max(given);
+            anchor.published = End::default();
+            anchor.unordered = None;
             anchor.set_published(catalog);
         })
     }
@@ -340,7 +401,7 @@ fn parse(text: &str) -> Option<Anchor> {
         return None;
     }
     let mut field = |name: &str| lines.next()?.strip_prefix(name)?.strip_prefix('=');
-    Some(Anchor {
+    let mut anchor = Anchor {
         source: parse_hex(field("source")?)?,
         epoch: Epoch(field("epoch")?.parse().ok()?),
         sessions: field("sessions")?.split(',').map(parse_hex).collect::<Option<_>>()?,
@@ -352,5 +413,23 @@ fn parse(text: &str) -> Option<Anchor> {
         },
         promised: Sequence(field("promised")?.parse().ok()?),
         given: Sequence(field("given")?.parse().ok()?),
-    })
+        unordered: None,
+        until: Timestamp(0),
+        handed_over: None,
+    };
+    // Older versions wrote no more.
+    if let Some(unordered) = field("unordered") {
+        let (code, since) = unordered.split_once(' ')?;
+        let since = Timestamp(since.parse().ok()?);
+        anchor.unordered = match code.parse().ok()? {
+            0 => None,
+            code => Some((Cause::from_code(code)?, since)),
+        };
+        anchor.until = Timestamp(field("until")?.parse().ok()?);
+        anchor.handed_over = match field("handed-over")? {
+            "none" => None,
+            digits => Some(PointId::parse(digits)?),
+        };
+    }
+    Some(anchor)
 }

@@ -100,10 +100,24 @@ pub(super) fn resume(shared: &Shared) {
     if shared.session.is_provisional() {
         return;
     }
+    if let Some(failover) = shared.anchor.now().handed_over {
+        refuse(shared, failover);
+    }
     if let Some(Asked::Refuse(failover)) =
         shared.shipping.shipper.peek(|catalog| asked(catalog, None))
     {
         refuse(shared, failover);
+    }
+}
+
+/// Does as the catalog of a vault asks that was away: the anchor may know of a hand-over that was
+/// not recorded there, or that was cancelled since.
+pub(super) fn join(shared: &Shared) {
+    let handed_over = shared.session.handed_over();
+    match shared.shipping.shipper.peek(|catalog| asked(catalog, None)) {
+        Some(Asked::Refuse(failover)) => refuse(shared, failover),
+        _ if handed_over.is_some() => take_back(shared),
+        _ => {}
     }
 }
 
@@ -221,9 +235,18 @@ fn record(shared: &Shared, request: &Step, point: &RecoveryPoint) -> Result<()> 
 fn refuse(shared: &Shared, failover: PointId) {
     shared.tap.refuse(true);
     shared.session.hand_over(failover);
+    remember(shared, Some(failover));
 }
 
 fn take_back(shared: &Shared) {
     shared.tap.refuse(false);
     shared.session.take_back();
+    remember(shared, None);
+}
+
+/// Records the hand-over in the anchor, for a start while the vault is away.
+fn remember(shared: &Shared, failover: Option<PointId>) {
+    if let Err(error) = shared.anchor.hand_over(failover) {
+        shared.event(EventKind::TaskFailed, format!("recording the hand-over: {error}"));
+    }
 }

@@ -18,6 +18,7 @@
 
 pub(crate) mod anchor;
 mod applications;
+mod away;
 mod baseline;
 mod clean_stop;
 mod crowding;
@@ -57,6 +58,8 @@ pub(crate) mod witness;
 #[cfg(any(test, feature = "testing"))]
 pub use anchor::reprint_anchor;
 pub(crate) use applications::check as check_applications;
+#[cfg(any(test, feature = "testing"))]
+pub use away::reprint_volume;
 pub use cut::VolumeCut;
 pub use open::ProtectionOptions;
 pub use protection::Protection;

@@ -4,7 +4,7 @@
 //! Behaviour on failure: an open that fails may be repeated. It leaves the volume to its source,
 //! unless it was about to take the volume over.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::anchor::{Anchor, AnchorFile, Difference, new_instance};
@@ -25,7 +25,7 @@ use super::spool::Spool;
 use super::task::Task;
 use super::witness::Seen;
 use super::{
-    applications, hand_over, journaling, recover, resync, retention, rewind, shipping, state,
+    applications, away, hand_over, journaling, recover, resync, retention, rewind, shipping, state,
     surrender, task, timer,
 };
 use crate::capture::{Tap, Volume};
@@ -33,11 +33,12 @@ use crate::clock::{Clock, SystemClock};
 use crate::device::{BlockDevice, Files, SystemFiles};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{EventKind, EventSink, no_events};
+use crate::journal::KeyRing;
 use crate::point::Quiesce;
 use crate::policy::{CaptureContent, Policy};
 use crate::replica::Replica;
 use crate::sync;
-use crate::vault::{CatalogEdit, SourceIdentity, Vault, VolumeInfo};
+use crate::vault::{CatalogEdit, SourceIdentity, Vault, VolumeInfo, check_marker};
 
 /// Options to open a [`Protection`]: required arguments in [`ProtectionOptions::new`], the rest
 /// chained.
@@ -79,6 +80,12 @@ impl ProtectionOptions {
             adopt_disk: false,
             files: Arc::new(SystemFiles),
         }
+    }
+
+    /// Returns whether an agent has used the state directory, so that the vault of its volume exists.
+    /// Whoever opens that must not make a vault then ([`Vault::awaited`]).
+    pub fn knows_vault(state: &Path) -> bool {
+        state::identity_path(state).exists()
     }
 
     /// Sets the policy. Default: [`Policy::default`].
@@ -140,9 +147,16 @@ impl ProtectionOptions {
 
     /// Opens the volume, finds what must be read again, and starts the tasks.
     ///
+    /// If the vault does not answer and the state directory knows the volume, the session begins all
+    /// the same. Writes are captured and spooled, points are taken, and nothing is shipped before the
+    /// vault was compared with the state directory ([`ProtectionStats::vault_away`]). A volume that
+    /// another source has taken over meanwhile is `Fenced` only then. A take-over needs the vault.
+    ///
     /// `Fenced` if another agent runs with the state directory or another source owns the volume,
     /// `Changed` if the disk is not the one that was protected, `Unavailable` if the vault does not
-    /// answer, `WrongKey`.
+    /// answer and the state directory is new, `WrongKey`.
+    ///
+    /// [`ProtectionStats::vault_away`]: super::ProtectionStats::vault_away
     pub fn open(self) -> Result<Protection> {
         let state = state::StateDirectory::open(self.files.clone(), &self.state)?;
         self.check_whole(&state)?;
@@ -175,29 +189,21 @@ impl ProtectionOptions {
     pub(super) fn recover(self, state: state::StateDirectory) -> Result<(Arc<Shared>, Baseline)> {
         applications::check(self.applications.as_ref(), &self.policy)?;
         let applications = self.applications.clone();
-        let Claim { mut replica, source, provisional, has_gap } = self.claim(&state)?;
-        let info = replica.info().clone();
-        let mut left = recover::journal(&state, &replica, &*self.clock)?;
-        let anchor = Anchor::read(&state)?;
-        if let Some(anchor) = &anchor {
-            left.compare(anchor, &replica, &source);
-        }
-        if provisional.is_none()
-            && let Some(anchor) = anchor.as_ref().filter(|_| has_gap || left.vault_went_back())
-        {
-            rewind::go_beyond(replica.catalog_mut(), (anchor.version, anchor.hash), &source)?;
-        } else if provisional.is_none() && left.may_lack_what_was_published(&state) {
-            replica = self.with_late_versions(replica, &source)?;
-            left = left.again(recover::journal(&state, &replica, &*self.clock)?);
-            if let Some(anchor) = &anchor {
-                left.compare(anchor, &replica, &source);
-            }
-        }
+        let begun = match self.vault.check_seen() {
+            Err(error) if away::is_away(&error) => self.begin_away(&state, error)?,
+            seen => match seen.and_then(|()| self.begin_there(&state)) {
+                Err(error) if error.kind() == ErrorKind::Unavailable => {
+                    self.begin_away(&state, error)?
+                }
+                begun => begun?,
+            },
+        };
+        let Begun { info, keys, source, provisional, replica, anchor, left, away } = begun;
         let seen = Seen::of(&state, &*self.device)?;
         let mut needed = recover::disk(&state, &seen, self.adopt_disk, &info, &self.policy, &left)?;
         needed.map.begin_session_in(&**state.files())?;
         seen.begin(&state)?;
-        let baseline = recover::baseline(&state, &replica, &left, &needed);
+        let baseline = recover::baseline(&state, replica.as_ref(), &left, &needed);
         let tap = Arc::new(Tap::new(
             info.device_bytes,
             left.last_sequence,
@@ -205,14 +211,26 @@ impl ProtectionOptions {
             self.clock.clone(),
         ));
         let spool = Spool::new(self.files.clone(), self.policy.spool_bytes_max);
-        let keys = replica.keys().clone();
-        let epoch = replica.catalog().epoch();
-        let replicated = replica.catalog().last_sequence();
-        let mut catalog = replica.into_catalog();
+        // Nothing counts as replicated while the vault is away.
+        let mut catalog = match replica {
+            Some(replica) => replica.into_catalog(),
+            None => self.vault.unread_catalog(&info, &keys),
+        };
+        let replicated = catalog.last_sequence();
         let instance = new_instance(&*self.clock);
-        let anchor = Anchor::begin(&catalog, &source, &instance, left.end, anchor.as_ref());
+        let (anchor, epoch) = match (&away, anchor) {
+            (Some(_), Some(anchor)) => (anchor.begin_away(&instance, left.end), anchor.epoch),
+            (_, anchor) => {
+                let before = anchor.as_ref();
+                let begun = Anchor::begin(&catalog, &source, &instance, left.end, before);
+                (begun, catalog.epoch())
+            }
+        };
         catalog.begin_session(instance, &anchor.sessions);
         let anchor = Arc::new(AnchorFile::begin(&state, anchor)?);
+        if away.is_none() && provisional.is_none() {
+            away::keep(&state, &self.vault, &info, &keys)?;
+        }
         left.remove_listed(&state)?;
         let shipper = Shipper::new(
             self.vault.store().clone(),
@@ -239,11 +257,20 @@ impl ProtectionOptions {
             points: Points::new(applications),
             resync: ResyncProgress::default(),
             shipping: Shipments::new(spool, shipper, replicated),
-            session: Session::new(provisional),
+            session: Session::new(provisional, away.as_ref().map(|_| left.broken)),
             requests: Requests::default(),
             progress: Progress::default(),
             failures: Failures::default(),
         });
+        if let Some(why) = away {
+            shared.shipping.vault_failed();
+            let message = format!(
+                "the vault {} is away: {why}; writes are captured into the spool, and nothing is shipped until the vault \
+                 answers and was compared with what is known here",
+                shared.vault.objects().name()
+            );
+            shared.event(EventKind::VaultUnavailable, message);
+        }
         if let Some(Difference { cause, message, content }) = left.difference {
             let then = if content { "; the disk is compared with the replica" } else { "" };
             shared.event(EventKind::Diverged { cause }, format!("{message}{then}"));
@@ -259,6 +286,58 @@ impl ProtectionOptions {
         }
         hand_over::resume(&shared);
         Ok((shared, baseline))
+    }
+
+    /// Claims the volume in the vault, and compares vault and state directory.
+    fn begin_there(&self, state: &state::StateDirectory) -> Result<Begun> {
+        let Claim { mut replica, source, provisional, has_gap } = self.claim(state)?;
+        let mut left = recover::journal(state, &replica, &*self.clock)?;
+        let anchor = Anchor::read(state)?;
+        if let Some(anchor) = &anchor {
+            left.compare(anchor, &replica, &source);
+        }
+        if provisional.is_none()
+            && let Some(anchor) = anchor.as_ref().filter(|_| has_gap || left.vault_went_back())
+        {
+            rewind::go_beyond(replica.catalog_mut(), (anchor.version, anchor.hash), &source)?;
+        } else if provisional.is_none() && left.may_lack_what_was_published(state) {
+            replica = self.with_late_versions(replica, &source)?;
+            left = left.again(recover::journal(state, &replica, &*self.clock)?);
+            if let Some(anchor) = &anchor {
+                left.compare(anchor, &replica, &source);
+            }
+        }
+        Ok(Begun {
+            info: replica.info().clone(),
+            keys: replica.keys().clone(),
+            source,
+            provisional,
+            replica: Some(replica),
+            anchor,
+            left,
+            away: None,
+        })
+    }
+
+    /// Begins by what the state directory knows, because the vault is away for the reason `why`. Fails
+    /// with that if it does not know enough.
+    fn begin_away(&self, state: &state::StateDirectory, why: Error) -> Result<Begun> {
+        if self.take_over {
+            return Err(why);
+        }
+        let Some(known) = away::recall(state, &self.vault, &self.volume)? else { return Err(why) };
+        self.check_disk(&known.info)?;
+        let left = known.journal(state, &*self.clock)?;
+        Ok(Begun {
+            info: known.info,
+            keys: known.keys,
+            source: known.identity.source,
+            provisional: None,
+            replica: None,
+            anchor: Some(known.anchor),
+            left,
+            away: Some(why),
+        })
     }
 
     /// Returns the volume with every catalog version of this source, even one whose put is still on
@@ -280,12 +359,8 @@ impl ProtectionOptions {
         };
         let Some(anchor) = Anchor::read(state)? else { return Err(error) };
         let info = self.vault.volume(&self.volume)?;
-        let replica = self.vault.replica_up_to_gap(&info, &self.vault.keys(&info)?)?;
-        let catalog = replica.catalog();
-        // What the anchor knows is gone, or all of it can be read.
-        let went_back = catalog.version() >= anchor.version
-            || !catalog.has_version(anchor.version, anchor.hash)?;
-        if went_back { Ok((replica, true)) } else { Err(error) }
+        let keys = self.vault.keys(&info)?;
+        Ok((rewind::up_to_gap(&self.vault, &info, &keys, &anchor, error)?, true))
     }
 
     /// Finds or creates the volume in the vault, and makes sure that this source owns it.
@@ -293,6 +368,7 @@ impl ProtectionOptions {
         let known = state.identity()?;
         if self.vault.volume(&self.volume).is_err_and(|error| error.kind() == ErrorKind::NotFound) {
             if let Some(known) = known.as_ref().filter(|known| known.volume_name == self.volume) {
+                check_marker(&**self.vault.objects())?;
                 return Err(Error::new(ErrorKind::Changed, "protect", &self.volume)
                     .message("this agent has replicated the volume before, but the vault does not contain it")
                     .expected(format_args!("volume {}", known.volume))
@@ -326,6 +402,7 @@ impl ProtectionOptions {
         }
         match replica.catalog().source() {
             Some(owner) if owner.id != source.id && !self.take_over => {
+                away::forget(state)?;
                 return Err(self.refused(state, &replica, &source, owner));
             }
             _ => {}
@@ -403,6 +480,22 @@ impl ProtectionOptions {
         }
         Ok(())
     }
+}
+
+/// A session that begins.
+struct Begun {
+    info: VolumeInfo,
+    keys: KeyRing,
+    source: SourceIdentity,
+    /// A failover to here that is not committed.
+    provisional: Option<Provisional>,
+    /// The volume in the vault; `None` while that is away.
+    replica: Option<Replica>,
+    /// The anchor of the last session.
+    anchor: Option<Anchor>,
+    left: recover::Left,
+    /// Why the vault is away.
+    away: Option<Error>,
 }
 
 /// The volume in the vault, as claimed by this agent.

@@ -6,6 +6,7 @@
 //! Behaviour on failure: a recovery that dies is repeated by the next start. Nothing in the spool
 //! is deleted unless the catalog lists it; segments that do not fit go to `STATE/rejected`.
 
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
 use super::anchor::{Anchor, Difference, End};
@@ -17,7 +18,7 @@ use crate::capture::{DirtyMap, DirtyMapParams, LastSession, RegionRange};
 use crate::clock::Clock;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::Cause;
-use crate::journal::{FileSink, Segment, SegmentSummary, open_mapped_in, repair_source};
+use crate::journal::{FileSink, KeyRing, Segment, SegmentSummary, open_mapped_in, repair_source};
 use crate::policy::{CaptureContent, Policy};
 use crate::replica::Replica;
 use crate::units::{ChainHash, Epoch, Sequence};
@@ -63,14 +64,19 @@ impl Left {
         self.difference.as_ref().is_some_and(|found| found.cause == Cause::VaultWentBack)
     }
 
-    /// Compares vault and spool with the anchor of the last session. No sequence that was given
-    /// before is given again.
+    /// Compares vault and spool with the anchor of the last session.
     pub(super) fn compare(&mut self, anchor: &Anchor, replica: &Replica, source: &SourceIdentity) {
         if anchor.source != source.id {
             return;
         }
         let difference = anchor.compare(replica.catalog(), source, &self.ends);
         self.difference = self.difference.take().or(difference);
+        self.rely_on(anchor);
+    }
+
+    /// Compares the spool with the anchor of the last session. No sequence that was given before is
+    /// given again.
+    pub(super) fn rely_on(&mut self, anchor: &Anchor) {
         // The dirty map relies on segments that are neither in the vault nor in the spool.
         self.broken |= self.end < anchor.end();
         self.last_sequence = self.last_sequence.max(anchor.given).max(anchor.end());
@@ -90,6 +96,28 @@ impl Left {
     }
 }
 
+/// What the journal continues.
+pub(super) struct Published<'a> {
+    pub keys: &'a KeyRing,
+    pub epoch: Epoch,
+    /// End of the catalog.
+    pub end: End,
+    /// The catalog ends inside an unordered interval.
+    pub open_unordered: Option<Cause>,
+}
+
+impl<'a> Published<'a> {
+    fn of(replica: &'a Replica) -> Self {
+        let catalog = replica.catalog();
+        Self {
+            keys: replica.keys(),
+            epoch: catalog.epoch(),
+            end: End { sequence: catalog.last_sequence(), chain: catalog.last_chain() },
+            open_unordered: catalog.open_unordered(),
+        }
+    }
+}
+
 /// Recovers the spool: repairs the torn segment, finds what the catalog lists, and puts aside what
 /// does not fit.
 pub(super) fn journal(
@@ -98,13 +126,47 @@ pub(super) fn journal(
     clock: &dyn Clock,
 ) -> Result<Left> {
     let catalog = replica.catalog();
-    let spool = closed_in_spool(state, replica, clock)?;
+    let spool = closed_in_spool(state, replica.keys(), clock)?;
+    let is_listed = |summary: &SegmentSummary| {
+        let object = layout::segment(&replica.info().name, summary);
+        let is_same =
+            |entry: &SegmentEntry| entry.object == object && entry.summary.chain == summary.chain;
+        catalog.segments().iter().any(is_same) || catalog.retired().contains_key(&object)
+    };
+    continued(state, &Published::of(replica), spool, &is_listed)
+}
+
+/// Recovers the spool as [`journal`] does, by what is known of a vault that is away. What was published
+/// later than that counts as not published.
+pub(super) fn journal_away(
+    state: &StateDirectory,
+    known: &Published<'_>,
+    clock: &dyn Clock,
+) -> Result<Left> {
+    let spool = closed_in_spool(state, known.keys, clock)?;
+    let (mut listed, mut chain) = (HashSet::new(), known.end.chain);
+    for (_, summary) in spool.segments.iter().rev() {
+        if summary.chain == chain {
+            listed.insert(chain);
+            chain = summary.previous;
+        }
+    }
+    continued(state, known, spool, &|summary| listed.contains(&summary.chain))
+}
+
+/// Sorts the segments of a spool into those that are published, those that continue them, and the rest.
+fn continued(
+    state: &StateDirectory,
+    published: &Published<'_>,
+    spool: ClosedSpool,
+    is_listed: &dyn Fn(&SegmentSummary) -> bool,
+) -> Result<Left> {
     let mut left = Left {
         spooled: Vec::new(),
-        last_sequence: catalog.last_sequence(),
-        end: catalog.last_sequence(),
-        chain: catalog.last_chain(),
-        open_unordered: catalog.open_unordered(),
+        last_sequence: published.end.sequence,
+        end: published.end.sequence,
+        chain: published.end.chain,
+        open_unordered: published.open_unordered,
         repairs: spool.repairs,
         broken: spool.broken,
         listed: Vec::new(),
@@ -112,12 +174,7 @@ pub(super) fn journal(
         difference: None,
     };
     for (path, summary) in spool.segments {
-        let object = layout::segment(&replica.info().name, &summary);
-        let is_listed =
-            |entry: &SegmentEntry| entry.object == object && entry.summary.chain == summary.chain;
-        let shipped =
-            catalog.segments().iter().any(is_listed) || catalog.retired().contains_key(&object);
-        if shipped {
+        if is_listed(&summary) {
             left.listed.push(path);
         } else if summary.previous != left.chain || summary.first_sequence <= left.last_sequence {
             let why = "it does not follow the vault's history";
@@ -133,7 +190,7 @@ pub(super) fn journal(
         }
     }
     left.end = left.last_sequence;
-    left.last_sequence = left.last_sequence.max(last_named(state, catalog.epoch())?);
+    left.last_sequence = left.last_sequence.max(last_named(state, published.epoch)?);
     Ok(left)
 }
 
@@ -170,14 +227,14 @@ pub(super) struct ClosedSpool {
 /// Repairs the torn segment, and verifies all segments.
 pub(super) fn closed_in_spool(
     state: &StateDirectory,
-    replica: &Replica,
+    keys: &KeyRing,
     clock: &dyn Clock,
 ) -> Result<ClosedSpool> {
     let mut spool = ClosedSpool { segments: Vec::new(), repairs: Vec::new(), broken: false };
-    spool.repairs.extend(repair_open_segment(state, replica, clock)?);
+    spool.repairs.extend(repair_open_segment(state, keys, clock)?);
     for path in spool_files(state)? {
         match open_mapped_in(&**state.files(), &path)
-            .and_then(|source| Segment::open(source, replica.keys()))
+            .and_then(|source| Segment::open(source, keys))
             .and_then(|segment| segment.verify().map(|()| segment))
         {
             Ok(segment) => spool.segments.push((path, segment.summary().clone())),
@@ -240,7 +297,7 @@ fn spool_files(state: &StateDirectory) -> Result<Vec<PathBuf>> {
 /// Makes a closed segment of the torn one that a killed agent leaves.
 fn repair_open_segment(
     state: &StateDirectory,
-    replica: &Replica,
+    keys: &KeyRing,
     clock: &dyn Clock,
 ) -> Result<Option<String>> {
     let (torn, files) = (state.open_segment(), &**state.files());
@@ -251,7 +308,7 @@ fn repair_open_segment(
     state.remove(&target)?;
     let source = open_mapped_in(files, &torn)?;
     let sink = FileSink::create_in(files, &target)?;
-    let (_, summary, report) = repair_source(&*source, sink, replica.keys(), clock)?;
+    let (_, summary, report) = repair_source(&*source, sink, keys, clock)?;
     let repair = match summary {
         Some(summary) => {
             state.spool_closed(&target, &summary)?;
@@ -347,18 +404,19 @@ pub(super) fn disk(
     Ok(Needed { regions: map.dirty_regions(), map, cause, fresh: false })
 }
 
-/// Returns the replica's content to compare dirty regions with, unless that costs too much memory.
+/// Returns the replica's content to compare dirty regions with, unless that costs too much memory or
+/// the vault is away.
 pub(super) fn baseline(
     state: &StateDirectory,
-    replica: &Replica,
+    replica: Option<&Replica>,
     left: &Left,
     needed: &Needed,
 ) -> Baseline {
     if needed.fresh {
         return Baseline::Empty;
     }
-    if needed.regions.is_empty() {
-        return Baseline::Unknown;
+    match replica.filter(|_| !needed.regions.is_empty()) {
+        Some(replica) => Baseline::of(state, replica, &left.spooled, left.last_sequence),
+        None => Baseline::Unknown,
     }
-    Baseline::of(state, replica, &left.spooled, left.last_sequence)
 }

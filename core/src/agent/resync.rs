@@ -33,6 +33,8 @@ const POLL: Duration = Duration::from_millis(10);
 const WAIT: Duration = Duration::from_millis(200);
 /// Pause after the device failed a read, and after the journal lost a resync for the first time.
 const RETRY: Duration = Duration::from_millis(500);
+/// While the vault is away, regions up to this part of the spool's limit are journaled as they are.
+const UNCOMPARED_ONE_IN: u64 = 4;
 /// Longest pause after the journal lost a resync.
 const RETRY_MAX: Duration = Duration::from_secs(8);
 
@@ -43,6 +45,8 @@ pub(super) struct Resync {
     /// Hashes of the baseline in the regions that are read next.
     prints: Option<Fingerprints>,
     stage: Stage,
+    /// No resync has begun in this session.
+    is_first: bool,
     /// Losses of the journal when the resync began.
     losses: u64,
     /// Pause after the journal loses this resync.
@@ -61,7 +65,7 @@ enum Stage {
 
 impl Resync {
     pub(super) fn new(baseline: Baseline) -> Self {
-        Self { baseline, prints: None, stage: Stage::Idle, losses: 0, retry: RETRY }
+        Self { baseline, prints: None, stage: Stage::Idle, is_first: true, losses: 0, retry: RETRY }
     }
 
     fn begin(&mut self, shared: &Shared) -> Next {
@@ -74,9 +78,18 @@ impl Resync {
         if !has_room(shared) {
             return Next::Later(POLL);
         }
+        let bytes = shared.stats().resync_bytes_left;
+        if self.is_first && waits_for_vault(shared, bytes) {
+            if !shared.resync.wait() {
+                let message = format!(
+                    "{bytes} bytes are read once the vault answers; until then no point is taken"
+                );
+                shared.event(EventKind::VaultUnavailable, message);
+            }
+            return Next::Later(WAIT);
+        }
+        self.is_first = false;
         let cause = shared.tap.start_resync();
-        let bytes = shared.tap.stats().resync_regions * shared.policy.region_bytes;
-        let bytes = bytes.min(shared.info.device_bytes);
         let message = format!("reading {bytes} bytes again ({cause})");
         shared.event(EventKind::ResyncStarted { bytes, cause }, message);
         shared.resync.begin();
@@ -270,6 +283,14 @@ impl Task for Resync {
     fn wait_for_work(&self, shared: &Shared, limit: Duration) {
         shared.tap.wait_unordered(limit);
     }
+}
+
+/// Returns whether the first resync is to wait until it can compare with the replica: without that
+/// it would fill the spool.
+fn waits_for_vault(shared: &Shared, bytes: u64) -> bool {
+    shared.session.is_away()
+        && shared.policy.content == CaptureContent::Data
+        && bytes > shared.policy.spool_bytes_max / UNCOMPARED_ONE_IN
 }
 
 /// Returns whether the queue has room for more, and the journal empties it.

@@ -1,6 +1,6 @@
 //! Counts what a resync reads and journals, and has what the next one compares with.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use super::baseline::Baseline;
 use crate::sync::lock::Mutex;
@@ -11,6 +11,7 @@ pub(super) struct ResyncProgress {
     read: AtomicU64,
     journaled: AtomicU64,
     baseline: Mutex<Option<Baseline>>,
+    waits: AtomicBool,
 }
 
 impl ResyncProgress {
@@ -22,6 +23,17 @@ impl ResyncProgress {
     /// Takes what the resync that begins is to compare with.
     pub fn take_baseline(&self) -> Option<Baseline> {
         self.baseline.lock().take()
+    }
+
+    /// Records that the first resync waits for the vault, and has read nothing. Returns whether it
+    /// waited before.
+    pub fn wait(&self) -> bool {
+        self.waits.swap(true, Ordering::AcqRel)
+    }
+
+    /// Returns whether the first resync waits for the vault, or did.
+    pub fn waits(&self) -> bool {
+        self.waits.load(Ordering::Acquire)
     }
 
     /// Begins a resync.

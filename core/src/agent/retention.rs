@@ -72,6 +72,7 @@ impl Task for Retention {
         let jump = self.clock.look((shared.clock.now(), shared.clock.elapsed()));
         // Until the catalog records the hand-over, nothing protects its recovery state from a fold.
         let waits = shared.session.is_provisional()
+            || shared.session.is_away()
             || shared.session.handed_over().is_some()
             || shared.session.retention_waits().load(Ordering::Acquire);
         if shared.clock.elapsed().saturating_sub(self.last) >= interval && !waits {

@@ -11,12 +11,18 @@
 //! Behaviour on failure: both steps are repeated. A start that comes before they are done finds the
 //! same by the anchor.
 
+use super::anchor::Anchor;
 use super::baseline::Baseline;
+use super::hand_over;
 use super::session::Rewind;
 use super::shared::Shared;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Cause, EventKind};
-use crate::vault::{Catalog, CatalogEdit, SourceIdentity, layout, missing_since};
+use crate::journal::KeyRing;
+use crate::replica::Replica;
+use crate::vault::{
+    Catalog, CatalogEdit, SourceIdentity, Vault, VolumeInfo, check_marker, layout, missing_since,
+};
 
 /// What became of a vault that lacks what was published.
 pub(super) enum Found {
@@ -29,32 +35,39 @@ pub(super) enum Found {
 /// Reads what the vault has now. `Unavailable` if it is no vault: its file system may not be
 /// mounted. `Fenced` if another source owns the volume there.
 pub(super) fn look(shared: &Shared, why: &Error) -> Result<Found> {
-    if shared.vault.objects().head(layout::MARKER)?.is_none() {
-        return Err(Error::new(
-            ErrorKind::Unavailable,
-            "read vault",
-            shared.vault.objects().name(),
-        )
-        .message("it is no vault any more: is its file system mounted?")
-        .expected(format_args!("an object named {}", layout::MARKER))
-        .found("none"));
-    }
+    check_marker(&**shared.vault.objects())?;
     let mut replica = match shared.vault.replica_up_to_gap(&shared.info, &shared.keys) {
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Found::Nothing),
-        // The record is that of another volume.
-        Err(error)
-            if error.kind() == ErrorKind::Corrupt
-                && error.object() == layout::volume_record(&shared.info.name) =>
-        {
-            return Ok(Found::Nothing);
-        }
+        Err(error) if has_no_volume(&error, &shared.info) => return Ok(Found::Nothing),
         replica => replica?,
     };
     let known = shared.shipping.shipper.known_version();
     go_beyond(replica.catalog_mut(), known, shared.shipping.shipper.source())?;
     let baseline = Baseline::of(&shared.state, &replica, &[], replica.catalog().last_sequence());
     let (catalog, why) = (replica.into_catalog(), why.to_string());
-    Ok(Found::Volume(Box::new(Rewind { why, catalog, baseline })))
+    Ok(Found::Volume(Box::new(Rewind { why, cause: Cause::VaultWentBack, catalog, baseline })))
+}
+
+/// Returns whether an error means that the vault has no record of the volume, or that of another.
+pub(super) fn has_no_volume(error: &Error, info: &VolumeInfo) -> bool {
+    error.kind() == ErrorKind::NotFound
+        || error.kind() == ErrorKind::Corrupt && error.object() == layout::volume_record(&info.name)
+}
+
+/// Opens the replica of a vault that went back, whose catalog cannot be read beyond a gap. Fails with
+/// `why` if the vault did not go back.
+pub(super) fn up_to_gap(
+    vault: &Vault,
+    info: &VolumeInfo,
+    keys: &KeyRing,
+    anchor: &Anchor,
+    why: Error,
+) -> Result<Replica> {
+    let replica = vault.replica_up_to_gap(info, keys)?;
+    let catalog = replica.catalog();
+    // What the anchor knows is gone, or all of it can be read.
+    let went_back =
+        catalog.version() >= anchor.version || !catalog.has_version(anchor.version, anchor.hash)?;
+    if went_back { Ok(replica) } else { Err(why) }
 }
 
 /// Goes on with a catalog that went back to before the version `known` with its hash. Takes the
@@ -106,13 +119,20 @@ pub(super) fn carry_out(shared: &Shared, rewind: Rewind) -> Result<()> {
     let (durable, lost_since) = shared.journal.goes_on_after(chain);
     shared.resync.offer(rewind.baseline);
     let since = vault_since.into_iter().chain(lost_since).min();
-    shared.tap.journal_lost(durable, since, Cause::VaultWentBack);
+    // In a vault that is ahead, these sequences were given already.
+    shared.tap.skip_to(last);
+    shared.tap.journal_lost(durable, since, rewind.cause);
     shared.journal.wake();
-    let marked = shared.require_resync_of_all(Cause::VaultWentBack);
-    let kind = EventKind::Diverged { cause: Cause::VaultWentBack };
+    let marked = shared.require_resync_of_all(rewind.cause);
+    let kind = EventKind::Diverged { cause: rewind.cause };
     shared.event(kind, format!("{}; the disk is compared with what the vault has", rewind.why));
     marked?;
-    shared.shipping.shipper.go_back_to(rewind.catalog, shared.tap.stats().last_sequence)
+    shared.shipping.shipper.go_back_to(rewind.catalog, shared.tap.stats().last_sequence)?;
+    if shared.session.is_away() {
+        hand_over::join(shared);
+        shared.session.join();
+    }
+    Ok(())
 }
 
 /// Puts all segments of the spool aside. Those that it fails to put aside stay for the next try.

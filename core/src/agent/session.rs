@@ -8,6 +8,7 @@ use std::sync::atomic::AtomicBool;
 
 use super::baseline::Baseline;
 use super::provisional::Provisional;
+use crate::event::Cause;
 use crate::sync::lock::{Mutex, MutexGuard};
 use crate::units::PointId;
 use crate::vault::Catalog;
@@ -16,6 +17,8 @@ use crate::vault::Catalog;
 pub(super) struct Rewind {
     /// How it was noticed, in a sentence.
     pub why: String,
+    /// What went back, or is another.
+    pub cause: Cause,
     pub catalog: Catalog,
     pub baseline: Baseline,
 }
@@ -27,6 +30,9 @@ struct SessionState {
     /// The planned failover that the volume was handed over to: nothing is written until it is
     /// cancelled.
     handed_over: Option<PointId>,
+    /// The vault was not compared with what is known here yet. True inside if the spool lost segments
+    /// at the start.
+    away: Option<bool>,
     /// Another source owns the volume, or the vault has no record of it.
     fenced: bool,
     /// The vault has no record of the volume.
@@ -47,14 +53,30 @@ pub(super) struct Session {
 }
 
 impl Session {
-    /// Begins a session, with the failover to here that is not committed.
-    pub fn new(provisional: Option<Provisional>) -> Self {
-        let state = SessionState { provisional, ..SessionState::default() };
+    /// Begins a session, with the failover to here that is not committed. If the vault is `away`, says
+    /// whether the spool lost segments.
+    pub fn new(provisional: Option<Provisional>, away: Option<bool>) -> Self {
+        let state = SessionState { provisional, away, ..SessionState::default() };
         Self {
             state: Mutex::new(state),
             committing: Mutex::new(()),
             retention_waits: Arc::default(),
         }
+    }
+
+    /// Returns whether the vault was away at the start and was not compared since.
+    pub fn is_away(&self) -> bool {
+        self.state.lock().away.is_some()
+    }
+
+    /// Returns whether the vault is away, and the spool lost segments at the start.
+    pub fn lacks_spooled(&self) -> bool {
+        self.state.lock().away == Some(true)
+    }
+
+    /// Records that the vault was compared.
+    pub fn join(&self) {
+        self.state.lock().away = None;
     }
 
     /// Returns whether another source owns the volume now.

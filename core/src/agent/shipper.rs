@@ -23,7 +23,7 @@ use crate::policy::{Policy, Throttle};
 use crate::store::{PutOutcome, Store};
 use crate::sync::lock::Mutex;
 use crate::units::Sequence;
-use crate::vault::{Catalog, CatalogEdit, SegmentEntry, SourceIdentity, layout};
+use crate::vault::{Catalog, CatalogEdit, SegmentEntry, SourceIdentity, check_marker, layout};
 
 /// Most segments put by one call.
 pub(crate) const BATCH_MAX: usize = 64;
@@ -219,13 +219,8 @@ impl Shipper {
     /// where its file system should be mounted would be missing afterwards.
     fn check_vault(&self) -> Result<()> {
         match self.store.local_path(layout::MARKER) {
-            Some(marker) if !marker.exists() => {
-                Err(Error::new(ErrorKind::Unavailable, "ship segments of", &self.volume)
-                    .message("the vault is not there: is its file system mounted?")
-                    .expected(marker.display())
-                    .found("no such file"))
-            }
-            _ => Ok(()),
+            Some(_) => check_marker(&*self.store),
+            None => Ok(()),
         }
     }
 
@@ -405,6 +400,15 @@ impl Shipper {
         self.record(&current);
     }
 
+    /// Goes on with the catalog of a vault that was away and agrees with the anchor.
+    pub(crate) fn join(&self, mut catalog: Catalog) -> Result<()> {
+        let mut current = self.catalog.lock();
+        catalog.go_on_with_session_of(&current);
+        self.anchor.published(&catalog)?;
+        *current = catalog;
+        Ok(())
+    }
+
     /// Forgets what is in the vault and not in its catalog, because that is not to be published.
     pub(crate) fn forget_put(&self) {
         self.unpublished.lock().clear();
@@ -426,7 +430,8 @@ impl Shipper {
     }
 }
 
-fn fenced(volume: &str, owner: &SourceIdentity) -> Error {
+/// Returns the error of a source whose volume belongs to another.
+pub(super) fn fenced(volume: &str, owner: &SourceIdentity) -> Error {
     Error::new(ErrorKind::Fenced, "ship segments of", volume).message(format_args!(
         "the volume belongs to the source on {} since {}",
         owner.host, owner.since

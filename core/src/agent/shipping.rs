@@ -8,6 +8,8 @@
 use std::task::Waker;
 use std::time::Duration;
 
+use super::away::{self, Arrival};
+use super::failures::COMPARING;
 use super::requests::Request;
 use super::rewind::{self, Found};
 use super::shared::Shared;
@@ -104,18 +106,45 @@ impl Shipping {
                 shared.session.go_back(*volume);
                 Next::Later(TICK)
             }
-            Ok(Found::Nothing) => {
-                shared.session.lose();
-                let message = "the vault has no record of the volume any more; nothing is replicated from here";
-                let handed_over = shared.session.handed_over().is_some();
-                let kind = if handed_over { EventKind::Fenced } else { EventKind::VolumeLost };
-                shared.event(kind, message.to_owned());
-                Next::Later(TICK)
-            }
+            Ok(Found::Nothing) => lose(shared),
             Err(error) if error.kind() == ErrorKind::Fenced => fence(shared, &error),
             Err(error) => {
                 if shared.shipping.vault_failed() {
                     shared.event(EventKind::VaultUnavailable, error.to_string());
+                }
+                self.back_off(shared)
+            }
+        }
+    }
+
+    /// Compares a vault that was away at the start, if it answers now.
+    fn compare(&mut self, shared: &Shared) -> Next {
+        let compared = away::compare(shared).and_then(|arrival| {
+            if let Arrival::Agrees(replica, difference) = arrival {
+                away::join(shared, *replica, difference)?;
+                return Ok(None);
+            }
+            Ok(Some(arrival))
+        });
+        match compared {
+            Ok(None | Some(Arrival::Agrees(..))) => {
+                self.pause = RETRY_MIN;
+                self.looked = shared.clock.elapsed();
+                shared.works_again(&COMPARING);
+                Next::Now
+            }
+            Ok(Some(Arrival::Nothing)) => lose(shared),
+            // The next start compares.
+            Ok(Some(Arrival::Differs(_))) if shared.requests.is_stopping() => self.back_off(shared),
+            Ok(Some(Arrival::Differs(vault))) => {
+                self.pause = RETRY_MIN;
+                shared.session.go_back(*vault);
+                Next::Later(TICK)
+            }
+            Err(error) if error.kind() == ErrorKind::Fenced => fence(shared, &error),
+            Err(error) => {
+                if error.kind() != ErrorKind::Unavailable {
+                    shared.failed(&COMPARING, &error);
                 }
                 self.back_off(shared)
             }
@@ -183,6 +212,9 @@ impl Task for Shipping {
         if shared.session.is_provisional() || shared.session.is_going_back() {
             return Next::Later(WAIT);
         }
+        if shared.session.is_away() {
+            return self.compare(shared);
+        }
         match self.look(shared) {
             Some(error) => self.decide(shared, &error),
             None => self.ship(shared),
@@ -207,8 +239,26 @@ fn record_published(shared: &Shared, last: Sequence) {
     }
 }
 
+fn lose(shared: &Shared) -> Next {
+    shared.session.lose();
+    forget(shared);
+    let message = "the vault has no record of the volume any more; nothing is replicated from here";
+    let handed_over = shared.session.handed_over().is_some();
+    let kind = if handed_over { EventKind::Fenced } else { EventKind::VolumeLost };
+    shared.event(kind, message.to_owned());
+    Next::Later(TICK)
+}
+
+/// Forgets the volume's key, and what a start needs without the vault.
+fn forget(shared: &Shared) {
+    if let Err(error) = away::forget(&shared.state) {
+        shared.event(EventKind::TaskFailed, format!("forgetting the volume: {error}"));
+    }
+}
+
 fn fence(shared: &Shared, error: &Error) -> Next {
     shared.session.fence();
+    forget(shared);
     shared.progress.moved();
     shared.event(EventKind::Fenced, error.to_string());
     Next::Later(TICK)

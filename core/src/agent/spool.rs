@@ -120,17 +120,30 @@ impl Spool {
     /// Removes the oldest segments with their files. They must be those that the catalog lists as
     /// `entries`.
     pub(super) fn remove_published(&self, entries: &[SegmentEntry]) {
+        let state = self.lock();
+        for (spooled, entry) in state.queue.iter().zip(entries) {
+            let listed = spooled.summary.chain == entry.summary.chain;
+            assert!(listed, "only a segment that the catalog lists leaves the spool");
+        }
+        self.remove_oldest(state, entries.len());
+    }
+
+    /// Removes the segments up to the one with this chain hash, with their files; none if it is not
+    /// inside. The catalog must have listed all of them.
+    pub(super) fn remove_through(&self, chain: ChainHash) {
+        let state = self.lock();
+        let last = state.queue.iter().position(|spooled| spooled.summary.chain == chain);
+        self.remove_oldest(state, last.map_or(0, |last| last + 1));
+    }
+
+    fn remove_oldest(&self, mut state: MutexGuard<'_, SpoolState>, count: usize) {
         let gone: Vec<_> = {
-            let mut state = self.lock();
-            let gone: Vec<_> = state.queue.drain(..entries.len()).collect();
-            for (spooled, entry) in gone.iter().zip(entries) {
-                let listed = spooled.summary.chain == entry.summary.chain;
-                assert!(listed, "only a segment that the catalog lists leaves the spool");
-            }
+            let gone: Vec<_> = state.queue.drain(..count).collect();
             let bytes: u64 = gone.iter().map(|spooled| spooled.summary.stored_bytes).sum();
             assert!(state.bytes >= bytes, "the spool counts the bytes of all its segments");
             state.bytes -= bytes;
             assert!(!state.queue.is_empty() || state.bytes == 0, "an empty spool has no bytes");
+            drop(state);
             gone
         };
         for spooled in gone {

@@ -5,6 +5,7 @@
 //! STATE/lock       locked while the agent runs
 //! STATE/dirty      the dirty map
 //! STATE/anchor     what is known of the vault and the journal, see `anchor.rs`
+//! STATE/volume     the record of the volume and its wrapped key, see `away.rs`
 //! STATE/witness    which disk it is and how it was left, see `witness.rs`
 //! STATE/spool/     closed segments on their way to the vault; open.part is the open one
 //! STATE/request    a planned failover that was asked for and has not begun
@@ -235,8 +236,13 @@ impl StateDirectory {
     }
 
     fn identity_path(&self) -> PathBuf {
-        self.root.join("state")
+        identity_path(&self.root)
     }
+}
+
+/// Returns the path of the identity in a state directory.
+pub(super) fn identity_path(root: &Path) -> PathBuf {
+    root.join("state")
 }
 
 /// Replaces a small text file durably, with a checksum in its last line. A crash leaves the old or

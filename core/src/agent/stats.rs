@@ -50,6 +50,9 @@ pub struct ProtectionStats {
     pub points: u64,
     /// The vault answered last.
     pub vault_available: bool,
+    /// The vault has not answered since the start, and was not compared with what is known here.
+    /// Nothing is shipped, and nothing counts as replicated.
+    pub vault_away: bool,
     /// Another source owns the volume; nothing is replicated any more.
     pub fenced: bool,
     /// A failover to here is not committed; what is written stays in the spool.
@@ -101,6 +104,7 @@ impl Shared {
             resync_bytes_read: self.resync.bytes_read(),
             points: self.points.taken(),
             vault_available,
+            vault_away: self.session.is_away(),
             fenced: self.session.is_fenced(),
             provisional: self.session.is_provisional(),
             handed_over: self.session.handed_over().is_some(),
@@ -116,7 +120,15 @@ impl Shared {
         let catalog = self.shipping.shipper.catalog();
         let published = catalog.segments().iter().map(|entry| &entry.summary);
         let summaries = published.chain(spooled.iter().map(|spooled| &spooled.summary));
-        missing_since(summaries)
+        let since = missing_since(summaries);
+        if !self.session.is_away() {
+            return since;
+        }
+        // The spool alone does not show an interval that the vault leaves open.
+        let anchor = self.anchor.now();
+        let is_open = anchor.unordered.is_some() || since.is_none();
+        let known = anchor.missing_since().filter(|_| is_open);
+        since.into_iter().chain(known).min()
     }
 }
 

@@ -131,7 +131,7 @@ impl SteppedProtection {
     pub fn newest_closed(&self) -> Sequence {
         let spooled = self.shared.shipping.spool.oldest_batch(0, usize::MAX);
         let newest = spooled.last().map(|spooled| spooled.summary.last_sequence);
-        newest.unwrap_or_else(|| self.shared.shipping.shipper.catalog().last_sequence())
+        newest.unwrap_or_else(|| self.shared.anchor.now().published.sequence)
     }
 
     /// Returns how often the journal lost what it had not closed.

@@ -45,7 +45,7 @@ pub(crate) fn hand_in(
     let mut done = Surrendered::default();
     let Some(branch) = replica.catalog().branch_of(source).cloned() else { return Ok(done) };
     let files = &**state.files();
-    let spool = closed_in_spool(state, replica, clock)?;
+    let spool = closed_in_spool(state, replica.keys(), clock)?;
     (done.repairs, done.broken) = (spool.repairs, spool.broken);
     done.spooled = spool.segments.iter().map(|(_, summary)| summary.chain).collect();
     let mut catalog = replica.clone().into_catalog();

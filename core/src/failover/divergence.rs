@@ -19,7 +19,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::extent::{Extent, ExtentSet};
 use crate::replica::{Replica, present_in};
 use crate::units::{Epoch, Sequence};
-use crate::vault::{Branch, SourceIdentity, Vault};
+use crate::vault::{Branch, SourceIdentity, StepKind, Vault};
 
 /// A recovery state of the volume, and the extents in which a disk differs from it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,7 +36,8 @@ pub(super) struct Divergence {
 
 /// Hands in to the branch what only the spool or the disk has, and returns where the disk differs.
 ///
-/// `InvalidInput` if no agent used the directory, or its agent still owns the volume.
+/// `InvalidInput` if no agent used the directory, or its agent still owns the volume; `AlreadyExists`
+/// if a failback took it home.
 pub(super) fn of_old_source(vault: &Vault, volume: &str, old: &Old<'_>) -> Result<Divergence> {
     let Old { disk, state, clock } = *old;
     let mut replica = vault.replica(volume)?;
@@ -99,18 +100,31 @@ fn check_old_source(state: &StateDirectory, replica: &Replica) -> Result<SourceI
             .found("none; restore the volume to a new disk instead"));
     };
     known.check_volume(replica.info(), "follow")?;
-    let refused = |why: &str| Error::new(ErrorKind::InvalidInput, "follow", volume).message(why);
     if replica.catalog().source().is_some_and(|owner| owner.id == known.source.id) {
-        return Err(refused(
-            "the agent of this directory owns the volume, and may write to the disk",
-        ));
+        return Err(has_volume(state, replica));
     }
     if Provisional::read(state)?.is_some() {
-        return Err(refused(
-            "a failover to this directory is under way: commit or cancel it first",
-        ));
+        return Err(Error::new(ErrorKind::InvalidInput, "follow", volume)
+            .message("a failover to this directory is under way: commit or cancel it first"));
     }
     Ok(known.source)
+}
+
+/// Returns the error for a directory whose agent owns the volume: `AlreadyExists` if a failback took it
+/// home, or else `InvalidInput`.
+pub(super) fn has_volume(state: &StateDirectory, replica: &Replica) -> Error {
+    let newest = replica.catalog().lifecycle().current();
+    let (kind, why) = match newest.map(|step| step.kind) {
+        Some(StepKind::FailBack) => {
+            (ErrorKind::AlreadyExists, "it is home already; go on with protecting the disk")
+        }
+        _ => (
+            ErrorKind::InvalidInput,
+            "the agent of this directory owns the volume, and may write to the disk",
+        ),
+    };
+    let volume = &replica.info().name;
+    Error::new(kind, "follow", volume).message(format_args!("{why} ({})", state.path().display()))
 }
 
 /// Compares the same disk with the history as it is now: an epoch may have ended since, at a

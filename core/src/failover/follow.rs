@@ -71,7 +71,8 @@ impl Follower {
     ///
     /// What the spool still contains is handed in to the branch of its epoch first.
     ///
-    /// `InvalidInput` if no agent used the directory, or its agent still owns the volume. `Fenced`
+    /// `InvalidInput` if no agent used the directory, or its agent still owns the volume.
+    /// `AlreadyExists` if a failback took it home already: [`ProtectionOptions::open`] goes on. `Fenced`
     /// if the agent is running, `Changed` for another volume, another disk or one of another size,
     /// `Unavailable` if the vault does not answer.
     pub fn open(
@@ -333,8 +334,7 @@ fn leave(
 ) -> Result<()> {
     let replica = vault.replica(volume)?;
     if under_way.is_owner(replica.catalog()) {
-        return Err(Error::new(ErrorKind::InvalidInput, "follow", volume)
-            .message("the failover to this directory was committed: the volume is here")
+        return Err(divergence::has_volume(state, &replica)
             .found(format_args!("epoch {}", under_way.epoch)));
     }
     if under_way.is_committed(replica.catalog()) {

@@ -12,6 +12,7 @@ mod codec;
 mod content;
 mod edit;
 mod history;
+mod keepsake;
 mod keys;
 pub mod layout;
 mod lifecycle;
@@ -24,6 +25,7 @@ mod version;
 mod versions;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 pub use annotations::{
     ANNOTATION_BYTES_MAX, Commitment, PINS_MAX, Pin, PinUntil, Verdict, VerdictKind,
@@ -34,6 +36,7 @@ pub use content::CatalogContent;
 pub use edit::{Branch, CatalogEdit, Division, SegmentEntry, SourceIdentity, SourceInstance};
 pub use history::TimelineEntry;
 pub(crate) use history::{Intervals, missing_since, unordered_at};
+pub(crate) use keepsake::Keepsake;
 pub use keys::{RotationReport, ShredOptions, ShredReport};
 pub use lifecycle::{
     Lifecycle, NOTE_BYTES_MAX, STEPS_MAX, Stage, Step, StepKind, TESTS_MAX, TestFailover,
@@ -68,6 +71,8 @@ pub struct Vault {
     clock: Arc<dyn Clock>,
     /// Shared by all writers of this handle.
     losses: Arc<Losses>,
+    /// The store was seen to be a vault that this version knows.
+    is_seen: Arc<AtomicBool>,
 }
 
 impl Vault {
@@ -100,24 +105,53 @@ impl Vault {
         wrapping_key: Option<WrappingKey>,
         clock: Arc<dyn Clock>,
     ) -> Result<Self> {
-        if store.head(layout::MARKER)?.is_none() {
-            return Err(Error::new(ErrorKind::NotFound, "open vault", store.name())
-                .expected(format_args!("an object named {}", layout::MARKER))
-                .found("none: this is no vault"));
-        }
-        let content = get_all(&*store, layout::MARKER, RECORD_BYTES_MAX)?;
-        if content != MARKER_CONTENT {
-            return Err(Error::new(ErrorKind::Unsupported, "open vault", store.name())
-                .expected(format_args!("an object {} that says hrl vault 1", layout::MARKER))
-                .found(String::from_utf8_lossy(&content).trim()));
-        }
-        Ok(Self {
+        let vault = Self::awaited(store, wrapping_key, clock);
+        vault.check_version()?;
+        Ok(vault)
+    }
+
+    /// Returns a vault without asking the store whether it is one, for an agent that knows its
+    /// volume: it may start while the store is away. What finds no vault there fails with
+    /// `Unavailable`, and makes none.
+    pub fn awaited(
+        store: Arc<dyn Store>,
+        wrapping_key: Option<WrappingKey>,
+        clock: Arc<dyn Clock>,
+    ) -> Self {
+        Self {
             store: PackedStore::over(store.clone()),
             objects: store,
             wrapping_key,
             clock,
             losses: Arc::default(),
-        })
+            is_seen: Arc::default(),
+        }
+    }
+
+    /// Checks that the store is a vault of a version that this build knows; `NotFound` if it is none.
+    fn check_version(&self) -> Result<()> {
+        let objects = &*self.objects;
+        if objects.head(layout::MARKER)?.is_none() {
+            return Err(no_vault(ErrorKind::NotFound, "open vault", objects));
+        }
+        let content = get_all(objects, layout::MARKER, RECORD_BYTES_MAX)?;
+        if content != MARKER_CONTENT {
+            return Err(Error::new(ErrorKind::Unsupported, "open vault", objects.name())
+                .expected(format_args!("an object {} that says hrl vault 1", layout::MARKER))
+                .found(String::from_utf8_lossy(&content).trim()));
+        }
+        self.is_seen.store(true, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Checks that a vault that is known to exist is there, unless it was seen before. `Unavailable`
+    /// if there is none.
+    pub(crate) fn check_seen(&self) -> Result<()> {
+        if self.is_seen.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        check_marker(&*self.objects)?;
+        self.check_version()
     }
 
     /// Returns the store of the vault, which shows segments under their names, even those in packs.
@@ -217,7 +251,8 @@ impl Vault {
         Ok(catalog)
     }
 
-    fn unread_catalog(&self, info: &VolumeInfo, keys: &KeyRing) -> Catalog {
+    /// Returns the catalog of a volume before anything of it is read.
+    pub(crate) fn unread_catalog(&self, info: &VolumeInfo, keys: &KeyRing) -> Catalog {
         let losses = self.losses.of(&info.name);
         Catalog::unread(&self.store, &self.clock, losses, &info.name, info.id, keys.newest())
     }
@@ -273,4 +308,29 @@ impl Vault {
             }
         }
     }
+}
+
+/// Checks that the store of a vault that is known to exist is one now. `Unavailable` if it is none:
+/// its file system may not be mounted.
+pub(crate) fn check_marker(store: &dyn Store) -> Result<()> {
+    match store.head(layout::MARKER)? {
+        Some(_) => Ok(()),
+        None => Err(no_vault(ErrorKind::Unavailable, "find vault", store)),
+    }
+}
+
+/// Returns the error for a store without the marker of a vault. It says what is there instead, as far
+/// as that can be known.
+fn no_vault(kind: ErrorKind, operation: &'static str, store: &dyn Store) -> Error {
+    let directory = store.local_path(layout::MARKER);
+    let is_empty = directory.as_ref().and_then(|marker| marker.parent()?.read_dir().ok());
+    let message = match (&directory, is_empty.map(|mut entries| entries.next().is_none())) {
+        (None, _) => "this is no vault",
+        (Some(_), Some(true)) => "the directory is empty: is its file system mounted?",
+        (Some(_), _) => "this is no vault: is its file system mounted?",
+    };
+    Error::new(kind, operation, store.name())
+        .message(message)
+        .expected(format_args!("an object named {}", layout::MARKER))
+        .found("none")
 }

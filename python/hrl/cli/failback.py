@@ -1,14 +1,15 @@
 """Commands of the way home: hrl reprotect, hrl failback, hrl branch."""
 
 import time
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from shlex import quote
 from typing import Annotated, Any
 
 import typer
 
-from hrl import CatchUp, Follower, NbdServer
+from hrl import CatchUp, Follower, HrlError, Key, NbdServer
 from hrl.cli.background import Detach, print_ready, run_detached
 from hrl.cli.commands import command, group
 from hrl.cli.event_options import EventOptions, open_sinks
@@ -41,6 +42,24 @@ State = Annotated[
 Disk = Annotated[Path, typer.Option("--disk", metavar="DISK", help="The disk at the old site, which nothing else writes.")]
 
 
+@contextmanager
+def following(vault: str, volume: str, state: Path, disk: Path, key: Key | None, *, json: bool) -> Iterator[Follower]:
+    """Opens the disk of an old source. If the volume is home already, says how to go on, and ends the command well."""
+    try:
+        follower = Follower(volume, vault=open_vault(vault, key), state=state, disk=disk)
+    except HrlError as error:
+        if error.kind != "already-exists":
+            raise
+        protect = f"hrl protect {quote(str(disk))} --vault {quote(vault)} --state {quote(str(state))} --volume {quote(volume)}"
+        if json:
+            print_json({"volume": volume, "home": True, "next": protect})
+        else:
+            say(f"{volume} is home already: nothing is left to do here. Go on with {protect}")
+        raise typer.Exit(Exit.DONE) from None
+    with follower:
+        yield follower
+
+
 @command("reprotect")
 def reprotect(
     vault: VaultUrl,
@@ -58,7 +77,7 @@ def reprotect(
     prints a line for each time.
     """
     ended = ended_by_signals()
-    with Follower(volume, vault=open_vault(vault, key_file), state=state, disk=disk) as follower:
+    with following(vault, volume, state, disk, key_file, json=json) as follower:
         if dry_run:
             found = {**follower.status(), "bytes_to_write": follower.bytes_behind()}
             return print_json(found) if json else say(f"would write {human(found['bytes_to_write'])}")
@@ -119,6 +138,9 @@ def failback(
     """Takes the volume home onto the disk at the old site, and protects it there as `hrl protect` does.
 
     The disk catches up while the other site runs. Then the other site hands over what is left, and is fenced.
+
+    If the volume is home already, because an earlier run was interrupted after that, the command says so and ends with 0: go on
+    with `hrl protect`.
     """
     if detach:
         return run_detached(state)
@@ -127,7 +149,7 @@ def failback(
     values = read_policy(policy)
     with ExitStack() as stack:
         sinks = stack.enter_context(open_sinks(read_events(policy), events, print_event))
-        follower = stack.enter_context(Follower(volume, vault=open_vault(vault, key_file), state=state, disk=disk))
+        follower = stack.enter_context(following(vault, volume, state, disk, key_file, json=json))
         explain(follower)
         with progress_bar("Catching up") as progress, policy_of(policy):
             protection, moved = follower.fail_back(

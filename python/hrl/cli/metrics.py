@@ -36,6 +36,7 @@ METRICS = {
     "resync_bytes_read": ("hrl_resync_read_bytes", "gauge", "Bytes that the resync under way, or the last, has read."),
     "points": ("hrl_points_total", "counter", "Points taken since the agent started."),
     "vault_available": ("hrl_vault_available", "gauge", "1 when the vault took the last segment."),
+    "vault_away": ("hrl_vault_away", "gauge", "1 until the vault has answered since the start; nothing is shipped before."),
     "fenced": ("hrl_fenced", "gauge", "1 when another source has the volume."),
     "catalog_version": ("hrl_catalog_version", "gauge", "Newest version of the vault's catalog."),
     "catalog_time_ns": ("hrl_catalog_time_seconds", "gauge", "Time of the newest record or heartbeat that it lists."),

@@ -55,11 +55,11 @@ def duration_of(name: str, help: str) -> Any:
     return typer.Option(name, metavar="TIME", help=help, parser=Duration)
 
 
-def open_vault(url: str, key: Key | None, *, create: bool = False) -> Vault:
-    """Opens the vault that a command names."""
+def open_vault(url: str, key: Key | None, *, create: bool = False, state: Path | None = None) -> Vault:
+    """Opens the vault that a command names, for the agent of the directory `state` if that is given."""
     if "://" in url and clean(url) != url:
         raise Refused(f"the URL {url} has a line break, or another character that no URL has", Exit.INVALID_INPUT)
-    return Vault(url, key=key, create=create)
+    return Vault(url, key=key, create=create, state=state)
 
 
 def tls_options(pki: Path | None, anyone: bool) -> dict[str, Any]:

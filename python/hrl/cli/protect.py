@@ -109,6 +109,9 @@ def protect(
     """Captures every write to DISK into a vault, and serves the disk over NBD.
 
     Prints the NBD address once it is served. Runs until SIGTERM or SIGINT, then stops cleanly.
+
+    A new state directory makes a vault of an empty directory. If the state directory knows the volume, no vault is made, and
+    while the vault is away the disk is served all the same: its changes wait in the spool.
     """
     ended = ended_by_signals()
     name = volume or name_of(disk)
@@ -128,7 +131,7 @@ def protect(
         with policy_of(policy):
             protection = Protection(
                 device,
-                vault=open_vault(vault, key_file, create=True),
+                vault=open_vault(vault, key_file, state=state),
                 state=state,
                 volume=name,
                 policy=chosen,
@@ -297,6 +300,13 @@ def standing(found: dict[str, Any]) -> str:
     return "".join(text for name, text in words.items() if found[name])
 
 
+def vault_of(found: dict[str, Any]) -> str:
+    """Returns whether the vault of an agent answers."""
+    if found["vault_away"]:
+        return "away since the start: nothing is shipped, and nothing counts as replicated"
+    return "answers" if found["vault_available"] else "does not answer"
+
+
 def time_left(seconds: float | None) -> str:
     """Returns in what time the backlog is in the vault."""
     if seconds is None:
@@ -326,7 +336,7 @@ def status_table(found: dict[str, Any]) -> Table:
         "dirty regions": str(found["marked_regions"]),
         "points": f"{found['points']} in this session",
         "catalog": f"version {found['catalog_version']}{time_of_version(found['catalog_time_ns'])}",
-        "vault": "answers" if found["vault_available"] else "does not answer",
+        "vault": vault_of(found),
     }
     for name, value in rows.items():
         table.add(name, value)

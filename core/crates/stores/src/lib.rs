@@ -4,11 +4,17 @@
 //! are object stores, whose credentials come from the environment. With the feature `gateway`,
 //! `gateway://HOST[:PORT],…[?identity=DIR]` are gateways.
 
+mod late;
+
 use std::path::Path;
 use std::sync::Arc;
 
+use hrl::journal::WrappingKey;
 use hrl::store::{DirStore, Store};
-use hrl::{Error, ErrorKind, Result};
+use hrl::vault::Vault;
+use hrl::{Clock, Error, ErrorKind, ProtectionOptions, Result};
+
+use crate::late::LateStore;
 
 /// Opens the store that `url` names.
 ///
@@ -29,6 +35,33 @@ pub fn create_url(url: &str) -> Result<Arc<dyn Store>> {
         Some(path) => Ok(Arc::new(DirStore::create(path)?)),
         None => open_remote(url),
     }
+}
+
+/// Opens the vault of an agent, for [`ProtectionOptions::new`].
+///
+/// If the state directory is new, a store that is empty or absent becomes a vault, as with
+/// [`Vault::create`]. If it knows a volume, no vault is ever made: a store that is away or no vault
+/// is asked again at each use, so that the agent can begin without it.
+///
+/// `InvalidInput` and `Unsupported` for the URL, and for a new state directory the errors of
+/// [`create_url`] and [`Vault::create`].
+pub fn agent_vault(
+    url: &str,
+    state: &Path,
+    key: Option<WrappingKey>,
+    clock: Arc<dyn Clock>,
+) -> Result<Vault> {
+    if !ProtectionOptions::knows_vault(state) {
+        return Vault::create(create_url(url)?, key, clock);
+    }
+    let store: Arc<dyn Store> = match open_url(url) {
+        Err(error) if matches!(error.kind(), ErrorKind::InvalidInput | ErrorKind::Unsupported) => {
+            return Err(error);
+        }
+        Err(_) => Arc::new(LateStore::new(url)),
+        Ok(store) => store,
+    };
+    Ok(Vault::awaited(store, key, clock))
 }
 
 /// Returns the path, if the URL is that of a directory.

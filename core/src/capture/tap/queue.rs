@@ -76,6 +76,12 @@ impl Tap {
         self.lock().pressure = cause;
     }
 
+    /// Gives no sequence up to this one from now on.
+    pub fn skip_to(&self, sequence: Sequence) {
+        let mut state = self.lock();
+        state.last_sequence = state.last_sequence.max(sequence);
+    }
+
     /// Empties the queue after the journal lost everything after `durable`. The regions changed
     /// since are read again.
     ///
