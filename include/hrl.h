@@ -739,6 +739,19 @@ hrl_status hrl_vault_open(const struct hrl_store *store,
                           struct hrl_vault **out);
 
 /**
+ * Opens the vault at `url`, as `hrl_store_open_url` takes it, for the agent of the directory
+ * `state`. A new state directory makes a vault of an empty or absent directory. One that knows a
+ * volume makes none, and `hrl_protection_open` then succeeds even while the vault is away.
+ * Statuses: HRL_ERROR_INVALID_INPUT, HRL_ERROR_UNSUPPORTED, and with a new state directory those of
+ * `hrl_store_open_url` and `hrl_vault_create`. Since 0.1.
+ */
+HRL_API
+hrl_status hrl_vault_open_for_agent(const char *url,
+                                    const char *state,
+                                    const struct hrl_key *key,
+                                    struct hrl_vault **out);
+
+/**
  * Passes every volume of the vault to `each` on the calling thread.
  * Statuses: HRL_ERROR_UNAVAILABLE, HRL_ERROR_CORRUPT, HRL_ERROR_IO. Since 0.1.
  */
@@ -867,6 +880,11 @@ typedef struct hrl_stats {
      * 0 before both.
      */
     int64_t catalog_time_ns;
+    /**
+     * Whether the vault has not answered since the start. Then nothing is shipped, and nothing
+     * counts as replicated.
+     */
+    bool vault_away;
 } hrl_stats;
 
 /**
@@ -983,7 +1001,9 @@ HRL_API void hrl_protection_options_free(struct hrl_protection_options *options)
  * freed. Free the protection with `hrl_protection_free`, after `hrl_protection_stop`.
  * Statuses: HRL_ERROR_FENCED (another agent or source has the volume), HRL_ERROR_CHANGED (not the
  * disk that was protected), HRL_ERROR_WRONG_KEY, HRL_ERROR_UNAVAILABLE (the vault),
- * HRL_ERROR_INVALID_INPUT (the policy), HRL_ERROR_FULL, HRL_ERROR_IO. Since 0.1.
+ * HRL_ERROR_INVALID_INPUT (the policy), HRL_ERROR_FULL, HRL_ERROR_IO. While the vault is away, a
+ * state directory that knows the volume suffices, with a vault of `hrl_vault_open_for_agent`.
+ * Since 0.1.
  */
 HRL_API
 hrl_status hrl_protection_open(const struct hrl_protection_options *options,

@@ -170,7 +170,8 @@ def of_agent(stats: dict[str, Any], rpo_threshold: float) -> list[Notice]:
         left = human(stats["resync_bytes_left"])
         found.append(Notice("warn", f"a resync is under way, {left} left: there are no new recovery points until it ends"))
     if not stats["vault_available"]:
-        since = "has not answered since the start, nothing counts as replicated" if stats["vault_away"] else "does not answer"
+        away = "has not answered since the start, nothing counts as replicated"
+        since = away if stats["vault_away"] else "does not answer"
         found.append(Notice("warn", f"the vault {since}, {human(stats['backlog_bytes'])} wait"))
     return found + [notice for notice in of_rpo(stats["rpo_seconds"], rpo_threshold) if notice.level == "warn"]
 

@@ -51,6 +51,35 @@ def noise(seed: int, length: int) -> bytes:
     return random.Random(seed).randbytes(length)
 
 
+def test_an_agent_whose_vault_is_unmounted_serves_and_ships_later(start: Start, tmp_path: Path) -> None:
+    agent = start()
+    wait_ordered(agent)
+    agent.write(0, noise(1, 65536))
+    agent.stop()
+    (tmp_path / "vault").rename(tmp_path / "unmounted")
+    (tmp_path / "vault").mkdir()
+    agent = start()
+    assert agent.uri.startswith("nbd+unix:"), "it serves"
+    status = wait_ordered(agent)
+    assert status["vault_away"] and status["replicated_sequence"] == 0
+    agent.write(MIB, noise(2, 65536))
+    hrl("point", agent.state, "--label", "away")
+    assert "away since the start" in hrl("status", agent.state)
+    assert not list((tmp_path / "vault").iterdir()), "no vault is made at a mount point"
+    (tmp_path / "vault").rmdir()
+    (tmp_path / "unmounted").rename(tmp_path / "vault")
+    for _ in range(600):
+        status = hrl_json("status", agent.state)
+        if not status["vault_away"] and status["replicated_sequence"] == status["last_sequence"]:
+            break
+        time.sleep(0.05)
+    told = agent.stop()
+    assert "vault-unavailable" in told and "is its file system mounted?" in told and "vault-available" in told
+    for at in ("away", "newest"):
+        hrl("restore", agent.vault, agent.disk.name, "--at", at, "--to", tmp_path / at)
+        assert (tmp_path / at).read_bytes() == agent.disk.read_bytes()
+
+
 @pytest.mark.parametrize("cache", ["none", "writeback"])
 def test_a_disk_is_protected_and_restored_at_each_point(start: Start, tmp_path: Path, cache: str) -> None:
     agent = start("--cache", cache)

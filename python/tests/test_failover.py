@@ -301,6 +301,9 @@ def test_promise_4_the_way_home_is_as_long_as_what_differs(site: Site) -> None:
     assert set(listed) >= {1, 4}
     back.wait_replicated()
     back.end()
+    for again in ("failback", "reprotect"):
+        told = call_json(again, site.vault, VOLUME, *home, "--json")
+        assert told["home"] and told["next"].startswith("hrl protect "), "it was taken home before"
     # The agent itself goes on with the directory.
     assert site.agent.disk.read_bytes() == expected
 

@@ -77,8 +77,7 @@ pub(super) fn forget(state: &StateDirectory) -> Result<()> {
 /// Returns what the state directory knows of the volume `name`; `None` if that does not suffice to
 /// begin a session. `WrongKey` if the key given does not open its key.
 pub(super) fn recall(state: &StateDirectory, vault: &Vault, name: &str) -> Result<Option<Known>> {
-    let is_settled = |file: &&str| !state.files().exists(&state.path().join(file));
-    if !NOT_SETTLED.iter().all(|file| is_settled(&file)) {
+    if NOT_SETTLED.iter().any(|file| state.files().exists(&state.path().join(file))) {
         return Ok(None);
     }
     let (Some(identity), Some(anchor)) = (state.identity()?, Anchor::read(state)?) else {

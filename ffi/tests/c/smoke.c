@@ -1,5 +1,6 @@
 /* One whole life: protect, write, mark, replicate, stop; then points, views, overlays, restores, change sets, verification,
  * segments, conversion, and the server, all of it encrypted. */
+#include <stdio.h>
 #include <sys/stat.h>
 
 #include "check.h"
@@ -315,6 +316,35 @@ static void rotate_and_shred(hrl_key *old_key) {
     hrl_key_free(new_key);
 }
 
+/* An agent that knows its volume starts while its vault is away, and ships once it is back. */
+static void start_without_the_vault(void) {
+    struct rig rig;
+    hrl_stats stats = {.struct_bytes = sizeof stats};
+    uint8_t data[4096] = {5};
+    hrl_device *volume;
+    rig_open(&rig, "away-vault", "away-state", NULL);
+    OK(hrl_protection_stop(rig.protection, 60000));
+    hrl_protection_free(rig.protection);
+    hrl_protection_options_free(rig.options);
+    hrl_vault_free(rig.vault);
+    CHECK(rename(in_directory("away-vault"), in_directory("unmounted")) == 0);
+    FAILS(HRL_ERROR_INVALID_INPUT, hrl_vault_open_for_agent("ftp://x", in_directory("away-state"), NULL, &rig.vault));
+    OK(hrl_vault_open_for_agent(in_directory("away-vault"), in_directory("away-state"), NULL, &rig.vault));
+    OK(hrl_protection_options_new("disk", rig.disk, rig.vault, in_directory("away-state"), &rig.options));
+    OK(hrl_protection_open(rig.options, &rig.protection));
+    OK(hrl_protection_device(rig.protection, &volume));
+    OK(hrl_device_write(volume, 0, data, sizeof data, 0));
+    OK(hrl_protection_mark(rig.protection, HRL_POINT_CRASH, "away", NULL));
+    OK(hrl_protection_stats(rig.protection, &stats));
+    CHECK(stats.vault_away && !stats.vault_available && stats.replicated_sequence == 0);
+    CHECK(rename(in_directory("unmounted"), in_directory("away-vault")) == 0);
+    OK(hrl_protection_wait_replicated(rig.protection, 60000, NULL));
+    OK(hrl_protection_stats(rig.protection, &stats));
+    CHECK(!stats.vault_away && stats.vault_available);
+    hrl_device_free(volume);
+    rig_close(&rig);
+}
+
 int main(void) {
     static const uint8_t bytes[HRL_KEY_BYTES] = {7};
     hrl_key *key;
@@ -323,6 +353,7 @@ int main(void) {
     write_and_mark(key);
     look_at_replica(key);
     rotate_and_shred(key);
+    start_without_the_vault();
     hrl_key_free(key);
     return 0;
 }

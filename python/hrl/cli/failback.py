@@ -50,7 +50,8 @@ def following(vault: str, volume: str, state: Path, disk: Path, key: Key | None,
     except HrlError as error:
         if error.kind != "already-exists":
             raise
-        protect = f"hrl protect {quote(str(disk))} --vault {quote(vault)} --state {quote(str(state))} --volume {quote(volume)}"
+        options = {"--vault": vault, "--state": state, "--volume": volume}
+        protect = " ".join(["hrl protect", quote(str(disk)), *(f"{name} {quote(str(of))}" for name, of in options.items())])
         if json:
             print_json({"volume": volume, "home": True, "next": protect})
         else:
@@ -139,8 +140,8 @@ def failback(
 
     The disk catches up while the other site runs. Then the other site hands over what is left, and is fenced.
 
-    If the volume is home already, because an earlier run was interrupted after that, the command says so and ends with 0: go on
-    with `hrl protect`.
+    If the volume is home already, because an earlier run was interrupted after that, the command says so and ends with 0: go
+    on with `hrl protect`.
     """
     if detach:
         return run_detached(state)

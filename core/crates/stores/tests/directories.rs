@@ -1,7 +1,10 @@
 //! Stores in directories, by URL, and URLs that open no store.
 
-use hrl::ErrorKind;
-use hrl_stores::{create_url, open_url};
+use std::sync::Arc;
+
+use hrl::device::MemoryDevice;
+use hrl::{ErrorKind, ProtectionOptions, SystemClock};
+use hrl_stores::{agent_vault, create_url, open_url};
 
 #[test]
 fn a_path_and_a_file_url_name_a_directory() {
@@ -29,4 +32,29 @@ fn a_kind_of_store_that_this_build_lacks_is_unsupported() {
         assert_eq!(error.kind(), ErrorKind::Unsupported);
         assert!(error.to_string().contains("feature `cloud`"), "{error}");
     }
+}
+
+#[test]
+fn the_vault_of_an_agent_is_made_once_and_then_waited_for() {
+    let directory = tempfile::tempdir().expect("temporary directory");
+    let (path, state) = (directory.path().join("vault"), directory.path().join("state"));
+    let url = path.display().to_string();
+    let open = || agent_vault(&url, &state, None, SystemClock::shared());
+    let device = Arc::new(MemoryDevice::new(1 << 20));
+    let protect = || {
+        let vault = open().expect("vault");
+        ProtectionOptions::new("disk", device.clone(), vault, &state).open().expect("protect")
+    };
+    let limit = std::time::Duration::from_secs(60);
+    let protection = protect();
+    protection.wait_replicated(limit).expect("replicated");
+    protection.stop(limit).expect("stop");
+    std::fs::rename(&path, directory.path().join("unmounted")).expect("rename");
+    let error = agent_vault("://", &state, None, SystemClock::shared()).err().expect("no URL");
+    assert_eq!(error.kind(), ErrorKind::InvalidInput);
+    let protection = protect();
+    assert!(protection.stats().vault_away && !path.exists());
+    std::fs::rename(directory.path().join("unmounted"), &path).expect("rename");
+    protection.wait_replicated(limit).expect("replicated");
+    protection.stop(limit).expect("stop");
 }
