@@ -3404,8 +3404,8 @@ typedef struct hrl_nbd_stats {
  * as export `name`. Writes to a protected volume are captured. `changes`, which may be NULL,
  * become the meta contexts "qemu:dirty-bitmap:changes" and "hrl:changes". The device may be freed
  * afterwards. Free the server with `hrl_nbd_server_free`.
- * Statuses: HRL_ERROR_INVALID_INPUT, HRL_ERROR_FENCED (the address is taken),
- * HRL_ERROR_UNSUPPORTED (no io_uring), HRL_ERROR_IO. Since 0.1.
+ * Statuses: HRL_ERROR_INVALID_INPUT, HRL_ERROR_FENCED (the address is taken), HRL_ERROR_IO. Since
+ * 0.1.
  */
 HRL_API
 hrl_status hrl_nbd_server_start(const char *address,
@@ -3436,6 +3436,13 @@ hrl_status hrl_nbd_server_start_tls(const char *address,
  * Since 0.1.
  */
 HRL_API const char *hrl_nbd_server_uri(const struct hrl_nbd_server *server);
+
+/**
+ * Returns what carries the bytes: "io_uring", or "threads" where the system denies io_uring, as
+ * containers do by default. Never freed; empty for NULL and for a server that was stopped. Since
+ * 0.1.
+ */
+HRL_API const char *hrl_nbd_server_engine(const struct hrl_nbd_server *server);
 
 /**
  * Reports the counters now; all 0 once the server stopped.

@@ -3,7 +3,7 @@
 use std::ffi::{CString, c_char, c_void};
 use std::sync::Arc;
 
-use hrl_nbd::{Export, ExportContext, NbdAddress, NbdLimits, NbdServer, NbdStats};
+use hrl_nbd::{Export, ExportContext, NbdAddress, NbdEngine, NbdLimits, NbdServer, NbdStats};
 
 use crate::boundary::{bad_argument, guard, guard_value, hrl_status};
 #[cfg(feature = "tls")]
@@ -27,8 +27,8 @@ pub const HRL_SERVE_READ_ONLY: u32 = 1;
 /// as export `name`. Writes to a protected volume are captured. `changes`, which may be NULL,
 /// become the meta contexts "qemu:dirty-bitmap:changes" and "hrl:changes". The device may be freed
 /// afterwards. Free the server with `hrl_nbd_server_free`.
-/// Statuses: HRL_ERROR_INVALID_INPUT, HRL_ERROR_FENCED (the address is taken),
-/// HRL_ERROR_UNSUPPORTED (no io_uring), HRL_ERROR_IO. Since 0.1.
+/// Statuses: HRL_ERROR_INVALID_INPUT, HRL_ERROR_FENCED (the address is taken), HRL_ERROR_IO. Since
+/// 0.1.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hrl_nbd_server_start(
     address: Text<'_>,
@@ -168,6 +168,21 @@ fn give(out: Out<'_, *mut hrl_nbd_server>, server: NbdServer, name: &str) -> eng
 pub unsafe extern "C" fn hrl_nbd_server_uri(server: Option<&hrl_nbd_server>) -> *const c_char {
     guard_value(c"".as_ptr(), || {
         handle::given(server, "server").map_or(c"".as_ptr(), |server| server.uri.as_ptr())
+    })
+}
+
+/// Returns what carries the bytes: "io_uring", or "threads" where the system denies io_uring, as
+/// containers do by default. Never freed; empty for NULL and for a server that was stopped. Since
+/// 0.1.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn hrl_nbd_server_engine(server: Option<&hrl_nbd_server>) -> *const c_char {
+    guard_value(c"".as_ptr(), || {
+        let Ok(server) = handle::given(server, "server") else { return c"".as_ptr() };
+        match server.inner.lock().as_ref().map(NbdServer::engine) {
+            Some(NbdEngine::IoUring) => c"io_uring".as_ptr(),
+            Some(NbdEngine::Threads) => c"threads".as_ptr(),
+            None => c"".as_ptr(),
+        }
     })
 }
 

@@ -25,6 +25,8 @@ public:
         }));
     }
     std::string uri() const { return hrl_nbd_server_uri(get()); }
+    /** What carries the bytes: "io_uring" or "threads". */
+    std::string engine() const { return hrl_nbd_server_engine(get()); }
     hrl_nbd_stats stats() const {
         auto stats = sized<hrl_nbd_stats>();
         check(hrl_nbd_server_stats(get(), &stats));

@@ -2123,6 +2123,9 @@ class NbdServer:
     @property
     def uri(self) -> str:
         """URI by which clients find it."""
+    @property
+    def engine(self) -> str:
+        """What carries the bytes: "io_uring", or "threads" where the system denies it."""
     def stats(self) -> NbdStats:
         """Returns counters since its start."""
     def stop(self) -> None:

@@ -51,6 +51,7 @@ mirror! {
 pub(crate) struct NbdServer {
     inner: Arc<Running<hrl_nbd::NbdServer>>,
     uri: String,
+    engine: &'static str,
 }
 
 /// TLS of a server, where it is asked for.
@@ -77,8 +78,8 @@ impl Tls {
             Some(tls) => Server::start_tls(&address, exports, limits, tls)?,
             None => Server::start(&address, exports, limits)?,
         };
-        let uri = server.uri(&name);
-        Ok(NbdServer { inner: Running::new(server), uri })
+        let (uri, engine) = (server.uri(&name), server.engine().name());
+        Ok(NbdServer { inner: Running::new(server), uri, engine })
     }
 }
 
@@ -187,6 +188,12 @@ impl NbdServer {
     #[getter]
     fn uri(&self) -> &str {
         &self.uri
+    }
+
+    /// What carries the bytes: "io_uring", or "threads" where the system denies it.
+    #[getter]
+    fn engine(&self) -> &'static str {
+        self.engine
     }
 
     /// Returns counters since its start.

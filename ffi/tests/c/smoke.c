@@ -262,9 +262,11 @@ static void look_at_replica(hrl_key *key) {
     snprintf(address, sizeof address, "unix:%s", in_directory("nbd.sock"));
     OK(hrl_nbd_server_start(address, "disk", overlay, changes, 0, &server));
     CHECK(strstr(hrl_nbd_server_uri(server), "nbd+unix:///disk?socket=") != NULL);
+    CHECK(strcmp(hrl_nbd_server_engine(server), "io_uring") == 0 || strcmp(hrl_nbd_server_engine(server), "threads") == 0);
     OK(hrl_nbd_server_stats(server, &served));
     CHECK(served.requests == 0);
     OK(hrl_nbd_server_stop(server));
+    CHECK(strcmp(hrl_nbd_server_engine(server), "") == 0);
     OK(hrl_nbd_server_stop(server));
 
     hrl_nbd_server_free(server);

@@ -32,7 +32,7 @@ from hrl.cli.output import Table, note, print_json, print_line, progress_bar, sa
 from hrl.cli.policy import policy_of, read_events, read_policy
 from hrl.cli.protect import agent_control, print_event
 from hrl.cli.signals import Ending, ended_by_signals
-from hrl.cli.sockets import address_of
+from hrl.cli.sockets import address_of, tell_engine
 from hrl.cli.times import Duration
 from hrl.words import human, local
 
@@ -163,6 +163,7 @@ def failback(
         stack.enter_context(agent_control(protection, state, volume, values, ended))
         address = address_of(nbd, state)
         with NbdServer.protected(address, protection, volume, **tls_options(nbd_tls, nbd_tls_anyone)) as server:
+            tell_engine(server)
             started = {"point": None, "sequence": moved.to_sequence, "time": ""}
             ready = ready_of(volume, server.uri, started, time.monotonic() - began)
             written = {name: moved[name] for name in ("bytes_written", "bytes_diverged")}

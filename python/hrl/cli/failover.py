@@ -41,7 +41,7 @@ from hrl.cli.programs import need
 from hrl.cli.protect import print_event
 from hrl.cli.reading_options import DEFAULT, Reading
 from hrl.cli.signals import Ending, ended_by_signals, on_signals
-from hrl.cli.sockets import address_of
+from hrl.cli.sockets import address_of, tell_engine
 from hrl.cli.states import NEWEST, NEWEST_GOOD, state_of
 from hrl.cli.targets import checked, published
 from hrl.cli.times import Duration
@@ -178,6 +178,7 @@ def start(
                 over.commit()
             threshold = seconds_of(values, "rpo_threshold", RPO_SECONDS)
             with NbdServer.failed_over(address, over, volume, **tls_options(nbd_tls, nbd_tls_anyone)) as server:
+                tell_engine(server)
                 ready = ready_of(volume, server.uri, fields(over.started), time.monotonic() - began)
                 with session.control(over, ready, threshold):
                     if change is None:
@@ -362,6 +363,7 @@ def test(
     scratch.unlink(missing_ok=True)
     shown = str(begun["sequence"])
     with NbdServer.replica(address, replica, shown, scratch=scratch, **tls_options(nbd_tls, nbd_tls_anyone)) as server:
+        tell_engine(server)
         started = {"point": begun["point"], "sequence": begun["sequence"], "time": begun["point_time"]}
         ready = {**ready_of(volume, server.uri, started, time.monotonic() - began), "test": name}
         control = ControlServer(state, {"status": lambda _: ready, "stop": lambda _: ended.set()})

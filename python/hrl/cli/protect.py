@@ -33,7 +33,7 @@ from hrl.cli.output import Table, emit, fields, print_address, print_error, prin
 from hrl.cli.policy import policy_of, read_events, read_policy, read_table, seconds_of
 from hrl.cli.scheduled_checks import arguments_of, checks_by_policy
 from hrl.cli.signals import Ending, ended_by_signals
-from hrl.cli.sockets import address_of
+from hrl.cli.sockets import address_of, tell_engine
 from hrl.cli.times import Duration
 from hrl.health import RPO_SECONDS
 from hrl.words import count, human, local, moment
@@ -149,6 +149,7 @@ def protect(
         address = address_of(nbd, state)
         tls = tls_options(nbd_tls, nbd_tls_anyone)
         with NbdServer.protected(address, protection, name, **tls) as server:
+            tell_engine(server)
             print_address(server.uri, json=json, volume=name)
             with progress_bar("Initial replication") as progress:
                 watch(protection, progress, ended)

@@ -12,6 +12,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from hrl import NbdServer
 from hrl.cli.exits import Exit, Refused
 from hrl.cli.output import note
 
@@ -38,6 +39,12 @@ def socket_in(directory: Path, name: str) -> Path:
     path.symlink_to(found)
     note(f"note: {path} is too long for the path of a socket, so the socket is {found}")
     return found
+
+
+def tell_engine(server: NbdServer) -> None:
+    """Says that a server has no io_uring, which makes it slower."""
+    if server.engine == "threads":
+        note("note: NBD runs on threads, because the system denies io_uring, as containers do by default; it is slower")
 
 
 def fits(path: Path) -> bool:

@@ -30,6 +30,7 @@ from hrl.cli.options import (
 from hrl.cli.output import Table, emit, fields, note, print_address, print_json, progress_bar, say
 from hrl.cli.reading_options import DEFAULT, ExpectingReading, Reading
 from hrl.cli.signals import ended_by_signals
+from hrl.cli.sockets import tell_engine
 from hrl.cli.states import short_ids, state_of
 from hrl.cli.targets import interruptible, published, refuse_in_use
 from hrl.cli.volumes import EachVolume, names_of
@@ -187,6 +188,7 @@ def serve(
         tls = tls_options(nbd_tls, nbd_tls_anyone)
         with NbdServer.replica(nbd, replica, at, scratch=file, changes=changes, **tls) as server:
             tell_blocks(replica)
+            tell_engine(server)
             print_address(server.uri, json=json, volume=volume)
             ended.wait()
 

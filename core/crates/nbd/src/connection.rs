@@ -1,6 +1,6 @@
 //! The second half of a connection: requests and replies.
 //!
-//! One thread runs the ring in turns. Each turn parses received bytes, starts requests, ends
+//! One thread runs the engine in turns. Each turn parses received bytes, starts requests, ends
 //! completed ones, and sends their replies together. A change of a protected volume owns a ticket
 //! of the tap before and while the device changes. Even if the client is gone, every ticket ends by
 //! what the device did.
@@ -19,8 +19,9 @@ use hrl::{Error, ErrorKind, Extent, Result};
 use rustix::net::{RecvFlags, SendFlags};
 
 use crate::Export;
+use crate::engine::Engine;
 use crate::handshake::{ALLOCATION_CONTEXT, Session};
-use crate::ring::{Completion, Memory, Ring, Submit};
+use crate::ring::{Completion, Memory, Submit};
 use crate::service::Service;
 use crate::stream::Stream;
 use crate::wire::*;
@@ -39,14 +40,13 @@ const TOKEN_EVENT: u64 = u64::MAX - 2;
 
 /// Serves until the client leaves or breaks the protocol, or the server stops.
 pub(crate) fn run(service: &Service, stream: &Stream, session: &Session) {
-    let Ok(ring) = Ring::new() else { return };
     let flags = rustix::event::EventfdFlags::CLOEXEC;
     let Ok(event) = rustix::event::eventfd(0, flags) else { return };
     let inbox =
         Arc::new(Inbox { event, done: Mutex::default(), signalled: AtomicBool::new(false) });
     let export = &service.exports[session.export];
     Connection {
-        ring,
+        engine: Engine::new(service.engine, stream.as_fd()),
         service,
         stream,
         waker: Waker::from(inbox.clone()),
@@ -122,7 +122,7 @@ impl Slot {
 }
 
 struct Connection<'a> {
-    ring: Ring,
+    engine: Engine<'a>,
     service: &'a Service,
     stream: &'a Stream,
     inbox: Arc<Inbox>,
@@ -156,7 +156,7 @@ struct Connection<'a> {
 impl Connection<'_> {
     fn turn_until_done(mut self) {
         let mut completions = Vec::new();
-        self.ring.submit(
+        self.engine.submit(
             TOKEN_EVENT,
             Submit::Event { fd: self.inbox.event.as_fd() },
             Memory::Bytes(vec![0; 8]),
@@ -179,7 +179,7 @@ impl Connection<'_> {
             if self.closing && idle {
                 break;
             }
-            if self.ring.wait(&mut completions).is_err() {
+            if self.engine.wait(self.inbox.event.as_fd(), &mut completions).is_err() {
                 self.closing = true;
             }
             for completion in completions.drain(..) {
@@ -244,13 +244,13 @@ impl Connection<'_> {
         if let Some((slot, filled)) = self.filling {
             if let Some(buffer) = self.slots[slot].as_mut().and_then(|slot| slot.buffer.take()) {
                 let what = Submit::Receive { fd, from: filled };
-                self.ring.submit(TOKEN_RECEIVE, what, Memory::Buffer(buffer));
+                self.engine.submit(TOKEN_RECEIVE, what, Memory::Buffer(buffer));
             }
         } else if self.has_room()
             && self.unparsed.len() < RECEIVE_BYTES
             && let Some((input, from)) = self.take_input()
         {
-            self.ring.submit(TOKEN_RECEIVE, Submit::Receive { fd, from }, Memory::Bytes(input));
+            self.engine.submit(TOKEN_RECEIVE, Submit::Receive { fd, from }, Memory::Bytes(input));
         }
     }
 
@@ -393,10 +393,11 @@ impl Connection<'_> {
 
     /// Returns true if the ring may access the device directly for this request.
     fn on_ring(&self, extent: Extent) -> bool {
-        self.device.ring_target().is_some_and(|target| {
-            let alignment = u64::from(target.alignment_bytes);
-            extent.offset.is_multiple_of(alignment) && extent.length.is_multiple_of(alignment)
-        })
+        self.engine.reaches_disk()
+            && self.device.ring_target().is_some_and(|target| {
+                let alignment = u64::from(target.alignment_bytes);
+                extent.offset.is_multiple_of(alignment) && extent.length.is_multiple_of(alignment)
+            })
     }
 
     /// Returns true if the write is a mere copy into the page cache. That is cheaper here than on a
@@ -498,7 +499,7 @@ impl Connection<'_> {
         } else {
             Submit::Read { fd: target.fd, offset, from }
         };
-        self.ring.submit(number as u64, what, Memory::Buffer(buffer));
+        self.engine.submit(number as u64, what, Memory::Buffer(buffer));
     }
 
     /// Runs a request on the pool. The result comes through the inbox.
@@ -545,7 +546,7 @@ impl Connection<'_> {
         // Cleared before the inbox is emptied, so that a later message signals again.
         self.inbox.signalled.store(false, Ordering::Release);
         let fd = self.inbox.event.as_fd();
-        self.ring.submit(TOKEN_EVENT, Submit::Event { fd }, Memory::Bytes(vec![0; 8]));
+        self.engine.submit(TOKEN_EVENT, Submit::Event { fd }, Memory::Bytes(vec![0; 8]));
         let done = std::mem::take(&mut *self.inbox.done.lock());
         for (number, done) in done {
             self.finish(number, done.result, done.buffer);
@@ -694,7 +695,7 @@ impl Connection<'_> {
         let bytes = std::mem::replace(&mut self.out, std::mem::take(&mut self.spare));
         self.sending = true;
         self.sending_bytes = bytes.len();
-        self.ring.submit(
+        self.engine.submit(
             TOKEN_SEND,
             Submit::Send { fd: self.stream.as_fd() },
             Memory::Bytes(bytes),

@@ -7,8 +7,10 @@
 //!
 //! One thread and one io_uring for each connection carry socket and disk. Zeroing, discarding,
 //! flushing, and devices that are not plain files go to a small pool of threads, whose results come
-//! back through an eventfd. The server speaks fixed newstyle, structured replies, and block status
-//! with each export's own contexts. A client may open several connections.
+//! back through an eventfd. Where the system denies io_uring, as containers do by default, reads
+//! and writes go to the pool too; [`NbdServer::engine`] says so. The server speaks fixed newstyle,
+//! structured replies, and block status with each export's own contexts. A client may open several
+//! connections.
 //!
 //! Nothing that a client sends is trusted: [`NbdLimits`] bounds connections, requests, memory and
 //! time.
@@ -30,6 +32,7 @@
 
 mod address;
 mod connection;
+mod engine;
 mod export;
 mod handshake;
 mod pool;
@@ -42,6 +45,7 @@ mod tls;
 mod wire;
 
 pub use address::NbdAddress;
+pub use engine::NbdEngine;
 pub use export::{Export, ExportContext, ExportTarget};
 pub use server::NbdServer;
 pub use service::{NbdLimits, NbdStats};

@@ -11,7 +11,6 @@ use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 use io_uring::{IoUring, opcode, types};
 
 use hrl::device::Buffer;
-use hrl::{Error, ErrorKind, Result};
 
 const ENTRIES: u32 = 256;
 /// `MSG_WAITALL | MSG_NOSIGNAL`: sends everything or fails, without a signal if the peer is gone.
@@ -23,6 +22,15 @@ const WRITE_DURABLE: i32 = 2;
 pub(crate) enum Memory {
     Buffer(Buffer),
     Bytes(Vec<u8>),
+}
+
+impl Memory {
+    pub(crate) fn bytes_mut(&mut self) -> &mut [u8] {
+        match self {
+            Self::Buffer(buffer) => buffer,
+            Self::Bytes(bytes) => bytes,
+        }
+    }
 }
 
 /// A completed request.
@@ -60,24 +68,14 @@ pub(crate) struct Ring {
     under_way: usize,
 }
 
-/// Checks that the system has io_uring. `Unsupported` otherwise, as on old kernels and in some
-/// containers.
-pub(crate) fn check_available() -> Result<()> {
-    Ring::new().map(drop)
-}
-
 impl Ring {
-    pub(crate) fn new() -> Result<Self> {
+    /// Makes a ring. Old kernels have none, containers deny it, and limits may be reached.
+    pub(crate) fn new() -> std::io::Result<Self> {
         let ring = IoUring::builder()
             .setup_single_issuer()
             .setup_defer_taskrun()
             .build(ENTRIES)
-            .or_else(|_| IoUring::builder().build(ENTRIES))
-            .map_err(|error| {
-                Error::new(ErrorKind::Unsupported, "start", "NBD server")
-                    .message("the system gives no io_uring")
-                    .caused_by(error)
-            })?;
+            .or_else(|_| IoUring::builder().build(ENTRIES))?;
         Ok(Self { ring, pending: Vec::new(), free: Vec::new(), under_way: 0 })
     }
 

@@ -16,7 +16,7 @@ use crate::service::{Counters, Service};
 use crate::stream::{Listener, Stream};
 #[cfg(feature = "tls")]
 use crate::tls::{Gate, NbdTls};
-use crate::{Export, NbdAddress, NbdLimits, NbdStats, connection, handshake, ring};
+use crate::{Export, NbdAddress, NbdEngine, NbdLimits, NbdStats, connection, handshake};
 
 /// Pause after a failed accept, for example because no descriptor was free.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -37,7 +37,7 @@ impl Server {
     fn new(exports: Vec<Export>, limits: NbdLimits) -> Self {
         let (counters, pool) = (Counters::default(), Pool::start());
         Self {
-            service: Service { exports, limits, counters, pool },
+            service: Service { exports, limits, counters, pool, engine: NbdEngine::available() },
             clock: SystemClock::shared(),
             stopping: AtomicBool::new(false),
             sockets: Mutex::default(),
@@ -63,8 +63,7 @@ impl NbdServer {
     /// The socket of a dead server at a UNIX path is replaced. The permissions of that path's
     /// directory decide who may connect; a TCP port is open to anybody who reaches it.
     ///
-    /// `InvalidInput` without an export, `Fenced` if another server has the address, `Unsupported`
-    /// without io_uring.
+    /// `InvalidInput` without an export, `Fenced` if another server has the address.
     pub fn start(address: &NbdAddress, exports: Vec<Export>, limits: NbdLimits) -> Result<Self> {
         check_exports(&exports)?;
         Self::run(address, Server::new(exports, limits))
@@ -88,7 +87,6 @@ impl NbdServer {
     }
 
     fn run(address: &NbdAddress, server: Server) -> Result<Self> {
-        ring::check_available()?;
         let (listener, address) = Listener::bind(address)?;
         let listener = Arc::new(listener);
         let server = Arc::new(server);
@@ -114,6 +112,11 @@ impl NbdServer {
             Security::Plain => uri,
             _ => uri.replacen("nbd", "nbds", 1),
         }
+    }
+
+    /// Returns what carries the bytes: io_uring, or threads where the system denies it.
+    pub fn engine(&self) -> NbdEngine {
+        self.server.service.engine
     }
 
     /// Returns the counters.

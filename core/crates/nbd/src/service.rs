@@ -2,8 +2,8 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::Export;
 use crate::pool::Pool;
+use crate::{Export, NbdEngine};
 
 /// Limits that bound what the clients of a server can take.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -83,4 +83,5 @@ pub(crate) struct Service {
     pub(crate) limits: NbdLimits,
     pub(crate) counters: Counters,
     pub(crate) pool: Pool,
+    pub(crate) engine: NbdEngine,
 }

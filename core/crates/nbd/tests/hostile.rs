@@ -225,3 +225,10 @@ fn a_live_server_is_not_replaced_and_a_dead_ones_socket_is() {
         .stop();
     assert!(!stale.exists(), "a stopped server leaves no socket");
 }
+
+#[test]
+fn all_of_this_holds_where_io_uring_is_denied() {
+    for errno in [libc::EPERM, libc::ENOSYS] {
+        denied::run_all_but("all_of_this_holds_where_io_uring_is_denied", errno);
+    }
+}

@@ -40,6 +40,7 @@ fn two_exports() -> Rig {
     exports[0].contexts.push(ExportContext { name: CHANGES.into(), extents: Arc::new(extents) });
     let server = NbdServer::start(&NbdAddress::Unix(path.clone()), exports, NbdLimits::default())
         .expect("serve");
+    denied::check_engine(&server);
     Rig { directory, path, server }
 }
 
@@ -243,4 +244,9 @@ fn what_needs_structured_replies_is_refused_without_them() {
     let head: [u8; 20] = client.read();
     assert_eq!(head[..4], 0x668e_33ef_u32.to_be_bytes());
     assert_eq!(head[4..8], [0, 1, 0, 1], "one chunk of data, and done");
+}
+
+#[test]
+fn all_of_this_holds_where_io_uring_is_denied() {
+    denied::run_all_but("all_of_this_holds_where_io_uring_is_denied", libc::EPERM);
 }

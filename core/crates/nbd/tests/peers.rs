@@ -3,6 +3,9 @@
 //!
 //! A test that lacks a tool or the rights for it reports that and is skipped.
 
+#[path = "raw/denied.rs"]
+mod denied;
+
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
@@ -48,6 +51,7 @@ impl Rig {
             .contexts
             .push(ExportContext { name: "hrl:changes".into(), extents: Arc::new(changed) });
         let server = NbdServer::start(&address, vec![export], NbdLimits::default()).expect("serve");
+        denied::check_engine(&server);
         Self { directory, vault, protection, server }
     }
 
@@ -280,4 +284,9 @@ fn xfs_lives_on_it() {
 #[test]
 fn btrfs_lives_on_it() {
     file_system(&["mkfs.btrfs", "-q", "-f"], &["btrfs", "check", "--readonly"]);
+}
+
+#[test]
+fn all_of_this_holds_where_io_uring_is_denied() {
+    denied::run_all_but("all_of_this_holds_where_io_uring_is_denied", libc::EPERM);
 }

@@ -1,6 +1,9 @@
 //! TLS of the server: admission, refusals and their reports, and clients that break the protocol
 //! (promises 11 and 12).
 
+#[path = "raw/denied.rs"]
+mod denied;
+
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::path::PathBuf;
@@ -59,6 +62,7 @@ fn rig(verify: bool) -> Rig {
     let exports = vec![Export::device("disk", Arc::new(MemoryDevice::new(SIZE)))];
     let address = NbdAddress::parse("tcp:127.0.0.1:0").expect("address");
     let server = NbdServer::start_tls(&address, exports, limits, tls).expect("serve");
+    denied::check_engine(&server);
     assert!(server.uri("disk").starts_with("nbds://127.0.0.1:"), "{}", server.uri("disk"));
     Rig { directory, server, refusals }
 }
@@ -356,4 +360,9 @@ fn a_client_that_never_reads_is_held_back_and_a_stopping_server_does_not_wait_fo
     let _idle = open(&rig, rig.bundle("agent"));
     assert_served(&rig);
     rig.server.stop();
+}
+
+#[test]
+fn all_of_this_holds_where_io_uring_is_denied() {
+    denied::run_all_but("all_of_this_holds_where_io_uring_is_denied", libc::EPERM);
 }

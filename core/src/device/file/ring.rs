@@ -226,4 +226,64 @@ mod tests {
             assert!(found[at] == *bytes, "request {at}");
         }
     }
+
+    /// Lets `io_uring_setup` fail in this thread, as containers do by default.
+    fn deny_io_uring() {
+        let statement =
+            |code: u32, no: u8, k: u32| libc::sock_filter { code: code as u16, jt: 0, jf: no, k };
+        let mut filter = [
+            statement(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0),
+            statement(
+                libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K,
+                1,
+                libc::SYS_io_uring_setup as u32,
+            ),
+            statement(
+                libc::BPF_RET | libc::BPF_K,
+                0,
+                libc::SECCOMP_RET_ERRNO | libc::EPERM.cast_unsigned(),
+            ),
+            statement(libc::BPF_RET | libc::BPF_K, 0, libc::SECCOMP_RET_ALLOW),
+        ];
+        let program = libc::sock_fprog { len: filter.len() as u16, filter: filter.as_mut_ptr() };
+        let mode = libc::SECCOMP_MODE_FILTER;
+        // SAFETY: the kernel copies the filter, which lives until the call returns.
+        unsafe {
+            assert_eq!(libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), 0);
+            assert_eq!(libc::prctl(libc::PR_SET_SECCOMP, mode, &raw const program), 0);
+        }
+    }
+
+    #[test]
+    fn where_io_uring_is_denied_batches_are_done_one_by_one() {
+        use crate::device::{BlockDevice, FileDevice, FileDeviceOptions};
+
+        const LENGTH: usize = 4096;
+        let directory = tempfile::tempdir().expect("directory");
+        let options =
+            FileDeviceOptions { create_bytes: Some(4 * LENGTH as u64), ..Default::default() };
+        let disk = FileDevice::open(&directory.path().join("disk"), &options).expect("disk");
+        let denied = std::thread::spawn(move || {
+            deny_io_uring();
+            let data = [1, 2, 3].map(|byte| vec![byte; LENGTH]);
+            let mut writes: Vec<_> = data
+                .iter()
+                .enumerate()
+                .map(|(at, bytes)| Operation::Write((at * LENGTH) as u64, bytes))
+                .collect();
+            assert!(disk.batch(&mut writes).iter().all(Result::is_ok));
+            let mut found = [0_u64; 3].map(|_| crate::device::Buffer::zeroed(LENGTH));
+            let mut reads: Vec<_> = found
+                .iter_mut()
+                .enumerate()
+                .map(|(at, bytes)| Operation::Read((at * LENGTH) as u64, bytes))
+                .collect();
+            assert!(disk.batch(&mut reads).iter().all(Result::is_ok));
+            for (found, data) in found.iter().zip(&data) {
+                assert!(found[..] == data[..]);
+            }
+            assert!(disk.rings.unavailable.load(Ordering::Relaxed), "no ring is asked for again");
+        });
+        denied.join().expect("without io_uring");
+    }
 }

@@ -2,6 +2,8 @@
 
 #![allow(dead_code, reason = "each test uses a part")]
 
+pub mod denied;
+
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
@@ -43,6 +45,7 @@ pub fn rig_with(limits: NbdLimits, ring: bool, read_only: bool) -> Rig {
     export.read_only = read_only;
     let server =
         NbdServer::start(&NbdAddress::Unix(path.clone()), vec![export], limits).expect("serve");
+    denied::check_engine(&server);
     Rig { directory, path, server }
 }
 
