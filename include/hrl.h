@@ -758,6 +758,20 @@ hrl_status hrl_vault_open_for_agent(const char *url,
 HRL_API hrl_status hrl_vault_volumes(const struct hrl_vault *vault, hrl_volume_fn each, void *user);
 
 /**
+ * Accepts that versions of a volume's catalog are lost, for a vault that went back and whose source
+ * is lost with what it put since. Readers and failovers go on with the version `from` before the
+ * gap; `until` is the newest one. Both are 0 if no version is missing, and may be NULL. Nothing is
+ * deleted, and the catalog is whole again if the versions return.
+ * Statuses: HRL_ERROR_NOT_FOUND, HRL_ERROR_CORRUPT (no version can be read), HRL_ERROR_WRONG_KEY,
+ * HRL_ERROR_UNAVAILABLE, HRL_ERROR_READ_ONLY, HRL_ERROR_IO. Since 0.1.
+ */
+HRL_API
+hrl_status hrl_vault_accept_gap(const struct hrl_vault *vault,
+                                const char *volume,
+                                uint64_t *from,
+                                uint64_t *until);
+
+/**
  * Frees the handle; NULL is fine. Protections and replicas of the vault go on. Since 0.1.
  */
 HRL_API void hrl_vault_free(struct hrl_vault *vault);
@@ -1405,10 +1419,11 @@ HRL_API hrl_status hrl_replica_points(const struct hrl_replica *replica, hrl_poi
 HRL_API hrl_status hrl_replica_timeline(const struct hrl_replica *replica, hrl_timeline_fn each, void *user);
 
 /**
- * Finds the sequence of a recovery state. `at` is "newest", "newest-good", a sequence, a time as
- * RFC 3339, or a point. A point is given by its identity, "point:" and its first digits, "label:"
- * and a label, or its label. "newest-good" is the newest point that checks found good, else the
- * newest application-consistent point, else the newest.
+ * Finds the sequence of a recovery state. `at` is "newest", "newest-good", the label or identity of
+ * a point, a sequence, or a time as RFC 3339. A label that exists wins over what else the text may
+ * mean, except the first two; "label:TEXT", "point:DIGITS" (the beginning of an identity),
+ * "sequence:N" and "time:T" mean nothing but that. "newest-good" is the newest point that checks
+ * found good, else the newest application-consistent point, else the newest.
  * Statuses: HRL_ERROR_NOT_FOUND, HRL_ERROR_NOT_ORDERED (inside a gap), HRL_ERROR_INVALID_INPUT.
  * Since 0.1.
  */

@@ -347,9 +347,8 @@ fn promise_9_of_two_agents_on_copies_of_a_state_directory_one_is_fenced_and_lose
     }
 }
 
-#[test]
-fn a_spool_that_lost_segments_which_the_dirty_map_relies_on_is_noticed() {
-    let site = Site::new();
+/// Leaves a machine whose last changes were in the spool alone, and are lost with it.
+fn lose_spool(site: &Site) {
     let protection = site.protect("machine", "vault");
     work(&protection, 0..3);
     std::fs::rename(site.path("vault"), site.path("away")).expect("no vault");
@@ -359,9 +358,29 @@ fn a_spool_that_lost_segments_which_the_dirty_map_relies_on_is_noticed() {
     let limit = Duration::from_millis(100);
     protection.stop(limit).expect("what the vault does not take stays in the spool");
     std::fs::rename(site.path("away"), site.path("vault")).expect("the vault is back");
-    for entry in std::fs::read_dir(site.path("machine/state/spool")).expect("spool") {
-        std::fs::remove_file(entry.expect("entry").path()).expect("remove");
-    }
+    let spool = std::fs::read_dir(site.path("machine/state/spool")).expect("spool");
+    let segments: Vec<_> = spool.map(|entry| entry.expect("entry").path()).collect();
+    assert!(!segments.is_empty());
+    segments.iter().for_each(|path| std::fs::remove_file(path).expect("remove"));
+}
+
+#[test]
+fn promise_9_a_disk_whose_spool_is_lost_comes_home_whole() {
+    let site = Site::new();
+    lose_spool(&site);
+    let over = fail_over(&site, "vault");
+    over.protection().wait_replicated(LIMIT).expect("replicated");
+    let mut follower = site.follow("vault").expect("follow");
+    let why = follower.why_everywhere().map(str::to_owned).unwrap_or_default();
+    assert!(why.contains("journaled up to sequence"), "{why}");
+    follower.catch_up(&At::Newest, &|_, _| true).expect("catch up");
+    site.check_home("vault");
+}
+
+#[test]
+fn a_spool_that_lost_segments_which_the_dirty_map_relies_on_is_noticed() {
+    let site = Site::new();
+    lose_spool(&site);
     let protection = site.protect("machine", "vault");
     site.check_point(&protection, "machine", "vault");
 }

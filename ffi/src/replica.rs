@@ -103,10 +103,11 @@ pub unsafe extern "C" fn hrl_replica_timeline(
     })
 }
 
-/// Finds the sequence of a recovery state. `at` is "newest", "newest-good", a sequence, a time as
-/// RFC 3339, or a point. A point is given by its identity, "point:" and its first digits, "label:"
-/// and a label, or its label. "newest-good" is the newest point that checks found good, else the
-/// newest application-consistent point, else the newest.
+/// Finds the sequence of a recovery state. `at` is "newest", "newest-good", the label or identity of
+/// a point, a sequence, or a time as RFC 3339. A label that exists wins over what else the text may
+/// mean, except the first two; "label:TEXT", "point:DIGITS" (the beginning of an identity),
+/// "sequence:N" and "time:T" mean nothing but that. "newest-good" is the newest point that checks
+/// found good, else the newest application-consistent point, else the newest.
 /// Statuses: HRL_ERROR_NOT_FOUND, HRL_ERROR_NOT_ORDERED (inside a gap), HRL_ERROR_INVALID_INPUT.
 /// Since 0.1.
 #[unsafe(no_mangle)]

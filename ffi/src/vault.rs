@@ -98,6 +98,28 @@ pub unsafe extern "C" fn hrl_vault_volumes(
     })
 }
 
+/// Accepts that versions of a volume's catalog are lost, for a vault that went back and whose source
+/// is lost with what it put since. Readers and failovers go on with the version `from` before the
+/// gap; `until` is the newest one. Both are 0 if no version is missing, and may be NULL. Nothing is
+/// deleted, and the catalog is whole again if the versions return.
+/// Statuses: HRL_ERROR_NOT_FOUND, HRL_ERROR_CORRUPT (no version can be read), HRL_ERROR_WRONG_KEY,
+/// HRL_ERROR_UNAVAILABLE, HRL_ERROR_READ_ONLY, HRL_ERROR_IO. Since 0.1.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn hrl_vault_accept_gap(
+    vault: Option<&hrl_vault>,
+    volume: Text<'_>,
+    from: Out<'_, u64>,
+    until: Out<'_, u64>,
+) -> hrl_status {
+    guard(|| {
+        let vault = &handle::given(vault, "vault")?.inner;
+        let accepted = vault.accept_gap(volume.read("volume")?)?.unwrap_or_default();
+        from.put_optional(accepted.0);
+        until.put_optional(accepted.1);
+        Ok(())
+    })
+}
+
 /// Frees the handle; NULL is fine. Protections and replicas of the vault go on. Since 0.1.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hrl_vault_free(vault: Option<Box<hrl_vault>>) {

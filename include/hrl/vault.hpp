@@ -4,6 +4,8 @@
 
 #include "handle.hpp"
 
+#include <utility>
+
 namespace hrl {
 
 /**
@@ -144,6 +146,15 @@ public:
     std::vector<GroupPoint> group_points(std::vector<Finding> *unread = nullptr) const;
     /** Opens one of its volumes. */
     Replica replica(const std::string &name) const;
+    /**
+     * Accepts that versions of a volume's catalog are lost, see hrl_vault_accept_gap. Returns the last version
+     * before the gap and the newest one, both 0 if none is missing.
+     */
+    std::pair<std::uint64_t, std::uint64_t> accept_gap(const std::string &volume) const {
+        std::uint64_t from = 0, until = 0;
+        check(hrl_vault_accept_gap(get(), volume.c_str(), &from, &until));
+        return {from, until};
+    }
     /** Wraps the key of a volume anew with another key-encryption key. */
     hrl_rotation_report rotate_key(const std::string &volume, const Key &new_key) const {
         auto report = sized<hrl_rotation_report>();

@@ -9,9 +9,10 @@ nanoseconds since 1970 in attributes that end in `_ns`. Where a time is taken, a
 `datetime` with a time zone is taken too.
 
 A recovery state (`at`) is a `RecoveryPoint` or `GroupPoint`, a sequence number, a
-`datetime`, or text: a point's id or label ("label:L" if the label looks like something
-else), a sequence, a time such as "2026-11-21T09:30:00Z", "newest", or "newest-good".
-The last is the newest point that checks found good; if nothing was checked, the newest
+`datetime`, or text: "newest", "newest-good", a label, a point's id, a sequence, or a time such
+as "2026-11-21T09:30:00Z". A label that exists wins over what else a text may mean, except
+"newest" and "newest-good"; "label:L", "point:DIGITS", "sequence:N" and "time:T" mean one thing.
+"newest-good" is the newest point that checks found good; if nothing was checked, the newest
 application-consistent point, or the newest.
 
 Results are small frozen objects with attributes. A field is also found by name
@@ -916,6 +917,15 @@ class Vault:
 
         `name` may be "VOLUME@EPOCH", which names the branch of an ended epoch. With `at_least`
         raises `DivergedError` for a volume that does not have it, see `Replica.check_at_least`.
+        """
+    def accept_gap(self, volume: str) -> tuple[int, int] | None:
+        """Accepts that versions of a volume's catalog are lost, for a vault that went back and
+        whose source is lost with what it put since.
+
+        Readers and failovers go on with the last version before the gap. Returns its number and
+        that of the newest version; `None` if no version is missing. Nothing is deleted, and the
+        catalog is whole again if the versions return. Raises `CorruptError` if no version can be
+        read.
         """
     def rotate_key(self, volume: str, new_key: Key) -> KeyRotation:
         """Wraps the key of a volume with `new_key`, and deletes the wrapping of the vault's
@@ -2301,8 +2311,8 @@ class PlanRequest:
         """Whether the source is still there, so that its last bytes come first."""
     @property
     def at(self) -> str:
-        """Recovery state to come up at: "newest", a sequence, or the id of a point or group
-        point.
+        """Recovery state to come up at: "newest", "sequence:N", or "point:" and the id of a point or
+        group point.
         """
     @property
     def state(self) -> Path | None:

@@ -25,7 +25,7 @@ pub(crate) fn line_sink(on_line: Option<Py<PyAny>>) -> Arc<dyn Fn(&str) + Send +
     Arc::new(move |line: &str| {
         deliver(|py| match &on_line {
             Some(callback) => callback.call1(py, (line,)).map(drop),
-            None => logger(py)?.call_method1("warning", ("%s", line)).map(drop),
+            None => logger(py)?.call_method1("warning", ("%s", clean(py, line)?)).map(drop),
         });
     })
 }
@@ -57,6 +57,11 @@ fn logger(py: Python<'_>) -> PyResult<Bound<'_, PyAny>> {
     py.import("logging")?.call_method1("getLogger", ("hrl",))
 }
 
+/// Returns text as one line that cannot control a terminal: a message may contain foreign names.
+fn clean<'py>(py: Python<'py>, text: &str) -> PyResult<Bound<'py, PyAny>> {
+    py.import("hrl.words")?.call_method1("clean", (text,))
+}
+
 /// Logs an event; its dictionary is the attribute `hrl_event` of the record.
 fn log(event: &Event, told: Bound<'_, PyDict>) -> PyResult<()> {
     let py = told.py();
@@ -64,7 +69,8 @@ fn log(event: &Event, told: Bound<'_, PyDict>) -> PyResult<()> {
     extra.set_item("hrl_event", told)?;
     let options = PyDict::new(py);
     options.set_item("extra", extra)?;
-    let message = (level(event.kind.severity()), "%s: %s", &event.volume, &event.message);
+    let message = clean(py, &event.message)?;
+    let message = (level(event.kind.severity()), "%s: %s", &event.volume, message);
     logger(py)?.call_method("log", message, Some(&options)).map(drop)
 }
 

@@ -66,9 +66,10 @@ use pyo3::prelude::*;
 /// `datetime` with a time zone is taken too.
 ///
 /// A recovery state (`at`) is a `RecoveryPoint` or `GroupPoint`, a sequence number, a
-/// `datetime`, or text: a point's id or label ("label:L" if the label looks like something
-/// else), a sequence, a time such as "2026-11-21T09:30:00Z", "newest", or "newest-good".
-/// The last is the newest point that checks found good; if nothing was checked, the newest
+/// `datetime`, or text: "newest", "newest-good", a label, a point's id, a sequence, or a time such
+/// as "2026-11-21T09:30:00Z". A label that exists wins over what else a text may mean, except
+/// "newest" and "newest-good"; "label:L", "point:DIGITS", "sequence:N" and "time:T" mean one thing.
+/// "newest-good" is the newest point that checks found good; if nothing was checked, the newest
 /// application-consistent point, or the newest.
 ///
 /// Results are small frozen objects with attributes. A field is also found by name

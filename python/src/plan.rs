@@ -63,8 +63,8 @@ pub(crate) struct PlanRequest {
     /// Whether the source is still there, so that its last bytes come first.
     #[pyo3(get)]
     planned: bool,
-    /// Recovery state to come up at: "newest", a sequence, or the id of a point or group
-    /// point.
+    /// Recovery state to come up at: "newest", "sequence:N", or "point:" and the id of a point or
+    /// group point.
     #[pyo3(get)]
     at: String,
     /// Directory for the failover's state: the member's, or in a test one of the run's inside

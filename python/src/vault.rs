@@ -192,6 +192,18 @@ impl Vault {
         Ok(Replica::of("the replica", opened?))
     }
 
+    /// Accepts that versions of a volume's catalog are lost, for a vault that went back and
+    /// whose source is lost with what it put since.
+    ///
+    /// Readers and failovers go on with the last version before the gap. Returns its number and
+    /// that of the newest version; `None` if no version is missing. Nothing is deleted, and the
+    /// catalog is whole again if the versions return. Raises `CorruptError` if no version can be
+    /// read.
+    fn accept_gap(&self, py: Python<'_>, volume: &str) -> PyResult<Option<(u64, u64)>> {
+        let vault = self.inner()?;
+        run(py, || vault.accept_gap(volume))
+    }
+
     /// Wraps the key of a volume with `new_key`, and deletes the wrapping of the vault's
     /// key.
     ///

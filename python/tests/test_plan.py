@@ -103,7 +103,7 @@ def report(vault: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, A
             threading.Thread(target=hrl, args=("plan", "approve", vault, run, step["id"], "--note", HOSTILE)).start()
 
     found = plan.run(opened, host, run="first", poll=0.05, on_step=on_step)
-    first = opened.replica("db").points()[0].id
+    first = f"point:{opened.replica('db').points()[0].id}"
     assert host.calls[:2] == [("start", "db", first), ("start", "web", "newest")]
     assert sorted(host.calls[2:]) == [("clean-up", "db", first), ("clean-up", "web", "newest")]
     assert told[0] == "first database/before/fence running" and told[-1].endswith("clean-up done")

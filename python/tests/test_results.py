@@ -213,7 +213,7 @@ def test_events_go_to_logging_unless_a_sink_is_given(tmp_path: Path, caplog: pyt
     vault = hrl.Vault(store=store, create=True)
     with hrl.Protection(DictDevice(SIZE), vault=vault, state=tmp_path / "state", volume="v", policy=QUICK) as protection:
         protection.wait_ordered()
-        store.broken = OSError("the link is down")
+        store.broken = OSError("the link\n is \x1b[2Jdown")
         protection.write(0, b"x")
         with pytest.raises(hrl.UnavailableError):
             protection.wait_replicated(1)
@@ -223,7 +223,9 @@ def test_events_go_to_logging_unless_a_sink_is_given(tmp_path: Path, caplog: pyt
     assert events["vault-unavailable"].levelno == logging.WARNING
     assert events["vault-available"].levelno == logging.INFO
     assert events["mode-changed"].levelno == logging.INFO
-    assert events["vault-unavailable"].getMessage().startswith("v: ")
+    message = events["vault-unavailable"].getMessage()
+    assert message.startswith("v: ") and "the link" in message
+    assert message.isprintable(), "a line that controls no terminal"
     caplog.clear()
     told: list[dict[str, str]] = []
     with hrl.Protection(

@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 
 import hrl as package
 from hrl.cli.exits import Exit, Refused
-from hrl.cli.plan_host import at_of
 from hrl.cli.states import state_of
 from hrl.cli.times import has_zone, instant, is_rfc3339, problem_of, time_option
 
@@ -144,11 +143,3 @@ def test_any_text_is_a_state_or_refused(text: str) -> None:
         assert refused.code in (Exit.NOT_FOUND, Exit.INVALID_INPUT)
     else:
         assert state and state != "label:a"
-
-
-@pytest.mark.parametrize(
-    ("at", "form"),
-    [("newest", "newest"), ("1003", "sequence:1003"), ("ab" * 16, f"point:{'ab' * 16}"), ("12" * 16, f"point:{'12' * 16}")],
-)
-def test_a_plan_asks_for_what_it_chose_whatever_the_labels_are(at: str, form: str) -> None:
-    assert at_of(cast(Any, SimpleNamespace(at=at))) == form

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::Replica;
+use super::{RecoveryPoint, Replica};
 use crate::error::{Error, ErrorKind, Result};
 use crate::journal::{LABEL_BYTES_MAX, SegmentKind};
 use crate::units::{PointId, Sequence, Timestamp};
@@ -26,18 +26,22 @@ pub enum At {
     PointPrefix(String),
     /// The newest recovery point with this label.
     Label(String),
+    /// The newest recovery point with this label, or the other state if no point has it.
+    LabelOr(String, Box<At>),
 }
 
 impl At {
     /// Parses `newest`, `newest-good`, a sequence number, a time as RFC 3339, the identity of a
-    /// point (32 hexadecimal digits), `point:DIGITS` (its beginning) or `label:TEXT`. Anything else
-    /// is a label.
+    /// point (32 hexadecimal digits), `sequence:NUMBER`, `time:TIME`, `point:DIGITS` (its beginning)
+    /// or `label:TEXT`. Anything else is a label. A label that exists wins over the other meanings of
+    /// the same text but the first two.
     pub fn parse(text: &str) -> Result<Self> {
         let bad = |expected: &str| {
-            Err(Error::new(ErrorKind::InvalidInput, "parse state", text)
-                .expected(expected)
-                .found(text))
+            Error::new(ErrorKind::InvalidInput, "parse state", text).expected(expected).found(text)
         };
+        let sequence =
+            |text: &str| text.parse().ok().map(|number| Self::Sequence(Sequence(number)));
+        let time = |text: &str| Timestamp::parse(text).ok().map(Self::Time);
         if text == "newest" {
             return Ok(Self::Newest);
         }
@@ -49,26 +53,27 @@ impl At {
                 || digits.len() > 32
                 || !digits.bytes().all(|b| b.is_ascii_hexdigit())
             {
-                return bad("1 to 32 hexadecimal digits after point:");
+                return Err(bad("1 to 32 hexadecimal digits after point:"));
             }
             return Ok(Self::PointPrefix(digits.to_ascii_lowercase()));
+        }
+        if let Some(number) = text.strip_prefix("sequence:") {
+            return sequence(number).ok_or_else(|| bad("a number after sequence:"));
+        }
+        if let Some(at) = text.strip_prefix("time:") {
+            return time(at).ok_or_else(|| bad("a time as RFC 3339 after time:"));
         }
         if let Some(label) = text.strip_prefix("label:") {
             return Ok(Self::Label(label.to_owned()));
         }
-        if let Some(point) = PointId::parse(text) {
-            return Ok(Self::Point(point));
-        }
-        if let Ok(number) = text.parse() {
-            return Ok(Self::Sequence(Sequence(number)));
-        }
-        if let Ok(time) = Timestamp::parse(text) {
-            return Ok(Self::Time(time));
-        }
         if text.is_empty() || text.len() > LABEL_BYTES_MAX {
-            return bad("a point, sequence, time or label");
+            return Err(bad("a point, sequence, time or label"));
         }
-        Ok(Self::Label(text.to_owned()))
+        let point = PointId::parse(text).map(Self::Point);
+        Ok(match point.or_else(|| sequence(text)).or_else(|| time(text)) {
+            Some(other) => Self::LabelOr(text.to_owned(), Box::new(other)),
+            None => Self::Label(text.to_owned()),
+        })
     }
 }
 
@@ -82,15 +87,34 @@ impl fmt::Display for At {
             Self::Point(point) => write!(f, "point {point}"),
             Self::PointPrefix(digits) => write!(f, "point {digits}…"),
             Self::Label(label) => write!(f, "label {label:?}"),
+            Self::LabelOr(_, other) => other.fmt(f),
         }
     }
 }
 
+/// Returns what `at` means for a volume with these points. [`At::LabelOr`] stays if a point has that
+/// label.
+pub(super) fn meaning<'a>(at: &'a At, points: &[RecoveryPoint]) -> &'a At {
+    match at {
+        At::LabelOr(label, other) if !points.iter().any(|point| point.label == *label) => other,
+        _ => at,
+    }
+}
+
 impl Replica {
+    /// Returns what `at` means for this volume: never [`At::LabelOr`].
+    pub fn meaning_of(&self, at: &At) -> At {
+        match meaning(at, &self.points()) {
+            At::LabelOr(label, _) => At::Label(label.clone()),
+            at => at.clone(),
+        }
+    }
+
     /// Returns the sequence that `at` selects. `NotFound` lists the newest points, or names the
     /// fold in which the state is gone; `NotOrdered` names the cause of the gap.
     pub fn resolve(&self, at: &At) -> Result<Sequence> {
         let points = self.points();
+        let at = meaning(at, &points);
         let found = match at {
             At::Newest => self.catalog.newest_ordered(),
             At::NewestGood => Some(self.newest_good()?.0.sequence),
@@ -114,7 +138,9 @@ impl Replica {
                     (found, _) => found.map(|p| p.sequence),
                 }
             }
-            At::Label(label) => points.iter().rev().find(|p| p.label == *label).map(|p| p.sequence),
+            At::Label(label) | At::LabelOr(label, _) => {
+                points.iter().rev().find(|p| p.label == *label).map(|p| p.sequence)
+            }
         };
         let Some(sequence) = found else {
             let newest: Vec<_> = points

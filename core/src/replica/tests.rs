@@ -277,15 +277,22 @@ fn points_are_found_by_every_name_and_none_lies_in_a_gap() {
         record(3, Body::UnorderedEnd),
         mark(4, "first"),
     ]);
-    rig.add(&[record(5, Body::Write { offset: 512, data: &[2; 512] }), mark(6, "second")]);
+    rig.add(&[record(5, Body::Write { offset: 512, data: &[2; 512] }), mark(6, "4")]);
     rig.add(&[record(7, Body::UnorderedBegin(Cause::MemoryBudget)), mark(8, "never a point")]);
     let replica = rig.vault.replica("disk").expect("replica");
     let labels: Vec<_> = replica.points().into_iter().map(|point| point.label).collect();
-    assert_eq!(labels, ["first", "second"]);
+    assert_eq!(labels, ["first", "4"]);
     let resolve = |text: &str| replica.resolve(&At::parse(text).expect("parse"));
     assert_eq!(resolve("newest").expect("newest"), Sequence(6));
     assert_eq!(resolve("first").expect("label"), Sequence(4));
     assert_eq!(resolve("5").expect("sequence"), Sequence(5));
+    assert_eq!(resolve("4").expect("a label that exists wins"), Sequence(6));
+    assert_eq!(resolve("sequence:4").expect("no label"), Sequence(4));
+    let time = format!("time:{}", Timestamp(5_500));
+    assert_eq!(resolve(&time).expect("time"), Sequence(5));
+    for bad in ["sequence:first", "sequence:-1", "time:4", "point:", "point:x"] {
+        assert_eq!(At::parse(bad).expect_err(bad).kind(), ErrorKind::InvalidInput);
+    }
     assert_eq!(resolve(&PointId([6; 16]).to_string()).expect("point"), Sequence(6));
     assert_eq!(resolve("point:0606").expect("prefix"), Sequence(6));
     assert_eq!(resolve(&Timestamp(5_500).to_string()).expect("time"), Sequence(5));
@@ -328,6 +335,29 @@ fn promise_9_two_sources_race_and_the_one_that_lost_the_volume_is_fenced() {
         let error = ours.clone().append(&rig.source, edits).expect_err("fenced");
         assert!(error.kind() == ErrorKind::Fenced && error.to_string().contains("beta"), "{error}");
     }
+}
+
+#[test]
+fn promise_9_of_two_sessions_of_a_source_the_one_that_publishes_second_is_fenced() {
+    let rig = Rig::new(true);
+    let mut owner = rig.vault.replica("disk").expect("replica").into_catalog();
+    owner.append(&rig.source, vec![CatalogEdit::Source(rig.source.clone())]).expect("take");
+    let session = |id: u8| {
+        let mut catalog = rig.vault.replica("disk").expect("replica").into_catalog();
+        let (host, since) = (format!("host-{id}"), Timestamp(id.into()));
+        catalog.begin_session(SourceInstance { id: [id; 16], host, since }, &[]);
+        catalog
+    };
+    let (mut first, mut second) = (session(1), session(2));
+    // Neither has segments, so nothing else tells them apart.
+    for _ in 0..2 {
+        first.append(&rig.source, Vec::new()).expect("the first");
+        let error = second.append(&rig.source, Vec::new()).expect_err("another session");
+        assert_eq!(error.kind(), ErrorKind::Fenced);
+        assert!(error.to_string().contains("host-1"), "{error}");
+    }
+    session(3).append(&rig.source, Vec::new()).expect("it knows the first");
+    first.append(&rig.source, Vec::new()).expect_err("the third has published");
 }
 
 #[test]

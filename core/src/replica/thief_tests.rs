@@ -369,6 +369,36 @@ fn a_gate_holds_readers_while_versions_are_missing_and_a_failover_ends_it() {
     assert_eq!(replica.catalog().version(), 2);
 }
 
+/// A vault that lost versions, and whose source put one since and is lost.
+#[test]
+fn a_gap_that_is_accepted_ends_the_catalog_before_it() {
+    let mut rig = rig(true);
+    assert_eq!(rig.vault.accept_gap("disk").expect("no gap"), None);
+    let (missing, bytes) = died_in_a_run(&mut rig);
+    for gate in rig.store.list("volumes/disk/catalog/").expect("list") {
+        if gate.name.contains('-') {
+            rig.store.delete(&gate.name).expect("delete");
+        }
+    }
+    let error = refused(&rig, "disk");
+    assert_eq!(error.kind(), ErrorKind::Corrupt);
+    assert!(error.to_string().contains("up to version 1"), "{error}");
+    assert_eq!(rig.vault.accept_gap("disk").expect("accept"), Some((1, 3)));
+    let replica = rig.vault.replica("disk").expect("open");
+    assert_eq!((replica.catalog().version(), replica.points().len()), (1, 1));
+    let report = replica.verify(&|_, _| true).expect("verify");
+    assert!(report.notes.iter().any(|note| note.contains("lost")), "{:?}", report.notes);
+    // What was only away is all there when it returns.
+    rig.store.put(&missing, &bytes).expect("put");
+    assert_eq!(rig.vault.replica("disk").expect("open").points().len(), 3);
+    assert_eq!(rig.vault.accept_gap("disk").expect("no gap any more"), None);
+    for number in [1, 2] {
+        rig.store.delete(&format!("volumes/disk/catalog/{number:016x}")).expect("delete");
+    }
+    let error = rig.vault.accept_gap("disk").expect_err("nothing is left");
+    assert_eq!(error.kind(), ErrorKind::Corrupt, "{error}");
+}
+
 #[test]
 fn a_failover_drops_nothing_if_the_state_before_the_gate_is_damaged() {
     let mut rig = rig(false);

@@ -7,7 +7,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use super::{At, Replica};
+use super::{At, Replica, at};
 use crate::device::{Allocation, BlockDevice, Discarded, Durability, Unmap, read_only_error};
 use crate::error::{Error, ErrorKind, Result};
 use crate::extent::Extent;
@@ -20,7 +20,7 @@ use crate::vault::VolumeInfo;
 impl Replica {
     /// Opens the volume as of `at`, readable without a restore.
     pub fn view(&self, at: &At, options: &ViewOptions) -> Result<View> {
-        let sequence = match at {
+        let sequence = match at::meaning(at, &self.points()) {
             At::Sequence(sequence) if options.unordered => *sequence,
             _ => self.resolve(at)?,
         };

@@ -268,10 +268,7 @@ impl Catalog {
     /// Reads versions up to the first that is missing or follows another.
     pub(super) fn read_up_to_gap(&mut self) -> Result<()> {
         let names = self.listed()?;
-        let mut end = names.newest();
-        while let Some(gap) = names.gap_before(end) {
-            end = gap - 1;
-        }
+        let end = names.end_before_gap();
         for number in (end / SNAPSHOT_EVERY * SNAPSHOT_EVERY).max(1)..=end {
             let Read { version, hash, length } = self.read(number, names.length_of(number))?;
             if number == self.version + 1 && version.previous != self.hash {
@@ -524,6 +521,11 @@ impl Catalog {
     fn read_to(&mut self, names: &VersionNames, end: u64) -> Result<()> {
         if let Some(number) = names.gap_before(end) {
             return Err(Error::new(ErrorKind::Corrupt, "read catalog", &self.content.prefix)
+                .message(format_args!(
+                    "the vault went back or is damaged: its source can go on by itself; without it, accept what is left up \
+                     to version {} (--accept-rollback)",
+                    names.end_before_gap()
+                ))
                 .expected(format_args!("version {number}"))
                 .found("a gap"));
         }
@@ -567,8 +569,8 @@ impl Catalog {
         let Some(until) = self.gated else { return Ok(()) };
         Err(Error::new(ErrorKind::Unavailable, "append to catalog", &self.content.prefix)
             .message(format_args!(
-                "a mirror is adding versions after {}, or died in it; if it will not go on, start a \
-                 failover, which drops them",
+                "a mirror is adding versions after {}, or died in it, or they were given up; if none comes any more, \
+                 start a failover, which drops them",
                 self.version
             ))
             .expected(format_args!("all versions up to {until}"))
@@ -579,7 +581,8 @@ impl Catalog {
     pub(crate) fn gate_notes(&self) -> Vec<String> {
         let why = match self.gated {
             Some(until) => format!(
-                "a mirror is adding versions up to {until} or died in it; until then the catalog ends with {}",
+                "a mirror is adding versions up to {until} or died in it, or somebody accepted that they are lost; until \
+                 then the catalog ends with {}",
                 self.version
             ),
             None => "it is ignored, because no version is missing".to_owned(),

@@ -251,6 +251,35 @@ impl Vault {
         Ok(catalog)
     }
 
+    /// Accepts that versions of a volume's catalog are lost: readers and failovers go on with the last
+    /// one before the gap. Nothing is deleted, and the catalog is whole again if the versions return.
+    ///
+    /// For a vault that went back, or lost objects, after which its source put another version and was
+    /// lost itself. Returns the last version before the gap and the newest one; `None` if no version
+    /// is missing. `Corrupt` if no version can be read.
+    pub fn accept_gap(&self, name: &str) -> Result<Option<(u64, u64)>> {
+        let info = self.volume(name)?;
+        let prefix = layout::catalog_prefix(&info.name);
+        let names = VersionNames::of(&prefix, &self.store.list(&prefix)?);
+        let (from, until) = (names.end_before_gap(), names.newest());
+        if from == until {
+            return Ok(None);
+        }
+        if from == 0 {
+            return Err(Error::new(ErrorKind::Corrupt, "accept the end of", prefix)
+                .expected("a version before the gap")
+                .found(format_args!("versions up to {until}, none of which can be read")));
+        }
+        let left = self.catalog_up_to_gap(&info, &self.keys(&info)?)?;
+        if left.version() != from {
+            return Err(Error::new(ErrorKind::Corrupt, "accept the end of", prefix)
+                .expected(format_args!("version {from} that follows those before"))
+                .found("one that follows another"));
+        }
+        self.store.put(&VersionNames::gate(&prefix, from, until), b"")?;
+        Ok(Some((from, until)))
+    }
+
     /// Returns the catalog of a volume before anything of it is read.
     pub(crate) fn unread_catalog(&self, info: &VolumeInfo, keys: &KeyRing) -> Catalog {
         let losses = self.losses.of(&info.name);

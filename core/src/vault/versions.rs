@@ -6,6 +6,9 @@
 //! first. While one is missing between A and B the catalog ends with A. So readers see what a run
 //! adds when all of it is there.
 //!
+//! A vault that went back has such a gap, too, if its source put a version since. Whoever accepts
+//! that the versions between are lost puts a gate.
+//!
 //! Anybody may put a gate, and nothing proves one. But it explains a gap only: a catalog without a
 //! gap ends with its newest version, whatever gates lie there.
 
@@ -79,6 +82,15 @@ impl VersionNames {
     pub(super) fn gap_before(&self, number: u64) -> Option<u64> {
         let snapshot = number / SNAPSHOT_EVERY * SNAPSHOT_EVERY;
         (snapshot.max(1)..=number).find(|number| !self.has(*number))
+    }
+
+    /// Returns the newest version that can be read without any after the first gap.
+    pub(super) fn end_before_gap(&self) -> u64 {
+        let mut end = self.newest();
+        while let Some(gap) = self.gap_before(end) {
+            end = gap - 1;
+        }
+        end
     }
 
     /// Returns whether this version is there.

@@ -56,6 +56,7 @@ impl Site {
 
     /// Begins a failover to here, or continues it. `from` has the volume.
     pub fn fail_over(&self, wish: &Wish, from: &Self) -> Result<Sequence> {
+        self.accept_gap();
         let marked = self.marked_regions();
         let machine = self.switch_on(true);
         if let Some(at) = self.basis.get().filter(|_| wish.changes) {

@@ -1,5 +1,6 @@
 //! Faults of vaults and machines that went back that the simulation found, each as a test.
 
+use std::path::Path;
 use std::time::Duration;
 
 use hrl::Mode;
@@ -208,5 +209,21 @@ fn promise_5_a_version_of_an_old_source_on_top_of_replaced_ones_is_in_nobodys_wa
         }
         agent.ship(40 + u8::from(killed));
         assert!(away.content(&At::Newest) == away.platter.peek(), "the newest is not the disk");
+    }
+}
+
+/// A seed rarely alters a segment in the spool that is shipped later.
+#[test]
+fn promise_4_a_segment_that_was_altered_in_the_spool_is_not_shipped() {
+    let machine = Machine::new();
+    let mut agent = machine.start();
+    agent.ship(1);
+    for byte in 2..32 {
+        agent.spool(byte);
+        machine.kill(agent);
+        assert!(machine.files.rot(&machine.world.random, Path::new("/state/spool")) || byte > 2);
+        agent = machine.start();
+        agent.settle();
+        machine.check_newest();
     }
 }

@@ -307,6 +307,19 @@ impl Site {
         self.has_gone_back() && self.world.in_peace(|| readable(self)).is_none()
     }
 
+    /// Accepts that versions which nobody can read on top of are lost, as an operator does whose
+    /// source is lost. The source may still be there, and go on.
+    pub fn accept_gap(&self) {
+        if self.is_unreadable() {
+            let clock: Arc<dyn Clock> = self.world.clock.clone();
+            let vault = Vault::open(self.server.clear_sight(), self.plan.key.clone(), clock);
+            let accepted = self.world.in_peace(|| vault.and_then(|vault| vault.accept_gap("disk")));
+            if matches!(accepted, Ok(Some(_))) {
+                self.world.inject("a gap is accepted");
+            }
+        }
+    }
+
     /// Returns what the state directory says of the vault.
     fn anchored(&self) -> Vec<String> {
         let anchor = self.files().peek(&state_directory().join("anchor")).unwrap_or_default();

@@ -7,6 +7,7 @@
 struct disk {
     uint8_t bytes[1 << 20];
     int fail_write, fail_read, fail_flush, freed;
+    uint8_t *altered; /* 4096 bytes that change while they are written, or NULL */
 };
 
 static int32_t disk_read(void *user, uint64_t offset, uint8_t *buffer, size_t length) {
@@ -21,6 +22,7 @@ static int32_t disk_write(void *user, uint64_t offset, const uint8_t *data, size
     (void)flags;
     if (disk->fail_write) return disk->fail_write;
     memcpy(disk->bytes + offset, data, length);
+    if (disk->altered) memset(disk->altered, 9, 4096);
     return 0;
 }
 
@@ -251,6 +253,19 @@ int main(void) {
     OK(hrl_replica_view(replica, "down", &view));
     OK(hrl_device_read(view, 8192, back, sizeof back));
     CHECK(memcmp(data, back, sizeof back) == 0);
+
+    /* Disk and replica are equal even if a caller changes its buffer before the write is done. */
+    disk.altered = data;
+    OK(hrl_device_write(volume, 12288, data, sizeof data, 0));
+    disk.altered = NULL;
+    OK(hrl_protection_mark(protection, HRL_POINT_CRASH, "altered", &point));
+    OK(hrl_protection_wait_replicated(protection, 60000, NULL));
+    hrl_device_free(view);
+    hrl_replica_free(replica);
+    OK(hrl_replica_open(vault, "disk", &replica));
+    OK(hrl_replica_view(replica, "altered", &view));
+    OK(hrl_device_read(view, 12288, back, sizeof back));
+    CHECK(data[0] == 9 && memcmp(disk.bytes + 12288, back, sizeof back) == 0);
 
     hrl_device_free(volume);
     OK(hrl_protection_stop(protection, 60000));

@@ -193,6 +193,9 @@ static void look_at_replica(hrl_key *key) {
     OK(hrl_vault_open(store, key, &vault));
     OK(hrl_vault_volumes(vault, on_volume, &volumes));
     CHECK(volumes == 1);
+    OK(hrl_vault_accept_gap(vault, "disk", &sequence, &bytes));
+    CHECK(sequence == 0 && bytes == 0);
+    FAILS(HRL_ERROR_NOT_FOUND, hrl_vault_accept_gap(vault, "nobody", NULL, NULL));
     OK(hrl_replica_open(vault, "disk", &replica));
     OK(hrl_replica_refresh(replica));
     OK(hrl_replica_info(replica, &info));

@@ -22,7 +22,6 @@ from typing import Any
 from hrl import HrlError, NotFoundError, PlanMember, PlanRequest, VolumeStarted
 from hrl.cli.control import ask
 from hrl.cli.exits import Exit, Refused
-from hrl.cli.states import is_digits_of_id, is_sequence
 from hrl.errors import BY_KIND
 
 POLL_SECONDS = 0.05
@@ -87,7 +86,7 @@ class FailoverCommands:
 
     def start_command(self, member: PlanMember, request: PlanRequest, state: Path) -> list[str]:
         """Returns the arguments of `hrl failover` that start a volume."""
-        common = ["--state", str(state), "--at", at_of(request), "--detach", "--json", *self.options]
+        common = ["--state", str(state), "--at", request.at, "--detach", "--json", *self.options]
         common += ["--nbd", request.nbd] if request.nbd else []
         if request.mode == "test":
             return ["test", self.vault, member.volume, "--name", request.run, *common]
@@ -136,12 +135,6 @@ def kind_of(code: int) -> str:
         return "unavailable"
     found = Exit.of_code(code)
     return found.kind if found in (*range(Exit.INVALID_INPUT, Exit.NOT_RUNNING), Exit.DENIED, Exit.DIVERGED) else "io"
-
-
-def at_of(request: PlanRequest) -> str:
-    """Returns the recovery state of a request in the form that means nothing else: a label may look like a sequence."""
-    at = request.at
-    return f"sequence:{at}" if is_sequence(at) else f"point:{at}" if is_digits_of_id(at) else at
 
 
 def state_of(member: PlanMember, request: PlanRequest) -> Path:

@@ -1,7 +1,7 @@
 """Which recovery state of a volume somebody means. Every option that takes one reads it here.
 
-Beside the forms of the library (newest, sequence, RFC 3339 time, id, `point:DIGITS`, `label:TEXT`) the command takes the
-beginning of an id as `hrl points` shows it, a local time, a time ago, `sequence:N` and `time:TEXT`.
+Beside the forms of the library (newest, sequence, RFC 3339 time, id, `point:DIGITS`, `label:TEXT`, `sequence:N`, `time:T`)
+the command takes the beginning of an id as `hrl points` shows it, a local time, and a time ago.
 
 A label that exists wins over every other reading of the same text but `newest` and `newest-good`. Whatever could have been
 meant otherwise is said on standard error, with the form that means it, and so is which sequence or time a text was read as.
@@ -84,14 +84,14 @@ def explicit(at: str, kind: str, rest: str) -> str:
     if kind == "sequence":
         if not is_sequence(rest):
             raise Refused(f"cannot read {at}: expected a number up to {SEQUENCE_MAX} after sequence:", Exit.INVALID_INPUT)
-        return rest
+        return at
     if kind == "time":
         found = reading_as_time(rest)
         if found is None:
             why = f" ({problem})" if (problem := problem_of(rest)) else ""
             raise Refused(f"cannot read {at}{why}: expected {EXPECTED_INSTANT} after time:", Exit.INVALID_INPUT)
         note(f"note: {at} is {found.words}")
-        return found.state
+        return f"time:{found.state}"
     return at
 
 

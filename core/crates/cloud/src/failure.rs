@@ -1,8 +1,8 @@
 //! Meaning of a failed request: whether it is tried again, and which kind of error the caller gets.
 //!
 //! Network, throttling and server errors are `Unavailable` and tried again. Refused credentials are
-//! `InvalidInput`: someone must correct them, and another try would not help. A missing bucket is
-//! never reported as an absent object.
+//! `Denied`: someone must correct them, and another try would not help, unless the clock is wrong. A
+//! missing bucket is never reported as an absent object.
 
 use std::error::Error as StdError;
 
@@ -27,6 +27,8 @@ pub(super) enum Meaning {
     Transient,
     /// The credentials were refused, or do not permit the request.
     Refused,
+    /// The credentials were refused, and the clocks of this machine and of the store differ.
+    Skewed,
     /// No credentials were given, and the machine has none.
     NoCredentials,
     /// A quota or disk of the server is full.
@@ -44,12 +46,11 @@ impl Meaning {
         match self {
             Self::Absent => ErrorKind::NotFound,
             Self::Exists => ErrorKind::AlreadyExists,
-            Self::NoBucket | Self::Transient => ErrorKind::Unavailable,
-            Self::PastEnd
-            | Self::Refused
-            | Self::NoCredentials
-            | Self::Elsewhere
-            | Self::Invalid => ErrorKind::InvalidInput,
+            Self::NoBucket | Self::Transient | Self::Skewed => ErrorKind::Unavailable,
+            Self::Refused => ErrorKind::Denied,
+            Self::PastEnd | Self::NoCredentials | Self::Elsewhere | Self::Invalid => {
+                ErrorKind::InvalidInput
+            }
             Self::Full => ErrorKind::Full,
             Self::Missing => ErrorKind::Unsupported,
         }
@@ -60,6 +61,9 @@ impl Meaning {
         match self {
             Self::NoBucket => Some("the bucket does not exist; is its name right?"),
             Self::Refused => Some("the store refused the credentials, or they do not allow this"),
+            Self::Skewed => {
+                Some("requests are refused when the clocks differ; is the time here right?")
+            }
             Self::NoCredentials => {
                 Some("no credentials were given in the environment, and the machine has none")
             }
@@ -82,13 +86,14 @@ impl Failure {
         if let Some(answer) = find::<StatusError>(error) {
             let meaning = match of_answer(answer.status, &answer.code) {
                 meaning if meaning == Meaning::Transient => meaning,
-                _ if is_metadata_service(&answer.host) => Meaning::NoCredentials,
+                _ if is_metadata_service(&answer.peer.host) => Meaning::NoCredentials,
+                Meaning::Refused if answer.skew.is_some() => Meaning::Skewed,
                 meaning => meaning,
             };
             return Self { meaning, cause: answer.to_string() };
         }
         if let Some(none) = find::<NoAnswer>(error) {
-            let meaning = if is_metadata_service(&none.host) {
+            let meaning = if is_metadata_service(&none.peer.host) {
                 Meaning::NoCredentials
             } else if none.forbidden {
                 Meaning::Invalid
@@ -132,6 +137,7 @@ fn of_answer(status: u16, code: &str) -> Meaning {
         }
         // S3 reports this after waiting too long for the body.
         (_, "RequestTimeout") => Meaning::Transient,
+        (_, "RequestTimeTooSkewed") => Meaning::Skewed,
         (_, "ExpiredToken" | "InvalidToken" | "InvalidAccessKeyId") => Meaning::Refused,
         (404 | 410, _) => Meaning::Absent,
         (412 | 304, _) | (409, "BlobAlreadyExists") => Meaning::Exists,
@@ -183,6 +189,7 @@ mod tests {
             (400, "RequestTimeout", Meaning::Transient),
             (400, "ExpiredToken", Meaning::Refused),
             (403, "SignatureDoesNotMatch", Meaning::Refused),
+            (403, "RequestTimeTooSkewed", Meaning::Skewed),
             (403, "QuotaExceeded", Meaning::Full),
             (507, "", Meaning::Full),
             (429, "", Meaning::Transient),

@@ -14,9 +14,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use chrono::{DateTime, TimeDelta, Utc};
 use futures_util::stream;
+use http::HeaderValue;
 use http_body::Frame;
 use http_body_util::{BodyExt, StreamBody};
+use hyper_util::client::proxy::matcher::Matcher;
 use object_store::ClientOptions;
 use object_store::client::{
     ClientConfigKey, HttpClient, HttpConnector, HttpError, HttpErrorKind, HttpRequest,
@@ -34,25 +37,50 @@ const IDLE: Duration = Duration::from_secs(15);
 const ERROR_TEXT_MAX: usize = 16 << 10;
 /// Most characters of an error's code and sentence that are stored.
 const ERROR_CHARS_MAX: usize = 300;
+/// Difference of two clocks that services accept in signed requests; Google's is the smallest.
+const SKEW_ACCEPTED: TimeDelta = TimeDelta::minutes(5);
+
+/// Where a request went.
+#[derive(Clone, Debug)]
+pub(super) struct Peer {
+    /// Name or address, with a port if the URL has one.
+    pub host: String,
+    /// URL of the proxy that the environment names for it.
+    proxy: Option<String>,
+}
+
+impl fmt::Display for Peer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.host)?;
+        self.proxy.iter().try_for_each(|proxy| write!(f, " by way of the proxy {proxy}"))
+    }
+}
 
 /// An answer other than success.
 #[derive(Debug)]
 pub(super) struct StatusError {
-    pub host: String,
+    pub peer: Peer,
     pub status: u16,
     /// The store's own code, such as `SlowDown`; empty if it gave none.
     pub code: String,
+    /// How far the store's clock is ahead of this machine's, if that is minutes.
+    pub skew: Option<TimeDelta>,
     message: String,
 }
 
 impl fmt::Display for StatusError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} answered {}", self.host, self.status)?;
+        write!(f, "{} answered {}", self.peer, self.status)?;
         if !self.code.is_empty() {
             write!(f, " {}", self.code)?;
         }
         if !self.message.is_empty() {
             write!(f, ": {}", self.message)?;
+        }
+        if let Some(skew) = self.skew {
+            let side = if skew < TimeDelta::zero() { "behind" } else { "ahead of" };
+            let seconds = skew.num_seconds().unsigned_abs();
+            write!(f, " (its clock is {seconds} s {side} this machine's)")?;
         }
         Ok(())
     }
@@ -63,7 +91,7 @@ impl StdError for StatusError {}
 /// No answer, or one that never ended.
 #[derive(Debug)]
 pub(super) struct NoAnswer {
-    pub host: String,
+    pub peer: Peer,
     /// The request can never be sent, because plain HTTP is not allowed.
     pub forbidden: bool,
     cause: String,
@@ -71,7 +99,7 @@ pub(super) struct NoAnswer {
 
 impl fmt::Display for NoAnswer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}", self.host, self.cause)
+        write!(f, "{}: {}", self.peer, self.cause)
     }
 }
 
@@ -103,7 +131,7 @@ impl HttpConnector for Connector {
             .user_agent(concat!("hrl/", env!("CARGO_PKG_VERSION")))
             .build()
             .map_err(|error| failed(error.into()))?;
-        Ok(HttpClient::new(Service { client, stall: self.stall }))
+        Ok(HttpClient::new(Service { client, stall: self.stall, proxies: Matcher::from_env() }))
     }
 }
 
@@ -128,6 +156,8 @@ fn tls(allow_http: bool) -> Result<rustls::ClientConfig, Box<dyn StdError + Send
 struct Service {
     client: reqwest::Client,
     stall: Duration,
+    /// The same choice as the client's, for messages.
+    proxies: Matcher,
 }
 
 #[async_trait::async_trait]
@@ -136,21 +166,22 @@ impl HttpService for Service {
         let (parts, body) = request.into_parts();
         let url = parts.uri.to_string().parse::<reqwest::Url>();
         let url = url.map_err(|error| HttpError::new(HttpErrorKind::Unknown, error))?;
-        let host = host_of(&url);
+        let proxy = self.proxies.intercept(&parts.uri).map(|found| found.uri().to_string());
+        let peer = Peer { host: host_of(&url), proxy };
         let mut sent = reqwest::Request::new(parts.method, url);
         *sent.headers_mut() = parts.headers;
         let progress = Arc::new(AtomicU64::new(0));
         *sent.body_mut() = Some(counted(body, progress.clone()));
-        let response = self.watched(sent, &progress, &host).await?;
+        let response = self.watched(sent, &progress, &peer).await?;
         if !response.status().is_success() {
-            let error = self.read_error(response, host).await;
+            let error = self.read_error(response, peer).await;
             return Err(HttpError::new(HttpErrorKind::Unknown, error));
         }
         let mut answer = http::Response::new(());
         *answer.status_mut() = response.status();
         *answer.headers_mut() = response.headers().clone();
         let (parts, ()) = answer.into_parts();
-        Ok(HttpResponse::from_parts(parts, self.body_of(response, host)))
+        Ok(HttpResponse::from_parts(parts, self.body_of(response, peer)))
     }
 }
 
@@ -160,17 +191,17 @@ impl Service {
         &self,
         request: reqwest::Request,
         progress: &AtomicU64,
-        host: &str,
+        peer: &Peer,
     ) -> Result<reqwest::Response, HttpError> {
         let mut answer = pin!(self.client.execute(request));
         let mut seen = 0;
         loop {
             match tokio::time::timeout(self.stall, &mut answer).await {
-                Ok(result) => return result.map_err(|error| transport(error, host)),
+                Ok(result) => return result.map_err(|error| transport(error, peer)),
                 Err(_) => {
                     let now = progress.load(Ordering::Relaxed);
                     if now == seen {
-                        return Err(stalled(host, self.stall));
+                        return Err(stalled(peer, self.stall));
                     }
                     seen = now;
                 }
@@ -178,24 +209,25 @@ impl Service {
         }
     }
 
-    fn body_of(&self, response: reqwest::Response, host: String) -> HttpResponseBody {
+    fn body_of(&self, response: reqwest::Response, peer: Peer) -> HttpResponseBody {
         let stall = self.stall;
-        let frames = stream::unfold((response, host), move |(mut response, host)| async move {
+        let frames = stream::unfold((response, peer), move |(mut response, peer)| async move {
             let next = match tokio::time::timeout(stall, response.chunk()).await {
                 Ok(Ok(None)) => return None,
                 Ok(Ok(Some(bytes))) => Ok(Frame::data(bytes)),
-                Ok(Err(error)) => Err(transport(error, &host)),
-                Err(_) => Err(stalled(&host, stall)),
+                Ok(Err(error)) => Err(transport(error, &peer)),
+                Err(_) => Err(stalled(&peer, stall)),
             };
-            Some((next, (response, host)))
+            Some((next, (response, peer)))
         });
         HttpResponseBody::new(StreamBody::new(Box::pin(frames)))
     }
 
-    async fn read_error(&self, mut response: reqwest::Response, host: String) -> StatusError {
+    async fn read_error(&self, mut response: reqwest::Response, peer: Peer) -> StatusError {
         let status = response.status().as_u16();
         let header = response.headers().get("x-ms-error-code");
         let code = header.and_then(|value| value.to_str().ok()).unwrap_or_default().to_owned();
+        let skew = response.headers().get("date").and_then(|date| skew_of(date, Utc::now()));
         let mut text = Vec::new();
         while text.len() < ERROR_TEXT_MAX {
             match tokio::time::timeout(self.stall, response.chunk()).await {
@@ -207,8 +239,15 @@ impl Service {
         text.truncate(ERROR_TEXT_MAX);
         let text = String::from_utf8_lossy(&text);
         let code = if code.is_empty() { element(&text, "Code") } else { tidy(&code) };
-        StatusError { host, status, code, message: element(&text, "Message") }
+        StatusError { peer, status, code, skew, message: element(&text, "Message") }
     }
+}
+
+/// Returns how far the clock of a server that says `date` is ahead of `now`, if that is too much.
+fn skew_of(date: &HeaderValue, now: DateTime<Utc>) -> Option<TimeDelta> {
+    let date = DateTime::parse_from_rfc2822(date.to_str().ok()?).ok()?;
+    let skew = date.to_utc() - now;
+    (skew.abs() > SKEW_ACCEPTED).then_some(skew)
 }
 
 /// Returns a request's body; the counter advances with each chunk that is sent.
@@ -233,7 +272,7 @@ fn host_of(url: &reqwest::Url) -> String {
 }
 
 /// Returns an error below HTTP, with its root cause, which is the clearest.
-fn transport(error: reqwest::Error, host: &str) -> HttpError {
+fn transport(error: reqwest::Error, peer: &Peer) -> HttpError {
     let kind = if error.is_timeout() {
         HttpErrorKind::Timeout
     } else if error.is_connect() {
@@ -244,7 +283,7 @@ fn transport(error: reqwest::Error, host: &str) -> HttpError {
     let forbidden = error.is_builder();
     let error = error.without_url();
     let cause = root_cause(&error).to_string();
-    HttpError::new(kind, NoAnswer { host: host.to_owned(), forbidden, cause })
+    HttpError::new(kind, NoAnswer { peer: peer.clone(), forbidden, cause })
 }
 
 /// Returns the last error of a chain of causes.
@@ -256,12 +295,9 @@ pub(super) fn root_cause<'a>(error: &'a (dyn StdError + 'static)) -> &'a (dyn St
     root
 }
 
-fn stalled(host: &str, limit: Duration) -> HttpError {
+fn stalled(peer: &Peer, limit: Duration) -> HttpError {
     let cause = format!("no progress within {limit:?}");
-    HttpError::new(
-        HttpErrorKind::Timeout,
-        NoAnswer { host: host.to_owned(), forbidden: false, cause },
-    )
+    HttpError::new(HttpErrorKind::Timeout, NoAnswer { peer: peer.clone(), forbidden: false, cause })
 }
 
 /// Returns the text of the first XML element of this name; empty if there is none.
@@ -294,8 +330,26 @@ mod tests {
         assert_eq!(element("no XML", "Code"), "");
         let long = format!("<Code>{}</Code>", "x".repeat(5000));
         assert_eq!(element(&long, "Code").len(), ERROR_CHARS_MAX);
-        let (host, code, message) = ("h".into(), "SlowDown".into(), String::new());
-        let error = StatusError { host, status: 503, code, message };
+        let peer = Peer { host: "h".into(), proxy: None };
+        let (code, message) = ("SlowDown".into(), String::new());
+        let error = StatusError { peer, status: 503, code, skew: None, message };
         assert_eq!(error.to_string(), "h answered 503 SlowDown");
+    }
+
+    #[test]
+    fn a_clock_that_differs_by_minutes_is_named() {
+        let now = Utc::now();
+        let skew = |seconds| {
+            let there = now + TimeDelta::seconds(seconds);
+            skew_of(&HeaderValue::from_str(&there.to_rfc2822()).expect("a header"), now)
+        };
+        assert_eq!((skew(-240), skew(240)), (None, None));
+        let skew = skew(-3600);
+        assert!(skew.is_some() && skew_of(&HeaderValue::from_static("soon"), now).is_none());
+        let peer = Peer { host: "h".into(), proxy: Some("http://p:3128/".into()) };
+        let (code, message) = (String::new(), String::new());
+        let text = StatusError { peer, status: 403, code, skew, message }.to_string();
+        assert!(text.starts_with("h by way of the proxy http://p:3128/ answered 403"), "{text}");
+        assert!(text.contains("s behind this machine's)"), "{text}");
     }
 }

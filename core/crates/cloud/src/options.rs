@@ -7,7 +7,7 @@ use std::time::Duration;
 use hrl::bytes::percent_decode;
 use hrl::store::check_name;
 use hrl::{Clock, Error, ErrorKind, Result, SystemClock};
-use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey};
+use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey, Checksum};
 use object_store::azure::{AzureConfigKey, MicrosoftAzureBuilder};
 use object_store::gcp::{GoogleCloudStorageBuilder, GoogleConfigKey};
 use object_store::{ClientOptions, ObjectStore as Client, RetryConfig};
@@ -41,9 +41,11 @@ impl ObjectStoreOptions {
     /// - `timeout-ms`: how long a request may make no progress, 100 to 600,000, default 30,000;
     /// - `region`, `virtual-hosted` (the bucket is in the endpoint's host name), `access-key-id`,
     ///   `secret-access-key`, `session-token`: S3;
+    /// - `checksum`: `sha256`, the default, or `none`: whether S3 checks what arrives. Buckets with
+    ///   Object Lock refuse objects without a checksum;
     /// - `account`, `account-key`, `sas-token`: Azure Blob Storage;
     /// - `service-account` (path of a key file): Google Cloud Storage.
-    pub const NAMES: [&'static str; 12] = [
+    pub const NAMES: [&'static str; 13] = [
         "endpoint",
         "allow-http",
         "timeout-ms",
@@ -52,6 +54,7 @@ impl ObjectStoreOptions {
         "access-key-id",
         "secret-access-key",
         "session-token",
+        "checksum",
         "account",
         "account-key",
         "sas-token",
@@ -88,6 +91,9 @@ impl ObjectStoreOptions {
             "allow-http" | "virtual-hosted" if !matches!(value, "true" | "false") => {
                 return Err(bad("true or false"));
             }
+            "checksum" if !matches!(value, "sha256" | "none") => {
+                return Err(bad("sha256 or none"));
+            }
             "endpoint" if !value.starts_with("http://") && !value.starts_with("https://") => {
                 return Err(bad("a URL that begins with https:// or http://"));
             }
@@ -105,8 +111,12 @@ impl ObjectStoreOptions {
         self
     }
 
+    fn is(&self, name: &str, wanted: &str) -> bool {
+        self.values.iter().any(|(known, value)| *known == name && value == wanted)
+    }
+
     fn is_true(&self, name: &str) -> bool {
-        self.values.iter().any(|(known, value)| *known == name && value == "true")
+        self.is(name, "true")
     }
 
     fn client_options(&self) -> ClientOptions {
@@ -211,6 +221,9 @@ impl Location {
                     .with_http_connector(connector);
                 if options.is_true("allow-http") {
                     builder = builder.with_allow_http(true);
+                }
+                if !options.is("checksum", "none") {
+                    builder = builder.with_checksum_algorithm(Checksum::SHA256);
                 }
                 for (name, value) in &options.values {
                     if let Some(key) = s3_key(name) {
@@ -342,6 +355,7 @@ mod tests {
             "s3://b?region",
             "bucket",
             "s3://b?speed=1",
+            "s3://b?checksum=md5",
             "s3://b?allow-http=yes",
             "s3://b?endpoint=h",
             "s3://b?timeout-ms=0",

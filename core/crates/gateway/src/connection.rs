@@ -83,7 +83,7 @@ pub(crate) fn run(shared: &Arc<Shared>, socket: TcpStream) -> io::Result<()> {
             // An answer rather than a closed connection, so that the agent can report it to its
             // operator.
             refused(shared);
-            let error = Error::new(ErrorKind::Fenced, "serve", "client")
+            let error = Error::new(ErrorKind::Denied, "serve", "client")
                 .message("its certificate is not enrolled at this gateway");
             return send(&mut stream, &head, &Reply::of_error(&error));
         };
@@ -251,7 +251,7 @@ fn check_right(client: &EnrolledClient, name: &str, writes: bool) -> Result<()> 
     if may_touch(client, name, writes) {
         return Ok(());
     }
-    Err(Error::new(ErrorKind::Fenced, "serve", name)
+    Err(Error::new(ErrorKind::Denied, "serve", name)
         .message(format_args!("client {} has no right to it", client.name)))
 }
 

@@ -227,7 +227,7 @@ fn push_headers(head: &mut String, headers: &[(&str, String)], length: u64) {
 }
 
 /// Kinds that are sent by name; the receiver takes any other as `Unavailable`.
-const KINDS: [ErrorKind; 9] = [
+const KINDS: [ErrorKind; 10] = [
     ErrorKind::Changed,
     ErrorKind::InvalidInput,
     ErrorKind::NotFound,
@@ -237,6 +237,7 @@ const KINDS: [ErrorKind; 9] = [
     ErrorKind::Full,
     ErrorKind::Fenced,
     ErrorKind::ReadOnly,
+    ErrorKind::Denied,
 ];
 
 /// Returns the HTTP status of a failure.
@@ -244,7 +245,7 @@ pub(crate) fn status_of(kind: ErrorKind) -> u16 {
     match kind {
         ErrorKind::InvalidInput => 416,
         ErrorKind::NotFound => 404,
-        ErrorKind::Fenced => 403,
+        ErrorKind::Fenced | ErrorKind::Denied => 403,
         ErrorKind::Full => 507,
         _ => 503,
     }

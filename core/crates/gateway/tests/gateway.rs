@@ -185,7 +185,7 @@ fn a_client_touches_only_its_own_volumes() {
         stranger.put("hrl-vault", b"x").expect_err("the vault's mark"),
         stranger.put("volumes/diskette", b"x").expect_err("a name that only begins so"),
     ] {
-        assert_eq!(error.kind(), ErrorKind::Fenced, "{error}");
+        assert_eq!(error.kind(), ErrorKind::Denied, "{error}");
         assert!(error.to_string().contains("stranger"), "{error}");
     }
     assert!(stranger.list("volumes/").expect("list").is_empty());
@@ -391,7 +391,7 @@ fn a_client_deletes_many_objects_at_once_but_only_its_own() {
         std::fs::write(site.path("vault").join(name), b"x").expect("object");
     }
     let mixed = ["volumes/theirs/one".to_owned(), names[0].clone()];
-    assert_eq!(stranger.delete_many(&mixed).expect_err("not its own").kind(), ErrorKind::Fenced);
+    assert_eq!(stranger.delete_many(&mixed).expect_err("not its own").kind(), ErrorKind::Denied);
     assert_eq!(agent.list("volumes/disk/").expect("list").len(), names.len());
     let before = gateway.stats().requests;
     agent.delete_many(&names).expect("delete");

@@ -433,7 +433,7 @@ impl Coordinator {
             None => None,
         };
         if !client.is_some_and(|client| client.volumes.contains(volume)) {
-            return Err(Error::new(ErrorKind::Fenced, "admit", volume)
+            return Err(Error::new(ErrorKind::Denied, "admit", volume)
                 .message("the client's certificate is not enrolled for this volume"));
         }
         if !self.members.contains_key(volume) {

@@ -148,7 +148,7 @@ fn predict(
             Some(Err(error)) => return Err(error.duplicate()),
             None => unreachable!("every group that is asked for was looked for"),
         },
-        PlanAt::At(at) => at.clone(),
+        PlanAt::At(at) => replica.meaning_of(at),
     };
     let sequence = replica.resolve(&at)?;
     let points = replica.points();

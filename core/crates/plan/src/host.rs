@@ -32,13 +32,19 @@ pub struct StartRequest<'a> {
 }
 
 impl StartRequest<'_> {
-    /// Returns the state as text for [`At::parse`] and the command's `--at`.
+    /// Returns the state as text for [`At::parse`] and the command's `--at`, which no label of the
+    /// volume changes.
     pub fn at_text(&self) -> String {
-        text_of(self.at)
+        let kind = match self.at {
+            At::Point(_) => "point:",
+            At::Sequence(_) => "sequence:",
+            _ => "",
+        };
+        format!("{kind}{}", text_of(self.at))
     }
 }
 
-/// Returns a chosen state as text that [`At::parse`] reads.
+/// Returns a chosen state as the text of records.
 pub(super) fn text_of(at: &At) -> String {
     match at {
         At::Point(point) => point.to_string(),
@@ -86,4 +92,33 @@ pub trait PlanHost: Send + Sync {
     /// Takes a test failover down with all that it left, even if its start failed or was
     /// interrupted.
     fn clean_up(&self, member: &Member, request: &StartRequest<'_>) -> Result<()>;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_label_changes_what_a_run_chose() {
+        let point = PointId([18; 16]);
+        for (at, text) in [
+            (At::Newest, "newest".to_owned()),
+            (At::Sequence(Sequence(3)), "sequence:3".to_owned()),
+            (At::Point(point), format!("point:{point}")),
+        ] {
+            let request = StartRequest {
+                run: "r",
+                mode: RunMode::Test,
+                planned: false,
+                at: &at,
+                state: None,
+                nbd: None,
+                limit: Duration::ZERO,
+                stop: StopFlag::default(),
+            };
+            assert_eq!(request.at_text(), text);
+            let read = At::parse(&text).expect("a state");
+            assert!(!matches!(read, At::Label(_) | At::LabelOr(..)), "{read:?}");
+        }
+    }
 }

@@ -66,7 +66,8 @@ fn a_plan_lists_what_comes_up_in_which_order() {
     assert_eq!((fence.only, fence.volume.as_deref()), (Some(Only::Real), Some("db-root")));
     assert_eq!(fence.environment["SITE"], "old");
     assert_eq!(database.members[0].at, PlanAt::NewestGroup(Some("shop".into())));
-    assert_eq!(web.members[0].at, PlanAt::At(At::Sequence(Sequence(1234))));
+    let sequence = Box::new(At::Sequence(Sequence(1234)));
+    assert_eq!(web.members[0].at, PlanAt::At(At::LabelOr("1234".into(), sequence)));
     assert_eq!(web.after_actions[0].task, Task::Manual("Point www at the recovery site.".into()));
     let ids = |mode| plan.steps(mode).into_iter().map(|step| step.id).collect::<Vec<_>>();
     let test = [

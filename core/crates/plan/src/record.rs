@@ -175,7 +175,10 @@ impl Chosen {
     }
 
     fn read(value: &Value) -> Option<Self> {
-        let at = At::parse(value.get("at")?.as_str()?).ok()?;
+        let at = match At::parse(value.get("at")?.as_str()?).ok()? {
+            At::LabelOr(_, other) => *other,
+            at => at,
+        };
         if !matches!(at, At::Newest | At::Point(_) | At::Sequence(_)) {
             return None;
         }

@@ -47,7 +47,7 @@ fn check_refusals(server: &Server, secret: &'static str) {
     assert_eq!(error.kind(), ErrorKind::NotFound, "{error}");
     assert!(error.to_string().contains("nobody-made-this"), "{error}");
     let error = open(&url, Some((secret, "d3Jvbmc=")));
-    assert_eq!(error.kind(), ErrorKind::InvalidInput, "{error}");
+    assert_eq!(error.kind(), ErrorKind::Denied, "{error}");
     assert!(error.to_string().contains("refused the credentials"), "{error}");
     let dead = servers::free_ports(1)[0].to_string();
     let error = open(&url.replace(&server.port().to_string(), &dead), None);
