@@ -92,6 +92,28 @@ def test_a_rollback_is_looked_at_without_memory_or_taken_for_good(gone_back: Pat
     assert json.loads(remembered()[0].read_text())["number"] < json.loads(before)["number"]
 
 
+def test_a_vault_with_lost_versions_under_a_newer_one_is_used_up_to_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "home"))
+    vault, out = tmp_path / "vault", tmp_path / "out"
+    for label in ("early", "middle", "late"):
+        marked(vault, tmp_path / "state", label)
+        if label == "early":
+            lost = len(list((vault / "volumes/db/catalog").iterdir())) + 1
+    (vault / f"volumes/db/catalog/{lost:016x}").unlink()
+    restore = ["restore", vault, "db", "--to", out]
+    code, told = both(*restore)
+    assert code == 5 and "--accept-rollback" in told and not out.exists(), told
+    code, told = both("points", vault, "db", "--accept-rollback")
+    assert code == 0 and f"versions {lost} to" in told and "early" in told and "late" not in told
+    hrl(*restore, "--at", "early")
+    start = ["failover", "start", vault, "db", "--state", tmp_path / "f", "--disk", tmp_path / "disk", "--detach"]
+    hrl(*start)
+    hrl("failover", "stop", tmp_path / "f", code=None)
+    assert "early" in hrl("points", vault, "db")
+
+
 def test_volumes_that_are_gone_are_critical(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "home"))
     vault = tmp_path / "vault"

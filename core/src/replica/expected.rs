@@ -44,7 +44,7 @@ pub enum Expected {
     },
     /// A record or heartbeat of this time or later.
     Time(Timestamp),
-    /// This recovery point, or a change with this sequence.
+    /// This recovery point, a change with this sequence, or what else the text means here.
     State(At),
 }
 
@@ -113,7 +113,14 @@ impl Replica {
     /// A version that was seen and is older than this one is read and compared, if the vault still
     /// has it. A point that retention dropped is not found.
     pub fn check_at_least(&self, expected: &Expected) -> Result<()> {
-        let fits = match expected {
+        let meant = match expected {
+            Expected::State(at) => match self.meaning_of(at) {
+                At::Time(time) => Expected::Time(time),
+                at => Expected::State(at),
+            },
+            other => other.clone(),
+        };
+        let fits = match &meant {
             Expected::Version(number) => *number <= self.catalog.version(),
             Expected::Time(time) => self.catalog.time().is_some_and(|newest| newest >= *time),
             Expected::Seen { number, hash } => {
@@ -134,7 +141,9 @@ impl Replica {
                     ids.into_iter().any(|id| id.to_string().starts_with(digits.as_str()))
                 }
                 At::Label(label) => point.label == *label,
-                At::Newest | At::NewestGood | At::Sequence(_) | At::Time(_) => true,
+                At::Newest | At::NewestGood | At::Sequence(_) | At::Time(_) | At::LabelOr(..) => {
+                    true
+                }
             }),
         };
         if fits {
@@ -177,7 +186,8 @@ mod tests {
         assert_eq!(Expected::parse(&seen.to_string()).expect("its text"), seen.into());
         assert_eq!(Expected::parse("v12").expect("a number"), Expected::Version(12));
         let time = Timestamp::parse("2026-11-21T09:30:00Z").expect("a time");
-        assert_eq!(Expected::parse("2026-11-21T09:30:00Z").expect("a time"), Expected::Time(time));
+        let read = Expected::parse("time:2026-11-21T09:30:00Z").expect("a time");
+        assert_eq!(read, Expected::Time(time));
         for label in ["v", "v-1", "v1.2", "v12:", "v12:a5", "va", "v99999999999999999999"] {
             let read = Expected::parse(label).expect(label);
             assert_eq!(read, Expected::State(At::Label(label.into())));

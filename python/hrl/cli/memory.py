@@ -17,7 +17,7 @@ from collections.abc import Collection
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from hrl import DivergedError, Replica, Vault
+from hrl import CorruptError, DivergedError, Replica, Vault
 from hrl.cli.output import note
 from hrl.cli.reading_options import ReadingOptions
 from hrl.cli.states import is_digits_of_id, is_sequence, reading_as_time
@@ -52,9 +52,23 @@ class Reader:
 
     def replica(self, name: str) -> Replica:
         """Opens a volume. Raises `DivergedError` if it has less than it should."""
-        replica = self.vault.replica(name)
+        try:
+            replica = self.vault.replica(name)
+        except CorruptError:
+            if not self._options.accept_rollback or not self._accept_gap(name.partition("@")[0]):
+                raise
+            replica = self.vault.replica(name)
         self.check(replica)
         return replica
+
+    def _accept_gap(self, name: str) -> bool:
+        """Accepts that versions of a catalog are lost; returns whether some are."""
+        accepted = self.vault.accept_gap(name)
+        if accepted is None:
+            return False
+        first, last = accepted[0] + 1, accepted[1]
+        note(f"note: versions {first} to {last} of {name} are lost or cannot be read; version {accepted[0]} is taken as it is")
+        return True
 
     def check(self, replica: Replica) -> None:
         """Raises `DivergedError` if a volume has less than it should; otherwise remembers what it has."""
@@ -106,7 +120,7 @@ def expected_of(text: str) -> str:
     """Returns what `--expect-at-least` asks for, as the library takes it: a time may be local, or some time ago."""
     kind, colon, rest = text.partition(":")
     if colon and kind == "sequence" and is_sequence(rest):
-        return rest
+        return text
     moment = reading_as_time(rest if colon and kind == "time" else text)
     if moment is not None and not is_sequence(text):
         return moment.state
