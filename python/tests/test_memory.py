@@ -110,7 +110,8 @@ def test_a_vault_with_lost_versions_under_a_newer_one_is_used_up_to_them(
     hrl(*restore, "--at", "early")
     start = ["failover", "start", vault, "db", "--state", tmp_path / "f", "--disk", tmp_path / "disk", "--detach"]
     hrl(*start)
-    hrl("failover", "stop", tmp_path / "f", code=None)
+    hrl("failover", "commit", vault, "db", "--state", tmp_path / "f")
+    hrl("failover", "detach", "--state", tmp_path / "f")
     assert "early" in hrl("points", vault, "db")
 
 
