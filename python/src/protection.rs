@@ -101,8 +101,8 @@ mirror! {
 ///
 /// Raises `FencedError` if another agent or source has the volume, and `UnavailableError`
 /// if the vault cannot be reached and `state` is new. With a `state` that knows the volume the
-/// protection begins without the vault, if that was opened with `state`. If the disk is not the one that was protected, the kind
-/// of the `HrlError` is "changed".
+/// protection begins without the vault, if that was opened with `state`. If the disk is not
+/// the one that was protected, the kind of the `HrlError` is "changed".
 ///
 /// >>> vault = hrl.Vault("vault", create=True)
 /// >>> disk = hrl.MemoryDevice(1 << 20)

@@ -21,8 +21,8 @@ from hrl.health import Limits, worst
 
 SECOND = 1_000_000_000
 STATS: dict[str, Any] = {
-    "fenced": False, "mode": "ordered", "rpo_seconds": 0.0, "vault_available": True, "vault_away": False, "resync_bytes_left": 0,
-    "backlog_bytes": 0,
+    "fenced": False, "mode": "ordered", "rpo_seconds": 0.0, "vault_available": True, "vault_away": False,
+    "resync_bytes_left": 0, "backlog_bytes": 0,
 }  # fmt: skip
 
 

@@ -67,7 +67,9 @@ class Reader:
         if accepted is None:
             return False
         first, last = accepted[0] + 1, accepted[1]
-        note(f"note: versions {first} to {last} of {name} are lost or cannot be read; version {accepted[0]} is taken as it is")
+        note(
+            f"note: versions {first} to {last} of {name} are lost or cannot be read; version {accepted[0]} is taken as it is"
+        )
         return True
 
     def check(self, replica: Replica) -> None:
