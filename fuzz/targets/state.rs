@@ -9,7 +9,9 @@
 #![no_main]
 
 use hrl::journal::{Binding, VolumeKey, WrappingKey};
-use hrl::testing::{reprint_anchor, reprint_failover, reprint_follow, reprint_state, reprint_volume};
+use hrl::testing::{
+    reprint_anchor, reprint_failover, reprint_follow, reprint_state, reprint_volume,
+};
 use hrl::{
     Bandwidth, ErrorKind, ManualClock, RetentionPolicy, Timestamp, VolumeId, duration_text,
     parse_duration,
