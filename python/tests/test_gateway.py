@@ -72,7 +72,7 @@ def test_metrics_and_refusals(site: Path) -> None:
         vault = hrl.Vault(url)
         assert vault.volumes() == []
         os.truncate(site / "disk", 8 << 20)
-        with pytest.raises(hrl.FencedError, match="no right"):
+        with pytest.raises(hrl.DeniedError, match="no right"):
             hrl.Protection(site / "disk", vault=vault, state=site / "state", volume="other")
         assert gateway.stats()["errors"] > 0
         assert gateway.stop()

@@ -105,14 +105,14 @@ def test_a_vault_with_lost_versions_under_a_newer_one_is_used_up_to_them(
     restore = ["restore", vault, "db", "--to", out]
     code, told = both(*restore)
     assert code == 5 and "--accept-rollback" in told and not out.exists(), told
-    code, told = both("points", vault, "db", "--accept-rollback")
+    code, told = both("points", vault, "--volume", "db", "--accept-rollback")
     assert code == 0 and f"versions {lost} to" in told and "early" in told and "late" not in told
     hrl(*restore, "--at", "early")
     start = ["failover", "start", vault, "db", "--state", tmp_path / "f", "--disk", tmp_path / "disk", "--detach"]
     hrl(*start)
     hrl("failover", "commit", vault, "db", "--state", tmp_path / "f")
     hrl("failover", "detach", "--state", tmp_path / "f")
-    assert "early" in hrl("points", vault, "db")
+    assert "early" in hrl("points", vault)
 
 
 def test_volumes_that_are_gone_are_critical(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -221,7 +221,7 @@ def test_memory_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_what_an_expectation_is_read_as() -> None:
-    assert expected_of("v12") == "v12" and expected_of("sequence:7") == "7" and expected_of("7") == "7"
+    assert expected_of("v12") == "v12" and expected_of("sequence:7") == "sequence:7" and expected_of("7") == "7"
     assert expected_of("01a1b2") == "point:01a1b2" and expected_of("nightly") == "nightly"
     assert expected_of("2026-11-21T09:30:00Z") == expected_of("time:2026-11-21T09:30:00Z") == "2026-11-21T09:30:00Z"
 
