@@ -190,6 +190,9 @@ impl Tap {
             return Poll::Pending;
         }
         state.in_flight.insert(blocks);
+        if resync {
+            state.reading = Some(range.first);
+        }
         Poll::Ready(Ok(Ticket { extent }))
     }
 

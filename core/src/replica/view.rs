@@ -5,6 +5,7 @@
 //! decoded when they are read, and cached up to a bound.
 
 use std::collections::HashMap;
+use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::Arc;
 
 use super::{At, Replica, at};
@@ -76,9 +77,29 @@ impl Mapping {
 }
 
 struct Cache {
-    frames: HashMap<(u32, u32), (Arc<Frame>, u64)>,
+    /// By segment and number.
+    frames: HashMap<(u32, u32), (Arc<Frame>, u64), BuildHasherDefault<PlaceHasher>>,
     bytes: u64,
     tick: u64,
+}
+
+/// Hashes the place of a frame, which nobody outside chooses.
+#[derive(Default)]
+struct PlaceHasher(u64);
+
+impl Hasher for PlaceHasher {
+    fn write(&mut self, bytes: &[u8]) {
+        bytes.iter().for_each(|byte| self.write_u32(u32::from(*byte)));
+    }
+
+    fn write_u32(&mut self, number: u32) {
+        let mixed = (self.0 ^ u64::from(number)).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+        self.0 = mixed ^ (mixed >> 32);
+    }
+
+    fn finish(&self) -> u64 {
+        self.0
+    }
 }
 
 /// A read-only device that shows a volume as of one sequence. May be used from any thread.
@@ -122,7 +143,7 @@ impl View {
             sequence,
             segments,
             mappings,
-            cache: Mutex::new(Cache { frames: HashMap::new(), bytes: 0, tick: 0 }),
+            cache: Mutex::new(Cache { frames: HashMap::default(), bytes: 0, tick: 0 }),
             cache_bytes: options.cache_bytes,
         })
     }

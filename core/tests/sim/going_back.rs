@@ -88,7 +88,9 @@ impl Life {
             owner.must_notice(false);
             return self.histories.forget();
         }
-        if self.histories.random.one_in(every / 4) {
+        // A state directory that knows no volume is that of a stranger, who is refused.
+        let is_known = owner.files().has(&state_directory().join("anchor"));
+        if self.histories.random.one_in(every / 4) && is_known {
             self.histories.machine = Some(snapshot(&owner));
         }
         if self.histories.random.one_in(every / 4) && readable(&owner).is_some() {

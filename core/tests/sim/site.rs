@@ -28,6 +28,7 @@ use crate::disk::{Platter, SECTOR, SimDisk};
 use crate::files::{FileSystem, SimFiles};
 use crate::gateway::Gateway;
 use crate::model::{Model, tags_of};
+use crate::oracle::last_in_vault;
 use crate::store::Server;
 use crate::world::{Incarnation, World};
 use crate::writing::Op;
@@ -261,7 +262,7 @@ impl Site {
         }
         if !protection.stats().vault_away {
             self.check_noticed();
-        } else if self.must_notice.borrow().is_some() {
+        } else if self.has_gone_back() || self.knows_less(&protection) {
             // It is noticed once the vault was compared. Until then nobody can say what the volume is.
             drop(protection);
             machine.incarnation.kill();
@@ -281,6 +282,11 @@ impl Site {
         let disk: Arc<dyn BlockDevice> = machine.disk.clone();
         self.run(machine, disk, protection, marked);
         true
+    }
+
+    /// Returns whether the vault has more than an agent that began without it knows of.
+    fn knows_less(&self, protection: &SteppedProtection) -> bool {
+        last_of(protection) < self.world.in_peace(|| last_in_vault(self))
     }
 
     /// An agent could not start, which `owns` the volume or is to get it.

@@ -129,7 +129,7 @@ impl Tap {
 
     /// Ends the ticket of a region that was read, and queues `changes`: the extents of it that
     /// differ from the replica. They are queued even over the budget, so wait for [`Tap::has_room`]
-    /// first.
+    /// first. A region that must be read again since the ticket began goes on waiting.
     pub fn complete_resync(&self, ticket: Ticket, region: u64, changes: Vec<(Extent, Change)>) {
         let time = self.clock.now();
         let mut state = self.lock();
@@ -138,7 +138,11 @@ impl Tap {
             state.push(time, self.body_of(extent, change));
         }
         let sequence = state.last_sequence;
-        state.regions.resynced(region, sequence);
+        if state.reading == Some(region) {
+            state.regions.resynced(region, sequence);
+        } else {
+            state.regions.changed(RegionRange { first: region, last: region }, sequence);
+        }
         Self::end(state, ticket);
     }
 
@@ -157,5 +161,39 @@ impl Tap {
         state.set_mode(Mode::Ordered, cause);
         self.queued.notify_all();
         true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::task::Poll;
+
+    use super::*;
+    use crate::clock::SystemClock;
+    use crate::policy::Policy;
+
+    /// What was compared may be another replica than the one that the second resync is for.
+    #[test]
+    fn promise_3_a_region_that_is_to_be_read_again_while_it_is_read_waits_on() {
+        let policy = Policy::default();
+        let bytes = 2 * policy.region_bytes;
+        let tap = Tap::new(bytes, Sequence(0), &policy, SystemClock::shared());
+        let all = RegionRange { first: 0, last: 1 };
+        tap.set_dirty(&[all]);
+        tap.require_resync(&[all], Cause::Crash, None);
+        tap.start_resync();
+        let read = |meanwhile: &dyn Fn()| {
+            let (region, extent) = tap.next_resync(0).expect("one waits");
+            let Poll::Ready(Ok(ticket)) = tap.begin_resync(extent, Waker::noop()) else {
+                panic!("nothing is in flight");
+            };
+            meanwhile();
+            tap.complete_resync(ticket, region, Vec::new());
+            tap.next_resync(0).map(|(region, _)| region)
+        };
+        assert_eq!(read(&|| tap.require_resync(&[all], Cause::VaultWentBack, None)), Some(0));
+        let other = RegionRange { first: 1, last: 1 };
+        assert_eq!(read(&|| tap.require_resync(&[other], Cause::Requested, None)), Some(1));
+        assert_eq!(read(&|| {}), None);
     }
 }

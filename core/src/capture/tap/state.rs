@@ -61,6 +61,8 @@ pub(super) struct TapState {
     pub uncaptured: Uncaptured,
     /// A region that may have been captured since the resync began waits for it again.
     pub dropped_in_resync: bool,
+    /// The region that the resync reads now, unless it must be read again since it began.
+    pub reading: Option<u64>,
     pub changed_since_flush: bool,
     pub closed: bool,
     /// The volume was handed over: no more changes.
@@ -94,6 +96,7 @@ impl TapState {
             mode_changes: Vec::new(),
             uncaptured: Uncaptured::new(),
             dropped_in_resync: false,
+            reading: None,
             changed_since_flush: false,
             closed: false,
             refuses: false,
@@ -158,6 +161,7 @@ impl TapState {
             let waits = |region| self.regions.resync.contains(region);
             self.dropped_in_resync |= !(range.first..=range.last).all(waits);
         }
+        self.reading = self.reading.filter(|region| !(range.first..=range.last).contains(region));
         self.regions.resync.insert_range(range);
     }
 
