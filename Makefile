@@ -20,7 +20,7 @@ SEEDS := 1000
 FROM := 0
 SCHEDULES := 1000
 
-.PHONY: help build install demo servers guest test test-c test-long concurrency sim mutants fuzz lint bench bench-compare bench-nbd bench-instant bench-footprint bench-retention bench-rpo bench-c bench-python bench-peers deny msrv minimal-versions semver package wheel docs man clean packages venv
+.PHONY: help build install demo servers guest test test-c test-long concurrency sim mutants fuzz lint bench bench-compare bench-nbd bench-instant bench-footprint bench-retention bench-rpo bench-c bench-python bench-requests bench-peers deny msrv minimal-versions semver package wheel docs man clean packages venv
 
 help:  ## List the jobs
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 17
@@ -75,7 +75,7 @@ lint: $(VENV)/.docs $(ANY_STAMP) deny  ## Formatting, lints, types, licences and
 	cargo clippy --manifest-path fuzz/Cargo.toml --target-dir target --all-targets -- -D warnings
 	cargo clippy -p hrl -p hrl-nbd --all-targets -- -D warnings
 	cd python && ../$(VENV)/bin/ruff check . && ../$(VENV)/bin/ruff format --check . && ../$(VENV)/bin/mypy
-	$(VENV)/bin/ruff check --config python/pyproject.toml benches .ci/mutants .ci/docs && $(VENV)/bin/ruff format --check --config python/pyproject.toml .ci/mutants .ci/docs && $(VENV)/bin/mypy --config-file= --strict .ci/mutants && MYPYPATH=.ci/docs $(VENV)/bin/mypy --config-file= --strict .ci/docs && $(VENV)/bin/mypy --config-file= --strict benches/python_binding.py && cd benches && ../$(VENV)/bin/mypy --config-file= --strict peers
+	$(VENV)/bin/ruff check --config python/pyproject.toml benches .ci/mutants .ci/docs && $(VENV)/bin/ruff format --check --config python/pyproject.toml .ci/mutants .ci/docs && $(VENV)/bin/mypy --config-file= --strict .ci/mutants && MYPYPATH=.ci/docs $(VENV)/bin/mypy --config-file= --strict .ci/docs && $(VENV)/bin/mypy --config-file= --strict benches/python_binding.py benches/requests.py && cd benches && ../$(VENV)/bin/mypy --config-file= --strict peers
 	$(VENV)/bin/stubtest hrl --allowlist python/stubtest-allowlist.txt
 
 test: packages servers guest lint docs  ## Everything that must hold before a change lands
@@ -149,6 +149,9 @@ bench-c: packages  ## What the C binding costs
 
 bench-python: $(STAMP)  ## What a write costs from Python
 	$(VENV)/bin/python benches/python_binding.py
+
+bench-requests: $(STAMP)  ## Requests to the store: each publication, a start, an idle agent
+	$(VENV)/bin/python benches/requests.py
 
 # QUESTION: writer, database, changes, crash, restore, storage, transport; all of them when empty. As root, 20 GiB of disk.
 QUESTION :=
