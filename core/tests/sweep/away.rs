@@ -242,7 +242,7 @@ fn come_home(machine: &Machine, known: &Known) {
             Agent::of(protection, machine.world.clone())
         }
         // It is home already.
-        Err(error) if error.kind() == ErrorKind::InvalidInput => machine
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => machine
             .protect()
             .unwrap_or_else(|error| panic!("promise 4: it does not start: {error}")),
         Err(error) => panic!("promise 4: the disk does not follow: {error}"),
