@@ -277,7 +277,7 @@ impl Shipper {
         let last = catalog.last_sequence();
         let newest = unpublished.entries.last().map(|entry| entry.summary.last_sequence);
         assert!(newest == Some(last), "the catalog ends with what was published");
-        self.record(&catalog);
+        self.record(&catalog)?;
         drop(catalog);
         unpublished.published_at = Some(now);
         spool.remove_published(&unpublished.entries);
@@ -301,7 +301,7 @@ impl Shipper {
         let appended = catalog.append(&self.source, edits);
         self.unsure.store(appended.is_err(), Ordering::Relaxed);
         appended?;
-        self.record(&catalog);
+        self.record(&catalog)?;
         unpublished.published_at = Some(now);
         Ok(Some(catalog.last_sequence()))
     }
@@ -323,7 +323,7 @@ impl Shipper {
             self.check_end(&catalog, spool)?;
         }
         if count > 0 {
-            self.record(&catalog);
+            self.record(&catalog)?;
         }
         drop(catalog);
         self.unsure.store(false, Ordering::Relaxed);
@@ -332,11 +332,17 @@ impl Shipper {
         Ok((count > 0).then_some(last))
     }
 
-    /// Records in the anchor what the catalog lists.
+    /// Records in the anchor what the catalog lists, before that leaves the spool.
     ///
-    /// If that fails, the next start may not know the end of the catalog, and compares the disk.
-    fn record(&self, catalog: &Catalog) {
-        let _ = self.anchor.published(catalog);
+    /// If that fails, the next call finds it in the catalog and records it. A full disk alone is no
+    /// failure, because the segments have its room: the next publication records it.
+    fn record(&self, catalog: &Catalog) -> Result<()> {
+        let recorded = self.anchor.published(catalog);
+        if recorded.as_ref().is_err_and(|error| error.kind() != ErrorKind::Full) {
+            self.unsure.store(true, Ordering::Relaxed);
+            return recorded;
+        }
+        Ok(())
     }
 
     fn record_speed(&self, bytes: u64, took: Duration) {
@@ -397,7 +403,8 @@ impl Shipper {
         let mut current = self.catalog.lock();
         catalog.go_on_with_session_of(&current);
         *current = catalog;
-        self.record(&current);
+        // A failure is told to nobody: the next publication records it.
+        let _ = self.anchor.published(&current);
     }
 
     /// Goes on with the catalog of a vault that was away and agrees with the anchor.

@@ -520,6 +520,10 @@ impl Catalog {
     /// Reads the versions up to `end`. They must follow each other from the newest snapshot on.
     fn read_to(&mut self, names: &VersionNames, end: u64) -> Result<()> {
         if let Some(number) = names.gap_before(end) {
+            if self.session.is_some() {
+                // The source goes on with what is left.
+                return Err(self.diverged(format_args!("a gap at version {number}")));
+            }
             return Err(Error::new(ErrorKind::Corrupt, "read catalog", &self.content.prefix)
                 .message(format_args!(
                     "the vault went back or is damaged: its source can go on by itself; without it, accept what is left up \

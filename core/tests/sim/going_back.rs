@@ -10,6 +10,7 @@
 
 use std::sync::Arc;
 
+use hrl::bytes::hex;
 use hrl::capture::TapStats;
 use hrl::replica::Replica;
 use hrl::vault::Vault;
@@ -320,6 +321,15 @@ impl Site {
                 self.world.inject("a gap is accepted");
             }
         }
+    }
+
+    /// Returns whether the vault says that the source of this state directory has the volume.
+    pub fn owns_in_vault(&self) -> bool {
+        let replica = self.world.in_peace(|| readable(self));
+        let owner = replica.and_then(|replica| replica.catalog().source().map(|owner| owner.id));
+        let anchor = self.files().peek(&state_directory().join("anchor")).unwrap_or_default();
+        let text = String::from_utf8_lossy(&anchor).into_owned();
+        owner.is_some_and(|id| text.contains(&format!("source={}", hex(&id))))
     }
 
     /// Returns what the state directory says of the vault.

@@ -286,7 +286,7 @@ impl Site {
 
     /// Returns whether the vault has more than an agent that began without it knows of.
     fn knows_less(&self, protection: &SteppedProtection) -> bool {
-        last_of(protection) < self.world.in_peace(|| last_in_vault(self))
+        last_of(protection) < self.world.in_peace(|| last_in_vault(self)) || !self.owns_in_vault()
     }
 
     /// An agent could not start, which `owns` the volume or is to get it.
