@@ -151,5 +151,5 @@ fn a_refusal_keeps_its_bytes() {
     let answer = answered.lock().expect("lock");
     let answer = String::from_utf8_lossy(&answer);
     // The sentences are for people and may change.
-    assert!(answer.starts_with("HTTP/1.1 403 Forbidden\r\nhrl-error: fenced\r\nhrl-message: "));
+    assert!(answer.starts_with("HTTP/1.1 403 Forbidden\r\nhrl-error: denied\r\nhrl-message: "));
 }
