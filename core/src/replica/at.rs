@@ -94,7 +94,7 @@ impl fmt::Display for At {
 
 /// Returns what `at` means for a volume with these points. [`At::LabelOr`] stays if a point has that
 /// label.
-pub(super) fn meaning<'a>(at: &'a At, points: &[RecoveryPoint]) -> &'a At {
+fn meaning<'a>(at: &'a At, points: &[RecoveryPoint]) -> &'a At {
     match at {
         At::LabelOr(label, other) if !points.iter().any(|point| point.label == *label) => other,
         _ => at,

@@ -5,10 +5,9 @@
 //! decoded when they are read, and cached up to a bound.
 
 use std::collections::HashMap;
-use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::Arc;
 
-use super::{At, Replica, at};
+use super::{At, Replica};
 use crate::device::{Allocation, BlockDevice, Discarded, Durability, Unmap, read_only_error};
 use crate::error::{Error, ErrorKind, Result};
 use crate::extent::Extent;
@@ -21,8 +20,8 @@ use crate::vault::VolumeInfo;
 impl Replica {
     /// Opens the volume as of `at`, readable without a restore.
     pub fn view(&self, at: &At, options: &ViewOptions) -> Result<View> {
-        let sequence = match at::meaning(at, &self.points()) {
-            At::Sequence(sequence) if options.unordered => *sequence,
+        let sequence = match options.unordered.then(|| self.meaning_of(at)) {
+            Some(At::Sequence(sequence)) => sequence,
             _ => self.resolve(at)?,
         };
         let segments = self.segments_through(sequence)?;
@@ -78,28 +77,9 @@ impl Mapping {
 
 struct Cache {
     /// By segment and number.
-    frames: HashMap<(u32, u32), (Arc<Frame>, u64), BuildHasherDefault<PlaceHasher>>,
+    frames: HashMap<(u32, u32), (Arc<Frame>, u64)>,
     bytes: u64,
     tick: u64,
-}
-
-/// Hashes the place of a frame, which nobody outside chooses.
-#[derive(Default)]
-struct PlaceHasher(u64);
-
-impl Hasher for PlaceHasher {
-    fn write(&mut self, bytes: &[u8]) {
-        bytes.iter().for_each(|byte| self.write_u32(u32::from(*byte)));
-    }
-
-    fn write_u32(&mut self, number: u32) {
-        let mixed = (self.0 ^ u64::from(number)).wrapping_mul(0x9E37_79B9_7F4A_7C15);
-        self.0 = mixed ^ (mixed >> 32);
-    }
-
-    fn finish(&self) -> u64 {
-        self.0
-    }
 }
 
 /// A read-only device that shows a volume as of one sequence. May be used from any thread.
@@ -143,7 +123,7 @@ impl View {
             sequence,
             segments,
             mappings,
-            cache: Mutex::new(Cache { frames: HashMap::default(), bytes: 0, tick: 0 }),
+            cache: Mutex::new(Cache { frames: HashMap::new(), bytes: 0, tick: 0 }),
             cache_bytes: options.cache_bytes,
         })
     }
