@@ -56,6 +56,10 @@ impl FailoverOptions {
         if let Some(known) = state.identity()? {
             known.check_volume(replica.info(), "fail over")?;
         }
+        if self.change_point {
+            // A commit whose answer was lost does not arrive after this version.
+            replica.catalog_mut().amend(&[], &|| Ok(()))?;
+        }
         let under_way = match self.not_committed(&state, &replica)? {
             Some(under_way) if self.change_point => {
                 let chosen = self.state_of(&replica)?;

@@ -23,6 +23,11 @@ impl Machine {
     }
 
     fn try_fail_over(&self, at: At) -> Result<Agent> {
+        self.begin_or_change(at, false)
+    }
+
+    /// The same; with `changes`, a failover under way goes to this state instead.
+    fn begin_or_change(&self, at: At, changes: bool) -> Result<Agent> {
         let machine = Incarnation::start();
         let files = self.files.mount(&machine);
         let store = self.server.connect(&machine, Some(files.clone()));
@@ -31,6 +36,7 @@ impl Machine {
         let disk = self.platter.attach(&machine, true);
         let options = FailoverOptions::new("disk", vault, "/state", disk)
             .at(at)
+            .change_point(changes)
             .policy(policy())
             .clock(clock)
             .files(files.clone());
@@ -171,6 +177,32 @@ fn promise_9_a_cancelled_failover_does_not_begin_if_its_start_arrives_late() {
     home.server.deliver(Duration::ZERO, true);
     let agent = third.fail_over(At::Newest);
     agent.protection.commit_failover().expect("commit");
+}
+
+/// The volume belonged to a source that no state directory had, and no agent could go on.
+#[test]
+fn promise_9_a_commit_that_arrives_after_its_failover_changed_its_state_does_not_count() {
+    let (home, mut agent) = at_home();
+    let first = newest(&agent);
+    agent.write(BLOCK, 8);
+    agent.settle();
+    home.kill(agent);
+    let away = home.beside();
+    let over = away.fail_over(At::Newest);
+    home.server.delay(Some("/catalog/"));
+    over.protection.commit_failover().expect_err("it is not answered");
+    home.server.delay(None);
+    away.kill(over);
+    away.begin_or_change(first.clone(), true).map(|agent| away.kill(agent)).expect("change");
+    home.server.deliver(Duration::ZERO, true);
+    let mut over = away.fail_over(At::Newest);
+    over.protection.commit_failover().expect("commit");
+    over.settle();
+    assert_eq!(home.replica().catalog().epoch(), Epoch(2));
+    let mut found = [0; 1];
+    let view = home.replica().view(&At::Newest, &ViewOptions::default()).expect("view");
+    view.read(BLOCK.offset, &mut found).expect("read");
+    assert_eq!(found, [7], "the state that was chosen last");
 }
 
 /// It could not continue because its state was gone, and every other failover was refused.

@@ -83,7 +83,7 @@ impl Tap {
     }
 
     /// Empties the queue after the journal lost everything after `durable`. The regions changed
-    /// since are read again.
+    /// since are read again, and so is the one that a resync reads now.
     ///
     /// `taken_since` is the time of the oldest record that the journal took from the queue and
     /// lost. The unordered interval begins with it, because the state of any later time is unknown.
@@ -96,6 +96,7 @@ impl Tap {
         state.queue.clear();
         state.queue_bytes = 0;
         state.regions.lose_after(durable);
+        state.reading = None;
         if state.mode == Mode::Ordered {
             self.fall(&mut state, cause, since);
         } else {
