@@ -16,6 +16,7 @@ use hrl::replica::Replica;
 use hrl::vault::Vault;
 use hrl::{Clock, Epoch, Event, EventKind};
 
+use crate::cloning::CLONE;
 use crate::disk::Platter;
 use crate::files::FileSystem;
 use crate::model::Model;
@@ -70,7 +71,7 @@ impl Histories {
         Self { every, random, machine: None, vault: None }
     }
 
-    fn forget(&mut self) {
+    pub fn forget(&mut self) {
         (self.machine, self.vault) = (None, None);
     }
 }
@@ -79,7 +80,7 @@ impl Life {
     /// Perhaps something goes back, or is copied for that.
     pub fn go_back(&mut self) {
         let every = self.histories.every;
-        if every == 0 {
+        if every == 0 || self.clones.are_two() {
             return;
         }
         let owner = self.owner().clone();
@@ -237,7 +238,7 @@ fn stretch_of(replica: &Replica) -> (Option<[u8; 16]>, Epoch, usize) {
 }
 
 /// Returns the replica, if there is one that can be read.
-fn readable(site: &Site) -> Option<Replica> {
+pub fn readable(site: &Site) -> Option<Replica> {
     let clock: Arc<dyn Clock> = site.world.clock.clone();
     let store = site.server.clear_sight();
     Vault::open(store, site.plan.key.clone(), clock).and_then(|vault| vault.replica("disk")).ok()
@@ -278,11 +279,11 @@ impl Site {
 
     /// Returns whether something has gone back in this life.
     pub fn has_gone_back(&self) -> bool {
-        has_happened(&self.world, &[MACHINE, STATE, VERSIONS, VAULT])
+        has_happened(&self.world, &[MACHINE, STATE, VERSIONS, VAULT, CLONE])
     }
 
     /// From now on the agent must notice that several histories met, or need not.
-    fn must_notice(&self, yes: bool) {
+    pub fn must_notice(&self, yes: bool) {
         *self.must_notice.borrow_mut() = yes.then(|| self.anchored());
     }
 
@@ -297,7 +298,7 @@ impl Site {
     /// A session continues after `last`. What the vault lacks is in the spool, unless something went
     /// back or was damaged.
     pub fn see_hole(&self, last: u64) {
-        let may_lack = [MACHINE, STATE, VERSIONS, VAULT, MISLEADING[4]];
+        let may_lack = [MACHINE, STATE, VERSIONS, VAULT, CLONE, MISLEADING[4]];
         if has_happened(&self.world, &may_lack) {
             let arrived = self.world.in_peace(|| last_in_vault(self));
             self.model.borrow_mut().hole(arrived, last);

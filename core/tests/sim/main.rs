@@ -4,6 +4,7 @@
 
 mod application;
 mod away;
+mod cloning;
 mod disk;
 mod failing;
 mod files;

@@ -14,6 +14,7 @@ use hrl::replica::At;
 use hrl::{Clock, Compression, Mode, Policy, RetentionPolicy, Thinning, Timestamp};
 
 use crate::away::Wish;
+use crate::cloning::Clones;
 use crate::failing::Failovers;
 use crate::gateway::Gateway;
 use crate::going_back::Histories;
@@ -184,6 +185,7 @@ pub struct Life {
     pub oracle: Oracle,
     pub failovers: Failovers,
     pub histories: Histories,
+    pub clones: Clones,
     pub faulty: Faults,
     /// A crash happens once in this many steps; zero is never.
     pub crashes: u64,
@@ -202,6 +204,7 @@ impl Life {
         // An empty vault: creating one probes the store with threads.
         server.set_content("hrl-vault", b"hrl vault 1\n".as_slice().into());
         let plan = plan(random);
+        let can_clone = plan.policy.retention.is_none();
         let gateway = random.one_in(3).then(|| Gateway::new(&server));
         let takeovers = random.pick(&[0, 0, 0, 300]);
         let every = if takeovers > 0 { 0 } else { random.pick(&[0, 60, 200]) };
@@ -229,6 +232,7 @@ impl Life {
             oracle: Oracle::default(),
             failovers: Failovers::new(every),
             histories: Histories::new(seed),
+            clones: Clones::new(seed, can_clone && count == 1),
             faulty: faults(random),
             crashes: random.pick(&[0, 150, 300, 600]),
             stormy: false,
@@ -351,6 +355,7 @@ impl Life {
         }
         self.fail_over_or_back();
         self.go_back();
+        self.go_on_as_two();
         let site = if self.failovers.is_quiet() || random.one_in(2) {
             self.owner()
         } else {
@@ -373,6 +378,7 @@ impl Life {
         self.server.set_down(false);
         self.server.deliver(Duration::ZERO, true);
         self.sites.iter().for_each(|site| site.files().set_room(usize::MAX));
+        self.end_clones();
         if let Some(taker) = self.taker {
             self.faulty = Faults::default();
             self.revive(taker);

@@ -149,6 +149,9 @@ pub struct Site {
     /// What the state directory said of the vault when it came to several histories, until the agent
     /// notices.
     pub must_notice: RefCell<Option<Vec<String>>>,
+    /// Counts the machines that ran here. An earlier one may go on as the original of a copy.
+    pub incarnation: Cell<u64>,
+    pub original_is_fenced: Cell<bool>,
 }
 
 /// Only what retention folds is on a real disk.
@@ -184,6 +187,8 @@ impl Site {
             fenced: Cell::new(false),
             ends: Cell::default(),
             must_notice: RefCell::default(),
+            incarnation: Cell::new(0),
+            original_is_fenced: Cell::new(false),
             plan,
         })
     }
@@ -215,14 +220,19 @@ impl Site {
 
     /// Receives the agent's events.
     pub fn sink(&self) -> EventSink {
-        let (events, number) = (self.events.clone(), self.number);
+        let (events, number, incarnation) =
+            (self.events.clone(), self.number, self.incarnation.get());
         Arc::new(move |event: &Event| {
+            let site = SITES.with(|sites| sites.borrow().get(number).cloned());
+            let site = site.as_ref().and_then(Weak::upgrade);
+            if let Some(site) = site.as_ref().filter(|site| site.incarnation.get() != incarnation) {
+                return site.original_reports(event);
+            }
             // The tap's current answer belongs to the event.
             let mut events = events.lock().expect("one thread");
             events.push(event.clone());
             drop(events);
-            let site = SITES.with(|sites| sites.borrow().get(number).cloned());
-            if let Some(site) = site.as_ref().and_then(Weak::upgrade) {
+            if let Some(site) = site {
                 site.look_at_events();
             }
         })
@@ -606,7 +616,7 @@ impl Site {
 
     /// Processes the product's events. Also called from its event sink, so that the tap's answer
     /// belongs to the event.
-    fn look_at_events(&self) {
+    pub fn look_at_events(&self) {
         let Some(running) = self.running() else { return };
         let events = std::mem::take(&mut *self.events.lock().expect("one thread"));
         if !running.machine.is_alive() {
