@@ -5,8 +5,8 @@
 //! end are gone with it. What must be noticed is known from outside: the sequences given and
 //! published at the time of a copy and now.
 //!
-//! A disk that goes back alone is left out. Only counters outside of the state directory can show
-//! that, and a simulated disk has none.
+//! A disk goes back alone only while its agent is stopped. After a kill, only counters outside of
+//! the state directory could show that, and a simulated disk has none.
 
 use std::sync::Arc;
 
@@ -24,7 +24,7 @@ use crate::oracle::last_in_vault;
 use crate::run::Life;
 use crate::site::{Site, state_directory, tap_of};
 use crate::store::Objects;
-use crate::world::{Random, World};
+use crate::world::{Faults, Random, World};
 
 /// Most catalog versions that are lost at once.
 const LOST_MAX: u64 = 6;
@@ -39,6 +39,7 @@ const MISLEADING: [&str; 5] = [
 ];
 
 const MACHINE: &str = "a machine goes back";
+const DISK: &str = "a disk goes back while its agent is stopped";
 const STATE: &str = "a state directory goes back";
 const VERSIONS: &str = "the newest catalog versions are lost";
 const VAULT: &str = "the vault goes back";
@@ -101,7 +102,8 @@ impl Life {
         if !self.histories.random.one_in(every) {
             return;
         }
-        match self.histories.random.below(4) {
+        match self.histories.random.below(5) {
+            4 => self.disk_goes_back(&owner),
             0 => self.machine_goes_back(&owner, true),
             1 => self.machine_goes_back(&owner, false),
             2 => self.vault_goes_back(&owner, true),
@@ -144,6 +146,23 @@ impl Life {
         site.moments.borrow_mut().clear();
         site.ends.set((then.last, 0));
         site.must_notice(!is_known && published > then.last);
+    }
+
+    /// Stops the agent cleanly, and replaces its disk by a snapshot.
+    fn disk_goes_back(&mut self, site: &Site) {
+        let Some(then) = self.histories.machine.take().filter(|_| site.is_alive()) else { return };
+        let faults = self.world.faults.replace(Faults::default());
+        self.world.dies_at.set(None);
+        self.server.set_down(false);
+        site.files().set_room(usize::MAX);
+        let is_stopped = site.stop();
+        self.world.faults.set(faults);
+        if is_stopped {
+            self.world.inject(DISK);
+            site.files().killed();
+            site.platter.replace(then.platter);
+            site.moments.borrow_mut().clear();
+        }
     }
 
     /// Nobody knows any more which sequences that the vault lost were given: the machine that gave

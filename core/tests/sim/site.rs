@@ -526,9 +526,12 @@ impl Site {
                 self.world.say(format!("no point: {error}"));
                 let kind = error.kind();
                 let refused = matches!(kind, ErrorKind::NotOrdered | ErrorKind::Fenced);
-                // The application cannot be quiesced, or the disk cannot be flushed.
-                let failed =
-                    matches!(kind, ErrorKind::Unavailable | ErrorKind::Io | ErrorKind::Poisoned);
+                // The application cannot be quiesced, or the disk cannot be flushed. One that is
+                // being copied writes what it has to a file for that.
+                let failed = matches!(
+                    kind,
+                    ErrorKind::Unavailable | ErrorKind::Io | ErrorKind::Poisoned | ErrorKind::Full
+                );
                 assert!(refused || failed, "no point: {error}");
             }
         }
