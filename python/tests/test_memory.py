@@ -16,6 +16,7 @@ from hrl import health
 from hrl.cli.memory import Memory, expected_of, identity_of, prune
 
 DIVERGED = 21
+PARTLY = 22
 SECOND = 1_000_000_000
 
 
@@ -76,6 +77,10 @@ def test_every_reading_command_notices_a_vault_that_went_back(gone_back: Path, t
     assert not out.exists() and not (tmp_path / "f").exists()
     code, told = both("health", gone_back)
     assert code == 2 and "db: critical: " in told and f"version {seen['number']}" in told
+    code, told = both("group", "points", gone_back)
+    assert code == PARTLY and f"version {seen['number']}" in told
+    hrl("report", gone_back, "--to", tmp_path / "page.html")
+    assert f"version {seen['number']}" in (tmp_path / "page.html").read_text()
     found = json.loads(both("verify", gone_back, "--json")[1])
     assert not found["sound"] and list(found["went_back"]) == ["db"] and found["volumes"]["db"]["sound"]
 

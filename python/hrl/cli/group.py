@@ -13,9 +13,10 @@ from hrl.cli.commands import group as group_of_commands
 from hrl.cli.control import ControlServer, ask
 from hrl.cli.event_options import EventOptions, open_sinks
 from hrl.cli.exits import Exit, Refused
-from hrl.cli.options import Json, KeyFile, Limit, StateDirectory, VaultUrl, duration_of, open_vault
+from hrl.cli.options import Json, KeyFile, Limit, StateDirectory, VaultUrl, duration_of
 from hrl.cli.output import Table, fields, note, print_address, print_json, say
 from hrl.cli.protect import print_event
+from hrl.cli.reading_options import DEFAULT, Reading
 from hrl.cli.signals import ended_by_signals
 from hrl.cli.states import short_ids
 from hrl.cli.targets import published
@@ -216,15 +217,21 @@ def points(
     name: Annotated[str | None, typer.Option("--name", metavar="NAME", help="List the points of this group alone.")] = None,
     key_file: KeyFile = None,
     json: Json = False,
+    reading: Reading = DEFAULT,
 ) -> None:
     """Lists the points of groups in a vault, each once, with its members."""
-    listed = open_vault(vault, key_file).group_points()
-    for volume, error in listed.unread:
-        note(f"{volume} cannot be read: {error}")
+    reader = reading.open(vault, key_file)
+    listed = reader.vault.group_points()
+    unread = {volume: str(error) for volume, error in listed.unread}
+    unread |= {volume: "it was seen here before, and is no longer in the vault" for volume in reader.lost()}
+    for volume in reader.vault.volume_names():
+        if volume not in unread and (problem := reader.problem_of(volume)):
+            unread[volume] = str(problem)
+    for volume, why in unread.items():
+        note(f"{volume} cannot be read: {why}")
     print_group_points(vault, [p for p in listed.points if name in (None, p.group)], json=json)
-    if listed.unread:
-        names = ", ".join(volume for volume, _ in listed.unread)
-        raise Refused(f"{count(len(listed.unread), 'volume')} cannot be read: {names}", Exit.PARTLY)
+    if unread:
+        raise Refused(f"{count(len(unread), 'volume')} cannot be read: {', '.join(unread)}", Exit.PARTLY)
 
 
 def print_group_points(vault: str, found: list[GroupPoint], *, json: bool) -> None:

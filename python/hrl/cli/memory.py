@@ -17,7 +17,7 @@ from collections.abc import Collection
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from hrl import CorruptError, DivergedError, Replica, Vault
+from hrl import CorruptError, DivergedError, HrlError, Replica, Vault
 from hrl.cli.output import note
 from hrl.cli.reading_options import ReadingOptions
 from hrl.cli.states import is_digits_of_id, is_sequence, reading_as_time
@@ -96,6 +96,14 @@ class Reader:
         except DivergedError as error:
             return error
         return None
+
+    def problem_of(self, name: str) -> HrlError | None:
+        """Returns why a volume cannot be read, or has less than it should; `None` if it does not."""
+        try:
+            with self.replica(name):
+                return None
+        except HrlError as error:
+            return error
 
     def lost(self, names: Collection[str] | None = None) -> list[str]:
         """Returns the volumes that were seen in the vault and are no longer there; of `names` if any are given."""

@@ -7,8 +7,9 @@ import typer
 
 from hrl.cli.commands import command
 from hrl.cli.exits import Exit, Refused
-from hrl.cli.options import KeyFile, Overwrite, PolicyFile, VaultUrl, Volumes, duration_of, open_vault
+from hrl.cli.options import KeyFile, Overwrite, PolicyFile, VaultUrl, Volumes, duration_of
 from hrl.cli.policy import read_policy, seconds_of
+from hrl.cli.reading_options import DEFAULT, Reading
 from hrl.cli.targets import published
 from hrl.cli.times import Duration
 
@@ -39,6 +40,7 @@ def report(
     ] = Duration("0"),
     overwrite: Overwrite = False,
     key_file: KeyFile = None,
+    reading: Reading = DEFAULT,
 ) -> None:
     """Writes one HTML page about a vault: what needs attention, then each volume.
 
@@ -48,15 +50,18 @@ def report(
     from hrl.health import RPO_SECONDS, app_seconds
 
     chosen = read_policy(policy)
+    reader = reading.open(vault, key_file)
     with published(to, overwrite=overwrite) as new:
         unread = report.write(
-            open_vault(vault, key_file),
+            reader.vault,
             new,
             title=vault,
             volumes=volumes,
             rpo_threshold=seconds_of(chosen, "rpo_threshold", RPO_SECONDS) if rpo_threshold is None else rpo_threshold,
             app_within=app_seconds(seconds_of(chosen, "app_point_interval", 0)) if app_within is None else app_within,
             verified_within=verified_within,
+            check=reader.problem,
+            lost=reader.lost(volumes),
         )
     if unread:
         raise Refused(f"{to} is written, but cannot be read: {', '.join(unread)}", Exit.PARTLY)

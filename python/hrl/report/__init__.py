@@ -9,7 +9,7 @@ import base64
 import contextlib
 import hashlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -74,16 +74,20 @@ def write(
     app_within: float = 0,
     verified_within: float = 0,
     now: datetime | None = None,
+    check: Callable[[Replica], Exception | None] | None = None,
+    lost: Sequence[str] = (),
 ) -> list[str]:
     """Writes the page for a vault (or some of its volumes) to a file. Returns the volumes that could not be read.
 
     The page asks for attention beyond three ages in seconds: `rpo_threshold` of the newest replicated write, `app_within` of
     the newest application-consistent point, `verified_within` of the newest point that passed a check. Zero switches a rule
-    off.
+    off. `check` returns why a volume has less than was seen of it before; `lost` are volumes that were seen and are gone.
+    Both are critical.
     """
     at = now or datetime.now(UTC)
     limits = Limits(nanoseconds(at), rpo_threshold, app_within, verified_within)
-    shown = [collect(vault, name, limits) for name in volumes or vault.volume_names()]
+    names = [name for name in volumes or vault.volume_names() if name not in lost]
+    shown = [collect(vault, name, limits, check) for name in names] + [gone(name) for name in lost]
     Path(to).write_text(page(title, shown, at), encoding="utf-8", newline="\n")
     return [volume.name for volume in shown if volume.error and not volume.is_shredded]
 
@@ -116,12 +120,20 @@ def page(title: str, volumes: Sequence[Volume], at: datetime) -> str:
     )
 
 
-def collect(vault: Vault, name: str, limits: Limits) -> Volume:
+def gone(name: str) -> Volume:
+    """Returns what the page shows of a volume that was seen in the vault before."""
+    error = "it was seen here before, and is no longer in the vault"
+    return Volume(name, error=error, notices=[Notice("bad", error)])
+
+
+def collect(vault: Vault, name: str, limits: Limits, check: Callable[[Replica], Exception | None] | None = None) -> Volume:
     """Returns what the page shows of a volume."""
     volume = Volume(name)
     try:
         with vault.replica(name) as replica:
             fill(volume, replica, limits)
+            if problem := check(replica) if check else None:
+                volume.notices.insert(0, Notice("bad", str(problem)))
     except (HrlError, ValueError, OverflowError) as error:
         volume.error = str(error)
         volume.is_shredded = is_shredded(vault, name)
