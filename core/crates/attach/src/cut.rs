@@ -1,0 +1,155 @@
+//! A cut: the content of a disk between two instants, without stopping anybody.
+//!
+//! Every change that was completed before the cut is in it, and none that was submitted after it. A
+//! request that was under way may be in it, whole or in part, as after a power failure. That is
+//! write order: whoever waits for a write before he submits the next one finds the first wherever
+//! he finds the second.
+//!
+//! Blocks that were changed are copied until few are left. Then the epoch is flipped, and what is
+//! left of the old one is read. If one of those blocks was submitted in the new epoch before it was
+//! read, it may be newer than the cut: the cut is not clean, its blocks are copied again, and
+//! another cut is tried.
+//!
+//! The disk is read with direct I/O, because completed requests are what is observed. A file system
+//! may have newer content in the page cache, which it has not written yet.
+
+use std::time::Duration;
+
+use hrl::device::BlockDevice;
+use hrl::{Error, Extent, Result};
+
+use super::tracker::{Audit, Tracker, no_cut};
+
+/// Longest extent that is read at once.
+const READ_BYTES: u64 = 1 << 20;
+
+/// Options of a cut.
+#[derive(Clone, Debug)]
+pub struct CutOptions {
+    /// Copying goes on until at most so many bytes are left, or no longer get fewer. Default 1 MiB.
+    pub left_bytes: u64,
+    /// Rounds of copying before a cut is tried anyway. Default 8.
+    pub rounds_max: u32,
+    /// Tries before it is given up. Default 100.
+    pub tries_max: u32,
+    /// Pause after a cut that was not clean. Default 2 ms.
+    pub pause: Duration,
+}
+
+impl Default for CutOptions {
+    fn default() -> Self {
+        let pause = Duration::from_millis(2);
+        Self { left_bytes: 1 << 20, rounds_max: 8, tries_max: 100, pause }
+    }
+}
+
+/// What a cut took.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Cut {
+    /// Cuts that were tried, with the clean one.
+    pub tries: u32,
+    /// Bytes that were copied, some of them several times.
+    pub bytes_copied: u64,
+    /// Bytes that were read between the clean cut and its end.
+    pub bytes_in_cut: u64,
+}
+
+/// Receives the content of blocks. A later one of the same block replaces an earlier one.
+pub type Receiver<'a> = dyn FnMut(Extent, &[u8]) -> Result<()> + 'a;
+
+/// The copy of a disk that follows it from cut to cut.
+pub struct Follower<'a> {
+    tracker: &'a Tracker,
+    device: &'a dyn BlockDevice,
+    /// Blocks whose copy may not be that of the last cut.
+    pending: Vec<Extent>,
+}
+
+impl<'a> Follower<'a> {
+    /// Begins with the whole disk. `device` reads it with direct I/O.
+    pub fn new(tracker: &'a Tracker, device: &'a dyn BlockDevice) -> Self {
+        let whole = Extent { offset: 0, length: tracker.disk_bytes() };
+        Self { tracker, device, pending: vec![whole] }
+    }
+
+    /// Copies what has changed, and ends with a clean cut: everything that was received until then is
+    /// the content of the disk at that cut.
+    ///
+    /// The audit passed, so no change was missed. `Unavailable` if no cut is clean, because blocks
+    /// are rewritten all the time; what was received then is of no one time. It may be repeated.
+    pub fn cut(&mut self, options: &CutOptions, receive: &mut Receiver<'_>) -> Result<Cut> {
+        let mut cut = Cut::default();
+        while cut.tries < options.tries_max {
+            self.copy_most(options, receive, &mut cut)?;
+            cut.tries += 1;
+            let mut left = std::mem::take(&mut self.pending);
+            left.append(&mut self.tracker.flip()?);
+            let before = cut.bytes_copied;
+            let copied = self.copy(&left, receive, &mut cut.bytes_copied);
+            if copied.is_err() || self.tracker.is_submitted(&left) {
+                self.pending = left;
+                copied?;
+                std::thread::sleep(options.pause);
+                continue;
+            }
+            match self.tracker.audit()? {
+                Audit::Clean => {
+                    cut.bytes_in_cut = cut.bytes_copied - before;
+                    return Ok(cut);
+                }
+                // Nobody knows which blocks were changed.
+                Audit::Missed(_) | Audit::Unknown => {
+                    self.pending = vec![Extent { offset: 0, length: self.tracker.disk_bytes() }];
+                }
+                Audit::Unproven => self.pending = left,
+            }
+        }
+        Err(no_cut(self.tracker.path(), cut.tries))
+    }
+
+    /// Copies in rounds, until little is left.
+    fn copy_most(
+        &mut self,
+        options: &CutOptions,
+        receive: &mut Receiver<'_>,
+        cut: &mut Cut,
+    ) -> Result<()> {
+        let mut before = u64::MAX;
+        for _ in 0..options.rounds_max {
+            self.pending.append(&mut self.tracker.take());
+            let bytes = self.pending.iter().map(|extent| extent.length).sum();
+            if bytes <= options.left_bytes || bytes >= before {
+                break;
+            }
+            before = bytes;
+            let pending = std::mem::take(&mut self.pending);
+            if let Err(error) = self.copy(&pending, receive, &mut cut.bytes_copied) {
+                self.pending = pending;
+                return Err(error);
+            }
+        }
+        Ok(())
+    }
+
+    fn copy(&self, extents: &[Extent], receive: &mut Receiver<'_>, copied: &mut u64) -> Result<()> {
+        let mut buffer = hrl::device::Buffer::zeroed(READ_BYTES as usize);
+        for extent in extents {
+            let mut at = extent.offset;
+            while at < extent.end() {
+                let length = READ_BYTES.min(extent.end() - at);
+                let part = &mut buffer[..length as usize];
+                self.device
+                    .read(at, part)
+                    .map_err(|error| Error::caused_by(no_copy(self.tracker), error))?;
+                receive(Extent { offset: at, length }, part)?;
+                *copied += length;
+                at += length;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn no_copy(tracker: &Tracker) -> Error {
+    Error::new(hrl::ErrorKind::Io, "copy changed blocks of", tracker.path().display())
+}
