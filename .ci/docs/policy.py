@@ -49,17 +49,15 @@ def ranges(source: str) -> dict[str, str]:
 
 
 def rows(source: str) -> list[str]:
-    struct = re.search(r"pub struct Policy \{\n(.*?)^\}", source, re.DOTALL | re.MULTILINE)
-    listed = re.search(r"const NAMES: [^=]*= \[(.*?)\];", source, re.DOTALL)
-    if not struct or not listed:
-        raise SystemExit(f"{SOURCE.relative_to(ROOT)}: expected the struct Policy and its NAMES")
-    names = re.findall(r'"(\w+)"', listed[1])
-    fields = re.findall(r"((?:    ///.*\n)+)    pub (\w+): (.+),\n", struct[1])
-    if [name.removesuffix("_ms") for name in names] != [field for _, field, _ in fields]:
-        raise SystemExit(f"{SOURCE.relative_to(ROOT)}: NAMES and fields are not the same, or a field has no comment")
+    struct = re.search(r"    pub struct Policy \{\n(.*?)^    \}", source, re.DOTALL | re.MULTILINE)
+    if not struct:
+        raise SystemExit(f"{SOURCE.relative_to(ROOT)}: expected the struct Policy")
+    fields = re.findall(r"((?:        ///.*\n)+)        pub (\w+): .+ = .+;\n", struct[1])
+    if len(fields) != struct[1].count("        pub "):
+        raise SystemExit(f"{SOURCE.relative_to(ROOT)}: a field has no comment or no default")
     may_be = ranges(source)
     table = []
-    for name, (comment, _, _) in zip(names, fields, strict=True):
+    for comment, name in fields:
         text = " ".join(line.strip().removeprefix("///").strip() for line in comment.splitlines())
         text = re.sub(r"\[`Policy::(\w+)`\]", r"`\1`", text)
         text = re.sub(r"\[`(\w+)`\]", r"`\1`", text)

@@ -8,41 +8,28 @@
 use std::time::Duration;
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::macros::named;
 
-/// Unit of a length of time.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum TimeUnit {
-    /// `ms`.
-    Milliseconds,
-    /// `s`.
-    Seconds,
-    /// `m`; `min` is accepted too.
-    Minutes,
-    /// `h`.
-    Hours,
-    /// `d`: 24 hours.
-    Days,
-    /// `w`: 7 days.
-    Weeks,
+named! {
+    /// Unit of a length of time.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+    pub enum TimeUnit {
+        /// `ms`.
+        Milliseconds = "ms",
+        /// `s`.
+        Seconds = "s",
+        /// `m`; `min` is accepted too.
+        Minutes = "m",
+        /// `h`.
+        Hours = "h",
+        /// `d`: 24 hours.
+        Days = "d",
+        /// `w`: 7 days.
+        Weeks = "w",
+    }
 }
 
 impl TimeUnit {
-    /// Every unit, shortest first.
-    pub const ALL: [Self; 6] =
-        [Self::Milliseconds, Self::Seconds, Self::Minutes, Self::Hours, Self::Days, Self::Weeks];
-
-    /// Returns the short name, which ends a text such as `60s`.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Milliseconds => "ms",
-            Self::Seconds => "s",
-            Self::Minutes => "m",
-            Self::Hours => "h",
-            Self::Days => "d",
-            Self::Weeks => "w",
-        }
-    }
-
     /// Returns the unit of a short name. `min` means minutes too.
     pub fn from_name(name: &str) -> Option<Self> {
         if name == "min" {

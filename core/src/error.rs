@@ -5,88 +5,48 @@
 
 use std::fmt;
 
+use crate::macros::named;
+
 /// The result of every fallible operation of the crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// Says what the caller can do about an error.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum ErrorKind {
-    /// Fix the request: an argument, option or file that can never work as given.
-    InvalidInput,
-    /// Name another object: the one asked for does not exist.
-    NotFound,
-    /// The object exists already and is never overwritten.
-    AlreadyExists,
-    /// Use another copy: bytes are not what was written (checksum, chain, encryption, layout).
-    Corrupt,
-    /// Supply the right key: the object is encrypted and the key is missing or another one.
-    WrongKey,
-    /// Upgrade: the object needs a feature or version that this build does not know.
-    Unsupported,
-    /// Retry later: a store, socket or device does not answer at present.
-    Unavailable,
-    /// Make room: a disk, quota or named limit is exhausted.
-    Full,
-    /// Reopen: a flush failed, so nothing written through this handle can be trusted.
-    Poisoned,
-    /// Stop: another agent or a newer epoch owns the volume.
-    Fenced,
-    /// Resync or choose again: the disk is another one, or it changed while it was not protected.
-    Changed,
-    /// Write elsewhere: the object is read-only.
-    ReadOnly,
-    /// Wait for the resync: the volume is in an unordered interval, where no point can exist.
-    NotOrdered,
-    /// Look at the cause: the operating system refused.
-    Io,
-    /// Use another identity: the server knows this one, and does not let it do that.
-    Denied,
-    /// Compare: the vault and what is known of it here are not of one history.
-    Diverged,
-}
-
-impl ErrorKind {
-    /// All kinds.
-    pub const ALL: [Self; 16] = [
-        Self::InvalidInput,
-        Self::NotFound,
-        Self::AlreadyExists,
-        Self::Corrupt,
-        Self::WrongKey,
-        Self::Unsupported,
-        Self::Unavailable,
-        Self::Full,
-        Self::Poisoned,
-        Self::Fenced,
-        Self::Changed,
-        Self::ReadOnly,
-        Self::NotOrdered,
-        Self::Io,
-        Self::Denied,
-        Self::Diverged,
-    ];
-
-    /// Returns the stable lower-case name that bindings, logs and exit codes use.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::InvalidInput => "invalid-input",
-            Self::NotFound => "not-found",
-            Self::AlreadyExists => "already-exists",
-            Self::Corrupt => "corrupt",
-            Self::WrongKey => "wrong-key",
-            Self::Unsupported => "unsupported",
-            Self::Unavailable => "unavailable",
-            Self::Full => "full",
-            Self::Poisoned => "poisoned",
-            Self::Fenced => "fenced",
-            Self::Changed => "changed",
-            Self::ReadOnly => "read-only",
-            Self::NotOrdered => "not-ordered",
-            Self::Io => "io",
-            Self::Denied => "denied",
-            Self::Diverged => "diverged",
-        }
+named! {
+    /// Says what the caller can do about an error.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+    #[non_exhaustive]
+    pub enum ErrorKind {
+        /// Fix the request: an argument, option or file that can never work as given.
+        InvalidInput = "invalid-input",
+        /// Name another object: the one asked for does not exist.
+        NotFound = "not-found",
+        /// The object exists already and is never overwritten.
+        AlreadyExists = "already-exists",
+        /// Use another copy: bytes are not what was written (checksum, chain, encryption, layout).
+        Corrupt = "corrupt",
+        /// Supply the right key: the object is encrypted and the key is missing or another one.
+        WrongKey = "wrong-key",
+        /// Upgrade: the object needs a feature or version that this build does not know.
+        Unsupported = "unsupported",
+        /// Retry later: a store, socket or device does not answer at present.
+        Unavailable = "unavailable",
+        /// Make room: a disk, quota or named limit is exhausted.
+        Full = "full",
+        /// Reopen: a flush failed, so nothing written through this handle can be trusted.
+        Poisoned = "poisoned",
+        /// Stop: another agent or a newer epoch owns the volume.
+        Fenced = "fenced",
+        /// Resync or choose again: the disk is another one, or it changed while it was not protected.
+        Changed = "changed",
+        /// Write elsewhere: the object is read-only.
+        ReadOnly = "read-only",
+        /// Wait for the resync: the volume is in an unordered interval, where no point can exist.
+        NotOrdered = "not-ordered",
+        /// Look at the cause: the operating system refused.
+        Io = "io",
+        /// Use another identity: the server knows this one, and does not let it do that.
+        Denied = "denied",
+        /// Compare: the vault and what is known of it here are not of one history.
+        Diverged = "diverged",
     }
 }
 

@@ -10,101 +10,53 @@
 use std::fmt;
 use std::sync::Arc;
 
+use crate::macros::{coded, named};
 use crate::units::{PointId, Sequence, Timestamp};
 
-/// What the capture of a volume can promise at this moment.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Mode {
-    /// Every write is captured with its data, in order: points can be taken.
-    Ordered,
-    /// Data is not captured: writes only set regions dirty, and writers go on.
-    Dirty,
-    /// Dirty regions are read again while new writes are captured.
-    Resync,
-}
-
-impl Mode {
-    /// Returns the stable lower-case name.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Ordered => "ordered",
-            Self::Dirty => "dirty",
-            Self::Resync => "resync",
-        }
+named! {
+    /// What the capture of a volume can promise at this moment.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+    pub enum Mode {
+        /// Every write is captured with its data, in order: points can be taken.
+        Ordered = "ordered",
+        /// Data is not captured: writes only set regions dirty, and writers go on.
+        Dirty = "dirty",
+        /// Dirty regions are read again while new writes are captured.
+        Resync = "resync",
     }
 }
 
-/// The cause of an unordered interval.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum Cause {
-    /// The first copy of the disk.
-    InitialReplication,
-    /// The agent was killed or the power failed.
-    Crash,
-    /// The memory budget of capture was exhausted.
-    MemoryBudget,
-    /// The spool reached its limit or its disk is full.
-    SpoolFull,
-    /// The device failed a write, so its content was unknown.
-    DeviceError,
-    /// The disk changed while it was not protected.
-    Untracked,
-    /// The journal could not be written (I/O error).
-    JournalError,
-    /// The operator requested it.
-    Requested,
-    /// The vault lacks what was published from here: it went back, or it is another copy.
-    VaultWentBack,
-    /// The vault has more of this source than its state directory: the machine went back.
-    StateWentBack,
-    /// Another session has used a copy of the state directory.
-    OtherInstance,
-}
-
-impl Cause {
-    /// All causes, in the order of their codes in the journal format.
-    pub const ALL: [Self; 11] = [
-        Self::InitialReplication,
-        Self::Crash,
-        Self::MemoryBudget,
-        Self::SpoolFull,
-        Self::DeviceError,
-        Self::Untracked,
-        Self::JournalError,
-        Self::Requested,
-        Self::VaultWentBack,
-        Self::StateWentBack,
-        Self::OtherInstance,
-    ];
-
-    /// Returns the code in the journal format: 1 and up.
-    pub fn code(self) -> u8 {
-        Self::ALL.iter().position(|c| *c == self).map_or(0, |at| at as u8 + 1)
-    }
-
-    /// Returns the cause with this code.
-    pub fn from_code(code: u8) -> Option<Self> {
-        Self::ALL.get(usize::from(code).checked_sub(1)?).copied()
-    }
-
-    /// Returns the stable lower-case name.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::InitialReplication => "initial-replication",
-            Self::Crash => "crash",
-            Self::MemoryBudget => "memory-budget",
-            Self::SpoolFull => "spool-full",
-            Self::DeviceError => "device-error",
-            Self::Untracked => "untracked-change",
-            Self::JournalError => "journal-error",
-            Self::Requested => "requested",
-            Self::VaultWentBack => "vault-went-back",
-            Self::StateWentBack => "state-went-back",
-            Self::OtherInstance => "other-instance",
-        }
+named! {
+    /// The cause of an unordered interval.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+    #[non_exhaustive]
+    pub enum Cause {
+        /// The first copy of the disk.
+        InitialReplication = "initial-replication",
+        /// The agent was killed or the power failed.
+        Crash = "crash",
+        /// The memory budget of capture was exhausted.
+        MemoryBudget = "memory-budget",
+        /// The spool reached its limit or its disk is full.
+        SpoolFull = "spool-full",
+        /// The device failed a write, so its content was unknown.
+        DeviceError = "device-error",
+        /// The disk changed while it was not protected.
+        Untracked = "untracked-change",
+        /// The journal could not be written (I/O error).
+        JournalError = "journal-error",
+        /// The operator requested it.
+        Requested = "requested",
+        /// The vault lacks what was published from here: it went back, or it is another copy.
+        VaultWentBack = "vault-went-back",
+        /// The vault has more of this source than its state directory: the machine went back.
+        StateWentBack = "state-went-back",
+        /// Another session has used a copy of the state directory.
+        OtherInstance = "other-instance",
     }
 }
+
+coded!(pub Cause);
 
 impl fmt::Display for Cause {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -213,9 +165,7 @@ impl EventKind {
             Self::VolumeLost => "volume-lost",
         }
     }
-}
 
-impl EventKind {
     /// Returns how much attention the event needs.
     pub const fn severity(&self) -> Severity {
         match self {

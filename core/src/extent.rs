@@ -61,6 +61,16 @@ impl Extent {
         Self::from_bounds(self.offset.max(other.offset), self.end().min(other.end()))
     }
 
+    /// Splits the extent into chunks of at most `bytes_max`, in order.
+    pub(crate) fn chunks(self, bytes_max: u64) -> impl Iterator<Item = Self> {
+        let mut at = self.offset;
+        std::iter::from_fn(move || {
+            let chunk = Self { offset: at, length: (self.end() - at).min(bytes_max) };
+            at = chunk.end();
+            (!chunk.is_empty()).then_some(chunk)
+        })
+    }
+
     /// Checks that the extent lies within a volume of `size_bytes`; `InvalidInput` if not.
     pub fn check_within(
         self,

@@ -47,6 +47,8 @@
 //! lie; [`capture`] puts writes in order; [`journal`] stores them; [`vault`] and [`replica`] find them
 //! again; [`failover`] moves a volume. A [`Protection`] runs all of it for one volume.
 
+mod macros;
+
 mod error;
 
 pub mod bytes;

@@ -9,15 +9,24 @@ use crate::error::{Error, ErrorKind, Result};
 /// Most requests in flight at once. Memory: each has the end of a segment, or a frame.
 pub(crate) const REQUESTS: usize = 16;
 
-/// Returns the results of `work` on each item, in order. If `remote`, each runs on a thread of its
-/// own, at most [`REQUESTS`] at once. After a failure no more items are begun, and the first
-/// failure in order is returned.
+/// Returns the results of `work` on each item, in order. If `remote`, at most [`REQUESTS`] run at
+/// once. Fails as [`each_on`].
 pub(crate) fn each<T: Sync, R: Send>(
     items: &[T],
     remote: bool,
     work: impl Fn(&T) -> Result<R> + Sync,
 ) -> Result<Vec<R>> {
-    if !remote || items.len() < 2 || is_alone() {
+    each_on(if remote { REQUESTS } else { 1 }, items, work)
+}
+
+/// Returns the results of `work` on each item, in order, from at most so many threads. After a
+/// failure no more items are begun, and the first failure in order is returned.
+pub(crate) fn each_on<T: Sync, R: Send>(
+    threads: usize,
+    items: &[T],
+    work: impl Fn(&T) -> Result<R> + Sync,
+) -> Result<Vec<R>> {
+    if threads < 2 || items.len() < 2 || is_alone() {
         return items.iter().map(work).collect();
     }
     let next = AtomicUsize::new(0);
@@ -34,7 +43,7 @@ pub(crate) fn each<T: Sync, R: Send>(
         }
     };
     let mut results = std::thread::scope(|scope| {
-        let threads: Vec<_> = (0..items.len().min(REQUESTS)).map(|_| scope.spawn(take)).collect();
+        let threads: Vec<_> = (0..items.len().min(threads)).map(|_| scope.spawn(take)).collect();
         let mut results = Vec::with_capacity(items.len());
         for thread in threads {
             results.extend(thread.join().map_err(|_| panicked())?);

@@ -44,136 +44,106 @@ pub enum Compression {
     Zstd(i32),
 }
 
-/// Limits and choices of one protected volume. Start from [`Policy::default`] and change fields.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Policy {
-    /// Limits the captured data that waits in memory, in bytes. At the limit:
-    /// [`Policy::when_full`]. Default 64 MiB.
-    pub memory_budget_bytes: u64,
-    /// Decides what happens at the memory budget. Default: degrade to the dirty map.
-    pub when_full: WhenFull,
-    /// Decides what is captured of each write. Default: data.
-    pub content: CaptureContent,
-    /// Sets the size of a region of the dirty map, a power of two. Default 1 MiB.
-    pub region_bytes: u64,
-    /// Limits the dirty regions while `Ordered`. Beyond it the cleaner runs at once. Default 1,024.
-    pub marked_regions_max: u64,
-    /// Closes a segment that contains this many bytes. Default 64 MiB.
-    pub segment_bytes_max: u64,
-    /// Closes a segment with records after this time. Default 1 s.
-    pub segment_interval: Duration,
-    /// Limits the records of a frame before compression, in bytes. Default 512 KiB.
-    pub frame_bytes: u64,
-    /// Sets the compression of frames. Default zstd level 1.
-    pub compression: Compression,
-    /// Limits the share of one processor that compression may take, so that a burst of writes is
-    /// not slowed down; 100 is no limit. Beyond it frames are stored uncompressed. Below 100 they
-    /// are also stored uncompressed while the journal waits for a processor that others use, unless
-    /// an eighth of the spool is full. Default 25.
-    pub compression_cpu_percent_max: u32,
-    /// Limits the closed segments that wait on the local disk, in bytes. At the limit: `Dirty`
-    /// mode. Default 4 GiB.
-    pub spool_bytes_max: u64,
-    /// Takes a crash-consistent point this often; zero switches it off. Default 60 s.
-    pub crash_point_interval: Duration,
-    /// Takes an application-consistent point this often, first when the volume is ordered; zero
-    /// switches it off. A failed one is tried again when the next is due. Default zero.
-    pub app_point_interval: Duration,
-    /// Lists the applications to quiesce for those points, as specifications
-    /// (`core/docs/quiesce.md`). The crate `hrl-quiesce` makes a provider of them
-    /// (`Applications::of_policy`). Default: none.
-    pub quiesce: Vec<String>,
-    /// Limits the time from the beginning of quiescing to the mark. Everything is released then.
-    /// Default 10 s.
-    pub quiesce_limit: Duration,
-    /// Raises an event when the oldest change that the vault lacks is older than this; zero switches it
-    /// off. Default 15 min.
-    pub rpo_threshold: Duration,
-    /// Limits the puts to the vault in flight at once. Default 4.
-    pub puts_in_flight_max: u32,
-    /// Publishes segments in the catalog at most this often; they are put at once. Above zero there
-    /// are fewer catalog versions, a gateway packs more segments into one object, and the RPO grows
-    /// by this time. Default zero.
-    pub catalog_interval: Duration,
-    /// Publishes a catalog version this often even if there is nothing to ship, so that readers see
-    /// by its age that a copy of the vault is frozen; zero switches it off. Points by policy are
-    /// shipped too, so none is needed with the default interval of those. Default 1 h.
-    pub heartbeat_interval: Duration,
-    /// Asks the vault this often whether a planned failover wants the volume, or took it: one small
-    /// request. At zero the agent notices only when it ships. Default 5 s.
-    pub failover_poll_interval: Duration,
-    /// Limits the pause between two tries to reach the vault. Default 30 s.
-    pub retry_interval_max: Duration,
-    /// Limits the bandwidth of shipping by hour and weekday. Segments go at the speed of the link
-    /// with pauses between them, so smaller segments make it smoother. Default: no limit.
-    pub bandwidth: Bandwidth,
-    /// Decides how long recovery states stay in the vault. With none this agent folds nothing.
-    /// Default: that of [`RetentionPolicy`].
-    pub retention: Option<RetentionPolicy>,
-    /// Carries retention out this often while the volume is protected. Default 10 min.
-    pub retention_interval: Duration,
+/// Defines the policy: each field with its default, and the names of all.
+macro_rules! policy {
+    (
+        $(#[$of_struct:meta])*
+        pub struct $type:ident {
+            $($(#[$of_field:meta])* pub $field:ident: $kind:ty = $default:expr;)*
+        }
+    ) => {
+        $(#[$of_struct])*
+        pub struct $type {
+            $($(#[$of_field])* pub $field: $kind,)*
+        }
+
+        impl Default for $type {
+            fn default() -> Self {
+                Self { $($field: $default,)* }
+            }
+        }
+
+        impl $type {
+            /// Names that [`Policy::set`] accepts, in the order of the fields.
+            pub const NAMES: [&'static str; [$(stringify!($field)),*].len()] =
+                [$(stringify!($field)),*];
+        }
+    };
 }
 
-impl Default for Policy {
-    fn default() -> Self {
-        Self {
-            memory_budget_bytes: 64 << 20,
-            when_full: WhenFull::Degrade,
-            content: CaptureContent::Data,
-            region_bytes: 1 << 20,
-            marked_regions_max: 1_024,
-            segment_bytes_max: 64 << 20,
-            segment_interval: Duration::from_secs(1),
-            frame_bytes: 512 << 10,
-            compression: Compression::Zstd(1),
-            compression_cpu_percent_max: 25,
-            spool_bytes_max: 4 << 30,
-            crash_point_interval: Duration::from_secs(60),
-            app_point_interval: Duration::ZERO,
-            quiesce: Vec::new(),
-            quiesce_limit: Duration::from_secs(10),
-            rpo_threshold: Duration::from_secs(15 * 60),
-            puts_in_flight_max: 4,
-            catalog_interval: Duration::ZERO,
-            heartbeat_interval: Duration::from_secs(60 * 60),
-            failover_poll_interval: Duration::from_secs(5),
-            retry_interval_max: Duration::from_secs(30),
-            bandwidth: Bandwidth::default(),
-            retention: Some(RetentionPolicy::default()),
-            retention_interval: Duration::from_secs(10 * 60),
-        }
+policy! {
+    /// Limits and choices of one protected volume. Start from [`Policy::default`] and change fields.
+    #[derive(Clone, Debug, PartialEq)]
+    pub struct Policy {
+        /// Limits the captured data that waits in memory, in bytes. At the limit:
+        /// [`Policy::when_full`]. Default 64 MiB.
+        pub memory_budget_bytes: u64 = 64 << 20;
+        /// Decides what happens at the memory budget. Default: degrade to the dirty map.
+        pub when_full: WhenFull = WhenFull::Degrade;
+        /// Decides what is captured of each write. Default: data.
+        pub content: CaptureContent = CaptureContent::Data;
+        /// Sets the size of a region of the dirty map, a power of two. Default 1 MiB.
+        pub region_bytes: u64 = 1 << 20;
+        /// Limits the dirty regions while `Ordered`. Beyond it the cleaner runs at once. Default 1,024.
+        pub marked_regions_max: u64 = 1_024;
+        /// Closes a segment that contains this many bytes. Default 64 MiB.
+        pub segment_bytes_max: u64 = 64 << 20;
+        /// Closes a segment with records after this time. Default 1 s.
+        pub segment_interval: Duration = Duration::from_secs(1);
+        /// Limits the records of a frame before compression, in bytes. Default 512 KiB.
+        pub frame_bytes: u64 = 512 << 10;
+        /// Sets the compression of frames. Default zstd level 1.
+        pub compression: Compression = Compression::Zstd(1);
+        /// Limits the share of one processor that compression may take, so that a burst of writes is
+        /// not slowed down; 100 is no limit. Beyond it frames are stored uncompressed. Below 100 they
+        /// are also stored uncompressed while the journal waits for a processor that others use, unless
+        /// an eighth of the spool is full. Default 25.
+        pub compression_cpu_percent_max: u32 = 25;
+        /// Limits the closed segments that wait on the local disk, in bytes. At the limit: `Dirty`
+        /// mode. Default 4 GiB.
+        pub spool_bytes_max: u64 = 4 << 30;
+        /// Takes a crash-consistent point this often; zero switches it off. Default 60 s.
+        pub crash_point_interval: Duration = Duration::from_secs(60);
+        /// Takes an application-consistent point this often, first when the volume is ordered; zero
+        /// switches it off. A failed one is tried again when the next is due. Default zero.
+        pub app_point_interval: Duration = Duration::ZERO;
+        /// Lists the applications to quiesce for those points, as specifications
+        /// (`core/docs/quiesce.md`). The crate `hrl-quiesce` makes a provider of them
+        /// (`Applications::of_policy`). Default: none.
+        pub quiesce: Vec<String> = Vec::new();
+        /// Limits the time from the beginning of quiescing to the mark. Everything is released then.
+        /// Default 10 s.
+        pub quiesce_limit: Duration = Duration::from_secs(10);
+        /// Raises an event when the oldest change that the vault lacks is older than this; zero switches it
+        /// off. Default 15 min.
+        pub rpo_threshold: Duration = Duration::from_secs(15 * 60);
+        /// Limits the puts to the vault in flight at once. Default 4.
+        pub puts_in_flight_max: u32 = 4;
+        /// Publishes segments in the catalog at most this often; they are put at once. Above zero there
+        /// are fewer catalog versions, a gateway packs more segments into one object, and the RPO grows
+        /// by this time. Default zero.
+        pub catalog_interval: Duration = Duration::ZERO;
+        /// Publishes a catalog version this often even if there is nothing to ship, so that readers see
+        /// by its age that a copy of the vault is frozen; zero switches it off. Points by policy are
+        /// shipped too, so none is needed with the default interval of those. Default 1 h.
+        pub heartbeat_interval: Duration = Duration::from_secs(60 * 60);
+        /// Asks the vault this often whether a planned failover wants the volume, or took it: one small
+        /// request. At zero the agent notices only when it ships. Default 5 s.
+        pub failover_poll_interval: Duration = Duration::from_secs(5);
+        /// Limits the pause between two tries to reach the vault. Default 30 s.
+        pub retry_interval_max: Duration = Duration::from_secs(30);
+        /// Limits the bandwidth of shipping by hour and weekday. Segments go at the speed of the link
+        /// with pauses between them, so smaller segments make it smoother. Default: no limit.
+        pub bandwidth: Bandwidth = Bandwidth::default();
+        /// Decides how long recovery states stay in the vault. With none this agent folds nothing.
+        /// Default: that of [`RetentionPolicy`].
+        pub retention: Option<RetentionPolicy> = Some(RetentionPolicy::default());
+        /// Carries retention out this often while the volume is protected. Default 10 min.
+        pub retention_interval: Duration = Duration::from_secs(10 * 60);
     }
 }
 
 impl Policy {
-    /// Names that [`Policy::set`] accepts, in the order of the fields.
-    pub const NAMES: [&'static str; 24] = [
-        "memory_budget_bytes",
-        "when_full",
-        "content",
-        "region_bytes",
-        "marked_regions_max",
-        "segment_bytes_max",
-        "segment_interval",
-        "frame_bytes",
-        "compression",
-        "compression_cpu_percent_max",
-        "spool_bytes_max",
-        "crash_point_interval",
-        "app_point_interval",
-        "quiesce",
-        "quiesce_limit",
-        "rpo_threshold",
-        "puts_in_flight_max",
-        "catalog_interval",
-        "heartbeat_interval",
-        "failover_poll_interval",
-        "retry_interval_max",
-        "bandwidth",
-        "retention",
-        "retention_interval",
-    ];
-
     /// Sets one field from text, as policy files and other languages do. A time is text that
     /// [`parse_duration`] reads, such as `60s`. With `_ms` after the name, such as
     /// `crash_point_interval_ms`, a bare number counts milliseconds.

@@ -7,6 +7,7 @@ use std::fmt;
 
 use crate::bytes::{hex, parse_hex};
 use crate::error::{Error, ErrorKind, Result};
+use crate::macros::shown;
 
 /// Place of a record in the write order of one volume.
 ///
@@ -258,11 +259,7 @@ impl fmt::Display for ChainHash {
     }
 }
 
-impl fmt::Debug for ChainHash {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "ChainHash({self})")
-    }
-}
+shown!(ChainHash, value => value);
 
 #[cfg(test)]
 mod tests {

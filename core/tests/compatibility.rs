@@ -22,7 +22,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hrl::capture::{DirtyMap, LastSession};
-use hrl::device::{BlockDevice, Durability, FileDevice, FileDeviceOptions};
+use hrl::device::{BlockDevice, Durability, FileDevice, FileDeviceOptions, SystemFiles};
 use hrl::failover::{FailoverOptions, Follower};
 use hrl::journal::{BytesSource, KeyRing, PointKind, Segment, SegmentKind, VolumeKey, WrappingKey};
 use hrl::replica::{At, Replica, ViewOptions};
@@ -268,7 +268,8 @@ fn an_agent_that_an_older_version_stopped_goes_on_without_reading_its_disk() {
 #[test]
 fn an_agent_that_was_killed_ships_its_spool_and_reads_what_its_map_marks() {
     let left = Left::unpack();
-    let (map, state) = DirtyMap::open(&left.path("spooled/state/dirty")).expect("dirty map");
+    let (map, state) =
+        DirtyMap::open(&SystemFiles, &left.path("spooled/state/dirty")).expect("dirty map");
     assert_eq!(state, LastSession::InUse);
     let marked: u64 = map.dirty_regions().iter().map(|range| range.count()).sum();
     drop(map);

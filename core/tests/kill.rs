@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use hrl::capture::{DirtyMap, LastSession};
 use hrl::device::{
-    BlockDevice, Discarded, Durability, FileDevice, FileDeviceOptions, Unmap, Witness,
+    BlockDevice, Discarded, Durability, FileDevice, FileDeviceOptions, SystemFiles, Unmap, Witness,
 };
 use hrl::journal::PointKind;
 use hrl::replica::{At, ViewOptions};
@@ -192,7 +192,8 @@ fn sweep(kills: u64) {
         child.kill().expect("kill");
         child.wait().expect("wait");
 
-        let (map, state) = DirtyMap::open(&root.join("state/dirty")).expect("dirty map");
+        let (map, state) =
+            DirtyMap::open(&SystemFiles, &root.join("state/dirty")).expect("dirty map");
         assert_eq!(state, LastSession::InUse);
         let marked = map.dirty_regions();
         drop(map);

@@ -10,12 +10,12 @@ use std::path::{Path, PathBuf};
 
 /// Modules of the crate in the order of the data flow.
 ///
-/// `error` and `bytes` are before `units`, whose texts are read and may be wrong. `duration` belongs
+/// `macros` comes first. `error` and `bytes` are before `units`, whose texts are read and may be wrong. `duration` belongs
 /// to the units, `policy` is written in units, and `parallel` needs no more than errors: all are
 /// vocabulary of what follows. `rules` opens decisions of `replica` and `agent` to the planner,
 /// `testing` opens decoders of every layer to fuzz targets, so both come last.
-const LAYERS: [&str; 21] = [
-    "error", "bytes", "units", "duration", "clock", "event", "extent", "sync", "policy",
+const LAYERS: [&str; 22] = [
+    "macros", "error", "bytes", "units", "duration", "clock", "event", "extent", "sync", "policy",
     "parallel", "device", "store", "journal", "capture", "point", "vault", "replica", "agent",
     "failover", "rules", "testing",
 ];

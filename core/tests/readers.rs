@@ -127,7 +127,7 @@ fn promise_10_a_reader_names_the_least_that_it_expects() {
     }
     for expected in [
         Expected::Version(version.number + 1),
-        Expected::Time(later),
+        Expected::State(At::Time(later)),
         Expected::State(At::Sequence(Sequence(next))),
         Expected::State(At::Label("there".into())),
         Expected::State(At::PointPrefix("ffffffffffffffff".into())),
@@ -161,7 +161,7 @@ fn an_idle_source_gives_a_sign_of_life_that_a_frozen_copy_lacks() {
     assert!(newest.verify(&|_, _| true).expect("verify").is_sound());
     let again = alive.replica("disk").expect("read from a snapshot on");
     assert!(again.version().time >= newest.version().time);
-    let time = Expected::Time(newest.version().time.expect("a time"));
+    let time = Expected::State(At::Time(newest.version().time.expect("a time")));
     let frozen = vault(&path("frozen")).replica("disk").expect("replica");
     refused(&frozen, &time);
 

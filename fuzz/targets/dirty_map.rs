@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
 
 use hrl::capture::{CleanStop, DirtyMap, LastSession, RegionRange, mend_dirty_map};
+use hrl::device::SystemFiles;
 use hrl::{ErrorKind, Sequence, Timestamp};
 use hrl_fuzz::scratch;
 use libfuzzer_sys::arbitrary::Unstructured;
@@ -42,12 +43,12 @@ fn range(input: &mut Unstructured<'_>) -> RegionRange {
 fn check(bytes: &[u8], mark: RegionRange, clear: RegionRange) {
     let path: &Path = &FILE;
     std::fs::write(path, bytes).expect("room for scratch files");
-    let Ok((mut map, _)) = DirtyMap::open(path) else { return };
+    let Ok((mut map, _)) = DirtyMap::open(&SystemFiles, path) else { return };
     let params = *map.params();
     let regions = params.device_bytes.div_ceil(params.region_bytes).max(1);
     let mut model = flags(&map, regions);
 
-    map.begin_session().expect("the file can be written");
+    map.begin_session(&SystemFiles).expect("the file can be written");
     for (range, value) in [(mark, true), (clear, false)] {
         let done = if value { map.set_dirty(&[range]) } else { map.clear(&[range]) };
         if range.first <= range.last && range.last < regions {
@@ -60,7 +61,7 @@ fn check(bytes: &[u8], mark: RegionRange, clear: RegionRange) {
     let generation = map.generation();
     drop(map);
 
-    let (mut map, state) = DirtyMap::open(path).expect("a map that was in use opens again");
+    let (mut map, state) = DirtyMap::open(&SystemFiles, path).expect("a map that was in use opens again");
     assert_eq!((state, map.generation(), *map.params()), (LastSession::InUse, generation, params));
     assert!(flags(&map, regions) == model, "marks are kept");
     let stop = CleanStop {
@@ -70,7 +71,7 @@ fn check(bytes: &[u8], mark: RegionRange, clear: RegionRange) {
     };
     map.end_session(stop).expect("the file can be written");
     drop(map);
-    let (map, state) = DirtyMap::open(path).expect("a map that was stopped opens again");
+    let (map, state) = DirtyMap::open(&SystemFiles, path).expect("a map that was stopped opens again");
     assert_eq!(state, LastSession::Clean(stop));
     assert!(flags(&map, regions) == model, "marks are kept");
 }

@@ -64,10 +64,7 @@ impl<'py> FromPyObject<'_, 'py> for Expectation {
         if let Ok(text) = given.extract::<String>() {
             return Expected::parse(&text).map(Self).map_err(|error| raise(&error));
         }
-        Ok(Self(match given.extract::<State>()?.0 {
-            At::Time(time) => Expected::Time(time),
-            at => Expected::State(at),
-        }))
+        Ok(Self(Expected::State(given.extract::<State>()?.0)))
     }
 }
 

@@ -14,7 +14,7 @@ use pyo3::types::PyMemoryView;
 use crate::buffer::RecordData;
 use crate::errors::run;
 use crate::handle::{Handle, closes_handle};
-use crate::replica::{Replica, kind_name as segment_kind};
+use crate::replica::Replica;
 use crate::value::{Shown, mirror};
 
 mirror! {
@@ -35,7 +35,7 @@ mirror! {
     /// The description of a segment that it carries itself.
     SegmentSummary(segment: &hrl::journal::Segment) {
         /// Kind: "log" in write order, "merged" or "image" in disk order.
-        kind: &'static str = segment_kind(segment.summary().kind),
+        kind: &'static str = segment.summary().kind.name(),
         /// Identity of the volume.
         volume: String = segment.summary().volume,
         /// Epoch of the volume.

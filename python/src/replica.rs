@@ -65,7 +65,7 @@ mirror! {
         /// Name of its object in the vault; `Replica.open_segment` opens it.
         object: String = entry.1.object.clone(),
         /// Kind: "log" in write order, "merged" or "image" in disk order.
-        kind: &'static str = kind_name(entry.1.summary.kind),
+        kind: &'static str = entry.1.summary.kind.name(),
         /// First sequence.
         first_sequence: u64 = entry.1.summary.first_sequence,
         /// Last sequence.
@@ -133,15 +133,6 @@ mirror! {
         notes: Vec<String> = report.notes.clone(),
         /// Whether everything that the catalog lists is right.
         sound: bool = report.is_sound(),
-    }
-}
-
-/// The name of a kind of segments.
-pub(crate) fn kind_name(kind: SegmentKind) -> &'static str {
-    match kind {
-        SegmentKind::Log => "log",
-        SegmentKind::Merged => "merged",
-        SegmentKind::Image => "image",
     }
 }
 

@@ -20,7 +20,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use super::state::{StateDirectory, host, write_text};
+use super::state::{StateDirectory, lines_after, write_text};
 use crate::bytes::{hex, parse_hex};
 use crate::clock::{Clock, random_bytes};
 use crate::device::Files;
@@ -29,8 +29,9 @@ use crate::event::Cause;
 use crate::journal::{SegmentKind, SegmentSummary};
 use crate::sync::lock::Mutex;
 use crate::units::{ChainHash, Epoch, PointId, Sequence, Timestamp};
-use crate::vault::{Branch, Catalog, CatalogContent, SourceIdentity, SourceInstance};
+use crate::vault::{Branch, Catalog, CatalogContent, SourceIdentity, SourceInstance, host};
 
+const FILE: &str = "anchor";
 const FIRST_LINE: &str = "hrl anchor 1";
 /// Sessions of the directory that are remembered: a put of one may arrive after it was killed.
 const SESSIONS_MAX: usize = 8;
@@ -95,12 +96,12 @@ pub(super) struct Difference {
 impl Anchor {
     /// Reads `STATE/anchor`; `None` in a directory of an older version, or in a new one.
     pub(crate) fn read(state: &StateDirectory) -> Result<Option<Self>> {
-        state.read_text(&path_of(state), "the anchor of an agent", parse)
+        state.read_text(&state.file(FILE), "the anchor of an agent", parse)
     }
 
     /// Removes `STATE/anchor`, because another history begins.
     pub(super) fn forget(state: &StateDirectory) -> Result<()> {
-        state.remove_durably(&path_of(state))
+        state.remove_durably(&state.file(FILE))
     }
 
     /// Returns the anchor of a session that begins with `catalog`. `before` is that of the last
@@ -316,8 +317,11 @@ pub(super) struct AnchorFile {
 impl AnchorFile {
     /// Begins a session: writes `anchor` durably.
     pub(super) fn begin(state: &StateDirectory, anchor: Anchor) -> Result<Self> {
-        let file =
-            Self { path: path_of(state), files: state.files().clone(), anchor: Mutex::new(anchor) };
+        let file = Self {
+            path: state.file(FILE),
+            files: state.files().clone(),
+            anchor: Mutex::new(anchor),
+        };
         file.change(|_| {})?;
         Ok(file)
     }
@@ -384,10 +388,6 @@ pub(super) fn new_instance(clock: &dyn Clock) -> SourceInstance {
     SourceInstance { id: random_bytes(clock), host: host(), since: clock.now() }
 }
 
-fn path_of(state: &StateDirectory) -> PathBuf {
-    state.path().join("anchor")
-}
-
 /// Parses the text of `STATE/anchor` and prints it again; `None` if it is not valid. Feature
 /// `testing`.
 #[cfg(any(test, feature = "testing"))]
@@ -396,10 +396,7 @@ pub fn reprint_anchor(text: &str) -> Option<String> {
 }
 
 fn parse(text: &str) -> Option<Anchor> {
-    let mut lines = text.lines();
-    if lines.next()? != FIRST_LINE {
-        return None;
-    }
+    let mut lines = lines_after(FIRST_LINE, text)?;
     let mut field = |name: &str| lines.next()?.strip_prefix(name)?.strip_prefix('=');
     let mut anchor = Anchor {
         source: parse_hex(field("source")?)?,

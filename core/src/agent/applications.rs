@@ -39,16 +39,11 @@ pub(crate) fn check(given: Option<&Arc<dyn Quiesce>>, policy: &Policy) -> Result
 }
 
 /// Runs until the protection stops.
+#[derive(Default)]
 pub(super) struct AppPoints {
     last: Option<Duration>,
     /// A point that is not durable yet.
     point: Option<PlacedMark>,
-}
-
-impl AppPoints {
-    pub(super) fn new() -> Self {
-        Self { last: None, point: None }
-    }
 }
 
 impl Task for AppPoints {

@@ -15,8 +15,6 @@
 //! Behaviour on failure: a comparison is repeated until it succeeds. A session that ends before
 //! leaves spool and anchor as a session whose vault does not answer does.
 
-use std::path::PathBuf;
-
 use super::anchor::{Anchor, Difference, End};
 use super::baseline::Baseline;
 use super::hand_over;
@@ -25,7 +23,7 @@ use super::rewind::{go_beyond, has_no_volume, up_to_gap};
 use super::session::Rewind;
 use super::shared::Shared;
 use super::shipper::fenced;
-use super::state::{Identity, StateDirectory};
+use super::state::{Identity, StateDirectory, lines_after};
 use crate::bytes::{hex, parse_hex_vec};
 use crate::clock::Clock;
 use crate::error::{Error, ErrorKind, Result};
@@ -34,6 +32,7 @@ use crate::journal::KeyRing;
 use crate::replica::Replica;
 use crate::vault::{Keepsake, Vault, VolumeInfo, check_marker};
 
+const FILE: &str = "volume";
 const FIRST_LINE: &str = "hrl volume 1";
 /// Files of a state directory whose disk does not simply belong to its volume. Only the vault says
 /// what became of that.
@@ -66,12 +65,12 @@ pub(super) fn keep(
     {
         return Ok(());
     }
-    state.write_text(&path_of(state), print(&kept))
+    state.write_text(&state.file(FILE), print(&kept))
 }
 
 /// Removes what [`keep`] recorded, because the volume is not of this source any more.
 pub(super) fn forget(state: &StateDirectory) -> Result<()> {
-    state.remove_durably(&path_of(state))
+    state.remove_durably(&state.file(FILE))
 }
 
 /// Returns what the state directory knows of the volume `name`; `None` if that does not suffice to
@@ -95,7 +94,7 @@ fn read(
     vault: &Vault,
     name: &str,
 ) -> Result<Option<(VolumeInfo, KeyRing)>> {
-    let path = path_of(state);
+    let path = state.file(FILE);
     let kept = state.read_text(&path, "the record of a volume", parse)?;
     kept.map(|kept| vault.recall(name, &kept, &path.display().to_string())).transpose()
 }
@@ -203,20 +202,13 @@ pub(super) fn join(
     Ok(())
 }
 
-fn path_of(state: &StateDirectory) -> PathBuf {
-    state.path().join("volume")
-}
-
 fn print(kept: &Keepsake) -> String {
     let wrapped = kept.wrapped.as_ref().map_or_else(|| "none".to_owned(), |w| hex(w).to_string());
     format!("{FIRST_LINE}\nrecord={}\nkey={wrapped}\n", hex(&kept.record))
 }
 
 fn parse(text: &str) -> Option<Keepsake> {
-    let mut lines = text.lines();
-    if lines.next()? != FIRST_LINE {
-        return None;
-    }
+    let mut lines = lines_after(FIRST_LINE, text)?;
     let mut field = |name: &str| lines.next()?.strip_prefix(name)?.strip_prefix('=');
     let record = parse_hex_vec(field("record")?)?;
     let wrapped = match field("key")? {

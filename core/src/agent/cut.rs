@@ -19,7 +19,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::event::EventKind;
 use crate::journal::{LABEL_BYTES_MAX, Mark, PointKind};
 use crate::point::{GroupMark, Quiesce, commitment};
-use crate::sync::lock::{Mutex, MutexGuard};
+use crate::sync::lock::Mutex;
 use crate::units::PointId;
 
 /// One volume's part in cuts across several volumes; made by [`Protection::cut`].
@@ -88,7 +88,7 @@ impl VolumeCut {
     /// flushes. After a failure too, call [`VolumeCut::release`].
     pub fn quiesce(&self, limit: Duration) -> Result<()> {
         if let Some(applications) = &self.applications {
-            self.progress().quiesced = true;
+            self.progress.lock().quiesced = true;
             applications.quiesce(&self.shared.quiesce_request("", limit))?;
         }
         self.shared.volume.flush()
@@ -97,7 +97,7 @@ impl VolumeCut {
     /// Releases the applications; does nothing if they are not quiesced. Fails if they may have
     /// gone on before: then the mark is not application-consistent.
     pub fn release(&self) -> Result<()> {
-        let quiesced = std::mem::take(&mut self.progress().quiesced);
+        let quiesced = std::mem::take(&mut self.progress.lock().quiesced);
         match &self.applications {
             Some(applications) if quiesced => applications.release(),
             _ => Ok(()),
@@ -114,7 +114,7 @@ impl VolumeCut {
         self.shared.check_not_fenced("raise barrier on")?;
         self.shared.check_owns_volume("raise barrier on")?;
         let barrier = self.shared.tap.barrier(limit)?;
-        self.progress().barrier = Some(barrier);
+        self.progress.lock().barrier = Some(barrier);
         Ok(())
     }
 
@@ -124,7 +124,7 @@ impl VolumeCut {
     /// still be quiesced. `Unavailable` if the barrier is over, `InvalidInput` for a label that is
     /// too long and for another kind.
     pub fn mark(&self, group: PointId, kind: PointKind, label: &str) -> Result<GroupMark> {
-        let mut progress = self.progress();
+        let mut progress = self.progress.lock();
         let Some(barrier) = progress.barrier else {
             return Err(self.refused(ErrorKind::Unavailable, "no barrier is up"));
         };
@@ -148,13 +148,13 @@ impl VolumeCut {
     /// Lets changes begin again. Returns how long they could not; `None` if no barrier was up.
     /// Never blocks.
     pub fn lift_barrier(&self) -> Option<Duration> {
-        let barrier = self.progress().barrier.take()?;
+        let barrier = self.progress.lock().barrier.take()?;
         self.shared.tap.release(barrier)
     }
 
     /// Waits until the mark `point` is durable in the local journal. Fails if the journal lost it.
     pub fn wait_durable(&self, point: PointId) -> Result<()> {
-        let losses = self.progress().losses;
+        let losses = self.progress.lock().losses;
         self.shared.wait_for_point(point, losses).map(drop)
     }
 
@@ -173,10 +173,6 @@ impl VolumeCut {
 
     fn refused(&self, kind: ErrorKind, message: &str) -> Error {
         Error::new(kind, "mark point of", self.volume()).message(message)
-    }
-
-    fn progress(&self) -> MutexGuard<'_, Progress> {
-        self.progress.lock()
     }
 }
 

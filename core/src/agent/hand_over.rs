@@ -13,7 +13,6 @@ use std::time::Duration;
 
 use super::points::PlacedMark;
 use super::shared::Shared;
-use super::state::host;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{EventKind, Mode};
 use crate::journal::PointKind;
@@ -215,15 +214,11 @@ fn asked(catalog: &Catalog, handed_over: Option<PointId>) -> Asked {
 /// Records in the catalog that the volume was handed over at `point`.
 fn record(shared: &Shared, request: &Step, point: &RecoveryPoint) -> Result<()> {
     let step = Step {
-        kind: StepKind::HandOver,
-        failover: request.failover,
-        time: shared.clock.now(),
-        host: host(),
         at: point.sequence,
         point: Some(point.id),
         at_time: point.time,
         epoch: request.epoch,
-        note: String::new(),
+        ..Step::new(StepKind::HandOver, request.failover, &*shared.clock)
     };
     let mut catalog = shared.shipping.shipper.catalog();
     catalog.record_step(&step)?;

@@ -32,6 +32,7 @@ pub(super) enum Stall {
 }
 
 /// The journal as far as it is closed. Read it through [`JournalProgress::now`].
+#[derive(Default)]
 pub(super) struct JournalState {
     /// Last sequence of the newest closed segment.
     pub durable: Sequence,
@@ -77,16 +78,7 @@ pub(super) struct JournalProgress {
 impl JournalProgress {
     /// Begins a session whose newest closed segment ends at `durable` and has the hash `chain`.
     pub fn new(durable: Sequence, chain: ChainHash) -> Self {
-        let state = JournalState {
-            durable,
-            chain,
-            open_since: None,
-            bytes_stored: 0,
-            losses: 0,
-            stall: None,
-            is_drained: false,
-            points: Vec::new(),
-        };
+        let state = JournalState { durable, chain, ..JournalState::default() };
         Self { state: Mutex::new(state), changed: Condvar::new() }
     }
 

@@ -18,27 +18,11 @@ use crate::units::{ChainHash, PointId, Sequence, Timestamp};
 const MARK_WAIT: Duration = Duration::from_secs(30);
 
 impl Shared {
-    /// Takes a point, and waits until it is durable.
-    pub(super) fn mark(&self, kind: PointKind, label: &str) -> Result<RecoveryPoint> {
+    /// Places the mark of a point that a caller asks for.
+    pub(super) fn place(&self, kind: PointKind, label: &str) -> Result<PlacedMark> {
         self.check_callers_word(kind)?;
         self.check_owns_volume("mark point of")?;
-        self.wait_durable(&self.place_mark(kind, label, |mark| self.tap.mark(mark))?)
-    }
-
-    /// Takes an application-consistent point, and waits until it is durable.
-    pub(super) fn mark_quiesced(
-        &self,
-        provider: &dyn Quiesce,
-        label: &str,
-        limit: Duration,
-    ) -> Result<RecoveryPoint> {
-        self.wait_durable(&self.place_quiesced(provider, label, limit)?)
-    }
-
-    /// Does what [`Shared::mark_quiesced`] does, with the applications of the options and the limit
-    /// of the policy.
-    pub(super) fn mark_app(&self, label: &str) -> Result<RecoveryPoint> {
-        self.wait_durable(&self.place_app(label)?)
+        self.place_mark(kind, label, |mark| self.tap.mark(mark))
     }
 
     /// Quiesces the applications of the options, places a mark and releases them.
@@ -143,7 +127,8 @@ impl Shared {
         }
     }
 
-    fn wait_durable(&self, placed: &PlacedMark) -> Result<RecoveryPoint> {
+    /// Waits until a mark is durable, and returns its point.
+    pub(super) fn wait_durable(&self, placed: &PlacedMark) -> Result<RecoveryPoint> {
         let chain = self.wait_for_point(placed.point, placed.losses)?;
         Ok(self.point_of(placed, chain))
     }

@@ -65,7 +65,7 @@ pub use open::ProtectionOptions;
 pub use protection::Protection;
 #[cfg(any(test, feature = "testing"))]
 pub use provisional::reprint_failover;
-pub(crate) use shipper::{BATCH_MAX, BATCH_TIME, UNPUBLISHED_MAX};
+pub use shipper::{BATCH_MAX, BATCH_TIME, UNPUBLISHED_MAX};
 #[cfg(any(test, feature = "testing"))]
 pub use state::reprint_state;
 pub use stats::ProtectionStats;

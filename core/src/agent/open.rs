@@ -34,6 +34,7 @@ use crate::device::{BlockDevice, Files, SystemFiles};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{EventKind, EventSink, no_events};
 use crate::journal::KeyRing;
+use crate::macros::setters;
 use crate::point::Quiesce;
 use crate::policy::{CaptureContent, Policy};
 use crate::replica::Replica;
@@ -88,46 +89,30 @@ impl ProtectionOptions {
         state::identity_path(state).exists()
     }
 
-    /// Sets the policy. Default: [`Policy::default`].
-    pub fn policy(mut self, policy: Policy) -> Self {
-        self.policy = policy;
-        self
-    }
+    setters! {
+        /// Sets the policy. Default: [`Policy::default`].
+        policy: Policy;
 
-    /// Sets where events go. Default: nowhere.
-    pub fn events(mut self, sink: EventSink) -> Self {
-        self.events = sink;
-        self
-    }
+        /// Sets where events go. Default: nowhere.
+        events: EventSink;
 
-    /// Sets what is quiesced for application-consistent points, on demand
-    /// ([`Protection::mark_app`]) and by the policy's interval.
-    ///
-    /// Required if [`Policy::quiesce`] names applications: `hrl_quiesce::Applications::of_policy`
-    /// makes their provider. Default: none.
-    pub fn applications(mut self, applications: Arc<dyn Quiesce>) -> Self {
-        self.applications = Some(applications);
-        self
-    }
+        /// Sets what is quiesced for application-consistent points, on demand
+        /// ([`Protection::mark_app`]) and by the policy's interval.
+        ///
+        /// Required if [`Policy::quiesce`] names applications: `hrl_quiesce::Applications::of_policy`
+        /// makes their provider. Default: none.
+        applications: Arc<dyn Quiesce> => Some;
 
-    /// Sets the source of time and entropy. Default: the system's.
-    pub fn clock(mut self, clock: Arc<dyn Clock>) -> Self {
-        self.clock = clock;
-        self
-    }
+        /// Sets the source of time and entropy. Default: the system's.
+        clock: Arc<dyn Clock>;
 
-    /// Takes the volume over if another source owns it. Default: no, `open` fails with `Fenced`
-    /// then.
-    pub fn take_over(mut self, yes: bool) -> Self {
-        self.take_over = yes;
-        self
-    }
+        /// Takes the volume over if another source owns it. Default: no, `open` fails with `Fenced`
+        /// then.
+        take_over: bool;
 
-    /// Goes on with another disk than the one that was protected, and compares all of it. Does
-    /// nothing if the disk is the same. Default: no, `open` fails with `Changed` then.
-    pub fn adopt_disk(mut self, yes: bool) -> Self {
-        self.adopt_disk = yes;
-        self
+        /// Goes on with another disk than the one that was protected, and compares all of it. Does
+        /// nothing if the disk is the same. Default: no, `open` fails with `Changed` then.
+        adopt_disk: bool;
     }
 
     /// Sets the files that the state directory is among. Default: the system's. Feature `testing`.
@@ -201,7 +186,7 @@ impl ProtectionOptions {
         let Begun { info, keys, source, provisional, replica, anchor, left, away } = begun;
         let seen = Seen::of(&state, &*self.device)?;
         let mut needed = recover::disk(&state, &seen, self.adopt_disk, &info, &self.policy, &left)?;
-        needed.map.begin_session_in(&**state.files())?;
+        needed.map.begin_session(&**state.files())?;
         seen.begin(&state)?;
         let baseline = recover::baseline(&state, replica.as_ref(), &left, &needed);
         let tap = Arc::new(Tap::new(
@@ -517,6 +502,6 @@ pub(super) fn tasks(shared: &Shared, baseline: Baseline) -> Vec<Box<dyn Task>> {
         Box::new(shipping::Shipping::new(shared)),
         Box::new(retention::Retention::new(shared)),
         Box::new(timer::Timer::new(shared)),
-        Box::new(applications::AppPoints::new()),
+        Box::new(applications::AppPoints::default()),
     ]
 }

@@ -9,7 +9,7 @@ use super::shared::Shared;
 use super::stats::ProtectionStats;
 use crate::capture::Volume;
 use crate::error::{Error, ErrorKind, Result};
-use crate::event::Mode;
+use crate::event::{Cause, Mode};
 use crate::journal::PointKind;
 use crate::point::Quiesce;
 use crate::replica::RecoveryPoint;
@@ -48,7 +48,7 @@ impl Protection {
     /// too long or for another kind, `Fenced` if another source owns the volume or it was handed
     /// over.
     pub fn mark(&self, kind: PointKind, label: &str) -> Result<RecoveryPoint> {
-        self.shared.mark(kind, label)
+        self.shared.wait_durable(&self.shared.place(kind, label)?)
     }
 
     /// Takes an application-consistent point: quiesces, flushes, marks and releases, in this order.
@@ -63,13 +63,13 @@ impl Protection {
         label: &str,
         limit: Duration,
     ) -> Result<RecoveryPoint> {
-        self.shared.mark_quiesced(provider, label, limit)
+        self.shared.wait_durable(&self.shared.place_quiesced(provider, label, limit)?)
     }
 
     /// Does what [`Protection::mark_quiesced`] does, with the applications of the options and the
     /// limit of the policy. `InvalidInput` if the options have no applications.
     pub fn mark_app(&self, label: &str) -> Result<RecoveryPoint> {
-        self.shared.mark_app(label)
+        self.shared.wait_durable(&self.shared.place_app(label)?)
     }
 
     /// Returns a snapshot of the protection.
@@ -103,7 +103,7 @@ impl Protection {
     /// Begins a resync of the whole disk, while writes go on. Older points stay usable; none is
     /// taken until it is complete.
     pub fn resync(&self) -> Result<()> {
-        self.shared.request_resync()
+        self.shared.require_resync(Cause::Requested)
     }
 
     /// Makes a failover to here final: fences the old source, and ships what was captured since the

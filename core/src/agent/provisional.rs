@@ -11,10 +11,8 @@
 //! removed once the catalog has the commit, so a killed agent goes on where it was. If the recovery
 //! state lies inside a segment, `STATE/cut.hrl` is a copy of that segment up to the state.
 
-use std::path::PathBuf;
-
 use super::shipper::put_checked;
-use super::state::{StateDirectory, host};
+use super::state::{StateDirectory, lines_after};
 use crate::clock::Clock;
 use crate::error::{Error, ErrorKind, Result};
 use crate::journal::{FileSink, Segment, open_mapped_in, trim};
@@ -25,6 +23,9 @@ use crate::vault::{
     Catalog, CatalogEdit, Division, SegmentEntry, SourceIdentity, Step, StepKind, Vault,
 };
 
+const FILE: &str = "failover";
+/// Copy of the segment that the recovery state lies inside of, up to that state.
+const CUT: &str = "cut.hrl";
 const FIRST_LINE: &str = "hrl failover 1";
 
 /// A failover that is not committed.
@@ -51,12 +52,12 @@ pub(crate) struct Provisional {
 impl Provisional {
     /// Reads `STATE/failover`; `None` if no failover is under way.
     pub(crate) fn read(state: &StateDirectory) -> Result<Option<Self>> {
-        state.read_text(&path_of(state), "a failover under way", parse)
+        state.read_text(&state.file(FILE), "a failover under way", parse)
     }
 
     /// Writes `STATE/failover` durably.
     pub(crate) fn write(&self, state: &StateDirectory) -> Result<()> {
-        state.write_text(&path_of(state), self.print())
+        state.write_text(&state.file(FILE), self.print())
     }
 
     fn print(&self) -> String {
@@ -78,8 +79,8 @@ impl Provisional {
 
     /// Removes the files of a failover, durably.
     pub(crate) fn forget(state: &StateDirectory) -> Result<()> {
-        state.remove(&path_of(state))?;
-        state.remove(&cut_path(state))?;
+        state.remove(&state.file(FILE))?;
+        state.remove(&state.file(CUT))?;
         state.sync_names()
     }
 
@@ -92,7 +93,7 @@ impl Provisional {
     ) -> Result<Division> {
         let cut = if self.cut {
             let segment =
-                Segment::open(open_mapped_in(&**state.files(), &cut_path(state))?, replica.keys())?;
+                Segment::open(open_mapped_in(&**state.files(), &state.file(CUT))?, replica.keys())?;
             let summary = segment.summary().clone();
             Some(SegmentEntry { object: layout::segment(&replica.info().name, &summary), summary })
         } else {
@@ -104,17 +105,8 @@ impl Provisional {
 
     /// Returns a step of the life cycle for this failover.
     pub(crate) fn step(&self, kind: StepKind, clock: &dyn Clock) -> Step {
-        Step {
-            kind,
-            failover: self.failover,
-            time: clock.now(),
-            host: host(),
-            at: self.at,
-            point: self.point,
-            at_time: self.at_time,
-            epoch: self.epoch,
-            note: String::new(),
-        }
+        let Self { failover, epoch, at, at_time, point, .. } = *self;
+        Step { at, point, at_time, epoch, ..Step::new(kind, failover, clock) }
     }
 
     /// Puts the cut and appends the catalog version that divides the history. Returns the catalog
@@ -136,7 +128,7 @@ impl Provisional {
         let division = self.division(state, &replica, clock.now())?;
         if let Some(cut) = &division.cut {
             let (files, length) = (&**state.files(), cut.summary.stored_bytes);
-            put_checked(&**vault.store(), &cut.object, files, &cut_path(state), length)?;
+            put_checked(&**vault.store(), &cut.object, files, &state.file(CUT), length)?;
         }
         let kind = if self.home { StepKind::FailBack } else { StepKind::Commit };
         let edits = vec![CatalogEdit::Divide(division), CatalogEdit::Step(self.step(kind, clock))];
@@ -190,7 +182,7 @@ pub(crate) fn cut(
     let files = &**state.files();
     state.remove(&temporary)?;
     trim(&segment, at, FileSink::create_in(files, &temporary)?, replica.keys(), clock)?;
-    let path = cut_path(state);
+    let path = state.file(CUT);
     files
         .rename(&temporary, &path)
         .and_then(|()| files.sync_directory(state.path()))
@@ -205,19 +197,8 @@ pub fn reprint_failover(text: &str) -> Option<String> {
     parse(text).map(|under_way| under_way.print())
 }
 
-fn path_of(state: &StateDirectory) -> PathBuf {
-    state.path().join("failover")
-}
-
-fn cut_path(state: &StateDirectory) -> PathBuf {
-    state.path().join("cut.hrl")
-}
-
 fn parse(text: &str) -> Option<Provisional> {
-    let mut lines = text.lines();
-    if lines.next()? != FIRST_LINE {
-        return None;
-    }
+    let mut lines = lines_after(FIRST_LINE, text)?;
     let mut field = |name: &str| lines.next()?.strip_prefix(name)?.strip_prefix('=');
     let failover = PointId::parse(field("failover")?)?;
     let epoch = Epoch(field("epoch")?.parse().ok()?);

@@ -16,7 +16,7 @@ use super::state::StateDirectory;
 use super::witness::{Moment, Seen};
 use crate::capture::{DirtyMap, DirtyMapParams, LastSession, RegionRange};
 use crate::clock::Clock;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{ErrorKind, Result};
 use crate::event::Cause;
 use crate::journal::{FileSink, KeyRing, Segment, SegmentSummary, open_mapped_in, repair_source};
 use crate::policy::{CaptureContent, Policy};
@@ -202,10 +202,7 @@ fn last_named(state: &StateDirectory, epoch: Epoch) -> Result<Sequence> {
         if !state.files().exists(&directory) {
             continue;
         }
-        let paths = state
-            .files()
-            .list(&directory)
-            .map_err(|error| Error::io("list segments", directory.display(), error))?;
+        let paths = state.list(&directory)?;
         let of_epoch = format!("e{:08x}-", epoch.0);
         let names = paths.iter().filter_map(|path| path.file_name()?.to_str());
         let spans = names.filter(|name| name.starts_with(&of_epoch)).filter_map(layout::span_of);
@@ -232,7 +229,9 @@ pub(super) fn closed_in_spool(
 ) -> Result<ClosedSpool> {
     let mut spool = ClosedSpool { segments: Vec::new(), repairs: Vec::new(), broken: false };
     spool.repairs.extend(repair_open_segment(state, keys, clock)?);
-    for path in spool_files(state)? {
+    let mut paths = state.list(&state.spool())?;
+    paths.retain(|path| path.extension().is_some_and(|extension| extension == "hrl"));
+    for path in paths {
         match open_mapped_in(&**state.files(), &path)
             .and_then(|source| Segment::open(source, keys))
             .and_then(|segment| segment.verify().map(|()| segment))
@@ -282,16 +281,6 @@ pub(super) fn put_aside_for_resync(
 fn put_aside(state: &StateDirectory, path: &Path, why: &str) -> Result<String> {
     let target = state.reject(path)?;
     Ok(format!("a spooled segment was put aside as {}: {why}", target.display()))
-}
-
-fn spool_files(state: &StateDirectory) -> Result<Vec<PathBuf>> {
-    let directory = state.spool();
-    let mut paths = state
-        .files()
-        .list(&directory)
-        .map_err(|error| Error::io("list spool", directory.display(), error))?;
-    paths.retain(|path| path.extension().is_some_and(|extension| extension == "hrl"));
-    Ok(paths)
 }
 
 /// Makes a closed segment of the torn one that a killed agent leaves.
@@ -359,10 +348,10 @@ pub(super) fn disk(
     let everything = |cause| -> Result<Needed> {
         // A tracker begins with the disk as it is: nothing to copy.
         let nothing = fresh && tracked_only;
-        let map = DirtyMap::create_in(files, &path, params, !nothing)?;
+        let map = DirtyMap::create(files, &path, params, !nothing)?;
         Ok(Needed { regions: map.dirty_regions(), map, cause, fresh })
     };
-    let opened = match files.exists(&path).then(|| DirtyMap::open_in(files, &path)) {
+    let opened = match files.exists(&path).then(|| DirtyMap::open(files, &path)) {
         Some(Err(error)) if error.kind() != ErrorKind::Corrupt => return Err(error),
         opened => opened,
     };

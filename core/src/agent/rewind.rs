@@ -24,27 +24,19 @@ use crate::vault::{
     Catalog, CatalogEdit, SourceIdentity, Vault, VolumeInfo, check_marker, layout, missing_since,
 };
 
-/// What became of a vault that lacks what was published.
-pub(super) enum Found {
-    /// The volume as it is there now.
-    Volume(Box<Rewind>),
-    /// The vault is there, and has no such volume.
-    Nothing,
-}
-
-/// Reads what the vault has now. `Unavailable` if it is no vault: its file system may not be
+/// Reads what the vault has now; `None` if it has no such volume. `Unavailable` if it is no vault: its file system may not be
 /// mounted. `Fenced` if another source owns the volume there.
-pub(super) fn look(shared: &Shared, why: &Error) -> Result<Found> {
+pub(super) fn look(shared: &Shared, why: &Error) -> Result<Option<Box<Rewind>>> {
     check_marker(&**shared.vault.objects())?;
     let mut replica = match shared.vault.replica_up_to_gap(&shared.info, &shared.keys) {
-        Err(error) if has_no_volume(&error, &shared.info) => return Ok(Found::Nothing),
+        Err(error) if has_no_volume(&error, &shared.info) => return Ok(None),
         replica => replica?,
     };
     let known = shared.shipping.shipper.known_version();
     go_beyond(replica.catalog_mut(), known, shared.shipping.shipper.source())?;
     let baseline = Baseline::of(&shared.state, &replica, &[], replica.catalog().last_sequence());
     let (catalog, why) = (replica.into_catalog(), why.to_string());
-    Ok(Found::Volume(Box::new(Rewind { why, cause: Cause::VaultWentBack, catalog, baseline })))
+    Ok(Some(Box::new(Rewind { why, cause: Cause::VaultWentBack, catalog, baseline })))
 }
 
 /// Returns whether an error means that the vault has no record of the volume, or that of another.

@@ -71,12 +71,7 @@ impl Shared {
         Ok(())
     }
 
-    /// Makes all regions dirty, so that the resync reads them.
-    pub fn request_resync(&self) -> Result<()> {
-        self.require_resync(Cause::Requested)
-    }
-
-    /// Makes all regions dirty because of `cause`.
+    /// Makes all regions dirty because of `cause`, so that a resync reads them.
     pub fn require_resync(&self, cause: Cause) -> Result<()> {
         require_resync(&self.tap, &self.dirty, self.all_regions(), cause)
     }

@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use super::anchor::AnchorFile;
 use super::spool::{Spool, Spooled};
+use super::task::Next;
 use crate::clock::Clock;
 use crate::device::Files;
 use crate::error::{Error, ErrorKind, Result};
@@ -25,13 +26,15 @@ use crate::sync::lock::Mutex;
 use crate::units::Sequence;
 use crate::vault::{Catalog, CatalogEdit, SegmentEntry, SourceIdentity, check_marker, layout};
 
-/// Most segments put by one call.
-pub(crate) const BATCH_MAX: usize = 64;
+/// Most segments that are put before the catalog is read again.
+pub const BATCH_MAX: usize = 64;
 /// Most segments that wait to be published. With so many, the policy's interval is not waited for.
-pub(crate) const UNPUBLISHED_MAX: usize = 1024;
+pub const UNPUBLISHED_MAX: usize = 1024;
 /// Longest time of a batch of puts. After it the batch is published, so that points are of use soon
 /// on a slow link.
-pub(crate) const BATCH_TIME: Duration = Duration::from_secs(5);
+pub const BATCH_TIME: Duration = Duration::from_secs(5);
+/// Pause before the spool is looked at again.
+pub(super) const WAIT: Duration = Duration::from_millis(100);
 /// Bytes compared at once with an object that is in the vault already.
 const COMPARED_BYTES: usize = 1 << 20;
 /// Weight of the newest batch in the measured speed.
@@ -68,19 +71,8 @@ impl Unpublished {
 pub(crate) struct Shipped {
     /// Last sequence in the catalog, if the call published something.
     pub published: Option<Sequence>,
-    /// When to call again.
-    pub next: ShipNext,
-}
-
-/// What the shipper waits for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum ShipNext {
-    /// Nothing: there may be more segments in the spool.
-    Now,
-    /// Segments in the spool.
-    Segments,
-    /// Bandwidth. Ask again after this time.
-    Bandwidth(Duration),
+    /// When to call again: once there are segments, or bandwidth.
+    pub next: Next,
 }
 
 /// Whose segments a shipper moves.
@@ -176,17 +168,20 @@ impl Shipper {
     ) -> Result<Shipped> {
         let mut unpublished = self.unpublished.lock();
         if let Some(last) = self.reconcile(spool, &mut unpublished)? {
-            return Ok(Shipped { published: Some(last), next: ShipNext::Now });
+            return Ok(Shipped { published: Some(last), next: Next::Now });
         }
-        self.check_vault()?;
+        // Segments that are put where a file system should be mounted would be missing afterwards.
+        if self.store.local_path(layout::MARKER).is_some() {
+            check_marker(&*self.store)?;
+        }
         let batch = spool.oldest_batch(unpublished.entries.len(), BATCH_MAX);
         let start = self.clock.elapsed();
-        let mut next = if batch.is_empty() { ShipNext::Segments } else { ShipNext::Now };
+        let mut next = if batch.is_empty() { Next::Work(WAIT) } else { Next::Now };
         let (mut rest, mut bytes) = (batch.as_slice(), 0);
         while !rest.is_empty() {
             let (allowed, wait) = self.allowed(rest);
             if let (0, Some(wait)) = (allowed, wait) {
-                next = ShipNext::Bandwidth(wait);
+                next = Next::Later(wait);
                 break;
             }
             if stopped() {
@@ -204,7 +199,7 @@ impl Shipper {
                 break;
             }
         }
-        let more = matches!(next, ShipNext::Bandwidth(_));
+        let more = matches!(next, Next::Later(_));
         let mut published = self.publish(spool, &mut unpublished, urgent, more)?;
         if batch.is_empty() && unpublished.entries.is_empty() && published.is_none() {
             published = self.beat(&mut unpublished)?;
@@ -213,15 +208,6 @@ impl Shipper {
             self.record_speed(bytes, self.clock.elapsed().saturating_sub(start));
         }
         Ok(Shipped { published, next })
-    }
-
-    /// Fails with `Unavailable` if a vault of local files is none at present. Segments that are put
-    /// where its file system should be mounted would be missing afterwards.
-    fn check_vault(&self) -> Result<()> {
-        match self.store.local_path(layout::MARKER) {
-            Some(_) => check_marker(&*self.store),
-            None => Ok(()),
-        }
     }
 
     /// Returns how many of the oldest segments may be put at once now. If none may, also the pause

@@ -11,9 +11,9 @@ use std::time::Duration;
 use super::away::{self, Arrival};
 use super::failures::COMPARING;
 use super::requests::Request;
-use super::rewind::{self, Found};
+use super::rewind;
 use super::shared::Shared;
-use super::shipper::{ShipNext, Shipped};
+use super::shipper::{Shipped, WAIT};
 use super::surrender;
 use super::task::{Next, Task};
 use crate::clock::jittered;
@@ -21,7 +21,6 @@ use crate::error::{Error, ErrorKind};
 use crate::event::EventKind;
 use crate::units::Sequence;
 
-const WAIT: Duration = Duration::from_millis(100);
 const RETRY_MIN: Duration = Duration::from_millis(100);
 /// Looks in a row that must not find what was published, before the vault counts as gone back.
 const LACKS_MIN: u32 = 3;
@@ -52,20 +51,19 @@ impl Shipping {
                 if let Some(last) = published {
                     record_published(shared, last);
                 }
-                match next {
-                    ShipNext::Now => Next::Now,
-                    ShipNext::Segments => Next::Work(WAIT),
-                    ShipNext::Bandwidth(wait) => Next::Later(wait),
-                }
+                next
             }
             Err(error) if is_decisive(&error) => self.decide(shared, &error),
-            Err(error) => {
-                if shared.shipping.vault_failed() {
-                    shared.event(EventKind::VaultUnavailable, error.to_string());
-                }
-                self.back_off(shared)
-            }
+            Err(error) => self.failed(shared, &error),
         }
+    }
+
+    /// Reports that the vault does not answer, unless it did not before, and pauses.
+    fn failed(&mut self, shared: &Shared, error: &Error) -> Next {
+        if shared.shipping.vault_failed() {
+            shared.event(EventKind::VaultUnavailable, error.to_string());
+        }
+        self.back_off(shared)
     }
 
     /// Looks at the catalog when that is due. Returns the error if another source owns the volume or
@@ -101,19 +99,14 @@ impl Shipping {
             return self.back_off(shared);
         }
         match rewind::look(shared, error) {
-            Ok(Found::Volume(volume)) => {
+            Ok(Some(volume)) => {
                 self.lacks = 0;
                 shared.session.go_back(*volume);
                 Next::Later(TICK)
             }
-            Ok(Found::Nothing) => lose(shared),
+            Ok(None) => lose(shared),
             Err(error) if error.kind() == ErrorKind::Fenced => fence(shared, &error),
-            Err(error) => {
-                if shared.shipping.vault_failed() {
-                    shared.event(EventKind::VaultUnavailable, error.to_string());
-                }
-                self.back_off(shared)
-            }
+            Err(error) => self.failed(shared, &error),
         }
     }
 

@@ -48,7 +48,7 @@ impl Spool {
 
     /// Adds the segment that continues the newest one.
     pub(crate) fn push(&self, spooled: Spooled) {
-        let mut state = self.lock();
+        let mut state = self.state.lock();
         let summary = &spooled.summary;
         if let Some((chain, last_sequence)) = state.newest {
             assert!(summary.previous == chain, "a segment continues the one before");
@@ -62,44 +62,44 @@ impl Spool {
 
     /// Returns whether more than half of the limit is used.
     pub(super) fn is_crowded(&self) -> bool {
-        self.lock().bytes > self.bytes_max / 2
+        self.state.lock().bytes > self.bytes_max / 2
     }
 
     /// Returns whether no segment is inside.
     pub(super) fn is_empty(&self) -> bool {
-        self.lock().queue.is_empty()
+        self.state.lock().queue.is_empty()
     }
 
     /// Returns the bytes of the segments inside.
     pub(crate) fn bytes(&self) -> u64 {
-        self.lock().bytes
+        self.state.lock().bytes
     }
 
     /// Returns the time of the oldest record in the spool.
     pub(crate) fn oldest(&self) -> Option<Timestamp> {
-        self.lock().queue.front().map(|spooled| spooled.summary.first_time)
+        self.state.lock().queue.front().map(|spooled| spooled.summary.first_time)
     }
 
     /// Returns up to `count` segments, oldest first, after the first `skipped`.
     pub(super) fn oldest_batch(&self, skipped: usize, count: usize) -> Vec<Spooled> {
-        self.lock().queue.iter().skip(skipped).take(count).cloned().collect()
+        self.state.lock().queue.iter().skip(skipped).take(count).cloned().collect()
     }
 
     /// Returns whether a segment of this chain hash is inside.
     pub(super) fn contains(&self, chain: ChainHash) -> bool {
-        self.lock().queue.iter().any(|spooled| spooled.summary.chain == chain)
+        self.state.lock().queue.iter().any(|spooled| spooled.summary.chain == chain)
     }
 
     /// Takes all segments out without removing their files.
     pub(super) fn take_all(&self) -> Vec<Spooled> {
-        let taken = std::mem::take(&mut *self.lock());
+        let taken = std::mem::take(&mut *self.state.lock());
         self.changed.notify_all();
         taken.queue.into()
     }
 
     /// Waits up to `wait` for a segment after the first `skipped`.
     pub(super) fn wait_for_more(&self, skipped: usize, wait: Duration) {
-        let state = self.lock();
+        let state = self.state.lock();
         if state.queue.len() <= skipped {
             drop(self.changed.wait_timeout(state, wait));
         }
@@ -107,7 +107,7 @@ impl Spool {
 
     /// Waits up to `wait` for the spool to be empty.
     pub(crate) fn wait_empty(&self, wait: Duration) -> bool {
-        let state = self.lock();
+        let state = self.state.lock();
         let waited = self.changed.wait_timeout_while(state, wait, |state| !state.queue.is_empty());
         waited.0.queue.is_empty()
     }
@@ -120,7 +120,7 @@ impl Spool {
     /// Removes the oldest segments with their files. They must be those that the catalog lists as
     /// `entries`.
     pub(super) fn remove_published(&self, entries: &[SegmentEntry]) {
-        let state = self.lock();
+        let state = self.state.lock();
         for (spooled, entry) in state.queue.iter().zip(entries) {
             let listed = spooled.summary.chain == entry.summary.chain;
             assert!(listed, "only a segment that the catalog lists leaves the spool");
@@ -131,7 +131,7 @@ impl Spool {
     /// Removes the segments up to the one with this chain hash, with their files; none if it is not
     /// inside. The catalog must have listed all of them.
     pub(super) fn remove_through(&self, chain: ChainHash) {
-        let state = self.lock();
+        let state = self.state.lock();
         let last = state.queue.iter().position(|spooled| spooled.summary.chain == chain);
         self.remove_oldest(state, last.map_or(0, |last| last + 1));
     }
@@ -151,10 +151,6 @@ impl Spool {
             let _ = self.files.remove(&spooled.path);
         }
         self.changed.notify_all();
-    }
-
-    fn lock(&self) -> MutexGuard<'_, SpoolState> {
-        self.state.lock()
     }
 }
 

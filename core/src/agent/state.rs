@@ -29,7 +29,7 @@ use crate::device::{Files, directory_of, remove_if_there, replace_file};
 use crate::error::{Error, ErrorKind, Result};
 use crate::journal::SegmentSummary;
 use crate::units::{PointId, Timestamp, VolumeId};
-use crate::vault::{SourceIdentity, VolumeInfo};
+use crate::vault::{SourceIdentity, VolumeInfo, host};
 
 const FIRST_LINE: &str = "hrl state 1";
 
@@ -93,8 +93,13 @@ impl StateDirectory {
         &self.root
     }
 
+    /// Returns the path of a file of the directory.
+    pub(crate) fn file(&self, name: &str) -> PathBuf {
+        self.root.join(name)
+    }
+
     pub(crate) fn dirty_map(&self) -> PathBuf {
-        self.root.join("dirty")
+        self.file("dirty")
     }
 
     /// Removes the dirty map durably, so that the next session reads the whole disk.
@@ -202,12 +207,14 @@ impl StateDirectory {
     /// Removes everything in the spool, durably.
     pub(crate) fn clear_spool(&self) -> Result<()> {
         let directory = self.spool();
-        let paths = self
-            .files
-            .list(&directory)
-            .map_err(|error| Error::io("clear spool", directory.display(), error))?;
-        paths.iter().try_for_each(|path| self.remove(path))?;
+        self.list(&directory)?.iter().try_for_each(|path| self.remove(path))?;
         self.sync(&directory)
+    }
+
+    /// Lists the paths in one of its directories, sorted.
+    pub(crate) fn list(&self, directory: &Path) -> Result<Vec<PathBuf>> {
+        let paths = self.files.list(directory);
+        paths.map_err(|error| Error::io("list", directory.display(), error))
     }
 
     /// Makes the names in the directory durable.
@@ -254,6 +261,12 @@ pub(super) fn write_text(files: &dyn Files, path: &Path, text: impl AsRef<[u8]>)
         .map_err(|error| Error::io("write", path.display(), error))
 }
 
+/// Returns the lines after the first one, which must be `first`.
+pub(crate) fn lines_after<'a>(first: &str, text: &'a str) -> Option<std::str::Lines<'a>> {
+    let mut lines = text.lines();
+    (lines.next()? == first).then_some(lines)
+}
+
 /// Returns the text before the checksum in the last line, if the checksum is right.
 fn checked(text: &str) -> Option<&str> {
     let (text, digits) = text.strip_suffix('\n')?.rsplit_once("crc=")?;
@@ -276,10 +289,7 @@ pub fn reprint_state(text: &str) -> Option<String> {
 }
 
 fn parse(text: &str) -> Option<Identity> {
-    let mut lines = text.lines();
-    if lines.next()? != FIRST_LINE {
-        return None;
-    }
+    let mut lines = lines_after(FIRST_LINE, text)?;
     let mut field = |name: &str| -> Option<String> {
         lines.next()?.strip_prefix(name)?.strip_prefix('=').map(str::to_owned)
     };
@@ -294,11 +304,6 @@ fn parse(text: &str) -> Option<Identity> {
 /// Returns the identity of a new source on this host.
 pub(crate) fn new_source(clock: &dyn Clock) -> SourceIdentity {
     SourceIdentity { id: random_bytes(clock), host: host(), since: clock.now() }
-}
-
-/// Returns the name of this host.
-pub(crate) fn host() -> String {
-    rustix::system::uname().nodename().to_string_lossy().into_owned()
 }
 
 #[cfg(test)]

@@ -114,7 +114,7 @@ impl SteppedProtection {
 
     /// Does what [`Protection::resync`](super::Protection::resync) does.
     pub fn resync(&self) -> Result<()> {
-        self.shared.request_resync()
+        self.shared.require_resync(crate::event::Cause::Requested)
     }
 
     /// Does what [`Protection::commit_failover`](super::Protection::commit_failover) does.

@@ -10,16 +10,15 @@
 //!
 //! Behaviour on failure: a damaged file counts as none.
 
-use std::path::PathBuf;
-
 use super::clean_stop::is_sampled_alike;
 use super::disk_names::names_in;
-use super::state::StateDirectory;
+use super::state::{StateDirectory, lines_after};
 use crate::capture::CleanStop;
 use crate::device::{BlockDevice, Witness, Writes};
 use crate::error::{Error, ErrorKind, Result};
 use crate::units::Sequence;
 
+const FILE: &str = "witness";
 const FIRST_LINE: &str = "hrl witness 1";
 
 /// The moment at which a disk was left.
@@ -65,7 +64,7 @@ pub(crate) struct OtherDisk {
 impl<'a> Seen<'a> {
     /// Looks at the disk, and at what the state directory knows of it.
     pub(crate) fn of(state: &StateDirectory, device: &'a dyn BlockDevice) -> Result<Self> {
-        let known = match state.read_text(&path_of(state), "the witness of a disk", parse) {
+        let known = match state.read_text(&state.file(FILE), "the witness of a disk", parse) {
             Err(error) if error.kind() == ErrorKind::Corrupt => Known::default(),
             other => other?.unwrap_or_default(),
         };
@@ -179,7 +178,7 @@ pub(crate) fn unleave(state: &StateDirectory, device: &dyn BlockDevice) -> Resul
 
 /// Forgets the disk, durably: another one takes its place.
 pub(crate) fn forget(state: &StateDirectory) -> Result<()> {
-    state.remove_durably(&path_of(state))
+    state.remove_durably(&state.file(FILE))
 }
 
 fn touched(before: &str, now: &Writes) -> Option<String> {
@@ -209,13 +208,9 @@ fn kind(id: &str) -> Option<&str> {
     id.split(' ').next()
 }
 
-fn path_of(state: &StateDirectory) -> PathBuf {
-    state.path().join("witness")
-}
-
 fn write(state: &StateDirectory, now: &Witness, left: Option<Left>) -> Result<()> {
     let known = Known { id: now.id.clone(), place: now.place.clone(), left };
-    state.write_text(&path_of(state), print(&known))
+    state.write_text(&state.file(FILE), print(&known))
 }
 
 fn print(known: &Known) -> String {
@@ -249,10 +244,7 @@ pub fn reprint_witness(text: &str) -> Option<String> {
 }
 
 fn parse(text: &str) -> Option<Known> {
-    let mut lines = text.lines();
-    if lines.next()? != FIRST_LINE {
-        return None;
-    }
+    let mut lines = lines_after(FIRST_LINE, text)?;
     let filled = |value: &str| Some(value.to_owned()).filter(|value| !value.is_empty());
     let id = filled(lines.next()?.strip_prefix("id=")?);
     let place = filled(lines.next()?.strip_prefix("place=")?);
@@ -381,7 +373,7 @@ mod tests {
         let seen = Seen::of(&state, &disk).expect("look");
         assert_eq!(seen.touched(3, &stop).expect("read"), None);
         assert!(seen.touched(4, &stop).expect("read").is_some());
-        std::fs::write(path_of(&state), "damaged").expect("write");
+        std::fs::write(state.file(FILE), "damaged").expect("write");
         let seen = Seen::of(&state, &disk).expect("look");
         assert!(seen.touched(3, &stop).expect("read").is_some());
     }

@@ -32,8 +32,10 @@
 use std::path::{Path, PathBuf};
 
 use super::region::RegionRange;
-use crate::device::{Files, MappedBytes, SystemFiles, replace_file};
+use crate::bytes::{Reader, Writer};
+use crate::device::{Files, MappedBytes, replace_file};
 use crate::error::{Error, ErrorKind, Result};
+use crate::macros::shown;
 use crate::units::{Sequence, Timestamp, VolumeId};
 
 const MAGIC: &[u8; 8] = b"HRLDIRTY";
@@ -92,19 +94,9 @@ pub struct DirtyMap {
 }
 
 impl DirtyMap {
-    /// Creates the file with every region dirty or none, and syncs it and its directory.
-    pub fn create(path: &Path, params: DirtyMapParams, dirty: bool) -> Result<Self> {
-        Self::create_in(&SystemFiles, path, params, dirty)
-    }
-
-    /// Opens the file and returns how the last session ended. `Corrupt` if header or size are
-    /// wrong: then nothing is known about the disk.
-    pub fn open(path: &Path) -> Result<(Self, LastSession)> {
-        Self::open_in(&SystemFiles, path)
-    }
-
-    /// Creates the file among `files`, as [`DirtyMap::create`] does.
-    pub(crate) fn create_in(
+    /// Creates the file among `files`, with every region dirty or none, and syncs it and its
+    /// directory.
+    pub fn create(
         files: &dyn Files,
         path: &Path,
         params: DirtyMapParams,
@@ -124,12 +116,13 @@ impl DirtyMap {
         let content = std::iter::once(header.to_vec()).chain(pieces);
         replace_file(files, path, &path.with_extension("new"), content)
             .map_err(|error| Error::io("create dirty map", path.display(), error))?;
-        let (map, _) = Self::open_in(files, path)?;
+        let (map, _) = Self::open(files, path)?;
         Ok(map)
     }
 
-    /// Opens the file among `files`, as [`DirtyMap::open`] does.
-    pub(crate) fn open_in(files: &dyn Files, path: &Path) -> Result<(Self, LastSession)> {
+    /// Opens the file among `files`, and returns how the last session ended. `Corrupt` if header or
+    /// size are wrong: then nothing is known about the disk.
+    pub fn open(files: &dyn Files, path: &Path) -> Result<(Self, LastSession)> {
         let map = files
             .map_mut(path)
             .map_err(|error| Error::io("open dirty map", path.display(), error))?;
@@ -183,14 +176,9 @@ impl DirtyMap {
         self.generation
     }
 
-    /// Begins a session, durably. A stop without [`DirtyMap::end_session`] now counts as a crash.
-    /// All bits are durable too, whether or not earlier syncs of the file succeeded.
-    pub fn begin_session(&mut self) -> Result<()> {
-        self.begin_session_in(&SystemFiles)
-    }
-
-    /// Begins a session among `files`, as [`DirtyMap::begin_session`] does.
-    pub(crate) fn begin_session_in(&mut self, files: &dyn Files) -> Result<()> {
+    /// Begins a session among `files`, durably. A stop without [`DirtyMap::end_session`] now counts
+    /// as a crash. All bits are durable too, whether or not earlier syncs of the file succeeded.
+    pub fn begin_session(&mut self, files: &dyn Files) -> Result<()> {
         self.generation = self.generation.wrapping_add(1);
         let header = encode_header(&self.params, self.generation, None);
         let pieces = [&header, &self.map.bytes()[HEADER_BYTES..]];
@@ -293,11 +281,7 @@ impl DirtyMap {
     }
 }
 
-impl std::fmt::Debug for DirtyMap {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "DirtyMap({})", self.path.display())
-    }
-}
+shown!(DirtyMap, value => value.path.display());
 
 /// Corrects the checksums of a dirty map's file that was altered. Feature `testing`.
 #[cfg(any(test, feature = "testing"))]
@@ -383,72 +367,61 @@ fn encode_header(
     generation: u64,
     stop: Option<CleanStop>,
 ) -> [u8; HEADER_BYTES] {
-    let mut header = [0; HEADER_BYTES];
-    header[..8].copy_from_slice(MAGIC);
-    header[8..12].copy_from_slice(&VERSION.to_le_bytes());
+    let mut out = Vec::with_capacity(HEADER_BYTES);
     let state = if stop.is_some() { STATE_CLEAN } else { STATE_IN_USE };
-    header[12..16].copy_from_slice(&state.to_le_bytes());
-    header[16..32].copy_from_slice(&params.volume.0);
-    header[32..40].copy_from_slice(&params.device_bytes.to_le_bytes());
-    header[40..48].copy_from_slice(&params.region_bytes.to_le_bytes());
-    header[48..56].copy_from_slice(&generation.to_le_bytes());
+    out.put_bytes(MAGIC).put_u32_le(VERSION).put_u32_le(state).put_bytes(&params.volume.0);
+    out.put_u64_le(params.device_bytes).put_u64_le(params.region_bytes).put_u64_le(generation);
     if let Some(stop) = stop {
-        header[56..64].copy_from_slice(&stop.last_sequence.0.to_le_bytes());
-        header[64..72].copy_from_slice(&stop.modified.map_or(0, |time| time.0).to_le_bytes());
-        header[72..104].copy_from_slice(&stop.sample);
+        let modified = stop.modified.map_or(0, |time| time.0);
+        out.put_u64_le(stop.last_sequence.0).put_i64_le(modified).put_bytes(&stop.sample);
     }
-    let crc = crc32fast::hash(&header[..CHECKED_BYTES]);
-    header[CHECKED_BYTES..512].copy_from_slice(&crc.to_le_bytes());
-    header
+    out.put_zeroes(CHECKED_BYTES - out.len()).put_crc32_le();
+    out.put_zeroes(HEADER_BYTES - out.len());
+    out.try_into().expect("filled up to its size")
 }
 
 fn decode_header(
     header: &[u8; HEADER_BYTES],
     path: &Path,
 ) -> Result<(DirtyMapParams, u64, LastSession)> {
-    let u32_at = |at: usize| u32::from_le_bytes(header[at..at + 4].try_into().expect("4 bytes"));
-    let u64_at = |at: usize| u64::from_le_bytes(header[at..at + 8].try_into().expect("8 bytes"));
-    if &header[..8] != MAGIC {
-        return Err(corrupt(path, 0, "magic HRLDIRTY", format!("{:02x?}", &header[..8])));
+    let object = path.display().to_string();
+    let reader = || Reader::new(header, "open dirty map", &object);
+    let mut whole = reader();
+    whole.magic(MAGIC)?;
+    whole.take(CHECKED_BYTES - MAGIC.len())?;
+    whole.crc32_le()?;
+    let mut from = reader();
+    from.take(MAGIC.len())?;
+    let version = from.u32_le()?;
+    if version != VERSION {
+        // The bits of an older layout are not used: the whole disk is read again.
+        let is_older = version < VERSION;
+        let kind = if is_older { ErrorKind::Corrupt } else { ErrorKind::Unsupported };
+        return Err(from.failing_as(kind).invalid(format_args!("version {VERSION}"), version));
     }
-    let crc = crc32fast::hash(&header[..CHECKED_BYTES]);
-    if crc != u32_at(CHECKED_BYTES) {
-        let found = format!("{:#010x}", u32_at(CHECKED_BYTES));
-        return Err(corrupt(path, CHECKED_BYTES as u64, &format!("checksum {crc:#010x}"), found));
-    }
-    // The bits of an older layout are not used: the whole disk is read again.
-    if u32_at(8) < VERSION {
-        return Err(corrupt(path, 8, &format!("version {VERSION}"), u32_at(8).to_string()));
-    }
-    if u32_at(8) != VERSION {
-        return Err(Error::new(ErrorKind::Unsupported, "open dirty map", path.display())
-            .at(8)
-            .expected(format_args!("version {VERSION}"))
-            .found(u32_at(8)));
+    let state = from.u32_le()?;
+    if state != STATE_IN_USE && state != STATE_CLEAN {
+        return Err(from.invalid("state 1 or 2", state));
     }
     let params = DirtyMapParams {
-        volume: VolumeId(header[16..32].try_into().expect("16 bytes")),
-        device_bytes: u64_at(32),
-        region_bytes: u64_at(40),
+        volume: VolumeId(from.array()?),
+        device_bytes: from.u64_le()?,
+        region_bytes: from.u64_le()?,
     };
-    let state = match u32_at(12) {
-        STATE_IN_USE => LastSession::InUse,
-        STATE_CLEAN => LastSession::Clean(CleanStop {
-            last_sequence: Sequence(u64_at(56)),
-            modified: match u64_at(64).cast_signed() {
-                0 => None,
-                time => Some(Timestamp(time)),
-            },
-            sample: header[72..104].try_into().expect("32 bytes"),
-        }),
-        other => return Err(corrupt(path, 12, "state 1 or 2", other.to_string())),
+    let generation = from.u64_le()?;
+    let stop = CleanStop {
+        last_sequence: Sequence(from.u64_le()?),
+        modified: Some(from.i64_le()?).filter(|time| *time != 0).map(Timestamp),
+        sample: from.array()?,
     };
-    Ok((params, u64_at(48), state))
+    let ended = if state == STATE_CLEAN { LastSession::Clean(stop) } else { LastSession::InUse };
+    Ok((params, generation, ended))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::device::SystemFiles;
 
     const PARAMS: DirtyMapParams = DirtyMapParams {
         volume: VolumeId([7; 16]),
@@ -464,13 +437,13 @@ mod tests {
     fn promise_4_dirty_regions_survive_and_a_stop_without_an_end_counts_as_a_crash() {
         let directory = tempfile::tempdir().expect("temporary directory");
         let path = directory.path().join("dirty");
-        let mut map = DirtyMap::create(&path, PARAMS, false).expect("create");
-        map.begin_session().expect("begin");
+        let mut map = DirtyMap::create(&SystemFiles, &path, PARAMS, false).expect("create");
+        map.begin_session(&SystemFiles).expect("begin");
         map.set_dirty(&[range(3, 3), range(8, 31), range(99, 99)]).expect("set dirty");
         map.clear(&[range(10, 12)]).expect("clear");
         assert!(map.set_dirty(&[range(100, 100)]).is_err());
         drop(map);
-        let (mut map, state) = DirtyMap::open(&path).expect("open");
+        let (mut map, state) = DirtyMap::open(&SystemFiles, &path).expect("open");
         assert_eq!(state, LastSession::InUse);
         assert_eq!(map.dirty_regions(), [range(3, 3), range(8, 9), range(13, 31), range(99, 99)]);
         assert_eq!((*map.params(), map.generation()), (PARAMS, 1));
@@ -478,22 +451,22 @@ mod tests {
             CleanStop { last_sequence: Sequence(9), modified: Some(Timestamp(5)), sample: [1; 32] };
         map.end_session(stop).expect("end");
         drop(map);
-        assert_eq!(DirtyMap::open(&path).expect("open").1, LastSession::Clean(stop));
+        assert_eq!(DirtyMap::open(&SystemFiles, &path).expect("open").1, LastSession::Clean(stop));
     }
 
     #[test]
     fn promise_4_a_session_begins_with_a_new_file_and_all_dirty_regions() {
         let directory = tempfile::tempdir().expect("temporary directory");
         let path = directory.path().join("dirty");
-        let mut before = DirtyMap::create(&path, PARAMS, false).expect("create");
-        before.begin_session().expect("begin");
+        let mut before = DirtyMap::create(&SystemFiles, &path, PARAMS, false).expect("create");
+        before.begin_session(&SystemFiles).expect("begin");
         before.set_dirty(&[range(3, 4)]).expect("set dirty");
-        let (mut map, _) = DirtyMap::open(&path).expect("open");
-        map.begin_session().expect("begin");
+        let (mut map, _) = DirtyMap::open(&SystemFiles, &path).expect("open");
+        map.begin_session(&SystemFiles).expect("begin");
         before.set_dirty(&[range(50, 50)]).expect("set dirty");
         map.set_dirty(&[range(70, 70)]).expect("set dirty");
         drop((before, map));
-        let (map, state) = DirtyMap::open(&path).expect("open");
+        let (map, state) = DirtyMap::open(&SystemFiles, &path).expect("open");
         assert_eq!(map.dirty_regions(), [range(3, 4), range(70, 70)]);
         assert_eq!((state, map.generation()), (LastSession::InUse, 2));
     }
@@ -502,13 +475,13 @@ mod tests {
     fn promise_11_the_last_generation_is_followed_by_the_first() {
         let directory = tempfile::tempdir().expect("temporary directory");
         let path = directory.path().join("dirty");
-        drop(DirtyMap::create(&path, PARAMS, true).expect("create"));
+        drop(DirtyMap::create(&SystemFiles, &path, PARAMS, true).expect("create"));
         let mut bytes = std::fs::read(&path).expect("read");
         bytes[48..56].fill(0xff);
         mend_dirty_map(&mut bytes);
         std::fs::write(&path, &bytes).expect("write");
-        let (mut map, _) = DirtyMap::open(&path).expect("open");
-        map.begin_session().expect("begin");
+        let (mut map, _) = DirtyMap::open(&SystemFiles, &path).expect("open");
+        map.begin_session(&SystemFiles).expect("begin");
         assert_eq!(map.generation(), 0);
     }
 
@@ -516,18 +489,21 @@ mod tests {
     fn promise_11_every_flipped_bit_of_the_header_is_noticed() {
         let directory = tempfile::tempdir().expect("temporary directory");
         let path = directory.path().join("dirty");
-        drop(DirtyMap::create(&path, PARAMS, true).expect("create"));
+        drop(DirtyMap::create(&SystemFiles, &path, PARAMS, true).expect("create"));
         let good = std::fs::read(&path).expect("read");
         for bit in 0..512 * 8 {
             let mut bad = good.clone();
             bad[bit / 8] ^= 1 << (bit % 8);
             std::fs::write(&path, &bad).expect("write");
-            let error = DirtyMap::open(&path).expect_err("a flipped bit is noticed");
+            let error = DirtyMap::open(&SystemFiles, &path).expect_err("a flipped bit is noticed");
             assert!(error.to_string().contains("dirty"), "{error}");
         }
         for length in [0, 100, 4096, good.len() - 1] {
             std::fs::write(&path, &good[..length]).expect("write");
-            assert_eq!(DirtyMap::open(&path).expect_err("truncated").kind(), ErrorKind::Corrupt);
+            assert_eq!(
+                DirtyMap::open(&SystemFiles, &path).expect_err("truncated").kind(),
+                ErrorKind::Corrupt
+            );
         }
     }
 
@@ -536,13 +512,13 @@ mod tests {
         let directory = tempfile::tempdir().expect("temporary directory");
         let path = directory.path().join("dirty");
         let params = DirtyMapParams { device_bytes: 10_000 << 20, ..PARAMS };
-        let mut map = DirtyMap::create(&path, params, false).expect("create");
+        let mut map = DirtyMap::create(&SystemFiles, &path, params, false).expect("create");
         map.set_dirty(&[range(3, 3), range(4060, 4070), range(9000, 9000)]).expect("set dirty");
         drop(map);
         let good = std::fs::read(&path).expect("read");
         let found = |bytes: &[u8]| {
             std::fs::write(&path, bytes).expect("write");
-            DirtyMap::open(&path).expect("open").0.dirty_regions()
+            DirtyMap::open(&SystemFiles, &path).expect("open").0.dirty_regions()
         };
         let all = [range(3, 3), range(4060, 4070), range(9000, 9000)];
         assert_eq!(found(&good), all);

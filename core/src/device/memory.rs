@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use super::{Allocation, BlockDevice, Discarded, Durability, Unmap};
 use crate::error::Result;
 use crate::extent::Extent;
-use crate::sync::lock::{RwLock, RwLockReadGuard, RwLockWriteGuard};
+use crate::sync::lock::RwLock;
 
 const CHUNK_BYTES: u64 = 64 << 10;
 /// Number of locks that the chunks are spread over.
@@ -29,14 +29,8 @@ impl MemoryDevice {
         extent.check_within(self.size_bytes, operation, "memory device")
     }
 
-    fn shared(&self, chunk: u64) -> RwLockReadGuard<'_, Chunks> {
-        let stripe = &self.stripes[(chunk % STRIPES) as usize];
-        stripe.read()
-    }
-
-    fn exclusive(&self, chunk: u64) -> RwLockWriteGuard<'_, Chunks> {
-        let stripe = &self.stripes[(chunk % STRIPES) as usize];
-        stripe.write()
+    fn stripe(&self, chunk: u64) -> &RwLock<Chunks> {
+        &self.stripes[(chunk % STRIPES) as usize]
     }
 }
 
@@ -74,7 +68,7 @@ impl BlockDevice for MemoryDevice {
         let mut rest = buffer;
         for (chunk, within, length) in parts(extent) {
             let (piece, after) = rest.split_at_mut(length);
-            match self.shared(chunk).get(&chunk) {
+            match self.stripe(chunk).read().get(&chunk) {
                 Some(bytes) => piece.copy_from_slice(&bytes[within..within + length]),
                 None => piece.fill(0),
             }
@@ -89,7 +83,8 @@ impl BlockDevice for MemoryDevice {
         let mut rest = data;
         for (chunk, within, length) in parts(extent) {
             let (piece, after) = rest.split_at(length);
-            self.exclusive(chunk)
+            self.stripe(chunk)
+                .write()
                 .entry(chunk)
                 .or_insert_with(|| vec![0; CHUNK_BYTES as usize].into())[within..within + length]
                 .copy_from_slice(piece);
@@ -101,7 +96,7 @@ impl BlockDevice for MemoryDevice {
     fn zero(&self, extent: Extent, _unmap: Unmap, _durability: Durability) -> Result<()> {
         self.check(extent, "zero")?;
         for (chunk, within, length) in parts(extent) {
-            let mut chunks = self.exclusive(chunk);
+            let mut chunks = self.stripe(chunk).write();
             if length as u64 == CHUNK_BYTES {
                 chunks.remove(&chunk);
             } else if let Some(bytes) = chunks.get_mut(&chunk) {
@@ -125,14 +120,9 @@ impl BlockDevice for MemoryDevice {
         let mut runs: Vec<Allocation> = Vec::new();
         let mut at = extent.offset;
         for (chunk, _, length) in parts(extent) {
-            let allocated = self.shared(chunk).contains_key(&chunk);
-            match runs.last_mut() {
-                Some(run) if run.allocated == allocated => run.extent.length += length as u64,
-                _ => runs.push(Allocation {
-                    extent: Extent { offset: at, length: length as u64 },
-                    allocated,
-                }),
-            }
+            let allocated = self.stripe(chunk).read().contains_key(&chunk);
+            let extent = Extent { offset: at, length: length as u64 };
+            Allocation { extent, allocated }.add_to(&mut runs);
             at += length as u64;
         }
         Ok(runs)

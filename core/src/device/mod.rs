@@ -70,6 +70,19 @@ pub struct Allocation {
     pub allocated: bool,
 }
 
+impl Allocation {
+    /// Adds a run to others, joined with the last one if that is of the same kind.
+    pub(crate) fn add_to(self, runs: &mut Vec<Self>) {
+        match runs.last_mut() {
+            _ if self.extent.is_empty() => {}
+            Some(last) if last.allocated == self.allocated => {
+                last.extent.length += self.extent.length;
+            }
+            _ => runs.push(self),
+        }
+    }
+}
+
 /// A file descriptor that a caller's own io_uring may read and write directly.
 ///
 /// Flush only by [`BlockDevice::flush`]: if two flushes of one file run at once, the kernel reports
@@ -90,6 +103,25 @@ pub enum Operation<'a> {
     Read(u64, &'a mut [u8]),
     /// Write the slice at the offset.
     Write(u64, &'a [u8]),
+}
+
+impl Operation<'_> {
+    /// Returns the bytes of the device that it is about.
+    pub(crate) fn extent(&self) -> Extent {
+        let (offset, length) = match self {
+            Self::Read(offset, buffer) => (*offset, buffer.len()),
+            Self::Write(offset, data) => (*offset, data.len()),
+        };
+        Extent { offset, length: length as u64 }
+    }
+
+    /// Runs it alone.
+    pub(crate) fn run<D: BlockDevice + ?Sized>(&mut self, device: &D) -> Result<()> {
+        match self {
+            Self::Read(offset, buffer) => device.read(*offset, buffer),
+            Self::Write(offset, data) => device.write(*offset, data, Durability::Cached),
+        }
+    }
 }
 
 /// A disk.
@@ -139,13 +171,7 @@ pub trait BlockDevice: Send + Sync {
     }
     /// Runs requests, in any order or at once; returns one result for each. Default: one by one.
     fn batch(&self, operations: &mut [Operation<'_>]) -> Vec<Result<()>> {
-        operations
-            .iter_mut()
-            .map(|operation| match operation {
-                Operation::Read(offset, buffer) => self.read(*offset, buffer),
-                Operation::Write(offset, data) => self.write(*offset, data, Durability::Cached),
-            })
-            .collect()
+        operations.iter_mut().map(|operation| operation.run(self)).collect()
     }
     /// Returns a descriptor for the caller's own ring, if the device is a file or block device that
     /// is not poisoned. Call it again for each request. Default: `None`.

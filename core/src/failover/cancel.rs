@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use super::request::{asked_for, of_request, request_path};
+use super::request::{self, asked_for};
 use crate::agent::provisional::Provisional;
 use crate::agent::state::StateDirectory;
 use crate::clock::Clock;
@@ -32,7 +32,7 @@ pub fn abandon(vault: &Vault, volume: &str, clock: &dyn Clock) -> Result<Option<
     let Some(step) = lifecycle.current().filter(|_| lifecycle.stage().is_open()).cloned() else {
         return Ok(None);
     };
-    replica.record_step(&of_request(StepKind::Cancel, step.failover, String::new(), clock))?;
+    replica.catalog_mut().record_step(&Step::new(StepKind::Cancel, step.failover, clock))?;
     Ok(Some(step))
 }
 
@@ -72,9 +72,8 @@ fn take_back_request(
 ) -> Result<()> {
     let Some(failover) = asked_for(state)? else { return Ok(()) };
     let mut replica = vault.replica(volume)?;
-    let step = of_request(StepKind::Cancel, failover, String::new(), clock);
-    record_cancel(&mut replica, &step)?;
-    state.remove_durably(&request_path(state))
+    record_cancel(&mut replica, &Step::new(StepKind::Cancel, failover, clock))?;
+    state.remove_durably(&state.file(request::FILE))
 }
 
 /// Records in the catalog that a failover is cancelled, even if the catalog lacks its start.
@@ -82,7 +81,7 @@ fn take_back_request(
 /// A put whose answer was lost may arrive late. Without the record, it would leave a failover under
 /// way that nobody continues. If another failover is under way, nothing needs to be recorded.
 fn record_cancel(replica: &mut Replica, step: &Step) -> Result<()> {
-    match replica.record_step(step) {
+    match replica.catalog_mut().record_step(step) {
         Err(error) if error.kind() == ErrorKind::Fenced => Ok(()),
         result => result,
     }

@@ -171,7 +171,7 @@ fn dirty(
     if !state.files().exists(&path) {
         return Ok(Err("its dirty map is missing".to_owned()));
     }
-    let (map, found) = match DirtyMap::open_in(&**state.files(), &path) {
+    let (map, found) = match DirtyMap::open(&**state.files(), &path) {
         Ok(opened) => opened,
         Err(error) if error.kind() == ErrorKind::Corrupt => {
             return Ok(Err("its dirty map is damaged".to_owned()));

@@ -9,7 +9,7 @@
 //!
 //! Behaviour on failure: the next run writes the listed extents again.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,7 +20,7 @@ use super::keep::Old;
 use super::prepare::{prepare, take_identity};
 use super::request::{Wait, by_sleeping, request, requested_id};
 use crate::agent::provisional::Provisional;
-use crate::agent::state::{StateDirectory, host};
+use crate::agent::state::{StateDirectory, lines_after};
 use crate::agent::witness::{self, Moment, Seen};
 use crate::agent::{Protection, ProtectionOptions, check_applications};
 use crate::clock::Clock;
@@ -34,6 +34,7 @@ use crate::replica::{At, Progress, Replica, ViewOptions, is_zero};
 use crate::units::{Epoch, PointId, Sequence};
 use crate::vault::{Step, StepKind, Vault};
 
+const FILE: &str = "follow";
 const FIRST_LINE: &str = "hrl follow 1";
 /// Bytes read and written at once.
 const CHUNK_BYTES: u64 = 1 << 20;
@@ -171,23 +172,15 @@ impl Follower {
         let total = all.total_bytes();
         let mut done = 0;
         let mut buffer = vec![0; CHUNK_BYTES as usize];
-        for extent in all.iter() {
-            let mut offset = extent.offset;
-            while offset < extent.end() {
-                let length = CHUNK_BYTES.min(extent.end() - offset);
-                let chunk = &mut buffer[..length as usize];
-                view.read(offset, chunk)?;
-                put(&*self.disk, offset, chunk)?;
-                offset += length;
-                done += length;
-                if !progress(done, total) {
-                    return Err(Error::new(
-                        ErrorKind::Unavailable,
-                        "follow",
-                        &self.replica.info().name,
-                    )
+        for Extent { offset, length } in all.iter().flat_map(|extent| extent.chunks(CHUNK_BYTES)) {
+            let chunk = &mut buffer[..length as usize];
+            view.read(offset, chunk)?;
+            put(&*self.disk, offset, chunk)?;
+            done += length;
+            if !progress(done, total) {
+                let name = &self.replica.info().name;
+                return Err(Error::new(ErrorKind::Unavailable, "follow", name)
                     .message("the caller stopped it; the next run goes on"));
-                }
             }
         }
         self.disk.flush()?;
@@ -201,15 +194,14 @@ impl Follower {
         let Some(current) = lifecycle.current().cloned() else { return Ok(()) };
         let shown = chosen(&self.replica, self.known.at);
         let step = Step {
-            kind: StepKind::Reprotect,
-            time: self.clock.now(),
-            host: host(),
             at: shown.sequence,
             point: shown.point,
             at_time: shown.time,
-            ..current
+            epoch: current.epoch,
+            note: current.note,
+            ..Step::new(StepKind::Reprotect, current.failover, &*self.clock)
         };
-        self.replica.record_step(&step)
+        self.replica.catalog_mut().record_step(&step)
     }
 
     /// Takes the volume home: catches up while it is in use, asks the source to hand it over,
@@ -290,8 +282,8 @@ impl Follower {
             &*self.clock,
         )?;
         take_identity(&self.state, &self.replica, &under_way)?;
-        self.replica.record_step(&under_way.step(StepKind::Start, &*self.clock))?;
-        self.state.remove(&path_of(&self.state))?;
+        self.replica.catalog_mut().record_step(&under_way.step(StepKind::Start, &*self.clock))?;
+        self.state.remove(&self.state.file(FILE))?;
         self.state.sync_names()
     }
 
@@ -388,12 +380,8 @@ fn put(disk: &dyn BlockDevice, offset: u64, chunk: &[u8]) -> Result<()> {
     Ok(())
 }
 
-fn path_of(state: &StateDirectory) -> PathBuf {
-    state.path().join("follow")
-}
-
 fn write(state: &StateDirectory, known: &Divergence) -> Result<()> {
-    state.write_text(&path_of(state), print(known))
+    state.write_text(&state.file(FILE), print(known))
 }
 
 fn print(known: &Divergence) -> String {
@@ -417,14 +405,11 @@ pub fn reprint_follow(text: &str) -> Option<String> {
 }
 
 fn read(state: &StateDirectory) -> Result<Option<Divergence>> {
-    state.read_text(&path_of(state), "a recovery state and where the disk differs from it", parse)
+    state.read_text(&state.file(FILE), "a recovery state and where the disk differs from it", parse)
 }
 
 fn parse(text: &str) -> Option<Divergence> {
-    let mut lines = text.lines();
-    if lines.next()? != FIRST_LINE {
-        return None;
-    }
+    let mut lines = lines_after(FIRST_LINE, text)?;
     let mut field = |name: &str| lines.next()?.strip_prefix(name)?.strip_prefix('=');
     let epoch = Epoch(field("epoch")?.parse().ok()?);
     let at = Sequence(field("at")?.parse().ok()?);

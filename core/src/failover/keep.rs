@@ -63,20 +63,15 @@ pub(super) fn journal_difference(
         any: false,
     };
     let (mut ours, mut theirs) = (Vec::new(), Vec::new());
-    for extent in extents.iter() {
-        let mut offset = extent.offset;
-        while offset < extent.end() {
-            let length = (extent.end() - offset).min(RECORD_DATA_BYTES_MAX as u64);
-            ours.resize(length as usize, 0);
-            theirs.resize(length as usize, 0);
-            old.disk.read(offset, &mut ours)?;
-            view.read(offset, &mut theirs)?;
-            let differs = |at: usize, block: &[u8]| *block != theirs[at..at + block.len()];
-            for (run, _) in block_runs(&ours, BLOCK_BYTES, differs).filter(|(_, differs)| *differs)
-            {
-                journal.add(offset + run.start as u64, &ours[run])?;
-            }
-            offset += length;
+    let chunks = extents.iter().flat_map(|extent| extent.chunks(RECORD_DATA_BYTES_MAX as u64));
+    for Extent { offset, length } in chunks {
+        ours.resize(length as usize, 0);
+        theirs.resize(length as usize, 0);
+        old.disk.read(offset, &mut ours)?;
+        view.read(offset, &mut theirs)?;
+        let differs = |at: usize, block: &[u8]| *block != theirs[at..at + block.len()];
+        for (run, _) in block_runs(&ours, BLOCK_BYTES, differs).filter(|(_, differs)| *differs) {
+            journal.add(offset + run.start as u64, &ours[run])?;
         }
     }
     journal.end()

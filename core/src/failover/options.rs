@@ -10,6 +10,7 @@ use crate::clock::{Clock, SystemClock};
 use crate::device::{BlockDevice, Files, SystemFiles};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{EventSink, no_events};
+use crate::macros::setters;
 use crate::point::Quiesce;
 use crate::policy::Policy;
 use crate::replica::{At, Replica};
@@ -64,58 +65,36 @@ impl FailoverOptions {
         }
     }
 
-    /// Sets the recovery state to fail over to. A planned failover ignores it: the source chooses.
-    /// Default: [`At::NewestGood`].
-    pub fn at(mut self, at: At) -> Self {
-        self.at = at;
-        self
-    }
+    setters! {
+        /// Sets the recovery state to fail over to. A planned failover ignores it: the source chooses.
+        /// Default: [`At::NewestGood`].
+        at: At;
 
-    /// Asks the source to hand the volume over, so that nothing is lost, and waits up to `limit`
-    /// for it. Default: unplanned.
-    pub fn planned(mut self, limit: Duration) -> Self {
-        self.planned = Some(limit);
-        self
-    }
+        /// Asks the source to hand the volume over, so that nothing is lost, and waits up to `limit`
+        /// for it. Default: unplanned.
+        planned: Duration => Some;
 
-    /// Changes the recovery state of the failover under way in the state directory. What was
-    /// written since it began is dropped. Default: no, the failover goes on as it was.
-    pub fn change_point(mut self, yes: bool) -> Self {
-        self.change_point = yes;
-        self
-    }
+        /// Changes the recovery state of the failover under way in the state directory. What was
+        /// written since it began is dropped. Default: no, the failover goes on as it was.
+        change_point: bool;
 
-    /// Declares that the disk reads as zeroes, as a new sparse file does, so zeroes need not be
-    /// written. Default: no.
-    pub fn disk_reads_zero(mut self, yes: bool) -> Self {
-        self.disk_reads_zero = yes;
-        self
-    }
+        /// Declares that the disk reads as zeroes, as a new sparse file does, so zeroes need not be
+        /// written. Default: no.
+        disk_reads_zero: bool;
 
-    /// Sets the policy of the protection after the failover. Default: [`Policy::default`].
-    pub fn policy(mut self, policy: Policy) -> Self {
-        self.policy = policy;
-        self
-    }
+        /// Sets the policy of the protection after the failover. Default: [`Policy::default`].
+        policy: Policy;
 
-    /// Sets what is quiesced for application-consistent points after the failover, as
-    /// [`ProtectionOptions::applications`](crate::ProtectionOptions::applications) does. Default:
-    /// none.
-    pub fn applications(mut self, applications: Arc<dyn Quiesce>) -> Self {
-        self.applications = Some(applications);
-        self
-    }
+        /// Sets what is quiesced for application-consistent points after the failover, as
+        /// [`ProtectionOptions::applications`](crate::ProtectionOptions::applications) does. Default:
+        /// none.
+        applications: Arc<dyn Quiesce> => Some;
 
-    /// Sets where events go. Default: nowhere.
-    pub fn events(mut self, sink: EventSink) -> Self {
-        self.events = sink;
-        self
-    }
+        /// Sets where events go. Default: nowhere.
+        events: EventSink;
 
-    /// Sets the source of time and entropy. Default: the system's.
-    pub fn clock(mut self, clock: Arc<dyn Clock>) -> Self {
-        self.clock = clock;
-        self
+        /// Sets the source of time and entropy. Default: the system's.
+        clock: Arc<dyn Clock>;
     }
 
     /// Sets the files that the state directory is among. Default: the system's. Feature `testing`.

@@ -23,7 +23,7 @@ use crate::device::{BlockDevice, Files};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Event, EventKind, EventSink};
 use crate::replica::{Hydration, InstantDisk};
-use crate::sync::lock::{Condvar, Mutex, MutexGuard};
+use crate::sync::lock::{Condvar, Mutex};
 use crate::vault::Vault;
 
 const POLL: Duration = Duration::from_millis(20);
@@ -112,7 +112,7 @@ impl FailedOver {
     /// failure of the copy.
     pub fn wait_hydrated(&self, limit: Duration) -> Result<()> {
         let begun = self.clock.elapsed();
-        let mut outcome = self.copied.outcome();
+        let mut outcome = self.copied.outcome.lock();
         while !outcome.whole {
             if self.clock.elapsed().saturating_sub(begun) > limit {
                 let error = Error::new(ErrorKind::Unavailable, "copy", &self.volume)
@@ -123,7 +123,7 @@ impl FailedOver {
                     None => error,
                 });
             }
-            outcome = self.copied.wait(outcome);
+            outcome = self.copied.changed.wait_timeout(outcome, POLL).0;
         }
         Ok(())
     }
@@ -232,16 +232,8 @@ struct Outcome {
 }
 
 impl Copied {
-    fn outcome(&self) -> MutexGuard<'_, Outcome> {
-        self.outcome.lock()
-    }
-
-    fn wait<'a>(&self, outcome: MutexGuard<'a, Outcome>) -> MutexGuard<'a, Outcome> {
-        self.changed.wait_timeout(outcome, POLL).0
-    }
-
     fn end(&self, whole: bool) {
-        self.outcome().whole = whole;
+        self.outcome.lock().whole = whole;
         self.changed.notify_all();
     }
 }
@@ -303,7 +295,7 @@ impl Hydrator {
                     self.report(format!("copying the volume to {}: {error}", self.disk.name()));
                 }
                 self.reported = true;
-                self.copied.outcome().failure = Some(error);
+                self.copied.outcome.lock().failure = Some(error);
                 Some(RETRY)
             }
         }

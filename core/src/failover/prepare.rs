@@ -1,7 +1,7 @@
 //! Makes a state directory that of a failover, before the disk is served or taken home.
 
 use super::chosen::ChosenState;
-use super::request::request_path;
+use super::request;
 use crate::agent::provisional::{Provisional, cut};
 use crate::agent::state::{Identity, StateDirectory, new_source};
 use crate::agent::witness;
@@ -31,7 +31,7 @@ pub(super) fn prepare(
         witness::forget(state)?;
     }
     state.remove(&state.dirty_map())?;
-    DirtyMap::create_in(&**state.files(), &state.dirty_map(), params, false)?;
+    DirtyMap::create(&**state.files(), &state.dirty_map(), params, false)?;
     let cut = cut(state, replica, chosen.sequence, clock)?;
     let under_way = Provisional {
         failover,
@@ -44,7 +44,7 @@ pub(super) fn prepare(
         source: new_source(clock),
     };
     under_way.write(state)?;
-    state.remove(&request_path(state))?;
+    state.remove(&state.file(request::FILE))?;
     Ok(under_way)
 }
 

@@ -4,17 +4,18 @@
 //! `STATE/request` holds the identity of the failover. It is written before the catalog is, so
 //! after a crash the same request is repeated or taken back, and the source is never asked twice.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::agent::state::{StateDirectory, host};
+use crate::agent::state::StateDirectory;
 use crate::clock::{Clock, random_bytes};
 use crate::error::{Error, ErrorKind, Result};
 use crate::replica::Replica;
-use crate::units::{Epoch, PointId, Sequence, Timestamp};
+use crate::units::{PointId, Sequence};
 use crate::vault::{Step, StepKind, Vault};
 
+/// File of the state directory with the identity.
+pub(super) const FILE: &str = "request";
 const POLL: Duration = Duration::from_millis(200);
 
 /// Lets a time pass.
@@ -38,34 +39,14 @@ pub(super) fn requested_id(
         return Ok(id);
     }
     let id = PointId(random_bytes(clock));
-    state.write_text(&request_path(state), format!("{id}\n"))?;
+    state.write_text(&state.file(FILE), format!("{id}\n"))?;
     Ok(id)
 }
 
 /// Returns the identity of the failover that this directory asked for and that has not begun.
 pub(super) fn asked_for(state: &StateDirectory) -> Result<Option<PointId>> {
     let parse = |text: &str| Some(PointId::parse(text.trim()));
-    Ok(state.read_text(&request_path(state), "a failover", parse)?.flatten())
-}
-
-/// Returns a step of a planned failover that has no recovery state yet.
-pub(super) fn of_request(
-    kind: StepKind,
-    failover: PointId,
-    note: String,
-    clock: &dyn Clock,
-) -> Step {
-    Step {
-        kind,
-        failover,
-        time: clock.now(),
-        host: host(),
-        at: Sequence::ZERO,
-        point: None,
-        at_time: Timestamp(0),
-        epoch: Epoch(0),
-        note,
-    }
+    Ok(state.read_text(&state.file(FILE), "a failover", parse)?.flatten())
 }
 
 /// Asks the source to hand the volume over, and returns the sequence that it handed over at.
@@ -80,8 +61,7 @@ pub(super) fn request(
     wait: &Wait,
 ) -> Result<Sequence> {
     let name = replica.info().name.clone();
-    let step = |kind, note| of_request(kind, failover, note, clock);
-    replica.record_step(&step(StepKind::Request, String::new()))?;
+    replica.catalog_mut().record_step(&Step::new(StepKind::Request, failover, clock))?;
     let begun = clock.elapsed();
     loop {
         replica.refresh()?;
@@ -93,7 +73,9 @@ pub(super) fn request(
         }
         if clock.elapsed().saturating_sub(begun) >= limit {
             let reason = format!("the source did not hand over within {limit:?}");
-            replica.record_step(&step(StepKind::Cancel, reason.clone()))?;
+            let cancel = Step::new(StepKind::Cancel, failover, clock);
+            let cancel = Step { note: reason.clone(), ..cancel };
+            replica.catalog_mut().record_step(&cancel)?;
             return Err(Error::new(ErrorKind::Unavailable, "fail over as planned", &name)
                 .message(format_args!(
                     "{reason}; if the source is gone, fail over unplanned, to the newest point in the vault"
@@ -101,9 +83,4 @@ pub(super) fn request(
         }
         wait(POLL.min(limit));
     }
-}
-
-/// Returns the path of `STATE/request`.
-pub(super) fn request_path(state: &StateDirectory) -> PathBuf {
-    state.path().join("request")
 }

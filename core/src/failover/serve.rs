@@ -51,7 +51,7 @@ impl FailoverOptions {
         let begun = self.clock.elapsed();
         let state = StateDirectory::open(self.files.clone(), &self.state)?;
         let mut replica = self.vault.replica(&self.volume)?;
-        replica.end_gates()?;
+        replica.catalog_mut().end_gates()?;
         self.check_size(&replica)?;
         if let Some(known) = state.identity()? {
             known.check_volume(replica.info(), "fail over")?;
@@ -160,7 +160,7 @@ impl FailoverOptions {
             // Committed here or elsewhere: opening the protection finds out which.
             return Ok(());
         }
-        replica.record_step(&under_way.step(StepKind::Start, &*self.clock))
+        replica.catalog_mut().record_step(&under_way.step(StepKind::Start, &*self.clock))
     }
 
     /// Returns whether retention removed the recovery state before the catalog recorded the

@@ -3,12 +3,11 @@
 //! A test writes to the scratch device of an [`Overlay`](crate::replica::Overlay), while the
 //! protection of the volume goes on. Until the test ends, retention keeps its recovery state.
 
-use crate::agent::state::host;
 use crate::clock::{Clock, random_bytes};
 use crate::error::{Error, ErrorKind, Result};
 use crate::replica::{At, Replica};
 use crate::units::PointId;
-use crate::vault::{Step, StepKind, TestFailover};
+use crate::vault::{Step, StepKind, TestFailover, host};
 
 use super::chosen::chosen;
 
@@ -41,17 +40,14 @@ pub fn begin_test(
     }
     let chosen = chosen(replica, replica.resolve(at)?);
     let begin = Step {
-        kind: StepKind::TestBegin,
-        failover: PointId(random_bytes(clock)),
-        time: clock.now(),
-        host: host(),
         at: chosen.sequence,
         point: chosen.point,
         at_time: chosen.time,
         epoch: replica.catalog().epoch(),
         note: name.to_owned(),
+        ..Step::new(StepKind::TestBegin, PointId(random_bytes(clock)), clock)
     };
-    replica.record_step(&begin)?;
+    replica.catalog_mut().record_step(&begin)?;
     Ok(TestFailover { name: name.to_owned(), begin })
 }
 
@@ -59,5 +55,10 @@ pub fn begin_test(
 pub fn end_test(replica: &mut Replica, name: &str, clock: &dyn Clock) -> Result<()> {
     replica.refresh()?;
     let begin = replica.catalog().lifecycle().test(name)?.begin.clone();
-    replica.record_step(&Step { kind: StepKind::TestEnd, time: clock.now(), host: host(), ..begin })
+    replica.catalog_mut().record_step(&Step {
+        kind: StepKind::TestEnd,
+        time: clock.now(),
+        host: host(),
+        ..begin
+    })
 }

@@ -8,8 +8,6 @@
 //! generator. So the tag of a frame is computed from its content, and the key stream from the tag.
 //! Nonces of whole objects mix random bytes with what they encrypt. `wrapping` stores keys.
 
-use std::fmt;
-
 use chacha20::XChaCha20;
 use chacha20::cipher::{KeyIvInit, StreamCipher};
 use chacha20poly1305::ChaCha20Poly1305;
@@ -17,6 +15,7 @@ use chacha20poly1305::aead::{AeadInOut, KeyInit};
 
 use super::format::Aead;
 use crate::clock::{Clock, random_bytes};
+use crate::macros::shown;
 use crate::units::KeyId;
 
 const SEGMENT_CONTEXT: &str = "hrl 2026-11-21 segment key v1";
@@ -59,11 +58,7 @@ impl VolumeKey {
     }
 }
 
-impl fmt::Debug for VolumeKey {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "VolumeKey({})", self.id())
-    }
-}
+shown!(VolumeKey, value => value.id());
 
 /// Volume keys by id. An empty ring reads segments that are not encrypted.
 #[derive(Clone, Debug, Default)]

@@ -207,15 +207,13 @@ fn append_notes<S: SegmentSink>(
     writer: &mut SegmentWriter<S>,
 ) -> Result<Sequence> {
     for change in segments.iter().flat_map(|segment| &segment.summary().order_changes) {
-        let body = change.begin.map_or(Body::UnorderedEnd, Body::UnorderedBegin);
-        writer.append(&Record { sequence: change.sequence, time: change.time, body })?;
+        writer.append(&change.record())?;
     }
     let Some(last) = segments.last().map(|segment| segment.summary()) else {
         return Ok(Sequence::ZERO);
     };
     if let Some(mark) = last.marks.last().filter(|mark| mark.sequence == last.last_sequence) {
-        let body = Body::Mark(mark.mark.clone());
-        writer.append(&Record { sequence: mark.sequence, time: mark.time, body })?;
+        writer.append(&mark.record())?;
     }
     Ok(last.last_sequence)
 }

@@ -47,41 +47,28 @@ pub(crate) use writer::RECORD_EXTRA_BYTES_MAX;
 pub use writer::SegmentWriter;
 
 use crate::event::Cause;
+use crate::macros::{coded, named};
 use crate::policy::Compression;
 use crate::units::{ChainHash, Epoch, PointId, Sequence, Timestamp, VolumeId};
 use crate::{Extent, device::Discarded};
 
-/// What a recovery point promises.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum PointKind {
-    /// Crash-consistent: what a power failure would leave.
-    Crash,
-    /// Applications were quiesced and flushed.
-    App,
-    /// One cut across the volumes of a group, crash-consistent.
-    GroupCrash,
-    /// One cut across a group whose applications were quiesced.
-    GroupApp,
-    /// The application declared it at a transaction boundary of its own, without a freeze.
-    Declared,
-}
-
-impl PointKind {
-    /// Every kind. The code of a kind in the journal format is its place here, counted from 1.
-    pub const ALL: [Self; 5] =
-        [Self::Crash, Self::App, Self::GroupCrash, Self::GroupApp, Self::Declared];
-
-    /// Returns the stable lower-case name.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Crash => "crash",
-            Self::App => "app",
-            Self::GroupCrash => "group-crash",
-            Self::GroupApp => "group-app",
-            Self::Declared => "declared",
-        }
+named! {
+    /// What a recovery point promises.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+    pub enum PointKind {
+        /// Crash-consistent: what a power failure would leave.
+        Crash = "crash",
+        /// Applications were quiesced and flushed.
+        App = "app",
+        /// One cut across the volumes of a group, crash-consistent.
+        GroupCrash = "group-crash",
+        /// One cut across a group whose applications were quiesced.
+        GroupApp = "group-app",
+        /// The application declared it at a transaction boundary of its own, without a freeze.
+        Declared = "declared",
     }
 }
+coded!(pub(crate) PointKind);
 
 /// A recovery point in its place in the write order.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -160,17 +147,20 @@ pub struct Record<'a> {
     pub body: Body<'a>,
 }
 
-/// Kind of a segment.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum SegmentKind {
-    /// Records in write order.
-    Log,
-    /// Several logs folded into one: the last writer of each block, in disk order. Valid only as a
-    /// whole.
-    Merged,
-    /// The whole volume as of its last sequence, in disk order. Absent ranges read as zeroes.
-    Image,
+named! {
+    /// Kind of a segment.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+    pub enum SegmentKind {
+        /// Records in write order.
+        Log = "log",
+        /// Several logs folded into one: the last writer of each block, in disk order. Valid only
+        /// as a whole.
+        Merged = "merged",
+        /// The whole volume as of its last sequence, in disk order. Absent ranges read as zeroes.
+        Image = "image",
+    }
 }
+coded!(pub(crate) SegmentKind);
 
 /// Header of a new segment, and how it is written.
 #[derive(Clone, Debug)]
@@ -211,6 +201,12 @@ pub struct MarkEntry {
     pub mark: Mark,
 }
 
+impl MarkEntry {
+    fn record(&self) -> Record<'static> {
+        Record { sequence: self.sequence, time: self.time, body: Body::Mark(self.mark.clone()) }
+    }
+}
+
 /// Begin or end of an unordered interval.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct OrderChange {
@@ -220,6 +216,13 @@ pub struct OrderChange {
     pub time: Timestamp,
     /// The cause at a begin; `None` at an end.
     pub begin: Option<Cause>,
+}
+
+impl OrderChange {
+    fn record(&self) -> Record<'static> {
+        let body = self.begin.map_or(Body::UnorderedEnd, Body::UnorderedBegin);
+        Record { sequence: self.sequence, time: self.time, body }
+    }
 }
 
 /// What a closed segment contains, according to its footer and notes. Catalogs keep it.

@@ -15,6 +15,7 @@ use super::source::SegmentSource;
 use super::writer::summary_of;
 use super::{KeyRing, SegmentKind, SegmentParams, SegmentSummary};
 use crate::error::{Error, ErrorKind, Result};
+use crate::macros::shown;
 use crate::policy::Compression;
 use crate::sync::lock::Mutex;
 use crate::units::{ChainHash, KeyId, Sequence};
@@ -213,11 +214,7 @@ impl Segment {
     }
 }
 
-impl std::fmt::Debug for Segment {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Segment({})", self.name())
-    }
-}
+shown!(Segment, value => value.name());
 
 fn read_footer(source: &dyn SegmentSource, opener: &Opener, name: &str) -> Result<Footer> {
     let length = source.length();

@@ -16,7 +16,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::units::Sequence;
 
 /// What repair found.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RepairReport {
     /// Whole data frames.
     pub frames_kept: u64,
@@ -52,12 +52,7 @@ pub(crate) fn repair_source<S: SegmentSink>(
     keys: &KeyRing,
     clock: &dyn Clock,
 ) -> Result<(S, Option<SegmentSummary>, RepairReport)> {
-    let mut report = RepairReport {
-        frames_kept: 0,
-        records_kept: 0,
-        bytes_dropped: source.length(),
-        last_sequence: None,
-    };
+    let mut report = RepairReport { bytes_dropped: source.length(), ..RepairReport::default() };
     let (opener, header) = match Opener::open(source, keys) {
         Ok(opened) => opened,
         Err(error) if error.kind() == ErrorKind::Corrupt => return Ok((sink, None, report)),

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use crate::device::{Files, NewFile, SystemFiles};
 use crate::error::{Error, ErrorKind, Result};
+use crate::macros::shown;
 
 /// Takes the bytes of a segment, in order.
 pub trait SegmentSink {
@@ -79,11 +80,7 @@ impl SegmentSink for FileSink {
     }
 }
 
-impl std::fmt::Debug for FileSink {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "FileSink({})", self.path.display())
-    }
-}
+shown!(FileSink, value => value.path.display());
 
 #[cfg(test)]
 mod tests {

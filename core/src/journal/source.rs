@@ -27,17 +27,16 @@ pub trait SegmentSource: Send + Sync {
     fn forget(&self) {}
 }
 
-/// A segment in memory.
-#[derive(Clone, Debug)]
+/// A segment in memory, or in a file that is mapped.
 pub struct BytesSource {
     name: String,
-    bytes: Vec<u8>,
+    bytes: Box<dyn AsRef<[u8]> + Send + Sync>,
 }
 
 impl BytesSource {
     /// Makes a source over `bytes`.
     pub fn new(name: impl Into<String>, bytes: Vec<u8>) -> Self {
-        Self { name: name.into(), bytes }
+        Self { name: name.into(), bytes: Box::new(bytes) }
     }
 }
 
@@ -47,30 +46,13 @@ impl SegmentSource for BytesSource {
     }
 
     fn length(&self) -> u64 {
-        self.bytes.len() as u64
+        (*self.bytes).as_ref().len() as u64
     }
 
     fn read(&self, range: Range<u64>) -> Result<Cow<'_, [u8]>> {
-        slice(&self.bytes, range, &self.name).map(Cow::Borrowed)
-    }
-}
-
-struct MappedSource {
-    name: String,
-    map: Box<dyn AsRef<[u8]> + Send + Sync>,
-}
-
-impl SegmentSource for MappedSource {
-    fn name(&self) -> String {
-        self.name.clone()
-    }
-
-    fn length(&self) -> u64 {
-        (*self.map).as_ref().len() as u64
-    }
-
-    fn read(&self, range: Range<u64>) -> Result<Cow<'_, [u8]>> {
-        slice((*self.map).as_ref(), range, &self.name).map(Cow::Borrowed)
+        check_range(&range, self.length(), &self.name)?;
+        let bytes = (*self.bytes).as_ref();
+        Ok(Cow::Borrowed(&bytes[range.start as usize..range.end as usize]))
     }
 }
 
@@ -147,7 +129,7 @@ fn open_copied(name: String, path: &Path) -> Result<Box<dyn SegmentSource>> {
 /// Opens a file of a state directory, which nobody else changes, among these files. Reading copies
 /// nothing.
 pub(crate) fn open_mapped_in(files: &dyn Files, path: &Path) -> Result<Box<dyn SegmentSource>> {
-    Ok(Box::new(MappedSource { name: path.display().to_string(), map: files.map(path)? }))
+    Ok(Box::new(BytesSource { name: path.display().to_string(), bytes: files.map(path)? }))
 }
 
 /// Bytes at the end of an object that are read when it is opened. One request gets a small segment
@@ -253,11 +235,6 @@ fn get_exactly(store: &dyn Store, name: &str, range: Range<u64>) -> Result<Vec<u
             .found(bytes.len()));
     }
     Ok(bytes)
-}
-
-fn slice<'a>(bytes: &'a [u8], range: Range<u64>, name: &str) -> Result<&'a [u8]> {
-    check_range(&range, bytes.len() as u64, name)?;
-    Ok(&bytes[range.start as usize..range.end as usize])
 }
 
 fn check_range(range: &Range<u64>, length: u64, name: &str) -> Result<()> {

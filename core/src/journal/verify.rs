@@ -1,9 +1,9 @@
 //! Verifies one segment: everything that it says twice must agree.
 
-use super::format::{FOOTER_BYTES, FrameKind, HEADER_BYTES, IndexEntry, NOTES_RECORDS_MAX};
+use super::format::{FOOTER_BYTES, FrameKind, HEADER_BYTES, IndexEntry, NOTES_RECORDS_MAX, Notes};
 use super::frame::{Frame, misplaced};
 use super::index::last_writers;
-use super::{Body, MarkEntry, OrderChange, Segment, SegmentKind};
+use super::{Body, Segment, SegmentKind};
 use crate::error::{Error, ErrorKind, Result};
 use crate::units::{ChainHash, Sequence, Timestamp};
 
@@ -13,8 +13,7 @@ struct Totals {
     pieces: Vec<IndexEntry>,
     records: u64,
     data_bytes: u64,
-    marks: Vec<MarkEntry>,
-    order_changes: Vec<OrderChange>,
+    notes: Notes,
     first: Option<(Sequence, Timestamp)>,
     last: Option<(Sequence, Timestamp)>,
 }
@@ -74,20 +73,12 @@ impl Totals {
                 self.last = Some((sequence, time));
             }
             self.records += 1;
-            let notes = self.marks.len() + self.order_changes.len();
-            if notes > NOTES_RECORDS_MAX as usize {
+            if self.notes.records() > NOTES_RECORDS_MAX {
                 return Err(differs(segment, "no more marks and order changes than fit", at));
             }
-            match record.body {
-                Body::Write { data, .. } => self.data_bytes += data.len() as u64,
-                Body::Mark(mark) => self.marks.push(MarkEntry { sequence, time, mark }),
-                Body::UnorderedBegin(cause) => {
-                    self.order_changes.push(OrderChange { sequence, time, begin: Some(cause) });
-                }
-                Body::UnorderedEnd => {
-                    self.order_changes.push(OrderChange { sequence, time, begin: None });
-                }
-                _ => {}
+            self.notes.add(&record);
+            if let Body::Write { data, .. } = record.body {
+                self.data_bytes += data.len() as u64;
             }
         }
         if span != Some((frame.header.first_sequence, frame.header.last_sequence)) {
@@ -108,7 +99,9 @@ impl Totals {
         if summary.kind == SegmentKind::Log && times != [footer.first_time, footer.last_time] {
             return Err(differs(segment, "the times of the first and last record", end));
         }
-        if self.marks != summary.marks || self.order_changes != summary.order_changes {
+        if (&self.notes.marks, &self.notes.order_changes)
+            != (&summary.marks, &summary.order_changes)
+        {
             return Err(differs(segment, "the marks and order changes", footer.notes_offset));
         }
         if last_writers(self.pieces) != segment.read_index()? {

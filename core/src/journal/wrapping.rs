@@ -8,7 +8,6 @@
 //!
 //! No error and no `Debug` output contains key material.
 
-use std::fmt;
 use std::io::Read;
 use std::path::Path;
 
@@ -20,6 +19,7 @@ use super::cipher::nonce_for;
 use crate::bytes::parse_hex;
 use crate::clock::Clock;
 use crate::error::{Error, ErrorKind, Result};
+use crate::macros::shown;
 use crate::units::{KeyId, VolumeId};
 
 const KEY_ID_CONTEXT: &str = "hrl 2026-11-21 key-encryption key id v1";
@@ -181,11 +181,7 @@ impl WrappingKey {
     }
 }
 
-impl fmt::Debug for WrappingKey {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "WrappingKey({})", self.id())
-    }
-}
+shown!(WrappingKey, value => value.id());
 
 /// Makes the error of a key-encryption key that is not one of those that `object` needs.
 pub(crate) fn wrong_key(object: &str, needed: &[KeyId], given: KeyId) -> Error {

@@ -17,8 +17,8 @@ use super::format::{
 };
 use super::index::last_writers;
 use super::{
-    Body, LABEL_BYTES_MAX, MarkEntry, OrderChange, RECORD_DATA_BYTES_MAX, Record, SegmentKind,
-    SegmentParams, SegmentSink, SegmentSummary, VolumeKey,
+    Body, LABEL_BYTES_MAX, RECORD_DATA_BYTES_MAX, Record, SegmentKind, SegmentParams, SegmentSink,
+    SegmentSummary, VolumeKey,
 };
 use crate::clock::{Clock, random_bytes};
 use crate::device::Discarded;
@@ -339,14 +339,12 @@ impl<S: SegmentSink> SegmentWriter<S> {
             Body::Zero(_) | Body::Discard(..) => IndexKind::Zero,
             Body::Touch(_) => IndexKind::Touch,
             Body::Flush => return,
-            Body::Mark(mark) => {
-                let (sequence, time) = (record.sequence, record.time);
+            Body::Mark(_) | Body::UnorderedBegin(_) | Body::UnorderedEnd => {
+                self.notes.add(record);
                 self.notes_bytes +=
                     (RECORD_BYTES + self.frame.len()) as u64 - u64::from(data_offset);
-                return self.notes.marks.push(MarkEntry { sequence, time, mark: mark.clone() });
+                return;
             }
-            Body::UnorderedBegin(cause) => return self.note_order(record, Some(*cause)),
-            Body::UnorderedEnd => return self.note_order(record, None),
         };
         self.pieces.push(IndexEntry {
             extent: record.body.extent(),
@@ -355,12 +353,6 @@ impl<S: SegmentSink> SegmentWriter<S> {
             frame: self.data_frames,
             data_offset,
         });
-    }
-
-    fn note_order(&mut self, record: &Record<'_>, begin: Option<crate::event::Cause>) {
-        let (sequence, time) = (record.sequence, record.time);
-        self.notes_bytes += RECORD_BYTES as u64;
-        self.notes.order_changes.push(OrderChange { sequence, time, begin });
     }
 
     fn write_index(&mut self) -> Result<()> {

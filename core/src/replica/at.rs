@@ -4,9 +4,9 @@ use std::fmt;
 
 use super::{RecoveryPoint, Replica};
 use crate::error::{Error, ErrorKind, Result};
-use crate::journal::{LABEL_BYTES_MAX, SegmentKind};
+use crate::journal::{LABEL_BYTES_MAX, Record, SegmentKind};
 use crate::units::{PointId, Sequence, Timestamp};
-use crate::vault::unordered_at;
+use crate::vault::{SegmentEntry, unordered_at};
 
 /// Selects a recovery state of a volume.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -122,13 +122,9 @@ impl Replica {
                 Some(*sequence).filter(|s| *s <= self.catalog.last_sequence())
             }
             At::Time(time) => self.sequence_at(*time)?,
-            At::Point(id) => {
-                points.iter().find(|p| p.id == *id || p.group == Some(*id)).map(|p| p.sequence)
-            }
-            At::PointPrefix(digits) => {
-                let begins = |id: PointId| id.to_string().starts_with(digits.as_str());
-                let mut fits =
-                    points.iter().filter(|p| begins(p.id) || p.group.is_some_and(begins));
+            At::Point(_) => points.iter().find(|p| p.has(at)).map(|p| p.sequence),
+            At::PointPrefix(_) => {
+                let mut fits = points.iter().filter(|p| p.has(at));
                 match (fits.next(), fits.next()) {
                     (Some(_), Some(_)) => {
                         return Err(Error::new(ErrorKind::InvalidInput, "find", at)
@@ -138,8 +134,8 @@ impl Replica {
                     (found, _) => found.map(|p| p.sequence),
                 }
             }
-            At::Label(label) | At::LabelOr(label, _) => {
-                points.iter().rev().find(|p| p.label == *label).map(|p| p.sequence)
+            At::Label(_) | At::LabelOr(..) => {
+                points.iter().rev().find(|p| p.has(at)).map(|p| p.sequence)
             }
         };
         let Some(sequence) = found else {
@@ -213,17 +209,8 @@ impl Replica {
             }
             return Ok(at.checked_sub(1).map(|before| entries[before].summary.last_sequence));
         }
-        let segment = self.open_segment(&entries[at].object)?;
-        let mut found = None;
-        for number in 0..segment.frame_count() {
-            for record in segment.frame(number)?.records() {
-                let record = record?;
-                if record.time <= time {
-                    found = found.max(Some(record.sequence));
-                }
-            }
-        }
-        Ok(found)
+        let found = self.last_record(&entries[at], |record| record.time <= time)?;
+        Ok(found.map(|(sequence, _)| sequence))
     }
 
     /// Returns the time of the last record up to `sequence`; `None` before the first.
@@ -234,13 +221,23 @@ impl Replica {
         if entry.summary.last_sequence <= sequence {
             return Ok(Some(entry.summary.last_time));
         }
+        let found = self.last_record(entry, |record| record.sequence <= sequence)?;
+        Ok(found.map(|(_, time)| time))
+    }
+
+    /// Returns the newest record of a segment, in write order, that is `wanted`.
+    fn last_record(
+        &self,
+        entry: &SegmentEntry,
+        wanted: impl Fn(&Record<'_>) -> bool,
+    ) -> Result<Option<(Sequence, Timestamp)>> {
         let segment = self.open_segment(&entry.object)?;
         let mut found = None;
         for number in 0..segment.frame_count() {
             for record in segment.frame(number)?.records() {
                 let record = record?;
-                if record.sequence <= sequence {
-                    found = Some(record.time);
+                if wanted(&record) {
+                    found = found.max(Some((record.sequence, record.time)));
                 }
             }
         }

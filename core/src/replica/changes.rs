@@ -7,7 +7,7 @@ use super::view::ViewOptions;
 use super::{At, Replica};
 use crate::error::{Error, ErrorKind, Result};
 use crate::extent::{Extent, ExtentSet};
-use crate::journal::{IndexKind, SegmentKind};
+use crate::journal::{IndexEntry, IndexKind, SegmentKind};
 use crate::units::Sequence;
 
 /// A stretch of a change set.
@@ -86,81 +86,60 @@ impl Replica {
     /// Returns what was written after `from`, up to `to`.
     pub fn changes(&self, from: &At, to: &At) -> Result<ChangeSet> {
         let (from, to) = (self.resolve(from)?, self.resolve(to)?);
-        between(self, from, to)
+        if from > to {
+            return Err(Error::new(ErrorKind::InvalidInput, "list changes of", &self.info.name)
+                .expected("the earlier state first")
+                .found(format_args!("sequences {from} and {to}")));
+        }
+        let (mut extents, mut zeroes) = (ExtentSet::new(), ExtentSet::new());
+        self.each_change(from, to, true, |entry| {
+            extents.insert(entry.extent);
+            match entry.kind {
+                IndexKind::Zero | IndexKind::Undefined => zeroes.insert(entry.extent),
+                IndexKind::Data | IndexKind::Touch => zeroes.remove(entry.extent),
+            }
+        })?;
+        Ok(ChangeSet { replica: self.clone(), from, to, extents, zeroes })
     }
 
     /// Returns every byte that may have changed after `from`, up to `to`: more than a change set if
     /// segments were folded.
     pub(crate) fn touched(&self, from: Sequence, to: Sequence) -> Result<ExtentSet> {
-        touched(self, from, to)
+        let mut extents = ExtentSet::new();
+        self.each_change(from, to, false, |entry| extents.insert(entry.extent))?;
+        Ok(extents)
     }
-}
 
-/// Returns every byte that may have changed after `from`, up to `to`: more than a change set if
-/// segments were folded.
-fn touched(replica: &Replica, from: Sequence, to: Sequence) -> Result<ExtentSet> {
-    let mut extents = ExtentSet::new();
-    for entry in replica.catalog().segments() {
-        let summary = &entry.summary;
-        if summary.last_sequence <= from || summary.first_sequence > to {
-            continue;
-        }
-        let segment = replica.open_entry(entry)?;
-        let whole = summary.first_sequence > from && summary.last_sequence <= to;
-        if whole || summary.kind != SegmentKind::Log {
-            segment.read_index()?.iter().for_each(|entry| extents.insert(entry.extent));
-        } else {
-            let cut = segment.index_between(from, to)?;
-            cut.iter().for_each(|entry| extents.insert(entry.extent));
-        }
-    }
-    Ok(extents)
-}
-
-/// Returns the change set between two sequences of a replica.
-fn between(replica: &Replica, from: Sequence, to: Sequence) -> Result<ChangeSet> {
-    if from > to {
-        return Err(Error::new(ErrorKind::InvalidInput, "list changes of", &replica.info().name)
-            .expected("the earlier state first")
-            .found(format_args!("sequences {from} and {to}")));
-    }
-    let mut changes = ChangeSet {
-        replica: replica.clone(),
-        from,
-        to,
-        extents: ExtentSet::new(),
-        zeroes: ExtentSet::new(),
-    };
-    for entry in replica.catalog().segments() {
-        let summary = &entry.summary;
-        if summary.last_sequence <= from || summary.first_sequence > to {
-            continue;
-        }
-        let segment = replica.open_entry(entry)?;
-        let whole = summary.first_sequence > from && summary.last_sequence <= to;
-        if !whole && summary.kind != SegmentKind::Log {
-            return Err(Error::new(ErrorKind::NotFound, "list changes of", &replica.info().name)
-                .message(format_args!(
-                    "sequences {} to {} were merged and cannot be told apart",
-                    summary.first_sequence, summary.last_sequence
-                )));
-        }
-        let cut;
-        let kept;
-        let entries = if whole {
-            kept = segment.index()?;
-            &*kept
-        } else {
-            cut = segment.index_between(from, to)?;
-            &cut
-        };
-        for entry in entries {
-            changes.extents.insert(entry.extent);
-            match entry.kind {
-                IndexKind::Zero | IndexKind::Undefined => changes.zeroes.insert(entry.extent),
-                IndexKind::Data | IndexKind::Touch => changes.zeroes.remove(entry.extent),
+    /// Calls `work` for all that was written after `from`, up to `to`. A fold that reaches beyond
+    /// counts as a whole, or is `NotFound` if the answer must be `exact`.
+    fn each_change(
+        &self,
+        from: Sequence,
+        to: Sequence,
+        exact: bool,
+        mut work: impl FnMut(&IndexEntry),
+    ) -> Result<()> {
+        for entry in self.catalog.segments() {
+            let summary = &entry.summary;
+            if summary.last_sequence <= from || summary.first_sequence > to {
+                continue;
             }
+            let is_log = summary.kind == SegmentKind::Log;
+            let whole = summary.first_sequence > from && summary.last_sequence <= to;
+            if exact && !whole && !is_log {
+                return Err(Error::new(ErrorKind::NotFound, "list changes of", &self.info.name)
+                    .message(format_args!(
+                        "sequences {} to {} were merged and cannot be told apart",
+                        summary.first_sequence, summary.last_sequence
+                    )));
+            }
+            let segment = self.open_entry(entry)?;
+            let index = match whole || !is_log {
+                true => segment.read_index()?,
+                false => segment.index_between(from, to)?,
+            };
+            index.iter().for_each(&mut work);
         }
+        Ok(())
     }
-    Ok(changes)
 }

@@ -46,8 +46,8 @@ const FEW_BYTES: u64 = 64 << 20;
 /// Logs are first merged in batches of this much data, so that each of their frames is decoded a
 /// few times at most.
 const SORT_BYTES: u64 = 256 << 20;
-/// Bytes of one read of a fetched object.
-pub(crate) const FETCH_BYTES: u64 = 32 << 20;
+/// Most bytes of one read while a segment is fetched from an object store to be folded.
+pub const FETCH_BYTES: u64 = 32 << 20;
 /// A delete that was given up may arrive this much later; a network may deliver one twice.
 const LATE: Duration = Duration::from_secs(30);
 /// Most folds remembered as not worth their bytes.
@@ -157,9 +157,7 @@ impl Compactor {
                 over_budget_bytes: plan.over_budget_bytes,
                 ..CompactReport::default()
             },
-            judged: &mut self.judged,
-            deleted: &mut self.deleted,
-            late: self.late,
+            compactor: self,
             progress,
             done: 0,
             total: 0,
@@ -177,10 +175,7 @@ struct Run<'a> {
     policy: &'a RetentionPolicy,
     options: &'a CompactOptions,
     report: CompactReport,
-    judged: &'a mut HashMap<String, u64>,
-    deleted: &'a mut HashMap<String, Duration>,
-    /// Time from the delete of an object to its end in the catalog.
-    late: Duration,
+    compactor: &'a mut Compactor,
     progress: Progress<'a>,
     /// Bytes of segments that were folded or left, and of all that are looked at.
     done: u64,
@@ -283,7 +278,7 @@ impl Run<'_> {
     ) -> Result<Option<u64>> {
         let Some(first) = entries.first() else { return Ok(None) };
         if is_few(entries.len(), bytes_in)
-            || self.judged.get(&first.object).is_some_and(|least| bytes_in < *least)
+            || self.compactor.judged.get(&first.object).is_some_and(|least| bytes_in < *least)
         {
             return Ok(None);
         }
@@ -299,7 +294,7 @@ impl Run<'_> {
         if least <= bytes_in {
             return Ok(Some(estimate));
         }
-        self.judged.insert(first.object.clone(), look_again_at(least, bytes_in));
+        self.compactor.judged.insert(first.object.clone(), look_again_at(least, bytes_in));
         Ok(None)
     }
 
@@ -446,8 +441,9 @@ impl Run<'_> {
     /// Deletes retired objects whose grace is over, then lets the catalog forget them.
     fn delete_due(&mut self, plan: &RetentionPlan) -> Result<()> {
         let is_due: HashSet<_> = plan.objects_due.iter().collect();
-        self.deleted.retain(|object, _| is_due.contains(object));
-        let objects = plan.objects_due.iter().filter(|object| !self.deleted.contains_key(*object));
+        self.compactor.deleted.retain(|object, _| is_due.contains(object));
+        let objects =
+            plan.objects_due.iter().filter(|object| !self.compactor.deleted.contains_key(*object));
         let objects: Vec<_> = objects.cloned().collect();
         self.report.objects_deleted = objects.len() as u64;
         if plan.objects_due.is_empty() || self.options.dry_run {
@@ -459,9 +455,9 @@ impl Run<'_> {
         let unlisted = objects.iter().filter(|object| !published.contains(object));
         self.replica.store().delete_many(&unlisted.cloned().collect::<Vec<_>>())?;
         let now = self.replica.clock().elapsed();
-        self.deleted.extend(objects.into_iter().map(|object| (object, now)));
-        let is_gone = |at: &Duration| now.saturating_sub(*at) >= self.late;
-        let gone = self.deleted.iter().filter(|(_, at)| is_gone(at));
+        self.compactor.deleted.extend(objects.into_iter().map(|object| (object, now)));
+        let is_gone = |at: &Duration| now.saturating_sub(*at) >= self.compactor.late;
+        let gone = self.compactor.deleted.iter().filter(|(_, at)| is_gone(at));
         let mut gone: Vec<_> = gone.map(|(object, _)| object.clone()).collect();
         if gone.is_empty() {
             return Ok(());
@@ -514,20 +510,20 @@ impl Run<'_> {
     }
 }
 
-/// Returns whether a run is too small to be looked at for its bytes.
-pub(crate) fn is_few(segments: usize, bytes_in: u64) -> bool {
+/// Returns whether a run of segments is too small to consider folding it for the bytes saved.
+pub fn is_few(segments: usize, bytes_in: u64) -> bool {
     segments < FEW_SEGMENTS && bytes_in < FEW_BYTES
 }
 
-/// Returns the bytes that a run must contain so that a fold which writes `bytes_out` of them saves
-/// enough.
-pub(crate) fn least_bytes_in(bytes_out: u64) -> u64 {
+/// Returns the stored bytes that a run must contain so that a fold which writes `bytes_out` of them
+/// saves enough.
+pub fn least_bytes_in(bytes_out: u64) -> u64 {
     let least = u128::from(bytes_out) * 100 / u128::from(100 - SAVES_PERCENT_MIN);
     u64::try_from(least).unwrap_or(u64::MAX)
 }
 
-/// Returns the bytes from which a run that has `bytes_in` and needs `least` is looked at again.
-pub(crate) fn look_again_at(least: u64, bytes_in: u64) -> u64 {
+/// Returns the stored bytes from which a run that has `bytes_in` and needs `least` is looked at again.
+pub fn look_again_at(least: u64, bytes_in: u64) -> u64 {
     least.max(bytes_in.saturating_add(bytes_in / 100 * GROWTH_PERCENT_MIN))
 }
 

@@ -42,9 +42,8 @@ pub enum Expected {
         /// Hash of its object.
         hash: [u8; 32],
     },
-    /// A record or heartbeat of this time or later.
-    Time(Timestamp),
-    /// This recovery point, a change with this sequence, or what else the text means here.
+    /// This recovery point, a change with this sequence, a record or heartbeat of this time or
+    /// later, or what else the text means here.
     State(At),
 }
 
@@ -63,7 +62,6 @@ impl Expected {
             return Ok(version);
         }
         match At::parse(text)? {
-            At::Time(time) => Ok(Self::Time(time)),
             At::Newest | At::NewestGood => {
                 Err(Error::new(ErrorKind::InvalidInput, "parse expectation", text)
                     .expected("a point, a sequence, a time, or a version such as v12")
@@ -90,7 +88,7 @@ impl fmt::Display for Expected {
             Self::Version(number) | Self::Seen { number, .. } => {
                 write!(f, "catalog version {number} or a later one")
             }
-            Self::Time(time) => write!(f, "a change or heartbeat of {time} or later"),
+            Self::State(At::Time(time)) => write!(f, "a change or heartbeat of {time} or later"),
             Self::State(at) => write!(f, "{at}"),
         }
     }
@@ -114,15 +112,14 @@ impl Replica {
     /// has it. A point that retention dropped is not found.
     pub fn check_at_least(&self, expected: &Expected) -> Result<()> {
         let meant = match expected {
-            Expected::State(at) => match self.meaning_of(at) {
-                At::Time(time) => Expected::Time(time),
-                at => Expected::State(at),
-            },
+            Expected::State(at) => Expected::State(self.meaning_of(at)),
             other => other.clone(),
         };
         let fits = match &meant {
             Expected::Version(number) => *number <= self.catalog.version(),
-            Expected::Time(time) => self.catalog.time().is_some_and(|newest| newest >= *time),
+            Expected::State(At::Time(time)) => {
+                self.catalog.time().is_some_and(|newest| newest >= *time)
+            }
             Expected::Seen { number, hash } => {
                 if self.found_hash(*number)?.is_some_and(|found| found != *hash) {
                     let message = "the vault has another history than the one that was seen";
@@ -134,24 +131,15 @@ impl Replica {
                 *number <= self.catalog.version()
             }
             Expected::State(At::Sequence(sequence)) => *sequence <= self.catalog.last_sequence(),
-            Expected::State(at) => self.points().iter().any(|point| match at {
-                At::Point(id) => point.id == *id || point.group == Some(*id),
-                At::PointPrefix(digits) => {
-                    let ids = std::iter::once(point.id).chain(point.group);
-                    ids.into_iter().any(|id| id.to_string().starts_with(digits.as_str()))
-                }
-                At::Label(label) => point.label == *label,
-                At::Newest | At::NewestGood | At::Sequence(_) | At::Time(_) | At::LabelOr(..) => {
-                    true
-                }
-            }),
+            Expected::State(At::Newest | At::NewestGood) => !self.points().is_empty(),
+            Expected::State(at) => self.points().iter().any(|point| point.has(at)),
         };
         if fits {
             return Ok(());
         }
         let found = self.version();
         let time = found.time.map_or_else(String::new, |time| format!(" of {time}"));
-        Err(self.too_old("the vault went back, or is an old copy").expected(expected).found(
+        Err(self.too_old("the vault went back, or is an old copy").expected(meant).found(
             format_args!(
                 "catalog version {}{time}, up to sequence {}",
                 found.number, found.sequence
@@ -187,7 +175,7 @@ mod tests {
         assert_eq!(Expected::parse("v12").expect("a number"), Expected::Version(12));
         let time = Timestamp::parse("2026-11-21T09:30:00Z").expect("a time");
         let read = Expected::parse("time:2026-11-21T09:30:00Z").expect("a time");
-        assert_eq!(read, Expected::Time(time));
+        assert_eq!(read, Expected::State(At::Time(time)));
         for label in ["v", "v-1", "v1.2", "v12:", "v12:a5", "va", "v99999999999999999999"] {
             let read = Expected::parse(label).expect(label);
             assert_eq!(read, Expected::State(At::Label(label.into())));

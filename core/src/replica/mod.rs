@@ -5,7 +5,7 @@
 
 mod at;
 mod changes;
-mod compact;
+pub(crate) mod compact;
 mod expected;
 mod fingerprints;
 mod groups;
@@ -16,7 +16,7 @@ mod layers;
 mod overlay;
 mod point;
 mod restore;
-mod retention;
+pub(crate) mod retention;
 #[cfg(test)]
 mod retention_tests;
 #[cfg(test)]
@@ -31,7 +31,6 @@ use std::sync::Arc;
 pub use at::At;
 pub use changes::{ChangeRun, ChangeSet};
 pub use compact::{CompactOptions, CompactReport, Compactor};
-pub(crate) use compact::{FETCH_BYTES, is_few, least_bytes_in, look_again_at};
 pub use expected::{CatalogVersion, Expected};
 pub(crate) use fingerprints::{COMPARED_BYTES, Fingerprints};
 pub use groups::{GroupPoints, UnreadVolume};
@@ -43,7 +42,6 @@ pub use overlay::Overlay;
 pub use point::{GoodBecause, RecoveryPoint};
 pub(crate) use restore::is_zero;
 pub use restore::{RestoreReport, RestoreTarget};
-pub(crate) use retention::folds_of;
 pub use retention::{Fold, FoldReason, KeptPoint, RetentionPlan, plan};
 pub use verify::{Finding, VerifyReport};
 pub use view::{View, ViewOptions};
@@ -56,7 +54,7 @@ use crate::store::Store;
 use crate::units::{Epoch, Sequence, Timestamp};
 pub use crate::vault::KeepReason;
 use crate::vault::{
-    Catalog, CatalogEdit, Division, SegmentEntry, Step, TimelineEntry, Vault, VolumeInfo, layout,
+    Catalog, CatalogEdit, Division, SegmentEntry, TimelineEntry, Vault, VolumeInfo, layout,
 };
 
 /// Segments of a view whose ends, read with their footers, are cached for their indexes: 16 MiB.
@@ -128,17 +126,6 @@ impl Replica {
         let objects = segments.iter().map(|entry| entry.object.clone()).collect();
         let retired = CatalogEdit::Retired { objects, at: self.clock().now() };
         self.catalog.amend(&[CatalogEdit::DropBranch(epoch), retired], &|| Ok(()))
-    }
-
-    /// Records a step of the volume's life cycle, see [`Lifecycle`](crate::vault::Lifecycle).
-    pub(crate) fn record_step(&mut self, step: &Step) -> Result<()> {
-        self.catalog.record_step(step)
-    }
-
-    /// Makes the catalog of a mirror that died one that can be appended to, see
-    /// [`Catalog::end_gates`].
-    pub(crate) fn end_gates(&mut self) -> Result<()> {
-        self.catalog.end_gates()
     }
 
     /// Reads what was appended to the catalog since.

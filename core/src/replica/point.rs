@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use super::{At, Replica};
 use crate::error::{Error, ErrorKind, Result};
 use crate::journal::{MarkEntry, PointKind};
+use crate::macros::named;
 use crate::units::{ChainHash, Epoch, PointId, Sequence, Timestamp};
 use crate::vault::{CatalogEdit, Pin, PinUntil, SegmentEntry, Verdict, VerdictKind};
 
@@ -35,24 +36,30 @@ pub struct RecoveryPoint {
     pub verdicts: Vec<Verdict>,
 }
 
-/// Why a point is the newest good one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum GoodBecause {
-    /// Checks of it found it good.
-    Checked,
-    /// Nothing was checked; it is application-consistent.
-    ApplicationConsistent,
-    /// Nothing was checked; it is the newest point.
-    Newest,
+named! {
+    /// Why a point is the newest good one.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub enum GoodBecause {
+        /// Checks of it found it good.
+        Checked = "checked",
+        /// Nothing was checked; it is application-consistent.
+        ApplicationConsistent = "application-consistent",
+        /// Nothing was checked; it is the newest point.
+        Newest = "newest",
+    }
 }
 
-impl GoodBecause {
-    /// Returns the stable lower-case name.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Checked => "checked",
-            Self::ApplicationConsistent => "application-consistent",
-            Self::Newest => "newest",
+impl RecoveryPoint {
+    /// Returns whether `at` selects a point by what this one has: identity, its begin, or label.
+    pub(super) fn has(&self, at: &At) -> bool {
+        match at {
+            At::Point(id) => self.id == *id || self.group == Some(*id),
+            At::PointPrefix(digits) => {
+                let begins = |id: PointId| id.to_string().starts_with(digits.as_str());
+                begins(self.id) || self.group.is_some_and(begins)
+            }
+            At::Label(label) | At::LabelOr(label, _) => self.label == *label,
+            At::Newest | At::NewestGood | At::Sequence(_) | At::Time(_) => false,
         }
     }
 }
@@ -98,7 +105,7 @@ impl Replica {
         let sequence = self.resolve(at)?;
         let points = self.points();
         let found = points.iter().rev().find(|point| match at {
-            At::Point(id) => point.id == *id || point.group == Some(*id),
+            At::Point(_) => point.has(at),
             _ => point.sequence == sequence,
         });
         found.map(|point| point.id).ok_or_else(|| {

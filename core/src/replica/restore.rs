@@ -5,7 +5,7 @@
 //! never written to it. On an existing device they are zeroed.
 
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use super::view::{Mapping, View, ViewOptions};
 use super::{At, Progress, Replica};
@@ -13,9 +13,8 @@ use crate::device::{
     BlockDevice, DirectIo, Durability, FileDevice, FileDeviceOptions, Unmap, directory_of,
 };
 use crate::error::{Error, ErrorKind, Result};
-use crate::extent::{Extent, ExtentSet};
+use crate::extent::{Extent, ExtentSet, block_runs};
 use crate::parallel;
-use crate::sync::lock::Mutex;
 use crate::units::Sequence;
 
 /// Threads that decode and write. More are used if each frame is a request to a store.
@@ -203,40 +202,15 @@ pub(super) fn each_job(
     jobs: &[Job],
     work: impl Fn(&Job) -> Result<bool> + Sync,
 ) -> Result<bool> {
-    let next = AtomicUsize::new(0);
-    let stop = AtomicBool::new(false);
-    let failure: Mutex<Option<Error>> = Mutex::new(None);
-    let take = || {
-        while let Some(job) = jobs.get(next.fetch_add(1, Ordering::Relaxed)) {
-            if stop.load(Ordering::Relaxed) {
-                return;
-            }
-            let result = work(job);
-            if !matches!(result, Ok(true)) {
-                stop.store(true, Ordering::Relaxed);
-            }
-            if let Err(error) = result {
-                failure.lock().get_or_insert(error);
-            }
+    let threads = if view.is_remote() { parallel::REQUESTS } else { THREADS };
+    let goes_on = AtomicBool::new(true);
+    parallel::each_on(threads, jobs, |job| {
+        if goes_on.load(Ordering::Relaxed) && !work(job)? {
+            goes_on.store(false, Ordering::Relaxed);
         }
-    };
-    std::thread::scope(|scope| {
-        let threads = if parallel::is_alone() {
-            1
-        } else if view.is_remote() {
-            parallel::REQUESTS
-        } else {
-            THREADS
-        };
-        for _ in 1..threads {
-            scope.spawn(take);
-        }
-        take();
-    });
-    match failure.into_inner() {
-        Some(error) => Err(error),
-        None => Ok(!stop.into_inner()),
-    }
+        Ok(())
+    })?;
+    Ok(goes_on.into_inner())
 }
 
 /// Writes the data of some extents of a view, each at its own offset, to a new sparse file of the
@@ -291,35 +265,14 @@ fn copy_frame(
             written += data.len() as u64;
             continue;
         }
-        for run in runs(data).into_iter().filter(|run| !run.zero) {
+        let runs = block_runs(data, HOLE_BYTES, |_, block| is_zero(block));
+        for (run, _) in runs.filter(|(_, zero)| !zero) {
+            written += run.len() as u64;
             let offset = mapping.extent.offset + run.start as u64;
-            device.write(offset, &data[run.start..run.end], Durability::Cached)?;
-            written += (run.end - run.start) as u64;
+            device.write(offset, &data[run], Durability::Cached)?;
         }
     }
     Ok(written)
-}
-
-struct Run {
-    start: usize,
-    end: usize,
-    zero: bool,
-}
-
-/// Splits data into runs of blocks that are all zero, or not.
-fn runs(data: &[u8]) -> Vec<Run> {
-    let mut runs: Vec<Run> = Vec::new();
-    let mut start = 0;
-    for block in data.chunks(HOLE_BYTES) {
-        let end = start + block.len();
-        let zero = is_zero(block);
-        match runs.last_mut() {
-            Some(run) if run.zero == zero => run.end = end,
-            _ => runs.push(Run { start, end, zero }),
-        }
-        start = end;
-    }
-    runs
 }
 
 /// Returns whether all bytes are zero.

@@ -129,13 +129,9 @@ pub fn plan(catalog: &Catalog, policy: &RetentionPolicy, now: Timestamp) -> Rete
     plan
 }
 
-/// Returns the folds of a volume that is in order throughout and has no pins, verdicts or
-/// application points. Capacity planning uses it.
-pub(crate) fn folds_of(
-    entries: &[SegmentEntry],
-    policy: &RetentionPolicy,
-    now: Timestamp,
-) -> Vec<Fold> {
+/// Returns the folds, newest first, of a volume that was always in order, without pins, verdicts and
+/// branches, whose points are crash-consistent. Capacity planning uses it.
+pub fn folds_of(entries: &[SegmentEntry], policy: &RetentionPolicy, now: Timestamp) -> Vec<Fold> {
     let planner = Planner::of(entries, Intervals::default(), HashMap::new(), policy, now);
     let mut kept = planner.kept();
     let forced = planner.give_up(&mut kept, planner.over_budget());

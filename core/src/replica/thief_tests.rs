@@ -310,7 +310,7 @@ fn promise_10_a_gate_hides_no_state_of_a_catalog_without_a_gap() {
         let mut replica = rig.vault.replica("disk").expect("open");
         assert_eq!(replica.points().len(), 3);
         // A failover removes it, and nothing else.
-        replica.end_gates().expect("end");
+        replica.catalog_mut().end_gates().expect("end");
         let left = rig.store.list("volumes/disk/catalog/").expect("list");
         assert_eq!(left.len(), 3, "{left:?}");
     }
@@ -361,7 +361,7 @@ fn a_gate_holds_readers_while_versions_are_missing_and_a_failover_ends_it() {
     // It does not, and a failover drops what it cannot use.
     rig.store.delete(&missing).expect("delete");
     let mut replica = rig.vault.replica("disk").expect("open");
-    replica.end_gates().expect("end");
+    replica.catalog_mut().end_gates().expect("end");
     let left = rig.store.list("volumes/disk/catalog/").expect("list");
     assert_eq!(left.len(), 1, "{left:?}");
     replica.pin(&pin, PinUntil::Forever, "").expect("it can be appended to");
@@ -407,7 +407,7 @@ fn a_failover_drops_nothing_if_the_state_before_the_gate_is_damaged() {
         rig.store.delete(&info.name).expect("delete");
     }
     let mut replica = rig.vault.replica("disk").expect("open");
-    let error = replica.end_gates().expect_err("nothing is whole");
+    let error = replica.catalog_mut().end_gates().expect_err("nothing is whole");
     assert_eq!(error.kind(), ErrorKind::Corrupt, "{error}");
     assert_eq!(rig.store.list("volumes/disk/catalog/").expect("list").len(), 3);
 }

@@ -46,7 +46,63 @@ impl VerifyReport {
 impl Replica {
     /// Checks everything that the catalog lists.
     pub fn verify(&self, progress: Progress<'_>) -> Result<VerifyReport> {
-        run(self, progress)
+        let catalog = &self.catalog;
+        let entries: Vec<_> = catalog.published().collect();
+        // A catalog may claim any sizes.
+        let total = entries
+            .iter()
+            .fold(0_u64, |total, entry| total.saturating_add(entry.summary.stored_bytes));
+        let mut report =
+            VerifyReport { points: self.points().len() as u64, ..VerifyReport::default() };
+        let mut previous = None;
+        for (at, entry) in entries.iter().enumerate() {
+            if begins_branch(catalog, at) {
+                previous = None;
+            }
+            let object = &entry.object;
+            let check = || -> Result<()> {
+                if let Some(chain) = previous.filter(|chain| *chain != entry.summary.previous) {
+                    return Err(Error::new(ErrorKind::Corrupt, "verify chain at", object)
+                        .expected(format_args!("a segment after {chain}"))
+                        .found(format_args!("one after {}", entry.summary.previous)));
+                }
+                let segment = self.open_segment(object)?;
+                let mut found = segment.summary().clone();
+                if found.kind != SegmentKind::Log {
+                    found.chain = entry.summary.chain;
+                }
+                if found != entry.summary {
+                    return Err(Error::new(ErrorKind::Corrupt, "verify", object)
+                        .expected("the segment that the catalog describes")
+                        .found("another"));
+                }
+                if segment.key_id() != self.info.key_id {
+                    return Err(Error::new(ErrorKind::Corrupt, "verify", object)
+                        .expected("the key that the volume demands")
+                        .found("another, or none"));
+                }
+                segment.verify()
+            };
+            if let Err(error) = check() {
+                report.findings.push(Finding { object: object.clone(), error });
+            }
+            previous = Some(entry.summary.chain);
+            report.segments += 1;
+            report.bytes = report.bytes.saturating_add(entry.summary.stored_bytes);
+            if !progress(report.bytes, total) {
+                return Err(Error::new(ErrorKind::Unavailable, "verify", &self.info.name)
+                    .message("it was cancelled"));
+            }
+        }
+        let published: HashSet<_> = entries.iter().map(|entry| &entry.object).collect();
+        let retired = catalog.retired();
+        for info in self.store().list(&layout::segments_prefix(&self.info.name))? {
+            if !published.contains(&info.name) && !retired.contains_key(&info.name) {
+                report.strays.push(info.name);
+            }
+        }
+        report.notes = self.notes()?;
+        Ok(report)
     }
 
     /// Returns what a reader ignores, each with the reason: markers that nothing proves, and gates of
@@ -59,65 +115,6 @@ impl Replica {
         }
         Ok(notes)
     }
-}
-
-fn run(replica: &Replica, progress: Progress<'_>) -> Result<VerifyReport> {
-    let catalog = replica.catalog();
-    let entries: Vec<_> = catalog.published().collect();
-    // A catalog may claim any sizes.
-    let total =
-        entries.iter().fold(0_u64, |total, entry| total.saturating_add(entry.summary.stored_bytes));
-    let mut report =
-        VerifyReport { points: replica.points().len() as u64, ..VerifyReport::default() };
-    let mut previous = None;
-    for (at, entry) in entries.iter().enumerate() {
-        if begins_branch(catalog, at) {
-            previous = None;
-        }
-        let object = &entry.object;
-        let check = || -> Result<()> {
-            if let Some(chain) = previous.filter(|chain| *chain != entry.summary.previous) {
-                return Err(Error::new(ErrorKind::Corrupt, "verify chain at", object)
-                    .expected(format_args!("a segment after {chain}"))
-                    .found(format_args!("one after {}", entry.summary.previous)));
-            }
-            let segment = replica.open_segment(object)?;
-            let mut found = segment.summary().clone();
-            if found.kind != SegmentKind::Log {
-                found.chain = entry.summary.chain;
-            }
-            if found != entry.summary {
-                return Err(Error::new(ErrorKind::Corrupt, "verify", object)
-                    .expected("the segment that the catalog describes")
-                    .found("another"));
-            }
-            if segment.key_id() != replica.info().key_id {
-                return Err(Error::new(ErrorKind::Corrupt, "verify", object)
-                    .expected("the key that the volume demands")
-                    .found("another, or none"));
-            }
-            segment.verify()
-        };
-        if let Err(error) = check() {
-            report.findings.push(Finding { object: object.clone(), error });
-        }
-        previous = Some(entry.summary.chain);
-        report.segments += 1;
-        report.bytes = report.bytes.saturating_add(entry.summary.stored_bytes);
-        if !progress(report.bytes, total) {
-            return Err(Error::new(ErrorKind::Unavailable, "verify", &replica.info().name)
-                .message("it was cancelled"));
-        }
-    }
-    let published: HashSet<_> = entries.iter().map(|entry| &entry.object).collect();
-    let retired = catalog.retired();
-    for info in replica.store().list(&layout::segments_prefix(&replica.info().name))? {
-        if !published.contains(&info.name) && !retired.contains_key(&info.name) {
-            report.strays.push(info.name);
-        }
-    }
-    report.notes = replica.notes()?;
-    Ok(report)
 }
 
 /// Returns whether the entry at this place, among all that are listed, is the first of a branch.

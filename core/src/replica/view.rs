@@ -273,11 +273,7 @@ impl BlockDevice for View {
     fn allocation(&self, extent: Extent) -> Result<Vec<Allocation>> {
         extent.check_within(self.size_bytes, "map", &self.name)?;
         let mut runs: Vec<Allocation> = Vec::new();
-        let mut push = |extent: Extent, allocated: bool| match runs.last_mut() {
-            _ if extent.is_empty() => {}
-            Some(last) if last.allocated == allocated => last.extent.length += extent.length,
-            _ => runs.push(Allocation { extent, allocated }),
-        };
+        let mut push = |extent, allocated| Allocation { extent, allocated }.add_to(&mut runs);
         let mut at = extent.offset;
         for mapping in self.within(extent) {
             push(Extent::from_bounds(at, mapping.extent.offset), false);

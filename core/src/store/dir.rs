@@ -20,6 +20,7 @@ use rustix::io::Errno;
 use super::{ObjectInfo, PutOutcome, Store, check_name};
 use crate::device::{FileKind, Files, NewFile, SystemFiles, directory_of};
 use crate::error::{Error, ErrorKind, Result};
+use crate::macros::shown;
 use crate::sync::lock::Mutex;
 
 /// Age from which a temporary file was left by a crash.
@@ -109,7 +110,7 @@ impl DirStore {
     /// Creates a directory and those above it, up to the root, and makes their names durable.
     /// Another process may have created one without having synced its name.
     fn make_directory(&self, directory: &Path) -> std::io::Result<()> {
-        let is_durable = || self.lock_durable().contains(directory);
+        let is_durable = || self.durable.lock().contains(directory);
         if self.files.is_directory(directory) && is_durable() {
             return Ok(());
         }
@@ -118,16 +119,12 @@ impl DirStore {
         for above in above.filter_map(Path::parent) {
             self.files.sync_directory(above)?;
         }
-        let mut durable = self.lock_durable();
+        let mut durable = self.durable.lock();
         if durable.len() >= DURABLE_MAX {
             durable.clear();
         }
         durable.insert(directory.to_owned());
         Ok(())
-    }
-
-    fn lock_durable(&self) -> std::sync::MutexGuard<'_, HashSet<PathBuf>> {
-        self.durable.lock()
     }
 
     /// Writes the content to a temporary file and links it to `path`.
@@ -327,11 +324,7 @@ impl Store for DirStore {
     }
 }
 
-impl std::fmt::Debug for DirStore {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "DirStore({})", self.root.display())
-    }
-}
+shown!(DirStore, value => value.root.display());
 
 /// Removes what crashed puts left. Failures do not matter: the files are invisible.
 fn sweep(files: &dyn Files, directory: &Path) {

@@ -10,6 +10,7 @@ use std::sync::Barrier;
 use super::{PutOutcome, Store, get_all};
 use crate::clock::{Clock, random_bytes};
 use crate::error::{Error, ErrorKind, Result};
+use crate::parallel;
 
 /// Clients that race for one name.
 const CLIENTS: usize = 8;
@@ -52,26 +53,12 @@ fn check_second_put(store: &dyn Store, name: &str) -> Result<()> {
 }
 
 fn check_race(store: &dyn Store, name: &str) -> Result<()> {
-    let line = Barrier::new(CLIENTS);
-    let outcomes: Vec<Result<PutOutcome>> = std::thread::scope(|scope| {
-        let clients: Vec<_> = (0..CLIENTS)
-            .map(|client| {
-                let line = &line;
-                scope.spawn(move || {
-                    line.wait();
-                    store.put(name, &[client as u8; OBJECT_BYTES])
-                })
-            })
-            .collect();
-        clients
-            .into_iter()
-            .map(|client| {
-                client.join().unwrap_or_else(|_| {
-                    Err(Error::new(ErrorKind::Unavailable, "probe store", store.name())
-                        .message("the store panicked"))
-                })
-            })
-            .collect()
+    // In a simulation the clients come one after the other.
+    let line = Barrier::new(if parallel::is_alone() { 1 } else { CLIENTS });
+    let clients: Vec<_> = (0..CLIENTS).collect();
+    let outcomes = parallel::all(&clients, |client| {
+        line.wait();
+        store.put(name, &[*client as u8; OBJECT_BYTES])
     });
     let mut winners = Vec::new();
     for (client, outcome) in outcomes.into_iter().enumerate() {

@@ -10,6 +10,7 @@ use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, HashSet};
 
 use crate::journal::Mark;
+use crate::macros::{coded, named};
 use crate::point::read_commitment;
 use crate::units::{PointId, Timestamp};
 
@@ -56,37 +57,23 @@ impl Pin {
     }
 }
 
-/// What was checked.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum VerdictKind {
-    /// Checksums, encryption and chain of the segments that make the point.
-    Integrity,
-    /// Comparison with the source.
-    Comparison,
-    /// A file system was checked or mounted.
-    FileSystem,
-    /// A database or other application was opened on it.
-    Application,
-    /// A command of the user.
-    Command,
-}
-
-impl VerdictKind {
-    /// Every kind, in the order of its code in the catalog (code 1 is the first).
-    pub const ALL: [Self; 5] =
-        [Self::Integrity, Self::Comparison, Self::FileSystem, Self::Application, Self::Command];
-
-    /// Returns the stable lower-case name.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Integrity => "integrity",
-            Self::Comparison => "comparison",
-            Self::FileSystem => "file-system",
-            Self::Application => "application",
-            Self::Command => "command",
-        }
+named! {
+    /// What was checked.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+    pub enum VerdictKind {
+        /// Checksums, encryption and chain of the segments that make the point.
+        Integrity = "integrity",
+        /// Comparison with the source.
+        Comparison = "comparison",
+        /// A file system was checked or mounted.
+        FileSystem = "file-system",
+        /// A database or other application was opened on it.
+        Application = "application",
+        /// A command of the user.
+        Command = "command",
     }
 }
+coded!(pub(super) VerdictKind);
 
 /// What a check of a recovery point found. A point keeps the newest verdict of each kind.
 #[derive(Clone, Debug, PartialEq, Eq)]

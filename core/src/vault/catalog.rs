@@ -83,7 +83,7 @@ impl Deref for Catalog {
 enum NotPut {
     /// Another object has its number: perhaps the same version, put by an earlier try whose answer
     /// was lost.
-    Taken { version: Version, hash: [u8; 32], length: u64, is_ours: bool },
+    Taken { found: Read, is_ours: bool },
     /// It was written, and is no part of the catalog: others went on far beyond it.
     Passed,
     /// It was removed again: the version before it is gone or another.
@@ -258,11 +258,8 @@ impl Catalog {
         let newest = self.listed()?.newest().max(known).max(self.version);
         let number = (newest / SNAPSHOT_EVERY + 2) * SNAPSHOT_EVERY;
         let undo = self.content.apply_all(edits.iter().cloned(), |_, _| Ok(()))?;
-        if self.put_applied(number, source.id, edits, undo)? {
-            Ok(())
-        } else {
-            Err(self.lost_races())
-        }
+        let is_put = self.put_applied(number, source.id, edits, undo)?;
+        if is_put { Ok(()) } else { Err(self.lost_races()) }
     }
 
     /// Reads versions up to the first that is missing or follows another.
@@ -270,11 +267,11 @@ impl Catalog {
         let names = self.listed()?;
         let end = names.end_before_gap();
         for number in (end / SNAPSHOT_EVERY * SNAPSHOT_EVERY).max(1)..=end {
-            let Read { version, hash, length } = self.read(number, names.length_of(number))?;
-            if number == self.version + 1 && version.previous != self.hash {
+            let found = self.read(number, names.length_of(number))?;
+            if number == self.version + 1 && found.version.previous != self.hash {
                 break;
             }
-            self.apply_read(version, hash, length, number)?;
+            self.apply_read(found, number)?;
         }
         Ok(())
     }
@@ -384,9 +381,7 @@ impl Catalog {
         let not_put = match self.put_version(number, author, edits) {
             Ok((hash, length)) => {
                 assert_ne!(hash, self.hash, "a version names the one before it, so it differs");
-                self.version = number;
-                self.hash = hash;
-                self.length = length;
+                (self.version, self.hash, self.length) = (number, hash, length);
                 return Ok(true);
             }
             Err(not_put) => not_put,
@@ -394,8 +389,8 @@ impl Catalog {
         self.content.take_back(undo);
         match not_put {
             NotPut::Failed(error) | NotPut::Diverged(error) => Err(error),
-            NotPut::Taken { version, hash, length, is_ours } => {
-                self.apply_read(version, hash, length, number)?;
+            NotPut::Taken { found, is_ours } => {
+                self.apply_read(found, number)?;
                 Ok(is_ours)
             }
             NotPut::Passed => {
@@ -433,15 +428,16 @@ impl Catalog {
                 Ok((hash, bytes.len() as u64))
             }
             PutOutcome::AlreadyExists => {
-                let Read { version, hash, length } = self.read(number, None)?;
+                let found = self.read(number, None)?;
+                let version = &found.version;
                 if version.previous != self.hash {
                     return Err(NotPut::Diverged(self.diverged("another version in its place")));
                 }
                 let is_ours = version.author == author && version.edits == *edits;
                 if is_ours {
-                    self.check_part(number, hash)?;
+                    self.check_part(number, found.hash)?;
                 }
-                Err(NotPut::Taken { version, hash, length, is_ours })
+                Err(NotPut::Taken { found, is_ours })
             }
         }
     }
@@ -536,11 +532,11 @@ impl Catalog {
         let known = self.version;
         // A snapshot says all that the versions before it said; a mirror may have none of those.
         for number in (known + 1).max(end / SNAPSHOT_EVERY * SNAPSHOT_EVERY)..=end {
-            let Read { version, hash, length } = self.read(number, names.length_of(number))?;
-            if number == known + 1 && known > 0 && version.previous != self.hash {
+            let found = self.read(number, names.length_of(number))?;
+            if number == known + 1 && known > 0 && found.version.previous != self.hash {
                 return Err(self.diverged("another version in its place"));
             }
-            self.apply_read(version, hash, length, number)?;
+            self.apply_read(found, number)?;
         }
         Ok(())
     }
@@ -621,13 +617,8 @@ impl Catalog {
 
     /// Applies version `number` as it was read, or nothing of it. Only a snapshot may be beyond the
     /// next one.
-    fn apply_read(
-        &mut self,
-        version: Version,
-        hash: [u8; 32],
-        length: u64,
-        number: u64,
-    ) -> Result<()> {
+    fn apply_read(&mut self, found: Read, number: u64) -> Result<()> {
+        let Read { version, hash, length } = found;
         let whole = is_snapshot(number);
         assert!(number == self.version + 1 || whole && number > self.version);
         if version.previous != self.hash && !(whole && self.version + 1 != number) {
@@ -641,9 +632,7 @@ impl Catalog {
         } else {
             let _kept = self.content.apply_all(version.edits, |_, _| Ok(()))?;
         }
-        self.version = number;
-        self.hash = hash;
-        self.length = length;
+        (self.version, self.hash, self.length) = (number, hash, length);
         Ok(())
     }
 

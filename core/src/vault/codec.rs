@@ -20,19 +20,6 @@ const ENTRY_BYTES_MIN: usize = 150;
 const MARK_BYTES_MIN: usize = 8 + 8 + 16 + 1 + 4 + 1;
 /// A change of the order takes exactly this much.
 const ORDER_CHANGE_BYTES: usize = 8 + 8 + 1;
-/// The stages of a life cycle, in the order of their codes (code 1 is the first).
-const STAGES: [Stage; 6] = [
-    Stage::Protected,
-    Stage::Requested,
-    Stage::HandedOver,
-    Stage::FailedOver,
-    Stage::Committed,
-    Stage::Reprotected,
-];
-
-fn stage_code(stage: Stage) -> u8 {
-    STAGES.iter().position(|known| *known == stage).map_or(0, |at| at as u8 + 1)
-}
 
 /// Appends one edit.
 pub(super) fn put_edit(out: &mut Vec<u8>, edit: &CatalogEdit) {
@@ -67,8 +54,7 @@ pub(super) fn put_edit(out: &mut Vec<u8>, edit: &CatalogEdit) {
             out.put_u8(5).put_bytes(&point.0).put_u8(u8::from(*legal_hold));
         }
         CatalogEdit::Verdict(verdict) => {
-            let kind = VerdictKind::ALL.iter().position(|kind| *kind == verdict.kind);
-            out.put_u8(6).put_bytes(&verdict.point.0).put_u8(kind.map_or(0, |at| at as u8 + 1));
+            out.put_u8(6).put_bytes(&verdict.point.0).put_u8(verdict.kind.code());
             out.put_u8(u8::from(verdict.ok)).put_i64_le(verdict.time.0);
             put_text(out, &verdict.text);
         }
@@ -128,14 +114,11 @@ pub(super) fn put_edit(out: &mut Vec<u8>, edit: &CatalogEdit) {
         }
         CatalogEdit::Lifecycle(lifecycle) => {
             let (stage, before, current, tests, steps) = lifecycle.parts();
-            out.put_u8(16).put_u8(stage_code(stage)).put_u8(stage_code(before));
+            out.put_u8(16).put_u8(stage.code()).put_u8(before.code());
             let current: Vec<_> = current.into_iter().collect();
             let steps: Vec<_> = steps.iter().collect();
             for list in [current, tests, steps] {
-                put_count(out, list.len());
-                for step in list {
-                    put_step(out, step);
-                }
+                put_list(out, &list, |out, step| put_step(out, step));
             }
         }
     }
@@ -148,9 +131,7 @@ fn put_source(out: &mut Vec<u8>, source: &SourceIdentity) {
 }
 
 fn put_step(out: &mut Vec<u8>, step: &Step) {
-    let kind = StepKind::ALL.iter().position(|kind| *kind == step.kind);
-    out.put_u8(kind.map_or(0, |at| at as u8 + 1)).put_bytes(&step.failover.0);
-    out.put_i64_le(step.time.0);
+    out.put_u8(step.kind.code()).put_bytes(&step.failover.0).put_i64_le(step.time.0);
     put_text(out, &step.host);
     out.put_u64_le(step.at.0);
     put_point(out, step.point);
@@ -159,49 +140,35 @@ fn put_step(out: &mut Vec<u8>, step: &Step) {
 }
 
 fn put_texts(out: &mut Vec<u8>, texts: &[String]) {
-    put_count(out, texts.len());
-    for text in texts {
-        put_text(out, text);
-    }
+    put_list(out, texts, |out, text| put_text(out, text));
 }
 
 fn put_entries(out: &mut Vec<u8>, entries: &[SegmentEntry]) {
-    put_count(out, entries.len());
-    for entry in entries {
+    put_list(out, entries, |out, entry| {
         put_text(out, &entry.object);
         put_summary(out, &entry.summary);
-    }
+    });
 }
 
 fn put_summary(out: &mut Vec<u8>, s: &SegmentSummary) {
-    let kind = match s.kind {
-        SegmentKind::Log => 1,
-        SegmentKind::Merged => 2,
-        SegmentKind::Image => 3,
-    };
-    out.put_u8(kind).put_bytes(&s.volume.0).put_u32_le(s.epoch.0);
+    out.put_u8(s.kind.code()).put_bytes(&s.volume.0).put_u32_le(s.epoch.0);
     out.put_u64_le(s.first_sequence.0)
         .put_u64_le(s.last_sequence.0)
         .put_i64_le(s.first_time.0)
         .put_i64_le(s.last_time.0);
     out.put_bytes(&s.salt).put_bytes(&s.previous.0).put_bytes(&s.chain.0);
     out.put_u64_le(s.records).put_u64_le(s.data_bytes).put_u64_le(s.stored_bytes);
-    put_count(out, s.marks.len());
-    for entry in &s.marks {
-        let mark = &entry.mark;
-        let kind = PointKind::ALL.iter().position(|kind| *kind == mark.kind).unwrap_or(0) as u8;
-        out.put_u64_le(entry.sequence.0)
-            .put_i64_le(entry.time.0)
-            .put_bytes(&mark.point.0)
-            .put_u8(kind);
+    put_list(out, &s.marks, |out, MarkEntry { sequence, time, mark }| {
+        out.put_u64_le(sequence.0).put_i64_le(time.0).put_bytes(&mark.point.0);
+        // Here, and only here, the first kind has code 0.
+        out.put_u8(mark.kind.code() - 1);
         put_text(out, &mark.label);
         put_point(out, mark.group);
-    }
-    put_count(out, s.order_changes.len());
-    for change in &s.order_changes {
+    });
+    put_list(out, &s.order_changes, |out, change| {
         out.put_u64_le(change.sequence.0).put_i64_le(change.time.0);
         out.put_u8(change.begin.map_or(0, Cause::code));
-    }
+    });
 }
 
 /// Appends an identity that may be absent: a flag, then the identity if there is one.
@@ -217,8 +184,9 @@ fn put_text(out: &mut Vec<u8>, text: &str) {
     out.put_u32_le(text.len() as u32).put_bytes(text.as_bytes());
 }
 
-fn put_count(out: &mut Vec<u8>, count: usize) {
-    out.put_u32_le(count as u32);
+fn put_list<T>(out: &mut Vec<u8>, list: &[T], put: impl Fn(&mut Vec<u8>, &T)) {
+    out.put_u32_le(list.len() as u32);
+    list.iter().for_each(|entry| put(out, entry));
 }
 
 /// Reads one edit.
@@ -292,21 +260,16 @@ fn read_epoch(from: &mut Reader<'_>) -> Result<Epoch> {
 
 fn read_stage(from: &mut Reader<'_>) -> Result<Stage> {
     let code = from.u8()?;
-    STAGES
-        .get(usize::from(code).wrapping_sub(1))
-        .copied()
-        .ok_or_else(|| from.invalid("a known stage", code))
+    Stage::from_code(code).ok_or_else(|| from.invalid("a known stage", code))
 }
 
 fn read_steps(from: &mut Reader<'_>) -> Result<Vec<Step>> {
-    let count = read_count(from, STEP_BYTES_MIN)?;
-    (0..count).map(|_| read_step(from)).collect()
+    read_list(from, STEP_BYTES_MIN, read_step)
 }
 
 fn read_step(from: &mut Reader<'_>) -> Result<Step> {
     let code = from.u8()?;
-    let kind = StepKind::ALL.get(usize::from(code).wrapping_sub(1)).copied();
-    let kind = kind.ok_or_else(|| from.invalid("a known step", code))?;
+    let kind = StepKind::from_code(code).ok_or_else(|| from.invalid("a known step", code))?;
     let (failover, time) = (PointId(from.array()?), read_time(from)?);
     let (host, at) = (read_text(from)?, Sequence(from.u64_le()?));
     let point = if from.flag()? { Some(PointId(from.array()?)) } else { None };
@@ -315,8 +278,7 @@ fn read_step(from: &mut Reader<'_>) -> Result<Step> {
 }
 
 fn read_texts(from: &mut Reader<'_>) -> Result<Vec<String>> {
-    let count = read_count(from, 4)?;
-    (0..count).map(|_| read_text(from)).collect()
+    read_list(from, 4, read_text)
 }
 
 fn read_pin(from: &mut Reader<'_>) -> Result<Pin> {
@@ -332,27 +294,22 @@ fn read_pin(from: &mut Reader<'_>) -> Result<Pin> {
 
 fn read_verdict(from: &mut Reader<'_>) -> Result<Verdict> {
     let (point, code) = (PointId(from.array()?), from.u8()?);
-    let kind = VerdictKind::ALL.get(usize::from(code).wrapping_sub(1));
-    let kind = *kind.ok_or_else(|| from.invalid("a known kind of verdict", code))?;
+    let kind = VerdictKind::from_code(code);
+    let kind = kind.ok_or_else(|| from.invalid("a known kind of verdict", code))?;
     Ok(Verdict { point, kind, ok: from.flag()?, time: read_time(from)?, text: read_text(from)? })
 }
 
 fn read_entries(from: &mut Reader<'_>) -> Result<Vec<SegmentEntry>> {
-    let count = read_count(from, ENTRY_BYTES_MIN)?;
-    (0..count)
-        .map(|_| Ok(SegmentEntry { object: read_text(from)?, summary: read_summary(from)? }))
-        .collect()
+    read_list(from, ENTRY_BYTES_MIN, |from| {
+        Ok(SegmentEntry { object: read_text(from)?, summary: read_summary(from)? })
+    })
 }
 
 fn read_summary(from: &mut Reader<'_>) -> Result<SegmentSummary> {
-    let kind = match from.u8()? {
-        1 => SegmentKind::Log,
-        2 => SegmentKind::Merged,
-        3 => SegmentKind::Image,
-        other => return Err(from.invalid("a known segment kind", other)),
-    };
+    let code = from.u8()?;
     Ok(SegmentSummary {
-        kind,
+        kind: SegmentKind::from_code(code)
+            .ok_or_else(|| from.invalid("a known segment kind", code))?,
         volume: VolumeId(from.array()?),
         epoch: Epoch(from.u32_le()?),
         first_sequence: Sequence(from.u64_le()?),
@@ -365,14 +322,8 @@ fn read_summary(from: &mut Reader<'_>) -> Result<SegmentSummary> {
         records: from.u64_le()?,
         data_bytes: from.u64_le()?,
         stored_bytes: from.u64_le()?,
-        marks: {
-            let count = read_count(from, MARK_BYTES_MIN)?;
-            (0..count).map(|_| read_mark(from)).collect::<Result<_>>()?
-        },
-        order_changes: {
-            let count = read_count(from, ORDER_CHANGE_BYTES)?;
-            (0..count).map(|_| read_order_change(from)).collect::<Result<_>>()?
-        },
+        marks: read_list(from, MARK_BYTES_MIN, read_mark)?,
+        order_changes: read_list(from, ORDER_CHANGE_BYTES, read_order_change)?,
     })
 }
 
@@ -380,8 +331,7 @@ fn read_mark(from: &mut Reader<'_>) -> Result<MarkEntry> {
     let (sequence, time) = (Sequence(from.u64_le()?), read_time(from)?);
     let point = PointId(from.array()?);
     let code = from.u8()?;
-    let kind = *PointKind::ALL
-        .get(usize::from(code))
+    let kind = PointKind::from_code(code.saturating_add(1))
         .ok_or_else(|| from.invalid("a known point kind", code))?;
     let label = read_text(from)?;
     let group = match from.u8()? {
@@ -410,7 +360,13 @@ fn read_text(from: &mut Reader<'_>) -> Result<String> {
     from.text(length as usize, TEXT_BYTES_MAX).map(str::to_owned)
 }
 
-fn read_count(from: &mut Reader<'_>, entry_bytes_min: usize) -> Result<usize> {
+/// Reads a list whose entries take at least `entry_bytes_min` each.
+fn read_list<T>(
+    from: &mut Reader<'_>,
+    entry_bytes_min: usize,
+    read: impl Fn(&mut Reader<'_>) -> Result<T>,
+) -> Result<Vec<T>> {
     let count = from.u32_le()?;
-    from.count(count, entry_bytes_min)
+    let count = from.count(count, entry_bytes_min)?;
+    (0..count).map(|_| read(from)).collect()
 }

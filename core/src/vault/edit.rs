@@ -31,6 +31,11 @@ pub struct SourceInstance {
     pub since: Timestamp,
 }
 
+/// Returns the name of this host.
+pub(crate) fn host() -> String {
+    rustix::system::uname().nodename().to_string_lossy().into_owned()
+}
+
 /// A segment that belongs to the volume.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SegmentEntry {

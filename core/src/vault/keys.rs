@@ -83,17 +83,17 @@ impl Vault {
                 .message("the new key-encryption key is the old one"));
         }
         let before = Wrappings::list(self, &info)?;
-        let key = match before.open(self, &info, id, old) {
+        let key = match before.open(id, old) {
             Err(error) if error.kind() == ErrorKind::WrongKey => before
-                .open(self, &info, id, new)
+                .open(id, new)
                 // The operator thinks of the old key, so its error is the one to report.
                 .map_err(|_| error)?,
             opened => opened?,
         };
-        before.check_unmarked(self, &info, &key)?;
+        before.check_unmarked(&key)?;
         let wrapped = self.put_wrapping(&info, &key, new)?;
         let after = Wrappings::list(self, &info)?;
-        if let Err(error) = after.check_unmarked(self, &info, &key) {
+        if let Err(error) = after.check_unmarked(&key) {
             // Shredded meanwhile: a wrapping put after the keys were deleted must not stay. If
             // somebody only claims that, the old wrapping is still there.
             if wrapped {
@@ -198,7 +198,7 @@ impl Vault {
         let (Some(id), Some(wrapping)) = (info.key_id, &self.wrapping_key) else {
             return Ok(false);
         };
-        match Wrappings::list(self, info)?.unwrap(self, info, id, wrapping) {
+        match Wrappings::list(self, info)?.unwrap(id, wrapping) {
             Ok(key) => Ok(shredded::read(&*self.store, info, Some(&key))? == Marker::Proven),
             Err(error) if error.kind() == ErrorKind::Unavailable => Err(error),
             Err(_) => Ok(false),
@@ -330,7 +330,7 @@ impl Vault {
                     .expected(wrappings.wanted(id)))
             }
             (Some(id), Some(wrapping)) => {
-                Wrappings::list(self, info)?.open(self, info, id, wrapping).map(Into::into)
+                Wrappings::list(self, info)?.open(id, wrapping).map(Into::into)
             }
         }
     }
@@ -387,20 +387,23 @@ impl Wrapping {
 }
 
 /// The wrapped keys of a volume in its vault.
-struct Wrappings {
+struct Wrappings<'a> {
+    vault: &'a Vault,
+    info: &'a VolumeInfo,
     found: Vec<Wrapping>,
     /// An object says that the volume was shredded.
     is_marked: bool,
 }
 
-impl Wrappings {
-    fn list(vault: &Vault, info: &VolumeInfo) -> Result<Self> {
+impl<'a> Wrappings<'a> {
+    fn list(vault: &'a Vault, info: &'a VolumeInfo) -> Result<Self> {
         let prefix = layout::keys_prefix(&info.name);
         let objects = vault.store.list(&prefix)?;
         let mark = layout::shredded(&info.name);
         let is_marked = objects.iter().any(|object| object.name == mark);
         let found = objects.iter().filter_map(|object| Wrapping::parse(&object.name, &prefix));
-        Ok(Self { found: found.take(WRAPPINGS_MAX).collect(), is_marked })
+        let found = found.take(WRAPPINGS_MAX).collect();
+        Ok(Self { vault, info, found, is_marked })
     }
 
     fn of(&self, id: KeyId) -> impl Iterator<Item = &Wrapping> {
@@ -409,54 +412,44 @@ impl Wrappings {
 
     /// Opens the key `id` of a volume. `WrongKey` if the volume was shredded, which that key
     /// proves.
-    fn open(
-        &self,
-        vault: &Vault,
-        info: &VolumeInfo,
-        id: KeyId,
-        wrapping: &WrappingKey,
-    ) -> Result<VolumeKey> {
-        let key = self.unwrap(vault, info, id, wrapping)?;
-        if self.is_marked && shredded::read(&*vault.store, info, Some(&key))? == Marker::Proven {
-            return Err(shredded_error(info));
+    fn open(&self, id: KeyId, wrapping: &WrappingKey) -> Result<VolumeKey> {
+        let key = self.unwrap(id, wrapping)?;
+        if self.is_marked
+            && shredded::read(&*self.vault.store, self.info, Some(&key))? == Marker::Proven
+        {
+            return Err(shredded_error(self.info));
         }
         Ok(key)
     }
 
     /// Checks that nobody says that the volume was shredded. `WrongKey` if it was, `Corrupt` if
     /// nobody proved it.
-    fn check_unmarked(&self, vault: &Vault, info: &VolumeInfo, key: &VolumeKey) -> Result<()> {
+    fn check_unmarked(&self, key: &VolumeKey) -> Result<()> {
         if !self.is_marked {
             return Ok(());
         }
-        if shredded::read(&*vault.store, info, Some(key))? == Marker::Proven {
-            return Err(shredded_error(info));
+        if shredded::read(&*self.vault.store, self.info, Some(key))? == Marker::Proven {
+            return Err(shredded_error(self.info));
         }
-        Err(Error::new(ErrorKind::Corrupt, "rotate key of", layout::shredded(&info.name))
+        Err(Error::new(ErrorKind::Corrupt, "rotate key of", layout::shredded(&self.info.name))
             .expected("no marker of a shredded volume, because a key opens it")
             .found("one that anybody may have put; finish shredding, or delete the object"))
     }
 
     /// Opens the key `id` of a volume, shredded or not. A wrapping whose name has the
     /// key-encryption key is tried alone.
-    fn unwrap(
-        &self,
-        vault: &Vault,
-        info: &VolumeInfo,
-        id: KeyId,
-        wrapping: &WrappingKey,
-    ) -> Result<VolumeKey> {
+    fn unwrap(&self, id: KeyId, wrapping: &WrappingKey) -> Result<VolumeKey> {
         if let Some(named) = self.of(id).find(|w| w.wrapped_by == Some(wrapping.id())) {
-            return named.open(vault, info, wrapping);
+            return named.open(self.vault, self.info, wrapping);
         }
         if let Some(unnamed) = self.of(id).find(|w| w.wrapped_by.is_none()) {
-            return unnamed.open(vault, info, wrapping);
+            return unnamed.open(self.vault, self.info, wrapping);
         }
         let needed: Vec<KeyId> = self.of(id).filter_map(|w| w.wrapped_by).collect();
         if needed.is_empty() {
-            return Err(no_keys(info));
+            return Err(no_keys(self.info));
         }
-        Err(wrong_key(&info.name, &needed, wrapping.id()))
+        Err(wrong_key(&self.info.name, &needed, wrapping.id()))
     }
 
     /// Describes what opens the key `id`, for an error.

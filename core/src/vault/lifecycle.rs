@@ -13,7 +13,10 @@
 //! two operators cannot work against each other. Recording the same step of the same failover again
 //! is no error, so steps can be repeated after a crash.
 
+use super::edit::host;
+use crate::clock::Clock;
 use crate::error::{Error, ErrorKind, Result};
+use crate::macros::{coded, named};
 use crate::units::{Epoch, PointId, Sequence, Timestamp};
 
 /// Most steps remembered; the oldest are forgotten first.
@@ -23,58 +26,31 @@ pub const TESTS_MAX: usize = 64;
 /// Longest text of a step, in bytes.
 pub const NOTE_BYTES_MAX: usize = 512;
 
-/// Kind of a step.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum StepKind {
-    /// A planned failover asks the source to hand the volume over.
-    Request,
-    /// The source writes no more; all that it wrote is in the vault.
-    HandOver,
-    /// The volume is about to be served elsewhere from a recovery state; nothing is final.
-    Start,
-    /// The failover is final: the epoch has ended and the old source is fenced.
-    Commit,
-    /// The failover was cancelled; the source has the volume as before.
-    Cancel,
-    /// The disk at the old site follows the volume.
-    Reprotect,
-    /// The volume runs at home again, protected as before.
-    FailBack,
-    /// A test failover is about to begin.
-    TestBegin,
-    /// A test failover was cleaned up.
-    TestEnd,
-}
-
-impl StepKind {
-    /// Every kind, in the order of its code in the catalog (code 1 is the first).
-    pub const ALL: [Self; 9] = [
-        Self::Request,
-        Self::HandOver,
-        Self::Start,
-        Self::Commit,
-        Self::Cancel,
-        Self::Reprotect,
-        Self::FailBack,
-        Self::TestBegin,
-        Self::TestEnd,
-    ];
-
-    /// Returns the stable lower-case name.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Request => "request",
-            Self::HandOver => "hand-over",
-            Self::Start => "start",
-            Self::Commit => "commit",
-            Self::Cancel => "cancel",
-            Self::Reprotect => "reprotect",
-            Self::FailBack => "fail-back",
-            Self::TestBegin => "test-begin",
-            Self::TestEnd => "test-end",
-        }
+named! {
+    /// Kind of a step.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+    pub enum StepKind {
+        /// A planned failover asks the source to hand the volume over.
+        Request = "request",
+        /// The source writes no more; all that it wrote is in the vault.
+        HandOver = "hand-over",
+        /// The volume is about to be served elsewhere from a recovery state; nothing is final.
+        Start = "start",
+        /// The failover is final: the epoch has ended and the old source is fenced.
+        Commit = "commit",
+        /// The failover was cancelled; the source has the volume as before.
+        Cancel = "cancel",
+        /// The disk at the old site follows the volume.
+        Reprotect = "reprotect",
+        /// The volume runs at home again, protected as before.
+        FailBack = "fail-back",
+        /// A test failover is about to begin.
+        TestBegin = "test-begin",
+        /// A test failover was cleaned up.
+        TestEnd = "test-end",
     }
 }
+coded!(pub(super) StepKind);
 
 /// A recorded step.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -100,36 +76,37 @@ pub struct Step {
     pub note: String,
 }
 
-/// Stage of a volume in its life cycle.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Stage {
-    /// Its source protects it.
-    Protected,
-    /// A planned failover waits for the source.
-    Requested,
-    /// The source handed it over and waits for a start or a cancellation.
-    HandedOver,
-    /// It is served elsewhere; another point may still be chosen, and the failover be cancelled.
-    FailedOver,
-    /// The failover is final.
-    Committed,
-    /// It is committed, and the disk at the old site follows.
-    Reprotected,
+impl Step {
+    /// Makes a step that this host takes now, without a recovery state.
+    pub(crate) fn new(kind: StepKind, failover: PointId, clock: &dyn Clock) -> Self {
+        let (at, at_time, epoch) = (Sequence::ZERO, Timestamp(0), Epoch(0));
+        let (time, host, note) = (clock.now(), host(), String::new());
+        Self { kind, failover, time, host, at, point: None, at_time, epoch, note }
+    }
 }
 
-impl Stage {
-    /// Returns the stable lower-case name.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Protected => "protected",
-            Self::Requested => "requested",
-            Self::HandedOver => "handed-over",
-            Self::FailedOver => "failed-over",
-            Self::Committed => "committed",
-            Self::Reprotected => "reprotected",
-        }
+named! {
+    /// Stage of a volume in its life cycle.
+    #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+    pub enum Stage {
+        /// Its source protects it.
+        #[default]
+        Protected = "protected",
+        /// A planned failover waits for the source.
+        Requested = "requested",
+        /// The source handed it over and waits for a start or a cancellation.
+        HandedOver = "handed-over",
+        /// It is served elsewhere; another point may still be chosen, and the failover be cancelled.
+        FailedOver = "failed-over",
+        /// The failover is final.
+        Committed = "committed",
+        /// It is committed, and the disk at the old site follows.
+        Reprotected = "reprotected",
     }
+}
+coded!(pub(super) Stage);
 
+impl Stage {
     /// Returns whether a failover is under way: begun, and neither committed nor cancelled.
     pub const fn is_open(self) -> bool {
         matches!(self, Self::Requested | Self::HandedOver | Self::FailedOver)
@@ -146,7 +123,7 @@ pub struct TestFailover {
 }
 
 /// Stage of a volume, the steps that led there, and its test failovers.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Lifecycle {
     stage: Stage,
     /// The stage to which a cancellation goes back: the newest in which no failover was under way.
@@ -155,18 +132,6 @@ pub struct Lifecycle {
     current: Option<Step>,
     tests: Vec<TestFailover>,
     steps: Vec<Step>,
-}
-
-impl Default for Lifecycle {
-    fn default() -> Self {
-        Self {
-            stage: Stage::Protected,
-            before: Stage::Protected,
-            current: None,
-            tests: Vec::new(),
-            steps: Vec::new(),
-        }
-    }
 }
 
 impl Lifecycle {
@@ -235,21 +200,16 @@ impl Lifecycle {
                         .expected(format_args!("fewer than {TESTS_MAX} test failovers")));
                 }
                 if let Some(test) = self.tests.iter().find(|test| test.name == step.note) {
-                    return Err(Error::new(
-                        ErrorKind::AlreadyExists,
-                        "begin test failover",
-                        &step.note,
-                    )
-                    .message(format_args!(
-                        "it was begun on {} at {}",
-                        test.begin.host, test.begin.time
-                    )));
+                    let Step { host, time, .. } = &test.begin;
+                    let begun = format_args!("it was begun on {host} at {time}");
+                    let begin = "begin test failover";
+                    return Err(
+                        Error::new(ErrorKind::AlreadyExists, begin, &step.note).message(begun)
+                    );
                 }
                 return Ok(());
             }
-            StepKind::TestEnd => {
-                return self.test(&step.note).map(drop);
-            }
+            StepKind::TestEnd => return self.test(&step.note).map(drop),
             _ => {}
         }
         if let Some(other) = &self.current
@@ -269,24 +229,20 @@ impl Lifecycle {
             return Err(Error::new(ErrorKind::Fenced, step.kind.name(), volume)
                 .message(format_args!("it was cancelled by {} at {}", cancel.host, cancel.time)));
         }
-        match step.kind {
-            StepKind::Request | StepKind::Reprotect => match self.stage {
-                Protected if step.kind == StepKind::Reprotect => refused("a committed failover"),
+        match (step.kind, self.stage) {
+            (StepKind::Reprotect, Protected) => refused("a committed failover"),
+            (StepKind::Request | StepKind::Reprotect, stage) => match stage {
                 Protected | Committed | Reprotected | Requested => Ok(()),
                 _ => refused("no failover under way"),
             },
-            StepKind::HandOver => match self.stage {
-                Requested | HandedOver => Ok(()),
-                _ => refused("a planned failover that was requested"),
-            },
+            (StepKind::HandOver, Requested | HandedOver) => Ok(()),
+            (StepKind::HandOver, _) => refused("a planned failover that was requested"),
+            (StepKind::Commit | StepKind::FailBack, FailedOver) => Ok(()),
+            (StepKind::Commit | StepKind::FailBack, _) => refused("a failover that was started"),
             // A cancellation may come before a start whose answer was lost; that start is refused
             // from then on.
-            StepKind::Start | StepKind::Cancel => Ok(()),
-            StepKind::Commit | StepKind::FailBack => match self.stage {
-                FailedOver => Ok(()),
-                _ => refused("a failover that was started"),
-            },
-            StepKind::TestBegin | StepKind::TestEnd => Ok(()),
+            (StepKind::Start | StepKind::Cancel, _)
+            | (StepKind::TestBegin | StepKind::TestEnd, _) => Ok(()),
         }
     }
 

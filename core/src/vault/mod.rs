@@ -33,6 +33,7 @@ pub use annotations::{
 pub use branch::BRANCHES_MAX;
 pub use catalog::{Catalog, SNAPSHOT_EVERY};
 pub use content::CatalogContent;
+pub(crate) use edit::host;
 pub use edit::{Branch, CatalogEdit, Division, SegmentEntry, SourceIdentity, SourceInstance};
 pub use history::TimelineEntry;
 pub(crate) use history::{Intervals, missing_since, unordered_at};

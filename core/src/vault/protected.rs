@@ -6,39 +6,27 @@ use std::collections::{HashMap, HashSet};
 use super::annotations::{Pin, PinUntil};
 use super::content::CatalogContent;
 use crate::journal::PointKind;
+use crate::macros::named;
 use crate::units::PointId;
 
-/// Why retention keeps a recovery state. In descending order of strength.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum KeepReason {
-    /// Legal hold.
-    LegalHold,
-    /// Pinned.
-    Pinned,
-    /// A branch, a failover under way or a test failover stands on it.
-    Branch,
-    /// The newest point that a check found good.
-    LastVerified,
-    /// The newest application-consistent point.
-    LastAppConsistent,
-    /// The first of its interval.
-    Thinned,
-    /// The first of the newest interval beyond the window: the base of the others.
-    Base,
-}
-
-impl KeepReason {
-    /// Returns the stable lower-case name.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::LegalHold => "legal-hold",
-            Self::Pinned => "pinned",
-            Self::Branch => "branch",
-            Self::LastVerified => "last-verified",
-            Self::LastAppConsistent => "last-app-consistent",
-            Self::Thinned => "thinned",
-            Self::Base => "base",
-        }
+named! {
+    /// Why retention keeps a recovery state. In descending order of strength.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+    pub enum KeepReason {
+        /// Legal hold.
+        LegalHold = "legal-hold",
+        /// Pinned.
+        Pinned = "pinned",
+        /// A branch, a failover under way or a test failover stands on it.
+        Branch = "branch",
+        /// The newest point that a check found good.
+        LastVerified = "last-verified",
+        /// The newest application-consistent point.
+        LastAppConsistent = "last-app-consistent",
+        /// The first of its interval.
+        Thinned = "thinned",
+        /// The first of the newest interval beyond the window: the base of the others.
+        Base = "base",
     }
 }
 

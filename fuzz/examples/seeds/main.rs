@@ -8,7 +8,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use hrl::capture::{CleanStop, DirtyMap, DirtyMapParams, RegionRange};
-use hrl::device::Discarded;
+use hrl::device::{Discarded, SystemFiles};
 use hrl::journal::{Body, Mark, PointKind, Record, SegmentSummary, SegmentWriter, VolumeKey};
 use hrl::vault::{Catalog, CatalogEdit, SegmentEntry, SourceIdentity, Vault};
 use hrl::{
@@ -237,8 +237,8 @@ fn dirty_maps() {
     for (name, region_bytes, stop) in [("in-use", 1 << 20, false), ("clean", 64 << 10, true)] {
         let params =
             DirtyMapParams { volume: VolumeId([7; 16]), device_bytes: 100 << 20, region_bytes };
-        let mut map = DirtyMap::create(&path, params, false).expect("create");
-        map.begin_session().expect("begin");
+        let mut map = DirtyMap::create(&SystemFiles, &path, params, false).expect("create");
+        map.begin_session(&SystemFiles).expect("begin");
         map.set_dirty(&[range(3, 3), range(8, 31), range(99, 99)]).expect("set dirty");
         if stop {
             let modified = Some(Timestamp(5));

@@ -88,7 +88,7 @@ impl World {
             device_bytes: size_bytes,
             region_bytes: REGION_BYTES,
         };
-        let map = DirtyMap::create_in(&files, Path::new("dirty"), params, false).expect("a map");
+        let map = DirtyMap::create(&files, Path::new("dirty"), params, false).expect("a map");
         Arc::new(Self {
             setup,
             known,

@@ -183,13 +183,9 @@ impl FileDevice {
 
     fn write_zeroes(&self, extent: Extent) -> Result<()> {
         let zeroes = Buffer::zeroed(extent.length.min(CHUNK_BYTES as u64) as usize);
-        let mut at = extent.offset;
-        while at < extent.end() {
-            let length = (extent.end() - at).min(zeroes.len() as u64);
-            self.write(at, &zeroes[..length as usize], Durability::Cached)?;
-            at += length;
-        }
-        Ok(())
+        extent.chunks(CHUNK_BYTES as u64).try_for_each(|chunk| {
+            self.write(chunk.offset, &zeroes[..chunk.length as usize], Durability::Cached)
+        })
     }
 
     /// Asks the file system or device to zero or free a range; returns false if it cannot.
@@ -239,16 +235,16 @@ impl FileDevice {
 
     /// Returns whether the ring can run this request and is not slower at it.
     fn suits_ring(&self, operation: &Operation<'_>) -> bool {
-        let (offset, memory, allowed) = match operation {
-            Operation::Read(offset, buffer) => (*offset, &**buffer, true),
-            Operation::Write(offset, data) => {
+        let (memory, allowed) = match operation {
+            Operation::Read(_, buffer) => (&**buffer, true),
+            Operation::Write(_, data) => {
                 let allowed = !self.read_only && !self.flushes.is_poisoned();
                 // Most file systems pass buffered writes of a ring to a kernel thread, which costs
                 // more than copying.
-                (*offset, *data, allowed && self.opened.alignment_bytes > 1)
+                (*data, allowed && self.opened.alignment_bytes > 1)
             }
         };
-        let extent = Extent { offset, length: memory.len() as u64 };
+        let extent = operation.extent();
         allowed
             && (1..=ring::REQUEST_BYTES_MAX).contains(&memory.len())
             && extent.check_within(self.opened.size_bytes, "", "").is_ok()
@@ -385,10 +381,7 @@ impl BlockDevice for FileDevice {
             (Outcome::Failed(error), Operation::Write(offset, _)) => {
                 Err(self.failed("write to", *offset, error))
             }
-            (Outcome::Left, Operation::Read(offset, buffer)) => self.read(*offset, buffer),
-            (Outcome::Left, Operation::Write(offset, data)) => {
-                self.write(*offset, data, Durability::Cached)
-            }
+            (Outcome::Left, operation) => operation.run(self),
         };
         operations.iter_mut().zip(outcomes).map(one).collect()
     }

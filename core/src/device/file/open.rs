@@ -11,7 +11,7 @@ use rustix::fs::{AtFlags, FlockOperation, OFlags, SeekFrom, StatxFlags};
 use rustix::io::Errno;
 
 use super::SECTOR_BYTES;
-use crate::device::{BUFFER_ALIGNMENT_BYTES, Buffer};
+use crate::device::{BUFFER_ALIGNMENT_BYTES, Buffer, directory_of};
 use crate::error::{Error, ErrorKind, Result};
 
 /// Whether to bypass the page cache.
@@ -208,8 +208,7 @@ fn create(path: &Path, size_bytes: u64) -> Result<()> {
         let _ = std::fs::remove_file(path);
         return Err(io(error));
     }
-    let directory = path.parent().filter(|p| !p.as_os_str().is_empty());
-    File::open(directory.unwrap_or(Path::new("."))).and_then(|d| d.sync_all()).map_err(io)
+    File::open(directory_of(path)).and_then(|directory| directory.sync_all()).map_err(io)
 }
 
 fn size_of_file(file: &File, path: &Path) -> Result<u64> {

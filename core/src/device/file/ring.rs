@@ -107,7 +107,7 @@ fn drive(
     outcomes: &mut [Outcome],
 ) -> bool {
     let fd = types::Fd(file.as_raw_fd());
-    let lengths: Vec<usize> = operations.iter().map(length).collect();
+    let lengths: Vec<usize> = operations.iter().map(|o| o.extent().length as usize).collect();
     let mut waiting = operations
         .iter_mut()
         .zip(suited)
@@ -154,15 +154,8 @@ fn drive(
     }
 }
 
-pub(super) fn length(operation: &Operation<'_>) -> usize {
-    match operation {
-        Operation::Read(_, buffer) => buffer.len(),
-        Operation::Write(_, data) => data.len(),
-    }
-}
-
 fn entry(fd: types::Fd, operation: &mut Operation<'_>) -> squeue::Entry {
-    let length = length(operation) as u32;
+    let length = operation.extent().length as u32;
     match operation {
         Operation::Read(offset, buffer) => {
             opcode::Read::new(fd, buffer.as_mut_ptr(), length).offset(*offset).build()

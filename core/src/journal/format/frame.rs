@@ -43,19 +43,19 @@ layout! { footer, 128;
     CHECKSUM 124 4
 }
 
-pub(in crate::journal) const FRAME_HEADER_BYTES: usize = frame::BYTES;
+pub const FRAME_HEADER_BYTES: usize = frame::BYTES;
 /// Bytes of a frame header that are authenticated beside the content.
-pub(in crate::journal) const FRAME_AAD_BYTES: usize = frame::TAG.start;
-pub(in crate::journal) const FOOTER_BYTES: usize = footer::BYTES;
+pub const FRAME_AAD_BYTES: usize = frame::TAG.start;
+pub const FOOTER_BYTES: usize = footer::BYTES;
 /// Bytes of the footer that are authenticated.
-pub(in crate::journal) const FOOTER_AAD_BYTES: usize = footer::TAG.start;
+pub const FOOTER_AAD_BYTES: usize = footer::TAG.start;
 
 pub(super) const FRAME_MAGIC: [u8; 4] = *b"HRLF";
 const FOOTER_MAGIC: [u8; 4] = *b"HRLZ";
 
 /// What a frame contains.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::journal) enum FrameKind {
+pub enum FrameKind {
     Data = 1,
     Index = 2,
     Notes = 3,
@@ -63,7 +63,7 @@ pub(in crate::journal) enum FrameKind {
 
 /// The header of a frame. `tag` is zero without a key.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(in crate::journal) struct FrameHeader {
+pub struct FrameHeader {
     pub number: u32,
     pub kind: FrameKind,
     pub codec: Codec,
@@ -77,7 +77,7 @@ pub(in crate::journal) struct FrameHeader {
 
 /// The end of a closed segment.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(in crate::journal) struct Footer {
+pub struct Footer {
     pub frames: u32,
     pub data_frames: u32,
     pub index_offset: u64,
@@ -94,7 +94,7 @@ pub(in crate::journal) struct Footer {
 
 impl FrameHeader {
     /// Encodes what is authenticated: all but tag and checksum.
-    pub(in crate::journal) fn encode_aad(&self) -> [u8; FRAME_AAD_BYTES] {
+    pub fn encode_aad(&self) -> [u8; FRAME_AAD_BYTES] {
         let mut bytes = [0; FRAME_AAD_BYTES];
         put(&mut bytes, frame::MAGIC, &FRAME_MAGIC);
         put(&mut bytes, frame::NUMBER, &self.number.to_le_bytes());
@@ -108,7 +108,7 @@ impl FrameHeader {
         bytes
     }
 
-    pub(in crate::journal) fn encode(&self, stored: &[u8]) -> [u8; FRAME_HEADER_BYTES] {
+    pub fn encode(&self, stored: &[u8]) -> [u8; FRAME_HEADER_BYTES] {
         let mut bytes = [0; FRAME_HEADER_BYTES];
         bytes[..FRAME_AAD_BYTES].copy_from_slice(&self.encode_aad());
         put(&mut bytes, frame::TAG, &self.tag);
@@ -119,7 +119,7 @@ impl FrameHeader {
 
     /// Decodes the header at `at`. `check_content` checks its checksum, which covers the content
     /// too.
-    pub(in crate::journal) fn decode(bytes: &[u8], name: &str, at: u64) -> Result<Self> {
+    pub fn decode(bytes: &[u8], name: &str, at: u64) -> Result<Self> {
         if bytes.len() < FRAME_HEADER_BYTES {
             return Err(bad(name, at)
                 .expected(format_args!("a frame header of {FRAME_HEADER_BYTES} bytes"))
@@ -169,12 +169,7 @@ impl FrameHeader {
     }
 
     /// Compares the checksum of the header in `bytes` with the header and its content.
-    pub(in crate::journal) fn check_content(
-        bytes: &[u8],
-        stored: &[u8],
-        name: &str,
-        at: u64,
-    ) -> Result<()> {
+    pub fn check_content(bytes: &[u8], stored: &[u8], name: &str, at: u64) -> Result<()> {
         let expected = Self::checksum(bytes, stored);
         check_crc(expected, u32_at(bytes, frame::CHECKSUM), name, at + frame::CHECKSUM.start as u64)
     }
@@ -189,7 +184,7 @@ impl FrameHeader {
 
 impl Footer {
     /// Encodes what is authenticated: all but tag and checksum.
-    pub(in crate::journal) fn encode_aad(&self) -> [u8; FOOTER_AAD_BYTES] {
+    pub fn encode_aad(&self) -> [u8; FOOTER_AAD_BYTES] {
         let mut bytes = [0; FOOTER_AAD_BYTES];
         put(&mut bytes, footer::MAGIC, &FOOTER_MAGIC);
         put(&mut bytes, footer::FRAMES, &self.frames.to_le_bytes());
@@ -206,7 +201,7 @@ impl Footer {
         bytes
     }
 
-    pub(in crate::journal) fn encode(&self) -> [u8; FOOTER_BYTES] {
+    pub fn encode(&self) -> [u8; FOOTER_BYTES] {
         let mut bytes = [0; FOOTER_BYTES];
         bytes[..FOOTER_AAD_BYTES].copy_from_slice(&self.encode_aad());
         put(&mut bytes, footer::TAG, &self.tag);
@@ -216,11 +211,7 @@ impl Footer {
     }
 
     /// Decodes the last bytes of a segment of `length` bytes.
-    pub(in crate::journal) fn decode(
-        bytes: &[u8; FOOTER_BYTES],
-        name: &str,
-        length: u64,
-    ) -> Result<Self> {
+    pub fn decode(bytes: &[u8; FOOTER_BYTES], name: &str, length: u64) -> Result<Self> {
         let at = length.saturating_sub(FOOTER_BYTES as u64);
         if bytes[footer::MAGIC] != FOOTER_MAGIC {
             return Err(bad(name, at)

@@ -3,6 +3,8 @@
 //! A checksum protects the header. With a key, every frame authenticates the header too, because
 //! the segment's key derives from all of its bytes.
 
+use std::ops::Range;
+
 use super::{
     FEATURES_INCOMPATIBLE, MAGIC, VERSION_MAJOR, VERSION_MINOR, array_at, bad, check_crc,
     check_zero, i64_at, layout, put, u8_at, u16_at, u32_at, u64_at,
@@ -38,11 +40,11 @@ layout! { header, 256;
     CHECKSUM 252 4
 }
 
-pub(in crate::journal) const HEADER_BYTES: usize = header::BYTES;
+pub const HEADER_BYTES: usize = header::BYTES;
 
 /// How the content of a frame is stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::journal) enum Codec {
+pub enum Codec {
     Stored = 0,
     Zstd = 1,
 }
@@ -55,7 +57,7 @@ impl Codec {
 
 /// How frames are encrypted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::journal) enum Aead {
+pub enum Aead {
     None = 0,
     /// The nonce is the number of the frame: version 1.0.
     ChaCha20Poly1305 = 1,
@@ -65,7 +67,7 @@ pub(in crate::journal) enum Aead {
 
 /// The header of a segment.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(in crate::journal) struct Header {
+pub struct Header {
     pub kind: SegmentKind,
     pub codec: Codec,
     pub aead: Aead,
@@ -82,18 +84,13 @@ pub(in crate::journal) struct Header {
 }
 
 impl Header {
-    pub(in crate::journal) fn encode(&self) -> [u8; HEADER_BYTES] {
+    pub fn encode(&self) -> [u8; HEADER_BYTES] {
         let mut bytes = [0; HEADER_BYTES];
         put(&mut bytes, header::MAGIC, &MAGIC);
         put(&mut bytes, header::VERSION_MAJOR, &VERSION_MAJOR.to_le_bytes());
         put(&mut bytes, header::VERSION_MINOR, &VERSION_MINOR.to_le_bytes());
         put(&mut bytes, header::HEADER_BYTES, &(HEADER_BYTES as u32).to_le_bytes());
-        let kind = match self.kind {
-            SegmentKind::Log => 1,
-            SegmentKind::Merged => 2,
-            SegmentKind::Image => 3,
-        };
-        put(&mut bytes, header::KIND, &[kind]);
+        put(&mut bytes, header::KIND, &[self.kind.code()]);
         put(&mut bytes, header::CODEC, &[self.codec as u8]);
         put(&mut bytes, header::AEAD, &[self.aead as u8]);
         put(&mut bytes, header::BLOCK_BYTES, &self.block_bytes.to_le_bytes());
@@ -113,7 +110,7 @@ impl Header {
 
     /// Decodes a header. `Corrupt`, or `Unsupported` if this build does not know a version,
     /// feature, kind or algorithm in it.
-    pub(in crate::journal) fn decode(bytes: &[u8], name: &str) -> Result<Self> {
+    pub fn decode(bytes: &[u8], name: &str) -> Result<Self> {
         if bytes.len() < HEADER_BYTES {
             return Err(bad(name, bytes.len() as u64)
                 .expected(format_args!("a header of {HEADER_BYTES} bytes"))
@@ -151,7 +148,7 @@ impl Header {
     }
 }
 
-fn unsupported(name: &str, at: std::ops::Range<usize>) -> Error {
+fn unsupported(name: &str, at: Range<usize>) -> Error {
     Error::new(ErrorKind::Unsupported, "read segment", name).at(at.start as u64)
 }
 
@@ -194,28 +191,17 @@ fn check_versions(bytes: &[u8], name: &str) -> Result<()> {
 }
 
 fn decode_codes(bytes: &[u8], name: &str) -> Result<(SegmentKind, Codec, Aead)> {
-    let kind = match u8_at(bytes, header::KIND) {
-        1 => SegmentKind::Log,
-        2 => SegmentKind::Merged,
-        3 => SegmentKind::Image,
-        other => {
-            return Err(unsupported(name, header::KIND)
-                .expected("a known segment kind")
-                .found(other));
-        }
+    let code = |field: Range<usize>| u8_at(bytes, field);
+    let unknown = |field: Range<usize>, expected: &str| {
+        unsupported(name, field.clone()).expected(expected).found(code(field))
     };
-    let code = u8_at(bytes, header::CODEC);
-    let codec = Codec::decode(code)
-        .ok_or_else(|| unsupported(name, header::CODEC).expected("a known codec").found(code))?;
-    let aead = match u8_at(bytes, header::AEAD) {
-        0 => Aead::None,
-        1 => Aead::ChaCha20Poly1305,
-        2 => Aead::ChaCha20Blake3,
-        other => {
-            return Err(unsupported(name, header::AEAD)
-                .expected("a known AEAD algorithm")
-                .found(other));
-        }
-    };
-    Ok((kind, codec, aead))
+    let kind = SegmentKind::from_code(code(header::KIND));
+    let aead = [Aead::None, Aead::ChaCha20Poly1305, Aead::ChaCha20Blake3];
+    let aead = aead.get(usize::from(code(header::AEAD))).copied();
+    Ok((
+        kind.ok_or_else(|| unknown(header::KIND, "a known segment kind"))?,
+        Codec::decode(code(header::CODEC))
+            .ok_or_else(|| unknown(header::CODEC, "a known codec"))?,
+        aead.ok_or_else(|| unknown(header::AEAD, "a known AEAD algorithm"))?,
+    ))
 }

@@ -4,6 +4,7 @@ use super::{FRAME_RAW_BYTES_MAX, bad, check_zero, layout, put, u8_at, u32_at, u6
 use crate::error::Result;
 use crate::extent::Extent;
 use crate::journal::RECORD_DATA_BYTES_MAX;
+use crate::macros::{coded, named};
 use crate::units::Sequence;
 
 layout! { index_entry, 40;
@@ -16,20 +17,23 @@ layout! { index_entry, 40;
     RESERVED 33 7
 }
 
-pub(in crate::journal) const INDEX_ENTRY_BYTES: usize = index_entry::BYTES;
+pub const INDEX_ENTRY_BYTES: usize = index_entry::BYTES;
 
-/// Content of an extent, according to its index entry.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum IndexKind {
-    /// Its data is in the frame.
-    Data,
-    /// It reads as zeroes.
-    Zero,
-    /// It was discarded and reads as anything. A view returns zeroes, a comparison skips it.
-    Undefined,
-    /// It changed and its data was not captured.
-    Touch,
+named! {
+    /// Content of an extent, according to its index entry.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+    pub enum IndexKind {
+        /// Its data is in the frame.
+        Data = "data",
+        /// It reads as zeroes.
+        Zero = "zero",
+        /// It was discarded and reads as anything. A view returns zeroes, a comparison skips it.
+        Undefined = "undefined",
+        /// It changed and its data was not captured.
+        Touch = "touch",
+    }
 }
+coded!(pub(super) IndexKind);
 
 /// The last writer of an extent within one segment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,38 +51,28 @@ pub struct IndexEntry {
 }
 
 /// Appends an index entry.
-pub(in crate::journal) fn encode_index_entry(entry: &IndexEntry, out: &mut Vec<u8>) {
-    let kind = match entry.kind {
-        IndexKind::Data => 1,
-        IndexKind::Zero => 2,
-        IndexKind::Undefined => 3,
-        IndexKind::Touch => 4,
-    };
+pub fn encode_index_entry(entry: &IndexEntry, out: &mut Vec<u8>) {
     let mut bytes = [0; INDEX_ENTRY_BYTES];
     put(&mut bytes, index_entry::OFFSET, &entry.extent.offset.to_le_bytes());
     put(&mut bytes, index_entry::LENGTH, &entry.extent.length.to_le_bytes());
     put(&mut bytes, index_entry::SEQUENCE, &entry.sequence.0.to_le_bytes());
     put(&mut bytes, index_entry::FRAME, &entry.frame.to_le_bytes());
     put(&mut bytes, index_entry::DATA_OFFSET, &entry.data_offset.to_le_bytes());
-    put(&mut bytes, index_entry::KIND, &[kind]);
+    put(&mut bytes, index_entry::KIND, &[entry.kind.code()]);
     out.extend_from_slice(&bytes);
 }
 
 /// Decodes an entry of the index frame at `at`, of a volume of `device_bytes`.
-pub(in crate::journal) fn decode_index_entry(
+pub fn decode_index_entry(
     bytes: &[u8],
     device_bytes: u64,
     name: &str,
     at: u64,
 ) -> Result<IndexEntry> {
     check_zero(bytes, index_entry::RESERVED, name, at)?;
-    let kind = match u8_at(bytes, index_entry::KIND) {
-        1 => IndexKind::Data,
-        2 => IndexKind::Zero,
-        3 => IndexKind::Undefined,
-        4 => IndexKind::Touch,
-        other => return Err(bad(name, at).expected("a known index kind").found(other)),
-    };
+    let code = u8_at(bytes, index_entry::KIND);
+    let kind = IndexKind::from_code(code)
+        .ok_or_else(|| bad(name, at).expected("a known index kind").found(code))?;
     let offset = u64_at(bytes, index_entry::OFFSET);
     let length = u64_at(bytes, index_entry::LENGTH);
     let data_offset = u32_at(bytes, index_entry::DATA_OFFSET);

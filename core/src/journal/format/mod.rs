@@ -56,12 +56,12 @@ pub(super) const FOOTER_NUMBER: u32 = u32::MAX;
 macro_rules! layout {
     ($module:ident, $bytes:literal; $($name:ident $offset:literal $size:literal)*) => {
         #[allow(dead_code, reason = "some fields are written as zeroes and never looked at")]
-        pub(in crate::journal) mod $module {
+        pub mod $module {
             use std::ops::Range;
-            pub(in crate::journal) const BYTES: usize = $bytes;
-            $(pub(in crate::journal) const $name: Range<usize> = $offset..$offset + $size;)*
+            pub const BYTES: usize = $bytes;
+            $(pub const $name: Range<usize> = $offset..$offset + $size;)*
             #[cfg(test)]
-            pub(in crate::journal) const FIELDS: &[(&str, usize, usize)] =
+            pub const FIELDS: &[(&str, usize, usize)] =
                 &[$((stringify!($name), $offset, $size)),*];
         }
     };

@@ -10,7 +10,7 @@ use crate::journal::{Body, MarkEntry, OrderChange, Record};
 
 /// The notes of a segment.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(in crate::journal) struct Notes {
+pub struct Notes {
     pub frame_offsets: Vec<u64>,
     pub marks: Vec<MarkEntry>,
     pub order_changes: Vec<OrderChange>,
@@ -18,17 +18,11 @@ pub(in crate::journal) struct Notes {
 
 impl Notes {
     /// Encodes the content of the notes frame; returns it with the number of records in it.
-    pub(in crate::journal) fn encode(&self) -> (Vec<u8>, u32) {
+    pub fn encode(&self) -> (Vec<u8>, u32) {
         let mut raw = Vec::with_capacity(self.frame_offsets.len() * 8 + 64);
         let mut table = Vec::new();
-        for mark in &self.marks {
-            let body = Body::Mark(mark.mark.clone());
-            let record = Record { sequence: mark.sequence, time: mark.time, body };
-            encode_record(&record, &mut table, &mut raw);
-        }
-        for change in &self.order_changes {
-            let body = change.begin.map_or(Body::UnorderedEnd, Body::UnorderedBegin);
-            let record = Record { sequence: change.sequence, time: change.time, body };
+        let marks = self.marks.iter().map(MarkEntry::record);
+        for record in marks.chain(self.order_changes.iter().map(OrderChange::record)) {
             encode_record(&record, &mut table, &mut raw);
         }
         for offset in &self.frame_offsets {
@@ -39,17 +33,12 @@ impl Notes {
     }
 
     /// Counts marks and order changes.
-    pub(in crate::journal) fn records(&self) -> u32 {
+    pub fn records(&self) -> u32 {
         (self.marks.len() + self.order_changes.len()) as u32
     }
 
     /// Decodes the notes frame, which has `count` records, of the segment that ends with `footer`.
-    pub(in crate::journal) fn decode(
-        raw: &[u8],
-        count: u32,
-        footer: &Footer,
-        name: &str,
-    ) -> Result<Self> {
+    pub fn decode(raw: &[u8], count: u32, footer: &Footer, name: &str) -> Result<Self> {
         let at = footer.notes_offset;
         let table_bytes = count as usize * RECORD_BYTES;
         let offset_bytes = footer.data_frames as usize * 8;
@@ -75,29 +64,30 @@ impl Notes {
                 bad(name, at).expected("data within the notes").found(format_args!("end {end}"))
             })?;
             data_at = end;
-            notes.add(descriptor.record(data, name, at)?, name, at)?;
-        }
-        notes.check_order(footer, name)?;
-        Ok(notes)
-    }
-
-    fn add(&mut self, record: Record<'_>, name: &str, at: u64) -> Result<()> {
-        let Record { sequence, time, body } = record;
-        match body {
-            Body::Mark(mark) => self.marks.push(MarkEntry { sequence, time, mark }),
-            Body::UnorderedBegin(cause) => {
-                self.order_changes.push(OrderChange { sequence, time, begin: Some(cause) });
-            }
-            Body::UnorderedEnd => {
-                self.order_changes.push(OrderChange { sequence, time, begin: None });
-            }
-            _ => {
+            if !notes.add(&descriptor.record(data, name, at)?) {
                 return Err(bad(name, at)
                     .expected("marks and order changes")
                     .found("a record of another kind"));
             }
         }
-        Ok(())
+        notes.check_order(footer, name)?;
+        Ok(notes)
+    }
+
+    /// Adds a mark or an order change; returns false for any other record.
+    pub fn add(&mut self, record: &Record<'_>) -> bool {
+        let (sequence, time) = (record.sequence, record.time);
+        let begin = match &record.body {
+            Body::Mark(mark) => {
+                self.marks.push(MarkEntry { sequence, time, mark: mark.clone() });
+                return true;
+            }
+            Body::UnorderedBegin(cause) => Some(*cause),
+            Body::UnorderedEnd => None,
+            _ => return false,
+        };
+        self.order_changes.push(OrderChange { sequence, time, begin });
+        true
     }
 
     fn check_order(&self, footer: &Footer, name: &str) -> Result<()> {

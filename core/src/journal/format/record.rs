@@ -29,7 +29,7 @@ layout! { mark, 36;
     LABEL_BYTES 34 2
 }
 
-pub(in crate::journal) const RECORD_BYTES: usize = record::BYTES;
+pub const RECORD_BYTES: usize = record::BYTES;
 /// Most data in a mark record.
 pub(super) const MARK_BYTES_MAX: usize = mark::BYTES + LABEL_BYTES_MAX;
 
@@ -44,11 +44,7 @@ const UNORDERED_BEGIN: u8 = 8;
 const UNORDERED_END: u8 = 9;
 
 /// Appends the descriptor of a record to `table`, and its data, if it has any, to `data`.
-pub(in crate::journal) fn encode_record(
-    record: &Record<'_>,
-    table: &mut Vec<u8>,
-    data: &mut Vec<u8>,
-) {
+pub fn encode_record(record: &Record<'_>, table: &mut Vec<u8>, data: &mut Vec<u8>) {
     let encoded;
     let (kind, argument, payload): (u8, u8, &[u8]) = match &record.body {
         Body::Write { data, .. } => (WRITE, 0, data),
@@ -79,10 +75,8 @@ pub(in crate::journal) fn encode_record(
 
 fn encode_mark(body: &Mark) -> Vec<u8> {
     let mut bytes = vec![0; mark::BYTES];
-    let kind = PointKind::ALL.iter().position(|kind| *kind == body.kind);
-    let kind = kind.expect("every kind is listed") as u8 + 1;
     put(&mut bytes, mark::POINT, &body.point.0);
-    put(&mut bytes, mark::KIND, &[kind]);
+    put(&mut bytes, mark::KIND, &[body.kind.code()]);
     put(&mut bytes, mark::HAS_GROUP, &[u8::from(body.group.is_some())]);
     put(&mut bytes, mark::GROUP, &body.group.unwrap_or_default().0);
     put(&mut bytes, mark::LABEL_BYTES, &(body.label.len() as u16).to_le_bytes());
@@ -103,7 +97,7 @@ fn decode_mark(bytes: &[u8]) -> Option<Mark> {
     };
     Some(Mark {
         point: PointId(array_at(bytes, mark::POINT)),
-        kind: *PointKind::ALL.get(usize::from(u8_at(bytes, mark::KIND)).checked_sub(1)?)?,
+        kind: PointKind::from_code(u8_at(bytes, mark::KIND))?,
         label: std::str::from_utf8(label).ok()?.to_owned(),
         group,
     })
@@ -111,7 +105,7 @@ fn decode_mark(bytes: &[u8]) -> Option<Mark> {
 
 /// One descriptor of a record table.
 #[derive(Clone, Copy, Debug)]
-pub(in crate::journal) struct Descriptor {
+pub struct Descriptor {
     kind: u8,
     argument: u8,
     pub data_bytes: u32,
@@ -122,12 +116,7 @@ pub(in crate::journal) struct Descriptor {
 
 impl Descriptor {
     /// Decodes a descriptor of the frame at `at`, of a volume of `device_bytes`.
-    pub(in crate::journal) fn decode(
-        bytes: &[u8],
-        device_bytes: u64,
-        name: &str,
-        at: u64,
-    ) -> Result<Self> {
+    pub fn decode(bytes: &[u8], device_bytes: u64, name: &str, at: u64) -> Result<Self> {
         check_zero(bytes, record::RESERVED, name, at)?;
         let offset = u64_at(bytes, record::OFFSET);
         let length = u64_at(bytes, record::LENGTH);
@@ -167,7 +156,7 @@ impl Descriptor {
     }
 
     /// Returns what the index says of the record's extent; `None` if the record changes nothing.
-    pub(in crate::journal) fn index_kind(&self) -> Option<IndexKind> {
+    pub fn index_kind(&self) -> Option<IndexKind> {
         match self.kind {
             WRITE => Some(IndexKind::Data),
             ZERO | DISCARD_ZEROES => Some(IndexKind::Zero),
@@ -178,12 +167,7 @@ impl Descriptor {
     }
 
     /// Returns the whole record, with its data.
-    pub(in crate::journal) fn record<'a>(
-        &self,
-        data: &'a [u8],
-        name: &str,
-        at: u64,
-    ) -> Result<Record<'a>> {
+    pub fn record<'a>(&self, data: &'a [u8], name: &str, at: u64) -> Result<Record<'a>> {
         let body = match self.kind {
             WRITE => Body::Write { offset: self.extent.offset, data },
             ZERO => Body::Zero(self.extent),

@@ -64,7 +64,7 @@ fn copy_device(disk: &InstantDisk, progress: Progress<'_>) -> Result<bool> {
     let missing: Vec<Extent> =
         disk.data_blocks().flat_map(|extent| presence.absent(extent)).collect();
     let done = Done::new(missing.iter().map(|extent| extent.length).sum(), progress);
-    for chunk in missing.into_iter().flat_map(|extent| chunks(extent, CHUNK_BYTES)) {
+    for chunk in missing.into_iter().flat_map(|extent| extent.chunks(CHUNK_BYTES)) {
         if !may_go_on(disk, chunk.length, &done) {
             return Ok(false);
         }
@@ -90,7 +90,7 @@ fn zero_the_rest(disk: &InstantDisk, progress: Progress<'_>) -> Result<bool> {
     {
         let gap = Extent::from_bounds(at, data.offset);
         at = data.end();
-        for chunk in chunks(gap, ZERO_BYTES) {
+        for chunk in gap.chunks(ZERO_BYTES) {
             if disk.layers.presence.contains(chunk) {
                 continue;
             }
@@ -154,7 +154,7 @@ fn may_go_on(disk: &InstantDisk, bytes: u64, done: &Done<'_>) -> bool {
 
 fn flush_when_due(disk: &InstantDisk, bytes: u64) -> Result<()> {
     let before = disk.unflushed_bytes.fetch_add(bytes, Ordering::Relaxed);
-    if before + bytes >= FLUSH_BYTES || disk.unlogged().waiting.count() > UNLOGGED_MAX {
+    if before + bytes >= FLUSH_BYTES || disk.unlogged.lock().waiting.count() > UNLOGGED_MAX {
         disk.unflushed_bytes.store(0, Ordering::Relaxed);
         return disk.flush_presence();
     }
@@ -184,7 +184,7 @@ fn copy_frame(disk: &InstantDisk, view: &View, job: &Job) -> Result<()> {
     let mut found = Vec::with_capacity(runs.len());
     for run in runs {
         let alone = view.within(run).all(|mapping| same(&mapping));
-        for part in chunks(run, if alone { u64::MAX } else { presence.block_bytes() }) {
+        for part in run.chunks(if alone { u64::MAX } else { presence.block_bytes() }) {
             let mut bytes = Buffer::zeroed(part.length as usize);
             if view.within(part).all(|mapping| same(&mapping)) {
                 for mapping in view.within(part) {
@@ -219,15 +219,4 @@ fn put(disk: &InstantDisk, found: Vec<(Extent, Buffer)>) -> Result<()> {
         disk.layers.upper.batch(&mut operations).into_iter().collect()
     };
     disk.layers.bring(wanted, |extent| disk.landed(extent), write).map(drop)
-}
-
-/// Splits an extent into chunks of at most so many bytes.
-fn chunks(extent: Extent, bytes_max: u64) -> impl Iterator<Item = Extent> {
-    let mut at = extent.offset;
-    std::iter::from_fn(move || {
-        let length = (extent.end() - at).min(bytes_max);
-        let chunk = Extent { offset: at, length };
-        at += length;
-        (length > 0).then_some(chunk)
-    })
 }

@@ -17,12 +17,12 @@
 //! | 52 | zero, u64 | 32 | entries: offset u64, length u64 |
 //! | 60 | CRC-32 of bytes 0 to 59 | | |
 
-use std::io::{BufWriter, Read, Write};
+use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::bytes::{Reader, Writer};
-use crate::device::{Files, NewFile, remove_if_there};
+use crate::device::{Files, NewFile, directory_of, remove_if_there};
 use crate::error::{Error, ErrorKind, Result};
 use crate::extent::{Extent, ExtentSet};
 use crate::replica::layers::Presence;
@@ -71,8 +71,9 @@ impl PresenceLog {
         let existed = files.exists(path);
         if existed {
             let content = files.map(path)?;
-            let bytes = (*content).as_ref();
-            read(path, bytes, bytes.len() as u64, identity, |extent| presence.set_present(extent))?;
+            read(path, (*content).as_ref(), Some(&identity), |extent| {
+                presence.set_present(extent);
+            })?;
         }
         Ok((Self::write_new(files, path, identity, presence, &ExtentSet::new())?, existed))
     }
@@ -178,17 +179,14 @@ fn logged_runs<'a>(
 /// Returns what a log says is durable in its disk. `Corrupt` if the log is damaged.
 pub(crate) fn present_in(files: &dyn Files, path: &Path) -> Result<ExtentSet> {
     let content = files.map(path)?;
-    let bytes = (*content).as_ref();
-    let header = bytes.first_chunk().ok_or_else(|| too_short(path, bytes.len() as u64))?;
-    let identity = parse_header(path, header)?;
     let mut present = ExtentSet::new();
-    read(path, bytes, bytes.len() as u64, identity, |extent| present.insert(extent))?;
+    read(path, (*content).as_ref(), None, |extent| present.insert(extent))?;
     Ok(present)
 }
 
 /// Makes the name of a file durable.
 pub(super) fn sync_directory(files: &dyn Files, path: &Path) -> Result<()> {
-    let directory = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let directory = directory_of(path);
     files.sync_directory(directory).map_err(|error| Error::io("sync", directory.display(), error))
 }
 
@@ -269,43 +267,50 @@ fn parse_head(head: &[u8]) -> Result<FrameHead> {
     Ok(FrameHead { entries, number, checksum })
 }
 
+/// Reads a log, of the disk that is `expected` if that is known. `found` gets what is present.
 fn read(
     path: &Path,
-    mut file: impl Read,
-    length: u64,
-    identity: Identity,
+    bytes: &[u8],
+    expected: Option<&Identity>,
     mut found: impl FnMut(Extent),
 ) -> Result<()> {
-    let mut bytes = [0; HEADER_BYTES];
-    file.read_exact(&mut bytes).map_err(|error| match error.kind() {
-        std::io::ErrorKind::UnexpectedEof => too_short(path, length),
-        _ => failed("read", path, error),
-    })?;
-    check_header(path, &bytes, &identity)?;
-    let (mut at, mut number) = (HEADER_BYTES as u64, 0);
-    let mut body = Vec::new();
-    loop {
-        let mut head = [0; HEAD_BYTES];
-        let rest = length - at;
-        if rest < HEAD_BYTES as u64 {
-            return Ok(());
-        }
-        file.read_exact(&mut head).map_err(|error| failed("read", path, error))?;
-        let frame = match parse_head(&head) {
-            Ok(frame) if frame.number == number => frame,
-            _ => return check_nothing_follows(path, file, at, number, &head),
+    let object = format!("presence log {}", path.display());
+    let corrupt = |at: usize| Error::new(ErrorKind::Corrupt, "read", &object).at(at as u64);
+    let Some((header, mut rest)) = bytes.split_at_checked(HEADER_BYTES) else {
+        let found = format_args!("{} bytes", bytes.len());
+        return Err(corrupt(0).expected("a header of 64 bytes").found(found));
+    };
+    let identity = parse_header(&object, header)?;
+    if let Some(expected) = expected.filter(|expected| **expected != identity) {
+        return Err(Error::new(ErrorKind::Changed, "open", object)
+            .message("it belongs to another state")
+            .expected(describe(expected))
+            .found(describe(&identity)));
+    }
+    let mut number = 0;
+    while let Some((head, after)) = rest.split_at_checked(HEAD_BYTES) {
+        let at = bytes.len() - rest.len();
+        // Each frame is synced before the next is written, so no whole frame follows a bad one.
+        let check_is_last = |rest: &[u8]| {
+            let mut windows = rest.windows(HEAD_BYTES).step_by(ENTRY_BYTES);
+            match windows.any(|window| is_head_after(number, window)) {
+                true => Err(corrupt(at)
+                    .expected(format_args!("frame {number}"))
+                    .found("damage before a later frame")),
+                false => Ok(()),
+            }
         };
-        let wanted = frame.entries * ENTRY_BYTES;
-        if rest - (HEAD_BYTES as u64) < wanted as u64 {
+        let frame = match parse_head(head) {
+            Ok(frame) if frame.number == number => frame,
+            _ => return check_is_last(&rest[ENTRY_BYTES..]),
+        };
+        let Some((body, next)) = after.split_at_checked(frame.entries * ENTRY_BYTES) else {
             return Ok(());
+        };
+        if crc32fast::hash(body) != frame.checksum {
+            return check_is_last(next);
         }
-        body.resize(wanted, 0);
-        file.read_exact(&mut body).map_err(|error| failed("read", path, error))?;
-        if crc32fast::hash(&body) != frame.checksum {
-            return check_nothing_follows(path, file, at, number, &[]);
-        }
-        let object = format!("presence log {}", path.display());
-        let mut entries = Reader::new(&body, "read", &object);
+        let mut entries = Reader::new(body, "read", &object);
         for _ in 0..frame.entries {
             let (offset, length) = (entries.u64_le()?, entries.u64_le()?);
             let end = offset.checked_add(length).filter(|end| *end <= identity.size_bytes);
@@ -313,20 +318,24 @@ fn read(
                 |at: u64| at == identity.size_bytes || at.is_multiple_of(identity.block_bytes);
             let is_good = |end: &u64| offset < *end && is_edge(offset) && is_edge(*end);
             let Some(end) = end.filter(is_good) else {
-                return Err(corrupt(path, at)
+                return Err(corrupt(at)
                     .expected("blocks within the disk")
                     .found(format_args!("{length} bytes from {offset}")));
             };
             found(Extent::from_bounds(offset, end));
         }
-        at += (HEAD_BYTES + wanted) as u64;
-        number += 1;
+        (rest, number) = (next, number + 1);
     }
+    Ok(())
 }
 
-fn parse_header(path: &Path, bytes: &[u8; HEADER_BYTES]) -> Result<Identity> {
-    let object = format!("presence log {}", path.display());
-    let mut from = Reader::new(bytes, "read", &object);
+/// Returns whether these bytes are the head of a later frame than `number`.
+fn is_head_after(number: u64, bytes: &[u8]) -> bool {
+    bytes.starts_with(FRAME_MAGIC) && parse_head(bytes).is_ok_and(|frame| frame.number > number)
+}
+
+fn parse_header(object: &str, bytes: &[u8]) -> Result<Identity> {
+    let mut from = Reader::new(bytes, "read", object);
     from.magic(MAGIC)?;
     let (volume, sequence) = (VolumeId(from.array()?), Sequence(from.u64_le()?));
     let (size_bytes, block_bytes) = (from.u64_le()?, from.u64_le()?);
@@ -339,53 +348,7 @@ fn parse_header(path: &Path, bytes: &[u8; HEADER_BYTES]) -> Result<Identity> {
     Ok(Identity { volume, epoch, sequence, size_bytes, block_bytes })
 }
 
-fn check_header(path: &Path, bytes: &[u8; HEADER_BYTES], identity: &Identity) -> Result<()> {
-    let found = parse_header(path, bytes)?;
-    if found == *identity {
-        return Ok(());
-    }
-    Err(Error::new(ErrorKind::Changed, "open", format_args!("presence log {}", path.display()))
-        .message("it belongs to another state")
-        .expected(describe(identity))
-        .found(describe(&found)))
-}
-
 fn describe(identity: &Identity) -> String {
     let Identity { volume, epoch, sequence, size_bytes, .. } = identity;
     format!("volume {volume} at sequence {sequence} of epoch {epoch}, {size_bytes} bytes")
-}
-
-/// Checks that no whole frame follows a bad one: each frame is synced before the next is written.
-fn check_nothing_follows(
-    path: &Path,
-    mut file: impl Read,
-    bad_at: u64,
-    number: u64,
-    head: &[u8],
-) -> Result<()> {
-    let mut window = head.get(ENTRY_BYTES..).unwrap_or_default().to_vec();
-    let mut next = [0; ENTRY_BYTES];
-    while file.read_exact(&mut next).is_ok() {
-        window.extend_from_slice(&next);
-        if window.len() > HEAD_BYTES {
-            window.drain(..ENTRY_BYTES);
-        }
-        let later = window.len() == HEAD_BYTES
-            && window.starts_with(FRAME_MAGIC)
-            && parse_head(&window).is_ok_and(|frame| frame.number > number);
-        if later {
-            return Err(corrupt(path, bad_at)
-                .expected(format_args!("frame {number}"))
-                .found("damage before a later frame"));
-        }
-    }
-    Ok(())
-}
-
-fn too_short(path: &Path, length: u64) -> Error {
-    corrupt(path, 0).expected("a header of 64 bytes").found(format_args!("{length} bytes"))
-}
-
-fn corrupt(path: &Path, at: u64) -> Error {
-    Error::new(ErrorKind::Corrupt, "read", format_args!("presence log {}", path.display())).at(at)
 }

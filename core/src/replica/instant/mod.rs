@@ -40,7 +40,7 @@ use crate::device::{
 use crate::error::{Error, ErrorKind, Result};
 use crate::extent::{Extent, ExtentSet};
 use crate::policy::{Bandwidth, Throttle};
-use crate::sync::lock::{Mutex, MutexGuard};
+use crate::sync::lock::Mutex;
 use crate::units::{Epoch, Sequence, Timestamp, VolumeId};
 
 /// Most extents that wait in memory for the presence log. The change that goes beyond it flushes.
@@ -288,7 +288,7 @@ impl InstantDisk {
             ));
         }
         self.flush()?;
-        self.lock_log().remove()
+        self.log.lock().remove()
     }
 
     /// Returns the device that the disk is in.
@@ -302,14 +302,6 @@ impl InstantDisk {
 
     fn is_zero_where_absent(&self) -> bool {
         self.fresh && !self.layers.is_disturbed()
-    }
-
-    fn unlogged(&self) -> MutexGuard<'_, Unlogged> {
-        self.unlogged.lock()
-    }
-
-    fn lock_log(&self) -> MutexGuard<'_, PresenceLog> {
-        self.log.lock()
     }
 
     /// Returns the blocks with data in the base, by offset, joined.
@@ -336,7 +328,7 @@ impl InstantDisk {
     /// Records extents that are in the target now and must be logged before anything in them is
     /// promised.
     fn landed(&self, extent: Extent) {
-        self.unlogged().waiting.insert(extent);
+        self.unlogged.lock().waiting.insert(extent);
     }
 
     fn check_change(&self, extent: Extent, operation: &'static str) -> Result<()> {
@@ -355,18 +347,26 @@ impl InstantDisk {
         }
         let _guest = self.guest();
         self.layers.change(extent, |blocks| self.landed(blocks), apply)?;
-        if self.unlogged().waiting.count() > UNLOGGED_MAX { self.flush_presence() } else { Ok(()) }
+        if self.unlogged.lock().waiting.count() > UNLOGGED_MAX {
+            self.flush_presence()
+        } else {
+            Ok(())
+        }
     }
 
-    /// Makes a change that is durable when it returns.
-    fn change_durably(
+    /// Makes a change that is as durable as asked for when it returns.
+    fn change_as(
         &self,
+        durability: Durability,
         extent: Extent,
         apply: impl FnOnce(Durability) -> Result<()>,
     ) -> Result<()> {
+        if durability == Durability::Cached {
+            return self.change(extent, || apply(Durability::Cached));
+        }
         // Looked at in this order: a present block is in the log unless it is found unlogged.
         let logged = self.layers.presence.contains(extent) && {
-            let unlogged = self.unlogged();
+            let unlogged = self.unlogged.lock();
             !unlogged.waiting.overlaps(extent) && !unlogged.going.overlaps(extent)
         };
         if logged {
@@ -395,16 +395,16 @@ impl InstantDisk {
 
     fn flush_presence_now(&self) -> Result<()> {
         let going = {
-            let mut unlogged = self.unlogged();
+            let mut unlogged = self.unlogged.lock();
             unlogged.going = Arc::new(std::mem::take(&mut unlogged.waiting));
             unlogged.going.clone()
         };
         self.layers.upper.flush()?;
-        let mut log = self.lock_log();
+        let mut log = self.log.lock();
         if !going.is_empty() {
             log.append(going.iter())?;
         }
-        let mut unlogged = self.unlogged();
+        let mut unlogged = self.unlogged.lock();
         unlogged.going = Arc::default();
         if log.should_be_rewritten() {
             // Under the lock nothing becomes present that is not waiting.
@@ -468,20 +468,16 @@ impl BlockDevice for InstantDisk {
     fn write(&self, offset: u64, data: &[u8], durability: Durability) -> Result<()> {
         let extent = Extent { offset, length: data.len() as u64 };
         self.check_change(extent, "write to")?;
-        let apply = |durability| self.layers.upper.write(offset, data, durability);
-        match durability {
-            Durability::Cached => self.change(extent, || apply(Durability::Cached)),
-            Durability::Durable => self.change_durably(extent, apply),
-        }
+        self.change_as(durability, extent, |durability| {
+            self.layers.upper.write(offset, data, durability)
+        })
     }
 
     fn zero(&self, extent: Extent, unmap: Unmap, durability: Durability) -> Result<()> {
         self.check_change(extent, "zero")?;
-        let apply = |durability| self.layers.upper.zero(extent, unmap, durability);
-        match durability {
-            Durability::Cached => self.change(extent, || apply(Durability::Cached)),
-            Durability::Durable => self.change_durably(extent, apply),
-        }
+        self.change_as(durability, extent, |durability| {
+            self.layers.upper.zero(extent, unmap, durability)
+        })
     }
 
     fn discard(&self, extent: Extent) -> Result<Discarded> {
@@ -504,23 +500,14 @@ impl BlockDevice for InstantDisk {
 
     fn batch(&self, operations: &mut [Operation<'_>]) -> Vec<Result<()>> {
         let straight = !self.turns.is_poisoned()
-            && operations.iter().all(|operation| {
-                let (offset, length) = match operation {
-                    Operation::Read(offset, buffer) => (*offset, buffer.len()),
-                    Operation::Write(offset, data) => (*offset, data.len()),
-                };
-                let extent = Extent { offset, length: length as u64 };
+            && operations.iter().map(Operation::extent).all(|extent| {
                 extent.check_within(self.size_bytes(), "", "").is_ok()
                     && self.layers.presence.contains(extent)
             });
         if straight {
             return self.layers.upper.batch(operations);
         }
-        let one = |operation: &mut Operation<'_>| match operation {
-            Operation::Read(offset, buffer) => self.read(*offset, buffer),
-            Operation::Write(offset, data) => self.write(*offset, data, Durability::Cached),
-        };
-        operations.iter_mut().map(one).collect()
+        operations.iter_mut().map(|operation| operation.run(self)).collect()
     }
 
     /// Returns none before the disk is hydrated, then that of the target.

@@ -579,8 +579,8 @@ fn a_rewritten_log_holds_what_was_logged_and_not_what_waits() {
     disk.write(0, &[1; 8192], Durability::Durable).expect("write");
     disk.write(4096 * 2, &[2; 4096], Durability::Cached).expect("write");
     {
-        let unlogged = disk.unlogged();
-        disk.lock_log().rewrite(&disk.layers.presence, &unlogged.waiting).expect("rewrite");
+        let unlogged = disk.unlogged.lock();
+        disk.log.lock().rewrite(&disk.layers.presence, &unlogged.waiting).expect("rewrite");
     }
     let copy = std::fs::read(rig.log()).expect("log");
     disk.flush().expect("flush");

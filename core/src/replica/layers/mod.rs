@@ -22,7 +22,7 @@ use crate::device::{Allocation, BlockDevice, Durability};
 use crate::error::{Error, ErrorKind, Result};
 use crate::extent::{Extent, ExtentSet};
 use crate::sync::atomic::{AtomicBool, Ordering};
-use crate::sync::{Condvar, Mutex, MutexGuard};
+use crate::sync::{Condvar, Mutex};
 
 pub(super) struct Layers {
     pub base: Arc<dyn BlockDevice>,
@@ -48,7 +48,7 @@ struct Claim<'a> {
 
 impl Drop for Claim<'_> {
     fn drop(&mut self) {
-        let mut claims = self.layers.claims();
+        let mut claims = self.layers.claims.lock();
         self.extents.iter().for_each(|extent| claims.claimed.remove(*extent));
         drop(claims);
         self.layers.released.notify_all();
@@ -140,7 +140,7 @@ impl Layers {
     /// Declares every block present if `whole` returns true, which is asked while nothing is
     /// claimed.
     pub fn finish(&self, whole: impl FnOnce() -> bool, landed: impl FnOnce(Extent)) -> bool {
-        let mut claims = self.claims();
+        let mut claims = self.claims.lock();
         claims.closed = true;
         while !claims.claimed.is_empty() {
             claims = self.released.wait(claims);
@@ -160,25 +160,14 @@ impl Layers {
         let mut runs: Vec<Allocation> = Vec::new();
         for (run, present) in self.presence.runs(extent) {
             let layer = if present { &self.upper } else { &self.base };
-            for found in layer.allocation(run)? {
-                match runs.last_mut() {
-                    Some(last) if last.allocated == found.allocated => {
-                        last.extent.length += found.extent.length;
-                    }
-                    _ => runs.push(found),
-                }
-            }
+            layer.allocation(run)?.into_iter().for_each(|found| found.add_to(&mut runs));
         }
         Ok(runs)
     }
 
-    fn claims(&self) -> MutexGuard<'_, Claims> {
-        self.claims.lock()
-    }
-
     /// Claims all of `extents` at once, so that no thread waits while it has claimed some.
     fn claim(&self, extents: Vec<Extent>) -> Claim<'_> {
-        let mut claims = self.claims();
+        let mut claims = self.claims.lock();
         while claims.closed || extents.iter().any(|extent| claims.claimed.overlaps(*extent)) {
             claims = self.released.wait(claims);
         }

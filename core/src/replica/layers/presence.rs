@@ -18,7 +18,7 @@ const CHUNK_BLOCKS: u64 = WORDS as u64 * 64;
 
 type Chunk = Box<[AtomicU64]>;
 
-pub(in crate::replica) struct Presence {
+pub struct Presence {
     size_bytes: u64,
     block_bytes: u64,
     /// `None` if no block in it is present.
@@ -27,7 +27,7 @@ pub(in crate::replica) struct Presence {
 
 impl Presence {
     /// Makes a set with no block present.
-    pub(in crate::replica) fn new(size_bytes: u64) -> Self {
+    pub fn new(size_bytes: u64) -> Self {
         let mut block_bytes = BLOCK_BYTES_MIN;
         while size_bytes.div_ceil(block_bytes) > BLOCKS_MAX {
             block_bytes *= 2;
@@ -36,28 +36,25 @@ impl Presence {
         Self { size_bytes, block_bytes, chunks: (0..chunks).map(|_| OnceLock::new()).collect() }
     }
 
-    pub(in crate::replica) fn block_bytes(&self) -> u64 {
+    pub fn block_bytes(&self) -> u64 {
         self.block_bytes
     }
 
     /// Returns the whole blocks around `extent`; the last block of the disk may be short.
-    pub(in crate::replica) fn blocks(&self, extent: Extent) -> Extent {
+    pub fn blocks(&self, extent: Extent) -> Extent {
         extent
             .aligned_outwards(self.block_bytes)
             .intersection(Extent { offset: 0, length: self.size_bytes })
     }
 
     /// Returns whether every block that `extent` touches is present.
-    pub(in crate::replica) fn contains(&self, extent: Extent) -> bool {
+    pub fn contains(&self, extent: Extent) -> bool {
         let end = extent.end().div_ceil(self.block_bytes);
         extent.is_empty() || self.first_other(extent.offset / self.block_bytes, end, true) >= end
     }
 
     /// Returns `extent` as consecutive runs that are present or not.
-    pub(in crate::replica) fn runs(
-        &self,
-        extent: Extent,
-    ) -> impl Iterator<Item = (Extent, bool)> + '_ {
+    pub fn runs(&self, extent: Extent) -> impl Iterator<Item = (Extent, bool)> + '_ {
         let last = extent.end().div_ceil(self.block_bytes);
         let mut at = extent.offset;
         std::iter::from_fn(move || {
@@ -74,13 +71,13 @@ impl Presence {
     }
 
     /// Returns the parts of `extent` that are not present.
-    pub(in crate::replica) fn absent(&self, extent: Extent) -> impl Iterator<Item = Extent> + '_ {
+    pub fn absent(&self, extent: Extent) -> impl Iterator<Item = Extent> + '_ {
         self.runs(extent).filter(|(_, present)| !present).map(|(run, _)| run)
     }
 
     /// Makes the blocks of `extent`, which are whole, present. A thread that sees that also sees
     /// what was written before.
-    pub(in crate::replica) fn set_present(&self, extent: Extent) {
+    pub fn set_present(&self, extent: Extent) {
         debug_assert_eq!(extent, self.blocks(extent), "whole blocks");
         let end = extent.end().div_ceil(self.block_bytes);
         let mut at = extent.offset / self.block_bytes;

@@ -36,7 +36,7 @@ use super::layout::{self, SegmentName};
 use crate::error::{Error, ErrorKind, Result};
 use crate::parallel;
 use crate::store::{ObjectInfo, PutOutcome, Store, get_all};
-use crate::sync::lock::{Mutex, MutexGuard};
+use crate::sync::lock::Mutex;
 
 /// Volumes whose packs are cached.
 const VOLUMES_MAX: usize = 256;
@@ -105,7 +105,7 @@ impl PackedStore {
                 .found(format_args!("{} of {data_bytes}", members.len())));
         }
         self.put_members(volume, &members)?;
-        self.volumes().remove(volume);
+        self.volumes.lock().remove(volume);
         Ok(())
     }
 
@@ -124,14 +124,10 @@ impl PackedStore {
         Ok(())
     }
 
-    fn volumes(&self) -> MutexGuard<'_, HashMap<String, Arc<Listing>>> {
-        self.volumes.lock()
-    }
-
     /// Returns what is known of a volume's packs. Lists them once if nothing is known, however many
     /// callers wait.
     fn listed(&self, volume: &str) -> Result<Arc<Listing>> {
-        let known = || self.volumes().get(volume).cloned();
+        let known = || self.volumes.lock().get(volume).cloned();
         if let Some(listing) = known() {
             return Ok(listing);
         }
@@ -146,7 +142,7 @@ impl PackedStore {
 
     /// Caches what was listed; tables that were read before are kept.
     fn keep(&self, volume: &str, objects: &[ObjectInfo]) -> Arc<Listing> {
-        let mut volumes = self.volumes();
+        let mut volumes = self.volumes.lock();
         let old = volumes.get(volume).cloned().unwrap_or_default();
         let old: HashMap<&str, &Arc<Pack>> =
             old.packs.iter().map(|pack| (pack.object.as_str(), pack)).collect();
@@ -233,7 +229,7 @@ impl PackedStore {
             };
             let markers = listing.markers.iter().filter(|(_, pack)| without_pack(pack));
             let markers: Vec<_> = markers.map(|(marker, _)| marker.clone()).collect();
-            self.volumes().remove(volume);
+            self.volumes.lock().remove(volume);
             self.inner.delete_many(&old)?;
             self.inner.delete_many(&markers)?;
             if old.is_empty() {
