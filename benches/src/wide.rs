@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use hrl::device::BlockDevice;
+use hrl::device::{BlockDevice, SystemFiles};
 use hrl::journal::{
     Body, FileSink, KeyRing, Record, Segment, SegmentSummary, SegmentWriter, open_mapped,
 };
@@ -37,7 +37,7 @@ impl WideVolume {
             let path = directory.join(format!("{number}.hrl"));
             let params = log_params(DISK_BYTES, before.as_ref(), Compression::Zstd(1));
             let mut sequence = params.first_sequence;
-            let sink = FileSink::create(&path).expect("file");
+            let sink = FileSink::create(&SystemFiles, &path).expect("file");
             let mut writer = SegmentWriter::create(sink, params, None, &clock).expect("create");
             for _ in 0..RECORDS_A_SEGMENT {
                 let offset = random.below(DISK_BYTES / BLOCK_BYTES as u64) * BLOCK_BYTES as u64;

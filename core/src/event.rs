@@ -15,9 +15,10 @@ use crate::units::{PointId, Sequence, Timestamp};
 
 named! {
     /// What the capture of a volume can promise at this moment.
-    #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+    #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
     pub enum Mode {
         /// Every write is captured with its data, in order: points can be taken.
+        #[default]
         Ordered = "ordered",
         /// Data is not captured: writes only set regions dirty, and writers go on.
         Dirty = "dirty",
@@ -28,7 +29,7 @@ named! {
 
 named! {
     /// The cause of an unordered interval.
-    #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+    #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
     #[non_exhaustive]
     pub enum Cause {
         /// The first copy of the disk.
@@ -46,6 +47,7 @@ named! {
         /// The journal could not be written (I/O error).
         JournalError = "journal-error",
         /// The operator requested it.
+        #[default]
         Requested = "requested",
         /// The vault lacks what was published from here: it went back, or it is another copy.
         VaultWentBack = "vault-went-back",

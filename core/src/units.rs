@@ -186,15 +186,15 @@ fn parse_offset_minutes(text: &str) -> Option<i64> {
     (hours < 24 && minutes < 60).then_some(sign * (hours * 60 + minutes))
 }
 
-/// Defines a 16-byte identity that is shown as 32 hexadecimal digits.
+/// Defines an identity or a hash, which is shown as hexadecimal digits.
 macro_rules! identity {
-    ($(#[$doc:meta])* $name:ident) => {
+    ($(#[$doc:meta])* $name:ident, $bytes:literal) => {
         $(#[$doc])*
         #[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-        pub struct $name(pub [u8; 16]);
+        pub struct $name(pub [u8; $bytes]);
 
         impl $name {
-            /// Reads 32 hexadecimal digits. Returns `None` for any other text.
+            /// Reads its hexadecimal digits. Returns `None` for any other text.
             pub fn parse(text: &str) -> Option<Self> {
                 parse_hex(text).map(Self)
             }
@@ -206,21 +206,17 @@ macro_rules! identity {
             }
         }
 
-        impl fmt::Debug for $name {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                write!(f, concat!(stringify!($name), "({})"), self)
-            }
-        }
+        shown!($name, value => value);
     };
 }
 
 identity! {
     /// Identity of a protected volume, drawn at random when it is first protected.
-    VolumeId
+    VolumeId, 16
 }
 identity! {
     /// Identity of a recovery point. It stays the same when the segments around it are folded.
-    PointId
+    PointId, 16
 }
 
 impl PointId {
@@ -246,20 +242,13 @@ impl PointId {
 }
 identity! {
     /// Identity of a volume key: derived from the key without revealing it.
-    KeyId
+    KeyId, 16
 }
 
-/// Hash of a segment and of all segments before it, shown as 64 hexadecimal digits.
-#[derive(Clone, Copy, Default, PartialEq, Eq, Hash)]
-pub struct ChainHash(pub [u8; 32]);
-
-impl fmt::Display for ChainHash {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", hex(&self.0))
-    }
+identity! {
+    /// Hash of a segment and of all segments before it, shown as 64 hexadecimal digits.
+    ChainHash, 32
 }
-
-shown!(ChainHash, value => value);
 
 #[cfg(test)]
 mod tests {

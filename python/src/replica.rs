@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use hrl::SystemClock;
 use hrl::failover::{begin_test, end_test};
-use hrl::journal::{KeyRing, SegmentKind};
+use hrl::journal::KeyRing;
 use hrl::replica::{CompactOptions, RestoreTarget, ViewOptions};
 use hrl::vault::SegmentEntry as Entry;
 use hrl_planner::ChurnOptions;

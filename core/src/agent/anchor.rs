@@ -1,10 +1,6 @@
-//! The anchor: what the state directory knows of the vault and of its own journal, to find out at
-//! the next start whether both still are of one history.
-//!
-//! ```text
-//! STATE/anchor     the newest catalog version and segment that this source published, and how far
-//!                  the dirty map relies on the journal
-//! ```
+//! The anchor, `STATE/anchor`: the newest catalog version and segment that this source published, and
+//! how far the dirty map relies on the journal. It shows the next start whether vault and state
+//! directory still are of one history.
 //!
 //! A start finds one of these: both agree; the vault went back, or is another copy that lacks what
 //! was published; the state directory went back; another session used a copy of the directory. Only

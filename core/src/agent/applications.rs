@@ -7,9 +7,10 @@ use std::sync::Arc;
 use std::task::Waker;
 use std::time::Duration;
 
+use super::next::Next;
 use super::points::PlacedMark;
 use super::shared::Shared;
-use super::task::{Next, Task};
+use super::task::Task;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::Mode;
 use crate::point::Quiesce;

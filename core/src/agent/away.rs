@@ -1,9 +1,5 @@
-//! A session that begins while the vault is away, and joins it once it answers.
-//!
-//! ```text
-//! STATE/volume     the record of the volume and its wrapped key, so that the journal can be
-//!                  written without the vault
-//! ```
+//! A session that begins while the vault is away, and joins it once it answers. `STATE/volume` has the
+//! volume's record and wrapped key, so that the journal can be written until then.
 //!
 //! The anchor says where the journal continues. Until the vault was compared with it, as each start
 //! does, nothing is shipped and nothing counts as replicated. The comparison ends as at a start:

@@ -16,12 +16,13 @@ use std::task::Waker;
 use std::time::Duration;
 
 use super::failures::{JOURNAL, REWIND};
+use super::next::Next;
 use super::requests::Request;
 use super::rewind;
 use super::session::Rewind;
 use super::shared::Shared;
 use super::spool::Spooled;
-use super::task::{Next, Task};
+use super::task::Task;
 use crate::capture::{QueuedBody, QueuedRecord};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::Cause;
@@ -140,15 +141,14 @@ impl Journaling {
         // A stop goes on while shipping may still make room.
         let ends = shared.requests.has_ended();
         let pause = |pause| if ends { Next::Ended } else { Next::Later(pause) };
-        let Self { open, budget, .. } = self;
         if shared.session.is_fenced() {
             if !shared.journal.is_drained() {
-                drain(shared, open, budget);
+                self.drain(shared);
                 shared.journal.drained();
             }
             return if shared.requests.is_stopping() { Next::Ended } else { Next::Later(PAUSE) };
         }
-        match step(shared, open, budget, shared.policy.spool_bytes_max) {
+        match self.journal(shared, shared.policy.spool_bytes_max) {
             Ok(Step::SpoolFull) => pause(PAUSE),
             Ok(Step::Idle) if shared.requests.is_stopping() => Next::Ended,
             Ok(Step::TookLittle) => Next::Now,
@@ -159,13 +159,181 @@ impl Journaling {
                 Next::Work(DRAIN_WAIT)
             }
             Err(error) => {
-                *open = None;
+                self.open = None;
                 lose(shared, &error);
                 let now = self.pause;
                 self.pause = (2 * now).min(PAUSE_MAX);
                 pause(now)
             }
         }
+    }
+
+    /// Closes what was captured until now, once this source is fenced, whatever the limit of the spool:
+    /// from here on only the dirty map follows the disk.
+    fn drain(&mut self, shared: &Shared) {
+        let target = shared.tap.stats().last_sequence;
+        while self.open.is_some() || shared.journal.now().durable < target {
+            shared.requests.ask(Request::Close);
+            match self.journal(shared, u64::MAX) {
+                Ok(Step::Idle | Step::SpoolFull) => break,
+                Ok(Step::Worked | Step::TookLittle) => {}
+                Err(error) => {
+                    self.open = None;
+                    lose(shared, &error);
+                    break;
+                }
+            }
+        }
+    }
+
+    /// Journals one batch, in a spool of at most `bytes_max`.
+    fn journal(&mut self, shared: &Shared, bytes_max: u64) -> Result<Step> {
+        let batch_bytes = self.batch_bytes(shared, bytes_max);
+        shared.journal.set_spool_full(batch_bytes.is_none());
+        let Some(batch_bytes) = batch_bytes else {
+            shared.tap.set_pressure(Cause::SpoolFull);
+            // Wakes writers at the end of a barrier.
+            shared.tap.drain(0, Duration::ZERO);
+            // The vault can take it then.
+            self.close(shared)?;
+            return Ok(Step::SpoolFull);
+        };
+        shared.tap.set_pressure(Cause::MemoryBudget);
+        let records = shared.tap.drain(batch_bytes, Duration::ZERO);
+        let idle = records.is_empty();
+        let start = shared.clock.elapsed();
+        let pile_up = shared.shipping.spool.bytes() > shared.policy.spool_bytes_max / PILE_ONE_IN;
+        let compressing = self.budget.allows(start, pile_up);
+        for record in records {
+            self.append(shared, &record)?;
+            if let Some(open) = &mut self.open {
+                open.writer.set_compressing(compressing);
+            }
+            let ends_segment = match &record.body {
+                QueuedBody::Mark(mark) => !mark.is_commitment(),
+                QueuedBody::UnorderedEnd => true,
+                _ => false,
+            };
+            if ends_segment {
+                self.close(shared)?;
+            }
+        }
+        if compressing {
+            self.budget.spend(shared.clock.elapsed().saturating_sub(start));
+        }
+        // The begin of an unordered interval proves that the disk takes segments again.
+        let wanted = shared.requests.take(Request::Close) || shared.journal.is_stalled();
+        if let Some(current) = &self.open {
+            let age = shared.clock.elapsed().saturating_sub(current.since);
+            if wanted
+                || shared.requests.is_stopping()
+                || age >= shared.policy.segment_interval
+                || current.writer.bytes() >= shared.policy.segment_bytes_max
+            {
+                self.close(shared)?;
+            }
+        }
+        Ok(match (idle, &self.open) {
+            (true, None) => Step::Idle,
+            (false, _) if batch_bytes < DRAIN_BYTES => Step::TookLittle,
+            _ => Step::Worked,
+        })
+    }
+
+    /// Returns how many bytes may be taken from the queue so that the open segment, once it is closed,
+    /// fits a spool of `bytes_max`; zero if nothing is queued, `None` if not even the next record fits.
+    ///
+    /// Into an empty spool every record fits: otherwise nothing would ever make room for a large one.
+    fn batch_bytes(&self, shared: &Shared, bytes_max: u64) -> Option<u64> {
+        let Some(next) = shared.tap.next_bytes() else { return Some(0) };
+        let spool = &shared.shipping.spool;
+        let taken = self
+            .open
+            .as_ref()
+            .map_or(RECORD_EXTRA_BYTES_MAX, |open| open.writer.closed_bytes_max());
+        let left = bytes_max.saturating_sub(spool.bytes()).saturating_sub(taken);
+        // Long data becomes several records.
+        let records = 1 + next / RECORD_DATA_BYTES_MAX as u64;
+        let fits = next.saturating_add(records * RECORD_EXTRA_BYTES_MAX) <= left;
+        let is_alone = self.open.is_none() && spool.is_empty();
+        (fits || is_alone).then_some((left / BATCH_SHARE).clamp(1, DRAIN_BYTES))
+    }
+
+    fn append(&mut self, shared: &Shared, queued: &QueuedRecord) -> Result<()> {
+        let QueuedRecord { sequence, time, body } = queued;
+        let simple = |body| Record { sequence: *sequence, time: *time, body };
+        let record = match body {
+            QueuedBody::Write(offset, data) => {
+                let chunks = data.len().div_ceil(RECORD_DATA_BYTES_MAX) as u64;
+                for (at, chunk) in data.chunks(RECORD_DATA_BYTES_MAX).enumerate() {
+                    let offset = offset + (at * RECORD_DATA_BYTES_MAX) as u64;
+                    let sequence = Sequence(sequence.0 - (chunks - 1) + at as u64);
+                    let body = Body::Write { offset, data: chunk };
+                    self.opened(shared, sequence, *time)?.append(&Record {
+                        sequence,
+                        time: *time,
+                        body,
+                    })?;
+                }
+                return Ok(());
+            }
+            QueuedBody::Zero(extent) => simple(Body::Zero(*extent)),
+            QueuedBody::Discard(extent, what) => simple(Body::Discard(*extent, *what)),
+            QueuedBody::Touch(extent) => simple(Body::Touch(*extent)),
+            QueuedBody::Flush => simple(Body::Flush),
+            QueuedBody::Mark(mark) => simple(Body::Mark(mark.clone())),
+            QueuedBody::UnorderedBegin(cause) => simple(Body::UnorderedBegin(*cause)),
+            QueuedBody::UnorderedEnd => simple(Body::UnorderedEnd),
+        };
+        self.opened(shared, *sequence, *time)?.append(&record)
+    }
+
+    /// Returns the writer of the open segment. Without one, opens a segment that begins with this
+    /// record.
+    fn opened(
+        &mut self,
+        shared: &Shared,
+        first_sequence: Sequence,
+        first_time: Timestamp,
+    ) -> Result<&mut SegmentWriter<FileSink>> {
+        if self.open.is_none() {
+            // Even if the file cannot be created, the record is known to be lost.
+            shared.journal.opens(first_time);
+            let path = shared.state.open_segment();
+            let params = SegmentParams {
+                kind: SegmentKind::Log,
+                volume: shared.info.id,
+                epoch: shared.epoch,
+                first_sequence,
+                device_bytes: shared.info.device_bytes,
+                block_bytes: shared.info.block_bytes,
+                previous: shared.journal.now().chain,
+                replaces_through: None,
+                created: shared.clock.now(),
+                compression: shared.policy.compression,
+                frame_bytes: shared.policy.frame_bytes,
+            };
+            shared.state.remove(&path)?;
+            let sink = FileSink::create(&**shared.state.files(), &path)?;
+            let writer = SegmentWriter::create(sink, params, shared.keys.newest(), &*shared.clock)?;
+            self.open = Some(Open { writer, since: shared.clock.elapsed() });
+        }
+        let open = self.open.as_mut().expect("opened above");
+        Ok(&mut open.writer)
+    }
+
+    /// Closes the open segment and hands it to the spool.
+    fn close(&mut self, shared: &Shared) -> Result<()> {
+        let Some(Open { writer, .. }) = self.open.take() else { return Ok(()) };
+        let (sink, summary) = writer.close(None)?;
+        let path = shared.state.spool_closed(sink.path(), &summary)?;
+        // Before it counts as durable: those who wait for that, and then for an empty spool, must find
+        // it there.
+        shared.shipping.spool.push(Spooled { path, summary: summary.clone() });
+        shared.journal.closed(&summary);
+        shared.progress.moved();
+        shared.works_again(&JOURNAL);
+        Ok(())
     }
 }
 
@@ -181,24 +349,6 @@ fn continue_vault(shared: &Shared, rewind: Rewind) {
     shared.session.went_back();
 }
 
-/// Closes what was captured until now, once this source is fenced, whatever the limit of the spool:
-/// from here on only the dirty map follows the disk.
-fn drain(shared: &Shared, open: &mut Option<Open>, budget: &mut CompressionBudget) {
-    let target = shared.tap.stats().last_sequence;
-    while open.is_some() || shared.journal.now().durable < target {
-        shared.requests.ask(Request::Close);
-        match step(shared, open, budget, u64::MAX) {
-            Ok(Step::Idle | Step::SpoolFull) => break,
-            Ok(Step::Worked | Step::TookLittle) => {}
-            Err(error) => {
-                *open = None;
-                lose(shared, &error);
-                break;
-            }
-        }
-    }
-}
-
 /// What a step did.
 enum Step {
     /// Nothing: the queue is empty and no segment is open.
@@ -208,158 +358,6 @@ enum Step {
     TookLittle,
     /// The next record does not fit the spool.
     SpoolFull,
-}
-
-/// Journals one batch, in a spool of at most `bytes_max`.
-fn step(
-    shared: &Shared,
-    open: &mut Option<Open>,
-    budget: &mut CompressionBudget,
-    bytes_max: u64,
-) -> Result<Step> {
-    let batch_bytes = batch_bytes(shared, open.as_ref(), bytes_max);
-    shared.journal.set_spool_full(batch_bytes.is_none());
-    let Some(batch_bytes) = batch_bytes else {
-        shared.tap.set_pressure(Cause::SpoolFull);
-        // Wakes writers at the end of a barrier.
-        shared.tap.drain(0, Duration::ZERO);
-        // The vault can take it then.
-        close(shared, open)?;
-        return Ok(Step::SpoolFull);
-    };
-    shared.tap.set_pressure(Cause::MemoryBudget);
-    let records = shared.tap.drain(batch_bytes, Duration::ZERO);
-    let idle = records.is_empty();
-    let start = shared.clock.elapsed();
-    let pile_up = shared.shipping.spool.bytes() > shared.policy.spool_bytes_max / PILE_ONE_IN;
-    let compressing = budget.allows(start, pile_up);
-    for record in records {
-        append(shared, open, &record)?;
-        if let Some(open) = open {
-            open.writer.set_compressing(compressing);
-        }
-        let ends_segment = match &record.body {
-            QueuedBody::Mark(mark) => !mark.is_commitment(),
-            QueuedBody::UnorderedEnd => true,
-            _ => false,
-        };
-        if ends_segment {
-            close(shared, open)?;
-        }
-    }
-    if compressing {
-        budget.spend(shared.clock.elapsed().saturating_sub(start));
-    }
-    // The begin of an unordered interval proves that the disk takes segments again.
-    let wanted = shared.requests.take(Request::Close) || shared.journal.is_stalled();
-    if let Some(current) = open {
-        let age = shared.clock.elapsed().saturating_sub(current.since);
-        if wanted
-            || shared.requests.is_stopping()
-            || age >= shared.policy.segment_interval
-            || current.writer.bytes() >= shared.policy.segment_bytes_max
-        {
-            close(shared, open)?;
-        }
-    }
-    Ok(match (idle, open) {
-        (true, None) => Step::Idle,
-        (false, _) if batch_bytes < DRAIN_BYTES => Step::TookLittle,
-        _ => Step::Worked,
-    })
-}
-
-/// Returns how many bytes may be taken from the queue so that the open segment, once it is closed,
-/// fits a spool of `bytes_max`; zero if nothing is queued, `None` if not even the next record fits.
-///
-/// Into an empty spool every record fits: otherwise nothing would ever make room for a large one.
-fn batch_bytes(shared: &Shared, open: Option<&Open>, bytes_max: u64) -> Option<u64> {
-    let Some(next) = shared.tap.next_bytes() else { return Some(0) };
-    let spool = &shared.shipping.spool;
-    let taken = open.map_or(RECORD_EXTRA_BYTES_MAX, |open| open.writer.closed_bytes_max());
-    let left = bytes_max.saturating_sub(spool.bytes()).saturating_sub(taken);
-    // Long data becomes several records.
-    let records = 1 + next / RECORD_DATA_BYTES_MAX as u64;
-    let fits = next.saturating_add(records * RECORD_EXTRA_BYTES_MAX) <= left;
-    let is_alone = open.is_none() && spool.is_empty();
-    (fits || is_alone).then_some((left / BATCH_SHARE).clamp(1, DRAIN_BYTES))
-}
-
-fn append(shared: &Shared, open: &mut Option<Open>, queued: &QueuedRecord) -> Result<()> {
-    let QueuedRecord { sequence, time, body } = queued;
-    let simple = |body| Record { sequence: *sequence, time: *time, body };
-    let record = match body {
-        QueuedBody::Write(offset, data) => {
-            let chunks = data.len().div_ceil(RECORD_DATA_BYTES_MAX) as u64;
-            for (at, chunk) in data.chunks(RECORD_DATA_BYTES_MAX).enumerate() {
-                let offset = offset + (at * RECORD_DATA_BYTES_MAX) as u64;
-                let sequence = Sequence(sequence.0 - (chunks - 1) + at as u64);
-                let body = Body::Write { offset, data: chunk };
-                opened(shared, open, sequence, *time)?.append(&Record {
-                    sequence,
-                    time: *time,
-                    body,
-                })?;
-            }
-            return Ok(());
-        }
-        QueuedBody::Zero(extent) => simple(Body::Zero(*extent)),
-        QueuedBody::Discard(extent, what) => simple(Body::Discard(*extent, *what)),
-        QueuedBody::Touch(extent) => simple(Body::Touch(*extent)),
-        QueuedBody::Flush => simple(Body::Flush),
-        QueuedBody::Mark(mark) => simple(Body::Mark(mark.clone())),
-        QueuedBody::UnorderedBegin(cause) => simple(Body::UnorderedBegin(*cause)),
-        QueuedBody::UnorderedEnd => simple(Body::UnorderedEnd),
-    };
-    opened(shared, open, *sequence, *time)?.append(&record)
-}
-
-/// Returns the writer of the open segment. Without one, opens a segment that begins with this
-/// record.
-fn opened<'a>(
-    shared: &Shared,
-    open: &'a mut Option<Open>,
-    first_sequence: Sequence,
-    first_time: Timestamp,
-) -> Result<&'a mut SegmentWriter<FileSink>> {
-    if open.is_none() {
-        // Even if the file cannot be created, the record is known to be lost.
-        shared.journal.opens(first_time);
-        let path = shared.state.open_segment();
-        let params = SegmentParams {
-            kind: SegmentKind::Log,
-            volume: shared.info.id,
-            epoch: shared.epoch,
-            first_sequence,
-            device_bytes: shared.info.device_bytes,
-            block_bytes: shared.info.block_bytes,
-            previous: shared.journal.now().chain,
-            replaces_through: None,
-            created: shared.clock.now(),
-            compression: shared.policy.compression,
-            frame_bytes: shared.policy.frame_bytes,
-        };
-        shared.state.remove(&path)?;
-        let sink = FileSink::create_in(&**shared.state.files(), &path)?;
-        let writer = SegmentWriter::create(sink, params, shared.keys.newest(), &*shared.clock)?;
-        *open = Some(Open { writer, since: shared.clock.elapsed() });
-    }
-    let open = open.as_mut().expect("opened above");
-    Ok(&mut open.writer)
-}
-
-/// Closes the open segment and hands it to the spool.
-fn close(shared: &Shared, open: &mut Option<Open>) -> Result<()> {
-    let Some(Open { writer, .. }) = open.take() else { return Ok(()) };
-    let (sink, summary) = writer.close(None)?;
-    let path = shared.state.spool_closed(sink.path(), &summary)?;
-    // Before it counts as durable: those who wait for that, and then for an empty spool, must find
-    // it there.
-    shared.shipping.spool.push(Spooled { path, summary: summary.clone() });
-    shared.journal.closed(&summary);
-    shared.progress.moved();
-    shared.works_again(&JOURNAL);
-    Ok(())
 }
 
 /// Gives the open segment up: everything after the last closed one is read from the disk again.

@@ -29,6 +29,7 @@ mod hand_over;
 mod journal_progress;
 mod journaling;
 mod marking;
+mod next;
 mod open;
 mod points;
 mod progress;

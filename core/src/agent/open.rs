@@ -385,12 +385,10 @@ impl ProtectionOptions {
             }
             Provisional::forget(state)?;
         }
-        match replica.catalog().source() {
-            Some(owner) if owner.id != source.id && !self.take_over => {
-                away::forget(state)?;
-                return Err(self.refused(state, &replica, &source, owner));
-            }
-            _ => {}
+        let other = replica.catalog().source().filter(|owner| owner.id != source.id);
+        if let Some(owner) = other.filter(|_| !self.take_over) {
+            away::forget(state)?;
+            return Err(self.refused(state, &replica, &source, owner));
         }
         state.set_identity(&state::Identity {
             volume_name: self.volume.clone(),

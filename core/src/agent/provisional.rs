@@ -181,7 +181,7 @@ pub(crate) fn cut(
     let temporary = state.path().join("cut.part");
     let files = &**state.files();
     state.remove(&temporary)?;
-    trim(&segment, at, FileSink::create_in(files, &temporary)?, replica.keys(), clock)?;
+    trim(&segment, at, FileSink::create(files, &temporary)?, replica.keys(), clock)?;
     let path = state.file(CUT);
     files
         .rename(&temporary, &path)

@@ -296,25 +296,21 @@ fn repair_open_segment(
     let target = state.spool().join("repaired.part");
     state.remove(&target)?;
     let source = open_mapped_in(files, &torn)?;
-    let sink = FileSink::create_in(files, &target)?;
+    let sink = FileSink::create(files, &target)?;
     let (_, summary, report) = repair_source(&*source, sink, keys, clock)?;
-    let repair = match summary {
-        Some(summary) => {
-            state.spool_closed(&target, &summary)?;
-            Some(format!(
-                "the open segment was repaired: {} records kept, {} bytes dropped",
-                report.records_kept, report.bytes_dropped
-            ))
-        }
-        None => {
-            state.remove(&target)?;
-            None
-        }
-    };
+    match &summary {
+        Some(summary) => drop(state.spool_closed(&target, summary)?),
+        None => state.remove(&target)?,
+    }
     // If it came back after the repaired one has left the spool, it would not follow the vault's
     // history.
     state.remove_durably(&torn)?;
-    Ok(repair)
+    Ok(summary.map(|_| {
+        format!(
+            "the open segment was repaired: {} records kept, {} bytes dropped",
+            report.records_kept, report.bytes_dropped
+        )
+    }))
 }
 
 /// What of the disk must be read again, and why.

@@ -14,9 +14,10 @@ use std::time::Duration;
 
 use super::baseline::Baseline;
 use super::failures::RESYNC;
+use super::next::Next;
 use super::requests::Request;
 use super::shared::Shared;
-use super::task::{Next, Task};
+use super::task::Task;
 use crate::capture::{Change, Ticket};
 use crate::device::Buffer;
 use crate::error::{Error, ErrorKind, Result};
@@ -238,28 +239,19 @@ impl Resync {
             }
             _ => Vec::new(),
         };
-        let sort = |start: usize, block: &[u8]| -> Block {
+        // Of a block that differs, whether it is zero now.
+        let changed = |start: usize, block: &[u8]| {
             let zero = is_zero(block);
             let same = same.get(start / COMPARED_BYTES).copied().unwrap_or(is_empty && zero);
-            match (same, zero) {
-                (true, _) => Block::Same,
-                (false, true) => Block::Zero,
-                (false, false) => Block::Data,
-            }
+            (!same).then_some(zero)
         };
-        let changes = block_runs(&found, COMPARED_BYTES, sort)
-            .filter(|(_, kind)| *kind != Block::Same)
-            .map(|(run, kind)| {
-                let extent =
-                    Extent { offset: extent.offset + run.start as u64, length: run.len() as u64 };
-                let change = match kind {
-                    Block::Zero => Change::Zero,
-                    _ => Change::Write(Buffer::copy_of(&found[run])),
-                };
-                (extent, change)
-            })
-            .collect();
-        Ok((changes, extent.length))
+        let runs = block_runs(&found, COMPARED_BYTES, changed);
+        let changes = runs.filter_map(|(run, zero)| {
+            let (offset, length) = (extent.offset + run.start as u64, run.len() as u64);
+            let data = || Change::Write(Buffer::copy_of(&found[run]));
+            Some((Extent { offset, length }, if zero? { Change::Zero } else { data() }))
+        });
+        Ok((changes.collect(), extent.length))
     }
 }
 
@@ -296,11 +288,4 @@ fn waits_for_vault(shared: &Shared, bytes: u64) -> bool {
 /// Returns whether the queue has room for more, and the journal empties it.
 fn has_room(shared: &Shared) -> bool {
     shared.tap.has_room() && !shared.journal.is_stalled()
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Block {
-    Same,
-    Zero,
-    Data,
 }

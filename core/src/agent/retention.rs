@@ -9,8 +9,9 @@ use std::sync::atomic::Ordering;
 use std::task::Waker;
 use std::time::Duration;
 
+use super::next::Next;
 use super::shared::Shared;
-use super::task::{Next, Task};
+use super::task::Task;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::EventKind;
 use crate::policy::RetentionPolicy;
@@ -146,7 +147,7 @@ fn compact(
     policy: &RetentionPolicy,
     compactor: &mut Compactor,
 ) -> Result<CompactReport> {
-    let scratch = shared.state.scratch();
+    let scratch = shared.state.file("scratch");
     // A run that was killed left files there.
     let _ = std::fs::remove_dir_all(&scratch);
     let options = CompactOptions { scratch: Some(scratch), ..CompactOptions::default() };

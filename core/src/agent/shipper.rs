@@ -14,8 +14,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use super::anchor::AnchorFile;
+use super::next::Next;
 use super::spool::{Spool, Spooled};
-use super::task::Next;
 use crate::clock::Clock;
 use crate::device::Files;
 use crate::error::{Error, ErrorKind, Result};
@@ -89,10 +89,8 @@ pub(crate) struct Sender {
 pub(crate) struct Shipper {
     store: Arc<dyn Store>,
     files: Arc<dyn Files>,
-    volume: String,
     catalog: Mutex<Catalog>,
-    source: SourceIdentity,
-    anchor: Arc<AnchorFile>,
+    sender: Sender,
     puts_in_flight_max: usize,
     catalog_interval: Duration,
     heartbeat_interval: Duration,
@@ -117,14 +115,11 @@ impl Shipper {
         policy: &Policy,
         clock: Arc<dyn Clock>,
     ) -> Self {
-        let Sender { volume, source, anchor } = sender;
         Self {
             store,
             files,
-            volume,
             catalog: Mutex::new(catalog),
-            source,
-            anchor,
+            sender,
             puts_in_flight_max: policy.puts_in_flight_max as usize,
             catalog_interval: policy.catalog_interval,
             heartbeat_interval: policy.heartbeat_interval,
@@ -251,7 +246,7 @@ impl Shipper {
         }
         let mut catalog = self.catalog.lock();
         let edit = CatalogEdit::Segments(unpublished.entries.clone());
-        let appended = catalog.append(&self.source, vec![edit]);
+        let appended = catalog.append(&self.sender.source, vec![edit]);
         self.unsure.store(appended.is_err(), Ordering::Relaxed);
         let lacks =
             |error: &Error| matches!(error.kind(), ErrorKind::Changed | ErrorKind::Diverged);
@@ -284,7 +279,7 @@ impl Shipper {
         }
         let mut catalog = self.catalog.lock();
         let edits = vec![CatalogEdit::Heartbeat(self.clock.now())];
-        let appended = catalog.append(&self.source, edits);
+        let appended = catalog.append(&self.sender.source, edits);
         self.unsure.store(appended.is_err(), Ordering::Relaxed);
         appended?;
         self.record(&catalog)?;
@@ -307,8 +302,7 @@ impl Shipper {
         let count = newest.map_or(0, |at| at + 1);
         if count == 0 {
             self.check_end(&catalog, spool)?;
-        }
-        if count > 0 {
+        } else {
             self.record(&catalog)?;
         }
         drop(catalog);
@@ -323,7 +317,7 @@ impl Shipper {
     /// If that fails, the next call finds it in the catalog and records it. A full disk alone is no
     /// failure, because the segments have its room: the next publication records it.
     fn record(&self, catalog: &Catalog) -> Result<()> {
-        let recorded = self.anchor.published(catalog);
+        let recorded = self.sender.anchor.published(catalog);
         if recorded.as_ref().is_err_and(|error| error.kind() != ErrorKind::Full) {
             self.unsure.store(true, Ordering::Relaxed);
             return recorded;
@@ -339,7 +333,7 @@ impl Shipper {
     }
 
     fn put(&self, spooled: &Spooled) -> Result<SegmentEntry> {
-        let object = layout::segment(&self.volume, &spooled.summary);
+        let object = layout::segment(&self.sender.volume, &spooled.summary);
         let length = spooled.summary.stored_bytes;
         put_checked(&*self.store, &object, &*self.files, &spooled.path, length)?;
         Ok(SegmentEntry { object, summary: spooled.summary.clone() })
@@ -351,8 +345,8 @@ impl Shipper {
     pub(crate) fn look(&self, spool: &Spool) -> Result<()> {
         let mut catalog = self.catalog.lock();
         catalog.refresh()?;
-        let owner = catalog.source().filter(|owner| owner.id != self.source.id);
-        owner.map_or(Ok(()), |owner| Err(fenced(&self.volume, owner)))?;
+        let owner = catalog.source().filter(|owner| owner.id != self.sender.source.id);
+        owner.map_or(Ok(()), |owner| Err(fenced(&self.sender.volume, owner)))?;
         catalog.check_session()?;
         self.check_end(&catalog, spool)
     }
@@ -362,20 +356,23 @@ impl Shipper {
     /// `Diverged` if what was published from here is gone.
     fn check_end(&self, catalog: &Catalog, spool: &Spool) -> Result<()> {
         let chain = catalog.last_chain();
-        let is_ours = catalog.source().is_some_and(|owner| owner.id == self.source.id);
-        if !is_ours || chain == self.anchor.chain() || spool.contains(chain) {
+        let is_ours = catalog.source().is_some_and(|owner| owner.id == self.sender.source.id);
+        if !is_ours || chain == self.sender.anchor.chain() || spool.contains(chain) {
             return Ok(());
         }
-        let (kind, why) = if self.anchor.is_in(catalog) {
+        let (kind, why) = if self.sender.anchor.is_in(catalog) {
             let why =
                 "another session of this source publishes: is there a copy of the state directory?";
             (ErrorKind::Fenced, why)
         } else {
             (ErrorKind::Diverged, "the vault went back, or is another copy")
         };
-        Err(Error::new(kind, "ship segments of", &self.volume)
+        Err(Error::new(kind, "ship segments of", &self.sender.volume)
             .message(why)
-            .expected(format_args!("a catalog that ends with chain hash {}", self.anchor.chain()))
+            .expected(format_args!(
+                "a catalog that ends with chain hash {}",
+                self.sender.anchor.chain()
+            ))
             .found(chain))
     }
 
@@ -385,21 +382,14 @@ impl Shipper {
     }
 
     /// Replaces the catalog by the one that a commit of this session made.
-    pub(crate) fn set_catalog(&self, mut catalog: Catalog) {
-        let mut current = self.catalog.lock();
-        catalog.go_on_with_session_of(&current);
-        *current = catalog;
+    pub(crate) fn set_catalog(&self, catalog: Catalog) {
         // A failure is told to nobody: the next publication records it.
-        let _ = self.anchor.published(&current);
+        let _ = self.go_on_with(catalog, |new| self.sender.anchor.published(new).or(Ok(())));
     }
 
     /// Goes on with the catalog of a vault that was away and agrees with the anchor.
-    pub(crate) fn join(&self, mut catalog: Catalog) -> Result<()> {
-        let mut current = self.catalog.lock();
-        catalog.go_on_with_session_of(&current);
-        self.anchor.published(&catalog)?;
-        *current = catalog;
-        Ok(())
+    pub(crate) fn join(&self, catalog: Catalog) -> Result<()> {
+        self.go_on_with(catalog, |new| self.sender.anchor.published(new))
     }
 
     /// Forgets what is in the vault and not in its catalog, because that is not to be published.
@@ -408,18 +398,30 @@ impl Shipper {
     }
 
     /// Goes on with the catalog of a vault that went back. `given` is the last sequence given.
-    pub(crate) fn go_back_to(&self, mut catalog: Catalog, given: Sequence) -> Result<()> {
+    pub(crate) fn go_back_to(&self, catalog: Catalog, given: Sequence) -> Result<()> {
+        self.go_on_with(catalog, |new| {
+            self.sender.anchor.went_back(new, given)?;
+            self.unsure.store(false, Ordering::Relaxed);
+            Ok(())
+        })
+    }
+
+    /// Goes on with another catalog, once the anchor has recorded it.
+    fn go_on_with(
+        &self,
+        mut catalog: Catalog,
+        record: impl FnOnce(&Catalog) -> Result<()>,
+    ) -> Result<()> {
         let mut current = self.catalog.lock();
         catalog.go_on_with_session_of(&current);
-        self.anchor.went_back(&catalog, given)?;
+        record(&catalog)?;
         *current = catalog;
-        self.unsure.store(false, Ordering::Relaxed);
         Ok(())
     }
 
     /// Returns the source that ships.
     pub(crate) fn source(&self) -> &SourceIdentity {
-        &self.source
+        &self.sender.source
     }
 }
 

@@ -10,12 +10,13 @@ use std::time::Duration;
 
 use super::away::{self, Arrival};
 use super::failures::COMPARING;
+use super::next::Next;
 use super::requests::Request;
 use super::rewind;
 use super::shared::Shared;
 use super::shipper::{Shipped, WAIT};
 use super::surrender;
-use super::task::{Next, Task};
+use super::task::Task;
 use crate::clock::jittered;
 use crate::error::{Error, ErrorKind};
 use crate::event::EventKind;

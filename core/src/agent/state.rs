@@ -13,6 +13,7 @@
 //! STATE/presence   which blocks of a disk are present while its copy is not complete
 //! STATE/base       the sequence that such a disk hydrates from
 //! STATE/follow     how far the disk of an old source follows the volume
+//! STATE/scratch/   temporary files of the retention task
 //! STATE/rejected/  segments that do not fit the vault's history, for people to look at
 //! ```
 //!
@@ -105,11 +106,6 @@ impl StateDirectory {
     /// Removes the dirty map durably, so that the next session reads the whole disk.
     pub(crate) fn forget_dirty_map(&self) -> Result<()> {
         self.remove_durably(&self.dirty_map())
-    }
-
-    /// Returns the directory of the retention task's temporary files.
-    pub(crate) fn scratch(&self) -> PathBuf {
-        self.root.join("scratch")
     }
 
     pub(crate) fn spool(&self) -> PathBuf {
@@ -229,21 +225,17 @@ impl StateDirectory {
 
     /// Returns the identity written last; `None` in a new directory.
     pub(crate) fn identity(&self) -> Result<Option<Identity>> {
-        self.read_text(&self.identity_path(), "the identity of an agent", parse)
+        self.read_text(&identity_path(&self.root), "the identity of an agent", parse)
     }
 
     /// Removes the identity.
     pub(crate) fn forget_identity(&self) -> Result<()> {
-        self.remove(&self.identity_path())
+        self.remove(&identity_path(&self.root))
     }
 
     /// Writes the identity durably.
     pub(crate) fn set_identity(&self, identity: &Identity) -> Result<()> {
-        self.write_text(&self.identity_path(), print(identity))
-    }
-
-    fn identity_path(&self) -> PathBuf {
-        identity_path(&self.root)
+        self.write_text(&identity_path(&self.root), print(identity))
     }
 }
 

@@ -8,12 +8,13 @@ use std::sync::atomic::AtomicBool;
 use std::task::Waker;
 use std::time::Duration;
 
+use super::next::Next;
 use super::open::{ProtectionOptions, tasks};
 use super::points::PlacedMark;
 use super::shared::Shared;
 use super::state;
 use super::stats::ProtectionStats;
-use super::task::{Next, Task};
+use super::task::Task;
 use crate::capture::Volume;
 use crate::error::Result;
 use crate::journal::PointKind;

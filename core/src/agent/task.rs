@@ -10,24 +10,12 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use super::crowding::Crowding;
+use super::next::Next;
 use super::shared::Shared;
 use crate::capture::thread_waker;
 
 /// Scheduling priority of the tasks, below that of writers.
 const TASK_NICENESS: i32 = 10;
-
-/// When to call the next step.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Next {
-    /// At once.
-    Now,
-    /// Once there is work, and after this time at the latest.
-    Work(Duration),
-    /// After this time, or once its waker is called.
-    Later(Duration),
-    /// Never.
-    Ended,
-}
 
 /// One of the tasks of a protection.
 pub(super) trait Task: Send {
@@ -61,11 +49,8 @@ pub(super) fn spawn(shared: &Arc<Shared>, mut task: Box<dyn Task>) -> JoinHandle
             let _ = rustix::process::setpriority_process(this_thread, TASK_NICENESS);
             let waker = thread_waker();
             shared.requests.add_thread(waker.clone());
-            let mut crowding = if task.gives_way() {
-                Crowding::of_this_thread(shared.clock.elapsed())
-            } else {
-                None
-            };
+            let gives_way = task.gives_way().then(|| shared.clock.elapsed());
+            let mut crowding = gives_way.and_then(Crowding::of_this_thread);
             loop {
                 if let Some(changed) =
                     crowding.as_mut().and_then(|c| c.look(shared.clock.elapsed()))

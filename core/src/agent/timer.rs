@@ -12,10 +12,11 @@ use std::time::Duration;
 
 use super::failures::CLEANING;
 use super::hand_over::HandOver;
+use super::next::Next;
 use super::points::PlacedMark;
 use super::shared::Shared;
-use super::task::{Next, Task};
-use crate::capture::set_wanted_dirty;
+use super::task::Task;
+use crate::capture::{ModeChange, set_wanted_dirty};
 use crate::error::Result;
 use crate::event::EventKind;
 use crate::journal::PointKind;
@@ -186,9 +187,8 @@ fn clean(shared: &Shared, through: Sequence) {
 }
 
 fn report_mode_changes(shared: &Shared) {
-    for change in shared.tap.take_mode_changes() {
-        let message = format!("{} to {} ({})", change.from.name(), change.to.name(), change.cause);
-        let kind = EventKind::ModeChanged { from: change.from, to: change.to, cause: change.cause };
-        shared.event(kind, message);
+    for ModeChange { from, to, cause } in shared.tap.take_mode_changes() {
+        let message = format!("{} to {} ({cause})", from.name(), to.name());
+        shared.event(EventKind::ModeChanged { from, to, cause }, message);
     }
 }

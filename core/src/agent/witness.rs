@@ -1,8 +1,5 @@
-//! The witness of the disk: which disk an agent left, and what shows whether it was written since.
-//!
-//! ```text
-//! STATE/witness    names of the disk, and its write counters or times at the last clean stop
-//! ```
+//! The witness of the disk, `STATE/witness`: names of the disk that an agent left, and its write
+//! counters or times then, which show whether it was written since.
 //!
 //! Invariants: the file is durable before the dirty map says that the session ended cleanly.
 //! Without it, or if it is of another session, only the time of modification is trusted, and only

@@ -1,24 +1,8 @@
 //! The dirty map: one bit for each region of a volume, durable before the first write to the
 //! region.
 //!
-//! The file is a 4096-byte header and sectors of 512 bytes. A sector has 4064 bits, the first
-//! region in the lowest bit of the first byte, and the CRC-32 of volume id, number of the sector
-//! (u64) and bits. The file is written in full when it is created, so that setting bits never needs
-//! space. Layout of the header (little-endian):
-//!
-//! | offset | size | field |
-//! |---|---|---|
-//! | 0 | 8 | magic `HRLDIRTY` |
-//! | 8 | 4 | version, 2 |
-//! | 12 | 4 | state: 1 in use, 2 stopped cleanly |
-//! | 16 | 16 | volume id |
-//! | 32 | 8 | size of the volume in bytes |
-//! | 40 | 8 | size of a region in bytes |
-//! | 48 | 8 | generation: one more at each session |
-//! | 56 | 8 | clean stop: last sequence |
-//! | 64 | 8 | clean stop: modification time of the disk in ns since 1970, 0 if it has none |
-//! | 72 | 32 | clean stop: hash of sampled content |
-//! | 508 | 4 | CRC-32 of bytes 0 to 507 |
+//! `core/docs/format.md` specifies its bytes. The file is written in full when it is created, so that
+//! setting bits never needs space.
 //!
 //! Invariants: when [`DirtyMap::set_dirty`] returns, its bits survive a power failure. A cleared
 //! bit may come back, which only costs a needless read. If the checksum of a sector is wrong, all

@@ -50,7 +50,7 @@ impl RegionRange {
 }
 
 /// A set of regions that is small when it is empty, full, or full in long stretches.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct RegionSet {
     chunks: Vec<Chunk>,
     regions: u64,
@@ -183,7 +183,7 @@ struct WideRange {
 }
 
 /// The dirty regions of one volume.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct RegionTable {
     leaves: Vec<Option<Box<[u64; LEAF_REGIONS as usize]>>>,
     wide: Vec<WideRange>,
@@ -221,11 +221,14 @@ impl RegionTable {
         if range.count() > WIDE_REGIONS_MIN {
             return false;
         }
-        (range.first..=range.last).all(|region| {
-            self.sequence(region) != 0
-                || self.resync.contains(region)
-                || self.wide.iter().any(|wide| wide.range.has(region))
-        })
+        (range.first..=range.last).all(|region| self.has(region))
+    }
+
+    /// Returns whether a region is dirty.
+    fn has(&self, region: u64) -> bool {
+        self.sequence(region) != 0
+            || self.resync.contains(region)
+            || self.wide.iter().any(|wide| wide.range.has(region))
     }
 
     /// Adds a range that is durable in the dirty map. `now` is the newest sequence.
@@ -297,7 +300,7 @@ impl RegionTable {
         let single =
             self.leaves.iter().flatten().map(|leaf| leaf.iter().filter(old).count() as u64);
         let wide = self.wide.iter().filter(|wide| wide.sequence <= through);
-        single.sum::<u64>() + wide.map(|wide| wide.range.last - wide.range.first + 1).sum::<u64>()
+        single.sum::<u64>() + wide.map(|wide| wide.range.count()).sum::<u64>()
     }
 
     /// Removes and returns what was last changed at or before `through` and is not `busy`.
@@ -325,10 +328,7 @@ impl RegionTable {
     fn clean_wide(&self, range: RegionRange, cleaned: &mut Vec<RegionRange>) {
         let mut start = None;
         for region in range.first..=range.last {
-            let kept = self.sequence(region) != 0
-                || self.resync.contains(region)
-                || self.wide.iter().any(|wide| wide.range.has(region));
-            match (kept, start) {
+            match (self.has(region), start) {
                 (false, None) => start = Some(region),
                 (true, Some(first)) => {
                     cleaned.push(RegionRange { first, last: region - 1 });

@@ -199,17 +199,12 @@ impl Tap {
     /// Refuses changes from now on (`Fenced`), or admits them again, when the volume is handed over
     /// to a failover. Changes in flight end as usual.
     pub fn refuse(&self, yes: bool) {
-        let wakers = {
-            let mut state = self.lock();
-            state.refuses = yes;
-            [
-                std::mem::take(&mut state.barrier_waiters),
-                std::mem::take(&mut state.dirty_waiters),
-                std::mem::take(&mut state.room_waiters),
-            ]
-        };
+        let mut state = self.lock();
+        state.refuses = yes;
+        let wakers = state.take_waiters();
+        drop(state);
         // The waiting ones ask again and get the error.
-        wakers.into_iter().flatten().for_each(Waker::wake);
+        wakers.into_iter().for_each(Waker::wake);
     }
 
     /// Returns whether no change is in flight.
@@ -321,9 +316,7 @@ impl Tap {
     pub fn close(&self) {
         let mut state = self.lock();
         state.closed = true;
-        let mut wakers = std::mem::take(&mut state.room_waiters);
-        wakers.append(&mut state.dirty_waiters);
-        wakers.append(&mut state.barrier_waiters);
+        let mut wakers = state.take_waiters();
         wakers.append(&mut state.in_flight.take_waiters());
         self.queued.notify_all();
         self.work.notify_all();

@@ -263,10 +263,12 @@ pub(crate) fn directory_of(path: &Path) -> &Path {
 
 /// Removes a file. Does nothing if there is none.
 pub(crate) fn remove_if_there(files: &dyn Files, path: &Path) -> Result<()> {
+    try_remove(files, path).map_err(|error| Error::io("remove", path.display(), error))
+}
+
+fn try_remove(files: &dyn Files, path: &Path) -> io::Result<()> {
     match files.remove(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            Err(Error::io("remove", path.display(), error))
-        }
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         _ => Ok(()),
     }
 }
@@ -278,10 +280,7 @@ pub(crate) fn replace_file(
     temporary: &Path,
     pieces: impl IntoIterator<Item = impl AsRef<[u8]>>,
 ) -> io::Result<()> {
-    match files.remove(temporary) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
+    try_remove(files, temporary)?;
     let mut file = files.create(temporary)?;
     for piece in pieces {
         file.append(piece.as_ref())?;

@@ -19,7 +19,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::extent::{Extent, ExtentSet};
 use crate::replica::{Replica, present_in};
 use crate::units::{Epoch, Sequence};
-use crate::vault::{Branch, SourceIdentity, StepKind, Vault};
+use crate::vault::{SourceIdentity, StepKind, Vault};
 
 /// A recovery state of the volume, and the extents in which a disk differs from it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -86,7 +86,8 @@ pub(super) fn of_old_source(vault: &Vault, volume: &str, old: &Old<'_>) -> Resul
     if let Some(why) = why {
         return Ok(everywhere(epoch, at, whole, why));
     }
-    let mut differs = on_branch(&replica, replica.catalog().branch(epoch)?, at)?;
+    let end = replica.catalog().branch(epoch)?.last_sequence();
+    let mut differs = replica.branch(epoch)?.touched(at, end)?;
     unsure.iter().for_each(|extent| differs.insert(extent));
     Ok(Divergence { epoch, at, differs, everywhere: None })
 }
@@ -141,14 +142,10 @@ pub(super) fn rebased(replica: &Replica, mut known: Divergence) -> Result<Diverg
     Ok(known)
 }
 
-fn everywhere(epoch: Epoch, at: Sequence, whole: Extent, why: String) -> Divergence {
+/// Returns that all of a disk differs.
+pub(super) fn everywhere(epoch: Epoch, at: Sequence, whole: Extent, why: String) -> Divergence {
     let differs = std::iter::once(whole).collect();
     Divergence { epoch, at, differs, everywhere: Some(why) }
-}
-
-/// Returns the extents that the records of a branch after `at` changed.
-fn on_branch(replica: &Replica, branch: &Branch, at: Sequence) -> Result<ExtentSet> {
-    replica.branch(branch.epoch)?.touched(at, branch.last_sequence())
 }
 
 /// Returns the extents that a disk holds which is not whole; `None` for a whole one.

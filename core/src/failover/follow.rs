@@ -337,13 +337,8 @@ fn leave(
         return Ok(());
     }
     let whole = Extent { offset: 0, length: replica.info().device_bytes };
-    let known = Divergence {
-        epoch: replica.catalog().epoch(),
-        at: under_way.at,
-        differs: std::iter::once(whole).collect(),
-        everywhere: Some("a failback was cancelled".to_owned()),
-    };
-    write(state, &known)?;
+    let (epoch, why) = (replica.catalog().epoch(), "a failback was cancelled".to_owned());
+    write(state, &divergence::everywhere(epoch, under_way.at, whole, why))?;
     cancel_in(vault, volume, state, clock)
 }
 
@@ -360,8 +355,7 @@ fn as_left(
     }
     let Some(why) = seen.touched_since_followed(known.at) else { return Ok(known) };
     let whole = Extent { offset: 0, length: disk.size_bytes() };
-    let differs = std::iter::once(whole).collect();
-    let known = Divergence { differs, everywhere: Some(why), ..known };
+    let known = divergence::everywhere(known.epoch, known.at, whole, why);
     write(state, &known)?;
     Ok(known)
 }

@@ -137,7 +137,7 @@ impl Difference<'_> {
         };
         let path = self.old.state.open_segment();
         self.old.state.remove(&path)?;
-        let sink = FileSink::create_in(&**self.old.state.files(), &path)?;
+        let sink = FileSink::create(&**self.old.state.files(), &path)?;
         SegmentWriter::create(sink, params, self.replica.keys().newest(), self.old.clock)
     }
 

@@ -87,7 +87,8 @@ impl FailoverOptions {
                         self.prepare(&state, &replica, under_way.failover, chosen, false)?;
                 }
                 let (sequence, time) = (under_way.at, under_way.at_time);
-                write_base(&state, sequence)?;
+                // The disk hydrates from it, for as long as it is not whole.
+                state.write_text(&state.base(), format!("{sequence}\n"))?;
                 ChosenState { sequence, time, point: under_way.point }
             }
             None => chosen(&replica, read_base(&state)?),
@@ -189,15 +190,10 @@ impl FailoverOptions {
             TargetContent::Unknown
         };
         let view = Arc::new(replica.view(&At::Sequence(at), &ViewOptions::default())?);
-        let options = InstantOptions { clock: self.clock.clone(), ..InstantOptions::default() };
-        let (files, base) = (self.files.clone(), InstantBase::view(view));
-        InstantDisk::over_in(files, base, self.disk.clone(), content, &log, options)
+        let (clock, files) = (self.clock.clone(), self.files.clone());
+        let options = InstantOptions { clock, files, ..InstantOptions::default() };
+        InstantDisk::over(InstantBase::view(view), self.disk.clone(), content, &log, options)
     }
-}
-
-/// Records which recovery state the disk hydrates from, for as long as it is not whole.
-fn write_base(state: &StateDirectory, at: Sequence) -> Result<()> {
-    state.write_text(&state.base(), format!("{at}\n"))
 }
 
 fn read_base(state: &StateDirectory) -> Result<Sequence> {

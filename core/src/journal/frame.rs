@@ -42,19 +42,17 @@ impl Frame {
         &self.raw[..self.raw.len() - self.table_bytes()]
     }
 
-    /// Returns the bytes of `entry` from its byte `skip` on; `Corrupt` if the frame does not
-    /// contain them.
-    pub fn entry_data(&self, entry: &IndexEntry, skip: u64, length: usize) -> Result<&[u8]> {
-        let start = u64::from(entry.data_offset).saturating_add(skip);
-        usize::try_from(start)
-            .ok()
-            .and_then(|start| self.data().get(start..start.checked_add(length)?))
-            .ok_or_else(|| {
-                Error::new(ErrorKind::Corrupt, "read frame of", &self.name)
-                    .at(self.at)
-                    .expected(format_args!("{length} bytes at {start} of its data"))
-                    .found(format_args!("{} bytes of data", self.data().len()))
-            })
+    /// Returns data from an offset on that an index entry names; `Corrupt` if the frame does not
+    /// contain it.
+    pub fn data_at(&self, data_offset: u32, length: usize) -> Result<&[u8]> {
+        let start = data_offset as usize;
+        let found = start.checked_add(length).and_then(|end| self.data().get(start..end));
+        found.ok_or_else(|| {
+            Error::new(ErrorKind::Corrupt, "read frame of", &self.name)
+                .at(self.at)
+                .expected(format_args!("{length} bytes at {start} of its data"))
+                .found(format_args!("{} bytes of data", self.data().len()))
+        })
     }
 
     /// Returns the memory that the frame takes, in bytes.

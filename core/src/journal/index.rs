@@ -6,12 +6,6 @@ use std::collections::BinaryHeap;
 use super::format::IndexEntry;
 use crate::extent::Extent;
 
-/// An entry that covers the sweep's position. In the heap the newest is on top.
-#[derive(PartialEq, Eq, PartialOrd, Ord)]
-struct Active {
-    rank: (u64, usize),
-}
-
 /// Returns the last writer of each byte, by offset and disjoint. Among equal sequences the later in
 /// `entries` wins.
 ///
@@ -22,7 +16,8 @@ pub(super) fn last_writers(mut entries: Vec<IndexEntry>) -> Vec<IndexEntry> {
         return entries;
     }
     let mut out: Vec<IndexEntry> = Vec::with_capacity(entries.len());
-    let mut active: BinaryHeap<Active> = BinaryHeap::new();
+    // Sequence and index of those that cover the position of the sweep, the newest on top.
+    let mut active: BinaryHeap<(u64, usize)> = BinaryHeap::new();
     let mut next = 0;
     let mut position = 0;
     let mut last_rank = usize::MAX;
@@ -31,10 +26,10 @@ pub(super) fn last_writers(mut entries: Vec<IndexEntry>) -> Vec<IndexEntry> {
             position = entries[next].extent.offset;
         }
         while next < entries.len() && entries[next].extent.offset <= position {
-            active.push(Active { rank: (entries[next].sequence.0, next) });
+            active.push((entries[next].sequence.0, next));
             next += 1;
         }
-        let Some(top) = active.peek().map(|top| top.rank.1) else { continue };
+        let Some(top) = active.peek().map(|(_, top)| *top) else { continue };
         if entries[top].extent.end() <= position {
             active.pop();
             continue;

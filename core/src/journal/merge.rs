@@ -280,7 +280,7 @@ impl<'a> Inputs<'a> {
                 times[*at] = time_of(&known, entry, &frame)?;
                 let length = data_bytes(entry);
                 if length > 0 {
-                    let found = frame.entry_data(entry, 0, length)?;
+                    let found = frame.data_at(entry.data_offset, length)?;
                     data[starts[*at]..starts[*at] + length].copy_from_slice(found);
                 }
             }

@@ -126,7 +126,9 @@ fn map_of(segment: &Segment) -> Vec<Byte> {
         assert_eq!(record.expect("a record").time, Timestamp(entry.sequence.0.cast_signed() * 100));
         for at in 0..entry.extent.length {
             let value = match entry.kind {
-                IndexKind::Data => frame.entry_data(entry, at, 1).expect("data")[0],
+                IndexKind::Data => {
+                    frame.data_at(entry.data_offset + at as u32, 1).expect("data")[0]
+                }
                 _ => 0,
             };
             map[(entry.extent.offset + at) as usize] = Some((entry.sequence, entry.kind, value));

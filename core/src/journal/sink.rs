@@ -5,7 +5,7 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::device::{Files, NewFile, SystemFiles};
+use crate::device::{Files, NewFile};
 use crate::error::{Error, ErrorKind, Result};
 use crate::macros::shown;
 
@@ -36,13 +36,8 @@ pub struct FileSink {
 }
 
 impl FileSink {
-    /// Creates the file; `AlreadyExists` if there is one.
-    pub fn create(path: &Path) -> Result<Self> {
-        Self::create_in(&SystemFiles, path)
-    }
-
-    /// Creates the file among `files`, as [`FileSink::create`] does.
-    pub(crate) fn create_in(files: &dyn Files, path: &Path) -> Result<Self> {
+    /// Creates the file among `files`; `AlreadyExists` if there is one.
+    pub fn create(files: &dyn Files, path: &Path) -> Result<Self> {
         let file = files
             .create(path)
             .map_err(|error| Error::io("create segment", path.display(), error))?;

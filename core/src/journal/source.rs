@@ -155,7 +155,7 @@ impl ObjectSource {
         let info = store
             .head(name)?
             .ok_or_else(|| Error::new(ErrorKind::NotFound, "open segment", name))?;
-        Self::open_tail(store, name, info.length)
+        Self::open_sized(store, name, info.length)
     }
 
     /// Opens an object of known length, which saves a request. `Corrupt` if the object is shorter.
@@ -164,25 +164,17 @@ impl ObjectSource {
         name: &str,
         length: u64,
     ) -> Result<Box<dyn SegmentSource>> {
-        match Self::mapped(store, name)? {
-            Some(source) => Ok(source),
-            None => Self::open_tail(store, name, length),
+        if let Some(source) = Self::mapped(store, name)? {
+            return Ok(source);
         }
+        let tail_at = length.saturating_sub(TAIL_BYTES);
+        let tail = Mutex::new(get_exactly(&**store, name, tail_at..length)?);
+        Ok(Box::new(Self { store: store.clone(), name: name.to_owned(), length, tail }))
     }
 
     fn mapped(store: &Arc<dyn Store>, name: &str) -> Result<Option<Box<dyn SegmentSource>>> {
         let Some(path) = store.local_path(name) else { return Ok(None) };
         open_copied(name.to_owned(), &path).map(Some)
-    }
-
-    fn open_tail(
-        store: &Arc<dyn Store>,
-        name: &str,
-        length: u64,
-    ) -> Result<Box<dyn SegmentSource>> {
-        let tail_at = length.saturating_sub(TAIL_BYTES);
-        let tail = Mutex::new(get_exactly(&**store, name, tail_at..length)?);
-        Ok(Box::new(Self { store: store.clone(), name: name.to_owned(), length, tail }))
     }
 }
 
@@ -220,21 +212,16 @@ impl SegmentSource for ObjectSource {
 /// Reads exactly `range`: a store that answers less would shift every later place in the segment.
 fn get_exactly(store: &dyn Store, name: &str, range: Range<u64>) -> Result<Vec<u8>> {
     let (at, expected) = (range.start, range.end - range.start);
-    let bytes = store.get(name, range).map_err(|error| match error.kind() {
+    let short = || {
+        let error = Error::new(ErrorKind::Corrupt, "read segment", name).at(at);
+        error.expected(format_args!("{expected} bytes"))
+    };
+    match store.get(name, range) {
         // The object ends before the length that the caller knew.
-        ErrorKind::InvalidInput => Error::new(ErrorKind::Corrupt, "read segment", name)
-            .at(at)
-            .expected(format_args!("{expected} bytes"))
-            .caused_by(error),
-        _ => error,
-    })?;
-    if bytes.len() as u64 != expected {
-        return Err(Error::new(ErrorKind::Corrupt, "read segment", name)
-            .at(at)
-            .expected(format_args!("{expected} bytes"))
-            .found(bytes.len()));
+        Err(error) if error.kind() == ErrorKind::InvalidInput => Err(short().caused_by(error)),
+        Ok(bytes) if bytes.len() as u64 != expected => Err(short().found(bytes.len())),
+        read => read,
     }
-    Ok(bytes)
 }
 
 fn check_range(range: &Range<u64>, length: u64, name: &str) -> Result<()> {

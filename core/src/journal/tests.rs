@@ -7,6 +7,7 @@ use proptest::prelude::*;
 use super::format::{FOOTER_BYTES, FRAME_HEADER_BYTES, HEADER_BYTES};
 use super::*;
 use crate::clock::ManualClock;
+use crate::device::SystemFiles;
 use crate::error::{Error, ErrorKind, Result};
 
 const VOLUME_BYTES: u64 = 1 << 20;
@@ -199,7 +200,10 @@ fn read_in_every_way(bytes: &[u8]) -> Result<()> {
     for entry in index.iter() {
         let frame = segment.frame(entry.frame)?;
         if entry.kind == IndexKind::Data {
-            frame.entry_data(entry, 0, usize::try_from(entry.extent.length).expect("bounded"))?;
+            frame.data_at(
+                entry.data_offset,
+                usize::try_from(entry.extent.length).expect("bounded"),
+            )?;
         }
         frame.records().try_for_each(|record| record.map(drop))?;
     }
@@ -560,7 +564,7 @@ fn a_segment_in_a_new_file_is_read_by_its_map() {
     let directory = tempfile::tempdir().expect("temporary directory");
     let path = directory.path().join("new.hrl");
     let clock = ManualClock::new(Timestamp(0), 5);
-    let sink = FileSink::create(&path).expect("create");
+    let sink = FileSink::create(&SystemFiles, &path).expect("create");
     let mut writer =
         SegmentWriter::create(sink, params(1, Compression::None), None, &clock).expect("create");
     let record = Record { sequence: Sequence(1), time: Timestamp(1), body: Body::Flush };
@@ -568,7 +572,10 @@ fn a_segment_in_a_new_file_is_read_by_its_map() {
     let (_, summary) = writer.close(None).expect("close");
     let segment = Segment::open(open_mapped(&path).expect("map"), &KeyRing::default());
     assert_eq!(segment.expect("sound").summary(), &summary);
-    assert_eq!(FileSink::create(&path).expect_err("exists").kind(), ErrorKind::AlreadyExists);
+    assert_eq!(
+        FileSink::create(&SystemFiles, &path).expect_err("exists").kind(),
+        ErrorKind::AlreadyExists
+    );
 }
 
 #[test]

@@ -94,18 +94,14 @@ impl WrappingKey {
 
     /// Wraps the key of a volume for storage beside it.
     pub fn wrap(&self, key: &VolumeKey, to: &Binding<'_>, clock: &dyn Clock) -> Vec<u8> {
-        let mut wrapped = MAGIC.to_vec();
-        wrapped.extend_from_slice(&self.id().0);
+        let wrapped = [&MAGIC[..], &self.id().0].concat();
         let aad = bound_to(&wrapped, to.volume, key.id(), to.properties);
         let nonce = nonce_for(&self.0, &[&aad, key.as_bytes()], clock);
         let mut secret = *key.as_bytes();
         let tag = XChaCha20Poly1305::new(&self.0.into())
             .encrypt_inout_detached(&nonce.into(), &aad, (&mut secret[..]).into())
             .expect("32 bytes are far below the limit of the cipher");
-        wrapped.extend_from_slice(&nonce);
-        wrapped.extend_from_slice(&secret);
-        wrapped.extend_from_slice(&tag);
-        wrapped
+        [&wrapped[..], &nonce, &secret, &tag].concat()
     }
 
     /// Unwraps the key `id` from `wrapped`, the content of `object`.

@@ -57,16 +57,12 @@ pub struct SegmentWriter<S: SegmentSink> {
     frame_records: u32,
     /// Lowest and highest sequence in the open frame.
     frame_span: Option<(Sequence, Sequence)>,
-    frames: u32,
-    data_frames: u32,
-    written: u64,
+    /// What is known of the footer; its length is what was written.
+    footer: Footer,
     pieces: Vec<IndexEntry>,
     notes: Notes,
     /// Bytes of the marks and order changes in the notes.
     notes_bytes: u64,
-    records: u64,
-    data_bytes: u64,
-    last_sequence: Sequence,
     last_offset: u64,
     /// Times of the records of lowest and highest sequence.
     times: Option<(Timestamp, Timestamp)>,
@@ -111,15 +107,10 @@ impl<S: SegmentSink> SegmentWriter<S> {
             packed: Vec::new(),
             frame_records: 0,
             frame_span: None,
-            frames: 0,
-            data_frames: 0,
-            written: HEADER_BYTES as u64,
+            footer: Footer { length: HEADER_BYTES as u64, ..Footer::default() },
             pieces: Vec::new(),
             notes: Notes::default(),
             notes_bytes: 0,
-            records: 0,
-            data_bytes: 0,
-            last_sequence: Sequence::ZERO,
             last_offset: 0,
             times: None,
             first_record: Sequence::MAX,
@@ -146,7 +137,7 @@ impl<S: SegmentSink> SegmentWriter<S> {
         format::encode_record(record, &mut self.table, &mut self.frame);
         self.note(record, data_offset);
         self.frame_records += 1;
-        self.records += 1;
+        self.footer.records += 1;
         self.note_place(record);
         if (self.frame.len() + self.table.len()) as u64 >= self.params.frame_bytes {
             self.flush_frame()?;
@@ -161,13 +152,13 @@ impl<S: SegmentSink> SegmentWriter<S> {
         }
         let mut raw = std::mem::take(&mut self.frame);
         raw.append(&mut self.table);
-        self.notes.frame_offsets.push(self.written);
+        self.notes.frame_offsets.push(self.footer.length);
         let count = std::mem::take(&mut self.frame_records);
         self.write_frame(FrameKind::Data, &mut raw, count)?;
         self.frame_span = None;
         raw.clear();
         self.frame = raw;
-        self.data_frames += 1;
+        self.footer.data_frames += 1;
         Ok(())
     }
 
@@ -183,7 +174,7 @@ impl<S: SegmentSink> SegmentWriter<S> {
 
     /// Returns the bytes passed to the sink and those waiting in the open frame.
     pub fn bytes(&self) -> u64 {
-        self.written + (self.frame.len() + self.table.len()) as u64
+        self.footer.length + (self.frame.len() + self.table.len()) as u64
     }
 
     /// Returns the most bytes that the segment takes if it is closed now.
@@ -200,12 +191,12 @@ impl<S: SegmentSink> SegmentWriter<S> {
 
     /// Returns the number of records appended.
     pub fn records(&self) -> u64 {
-        self.records
+        self.footer.records
     }
 
     /// Returns the sequence of the last record appended.
     pub fn last_sequence(&self) -> Sequence {
-        self.last_sequence
+        self.footer.last_sequence
     }
 
     /// Writes index and footer, syncs, and returns the sink and a summary of the segment.
@@ -213,29 +204,18 @@ impl<S: SegmentSink> SegmentWriter<S> {
     /// A log ends with its last record; a merged segment or image covers up to `last_sequence`.
     pub fn close(mut self, last_sequence: Option<Sequence>) -> Result<(S, SegmentSummary)> {
         self.flush_frame()?;
-        let last_sequence = last_sequence.unwrap_or(self.last_sequence).max(self.last_sequence);
-        let index_offset = self.written;
+        self.footer.last_sequence =
+            self.footer.last_sequence.max(last_sequence.unwrap_or_default());
+        self.footer.index_offset = self.footer.length;
         self.write_index()?;
-        let notes_offset = self.written;
+        self.footer.notes_offset = self.footer.length;
         let (mut raw, count) = self.notes.encode();
         self.write_frame(FrameKind::Notes, &mut raw, count)?;
-        let chain = ChainHash(*self.chain.finalize().as_bytes());
+        let mut footer = self.footer;
+        footer.chain = ChainHash(*self.chain.finalize().as_bytes());
+        footer.length += FOOTER_BYTES as u64;
         let created = self.params.created;
-        let (first_time, last_time) = self.times.unwrap_or((created, created));
-        let mut footer = Footer {
-            frames: self.frames,
-            data_frames: self.data_frames,
-            index_offset,
-            notes_offset,
-            last_sequence,
-            records: self.records,
-            data_bytes: self.data_bytes,
-            chain,
-            length: self.written + FOOTER_BYTES as u64,
-            first_time,
-            last_time,
-            tag: [0; 16],
-        };
+        (footer.first_time, footer.last_time) = self.times.unwrap_or((created, created));
         if let Some(cipher) = &self.cipher {
             footer.tag = cipher.encrypt(FOOTER_NUMBER, &footer.encode_aad(), &mut []);
         }
@@ -263,7 +243,7 @@ impl<S: SegmentSink> SegmentWriter<S> {
     fn check(&self, record: &Record<'_>) -> Result<()> {
         let extent = record.body.extent();
         if self.params.kind == SegmentKind::Log {
-            let least = self.params.first_sequence.max(self.last_sequence.next());
+            let least = self.params.first_sequence.max(self.footer.last_sequence.next());
             if record.sequence < least || record.sequence == Sequence::MAX {
                 let expected = format_args!("sequence {least} or above, below 2^64 - 1");
                 return Err(refused(record).expected(expected).found(record.sequence));
@@ -291,7 +271,7 @@ impl<S: SegmentSink> SegmentWriter<S> {
                 .message("the segment is at a limit of the format: close it and go on in another")
                 .expected(format_args!("at most {limit} {what}")))
         };
-        if self.data_frames >= DATA_FRAMES_MAX {
+        if self.footer.data_frames >= DATA_FRAMES_MAX {
             return full("data frames", u64::from(DATA_FRAMES_MAX));
         }
         match record.body {
@@ -318,8 +298,8 @@ impl<S: SegmentSink> SegmentWriter<S> {
         if sequence < self.first_record {
             (self.first_record, first) = (sequence, record.time);
         }
-        if sequence >= self.last_sequence {
-            (self.last_sequence, last) = (sequence, record.time);
+        if sequence >= self.footer.last_sequence {
+            (self.footer.last_sequence, last) = (sequence, record.time);
         }
         self.times = Some((first, last));
         let extent = record.body.extent();
@@ -332,7 +312,7 @@ impl<S: SegmentSink> SegmentWriter<S> {
     fn note(&mut self, record: &Record<'_>, data_offset: u32) {
         let kind = match &record.body {
             Body::Write { data, .. } => {
-                self.data_bytes += data.len() as u64;
+                self.footer.data_bytes += data.len() as u64;
                 IndexKind::Data
             }
             Body::Discard(_, Discarded::Undefined) => IndexKind::Undefined,
@@ -350,7 +330,7 @@ impl<S: SegmentSink> SegmentWriter<S> {
             extent: record.body.extent(),
             kind,
             sequence: record.sequence,
-            frame: self.data_frames,
+            frame: self.footer.data_frames,
             data_offset,
         });
     }
@@ -381,7 +361,7 @@ impl<S: SegmentSink> SegmentWriter<S> {
         let packed = self.compress(raw);
         let stored: &mut [u8] = if packed { &mut self.packed } else { raw };
         let mut header = FrameHeader {
-            number: self.frames,
+            number: self.footer.frames,
             kind,
             codec: if packed { Codec::Zstd } else { Codec::Stored },
             stored_bytes: stored.len() as u32,
@@ -400,8 +380,8 @@ impl<S: SegmentSink> SegmentWriter<S> {
         self.sink.append(&encoded)?;
         self.sink.append(stored)?;
         self.poisoned = false;
-        self.written += (FRAME_HEADER_BYTES + stored.len()) as u64;
-        self.frames += 1;
+        self.footer.length += (FRAME_HEADER_BYTES + stored.len()) as u64;
+        self.footer.frames += 1;
         Ok(())
     }
 

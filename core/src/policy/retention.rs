@@ -132,25 +132,24 @@ impl FromStr for RetentionPolicy {
                     .found(item)
             };
             let words: Vec<_> = item.split_whitespace().collect();
+            let named = INTERVALS.iter().find(|(name, _)| words.get(1) == Some(name));
             let time = |text| parse_time(text).ok_or_else(|| bad("a time such as 2h or 30d"));
-            match words.as_slice() {
-                ["bytes", size] => {
+            match (words.as_slice(), named) {
+                (["bytes", size], _) => {
                     let size = parse_size(size).ok_or_else(|| bad("a size such as 100G"))?;
                     policy.bytes_max = Some(size);
                 }
-                ["grace", grace] => policy.grace = time(grace)?,
-                [age, "all"] if steps == 0 => {
+                (["grace", grace], _) => policy.grace = time(grace)?,
+                ([age, "all"], _) if steps == 0 => {
                     policy.full = time(age)?;
                     steps += 1;
                 }
-                [age, "every", interval] => {
+                ([age, "every", interval], _) => {
                     policy.thinning.push(Thinning { age: time(age)?, interval: time(interval)? });
                     steps += 1;
                 }
-                [age, name] if INTERVALS.iter().any(|(known, _)| known == name) => {
-                    let named = INTERVALS.iter().find(|(known, _)| known == name);
-                    let interval = named.map_or(HOUR, |(_, interval)| *interval);
-                    policy.thinning.push(Thinning { age: time(age)?, interval });
+                ([age, _], Some((_, interval))) => {
+                    policy.thinning.push(Thinning { age: time(age)?, interval: *interval });
                     steps += 1;
                 }
                 _ => {

@@ -42,29 +42,24 @@ impl At {
         let sequence =
             |text: &str| text.parse().ok().map(|number| Self::Sequence(Sequence(number)));
         let time = |text: &str| Timestamp::parse(text).ok().map(Self::Time);
-        if text == "newest" {
-            return Ok(Self::Newest);
-        }
-        if text == "newest-good" {
-            return Ok(Self::NewestGood);
-        }
-        if let Some(digits) = text.strip_prefix("point:") {
-            if digits.is_empty()
-                || digits.len() > 32
-                || !digits.bytes().all(|b| b.is_ascii_hexdigit())
-            {
-                return Err(bad("1 to 32 hexadecimal digits after point:"));
+        match text.split_once(':') {
+            Some(("point", digits)) => {
+                let is_hex = digits.bytes().all(|b| b.is_ascii_hexdigit());
+                if !is_hex || !(1..=32).contains(&digits.len()) {
+                    return Err(bad("1 to 32 hexadecimal digits after point:"));
+                }
+                return Ok(Self::PointPrefix(digits.to_ascii_lowercase()));
             }
-            return Ok(Self::PointPrefix(digits.to_ascii_lowercase()));
-        }
-        if let Some(number) = text.strip_prefix("sequence:") {
-            return sequence(number).ok_or_else(|| bad("a number after sequence:"));
-        }
-        if let Some(at) = text.strip_prefix("time:") {
-            return time(at).ok_or_else(|| bad("a time as RFC 3339 after time:"));
-        }
-        if let Some(label) = text.strip_prefix("label:") {
-            return Ok(Self::Label(label.to_owned()));
+            Some(("sequence", number)) => {
+                return sequence(number).ok_or_else(|| bad("a number after sequence:"));
+            }
+            Some(("time", at)) => {
+                return time(at).ok_or_else(|| bad("a time as RFC 3339 after time:"));
+            }
+            Some(("label", label)) => return Ok(Self::Label(label.to_owned())),
+            None if text == "newest" => return Ok(Self::Newest),
+            None if text == "newest-good" => return Ok(Self::NewestGood),
+            _ => {}
         }
         if text.is_empty() || text.len() > LABEL_BYTES_MAX {
             return Err(bad("a point, sequence, time or label"));
@@ -145,12 +140,8 @@ impl Replica {
                 .take(3)
                 .map(|p| format!("{} at sequence {} ({})", p.id, p.sequence, p.time))
                 .collect();
-            return Err(Error::new(
-                ErrorKind::NotFound,
-                "find",
-                format_args!("{at} of {}", self.info.name),
-            )
-            .expected(format_args!(
+            let object = format!("{at} of {}", self.info.name);
+            return Err(Error::new(ErrorKind::NotFound, "find", object).expected(format_args!(
                 "a sequence up to {} or a point; the newest are [{}]",
                 self.catalog.last_sequence(),
                 newest.join(", ")

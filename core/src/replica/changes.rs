@@ -134,11 +134,10 @@ impl Replica {
                     )));
             }
             let segment = self.open_entry(entry)?;
-            let index = match whole || !is_log {
-                true => segment.read_index()?,
-                false => segment.index_between(from, to)?,
-            };
-            index.iter().for_each(&mut work);
+            let takes_all = whole || !is_log;
+            let index =
+                if takes_all { segment.read_index() } else { segment.index_between(from, to) };
+            index?.iter().for_each(&mut work);
         }
         Ok(())
     }

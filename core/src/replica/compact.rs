@@ -22,6 +22,7 @@ use super::retention::{Fold, FoldReason, RetentionPlan, plan, stored_bytes};
 use super::verify::Finding;
 use super::{Progress, Replica};
 use crate::clock::{Clock, random_bytes};
+use crate::device::SystemFiles;
 use crate::error::{Error, ErrorKind, Result};
 use crate::journal::{
     FileSink, Segment, SegmentKind, SegmentSink, SegmentSummary, merge, merged_data_bytes,
@@ -241,15 +242,10 @@ impl Run<'_> {
 
     fn fold(&mut self, fold: &Fold, entries: &[SegmentEntry]) -> Result<()> {
         let bytes_in = stored_bytes(entries);
-        let estimate = match fold.reason {
-            FoldReason::Saves if !self.options.fold_all => {
-                match self.saving_estimate(fold, entries, bytes_in)? {
-                    Some(estimate) => estimate,
-                    None => return Ok(()),
-                }
-            }
-            _ => bytes_in,
-        };
+        let must_pay = fold.reason == FoldReason::Saves && !self.options.fold_all;
+        let estimate =
+            if must_pay { self.saving_estimate(fold, entries, bytes_in)? } else { Some(bytes_in) };
+        let Some(estimate) = estimate else { return Ok(()) };
         if self.options.dry_run {
             self.count(fold, bytes_in, estimate);
             return Ok(());
@@ -328,7 +324,8 @@ impl Run<'_> {
         scratch: &Scratch,
     ) -> Result<(PathBuf, SegmentSummary)> {
         let path = scratch.file();
-        let sink = Watched { sink: FileSink::create(&path)?, go_on: &|| self.go_on() };
+        let sink =
+            Watched { sink: FileSink::create(&SystemFiles, &path)?, go_on: &|| self.go_on() };
         let segments: Vec<_> = segments.iter().collect();
         let (key, clock) = (self.replica.keys().newest(), &**self.replica.clock());
         let (_, summary, _) = merge(&segments, kind, sink, compression, key, clock)?;
@@ -390,7 +387,7 @@ impl Run<'_> {
             return self.replica.open_entry(entry);
         }
         let path = scratch.file();
-        let mut sink = FileSink::create(&path)?;
+        let mut sink = FileSink::create(&SystemFiles, &path)?;
         let mut at = 0;
         while at < entry.summary.stored_bytes {
             self.go_on()?;

@@ -71,7 +71,8 @@ fn run(view: &View, target: &RestoreTarget, progress: Progress<'_>) -> Result<Re
             }
             check_replaceable(path)?;
             let temporary = temporary_name(path)?;
-            let result = restore_file(view, &temporary, progress)
+            let result = new_file(view, &temporary)
+                .and_then(|file| copy(view, view.mappings().to_vec(), &file, true, progress))
                 .and_then(|report| publish(&temporary, path, *overwrite).map(|()| report));
             if result.is_err() {
                 let _ = std::fs::remove_file(&temporary);
@@ -94,10 +95,6 @@ fn run(view: &View, target: &RestoreTarget, progress: Progress<'_>) -> Result<Re
             copy(view, view.mappings().to_vec(), &device, false, progress)
         }
     }
-}
-
-fn restore_file(view: &View, path: &Path, progress: Progress<'_>) -> Result<RestoreReport> {
-    copy(view, view.mappings().to_vec(), &new_file(view, path)?, true, progress)
 }
 
 /// Creates a sparse file of the volume's size.

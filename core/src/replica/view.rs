@@ -168,14 +168,7 @@ impl View {
 
     /// Returns the data of a mapping in its frame.
     pub(super) fn data_of<'a>(frame: &'a Frame, mapping: &Mapping) -> Result<&'a [u8]> {
-        let entry = IndexEntry {
-            extent: mapping.extent,
-            kind: mapping.kind,
-            sequence: Sequence::ZERO,
-            frame: mapping.frame,
-            data_offset: mapping.data_offset,
-        };
-        frame.entry_data(&entry, 0, mapping.extent.length as usize)
+        frame.data_at(mapping.data_offset, mapping.extent.length as usize)
     }
 
     /// Returns the mappings that overlap `window`, cut to it.

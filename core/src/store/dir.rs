@@ -130,13 +130,14 @@ impl DirStore {
     /// Writes the content to a temporary file and links it to `path`.
     fn publish(&self, path: &Path, content: &[u8]) -> std::io::Result<PutOutcome> {
         let directory = directory_of(path);
-        let (temporary, file) = self.create_temporary(directory)?;
-        let result =
-            write_durably(file, content).and_then(|()| match self.give_name(&temporary, path) {
+        let (temporary, mut file) = self.create_temporary(directory)?;
+        let result = file.append(content).and_then(|()| file.sync()).and_then(|()| {
+            match self.give_name(&temporary, path) {
                 Ok(()) => Ok(PutOutcome::Created),
                 Err(error) if error.kind() == Os::AlreadyExists => Ok(PutOutcome::AlreadyExists),
                 Err(error) => Err(error),
-            });
+            }
+        });
         // A leftover is swept later; the outcome does not depend on it.
         let _ = self.files.remove(&temporary);
         // The loser of a race syncs too: it may act on an object whose name is not durable yet.
@@ -345,11 +346,6 @@ fn sweep(files: &dyn Files, directory: &Path) {
 fn has_no_links(error: &std::io::Error) -> bool {
     let without = [Errno::PERM, Errno::OPNOTSUPP, Errno::NOSYS];
     without.iter().any(|errno| error.raw_os_error() == Some(errno.raw_os_error()))
-}
-
-fn write_durably(mut file: Box<dyn NewFile>, content: &[u8]) -> std::io::Result<()> {
-    file.append(content)?;
-    file.sync()
 }
 
 #[cfg(test)]

@@ -4,13 +4,12 @@
 //! everything shared under a lock withstands that. Each type has the methods of std's type of the
 //! same name.
 
-use std::fmt;
 pub use std::sync::{MutexGuard, RwLockReadGuard, RwLockWriteGuard, WaitTimeoutResult};
 use std::sync::{PoisonError, TryLockError};
 use std::time::Duration;
 
 /// Shares a value between threads, one at a time.
-#[derive(Default)]
+#[derive(Debug, Default)]
 pub struct Mutex<T: ?Sized>(std::sync::Mutex<T>);
 
 impl<T> Mutex<T> {
@@ -43,12 +42,6 @@ impl<T: ?Sized> Mutex<T> {
     /// Returns the value without locking: `&mut self` excludes every other thread.
     pub fn get_mut(&mut self) -> &mut T {
         self.0.get_mut().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl<T: ?Sized + fmt::Debug> fmt::Debug for Mutex<T> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
     }
 }
 

@@ -350,16 +350,14 @@ impl Catalog {
     }
 
     fn check_source(&self, source: &SourceIdentity, edits: &[CatalogEdit]) -> Result<()> {
-        match self.source() {
-            Some(owner) if owner.id != source.id && !takes(source, edits) => {
-                Err(Error::new(ErrorKind::Fenced, "append to catalog", &self.content.prefix)
-                    .message(format_args!(
-                        "the volume belongs to the source on {} since {}",
-                        owner.host, owner.since
-                    )))
-            }
-            _ => Ok(()),
-        }
+        let other = self.source().filter(|owner| owner.id != source.id && !takes(source, edits));
+        let Some(owner) = other else { return Ok(()) };
+        Err(Error::new(ErrorKind::Fenced, "append to catalog", &self.content.prefix).message(
+            format_args!(
+                "the volume belongs to the source on {} since {}",
+                owner.host, owner.since
+            ),
+        ))
     }
 
     fn check_steps(&self, edits: &[CatalogEdit]) -> Result<()> {
@@ -452,13 +450,9 @@ impl Catalog {
     fn check_part(&self, number: u64, hash: [u8; 32]) -> Result<(), NotPut> {
         let names = self.listed()?;
         if names.newest() <= number {
-            return match self.check_known(&names) {
-                Ok(()) => Ok(()),
-                Err(diverged) => {
-                    self.store.delete(&self.object(number))?;
-                    Err(NotPut::Diverged(diverged))
-                }
-            };
+            let Err(diverged) = self.check_known(&names) else { return Ok(()) };
+            self.store.delete(&self.object(number))?;
+            return Err(NotPut::Diverged(diverged));
         }
         if !names.has(number + 1) {
             return Err(NotPut::Passed);

@@ -251,16 +251,14 @@ impl CatalogContent {
     fn apply(&mut self, edit: CatalogEdit, undo: &mut Vec<Inverse>) -> Result<()> {
         match edit {
             CatalogEdit::Source(source) => {
-                let old = (self.source.replace(source), self.instance.take());
-                undo.push(Box::new(move |content| (content.source, content.instance) = old));
+                set(self, undo, |content| &mut content.source, Some(source));
+                set(self, undo, |content| &mut content.instance, None);
             }
             CatalogEdit::Instance(instance) => {
-                let old = self.instance.replace(instance);
-                undo.push(Box::new(move |content| content.instance = old));
+                set(self, undo, |content| &mut content.instance, Some(instance));
             }
             CatalogEdit::Heartbeat(at) => {
-                let old = self.heartbeat.replace(at);
-                undo.push(Box::new(move |content| content.heartbeat = old));
+                set(self, undo, |content| &mut content.heartbeat, Some(at));
             }
             CatalogEdit::Segments(entries) => self.add_segments(entries, undo)?,
             CatalogEdit::Replace { with, objects } => self.replace(with, &objects, undo)?,
@@ -311,16 +309,14 @@ impl CatalogContent {
                 self.lifecycle.apply(step);
             }
             CatalogEdit::Epoch(epoch) => {
-                let old = std::mem::replace(&mut self.epoch, epoch);
-                undo.push(Box::new(move |content| content.epoch = old));
+                set(self, undo, |content| &mut content.epoch, epoch);
             }
             CatalogEdit::Branch(branch) => {
                 self.branches.push(branch);
                 undo.push(Box::new(|content| drop(content.branches.pop())));
             }
             CatalogEdit::Lifecycle(lifecycle) => {
-                let old = std::mem::replace(&mut self.lifecycle, lifecycle);
-                undo.push(Box::new(move |content| content.lifecycle = old));
+                set(self, undo, |content| &mut content.lifecycle, lifecycle);
             }
         }
         Ok(())
@@ -346,9 +342,8 @@ impl CatalogContent {
     /// Records what a new segment says beside its data: its epoch, and group points that its marks
     /// commit.
     pub(super) fn record_marks(&mut self, entry: &SegmentEntry, undo: &mut Vec<Inverse>) {
-        let old = self.epoch;
-        self.epoch = old.max(entry.summary.epoch);
-        undo.push(Box::new(move |content| content.epoch = old));
+        let epoch = self.epoch.max(entry.summary.epoch);
+        set(self, undo, |content| &mut content.epoch, epoch);
         for mark in &entry.summary.marks {
             if let Some(group) = self.annotations.record_commitment(&mark.mark) {
                 undo.push(Box::new(move |content| {
@@ -408,6 +403,17 @@ impl CatalogContent {
         self.annotations.keep_points(&points);
         Ok(())
     }
+}
+
+/// Sets a field, until `undo` is taken back.
+fn set<T: 'static>(
+    content: &mut CatalogContent,
+    undo: &mut Vec<Inverse>,
+    field: fn(&mut CatalogContent) -> &mut T,
+    value: T,
+) {
+    let old = std::mem::replace(field(content), value);
+    undo.push(Box::new(move |content| *field(content) = old));
 }
 
 #[cfg(test)]

@@ -120,15 +120,11 @@ impl Vault {
     /// Puts the key of a volume wrapped by `new`, and opens what was stored. Returns false if it
     /// was there before.
     fn put_wrapping(&self, info: &VolumeInfo, key: &VolumeKey, new: &WrappingKey) -> Result<bool> {
-        let object = layout::wrapped_key(&info.name, key.id(), new.id());
-        let properties = properties(info);
-        let to = binding(info, &properties);
-        let wrapped = new.wrap(key, &to, &*self.clock);
-        let outcome = self.store.put(&object, &wrapped)?;
+        let (object, outcome) = self.add_key(info, key, new)?;
         let read_back = get_all(&*self.store, &object, RECORD_BYTES_MAX)?;
         // Opening checks the key, too: its identity is part of the name and of the authenticated
         // data.
-        new.unwrap(&read_back, &to, key.id(), &object)?;
+        new.unwrap(&read_back, &binding(info, &properties(info)), key.id(), &object)?;
         Ok(outcome == PutOutcome::Created)
     }
 
@@ -154,12 +150,9 @@ impl Vault {
         let mut report = ShredReport { was_shredded, ..ShredReport::default() };
         if !was_shredded {
             let info = info.transpose()?;
-            let key = match &info {
-                Some(info) => self.check_and_fence(info, options)?,
-                None => None,
-            };
+            let key = info.as_ref().map(|info| self.check_and_fence(info, options)).transpose()?;
             let volume = info.map_or(VolumeId::default(), |info| info.id);
-            self.put_marker(name, &shredded::encode(name, volume, key.as_ref()))?;
+            self.put_marker(name, &shredded::encode(name, volume, key.flatten().as_ref()))?;
         }
         self.delete_keys(name, &mut report)?;
         if options.data {
@@ -198,8 +191,9 @@ impl Vault {
         let (Some(id), Some(wrapping)) = (info.key_id, &self.wrapping_key) else {
             return Ok(false);
         };
-        match Wrappings::list(self, info)?.unwrap(id, wrapping) {
-            Ok(key) => Ok(shredded::read(&*self.store, info, Some(&key))? == Marker::Proven),
+        let found = Wrappings::list(self, info)?;
+        match found.unwrap(id, wrapping) {
+            Ok(key) => found.is_proven(&key),
             Err(error) if error.kind() == ErrorKind::Unavailable => Err(error),
             Err(_) => Ok(false),
         }
@@ -297,18 +291,18 @@ impl Vault {
         Ok(())
     }
 
-    /// Stores the key of a new volume, wrapped. Returns the name of its object, which the caller
-    /// deletes if the volume is not created.
+    /// Stores the key of a volume, wrapped. Returns the name of its object, which the caller deletes
+    /// if it was put for a volume that is not created.
     pub(super) fn add_key(
         &self,
         info: &VolumeInfo,
         key: &VolumeKey,
         wrapping: &WrappingKey,
-    ) -> Result<String> {
+    ) -> Result<(String, PutOutcome)> {
         let object = layout::wrapped_key(&info.name, key.id(), wrapping.id());
         let wrapped = wrapping.wrap(key, &binding(info, &properties(info)), &*self.clock);
-        self.store.put(&object, &wrapped)?;
-        Ok(object)
+        let outcome = self.store.put(&object, &wrapped)?;
+        Ok((object, outcome))
     }
 
     /// Returns the keys that open a volume. `WrongKey` if they cannot be had. Also `WrongKey` if a
@@ -414,12 +408,15 @@ impl<'a> Wrappings<'a> {
     /// proves.
     fn open(&self, id: KeyId, wrapping: &WrappingKey) -> Result<VolumeKey> {
         let key = self.unwrap(id, wrapping)?;
-        if self.is_marked
-            && shredded::read(&*self.vault.store, self.info, Some(&key))? == Marker::Proven
-        {
+        if self.is_marked && self.is_proven(&key)? {
             return Err(shredded_error(self.info));
         }
         Ok(key)
+    }
+
+    /// Returns whether the key proves the marker.
+    fn is_proven(&self, key: &VolumeKey) -> Result<bool> {
+        Ok(shredded::read(&*self.vault.store, self.info, Some(key))? == Marker::Proven)
     }
 
     /// Checks that nobody says that the volume was shredded. `WrongKey` if it was, `Corrupt` if
@@ -428,7 +425,7 @@ impl<'a> Wrappings<'a> {
         if !self.is_marked {
             return Ok(());
         }
-        if shredded::read(&*self.vault.store, self.info, Some(key))? == Marker::Proven {
+        if self.is_proven(key)? {
             return Err(shredded_error(self.info));
         }
         Err(Error::new(ErrorKind::Corrupt, "rotate key of", layout::shredded(&self.info.name))

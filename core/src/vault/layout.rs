@@ -97,6 +97,8 @@ pub fn packs_prefix(volume: &str) -> String {
 /// A segment by its name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct SegmentName<'a> {
+    /// Full name of its object.
+    pub object: &'a str,
     pub volume: &'a str,
     /// Its name below the volume's segments.
     pub member: &'a str,
@@ -108,7 +110,7 @@ pub(super) struct SegmentName<'a> {
 pub(super) fn split_segment(object: &str) -> Option<SegmentName<'_>> {
     let (volume, rest) = split_volume(object)?;
     let member = rest.strip_prefix(SEGMENTS)?;
-    Some(SegmentName { volume, member, span: span_of(member)? })
+    Some(SegmentName { object, volume, member, span: span_of(member)? })
 }
 
 /// Returns the volume that `object` is a pack of, or a marker of a pack.

@@ -241,8 +241,9 @@ impl Lifecycle {
             (StepKind::Commit | StepKind::FailBack, _) => refused("a failover that was started"),
             // A cancellation may come before a start whose answer was lost; that start is refused
             // from then on.
-            (StepKind::Start | StepKind::Cancel, _)
-            | (StepKind::TestBegin | StepKind::TestEnd, _) => Ok(()),
+            (StepKind::Start | StepKind::Cancel | StepKind::TestBegin | StepKind::TestEnd, _) => {
+                Ok(())
+            }
         }
     }
 

@@ -221,16 +221,11 @@ impl Vault {
         let own = layout::volume_prefix(&info.name);
         let listed = catalog.published().map(|entry| &entry.object);
         let foreign = listed.chain(catalog.retired().keys()).find(|name| !name.starts_with(&own));
-        match foreign {
-            None => Ok(catalog),
-            Some(foreign) => Err(Error::new(
-                ErrorKind::Corrupt,
-                "read catalog",
-                layout::catalog_prefix(&info.name),
-            )
+        let Some(foreign) = foreign else { return Ok(catalog) };
+        let prefix = layout::catalog_prefix(&info.name);
+        Err(Error::new(ErrorKind::Corrupt, "read catalog", prefix)
             .expected(format_args!("a catalog of objects of volume {}", info.name))
-            .found(foreign)),
-        }
+            .found(foreign))
     }
 
     /// Checks that the vault records the volume that was opened before.
@@ -324,14 +319,11 @@ impl Vault {
             extents_only,
             shredded: false,
         };
-        let wrapped = match &key {
-            Some((key, by)) => Some(self.add_key(&info, key, by)?),
-            None => None,
-        };
+        let wrapped = key.as_ref().map(|(key, by)| self.add_key(&info, key, by)).transpose()?;
         match self.store.put(&layout::volume_record(name), &encode_volume(&info))? {
             PutOutcome::Created => Ok(info),
             PutOutcome::AlreadyExists => {
-                if let Some(object) = wrapped {
+                if let Some((object, _)) = wrapped {
                     self.store.delete(&object)?;
                 }
                 taken("the vault has a volume of this name")

@@ -39,13 +39,8 @@ impl CatalogContent {
     ) -> HashMap<PointId, KeepReason> {
         let mut points = HashMap::new();
         let is_app = |kind| matches!(kind, PointKind::App | PointKind::GroupApp);
-        for (_, mark) in self.point_marks() {
-            let point = mark.mark.point;
-            if is_app(mark.mark.kind) {
-                points.retain(|_, reason| *reason != KeepReason::LastAppConsistent);
-                points.insert(point, KeepReason::LastAppConsistent);
-            }
-        }
+        let app = self.point_marks().filter(|(_, mark)| is_app(mark.mark.kind)).last();
+        points.extend(app.map(|(_, mark)| (mark.mark.point, KeepReason::LastAppConsistent)));
         let verified: HashSet<PointId> = self
             .verdicts()
             .iter()

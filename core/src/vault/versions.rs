@@ -67,18 +67,13 @@ impl VersionNames {
     pub(super) fn gate_in_force(&self) -> Option<(u64, u64)> {
         self.gap_before(self.newest())?;
         let explains = |(from, until): &&(u64, u64)| {
-            *from < *until && self.has(*until) && self.is_whole_to(*from)
+            *from < *until && self.has(*until) && self.gap_before(*from).is_none()
         };
         self.gates.iter().filter(explains).max().copied()
     }
 
-    /// Returns whether this version can be read: it and those before it are there, from the newest
-    /// snapshot on.
-    fn is_whole_to(&self, number: u64) -> bool {
-        self.gap_before(number).is_none()
-    }
-
-    /// Returns the first version that is missing to read this one.
+    /// Returns the first version that is missing to read this one: it and those before it, from the
+    /// newest snapshot on.
     pub(super) fn gap_before(&self, number: u64) -> Option<u64> {
         let snapshot = number / SNAPSHOT_EVERY * SNAPSHOT_EVERY;
         (snapshot.max(1)..=number).find(|number| !self.has(*number))

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use hrl::device::SystemFiles;
 use hrl::journal::{
     FileSink, KeyRing, Segment, SegmentKind, SegmentParams, SegmentSummary, open_mapped,
 };
@@ -54,7 +55,7 @@ pub fn convert_to_native(
     {
         let log = LogWritesLog::open(input)?;
         let params = native_params(end_of_changes(&log)?, clock);
-        let sink = FileSink::create(file)?;
+        let sink = FileSink::create(&SystemFiles, file)?;
         return import_log_writes(&log, params, sink, None, clock).map(|(_, summary)| summary);
     }
     let logs = inputs.iter().map(|path| HypervLog::open(path)).collect::<Result<Vec<_>>>()?;
@@ -66,7 +67,8 @@ pub fn convert_to_native(
         }
     }
     let params = native_params(device_bytes, clock);
-    import_hyperv(&logs, params, FileSink::create(file)?, None, clock).map(|(_, summary)| summary)
+    import_hyperv(&logs, params, FileSink::create(&SystemFiles, file)?, None, clock)
+        .map(|(_, summary)| summary)
 }
 
 /// Returns the header of a segment of a new volume that is just large enough for its changes.

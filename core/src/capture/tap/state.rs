@@ -33,6 +33,7 @@ pub(super) struct BarrierState {
     pub until: Duration,
 }
 
+#[derive(Default)]
 pub(super) struct TapState {
     pub in_flight: InFlightSet,
     pub regions: RegionTable,
@@ -76,34 +77,18 @@ pub(super) struct TapState {
 impl TapState {
     pub fn new(regions: u64, last_sequence: Sequence) -> Self {
         Self {
-            in_flight: InFlightSet::default(),
             regions: RegionTable::new(regions),
-            wanted: Vec::new(),
-            dirty_waiters: Vec::new(),
-            room_waiters: Vec::new(),
-            barrier: None,
-            barrier_waiters: Vec::new(),
-            barriers: 0,
-            queue: VecDeque::new(),
-            queue_bytes: 0,
             drained: last_sequence,
-            unconfirmed: None,
-            urgent: false,
             last_sequence,
-            mode: Mode::Ordered,
-            cause: Cause::Requested,
             pressure: Cause::MemoryBudget,
-            mode_changes: Vec::new(),
-            uncaptured: Uncaptured::new(),
-            dropped_in_resync: false,
-            reading: None,
-            changed_since_flush: false,
-            closed: false,
-            refuses: false,
-            journal_waits: false,
-            changes: 0,
-            bytes_captured: 0,
+            ..Self::default()
         }
+    }
+
+    /// Takes the wakers that wait for anything but a change in flight.
+    pub fn take_waiters(&mut self) -> Vec<Waker> {
+        let waiters = [&mut self.room_waiters, &mut self.dirty_waiters, &mut self.barrier_waiters];
+        waiters.into_iter().flat_map(std::mem::take).collect()
     }
 
     /// Gives the record the next sequence (one per chunk of a long write) and queues it.

@@ -17,13 +17,10 @@ struct Stretch {
 
 /// The stretches whose end is not known to be in the replica, oldest first. Only the newest has no
 /// end.
+#[derive(Default)]
 pub(super) struct Uncaptured(Vec<Stretch>);
 
 impl Uncaptured {
-    pub fn new() -> Self {
-        Self(Vec::with_capacity(STRETCHES_MAX))
-    }
-
     /// Records that a change of this time was not captured.
     pub fn begin(&mut self, since: Timestamp) {
         let merges = self.0.len() >= STRETCHES_MAX;
@@ -68,7 +65,7 @@ mod tests {
 
     #[test]
     fn changes_are_missing_until_the_replica_has_the_end_of_their_resync() {
-        let mut uncaptured = Uncaptured::new();
+        let mut uncaptured = Uncaptured::default();
         assert_eq!(uncaptured.since(Sequence(9)), None);
         uncaptured.begin(Timestamp(50));
         uncaptured.begin(Timestamp(60));
@@ -82,7 +79,7 @@ mod tests {
 
     #[test]
     fn an_end_that_the_journal_lost_is_none() {
-        let mut uncaptured = Uncaptured::new();
+        let mut uncaptured = Uncaptured::default();
         for (since, end) in [(50, 20), (60, 30), (70, 40)] {
             uncaptured.begin(Timestamp(since));
             uncaptured.end(Sequence(end));
@@ -94,7 +91,7 @@ mod tests {
 
     #[test]
     fn many_stretches_take_bounded_memory() {
-        let mut uncaptured = Uncaptured::new();
+        let mut uncaptured = Uncaptured::default();
         for at in 0..1000_u32 {
             uncaptured.begin(Timestamp(at.into()));
             uncaptured.end(Sequence(at.into()));

@@ -76,7 +76,7 @@ pub struct FrameHeader {
 }
 
 /// The end of a closed segment.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Footer {
     pub frames: u32,
     pub data_frames: u32,

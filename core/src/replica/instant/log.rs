@@ -1,21 +1,11 @@
 //! The presence log of an instant disk: which blocks are durable in its target.
 //!
-//! A header of 64 bytes, then frames; little-endian. A frame is written and synced before the next
-//! one begins, so after a crash only the last can be torn: it is ignored. A bad frame before a
-//! whole one is damage, and an error, because the entries of the frames between would be lost. The
-//! log is rewritten when it is opened, and when it has 1 Mi entries and twice as many as when it
-//! was rewritten last. A new log is written under another name, which is then renamed.
+//! `core/docs/format.md` specifies its bytes. A frame is written and synced before the next one
+//! begins, so after a crash only the last can be torn: it is ignored. A bad frame before a whole one
+//! is damage, and an error, because the entries of the frames between would be lost.
 //!
-//! | header | | frame | |
-//! |---|---|---|---|
-//! | 0 | `HRLPRES` and the version, 1 | 0 | `hrlP` |
-//! | 8 | volume | 4 | number of entries, u32 |
-//! | 24 | sequence, u64 | 8 | number of the frame, from 0, u64 |
-//! | 32 | size in bytes, u64 | 16 | zero, u64 |
-//! | 40 | block size in bytes, u64 | 24 | CRC-32 of the entries |
-//! | 48 | epoch, u32 | 28 | CRC-32 of bytes 0 to 27 |
-//! | 52 | zero, u64 | 32 | entries: offset u64, length u64 |
-//! | 60 | CRC-32 of bytes 0 to 59 | | |
+//! The log is rewritten, under another name that is then renamed, when it is opened, and when it has
+//! 1 Mi entries and twice as many as when it was rewritten last.
 
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
@@ -293,12 +283,11 @@ fn read(
         // Each frame is synced before the next is written, so no whole frame follows a bad one.
         let check_is_last = |rest: &[u8]| {
             let mut windows = rest.windows(HEAD_BYTES).step_by(ENTRY_BYTES);
-            match windows.any(|window| is_head_after(number, window)) {
-                true => Err(corrupt(at)
-                    .expected(format_args!("frame {number}"))
-                    .found("damage before a later frame")),
-                false => Ok(()),
+            if !windows.any(|window| is_head_after(number, window)) {
+                return Ok(());
             }
+            let expected = format_args!("frame {number}");
+            Err(corrupt(at).expected(expected).found("damage before a later frame"))
         };
         let frame = match parse_head(head) {
             Ok(frame) if frame.number == number => frame,

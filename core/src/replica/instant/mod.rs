@@ -35,7 +35,7 @@ use super::view::View;
 use crate::clock::{Clock, SystemClock};
 use crate::device::{
     Allocation, BlockDevice, Discarded, Durability, FileDevice, FileDeviceOptions, Files,
-    FlushTurns, Operation, RingTarget, SystemFiles, Unmap, Witness,
+    FlushTurns, Operation, RingTarget, SystemFiles, Unmap, Witness, remove_if_there,
 };
 use crate::error::{Error, ErrorKind, Result};
 use crate::extent::{Extent, ExtentSet};
@@ -92,11 +92,14 @@ pub struct InstantOptions {
     pub bandwidth: Bandwidth,
     /// Clock for the limit. Default: that of the system.
     pub clock: Arc<dyn Clock>,
+    /// The files that the presence log is among. Default: those of the system.
+    pub files: Arc<dyn Files>,
 }
 
 impl Default for InstantOptions {
     fn default() -> Self {
-        Self { bandwidth: Bandwidth::default(), clock: SystemClock::shared() }
+        let (clock, files) = (SystemClock::shared(), Arc::new(SystemFiles));
+        Self { bandwidth: Bandwidth::default(), clock, files }
     }
 }
 
@@ -194,18 +197,6 @@ impl InstantDisk {
         log: &Path,
         options: InstantOptions,
     ) -> Result<Self> {
-        Self::over_in(Arc::new(SystemFiles), base, target, content, log, options)
-    }
-
-    /// Opens a disk like [`InstantDisk::over`], with the log among these files.
-    pub(crate) fn over_in(
-        files: Arc<dyn Files>,
-        base: InstantBase,
-        target: Arc<dyn BlockDevice>,
-        content: TargetContent,
-        log: &Path,
-        options: InstantOptions,
-    ) -> Result<Self> {
         let layers = Layers::new(base.device.clone(), target)?;
         let identity = Identity {
             volume: base.volume,
@@ -214,7 +205,8 @@ impl InstantDisk {
             size_bytes: base.device.size_bytes(),
             block_bytes: layers.presence.block_bytes(),
         };
-        let (presence_log, existed) = PresenceLog::open(files, log, identity, &layers.presence)?;
+        let (presence_log, existed) =
+            PresenceLog::open(options.files, log, identity, &layers.presence)?;
         let present = layers.presence.runs(layers.whole()).filter(|(_, present)| *present);
         let present_bytes: u64 = present.map(|(run, _)| run.length).sum();
         if content == TargetContent::Zeroes && present_bytes > 0 {
@@ -257,17 +249,16 @@ impl InstantDisk {
             let data_bytes = self.data_blocks().map(|extent| extent.length).sum();
             return Hydration { data_bytes, missing_bytes: 0, unzeroed_bytes: 0 };
         }
-        let (mut data_bytes, mut missing_bytes, mut absent_bytes) = (0, 0, 0);
+        let absent = |extent| self.layers.presence.absent(extent).map(|e| e.length).sum::<u64>();
+        let (mut data_bytes, mut missing_bytes) = (0, 0);
         for extent in self.data_blocks() {
             data_bytes += extent.length;
-            missing_bytes += self.layers.presence.absent(extent).map(|e| e.length).sum::<u64>();
+            missing_bytes += absent(extent);
         }
-        if !self.is_zero_where_absent() {
-            absent_bytes =
-                self.layers.presence.absent(self.layers.whole()).map(|e| e.length).sum::<u64>();
-        }
+        let whole = self.layers.whole();
+        let unzeroed_bytes = if self.is_zero_where_absent() { 0 } else { absent(whole) };
         // Changes go on meanwhile, so there may be less absent by now than was missing.
-        let unzeroed_bytes = absent_bytes.saturating_sub(missing_bytes);
+        let unzeroed_bytes = unzeroed_bytes.saturating_sub(missing_bytes);
         Hydration { data_bytes, missing_bytes, unzeroed_bytes }
     }
 
@@ -425,12 +416,7 @@ impl InstantDisk {
 /// Creates a sparse file, or takes one without data, as a crash just after its creation leaves it.
 fn make_file(path: &Path, size_bytes: u64, overwrite: bool) -> Result<()> {
     if overwrite {
-        match std::fs::remove_file(path) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                return Err(Error::io("replace", path.display(), error));
-            }
-            _ => {}
-        }
+        remove_if_there(&SystemFiles, path)?;
     }
     let options = FileDeviceOptions { create_bytes: Some(size_bytes), ..Default::default() };
     let file = FileDevice::open(path, &options)?;

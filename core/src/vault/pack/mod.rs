@@ -4,10 +4,7 @@
 //! `head`, `list` and `delete` find them wherever they are. The packs themselves are not listed.
 //! `put_packed` makes one; every other put is passed on.
 //!
-//! ```text
-//! FIRST-LAST-HASH.pack                 segments between two sequences, and a table of them
-//! FIRST-LAST-HASH.pack.gone-MEMBERS    of older versions: said that these members were deleted
-//! ```
+//!
 //! Invariants: a pack never changes. A member is deleted by a pack of the other members, put before
 //! the old pack is deleted; so nobody can take a segment away who may only put. Markers of older
 //! versions therefore count for nothing: the members that they name are there until somebody
@@ -182,13 +179,12 @@ impl PackedStore {
         &self,
         listing: &Listing,
         wanted: &SegmentName<'_>,
-        name: &str,
         range: &Range<u64>,
     ) -> Result<Option<Vec<u8>>> {
         let Some((pack, member)) = self.find(listing, wanted)? else { return Ok(None) };
         let length = member.bytes.end - member.bytes.start;
         if range.start > range.end || range.end > length {
-            return Err(Error::new(ErrorKind::InvalidInput, "get from store", name)
+            return Err(Error::new(ErrorKind::InvalidInput, "get from store", wanted.object)
                 .at(range.start)
                 .expected(format_args!("a range within {length} bytes"))
                 .found(format_args!("{}..{}", range.start, range.end)));
@@ -327,7 +323,7 @@ impl Store for PackedStore {
     fn get(&self, name: &str, range: Range<u64>) -> Result<Vec<u8>> {
         let Some(wanted) = layout::split_segment(name) else { return self.inner.get(name, range) };
         let listing = self.listed(wanted.volume)?;
-        match self.get_member(&listing, &wanted, name, &range) {
+        match self.get_member(&listing, &wanted, &range) {
             Ok(Some(bytes)) => return Ok(bytes),
             Err(error) if error.kind() == ErrorKind::InvalidInput => return Err(error),
             // Not in a known pack, or the pack is gone or broken; the segment may be elsewhere.
@@ -336,7 +332,7 @@ impl Store for PackedStore {
         match self.inner.get(name, range.clone()) {
             Err(error) if error.kind() == ErrorKind::NotFound => {
                 let listing = self.refresh(wanted.volume)?;
-                self.get_member(&listing, &wanted, name, &range)?.ok_or(error)
+                self.get_member(&listing, &wanted, &range)?.ok_or(error)
             }
             found => found,
         }
