@@ -46,6 +46,8 @@ const PAUSE_MAX: Duration = Duration::from_secs(1);
 
 /// Segments pile up if they fill this part of the spool.
 const PILE_ONE_IN: u64 = 8;
+/// Smallest limit of the open segment on a disk that is nearly full.
+const SEGMENT_BYTES_MIN: u64 = 64 << 10;
 /// Compression may spend its share of this much time at once.
 const COMPRESSION_WINDOW: Duration = Duration::from_millis(200);
 
@@ -94,13 +96,17 @@ pub(super) struct Journaling {
     budget: CompressionBudget,
     /// Pause after the next loss.
     pause: Duration,
+    /// A larger open segment is closed. Less than the policy's while the disk of the spool is nearly
+    /// full, because what is closed is not lost.
+    segment_bytes_max: u64,
 }
 
 impl Journaling {
     pub(super) fn new(shared: &Shared) -> Self {
         let percent_max = shared.policy.compression_cpu_percent_max;
         let budget = CompressionBudget::new(percent_max, shared.clock.elapsed());
-        Self { open: None, budget, pause: PAUSE }
+        let segment_bytes_max = shared.policy.segment_bytes_max;
+        Self { open: None, budget, pause: PAUSE, segment_bytes_max }
     }
 }
 
@@ -159,7 +165,10 @@ impl Journaling {
                 Next::Work(DRAIN_WAIT)
             }
             Err(error) => {
-                self.open = None;
+                let lost = self.open.take().map_or(0, |open| open.writer.bytes());
+                if error.kind() == ErrorKind::Full {
+                    self.segment_bytes_max = (lost / 2).max(SEGMENT_BYTES_MIN);
+                }
                 lose(shared, &error);
                 let now = self.pause;
                 self.pause = (2 * now).min(PAUSE_MAX);
@@ -214,7 +223,8 @@ impl Journaling {
                 QueuedBody::UnorderedEnd => true,
                 _ => false,
             };
-            if ends_segment {
+            let bytes = self.open.as_ref().map_or(0, |open| open.writer.bytes());
+            if ends_segment || bytes >= self.segment_bytes_max {
                 self.close(shared)?;
             }
         }
@@ -225,11 +235,7 @@ impl Journaling {
         let wanted = shared.requests.take(Request::Close) || shared.journal.is_stalled();
         if let Some(current) = &self.open {
             let age = shared.clock.elapsed().saturating_sub(current.since);
-            if wanted
-                || shared.requests.is_stopping()
-                || age >= shared.policy.segment_interval
-                || current.writer.bytes() >= shared.policy.segment_bytes_max
-            {
+            if wanted || shared.requests.is_stopping() || age >= shared.policy.segment_interval {
                 self.close(shared)?;
             }
         }
@@ -331,6 +337,7 @@ impl Journaling {
         // it there.
         shared.shipping.spool.push(Spooled { path, summary: summary.clone() });
         shared.journal.closed(&summary);
+        self.segment_bytes_max = (2 * self.segment_bytes_max).min(shared.policy.segment_bytes_max);
         shared.progress.moved();
         shared.works_again(&JOURNAL);
         Ok(())

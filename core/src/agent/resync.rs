@@ -50,6 +50,8 @@ pub(super) struct Resync {
     is_first: bool,
     /// Losses of the journal when the resync began.
     losses: u64,
+    /// Last sequence that was durable then.
+    durable: Sequence,
     /// Pause after the journal loses this resync.
     retry: Duration,
 }
@@ -66,7 +68,15 @@ enum Stage {
 
 impl Resync {
     pub(super) fn new(baseline: Baseline) -> Self {
-        Self { baseline, prints: None, stage: Stage::Idle, is_first: true, losses: 0, retry: RETRY }
+        Self {
+            baseline,
+            prints: None,
+            stage: Stage::Idle,
+            is_first: true,
+            losses: 0,
+            durable: Sequence::ZERO,
+            retry: RETRY,
+        }
     }
 
     fn begin(&mut self, shared: &Shared) -> Next {
@@ -97,7 +107,10 @@ impl Resync {
         if let Some(baseline) = shared.resync.take_baseline() {
             (self.baseline, self.prints) = (baseline, None);
         }
-        self.losses = shared.journal.now().losses;
+        {
+            let journal = shared.journal.now();
+            (self.losses, self.durable) = (journal.losses, journal.durable);
+        }
         self.stage = Stage::Reading(0);
         Next::Now
     }
@@ -187,11 +200,16 @@ impl Resync {
     fn end(&mut self, shared: &Shared) -> Next {
         self.forget();
         self.stage = Stage::Idle;
-        if shared.journal.now().losses == self.losses {
+        let (losses, durable) = {
+            let journal = shared.journal.now();
+            (journal.losses, journal.durable)
+        };
+        if losses == self.losses {
             return Next::Now;
         }
-        // On a disk that is nearly full another resync at once would be lost too.
-        let pause = self.retry;
+        // On a disk that is nearly full another resync at once would be lost too. What was closed
+        // before the loss need not be read again.
+        let pause = if durable > self.durable { RETRY } else { self.retry };
         self.retry = (2 * pause).min(RETRY_MAX);
         Next::Later(pause)
     }
