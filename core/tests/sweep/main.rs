@@ -112,6 +112,10 @@ fn promise_11_content_that_a_disk_altered_or_misplaced_is_found() {
     rot("rot_of_the_agent", false, false, 29);
 }
 
+/// Syncs without which no promise is broken. A torn witness counts as none, so the disk is compared;
+/// the record of the volume is read only by an agent whose vault is away, as `away.rs` has it.
+const COSTS_TIME_ALONE: [&str; 2] = ["sync of witness.new in state", "sync of volume.new in state"];
+
 /// A missing sync would be found: without the syncs of any one kind, some image breaks a promise.
 fn each_sync_is_needed(stride: usize, every: usize) {
     if std::env::var("SWEEP").is_ok() {
@@ -128,7 +132,7 @@ fn each_sync_is_needed(stride: usize, every: usize) {
         };
         let (_, found) = sweep::failures(&recording, stride, 1, &check);
         println!("{kind}: {}", found.first().map_or("NOT FOUND", |failure| &failure.text));
-        if found.is_empty() {
+        if found.is_empty() && !COSTS_TIME_ALONE.contains(&&*kind) {
             needless.push(kind);
         }
     }
