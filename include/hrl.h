@@ -1979,7 +1979,8 @@ HRL_API hrl_status hrl_vault_abandon_failover(const struct hrl_vault *vault, con
  * those of `hrl_follower_fail_back`. First the spool of the agent is handed in to the branch of
  * its epoch. Free it with `hrl_follower_free`.
  * Statuses: HRL_ERROR_INVALID_INPUT (no agent's directory, or it still has the volume),
- * HRL_ERROR_FENCED (it runs), HRL_ERROR_CHANGED, HRL_ERROR_UNAVAILABLE. Since 0.1.
+ * HRL_ERROR_FENCED (it runs), HRL_ERROR_CHANGED, HRL_ERROR_UNAVAILABLE, HRL_ERROR_DIVERGED (the disk
+ * followed what the vault has lost). Since 0.1.
  */
 HRL_API hrl_status hrl_follower_open(const struct hrl_protection_options *where, struct hrl_follower **out);
 

@@ -409,6 +409,41 @@ fn promise_9_a_disk_whose_source_was_ahead_of_a_lagging_mirror_comes_home_whole(
     }
 }
 
+/// Sequences alone said that the disk was a state of that vault. A block that had changed in between
+/// and changed back kept what the vault never had.
+#[test]
+fn promise_9_a_disk_that_followed_what_its_vault_lost_is_written_whole() {
+    let site = Site::new();
+    let source = site.protect("machine", "vault");
+    work(&source, 0..3);
+    source.stop(LIMIT).expect("stop");
+    let over = fail_over(&site, "vault");
+    site.copy("vault", "mirror");
+    write(&**over.volume(), 2, 77);
+    over.protection().mark(PointKind::Crash, "followed").expect("mark");
+    over.protection().wait_replicated(LIMIT).expect("replicated");
+    let mut follower = site.follow("vault").expect("follow");
+    follower.catch_up(&At::Newest, &|_, _| true).expect("catch up");
+    drop(follower);
+    let refused = site.follow("mirror").map(drop).expect_err("the disk may be the newest copy");
+    assert_eq!(refused.kind(), ErrorKind::Diverged, "{refused}");
+
+    write(&**over.volume(), 2, 3);
+    over.protection().wait_replicated(LIMIT).expect("replicated");
+    site.revert("vault", "mirror");
+    write(&**over.volume(), 60, 61);
+    until("the write", || {
+        let replica = site.vault("vault").replica("disk");
+        let view = replica.and_then(|replica| replica.view(&At::Newest, &ViewOptions::default()));
+        view.is_ok_and(|view| content(&view)[(60 * BLOCK) as usize] == 61)
+    });
+    let mut follower = site.follow("vault").expect("follow");
+    let why = follower.why_everywhere().expect("the history is another").to_owned();
+    assert!(why.contains("does not have the history"), "{why}");
+    follower.catch_up(&At::Newest, &|_, _| true).expect("catch up");
+    site.check_home("vault");
+}
+
 /// A place on the disk that no sample of a clean stop is at.
 const BETWEEN_SAMPLES: u64 = 33 * (BLOCK * BLOCKS - 4096) / 63 / 512 * 512 + 16_384;
 

@@ -482,7 +482,8 @@ report! {
 /// those of `hrl_follower_fail_back`. First the spool of the agent is handed in to the branch of
 /// its epoch. Free it with `hrl_follower_free`.
 /// Statuses: HRL_ERROR_INVALID_INPUT (no agent's directory, or it still has the volume),
-/// HRL_ERROR_FENCED (it runs), HRL_ERROR_CHANGED, HRL_ERROR_UNAVAILABLE. Since 0.1.
+/// HRL_ERROR_FENCED (it runs), HRL_ERROR_CHANGED, HRL_ERROR_UNAVAILABLE, HRL_ERROR_DIVERGED (the disk
+/// followed what the vault has lost). Since 0.1.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hrl_follower_open(
     r#where: Option<&hrl_protection_options>,

@@ -48,6 +48,16 @@ impl End {
     fn of(catalog: &CatalogContent) -> Self {
         Self { sequence: catalog.last_sequence(), chain: catalog.last_chain() }
     }
+
+    /// Returns the end of the segment that the state at `sequence` lies in.
+    pub(crate) fn around(catalog: &CatalogContent, sequence: Sequence) -> Self {
+        if sequence == Sequence::ZERO {
+            return Self::default();
+        }
+        let segments = catalog.segments();
+        let at = segments.partition_point(|entry| entry.summary.last_sequence < sequence);
+        segments.get(at).map_or(Self::of(catalog), |entry| Self::of_segment(&entry.summary))
+    }
 }
 
 /// What the state directory knows.
@@ -293,7 +303,7 @@ impl Anchor {
 
 /// Returns whether the catalog went through `end`. An end inside a fold counts: only the state at
 /// the end of the fold is left.
-fn contains(catalog: &CatalogContent, end: End) -> bool {
+pub(crate) fn contains(catalog: &CatalogContent, end: End) -> bool {
     end.sequence == Sequence::ZERO
         || catalog.segments().iter().any(|entry| {
             let summary = &entry.summary;

@@ -169,7 +169,8 @@ impl Shipper {
         if self.store.local_path(layout::MARKER).is_some() {
             check_marker(&*self.store)?;
         }
-        let batch = spool.oldest_batch(unpublished.entries.len(), BATCH_MAX);
+        let waited = unpublished.entries.len();
+        let batch = spool.oldest_batch(waited, BATCH_MAX);
         let start = self.clock.elapsed();
         let mut next = if batch.is_empty() { Next::Work(WAIT) } else { Next::Now };
         let (mut rest, mut bytes) = (batch.as_slice(), 0);
@@ -195,7 +196,7 @@ impl Shipper {
             }
         }
         let more = matches!(next, Next::Later(_));
-        let mut published = self.publish(spool, &mut unpublished, urgent, more)?;
+        let mut published = self.publish(spool, &mut unpublished, (waited, more), urgent)?;
         if batch.is_empty() && unpublished.entries.is_empty() && published.is_none() {
             published = self.beat(&mut unpublished)?;
         }
@@ -224,12 +225,15 @@ impl Shipper {
 
     /// Publishes what was put, if that is due or `urgent`. Waits for a time if `more` segments wait
     /// for bandwidth. Returns the last sequence in the catalog, if it published something.
+    ///
+    /// The first `waited` segments were put by earlier calls, perhaps into another vault in the place of
+    /// this one. Those that are not here are put again.
     fn publish(
         &self,
         spool: &Spool,
         unpublished: &mut Unpublished,
+        (waited, more): (usize, bool),
         urgent: bool,
-        more: bool,
     ) -> Result<Option<Sequence>> {
         let now = self.clock.elapsed();
         let slow = unpublished.put_since.is_some_and(|put| now.saturating_sub(put) > BATCH_TIME);
@@ -242,6 +246,10 @@ impl Shipper {
             && unpublished.entries.len() < UNPUBLISHED_MAX
             && !spool.is_crowded();
         if unpublished.entries.is_empty() || waits {
+            return Ok(None);
+        }
+        if let Some(gone) = self.first_gone(&unpublished.entries[..waited])? {
+            unpublished.entries.truncate(gone);
             return Ok(None);
         }
         let mut catalog = self.catalog.lock();
@@ -264,6 +272,12 @@ impl Shipper {
         spool.remove_published(&unpublished.entries);
         unpublished.clear();
         Ok(Some(last))
+    }
+
+    /// Returns the place of the first segment that the vault does not have; `None` if it has all.
+    fn first_gone(&self, entries: &[SegmentEntry]) -> Result<Option<usize>> {
+        let found = parallel::each(entries, true, |entry| self.store.head(&entry.object))?;
+        Ok(found.iter().position(Option::is_none))
     }
 
     /// Publishes a version that says only that the source is there, if none was published for the

@@ -8,7 +8,7 @@
 //! What only the disk has goes to the branch first ([`keep`]), before the follower overwrites it.
 
 use super::keep::{self, Old};
-use crate::agent::anchor::Anchor;
+use crate::agent::anchor::{Anchor, End, contains};
 use crate::agent::provisional::Provisional;
 use crate::agent::state::StateDirectory;
 use crate::agent::surrender::hand_in;
@@ -19,7 +19,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::extent::{Extent, ExtentSet};
 use crate::replica::{Replica, present_in};
 use crate::units::{Epoch, Sequence};
-use crate::vault::{SourceIdentity, StepKind, Vault};
+use crate::vault::{CatalogContent, SourceIdentity, StepKind, Vault};
 
 /// A recovery state of the volume, and the extents in which a disk differs from it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,10 +28,39 @@ pub(super) struct Divergence {
     pub epoch: Epoch,
     /// Sequence of the recovery state.
     pub at: Sequence,
+    /// End of the segment that it lies in. A vault without that has another history. `None` if an
+    /// older version wrote the record.
+    pub history: Option<End>,
     /// Extents in which the disk may differ.
     pub differs: ExtentSet,
     /// Why the whole disk counts as different, if it does.
     pub everywhere: Option<String>,
+}
+
+impl Divergence {
+    /// Returns the differences `differs` from the state at `at` of `epoch`, in this vault.
+    pub(super) fn new(
+        replica: &Replica,
+        (epoch, at): (Epoch, Sequence),
+        differs: ExtentSet,
+        everywhere: Option<String>,
+    ) -> Self {
+        let history = look_at(replica, epoch, |content| End::around(content, at));
+        Self { epoch, at, history, differs, everywhere }
+    }
+}
+
+/// Looks at the history of an epoch, up to the end of its branch; `None` if that is not there.
+fn look_at<T>(
+    replica: &Replica,
+    epoch: Epoch,
+    look: impl FnOnce(&CatalogContent) -> T,
+) -> Option<T> {
+    let catalog = replica.catalog();
+    if epoch == catalog.epoch() {
+        return Some(look(catalog));
+    }
+    replica.branch(epoch).ok().map(|branch| look(branch.catalog()))
 }
 
 /// Hands in to the branch what only the spool or the disk has, and returns where the disk differs.
@@ -48,7 +77,7 @@ pub(super) fn of_old_source(vault: &Vault, volume: &str, old: &Old<'_>) -> Resul
     let Some(branch) = replica.catalog().branch_of(&source).cloned() else {
         let (epoch, at) = (replica.catalog().epoch(), Sequence::ZERO);
         let why = "another agent took the volume over without a failover".to_owned();
-        return Ok(everywhere(epoch, at, whole, why));
+        return Ok(everywhere(&replica, (epoch, at), whole, why));
     };
     let handed_in = hand_in(state, &replica, &source, clock)?;
     let (epoch, at, before) = (branch.epoch, branch.at, branch);
@@ -84,12 +113,12 @@ pub(super) fn of_old_source(vault: &Vault, volume: &str, old: &Old<'_>) -> Resul
     }
     state.clear_spool()?;
     if let Some(why) = why {
-        return Ok(everywhere(epoch, at, whole, why));
+        return Ok(everywhere(&replica, (epoch, at), whole, why));
     }
     let end = replica.catalog().branch(epoch)?.last_sequence();
     let mut differs = replica.branch(epoch)?.touched(at, end)?;
     unsure.iter().for_each(|extent| differs.insert(extent));
-    Ok(Divergence { epoch, at, differs, everywhere: None })
+    Ok(Divergence::new(&replica, (epoch, at), differs, None))
 }
 
 /// Returns the source whose directory this is, once it is sure that the source lost the volume.
@@ -101,14 +130,20 @@ fn check_old_source(state: &StateDirectory, replica: &Replica) -> Result<SourceI
             .found("none; restore the volume to a new disk instead"));
     };
     known.check_volume(replica.info(), "follow")?;
-    if replica.catalog().source().is_some_and(|owner| owner.id == known.source.id) {
-        return Err(has_volume(state, replica));
-    }
+    check_lost(state, replica, &known.source)?;
     if Provisional::read(state)?.is_some() {
         return Err(Error::new(ErrorKind::InvalidInput, "follow", volume)
             .message("a failover to this directory is under way: commit or cancel it first"));
     }
     Ok(known.source)
+}
+
+/// Fails if the volume belongs to `source`, as in a vault that went back to before the failover.
+fn check_lost(state: &StateDirectory, replica: &Replica, source: &SourceIdentity) -> Result<()> {
+    match replica.catalog().source().filter(|owner| owner.id == source.id) {
+        Some(_) => Err(has_volume(state, replica)),
+        None => Ok(()),
+    }
 }
 
 /// Returns the error for a directory whose agent owns the volume: `AlreadyExists` if a failback took it
@@ -129,8 +164,22 @@ pub(super) fn has_volume(state: &StateDirectory, replica: &Replica) -> Error {
 }
 
 /// Compares the same disk with the history as it is now: an epoch may have ended since, at a
-/// sequence before that of the disk.
-pub(super) fn rebased(replica: &Replica, mut known: Divergence) -> Result<Divergence> {
+/// sequence before that of the disk. In a vault with another history the whole disk differs.
+///
+/// `Diverged` if the vault has not come as far as the disk, which may be all that is left of the
+/// volume's newest state. `InvalidInput` if the volume is of this directory's agent there.
+pub(super) fn rebased(
+    replica: &Replica,
+    state: &StateDirectory,
+    mut known: Divergence,
+) -> Result<Divergence> {
+    if let Some(identity) = state.identity()? {
+        check_lost(state, replica, &identity.source)?;
+    }
+    let is_there = |end| look_at(replica, known.epoch, |content| contains(content, end));
+    if known.history.and_then(is_there) != Some(true) {
+        return another_history(replica, &known);
+    }
     while let Ok(branch) = replica.catalog().branch(known.epoch).cloned() {
         if branch.at < known.at {
             let gone = replica.branch(branch.epoch)?.touched(branch.at, known.at)?;
@@ -139,13 +188,36 @@ pub(super) fn rebased(replica: &Replica, mut known: Divergence) -> Result<Diverg
         }
         known.epoch = Epoch(branch.epoch.0 + 1);
     }
+    known.history = look_at(replica, known.epoch, |content| End::around(content, known.at));
     Ok(known)
 }
 
+/// Returns that a disk which followed the volume in a history that this vault lacks differs everywhere.
+fn another_history(replica: &Replica, known: &Divergence) -> Result<Divergence> {
+    let (catalog, info) = (replica.catalog(), replica.info());
+    let (epoch, last) = (catalog.epoch(), catalog.last_sequence());
+    let followed = format!("sequence {} of epoch {}", known.at, known.epoch);
+    if (epoch, last) < (known.epoch, known.at) {
+        return Err(Error::new(ErrorKind::Diverged, "follow", &info.name)
+            .message(format_args!(
+                "the disk followed the volume to {followed}: the vault went back, or is another copy, and the disk may be \
+                 all that is left of what it lacks"
+            ))
+            .found(format_args!("sequence {last} of epoch {epoch}")));
+    }
+    let why = format!("this vault does not have the history that the disk followed to {followed}");
+    let whole = Extent { offset: 0, length: info.device_bytes };
+    Ok(everywhere(replica, (epoch, Sequence::ZERO), whole, why))
+}
+
 /// Returns that all of a disk differs.
-pub(super) fn everywhere(epoch: Epoch, at: Sequence, whole: Extent, why: String) -> Divergence {
-    let differs = std::iter::once(whole).collect();
-    Divergence { epoch, at, differs, everywhere: Some(why) }
+pub(super) fn everywhere(
+    replica: &Replica,
+    state: (Epoch, Sequence),
+    whole: Extent,
+    why: String,
+) -> Divergence {
+    Divergence::new(replica, state, std::iter::once(whole).collect(), Some(why))
 }
 
 /// Returns the extents that a disk holds which is not whole; `None` for a whole one.

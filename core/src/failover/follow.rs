@@ -19,10 +19,12 @@ use super::divergence::{self, Divergence};
 use super::keep::Old;
 use super::prepare::{prepare, take_identity};
 use super::request::{Wait, by_sleeping, request, requested_id};
+use crate::agent::anchor::End;
 use crate::agent::provisional::Provisional;
 use crate::agent::state::{StateDirectory, lines_after};
 use crate::agent::witness::{self, Moment, Seen};
 use crate::agent::{Protection, ProtectionOptions, check_applications};
+use crate::bytes::{hex, parse_hex};
 use crate::clock::Clock;
 use crate::device::{BlockDevice, Durability, Files, SystemFiles, Unmap};
 use crate::error::{Error, ErrorKind, Result};
@@ -31,7 +33,7 @@ use crate::extent::{Extent, ExtentSet, block_runs};
 use crate::point::Quiesce;
 use crate::policy::Policy;
 use crate::replica::{At, Progress, Replica, ViewOptions, is_zero};
-use crate::units::{Epoch, PointId, Sequence};
+use crate::units::{ChainHash, Epoch, PointId, Sequence};
 use crate::vault::{Step, StepKind, Vault};
 
 const FILE: &str = "follow";
@@ -75,7 +77,8 @@ impl Follower {
     /// `InvalidInput` if no agent used the directory, or its agent still owns the volume.
     /// `AlreadyExists` if a failback took it home already: [`ProtectionOptions::open`] goes on. `Fenced`
     /// if the agent is running, `Changed` for another volume, another disk or one of another size,
-    /// `Unavailable` if the vault does not answer.
+    /// `Unavailable` if the vault does not answer. `Diverged` if the vault has not come as far as the
+    /// disk, which followed it before it went back.
     pub fn open(
         volume: &str,
         vault: Vault,
@@ -115,6 +118,7 @@ impl Follower {
                 found
             }
         };
+        let known = divergence::rebased(&replica, &state, known)?;
         // STATE/follow has all of it now, so the disk is a plain one from here on.
         state.remove(&state.presence_log())?;
         state.remove(&state.base())?;
@@ -154,8 +158,8 @@ impl Follower {
     /// Brings the disk to the recovery state `at`, durably. After a failure, call it again to go
     /// on.
     ///
-    /// `InvalidInput` if the disk is beyond that state already, `Unavailable` if `progress` returns
-    /// false.
+    /// `InvalidInput` if the disk is beyond that state already, `Diverged` as [`Follower::open`] says,
+    /// `Unavailable` if `progress` returns false.
     pub fn catch_up(&mut self, at: &At, progress: Progress<'_>) -> Result<CatchUp> {
         let (to, all) = self.outstanding(at)?;
         let from = self.known.at;
@@ -290,7 +294,7 @@ impl Follower {
     /// Returns the sequence that `at` chooses, and the extents to write for it.
     fn outstanding(&mut self, at: &At) -> Result<(Sequence, ExtentSet)> {
         self.replica.refresh()?;
-        self.known = divergence::rebased(&self.replica, self.known.clone())?;
+        self.known = divergence::rebased(&self.replica, &self.state, self.known.clone())?;
         let to = self.replica.resolve(at)?;
         if to < self.known.at {
             return Err(Error::new(ErrorKind::InvalidInput, "follow to", at)
@@ -305,7 +309,7 @@ impl Follower {
 
     fn save_progress(&mut self, at: Sequence) -> Result<()> {
         let epoch = self.replica.catalog().epoch();
-        let now = Divergence { epoch, at, differs: ExtentSet::new(), everywhere: None };
+        let now = Divergence::new(&self.replica, (epoch, at), ExtentSet::new(), None);
         write(&self.state, &now)?;
         self.known = now;
         witness::leave(&self.state, &*self.disk, Moment::Followed(at))
@@ -337,8 +341,9 @@ fn leave(
         return Ok(());
     }
     let whole = Extent { offset: 0, length: replica.info().device_bytes };
-    let (epoch, why) = (replica.catalog().epoch(), "a failback was cancelled".to_owned());
-    write(state, &divergence::everywhere(epoch, under_way.at, whole, why))?;
+    let at = (replica.catalog().epoch(), under_way.at);
+    let why = "a failback was cancelled".to_owned();
+    write(state, &divergence::everywhere(&replica, at, whole, why))?;
     cancel_in(vault, volume, state, clock)
 }
 
@@ -355,7 +360,8 @@ fn as_left(
     }
     let Some(why) = seen.touched_since_followed(known.at) else { return Ok(known) };
     let whole = Extent { offset: 0, length: disk.size_bytes() };
-    let known = divergence::everywhere(known.epoch, known.at, whole, why);
+    let differs = std::iter::once(whole).collect();
+    let known = Divergence { differs, everywhere: Some(why), ..known };
     write(state, &known)?;
     Ok(known)
 }
@@ -386,6 +392,8 @@ fn print(known: &Divergence) -> String {
         format!("at={}", known.at.0),
         format!("everywhere={why}"),
     ];
+    let history = |end: End| format!("history={} {}", end.sequence.0, hex(&end.chain.0));
+    lines.extend(known.history.map(history));
     lines.extend(known.differs.iter().map(|e| format!("{} {}", e.offset, e.length)));
     lines.push("end\n".to_owned());
     lines.join("\n")
@@ -409,14 +417,21 @@ fn parse(text: &str) -> Option<Divergence> {
     let at = Sequence(field("at")?.parse().ok()?);
     let why = field("everywhere")?.to_owned();
     let everywhere = Some(why).filter(|why| !why.is_empty());
-    let mut differs = ExtentSet::new();
+    let (mut differs, mut history) = (ExtentSet::new(), None);
     loop {
         let line = lines.next()?;
         if line == "end" {
             break;
         }
+        if let Some(end) = line.strip_prefix("history=").filter(|_| history.is_none()) {
+            let (sequence, chain) = end.split_once(' ')?;
+            let (sequence, chain) =
+                (Sequence(sequence.parse().ok()?), ChainHash(parse_hex(chain)?));
+            history = Some(End { sequence, chain });
+            continue;
+        }
         let (offset, length) = line.split_once(' ')?;
         differs.insert(Extent::new(offset.parse().ok()?, length.parse().ok()?).ok()?);
     }
-    lines.next().is_none().then_some(Divergence { epoch, at, differs, everywhere })
+    lines.next().is_none().then_some(Divergence { epoch, at, history, differs, everywhere })
 }

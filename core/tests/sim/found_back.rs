@@ -3,9 +3,9 @@
 use std::path::Path;
 use std::time::Duration;
 
-use hrl::Mode;
 use hrl::journal::PointKind;
 use hrl::replica::At;
+use hrl::{Mode, Policy};
 
 use crate::found::{Agent, BLOCK, Machine, policy};
 use crate::store::Objects;
@@ -226,4 +226,24 @@ fn promise_4_a_segment_that_was_altered_in_the_spool_is_not_shipped() {
         agent.settle();
         machine.check_newest();
     }
+}
+
+/// A catalog version listed segments that another vault had got, and no reader could go on.
+#[test]
+fn promise_5_segments_that_went_into_another_vault_are_put_again_before_they_are_published() {
+    let machine = Machine::new();
+    let policy = Policy { catalog_interval: Duration::from_secs(5), ..policy() };
+    let mut agent = machine.open_with(policy, false).expect("open");
+    agent.ship(1);
+    let mirror = machine.server.copy();
+    agent.spool(2);
+    agent.step("ship");
+    let first = machine.server.copy();
+    assert_eq!(first.len(), mirror.len() + 1, "it is put and not published");
+    // Nobody notices the other vault: it has the same catalog.
+    machine.server.go_back_to(mirror);
+    agent.spool(3);
+    agent.step("ship");
+    agent.settle();
+    machine.check_newest();
 }
