@@ -93,7 +93,8 @@ impl Site {
         self.world.say(format!("site {} failed over, {wish:?}, at {at}", self.number));
         if !goes_on {
             let fresh = self.basis.get().is_none() || self.changes.get();
-            *self.model.borrow_mut() = from.model.borrow().divided(at.0);
+            *self.model.borrow_mut() = from.history().divided(at.0);
+            *self.other_history.borrow_mut() = None;
             let expected = self.model.borrow().state_at(at.0);
             let found = self.seen_through(&*over.disk);
             let what = format!("promise 3: it is not served as of {at}");
@@ -224,7 +225,7 @@ impl Site {
 
     /// Makes the disk follow up to `to`, which `owner` wrote.
     pub fn check_follows(&self, owner: &Self, to: u64) {
-        let expected = owner.model.borrow().state_at(to);
+        let expected = owner.history().state_at(to);
         let found = tags_of(&self.platter().peek());
         differ(&format!("promise 3: the disk does not follow up to {to}"), &expected, &found);
     }

@@ -83,6 +83,16 @@ impl Failovers {
         Self { every, ..Self::default() }
     }
 
+    /// Returns whether a failover or a failback is under way.
+    pub fn is_under_way(&self) -> bool {
+        self.over.is_some()
+    }
+
+    /// Returns whether the other site lost the volume.
+    pub fn is_lost(&self) -> bool {
+        self.lost
+    }
+
     /// Forgets everything about the other site.
     pub fn is_quiet(&self) -> bool {
         self.over.is_none() && !self.lost
@@ -127,6 +137,7 @@ impl Life {
     }
 
     fn begin_failover(&mut self) {
+        self.lose_site(2);
         let Some(replica) = self.world.in_peace(|| replica(self.owner())) else { return };
         self.failovers.epoch = replica.catalog().epoch().0;
         if replica.resolve(&At::Newest).is_err() {
@@ -342,10 +353,12 @@ impl Life {
         self.failovers.divisions.push(Division { epoch, at, model: None, end: None, offered });
         let (old, new) = (self.owner().clone(), self.sites[self.other()].clone());
         if new.basis.get() != Some(at) {
-            let model = old.model.borrow().divided(at);
+            let model = old.history().divided(at);
             *new.model.borrow_mut() = model;
             new.basis.set(Some(at));
         }
+        self.sites.iter().for_each(|site| site.must_notice(false));
+        *new.other_history.borrow_mut() = None;
         self.owner = self.other();
         self.failovers.epoch += 1;
         self.failovers.over = None;
@@ -373,6 +386,7 @@ impl Life {
             }
             return;
         }
+        self.lose_site(150);
         if !random.one_in(25) {
             return;
         }
@@ -434,6 +448,9 @@ impl Life {
                     // once the stray is gone.
                     let is_retained = site.plan.policy.retention.is_some();
                     let late = late || (is_retained && error.kind() == ErrorKind::Changed);
+                    // It followed what the vault lost, until its source has gone on in that.
+                    let is_ahead = error.kind() == ErrorKind::Diverged && site.has_gone_back();
+                    let late = late || (is_ahead && site.has_divergence());
                     assert!(
                         late || self.owner().number == site.number,
                         "a disk cannot follow: {error}"
@@ -504,10 +521,10 @@ impl Life {
         else {
             return;
         };
-        let model = site.model.borrow().clone();
+        let model = site.history().clone();
         for (point, sequence) in &model.confirmed {
             // What retention gave up before is not distinguished.
-            let may_lack = site.plan.policy.retention.is_some() || site.has_gone_back();
+            let may_lack = site.plan.policy.retention.is_some() || site.may_lack_points();
             if *sequence > division.at && !may_lack {
                 division.offered.push((*point, *sequence));
             }
@@ -574,7 +591,11 @@ impl Life {
         self.crashes = 0;
         self.stormy = false;
         let world = self.world.clone();
-        for _ in 0..TRIES {
+        let mut followed = false;
+        for number in 0..TRIES {
+            if number == TRIES / 2 {
+                self.swaps.come_back();
+            }
             self.see_commits(true);
             self.revive(self.owner);
             if self.owner().is_unreadable() {
@@ -606,8 +627,12 @@ impl Life {
                 }
                 other.crash(world.random.one_in(2));
                 self.start_the_old_source();
-                if self.follow(world.random.one_in(2)) && self.failovers.over.is_none() {
+                followed = self.follow(world.random.one_in(2));
+                if followed && self.failovers.over.is_none() {
                     break;
+                }
+                if self.swaps.is_used() {
+                    self.owner().clone().end_changes();
                 }
                 self.owner().clone().idle();
             } else {
@@ -616,6 +641,12 @@ impl Life {
         }
         self.see_commits(true);
         assert!(self.failovers.over.is_none(), "a failover does not come to its end");
+        // What retention gave up for a stray can be handed in only once it is deleted.
+        let may_wait = self.owner().plan.policy.retention.is_some();
+        assert!(
+            followed || may_wait || !self.failovers.lost,
+            "promise 9: a disk does not come home"
+        );
         for number in 0..self.failovers.divisions.len() {
             self.check_branch(number, 2);
         }
@@ -625,8 +656,12 @@ impl Life {
     pub fn check_usable(&self) {
         let owner = self.owner();
         let running = owner.running().expect("it runs");
-        for _ in 0..2000 {
+        for number in 0..2000 {
             if !running.protection.stats().handed_over {
+                drop(running);
+                if number > 0 {
+                    owner.settle();
+                }
                 return;
             }
             owner.step_some_task(&running);

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use hrl::bytes::hex;
 use hrl::capture::TapStats;
 use hrl::replica::Replica;
-use hrl::vault::Vault;
+use hrl::vault::{StepKind, Vault};
 use hrl::{Clock, Epoch, Event, EventKind};
 
 use crate::cloning::CLONE;
@@ -24,6 +24,7 @@ use crate::oracle::last_in_vault;
 use crate::run::Life;
 use crate::site::{Site, state_directory, tap_of};
 use crate::store::Objects;
+use crate::swapping::{LAG, SWAP};
 use crate::world::{Faults, Random, World};
 
 /// Most catalog versions that are lost at once.
@@ -43,6 +44,9 @@ const DISK: &str = "a disk goes back while its agent is stopped";
 const STATE: &str = "a state directory goes back";
 const VERSIONS: &str = "the newest catalog versions are lost";
 const VAULT: &str = "the vault goes back";
+
+/// What makes disk, state directory and vault differ, apart from a swap of vaults.
+pub const WENT_BACK: [&str; 5] = [MACHINE, STATE, VERSIONS, VAULT, CLONE];
 
 /// A machine at some instant.
 struct Snapshot {
@@ -85,10 +89,15 @@ impl Life {
             return;
         }
         let owner = self.owner().clone();
+        if owner.other_history.borrow().is_some() {
+            return;
+        }
         let is_plain = !owner.has_failover() && !owner.comes_home() && !owner.is_provisional();
         if self.taker.is_some() || !self.failovers.is_quiet() || !is_plain {
             // A copy of another owner's time is a failover's business.
-            owner.must_notice(false);
+            if self.taker.is_some() {
+                owner.must_notice(false);
+            }
             return self.histories.forget();
         }
         // A state directory that knows no volume is that of a stranger, who is refused.
@@ -219,7 +228,7 @@ impl Life {
     }
 
     /// Returns whether the vault has all that its catalog lists.
-    fn is_whole(&self) -> bool {
+    pub fn is_whole(&self) -> bool {
         let replica = self.world.in_peace(|| readable(self.owner()));
         replica.is_some_and(|replica| {
             let mut listed = replica.catalog().segments().iter();
@@ -249,10 +258,13 @@ fn has_newest_of_vault(site: &Site, files: &FileSystem) -> bool {
     })
 }
 
-/// Returns whose the volume is, and at which step of its life cycle.
-fn stretch_of(replica: &Replica) -> (Option<[u8; 16]>, Epoch, usize) {
+/// Whose the volume is, and at which step of its life cycle.
+pub type Stretch = (Option<[u8; 16]>, Epoch, usize);
+
+pub fn stretch_of(replica: &Replica) -> Stretch {
     let catalog = replica.catalog();
-    let steps = catalog.lifecycle().steps().len();
+    let steps = catalog.lifecycle().steps().iter();
+    let steps = steps.filter(|step| step.kind != StepKind::Reprotect).count();
     (catalog.source().map(|source| source.id), catalog.epoch(), steps)
 }
 
@@ -267,7 +279,7 @@ fn has_happened(world: &World, faults: &[&str]) -> bool {
     faults.iter().any(|fault| world.injected.borrow().contains_key(fault))
 }
 
-fn is_misled(world: &World) -> bool {
+pub fn is_misled(world: &World) -> bool {
     has_happened(world, &MISLEADING)
 }
 
@@ -285,7 +297,11 @@ impl Site {
     /// not continue the vault.
     pub fn check_noticed(&self) {
         let is_one = |event: &Event| matches!(event.kind, EventKind::Diverged { .. });
-        let noticed = self.events.lock().expect("one thread").iter().any(is_one);
+        let events = self.events.lock().expect("one thread").clone();
+        let noticed = events.iter().any(is_one);
+        let is_compared = |event: &Event| is_one(event) && event.message.contains("compared");
+        self.turns.set(self.turns.get() + u64::from(events.iter().any(is_compared)));
+        self.goes_on_elsewhere(None);
         if noticed {
             let last = self.world.in_peace(|| last_in_vault(self));
             self.model.borrow_mut().vault_went_back(last);
@@ -298,27 +314,37 @@ impl Site {
 
     /// Returns whether something has gone back in this life.
     pub fn has_gone_back(&self) -> bool {
-        has_happened(&self.world, &[MACHINE, STATE, VERSIONS, VAULT, CLONE])
+        has_happened(&self.world, &WENT_BACK) || has_happened(&self.world, &[SWAP, LAG])
+    }
+
+    /// Returns whether points may be gone from a vault that nobody watched.
+    pub fn may_lack_points(&self) -> bool {
+        has_happened(&self.world, &WENT_BACK)
     }
 
     /// From now on the agent must notice that several histories met, or need not.
     pub fn must_notice(&self, yes: bool) {
-        *self.must_notice.borrow_mut() = yes.then(|| self.anchored());
+        *self.must_notice.borrow_mut() = yes.then(|| self.anchor_of_vault());
     }
 
     /// A start or a session ended early. If it had recorded what the vault has, it had begun to
     /// compare the disk, and the next start goes on with that.
     pub fn ended_early(&self) {
-        if self.must_notice.borrow().as_ref().is_some_and(|before| *before != self.anchored()) {
+        let before = self.must_notice.borrow().clone();
+        if before.is_some_and(|before| before != self.anchor_of_vault()) {
             self.must_notice(false);
+            // What only the spool had was put aside.
+            self.turns.set(self.turns.get() + 1);
+            self.goes_on_elsewhere(None);
+            let last = self.world.in_peace(|| last_in_vault(self));
+            self.model.borrow_mut().vault_went_back(last);
         }
     }
 
     /// A session continues after `last`. What the vault lacks is in the spool, unless something went
     /// back or was damaged.
     pub fn see_hole(&self, last: u64) {
-        let may_lack = [MACHINE, STATE, VERSIONS, VAULT, CLONE, MISLEADING[4]];
-        if has_happened(&self.world, &may_lack) {
+        if self.has_gone_back() || has_happened(&self.world, &MISLEADING[4..]) {
             let arrived = self.world.in_peace(|| last_in_vault(self));
             self.model.borrow_mut().hole(arrived, last);
         }
@@ -353,7 +379,7 @@ impl Site {
     }
 
     /// Returns what the state directory says of the vault.
-    fn anchored(&self) -> Vec<String> {
+    fn anchor_of_vault(&self) -> Vec<String> {
         let anchor = self.files().peek(&state_directory().join("anchor")).unwrap_or_default();
         let lines = String::from_utf8_lossy(&anchor).into_owned();
         let is_of_vault = |line: &&str| line.starts_with("version=") || line.starts_with("hash=");
@@ -364,7 +390,9 @@ impl Site {
     pub fn diverged(&self, message: &str, stats: &TapStats) {
         assert!(self.has_gone_back() || is_misled(&self.world), "nothing went back: {message}");
         self.must_notice(false);
+        self.goes_on_elsewhere(Some(stats));
         if message.ends_with("what the vault has") {
+            self.turns.set(self.turns.get() + 1);
             let last = self.world.in_peace(|| last_in_vault(self));
             self.model.borrow_mut().goes_on_after(last, stats);
         }

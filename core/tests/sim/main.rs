@@ -19,6 +19,7 @@ mod oracle;
 mod run;
 mod site;
 mod store;
+mod swapping;
 mod world;
 mod writing;
 

@@ -206,6 +206,28 @@ impl Model {
         self.confirmed.retain(|_, sequence| *sequence <= last);
     }
 
+    /// Nothing is known any more of what came after `last`.
+    pub fn is_cut_off(&mut self, last: u64) {
+        self.vault_went_back(last);
+        self.forget_after(last);
+        self.losses.retain(|loss| loss.begin <= last);
+        self.log.truncate(self.log.partition_point(|entry| entry.key <= 2 * last + 1));
+        self.snapshots.split_off(&(self.log.len() + 1));
+        let now = self.state_at(u64::MAX / 2);
+        self.now.clone_from(&now);
+    }
+
+    /// A running agent has `now` on its disk, of which nothing is captured.
+    pub fn is_given(&mut self, now: &[u64], stats: &TapStats) {
+        if self.now != now {
+            self.push(2 * stats.last_sequence.0 + 1, 0, now);
+        }
+        self.ordered = stats.mode == Mode::Ordered;
+        if !self.ordered && self.gaps.last().is_none_or(|gap| gap.end.is_some()) {
+            self.gaps.push(Gap { begin: stats.last_sequence.0, end: None });
+        }
+    }
+
     /// Sequences after `last` up to `given` may never arrive.
     pub fn hole(&mut self, last: u64, given: u64) {
         if last < given {

@@ -17,11 +17,13 @@ use crate::world::World;
 /// A point that arrived late may be old when it is seen first.
 const SHIPPING: Duration = Duration::from_secs(120);
 
+/// Points that a vault offered: their sequences, and when each was seen first.
+pub type Offered = BTreeMap<PointId, (u64, Duration)>;
+
 /// What the vault offered at the last check.
 #[derive(Default)]
 pub struct Oracle {
-    /// Sequences, and when each was seen first.
-    offered: BTreeMap<PointId, (u64, Duration)>,
+    pub offered: Offered,
     /// Segments that the catalog ever listed: last sequence and chain hash, by epoch and first
     /// sequence.
     listed: BTreeMap<(u32, u64), (u64, ChainHash)>,
@@ -39,7 +41,7 @@ impl Oracle {
         self.check_kept(site, &points);
         self.check_sequences(&replica);
         for (point, sequence) in &points {
-            let lost = site.model.borrow().lost.contains(point);
+            let lost = site.history().lost.contains(point);
             assert!(!lost, "promise 7: point {point} at {sequence} was lost and is offered");
         }
         let values: Vec<u64> = points.values().copied().collect();
@@ -128,7 +130,7 @@ impl Oracle {
 
     /// Any sequence may be requested.
     fn ask(site: &Site, replica: &Replica, sequence: u64) {
-        let ordered = site.model.borrow().is_ordered_at(sequence);
+        let ordered = site.history().is_ordered_at(sequence);
         let arrived = replica.catalog().segments().iter().any(|entry| {
             let summary = &entry.summary;
             (summary.first_sequence.0..=summary.last_sequence.0).contains(&sequence)
@@ -183,7 +185,7 @@ impl Oracle {
     /// Checks that the view at `sequence` is the model's prefix.
     fn compare(site: &Site, replica: &Replica, sequence: u64) {
         let found = content(replica, &At::Sequence(Sequence(sequence)));
-        let expected = site.model.borrow().state_at(sequence);
+        let expected = site.history().state_at(sequence);
         site.world.count(|counts| counts.states_compared += 1);
         differ(&format!("promise 3: the view at {sequence} is no prefix"), &expected, &found);
     }
@@ -244,7 +246,7 @@ impl Oracle {
             let Ok(view) = replica.view(&at, &ViewOptions::default()) else { continue };
             let mut found = vec![0; view.size_bytes() as usize];
             if view.read(0, &mut found).is_ok() {
-                let expected = site.model.borrow().state_at(point.sequence.0);
+                let expected = site.history().state_at(point.sequence.0);
                 let what = format!("promise 10: {name} was altered unnoticed");
                 differ(&what, &expected, &tags_of(&found));
             }

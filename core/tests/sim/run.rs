@@ -21,6 +21,7 @@ use crate::going_back::Histories;
 use crate::oracle::{Oracle, last_in_vault};
 use crate::site::{Plan, SITES, Site, state_directory};
 use crate::store::Server;
+use crate::swapping::Swaps;
 use crate::world::{Counts, Faults, Random, World};
 
 /// What a run did.
@@ -186,6 +187,7 @@ pub struct Life {
     pub failovers: Failovers,
     pub histories: Histories,
     pub clones: Clones,
+    pub swaps: Swaps,
     pub faulty: Faults,
     /// A crash happens once in this many steps; zero is never.
     pub crashes: u64,
@@ -233,6 +235,7 @@ impl Life {
             failovers: Failovers::new(every),
             histories: Histories::new(seed),
             clones: Clones::new(seed, can_clone && count == 1),
+            swaps: Swaps::new(seed),
             faulty: faults(random),
             crashes: random.pick(&[0, 150, 300, 600]),
             stormy: false,
@@ -251,7 +254,8 @@ impl Life {
         let random = &world.random;
         let site = self.sites[number].clone();
         let takes = self.taker == Some(number);
-        if site.is_alive() || (number != self.owner && !takes) {
+        let is_absent = self.swaps.is_absent(number, self.owner);
+        if site.is_alive() || is_absent || (number != self.owner && !takes) {
             return;
         }
         site.crash(random.one_in(2));
@@ -356,6 +360,7 @@ impl Life {
         self.fail_over_or_back();
         self.go_back();
         self.go_on_as_two();
+        self.swap_vaults();
         let site = if self.failovers.is_quiet() || random.one_in(2) {
             self.owner()
         } else {
@@ -385,6 +390,7 @@ impl Life {
             assert!(self.taker.is_none(), "nobody can take the volume over");
         }
         self.end_failovers();
+        self.swaps.come_back();
         let site = self.owner().clone();
         self.sites.iter().filter(|other| other.number != site.number).for_each(|s| s.crash(false));
         if world.random.one_in(2) || !site.is_alive() {

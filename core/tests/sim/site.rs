@@ -152,6 +152,10 @@ pub struct Site {
     /// Counts the machines that ran here. An earlier one may go on as the original of a copy.
     pub incarnation: Cell<u64>,
     pub original_is_fenced: Cell<bool>,
+    /// The history of the vault in place, until the agent notices that it is not its own.
+    pub other_history: RefCell<Option<Model>>,
+    /// How often the agent began to go on in another history.
+    pub turns: Cell<u64>,
 }
 
 /// Only what retention folds is on a real disk.
@@ -189,6 +193,8 @@ impl Site {
             must_notice: RefCell::default(),
             incarnation: Cell::new(0),
             original_is_fenced: Cell::new(false),
+            other_history: RefCell::default(),
+            turns: Cell::default(),
             plan,
         })
     }
@@ -242,6 +248,7 @@ impl Site {
     /// Returns false if the agent could not start, which only faults may explain.
     pub fn start(&self, expect_clean: bool, from: Option<&Self>) -> bool {
         let world = &self.world;
+        self.begins_elsewhere();
         let marked = self.marked_regions();
         let machine = self.switch_on(false);
         let open = || {
@@ -286,7 +293,7 @@ impl Site {
         // The content of the spool continues the vault's end, if no other agent added to it.
         let nothing_spooled = self.files().is_empty(&state_directory().join("spool"));
         if let Some(from) = from.filter(|_| nothing_spooled) {
-            *self.model.borrow_mut() = from.model.borrow().clone();
+            *self.model.borrow_mut() = from.history().clone();
             self.model.borrow_mut().taken_over(last);
         }
         let disk: Arc<dyn BlockDevice> = machine.disk.clone();
