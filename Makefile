@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 # Tests use the package that is installed; where none is, one built like the tests, which takes a third of the time.
 TEST_STAMP := $(VENV)/.installed-for-tests
 ANY_STAMP := $(if $(wildcard $(STAMP)),$(STAMP),$(TEST_STAMP))
-PACKAGES := chromium fio iproute2 nbdkit libnbd-bin qemu-utils xfsprogs btrfs-progs fuse3 e2fsprogs mount gcc g++ cmake pkg-config valgrind \
+PACKAGES := bubblewrap chromium fio iproute2 nbdkit libnbd-bin qemu-utils xfsprogs btrfs-progs fuse3 e2fsprogs mount gcc g++ cmake pkg-config valgrind \
     procps sqlite3 postgresql mariadb-server redis-server qemu-system-x86 mmdebstrap extlinux syslinux-common fdisk
 # What the demonstration needs and no more: its programs, and a C compiler for the build.
 DEMO_PACKAGES := libnbd-bin e2fsprogs fuse3 mount gcc libc6-dev $(shell python3 -c 'import ensurepip' 2>/dev/null || echo python3-venv)

@@ -125,6 +125,11 @@ pub struct hrl_group_options<'a> {
     pub app_interval_ms: u64,
     /// Limit for quiescing applications. 0: 10,000.
     pub quiesce_limit_ms: u64,
+    /// The volumes that may be members. NULL: any client that is enrolled in `pki` may join with
+    /// its volumes, and from then on no point is made without it.
+    pub members: *const Text<'a>,
+    /// Number of `members`.
+    pub member_count: usize,
 }
 
 versioned!(hrl_group_options<'_>);
@@ -207,7 +212,8 @@ pub struct hrl_group_member {
 /// Makes a protected volume a member of `group`. Connects in the background to the first of `count`
 /// coordinators that answers, with the certificate in the directory `identity`. A coordinator is
 /// "HOST" or "HOST:PORT"; the default port is 20004. `application`, which may be NULL, is quiesced
-/// for application-consistent points, on a thread of the library, with `user`. Free the member with
+/// for application-consistent points, on a thread of the library, with `user`. `hold_percent` is the
+/// greatest share of the time for which the coordinator may hold writers; 0: 10. Free the member with
 /// `hrl_group_member_free`, before the protection.
 /// Statuses: HRL_ERROR_INVALID_INPUT, HRL_ERROR_NOT_FOUND (the identity), HRL_ERROR_UNSUPPORTED in
 /// builds without the feature `tls`. Since 0.1.
@@ -218,6 +224,7 @@ pub unsafe extern "C" fn hrl_protection_join_group(
     coordinators: *const Text<'_>,
     count: usize,
     identity: Text<'_>,
+    hold_percent: u32,
     application: In<'_, hrl_quiesce_callbacks<'_>>,
     user: *mut c_void,
     out: Out<'_, *mut hrl_group_member>,
@@ -234,7 +241,8 @@ pub unsafe extern "C" fn hrl_protection_join_group(
             .map(|callbacks| CallbackQuiesce::new(callbacks, user))
             .transpose()?;
         let (group, identity) = (group.read("group")?, identity.read("identity")?);
-        let inner = session::join(protection, group, &coordinators, identity, application)?;
+        let inner =
+            session::join(protection, group, &coordinators, identity, hold_percent, application)?;
         out.give(hrl_group_member { inner })
     })
 }
@@ -311,6 +319,7 @@ mod session {
     use hrl_group::{GroupCoordinator, GroupJoin, GroupMember, GroupOptions};
 
     use super::hrl_group_options;
+    use crate::handle;
     use crate::protection::{CallbackQuiesce, hrl_protection, with};
 
     /// Nothing can be started, so there is no value of it.
@@ -336,6 +345,12 @@ mod session {
         if chosen.quiesce_limit_ms != 0 {
             options = options.quiesce_limit(millis(chosen.quiesce_limit_ms));
         }
+        if !chosen.members.is_null() {
+            // SAFETY: the caller promises that the array has the length beside it.
+            let members = unsafe { handle::array(chosen.members, chosen.member_count, "members")? };
+            let members = members.iter().map(|volume| volume.read("members"));
+            options = options.members(&members.collect::<Result<Vec<_>>>()?);
+        }
         let coordinator = options.start()?;
         let address = coordinator.address().to_string();
         Ok((coordinator, address))
@@ -354,9 +369,13 @@ mod session {
         group: &str,
         coordinators: &[&str],
         identity: &str,
+        hold_percent: u32,
         application: Option<CallbackQuiesce>,
     ) -> Result<Member> {
         let mut join = GroupJoin::new(group, coordinators, identity);
+        if hold_percent != 0 {
+            join = join.hold_share(f64::from(hold_percent) / 100.0);
+        }
         if let Some(application) = application {
             join = join.quiesce(Arc::new(application));
         }
@@ -408,6 +427,7 @@ mod session {
         group: &str,
         _: &[&str],
         _: &str,
+        _: u32,
         _: Option<CallbackQuiesce>,
     ) -> Result<Member> {
         Err(unsupported(group))
@@ -512,6 +532,8 @@ mod tests {
         let (group, listen) = (text("shop"), text("127.0.0.1:0"));
         let (mut store, mut vault, mut coordinator, mut member) =
             (null_mut(), null_mut(), null_mut(), null_mut());
+        let web = text("web");
+        let volume = Text::from_c(&web);
         let options = hrl_group_options {
             struct_bytes: size_of::<hrl_group_options<'_>>(),
             name: Text::from_c(&group),
@@ -522,6 +544,8 @@ mod tests {
             interval_ms: 0,
             app_interval_ms: 0,
             quiesce_limit_ms: 0,
+            members: &raw const volume,
+            member_count: 1,
         };
         let mut notes: Vec<String> = Vec::new();
         let user = (&raw mut notes).cast();
@@ -548,6 +572,7 @@ mod tests {
                 hosts.as_ptr(),
                 1,
                 Text::from_c(&identity),
+                10,
                 In::none(),
                 null_mut(),
                 Out::from_mut(&mut member),

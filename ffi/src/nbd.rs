@@ -23,10 +23,16 @@ pub struct hrl_nbd_server {
 /// Flag of `hrl_nbd_server_start`: refuse changes, even if the device would take them.
 pub const HRL_SERVE_READ_ONLY: u32 = 1;
 
+/// Flag of `hrl_nbd_server_start`: listen without TLS even at an address that other machines reach.
+/// Whoever reaches it reads and writes the disk.
+pub const HRL_SERVE_INSECURE: u32 = 2;
+
 /// Serves a device over NBD at `address`, "unix:PATH" or "tcp:HOST:PORT" (port 0 takes a free one),
 /// as export `name`. Writes to a protected volume are captured. `changes`, which may be NULL,
 /// become the meta contexts "qemu:dirty-bitmap:changes" and "hrl:changes". The device may be freed
 /// afterwards. Free the server with `hrl_nbd_server_free`.
+/// The owner alone may connect to a UNIX socket. An address that other machines reach needs TLS or
+/// HRL_SERVE_INSECURE.
 /// Statuses: HRL_ERROR_INVALID_INPUT, HRL_ERROR_FENCED (the address is taken), HRL_ERROR_IO. Since
 /// 0.1.
 #[unsafe(no_mangle)]
@@ -42,7 +48,9 @@ pub unsafe extern "C" fn hrl_nbd_server_start(
         out.check("out")?;
         let (address, export) = what(address, name, device, changes, flags)?;
         let name = export.name.clone();
-        let server = NbdServer::start(&address, vec![export], NbdLimits::default())?;
+        let insecure = flags & HRL_SERVE_INSECURE != 0;
+        let limits = NbdLimits { insecure, ..NbdLimits::default() };
+        let server = NbdServer::start(&address, vec![export], limits)?;
         give(out, server, &name)
     })
 }
@@ -139,7 +147,7 @@ fn what(
 ) -> engine::Result<(NbdAddress, Export)> {
     let address = NbdAddress::parse(address.read("address")?)?;
     let name = name.read("name")?;
-    if flags & !HRL_SERVE_READ_ONLY != 0 {
+    if flags & !(HRL_SERVE_READ_ONLY | HRL_SERVE_INSECURE) != 0 {
         return Err(bad_argument("flags").expected("HRL_SERVE_ flags").found(flags));
     }
     let device = handle::given(device, "device")?;

@@ -135,6 +135,10 @@ pub struct hrl_plan_options<'a> {
     pub failed_at_ns: i64,
     /// Interval for approvals, the stop and other runners. 0: 1,000.
     pub poll_ms: u64,
+    /// On resuming: the plan of the run, or NULL. The records must name the same plan, `mode` and
+    /// `planned`. Needed in a vault without a key, where anybody who writes to the vault can write
+    /// records.
+    pub plan: Option<&'a hrl_plan>,
 }
 
 versioned!(hrl_plan_options<'_>);
@@ -205,9 +209,10 @@ pub unsafe extern "C" fn hrl_plan_run(
 }
 
 /// Goes on with an interrupted run and passes its report to `receive`. If the run is over, only the
-/// report. Options of a new run are ignored.
+/// report. Options of a new run are ignored, unless `options.plan` is given.
 /// Statuses: HRL_ERROR_NOT_FOUND. HRL_ERROR_FENCED if its runner lives on this machine or another
-/// one takes it. Since 0.1.
+/// one takes it. HRL_ERROR_DENIED if the vault has no key and `options.plan` is NULL.
+/// HRL_ERROR_INVALID_INPUT if the records name another plan or kind of run. Since 0.1.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hrl_plan_resume(
     vault: Option<&hrl_vault>,
@@ -319,7 +324,7 @@ fn with_host(
     Ok(())
 }
 
-fn options_from(options: &hrl_plan_options<'_>) -> Result<RunOptions<'static>> {
+fn options_from<'a>(options: &hrl_plan_options<'a>) -> Result<RunOptions<'a>> {
     let mode = match options.mode {
         mode if mode == hrl_plan_mode::HRL_PLAN_TEST as u32 => RunMode::Test,
         mode if mode == hrl_plan_mode::HRL_PLAN_REAL as u32 => RunMode::Real,
@@ -336,6 +341,7 @@ fn options_from(options: &hrl_plan_options<'_>) -> Result<RunOptions<'static>> {
         commit: options.commit,
         take_over: options.take_over,
         poll: Duration::from_millis(poll_ms),
+        plan: options.plan.map(|plan| &plan.inner),
         ..RunOptions::default()
     })
 }
@@ -532,6 +538,7 @@ mod tests {
             take_over: false,
             failed_at_ns: 0,
             poll_ms: 10,
+            plan: None,
         };
         // SAFETY: every pointer is what the header asks for.
         unsafe {

@@ -423,6 +423,7 @@ fn check_run(bytes: &[u8]) {
         planned: config & 2 == 2,
         commit: config & 4 == 4,
         take_over: true,
+        plan: Some(&plan),
         ..RunOptions::default()
     };
     let steps = plan.steps(mode);

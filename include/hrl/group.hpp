@@ -121,11 +121,12 @@ class GroupMember {
 public:
     /**
      * Joins `group` at the first of `coordinators` that answers, with the certificate in the
-     * directory `identity`.
+     * directory `identity`. `hold_percent` is the greatest share of the time for which the
+     * coordinator may hold writers.
      */
     GroupMember(const Protection &protection, const std::string &group, const std::vector<std::string> &coordinators,
-                const std::string &identity)
-        : handle_(join(protection, group, coordinators, identity, nullptr)) {}
+                const std::string &identity, std::uint32_t hold_percent = 10)
+        : handle_(join(protection, group, coordinators, identity, hold_percent, nullptr)) {}
     /**
      * Also quiesces an application for application-consistent points, on a thread of the library.
      * Exceptions are reported to the coordinator: a std::system_error as its errno, anything else
@@ -133,10 +134,10 @@ public:
      */
     GroupMember(const Protection &protection, const std::string &group, const std::vector<std::string> &coordinators,
                 const std::string &identity, std::function<void(Limit)> quiesce, std::function<void()> release,
-                std::string name = "application")
+                std::string name = "application", std::uint32_t hold_percent = 10)
         : application_(std::make_unique<detail::Application>(
               detail::Application{std::move(name), std::move(quiesce), std::move(release)})),
-          handle_(join(protection, group, coordinators, identity, application_.get())) {}
+          handle_(join(protection, group, coordinators, identity, hold_percent, application_.get())) {}
 
     hrl_group_member *get() const noexcept { return handle_.get(); }
     hrl_group_member_stats stats() const {
@@ -151,7 +152,7 @@ public:
 private:
     static hrl_group_member *join(const Protection &protection, const std::string &group,
                                   const std::vector<std::string> &coordinators, const std::string &identity,
-                                  detail::Application *application) {
+                                  std::uint32_t hold_percent, detail::Application *application) {
         std::vector<const char *> hosts;
         for (const std::string &host : coordinators) hosts.push_back(host.c_str());
         auto callbacks = sized<hrl_quiesce_callbacks>();
@@ -160,7 +161,8 @@ private:
         callbacks.release = &detail::Application::on_release;
         return detail::make<hrl_group_member>([&](hrl_group_member **out) {
             return hrl_protection_join_group(protection.get(), group.c_str(), hosts.data(), hosts.size(),
-                                             identity.c_str(), application ? &callbacks : nullptr, application, out);
+                                             identity.c_str(), hold_percent, application ? &callbacks : nullptr,
+                                             application, out);
         });
     }
 

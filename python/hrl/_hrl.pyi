@@ -737,13 +737,21 @@ class Protection:
         is taken then.
         """
     def join_group(
-        self, group: str, coordinators: Sequence[str], *, identity: _Path, application: _Applications | None = None
+        self,
+        group: str,
+        coordinators: Sequence[str],
+        *,
+        identity: _Path,
+        hold_share: float = 0.1,
+        application: _Applications | None = None,
     ) -> GroupMember:
         """Makes the volume a member of a consistency group. Connects in the background.
 
         `coordinators` are tried in order, each as HOST or HOST:PORT (20004 by default).
         `identity` is the bundle with the client's certificate; see `enroll_client`.
-        `application` is quiesced for the group's application-consistent points.
+        `application` is quiesced for the group's application-consistent points. `hold_share` is
+        the greatest share of the time for which the coordinator may hold writers; what it
+        gives in 100 s may be spent at once.
         """
     def mark_app(self, label: str = "") -> RecoveryPoint:
         """Takes a point as `mark_quiesced` does, with `applications` or those of the policy
@@ -2077,6 +2085,10 @@ class NbdServer:
     clients that are enrolled for the volume are served; of a device, for the export's name.
     `on_refused` is called with a line about each refused client, on a thread of the server.
     None logs it.
+
+    The owner alone may connect to a UNIX socket, and the group of its directory if that has
+    the setgid bit. Without TLS an address that other machines reach is refused, unless
+    `insecure`.
     """
 
     @staticmethod
@@ -2088,6 +2100,7 @@ class NbdServer:
         tls: _Path | None = None,
         tls_verify: bool = True,
         on_refused: Callable[[str], object] | None = None,
+        insecure: bool = False,
     ) -> NbdServer:
         """Serves a protected volume."""
     @staticmethod
@@ -2099,6 +2112,7 @@ class NbdServer:
         tls: _Path | None = None,
         tls_verify: bool = True,
         on_refused: Callable[[str], object] | None = None,
+        insecure: bool = False,
     ) -> NbdServer:
         """Serves a volume that failed over to here."""
     @staticmethod
@@ -2110,6 +2124,7 @@ class NbdServer:
         tls: _Path | None = None,
         tls_verify: bool = True,
         on_refused: Callable[[str], object] | None = None,
+        insecure: bool = False,
     ) -> NbdServer:
         """Serves a device without protection."""
     @staticmethod
@@ -2123,6 +2138,7 @@ class NbdServer:
         tls: _Path | None = None,
         tls_verify: bool = True,
         on_refused: Callable[[str], object] | None = None,
+        insecure: bool = False,
     ) -> NbdServer:
         """Serves a recovery state: read-only, or writable with its changes in a new `scratch`
         file.
@@ -2369,6 +2385,7 @@ class Plan:
         planned: bool = False,
         failed_at: _Time | None = None,
         commit: bool = False,
+        verify_with: list[str] | None = None,
         poll: float = 1.0,
         stopped: Callable[[], bool] | None = None,
         on_step: Callable[[str, dict[str, Any]], object] | None = None,
@@ -2378,7 +2395,8 @@ class Plan:
 
         `stopped` is called every `poll` seconds, on a thread of the library. True from it ends
         what is under way, and the run can be resumed. `on_step` is called with the run and the
-        step when one begins and when it ends.
+        step when one begins and when it ends. The words of `verify_with` go before each
+        `verify` program, such as those of a sandbox.
         """
 
 @final
@@ -2449,8 +2467,9 @@ class GroupCoordinator:
     """The coordinator of a consistency group. Leaving the `with` block stops it.
 
     It remembers its members in the directory `state`. It admits clients that are enrolled
-    in `pki`, each with the volumes of its certificate. Writers never wait longer than
-    `budget` seconds at the barrier of a cut.
+    in `pki`, each with the volumes of its certificate. `members` lists the volumes that may
+    be members; without it any of those clients may join, and from then on no point is made
+    without it. Writers never wait longer than `budget` seconds at the barrier of a cut.
 
     With `interval` and `app_interval` crash- and application-consistent points are made
     periodically; zero is never. Applications are quiesced within `quiesce_limit`.
@@ -2464,6 +2483,7 @@ class GroupCoordinator:
         state: _Path,
         pki: _Path,
         listen: str = "0.0.0.0:20004",
+        members: list[str] | None = None,
         budget: float = 0.3,
         interval: float = 0.0,
         app_interval: float = 0.0,
@@ -2723,8 +2743,12 @@ def resume_plan(
     run: str,
     host: PlanHost,
     *,
+    plan: Plan | None = None,
+    mode: Literal["test", "real"] = "test",
+    planned: bool = False,
     commit: bool = False,
     take_over: bool = False,
+    verify_with: list[str] | None = None,
     poll: float = 1.0,
     stopped: Callable[[], bool] | None = None,
     on_step: Callable[[str, dict[str, Any]], object] | None = None,
@@ -2734,6 +2758,10 @@ def resume_plan(
 
     Raises `FencedError` if its runner lives on this machine, unless `take_over`, or if
     another process takes the run meanwhile. `commit` commits a real run that succeeded.
+
+    In a vault without a key anybody who writes to it can write records, so `plan` is needed:
+    the records must name the same plan, `mode` and `planned`. Raises `DeniedError` without
+    it, and `InvalidInputError` if they name another one. `verify_with` is as for `Plan.run`.
     """
 
 def approve_plan_step(vault: Vault, run: str, step: str, *, approved: bool = True, by: str = "", note: str = "") -> None:

@@ -68,8 +68,9 @@ mirror! {
 /// The coordinator of a consistency group. Leaving the `with` block stops it.
 ///
 /// It remembers its members in the directory `state`. It admits clients that are enrolled
-/// in `pki`, each with the volumes of its certificate. Writers never wait longer than
-/// `budget` seconds at the barrier of a cut.
+/// in `pki`, each with the volumes of its certificate. `members` lists the volumes that may
+/// be members; without it any of those clients may join, and from then on no point is made
+/// without it. Writers never wait longer than `budget` seconds at the barrier of a cut.
 ///
 /// With `interval` and `app_interval` crash- and application-consistent points are made
 /// periodically; zero is never. Applications are quiesced within `quiesce_limit`.
@@ -92,7 +93,7 @@ impl GroupCoordinator {
 #[pymethods]
 impl GroupCoordinator {
     #[new]
-    #[pyo3(signature = (name, *, state, pki, listen="0.0.0.0:20004", budget=0.3, interval=0.0, app_interval=0.0, quiesce_limit=10.0, on_event=None))]
+    #[pyo3(signature = (name, *, state, pki, listen="0.0.0.0:20004", members=None, budget=0.3, interval=0.0, app_interval=0.0, quiesce_limit=10.0, on_event=None))]
     #[allow(clippy::too_many_arguments, reason = "they are keyword arguments")]
     fn new(
         py: Python<'_>,
@@ -100,13 +101,18 @@ impl GroupCoordinator {
         state: PathBuf,
         pki: PathBuf,
         listen: &str,
+        members: Option<Vec<String>>,
         budget: f64,
         interval: f64,
         app_interval: f64,
         quiesce_limit: f64,
         on_event: Option<Py<PyAny>>,
     ) -> PyResult<Self> {
-        let options = GroupOptions::new(name, state, pki)
+        let mut options = GroupOptions::new(name, state, pki);
+        if let Some(members) = members {
+            options = options.members(&members);
+        }
+        let options = options
             .listen(listen)
             .budget(seconds(budget)?)
             .interval(seconds(interval)?)
@@ -175,9 +181,11 @@ impl GroupMember {
         group: &str,
         coordinators: &[String],
         identity: PathBuf,
+        hold_share: f64,
         quiesce: Option<Arc<dyn Quiesce>>,
     ) -> hrl::Result<Self> {
-        let mut join = hrl_group::GroupJoin::new(group, coordinators, identity);
+        let join = hrl_group::GroupJoin::new(group, coordinators, identity);
+        let mut join = join.hold_share(hold_share);
         if let Some(provider) = quiesce {
             join = join.quiesce(provider);
         }

@@ -244,8 +244,9 @@ impl Plan {
     ///
     /// `stopped` is called every `poll` seconds, on a thread of the library. True from it ends
     /// what is under way, and the run can be resumed. `on_step` is called with the run and the
-    /// step when one begins and when it ends.
-    #[pyo3(signature = (vault, host, *, run=None, mode="test", planned=false, failed_at=None, commit=false, poll=1.0, stopped=None, on_step=None))]
+    /// step when one begins and when it ends. The words of `verify_with` go before each
+    /// `verify` program, such as those of a sandbox.
+    #[pyo3(signature = (vault, host, *, run=None, mode="test", planned=false, failed_at=None, commit=false, verify_with=None, poll=1.0, stopped=None, on_step=None))]
     #[allow(clippy::too_many_arguments, reason = "they are keyword arguments")]
     fn run<'py>(
         &self,
@@ -257,10 +258,12 @@ impl Plan {
         planned: bool,
         failed_at: Option<Moment>,
         commit: bool,
+        verify_with: Option<Vec<String>>,
         poll: f64,
         stopped: Option<Py<PyAny>>,
         on_step: Option<Py<PyAny>>,
     ) -> PyResult<Bound<'py, PyAny>> {
+        let verify_with = verify_with.unwrap_or_default();
         let failed_at = failed_at.map(|time| time.0);
         let options = RunOptions {
             run,
@@ -268,6 +271,7 @@ impl Plan {
             planned,
             failed_at,
             commit,
+            verify_with: &verify_with,
             ..RunOptions::default()
         };
         let (vault, host) = (vault.inner()?, CallbackHost::new(host)?);
@@ -286,22 +290,39 @@ impl Plan {
 ///
 /// Raises `FencedError` if its runner lives on this machine, unless `take_over`, or if
 /// another process takes the run meanwhile. `commit` commits a real run that succeeded.
+///
+/// In a vault without a key anybody who writes to it can write records, so `plan` is needed:
+/// the records must name the same plan, `mode` and `planned`. Raises `DeniedError` without
+/// it, and `InvalidInputError` if they name another one. `verify_with` is as for `Plan.run`.
 #[pyfunction]
-#[pyo3(signature = (vault, run, host, *, commit=false, take_over=false, poll=1.0, stopped=None, on_step=None))]
+#[pyo3(signature = (vault, run, host, *, plan=None, mode="test", planned=false, commit=false, take_over=false, verify_with=None, poll=1.0, stopped=None, on_step=None))]
 #[allow(clippy::too_many_arguments, reason = "they are keyword arguments")]
 pub(crate) fn resume_plan<'py>(
     py: Python<'py>,
     vault: &Vault,
     run: &str,
     host: &Bound<'py, PyAny>,
+    plan: Option<PyRef<'py, Plan>>,
+    mode: &str,
+    planned: bool,
     commit: bool,
     take_over: bool,
+    verify_with: Option<Vec<String>>,
     poll: f64,
     stopped: Option<Py<PyAny>>,
     on_step: Option<Py<PyAny>>,
 ) -> PyResult<Bound<'py, PyAny>> {
     let (vault, host) = (vault.inner()?, CallbackHost::new(host)?);
-    let options = RunOptions { commit, take_over, ..RunOptions::default() };
+    let verify_with = verify_with.unwrap_or_default();
+    let options = RunOptions {
+        mode: mode_of(mode)?,
+        planned,
+        commit,
+        take_over,
+        plan: plan.as_ref().map(|plan| &plan.0),
+        verify_with: &verify_with,
+        ..RunOptions::default()
+    };
     with_callbacks(py, options, poll, stopped, on_step, |options| {
         plan::resume(&vault, run, &host, options)
     })
@@ -377,6 +398,7 @@ fn with_callbacks<'py>(
     };
     let (run, mode, failed_at) = (options.run, options.mode, options.failed_at);
     let (planned, commit, take_over) = (options.planned, options.commit, options.take_over);
+    let (plan, verify_with) = (options.plan, options.verify_with);
     let report = crate::errors::run(py, || {
         work(&RunOptions {
             run,
@@ -385,6 +407,8 @@ fn with_callbacks<'py>(
             failed_at,
             commit,
             take_over,
+            plan,
+            verify_with,
             poll,
             stopped: &stop,
             on_step: &tell,

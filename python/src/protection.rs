@@ -312,19 +312,24 @@ impl Protection {
     ///
     /// `coordinators` are tried in order, each as HOST or HOST:PORT (20004 by default).
     /// `identity` is the bundle with the client's certificate; see `enroll_client`.
-    /// `application` is quiesced for the group's application-consistent points.
-    #[pyo3(signature = (group, coordinators, *, identity, application=None))]
+    /// `application` is quiesced for the group's application-consistent points. `hold_share` is
+    /// the greatest share of the time for which the coordinator may hold writers; what it
+    /// gives in 100 s may be spent at once.
+    #[pyo3(signature = (group, coordinators, *, identity, hold_share=0.1, application=None))]
     fn join_group(
         &self,
         py: Python<'_>,
         group: &str,
         coordinators: Vec<String>,
         identity: PathBuf,
+        hold_share: f64,
         application: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<GroupMember> {
         let application = application.map(applications).transpose()?;
         let handle = self.open_handle()?;
-        run(py, || GroupMember::join(&handle, group, &coordinators, identity, application))
+        run(py, || {
+            GroupMember::join(&handle, group, &coordinators, identity, hold_share, application)
+        })
     }
 
     /// Returns counters and conditions as of now.

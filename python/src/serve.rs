@@ -47,6 +47,10 @@ mirror! {
 /// clients that are enrolled for the volume are served; of a device, for the export's name.
 /// `on_refused` is called with a line about each refused client, on a thread of the server.
 /// None logs it.
+///
+/// The owner alone may connect to a UNIX socket, and the group of its directory if that has
+/// the setgid bit. Without TLS an address that other machines reach is refused, unless
+/// `insecure`.
 #[pyclass(frozen, module = "hrl")]
 pub(crate) struct NbdServer {
     inner: Arc<Running<hrl_nbd::NbdServer>>,
@@ -55,26 +59,32 @@ pub(crate) struct NbdServer {
 }
 
 /// TLS of a server, where it is asked for.
-struct Tls(Option<NbdTls>);
+struct Tls {
+    options: Option<NbdTls>,
+    insecure: bool,
+}
 
 impl Tls {
     fn new(
         pki: Option<PathBuf>,
         verify: bool,
         on_refused: Option<Py<PyAny>>,
+        insecure: bool,
         volume: &str,
     ) -> Self {
-        Self(pki.map(|pki| {
+        let options = pki.map(|pki| {
             NbdTls::new(&pki).verify(verify).volume(volume).on_refused(line_sink(on_refused))
-        }))
+        });
+        Self { options, insecure }
     }
 
     /// Starts a server. Its URI is that of the first export.
     fn start(self, address: &str, exports: Vec<Export>) -> hrl::Result<NbdServer> {
         use hrl_nbd::NbdServer as Server;
         let name = exports[0].name.clone();
-        let (address, limits) = (NbdAddress::parse(address)?, NbdLimits::default());
-        let server = match self.0 {
+        let address = NbdAddress::parse(address)?;
+        let limits = NbdLimits { insecure: self.insecure, ..NbdLimits::default() };
+        let server = match self.options {
             Some(tls) => Server::start_tls(&address, exports, limits, tls)?,
             None => Server::start(&address, exports, limits)?,
         };
@@ -87,7 +97,8 @@ impl Tls {
 impl NbdServer {
     /// Serves a protected volume.
     #[staticmethod]
-    #[pyo3(signature = (address, protection, name, *, tls=None, tls_verify=true, on_refused=None))]
+    #[pyo3(signature = (address, protection, name, *, tls=None, tls_verify=true, on_refused=None, insecure=false))]
+    #[allow(clippy::too_many_arguments, reason = "they are keyword arguments")]
     fn protected(
         py: Python<'_>,
         address: &str,
@@ -96,15 +107,17 @@ impl NbdServer {
         tls: Option<PathBuf>,
         tls_verify: bool,
         on_refused: Option<Py<PyAny>>,
+        insecure: bool,
     ) -> PyResult<Self> {
         let volume = protection.inner_volume()?;
-        let tls = Tls::new(tls, tls_verify, on_refused, name);
+        let tls = Tls::new(tls, tls_verify, on_refused, insecure, name);
         run(py, || tls.start(address, vec![Export::volume(name, volume)]))
     }
 
     /// Serves a volume that failed over to here.
     #[staticmethod]
-    #[pyo3(signature = (address, failed_over, name, *, tls=None, tls_verify=true, on_refused=None))]
+    #[pyo3(signature = (address, failed_over, name, *, tls=None, tls_verify=true, on_refused=None, insecure=false))]
+    #[allow(clippy::too_many_arguments, reason = "they are keyword arguments")]
     fn failed_over(
         py: Python<'_>,
         address: &str,
@@ -113,9 +126,10 @@ impl NbdServer {
         tls: Option<PathBuf>,
         tls_verify: bool,
         on_refused: Option<Py<PyAny>>,
+        insecure: bool,
     ) -> PyResult<Self> {
         let volume = failed_over.inner_volume()?;
-        let tls = Tls::new(tls, tls_verify, on_refused, name);
+        let tls = Tls::new(tls, tls_verify, on_refused, insecure, name);
         run(py, || tls.start(address, vec![Export::volume(name, volume)]))
     }
 
@@ -125,7 +139,7 @@ impl NbdServer {
     /// The export has the volume's name; `replica` and the empty name reach it, too.
     /// `changes` are shown as a dirty bitmap, which backup programs read.
     #[staticmethod]
-    #[pyo3(signature = (address, replica, at, *, scratch=None, changes=None, tls=None, tls_verify=true, on_refused=None))]
+    #[pyo3(signature = (address, replica, at, *, scratch=None, changes=None, tls=None, tls_verify=true, on_refused=None, insecure=false))]
     #[allow(clippy::too_many_arguments, reason = "they are keyword arguments")]
     fn replica(
         py: Python<'_>,
@@ -137,11 +151,12 @@ impl NbdServer {
         tls: Option<PathBuf>,
         tls_verify: bool,
         on_refused: Option<Py<PyAny>>,
+        insecure: bool,
     ) -> PyResult<Self> {
         let extents = changes.map(ChangeSet::extents);
         let view = replica.view_at(py, &at)?;
         let name = replica.name()?;
-        let tls = Tls::new(tls, tls_verify, on_refused, &name);
+        let tls = Tls::new(tls, tls_verify, on_refused, insecure, &name);
         run(py, || {
             let device: Arc<dyn BlockDevice> = match scratch {
                 None => view,
@@ -168,7 +183,8 @@ impl NbdServer {
 
     /// Serves a device without protection.
     #[staticmethod]
-    #[pyo3(signature = (address, device, name, *, tls=None, tls_verify=true, on_refused=None))]
+    #[pyo3(signature = (address, device, name, *, tls=None, tls_verify=true, on_refused=None, insecure=false))]
+    #[allow(clippy::too_many_arguments, reason = "they are keyword arguments")]
     fn device(
         py: Python<'_>,
         address: &str,
@@ -177,10 +193,11 @@ impl NbdServer {
         tls: Option<PathBuf>,
         tls_verify: bool,
         on_refused: Option<Py<PyAny>>,
+        insecure: bool,
     ) -> PyResult<Self> {
         let device =
             device.open(py, FileDeviceOptions { exclusive: true, ..Default::default() })?;
-        let tls = Tls::new(tls, tls_verify, on_refused, name);
+        let tls = Tls::new(tls, tls_verify, on_refused, insecure, name);
         run(py, || tls.start(address, vec![Export::device(name, device)]))
     }
 

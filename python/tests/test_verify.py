@@ -5,6 +5,7 @@ import signal
 import struct
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -76,7 +77,7 @@ def test_a_damaged_ext4_is_found_and_the_good_point_stays(tmp_path: Path, mounts
     disk, vault = tmp_path / "disk.img", tmp_path / "vault"
     ext4(disk)
     good, bad = protect(tmp_path, disk, clear_block_bitmap)
-    test = 'echo "$HRL_POINT"; losetup "$HRL_DEVICE" >&2 && test "$(cat "$HRL_MOUNT/hello")" = world'
+    test = 'echo "$HRL_POINT"; blkid -p "$HRL_DEVICE" >/dev/null && test "$(cat "$HRL_MOUNT/hello")" = world'
     told = hrl_json("verify", vault, "v", "--at", "good", "--mount", "--command", f"{test} && rm $HRL_MOUNT/hello")
     assert [(row["kind"], row["ok"], row["point"]) for row in told["checks"]] == [
         ("file-system", True, good),
@@ -139,11 +140,10 @@ def test_a_signal_takes_everything_down(tmp_path: Path, mounts: None) -> None:
     disk, vault = tmp_path / "disk.img", tmp_path / "vault"
     ext4(disk)
     protect(tmp_path, disk, clear_block_bitmap)
-    ready = tmp_path / "ready"
-    command = ["verify", vault, "v", "--at", "good", "--mount", "--command", f"touch {ready}; cd $HRL_MOUNT; sleep 60"]
+    command = ["verify", vault, "v", "--at", "good", "--mount", "--command", "cd $HRL_MOUNT; touch ready; sleep 60"]
     process = subprocess.Popen([sys.executable, "-P", "-m", "hrl", *map(str, command)])
     end = time.monotonic() + 30
-    while not ready.exists() and time.monotonic() < end:
+    while not list(Path(tempfile.gettempdir()).glob("hrl-verify-*/mount/ready")) and time.monotonic() < end:
         time.sleep(0.05)
     assert leftovers() != []
     process.send_signal(signal.SIGINT)

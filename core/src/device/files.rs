@@ -5,10 +5,10 @@
 
 #![allow(unsafe_code, reason = "the dirty map is memory-mapped")]
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::ops::Range;
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -16,6 +16,7 @@ use memmap2::MmapMut;
 use rustix::fs::FlockOperation;
 
 use super::MappedFile;
+use super::rights::{directory_mode, file_mode};
 use crate::error::{Error, Result};
 
 /// A file that is being written, from its begin on.
@@ -126,7 +127,7 @@ pub struct SystemFiles;
 
 impl Files for SystemFiles {
     fn make_directory(&self, path: &Path) -> io::Result<()> {
-        fs::create_dir(path)
+        DirBuilder::new().mode(directory_mode(path)).create(path)
     }
 
     fn is_directory(&self, path: &Path) -> bool {
@@ -134,13 +135,16 @@ impl Files for SystemFiles {
     }
 
     fn lock(&self, path: &Path) -> io::Result<Box<dyn Send + Sync>> {
-        let file = OpenOptions::new().create(true).truncate(false).write(true).open(path)?;
+        let mode = file_mode(path);
+        let file =
+            OpenOptions::new().create(true).truncate(false).write(true).mode(mode).open(path)?;
         rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive)?;
         Ok(Box::new(file))
     }
 
     fn create(&self, path: &Path) -> io::Result<Box<dyn NewFile>> {
-        Ok(Box::new(OpenOptions::new().write(true).create_new(true).open(path)?))
+        let mode = file_mode(path);
+        Ok(Box::new(OpenOptions::new().write(true).create_new(true).mode(mode).open(path)?))
     }
 
     fn read(&self, path: &Path) -> io::Result<Vec<u8>> {

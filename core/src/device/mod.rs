@@ -13,6 +13,7 @@ mod file;
 mod files;
 mod mapped;
 mod memory;
+mod rights;
 mod witness;
 
 use std::os::fd::BorrowedFd;
@@ -26,6 +27,7 @@ pub use files::{FileInfo, FileKind, Files, MappedBytes, NewFile, SystemFiles};
 pub(crate) use files::{directory_of, remove_if_there, replace_file};
 pub(crate) use mapped::MappedFile;
 pub use memory::MemoryDevice;
+pub use rights::{directory_mode, file_mode};
 pub use witness::{Witness, Writes};
 
 use crate::error::{Error, ErrorKind, Result};

@@ -14,6 +14,8 @@ import typer
 
 from hrl.cli.exits import Exit, Refused
 from hrl.cli.output import announcing, print_line, print_raw, say
+from hrl.cli.rights import private_directory, private_file
+from hrl.cli.secrets_taken import passed_on
 from hrl.words import local
 
 LOG = "log"
@@ -41,9 +43,9 @@ def sentence_about(ready: dict[str, Any]) -> str:
 
 def run_detached(state: Path) -> None:
     """Runs the command of this process without `--detach` in the background, and prints its line."""
-    state.mkdir(parents=True, exist_ok=True)
-    arguments = [argument for argument in sys.argv[1:] if argument != "--detach"]
-    with (state / LOG).open("ab") as log:
+    private_directory(state)
+    arguments, inherited = passed_on([argument for argument in sys.argv[1:] if argument != "--detach"])
+    with private_file(state / LOG, "ab") as log:
         begin = log.tell()
         child = subprocess.Popen(
             [sys.executable, "-P", "-m", "hrl", *arguments],
@@ -51,6 +53,7 @@ def run_detached(state: Path) -> None:
             stdout=subprocess.PIPE,
             stderr=log,
             start_new_session=True,
+            pass_fds=inherited,
         )
     assert child.stdout is not None
     line = child.stdout.readline()

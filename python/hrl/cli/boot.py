@@ -1,6 +1,7 @@
 """The boot check: QEMU boots a recovery point, and its serial console or the guest agent shows that it is up.
 
-The guest writes to the point's scratch file and has no network. The point is good if the pattern appears on the console or
+QEMU runs in a box, with its own filter of system calls, too: a guest that breaks out of it has nothing. The guest writes to
+the point's scratch file and has no network. The point is good if the pattern appears on the console or
 the guest agent answers within the limit. It is bad if the limit is over, the kernel panics, or the guest switches off or
 prints without end. A QEMU that ends with an error could boot nothing: that is `Refused`, and no verdict on the point.
 """
@@ -10,16 +11,19 @@ import json
 import os
 import re
 import shlex
+import shutil
 import socket
+import stat
 import subprocess
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from hrl.cli.box import WORK, Bind, made_no_box
 from hrl.cli.checks import Outcome
 from hrl.cli.exits import Exit, Refused
 from hrl.cli.programs import environment, kill_session, need
-from hrl.cli.served_point import Served
+from hrl.cli.served_point import Served, node, own
 from hrl.cli.sockets import socket_in
 
 QEMU = "qemu-system-x86_64"
@@ -31,6 +35,8 @@ CONSOLE_BYTES_MAX = 64 << 20
 WINDOW_BYTES = 64 << 10
 POLL_SECONDS = 0.2
 AGENT_SECONDS_MAX = 1.0
+KVM = Path("/dev/kvm")
+SANDBOX = ("-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny")
 
 
 @dataclass(frozen=True)
@@ -55,12 +61,23 @@ def check_boot(point: Served, machine: Machine) -> Outcome:
     """Boots the point, and waits until it is up or is known not to come up."""
     program = shlex.split(machine.program)
     need("booting a point", program[0])
-    console = point.directory / "console"
-    agent = socket_in(point.directory, "agent")
     extra = shlex.split(machine.arguments)
     # QEMU takes the first accelerator that is named, so the user's replaces ours.
     accelerators = [] if "-accel" in extra else ["-accel", "kvm", "-accel", "tcg"]
-    command = [*program, *arguments(point, console, agent), *accelerators, *extra]
+    if point.box is None:
+        console, agent = point.directory / "console", socket_in(point.directory, "agent")
+        command = [*program, *arguments(point, console, agent), *accelerators, *extra]
+    else:
+        work = point.directory / "work"
+        work.mkdir()
+        own(work)
+        console, agent = work / "console", work / "agent"
+        inside = arguments(point, WORK / "console", WORK / "agent")
+        sandbox = () if "-sandbox" in extra else SANDBOX
+        program[0] = shutil.which(program[0], path=environment()["PATH"]) or program[0]
+        binds = [Bind(work, WORK, "--bind"), point.server_socket()]
+        binds += [node(str(KVM))] if os.access(KVM, os.R_OK | os.W_OK) else []
+        command = point.boxed([*program, *inside, *sandbox, *accelerators, *extra], *binds)
     said = point.directory / "qemu"
     with open(said, "wb") as output:
         guest = subprocess.Popen(
@@ -79,7 +96,7 @@ def check_boot(point: Served, machine: Machine) -> Outcome:
 
 def arguments(point: Served, console: Path, agent: Path) -> list[str]:
     """Returns a machine with one disk, a serial console, the port of the guest agent, and no network."""
-    disk = f"file={point.server.uri},format=raw,if=virtio,cache=unsafe"
+    disk = f"file={point.uri},format=raw,if=virtio,cache=unsafe"
     return [
         *("-nodefaults", "-no-user-config", "-no-reboot", "-display", "none", "-vga", "std", "-nic", "none"),
         *("-cpu", "max", "-m", str(MEMORY_MIB)),
@@ -102,7 +119,10 @@ def wait_up(guest: subprocess.Popen[bytes], machine: Machine, console: Path, age
         if found := PANIC.search(text):
             return False, f"after {passed:.0f} s the console shows: {found.group()}"
         if ended:
-            problem = said.read_text(errors="replace").strip().splitlines()[-1:]
+            output = said.read_text(errors="replace").strip()
+            if made_no_box(output):
+                raise Refused(f"cannot make a box for QEMU: {output}", Exit.UNSUPPORTED)
+            problem = output.splitlines()[-1:]
             raise Refused(f"the guest could not be run: {' '.join(problem) or f'exit status {ended}'}", Exit.UNSUPPORTED)
         if ended is not None:
             return False, f"the guest switched off after {passed:.0f} s"
@@ -110,16 +130,26 @@ def wait_up(guest: subprocess.Popen[bytes], machine: Machine, console: Path, age
             return True, f"up after {passed:.0f} s: the guest agent answers"
         if passed > machine.limit:
             return False, f"not up within {machine.limit:g} s"
-        if console.exists() and console.stat().st_size > CONSOLE_BYTES_MAX:
+        if length_of(console) > CONSOLE_BYTES_MAX:
             return False, f"the console is longer than {CONSOLE_BYTES_MAX >> 20} MiB"
         time.sleep(POLL_SECONDS)
 
 
+def length_of(console: Path) -> int:
+    """Returns the length of the console in bytes."""
+    with contextlib.suppress(FileNotFoundError):
+        return console.lstat().st_size
+    return 0
+
+
 def window(console: Path) -> str:
-    """Returns the end of the console."""
-    with contextlib.suppress(FileNotFoundError), open(console, "rb") as file:
-        file.seek(max(0, os.fstat(file.fileno()).st_size - WINDOW_BYTES))
-        return file.read(WINDOW_BYTES).decode(errors="replace").replace("\r", "")
+    """Returns the end of the console. Follows no link: a guest that took QEMU over may have put one there."""
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    with contextlib.suppress(OSError), open(os.open(console, flags), "rb") as file:
+        known = os.fstat(file.fileno())
+        if stat.S_ISREG(known.st_mode):
+            file.seek(max(0, known.st_size - WINDOW_BYTES))
+            return file.read(WINDOW_BYTES).decode(errors="replace").replace("\r", "")
     return ""
 
 
@@ -129,7 +159,7 @@ def agent_answers(path: Path) -> bool:
     request = json.dumps({"execute": "guest-sync", "arguments": {"id": number}}).encode()
     with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as agent:
         agent.settimeout(AGENT_SECONDS_MAX)
-        agent.connect(str(path))
+        connect(agent, path)
         agent.sendall(request + b"\n")
         answer = b""
         while b"\n" not in answer and len(answer) < WINDOW_BYTES:
@@ -139,3 +169,14 @@ def agent_answers(path: Path) -> bool:
             answer += chunk
         return f'"return": {number}'.encode() in answer
     return False
+
+
+def connect(agent: socket.socket, path: Path) -> None:
+    """Connects to the socket at a path, and to nothing that a link there leads to."""
+    found = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        if not stat.S_ISSOCK(os.fstat(found).st_mode):
+            raise OSError(f"{path} is no socket")
+        agent.connect(f"/proc/self/fd/{found}")
+    finally:
+        os.close(found)

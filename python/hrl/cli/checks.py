@@ -1,5 +1,8 @@
 """Checks of a recovery point: its file systems, and a command of the user's. `boot` has the boot check.
 
+Programs that read what is on the disk run in a box (`box`), unless the operator says otherwise. The kernel mounts, and only
+kinds of file systems whose drivers are kept.
+
 A check that was made gives an `Outcome`, good or bad. A check that could not be made (no root, a missing tool or kernel
 driver) is `Refused`, and is no verdict on the point. A request that the point could not answer makes any outcome bad.
 
@@ -9,16 +12,16 @@ its own checker distinguish damage from a crash.
 
 import contextlib
 import shutil
-import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 from hrl import Replica
+from hrl.cli.box import MOUNT, Bind
 from hrl.cli.exits import Exit, Refused
-from hrl.cli.programs import environment, need, run
-from hrl.cli.served_point import Disk, Served, block_device
+from hrl.cli.programs import need
+from hrl.cli.served_point import Disk, Served, block_device, node
 from hrl.words import clean, count
 
 Kind = Literal["integrity", "file-system", "application", "command"]
@@ -33,6 +36,14 @@ CHECKERS = {
     "ext4": ["e2fsck", "-f", "-n"],
     "xfs": ["xfs_repair", "-n"],
     "btrfs": ["btrfs", "check", "--readonly"],
+}
+# Kinds that are mounted, by what blkid calls them: with a driver that somebody keeps, because the content may be hostile.
+KINDS = {name: name for name in ("ext2", "ext3", "ext4", "xfs", "btrfs", "f2fs", "vfat", "exfat")} | {
+    "ntfs": "ntfs3",
+    "iso9660": "iso9660",
+    "udf": "udf",
+    "squashfs": "squashfs",
+    "erofs": "erofs",
 }
 # A copy may be checked on a host that has the original mounted. An ext file system never gets the panic that it asks for.
 MOUNT_OPTIONS = {name: ",errors=remount-ro" for name in ("ext2", "ext3", "ext4")} | {"xfs": ",nouuid"}
@@ -95,9 +106,13 @@ def check_integrity(replica: Replica) -> Outcome:
     return Outcome("integrity", False, f"{count(len(report['findings']), 'finding')}: {report['findings'][0][1]}")
 
 
-def check_command(point: Served, command: str, limit: float, variables: dict[str, str] | None = None) -> Outcome:
+def check_command(
+    point: Served, command: str, limit: float, variables: dict[str, str] | None = None, binds: tuple[Bind, ...] = ()
+) -> Outcome:
     """Runs a command of the user's. Exit status 0 within the limit in seconds is good."""
-    ended = run(["/bin/sh", "-c", command], point.signals, limit=limit, env=point.variables | (variables or {}))
+    binds = binds if point.box is None else (point.server_socket(), *binds)
+    shell = ["/bin/sh", "-c", command]
+    ended = point.run(shell, *binds, limit=limit, variables=point.variables | (variables or {}))
     how = f"not done within {limit:g} s" if ended.code is None else f"exit status {ended.code}"
     said = ended.tail(TAIL_LINES)
     return Outcome("command", ended.ok, f"{how}: {said}" if said else how).with_reads_of(point)
@@ -107,7 +122,7 @@ def check_file_systems(point: Served, *, fsck: bool, command: str | None, limit:
     """Mounts and checks every file system of the disk. Then runs the command, if there is one, with them mounted."""
     with block_device(point) as disk:
         whole = disk.loop()
-        places = list(places_of(disk, whole))
+        places = list(places_of(point, disk, whole))
         found = [place for place in places if place.usage == "filesystem"]
         held = [place for place in places if place.usage in ("raid", "crypto")]
         if not found and held:
@@ -124,20 +139,23 @@ def check_file_systems(point: Served, *, fsck: bool, command: str | None, limit:
         if not command or not files.ok:
             return [files]
         with mounted_all(point, disk, found) as root:
-            variables = {"HRL_MOUNT": str(root), "HRL_DEVICE": whole}
-            return [files, check_command(point, command, limit, variables)]
+            seen = root if point.box is None else MOUNT
+            variables = {"HRL_MOUNT": str(seen), "HRL_DEVICE": whole}
+            parts = [f"p{place.partition}" if place.partition else "" for place in found]
+            binds = (node(whole), *(Bind(root / part, MOUNT / part, "--bind", owners=True) for part in parts))
+            return [files, check_command(point, command, limit, variables, binds)]
 
 
-def places_of(disk: Disk, whole: str) -> Iterator[Place]:
+def places_of(point: Served, disk: Disk, whole: str) -> Iterator[Place]:
     """Yields the partitions of the disk; the whole disk if it has none."""
-    known = probe(whole)
-    table = partitions(whole) if known.get("PTTYPE") and not known.get("TYPE") else []
+    known = probe(point, whole)
+    table = partitions(point, whole) if known.get("PTTYPE") and not known.get("TYPE") else []
     if not table:
         yield place(whole, None, known, expected=True)
     for number, start, sectors, kind in table:
         if kind not in EXTENDED_PARTITIONS:
             device = disk.loop(start * SECTOR_BYTES, length_bytes=sectors * SECTOR_BYTES)
-            yield place(device, number, probe(device), expected=kind in PARTITIONS_WITH_FILES)
+            yield place(device, number, probe(point, device), expected=kind in PARTITIONS_WITH_FILES)
 
 
 def place(device: str, partition: int | None, known: dict[str, str], *, expected: bool) -> Place:
@@ -145,22 +163,16 @@ def place(device: str, partition: int | None, known: dict[str, str], *, expected
     return Place(device, partition, known.get("TYPE", ""), known.get("USAGE", ""), known.get("UUID", ""), expected)
 
 
-def probe(device: str) -> dict[str, str]:
+def probe(point: Served, device: str) -> dict[str, str]:
     """Returns what blkid finds on a device; empty if that is nothing."""
-    command = ["blkid", "-p", "-o", "export", device]
-    done = subprocess.run(
-        command, capture_output=True, text=True, errors="replace", env=environment(), start_new_session=True
-    )
-    return dict(line.split("=", 1) for line in done.stdout.splitlines() if "=" in line)
+    said = point.read(["blkid", "-p", "-o", "export"], device)
+    return dict(line.split("=", 1) for line in said.splitlines() if "=" in line)
 
 
-def partitions(device: str) -> list[tuple[int, int, int, str]]:
+def partitions(point: Served, device: str) -> list[tuple[int, int, int, str]]:
     """Returns number, first sector, sectors and type of each partition."""
-    command = ["partx", "-g", "-r", "-o", "NR,START,SECTORS,TYPE", device]
-    done = subprocess.run(
-        command, capture_output=True, text=True, errors="replace", env=environment(), start_new_session=True
-    )
-    rows = [line.split() for line in done.stdout.splitlines()]
+    said = point.read(["partx", "-g", "-r", "-o", "NR,START,SECTORS,TYPE"], device)
+    rows = [line.split() for line in said.splitlines()]
     return [(int(row[0]), int(row[1]), int(row[2]), row[3].lower()) for row in rows if len(row) == 4]
 
 
@@ -168,6 +180,8 @@ def examine(point: Served, disk: Disk, place: Place, *, fsck: bool) -> tuple[boo
     """Returns whether a place is as it should be, and what it is."""
     if place.usage != "filesystem":
         return not place.expected or bool(place.type), place.type or "no file system was found"
+    if place.type not in KINDS:
+        raise Refused(f"cannot mount {place.type} of a point: expected one of {', '.join(KINDS)}", Exit.UNSUPPORTED)
     # The kernel takes two btrfs with one identity for two disks of one file system.
     if place.type == "btrfs" and Path("/sys/fs/btrfs", place.uuid).exists():
         problem = f"a btrfs with the identity {place.uuid} is mounted here; check the point on another machine"
@@ -175,12 +189,12 @@ def examine(point: Served, disk: Disk, place: Place, *, fsck: bool) -> tuple[boo
     checker = CHECKERS.get(place.type) if fsck else None
     if checker:
         need(f"checking {place.type}", checker[0])
-    with disk.mounted(place.device, point.directory / "look", options_of(place)) as failure:
+    with disk.mounted(place.device, point.directory / "look", KINDS[place.type], options_of(point, place)) as failure:
         if failure and "unknown filesystem type" in failure:
             raise Refused(f"the kernel cannot mount {place.type} here", Exit.UNSUPPORTED)
     if not checker:
         return not failure, failure or f"{place.type} mounted"
-    checked = run([*checker, place.device], point.signals)
+    checked = point.run([*checker, place.device], node(place.device))
     said = f"{checker[0]} ended with {checked.code}: {checked.tail(TAIL_LINES)}"
     if failure:
         return False, failure if checked.ok else f"{failure}; {said}"
@@ -194,12 +208,14 @@ def mounted_all(point: Served, disk: Disk, places: list[Place]) -> Iterator[Path
     with contextlib.ExitStack() as stack:
         for place in places:
             where = root / f"p{place.partition}" if place.partition else root
-            failure = stack.enter_context(disk.mounted(place.device, where, options_of(place)))
+            options = options_of(point, place)
+            failure = stack.enter_context(disk.mounted(place.device, where, KINDS[place.type], options))
             if failure:
                 raise Refused(f"cannot mount a second time: {failure}", Exit.IO)
         yield root
 
 
-def options_of(place: Place) -> str:
-    """Returns mount options that give nothing on a copy any rights here."""
-    return "nosuid,nodev" + MOUNT_OPTIONS.get(place.type, "")
+def options_of(point: Served, place: Place) -> str:
+    """Returns mount options that give nothing on a copy any rights here. Without a box no link of a guest is followed."""
+    links = ",nosymfollow" if point.box is None else ""
+    return f"nosuid,nodev{links}{MOUNT_OPTIONS.get(place.type, '')}"

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args
 import typer
 
 from hrl.cli.exits import Exit, Refused
+from hrl.cli.secrets_taken import take
 from hrl.events.kinds import MAIL_KINDS
 
 if TYPE_CHECKING:
@@ -189,9 +190,10 @@ def password_of(chosen: Mapping[str, Any]) -> str | None:
     if variable and file:
         raise ValueError("cannot take two passwords: give --smtp-password-env or --smtp-password-file")
     if variable:
-        if variable not in os.environ:
+        value = take(variable)
+        if value is None:
             raise ValueError(f"the environment variable {variable} is not set")
-        return os.environ[variable]
+        return os.fsdecode(value)
     if file:
         return Path(file).read_text().split("\n")[0].rstrip("\r")
     return None

@@ -16,6 +16,7 @@ from hrl.cli.event_options import EventOptions, open_sinks
 from hrl.cli.exits import Exit, Refused
 from hrl.cli.failover import LIMIT, ready_of
 from hrl.cli.options import (
+    Insecure,
     Json,
     KeyFile,
     Nbd,
@@ -126,6 +127,7 @@ def failback(
     nbd: Nbd = None,
     nbd_tls: NbdTls = None,
     nbd_tls_anyone: NbdTlsAnyone = False,
+    insecure: Insecure = False,
     unplanned: Annotated[
         bool, typer.Option("--unplanned", help="The other site is gone: do not ask it to hand over.")
     ] = False,
@@ -162,7 +164,7 @@ def failback(
         stack.enter_context(protection)
         stack.enter_context(agent_control(protection, state, volume, values, ended))
         address = address_of(nbd, state)
-        with NbdServer.protected(address, protection, volume, **tls_options(nbd_tls, nbd_tls_anyone)) as server:
+        with NbdServer.protected(address, protection, volume, **tls_options(nbd_tls, nbd_tls_anyone, insecure)) as server:
             tell_engine(server)
             started = {"point": None, "sequence": moved.to_sequence, "time": ""}
             ready = ready_of(volume, server.uri, started, time.monotonic() - began)

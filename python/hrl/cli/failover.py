@@ -22,6 +22,7 @@ from hrl.cli.exits import Exit, Refused
 from hrl.cli.memory import forget
 from hrl.cli.options import (
     At,
+    Insecure,
     Json,
     KeyFile,
     Limit,
@@ -40,6 +41,7 @@ from hrl.cli.policy import policy_of, read_events, read_policy, seconds_of
 from hrl.cli.programs import need
 from hrl.cli.protect import print_event
 from hrl.cli.reading_options import DEFAULT, Reading
+from hrl.cli.rights import private_directory, private_file
 from hrl.cli.signals import Ending, ended_by_signals, on_signals
 from hrl.cli.sockets import address_of, tell_engine
 from hrl.cli.states import NEWEST, NEWEST_GOOD, state_of
@@ -92,8 +94,8 @@ class Disks:
         # A file without content may be taken without a word: it is what truncate(1) makes.
         checked(self.path, overwrite=overwrite or (self.path.is_file() and not self.path.stat().st_blocks))
         self._is_made = not self.path.exists()
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self.path.open("ab") as file:
+        private_directory(self.path.parent)
+        with private_file(self.path, "ab") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:
@@ -122,6 +124,7 @@ def start(
     nbd: Nbd = None,
     nbd_tls: NbdTls = None,
     nbd_tls_anyone: NbdTlsAnyone = False,
+    insecure: Insecure = False,
     at: At = "newest-good",
     planned: Annotated[
         bool, typer.Option("--planned", help="Ask the source to hand over what is left first: nothing is lost.")
@@ -151,7 +154,7 @@ def start(
     chosen = at if planned and at in (NEWEST, NEWEST_GOOD) else state_of(replica, at)
     if dry_run:
         return print_preview(opened, volume, chosen, limit if planned else None, disk, size_bytes, json=json)
-    state.mkdir(parents=True, exist_ok=True)
+    private_directory(state)
     disks = Disks(disk, state, size_bytes)
     is_zero = disks.prepare(overwrite=overwrite)
     values = read_policy(policy)
@@ -177,7 +180,7 @@ def start(
             if commit:
                 over.commit()
             threshold = seconds_of(values, "rpo_threshold", RPO_SECONDS)
-            with NbdServer.failed_over(address, over, volume, **tls_options(nbd_tls, nbd_tls_anyone)) as server:
+            with NbdServer.failed_over(address, over, volume, **tls_options(nbd_tls, nbd_tls_anyone, insecure)) as server:
                 tell_engine(server)
                 ready = ready_of(volume, server.uri, fields(over.started), time.monotonic() - began)
                 with session.control(over, ready, threshold):
@@ -341,6 +344,7 @@ def test(
     nbd: Nbd = None,
     nbd_tls: NbdTls = None,
     nbd_tls_anyone: NbdTlsAnyone = False,
+    insecure: Insecure = False,
     at: At = "newest-good",
     reading: Reading = DEFAULT,
     key_file: KeyFile = None,
@@ -356,13 +360,15 @@ def test(
     began = time.monotonic()
     replica = reading.open(vault, key_file).replica(volume)
     begun = replica.begin_test(name, state_of(replica, at))
-    state.mkdir(parents=True, exist_ok=True)
+    private_directory(state)
     ended = ended_by_signals()
     address = address_of(nbd, state)
     scratch = state / "scratch"
     scratch.unlink(missing_ok=True)
     shown = str(begun["sequence"])
-    with NbdServer.replica(address, replica, shown, scratch=scratch, **tls_options(nbd_tls, nbd_tls_anyone)) as server:
+    with NbdServer.replica(
+        address, replica, shown, scratch=scratch, **tls_options(nbd_tls, nbd_tls_anyone, insecure)
+    ) as server:
         tell_engine(server)
         started = {"point": begun["point"], "sequence": begun["sequence"], "time": begun["point_time"]}
         ready = {**ready_of(volume, server.uri, started, time.monotonic() - began), "test": name}
@@ -572,7 +578,7 @@ def migrate(
         raise Refused(f"{volume} would leave the vault with all its points: give --yes", Exit.INVALID_INPUT)
     reader = reading.open(vault, key_file)
     opened, size_bytes = reader.vault, reader.replica(volume).info["size_bytes"]
-    state.mkdir(parents=True, exist_ok=True)
+    private_directory(state)
     disks = Disks(disk, state, size_bytes)
     is_zero = disks.prepare(overwrite=overwrite)
     with disks.left_alone():

@@ -17,6 +17,7 @@ from hrl.cli.options import Json, KeyFile, Limit, StateDirectory, VaultUrl, dura
 from hrl.cli.output import Table, fields, note, print_address, print_json, say
 from hrl.cli.protect import print_event
 from hrl.cli.reading_options import DEFAULT, Reading
+from hrl.cli.rights import private_directory
 from hrl.cli.signals import ended_by_signals
 from hrl.cli.states import short_ids
 from hrl.cli.targets import published
@@ -37,6 +38,12 @@ def create(
     name: Annotated[str, typer.Option("--name", metavar="NAME", help="Name of the group.")],
     pki: Annotated[Path, typer.Option("--pki", metavar="DIR", help="Certificates and enrolled clients; see hrl enroll.")],
     listen: Annotated[str, typer.Option("--listen", metavar="HOST:PORT", help="Address to serve members at.")] = ADDRESS,
+    member: Annotated[
+        list[str] | None, typer.Option("--member", metavar="VOLUME", help="A volume that may be a member. May be repeated.")
+    ] = None,
+    any_member: Annotated[
+        bool, typer.Option("--any-member", help="Let every enrolled client join. No point is made without one that did.")
+    ] = False,
     budget_ms: Annotated[
         int, typer.Option("--budget-ms", metavar="MS", min=1, help="Hold writers no longer than so many milliseconds.")
     ] = 300,
@@ -50,17 +57,23 @@ def create(
         "10s"
     ),
 ) -> None:
-    """Makes a group: writes DIR/group.toml for `hrl group run`. Members join by themselves."""
+    """Makes a group: writes DIR/group.toml for `hrl group run`. The volumes that it lists join by themselves."""
+    if bool(member) == any_member:
+        problem = "give --member VOLUME for each volume that may join, or --any-member"
+        raise Refused(f"cannot make the group: {problem}", Exit.INVALID_INPUT)
     path = directory / CONFIGURATION
     if path.exists():
         raise Refused(f"there is a group in {directory}; edit {path} to change it", Exit.ALREADY_EXISTS)
-    directory.mkdir(parents=True, exist_ok=True)
+    private_directory(directory)
     text = (
         f"name = {quoted(name)}\npki = {quoted(str(pki.resolve()))}\nlisten = {quoted(listen)}\n"
         f"budget_ms = {budget_ms}\ninterval_seconds = {float(interval)!r}\napp_interval_seconds = {float(app_interval)!r}\n"
         f"quiesce_limit_seconds = {float(quiesce_limit)!r}\n"
     )
+    if member:
+        text += f"members = [{', '.join(map(quoted, member))}]\n"
     with published(path) as new:
+        new.touch(mode=0o600)
         new.write_text(text)
 
 
@@ -90,6 +103,7 @@ def coordinator_of(
             state=directory,
             pki=chosen["pki"],
             listen=chosen.get("listen", ADDRESS),
+            members=chosen.get("members"),
             budget=chosen.get("budget_ms", 300) / 1000,
             interval=chosen.get("interval_seconds", 60),
             app_interval=chosen.get("app_interval_seconds", 0),
@@ -128,6 +142,9 @@ def run(
                 "group-status": lambda _: status_of(coordinator),
             },
         )
+        if "members" not in chosen:
+            where = directory / CONFIGURATION
+            note(f'note: every enrolled client may join; list members in {where}, such as members = ["db"]')
         try:
             print_address(coordinator.address, json=json, key="address")
             ended.wait()
@@ -149,10 +166,14 @@ def join(
         typer.Option("--coordinator", metavar="HOST[:PORT]", help="Its coordinator. May be repeated."),
     ],
     identity: Annotated[Path, typer.Option("--identity", metavar="DIR", help="The client's bundle; see hrl enroll.")],
+    hold_percent: Annotated[
+        int,
+        typer.Option("--hold-percent", metavar="N", min=1, max=100, help="Let it hold writers for that share of the time."),
+    ] = 10,
     limit: Limit = LIMIT,
 ) -> None:
     """Makes the volume of a running agent a member. The agent remembers it over restarts."""
-    where = {"coordinators": coordinator, "identity": str(identity.resolve())}
+    where = {"coordinators": coordinator, "identity": str(identity.resolve()), "hold_percent": hold_percent}
     ask(state, "group-join", group=name, limit=limit, **where)
 
 

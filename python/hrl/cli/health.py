@@ -21,6 +21,7 @@ from hrl.cli.options import Json, KeyFile, PolicyFile, Volumes, duration_of
 from hrl.cli.output import flush_output, print_json, say
 from hrl.cli.policy import read_policy, seconds_of
 from hrl.cli.reading_options import DEFAULT, ExpectingReading, ReadingOptions
+from hrl.cli.rights import open_to_others
 from hrl.cli.times import Duration
 from hrl.cli.volumes import names_of
 from hrl.health import (
@@ -128,17 +129,27 @@ def health(
             seconds_of(chosen, "heartbeat_interval", HEARTBEAT_SECONDS) if heartbeat is None else heartbeat,
         )
         general, found = of_reading(reading, target, key_file, volumes, limits)
+    if "://" not in target:
+        general += of_rights(Path(target))
     level = worst([*general, *(notice for notices in found.values() for notice in notices)])
     if json:
         of_each = [as_json(name, notices) for name, notices in found.items()]
         print_json({"state": STATES[level], "reasons": reasons_of(general), "volumes": of_each})
     else:
         for notice in general:
-            say(f"{STATES[notice.level]}: {notice.text}")
+            say(f"{(STATES | {'note': 'note'})[notice.level]}: {notice.text}")
         for name, notices in found.items():
             say(line(name, notices))
     flush_output()
     raise typer.Exit(CODES[level])
+
+
+def of_rights(directory: Path) -> list[Notice]:
+    """Returns the notice of a directory that others than its owner have rights to, as earlier versions made them."""
+    mode = open_to_others(directory)
+    if not mode:
+        return []
+    return [Notice("note", f"others than its owner have rights to {directory} (mode {mode}): chmod -R go= takes them away")]
 
 
 def is_agent(target: str) -> bool:

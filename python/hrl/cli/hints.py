@@ -23,7 +23,7 @@ def with_hints(command: Callable[..., Any]) -> Callable[..., Any]:
         try:
             return command(**arguments)
         except HrlError as error:
-            hint = hint_of(error.kind, arguments)
+            hint = hint_of(error.kind, arguments, error.operation)
             if not hint:
                 raise
             raise Refused(f"{error} ({hint})", Exit.of_kind(error.kind)) from error
@@ -32,12 +32,16 @@ def with_hints(command: Callable[..., Any]) -> Callable[..., Any]:
     return run
 
 
-def hint_of(kind: str, arguments: dict[str, Any]) -> str:
+def hint_of(kind: str, arguments: dict[str, Any], operation: str | None = None) -> str:
     """Returns the hint for an error of a kind in a command with these arguments; empty if there is none."""
     if kind == "already-exists" and arguments.get("overwrite") is False:
         return "--overwrite replaces it"
     if kind == "wrong-key" and KEY_OPTIONS[0] in arguments and all(arguments[option] is None for option in KEY_OPTIONS):
         return "give its key: --key-file, --key-command or --key-env"
+    if kind == "invalid-input" and operation == "listen on" and arguments.get("insecure") is False:
+        return "--nbd-tls serves over TLS, --insecure without"
+    if kind == "denied" and operation == "resume run" and arguments.get("plan_file", ...) is None:
+        return "give the plan's file with --plan, and --test if the run is one"
     if kind == "fenced" and arguments.get("take_over") is False:
         return "if the other source is gone for good, --take-over takes the volume"
     return ""

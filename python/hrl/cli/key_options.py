@@ -19,6 +19,7 @@ import typer
 
 from hrl import Key
 from hrl.cli.output import note
+from hrl.cli.secrets_taken import keep_from_children, take
 
 KEY_COMMAND_SECONDS_MAX = 60
 KEY_BYTES_MAX = 4096
@@ -46,7 +47,11 @@ class KeyParameter:
         prefix, what = f"--{self.prefix}key", self.what
         file = typer.Option(f"{prefix}-file", metavar="FILE", help=f"{what}: 32 bytes or 64 hex digits.")
         command = typer.Option(f"{prefix}-command", metavar="CMD", help=f"{what}: what this shell command prints.")
-        variable = typer.Option(f"{prefix}-env", metavar="NAME", help=f"{what}: the value of this environment variable.")
+        variable = typer.Option(
+            f"{prefix}-env",
+            metavar="NAME",
+            help=f"{what}: the value of this environment variable, which programs started by the command do not get.",
+        )
         return [
             ("file", Annotated[Path | None, file]),
             ("command", Annotated[str | None, command]),
@@ -94,12 +99,13 @@ def read_key(prefix: str, file: Path | None, command: str | None, env: str | Non
         raise KeyRefused(f"cannot take two keys: give one of {names}", "invalid-input")
     if file is not None:
         key = Key.from_file(file)
+        keep_from_children(str(file))
         warn_of_rights(file)
         return key
     if command is not None:
         return Key(output_of(command), origin=f"the output of the {prefix}key command")
     if env is not None:
-        value = os.environb.get(os.fsencode(env))
+        value = take(env)
         if value is None:
             raise KeyRefused(f"cannot read key: the environment variable {env} is not set", "not-found")
         return Key(value, origin=f"the environment variable {env}")

@@ -8,8 +8,10 @@ from typing import Any, Self
 from hrl import GroupMember, HrlError, Protection
 from hrl.cli.exits import Exit, Refused
 from hrl.cli.output import note
+from hrl.cli.rights import private_file
 
 FILE = "group.json"
+HOLD_PERCENT = 10
 
 
 class Membership:
@@ -44,6 +46,7 @@ class Membership:
         if self._member:
             raise Refused(f"the volume is a member of group {self._group}; leave that first", Exit.ALREADY_EXISTS)
         wanted = {name: request[name] for name in ("group", "coordinators", "identity")}
+        wanted["hold_percent"] = request.get("hold_percent", HOLD_PERCENT)
         member = self._join(wanted)
         try:
             member.wait_connected(float(request["limit"]))
@@ -52,8 +55,8 @@ class Membership:
             member.close()
             raise
         new = self._path.with_suffix(".new")
-        with open(new, "w") as file:
-            json.dump(wanted, file)
+        with private_file(new, "wb") as file:
+            file.write(json.dumps(wanted).encode())
             file.flush()
             os.fsync(file.fileno())
         new.rename(self._path)
@@ -74,6 +77,10 @@ class Membership:
         return {"group": self._group, **self._member.stats()}
 
     def _join(self, wanted: dict[str, Any]) -> GroupMember:
-        self._member = self._protection.join_group(wanted["group"], wanted["coordinators"], identity=wanted["identity"])
+        # An earlier version remembered no share.
+        share = wanted.get("hold_percent", HOLD_PERCENT) / 100
+        self._member = self._protection.join_group(
+            wanted["group"], wanted["coordinators"], identity=wanted["identity"], hold_share=share
+        )
         self._group = wanted["group"]
         return self._member

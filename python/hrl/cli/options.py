@@ -39,6 +39,10 @@ NbdTls = Annotated[
     ),
 ]
 NbdTlsAnyone = Annotated[bool, typer.Option("--nbd-tls-anyone", help="Let clients in without a certificate, too.")]
+Insecure = Annotated[
+    bool,
+    typer.Option("--insecure", help="Serve without TLS even where other machines reach it: they read and write the disk."),
+]
 MetricsAddress = Annotated[
     str | None,
     typer.Option("--metrics", metavar="HOST:PORT", help="Serve /metrics and /healthz there, without TLS."),
@@ -62,6 +66,6 @@ def open_vault(url: str, key: Key | None, *, create: bool = False, state: Path |
     return Vault(url, key=key, create=create, state=state)
 
 
-def tls_options(pki: Path | None, anyone: bool) -> dict[str, Any]:
+def tls_options(pki: Path | None, anyone: bool, insecure: bool) -> dict[str, Any]:
     """Returns the arguments of an NBD server about TLS. Each client that is refused is logged to standard error."""
-    return {"tls": pki, "tls_verify": not anyone, "on_refused": note}
+    return {"tls": pki, "tls_verify": not anyone, "on_refused": note, "insecure": insecure}

@@ -2,6 +2,7 @@
 
 import getpass
 import socket
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -10,9 +11,10 @@ from typing import Annotated, Any, Literal
 import typer
 
 from hrl import HrlError, Plan, Vault, approve_plan_step, plan_report, plan_runs, resume_plan
+from hrl.cli.box import Box
 from hrl.cli.commands import group
 from hrl.cli.exits import Exit, Refused
-from hrl.cli.options import Json, KeyFile, Overwrite, VaultUrl, duration_of, open_vault, time_of
+from hrl.cli.options import Insecure, Json, KeyFile, Overwrite, VaultUrl, duration_of, open_vault, time_of
 from hrl.cli.output import Table, note, print_json, say
 from hrl.cli.plan_host import FailoverCommands
 from hrl.cli.signals import ended_by_signals
@@ -27,6 +29,13 @@ PlanFile = Annotated[Path, typer.Argument(metavar="PLAN.toml", help="The plan.")
 Run = Annotated[str, typer.Argument(metavar="RUN", help="Id of the run; hrl plan status lists them.")]
 Test = Annotated[bool, typer.Option("--test", help="Make isolated test failovers, and take them down at the end.")]
 FailedAt = Annotated[str | None, time_of("--failed-at", "When the source failed: RPO counts up to here.")]
+Show = Annotated[
+    list[Path] | None,
+    typer.Option("--show", metavar="PATH", help="Let verify steps read this file or directory of here. May be repeated."),
+]
+Unsandboxed = Annotated[
+    bool, typer.Option("--unsandboxed", help="Run verify steps without a box, with all rights of this process.")
+]
 Commit = Annotated[bool, typer.Option("--commit", help="Commit the failovers once everything went well.")]
 Poll = Annotated[Duration, duration_of("--poll", "Look for approvals and other runners this often.")]
 SECOND = Duration("1s")
@@ -64,11 +73,14 @@ def run(
     ] = False,
     failed_at: FailedAt = None,
     commit: Commit = False,
+    show: Show = None,
+    unsandboxed: Unsandboxed = False,
+    insecure: Insecure = False,
     poll: Poll = SECOND,
     key_file: KeyFile = None,
     json: Json = False,
 ) -> None:
-    """Runs a plan, for real or as a test.
+    """Runs a plan, for real or as a test. What its steps `verify` runs in a box, as the checks of `hrl verify` do.
 
     The exit code is 18 when a step failed: look at the report, then resume.
     """
@@ -85,7 +97,10 @@ def run(
             print_steps(found["steps"])
         refuse(file, found)
         return
-    host = FailoverCommands(vault, key_options(context))
+    if not unsandboxed and any(step["kind"] == "verify" for step in read.steps(mode)):
+        # Known before anything is done.
+        Box(tuple(show or ()))
+    host = FailoverCommands(vault, key_options(context), insecure)
     finish(
         lambda stopped: read.run(
             opened,
@@ -95,6 +110,7 @@ def run(
             planned=planned,
             failed_at=failed_at,
             commit=commit,
+            verify_with=box_words(show, unsandboxed),
             poll=poll,
             stopped=stopped,
             on_step=teller(vault),
@@ -109,19 +125,48 @@ def resume(
     context: typer.Context,
     vault: VaultUrl,
     run: Run,
+    plan_file: Annotated[
+        Path | None,
+        typer.Option(
+            "--plan", metavar="PLAN.toml", help="The plan of the run. Needed without a key, where records prove nothing."
+        ),
+    ] = None,
+    test: Annotated[bool, typer.Option("--test", help="With --plan: the run is a test.")] = False,
+    planned: Annotated[bool, typer.Option("--planned", help="With --plan: the run is a planned one.")] = False,
     commit: Commit = False,
     take_over: Annotated[
         bool, typer.Option("--take-over", help="Take the run although its runner seems to live. That runner stops.")
     ] = False,
+    show: Show = None,
+    unsandboxed: Unsandboxed = False,
+    insecure: Insecure = False,
     poll: Poll = SECOND,
     key_file: KeyFile = None,
     json: Json = False,
 ) -> None:
-    """Goes on with a run whose runner died, of which a step failed, or that waits for its commit."""
-    opened, host = open_vault(vault, key_file), FailoverCommands(vault, key_options(context))
+    """Goes on with a run whose runner died, of which a step failed, or that waits for its commit.
+
+    The records of a run name its commands. A key proves them; without one, whoever writes to the vault could have written
+    them, so the plan's file is needed.
+    """
+    if plan_file is None and (test or planned):
+        raise Refused("--test and --planned say what the run of --plan is: give its file", Exit.INVALID_INPUT)
+    read = None if plan_file is None else read_plan(plan_file)
+    opened, host = open_vault(vault, key_file), FailoverCommands(vault, key_options(context), insecure)
     finish(
         lambda stopped: resume_plan(
-            opened, run, host, commit=commit, take_over=take_over, poll=poll, stopped=stopped, on_step=teller(vault)
+            opened,
+            run,
+            host,
+            plan=read,
+            mode="test" if test else "real",
+            planned=planned,
+            commit=commit,
+            take_over=take_over,
+            verify_with=box_words(show, unsandboxed),
+            poll=poll,
+            stopped=stopped,
+            on_step=teller(vault),
         ),
         vault,
         json,
@@ -188,6 +233,14 @@ def report(
 
     with published(to, overwrite=overwrite) as new:
         write(found, new)
+
+
+def box_words(show: list[Path] | None, unsandboxed: bool) -> list[str]:
+    """Returns the words that go before what a plan's steps verify."""
+    if unsandboxed:
+        return []
+    shown = [word for path in show or () for word in ("--show", str(path.absolute()))]
+    return [sys.executable, "-P", "-m", "hrl.cli.box_run", *shown, "--"]
 
 
 def read_plan(file: Path) -> Plan:

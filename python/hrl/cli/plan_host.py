@@ -22,6 +22,8 @@ from typing import Any
 from hrl import HrlError, NotFoundError, PlanMember, PlanRequest, VolumeStarted
 from hrl.cli.control import ask
 from hrl.cli.exits import Exit, Refused
+from hrl.cli.rights import private_directory
+from hrl.cli.secrets_taken import passed_on
 from hrl.errors import BY_KIND
 
 POLL_SECONDS = 0.05
@@ -36,11 +38,12 @@ class FailoverCommands:
 
     vault: str
     options: list[str] = field(default_factory=list)
+    insecure: bool = False
 
     def start(self, member: PlanMember, request: PlanRequest) -> VolumeStarted:
         """Starts the process of a volume, or finds the one that this run started."""
         state = state_of(member, request)
-        state.mkdir(parents=True, exist_ok=True)
+        private_directory(state)
         mark = mark_of(state, request)
         is_ours = mark.exists()
         until = time.monotonic() + request.limit
@@ -88,6 +91,7 @@ class FailoverCommands:
         """Returns the arguments of `hrl failover` that start a volume."""
         common = ["--state", str(state), "--at", request.at, "--detach", "--json", *self.options]
         common += ["--nbd", request.nbd] if request.nbd else []
+        common += ["--insecure"] if self.insecure else []
         if request.mode == "test":
             return ["test", self.vault, member.volume, "--name", request.run, *common]
         disk = member.disk or state / "disk.img"
@@ -98,13 +102,14 @@ class FailoverCommands:
         self, arguments: list[str], member: PlanMember, request: PlanRequest, until: float, held: int | None = None
     ) -> bytes:
         """Runs a command of `hrl failover` in a session of its own, until it ends or must. Returns what it printed."""
+        given, inherited = passed_on(arguments)
         with subprocess.Popen(
-            [sys.executable, "-P", "-m", "hrl", "failover", *arguments],
+            [sys.executable, "-P", "-m", "hrl", "failover", *given],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             start_new_session=True,
-            pass_fds=() if held is None else (held,),
+            pass_fds=inherited if held is None else (held, *inherited),
         ) as process:
             assert process.stdout is not None and process.stderr is not None
             streams = (process.stdout, process.stderr)

@@ -17,6 +17,7 @@ from hrl.cli.event_options import EventOptions, open_sinks
 from hrl.cli.exits import Exit, Refused
 from hrl.cli.membership import Membership
 from hrl.cli.options import (
+    Insecure,
     Json,
     KeyFile,
     MetricsAddress,
@@ -31,6 +32,7 @@ from hrl.cli.options import (
 )
 from hrl.cli.output import Table, emit, fields, print_address, print_error, print_json, progress_bar, say
 from hrl.cli.policy import policy_of, read_events, read_policy, read_table, seconds_of
+from hrl.cli.rights import private_directory
 from hrl.cli.scheduled_checks import arguments_of, checks_by_policy
 from hrl.cli.signals import Ending, ended_by_signals
 from hrl.cli.sockets import address_of, tell_engine
@@ -75,6 +77,7 @@ def protect(
     nbd: Nbd = None,
     nbd_tls: NbdTls = None,
     nbd_tls_anyone: NbdTlsAnyone = False,
+    insecure: Insecure = False,
     volume: Annotated[
         str | None, typer.Option("--volume", metavar="NAME", help="Name in the vault. Default: the disk's name.")
     ] = None,
@@ -124,7 +127,7 @@ def protect(
     if app_point_interval is not None:
         chosen.pop("app_point_interval", None)
         chosen["app_point_interval_ms"] = str(round(app_point_interval * 1000))
-    state.mkdir(parents=True, exist_ok=True)
+    private_directory(state)
     with ExitStack() as stack:
         sinks = stack.enter_context(open_sinks(read_events(policy), events, print_event))
         device = stack.enter_context(FileDevice(disk, direct=cache.direct, exclusive=True))
@@ -147,7 +150,7 @@ def protect(
 
             stack.enter_context(MetricsServer(metrics, status=status, events=sinks.counts, dropped=lambda: sinks.dropped))
         address = address_of(nbd, state)
-        tls = tls_options(nbd_tls, nbd_tls_anyone)
+        tls = tls_options(nbd_tls, nbd_tls_anyone, insecure)
         with NbdServer.protected(address, protection, name, **tls) as server:
             tell_engine(server)
             print_address(server.uri, json=json, volume=name)

@@ -1,8 +1,9 @@
 """Checks of recovery points by policy: the agent runs `hrl verify --due` as its table `[verify]` says.
 
 The table has the names of the options of `hrl verify`: `every` (needed), `mount`, `fsck`, `command`, `boot`, `qemu`,
-`boot_args`, `boot_pattern`, `limit`. The checks run one at a time, in a process of their own, at low priority. They read the
-vault and keep their verdicts there, so neither the writer nor the agent waits for them.
+`boot_args`, `boot_pattern`, `limit`, `show` (a list of paths), `unsandboxed`. The checks run one at a time, in a process
+of their own, at low priority. They read the vault and keep their verdicts there, so neither the writer nor the agent
+waits for them.
 """
 
 import subprocess
@@ -17,11 +18,13 @@ from typing import Any
 from hrl.cli.boot import pattern_of
 from hrl.cli.exits import Exit, Refused
 from hrl.cli.programs import environment, kill_session
+from hrl.cli.secrets_taken import passed_on
 from hrl.cli.times import seconds
 
 TEXTS = ("every", "command", "qemu", "boot_args", "boot_pattern", "limit")
 DURATIONS = ("every", "limit")
-FLAGS = ("mount", "fsck", "boot")
+FLAGS = ("mount", "fsck", "boot", "unsandboxed")
+LISTS = ("show",)
 KEY_OPTIONS = ("--key-file", "--key-command", "--key-env")
 # Verdicts are looked at this often; `--due` decides whether one is old enough.
 LOOK_SECONDS = 60.0
@@ -33,13 +36,14 @@ TEARDOWN_SECONDS_MAX = 30.0
 def arguments_of(table: dict[str, Any], policy: Path | None = None) -> list[str]:
     """Returns the table of a policy file as options of `hrl verify`."""
     where = f"cannot read policy {policy}: " if policy else ""
-    unknown = [name for name in table if name not in TEXTS + FLAGS]
+    unknown = [name for name in table if name not in TEXTS + FLAGS + LISTS]
     if unknown:
-        known = ", ".join(TEXTS + FLAGS)
+        known = ", ".join(TEXTS + FLAGS + LISTS)
         raise Refused(f"{where}the table verify has no {unknown[0]}: expected {known}", Exit.INVALID_INPUT)
     for name, value in table.items():
-        if not isinstance(value, bool if name in FLAGS else str):
-            expected = "true or false" if name in FLAGS else "a text"
+        is_list = isinstance(value, list) and all(isinstance(one, str) for one in value)
+        if not (is_list if name in LISTS else isinstance(value, bool if name in FLAGS else str)):
+            expected = "true or false" if name in FLAGS else "a list of texts" if name in LISTS else "a text"
             raise Refused(f"{where}verify.{name} is {value!r}: expected {expected}", Exit.INVALID_INPUT)
         if name in DURATIONS:
             try:
@@ -58,6 +62,8 @@ def arguments_of(table: dict[str, Any], policy: Path | None = None) -> list[str]
         option = "--" + name.replace("_", "-")
         if name in TEXTS:
             arguments += [option, value]
+        elif name in LISTS:
+            arguments += [word for one in value for word in (option, one)]
         elif value or name == "fsck":
             arguments.append(option if value else "--no-fsck")
     return arguments
@@ -81,8 +87,9 @@ def checks_by_policy(
     if options is None:
         yield
         return
-    command = [sys.executable, "-P", "-m", "hrl", "verify", vault, volume, *options, *key_arguments(sys.argv)]
-    schedule = Schedule(["nice", "-n", NICENESS, *command], volume, report)
+    keys, inherited = passed_on(key_arguments(sys.argv))
+    command = [sys.executable, "-P", "-m", "hrl", "verify", vault, volume, *options, *keys]
+    schedule = Schedule(["nice", "-n", NICENESS, *command], inherited, volume, report)
     try:
         yield
     finally:
@@ -92,8 +99,11 @@ def checks_by_policy(
 class Schedule:
     """Runs the checks on a thread."""
 
-    def __init__(self, command: list[str], volume: str, report: Callable[[dict[str, str]], object]) -> None:
+    def __init__(
+        self, command: list[str], inherited: tuple[int, ...], volume: str, report: Callable[[dict[str, str]], object]
+    ) -> None:
         self._command = command
+        self._inherited = inherited
         self._volume = volume
         self._report = report
         self._ended = threading.Event()
@@ -132,6 +142,7 @@ class Schedule:
                 errors="replace",
                 env=environment(),
                 start_new_session=True,
+                pass_fds=self._inherited,
             )
         except OSError as error:
             self._report_once(Exit.IO, str(error))

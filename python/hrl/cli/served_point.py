@@ -1,9 +1,10 @@
 """A recovery point that checks may use as a disk: over NBD, as a block device, with its file systems mounted.
 
-The replica never changes: what a check writes goes to a scratch file that is dropped. Mounts, loop devices, nbdfuse, the
-NBD server and the scratch file are taken down in reverse order, even if a check fails or a signal arrives. nbdfuse and a
-loop device make a block device of the export, which needs root and /dev/fuse, but no NBD driver of the kernel. Only SIGKILL
-leaves something behind (`umount`, `losetup -d`, `fusermount3 -u`).
+What reads the content of the disk runs in a box, apart from the kernel, which mounts it. The replica never changes: what
+a check writes goes to a scratch file that is dropped. Mounts, loop devices, nbdfuse, the NBD server and the scratch file
+are taken down in reverse order, even if a check fails or a signal arrives. nbdfuse and a loop device make a block device
+of the export, which needs root and /dev/fuse, but no NBD driver of the kernel. Only SIGKILL leaves something behind
+(`umount`, `losetup -d`, `fusermount3 -u`).
 """
 
 import contextlib
@@ -16,9 +17,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hrl import NbdServer, RecoveryPoint, Replica
+from hrl.cli.box import FIRST_USER, Bind, Box, made_no_box
+from hrl.cli.box import SOCKET as SOCKET_IN_BOX
 from hrl.cli.exits import Exit, Refused
 from hrl.cli.output import note
-from hrl.cli.programs import HeldSignals, environment, kill_session, need
+from hrl.cli.programs import Ended, HeldSignals, environment, kill_session, need, run
 from hrl.cli.sockets import SOCKET, socket_in
 
 NBDFUSE_SECONDS_MAX = 30.0
@@ -36,26 +39,71 @@ class Served:
     socket: Path
     directory: Path
     signals: HeldSignals
+    box: Box | None
+
+    @property
+    def uri(self) -> str:
+        """Returns the address at which checks reach the point."""
+        return self.server.uri if self.box is None else f"{self.server.uri.split('?')[0]}?socket={SOCKET_IN_BOX}"
 
     @property
     def variables(self) -> dict[str, str]:
         """Returns what a command of the user's finds in its environment."""
-        return {"HRL_VOLUME": self.volume, "HRL_POINT": self.point.id, "HRL_NBD_URI": self.server.uri}
+        return {"HRL_VOLUME": self.volume, "HRL_POINT": self.point.id, "HRL_NBD_URI": self.uri}
+
+    def server_socket(self) -> Bind:
+        """Returns the socket of the server for a box, whose users may then connect to it."""
+        own(self.socket)
+        return Bind(self.socket.resolve(), SOCKET_IN_BOX, "--bind")
+
+    def boxed(self, command: list[str], *binds: Bind, variables: dict[str, str] | None = None) -> list[str]:
+        """Returns the command that runs a command in a box, if there are boxes."""
+        return command if self.box is None else self.box.command(command, binds, variables)
+
+    def run(
+        self, command: list[str], *binds: Bind, limit: float | None = None, variables: dict[str, str] | None = None
+    ) -> Ended:
+        """Runs a program in a box, to its end or until the limit in seconds. Refuses if no box could be made."""
+        ended = run(self.boxed(command, *binds, variables=variables), self.signals, limit=limit, env=variables)
+        if self.box is not None and ended.code == 1 and made_no_box(ended.output):
+            raise Refused(f"cannot make a box for {command[0]}: {ended.tail(1)}", Exit.UNSUPPORTED)
+        return ended
+
+    def read(self, command: list[str], device: str) -> str:
+        """Returns what a program prints about a device."""
+        boxed = self.boxed([*command, device], node(device))
+        done = subprocess.run(
+            boxed, capture_output=True, text=True, errors="replace", env=environment(), start_new_session=True
+        )
+        if self.box is not None and made_no_box(done.stderr):
+            raise Refused(f"cannot make a box for {command[0]}: {done.stderr.strip()}", Exit.UNSUPPORTED)
+        return done.stdout
 
     def failed_requests(self) -> int:
         """Returns the number of requests that the point could not answer."""
         return self.server.stats().errors
 
 
+def node(device: str) -> Bind:
+    """Returns a device for a box."""
+    return Bind(Path(device), Path(device), "--dev-bind")
+
+
+def own(path: Path) -> None:
+    """Gives a file of this process to the users of boxes. Without root they are this user."""
+    if os.geteuid() == 0:
+        os.chown(path, FIRST_USER, FIRST_USER, follow_symlinks=True)
+
+
 @contextlib.contextmanager
-def served(replica: Replica, point: RecoveryPoint) -> Iterator[Served]:
-    """Serves a point while the block runs."""
+def served(replica: Replica, point: RecoveryPoint, box: Box | None) -> Iterator[Served]:
+    """Serves a point while the block runs. Without a box its checks run with all rights of this process."""
     with HeldSignals() as signals, tempfile.TemporaryDirectory(prefix="hrl-verify-") as home:
         directory = Path(home)
         socket = socket_in(directory, SOCKET)
         scratch = directory / "scratch"
         with NbdServer.replica(f"unix:{socket}", replica, f"point:{point.id}", scratch=scratch) as server:
-            yield Served(replica.info["name"], point, server, socket, directory, signals)
+            yield Served(replica.info["name"], point, server, socket, directory, signals, box)
 
 
 class Disk:
@@ -84,10 +132,13 @@ class Disk:
         return device
 
     @contextlib.contextmanager
-    def mounted(self, device: str, where: Path, options: str) -> Iterator[str | None]:
-        """Mounts a file system while the block runs. Yields what mount said if it failed."""
+    def mounted(self, device: str, where: Path, kind: str, options: str) -> Iterator[str | None]:
+        """Mounts a file system while the block runs. Yields what mount said if it failed.
+
+        The kind is given and no helper is called, so that no program with the rights of this one reads the file system.
+        """
         where.mkdir(parents=True, exist_ok=True)
-        command = ["mount", "-o", options, device, str(where)]
+        command = ["mount", "-i", "-t", kind, "-o", options, device, str(where)]
         done = subprocess.run(
             command, capture_output=True, text=True, errors="replace", env=environment(), start_new_session=True
         )

@@ -16,6 +16,7 @@ from hrl.cli.commands import command
 from hrl.cli.exits import Exit, Refused
 from hrl.cli.options import (
     At,
+    Insecure,
     Json,
     KeyFile,
     NbdTls,
@@ -171,6 +172,7 @@ def serve(
     ] = None,
     nbd_tls: NbdTls = None,
     nbd_tls_anyone: NbdTlsAnyone = False,
+    insecure: Insecure = False,
     reading: ExpectingReading = DEFAULT,
     key_file: KeyFile = None,
     json: Json = False,
@@ -185,7 +187,7 @@ def serve(
     changes = replica.changes(state_of(replica, changes_from), at) if changes_from else None
     with tempfile.TemporaryDirectory(prefix="hrl-serve-") as scratch:
         file = Path(scratch) / "scratch" if writable else None
-        tls = tls_options(nbd_tls, nbd_tls_anyone)
+        tls = tls_options(nbd_tls, nbd_tls_anyone, insecure)
         with NbdServer.replica(nbd, replica, at, scratch=file, changes=changes, **tls) as server:
             tell_blocks(replica)
             tell_engine(server)

@@ -2,12 +2,14 @@
 
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from hrl import HrlError, RecoveryPoint, Replica, VerifyReport
 from hrl.cli.boot import PATTERN, QEMU, Machine, check_boot, pattern_of
+from hrl.cli.box import Box
 from hrl.cli.checks import Kind, Outcome, check_command, check_file_systems, check_integrity
 from hrl.cli.commands import command as register
 from hrl.cli.exits import Exit, Refused
@@ -31,6 +33,7 @@ class Checks:
     command: str | None
     machine: Machine | None
     limit: float
+    box: Box | None
 
     @property
     def kinds(self) -> list[Kind]:
@@ -48,13 +51,13 @@ class Checks:
         if "integrity" in due:
             outcomes.append(check_integrity(replica))
         if self.mount and {"file-system", "command"} & set(due):
-            with served(replica, point) as disk:
+            with served(replica, point, self.box) as disk:
                 outcomes += check_file_systems(disk, fsck=self.fsck, command=self.command, limit=self.limit)
         elif self.command is not None and "command" in due:
-            with served(replica, point) as disk:
+            with served(replica, point, self.box) as disk:
                 outcomes.append(check_command(disk, self.command, self.limit))
         if self.machine and "application" in due:
-            with served(replica, point) as disk:
+            with served(replica, point, self.box) as disk:
                 outcomes.append(check_boot(disk, self.machine))
         return [outcome.bounded() for outcome in outcomes]
 
@@ -79,6 +82,13 @@ def verify(
         str, typer.Option("--boot-pattern", metavar="REGEX", help="What the serial console shows when it is up.")
     ] = PATTERN,
     limit: Annotated[Duration, duration_of("--limit", "Time for a command or a boot.")] = Duration("5m"),
+    show: Annotated[
+        list[Path] | None,
+        typer.Option("--show", metavar="PATH", help="Let checks read this file or directory of here. May be repeated."),
+    ] = None,
+    unsandboxed: Annotated[
+        bool, typer.Option("--unsandboxed", help="Run checks without a box, with all rights of this process.")
+    ] = False,
     due: Annotated[bool, typer.Option("--due", help="Check only if the newest verdict is older than --every.")] = False,
     every: Annotated[Duration, duration_of("--every", "With --due: how old a verdict may be.")] = Duration("1d"),
     no_record: Annotated[bool, typer.Option("--no-record", help="Do not keep the verdicts.")] = False,
@@ -88,13 +98,17 @@ def verify(
 ) -> None:
     """Reads and checks everything that is stored. With --mount, --command, --boot or --due checks recovery points.
 
+    What reads the content of a point runs in a box: without network, without rights, and without files of this machine but
+    its programs (/usr) and what --show names.
+
     The exit code is 5 when something stored is wrong, 21 when a volume went back since it was seen here, 17 when a check of
     a point failed. Verdicts are kept on the points.
     """
     if volume and named and volume != named:
         raise Refused(f"two volumes are named, {volume} and {named}: give one", Exit.INVALID_INPUT)
     machine = Machine(qemu, boot_args, pattern_of(boot_pattern), limit) if boot else None
-    checks = Checks(mount, fsck, command, machine, limit)
+    is_boxed = (mount or boot or command is not None) and not unsandboxed
+    checks = Checks(mount, fsck, command, machine, limit, Box(tuple(show or ())) if is_boxed else None)
     reader = reading.open(vault, key_file)
     if not (due or mount or boot or command is not None):
         if at is not None:

@@ -28,7 +28,7 @@ class EventFile(EventSink):
         self._bytes_max = bytes_max
         self._files_max = files_max
         # Opened now, so that a path that cannot be written fails at once.
-        with open(self._path, "ab"):
+        with open(self._path, "ab", opener=private):
             pass
         super().__init__(f"events file {self._path}", **options)
 
@@ -38,7 +38,7 @@ class EventFile(EventSink):
         if self._size() and self._size() + len(line) > self._bytes_max:
             self._rotate()
         # One write without a buffer. If it was cut short, the rest follows or fails.
-        with open(self._path, "ab", buffering=0) as file:
+        with open(self._path, "ab", buffering=0, opener=private) as file:
             written = file.write(line)
             if written < len(line):
                 file.write(line[written:])
@@ -59,3 +59,8 @@ class EventFile(EventSink):
 
     def _older(self, number: int) -> Path:
         return self._path.with_name(f"{self._path.name}.{number}") if number else self._path
+
+
+def private(path: str, flags: int) -> int:
+    """Opens a file; one that is made is its owner's alone."""
+    return os.open(path, flags, 0o600)

@@ -19,6 +19,7 @@
 use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -295,7 +296,8 @@ impl Mirror {
         let path = directory.join(format!("hrl-mirror-{random:016x}-{number}"));
         let copied = || {
             let io = |error| Error::io("write", path.display(), error);
-            let mut file = File::create_new(&path).map_err(io)?;
+            let new = File::options().write(true).create_new(true).mode(0o600).open(&path);
+            let mut file = new.map_err(io)?;
             let mut at = 0;
             while at < object.length {
                 let end = object.length.min(at + CHUNK_BYTES);

@@ -3,8 +3,9 @@
 //!
 //! Invariants: a member is recorded durably before its admission is confirmed, and stays recorded
 //! until it leaves or is removed. A round consists of exactly the recorded members: if one is away,
-//! no point is made. A client may join only with volumes that its certificate was enrolled for. One
-//! thread does everything and never waits for a single member.
+//! no point is made. A client may join only with volumes that its certificate was enrolled for and
+//! that the list of members names, if there is one. One thread does everything and never waits for a
+//! single member.
 //!
 //! Behaviour on failure: a member that breaks the protocol, falls silent or is lost is dropped,
 //! which ends a round that needs it. The member reconnects by itself. A commitment that a member
@@ -16,6 +17,7 @@ use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use hrl::device::{Files, SystemFiles};
 use hrl::journal::LABEL_BYTES_MAX;
 use hrl::sync::lock::{Mutex, MutexGuard};
 use hrl::{Error, ErrorKind, Event, EventKind, GroupPoint, PointId, Result};
@@ -100,14 +102,18 @@ impl GroupCoordinator {
         options.validate()?;
         let tls = server_config(&options.pki, true)?;
         let directory = &options.state;
-        std::fs::create_dir_all(directory)
+        SystemFiles
+            .create_directory(directory)
             .map_err(|error| Error::io("create directory", directory.display(), error))?;
         let io = |error| Error::io("listen on", &options.listen, error);
         let listener = TcpListener::bind(&options.listen).map_err(io)?;
         listener.set_nonblocking(true).map_err(io)?;
         let address = listener.local_addr().map_err(io)?;
         let wake = Wake::new().map_err(io)?;
-        let members = members::read(directory)?;
+        let mut members = members::read(directory)?;
+        if let Some(listed) = &options.members {
+            members.retain(|volume| listed.contains(volume));
+        }
         let shared =
             Arc::new(Shared { commands: Mutex::default(), status: Mutex::default(), wake });
         let now = options.clock.elapsed();
@@ -435,6 +441,10 @@ impl Coordinator {
         if !client.is_some_and(|client| client.volumes.contains(volume)) {
             return Err(Error::new(ErrorKind::Denied, "admit", volume)
                 .message("the client's certificate is not enrolled for this volume"));
+        }
+        if self.options.members.as_ref().is_some_and(|listed| !listed.contains(volume)) {
+            return Err(Error::new(ErrorKind::Denied, "admit", volume)
+                .message("the group's list of members does not name this volume"));
         }
         if !self.members.contains_key(volume) {
             if self.members.len() >= MEMBERS_MAX {

@@ -5,11 +5,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hrl::journal::PointKind;
-use hrl::{Clock, PointId, Protection, Quiesce, Result, VolumeCut};
+use hrl::{Clock, Error, ErrorKind, PointId, Protection, Quiesce, Result, VolumeCut};
 use hrl_tls::client_config;
 
 use crate::member::{GroupMember, JoinOptions, Target};
 use crate::wire::Marked;
+
+/// Default of [`GroupJoin::hold_share`].
+const HOLD_SHARE: f64 = 0.1;
 
 /// Options for joining a group: required arguments in [`GroupJoin::new`], the rest chained.
 pub struct GroupJoin {
@@ -17,6 +20,7 @@ pub struct GroupJoin {
     coordinators: Vec<String>,
     identity: PathBuf,
     quiesce: Option<Arc<dyn Quiesce>>,
+    hold_share: f64,
 }
 
 impl GroupJoin {
@@ -30,6 +34,7 @@ impl GroupJoin {
             coordinators: coordinators.iter().map(|host| host.as_ref().to_owned()).collect(),
             identity: identity.as_ref().to_owned(),
             quiesce: None,
+            hold_share: HOLD_SHARE,
         }
     }
 
@@ -41,19 +46,32 @@ impl GroupJoin {
         self
     }
 
+    /// Sets the greatest share of the time for which the coordinator may hold writers, by barriers
+    /// and by quiesced applications: above 0, up to 1. What it gives in 100 s may be spent at once.
+    /// Beyond it the group makes no points, and its coordinator says why. Default 0.1.
+    pub fn hold_share(mut self, share: f64) -> Self {
+        self.hold_share = share;
+        self
+    }
+
     /// Makes the volume a member of the group.
     ///
     /// The volume stays connected while the returned handle lives, and stays a member until
     /// [`GroupMember::leave`]. Connects in the background; see [`GroupMember::wait_connected`].
-    /// `InvalidInput` if the identity cannot be used.
+    /// `InvalidInput` for a bad share, or if the identity cannot be used.
     pub fn join(self, protection: &Protection) -> Result<GroupMember> {
-        let Self { group, coordinators, identity, quiesce } = self;
+        let Self { group, coordinators, identity, quiesce, hold_share } = self;
+        if !(hold_share > 0.0 && hold_share <= 1.0) {
+            return Err(Error::new(ErrorKind::InvalidInput, "join group", &group)
+                .expected("a share to hold writers above 0, up to 1")
+                .found(hold_share));
+        }
         let config = client_config(&identity)?;
         let mut cut = protection.cut();
         if let Some(provider) = quiesce {
             cut = cut.applications(provider);
         }
-        GroupMember::start(Arc::new(cut), JoinOptions { group, coordinators, config })
+        GroupMember::start(Arc::new(cut), JoinOptions { group, coordinators, config, hold_share })
     }
 }
 

@@ -31,10 +31,11 @@
 //! it is written only after all marks are durable.
 //!
 //! Behaviour on failure: a member lifts its barrier when the budget is over, whatever the
-//! coordinator does (promise 6). A coordinator that dies leaves no point. No point is taken while a
+//! coordinator does (promise 6). It holds its writers for no more than its share of the time. A coordinator that dies leaves no point. No point is taken while a
 //! member is missing or not `Ordered` (promise 7).
 
 mod coordinator;
+mod hold;
 mod join;
 mod link;
 mod member;

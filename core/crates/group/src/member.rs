@@ -2,7 +2,7 @@
 //! its volume.
 //!
 //! Invariants: a barrier stays up no longer than the coordinator's budget, by this machine's own
-//! clock. Quiesced applications are released when the round ends, the connection breaks, or the
+//! clock. Writers are held for no more than the member's share of the time. Quiesced applications are released when the round ends, the connection breaks, or the
 //! time is over. One thread does all of it, and does nothing that could block while a barrier is
 //! up.
 //!
@@ -19,14 +19,19 @@ use hrl::{Clock, Error, ErrorKind, PointId, Result};
 use hrl_tls::rustls::ClientConfig;
 
 use crate::BUDGET_MAX;
+use crate::hold::Hold;
 use crate::link::{Link, Wake};
-use crate::wire::{Marked, PROTOCOL, RoundNumber, Step, ToCoordinator, ToMember};
+use crate::wire::{Marked, PROTOCOL, RoundNumber, Step, ToCoordinator, ToMember, harmless};
 
 const CONNECT_LIMIT: Duration = Duration::from_secs(5);
 /// A coordinator that sends nothing for this long is gone; it pings every few seconds.
 const SILENCE_LIMIT: Duration = Duration::from_secs(15);
 const RETRY_MIN: Duration = Duration::from_millis(200);
 const RETRY_MAX: Duration = Duration::from_secs(10);
+/// Longest quiesce that a coordinator may ask for.
+const QUIESCE_MAX: Duration = Duration::from_secs(3600);
+/// With less time than this no barrier is raised.
+const HOLD_MIN: Duration = Duration::from_millis(1);
 /// Most coordinators of a member.
 const COORDINATORS_MAX: usize = 16;
 
@@ -62,6 +67,8 @@ pub(crate) struct JoinOptions {
     pub coordinators: Vec<String>,
     /// TLS configuration from the member's bundle.
     pub config: Arc<ClientConfig>,
+    /// Greatest share of the time for which writers are held: above 0, up to 1.
+    pub hold_share: f64,
 }
 
 /// MemberState of a membership, as [`GroupMember::stats`] returns it.
@@ -201,6 +208,9 @@ pub(crate) struct Session {
     round: Option<(RoundNumber, Option<Marked>)>,
     /// When the barrier is lifted at the latest, by the monotonic clock.
     barrier_ends: Option<Duration>,
+    /// When quiesced applications are released at the latest.
+    quiesced_until: Option<Duration>,
+    hold: Hold,
 }
 
 /// Releases everything, even if the thread panics.
@@ -212,7 +222,16 @@ impl Drop for Session {
 
 impl Session {
     pub(crate) fn new(shared: Arc<Shared>, target: Arc<dyn Target>, options: JoinOptions) -> Self {
-        Self { shared, target, options, round: None, barrier_ends: None }
+        let hold = Hold::new(options.hold_share, target.clock().elapsed());
+        Self {
+            shared,
+            target,
+            options,
+            round: None,
+            barrier_ends: None,
+            quiesced_until: None,
+            hold,
+        }
     }
 
     fn run(mut self) {
@@ -260,7 +279,7 @@ impl Session {
                 return Err(Error::new(ErrorKind::Unavailable, "receive from", link.peer())
                     .message(format_args!("it sent nothing for {SILENCE_LIMIT:?}")));
             }
-            self.lift_expired_barrier(now);
+            self.release_expired(now);
             let (connected, leave) = {
                 let state = self.shared.lock();
                 (state.stats.connected, state.leave)
@@ -270,12 +289,13 @@ impl Session {
                 link.send(&ToCoordinator::Leave.encode())?;
             }
             let silence = heard + SILENCE_LIMIT;
-            let until = self.barrier_ends.map_or(silence, |end| end.min(silence));
+            let ends = [self.barrier_ends, self.quiesced_until];
+            let until = ends.into_iter().flatten().fold(silence, Duration::min);
             self.shared.wake.wait(None, [&link], until.saturating_sub(now));
             link.pump()?;
             while let Some(frame) = link.take()? {
                 heard = self.target.clock().elapsed();
-                self.lift_expired_barrier(heard);
+                self.release_expired(heard);
                 let message = ToMember::decode(&frame)?;
                 if let Some(answer) = self.carry_out(message, &mut budget)? {
                     link.send(&answer.encode())?;
@@ -287,8 +307,12 @@ impl Session {
         }
     }
 
-    /// Lifts the barrier when the budget is over, whatever the coordinator is doing.
-    pub(crate) fn lift_expired_barrier(&mut self, now: Duration) {
+    /// Lifts the barrier when the budget is over, and releases applications when the share of the
+    /// time is spent, whatever the coordinator is doing.
+    pub(crate) fn release_expired(&mut self, now: Duration) {
+        if self.quiesced_until.is_some_and(|end| now >= end) {
+            self.release_all();
+        }
         if self.barrier_ends.is_some_and(|end| now >= end) {
             self.lift_barrier();
         }
@@ -298,11 +322,34 @@ impl Session {
         self.barrier_ends = None;
         let held = self.target.lift_barrier().unwrap_or_default();
         self.shared.update(|stats| stats.held_max = stats.held_max.max(held));
+        if self.quiesced_until.is_none() {
+            self.hold.end(self.target.clock().elapsed());
+        }
         held
+    }
+
+    /// Counts the applications as released.
+    fn end_quiesce(&mut self) {
+        if self.quiesced_until.take().is_some() {
+            self.hold.end(self.target.clock().elapsed());
+        }
+    }
+
+    /// Returns how long writers may be held now; an error if the share of the time is spent.
+    fn may_hold(&self) -> Step<Duration> {
+        let left = self.hold.left(self.target.clock().elapsed());
+        if left < HOLD_MIN {
+            let percent = self.options.hold_share * 100.0;
+            return Err(format!(
+                "its writers were held for {percent} % of the time, which is what it permits"
+            ));
+        }
+        Ok(left)
     }
 
     pub(crate) fn release_all(&mut self) {
         self.lift_barrier();
+        self.end_quiesce();
         if self.round.take().is_some()
             && let Err(error) = self.target.release_applications()
         {
@@ -328,24 +375,20 @@ impl Session {
             }
             ToMember::Refused { reason } => {
                 return Err(Error::new(ErrorKind::Unavailable, "join group", &self.options.group)
-                    .message(format_args!("the coordinator refused: {reason}")));
+                    .message(format_args!("the coordinator refused: {}", harmless(&reason))));
             }
             ToMember::Prepare { round, limit_ms } => {
                 self.release_all();
                 self.round = Some((round, None));
-                let limit = Duration::from_millis(u64::from(limit_ms));
-                Some(ToCoordinator::Prepared { round, done: step(self.target.quiesce(limit)) })
+                let limit = Duration::from_millis(u64::from(limit_ms)).min(QUIESCE_MAX);
+                Some(ToCoordinator::Prepared { round, done: self.quiesce(limit) })
             }
             ToMember::RaiseBarrier { round } => {
                 if self.round.as_ref().is_none_or(|(number, _)| *number != round) {
                     self.release_all();
                     self.round = Some((round, None));
                 }
-                let done = step(self.target.raise_barrier(*budget));
-                // A repeated request is refused while the barrier is up, and does not prolong it.
-                if done.is_ok() {
-                    self.barrier_ends = Some(self.target.clock().elapsed() + *budget);
-                }
+                let done = self.raise_barrier(*budget);
                 self.shared.update(|stats| stats.rounds += 1);
                 Some(ToCoordinator::BarrierRaised { round, done })
             }
@@ -378,6 +421,25 @@ impl Session {
         })
     }
 
+    fn quiesce(&mut self, limit: Duration) -> Step {
+        self.may_hold()?;
+        step(self.target.quiesce(limit))?;
+        let now = self.target.clock().elapsed();
+        self.hold.begin(now);
+        self.quiesced_until = Some(now + self.hold.left(now));
+        Ok(())
+    }
+
+    fn raise_barrier(&mut self, budget: Duration) -> Step {
+        let limit = budget.min(self.may_hold()?);
+        let now = self.target.clock().elapsed();
+        // A repeated request is refused while the barrier is up, and does not prolong it.
+        step(self.target.raise_barrier(limit))?;
+        self.hold.begin(now);
+        self.barrier_ends = Some(now + limit);
+        Ok(())
+    }
+
     fn mark(
         &mut self,
         round: RoundNumber,
@@ -404,6 +466,7 @@ impl Session {
         self.round = None;
         // If the applications failed to stay quiesced, the round makes no point.
         let released = self.target.release_applications();
+        self.end_quiesce();
         let done = match (marked, released) {
             (_, Err(error)) => Err(error.to_string()),
             (Some(marked), Ok(())) => step(self.target.wait_durable(marked.point)),

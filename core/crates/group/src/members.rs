@@ -1,7 +1,11 @@
 //! The members of a group: a file in the coordinator's state directory with a volume on each line.
 
+use std::fs::File;
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
+use hrl::device::file_mode;
 use hrl::store::check_name;
 use hrl::{Error, ErrorKind, Result};
 
@@ -20,10 +24,12 @@ pub(crate) fn write<'a>(state: &Path, members: impl Iterator<Item = &'a String>)
     let path = path_in(state);
     let new = path.with_extension("new");
     let io = |error| Error::io("write members of group", path.display(), error);
-    std::fs::write(&new, text).map_err(io)?;
-    std::fs::File::open(&new).and_then(|file| file.sync_all()).map_err(io)?;
+    let mode = file_mode(&new);
+    let file = File::options().write(true).create(true).truncate(true).mode(mode).open(&new);
+    file.and_then(|mut file| file.write_all(text.as_bytes())).map_err(io)?;
+    File::open(&new).and_then(|file| file.sync_all()).map_err(io)?;
     std::fs::rename(&new, &path).map_err(io)?;
-    std::fs::File::open(state).and_then(|dir| dir.sync_all()).map_err(io)
+    File::open(state).and_then(|dir| dir.sync_all()).map_err(io)
 }
 
 /// Returns the members; none if the file does not exist.

@@ -15,6 +15,7 @@ pub struct GroupOptions {
     pub(crate) state: PathBuf,
     pub(crate) pki: PathBuf,
     pub(crate) listen: String,
+    pub(crate) members: Option<Vec<String>>,
     pub(crate) budget: Duration,
     pub(crate) interval: Duration,
     pub(crate) app_interval: Duration,
@@ -33,6 +34,7 @@ impl GroupOptions {
             state: state.into(),
             pki: pki.into(),
             listen: format!("0.0.0.0:{GROUP_PORT}"),
+            members: None,
             budget: Duration::from_millis(300),
             interval: Duration::ZERO,
             app_interval: Duration::ZERO,
@@ -46,6 +48,14 @@ impl GroupOptions {
     /// `0.0.0.0:20004`.
     pub fn listen(mut self, address: &str) -> Self {
         address.clone_into(&mut self.listen);
+        self
+    }
+
+    /// Sets the volumes that may be members. A volume that the state directory knows and the list
+    /// does not is no member any more. Default: every client that is enrolled in `pki` may join with
+    /// its volumes, and from then on no point is made without it.
+    pub fn members(mut self, volumes: &[impl AsRef<str>]) -> Self {
+        self.members = Some(volumes.iter().map(|volume| volume.as_ref().to_owned()).collect());
         self
     }
 
@@ -99,6 +109,7 @@ impl GroupOptions {
                 .found(format_args!("{found:?}")))
         };
         check_name(&self.name)?;
+        self.members.iter().flatten().try_for_each(|volume| check_name(volume))?;
         if !(Duration::from_millis(1)..=BUDGET_MAX).contains(&self.budget) {
             return bad("budget", "1 ms to 10 s", self.budget);
         }

@@ -21,7 +21,7 @@ use std::time::Duration;
 use hrl::journal::PointKind;
 use hrl::{Error, ErrorKind, GroupMark, GroupPoint, PointId, Result};
 
-use crate::wire::{Marked, RoundNumber, Step, ToCoordinator, ToMember};
+use crate::wire::{Marked, RoundNumber, Step, ToCoordinator, ToMember, harmless};
 
 /// Members must make their marks durable within this time.
 const DURABLE_LIMIT: Duration = Duration::from_secs(30);
@@ -196,6 +196,7 @@ impl Round {
     fn step(&mut self, member: &str, done: Step, now: Duration, out: &mut Vec<Output>) {
         if let Err(reason) = done {
             let phase = self.phase.name();
+            let reason = harmless(&reason);
             return self.abort(format_args!("{member} could not {phase}: {reason}"), out);
         }
         self.waiting.remove(member);

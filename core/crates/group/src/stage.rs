@@ -52,10 +52,17 @@ impl Volume {
         Arc::new(Self { name, tap, clock: clock.clone(), barrier: Mutex::default(), admits_always })
     }
 
-    /// Returns a member's session for this volume.
+    /// Returns a member's session for this volume, whose writers may be held all the time: rounds
+    /// follow one another faster than any coordinator makes them.
     pub(crate) fn session(self: &Arc<Self>) -> Session {
+        self.session_with(1.0)
+    }
+
+    /// Returns a session that permits a share of the time.
+    pub(crate) fn session_with(self: &Arc<Self>, hold_share: f64) -> Session {
         let config = CONFIG.clone();
-        let options = JoinOptions { group: "g".into(), coordinators: Vec::new(), config };
+        let (group, coordinators) = ("g".into(), Vec::new());
+        let options = JoinOptions { group, coordinators, config, hold_share };
         Session::new(Shared::new("g").expect("a descriptor is free"), self.clone(), options)
     }
 
@@ -180,7 +187,7 @@ impl GroupStage {
     pub fn advance(&mut self, by: Duration) {
         self.clock.advance(by);
         let now = self.clock.elapsed();
-        self.members.iter_mut().for_each(|(member, _)| member.lift_expired_barrier(now));
+        self.members.iter_mut().for_each(|(member, _)| member.release_expired(now));
         self.with_round(|round| round.tick(now));
     }
 
@@ -189,7 +196,7 @@ impl GroupStage {
     pub fn deliver_to_member(&mut self, member: usize, frame: &[u8]) -> Result<Option<Vec<u8>>> {
         let now = self.clock.elapsed();
         let (session, budget) = &mut self.members[member];
-        session.lift_expired_barrier(now);
+        session.release_expired(now);
         let answer = ToMember::decode(frame).and_then(|message| session.carry_out(message, budget));
         if answer.is_err() {
             self.lose(member);

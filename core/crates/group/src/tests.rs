@@ -225,7 +225,7 @@ impl Simulation {
         while self.now() < for_time {
             let now = self.now();
             for session in &mut self.sessions {
-                session.lift_expired_barrier(now);
+                session.release_expired(now);
             }
             while self.events.first_key_value().is_some_and(|((at, _), _)| *at <= now) {
                 let (_, event) = self.events.pop_first().expect("there is one");
@@ -311,6 +311,64 @@ fn promise_6_no_coordinator_stops_writers_longer_than_the_limit() {
         stage.advance(GroupStage::BARRIER_MAX / 100);
     }
     assert!(stage.write(0).is_some(), "longer than the limit");
+}
+
+/// Promise 6: a coordinator that makes round after round holds writers for their share of the time.
+#[test]
+fn promise_6_no_coordinator_holds_writers_above_their_share() {
+    let clock = Arc::new(ManualClock::new(Timestamp(0), 1));
+    let volume = Volume::new("v".into(), &clock, false);
+    let mut session = volume.session_with(0.1);
+    let mut budget = Duration::ZERO;
+    let welcome = ToMember::Welcome { budget_us: u32::MAX };
+    session.carry_out(welcome, &mut budget).expect("admitted");
+    let (mut held, mut refusal) = (0, String::new());
+    for round in 1..=1000 {
+        let raise = if round % 2 == 0 {
+            ToMember::RaiseBarrier { round }
+        } else {
+            ToMember::Prepare { round, limit_ms: u32::MAX }
+        };
+        let answer = session.carry_out(raise, &mut budget).expect("carried out");
+        match answer.expect("an answer") {
+            ToCoordinator::BarrierRaised { done: Ok(()), .. }
+            | ToCoordinator::Prepared { done: Ok(()), .. } => held += 1,
+            ToCoordinator::BarrierRaised { done: Err(reason), .. }
+            | ToCoordinator::Prepared { done: Err(reason), .. } => refusal = reason,
+            other => panic!("{other:?}"),
+        }
+        for _ in 0..100 {
+            clock.advance(Duration::from_millis(10));
+            session.release_expired(clock.elapsed());
+        }
+    }
+    assert!((100..=220).contains(&held), "{held} of 1000 s");
+    assert!(refusal.contains("10 % of the time"), "{refusal}");
+}
+
+#[test]
+fn the_text_of_a_member_does_not_act_where_it_is_shown() {
+    let plan = Plan {
+        number: 1,
+        id: PointId::of_group(Timestamp(0), [0; 10]),
+        name: "g".into(),
+        app: false,
+        label: String::new(),
+        members: vec!["v".into()],
+        budget: BUDGET,
+        quiesce_limit: BUDGET,
+    };
+    let (mut round, _) = Round::start(plan, Duration::ZERO);
+    let hostile = format!("\u{1b}[2J\nok\u{202e}{}", "x".repeat(4000));
+    let answer = ToCoordinator::BarrierRaised { round: 1, done: Err(hostile) };
+    let outputs = round.heard("v", &answer, Duration::ZERO);
+    let ended = outputs.into_iter().find_map(|output| match output {
+        Output::Ended(result) => result.err(),
+        Output::Send(..) => None,
+    });
+    let shown = ended.expect("it failed").to_string();
+    assert!(shown.contains("\\u{1b}[2J\\u{a}ok\\u{202e}xxx"), "{shown}");
+    assert!(!shown.contains(char::is_control) && shown.len() < 1000, "{} bytes", shown.len());
 }
 
 #[test]

@@ -251,6 +251,26 @@ fn read_text(from: &mut Reader<'_>) -> Result<String> {
     from.text(length.into(), TEXT_BYTES_MAX).map(str::to_owned)
 }
 
+/// Longest reason of a peer that is shown.
+const SHOWN_CHARS_MAX: usize = 512;
+
+/// Returns a peer's text as it may be shown: without what moves the cursor, breaks the line or
+/// turns the order of letters, and not too long.
+pub(crate) fn harmless(text: &str) -> String {
+    let acts = |c: char| {
+        c.is_control()
+            || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
+    };
+    let mut shown = String::new();
+    for c in text.chars().take(SHOWN_CHARS_MAX) {
+        if acts(c) { shown.extend(c.escape_unicode()) } else { shown.push(c) }
+    }
+    if text.chars().nth(SHOWN_CHARS_MAX).is_some() {
+        shown.push('…');
+    }
+    shown
+}
+
 fn read_step(from: &mut Reader<'_>) -> Result<Step> {
     let good = from.flag()?;
     let reason = read_text(from)?;

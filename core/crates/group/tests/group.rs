@@ -254,6 +254,24 @@ fn no_point_is_made_without_a_member_and_strangers_cannot_join() {
     assert!(error.to_string().contains("invoices"), "{error}");
 }
 
+/// An enrolled client that no list names would be waited for at every point.
+#[test]
+fn a_group_with_a_list_admits_its_members_alone() {
+    let site = Site::new();
+    let [known, guest] = ["disk0", "disk1"].map(|name| site.protect(name));
+    let open = site.coordinator(|options| options);
+    drop((site.join(&known, &open), site.join(&guest, &open)));
+    drop(open);
+
+    let coordinator = site.coordinator(|options| options.members(&["disk0"]));
+    let _member = site.join(&known, &coordinator);
+    let at = [format!("localhost:{}", coordinator.address().port())];
+    let refused = site.begin_to_join(&guest, &at);
+    let error = refused.wait_connected(Duration::from_secs(3)).expect_err("not listed");
+    assert!(error.to_string().contains("list of members"), "{error}");
+    assert_eq!(coordinator.point(false, "").expect("nobody else is waited for").members, 1);
+}
+
 /// An application that records what it is asked, and fails on request.
 #[derive(Default)]
 struct App {

@@ -60,10 +60,12 @@ pub struct NbdServer {
 impl NbdServer {
     /// Starts a server that listens at `address`.
     ///
-    /// The socket of a dead server at a UNIX path is replaced. The permissions of that path's
-    /// directory decide who may connect; a TCP port is open to anybody who reaches it.
+    /// The socket of a dead server at a UNIX path is replaced. Its owner alone may connect to it,
+    /// and the group of its directory if that has the setgid bit. A TCP port is open to anybody who
+    /// reaches it.
     ///
-    /// `InvalidInput` without an export, `Fenced` if another server has the address.
+    /// `InvalidInput` without an export, or for an address that other machines reach, unless
+    /// [`NbdLimits::insecure`] permits it. `Fenced` if another server has the address.
     pub fn start(address: &NbdAddress, exports: Vec<Export>, limits: NbdLimits) -> Result<Self> {
         check_exports(&exports)?;
         Self::run(address, Server::new(exports, limits))
@@ -87,7 +89,9 @@ impl NbdServer {
     }
 
     fn run(address: &NbdAddress, server: Server) -> Result<Self> {
-        let (listener, address) = Listener::bind(address)?;
+        let is_plain = matches!(server.security, Security::Plain);
+        let local_only = is_plain && !server.service.limits.insecure;
+        let (listener, address) = Listener::bind(address, local_only)?;
         let listener = Arc::new(listener);
         let server = Arc::new(server);
         let accepting = {

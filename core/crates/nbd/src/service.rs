@@ -20,6 +20,9 @@ pub struct NbdLimits {
     /// Bytes of requests and replies buffered for a connection; beyond it nothing more is read from
     /// it. Default 64 MiB.
     pub backlog_bytes_max: u64,
+    /// Whether a server without TLS may listen at an address that other machines reach. Whoever
+    /// reaches it reads and writes the disk. Default: false.
+    pub insecure: bool,
 }
 
 impl Default for NbdLimits {
@@ -30,6 +33,7 @@ impl Default for NbdLimits {
             request_bytes_max: 32 << 20,
             handshake_seconds_max: 10,
             backlog_bytes_max: 64 << 20,
+            insecure: false,
         }
     }
 }

@@ -1,14 +1,21 @@
 //! Sockets that a server listens and talks on, UNIX and TCP.
 
 use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream, ToSocketAddrs};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::Path;
 use std::time::Duration;
 
+use hrl::device::file_mode;
 use hrl::{Error, ErrorKind, Result};
+use rustix::fs::Mode;
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
 use crate::NbdAddress;
+
+/// Connections that wait to be accepted.
+const BACKLOG: i32 = 128;
 
 /// A listening socket.
 pub(crate) enum Listener {
@@ -23,8 +30,9 @@ pub(crate) enum Stream {
 }
 
 impl Listener {
-    /// Listens at `address`. Returns the address with the real port.
-    pub(crate) fn bind(address: &NbdAddress) -> Result<(Self, NbdAddress)> {
+    /// Listens at `address`, and with `local_only` at no address that other machines reach. Returns
+    /// the address with the real port.
+    pub(crate) fn bind(address: &NbdAddress, local_only: bool) -> Result<(Self, NbdAddress)> {
         let io = |error| Error::io("listen on", format_args!("{address:?}"), error);
         match address {
             NbdAddress::Unix(path) => {
@@ -35,10 +43,18 @@ impl Listener {
                     }
                     std::fs::remove_file(path).map_err(io)?;
                 }
-                UnixListener::bind(path).map(|l| (Self::Unix(l), address.clone())).map_err(io)
+                listen_at(path).map(|l| (Self::Unix(l), address.clone())).map_err(io)
             }
             NbdAddress::Tcp(host, port) => {
-                let listener = TcpListener::bind((host.as_str(), *port)).map_err(io)?;
+                let found = (host.as_str(), *port).to_socket_addrs().map_err(io)?;
+                let found: Vec<SocketAddr> = found.collect();
+                let is_open = |at: &&SocketAddr| !at.ip().to_canonical().is_loopback();
+                if let Some(open) = found.iter().find(is_open).filter(|_| local_only) {
+                    return Err(Error::new(ErrorKind::InvalidInput, "listen on", host)
+                        .expected("TLS, an address of this machine alone, or leave to be insecure")
+                        .found(format_args!("{}, which other machines may reach", open.ip())));
+                }
+                let listener = TcpListener::bind(&found[..]).map_err(io)?;
                 let port = listener.local_addr().map_err(io)?.port();
                 Ok((Self::Tcp(listener), NbdAddress::Tcp(host.clone(), port)))
             }
@@ -62,6 +78,17 @@ impl Listener {
             Self::Tcp(listener) => listener.as_fd(),
         }
     }
+}
+
+/// Listens at a path. The socket has its mode before anybody can connect.
+fn listen_at(path: &Path) -> std::io::Result<UnixListener> {
+    let address = SocketAddrUnix::new(path)?;
+    let (family, flags) = (AddressFamily::UNIX, SocketFlags::CLOEXEC);
+    let socket = rustix::net::socket_with(family, SocketType::STREAM, flags, None)?;
+    rustix::net::bind(&socket, &address)?;
+    rustix::fs::chmod(path, Mode::from_raw_mode(file_mode(path)))?;
+    rustix::net::listen(&socket, BACKLOG)?;
+    Ok(socket.into())
 }
 
 impl Stream {

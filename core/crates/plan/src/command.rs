@@ -9,6 +9,7 @@
 use std::fs::File;
 use std::io::Read;
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
@@ -21,6 +22,7 @@ use rustix::process::{Pid, Signal, kill_process_group};
 
 use super::definition::Program;
 use super::fields::{number, small_number, text};
+use hrl::device::file_mode;
 use hrl::sync::lock::Mutex;
 use hrl::{Clock, Error, Result};
 use serde_json::{Value, json};
@@ -30,6 +32,8 @@ pub(super) const OUTPUT_BYTES_MAX: usize = 4 << 10;
 /// Time between asking a process group to end and killing it.
 const GRACE: Duration = Duration::from_secs(2);
 const POLL: Duration = Duration::from_millis(10);
+/// Variable that has the run, in the environment of every program.
+pub(super) const RUN: &str = "HRL_RUN";
 /// How long to wait for the end of the output, because a grandchild may keep the pipe open.
 const DRAIN: Duration = Duration::from_millis(500);
 /// Shell script that waits for the word, then becomes the program.
@@ -64,9 +68,18 @@ impl Process {
         runs && *self == here
     }
 
-    /// Ends the process and its group, unless the number belongs to another process now.
-    pub(super) fn end(&self, clock: &dyn Clock) {
-        if !self.is_alive() {
+    /// Returns whether the process runs on this machine, and was started by the run `run`. The
+    /// environment proves it: a record alone could name any process.
+    pub(super) fn runs_for(&self, run: &str) -> bool {
+        let mark = format!("{RUN}={run}");
+        let environment = std::fs::read(format!("/proc/{}/environ", self.pid)).unwrap_or_default();
+        let is_marked = environment.split(|byte| *byte == 0).any(|one| one == mark.as_bytes());
+        is_marked && self.is_alive()
+    }
+
+    /// Ends the process and its group, if the run `run` started it.
+    pub(super) fn end(&self, run: &str, clock: &dyn Clock) {
+        if !self.runs_for(run) {
             return;
         }
         signal_group(self.pid, Signal::TERM);
@@ -152,7 +165,8 @@ impl Running {
                 listen(reader, Arc::clone(&tail));
             }
             Output::File(path) => {
-                let open = File::options().create(true).append(true).open(&path);
+                let mode = file_mode(&path);
+                let open = File::options().create(true).append(true).mode(mode).open(&path);
                 let open = open.map_err(|error| Error::io("open", path.display(), error))?;
                 command.stdout(open.try_clone().map_err(failed)?).stderr(open);
                 file = Some(path);

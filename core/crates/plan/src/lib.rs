@@ -36,6 +36,7 @@ mod run;
 mod state;
 mod step;
 mod table;
+mod vouch;
 
 pub use approval::approve;
 pub use check::{PlanCheck, PredictedMember};

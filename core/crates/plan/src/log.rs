@@ -68,6 +68,11 @@ impl Log {
         &self.run
     }
 
+    /// Returns whether a key proves the records.
+    pub(super) fn is_sealed(&self) -> bool {
+        self.key.is_some()
+    }
+
     /// Returns all records in order. `NotFound` if there is no such run.
     pub(super) fn read(&self) -> Result<Vec<Value>> {
         let mut records = Vec::new();

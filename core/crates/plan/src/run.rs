@@ -18,6 +18,7 @@ use super::record::{End, Header, Record};
 use super::report::{RunReport, StepReport, report_of};
 use super::state::RunState;
 use super::step;
+use super::vouch::vouched;
 use hrl::replica::{At, RecoveryPoint, Replica};
 use hrl::sync::lock::{Condvar, Mutex, MutexGuard};
 use hrl::vault::{PinUntil, Vault};
@@ -42,6 +43,12 @@ pub struct RunOptions<'a> {
     pub commit: bool,
     /// Take a run over even if its runner seems to live. Default: false.
     pub take_over: bool,
+    /// When resuming: the plan of the run. Its records must name the same plan, [`mode`](Self::mode)
+    /// and [`planned`](Self::planned). Needed in a vault without a key, where anybody who writes to
+    /// the vault can write records. Default: none.
+    pub plan: Option<&'a Plan>,
+    /// Words that go before each `verify` program, such as those of a sandbox. Default: none.
+    pub verify_with: &'a [String],
     /// How often to check for approvals, a stop and other runners. Default: 1 s.
     pub poll: Duration,
     /// Called every [`RunOptions::poll`]; true stops the run, which interrupts its steps and can be
@@ -60,6 +67,8 @@ impl Default for RunOptions<'_> {
             failed_at: None,
             commit: false,
             take_over: false,
+            plan: None,
+            verify_with: &[],
             poll: Duration::from_secs(1),
             stopped: &|| false,
             on_step: &|_, _| {},
@@ -103,8 +112,9 @@ pub fn run(
 /// Continues a run where it was; only returns the report if the run is over.
 ///
 /// `NotFound` if there is no such run; `Fenced` if its runner lives on this machine (see
-/// [`RunOptions::take_over`]) or another one takes it meanwhile. Ignores the options of a new run:
-/// `run`, `mode`, `planned`, `failed_at`.
+/// [`RunOptions::take_over`]) or another one takes it meanwhile; `Denied` if the vault has no key
+/// and there is no [`RunOptions::plan`]; `InvalidInput` if the records name another one. Ignores
+/// `run` and `failed_at`, and without a plan also `mode` and `planned`.
 pub fn resume(
     vault: &Vault,
     run: &str,
@@ -122,7 +132,7 @@ pub fn resume(
                 .message(format_args!("its runner is process {} of this machine", runner.pid)));
         }
     }
-    Runner::take(state, log, vault, host, options)?.run()
+    Runner::take(vouched(state, &log, options)?, log, vault, host, options)?.run()
 }
 
 fn new_run(plan: &Plan, clock: &dyn Clock) -> String {

@@ -3,7 +3,7 @@
 use std::process::ExitStatus;
 use std::time::Duration;
 
-use super::command::{Output, Process, Running, describe};
+use super::command::{Output, Process, RUN, Running, describe};
 use super::definition::{Boot, Member, Program, RunMode, Task};
 use super::host::{StartRequest, Started};
 use super::order::{Step, StepKind};
@@ -73,7 +73,13 @@ pub(super) fn act(runner: &Runner<'_>, step: &Step) -> Result<StepOutcome> {
         (StepKind::Boot, _, Some(Member { boot: Some(boot), .. })) => act.boot(boot, before)?,
         (StepKind::Verify, _, Some(Member { verify: Some(program), verify_limit, .. })) => {
             end_left_over(before, runner);
-            act.command(program, *verify_limit, &act.environment(None))?
+            let words = runner.options.verify_with.iter().chain(program.arguments());
+            let program = Program::from_arguments(words.cloned().collect()).ok_or_else(|| {
+                Error::new(ErrorKind::InvalidInput, "verify with", "options")
+                    .expected("a program first")
+                    .found("an empty word")
+            })?;
+            act.command(&program, *verify_limit, &act.environment(None))?
         }
         (StepKind::Commit, _, Some(member)) => act.commit(member),
         (StepKind::CleanUp, _, Some(member)) => act.clean_up(member)?,
@@ -102,7 +108,7 @@ pub(super) fn act(runner: &Runner<'_>, step: &Step) -> Result<StepOutcome> {
 /// Ends a program that the last runner left, so that it does not run twice at a time.
 fn end_left_over(process: Option<Process>, runner: &Runner<'_>) {
     if let Some(process) = process {
-        process.end(runner.clock);
+        process.end(runner.log.run(), runner.clock);
     }
 }
 
@@ -235,7 +241,7 @@ impl Act<'_> {
             end_left_over(before, self.runner);
             return self.command(&boot.command, boot.limit, &environment);
         };
-        if let Some(process) = before.filter(Process::is_alive) {
+        if let Some(process) = before.filter(|process| process.runs_for(self.runner.log.run())) {
             return self.wait_ready(ready, until, &environment, &mut |_| {
                 (!process.is_alive())
                     .then(|| Acted::new(StepOutcome::Failed, "it ended before it was ready"))
@@ -317,8 +323,8 @@ impl Act<'_> {
         let state = runner.state();
         let mut variables: Vec<(String, String)> =
             action.into_iter().flat_map(|action| action.environment.clone()).collect();
+        variables.push((RUN.to_owned(), runner.log.run().to_owned()));
         let mut set = |name: &str, value: String| variables.push((format!("HRL_{name}"), value));
-        set("RUN", runner.log.run().to_owned());
         set("PLAN", runner.plan.name().to_owned());
         set("MODE", runner.header.mode.name().to_owned());
         set("GROUP", runner.plan.groups()[step.group].name.clone());

@@ -37,7 +37,7 @@ fn a_stopped_run_interrupts_its_steps_and_can_be_resumed() {
         (RunOutcome::Stopped, StepOutcome::Stopped)
     );
     assert_eq!(outcome(&report, "g/db/clean-up"), StepOutcome::Skipped);
-    let report = site.resume(&options(RunMode::Test)).expect("resumed");
+    let report = site.resume(text, &options(RunMode::Test)).expect("resumed");
     assert_eq!(
         (report.outcome, outcome(&report, "g/db/clean-up")),
         (RunOutcome::Done, StepOutcome::Done)
@@ -65,11 +65,11 @@ fn promise_9_of_two_runners_of_a_run_only_one_continues() {
     while site.log().is_empty() {
         std::thread::sleep(POLL);
     }
-    let lives = site.resume(&options(RunMode::Test)).expect_err("it lives");
+    let lives = site.resume(text, &options(RunMode::Test)).expect_err("it lives");
     assert_eq!(lives.kind(), ErrorKind::Fenced);
     assert!(lives.to_string().contains(&std::process::id().to_string()), "{lives}");
     let take_over = RunOptions { take_over: true, ..options(RunMode::Test) };
-    let report = site.resume(&take_over).expect("taken");
+    let report = site.resume(text, &take_over).expect("taken");
     let lost = first.join().expect("ended").expect_err("lost");
     assert_eq!(lost.kind(), ErrorKind::Fenced);
     assert!(lost.to_string().contains("another runner"), "{lost}");
@@ -154,7 +154,7 @@ fn child_runner() {
     let report = if plan::runs(&vault).expect("runs").is_empty() {
         plan::run(&parsed, &vault, &host, &options)
     } else {
-        plan::resume(&vault, "r", &host, &options)
+        plan::resume(&vault, "r", &host, &RunOptions { plan: Some(&parsed), ..options })
     };
     assert_eq!(report.expect("run").outcome, RunOutcome::Done);
 }

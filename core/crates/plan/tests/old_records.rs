@@ -13,7 +13,8 @@ use hrl::store::{DirStore, PutOutcome};
 use hrl::vault::Vault;
 use hrl::{Result, Sequence, SystemClock, Timestamp};
 use hrl_plan::{
-    Member, PlanHost, RunOptions, RunOutcome, StartRequest, Started, StepOutcome, report, resume,
+    Member, Plan, PlanHost, RunMode, RunOptions, RunOutcome, StartRequest, Started, StepOutcome,
+    report, resume,
 };
 use serde_json::Value;
 
@@ -73,7 +74,13 @@ fn an_old_run_is_continued_from_each_of_its_records() {
         let directory = tempfile::tempdir().expect("directory");
         let vault = vault(directory.path(), None);
         put_lines(&vault, count);
-        let options = RunOptions { poll: Duration::from_millis(10), ..RunOptions::default() };
+        let first: Value =
+            serde_json::from_str(PLAIN.lines().next().expect("a record")).expect("JSON");
+        let plan = Plan::parse(first["text"].as_str().expect("a text"), "plan").expect("a plan");
+        let mode = RunMode::from_name(first["mode"].as_str().expect("a text")).expect("a mode");
+        let (poll, planned) = (Duration::from_millis(10), first["planned"] == true);
+        let options =
+            RunOptions { poll, mode, planned, plan: Some(&plan), ..RunOptions::default() };
         let report = resume(&vault, "old", &Host, &options).expect("resumed");
         assert_eq!(report.outcome, RunOutcome::DoneWithFailures, "after {count} records");
         assert_eq!(report.runners, 2, "after {count} records");

@@ -57,7 +57,8 @@ fn groups_run_in_order_and_their_volumes_in_parallel() {
     assert!(std::fs::read_to_string(site.path("env")).expect("env").contains("HRL_RUN=r\n"));
 
     // Resuming with `commit` commits the run.
-    let commit = RunOptions { commit: true, ..options(RunMode::Real) };
+    let began_with = site.plan(text);
+    let commit = RunOptions { commit: true, plan: Some(&began_with), ..options(RunMode::Real) };
     let report = plan::resume(&site.vault, "r", &host, &commit).expect("commit");
     assert!(!report.commit_is_due && report.outcome == RunOutcome::Done);
     let mut committed = site.log().split_off(4);
@@ -166,7 +167,12 @@ fn a_failed_step_stops_the_run_continues_or_is_tried_again() {
 
     // A resumed run tries the failed step once more, but no step that is done or was passed over.
     std::fs::write(site.path("mended"), "").expect("write");
-    let report = run(plan::resume(&site.vault, "r", &host, &options(RunMode::Real)));
+    let report = run(plan::resume(
+        &site.vault,
+        "r",
+        &host,
+        &RunOptions { plan: Some(&site.plan(text)), ..options(RunMode::Real) },
+    ));
     assert_eq!(report.outcome, RunOutcome::DoneWithFailures);
     assert_eq!((report.runners, step(&report, "a/after/stops").tries), (2, 2));
     assert_eq!(std::fs::read_to_string(site.path("tries")).expect("tries").lines().count(), 3);
@@ -217,7 +223,7 @@ fn a_person_approves_or_rejects_within_the_limit() {
         decide(&vault, true);
         plan::approve(&vault, "r", "1", false, "bob", "")
     });
-    let report = site.resume(&options(RunMode::Real)).expect("run");
+    let report = site.resume(MANUAL, &options(RunMode::Real)).expect("run");
     let second = other.join().expect("decided").expect_err("decided before");
     assert!(matches!(second.kind(), ErrorKind::AlreadyExists | ErrorKind::NotFound), "{second}");
     let approval = step(&report, "g/before/dns").approval.clone().expect("approval");
@@ -263,7 +269,7 @@ fn a_test_is_taken_down_even_after_a_failure() {
     assert_eq!(outcome(&report, "h/web/clean-up"), StepOutcome::Skipped);
     assert_eq!(site.log()[1..], ["stop nbd+unix:///db", "clean-up db"]);
     assert!(!site.process().runs(), "the boot runs");
-    let again = site.resume(&options(RunMode::Test)).expect("over");
+    let again = site.resume(text, &options(RunMode::Test)).expect("over");
     assert_eq!((again.outcome, site.log().len()), (RunOutcome::Failed, 3));
 }
 

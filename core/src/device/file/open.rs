@@ -11,7 +11,7 @@ use rustix::fs::{AtFlags, FlockOperation, OFlags, SeekFrom, StatxFlags};
 use rustix::io::Errno;
 
 use super::SECTOR_BYTES;
-use crate::device::{BUFFER_ALIGNMENT_BYTES, Buffer, directory_of};
+use crate::device::{BUFFER_ALIGNMENT_BYTES, Buffer, directory_of, file_mode};
 use crate::error::{Error, ErrorKind, Result};
 
 /// Whether to bypass the page cache.
@@ -198,7 +198,8 @@ fn lock(file: &File, path: &Path) -> Result<()> {
 fn create(path: &Path, size_bytes: u64) -> Result<()> {
     let io = |error| Error::io("create device", path.display(), error);
     check_size(size_bytes, "create device", path)?;
-    let file = match OpenOptions::new().write(true).create_new(true).open(path) {
+    let mode = file_mode(path);
+    let file = match OpenOptions::new().write(true).create_new(true).mode(mode).open(path) {
         Ok(file) => file,
         Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => return Ok(()),
         Err(error) => return Err(io(error)),

@@ -2,9 +2,10 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{Seek, SeekFrom, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-use hrl::device::Discarded;
+use hrl::device::{Discarded, Files, SystemFiles, file_mode};
 use hrl::journal::{
     Body, Mark, PointKind, RECORD_DATA_BYTES_MAX, Record, Segment, SegmentParams, SegmentSink,
     SegmentSummary, SegmentWriter, VolumeKey,
@@ -63,7 +64,7 @@ pub fn export_hyperv(
     clock: &dyn Clock,
 ) -> Result<ExportReport> {
     let io = |error| Error::io("export to", directory.display(), error);
-    std::fs::create_dir_all(directory).map_err(io)?;
+    SystemFiles.create_directory(directory).map_err(io)?;
     if std::fs::read_dir(directory).map_err(io)?.next().is_some() {
         return Err(Error::new(ErrorKind::AlreadyExists, "export to", directory.display())
             .expected("a new or empty directory")
@@ -161,6 +162,7 @@ impl LogWriter {
         let file = OpenOptions::new()
             .write(true)
             .create_new(true)
+            .mode(file_mode(&path))
             .open(&path)
             .map_err(|error| Error::io("export to", path.display(), error))?;
         let mut log = Self {

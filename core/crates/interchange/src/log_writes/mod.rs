@@ -15,9 +15,10 @@
 use std::borrow::Cow;
 use std::fs::{File, OpenOptions};
 use std::io::{BufWriter, Seek, SeekFrom, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-use hrl::device::Discarded;
+use hrl::device::{Discarded, file_mode};
 use hrl::journal::{
     Body, LABEL_BYTES_MAX, Mark, PointKind, RECORD_DATA_BYTES_MAX, Record, Segment, SegmentParams,
     SegmentSink, SegmentSource, SegmentSummary, SegmentWriter, VolumeKey, open_mapped,
@@ -290,6 +291,7 @@ impl LogWriter {
         let file = OpenOptions::new()
             .write(true)
             .create_new(true)
+            .mode(file_mode(path))
             .open(path)
             .map_err(|error| Error::io("export to", path.display(), error))?;
         let file = BufWriter::new(file);

@@ -79,9 +79,11 @@ impl Site {
         plan::run(&self.plan(text), &self.vault, &self.host(), options).expect("a run")
     }
 
-    /// Resumes the run that [`options`] name.
-    pub fn resume(&self, options: &RunOptions<'_>) -> Result<RunReport> {
-        plan::resume(&self.vault, "r", &self.host(), options)
+    /// Resumes the run that [`options`] name, which began with the plan `text`.
+    pub fn resume(&self, text: &str, options: &RunOptions<'_>) -> Result<RunReport> {
+        let plan = self.plan(text);
+        let options = RunOptions { run: None, plan: Some(&plan), ..*options };
+        plan::resume(&self.vault, "r", &self.host(), &options)
     }
 
     /// Returns the process that wrote its number to DIR/pid.
