@@ -17,7 +17,9 @@ def coordinator(tmp_path: Path) -> Iterator[str]:
     hrl("enroll", tmp_path / "pki", "--host", "localhost")
     for name in ("one", "two"):
         hrl("enroll", tmp_path / "pki", "--client", name, "--volume", "disk.img", "--to", tmp_path / f"id-{name}")
-    hrl("group", "create", tmp_path / "group", "--name", "orders", "--pki", tmp_path / "pki", "--interval", 0)
+    hrl(
+        "group", "create", tmp_path / "group", "--name", "orders", "--pki", tmp_path / "pki", "--interval", 0, "--any-member"
+    )
     path = tmp_path / "group" / "group.toml"
     path.write_text(path.read_text().replace("0.0.0.0:20004", "127.0.0.1:0"))
     command = [sys.executable, "-P", "-m", "hrl", "group", "run", str(tmp_path / "group")]
@@ -31,7 +33,9 @@ def coordinator(tmp_path: Path) -> Iterator[str]:
 def test_a_group_of_one_agent_lives_as_its_command_says(
     start: Callable[..., Agent], coordinator: str, tmp_path: Path
 ) -> None:
-    assert "there is a group" in hrl("group", "create", tmp_path / "group", "--name", "x", "--pki", tmp_path, code=4)
+    create = ["group", "create", tmp_path / "group", "--name", "x", "--pki", tmp_path]
+    assert "--member VOLUME" in hrl(*create, code=2)
+    assert "there is a group" in hrl(*create, "--any-member", code=4)
     agent = start()
     state, group = agent.state, tmp_path / "group"
     assert "no members" in hrl("group", "point", group, code=8)

@@ -6,16 +6,16 @@ import shutil
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from browser import Browser
-from conftest import hrl, hrl_json
+from conftest import hrl, hrl_json, need
 
 import hrl as package
+from hrl.cli.exits import Exit
 from hrl.report.plan import page, write
 
 HOSTILE = "<script>alert(1)</script>\"'><img src=x onerror=alert(2)>"
@@ -185,7 +185,7 @@ def test_a_killed_command_is_resumed(vault: Path, tmp_path: Path) -> None:
     runner = subprocess.Popen([*command, "--poll", "0.05"], stderr=subprocess.PIPE, text=True)
     assert runner.stderr is not None
     assert "g/before/go waits: Say so. (hrl plan approve" in runner.stderr.readline()
-    resume = ["plan", "resume", vault, "killed", "--poll", "0.05"]
+    resume = ["plan", "resume", vault, "killed", "--plan", file, "--test", "--poll", "0.05"]
     assert str(runner.pid) in hrl(*resume, code=11)
     runner.kill()
     runner.communicate(timeout=30)
@@ -201,14 +201,14 @@ def test_a_killed_command_is_resumed(vault: Path, tmp_path: Path) -> None:
     runner.terminate()
     _, said = runner.communicate(timeout=30)
     assert runner.returncode == 130 and "go on with hrl plan resume" in said
-    assert "rejected" in reject_and_resume(vault)
+    assert "rejected" in reject_and_resume(vault, file)
 
 
-def reject_and_resume(vault: Path) -> str:
+def reject_and_resume(vault: Path, file: Path) -> str:
     """Rejects the step of the run that was stopped once it waits again; what the command said."""
-    resume = threading.Thread(target=time.sleep, args=(0,))
     said: list[str] = []
-    resume = threading.Thread(target=lambda: said.append(hrl("plan", "resume", vault, "stopped", "--poll", "0.05", code=18)))
+    again = ["plan", "resume", vault, "stopped", "--plan", file, "--test", "--poll", "0.05"]
+    resume = threading.Thread(target=lambda: said.append(hrl(*again, code=18)))
     resume.start()
     for _ in range(200):
         if hrl_json("plan", "status", vault, "stopped")["steps"][0]["outcome"] == "running":
@@ -251,3 +251,29 @@ def test_foreign_text_stays_text(report: dict[str, Any]) -> None:
     assert "the RPO was" in text and "web/after/tell failed" in text
     turned = json.loads(json.dumps(report).replace("fenced test", "fenced \\u202e test"))
     assert "\u202e" not in page(turned) and "fenced \ufffd test" in page(turned)
+
+
+def test_a_verify_step_runs_in_a_box(vault: Path, tmp_path: Path) -> None:
+    """It reaches the volume and what is shown to it, and nothing else of the machine."""
+    need("bwrap", "nbdinfo")
+    script = tmp_path / "look.sh"
+    script.write_text('nbdinfo --size "$HRL_URI" && test ! -e /etc/shadow && test $HRL_VOLUME = db && echo looked\n')
+    plan = tmp_path / "boxed.toml"
+    plan.write_text(
+        f'''name = "boxed"\n[[group]]\nname = "g"\n[[group.member]]\nvolume = "db"\nstate = "{tmp_path}/db"\n'''
+        f"""verify = "sh {script}"\n"""
+    )
+
+    def verify(*options: object, code: int = 0) -> tuple[str, str]:
+        """Outcome and output of the step."""
+        run = f"boxed-{len(package.plan_runs(package.Vault(vault)))}"
+        hrl("plan", "run", vault, plan, "--test", "--run", run, *options, code=code)
+        steps = package.plan_report(package.Vault(vault), run)["steps"]
+        (step,) = [step for step in steps if step["kind"] == "verify"]
+        return step["outcome"], step["output"]
+
+    assert verify("--show", script) == ("done", "1048576\nlooked\n")
+    outcome, output = verify(code=Exit.PLAN_FAILED)
+    assert outcome == "failed" and "No such file" in output
+    outcome, output = verify("--unsandboxed", code=Exit.PLAN_FAILED)
+    assert outcome == "failed" and output == "1048576\n", "it sees /etc/shadow"

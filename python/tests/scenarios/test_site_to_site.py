@@ -112,7 +112,9 @@ class Site:
         hrl("key", self.key)
         package.Vault(self.vault, key_file=self.key, create=True)
         package.create_authority(directory / "pki", [f"{NET}.4"])
-        hrl("group", "create", directory / "group", "--name", "shop", "--pki", directory / "pki", "--interval", 0.3)
+        members = [word for volume in VOLUMES for word in ("--member", volume)]
+        create = ["group", "create", directory / "group", "--name", "shop", "--pki", directory / "pki", *members]
+        hrl(*create, "--interval", 0.3)
         self._start(spaces[3], "group", "run", directory / "group")
         (directory / "policy.toml").write_text(POLICY)
         starting = [
@@ -141,9 +143,8 @@ class Site:
         disk.touch()
         os.truncate(disk, 8 << 20)
         options = ["--vault", self.vault, "--state", state, "--volume", volume, "--key-file", self.key]
-        uri = self._start(
-            space, "protect", disk, *options, "--policy", self.directory / "policy.toml", "--nbd", "tcp:0.0.0.0:10809"
-        )
+        options += ["--policy", self.directory / "policy.toml", "--nbd", "tcp:0.0.0.0:10809", "--insecure"]
+        uri = self._start(space, "protect", disk, *options)
         assert uri, f"{volume} did not start"
         bundle = self.directory / f"identity-{volume}"
         package.enroll_client(self.directory / "pki", volume, volumes=[volume], bundle=bundle)

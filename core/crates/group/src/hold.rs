@@ -42,6 +42,11 @@ impl Hold {
         self.since = None;
     }
 
+    #[cfg(test)]
+    pub(crate) fn is_under_way(&self) -> bool {
+        self.since.is_some()
+    }
+
     fn accrued(&self, now: Duration) -> Duration {
         let more = now.saturating_sub(self.at).mul_f64(self.share);
         (self.left + more).min(WINDOW.mul_f64(self.share))

@@ -31,7 +31,7 @@ const RETRY_MAX: Duration = Duration::from_secs(10);
 /// Longest quiesce that a coordinator may ask for.
 const QUIESCE_MAX: Duration = Duration::from_secs(3600);
 /// With less time than this no barrier is raised.
-const HOLD_MIN: Duration = Duration::from_millis(1);
+const HOLD_MIN: Duration = Duration::from_millis(10);
 /// Most coordinators of a member.
 const COORDINATORS_MAX: usize = 16;
 
@@ -333,6 +333,12 @@ impl Session {
         if self.quiesced_until.take().is_some() {
             self.hold.end(self.target.clock().elapsed());
         }
+    }
+
+    /// Returns whether writers are held.
+    #[cfg(test)]
+    pub(crate) fn is_holding(&self) -> bool {
+        self.hold.is_under_way()
     }
 
     /// Returns how long writers may be held now; an error if the share of the time is spent.
