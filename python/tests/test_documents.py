@@ -178,3 +178,22 @@ def test_every_command_is_listed() -> None:
     names = {name for commands in SECTIONS.values() for name in commands}
     section = OPERATE.split("## Commands")[1].split("\n## ")[0]
     assert set(re.findall(r"`hrl ([a-z-]+)", section)) == names
+
+
+def test_the_tests_of_the_attack_model_exist() -> None:
+    """A path in a table of SECURITY.md is a file, and the names behind it are tests in it."""
+    files: dict[str, str] = {}
+    for line in (ROOT / "SECURITY.md").read_text().splitlines():
+        cells = line.strip("|").split(" | ")
+        if not line.startswith("| ") or len(cells) < 3:
+            continue
+        current = ""
+        for word in re.findall(r"`([^`]+)`", cells[2]):
+            if word.endswith((".py", ".rs")):
+                name = Path(word).name
+                path = ROOT / word if "/" in word else ROOT / files[name]
+                files[name] = str(path.relative_to(ROOT))
+                current = path.read_text()
+            elif re.fullmatch(r"[a-z_0-9]+", word):
+                assert re.search(rf"(def|fn) {word}\b", current), f"SECURITY.md names {word}, which is not there"
+    assert len(files) > 10

@@ -16,7 +16,7 @@ use memmap2::MmapMut;
 use rustix::fs::FlockOperation;
 
 use super::MappedFile;
-use super::rights::{directory_mode, file_mode};
+use super::rights::{directory_mode, directory_of, file_mode};
 use crate::error::{Error, Result};
 
 /// A file that is being written, from its begin on.
@@ -258,11 +258,6 @@ pub(super) fn open_regular(path: &Path) -> io::Result<File> {
         return Ok(file);
     }
     Err(io::Error::new(io::ErrorKind::InvalidInput, "it is not a regular file"))
-}
-
-/// Returns the directory that contains a path, in a form that can be opened.
-pub(crate) fn directory_of(path: &Path) -> &Path {
-    path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
 /// Removes a file. Does nothing if there is none.

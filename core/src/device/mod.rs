@@ -24,9 +24,10 @@ pub use fault::{FaultDevice, FaultPlan};
 pub(crate) use file::FlushTurns;
 pub use file::{Access, DirectIo, FileDevice, FileDeviceOptions};
 pub use files::{FileInfo, FileKind, Files, MappedBytes, NewFile, SystemFiles};
-pub(crate) use files::{directory_of, remove_if_there, replace_file};
+pub(crate) use files::{remove_if_there, replace_file};
 pub(crate) use mapped::MappedFile;
 pub use memory::MemoryDevice;
+pub(crate) use rights::directory_of;
 pub use rights::{directory_mode, file_mode};
 pub use witness::{Witness, Writes};
 

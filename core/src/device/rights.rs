@@ -6,8 +6,6 @@
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-use super::files::directory_of;
-
 const SETGID: u32 = 0o2000;
 
 /// Returns the mode for a new file or socket at `path`: 0600, and more only in a directory that is
@@ -19,6 +17,11 @@ pub fn file_mode(path: &Path) -> u32 {
 /// Returns the mode for a new directory at `path`, with the same exception.
 pub fn directory_mode(path: &Path) -> u32 {
     0o700 | shared(path)
+}
+
+/// Returns the directory that contains a path, in a form that can be opened.
+pub(crate) fn directory_of(path: &Path) -> &Path {
+    path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
 /// Returns the group's rights in the directory of `path`, if that is shared.
