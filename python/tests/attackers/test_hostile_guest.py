@@ -89,6 +89,13 @@ def check(vault: Path, command: str, *options: object) -> tuple[bool, str]:
     return done.returncode == 0, done.stdout
 
 
+def open_to_all(directory: Path) -> None:
+    """Lets every user come to a directory of a test."""
+    for path in (directory, *directory.parents):
+        if path.name.startswith(("pytest-", "popen-", "test_")):
+            path.chmod(0o755)
+
+
 def test_no_link_leads_out_of_the_disk(tmp_path: Path, mounts: None, secret: Path) -> None:
     """Each of these printed the file of the machine, and the check was good."""
     vault = protect(tmp_path, root_file_system(secret))
@@ -121,7 +128,7 @@ def test_what_reads_the_disk_has_no_rights_here(tmp_path: Path, mounts: None, se
         good, said = check(vault, command)
         assert not good and wanted in said, f"{command}: {said}"
     good, said = check(vault, 'test -b "$HRL_DEVICE" && cat /proc/self/uid_map && grep Seccomp: /proc/self/status')
-    assert good and "2000000000" in said and "Seccomp:\\t2" in said.replace("\t", "\\t"), said
+    assert good and "2000000000" in said and "Seccomp: 2" in said, said
 
 
 def test_the_operator_shows_files_to_a_check(tmp_path: Path, mounts: None, secret: Path) -> None:
@@ -216,8 +223,7 @@ def test_who_is_not_root_gets_a_box_too(tmp_path: Path, monkeypatch: pytest.Monk
     box = Box()
     monkeypatch.setattr(os, "geteuid", lambda: 65534)
     command = box.command(["/bin/sh", "-c", "id -u; cat /etc/hostname; grep CapEff /proc/self/status"])
-    for path in (tmp_path, *tmp_path.parents[:2]):
-        path.chmod(0o755)
+    open_to_all(tmp_path)
     entry = tmp_path / "entry.py"
     entry.write_text(ENTRY.read_text())
     command = ["/usr/bin/python3", "-I", "-S", str(entry), command[-1]]
