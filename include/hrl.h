@@ -2927,6 +2927,15 @@ typedef struct hrl_group_options {
      * Limit for quiescing applications. 0: 10,000.
      */
     uint64_t quiesce_limit_ms;
+    /**
+     * The volumes that may be members. NULL: any client that is enrolled in `pki` may join with
+     * its volumes, and from then on no point is made without it.
+     */
+    const char *const *members;
+    /**
+     * Number of `members`.
+     */
+    size_t member_count;
 } hrl_group_options;
 
 /**
@@ -3018,7 +3027,8 @@ HRL_API void hrl_group_coordinator_free(struct hrl_group_coordinator *coordinato
  * Makes a protected volume a member of `group`. Connects in the background to the first of `count`
  * coordinators that answers, with the certificate in the directory `identity`. A coordinator is
  * "HOST" or "HOST:PORT"; the default port is 20004. `application`, which may be NULL, is quiesced
- * for application-consistent points, on a thread of the library, with `user`. Free the member with
+ * for application-consistent points, on a thread of the library, with `user`. `hold_percent` is the
+ * greatest share of the time for which the coordinator may hold writers; 0: 10. Free the member with
  * `hrl_group_member_free`, before the protection.
  * Statuses: HRL_ERROR_INVALID_INPUT, HRL_ERROR_NOT_FOUND (the identity), HRL_ERROR_UNSUPPORTED in
  * builds without the feature `tls`. Since 0.1.
@@ -3029,6 +3039,7 @@ hrl_status hrl_protection_join_group(const struct hrl_protection *protection,
                                      const char *const *coordinators,
                                      size_t count,
                                      const char *identity,
+                                     uint32_t hold_percent,
                                      const struct hrl_quiesce_callbacks *application,
                                      void *user,
                                      struct hrl_group_member **out);
@@ -3246,6 +3257,12 @@ typedef struct hrl_plan_options {
      * Interval for approvals, the stop and other runners. 0: 1,000.
      */
     uint64_t poll_ms;
+    /**
+     * On resuming: the plan of the run, or NULL. The records must name the same plan, `mode` and
+     * `planned`. Needed in a vault without a key, where anybody who writes to the vault can write
+     * records.
+     */
+    const struct hrl_plan *plan;
 } hrl_plan_options;
 
 /**
@@ -3288,9 +3305,10 @@ hrl_status hrl_plan_run(const struct hrl_plan *plan,
 
 /**
  * Goes on with an interrupted run and passes its report to `receive`. If the run is over, only the
- * report. Options of a new run are ignored.
+ * report. Options of a new run are ignored, unless `options.plan` is given.
  * Statuses: HRL_ERROR_NOT_FOUND. HRL_ERROR_FENCED if its runner lives on this machine or another
- * one takes it. Since 0.1.
+ * one takes it. HRL_ERROR_DENIED if the vault has no key and `options.plan` is NULL.
+ * HRL_ERROR_INVALID_INPUT if the records name another plan or kind of run. Since 0.1.
  */
 HRL_API
 hrl_status hrl_plan_resume(const struct hrl_vault *vault,
@@ -3337,6 +3355,12 @@ HRL_API bool hrl_plan_stop_is_set(const struct hrl_plan_stop *stop);
  * Flag of `hrl_nbd_server_start`: refuse changes, even if the device would take them.
  */
 #define HRL_SERVE_READ_ONLY 1
+
+/**
+ * Flag of `hrl_nbd_server_start`: listen without TLS even at an address that other machines reach.
+ * Whoever reaches it reads and writes the disk.
+ */
+#define HRL_SERVE_INSECURE 2
 
 /**
  * A listening NBD server. All threads may use it at once.
@@ -3420,6 +3444,8 @@ typedef struct hrl_nbd_stats {
  * as export `name`. Writes to a protected volume are captured. `changes`, which may be NULL,
  * become the meta contexts "qemu:dirty-bitmap:changes" and "hrl:changes". The device may be freed
  * afterwards. Free the server with `hrl_nbd_server_free`.
+ * The owner alone may connect to a UNIX socket. An address that other machines reach needs TLS or
+ * HRL_SERVE_INSECURE.
  * Statuses: HRL_ERROR_INVALID_INPUT, HRL_ERROR_FENCED (the address is taken), HRL_ERROR_IO. Since
  * 0.1.
  */
