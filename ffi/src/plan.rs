@@ -457,8 +457,8 @@ mod tests {
 
     use super::*;
     use crate::boundary::{
-        HRL_ERROR_ALREADY_EXISTS, HRL_ERROR_INVALID_INPUT, HRL_ERROR_NOT_FOUND, HRL_OK,
-        hrl_error_message,
+        HRL_ERROR_ALREADY_EXISTS, HRL_ERROR_DENIED, HRL_ERROR_INVALID_INPUT, HRL_ERROR_NOT_FOUND,
+        HRL_OK, hrl_error_message,
     };
     use crate::device::{hrl_device_free, hrl_device_new_memory};
     use crate::protection::{
@@ -589,14 +589,13 @@ mod tests {
             let again =
                 hrl_plan_run(plan.as_ref(), vault.as_ref(), calls(), wanted(), Some(receive), user);
             assert_eq!(again, HRL_ERROR_ALREADY_EXISTS);
-            check(hrl_plan_resume(
-                vault.as_ref(),
-                Text::from_c(&run),
-                calls(),
-                wanted(),
-                Some(receive),
-                user,
-            ));
+            let resume = |chosen: &hrl_plan_options<'_>| {
+                let run = Text::from_c(&run);
+                let chosen = In::from_ref(chosen);
+                hrl_plan_resume(vault.as_ref(), run, calls(), chosen, Some(receive), user)
+            };
+            assert_eq!(resume(&chosen), HRL_ERROR_DENIED, "nobody vouches for the plan");
+            check(resume(&hrl_plan_options { plan: plan.as_ref(), ..chosen }));
             let step = text("g/before/1");
             let (run, by) = (Text::from_c(&run), Text::from_c(&name));
             let none =

@@ -307,7 +307,7 @@ def test_a_coordinator_reports_events_too(tmp_path: Path) -> None:
     hrl("enroll", tmp_path / "pki", "--host", "localhost")
     group, file = tmp_path / "group", tmp_path / "told.jsonl"
     create = ["group", "create", group, "--name", "orders", "--pki", tmp_path / "pki", "--listen", "127.0.0.1:0"]
-    hrl(*create, "--interval", 0)
+    hrl(*create, "--interval", 0, "--any-member")
     with open(group / "group.toml", "a") as settings:
         settings.write(f'[events]\nfile = "{tmp_path / "other.jsonl"}"\n')
     command = [sys.executable, "-P", "-m", "hrl", "group", "run", str(group), "--events-file", str(file)]

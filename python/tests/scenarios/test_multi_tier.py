@@ -107,7 +107,8 @@ class Site:
         for volume in VOLUMES:
             (directory / volume).mkdir()
             call("enroll", self.pki, "--client", volume, "--volume", volume, "--to", directory / volume / "identity")
-        call("group", "create", self.group, "--name", "shop", "--pki", self.pki, "--listen", "127.0.0.1:0", "--interval", 0)
+        create = ["group", "create", self.group, "--name", "shop", "--pki", self.pki, "--any-member"]
+        call(*create, "--listen", "127.0.0.1:0", "--interval", 0)
         self._start, self._mail = start, mail
         self.agents: dict[str, Agent] = {}
 

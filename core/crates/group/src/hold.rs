@@ -12,8 +12,8 @@ const WINDOW: Duration = Duration::from_secs(100);
 #[derive(Debug)]
 pub(crate) struct Hold {
     share: f64,
-    left: Duration,
-    /// When `left` was true.
+    /// Seconds that were left at `at`; below zero after a hold that ended late.
+    balance: f64,
     at: Duration,
     since: Option<Duration>,
 }
@@ -21,13 +21,12 @@ pub(crate) struct Hold {
 impl Hold {
     /// Permits `share`, above 0 and up to 1, of the time from `now` on.
     pub(crate) fn new(share: f64, now: Duration) -> Self {
-        Self { share, left: WINDOW.mul_f64(share), at: now, since: None }
+        Self { share, balance: WINDOW.as_secs_f64() * share, at: now, since: None }
     }
 
     /// Returns how much longer writers may be held.
     pub(crate) fn left(&self, now: Duration) -> Duration {
-        let held = self.since.map_or(Duration::ZERO, |since| now.saturating_sub(since));
-        self.accrued(now).saturating_sub(held)
+        Duration::try_from_secs_f64(self.balance_at(now)).unwrap_or_default()
     }
 
     /// Begins to count, unless it counts already.
@@ -37,7 +36,7 @@ impl Hold {
 
     /// Spends the time since it began to count.
     pub(crate) fn end(&mut self, now: Duration) {
-        self.left = self.left(now);
+        self.balance = self.balance_at(now);
         self.at = now;
         self.since = None;
     }
@@ -47,9 +46,10 @@ impl Hold {
         self.since.is_some()
     }
 
-    fn accrued(&self, now: Duration) -> Duration {
-        let more = now.saturating_sub(self.at).mul_f64(self.share);
-        (self.left + more).min(WINDOW.mul_f64(self.share))
+    fn balance_at(&self, now: Duration) -> f64 {
+        let seconds = |from: Duration| now.saturating_sub(from).as_secs_f64();
+        let accrued = self.balance + seconds(self.at) * self.share;
+        accrued.min(WINDOW.as_secs_f64() * self.share) - self.since.map_or(0.0, seconds)
     }
 }
 
@@ -61,13 +61,15 @@ mod tests {
     fn holding_spends_what_the_share_gives() {
         let second = Duration::from_secs(1);
         let mut hold = Hold::new(0.1, Duration::ZERO);
-        assert_eq!(hold.left(Duration::ZERO), 10 * second);
+        let left = |hold: &Hold, at: Duration| hold.left(at).as_secs_f64().round();
+        assert_eq!(left(&hold, Duration::ZERO), 10.0);
         hold.begin(Duration::ZERO);
         hold.begin(3 * second);
-        assert_eq!(hold.left(4 * second), 6 * second);
-        hold.end(10 * second);
-        assert_eq!(hold.left(10 * second), Duration::ZERO);
-        assert_eq!(hold.left(30 * second), 2 * second);
-        assert_eq!(hold.left(3000 * second), 10 * second, "no more than that is saved");
+        assert_eq!(left(&hold, 4 * second), 6.0);
+        hold.end(20 * second);
+        assert_eq!(left(&hold, 20 * second), 0.0);
+        assert_eq!(left(&hold, 120 * second), 0.0, "what was held too long is made up for");
+        assert_eq!(left(&hold, 140 * second), 2.0);
+        assert_eq!(left(&hold, 3000 * second), 10.0, "no more than that is saved");
     }
 }

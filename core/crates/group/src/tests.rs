@@ -335,14 +335,15 @@ fn promise_6_no_coordinator_holds_writers_above_their_share() {
             | ToCoordinator::Prepared { done: Err(reason), .. } => refusal = reason,
             _ => {}
         }
-        for _ in 0..10 {
+        // Now and then the next round comes at once.
+        for _ in 0..if round % 10 < 3 { 1 } else { 14 } {
             clock.advance(Duration::from_millis(10));
-            session.release_expired(clock.elapsed());
             held_ms += if session.is_holding() { 10 } else { 0 };
+            session.release_expired(clock.elapsed());
         }
     }
     // A tenth of 1,000 s, and the 10 s that were there at the start.
-    assert!((80_000..=111_000).contains(&held_ms), "{held_ms} ms of 1000 s");
+    assert!((80_000..=112_000).contains(&held_ms), "{held_ms} ms of 1000 s");
     assert!(refusal.contains("10 % of the time"), "{refusal}");
 }
 
