@@ -18,7 +18,7 @@ use super::record::{End, Header, Record};
 use super::report::{RunReport, StepReport, report_of};
 use super::state::RunState;
 use super::step;
-use super::vouch::vouched;
+use super::vouch::{Word, vouched};
 use hrl::replica::{At, RecoveryPoint, Replica};
 use hrl::sync::lock::{Condvar, Mutex, MutexGuard};
 use hrl::vault::{PinUntil, Vault};
@@ -132,7 +132,8 @@ pub fn resume(
                 .message(format_args!("its runner is process {} of this machine", runner.pid)));
         }
     }
-    Runner::take(vouched(state, &log, options)?, log, vault, host, options)?.run()
+    let word = Word { plan: options.plan, mode: options.mode, planned: options.planned };
+    Runner::take(vouched(state, &log, &word)?, log, vault, host, options)?.run()
 }
 
 fn new_run(plan: &Plan, clock: &dyn Clock) -> String {

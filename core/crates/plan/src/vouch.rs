@@ -5,23 +5,25 @@
 //! and the options that it was started with. The points of the volumes and the approvals are
 //! believed in any case: whoever forges those forges the volumes too.
 
-use super::definition::{Commit, Plan};
+use super::definition::{Commit, Plan, RunMode};
 use super::log::Log;
-use super::run::RunOptions;
 use super::state::RunState;
 use hrl::{Error, ErrorKind, Result};
+
+/// The word of a caller about a run.
+pub(super) struct Word<'a> {
+    pub plan: Option<&'a Plan>,
+    pub mode: RunMode,
+    pub planned: bool,
+}
 
 /// Returns the run as the caller vouches for it.
 ///
 /// `Denied` if nobody vouches for the plan. `InvalidInput` if the record names another plan or
 /// another kind of run than the caller.
-pub(super) fn vouched(
-    mut state: RunState,
-    log: &Log,
-    options: &RunOptions<'_>,
-) -> Result<RunState> {
+pub(super) fn vouched(mut state: RunState, log: &Log, word: &Word<'_>) -> Result<RunState> {
     let refused = |kind| Error::new(kind, "resume run", log.run());
-    let Some(plan) = options.plan else {
+    let Some(plan) = word.plan else {
         if log.is_sealed() {
             return Ok(state);
         }
@@ -34,16 +36,16 @@ pub(super) fn vouched(
             .expected("the plan that the run was started with")
             .found(format_args!("one that differs from the record at line {line}")));
     }
-    if options.mode != state.header.mode {
+    if word.mode != state.header.mode {
         return Err(refused(ErrorKind::InvalidInput)
-            .expected(format_args!("a {} run", options.mode.name()))
+            .expected(format_args!("a {} run", word.mode.name()))
             .found(format_args!("the record of a {} run", state.header.mode.name())));
     }
-    if options.planned != state.header.planned {
-        let word = |planned| if planned { "a planned run" } else { "a run that is not planned" };
+    if word.planned != state.header.planned {
+        let kind = |planned| if planned { "a planned run" } else { "a run that is not planned" };
         return Err(refused(ErrorKind::InvalidInput)
-            .expected(word(options.planned))
-            .found(format_args!("the record of {}", word(state.header.planned))));
+            .expected(kind(word.planned))
+            .found(format_args!("the record of {}", kind(state.header.planned))));
     }
     if !log.is_sealed() {
         state.header.commit = plan.commit() == Commit::Automatic;
