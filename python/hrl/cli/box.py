@@ -72,7 +72,8 @@ class Box:
             *system(),
             *("--proc", "/proc", "--dev", "/dev", "--size", str(SCRATCH_BYTES), "--tmpfs", "/tmp", "--chdir", "/"),
         ]
-        if os.geteuid() == 0:
+        users = FIRST_USER if is_real_root() else None
+        if users is not None:
             for name in CAPABILITIES:
                 arguments += ["--cap-add", f"CAP_{name}"]
         for name, value in environment.items():
@@ -82,7 +83,7 @@ class Box:
             "bwrap": self._program,
             "arguments": arguments,
             "files": FILES,
-            "users": (FIRST_USER, USERS) if os.geteuid() == 0 else None,
+            "users": None if users is None else (users, USERS),
             "binds": [
                 {"option": bind.option, "source": str(bind.source), "target": str(bind.target), "owners": bind.owners}
                 for bind in (*shown, *binds)
@@ -90,6 +91,14 @@ class Box:
             "command": command,
         }
         return [sys.executable, "-I", "-S", str(ENTRY), json.dumps(box)]
+
+
+def is_real_root() -> bool:
+    """Reports whether this is root, with all users of the machine: the root of a container may have a few of them alone."""
+    if os.geteuid() != 0:
+        return False
+    ranges = [line.split() for line in Path("/proc/self/uid_map").read_text().splitlines()]
+    return any(int(first) == 0 and int(count) >= FIRST_USER + USERS for first, _, count in ranges)
 
 
 def bubblewrap() -> str:

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hrl import NbdServer, RecoveryPoint, Replica
-from hrl.cli.box import FIRST_USER, Bind, Box, made_no_box
+from hrl.cli.box import FIRST_USER, Bind, Box, is_real_root, made_no_box
 from hrl.cli.box import SOCKET as SOCKET_IN_BOX
 from hrl.cli.exits import Exit, Refused
 from hrl.cli.output import note
@@ -91,7 +91,7 @@ def node(device: str) -> Bind:
 
 def own(path: Path) -> None:
     """Gives a file of this process to the users of boxes. Without root they are this user."""
-    if os.geteuid() == 0:
+    if is_real_root():
         os.chown(path, FIRST_USER, FIRST_USER, follow_symlinks=True)
 
 

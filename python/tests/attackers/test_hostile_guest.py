@@ -4,7 +4,8 @@ import os
 import struct
 import subprocess
 import sys
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,14 @@ LINKS = {
     "etc/process": "/proc/1/root/SECRET",
     "etc/here": "/proc/self/cwd/SECRET",
 }
+
+
+@pytest.fixture(autouse=True)
+def temporary(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Keeps these checks apart from those of other tests, which look for what is left of theirs."""
+    with tempfile.TemporaryDirectory(prefix="hostile-") as directory:
+        monkeypatch.setenv("TMPDIR", directory)
+        yield
 
 
 @pytest.fixture
@@ -231,6 +240,28 @@ def test_who_is_not_root_gets_a_box_too(tmp_path: Path, monkeypatch: pytest.Monk
     done = subprocess.run([*become, *command], capture_output=True, text=True, timeout=60)
     assert "65534\n" in done.stdout and "CapEff:\t0000000000000000" in done.stdout, done.stderr
     assert "cat: /etc/hostname: No such file" in done.stderr
+
+
+def test_the_root_of_a_container_gets_a_box_too(tmp_path: Path) -> None:
+    """It has few users to give away, so its box has one: nobody. The disk is reached all the same."""
+    need("bwrap", "unshare", "nbdinfo")
+
+    def empty(disk: Path) -> None:
+        disk.touch()
+        os.truncate(disk, MIB)
+
+    vault = protect(tmp_path, empty)
+    container = ["unshare", "--user", "--map-root-user", sys.executable, "-P", "-m", "hrl"]
+    check = [
+        "verify",
+        str(vault),
+        "v",
+        "--command",
+        'nbdinfo --size "$HRL_NBD_URI"; id -u; cat /etc/hostname',
+        "--no-record",
+    ]
+    done = subprocess.run([*container, *check], capture_output=True, text=True, timeout=60)
+    assert "1048576 / 65534 / cat: /etc/hostname: No such file" in done.stdout, done.stderr
 
 
 def test_verdicts_are_those_of_an_unhurt_disk(tmp_path: Path, mounts: None, secret: Path) -> None:
