@@ -8,7 +8,7 @@ STAMP := $(VENV)/.installed
 TEST_STAMP := $(VENV)/.installed-for-tests
 ANY_STAMP := $(if $(wildcard $(STAMP)),$(STAMP),$(TEST_STAMP))
 PACKAGES := bubblewrap chromium fio iproute2 nbdkit libnbd-bin qemu-utils xfsprogs btrfs-progs fuse3 e2fsprogs mount gcc g++ cmake pkg-config valgrind \
-    procps sqlite3 postgresql mariadb-server redis-server qemu-system-x86 mmdebstrap extlinux syslinux-common fdisk
+    procps sqlite3 postgresql mariadb-server redis-server qemu-system-x86 mmdebstrap extlinux syslinux-common fdisk age softhsm2 opensc openssl
 # What the demonstration needs and no more: its programs, and a C compiler for the build.
 DEMO_PACKAGES := libnbd-bin e2fsprogs fuse3 mount gcc libc6-dev $(shell python3 -c 'import ensurepip' 2>/dev/null || echo python3-venv)
 PYTHON_SOURCES := $(shell find python core/src core/crates -name '*.py' -o -name '*.rs' -o -name '*.pyi' -o -name '*.html' -o -name '*.css' -o -name '*.js' -o -name 'pyproject.toml')
@@ -20,7 +20,7 @@ SEEDS := 1000
 FROM := 0
 SCHEDULES := 1000
 
-.PHONY: help build install demo servers guest test test-c test-long concurrency sim mutants fuzz lint bench bench-compare bench-nbd bench-instant bench-footprint bench-retention bench-rpo bench-c bench-python bench-requests bench-peers deny msrv minimal-versions semver package wheel docs man clean packages venv
+.PHONY: help build install demo servers guest test test-c test-long concurrency sim mutants fuzz lint bench bench-compare bench-nbd bench-instant bench-footprint bench-retention bench-rpo bench-suspicion bench-c bench-python bench-requests bench-peers deny msrv minimal-versions semver package wheel docs man clean packages venv
 
 help:  ## List the jobs
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 17
@@ -141,6 +141,9 @@ bench-retention:  ## What retention costs at the target
 
 bench-rpo: packages servers  ## RPO under load through a gateway; BENCH: DIRECTORY VAULT_URL SECONDS RATE
 	cargo run --release -p hrl-benches --features gateway --bin rpo -- $(BENCH)
+
+bench-suspicion:  ## What looking for suspicious changes costs
+	cargo run --release -p hrl-benches --bin suspicion -- $(BENCH)
 
 bench-c: packages  ## What the C binding costs
 	ffi/install target/bench-c >/dev/null

@@ -996,6 +996,14 @@ HRL_API hrl_status hrl_protection_options_take_over(struct hrl_protection_option
 HRL_API hrl_status hrl_protection_options_adopt_disk(struct hrl_protection_options *options, bool adopt_disk);
 
 /**
+ * Sets whether a sudden change of what is written, as when data is encrypted, is noticed. By default
+ * it is: it raises the event "suspicious-change", and points from then on have a bad verdict until
+ * they are trusted (`hrl_replica_trust`).
+ * Statuses: HRL_ERROR_INVALID_INPUT. Since 0.1.
+ */
+HRL_API hrl_status hrl_protection_options_suspicion(struct hrl_protection_options *options, bool suspicion);
+
+/**
  * Sets the callback that receives events; NULL: events are dropped. It is called until
  * `hrl_protection_free` has returned.
  * Statuses: HRL_ERROR_INVALID_INPUT. Since 0.1.
@@ -1569,6 +1577,14 @@ hrl_status hrl_replica_pin(const struct hrl_replica *replica,
                            const char *point,
                            int64_t until_ns,
                            const char *reason);
+
+/**
+ * Declares the suspicious points of a replica to be good, and removes the pin that their change has
+ * set. `text` is for people and may be NULL. `points`, which may be NULL, receives their number.
+ * Points that are taken later are suspicious only after another change.
+ * Statuses: HRL_ERROR_INVALID_INPUT, HRL_ERROR_UNAVAILABLE. Since 0.1.
+ */
+HRL_API hrl_status hrl_replica_trust(const struct hrl_replica *replica, const char *text, uint64_t *points);
 
 /**
  * Removes the pin of a point, or with `hold` its legal hold. Neither removes the other.

@@ -140,6 +140,9 @@ pub enum EventKind {
     },
     /// The vault has no record of the volume any more; nothing is replicated until it is restarted.
     VolumeLost,
+    /// What is written changed suddenly, as it does when data is encrypted; later points are
+    /// [`VerdictKind::Suspicious`](crate::vault::VerdictKind::Suspicious).
+    SuspiciousChange,
 }
 
 impl EventKind {
@@ -165,13 +168,16 @@ impl EventKind {
             Self::TaskRecovered => "task-recovered",
             Self::Diverged { .. } => "diverged",
             Self::VolumeLost => "volume-lost",
+            Self::SuspiciousChange => "suspicious-change",
         }
     }
 
     /// Returns how much attention the event needs.
     pub const fn severity(&self) -> Severity {
         match self {
-            Self::Fenced | Self::Diverged { .. } | Self::VolumeLost => Severity::Error,
+            Self::Fenced | Self::Diverged { .. } | Self::VolumeLost | Self::SuspiciousChange => {
+                Severity::Error
+            }
             // The first copy, and a resync that was requested, are normal.
             Self::ModeChanged { to: Mode::Ordered, .. }
             | Self::ModeChanged { cause: Cause::InitialReplication | Cause::Requested, .. } => {

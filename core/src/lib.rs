@@ -93,9 +93,9 @@ pub use units::{ChainHash, Epoch, KeyId, PointId, Sequence, Timestamp, VolumeId}
 
 pub use point::{GroupMark, GroupPoint, Quiesce, QuiesceRequest};
 
+pub use agent::{Inspector, Protection, ProtectionOptions, ProtectionStats, VolumeCut};
 #[cfg(any(test, feature = "testing"))]
 pub use agent::{PlacedPoint, SteppedProtection, SteppedTask};
-pub use agent::{Protection, ProtectionOptions, ProtectionStats, VolumeCut};
 
 /// Compiles the Rust of the README.
 #[cfg(doctest)]

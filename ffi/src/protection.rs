@@ -20,6 +20,7 @@ use crate::report::{millis, report};
 use crate::tap::hrl_tap;
 use crate::vault::hrl_vault;
 use engine::sync::lock::{RwLock, RwLockReadGuard};
+use hrl_suspicion::Suspicion;
 
 /// Options for opening a protection. Used by one thread at a time.
 pub struct hrl_protection_options {
@@ -30,6 +31,7 @@ pub struct hrl_protection_options {
     pub(crate) policy: Policy,
     take_over: bool,
     adopt_disk: bool,
+    suspicion: bool,
     pub(crate) events: Option<EventSink>,
 }
 
@@ -56,6 +58,7 @@ pub unsafe extern "C" fn hrl_protection_options_new(
             policy: Policy::default(),
             take_over: false,
             adopt_disk: false,
+            suspicion: true,
             events: None,
         };
         out.give(options)
@@ -101,6 +104,21 @@ pub unsafe extern "C" fn hrl_protection_options_adopt_disk(
 ) -> hrl_status {
     guard(|| {
         handle::given(options, "options")?.adopt_disk = adopt_disk;
+        Ok(())
+    })
+}
+
+/// Sets whether a sudden change of what is written, as when data is encrypted, is noticed. By default
+/// it is: it raises the event "suspicious-change", and points from then on have a bad verdict until
+/// they are trusted (`hrl_replica_trust`).
+/// Statuses: HRL_ERROR_INVALID_INPUT. Since 0.1.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn hrl_protection_options_suspicion(
+    options: Option<&mut hrl_protection_options>,
+    suspicion: bool,
+) -> hrl_status {
+    guard(|| {
+        handle::given(options, "options")?.suspicion = suspicion;
         Ok(())
     })
 }
@@ -210,6 +228,12 @@ pub unsafe extern "C" fn hrl_protection_open(
         }
         if let Some(applications) = quiesce::of_policy(&given.policy)? {
             options = options.applications(applications);
+        }
+        if given.suspicion {
+            let events = given.events.clone().unwrap_or_else(engine::no_events);
+            let vault = given.vault.clone();
+            let watched = Suspicion::begin(&given.volume, vault, &given.state, events);
+            options = options.inspector(watched);
         }
         out.give(hrl_protection::of(options.open()?))
     })

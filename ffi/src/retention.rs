@@ -10,7 +10,7 @@ use engine::vault::PinUntil;
 
 use crate::boundary::{bad_argument, guard, hrl_status};
 use crate::callbacks::{hrl_progress_fn, progress_of};
-use crate::handle::{self, Room, Text};
+use crate::handle::{self, Out, Room, Text};
 use crate::replica::hrl_replica;
 use crate::report::report;
 
@@ -127,6 +127,24 @@ pub unsafe extern "C" fn hrl_replica_pin(
             }
         };
         amend(replica, |replica| replica.pin(&at, until, reason)).map(drop)
+    })
+}
+
+/// Declares the suspicious points of a replica to be good, and removes the pin that their change has
+/// set. `text` is for people and may be NULL. `points`, which may be NULL, receives their number.
+/// Points that are taken later are suspicious only after another change.
+/// Statuses: HRL_ERROR_INVALID_INPUT, HRL_ERROR_UNAVAILABLE. Since 0.1.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn hrl_replica_trust(
+    replica: Option<&hrl_replica>,
+    text: Text<'_>,
+    points: Out<'_, u64>,
+) -> hrl_status {
+    guard(|| {
+        let text = text.optional("text")?.unwrap_or_default();
+        let trusted = amend(replica, |replica| hrl_suspicion::trust(replica, text))?;
+        points.put_optional(trusted.len() as u64);
+        Ok(())
     })
 }
 

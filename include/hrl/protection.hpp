@@ -35,6 +35,11 @@ public:
         check(hrl_protection_options_adopt_disk(get(), yes));
         return *this;
     }
+    /** Sets whether a sudden change of what is written is noticed. By default it is. */
+    ProtectionOptions &suspicion(bool yes = true) {
+        check(hrl_protection_options_suspicion(get(), yes));
+        return *this;
+    }
     /**
      * Sets the receiver of events, which threads of the library call. What it throws is dropped.
      */

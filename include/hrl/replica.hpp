@@ -112,6 +112,12 @@ public:
     void pin(const std::string &point, std::int64_t until_ns = HRL_PIN_FOREVER, const std::string &reason = "") const {
         check(hrl_replica_pin(get(), point.c_str(), until_ns, reason.c_str()));
     }
+    /** Declares suspicious points to be good. Returns their number. */
+    std::uint64_t trust(const std::string &text = "") const {
+        std::uint64_t points = 0;
+        check(hrl_replica_trust(get(), text.c_str(), &points));
+        return points;
+    }
     /** Removes the pin of a point, or with `legal_hold` its legal hold. */
     void unpin(const std::string &point, bool legal_hold = false) const {
         check(hrl_replica_unpin(get(), point.c_str(), legal_hold));

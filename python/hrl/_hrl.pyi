@@ -133,7 +133,7 @@ _Discarded = Literal["zeroes", "undefined", "ignored"]
 _Application: TypeAlias = Quiesce | Specified | str
 _Applications: TypeAlias = _Application | list[_Application] | tuple[_Application, ...]
 _PointKind = Literal["crash", "app", "group-crash", "group-app", "declared"]
-_VerdictKind = Literal["integrity", "comparison", "file-system", "application", "command"]
+_VerdictKind = Literal["integrity", "comparison", "file-system", "application", "command", "suspicious"]
 _Mode = Literal["ordered", "dirty", "resync"]
 _SegmentKind = Literal["log", "merged", "image"]
 _State: TypeAlias = RecoveryPoint | GroupPoint | datetime | int | str
@@ -663,6 +663,10 @@ class Protection:
     protected, and compares all of it. `applications` are quiesced by `mark_app` and by the
     policy.
 
+    Unless `suspicion` is False, a sudden change of what is written, as when data is encrypted,
+    raises the event "suspicious-change". Points from then on have the bad verdict "suspicious"
+    until they are trusted (`Replica.trust`).
+
     `on_event` is called with each event, from any thread, and must return soon. An event is
     a dictionary of `time`, `volume`, `kind` and `message`; the kind "mode-changed" adds
     `mode` and `cause`. The sinks of `hrl.events` are made for it. None sends events to the
@@ -695,6 +699,7 @@ class Protection:
         adopt_disk: bool = False,
         on_event: Callable[[dict[str, str]], object] | None = None,
         applications: _Applications | None = None,
+        suspicion: bool = True,
     ) -> Self: ...
     @property
     def volume_name(self) -> str:
@@ -1533,6 +1538,12 @@ class Replica:
         """Stores the result of a check of a point.
 
         Retention never drops the last point whose checks all found nothing wrong.
+        """
+    def trust(self, text: str = "") -> list[str]:
+        """Declares suspicious points to be good, and removes the pin that their change has set.
+
+        Returns the identities of the points. Points that are taken later are suspicious only after
+        another change.
         """
     def retention_plan(self, retention: str | None = None) -> RetentionPlan:
         """Returns what retention would do now, from the catalog alone.

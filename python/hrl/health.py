@@ -142,8 +142,16 @@ def of_checks(points: Sequence[RecoveryPoint], limits: Limits) -> list[Notice]:
     for _, point, verdict in newest.values():
         if not verdict.ok:
             text = f": {verdict.text}" if verdict.text else ""
+            if verdict.kind == "suspicious":
+                found.append(Notice("bad", f"{title_of(first_suspicious(points))} and later points are suspicious{text}"))
+                continue
             found.append(Notice("bad", f"the {verdict.kind} check of {title_of(point)} failed{text}"))
     return found + of_verified(points, limits)
+
+
+def first_suspicious(points: Sequence[RecoveryPoint]) -> RecoveryPoint:
+    """Returns the oldest point that a sudden change made suspicious and nobody trusts; one must be there."""
+    return next(point for point in points if any(v.kind == "suspicious" and not v.ok for v in point.verdicts))
 
 
 def of_verified(points: Sequence[RecoveryPoint], limits: Limits) -> list[Notice]:

@@ -7,6 +7,7 @@ use std::time::Duration;
 use hrl::ErrorKind;
 use hrl::device::{BlockDevice, FileDeviceOptions};
 use hrl::journal::PointKind;
+use hrl_suspicion::Suspicion;
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyMapping};
@@ -93,6 +94,10 @@ mirror! {
 /// source, which must be gone. `adopt_disk` goes on with another disk than the one that was
 /// protected, and compares all of it. `applications` are quiesced by `mark_app` and by the
 /// policy.
+///
+/// Unless `suspicion` is False, a sudden change of what is written, as when data is encrypted,
+/// raises the event "suspicious-change". Points from then on have the bad verdict "suspicious"
+/// until they are trusted (`Replica.trust`).
 ///
 /// `on_event` is called with each event, from any thread, and must return soon. An event is
 /// a dictionary of `time`, `volume`, `kind` and `message`; the kind "mode-changed" adds
@@ -190,7 +195,7 @@ pub(crate) fn chosen_policy(given: &Bound<'_, PyMapping>) -> PyResult<hrl::Polic
 #[pymethods]
 impl Protection {
     #[new]
-    #[pyo3(signature = (disk, *, vault, state, volume=None, policy=None, take_over=false, adopt_disk=false, on_event=None, applications=None))]
+    #[pyo3(signature = (disk, *, vault, state, volume=None, policy=None, take_over=false, adopt_disk=false, on_event=None, applications=None, suspicion=true))]
     #[allow(clippy::too_many_arguments, reason = "they are keyword arguments")]
     fn new(
         py: Python<'_>,
@@ -203,6 +208,7 @@ impl Protection {
         adopt_disk: bool,
         on_event: Option<Py<PyAny>>,
         applications: Option<&Bound<'_, PyAny>>,
+        suspicion: bool,
     ) -> PyResult<Self> {
         let vault = vault.inner()?;
         let trouble = Trouble::default();
@@ -222,6 +228,8 @@ impl Protection {
                 None => crate::quiesce::of_policy(&chosen)?,
                 given => given,
             };
+            let watched =
+                suspicion.then(|| Suspicion::begin(&name, vault.clone(), &state, events.clone()));
             let mut options = hrl::ProtectionOptions::new(&name, device, vault, state)
                 .policy(chosen)
                 .take_over(take_over)
@@ -229,6 +237,9 @@ impl Protection {
                 .events(events);
             if let Some(quiesced) = quiesced {
                 options = options.applications(quiesced);
+            }
+            if let Some(watched) = watched {
+                options = options.inspector(watched);
             }
             options.open()
         })?;

@@ -424,6 +424,16 @@ impl Replica {
             .map(Shown::shown)
     }
 
+    /// Declares suspicious points to be good, and removes the pin that their change has set.
+    ///
+    /// Returns the identities of the points. Points that are taken later are suspicious only after
+    /// another change.
+    #[pyo3(signature = (text=""))]
+    fn trust(&self, py: Python<'_>, text: &str) -> PyResult<Vec<String>> {
+        let trusted = self.amend(py, |replica| hrl_suspicion::trust(replica, text))?;
+        Ok(trusted.iter().map(ToString::to_string).collect())
+    }
+
     /// Returns what retention would do now, from the catalog alone.
     ///
     /// `retention` is text such as "2h all; 24h hourly; 30d daily; bytes 100G"; None is the

@@ -275,6 +275,9 @@ impl Journaling {
                     let offset = offset + (at * RECORD_DATA_BYTES_MAX) as u64;
                     let sequence = Sequence(sequence.0 - (chunks - 1) + at as u64);
                     let body = Body::Write { offset, data: chunk };
+                    if let Some(inspector) = &shared.inspector {
+                        inspector.wrote(offset, chunk);
+                    }
                     self.opened(shared, sequence, *time)?.append(&Record {
                         sequence,
                         time: *time,
@@ -338,6 +341,9 @@ impl Journaling {
         shared.shipping.spool.push(Spooled { path, summary: summary.clone() });
         shared.journal.closed(&summary);
         self.segment_bytes_max = (2 * self.segment_bytes_max).min(shared.policy.segment_bytes_max);
+        if let Some(inspector) = &shared.inspector {
+            inspector.closed(&summary);
+        }
         shared.progress.moved();
         shared.works_again(&JOURNAL);
         Ok(())

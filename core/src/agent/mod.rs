@@ -26,6 +26,7 @@ mod cut;
 mod disk_names;
 mod failures;
 mod hand_over;
+mod inspector;
 mod journal_progress;
 mod journaling;
 mod marking;
@@ -62,6 +63,7 @@ pub(crate) use applications::check as check_applications;
 #[cfg(any(test, feature = "testing"))]
 pub use away::reprint_volume;
 pub use cut::VolumeCut;
+pub use inspector::Inspector;
 pub use open::ProtectionOptions;
 pub use protection::Protection;
 #[cfg(any(test, feature = "testing"))]

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use super::anchor::{Anchor, AnchorFile, Difference, new_instance};
 use super::baseline::Baseline;
 use super::failures::Failures;
+use super::inspector::Inspector;
 use super::journal_progress::JournalProgress;
 use super::points::Points;
 use super::progress::Progress;
@@ -50,6 +51,7 @@ pub struct ProtectionOptions {
     pub(super) state: PathBuf,
     policy: Policy,
     events: EventSink,
+    inspector: Option<Arc<dyn Inspector>>,
     clock: Arc<dyn Clock>,
     applications: Option<Arc<dyn Quiesce>>,
     take_over: bool,
@@ -75,6 +77,7 @@ impl ProtectionOptions {
             state: state.into(),
             policy: Policy::default(),
             events: no_events(),
+            inspector: None,
             clock: SystemClock::shared(),
             applications: None,
             take_over: false,
@@ -95,6 +98,9 @@ impl ProtectionOptions {
 
         /// Sets where events go. Default: nowhere.
         events: EventSink;
+
+        /// Sets who sees what the journal records. Default: nobody.
+        inspector: Arc<dyn Inspector> => Some;
 
         /// Sets what is quiesced for application-consistent points, on demand
         /// ([`Protection::mark_app`]) and by the policy's interval.
@@ -235,6 +241,7 @@ impl ProtectionOptions {
             policy: self.policy,
             clock: self.clock,
             events: self.events,
+            inspector: self.inspector,
             state,
             anchor,
             dirty: sync::Mutex::new(needed.map),

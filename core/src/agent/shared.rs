@@ -8,6 +8,7 @@ use std::sync::Arc;
 use super::anchor::AnchorFile;
 use super::clean_stop::clean_stop;
 use super::failures::{Failures, Work};
+use super::inspector::Inspector;
 use super::journal_progress::JournalProgress;
 use super::points::Points;
 use super::progress::Progress;
@@ -37,6 +38,7 @@ pub(super) struct Shared {
     pub policy: Policy,
     pub clock: Arc<dyn Clock>,
     pub events: EventSink,
+    pub inspector: Option<Arc<dyn Inspector>>,
     pub state: StateDirectory,
     pub anchor: Arc<AnchorFile>,
     pub tap: Arc<Tap>,

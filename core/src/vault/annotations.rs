@@ -71,6 +71,8 @@ named! {
         Application = "application",
         /// A command of the user.
         Command = "command",
+        /// What was written before it; bad from a sudden change on, as when data is encrypted.
+        Suspicious = "suspicious",
     }
 }
 coded!(pub(super) VerdictKind);

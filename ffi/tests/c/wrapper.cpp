@@ -189,7 +189,7 @@ static void the_rest() {
         const auto vault = hrl::Vault::create(hrl::Store::from(std::make_unique<MemoryStore>(deaths)));
         const hrl::Device disk = hrl::Device::memory(1 << 20);
         hrl::ProtectionOptions options("disk", disk, vault, in_directory("state-memory"));
-        options.set("crash_point_interval", "0s");
+        options.set("crash_point_interval", "0s").suspicion();
         const hrl::Protection protection(options);
         protection.wait_ordered(hrl::Limit(60000));
         {
@@ -208,6 +208,7 @@ static void the_rest() {
         replica.pin("kept", HRL_PIN_FOREVER, "test");
         CHECK(replica.points().back().pinned);
         replica.unpin("kept");
+        CHECK(replica.trust("nothing is suspicious") == 0);
         CHECK(!replica.points().back().pinned && replica.compact("1h all", HRL_COMPACT_DRY_RUN).findings == 0);
         CHECK(vault.group_points().empty());
         const auto second = hrl::Vault::create(hrl::Store::directory(in_directory("mirror")));

@@ -52,6 +52,7 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
         "compact": ("retention", "Carry retention out now"),
         "pin": ("retention", "Keep a recovery point through retention"),
         "unpin": ("retention", "Let a recovery point go"),
+        "trust": ("retention", "Declare suspicious points to be good"),
         "key": ("encryption", "Make a key-encryption key"),
         "rotate-key": ("encryption", "Open volumes with another key from now on"),
         "shred": ("encryption", "Make an encrypted volume unreadable for ever"),

@@ -105,6 +105,10 @@ def protect(
         bool,
         typer.Option("--adopt-disk", help="Go on with another disk than the one that was protected; compare all of it."),
     ] = False,
+    suspicion: Annotated[
+        bool,
+        typer.Option("--suspicion/--no-suspicion", help="Notice when data is suddenly encrypted, and judge later points."),
+    ] = True,
     metrics: MetricsAddress = None,
     json: Json = False,
     events: EventOptions = {},  # noqa: B006  (its options take its place)
@@ -141,6 +145,7 @@ def protect(
                 take_over=take_over,
                 adopt_disk=adopt_disk,
                 on_event=sinks,
+                suspicion=suspicion,
             )
         stack.enter_context(protection)
         status = stack.enter_context(agent_control(protection, state, name, chosen, ended))

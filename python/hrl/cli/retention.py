@@ -1,4 +1,4 @@
-"""Commands that decide how long points stay: compact, pin, unpin."""
+"""Commands that decide how long points stay: compact, pin, unpin, trust."""
 
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -125,3 +125,22 @@ def unpin(
         print_json({"point": point, "hold": legal_hold})
     else:
         say(f"{'hold lifted' if legal_hold else 'unpinned'}: {point}")
+
+
+@command("trust")
+def trust(
+    vault: VaultUrl,
+    volume: Volume,
+    reason: Annotated[str, typer.Option("--reason", help="Why, for people.", metavar="TEXT")] = "",
+    key_file: KeyFile = None,
+    json: Json = False,
+) -> None:
+    """Declares the suspicious points of a volume to be good, and removes the pin that their change has set.
+
+    Points that are taken later are suspicious only after another change.
+    """
+    trusted = open_vault(vault, key_file).replica(volume).trust(reason)
+    if json:
+        print_json({"volume": volume, "points": trusted})
+    else:
+        say(f"{count(len(trusted), 'point')} trusted" if trusted else "no point is suspicious")

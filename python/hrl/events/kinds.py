@@ -13,6 +13,7 @@ MAIL_KINDS = (
     "fenced",
     "diverged",
     "volume-lost",
+    "suspicious-change",
     "handed-over",
     "task-failed",
     "task-recovered",
