@@ -1,6 +1,8 @@
 """Keys by file, command and variable; rotation under a running agent; shredding."""
 
 import os
+import resource
+import signal
 import subprocess
 import sys
 import time
@@ -8,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import LIMIT, Agent, hrl, hrl_json
+from conftest import LIMIT, Agent, hrl, hrl_json, need, run
 
 import hrl as package
 from hrl.cli import key_options
@@ -139,3 +141,70 @@ def test_a_shredded_volume_is_gone_and_the_others_are_not(tmp_path: Path) -> Non
     assert report["was_shredded"] and report["objects_deleted"] > 0
     hrl("points", vault, "--volume", "a", "--key-file", key, code=Exit.NOT_FOUND)
     assert [info["name"] for info in package.Vault(vault).volumes()] == ["b"]
+
+
+def test_promise_10_a_key_is_in_no_core_dump(tmp_path: Path) -> None:
+    _, key = sealed(tmp_path)
+    hard = resource.getrlimit(resource.RLIMIT_CORE)[1]
+    if hard != resource.RLIM_INFINITY:
+        pytest.skip("core dumps are limited here")
+    script = "import os, sys; from hrl.cli.key_options import read_key; from pathlib import Path; "
+    script += "key = read_key('', Path(sys.argv[1]), None, None) if sys.argv[2] == 'key' else None; os.abort()"
+    for given, dumped in (("key", False), ("none", True)):
+        process = subprocess.Popen(
+            [sys.executable, "-P", "-c", script, str(key), given],
+            cwd=tmp_path,
+            stderr=subprocess.DEVNULL,
+            preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_CORE, (hard, hard)),
+        )
+        _, status = os.waitpid(process.pid, 0)
+        process.returncode = status
+        assert os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGABRT
+        if Path("/proc/sys/kernel/core_pattern").read_text().strip() == "core":
+            assert os.WCOREDUMP(status) == dumped, given
+
+
+def test_a_key_command_decrypts_by_age(tmp_path: Path) -> None:
+    """The example of the guide."""
+    need("age", "age-keygen")
+    vault, key = sealed(tmp_path)
+    identity, wrapped = tmp_path / "identity.txt", tmp_path / "vault.key.age"
+    run("age-keygen", "-o", identity)
+    recipient = run("age-keygen", "-y", identity).strip()
+    run("age", "-r", recipient, "-o", wrapped, key)
+    key.unlink()
+    assert len(hrl_json("points", vault, "--key-command", f"age -d -i {identity} {wrapped}")) == 1
+    other = tmp_path / "other.txt"
+    run("age-keygen", "-o", other)
+    told = hrl("points", vault, "--key-command", f"age -d -i {other} {wrapped}", code=Exit.of_kind("unavailable"))
+    assert "key command ended with code" in told
+
+
+def test_a_key_command_decrypts_by_pkcs11(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The example of the guide, with SoftHSM as the token."""
+    need("softhsm2-util", "pkcs11-tool", "openssl")
+    module = next(Path("/usr/lib").glob("**/libsofthsm2.so"), None)
+    if module is None:
+        pytest.skip("libsofthsm2.so is not there")
+    vault, key = sealed(tmp_path)
+    (tmp_path / "tokens").mkdir()
+    (tmp_path / "softhsm2.conf").write_text(f"directories.tokendir = {tmp_path / 'tokens'}\n")
+    monkeypatch.setenv("SOFTHSM2_CONF", str(tmp_path / "softhsm2.conf"))
+    monkeypatch.setenv("HRL_PIN", "1234")
+    run("softhsm2-util", "--init-token", "--free", "--label", "hrl", "--pin", "1234", "--so-pin", "5678")
+    token = ["pkcs11-tool", "--module", module, "--token-label", "hrl", "--login", "--pin", "env:HRL_PIN"]
+    run(*token, "--keypairgen", "--key-type", "rsa:3072", "--id", "01", "--label", "vault")
+    public = tmp_path / "vault.der"
+    run(*token, "--read-object", "--type", "pubkey", "--id", "01", "--output-file", public)
+    wrapped = tmp_path / "vault.key.enc"
+    padding = ("rsa_padding_mode:oaep", "rsa_oaep_md:sha1", "rsa_mgf1_md:sha1")
+    options = [part for text in padding for part in ("-pkeyopt", text)]
+    encrypt = ["openssl", "pkeyutl", "-encrypt", "-pubin", "-keyform", "DER", "-inkey", public, *options]
+    run(*encrypt, "-in", key, "-out", wrapped)
+    key.unlink()
+    mechanism = ["--decrypt", "--mechanism", "RSA-PKCS-OAEP", "--hash-algorithm", "SHA-1", "--mgf", "MGF1-SHA1"]
+    command = " ".join(str(part) for part in [*token, *mechanism, "--id", "01", "--input-file", wrapped])
+    assert len(hrl_json("points", vault, "--key-command", command)) == 1
+    wrong = command.replace("env:HRL_PIN", "0000")
+    told = hrl("points", vault, "--key-command", wrong, code=Exit.of_kind("unavailable"))
+    assert "key command ended with code" in told

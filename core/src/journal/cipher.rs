@@ -8,10 +8,13 @@
 //! generator. So the tag of a frame is computed from its content, and the key stream from the tag.
 //! Nonces of whole objects mix random bytes with what they encrypt. `wrapping` stores keys.
 
+use std::ops::Deref;
+
 use chacha20::XChaCha20;
 use chacha20::cipher::{KeyIvInit, StreamCipher};
 use chacha20poly1305::ChaCha20Poly1305;
 use chacha20poly1305::aead::{AeadInOut, KeyInit};
+use zeroize::Zeroize;
 
 use super::format::Aead;
 use crate::clock::{Clock, random_bytes};
@@ -24,19 +27,45 @@ const STREAM_CONTEXT: &str = "hrl 2026-11-30 frame stream key v1";
 const TAG_CONTEXT: &str = "hrl 2026-11-30 frame tag key v1";
 const NONCE_CONTEXT: &str = "hrl 2026-11-30 nonce v1";
 
+/// The bytes of a key. They stay in one place, and are overwritten when they are dropped.
+#[derive(Clone, PartialEq, Eq)]
+pub(super) struct Secret(Box<[u8; 32]>);
+
+impl From<[u8; 32]> for Secret {
+    fn from(mut bytes: [u8; 32]) -> Self {
+        let secret = Self(Box::new(bytes));
+        bytes.zeroize();
+        secret
+    }
+}
+
+impl Deref for Secret {
+    type Target = [u8; 32];
+
+    fn deref(&self) -> &[u8; 32] {
+        &self.0
+    }
+}
+
+impl Drop for Secret {
+    fn drop(&mut self) {
+        self.0.zeroize();
+    }
+}
+
 /// Secret of one volume. Every segment key and the catalog key derive from it.
 #[derive(Clone, PartialEq, Eq)]
-pub struct VolumeKey([u8; 32]);
+pub struct VolumeKey(Secret);
 
 impl VolumeKey {
     /// Makes a random key.
     pub fn generate(clock: &dyn Clock) -> Self {
-        Self(random_bytes(clock))
+        Self(random_bytes(clock).into())
     }
 
     /// Makes a key from its bytes.
     pub fn from_bytes(bytes: [u8; 32]) -> Self {
-        Self(bytes)
+        Self(bytes.into())
     }
 
     pub(super) fn as_bytes(&self) -> &[u8; 32] {
@@ -52,7 +81,7 @@ impl VolumeKey {
     /// Derives a key. `context` is a constant, unique to the use.
     pub(crate) fn derive(&self, context: &'static str, salt: &[u8]) -> [u8; 32] {
         let mut hasher = blake3::Hasher::new_derive_key(context);
-        hasher.update(&self.0);
+        hasher.update(&*self.0);
         hasher.update(salt);
         *hasher.finalize().as_bytes()
     }
@@ -106,19 +135,19 @@ pub(super) enum SegmentCipher {
     /// The nonce is the frame's number: for reading segments of version 1.0.
     Numbered(ChaCha20Poly1305),
     /// The nonce is the tag, which is a keyed hash of the content.
-    Synthetic { stream: [u8; 32], tag: [u8; 32] },
+    Synthetic { stream: Secret, tag: Secret },
 }
 
 impl SegmentCipher {
     /// Derives the key of the segment with this header; `None` if its frames are not encrypted.
     pub(super) fn new(key: &VolumeKey, header: &[u8], aead: Aead) -> Option<Self> {
-        let key = key.derive(SEGMENT_CONTEXT, header);
+        let key = Secret::from(key.derive(SEGMENT_CONTEXT, header));
         match aead {
             Aead::None => None,
-            Aead::ChaCha20Poly1305 => Some(Self::Numbered(ChaCha20Poly1305::new(&key.into()))),
+            Aead::ChaCha20Poly1305 => Some(Self::Numbered(ChaCha20Poly1305::new(&(*key).into()))),
             Aead::ChaCha20Blake3 => Some(Self::Synthetic {
-                stream: blake3::derive_key(STREAM_CONTEXT, &key),
-                tag: blake3::derive_key(TAG_CONTEXT, &key),
+                stream: blake3::derive_key(STREAM_CONTEXT, &*key).into(),
+                tag: blake3::derive_key(TAG_CONTEXT, &*key).into(),
             }),
         }
     }

@@ -13,9 +13,10 @@ use std::path::Path;
 
 use chacha20poly1305::XChaCha20Poly1305;
 use chacha20poly1305::aead::{AeadInOut, KeyInit};
+use zeroize::Zeroizing;
 
 use super::VolumeKey;
-use super::cipher::nonce_for;
+use super::cipher::{Secret, nonce_for};
 use crate::bytes::parse_hex;
 use crate::clock::Clock;
 use crate::error::{Error, ErrorKind, Result};
@@ -47,12 +48,12 @@ pub struct Binding<'a> {
 
 /// Key-encryption key: wraps the keys of volumes.
 #[derive(Clone, PartialEq, Eq)]
-pub struct WrappingKey([u8; 32]);
+pub struct WrappingKey(Secret);
 
 impl WrappingKey {
     /// Makes a key from its bytes.
     pub fn from_bytes(bytes: [u8; 32]) -> Self {
-        Self(bytes)
+        Self(bytes.into())
     }
 
     /// Parses a key from a file, a command or a variable: 32 raw bytes, or 64 hexadecimal digits
@@ -60,10 +61,10 @@ impl WrappingKey {
     /// of `content`.
     pub fn from_text(content: &[u8], origin: &str) -> Result<Self> {
         if let Ok(raw) = content.try_into() {
-            return Ok(Self(raw));
+            return Ok(Self::from_bytes(raw));
         }
         let text = std::str::from_utf8(content).ok();
-        text.and_then(|text| parse_hex(text.trim())).map(Self).ok_or_else(|| {
+        text.and_then(|text| parse_hex(text.trim())).map(Self::from_bytes).ok_or_else(|| {
             Error::new(ErrorKind::InvalidInput, "read key", origin)
                 .expected("32 bytes or 64 hexadecimal digits")
                 .found(format_args!("{} bytes that are not", content.len()))
@@ -73,7 +74,8 @@ impl WrappingKey {
     /// Reads a key file, as [`WrappingKey::from_text`] understands it.
     pub fn from_file(path: &Path) -> Result<Self> {
         let io = |error| Error::io("read key file", path.display(), error);
-        let mut content = Vec::new();
+        // As large as it may get, so that no copy is left behind.
+        let mut content = Zeroizing::new(Vec::with_capacity(KEY_TEXT_BYTES_MAX as usize + 1));
         let file = std::fs::File::open(path).map_err(io)?;
         // Reads at most one byte past the limit, so that an endless device is refused too.
         file.take(KEY_TEXT_BYTES_MAX + 1).read_to_end(&mut content).map_err(io)?;
@@ -82,14 +84,14 @@ impl WrappingKey {
 
     /// Returns the name of the key, which reveals nothing about it.
     pub fn id(&self) -> KeyId {
-        let hash = blake3::derive_key(KEY_ID_CONTEXT, &self.0);
+        let hash = blake3::derive_key(KEY_ID_CONTEXT, &*self.0);
         KeyId(hash[..16].try_into().expect("16 bytes"))
     }
 
     /// Derives a key for one purpose. `context` is unique to it and never changes: a sentence with
     /// a date. The derived key reveals nothing about this one.
     pub fn derive(&self, context: &'static str) -> [u8; 32] {
-        blake3::derive_key(context, &self.0)
+        blake3::derive_key(context, &*self.0)
     }
 
     /// Wraps the key of a volume for storage beside it.
@@ -98,7 +100,7 @@ impl WrappingKey {
         let aad = bound_to(&wrapped, to.volume, key.id(), to.properties);
         let nonce = nonce_for(&self.0, &[&aad, key.as_bytes()], clock);
         let mut secret = *key.as_bytes();
-        let tag = XChaCha20Poly1305::new(&self.0.into())
+        let tag = XChaCha20Poly1305::new(&(*self.0).into())
             .encrypt_inout_detached(&nonce.into(), &aad, (&mut secret[..]).into())
             .expect("32 bytes are far below the limit of the cipher");
         [&wrapped[..], &nonce, &secret, &tag].concat()
@@ -170,7 +172,7 @@ impl WrappingKey {
         let nonce: [u8; 24] = encrypted[..24].try_into().expect("24 bytes");
         let mut key: [u8; 32] = encrypted[24..56].try_into().expect("32 bytes");
         let tag: [u8; 16] = encrypted[56..].try_into().expect("16 bytes");
-        XChaCha20Poly1305::new(&self.0.into())
+        XChaCha20Poly1305::new(&(*self.0).into())
             .decrypt_inout_detached(&nonce.into(), aad, (&mut key[..]).into(), &tag.into())
             .ok()?;
         Some(VolumeKey::from_bytes(key))
@@ -202,7 +204,7 @@ pub fn wrap_version_2(
     let nonce = nonce_for(&wrapping.0, &[key.as_bytes()], clock);
     let head = [&MAGIC_V2[..], &wrapping.id().0].concat();
     let mut secret = *key.as_bytes();
-    let tag = XChaCha20Poly1305::new(&wrapping.0.into())
+    let tag = XChaCha20Poly1305::new(&(*wrapping.0).into())
         .encrypt_inout_detached(
             &nonce.into(),
             &bound_to(&head, volume, key.id(), &[]),
@@ -217,7 +219,7 @@ pub fn wrap_version_2(
 pub fn wrap_version_1(wrapping: &WrappingKey, key: &VolumeKey, clock: &dyn Clock) -> Vec<u8> {
     let nonce = nonce_for(&wrapping.0, &[key.as_bytes()], clock);
     let mut secret = *key.as_bytes();
-    let tag = XChaCha20Poly1305::new(&wrapping.0.into())
+    let tag = XChaCha20Poly1305::new(&(*wrapping.0).into())
         .encrypt_inout_detached(&nonce.into(), MAGIC_V1, (&mut secret[..]).into())
         .expect("32 bytes are far below the limit of the cipher");
     [&MAGIC_V1[..], &nonce, &secret, &tag].concat()
@@ -239,7 +241,8 @@ mod tests {
     fn promise_10_a_wrapped_key_opens_with_its_own_key_in_its_own_place_only() {
         let clock = ManualClock::new(Timestamp(0), 1);
         let (key, other_key) = (VolumeKey::generate(&clock), VolumeKey::generate(&clock));
-        let (wrapping, other) = (WrappingKey([1; 32]), WrappingKey([2; 32]));
+        let (wrapping, other) =
+            (WrappingKey::from_bytes([1; 32]), WrappingKey::from_bytes([2; 32]));
         let wrapped = wrapping.wrap(&key, &PLACE, &clock);
         assert_eq!(wrapping.unwrap(&wrapped, &PLACE, key.id(), "k").expect("opens"), key);
         let error = other.unwrap(&wrapped, &PLACE, key.id(), "k").expect_err("other");
@@ -270,7 +273,7 @@ mod tests {
 
     #[test]
     fn promise_10_two_keys_are_wrapped_under_two_nonces_although_random_bytes_repeat() {
-        let wrapping = WrappingKey([1; 32]);
+        let wrapping = WrappingKey::from_bytes([1; 32]);
         let [one, two] = [2, 3].map(|byte| {
             let clock = ManualClock::new(Timestamp(0), 1);
             wrapping.wrap(&VolumeKey::from_bytes([byte; 32]), &PLACE, &clock)
@@ -285,11 +288,11 @@ mod tests {
     fn keys_wrapped_by_version_1_open_with_the_right_key_only() {
         let clock = ManualClock::new(Timestamp(0), 1);
         let (key, other_key) = (VolumeKey::generate(&clock), VolumeKey::generate(&clock));
-        let wrapping = WrappingKey([1; 32]);
+        let wrapping = WrappingKey::from_bytes([1; 32]);
         let wrapped = wrap_version_1(&wrapping, &key, &clock);
         assert_eq!(wrapping.unwrap(&wrapped, &PLACE, key.id(), "k").expect("opens"), key);
         assert_eq!(
-            kind_of(WrappingKey([2; 32]).unwrap(&wrapped, &PLACE, key.id(), "k")),
+            kind_of(WrappingKey::from_bytes([2; 32]).unwrap(&wrapped, &PLACE, key.id(), "k")),
             ErrorKind::WrongKey
         );
         assert_eq!(
@@ -301,7 +304,7 @@ mod tests {
     #[test]
     fn keys_wrapped_by_version_2_open_for_their_volume_whatever_its_properties() {
         let clock = ManualClock::new(Timestamp(0), 1);
-        let (key, wrapping) = (VolumeKey::generate(&clock), WrappingKey([1; 32]));
+        let (key, wrapping) = (VolumeKey::generate(&clock), WrappingKey::from_bytes([1; 32]));
         let wrapped = wrap_version_2(&wrapping, &key, PLACE.volume, &clock);
         assert_eq!(wrapping.unwrap(&wrapped, &PLACE, key.id(), "k").expect("opens"), key);
         let mut newer = wrapped.clone();

@@ -8,6 +8,7 @@ import contextlib
 import functools
 import inspect
 import os
+import resource
 import signal
 import subprocess
 import threading
@@ -22,6 +23,8 @@ from hrl.cli.output import note
 from hrl.cli.secrets_taken import keep_from_children, take
 
 KEY_COMMAND_SECONDS_MAX = 60
+# Below any core file that Linux writes. A program that takes core dumps by a pipe is not started with just this limit.
+CORE_BYTES_MAX = 1
 KEY_BYTES_MAX = 4096
 # Rights of others to a key file that deserve a warning.
 OTHERS = 0o077
@@ -97,6 +100,8 @@ def read_key(prefix: str, file: Path | None, command: str | None, env: str | Non
     if len(given) > 1:
         names = ", ".join(f"--{prefix}key-{suffix}" for suffix in ("file", "command", "env"))
         raise KeyRefused(f"cannot take two keys: give one of {names}", "invalid-input")
+    if given:
+        forbid_core_dumps()
     if file is not None:
         key = Key.from_file(file)
         keep_from_children(str(file))
@@ -110,6 +115,13 @@ def read_key(prefix: str, file: Path | None, command: str | None, env: str | Non
             raise KeyRefused(f"cannot read key: the environment variable {env} is not set", "not-found")
         return Key(value, origin=f"the environment variable {env}")
     return None
+
+
+def forbid_core_dumps() -> None:
+    """Keeps keys out of core dumps of this process and of those that it starts."""
+    _, hard = resource.getrlimit(resource.RLIMIT_CORE)
+    limit = CORE_BYTES_MAX if hard == resource.RLIM_INFINITY else min(CORE_BYTES_MAX, hard)
+    resource.setrlimit(resource.RLIMIT_CORE, (limit, hard))
 
 
 def warn_of_rights(file: Path) -> None:
