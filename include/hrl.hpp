@@ -18,6 +18,7 @@
 #include "hrl/group.hpp"
 #include "hrl/handle.hpp"
 #include "hrl/journal.hpp"
+#include "hrl/maintenance.hpp"
 #include "hrl/mirror.hpp"
 #include "hrl/nbd.hpp"
 #include "hrl/plan.hpp"

@@ -168,7 +168,8 @@ fn an_idle_source_gives_a_sign_of_life_that_a_frozen_copy_lacks() {
     let unchanged = quiet.replica("disk").expect("replica").version();
     assert_eq!(unchanged, still.version(), "an interval of zero switches it off");
     let mut catalog = again.into_catalog();
-    let error = catalog.amend_with(&[CatalogEdit::Heartbeat(Timestamp(1))]).expect_err("refused");
+    let error =
+        catalog.amend(&[CatalogEdit::Heartbeat(Timestamp(1))], &|| Ok(())).expect_err("refused");
     assert_eq!(error.kind(), ErrorKind::InvalidInput, "only the source is alive by its own word");
 }
 

@@ -35,7 +35,8 @@ fn vault(directory: &Path) -> (Arc<DirStore>, Vault) {
 fn compact(replica: &mut Replica, directory: &Path) {
     let policy: RetentionPolicy = POLICY.parse().expect("policy");
     let scratch = Some(directory.join("scratch"));
-    let options = CompactOptions { fold_all: true, scratch, ..CompactOptions::default() };
+    let options =
+        CompactOptions { fold_all: true, scratch, accept_clock: true, ..CompactOptions::default() };
     replica.compact(&policy, &options, &|_, _| true).expect("compact");
 }
 

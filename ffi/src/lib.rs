@@ -22,6 +22,7 @@ mod group;
 mod handle;
 mod journal;
 mod keys;
+mod maintenance;
 #[cfg(feature = "mirror")]
 mod mirror;
 mod nbd;

@@ -82,6 +82,7 @@ pub unsafe extern "C" fn hrl_mirror_new(
         let options = MirrorOptions {
             volumes: (count > 0).then_some(volumes),
             scratch: scratch.optional("scratch")?.map(PathBuf::from),
+            ..MirrorOptions::default()
         };
         let inner = Mirror::new(source, target, options, SystemClock::shared());
         out.give(hrl_mirror { inner: Mutex::new(inner) })

@@ -122,6 +122,7 @@ const SECTIONS: [(&str, &str, &[&str]); 13] = [
     ("Devices", "Disks: files, memory, overlays, and your own.", &["device"]),
     ("Taps", "For agents that do their own I/O: ask, write, report.", &["tap", "buffer"]),
     ("Journal", "Segments, and conversion to and from other formats.", &["journal"]),
+    ("Maintenance", "Bring back what was deleted, and purge what is due.", &["maintenance"]),
     ("Mirrors", "Make one vault follow another.", &["mirror"]),
     ("Groups", "One cut across volumes on several machines.", &["group"]),
     ("Plans", "Recovery of many volumes, step by step.", &["plan"]),

@@ -134,7 +134,7 @@ impl Rig {
         let objects = self.store.all();
         let is_amendment = who & 1 == 1;
         let result = if is_amendment {
-            self.catalog.amend_with(&edits)
+            self.catalog.amend(&edits, &|| Ok(()))
         } else {
             self.catalog.append(&source(who >> 1 & 1), edits.clone())
         };

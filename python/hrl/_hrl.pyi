@@ -45,6 +45,7 @@ __all__ = [
     "ChurnPercentiles",
     "ChurnTotal",
     "CompactReport",
+    "DeletedVolume",
     "Device",
     "ExportReport",
     "Extent",
@@ -74,6 +75,8 @@ __all__ = [
     "Key",
     "KeyRotation",
     "Lifecycle",
+    "MaintainedVolume",
+    "Maintainer",
     "MarkEntry",
     "MemoryDevice",
     "Mirror",
@@ -87,6 +90,7 @@ __all__ = [
     "PlanRequest",
     "PointBytes",
     "Protection",
+    "PurgeReport",
     "Record",
     "RecordIterator",
     "RecoveryPoint",
@@ -103,6 +107,7 @@ __all__ = [
     "TestFailover",
     "Ticket",
     "TimelineEntry",
+    "Undeleted",
     "UnreadVolume",
     "Vault",
     "Verdict",
@@ -117,6 +122,8 @@ __all__ = [
     "churn",
     "convert",
     "create_authority",
+    "deleted",
+    "deletion_delay",
     "enroll_client",
     "generate_key",
     "inspect_hyperv",
@@ -126,6 +133,8 @@ __all__ = [
     "plan_runs",
     "resume_plan",
     "run_watchdog",
+    "set_deletion_delay",
+    "undelete",
 ]
 
 _Path = str | PathLike[str]
@@ -1559,13 +1568,15 @@ class Replica:
         fold_all: bool = False,
         scratch: _Path | None = None,
         progress: Callable[[int, int], object] | None = None,
+        accept_clock: bool = False,
     ) -> CompactReport:
         """Carries retention out once, or with `dry_run` reports what that would do.
 
         `retention` is text such as "2h all; 24h hourly; 30d daily; bytes 100G"; None is the
         default policy. With `fold_all` every state that it does not keep is dropped at once,
         even if that saves few bytes. `scratch` is a directory for temporary files. Restores and
-        views under way continue.
+        views under way continue. Raises `UnavailableError` if the clock is more than 7 days ahead of
+        the newest time in the catalog, unless `accept_clock` says that it is right.
         """
     @property
     def closed(self) -> bool:
@@ -2173,6 +2184,172 @@ class NbdServer:
     ) -> None: ...
 
 @final
+class Undeleted(_Value):
+    """What came back of a volume, or would. The result of `undelete`."""
+
+    @property
+    def volume(self) -> str | None:
+        """Name of the volume; None for objects of no volume."""
+    @property
+    def objects(self) -> int:
+        """Number of objects that were deleted and are back."""
+    @property
+    def bytes(self) -> int:
+        """Their bytes."""
+    @property
+    def replaced(self) -> list[str]:
+        """Names that other objects had taken, which gave way."""
+    @property
+    def lost(self) -> list[str]:
+        """Names of objects that are gone all the same."""
+    @property
+    def was_shredded(self) -> bool:
+        """Whether the volume had been shredded."""
+    @property
+    def points(self) -> list[str]:
+        """Identities of the points that the catalog lists again."""
+    @property
+    def segments(self) -> int:
+        """Number of segments that the catalog lists again."""
+    @property
+    def pins(self) -> int:
+        """Number of pins and legal holds in force again."""
+    @property
+    def folds_left(self) -> int:
+        """Number of folds that stay, because what they were made of is gone."""
+    @property
+    def version(self) -> int | None:
+        """Catalog version that says it again; None if it needs none, or in a dry run."""
+    @property
+    def failure(self) -> str | None:
+        """Error of this volume; None if there was none."""
+    @property
+    def failure_kind(self) -> str | None:
+        """Kind of that error."""
+
+@final
+class DeletedVolume(_Value):
+    """What can still be brought back of a volume. The result of `deleted`."""
+
+    @property
+    def volume(self) -> str | None:
+        """Name of the volume; None for objects of no volume."""
+    @property
+    def tombstones(self) -> int:
+        """Number of tombstones."""
+    @property
+    def objects(self) -> int:
+        """Number of deleted segments and packs."""
+    @property
+    def bytes(self) -> int:
+        """Bytes that all of it takes."""
+    @property
+    def since(self) -> str:
+        """Time of the first delete in UTC."""
+    @property
+    def next_due(self) -> str:
+        """When the first will be purged, in UTC."""
+
+@final
+class PurgeReport(_Value):
+    """What a purge did. Part of the result of `Maintainer.run`."""
+
+    @property
+    def tombstones(self) -> int:
+        """Number of tombstones removed."""
+    @property
+    def objects(self) -> int:
+        """Number of objects removed."""
+    @property
+    def bytes(self) -> int:
+        """Bytes freed."""
+    @property
+    def waiting(self) -> int:
+        """Number of tombstones whose delay is not over."""
+    @property
+    def in_use(self) -> list[str]:
+        """Deleted objects that catalogs list: somebody deleted what is in use."""
+    @property
+    def clock_ahead(self) -> float | None:
+        """Seconds by which the clock is too far ahead; None if it is believed."""
+    @property
+    def damaged(self) -> list[str]:
+        """Tombstones that cannot be read."""
+
+@final
+class MaintainedVolume(_Value):
+    """What maintenance did for one volume. Part of the result of `Maintainer.run`."""
+
+    @property
+    def volume(self) -> str:
+        """Name of the volume."""
+    @property
+    def versions_deleted(self) -> int:
+        """Catalog versions deleted that no reader needs."""
+    @property
+    def failure(self) -> str | None:
+        """Error that ended the maintenance of this volume; None if there was none."""
+    @property
+    def failure_kind(self) -> str | None:
+        """Kind of that error."""
+    @property
+    def compaction(self) -> CompactReport | None:
+        """What retention did; None without a policy or the key."""
+
+@final
+class Maintainer:
+    """Maintains a vault under an identity of its own: retention where it has the key, old catalog
+    versions, and the purge of what was deleted and whose delay is over.
+
+    `retention` is text such as "2h all; 24h hourly; 30d daily"; None means no retention. A vault
+    without a deletion delay gets `deletion_delay`, in seconds. `accept_clock` believes a clock
+    that is far ahead of the vault's own times.
+    """
+
+    def __new__(
+        cls,
+        vault: str,
+        *,
+        key: Key | None = None,
+        volumes: Sequence[str] | None = None,
+        retention: str | None = None,
+        deletion_delay: float = 1_209_600.0,
+        accept_clock: bool = False,
+        name: str = "maintainer",
+    ) -> Self: ...
+    def run(self) -> tuple[list[MaintainedVolume], PurgeReport]:
+        """Maintains every volume once, then purges. A failure of one volume is in its result and
+        does not stop the others.
+        """
+    def stop(self) -> None:
+        """Ends a run of another thread soon, and those that follow."""
+
+def undelete(
+    vault: str,
+    *,
+    since: _Time,
+    key: Key | None = None,
+    volumes: Sequence[str] | None = None,
+    dry_run: bool = True,
+) -> list[Undeleted]:
+    """Brings back what was deleted from a vault since a time. With `dry_run`, the default, reports
+    what that would be.
+
+    `vault` is the directory or URL that a gateway would be given, `key` the key-encryption key of
+    encrypted volumes. Without the key objects come back, and folds are not undone. Run it again
+    after any failure.
+    """
+
+def deleted(vault: str) -> list[DeletedVolume]:
+    """Returns what can still be brought back in a vault, by volume."""
+
+def deletion_delay(vault: str) -> float:
+    """Returns the deletion delay of a vault in seconds; zero if it has none."""
+
+def set_deletion_delay(vault: str, delay: float) -> None:
+    """Sets the deletion delay of a vault, in seconds. What is deleted already keeps its own."""
+
+@final
 class MirroredVolume(_Value):
     """The result of a mirror's run for one volume."""
 
@@ -2201,6 +2378,11 @@ class MirroredVolume(_Value):
     def source_lacks(self) -> int:
         """Number of objects that the source lacks."""
     @property
+    def shrunk(self) -> str | None:
+        """How the history of the source shrank, if it did: it was shredded, or lost most of what
+        the mirror has. None if it did not.
+        """
+    @property
     def failure(self) -> str | None:
         """Error that ended the run for this volume; None if there was none."""
     @property
@@ -2213,11 +2395,18 @@ class Mirror:
 
     If `target` was opened with the key, nothing that its catalog lists is deleted.
     `volumes` are all by default. `scratch` is a directory for copies of objects above 32
-    MiB. Run one mirror at a time for each target.
+    MiB. Wrapped keys that the source has deleted stay for `keep` seconds. Run one mirror at a
+    time for each target.
     """
 
     def __new__(
-        cls, source: Vault, target: Vault, *, volumes: Sequence[str] | None = None, scratch: _Path | None = None
+        cls,
+        source: Vault,
+        target: Vault,
+        *,
+        volumes: Sequence[str] | None = None,
+        scratch: _Path | None = None,
+        keep: float = 0.0,
     ) -> Self: ...
     def run(self) -> list[MirroredVolume]:
         """Catches up once; call it again to follow. A failure of one volume is in its result and
@@ -2272,7 +2461,8 @@ class Gateway:
     With `cache`, a directory, segments are acknowledged as soon as they are durable there;
     without it when the vault has them. `acknowledge` chooses: "gateway", or "vault" to
     empty the cache and add nothing to it. `metrics` is an address for `/metrics` and
-    `/healthz` without TLS.
+    `/healthz` without TLS. A vault without a deletion delay gets `deletion_delay`, in seconds: for
+    so long `undelete` brings back what clients delete.
     """
 
     def __new__(
@@ -2285,6 +2475,7 @@ class Gateway:
         cache_bytes_max: int | None = None,
         acknowledge: str | None = None,
         metrics: str | None = None,
+        deletion_delay: float = 1_209_600.0,
     ) -> Self: ...
     @property
     def address(self) -> str:

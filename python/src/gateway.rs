@@ -7,9 +7,11 @@ use hrl::SystemClock;
 use hrl::sync::lock::Mutex;
 use hrl::vault::Vault;
 use hrl_gateway::GatewayOptions;
-use hrl_stores::{create_url, open_url};
+use hrl_maintain::ensure_delay;
+use hrl_stores::{create_url, open_for_maintenance, open_url};
 use pyo3::prelude::*;
 
+use crate::duration::seconds;
 use crate::errors::run;
 use crate::running::ends_with_block;
 use crate::value::{Shown, mirror};
@@ -48,7 +50,8 @@ mirror! {
 /// With `cache`, a directory, segments are acknowledged as soon as they are durable there;
 /// without it when the vault has them. `acknowledge` chooses: "gateway", or "vault" to
 /// empty the cache and add nothing to it. `metrics` is an address for `/metrics` and
-/// `/healthz` without TLS.
+/// `/healthz` without TLS. A vault without a deletion delay gets `deletion_delay`, in seconds: for
+/// so long `undelete` brings back what clients delete.
 #[pyclass(frozen, module = "hrl")]
 pub(crate) struct Gateway {
     inner: Mutex<Option<hrl_gateway::Gateway>>,
@@ -59,7 +62,7 @@ pub(crate) struct Gateway {
 #[pymethods]
 impl Gateway {
     #[new]
-    #[pyo3(signature = (vault, *, pki, listen="0.0.0.0:9443", cache=None, cache_bytes_max=None, acknowledge=None, metrics=None))]
+    #[pyo3(signature = (vault, *, pki, listen="0.0.0.0:9443", cache=None, cache_bytes_max=None, acknowledge=None, metrics=None, deletion_delay=1_209_600.0))]
     #[allow(clippy::too_many_arguments, reason = "they are keyword arguments")]
     fn new(
         py: Python<'_>,
@@ -70,7 +73,9 @@ impl Gateway {
         cache_bytes_max: Option<u64>,
         acknowledge: Option<&str>,
         metrics: Option<&str>,
+        deletion_delay: f64,
     ) -> PyResult<Self> {
+        let deletion_delay = seconds("deletion_delay", deletion_delay)?;
         let mut options = GatewayOptions::new(listen, pki);
         if let Some(directory) = cache {
             options = options.cache(directory);
@@ -87,6 +92,9 @@ impl Gateway {
         run(py, move || {
             // Clients have no right to make a vault of the store, so the gateway does.
             Vault::create(create_url(&vault)?, None, SystemClock::shared())?;
+            if !vault.starts_with("gateway://") {
+                ensure_delay(&*open_for_maintenance(&vault)?, deletion_delay)?;
+            }
             let gateway = options.start(open_url(&vault)?)?;
             Ok(Self {
                 address: gateway.address().to_string(),

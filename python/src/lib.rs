@@ -43,6 +43,7 @@ mod planner;
 mod vault;
 
 mod group;
+mod maintenance;
 mod mirror;
 mod plan;
 mod protection;
@@ -107,6 +108,11 @@ mod _hrl {
     use crate::key::Key;
     #[pymodule_export]
     use crate::lifecycle::{Branch, FailoverStep, Lifecycle, TestFailover};
+    #[pymodule_export]
+    use crate::maintenance::{
+        DeletedVolume, MaintainedVolume, Maintainer, PurgeReport, Undeleted, deleted,
+        deletion_delay, set_deletion_delay, undelete,
+    };
     #[pymodule_export]
     use crate::mirror::{Mirror, MirroredVolume};
     #[pymodule_export]

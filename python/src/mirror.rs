@@ -8,6 +8,7 @@ use hrl::sync::lock::Mutex;
 use hrl_gateway::MirrorOptions;
 use pyo3::prelude::*;
 
+use crate::duration::seconds;
 use crate::errors::run;
 use crate::value::{Shown, mirror};
 use crate::vault::Vault;
@@ -31,19 +32,23 @@ mirror! {
         objects_deleted: u64,
         /// Number of objects that the source lacks.
         source_lacks: u64,
+        /// How the history of the source shrank, if it did: it was shredded, or lost most of what
+        /// the mirror has. None if it did not.
+        shrunk: Option<String>,
         /// Error that ended the run for this volume; None if there was none.
         failure: Option<String> = volume.failure.as_ref().map(ToString::to_string),
         /// Kind of that error.
         failure_kind: Option<&'static str> = volume.failure.as_ref().map(|error| error.kind().name()),
     }
-    shows volume version lag failure;
+    shows volume version lag shrunk failure;
 }
 
 /// Makes the vault `target` follow the vault `source`, without the keys of its volumes.
 ///
 /// If `target` was opened with the key, nothing that its catalog lists is deleted.
 /// `volumes` are all by default. `scratch` is a directory for copies of objects above 32
-/// MiB. Run one mirror at a time for each target.
+/// MiB. Wrapped keys that the source has deleted stay for `keep` seconds. Run one mirror at a
+/// time for each target.
 #[pyclass(frozen, module = "hrl")]
 pub(crate) struct Mirror {
     inner: Mutex<hrl_gateway::Mirror>,
@@ -53,14 +58,16 @@ pub(crate) struct Mirror {
 #[pymethods]
 impl Mirror {
     #[new]
-    #[pyo3(signature = (source, target, *, volumes=None, scratch=None))]
+    #[pyo3(signature = (source, target, *, volumes=None, scratch=None, keep=0.0))]
     fn new(
         source: &Vault,
         target: &Vault,
         volumes: Option<Vec<String>>,
         scratch: Option<PathBuf>,
+        keep: f64,
     ) -> PyResult<Self> {
-        let options = MirrorOptions { volumes, scratch };
+        let keep = seconds("keep", keep)?;
+        let options = MirrorOptions { volumes, scratch, keep };
         let clock = SystemClock::shared();
         let inner = hrl_gateway::Mirror::new(source.inner()?, target.inner()?, options, clock);
         Ok(Self { inner: Mutex::new(inner), stopped: AtomicBool::new(false) })

@@ -449,8 +449,10 @@ impl Replica {
     /// `retention` is text such as "2h all; 24h hourly; 30d daily; bytes 100G"; None is the
     /// default policy. With `fold_all` every state that it does not keep is dropped at once,
     /// even if that saves few bytes. `scratch` is a directory for temporary files. Restores and
-    /// views under way continue.
-    #[pyo3(signature = (retention=None, *, dry_run=false, fold_all=false, scratch=None, progress=None))]
+    /// views under way continue. Raises `UnavailableError` if the clock is more than 7 days ahead of
+    /// the newest time in the catalog, unless `accept_clock` says that it is right.
+    #[pyo3(signature = (retention=None, *, dry_run=false, fold_all=false, scratch=None, progress=None, accept_clock=false))]
+    #[allow(clippy::too_many_arguments, reason = "they are keyword arguments")]
     fn compact(
         &self,
         py: Python<'_>,
@@ -459,8 +461,15 @@ impl Replica {
         fold_all: bool,
         scratch: Option<PathBuf>,
         progress: Option<Py<PyAny>>,
+        accept_clock: bool,
     ) -> PyResult<CompactReport> {
-        let options = CompactOptions { dry_run, fold_all, scratch, ..CompactOptions::default() };
+        let options = CompactOptions {
+            dry_run,
+            fold_all,
+            scratch,
+            accept_clock,
+            ..CompactOptions::default()
+        };
         self.amend_with(&Progress::new(progress), py, |replica, report| {
             replica.compact(&policy_of(retention)?, &options, report)
         })

@@ -15,7 +15,7 @@ use super::task::Task;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::EventKind;
 use crate::policy::RetentionPolicy;
-use crate::replica::{CompactOptions, CompactReport, Compactor};
+use crate::replica::{CLOCK_AHEAD_MAX, CompactOptions, CompactReport, Compactor};
 use crate::units::Timestamp;
 
 /// Largest difference between wall clock and interval clock since the start. Beyond it, points
@@ -37,7 +37,8 @@ pub(super) struct Retention {
 impl Retention {
     pub(super) fn new(shared: &Shared) -> Self {
         let last = shared.clock.elapsed();
-        let clock = ClockWatch::new((shared.clock.now(), last));
+        let newest = shared.shipping.newest_version().1;
+        let clock = ClockWatch::since(newest, (shared.clock.now(), last));
         Self { compactor: Compactor::that_stays(), last, clock, failing: false }
     }
 
@@ -108,6 +109,17 @@ impl ClockWatch {
         Self { right, jumped: None }
     }
 
+    /// Starts at `now`. A clock that is far ahead of the catalog's `newest` time has jumped while
+    /// nobody looked, or the machine was off: it has to keep in step first.
+    fn since(newest: Option<Timestamp>, now: Moment) -> Self {
+        match newest {
+            Some(newest) if now.0.nanos_since(newest) > CLOCK_AHEAD_MAX.as_nanos() as u64 => {
+                Self { right: (newest, now.1), jumped: Some(now) }
+            }
+            _ => Self::new(now),
+        }
+    }
+
     /// Returns how far the wall clock has jumped; zero if it is right.
     fn look(&mut self, now: Moment) -> Duration {
         let jump = difference(self.right, now);
@@ -137,7 +149,7 @@ fn check_clock(volume: &str, jump: Duration) -> Result<()> {
     }
     Err(Error::new(ErrorKind::Unavailable, "compact", volume).message(format_args!(
         "the clock jumped by {jump:.0?}, so no age is certain; retention goes on when it is as \
-         before, or {} h after the jump; if it is right now, restart the agent",
+         before, or {} h after the jump",
         CLOCK_SETTLES.as_secs() / 3600
     )))
 }
@@ -150,7 +162,9 @@ fn compact(
     let scratch = shared.state.file("scratch");
     // A run that was killed left files there.
     let _ = std::fs::remove_dir_all(&scratch);
-    let options = CompactOptions { scratch: Some(scratch), ..CompactOptions::default() };
+    // The task watches the clock itself, also against what its own heartbeats say.
+    let options =
+        CompactOptions { scratch: Some(scratch), accept_clock: true, ..CompactOptions::default() };
     let mut replica = shared.vault.replica_with_keys(&shared.info, &shared.keys)?;
     compactor.run(&mut replica, policy, &options, &|_, _| !gives_way(shared))
 }
@@ -191,6 +205,17 @@ mod tests {
             assert!(!clock.look(moment(6 * HOURS, jump)).is_zero(), "not for long enough");
         }
         check_clock("disk", Duration::ZERO).expect("no jump");
+    }
+
+    #[test]
+    fn promise_13_nothing_is_given_up_by_a_clock_that_was_set_while_the_agent_was_off() {
+        let newest = Some(Timestamp(1_000 * HOURS));
+        let mut clock = ClockWatch::since(newest, moment(0, 400 * 24 * HOURS));
+        assert!(!clock.look(moment(HOURS, 400 * 24 * HOURS)).is_zero());
+        assert!(!clock.look(moment(5 * HOURS, 400 * 24 * HOURS)).is_zero());
+        assert!(clock.look(moment(7 * HOURS, 400 * 24 * HOURS)).is_zero(), "it was off for long");
+        let mut clock = ClockWatch::since(newest, moment(0, 6 * 24 * HOURS));
+        assert!(clock.look(moment(HOURS, 6 * 24 * HOURS)).is_zero(), "a week off is no jump");
     }
 
     #[test]

@@ -54,6 +54,10 @@ const LATE: Duration = Duration::from_secs(30);
 /// Most folds remembered as not worth their bytes.
 const JUDGED_MAX: usize = 1 << 16;
 
+/// A clock that is further ahead of the newest record and heartbeat of a volume is not believed:
+/// every point could seem too old, and every pin expired.
+pub const CLOCK_AHEAD_MAX: Duration = Duration::from_secs(7 * 86_400);
+
 /// Options of a compaction.
 #[derive(Clone, Debug, Default)]
 pub struct CompactOptions {
@@ -67,6 +71,9 @@ pub struct CompactOptions {
     pub scratch: Option<PathBuf>,
     /// Compression of folded segments. Default zstd level 3.
     pub compression: Option<Compression>,
+    /// Whether to trust a clock that is more than [`CLOCK_AHEAD_MAX`] ahead of the newest time in
+    /// the catalog. Default false.
+    pub accept_clock: bool,
 }
 
 /// What compaction did, or would do.
@@ -123,11 +130,30 @@ impl Replica {
     }
 }
 
+impl Replica {
+    /// Returns `Unavailable` if the clock is more than [`CLOCK_AHEAD_MAX`] ahead of the newest time
+    /// in the catalog, so that no age can be judged.
+    pub fn check_clock(&self) -> Result<()> {
+        let Some(newest) = self.catalog.time() else { return Ok(()) };
+        let ahead = Duration::from_nanos(self.clock().now().nanos_since(newest));
+        if ahead <= CLOCK_AHEAD_MAX {
+            return Ok(());
+        }
+        Err(Error::new(ErrorKind::Unavailable, "compact", &self.info.name)
+            .message(
+                "the clock is far ahead of the newest catalog version, so no age is certain; if the clock is right and \
+                 the source is off, accept the clock",
+            )
+            .expected(format_args!("a time within {} days of {newest}", CLOCK_AHEAD_MAX.as_secs() / 86_400))
+            .found(self.clock().now()))
+    }
+}
+
 impl Compactor {
     /// Makes a compactor that runs again after some time. It forgets a deleted object only when no
     /// delete of it can arrive any more, because a source that lost the volume may then hand in a
     /// segment under the name of a stray.
-    pub(crate) fn that_stays() -> Self {
+    pub fn that_stays() -> Self {
         Self { late: LATE, ..Self::default() }
     }
 
@@ -135,6 +161,7 @@ impl Compactor {
     /// returns false, the run ends soon with `Unavailable`, and what was done stays done.
     ///
     /// `Unavailable` and `Full` if a store or the scratch directory fails: run it again later.
+    /// `Unavailable` also while the clock is too far ahead, see [`CompactOptions::accept_clock`].
     /// Damaged segments are left as they are and named in the report.
     pub fn run(
         &mut self,
@@ -148,6 +175,9 @@ impl Compactor {
             self.judged.clear();
         }
         replica.refresh()?;
+        if !options.accept_clock && !options.dry_run {
+            replica.check_clock()?;
+        }
         let plan = plan(replica.catalog(), policy, replica.clock().now());
         let mut run = Run {
             replica,

@@ -30,7 +30,7 @@ use std::sync::Arc;
 
 pub use at::At;
 pub use changes::{ChangeRun, ChangeSet};
-pub use compact::{CompactOptions, CompactReport, Compactor};
+pub use compact::{CLOCK_AHEAD_MAX, CompactOptions, CompactReport, Compactor};
 pub use expected::{CatalogVersion, Expected};
 pub(crate) use fingerprints::{COMPARED_BYTES, Fingerprints};
 pub use groups::{GroupPoints, UnreadVolume};

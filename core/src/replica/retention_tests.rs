@@ -200,7 +200,7 @@ impl Rig {
     /// Folds every state that the policy does not keep.
     fn options(&self) -> CompactOptions {
         let scratch = Some(self.directory.path().join("scratch"));
-        CompactOptions { fold_all: true, scratch, ..CompactOptions::default() }
+        CompactOptions { fold_all: true, scratch, accept_clock: true, ..CompactOptions::default() }
     }
 
     fn compact(&self, policy: &RetentionPolicy) -> crate::Result<CompactReport> {

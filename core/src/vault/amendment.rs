@@ -22,11 +22,20 @@ pub(super) fn check(content: &CatalogContent, edit: &CatalogEdit) -> Result<()> 
         | CatalogEdit::Committed(_)
         | CatalogEdit::Divide(_)
         | CatalogEdit::Epoch(_)
-        | CatalogEdit::Branch(_)
         | CatalogEdit::Lifecycle(_)
         | CatalogEdit::Heartbeat(_) => Err(refused(ErrorKind::InvalidInput)
             .message("only a source takes a volume or adds segments")),
         CatalogEdit::Late { epoch, segments } => content.check_late(*epoch, segments),
+        // A dropped branch comes back.
+        CatalogEdit::Branch(branch) if branch.epoch < content.epoch => {
+            if content.branches.iter().any(|known| known.epoch == branch.epoch) {
+                return Err(refused(ErrorKind::Changed).message("the branch is there already"));
+            }
+            Ok(())
+        }
+        CatalogEdit::Branch(_) => {
+            Err(refused(ErrorKind::InvalidInput).message("its epoch has not ended"))
+        }
         CatalogEdit::DropBranch(epoch) => content.branch(*epoch).map(|_| ()),
         CatalogEdit::Step(step) => content.lifecycle.check(step, &content.prefix),
         CatalogEdit::Replace { with, objects } => check_replace(content, with, objects),

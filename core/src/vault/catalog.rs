@@ -187,11 +187,7 @@ impl Catalog {
     /// `InvalidInput` for edits that only a source makes, `NotFound` for points that do not exist,
     /// `Full` at a limit. `Changed` if the catalog changed so that the edits no longer fit: nothing
     /// was written, plan again. After any other failure the edits may have been written.
-    pub(crate) fn amend(
-        &mut self,
-        edits: &[CatalogEdit],
-        valid: &dyn Fn() -> Result<()>,
-    ) -> Result<()> {
+    pub fn amend(&mut self, edits: &[CatalogEdit], valid: &dyn Fn() -> Result<()>) -> Result<()> {
         let author = random_bytes(&*self.clock);
         self.refresh()?;
         for _ in 0..RACES_MAX {
@@ -208,10 +204,22 @@ impl Catalog {
         Err(self.lost_races())
     }
 
-    /// Amends, for fuzz targets. Feature `testing`.
-    #[cfg(any(test, feature = "testing"))]
-    pub fn amend_with(&mut self, edits: &[CatalogEdit]) -> Result<()> {
-        self.amend(edits, &|| Ok(()))
+    /// Returns the edits of version `number` as its object says them: of a snapshot, those that make
+    /// the whole content.
+    pub fn edits_of(&self, number: u64) -> Result<Vec<CatalogEdit>> {
+        Ok(self.read(number, None)?.version.edits)
+    }
+
+    /// Returns the catalog as of version `number`, to read. `Corrupt` if that version, or one before
+    /// it back to the newest snapshot, is missing.
+    pub fn past(&self, number: u64) -> Result<Self> {
+        let content = CatalogContent::empty(self.content.volume, self.content.prefix.clone());
+        let (version, hash, length) = (0, [0; 32], 0);
+        let (session, gates, gated) = (None, Vec::new(), None);
+        let mut past =
+            Self { session, version, hash, length, content, gates, gated, ..self.clone() };
+        past.read_to(&self.listed()?, number)?;
+        Ok(past)
     }
 
     /// Records a step of the life cycle, unless it is recorded already. Durable when it returns.

@@ -390,6 +390,8 @@ impl CatalogContent {
         };
         let annotations = self.annotations.clone();
         let count = with.len();
+        // What takes the place of a fold may commit group points that the fold had dropped.
+        with.iter().for_each(|entry| self.record_marks(entry, undo));
         let old: Vec<_> = self.segments.splice(first..first + objects.len(), with).collect();
         undo.push(Box::new(move |content| {
             content.segments.splice(first..first + count, old);

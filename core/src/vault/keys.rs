@@ -24,6 +24,9 @@ const SHRED_ROUNDS_MAX: u32 = 16;
 /// Most wrappings of a volume that are tried; a rotation leaves one.
 const WRAPPINGS_MAX: usize = 256;
 
+/// Host of the source that a catalog names after its volume was shredded.
+pub const SHREDDER: &str = "(shredded)";
+
 /// What a rotation of the key-encryption key did to a volume.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RotationReport {
@@ -267,8 +270,8 @@ impl Vault {
         };
         check(&catalog)?;
         let id = random_bytes(&*self.clock);
-        let shredder =
-            SourceIdentity { id, host: "(shredded)".to_owned(), since: self.clock.now() };
+        let (host, since) = (SHREDDER.to_owned(), self.clock.now());
+        let shredder = SourceIdentity { id, host, since };
         catalog.append(&shredder, vec![CatalogEdit::Source(shredder.clone())])?;
         check(&catalog)
     }

@@ -38,7 +38,7 @@ pub use edit::{Branch, CatalogEdit, Division, SegmentEntry, SourceIdentity, Sour
 pub use history::TimelineEntry;
 pub(crate) use history::{Intervals, missing_since, unordered_at};
 pub(crate) use keepsake::Keepsake;
-pub use keys::{RotationReport, ShredOptions, ShredReport};
+pub use keys::{RotationReport, SHREDDER, ShredOptions, ShredReport};
 pub use lifecycle::{
     Lifecycle, NOTE_BYTES_MAX, STEPS_MAX, Stage, Step, StepKind, TESTS_MAX, TestFailover,
 };

@@ -218,6 +218,10 @@ static void the_rest() {
         CHECK(mirrored.size() == 1 && std::string(mirrored[0].volume) == "disk");
         CHECK(mirrored[0].status == HRL_OK && mirrored[0].version == mirrored[0].source_version);
         CHECK(second.replica("disk").points().size() == replica.points().size());
+        hrl::set_deletion_delay(in_directory("mirror"), 14 * 86400000ULL);
+        CHECK(hrl::maintain(in_directory("mirror"), nullptr, "1h all") == 0);
+        const auto back = hrl::undelete(in_directory("mirror"), nullptr, 0);
+        CHECK(back.size() == 1 && back[0].status == HRL_OK && back[0].objects == 0);
         try {
             vault.abandon_failover("disk");
             CHECK(false);

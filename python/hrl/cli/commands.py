@@ -50,6 +50,8 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
     },
     "Keep, and forget": {
         "compact": ("retention", "Carry retention out now"),
+        "maintain": ("keep", "Carry retention and delayed deletes out"),
+        "vault": ("keep", "Bring back what was deleted"),
         "pin": ("retention", "Keep a recovery point through retention"),
         "unpin": ("retention", "Let a recovery point go"),
         "trust": ("retention", "Declare suspicious points to be good"),

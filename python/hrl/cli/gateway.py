@@ -8,9 +8,10 @@ import typer
 from hrl import Gateway, create_authority, enroll_client
 from hrl.cli.commands import command
 from hrl.cli.exits import Exit, Refused
-from hrl.cli.options import Json
+from hrl.cli.options import Json, duration_of
 from hrl.cli.output import note, print_address
 from hrl.cli.signals import ended_by_signals
+from hrl.cli.times import Duration
 
 STOP_SECONDS = 30.0
 Pki = Annotated[Path, typer.Option("--pki", metavar="DIR", help="Certificates and enrolled clients; see hrl enroll.")]
@@ -38,6 +39,10 @@ def gateway(
     metrics: Annotated[
         str | None, typer.Option("--metrics", metavar="HOST:PORT", help="Serve /metrics and /healthz there, without TLS.")
     ] = None,
+    deletion_delay: Annotated[
+        Duration,
+        duration_of("--deletion-delay", "For a vault that has none: hrl vault undelete brings deletes back so long."),
+    ] = Duration("14d"),
     json: Json = False,
 ) -> None:
     """Receives segments over HTTPS with client certificates, and hands them on to a vault.
@@ -53,6 +58,7 @@ def gateway(
         cache_bytes_max=cache_bytes,
         acknowledge=acknowledge,
         metrics=metrics,
+        deletion_delay=deletion_delay,
     )
     print_address(server.address, json=json, key="address")
     ended.wait()

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from hrl import HrlError, Mirror, MirroredVolume
+from hrl import HrlError, Mirror, MirroredVolume, deletion_delay, set_deletion_delay
 from hrl.cli.commands import command
 from hrl.cli.exits import Exit, Refused
 from hrl.cli.options import Json, KeyFile, duration_of, open_vault
@@ -25,15 +25,22 @@ def mirror(
     volume: Annotated[
         list[str] | None, typer.Option("--volume", metavar="NAME", help="A volume to mirror. May be repeated. Default: all.")
     ] = None,
+    delay: Annotated[
+        Duration, duration_of("--deletion-delay", "Keep for so long what the source deleted or shredded.")
+    ] = Duration("14d"),
     key_file: KeyFile = None,
     json: Json = False,
 ) -> None:
     """Copies a vault to another one and keeps it the same. At every moment the target is a vault of its own.
 
-    No key is needed. With the key, nothing that the target's catalog names is deleted, whatever the source lost.
+    No key is needed, and of a source behind a gateway the rights of a reader are enough: run it at the target.
+    With the key, nothing that the target's catalog names is deleted, whatever the source lost.
     """
     followed = open_vault(source, None)
-    copier = Mirror(followed, open_vault(target, key_file, create=True), volumes=volume)
+    open_vault(target, None, create=True)
+    if not target.startswith("gateway://") and not deletion_delay(target):
+        set_deletion_delay(target, delay)
+    copier = Mirror(followed, open_vault(target, key_file), volumes=volume, keep=delay)
     ended = Ending()
 
     def end() -> None:
@@ -65,6 +72,8 @@ def show(report: list[MirroredVolume], *, json: bool) -> None:
     if json:
         return print_line(report)
     for entry in report:
+        if entry["shrunk"]:
+            note(f"{entry['volume']}: {entry['shrunk']}; the mirror keeps it for now: hrl vault undelete brings it back")
         if entry["failure"]:
             note(entry["failure"])
         elif entry["lag"] or entry["objects_copied"] or entry["objects_deleted"]:

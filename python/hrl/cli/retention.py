@@ -2,7 +2,7 @@
 
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -45,6 +45,9 @@ def compact(
         bool, typer.Option("--all", help="Fold all that is not kept, even if that saves few bytes.")
     ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be done, and do nothing.")] = False,
+    accept_clock: Annotated[
+        bool, typer.Option("--accept-clock", help="The clock is right, although the catalog is over 7 days old.")
+    ] = False,
     key_file: KeyFile = None,
     json: Json = False,
 ) -> None:
@@ -61,7 +64,8 @@ def compact(
 
     def work(name: str) -> CompactReport:
         with progress_bar(f"Compacting {name}") as progress, policy_of(policy):
-            return opened.replica(name).compact(keep, fold_all=fold_all, dry_run=dry_run, progress=progress)
+            options: dict[str, Any] = {"fold_all": fold_all, "dry_run": dry_run, "accept_clock": accept_clock}
+            return opened.replica(name).compact(keep, progress=progress, **options)
 
     reports = each.do(work) if keep != "none" else {}
     if json:

@@ -15,6 +15,11 @@
 //!
 //! A mirror with its own history (after a failover to it) is `Fenced`. A run killed anywhere is
 //! continued by the next.
+//!
+//! A mirror is a vault of last resort, so what it deletes should be kept for a deletion delay (a
+//! store of `hrl-maintain` does that). A shred is not followed at all for [`MirrorOptions::keep`]:
+//! wrapped keys stay, and the marker of the shredded volume is not copied. `gone/TIME.NAME` says
+//! since when the source lacks a key. A source whose history shrinks is reported.
 
 use std::collections::{HashMap, HashSet};
 use std::fs::File;
@@ -29,7 +34,7 @@ use hrl::store::{ObjectInfo, PutOutcome, Store, get_all};
 use hrl::vault::{
     PACK_DATA_BYTES_MAX, PACK_MEMBERS_MAX, PackedStore, SNAPSHOT_EVERY, Vault, VersionNames, layout,
 };
-use hrl::{Clock, Error, ErrorKind, Result};
+use hrl::{Clock, Error, ErrorKind, Result, Timestamp};
 
 /// Most objects, or packs of small ones, copied at once.
 const COPIES_IN_FLIGHT: usize = 4;
@@ -43,6 +48,10 @@ const PACK_BYTES: u64 = 8 << 20;
 const RESTARTS_MAX: u32 = 8;
 /// Largest object other than a segment: catalog versions, keys, records.
 const RECORD_BYTES_MAX: u64 = 256 << 20;
+/// Less is not reported as a history that shrank: it may be one fold.
+const SHRUNK_BYTES_MIN: u64 = 64 << 20;
+/// Names below a volume that say since when its source lacks a key.
+const GONE: &str = "gone/";
 /// How often the source's volumes are listed.
 const VOLUMES_EVERY: Duration = Duration::from_secs(60);
 
@@ -54,6 +63,9 @@ pub struct MirrorOptions {
     /// Directory for temporary copies of objects above 32 MiB, with room for four of them. Default:
     /// the system's directory for temporary files.
     pub scratch: Option<PathBuf>,
+    /// How long wrapped keys stay that the source has deleted. Default zero: as long as the store of
+    /// the mirror keeps what is deleted.
+    pub keep: Duration,
 }
 
 /// State of a volume's mirror after a run.
@@ -77,6 +89,10 @@ pub struct MirroredVolume {
     /// Objects that the source has lost although the catalog names them; the mirror keeps its
     /// copies.
     pub source_lacks: u64,
+    /// How the history of the source shrank since the last run, if it did: it was shredded, or lost
+    /// more than half of what the mirror has. Retention does not do that. The mirror keeps what the
+    /// source lost for as long as it is configured to; raise an alarm.
+    pub shrunk: Option<String>,
     /// Why this run did not catch up, if so.
     pub failure: Option<Error>,
 }
@@ -208,20 +224,77 @@ impl Mirror {
         }
         let have: HashMap<&str, u64> =
             ours_all.iter().map(|info| (info.name.as_str(), info.length)).collect();
+        let there = names_of(&theirs_all);
+        let kept = self.keep_keys(volume, &there, &ours_all)?;
+        entry.shrunk = shrunk(volume, &there, &ours_all);
+        let own = format!("{all}{GONE}");
+        let marker = layout::shredded(volume);
         let missing = theirs_all.iter().filter(|info| {
-            !info.name.starts_with(&catalog) && have.get(info.name.as_str()) != Some(&info.length)
+            !info.name.starts_with(&catalog)
+                && !info.name.starts_with(&own)
+                && (kept.is_empty() || info.name != marker)
+                && have.get(info.name.as_str()) != Some(&info.length)
         });
         self.copy(volume, &missing.cloned().collect::<Vec<_>>(), entry, go_on)?;
         self.check_same(&record, volume)?;
         self.copy_versions(&catalog, &theirs, &ours, go_on)?;
         entry.version = theirs.newest();
-        let there = names_of(&theirs_all);
         let gone = ours_all.iter().map(|info| &info.name).filter(|name| {
-            !name.starts_with(&catalog) && !before.contains(*name) && !there.contains(*name)
+            let is_gone = !before.contains(*name) && !there.contains(*name);
+            is_gone
+                && !name.starts_with(&catalog)
+                && !name.starts_with(&own)
+                && !kept.contains(*name)
         });
         self.delete(volume, gone.cloned().collect(), entry)?;
         self.seen.insert(volume.to_owned(), there);
         Ok(())
+    }
+
+    /// Returns the wrapped keys that the source lacks and that the mirror keeps for now.
+    fn keep_keys(
+        &self,
+        volume: &str,
+        there: &HashSet<String>,
+        ours: &[ObjectInfo],
+    ) -> Result<HashSet<String>> {
+        let (keys, own) =
+            (layout::keys_prefix(volume), format!("{}{GONE}", layout::volume_prefix(volume)));
+        let (now, marker) = (self.clock.now(), layout::shredded(volume));
+        let mut since: HashMap<String, (Timestamp, String)> = HashMap::new();
+        for info in ours {
+            let Some((time, name)) =
+                info.name.strip_prefix(&own).and_then(|rest| rest.split_once('.'))
+            else {
+                continue;
+            };
+            let Ok(time) = i64::from_str_radix(time, 16) else { continue };
+            since.insert(format!("{keys}{name}"), (Timestamp(time), info.name.clone()));
+        }
+        let mut kept = HashSet::new();
+        let mut ended = Vec::new();
+        let names = ours.iter().map(|info| &info.name);
+        for name in names.filter(|name| name.starts_with(&keys) && **name != marker) {
+            let known = since.remove(name);
+            if there.contains(name) {
+                ended.extend(known.map(|(_, object)| object));
+                continue;
+            }
+            let at = known.as_ref().map_or(now, |(at, _)| *at);
+            if u128::from(now.nanos_since(at)) < self.options.keep.as_nanos() {
+                if known.is_none() {
+                    let short = name.strip_prefix(&keys).unwrap_or(name);
+                    self.target.put(&format!("{own}{:016x}.{short}", now.0.max(0)), b"")?;
+                }
+                kept.insert(name.clone());
+            }
+        }
+        // Of keys that the mirror does not have any more, and of those that are back.
+        ended.extend(since.into_values().map(|(_, object)| object));
+        if !ended.is_empty() {
+            self.target.delete_many(&ended)?;
+        }
+        Ok(kept)
     }
 
     /// Copies objects other than catalog versions; small segments in packs, if that saves requests.
@@ -395,6 +468,32 @@ impl Mirror {
         entry.objects_deleted += gone.len() as u64;
         Ok(())
     }
+}
+
+/// Returns how the source's history shrank, given the names that it has.
+fn shrunk(volume: &str, there: &HashSet<String>, ours: &[ObjectInfo]) -> Option<String> {
+    let (keys, marker) = (layout::keys_prefix(volume), layout::shredded(volume));
+    let wrapped = |name: &&String| name.starts_with(&keys) && **name != marker;
+    let had_keys = ours.iter().any(|info| wrapped(&&info.name));
+    if had_keys && !there.iter().any(|name| wrapped(&name)) {
+        return Some(format!("the source has no wrapped key of volume {volume} any more"));
+    }
+    let segments = layout::segments_prefix(volume);
+    let (mut all, mut gone) = (0_u64, 0_u64);
+    for info in ours.iter().filter(|info| info.name.starts_with(&segments)) {
+        all += info.length;
+        if !there.contains(&info.name) {
+            gone += info.length;
+        }
+    }
+    let left: HashSet<&String> = there.iter().filter(|n| n.starts_with(&segments)).collect();
+    let had = ours.iter().any(|info| info.name.starts_with(&segments));
+    if had && left.is_empty() {
+        return Some(format!("the source has no segment of volume {volume} any more"));
+    }
+    (gone > all / 2 && gone > SHRUNK_BYTES_MIN).then(|| {
+        format!("the source lacks {gone} of the {all} bytes of volume {volume} that the mirror has")
+    })
 }
 
 fn names_of(objects: &[ObjectInfo]) -> HashSet<String> {

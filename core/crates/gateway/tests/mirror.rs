@@ -399,3 +399,72 @@ fn promise_5_a_mirror_keeps_up_with_retention() {
     };
     assert_eq!(names(&sites.target), names(&sites.source), "deletes follow");
 }
+
+/// A mirror whose vault keeps what is deleted for 14 days.
+fn last_resort(sites: &Sites, key: Option<WrappingKey>) -> Mirror {
+    let clock = SystemClock::shared();
+    let (from, _) = (vault(&sites.source, None), vault(&sites.target, None));
+    hrl_maintain::set_delay(&*sites.target, hrl_maintain::DEFAULT_DELAY).expect("delay");
+    let store = hrl_maintain::DelayedStore::over(sites.target.clone(), clock.clone(), "mirror");
+    let to = Vault::open(store, key, clock.clone()).expect("vault");
+    let options = MirrorOptions { keep: hrl_maintain::DEFAULT_DELAY, ..MirrorOptions::default() };
+    Mirror::new(from, to, options, clock)
+}
+
+#[test]
+fn promise_13_a_mirror_follows_no_shred_and_reports_it() {
+    let sites = Sites::new();
+    let key = || Some(WrappingKey::from_bytes([3; 32]));
+    let protection = sites.protect(key());
+    let known = states(&protection, &sites.device, 0..3);
+    protection.stop(LIMIT).expect("stop");
+    let mut mirror = last_resort(&sites, None);
+    assert_eq!(run(&mut mirror).shrunk, None);
+    let options = hrl::vault::ShredOptions { data: false, override_legal_hold: true };
+    vault(&sites.source, key()).shred("disk", options).expect("shred");
+    for _ in 0..3 {
+        let report = run(&mut mirror);
+        assert!(report.failure.is_none(), "{report:?}");
+        assert!(report.shrunk.expect("it is reported").contains("wrapped key"));
+        check(&vault(&sites.target, key()), &known);
+        mirror = last_resort(&sites, None);
+    }
+    let mut mirror = Mirror::new(
+        vault(&sites.source, None),
+        vault(&sites.target, None),
+        MirrorOptions::default(),
+        SystemClock::shared(),
+    );
+    run(&mut mirror);
+    run(&mut mirror);
+    vault(&sites.target, key()).replica("disk").err().expect("a mirror that keeps nothing follows");
+}
+
+#[test]
+fn promise_13_a_mirror_brings_back_what_its_source_lost() {
+    let sites = Sites::new();
+    let protection = sites.protect(None);
+    let known = states(&protection, &sites.device, 0..6);
+    let mut mirror = last_resort(&sites, None);
+    run(&mut mirror);
+    let since = SystemClock::shared().now();
+    protection.stop(LIMIT).expect("stop");
+    compact_all(&sites.source);
+    std::thread::sleep(Duration::from_millis(1100));
+    compact_all(&sites.source);
+    for _ in 0..3 {
+        let report = run(&mut mirror);
+        assert!(report.failure.is_none(), "{report:?}");
+    }
+    let store: Arc<dyn Store> = sites.target.clone();
+    let listed = vault(&sites.target, None).replica("disk").expect("replica").points().len();
+    assert!(listed < known.len(), "the mirror followed the folds");
+    let options = hrl_maintain::UndeleteOptions {
+        dry_run: false,
+        ..hrl_maintain::UndeleteOptions::new(since)
+    };
+    let report = hrl_maintain::undelete(&store, None, &SystemClock::shared(), &options);
+    let report = report.expect("undelete");
+    assert!(report.iter().all(|volume| volume.failure.is_none()), "{report:?}");
+    check(&vault(&sites.target, None), &known);
+}

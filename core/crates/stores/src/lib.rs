@@ -3,6 +3,9 @@
 //! A path or `file://PATH` is a directory. With the feature `cloud`, `s3://`, `az://` and `gs://`
 //! are object stores, whose credentials come from the environment. With the feature `gateway`,
 //! `gateway://HOST[:PORT],…[?identity=DIR]` are gateways.
+//!
+//! If the vault there has a deletion delay, what is deleted through the store can be brought back. A
+//! gateway sees to that itself.
 
 mod late;
 
@@ -12,9 +15,12 @@ use std::sync::Arc;
 use hrl::journal::WrappingKey;
 use hrl::store::{DirStore, Store};
 use hrl::vault::Vault;
-use hrl::{Clock, Error, ErrorKind, ProtectionOptions, Result};
+use hrl::{Clock, Error, ErrorKind, ProtectionOptions, Result, SystemClock};
+use hrl_maintain::DelayedStore;
 
 use crate::late::LateStore;
+
+const GATEWAY: &str = "gateway://";
 
 /// Opens the store that `url` names.
 ///
@@ -22,19 +28,44 @@ use crate::late::LateStore;
 /// `Unsupported` if this build lacks its kind of store, `Unavailable` if the server does not
 /// answer.
 pub fn open_url(url: &str) -> Result<Arc<dyn Store>> {
+    Ok(delayed(url, open_below(url)?))
+}
+
+/// Opens the store that `url` names without its deletion delay, for maintenance: what is deleted
+/// through it is gone. `InvalidInput` for a gateway, which never gives that out; otherwise the errors
+/// of [`open_url`].
+pub fn open_for_maintenance(url: &str) -> Result<Arc<dyn Store>> {
+    if url.starts_with(GATEWAY) {
+        return Err(Error::new(ErrorKind::InvalidInput, "maintain", url)
+            .message("a vault is maintained where its gateways reach it, not through one of them")
+            .expected("the URL or directory that the gateway was given"));
+    }
+    open_below(url)
+}
+
+fn open_below(url: &str) -> Result<Arc<dyn Store>> {
     match local(url) {
         Some(path) => Ok(Arc::new(DirStore::open(path)?)),
         None => open_remote(url),
     }
 }
 
+/// Returns the store as its clients see it.
+fn delayed(url: &str, store: Arc<dyn Store>) -> Arc<dyn Store> {
+    if url.starts_with(GATEWAY) {
+        return store;
+    }
+    DelayedStore::over(store, SystemClock::shared(), "client without a gateway")
+}
+
 /// Opens the store that `url` names, as [`open_url`] does, and creates an absent directory. Buckets
 /// are never created.
 pub fn create_url(url: &str) -> Result<Arc<dyn Store>> {
-    match local(url) {
-        Some(path) => Ok(Arc::new(DirStore::create(path)?)),
-        None => open_remote(url),
-    }
+    let store = match local(url) {
+        Some(path) => Arc::new(DirStore::create(path)?),
+        None => open_remote(url)?,
+    };
+    Ok(delayed(url, store))
 }
 
 /// Opens the vault of an agent, for [`ProtectionOptions::new`].
@@ -73,7 +104,7 @@ fn local(url: &str) -> Option<&Path> {
 }
 
 fn open_remote(url: &str) -> Result<Arc<dyn Store>> {
-    match url.strip_prefix("gateway://") {
+    match url.strip_prefix(GATEWAY) {
         Some(rest) => open_gateway(url, rest),
         None => open_object_store(url),
     }
