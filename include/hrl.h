@@ -85,6 +85,7 @@ struct hrl_record;
 struct hrl_convert_report;
 struct hrl_rotation_report;
 struct hrl_shred_report;
+struct hrl_undeleted;
 struct hrl_mirrored_volume;
 struct hrl_nbd_tls;
 struct hrl_nbd_stats;
@@ -2705,6 +2706,115 @@ hrl_status hrl_convert_to_native(const char *const *inputs,
                                  size_t input_count,
                                  const char *file,
                                  struct hrl_convert_report *report);
+
+/* ---- Maintenance ----
+ * Bring back what was deleted, and purge what is due.
+ */
+
+/**
+ * Reports what came back of a volume, or would.
+ */
+typedef struct hrl_undeleted {
+    /**
+     * Size of the structure in bytes. The caller sets it, and the library stores how much it filled.
+     * See "Structures" at the top of this file.
+     */
+    size_t struct_bytes;
+    /**
+     * Name of the volume; empty for objects of no volume.
+     */
+    char volume[HRL_NAME_CHARS];
+    /**
+     * Objects that were deleted and are back.
+     */
+    uint64_t objects;
+    /**
+     * Their bytes.
+     */
+    uint64_t bytes;
+    /**
+     * Objects that gave way, because they had taken the names of deleted ones.
+     */
+    uint64_t replaced;
+    /**
+     * Objects that are gone all the same.
+     */
+    uint64_t lost;
+    /**
+     * Whether the volume had been shredded.
+     */
+    bool was_shredded;
+    /**
+     * Points that the catalog lists again.
+     */
+    uint64_t points;
+    /**
+     * Segments that the catalog lists again.
+     */
+    uint64_t segments;
+    /**
+     * Pins and legal holds in force again.
+     */
+    uint64_t pins;
+    /**
+     * Folds that stay, because what they were made of is gone.
+     */
+    uint64_t folds_left;
+    /**
+     * Catalog version that says it again; 0 if it needs none, or in a dry run.
+     */
+    uint64_t version;
+    /**
+     * HRL_OK, or the status of the error of this volume.
+     */
+    hrl_status status;
+    /**
+     * That error as a sentence, cut if it does not fit; empty without an error.
+     */
+    char failure[HRL_LABEL_CHARS];
+} hrl_undeleted;
+
+/**
+ * Receives what came back of one volume, which lives until it returns; returns false to stop.
+ */
+typedef bool (*hrl_undeleted_fn)(void *user, const struct hrl_undeleted *volume);
+
+/**
+ * Brings back what was deleted from the vault at `url` since a time, and passes the result of every
+ * volume to `each`. With `dry_run` nothing is changed. `url` is what a gateway would be given.
+ * Without the key of an encrypted volume objects come back, and folds are not undone. Run it again
+ * after any failure.
+ * Statuses: HRL_ERROR_INVALID_INPUT (also a gateway), HRL_ERROR_NOT_FOUND, HRL_ERROR_UNAVAILABLE,
+ * HRL_ERROR_IO. Since 0.1.
+ */
+HRL_API
+hrl_status hrl_vault_undelete(const char *url,
+                              const struct hrl_key *key,
+                              int64_t since_ns,
+                              bool dry_run,
+                              hrl_undeleted_fn each,
+                              void *user);
+
+/**
+ * Sets for how long what is deleted from the vault at `url` can be brought back; 0: not at all.
+ * What is deleted already keeps its own delay.
+ * Statuses: HRL_ERROR_INVALID_INPUT (also a gateway), HRL_ERROR_NOT_FOUND, HRL_ERROR_UNAVAILABLE,
+ * HRL_ERROR_READ_ONLY, HRL_ERROR_IO. Since 0.1.
+ */
+HRL_API hrl_status hrl_vault_set_deletion_delay(const char *url, uint64_t delay_ms);
+
+/**
+ * Maintains the vault at `url` once: retention by `policy` (NULL: none) of the volumes that the key
+ * opens, old catalog versions, and the purge of what was deleted and whose delay is over. `failed`,
+ * which may be NULL, is the number of volumes that could not be maintained.
+ * Statuses: HRL_ERROR_INVALID_INPUT (also a gateway, or a bad policy), HRL_ERROR_NOT_FOUND,
+ * HRL_ERROR_UNAVAILABLE (also a clock that jumped), HRL_ERROR_IO. Since 0.1.
+ */
+HRL_API
+hrl_status hrl_vault_maintain(const char *url,
+                              const struct hrl_key *key,
+                              const char *policy,
+                              uint64_t *failed);
 
 /* ---- Mirrors ----
  * Make one vault follow another.

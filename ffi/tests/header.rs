@@ -108,7 +108,7 @@ fn generated() -> String {
 }
 
 /// The sections of the header: title, head, and the sources that declare what is in them.
-const SECTIONS: [(&str, &str, &[&str]); 13] = [
+const SECTIONS: [(&str, &str, &[&str]); 14] = [
     (
         "General",
         "Version, statuses, and the last error of a thread.",

@@ -2929,6 +2929,7 @@ def plan_capacity(
     days: int | None = None,
     rpo_target: float | None = None,
     progress: Callable[[int, int], object] | None = None,
+    deletion_delay: float = 0.0,
 ) -> CapacityPlan:
     """Simulates shipping and retention with the journals of volumes, and predicts what they
     need.
@@ -2937,7 +2938,8 @@ def plan_capacity(
     bytes per second, shared by all volumes; None is as much as the policy allows. `latency`
     is the time of one request to the store. `days` of the vault are simulated, by default
     two more than the window of the retention. `rpo_target` asks for the slowest link that
-    keeps the RPO below it for 99 % of the time.
+    keeps the RPO below it for 99 % of the time. What was deleted takes space for
+    `deletion_delay` seconds.
     """
 
 def resume_plan(

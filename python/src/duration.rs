@@ -27,10 +27,3 @@ pub(crate) fn parse_duration(text: &str, bare: Option<&str>) -> PyResult<Duratio
     let parse = || hrl::parse_duration(text, bare.map(unit).transpose()?);
     parse().map_err(|error| raise(&error))
 }
-
-/// Reads a number of seconds; `InvalidInput` for one that is no length of time.
-pub(crate) fn seconds(name: &str, given: f64) -> PyResult<Duration> {
-    Duration::try_from_secs_f64(given).map_err(|error| {
-        raise(&Error::new(ErrorKind::InvalidInput, "use", name).found(given).message(error))
-    })
-}

@@ -11,10 +11,10 @@ use hrl_maintain::ensure_delay;
 use hrl_stores::{create_url, open_for_maintenance, open_url};
 use pyo3::prelude::*;
 
-use crate::duration::seconds;
 use crate::errors::run;
 use crate::running::ends_with_block;
 use crate::value::{Shown, mirror};
+use crate::wait::seconds;
 
 mirror! {
     /// Counters of a gateway since its start.
@@ -75,7 +75,7 @@ impl Gateway {
         metrics: Option<&str>,
         deletion_delay: f64,
     ) -> PyResult<Self> {
-        let deletion_delay = seconds("deletion_delay", deletion_delay)?;
+        let deletion_delay = seconds(deletion_delay)?;
         let mut options = GatewayOptions::new(listen, pki);
         if let Some(directory) = cache {
             options = options.cache(directory);

@@ -9,11 +9,11 @@ use hrl_stores::open_for_maintenance;
 use pyo3::prelude::*;
 
 use crate::at::Moment;
-use crate::duration::seconds;
 use crate::errors::run;
 use crate::key::Key;
 use crate::retention::CompactReport;
 use crate::value::{Shown, mirror};
+use crate::wait::seconds;
 
 mirror! {
     /// What came back of a volume, or would. The result of `undelete`.
@@ -143,7 +143,7 @@ pub(crate) fn deletion_delay(py: Python<'_>, vault: &str) -> PyResult<f64> {
 /// Sets the deletion delay of a vault, in seconds. What is deleted already keeps its own.
 #[pyfunction]
 pub(crate) fn set_deletion_delay(py: Python<'_>, vault: &str, delay: f64) -> PyResult<()> {
-    let delay = seconds("delay", delay)?;
+    let delay = seconds(delay)?;
     run(py, || hrl_maintain::set_delay(&*open_for_maintenance(vault)?, delay))
 }
 
@@ -174,7 +174,7 @@ impl Maintainer {
         accept_clock: bool,
         name: &str,
     ) -> PyResult<Self> {
-        let deletion_delay = seconds("deletion_delay", deletion_delay)?;
+        let deletion_delay = seconds(deletion_delay)?;
         let key = key.map(|key| key.0.clone());
         let inner = run(py, || {
             let options = MaintainOptions {

@@ -8,10 +8,10 @@ use hrl::sync::lock::Mutex;
 use hrl_gateway::MirrorOptions;
 use pyo3::prelude::*;
 
-use crate::duration::seconds;
 use crate::errors::run;
 use crate::value::{Shown, mirror};
 use crate::vault::Vault;
+use crate::wait::seconds;
 
 mirror! {
     /// The result of a mirror's run for one volume.
@@ -66,7 +66,7 @@ impl Mirror {
         scratch: Option<PathBuf>,
         keep: f64,
     ) -> PyResult<Self> {
-        let keep = seconds("keep", keep)?;
+        let keep = seconds(keep)?;
         let options = MirrorOptions { volumes, scratch, keep };
         let clock = SystemClock::shared();
         let inner = hrl_gateway::Mirror::new(source.inner()?, target.inner()?, options, clock);

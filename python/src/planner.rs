@@ -137,10 +137,12 @@ pub(crate) fn churn<'py>(
 /// bytes per second, shared by all volumes; None is as much as the policy allows. `latency`
 /// is the time of one request to the store. `days` of the vault are simulated, by default
 /// two more than the window of the retention. `rpo_target` asks for the slowest link that
-/// keeps the RPO below it for 99 % of the time.
+/// keeps the RPO below it for 99 % of the time. What was deleted takes space for
+/// `deletion_delay` seconds.
 #[pyfunction]
 #[pyo3(signature = (
-    replicas, *, policy=None, link=None, latency=0.02, since=None, until=None, days=None, rpo_target=None, progress=None
+    replicas, *, policy=None, link=None, latency=0.02, since=None, until=None, days=None, rpo_target=None, progress=None,
+    deletion_delay=0.0
 ))]
 #[allow(clippy::too_many_arguments, reason = "they are named in Python")]
 pub(crate) fn plan_capacity<'py>(
@@ -154,6 +156,7 @@ pub(crate) fn plan_capacity<'py>(
     days: Option<u32>,
     rpo_target: Option<f64>,
     progress: Option<Py<PyAny>>,
+    deletion_delay: f64,
 ) -> PyResult<CapacityPlan> {
     let replicas: Vec<hrl::replica::Replica> = replicas
         .iter()
@@ -162,6 +165,7 @@ pub(crate) fn plan_capacity<'py>(
     let mut options = PlanOptions {
         link_bytes_per_second: link,
         request_latency: seconds(latency)?,
+        deletion_delay: seconds(deletion_delay)?,
         from: since.map(|time| time.0),
         to: until.map(|time| time.0),
         days,

@@ -5,15 +5,17 @@ from typing import Annotated
 
 import typer
 
-from hrl import Gateway, create_authority, enroll_client
+from hrl import Gateway, Maintainer, create_authority, enroll_client
 from hrl.cli.commands import command
 from hrl.cli.exits import Exit, Refused
+from hrl.cli.keep import maintained
 from hrl.cli.options import Json, duration_of
 from hrl.cli.output import note, print_address
 from hrl.cli.signals import ended_by_signals
 from hrl.cli.times import Duration
 
 STOP_SECONDS = 30.0
+MAINTAIN_SECONDS = 3600.0
 Pki = Annotated[Path, typer.Option("--pki", metavar="DIR", help="Certificates and enrolled clients; see hrl enroll.")]
 
 
@@ -43,6 +45,9 @@ def gateway(
         Duration,
         duration_of("--deletion-delay", "For a vault that has none: hrl vault undelete brings deletes back so long."),
     ] = Duration("14d"),
+    maintain: Annotated[
+        bool, typer.Option("--maintain", help="Maintain the vault every hour, as hrl maintain does without the key.")
+    ] = False,
     json: Json = False,
 ) -> None:
     """Receives segments over HTTPS with client certificates, and hands them on to a vault.
@@ -61,7 +66,10 @@ def gateway(
         deletion_delay=deletion_delay,
     )
     print_address(server.address, json=json, key="address")
-    ended.wait()
+    if maintain:
+        maintained(Maintainer(vault, name="gateway"), MAINTAIN_SECONDS, ended=ended)
+    else:
+        ended.wait()
     if not server.stop(STOP_SECONDS):
         note("the cache is not empty; the next gateway with it goes on from there")
 

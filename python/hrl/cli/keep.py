@@ -140,7 +140,20 @@ def maintain(
             deletion_delay=delay,
             accept_clock=accept_clock,
         )
-    ended = Ending()
+    if follow:
+        return maintained(maintainer, interval, json=json)
+    volumes, purged = maintainer.run()
+    tell(volumes, purged, json=json)
+    failures = [entry for entry in volumes if entry["failure"]]
+    if failures:
+        some = len(failures) < len(volumes)
+        code = Exit.PARTLY if some else Exit.of_kind(failures[0]["failure_kind"] or "")
+        raise Refused(failures[0]["failure"] or "", code)
+
+
+def maintained(maintainer: Maintainer, interval: float, *, json: bool = False, ended: Ending | None = None) -> None:
+    """Maintains a vault again and again until the process is to end. `ended` is the flag that signals set until now."""
+    ended = ended or Ending()
 
     def end() -> None:
         maintainer.stop()
@@ -151,18 +164,9 @@ def maintain(
         try:
             volumes, purged = maintainer.run()
         except HrlError as error:
-            if not follow:
-                raise
             note(str(error))
         else:
             tell(volumes, purged, json=json)
-            failures = [entry for entry in volumes if entry["failure"]]
-            if not follow and failures:
-                some = len(failures) < len(volumes)
-                code = Exit.PARTLY if some else Exit.of_kind(failures[0]["failure_kind"] or "")
-                raise Refused(failures[0]["failure"] or "", code)
-        if not follow:
-            break
         ended.wait(interval)
 
 

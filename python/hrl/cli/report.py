@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from hrl import deleted
 from hrl.cli.commands import command
 from hrl.cli.exits import Exit, Refused
 from hrl.cli.options import KeyFile, Overwrite, PolicyFile, VaultUrl, Volumes, duration_of
@@ -62,6 +63,7 @@ def report(
             verified_within=verified_within,
             check=reader.problem,
             lost=reader.lost(volumes),
+            restorable=[] if vault.startswith("gateway://") else deleted(vault),
         )
     if unread:
         raise Refused(f"{to} is written, but cannot be read: {', '.join(unread)}", Exit.PARTLY)

@@ -149,6 +149,9 @@ def plan_capacity(
         int | None,
         typer.Option("--days", help="Days of the vault. Default: until it no longer grows, 30 if it always does."),
     ] = None,
+    deletion_delay: Annotated[
+        Duration, duration_of("--deletion-delay", "Time for which deleted objects take space; 14d behind a gateway.")
+    ] = Duration("0"),
     price_put: Annotated[float, typer.Option("--price-put", help="Price of 1,000 puts or lists.")] = 0.0,
     price_get: Annotated[float, typer.Option("--price-get", help="Price of 1,000 gets or heads.")] = 0.0,
     price_gb: Annotated[float, typer.Option("--price-gb", help="Price of a GiB for a month.")] = 0.0,
@@ -177,6 +180,7 @@ def plan_capacity(
             days=days,
             rpo_target=rpo_target,
             progress=progress,
+            deletion_delay=deletion_delay,
         )
     found = fields(planned)
     found["from"], found["to"] = found.pop("from_time"), found.pop("to_time")

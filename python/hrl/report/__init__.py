@@ -18,7 +18,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from hrl import Branch, HrlError, RecoveryPoint, Replica, SegmentEntry, Vault
+from hrl import Branch, DeletedVolume, HrlError, RecoveryPoint, Replica, SegmentEntry, Vault
 from hrl.health import APP_KINDS, RPO_SECONDS, Limits, Notice, of_catalog, worst
 from hrl.report import charts
 from hrl.report.charts import COLUMNS, COLUMNS_MIN, Span
@@ -76,18 +76,25 @@ def write(
     now: datetime | None = None,
     check: Callable[[Replica], Exception | None] | None = None,
     lost: Sequence[str] = (),
+    restorable: Sequence[DeletedVolume] = (),
 ) -> list[str]:
     """Writes the page for a vault (or some of its volumes) to a file. Returns the volumes that could not be read.
 
     The page asks for attention beyond three ages in seconds: `rpo_threshold` of the newest replicated write, `app_within` of
     the newest application-consistent point, `verified_within` of the newest point that passed a check. Zero switches a rule
     off. `check` returns why a volume has less than was seen of it before; `lost` are volumes that were seen and are gone.
-    Both are critical.
+    Both are critical. `restorable` is what was deleted and can be brought back.
     """
     at = now or datetime.now(UTC)
     limits = Limits(nanoseconds(at), rpo_threshold, app_within, verified_within)
     names = [name for name in volumes or vault.volume_names() if name not in lost]
     shown = [collect(vault, name, limits, check) for name in names] + [gone(name) for name in lost]
+    for volume in shown:
+        volume.facts += [
+            ("Deleted, can be brought back", human(entry.bytes), f"the first of it until {entry.next_due[:10]}")
+            for entry in restorable
+            if entry.volume == volume.name
+        ]
     Path(to).write_text(page(title, shown, at), encoding="utf-8", newline="\n")
     return [volume.name for volume in shown if volume.error and not volume.is_shredded]
 

@@ -12,7 +12,7 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use super::prediction::Requests;
+use super::prediction::{PlanOptions, Requests};
 use super::shipping::{Planned, nanos};
 use super::trace::Trace;
 use hrl::journal::{Mark, MarkEntry, PointKind, SegmentKind, SegmentSummary};
@@ -43,12 +43,14 @@ pub(super) fn play(
     trace: &Trace,
     segments: &[Planned],
     appends: u64,
-    policy: &Policy,
+    options: &PlanOptions,
     days: u32,
 ) -> Growth {
+    let policy = &options.policy;
     let end = trace.begin.saturating_add(DAY_NS.saturating_mul(i64::from(days)));
     let interval = nanos(policy.retention_interval).max((end - trace.begin) / RUNS_MAX).max(1);
     let mut vault = Vault::new(trace, segments, appends, policy);
+    vault.delay = nanos(options.deletion_delay);
     let mut run_at = trace.begin.saturating_add(interval);
     let mut growth = Growth { days: Vec::new() };
     for day in 1..=i64::from(days) {
@@ -61,6 +63,7 @@ pub(super) fn play(
             run_at = run_at.saturating_add(interval);
         }
         vault.ship_until(midnight);
+        vault.purge(midnight);
         growth.days.push((vault.bytes(), std::mem::take(&mut vault.requests)));
     }
     // Skipped runs would still have listed objects and read the newest catalog.
@@ -90,6 +93,12 @@ struct Vault<'a> {
     versions: f64,
     /// Objects that wait for deletion: when they were retired, how many, and their bytes.
     retired: Vec<(i64, u64, u64)>,
+    /// How long deleted bytes stay.
+    delay: i64,
+    /// Bytes of deleted objects that stay, and when they were deleted.
+    deleted: Vec<(i64, u64)>,
+    /// Bytes of catalog versions that were deleted since the last purge.
+    forgotten: f64,
     judged: HashMap<Sequence, u64>,
     requests: Requests,
 }
@@ -104,6 +113,9 @@ impl<'a> Vault<'a> {
             next: 0,
             versions: 1.0,
             retired: Vec::new(),
+            delay: 0,
+            deleted: Vec::new(),
+            forgotten: 0.0,
             judged: HashMap::new(),
             requests: Requests::default(),
         };
@@ -159,6 +171,15 @@ impl<'a> Vault<'a> {
         if self.versions > 2.0 * SNAPSHOT_EVERY as f64 {
             self.requests.delete += versions;
             self.requests.list += versions / SNAPSHOT_EVERY as f64;
+            if self.delay > 0 {
+                // Each is read and goes into a tombstone, with up to a snapshot's worth of others.
+                self.requests.get += versions;
+                self.requests.put += versions / SNAPSHOT_EVERY as f64;
+                let entry = CATALOG_ENTRY_BYTES as f64;
+                let snapshot = self.entries.len() as f64 * entry / SNAPSHOT_EVERY as f64;
+                let small = self.batch * entry + CATALOG_ENVELOPE_BYTES as f64;
+                self.forgotten += versions * (small + snapshot);
+            }
         }
     }
 
@@ -173,9 +194,25 @@ impl<'a> Vault<'a> {
             self.retired.drain(..).partition(|(at, _, _)| now - at >= grace);
         self.retired = waiting;
         if !due.is_empty() {
+            if self.delay > 0 {
+                self.requests.put += 1.0;
+                let bytes = due.iter().map(|(_, _, bytes)| *bytes).fold(0, u64::saturating_add);
+                self.deleted.push((now, bytes));
+            }
             self.requests.delete += due.iter().map(|(_, objects, _)| *objects as f64).sum::<f64>();
             self.append(1.0);
         }
+    }
+
+    /// Removes what was deleted and whose delay is over.
+    fn purge(&mut self, now: i64) {
+        #[allow(clippy::cast_sign_loss, reason = "a sum of sizes")]
+        let forgotten = std::mem::take(&mut self.forgotten) as u64;
+        if forgotten > 0 {
+            self.deleted.push((now, forgotten));
+        }
+        let delay = self.delay;
+        self.deleted.retain(|(at, _)| now - at < delay);
     }
 
     fn fold(&mut self, fold: &Fold, now: i64) {
@@ -223,7 +260,8 @@ impl<'a> Vault<'a> {
     fn bytes(&self) -> u64 {
         let segments = self.entries.iter().map(|entry| entry.summary.stored_bytes);
         let retired = self.retired.iter().map(|(_, _, bytes)| *bytes);
-        let all = segments.chain(retired).fold(0_u64, u64::saturating_add);
+        let deleted = self.deleted.iter().map(|(_, bytes)| *bytes);
+        let all = segments.chain(retired).chain(deleted).fold(0_u64, u64::saturating_add);
         all.saturating_add(self.catalog_bytes())
     }
 
@@ -288,8 +326,10 @@ impl Requests {
     }
 }
 
-/// Returns the days after which a vault no longer grows: the window of its retention plus two.
-pub(super) fn steady_days(policy: &Policy) -> Option<u32> {
-    let window: Duration = policy.retention.as_ref()?.window();
+/// Returns the days after which a vault no longer grows: the window of its retention and the
+/// deletion delay, plus two.
+pub(super) fn steady_days(options: &PlanOptions) -> Option<u32> {
+    let window: Duration = options.policy.retention.as_ref()?.window();
+    let window = window.saturating_add(options.deletion_delay);
     u32::try_from(window.as_secs() / 86_400 + 2).ok()
 }

@@ -46,7 +46,7 @@ pub fn plan_capacity(
         traces.iter().zip(&shipped).map(|(trace, shipped)| volume(trace, shipped, options));
     let volumes = volumes.collect::<Result<Vec<_>>>()?;
     let days = sum_days(&volumes);
-    let steady = growth::steady_days(&options.policy)
+    let steady = growth::steady_days(options)
         .filter(|steady| u32::try_from(days.len()).is_ok_and(|days| days >= *steady));
     Ok(Plan {
         from: Timestamp(begin),
@@ -104,14 +104,14 @@ fn volume(trace: &Trace, shipped: &Shipped, options: &PlanOptions) -> Result<Vol
     let rpo = RpoCurve::new(segments, trace.begin, trace.begin.saturating_add(trace.period));
     let spool = SpoolCurve::new(segments);
     let sum = |of: fn(&Planned) -> u64| segments.iter().fold(0_u64, |s, x| s.saturating_add(of(x)));
-    let days = options.days.or(growth::steady_days(&options.policy)).unwrap_or(30).min(DAYS_MAX);
+    let days = options.days.or(growth::steady_days(options)).unwrap_or(30).min(DAYS_MAX);
     let days_max = growth::days_max(trace, segments);
     if u64::from(days) > days_max {
         return Err(Error::new(ErrorKind::Full, "plan capacity of", &trace.name)
             .expected(format_args!("at most {days_max} days with so many segments"))
             .found(days));
     }
-    let growth = growth::play(trace, segments, shipped.appends, &options.policy, days);
+    let growth = growth::play(trace, segments, shipped.appends, options, days);
     let day = |(vault_bytes, requests)| DayPlan { vault_bytes, requests };
     Ok(VolumePlan {
         name: trace.name.clone(),

@@ -19,8 +19,10 @@ pub struct PlanOptions {
     pub from: Option<Timestamp>,
     /// Writes at or after this time are left out. Default: none.
     pub to: Option<Timestamp>,
-    /// Days of the vault to simulate, 1 to 3,660. Default: two more than the window of retention,
-    /// after which the vault no longer grows; 30 without retention.
+    /// Deletion delay of the vault: deleted objects take space for so long. Default: none.
+    pub deletion_delay: Duration,
+    /// Days of the vault to simulate, 1 to 3,660. Default: two more than the window of retention
+    /// and the deletion delay, after which the vault no longer grows; 30 without retention.
     pub days: Option<u32>,
     /// Target for which the slowest sufficient link is found: the RPO stays below it for 99 % of
     /// the time. Default: none.
@@ -35,6 +37,7 @@ impl Default for PlanOptions {
             request_latency: Duration::from_millis(20),
             from: None,
             to: None,
+            deletion_delay: Duration::ZERO,
             days: None,
             rpo_target: None,
         }
@@ -69,8 +72,8 @@ impl Requests {
 /// Prediction for one day of the vault.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct DayPlan {
-    /// Bytes in the vault at the end of the day: segments, objects that wait for deletion,
-    /// catalogs.
+    /// Bytes in the vault at the end of the day: segments, objects that wait for deletion or were
+    /// deleted and can be brought back, catalogs.
     pub vault_bytes: u64,
     /// Requests on that day.
     pub requests: Requests,
