@@ -292,16 +292,24 @@ pub(crate) fn rewrite(
     store.delete(&old.object)
 }
 
-/// Returns the volume whose segments and packs a listing of `prefix` may show: of one volume, or
-/// `Some(None)` of any.
-fn listed_volume(prefix: &str) -> Option<Option<&str>> {
+/// Whose segments and packs a listing may show.
+enum Shows<'a> {
+    Nobodys,
+    One(&'a str),
+    All,
+}
+
+/// Returns whose segments and packs a listing of `prefix` may show.
+fn shows(prefix: &str) -> Shows<'_> {
     match layout::split_volume(prefix) {
         Some((volume, rest)) => {
-            let shows = |part: &str| part.starts_with(rest) || rest.starts_with(part);
-            (shows("segments/") || shows("packs/")).then_some(Some(volume))
+            let part = |part: &str| part.starts_with(rest) || rest.starts_with(part);
+            if part("segments/") || part("packs/") { Shows::One(volume) } else { Shows::Nobodys }
         }
-        None => (layout::VOLUMES.starts_with(prefix) || prefix.starts_with(layout::VOLUMES))
-            .then_some(None),
+        None if layout::VOLUMES.starts_with(prefix) || prefix.starts_with(layout::VOLUMES) => {
+            Shows::All
+        }
+        None => Shows::Nobodys,
     }
 }
 
@@ -346,8 +354,9 @@ impl Store for DelayedStore {
         if prefix.starts_with(DELETED) {
             return self.inner.list(prefix);
         }
-        let volume = match listed_volume(prefix) {
-            Some(volume) if self.look()?.1 => volume,
+        let volume = match shows(prefix) {
+            Shows::One(volume) if self.look()?.1 => Some(volume),
+            Shows::All if self.look()?.1 => None,
             _ => {
                 let mut found = self.inner.list(prefix)?;
                 found.retain(|info| !info.name.starts_with(DELETED));

@@ -112,7 +112,7 @@ impl History {
             let then = then.filter(|source| source.host != SHREDDER);
             done.source = then.or(self.source.as_ref()).cloned();
         }
-        let then: HashSet<&str> = self.then.iter().flat_map(|then| names(then)).collect();
+        let then: HashSet<&str> = self.then.iter().flat_map(names).collect();
         let (mut replaced, mut retired, mut wanted) = (Vec::new(), Vec::new(), Vec::new());
         for fold in now.segments() {
             let is_old = then.contains(fold.object.as_str());
