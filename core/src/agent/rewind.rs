@@ -25,7 +25,7 @@ use crate::vault::{
 };
 
 /// Reads what the vault has now; `None` if it has no such volume. `Unavailable` if it is no vault: its file system may not be
-/// mounted. `Fenced` if another source owns the volume there.
+/// mounted. `Fenced` if another source owns the volume there, or another session goes on with it.
 pub(super) fn look(shared: &Shared, why: &Error) -> Result<Option<Box<Rewind>>> {
     check_marker(&**shared.vault.objects())?;
     let mut replica = match shared.vault.replica_up_to_gap(&shared.info, &shared.keys) {
@@ -33,6 +33,7 @@ pub(super) fn look(shared: &Shared, why: &Error) -> Result<Option<Box<Rewind>>> 
         replica => replica?,
     };
     let known = shared.shipping.shipper.known_version();
+    shared.shipping.shipper.enter(replica.catalog_mut())?;
     go_beyond(replica.catalog_mut(), known, shared.shipping.shipper.source())?;
     let baseline = Baseline::of(&shared.state, &replica, &[], replica.catalog().last_sequence());
     let (catalog, why) = (replica.into_catalog(), why.to_string());

@@ -367,14 +367,18 @@ impl Shipper {
 
     /// Fails if the catalog ends with a segment that is not of this state directory. `Fenced` if it
     /// follows what was published from here: another session runs on a copy of the directory.
-    /// `Diverged` if what was published from here is gone.
+    /// `Diverged` if what was published from here is gone, or the spool does not continue it.
     fn check_end(&self, catalog: &Catalog, spool: &Spool) -> Result<()> {
         let chain = catalog.last_chain();
         let is_ours = catalog.source().is_some_and(|owner| owner.id == self.sender.source.id);
-        if !is_ours || chain == self.sender.anchor.chain() || spool.contains(chain) {
+        let is_known = chain == self.sender.anchor.chain();
+        if !is_ours || spool.contains(chain) || is_known && spool.follows(chain) {
             return Ok(());
         }
-        let (kind, why) = if self.sender.anchor.is_in(catalog) {
+        let (kind, why) = if is_known {
+            // Some of it was put aside for another vault, which was in the place of this one.
+            (ErrorKind::Diverged, "the spool does not continue what was published")
+        } else if self.sender.anchor.is_in(catalog) {
             let why =
                 "another session of this source publishes: is there a copy of the state directory?";
             (ErrorKind::Fenced, why)
@@ -409,6 +413,15 @@ impl Shipper {
     /// Forgets what is in the vault and not in its catalog, because that is not to be published.
     pub(crate) fn forget_put(&self) {
         self.unpublished.lock().clear();
+    }
+
+    /// Lets a catalog that was read anew be published as this session. `Fenced` if one that began later
+    /// has published there.
+    pub(crate) fn enter(&self, catalog: &mut Catalog) -> Result<()> {
+        let current = self.catalog.lock();
+        current.check_later_session(catalog)?;
+        catalog.go_on_with_session_of(&current);
+        Ok(())
     }
 
     /// Goes on with the catalog of a vault that went back. `given` is the last sequence given.

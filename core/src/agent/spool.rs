@@ -90,6 +90,11 @@ impl Spool {
         self.state.lock().queue.iter().any(|spooled| spooled.summary.chain == chain)
     }
 
+    /// Returns whether the oldest segment, if there is one, continues this chain hash.
+    pub(super) fn follows(&self, chain: ChainHash) -> bool {
+        self.state.lock().queue.front().is_none_or(|oldest| oldest.summary.previous == chain)
+    }
+
     /// Takes all segments out without removing their files.
     pub(super) fn take_all(&self) -> Vec<Spooled> {
         let taken = std::mem::take(&mut *self.state.lock());

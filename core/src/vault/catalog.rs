@@ -265,8 +265,9 @@ impl Catalog {
         self.check_source(source, edits)?;
         let newest = self.listed()?.newest().max(known).max(self.version);
         let number = (newest / SNAPSHOT_EVERY + 2) * SNAPSHOT_EVERY;
+        let edits = self.with_instance(source, edits)?;
         let undo = self.content.apply_all(edits.iter().cloned(), |_, _| Ok(()))?;
-        let is_put = self.put_applied(number, source.id, edits, undo)?;
+        let is_put = self.put_applied(number, source.id, &edits, undo)?;
         if is_put { Ok(()) } else { Err(self.lost_races()) }
     }
 
@@ -342,10 +343,25 @@ impl Catalog {
 
     /// Fails with `Fenced` if another session of the source has published since this one began.
     pub(crate) fn check_session(&self) -> Result<()> {
-        let (Some(session), Some(newest)) = (&self.session, self.content.instance()) else {
+        self.check_instance(&self.content, |_, _| false)
+    }
+
+    /// Fails with `Fenced` if a session of the source that began later than this one has published in
+    /// `found`, which is of a vault that went back.
+    pub(crate) fn check_later_session(&self, found: &CatalogContent) -> Result<()> {
+        self.check_instance(found, |newest, session| newest.since <= session.since)
+    }
+
+    fn check_instance(
+        &self,
+        found: &CatalogContent,
+        is_harmless: impl FnOnce(&SourceInstance, &SourceInstance) -> bool,
+    ) -> Result<()> {
+        let (Some(session), Some(newest)) = (&self.session, found.instance()) else {
             return Ok(());
         };
-        if newest.id == session.instance.id || session.before.contains(&newest.id) {
+        let is_known = newest.id == session.instance.id || session.before.contains(&newest.id);
+        if is_known || is_harmless(newest, &session.instance) {
             return Ok(());
         }
         Err(Error::new(ErrorKind::Fenced, "append to catalog", &self.content.prefix).message(

@@ -103,8 +103,7 @@ impl Life {
             let stats = running.protection.stats();
             !stats.vault_away && stats.replicated_sequence <= last
         });
-        // Two sessions that both go beyond what a vault lost are not fenced.
-        if !knows_vault || self.swaps.has_exchanged() || site.must_notice.borrow().is_some() {
+        if !knows_vault || site.must_notice.borrow().is_some() {
             return;
         }
         let Some(running) = site.running.borrow_mut().take() else { return };

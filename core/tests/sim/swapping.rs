@@ -80,11 +80,6 @@ impl Swaps {
         self.every > 0
     }
 
-    /// Returns whether a vault was exchanged in this life.
-    pub fn has_exchanged(&self) -> bool {
-        !self.segments.is_empty()
-    }
-
     /// Everybody is there again.
     pub fn come_back(&mut self) {
         self.absent = None;

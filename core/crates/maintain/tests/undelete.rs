@@ -146,7 +146,7 @@ fn promise_13_names_that_were_taken_meanwhile_are_given_back() {
     let store = through_a_gateway(&site);
     let keys = layout::keys_prefix("disk");
     let catalog = layout::catalog_prefix("disk");
-    let newest = before.keys().filter(|n| n.starts_with(&catalog)).next_back().expect("a version");
+    let newest = before.keys().rfind(|n| n.starts_with(&catalog)).expect("a version");
     let wrapped = before.keys().find(|n| n.starts_with(&keys)).expect("a wrapped key");
     for name in [newest, wrapped] {
         store.delete(name).expect("delete");
