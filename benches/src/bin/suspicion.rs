@@ -9,7 +9,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use hrl::device::{Durability, MemoryDevice};
+use hrl::device::{BlockDevice, Durability, MemoryDevice};
 use hrl::journal::WrappingKey;
 use hrl::store::DirStore;
 use hrl::vault::Vault;
@@ -106,7 +106,7 @@ fn processor_time() -> Duration {
     let tasks = std::fs::read_dir(Path::new("/proc/self/task")).expect("threads");
     let spent = tasks.filter_map(|task| {
         let text = std::fs::read_to_string(task.ok()?.path().join("schedstat")).ok()?;
-        text.split_whitespace().next()?.parse().ok()
+        text.split_whitespace().next()?.parse::<u64>().ok()
     });
     Duration::from_nanos(spent.sum())
 }

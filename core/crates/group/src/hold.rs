@@ -54,6 +54,7 @@ impl Hold {
 }
 
 #[cfg(test)]
+#[allow(clippy::float_cmp, reason = "whole seconds")]
 mod tests {
     use super::*;
 

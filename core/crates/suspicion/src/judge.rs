@@ -329,7 +329,7 @@ mod tests {
     #[test]
     fn writes_that_begin_within_a_block_are_seen() {
         let mut judge = Judge::new(Learned::default());
-        judge.wrote(100, &vec![1; 100]);
+        judge.wrote(100, &[1; 100]);
         judge.wrote(100, &vec![1; 1 << 20]);
         let blocks = (1 << 20) / BLOCK_BYTES as u64 - 1;
         let sampled = (1..=blocks).filter(|block| is_sampled(*block)).count() as u64;
