@@ -138,6 +138,9 @@ pub enum EventKind {
         /// What went back or is another.
         cause: Cause,
     },
+    /// The policy has retention and the source may not delete from the vault: a maintainer carries
+    /// retention out. Reported once.
+    RetentionLeft,
     /// The vault has no record of the volume any more; nothing is replicated until it is restarted.
     VolumeLost,
     /// What is written changed suddenly, as it does when data is encrypted; later points are
@@ -167,6 +170,7 @@ impl EventKind {
             Self::TaskFailed => "task-failed",
             Self::TaskRecovered => "task-recovered",
             Self::Diverged { .. } => "diverged",
+            Self::RetentionLeft => "retention-left",
             Self::VolumeLost => "volume-lost",
             Self::SuspiciousChange => "suspicious-change",
         }
@@ -198,7 +202,8 @@ impl EventKind {
             | Self::HandedOver
             | Self::TakenBack
             | Self::FailoverCommitted
-            | Self::TaskRecovered => Severity::Info,
+            | Self::TaskRecovered
+            | Self::RetentionLeft => Severity::Info,
         }
     }
 }

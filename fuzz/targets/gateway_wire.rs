@@ -22,7 +22,7 @@ use hrl::ErrorKind;
 use hrl::store::{PutOutcome, Store, check_name};
 use hrl_fuzz::{Memory, scratch};
 use hrl_gateway::{Gateway, GatewayOptions, RemoteStore};
-use hrl_tls::{create_authority, enroll_client};
+use hrl_tls::{EnrolledClient, Role, create_authority, enroll_client};
 use libfuzzer_sys::arbitrary::{Result as Parsed, Unstructured};
 use libfuzzer_sys::fuzz_target;
 
@@ -58,6 +58,10 @@ fn pki() -> PathBuf {
     PKI.clone()
 }
 
+fn client(volume: &str) -> EnrolledClient {
+    EnrolledClient::new("me", Role::Admin, &[volume.to_owned()])
+}
+
 struct Rig {
     gateway: Gateway,
     vault: Arc<Memory>,
@@ -91,10 +95,11 @@ impl Rig {
     fn serve(&self, requests: &[u8]) {
         let mut pipe = Pipe { sent: Cursor::new(requests.to_vec()), answers: Vec::new() };
         // Only the client cares what ends the conversation.
-        let _ = self.gateway.converse("me", &["v".to_owned()], &mut pipe);
+        let _ = self.gateway.converse(&client("v"), &mut pipe);
         self.check_answers(requests, &pipe.answers);
         for name in self.vault.all().into_keys().filter(|name| !name.starts_with("volumes/v/")) {
-            let known = name == "hrl-vault" || name.contains(SECRET_NAME);
+            let known =
+                name == "hrl-vault" || name.contains(SECRET_NAME) || name.starts_with("audit/");
             assert!(known, "{name} is not the client's");
         }
         let others = format!("volumes/other/segments/{SECRET_NAME}.hrl");
@@ -278,7 +283,7 @@ impl Read for Direct {
         if self.answers.position() as usize == self.answers.get_ref().len() {
             let sent = Cursor::new(std::mem::take(&mut self.sent));
             let mut pipe = Pipe { sent, answers: Vec::new() };
-            self.gateway.converse("me", std::slice::from_ref(&self.volume), &mut pipe)?;
+            self.gateway.converse(&client(&self.volume), &mut pipe)?;
             self.answers = Cursor::new(pipe.answers);
         }
         self.answers.read(buffer)

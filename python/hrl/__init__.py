@@ -9,6 +9,8 @@ an `OSError`. Events go to the logger "hrl" of `logging`, unless a call is given
 """
 
 from hrl._hrl import (
+    AuditEntry,
+    AuditLog,
     Branch,
     CapacityDay,
     CapacityPlan,
@@ -16,6 +18,7 @@ from hrl._hrl import (
     CapacityVolume,
     CatalogVersion,
     CatchUp,
+    CertificateRights,
     ChangedRun,
     ChangeSet,
     Churn,
@@ -97,6 +100,7 @@ from hrl._hrl import (
     abandon_failover,
     approve_plan_step,
     cancel_failover,
+    certificate_rights,
     churn,
     convert,
     create_authority,
@@ -109,7 +113,12 @@ from hrl._hrl import (
     plan_capacity,
     plan_report,
     plan_runs,
+    read_audit,
+    renew_client,
+    renew_server,
+    request_client,
     resume_plan,
+    revoke_client,
     set_deletion_delay,
     undelete,
 )
@@ -140,6 +149,8 @@ from hrl.protocols import BlockDevice, PlanHost, Quiesce, Specified, Store, Volu
 
 __all__ = [
     "AlreadyExistsError",
+    "AuditEntry",
+    "AuditLog",
     "BlockDevice",
     "Branch",
     "CapacityDay",
@@ -148,6 +159,7 @@ __all__ = [
     "CapacityVolume",
     "CatalogVersion",
     "CatchUp",
+    "CertificateRights",
     "ChangeSet",
     "ChangedRun",
     "Churn",
@@ -252,6 +264,7 @@ __all__ = [
     "abandon_failover",
     "approve_plan_step",
     "cancel_failover",
+    "certificate_rights",
     "churn",
     "convert",
     "create_authority",
@@ -264,7 +277,12 @@ __all__ = [
     "plan_capacity",
     "plan_report",
     "plan_runs",
+    "read_audit",
+    "renew_client",
+    "renew_server",
+    "request_client",
     "resume_plan",
+    "revoke_client",
     "set_deletion_delay",
     "undelete",
 ]

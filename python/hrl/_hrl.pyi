@@ -31,6 +31,8 @@ from typing_extensions import Buffer, disjoint_base
 from hrl.protocols import BlockDevice, PlanHost, Quiesce, Specified, Store
 
 __all__ = [
+    "AuditEntry",
+    "AuditLog",
     "Branch",
     "CapacityDay",
     "CapacityPlan",
@@ -38,6 +40,7 @@ __all__ = [
     "CapacityVolume",
     "CatalogVersion",
     "CatchUp",
+    "CertificateRights",
     "ChangeSet",
     "ChangedRun",
     "Churn",
@@ -119,6 +122,7 @@ __all__ = [
     "abandon_failover",
     "approve_plan_step",
     "cancel_failover",
+    "certificate_rights",
     "churn",
     "convert",
     "create_authority",
@@ -131,7 +135,12 @@ __all__ = [
     "plan_capacity",
     "plan_report",
     "plan_runs",
+    "read_audit",
+    "renew_client",
+    "renew_server",
+    "request_client",
     "resume_plan",
+    "revoke_client",
     "run_watchdog",
     "set_deletion_delay",
     "undelete",
@@ -144,6 +153,7 @@ _Applications: TypeAlias = _Application | list[_Application] | tuple[_Applicatio
 _PointKind = Literal["crash", "app", "group-crash", "group-app", "declared"]
 _VerdictKind = Literal["integrity", "comparison", "file-system", "application", "command", "suspicious"]
 _Mode = Literal["ordered", "dirty", "resync"]
+_Role = Literal["reader", "source", "maintainer", "admin"]
 _SegmentKind = Literal["log", "merged", "image"]
 _State: TypeAlias = RecoveryPoint | GroupPoint | datetime | int | str
 _Time: TypeAlias = datetime | str
@@ -2452,6 +2462,87 @@ class GatewayStats(_Value):
     @property
     def vault_available(self) -> bool:
         """Whether the vault took the last object."""
+    @property
+    def refused(self) -> int:
+        """Number of requests that the client had no right to."""
+    @property
+    def conflicts(self) -> int:
+        """Number of segments under whose names the vault had other bytes."""
+    @property
+    def certificate_expires(self) -> str:
+        """When the gateway's certificate expires."""
+    @property
+    def client_certificate_expires(self) -> str | None:
+        """When the first certificate of a connected client expires."""
+
+@final
+class CertificateRights(_Value):
+    """What a certificate permits, and until when."""
+
+    @property
+    def role(self) -> _Role | None:
+        """Role; None if it was made before there were roles, which counts as "source"."""
+    @property
+    def volumes(self) -> list[str]:
+        """Volumes, or "*" for all."""
+    @property
+    def expires(self) -> str:
+        """When it expires."""
+    @property
+    def expires_ns(self) -> int:
+        """When it expires, in nanoseconds since 1970."""
+
+@final
+class AuditEntry(_Value):
+    """An entry of the audit log: who did what."""
+
+    @property
+    def batch(self) -> int:
+        """Number of its batch."""
+    @property
+    def writer(self) -> str:
+        """Who recorded it."""
+    @property
+    def time(self) -> str:
+        """When it began."""
+    @property
+    def client(self) -> str:
+        """Name of the client."""
+    @property
+    def role(self) -> str:
+        """Role of the client."""
+    @property
+    def verb(self) -> str:
+        """What was done, such as "put" and "delete"."""
+    @property
+    def objects(self) -> list[str]:
+        """Objects that it was done to; a prefix of puts that were counted."""
+    @property
+    def outcome(self) -> Literal["done", "permitted", "denied", "failed"]:
+        """How it ended: "done", "permitted", "denied" or "failed"."""
+    @property
+    def reason(self) -> str:
+        """Why it was refused or failed."""
+    @property
+    def count(self) -> int:
+        """How often it was done."""
+    @property
+    def bytes(self) -> int:
+        """Bytes of the objects, if they are known."""
+
+@final
+class AuditLog(_Value):
+    """The audit log of a vault."""
+
+    @property
+    def entries(self) -> list[AuditEntry]:
+        """Entries in the order of the log."""
+    @property
+    def findings(self) -> list[str]:
+        """What is wrong with the log; nothing if it is as its writers left it."""
+    @property
+    def head(self) -> str:
+        """The end of the log. Keep it elsewhere, and give it as `expected` later."""
 
 @final
 class Gateway:
@@ -2463,6 +2554,10 @@ class Gateway:
     empty the cache and add nothing to it. `metrics` is an address for `/metrics` and
     `/healthz` without TLS. A vault without a deletion delay gets `deletion_delay`, in seconds: for
     so long `undelete` brings back what clients delete.
+
+    One client may use `client_cache_bytes_max` of the cache and store
+    `client_stored_bytes_max` in the vault. `on_refused` is called with a line about each
+    refusal, on a thread of the gateway; None logs it.
     """
 
     def __new__(
@@ -2476,6 +2571,9 @@ class Gateway:
         acknowledge: str | None = None,
         metrics: str | None = None,
         deletion_delay: float = 1_209_600.0,
+        client_cache_bytes_max: int | None = None,
+        client_stored_bytes_max: int | None = None,
+        on_refused: Callable[[str], object] | None = None,
     ) -> Self: ...
     @property
     def address(self) -> str:
@@ -2742,9 +2840,60 @@ def create_authority(pki: _Path, hosts: Sequence[str]) -> None:
     good for `hosts`.
     """
 
-def enroll_client(pki: _Path, client: str, *, volumes: Sequence[str], bundle: _Path) -> None:
-    """Creates and pins a certificate for a client that may access `volumes` alone. Its bundle
-    goes into a new directory.
+def enroll_client(
+    pki: _Path,
+    client: str,
+    *,
+    volumes: Sequence[str],
+    bundle: _Path,
+    role: _Role = "source",
+    days: int = 397,
+    request: _Path | None = None,
+) -> None:
+    """Creates and pins a certificate for a client that may access `volumes` alone, or all if one
+    is "*", in its `role`: "reader", "source", "maintainer" or "admin". Its bundle goes into a new
+    directory.
+
+    The certificate is valid for `days`. With `request`, a file that `request_client` made, the
+    authority signs the key of that request rather than making one.
+    """
+
+def renew_client(
+    pki: _Path,
+    client: str,
+    *,
+    bundle: _Path,
+    volumes: Sequence[str] | None = None,
+    role: _Role | None = None,
+    days: int = 397,
+    request: _Path | None = None,
+) -> None:
+    """Gives an enrolled client a new certificate in `bundle`, in the role and for the volumes that it
+    has unless others are given. The one before stays valid until it expires.
+    """
+
+def renew_server(pki: _Path, hosts: Sequence[str], *, days: int = 397) -> None:
+    """Gives the gateway a new certificate for `hosts`. One that runs uses it from the next connection
+    on.
+    """
+
+def request_client(client: str, bundle: _Path) -> None:
+    """Makes a key in a new bundle, which never leaves this machine, and `request.pem` for the
+    authority.
+    """
+
+def revoke_client(pki: _Path, client: str, *, vault: Vault | None = None, reason: str = "") -> list[str]:
+    """Revokes all certificates of a client, for ever. Gateways end its connections within 10
+    seconds: those that use this directory, and with `vault` all gateways of that vault. Returns
+    the fingerprints. `reason` is for people.
+    """
+
+def certificate_rights(path: _Path) -> CertificateRights:
+    """Returns the rights that the certificate of a PEM file states."""
+
+def read_audit(vault: Vault, *, expected: str | None = None) -> AuditLog:
+    """Reads and verifies the audit log of a vault: a batch that was removed, altered or reordered is a
+    finding. With `expected`, an earlier `head`, so is a removed end.
     """
 
 def run_watchdog() -> int:

@@ -21,6 +21,9 @@ APP_KINDS = ("app", "group-app")
 HEARTBEAT_SECONDS = 3600.0
 HEARTBEATS = 3
 """The newest catalog version may be as old as so many heartbeats of an idle agent."""
+EXPIRES_WARN_SECONDS = 30 * 86400.0
+EXPIRES_BAD_SECONDS = 7 * 86400.0
+"""A certificate that expires within these times needs a renewal."""
 STATES = {"good": "ok", "warn": "warning", "bad": "critical"}
 """Levels in the words of monitoring."""
 
@@ -182,6 +185,14 @@ def of_agent(stats: dict[str, Any], rpo_threshold: float) -> list[Notice]:
         since = away if stats["vault_away"] else "does not answer"
         found.append(Notice("warn", f"the vault {since}, {human(stats['backlog_bytes'])} wait"))
     return found + [notice for notice in of_rpo(stats["rpo_seconds"], rpo_threshold) if notice.level == "warn"]
+
+
+def of_expiry(what: str, left: float) -> Notice:
+    """Applies the rule for a certificate that expires in `left` seconds."""
+    if left <= 0:
+        return Notice("bad", f"the certificate {what} has expired")
+    level = "bad" if left < EXPIRES_BAD_SECONDS else "warn" if left < EXPIRES_WARN_SECONDS else "note"
+    return Notice(level, f"the certificate {what} expires in {span(left)}")
 
 
 def title_of(point: RecoveryPoint) -> str:

@@ -23,6 +23,7 @@ mod extent;
 mod point;
 
 mod at;
+mod audit;
 mod churn;
 mod device;
 mod duration;
@@ -78,6 +79,8 @@ use pyo3::prelude::*;
 #[pymodule]
 mod _hrl {
     #[pymodule_export]
+    use crate::audit::{AuditEntry, AuditLog, read_audit};
+    #[pymodule_export]
     use crate::changes::ChangeSet;
     #[pymodule_export]
     use crate::churn::{Churn, ChurnBucket, ChurnPercentiles, ChurnTotal};
@@ -94,7 +97,10 @@ mod _hrl {
     #[pymodule_export]
     use crate::follower::{CatchUp, Follower, FollowerStatus};
     #[pymodule_export]
-    use crate::gateway::{Gateway, GatewayStats, create_authority, enroll_client};
+    use crate::gateway::{
+        CertificateRights, Gateway, GatewayStats, certificate_rights, create_authority,
+        enroll_client, renew_client, renew_server, request_client, revoke_client,
+    };
     #[pymodule_export]
     use crate::group::{
         GroupCoordinator, GroupMember, GroupMemberStats, GroupMemberStatus, GroupStatus,

@@ -147,7 +147,7 @@ def test_a_critical_agent_is_not_healthy_and_quiet_clients_are_not_waited_for() 
     status = STATS | {"volume": 'a"\\\n', "rpo_threshold_seconds": 0.0, "mode": "dirty"}
     with MetricsServer("127.0.0.1:0", status=lambda: status, events={}, dropped=dict) as server:
         host, _, port = server.address.rpartition(":")
-        quiet = [socket.create_connection((host, int(port))) for _ in range(4)]
+        quiet = [socket.create_connection((host, int(port))) for _ in range(40)]
         with pytest.raises(urllib.error.HTTPError, match="503") as refused:
             urllib.request.urlopen(f"http://{server.address}/healthz", timeout=5)
         assert refused.value.read().decode().count("\n") == 1

@@ -69,6 +69,11 @@ impl Task for Retention {
         if is_over(shared) {
             return Next::Ended;
         }
+        if !shared.vault.store().may_delete() {
+            let message = "this source may not delete from the vault; a maintainer carries it out";
+            shared.event(EventKind::RetentionLeft, message.to_owned());
+            return Next::Ended;
+        }
         let interval = shared.policy.retention_interval;
         // At each step, so that the time of a jump is known.
         let jump = self.clock.look((shared.clock.now(), shared.clock.elapsed()));

@@ -134,6 +134,10 @@ impl Store for FaultStore {
         self.inner.delete_many(names)
     }
 
+    fn may_delete(&self) -> bool {
+        self.inner.may_delete()
+    }
+
     fn local_path(&self, name: &str) -> Option<PathBuf> {
         if self.down.load(Ordering::SeqCst) { None } else { self.inner.local_path(name) }
     }

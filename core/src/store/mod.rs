@@ -86,6 +86,11 @@ pub trait Store: Send + Sync {
     fn delete_many(&self, names: &[String]) -> Result<()> {
         names.iter().try_for_each(|name| self.delete(name))
     }
+    /// Returns whether deleting is permitted to this handle. If it is not, as for a source behind a
+    /// gateway, retention is left to others.
+    fn may_delete(&self) -> bool {
+        true
+    }
     /// Returns the path of the object if it is a local file that can be memory-mapped.
     fn local_path(&self, _name: &str) -> Option<PathBuf> {
         None

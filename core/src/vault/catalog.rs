@@ -173,7 +173,9 @@ impl Catalog {
             let edits = self.with_instance(source, &edits)?;
             let undo = self.content.apply_all(edits.iter().cloned(), |_, _| Ok(()))?;
             if self.put_applied(self.version + 1, source.id, &edits, undo)? {
-                self.forget_old_versions();
+                if is_snapshot(self.version) {
+                    self.forget_old_versions();
+                }
                 return Ok(());
             }
         }
@@ -197,6 +199,7 @@ impl Catalog {
                 return Err(error);
             }
             if self.put_applied(self.version + 1, author, edits, undo)? {
+                // Its source may have no right to delete them.
                 self.forget_old_versions();
                 return Ok(());
             }
@@ -475,7 +478,10 @@ impl Catalog {
         let names = self.listed()?;
         if names.newest() <= number {
             let Err(diverged) = self.check_known(&names) else { return Ok(()) };
-            self.store.delete(&self.object(number))?;
+            // Whoever may not delete it goes beyond it.
+            if self.store.may_delete() {
+                self.store.delete(&self.object(number))?;
+            }
             return Err(NotPut::Diverged(diverged));
         }
         if !names.has(number + 1) {
@@ -671,10 +677,10 @@ impl Catalog {
 
     /// Removes versions that no reader needs. A failure costs nothing but space.
     fn forget_old_versions(&self) {
-        if !is_snapshot(self.version) || self.version < 2 * SNAPSHOT_EVERY {
+        let first_kept = (self.version / SNAPSHOT_EVERY).saturating_sub(1) * SNAPSHOT_EVERY;
+        if first_kept == 0 || !self.store.may_delete() {
             return;
         }
-        let first_kept = self.version - SNAPSHOT_EVERY;
         let names = self.listed().unwrap_or_default();
         let old = names.numbers().filter(|number| *number < first_kept);
         let _ = self.store.delete_many(&old.map(|number| self.object(number)).collect::<Vec<_>>());

@@ -12,6 +12,8 @@
 //! volumes/NAME/packs/FIRST-LAST-HASH.pack        small segments together
 //! volumes/NAME/packs/FIRST-LAST-HASH.pack.gone-MEMBERS   of older versions; means nothing
 //! plans/RUN/…                                    records of a recovery plan's run
+//! audit/NUMBER                                   who changed what, see the crate `hrl-audit`
+//! revoked/FINGERPRINT                            a certificate that gateways refuse
 //! ```
 
 use crate::error::{Error, ErrorKind, Result};
@@ -24,6 +26,10 @@ pub const MARKER: &str = "hrl-vault";
 pub const VOLUMES: &str = "volumes/";
 /// Prefix of the records of recovery plans.
 pub const PLANS: &str = "plans/";
+/// Prefix of the audit log.
+pub const AUDIT: &str = "audit/";
+/// Prefix of the certificates that gateways refuse.
+pub const REVOKED: &str = "revoked/";
 /// Longest name of a volume, in bytes.
 pub const VOLUME_NAME_BYTES_MAX: usize = 128;
 /// Longest name of a pack's member, in bytes: segments with longer names are not packed.

@@ -47,6 +47,7 @@ pub use protected::KeepReason;
 pub use record::VolumeInfo;
 #[cfg(any(test, feature = "testing"))]
 pub use record::mend_volume_record;
+pub use version::VersionEnvelope;
 #[cfg(any(test, feature = "testing"))]
 pub use version::mend_catalog_version;
 pub use versions::VersionNames;
@@ -323,7 +324,7 @@ impl Vault {
         match self.store.put(&layout::volume_record(name), &encode_volume(&info))? {
             PutOutcome::Created => Ok(info),
             PutOutcome::AlreadyExists => {
-                if let Some((object, _)) = wrapped {
+                if let Some((object, _)) = wrapped.filter(|_| self.store.may_delete()) {
                     self.store.delete(&object)?;
                 }
                 taken("the vault has a volume of this name")

@@ -45,6 +45,45 @@ pub(super) struct Version {
     pub edits: Vec<CatalogEdit>,
 }
 
+/// What can be read of a version without its key, and proves nothing.
+pub struct VersionEnvelope {
+    /// The volume.
+    pub volume: VolumeId,
+    /// Number of the version.
+    pub number: u64,
+    /// Hash of the version before.
+    pub previous: [u8; 32],
+    /// Whether the edits are encrypted.
+    pub is_encrypted: bool,
+    author: [u8; 16],
+}
+
+impl VersionEnvelope {
+    /// Reads it from the bytes of a version. `Corrupt` if they are none, or their checksum is wrong.
+    pub fn read(bytes: &[u8], object: &str) -> Result<Self> {
+        if bytes.len() < ENVELOPE_BYTES + CRC_BYTES || !bytes.starts_with(MAGIC) {
+            return Err(Error::new(ErrorKind::Corrupt, "read catalog", object)
+                .at(0)
+                .expected("magic HRLCAT")
+                .found(format_args!("{} bytes", bytes.len())));
+        }
+        let mut whole = Reader::new(bytes, "read catalog", object);
+        let content = whole.take(bytes.len() - CRC_BYTES)?;
+        whole.crc32_le()?;
+        let mut from = Reader::new(content, "read catalog", object);
+        from.magic(MAGIC)?;
+        let is_encrypted = from.u32_le()? != 0;
+        let (volume, number) = (VolumeId(from.array()?), from.u64_le()?);
+        let (previous, author) = (from.array()?, from.array()?);
+        Ok(Self { volume, number, previous, is_encrypted, author })
+    }
+
+    /// Returns the hash of a version's bytes, which the next version names.
+    pub fn hash(object: &[u8]) -> [u8; 32] {
+        hash(object)
+    }
+}
+
 /// Returns the hash that the next version names.
 pub(super) fn hash(object: &[u8]) -> [u8; 32] {
     *blake3::hash(object).as_bytes()
@@ -91,23 +130,15 @@ pub(super) fn decode(
     key: Option<&VolumeKey>,
 ) -> Result<Version> {
     let bad = |at: usize| Error::new(ErrorKind::Corrupt, "read catalog", object).at(at as u64);
-    if bytes.len() < ENVELOPE_BYTES + CRC_BYTES || !bytes.starts_with(MAGIC) {
-        let found = format_args!("{} bytes", bytes.len());
-        return Err(bad(0).expected("magic HRLCAT").found(found));
-    }
-    let mut whole = Reader::new(bytes, "read catalog", object);
-    let content = whole.take(bytes.len() - CRC_BYTES)?;
-    whole.crc32_le()?;
-    let mut from = Reader::new(content, "read catalog", object);
-    from.magic(MAGIC)?;
-    let is_encrypted = from.u32_le()? != 0;
-    if VolumeId(from.array()?) != id.volume || from.u64_le()? != id.number {
+    let envelope = VersionEnvelope::read(bytes, object)?;
+    let VersionEnvelope { previous, author, is_encrypted, .. } = envelope;
+    if envelope.volume != id.volume || envelope.number != id.number {
         return Err(bad(VOLUME_AT)
             .expected(format_args!("version {} of volume {}", id.number, id.volume))
             .found("another version or volume"));
     }
-    let previous = from.array()?;
-    let author = from.array()?;
+    let content = &bytes[..bytes.len() - CRC_BYTES];
+    let mut from = Reader::new(&content[HEAD_BYTES..], "read catalog", object);
     let nonce: [u8; NONCE_BYTES] = from.array()?;
     let tag: [u8; TAG_BYTES] = from.array()?;
     let mut body = from.rest().to_vec();

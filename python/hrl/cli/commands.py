@@ -62,7 +62,8 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
     "Many machines": {
         "group": ("group", "Make one cut across machines"),
         "gateway": ("gateway", "Receive segments over HTTPS for a vault"),
-        "enroll": ("gateway", "Make certificates for a gateway and its clients"),
+        "enroll": ("enroll", "Make certificates for a gateway and its clients"),
+        "audit": ("audit", "Show who changed what in a vault"),
         "mirror": ("mirror", "Keep a second vault the same as the first"),
     },
     "Size, and look closer": {
@@ -94,9 +95,9 @@ def command(name: str, *, cls: "type[Command] | None" = None) -> Callable[[Funct
     return register
 
 
-def group(name: str, help: str) -> typer.Typer:
+def group(name: str, help: str, *, cls: "type[Group] | None" = None) -> typer.Typer:
     """Registers a command that has commands of its own, and returns what they are added to."""
-    registered[name] = typer.Typer(name=name, cls=Group, help=help, no_args_is_help=True, **STYLE)
+    registered[name] = typer.Typer(name=name, cls=cls or Group, help=help, no_args_is_help=True, **STYLE)
     return registered[name]
 
 

@@ -1,13 +1,12 @@
-"""Commands of the process server: gateway, enroll."""
+"""The command gateway."""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from hrl import Gateway, Maintainer, create_authority, enroll_client
+from hrl import Gateway, Maintainer
 from hrl.cli.commands import command
-from hrl.cli.exits import Exit, Refused
 from hrl.cli.keep import maintained
 from hrl.cli.options import Json, duration_of
 from hrl.cli.output import note, print_address
@@ -30,6 +29,12 @@ def gateway(
         Path | None, typer.Option("--cache", metavar="DIR", help="Acknowledge segments once they are durable here.")
     ] = None,
     cache_bytes: Annotated[int | None, typer.Option("--cache-bytes", metavar="N", help="Limit of the cache.")] = None,
+    client_cache_bytes: Annotated[
+        int | None, typer.Option("--client-cache-bytes", metavar="N", help="Limit of the cache for one client.")
+    ] = None,
+    client_bytes: Annotated[
+        int | None, typer.Option("--client-bytes", metavar="N", help="Limit of what one client stores in the vault.")
+    ] = None,
     acknowledge: Annotated[
         str | None,
         typer.Option(
@@ -52,7 +57,8 @@ def gateway(
 ) -> None:
     """Receives segments over HTTPS with client certificates, and hands them on to a vault.
 
-    Prints its address once it serves. Runs until SIGTERM or SIGINT.
+    A client does what the role in its certificate permits. Refusals are logged to standard error, and who changed what is in
+    the vault (hrl audit). Prints its address once it serves. Runs until SIGTERM or SIGINT.
     """
     ended = ended_by_signals()
     server = Gateway(
@@ -64,6 +70,9 @@ def gateway(
         acknowledge=acknowledge,
         metrics=metrics,
         deletion_delay=deletion_delay,
+        client_cache_bytes_max=client_cache_bytes,
+        client_stored_bytes_max=client_bytes,
+        on_refused=note,
     )
     print_address(server.address, json=json, key="address")
     if maintain:
@@ -72,24 +81,3 @@ def gateway(
         ended.wait()
     if not server.stop(STOP_SECONDS):
         note("the cache is not empty; the next gateway with it goes on from there")
-
-
-@command("enroll")
-def enroll(
-    pki: Annotated[Path, typer.Argument(metavar="PKI", help="Directory of the certificate authority.")],
-    host: Annotated[
-        list[str] | None, typer.Option("--host", metavar="NAME", help="Make the authority, for a gateway of this name.")
-    ] = None,
-    client: Annotated[str | None, typer.Option("--client", metavar="NAME", help="Enrol a client.")] = None,
-    volume: Annotated[
-        list[str] | None, typer.Option("--volume", metavar="V", help="A volume that the client may touch.")
-    ] = None,
-    to: Annotated[Path | None, typer.Option("--to", metavar="DIR", help="New directory for the client's bundle.")] = None,
-) -> None:
-    """Makes a gateway's certificate authority (--host), or a client's certificate for some volumes (--client)."""
-    if host and not client:
-        create_authority(pki, host)
-    elif client and volume and to and not host:
-        enroll_client(pki, client, volumes=volume, bundle=to)
-    else:
-        raise Refused("give --host NAME, or --client NAME with --volume V and --to DIR", Exit.INVALID_INPUT)

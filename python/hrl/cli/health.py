@@ -11,7 +11,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from hrl import HrlError, Key, Replica
+from hrl import HrlError, Key, Replica, certificate_rights
 from hrl.cli.commands import Command, command
 from hrl.cli.control import ask
 from hrl.cli.exits import Exit, Refused
@@ -33,6 +33,7 @@ from hrl.health import (
     app_seconds,
     line,
     of_agent,
+    of_expiry,
     of_replica,
     of_volumes,
     worst,
@@ -41,6 +42,8 @@ from hrl.words import now_nanoseconds
 
 CODES = {"good": 0, "warn": 1, "bad": 2}
 UNKNOWN = 3
+CERTIFICATES = ("client", "server", "authority")
+"""Files of certificates, without their ending."""
 # Errors that may be about the question, or about the vault as a whole; any other is about the volume.
 NOT_ABOUT_THE_VOLUME = ("not-found", "wrong-key", "invalid-input", "unavailable")
 
@@ -79,7 +82,12 @@ def refuse(message: str) -> NoReturn:
 @command("health", cls=Probe)
 def health(
     target: Annotated[
-        str, typer.Argument(metavar="VAULT|STATE", help="Vault, or state directory of a running agent.", show_default=False)
+        str,
+        typer.Argument(
+            metavar="VAULT|STATE|CERTIFICATES",
+            help="Vault, state directory of a running agent, or directory of certificates (hrl enroll).",
+            show_default=False,
+        ),
     ],
     volumes: Volumes = None,
     policy: PolicyFile = None,
@@ -116,7 +124,9 @@ def health(
     """
     chosen = read_policy(policy)
     general: list[Notice] = []
-    if is_agent(target):
+    if identity := identity_of(target):
+        found = {target: of_identity(identity)}
+    elif is_agent(target):
         if volumes:
             raise Refused("an agent has one volume; give no names", UNKNOWN)
         found = of_running(Path(target), rpo)
@@ -129,6 +139,9 @@ def health(
             seconds_of(chosen, "heartbeat_interval", HEARTBEAT_SECONDS) if heartbeat is None else heartbeat,
         )
         general, found = of_reading(reading, target, key_file, volumes, limits)
+        _, _, bundle = target.partition("?identity=")
+        if target.startswith("gateway://") and bundle:
+            general += [notice for notice in of_identity(Path(bundle)) if notice.level != "note"]
     if "://" not in target:
         general += of_rights(Path(target))
     level = worst([*general, *(notice for notices in found.values() for notice in notices)])
@@ -156,6 +169,21 @@ def is_agent(target: str) -> bool:
     """Reports whether the target is a state directory: it has an agent's lock, and is no vault."""
     path = Path(target)
     return "://" not in target and (path / "lock").exists() and not (path / "hrl-vault").exists()
+
+
+def identity_of(target: str) -> Path | None:
+    """Returns the directory of certificates that the target is; None if it is something else."""
+    path = Path(target)
+    is_one = "://" not in target and any((path / f"{name}.pem").exists() for name in CERTIFICATES)
+    return path if is_one and not (path / "hrl-vault").exists() else None
+
+
+def of_identity(path: Path) -> list[Notice]:
+    """Returns the notices of a directory of certificates: when each expires."""
+    files = [(name, path / f"{name}.pem") for name in CERTIFICATES]
+    now = now_nanoseconds()
+    lasts = {name: (certificate_rights(file).expires_ns - now) / 1e9 for name, file in files if file.exists()}
+    return [of_expiry(f"of the {name}", left) for name, left in lasts.items()]
 
 
 def of_running(state: Path, rpo: float | None) -> dict[str, list[Notice]]:

@@ -2,9 +2,12 @@
 
 /healthz answers 503 while something is critical by the rules of `hrl.health`, and 200 otherwise; its body is the line of
 `hrl health`. Nothing here changes anything. There is no TLS and no password, so serve where only the monitoring reaches. At
-most `CONNECTIONS_MAX` connections are answered at once; others are closed.
+most `CONNECTIONS_MAX` connections are open at once; a further one takes the place of the oldest, so that slow clients keep
+nobody out.
 """
 
+import contextlib
+import socket
 import threading
 from collections.abc import Callable, Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -105,7 +108,8 @@ class Server(ThreadingHTTPServer):
     block_on_close = False
 
     def __init__(self, *arguments: Any) -> None:
-        self._room = threading.Semaphore(CONNECTIONS_MAX)
+        self._open: dict[int, socket.socket] = {}
+        self._lock = threading.Lock()
         super().__init__(*arguments)
 
     def server_bind(self) -> None:
@@ -113,16 +117,21 @@ class Server(ThreadingHTTPServer):
         TCPServer.server_bind(self)
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        if self._room.acquire(blocking=False):
-            super().process_request(request, client_address)
-        else:
-            self.shutdown_request(request)
+        with self._lock:
+            if len(self._open) >= CONNECTIONS_MAX:
+                oldest = self._open.pop(next(iter(self._open)))
+                with contextlib.suppress(OSError):
+                    oldest.shutdown(socket.SHUT_RDWR)
+            self._open[id(request)] = request
+        super().process_request(request, client_address)
 
     def process_request_thread(self, request: Any, client_address: Any) -> None:
         try:
             super().process_request_thread(request, client_address)
         finally:
-            self._room.release()
+            with self._lock:
+                if self._open.get(id(request)) is request:
+                    del self._open[id(request)]
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Logs nothing: a client may go away."""

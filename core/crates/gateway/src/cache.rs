@@ -9,12 +9,13 @@
 //! effect.
 //!
 //! If the vault does not take a volume's segments, they are tried again after growing pauses, and
-//! other volumes continue. If the vault has other bytes under a segment's name, the segment stays
-//! and the failure is reported: it is never dropped silently.
+//! other volumes continue. If the vault has other bytes under a segment's name, the first one wins,
+//! as with any put-if-absent: the later one is moved aside into `.conflicts` and reported, so that
+//! it holds up nobody. Each client has a share of the cache.
 
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -23,8 +24,10 @@ use hrl::store::{DirStore, ObjectInfo, PutOutcome, Store, get_all};
 use hrl::sync::lock::{Condvar, Mutex, MutexGuard};
 use hrl::vault::{PACK_DATA_BYTES_MAX, PACK_MEMBERS_MAX, PackedStore, layout};
 use hrl::{Clock, Error, ErrorKind, Result};
+use hrl_tls::EnrolledClient;
 
 use crate::client::OBJECT_BYTES_MAX;
+use crate::newness::Newness;
 
 /// Most packs and single objects forwarded at once.
 const FORWARDS_IN_FLIGHT: usize = 4;
@@ -63,6 +66,15 @@ struct CacheState {
     volumes: HashMap<String, Volume>,
     next: u64,
     bytes: u64,
+    /// Bytes of each volume with waiting objects.
+    volume_bytes: HashMap<String, u64>,
+}
+
+/// A segment under whose name the vault has other bytes.
+#[derive(Debug)]
+pub(crate) struct Conflict {
+    pub name: String,
+    pub error: Error,
 }
 
 /// Objects that go to the vault in one request.
@@ -79,18 +91,26 @@ pub(crate) struct Forwarded {
     pub puts: u64,
     /// The last failure.
     pub failure: Option<Error>,
+    /// Segments that were moved aside.
+    pub conflicts: Vec<Conflict>,
 }
 
 /// File with the identity of a cache; object names never begin with a dot.
 const IDENTITY: &str = ".identity";
+/// Directory of segments that were moved aside.
+const CONFLICTS: &str = ".conflicts";
+/// Segments that are kept there; further ones are dropped.
+const CONFLICTS_MAX: usize = 100;
 
 /// Objects between acknowledgement and vault.
 pub(crate) struct Cache {
     store: DirStore,
     identity: String,
+    directory: PathBuf,
     bytes_max: u64,
     packing: Packing,
     clock: Arc<dyn Clock>,
+    newness: Newness,
     state: Mutex<CacheState>,
     changed: Condvar,
 }
@@ -111,7 +131,9 @@ impl Cache {
             state.add(info, clock.elapsed());
         }
         let (state, changed) = (Mutex::new(state), Condvar::new());
-        Ok(Self { store, identity, bytes_max, packing, clock, state, changed })
+        let newness = Newness::new(clock.clone());
+        let directory = directory.to_owned();
+        Ok(Self { store, identity, directory, bytes_max, packing, clock, newness, state, changed })
     }
 
     /// Returns the identity of the cache. It changes if the directory is lost.
@@ -119,13 +141,31 @@ impl Cache {
         &self.identity
     }
 
-    /// Stores an object durably. `Full` at the limit.
-    pub(crate) fn put(&self, name: &str, content: &[u8]) -> Result<PutOutcome> {
+    /// Stores an object of a client durably. `Full` at the limit of the cache, and at the client's
+    /// share of it.
+    pub(crate) fn put(
+        &self,
+        client: &EnrolledClient,
+        share_bytes_max: u64,
+        name: &str,
+        content: &[u8],
+    ) -> Result<PutOutcome> {
         let length = content.len() as u64;
-        if self.lock().bytes + length > self.bytes_max {
-            return Err(Error::new(ErrorKind::Full, "cache", name)
-                .expected(format_args!("room for {length} bytes below {} in all", self.bytes_max))
-                .found("a full cache: the vault does not take segments"));
+        let full = |bytes_max: u64, found: &str| {
+            Error::new(ErrorKind::Full, "cache", name)
+                .expected(format_args!("room for {length} bytes below {bytes_max} in all"))
+                .found(format_args!("{found}: the vault does not take segments"))
+        };
+        {
+            let state = self.lock();
+            if state.bytes + length > self.bytes_max {
+                return Err(full(self.bytes_max, "a full cache"));
+            }
+            let of_client = state.volume_bytes.iter().filter(|(name, _)| client.has_volume(name));
+            if of_client.map(|(_, bytes)| bytes).sum::<u64>() + length > share_bytes_max {
+                let found = format!("the share of client {} in use", client.name);
+                return Err(full(share_bytes_max, &found));
+            }
         }
         let outcome = self.store.put(name, content)?;
         if outcome == PutOutcome::Created {
@@ -194,7 +234,7 @@ impl Cache {
             }
             units
         };
-        let results: Vec<Result<()>> = std::thread::scope(|scope| {
+        let results: Vec<Result<Vec<Conflict>>> = std::thread::scope(|scope| {
             let moves: Vec<_> =
                 units.iter().map(|unit| scope.spawn(|| self.move_to(vault, unit))).collect();
             moves.into_iter().map(|m| m.join().unwrap_or_else(|_| Err(panicked()))).collect()
@@ -202,9 +242,10 @@ impl Cache {
         let mut forwarded = Forwarded::default();
         for (unit, result) in units.into_iter().zip(results) {
             match result {
-                Ok(()) => {
-                    forwarded.objects += unit.objects.len() as u64;
-                    forwarded.puts += 1;
+                Ok(conflicts) => {
+                    forwarded.objects += (unit.objects.len() - conflicts.len()) as u64;
+                    forwarded.puts += u64::from(unit.objects.len() > conflicts.len());
+                    forwarded.conflicts.extend(conflicts);
                     self.lock().arrived(&unit);
                 }
                 Err(error) => {
@@ -278,17 +319,49 @@ impl Cache {
             && PackedStore::packable(&info.name).is_some()
     }
 
-    fn move_to(&self, vault: &PackedStore, unit: &Unit) -> Result<()> {
-        let read = |info: &ObjectInfo| get_all(&self.store, &info.name, OBJECT_BYTES_MAX);
-        match &unit.objects[..] {
-            [(_, info)] => put_once(vault, &info.name, &read(info)?)?,
-            objects => {
-                let contents = objects.iter().map(|(_, info)| Ok((info.name.clone(), read(info)?)));
-                vault.put_packed(&unit.volume, &contents.collect::<Result<Vec<_>>>()?)?;
+    /// Puts a unit into the vault, and takes it from the cache. Returns the segments that were moved
+    /// aside.
+    fn move_to(&self, vault: &PackedStore, unit: &Unit) -> Result<Vec<Conflict>> {
+        let (mut new, mut conflicts) = (Vec::new(), Vec::new());
+        // In the order of sequences, which a source that puts many at once need not keep.
+        let mut objects: Vec<_> = unit.objects.iter().map(|(_, info)| info).collect();
+        objects.sort_by(|a, b| a.name.cmp(&b.name));
+        for info in objects {
+            let content = get_all(&self.store, &info.name, OBJECT_BYTES_MAX)?;
+            // A gateway may have put it before: then the bytes are the same.
+            if self.newness.is_new(vault, &info.name)? {
+                new.push((info.name.clone(), content));
+            } else {
+                conflicts.extend(compare(vault, &info.name, &content)?);
             }
         }
+        match &new[..] {
+            [] => {}
+            [(name, content)] => {
+                if vault.put(name, content)? == PutOutcome::AlreadyExists {
+                    conflicts.extend(compare(vault, name, content)?);
+                }
+            }
+            contents => vault.put_packed(&unit.volume, contents)?,
+        }
+        for conflict in &conflicts {
+            self.move_aside(&conflict.name);
+        }
         let names: Vec<_> = unit.objects.iter().map(|(_, info)| info.name.clone()).collect();
-        self.store.delete_many(&names)
+        self.store.delete_many(&names)?;
+        Ok(conflicts)
+    }
+
+    /// Keeps a copy of a segment outside of the cache, unless there are many already.
+    fn move_aside(&self, name: &str) {
+        let directory = self.directory.join(CONFLICTS);
+        let kept = std::fs::create_dir_all(&directory).and_then(|()| directory.read_dir());
+        if kept.is_ok_and(|kept| kept.count() < CONFLICTS_MAX)
+            && let Some(path) = self.store.local_path(name)
+        {
+            // The first one is in the vault; this copy is for people alone.
+            let _ = std::fs::rename(path, directory.join(name.replace('/', ".")));
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, CacheState> {
@@ -299,6 +372,7 @@ impl Cache {
 impl CacheState {
     fn add(&mut self, info: ObjectInfo, since: Duration) {
         self.bytes += info.length;
+        *self.volume_bytes.entry(volume_of(&info.name).to_owned()).or_default() += info.length;
         self.waiting.insert(self.next, Waiting { info, since });
         self.next += 1;
     }
@@ -307,7 +381,11 @@ impl CacheState {
         for (number, info) in &unit.objects {
             self.waiting.remove(number);
             self.bytes -= info.length;
+            if let Some(bytes) = self.volume_bytes.get_mut(&unit.volume) {
+                *bytes -= info.length;
+            }
         }
+        self.volume_bytes.retain(|_, bytes| *bytes > 0);
         let left = self.waiting.values().any(|w| volume_of(&w.info.name) == unit.volume);
         match self.volumes.get_mut(&unit.volume) {
             Some(volume) if left || volume.drains > 0 => volume.pause = Duration::ZERO,
@@ -345,17 +423,17 @@ fn volume_of(name: &str) -> &str {
     layout::split_volume(name).map_or("", |(volume, _)| volume)
 }
 
-fn put_once(vault: &PackedStore, name: &str, content: &[u8]) -> Result<()> {
-    if vault.put(name, content)? == PutOutcome::Created {
-        return Ok(());
-    }
-    // This gateway or another put it before: then the bytes are the same.
+/// Returns a conflict if the vault has other bytes under a name.
+fn compare(vault: &PackedStore, name: &str, content: &[u8]) -> Result<Option<Conflict>> {
     let found = get_all(vault, name, OBJECT_BYTES_MAX)?;
     if found == content {
-        return Ok(());
+        return Ok(None);
     }
-    Err(Error::new(ErrorKind::Corrupt, "forward", name)
-        .message("another object of its name is in the vault"))
+    let error = Error::new(ErrorKind::Corrupt, "forward", name)
+        .message("another object of its name was in the vault first and stays")
+        .expected(format_args!("its {} bytes", content.len()))
+        .found(format_args!("{} others", found.len()));
+    Ok(Some(Conflict { name: name.to_owned(), error }))
 }
 
 fn panicked() -> Error {

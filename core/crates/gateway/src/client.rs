@@ -26,8 +26,8 @@ use hrl::store::{ObjectInfo, PutOutcome, Store, check_name};
 use hrl::sync::lock::{Condvar, Mutex};
 use hrl::vault::layout;
 use hrl::{Error, ErrorKind, Result};
-use hrl_tls::ServerAddress;
 use hrl_tls::rustls::{ClientConfig, ClientConnection, StreamOwned};
+use hrl_tls::{CertificateRights, ServerAddress};
 
 use crate::http::{self, check_length, error_of, read_body, read_response, write_request};
 
@@ -90,6 +90,8 @@ pub struct RemoteStore {
     /// The endpoint that answered last.
     current: AtomicUsize,
     tls: Arc<ClientConfig>,
+    /// Whether the role of the certificate permits deleting.
+    may_delete: bool,
     /// For each volume: the gateways that may have its segments in their caches.
     cached_at: Mutex<HashMap<String, HashMap<usize, CachedAt>>>,
     puts: AtomicU64,
@@ -151,11 +153,14 @@ impl RemoteStore {
                 .found("none"));
         }
         let tls = hrl_tls::client_config(bundle)?;
+        let rights = CertificateRights::of_file(&bundle.join("client.pem"))?;
+        let may_delete = rights.role.unwrap_or_default().deletes();
         let (current, puts) = (AtomicUsize::new(0), AtomicU64::new(0));
         Ok(Self {
             endpoints,
             current,
             tls,
+            may_delete,
             cached_at: Mutex::default(),
             puts,
             #[cfg(any(test, feature = "testing"))]
@@ -452,5 +457,9 @@ impl Store for RemoteStore {
             }
         }
         Ok(())
+    }
+
+    fn may_delete(&self) -> bool {
+        self.may_delete
     }
 }

@@ -7,11 +7,12 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use hrl::store::{ObjectInfo, PutOutcome, Store, check_name};
+use hrl::store::{ObjectInfo, PutOutcome, Store};
 use hrl::vault::layout;
 use hrl::{Error, ErrorKind, Result};
+use hrl_audit::Entry;
 use hrl_tls::rustls::{ServerConnection, StreamOwned};
-use hrl_tls::{EnrolledClient, find_client, fingerprint};
+use hrl_tls::{EnrolledClient, Role};
 
 use crate::cache::Cache;
 use crate::client::DELETED_AT_ONCE_MAX;
@@ -19,11 +20,18 @@ use crate::http::{
     CACHE_HEADER, KIND_HEADER, MESSAGE_HEADER, RequestHead, read_body, read_request, status_of,
     write_response,
 };
-use crate::server::Shared;
+use crate::refusals::Refused;
+use crate::rights::{self, Part, Verb};
+use crate::shared::Shared;
+use crate::sockets::{Known, Place, Until};
 
 /// A connection that is silent for this long is closed.
 const IDLE_LIMIT: Duration = Duration::from_secs(300);
-/// Time limit of a handshake and of each part of a request.
+/// Time limit of a whole handshake.
+const HANDSHAKE_LIMIT: Duration = Duration::from_secs(10);
+/// Time limit of a whole request without TLS, and of its answer.
+const PLAIN_LIMIT: Duration = Duration::from_secs(4);
+/// Time limit of each part of a request.
 const PART_LIMIT: Duration = Duration::from_secs(30);
 /// How long a catalog version waits for the segments before it.
 const DRAIN_LIMIT: Duration = Duration::from_secs(20);
@@ -52,25 +60,42 @@ impl Reply {
     }
 }
 
-/// Serves a client until it leaves, breaks the protocol, or the gateway stops.
-pub(crate) fn run(shared: &Arc<Shared>, socket: TcpStream) -> io::Result<()> {
+/// Serves a client until it leaves, breaks the protocol, or the gateway ends the connection.
+pub(crate) fn run(shared: &Arc<Shared>, socket: TcpStream, place: &Place) -> io::Result<()> {
     socket.set_nodelay(true)?;
-    socket.set_read_timeout(Some(PART_LIMIT))?;
-    socket.set_write_timeout(Some(PART_LIMIT))?;
+    let peer = socket.peer_addr()?;
     let waiting = socket.try_clone()?;
     let mut tls = ServerConnection::new(shared.tls.clone()).map_err(io::Error::other)?;
-    let mut socket = socket;
+    let mut until = Until::new(&waiting, &*shared.options.clock, HANDSHAKE_LIMIT);
     while tls.is_handshaking() {
-        tls.complete_io(&mut socket).inspect_err(|_| refused(shared))?;
+        tls.complete_io(&mut until).inspect_err(|_| refused(shared))?;
     }
+    socket.set_read_timeout(Some(PART_LIMIT))?;
+    socket.set_write_timeout(Some(PART_LIMIT))?;
     let certificate = tls.peer_certificates().and_then(|chain| chain.first());
-    let known = certificate.map(|certificate| fingerprint(certificate));
-    let client = match known.map(|known| find_client(shared.pki(), &known)) {
-        Some(Ok(client)) => client,
-        _ => None,
-    };
+    let certificate = certificate.map(|certificate| certificate.to_vec()).unwrap_or_default();
+    let client = shared.find_client(&certificate);
+    let known = client.as_ref().ok().map(|client| Known { client: client.clone(), certificate });
+    if known.is_some_and(|known| !place.is_of(known)) {
+        return Ok(());
+    }
     let mut stream = BufReader::new(StreamOwned::new(tls, socket));
-    let place = client.as_ref().map(|client| shared.limits.connection(&client.name));
+    let client = match &client {
+        Ok(client) => client,
+        Err(error) => {
+            // An answer rather than a closed connection, so that the agent can report it to its
+            // operator.
+            refused(shared);
+            let who = Refused { client: "unknown", role: "", verb: "connect", object: "" };
+            let object = peer.to_string();
+            shared.refusals.refused(&shared.audit, Refused { object: &object, ..who }, error);
+            return match read_request(&mut stream)? {
+                Some(head) => send(&mut stream, &head, &Reply::of_error(error)),
+                None => Ok(()),
+            };
+        }
+    };
+    let room = shared.limits.connection(&client.name);
     loop {
         waiting.set_read_timeout(Some(IDLE_LIMIT))?;
         // The first byte may take long; the rest may not.
@@ -79,15 +104,7 @@ pub(crate) fn run(shared: &Arc<Shared>, socket: TcpStream) -> io::Result<()> {
         }
         waiting.set_read_timeout(Some(PART_LIMIT))?;
         let Some(head) = read_request(&mut stream)? else { return Ok(()) };
-        let Some(client) = &client else {
-            // An answer rather than a closed connection, so that the agent can report it to its
-            // operator.
-            refused(shared);
-            let error = Error::new(ErrorKind::Denied, "serve", "client")
-                .message("its certificate is not enrolled at this gateway");
-            return send(&mut stream, &head, &Reply::of_error(&error));
-        };
-        if place.as_ref().is_some_and(Option::is_none) {
+        if room.is_none() {
             refused(shared);
             let error = Error::new(ErrorKind::Unavailable, "serve", &client.name).expected(
                 format_args!("at most {} connections", shared.options.client_connections_max),
@@ -185,7 +202,12 @@ fn answer<S: Read + Write>(
     };
     let Ok(body) = read_body(stream, length) else { return (Reply::new(503, ""), false) };
     shared.counters.bytes_received.fetch_add(length, Ordering::Relaxed);
-    let reply = route(shared, client, head, &body).unwrap_or_else(|error| Reply::of_error(&error));
+    let reply = route(shared, client, head, &body).unwrap_or_else(|error| {
+        if error.kind() == ErrorKind::Denied {
+            deny(shared, client, &error);
+        }
+        Reply::of_error(&error)
+    });
     shared.counters.bytes_sent.fetch_add(reply.body.len() as u64, Ordering::Relaxed);
     (reply, true)
 }
@@ -214,16 +236,23 @@ fn route(
     let Some(name) = head.target.strip_prefix("/v1/objects/") else {
         return Ok(Reply::new(404, "no such resource"));
     };
-    let writes = matches!(head.method.as_str(), "PUT" | "DELETE");
-    check_right(client, name, writes)?;
+    let verb = match head.method.as_str() {
+        "PUT" => Verb::Put,
+        "DELETE" => Verb::Delete,
+        _ => Verb::Get,
+    };
+    rights::check(client, verb, name)?;
     match head.method.as_str() {
-        "PUT" => put(shared, head, name, body),
+        "PUT" => put(shared, client, head, name, body),
         "GET" => get(shared, head, name),
         "HEAD" => Ok(match find(shared, name)? {
             Some(info) => Reply { length: Some(info.length), ..Reply::new(200, "") },
             None => Reply::new(404, ""),
         }),
-        "DELETE" => shared.vault.delete(name).map(|()| Reply::new(204, "")),
+        "DELETE" => {
+            let names = [name.to_owned()];
+            destroy(shared, client, &names, || shared.vault.delete(name))
+        }
         _ => Ok(Reply::new(405, "GET, HEAD, PUT and DELETE are understood")),
     }
 }
@@ -242,49 +271,104 @@ fn delete_many(shared: &Shared, client: &EnrolledClient, body: &[u8]) -> Result<
     if names.len() > DELETED_AT_ONCE_MAX {
         return Err(bad("more".into()));
     }
-    names.iter().try_for_each(|name| check_right(client, name, true))?;
-    shared.vault.delete_many(&names).map(|()| Reply::new(204, ""))
+    names.iter().try_for_each(|name| rights::check(client, Verb::Delete, name))?;
+    destroy(shared, client, &names, || shared.vault.delete_many(&names))
 }
 
-fn check_right(client: &EnrolledClient, name: &str, writes: bool) -> Result<()> {
-    check_name(name)?;
-    if may_touch(client, name, writes) {
-        return Ok(());
+/// Deletes objects, once that is in the audit log.
+fn destroy(
+    shared: &Shared,
+    client: &EnrolledClient,
+    names: &[String],
+    delete: impl FnOnce() -> Result<()>,
+) -> Result<Reply> {
+    let (audit, role) = (&shared.audit, client.role.name());
+    let entry = Entry::new(audit.now(), &client.name, role, Verb::Delete.name(), names);
+    audit.permit(&entry)?;
+    match delete() {
+        Ok(()) => Ok(Reply::new(204, "")),
+        Err(error) => {
+            audit.record(entry.failed(&error));
+            Err(error)
+        }
     }
-    Err(Error::new(ErrorKind::Denied, "serve", name)
-        .message(format_args!("client {} has no right to it", client.name)))
 }
 
-/// Returns whether a client may touch an object: those of its own volumes, and for reading the
-/// vault's marker.
-fn may_touch(client: &EnrolledClient, name: &str, writes: bool) -> bool {
-    let own = layout::split_volume(name)
-        .is_some_and(|(volume, _)| client.volumes.iter().any(|allowed| allowed == volume));
-    own || (!writes && name == layout::MARKER)
+/// Reports and records that a client has no right to what it asked for.
+fn deny(shared: &Shared, client: &EnrolledClient, error: &Error) {
+    shared.counters.refused.fetch_add(1, Ordering::Relaxed);
+    let (verb, object) = (error.operation(), error.object());
+    let who = Refused { client: &client.name, role: client.role.name(), verb, object };
+    shared.refusals.refused(&shared.audit, who, error);
 }
 
-fn put(shared: &Shared, head: &RequestHead, name: &str, body: &[u8]) -> Result<Reply> {
+fn put(
+    shared: &Shared,
+    client: &EnrolledClient,
+    head: &RequestHead,
+    name: &str,
+    body: &[u8],
+) -> Result<Reply> {
     if head.header("if-none-match") != Some("*") {
         return Err(Error::new(ErrorKind::InvalidInput, "put", name)
             .expected("the header If-None-Match: *, because objects never change")
             .found("none"));
     }
-    let created = |outcome| match outcome {
+    let volume = layout::split_volume(name).map_or("", |(volume, _)| volume);
+    let reply = match rights::part_of(volume, name) {
+        Part::Segment => put_segment(shared, client, volume, name, body),
+        part => put_other(shared, client, head, (volume, part), name, body),
+    }?;
+    if reply.status == 201 {
+        let (role, bytes) = (client.role.name(), body.len() as u64);
+        shared.audit.count(&client.name, role, Verb::Put.name(), name, bytes);
+    }
+    Ok(reply)
+}
+
+fn created(outcome: PutOutcome) -> Reply {
+    match outcome {
         PutOutcome::Created => Reply::new(201, ""),
         PutOutcome::AlreadyExists => Reply::new(412, ""),
-    };
-    let cached = |cache: &Cache, outcome| {
-        let mut reply = created(outcome);
-        reply.headers.push((CACHE_HEADER, cache.identity().to_owned()));
-        reply
-    };
-    let volume = layout::split_volume(name).map_or("", |(volume, _)| volume);
-    if name.starts_with(&layout::segments_prefix(volume)) {
-        return match shared.acknowledging_cache() {
-            Some(cache) => cache.put(name, body).map(|outcome| cached(cache, outcome)),
-            None => shared.vault.put(name, body).map(created),
-        };
     }
+}
+
+/// Puts a segment into the cache, or into the vault if there is none.
+fn put_segment(
+    shared: &Shared,
+    client: &EnrolledClient,
+    volume: &str,
+    name: &str,
+    body: &[u8],
+) -> Result<Reply> {
+    let bytes = body.len() as u64;
+    shared.quota.check(&shared.vault, client, name, bytes)?;
+    let reply = match shared.acknowledging_cache() {
+        Some(cache) => {
+            let share = shared.options.client_cache_bytes_max;
+            let mut reply = created(cache.put(client, share, name, body)?);
+            reply.headers.push((CACHE_HEADER, cache.identity().to_owned()));
+            reply
+        }
+        None if shared.newness.is_new(&shared.vault, name)? => {
+            created(shared.vault.put(name, body)?)
+        }
+        None => created(PutOutcome::AlreadyExists),
+    };
+    if reply.status == 201 {
+        shared.quota.added(volume, bytes);
+    }
+    Ok(reply)
+}
+
+fn put_other(
+    shared: &Shared,
+    client: &EnrolledClient,
+    head: &RequestHead,
+    (volume, part): (&str, Part),
+    name: &str,
+    body: &[u8],
+) -> Result<Reply> {
     let ours = shared.cache.as_ref().map_or("", Cache::identity);
     if let Some(theirs) = head.header(CACHE_HEADER).filter(|theirs| *theirs != ours) {
         return Err(Error::new(ErrorKind::Changed, "put", name)
@@ -292,13 +376,40 @@ fn put(shared: &Shared, head: &RequestHead, name: &str, body: &[u8]) -> Result<R
             .expected(format_args!("cache {theirs}"))
             .found(ours));
     }
+    let continued = match part {
+        Part::Version if client.role == Role::Source => {
+            let number = rights::version_number(&layout::catalog_prefix(volume), name);
+            let number = number.expect("the part was found by it");
+            match shared.continuation.check(&shared.vault, volume, number, body)? {
+                None => return Ok(created(PutOutcome::AlreadyExists)),
+                continued => continued,
+            }
+        }
+        // Keys of a volume that exists are added by a rotation, which a source has no right to.
+        Part::Key if client.role == Role::Source => {
+            if shared.vault.head(&layout::volume_record(volume))?.is_some() {
+                return Err(Error::new(ErrorKind::Denied, Verb::Put.name(), name).message(
+                    format_args!(
+                        "client {} ({}) has no right to add keys to a volume that exists",
+                        client.name, client.role
+                    ),
+                ));
+            }
+            None
+        }
+        _ => None,
+    };
     // Objects that name segments go to the vault after them.
     let drained = |cache: &Cache| cache.wait_drained(volume, DRAIN_LIMIT);
     if !shared.cache.as_ref().is_none_or(drained) {
         return Err(Error::new(ErrorKind::Unavailable, "put", name)
             .message("segments before it are not in the vault yet"));
     }
-    shared.vault.put(name, body).map(created)
+    let outcome = shared.vault.put(name, body)?;
+    if let Some(continued) = continued.filter(|_| outcome == PutOutcome::Created) {
+        shared.continuation.put(continued);
+    }
+    Ok(created(outcome))
 }
 
 fn find(shared: &Shared, name: &str) -> Result<Option<ObjectInfo>> {
@@ -339,14 +450,10 @@ fn get(shared: &Shared, head: &RequestHead, name: &str) -> Result<Reply> {
 fn list(shared: &Shared, client: &EnrolledClient, prefix: &str) -> Result<Reply> {
     // Only volumes of the client are listed.
     let mut found = Vec::new();
-    for volume in &client.volumes {
-        let own = layout::volume_prefix(volume);
-        let wanted = if own.starts_with(prefix) { own.as_str() } else { prefix };
-        if wanted.starts_with(&own) {
-            // The cache first: an object that moves meanwhile is found in the vault.
-            found.extend(shared.cache.iter().flat_map(|cache| cache.list(wanted)));
-            found.extend(shared.vault.list(wanted)?);
-        }
+    for wanted in listed_below(client, prefix) {
+        // The cache first: an object that moves meanwhile is found in the vault.
+        found.extend(shared.cache.iter().flat_map(|cache| cache.list(&wanted)));
+        found.extend(shared.vault.list(&wanted)?);
     }
     if layout::MARKER.starts_with(prefix) {
         found.extend(shared.vault.head(layout::MARKER)?);
@@ -360,11 +467,30 @@ fn list(shared: &Shared, client: &EnrolledClient, prefix: &str) -> Result<Reply>
     Ok(Reply::new(200, text))
 }
 
-/// Serves the plain listener: metrics and health, one request on each connection.
+/// Returns the prefixes below `prefix` that a client may list.
+fn listed_below(client: &EnrolledClient, prefix: &str) -> Vec<String> {
+    let mut own = if client.has_all_volumes() {
+        vec![layout::VOLUMES.to_owned()]
+    } else {
+        client.volumes.iter().map(|volume| layout::volume_prefix(volume)).collect()
+    };
+    if rights::may_read_outside(client, layout::AUDIT) {
+        own.push(layout::AUDIT.to_owned());
+    }
+    let wanted = own.into_iter().filter_map(|own| {
+        if own.starts_with(prefix) {
+            Some(own)
+        } else {
+            prefix.starts_with(&own).then(|| prefix.to_owned())
+        }
+    });
+    wanted.collect()
+}
+
+/// Serves the plain listener: metrics and health, one request on each connection, all of it within
+/// [`PLAIN_LIMIT`].
 pub(crate) fn run_plain(shared: &Shared, socket: TcpStream) -> io::Result<()> {
-    socket.set_read_timeout(Some(Duration::from_secs(2)))?;
-    socket.set_write_timeout(Some(Duration::from_secs(2)))?;
-    let mut stream = BufReader::new(socket);
+    let mut stream = BufReader::new(Until::new(&socket, &*shared.options.clock, PLAIN_LIMIT));
     let Some(head) = read_request(&mut stream)? else { return Ok(()) };
     let reply = match (head.method.as_str(), head.target.as_str()) {
         ("GET", "/metrics" | "/healthz") => report(shared, &head.target),
@@ -413,6 +539,25 @@ fn report(shared: &Shared, target: &str) -> Reply {
         "counter",
         "Puts that moved them; fewer where small ones were packed.",
         stats.forwarded_puts,
+    );
+    metric("refused_total", "counter", "Requests that the client had no right to.", stats.refused);
+    metric(
+        "segments_moved_aside_total",
+        "counter",
+        "Segments under whose names the vault had other bytes.",
+        stats.conflicts,
+    );
+    metric(
+        "certificate_expires_seconds",
+        "gauge",
+        "When the gateway's certificate expires, in seconds since 1970.",
+        u64::try_from(stats.certificate_expires.seconds()).unwrap_or_default(),
+    );
+    metric(
+        "client_certificate_expires_seconds",
+        "gauge",
+        "When the first certificate of a connected client expires, in seconds since 1970; 0 if none is.",
+        stats.client_certificate_expires.map_or(0, |at| u64::try_from(at.seconds()).unwrap_or(0)),
     );
     metric(
         "vault_available",

@@ -227,7 +227,8 @@ fn push_headers(head: &mut String, headers: &[(&str, String)], length: u64) {
 }
 
 /// Kinds that are sent by name; the receiver takes any other as `Unavailable`.
-const KINDS: [ErrorKind; 10] = [
+const KINDS: [ErrorKind; 11] = [
+    ErrorKind::Diverged,
     ErrorKind::Changed,
     ErrorKind::InvalidInput,
     ErrorKind::NotFound,

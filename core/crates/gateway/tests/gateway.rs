@@ -15,7 +15,7 @@ use hrl::store::{DirStore, FaultStore, ObjectInfo, PutOutcome, Store};
 use hrl::vault::{PinUntil, Vault};
 use hrl::{ErrorKind, Policy, ProtectionOptions, Result, SystemClock};
 use hrl_gateway::{Acknowledge, Gateway, GatewayOptions, RemoteStore};
-use hrl_tls::{create_authority, enroll_client};
+use hrl_tls::{Enrollment, Role, create_authority, enroll_client};
 
 const LIMIT: Duration = Duration::from_secs(60);
 
@@ -24,13 +24,16 @@ struct Site {
 }
 
 impl Site {
-    /// An authority, and the bundle of one client with volumes `disk` and `other`.
+    /// An authority, and the bundle of an admin with volumes `disk` and `other`.
     fn new() -> Self {
         let directory = tempfile::tempdir().expect("temporary directory");
         let site = Self { directory };
         create_authority(&site.path("pki"), &["localhost".into(), "127.0.0.1".into()])
             .expect("authority");
-        site.enroll("agent", &["disk", "other"]);
+        Enrollment::new("agent", &["disk".to_owned(), "other".to_owned()])
+            .role(Role::Admin)
+            .enroll(&site.path("pki"), &site.path("agent"))
+            .expect("enroll");
         site
     }
 

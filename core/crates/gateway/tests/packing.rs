@@ -14,7 +14,7 @@ use hrl::store::{DirStore, ObjectInfo, PutOutcome, Store};
 use hrl::vault::Vault;
 use hrl::{Policy, Protection, ProtectionOptions, Result, SystemClock};
 use hrl_gateway::{Gateway, GatewayOptions, RemoteStore};
-use hrl_tls::{create_authority, enroll_client};
+use hrl_tls::{Enrollment, Role, create_authority};
 
 const LIMIT: Duration = Duration::from_secs(60);
 const DISK_BYTES: u64 = 4 << 20;
@@ -67,7 +67,10 @@ impl Site {
         let directory = tempfile::tempdir().expect("directory");
         let path = |name: &str| directory.path().join(name);
         create_authority(&path("pki"), &["127.0.0.1".into()]).expect("authority");
-        enroll_client(&path("pki"), "agent", &["disk".into()], &path("agent")).expect("enroll");
+        Enrollment::new("agent", &["disk".into()])
+            .role(Role::Maintainer)
+            .enroll(&path("pki"), &path("agent"))
+            .expect("enroll");
         let inner = DirStore::create(&path("vault")).expect("store");
         let vault = Arc::new(Counted { inner, requests: AtomicU64::new(0) });
         Vault::create(vault.clone(), Some(key()), SystemClock::shared()).expect("vault");

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use hrl::Result;
 use hrl::store::{DirStore, Store};
 use hrl_gateway::{GatewayOptions, RemoteStore};
-use hrl_tls::{create_authority, enroll_client};
+use hrl_tls::{EnrolledClient, Role, create_authority, enroll_client};
 
 const SEGMENT: &str = "volumes/disk/segments/one.hrl";
 const VERSION: &str = "volumes/disk/catalog/0000000000000001";
@@ -115,6 +115,7 @@ fn requests_and_answers_keep_their_bytes() {
     enroll_client(&path("pki"), "agent", &["disk".into()], &path("agent")).expect("enroll");
     let vault = Arc::new(DirStore::create(&path("vault")).expect("store"));
     let gateway = GatewayOptions::new("127.0.0.1:0", path("pki")).start(vault).expect("gateway");
+    let agent = EnrolledClient::new("agent", Role::Admin, &["disk".into()]);
     for (call, result, request, answer) in EXCHANGES {
         let asked = Arc::new(Mutex::new(Vec::new()));
         let kept = asked.clone();
@@ -130,7 +131,7 @@ fn requests_and_answers_keep_their_bytes() {
         let answered = Arc::new(Mutex::new(Vec::new()));
         let question = Cursor::new(request.as_bytes().to_vec());
         let stream = Tape { answer: question, asked: answered.clone() };
-        gateway.converse("agent", &["disk".into()], stream).expect("understood");
+        gateway.converse(&agent, stream).expect("understood");
         assert_eq!(String::from_utf8_lossy(&answered.lock().expect("lock")), answer);
     }
 }
@@ -146,8 +147,9 @@ fn a_refusal_keeps_its_bytes() {
     let request = "GET /v1/objects/volumes/other/volume HTTP/1.1\r\nhost: gateway\r\n\
                    range: bytes=0-1\r\ncontent-length: 0\r\n\r\n";
     let answered = Arc::new(Mutex::new(Vec::new()));
+    let agent = EnrolledClient::new("agent", Role::Admin, &["disk".into()]);
     let stream = Tape { answer: Cursor::new(request.as_bytes().to_vec()), asked: answered.clone() };
-    gateway.converse("agent", &["disk".into()], stream).expect("understood");
+    gateway.converse(&agent, stream).expect("understood");
     let answer = answered.lock().expect("lock");
     let answer = String::from_utf8_lossy(&answer);
     // The sentences are for people and may change.

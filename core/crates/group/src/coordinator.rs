@@ -22,7 +22,7 @@ use hrl::journal::LABEL_BYTES_MAX;
 use hrl::sync::lock::{Mutex, MutexGuard};
 use hrl::{Error, ErrorKind, Event, EventKind, GroupPoint, PointId, Result};
 use hrl_tls::rustls::ServerConfig;
-use hrl_tls::{find_client, fingerprint, server_config};
+use hrl_tls::{find_client, server_config};
 
 use crate::link::{Link, Wake};
 use crate::members::MEMBERS_MAX;
@@ -296,7 +296,10 @@ impl Coordinator {
     fn accept(&mut self) {
         while let Ok((socket, _)) = self.listener.accept() {
             if self.clients.len() >= CONNECTIONS_MAX {
-                continue;
+                // The oldest that is no member gives way, so that slow sockets keep nobody out.
+                let unknown = self.clients.iter().position(|client| client.member.is_none());
+                let Some(oldest) = unknown else { continue };
+                self.clients.remove(oldest);
             }
             let now = self.options.clock.elapsed();
             if let Ok(link) = Link::accept(socket, &self.tls) {
@@ -433,12 +436,13 @@ impl Coordinator {
                 .expected(format_args!("a member of group {}", self.options.name))
                 .found(format_args!("a member of group {group}")));
         }
-        let known = self.clients[at].link.peer_certificate().map(fingerprint);
-        let client = match known {
-            Some(known) => find_client(&self.options.pki, &known)?,
+        let certificate = self.clients[at].link.peer_certificate();
+        let client = match certificate {
+            Some(certificate) => find_client(&self.options.pki, certificate)?,
             None => None,
         };
-        if !client.is_some_and(|client| client.volumes.contains(volume)) {
+        // A member writes points into the volume's journal.
+        if !client.is_some_and(|client| client.role.adds() && client.has_volume(volume)) {
             return Err(Error::new(ErrorKind::Denied, "admit", volume)
                 .message("the client's certificate is not enrolled for this volume"));
         }

@@ -416,6 +416,10 @@ impl Store for DelayedStore {
         Ok(())
     }
 
+    fn may_delete(&self) -> bool {
+        self.inner.may_delete()
+    }
+
     fn local_path(&self, name: &str) -> Option<PathBuf> {
         self.inner.local_path(name)
     }

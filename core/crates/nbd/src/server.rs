@@ -1,6 +1,7 @@
 //! The listening server: accepts connections, counts them, and ends them all when it stops.
 
 use std::collections::HashMap;
+use std::net::IpAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -26,14 +27,42 @@ struct Server {
     service: Service,
     clock: Arc<dyn Clock>,
     stopping: AtomicBool,
-    sockets: Mutex<HashMap<u64, OwnedFd>>,
+    sockets: Mutex<HashMap<u64, Socket>>,
     threads: Mutex<Vec<JoinHandle<()>>>,
     security: Security,
     #[cfg(feature = "tls")]
     gate: Option<Gate>,
 }
 
+/// The socket of an open connection.
+struct Socket {
+    fd: OwnedFd,
+    network: Option<IpAddr>,
+    /// Whether its handshake is over.
+    is_known: bool,
+}
+
 impl Server {
+    /// Makes room for a connection: at a limit the oldest one in its handshake gives way. Returns
+    /// false if there is none.
+    fn has_room(&self, network: Option<IpAddr>) -> bool {
+        let NbdLimits { connections_max, address_connections_max, handshakes_max, .. } =
+            self.service.limits;
+        let mut sockets = self.sockets.lock();
+        let count = |is_meant: &dyn Fn(&Socket) -> bool, sockets: &HashMap<u64, Socket>| {
+            sockets.values().filter(|socket| is_meant(socket)).count()
+        };
+        let is_full = sockets.len() >= connections_max as usize
+            || count(&|socket| !socket.is_known, &sockets) >= handshakes_max as usize;
+        if is_full && !end_oldest_unknown(&mut sockets, None) {
+            return false;
+        }
+        let of_network = count(&|socket| socket.network == network, &sockets);
+        network.is_none()
+            || of_network < address_connections_max as usize
+            || end_oldest_unknown(&mut sockets, network)
+    }
+
     fn new(exports: Vec<Export>, limits: NbdLimits) -> Self {
         let (counters, pool) = (Counters::default(), Pool::start());
         Self {
@@ -83,7 +112,8 @@ impl NbdServer {
         tls: NbdTls,
     ) -> Result<Self> {
         check_exports(&exports)?;
-        let gate = Some(tls.open(&exports[0].name)?);
+        let writable = exports.iter().any(|export| !export.read_only);
+        let gate = Some(tls.open(&exports[0].name, writable)?);
         let security = Security::TlsRequired;
         Self::run(address, Server { security, gate, ..Server::new(exports, limits) })
     }
@@ -143,7 +173,7 @@ impl Drop for NbdServer {
             let _ = accepting.join();
         }
         for socket in self.server.sockets.lock().values() {
-            let _ = rustix::net::shutdown(socket, rustix::net::Shutdown::Both);
+            let _ = rustix::net::shutdown(&socket.fd, rustix::net::Shutdown::Both);
         }
         for thread in std::mem::take(&mut *self.server.threads.lock()) {
             let _ = thread.join();
@@ -174,20 +204,20 @@ fn accept(server: &Arc<Server>, listener: &Listener) {
             std::thread::sleep(ACCEPT_PAUSE);
             continue;
         };
-        let Service { limits, counters, .. } = &server.service;
-        let open = counters.connections.load(Ordering::Relaxed);
-        if open >= u64::from(limits.connections_max) {
+        let Service { counters, .. } = &server.service;
+        let network = stream.network();
+        if !server.has_room(network) {
             counters.connections_refused.fetch_add(1, Ordering::Relaxed);
             continue;
         }
-        let Ok(copy) = stream.as_fd().try_clone_to_owned() else { continue };
+        let Ok(fd) = stream.as_fd().try_clone_to_owned() else { continue };
         counters.connections.fetch_add(1, Ordering::Relaxed);
-        server.sockets.lock().insert(number, copy);
+        server.sockets.lock().insert(number, Socket { fd, network, is_known: false });
         let thread = {
             let server = server.clone();
             std::thread::Builder::new().name("hrl-nbd-conn".into()).spawn(move || {
-                let _open = OpenConnection { server: &server, number };
-                serve(&server, stream);
+                let open = OpenConnection { server: &server, number };
+                serve(&open, stream);
             })
         };
         match thread {
@@ -207,6 +237,27 @@ struct OpenConnection<'a> {
     number: u64,
 }
 
+impl OpenConnection<'_> {
+    /// Records that the handshake is over.
+    fn is_known(&self) {
+        if let Some(socket) = self.server.sockets.lock().get_mut(&self.number) {
+            socket.is_known = true;
+        }
+    }
+}
+
+/// Ends the oldest connection in its handshake, of a network or of any. Returns whether there was one.
+fn end_oldest_unknown(sockets: &mut HashMap<u64, Socket>, network: Option<IpAddr>) -> bool {
+    let is_meant =
+        |socket: &Socket| !socket.is_known && (network.is_none() || socket.network == network);
+    let meant = sockets.iter().filter(|(_, socket)| is_meant(socket));
+    let Some(oldest) = meant.map(|(number, _)| *number).min() else { return false };
+    if let Some(socket) = sockets.remove(&oldest) {
+        let _ = rustix::net::shutdown(&socket.fd, rustix::net::Shutdown::Both);
+    }
+    true
+}
+
 impl Drop for OpenConnection<'_> {
     fn drop(&mut self) {
         self.server.sockets.lock().remove(&self.number);
@@ -215,27 +266,30 @@ impl Drop for OpenConnection<'_> {
 }
 
 /// Serves one connection from greeting to end. Its errors concern its client only.
-fn serve(server: &Server, mut stream: Stream) {
-    let Server { service, clock, .. } = server;
-    match handshake::run(&mut stream, service, &**clock, server.security) {
-        Ok(Outcome::Chosen(session)) => connection::run(service, &stream, &session),
+fn serve(open: &OpenConnection<'_>, mut stream: Stream) {
+    let Server { service, clock, security, .. } = open.server;
+    match handshake::run(&mut stream, service, &**clock, *security) {
+        Ok(Outcome::Chosen(session)) => {
+            open.is_known();
+            connection::run(service, &stream, &session);
+        }
         #[cfg(feature = "tls")]
-        Ok(Outcome::StartTls(greeting)) => serve_in_tls(server, stream, greeting),
+        Ok(Outcome::StartTls(greeting)) => serve_in_tls(open, stream, greeting),
         _ => {}
     }
 }
 
 #[cfg(feature = "tls")]
-fn serve_in_tls(server: &Server, stream: Stream, greeting: handshake::Greeting) {
-    let Server { service, clock, .. } = server;
-    let admitted =
-        server.gate.as_ref().and_then(|gate| gate.admit(stream, greeting.deadline, &**clock));
+fn serve_in_tls(open: &OpenConnection<'_>, stream: Stream, greeting: handshake::Greeting) {
+    let Server { service, clock, gate, .. } = open.server;
+    let admitted = gate.as_ref().and_then(|gate| gate.admit(stream, greeting.deadline, &**clock));
     let Some((mut plain, pump)) = admitted else {
         service.counters.connections_refused.fetch_add(1, Ordering::Relaxed);
         return;
     };
     let outcome = handshake::resume(&mut plain, service, &**clock, greeting);
     if let Ok(Outcome::Chosen(session)) = outcome {
+        open.is_known();
         connection::run(service, &plain, &session);
     }
     drop(plain);

@@ -10,6 +10,11 @@ use crate::{Export, NbdEngine};
 pub struct NbdLimits {
     /// Connections at once; any further one is closed immediately. Default 128.
     pub connections_max: u32,
+    /// Connections of one address, or of one IPv6 network of 64 bits; further ones are closed.
+    /// Default 64.
+    pub address_connections_max: u32,
+    /// Connections in their handshake; a further one takes the place of the oldest. Default 32.
+    pub handshakes_max: u32,
     /// Requests of a connection at once; more wait in the socket. Default 128.
     pub requests_in_flight_max: u32,
     /// Bytes of a read or write; a longer one is refused with `EINVAL`, and a longer write ends the
@@ -29,6 +34,8 @@ impl Default for NbdLimits {
     fn default() -> Self {
         Self {
             connections_max: 128,
+            address_connections_max: 64,
+            handshakes_max: 32,
             requests_in_flight_max: 128,
             request_bytes_max: 32 << 20,
             handshake_seconds_max: 10,

@@ -1,7 +1,7 @@
 //! Sockets that a server listens and talks on, UNIX and TCP.
 
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream, ToSocketAddrs};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, ToSocketAddrs};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
@@ -92,6 +92,15 @@ fn listen_at(path: &Path) -> std::io::Result<UnixListener> {
 }
 
 impl Stream {
+    /// Returns the address of the peer that connections are counted for; `None` of a local one.
+    pub(crate) fn network(&self) -> Option<IpAddr> {
+        let Self::Tcp(stream) = self else { return None };
+        match stream.peer_addr().ok()?.ip().to_canonical() {
+            IpAddr::V6(v6) => Some(IpAddr::from((v6.to_bits() >> 64 << 64).to_be_bytes())),
+            IpAddr::V4(v4) => Some(v4.into()),
+        }
+    }
+
     /// Limits how long a read or write may wait; `None` for no limit.
     pub(crate) fn limit(&self, wait: Option<Duration>) -> std::io::Result<()> {
         match self {

@@ -7,7 +7,8 @@
 //!
 //! A refused client is disconnected, counted and reported in one line. The TLS handshake must end
 //! within the time of the whole handshake. While one direction does not drain, nothing more is read
-//! for it. The pump buffers [`CHUNK_BYTES`] in each direction, beside the buffers of TLS.
+//! for it. A client whose certificate is revoked or expires is disconnected within
+//! [`LOOK_EVERY`]. The pump buffers [`CHUNK_BYTES`] in each direction, beside the buffers of TLS.
 
 use std::io::{ErrorKind as IoKind, IoSlice, Read, Write};
 use std::net::Shutdown;
@@ -18,9 +19,9 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use hrl::{Clock, Error, Result};
+use hrl::{Clock, Result, SystemClock};
 use hrl_tls::rustls::{ServerConfig, ServerConnection};
-use hrl_tls::{find_client, fingerprint, server_config};
+use hrl_tls::{find_client, server_config};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::{SendAncillaryBuffer, SendFlags, sendmsg};
 
@@ -30,6 +31,10 @@ use crate::stream::Stream;
 const CHUNK_BYTES: usize = 256 << 10;
 /// Longest time without progress in sending the rest, once the connection has ended.
 const CLOSE_LIMIT: Timespec = Timespec { tv_sec: 5, tv_nsec: 0 };
+
+/// How often the enrolment of a connected client is looked up again.
+const LOOK_EVERY: Duration = Duration::from_secs(4);
+const LOOK_LIMIT: Timespec = Timespec { tv_sec: 4, tv_nsec: 0 };
 
 /// Callback that gets one line for people about each refused client.
 pub type RefusalSink = Arc<dyn Fn(&str) + Send + Sync>;
@@ -73,10 +78,11 @@ impl NbdTls {
     }
 
     /// Reads the certificates. `InvalidInput` or `NotFound` if they cannot be used.
-    pub(crate) fn open(self, first_export: &str) -> Result<Gate> {
+    pub(crate) fn open(self, first_export: &str, writable: bool) -> Result<Gate> {
         let config = server_config(&self.pki, self.verify)?;
         let volume = self.volume.unwrap_or_else(|| first_export.to_owned());
-        Ok(Gate { config, pki: self.pki, verify: self.verify, volume, refused: self.refused })
+        let Self { pki, verify, refused, .. } = self;
+        Ok(Gate { config, pki, verify, volume, writable, refused })
     }
 }
 
@@ -86,6 +92,8 @@ pub(crate) struct Gate {
     pki: PathBuf,
     verify: bool,
     volume: String,
+    /// Whether an export can be written.
+    writable: bool,
     refused: RefusalSink,
 }
 
@@ -102,9 +110,9 @@ impl Gate {
             Stream::Tcp(tcp) => tcp.peer_addr().map_or("client".into(), |a| format!("client {a}")),
             Stream::Unix(_) => "local client".to_owned(),
         };
-        let started = self
-            .handshake(&mut stream, deadline, clock)
-            .and_then(|tls| Pump::start(tls, stream).map_err(|error| error.to_string()));
+        let started = self.handshake(&mut stream, deadline, clock).and_then(|(tls, admission)| {
+            Pump::start(tls, stream, admission).map_err(|error| error.to_string())
+        });
         match started {
             Ok(started) => Some(started),
             Err(reason) => {
@@ -119,7 +127,7 @@ impl Gate {
         stream: &mut Stream,
         deadline: Duration,
         clock: &dyn Clock,
-    ) -> std::result::Result<ServerConnection, String> {
+    ) -> std::result::Result<(ServerConnection, Option<Admission>), String> {
         let io = |error: std::io::Error| match error.kind() {
             IoKind::WouldBlock | IoKind::TimedOut => "the TLS handshake took too long".to_owned(),
             _ => format!("the TLS handshake failed: {error}"),
@@ -145,32 +153,63 @@ impl Gate {
                 return Err(error.to_string());
             }
         }
-        if self.verify {
-            self.check_enrolled(&tls)?;
-        }
-        Ok(tls)
+        let admission = if self.verify { Some(self.admission(&tls)?) } else { None };
+        Ok((tls, admission))
     }
 
     /// Checks that the client is enrolled for the volume. The handshake has checked the authority's
     /// signature.
-    fn check_enrolled(&self, tls: &ServerConnection) -> std::result::Result<(), String> {
+    fn admission(&self, tls: &ServerConnection) -> std::result::Result<Admission, String> {
         let certificate = tls.peer_certificates().and_then(|chain| chain.first());
-        let Some(certificate) = certificate else {
-            return Err("it showed no certificate".to_owned());
-        };
-        let client = find_client(&self.pki, &fingerprint(certificate))
-            .map_err(|error: Error| error.to_string())?
-            .ok_or_else(|| format!("its certificate is not enrolled in {}", self.pki.display()))?;
-        if client.volumes.contains(&self.volume) {
-            return Ok(());
+        let certificate = certificate.ok_or("it showed no certificate")?.to_vec();
+        let (pki, volume) = (self.pki.clone(), self.volume.clone());
+        let refused = self.refused.clone();
+        let admission = Admission { pki, certificate, volume, writable: self.writable, refused };
+        match admission.problem() {
+            Ok(None) => Ok(admission),
+            Ok(Some(reason)) => Err(reason),
+            Err(error) => Err(error.to_string()),
         }
-        Err(format!("{} is not enrolled for volume {}", client.name, self.volume))
+    }
+}
+
+/// What a client was admitted for.
+struct Admission {
+    pki: PathBuf,
+    /// Its certificate, in DER form.
+    certificate: Vec<u8>,
+    volume: String,
+    /// Whether an export can be written.
+    writable: bool,
+    refused: RefusalSink,
+}
+
+impl Admission {
+    /// Returns why the client may not be served now; `None` if it may.
+    fn problem(&self) -> Result<Option<String>> {
+        let Some(client) = find_client(&self.pki, &self.certificate)? else {
+            return Ok(Some(format!("its certificate is not enrolled in {}", self.pki.display())));
+        };
+        Ok(if client.expires <= SystemClock::shared().now() {
+            Some(format!("the certificate of {} has expired", client.name))
+        } else if self.writable && !client.role.adds() {
+            Some(format!("{} is a reader, and the export can be written", client.name))
+        } else if !client.has_volume(&self.volume) {
+            Some(format!("{} is not enrolled for volume {}", client.name, self.volume))
+        } else {
+            None
+        })
     }
 }
 
 /// Moves bytes between TLS and a socket pair until both end.
 struct Pump {
     tls: ServerConnection,
+    /// What the client was admitted for; `None` if anybody is served.
+    admission: Option<Admission>,
+    clock: Arc<dyn Clock>,
+    /// When it was looked up last.
+    looked: Duration,
     wire: Stream,
     plain: UnixStream,
     /// Received and not decrypted yet.
@@ -185,15 +224,24 @@ struct Pump {
 
 impl Pump {
     /// Starts the thread. Returns the end of the socket pair for the connection.
-    fn start(tls: ServerConnection, wire: Stream) -> std::io::Result<(Stream, JoinHandle<()>)> {
+    fn start(
+        tls: ServerConnection,
+        wire: Stream,
+        admission: Option<Admission>,
+    ) -> std::io::Result<(Stream, JoinHandle<()>)> {
         let (near, far) = UnixStream::pair()?;
         match &wire {
             Stream::Tcp(tcp) => tcp.set_nonblocking(true)?,
             Stream::Unix(unix) => unix.set_nonblocking(true)?,
         }
         far.set_nonblocking(true)?;
+        let clock = SystemClock::shared();
+        let looked = clock.elapsed();
         let mut pump = Self {
             tls,
+            admission,
+            clock,
+            looked,
             wire,
             plain: far,
             encrypted: Chunk::new(),
@@ -213,6 +261,7 @@ impl Pump {
 
     fn run(&mut self) -> std::io::Result<()> {
         loop {
+            self.look()?;
             let mut moved = self.decrypt()?;
             moved |= self.deliver()?;
             moved |= self.send()?;
@@ -224,6 +273,20 @@ impl Pump {
                 return Ok(());
             }
         }
+    }
+
+    /// Fails if the client may not be served any more.
+    fn look(&mut self) -> std::io::Result<()> {
+        let Some(admission) = self.admission.as_ref() else { return Ok(()) };
+        let now = self.clock.elapsed();
+        if now.saturating_sub(self.looked) < LOOK_EVERY {
+            return Ok(());
+        }
+        self.looked = now;
+        // If that cannot be read now, nobody is known to be revoked.
+        let Ok(Some(reason)) = admission.problem() else { return Ok(()) };
+        (admission.refused)(&format!("NBD client disconnected: {reason}"));
+        Err(std::io::Error::other(reason))
     }
 
     /// Receives and decrypts, if the connection has taken all earlier bytes.
@@ -321,9 +384,10 @@ impl Pump {
             .filter(|(_, wanted)| !wanted.is_empty())
             .map(|(fd, wanted)| PollFd::from_borrowed_fd(fd, wanted))
             .collect();
-        let limit = self.plain_ended.then_some(&CLOSE_LIMIT);
+        let looks = self.admission.is_some().then_some(&LOOK_LIMIT);
+        let limit = self.plain_ended.then_some(&CLOSE_LIMIT).or(looks);
         match poll(&mut sockets, limit) {
-            Ok(ready) => Ok(ready > 0),
+            Ok(ready) => Ok(ready > 0 || !self.plain_ended),
             Err(rustix::io::Errno::INTR) => Ok(true),
             Err(error) => Err(error.into()),
         }

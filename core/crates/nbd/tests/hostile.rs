@@ -232,3 +232,22 @@ fn all_of_this_holds_where_io_uring_is_denied() {
         denied::run_all_but("all_of_this_holds_where_io_uring_is_denied", errno);
     }
 }
+
+#[test]
+#[allow(clippy::disallowed_methods, reason = "a test measures how long a real client waits")]
+fn promise_12_slow_sockets_lock_nobody_out() {
+    let limits = NbdLimits { connections_max: 16, handshakes_max: 8, ..NbdLimits::default() };
+    let rig = rig_with(limits, false, false);
+    let mut kept = Client::open(&rig);
+    let slow: Vec<UnixStream> =
+        (0..100).map(|_| UnixStream::connect(&rig.path).expect("connect")).collect();
+    let begun = std::time::Instant::now();
+    for _ in 0..3 {
+        assert_alive(&rig);
+    }
+    kept.request(0, READ, 0, 4);
+    assert_eq!(kept.reply(), 0, "one that was open is served");
+    assert_eq!(kept.read::<4>(), [0; 4]);
+    assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+    drop(slow);
+}

@@ -14,7 +14,9 @@ use hrl::device::MemoryDevice;
 use hrl_nbd::{Export, NbdAddress, NbdLimits, NbdServer, NbdTls};
 use hrl_tls::rustls::pki_types::ServerName;
 use hrl_tls::rustls::{self, ClientConfig, ClientConnection, RootCertStore, StreamOwned};
-use hrl_tls::{client_config, create_authority, enroll_client, let_client_expire};
+use hrl_tls::{
+    Enrollment, Role, client_config, create_authority, enroll_client, let_client_expire,
+};
 
 const SIZE: u64 = 64 << 20;
 const OPTION: u64 = 0x4948_4156_454f_5054;
@@ -259,6 +261,10 @@ fn clients_without_the_right_certificate_are_refused_and_reported() {
         enroll_client(&directory.join("pki"), name, &volumes, &directory.join(name))
             .expect("enroll");
     }
+    Enrollment::new("reader", &volumes)
+        .role(Role::Reader)
+        .enroll(&directory.join("pki"), &directory.join("reader"))
+        .expect("enroll");
     std::fs::remove_file(directory.join("pki/clients/removed")).expect("shut out");
     let_client_expire(&directory.join("pki"), "expired", &directory.join("expired"))
         .expect("expire");
@@ -273,6 +279,7 @@ fn clients_without_the_right_certificate_are_refused_and_reported() {
         (rig.bundle("foreign"), "invalid peer certificate"),
         (rig.bundle("expired"), "xpired"),
         (rig.bundle("removed"), "not enrolled in"),
+        (rig.bundle("reader"), "reader is a reader, and the export can be written"),
         (rig.bundle("stranger"), "stranger is not enrolled for volume disk"),
     ];
     for (config, reason) in cases {
@@ -286,8 +293,22 @@ fn clients_without_the_right_certificate_are_refused_and_reported() {
             "{reason}: {refusals:?}"
         );
     }
-    assert_eq!(rig.server.stats().connections_refused, 5);
+    assert_eq!(rig.server.stats().connections_refused, 6);
     assert_served(&rig);
+}
+
+#[test]
+#[allow(clippy::disallowed_methods, reason = "a test measures how long a real client waits")]
+fn promise_13_a_client_that_is_revoked_is_disconnected() {
+    let rig = rig(true);
+    let mut tls = open(&rig, rig.bundle("agent"));
+    let begun = std::time::Instant::now();
+    std::fs::remove_file(rig.directory.path().join("pki/clients/agent")).expect("revoke");
+    assert!(read::<1, _>(&mut tls).is_err(), "nothing was asked for");
+    assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
+    rig.wait_gone();
+    let refusals = rig.refusals();
+    assert!(refusals.iter().any(|line| line.contains("not enrolled")), "{refusals:?}");
 }
 
 fn roots_of(rig: &Rig) -> RootCertStore {

@@ -70,6 +70,11 @@ impl Store for LateStore {
         self.store()?.delete_many(names)
     }
 
+    fn may_delete(&self) -> bool {
+        // Unknown until it is opened; a store that refuses says so then.
+        self.opened.get().is_none_or(|opened| opened.may_delete())
+    }
+
     fn local_path(&self, name: &str) -> Option<PathBuf> {
         self.opened.get()?.local_path(name)
     }

@@ -1,4 +1,5 @@
-//! Configurations of `rustls` from the directories of an authority and of a client.
+//! Configurations of `rustls` from the directories of an authority and of a client. Certificates
+//! that are renewed are used from the next connection on.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -9,6 +10,8 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::WebPkiClientVerifier;
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
+
+use crate::reload::Pair;
 
 /// Returns the configuration of the server whose certificate is in `pki`.
 ///
@@ -28,11 +31,8 @@ pub fn server_config(pki: &Path, verify: bool) -> Result<Arc<ServerConfig>> {
     } else {
         builder.with_no_client_auth()
     };
-    let path = pki.join("server.pem");
-    let config = builder
-        .with_single_cert(certificates(&path)?, private_key(&pki.join("server.key"))?)
-        .map_err(|error| failed("use certificate", &path, error))?;
-    Ok(Arc::new(config))
+    let pair = Pair::open(&pki.join("server.pem"), &pki.join("server.key"))?;
+    Ok(Arc::new(builder.with_cert_resolver(pair)))
 }
 
 /// Returns the configuration of the client that owns a bundle. `InvalidInput` if the bundle cannot
@@ -41,16 +41,12 @@ pub fn client_config(bundle: &Path) -> Result<Arc<ClientConfig>> {
     let config = ClientConfig::builder_with_provider(provider())
         .with_safe_default_protocol_versions()
         .map_err(|error| failed("use identity", bundle, error))?
-        .with_root_certificates(roots(&bundle.join("authority.pem"))?)
-        .with_client_auth_cert(
-            certificates(&bundle.join("client.pem"))?,
-            private_key(&bundle.join("client.key"))?,
-        )
-        .map_err(|error| failed("use identity", bundle, error))?;
-    Ok(Arc::new(config))
+        .with_root_certificates(roots(&bundle.join("authority.pem"))?);
+    let pair = Pair::open(&bundle.join("client.pem"), &bundle.join("client.key"))?;
+    Ok(Arc::new(config.with_client_cert_resolver(pair)))
 }
 
-fn provider() -> Arc<CryptoProvider> {
+pub(crate) fn provider() -> Arc<CryptoProvider> {
     Arc::new(rustls::crypto::ring::default_provider())
 }
 
@@ -62,13 +58,22 @@ fn roots(path: &Path) -> Result<RootCertStore> {
     Ok(roots)
 }
 
-fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>> {
+pub(crate) fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>> {
     CertificateDer::pem_slice_iter(&read(path)?)
         .collect::<std::result::Result<Vec<_>, _>>()
         .map_err(|error| failed("read certificate", path, error))
 }
 
-fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>> {
+/// Returns the first certificate of a PEM file, in DER form.
+pub(crate) fn first_certificate(path: &Path) -> Result<CertificateDer<'static>> {
+    certificates(path)?.into_iter().next().ok_or_else(|| {
+        Error::new(ErrorKind::InvalidInput, "read certificate", path.display())
+            .expected("a certificate")
+            .found("none")
+    })
+}
+
+pub(crate) fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>> {
     PrivateKeyDer::from_pem_slice(&read(path)?)
         .map_err(|error| failed("read private key", path, error))
 }
@@ -77,7 +82,7 @@ fn read(path: &Path) -> Result<Vec<u8>> {
     std::fs::read(path).map_err(|error| Error::io("read", path.display(), error))
 }
 
-fn failed(
+pub(crate) fn failed(
     operation: &'static str,
     path: &Path,
     error: impl std::error::Error + Send + Sync + 'static,

@@ -77,6 +77,11 @@ impl PackedStore {
         layout::split_segment(name).map(|segment| segment.volume)
     }
 
+    /// Returns first and last sequence in the name of an object that can be put into a pack.
+    pub fn sequences(name: &str) -> Option<(u64, u64)> {
+        layout::split_segment(name).map(|segment| segment.span)
+    }
+
     /// Puts segments of one volume together; durable when it returns. May be repeated.
     ///
     /// `InvalidInput` if a name is not that of a segment of the volume, or a limit of packs is
@@ -395,6 +400,10 @@ impl Store for PackedStore {
             volumes.entry(wanted.volume).or_default().push(wanted);
         }
         volumes.iter().try_for_each(|(volume, segments)| self.delete_members(volume, segments))
+    }
+
+    fn may_delete(&self) -> bool {
+        self.inner.may_delete()
     }
 
     fn local_path(&self, name: &str) -> Option<PathBuf> {
