@@ -61,7 +61,8 @@ fn check(bytes: &[u8], mark: RegionRange, clear: RegionRange) {
     let generation = map.generation();
     drop(map);
 
-    let (mut map, state) = DirtyMap::open(&SystemFiles, path).expect("a map that was in use opens again");
+    let (mut map, state) =
+        DirtyMap::open(&SystemFiles, path).expect("a map that was in use opens again");
     assert_eq!((state, map.generation(), *map.params()), (LastSession::InUse, generation, params));
     assert!(flags(&map, regions) == model, "marks are kept");
     let stop = CleanStop {
@@ -71,7 +72,8 @@ fn check(bytes: &[u8], mark: RegionRange, clear: RegionRange) {
     };
     map.end_session(stop).expect("the file can be written");
     drop(map);
-    let (map, state) = DirtyMap::open(&SystemFiles, path).expect("a map that was stopped opens again");
+    let (map, state) =
+        DirtyMap::open(&SystemFiles, path).expect("a map that was stopped opens again");
     assert_eq!(state, LastSession::Clean(stop));
     assert!(flags(&map, regions) == model, "marks are kept");
 }

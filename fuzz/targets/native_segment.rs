@@ -59,7 +59,11 @@ fn read_in_every_way(segment: &Segment) -> Result<(u64, Vec<IndexEntry>)> {
     if let Ok(index) = &index {
         for entry in index.iter().filter(|entry| entry.kind == IndexKind::Data) {
             let length = usize::try_from(entry.extent.length).expect("bounded by the format");
-            note(segment.frame(entry.frame).and_then(|f| f.data_at(entry.data_offset, length).map(drop)));
+            note(
+                segment
+                    .frame(entry.frame)
+                    .and_then(|f| f.data_at(entry.data_offset, length).map(drop)),
+            );
         }
     }
     let _ = (segment.summary().object_name(), format!("{segment:?}"));
