@@ -574,7 +574,8 @@ fn promise_5_retention_keeps_what_branches_and_tests_need_and_a_dropped_branch_i
     let policy: RetentionPolicy = "1s all; 10s daily".parse().expect("policy");
     let policy = RetentionPolicy { grace: Duration::from_secs(1), ..policy };
     clock.advance(Duration::from_secs(90 * 86_400));
-    let everything = CompactOptions { fold_all: true, ..CompactOptions::default() };
+    let everything =
+        CompactOptions { fold_all: true, accept_clock: true, ..CompactOptions::default() };
     let report = replica.compact(&policy, &everything, &all).expect("compact");
     assert!(report.folds > 0 && !report.lost_race, "nothing else is even tried: {report:?}");
     for (sequence, expected) in [tested, &states[15], &states[20]] {
