@@ -2350,7 +2350,7 @@ def undelete(
     after any failure.
     """
 
-def deleted(vault: str) -> list[DeletedVolume]:
+def deleted(vault: _Path) -> list[DeletedVolume]:
     """Returns what can still be brought back in a vault, by volume."""
 
 def deletion_delay(vault: str) -> float:

@@ -23,7 +23,6 @@ mod extent;
 mod point;
 
 mod at;
-mod audit;
 mod churn;
 mod device;
 mod duration;
@@ -43,6 +42,7 @@ mod journal;
 mod planner;
 mod vault;
 
+mod audit;
 mod group;
 mod maintenance;
 mod mirror;

@@ -1,7 +1,10 @@
 //! Deletion that can be taken back, and the maintenance of vaults.
 
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use hrl::store::{DirStore, Store};
 use hrl::sync::lock::Mutex;
 use hrl::{Clock, SystemClock};
 use hrl_maintain::{MaintainOptions, UndeleteOptions};
@@ -128,10 +131,19 @@ pub(crate) fn undelete(
     .map(Shown::shown)
 }
 
+/// Opens the store of a vault for its maintenance.
+fn maintained(vault: &Path) -> hrl::Result<Arc<dyn Store>> {
+    match vault.to_str() {
+        Some(url) => open_for_maintenance(url),
+        // Not a URL, but the name of a directory.
+        None => Ok(Arc::new(DirStore::open(vault)?)),
+    }
+}
+
 /// Returns what can still be brought back in a vault, by volume.
 #[pyfunction]
-pub(crate) fn deleted(py: Python<'_>, vault: &str) -> PyResult<Vec<DeletedVolume>> {
-    run(py, || hrl_maintain::deleted(&*open_for_maintenance(vault)?)).map(Shown::shown)
+pub(crate) fn deleted(py: Python<'_>, vault: PathBuf) -> PyResult<Vec<DeletedVolume>> {
+    run(py, || hrl_maintain::deleted(&*maintained(&vault)?)).map(Shown::shown)
 }
 
 /// Returns the deletion delay of a vault in seconds; zero if it has none.

@@ -106,7 +106,7 @@ def test_a_maintainer_carries_out_what_a_source_may_not(site: Path, gateway: hrl
             protection.wait_ordered()
             protection.write(number * 4096, b"x" * 4096)
             protection.wait_replicated()
-    compact = ["compact", "--keep", "1m all; grace 0s", "--all"]
+    compact = ["compact", "--keep", "1m all; grace 1s", "--all"]
     by_source = subprocess.run(
         [*COMMAND, *compact, f"gateway://{gateway.address}?identity={site / 'agent'}"], capture_output=True, text=True
     )

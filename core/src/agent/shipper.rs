@@ -249,6 +249,8 @@ impl Shipper {
             return Ok(None);
         }
         if let Some(gone) = self.first_gone(&unpublished.entries[..waited])? {
+            // Nothing is put into a vault that the volume has left.
+            self.look(spool)?;
             unpublished.entries.truncate(gone);
             return Ok(None);
         }

@@ -96,9 +96,12 @@ def list_deleted(vault: VaultUrl, json: Json = False) -> None:
 def delay(
     vault: VaultUrl,
     delay: Annotated[Duration, typer.Argument(metavar="TIME", parser=Duration, help="Such as 14d; 0 makes deletes final.")],
+    json: Json = False,
 ) -> None:
     """Sets for how long deleted objects can be brought back. What is deleted already keeps its own delay."""
     set_deletion_delay(vault, delay)
+    if json:
+        print_json({"deletion_delay": float(delay)})
 
 
 @command("maintain")
