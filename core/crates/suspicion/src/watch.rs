@@ -12,6 +12,7 @@ use std::io::Write as _;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use hrl::journal::SegmentSummary;
@@ -46,6 +47,7 @@ const TEXT_BYTES_MAX: usize = hrl::vault::ANNOTATION_BYTES_MAX;
 pub struct Suspicion {
     judge: Mutex<Journaled>,
     shared: Arc<Shared>,
+    thread: Option<JoinHandle<()>>,
 }
 
 struct Journaled {
@@ -98,10 +100,9 @@ impl Suspicion {
         let judge = Journaled { judge: Judge::new(learned), is_first_copy: false };
         let watched = shared.clone();
         let thread = std::thread::Builder::new().name("hrl-suspicion".into());
-        if thread.spawn(move || watched.run()).is_err() {
-            shared.work.lock().ended = true;
-        }
-        Arc::new(Self { judge: Mutex::new(judge), shared })
+        let thread = thread.spawn(move || watched.run()).ok();
+        shared.work.lock().ended = thread.is_none();
+        Arc::new(Self { judge: Mutex::new(judge), shared, thread })
     }
 
     /// Returns the sequence since which the volume is suspicious; `None` if it is not.
@@ -151,7 +152,11 @@ impl Drop for Suspicion {
         let mut work = self.shared.work.lock();
         work.ends = true;
         self.shared.wakes.notify_all();
-        drop(self.shared.wakes.wait_timeout_while(work, END, |work| !work.ended));
+        let has_ended = self.shared.wakes.wait_timeout_while(work, END, |work| !work.ended).0.ended;
+        if let Some(thread) = self.thread.take().filter(|_| has_ended) {
+            // Then nothing of the vault is left. A panic was printed.
+            let _ = thread.join();
+        }
     }
 }
 
