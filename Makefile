@@ -91,6 +91,7 @@ test-long: packages servers install  ## Long sweeps
 	cargo test --release -p hrl-cloud -p hrl-gateway -p hrl-stores --features hrl-stores/cloud,hrl-stores/gateway -- --ignored --nocapture --test-threads=1
 	cargo test --release -p hrl-group -p hrl-plan -p hrl-planner -p hrl-quiesce -- --ignored --nocapture --test-threads=1
 	cargo test --release -p hrl-ffi --features tls
+	cd python && HRL_LONG=1 ../$(VENV)/bin/pytest -q tests/scenarios/test_suspicion.py
 	$(MAKE) concurrency SCHEDULES=20000
 	$(MAKE) fuzz
 
