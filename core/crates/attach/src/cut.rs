@@ -16,9 +16,9 @@
 use std::time::Duration;
 
 use hrl::device::BlockDevice;
-use hrl::{Error, Extent, Result};
+use hrl::{Error, ErrorKind, Extent, Result};
 
-use super::tracker::{Audit, Tracker, no_cut};
+use super::tracker::{Audit, Tracker};
 
 /// Longest extent that is read at once.
 const READ_BYTES: u64 = 1 << 20;
@@ -68,8 +68,7 @@ pub struct Follower<'a> {
 impl<'a> Follower<'a> {
     /// Begins with the whole disk. `device` reads it with direct I/O.
     pub fn new(tracker: &'a Tracker, device: &'a dyn BlockDevice) -> Self {
-        let whole = Extent { offset: 0, length: tracker.disk_bytes() };
-        Self { tracker, device, pending: vec![whole] }
+        Self { tracker, device, pending: whole(tracker) }
     }
 
     /// Copies what has changed, and ends with a clean cut: everything that was received until then is
@@ -82,29 +81,25 @@ impl<'a> Follower<'a> {
         while cut.tries < options.tries_max {
             self.copy_most(options, receive, &mut cut)?;
             cut.tries += 1;
-            let mut left = std::mem::take(&mut self.pending);
-            left.append(&mut self.tracker.flip()?);
+            self.pending.append(&mut self.tracker.flip()?);
             let before = cut.bytes_copied;
-            let copied = self.copy(&left, receive, &mut cut.bytes_copied);
-            if copied.is_err() || self.tracker.is_submitted(&left) {
-                self.pending = left;
-                copied?;
+            self.copy_pending(receive, &mut cut.bytes_copied)?;
+            if self.tracker.is_submitted(&self.pending) {
                 std::thread::sleep(options.pause);
                 continue;
             }
             match self.tracker.audit()? {
                 Audit::Clean => {
+                    self.pending.clear();
                     cut.bytes_in_cut = cut.bytes_copied - before;
                     return Ok(cut);
                 }
                 // Nobody knows which blocks were changed.
-                Audit::Missed(_) | Audit::Unknown => {
-                    self.pending = vec![Extent { offset: 0, length: self.tracker.disk_bytes() }];
-                }
-                Audit::Unproven => self.pending = left,
+                Audit::Missed(_) | Audit::Unknown => self.pending = whole(self.tracker),
+                Audit::Unproven => {}
             }
         }
-        Err(no_cut(self.tracker.path(), cut.tries))
+        Err(no_cut(self.tracker, cut.tries))
     }
 
     /// Copies in rounds, until little is left.
@@ -122,18 +117,16 @@ impl<'a> Follower<'a> {
                 break;
             }
             before = bytes;
-            let pending = std::mem::take(&mut self.pending);
-            if let Err(error) = self.copy(&pending, receive, &mut cut.bytes_copied) {
-                self.pending = pending;
-                return Err(error);
-            }
+            self.copy_pending(receive, &mut cut.bytes_copied)?;
+            self.pending.clear();
         }
         Ok(())
     }
 
-    fn copy(&self, extents: &[Extent], receive: &mut Receiver<'_>, copied: &mut u64) -> Result<()> {
+    /// Copies what is pending, and leaves it so: whoever knows that the copy counts clears it.
+    fn copy_pending(&self, receive: &mut Receiver<'_>, copied: &mut u64) -> Result<()> {
         let mut buffer = hrl::device::Buffer::zeroed(READ_BYTES as usize);
-        for extent in extents {
+        for extent in &self.pending {
             let mut at = extent.offset;
             while at < extent.end() {
                 let length = READ_BYTES.min(extent.end() - at);
@@ -150,6 +143,16 @@ impl<'a> Follower<'a> {
     }
 }
 
+fn whole(tracker: &Tracker) -> Vec<Extent> {
+    vec![Extent { offset: 0, length: tracker.disk_bytes() }]
+}
+
+fn no_cut(tracker: &Tracker, tries: u32) -> Error {
+    Error::new(ErrorKind::Unavailable, "take point of", tracker.path().display())
+        .expected(format_args!("a cut within {tries} tries"))
+        .found("blocks that are rewritten all the time")
+}
+
 fn no_copy(tracker: &Tracker) -> Error {
-    Error::new(hrl::ErrorKind::Io, "copy changed blocks of", tracker.path().display())
+    Error::new(ErrorKind::Io, "copy changed blocks of", tracker.path().display())
 }

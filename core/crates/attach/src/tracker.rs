@@ -349,10 +349,3 @@ fn bits(words: &[u64]) -> impl Iterator<Item = u64> + '_ {
         (0..64).filter(move |bit| word >> bit & 1 == 1).map(move |bit| 64 * at as u64 + bit)
     })
 }
-
-/// Returns the error of a cut that could not be made.
-pub(crate) fn no_cut(disk: &Path, tries: u32) -> Error {
-    Error::new(ErrorKind::Unavailable, "take point of", disk.display())
-        .expected(format_args!("a cut within {tries} tries"))
-        .found("blocks that are rewritten all the time")
-}
