@@ -103,7 +103,9 @@ impl Life {
             let stats = running.protection.stats();
             !stats.vault_away && stats.replicated_sequence <= last
         });
-        if !knows_vault || site.must_notice.borrow().is_some() {
+        // The original's history is not that of a vault that it has not looked at yet.
+        let is_elsewhere = site.other_history.borrow().is_some();
+        if !knows_vault || is_elsewhere || site.must_notice.borrow().is_some() {
             return;
         }
         let Some(running) = site.running.borrow_mut().take() else { return };

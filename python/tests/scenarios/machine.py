@@ -112,7 +112,8 @@ def block_device(uri: str, directory: Path) -> Iterator[str]:
     finally:
         if device:
             patiently("losetup", "-d", device)
-        patiently("fusermount3", "-u", str(fuse))
+        if not patiently("fusermount3", "-u", str(fuse)):
+            subprocess.run(["fusermount3", "-u", "-z", str(fuse)], capture_output=True)
         bridge.kill()
         bridge.wait()
 
