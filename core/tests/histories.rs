@@ -46,9 +46,13 @@ impl Site {
     }
 
     /// Puts a copy that was made before in the place of a directory.
+    /// An agent that looks meanwhile sees the old one, none, or the copy, and never half of one.
     fn revert(&self, name: &str, copy: &str) {
-        std::fs::remove_dir_all(self.path(name)).expect("remove");
-        self.copy(copy, name);
+        let (new, old) = (format!("{name}-new"), format!("{name}-old"));
+        self.copy(copy, &new);
+        std::fs::rename(self.path(name), self.path(&old)).expect("rename");
+        std::fs::rename(self.path(&new), self.path(name)).expect("rename");
+        std::fs::remove_dir_all(self.path(&old)).expect("remove");
     }
 
     fn vault(&self, name: &str) -> Vault {

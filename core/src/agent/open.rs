@@ -33,7 +33,7 @@ use crate::capture::{Tap, Volume};
 use crate::clock::{Clock, SystemClock};
 use crate::device::{BlockDevice, Files, SystemFiles};
 use crate::error::{Error, ErrorKind, Result};
-use crate::event::{EventKind, EventSink, no_events};
+use crate::event::{Event, EventKind, EventSink, no_events};
 use crate::journal::KeyRing;
 use crate::macros::setters;
 use crate::point::Quiesce;
@@ -189,7 +189,7 @@ impl ProtectionOptions {
                 begun => begun?,
             },
         };
-        let Begun { info, keys, source, provisional, replica, anchor, left, away } = begun;
+        let Begun { info, keys, source, provisional, replica, anchor, mut left, away } = begun;
         let seen = Seen::of(&state, &*self.device)?;
         let mut needed = recover::disk(&state, &seen, self.adopt_disk, &info, &self.policy, &left)?;
         needed.map.begin_session(&**state.files())?;
@@ -217,6 +217,13 @@ impl ProtectionOptions {
                 (begun, catalog.epoch())
             }
         };
+        if let Some(Difference { cause, message, content }) = left.difference.take() {
+            let then = if content { "; the disk is compared with the replica" } else { "" };
+            // Before the anchor agrees with the vault again: a start that dies here reports it anew.
+            let kind = EventKind::Diverged { cause };
+            let (time, volume) = (self.clock.now(), info.name.clone());
+            (self.events)(&Event { time, volume, kind, message: format!("{message}{then}") });
+        }
         catalog.begin_session(instance, &anchor.sessions);
         let anchor = Arc::new(AnchorFile::begin(&state, anchor)?);
         if away.is_none() && provisional.is_none() {
@@ -262,10 +269,6 @@ impl ProtectionOptions {
                 shared.vault.objects().name()
             );
             shared.event(EventKind::VaultUnavailable, message);
-        }
-        if let Some(Difference { cause, message, content }) = left.difference {
-            let then = if content { "; the disk is compared with the replica" } else { "" };
-            shared.event(EventKind::Diverged { cause }, format!("{message}{then}"));
         }
         for repair in left.repairs {
             shared.event(EventKind::JournalRepaired, repair);

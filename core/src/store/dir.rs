@@ -4,12 +4,16 @@
 //! once and whole. A file system without hard links renames it, unless the name is taken. Then the directory is synced, so a put that returned survives a power failure.
 //! Temporary names begin with `.`, which no object name does. When the store is opened it removes
 //! old ones that crashes left. A FIFO, socket, device or link in the place of an object is listed,
-//! and is an error of every other verb but `delete`; nothing waits for it. A root that has vanished (an unmounted disk) is an error of every
-//! verb, never an empty store.
+//! and is an error of every other verb but `delete`; nothing waits for it.
+//!
+//! A root that has vanished (an unmounted disk) is an error of every verb, never an empty store. If
+//! its path leads to another directory, such as the mount point below, that counts as vanished too,
+//! unless the store's objects are there.
 
 use std::collections::HashSet;
 use std::io::ErrorKind as Os;
 use std::ops::Range;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -37,6 +41,16 @@ pub struct DirStore {
     is_local: bool,
     /// Directories whose names are durable.
     durable: Mutex<HashSet<PathBuf>>,
+    known: Mutex<Known>,
+}
+
+/// By what a root is known again.
+#[derive(Default)]
+struct Known {
+    /// Numbers of its device and inode, of the system's files alone.
+    id: Option<(u64, u64)>,
+    /// One of the names in it.
+    holds: Option<PathBuf>,
 }
 
 impl DirStore {
@@ -68,8 +82,20 @@ impl DirStore {
                 .found("something else"));
         }
         sweep(&*files, root);
-        let (root, temporary, durable) = (root.to_owned(), AtomicU64::new(0), Mutex::default());
-        Ok(Self { root, temporary, files, is_local, durable })
+        let is_file = |path: &PathBuf| {
+            files.info(path).is_ok_and(|info| info.kind == FileKind::Regular)
+                && !path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"."))
+        };
+        let holds = files.list(root).unwrap_or_default().into_iter().find(is_file);
+        let known = Known { id: is_local.then(|| id_of(root)).flatten(), holds };
+        Ok(Self {
+            root: root.to_owned(),
+            temporary: AtomicU64::new(0),
+            files,
+            is_local,
+            durable: Mutex::default(),
+            known: Mutex::new(known),
+        })
     }
 
     /// Returns the path of the root.
@@ -86,11 +112,23 @@ impl DirStore {
     }
 
     fn check_root(&self, operation: &'static str) -> Result<()> {
-        if self.files.is_directory(&self.root) {
-            return Ok(());
+        let gone = |message| {
+            Err(Error::new(ErrorKind::Unavailable, operation, self.root.display()).message(message))
+        };
+        if !self.files.is_directory(&self.root) {
+            return gone("the directory of the store is gone; is its disk mounted?");
         }
-        Err(Error::new(ErrorKind::Unavailable, operation, self.root.display())
-            .message("the directory of the store is gone; is its disk mounted?"))
+        let id = if self.is_local { id_of(&self.root) } else { None };
+        let mut known = self.known.lock();
+        if id != known.id {
+            // The same store may be mounted anew, or have been replaced by a copy.
+            if known.holds.as_ref().is_some_and(|path| !self.files.exists(path)) {
+                return gone("its path leads to another directory now; is its disk mounted?");
+            }
+            known.id = id;
+            self.durable.lock().clear();
+        }
+        Ok(())
     }
 
     fn path(&self, name: &str) -> Result<PathBuf> {
@@ -104,6 +142,8 @@ impl DirStore {
         self.check_root("put to store")?;
         self.make_directory(directory_of(&path))
             .map_err(|error| self.failed("put to store", name, error))?;
+        let top = name.split('/').next().unwrap_or(name);
+        self.known.lock().holds.get_or_insert_with(|| self.root.join(top));
         Ok(path)
     }
 
@@ -327,6 +367,11 @@ impl Store for DirStore {
 
 shown!(DirStore, value => value.root.display());
 
+/// Returns the numbers of the device and the inode of a directory.
+fn id_of(root: &Path) -> Option<(u64, u64)> {
+    std::fs::metadata(root).ok().map(|found| (found.dev(), found.ino()))
+}
+
 /// Removes what crashed puts left. Failures do not matter: the files are invisible.
 fn sweep(files: &dyn Files, directory: &Path) {
     for path in files.list(directory).unwrap_or_default() {
@@ -382,6 +427,37 @@ mod tests {
         ];
         assert_eq!(kinds, [ErrorKind::Unavailable; 5]);
         assert!(!root.exists(), "a put must not bring an empty vault into being");
+    }
+
+    #[test]
+    fn another_directory_in_the_place_of_the_root_is_unavailable_unless_it_has_the_objects() {
+        let directory = tempfile::tempdir().expect("temporary directory");
+        let (root, away) = (directory.path().join("vault"), directory.path().join("away"));
+        let created = DirStore::create(&root).expect("create");
+        created.put("marker", b"x").expect("put");
+        let opened = DirStore::open(&root).expect("open");
+        for store in [created, opened] {
+            store.put("a/b", b"x").expect("put");
+            fs::rename(&root, &away).expect("unmounted");
+            fs::create_dir(&root).expect("its mount point");
+            let kinds = [
+                store.list("").expect_err("list").kind(),
+                store.head("a/b").expect_err("head").kind(),
+                store.get("a/b", 0..1).expect_err("get").kind(),
+                store.put("a/c", b"y").expect_err("put").kind(),
+                store.delete("a/b").expect_err("delete").kind(),
+            ];
+            assert_eq!(kinds, [ErrorKind::Unavailable; 5]);
+            fs::remove_dir(&root).expect("nothing was put there");
+            // Mounted again, it is another directory with the same objects.
+            fs::create_dir(&root).expect("directory");
+            fs::rename(away.join("marker"), root.join("marker")).expect("rename");
+            fs::rename(away.join("a"), root.join("a")).expect("rename");
+            fs::remove_dir(&away).expect("empty");
+            assert_eq!(store.get("a/b", 0..1).expect("get"), b"x");
+            store.put("a/c", b"y").expect("put");
+            store.delete("a/c").expect("delete");
+        }
     }
 
     #[test]

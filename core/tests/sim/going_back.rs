@@ -283,6 +283,10 @@ pub fn is_misled(world: &World) -> bool {
     has_happened(world, &MISLEADING)
 }
 
+fn is_divergence(event: &Event) -> bool {
+    matches!(event.kind, EventKind::Diverged { .. })
+}
+
 impl Site {
     /// Remembers what a running agent knows, before it ends.
     pub fn see_ends(&self) {
@@ -296,10 +300,10 @@ impl Site {
     /// An agent started: it has noticed what it must. What only its spool had is gone if that does
     /// not continue the vault.
     pub fn check_noticed(&self) {
-        let is_one = |event: &Event| matches!(event.kind, EventKind::Diverged { .. });
         let events = self.events.lock().expect("one thread").clone();
-        let noticed = events.iter().any(is_one);
-        let is_compared = |event: &Event| is_one(event) && event.message.contains("compared");
+        let noticed = events.iter().any(is_divergence);
+        let is_compared =
+            |event: &Event| is_divergence(event) && event.message.contains("compared");
         self.turns.set(self.turns.get() + u64::from(events.iter().any(is_compared)));
         self.goes_on_elsewhere(None);
         if noticed {
@@ -332,6 +336,8 @@ impl Site {
     pub fn ended_early(&self) {
         let before = self.must_notice.borrow().clone();
         if before.is_some_and(|before| before != self.anchor_of_vault()) {
+            let noticed = self.events.lock().expect("one thread").iter().any(is_divergence);
+            assert!(noticed, "promise 3: what is compared with the replica is in no event");
             self.must_notice(false);
             // What only the spool had was put aside.
             self.turns.set(self.turns.get() + 1);

@@ -16,10 +16,8 @@ from typing import Any, TypeVar, Union, get_args, get_origin
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from hrl.cli.event_options import with_event_options
 from hrl.cli.hints import with_hints
-from hrl.cli.key_options import with_key_options
-from hrl.cli.reading_options import with_reading_options
+from hrl.cli.option_groups import with_option_groups
 
 SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
     "Protect a disk": {
@@ -198,7 +196,7 @@ def made(name: str) -> Any:
         if one.cls is None or not issubclass(one.cls, Plain):
             one.cls = Command
         if one.callback is not None:
-            one.callback = with_hints(with_key_options(with_event_options(with_reading_options(one.callback))))
+            one.callback = with_hints(with_option_groups(one.callback))
     built: Any = typer.main.get_command(found)
     built.name = name
     return built

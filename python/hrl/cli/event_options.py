@@ -1,36 +1,28 @@
 """Where a command's events go besides standard error: `--events-file`, `--events-command`, `--events-mail`.
 
-A command has a parameter of the type `EventOptions` and receives the options that were given; `with_event_options` turns
-that parameter into the options. `open_sinks` joins them with an `[events]` table of the same names (`file`, `command`,
+A command has a parameter of the type `EventOptions` and receives the options that were given. `open_sinks` joins them with an `[events]` table of the same names (`file`, `command`,
 `mail`, …) from the policy or the group file. An option wins over its setting.
 """
 
 import contextlib
-import functools
-import inspect
 import os
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, get_args
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from hrl.cli.exits import Exit, Refused
+from hrl.cli.option_groups import OptionGroup
 from hrl.cli.secrets_taken import take
 from hrl.events.kinds import MAIL_KINDS
 
 if TYPE_CHECKING:
     from hrl.events import EventMail
 
-
-class EventParameter:
-    """Marks the parameter that becomes the options."""
-
-
-EventOptions = Annotated[dict[str, Any], EventParameter()]
 
 OPTIONS: dict[str, Any] = {
     "file": Annotated[
@@ -72,32 +64,17 @@ OPTIONS: dict[str, Any] = {
 }
 
 
-def with_event_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Returns the command with the options in place of its marked parameter."""
-    signature = inspect.signature(command)
-    parameters: list[inspect.Parameter] = []
-    marked = ""
-    for name, parameter in signature.parameters.items():
-        if not any(isinstance(mark, EventParameter) for mark in get_args(parameter.annotation)):
-            parameters.append(parameter)
-            continue
-        marked = name
-        kind = inspect.Parameter.KEYWORD_ONLY
-        for option, annotation in OPTIONS.items():
-            parameters.append(inspect.Parameter(f"events_{option}", kind, annotation=annotation, default=None))
-    if not marked:
-        return command
+class EventParameter(OptionGroup):
+    """Marks the parameter that becomes the options."""
 
-    @functools.wraps(command)
-    def run(**arguments: Any) -> Any:
-        given = {option: arguments.pop(f"events_{option}") for option in OPTIONS}
-        arguments[marked] = {option: value for option, value in given.items() if value not in (None, [])}
-        return command(**arguments)
+    def options(self, name: str) -> dict[str, tuple[Any, Any]]:
+        return {f"events_{option}": (annotation, None) for option, annotation in OPTIONS.items()}
 
-    parameters.sort(key=lambda parameter: parameter.kind)
-    run.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
-    run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
-    return run
+    def value(self, given: dict[str, Any]) -> dict[str, Any]:
+        return {option: value for option, value in zip(OPTIONS, given.values(), strict=True) if value not in (None, [])}
+
+
+EventOptions = Annotated[dict[str, Any], EventParameter()]
 
 
 @dataclass

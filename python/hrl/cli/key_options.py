@@ -1,24 +1,21 @@
 """Where a command's key comes from: `--key-file`, `--key-command` or `--key-env`.
 
-A command has a parameter of the type `KeyFile` and receives the key. `with_key_options` turns that parameter into the three
-options, so that no command names them all.
+A command has a parameter of the type `KeyFile` and receives the key.
 """
 
 import contextlib
-import functools
-import inspect
 import os
 import resource
 import signal
 import subprocess
 import threading
-from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, get_args
+from typing import Annotated, Any
 
 import typer
 
 from hrl import Key
+from hrl.cli.option_groups import OptionGroup
 from hrl.cli.output import note
 from hrl.cli.secrets_taken import keep_from_children, take
 
@@ -38,15 +35,14 @@ class KeyRefused(Exception):
         self.kind = kind
 
 
-class KeyParameter:
+class KeyParameter(OptionGroup):
     """Marks a parameter that becomes three options, whose names begin with `prefix`."""
 
     def __init__(self, prefix: str, what: str) -> None:
         self.prefix = prefix
         self.what = what
 
-    def options(self) -> list[tuple[str, Any]]:
-        """Returns the suffix and the type of each option."""
+    def options(self, name: str) -> dict[str, tuple[Any, Any]]:
         prefix, what = f"--{self.prefix}key", self.what
         file = typer.Option(f"{prefix}-file", metavar="FILE", help=f"{what}: 32 bytes or 64 hex digits.")
         command = typer.Option(f"{prefix}-command", metavar="CMD", help=f"{what}: what this shell command prints.")
@@ -55,43 +51,18 @@ class KeyParameter:
             metavar="NAME",
             help=f"{what}: the value of this environment variable, which programs started by the command do not get.",
         )
-        return [
-            ("file", Annotated[Path | None, file]),
-            ("command", Annotated[str | None, command]),
-            ("env", Annotated[str | None, variable]),
-        ]
+        return {
+            f"{name}_file": (Annotated[Path | None, file], None),
+            f"{name}_command": (Annotated[str | None, command], None),
+            f"{name}_env": (Annotated[str | None, variable], None),
+        }
+
+    def value(self, given: dict[str, Any]) -> Key | None:
+        return read_key(self.prefix, *given.values())
 
 
 KeyFile = Annotated[Key | None, KeyParameter("", "Key-encryption key")]
 NewKeyFile = Annotated[Key | None, KeyParameter("new-", "New key-encryption key")]
-
-
-def with_key_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Returns the command with three options for each of its keys."""
-    signature = inspect.signature(command)
-    marked: dict[str, KeyParameter] = {}
-    parameters: list[inspect.Parameter] = []
-    for name, parameter in signature.parameters.items():
-        marks = [mark for mark in get_args(parameter.annotation) if isinstance(mark, KeyParameter)]
-        if not marks:
-            parameters.append(parameter)
-            continue
-        marked[name] = marks[0]
-        for suffix, annotation in marks[0].options():
-            parameters.append(parameter.replace(name=f"{name}_{suffix}", annotation=annotation, default=None))
-    if not marked:
-        return command
-
-    @functools.wraps(command)
-    def run(**arguments: Any) -> Any:
-        for name, mark in marked.items():
-            given = {suffix: arguments.pop(f"{name}_{suffix}") for suffix, _ in mark.options()}
-            arguments[name] = read_key(mark.prefix, **given)
-        return command(**arguments)
-
-    run.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
-    run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
-    return run
 
 
 def read_key(prefix: str, file: Path | None, command: str | None, env: str | None) -> Key | None:
