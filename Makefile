@@ -79,7 +79,7 @@ lint: $(VENV)/.docs $(ANY_STAMP) deny  ## Formatting, lints, types, licences and
 	$(VENV)/bin/stubtest hrl --allowlist python/stubtest-allowlist.txt
 
 test: packages servers guest lint docs  ## Everything that must hold before a change lands
-	cargo test --workspace
+	cargo test --workspace --exclude hrl-benches
 	ffi/tests/run
 	cd python && ../$(VENV)/bin/pytest -q -n 2 --dist loadfile
 

@@ -11,6 +11,7 @@ use hrl::failover::FailoverOptions;
 use hrl::journal::{PointKind, WrappingKey};
 use hrl::replica::{At, Replica, ViewOptions};
 use hrl::store::DirStore;
+use hrl::testing::{content, until};
 use hrl::vault::Vault;
 use hrl::{
     Cause, ErrorKind, Event, EventKind, Mode, Policy, Protection, ProtectionOptions, SystemClock,
@@ -147,12 +148,6 @@ fn write(protection: &Protection, block: u64, tag: u8) {
     protection.volume().write(block * BLOCK, &data, Durability::Cached).expect("write");
 }
 
-fn content(device: &dyn BlockDevice) -> Vec<u8> {
-    let mut bytes = vec![0; device.size_bytes() as usize];
-    device.read(0, &mut bytes).expect("read");
-    bytes
-}
-
 /// Writes some blocks, with a point after each.
 fn mark_all(protection: &Protection, blocks: std::ops::Range<u64>) {
     for block in blocks {
@@ -164,15 +159,6 @@ fn mark_all(protection: &Protection, blocks: std::ops::Range<u64>) {
 fn work(protection: &Protection, blocks: std::ops::Range<u64>) {
     mark_all(protection, blocks);
     protection.wait_replicated(LIMIT).expect("replicated");
-}
-
-fn until(what: &str, done: impl Fn() -> bool) {
-    let clock = SystemClock::shared();
-    let begun = clock.elapsed();
-    while !done() {
-        assert!(clock.elapsed().saturating_sub(begun) < LIMIT, "{what} did not come");
-        std::thread::sleep(Duration::from_millis(5));
-    }
 }
 
 #[test]
@@ -269,7 +255,7 @@ fn promise_3_a_machine_that_went_back_is_compared_once_its_vault_is_back() {
     write(&protection, 50, 99);
     protection.mark(PointKind::Crash, "other").expect("mark");
     site.mount();
-    until("a comparison", || !site.causes().is_empty());
+    until(LIMIT, "a comparison", || !site.causes().is_empty());
     site.check_point(&protection);
     assert_eq!(site.causes(), [Cause::StateWentBack]);
     assert_eq!(site.labels()[..before.len()], before, "no point that was offered is lost");
@@ -287,7 +273,7 @@ fn promise_3_a_vault_that_went_back_while_it_was_away_is_compared() {
     mark_all(&protection, 50..52);
     site.copy("backup", "unmounted");
     site.mount();
-    until("a comparison", || !site.causes().is_empty());
+    until(LIMIT, "a comparison", || !site.causes().is_empty());
     site.check_point(&protection);
     assert_eq!(site.causes(), [Cause::VaultWentBack]);
 }
@@ -307,8 +293,8 @@ fn promise_9_a_source_whose_volume_was_taken_while_the_vault_was_away_is_fenced(
     let protection = site.open();
     mark_all(&protection, 30..33);
     site.mount();
-    until("a fence", || protection.stats().fenced);
-    until("its late writes", || {
+    until(LIMIT, "a fence", || protection.stats().fenced);
+    until(LIMIT, "its late writes", || {
         let events = site.events.lock().expect("events");
         events.iter().any(|event| matches!(event.kind, EventKind::LateWrites { records: 6.., .. }))
     });
@@ -331,7 +317,7 @@ fn a_vault_that_comes_back_without_the_volume_ends_the_session() {
     mark_all(&protection, 30..32);
     std::fs::remove_dir_all(site.path("unmounted/volumes")).expect("remove");
     site.mount();
-    until("an event", || site.has(&EventKind::VolumeLost));
+    until(LIMIT, "an event", || site.has(&EventKind::VolumeLost));
     let error = protection.stop(LIMIT).expect_err("nothing is replicated");
     assert_eq!(error.kind(), ErrorKind::Diverged);
 }
@@ -415,6 +401,6 @@ fn promise_9_a_volume_that_was_handed_over_takes_no_writes_without_its_vault() {
     assert_eq!(error.expect_err("handed over").kind(), ErrorKind::Fenced);
     site.mount();
     over.cancel().expect("cancel");
-    until("the volume back", || !protection.stats().handed_over);
+    until(LIMIT, "the volume back", || !protection.stats().handed_over);
     site.check_point(&protection);
 }

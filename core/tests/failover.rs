@@ -10,6 +10,7 @@ use hrl::failover::{FailedOver, FailoverOptions, Follower, abandon, begin_test, 
 use hrl::journal::{PointKind, WrappingKey};
 use hrl::replica::{At, CompactOptions, Replica, ViewOptions};
 use hrl::store::{DirStore, FaultStore, Store};
+use hrl::testing::{content, until};
 use hrl::vault::{PinUntil, Stage, StepKind, Vault};
 use hrl::{
     Epoch, ErrorKind, Extent, ManualClock, Mode, Policy, Protection, ProtectionOptions,
@@ -99,23 +100,8 @@ fn write(volume: &dyn BlockDevice, block: u64, tag: u8) {
     volume.write(block * BLOCK, &[tag; BLOCK as usize], Durability::Cached).expect("write");
 }
 
-fn content(device: &dyn BlockDevice) -> Vec<u8> {
-    let mut bytes = vec![0; device.size_bytes() as usize];
-    device.read(0, &mut bytes).expect("read");
-    bytes
-}
-
 fn seen(replica: &Replica, at: &At) -> Vec<u8> {
     content(&replica.view(at, &ViewOptions::default()).expect("view"))
-}
-
-fn until(what: &str, done: impl Fn() -> bool) {
-    let clock = SystemClock::shared();
-    let begun = clock.elapsed();
-    while !done() {
-        assert!(clock.elapsed().saturating_sub(begun) < LIMIT, "{what} did not come");
-        std::thread::sleep(Duration::from_millis(5));
-    }
 }
 
 fn blank(disk: &MemoryDevice) {
@@ -157,9 +143,9 @@ fn promise_9_a_volume_fails_over_and_its_old_source_is_fenced_with_its_late_writ
     assert_eq!(world.stage(), Stage::Committed);
     // Split brain: the old source still writes.
     write(&**source.volume(), 49, 4);
-    until("the fence", || source.stats().fenced);
+    until(LIMIT, "the fence", || source.stats().fenced);
     over.protection().wait_replicated(LIMIT).expect("replicated");
-    until("the branch", || {
+    until(LIMIT, "the branch", || {
         let replica = world.replica();
         let branch = replica.catalog().branch(Epoch(1)).expect("branch").clone();
         let branch_end = At::Sequence(branch.last_sequence());
@@ -202,7 +188,7 @@ fn promise_4_the_disk_at_home_receives_only_what_differs_and_takes_the_volume_ba
     }
     let point = source.mark(PointKind::Crash, "").expect("mark");
     source.wait_replicated(LIMIT).expect("replicated");
-    until("a clean dirty map", || source.stats().marked_regions == 0);
+    until(LIMIT, "a clean dirty map", || source.stats().marked_regions == 0);
     write(&**source.volume(), 2000, 5);
     // Killed with a write that never left the machine.
     drop(source);
@@ -255,7 +241,7 @@ fn promise_4_changes_that_only_the_disk_at_home_has_go_to_the_branch_before_they
     write(&**source.volume(), 1, 1);
     let point = source.mark(PointKind::Crash, "").expect("mark");
     source.wait_replicated(LIMIT).expect("replicated");
-    until("a clean dirty map", || source.stats().marked_regions == 0);
+    until(LIMIT, "a clean dirty map", || source.stats().marked_regions == 0);
     // Killed between the write to the device and its place in the journal: only the dirty map
     // covers it.
     let tap = source.volume().tap().expect("tap").clone();
@@ -293,7 +279,7 @@ fn a_planned_failover_loses_nothing_and_can_be_cancelled() {
         };
         (0..u64::MAX).take_while(written).count()
     });
-    until("some writes", || source.stats().changes > 100);
+    until(LIMIT, "some writes", || source.stats().changes > 100);
     let over = world.failover(At::Newest).planned(LIMIT).start().expect("fail over");
     assert!(writer.join().expect("writer") > 100);
     assert!(content(&**over.volume()) == content(&*world.home), "every write that succeeded");
@@ -301,7 +287,7 @@ fn a_planned_failover_loses_nothing_and_can_be_cancelled() {
     assert_eq!(world.stage(), Stage::FailedOver);
     over.cancel().expect("cancel");
     assert_eq!(world.stage(), Stage::Protected);
-    until("the source takes writes again", || !source.stats().handed_over);
+    until(LIMIT, "the source takes writes again", || !source.stats().handed_over);
     write(&**source.volume(), 1, 77);
     source.wait_replicated(LIMIT).expect("replicated");
     assert!(seen(&world.replica(), &At::Newest) == content(&*world.home));
@@ -337,7 +323,7 @@ fn a_planned_failover_ends_an_overflow_that_the_writer_keeps_up() {
         };
         (0..u64::MAX).take_while(written).count()
     });
-    until("an overflow", || source.stats().mode != Mode::Ordered);
+    until(LIMIT, "an overflow", || source.stats().mode != Mode::Ordered);
     let over = world.failover(At::Newest).planned(LIMIT).start().expect("fail over");
     writer.join().expect("writer");
     assert!(content(&**over.volume()) == content(&*world.home), "every write that succeeded");

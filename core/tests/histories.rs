@@ -11,6 +11,7 @@ use hrl::failover::{FailoverOptions, Follower};
 use hrl::journal::{PointKind, WrappingKey};
 use hrl::replica::{At, Replica, ViewOptions};
 use hrl::store::DirStore;
+use hrl::testing::{content, until};
 use hrl::vault::Vault;
 use hrl::{
     Cause, ErrorKind, Event, EventKind, Mode, Policy, Protection, ProtectionOptions, SystemClock,
@@ -127,12 +128,6 @@ fn write(volume: &dyn BlockDevice, block: u64, tag: u8) {
     volume.write(block * BLOCK, &[tag; BLOCK as usize], Durability::Cached).expect("write");
 }
 
-fn content(device: &dyn BlockDevice) -> Vec<u8> {
-    let mut bytes = vec![0; device.size_bytes() as usize];
-    device.read(0, &mut bytes).expect("read");
-    bytes
-}
-
 /// Writes some blocks and a point with each, and ships them.
 fn work(protection: &Protection, blocks: std::ops::Range<u64>) {
     for block in blocks {
@@ -140,15 +135,6 @@ fn work(protection: &Protection, blocks: std::ops::Range<u64>) {
         protection.mark(PointKind::Crash, &format!("p{block}")).expect("mark");
     }
     protection.wait_replicated(LIMIT).expect("replicated");
-}
-
-fn until(what: &str, done: impl Fn() -> bool) {
-    let clock = SystemClock::shared();
-    let begun = clock.elapsed();
-    while !done() {
-        assert!(clock.elapsed().saturating_sub(begun) < LIMIT, "{what} did not come");
-        std::thread::sleep(Duration::from_millis(5));
-    }
 }
 
 fn labels(replica: &Replica) -> Vec<String> {
@@ -271,7 +257,7 @@ fn promise_3_a_vault_that_goes_back_under_a_running_agent_is_gone_on_with() {
             if !idle {
                 write(&**protection.volume(), 40, 41);
             }
-            until("an event", || site.causes() == [Cause::VaultWentBack]);
+            until(LIMIT, "an event", || site.causes() == [Cause::VaultWentBack]);
             protection.wait_ordered(LIMIT).expect("ordered again");
             site.check_point(&protection, "machine", "vault");
             work(&protection, 30..32);
@@ -291,7 +277,7 @@ fn a_vault_without_the_volume_ends_the_session_and_one_without_anything_is_waite
     std::fs::rename(site.path("vault"), site.path("unmounted")).expect("rename");
     std::fs::create_dir(site.path("vault")).expect("an empty mount point");
     write(&**protection.volume(), 9, 10);
-    until("an event", || {
+    until(LIMIT, "an event", || {
         let events = site.events.lock().expect("events");
         events.iter().any(|event| event.kind == EventKind::VaultUnavailable)
     });
@@ -303,7 +289,7 @@ fn a_vault_without_the_volume_ends_the_session_and_one_without_anything_is_waite
 
     std::fs::remove_dir_all(site.path("vault/volumes")).expect("the volumes are gone");
     write(&**protection.volume(), 10, 11);
-    until("an event", || {
+    until(LIMIT, "an event", || {
         let events = site.events.lock().expect("events");
         events.iter().any(|event| event.kind == EventKind::VolumeLost)
     });
@@ -334,7 +320,7 @@ fn promise_9_of_two_agents_on_copies_of_a_state_directory_one_is_fenced_and_lose
         }
         let (winner, loser, machine) =
             if first_publishes { (first, second, "machine") } else { (second, first, "clone") };
-        until("a fence", || {
+        until(LIMIT, "a fence", || {
             write(&**loser.volume(), 20, 21);
             loser.stats().fenced
         });
@@ -436,7 +422,7 @@ fn promise_9_a_disk_that_followed_what_its_vault_lost_is_written_whole() {
     over.protection().wait_replicated(LIMIT).expect("replicated");
     site.revert("vault", "mirror");
     write(&**over.volume(), 60, 61);
-    until("the write", || {
+    until(LIMIT, "the write", || {
         let replica = site.vault("vault").replica("disk");
         let view = replica.and_then(|replica| replica.view(&At::Newest, &ViewOptions::default()));
         view.is_ok_and(|view| content(&view)[(60 * BLOCK) as usize] == 61)

@@ -17,6 +17,7 @@ use hrl::device::{
 use hrl::journal::PointKind;
 use hrl::replica::{At, ViewOptions};
 use hrl::store::DirStore;
+use hrl::testing::content;
 use hrl::vault::Vault;
 use hrl::{Clock, Extent, Policy, Protection, ProtectionOptions, Result, SystemClock};
 
@@ -149,12 +150,6 @@ impl BlockDevice for Watched {
     fn witness(&self) -> Witness {
         self.inner.witness()
     }
-}
-
-fn content(device: &dyn BlockDevice) -> Vec<u8> {
-    let mut bytes = vec![0; device.size_bytes() as usize];
-    device.read(0, &mut bytes).expect("read");
-    bytes
 }
 
 fn hash_at(vault: &Vault, at: &At) -> [u8; 32] {

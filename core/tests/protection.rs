@@ -12,6 +12,7 @@ use hrl::device::{
 use hrl::journal::{Body, PointKind, WrappingKey};
 use hrl::replica::{At, Replica, ViewOptions};
 use hrl::store::{DirStore, FaultStore, Store};
+use hrl::testing::content;
 use hrl::vault::Vault;
 use hrl::{
     CaptureContent, Cause, Clock, ErrorKind, Event, EventKind, Extent, Mode, Policy, Protection,
@@ -57,12 +58,6 @@ fn policy() -> Policy {
         crash_point_interval: Duration::ZERO,
         ..Policy::default()
     }
-}
-
-fn content(device: &dyn BlockDevice) -> Vec<u8> {
-    let mut bytes = vec![0; device.size_bytes() as usize];
-    device.read(0, &mut bytes).expect("read");
-    bytes
 }
 
 fn replica(vault: &Vault) -> Replica {

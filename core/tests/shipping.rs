@@ -11,6 +11,7 @@ use hrl::device::{BlockDevice, Durability, MemoryDevice};
 use hrl::journal::PointKind;
 use hrl::replica::{At, ViewOptions};
 use hrl::store::{DirStore, FaultStore, ObjectInfo, PutOutcome, Store, StoreFault};
+use hrl::testing::content;
 use hrl::vault::Vault;
 use hrl::{
     Clock, Compression, Error, ErrorKind, Event, EventKind, Policy, Protection, ProtectionOptions,
@@ -53,12 +54,6 @@ fn protect(
 
 fn vault(store: Arc<dyn Store>) -> Vault {
     Vault::create(store, None, SystemClock::shared()).expect("vault")
-}
-
-fn content(device: &dyn BlockDevice) -> Vec<u8> {
-    let mut bytes = vec![0; device.size_bytes() as usize];
-    device.read(0, &mut bytes).expect("read");
-    bytes
 }
 
 fn write(protection: &Protection, from: u64, count: u64) {

@@ -1,7 +1,8 @@
 """Where a command's events go besides standard error: `--events-file`, `--events-command`, `--events-mail`.
 
-A command has a parameter of the type `EventOptions` and receives the options that were given. `open_sinks` joins them with an `[events]` table of the same names (`file`, `command`,
-`mail`, …) from the policy or the group file. An option wins over its setting.
+A command has a parameter of the type `EventOptions` and receives the options that were given. `open_sinks` joins them with
+an `[events]` table of the same names (`file`, `command`, `mail`, …) from the policy or the group file. An option wins over
+its setting.
 """
 
 import contextlib

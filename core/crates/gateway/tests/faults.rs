@@ -83,6 +83,7 @@ use hrl::device::{BlockDevice, Durability, MemoryDevice};
 use hrl::journal::PointKind;
 use hrl::replica::{At, RecoveryPoint, ViewOptions};
 use hrl::store::{DirStore, FaultStore, Store, StoreFault};
+use hrl::testing::content;
 use hrl::vault::Vault;
 use hrl::{
     Clock, Compression, ErrorKind, Policy, Protection, ProtectionOptions, SystemClock, Timestamp,
@@ -419,12 +420,6 @@ const FAULTS: [Fault; 13] = [
         end: |rig| rig.start(|options| options),
     },
 ];
-
-fn content(device: &dyn BlockDevice) -> Vec<u8> {
-    let mut bytes = vec![0; DISK_BYTES as usize];
-    device.read(0, &mut bytes).expect("read");
-    bytes
-}
 
 /// Writes for some time; returns the longest time of a write.
 fn write_for(rig: &Rig, protection: &Protection, time: Duration, seed: u64) -> Duration {

@@ -10,6 +10,7 @@ use hrl::failover::FailoverOptions;
 use hrl::journal::{PointKind, WrappingKey};
 use hrl::replica::{At, CompactOptions, ViewOptions};
 use hrl::store::{DirStore, FaultStore, Store};
+use hrl::testing::content;
 use hrl::vault::Vault;
 use hrl::{ErrorKind, Policy, Protection, ProtectionOptions, RetentionPolicy, SystemClock};
 use hrl_gateway::{Mirror, MirrorOptions, MirroredVolume};
@@ -68,12 +69,6 @@ fn run(mirror: &mut Mirror) -> MirroredVolume {
     let mut report = mirror.run(&|| true).expect("run");
     assert_eq!(report.len(), 1);
     report.remove(0)
-}
-
-fn content(device: &dyn BlockDevice) -> Vec<u8> {
-    let mut bytes = vec![0; DISK_BYTES as usize];
-    device.read(0, &mut bytes).expect("read");
-    bytes
 }
 
 fn write(protection: &Protection, tag: u64) {

@@ -11,6 +11,7 @@ use hrl::device::{BlockDevice, Durability, MemoryDevice};
 use hrl::journal::{PointKind, WrappingKey};
 use hrl::replica::{At, CompactOptions, ViewOptions};
 use hrl::store::{DirStore, ObjectInfo, PutOutcome, Store};
+use hrl::testing::content;
 use hrl::vault::Vault;
 use hrl::{Policy, Protection, ProtectionOptions, Result, SystemClock};
 use hrl_gateway::{Gateway, GatewayOptions, RemoteStore};
@@ -121,12 +122,6 @@ fn protect(device: &Arc<MemoryDevice>, vault: Vault, state: &Path, interval: u64
     let protection = options.open().expect("protect");
     protection.wait_replicated(LIMIT).expect("first copy");
     protection
-}
-
-fn content(device: &dyn BlockDevice) -> Vec<u8> {
-    let mut bytes = vec![0; DISK_BYTES as usize];
-    device.read(0, &mut bytes).expect("read");
-    bytes
 }
 
 /// Makes one write, then waits until its segment is closed.

@@ -11,6 +11,7 @@ use std::time::Duration;
 use hrl::device::{BlockDevice, Durability, MemoryDevice};
 use hrl::replica::{At, ViewOptions};
 use hrl::store::{DirStore, Store};
+use hrl::testing::content;
 use hrl::vault::Vault;
 use hrl::{Clock, Policy, ProtectionOptions, SystemClock};
 use hrl_gateway::{CONNECTIONS_MAX, GatewayOptions, RemoteStore};
@@ -106,12 +107,6 @@ fn usage(pid: u32) -> (u64, u64) {
         line.split_whitespace().nth(1).expect("value").parse::<u64>().expect("number")
     };
     (number("VmRSS:") << 10, number("Threads:"))
-}
-
-fn content(device: &dyn BlockDevice) -> Vec<u8> {
-    let mut bytes = vec![0; DISK_BYTES as usize];
-    device.read(0, &mut bytes).expect("read");
-    bytes
 }
 
 fn check(volumes: u64, directory: &Path, target: &Target, rounds: u64) {

@@ -8,6 +8,7 @@ use hrl::device::{BlockDevice, Durability, MemoryDevice};
 use hrl::journal::{PointKind, WrappingKey};
 use hrl::replica::{At, RestoreTarget, ViewOptions};
 use hrl::store::Store;
+use hrl::testing::content;
 use hrl::vault::Vault;
 use hrl::{Clock, Compression, Mode, Policy, Protection, ProtectionOptions, SystemClock};
 
@@ -40,12 +41,6 @@ fn protect(device: &Arc<MemoryDevice>, vault: &Vault, state: &Path, policy: Poli
     let protection = options.policy(policy).events(events).open().expect("protect");
     protection.wait_ordered(LIMIT).expect("ordered");
     protection
-}
-
-fn content(device: &dyn BlockDevice) -> Vec<u8> {
-    let mut bytes = vec![0; device.size_bytes() as usize];
-    device.read(0, &mut bytes).expect("read");
-    bytes
 }
 
 fn content_at(vault: &Vault, at: &At) -> Vec<u8> {

@@ -6,6 +6,7 @@ use std::time::Duration;
 use hrl::device::{BlockDevice, Durability, MemoryDevice};
 use hrl::journal::{PointKind, WrappingKey};
 use hrl::replica::{At, ViewOptions};
+use hrl::testing::content;
 use hrl::vault::Vault;
 use hrl::{ErrorKind, Policy, ProtectionOptions, SystemClock};
 use hrl_gateway::{Mirror, MirrorOptions};
@@ -19,12 +20,6 @@ fn vault(server: &Server, key: Option<[u8; 32]>) -> Vault {
     let store = server.store("tier", server.port()).expect("store");
     let key = key.map(WrappingKey::from_bytes);
     Vault::create(Arc::new(store), key, SystemClock::shared()).expect("vault")
-}
-
-fn content(device: &dyn BlockDevice) -> Vec<u8> {
-    let mut bytes = vec![0; DISK_BYTES as usize];
-    device.read(0, &mut bytes).expect("read");
-    bytes
 }
 
 /// The first service dies in the middle of everything; the newest point of the second equals the
