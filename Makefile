@@ -8,7 +8,7 @@ STAMP := $(VENV)/.installed
 TEST_STAMP := $(VENV)/.installed-for-tests
 ANY_STAMP := $(if $(wildcard $(STAMP)),$(STAMP),$(TEST_STAMP))
 PACKAGES := bubblewrap chromium fio iproute2 nbdkit libnbd-bin qemu-utils xfsprogs btrfs-progs fuse3 e2fsprogs mount gcc g++ cmake pkg-config valgrind \
-    procps sqlite3 postgresql mariadb-server redis-server qemu-system-x86 mmdebstrap extlinux syslinux-common fdisk age softhsm2 opensc openssl
+    procps sqlite3 postgresql mariadb-server redis-server qemu-system-x86 mmdebstrap extlinux syslinux-common fdisk yara age softhsm2 opensc openssl
 # What the demonstration needs and no more: its programs, and a C compiler for the build.
 DEMO_PACKAGES := libnbd-bin e2fsprogs fuse3 mount gcc libc6-dev $(shell python3 -c 'import ensurepip' 2>/dev/null || echo python3-venv)
 PYTHON_SOURCES := $(shell find python core/src core/crates -name '*.py' -o -name '*.rs' -o -name '*.pyi' -o -name '*.html' -o -name '*.css' -o -name '*.js' -o -name 'pyproject.toml')

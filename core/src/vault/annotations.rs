@@ -73,6 +73,8 @@ named! {
         Command = "command",
         /// What was written before it; bad from a sudden change on, as when data is encrypted.
         Suspicious = "suspicious",
+        /// The files of its file systems were scanned for malware.
+        Scan = "scan",
     }
 }
 coded!(pub(super) VerdictKind);

@@ -1,4 +1,4 @@
-"""Checks of a recovery point: its file systems, and a command of the user's. `boot` has the boot check.
+"""Checks of a recovery point: its file systems, and a command of the user's. `boot` and `scan` have other checks.
 
 Programs that read what is on the disk run in a box (`box`), unless the operator says otherwise. The kernel mounts, and only
 kinds of file systems whose drivers are kept.
@@ -12,7 +12,7 @@ its own checker distinguish damage from a crash.
 
 import contextlib
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -24,7 +24,7 @@ from hrl.cli.programs import need
 from hrl.cli.served_point import Disk, Served, block_device, node
 from hrl.words import clean, count
 
-Kind = Literal["integrity", "file-system", "application", "command"]
+Kind = Literal["integrity", "file-system", "application", "command", "scan"]
 # A catalog takes no longer text for a verdict.
 TEXT_BYTES_MAX = 512
 TAIL_LINES = 3
@@ -118,8 +118,13 @@ def check_command(
     return Outcome("command", ended.ok, f"{how}: {said}" if said else how).with_reads_of(point)
 
 
-def check_file_systems(point: Served, *, fsck: bool, command: str | None, limit: float) -> list[Outcome]:
-    """Mounts and checks every file system of the disk. Then runs the command, if there is one, with them mounted."""
+def check_file_systems(
+    point: Served, *, fsck: bool, command: str | None, limit: float, scan: Callable[[Path, tuple[Bind, ...]], Outcome] | None
+) -> list[Outcome]:
+    """Mounts and checks every file system of the disk. Then scans it and runs the command, if asked, with them mounted.
+
+    A scan gets the directory with the files, as it sees it, and what shows it to a box.
+    """
     with block_device(point) as disk:
         whole = disk.loop()
         places = list(places_of(point, disk, whole))
@@ -136,14 +141,20 @@ def check_file_systems(point: Served, *, fsck: bool, command: str | None, limit:
         if not found:
             good, texts = False, texts or ["no file system was found"]
         files = Outcome("file-system", good, "; ".join(texts)).with_reads_of(point)
-        if not command or not files.ok:
+        if not (command or scan) or not files.ok:
             return [files]
         with mounted_all(point, disk, found) as root:
             seen = root if point.box is None else MOUNT
             variables = {"HRL_MOUNT": str(seen), "HRL_DEVICE": whole}
             parts = [f"p{place.partition}" if place.partition else "" for place in found]
-            binds = (node(whole), *(Bind(root / part, MOUNT / part, "--bind", owners=True) for part in parts))
-            return [files, check_command(point, command, limit, variables, binds)]
+            mounts = tuple(Bind(root / part, MOUNT / part, "--bind", owners=True) for part in parts)
+            outcomes = [files]
+            # The scan comes first: a command may write to the mount.
+            if scan:
+                outcomes.append(scan(seen, mounts))
+            if command:
+                outcomes.append(check_command(point, command, limit, variables, (node(whole), *mounts)))
+            return outcomes
 
 
 def places_of(point: Served, disk: Disk, whole: str) -> Iterator[Place]:

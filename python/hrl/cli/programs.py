@@ -62,10 +62,14 @@ class HeldSignals:
 
 @dataclass(frozen=True)
 class Ended:
-    """How a program ended: its exit code (None: the time was over) and the end of what it printed."""
+    """How a program ended: its exit code (None: the time was over) and the end of what it printed.
+
+    `errors` is the end of its standard error if that was asked for apart; otherwise `output` has both.
+    """
 
     code: int | None
     output: str
+    errors: str = ""
 
     @property
     def ok(self) -> bool:
@@ -76,29 +80,38 @@ class Ended:
         return " / ".join([line.strip() for line in self.output.splitlines() if line.strip()][-lines:])
 
 
-def run(command: list[str], signals: HeldSignals, *, limit: float | None = None, env: dict[str, str] | None = None) -> Ended:
+def run(
+    command: list[str],
+    signals: HeldSignals,
+    *,
+    limit: float | None = None,
+    env: dict[str, str] | None = None,
+    errors_apart: bool = False,
+) -> Ended:
     """Runs a program to its end, or until the limit in seconds. Then kills its whole session."""
     process = subprocess.Popen(
         command,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
+        stderr=subprocess.PIPE if errors_apart else subprocess.STDOUT,
         start_new_session=True,
         env=environment() | (env or {}),
     )
-    assert process.stdout is not None
-    tail = bytearray()
-    reader = threading.Thread(target=keep_tail, args=(process.stdout, tail), daemon=True)
-    reader.start()
+    tails = [(pipe, bytearray()) for pipe in (process.stdout, process.stderr) if pipe is not None]
+    readers = [threading.Thread(target=keep_tail, args=one, daemon=True) for one in tails]
+    for reader in readers:
+        reader.start()
+    code = None
     try:
         with signals.interruptible():
             code = process.wait(limit)
     except subprocess.TimeoutExpired:
-        return Ended(None, tail.decode(errors="replace"))
+        pass
     finally:
         kill_session(process)
-        reader.join(DRAIN_SECONDS)
-    return Ended(code, tail.decode(errors="replace"))
+        for reader in readers:
+            reader.join(DRAIN_SECONDS)
+    return Ended(code, *(tail.decode(errors="replace") for _, tail in tails))
 
 
 def keep_tail(pipe: IO[bytes], tail: bytearray) -> None:

@@ -1,9 +1,9 @@
 """Checks of recovery points by policy: the agent runs `hrl verify --due` as its table `[verify]` says.
 
-The table has the names of the options of `hrl verify`: `every` (needed), `mount`, `fsck`, `command`, `boot`, `qemu`,
-`boot_args`, `boot_pattern`, `limit`, `show` (a list of paths), `unsandboxed`. The checks run one at a time, in a process
-of their own, at low priority. They read the vault and keep their verdicts there, so neither the writer nor the agent
-waits for them.
+The table has the names of the options of `hrl verify`: `every` (needed), `mount`, `fsck`, `scan`, `command`, `boot`,
+`qemu`, `boot_args`, `boot_pattern`, `limit`, `show` (a list of paths), `unsandboxed`. The checks run one at a time, in a
+process of their own, at low priority. They read the vault and keep their verdicts there, so neither the writer nor the
+agent waits for them.
 """
 
 import subprocess
@@ -21,7 +21,7 @@ from hrl.cli.programs import environment, kill_session
 from hrl.cli.secrets_taken import passed_on
 from hrl.cli.times import seconds
 
-TEXTS = ("every", "command", "qemu", "boot_args", "boot_pattern", "limit")
+TEXTS = ("every", "scan", "command", "qemu", "boot_args", "boot_pattern", "limit")
 DURATIONS = ("every", "limit")
 FLAGS = ("mount", "fsck", "boot", "unsandboxed")
 LISTS = ("show",)

@@ -61,12 +61,19 @@ class Served:
         return command if self.box is None else self.box.command(command, binds, variables)
 
     def run(
-        self, command: list[str], *binds: Bind, limit: float | None = None, variables: dict[str, str] | None = None
+        self,
+        command: list[str],
+        *binds: Bind,
+        limit: float | None = None,
+        variables: dict[str, str] | None = None,
+        errors_apart: bool = False,
     ) -> Ended:
         """Runs a program in a box, to its end or until the limit in seconds. Refuses if no box could be made."""
-        ended = run(self.boxed(command, *binds, variables=variables), self.signals, limit=limit, env=variables)
-        if self.box is not None and ended.code == 1 and made_no_box(ended.output):
-            raise Refused(f"cannot make a box for {command[0]}: {ended.tail(1)}", Exit.UNSUPPORTED)
+        boxed = self.boxed(command, *binds, variables=variables)
+        ended = run(boxed, self.signals, limit=limit, env=variables, errors_apart=errors_apart)
+        if self.box is not None and ended.code == 1 and made_no_box(ended.output + ended.errors):
+            said = (ended.output + ended.errors).strip().splitlines()[-1]
+            raise Refused(f"cannot make a box for {command[0]}: {said}", Exit.UNSUPPORTED)
         return ended
 
     def read(self, command: list[str], device: str) -> str:

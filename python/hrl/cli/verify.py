@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,6 +18,7 @@ from hrl.cli.memory import Reader
 from hrl.cli.options import Json, KeyFile, VaultUrl, VolumeName, duration_of
 from hrl.cli.output import note, print_json, progress_bar, say
 from hrl.cli.reading_options import DEFAULT, ExpectingReading
+from hrl.cli.scan import Scan
 from hrl.cli.served_point import served
 from hrl.cli.states import NEWEST, point_of
 from hrl.cli.times import Duration
@@ -34,12 +36,14 @@ class Checks:
     machine: Machine | None
     limit: float
     box: Box | None
+    scan: Scan | None
 
     @property
     def kinds(self) -> list[Kind]:
         """Returns the kinds of verdicts that the checks give."""
         wanted: dict[Kind, bool] = {
             "file-system": self.mount,
+            "scan": self.scan is not None,
             "command": self.command is not None,
             "application": self.machine is not None,
         }
@@ -50,9 +54,10 @@ class Checks:
         outcomes = []
         if "integrity" in due:
             outcomes.append(check_integrity(replica))
-        if self.mount and {"file-system", "command"} & set(due):
+        if self.mount and {"file-system", "scan", "command"} & set(due):
             with served(replica, point, self.box) as disk:
-                outcomes += check_file_systems(disk, fsck=self.fsck, command=self.command, limit=self.limit)
+                scan = partial(self.scan.check, disk, self.limit) if self.scan else None
+                outcomes += check_file_systems(disk, fsck=self.fsck, command=self.command, limit=self.limit, scan=scan)
         elif self.command is not None and "command" in due:
             with served(replica, point, self.box) as disk:
                 outcomes.append(check_command(disk, self.command, self.limit))
@@ -72,6 +77,10 @@ def verify(
     ] = None,
     mount: Annotated[bool, typer.Option("--mount", help="Check and mount the file systems of a point (root).")] = False,
     fsck: Annotated[bool, typer.Option("--fsck/--no-fsck", help="With --mount: their own checkers, too.")] = True,
+    scan: Annotated[
+        Path | None,
+        typer.Option("--scan", metavar="RULES", help="Scan the files of a point by YARA rules. Implies --mount."),
+    ] = None,
     command: Annotated[
         str | None, typer.Option("--command", metavar="CMD", help="A shell command; exit status 0 is good.")
     ] = None,
@@ -81,7 +90,7 @@ def verify(
     boot_pattern: Annotated[
         str, typer.Option("--boot-pattern", metavar="REGEX", help="What the serial console shows when it is up.")
     ] = PATTERN,
-    limit: Annotated[Duration, duration_of("--limit", "Time for a command or a boot.")] = Duration("5m"),
+    limit: Annotated[Duration, duration_of("--limit", "Time for a scan, a command or a boot.")] = Duration("5m"),
     show: Annotated[
         list[Path] | None,
         typer.Option("--show", metavar="PATH", help="Let checks read this file or directory of here. May be repeated."),
@@ -96,7 +105,7 @@ def verify(
     key_file: KeyFile = None,
     json: Json = False,
 ) -> None:
-    """Reads and checks everything that is stored. With --mount, --command, --boot or --due checks recovery points.
+    """Reads and checks everything that is stored. With --mount, --scan, --command, --boot or --due checks points.
 
     What reads the content of a point runs in a box: without network, without rights, and without files of this machine but
     its programs (/usr) and what --show names.
@@ -107,13 +116,16 @@ def verify(
     if volume and named and volume != named:
         raise Refused(f"two volumes are named, {volume} and {named}: give one", Exit.INVALID_INPUT)
     machine = Machine(qemu, boot_args, pattern_of(boot_pattern), limit) if boot else None
+    scanned = Scan(scan) if scan is not None else None
+    mount = mount or scanned is not None
     is_boxed = (mount or boot or command is not None) and not unsandboxed
-    checks = Checks(mount, fsck, command, machine, limit, Box(tuple(show or ())) if is_boxed else None)
+    checks = Checks(mount, fsck, command, machine, limit, Box(tuple(show or ())) if is_boxed else None, scanned)
     reader = reading.open(vault, key_file)
     if not (due or mount or boot or command is not None):
         if at is not None:
             raise Refused(
-                "cannot check a point by reading all that is stored: add --mount, --command or --boot", Exit.INVALID_INPUT
+                "cannot check a point by reading all that is stored: add --mount, --scan, --command or --boot",
+                Exit.INVALID_INPUT,
             )
         return verify_stored(reader, volume or named, json=json)
     run = Run(reader, checks, at or NEWEST, timedelta(seconds=every) if due else None, record=not no_record, quiet=json)
