@@ -1,4 +1,4 @@
-//! Macros for what Rust has no short form of: names and codes of variants, setters, `Debug` by a name.
+//! Macros for names and codes of enums, setters, and `Debug`.
 
 /// Defines an enum, with the name of each variant after it.
 macro_rules! named {

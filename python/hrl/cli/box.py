@@ -30,7 +30,7 @@ PROBE_SECONDS_MAX = 20
 # Users of a box are these on the machine: nobody has such a number. They are enough for the containers of a guest.
 FIRST_USER, USERS = 2_000_000_000, 1 << 20
 SCRATCH_BYTES = 256 << 20
-# Where a box has what it is given.
+# Mount point, socket and scratch directory inside a box.
 MOUNT = Path("/mnt")
 SOCKET = Path("/run/hrl/nbd.sock")
 WORK = Path("/run/hrl/work")
@@ -94,7 +94,7 @@ class Box:
 
 
 def is_real_root() -> bool:
-    """Reports whether this is root, with all users of the machine: the root of a container may have a few of them alone."""
+    """Reports whether this is root of the machine, with all user ids. The root of a container may have only some."""
     if os.geteuid() != 0:
         return False
     ranges = [line.split() for line in Path("/proc/self/uid_map").read_text().splitlines()]

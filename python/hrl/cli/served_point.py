@@ -48,7 +48,7 @@ class Served:
 
     @property
     def variables(self) -> dict[str, str]:
-        """Returns what a command of the user's finds in its environment."""
+        """Returns the environment of the user's command."""
         return {"HRL_VOLUME": self.volume, "HRL_POINT": self.point.id, "HRL_NBD_URI": self.uri}
 
     def server_socket(self) -> Bind:

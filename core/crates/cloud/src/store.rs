@@ -46,7 +46,7 @@ const LISTED_MAX: usize = 16 << 20;
 const CHUNK_BYTES: usize = 256 << 10;
 /// Metadata with the random tag of the put that created an object.
 const TAG: &str = "hrlput";
-/// An object that never exists, to see whether the bucket does.
+/// Name of no object: listing it shows whether the bucket exists.
 const NOTHING: &str = "hrl-nothing";
 
 /// A bucket or container, or a prefix in one, as a store. Any number of processes may use it at

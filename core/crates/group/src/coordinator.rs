@@ -296,7 +296,7 @@ impl Coordinator {
     fn accept(&mut self) {
         while let Ok((socket, _)) = self.listener.accept() {
             if self.clients.len() >= CONNECTIONS_MAX {
-                // The oldest that is no member gives way, so that slow sockets keep nobody out.
+                // Ends the oldest connection of no member, so that idle sockets cannot fill the table.
                 let unknown = self.clients.iter().position(|client| client.member.is_none());
                 let Some(oldest) = unknown else { continue };
                 self.clients.remove(oldest);
@@ -405,7 +405,7 @@ impl Coordinator {
                     self.clients[at].link.send(&commitment.encode())?;
                 }
                 if let Some(before) = before {
-                    // The old connection of the member; its part in a round is over.
+                    // The member connected again: its old connection and its part in the round end.
                     self.clients[before].member = None;
                     self.clients[before].is_leaving = true;
                     self.without(&volume, self.options.clock.elapsed());

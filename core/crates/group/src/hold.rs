@@ -1,11 +1,12 @@
-//! How long a coordinator may hold a member's writers: a share of the time that the member sets.
+//! How long a coordinator may keep a member's writers waiting: a share of the time, which the member
+//! sets.
 //!
-//! Time to hold accrues with the share, up to what it gives in [`WINDOW`]. Barriers and quiesced
+//! Time to wait accrues with the share, up to what it gives in [`WINDOW`]. Barriers and quiesced
 //! applications spend it. Whatever a coordinator asks for, the member lets go when it is spent.
 
 use std::time::Duration;
 
-/// A share of a tenth permits the longest barrier at once.
+/// At a share of a tenth, the time accrued covers the longest barrier that is permitted.
 const WINDOW: Duration = Duration::from_secs(100);
 
 /// What a member permits, by its own monotonic clock.

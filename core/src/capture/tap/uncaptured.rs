@@ -6,7 +6,7 @@
 
 use crate::units::{Sequence, Timestamp};
 
-/// Beyond this many stretches the newest two count as one, which is later than necessary to end.
+/// Beyond this many, the newest two stretches merge: bounded memory, at the price of a later end.
 const STRETCHES_MAX: usize = 16;
 
 struct Stretch {
@@ -40,8 +40,8 @@ impl Uncaptured {
         }
     }
 
-    /// Records that the journal lost everything after `durable`, ends among it, and that the oldest
-    /// change which it lost is of this time.
+    /// Records that the journal lost all records after `durable`, even ends of stretches. `since` is
+    /// the time of the oldest lost change.
     pub fn lost(&mut self, durable: Sequence, since: Timestamp) {
         let mut oldest = since;
         let lacks_end = |stretch: &mut Stretch| stretch.end.is_none_or(|end| end > durable);
