@@ -75,11 +75,23 @@ impl Assembler {
         self.put(0x61 | size.code(), to, base, offset, 0);
     }
 
+    /// Stores 8 bytes to memory at `base`.
+    pub(crate) fn store(&mut self, base: Reg, from: Reg) {
+        self.put(0x7b, base, from, 0, 0);
+    }
+
     pub(crate) fn alu(&mut self, operation: Alu, to: Reg, from: From) {
         match from {
             From::Reg(from) => self.put(0x0f | operation as u8, to, from, 0, 0),
             From::Number(number) => self.put(0x07 | operation as u8, to, Reg(0), 0, number),
         }
+    }
+
+    /// Loads a number of 64 bits.
+    pub(crate) fn wide(&mut self, to: Reg, number: u64) {
+        let halves = [number as u32, (number >> 32) as u32].map(u32::cast_signed);
+        self.put(0x18, to, Reg(0), 0, halves[0]);
+        self.put(0, Reg(0), Reg(0), 0, halves[1]);
     }
 
     /// Loads the address of the value of an array map with one element.
@@ -157,5 +169,12 @@ mod tests {
         assert_eq!(code[1] >> 16 & 0xffff, 1);
         assert_eq!(code[2] >> 16 & 0xffff, 0xfffd);
         assert_eq!(code[3], 0x95);
+    }
+
+    #[test]
+    fn a_wide_number_takes_two_instructions() {
+        let mut code = Assembler::default();
+        code.wide(Reg(3), 0x1234_5678_9abc_def0);
+        assert_eq!(code.finish(), [0x9abc_def0_0000_0318, 0x1234_5678_0000_0000]);
     }
 }

@@ -7,7 +7,7 @@ use std::collections::HashMap;
 
 use hrl::{Error, ErrorKind, Result};
 
-const PATH: &str = "/sys/kernel/btf/vmlinux";
+pub(crate) const PATH: &str = "/sys/kernel/btf/vmlinux";
 const MAGIC: u16 = 0xeb9f;
 const TYPE_BYTES: usize = 12;
 

@@ -36,6 +36,10 @@ pub(crate) enum Counter {
     Magic,
     DiskBytes,
     DiskNumber,
+    /// First byte on the whole disk of what is observed.
+    Start,
+    /// Number that a process gives to what it began. Zero if it gave none.
+    Session,
 }
 
 /// Layout of the maps.
@@ -51,7 +55,7 @@ impl Counter {
     }
 }
 
-/// Sizes of the maps of a disk.
+/// Sizes of the maps of a disk or partition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Layout {
     blocks: u64,

@@ -3,7 +3,8 @@
 //! Two small BPF programs on tracepoints of the kernel's block layer mark each block that a request
 //! changes ([`Tracker`]). They send no events, so nothing can overflow. What they missed is found:
 //! the kernel's own counters are the audit. From the marks a [`Follower`] makes exact,
-//! crash-consistent copies of the disk while its writers go on.
+//! crash-consistent copies of the disk while its writers go on. [`Checkpoints`] keep no data: they say
+//! which extents changed between one and another, for backup programs.
 //!
 //! Kernel 5.12 or newer with BTF, and root or `CAP_BPF`, `CAP_PERFMON` and `CAP_SYS_ADMIN`, are
 //! needed. Disks whose drivers take requests are observed: virtio, SCSI, NVMe, loop. The programs
@@ -12,13 +13,20 @@
 
 mod assembler;
 mod btf;
+mod checkpoints;
 mod cut;
 mod disk;
 mod layout;
+mod preflight;
 mod program;
+mod record;
 mod sys;
 mod tracker;
 
+pub use checkpoints::{Checkpoint, Checkpoints, DiskChanges, TrackOptions, TrackStatus};
 pub use cut::{Cut, CutOptions, Follower, Receiver};
 pub use layout::BLOCK_BYTES;
+#[doc(hidden)]
+pub use program::Fault;
+pub use record::Everything;
 pub use tracker::{Audit, Tracker};

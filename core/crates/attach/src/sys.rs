@@ -11,6 +11,8 @@ use std::sync::atomic::AtomicU64;
 
 use hrl::{Error, ErrorKind, Result};
 
+use super::preflight;
+
 const MAP_CREATE: libc::c_int = 0;
 const PROG_LOAD: libc::c_int = 5;
 const OBJ_PIN: libc::c_int = 6;
@@ -24,6 +26,8 @@ const TRACE_RAW_TP: u32 = 23;
 const LOG_BYTES: usize = 1 << 20;
 /// Waits until every program that runs on any processor now has ended.
 const MEMBARRIER_GLOBAL: libc::c_int = 1;
+const MEMBARRIER_QUERY: libc::c_int = 0;
+const BPFFS_MAGIC: libc::c_long = 0xcafe_4a11;
 
 /// The argument of `bpf(2)`: numbers at the offsets of `union bpf_attr`.
 #[repr(C, align(8))]
@@ -66,14 +70,11 @@ fn bpf_fd(command: libc::c_int, attr: &Attr) -> io::Result<OwnedFd> {
 
 /// What is missing when the kernel refuses a call.
 fn refused(operation: &'static str, object: &str, error: io::Error) -> Error {
-    let kind = error.kind();
+    let why = preflight::why_refused(&error);
     let error = Error::io(operation, object, error);
-    match kind {
-        io::ErrorKind::PermissionDenied => error.message(
-            "the capabilities CAP_BPF, CAP_PERFMON and CAP_SYS_ADMIN are needed, and no lockdown \
-             or container that refuses bpf(2)",
-        ),
-        _ => error,
+    match why {
+        Some(why) => error.message(why),
+        None => error,
     }
 }
 
@@ -222,4 +223,28 @@ pub(crate) fn wait_for_programs() -> Result<()> {
         return Ok(());
     }
     Err(Error::io("wait for programs", "membarrier", io::Error::last_os_error()))
+}
+
+/// Returns whether [`wait_for_programs`] works here.
+pub(crate) fn can_wait_for_programs() -> bool {
+    // SAFETY: a call with numbers alone.
+    let offered = unsafe { libc::syscall(libc::SYS_membarrier, MEMBARRIER_QUERY, 0, 0) };
+    offered >= 0 && offered & libc::c_long::from(MEMBARRIER_GLOBAL) != 0
+}
+
+/// Returns whether a directory is one of bpffs.
+pub(crate) fn is_bpffs(directory: &Path) -> bool {
+    let Ok(name) = c_path(directory) else { return false };
+    let mut found = std::mem::MaybeUninit::<libc::statfs>::zeroed();
+    // SAFETY: a name that ends with zero, and room for the structure.
+    let result = unsafe { libc::statfs(name.as_ptr(), found.as_mut_ptr()) };
+    // SAFETY: zeroes are a valid value of the structure, and so is what the kernel wrote.
+    result == 0 && unsafe { found.assume_init() }.f_type == BPFFS_MAGIC
+}
+
+/// Takes the lock of an open file, until it is closed; waits while another process has it.
+pub(crate) fn lock(file: &std::fs::File) -> io::Result<()> {
+    // SAFETY: a call with a descriptor that is open, and a number.
+    let result = unsafe { libc::flock(file.as_raw_fd(), libc::LOCK_EX) };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }

@@ -11,23 +11,26 @@
 //! Invariant: what the maps lack, the audit finds. The kernel counts the sectors that each disk has
 //! completed, and so do the programs. They differ if a program was skipped, which happens.
 
+use std::fs::{DirBuilder, Permissions};
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use hrl::{Error, ErrorKind, Extent, Result};
 
 use super::btf::Btf;
-use super::disk::{Completed, Disk};
+use super::disk::{Completed, Counters, Disk};
 use super::layout::{
     BLOCK_BYTES, BLOCK_SHIFT, COARSE_SHIFT, CONTROL_WORDS, Counter, Layout, MAGIC, SUBMITTED_WORDS,
 };
-use super::program::{Maps, When, assemble};
+use super::preflight;
+use super::program::{Fault, Maps, Observed, When, assemble};
 use super::sys::{self, SharedMap};
 
-/// Samples of both counters; a request may end between the two of one sample.
+/// Samples of both counters during which no request was completed.
 const SAMPLES: u32 = 12;
-/// More samples, while each of them had such a request.
+/// Samples that are tried, while requests are completed during most of them.
 const SAMPLES_MAX: u32 = 2000;
 
 /// Result of an audit.
@@ -38,17 +41,21 @@ pub enum Audit {
     /// This many sectors were completed without a mark.
     Missed(u64),
     /// Operations that may change anything were completed: passed through to the device, or on whole
-    /// zones. Or the disk has grown.
+    /// zones. Or the disk has another size or place than at the beginning.
     Unknown,
     /// The disk was never quiet for the microseconds of a sample.
     Unproven,
 }
 
-/// Observes which blocks of a disk change, whoever changes them. May be used from any thread.
+/// Observes which blocks of a disk or partition change, whoever changes them. May be used from any
+/// thread.
 ///
-/// The disk is neither opened nor slowed down. Dropping the tracker ends the observation.
+/// The disk is neither opened nor slowed down. Dropping the tracker ends the observation. Offsets are
+/// those of what is observed: a partition begins at zero. What is written to it through its whole
+/// disk is seen, too.
 pub struct Tracker {
     disk: Disk,
+    counters: Counters,
     layout: Layout,
     control: SharedMap,
     changed: SharedMap,
@@ -62,12 +69,19 @@ const MAPS: [&str; 4] = ["control", "changed", "coarse", "submitted"];
 const LINKS: [&str; 2] = ["on-completed", "on-submitted"];
 
 impl Tracker {
-    /// Begins to observe a whole disk. Nothing that was written before is known.
+    /// Begins to observe a disk or partition. Nothing that was written before is known.
     ///
     /// `Unsupported` if the kernel does not describe its types, or the disk's requests cannot be
-    /// observed or counted. `Io` without the capabilities `CAP_BPF`, `CAP_PERFMON` and
-    /// `CAP_SYS_ADMIN`.
+    /// observed or counted. `Denied` without the capabilities `CAP_BPF`, `CAP_PERFMON` and
+    /// `CAP_SYS_ADMIN`. `ReadOnly` if nothing can change. The message says what helps.
     pub fn attach(path: &Path) -> Result<Self> {
+        Self::attach_with(path, Fault::None)
+    }
+
+    /// Does the same as `attach`, with programs that have a fault, for tests that must find it.
+    #[doc(hidden)]
+    pub fn attach_with(path: &Path, fault: Fault) -> Result<Self> {
+        preflight::check(path)?;
         let disk = Disk::look_at(path)?;
         let layout = Layout::of(disk.bytes);
         let (words, coarse) = (layout.words() as usize, layout.coarse_words() as usize);
@@ -82,19 +96,23 @@ impl Tracker {
             submitted: submitted.fd(),
         };
         let btf = Btf::of_kernel()?;
+        let (major, minor) = (disk.major, disk.minor);
+        let observed = Observed { major, minor, partition: disk.partition() };
         let attached = |when: When, name: &str| {
-            let code = assemble(&btf, when, (disk.major, disk.minor), layout, maps)?;
+            let code = assemble(&btf, when, &observed, layout, maps, fault)?;
             sys::attach(name, &code, btf.tracepoint(when.tracepoint())?)
         };
         // Completions first: then no request is submitted with a mark and completed without one.
         let completed = attached(When::Completed, "hrl_completed")?;
         let links = [completed, attached(When::Submitted, "hrl_submitted")?];
-        let tracker = Self { disk, layout, control, changed, coarse, submitted, links };
+        let counters = disk.counters()?;
+        let tracker = Self { disk, counters, layout, control, changed, coarse, submitted, links };
         // Requests that were submitted before the programs may end after them.
         sys::wait_for_programs()?;
         tracker.begin_audits()?;
         tracker.set(Counter::DiskBytes, tracker.disk.bytes);
         tracker.set(Counter::DiskNumber, tracker.disk.number);
+        tracker.set(Counter::Start, tracker.disk.start);
         tracker.set(Counter::Magic, MAGIC);
         Ok(tracker)
     }
@@ -102,15 +120,19 @@ impl Tracker {
     /// Gives the programs and maps names in `directory`, which is in bpffs, so that the observation
     /// goes on after the process. It ends with [`Tracker::detach`], or when the machine boots.
     ///
-    /// The directory must not exist. If this fails, it is removed again.
+    /// The directory must not exist. Its owner alone may enter it. If this fails, it is removed again.
     pub fn pin(&self, directory: &Path) -> Result<()> {
-        std::fs::create_dir(directory)
-            .map_err(|error| Error::io("pin tracker as", directory.display(), error))?;
+        let failed = |error| Error::io("pin tracker as", directory.display(), error);
+        preflight::check_pins(directory.parent().unwrap_or(Path::new("/")))?;
+        DirBuilder::new().mode(0o700).create(directory).map_err(failed)?;
         let maps = [&self.control, &self.changed, &self.coarse, &self.submitted];
-        let pinned = MAPS
-            .iter()
-            .zip(maps)
-            .try_for_each(|(name, map)| map.pin(&directory.join(name)))
+        // A umask takes rights of the owner away, too.
+        let pinned = std::fs::set_permissions(directory, Permissions::from_mode(0o700))
+            .map_err(failed)
+            .and_then(|()| {
+                let mut maps = MAPS.iter().zip(maps);
+                maps.try_for_each(|(name, map)| map.pin(&directory.join(name)))
+            })
             .and_then(|()| {
                 let mut links = LINKS.iter().zip(&self.links);
                 links.try_for_each(|(name, link)| sys::pin(link, &directory.join(name)))
@@ -124,7 +146,7 @@ impl Tracker {
     /// Opens a tracker that was pinned: what changed since is marked in it.
     ///
     /// `NotFound` if nothing is pinned there. `Changed` if it observes another disk than the one at
-    /// `path` now, or that one has grown: detach it, and compare the disk.
+    /// `path` now, or that one has another size or place: detach it, and compare the disk.
     pub fn reopen(directory: &Path, path: &Path) -> Result<Self> {
         if !directory.join(LINKS[1]).exists() {
             return Err(Error::new(ErrorKind::NotFound, "open tracker", directory.display())
@@ -137,10 +159,17 @@ impl Tracker {
         let control = SharedMap::pinned(&directory.join(MAPS[0]), CONTROL_WORDS)?;
         let known = |counter: Counter| control.words()[counter.word()].load(Ordering::Acquire);
         let (bytes, number) = (known(Counter::DiskBytes), known(Counter::DiskNumber));
-        if (known(Counter::Magic), bytes, number) != (MAGIC, disk.bytes, disk.number) {
+        let start = known(Counter::Start);
+        if (known(Counter::Magic), bytes, number, start)
+            != (MAGIC, disk.bytes, disk.number, disk.start)
+        {
+            let text = |number: u64, bytes: u64, start: u64| match start {
+                0 => format!("disk {number} of {bytes} bytes"),
+                _ => format!("{bytes} bytes at {start} of disk {number}"),
+            };
             return Err(Error::new(ErrorKind::Changed, "open tracker", directory.display())
-                .expected(format_args!("disk {} of {} bytes", disk.number, disk.bytes))
-                .found(format_args!("disk {number} of {bytes} bytes")));
+                .expected(text(disk.number, disk.bytes, disk.start))
+                .found(text(number, bytes, start)));
         }
         let words = [layout.words(), layout.coarse_words(), SUBMITTED_WORDS];
         let map =
@@ -148,7 +177,8 @@ impl Tracker {
         let (changed, coarse, submitted) = (map(1)?, map(2)?, map(3)?);
         let link = |name: &str| sys::opened(&directory.join(name));
         let links = [link(LINKS[0])?, link(LINKS[1])?];
-        Ok(Self { disk, layout, control, changed, coarse, submitted, links })
+        let counters = disk.counters()?;
+        Ok(Self { disk, counters, layout, control, changed, coarse, submitted, links })
     }
 
     /// Removes the names of a pinned tracker. Its observation ends with the last process that has it
@@ -173,7 +203,7 @@ impl Tracker {
         &self.disk.path
     }
 
-    /// Returns the size of the disk in bytes, as it was at the beginning.
+    /// Returns the size of the disk or partition in bytes, as it was at the beginning.
     pub fn disk_bytes(&self) -> u64 {
         self.disk.bytes
     }
@@ -182,6 +212,14 @@ impl Tracker {
     pub fn memory_bytes(&self) -> u64 {
         let maps = [&self.control, &self.changed, &self.coarse, &self.submitted];
         maps.iter().map(|map| 8 * map.words().len() as u64).sum()
+    }
+
+    /// Returns the memory of the maps for a disk of this size, in bytes.
+    pub fn memory_bytes_for(disk_bytes: u64) -> u64 {
+        let layout = Layout::of(disk_bytes);
+        let words = CONTROL_WORDS as u64
+            + 2 * u64::from(layout.words() + layout.coarse_words() + SUBMITTED_WORDS);
+        8 * words
     }
 
     /// Takes the blocks that were marked in the present epoch: sorted, disjoint, in whole blocks of
@@ -195,11 +233,68 @@ impl Tracker {
     ///
     /// Call it from one thread at a time.
     pub fn flip(&self) -> Result<Vec<Extent>> {
-        let (old, new) = (self.half(), 1 - self.half());
+        let old = self.half();
+        self.begin_epoch()?;
+        Ok(self.take_half(old))
+    }
+
+    /// Begins another epoch. Nothing is marked any more in the one that ended, and nothing of it is
+    /// taken.
+    pub(crate) fn begin_epoch(&self) -> Result<()> {
+        let new = 1 - self.half();
         half(&self.submitted, new).iter().for_each(|word| word.store(0, Ordering::Relaxed));
         self.counter(Counter::Epoch).fetch_add(1, Ordering::SeqCst);
-        sys::wait_for_programs()?;
-        Ok(self.take_half(old))
+        sys::wait_for_programs()
+    }
+
+    /// Returns what was marked in the present epoch, and leaves it marked.
+    pub(crate) fn marked(&self) -> Vec<Extent> {
+        self.collect(self.half(), look_at, look_at)
+    }
+
+    /// Returns what is left of the epoch before, and leaves it.
+    pub(crate) fn left(&self) -> Vec<Extent> {
+        self.collect(1 - self.half(), look_at, look_at)
+    }
+
+    /// Clears what is left of the epoch before.
+    pub(crate) fn clear_left(&self) {
+        let old = 1 - self.half();
+        for map in [&self.changed, &self.coarse] {
+            half(map, old).iter().map(take_word).for_each(drop);
+        }
+    }
+
+    /// Marks in the present epoch what is left of the one before, and clears it there.
+    pub(crate) fn move_left(&self) {
+        let (now, old) = (self.half(), 1 - self.half());
+        for map in [&self.changed, &self.coarse] {
+            for (from, to) in half(map, old).iter().zip(half(map, now)) {
+                let bits = from.load(Ordering::SeqCst);
+                if bits != 0 {
+                    to.fetch_or(bits, Ordering::SeqCst);
+                    from.store(0, Ordering::SeqCst);
+                }
+            }
+        }
+    }
+
+    /// Returns the number of the present epoch.
+    pub(crate) fn epoch(&self) -> u64 {
+        self.get(Counter::Epoch)
+    }
+
+    /// Returns the number that was given to this observation.
+    pub(crate) fn session(&self) -> u64 {
+        self.get(Counter::Session)
+    }
+
+    pub(crate) fn set_session(&self, session: u64) {
+        self.set(Counter::Session, session);
+    }
+
+    pub(crate) fn disk(&self) -> &Disk {
+        &self.disk
     }
 
     /// Returns whether a change of one of these blocks may have been submitted since the epoch
@@ -218,60 +313,100 @@ impl Tracker {
         })
     }
 
-    /// Compares what was marked with what the kernel has counted, since the last clean audit.
+    /// Compares what was marked with what the kernel has counted, since the last audit that was
+    /// proved.
     ///
     /// After [`Audit::Missed`] read everything again that was marked since the clean audit before
     /// the last one, because nobody knows what the requests without a mark have changed; after
     /// [`Audit::Unknown`] the whole disk.
     pub fn audit(&self) -> Result<Audit> {
-        if self.unknown() != self.get(Counter::BaseUnknown) {
-            self.begin_audits()?;
-            return Ok(Audit::Unknown);
-        }
-        let base = Completed {
-            written: self.get(Counter::BaseWritten),
-            discarded: self.get(Counter::BaseDiscarded),
-        };
-        let mut most = None;
-        for sample in 0..SAMPLES_MAX {
-            let found = self.difference()?;
-            let so_far = most.get_or_insert(found);
-            so_far.written = so_far.written.max(found.written);
-            so_far.discarded = so_far.discarded.max(found.discarded);
-            let is_level = so_far.written >= base.written && so_far.discarded >= base.discarded;
-            if sample + 1 >= SAMPLES && is_level {
-                let missed = (so_far.written - base.written) + (so_far.discarded - base.discarded);
-                self.set_base(*so_far);
-                return Ok(if missed == 0 { Audit::Clean } else { Audit::Missed(missed) });
+        let (audit, base) = self.look()?;
+        self.accept(&base);
+        Ok(audit)
+    }
+
+    /// Does the same as `audit`, and leaves what it found to be found again, until it is accepted.
+    pub(crate) fn look(&self) -> Result<(Audit, Base)> {
+        let unknown = self.unknown();
+        let is_unknown = unknown != self.get(Counter::BaseUnknown) || !self.disk.is_as_it_was();
+        let base = self.base();
+        let level =
+            self.level(|found| found.written >= base.written && found.discarded >= base.discarded)?;
+        let audit = match level {
+            _ if is_unknown => Audit::Unknown,
+            None => Audit::Unproven,
+            Some(found) if found == base => Audit::Clean,
+            Some(found) => {
+                Audit::Missed((found.written - base.written) + (found.discarded - base.discarded))
             }
+        };
+        Ok((audit, Base { level, unknown }))
+    }
+
+    /// Lets later audits begin at what one has found.
+    pub(crate) fn accept(&self, base: &Base) {
+        if let Some(level) = base.level {
+            self.set(Counter::BaseWritten, level.written);
+            self.set(Counter::BaseDiscarded, level.discarded);
         }
-        Ok(Audit::Unproven)
+        self.set(Counter::BaseUnknown, base.unknown);
     }
 
     fn begin_audits(&self) -> Result<()> {
-        let mut most = self.difference()?;
-        for _ in 0..SAMPLES_MAX / 10 {
-            let found = self.difference()?;
-            most.written = most.written.max(found.written);
-            most.discarded = most.discarded.max(found.discarded);
-        }
-        self.set_base(most);
-        self.set(Counter::BaseUnknown, self.unknown());
+        let unknown = self.unknown();
+        let level = match self.level(|_| true)? {
+            Some(level) => level,
+            // Too low a level makes the next audit find what nobody missed, which is safe.
+            None => self.difference()?,
+        };
+        self.accept(&Base { level: Some(level), unknown });
         Ok(())
     }
 
-    fn set_base(&self, base: Completed) {
-        self.set(Counter::BaseWritten, base.written);
-        self.set(Counter::BaseDiscarded, base.discarded);
+    fn base(&self) -> Completed {
+        Completed {
+            written: self.get(Counter::BaseWritten),
+            discarded: self.get(Counter::BaseDiscarded),
+        }
     }
 
-    /// Returns the kernel's counts minus those of the programs. The kernel's are read first, and are
-    /// incremented last: a request that ends meanwhile makes the difference smaller, never larger.
+    /// Returns by how much the kernel's counts are above those of the programs, once that is
+    /// `possible`; `None` if the disk is never quiet for the microseconds of a sample.
+    ///
+    /// A request that is completed during a sample would hide one that was missed, so such samples
+    /// are not used. The kernel counts a request just after the programs do, so a sample may still be
+    /// too low, but not all of them.
+    fn level(&self, possible: impl Fn(&Completed) -> bool) -> Result<Option<Completed>> {
+        let mut most = Completed::default();
+        let mut samples = 0;
+        for _ in 0..SAMPLES_MAX {
+            let before = self.counted();
+            let found = self.difference()?;
+            if self.counted() != before {
+                continue;
+            }
+            most.written = most.written.max(found.written);
+            most.discarded = most.discarded.max(found.discarded);
+            samples += 1;
+            if samples >= SAMPLES && possible(&most) {
+                return Ok(Some(most));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Returns what the programs have counted.
+    fn counted(&self) -> Completed {
+        Completed { written: self.get(Counter::Written), discarded: self.get(Counter::Discarded) }
+    }
+
+    /// Returns the kernel's counts minus those of the programs.
     fn difference(&self) -> Result<Completed> {
-        let kernel = self.disk.completed()?;
+        let kernel = self.counters.read()?;
+        let counted = self.counted();
         Ok(Completed {
-            written: kernel.written.wrapping_sub(self.get(Counter::Written)),
-            discarded: kernel.discarded.wrapping_sub(self.get(Counter::Discarded)),
+            written: kernel.written.wrapping_sub(counted.written),
+            discarded: kernel.discarded.wrapping_sub(counted.discarded),
         })
     }
 
@@ -288,6 +423,17 @@ impl Tracker {
     }
 
     fn take_half(&self, number: usize) -> Vec<Extent> {
+        self.collect(number, |_, word| take_word(word), |_, word| take_word(word))
+    }
+
+    /// Returns the blocks of one half. `fine` and `long` read the words of its two maps, each of which
+    /// they get with its number.
+    fn collect(
+        &self,
+        number: usize,
+        fine: impl Fn(usize, &AtomicU64) -> u64,
+        long: impl Fn(usize, &AtomicU64) -> u64,
+    ) -> Vec<Extent> {
         let mut taken: Vec<Extent> = Vec::new();
         let mut add = |first: u64, blocks: u64| {
             let start = first << BLOCK_SHIFT;
@@ -300,8 +446,8 @@ impl Tracker {
                 _ => taken.push(Extent::from_bounds(start, end)),
             }
         };
-        let coarse = half(&self.coarse, number);
-        let coarse: Vec<u64> = coarse.iter().map(take_word).collect();
+        let coarse = half(&self.coarse, number).iter().enumerate();
+        let coarse: Vec<u64> = coarse.map(|(at, word)| long(at, word)).collect();
         let mut long = bits(&coarse).peekable();
         let changed = half(&self.changed, number);
         for (at, word) in changed.iter().enumerate() {
@@ -310,7 +456,7 @@ impl Tracker {
                 add(unit << COARSE_SHIFT, 1 << COARSE_SHIFT);
             }
             if word.load(Ordering::Relaxed) != 0 {
-                bits(&[take_word(word)]).for_each(|bit| add(first + bit, 1));
+                bits(&[fine(at, word)]).for_each(|bit| add(first + bit, 1));
             }
         }
         long.for_each(|unit| add(unit << COARSE_SHIFT, 1 << COARSE_SHIFT));
@@ -327,6 +473,14 @@ impl Tracker {
     }
 }
 
+/// What an audit has found, for later ones to begin at.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Base {
+    /// `None` if it found nothing that is certain.
+    level: Option<Completed>,
+    unknown: u64,
+}
+
 impl std::fmt::Debug for Tracker {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "Tracker({})", self.disk.path.display())
@@ -337,6 +491,10 @@ impl std::fmt::Debug for Tracker {
 fn half(map: &SharedMap, number: usize) -> &[AtomicU64] {
     let words = map.words().len() / 2;
     &map.words()[number * words..(number + 1) * words]
+}
+
+fn look_at(_: usize, word: &AtomicU64) -> u64 {
+    word.load(Ordering::SeqCst)
 }
 
 fn take_word(word: &AtomicU64) -> u64 {
