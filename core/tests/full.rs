@@ -61,9 +61,18 @@ fn policy() -> Policy {
 }
 
 fn protect(device: Arc<MemoryDevice>, store: Arc<dyn Store>, state: &Path) -> (Vault, Protection) {
+    protect_by(policy(), device, store, state)
+}
+
+fn protect_by(
+    policy: Policy,
+    device: Arc<MemoryDevice>,
+    store: Arc<dyn Store>,
+    state: &Path,
+) -> (Vault, Protection) {
     let vault = Vault::create(store, None, SystemClock::shared()).expect("vault");
     let protection = ProtectionOptions::new("disk", device, vault.clone(), state)
-        .policy(policy())
+        .policy(policy)
         .open()
         .expect("protect");
     protection.wait_ordered(LIMIT).expect("ordered");
@@ -121,6 +130,20 @@ fn a_full_disk_under_the_spool() {
     assert_recovers(&vault, protection, &device);
     let empty = MemoryDevice::new(8 * MIB);
     assert_replica_is(&vault, &At::Point(before.id), &empty);
+}
+
+#[test]
+fn a_disk_under_the_spool_that_is_smaller_than_a_segment() {
+    let directory = tempfile::tempdir().expect("directory");
+    let Some(_disk) = SmallDisk::mount(&directory.path().join("state"), "size=2m") else { return };
+    let store = Arc::new(DirStore::create(&directory.path().join("vault")).expect("store"));
+    let device = Arc::new(MemoryDevice::new(8 * MIB));
+    device.write(0, &vec![7; 8 << 20], Durability::Cached).expect("write");
+    // Nothing but its size closes a segment in time.
+    let policy = Policy { segment_interval: 100 * LIMIT, ..policy() };
+    let state = directory.path().join("state");
+    let (vault, protection) = protect_by(policy, device.clone(), store, &state);
+    assert_recovers(&vault, protection, &device);
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! Somebody who may write to a vault without a key edits the records of a run. Nothing that he
 //! writes is carried out: the plan comes from the operator.
 
+use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 
@@ -88,8 +89,10 @@ fn with_a_key_the_records_are_proof_enough() {
 fn a_record_makes_no_runner_end_a_process_of_others() {
     let site = Site::new(&["db"]);
     site.run(TEXT, &options(RunMode::Real));
+    // The leader of a group, as a runner's own processes are: groups get the signal.
+    let mut sleep = Command::new("sleep");
     let mut bystander =
-        Command::new("sleep").arg("1000").stdin(Stdio::null()).spawn().expect("run");
+        sleep.arg("1000").stdin(Stdio::null()).process_group(0).spawn().expect("run");
     let pid = bystander.id();
     let read = |path: &str| std::fs::read_to_string(path).expect("read");
     let stat = read(&format!("/proc/{pid}/stat"));
