@@ -2,6 +2,7 @@
 //!
 //! Threads are std's: no model of loom's reaches a module that uses them.
 
+use std::time::Duration;
 pub(crate) use std::{thread, thread_local};
 
 pub(crate) use ::loom::sync::{MutexGuard, atomic};
@@ -29,12 +30,25 @@ impl Condvar {
         Self::default()
     }
 
+    pub(crate) fn notify_one(&self) {
+        self.0.notify_one();
+    }
+
     pub(crate) fn notify_all(&self) {
         self.0.notify_all();
     }
 
     pub(crate) fn wait<'a, T>(&self, guard: MutexGuard<'a, T>) -> MutexGuard<'a, T> {
         self.0.wait(guard).expect("a model ends with its first panic")
+    }
+
+    /// Waits without a limit, because loom has no time. No model of loom's comes here.
+    pub(crate) fn wait_timeout<'a, T>(
+        &self,
+        guard: MutexGuard<'a, T>,
+        _: Duration,
+    ) -> (MutexGuard<'a, T>, ()) {
+        (self.wait(guard), ())
     }
 }
 
