@@ -21,7 +21,7 @@ use crate::journal::PointKind;
 use crate::parallel::stay_on_this_thread;
 use crate::point::Quiesce;
 use crate::replica::RecoveryPoint;
-use crate::units::{PointId, Sequence};
+use crate::units::{ChainHash, PointId, Sequence};
 
 /// One protected volume that does nothing between steps.
 pub struct SteppedProtection {
@@ -133,6 +133,11 @@ impl SteppedProtection {
         let spooled = self.shared.shipping.spool.oldest_batch(0, usize::MAX);
         let newest = spooled.last().map(|spooled| spooled.summary.last_sequence);
         newest.unwrap_or_else(|| self.shared.anchor.now().published.sequence)
+    }
+
+    /// Returns the chain hash of the segment that was published last.
+    pub fn published_chain(&self) -> ChainHash {
+        self.shared.anchor.now().published.chain
     }
 
     /// Returns how often the journal lost what it had not closed.
