@@ -30,6 +30,7 @@ use crate::gateway::Gateway;
 use crate::model::{Model, tags_of};
 use crate::oracle::last_in_vault;
 use crate::store::Server;
+use crate::swapping::OtherHistory;
 use crate::world::{Incarnation, World};
 use crate::writing::Op;
 
@@ -153,7 +154,7 @@ pub struct Site {
     pub incarnation: Cell<u64>,
     pub original_is_fenced: Cell<bool>,
     /// The history of the vault in place, until the agent notices that it is not its own.
-    pub other_history: RefCell<Option<Model>>,
+    pub other_history: RefCell<Option<OtherHistory>>,
     /// How often the agent began to go on in another history.
     pub turns: Cell<u64>,
 }

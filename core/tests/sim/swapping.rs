@@ -31,6 +31,30 @@ type Segments = BTreeSet<([u8; 32], [u8; 32], String)>;
 /// A site that was lost comes back once in this many steps.
 const ABSENCE: u64 = 300;
 
+/// The history of the vault in place, which is not the owner's own as far as anybody knows.
+pub struct OtherHistory {
+    model: Model,
+    /// What it is once the spool continues the vault after all.
+    continued: Option<Continued>,
+}
+
+impl OtherHistory {
+    fn vault_went_back(&mut self, last: u64) {
+        let continued = self.continued.as_mut().and_then(|continued| continued.model.as_mut());
+        continued.into_iter().for_each(|model| model.vault_went_back(last));
+        self.model.vault_went_back(last);
+    }
+}
+
+/// The history of a vault that a spool continues: a power failure may bring segments back that had
+/// been removed from it.
+struct Continued {
+    /// Names of segments. One of them in the spool is enough.
+    by: Vec<String>,
+    /// The history, unless it is the owner's own.
+    model: Option<Model>,
+}
+
 /// A vault that is not in place.
 struct Other {
     objects: Objects,
@@ -198,15 +222,19 @@ impl Life {
             let summary = &entry.summary;
             (summary.previous.0, summary.chain.0, summary.object_name())
         }));
-        let continues = site.continues(after.catalog().last_chain(), &self.swaps.segments);
-        let mut model = other.model;
-        if !continues {
-            model.is_cut_off(to);
-        }
+        let chain = after.catalog().last_chain();
+        let by = near(chain, &self.swaps.segments);
         // What the machine has may continue the vault although it went on in another history: a spool
         // comes back with the power.
-        let is_other = !continues || other.turns != Some(site.turns.get());
-        *site.other_history.borrow_mut() = is_other.then_some(model);
+        let is_own = other.turns == Some(site.turns.get());
+        let mut model = other.model;
+        *site.other_history.borrow_mut() = if site.continues(chain, &by) {
+            (!is_own).then_some(OtherHistory { model, continued: None })
+        } else {
+            let whole = (!is_own).then(|| model.clone());
+            model.is_cut_off(to);
+            Some(OtherHistory { model, continued: Some(Continued { by, model: whole }) })
+        };
         site.must_notice(!site.knows_newest_of(&self.server) && !is_misled(&world));
         if is_misled(&world) {
             // What this vault lacks may be in no spool that can be read.
@@ -236,7 +264,7 @@ impl Life {
             site.other_history
                 .borrow_mut()
                 .iter_mut()
-                .for_each(|model| model.vault_went_back(last));
+                .for_each(|other| other.vault_went_back(last));
             site.model.borrow_mut().vault_went_back(last);
         }
     }
@@ -254,18 +282,26 @@ fn stop_cleanly(site: &Site) {
     site.files().killed();
 }
 
+/// Returns the names of the segment that a vault ends with, and of those after it.
+fn near(chain: ChainHash, segments: &Segments) -> Vec<String> {
+    let near = segments.iter().filter(|(before, of, _)| *before == chain.0 || *of == chain.0);
+    near.map(|(.., name)| name.clone()).collect()
+}
+
 impl Site {
     /// Returns whether what the machine has continues a vault that ends with `chain`: its newest segment
-    /// is the one that was published from here last, or the spool has it, or the one after it.
-    fn continues(&self, chain: ChainHash, segments: &Segments) -> bool {
-        let (files, spool) = (self.files(), state_directory().join("spool"));
-        let mut near =
-            segments.iter().filter(|(before, of, _)| *before == chain.0 || *of == chain.0);
+    /// is the one that was published from here last, or the spool has one of those `near` it.
+    fn continues(&self, chain: ChainHash, near: &[String]) -> bool {
         // A running agent knows more than its anchor once the disk below that is full.
         let running = self.running().filter(|_| self.is_alive());
         running.is_some_and(|running| running.protection.published_chain() == chain)
             || self.anchored("chain") == Some(hex(&chain.0).to_string())
-            || near.any(|(.., name)| files.has(&spool.join(name)))
+            || self.has_spooled(near)
+    }
+
+    fn has_spooled(&self, names: &[String]) -> bool {
+        let (files, spool) = (self.files(), state_directory().join("spool"));
+        names.iter().any(|name| files.has(&spool.join(name)))
     }
 
     /// Writers end their changes. A resync waits for them.
@@ -283,21 +319,37 @@ impl Site {
     /// A session begins. If the vault has another history, what the spool has is put aside, even if
     /// this session does not come so far as to notice.
     pub fn begins_elsewhere(&self) {
+        self.looks_at_its_spool();
         if self.other_history.borrow().is_some() {
             let published = self.anchored("published").and_then(|number| number.parse().ok());
             self.model.borrow_mut().vault_went_back(published.unwrap_or(0));
         }
     }
 
+    /// The spool continues the vault in place if a segment of it came back with the power.
+    fn looks_at_its_spool(&self) {
+        let mut other = self.other_history.borrow_mut();
+        let continued = other
+            .as_mut()
+            .and_then(|other| other.continued.take_if(|continued| self.has_spooled(&continued.by)));
+        if let Some(Continued { model, .. }) = continued {
+            *other = model.map(|model| OtherHistory { model, continued: None });
+        }
+    }
+
     /// Returns the history of the vault in place.
     pub fn history(&self) -> Ref<'_, Model> {
-        let other = Ref::filter_map(self.other_history.borrow(), Option::as_ref);
+        let other = Ref::filter_map(self.other_history.borrow(), |other| {
+            other.as_ref().map(|other| &other.model)
+        });
         other.unwrap_or_else(|_| self.model.borrow())
     }
 
     /// The agent goes on with the vault in place, whose history is not its own; `stats` if it runs.
     pub fn goes_on_elsewhere(&self, stats: Option<&TapStats>) {
-        let Some(mut model) = self.other_history.borrow_mut().take() else { return };
+        let Some(OtherHistory { mut model, .. }) = self.other_history.borrow_mut().take() else {
+            return;
+        };
         if let Some(stats) = stats {
             model.is_given(self.model.borrow().now(), stats);
         }
