@@ -20,7 +20,7 @@ use super::state::{StateDirectory, lines_after, write_text};
 use crate::bytes::{hex, parse_hex};
 use crate::clock::{Clock, random_bytes};
 use crate::device::Files;
-use crate::error::Result;
+use crate::error::{ErrorKind, Result};
 use crate::event::Cause;
 use crate::journal::{SegmentKind, SegmentSummary};
 use crate::sync::lock::Mutex;
@@ -31,6 +31,8 @@ const FILE: &str = "anchor";
 const FIRST_LINE: &str = "hrl anchor 1";
 /// Sessions of the directory that are remembered: a put of one may arrive after it was killed.
 const SESSIONS_MAX: usize = 8;
+/// The source of an anchor that is forgotten.
+const NOBODY: [u8; 16] = [0; 16];
 
 /// The end of a chain of segments.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -100,18 +102,47 @@ pub(super) struct Difference {
 }
 
 impl Anchor {
-    /// Reads `STATE/anchor`; `None` in a directory of an older version, or in a new one.
+    /// Reads `STATE/anchor`; `None` in a directory of an older version, in a new one, or once it is
+    /// forgotten.
     pub(crate) fn read(state: &StateDirectory) -> Result<Option<Self>> {
+        Ok(Self::read_forgotten(state)?.filter(Self::knows_vault))
+    }
+
+    /// Reads `STATE/anchor`, even if nothing but its sessions is left.
+    pub(super) fn read_forgotten(state: &StateDirectory) -> Result<Option<Self>> {
         state.read_text(&state.file(FILE), "the anchor of an agent", parse)
     }
 
-    /// Removes `STATE/anchor`, because another history begins.
+    /// Forgets all but the sessions, because another history begins. A vault that goes back may have
+    /// ended with one of them.
     pub(super) fn forget(state: &StateDirectory) -> Result<()> {
-        state.remove_durably(&state.file(FILE))
+        match Self::read_forgotten(state) {
+            Ok(None) => Ok(()),
+            Ok(Some(Self { sessions, .. })) => {
+                let forgotten = Self {
+                    source: NOBODY,
+                    epoch: Epoch::default(),
+                    sessions,
+                    version: 0,
+                    hash: [0; 32],
+                    published: End::default(),
+                    promised: Sequence::ZERO,
+                    given: Sequence::ZERO,
+                    unordered: None,
+                    until: Timestamp(0),
+                    handed_over: None,
+                };
+                state.write_text(&state.file(FILE), forgotten.print())
+            }
+            Err(error) if error.kind() == ErrorKind::Corrupt => {
+                state.remove_durably(&state.file(FILE))
+            }
+            Err(error) => Err(error),
+        }
     }
 
     /// Returns the anchor of a session that begins with `catalog`. `before` is that of the last
-    /// session.
+    /// session, perhaps forgotten.
     ///
     /// The dirty map relies on the journal up to `promised`.
     pub(super) fn begin(
@@ -121,10 +152,10 @@ impl Anchor {
         promised: Sequence,
         before: Option<&Self>,
     ) -> Self {
-        let before = before.filter(|before| before.source == source.id);
         let mut sessions = vec![instance.id];
         sessions.extend(before.iter().flat_map(|before| &before.sessions));
         sessions.truncate(SESSIONS_MAX);
+        let before = before.filter(|before| before.source == source.id);
         let mut anchor = Self {
             source: source.id,
             epoch: catalog.epoch(),
@@ -149,6 +180,11 @@ impl Anchor {
         sessions.extend(&self.sessions);
         sessions.truncate(SESSIONS_MAX);
         Self { sessions, promised, given: self.given.max(self.end()), ..self.clone() }
+    }
+
+    /// Returns false if the anchor is forgotten.
+    pub(super) fn knows_vault(&self) -> bool {
+        self.source != NOBODY
     }
 
     /// Returns the highest sequence that is in the vault, or that the dirty map relies on.

@@ -287,18 +287,19 @@ impl ProtectionOptions {
     fn begin_there(&self, state: &state::StateDirectory) -> Result<Begun> {
         let Claim { mut replica, source, provisional, has_gap } = self.claim(state)?;
         let mut left = recover::journal(state, &replica, &*self.clock)?;
-        let anchor = Anchor::read(state)?;
-        if let Some(anchor) = &anchor {
+        let before = Anchor::read_forgotten(state)?;
+        let anchor = before.as_ref().filter(|anchor| anchor.knows_vault());
+        if let Some(anchor) = anchor {
             left.compare(anchor, &replica, &source);
         }
         if provisional.is_none()
-            && let Some(anchor) = anchor.as_ref().filter(|_| has_gap || left.vault_went_back())
+            && let Some(anchor) = anchor.filter(|_| has_gap || left.vault_went_back())
         {
             rewind::go_beyond(replica.catalog_mut(), (anchor.version, anchor.hash), &source)?;
         } else if provisional.is_none() && left.may_lack_what_was_published(state) {
             replica = self.with_late_versions(replica, &source)?;
             left = left.again(recover::journal(state, &replica, &*self.clock)?);
-            if let Some(anchor) = &anchor {
+            if let Some(anchor) = anchor {
                 left.compare(anchor, &replica, &source);
             }
         }
@@ -308,7 +309,7 @@ impl ProtectionOptions {
             source,
             provisional,
             replica: Some(replica),
-            anchor,
+            anchor: before,
             left,
             away: None,
         })
@@ -484,7 +485,7 @@ struct Begun {
     provisional: Option<Provisional>,
     /// The volume in the vault; `None` while that is away.
     replica: Option<Replica>,
-    /// The anchor of the last session.
+    /// The anchor of the last session, perhaps forgotten.
     anchor: Option<Anchor>,
     left: recover::Left,
     /// Why the vault is away.

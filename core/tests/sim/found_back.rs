@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use hrl::journal::PointKind;
 use hrl::replica::At;
-use hrl::{Mode, Policy};
+use hrl::{Clock, Mode, Policy, Timestamp};
 
 use crate::found::{Agent, BLOCK, Machine, policy};
 use crate::store::Objects;
@@ -246,4 +246,34 @@ fn promise_5_segments_that_went_into_another_vault_are_put_again_before_they_are
     agent.step("ship");
     agent.settle();
     machine.check_newest();
+}
+
+/// It was fenced by its own session from before another source had the volume, because the clock said
+/// that it began later.
+#[test]
+fn promise_5_a_vault_that_goes_back_to_before_a_take_over_fences_nobody() {
+    for killed in [false, true] {
+        let home = Machine::new();
+        let away = home.beside();
+        let (agent, then) = home.with_copy();
+        home.kill(agent);
+        let mut agent = away.open_with(policy(), true).expect("take over");
+        agent.ship(3);
+        away.kill(agent);
+        home.world.clock.jump(Timestamp(home.world.clock.now().0 - 3_600_000_000_000));
+        if killed {
+            // A start that dies after it took the volume.
+            home.files.set_room(home.files.bytes());
+            assert!(home.open_with(policy(), true).is_err());
+            home.files.killed();
+            home.files.set_room(usize::MAX);
+        }
+        let mut agent = home.open_with(policy(), true).expect("take over");
+        agent.ship(4);
+        home.server.go_back_to(then);
+        agent.spool(5);
+        agent.settle();
+        assert!(!agent.protection.stats().fenced);
+        home.check_newest();
+    }
 }
