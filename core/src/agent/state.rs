@@ -82,6 +82,9 @@ impl StateDirectory {
             }
             io(error)
         })?;
+        // A segment whose removal was not durable would come back with the power, after a start that
+        // went on without it.
+        files.sync_directory(&root.join("spool")).map_err(io)?;
         Ok(Self { root: root.to_owned(), files, _lock: lock })
     }
 

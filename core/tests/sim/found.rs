@@ -358,6 +358,30 @@ fn promise_4_a_segment_whose_name_was_not_synced_never_takes_the_place_of_its_su
     machine.check_that_a_point_stays(agent);
 }
 
+/// A later start offered a point that was reported as lost, and that the start before did not find.
+#[test]
+fn promise_7_a_segment_that_a_start_does_not_find_does_not_come_back() {
+    let machine = Machine::new();
+    let mut agent = machine.start();
+    agent.settle();
+    let placed = agent.protection.place(PointKind::Crash, "").expect("in order");
+    agent.world.faults.set(Faults { directory_sync_error: 1, ..Faults::default() });
+    agent.step("journal");
+    agent.world.faults.set(Faults::default());
+    assert!(agent.protection.outcome(&placed).expect("it is decided").is_err());
+    machine.kill(agent);
+    let comes_back = |files: &FileSystem| {
+        (0..64).any(|_| {
+            let files = files.copy();
+            files.power_failed(&machine.world.random);
+            !files.is_empty(Path::new("/state/spool"))
+        })
+    };
+    assert!(comes_back(&machine.files), "its removal is not durable");
+    machine.kill(machine.start());
+    assert!(!comes_back(&machine.files), "the journal went on without it");
+}
+
 #[test]
 fn promise_7_there_is_no_recovery_state_before_the_first_record_that_arrived() {
     let machine = Machine::new();
