@@ -228,6 +228,10 @@ impl Life {
         // comes back with the power.
         let is_own = other.turns == Some(site.turns.get());
         let mut model = other.model;
+        if !is_own {
+            // It had put aside what only its spool had.
+            model.vault_went_back(to);
+        }
         *site.other_history.borrow_mut() = if site.continues(chain, &by) {
             (!is_own).then_some(OtherHistory { model, continued: None })
         } else {
