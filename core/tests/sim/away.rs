@@ -200,6 +200,7 @@ impl Site {
     /// result exists.
     pub fn follow(&self) -> (Machine, Result<Follower>) {
         self.world.note("follows", self.number as u64, 0);
+        self.looks_at_its_spool();
         let machine = self.switch_on(false);
         let follower = self.vault(machine.store.clone()).and_then(|vault| {
             let (disk, files) = (machine.disk.clone(), machine.files.clone());

@@ -25,8 +25,16 @@ use crate::world::Random;
 pub const SWAP: &str = "a vault is swapped";
 pub const LAG: &str = "a site is lost, and its mirror lags behind";
 
-/// Segments: the chain hash before each, its own, and its name.
-type Segments = BTreeSet<([u8; 32], [u8; 32], String)>;
+/// A segment that some vault had.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
+struct Published {
+    before: ChainHash,
+    chain: ChainHash,
+    name: String,
+    last: u64,
+}
+
+type Segments = BTreeSet<Published>;
 
 /// A site that was lost comes back once in this many steps.
 const ABSENCE: u64 = 300;
@@ -49,10 +57,18 @@ impl OtherHistory {
 /// The history of a vault that a spool continues: a power failure may bring segments back that had
 /// been removed from it.
 struct Continued {
-    /// Names of segments. One of them in the spool is enough.
-    by: Vec<String>,
+    end: End,
+    /// Segments that may come back.
+    segments: Segments,
     /// The history, unless it is the owner's own.
     model: Option<Model>,
+}
+
+/// Where a vault ends.
+#[derive(Clone, Copy)]
+struct End {
+    chain: ChainHash,
+    last: u64,
 }
 
 /// A vault that is not in place.
@@ -220,10 +236,12 @@ impl Life {
         let published = [&before, &after].into_iter().flat_map(|r| r.catalog().segments());
         self.swaps.segments.extend(published.map(|entry| {
             let summary = &entry.summary;
-            (summary.previous.0, summary.chain.0, summary.object_name())
+            let (before, chain) = (summary.previous, summary.chain);
+            let (name, last) = (summary.object_name(), summary.last_sequence.0);
+            Published { before, chain, name, last }
         }));
-        let chain = after.catalog().last_chain();
-        let by = near(chain, &self.swaps.segments);
+        let end = End { chain: after.catalog().last_chain(), last: to };
+        let segments = &self.swaps.segments;
         // What the machine has may continue the vault although it went on in another history: a spool
         // comes back with the power.
         let is_own = other.turns == Some(site.turns.get());
@@ -232,12 +250,15 @@ impl Life {
             // It had put aside what only its spool had.
             model.vault_went_back(to);
         }
-        *site.other_history.borrow_mut() = if site.continues(chain, &by) {
+        *site.other_history.borrow_mut() = if site.continues(end, segments) {
+            if is_own {
+                site.lacks_published(end, segments);
+            }
             (!is_own).then_some(OtherHistory { model, continued: None })
         } else {
-            let whole = (!is_own).then(|| model.clone());
+            let (segments, whole) = (segments.clone(), (!is_own).then(|| model.clone()));
             model.is_cut_off(to);
-            Some(OtherHistory { model, continued: Some(Continued { by, model: whole }) })
+            Some(OtherHistory { model, continued: Some(Continued { end, segments, model: whole }) })
         };
         site.must_notice(!site.knows_newest_of(&self.server) && !is_misled(&world));
         if is_misled(&world) {
@@ -286,26 +307,48 @@ fn stop_cleanly(site: &Site) {
     site.files().killed();
 }
 
-/// Returns the names of the segment that a vault ends with, and of those after it.
-fn near(chain: ChainHash, segments: &Segments) -> Vec<String> {
-    let near = segments.iter().filter(|(before, of, _)| *before == chain.0 || *of == chain.0);
-    near.map(|(.., name)| name.clone()).collect()
-}
-
 impl Site {
-    /// Returns whether what the machine has continues a vault that ends with `chain`: its newest segment
-    /// is the one that was published from here last, or the spool has one of those `near` it.
-    fn continues(&self, chain: ChainHash, near: &[String]) -> bool {
-        // A running agent knows more than its anchor once the disk below that is full.
-        let running = self.running().filter(|_| self.is_alive());
-        running.is_some_and(|running| running.protection.published_chain() == chain)
-            || self.anchored("chain") == Some(hex(&chain.0).to_string())
-            || self.has_spooled(near)
+    /// Returns whether what the machine has continues a vault: its newest segment was published from
+    /// here last, or the spool continues it.
+    fn continues(&self, end: End, segments: &Segments) -> bool {
+        self.knows(end) || self.spool_continues(end, segments)
     }
 
-    fn has_spooled(&self, names: &[String]) -> bool {
-        let (files, spool) = (self.files(), state_directory().join("spool"));
-        names.iter().any(|name| files.has(&spool.join(name)))
+    /// Returns whether the newest segment of a vault is the one that was published from here last.
+    fn knows(&self, end: End) -> bool {
+        // A running agent knows more than its anchor once the disk below that is full.
+        let running = self.running().filter(|_| self.is_alive());
+        running.is_some_and(|running| running.protection.published_chain() == end.chain)
+            || self.anchored("chain") == Some(hex(&end.chain.0).to_string())
+    }
+
+    /// Returns whether the spool has the newest segment of a vault, or the one after it.
+    fn spool_continues(&self, end: End, segments: &Segments) -> bool {
+        let is_near =
+            |segment: &&Published| end.chain == segment.before || end.chain == segment.chain;
+        segments.iter().filter(is_near).any(|segment| self.has_spooled(segment))
+    }
+
+    fn has_spooled(&self, segment: &Published) -> bool {
+        self.files().has(&state_directory().join("spool").join(&segment.name))
+    }
+
+    /// Of what was published and is not in a vault, the spool may have the beginning alone: what came
+    /// back with the power. Points after that are gone.
+    fn lacks_published(&self, end: End, segments: &Segments) {
+        let End { mut chain, mut last } = end;
+        if self.knows(end) {
+            return;
+        }
+        loop {
+            let mut next = segments.iter().filter(|segment| segment.before == chain).peekable();
+            if next.peek().is_none() {
+                return;
+            }
+            let Some(spooled) = next.find(|segment| self.has_spooled(segment)) else { break };
+            (chain, last) = (spooled.chain, spooled.last);
+        }
+        self.model.borrow_mut().vault_went_back(last);
     }
 
     /// Writers end their changes. A resync waits for them.
@@ -331,13 +374,17 @@ impl Site {
     }
 
     /// The spool continues the vault in place if a segment of it came back with the power.
-    fn looks_at_its_spool(&self) {
+    pub fn looks_at_its_spool(&self) {
         let mut other = self.other_history.borrow_mut();
-        let continued = other
-            .as_mut()
-            .and_then(|other| other.continued.take_if(|continued| self.has_spooled(&continued.by)));
-        if let Some(Continued { model, .. }) = continued {
+        let continued = other.as_mut().and_then(|other| {
+            let continued = &mut other.continued;
+            continued.take_if(|continued| self.spool_continues(continued.end, &continued.segments))
+        });
+        if let Some(Continued { end, segments, model }) = continued {
             *other = model.map(|model| OtherHistory { model, continued: None });
+            if other.is_none() {
+                self.lacks_published(end, &segments);
+            }
         }
     }
 
