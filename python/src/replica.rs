@@ -131,8 +131,6 @@ mirror! {
         strays: Vec<String> = report.strays.clone(),
         /// Markers that are ignored because nothing proves them, and gates of a mirror.
         notes: Vec<String> = report.notes.clone(),
-        /// Markers that are ignored because nothing proves them, and gates of a mirror.
-        notes: Vec<String> = report.notes.clone(),
         /// Whether everything that the catalog lists is right.
         sound: bool = report.is_sound(),
     }
