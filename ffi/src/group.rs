@@ -85,7 +85,8 @@ fn visit_points(
 /// Passes every committed group point of a vault, oldest first, each once, to `visit` on the
 /// calling thread. Volumes that cannot be read hide no other: the name of each and the reason are
 /// passed to `unread` before, which may be NULL.
-/// Statuses: HRL_ERROR_UNAVAILABLE, HRL_ERROR_IO. Since 0.1.
+/// Statuses: HRL_ERROR_UNAVAILABLE, HRL_ERROR_IO, HRL_ERROR_UNSUPPORTED (a library without TLS has no
+/// groups). Since 0.1.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hrl_vault_group_points(
     vault: Option<&hrl_vault>,
@@ -94,11 +95,11 @@ pub unsafe extern "C" fn hrl_vault_group_points(
     user: *mut c_void,
 ) -> hrl_status {
     guard(|| {
-        let found = handle::given(vault, "vault")?.inner.group_points()?;
-        for volume in &found.unread {
-            pass_to(unread, user, &volume.volume, &volume.error.to_string());
+        let (points, failed) = session::points_in(&handle::given(vault, "vault")?.inner)?;
+        for (volume, error) in &failed {
+            pass_to(unread, user, volume, &error.to_string());
         }
-        visit_points(&found.points, visit, user)
+        visit_points(&points, visit, user)
     })
 }
 
@@ -315,7 +316,8 @@ mod session {
     use std::sync::Arc;
     use std::time::Duration;
 
-    use engine::{GroupPoint, Result};
+    use engine::vault::Vault;
+    use engine::{Error, GroupPoint, Result};
     use hrl_group::{GroupCoordinator, GroupJoin, GroupMember, GroupOptions};
 
     use super::hrl_group_options;
@@ -354,6 +356,13 @@ mod session {
         let coordinator = options.start()?;
         let address = coordinator.address().to_string();
         Ok((coordinator, address))
+    }
+
+    /// The group points of a vault, and the volumes that could not be read.
+    pub(super) fn points_in(vault: &Vault) -> Result<(Vec<GroupPoint>, Vec<(String, Error)>)> {
+        let found = hrl_group::group_points(vault)?;
+        let unread = found.unread.into_iter().map(|unread| (unread.volume, unread.error));
+        Ok((found.points, unread.collect()))
     }
 
     pub(super) fn point(coordinator: &Coordinator, app: bool, label: &str) -> Result<GroupPoint> {
@@ -400,6 +409,7 @@ mod session {
 mod session {
     use std::time::Duration;
 
+    use engine::vault::Vault;
     use engine::{Error, ErrorKind, GroupPoint, Result};
 
     use super::hrl_group_options;
@@ -412,6 +422,10 @@ mod session {
 
     pub(super) fn start(chosen: &hrl_group_options<'_>) -> Result<(Coordinator, String)> {
         Err(unsupported(chosen.name.read("name")?))
+    }
+
+    pub(super) fn points_in(vault: &Vault) -> Result<(Vec<GroupPoint>, Vec<(String, Error)>)> {
+        Err(unsupported(&vault.objects().name()))
     }
 
     pub(super) fn point(coordinator: &Coordinator, _: bool, _: &str) -> Result<GroupPoint> {

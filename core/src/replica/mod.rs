@@ -8,7 +8,6 @@ mod changes;
 pub(crate) mod compact;
 mod expected;
 mod fingerprints;
-mod groups;
 mod instant;
 #[cfg(test)]
 mod keys_tests;
@@ -33,7 +32,6 @@ pub use changes::{ChangeRun, ChangeSet};
 pub use compact::{CLOCK_AHEAD_MAX, CompactOptions, CompactReport, Compactor};
 pub use expected::{CatalogVersion, Expected};
 pub(crate) use fingerprints::{COMPARED_BYTES, Fingerprints};
-pub use groups::{GroupPoints, UnreadVolume};
 #[cfg(any(test, feature = "testing"))]
 pub use instant::mend_presence_log;
 pub(crate) use instant::present_in;
