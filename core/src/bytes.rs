@@ -6,21 +6,7 @@
 //! and with the format's limit. [`Writer`] adds the matching values to a `Vec<u8>`. Names end in
 //! `_le` or `_be`, so that each format shows its byte order. Layouts stay with their formats: this
 //! module knows no structure.
-//!
-//! ```
-//! use hrl::bytes::{Reader, Writer};
-//!
-//! let mut out = Vec::new();
-//! out.put_bytes(b"DEMO").put_u16_be(5).put_bytes(b"hello").put_crc32_le();
-//!
-//! let mut from = Reader::new(&out, "read demo", "demo.bin");
-//! from.magic(b"DEMO")?;
-//! let length = from.u16_be()?;
-//! assert_eq!(from.text(length.into(), 100)?, "hello");
-//! from.crc32_le()?;
-//! from.end()?;
-//! # Ok::<(), hrl::Error>(())
-//! ```
+#![doc = include_str!("bytes.md")]
 
 use std::fmt;
 

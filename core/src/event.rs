@@ -55,6 +55,8 @@ named! {
         StateWentBack = "state-went-back",
         /// Another session has used a copy of the state directory.
         OtherInstance = "other-instance",
+        /// The disk is attached: its changes are known block by block, and in order at points only.
+        Observed = "observed",
     }
 }
 

@@ -253,7 +253,7 @@ pub unsafe extern "C" fn hrl_failover_start(
             &given.volume,
             given.vault.clone(),
             given.state.clone(),
-            given.device.clone(),
+            given.device()?,
         )
         .policy(given.policy.clone());
         if let Some(events) = &given.events {
@@ -492,8 +492,7 @@ pub unsafe extern "C" fn hrl_follower_open(
     guard(|| {
         out.check("out")?;
         let given = handle::given(r#where, "where")?;
-        let (vault, disk, clock) =
-            (given.vault.clone(), given.device.clone(), SystemClock::shared());
+        let (vault, disk, clock) = (given.vault.clone(), given.device()?, SystemClock::shared());
         let follower = Follower::open(&given.volume, vault, &given.state, disk, clock)?;
         out.give(hrl_follower { inner: Some(follower) })
     })

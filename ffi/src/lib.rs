@@ -13,6 +13,7 @@
 )]
 #![allow(unsafe_code, reason = "functions for C")]
 
+mod attach;
 mod boundary;
 mod buffer;
 mod callbacks;

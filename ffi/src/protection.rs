@@ -26,18 +26,25 @@ use hrl_suspicion::Suspicion;
 pub struct hrl_protection_options {
     pub(crate) volume: String,
     pub(crate) state: std::path::PathBuf,
-    pub(crate) device: Arc<dyn engine::device::BlockDevice>,
+    pub(crate) device: Option<Arc<dyn engine::device::BlockDevice>>,
     pub(crate) vault: engine::vault::Vault,
     pub(crate) policy: Policy,
-    take_over: bool,
-    adopt_disk: bool,
-    suspicion: bool,
+    pub(crate) take_over: bool,
+    pub(crate) adopt_disk: bool,
+    pub(crate) suspicion: bool,
     pub(crate) events: Option<EventSink>,
+}
+
+impl hrl_protection_options {
+    /// Returns the disk; `InvalidInput` if C gave none.
+    pub(crate) fn device(&self) -> Result<Arc<dyn engine::device::BlockDevice>> {
+        handle::given(self.device.clone(), "device of the options")
+    }
 }
 
 /// Begins the options for protecting `device` as `volume` of `vault`. `state` is the state
 /// directory of this agent: dirty map, spool, identity. It is created if it is absent, and must not
-/// be on the protected device. Device and vault may be freed afterwards. Free the options with
+/// be on the protected device. `device` is NULL for `hrl_attach_open`. Device and vault may be freed afterwards. Free the options with
 /// `hrl_protection_options_free`.
 /// Statuses: HRL_ERROR_INVALID_INPUT. Since 0.1.
 #[unsafe(no_mangle)]
@@ -53,7 +60,7 @@ pub unsafe extern "C" fn hrl_protection_options_new(
         let options = hrl_protection_options {
             volume: volume.read("volume")?.to_owned(),
             state: Path::new(state.read("state")?).to_owned(),
-            device: handle::given(device, "device")?.inner.clone(),
+            device: device.map(|device| device.inner.clone()),
             vault: handle::given(vault, "vault")?.inner.clone(),
             policy: Policy::default(),
             take_over: false,
@@ -216,7 +223,7 @@ pub unsafe extern "C" fn hrl_protection_open(
         let given = handle::given(options, "options")?;
         let mut options = ProtectionOptions::new(
             &given.volume,
-            given.device.clone(),
+            given.device()?,
             given.vault.clone(),
             given.state.clone(),
         )

@@ -9,6 +9,8 @@ an `OSError`. Events go to the logger "hrl" of `logging`, unless a call is given
 """
 
 from hrl._hrl import (
+    Attachment,
+    AttachmentStats,
     AuditEntry,
     AuditLog,
     Branch,
@@ -149,6 +151,8 @@ from hrl.protocols import BlockDevice, PlanHost, Quiesce, Specified, Store, Volu
 
 __all__ = [
     "AlreadyExistsError",
+    "Attachment",
+    "AttachmentStats",
     "AuditEntry",
     "AuditLog",
     "BlockDevice",

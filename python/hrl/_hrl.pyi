@@ -821,6 +821,139 @@ class Protection:
     ) -> None: ...
 
 @final
+class AttachmentStats(_Value):
+    """What the cuts of an attachment have taken, as of the last one."""
+
+    @property
+    def last_point_time_ns(self) -> int | None:
+        """Time of the last point of this session, in nanoseconds since 1970; None before. Later
+        changes are not in the replica.
+        """
+    @property
+    def last_cut_seconds(self) -> float:
+        """How long the last cut took, from its begin until its point was durable."""
+    @property
+    def last_cut_tries(self) -> int:
+        """Cuts that were tried for the last point."""
+    @property
+    def last_cut_bytes_copied(self) -> int:
+        """Bytes that were copied for the last point."""
+    @property
+    def last_cut_bytes_in_cut(self) -> int:
+        """Bytes that were copied after the flip of the last point."""
+    @property
+    def read_amplification(self) -> float:
+        """Bytes copied for each byte of the blocks that had changed, in this session. At least 1."""
+    @property
+    def bytes_copied(self) -> int:
+        """Bytes that were copied in this session, without those of a compared disk."""
+    @property
+    def map_bytes(self) -> int:
+        """Memory of the maps of changed blocks, which is never swapped."""
+    @property
+    def cuts(self) -> int:
+        """Points of this session that were made by cuts."""
+    @property
+    def skipped(self) -> int:
+        """Points that were due and could not be made."""
+    @property
+    def audits_failed(self) -> int:
+        """Audits that failed: the whole disk was compared after each."""
+    @property
+    def freezes(self) -> int:
+        """Points for which file systems were frozen, because no cut was clean without that."""
+    @property
+    def pinned(self) -> bool:
+        """The programs and their maps outlive this process."""
+
+@final
+class Attachment:
+    """A disk in use, protected by points at intervals, without a driver, a remount or a freeze.
+
+    `disk` is a block device that others write to. `volume` is the name in the vault, by default
+    that of the disk. `state` is the local state directory of this agent; neither it nor the vault
+    may lie on the disk. The other arguments are those of `Protection`. The policy's
+    `crash_point_interval` says how often a point is made: at least 5 s, or 0 for points on demand.
+
+    Each point is a clean, audited cut: every write that was completed before it is in it, and none
+    that began after. Between points nothing can be restored. If no cut is clean within `cut_limit`
+    seconds, the file systems on the disk are frozen for at most `freeze_limit` seconds; 0 freezes
+    none.
+
+    Raises the errors of `Protection`, and `HrlError` of the kind "unsupported" if the disk cannot
+    be observed or "invalid-input" if the agent would write to it.
+    """
+
+    def __new__(
+        cls,
+        disk: _Path,
+        *,
+        vault: Vault,
+        state: _Path,
+        volume: str | None = None,
+        policy: Mapping[str, str | int] | None = None,
+        take_over: bool = False,
+        adopt_disk: bool = False,
+        on_event: Callable[[dict[str, str]], object] | None = None,
+        applications: _Applications | None = None,
+        suspicion: bool = True,
+        cut_limit: float = 10.0,
+        freeze_limit: float = 0.5,
+    ) -> Self: ...
+    @staticmethod
+    def detach(state: _Path) -> None:
+        """Takes the programs of a stopped or killed agent out of the kernel, by its state directory.
+        Does nothing if there are none. The next attachment compares the whole disk.
+        """
+    @property
+    def volume_name(self) -> str:
+        """Name in the vault."""
+    @property
+    def size_bytes(self) -> int:
+        """Size of the disk in bytes."""
+    def mark(self, label: str = "", *, kind: Literal["crash", "declared"] = "crash") -> RecoveryPoint:
+        """Makes a point now: a clean, audited cut of the disk. It is durable in the local journal when
+        the call returns, and has everything that was completed before the call.
+
+        Raises `NotOrderedError` during the first copy or a resync, `UnavailableError` if no cut is
+        clean in time or an audit failed.
+        """
+    def mark_app(self, label: str = "") -> RecoveryPoint:
+        """Makes an application-consistent point: copies most of what changed, quiesces `applications`
+        or those of the policy, cuts and releases.
+        """
+    def stats(self) -> Stats:
+        """Returns the counters and conditions of the protection behind, as of now. Its `rpo_seconds`
+        counts from the last point that is in the vault.
+        """
+    def cuts(self) -> AttachmentStats:
+        """Returns what cuts have taken, as of the last one."""
+    def timeline(self) -> list[TimelineEntry]:
+        """Returns the history that the vault knows, in stretches."""
+    def wait_point(self, limit: float | None = None) -> None:
+        """Waits until a point was made in this session. With a `crash_point_interval` of 0, call `mark`
+        instead.
+
+        Raises `UnavailableError`, with the newest trouble, after `limit` seconds; None waits
+        without a limit.
+        """
+    def wait_replicated(self, limit: float = 60.0) -> int:
+        """Waits until everything of the last point is in the vault. Returns the newest sequence there.
+
+        Raises `UnavailableError` after `limit` seconds.
+        """
+    def resync(self) -> None:
+        """Reads the whole disk again. Older points stay usable; no point is made until it is complete."""
+    def stop(self, limit: float = 60.0) -> None:
+        """Makes a last point if one is clean soon, and ends the session cleanly: ships the journal,
+        waiting for the vault up to `limit` seconds. The programs go on marking what changes.
+        """
+    def __enter__(self) -> Attachment: ...
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None, /
+    ) -> None: ...
+
+@final
 class Key:
     """A key-encryption key, which wraps the keys of volumes. Its text and `repr` show its
     `id`, never the key.

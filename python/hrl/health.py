@@ -24,6 +24,8 @@ HEARTBEATS = 3
 EXPIRES_WARN_SECONDS = 30 * 86400.0
 EXPIRES_BAD_SECONDS = 7 * 86400.0
 """A certificate that expires within these times needs a renewal."""
+OBSERVED = "observed"
+"""Cause of the stretches of an attached disk, in which there are states at points only."""
 STATES = {"good": "ok", "warn": "warning", "bad": "critical"}
 """Levels in the words of monitoring."""
 
@@ -98,7 +100,8 @@ def of_catalog(points: Sequence[RecoveryPoint], open_gap: str | None, last: int 
     `open_gap` is the cause of the gap that is still open, `last` the time of the newest replicated write in nanoseconds.
     """
     found: list[Notice] = []
-    if open_gap:
+    # The changes of an attached disk come with the point that ends them.
+    if open_gap and open_gap != OBSERVED:
         found.append(Notice("bad", f"a gap is open ({open_gap}): there are no new recovery points until it ends"))
     if last is None:
         found.append(Notice("warn", "nothing has been replicated yet"))

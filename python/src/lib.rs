@@ -42,6 +42,7 @@ mod journal;
 mod planner;
 mod vault;
 
+mod attach;
 mod audit;
 mod group;
 mod maintenance;
@@ -78,6 +79,8 @@ use pyo3::prelude::*;
 /// (`report["segments"]`), and `dict(report)` gives all fields.
 #[pymodule]
 mod _hrl {
+    #[pymodule_export]
+    use crate::attach::{Attachment, AttachmentStats};
     #[pymodule_export]
     use crate::audit::{AuditEntry, AuditLog, read_audit};
     #[pymodule_export]

@@ -54,7 +54,8 @@ impl Task for AppPoints {
 
     fn step(&mut self, shared: &Shared, _waker: &Waker) -> Next {
         let interval = shared.policy.app_point_interval;
-        if interval.is_zero() || shared.requests.is_stopping() || shared.session.is_fenced() {
+        let is_over = shared.requests.is_stopping() || shared.session.is_fenced();
+        if interval.is_zero() || is_over || shared.tap.is_observed() {
             return Next::Ended;
         }
         if self.point.as_ref().is_some_and(|placed| shared.outcome(placed).is_some()) {

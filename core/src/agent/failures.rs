@@ -26,6 +26,9 @@ pub(super) static REWIND: Work =
     Work { fails: "going on in the vault", works: "the journal goes on in the vault" };
 pub(super) static RESYNC: Work = Work { fails: "resync", works: "the resync goes on" };
 
+pub(super) static HAND_OVER: Work =
+    Work { fails: "handing the volume over", works: "the volume can be handed over" };
+
 pub(super) static COMPARING: Work = Work {
     fails: "the vault cannot be compared with what is known here",
     works: "the vault was compared with what is known here",

@@ -11,6 +11,7 @@
 
 use std::time::Duration;
 
+use super::failures::HAND_OVER;
 use super::points::PlacedMark;
 use super::shared::Shared;
 use crate::error::{Error, ErrorKind, Result};
@@ -72,6 +73,11 @@ impl HandOver {
         }
         let handed_over = shared.session.handed_over();
         match shared.shipping.shipper.peek(|catalog| asked(catalog, handed_over)) {
+            Some(Asked::HandOver { .. }) if shared.tap.is_observed() => {
+                let error = Error::new(ErrorKind::Unsupported, "hand over", &shared.info.name)
+                    .message("its disk is attached, so its writers cannot be stopped here: shut the machine down, and fail over unplanned");
+                shared.failed(&HAND_OVER, &error);
+            }
             Some(Asked::HandOver { request, has_copy }) => {
                 // A writer that is faster than the journal would keep the volume unordered forever,
                 // so it is stopped first. Without a whole copy in the vault it goes on until there

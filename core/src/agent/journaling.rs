@@ -220,7 +220,8 @@ impl Journaling {
             }
             let ends_segment = match &record.body {
                 QueuedBody::Mark(mark) => !mark.is_commitment(),
-                QueuedBody::UnorderedEnd => true,
+                // The point of an observer follows.
+                QueuedBody::UnorderedEnd => !shared.tap.is_observed(),
                 _ => false,
             };
             let bytes = self.open.as_ref().map_or(0, |open| open.writer.bytes());

@@ -31,6 +31,7 @@ mod journal_progress;
 mod journaling;
 mod marking;
 mod next;
+mod observation;
 mod open;
 mod points;
 mod progress;
@@ -64,6 +65,7 @@ pub(crate) use applications::check as check_applications;
 pub use away::reprint_volume;
 pub use cut::VolumeCut;
 pub use inspector::Inspector;
+pub use observation::Observation;
 pub use open::ProtectionOptions;
 pub use protection::Protection;
 #[cfg(any(test, feature = "testing"))]

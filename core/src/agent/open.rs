@@ -56,6 +56,8 @@ pub struct ProtectionOptions {
     applications: Option<Arc<dyn Quiesce>>,
     take_over: bool,
     adopt_disk: bool,
+    /// Whether an observer of the disk knows all its changes since the last session.
+    observed: Option<bool>,
     pub(super) files: Arc<dyn Files>,
 }
 
@@ -82,6 +84,7 @@ impl ProtectionOptions {
             applications: None,
             take_over: false,
             adopt_disk: false,
+            observed: None,
             files: Arc::new(SystemFiles),
         }
     }
@@ -119,6 +122,15 @@ impl ProtectionOptions {
         /// Goes on with another disk than the one that was protected, and compares all of it. Does
         /// nothing if the disk is the same. Default: no, `open` fails with `Changed` then.
         adopt_disk: bool;
+    }
+
+    /// Leaves what is captured to an observer of a disk that others write to ([`Observation`](super::Observation)).
+    ///
+    /// `knows_all`: the observer knows every block that was changed since it was journaled. Without that,
+    /// the whole disk is compared with the replica. Default: writes go through [`Protection::volume`].
+    pub fn observed(mut self, knows_all: bool) -> Self {
+        self.observed = Some(knows_all);
+        self
     }
 
     /// Sets the files that the state directory is among. Default: the system's. Feature `testing`.
@@ -191,7 +203,9 @@ impl ProtectionOptions {
         };
         let Begun { info, keys, source, provisional, replica, anchor, mut left, away } = begun;
         let seen = Seen::of(&state, &*self.device)?;
-        let mut needed = recover::disk(&state, &seen, self.adopt_disk, &info, &self.policy, &left)?;
+        recover::leave_to_observer(&state, self.observed)?;
+        let how = (self.adopt_disk, self.observed.is_some());
+        let mut needed = recover::disk(&state, &seen, how, &info, &self.policy, &left)?;
         needed.map.begin_session(&**state.files())?;
         seen.begin(&state)?;
         let baseline = recover::baseline(&state, replica.as_ref(), &left, &needed);
@@ -201,6 +215,9 @@ impl ProtectionOptions {
             &self.policy,
             self.clock.clone(),
         ));
+        if self.observed.is_some() {
+            tap.observe();
+        }
         let spool = Spool::new(self.files.clone(), self.policy.spool_bytes_max);
         // Nothing counts as replicated while the vault is away.
         let mut catalog = match replica {

@@ -322,13 +322,29 @@ pub(super) struct Needed {
     pub fresh: bool,
 }
 
+/// Forgets the dirty map if the disk may have changed without it. That is so if an observer begins
+/// that does not know all changes (`Some(false)`), and if none goes on after one.
+pub(super) fn leave_to_observer(state: &StateDirectory, knows_all: Option<bool>) -> Result<()> {
+    let marker = state.observed();
+    let was_observed = state.files().exists(&marker);
+    if !knows_all.unwrap_or(!was_observed) {
+        state.forget_dirty_map()?;
+    }
+    match knows_all {
+        Some(_) if !was_observed => state.write_text(&marker, "hrl observed 1\n"),
+        None if was_observed => state.remove_durably(&marker),
+        _ => Ok(()),
+    }
+}
+
 /// Opens or creates the dirty map, and decides which regions are read again and why.
 ///
-/// `Changed` if it is another disk than before, unless that one is `adopted`.
+/// `Changed` if it is another disk than before, unless that one is `adopted`. The changes of an
+/// `observed` disk since the last session are known otherwise.
 pub(super) fn disk(
     state: &StateDirectory,
     seen: &Seen<'_>,
-    adopted: bool,
+    (adopted, observed): (bool, bool),
     info: &VolumeInfo,
     policy: &Policy,
     left: &Left,
@@ -380,6 +396,7 @@ pub(super) fn disk(
     }
     let cause = match last_session {
         LastSession::InUse => Cause::Crash,
+        LastSession::Clean(_) if observed => Cause::Requested,
         LastSession::Clean(stop) if seen.touched(map.generation(), &stop)?.is_some() => {
             return everything(Cause::Untracked);
         }

@@ -21,7 +21,7 @@ use super::task::Task;
 use crate::capture::{Change, Ticket};
 use crate::device::Buffer;
 use crate::error::{Error, ErrorKind, Result};
-use crate::event::{EventKind, Mode};
+use crate::event::{Cause, EventKind, Mode};
 use crate::extent::{Extent, block_runs};
 use crate::policy::CaptureContent;
 use crate::replica::{COMPARED_BYTES, Fingerprints, is_zero};
@@ -101,8 +101,10 @@ impl Resync {
         }
         self.is_first = false;
         let cause = shared.tap.start_resync();
-        let message = format!("reading {bytes} bytes again ({cause})");
-        shared.event(EventKind::ResyncStarted { bytes, cause }, message);
+        if cause != Cause::Observed || bytes > 0 {
+            let message = format!("reading {bytes} bytes again ({cause})");
+            shared.event(EventKind::ResyncStarted { bytes, cause }, message);
+        }
         shared.resync.begin();
         if let Some(baseline) = shared.resync.take_baseline() {
             (self.baseline, self.prints) = (baseline, None);
@@ -124,6 +126,9 @@ impl Resync {
         let Some((region, extent)) = next else {
             let target = shared.tap.stats().last_sequence;
             self.stage = Stage::Finishing(target, shared.journal.now().losses);
+            if shared.tap.is_observed() && shared.resync.bytes_read() > 0 {
+                report_finished(shared);
+            }
             return Next::Now;
         };
         if !has_room(shared) {
@@ -176,6 +181,10 @@ impl Resync {
     }
 
     fn finish(&mut self, shared: &Shared, target: Sequence, losses: u64) -> Next {
+        if shared.tap.observed().is_some() {
+            // The observer ends the interval.
+            return Next::Later(POLL);
+        }
         let (durable, lost) = {
             let journal = shared.journal.now();
             (journal.durable, journal.losses != losses)
@@ -190,10 +199,7 @@ impl Resync {
         }
         self.retry = RETRY;
         shared.progress.moved();
-        let (bytes_read, bytes_journaled) =
-            (shared.resync.bytes_read(), shared.resync.bytes_journaled());
-        let message = format!("read {bytes_read} bytes, {bytes_journaled} of them had changed");
-        shared.event(EventKind::ResyncFinished { bytes_read, bytes_journaled }, message);
+        report_finished(shared);
         self.end(shared)
     }
 
@@ -293,6 +299,13 @@ impl Task for Resync {
     fn wait_for_work(&self, shared: &Shared, limit: Duration) {
         shared.tap.wait_unordered(limit);
     }
+}
+
+fn report_finished(shared: &Shared) {
+    let (bytes_read, bytes_journaled) =
+        (shared.resync.bytes_read(), shared.resync.bytes_journaled());
+    let message = format!("read {bytes_read} bytes, {bytes_journaled} of them had changed");
+    shared.event(EventKind::ResyncFinished { bytes_read, bytes_journaled }, message);
 }
 
 /// Returns whether the first resync is to wait until it can compare with the replica: without that

@@ -106,6 +106,12 @@ impl StateDirectory {
         self.file("dirty")
     }
 
+    /// Returns the path of the marker that says that the dirty map lacks changes, because an observer
+    /// knew them.
+    pub(crate) fn observed(&self) -> PathBuf {
+        self.file("observed")
+    }
+
     /// Removes the dirty map durably, so that the next session reads the whole disk.
     pub(crate) fn forget_dirty_map(&self) -> Result<()> {
         self.remove_durably(&self.dirty_map())

@@ -18,7 +18,7 @@ use super::shared::Shared;
 use super::task::Task;
 use crate::capture::{ModeChange, set_wanted_dirty};
 use crate::error::Result;
-use crate::event::EventKind;
+use crate::event::{Cause, EventKind};
 use crate::journal::PointKind;
 use crate::units::Sequence;
 
@@ -110,6 +110,7 @@ impl Timer {
             || now.saturating_sub(self.last_point) < interval
             || shared.requests.is_stopping()
             || shared.session.handed_over().is_some()
+            || shared.tap.is_observed()
         {
             return;
         }
@@ -187,7 +188,9 @@ fn clean(shared: &Shared, through: Sequence) {
 }
 
 fn report_mode_changes(shared: &Shared) {
-    for ModeChange { from, to, cause } in shared.tap.take_mode_changes() {
+    let is_news = |change: &ModeChange| change.cause != Cause::Observed;
+    for ModeChange { from, to, cause } in shared.tap.take_mode_changes().into_iter().filter(is_news)
+    {
         let message = format!("{} to {} ({cause})", from.name(), to.name());
         shared.event(EventKind::ModeChanged { from, to, cause }, message);
     }

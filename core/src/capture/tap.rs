@@ -19,6 +19,7 @@
 
 mod in_flight;
 mod marks;
+mod observed;
 mod queue;
 mod queued;
 mod regions;

@@ -237,8 +237,8 @@ fn dirty(
         return Err(seen.refused("follow with", other, "restore the volume to it"));
     }
     let path = state.dirty_map();
-    if !state.files().exists(&path) {
-        return Ok(Err("its dirty map is missing".to_owned()));
+    if !state.files().exists(&path) || state.files().exists(&state.observed()) {
+        return Ok(Err("no dirty map has its changes".to_owned()));
     }
     let (map, found) = match DirtyMap::open(&**state.files(), &path) {
         Ok(opened) => opened,

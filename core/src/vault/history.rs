@@ -134,6 +134,16 @@ impl CatalogContent {
             }
         }
         entries.retain(|entry| entry.from <= entry.to);
+        // Between the points of an attached disk is one stretch, in which nothing can be restored.
+        entries.dedup_by(|next, last| {
+            let joins = last.unordered == Some(Cause::Observed)
+                && next.unordered.is_none_or(|cause| cause == Cause::Observed)
+                && !(last.folded || next.folded);
+            if joins {
+                (last.to, last.to_time) = (next.to, next.to_time);
+            }
+            joins
+        });
         entries
     }
 

@@ -22,6 +22,7 @@ from hrl.cli.option_groups import with_option_groups
 SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
     "Protect a disk": {
         "protect": ("protect", "Capture every write to a disk into a vault"),
+        "attach": ("attach", "Protect a disk in use by points at intervals"),
         "status": ("protect", "Show how an agent is doing"),
         "point": ("protect", "Take a recovery point now"),
         "resync": ("protect", "Read the whole disk again"),

@@ -45,6 +45,15 @@ METRICS = {
     "catalog_time_ns": ("hrl_catalog_time_seconds", "gauge", "Time of the newest record or heartbeat that it lists."),
     "rpo_threshold_seconds": ("hrl_rpo_threshold_seconds", "gauge", "RPO beyond which the agent raises an event; 0 is off."),
     "size_bytes": ("hrl_volume_size_bytes", "gauge", "Size of the volume."),
+    "last_point_time_ns": ("hrl_last_cut_time_seconds", "gauge", "Time of the last point of an attached disk."),
+    "last_cut_seconds": ("hrl_last_cut_seconds", "gauge", "How long the last cut of an attached disk took."),
+    "last_cut_tries": ("hrl_last_cut_tries", "gauge", "Cuts that were tried for that point."),
+    "read_amplification": ("hrl_read_amplification", "gauge", "Bytes copied for each byte of changed blocks."),
+    "bytes_copied": ("hrl_copied_bytes_total", "counter", "Bytes copied by cuts."),
+    "map_bytes": ("hrl_map_bytes", "gauge", "Memory of the maps of changed blocks."),
+    "skipped": ("hrl_skipped_points_total", "counter", "Points of an attached disk that were due and not made."),
+    "audits_failed": ("hrl_failed_audits_total", "counter", "Audits after which the whole disk was compared."),
+    "freezes": ("hrl_freezes_total", "counter", "Points for which file systems were frozen without being asked to."),
 }
 """Name, type and help text of each statistic."""
 
@@ -142,7 +151,7 @@ def page(status: Mapping[str, Any], events: Mapping[str, int], dropped: Mapping[
     volume = f'volume="{escaped(str(status["volume"]))}"'
     lines: list[str] = []
     for name, (metric, kind, words) in METRICS.items():
-        if (value := status[name]) is not None:
+        if (value := status.get(name)) is not None:
             shown = value / 1e9 if name.endswith("_ns") else value
             lines += [*head(metric, kind, words), f"{metric}{{{volume}}} {number(shown)}"]
     lines += head("hrl_mode", "gauge", "1 for the mode of capture, 0 for the others.")

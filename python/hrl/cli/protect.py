@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from hrl import FileDevice, NbdServer, Protection, RecoveryPoint
+from hrl import Attachment, FileDevice, NbdServer, Protection, RecoveryPoint
 from hrl.cli.commands import command
 from hrl.cli.control import ControlServer, ask
 from hrl.cli.event_options import EventOptions, open_sinks
@@ -175,15 +175,17 @@ def name_of(disk: Path) -> str:
 
 @contextmanager
 def agent_control(
-    protection: Protection, state: Path, name: str, policy: dict[str, str], ended: Ending
+    protection: Protection | Attachment, state: Path, name: str, policy: dict[str, str], ended: Ending
 ) -> Iterator[Callable[[], dict[str, Any]]]:
     """Answers the commands about an agent while the block runs. Yields a function that returns the agent's status."""
     status = status_of(protection, name, seconds_of(policy, "rpo_threshold", RPO_SECONDS))
-    with Membership(protection, state) as membership:
+    with ExitStack() as stack:
+        # The cuts of an attached disk cannot wait for those of other machines.
+        member = stack.enter_context(Membership(protection, state)) if isinstance(protection, Protection) else None
         control = ControlServer(
             state,
             {
-                **membership.handlers(),
+                **(member.handlers() if member else {}),
                 "point": lambda request: fields(mark(protection, request)),
                 "status": lambda _: status(),
                 "resync": lambda _: protection.resync(),
@@ -196,7 +198,7 @@ def agent_control(
             control.close()
 
 
-def status_of(protection: Protection, name: str, rpo_threshold: float) -> Callable[[], dict[str, Any]]:
+def status_of(protection: Protection | Attachment, name: str, rpo_threshold: float) -> Callable[[], dict[str, Any]]:
     """Returns the function behind `hrl status`, the metrics and `hrl health` of an agent."""
 
     def status() -> dict[str, Any]:
@@ -206,18 +208,19 @@ def status_of(protection: Protection, name: str, rpo_threshold: float) -> Callab
             "size_bytes": size_bytes,
             "rpo_threshold_seconds": rpo_threshold,
             **fields(protection.stats()),
+            **(fields(protection.cuts()) if isinstance(protection, Attachment) else {}),
         }
 
     return status
 
 
-def mark(protection: Protection, request: dict[str, Any]) -> RecoveryPoint:
+def mark(protection: Protection | Attachment, request: dict[str, Any]) -> RecoveryPoint:
     """Takes the point that a request of `hrl point` asks for."""
     label = str(request.get("label", ""))
     return protection.mark_app(label) if request.get("app") else protection.mark(label)
 
 
-def watch(protection: Protection, progress: Callable[[int, int], None], ended: Ending) -> None:
+def watch(protection: Protection | Attachment, progress: Callable[[int, int], None], ended: Ending) -> None:
     """Shows the progress of initial replication or resync on a terminal until it is complete."""
     total = protection.stats().resync_bytes_left
     while sys.stderr.isatty() and not ended.is_set():
@@ -347,6 +350,21 @@ def status_table(found: dict[str, Any]) -> Table:
         "catalog": f"version {found['catalog_version']}{time_of_version(found['catalog_time_ns'])}",
         "vault": vault_of(found),
     }
+    if "cuts" in found:
+        rows |= cut_rows(found)
     for name, value in rows.items():
         table.add(name, value)
     return table
+
+
+def cut_rows(found: dict[str, Any]) -> dict[str, str]:
+    """Returns the status of an attached disk for people."""
+    last = found["last_point_time_ns"]
+    taken = f"{found['last_cut_seconds']:.2f} s, {count(found['last_cut_tries'], 'try', 'tries')}"
+    return {
+        "last cut": f"{moment(last)} UTC, {taken}, {human(found['last_cut_bytes_copied'])} copied" if last else "none yet",
+        "reads": f"{found['read_amplification']:.2f} for each byte of changed blocks",
+        "audits": f"{found['audits_failed']} failed",
+        "skipped": f"{count(found['skipped'], 'point')}, {count(found['freezes'], 'freeze')}",
+        "programs": f"{human(found['map_bytes'])} of maps, {'pinned' if found['pinned'] else 'not pinned'}",
+    }

@@ -5,12 +5,13 @@ import stat
 import tempfile
 from collections.abc import Callable
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from hrl import Key, NbdServer, RecoveryPoint, Replica, RestoreReport, Segment, inspect_hyperv
+from hrl import Key, NbdServer, RecoveryPoint, Replica, RestoreReport, Segment, TimelineEntry, inspect_hyperv
 from hrl import convert as convert_journals
 from hrl.cli.commands import command
 from hrl.cli.exits import Exit, Refused
@@ -35,7 +36,8 @@ from hrl.cli.sockets import tell_engine
 from hrl.cli.states import short_ids, state_of
 from hrl.cli.targets import interruptible, published, refuse_in_use
 from hrl.cli.volumes import EachVolume, names_of
-from hrl.words import age, count, human, local, now_nanoseconds, zone
+from hrl.health import OBSERVED
+from hrl.words import age, count, human, local, now_nanoseconds, span, zone
 
 SECTOR_BYTES = 512
 
@@ -107,9 +109,18 @@ def timeline(
         table = Table("first", "last", f"from ({zone()})", "to", "state", right=("first", "last"))
         for e in listed:
             state = f"gap: {e.unordered}" if e.unordered else "folded: its end stays" if e.folded else "ordered"
+            if e.unordered == OBSERVED:
+                state = points_only(e, reader.replica(name).points())
             table.add(e.first, e.last, local(e.from_time), local(e.to_time), state)
         table.print()
     each.end()
+
+
+def points_only(stretch: TimelineEntry, points: list[RecoveryPoint]) -> str:
+    """Returns how often an attached disk got a point in a stretch."""
+    times = sorted(p.time_ns for p in points if stretch.first <= p.sequence <= stretch.last)
+    steps = sorted(after - before for before, after in pairwise(times))
+    return f"points only, every {span(steps[len(steps) // 2] / 1e9)}" if steps else "points only"
 
 
 @command("restore")

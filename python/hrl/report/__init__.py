@@ -19,7 +19,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from hrl import Branch, DeletedVolume, HrlError, RecoveryPoint, Replica, SegmentEntry, Vault
-from hrl.health import APP_KINDS, RPO_SECONDS, Limits, Notice, of_catalog, worst
+from hrl.health import APP_KINDS, OBSERVED, RPO_SECONDS, Limits, Notice, of_catalog, worst
 from hrl.report import charts
 from hrl.report.charts import COLUMNS, COLUMNS_MIN, Span
 from hrl.words import clean, count, human, moment, nanoseconds, short, span, when
@@ -159,11 +159,11 @@ def fill(volume: Volume, replica: Replica, limits: Limits) -> None:
     """Reads the catalog of a volume."""
     volume.info = dict(replica.info)
     segments, points, stretches = replica.segments(), replica.points(), replica.timeline()
-    gaps = [entry for entry in stretches if entry.unordered]
+    gaps = [entry for entry in stretches if entry.unordered and entry.unordered != OBSERVED]
     branches = replica.lifecycle()["branches"]
     volume.stored_bytes = sum(segment["stored_bytes"] for segment in [*segments, *branches])
     volume.points_total = len(points)
-    is_open = bool(stretches) and stretches[-1].unordered is not None
+    is_open = bool(stretches) and stretches[-1].unordered not in (None, OBSERVED)
     last = segments[-1]["last_time_ns"] if segments else None
     volume.notices = of_catalog(points, gaps[-1].unordered if is_open else None, last, limits)
     volume.facts = facts(volume, segments, branches, last, limits)
@@ -245,9 +245,11 @@ def spans(stretches: Sequence[Any]) -> list[Span]:
     found: list[Span] = []
     join = len(stretches) > SPANS_MAX
     for entry in stretches:
-        style = "gap" if entry.unordered else "folded" if entry.folded else "ordered"
+        is_gap = entry.unordered not in (None, OBSERVED)
+        style = "gap" if is_gap else "folded" if entry.folded or entry.unordered else "ordered"
         begin, end = nanoseconds(entry.from_time), nanoseconds(entry.to_time)
-        word = f"gap: {entry.unordered}" if entry.unordered else "folded: its end is left" if entry.folded else "every state"
+        word = "folded: its end is left" if entry.folded else "points only" if entry.unordered else "every state"
+        word = f"gap: {entry.unordered}" if is_gap else word
         if join and found and found[-1].style == style:
             found[-1] = Span(found[-1].begin, end, style, word)
         else:

@@ -15,13 +15,16 @@
 
 use std::time::Duration;
 
-use hrl::device::BlockDevice;
+use hrl::device::{BlockDevice, Buffer, Operation};
 use hrl::{Error, ErrorKind, Extent, Result};
 
-use super::tracker::{Audit, Tracker};
+use super::tracker::{Audit, Base, Tracker};
 
-/// Longest extent that is read at once.
+/// Longest extent that is read by one request.
 const READ_BYTES: u64 = 1 << 20;
+/// Requests in flight, and the bytes that they read at most.
+const READS: usize = 32;
+const BATCH_BYTES: u64 = 4 << 20;
 
 /// Options of a cut.
 #[derive(Clone, Debug)]
@@ -57,6 +60,19 @@ pub struct Cut {
 /// Receives the content of blocks. A later one of the same block replaces an earlier one.
 pub type Receiver<'a> = dyn FnMut(Extent, &[u8]) -> Result<()> + 'a;
 
+/// How a cut that was tried ended.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Attempt {
+    /// What was received is the disk at the cut.
+    Clean,
+    /// A block that was read had been submitted again.
+    Rewritten,
+    /// Nobody knows which blocks were changed. The next audit finds it again, unless this is accepted.
+    Missed(Base),
+    /// The disk was never quiet for the audit.
+    Unproven,
+}
+
 /// The copy of a disk that follows it from cut to cut.
 pub struct Follower<'a> {
     tracker: &'a Tracker,
@@ -71,6 +87,20 @@ impl<'a> Follower<'a> {
         Self { tracker, device, pending: whole(tracker) }
     }
 
+    /// Goes on with a copy that lacks what is `pending`, beside what is marked.
+    pub(crate) fn resume(
+        tracker: &'a Tracker,
+        device: &'a dyn BlockDevice,
+        pending: Vec<Extent>,
+    ) -> Self {
+        Self { tracker, device, pending }
+    }
+
+    /// Returns what the copy lacks beside what is marked.
+    pub(crate) fn into_pending(self) -> Vec<Extent> {
+        self.pending
+    }
+
     /// Copies what has changed, and ends with a clean cut: everything that was received until then is
     /// the content of the disk at that cut.
     ///
@@ -80,30 +110,21 @@ impl<'a> Follower<'a> {
         let mut cut = Cut::default();
         while cut.tries < options.tries_max {
             self.copy_most(options, receive, &mut cut)?;
-            cut.tries += 1;
-            self.pending.append(&mut self.tracker.flip()?);
-            let before = cut.bytes_copied;
-            self.copy_pending(receive, &mut cut.bytes_copied)?;
-            if self.tracker.is_submitted(&self.pending) {
-                std::thread::sleep(options.pause);
-                continue;
-            }
-            match self.tracker.audit()? {
-                Audit::Clean => {
-                    self.pending.clear();
-                    cut.bytes_in_cut = cut.bytes_copied - before;
-                    return Ok(cut);
+            match self.attempt(receive, &mut cut)? {
+                Attempt::Clean => return Ok(cut),
+                Attempt::Rewritten => std::thread::sleep(options.pause),
+                Attempt::Missed(base) => {
+                    self.tracker.accept(&base);
+                    self.pending = whole(self.tracker);
                 }
-                // Nobody knows which blocks were changed.
-                Audit::Missed(_) | Audit::Unknown => self.pending = whole(self.tracker),
-                Audit::Unproven => {}
+                Attempt::Unproven => {}
             }
         }
         Err(no_cut(self.tracker, cut.tries))
     }
 
     /// Copies in rounds, until little is left.
-    fn copy_most(
+    pub(crate) fn copy_most(
         &mut self,
         options: &CutOptions,
         receive: &mut Receiver<'_>,
@@ -112,6 +133,7 @@ impl<'a> Follower<'a> {
         let mut before = u64::MAX;
         for _ in 0..options.rounds_max {
             self.pending.append(&mut self.tracker.take());
+            join(&mut self.pending);
             let bytes = self.pending.iter().map(|extent| extent.length).sum();
             if bytes <= options.left_bytes || bytes >= before {
                 break;
@@ -123,24 +145,88 @@ impl<'a> Follower<'a> {
         Ok(())
     }
 
+    /// Tries a cut: flips the epoch, and copies what is left of the one that ended.
+    pub(crate) fn attempt(&mut self, receive: &mut Receiver<'_>, cut: &mut Cut) -> Result<Attempt> {
+        cut.tries += 1;
+        self.pending.append(&mut self.tracker.flip()?);
+        join(&mut self.pending);
+        let before = cut.bytes_copied;
+        self.copy_pending(receive, &mut cut.bytes_copied)?;
+        if self.tracker.is_submitted(&self.pending) {
+            return Ok(Attempt::Rewritten);
+        }
+        let (audit, base) = self.tracker.look()?;
+        Ok(match audit {
+            Audit::Clean => {
+                self.tracker.accept(&base);
+                self.pending.clear();
+                cut.bytes_in_cut = cut.bytes_copied - before;
+                Attempt::Clean
+            }
+            Audit::Unproven => Attempt::Unproven,
+            Audit::Missed(_) | Audit::Unknown => Attempt::Missed(base),
+        })
+    }
+
     /// Copies what is pending, and leaves it so: whoever knows that the copy counts clears it.
     fn copy_pending(&self, receive: &mut Receiver<'_>, copied: &mut u64) -> Result<()> {
-        let mut buffer = hrl::device::Buffer::zeroed(READ_BYTES as usize);
+        let mut buffer = Buffer::zeroed(BATCH_BYTES as usize);
+        let mut batch: Vec<Extent> = Vec::new();
+        let mut bytes = 0;
         for extent in &self.pending {
             let mut at = extent.offset;
             while at < extent.end() {
                 let length = READ_BYTES.min(extent.end() - at);
-                let part = &mut buffer[..length as usize];
-                self.device
-                    .read(at, part)
-                    .map_err(|error| Error::caused_by(no_copy(self.tracker), error))?;
-                receive(Extent { offset: at, length }, part)?;
+                if batch.len() == READS || bytes + length > BATCH_BYTES {
+                    self.copy_batch(&batch, &mut buffer, receive)?;
+                    batch.clear();
+                    bytes = 0;
+                }
+                batch.push(Extent { offset: at, length });
                 *copied += length;
+                bytes += length;
                 at += length;
             }
         }
+        self.copy_batch(&batch, &mut buffer, receive)
+    }
+
+    fn copy_batch(
+        &self,
+        batch: &[Extent],
+        buffer: &mut [u8],
+        receive: &mut Receiver<'_>,
+    ) -> Result<()> {
+        let mut rest = &mut *buffer;
+        let mut reads = Vec::with_capacity(batch.len());
+        for extent in batch {
+            let (part, after) = rest.split_at_mut(extent.length as usize);
+            reads.push(Operation::Read(extent.offset, part));
+            rest = after;
+        }
+        for result in self.device.batch(&mut reads) {
+            result.map_err(|error| Error::caused_by(no_copy(self.tracker), error))?;
+        }
+        let mut at = 0;
+        for extent in batch {
+            let end = at + extent.length as usize;
+            receive(*extent, &buffer[at..end])?;
+            at = end;
+        }
         Ok(())
     }
+}
+
+/// Sorts extents, and joins those that touch or overlap.
+pub(crate) fn join(extents: &mut Vec<Extent>) {
+    extents.sort_unstable_by_key(|extent| extent.offset);
+    extents.dedup_by(|next, last| {
+        let joins = next.offset <= last.end();
+        if joins {
+            last.length = last.end().max(next.end()) - last.offset;
+        }
+        joins
+    });
 }
 
 fn whole(tracker: &Tracker) -> Vec<Extent> {

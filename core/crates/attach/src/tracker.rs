@@ -23,6 +23,7 @@ use super::btf::Btf;
 use super::disk::{Completed, Counters, Disk};
 use super::layout::{
     BLOCK_BYTES, BLOCK_SHIFT, COARSE_SHIFT, CONTROL_WORDS, Counter, Layout, MAGIC, SUBMITTED_WORDS,
+    WORD_SHIFT,
 };
 use super::preflight;
 use super::program::{Fault, Maps, Observed, When, assemble};
@@ -61,12 +62,15 @@ pub struct Tracker {
     changed: SharedMap,
     coarse: SharedMap,
     submitted: SharedMap,
+    /// Blocks whose marks were taken, and that are to be taken again if the process dies.
+    taken: Option<SharedMap>,
     links: [OwnedFd; 2],
 }
 
 /// Names in bpffs of what outlives the process.
 const MAPS: [&str; 4] = ["control", "changed", "coarse", "submitted"];
 const LINKS: [&str; 2] = ["on-completed", "on-submitted"];
+const TAKEN: &str = "taken";
 
 impl Tracker {
     /// Begins to observe a disk or partition. Nothing that was written before is known.
@@ -106,7 +110,9 @@ impl Tracker {
         let completed = attached(When::Completed, "hrl_completed")?;
         let links = [completed, attached(When::Submitted, "hrl_submitted")?];
         let counters = disk.counters()?;
-        let tracker = Self { disk, counters, layout, control, changed, coarse, submitted, links };
+        let taken = None;
+        let tracker =
+            Self { disk, counters, layout, control, changed, coarse, submitted, taken, links };
         // Requests that were submitted before the programs may end after them.
         sys::wait_for_programs()?;
         tracker.begin_audits()?;
@@ -114,6 +120,13 @@ impl Tracker {
         tracker.set(Counter::DiskNumber, tracker.disk.number);
         tracker.set(Counter::Start, tracker.disk.start);
         tracker.set(Counter::Magic, MAGIC);
+        Ok(tracker)
+    }
+
+    /// Does what [`Tracker::attach`] does. Marks that were taken are kept until [`Tracker::forget`].
+    pub(crate) fn attach_keeping(path: &Path) -> Result<Self> {
+        let mut tracker = Self::attach(path)?;
+        tracker.taken = Some(SharedMap::create("hrl_taken", tracker.layout.words() as usize)?);
         Ok(tracker)
     }
 
@@ -136,6 +149,9 @@ impl Tracker {
             .and_then(|()| {
                 let mut links = LINKS.iter().zip(&self.links);
                 links.try_for_each(|(name, link)| sys::pin(link, &directory.join(name)))
+            })
+            .and_then(|()| {
+                self.taken.as_ref().map_or(Ok(()), |map| map.pin(&directory.join(TAKEN)))
             });
         if pinned.is_err() {
             let _ = Self::detach(directory);
@@ -178,7 +194,10 @@ impl Tracker {
         let link = |name: &str| sys::opened(&directory.join(name));
         let links = [link(LINKS[0])?, link(LINKS[1])?];
         let counters = disk.counters()?;
-        Ok(Self { disk, counters, layout, control, changed, coarse, submitted, links })
+        let taken = directory.join(TAKEN);
+        let words = layout.words() as usize;
+        let taken = taken.exists().then(|| SharedMap::pinned(&taken, words)).transpose()?;
+        Ok(Self { disk, counters, layout, control, changed, coarse, submitted, taken, links })
     }
 
     /// Removes the names of a pinned tracker. Its observation ends with the last process that has it
@@ -186,7 +205,7 @@ impl Tracker {
     pub fn detach(directory: &Path) -> Result<()> {
         let gone = |error: &std::io::Error| error.kind() == std::io::ErrorKind::NotFound;
         let failed = |error| Error::io("detach", directory.display(), error);
-        for name in LINKS.iter().chain(&MAPS) {
+        for name in LINKS.iter().chain(&MAPS).chain([&TAKEN]) {
             match std::fs::remove_file(directory.join(name)) {
                 Err(error) if !gone(&error) => return Err(failed(error)),
                 _ => {}
@@ -211,7 +230,7 @@ impl Tracker {
     /// Returns the memory of the maps, in bytes. It is never swapped.
     pub fn memory_bytes(&self) -> u64 {
         let maps = [&self.control, &self.changed, &self.coarse, &self.submitted];
-        maps.iter().map(|map| 8 * map.words().len() as u64).sum()
+        maps.into_iter().chain(&self.taken).map(|map| 8 * map.words().len() as u64).sum()
     }
 
     /// Returns the memory of the maps for a disk of this size, in bytes.
@@ -423,7 +442,57 @@ impl Tracker {
     }
 
     fn take_half(&self, number: usize) -> Vec<Extent> {
-        self.collect(number, |_, word| take_word(word), |_, word| take_word(word))
+        self.collect(
+            number,
+            |at, word| self.take_word(at, word),
+            |at, word| self.take_coarse(at, word),
+        )
+    }
+
+    /// Takes a word of changed blocks. A kept one is kept before it is taken.
+    fn take_word(&self, at: usize, word: &AtomicU64) -> u64 {
+        let Some(taken) = &self.taken else { return take_word(word) };
+        let bits = word.load(Ordering::SeqCst);
+        taken.words()[at].fetch_or(bits, Ordering::SeqCst);
+        word.fetch_and(!bits, Ordering::SeqCst);
+        bits
+    }
+
+    fn take_coarse(&self, at: usize, word: &AtomicU64) -> u64 {
+        let Some(taken) = &self.taken else { return take_word(word) };
+        let found = word.load(Ordering::SeqCst);
+        let words = taken.words();
+        for unit in bits(&[found]) {
+            let first = ((64 * at as u64 + unit) << (COARSE_SHIFT - WORD_SHIFT)) as usize;
+            let end = (first + (1 << (COARSE_SHIFT - WORD_SHIFT))).min(words.len());
+            let filled = words.get(first..end).unwrap_or_default();
+            filled.iter().for_each(|word| word.store(u64::MAX, Ordering::SeqCst));
+        }
+        word.fetch_and(!found, Ordering::SeqCst);
+        found
+    }
+
+    /// Takes every mark of both epochs, and returns it with all that was taken and not forgotten.
+    pub(crate) fn recall(&self) -> Vec<Extent> {
+        let mut known = self.take_half(0);
+        known.append(&mut self.take_half(1));
+        let words: Vec<u64> = self.taken.iter().flat_map(SharedMap::words).map(loaded).collect();
+        for bit in bits(&words) {
+            let start = bit << BLOCK_SHIFT;
+            let end = (start + BLOCK_BYTES).min(self.disk.bytes);
+            match known.last_mut() {
+                Some(last) if last.end() == start => last.length += end.saturating_sub(start),
+                _ if start < end => known.push(Extent::from_bounds(start, end)),
+                _ => {}
+            }
+        }
+        known
+    }
+
+    /// Forgets the marks that were taken: what they stood for is durable elsewhere.
+    pub(crate) fn forget(&self) {
+        let words = self.taken.iter().flat_map(SharedMap::words);
+        words.filter(|word| loaded(word) != 0).for_each(|word| word.store(0, Ordering::SeqCst));
     }
 
     /// Returns the blocks of one half. `fine` and `long` read the words of its two maps, each of which
@@ -494,6 +563,10 @@ fn half(map: &SharedMap, number: usize) -> &[AtomicU64] {
 }
 
 fn look_at(_: usize, word: &AtomicU64) -> u64 {
+    loaded(word)
+}
+
+fn loaded(word: &AtomicU64) -> u64 {
     word.load(Ordering::SeqCst)
 }
 

@@ -128,6 +128,10 @@ impl Tap {
     }
 
     fn check_ordered(state: &TapState, operation: &'static str) -> Result<()> {
+        if state.observed {
+            return Err(Error::new(ErrorKind::Unsupported, operation, "volume")
+                .message("its disk is attached, so a cut of the attachment makes its points"));
+        }
         if state.mode == Mode::Ordered {
             return Ok(());
         }

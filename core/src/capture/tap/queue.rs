@@ -97,6 +97,7 @@ impl Tap {
         state.queue_bytes = 0;
         state.regions.lose_after(durable);
         state.reading = None;
+        state.readings += 1;
         if state.mode == Mode::Ordered {
             self.fall(&mut state, cause, since);
         } else {

@@ -84,6 +84,11 @@ impl Tap {
         if let Some(since) = since {
             state.uncaptured.begin(since);
         }
+        // What the observer journaled may be in the replica by then, so the resync compares anew.
+        if state.observed && state.mode == Mode::Resync {
+            state.push(since.unwrap_or(now), QueuedBody::UnorderedBegin(cause));
+            state.set_mode(Mode::Dirty, cause);
+        }
         for range in ranges {
             let last = range.last.min(state.regions.regions() - 1);
             state.read_again(RegionRange { first: range.first, last });

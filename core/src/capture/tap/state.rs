@@ -68,6 +68,11 @@ pub(super) struct TapState {
     pub closed: bool,
     /// The volume was handed over: no more changes.
     pub refuses: bool,
+    /// An observer journals the changes, and ends each unordered interval by a point.
+    pub observed: bool,
+    /// How often regions were given to a resync. What an observer copied before it may be older than
+    /// what that reads.
+    pub readings: u64,
     /// The journal sleeps until there is enough to drain.
     pub journal_waits: bool,
     pub changes: u64,
@@ -141,6 +146,7 @@ impl TapState {
 
     /// Lets the regions wait for a resync from now on.
     pub fn read_again(&mut self, range: RegionRange) {
+        self.readings += 1;
         // One that does not wait already may have been captured since the resync began.
         if self.mode == Mode::Resync {
             let waits = |region| self.regions.resync.contains(region);
