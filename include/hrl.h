@@ -48,6 +48,7 @@
 extern "C" {
 #endif
 
+struct hrl_attachment;
 struct hrl_buffer;
 struct hrl_changes;
 struct hrl_device;
@@ -103,6 +104,7 @@ struct hrl_change;
 struct hrl_compact_report;
 struct hrl_store_callbacks;
 struct hrl_ticket;
+struct hrl_attach_stats;
 
 /* ---- General ----
  * Version, statuses, and the last error of a thread.
@@ -961,7 +963,7 @@ typedef void (*hrl_event_fn)(void *user, const struct hrl_event *event);
 /**
  * Begins the options for protecting `device` as `volume` of `vault`. `state` is the state
  * directory of this agent: dirty map, spool, identity. It is created if it is absent, and must not
- * be on the protected device. Device and vault may be freed afterwards. Free the options with
+ * be on the protected device. `device` is NULL for `hrl_attach_open`. Device and vault may be freed afterwards. Free the options with
  * `hrl_protection_options_free`.
  * Statuses: HRL_ERROR_INVALID_INPUT. Since 0.1.
  */
@@ -1152,6 +1154,185 @@ HRL_API hrl_status hrl_protection_stop(const struct hrl_protection *protection, 
  * session reads the dirty regions again. Since 0.1.
  */
 HRL_API void hrl_protection_free(struct hrl_protection *protection);
+
+/* ---- Attachments ----
+ * Protect a disk in use by points at intervals.
+ */
+
+/**
+ * A disk in use, protected by points at intervals. All threads may use it at once.
+ */
+typedef struct hrl_attachment hrl_attachment;
+
+/**
+ * Reports what the cuts of an attachment have taken, as of the last one.
+ */
+typedef struct hrl_attach_stats {
+    /**
+     * Size of the structure in bytes. The caller sets it, and the library stores how much it filled.
+     * See "Structures" at the top of this file.
+     */
+    size_t struct_bytes;
+    /**
+     * Time of the last point of this session, in nanoseconds since 1970 in UTC; 0 before. Later
+     * changes are not in the replica.
+     */
+    int64_t last_point_time_ns;
+    /**
+     * How long the last cut took, until its point was durable.
+     */
+    uint64_t last_cut_ms;
+    /**
+     * Cuts that were tried for the last point.
+     */
+    uint32_t last_cut_tries;
+    /**
+     * Bytes that were copied for the last point.
+     */
+    uint64_t last_cut_bytes_copied;
+    /**
+     * Bytes that were copied after the flip of the last point.
+     */
+    uint64_t last_cut_bytes_in_cut;
+    /**
+     * Bytes copied for each byte of the blocks that had changed, in hundredths; at least 100.
+     */
+    uint64_t read_amplification_percent;
+    /**
+     * Bytes that were copied in this session, without those of a compared disk.
+     */
+    uint64_t bytes_copied;
+    /**
+     * Memory of the maps of changed blocks, in bytes. It is never swapped.
+     */
+    uint64_t map_bytes;
+    /**
+     * Points of this session that were made by cuts.
+     */
+    uint64_t cuts;
+    /**
+     * Points that were due and could not be made.
+     */
+    uint64_t skipped;
+    /**
+     * Audits that failed: the whole disk was compared after each.
+     */
+    uint64_t audits_failed;
+    /**
+     * Points for which file systems were frozen, because no cut was clean without that.
+     */
+    uint64_t freezes;
+    /**
+     * Whether the programs and their maps outlive this process.
+     */
+    bool pinned;
+} hrl_attach_stats;
+
+/**
+ * Attaches to the block device `disk`, which others write to, and begins the first copy or goes on.
+ * Nobody is slowed down, stopped or remounted. `options` are those of a protection, made with NULL
+ * for the device; the policy's "crash_point_interval" says how often a point is made: at least 5 s,
+ * or 0 for points on demand. Neither the state directory nor the vault may lie on the disk.
+ *
+ * Each point is a clean, audited cut: every write that was completed before it is in it, and none
+ * that began after. Between points nothing can be restored. If no cut is clean within
+ * `cut_limit_ms` (0: 10,000), the file systems on the disk are frozen for at most
+ * `freeze_limit_ms`; 0 freezes none. Free the attachment with `hrl_attach_free`, after
+ * `hrl_attach_stop`.
+ * Statuses: HRL_ERROR_UNSUPPORTED (a disk that cannot be observed, or an old kernel), HRL_ERROR_DENIED
+ * (capabilities are missing), HRL_ERROR_INVALID_INPUT (the agent would write to the disk), and those
+ * of `hrl_protection_open`. Since 0.1.
+ */
+HRL_API
+hrl_status hrl_attach_open(const struct hrl_protection_options *options,
+                           const char *disk,
+                           uint64_t cut_limit_ms,
+                           uint64_t freeze_limit_ms,
+                           struct hrl_attachment **out);
+
+/**
+ * Makes a point now, and returns once it is durable in the local journal. Every write that was
+ * completed before the call is in it. `kind` is HRL_POINT_CRASH or HRL_POINT_DECLARED. `label` and
+ * `point` may be NULL.
+ * Statuses: HRL_ERROR_NOT_ORDERED (first copy or resync), HRL_ERROR_UNAVAILABLE (no cut was clean in
+ * time, or an audit failed), HRL_ERROR_INVALID_INPUT, HRL_ERROR_FENCED. Since 0.1.
+ */
+HRL_API
+hrl_status hrl_attach_mark(const struct hrl_attachment *attachment,
+                           uint32_t kind,
+                           const char *label,
+                           struct hrl_point *point);
+
+/**
+ * Makes an application-consistent point with the applications of the policy: copies most of what
+ * changed, quiesces, cuts and releases. `label` and `point` may be NULL.
+ * Statuses: those of `hrl_attach_mark`. Since 0.1.
+ */
+HRL_API
+hrl_status hrl_attach_mark_app(const struct hrl_attachment *attachment,
+                               const char *label,
+                               struct hrl_point *point);
+
+/**
+ * Reports what cuts have taken, as of the last one.
+ * Statuses: HRL_ERROR_INVALID_INPUT. Since 0.1.
+ */
+HRL_API
+hrl_status hrl_attach_get_stats(const struct hrl_attachment *attachment,
+                                struct hrl_attach_stats *stats);
+
+/**
+ * Reports the condition of the journal, the spool and shipping now. Its `rpo_ms` counts from the
+ * last point that is in the vault.
+ * Statuses: HRL_ERROR_INVALID_INPUT. Since 0.1.
+ */
+HRL_API
+hrl_status hrl_attach_protection_stats(const struct hrl_attachment *attachment,
+                                       struct hrl_stats *stats);
+
+/**
+ * Waits until a point was made in this session by the policy or `hrl_attach_mark`.
+ * Statuses: HRL_ERROR_UNAVAILABLE (not within `limit_ms`). Since 0.1.
+ */
+HRL_API hrl_status hrl_attach_wait_point(const struct hrl_attachment *attachment, uint64_t limit_ms);
+
+/**
+ * Waits until everything of the last point is in the vault. `sequence`, which may be NULL, receives
+ * the newest sequence there.
+ * Statuses: HRL_ERROR_UNAVAILABLE (not within `limit_ms`), HRL_ERROR_FENCED. Since 0.1.
+ */
+HRL_API
+hrl_status hrl_attach_wait_replicated(const struct hrl_attachment *attachment,
+                                      uint64_t limit_ms,
+                                      uint64_t *sequence);
+
+/**
+ * Reads the whole disk again. Older points stay usable; none is made until it is complete.
+ * Statuses: HRL_ERROR_IO, HRL_ERROR_FULL. Since 0.1.
+ */
+HRL_API hrl_status hrl_attach_resync(const struct hrl_attachment *attachment);
+
+/**
+ * Makes a last point if one is clean soon, and ends the session cleanly, waiting for the vault up to
+ * `limit_ms`. The programs stay in the kernel and go on marking, so that the next session reads only
+ * what changes until then. Afterwards every function but `hrl_attach_free` returns
+ * HRL_ERROR_INVALID_INPUT. A second stop does nothing.
+ * Statuses: HRL_ERROR_UNAVAILABLE, HRL_ERROR_FENCED, HRL_ERROR_IO. Since 0.1.
+ */
+HRL_API hrl_status hrl_attach_stop(const struct hrl_attachment *attachment, uint64_t limit_ms);
+
+/**
+ * Takes the programs and maps of a state directory out of the kernel; does nothing if there are none.
+ * The next attachment compares the whole disk with the replica.
+ * Statuses: HRL_ERROR_IO. Since 0.1.
+ */
+HRL_API hrl_status hrl_attach_detach(const char *state);
+
+/**
+ * Frees the attachment; NULL is fine. Without a stop before it ends as if it were killed: the next
+ * one goes on from the marks. Since 0.1.
+ */
+HRL_API void hrl_attach_free(struct hrl_attachment *attachment);
 
 /* ---- Replicas ----
  * View, restore, compare, verify and retain.
@@ -3101,7 +3282,8 @@ HRL_API const struct hrl_group_mark *hrl_group_point_mark(const struct hrl_group
  * Passes every committed group point of a vault, oldest first, each once, to `visit` on the
  * calling thread. Volumes that cannot be read hide no other: the name of each and the reason are
  * passed to `unread` before, which may be NULL.
- * Statuses: HRL_ERROR_UNAVAILABLE, HRL_ERROR_IO. Since 0.1.
+ * Statuses: HRL_ERROR_UNAVAILABLE, HRL_ERROR_IO, HRL_ERROR_UNSUPPORTED (a library without TLS has no
+ * groups). Since 0.1.
  */
 HRL_API
 hrl_status hrl_vault_group_points(const struct hrl_vault *vault,

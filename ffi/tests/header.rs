@@ -108,7 +108,7 @@ fn generated() -> String {
 }
 
 /// The sections of the header: title, head, and the sources that declare what is in them.
-const SECTIONS: [(&str, &str, &[&str]); 14] = [
+const SECTIONS: [(&str, &str, &[&str]); 15] = [
     (
         "General",
         "Version, statuses, and the last error of a thread.",
@@ -117,6 +117,7 @@ const SECTIONS: [(&str, &str, &[&str]); 14] = [
     ("Values", "Points, history and volumes, as several functions return them.", &["points"]),
     ("Vaults", "Where replicas are kept: stores, keys, vaults.", &["store", "keys", "vault"]),
     ("Protection", "Capture and replicate a volume, and take points.", &["protection", "quiesce"]),
+    ("Attachments", "Protect a disk in use by points at intervals.", &["attach"]),
     ("Replicas", "View, restore, compare, verify and retain.", &["replica", "retention"]),
     ("Failover", "Continue a volume elsewhere, and take it home.", &["failover"]),
     ("Devices", "Disks: files, memory, overlays, and your own.", &["device"]),
