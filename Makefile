@@ -20,7 +20,7 @@ SEEDS := 1000
 FROM := 0
 SCHEDULES := 1000
 
-.PHONY: help build install demo servers guest test test-c test-long concurrency sim mutants fuzz lint bench bench-compare bench-nbd bench-instant bench-footprint bench-retention bench-rpo bench-suspicion bench-c bench-python bench-requests bench-peers deny msrv minimal-versions semver package wheel docs man clean packages venv
+.PHONY: help build install demo servers guest test test-c test-long concurrency sim mutants fuzz lint bench bench-compare bench-nbd bench-instant bench-footprint bench-retention bench-rpo bench-suspicion bench-attach bench-c bench-python bench-requests bench-peers deny msrv minimal-versions semver package wheel docs man clean packages venv
 
 help:  ## List the jobs
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 17
@@ -142,6 +142,9 @@ bench-retention:  ## What retention costs at the target
 
 bench-rpo: packages servers  ## RPO under load through a gateway; BENCH: DIRECTORY VAULT_URL SECONDS RATE
 	cargo run --release -p hrl-benches --features gateway --bin rpo -- $(BENCH)
+
+bench-attach: packages  ## What a writer pays while his disk is tracked (as root); BENCH: ROUNDS SECONDS DIRECTORY
+	cargo run --release -p hrl-benches --bin attach -- $(BENCH)
 
 bench-suspicion:  ## What looking for suspicious changes costs
 	cargo run --release -p hrl-benches --bin suspicion -- $(BENCH)

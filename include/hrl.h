@@ -67,14 +67,16 @@ struct hrl_replica;
 struct hrl_segment;
 struct hrl_store;
 struct hrl_tap;
+struct hrl_tracker;
 struct hrl_vault;
+struct hrl_point;
+struct hrl_attach_stats;
+struct hrl_stats;
 struct hrl_device_callbacks;
 struct hrl_step;
 struct hrl_branch;
 struct hrl_failover_options;
 struct hrl_failover_status;
-struct hrl_stats;
-struct hrl_point;
 struct hrl_catch_up;
 struct hrl_group_mark;
 struct hrl_group_point;
@@ -104,7 +106,8 @@ struct hrl_change;
 struct hrl_compact_report;
 struct hrl_store_callbacks;
 struct hrl_ticket;
-struct hrl_attach_stats;
+struct hrl_checkpoint;
+struct hrl_tracker_status;
 
 /* ---- General ----
  * Version, statuses, and the last error of a thread.
@@ -1372,7 +1375,8 @@ HRL_API void hrl_attach_free(struct hrl_attachment *attachment);
 #define HRL_PIN_LEGAL_HOLD -1
 
 /**
- * The exact extents that changed between two states. All threads may use it at once.
+ * The extents that changed between two states of a volume, or two checkpoints of a disk that is
+ * tracked. All threads may use it at once.
  */
 typedef struct hrl_changes hrl_changes;
 
@@ -1714,13 +1718,19 @@ HRL_API hrl_status hrl_changes_runs(const struct hrl_changes *changes, hrl_chang
 /**
  * Writes the changed bytes, each at its own offset, to a new sparse file of the volume's size.
  * `bytes`, which may be NULL, receives their number.
- * Statuses: HRL_ERROR_ALREADY_EXISTS, HRL_ERROR_UNSUPPORTED (tracked without data),
+ * Statuses: HRL_ERROR_ALREADY_EXISTS, HRL_ERROR_UNSUPPORTED (tracked without data, or of a tracker),
  * HRL_ERROR_FULL, HRL_ERROR_CORRUPT, HRL_ERROR_IO. Since 0.1.
  */
 HRL_API
 hrl_status hrl_changes_write_to_file(const struct hrl_changes *changes,
                                      const char *path,
                                      uint64_t *bytes);
+
+/**
+ * Returns the reason why changes of a tracker are the whole disk, which lives as long as the handle.
+ * NULL if they are exact, and for NULL. Since 0.1.
+ */
+HRL_API const char *hrl_changes_everything(const struct hrl_changes *changes);
 
 /**
  * Frees the handle; NULL is fine. Since 0.1.
@@ -3098,6 +3108,170 @@ hrl_status hrl_mirror_run(const struct hrl_mirror *mirror,
  * Frees the mirror; NULL is fine. Since 0.1.
  */
 HRL_API void hrl_mirror_free(struct hrl_mirror *mirror);
+
+/* ---- Trackers ----
+ * Changed blocks of disks in use, without data.
+ */
+
+/**
+ * The checkpoints of a disk or partition that is tracked. All threads may use it at once, and any
+ * number of processes.
+ */
+typedef struct hrl_tracker hrl_tracker;
+
+/**
+ * A named instant of a disk that is tracked.
+ */
+typedef struct hrl_checkpoint {
+    /**
+     * Size of the structure in bytes. The caller sets it, and the library stores how much it filled.
+     * See "Structures" at the top of this file.
+     */
+    size_t struct_bytes;
+    /**
+     * Its name.
+     */
+    char name[HRL_NAME_CHARS];
+    /**
+     * Time at which it was made, in nanoseconds since 1970 in UTC.
+     */
+    int64_t time_ns;
+    /**
+     * Size of the disk in bytes.
+     */
+    uint64_t disk_bytes;
+    /**
+     * Bytes that changed since the checkpoint before it, or since tracking began.
+     */
+    uint64_t bytes_changed;
+    /**
+     * Reason why those are the whole disk; empty if they are exact.
+     */
+    char everything[HRL_LABEL_CHARS];
+    /**
+     * Whether changes since it are known. They are not if the machine has booted since.
+     */
+    bool is_current;
+} hrl_checkpoint;
+
+/**
+ * Receives one checkpoint, which lives until it returns; returns false to stop.
+ */
+typedef bool (*hrl_checkpoint_fn)(void *user, const struct hrl_checkpoint *checkpoint);
+
+/**
+ * How a disk is tracked.
+ */
+typedef struct hrl_tracker_status {
+    /**
+     * Size of the structure in bytes. The caller sets it, and the library stores how much it filled.
+     * See "Structures" at the top of this file.
+     */
+    size_t struct_bytes;
+    /**
+     * The kernel's name of the disk, such as "sda".
+     */
+    char disk[HRL_NAME_CHARS];
+    /**
+     * Size of the disk in bytes.
+     */
+    uint64_t disk_bytes;
+    /**
+     * Time at which tracking began, in nanoseconds since 1970 in UTC.
+     */
+    int64_t since_ns;
+    /**
+     * Memory of the maps in bytes. It is never swapped.
+     */
+    uint64_t memory_bytes;
+    /**
+     * Bytes that changed since the last checkpoint, or since tracking began.
+     */
+    uint64_t bytes_changed;
+    /**
+     * Reason why it is not tracked any more; empty if it is.
+     */
+    char lost[HRL_LABEL_CHARS];
+} hrl_tracker_status;
+
+/**
+ * Begins to track which blocks of a disk or partition in use change, whoever changes them. No data
+ * is kept, and nothing is installed. It is tracked until `hrl_tracker_stop`, or until the machine
+ * boots, whatever processes end. `state` is the directory of the checkpoints of all disks; NULL:
+ * "/var/lib/hrl/track". Free it with `hrl_tracker_free`.
+ * Statuses: HRL_ERROR_ALREADY_EXISTS (it is tracked), HRL_ERROR_DENIED (CAP_BPF, CAP_PERFMON or
+ * CAP_SYS_ADMIN is missing), HRL_ERROR_UNSUPPORTED (the kernel or the disk; the message says what
+ * helps), HRL_ERROR_READ_ONLY, HRL_ERROR_IO. Since 0.1.
+ */
+HRL_API hrl_status hrl_tracker_start(const char *disk, const char *state, struct hrl_tracker **out);
+
+/**
+ * Opens a disk that is tracked, or was tracked before the machine booted. `state` is as for
+ * `hrl_tracker_start`. Free it with `hrl_tracker_free`.
+ * Statuses: HRL_ERROR_NOT_FOUND (it is not tracked). Since 0.1.
+ */
+HRL_API hrl_status hrl_tracker_open(const char *disk, const char *state, struct hrl_tracker **out);
+
+/**
+ * Makes a checkpoint: changes after it are apart from those before. Make it first, then read the
+ * disk. `checkpoint`, which may be NULL, receives it. If changes could not be audited, its set is
+ * the whole disk, and `everything` says why.
+ * Statuses: HRL_ERROR_ALREADY_EXISTS (the name is taken), HRL_ERROR_INVALID_INPUT (a name above 64
+ * bytes), HRL_ERROR_CHANGED (the machine has booted since the start), HRL_ERROR_IO. Since 0.1.
+ */
+HRL_API
+hrl_status hrl_tracker_checkpoint(const struct hrl_tracker *tracker,
+                                  const char *name,
+                                  struct hrl_checkpoint *checkpoint);
+
+/**
+ * Passes the checkpoints, oldest first, to `each` on the calling thread.
+ * Statuses: HRL_ERROR_CORRUPT, HRL_ERROR_IO. Since 0.1.
+ */
+HRL_API
+hrl_status hrl_tracker_checkpoints(const struct hrl_tracker *tracker,
+                                   hrl_checkpoint_fn each,
+                                   void *user);
+
+/**
+ * Finds what changed after checkpoint `from`, up to checkpoint `to`; NULL: up to now. The runs are
+ * whole blocks of 4 KiB, and `zero` is false in all. Ask `hrl_changes_everything` whether they are
+ * exact. Free it with `hrl_changes_free`.
+ * Statuses: HRL_ERROR_NOT_FOUND, HRL_ERROR_INVALID_INPUT (`to` is earlier), HRL_ERROR_CHANGED
+ * (everything may have changed, because the machine has booted since `from`), HRL_ERROR_CORRUPT,
+ * HRL_ERROR_IO. Since 0.1.
+ */
+HRL_API
+hrl_status hrl_tracker_changes(const struct hrl_tracker *tracker,
+                               const char *from,
+                               const char *to,
+                               struct hrl_changes **out);
+
+/**
+ * Forgets a checkpoint. Its changes count for the next one, so those since others stay exact.
+ * Statuses: HRL_ERROR_NOT_FOUND, HRL_ERROR_CORRUPT, HRL_ERROR_IO. Since 0.1.
+ */
+HRL_API hrl_status hrl_tracker_forget(const struct hrl_tracker *tracker, const char *name);
+
+/**
+ * Reports how the disk is tracked.
+ * Statuses: HRL_ERROR_NOT_FOUND (it is not tracked any more), HRL_ERROR_IO. Since 0.1.
+ */
+HRL_API
+hrl_status hrl_tracker_status_get(const struct hrl_tracker *tracker,
+                                  struct hrl_tracker_status *status);
+
+/**
+ * Stops to track the disk, and forgets its checkpoints. Nothing stays in the kernel. The handle is
+ * freed by `hrl_tracker_free`.
+ * Statuses: HRL_ERROR_NOT_FOUND (it is not tracked any more), HRL_ERROR_IO. Since 0.1.
+ */
+HRL_API hrl_status hrl_tracker_stop(const struct hrl_tracker *tracker);
+
+/**
+ * Frees the handle; NULL is fine. The disk is tracked on. Since 0.1.
+ */
+HRL_API void hrl_tracker_free(struct hrl_tracker *tracker);
 
 /* ---- Groups ----
  * One cut across volumes on several machines.

@@ -25,6 +25,7 @@
 #include "hrl/protection.hpp"
 #include "hrl/replica.hpp"
 #include "hrl/tap.hpp"
+#include "hrl/tracker.hpp"
 #include "hrl/vault.hpp"
 
 #endif

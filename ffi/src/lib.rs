@@ -37,6 +37,7 @@ mod report;
 mod retention;
 mod store;
 mod tap;
+mod tracker;
 mod vault;
 
 use boundary::{HRL_VERSION_MAJOR, HRL_VERSION_MINOR, HRL_VERSION_PATCH};

@@ -1,14 +1,16 @@
 //! Replicas: points, views, restores, change sets and verification of one volume in a vault.
 
-use std::ffi::{c_char, c_void};
+use std::ffi::{CString, c_char, c_void};
 use std::path::Path;
 use std::sync::Arc;
 
-use engine::Result;
 use engine::replica::{
     At, CatalogVersion, ChangeRun, ChangeSet, Expected, Replica, RestoreReport, RestoreTarget,
     VerifyReport, ViewOptions,
 };
+use engine::{Error, ErrorKind, ExtentSet, Result};
+
+use hrl_attach::DiskChanges;
 
 use crate::boundary::{guard, guard_value, hrl_status};
 use crate::callbacks::{hrl_progress_fn, progress_of};
@@ -332,9 +334,34 @@ pub unsafe extern "C" fn hrl_replica_free(replica: Option<Box<hrl_replica>>) {
     guard_value((), || drop(replica));
 }
 
-/// The exact extents that changed between two states. All threads may use it at once.
+/// The extents that changed between two states of a volume, or two checkpoints of a disk that is
+/// tracked. All threads may use it at once.
 pub struct hrl_changes {
-    pub(crate) inner: ChangeSet,
+    pub(crate) inner: Changes,
+}
+
+/// Where changes come from.
+pub(crate) enum Changes {
+    Recorded(Box<ChangeSet>),
+    Tracked { found: DiskChanges, everything: Option<CString> },
+}
+
+impl Changes {
+    pub(crate) fn extents(&self) -> &ExtentSet {
+        match self {
+            Self::Recorded(set) => set.extents(),
+            Self::Tracked { found, .. } => &found.extents,
+        }
+    }
+
+    fn runs(&self) -> Vec<ChangeRun> {
+        match self {
+            Self::Recorded(set) => set.runs(),
+            Self::Tracked { found, .. } => {
+                found.extents.iter().map(|extent| ChangeRun { extent, zero: false }).collect()
+            }
+        }
+    }
 }
 
 /// Finds the extents written after state `from`, up to state `to` (see `hrl_replica_resolve`). Free
@@ -351,7 +378,7 @@ pub unsafe extern "C" fn hrl_replica_changes(
         out.check("out")?;
         let (from, to) = (state(from)?, state(to)?);
         let replica = handle::given(replica, "replica")?.read().clone();
-        out.give(hrl_changes { inner: replica.changes(&from, &to)? })
+        out.give(hrl_changes { inner: Changes::Recorded(Box::new(replica.changes(&from, &to)?)) })
     })
 }
 
@@ -395,7 +422,7 @@ pub unsafe extern "C" fn hrl_changes_runs(
 
 /// Writes the changed bytes, each at its own offset, to a new sparse file of the volume's size.
 /// `bytes`, which may be NULL, receives their number.
-/// Statuses: HRL_ERROR_ALREADY_EXISTS, HRL_ERROR_UNSUPPORTED (tracked without data),
+/// Statuses: HRL_ERROR_ALREADY_EXISTS, HRL_ERROR_UNSUPPORTED (tracked without data, or of a tracker),
 /// HRL_ERROR_FULL, HRL_ERROR_CORRUPT, HRL_ERROR_IO. Since 0.1.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hrl_changes_write_to_file(
@@ -405,9 +432,25 @@ pub unsafe extern "C" fn hrl_changes_write_to_file(
 ) -> hrl_status {
     guard(|| {
         let path = Path::new(path.read("path")?);
-        let written = handle::given(changes, "changes")?.inner.write_to_file(path)?;
+        let written = match &handle::given(changes, "changes")?.inner {
+            Changes::Recorded(set) => set.write_to_file(path)?,
+            Changes::Tracked { found, .. } => {
+                return Err(Error::new(ErrorKind::Unsupported, "write changes since", &found.from)
+                    .message("a tracker keeps no data: read the disk"));
+            }
+        };
         bytes.put_optional(written);
         Ok(())
+    })
+}
+
+/// Returns the reason why changes of a tracker are the whole disk, which lives as long as the handle.
+/// NULL if they are exact, and for NULL. Since 0.1.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn hrl_changes_everything(changes: Option<&hrl_changes>) -> *const c_char {
+    guard_value(std::ptr::null(), || match changes.map(|changes| &changes.inner) {
+        Some(Changes::Tracked { everything: Some(why), .. }) => why.as_ptr(),
+        _ => std::ptr::null(),
     })
 }
 

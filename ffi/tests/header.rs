@@ -108,7 +108,7 @@ fn generated() -> String {
 }
 
 /// The sections of the header: title, head, and the sources that declare what is in them.
-const SECTIONS: [(&str, &str, &[&str]); 15] = [
+const SECTIONS: [(&str, &str, &[&str]); 16] = [
     (
         "General",
         "Version, statuses, and the last error of a thread.",
@@ -125,6 +125,7 @@ const SECTIONS: [(&str, &str, &[&str]); 15] = [
     ("Journal", "Segments, and conversion to and from other formats.", &["journal"]),
     ("Maintenance", "Bring back what was deleted, and purge what is due.", &["maintenance"]),
     ("Mirrors", "Make one vault follow another.", &["mirror"]),
+    ("Trackers", "Changed blocks of disks in use, without data.", &["tracker"]),
     ("Groups", "One cut across volumes on several machines.", &["group"]),
     ("Plans", "Recovery of many volumes, step by step.", &["plan"]),
     ("NBD", "Serve devices to clients.", &["nbd"]),

@@ -7,11 +7,16 @@
 
 namespace hrl {
 
-/** The changes between two recovery states. */
+/** The changes between two recovery states, or two checkpoints of a disk that is tracked. */
 class Changes : public detail::Handle<hrl_changes, hrl_changes_free> {
 public:
     using Handle::Handle;
     std::uint64_t total_bytes() const noexcept { return hrl_changes_total_bytes(get()); }
+    /** Returns why changes of a tracker are the whole disk; empty if they are exact. */
+    std::string everything() const {
+        const char *why = hrl_changes_everything(get());
+        return why == nullptr ? std::string() : std::string(why);
+    }
     std::vector<hrl_change> runs() const {
         return detail::collect<hrl_change>(
             [&](auto call, void *user) { return hrl_changes_runs(get(), call, user); });

@@ -43,6 +43,7 @@ __all__ = [
     "CertificateRights",
     "ChangeSet",
     "ChangedRun",
+    "Checkpoint",
     "Churn",
     "ChurnBucket",
     "ChurnPercentiles",
@@ -50,6 +51,7 @@ __all__ = [
     "CompactReport",
     "DeletedVolume",
     "Device",
+    "DiskChanges",
     "ExportReport",
     "Extent",
     "FailedOver",
@@ -110,6 +112,8 @@ __all__ = [
     "TestFailover",
     "Ticket",
     "TimelineEntry",
+    "Tracker",
+    "TrackerStatus",
     "Undeleted",
     "UnreadVolume",
     "Vault",
@@ -2286,12 +2290,18 @@ class NbdServer:
         device: Device | BlockDevice | _Path,
         name: str,
         *,
+        read_only: bool = False,
+        changes: DiskChanges | None = None,
         tls: _Path | None = None,
         tls_verify: bool = True,
         on_refused: Callable[[str], object] | None = None,
         insecure: bool = False,
     ) -> NbdServer:
-        """Serves a device without protection."""
+        """Serves a device without protection. A path is opened for this server alone, or for
+        reads, without a claim, if `read_only`.
+
+        `changes` are shown as a dirty bitmap, which backup programs read.
+        """
     @staticmethod
     def replica(
         address: str,
@@ -2325,6 +2335,121 @@ class NbdServer:
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None, /
     ) -> None: ...
+
+@final
+class Checkpoint(_Value):
+    """A named instant of a disk that is tracked."""
+
+    @property
+    def name(self) -> str:
+        """Its name."""
+    @property
+    def time(self) -> str:
+        """Time at which it was made, in UTC."""
+    @property
+    def disk_bytes(self) -> int:
+        """Size of the disk in bytes."""
+    @property
+    def bytes_changed(self) -> int:
+        """Bytes that changed since the checkpoint before it, or since tracking began."""
+    @property
+    def everything(self) -> str | None:
+        """Reason why those are the whole disk; None if they are exact."""
+    @property
+    def is_current(self) -> bool:
+        """Whether changes since it are known. They are not if the machine has booted since."""
+
+@final
+class TrackerStatus(_Value):
+    """How a disk is tracked."""
+
+    @property
+    def disk(self) -> str:
+        """The kernel's name of the disk, such as "sda"."""
+    @property
+    def disk_bytes(self) -> int:
+        """Size of the disk in bytes."""
+    @property
+    def since(self) -> str:
+        """Time at which tracking began, in UTC."""
+    @property
+    def memory_bytes(self) -> int:
+        """Memory of the maps in bytes. It is never swapped."""
+    @property
+    def bytes_changed(self) -> int:
+        """Bytes that changed since the last checkpoint, or since tracking began."""
+    @property
+    def lost(self) -> str | None:
+        """Reason why it is not tracked any more; None if it is."""
+
+@final
+class DiskChanges:
+    """What changed on a disk between two checkpoints, or since one. Iterating it gives its
+    `runs`.
+    """
+
+    @property
+    def since(self) -> str:
+        """Name of the earlier checkpoint."""
+    @property
+    def until(self) -> str | None:
+        """Name of the later checkpoint; None for now."""
+    @property
+    def exact(self) -> bool:
+        """Whether an audit proved that nothing is missing. Otherwise the changes are the whole
+        disk.
+        """
+    @property
+    def everything(self) -> str | None:
+        """Reason why the changes are the whole disk; None if they are exact."""
+    @property
+    def total_bytes(self) -> int:
+        """Number of bytes in the changed blocks."""
+    def runs(self) -> list[Extent]:
+        """Returns the changed ranges by offset, in blocks of 4 KiB."""
+    def __iter__(self) -> Iterator[Extent]: ...
+    def __len__(self) -> int: ...
+
+@final
+class Tracker:
+    """Tracks which blocks of a disk or partition in use change, between named checkpoints, for
+    backup programs. No data is kept, and nothing is installed.
+
+    Opens a disk that `Tracker.start` has begun to track. `state` is the directory of the
+    checkpoints of all disks. Any number of processes may use it. Make a checkpoint first,
+    then read the disk.
+    """
+
+    def __new__(cls, disk: _Path, *, state: _Path | None = None) -> Self: ...
+    @staticmethod
+    def start(disk: _Path, *, state: _Path | None = None) -> Tracker:
+        """Begins to track a disk or partition. It is tracked until `stop`, or until the machine
+        boots, whatever processes end. `state` defaults to "/var/lib/hrl/track".
+        """
+    @staticmethod
+    def all(*, state: _Path | None = None) -> list[Tracker]:
+        """Returns a tracker for each disk that is tracked with a state directory."""
+    @property
+    def disk(self) -> Path:
+        """Path of the disk."""
+    def checkpoint(self, name: str) -> Checkpoint:
+        """Makes a checkpoint: changes after it are apart from those before."""
+    def checkpoints(self) -> list[Checkpoint]:
+        """Returns the checkpoints, oldest first."""
+    def changes(self, since: str, until: str | None = None) -> DiskChanges:
+        """Returns what changed after checkpoint `since`, up to checkpoint `until`, or up to now.
+
+        Raises an `HrlError` of the kind "changed" if everything may have changed, because the
+        machine has booted since.
+        """
+    def forget(self, name: str) -> None:
+        """Forgets a checkpoint. Its changes count for the next one, so those since others stay
+        exact.
+        """
+    def status(self) -> TrackerStatus:
+        """Returns how the disk is tracked."""
+    def stop(self) -> None:
+        """Stops to track the disk, and forgets its checkpoints. Nothing stays in the kernel."""
 
 @final
 class Undeleted(_Value):

@@ -54,6 +54,8 @@ mod failover;
 mod follower;
 mod gateway;
 
+mod tracker;
+
 mod serve;
 
 use pyo3::prelude::*;
@@ -149,6 +151,8 @@ mod _hrl {
     use crate::serve::{NbdServer, NbdStats};
     #[pymodule_export]
     use crate::tap::{Tap, Ticket};
+    #[pymodule_export]
+    use crate::tracker::{Checkpoint, DiskChanges, Tracker, TrackerStatus};
     #[pymodule_export]
     use crate::vault::{GroupPoints, KeyRotation, ShredReport, UnreadVolume, Vault};
     #[pymodule_export]

@@ -3,7 +3,8 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use hrl::device::{BlockDevice, FileDevice, FileDeviceOptions};
+use hrl::ExtentSet;
+use hrl::device::{Access, BlockDevice, FileDevice, FileDeviceOptions};
 use hrl::replica::Overlay;
 use hrl_nbd::{Export, ExportContext, NbdAddress, NbdLimits, NbdTls};
 use pyo3::prelude::*;
@@ -17,6 +18,7 @@ use crate::failover::FailedOver;
 use crate::protection::Protection;
 use crate::replica::Replica;
 use crate::running::{Running, ends_with_block};
+use crate::tracker::DiskChanges;
 use crate::value::{Shown, mirror};
 
 /// Export by which every server of a recovery state can be reached, beside the volume's name.
@@ -56,6 +58,12 @@ pub(crate) struct NbdServer {
     inner: Arc<Running<hrl_nbd::NbdServer>>,
     uri: String,
     engine: &'static str,
+}
+
+/// Returns the meta contexts of changes.
+fn contexts(extents: Arc<ExtentSet>) -> [ExportContext; 2] {
+    ["qemu:dirty-bitmap:changes", "hrl:changes"]
+        .map(|name| ExportContext { name: name.to_owned(), extents: extents.clone() })
 }
 
 /// TLS of a server, where it is asked for.
@@ -166,13 +174,7 @@ impl NbdServer {
                 }
             };
             let mut export = Export::device(&name, device);
-            if let Some(extents) = extents {
-                for name in ["qemu:dirty-bitmap:changes", "hrl:changes"] {
-                    export
-                        .contexts
-                        .push(ExportContext { name: name.to_owned(), extents: extents.clone() });
-                }
-            }
+            export.contexts.extend(extents.into_iter().flat_map(contexts));
             let mut exports = vec![export];
             if name != REPLICA_EXPORT {
                 exports.push(Export { name: REPLICA_EXPORT.to_owned(), ..exports[0].clone() });
@@ -181,24 +183,38 @@ impl NbdServer {
         })
     }
 
-    /// Serves a device without protection.
+    /// Serves a device without protection. A path is opened for this server alone, or for
+    /// reads, without a claim, if `read_only`.
+    ///
+    /// `changes` are shown as a dirty bitmap, which backup programs read.
     #[staticmethod]
-    #[pyo3(signature = (address, device, name, *, tls=None, tls_verify=true, on_refused=None, insecure=false))]
+    #[pyo3(signature = (address, device, name, *, read_only=false, changes=None, tls=None, tls_verify=true, on_refused=None, insecure=false))]
     #[allow(clippy::too_many_arguments, reason = "they are keyword arguments")]
     fn device(
         py: Python<'_>,
         address: &str,
         device: Source,
         name: &str,
+        read_only: bool,
+        changes: Option<&DiskChanges>,
         tls: Option<PathBuf>,
         tls_verify: bool,
         on_refused: Option<Py<PyAny>>,
         insecure: bool,
     ) -> PyResult<Self> {
-        let device =
-            device.open(py, FileDeviceOptions { exclusive: true, ..Default::default() })?;
+        let extents = changes.map(DiskChanges::extents);
+        let options = match read_only {
+            true => FileDeviceOptions { access: Access::ReadOnly, ..Default::default() },
+            false => FileDeviceOptions { exclusive: true, ..Default::default() },
+        };
+        let device = device.open(py, options)?;
         let tls = Tls::new(tls, tls_verify, on_refused, insecure, name);
-        run(py, || tls.start(address, vec![Export::device(name, device)]))
+        run(py, || {
+            let mut export = Export::device(name, device);
+            export.read_only |= read_only;
+            export.contexts.extend(extents.into_iter().flat_map(contexts));
+            tls.start(address, vec![export])
+        })
     }
 
     /// URI by which clients find it.

@@ -27,6 +27,7 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
         "point": ("protect", "Take a recovery point now"),
         "resync": ("protect", "Read the whole disk again"),
         "health": ("health", "Tell monitoring whether all is well"),
+        "track": ("track", "List what changes on a disk in use, without data"),
     },
     "Look into a vault": {
         "points": ("vault", "List recovery points"),

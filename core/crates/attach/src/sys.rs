@@ -17,6 +17,7 @@ const MAP_CREATE: libc::c_int = 0;
 const PROG_LOAD: libc::c_int = 5;
 const OBJ_PIN: libc::c_int = 6;
 const OBJ_GET: libc::c_int = 7;
+const PROG_GET_FD_BY_ID: libc::c_int = 13;
 const RAW_TRACEPOINT_OPEN: libc::c_int = 17;
 
 const ARRAY: u32 = 2;
@@ -247,4 +248,19 @@ pub(crate) fn lock(file: &std::fs::File) -> io::Result<()> {
     // SAFETY: a call with a descriptor that is open, and a number.
     let result = unsafe { libc::flock(file.as_raw_fd(), libc::LOCK_EX) };
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Returns how often the program of a link has run, and for how many nanoseconds. Zero unless the
+/// kernel counts it.
+pub(crate) fn run_counts(link: &OwnedFd) -> Result<(u64, u64)> {
+    let about = |fd: RawFd, name: &str| -> Option<u64> {
+        let text = std::fs::read_to_string(format!("/proc/self/fdinfo/{fd}")).ok()?;
+        let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
+        line.trim().parse().ok()
+    };
+    let number = about(link.as_raw_fd(), "prog_id").unwrap_or(0) as u32;
+    let program = bpf_fd(PROG_GET_FD_BY_ID, &Attr::new().word(0, number))
+        .map_err(|error| refused("open program", &number.to_string(), error))?;
+    let of = |name: &str| about(program.as_raw_fd(), name).unwrap_or(0);
+    Ok((of("run_cnt"), of("run_time_ns")))
 }

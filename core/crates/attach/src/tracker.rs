@@ -233,6 +233,13 @@ impl Tracker {
         maps.into_iter().chain(&self.taken).map(|map| 8 * map.words().len() as u64).sum()
     }
 
+    /// Returns what the programs cost since they were attached: of each, how often it ran, and for how
+    /// many nanoseconds. Zero unless `kernel.bpf_stats_enabled` was 1.
+    pub fn run_counts(&self) -> Result<[(u64, u64); 2]> {
+        let [completed, submitted] = &self.links;
+        Ok([sys::run_counts(completed)?, sys::run_counts(submitted)?])
+    }
+
     /// Returns the memory of the maps for a disk of this size, in bytes.
     pub fn memory_bytes_for(disk_bytes: u64) -> u64 {
         let layout = Layout::of(disk_bytes);

@@ -251,10 +251,12 @@ fn a_checkpoint_that_cannot_be_recorded_loses_nothing() {
 fn a_disk_that_has_grown_is_tracked_on_from_its_next_checkpoint() {
     let Some(it) = Tracked::new(BYTES, Fault::None) else { return };
     it.checkpoints.checkpoint("a").expect("checkpoint");
+    let other = Tracker::attach(&it.disk.path).expect("attach");
     let file = fs::OpenOptions::new().write(true).open(&it.disk.file).expect("open");
     file.set_len(2 * BYTES).expect("grow");
     let grown = Command::new("losetup").arg("-c").arg(&it.disk.path).status();
     assert!(grown.expect("losetup").success());
+    assert_eq!(other.audit().expect("audit"), hrl_attach::Audit::Unknown);
     it.write(2 * BYTES / BLOCK - 1);
     let now = it.changes("a", None);
     assert_eq!(now.everything, Some(Everything::Resized));
