@@ -243,7 +243,7 @@ def test_every_command_that_prints_something_can_print_json() -> None:
     silent = {
         "resync", "health", "report", "enroll new", "enroll renew", "enroll request",
         "failover cleanup", "failover commit", "failover cancel", "plan approve",
-        "branch drop", "group create", "group join", "group leave", "group remove",
+        "branch drop", "group create", "group join", "group leave", "group remove", "track forget",
     }  # fmt: skip
     from hrl.cli.app import root
 

@@ -147,11 +147,13 @@ def status(
 
 
 @track.command("stop")
-def stop(disk: Disk, state: State = None) -> None:
+def stop(disk: Disk, state: State = None, json: Json = False) -> None:
     """Stops to track a disk, and forgets its checkpoints. Nothing stays in the kernel."""
     tracker = Tracker(disk, state=state)
     forgotten = len(tracker.checkpoints())
     tracker.stop()
+    if json:
+        return print_json({"disk": str(disk), "forgotten": forgotten})
     say(f"{disk} is not tracked any more; {count(forgotten, 'checkpoint')} forgotten")
 
 
