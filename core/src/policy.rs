@@ -127,8 +127,8 @@ policy! {
         /// by its age that a copy of the vault is frozen; zero switches it off. Points by policy are
         /// shipped too, so none is needed with the default interval of those. Default 1 h.
         pub heartbeat_interval: Duration = Duration::from_secs(60 * 60);
-        /// Asks the vault this often whether a planned failover wants the volume, or took it: one small
-        /// request. At zero the agent notices only when it ships. Default 5 s.
+        /// Asks the vault this often whether a planned failover wants the volume, or took it: two small
+        /// requests. At zero the agent notices only when it ships. Default 5 s.
         pub failover_poll_interval: Duration = Duration::from_secs(5);
         /// Limits the pause between two tries to reach the vault. Default 30 s.
         pub retry_interval_max: Duration = Duration::from_secs(30);

@@ -145,6 +145,11 @@ impl SteppedProtection {
         self.shared.journal.now().losses
     }
 
+    /// Returns whether a vault that went back was looked at, and the journal does not continue it yet.
+    pub fn is_going_back(&self) -> bool {
+        self.shared.session.is_going_back()
+    }
+
     /// Asks to close, ship and publish everything without waiting for the policy's intervals.
     pub fn hurry(&self) {
         self.shared.requests.hurry_until(false);

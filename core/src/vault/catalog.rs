@@ -52,10 +52,8 @@ pub struct Catalog {
     /// The session that publishes through this handle.
     session: Option<PublishingSession>,
     version: u64,
-    /// Hash of the version's object; zeroes for version 0.
-    hash: [u8; 32],
-    /// Length of the version's object; zero for version 0.
-    length: u64,
+    /// The version's object; zeroes for version 0.
+    known: Object,
     content: CatalogContent,
     /// Gates that were listed last.
     gates: Vec<String>,
@@ -76,6 +74,22 @@ impl Deref for Catalog {
 
     fn deref(&self) -> &CatalogContent {
         &self.content
+    }
+}
+
+/// What tells the object of a version from every other one.
+#[derive(Clone, Copy, Default)]
+struct Object {
+    hash: [u8; 32],
+    length: u64,
+    /// Its last bytes, which can be read without the others.
+    checksum: [u8; version::CHECKSUM_BYTES],
+}
+
+impl Object {
+    fn of(bytes: &[u8]) -> Self {
+        let checksum = bytes.last_chunk().copied().unwrap_or_default();
+        Self { hash: version::hash(bytes), length: bytes.len() as u64, checksum }
     }
 }
 
@@ -116,8 +130,7 @@ impl Catalog {
             key: key.cloned(),
             session: None,
             version: 0,
-            hash: [0; 32],
-            length: 0,
+            known: Object::default(),
             content: CatalogContent::empty(volume, layout::catalog_prefix(volume_name)),
             gates: Vec::new(),
             gated: None,
@@ -131,7 +144,7 @@ impl Catalog {
 
     /// Returns the hash of the version's object; zeroes for version 0.
     pub(crate) fn version_hash(&self) -> [u8; 32] {
-        self.hash
+        self.known.hash
     }
 
     /// Publishes as `instance` from now on. Once it has published, any other session of the source
@@ -217,10 +230,9 @@ impl Catalog {
     /// it back to the newest snapshot, is missing.
     pub fn past(&self, number: u64) -> Result<Self> {
         let content = CatalogContent::empty(self.content.volume, self.content.prefix.clone());
-        let (version, hash, length) = (0, [0; 32], 0);
-        let (session, gates, gated) = (None, Vec::new(), None);
-        let mut past =
-            Self { session, version, hash, length, content, gates, gated, ..self.clone() };
+        let (version, known, session) = (0, Object::default(), None);
+        let (gates, gated) = (Vec::new(), None);
+        let mut past = Self { session, version, known, content, gates, gated, ..self.clone() };
         past.read_to(&self.listed()?, number)?;
         Ok(past)
     }
@@ -280,7 +292,7 @@ impl Catalog {
         let end = names.end_before_gap();
         for number in (end / SNAPSHOT_EVERY * SNAPSHOT_EVERY).max(1)..=end {
             let found = self.read(number, names.length_of(number))?;
-            if number == self.version + 1 && found.version.previous != self.hash {
+            if number == self.version + 1 && found.version.previous != self.known.hash {
                 break;
             }
             self.apply_read(found, number)?;
@@ -404,9 +416,10 @@ impl Catalog {
         undo: Undo,
     ) -> Result<bool> {
         let not_put = match self.put_version(number, author, edits) {
-            Ok((hash, length)) => {
-                assert_ne!(hash, self.hash, "a version names the one before it, so it differs");
-                (self.version, self.hash, self.length) = (number, hash, length);
+            Ok(put) => {
+                let before = self.known.hash;
+                assert_ne!(put.hash, before, "a version names the one before it, so it differs");
+                (self.version, self.known) = (number, put);
                 return Ok(true);
             }
             Err(not_put) => not_put,
@@ -428,13 +441,13 @@ impl Catalog {
     }
 
     /// Puts version `number` with these edits, or with the whole content if it is a snapshot.
-    /// Returns hash and length of its object. Leaves the content as it is.
+    /// Returns its object. Leaves the content as it is.
     fn put_version(
         &mut self,
         number: u64,
         author: [u8; 16],
         edits: &[CatalogEdit],
-    ) -> Result<([u8; 32], u64), NotPut> {
+    ) -> Result<Object, NotPut> {
         self.check_gate()?;
         let lists_segments = edits.iter().any(CatalogEdit::lists_segments);
         let edits = if is_snapshot(number) {
@@ -443,24 +456,24 @@ impl Catalog {
             Cow::Borrowed(edits)
         };
         let encryption = self.key.as_ref().map(|key| (key, &*self.clock));
-        let bytes = version::encode(self.id(number), self.hash, author, &edits, encryption);
+        let bytes = version::encode(self.id(number), self.known.hash, author, &edits, encryption);
         let object = self.object(number);
         let put = || self.store.put(&object, &bytes);
         match self.losses.publish(&mut self.losses_seen, lists_segments, &object, put)? {
             PutOutcome::Created => {
-                let hash = version::hash(&bytes);
-                self.check_part(number, hash)?;
-                Ok((hash, bytes.len() as u64))
+                let put = Object::of(&bytes);
+                self.check_part(number, put.hash)?;
+                Ok(put)
             }
             PutOutcome::AlreadyExists => {
                 let found = self.read(number, None)?;
                 let version = &found.version;
-                if version.previous != self.hash {
+                if version.previous != self.known.hash {
                     return Err(NotPut::Diverged(self.diverged("another version in its place")));
                 }
                 let is_ours = version.author == author && version.edits == *edits;
                 if is_ours {
-                    self.check_part(number, found.hash)?;
+                    self.check_part(number, found.object.hash)?;
                 }
                 Err(NotPut::Taken { found, is_ours })
             }
@@ -477,7 +490,12 @@ impl Catalog {
     fn check_part(&self, number: u64, hash: [u8; 32]) -> Result<(), NotPut> {
         let names = self.listed()?;
         if names.newest() <= number {
-            let Err(diverged) = self.check_known(&names) else { return Ok(()) };
+            let found = self.check_known(&names).and_then(|()| self.check_same(&names));
+            let diverged = match found {
+                Ok(()) => return Ok(()),
+                Err(diverged) if diverged.kind() == ErrorKind::Diverged => diverged,
+                Err(error) => return Err(error.into()),
+            };
             // Whoever may not delete it goes beyond it.
             if self.store.may_delete() {
                 self.store.delete(&self.object(number))?;
@@ -500,11 +518,26 @@ impl Catalog {
     fn check_known(&self, names: &VersionNames) -> Result<()> {
         match names.length_of(self.version) {
             _ if self.version == 0 => Ok(()),
-            Some(length) if length == self.length => Ok(()),
+            Some(length) if length == self.known.length => Ok(()),
             Some(length) => Err(self.diverged(format_args!("one of {length} bytes"))),
             None if self.may_be_forgotten(names) => Ok(()),
             None => Err(self.diverged(format_args!("versions up to {}", names.newest()))),
         }
+    }
+
+    /// Fails with `Diverged` if the version that was read last is another one of the same length now.
+    ///
+    /// Two vaults that parted may both have a version of that number.
+    fn check_same(&self, names: &VersionNames) -> Result<()> {
+        let Object { length, checksum, .. } = self.known;
+        if self.version == 0 || !names.has(self.version) {
+            return Ok(());
+        }
+        let range = length - checksum.len() as u64..length;
+        if self.store.get(&self.object(self.version), range)? == checksum {
+            return Ok(());
+        }
+        Err(self.diverged("another one of that length"))
     }
 
     /// Returns whether others may have removed the version that was read last, because two snapshots
@@ -529,12 +562,19 @@ impl Catalog {
     fn read_listed(&mut self) -> Result<()> {
         let names = self.listed()?;
         self.check_known(&names)?;
+        let end = names.readable();
+        // The next version names the hash of this one.
+        let reads_next =
+            (end / SNAPSHOT_EVERY * SNAPSHOT_EVERY..=end).contains(&(self.version + 1));
+        if !reads_next {
+            self.check_same(&names)?;
+        }
         (self.gates, self.gated) = (names.gates(), None);
         if let Some((_, until)) = names.gate_in_force() {
             self.read(until, names.length_of(until))?;
             self.gated = Some(until);
         }
-        self.read_to(&names, names.readable())
+        self.read_to(&names, end)
     }
 
     /// Reads the versions up to `end`. They must follow each other from the newest snapshot on.
@@ -557,7 +597,7 @@ impl Catalog {
         // A snapshot says all that the versions before it said; a mirror may have none of those.
         for number in (known + 1).max(end / SNAPSHOT_EVERY * SNAPSHOT_EVERY)..=end {
             let found = self.read(number, names.length_of(number))?;
-            if number == known + 1 && known > 0 && found.version.previous != self.hash {
+            if number == known + 1 && known > 0 && found.version.previous != self.known.hash {
                 return Err(self.diverged("another version in its place"));
             }
             self.apply_read(found, number)?;
@@ -642,10 +682,10 @@ impl Catalog {
     /// Applies version `number` as it was read, or nothing of it. Only a snapshot may be beyond the
     /// next one.
     fn apply_read(&mut self, found: Read, number: u64) -> Result<()> {
-        let Read { version, hash, length } = found;
+        let Read { version, object } = found;
         let whole = is_snapshot(number);
         assert!(number == self.version + 1 || whole && number > self.version);
-        if version.previous != self.hash && !(whole && self.version + 1 != number) {
+        if version.previous != self.known.hash && !(whole && self.version + 1 != number) {
             return Err(Error::new(ErrorKind::Corrupt, "read catalog", self.object(number))
                 .expected("the version that follows the one before")
                 .found("one that follows another"));
@@ -656,7 +696,7 @@ impl Catalog {
         } else {
             let _kept = self.content.apply_all(version.edits, |_, _| Ok(()))?;
         }
-        (self.version, self.hash, self.length) = (number, hash, length);
+        (self.version, self.known) = (number, object);
         Ok(())
     }
 
@@ -668,7 +708,7 @@ impl Catalog {
             _ => get_all(&*self.store, &object, VERSION_BYTES_MAX)?,
         };
         let version = version::decode(&bytes, &object, self.id(number), self.key.as_ref())?;
-        Ok(Read { version, hash: version::hash(&bytes), length: bytes.len() as u64 })
+        Ok(Read { version, object: Object::of(&bytes) })
     }
 
     fn id(&self, number: u64) -> VersionId {
@@ -690,10 +730,7 @@ impl Catalog {
 /// A version as it was read.
 struct Read {
     version: Version,
-    /// Hash of its object.
-    hash: [u8; 32],
-    /// Length of its object.
-    length: u64,
+    object: Object,
 }
 
 /// Returns whether the edits take the volume for `source`.

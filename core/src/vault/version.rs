@@ -27,7 +27,8 @@ const TAG_BYTES: usize = 16;
 /// author.
 const HEAD_BYTES: usize = 8 + 4 + 16 + 8 + 32 + 16;
 const ENVELOPE_BYTES: usize = HEAD_BYTES + NONCE_BYTES + TAG_BYTES;
-const CRC_BYTES: usize = 4;
+/// Bytes of the checksum at the end.
+pub(super) const CHECKSUM_BYTES: usize = 4;
 
 /// A volume's version of some number: what its object must belong to.
 #[derive(Clone, Copy)]
@@ -61,14 +62,14 @@ pub struct VersionEnvelope {
 impl VersionEnvelope {
     /// Reads it from the bytes of a version. `Corrupt` if they are none, or their checksum is wrong.
     pub fn read(bytes: &[u8], object: &str) -> Result<Self> {
-        if bytes.len() < ENVELOPE_BYTES + CRC_BYTES || !bytes.starts_with(MAGIC) {
+        if bytes.len() < ENVELOPE_BYTES + CHECKSUM_BYTES || !bytes.starts_with(MAGIC) {
             return Err(Error::new(ErrorKind::Corrupt, "read catalog", object)
                 .at(0)
                 .expected("magic HRLCAT")
                 .found(format_args!("{} bytes", bytes.len())));
         }
         let mut whole = Reader::new(bytes, "read catalog", object);
-        let content = whole.take(bytes.len() - CRC_BYTES)?;
+        let content = whole.take(bytes.len() - CHECKSUM_BYTES)?;
         whole.crc32_le()?;
         let mut from = Reader::new(content, "read catalog", object);
         from.magic(MAGIC)?;
@@ -100,7 +101,7 @@ pub(super) fn encode(
     let mut body = Vec::new();
     body.put_u32_le(edits.len() as u32);
     edits.iter().for_each(|edit| put_edit(&mut body, edit));
-    let mut out = Vec::with_capacity(ENVELOPE_BYTES + body.len() + CRC_BYTES);
+    let mut out = Vec::with_capacity(ENVELOPE_BYTES + body.len() + CHECKSUM_BYTES);
     out.put_bytes(MAGIC).put_u32_le(u32::from(encryption.is_some()));
     out.put_bytes(&id.volume.0).put_u64_le(id.number).put_bytes(&previous).put_bytes(&author);
     assert_eq!(out.len(), HEAD_BYTES, "the envelope's size is the sum of its fields");
@@ -137,7 +138,7 @@ pub(super) fn decode(
             .expected(format_args!("version {} of volume {}", id.number, id.volume))
             .found("another version or volume"));
     }
-    let content = &bytes[..bytes.len() - CRC_BYTES];
+    let content = &bytes[..bytes.len() - CHECKSUM_BYTES];
     let mut from = Reader::new(&content[HEAD_BYTES..], "read catalog", object);
     let nonce: [u8; NONCE_BYTES] = from.array()?;
     let tag: [u8; TAG_BYTES] = from.array()?;
@@ -184,7 +185,7 @@ pub fn mend_catalog_version(
     number: u64,
     previous: [u8; 32],
 ) -> [u8; 32] {
-    if bytes.len() >= ENVELOPE_BYTES + CRC_BYTES {
+    if bytes.len() >= ENVELOPE_BYTES + CHECKSUM_BYTES {
         bytes[12..28].copy_from_slice(&volume.0);
         bytes[28..36].copy_from_slice(&number.to_le_bytes());
         bytes[36..68].copy_from_slice(&previous);

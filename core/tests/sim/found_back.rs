@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use hrl::journal::PointKind;
 use hrl::replica::At;
-use hrl::{Clock, Mode, Policy, Timestamp};
+use hrl::{Clock, Mode, Policy, SteppedProtection, Timestamp};
 
 use crate::found::{Agent, BLOCK, Machine, policy};
 use crate::store::Objects;
@@ -34,6 +34,12 @@ impl Machine {
         let then = self.server.copy();
         agent.ship(2);
         (agent, then)
+    }
+
+    /// Returns the same machine as it is now, running from a copy.
+    fn copied(&self) -> Self {
+        let (files, platter) = (self.files.copy(), self.platter.copy());
+        Self { world: self.world.clone(), files, platter, server: self.server.clone() }
     }
 
     fn check_newest(&self) {
@@ -276,4 +282,60 @@ fn promise_5_a_vault_that_goes_back_to_before_a_take_over_fences_nobody() {
         assert!(!agent.protection.stats().fenced);
         home.check_newest();
     }
+}
+
+/// A source that had begun to go on in one vault began with a snapshot of the same number and length in
+/// another. Then its next version went on top of the wrong one: nobody could read the catalog, and no
+/// agent started.
+#[test]
+fn promise_5_a_snapshot_of_the_same_length_in_another_vault_is_not_followed() {
+    let machine = Machine::new();
+    let (agent, then) = machine.with_copy();
+    machine.kill(agent);
+    let mut agent = machine.start();
+    agent.settle();
+    machine.server.go_back_to(then.clone());
+    agent.run(SteppedProtection::is_going_back);
+    machine.kill(agent);
+    let first = machine.server.copy();
+    machine.server.go_back_to(then);
+    let mut agent = machine.start();
+    let snapshot = "volumes/disk/catalog/0000000000000080";
+    let (ours, theirs) = (machine.server.content(snapshot), &first[snapshot]);
+    let ours = ours.expect("it goes beyond what is gone");
+    assert!(ours.len() == theirs.len() && ours != *theirs);
+    machine.server.go_back_to(first);
+    agent.settle();
+    agent.ship(4);
+    machine.check_newest();
+    machine.kill(agent);
+    let mut agent = machine.start();
+    agent.settle();
+    machine.check_newest();
+}
+
+/// Nothing but the length of the newest version was compared, so an idle agent noticed nothing.
+#[test]
+fn promise_3_a_newest_version_of_the_same_length_in_another_vault_is_noticed() {
+    let mut machine = Machine::new();
+    let mut agent = machine.start();
+    agent.ship(1);
+    machine.kill(agent);
+    let (before, base) = (machine.copied(), machine.server.copy());
+    let mut agent = machine.start();
+    agent.ship(2);
+    machine.kill(agent);
+    let mirror = machine.server.copy();
+    machine.server.go_back_to(base);
+    machine = before;
+    let mut agent = machine.start();
+    agent.ship(3);
+    let newest = machine.server.names("volumes/disk/catalog/").pop().expect("versions");
+    let (ours, theirs) = (machine.server.content(&newest).expect("just named"), &mirror[&newest]);
+    assert!(ours.len() == theirs.len() && ours != *theirs);
+    machine.server.go_back_to(mirror);
+    agent.world.clock.advance(Duration::from_secs(60));
+    agent.run(|protection| protection.stats().mode != Mode::Ordered);
+    agent.settle();
+    machine.check_newest();
 }
