@@ -71,6 +71,8 @@ pub(crate) struct Anchor {
     pub epoch: Epoch,
     /// The sessions that used the directory, newest first.
     pub sessions: Vec<[u8; 16]>,
+    /// When the newest of them began.
+    pub since: Timestamp,
     /// Newest catalog version known.
     pub version: u64,
     /// Hash of its object.
@@ -118,11 +120,12 @@ impl Anchor {
     pub(super) fn forget(state: &StateDirectory) -> Result<()> {
         match Self::read_forgotten(state) {
             Ok(None) => Ok(()),
-            Ok(Some(Self { sessions, .. })) => {
+            Ok(Some(Self { sessions, since, .. })) => {
                 let forgotten = Self {
                     source: NOBODY,
                     epoch: Epoch::default(),
                     sessions,
+                    since,
                     version: 0,
                     hash: [0; 32],
                     published: End::default(),
@@ -160,6 +163,7 @@ impl Anchor {
             source: source.id,
             epoch: catalog.epoch(),
             sessions,
+            since: instance.since,
             version: catalog.version(),
             hash: catalog.version_hash(),
             published: End::default(),
@@ -179,7 +183,8 @@ impl Anchor {
         let mut sessions = vec![instance.id];
         sessions.extend(&self.sessions);
         sessions.truncate(SESSIONS_MAX);
-        Self { sessions, promised, given: self.given.max(self.end()), ..self.clone() }
+        let (since, given) = (instance.since, self.given.max(self.end()));
+        Self { sessions, since, promised, given, ..self.clone() }
     }
 
     /// Returns false if the anchor is forgotten.
@@ -322,7 +327,8 @@ impl Anchor {
             self.handed_over.map_or_else(|| "none".to_owned(), |failover| failover.to_string());
         format!(
             "{FIRST_LINE}\nsource={}\nepoch={}\nsessions={}\nversion={}\nhash={}\npublished={}\nchain={}\n\
-             promised={}\ngiven={}\nunordered={cause} {since}\nuntil={}\nhanded-over={handed_over}\n",
+             promised={}\ngiven={}\nunordered={cause} {since}\nuntil={}\nhanded-over={handed_over}\n\
+             since={}\n",
             hex(&self.source),
             self.epoch,
             sessions.join(","),
@@ -332,7 +338,8 @@ impl Anchor {
             hex(&self.published.chain.0),
             self.promised.0,
             self.given.0,
-            self.until.0
+            self.until.0,
+            self.since.0
         )
     }
 }
@@ -425,9 +432,17 @@ impl AnchorFile {
     }
 }
 
-/// Returns a new session of the source on this host.
-pub(super) fn new_instance(clock: &dyn Clock) -> SourceInstance {
-    SourceInstance { id: random_bytes(clock), host: host(), since: clock.now() }
+/// Returns a new session of the source on this host. It begins later than the last one of the state
+/// directory and the one that published last, even if the clock went back.
+pub(super) fn new_instance(
+    clock: &dyn Clock,
+    before: Option<&Anchor>,
+    catalog: &CatalogContent,
+) -> SourceInstance {
+    let published = catalog.instance().map(|newest| newest.since);
+    let (known, now) = (before.map(|before| before.since).max(published), clock.now());
+    let since = known.map_or(now, |known| now.max(Timestamp(known.0.saturating_add(1))));
+    SourceInstance { id: random_bytes(clock), host: host(), since }
 }
 
 /// Parses the text of `STATE/anchor` and prints it again; `None` if it is not valid. Feature
@@ -444,6 +459,7 @@ fn parse(text: &str) -> Option<Anchor> {
         source: parse_hex(field("source")?)?,
         epoch: Epoch(field("epoch")?.parse().ok()?),
         sessions: field("sessions")?.split(',').map(parse_hex).collect::<Option<_>>()?,
+        since: Timestamp(0),
         version: field("version")?.parse().ok()?,
         hash: parse_hex(field("hash")?)?,
         published: End {
@@ -469,6 +485,9 @@ fn parse(text: &str) -> Option<Anchor> {
             "none" => None,
             digits => Some(PointId::parse(digits)?),
         };
+    }
+    if let Some(since) = field("since") {
+        anchor.since = Timestamp(since.parse().ok()?);
     }
     Some(anchor)
 }

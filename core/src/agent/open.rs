@@ -225,7 +225,7 @@ impl ProtectionOptions {
             None => self.vault.unread_catalog(&info, &keys),
         };
         let replicated = catalog.last_sequence();
-        let instance = new_instance(&*self.clock);
+        let instance = new_instance(&*self.clock, anchor.as_ref(), &catalog);
         let (anchor, epoch) = match (&away, anchor) {
             (Some(_), Some(anchor)) => (anchor.begin_away(&instance, left.end), anchor.epoch),
             (_, anchor) => {

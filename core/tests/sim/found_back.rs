@@ -339,3 +339,26 @@ fn promise_3_a_newest_version_of_the_same_length_in_another_vault_is_noticed() {
     agent.settle();
     machine.check_newest();
 }
+
+/// The clock had gone back, so the copy seemed to have begun before the original, which went on.
+#[test]
+fn promise_9_a_copy_that_begins_after_the_clock_went_back_fences_the_original() {
+    let machine = Machine::new();
+    let mut agent = machine.start();
+    agent.ship(1);
+    let then = machine.server.copy();
+    machine.kill(agent);
+    let mut original = machine.start();
+    original.ship(2);
+    machine.server.go_back_to(then);
+    let hour = Duration::from_secs(3600).as_nanos() as i64;
+    machine.world.clock.jump(Timestamp(machine.world.clock.now().0 - hour));
+    let copy = machine.copied();
+    let mut agent = copy.start();
+    agent.settle();
+    original.world.clock.advance(Duration::from_secs(60));
+    original.run(|protection| protection.stats().fenced);
+    agent.ship(3);
+    assert!(!agent.protection.stats().fenced);
+    copy.check_newest();
+}
