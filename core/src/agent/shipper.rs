@@ -268,10 +268,9 @@ impl Shipper {
         let last = catalog.last_sequence();
         let newest = unpublished.entries.last().map(|entry| entry.summary.last_sequence);
         assert!(newest == Some(last), "the catalog ends with what was published");
-        self.record(&catalog)?;
+        self.record_and_remove(&catalog, spool, &unpublished.entries)?;
         drop(catalog);
         unpublished.published_at = Some(now);
-        spool.remove_published(&unpublished.entries);
         unpublished.clear();
         Ok(Some(last))
     }
@@ -319,26 +318,47 @@ impl Shipper {
         if count == 0 {
             self.check_end(&catalog, spool)?;
         } else {
-            self.record(&catalog)?;
+            self.record_and_remove(&catalog, spool, &unpublished.entries[..count])?;
         }
         drop(catalog);
         self.unsure.store(false, Ordering::Relaxed);
-        spool.remove_published(&unpublished.entries[..count]);
         unpublished.entries.drain(..count);
         Ok((count > 0).then_some(last))
     }
 
-    /// Records in the anchor what the catalog lists, before that leaves the spool.
+    /// Records in the anchor what the catalog lists, and removes the oldest segments from the spool,
+    /// which are `published` there.
     ///
-    /// If that fails, the next call finds it in the catalog and records it. A full disk alone is no
-    /// failure, because the segments have its room: the next publication records it.
-    fn record(&self, catalog: &Catalog) -> Result<()> {
-        let recorded = self.sender.anchor.published(catalog);
-        if recorded.as_ref().is_err_and(|error| error.kind() != ErrorKind::Full) {
-            self.unsure.store(true, Ordering::Relaxed);
-            return recorded;
+    /// On a full disk the segments have the room of the anchor. The newest leaves last: until the
+    /// anchor knows it, the next start knows by it which sequences were given.
+    fn record_and_remove(
+        &self,
+        catalog: &Catalog,
+        spool: &Spool,
+        published: &[SegmentEntry],
+    ) -> Result<()> {
+        let mut is_recorded = self.record(catalog)?;
+        let (older, newest) = published.split_at(published.len().saturating_sub(1));
+        for removed in [older, newest] {
+            spool.remove_published(removed);
+            // If there still is no room, the next publication records it.
+            is_recorded = is_recorded || self.sender.anchor.published(catalog).is_ok();
         }
         Ok(())
+    }
+
+    /// Records in the anchor what the catalog lists. Returns false if the disk is full.
+    ///
+    /// If that fails otherwise, the next call finds it in the catalog and records it.
+    fn record(&self, catalog: &Catalog) -> Result<bool> {
+        match self.sender.anchor.published(catalog) {
+            Ok(()) => Ok(true),
+            Err(error) if error.kind() == ErrorKind::Full => Ok(false),
+            Err(error) => {
+                self.unsure.store(true, Ordering::Relaxed);
+                Err(error)
+            }
+        }
     }
 
     fn record_speed(&self, bytes: u64, took: Duration) {
@@ -355,7 +375,7 @@ impl Shipper {
         Ok(SegmentEntry { object, summary: spooled.summary.clone() })
     }
 
-    /// Reads what others appended to the catalog: one request if nobody did. `Fenced` if another
+    /// Reads what others appended to the catalog: two requests if nobody did. `Fenced` if another
     /// source owns the volume, or another session of this one publishes. `Diverged` if what was
     /// published from here is gone.
     pub(crate) fn look(&self, spool: &Spool) -> Result<()> {

@@ -362,3 +362,30 @@ fn promise_9_a_copy_that_begins_after_the_clock_went_back_fences_the_original() 
     assert!(!agent.protection.stats().fenced);
     copy.check_newest();
 }
+
+/// The anchor found no room, and the segments that were published left the spool all the same.
+#[test]
+fn promise_3_sequences_that_were_published_on_a_full_disk_are_not_given_again() {
+    for count in [1, 3] {
+        let machine = Machine::new();
+        let mut agent = machine.start();
+        agent.ship(1);
+        let then = machine.server.copy();
+        (0..count).for_each(|byte| agent.spool(10 + byte));
+        machine.files.set_room(machine.files.bytes());
+        agent.step("ship");
+        let offered = machine.replica().catalog().last_sequence();
+        assert_eq!(offered, agent.protection.stats().last_sequence);
+        machine.kill(agent);
+        machine.files.set_room(usize::MAX);
+        machine.server.go_back_to(then);
+        let left = machine.replica().catalog().last_sequence();
+        let mut agent = machine.start();
+        agent.ship(3);
+        let replica = machine.replica();
+        let mut first =
+            replica.catalog().segments().iter().map(|entry| entry.summary.first_sequence);
+        assert!(first.all(|first| first <= left || first > offered), "some are given again");
+        machine.check_newest();
+    }
+}
