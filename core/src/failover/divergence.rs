@@ -35,6 +35,9 @@ pub(super) struct Divergence {
     pub differs: ExtentSet,
     /// Why the whole disk counts as different, if it does.
     pub everywhere: Option<String>,
+    /// End of the branch that has what otherwise only the disk has, until the disk is written. `None`
+    /// if the disk never was a whole copy: it cannot be handed in again.
+    pub kept: Option<End>,
 }
 
 impl Divergence {
@@ -46,7 +49,17 @@ impl Divergence {
         everywhere: Option<String>,
     ) -> Self {
         let history = look_at(replica, epoch, |content| End::around(content, at));
-        Self { epoch, at, history, differs, everywhere }
+        Self { epoch, at, history, differs, everywhere, kept: None }
+    }
+
+    /// Returns whether this vault's branch lacks what otherwise only the disk has. It was handed in to
+    /// another copy of the vault, or to this one before it went back.
+    pub(super) fn is_lacking_in(&self, replica: &Replica) -> bool {
+        let is_lacking = |end| {
+            let branch = replica.branch(self.epoch);
+            branch.is_ok_and(|branch| !contains(branch.catalog(), end))
+        };
+        self.kept.is_some_and(is_lacking)
     }
 }
 
@@ -64,10 +77,16 @@ fn look_at<T>(
 }
 
 /// Hands in to the branch what only the spool or the disk has, and returns where the disk differs.
+/// `before` is what an earlier call returned, if this vault lacks what that handed in.
 ///
 /// `InvalidInput` if no agent used the directory, or its agent still owns the volume; `AlreadyExists`
 /// if a failback took it home.
-pub(super) fn of_old_source(vault: &Vault, volume: &str, old: &Old<'_>) -> Result<Divergence> {
+pub(super) fn of_old_source(
+    vault: &Vault,
+    volume: &str,
+    old: &Old<'_>,
+    before: Option<&Divergence>,
+) -> Result<Divergence> {
     let Old { disk, state, clock } = *old;
     let mut replica = vault.replica(volume)?;
     let source = check_old_source(state, &replica)?;
@@ -80,12 +99,12 @@ pub(super) fn of_old_source(vault: &Vault, volume: &str, old: &Old<'_>) -> Resul
         return Ok(everywhere(&replica, (epoch, at), whole, why));
     };
     let handed_in = hand_in(state, &replica, &source, clock)?;
-    let (epoch, at, before) = (branch.epoch, branch.at, branch);
+    let (epoch, at, taken) = (branch.epoch, branch.at, branch);
     replica.refresh()?;
     let branch = replica.catalog().branch(epoch)?.clone();
     let anchor = Anchor::read(state)?.filter(|anchor| anchor.source == source.id);
     let lacking = anchor.as_ref().and_then(|anchor| {
-        anchor.lacking_in(&branch).or_else(|| anchor.lacks(&before, &handed_in.spooled))
+        anchor.lacking_in(&branch).or_else(|| anchor.lacks(&taken, &handed_in.spooled))
     });
     let dirty = dirty(disk, state)?;
     let present = present(state)?;
@@ -95,6 +114,8 @@ pub(super) fn of_old_source(vault: &Vault, volume: &str, old: &Old<'_>) -> Resul
         lacking
     } else if present.is_some() {
         Some("the volume had failed over to it, and it was not a whole copy yet".to_owned())
+    } else if let Some(why) = before.and_then(|before| before.everywhere.clone()) {
+        Some(why)
     } else {
         dirty.as_ref().err().cloned()
     };
@@ -102,23 +123,27 @@ pub(super) fn of_old_source(vault: &Vault, volume: &str, old: &Old<'_>) -> Resul
         (Ok(dirty), None) => dirty,
         _ => std::iter::once(whole).collect(),
     };
+    let is_whole = present.is_none();
     // An extent that the disk never held has no writes of its own.
     let unsure = present.map_or(unsure.clone(), |present| {
         present.iter().flat_map(|extent| unsure.within(extent).collect::<Vec<_>>()).collect()
     });
-    let given = anchor.map_or(Sequence::ZERO, |anchor| anchor.given.max(anchor.end()));
+    let kept = before.and_then(|before| before.kept).map_or(Sequence::ZERO, |kept| kept.sequence);
+    let given = anchor.map_or(kept, |anchor| kept.max(anchor.given).max(anchor.end()));
     if keep::journal_difference(old, &replica, &branch, given, &unsure)? {
         hand_in(state, &replica, &source, clock)?;
         replica.refresh()?;
     }
     state.clear_spool()?;
+    let branch = replica.catalog().branch(epoch)?;
+    let end = End { sequence: branch.last_sequence(), chain: branch.chain };
+    let kept = is_whole.then_some(end);
     if let Some(why) = why {
-        return Ok(everywhere(&replica, (epoch, at), whole, why));
+        return Ok(Divergence { kept, ..everywhere(&replica, (epoch, at), whole, why) });
     }
-    let end = replica.catalog().branch(epoch)?.last_sequence();
-    let mut differs = replica.branch(epoch)?.touched(at, end)?;
+    let mut differs = replica.branch(epoch)?.touched(at, end.sequence)?;
     unsure.iter().for_each(|extent| differs.insert(extent));
-    Ok(Divergence::new(&replica, (epoch, at), differs, None))
+    Ok(Divergence { kept, ..Divergence::new(&replica, (epoch, at), differs, None) })
 }
 
 /// Returns the source whose directory this is, once it is sure that the source lost the volume.

@@ -108,11 +108,12 @@ impl Follower {
                 .expected(format_args!("{} bytes", replica.info().device_bytes))
                 .found(disk.size_bytes()));
         }
-        let known = match read(&state)? {
-            Some(known) => as_left(known, &state, &*disk)?,
-            None => {
+        let left = read(&state)?.map(|known| as_left(known, &state, &*disk)).transpose()?;
+        let known = match left {
+            Some(known) if !known.is_lacking_in(&replica) => known,
+            left => {
                 let old = Old { disk: &*disk, state: &state, clock: &*clock };
-                let found = divergence::of_old_source(&vault, volume, &old)?;
+                let found = divergence::of_old_source(&vault, volume, &old, left.as_ref())?;
                 write(&state, &found)?;
                 witness::leave(&state, &*disk, Moment::Followed(found.at))?;
                 found
@@ -168,7 +169,7 @@ impl Follower {
             self.save_progress(to)?;
             return Ok(CatchUp { from, to, bytes_diverged, bytes_written: 0 });
         }
-        let planned = Divergence { differs: all.clone(), ..self.known.clone() };
+        let planned = Divergence { differs: all.clone(), kept: None, ..self.known.clone() };
         write(&self.state, &planned)?;
         witness::unleave(&self.state, &*self.disk)?;
         self.known = planned;
@@ -392,8 +393,9 @@ fn print(known: &Divergence) -> String {
         format!("at={}", known.at.0),
         format!("everywhere={why}"),
     ];
-    let history = |end: End| format!("history={} {}", end.sequence.0, hex(&end.chain.0));
-    lines.extend(known.history.map(history));
+    let line = |name, end: End| format!("{name}={} {}", end.sequence.0, hex(&end.chain.0));
+    lines.extend(known.history.map(|end| line("history", end)));
+    lines.extend(known.kept.map(|end| line("kept", end)));
     lines.extend(known.differs.iter().map(|e| format!("{} {}", e.offset, e.length)));
     lines.push("end\n".to_owned());
     lines.join("\n")
@@ -417,21 +419,27 @@ fn parse(text: &str) -> Option<Divergence> {
     let at = Sequence(field("at")?.parse().ok()?);
     let why = field("everywhere")?.to_owned();
     let everywhere = Some(why).filter(|why| !why.is_empty());
-    let (mut differs, mut history) = (ExtentSet::new(), None);
+    let (mut differs, mut history, mut kept) = (ExtentSet::new(), None, None);
     loop {
         let line = lines.next()?;
         if line == "end" {
             break;
         }
         if let Some(end) = line.strip_prefix("history=").filter(|_| history.is_none()) {
-            let (sequence, chain) = end.split_once(' ')?;
-            let (sequence, chain) =
-                (Sequence(sequence.parse().ok()?), ChainHash(parse_hex(chain)?));
-            history = Some(End { sequence, chain });
+            history = Some(parse_end(end)?);
+            continue;
+        }
+        if let Some(end) = line.strip_prefix("kept=").filter(|_| kept.is_none()) {
+            kept = Some(parse_end(end)?);
             continue;
         }
         let (offset, length) = line.split_once(' ')?;
         differs.insert(Extent::new(offset.parse().ok()?, length.parse().ok()?).ok()?);
     }
-    lines.next().is_none().then_some(Divergence { epoch, at, history, differs, everywhere })
+    lines.next().is_none().then_some(Divergence { epoch, at, history, differs, everywhere, kept })
+}
+
+fn parse_end(text: &str) -> Option<End> {
+    let (sequence, chain) = text.split_once(' ')?;
+    Some(End { sequence: Sequence(sequence.parse().ok()?), chain: ChainHash(parse_hex(chain)?) })
 }

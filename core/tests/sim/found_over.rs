@@ -324,3 +324,47 @@ fn promise_9_a_machine_that_went_back_before_its_volume_was_lost_comes_home_whol
     follower.catch_up(&At::Newest, &|_, _| true).expect("catch up");
     assert!(home.platter.peek() == home.content(&At::Newest), "the disk at home is not the volume");
 }
+
+/// Once it had been handed in to another copy of the vault, it counted as kept, and the disk was
+/// overwritten.
+#[test]
+fn promise_4_what_only_an_old_disk_has_is_handed_in_to_each_vault_that_it_follows() {
+    let (home, mut agent) = at_home();
+    let away = home.beside();
+    let mut over = away.fail_over(At::Newest);
+    over.protection.commit_failover().expect("commit");
+    over.settle();
+    agent.write(BLOCK, 9);
+    home.kill(agent);
+    let (mirror, old) = (home.server.copy(), home.platter.peek());
+    let check = || {
+        let branch = home.replica().branch(Epoch(1)).expect("branch");
+        let view = branch.view(&At::Newest, &ViewOptions::default()).expect("view");
+        let mut found = vec![0; old.len()];
+        view.read(0, &mut found).expect("read");
+        assert!(found == old, "the end of the branch is not the old disk");
+        branch.catalog().last_sequence()
+    };
+    drop(home.follow().expect("follow"));
+    home.files.killed();
+    let first = check();
+    let version = home.replica().catalog().version();
+    drop(home.follow().expect("follow"));
+    home.files.killed();
+    assert_eq!(home.replica().catalog().version(), version, "it is handed in once");
+
+    home.server.go_back_to(mirror.clone());
+    let mut follower = home.follow().expect("follow");
+    let second = check();
+    assert!(second > first, "sequences are given again");
+    follower.catch_up(&At::Newest, &|_, _| true).expect("catch up");
+    drop(follower);
+    home.files.killed();
+    assert!(home.platter.peek() == home.content(&At::Newest));
+
+    // Nothing of it is on the disk any more.
+    home.server.go_back_to(mirror);
+    let mut follower = home.follow().expect("follow");
+    follower.catch_up(&At::Newest, &|_, _| true).expect("catch up");
+    assert!(home.platter.peek() == home.content(&At::Newest));
+}
