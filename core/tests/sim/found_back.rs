@@ -389,3 +389,27 @@ fn promise_3_sequences_that_were_published_on_a_full_disk_are_not_given_again() 
         machine.check_newest();
     }
 }
+
+/// The simulation does not swap vaults then.
+#[test]
+fn promise_5_a_vault_that_comes_while_its_agent_enters_another_is_noticed() {
+    for returns in [false, true] {
+        let machine = Machine::new();
+        let (mut agent, then) = machine.with_copy();
+        let first = machine.server.copy();
+        machine.server.go_back_to(then);
+        agent.run(SteppedProtection::is_going_back);
+        let second = machine.server.copy();
+        machine.server.go_back_to(first);
+        agent.step("journal");
+        assert!(!agent.protection.is_going_back(), "it goes on in the second vault");
+        if returns {
+            agent.spool(4);
+            agent.step("ship");
+            machine.server.go_back_to(second);
+        }
+        agent.settle();
+        agent.ship(5);
+        machine.check_newest();
+    }
+}

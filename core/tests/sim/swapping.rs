@@ -7,6 +7,7 @@
 
 use std::cell::Ref;
 use std::collections::BTreeSet;
+use std::rc::Rc;
 use std::time::Duration;
 
 use hrl::bytes::hex;
@@ -18,7 +19,7 @@ use crate::going_back::{Stretch, WENT_BACK, is_misled, readable, stretch_of};
 use crate::model::Model;
 use crate::oracle::Offered;
 use crate::run::Life;
-use crate::site::{Site, state_directory};
+use crate::site::{Running, Site, state_directory};
 use crate::store::{Objects, Server};
 use crate::world::Random;
 
@@ -208,6 +209,13 @@ impl Life {
     /// Returns false if that cannot be done now.
     fn exchange(&mut self, what: &'static str, stays: bool) -> bool {
         let (world, site) = (self.world.clone(), self.owner().clone());
+        // The agent has looked at the vault in place, and is about to go on with that. If another one
+        // takes its place now, the agent enters a history that is not in place: this model has only
+        // that one. `promise_5_a_vault_that_comes_while_its_agent_enters_another_is_noticed` tries it.
+        let enters = |running: Rc<Running>| running.protection.is_going_back();
+        if site.running().filter(|_| site.is_alive()).is_some_and(enters) {
+            return false;
+        }
         // What was sent has arrived.
         self.server.deliver(Clock::elapsed(&*world.clock), true);
         let Some(before) = world.in_peace(|| readable(&site)) else { return false };
