@@ -453,6 +453,9 @@ impl Life {
                     // It followed what the vault lost, until its source has gone on in that.
                     let is_ahead = error.kind() == ErrorKind::Diverged && site.has_gone_back();
                     let late = late || (is_ahead && site.has_divergence());
+                    // Its source has put a version on top of lost ones, and did not go on yet.
+                    let has_gap = error.kind() == ErrorKind::Corrupt && site.is_unreadable();
+                    let late = late || has_gap;
                     assert!(
                         late || self.owner().number == site.number,
                         "a disk cannot follow: {error}"
