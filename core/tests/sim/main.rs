@@ -67,10 +67,10 @@ fn run_seeds(first: u64, count: u64) {
         println!("{count} seeds from {first} in {took:.1?}: {all}");
         failures
     });
-    if let Some((seed, _)) = failures.iter().min() {
+    if let Some((seed, message)) = failures.iter().min() {
         failures.iter().for_each(|(seed, message)| println!("seed {seed}: {message}"));
         if variable("SIM_LINES") != Some(0) {
-            run::explain(*seed);
+            run::explain(*seed, message);
         }
         panic!("{} seeds failed", failures.len());
     }

@@ -95,12 +95,18 @@ pub fn simulate(seed: u64, steps: Option<u64>, verbose: bool) -> Result<Outcome,
     }
 }
 
-/// Finds about the smallest failing number of steps, and prints it with its trace.
-pub fn explain(seed: u64) {
+/// Finds about the smallest number of steps with the failure `message`, and prints it with its trace.
+pub fn explain(seed: u64, message: &str) {
+    // Numbers differ.
+    let kind = |message: &str| -> String {
+        message.chars().filter(|c| !c.is_ascii_hexdigit()).take(KIND_CHARS).collect()
+    };
     let (mut low, mut high) = (0, steps_of(seed));
     while high - low > 1 {
         let middle = low.midpoint(high);
-        if simulate(seed, Some(middle), false).is_err() { high = middle } else { low = middle }
+        let found = simulate(seed, Some(middle), false);
+        let is_it = found.is_err_and(|found| kind(&found.message) == kind(message));
+        if is_it { high = middle } else { low = middle }
     }
     let Err(found) = simulate(seed, Some(high), true) else {
         return println!("seed {seed} failed, and does not when it is played again");
@@ -111,6 +117,9 @@ pub fn explain(seed: u64) {
         "replay: SIM_SEED={seed} cargo test -p hrl --test sim promises_are_kept_in_many_simulated -- --nocapture"
     );
 }
+
+/// Characters of a message that tell one kind of failure from another.
+const KIND_CHARS: usize = 30;
 
 fn steps_of(seed: u64) -> u64 {
     Random::new(!seed).within(150, 2000)
