@@ -13,6 +13,7 @@
 #ifndef HRL_HPP
 #define HRL_HPP
 
+#include "hrl/attach.hpp"
 #include "hrl/device.hpp"
 #include "hrl/failover.hpp"
 #include "hrl/group.hpp"

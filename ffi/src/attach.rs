@@ -116,6 +116,11 @@ pub unsafe extern "C" fn hrl_attach_mark_app(
     })
 }
 
+#[allow(clippy::cast_sign_loss, reason = "a ratio of sizes")]
+fn percent(ratio: f64) -> u64 {
+    (ratio * 100.0) as u64
+}
+
 report! {
     /// Reports what the cuts of an attachment have taken, as of the last one.
     pub struct hrl_attach_stats from now: AttachmentStats {
@@ -131,7 +136,7 @@ report! {
         /// Bytes that were copied after the flip of the last point.
         last_cut_bytes_in_cut: u64 = now.last_bytes_in_cut,
         /// Bytes copied for each byte of the blocks that had changed, in hundredths; at least 100.
-        read_amplification_percent: u64 = (now.read_amplification * 100.0) as u64,
+        read_amplification_percent: u64 = percent(now.read_amplification),
         /// Bytes that were copied in this session, without those of a compared disk.
         bytes_copied: u64,
         /// Memory of the maps of changed blocks, in bytes. It is never swapped.

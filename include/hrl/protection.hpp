@@ -23,6 +23,11 @@ public:
         : Handle(detail::make<hrl_protection_options>([&](hrl_protection_options **out) {
               return hrl_protection_options_new(volume.c_str(), device.get(), vault.get(), state.c_str(), out);
           })) {}
+    /** Options without a device, for Attachment. */
+    ProtectionOptions(const std::string &volume, const Vault &vault, const std::string &state)
+        : Handle(detail::make<hrl_protection_options>([&](hrl_protection_options **out) {
+              return hrl_protection_options_new(volume.c_str(), nullptr, vault.get(), state.c_str(), out);
+          })) {}
     ProtectionOptions &set(const std::string &name, const std::string &value) {
         check(hrl_protection_options_set(get(), name.c_str(), value.c_str()));
         return *this;
@@ -51,6 +56,7 @@ public:
     }
 
 private:
+    friend class Attachment;
     friend class Protection;
     friend class FailedOver;
     friend class Follower;

@@ -203,9 +203,10 @@ impl NbdServer {
         insecure: bool,
     ) -> PyResult<Self> {
         let extents = changes.map(DiskChanges::extents);
-        let options = match read_only {
-            true => FileDeviceOptions { access: Access::ReadOnly, ..Default::default() },
-            false => FileDeviceOptions { exclusive: true, ..Default::default() },
+        let options = if read_only {
+            FileDeviceOptions { access: Access::ReadOnly, ..Default::default() }
+        } else {
+            FileDeviceOptions { exclusive: true, ..Default::default() }
         };
         let device = device.open(py, options)?;
         let tls = Tls::new(tls, tls_verify, on_refused, insecure, name);

@@ -4,7 +4,7 @@
 //! [readings](Observation::readings) change then, so the observer begins its cut again.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::baseline::Baseline;
 use super::protection::Protection;
@@ -96,8 +96,9 @@ impl Observation {
 
     /// Makes the protection compare the whole disk with the replica, and journal what differs.
     pub fn compare(&self, cause: Cause) -> Result<()> {
-        let (shared, since) = (&self.shared, Instant::now());
-        while !shared.is_journaled() && since.elapsed() < COMPARE_WAIT {
+        let (shared, since) = (&self.shared, self.shared.clock.elapsed());
+        let is_late = || shared.clock.elapsed().saturating_sub(since) >= COMPARE_WAIT;
+        while !shared.is_journaled() && !is_late() {
             shared.requests.ask(Request::Close);
             std::thread::sleep(PAUSE);
         }

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use hrl::journal::PointKind;
 use hrl::replica::RecoveryPoint;
@@ -28,6 +28,7 @@ use crate::cutter::{AttachmentStats, Cutter, Limits, Wanted};
 use crate::disk::Disk;
 use crate::observed::ObservedDisk;
 use crate::place::check_elsewhere;
+use crate::stopwatch::Stopwatch;
 use crate::tracker::Tracker;
 
 const PINS: &str = "/sys/fs/bpf";
@@ -328,8 +329,8 @@ struct Shared {
 impl Shared {
     /// Makes points by policy until the end.
     fn run(&self, policy: &Policy) {
-        let mut crash = Due::new(policy.crash_point_interval);
-        let mut app = Due::new(policy.app_point_interval);
+        let mut crash = Due::new(policy.crash_point_interval, &self.clock);
+        let mut app = Due::new(policy.app_point_interval, &self.clock);
         loop {
             let pause = crash.left().min(app.left());
             if self.wait(pause) {
@@ -406,23 +407,24 @@ impl Shared {
 /// When a point is due.
 struct Due {
     interval: Duration,
-    next: Instant,
+    clock: Arc<dyn Clock>,
+    next: Duration,
 }
 
 impl Due {
-    fn new(interval: Duration) -> Self {
-        Self { interval, next: Instant::now() }
+    fn new(interval: Duration, clock: &Arc<dyn Clock>) -> Self {
+        Self { interval, clock: clock.clone(), next: clock.elapsed() }
     }
 
     fn left(&self) -> Duration {
         if self.interval.is_zero() {
             return Duration::from_secs(3600);
         }
-        self.next.saturating_duration_since(Instant::now())
+        self.next.saturating_sub(self.clock.elapsed())
     }
 
     fn done(&mut self) {
-        self.next = (self.next + self.interval).max(Instant::now());
+        self.next = (self.next + self.interval).max(self.clock.elapsed());
     }
 }
 
@@ -469,7 +471,7 @@ impl Attachment {
 
     /// Waits until a point was made in this session. `Unavailable` at the limit.
     pub fn wait_point(&self, limit: Duration) -> Result<()> {
-        let began = Instant::now();
+        let began = Stopwatch::start(&self.shared.clock);
         while self.stats().points == 0 {
             if began.elapsed() >= limit {
                 return Err(Error::new(

@@ -11,7 +11,7 @@
 use std::cell::Cell;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use hrl::device::BlockDevice;
 use hrl::journal::PointKind;
@@ -23,6 +23,7 @@ use hrl_quiesce::Applications;
 
 use crate::cut::{Attempt, Cut, CutOptions, Follower};
 use crate::place;
+use crate::stopwatch::Stopwatch;
 use crate::tracker::Tracker;
 
 /// Wait for the protection to let the observer go on.
@@ -121,7 +122,7 @@ impl Cutter {
     /// Makes a point. `NotOrdered` while the first copy or another resync is under way,
     /// `Unavailable` if no cut is clean in time or an audit failed.
     pub(crate) fn point(&mut self, wanted: Wanted<'_>) -> Result<RecoveryPoint> {
-        let began = Instant::now();
+        let began = Stopwatch::start(&self.clock);
         let mut cut = Cut::default();
         let mut changed = Vec::new();
         let point = self.cut(wanted, &mut cut, &mut changed);
@@ -155,13 +156,14 @@ impl Cutter {
                 .quiesced(wanted, applications, limit, true, cut, changed)?
                 .ok_or_else(|| self.no_cut(cut, "applications quiesced"));
         }
-        let mut until = None;
+        // Copying ahead may take long before the first try.
+        let mut tried = None;
         loop {
             if let Some(point) = self.try_once(wanted, &mut || Ok(()), cut, changed)? {
                 return Ok(point);
             }
-            // Copying ahead may have taken long before the first try.
-            if Instant::now() >= *until.get_or_insert_with(|| Instant::now() + self.limits.cut) {
+            let since = tried.get_or_insert_with(|| Stopwatch::start(&self.clock));
+            if since.elapsed() >= self.limits.cut {
                 break;
             }
             std::thread::sleep(self.limits.options.pause);
@@ -187,9 +189,9 @@ impl Cutter {
         changed: &mut Vec<Extent>,
     ) -> Result<Option<RecoveryPoint>> {
         let mut request = QuiesceRequest::new(&self.volume, limit);
-        request.label = wanted.label.to_owned();
-        request.written = self.written.clone();
-        let began = Instant::now();
+        wanted.label.clone_into(&mut request.label);
+        request.written.clone_from(&self.written);
+        let began = Stopwatch::start(&self.clock);
         let mut quiesced = Quiesced(Some(applications));
         applications.quiesce(&request)?;
         let mut release = || {
@@ -270,8 +272,9 @@ impl Cutter {
         then: impl FnOnce(&mut Follower<'_>, &mut crate::Receiver<'_>, &mut Cut) -> Result<T>,
     ) -> Result<T> {
         let (observation, stopping, volume) = (&self.observation, &self.stopping, &self.volume);
+        let clock = &self.clock;
         let mut receive = |extent: Extent, data: &[u8]| {
-            wait_for_room(observation, stopping, volume)?;
+            wait_for_room(observation, clock, stopping, volume)?;
             changed.push(extent);
             observation.journal(readings, extent.offset, data, time.get())
         };
@@ -286,7 +289,7 @@ impl Cutter {
 
     /// Waits until no resync has a region to read.
     fn wait_ready(&self) -> Result<u64> {
-        let began = Instant::now();
+        let began = Stopwatch::start(&self.clock);
         loop {
             if let Some(readings) = self.observation.readings() {
                 return Ok(readings);
@@ -309,8 +312,13 @@ impl Cutter {
     }
 }
 
-fn wait_for_room(observation: &Observation, stopping: &AtomicBool, volume: &str) -> Result<()> {
-    let began = Instant::now();
+fn wait_for_room(
+    observation: &Observation,
+    clock: &Arc<dyn Clock>,
+    stopping: &AtomicBool,
+    volume: &str,
+) -> Result<()> {
+    let began = Stopwatch::start(clock);
     while !observation.has_room() {
         if began.elapsed() >= ROOM_WAIT || stopping.load(Ordering::Relaxed) {
             return Err(Error::new(ErrorKind::Unavailable, "journal changes of", volume)

@@ -25,6 +25,7 @@ mod place;
 mod preflight;
 mod program;
 mod record;
+mod stopwatch;
 mod sys;
 mod tracker;
 
