@@ -57,6 +57,8 @@ named! {
         OtherInstance = "other-instance",
         /// The disk is attached: its changes are known block by block, and in order at points only.
         Observed = "observed",
+        /// An outside writer, such as a copy onto the volume, is not in sync.
+        OutsideWriter = "outside-writer",
     }
 }
 

@@ -447,3 +447,64 @@ fn crash_points_are_marked_by_policy() {
     assert!(points >= 4, "{points} points");
     assert_eq!(points, marked.load(Ordering::SeqCst));
 }
+
+/// Blocks of a copy come in an order that no disk ever had.
+#[test]
+fn promise_7_while_an_outside_writer_is_not_in_sync_no_point_is_taken() {
+    let directory = tempfile::tempdir().expect("directory");
+    let vault = vault(directory.path());
+    let device = Arc::new(MemoryDevice::new(8 * MIB));
+    let open = |outside: bool| {
+        let state = directory.path().join("state");
+        let options = ProtectionOptions::new("disk", device.clone(), vault.clone(), state);
+        options.policy(policy()).outside_writer(outside).open().expect("protect")
+    };
+    let refused = |protection: &Protection| {
+        let error = protection.mark(PointKind::Crash, "").expect_err("not in order");
+        assert_eq!(error.kind(), ErrorKind::NotOrdered, "{error}");
+        assert!(error.to_string().contains("outside-writer"), "{error}");
+        let error = protection.wait_ordered(Duration::from_millis(300)).expect_err("never");
+        assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
+    };
+    let write = |protection: &Protection, tag: u8| {
+        let volume = protection.volume();
+        volume.write(u64::from(tag) * 4096, &[tag; 4096], Durability::Cached).expect("write");
+    };
+
+    let protection = open(true);
+    write(&protection, 1);
+    let error = protection.wait_ordered(Duration::from_millis(300)).expect_err("never");
+    assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
+    protection.mark(PointKind::Crash, "").expect_err("not in order");
+    protection.set_writer_in_sync(true).expect("it has one");
+    protection.wait_ordered(LIMIT).expect("in sync");
+    write(&protection, 2);
+    let point = protection.mark(PointKind::Crash, "in sync").expect("mark");
+    let at_point = content(&*device);
+
+    protection.set_writer_in_sync(false).expect("it has one");
+    write(&protection, 3);
+    refused(&protection);
+    assert!(protection.stats().rpo > Duration::from_millis(200), "{:?}", protection.stats());
+    protection.set_writer_in_sync(true).expect("it has one");
+    protection.wait_ordered(LIMIT).expect("in sync again");
+    write(&protection, 4);
+    protection.mark(PointKind::Crash, "in sync again").expect("mark");
+    protection.stop(LIMIT).expect("stop");
+
+    // A new session knows nothing of the driver.
+    let protection = open(true);
+    refused(&protection);
+    protection.stop(LIMIT).expect("stop");
+    let protection = open(false);
+    protection.wait_ordered(LIMIT).expect("its writers keep their order");
+    let error = protection.set_writer_in_sync(true).expect_err("it has none");
+    assert_eq!(error.kind(), ErrorKind::InvalidInput, "{error}");
+    protection.wait_replicated(LIMIT).expect("replicated");
+    protection.stop(LIMIT).expect("stop");
+
+    assert!(content_at(&vault, &At::Point(point.id)) == at_point);
+    assert!(content_at(&vault, &At::Newest) == content(&*device));
+    let gaps: Vec<_> = replica(&vault).timeline().iter().filter_map(|e| e.unordered).collect();
+    assert_eq!(gaps, [Cause::InitialReplication, Cause::OutsideWriter, Cause::OutsideWriter]);
+}

@@ -161,6 +161,8 @@ fn cause_text(cause: Cause) -> *const c_char {
         Cause::VaultWentBack => c"vault-went-back",
         Cause::StateWentBack => c"state-went-back",
         Cause::OtherInstance => c"other-instance",
+        Cause::Observed => c"observed",
+        Cause::OutsideWriter => c"outside-writer",
         _ => c"unknown",
     };
     text.as_ptr()

@@ -31,6 +31,7 @@ pub struct hrl_protection_options {
     pub(crate) policy: Policy,
     pub(crate) take_over: bool,
     pub(crate) adopt_disk: bool,
+    pub(crate) outside_writer: bool,
     pub(crate) suspicion: bool,
     pub(crate) events: Option<EventSink>,
 }
@@ -65,6 +66,7 @@ pub unsafe extern "C" fn hrl_protection_options_new(
             policy: Policy::default(),
             take_over: false,
             adopt_disk: false,
+            outside_writer: false,
             suspicion: true,
             events: None,
         };
@@ -111,6 +113,21 @@ pub unsafe extern "C" fn hrl_protection_options_adopt_disk(
 ) -> hrl_status {
     guard(|| {
         handle::given(options, "options")?.adopt_disk = adopt_disk;
+        Ok(())
+    })
+}
+
+/// Says that a copy writes to the volume, such as the mirror of a running machine. The volume is
+/// unordered until its driver says by `hrl_protection_set_writer_in_sync` that the copy is in sync. By
+/// default writers keep their order by themselves. `hrl_attach_open` ignores it.
+/// Statuses: HRL_ERROR_INVALID_INPUT. Since 0.1.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn hrl_protection_options_outside_writer(
+    options: Option<&mut hrl_protection_options>,
+    outside_writer: bool,
+) -> hrl_status {
+    guard(|| {
+        handle::given(options, "options")?.outside_writer = outside_writer;
         Ok(())
     })
 }
@@ -229,7 +246,8 @@ pub unsafe extern "C" fn hrl_protection_open(
         )
         .policy(given.policy.clone())
         .take_over(given.take_over)
-        .adopt_disk(given.adopt_disk);
+        .adopt_disk(given.adopt_disk)
+        .outside_writer(given.outside_writer);
         if let Some(events) = &given.events {
             options = options.events(events.clone());
         }
@@ -529,6 +547,20 @@ pub unsafe extern "C" fn hrl_protection_wait_replicated(
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hrl_protection_resync(protection: Option<&hrl_protection>) -> hrl_status {
     guard(|| with(protection, Protection::resync))
+}
+
+/// Says whether the outside writer is in sync (`hrl_protection_options_outside_writer`). From true on
+/// its writes are in order, and points can be marked once what must be read again is read; false begins
+/// an unordered interval. Call it with true after the writer's driver has said so, such as QEMU by
+/// "actively-synced". An NBD server begins an interval by itself when a client that wrote goes away or
+/// a change fails.
+/// Statuses: HRL_ERROR_INVALID_INPUT if the volume has no outside writer. Since 0.1.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn hrl_protection_set_writer_in_sync(
+    protection: Option<&hrl_protection>,
+    in_sync: bool,
+) -> hrl_status {
+    guard(|| with(protection, |protection| protection.set_writer_in_sync(in_sync)))
 }
 
 /// Ends the session cleanly. Closes and ships what was captured, flushes the disk, and leaves a

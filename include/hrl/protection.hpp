@@ -40,6 +40,11 @@ public:
         check(hrl_protection_options_adopt_disk(get(), yes));
         return *this;
     }
+    /** Says that a copy writes to the volume: it is unordered until Protection::set_writer_in_sync. */
+    ProtectionOptions &outside_writer(bool yes = true) {
+        check(hrl_protection_options_outside_writer(get(), yes));
+        return *this;
+    }
     /** Sets whether a sudden change of what is written is noticed. By default it is. */
     ProtectionOptions &suspicion(bool yes = true) {
         check(hrl_protection_options_suspicion(get(), yes));
@@ -138,6 +143,8 @@ public:
         return sequence;
     }
     void resync() const { check(hrl_protection_resync(get())); }
+    /** Says whether the outside writer is in sync. */
+    void set_writer_in_sync(bool yes) const { check(hrl_protection_set_writer_in_sync(get(), yes)); }
     void stop(Limit limit) const {
         check(hrl_protection_stop(get(), detail::millis(limit)));
     }

@@ -690,6 +690,9 @@ class Protection:
     raises the event "suspicious-change". Points from then on have the bad verdict "suspicious"
     until they are trusted (`Replica.trust`).
 
+    With `outside_writer` a copy writes to the volume, such as the mirror of a running machine. It is
+    unordered until the copy's driver says otherwise (`set_writer_in_sync`).
+
     `on_event` is called with each event, from any thread, and must return soon. An event is
     a dictionary of `time`, `volume`, `kind` and `message`; the kind "mode-changed" adds
     `mode` and `cause`. The sinks of `hrl.events` are made for it. None sends events to the
@@ -723,6 +726,7 @@ class Protection:
         on_event: Callable[[dict[str, str]], object] | None = None,
         applications: _Applications | None = None,
         suspicion: bool = True,
+        outside_writer: bool = False,
     ) -> Self: ...
     @property
     def volume_name(self) -> str:
@@ -804,6 +808,13 @@ class Protection:
     def resync(self) -> None:
         """Reads the whole disk again, beside the writes. Older points stay usable; no point is
         taken until it is complete.
+        """
+    def set_writer_in_sync(self, in_sync: bool) -> None:
+        """Says whether the outside writer is in sync. From True on its writes are in order, and points
+        can be marked once what must be read again is read; False begins an unordered interval. An NBD
+        server begins one by itself when a client that wrote goes away or a change fails.
+
+        Raises `InvalidInputError` unless the protection has an `outside_writer`.
         """
     def read(self, offset: int, length: int) -> bytes:
         """Reads from the volume, as `Device.read` does."""

@@ -99,6 +99,9 @@ mirror! {
 /// raises the event "suspicious-change". Points from then on have the bad verdict "suspicious"
 /// until they are trusted (`Replica.trust`).
 ///
+/// With `outside_writer` a copy writes to the volume, such as the mirror of a running machine. It is
+/// unordered until the copy's driver says otherwise (`set_writer_in_sync`).
+///
 /// `on_event` is called with each event, from any thread, and must return soon. An event is
 /// a dictionary of `time`, `volume`, `kind` and `message`; the kind "mode-changed" adds
 /// `mode` and `cause`. The sinks of `hrl.events` are made for it. None sends events to the
@@ -195,7 +198,7 @@ pub(crate) fn chosen_policy(given: &Bound<'_, PyMapping>) -> PyResult<hrl::Polic
 #[pymethods]
 impl Protection {
     #[new]
-    #[pyo3(signature = (disk, *, vault, state, volume=None, policy=None, take_over=false, adopt_disk=false, on_event=None, applications=None, suspicion=true))]
+    #[pyo3(signature = (disk, *, vault, state, volume=None, policy=None, take_over=false, adopt_disk=false, on_event=None, applications=None, suspicion=true, outside_writer=false))]
     #[allow(clippy::too_many_arguments, reason = "they are keyword arguments")]
     fn new(
         py: Python<'_>,
@@ -209,6 +212,7 @@ impl Protection {
         on_event: Option<Py<PyAny>>,
         applications: Option<&Bound<'_, PyAny>>,
         suspicion: bool,
+        outside_writer: bool,
     ) -> PyResult<Self> {
         let vault = vault.inner()?;
         let trouble = Trouble::default();
@@ -234,6 +238,7 @@ impl Protection {
                 .policy(chosen)
                 .take_over(take_over)
                 .adopt_disk(adopt_disk)
+                .outside_writer(outside_writer)
                 .events(events);
             if let Some(quiesced) = quiesced {
                 options = options.applications(quiesced);
@@ -382,6 +387,16 @@ impl Protection {
     fn resync(&self, py: Python<'_>) -> PyResult<()> {
         let handle = self.open_handle()?;
         run(py, || handle.resync())
+    }
+
+    /// Says whether the outside writer is in sync. From True on its writes are in order, and points
+    /// can be marked once what must be read again is read; False begins an unordered interval. An NBD
+    /// server begins one by itself when a client that wrote goes away or a change fails.
+    ///
+    /// Raises `InvalidInputError` unless the protection has an `outside_writer`.
+    fn set_writer_in_sync(&self, py: Python<'_>, in_sync: bool) -> PyResult<()> {
+        let handle = self.open_handle()?;
+        run(py, || handle.set_writer_in_sync(in_sync))
     }
 
     /// Reads from the volume, as `Device.read` does.

@@ -58,6 +58,7 @@ pub struct ProtectionOptions {
     adopt_disk: bool,
     /// Whether an observer of the disk knows all its changes since the last session.
     observed: Option<bool>,
+    outside_writer: bool,
     pub(super) files: Arc<dyn Files>,
 }
 
@@ -85,6 +86,7 @@ impl ProtectionOptions {
             take_over: false,
             adopt_disk: false,
             observed: None,
+            outside_writer: false,
             files: Arc::new(SystemFiles),
         }
     }
@@ -122,6 +124,11 @@ impl ProtectionOptions {
         /// Goes on with another disk than the one that was protected, and compares all of it. Does
         /// nothing if the disk is the same. Default: no, `open` fails with `Changed` then.
         adopt_disk: bool;
+
+        /// Says that a copy writes to the volume, such as the mirror of a running machine. The volume is
+        /// unordered until its driver calls [`Protection::set_writer_in_sync`].
+        /// Default: writers keep their order by themselves.
+        outside_writer: bool;
     }
 
     /// Leaves what is captured to an observer of a disk that others write to ([`Observation`](super::Observation)).
@@ -218,6 +225,9 @@ impl ProtectionOptions {
         if self.observed.is_some() {
             tap.observe();
         }
+        if self.outside_writer {
+            tap.await_driver();
+        }
         let spool = Spool::new(self.files.clone(), self.policy.spool_bytes_max);
         // Nothing counts as replicated while the vault is away.
         let mut catalog = match replica {
@@ -296,6 +306,7 @@ impl ProtectionOptions {
             let since = shared.unknown_since();
             shared.tap.require_resync(&needed.regions, needed.cause, since);
         }
+        shared.tap.writer_lost_sync();
         hand_over::resume(&shared);
         Ok((shared, baseline))
     }

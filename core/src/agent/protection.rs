@@ -106,6 +106,25 @@ impl Protection {
         self.shared.require_resync(Cause::Requested)
     }
 
+    /// Says whether the outside writer is in sync ([`ProtectionOptions::outside_writer`]).
+    ///
+    /// From `true` on its writes are in order: the unordered interval ends once what must be read again
+    /// is read. Call it after the writer's driver has said so, such as QEMU by `actively-synced`. With
+    /// `false` an unordered interval begins. The NBD server begins one too when a client that wrote goes
+    /// away or a change fails. `InvalidInput` if the volume has no outside writer.
+    ///
+    /// [`ProtectionOptions::outside_writer`]: super::ProtectionOptions::outside_writer
+    pub fn set_writer_in_sync(&self, yes: bool) -> Result<()> {
+        let tap = &self.shared.tap;
+        let is_outside = if yes { tap.writer_is_in_sync() } else { tap.writer_lost_sync() };
+        if is_outside {
+            return Ok(());
+        }
+        Err(Error::new(ErrorKind::InvalidInput, "set order of", &self.shared.info.name)
+            .expected("a volume that was opened with an outside writer")
+            .found("one whose writers keep their order by themselves"))
+    }
+
     /// Makes a failover to here final: fences the old source, and ships what was captured since the
     /// failover began. Does nothing if no failover is under way.
     ///

@@ -101,7 +101,7 @@ impl Resync {
         }
         self.is_first = false;
         let cause = shared.tap.start_resync();
-        if cause != Cause::Observed || bytes > 0 {
+        if bytes > 0 || !matches!(cause, Cause::Observed | Cause::OutsideWriter) {
             let message = format!("reading {bytes} bytes again ({cause})");
             shared.event(EventKind::ResyncStarted { bytes, cause }, message);
         }
@@ -181,8 +181,8 @@ impl Resync {
     }
 
     fn finish(&mut self, shared: &Shared, target: Sequence, losses: u64) -> Next {
-        if shared.tap.observed().is_some() {
-            // The observer ends the interval.
+        if shared.tap.observed().is_some() || shared.tap.awaits_driver() {
+            // Somebody else ends the interval.
             return Next::Later(POLL);
         }
         let (durable, lost) = {

@@ -20,6 +20,7 @@
 mod in_flight;
 mod marks;
 mod observed;
+mod outside;
 mod queue;
 mod queued;
 mod regions;

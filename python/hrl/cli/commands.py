@@ -26,6 +26,7 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
         "status": ("protect", "Show how an agent is doing"),
         "point": ("protect", "Take a recovery point now"),
         "resync": ("protect", "Read the whole disk again"),
+        "in-sync": ("protect", "Say that the copy onto a disk is in sync"),
         "health": ("health", "Tell monitoring whether all is well"),
         "track": ("track", "List what changes on a disk in use, without data"),
     },

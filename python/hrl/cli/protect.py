@@ -109,6 +109,10 @@ def protect(
         bool,
         typer.Option("--suspicion/--no-suspicion", help="Notice when data is suddenly encrypted, and judge later points."),
     ] = True,
+    unordered: Annotated[
+        bool,
+        typer.Option("--unordered", help="A copy writes to DISK, in no order: take no point until hrl in-sync says otherwise."),
+    ] = False,
     metrics: MetricsAddress = None,
     json: Json = False,
     events: EventOptions = {},  # noqa: B006  (its options take its place)
@@ -146,6 +150,7 @@ def protect(
                 adopt_disk=adopt_disk,
                 on_event=sinks,
                 suspicion=suspicion,
+                outside_writer=unordered,
             )
         stack.enter_context(protection)
         status = stack.enter_context(agent_control(protection, state, name, chosen, ended))
@@ -189,6 +194,7 @@ def agent_control(
                 "point": lambda request: fields(mark(protection, request)),
                 "status": lambda _: status(),
                 "resync": lambda _: protection.resync(),
+                "in-sync": lambda request: set_in_sync(protection, request),
                 "stop": lambda _: ended.set(),
             },
         )
@@ -218,6 +224,13 @@ def mark(protection: Protection | Attachment, request: dict[str, Any]) -> Recove
     """Takes the point that a request of `hrl point` asks for."""
     label = str(request.get("label", ""))
     return protection.mark_app(label) if request.get("app") else protection.mark(label)
+
+
+def set_in_sync(protection: Protection | Attachment, request: dict[str, Any]) -> None:
+    """Does what a request of `hrl in-sync` asks for."""
+    if isinstance(protection, Attachment):
+        raise Refused("an attached disk is in order at its points: no copy writes to it", Exit.INVALID_INPUT)
+    protection.set_writer_in_sync(not request.get("lost"))
 
 
 def watch(protection: Protection | Attachment, progress: Callable[[int, int], None], ended: Ending) -> None:
@@ -253,6 +266,20 @@ def point(
 def resync(state: StateDirectory) -> None:
     """Reads the whole disk again beside the writes, and replicates what differs."""
     ask(state, "resync")
+
+
+@command("in-sync")
+def in_sync(
+    state: StateDirectory,
+    lost: Annotated[bool, typer.Option("--lost", help="The copy is in no order any more.")] = False,
+) -> None:
+    """Says that the copy onto a disk is in sync, so that points can be taken.
+
+    For agents that were started with --unordered. Call it when the copy's driver has said so, such as QEMU by
+    "actively-synced" of a mirror in the copy mode write-blocking. The agent takes that back by itself when the client goes away
+    or a write fails.
+    """
+    ask(state, "in-sync", lost=lost)
 
 
 @command("status")

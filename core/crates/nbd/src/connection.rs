@@ -68,6 +68,7 @@ pub(crate) fn run(service: &Service, stream: &Stream, session: &Session) {
         sending_bytes: 0,
         buffered_bytes: 0,
         closing: false,
+        has_changed: false,
     }
     .turn_until_done();
 }
@@ -151,9 +152,18 @@ struct Connection<'a> {
     /// Bytes of the buffers of requests under way.
     buffered_bytes: u64,
     closing: bool,
+    /// The client has asked for a change.
+    has_changed: bool,
 }
 
 impl Connection<'_> {
+    /// A copy onto the volume is not in order any more.
+    fn lose_sync(&self) {
+        if let Some(tap) = self.export.tap() {
+            tap.writer_lost_sync();
+        }
+    }
+
     fn turn_until_done(mut self) {
         let mut completions = Vec::new();
         self.engine.submit(
@@ -185,6 +195,9 @@ impl Connection<'_> {
             for completion in completions.drain(..) {
                 self.complete(completion);
             }
+        }
+        if self.has_changed {
+            self.lose_sync();
         }
         // The ring still has the receive, which the shutdown ends, and the event, which this signal
         // ends.
@@ -335,6 +348,7 @@ impl Connection<'_> {
             self.closing = true;
             return;
         }
+        self.has_changed |= request.is_change();
         let slot = self.insert(request, buffer);
         self.start(slot);
     }
@@ -631,6 +645,10 @@ impl Connection<'_> {
 
     fn answer(&mut self, number: usize, errno: u32) {
         if let Some(slot) = &self.slots[number] {
+            // Before the writer hears of it.
+            if errno != 0 && slot.request.is_change() {
+                self.lose_sync();
+            }
             self.replies.plain(&mut self.out, slot.request.cookie, errno);
             self.service.counters.requests.fetch_add(1, Ordering::Relaxed);
             self.service.counters.errors.fetch_add(u64::from(errno != 0), Ordering::Relaxed);

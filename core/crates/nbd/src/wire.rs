@@ -89,6 +89,11 @@ pub(crate) struct Request {
 }
 
 impl Request {
+    /// Returns whether it asks for a change of the disk.
+    pub(crate) fn is_change(&self) -> bool {
+        matches!(self.command, CMD_WRITE | CMD_TRIM | CMD_WRITE_ZEROES)
+    }
+
     /// Decodes a header. `None` if its magic is wrong; the stream has no meaning after that.
     pub(crate) fn decode(bytes: &[u8; REQUEST_BYTES]) -> Option<Self> {
         let u16_at = |at: usize| u16::from_be_bytes([bytes[at], bytes[at + 1]]);

@@ -154,12 +154,13 @@ impl Tap {
         Self::end(state, ticket);
     }
 
-    /// Ends the unordered interval if no region waits any more. Returns false if some do, or if
-    /// there is no resync.
+    /// Ends the unordered interval if no region waits any more. Returns false if some do, if there is
+    /// no resync, or if an outside writer is not in sync.
     pub fn finish_resync(&self) -> bool {
         let time = self.clock.now();
         let mut state = self.lock();
-        if state.mode != Mode::Resync || state.regions.resync.count() > 0 {
+        let is_read = state.mode == Mode::Resync && state.regions.resync.count() == 0;
+        if !is_read || state.in_sync == Some(false) {
             return false;
         }
         state.push(time, QueuedBody::UnorderedEnd);

@@ -68,6 +68,8 @@ pub(super) struct TapState {
     pub closed: bool,
     /// The volume was handed over: no more changes.
     pub refuses: bool,
+    /// Whether the outside writer is in sync, if there is one.
+    pub in_sync: Option<bool>,
     /// An observer journals the changes, and ends each unordered interval by a point.
     pub observed: bool,
     /// How often regions were given to a resync. What an observer copied before it may be older than
