@@ -1002,6 +1002,16 @@ HRL_API hrl_status hrl_protection_options_take_over(struct hrl_protection_option
 HRL_API hrl_status hrl_protection_options_adopt_disk(struct hrl_protection_options *options, bool adopt_disk);
 
 /**
+ * Says that a copy writes to the volume, such as the mirror of a running machine. The volume is
+ * unordered until its driver says by `hrl_protection_set_writer_in_sync` that the copy is in sync. By
+ * default writers keep their order by themselves. `hrl_attach_open` ignores it.
+ * Statuses: HRL_ERROR_INVALID_INPUT. Since 0.1.
+ */
+HRL_API
+hrl_status hrl_protection_options_outside_writer(struct hrl_protection_options *options,
+                                                 bool outside_writer);
+
+/**
  * Sets whether a sudden change of what is written, as when data is encrypted, is noticed. By default
  * it is: it raises the event "suspicious-change", and points from then on have a bad verdict until
  * they are trusted (`hrl_replica_trust`).
@@ -1140,6 +1150,16 @@ hrl_status hrl_protection_wait_replicated(const struct hrl_protection *protectio
  * Statuses: HRL_ERROR_IO, HRL_ERROR_FULL. Since 0.1.
  */
 HRL_API hrl_status hrl_protection_resync(const struct hrl_protection *protection);
+
+/**
+ * Says whether the outside writer is in sync (`hrl_protection_options_outside_writer`). From true on
+ * its writes are in order, and points can be marked once what must be read again is read; false begins
+ * an unordered interval. Call it with true after the writer's driver has said so, such as QEMU by
+ * "actively-synced". An NBD server begins an interval by itself when a client that wrote goes away or
+ * a change fails.
+ * Statuses: HRL_ERROR_INVALID_INPUT if the volume has no outside writer. Since 0.1.
+ */
+HRL_API hrl_status hrl_protection_set_writer_in_sync(const struct hrl_protection *protection, bool in_sync);
 
 /**
  * Ends the session cleanly. Closes and ships what was captured, flushes the disk, and leaves a

@@ -200,6 +200,7 @@ impl Protection {
     #[new]
     #[pyo3(signature = (disk, *, vault, state, volume=None, policy=None, take_over=false, adopt_disk=false, on_event=None, applications=None, suspicion=true, outside_writer=false))]
     #[allow(clippy::too_many_arguments, reason = "they are keyword arguments")]
+    #[allow(clippy::fn_params_excessive_bools, reason = "they are keyword arguments")]
     fn new(
         py: Python<'_>,
         disk: Source,
