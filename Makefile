@@ -19,6 +19,8 @@ FUZZ_SECONDS := 60
 SEEDS := 1000
 FROM := 0
 SCHEDULES := 1000
+# The virtual machine with another kernel.
+GUEST_612 := $(HOME)/.cache/hrl-guest-6.12
 
 .PHONY: help build install demo servers guest test test-c test-long concurrency sim mutants fuzz lint bench bench-compare bench-nbd bench-instant bench-footprint bench-retention bench-rpo bench-suspicion bench-attach bench-c bench-python bench-requests bench-peers deny msrv minimal-versions semver package wheel docs man clean packages venv
 
@@ -86,12 +88,15 @@ test: packages servers guest lint docs  ## Everything that must hold before a ch
 test-c: packages  ## The C and C++ tests and examples alone: plain, AddressSanitizer, Valgrind
 	ffi/tests/run
 
-test-long: packages servers install  ## Long sweeps
+test-long: packages servers guest install  ## Long sweeps
 	cargo test --release -p hrl -- --ignored --nocapture --test-threads=1
 	cargo test --release -p hrl-cloud -p hrl-gateway -p hrl-stores --features hrl-stores/cloud,hrl-stores/gateway -- --ignored --nocapture --test-threads=1
 	cargo test --release -p hrl-group -p hrl-plan -p hrl-planner -p hrl-quiesce -- --ignored --nocapture --test-threads=1
 	cargo test --release -p hrl-ffi --features tls
-	cd python && HRL_LONG=1 ../$(VENV)/bin/pytest -q tests/scenarios/test_suspicion.py
+	HRL_ATTACH_POINTS=200 HRL_ATTACH_KILLS=50 cargo test --release -p hrl-attach -- --nocapture --test-threads=1
+	cd python && HRL_LONG=1 ../$(VENV)/bin/pytest -q tests/scenarios/test_suspicion.py tests/scenarios/test_attach_guest.py
+	HRL_GUEST=$(GUEST_612) HRL_GUEST_KERNEL=linux-image-6.12-cloud-amd64 .ci/guest
+	cd python && HRL_LONG=1 HRL_GUEST=$(GUEST_612) ../$(VENV)/bin/pytest -q tests/scenarios/test_attach_guest.py
 	$(MAKE) concurrency SCHEDULES=20000
 	$(MAKE) fuzz
 

@@ -119,9 +119,9 @@ def writer(front: Path) -> Iterator[Callable[[], int]]:
         program.wait()
 
 
-def refused(agent: Agent) -> None:
+def refused(agent: Agent, cause: str) -> None:
     """No point can be taken, because of the copy."""
-    assert "outside-writer" in hrl("point", agent.state, code=Exit.NOT_ORDERED)
+    assert cause in hrl("point", agent.state, code=Exit.NOT_ORDERED)
 
 
 def state_of(content: bytes, written: int) -> int:
@@ -149,7 +149,7 @@ def test_no_point_lands_in_a_copy_and_those_of_the_mirror_are_states_of_the_disk
     policy.write_text("segment_interval = '100ms'\ncrash_point_interval = '200ms'\n")
     agent = start("--unordered", "--policy", str(policy))
     hrl("status", agent.state, "--wait", "running")
-    refused(agent)
+    refused(agent, "initial-replication")
     daemon = Daemon(tmp_path, disk, agent.uri)
     points = []
     try:
@@ -157,7 +157,7 @@ def test_no_point_lands_in_a_copy_and_those_of_the_mirror_are_states_of_the_disk
             mirror = {"job-id": "mirror", "device": "disk", "target": "target", "sync": "full", "granularity": 4096}
             daemon.ask("blockdev-mirror", **mirror, **{"copy-mode": "write-blocking", "speed": 24 * MIB})
             while not daemon.is_synced():
-                refused(agent)
+                refused(agent, "initial-replication")
             daemon.ask("block-job-set-speed", device="mirror", speed=0)
             hrl("in-sync", agent.state)
             hrl("status", agent.state, "--wait", "ordered")
@@ -171,11 +171,11 @@ def test_no_point_lands_in_a_copy_and_those_of_the_mirror_are_states_of_the_disk
         end = time.monotonic() + LIMIT
         while hrl_json("status", agent.state)["mode"] == "ordered":
             assert time.monotonic() < end, "the agent goes on as if the mirror were there"
-        refused(agent)
+        refused(agent, "outside-writer")
     finally:
         daemon.kill()
     agent.stop()
-    listed = hrl_json("points", agent.vault, "disk.img")
+    listed = hrl_json("points", agent.vault)
     assert len(listed) > len(points), "no point by policy"
     for number, point in enumerate(listed):
         image = tmp_path / f"point{number}.img"
@@ -184,5 +184,5 @@ def test_no_point_lands_in_a_copy_and_those_of_the_mirror_are_states_of_the_disk
         for _, before, after in (known for known in points if known[0] == point["id"]):
             assert before <= state <= after, point
         image.unlink()
-    gaps = {entry["unordered"] for entry in hrl_json("timeline", agent.vault, "disk.img")}
+    gaps = {entry["unordered"] for entry in hrl_json("timeline", agent.vault)}
     assert "outside-writer" in gaps, gaps
