@@ -31,6 +31,8 @@ from typing_extensions import Buffer, disjoint_base
 from hrl.protocols import BlockDevice, PlanHost, Quiesce, Specified, Store
 
 __all__ = [
+    "Attachment",
+    "AttachmentStats",
     "AuditEntry",
     "AuditLog",
     "Branch",

@@ -111,7 +111,9 @@ def protect(
     ] = True,
     unordered: Annotated[
         bool,
-        typer.Option("--unordered", help="A copy writes to DISK, in no order: take no point until hrl in-sync says otherwise."),
+        typer.Option(
+            "--unordered", help="A copy writes to DISK, in no order: take no point before hrl in-sync."
+        ),
     ] = False,
     metrics: MetricsAddress = None,
     json: Json = False,
@@ -276,8 +278,8 @@ def in_sync(
     """Says that the copy onto a disk is in sync, so that points can be taken.
 
     For agents that were started with --unordered. Call it when the copy's driver has said so, such as QEMU by
-    "actively-synced" of a mirror in the copy mode write-blocking. The agent takes that back by itself when the client goes away
-    or a write fails.
+    "actively-synced" of a mirror in the copy mode write-blocking. The agent takes that back by itself when the client goes
+    away or a write fails.
     """
     ask(state, "in-sync", lost=lost)
 

@@ -101,7 +101,7 @@ def test_a_guest_attaches_its_root_disk_is_killed_and_boots_from_a_point(tmp_pat
             cut, later = (p["time_ns"] / 1e9 for p in (points[number], points[min(number + 1, len(points) - 1)]))
             acknowledged = [int(n) for what, n, at in log if what == "done" and float(at) < cut]
             begun = [int(n) for what, n, at in log if what == "begun" and float(at) > later > cut]
-            assert not acknowledged or last >= acknowledged[-1], f"{point}: {acknowledged[-1]} was acknowledged, {last} is there"
+            assert not acknowledged or last >= acknowledged[-1], f"{point}: acknowledged was {acknowledged[-1]}, not {last}"
             assert not begun or last < begun[0], f"{point}: {begun[0]} had not begun, {last} is there"
     newest = tmp_path / f"point{len(points) - 1}.img"
     with Guest(tmp_path, newest, name="second").wait_up() as guest:
