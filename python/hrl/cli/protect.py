@@ -111,9 +111,7 @@ def protect(
     ] = True,
     unordered: Annotated[
         bool,
-        typer.Option(
-            "--unordered", help="A copy writes to DISK, in no order: take no point before hrl in-sync."
-        ),
+        typer.Option("--unordered", help="A copy writes to DISK, in no order: take no point before hrl in-sync."),
     ] = False,
     metrics: MetricsAddress = None,
     json: Json = False,
