@@ -311,6 +311,9 @@ pub unsafe extern "C" fn hrl_group_member_free(member: Option<Box<hrl_group_memb
     guard_value((), || drop(member));
 }
 
+/// Points of groups, and the volumes that could not be read.
+type Listed = (Vec<engine::GroupPoint>, Vec<(String, engine::Error)>);
+
 #[cfg(feature = "tls")]
 mod session {
     use std::sync::Arc;
@@ -359,7 +362,7 @@ mod session {
     }
 
     /// The group points of a vault, and the volumes that could not be read.
-    pub(super) fn points_in(vault: &Vault) -> Result<(Vec<GroupPoint>, Vec<(String, Error)>)> {
+    pub(super) fn points_in(vault: &Vault) -> Result<super::Listed> {
         let found = hrl_group::group_points(vault)?;
         let unread = found.unread.into_iter().map(|unread| (unread.volume, unread.error));
         Ok((found.points, unread.collect()))
@@ -424,7 +427,7 @@ mod session {
         Err(unsupported(chosen.name.read("name")?))
     }
 
-    pub(super) fn points_in(vault: &Vault) -> Result<(Vec<GroupPoint>, Vec<(String, Error)>)> {
+    pub(super) fn points_in(vault: &Vault) -> Result<super::Listed> {
         Err(unsupported(&vault.objects().name()))
     }
 

@@ -19,10 +19,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     };
     let store = Arc::new(DirStore::create(Path::new(vault))?);
     let vault = Vault::create(store, None, SystemClock::shared())?;
-    let policy = Policy {
-        crash_point_interval: Duration::from_secs(seconds.parse()?),
-        ..Policy::default()
-    };
+    let policy =
+        Policy { crash_point_interval: Duration::from_secs(seconds.parse()?), ..Policy::default() };
     let attachment = AttachmentOptions::new("disk", disk, vault, state)
         .policy(policy)
         .events(Arc::new(|event: &Event| println!("{event}")))
