@@ -42,13 +42,14 @@ mod journal;
 mod planner;
 mod vault;
 
-mod attach;
 mod audit;
 mod group;
 mod maintenance;
 mod mirror;
 mod plan;
 mod protection;
+
+mod attach;
 
 mod failover;
 mod follower;

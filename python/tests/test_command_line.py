@@ -241,7 +241,7 @@ def test_an_address_is_json_only_if_that_is_asked_for(vault: Path, tmp_path: Pat
 
 def test_every_command_that_prints_something_can_print_json() -> None:
     silent = {
-        "resync", "health", "report", "enroll new", "enroll renew", "enroll request",
+        "resync", "in-sync", "health", "report", "enroll new", "enroll renew", "enroll request",
         "failover cleanup", "failover commit", "failover cancel", "plan approve",
         "branch drop", "group create", "group join", "group leave", "group remove", "track forget",
     }  # fmt: skip

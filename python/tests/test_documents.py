@@ -105,6 +105,9 @@ def test_every_shell_block_runs(tmp_path: Path, page: Path) -> None:
 @pytest.mark.parametrize("page", pages_with("python"), ids=name_of)
 def test_every_python_snippet_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, page: Path) -> None:
     for number, block in enumerate(block for block in blocks(page) if block["language"] == "python"):
+        if block["reason"]:
+            compile(block["text"], name_of(page), "exec")
+            continue
         directory = tmp_path / str(number)
         directory.mkdir()
         monkeypatch.chdir(directory)
