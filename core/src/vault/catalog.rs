@@ -16,6 +16,7 @@ use std::borrow::Cow;
 use std::collections::HashSet;
 use std::ops::Deref;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::content::{CatalogContent, Undo};
 use super::edit::{CatalogEdit, Division, SegmentEntry, SourceIdentity, SourceInstance};
@@ -54,6 +55,8 @@ pub struct Catalog {
     version: u64,
     /// The version's object; zeroes for version 0.
     known: Object,
+    /// When the store was last seen to be the one that has that object. `None` after a failure.
+    checked: Option<Duration>,
     content: CatalogContent,
     /// Gates that were listed last.
     gates: Vec<String>,
@@ -76,6 +79,9 @@ impl Deref for Catalog {
         &self.content
     }
 }
+
+/// A store is exchanged for another in no less time.
+const EXCHANGE: Duration = Duration::from_secs(5);
 
 /// What tells the object of a version from every other one.
 #[derive(Clone, Copy, Default)]
@@ -131,6 +137,7 @@ impl Catalog {
             session: None,
             version: 0,
             known: Object::default(),
+            checked: None,
             content: CatalogContent::empty(volume, layout::catalog_prefix(volume_name)),
             gates: Vec::new(),
             gated: None,
@@ -231,8 +238,10 @@ impl Catalog {
     pub fn past(&self, number: u64) -> Result<Self> {
         let content = CatalogContent::empty(self.content.volume, self.content.prefix.clone());
         let (version, known, session) = (0, Object::default(), None);
+        let checked = None;
         let (gates, gated) = (Vec::new(), None);
-        let mut past = Self { session, version, known, content, gates, gated, ..self.clone() };
+        let mut past =
+            Self { session, version, known, checked, content, gates, gated, ..self.clone() };
         past.read_to(&self.listed()?, number)?;
         Ok(past)
     }
@@ -487,10 +496,11 @@ impl Catalog {
     /// `Passed` if others were two snapshots on and had forgotten the version of that number before
     /// it was put. Then it is in no reader's way. `Diverged` if the version before it is gone or
     /// another: then it is removed again, because readers would find a gap.
-    fn check_part(&self, number: u64, hash: [u8; 32]) -> Result<(), NotPut> {
+    fn check_part(&mut self, number: u64, hash: [u8; 32]) -> Result<(), NotPut> {
+        let checked = self.checked.take();
         let names = self.listed()?;
         if names.newest() <= number {
-            let found = self.check_known(&names).and_then(|()| self.check_same(&names));
+            let found = self.check_known(&names).and_then(|()| self.check_same(&names, checked));
             let diverged = match found {
                 Ok(()) => return Ok(()),
                 Err(diverged) if diverged.kind() == ErrorKind::Diverged => diverged,
@@ -527,17 +537,20 @@ impl Catalog {
 
     /// Fails with `Diverged` if the version that was read last is another one of the same length now.
     ///
-    /// Two vaults that parted may both have a version of that number.
-    fn check_same(&self, names: &VersionNames) -> Result<()> {
+    /// Two vaults that parted may both have a version of that number. Nobody exchanges them within
+    /// [`EXCHANGE`] of the last look, `checked`, without a request that fails.
+    fn check_same(&mut self, names: &VersionNames, checked: Option<Duration>) -> Result<()> {
         let Object { length, checksum, .. } = self.known;
-        if self.version == 0 || !names.has(self.version) {
-            return Ok(());
+        let now = self.clock.elapsed();
+        let is_sure = checked.is_some_and(|at| now.saturating_sub(at) < EXCHANGE);
+        if self.version != 0 && names.has(self.version) && !is_sure {
+            let range = length - checksum.len() as u64..length;
+            if self.store.get(&self.object(self.version), range)? != checksum {
+                return Err(self.diverged("another one of that length"));
+            }
         }
-        let range = length - checksum.len() as u64..length;
-        if self.store.get(&self.object(self.version), range)? == checksum {
-            return Ok(());
-        }
-        Err(self.diverged("another one of that length"))
+        self.checked = Some(now);
+        Ok(())
     }
 
     /// Returns whether others may have removed the version that was read last, because two snapshots
@@ -560,6 +573,7 @@ impl Catalog {
     /// A gate ends the catalog before a gap only if the version that a mirror put first can be
     /// read: with a key nobody but its source can have made it.
     fn read_listed(&mut self) -> Result<()> {
+        let checked = self.checked.take();
         let names = self.listed()?;
         self.check_known(&names)?;
         let end = names.readable();
@@ -567,7 +581,7 @@ impl Catalog {
         let reads_next =
             (end / SNAPSHOT_EVERY * SNAPSHOT_EVERY..=end).contains(&(self.version + 1));
         if !reads_next {
-            self.check_same(&names)?;
+            self.check_same(&names, checked)?;
         }
         (self.gates, self.gated) = (names.gates(), None);
         if let Some((_, until)) = names.gate_in_force() {

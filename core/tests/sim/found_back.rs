@@ -8,7 +8,7 @@ use hrl::replica::At;
 use hrl::{Clock, Mode, Policy, SteppedProtection, Timestamp};
 
 use crate::found::{Agent, BLOCK, Machine, policy};
-use crate::store::Objects;
+use crate::store::{EXCHANGE, Objects};
 use crate::world::Faults;
 
 impl Agent {
@@ -305,6 +305,7 @@ fn promise_5_a_snapshot_of_the_same_length_in_another_vault_is_not_followed() {
     let ours = ours.expect("it goes beyond what is gone");
     assert!(ours.len() == theirs.len() && ours != *theirs);
     machine.server.go_back_to(first);
+    machine.world.clock.advance(EXCHANGE);
     agent.settle();
     agent.ship(4);
     machine.check_newest();

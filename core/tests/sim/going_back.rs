@@ -23,7 +23,7 @@ use crate::model::Model;
 use crate::oracle::last_in_vault;
 use crate::run::Life;
 use crate::site::{Site, state_directory, tap_of};
-use crate::store::Objects;
+use crate::store::{EXCHANGE, Objects};
 use crate::swapping::{LAG, SWAP};
 use crate::world::{Faults, Random, World};
 
@@ -191,6 +191,7 @@ impl Life {
         let before = replica.catalog().last_sequence().0;
         let stretch = stretch_of(&replica);
         self.server.go_back_to(then);
+        world.clock.advance(EXCHANGE);
         let Some(replica) = world.in_peace(|| readable(site)).filter(|_| self.is_whole()) else {
             return self.server.go_back_to(now);
         };

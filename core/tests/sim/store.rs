@@ -39,6 +39,11 @@ impl State {
 }
 
 /// The objects of a store at some instant.
+
+/// An agent looks at its vault by length alone if it looked so shortly before: a real store is not
+/// exchanged in less.
+pub const EXCHANGE: Duration = Duration::from_secs(5);
+
 pub type Objects = BTreeMap<String, Arc<[u8]>>;
 
 /// The store itself.

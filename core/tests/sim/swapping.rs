@@ -20,7 +20,7 @@ use crate::model::Model;
 use crate::oracle::Offered;
 use crate::run::Life;
 use crate::site::{Running, Site, state_directory};
-use crate::store::{Objects, Server};
+use crate::store::{EXCHANGE, Objects, Server};
 use crate::world::Random;
 
 pub const SWAP: &str = "a vault is swapped";
@@ -229,6 +229,7 @@ impl Life {
         self.oracle.check_sequences(&before);
         site.see_ends();
         self.server.go_back_to(other.objects);
+        world.clock.advance(EXCHANGE);
         let Some(after) = world.in_peace(|| readable(&site)).filter(|_| self.is_whole()) else {
             self.server.go_back_to(left.objects);
             return false;
