@@ -10,7 +10,7 @@ use hrl::device::{BlockDevice, Durability, MemoryDevice};
 use hrl::journal::{PointKind, WrappingKey};
 use hrl::replica::{At, Expected, Replica};
 use hrl::store::DirStore;
-use hrl::vault::{CatalogEdit, Vault};
+use hrl::vault::{CatalogEdit, ShredOptions, Vault};
 use hrl::{ErrorKind, Policy, Protection, ProtectionOptions, Sequence, SystemClock, Timestamp};
 
 const LIMIT: Duration = Duration::from_secs(60);
@@ -171,4 +171,19 @@ fn an_idle_source_gives_a_sign_of_life_that_a_frozen_copy_lacks() {
     let error =
         catalog.amend(&[CatalogEdit::Heartbeat(Timestamp(1))], &|| Ok(())).expect_err("refused");
     assert_eq!(error.kind(), ErrorKind::InvalidInput, "only the source is alive by its own word");
+}
+
+#[test]
+fn a_volume_that_cannot_be_read_hides_no_group_points_of_others() {
+    let directory = tempfile::tempdir().expect("directory");
+    let path = directory.path().join("vault");
+    for (name, key) in [("mine", 7), ("foreign", 8), ("gone", 7), ("damaged", 7)] {
+        vault_with(&path, key).create_volume(name, 1 << 20, 512, false).expect("volume");
+    }
+    std::fs::write(path.join("volumes/damaged/volume"), b"x").expect("damage");
+    vault(&path).shred("gone", ShredOptions::default()).expect("shred");
+    let found = vault(&path).group_points().expect("listed");
+    let unread: Vec<_> =
+        found.unread.iter().map(|one| (one.volume.as_str(), one.error.kind())).collect();
+    assert_eq!(unread, [("damaged", ErrorKind::Corrupt), ("foreign", ErrorKind::WrongKey)]);
 }

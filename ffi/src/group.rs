@@ -85,8 +85,7 @@ fn visit_points(
 /// Passes every committed group point of a vault, oldest first, each once, to `visit` on the
 /// calling thread. Volumes that cannot be read hide no other: the name of each and the reason are
 /// passed to `unread` before, which may be NULL.
-/// Statuses: HRL_ERROR_UNAVAILABLE, HRL_ERROR_IO, HRL_ERROR_UNSUPPORTED (a library without TLS has no
-/// groups). Since 0.1.
+/// Statuses: HRL_ERROR_UNAVAILABLE, HRL_ERROR_IO. Since 0.1.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hrl_vault_group_points(
     vault: Option<&hrl_vault>,
@@ -95,11 +94,11 @@ pub unsafe extern "C" fn hrl_vault_group_points(
     user: *mut c_void,
 ) -> hrl_status {
     guard(|| {
-        let (points, failed) = session::points_in(&handle::given(vault, "vault")?.inner)?;
-        for (volume, error) in &failed {
-            pass_to(unread, user, volume, &error.to_string());
+        let found = handle::given(vault, "vault")?.inner.group_points()?;
+        for volume in &found.unread {
+            pass_to(unread, user, &volume.volume, &volume.error.to_string());
         }
-        visit_points(&points, visit, user)
+        visit_points(&found.points, visit, user)
     })
 }
 
@@ -311,16 +310,12 @@ pub unsafe extern "C" fn hrl_group_member_free(member: Option<Box<hrl_group_memb
     guard_value((), || drop(member));
 }
 
-/// Points of groups, and the volumes that could not be read.
-type Listed = (Vec<engine::GroupPoint>, Vec<(String, engine::Error)>);
-
 #[cfg(feature = "tls")]
 mod session {
     use std::sync::Arc;
     use std::time::Duration;
 
-    use engine::vault::Vault;
-    use engine::{Error, GroupPoint, Result};
+    use engine::{GroupPoint, Result};
     use hrl_group::{GroupCoordinator, GroupJoin, GroupMember, GroupOptions};
 
     use super::hrl_group_options;
@@ -359,13 +354,6 @@ mod session {
         let coordinator = options.start()?;
         let address = coordinator.address().to_string();
         Ok((coordinator, address))
-    }
-
-    /// The group points of a vault, and the volumes that could not be read.
-    pub(super) fn points_in(vault: &Vault) -> Result<super::Listed> {
-        let found = hrl_group::group_points(vault)?;
-        let unread = found.unread.into_iter().map(|unread| (unread.volume, unread.error));
-        Ok((found.points, unread.collect()))
     }
 
     pub(super) fn point(coordinator: &Coordinator, app: bool, label: &str) -> Result<GroupPoint> {
@@ -412,7 +400,6 @@ mod session {
 mod session {
     use std::time::Duration;
 
-    use engine::vault::Vault;
     use engine::{Error, ErrorKind, GroupPoint, Result};
 
     use super::hrl_group_options;
@@ -425,10 +412,6 @@ mod session {
 
     pub(super) fn start(chosen: &hrl_group_options<'_>) -> Result<(Coordinator, String)> {
         Err(unsupported(chosen.name.read("name")?))
-    }
-
-    pub(super) fn points_in(vault: &Vault) -> Result<super::Listed> {
-        Err(unsupported(&vault.objects().name()))
     }
 
     pub(super) fn point(coordinator: &Coordinator, _: bool, _: &str) -> Result<GroupPoint> {

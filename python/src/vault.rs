@@ -50,7 +50,7 @@ mirror! {
 
 mirror! {
     /// The result of `Vault.group_points`.
-    GroupPoints(found: hrl_group::GroupPoints) {
+    GroupPoints(found: hrl::replica::GroupPoints) {
         /// The points, oldest first, each once with its members in this vault.
         points: Vec<GroupPoint>,
         /// The volumes that could not be read, whose marks are missing.
@@ -60,7 +60,7 @@ mirror! {
 
 mirror! {
     /// A volume that could not be read. It unpacks as `volume, error`.
-    unpacking UnreadVolume(unread: hrl_group::UnreadVolume) {
+    unpacking UnreadVolume(unread: hrl::replica::UnreadVolume) {
         /// Its name.
         volume: String,
         /// The reason.
@@ -169,7 +169,7 @@ impl Vault {
     /// Returns the points of consistency groups, and the volumes that could not be read.
     fn group_points(&self, py: Python<'_>) -> PyResult<GroupPoints> {
         let vault = self.inner()?;
-        run(py, || hrl_group::group_points(&vault)).map(Shown::shown)
+        run(py, || vault.group_points()).map(Shown::shown)
     }
 
     /// Opens one volume as of now. Raises `NotFoundError` if there is none of that name.

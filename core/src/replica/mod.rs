@@ -8,6 +8,7 @@ mod changes;
 pub(crate) mod compact;
 mod expected;
 mod fingerprints;
+mod groups;
 mod instant;
 #[cfg(test)]
 mod keys_tests;
@@ -32,6 +33,7 @@ pub use changes::{ChangeRun, ChangeSet};
 pub use compact::{CLOCK_AHEAD_MAX, CompactOptions, CompactReport, Compactor};
 pub use expected::{CatalogVersion, Expected};
 pub(crate) use fingerprints::{COMPARED_BYTES, Fingerprints};
+pub use groups::{GroupPoints, UnreadVolume};
 #[cfg(any(test, feature = "testing"))]
 pub use instant::mend_presence_log;
 pub(crate) use instant::present_in;

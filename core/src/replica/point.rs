@@ -26,7 +26,7 @@ pub struct RecoveryPoint {
     pub epoch: Epoch,
     /// Identity shared by the members of a group point. If `kind` is not a group's, the round made
     /// no group point as far as this volume knows; see
-    /// `hrl_group::group_points`.
+    /// [`Vault::group_points`](crate::vault::Vault::group_points).
     pub group: Option<PointId>,
     /// Chain hash of the segment that ends with it: identifies everything before it.
     pub chain: ChainHash,

@@ -14,6 +14,10 @@ use hrl::{Clock, Error, ErrorKind, Result};
 use crate::files::SimFiles;
 use crate::world::{Incarnation, World};
 
+/// An agent looks at its vault by length alone if it looked so shortly before: a real store is not
+/// exchanged in less.
+pub const EXCHANGE: Duration = Duration::from_secs(5);
+
 #[derive(Default)]
 struct State {
     objects: Objects,
@@ -39,10 +43,6 @@ impl State {
 }
 
 /// The objects of a store at some instant.
-
-/// An agent looks at its vault by length alone if it looked so shortly before: a real store is not
-/// exchanged in less.
-pub const EXCHANGE: Duration = Duration::from_secs(5);
 
 pub type Objects = BTreeMap<String, Arc<[u8]>>;
 

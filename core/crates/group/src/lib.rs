@@ -41,7 +41,6 @@ mod link;
 mod member;
 mod members;
 mod options;
-mod points;
 mod round;
 #[cfg(any(test, feature = "testing"))]
 mod stage;
@@ -59,7 +58,6 @@ pub use join::GroupJoin;
 pub use member::{GroupMember, GroupMemberStats};
 pub use members::MEMBERS_MAX;
 pub use options::GroupOptions;
-pub use points::{GroupPoints, UnreadVolume, group_points};
 
 /// Default port of coordinators.
 pub const GROUP_PORT: u16 = 20004;

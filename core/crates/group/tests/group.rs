@@ -178,7 +178,7 @@ fn promise_7_a_group_point_is_one_cut_across_all_members() {
         member.wait_replicated(LIMIT).expect("replicated");
     });
 
-    let listed = hrl_group::group_points(&site.vault).expect("list").points;
+    let listed = site.vault.group_points().expect("list").points;
     let ids = |points: &[GroupPoint]| points.iter().map(|point| point.id).collect::<Vec<_>>();
     assert_eq!(ids(&listed), ids(&points), "each once, oldest first");
     let mut newest = 0;
@@ -330,7 +330,7 @@ fn app_points_quiesce_every_member_first_and_always_release_all() {
     for member in &members {
         member.wait_replicated(LIMIT).expect("replicated");
     }
-    let listed = hrl_group::group_points(&site.vault).expect("list").points;
+    let listed = site.vault.group_points().expect("list").points;
     assert_eq!(listed.iter().map(|p| (p.id, p.kind)).collect::<Vec<_>>(), [(point.id, point.kind)]);
     drop(joined);
 }

@@ -309,7 +309,7 @@ fn promise_7_group_points_are_cuts_across_sixteen_machines_with_failing_links_an
     }
     quiet.sort_unstable();
     let vault = vault(directory);
-    let listed = hrl_group::group_points(&vault).expect("list").points;
+    let listed = vault.group_points().expect("list").points;
     let ids = |points: &[hrl::GroupPoint]| points.iter().map(|point| point.id).collect::<Vec<_>>();
     assert_eq!(ids(&listed), ids(&made));
     let bad: usize = made.iter().map(|p| violations(&views(&vault, &At::Point(p.id)))).sum();
