@@ -43,7 +43,6 @@ impl State {
 }
 
 /// The objects of a store at some instant.
-
 pub type Objects = BTreeMap<String, Arc<[u8]>>;
 
 /// The store itself.
