@@ -83,7 +83,7 @@ lint: $(VENV)/.docs $(ANY_STAMP) deny  ## Formatting, lints, types, licences and
 test: packages servers guest lint docs  ## Everything that must hold before a change lands
 	cargo test --workspace --exclude hrl-benches
 	ffi/tests/run
-	cd python && ../$(VENV)/bin/pytest -q -n 2 --dist loadfile
+	cd python && ../$(VENV)/bin/pytest -q -n 2 --dist loadfile --no-loadscope-reorder
 
 test-c: packages  ## The C and C++ tests and examples alone: plain, AddressSanitizer, Valgrind
 	ffi/tests/run

@@ -92,6 +92,11 @@ def need(*programs: str) -> None:
         pytest.skip(f"{', '.join(missing)} not installed (make packages)")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Puts scenarios first: the longest test should not begin when all others are done."""
+    items.sort(key=lambda item: "scenarios" not in item.path.parts)
+
+
 @pytest.fixture(autouse=True, scope="session")
 def memory(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Keeps what commands remember of vaults away from the user's own."""
