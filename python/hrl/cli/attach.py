@@ -13,10 +13,10 @@ from hrl.cli.exits import Exit, Refused
 from hrl.cli.key_options import KeyFile
 from hrl.cli.options import Json, MetricsAddress, PolicyFile, duration_of, open_vault
 from hrl.cli.output import fields, print_json, progress_bar, say
-from hrl.cli.policy import policy_of, read_events, read_policy, read_table
-from hrl.cli.protect import agent_control, name_of, print_event, watch
+from hrl.cli.policy import policy_of, read_events
+from hrl.cli.protect import agent_control, choices_of, name_of, print_event, served_metrics, watch
 from hrl.cli.rights import private_directory
-from hrl.cli.scheduled_checks import arguments_of, checks_by_policy
+from hrl.cli.scheduled_checks import checks_by_policy
 from hrl.cli.signals import ended_by_signals
 from hrl.cli.times import Duration
 from hrl.words import local
@@ -89,18 +89,8 @@ def attach(
         raise Refused("name the vault with --vault", Exit.INVALID_INPUT)
     ended = ended_by_signals()
     name = volume or name_of(disk)
-    chosen = read_policy(policy)
-    checks = read_table(policy, "verify")
-    check_options = arguments_of(checks, policy) if checks is not None else None
-    if quiesce:
-        chosen["quiesce"] = "\n".join(quiesce)
-    for field, value in (
-        ("crash_point_interval", Duration("0s") if once else every),
-        ("app_point_interval", app_point_interval),
-    ):
-        if value is not None:
-            chosen.pop(field, None)
-            chosen[f"{field}_ms"] = str(round(value * 1000))
+    intervals = {"crash_point_interval": Duration("0s") if once else every, "app_point_interval": app_point_interval}
+    chosen, check_options = choices_of(policy, quiesce, intervals)
     private_directory(state)
     with ExitStack() as stack:
         sinks = stack.enter_context(open_sinks(read_events(policy), events, print_event))
@@ -121,10 +111,7 @@ def attach(
         stack.enter_context(attachment)
         status = stack.enter_context(agent_control(attachment, state, name, chosen, ended))
         stack.enter_context(checks_by_policy(check_options, vault, name, sinks))
-        if metrics:
-            from hrl.cli.metrics import MetricsServer
-
-            stack.enter_context(MetricsServer(metrics, status=status, events=sinks.counts, dropped=lambda: sinks.dropped))
+        stack.enter_context(served_metrics(metrics, status, sinks))
         if once:
             while attachment.stats().resync_bytes_left and not ended.wait(0.2):
                 pass

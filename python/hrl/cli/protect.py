@@ -13,7 +13,7 @@ import typer
 from hrl import Attachment, FileDevice, NbdServer, Protection, RecoveryPoint
 from hrl.cli.commands import command
 from hrl.cli.control import ControlServer, ask
-from hrl.cli.event_options import EventOptions, open_sinks
+from hrl.cli.event_options import EventOptions, Sinks, open_sinks
 from hrl.cli.exits import Exit, Refused
 from hrl.cli.membership import Membership
 from hrl.cli.options import (
@@ -126,15 +126,7 @@ def protect(
     """
     ended = ended_by_signals()
     name = volume or name_of(disk)
-    chosen = read_policy(policy)
-    checks = read_table(policy, "verify")
-    # Read now, so that a mistake is known before anything runs.
-    check_options = arguments_of(checks, policy) if checks is not None else None
-    if quiesce:
-        chosen["quiesce"] = "\n".join(quiesce)
-    if app_point_interval is not None:
-        chosen.pop("app_point_interval", None)
-        chosen["app_point_interval_ms"] = str(round(app_point_interval * 1000))
+    chosen, check_options = choices_of(policy, quiesce, {"app_point_interval": app_point_interval})
     private_directory(state)
     with ExitStack() as stack:
         sinks = stack.enter_context(open_sinks(read_events(policy), events, print_event))
@@ -155,10 +147,7 @@ def protect(
         stack.enter_context(protection)
         status = stack.enter_context(agent_control(protection, state, name, chosen, ended))
         stack.enter_context(checks_by_policy(check_options, vault, name, sinks))
-        if metrics:
-            from hrl.cli.metrics import MetricsServer
-
-            stack.enter_context(MetricsServer(metrics, status=status, events=sinks.counts, dropped=lambda: sinks.dropped))
+        stack.enter_context(served_metrics(metrics, status, sinks))
         address = address_of(nbd, state)
         tls = tls_options(nbd_tls, nbd_tls_anyone, insecure)
         with NbdServer.protected(address, protection, name, **tls) as server:
@@ -167,6 +156,37 @@ def protect(
             with progress_bar("Initial replication") as progress:
                 watch(protection, progress, ended)
             ended.wait()
+
+
+def choices_of(
+    policy: Path | None, quiesce: list[str] | None, intervals: dict[str, Duration | None]
+) -> tuple[dict[str, str], list[str] | None]:
+    """Returns the policy of an agent, in which options win over the file, and the options of its scheduled checks.
+
+    Both are read before anything runs, so that a mistake is known by then.
+    """
+    chosen = read_policy(policy)
+    checks = read_table(policy, "verify")
+    check_options = arguments_of(checks, policy) if checks is not None else None
+    if quiesce:
+        chosen["quiesce"] = "\n".join(quiesce)
+    for field, interval in intervals.items():
+        if interval is not None:
+            chosen.pop(field, None)
+            chosen[f"{field}_ms"] = str(round(interval * 1000))
+    return chosen, check_options
+
+
+@contextmanager
+def served_metrics(address: str | None, status: Callable[[], dict[str, Any]], sinks: Sinks) -> Iterator[None]:
+    """Serves the metrics of an agent while the block runs, if there is an address."""
+    if not address:
+        yield
+        return
+    from hrl.cli.metrics import MetricsServer
+
+    with MetricsServer(address, status=status, events=sinks.counts, dropped=lambda: sinks.dropped):
+        yield
 
 
 def name_of(disk: Path) -> str:
