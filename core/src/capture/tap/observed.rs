@@ -70,12 +70,8 @@ impl Tap {
         if state.mode != Mode::Resync || state.readings != readings {
             return None;
         }
-        state.push(time, QueuedBody::UnorderedEnd);
-        let end = state.last_sequence;
-        state.uncaptured.end(end);
+        state.end_interval(time);
         state.uncaptured.begin(time);
-        let cause = state.cause;
-        state.set_mode(Mode::Ordered, cause);
         state.push(time, QueuedBody::Mark(mark));
         self.queued.notify_all();
         Some(state.last_sequence)

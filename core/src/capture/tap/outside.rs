@@ -14,7 +14,7 @@ impl Tap {
     }
 
     /// Returns whether the unordered interval goes on until the driver says otherwise.
-    pub fn awaits_driver(&self) -> bool {
+    pub(crate) fn awaits_driver(&self) -> bool {
         self.lock().in_sync == Some(false)
     }
 

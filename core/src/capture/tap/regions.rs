@@ -163,11 +163,7 @@ impl Tap {
         if !is_read || state.in_sync == Some(false) {
             return false;
         }
-        state.push(time, QueuedBody::UnorderedEnd);
-        let end = state.last_sequence;
-        state.uncaptured.end(end);
-        let cause = state.cause;
-        state.set_mode(Mode::Ordered, cause);
+        state.end_interval(time);
         self.queued.notify_all();
         true
     }

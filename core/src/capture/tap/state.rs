@@ -158,6 +158,13 @@ impl TapState {
         self.regions.resync.insert_range(range);
     }
 
+    /// Ends the unordered interval: what was changed in it is in the queue.
+    pub fn end_interval(&mut self, time: Timestamp) {
+        self.push(time, QueuedBody::UnorderedEnd);
+        self.uncaptured.end(self.last_sequence);
+        self.set_mode(Mode::Ordered, self.cause);
+    }
+
     pub fn set_mode(&mut self, to: Mode, cause: Cause) {
         assert!(
             to != Mode::Ordered || self.regions.resync.count() == 0,
