@@ -3476,8 +3476,7 @@ HRL_API const struct hrl_group_mark *hrl_group_point_mark(const struct hrl_group
  * Passes every committed group point of a vault, oldest first, each once, to `visit` on the
  * calling thread. Volumes that cannot be read hide no other: the name of each and the reason are
  * passed to `unread` before, which may be NULL.
- * Statuses: HRL_ERROR_UNAVAILABLE, HRL_ERROR_IO, HRL_ERROR_UNSUPPORTED (a library without TLS has no
- * groups). Since 0.1.
+ * Statuses: HRL_ERROR_UNAVAILABLE, HRL_ERROR_IO. Since 0.1.
  */
 HRL_API
 hrl_status hrl_vault_group_points(const struct hrl_vault *vault,
