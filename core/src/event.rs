@@ -114,7 +114,7 @@ pub enum EventKind {
     RpoExceeded,
     /// The RPO threshold is met again.
     RpoMet,
-    /// A torn journal was repaired at start.
+    /// A torn journal was repaired at start, or what a lost catalog version said was published again.
     JournalRepaired,
     /// Another agent or a newer epoch owns the volume; this agent stopped.
     Fenced,

@@ -187,18 +187,21 @@ fn promise_3_a_machine_that_was_reverted_is_compared_and_its_next_point_is_its_d
     }
 }
 
+/// Returns the catalog versions in the vault, oldest first.
+fn catalog_versions(site: &Site) -> Vec<PathBuf> {
+    let catalog = site.path("vault/volumes/disk/catalog");
+    let entries = std::fs::read_dir(catalog).expect("catalog");
+    let mut versions: Vec<_> = entries.map(|entry| entry.expect("entry").path()).collect();
+    versions.sort();
+    versions
+}
+
 /// Copies the newest version out of the way of a vault that goes back.
 fn roll_back(site: &Site, how: &str) {
     match how {
         "restored" => site.revert("vault", "backup"),
         "suffix" => {
-            let catalog = site.path("vault/volumes/disk/catalog");
-            let mut versions: Vec<_> = std::fs::read_dir(catalog)
-                .expect("catalog")
-                .map(|entry| entry.expect("entry").path())
-                .collect();
-            versions.sort();
-            for version in versions.iter().rev().take(4) {
+            for version in catalog_versions(site).iter().rev().take(4) {
                 std::fs::remove_file(version).expect("remove");
             }
         }
@@ -266,6 +269,30 @@ fn promise_3_a_vault_that_goes_back_under_a_running_agent_is_gone_on_with() {
             protection.stop(LIMIT).expect("stop");
             assert_eq!(site.causes(), [Cause::VaultWentBack], "{how}, idle: {idle}");
         }
+    }
+}
+
+#[test]
+fn promise_3_a_catalog_version_that_goes_missing_is_made_good_by_its_running_source() {
+    for idle in [false, true] {
+        let site = Site::new();
+        let protection = site.protect("machine", "vault");
+        work(&protection, 0..6);
+        let before = labels(&site.replica("vault"));
+        let versions = catalog_versions(&site);
+        std::fs::remove_file(&versions[versions.len() - 3]).expect("remove");
+        if !idle {
+            write(&**protection.volume(), 40, 41);
+        }
+        until(LIMIT, "the catalog can be read", || site.vault("vault").replica("disk").is_ok());
+        assert_eq!(labels(&site.replica("vault")), before);
+        work(&protection, 30..32);
+        site.check_point(&protection, "machine", "vault");
+        assert_eq!(protection.stats().mode, Mode::Ordered);
+        protection.stop(LIMIT).expect("stop");
+        assert_eq!(site.causes(), [], "nothing is lost");
+        let told = |event: &Event| event.kind == EventKind::JournalRepaired;
+        assert!(site.events.lock().expect("events").iter().any(told));
     }
 }
 

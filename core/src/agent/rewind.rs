@@ -75,11 +75,11 @@ pub(super) fn go_beyond(
 ) -> Result<()> {
     let object = catalog.object(known);
     if catalog.has_version(known, hash)? {
-        if catalog.version() < known {
+        if !catalog.is_listed(known)? {
             return Err(Error::new(ErrorKind::Unavailable, "go on with", object)
                 .message("the vault has this version, and does not list it"));
         }
-        if catalog.is_newest_listed()? {
+        if catalog.version() >= known && catalog.is_newest_listed()? {
             return Ok(());
         }
     }

@@ -416,6 +416,17 @@ impl Shipper {
             .found(chain))
     }
 
+    /// Publishes all that the catalog says again, beyond a version that went missing before the newest.
+    /// Returns the first such version; `None` if there is none.
+    pub(crate) fn bridge_gap(&self) -> Result<Option<u64>> {
+        let mut catalog = self.catalog.lock();
+        let gap = catalog.bridge_gap(&self.sender.source)?;
+        if gap.is_some() {
+            self.record(&catalog)?;
+        }
+        Ok(gap)
+    }
+
     /// Looks at the catalog as it was read last. Returns `None` while it is appended to.
     pub(crate) fn peek<T>(&self, look: impl FnOnce(&Catalog) -> T) -> Option<T> {
         self.catalog.try_lock().map(|catalog| look(&catalog))

@@ -99,6 +99,19 @@ impl Shipping {
             // The next start compares by the anchor.
             return self.back_off(shared);
         }
+        match shared.shipping.shipper.bridge_gap() {
+            Ok(Some(gap)) => {
+                self.lacks = 0;
+                let detail = format!(
+                    "catalog version {gap} went missing in the vault; all is published again beyond it"
+                );
+                shared.event(EventKind::JournalRepaired, detail);
+                return Next::Now;
+            }
+            Ok(None) => {}
+            Err(error) if error.kind() == ErrorKind::Fenced => return fence(shared, &error),
+            Err(error) => return self.failed(shared, &error),
+        }
         match rewind::look(shared, error) {
             Ok(Some(volume)) => {
                 self.lacks = 0;

@@ -295,6 +295,20 @@ impl Catalog {
         if is_put { Ok(()) } else { Err(self.lost_races()) }
     }
 
+    /// Puts all that is known here beyond a gap before this version, which no other reader can pass.
+    /// Returns the first version that was missing; `None` if none is, or this is not the newest.
+    pub(crate) fn bridge_gap(&mut self, source: &SourceIdentity) -> Result<Option<u64>> {
+        let names = self.listed()?;
+        let gap = names
+            .gap_before(self.version)
+            .filter(|_| names.newest() == self.version && names.gate_in_force().is_none());
+        if gap.is_none() || !self.has_version(self.version, self.known.hash)? {
+            return Ok(None);
+        }
+        self.go_beyond(self.version, source, &[])?;
+        Ok(gap)
+    }
+
     /// Reads versions up to the first that is missing or follows another.
     pub(super) fn read_up_to_gap(&mut self) -> Result<()> {
         let names = self.listed()?;
@@ -312,6 +326,11 @@ impl Catalog {
     /// Returns whether the catalog ends with the newest version in the store.
     pub(crate) fn is_newest_listed(&self) -> Result<bool> {
         Ok(self.listed()?.newest() == self.version)
+    }
+
+    /// Returns whether the store lists version `number`.
+    pub(crate) fn is_listed(&self, number: u64) -> Result<bool> {
+        Ok(self.listed()?.has(number))
     }
 
     /// Returns whether the vault has version `number` with this hash.
