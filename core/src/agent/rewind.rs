@@ -34,7 +34,11 @@ pub(super) fn look(shared: &Shared, why: &Error) -> Result<Option<Box<Rewind>>> 
     };
     let known = shared.shipping.shipper.known_version();
     shared.shipping.shipper.enter(replica.catalog_mut())?;
-    go_beyond(replica.catalog_mut(), known, shared.shipping.shipper.source())?;
+    // Each try would put a whole catalog, and a full disk here may fail them for long.
+    if !shared.session.is_beyond(replica.catalog()) {
+        go_beyond(replica.catalog_mut(), known, shared.shipping.shipper.source())?;
+        shared.session.goes_beyond(replica.catalog());
+    }
     let baseline = Baseline::of(&shared.state, &replica, &[], replica.catalog().last_sequence());
     let (catalog, why) = (replica.into_catalog(), why.to_string());
     Ok(Some(Box::new(Rewind { why, cause: Cause::VaultWentBack, catalog, baseline })))

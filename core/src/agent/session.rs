@@ -41,6 +41,8 @@ struct SessionState {
     going_back: bool,
     /// What the vault has then, for the journal task.
     rewind: Option<Rewind>,
+    /// The catalog version beyond what the vault lost, and its hash.
+    beyond: Option<(u64, [u8; 32])>,
 }
 
 /// Ownership of the volume in one session of an agent.
@@ -98,6 +100,16 @@ impl Session {
     /// Returns whether the vault has no record of the volume any more.
     pub fn is_lost(&self) -> bool {
         self.state.lock().lost
+    }
+
+    /// Returns whether this session has put the newest version of a catalog beyond what the vault lost.
+    pub fn is_beyond(&self, catalog: &Catalog) -> bool {
+        self.state.lock().beyond == Some((catalog.version(), catalog.version_hash()))
+    }
+
+    /// Records that the newest version of a catalog is beyond what the vault lost.
+    pub fn goes_beyond(&self, catalog: &Catalog) {
+        self.state.lock().beyond = Some((catalog.version(), catalog.version_hash()));
     }
 
     /// Asks the journal task to continue a vault that went back.

@@ -414,3 +414,24 @@ fn promise_5_a_vault_that_comes_while_its_agent_enters_another_is_noticed() {
         machine.check_newest();
     }
 }
+
+/// Each try put another whole catalog.
+#[test]
+fn promise_12_a_full_disk_below_an_agent_does_not_fill_a_vault_that_went_back() {
+    let machine = Machine::new();
+    let (mut agent, then) = machine.with_copy();
+    machine.server.go_back_to(then);
+    let versions = || machine.server.names("volumes/disk/catalog/").len();
+    let before = versions();
+    machine.files.set_room(machine.files.bytes());
+    for _ in 0..400 {
+        agent.tasks.iter_mut().for_each(|task| {
+            task.step();
+        });
+        agent.world.clock.advance(Duration::from_millis(50));
+    }
+    assert_eq!(versions(), before + 1, "one version beyond what is lost");
+    machine.files.set_room(usize::MAX);
+    agent.settle();
+    machine.check_newest();
+}
