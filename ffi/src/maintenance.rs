@@ -71,10 +71,9 @@ pub unsafe extern "C" fn hrl_vault_undelete(
 ) -> hrl_status {
     guard(|| {
         needed(each, "each")?;
-        let store = open_for_maintenance(url.read("url")?)?;
         let key = key.map(|key| key.inner.clone());
         let options = UndeleteOptions { dry_run, ..UndeleteOptions::new(Timestamp(since_ns)) };
-        let done = hrl_maintain::undelete(&store, key.as_ref(), &SystemClock::shared(), &options)?;
+        let done = hrl_stores::undelete(url.read("url")?, key.as_ref(), &options)?;
         visit(done.iter().map(hrl_undeleted::from), each, user)
     })
 }

@@ -1067,6 +1067,9 @@ class Vault:
     `key`, or the content of `key_file`, is the key-encryption key of encrypted volumes.
     `create` makes a new vault.
 
+    With `recorded_as`, such as "root@host (cleanup)", what is deleted through the vault is in its
+    audit log before it is deleted, unless a gateway sees to that.
+
     `state` is the state directory of the agent that the vault is opened for. A new one makes a
     new vault. One that knows a volume makes none, and its `Protection` begins even while the
     vault is away.
@@ -1081,6 +1084,7 @@ class Vault:
         key_file: _Path | None = None,
         create: bool = False,
         state: _Path | None = None,
+        recorded_as: str | None = None,
     ) -> Self: ...
     def volumes(self) -> list[VolumeInfo]:
         """Returns the record of every volume."""
@@ -2546,7 +2550,10 @@ class PurgeReport(_Value):
         """Bytes freed."""
     @property
     def waiting(self) -> int:
-        """Number of tombstones whose delay is not over."""
+        """Number of tombstones whose delay is not over, or that the store keeps locked."""
+    @property
+    def locked(self) -> int:
+        """Number of objects that the store keeps locked; a later purge removes them."""
     @property
     def in_use(self) -> list[str]:
         """Deleted objects that catalogs list: somebody deleted what is in use."""
@@ -2584,7 +2591,8 @@ class Maintainer:
 
     `retention` is text such as "2h all; 24h hourly; 30d daily"; None means no retention. A vault
     without a deletion delay gets `deletion_delay`, in seconds. `accept_clock` believes a clock
-    that is far ahead of the vault's own times.
+    that is far ahead of the vault's own times. `name` is who does it, for tombstones and the
+    audit log.
     """
 
     def __new__(
@@ -2612,13 +2620,14 @@ def undelete(
     key: Key | None = None,
     volumes: Sequence[str] | None = None,
     dry_run: bool = True,
+    name: str = "undelete",
 ) -> list[Undeleted]:
     """Brings back what was deleted from a vault since a time. With `dry_run`, the default, reports
     what that would be.
 
     `vault` is the directory or URL that a gateway would be given, `key` the key-encryption key of
     encrypted volumes. Without the key objects come back, and folds are not undone. Run it again
-    after any failure.
+    after any failure. `name` is who does it, for the audit log.
     """
 
 def deleted(vault: _Path) -> list[DeletedVolume]:

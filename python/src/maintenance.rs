@@ -78,8 +78,10 @@ mirror! {
         objects: u64,
         /// Bytes freed.
         bytes: u64,
-        /// Number of tombstones whose delay is not over.
+        /// Number of tombstones whose delay is not over, or that the store keeps locked.
         waiting: u64,
+        /// Number of objects that the store keeps locked; a later purge removes them.
+        locked: u64,
         /// Deleted objects that catalogs list: somebody deleted what is in use.
         in_use: Vec<String>,
         /// Seconds by which the clock is too far ahead; None if it is believed.
@@ -111,9 +113,9 @@ mirror! {
 ///
 /// `vault` is the directory or URL that a gateway would be given, `key` the key-encryption key of
 /// encrypted volumes. Without the key objects come back, and folds are not undone. Run it again
-/// after any failure.
+/// after any failure. `name` is who does it, for the audit log.
 #[pyfunction]
-#[pyo3(signature = (vault, *, since, key=None, volumes=None, dry_run=true))]
+#[pyo3(signature = (vault, *, since, key=None, volumes=None, dry_run=true, name="undelete"))]
 pub(crate) fn undelete(
     py: Python<'_>,
     vault: &str,
@@ -121,14 +123,11 @@ pub(crate) fn undelete(
     key: Option<&Key>,
     volumes: Option<Vec<String>>,
     dry_run: bool,
+    name: &str,
 ) -> PyResult<Vec<Undeleted>> {
-    let options = UndeleteOptions { volumes, dry_run, ..UndeleteOptions::new(since.0) };
+    let options = UndeleteOptions { since: since.0, volumes, dry_run, by: name.to_owned() };
     let key = key.map(|key| key.0.clone());
-    run(py, || {
-        let store = open_for_maintenance(vault)?;
-        hrl_maintain::undelete(&store, key.as_ref(), &SystemClock::shared(), &options)
-    })
-    .map(Shown::shown)
+    run(py, || hrl_stores::undelete(vault, key.as_ref(), &options)).map(Shown::shown)
 }
 
 /// Opens the store of a vault for its maintenance.
@@ -164,7 +163,8 @@ pub(crate) fn set_deletion_delay(py: Python<'_>, vault: &str, delay: f64) -> PyR
 ///
 /// `retention` is text such as "2h all; 24h hourly; 30d daily"; None means no retention. A vault
 /// without a deletion delay gets `deletion_delay`, in seconds. `accept_clock` believes a clock
-/// that is far ahead of the vault's own times.
+/// that is far ahead of the vault's own times. `name` is who does it, for tombstones and the
+/// audit log.
 #[pyclass(frozen, module = "hrl")]
 pub(crate) struct Maintainer {
     inner: Mutex<hrl_maintain::Maintainer>,

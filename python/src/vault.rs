@@ -7,7 +7,7 @@ use hrl::SystemClock;
 use hrl::journal::WrappingKey;
 use hrl::store::{DirStore, Store};
 use hrl::vault::ShredOptions;
-use hrl_stores::{agent_vault, create_url, open_url};
+use hrl_stores::{agent_vault, create_url, open_recorded, open_url};
 use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
 
@@ -94,6 +94,9 @@ fn key_of(key: Option<&Key>, file: Option<PathBuf>) -> hrl::Result<Option<Wrappi
 /// `key`, or the content of `key_file`, is the key-encryption key of encrypted volumes.
 /// `create` makes a new vault.
 ///
+/// With `recorded_as`, such as "root@host (cleanup)", what is deleted through the vault is in its
+/// audit log before it is deleted, unless a gateway sees to that.
+///
 /// `state` is the state directory of the agent that the vault is opened for. A new one makes a
 /// new vault. One that knows a volume makes none, and its `Protection` begins even while the
 /// vault is away.
@@ -111,7 +114,8 @@ impl Vault {
 #[pymethods]
 impl Vault {
     #[new]
-    #[pyo3(signature = (url=None, *, store=None, key=None, key_file=None, create=false, state=None))]
+    #[pyo3(signature = (url=None, *, store=None, key=None, key_file=None, create=false, state=None, recorded_as=None))]
+    #[allow(clippy::too_many_arguments, reason = "they are keyword arguments")]
     fn new(
         py: Python<'_>,
         url: Option<PathBuf>,
@@ -120,6 +124,7 @@ impl Vault {
         key_file: Option<PathBuf>,
         create: bool,
         state: Option<PathBuf>,
+        recorded_as: Option<&str>,
     ) -> PyResult<Self> {
         if key.is_some() && key_file.is_some() {
             return Err(PyTypeError::new_err("a vault is opened by a key or a key_file"));
@@ -131,7 +136,10 @@ impl Vault {
             return Ok(Self { inner: Handle::new("the vault", inner) });
         }
         let store: Arc<dyn Store> = match (url, store) {
-            (Some(url), None) => run(py, || store_at(&url, create))?,
+            (Some(url), None) => run(py, || match (recorded_as, url.to_str()) {
+                (Some(client), Some(url)) if !create => open_recorded(url, client, "admin"),
+                _ => store_at(&url, create),
+            })?,
             (None, Some(store)) => Arc::new(CallbackStore::new(store)?),
             _ => return Err(PyTypeError::new_err("a vault is opened by its url or in a store")),
         };

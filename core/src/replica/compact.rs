@@ -30,7 +30,7 @@ use crate::journal::{
 };
 use crate::parallel;
 use crate::policy::{Compression, RetentionPolicy};
-use crate::store::{PutOutcome, Store};
+use crate::store::{PutOutcome, Store, delete_unlocked};
 use crate::units::{Sequence, Timestamp};
 use crate::vault::{CatalogEdit, SegmentEntry, layout};
 
@@ -218,7 +218,16 @@ impl Run<'_> {
         self.unpin(plan)?;
         self.folds(plan)?;
         self.delete_due(plan)?;
-        self.retire_strays()
+        self.retire_strays()?;
+        if self.options.dry_run {
+            return Ok(());
+        }
+        let (store, catalog) = (self.replica.store(), self.replica.catalog());
+        store.renew_locks(layout::MARKER, &|_| false)?;
+        let prefix = layout::volume_prefix(&self.replica.info().name);
+        let is_unwanted =
+            |name: &str| catalog.retired().contains_key(name) || catalog.forgets(name);
+        store.renew_locks(&prefix, &is_unwanted)
     }
 
     /// Removes expired pins, so that folds may drop their points.
@@ -471,7 +480,7 @@ impl Run<'_> {
         self.compactor.deleted.retain(|object, _| is_due.contains(object));
         let objects =
             plan.objects_due.iter().filter(|object| !self.compactor.deleted.contains_key(*object));
-        let objects: Vec<_> = objects.cloned().collect();
+        let mut objects: Vec<_> = objects.cloned().collect();
         self.report.objects_deleted = objects.len() as u64;
         if plan.objects_due.is_empty() || self.options.dry_run {
             return Ok(());
@@ -480,7 +489,10 @@ impl Run<'_> {
             self.replica.catalog().published().map(|entry| &entry.object).collect();
         // No catalog that was made by these rules lists a retired object.
         let unlisted = objects.iter().filter(|object| !published.contains(object));
-        self.replica.store().delete_many(&unlisted.cloned().collect::<Vec<_>>())?;
+        let unlisted: Vec<_> = unlisted.cloned().collect();
+        let kept = delete_unlocked(&**self.replica.store(), &unlisted)?;
+        objects.retain(|object| !kept.contains(object));
+        self.report.objects_deleted = objects.len() as u64;
         let now = self.replica.clock().elapsed();
         self.compactor.deleted.extend(objects.into_iter().map(|object| (object, now)));
         let is_gone = |at: &Duration| now.saturating_sub(*at) >= self.compactor.late;

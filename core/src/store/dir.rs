@@ -356,6 +356,12 @@ impl Store for DirStore {
         match self.files.remove(&path) {
             Ok(()) => self.files.sync_directory(directory_of(&path)).map_err(failed),
             Err(error) if error.kind() == Os::NotFound => self.check_root("delete from store"),
+            Err(error) if error.raw_os_error() == Some(Errno::PERM.raw_os_error()) => {
+                let error = failed(error);
+                Err(Error::new(ErrorKind::Denied, "delete from store", name)
+                    .message("the file is immutable, or belongs to another user")
+                    .caused_by(error))
+            }
             Err(error) => Err(failed(error)),
         }
     }

@@ -138,6 +138,14 @@ impl Store for FaultStore {
         self.inner.may_delete()
     }
 
+    fn is_locked(&self, name: &str) -> Result<bool> {
+        self.inner.is_locked(name)
+    }
+
+    fn renew_locks(&self, prefix: &str, is_unwanted: &dyn Fn(&str) -> bool) -> Result<()> {
+        self.inner.renew_locks(prefix, is_unwanted)
+    }
+
     fn local_path(&self, name: &str) -> Option<PathBuf> {
         if self.down.load(Ordering::SeqCst) { None } else { self.inner.local_path(name) }
     }

@@ -11,6 +11,7 @@ mod dir;
 mod fault;
 mod probe;
 
+use std::collections::HashSet;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
@@ -50,7 +51,7 @@ pub struct ObjectInfo {
 /// - an object never changes after its creation; `get` within its length returns exactly the bytes
 ///   asked for;
 /// - `list` gives every object whose put returned before the call, sorted by name;
-/// - `delete` of an absent object succeeds;
+/// - `delete` of an absent object succeeds; of one that the store must keep for now it is `Denied`;
 /// - a store that lost segments which it acknowledged (a gateway without its cache) reports that
 ///   once: it answers the next catalog version of the volume through the same handle with `Changed`
 ///   and does not put it;
@@ -91,10 +92,46 @@ pub trait Store: Send + Sync {
     fn may_delete(&self) -> bool {
         true
     }
+    /// Returns whether the store must keep an object for now. Default false, for stores without
+    /// locks.
+    fn is_locked(&self, _name: &str) -> Result<bool> {
+        Ok(false)
+    }
+    /// Renews the locks of objects whose names start with `prefix`, except those for which
+    /// `is_unwanted` is true. Default: does nothing.
+    fn renew_locks(&self, _prefix: &str, _is_unwanted: &dyn Fn(&str) -> bool) -> Result<()> {
+        Ok(())
+    }
     /// Returns the path of the object if it is a local file that can be memory-mapped.
     fn local_path(&self, _name: &str) -> Option<PathBuf> {
         None
     }
+}
+
+/// Deletes objects. Returns those that the store keeps for now, because they are locked or it says
+/// `Denied`; try them again later.
+pub fn delete_unlocked(store: &dyn Store, names: &[String]) -> Result<HashSet<String>> {
+    let (mut kept, mut free) = (HashSet::new(), Vec::new());
+    for name in names {
+        if store.is_locked(name)? {
+            kept.insert(name.clone());
+        } else {
+            free.push(name.clone());
+        }
+    }
+    match store.delete_many(&free) {
+        Err(error) if error.kind() == ErrorKind::Denied => {}
+        other => return other.map(|()| kept),
+    }
+    for name in free {
+        match store.delete(&name) {
+            Err(error) if error.kind() == ErrorKind::Denied => {
+                kept.insert(name);
+            }
+            other => other?,
+        }
+    }
+    Ok(kept)
 }
 
 /// Reads a whole object of at most `length_max` bytes; `Corrupt` if it is longer.

@@ -28,7 +28,7 @@ use super::{amendment, layout};
 use crate::clock::{Clock, random_bytes};
 use crate::error::{Error, ErrorKind, Result};
 use crate::journal::VolumeKey;
-use crate::store::{PutOutcome, Store, get_all};
+use crate::store::{PutOutcome, Store, delete_unlocked, get_all};
 use crate::units::{Epoch, VolumeId};
 
 /// A version whose number is a multiple of this contains the whole content.
@@ -527,7 +527,7 @@ impl Catalog {
             };
             // Whoever may not delete it goes beyond it.
             if self.store.may_delete() {
-                self.store.delete(&self.object(number))?;
+                delete_unlocked(&*self.store, &[self.object(number)])?;
             }
             return Err(NotPut::Diverged(diverged));
         }
@@ -748,15 +748,26 @@ impl Catalog {
         VersionId { volume: self.content.volume, number }
     }
 
+    /// Returns whether an object is a version that no reader needs.
+    pub(crate) fn forgets(&self, object: &str) -> bool {
+        let digits = object.strip_prefix(&*self.content.prefix);
+        digits.and_then(layout::number).is_some_and(|number| number < self.first_kept())
+    }
+
+    fn first_kept(&self) -> u64 {
+        (self.version / SNAPSHOT_EVERY).saturating_sub(1) * SNAPSHOT_EVERY
+    }
+
     /// Removes versions that no reader needs. A failure costs nothing but space.
     fn forget_old_versions(&self) {
-        let first_kept = (self.version / SNAPSHOT_EVERY).saturating_sub(1) * SNAPSHOT_EVERY;
+        let first_kept = self.first_kept();
         if first_kept == 0 || !self.store.may_delete() {
             return;
         }
         let names = self.listed().unwrap_or_default();
         let old = names.numbers().filter(|number| *number < first_kept);
-        let _ = self.store.delete_many(&old.map(|number| self.object(number)).collect::<Vec<_>>());
+        let old: Vec<_> = old.map(|number| self.object(number)).collect();
+        let _ = delete_unlocked(&*self.store, &old);
     }
 }
 

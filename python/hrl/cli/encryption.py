@@ -48,7 +48,7 @@ def rotate_key(
     """
     if key_file is None or new_key_file is None:
         raise Refused("cannot rotate: give the old key (--key-file) and the new one (--new-key-file)", Exit.INVALID_INPUT)
-    opened = open_vault(vault, key_file)
+    opened = open_vault(vault, key_file, changes="rotate-key")
     each = EachVolume(opened, volumes)
 
     def work(name: str) -> KeyRotation | None:
@@ -84,7 +84,7 @@ def shred(
     """
     if not yes:
         raise Refused(f"{volume} would be unreadable for ever: give --yes", Exit.INVALID_INPUT)
-    report = open_vault(vault, key_file).shred(volume, data=data, override_legal_hold=override_legal_hold)
+    report = open_vault(vault, key_file, changes="shred").shred(volume, data=data, override_legal_hold=override_legal_hold)
     forget(vault, volume)
     if json:
         return print_json(report)

@@ -208,4 +208,4 @@ def drop(
         raise Refused(f"{volume} names no branch: expected VOLUME@EPOCH", Exit.INVALID_INPUT)
     if not yes:
         raise Refused(f"the writes of branch {volume} would be lost: give --yes", Exit.INVALID_INPUT)
-    open_vault(vault, key_file).replica(name).drop_branch(int(epoch))
+    open_vault(vault, key_file, changes="branches drop").replica(name).drop_branch(int(epoch))

@@ -392,7 +392,7 @@ def cleanup(
     """Ends a test failover: drops what it wrote, and no longer keeps its recovery state."""
     stop_and_wait(state, "stop")
     (state / "scratch").unlink(missing_ok=True)
-    open_vault(vault, key_file).replica(volume).end_test(name)
+    open_vault(vault, key_file, changes="test end").replica(volume).end_test(name)
 
 
 def stop_and_wait(state: Path, command: str, limit: float = END_SECONDS_MAX) -> bool:

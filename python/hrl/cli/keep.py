@@ -9,7 +9,7 @@ from hrl import HrlError, Maintainer, Undeleted, deleted, deletion_delay, set_de
 from hrl import undelete as bring_back
 from hrl.cli.commands import command, group
 from hrl.cli.exits import Exit, Refused
-from hrl.cli.options import Json, KeyFile, VaultUrl, duration_of, time_of
+from hrl.cli.options import Json, KeyFile, VaultUrl, duration_of, time_of, who
 from hrl.cli.output import Table, fields, note, print_json, print_line, say
 from hrl.cli.policy import policy_of, read_policy
 from hrl.cli.signals import Ending, on_signals
@@ -39,7 +39,7 @@ def undelete(
     """
     if since is None:
         raise Refused("cannot undelete: give the time of the attack or mistake with --since", Exit.INVALID_INPUT)
-    found = bring_back(vault, since=since, key=key_file, volumes=volume, dry_run=not yes)
+    found = bring_back(vault, since=since, key=key_file, volumes=volume, dry_run=not yes, name=who("vault undelete"))
     if json:
         print_json({"dry_run": not yes, "volumes": found})
     else:
@@ -142,6 +142,7 @@ def maintain(
             retention=None if keep == "none" else keep,
             deletion_delay=delay,
             accept_clock=accept_clock,
+            name=who("maintain"),
         )
     if follow:
         return maintained(maintainer, interval, json=json)
@@ -193,3 +194,5 @@ def tell(volumes: list[Any], purged: Any, *, json: bool) -> None:
             say(f"{entry['volume']}: {count(done['folds'], 'fold')}, {dropped} dropped, {done['objects_deleted']} deleted")
     if purged["tombstones"]:
         say(f"purged {count(purged['objects'], 'object')}, {human(purged['bytes'])}; {purged['waiting']} tombstones wait")
+    if purged["locked"]:
+        say(f"{count(purged['locked'], 'object')} due but still locked; a later run removes them")

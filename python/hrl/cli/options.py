@@ -1,5 +1,8 @@
 """Arguments and options that several commands share."""
 
+import getpass
+import os
+import socket
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -59,11 +62,25 @@ def duration_of(name: str, help: str) -> Any:
     return typer.Option(name, metavar="TIME", help=help, parser=Duration)
 
 
-def open_vault(url: str, key: Key | None, *, create: bool = False, state: Path | None = None) -> Vault:
-    """Opens the vault that a command names, for the agent of the directory `state` if that is given."""
+def who(act: str) -> str:
+    """Returns who runs this command, for the audit log."""
+    try:
+        user = getpass.getuser()
+    except (OSError, KeyError):
+        user = str(os.getuid())
+    return f"{user}@{socket.gethostname()} (hrl {act})"
+
+
+def open_vault(
+    url: str, key: Key | None, *, create: bool = False, state: Path | None = None, changes: str | None = None
+) -> Vault:
+    """Opens the vault that a command names, for the agent of the directory `state` if that is given.
+
+    `changes` is the name of a command that deletes: the vault's audit log says so.
+    """
     if "://" in url and clean(url) != url:
         raise Refused(f"the URL {url} has a line break, or another character that no URL has", Exit.INVALID_INPUT)
-    return Vault(url, key=key, create=create, state=state)
+    return Vault(url, key=key, create=create, state=state, recorded_as=changes and who(changes))
 
 
 def tls_options(pki: Path | None, anyone: bool, insecure: bool) -> dict[str, Any]:

@@ -59,7 +59,7 @@ def compact(
         raise Refused("cannot compact by two policies: give --keep or --policy", Exit.INVALID_INPUT)
     if policy is not None:
         keep = read_policy(policy).get("retention")
-    opened = open_vault(vault, key_file)
+    opened = open_vault(vault, key_file, changes=None if dry_run else "compact")
     each = EachVolume(opened, volume)
 
     def work(name: str) -> CompactReport:
@@ -123,7 +123,7 @@ def unpin(
     json: Json = False,
 ) -> None:
     """Takes the pin of a recovery point off, or lifts its legal hold."""
-    replica = open_vault(vault, key_file).replica(volume)
+    replica = open_vault(vault, key_file, changes="unpin").replica(volume)
     replica.unpin(state_of(replica, point), hold=legal_hold)
     if json:
         print_json({"point": point, "hold": legal_hold})
@@ -143,7 +143,7 @@ def trust(
 
     Points that are taken later are suspicious only after another change.
     """
-    trusted = open_vault(vault, key_file).replica(volume).trust(reason)
+    trusted = open_vault(vault, key_file, changes="trust").replica(volume).trust(reason)
     if json:
         print_json({"volume": volume, "points": trusted})
     else:

@@ -10,6 +10,9 @@ use hrl::store::{ObjectInfo, PutOutcome, Store};
 use crate::entry::Entry;
 use crate::writer::Audit;
 
+/// Marks of the clock, of which each purge leaves a newer one. Their deletion is not recorded.
+const CLOCK_MARKS: &str = "deleted/clock-";
+
 /// A store over another one, for a program that deletes: each delete is in the audit log before it
 /// is carried out. Puts are counted.
 pub struct AuditedStore {
@@ -26,11 +29,13 @@ impl AuditedStore {
     }
 
     fn deleting(&self, names: &[String], delete: impl FnOnce() -> Result<()>) -> Result<()> {
+        let is_of_interest = |name: &&String| !name.starts_with(CLOCK_MARKS);
+        let names: Vec<_> = names.iter().filter(is_of_interest).cloned().collect();
         if names.is_empty() {
             return delete();
         }
         let now = self.audit.now();
-        let entry = Entry::new(now, &self.client, &self.role, "delete", names);
+        let entry = Entry::new(now, &self.client, &self.role, "delete", &names);
         self.audit.permit(&entry)?;
         delete().inspect_err(|error| self.audit.record(entry.failed(error)))
     }
@@ -81,6 +86,14 @@ impl Store for AuditedStore {
 
     fn may_delete(&self) -> bool {
         self.inner.may_delete()
+    }
+
+    fn is_locked(&self, name: &str) -> Result<bool> {
+        self.inner.is_locked(name)
+    }
+
+    fn renew_locks(&self, prefix: &str, is_unwanted: &dyn Fn(&str) -> bool) -> Result<()> {
+        self.inner.renew_locks(prefix, is_unwanted)
     }
 
     fn local_path(&self, name: &str) -> Option<PathBuf> {

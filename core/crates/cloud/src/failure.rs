@@ -140,6 +140,8 @@ fn of_answer(status: u16, code: &str) -> Meaning {
         (_, "RequestTimeTooSkewed") => Meaning::Skewed,
         (_, "ExpiredToken" | "InvalidToken" | "InvalidAccessKeyId") => Meaning::Refused,
         (404 | 410, _) => Meaning::Absent,
+        // A policy of the container keeps it.
+        (409, "BlobImmutableDueToPolicy" | "BlobImmutableDueToLegalHold") => Meaning::Refused,
         (412 | 304, _) | (409, "BlobAlreadyExists") => Meaning::Exists,
         (416, _) => Meaning::PastEnd,
         (401 | 403 | 407, _) => Meaning::Refused,
@@ -190,6 +192,8 @@ mod tests {
             (400, "ExpiredToken", Meaning::Refused),
             (403, "SignatureDoesNotMatch", Meaning::Refused),
             (403, "RequestTimeTooSkewed", Meaning::Skewed),
+            (409, "BlobImmutableDueToPolicy", Meaning::Refused),
+            (403, "AccessDenied", Meaning::Refused),
             (403, "QuotaExceeded", Meaning::Full),
             (507, "", Meaning::Full),
             (429, "", Meaning::Transient),

@@ -10,12 +10,12 @@
 use std::error::Error as StdError;
 use std::fmt;
 use std::pin::pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
-use futures_util::stream;
+use futures_util::{StreamExt, stream};
 use http::HeaderValue;
 use http_body::Frame;
 use http_body_util::{BodyExt, StreamBody};
@@ -27,6 +27,8 @@ use object_store::client::{
 };
 use rustls::crypto::ring;
 use rustls_platform_verifier::BuilderVerifierExt;
+
+use crate::signing::Signing;
 
 /// Longest wait for a connection.
 const CONNECT_WAIT: Duration = Duration::from_secs(5);
@@ -109,6 +111,8 @@ impl StdError for NoAnswer {}
 #[derive(Debug)]
 pub(super) struct Connector {
     pub stall: Duration,
+    /// Locks new objects; empty for services without locks, and until the client is built.
+    pub signing: Arc<OnceLock<Arc<Signing>>>,
 }
 
 impl HttpConnector for Connector {
@@ -131,7 +135,12 @@ impl HttpConnector for Connector {
             .user_agent(concat!("hrl/", env!("CARGO_PKG_VERSION")))
             .build()
             .map_err(|error| failed(error.into()))?;
-        Ok(HttpClient::new(Service { client, stall: self.stall, proxies: Matcher::from_env() }))
+        Ok(HttpClient::new(Service {
+            client,
+            stall: self.stall,
+            proxies: Matcher::from_env(),
+            signing: self.signing.clone(),
+        }))
     }
 }
 
@@ -158,11 +167,16 @@ struct Service {
     stall: Duration,
     /// The same choice as the client's, for messages.
     proxies: Matcher,
+    signing: Arc<OnceLock<Arc<Signing>>>,
 }
 
 #[async_trait::async_trait]
 impl HttpService for Service {
-    async fn call(&self, request: HttpRequest) -> Result<HttpResponse, HttpError> {
+    async fn call(&self, mut request: HttpRequest) -> Result<HttpResponse, HttpError> {
+        if let Some(signing) = self.signing.get() {
+            let locked = signing.lock(&mut request).await;
+            locked.map_err(|error| HttpError::new(HttpErrorKind::Unknown, error))?;
+        }
         let (parts, body) = request.into_parts();
         let url = parts.uri.to_string().parse::<reqwest::Url>();
         let url = url.map_err(|error| HttpError::new(HttpErrorKind::Unknown, error))?;
@@ -220,7 +234,8 @@ impl Service {
             };
             Some((next, (response, peer)))
         });
-        HttpResponseBody::new(StreamBody::new(Box::pin(frames)))
+        // Whoever collects a body asks again after its end.
+        HttpResponseBody::new(StreamBody::new(Box::pin(frames.fuse())))
     }
 
     async fn read_error(&self, mut response: reqwest::Response, peer: Peer) -> StatusError {
@@ -300,8 +315,15 @@ fn stalled(peer: &Peer, limit: Duration) -> HttpError {
     HttpError::new(HttpErrorKind::Timeout, NoAnswer { peer: peer.clone(), forbidden: false, cause })
 }
 
+/// Returns the content of each XML element of this name that has no attributes.
+pub(super) fn elements<'a>(text: &'a str, name: &str) -> Vec<&'a str> {
+    let (begin, end) = (format!("<{name}>"), format!("</{name}>"));
+    let pieces = text.split(begin.as_str()).skip(1);
+    pieces.filter_map(|piece| piece.split_once(end.as_str()).map(|(inside, _)| inside)).collect()
+}
+
 /// Returns the text of the first XML element of this name; empty if there is none.
-fn element(text: &str, name: &str) -> String {
+pub(super) fn element(text: &str, name: &str) -> String {
     let inside = || {
         let start = text.find(&format!("<{name}>"))? + name.len() + 2;
         text[start..].split("</").next()

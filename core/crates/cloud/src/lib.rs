@@ -5,9 +5,12 @@
 
 mod failure;
 mod http;
+mod lock;
 mod options;
 mod runtime;
+mod signing;
 mod store;
 
+pub use lock::HiddenObject;
 pub use options::ObjectStoreOptions;
 pub use store::ObjectStore;

@@ -1,19 +1,24 @@
 //! Location of an object store and how to reach it: the URL, options, and the environment.
 
 use std::ffi::OsString;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use hrl::bytes::percent_decode;
 use hrl::store::check_name;
-use hrl::{Clock, Error, ErrorKind, Result, SystemClock};
+use hrl::{Clock, Error, ErrorKind, Result, SystemClock, parse_duration};
 use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey, Checksum};
 use object_store::azure::{AzureConfigKey, MicrosoftAzureBuilder};
+use object_store::client::HttpConnector as _;
 use object_store::gcp::{GoogleCloudStorageBuilder, GoogleConfigKey};
 use object_store::{ClientOptions, ObjectStore as Client, RetryConfig};
 
 use crate::http::Connector;
+use crate::lock::Locks;
+use crate::signing::{Mode, Rule, Signing};
 
+/// Region of S3 if none is given.
+const REGION: &str = "us-east-1";
 /// Default for how long a request may make no progress.
 const STALL: Duration = Duration::from_secs(30);
 
@@ -43,9 +48,12 @@ impl ObjectStoreOptions {
     ///   `secret-access-key`, `session-token`: S3;
     /// - `checksum`: `sha256`, the default, or `none`: whether S3 checks what arrives. Buckets with
     ///   Object Lock refuse objects without a checksum;
+    /// - `lock`: how long S3 refuses to delete an object, such as `30d`; renewed while retention wants
+    ///   it. `none` ignores a bucket's default rule, which is followed otherwise;
+    /// - `lock-mode`: `compliance`, the default, or `governance`;
     /// - `account`, `account-key`, `sas-token`: Azure Blob Storage;
     /// - `service-account` (path of a key file): Google Cloud Storage.
-    pub const NAMES: [&'static str; 13] = [
+    pub const NAMES: [&'static str; 15] = [
         "endpoint",
         "allow-http",
         "timeout-ms",
@@ -55,6 +63,8 @@ impl ObjectStoreOptions {
         "secret-access-key",
         "session-token",
         "checksum",
+        "lock",
+        "lock-mode",
         "account",
         "account-key",
         "sas-token",
@@ -94,6 +104,12 @@ impl ObjectStoreOptions {
             "checksum" if !matches!(value, "sha256" | "none") => {
                 return Err(bad("sha256 or none"));
             }
+            "lock" if value != "none" && lock_time(value).is_none() => {
+                return Err(bad("none, or a time of 1 day to 100 years such as 30d"));
+            }
+            "lock-mode" if Mode::parse(value).is_none() => {
+                return Err(bad("compliance or governance"));
+            }
             "endpoint" if !value.starts_with("http://") && !value.starts_with("https://") => {
                 return Err(bad("a URL that begins with https:// or http://"));
             }
@@ -113,6 +129,22 @@ impl ObjectStoreOptions {
 
     fn is(&self, name: &str, wanted: &str) -> bool {
         self.values.iter().any(|(known, value)| *known == name && value == wanted)
+    }
+
+    fn value(&self, name: &str) -> Option<&str> {
+        let found = self.values.iter().find(|(known, _)| *known == name);
+        found.map(|(_, value)| value.as_str())
+    }
+
+    /// Returns whether the locks of a bucket are followed.
+    pub(super) fn follows_locks(&self) -> bool {
+        self.value("lock") != Some("none")
+    }
+
+    /// Returns how objects are to be locked, if an option says so.
+    fn rule(&self) -> Option<Rule> {
+        let mode = self.value("lock-mode").and_then(Mode::parse).unwrap_or(Mode::Compliance);
+        Some(Rule { mode, time: lock_time(self.value("lock")?)? })
     }
 
     fn is_true(&self, name: &str) -> bool {
@@ -203,15 +235,25 @@ impl Location {
         format!("{scheme}://{}/{}", self.bucket, self.prefix)
     }
 
-    /// Returns a client for this place. Sends nothing yet.
-    pub(super) fn client(&self, options: &ObjectStoreOptions) -> Result<Arc<dyn Client>> {
+    /// Returns a client for this place, and what knows of locks if the service is S3. Sends nothing
+    /// yet.
+    pub(super) fn client(
+        &self,
+        options: &ObjectStoreOptions,
+    ) -> Result<(Arc<dyn Client>, Option<Locks>)> {
         self.check_variables(std::env::vars_os())?;
+        if self.service != Service::S3 && options.value("lock").is_some_and(|lock| lock != "none") {
+            return Err(Error::new(ErrorKind::Unsupported, "open store", self.url()).message(
+                "only S3 locks objects by the option lock; set a policy of the container or bucket, which hrl respects",
+            ));
+        }
+        let signing = Arc::new(OnceLock::new());
         let failed = |error: object_store::Error| {
             Error::new(ErrorKind::InvalidInput, "open store", self.url()).caused_by(error)
         };
         // Only the store knows whether a lost answer matters, so it does the retries.
         let retry = RetryConfig { max_retries: 0, ..Default::default() };
-        let connector = Connector { stall: options.stall };
+        let connector = Connector { stall: options.stall, signing: signing.clone() };
         match self.service {
             Service::S3 => {
                 let mut builder = AmazonS3Builder::from_env()
@@ -230,7 +272,21 @@ impl Location {
                         builder = builder.with_config(key, value);
                     }
                 }
-                Ok(Arc::new(builder.build().map_err(failed)?))
+                let region = builder.get_config_value(&AmazonS3ConfigKey::Region);
+                let s3 = builder.build().map_err(failed)?;
+                let made = Arc::new(Signing {
+                    credentials: s3.credentials().clone(),
+                    region: region.unwrap_or_else(|| REGION.to_owned()),
+                    rule: options.rule(),
+                    clock: options.clock.clone(),
+                });
+                let http = Connector { stall: options.stall, signing: Arc::default() }
+                    .connect(&options.client_options())
+                    .map_err(failed)?;
+                let locks = Locks::new(&self.bucket, s3.clone(), http, made.clone());
+                // Empty before: this is the only place that fills it.
+                let _ = signing.set(made);
+                Ok((Arc::new(s3), Some(locks)))
             }
             Service::Azure => {
                 let mut builder = MicrosoftAzureBuilder::from_env()
@@ -245,7 +301,7 @@ impl Location {
                         builder = builder.with_config(key, value);
                     }
                 }
-                Ok(Arc::new(builder.build().map_err(failed)?))
+                Ok((Arc::new(builder.build().map_err(failed)?), None))
             }
             Service::Google => {
                 let mut builder = GoogleCloudStorageBuilder::from_env()
@@ -262,7 +318,7 @@ impl Location {
                         _ => builder,
                     };
                 }
-                Ok(Arc::new(builder.build().map_err(failed)?))
+                Ok((Arc::new(builder.build().map_err(failed)?), None))
             }
         }
     }
@@ -293,6 +349,12 @@ impl Location {
         }
         Ok(())
     }
+}
+
+/// Returns the time of a lock; `None` unless it is 1 day to 100 years.
+fn lock_time(text: &str) -> Option<Duration> {
+    let day = Duration::from_secs(24 * 60 * 60);
+    parse_duration(text, None).ok().filter(|time| (day..=day * 36_500).contains(time))
 }
 
 fn s3_key(name: &str) -> Option<AmazonS3ConfigKey> {
@@ -356,6 +418,9 @@ mod tests {
             "bucket",
             "s3://b?speed=1",
             "s3://b?checksum=md5",
+            "s3://b?lock=never",
+            "s3://b?lock=1h",
+            "s3://b?lock-mode=legal",
             "s3://b?allow-http=yes",
             "s3://b?endpoint=h",
             "s3://b?timeout-ms=0",

@@ -21,7 +21,7 @@ use futures_util::{StreamExt, TryStreamExt, stream};
 use hrl::bytes::hex;
 use hrl::device::{Files, SystemFiles};
 use hrl::store::{ObjectInfo, PutOutcome, Store, check_name};
-use hrl::{Clock, Error, ErrorKind, Result};
+use hrl::{Clock, Error, ErrorKind, Result, Timestamp};
 use object_store::path::Path as Key;
 use object_store::{
     Attribute, Attributes, GetOptions, GetResult, ObjectStore as Client, ObjectStoreExt, PutMode,
@@ -29,6 +29,7 @@ use object_store::{
 };
 
 use crate::failure::{Failure, Meaning};
+use crate::lock::{HiddenObject, Locks, Standing};
 use crate::options::{Location, ObjectStoreOptions};
 use crate::runtime::Runtime;
 
@@ -42,6 +43,8 @@ const RETRY_TIME_MAX: Duration = Duration::from_secs(20);
 const PAUSE_MIN: Duration = Duration::from_millis(200);
 /// Most objects of one listing.
 const LISTED_MAX: usize = 16 << 20;
+/// Locks renewed at once.
+const RENEWED_AT_ONCE: usize = 16;
 /// Bytes sent at once; progress is measured in steps of this size.
 const CHUNK_BYTES: usize = 256 << 10;
 /// Metadata with the random tag of the put that created an object.
@@ -56,6 +59,10 @@ pub struct ObjectStore {
     runtime: Runtime,
     location: Location,
     clock: Arc<dyn Clock>,
+    /// Knows versions of objects, if the service is S3.
+    versions: Option<Arc<Locks>>,
+    /// The same if objects are locked.
+    locks: Option<Arc<Locks>>,
 }
 
 impl ObjectStore {
@@ -69,12 +76,18 @@ impl ObjectStore {
     /// if the bucket does not exist, `Unavailable` if the server does not answer.
     pub fn open(url: &str, options: ObjectStoreOptions) -> Result<Self> {
         let (location, options) = Location::parse(url, options)?;
-        let client = location.client(&options)?;
+        let (client, locks) = location.client(&options)?;
         let runtime =
             Runtime::start().map_err(|error| Error::io("open store", location.url(), error))?;
-        let store = Self { client, runtime, location, clock: options.clock };
+        let versions = locks.map(Arc::new);
+        let locks = versions.clone().filter(|_| options.follows_locks());
+        let clock = options.clock;
+        let mut store = Self { client, runtime, location, clock, versions, locks };
         match store.check_bucket() {
-            Ok(()) => Ok(store),
+            Ok(()) => {
+                store.settle_locks()?;
+                Ok(store)
+            }
             Err(failure) => {
                 let kind = match failure.meaning {
                     Meaning::NoBucket | Meaning::Absent => ErrorKind::NotFound,
@@ -83,6 +96,196 @@ impl ObjectStore {
                 Err(store.error(kind, "open store", "", &failure))
             }
         }
+    }
+
+    /// Finds out whether objects are locked: by the option `lock` or by the bucket's default rule.
+    fn settle_locks(&mut self) -> Result<()> {
+        let Some(locks) = self.locks.take() else { return Ok(()) };
+        let asked = self.attempt(|_| {
+            let locks = locks.clone();
+            async move { locks.bucket_rule().await }
+        });
+        let of_bucket = match asked {
+            // Not asked for, and perhaps not known to the server.
+            Err(failure) if locks.rule.is_none() && failure.meaning != Meaning::Transient => None,
+            asked => asked.map_err(|failure| self.failed("open store", "", &failure))?,
+        };
+        self.locks = match (locks.rule, of_bucket) {
+            (Some(_), Some(_)) => Some(locks),
+            (None, Some(Some(rule))) => Some(Arc::new(Locks::clone_with(&locks, rule))),
+            (None, _) => None,
+            (Some(_), None) => {
+                return Err(Error::new(ErrorKind::InvalidInput, "open store", self.location.url())
+                    .expected("a bucket with Object Lock, as the option lock says")
+                    .found(
+                        "one without, or one whose configuration these credentials may not read",
+                    ));
+            }
+        };
+        Ok(())
+    }
+
+    /// Returns the rule by which objects are locked, for people; `None` if they are not.
+    pub fn lock_rule(&self) -> Option<String> {
+        self.locks.as_ref().and_then(|locks| locks.rule).map(|rule| rule.to_string())
+    }
+
+    /// Lists objects below `prefix` that were deleted or replaced at `since` or later, and of which
+    /// the bucket has the version before. Buckets without versions have none. `Unsupported` if the
+    /// store is not S3.
+    pub fn hidden(&self, prefix: &str, since: Timestamp) -> Result<Vec<HiddenObject>> {
+        let locks = self.versions()?;
+        let within = format!("{}{prefix}", self.location.prefix);
+        let listed = self.attempt(|_| {
+            let (locks, within) = (locks.clone(), within.clone());
+            async move { locks.hidden(&within, since).await }
+        });
+        let listed = listed.map_err(|failure| self.failed("list versions", prefix, &failure))?;
+        let named = listed.into_iter().filter_map(|object| {
+            let name = object.name.strip_prefix(&self.location.prefix)?.to_owned();
+            check_name(&name).is_ok().then_some(HiddenObject { name, ..object })
+        });
+        Ok(named.collect())
+    }
+
+    /// Reads a range of a hidden object.
+    pub fn get_hidden(&self, object: &HiddenObject, range: Range<u64>) -> Result<Vec<u8>> {
+        let key = self.key(&object.name)?;
+        if range.start >= range.end || range.end > object.length {
+            let is_empty = range.start == range.end && range.end <= object.length;
+            let error = self.past_end(&object.name, &range, object.length);
+            return if is_empty { Ok(Vec::new()) } else { Err(error) };
+        }
+        let version = Some(object.version.clone());
+        let got =
+            self.attempt(|client| get_range(client, key.clone(), range.clone(), version.clone()));
+        match got {
+            Ok(Got::Bytes(bytes)) => Ok(bytes),
+            Ok(Got::Ends(length)) => {
+                Err(self.past_end(&object.name, &range, length.unwrap_or_default()))
+            }
+            Err(failure) => Err(self.failed("get from store", &object.name, &failure)),
+        }
+    }
+
+    /// Shows a hidden object again. What hides it is deleted; if that is locked, the object is copied
+    /// over it.
+    pub fn unhide(&self, object: &HiddenObject) -> Result<()> {
+        let (locks, key) = (self.versions()?, self.key(&object.name)?.to_string());
+        for newer in &object.newer {
+            let done = self.attempt(|_| {
+                let (locks, key, newer) = (locks.clone(), key.clone(), newer.clone());
+                async move { locks.delete_version(&key, &newer).await }
+            });
+            match done {
+                Ok(()) => {}
+                Err(failure) if failure.meaning == Meaning::Absent => {}
+                Err(failure) if failure.meaning == Meaning::Refused => {
+                    let copied = self.attempt(|_| {
+                        let (locks, key) = (locks.clone(), key.clone());
+                        let version = object.version.clone();
+                        async move { locks.copy_version(&key, &version).await }
+                    });
+                    return copied.map_err(|f| self.failed("undelete", &object.name, &f));
+                }
+                Err(failure) => return Err(self.failed("undelete", &object.name, &failure)),
+            }
+        }
+        Ok(())
+    }
+
+    fn versions(&self) -> Result<Arc<Locks>> {
+        self.versions.clone().ok_or_else(|| {
+            Error::new(ErrorKind::Unsupported, "list versions", self.location.url())
+                .message("only S3 shows older versions of objects")
+        })
+    }
+
+    /// Deletes an object for good if it is not locked.
+    fn delete_unlocked(&self, locks: &Arc<Locks>, name: &str) -> Result<()> {
+        let key = self.key(name)?.to_string();
+        let refuse = |until: Timestamp| {
+            Err(Error::new(
+                ErrorKind::Denied,
+                "delete from store",
+                format_args!("{}{name}", self.location.url()),
+            )
+            .message(format_args!("the object is locked until {until}")))
+        };
+        let now = self.clock.now();
+        if let Some(until) = locks.known(name).filter(|until| *until > now) {
+            return refuse(until);
+        }
+        let looked = self.attempt(|_| {
+            let (locks, key) = (locks.clone(), key.clone());
+            async move { locks.standing(&key).await }
+        });
+        let Standing { version, until } = match looked {
+            Ok(standing) => standing,
+            Err(failure) if failure.meaning == Meaning::Absent => return Ok(()),
+            Err(failure) => return Err(self.failed("delete from store", name, &failure)),
+        };
+        locks.learn(name, until);
+        if let Some(until) = until.filter(|until| *until > now) {
+            return refuse(until);
+        }
+        let deleted = self.attempt(|_| {
+            let (locks, key) = (locks.clone(), key.clone());
+            let version = version.clone().unwrap_or_else(|| "null".to_owned());
+            async move { locks.delete_version(&key, &version).await }
+        });
+        match deleted {
+            Err(failure) if failure.meaning != Meaning::Absent => {
+                Err(self.failed("delete from store", name, &failure))
+            }
+            _ => {
+                locks.learn(name, None);
+                Ok(())
+            }
+        }
+    }
+
+    /// Returns until when an object is locked; `None` if it is not, or is absent.
+    fn locked_until(&self, locks: &Arc<Locks>, name: &str) -> Result<Option<Timestamp>> {
+        let now = self.clock.now();
+        if let Some(until) = locks.known(name).filter(|until| *until > now) {
+            return Ok(Some(until));
+        }
+        let key = self.key(name)?.to_string();
+        let looked = self.attempt(|_| {
+            let (locks, key) = (locks.clone(), key.clone());
+            async move { locks.standing(&key).await }
+        });
+        match looked {
+            Ok(standing) => {
+                locks.learn(name, standing.until);
+                Ok(standing.until.filter(|until| *until > now))
+            }
+            Err(failure) if failure.meaning == Meaning::Absent => Ok(None),
+            Err(failure) => Err(self.failed("look into store", name, &failure)),
+        }
+    }
+
+    /// Renews the locks of objects, each if that is due.
+    fn renew(&self, locks: &Arc<Locks>, names: &[&str]) -> Result<()> {
+        let now = self.clock.now();
+        let Some(until) = locks.until_from(now) else { return Ok(()) };
+        let is_due = |name: &str| locks.needs_renewal(locks.known(name), now);
+        let due: Vec<&str> = names.iter().copied().filter(|name| is_due(name)).collect();
+        for some in due.chunks(RENEWED_AT_ONCE) {
+            let keys =
+                some.iter().map(|name| Ok(((*name).to_owned(), self.key(name)?.to_string())));
+            let keys = keys.collect::<Result<Vec<_>>>()?;
+            let renewed = self.attempt(|_| {
+                let (locks, keys) = (locks.clone(), keys.clone());
+                async move {
+                    let all = keys.into_iter().map(|(name, key)| locks.renew_one(name, key, until));
+                    stream::iter(all).buffer_unordered(RENEWED_AT_ONCE).try_collect::<()>().await
+                }
+            });
+            renewed.map_err(|failure| self.failed("lock objects", some[0], &failure))?;
+        }
+        Ok(())
     }
 
     /// Tries a request until it succeeds, cannot succeed, or the limits are reached.
@@ -160,6 +363,7 @@ impl ObjectStore {
                 .expected(format_args!("at most {OBJECT_BYTES_MAX} bytes"))
                 .found(length));
         }
+        let begun = self.clock.now();
         let mut random = [0_u8; 16];
         self.clock.fill_random(&mut random);
         let tag = hex(&random).to_string();
@@ -176,7 +380,12 @@ impl ObjectStore {
             }
         });
         match result {
-            Ok(()) => Ok(PutOutcome::Created),
+            Ok(()) => {
+                if let Some(locks) = &self.locks {
+                    locks.learn(name, locks.until_from(begun));
+                }
+                Ok(PutOutcome::Created)
+            }
             Err(failure) if failure.meaning == Meaning::Exists => {
                 let found = self.look("put to store", name)?.and_then(|found| found.tag);
                 let ours = found.is_some_and(|found| found == tag);
@@ -252,8 +461,9 @@ async fn get_range(
     client: Arc<dyn Client>,
     key: Key,
     range: Range<u64>,
+    version: Option<String>,
 ) -> std::result::Result<Got, Failure> {
-    let options = GetOptions { range: Some(range.clone().into()), ..Default::default() };
+    let options = GetOptions { range: Some(range.clone().into()), version, ..Default::default() };
     let answer = match client.get_opts(&key, options).await {
         Ok(answer) => answer,
         Err(error) => {
@@ -314,7 +524,7 @@ impl Store for ObjectStore {
     fn get(&self, name: &str, range: Range<u64>) -> Result<Vec<u8>> {
         let key = self.key(name)?;
         if range.start < range.end {
-            let got = self.attempt(|client| get_range(client, key.clone(), range.clone()));
+            let got = self.attempt(|client| get_range(client, key.clone(), range.clone(), None));
             match got {
                 Ok(Got::Bytes(bytes)) => return Ok(bytes),
                 Ok(Got::Ends(Some(length))) => return Err(self.past_end(name, &range, length)),
@@ -384,7 +594,25 @@ impl Store for ObjectStore {
         Ok(found.map(|found| ObjectInfo { name: name.to_owned(), length: found.length }))
     }
 
+    fn is_locked(&self, name: &str) -> Result<bool> {
+        match &self.locks {
+            Some(locks) => Ok(self.locked_until(locks, name)?.is_some()),
+            None => Ok(false),
+        }
+    }
+
+    fn renew_locks(&self, prefix: &str, is_unwanted: &dyn Fn(&str) -> bool) -> Result<()> {
+        let Some(locks) = &self.locks else { return Ok(()) };
+        let objects = self.list(prefix)?;
+        let names = objects.iter().map(|object| object.name.as_str());
+        let wanted: Vec<_> = names.filter(|name| !is_unwanted(name)).collect();
+        self.renew(locks, &wanted)
+    }
+
     fn delete(&self, name: &str) -> Result<()> {
+        if let Some(locks) = &self.locks {
+            return self.delete_unlocked(locks, name);
+        }
         let key = self.key(name)?;
         let result = self.attempt(|client| {
             let key = key.clone();
@@ -399,6 +627,17 @@ impl Store for ObjectStore {
 
     fn delete_many(&self, names: &[String]) -> Result<()> {
         let keys = names.iter().map(|name| self.key(name)).collect::<Result<Vec<_>>>()?;
+        if self.locks.is_some() {
+            // All that are not locked go; the error names one that is.
+            let mut result = Ok(());
+            for name in names {
+                match self.delete(name) {
+                    Err(error) if error.kind() == ErrorKind::Denied => result = Err(error),
+                    other => other?,
+                }
+            }
+            return result;
+        }
         let [first, _, ..] = names else { return names.iter().try_for_each(|n| self.delete(n)) };
         // Hundreds of objects in one request, if the service supports it.
         let result = self.attempt(|client| {

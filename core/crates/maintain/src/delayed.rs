@@ -18,7 +18,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use hrl::store::{ObjectInfo, PutOutcome, Store, check_name, get_all};
+use hrl::store::{ObjectInfo, PutOutcome, Store, check_name, delete_unlocked, get_all};
 use hrl::sync::lock::Mutex;
 use hrl::vault::layout;
 use hrl::{Clock, Error, ErrorKind, Result, Timestamp};
@@ -165,7 +165,14 @@ impl DelayedStore {
     fn put_away(&self, volume: Option<&str>, names: &[&String], delay: Duration) -> Result<()> {
         let found = tombstone::list(&*self.inner, &prefix_of(volume))?;
         let newest = found.iter().map(|name| name.time).max().unwrap_or(Timestamp(0));
-        let there = self.there(names)?;
+        let mut there = self.there(names)?;
+        // No tombstone for what stays in its place.
+        let mut locked = None;
+        for at in (0..there.len()).rev() {
+            if self.inner.is_locked(&there[at].name)? {
+                locked = Some(there.swap_remove(at).name);
+            }
+        }
         let mut waiting = there.iter().peekable();
         while waiting.peek().is_some() {
             let (mut batch, mut gone, mut bytes) = (Vec::new(), Vec::new(), 0_u64);
@@ -191,7 +198,11 @@ impl DelayedStore {
                 self.inner.delete_many(&gone)?;
             }
         }
-        Ok(())
+        match locked {
+            None => Ok(()),
+            Some(name) => Err(Error::new(ErrorKind::Denied, "delete", name)
+                .message("it is locked; delete it again when its lock is over")),
+        }
     }
 
     /// Returns those of `names` that are in the store below, by few requests.
@@ -289,7 +300,8 @@ pub(crate) fn rewrite(
         let name = TombstoneName::new(volume, old.kind, times, u64::from_le_bytes(id));
         store.put(&name.object, &encode(by, old.kind, left))?;
     }
-    store.delete(&old.object)
+    // A locked one goes with a later purge; until then it says the same twice.
+    delete_unlocked(store, std::slice::from_ref(&old.object)).map(drop)
 }
 
 /// Whose segments and packs a listing may show.
@@ -418,6 +430,27 @@ impl Store for DelayedStore {
 
     fn may_delete(&self) -> bool {
         self.inner.may_delete()
+    }
+
+    fn is_locked(&self, name: &str) -> Result<bool> {
+        // What stays in its place may be deleted: a tombstone names it.
+        let (delay, _) = self.look()?;
+        if !delay.is_zero() && kind_of(name) == Kind::Names {
+            return Ok(false);
+        }
+        self.inner.is_locked(name)
+    }
+
+    fn renew_locks(&self, prefix: &str, is_unwanted: &dyn Fn(&str) -> bool) -> Result<()> {
+        let volume = layout::split_volume(prefix).map(|(volume, _)| volume);
+        if volume.is_some() && self.look()?.1 {
+            self.refresh(volume)?;
+        }
+        self.inner.renew_locks(prefix, &|name| {
+            // Not locked any more when the other is asked, which may list here.
+            let is_hidden = self.known.lock().hides(name);
+            is_hidden || is_unwanted(name)
+        })
     }
 
     fn local_path(&self, name: &str) -> Option<PathBuf> {

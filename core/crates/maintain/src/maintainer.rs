@@ -1,7 +1,8 @@
 //! Maintenance of a vault under an identity of its own: retention where there is a key, versions
 //! that no reader needs, and the purge.
 //!
-//! What it removes gets a tombstone, as every delete through a [`DelayedStore`] does. It holds no
+//! What it removes gets a tombstone, as every delete through a [`DelayedStore`] does, and is in the
+//! audit log of the vault before it is removed. It holds no
 //! state that matters: it may be stopped and started anywhere, and several may run, but only one may
 //! purge.
 
@@ -12,14 +13,18 @@ use std::time::Duration;
 
 use hrl::journal::WrappingKey;
 use hrl::replica::{CompactOptions, CompactReport, Compactor};
-use hrl::store::Store;
+use hrl::store::{Store, delete_unlocked};
 use hrl::vault::{SNAPSHOT_EVERY, Vault, VersionNames, layout};
 use hrl::{Clock, Error, ErrorKind, Result, RetentionPolicy, Timestamp};
+use hrl_audit::{Audit, AuditedStore};
 
 use crate::delay::{DEFAULT_DELAY, ensure_delay};
 use crate::delayed::DelayedStore;
 use crate::purge::{PurgeOptions, PurgeReport, purge};
 
+/// Objects of no volume that nobody deletes, by prefix.
+const ALWAYS_WANTED: [&str; 5] =
+    [layout::MARKER, layout::AUDIT, layout::REVOKED, "plans/", "deleted/delay-"];
 /// Wall clock and interval clock may differ by this since the start of a maintainer.
 const CLOCK_SLACK: Duration = Duration::from_secs(1800);
 
@@ -32,7 +37,7 @@ pub struct MaintainOptions {
     pub retention: Option<RetentionPolicy>,
     /// Deletion delay of a vault that has none. Default 14 days.
     pub deletion_delay: Duration,
-    /// Name of the maintainer in tombstones. Default "maintainer".
+    /// Name of the maintainer in tombstones and in the audit log. Default "maintainer".
     pub by: String,
     /// Whether to remove what is due. Default true.
     pub purge: bool,
@@ -71,7 +76,9 @@ pub struct MaintainedVolume {
 
 /// Maintains a vault. Call [`Maintainer::run`] once, or again and again.
 pub struct Maintainer {
+    /// The store below, whose deletes are recorded.
     store: Arc<dyn Store>,
+    audit: Arc<Audit>,
     vault: Vault,
     clock: Arc<dyn Clock>,
     options: MaintainOptions,
@@ -94,11 +101,17 @@ impl Maintainer {
         if let Some(retention) = &options.retention {
             retention.validate()?;
         }
-        let delayed = DelayedStore::over(store.clone(), clock.clone(), &options.by);
-        let vault = Vault::open(delayed, key, clock.clone())?;
+        let by = &options.by;
+        let audit = Arc::new(Audit::new(store.clone(), by, clock.clone()));
+        let recorded = |store: Arc<dyn Store>| {
+            Arc::new(AuditedStore::new(store, audit.clone(), by, "maintainer"))
+        };
+        let delayed = DelayedStore::over(store.clone(), clock.clone(), by);
+        let vault = Vault::open(recorded(delayed), key, clock.clone())?;
         ensure_delay(&*store, options.deletion_delay)?;
+        let store = recorded(store);
         let start = (clock.now(), clock.elapsed());
-        Ok(Self { store, vault, clock, options, compactors: HashMap::new(), start })
+        Ok(Self { store, audit, vault, clock, options, compactors: HashMap::new(), start })
     }
 
     /// Maintains every volume once, then purges. `go_on` is asked often; false ends the run soon. A
@@ -118,16 +131,24 @@ impl Maintainer {
                 break;
             }
             let mut entry = MaintainedVolume { volume, ..MaintainedVolume::default() };
-            if let Err(error) = self.maintain(&mut entry, &mut listed, go_on) {
-                entry.failure = Some(error);
+            let mut result = self.maintain(&mut entry, &mut listed, go_on);
+            if entry.compaction.is_none() {
+                let renewed = self.renew_locks(&entry.volume);
+                result = result.and(renewed);
             }
+            entry.failure = result.err();
             done.push(entry);
+        }
+        for prefix in ALWAYS_WANTED {
+            self.vault.store().renew_locks(prefix, &|_| false)?;
         }
         let report = if self.options.purge && go_on() {
             self.purge(listed)?
         } else {
             PurgeReport::default()
         };
+        // What was removed is in the log already; the rest goes with the next run if it must.
+        let _ = self.audit.flush();
         Ok((done, report))
     }
 
@@ -175,17 +196,29 @@ impl Maintainer {
     /// Deletes versions of a catalog before the last but one snapshot, which their sources may not
     /// be allowed to delete.
     fn forget_versions(&self, volume: &str) -> Result<u64> {
+        let old = self.old_versions(volume)?;
+        let kept = delete_unlocked(&**self.vault.store(), &old)?;
+        Ok((old.len() - kept.len()) as u64)
+    }
+
+    fn old_versions(&self, volume: &str) -> Result<Vec<String>> {
         let prefix = layout::catalog_prefix(volume);
         let names = VersionNames::of(&prefix, &self.vault.store().list(&prefix)?);
         let snapshots = names.numbers().filter(|number| number.is_multiple_of(SNAPSHOT_EVERY));
         let snapshots: Vec<u64> = snapshots.collect();
         let Some(first_kept) = snapshots.len().checked_sub(2).map(|at| snapshots[at]) else {
-            return Ok(0);
+            return Ok(Vec::new());
         };
         let old = names.numbers().filter(|number| *number < first_kept);
-        let old: Vec<_> = old.map(|n| layout::catalog_version(&prefix, n)).collect();
-        self.vault.store().delete_many(&old)?;
-        Ok(old.len() as u64)
+        Ok(old.map(|number| layout::catalog_version(&prefix, number)).collect())
+    }
+
+    /// Renews the locks of a volume's objects, for volumes whose retention does not. Old versions
+    /// of the catalog are left alone.
+    fn renew_locks(&self, volume: &str) -> Result<()> {
+        let store = self.vault.store();
+        let old = self.old_versions(volume)?;
+        store.renew_locks(&layout::volume_prefix(volume), &|name| old.iter().any(|o| o == name))
     }
 
     fn purge(&self, listed: HashSet<String>) -> Result<PurgeReport> {

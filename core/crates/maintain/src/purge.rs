@@ -10,7 +10,7 @@
 use std::collections::HashSet;
 use std::time::Duration;
 
-use hrl::store::Store;
+use hrl::store::{Store, delete_unlocked};
 use hrl::{Clock, ErrorKind, Result, Timestamp};
 
 use crate::delay::delay_of;
@@ -46,8 +46,10 @@ pub struct PurgeReport {
     pub objects: u64,
     /// Bytes freed.
     pub bytes: u64,
-    /// Tombstones whose delay is not over.
+    /// Tombstones whose delay is not over, or that the store keeps locked.
     pub waiting: u64,
+    /// Objects that the store keeps locked; a later purge removes them.
+    pub locked: u64,
     /// Deleted objects that catalogs list. Somebody deleted what is in use: bring it back.
     pub in_use: Vec<String>,
     /// How far the clock is ahead of the vault's times; `None` if it is believed. Nothing is purged
@@ -128,14 +130,21 @@ fn purge_one(
             }
         }
     }
+    if !options.dry_run {
+        let mut kept = delete_unlocked(store, &objects)?;
+        if kept.is_empty() {
+            kept = delete_unlocked(store, std::slice::from_ref(&name.object))?;
+        }
+        if !kept.is_empty() {
+            report.locked += kept.len() as u64;
+            report.waiting += 1;
+            return Ok(());
+        }
+    }
     report.tombstones += 1;
     report.objects += objects.len() as u64;
     report.bytes = report.bytes.saturating_add(bytes);
-    if options.dry_run {
-        return Ok(());
-    }
-    store.delete_many(&objects)?;
-    store.delete(&name.object)
+    Ok(())
 }
 
 /// Returns how far the clock is ahead of what the vault knows of time, if that is too far.
@@ -165,7 +174,7 @@ fn mark(store: &dyn Store, now: Timestamp) -> Result<()> {
     }
     store.put(&format!("{CLOCK}{:016x}", now.0.max(0)), b"")?;
     let old: Vec<_> = marks.into_iter().map(|info| info.name).collect();
-    store.delete_many(&old)
+    delete_unlocked(store, &old).map(drop)
 }
 
 fn time_of_mark(name: &str) -> Option<Timestamp> {

@@ -19,6 +19,7 @@ use hrl::replica::Replica;
 use hrl::store::{PutOutcome, Store, get_all};
 use hrl::vault::{CatalogEdit, SNAPSHOT_EVERY, Vault, VersionNames, layout};
 use hrl::{Clock, Error, ErrorKind, PointId, Result, Timestamp};
+use hrl_audit::{Audit, AuditedStore};
 
 use crate::delay::{DEFAULT_DELAY, delay_of};
 use crate::delayed::{DelayedStore, rewrite};
@@ -44,12 +45,14 @@ pub struct UndeleteOptions {
     pub volumes: Option<Vec<String>>,
     /// Whether to change nothing and report what would come back. Default true.
     pub dry_run: bool,
+    /// Who brings it back, in the audit log. Default "undelete".
+    pub by: String,
 }
 
 impl UndeleteOptions {
     /// Makes options for what was deleted since a time, that change nothing yet.
     pub fn new(since: Timestamp) -> Self {
-        Self { since, volumes: None, dry_run: true }
+        Self { since, volumes: None, dry_run: true, by: "undelete".to_owned() }
     }
 }
 
@@ -94,6 +97,10 @@ pub fn undelete(
     clock: &Arc<dyn Clock>,
     options: &UndeleteOptions,
 ) -> Result<Vec<Undeleted>> {
+    let audit = Arc::new(Audit::new(store.clone(), &options.by, clock.clone()));
+    let recorded: Arc<dyn Store> =
+        Arc::new(AuditedStore::new(store.clone(), audit, &options.by, "admin"));
+    let store = if options.dry_run { store } else { &recorded };
     let run = Run { store, key, clock, options };
     let volumes: BTreeSet<Option<String>> = match &options.volumes {
         Some(volumes) => volumes.iter().cloned().map(Some).collect(),

@@ -2,12 +2,14 @@
 
 mod parts;
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use hrl::store::Store;
 use hrl::vault::layout;
 use hrl::{Clock, ErrorKind, ManualClock, SystemClock, Timestamp};
+use hrl_audit::AuditLog;
 use hrl_maintain::{
     MaintainOptions, Maintainer, PurgeOptions, PurgeReport, delay_of, deleted, purge, set_delay,
 };
@@ -159,4 +161,65 @@ fn a_maintainer_folds_by_its_policy_and_deletes_with_delay() {
     let (volumes, report) = maintainer.run(&|| true).expect("run");
     assert!(volumes[0].failure.is_none(), "{volumes:?}");
     assert!(volumes[0].compaction.is_some() && report.in_use.is_empty());
+}
+
+#[test]
+fn promise_13_what_a_maintainer_removes_is_in_the_audit_log() {
+    let site = Site::new(false);
+    site.write(1..4);
+    let clock = clock();
+    let names: HashSet<String> = delete_all(&site, &clock);
+    clock.advance(DELAY);
+    let options =
+        MaintainOptions { by: "root@vault".to_owned(), accept_clock: true, ..Default::default() };
+    let mut maintainer =
+        Maintainer::new(site.raw.clone(), None, clock.clone(), options).expect("it");
+    let before: HashSet<String> = objects_of(&site);
+    let (_, report) = maintainer.run(&|| true).expect("run");
+    assert_eq!(report.objects, names.len() as u64);
+    let gone: HashSet<_> = before.difference(&objects_of(&site)).cloned().collect();
+    assert!(names.is_subset(&gone), "{gone:?}");
+    let log = AuditLog::read(&*site.raw).expect("log");
+    assert!(log.findings.is_empty(), "{:?}", log.findings);
+    let permitted = log.entries.iter().filter(|(_, writer, entry)| {
+        let by = (writer.as_str(), entry.client.as_str(), entry.role.as_str());
+        by == ("root@vault", "root@vault", "maintainer") && entry.verb == "delete"
+    });
+    let recorded: HashSet<_> =
+        permitted.flat_map(|(_, _, entry)| entry.objects.iter().cloned()).collect();
+    let gone = gone.into_iter().filter(|name| !name.starts_with("deleted/clock-"));
+    for name in gone {
+        assert!(recorded.contains(&name), "{name} is not in the log");
+    }
+}
+
+#[test]
+fn promise_13_what_is_brought_back_is_in_the_audit_log() {
+    let site = Site::new(false);
+    site.write(1..3);
+    let since = parts::now();
+    delete_all(&site, &clock());
+    let tombstones: Vec<_> = objects_of(&site).into_iter().filter(is_tombstone).collect();
+    assert!(!tombstones.is_empty());
+    site.undelete(since, true);
+    assert!(AuditLog::read(&*site.raw).expect("log").entries.is_empty(), "a dry run does nothing");
+    site.undelete(since, false);
+    let log = AuditLog::read(&*site.raw).expect("log");
+    let recorded = |name| log.entries.iter().any(|(_, _, entry)| entry.objects.contains(name));
+    assert!(tombstones.iter().all(recorded), "{:?}", log.entries);
+    assert!(log.entries.iter().any(|(_, _, entry)| entry.verb == "put"), "puts are counted");
+}
+
+fn is_tombstone(name: &String) -> bool {
+    name.starts_with("deleted/volumes/")
+}
+
+fn delete_all(site: &Site, clock: &Arc<ManualClock>) -> HashSet<String> {
+    delete_segments(site, clock);
+    let all = site.raw.list(&layout::segments_prefix("disk")).expect("list");
+    all.into_iter().map(|info| info.name).collect()
+}
+
+fn objects_of(site: &Site) -> HashSet<String> {
+    site.raw.list("").expect("list").into_iter().map(|info| info.name).collect()
 }

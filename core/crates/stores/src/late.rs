@@ -75,6 +75,14 @@ impl Store for LateStore {
         self.opened.get().is_none_or(|opened| opened.may_delete())
     }
 
+    fn is_locked(&self, name: &str) -> Result<bool> {
+        self.store()?.is_locked(name)
+    }
+
+    fn renew_locks(&self, prefix: &str, is_unwanted: &dyn Fn(&str) -> bool) -> Result<()> {
+        self.store()?.renew_locks(prefix, is_unwanted)
+    }
+
     fn local_path(&self, name: &str) -> Option<PathBuf> {
         self.opened.get()?.local_path(name)
     }

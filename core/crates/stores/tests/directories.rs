@@ -3,8 +3,11 @@
 use std::sync::Arc;
 
 use hrl::device::MemoryDevice;
+use hrl::journal::WrappingKey;
+use hrl::vault::{ShredOptions, Vault, layout};
 use hrl::{ErrorKind, ProtectionOptions, SystemClock};
-use hrl_stores::{agent_vault, create_url, open_url};
+use hrl_audit::AuditLog;
+use hrl_stores::{agent_vault, create_url, open_recorded, open_url};
 
 #[test]
 fn a_path_and_a_file_url_name_a_directory() {
@@ -57,4 +60,25 @@ fn the_vault_of_an_agent_is_made_once_and_then_waited_for() {
     std::fs::rename(directory.path().join("unmounted"), &path).expect("rename");
     protection.wait_replicated(limit).expect("replicated");
     protection.stop(limit).expect("stop");
+}
+
+#[test]
+fn promise_13_a_shred_without_a_gateway_is_in_the_audit_log() {
+    let directory = tempfile::tempdir().expect("temporary directory");
+    let path = directory.path().join("vault").display().to_string();
+    let (clock, key) = (SystemClock::shared(), Some(WrappingKey::from_bytes([3; 32])));
+    let vault = Vault::create(create_url(&path).expect("store"), key.clone(), clock.clone());
+    vault.expect("vault").create_volume("disk", 1 << 20, 4096, false).expect("volume");
+    let store = open_recorded(&path, "root@host (hrl shred)", "admin").expect("store");
+    let vault = Vault::open(store, key, clock).expect("vault");
+    let keys = vault.store().list(&layout::keys_prefix("disk")).expect("list");
+    vault.shred("disk", ShredOptions { data: true, override_legal_hold: true }).expect("shred");
+    let log = AuditLog::read(&*open_url(&path).expect("store")).expect("log");
+    assert!(log.findings.is_empty(), "{:?}", log.findings);
+    for key in keys {
+        let names_it = |(_, writer, entry): &(u64, String, hrl_audit::Entry)| {
+            writer == "root@host (hrl shred)" && entry.objects.contains(&key.name)
+        };
+        assert!(log.entries.iter().any(names_it), "{} in {:?}", key.name, log.entries);
+    }
 }

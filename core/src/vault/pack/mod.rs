@@ -406,6 +406,29 @@ impl Store for PackedStore {
         self.inner.may_delete()
     }
 
+    fn is_locked(&self, name: &str) -> Result<bool> {
+        let in_pack = match layout::split_segment(name) {
+            Some(wanted) => self.find(&*self.listed(wanted.volume)?, &wanted)?,
+            None => None,
+        };
+        self.inner.is_locked(in_pack.as_ref().map_or(name, |(pack, _)| &pack.object))
+    }
+
+    fn renew_locks(&self, prefix: &str, is_unwanted: &dyn Fn(&str) -> bool) -> Result<()> {
+        // A pack is unwanted if all its members are. Only a store with locks asks.
+        self.inner.renew_locks(prefix, &|name| {
+            let Some((volume, _)) = layout::split_volume(name) else { return is_unwanted(name) };
+            if !name.starts_with(&layout::packs_prefix(volume)) {
+                return is_unwanted(name);
+            }
+            let Ok(listing) = self.listed(volume) else { return false };
+            let pack = listing.packs.iter().find(|pack| pack.object == name);
+            let Some(Ok(table)) = pack.map(|pack| pack.table(&*self.inner)) else { return false };
+            let segments = layout::segments_prefix(volume);
+            table.iter().all(|member| is_unwanted(&format!("{segments}{}", member.name)))
+        })
+    }
+
     fn local_path(&self, name: &str) -> Option<PathBuf> {
         let path = self.inner.local_path(name)?;
         // A member of a pack is no file of its own.

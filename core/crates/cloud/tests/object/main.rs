@@ -4,6 +4,7 @@
 
 mod faults;
 mod life;
+mod lock;
 mod proxy;
 mod servers;
 mod tiers;
@@ -71,6 +72,18 @@ fn s3_by_seaweedfs() {
     life::promises_4_and_6_a_server_is_killed_while_the_volume_is_written(&mut server);
     life::a_first_read_takes_few_requests(&server);
     check_contract(&server);
+}
+
+#[test]
+fn promise_13_objects_are_locked_in_moto() {
+    let Some(server) = Server::start(Kind::Moto) else { return };
+    lock::check(&server);
+}
+
+#[test]
+fn promise_13_objects_are_locked_in_seaweedfs() {
+    let Some(server) = Server::start(Kind::SeaweedFs) else { return };
+    lock::check(&server);
 }
 
 #[test]

@@ -124,6 +124,19 @@ impl Server {
         (url, vec![("access-key-id", id), ("secret-access-key", secret)])
     }
 
+    /// Runs Python with `s3`, a client of the server by boto3, and returns what it printed.
+    pub fn boto(&self, script: &str) -> String {
+        let head = format!(
+            "import boto3, datetime\ns3 = boto3.client('s3', endpoint_url='http://127.0.0.1:{}', region_name='us-east-1', \
+             aws_access_key_id='test', aws_secret_access_key='testsecret')\n",
+            self.port()
+        );
+        let python = program(Kind::Moto).with_file_name("python");
+        let done = Command::new(python).args(["-c", &(head + script)]).output().expect("python");
+        assert!(done.status.success(), "{script}: {}", String::from_utf8_lossy(&done.stderr));
+        String::from_utf8_lossy(&done.stdout).trim().to_owned()
+    }
+
     fn arguments(&self) -> Vec<String> {
         let port = |at: usize| self.ports[at].to_string();
         let words = |text: &str| text.split_whitespace().map(str::to_owned).collect::<Vec<_>>();

@@ -144,10 +144,11 @@ pub fn far(clock: &dyn Clock) -> Timestamp {
     Timestamp(clock.now().0 + 400 * DAY.as_nanos() as i64)
 }
 
-/// Returns all objects of a store with their bytes, tombstones aside.
+/// Returns all objects of a store with their bytes, tombstones and the audit log aside.
 pub fn objects(store: &dyn Store) -> BTreeMap<String, Vec<u8>> {
     let listed = store.list("").expect("list");
-    let kept = listed.into_iter().filter(|info| !info.name.starts_with("deleted/"));
+    let aside = ["deleted/", "audit/"];
+    let kept = listed.into_iter().filter(|info| !aside.iter().any(|at| info.name.starts_with(at)));
     kept.map(|info| {
         let bytes = store.get(&info.name, 0..info.length).expect("get");
         (info.name, bytes)
