@@ -147,6 +147,9 @@ pub enum EventKind {
     RetentionLeft,
     /// The vault has no record of the volume any more; nothing is replicated until it is restarted.
     VolumeLost,
+    /// The vault has an object under the name of a catalog version that nobody with the key has made.
+    /// It is ignored.
+    VersionIgnored,
     /// What is written changed suddenly, as it does when data is encrypted; later points are
     /// [`VerdictKind::Suspicious`](crate::vault::VerdictKind::Suspicious).
     SuspiciousChange,
@@ -176,6 +179,7 @@ impl EventKind {
             Self::Diverged { .. } => "diverged",
             Self::RetentionLeft => "retention-left",
             Self::VolumeLost => "volume-lost",
+            Self::VersionIgnored => "version-ignored",
             Self::SuspiciousChange => "suspicious-change",
         }
     }
@@ -183,9 +187,11 @@ impl EventKind {
     /// Returns how much attention the event needs.
     pub const fn severity(&self) -> Severity {
         match self {
-            Self::Fenced | Self::Diverged { .. } | Self::VolumeLost | Self::SuspiciousChange => {
-                Severity::Error
-            }
+            Self::Fenced
+            | Self::Diverged { .. }
+            | Self::VolumeLost
+            | Self::VersionIgnored
+            | Self::SuspiciousChange => Severity::Error,
             // The first copy, and a resync that was requested, are normal.
             Self::ModeChanged { to: Mode::Ordered, .. }
             | Self::ModeChanged { cause: Cause::InitialReplication | Cause::Requested, .. } => {

@@ -1,5 +1,6 @@
 """Deletes that can be taken back, through the package and the command."""
 
+import json
 import os
 import time
 from datetime import UTC, datetime
@@ -62,6 +63,9 @@ def test_shreds_and_folds_come_back(tmp_path: Path, marked: list[str]) -> None:
     assert listed(tmp_path) == marked
     back = package.undelete(str(vault), since=since, key=package.Key.from_file(key))
     assert back[0].version is None and back[0].segments == 0
+    log = hrl_json("audit", vault)
+    deleted_by = {entry["client"].partition(" ")[2] for entry in log["entries"] if entry["verb"] == "delete"}
+    assert {"(hrl shred)", "(hrl vault undelete)"} <= deleted_by and not log["findings"]
 
 
 def test_maintenance_waits_for_the_delay(tmp_path: Path, marked: list[str]) -> None:
@@ -84,3 +88,14 @@ def test_bad_requests_are_named(tmp_path: Path, marked: list[str]) -> None:
         package.deleted("gateway://localhost")
     with pytest.raises(package.HrlError, match="3660 days"):
         package.set_deletion_delay(str(tmp_path / "vault"), 1e9)
+
+
+def test_a_mirror_reports_that_its_source_shrank(tmp_path: Path, marked: list[str]) -> None:
+    """Promise 13: and has what the source lost."""
+    vault, other, key, events = (tmp_path / name for name in ("vault", "other", "key", "events.jsonl"))
+    hrl("mirror", vault, other, "--events-file", events)
+    assert not events.exists() or not events.read_text()
+    hrl("shred", vault, "v", "--yes", "--key-file", key)
+    hrl("mirror", vault, other, "--events-file", events)
+    assert [json.loads(line)["kind"] for line in events.read_text().splitlines()] == ["source-shrank"]
+    assert [point["id"] for point in hrl_json("points", other, "--key-file", key)] == marked

@@ -137,6 +137,11 @@ impl Shipper {
         self.catalog.lock().clone()
     }
 
+    /// Returns a sentence about objects in the catalog that are ignored, once after new ones.
+    pub(crate) fn report_intruders(&self) -> Option<String> {
+        self.catalog.lock().report_intruders()
+    }
+
     /// Returns the newest catalog version that this source knows, and its hash.
     pub(crate) fn known_version(&self) -> (u64, [u8; 32]) {
         let catalog = self.catalog.lock();

@@ -46,7 +46,11 @@ impl Shipping {
     fn ship(&mut self, shared: &Shared) -> Next {
         let urgent = shared.requests.take(Request::Publish) || shared.requests.is_stopping();
         let (shipper, spool) = (&shared.shipping.shipper, &shared.shipping.spool);
-        match shipper.ship(spool, urgent, &|| shared.requests.has_ended()) {
+        let shipped = shipper.ship(spool, urgent, &|| shared.requests.has_ended());
+        if let Some(message) = shipper.report_intruders() {
+            shared.event(EventKind::VersionIgnored, message);
+        }
+        match shipped {
             Ok(Shipped { published, next }) => {
                 self.pause = RETRY_MIN;
                 if let Some(last) = published {

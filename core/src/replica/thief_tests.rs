@@ -7,7 +7,7 @@ use crate::bytes::Writer;
 use crate::error::ErrorKind;
 use crate::journal::{Body, WrappingKey, wrap_version_2};
 use crate::store::get_all;
-use crate::units::PointId;
+use crate::units::{PointId, Timestamp};
 use crate::vault::*;
 
 const KEY: [u8; 32] = [1; 32];
@@ -318,7 +318,7 @@ fn promise_10_a_gate_hides_no_state_of_a_catalog_without_a_gap() {
 
 /// A gate alone makes no gap, and without the key nobody makes a version to make one before.
 #[test]
-fn promise_10_a_gap_that_anybody_may_make_is_an_error() {
+fn promise_10_nobody_without_the_key_makes_a_gap() {
     let rig = rig(true);
     let catalog = "volumes/disk/catalog/";
     rig.store.put(&VersionNames::gate(catalog, 1, 9), b"").expect("put");
@@ -326,8 +326,10 @@ fn promise_10_a_gap_that_anybody_may_make_is_an_error() {
     for forged in [b"version".to_vec(), newest] {
         let object = format!("{catalog}{:016x}", 9);
         rig.store.put(&object, &forged).expect("put");
-        let error = refused(&rig, "disk");
-        assert_eq!((error.kind(), error.object()), (ErrorKind::Corrupt, object.as_str()));
+        let replica = rig.vault.replica("disk").expect("it is ignored");
+        assert_eq!((replica.catalog().version(), replica.points().len()), (2, 2));
+        let notes = replica.notes().expect("notes");
+        assert!(notes.iter().any(|note| note.contains(&object)), "{notes:?}");
         rig.store.delete(&object).expect("delete");
     }
     assert_eq!(rig.vault.replica("disk").expect("open").points().len(), 2);
@@ -410,4 +412,90 @@ fn a_failover_drops_nothing_if_the_state_before_the_gate_is_damaged() {
     let error = replica.catalog_mut().end_gates().expect_err("nothing is whole");
     assert_eq!(error.kind(), ErrorKind::Corrupt, "{error}");
     assert_eq!(rig.store.list("volumes/disk/catalog/").expect("list").len(), 3);
+}
+
+fn version(number: u64) -> String {
+    layout::catalog_version("volumes/disk/catalog/", number)
+}
+
+/// Whoever may add and has no key puts what looks like the next versions, snapshots too.
+#[test]
+fn promise_13_versions_that_nobody_with_the_key_made_change_nothing() {
+    let mut rig = rig(true);
+    let sound = content(&rig, &version(2));
+    let mut reader = rig.vault.replica("disk").expect("open");
+    let mut rival = rig.vault.replica("disk").expect("open").into_catalog();
+    let mut late = rig.vault.replica("disk").expect("open").into_catalog();
+    let (mut previous, mut put) = (VersionEnvelope::hash(&sound), Vec::new());
+    for number in (3..70).chain([128, 1 << 30]) {
+        let mut bytes = sound.clone();
+        previous = mend_catalog_version(&mut bytes, rig.info.id, number, previous);
+        rig.store.put(&version(number), &bytes).expect("put");
+        put.push(version(number));
+    }
+    reader.refresh().expect("refresh");
+    for replica in [&reader, &rig.vault.replica("disk").expect("open")] {
+        assert_eq!((replica.catalog().version(), replica.points().len()), (2, 2));
+        let report = replica.verify(&|_, _| true).expect("verify");
+        assert!(report.is_sound(), "{report:?}");
+        let noted = |object: &&String| report.notes.iter().any(|note| note.contains(*object));
+        assert_eq!(put.iter().filter(noted).count(), put.len(), "{:?}", report.notes);
+    }
+    assert!(reader.catalog().report_intruders().is_some_and(|text| text.starts_with("69 objects")));
+    assert_eq!(reader.catalog().report_intruders(), None, "reported once");
+    // A source that has not seen them goes on, and so does everybody else.
+    late.append(&rig.source, vec![CatalogEdit::Source(rig.source.clone())]).expect("append");
+    assert!(late.report_intruders().is_some());
+    rig.add(&[mark(5, "third")]);
+    let (point, until) = (PointId([2; 16]), PinUntil::Forever);
+    let pin = Pin { point, until, reason: "rival".into(), since: Timestamp(9) };
+    rival.amend(&[CatalogEdit::Pin(pin)], &|| Ok(())).expect("amend");
+    reader.pin(&At::Point(PointId([4; 16])), PinUntil::Forever, "reader").expect("pin");
+    let replica = rig.vault.replica("disk").expect("open");
+    assert_eq!((replica.points().len(), replica.catalog().pins().len()), (3, 2));
+    assert_eq!(replica.catalog().version(), (1 << 30) + 64 + 3, "beyond all of them");
+    assert!(replica.verify(&|_, _| true).expect("verify").is_sound());
+    assert!(replica.notes().expect("notes").is_empty(), "nobody reads there any more");
+    // Somebody removes them: nothing changes, for a handle of before either.
+    for object in &put {
+        rig.store.delete(object).expect("delete");
+    }
+    rival.refresh().expect("refresh");
+    rig.add(&[mark(6, "fourth")]);
+    assert_eq!(rig.vault.replica("disk").expect("open").points().len(), 4);
+}
+
+/// An altered version is no intruder, unless it is the newest. Then whoever saw it notices.
+#[test]
+fn promise_10_an_altered_version_is_noticed_by_those_that_follow_or_remember_it() {
+    let mut rig = rig(true);
+    rig.add(&[mark(5, "third")]);
+    let reader = rig.vault.replica("disk").expect("open");
+    let (newest, hash) = (reader.catalog().version(), reader.catalog().version_hash());
+    for number in 1..=newest {
+        let sound = content(&rig, &version(number));
+        let mut altered = sound.clone();
+        let at = altered.len() / 2;
+        altered[at] ^= 1;
+        replace(&rig, &version(number), &altered);
+        if number < newest {
+            let error = refused(&rig, "disk");
+            assert_eq!(error.kind(), ErrorKind::Corrupt, "{error}");
+        } else {
+            let replica = rig.vault.replica("disk").expect("the state before");
+            assert_eq!((replica.catalog().version(), replica.points().len()), (newest - 1, 2));
+            let notes = replica.notes().expect("notes");
+            assert!(matches!(&notes[..], [note] if note.contains(&version(newest))), "{notes:?}");
+            assert!(!replica.catalog().has_version(newest, hash).expect("ask"), "it went back");
+        }
+        replace(&rig, &version(number), &sound);
+    }
+}
+
+/// Without a key nothing tells a version from another object.
+#[test]
+fn promise_10_in_a_vault_without_a_key_garbage_is_an_error() {
+    let rig = rig(false);
+    rig.store.put(&version(3), b"garbage").expect("put");
+    assert_eq!(refused(&rig, "disk").kind(), ErrorKind::Corrupt);
 }

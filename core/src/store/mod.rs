@@ -111,23 +111,21 @@ pub trait Store: Send + Sync {
 /// Deletes objects. Returns those that the store keeps for now, because they are locked or it says
 /// `Denied`; try them again later.
 pub fn delete_unlocked(store: &dyn Store, names: &[String]) -> Result<HashSet<String>> {
-    let (mut kept, mut free) = (HashSet::new(), Vec::new());
+    let mut kept = HashSet::new();
     for name in names {
         if store.is_locked(name)? {
             kept.insert(name.clone());
-        } else {
-            free.push(name.clone());
         }
     }
+    let free: Vec<_> = names.iter().filter(|name| !kept.contains(*name)).cloned().collect();
+    let is_denied = |error: &Error| error.kind() == ErrorKind::Denied;
     match store.delete_many(&free) {
-        Err(error) if error.kind() == ErrorKind::Denied => {}
+        Err(error) if is_denied(&error) => {}
         other => return other.map(|()| kept),
     }
     for name in free {
         match store.delete(&name) {
-            Err(error) if error.kind() == ErrorKind::Denied => {
-                kept.insert(name);
-            }
+            Err(error) if is_denied(&error) => _ = kept.insert(name),
             other => other?,
         }
     }

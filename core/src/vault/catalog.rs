@@ -5,25 +5,29 @@
 //! names the hash of the object before it and, with a volume key, is encrypted with a key derived
 //! from it.
 //!
-//! Invariants: a version never changes; a gap or a wrong hash is `Corrupt`; only the source that
-//! took the volume last adds segments, and a source that finds the volume taken by another is
-//! `Fenced`, as is a session of the source that finds another one publishing. A handle that finds
-//! the version it knows gone or replaced is `Diverged`: the vault went back, or is another copy. Everything else (folding, pins, verdicts, deletions) may come from anybody who has the
-//! key. Such an amendment never touches the end of the chain: it fences no source, and a source's
+//! Invariants: a version never changes; a gap or a wrong hash is `Corrupt`; objects at the end that
+//! nobody with the key has made are ignored (`intruders`); only the source that took the volume last
+//! adds segments, and a source that finds the volume taken by another is `Fenced`, as is a session
+//! of the source that finds another one publishing. A handle that finds the version it knows gone or
+//! replaced is `Diverged`: the vault went back, or is another copy. Everything else (folding, pins,
+//! verdicts, deletions) may come from anybody who has the key. Such an amendment never touches the end of the chain: it fences no source, and a source's
 //! append never invalidates it.
 
+mod gates;
+mod intruders;
+
 use std::borrow::Cow;
-use std::collections::HashSet;
 use std::ops::Deref;
 use std::sync::Arc;
 use std::time::Duration;
 
+use self::intruders::Intruders;
 use super::content::{CatalogContent, Undo};
 use super::edit::{CatalogEdit, Division, SegmentEntry, SourceIdentity, SourceInstance};
 use super::lifecycle::Step;
 use super::losses::VolumeLosses;
 use super::version::{self, VERSION_BYTES_MAX, Version, VersionId};
-use super::versions::VersionNames;
+use super::versions::{SNAPSHOT_EVERY, VersionNames};
 use super::{amendment, layout};
 use crate::clock::{Clock, random_bytes};
 use crate::error::{Error, ErrorKind, Result};
@@ -31,8 +35,6 @@ use crate::journal::VolumeKey;
 use crate::store::{PutOutcome, Store, delete_unlocked, get_all};
 use crate::units::{Epoch, VolumeId};
 
-/// A version whose number is a multiple of this contains the whole content.
-pub const SNAPSHOT_EVERY: u64 = 64;
 /// Highest number of a version. A volume that gets a thousand versions a second takes longer than
 /// the sun will.
 const VERSIONS_MAX: u64 = 1 << 62;
@@ -62,6 +64,7 @@ pub struct Catalog {
     gates: Vec<String>,
     /// The version up to which a mirror is adding versions, while a gate ends the catalog before.
     gated: Option<u64>,
+    intruders: Intruders,
 }
 
 /// A session of a source, and what it found when it began.
@@ -104,6 +107,8 @@ enum NotPut {
     /// Another object has its number: perhaps the same version, put by an earlier try whose answer
     /// was lost.
     Taken { found: Read, is_ours: bool },
+    /// An object that nobody with the key has made has its number.
+    Intruded,
     /// It was written, and is no part of the catalog: others went on far beyond it.
     Passed,
     /// It was removed again: the version before it is gone or another.
@@ -141,6 +146,7 @@ impl Catalog {
             content: CatalogContent::empty(volume, layout::catalog_prefix(volume_name)),
             gates: Vec::new(),
             gated: None,
+            intruders: Intruders::default(),
         }
     }
 
@@ -192,7 +198,7 @@ impl Catalog {
             self.check_steps(&edits)?;
             let edits = self.with_instance(source, &edits)?;
             let undo = self.content.apply_all(edits.iter().cloned(), |_, _| Ok(()))?;
-            if self.put_applied(self.version + 1, source.id, &edits, undo)? {
+            if self.put_applied(self.next_number(), source.id, &edits, undo)? {
                 if is_snapshot(self.version) {
                     self.forget_old_versions();
                 }
@@ -218,7 +224,7 @@ impl Catalog {
                 self.content.take_back(undo);
                 return Err(error);
             }
-            if self.put_applied(self.version + 1, author, edits, undo)? {
+            if self.put_applied(self.next_number(), author, edits, undo)? {
                 // Its source may have no right to delete them.
                 self.forget_old_versions();
                 return Ok(());
@@ -288,6 +294,7 @@ impl Catalog {
     ) -> Result<()> {
         self.check_source(source, edits)?;
         let newest = self.listed()?.newest().max(known).max(self.version);
+        let newest = newest.max(self.intruders.newest());
         let number = (newest / SNAPSHOT_EVERY + 2) * SNAPSHOT_EVERY;
         let edits = self.with_instance(source, edits)?;
         let undo = self.content.apply_all(edits.iter().cloned(), |_, _| Ok(()))?;
@@ -311,9 +318,12 @@ impl Catalog {
 
     /// Reads versions up to the first that is missing or follows another.
     pub(super) fn read_up_to_gap(&mut self) -> Result<()> {
-        let names = self.listed()?;
+        self.read_to_intruders(Self::read_to_gap)
+    }
+
+    fn read_to_gap(&mut self, names: &VersionNames) -> Result<()> {
         let end = names.end_before_gap();
-        for number in (end / SNAPSHOT_EVERY * SNAPSHOT_EVERY).max(1)..=end {
+        for number in (end / SNAPSHOT_EVERY * SNAPSHOT_EVERY).max(self.version + 1)..=end {
             let found = self.read(number, names.length_of(number))?;
             if number == self.version + 1 && found.version.previous != self.known.hash {
                 break;
@@ -459,6 +469,10 @@ impl Catalog {
                 self.apply_read(found, number)?;
                 Ok(is_ours)
             }
+            NotPut::Intruded => {
+                self.refresh()?;
+                Ok(false)
+            }
             NotPut::Passed => {
                 self.refresh()?;
                 Err(Error::new(ErrorKind::Unavailable, "append to catalog", self.object(number))
@@ -494,7 +508,7 @@ impl Catalog {
                 Ok(put)
             }
             PutOutcome::AlreadyExists => {
-                let found = self.read(number, None)?;
+                let found = self.read_taken(number)?;
                 let version = &found.version;
                 if version.previous != self.known.hash {
                     return Err(NotPut::Diverged(self.diverged("another version in its place")));
@@ -517,7 +531,8 @@ impl Catalog {
     /// another: then it is removed again, because readers would find a gap.
     fn check_part(&mut self, number: u64, hash: [u8; 32]) -> Result<(), NotPut> {
         let checked = self.checked.take();
-        let names = self.listed()?;
+        let mut names = self.listed()?;
+        while names.newest() > number && self.strip_end(&mut names)? {}
         if names.newest() <= number {
             let found = self.check_known(&names).and_then(|()| self.check_same(&names, checked));
             let diverged = match found {
@@ -592,22 +607,25 @@ impl Catalog {
     /// A gate ends the catalog before a gap only if the version that a mirror put first can be
     /// read: with a key nobody but its source can have made it.
     fn read_listed(&mut self) -> Result<()> {
+        self.read_to_intruders(Self::read_names)
+    }
+
+    fn read_names(&mut self, names: &VersionNames) -> Result<()> {
         let checked = self.checked.take();
-        let names = self.listed()?;
-        self.check_known(&names)?;
+        self.check_known(names)?;
         let end = names.readable();
         // The next version names the hash of this one.
         let reads_next =
             (end / SNAPSHOT_EVERY * SNAPSHOT_EVERY..=end).contains(&(self.version + 1));
         if !reads_next {
-            self.check_same(&names, checked)?;
+            self.check_same(names, checked)?;
         }
         (self.gates, self.gated) = (names.gates(), None);
         if let Some((_, until)) = names.gate_in_force() {
             self.read(until, names.length_of(until))?;
             self.gated = Some(until);
         }
-        self.read_to(&names, end)
+        self.read_to(names, end)
     }
 
     /// Reads the versions up to `end`. They must follow each other from the newest snapshot on.
@@ -638,78 +656,18 @@ impl Catalog {
         Ok(())
     }
 
-    /// Lists the versions in the store, and gates. Objects with other names are ignored.
+    /// Lists the versions in the store, and gates. Objects with other names, and intruders that are
+    /// known, are ignored.
     fn listed(&self) -> Result<VersionNames> {
         let prefix = &self.content.prefix;
-        let names = VersionNames::of(prefix, &self.store.list(prefix)?);
+        let mut names = VersionNames::of(prefix, &self.store.list(prefix)?);
+        self.intruders.leave_out(&mut names);
         if names.newest() > VERSIONS_MAX {
             return Err(Error::new(ErrorKind::Corrupt, "read catalog", prefix)
                 .expected(format_args!("versions up to {VERSIONS_MAX}"))
                 .found(format_args!("version {}", names.newest())));
         }
         Ok(names)
-    }
-
-    /// Returns a segment that the catalog lists and the store does not have.
-    fn missing_segment(&self) -> Result<Option<String>> {
-        let Some((volume, _)) = layout::split_volume(&self.content.prefix) else {
-            return Ok(None);
-        };
-        let there = self.store.list(&layout::segments_prefix(volume))?;
-        let there: HashSet<_> = there.iter().map(|info| info.name.as_str()).collect();
-        let mut listed = self.published().map(|entry| &entry.object);
-        Ok(listed.find(|object| !there.contains(object.as_str())).cloned())
-    }
-
-    /// Returns `Unavailable` while a gate ends the catalog before its newest version.
-    fn check_gate(&self) -> Result<()> {
-        let Some(until) = self.gated else { return Ok(()) };
-        Err(Error::new(ErrorKind::Unavailable, "append to catalog", &self.content.prefix)
-            .message(format_args!(
-                "a mirror is adding versions after {}, or died in it, or they were given up; if none comes any more, \
-                 start a failover, which drops them",
-                self.version
-            ))
-            .expected(format_args!("all versions up to {until}"))
-            .found("a gap"))
-    }
-
-    /// Returns notes on the gates that were listed last, for people.
-    pub(crate) fn gate_notes(&self) -> Vec<String> {
-        let why = match self.gated {
-            Some(until) => format!(
-                "a mirror is adding versions up to {until} or died in it, or somebody accepted that they are lost; until \
-                 then the catalog ends with {}",
-                self.version
-            ),
-            None => "it is ignored, because no version is missing".to_owned(),
-        };
-        self.gates.iter().map(|gate| format!("{gate}: {why}")).collect()
-    }
-
-    /// Deletes what a mirror that died left: versions after a gap, and gates. Then the catalog can be
-    /// appended to. The mirror must not go on.
-    ///
-    /// Does nothing if no gate was listed. `Corrupt` if segments of the version that was read are
-    /// missing; nothing is deleted then.
-    pub(crate) fn end_gates(&mut self) -> Result<()> {
-        if self.gates.is_empty() {
-            return Ok(());
-        }
-        self.refresh()?;
-        if let Some(missing) = self.missing_segment()? {
-            return Err(Error::new(ErrorKind::Corrupt, "end mirroring to", &self.content.prefix)
-                .expected(format_args!("all segments of version {}", self.version))
-                .found(format_args!("no {missing}")));
-        }
-        let names = self.listed()?;
-        // The newest last: until it is gone, the gate explains what is left after a crash.
-        for number in names.numbers().filter(|number| *number > self.version) {
-            self.store.delete(&self.object(number))?;
-        }
-        self.store.delete_many(&names.gates())?;
-        (self.gates, self.gated) = (Vec::new(), None);
-        Ok(())
     }
 
     /// Applies version `number` as it was read, or nothing of it. Only a snapshot may be beyond the

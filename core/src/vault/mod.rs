@@ -31,7 +31,7 @@ pub use annotations::{
     ANNOTATION_BYTES_MAX, Commitment, PINS_MAX, Pin, PinUntil, Verdict, VerdictKind,
 };
 pub use branch::BRANCHES_MAX;
-pub use catalog::{Catalog, SNAPSHOT_EVERY};
+pub use catalog::Catalog;
 pub use content::CatalogContent;
 pub(crate) use edit::host;
 pub use edit::{Branch, CatalogEdit, Division, SegmentEntry, SourceIdentity, SourceInstance};
@@ -50,7 +50,7 @@ pub use record::mend_volume_record;
 pub use version::VersionEnvelope;
 #[cfg(any(test, feature = "testing"))]
 pub use version::mend_catalog_version;
-pub use versions::VersionNames;
+pub use versions::{SNAPSHOT_EVERY, VersionNames};
 
 use self::losses::Losses;
 use self::record::{RECORD_BYTES_MAX, decode_volume, encode_volume};

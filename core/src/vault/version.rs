@@ -122,6 +122,26 @@ pub(super) fn encode(
     out
 }
 
+/// Returns whether somebody with the key made these bytes, as version `id`, whatever they say.
+pub(super) fn authenticates(bytes: &[u8], id: VersionId, key: &VolumeKey) -> bool {
+    let Ok(envelope) = VersionEnvelope::read(bytes, "") else { return false };
+    let is_meant = envelope.volume == id.volume && envelope.number == id.number;
+    is_meant && envelope.is_encrypted && open(bytes, &catalog_key(key)).is_some()
+}
+
+/// Decrypts the edits of a version; `None` if the key has not made it.
+fn open(bytes: &[u8], key: &[u8; 32]) -> Option<Vec<u8>> {
+    let content = bytes.get(..bytes.len().checked_sub(CHECKSUM_BYTES)?)?;
+    let (head, rest) = content.split_at_checked(HEAD_BYTES)?;
+    let (nonce, rest) = rest.split_first_chunk::<NONCE_BYTES>()?;
+    let (tag, body) = rest.split_first_chunk::<TAG_BYTES>()?;
+    let mut body = body.to_vec();
+    XChaCha20Poly1305::new(&(*key).into())
+        .decrypt_inout_detached(nonce.into(), head, body.as_mut_slice().into(), tag.into())
+        .ok()
+        .map(|()| body)
+}
+
 /// Reads the bytes of a version. `Corrupt` if they are not those of version `id`, `WrongKey` if
 /// they are encrypted and no key was given.
 pub(super) fn decode(
@@ -138,26 +158,11 @@ pub(super) fn decode(
             .expected(format_args!("version {} of volume {}", id.number, id.volume))
             .found("another version or volume"));
     }
-    let content = &bytes[..bytes.len() - CHECKSUM_BYTES];
-    let mut from = Reader::new(&content[HEAD_BYTES..], "read catalog", object);
-    let nonce: [u8; NONCE_BYTES] = from.array()?;
-    let tag: [u8; TAG_BYTES] = from.array()?;
-    let mut body = from.rest().to_vec();
-    match (key, is_encrypted) {
-        (None, false) => {}
-        (Some(key), true) => {
-            let head = &content[..HEAD_BYTES];
-            XChaCha20Poly1305::new(&catalog_key(key).into())
-                .decrypt_inout_detached(
-                    &nonce.into(),
-                    head,
-                    body.as_mut_slice().into(),
-                    &tag.into(),
-                )
-                .map_err(|_| {
-                    bad(0).expected("the version that was encrypted here").found("another")
-                })?;
-        }
+    let body = match (key, is_encrypted) {
+        (None, false) => bytes[ENVELOPE_BYTES..bytes.len() - CHECKSUM_BYTES].to_vec(),
+        (Some(key), true) => open(bytes, &catalog_key(key)).ok_or_else(|| {
+            bad(0).expected("the version that was encrypted here").found("another")
+        })?,
         (None, true) => {
             return Err(Error::new(ErrorKind::WrongKey, "read catalog", object)
                 .message("the catalog is encrypted and no key was given"));
@@ -167,7 +172,7 @@ pub(super) fn decode(
                 .expected("an encrypted version")
                 .found("one that is not encrypted"));
         }
-    }
+    };
     let mut from = Reader::new(&body, "read catalog", object).at_offset(ENVELOPE_BYTES as u64);
     let count = from.u32_le()?;
     let count = from.count(count, 1)?;

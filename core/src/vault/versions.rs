@@ -14,9 +14,11 @@
 
 use std::collections::BTreeMap;
 
-use super::catalog::SNAPSHOT_EVERY;
 use super::layout;
 use crate::store::ObjectInfo;
+
+/// A version whose number is a multiple of this contains the whole content.
+pub const SNAPSHOT_EVERY: u64 = 64;
 
 /// The versions of a catalog, by the names of its objects.
 #[derive(Clone, Debug, Default)]
@@ -50,6 +52,11 @@ impl VersionNames {
     /// `until` is there.
     pub fn gate(prefix: &str, from: u64, until: u64) -> String {
         format!("{prefix}{from:016x}-{until:016x}")
+    }
+
+    /// Leaves a version out.
+    pub(super) fn remove(&mut self, number: u64) {
+        self.lengths.remove(&number);
     }
 
     /// Returns the newest version that is there, or zero.

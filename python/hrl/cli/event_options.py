@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -91,6 +92,11 @@ class Sinks:
             self.counts[event["kind"]] = self.counts.get(event["kind"], 0) + 1
         for sink in self.sinks:
             sink(event)
+
+    def report(self, kind: str, volume: str, message: str) -> None:
+        """Passes an event on that a command found out itself."""
+        time = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        self({"time": time, "volume": volume, "kind": kind, "message": message})
 
     @property
     def dropped(self) -> dict[str, int]:

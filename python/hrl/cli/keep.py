@@ -8,6 +8,7 @@ import typer
 from hrl import HrlError, Maintainer, Undeleted, deleted, deletion_delay, set_deletion_delay
 from hrl import undelete as bring_back
 from hrl.cli.commands import command, group
+from hrl.cli.event_options import EventOptions, Sinks, open_sinks
 from hrl.cli.exits import Exit, Refused
 from hrl.cli.options import Json, KeyFile, VaultUrl, duration_of, time_of, who
 from hrl.cli.output import Table, fields, note, print_json, print_line, say
@@ -125,6 +126,7 @@ def maintain(
         bool, typer.Option("--accept-clock", help="The clock is right, although the vault's own times are far behind.")
     ] = False,
     key_file: KeyFile = None,
+    events: EventOptions = {},  # noqa: B006  (its options take its place)
     json: Json = False,
 ) -> None:
     """Carries retention out, and removes what was deleted once its delay is over, under an identity of its own.
@@ -144,10 +146,12 @@ def maintain(
             accept_clock=accept_clock,
             name=who("maintain"),
         )
-    if follow:
-        return maintained(maintainer, interval, json=json)
-    volumes, purged = maintainer.run()
-    tell(volumes, purged, json=json)
+    with open_sinks({}, events, lambda event: None) as sinks:
+        if follow:
+            return maintained(maintainer, interval, json=json, sinks=sinks)
+        volumes, purged = maintainer.run()
+        tell(volumes, purged, json=json)
+        report(volumes, purged, sinks)
     failures = [entry for entry in volumes if entry["failure"]]
     if failures:
         some = len(failures) < len(volumes)
@@ -155,7 +159,14 @@ def maintain(
         raise Refused(failures[0]["failure"] or "", code)
 
 
-def maintained(maintainer: Maintainer, interval: float, *, json: bool = False, ended: Ending | None = None) -> None:
+def maintained(
+    maintainer: Maintainer,
+    interval: float,
+    *,
+    json: bool = False,
+    ended: Ending | None = None,
+    sinks: Sinks | None = None,
+) -> None:
     """Maintains a vault again and again until the process is to end. `ended` is the flag that signals set until now."""
     ended = ended or Ending()
 
@@ -169,9 +180,23 @@ def maintained(maintainer: Maintainer, interval: float, *, json: bool = False, e
             volumes, purged = maintainer.run()
         except HrlError as error:
             note(str(error))
+            if sinks:
+                sinks.report("task-failed", "", f"maintenance: {error}")
         else:
             tell(volumes, purged, json=json)
+            if sinks:
+                report(volumes, purged, sinks)
         ended.wait(interval)
+
+
+def report(volumes: list[Any], purged: Any, sinks: Sinks) -> None:
+    """Reports what an operator must know as events."""
+    if purged["clock_ahead"] is not None:
+        ahead = span(purged["clock_ahead"])
+        sinks.report("clock-ahead", "", f"nothing is purged: the clock is {ahead} ahead of the vault's own times")
+    for entry in volumes:
+        if entry["failure"]:
+            sinks.report("task-failed", entry["volume"], f"maintenance: {entry['failure']}")
 
 
 def tell(volumes: list[Any], purged: Any, *, json: bool) -> None:

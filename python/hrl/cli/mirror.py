@@ -6,6 +6,7 @@ import typer
 
 from hrl import HrlError, Mirror, MirroredVolume, deletion_delay, set_deletion_delay
 from hrl.cli.commands import command
+from hrl.cli.event_options import EventOptions, open_sinks
 from hrl.cli.exits import Exit, Refused
 from hrl.cli.options import Json, KeyFile, duration_of, open_vault
 from hrl.cli.output import note, print_line, say
@@ -29,12 +30,14 @@ def mirror(
         Duration, duration_of("--deletion-delay", "Keep for so long what the source deleted or shredded.")
     ] = Duration("14d"),
     key_file: KeyFile = None,
+    events: EventOptions = {},  # noqa: B006  (its options take its place)
     json: Json = False,
 ) -> None:
     """Copies a vault to another one and keeps it the same. At every moment the target is a vault of its own.
 
     No key is needed, and of a source behind a gateway the rights of a reader are enough: run it at the target.
-    With the key, nothing that the target's catalog names is deleted, whatever the source lost.
+    With the key, nothing that the target's catalog names is deleted, whatever the source lost. A source whose history
+    shrinks is the event source-shrank.
     """
     followed = open_vault(source, None)
     open_vault(target, None, create=True)
@@ -49,19 +52,26 @@ def mirror(
 
     on_signals(end)
     failures: list[MirroredVolume] = []
-    while not ended.is_set():
-        try:
-            report = copier.run()
-        except HrlError as error:
+    shrunk: set[str] = set()
+    with open_sinks({}, events, lambda event: None) as sinks:
+        while not ended.is_set():
+            try:
+                report = copier.run()
+            except HrlError as error:
+                if not follow:
+                    raise
+                note(str(error))
+                report = []
+            failures = [entry for entry in report if entry["failure"]]
+            show(report, json=json)
+            for entry in report:
+                # Once, until it is whole again.
+                if entry["shrunk"] and entry["volume"] not in shrunk:
+                    sinks.report("source-shrank", entry["volume"], entry["shrunk"])
+            shrunk = {entry["volume"] for entry in report if entry["shrunk"]} if report else shrunk
             if not follow:
-                raise
-            note(str(error))
-            report = []
-        failures = [entry for entry in report if entry["failure"]]
-        show(report, json=json)
-        if not follow:
-            break
-        ended.wait(interval)
+                break
+            ended.wait(interval)
     if failures and not follow:
         some = len(failures) < len(report)
         raise Refused(failures[0]["failure"], Exit.PARTLY if some else Exit.of_kind(failures[0]["failure_kind"]))

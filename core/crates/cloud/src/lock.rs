@@ -8,8 +8,10 @@
 //!
 //! Requests that the client library lacks are signed with its signer.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use base64::Engine as _;
@@ -78,6 +80,7 @@ impl Locks {
 
     /// Returns the same with the rule of the bucket, by which the service locks.
     pub(super) fn clone_with(&self, rule: Rule) -> Self {
+        self.signing.by_bucket.store(true, Ordering::Relaxed);
         let (s3, http, signing) = (self.s3.clone(), self.http.clone(), self.signing.clone());
         Self { rule: Some(rule), ..Self::new(&self.bucket, s3, http, signing) }
     }
@@ -313,7 +316,7 @@ struct Entry {
 /// That is what the name showed before `since`. If it showed nothing then, it is the oldest version
 /// since: objects are never replaced, so what came later hides it.
 fn hidden_of(name: String, mut entries: Vec<Entry>, since: Timestamp) -> Option<HiddenObject> {
-    entries.sort_by(|a, b| (b.is_newest, b.time).cmp(&(a.is_newest, a.time)));
+    entries.sort_by_key(|entry| Reverse((entry.is_newest, entry.time)));
     let before = entries.iter().position(|entry| entry.time < since);
     let at = match before {
         Some(at) if entries[at].length.is_some() => at,

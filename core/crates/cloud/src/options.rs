@@ -1,6 +1,7 @@
 //! Location of an object store and how to reach it: the URL, options, and the environment.
 
 use std::ffi::OsString;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -278,6 +279,7 @@ impl Location {
                     credentials: s3.credentials().clone(),
                     region: region.unwrap_or_else(|| REGION.to_owned()),
                     rule: options.rule(),
+                    by_bucket: AtomicBool::new(false),
                     clock: options.clock.clone(),
                 });
                 let http = Connector { stall: options.stall, signing: Arc::default() }

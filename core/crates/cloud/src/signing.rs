@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
@@ -59,6 +60,8 @@ pub(super) struct Signing {
     pub(super) credentials: AwsCredentialProvider,
     pub(super) region: String,
     pub(super) rule: Option<Rule>,
+    /// The bucket locks objects by itself.
+    pub(super) by_bucket: AtomicBool,
     pub(super) clock: Arc<dyn Clock>,
 }
 
@@ -71,13 +74,18 @@ impl fmt::Debug for Signing {
 impl Signing {
     /// Adds the headers of the lock to a request that creates an object, and signs it again.
     pub(super) async fn lock(&self, request: &mut HttpRequest) -> object_store::Result<()> {
-        let Some(rule) = self.rule.filter(|_| creates_object(request)) else { return Ok(()) };
-        let until = text_of(after(self.clock.now(), rule.time));
+        let is_locked = self.rule.is_some() || self.by_bucket.load(Ordering::Relaxed);
+        if !is_locked || !creates_object(request) {
+            return Ok(());
+        }
         let headers = request.headers_mut();
         // Some servers ask for it, beside the checksum itself.
         headers.insert("x-amz-sdk-checksum-algorithm", HeaderValue::from_static("SHA256"));
-        headers.insert(MODE, HeaderValue::from_static(rule.mode.name()));
-        headers.insert(UNTIL, HeaderValue::from_str(&until).expect("a time is a header"));
+        if let Some(rule) = self.rule {
+            let until = text_of(after(self.clock.now(), rule.time));
+            headers.insert(MODE, HeaderValue::from_static(rule.mode.name()));
+            headers.insert(UNTIL, HeaderValue::from_str(&until).expect("a time is a header"));
+        }
         let credential = self.credentials.get_credential().await?;
         self.sign(request, &credential)
     }

@@ -15,6 +15,9 @@ use hrl::{Error, ErrorKind, Result, SystemClock, VolumeId};
 
 /// Largest version that is read.
 const VERSION_BYTES_MAX: u64 = 256 << 20;
+/// A source whose vault went back goes on at most this far beyond what is there. So numbers, of which
+/// a catalog has enough for ever, are not used up.
+const BEYOND_MAX: u64 = 1 << 26;
 /// Volumes that are remembered.
 const VOLUMES_MAX: usize = 10_000;
 
@@ -97,7 +100,8 @@ impl Continuation {
             return Ok(Some(Continued { volume, known }));
         }
         // A source whose vault went back goes beyond what it knew, with a snapshot.
-        if number > last && number.is_multiple_of(SNAPSHOT_EVERY) {
+        let is_near = number > last && number - last <= BEYOND_MAX;
+        if is_near && number.is_multiple_of(SNAPSHOT_EVERY) {
             return Ok(Some(Continued { volume, known }));
         }
         Err(diverged("another number"))

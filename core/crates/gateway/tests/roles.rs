@@ -9,7 +9,7 @@ use hrl::device::{BlockDevice, Durability, MemoryDevice};
 use hrl::journal::{PointKind, WrappingKey};
 use hrl::replica::{At, CompactOptions, ViewOptions};
 use hrl::store::{PutOutcome, Store};
-use hrl::vault::{PinUntil, ShredOptions, Vault, mend_catalog_version};
+use hrl::vault::{PinUntil, ShredOptions, Vault, VersionEnvelope, mend_catalog_version};
 use hrl::{ErrorKind, Event, EventKind, Policy, ProtectionOptions, RetentionPolicy, SystemClock};
 use hrl_audit::Outcome;
 use hrl_gateway::{Gateway, GatewayOptions};
@@ -320,4 +320,63 @@ fn a_source_goes_on_through_a_gateway_whose_vault_went_back() {
     view.read(0, &mut left).expect("view");
     disk.read(0, &mut right).expect("disk");
     assert!(left == right);
+}
+
+/// Somebody with a source's certificate, and without the key, puts versions that nobody can read.
+#[test]
+fn promise_13_versions_that_nobody_can_read_change_nothing_and_the_source_goes_on() {
+    let site = Site::new();
+    let vault = direct(&site, Some(key()));
+    let gateway = site.gateway(|options| options);
+    let disk = Arc::new(MemoryDevice::new(2 << 20));
+    let kinds = Arc::new(Mutex::new(Vec::new()));
+    let seen_kinds = kinds.clone();
+    let policy = Policy {
+        segment_interval: Duration::from_millis(20),
+        crash_point_interval: Duration::ZERO,
+        ..Policy::default()
+    };
+    let through = vault_by(&site, "source", &gateway, Some(key()));
+    let protection = ProtectionOptions::new("disk", disk.clone(), through, site.path("state"))
+        .policy(policy)
+        .events(Arc::new(move |event: &Event| {
+            seen_kinds.lock().expect("lock").push(event.kind.name());
+        }))
+        .open()
+        .expect("protect");
+    protection.wait_replicated(LIMIT).expect("first copy");
+    let take = |label: &str| {
+        let bytes = [label.as_bytes()[0]; 4096];
+        protection.volume().write(8192, &bytes, Durability::Cached).expect("write");
+        protection.mark(PointKind::Crash, label).expect("mark");
+        protection.wait_replicated(LIMIT).expect("replicated");
+    };
+    take("first");
+    let before = seen(&vault);
+    let objects = site.objects();
+    let newest = objects.keys().rfind(|name| name.contains("/catalog/")).expect("a version");
+    let number = u64::from_str_radix(&newest[newest.len() - 16..], 16).expect("number");
+    let id = vault.volume("disk").expect("volume").id;
+    let put = |number: u64, previous: [u8; 32]| {
+        let mut bytes = objects[newest].clone();
+        let hash = mend_catalog_version(&mut bytes, id, number, previous);
+        let target = format!("/v1/objects/volumes/disk/catalog/{number:016x}");
+        (site.ask("source", &gateway, "PUT", &target, &bytes), hash)
+    };
+    let (status, hash) = put(number + 1, VersionEnvelope::hash(&objects[newest]));
+    assert_eq!(status, 201);
+    assert_eq!(put(number + 2, hash).0, 201);
+    assert_eq!(put((number / 64 + 9) * 64, [9; 32]).0, 201);
+    assert_ne!(put(1 << 60, [9; 32]).0, 201, "nobody uses all numbers up");
+    assert!(seen(&vault) == before, "readers see what they saw");
+    take("second");
+    let (labels, shown) = seen(&vault);
+    assert_eq!(labels, ["first", "second"]);
+    let mut content = vec![0; 2 << 20];
+    disk.read(0, &mut content).expect("read");
+    assert!(shown == content);
+    protection.stop(LIMIT).expect("stop");
+    let kinds = kinds.lock().expect("lock");
+    assert_eq!(kinds.iter().filter(|kind| **kind == "version-ignored").count(), 1, "{kinds:?}");
+    assert!(!kinds.contains(&"diverged"), "{kinds:?}");
 }

@@ -22,6 +22,8 @@ use crate::delay::{DEFAULT_DELAY, ensure_delay};
 use crate::delayed::DelayedStore;
 use crate::purge::{PurgeOptions, PurgeReport, purge};
 
+/// Objects under the names of newest versions that are kept, whoever put them.
+const VERSIONS_KEPT: usize = 2048;
 /// Objects of no volume that nobody deletes, by prefix.
 const ALWAYS_WANTED: [&str; 5] =
     [layout::MARKER, layout::AUDIT, layout::REVOKED, "plans/", "deleted/delay-"];
@@ -209,7 +211,10 @@ impl Maintainer {
         let Some(first_kept) = snapshots.len().checked_sub(2).map(|at| snapshots[at]) else {
             return Ok(Vec::new());
         };
-        let old = names.numbers().filter(|number| *number < first_kept);
+        // Anybody who may add can put what looks like a snapshot. Readers look through fewer.
+        let all = names.numbers().collect::<Vec<_>>();
+        let many = all.len().checked_sub(VERSIONS_KEPT).map_or(0, |at| all[at]);
+        let old = names.numbers().filter(|number| *number < first_kept.min(many));
         Ok(old.map(|number| layout::catalog_version(&prefix, number)).collect())
     }
 

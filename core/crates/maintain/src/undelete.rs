@@ -139,6 +139,8 @@ struct Plan {
     restored: BTreeMap<String, Arc<[u8]>>,
     /// Objects that give way.
     hidden: HashSet<String>,
+    /// The newest version that the key has made, if the catalog can be read.
+    newest: Option<u64>,
 }
 
 impl Run<'_> {
@@ -166,8 +168,12 @@ impl Run<'_> {
     }
 
     fn read_tombstones(&self, volume: Option<&str>) -> Result<Plan> {
-        let mut plan =
-            Plan { tombstones: Vec::new(), restored: BTreeMap::new(), hidden: HashSet::new() };
+        let mut plan = Plan {
+            tombstones: Vec::new(),
+            restored: BTreeMap::new(),
+            hidden: HashSet::new(),
+            newest: None,
+        };
         let marker = volume.map(layout::shredded);
         for name in tombstone::list(&**self.store, &prefix_of(volume))? {
             if name.time < self.options.since || name.kind == Kind::Replaced {
@@ -239,7 +245,15 @@ impl Run<'_> {
         let overlay = Overlay { inner: self.store.clone(), restored: others.clone(), hidden };
         let opened = Vault::awaited(Arc::new(overlay), self.key.cloned(), self.clock.clone());
         match opened.replica(volume) {
-            Ok(_) => plan.restored = others,
+            Ok(replica) => {
+                // Those that nobody with the key has made are ignored, so nobody continued with them.
+                let end = replica.catalog().version();
+                let (ignored, continued): (Vec<_>, Vec<_>) = contested
+                    .into_iter()
+                    .partition(|name| version_of(&prefix, name).is_some_and(|n| n > end));
+                plan.restored.retain(|name, _| !continued.contains(name));
+                plan.hidden.extend(ignored);
+            }
             Err(error) if error.kind() == ErrorKind::Corrupt => plan.hidden.extend(contested),
             Err(error) => return Err(error),
         }
@@ -261,6 +275,22 @@ impl Run<'_> {
             let opened = Vault::awaited(store, self.key.cloned(), self.clock.clone());
             match opened.replica(volume) {
                 Ok(replica) => {
+                    // What a reader ignores after the end is in nobody's way, and gives way all the same.
+                    let names = VersionNames::of(&prefix, &overlay.list(&prefix)?);
+                    let end = replica.catalog().version();
+                    let ignored = names.numbers().filter(|n| *n > end && names.gates().is_empty());
+                    for name in ignored.map(|number| layout::catalog_version(&prefix, number)) {
+                        if plan.restored.remove(&name).is_none() {
+                            left_out.insert(name);
+                        }
+                    }
+                    let hidden = plan.hidden.union(&left_out).cloned().collect();
+                    let overlay = Arc::new(Overlay {
+                        inner: self.store.clone(),
+                        restored: plan.restored.clone(),
+                        hidden,
+                    });
+                    plan.newest = Some(end);
                     plan.restored.retain(|name, _| !left_out.contains(name));
                     plan.hidden.extend(left_out);
                     return Ok((replica, overlay));
@@ -319,7 +349,8 @@ impl Run<'_> {
             let shown: Vec<_> = below.iter().filter(|i| is_shown(&i.name)).cloned().collect();
             let newest = VersionNames::of(&prefix, &shown).newest();
             let number = |name: &String| version_of(&prefix, name);
-            let newest = plan.restored.keys().filter_map(number).max().unwrap_or(0).max(newest);
+            let there = plan.restored.keys().filter_map(number).max().unwrap_or(0).max(newest);
+            let newest = plan.newest.unwrap_or(there);
             (newest / SNAPSHOT_EVERY * SNAPSHOT_EVERY).saturating_sub(SNAPSHOT_EVERY)
         });
         let mut back = Vec::new();
@@ -458,6 +489,7 @@ impl Run<'_> {
                 tombstones: Vec::new(),
                 restored: plan.restored.clone(),
                 hidden: HashSet::new(),
+                newest: None,
             };
             let (replica, overlay) = self.open_restored(volume, &mut again)?;
             reinstated = self.plan_catalog(volume, &replica, &overlay)?;

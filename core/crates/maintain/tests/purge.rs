@@ -199,7 +199,8 @@ fn promise_13_what_is_brought_back_is_in_the_audit_log() {
     site.write(1..3);
     let since = parts::now();
     delete_all(&site, &clock());
-    let tombstones: Vec<_> = objects_of(&site).into_iter().filter(is_tombstone).collect();
+    let tombstones: Vec<_> =
+        objects_of(&site).into_iter().filter(|name| is_tombstone(name)).collect();
     assert!(!tombstones.is_empty());
     site.undelete(since, true);
     assert!(AuditLog::read(&*site.raw).expect("log").entries.is_empty(), "a dry run does nothing");
@@ -210,7 +211,7 @@ fn promise_13_what_is_brought_back_is_in_the_audit_log() {
     assert!(log.entries.iter().any(|(_, _, entry)| entry.verb == "put"), "puts are counted");
 }
 
-fn is_tombstone(name: &String) -> bool {
+fn is_tombstone(name: &str) -> bool {
     name.starts_with("deleted/volumes/")
 }
 

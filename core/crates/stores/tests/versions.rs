@@ -75,6 +75,7 @@ fn protect(server: &Server) {
     let state = directory.path().join("state");
     let options = ProtectionOptions::new("disk", device, vault(server), state);
     let protection = options.policy(policy).open().expect("protect");
+    protection.wait_replicated(LIMIT).expect("first copy");
     for generation in 1..4_u8 {
         for block in 0..8_u64 {
             let bytes = [generation ^ block as u8; 4096];

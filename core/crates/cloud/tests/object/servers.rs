@@ -21,6 +21,19 @@ const ACCOUNT: &str = "devstoreaccount1";
 const ACCOUNT_KEY: &str =
     "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw==";
 
+/// Starts moto with puts one after the other. By itself it looks for an object and then puts it, so
+/// that of two that race for a name both may succeed, and a new vault is refused.
+const MOTO: &str = "
+import threading
+from moto import server
+from moto.s3.responses import S3Response
+put, alone = S3Response.put_object, threading.Lock()
+def put_alone(self):
+    with alone:
+        return put(self)
+S3Response.put_object = put_alone
+server.main()";
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// Azure Blob Storage by its vendor's emulator.
@@ -77,7 +90,11 @@ impl Server {
         let root = self.directory.path();
         let mut shell = Command::new("sh");
         shell.args(["-c", "\"$@\" </dev/null & pid=$!; read _; kill -9 $pid; wait $pid", "sh"]);
-        shell.arg(program(self.kind)).args(self.arguments()).current_dir(root);
+        match self.kind {
+            Kind::Moto => shell.arg(python()).args(["-c", MOTO]),
+            kind => shell.arg(program(kind)),
+        };
+        shell.args(self.arguments()).current_dir(root);
         let log = std::fs::File::create(root.join("server.log")).expect("log");
         shell.stdin(Stdio::piped()).stdout(log.try_clone().expect("log")).stderr(log);
         self.shell = Some(shell.spawn().expect("a shell"));
@@ -131,8 +148,7 @@ impl Server {
              aws_access_key_id='test', aws_secret_access_key='testsecret')\n",
             self.port()
         );
-        let python = program(Kind::Moto).with_file_name("python");
-        let done = Command::new(python).args(["-c", &(head + script)]).output().expect("python");
+        let done = Command::new(python()).args(["-c", &(head + script)]).output().expect("python");
         assert!(done.status.success(), "{script}: {}", String::from_utf8_lossy(&done.stderr));
         String::from_utf8_lossy(&done.stdout).trim().to_owned()
     }
@@ -202,6 +218,11 @@ impl Drop for Server {
     fn drop(&mut self) {
         self.kill();
     }
+}
+
+/// The Python that moto is installed for.
+fn python() -> PathBuf {
+    program(Kind::Moto).with_file_name("python")
 }
 
 fn program(kind: Kind) -> PathBuf {
