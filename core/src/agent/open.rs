@@ -244,13 +244,8 @@ impl ProtectionOptions {
                 (begun, catalog.epoch())
             }
         };
-        if let Some(Difference { cause, message, content }) = left.difference.take() {
-            let then = if content { "; the disk is compared with the replica" } else { "" };
-            // Before the anchor agrees with the vault again: a start that dies here reports it anew.
-            let kind = EventKind::Diverged { cause };
-            let (time, volume) = (self.clock.now(), info.name.clone());
-            (self.events)(&Event { time, volume, kind, message: format!("{message}{then}") });
-        }
+        // Before the anchor agrees with the vault again: a start that dies here reports it anew.
+        self.report(left.difference.take());
         catalog.begin_session(instance, &anchor.sessions);
         let anchor = Arc::new(AnchorFile::begin(&state, anchor)?);
         if away.is_none() && provisional.is_none() {
@@ -323,7 +318,12 @@ impl ProtectionOptions {
         if provisional.is_none()
             && let Some(anchor) = anchor.filter(|_| has_gap || left.vault_went_back())
         {
-            rewind::go_beyond(replica.catalog_mut(), (anchor.version, anchor.hash), &source)?;
+            let known = (anchor.version, anchor.hash);
+            if let Err(error) = rewind::go_beyond(replica.catalog_mut(), known, &source) {
+                // It may have gone beyond all the same. Then the next start finds nothing amiss.
+                self.report(left.difference.filter(|found| !found.content));
+                return Err(error);
+            }
         } else if provisional.is_none() && left.may_lack_what_was_published(state) {
             replica = self.with_late_versions(replica, &source)?;
             left = left.again(recover::journal(state, &replica, &*self.clock)?);
@@ -341,6 +341,15 @@ impl ProtectionOptions {
             left,
             away: None,
         })
+    }
+
+    /// Reports that vault and state directory differ, if they do.
+    fn report(&self, difference: Option<Difference>) {
+        let Some(Difference { cause, message, content }) = difference else { return };
+        let then = if content { "; the disk is compared with the replica" } else { "" };
+        let kind = EventKind::Diverged { cause };
+        let (time, volume) = (self.clock.now(), self.volume.clone());
+        (self.events)(&Event { time, volume, kind, message: format!("{message}{then}") });
     }
 
     /// Begins by what the state directory knows, because the vault is away for the reason `why`. Fails

@@ -101,7 +101,8 @@ impl Life {
         let last = vault.catalog().last_sequence();
         let knows_vault = site.running().is_some_and(|running| {
             let stats = running.protection.stats();
-            !stats.vault_away && stats.replicated_sequence <= last
+            // One that is fenced has heard already, and goes on with nothing.
+            !stats.vault_away && !stats.fenced && stats.replicated_sequence <= last
         });
         // The original's history is not that of a vault that it has not looked at yet.
         let is_elsewhere = site.other_history.borrow().is_some();

@@ -1,11 +1,13 @@
 //! Faults of vaults and machines that went back that the simulation found, each as a test.
 
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use hrl::journal::PointKind;
 use hrl::replica::At;
-use hrl::{Clock, Mode, Policy, SteppedProtection, Timestamp};
+use hrl::{Clock, Event, EventKind, EventSink, Mode, Policy, SteppedProtection, Timestamp};
 
 use crate::found::{Agent, BLOCK, Machine, policy};
 use crate::store::{EXCHANGE, Objects};
@@ -434,4 +436,35 @@ fn promise_12_a_full_disk_below_an_agent_does_not_fill_a_vault_that_went_back() 
     machine.files.set_room(usize::MAX);
     agent.settle();
     machine.check_newest();
+}
+
+/// The version that a start put beyond lost ones came late, and so the next start found nothing amiss.
+#[test]
+fn promise_3_a_start_that_hears_nothing_of_its_version_beyond_lost_ones_reports_them() {
+    let machine = Machine::new();
+    let beats = Policy { heartbeat_interval: Duration::from_secs(60), ..policy() };
+    let mut agent = machine.open_with(beats, false).expect("open");
+    agent.ship(1);
+    let then = machine.server.copy();
+    agent.world.clock.advance(Duration::from_secs(3600));
+    (0..3).for_each(|_| agent.step("ship"));
+    machine.kill(agent);
+    assert!(machine.server.copy().len() > then.len(), "it said that it is there");
+    machine.server.go_back_to(then);
+    let reports = Arc::new(AtomicU64::new(0));
+    let counted = reports.clone();
+    let events: EventSink = Arc::new(move |event: &Event| {
+        let differs = matches!(event.kind, EventKind::Diverged { .. });
+        counted.fetch_add(differs.into(), Ordering::Relaxed);
+    });
+    machine.server.delay(Some("/catalog/"));
+    let agent = machine.open_reporting(policy(), false, events.clone()).expect("without the vault");
+    assert!(agent.protection.stats().vault_away);
+    machine.kill(agent);
+    machine.server.delay(None);
+    machine.server.deliver(Duration::ZERO, true);
+    let mut agent = machine.open_reporting(policy(), false, events).expect("open");
+    agent.settle();
+    machine.check_newest();
+    assert_eq!(reports.load(Ordering::Relaxed), 1);
 }

@@ -298,6 +298,11 @@ impl Site {
         }
     }
 
+    /// Returns whether the agent has reported that disk, state directory and vault differ.
+    pub fn has_heard_of_divergence(&self) -> bool {
+        self.events.lock().expect("one thread").iter().any(is_divergence)
+    }
+
     /// An agent started: it has noticed what it must. What only its spool had is gone if that does
     /// not continue the vault.
     pub fn check_noticed(&self) {

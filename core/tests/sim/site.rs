@@ -282,6 +282,10 @@ impl Site {
             self.check_noticed();
         } else if self.has_gone_back() || self.knows_less(&protection) {
             // It is noticed once the vault was compared. Until then nobody can say what the volume is.
+            // What the start saw before the vault was away, it has reported.
+            if self.has_heard_of_divergence() {
+                self.must_notice(false);
+            }
             drop(protection);
             machine.incarnation.kill();
             self.ended_early();
